@@ -44,17 +44,19 @@ ModelNames = tuple[str, str]
 
 
 class SampledResult(NamedTuple):
-    """A result and its samples."""
+    """A result and its samples: the stored arrays that its metrics are computed from."""
 
     stored: StoredResult
     samples: Samples
 
     @property
     def row(self) -> ResultRow:
+        """The record of the result's file."""
         return self.stored.row
 
     @property
     def model(self) -> str:
+        """The label of the measured model."""
         return self.stored.model
 
 
@@ -91,21 +93,24 @@ class ModelPair(NamedTuple):
     obstacles: tuple[str, ...]
 
     def wins(self, model: str) -> int:
-        """Count the tests that show one of the two models to be better."""
+        """Return the number of tests that show `model`, one of the two, to be better."""
         side = "A" if model == self.models[0] else "B"
-        return sum(test.better == side for test in self.tests)
+        won_tests = [test for test in self.tests if test.better == side]
+        return len(won_tests)
 
     @property
     def decisive(self) -> int:
         """The number of tests that can show a model to be better: those with Holm's p-value."""
-        return sum(test.adjusted is not None for test in self.tests)
+        decisive_tests = [test for test in self.tests if test.adjusted is not None]
+        return len(decisive_tests)
 
 
 class MistakeRow(NamedTuple):
-    """A true class, the class that was predicted instead, and how often, as a share per model."""
+    """A mistake, such as a wolf that is taken for a dog, and how often each model makes it."""
 
     true_class: str
     predicted_class: str
+    # For each model: the share of the true class that is taken for the predicted class.
     shares: tuple[float, ...]
 
 
@@ -183,17 +188,26 @@ def content_of(
 ) -> Content:
     """Compare all results that can be compared, and return everything that a page states of them.
 
-    Published numbers appear if their data set and protocol were measured here. Models are ranked by
-    the `suite`, or else by the data sets that most of them share. Raises UsageError for two
-    different results of the same model, data set and protocol.
+    `read_samples` reads the samples of a result by its path. `published_entries` are numbers from
+    papers. They appear if their data set and protocol were measured here. Models are ranked by the
+    `suite`, a list of data sets, or else by the data sets that most of them share. Results whose
+    files were edited by hand appear in leaderboards only. Raises UsageError for two different
+    results of the same model, data set and protocol.
     """
     results = distinct_results(label_results(results))
     unedited_results = [result for result in results if not result.is_edited]
+
+    # The entries of leaderboards: measured here, and published ones of the same data sets.
     measured_entries = entries_of(results)
-    entries = [*measured_entries, *_published_beside(published_entries, measured_entries)]
+    measured_sets = {(entry.protocol, entry.dataset_name) for entry in measured_entries}
+    entries = list(measured_entries)
+    for entry in published_entries:
+        if (entry.protocol, entry.dataset) in measured_sets:
+            entries.append(entry)
+
+    # Compare the models on each data set. Threads of NumPy gain little on matrices this small, and
+    # wait for each other if other processes keep the cores busy.
     n_sets = len({(entry.protocol, entry.dataset) for entry in measured_entries})
-    # Threads of NumPy gain little on matrices this small, and wait for each other if other
-    # processes keep the cores busy.
     with threadpool_limits(1):
         contents = _compare_sets(unedited_results, read_samples, progress, n_sets)
         groups = summarize_groups(unedited_results, read_samples)
@@ -201,13 +215,14 @@ def content_of(
     for result in results:
         if result.is_edited:
             notes.append(f"in leaderboards alone: {result.path} ({result.fault})")
+
+    # Rank the models over all data sets.
+    sampled_entries = []
+    for entry in measured_entries:
+        if entry.stored is not None and entry.stored.path in contents.sampled_files:
+            sampled_entries.append(entry)
     overview = None
     try:
-        sampled_entries = [
-            entry
-            for entry in measured_entries
-            if entry.stored is not None and entry.stored.path in contents.sampled_files
-        ]
         overview = overview_of(sampled_entries, read_samples, suite)
     except UsageError as error:
         notes.append(f"no ranking of the models: {error}")
@@ -226,20 +241,11 @@ def content_of(
     )
 
 
-def _published_beside(
-    published_entries: Iterable[Entry], measured_entries: Iterable[Entry]
-) -> list[Entry]:
-    """Return the published entries whose data set and protocol were measured here."""
-    measured_sets = {(entry.protocol, entry.dataset_name) for entry in measured_entries}
-    return [
-        entry for entry in published_entries if (entry.protocol, entry.dataset) in measured_sets
-    ]
-
-
 class _DataSetContents:
     """Collects the comparisons and tables of all data sets."""
 
     def __init__(self) -> None:
+        """Start without any data set."""
         self.comparisons: list[SetComparison] = []
         self.lengths: list[LengthTable] = []
         self.mistakes: list[MistakeTable] = []
@@ -248,10 +254,13 @@ class _DataSetContents:
         self.sampled_files: set[Path] = set()
 
     def add(self, result_set: ResultSet) -> None:
-        """Compute everything about the results on one data set."""
+        """Compute and add everything about the results on one data set.
+
+        If mistakes or caption lengths cannot be computed, a note says why.
+        """
         self.comparisons += compare_set(result_set)
         self.notes += result_set.notes
-        self.sampled_files |= {result.stored.path for result in result_set.results}
+        self.sampled_files.update(result.stored.path for result in result_set.results)
         try:
             mistakes = mistakes_of(result_set)
             if mistakes is not None:
@@ -264,10 +273,13 @@ class _DataSetContents:
 def _compare_sets(
     results: Sequence[StoredResult], read_samples: ReadSamples, progress: OnProgress, n_sets: int
 ) -> _DataSetContents:
-    """Compute everything about the results, data set by data set."""
+    """Compute everything about the results, data set by data set.
+
+    `progress` is told before each of the `n_sets` data sets how many were compared.
+    """
     contents = _DataSetContents()
-    for done, result_set in enumerate(result_sets(results, read_samples)):
-        progress(Progress("data sets compared", done, n_sets))
+    for n_done, result_set in enumerate(result_sets(results, read_samples)):
+        progress(Progress("data sets compared", n_done, n_sets))
         contents.add(result_set)
     return contents
 
@@ -276,6 +288,7 @@ def _sort_boards(leaderboards: Iterable[Board]) -> tuple[Board, ...]:
     """Sort leaderboards: most data sets first, then most models, then by protocol."""
 
     def sort_key(board: Board) -> tuple[int, int, str]:
+        """Return negative numbers, so that the largest come first, and the protocol's name."""
         n_datasets = len({column.dataset for column in board.columns})
         return -n_datasets, -len(board.rows), board.protocol
 
@@ -283,24 +296,29 @@ def _sort_boards(leaderboards: Iterable[Board]) -> tuple[Board, ...]:
 
 
 def group_by_data_set(results: Sequence[StoredResult]) -> list[list[StoredResult]]:
-    """Group results by protocol and data set.
+    """Return one list of results for each data set and protocol.
 
-    Groups of the protocol with the most data sets come first. Every group is sorted by model.
+    The lists of the protocol with the most data sets come first. Each list is sorted by model.
     """
     data_sets = {(result.row.protocol, result.dataset) for result in results}
-    sets_per_protocol = Counter(protocol for protocol, _ in data_sets)
+    n_sets_by_protocol = Counter(protocol for protocol, _ in data_sets)
 
     def sort_key(result: StoredResult) -> tuple[int, str, str, str]:
+        """Return the number of data sets, negative, then protocol, data set and model."""
         protocol = result.row.protocol
-        return -sets_per_protocol[protocol], protocol, result.dataset, result.model
+        return -n_sets_by_protocol[protocol], protocol, result.dataset, result.model
 
     sorted_results = sorted(results, key=sort_key)
-    groups = groupby(sorted_results, attrgetter("row.protocol", "dataset"))
-    return [list(group) for _, group in groups]
+    results_by_set = groupby(sorted_results, attrgetter("row.protocol", "dataset"))
+    return [list(results_of_set) for _, results_of_set in results_by_set]
 
 
-def result_sets(results: Sequence[StoredResult], read_samples: ReadSamples) -> Iterator[ResultSet]:
-    """Yield results by protocol and data set; samples of a set are read when it is reached."""
+def result_sets(results: Sequence[StoredResult], read_samples: Read) -> Iterator[ResultSet]:
+    """Yield the results on each data set by one protocol, with their samples.
+
+    The samples of a data set are read when it is reached, so that the samples of all data sets are
+    never in memory together. A result whose samples cannot be read is left out, with a note.
+    """
     for stored_results in group_by_data_set(results):
         sampled_results = []
         notes = []
@@ -326,37 +344,44 @@ def compare_set(result_set: ResultSet) -> list[SetComparison]:
     The comparison of their models then has no differences, and states the obstacle.
     """
     comparisons: list[SetComparison] = []
-    # All results of a group can be compared with each other.
-    groups: list[list[SampledResult]] = []
+    # Split the results into lists of results that can be compared with each other.
+    comparable_lists: list[list[SampledResult]] = []
     for result in result_set.results:
-        matching_group = None
-        for group in groups:
-            obstacle = _obstacle_to_comparison(result_set.task, group[0], result)
+        matching_list = None
+        for comparable_results in comparable_lists:
+            obstacle = _obstacle_to_comparison(result_set.task, comparable_results[0], result)
             if obstacle:
-                for other in group:
-                    comparisons.append(_set_comparison(result_set, other, result, {}, obstacle))
-            elif matching_group is None:
-                matching_group = group
-        if matching_group is None:
-            groups.append([result])
+                for other_result in comparable_results:
+                    comparison = _to_comparison(result_set, other_result, result, {}, obstacle)
+                    comparisons.append(comparison)
+            elif matching_list is None:
+                matching_list = comparable_results
+        if matching_list is None:
+            comparable_lists.append([result])
         else:
-            matching_group.append(result)
-    for group in groups:
-        comparisons += _compare_group(result_set, group)
+            matching_list.append(result)
+
+    # Compare the results of each list.
+    for comparable_results in comparable_lists:
+        comparisons += _compare_comparable(result_set, comparable_results)
     # A model that was measured in two ways is not compared with itself.
     return [
         comparison for comparison in comparisons if comparison.models[0] != comparison.models[1]
     ]
 
 
-def _set_comparison(
+def _to_comparison(
     result_set: ResultSet,
     a: SampledResult,
     b: SampledResult,
     differences: Mapping[str, PairedDifference],
     obstacle: str,
 ) -> SetComparison:
-    """Return the comparison of two results of a data set."""
+    """Return the record of the comparison of results `a` and `b` on a data set.
+
+    `differences` are by metric. They are empty if there is an `obstacle`, the reason why the
+    results cannot be compared.
+    """
     return SetComparison(
         models=(a.model, b.model),  # in alphabetical order, as the results of a set are
         protocol=result_set.protocol,
@@ -368,10 +393,11 @@ def _set_comparison(
 
 
 def _obstacle_to_comparison(task_name: str, a: SampledResult, b: SampledResult) -> str:
-    """Return the reason why two results cannot be compared; empty if they can."""
-    mismatches = compare.describe_mismatches(
-        compare.setting_of_result(a.row), compare.setting_of_result(b.row)
-    )
+    """Return the reason why two results cannot be compared, or "" if they can.
+
+    They can if they have the same settings, and the same true labels, captions or masks.
+    """
+    mismatches = compare.describe_mismatches(compare.setting_of_result(a.row), compare.setting_of_result(b.row))
     if mismatches:
         return "; ".join(mismatches)
     try:
@@ -384,66 +410,78 @@ def _obstacle_to_comparison(task_name: str, a: SampledResult, b: SampledResult) 
     return ""
 
 
-def _compare_group(result_set: ResultSet, results: Sequence[SampledResult]) -> list[SetComparison]:
-    """Compare every two results that were measured on the same samples with the same settings."""
+def _compare_comparable(
+    result_set: ResultSet, results: Sequence[SampledResult]
+) -> list[SetComparison]:
+    """Compare every two results that were measured on the same samples with the same settings.
+
+    The obstacle of a comparison is an error in its computation, or a stored metric that differs
+    from the value that the samples give.
+    """
     pairs = list(combinations(results, 2))
     try:
         samples = [result.samples for result in results]
-        differences = compare.all_differences(result_set.task, samples, without_slow=True)
+        differences_by_pair = compare.all_differences(result_set.task, samples, without_slow=True)
     except (CosmosEvalError, ValueError) as error:
-        return [_set_comparison(result_set, a, b, {}, str(error)) for a, b in pairs]
+        return [_to_comparison(result_set, a, b, {}, str(error)) for a, b in pairs]
     comparisons = []
-    for (a, b), pair_differences in zip(pairs, differences.values(), strict=True):
-        obstacle = _metric_fault(a, pair_differences, "a")
+    for (a, b), differences in zip(pairs, differences_by_pair.values(), strict=True):
+        values_of_a = {metric: difference.a for metric, difference in differences.items()}
+        values_of_b = {metric: difference.b for metric, difference in differences.items()}
+        obstacle = _wrong_metric(a, values_of_a)
         if not obstacle:
-            obstacle = _metric_fault(b, pair_differences, "b")
-        usable_differences = {} if obstacle else pair_differences
-        comparisons.append(_set_comparison(result_set, a, b, usable_differences, obstacle))
+            obstacle = _wrong_metric(b, values_of_b)
+        usable_differences = {} if obstacle else differences
+        comparisons.append(_to_comparison(result_set, a, b, usable_differences, obstacle))
     return comparisons
 
 
-def _metric_fault(
-    result: SampledResult, differences: Mapping[str, PairedDifference], side: str
-) -> str:
-    """Return a message on a stored metric that differs from the value that the samples give.
+def _wrong_metric(result: SampledResult, computed_metrics: Mapping[str, float]) -> str:
+    """Return a message about a stored metric that differs from its value by the samples.
 
-    Empty if all metrics agree. `side` is the field of a difference with the value of this result:
-    `a` or `b`.
+    Return "" if all metrics agree. `computed_metrics` are the values by the samples.
     """
     try:
-        for metric, difference in differences.items():
+        for metric, computed_value in computed_metrics.items():
             if metric in result.row.metrics:
-                computed = getattr(difference, side)
-                compare.require_metric_of_samples(metric, result.row.metrics[metric], computed)
+                stored_value = result.row.metrics[metric]
+                compare.require_metric_of_samples(metric, stored_value, computed_value)
     except ValueError as error:
         return f"{result.model}: {error}"
     return ""
 
 
 def pair_models(comparisons: Sequence[SetComparison]) -> list[ModelPair]:
-    """Group comparisons by their two models, sorted by protocol and data set."""
+    """Return one record for every two models, with their tests on all data sets.
+
+    The tests of a pair are sorted by protocol and data set.
+    """
     sorted_comparisons = sorted(comparisons, key=attrgetter("models", "protocol", "dataset"))
-    groups = groupby(sorted_comparisons, attrgetter("models"))
-    return [_model_pair(models, list(pair_comparisons)) for models, pair_comparisons in groups]
+    pairs = []
+    for models, comparisons_of_pair in groupby(sorted_comparisons, attrgetter("models")):
+        pairs.append(_test_pair(models, list(comparisons_of_pair)))
+    return pairs
 
 
-def _model_pair(models: ModelNames, comparisons: Sequence[SetComparison]) -> ModelPair:
+def _test_pair(models: ModelNames, comparisons: Sequence[SetComparison]) -> ModelPair:
     """Test all metrics of two models, and correct the p-values of main metrics by Holm.
 
-    Tests of main metrics come first, sorted by protocol: the one with the most data sets first.
+    `comparisons` are their comparisons on all data sets. Tests of main metrics come first, sorted
+    by protocol: the one with the most data sets first.
     """
-    sets_per_protocol = Counter(comparison.protocol for comparison in comparisons)
+    n_sets_by_protocol = Counter(comparison.protocol for comparison in comparisons)
 
     def sort_key(test: compare.MetricTest) -> tuple[bool, int]:
+        """Return False for main metrics, which have Holm's p-value, and True for others."""
         is_main = test.adjusted is not None
-        return not is_main, -sets_per_protocol[test.protocol]
+        return not is_main, -n_sets_by_protocol[test.protocol]
 
     tests = sorted(compare.adjust_p_values(_headline_tests(comparisons)), key=sort_key)
-    obstacles = [
-        f"{comparison.dataset} ({comparison.protocol}): {comparison.obstacle}"
-        for comparison in comparisons
-        if comparison.obstacle
-    ]
+    obstacles = []
+    for comparison in comparisons:
+        if comparison.obstacle:
+            data_set = f"{comparison.dataset} ({comparison.protocol})"
+            obstacles.append(f"{data_set}: {comparison.obstacle}")
     return ModelPair(models, tuple(tests), tuple(obstacles))
 
 
@@ -465,58 +503,64 @@ def _headline_tests(comparisons: Iterable[SetComparison]) -> Iterator[compare.Me
 
 
 def ties_of(comparisons: Sequence[SetComparison], entries: Sequence[Entry]) -> Ties:
-    """Return the p-values that tie numbers of leaderboards with the best, by pair of entries.
+    """Return the p-values that tell whether a number of a leaderboard is tied with the best one.
 
-    Pairs of results that were not compared have none.
+    The key of a p-value is a pair of entries: the best one, and another one that is close to it.
+    Pairs of results that were not compared are left out.
     """
-    differences_by_set = {
-        (comparison.models, comparison.protocol, comparison.dataset): comparison.differences
-        for comparison in comparisons
-    }
+    differences_by_set = {}
+    for comparison in comparisons:
+        key = (comparison.models, comparison.protocol, comparison.dataset)
+        differences_by_set[key] = comparison.differences
     # The label of an entry may be longer than the label by which models are compared.
     models = {entry.key: entry.stored.model for entry in entries if entry.stored is not None}
     tasks = {entry.key: entry.task for entry in entries}
-    ties = {}
+    p_values = {}
     for pair in close_pairs(entries):
         best_model, other_model = models[pair.best], models[pair.other]
-        first, second = sorted((best_model, other_model))
-        data_set = ((first, second), pair.best.protocol, pair.best.dataset)
-        difference = differences_by_set.get(data_set, {}).get(pair.metric)
+        first_model, second_model = sorted((best_model, other_model))
+        key = ((first_model, second_model), pair.best.protocol, pair.best.dataset)
+        difference = differences_by_set.get(key, {}).get(pair.metric)
         if difference is None:
             continue
-        if best_model != first:
+        # Differences are of models in alphabetical order: make it the best minus the other one.
+        if best_model != first_model:
             difference = difference.flipped()
-        ties[pair] = p_value_of(tasks[pair.best], pair.metric, difference)
-    return ties
+        p_values[pair] = p_value_of(tasks[pair.best], pair.metric, difference)
+    return p_values
 
 
 def lengths_of(result_set: ResultSet) -> list[LengthTable]:
-    """Return recall by the length of captions, one table for each list of captions.
+    """Return text to image R@1 by the length of captions, as tables.
 
-    The list is empty if the task has no captions. Raises UsageError for samples of another task.
+    Models whose captions have the same bins of lengths share a table. The list is empty if the task
+    has no captions. Raises UsageError for samples of another task.
     """
     bins_by_model: dict[str, Sequence[LengthBin]] = {}
-    with _name_failing_figures(result_set, "lengths of captions"):
+    with _explain_missing_table(result_set, "lengths of captions"):
         task = task_named(result_set.task)
         for result in result_set.results:
             bins_by_model[result.model] = task.lengths(result.samples)
-    # Models whose captions have the same bins share a table.
-    tables: dict[tuple[tuple[str, int], ...], dict[str, Sequence[LengthBin]]] = {}
+    # The bins of all models, by the names and the sizes of the bins.
+    models_by_sizes: dict[tuple[tuple[str, int], ...], dict[str, Sequence[LengthBin]]] = {}
     for model, bins in bins_by_model.items():
         if bins:
             bin_sizes = tuple((length_bin.name, length_bin.captions) for length_bin in bins)
-            tables.setdefault(bin_sizes, {})[model] = bins
-    return [_length_table(result_set, model_bins) for model_bins in tables.values()]
+            models_by_sizes.setdefault(bin_sizes, {})[model] = bins
+    return [_length_table(result_set, models) for models in models_by_sizes.values()]
 
 
 def _length_table(
     result_set: ResultSet, bins_by_model: Mapping[str, Sequence[LengthBin]]
 ) -> LengthTable:
-    """Return the table of models whose captions have the same bins."""
+    """Return the table of models whose captions have the same bins.
+
+    It has one row for each bin, with one cell for each model.
+    """
     rows = []
-    for same_bins in zip(*bins_by_model.values(), strict=True):
-        cells = tuple(_length_cell(length_bin) for length_bin in same_bins)
-        first_bin = same_bins[0]
+    for bins_of_models in zip(*bins_by_model.values(), strict=True):
+        cells = tuple(_length_cell(length_bin) for length_bin in bins_of_models)
+        first_bin = bins_of_models[0]
         rows.append(LengthRow(first_bin.name, first_bin.captions, cells))
     return LengthTable(
         protocol=result_set.protocol,
@@ -527,7 +571,10 @@ def _length_table(
 
 
 def _length_cell(length_bin: LengthBin) -> LengthCell:
-    """Return recall with Wilson's interval, for as many captions as would be independent."""
+    """Return the recall of a bin of captions, with Wilson's interval and the share of cut captions.
+
+    Captions of one image depend on each other, so that the interval counts them as fewer.
+    """
     recall = length_bin.recall
     interval = clustered_wilson(recall.values, recall.clusters)
     return LengthCell(
@@ -539,24 +586,27 @@ def _length_cell(length_bin: LengthBin) -> LengthCell:
 
 
 @contextmanager
-def _name_failing_figures(result_set: ResultSet, figures: str) -> Iterator[None]:
-    """Raise UsageError for an error in the block, and say which figures are not shown."""
+def _explain_missing_table(result_set: ResultSet, table_name: str) -> Iterator[None]:
+    """Raise UsageError for an error in the block, saying which table of which data set is missing.
+
+    For example, "coco (karpathy): no mistakes are shown: ..." for the table name "mistakes".
+    """
     try:
         yield
     except (CosmosEvalError, KeyError, IndexError, ValueError) as error:
         raise UsageError(
-            f"{result_set.dataset} ({result_set.protocol}): no {figures} are shown: {error}"
+            f"{result_set.dataset} ({result_set.protocol}): no {table_name} are shown: {error}"
         ) from error
 
 
 def mistakes_of(result_set: ResultSet) -> MistakeTable | None:
-    """Return the most frequent mistakes of every model on a data set.
+    """Return a table of the most frequent mistakes of every model on a data set.
 
-    Returns None if the task has no mistakes or no result has samples. Raises UsageError for samples
-    from which mistakes cannot be computed.
+    A mistake of any model is shown for all of them. Return None if the task has no mistakes or no
+    result has samples. Raises UsageError for samples from which mistakes cannot be computed.
     """
     mistakes_by_model: dict[str, Mistakes] = {}
-    with _name_failing_figures(result_set, "mistakes"):
+    with _explain_missing_table(result_set, "mistakes"):
         task = task_named(result_set.task)
         for result in result_set.results:
             mistakes = task.mistakes(result.samples)
@@ -564,15 +614,21 @@ def mistakes_of(result_set: ResultSet) -> MistakeTable | None:
                 mistakes_by_model[result.model] = mistakes
     if not mistakes_by_model:
         return None
-    shares_by_model = [_mistake_shares(mistakes) for mistakes in mistakes_by_model.values()]
+
+    # Choose the mistakes that are frequent for at least one model.
+    shares_of_models = [_mistake_shares(mistakes) for mistakes in mistakes_by_model.values()]
     frequent_mistakes: set[tuple[str, str]] = set()
-    for model_shares in shares_by_model:
-        frequent_mistakes |= set(list(model_shares)[:_MISTAKES_PER_MODEL])
+    for shares_by_mistake in shares_of_models:
+        most_frequent = list(shares_by_mistake)[:_MISTAKES_PER_MODEL]
+        frequent_mistakes.update(most_frequent)
+
+    # Write one row for each of them, sorted by the sum of the models' shares.
     rows = []
     for true_class, predicted_class in frequent_mistakes:
-        mistake = (true_class, predicted_class)
-        shares = tuple(model_shares.get(mistake, 0.0) for model_shares in shares_by_model)
-        rows.append(MistakeRow(true_class, predicted_class, shares))
+        shares = []
+        for shares_by_mistake in shares_of_models:
+            shares.append(shares_by_mistake.get((true_class, predicted_class), 0.0))
+        rows.append(MistakeRow(true_class, predicted_class, tuple(shares)))
     rows.sort(key=lambda row: (-sum(row.shares), row.true_class, row.predicted_class))
     return MistakeTable(
         protocol=result_set.protocol,
@@ -586,13 +642,13 @@ def mistakes_of(result_set: ResultSet) -> MistakeTable | None:
 def _mistake_shares(mistakes: Mistakes) -> dict[tuple[str, str], float]:
     """Return the share of each mistake in its true class, the most frequent mistake first.
 
-    The key of a mistake is a pair: its true and its predicted class.
+    The key of a mistake is a pair of its true and its predicted class. For example, {("wolf",
+    "dog"): 0.25} if a quarter of all wolves are taken for dogs.
     """
-    order = np.argsort(-mistakes.amounts, kind="stable")
-    true_classes = mistakes.true[order].tolist()
-    predicted_classes = mistakes.predicted[order].tolist()
-    shares = (mistakes.amounts / mistakes.totals[mistakes.true])[order].tolist()
-    return {
-        (mistakes.classes[true], mistakes.classes[predicted]): share
-        for true, predicted, share in zip(true_classes, predicted_classes, shares, strict=True)
-    }
+    shares = mistakes.amounts / mistakes.totals[mistakes.true]
+    shares_by_mistake = {}
+    for index in np.argsort(-mistakes.amounts, kind="stable"):
+        true_class = mistakes.classes[mistakes.true[index]]
+        predicted_class = mistakes.classes[mistakes.predicted[index]]
+        shares_by_mistake[true_class, predicted_class] = float(shares[index])
+    return shares_by_mistake

@@ -28,12 +28,15 @@ _MARGIN = 4  # percent of a scale, left and right of its ends
 _SetKey = tuple[str, str]
 """A data set and its protocol."""
 
-_Trainings = Mapping[str, Sequence[StoredResult]]
-"""The results of trainings on one data set by group."""
+_ResultsByGroup = Mapping[str, Sequence[StoredResult]]
+"""The results of each group's trainings on one data set. A group is one recipe, with seeds."""
 
 
 class TrainingGroups(NamedTuple):
-    """Everything that a page states about groups; empty if no group has two trainings."""
+    """Everything that a page states about groups; empty if no group has two trainings.
+
+    A group is several trainings of one recipe, which differ in their seeds.
+    """
 
     means: tuple[GroupMean, ...] = ()
     comparisons: tuple[Comparison, ...] = ()
@@ -46,8 +49,9 @@ class TrainingGroups(NamedTuple):
 def summarize_groups(results: Iterable[StoredResult], read_samples: ReadSamples) -> TrainingGroups:
     """Return the means of all groups of trainings, and compare every two groups.
 
-    Metrics are those that leaderboards show. Two groups of one training each are not compared.
-    Results that cannot be read or compared have a note.
+    A group is several trainings of one recipe, which differ in their seeds. Its name is recorded by
+    the trainings. Metrics are those that leaderboards show. Two groups of one training each are not
+    compared. A note names each group that cannot be read or compared.
     """
     results_by_group: dict[str, list[StoredResult]] = {}
     for result in results:
@@ -57,7 +61,7 @@ def summarize_groups(results: Iterable[StoredResult], read_samples: ReadSamples)
     summary = _GroupSummary(read_samples)
     for group in sorted(results_by_group):
         summary.add_group(group, results_by_group[group])
-    if not summary.has_several_trainings():
+    if summary.most_trainings() < 2:
         return TrainingGroups(notes=tuple(summary.notes))
     summary.compare_groups()
     return TrainingGroups(
@@ -69,9 +73,10 @@ def summarize_groups(results: Iterable[StoredResult], read_samples: ReadSamples)
 
 
 class _GroupSummary:
-    """Collects the means and tests of groups, data set by data set."""
+    """Collects the means and tests of groups of trainings, data set by data set."""
 
-    def __init__(self, read_samples: ReadSamples) -> None:
+    def __init__(self, read_samples: Read) -> None:
+        """Start without any group. `read_samples` reads the samples of a result by its path."""
         self.means: list[GroupMean] = []
         self.remarks: list[str] = []
         self.notes: list[str] = []
@@ -80,7 +85,7 @@ class _GroupSummary:
         self._tests: dict[tuple[str, str], list[MetricTest]] = {}  # by the names of both groups
 
     def add_group(self, group: str, results: Sequence[StoredResult]) -> None:
-        """Add all results of a group; a note states why a group cannot be used."""
+        """Add all results of a group's trainings. If they cannot be used, a note states why."""
         try:
             sets, remarks = groups.common_sets(results, group)
         except UsageError as error:
@@ -89,45 +94,54 @@ class _GroupSummary:
             self._sets_by_group[group] = sets
             self.remarks += remarks
 
-    def has_several_trainings(self) -> bool:
-        """Return whether any group has two trainings or more."""
-        return any(
-            len(trainings) > 1
-            for sets in self._sets_by_group.values()
-            for trainings in sets.values()
-        )
+    def most_trainings(self) -> int:
+        """Return the largest number of trainings that any group has on a data set."""
+        n_trainings = [0]
+        for sets in self._sets_by_group.values():
+            for results in sets.values():
+                n_trainings.append(len(results))
+        return max(n_trainings)
 
     def compare_groups(self) -> None:
         """Compute the means and tests of all data sets."""
         keys = {key for sets in self._sets_by_group.values() for key in sets}
         for key in sorted(keys):
-            trainings = {
-                group: sets[key] for group, sets in self._sets_by_group.items() if key in sets
-            }
-            for comparable_trainings in _split_by_settings(trainings):
-                self._add_data_set(key, comparable_trainings)
+            results_by_group = {}
+            for group, sets in self._sets_by_group.items():
+                if key in sets:
+                    results_by_group[group] = sets[key]
+            for comparable_groups in _split_by_settings(results_by_group):
+                self._add_data_set(key, comparable_groups)
 
-    def _add_data_set(self, key: _SetKey, trainings: _Trainings) -> None:
+    def _add_data_set(self, key: _SetKey, results_by_group: _ResultsByGroup) -> None:
         """Add the means and tests of groups that were measured with the same settings.
 
-        If the samples of a group cannot be used, each group is added without the others.
+        `key` is the data set and its protocol. If the samples of a group cannot be used, each group
+        is added without the others.
         """
-        results = [result for group_results in trainings.values() for result in group_results]
-        task = results[0].row.task
+        all_results = [result for results in results_by_group.values() for result in results]
+        task = all_results[0].row.task
         try:
-            moments = groups.estimate_moments_of_results(
-                results, self._read_samples, task_named(task).headlines
-            )
+            headlines = task_named(task).headlines
+            moments = groups.moments_of(all_results, self._read_samples, headlines)
         except CosmosEvalError as error:
-            self.notes.append(f"{', '.join(trainings)}: not compared: {error}")
-            if len(trainings) > 1:
-                for group, group_results in trainings.items():
-                    self._add_data_set(key, {group: group_results})
+            self.notes.append(f"{', '.join(results_by_group)}: not compared: {error}")
+            if len(results_by_group) > 1:
+                for group, results in results_by_group.items():
+                    self._add_data_set(key, {group: results})
             return
-        indices = _training_indices(trainings)
-        self.means += _group_means(key, trainings, moments, indices)
-        for a, b in combinations(trainings, 2):
-            if len(trainings[a]) > 1 or len(trainings[b]) > 1:
+
+        # The indices of each group's results in `all_results`, such as [0, 1, 2] and [3, 4].
+        indices: dict[str, Ints] = {}
+        start = 0
+        for group, results in results_by_group.items():
+            stop = start + len(results)
+            indices[group] = np.arange(start, stop)
+            start = stop
+
+        self.means += _group_means(key, results_by_group, moments, indices)
+        for a, b in combinations(results_by_group, 2):
+            if len(results_by_group[a]) > 1 or len(results_by_group[b]) > 1:
                 tests = groups.metric_tests(key, task, moments, indices[a], indices[b])
                 self._tests.setdefault((a, b), []).extend(tests)
 
@@ -135,75 +149,82 @@ class _GroupSummary:
         """Yield the comparisons of every two groups that have tests, sorted by their names."""
         for (a, b), tests in sorted(self._tests.items()):
             if tests:
-                training_names = (self._training_names(a), self._training_names(b))
-                yield Comparison(a, b, adjust_p_values(tests), (), training_names)
+                yield Comparison(
+                    a,
+                    b,
+                    adjust(tests),
+                    (),
+                    (self._training_names(a), self._training_names(b)),
+                )
 
     def _training_names(self, group: str) -> tuple[str, ...]:
         """Return the names of a group's trainings, with their seeds."""
         # All data sets of a group have the same trainings.
-        first_set = next(iter(self._sets_by_group[group].values()))
-        return groups.training_labels(first_set)
+        results_on_first_set = next(iter(self._sets_by_group[group].values()))
+        return groups.labels_of(results_on_first_set)
 
 
-def _split_by_settings(trainings: _Trainings) -> list[dict[str, Sequence[StoredResult]]]:
-    """Split groups into those whose trainings were measured with the same settings."""
-    comparable: list[dict[str, Sequence[StoredResult]]] = []
-    for group, group_results in trainings.items():
-        for comparable_trainings in comparable:
-            if _have_same_settings(comparable_trainings, group_results[0]):
-                comparable_trainings[group] = group_results
+def _split_by_settings(results_by_group: _ResultsByGroup) -> list[dict[str, Sequence[StoredResult]]]:
+    """Split groups so that all groups of a dictionary were measured with the same settings.
+
+    For example, [{"a": ..., "c": ...}, {"b": ...}] if group b was measured on fewer images. All
+    results of a group have the same settings.
+    """
+    comparable_groups: list[dict[str, Sequence[StoredResult]]] = []
+    for group, results in results_by_group.items():
+        for same_settings in comparable_groups:
+            if _have_same_settings(same_settings, results[0]):
+                same_settings[group] = results
                 break
         else:
-            comparable.append({group: group_results})
-    return comparable
+            comparable_groups.append({group: results})
+    return comparable_groups
 
 
-def _have_same_settings(trainings: _Trainings, result: StoredResult) -> bool:
+def _have_same_settings(results_by_group: _ResultsByGroup, result: StoredResult) -> bool:
     """Return whether a result was measured with the settings of every group."""
-    result_setting = setting_of_result(result.row)
-    return not any(
-        describe_mismatches(setting_of_result(group_results[0].row), result_setting)
-        for group_results in trainings.values()
-    )
-
-
-def _training_indices(trainings: _Trainings) -> dict[str, Ints]:
-    """Return the indices of each group's trainings in the list of all trainings."""
-    indices: dict[str, Ints] = {}
-    start = 0
-    for group, group_results in trainings.items():
-        stop = start + len(group_results)
-        indices[group] = np.arange(start, stop)
-        start = stop
-    return indices
+    result_setting = setting(result.row)
+    for group_results in results_by_group.values():
+        group_setting = setting(group_results[0].row)
+        if mismatches(group_setting, result_setting):
+            return False
+    return True
 
 
 def _group_means(
     key: _SetKey,
-    trainings: _Trainings,
+    results_by_group: _ResultsByGroup,
     moments_by_metric: Mapping[str, Moments | None],
     indices: Mapping[str, Ints],
 ) -> Iterator[GroupMean]:
-    """Yield the mean of every metric and group on a data set; metrics without moments have none."""
+    """Yield the mean of every metric and group on a data set.
+
+    `key` is the data set and its protocol. The moments of a metric are the values of all results
+    and their covariance. `indices` holds the indices of each group's results in the moments.
+    Metrics whose moments are None are left out.
+    """
     dataset, protocol = key
     for metric, moments in moments_by_metric.items():
         if moments is None:
             continue
-        for group, group_results in trainings.items():
+        for group, results in results_by_group.items():
             yield GroupMean(
                 group=group,
-                task=group_results[0].row.task,
+                task=results[0].row.task,
                 dataset=dataset,
                 protocol=protocol,
                 metric=metric,
-                seeds=tuple(training_of(result.row).get("seed") for result in group_results),
+                seeds=tuple(training_of(result.row).get("seed") for result in results),
                 values=tuple(moments.values[indices[group]].tolist()),
                 estimate=moments.mean(indices[group]),
             )
 
 
 class Line(NamedTuple):
-    """The places of a value, its interval and single trainings, in percent of a scale."""
+    """The places of a value, the ends of its interval and the values of single trainings.
+
+    All are in percent of the length of a scale.
+    """
 
     value: float
     low: float
@@ -215,16 +236,20 @@ class _Scale:
     """A scale from its lowest to its highest number, with a margin at both ends."""
 
     def __init__(self, low: float, high: float) -> None:
+        """Create the scale from `low` to `high`. If they are equal, its length is 1."""
         self._low = low
         self._length = (high - low) or 1
 
     def place(self, number: float) -> float:
-        """Return the place of a number in percent of the scale, margins included."""
+        """Return the place of a number in percent of the scale, margins included.
+
+        For example, the places of 0, 5 and 10 on a scale from 0 to 10 are 4, 50 and 96.
+        """
         return round(_MARGIN + (100 - 2 * _MARGIN) * (number - self._low) / self._length, 2)
 
 
 def template_values(training_groups: TrainingGroups) -> dict[str, Any]:
-    """Return the variables of the section's template."""
+    """Return the variables of the template of the page's section on groups of trainings."""
     means = training_groups.means
     return {
         "groups": training_groups,
@@ -236,7 +261,10 @@ def template_values(training_groups: TrainingGroups) -> dict[str, Any]:
 
 
 def _test_cells(test: MetricTest) -> dict[str, str | None]:
-    """Return a test as a row of a table by column title, without the name of the test."""
+    """Return a test as a row of a table: the text of each cell by column title.
+
+    The metric has its label. There is no column for the name of the statistical test.
+    """
     cells = to_cells(test)
     cells["metric"] = test.metric_record.label or test.metric
     del cells["test"]
@@ -244,34 +272,50 @@ def _test_cells(test: MetricTest) -> dict[str, str | None]:
 
 
 def mean_lines(means: Sequence[GroupMean]) -> list[Line]:
-    """Return the lines of means. Means of one data set, protocol and metric share a scale."""
-    numbers_on_scale: dict[tuple[str, str, str], list[float]] = {}
+    """Return one line for each mean, with the places of the mean, its interval and its trainings.
+
+    Means of one data set, protocol and metric share a scale.
+    """
+    # Collect the numbers on each scale.
+    numbers_by_scale: dict[tuple[str, str, str], list[float]] = {}
     for mean in means:
-        numbers = numbers_on_scale.setdefault((mean.dataset, mean.protocol, mean.metric), [])
-        interval = mean.interval
-        numbers += [interval.low, interval.high, *mean.values]
+        numbers = numbers_by_scale.setdefault((mean.dataset, mean.protocol, mean.metric), [])
+        numbers += [mean.interval.low, mean.interval.high, *mean.values]
+
+    # Place each mean on its scale.
     lines = []
     for mean in means:
-        numbers = numbers_on_scale[mean.dataset, mean.protocol, mean.metric]
+        numbers = numbers_by_scale[mean.dataset, mean.protocol, mean.metric]
         scale = _Scale(min(numbers), max(numbers))
-        interval = mean.interval
-        trainings = tuple(scale.place(value) for value in mean.values)
-        low, high = scale.place(interval.low), scale.place(interval.high)
-        lines.append(Line(scale.place(mean.estimate.a), low, high, trainings))
+        line = Line(
+            value=scale.place(mean.estimate.a),
+            low=scale.place(mean.interval.low),
+            high=scale.place(mean.interval.high),
+            trainings=tuple(scale.place(value) for value in mean.values),
+        )
+        lines.append(line)
     return lines
 
 
 def difference_lines(tests: Sequence[MetricTest]) -> list[Line]:
-    """Return the lines of differences. Each unit has one scale, with zero in its middle."""
+    """Return one line for each test, with the places of the difference and its interval.
+
+    Differences of one unit, such as fractions, share a scale with zero in its middle.
+    """
     intervals = [test.difference.interval() for test in tests]
-    largest: dict[str, float] = {}  # by unit
+    largest_by_unit: dict[str, float] = {}
     for test, interval in zip(tests, intervals, strict=True):
-        unit = test.metric_record.unit
-        largest[unit] = max(largest.get(unit, 0), abs(interval.low), abs(interval.high))
+        unit = test.record.unit
+        largest = largest_by_unit.get(unit, 0)
+        largest_by_unit[unit] = max(largest, abs(interval.low), abs(interval.high))
     lines = []
     for test, interval in zip(tests, intervals, strict=True):
-        end = largest[test.metric_record.unit]
-        scale = _Scale(-end, end)
-        value = scale.place(test.difference.difference)
-        lines.append(Line(value, scale.place(interval.low), scale.place(interval.high)))
+        largest = largest_by_unit[test.record.unit]
+        scale = _Scale(-largest, largest)
+        line = Line(
+            value=scale.place(test.difference.difference),
+            low=scale.place(interval.low),
+            high=scale.place(interval.high),
+        )
+        lines.append(line)
     return lines

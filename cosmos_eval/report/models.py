@@ -21,25 +21,31 @@ class CostRow(NamedTuple):
 
 
 def cost_rows(board: Board) -> list[CostRow]:
-    """Return the rows of models whose GFLOPs are known.
+    """Return the rows of a leaderboard whose models have a known number of GFLOPs.
 
-    Numbers that are not ranked are on no Pareto front.
+    Each row says in which columns its number is on the Pareto front: no other model is both cheaper
+    and better. Numbers that are not ranked are never on a front.
     """
-    costs: dict[int, float] = {}
-    for index, row in enumerate(board.rows):
-        gflops = _gflops(row)
+    gflops_by_row: dict[int, float] = {}
+    for row_index, row in enumerate(board.rows):
+        gflops = _find_gflops(row)
         if gflops is not None:
-            costs[index] = gflops
-    fronts = [_front(board, costs, column) for column in range(len(board.columns))]
+            gflops_by_row[row_index] = gflops
+    fronts = []
+    for column_index in range(len(board.columns)):
+        fronts.append(_rows_on_front(board, gflops_by_row, column_index))
     rows = []
-    for index, gflops in costs.items():
-        columns = [column for column, front in enumerate(fronts) if index in front]
-        rows.append(CostRow(index, gflops, frozenset(columns)))
+    for row_index, gflops in gflops_by_row.items():
+        columns_on_front = set()
+        for column_index, front in enumerate(fronts):
+            if row_index in front:
+                columns_on_front.add(column_index)
+        rows.append(CostRow(row_index, gflops, frozenset(columns_on_front)))
     return rows
 
 
-def _gflops(row: Row) -> float | None:
-    """Return the GFLOPs per image that any entry of a row states; None if none does."""
+def _find_gflops(row: Row) -> float | None:
+    """Return the GFLOPs per image that the first entry of a row with this fact states, or None."""
     for entry in row.entries:
         if entry is not None:
             gflops: float | None = facts_of(entry).get("image_gflops")
@@ -48,23 +54,26 @@ def _gflops(row: Row) -> float | None:
     return None
 
 
-def _front(board: Board, costs: Mapping[int, float], column: int) -> set[int]:
-    """Return the indices of the rows that are on the Pareto front of a column."""
-    metric_name = board.columns[column].metric
-    rows = []
+def _rows_on_front(board: Board, gflops_by_row: Mapping[int, float], column_index: int) -> set[int]:
+    """Return the indices of the rows that are on the Pareto front of a column.
+
+    `gflops_by_row` holds the cost of each row by its index. Only these rows are compared.
+    """
+    metric_name = board.columns[column_index].metric
+    row_indices = []
     values = []
-    tasks = []
-    for index in costs:
-        entry = board.rows[index].entries[column]
+    task = ""
+    for row_index in gflops_by_row:
+        entry = board.rows[row_index].entries[column_index]
         if entry is not None and metric_name in entry.metrics and entry.is_ranked:
-            rows.append(index)
+            row_indices.append(row_index)
             values.append(entry.metrics[metric_name])
-            tasks.append(entry.task)
-    if not rows:
+            task = entry.task  # all entries of a column are of the same task
+    if not row_indices:
         return set()
-    metric = metric_of(tasks[0], metric_name)
+    metric = metric_of(task, metric_name)
     if not metric.is_ranked:
         return set()
-    row_costs = [costs[index] for index in rows]
-    front = pareto_front(row_costs, values, higher_is_better=metric.higher_is_better)
-    return {rows[position] for position in front}
+    costs = [gflops_by_row[row_index] for row_index in row_indices]
+    front = pareto_front(costs, values, higher_is_better=metric.higher_is_better)
+    return {row_indices[index] for index in front}

@@ -29,7 +29,7 @@ class MeanDifference(NamedTuple):
 class Overview(NamedTuple):
     """The ranking of models by their mean score, the best first."""
 
-    # What the mean is taken over, such as "suite NAME".
+    # The data sets that the mean is taken over, such as "suite NAME" or "protocol NAME".
     scope: str
     score: SuiteScore
     # The mean of each model's ranks on the single data sets.
@@ -42,76 +42,87 @@ class Overview(NamedTuple):
 
     @property
     def equals(self) -> list[str]:
-        """The models that may be as good as the first one: their ranks include the first."""
+        """The models that may be as good as the first one: their ranks include rank 1."""
         return [row.model for row in self.rows[1:] if row.ranks and row.ranks[0] == 1]
 
     def mean(self, row: Row) -> str:
-        """Return the mean as text, in percent if it is a fraction; empty if there is none."""
-        return metric_text(self.score.metric, row.mean.value) if row.mean else ""
+        """Return the mean of a row as text, in percent if it is a fraction.
+
+        Return "" if the row has no mean.
+        """
+        return shown_text(self.score.metric, row.mean.value) if row.mean else ""
 
     def difference(self, a: str, b: str) -> MeanDifference | None:
-        """Return the mean of model A minus the mean of model B; None if one of them has no mean."""
+        """Return the mean of model A minus the mean of model B, with its interval.
+
+        `a` and `b` are the names of the models. Return None if one of them has no mean.
+        """
         means = {row.model: row.mean for row in self.rows}
         mean_a, mean_b = means.get(a), means.get(b)
         if mean_a is None or mean_b is None:
             return None
-        draws = mean_a.drawn - mean_b.drawn
-        draws = draws[~np.isnan(draws)]
-        difference = difference_of_draws(mean_a.value, mean_b.value, draws, self.score.clusters)
+        # The differences of resampled means, from the same draws for both models.
+        changes = mean_a.drawn - mean_b.drawn
+        changes = changes[~np.isnan(changes)]
+        difference = difference_of_draws(mean_a.value, mean_b.value, changes, self.score.clusters)
         interval = difference.interval()
         factor = self.score.metric.factor
         return MeanDifference(
-            factor * difference.difference, factor * interval.low, factor * interval.high
+            difference=factor * difference.difference,
+            low=factor * interval.low,
+            high=factor * interval.high,
         )
 
 
 def overview_of(
     entries: Sequence[Entry], read_samples: ReadSamples, suite: Suite | None
 ) -> Overview | None:
-    """Rank models by the score of a suite.
+    """Rank models by their mean over the data sets of a suite.
 
-    Without a suite, the score is the mean of the main metrics over data sets that models share, see
-    `choose_members`. Returns None unless two models share a data set. Raises UsageError if samples
-    are missing or do not give the metrics.
+    Without a suite, the mean is of the main metrics over data sets that models share, under the
+    protocol that has the most of them, see `choose_members`. Return None unless two models share a
+    data set. Raises UsageError if samples are missing or do not give the metrics.
     """
     ranked_entries = [entry for entry in entries if entry.is_ranked and entry.stored]
     if suite is not None:
         scope = f"suite {suite.name}"
     else:
-        protocol, members = _choose_protocol(ranked_entries)
+        # Choose the protocol with the most data sets to rank models by.
+        best_protocol = ""
+        best_members: tuple[SuiteMember, ...] = ()
+        for protocol in sorted({entry.protocol for entry in ranked_entries}):
+            members = choose_members(ranked_entries, protocol)
+            if not best_protocol or len(members) > len(best_members):
+                best_protocol, best_members = protocol, members
+        scope = f"protocol {best_protocol}"
         suite = Suite(
-            name="", models=(), names=(), protocols=(), members=members, left_out={}, source=""
+            name="",
+            models=(),
+            names=(),
+            protocols=(),
+            members=best_members,
+            left_out={},
+            source="",
         )
-        scope = f"protocol {protocol}"
     if not suite.members:
         return None
     score = suite_score(suite, ranked_entries, read_samples)
     models = [row.model for row in score.rows if row.mean and row.mean.interval]
     if len(models) < 2:
         return None
-    ranks = [_ranks_on(member, models, ranked_entries) for member in suite.members]
-    average_ranks = np.mean(ranks, axis=0).tolist()
+    ranks_of_members = [_rank_models(member, models, ranked_entries) for member in suite.members]
+    average_ranks = np.mean(ranks_of_members, axis=0).tolist()
     return Overview(scope, score, dict(zip(models, average_ranks, strict=True)))
-
-
-def _choose_protocol(entries: Sequence[Entry]) -> tuple[str, tuple[SuiteMember, ...]]:
-    """Return the protocol with the most data sets to rank models by, and these data sets."""
-    best_protocol = ""
-    best_members: tuple[SuiteMember, ...] = ()
-    for protocol in sorted({entry.protocol for entry in entries}):
-        members = choose_members(entries, protocol)
-        if not best_protocol or len(members) > len(best_members):
-            best_protocol, best_members = protocol, members
-    return best_protocol, best_members
 
 
 def choose_members(entries: Sequence[Entry], protocol: str) -> tuple[SuiteMember, ...]:
     """Choose the data sets of a protocol, with their main metrics, to rank models by.
 
     Data sets are sorted by how many models were measured on them, and the first n are chosen. The
-    number n maximizes n times the number of models that have all n data sets: the amount of numbers
-    that the ranking rests on. If no two models share a data set, none is chosen. Data sets whose
-    main metrics are not fractions, or are better if lower, are left out.
+    number n maximizes n times the number of models that have all n data sets: the number of values
+    that the ranking rests on. For example, three data sets that two models share (6 values) win
+    over one data set that five models share (5 values). If no two models share a data set, none is
+    chosen. Data sets whose main metrics are not fractions, or are better if lower, are left out.
     """
     models_by_member: dict[SuiteMember, set[str]] = {}
     for entry in entries:
@@ -120,22 +131,27 @@ def choose_members(entries: Sequence[Entry], protocol: str) -> tuple[SuiteMember
             if metrics:
                 member = SuiteMember(entry.task, entry.dataset, protocol, metrics)
                 models_by_member.setdefault(member, set()).add(entry.model)
-    members_by_coverage = sorted(
+    sorted_members = sorted(
         models_by_member, key=lambda member: (-len(models_by_member[member]), member)
     )
     best_members: list[SuiteMember] = []
-    most_numbers = 0
-    for n_members in range(1, len(members_by_coverage) + 1):
-        members = members_by_coverage[:n_members]
-        shared_models = set.intersection(*(models_by_member[member] for member in members))
-        n_numbers = n_members * len(shared_models)
-        if len(shared_models) >= 2 and n_numbers > most_numbers:
-            best_members, most_numbers = members, n_numbers
+    most_values = 0
+    shared_models = {entry.model for entry in entries}
+    for n_members, member in enumerate(sorted_members, start=1):
+        # The models that have all of the first n data sets.
+        shared_models = shared_models & models_by_member[member]
+        n_values = n_members * len(shared_models)
+        if len(shared_models) >= 2 and n_values > most_values:
+            best_members = sorted_members[:n_members]
+            most_values = n_values
     return tuple(sorted(best_members))
 
 
 def _main_fractions(entry: Entry) -> tuple[str, ...]:
-    """Return the main metrics of an entry; none unless all are fractions, better if higher."""
+    """Return the names of the main metrics of an entry.
+
+    Return () unless all of them are fractions that are better if higher.
+    """
     task = usable_task(entry.task)
     if task is None:
         return ()
@@ -145,17 +161,24 @@ def _main_fractions(entry: Entry) -> tuple[str, ...]:
     return tuple(metric.name for metric in metrics)
 
 
-def _ranks_on(member: SuiteMember, models: Sequence[str], entries: Iterable[Entry]) -> list[float]:
-    """Return the rank of each model on one data set, from 1. Equal models share their mean rank."""
+def _rank_models(
+    member: SuiteMember, models: Sequence[str], entries: Iterable[Entry]
+) -> list[float]:
+    """Return the rank of each model on a data set of a suite, from 1 for the best.
+
+    Models are ranked by the mean of the data set's metrics. Equal models share their mean rank: the
+    means [0.7, 0.9, 0.7] have the ranks [2.5, 1, 2.5].
+    """
     entries_by_model: dict[str, list[Entry]] = {model: [] for model in models}
     for entry in entries:
         if entry.model in entries_by_model:
             entries_by_model[entry.model].append(entry)
     means = []
-    for model_entries in entries_by_model.values():
-        member_entry = entry_of(member, model_entries)
-        assert member_entry is not None  # the models have all data sets
-        means.append(np.mean([member_entry.metrics[name] for name in member.metrics]))
+    for entries_of_model in entries_by_model.values():
+        entry_on_member = entry_of(member, entries_of_model)
+        assert entry_on_member is not None  # the models have all data sets
+        means.append(np.mean([entry_on_member.metrics[name] for name in member.metrics]))
+    # `rankdata` gives rank 1 to the lowest number.
     if metric_of(member.task, member.metrics[0]).higher_is_better:
         means = [-mean for mean in means]
     # Rounding makes numbers equal that differ only by the order of their sums.

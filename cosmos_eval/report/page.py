@@ -56,19 +56,20 @@ _FEW_CLASSES = 40
 class Page(NamedTuple):
     """A page as a file."""
 
-    # UTF-8.
+    # The HTML in UTF-8.
     content: bytes
     # One line for each thing that the page does not show.
     notes: tuple[str, ...]
 
 
 def to_page(content: Content, gallery: Gallery = NO_PICTURES) -> Page:
-    """Write a page with as many rounds of examples as LIMIT allows.
+    """Return a page with as many examples as LIMIT allows, as HTML.
 
-    Equal input gives equal bytes.
+    Examples come in rounds: each round adds one example, or a few small ones, to every section. The
+    page has as many whole rounds as fit. Equal input gives equal bytes.
     """
-    for rounds in range(gallery.rounds, -1, -1):
-        limited_gallery = gallery.limited(rounds)
+    for n_rounds in range(gallery.rounds, -1, -1):
+        limited_gallery = gallery.limited(n_rounds)
         html = _render(content, limited_gallery)
         if len(html) <= LIMIT:
             break
@@ -85,10 +86,10 @@ def require_page_name(path: Path) -> None:
 
 
 def room_for_pictures(content: Content) -> int:
-    """Return about how many bytes of pictures fit on a page."""
-    free_bytes = LIMIT - len(_render(content, NO_PICTURES))
+    """Return about how many bytes of pictures fit on a page, beside its text and tables."""
+    n_free_bytes = LIMIT - len(_render(content, NO_PICTURES))
     # Base64 and markup make a picture larger: about 60% of the page's bytes are the picture.
-    return max(0, free_bytes * 6 // 10)
+    return max(0, n_free_bytes * 6 // 10)
 
 
 class Program(NamedTuple):
@@ -104,7 +105,10 @@ class Program(NamedTuple):
 
 @cache
 def program() -> Program:
-    """Return the program that draws charts: Vega with Vega-Lite, as `window.vegaEmbed`."""
+    """Return the program that draws charts: Vega with Vega-Lite.
+
+    It defines the function `vegaEmbed` in the page's window.
+    """
     import vl_convert
 
     bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
@@ -122,10 +126,14 @@ class _Album:
     """Gives every picture an id, so that the page carries its content once."""
 
     def __init__(self) -> None:
+        """Start without any picture."""
         self._ids: dict[Picture, str] = {}
 
     def place(self, picture: Picture) -> tuple[str, str]:
-        """Return the id of a picture and its address, which is empty from the second call on."""
+        """Return the id of a picture, such as "picture-1", and its address.
+
+        The address holds the content of the picture. It is empty if the picture was placed before.
+        """
         if picture in self._ids:
             return self._ids[picture], ""
         self._ids[picture] = f"picture-{len(self._ids) + 1}"
@@ -136,6 +144,7 @@ class _ModelNames:
     """Short names and comparisons of models, which templates look up by name."""
 
     def __init__(self, content: Content) -> None:
+        """Shorten the names of all models, and list the comparisons by the names of both models."""
         names = [*content.models, *(entry.model for entry in content.entries)]
         self._short_names = shorten_names(names)
         self._pairs = {pair.models: pair for pair in content.pairs}
@@ -144,24 +153,34 @@ class _ModelNames:
         """Return the name of a model, in which a long path is shortened."""
         return self._short_names.get(model, model)
 
-    def pair_of(self, model: str, other: str) -> ModelPair | None:
-        """Return the comparison of two models, in either order."""
-        first, second = sorted((model, other))
-        return self._pairs.get((first, second))
+    def pair_of(self, model: str, other_model: str) -> ModelPair | None:
+        """Return the comparison of two models in either order, or None if there is none."""
+        first_model, second_model = sorted((model, other_model))
+        return self._pairs.get((first_model, second_model))
 
 
 def _render(content: Content, gallery: Gallery) -> bytes:
-    """Return the page as HTML in UTF-8."""
+    """Return the page with all content and all pictures of the gallery, as HTML in UTF-8."""
+    # The style sheet, with a class for the length of a bar of each whole percent.
+    bar_lengths = "".join(f".w{percent}{{--w:{percent}%}}" for percent in range(101))
+    style = f"{_read_static('page.css')}{bar_lengths}\n"
+
+    # All scripts become one function, so that they leave no names in the page's window.
+    scripts = "\n".join(_read_static(f"{name}.js") for name in _SCRIPTS)
+    script = f'(() => {{\n"use strict";\n{scripts}}})();\n'
+    chart_program = program()
+
+    # The data of the scripts.
     class_tables = tables.class_tables(content.results)
-    style, script, chart_program = _style(), _script(), program()
     data = tables.page_data(content, class_tables)
-    data["charts"] = json.loads(_static("charts.json"))
+    data["charts"] = json.loads(_read_static("charts.json"))
+
     anchors = {}
     for number, entry in enumerate(content.entries, start=1):
         anchors[entry.key] = f"entry-{number}"
-    template = _environment().get_template("page.html")
+    template = _page_environment().get_template("page.html")
     html = template.render(
-        policy=_policy(style, script, chart_program.text),
+        policy=_security_policy(style, script, chart_program.text),
         style=style,
         script=script,
         charts=chart_program,
@@ -184,19 +203,24 @@ def _render(content: Content, gallery: Gallery) -> bytes:
 def _model_values(content: Content) -> dict[str, Any]:
     """Return the variables of templates that are about models."""
     names = _ModelNames(content)
+    # The table of facts, such as parameters and GFLOPs, and the same facts by model and title.
     facts = model_table(content.entries)
     titles = [head.title for head in facts.heads]
     facts_by_model = {}
     for row in facts.rows:
         texts = [cell.text for cell in row]
-        facts_by_model[texts[0]] = dict(zip(titles, texts, strict=True))
-    compared = {name for pair in content.pairs if pair.decisive for name in pair.models}
+        model = texts[0]
+        facts_by_model[model] = dict(zip(titles, texts, strict=True))
+    compared_models: set[str] = set()
+    for pair in content.pairs:
+        if pair.decisive:
+            compared_models.update(pair.models)
     return {
         "models": content.models,
-        "numbers": {model: number for number, model in enumerate(content.models)},
+        "numbers": {model: index for index, model in enumerate(content.models)},
         "short": names.short,
         "pair_of": names.pair_of,
-        "compared": sorted(compared),
+        "compared": sorted(compared_models),
         "facts": facts,
         "facts_by_model": facts_by_model,
     }
@@ -204,21 +228,22 @@ def _model_values(content: Content) -> dict[str, Any]:
 
 def _gallery_values(gallery: Gallery) -> dict[str, Any]:
     """Return the variables of templates that are about examples with pictures."""
-    sections = {kind: gallery.sections(kind) for kind in KINDS}
+    sections_by_kind = {kind: gallery.sections(kind) for kind in KINDS}
+    has_examples = any(sections_by_kind[kind] for kind in KINDS if kind != "samples")
     return {
-        "gallery": sections,
-        "has_examples": any(sections[kind] for kind in KINDS if kind != "samples"),
+        "gallery": sections_by_kind,
+        "has_examples": has_examples,
         "most_samples": MOST_SAMPLES,
         "picture": _Album().place,
     }
 
 
-def _environment() -> Environment:
-    """Return Jinja's environment with the filters and functions that templates use."""
+def _page_environment() -> Environment:
+    """Return Jinja's environment with the filters and functions that the page's templates use."""
     environment = html_templates("cosmos_eval.report", "templates")
     environment.filters["step"] = _bar_class
-    environment.filters["breakable"] = _breakable
-    environment.filters["signed"] = _signed
+    environment.filters["breakable"] = _escape_breakable
+    environment.filters["signed"] = _format_signed
     environment.filters["task_name"] = _task_name
     environment.globals["figures_of"] = tables.figures_of
     environment.globals["bars_of"] = tables.bars_of
@@ -226,61 +251,58 @@ def _environment() -> Environment:
     return environment
 
 
-def _style() -> str:
-    """Return the style sheet, with a class for the length of a bar of each whole percent."""
-    lengths = "".join(f".w{step}{{--w:{step}%}}" for step in range(101))
-    return f"{_static('page.css')}{lengths}\n"
+def _task_name(task_index: int) -> str:
+    """Return the name of the task with an index, or "other" for the index after the last task."""
+    return [*known_tasks(), "other"][task_index]
 
 
-def _script() -> str:
-    """Return all scripts as one function, so that they leave no names in the page's window."""
-    scripts = "\n".join(_static(f"{name}.js") for name in _SCRIPTS)
-    return f'(() => {{\n"use strict";\n{scripts}}})();\n'
+def _security_policy(style: str, *scripts: str) -> str:
+    """Return the content security policy of a page, which keeps out everything that is foreign.
 
-
-def _task_name(position: int) -> str:
-    """Return the name of a task by its position; tasks that are not installed are "other"."""
-    return [*known_tasks(), "other"][position]
-
-
-def _policy(style: str, *script_texts: str) -> str:
-    """Return a policy under which a browser loads and runs nothing but what the page holds.
-
-    Allowed are pictures in the page, one style sheet and the scripts, by their hashes.
+    Under it, a browser loads nothing but pictures in the page, the text of one style sheet and the
+    texts of the scripts. The texts are allowed by their hashes.
     """
-    scripts = " ".join(_policy_hash(text) for text in script_texts)
+    style_hash = _policy_hash(style)
+    script_hashes = " ".join(_policy_hash(script) for script in scripts)
     return (
-        f"default-src 'none'; img-src data:; style-src {_policy_hash(style)}; "
-        f"script-src {scripts}; base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; img-src data:; style-src {style_hash}; "
+        f"script-src {script_hashes}; base-uri 'none'; form-action 'none'"
     )
 
 
 def _policy_hash(text: str) -> str:
-    """Return the hash by which a policy allows a style sheet or script."""
+    """Return the hash by which a policy allows a style sheet or script: "'sha256-...'"."""
     digest = hashlib.sha256(text.encode()).digest()
     return f"'sha256-{base64.b64encode(digest).decode()}'"
 
 
-def _static(name: str) -> str:
-    """Read a file of the folder `static`."""
+def _read_static(name: str) -> str:
+    """Return the text of a file in the folder `static` beside this file."""
     return files("cosmos_eval.report").joinpath("static", name).read_text("utf-8")
 
 
-def _breakable(name: str) -> Markup:
-    """Escape a name for HTML, and allow line breaks after its separators and in long words."""
+def _escape_breakable(name: str) -> Markup:
+    """Escape a name for HTML, and allow line breaks after its separators and in long words.
+
+    For example, "ViT-B/16" becomes "ViT-<wbr>B/<wbr>16". Words are broken after 16 characters.
+    """
     from markupsafe import Markup, escape
 
     pieces = _NAME_PIECES.findall(html_value(name))
     return Markup("<wbr>").join(escape(piece) for piece in pieces)
 
 
-def _signed(number: float) -> str:
-    """Format a number with its sign and one decimal."""
+def _format_signed(number: float) -> str:
+    """Return a number as text with its sign and one decimal: 1.25 -> "+1.2"."""
     return f"{number:+.1f}".replace("-", "\N{MINUS SIGN}")
 
 
 def _bar_class(percent: float | None) -> str:
-    """Return the CSS class of a bar with a length in percent: 42.3 -> "w42"; empty for None."""
+    """Return the CSS class of a bar with a length in percent: 42.3 -> "w42".
+
+    Lengths are limited to 0 to 100. Return "" for None.
+    """
     if percent is None:
         return ""
-    return f"w{min(100, max(0, round(percent)))}"
+    whole_percent = min(100, max(0, round(percent)))
+    return f"w{whole_percent}"

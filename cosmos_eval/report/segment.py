@@ -21,16 +21,20 @@ def segment(
     classes: tuple[str, ...] = (),
     options: RunOptions,
 ) -> dict[str, float]:
-    """Draw the label map of an image to a PNG file, and return the share of every predicted class.
+    """Segment an image by text, and draw image, label map and legend to a PNG file.
 
-    `classes` replace the classes of the protocol. Its other constants stay, except for thresholds,
-    which need a background class. Raises UsageError for bad input, and if the file cannot be
-    written.
+    `protocol` holds the constants of the segmentation, such as prompts and the size of windows.
+    `classes` replace its classes. Its other constants stay, except for thresholds, which need a
+    background class.
+
+    Return the share of the image's pixels for each predicted class, such as {"cat": 0.3, "sofa":
+    0.7}. Raises UsageError for bad input, and if the file cannot be written.
     """
     if out.suffix.lower() != ".png":
         raise UsageError(f"--output {out}: pictures are PNG files, so name it NAME.png")
     protocol = require_segmentation(protocol)
     if classes:
+        # The thresholds, ignored labels and groups of classes belong to the protocol's own classes.
         protocol = replace(
             protocol,
             class_names=classes,

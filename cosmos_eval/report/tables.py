@@ -21,10 +21,10 @@ from cosmos_eval.results.text import (
 from cosmos_eval.tasks import metric_of, usable_task
 
 _MARGIN = 0.06  # left and right of the numbers, relative to the distance between their ends
-_FIRST_FIGURE = "IoU"  # its table comes before the tables of other figures
+_FIRST_METRIC = "IoU"  # its table comes before the tables of other metrics of classes
 
 ValueWithEnds = tuple[float, float, float]
-"""A value and the lower and the upper end of its interval."""
+"""A value, and the lower and the upper end of its interval."""
 
 
 class Bar(NamedTuple):
@@ -33,63 +33,69 @@ class Bar(NamedTuple):
     value: float
     low: float
     high: float
-    # The same three numbers as text; fractions in percent.
+    # The same three numbers as text, such as ("71.2", "70.8", "71.6"). Fractions are in percent.
     exact: tuple[str, ...]
 
 
 def bars_of(board: Board) -> list[tuple[Bar | None, ...]]:
-    """Return the bars of a leaderboard's cells by row; None for a cell without a number."""
-    columns = [_column_bars(board, index) for index in range(len(board.columns))]
+    """Return the bars of a leaderboard's cells: one tuple for each row, with one bar per column.
+
+    The bars of a column have the same scale. A cell without a number has None instead of a bar.
+    """
+    columns = [_bars_of_column(board, index) for index in range(len(board.columns))]
     return list(zip(*columns, strict=True))
 
 
-def _column_bars(board: Board, column: int) -> list[Bar | None]:
-    """Return the bars of a column by row, on a common scale."""
-    metric = board.columns[column].metric
+def _bars_of_column(board: Board, column_index: int) -> list[Bar | None]:
+    """Return the bars of a leaderboard's column, one for each row, on a common scale.
+
+    A row without a number in the column has None.
+    """
+    metric = board.columns[column_index].metric
     values: list[ValueWithEnds | None] = []
-    tasks = []
+    task = ""
     for row in board.rows:
-        entry = row.entries[column]
+        entry = row.entries[column_index]
         if entry is None or metric not in entry.metrics:
             values.append(None)
+            continue
+        task = entry.task  # all entries of a column are of the same task
+        value, interval = entry.metrics[metric], entry.intervals.get(metric)
+        if interval:
+            values.append((value, interval["low"], interval["high"]))
         else:
-            values.append(_value_with_ends(entry, metric))
-            tasks.append(entry.task)
-    # All entries of a column are of the same task.
-    return bars_on_scale(values, metric_of(tasks[0], metric).factor)
-
-
-def _value_with_ends(entry: Entry, metric: str) -> ValueWithEnds:
-    """Return a metric and its interval; without an interval both ends are the value itself."""
-    value, interval = entry.metrics[metric], entry.intervals.get(metric)
-    if not interval:
-        return value, value, value
-    return value, interval["low"], interval["high"]
+            values.append((value, value, value))
+    return bars_on_scale(values, metric_of(task, metric).factor)
 
 
 def bars_on_scale(values: Sequence[ValueWithEnds | None], factor: float) -> list[Bar | None]:
-    """Return the bars of values on a common scale; None for None.
+    """Return the bars of values on a common scale, and None for a value that is None.
 
-    The scale goes from the lowest to the highest number, with a margin at both ends. `factor`
-    turns the numbers into those that are shown: 100 for fractions.
+    The scale goes from the lowest to the highest number, with a margin at both ends. For example,
+    the value (0.7, 0.6, 0.8) on a scale from 0.5 to 0.9 has the bar value=50, low=25, high=75.
+    `factor` turns the numbers into those that are shown: 100 for fractions.
     """
     numbers = [number for value in values if value is not None for number in value]
-    low, high = min(numbers), max(numbers)
-    margin = _MARGIN * (high - low) or 0.01
-    start, length = low - margin, high - low + 2 * margin
+    lowest, highest = min(numbers), max(numbers)
+    margin = _MARGIN * (highest - lowest) or 0.01
+    start, length = lowest - margin, highest - lowest + 2 * margin
     bars: list[Bar | None] = []
     for value in values:
         if value is None:
             bars.append(None)
             continue
         places = [round(100 * (number - start) / length, 2) for number in value]
+        # Four decimals without zeros at the end: 71.2000 -> "71.2".
         exact = tuple(f"{factor * number:.4f}".rstrip("0").rstrip(".") for number in value)
         bars.append(Bar(value=places[0], low=places[1], high=places[2], exact=exact))
     return bars
 
 
 def overview_bars(overview: Overview) -> list[Bar | None]:
-    """Return the bars of the means of an overview."""
+    """Return the bars of the models' means in an overview, the ranking of the models.
+
+    All bars have the same scale. Models without an interval are left out.
+    """
     values: list[ValueWithEnds | None] = []
     for row in overview.rows:
         if row.mean is not None and row.mean.interval is not None:
@@ -98,29 +104,33 @@ def overview_bars(overview: Overview) -> list[Bar | None]:
 
 
 class ClassRow(NamedTuple):
-    """A class, its number of samples if recorded, and a value per model, fractions in percent."""
+    """A class with a metric's value for each model."""
 
     name: str
+    # The number of samples of the class. None if results do not record it.
     n_samples: int | None
+    # One value for each model, fractions in percent. None if a model has no value.
     values: tuple[float | None, ...]
 
 
 class ClassTable(NamedTuple):
-    """A figure of every class on a data set (`IoU`, `Acc`, `recall`...) by model."""
+    """A metric of every class on a data set, such as IoU, by model."""
 
     protocol: str
     dataset: str
+    # The name of the metric, such as `IoU`, `Acc` or `recall`.
     figure: str
-    # The unit of `n_samples` (`images`...); empty if samples are not counted.
+    # The unit of `n_samples`, such as `images`. Empty if samples are not counted.
     counted: str
     models: tuple[str, ...]
     rows: tuple[ClassRow, ...]
 
 
 def class_tables(results: Sequence[StoredResult]) -> list[ClassTable]:
-    """Return a table for each protocol, data set and figure, with classes as results order them.
+    """Return the tables of classes: one for each protocol, data set and metric of classes.
 
-    Bins of caption lengths are stored like classes, but have their own table.
+    Classes are in the order of the results. Bins of caption lengths are stored like classes, but
+    have tables of their own.
     """
     results_with_classes = []
     for result in results:
@@ -129,83 +139,90 @@ def class_tables(results: Sequence[StoredResult]) -> list[ClassTable]:
         if result.row.per_class and not has_lengths:
             results_with_classes.append(result)
     tables: list[ClassTable] = []
-    for set_results in group_by_data_set(results_with_classes):
-        tables += _class_tables_of_set(set_results)
+    for results_of_set in group_by_data_set(results_with_classes):
+        tables += _class_tables_of_set(results_of_set)
     return tables
 
 
 def _class_tables_of_set(results: Sequence[StoredResult]) -> Iterator[ClassTable]:
-    """Yield a table for each figure of the classes of one data set, IoU first."""
-    classes = dict.fromkeys(name for result in results for name in result.row.per_class)
-    figures, counts = _figures_and_counts(results)
-    counted = counts[0] if counts else ""
-    first = results[0].row
-    for figure in figures:
-        factor = metric_of(first.task, figure).factor
+    """Yield a table for each metric of the classes of one data set, IoU first.
+
+    `results` are the results of all models on this data set, by the same protocol.
+    """
+    class_names = dict.fromkeys(name for result in results for name in result.row.per_class)
+    metrics, counts = _split_metrics_and_counts(results)
+    count_name = counts[0] if counts else ""
+    first_row = results[0].row
+    for metric in metrics:
+        factor = metric_of(first_row.task, metric).factor
         rows = []
-        for name in classes:
-            values = []
-            for value in _class_values(results, name, figure):
+        for class_name in class_names:
+            values: list[float | None] = []
+            for value in _values_of_class(results, class_name, metric):
                 values.append(None if value is None else round(factor * value, 2))
             n_samples = None
-            if counted:
-                n_samples = _first_count(_class_values(results, name, counted))
-            rows.append(ClassRow(name, n_samples, tuple(values)))
+            # Take the first result that records the number of samples.
+            for count in _values_of_class(results, class_name, count_name):
+                if n_samples is None and count is not None:
+                    n_samples = int(count)
+            rows.append(ClassRow(class_name, n_samples, tuple(values)))
         yield ClassTable(
-            protocol=first.protocol,
+            protocol=first_row.protocol,
             dataset=results[0].dataset,
-            figure=figure,
-            counted=counted,
+            figure=metric,
+            counted=count_name,
             models=tuple(result.model for result in results),
             rows=tuple(rows),
         )
 
 
-def _figures_and_counts(results: Sequence[StoredResult]) -> tuple[list[str], list[str]]:
-    """Return the names of the figures of classes, IoU first, and the names of their counts.
+def _split_metrics_and_counts(results: Sequence[StoredResult]) -> tuple[list[str], list[str]]:
+    """Return the names of the metrics of classes, IoU first, and the names of counts.
 
-    Counts are stored as integers only; figures are floats, or None if a class has none.
+    For example, (["IoU", "Acc"], ["images"]) for {"cat": {"Acc": 0.8, "IoU": 0.6, "images": 5}}.
+    Counts are stored as integers only. Metrics are floats, or None if a class has no value.
     """
-    value_types: dict[str, set[type]] = {}
+    types_by_name: dict[str, set[type]] = {}
     for result in results:
-        for class_values in result.row.per_class.values():
-            for name, value in class_values.items():
-                value_types.setdefault(name, set()).add(type(value))
-    counts = [name for name, types in value_types.items() if int in types and float not in types]
-    figures = [name for name in value_types if name not in counts]
-    if _FIRST_FIGURE in figures:
-        figures.remove(_FIRST_FIGURE)
-        figures.insert(0, _FIRST_FIGURE)
-    return figures, counts
+        for values_of_class in result.row.per_class.values():
+            for name, value in values_of_class.items():
+                types_by_name.setdefault(name, set()).add(type(value))
+    metrics, counts = [], []
+    for name, types in types_by_name.items():
+        if int in types and float not in types:
+            counts.append(name)
+        else:
+            metrics.append(name)
+    if _FIRST_METRIC in metrics:
+        metrics.remove(_FIRST_METRIC)
+        metrics.insert(0, _FIRST_METRIC)
+    return metrics, counts
 
 
-def _class_values(results: Iterable[StoredResult], name: str, figure: str) -> list[float | None]:
-    """Return a figure of a class by result; None if a result lacks it."""
-    return [result.row.per_class.get(name, {}).get(figure) for result in results]
-
-
-def _first_count(values: Iterable[float | None]) -> int | None:
-    """Return the first value that is not None as a count; None without any."""
-    for value in values:
-        if value is not None:
-            return int(value)
-    return None
+def _values_of_class(
+    results: Iterable[StoredResult], class_name: str, value_name: str
+) -> list[float | None]:
+    """Return a metric or count of a class, one for each result. It is None if a result lacks it."""
+    return [result.row.per_class.get(class_name, {}).get(value_name) for result in results]
 
 
 class MetricFacts(NamedTuple):
-    """A metric of an entry as text."""
+    """A metric of a leaderboard entry as text."""
 
     metric: str
     value: str
     interval: str
-    # The method of the interval and its level.
+    # The method of the interval and its level, such as "wilson, 95%".
     method: str
-    # What the model's authors published, and the difference from it.
+    # The value that the model's authors published, and the difference from it.
     published: str
 
 
 def figures_of(entry: Entry) -> Iterator[MetricFacts]:
-    """Yield the metrics of an entry as text; those that leaderboards show come first."""
+    """Yield the metrics of a leaderboard entry as text.
+
+    Metrics that leaderboards show come first, then all others in alphabetical order.
+    """
     for name in dict.fromkeys([*headlines_of(entry), *sorted(entry.metrics)]):
         if name not in entry.metrics:
             continue
@@ -225,46 +242,38 @@ def figures_of(entry: Entry) -> Iterator[MetricFacts]:
 
 
 def summary_of(results: Sequence[StoredResult]) -> dict[str, str]:
-    """Return what was measured, when, where and by which code, as text by title.
+    """Return a summary of what was measured, when, where and by which code, as text by title.
 
-    Everything follows from the results, so that equal results give an equal page.
+    For example, {"Results": "12", "Models": "3", "On": "NVIDIA H100"}. Titles whose number is 0 are
+    left out. Everything follows from the results, so that equal results give an equal page.
     """
-    facts = {
+    records = [result.row.provenance for result in results]
+    n_edited = sum(bool(record["dirty"]) for record in records)
+    n_random = sum(bool(result.row.model["random"]) for result in results)
+    n_partial = sum(is_partial(result.row) for result in results)
+    text_by_title = {
         "Results": str(len(results)),
         "Models": str(len({result.model for result in results})),
         "Data sets": str(len({result.row.dataset for result in results})),
-        "Protocols": _distinct_text(result.row.protocol for result in results),
+        "Protocols": _list_distinct(result.row.protocol for result in results),
+        "Measured (UTC)": _format_period([record["utc"] for record in records]),
+        "By cosmos-eval": _list_distinct(record["version"] for record in records),
+        "Commits": _list_distinct(str(record["commit"] or "unknown")[:12] for record in records),
+        "On": _list_distinct(record["device"] for record in records),
+        "Precision": _list_distinct(record["precision"] for record in records),
+        "Of edited code": _format_count(n_edited),
+        "Of random weights": _format_count(n_random),
+        "Of a part of the samples only": _format_count(n_partial),
     }
-    facts.update(_provenance_facts([result.row.provenance for result in results]))
-    facts.update(_unusual_counts(results))
-    return {title: text for title, text in facts.items() if text not in ("", "0")}
+    return {title: text for title, text in text_by_title.items() if text not in ("", "0")}
 
 
-def _provenance_facts(records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Return when, where and by which code results were measured."""
-    return {
-        "Measured (UTC)": _period([record["utc"] for record in records]),
-        "By cosmos-eval": _distinct_text(record["version"] for record in records),
-        "Commits": _distinct_text(str(record["commit"] or "unknown")[:12] for record in records),
-        "On": _distinct_text(record["device"] for record in records),
-        "Precision": _distinct_text(record["precision"] for record in records),
-    }
+def _format_period(times: Sequence[str]) -> str:
+    """Return the first and the last of several times in ISO 8601, to the minute.
 
-
-def _unusual_counts(results: Sequence[StoredResult]) -> dict[str, str]:
-    """Return the numbers of results with edited code, random weights or a part of the samples."""
-    n_edited = sum(bool(result.row.provenance["dirty"]) for result in results)
-    n_random = sum(bool(result.row.model["random"]) for result in results)
-    n_partial = sum(is_partial(result.row) for result in results)
-    return {
-        "Of edited code": _n_results(n_edited),
-        "Of random weights": _n_results(n_random),
-        "Of a part of the samples only": _n_results(n_partial),
-    }
-
-
-def _period(times: Sequence[str]) -> str:
-    """Return the first and the last of times in ISO 8601, to the minute."""
+    For example, "2026-01-05 09:30 to 2026-01-07 18:00". Return a single time if both are the same
+    minute, and "" if there are no times.
+    """
     minutes = sorted(time[:16].replace("T", " ") for time in times)
     if not minutes:
         return ""
@@ -272,18 +281,18 @@ def _period(times: Sequence[str]) -> str:
     return first if first == last else f"{first} to {last}"
 
 
-def _distinct_text(values: Iterable[str]) -> str:
-    """Return the distinct values in alphabetical order, separated by commas."""
+def _list_distinct(values: Iterable[str]) -> str:
+    """Return the distinct values in alphabetical order: ["b", "a", "b"] -> "a, b"."""
     return ", ".join(sorted(set(values)))
 
 
-def _n_results(count: int) -> str:
-    """Return a count as text, such as `3 results`; empty for 0."""
-    return f"{count} results" if count else ""
+def _format_count(n_results: int) -> str:
+    """Return a number of results as text, such as "3 results", or "" for 0."""
+    return f"{n_results} results" if n_results else ""
 
 
 def page_data(content: Content, tables: Sequence[ClassTable]) -> dict[str, Any]:
-    """Return what the page's scripts draw from, as JSON.
+    """Return the data that the page's scripts draw from, for JSON.
 
     - `models`: the names of the models. Everywhere else a model is its index into this list.
     - `first`: the two models that are compared until the reader chooses others.
@@ -292,42 +301,45 @@ def page_data(content: Content, tables: Sequence[ClassTable]) -> dict[str, Any]:
     - `classes`: the tables of classes, see `_class_record`.
     - `curves`: the curves of trainings, see `_curve_record`.
     """
-    model_numbers = {name: number for number, name in enumerate(content.models)}
-    tested_metrics = {_metric_key(test): test for pair in content.pairs for test in pair.tests}
-    metric_numbers = {key: number for number, key in enumerate(tested_metrics)}
-    first_models = _best_models(content)[:2]
+    model_indices = {name: index for index, name in enumerate(content.models)}
+    test_by_metric = {_metric_key(test): test for pair in content.pairs for test in pair.tests}
+    metric_indices = {key: index for index, key in enumerate(test_by_metric)}
+    pairs = []
+    for pair in content.pairs:
+        pairs.append(_pair_record(pair, model_indices, metric_indices, content.overview))
+    best_two_models = _sort_models(content)[:2]
     return {
         "models": content.models,
-        "first": [model_numbers[name] for name in first_models],
-        "metrics": [_metric_record(test) for test in tested_metrics.values()],
-        "pairs": [
-            _pair_record(pair, model_numbers, metric_numbers, content.overview)
-            for pair in content.pairs
-        ],
-        "classes": [_class_record(table, model_numbers) for table in tables],
-        "curves": [_curve_record(curve, model_numbers) for curve in content.curves],
+        "first": [model_indices[name] for name in best_two_models],
+        "metrics": [_metric_record(test) for test in test_by_metric.values()],
+        "pairs": pairs,
+        "classes": [_class_record(table, model_indices) for table in tables],
+        "curves": [_curve_record(curve, model_indices) for curve in content.curves],
     }
 
 
-def _best_models(content: Content) -> list[str]:
-    """Return the models measured here, the best first.
+def _sort_models(content: Content) -> list[str]:
+    """Return the models that were measured here, the best first.
 
     Models of the overview are ordered by their rank. The others follow by the number of tests that
     they won, then by name.
     """
-    models = content.models
-    wins = dict.fromkeys(models, 0)
+    n_wins = dict.fromkeys(content.models, 0)
     for pair in content.pairs:
         for name in pair.models:
-            wins[name] += pair.wins(name)
-    by_wins = sorted(models, key=lambda name: -wins[name])
-    ranked = [row.model for row in content.overview.rows] if content.overview else []
-    # The overview's label of a model may be longer than the label by which models are compared.
-    ranked = [name for name in ranked if name in wins]
-    return list(dict.fromkeys([*ranked, *by_wins]))
+            n_wins[name] += pair.wins(name)
+    ranked_models = []
+    if content.overview:
+        for row in content.overview.rows:
+            # The overview's label of a model may be longer than the label in comparisons.
+            if row.model in n_wins:
+                ranked_models.append(row.model)
+    by_wins = sorted(content.models, key=lambda name: -n_wins[name])
+    return list(dict.fromkeys([*ranked_models, *by_wins]))
 
 
 _MetricKey = tuple[str, str, str]
+"""The protocol, the data set and the name of a metric."""
 
 
 def _metric_key(test: MetricTest) -> _MetricKey:
@@ -336,7 +348,11 @@ def _metric_key(test: MetricTest) -> _MetricKey:
 
 
 def _metric_record(test: MetricTest) -> dict[str, Any]:
-    """Return a metric for JSON; `share` tells whether its values are percentages."""
+    """Return the metric of a test for JSON.
+
+    - `protocol`, `dataset`, `title`: the protocol, data set and name of the metric.
+    - `share`: whether its values are percentages.
+    """
     return {
         "protocol": test.protocol,
         "dataset": test.dataset,
@@ -347,13 +363,13 @@ def _metric_record(test: MetricTest) -> dict[str, Any]:
 
 def _pair_record(
     pair: ModelPair,
-    model_numbers: Mapping[str, int],
-    metric_numbers: Mapping[_MetricKey, int],
+    model_indices: Mapping[str, int],
+    metric_indices: Mapping[_MetricKey, int],
     overview: Overview | None,
 ) -> dict[str, Any]:
-    """Return the comparison of two models for JSON.
+    """Return the comparison of two models for JSON. `overview` is the ranking of all models.
 
-    - `a`, `b`: the models.
+    - `a`, `b`: the indices of the models.
     - `tests`: the tests on all data sets, see `_test_record`.
     - `obstacles`: one line for each data set on which the models are not compared.
     - `mean`: the `difference` of their means in the overview and the ends of its interval, `low`
@@ -366,37 +382,39 @@ def _pair_record(
         if mean_difference is not None:
             mean = mean_difference._asdict()
     return {
-        "a": model_numbers[a],
-        "b": model_numbers[b],
-        "tests": [_test_record(test, metric_numbers[_metric_key(test)]) for test in pair.tests],
+        "a": model_indices[a],
+        "b": model_indices[b],
+        "tests": [_test_record(test, metric_indices[_metric_key(test)]) for test in pair.tests],
         "obstacles": list(pair.obstacles),
         "mean": mean,
     }
 
 
-def _test_record(test: MetricTest, metric_number: int) -> dict[str, Any]:
-    """Return the test of a metric for JSON; values are rounded, fractions in percent.
+def _test_record(test: MetricTest, metric_index: int) -> dict[str, Any]:
+    """Return the test of a metric of models A and B for JSON. Fractions are in percent.
 
-    - `metric`: the metric.
-    - `a`, `b`: its values of both models.
+    - `metric`: the index of the metric.
+    - `a`, `b`: the values of models A and B, rounded.
     - `difference`, `low`, `high`: A minus B, and the ends of its interval.
     - `p`, `holm`: the p-value, and Holm's p-value (empty for a metric that is not a main one).
     - `better`: the better model, `A` or `B`; empty if neither is better.
     - `onlyA`, `onlyB`: the numbers of samples on which only one model is right; null if samples
       are not right or wrong.
     """
-    paired = test.difference
-    interval = paired.interval()
-    factor = test.metric_record.factor
-    only_a, only_b = getattr(paired, "changed", None) or (None, None)
+    factor = test.record.factor
+    interval = test.difference.interval()
+    only_a, only_b = None, None
+    changed = getattr(test.difference, "changed", None)
+    if changed:
+        only_a, only_b = changed
     return {
-        "metric": metric_number,
-        "a": round(factor * paired.a, 3),
-        "b": round(factor * paired.b, 3),
-        "difference": round(factor * paired.difference, 3),
+        "metric": metric_index,
+        "a": round(factor * test.difference.a, 3),
+        "b": round(factor * test.difference.b, 3),
+        "difference": round(factor * test.difference.difference, 3),
         "low": round(factor * interval.low, 3),
         "high": round(factor * interval.high, 3),
-        "p": p_value_text(paired.p_value),
+        "p": p_value_text(test.difference.p_value),
         "holm": "" if test.adjusted is None else p_value_text(test.adjusted),
         "better": test.better,
         "onlyA": only_a,
@@ -404,17 +422,18 @@ def _test_record(test: MetricTest, metric_number: int) -> dict[str, Any]:
     }
 
 
-def _class_record(table: ClassTable, model_numbers: Mapping[str, int]) -> dict[str, Any]:
+def _class_record(table: ClassTable, model_indices: Mapping[str, int]) -> dict[str, Any]:
     """Return a table of classes for JSON.
 
-    - `protocol`, `dataset`, `figure`: what the table is about.
+    - `protocol`, `dataset`, `figure`: the protocol, the data set and the metric of the table.
     - `names`: the names of the classes.
-    - `columns`: the `values` of the classes by `model`; null for a class without a value.
+    - `columns`: for each model, its index `model` and the `values` of the classes. A value is null
+      if the class has none.
     """
     columns = []
-    for index, model in enumerate(table.models):
-        values = [row.values[index] for row in table.rows]
-        columns.append({"model": model_numbers[model], "values": values})
+    for column_index, model in enumerate(table.models):
+        values = [row.values[column_index] for row in table.rows]
+        columns.append({"model": model_indices[model], "values": values})
     return {
         "protocol": table.protocol,
         "dataset": table.dataset,
@@ -424,8 +443,8 @@ def _class_record(table: ClassTable, model_numbers: Mapping[str, int]) -> dict[s
     }
 
 
-def _curve_record(curve: Curve, model_numbers: Mapping[str, int]) -> dict[str, Any]:
-    """Return the curve of a training for JSON, with the number of its model."""
+def _curve_record(curve: Curve, model_indices: Mapping[str, int]) -> dict[str, Any]:
+    """Return the curve of a training for JSON. Its `model` is the index of the model."""
     record = curve._asdict()
-    record["model"] = model_numbers[curve.model]
+    record["model"] = model_indices[curve.model]
     return record

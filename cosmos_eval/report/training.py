@@ -11,25 +11,31 @@ from cosmos_eval.types import UsageError
 
 _LOG = "log.jsonl"
 _MOST_POINTS = 120  # of a curve
-_FIELDS_WITHOUT_LOSS = ("step", "total", "timing", "evaluation")  # of a log
+# Fields of a log that are not terms of the loss.
+_FIELDS_WITHOUT_LOSS = ("step", "total", "timing", "evaluation")
 
 
 class Curve(NamedTuple):
-    """The values by step of a line in a panel of `losses.png`."""
+    """A line in a panel of `losses.png`, the picture of a training: its values by step."""
 
     model: str
+    # The title of the panel, and the unit of its values.
     panel: str
     unit: str
+    # The name of the line.
     line: str
     steps: tuple[int, ...]
     values: tuple[float, ...]
 
 
 def curves_of(results: Iterable[StoredResult]) -> tuple[Curve, ...]:
-    """Return the curves of all models whose log is beside their weights on this machine."""
+    """Return the training curves of all models that have a log beside their weights.
+
+    Logs are read on this machine. The curves are sorted by model.
+    """
     logs: dict[str, Path] = {}
     for result in results:
-        log = _log_file(result)
+        log = _find_log(result)
         if log is not None:
             logs[result.model] = log
     curves: list[Curve] = []
@@ -38,8 +44,11 @@ def curves_of(results: Iterable[StoredResult]) -> tuple[Curve, ...]:
     return tuple(curves)
 
 
-def _log_file(result: StoredResult) -> Path | None:
-    """Return the log beside the weights of a result's model; None without weights or log."""
+def _find_log(result: StoredResult) -> Path | None:
+    """Return the training log beside the weights of a result's model.
+
+    Return None if the weights are not on this machine, or have no log.
+    """
     model = result.row.model
     try:
         spec = parse_model_spec(model["spec"], arch=model["architecture"])
@@ -48,7 +57,8 @@ def _log_file(result: StoredResult) -> Path | None:
         return None
     if not weight_files:
         return None
-    # Snapshots have a folder of their own inside the folder of the training.
+    # Look beside the weights and one folder above: a snapshot of a training has a folder of its own
+    # inside the folder of the training.
     for folder in weight_files[0].parents[:2]:
         log = folder / _LOG
         if log.is_file():
@@ -57,16 +67,23 @@ def _log_file(result: StoredResult) -> Path | None:
 
 
 def _read_curves(model: str, log: Path) -> Iterator[Curve]:
-    """Yield the curves in a log, without values that are not finite."""
+    """Yield the curves in the training log of a model.
+
+    Each curve has at most 120 points. Values that are not finite are left out, and so are curves
+    without any finite value.
+    """
     from cosmos_core.engine.loggers import read_log  # which imports torch
     from cosmos_core.plots.curves import PANELS, panels, thinned
 
     records = read_log(log)
+
+    # All fields that no panel shows yet are terms of the loss.
     other_fields = set(_FIELDS_WITHOUT_LOSS)
     for panel in PANELS:
         other_fields.update(panel.names)
     fields = dict.fromkeys(name for record in records for name in record)
     loss_terms = [name for name in fields if name not in other_fields]
+
     for panel in panels(records, loss_terms):
         for series in panel.series:
             line = f"{series.name} (student)" if series.dashed else series.name
@@ -76,6 +93,13 @@ def _read_curves(model: str, log: Path) -> Iterator[Curve]:
             for step, value in zip(points.steps, points.values, strict=True):
                 if math.isfinite(value):
                     steps.append(int(step))
-                    values.append(float(f"{value:.4g}"))
+                    values.append(float(f"{value:.4g}"))  # four significant digits
             if steps:
-                yield Curve(model, panel.title, panel.unit, line, tuple(steps), tuple(values))
+                yield Curve(
+                    model=model,
+                    panel=panel.title,
+                    unit=panel.unit,
+                    line=line,
+                    steps=tuple(steps),
+                    values=tuple(values),
+                )

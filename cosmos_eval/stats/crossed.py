@@ -18,38 +18,45 @@ OVER_DRAWS = "wilson, t over draws"
 
 
 class EffectiveSamples(NamedTuple):
-    """The size of a sample of independent hits whose mean has the same standard error."""
+    """How many independent samples have a mean of the same standard error as a crossed mean."""
 
-    # The number of independent samples.
+    # The number of independent samples, which may be a fraction.
     n: float
     # The degrees of freedom of the standard error.
     dof: float
 
 
 def effective_samples(mean: CrossedMean) -> EffectiveSamples:
-    """Return how many independent samples the hits (N, D) of D draws are worth.
+    """Return how many independent samples the hits (N, D) of N samples by D draws are worth.
 
-    The mean square of draws is at least the mean square of the rest. The hits are worth N samples
-    if all of them are 1, or all are 0, or if there is a single draw or sample: then they do not
-    show how much draws vary.
+    With the mean squares of a two-way table, the variance of the share p of hits is
+        (by_samples + by_draws - by_rest) / (N * D).
+    The number of independent samples with this variance is p * (1 - p) / variance. It is at most
+    N * D. The mean square of draws is at least the mean square of the rest.
+
+    The hits are worth N samples if all of them are 1, or all are 0, or if there is a single draw or
+    sample: then they do not show how much draws vary.
     """
     hits = mean.hits.astype(np.float64)
     n_samples, n_draws = hits.shape
     share = float(hits.mean())
     if min(hits.shape) == 1 or share in (0, 1):
         return EffectiveSamples(n_samples, math.inf)
+
+    # The mean squares of the table's rows, its residuals and its columns.
     sample_means, draw_means = hits.mean(axis=1), hits.mean(axis=0)
     residuals = hits - sample_means[:, None] - draw_means + share
     dof_samples, dof_draws = n_samples - 1, n_draws - 1
-    # The mean squares of the table's rows, its residuals and its columns.
+    dof_rest = dof_samples * dof_draws
     by_samples = n_draws * float(sample_means.var(ddof=1))
-    by_rest = float(np.square(residuals).sum()) / (dof_samples * dof_draws)
+    by_rest = float(np.square(residuals).sum()) / dof_rest
     by_draws = max(n_samples * float(draw_means.var(ddof=1)), by_rest)
+
     total = by_samples + by_draws - by_rest  # N x D times the variance of the mean
-    # Satterthwaite's degrees of freedom are total^2 / spread.
-    spread = by_samples**2 / dof_samples + by_draws**2 / dof_draws
-    spread += by_rest**2 / (dof_samples * dof_draws)
     if total <= 0:
         return EffectiveSamples(n_samples, math.inf)
+    # Satterthwaite's degrees of freedom are total^2 / spread.
+    spread = by_samples**2 / dof_samples + by_draws**2 / dof_draws
+    spread += by_rest**2 / dof_rest
     n = min(share * (1 - share) * hits.size / total, hits.size)
     return EffectiveSamples(n, total**2 / spread)

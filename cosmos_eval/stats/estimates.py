@@ -1,9 +1,12 @@
 """Estimates: metrics as functions of the samples of a result, with intervals and paired tests.
 
-Each kind of estimate holds the arrays that its value follows from. `stats.intervals` has the
-intervals of each kind, and `stats.paired` the paired tests. All kinds but `Proportion` can be
-resampled: from weights (R, C), how often each of C clusters is drawn in each of R resamples, follow
-values (R,).
+Each kind of estimate holds the arrays that its value is computed from. `stats.intervals` computes
+the intervals of each kind, and `stats.paired` the paired tests. All kinds but `Proportion` can be
+resampled: weights (R, C) say how often each of C clusters is drawn in each of R resamples, and give
+values (R,). A cluster is a set of samples that depend on each other, such as the captions of one
+image.
+
+Shapes: N samples, C clusters or classes, R resamples, D draws of a classifier.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +33,7 @@ class Proportion(NamedTuple):
 
     @property
     def value(self) -> float:
+        """The share of hits that are True."""
         return float(self.hits.mean())
 
     def drawn_sizes(self) -> None:
@@ -49,10 +53,11 @@ class Mean(NamedTuple):
 
     @property
     def value(self) -> float:
+        """The mean of all values."""
         return float(self.values.mean())
 
     def drawn_sizes(self) -> tuple[int, ...]:
-        """Return the number of clusters, which a bootstrap draws."""
+        """Return (C,): a bootstrap draws C of the C clusters."""
         return (len(np.unique(self.clusters)),)
 
 
@@ -72,17 +77,18 @@ class Median(NamedTuple):
     values: Ints
     # (N,) numbers: samples with the same number depend on each other.
     clusters: Ints
-    # Of an even number of values, the median is the mean of the two in the middle. With `floor`, it
-    # is the whole number below.
+    # Whether the median is rounded down. The median of an even number of values is the mean of the
+    # two in the middle, such as 2.5 for [1, 2, 3, 4]. With `floor`, it is 2.
     floor: bool = False
 
     @property
     def value(self) -> float:
+        """The median of all values."""
         median = float(np.median(self.values))
         return float(np.floor(median)) if self.floor else median
 
     def drawn_sizes(self) -> tuple[int, ...]:
-        """Return the number of clusters, which a bootstrap draws."""
+        """Return (C,): a bootstrap draws C of the C clusters."""
         return (len(np.unique(self.clusters)),)
 
 
@@ -105,12 +111,18 @@ class GroupMean(NamedTuple):
 
     @property
     def value(self) -> float:
-        _, group = np.unique(self.groups, return_inverse=True)
-        proportions = np.bincount(group, weights=self.hits) / np.bincount(group)
+        """The mean, or the lowest, of the proportions of hits of the groups.
+
+        For example, the hits [1, 0, 1] in the groups [4, 4, 7] have the proportions 0.5 and 1.
+        Their mean is 0.75, and the lowest is 0.5.
+        """
+        _, group_index = np.unique(self.groups, return_inverse=True)
+        n_hits = np.bincount(group_index, weights=self.hits)
+        proportions = n_hits / np.bincount(group_index)
         return float(proportions.min() if self.lowest else np.mean(proportions))
 
     def drawn_sizes(self) -> tuple[int, ...] | None:
-        """Return the number of clusters, which a bootstrap draws; None without clusters."""
+        """Return (C,), as a bootstrap draws C of the C clusters, or None without clusters."""
         if self.clusters is None:
             return None
         return (len(np.unique(self.clusters)),)
@@ -124,15 +136,16 @@ class CrossedMean(NamedTuple):
     bootstrap", Annals of Applied Statistics 1).
     """
 
-    # (N, D)
+    # (N, D): whether the classifier of each draw is right about each sample.
     hits: NDArray[np.bool_]
 
     @property
     def value(self) -> float:
+        """The mean of all hits."""
         return float(self.hits.mean())
 
     def drawn_sizes(self) -> tuple[int, ...]:
-        """Return N and D: a bootstrap draws samples, and draws of the classifier."""
+        """Return (N, D): a bootstrap draws N samples, and D draws of the classifier."""
         return self.hits.shape
 
 
@@ -143,10 +156,10 @@ class FunctionOfSums(NamedTuple):
     its sums.
     """
 
-    # A NamedTuple of arrays (N, ...).
+    # A NamedTuple of arrays (N, ...), such as the intersection and the union (N, C) of each image.
     terms: Any
     # Maps the sums of the terms to the value, and sums (R, ...) to values (R,). It is NaN if the
-    # value is not defined.
+    # value is not defined. For example, it returns sums.intersection / sums.union.
     function: Callable[[Any], Values]
     # Whether the samples of the interval's resamples are drawn one by one. This is faster for many
     # samples, but the random numbers differ from those of a multinomial draw.
@@ -160,10 +173,12 @@ class FunctionOfSums(NamedTuple):
 
     @property
     def value(self) -> float:
-        return float(self.function(self.terms._make(term.sum(0) for term in self.terms)))
+        """The function of the terms' sums over all samples."""
+        sums = self.terms._make(term.sum(0) for term in self.terms)
+        return float(self.function(sums))
 
     def drawn_sizes(self) -> tuple[int, ...]:
-        """Return the number of samples, which a bootstrap draws."""
+        """Return (N,): a bootstrap draws N of the N samples."""
         return (len(self.terms[0]),)
 
 
@@ -183,10 +198,13 @@ class FunctionOfWeights(NamedTuple):
 
     @property
     def value(self) -> float:
-        return float(self.prepare(self.samples)(np.ones((1, len(self.samples))))[0])
+        """The function's value if each sample is drawn once."""
+        function = self.prepare(self.samples)
+        each_once = np.ones((1, len(self.samples)))
+        return float(function(each_once)[0])
 
     def drawn_sizes(self) -> tuple[int, ...]:
-        """Return the number of samples, which a bootstrap draws."""
+        """Return (N,): a bootstrap draws N of the N samples."""
         return (len(self.samples),)
 
 
@@ -194,10 +212,11 @@ Estimate = Proportion | Mean | Median | GroupMean | CrossedMean | FunctionOfSums
 
 
 def without(estimate: Estimate, keep: NDArray[np.bool_]) -> Estimate:
-    """Return an estimate of some of its clusters only.
+    """Return the estimate without the clusters for which `keep` (C,) is False.
 
-    `keep` (C,) is True for the clusters that are kept. If the samples are independent, each sample
-    is a cluster. The numbers of clusters are their indices in `keep`.
+    The numbers of clusters are their indices in `keep`. If the samples are independent, each sample
+    is a cluster. For example, Proportion([1, 0, 1]) becomes Proportion([1, 1]) if `keep` is
+    [True, False, True].
     """
     if isinstance(estimate, FunctionOfSums):
         terms = estimate.terms._make(term[keep] for term in estimate.terms)
@@ -212,7 +231,7 @@ def without(estimate: Estimate, keep: NDArray[np.bool_]) -> Estimate:
 
 
 def ratio(numerator: NDArray[np.number], denominator: NDArray[np.number]) -> NDArray[np.float64]:
-    """Return numerator / denominator, NaN if the denominator is 0."""
+    """Return numerator / denominator by element. It is NaN if the denominator is 0 or less."""
     result = np.full(np.shape(denominator), np.nan)
     return np.divide(numerator, denominator, out=result, where=np.asarray(denominator) > 0)
 
@@ -220,47 +239,55 @@ def ratio(numerator: NDArray[np.number], denominator: NDArray[np.number]) -> NDA
 def mean_of_known(values: NDArray[np.float64]) -> Values:
     """Return the means (R,) over the first axis of values (C, R), ignoring NaN.
 
-    The mean of values that are all NaN is NaN.
+    The mean of values that are all NaN is NaN. It equals np.nanmean(values, axis=0), without its
+    warning.
     """
-    return ratio(np.nansum(values, axis=0), np.sum(~np.isnan(values), axis=0))
+    n_known = np.sum(~np.isnan(values), axis=0)
+    return ratio(np.nansum(values, axis=0), n_known)
 
 
 def means_of_groups(
     names: Sequence[str], group: Ints, columns: Mapping[str, NDArray[Any]], counted: str
 ) -> dict[str, dict[str, float | None]]:
-    """Return, for each group, the means of columns (N,) over its samples and their number.
+    """Return a table of the means of columns (N,) over the samples of each group.
 
-    `group` (N,) holds the index of each sample's group in `names`. `counted` is the key of the
-    number of samples. The means of a group without samples are None. For example, {"cat":
-    {"accuracy": 0.8, "images": 5}} for the column "accuracy" and counted="images".
+    `names` are the names of the groups, and `group` (N,) holds the index of each sample's group.
+    Each row also has the number of the group's samples, under the key `counted`. The means of a
+    group without samples are None. For example,
+
+        means_of_groups(["cat", "dog"], [0, 0], {"accuracy": [1, 0]}, "images") ->
+        {"cat": {"accuracy": 0.5, "images": 2}, "dog": {"accuracy": None, "images": 0}}
     """
     counts = np.bincount(group, minlength=len(names))
-    means = {}
+    means_by_column = {}
     for column, values in columns.items():
         sums = np.bincount(group, weights=values, minlength=len(names))
-        means[column] = ratio(sums, counts)
+        means_by_column[column] = ratio(sums, counts)
     rows: dict[str, dict[str, float | None]] = {}
     for index, name in enumerate(names):
         row: dict[str, float | None] = {}
-        for column in columns:
-            row[column] = float(means[column][index]) if counts[index] else None
+        for column, means in means_by_column.items():
+            row[column] = float(means[index]) if counts[index] else None
         row[counted] = int(counts[index])
         rows[name] = row
     return rows
 
 
 def first_equal(features: Features) -> NDArray[np.int64]:
-    """Return the index of the first row that is equal to each row of features (N, D), (N,).
+    """Return, for each row of features (N, D), the index of the first equal row, (N,).
 
-    For example, rows a, b, a give [0, 1, 0]. Only rows with equal hashes of 8 bytes are compared.
+    For example, the rows a, b, a give [0, 1, 0]. Equal rows have equal bytes.
     """
-    first = np.arange(len(features))
+    first_index = np.arange(len(features))
+    # To save memory, only the bytes of rows whose hash of 8 bytes is not unique are compared.
     hashes = np.fromiter((hash(row.tobytes()) for row in features), np.int64, len(features))
-    _, group, counts = np.unique(hashes, return_inverse=True, return_counts=True)
-    first_of_bytes: dict[bytes, int] = {}
-    for index in np.flatnonzero(counts[group] > 1).tolist():
-        first[index] = first_of_bytes.setdefault(features[index].tobytes(), index)
-    return first
+    _, hash_index, hash_counts = np.unique(hashes, return_inverse=True, return_counts=True)
+    has_equal_hash = hash_counts[hash_index] > 1
+    first_index_of_bytes: dict[bytes, int] = {}
+    for index in np.flatnonzero(has_equal_hash).tolist():
+        row_bytes = features[index].tobytes()
+        first_index[index] = first_index_of_bytes.setdefault(row_bytes, index)
+    return first_index
 
 
 def require_finite(*features: Features) -> None:

@@ -52,25 +52,31 @@ class Trainings(NamedTuple):
     # The number of trainings or pairs. For pooled trainings, k_A and k_B: 1 / (1/k_A + 1/k_B).
     k: float
     # The variance between the values of the trainings.
-    between: float
-    # The variance of a value by images that the other trainings do not share.
-    rest: float
-    # The degrees of freedom of `between` for pooled trainings. None stands for k - 1.
-    freedom: int | None = None
+    variance_between: float
+    # The variance by images of the rest: how much the draw of the images moves the value of one
+    # training, but not the values of the other trainings.
+    rest_variance: float
+    # The degrees of freedom of `variance_between` for pooled trainings. None stands for k - 1.
+    pooled_dof: int | None = None
 
     @property
     def dof(self) -> float:
-        """The degrees of freedom of `between`."""
-        return self.k - 1 if self.freedom is None else self.freedom
+        """The degrees of freedom of `variance_between`. They are 0 for a single training."""
+        return self.k - 1 if self.pooled_dof is None else self.pooled_dof
 
     @property
     def seed_variance(self) -> float | None:
-        """The variance by seeds, at least 0. It is None for a single training."""
-        return max(0.0, self.between - self.rest) if self.dof > 0 else None
+        """The variance by seeds: the variance between trainings less the variance of the rest.
+
+        It is at least 0. It is None for a single training.
+        """
+        if self.dof <= 0:
+            return None
+        return max(0.0, self.variance_between - self.rest_variance)
 
     @property
     def seed_sd(self) -> float | None:
-        """The standard deviation by seeds, None for a single training."""
+        """The standard deviation by seeds. It is None for a single training."""
         return None if self.seed_variance is None else math.sqrt(self.seed_variance)
 
 
@@ -86,39 +92,42 @@ class ErrorVariance(NamedTuple):
     # The variance by images that all trainings of a method share.
     common: Any
     # The variance by images only, as if seeds had no effect, and its degrees of freedom.
-    images: float
+    images_only: float
     images_dof: float
 
     def half_width(self, tail: float) -> Any:
         """Return the distance that the error exceeds on one side with a probability of `tail`.
 
-        It is a quantile times the standard error. The quantile is the mean of the t quantiles of
-        seeds and of images, weighted by their variances (Cochran and Cox). The half width is at
-        least the half width by images only.
+        It is a quantile times the standard error, sqrt(seeds + common). The quantile is the mean of
+        the t quantiles of seeds and of images, weighted by their variances (Cochran and Cox):
+            (seeds * t_seeds + common * t_images) / (seeds + common).
+        The half width is at least the half width by images only, t_images * sqrt(images_only).
         """
         image_quantile = -stdtrit(self.images_dof, tail)
         seed_quantile = -stdtrit(self.seeds_dof, tail)
         total = self.seeds + self.common
         weighted = (self.seeds * seed_quantile + self.common * image_quantile) / np.sqrt(total)
-        return np.maximum(weighted, image_quantile * math.sqrt(self.images))
+        return np.maximum(weighted, image_quantile * math.sqrt(self.images_only))
 
     def tail(self, distance: float) -> float:
         """Return the probability that the error exceeds a distance on one side.
 
-        It is the inverse function of `half_width`: half_width(tail(distance)) = distance. The least
-        probability that is returned is 1e-100.
+        It is the inverse function of `half_width`: half_width(tail(distance)) = distance. The tail
+        of a distance of 0 is 0.5. The tails of -distance and distance add up to 1. The least
+        probability of a tail that is computed is 1e-100.
         """
         from scipy.optimize import brentq  # loading it takes long, and tables rarely need it
 
         if distance == 0:
             return 0.5
 
-        def excess_width(log_tail: float) -> float:
+        def width_beyond_distance(log_tail: float) -> float:
+            """Return half_width(tail) - |distance|. It is 0 at the tail that is searched for."""
             return float(self.half_width(math.exp(log_tail))) - abs(distance)
 
         log_tail = math.log(_LEAST_P)
-        if excess_width(log_tail) >= 0:
-            log_tail = brentq(excess_width, log_tail, math.log(0.5))
+        if width_beyond_distance(log_tail) >= 0:
+            log_tail = brentq(width_beyond_distance, log_tail, math.log(0.5))
         tail = math.exp(log_tail)
         return tail if distance > 0 else 1 - tail
 
@@ -132,7 +141,7 @@ class GroupDifference(NamedTuple):
     # The trainings of A and of B.
     groups: tuple[Trainings, Trainings]
     # The trainings whose seeds add to the error. This is `groups`, or one record of pairs
-    # of of trainings with the same seed, or one record of both groups pooled.
+    # of trainings with the same seed, or one record of both groups pooled.
     factors: tuple[Trainings, ...]
     # The standard error by images only.
     image_error: float
@@ -141,6 +150,7 @@ class GroupDifference(NamedTuple):
 
     @property
     def difference(self) -> float:
+        """The mean of A minus the mean of B."""
         return self.a - self.b
 
     @property
@@ -186,48 +196,55 @@ class GroupDifference(NamedTuple):
     ) -> float | None:
         """Return the true difference that a two-sided test finds with probability `power`.
 
-        The test is at significance `alpha`. It has k trainings of each method, by default as many
-        as there are, and `images` times as many images. The estimated variances of such a study are
-        random: the power is the mean over their distribution. Return None if nothing varied.
+        The test is at significance `alpha`. The planned study has k trainings of each method, by
+        default as many as there are, and `images` times as many images. The variances that such a
+        study will estimate are random: the power is the mean over their distribution. Return None
+        if nothing varied.
         """
         from scipy.optimize import brentq  # loading it takes long, and tables rarely need it
 
+        # The true standard error of the planned study.
         expected_variances = []
         for trainings in self._repeated_trainings:
             seed_variance = trainings.seed_variance or 0
-            expected_variances.append(seed_variance + trainings.rest / images)
+            expected_variances.append(seed_variance + trainings.rest_variance / images)
         expected = self._error_variance(expected_variances, k, images)
         standard_error = math.sqrt(expected.seeds + expected.common)
         if standard_error == 0:
             return None
-        estimated_variances = self._estimated_variances(expected_variances, k)
-        estimated = self._error_variance(estimated_variances, k, images)
-        # For each possible study: the least difference that is significant in it.
-        least_significant = estimated.half_width(alpha / 2)
 
-        def excess_power(true_difference: float) -> float:
+        # The least difference that is significant, for each variance that the study may estimate.
+        possible_variances = self._possible_variances(expected_variances, k)
+        possible = self._error_variance(possible_variances, k, images)
+        least_significant = possible.half_width(alpha / 2)
+
+        def power_beyond_target(true_difference: float) -> float:
+            """Return the mean power minus `power`. It is 0 at the detectable difference."""
             power_of_studies = ndtr((true_difference - least_significant) / standard_error)
             return float(np.mean(power_of_studies)) - power
 
         largest = np.max(least_significant) + 10 * standard_error
-        return float(brentq(excess_power, 0, largest))
+        return float(brentq(power_beyond_target, 0, largest))
 
-    def _estimated_variances(self, expected_variances: list[float], k: int | None) -> list[Any]:
-        """Return the variances between trainings that studies with k trainings may estimate.
+    def _possible_variances(self, expected_variances: list[float], k: int | None) -> list[Any]:
+        """Return the variances between trainings that a study with k trainings may estimate.
 
-        An estimated variance varies like chi-squared / dof around its expected value. The result
-        has one array for each of the repeated trainings: a grid of quantiles, with one axis for
-        each of the trainings, so that all combinations of quantiles occur.
+        An estimated variance is distributed like its expected value * chi-squared / dof, with
+        dof = k - 1 degrees of freedom. Its possible values are 50 equally probable quantiles. For
+        two methods, all combinations of quantiles occur: the result has one array (50, 50) for each
+        method, and each of them varies along one axis. If trainings are paired or pooled, it has
+        one array (50,). By default, k is the number of trainings that there are.
         """
         relative_quantiles = []
         for trainings in self._repeated_trainings:
             dof = k - 1 if k else trainings.dof
+            # gammaincinv(dof / 2, p) is half the quantile p of chi-squared.
             relative_quantiles.append(2 * gammaincinv(dof / 2, _QUANTILES) / dof)
         grids = np.meshgrid(*relative_quantiles)
-        estimated_variances = []
+        possible_variances = []
         for expected_variance, grid in zip(expected_variances, grids, strict=True):
-            estimated_variances.append(expected_variance * grid)
-        return estimated_variances
+            possible_variances.append(expected_variance * grid)
+        return possible_variances
 
     @property
     def _repeated_trainings(self) -> list[Trainings]:
@@ -240,11 +257,16 @@ class GroupDifference(NamedTuple):
         k: int | None = None,
         images: float = 1,
     ) -> ErrorVariance:
-        """Return the variance of the difference.
+        """Return the variance of the difference, of this study or of a planned one.
 
         `variances_between` holds the variance between trainings for each of the repeated trainings,
         by default the estimated ones. The result is for k trainings of each method, by default as
         many as there are, and for `images` times as many images.
+
+        The difference of two means of k trainings has the variance by seeds
+            variance_between_A / k + variance_between_B / k,
+        and the variance by images that trainings share
+            image_error^2 - rest_variance_A / k - rest_variance_B / k.
 
         Variances are at least the variance of one image among all images. Otherwise, methods that
         are right on all images would have no error.
@@ -252,40 +274,46 @@ class GroupDifference(NamedTuple):
         repeated = self._repeated_trainings
         least_variance = (self.units * images + 2) ** -2
         if not variances_between:
-            variances_between = [trainings.between for trainings in repeated]
+            variances_between = [trainings.variance_between for trainings in repeated]
         seed_variances: list[Any] = []
         dofs: list[float] = []
-        rest_now, rest_planned = 0.0, 0.0  # the variance of the difference by the rest
+        # The variance of the difference by the rest, in this study and in the planned one.
+        rest_now, rest_planned = 0.0, 0.0
         for trainings, variance_between in zip(repeated, variances_between, strict=True):
             n_trainings = k or trainings.k
             dofs.append(k - 1 if k else trainings.dof)
             seed_variances.append(np.maximum(variance_between, least_variance) / n_trainings)
-            rest_now += trainings.rest / trainings.k
-            rest_planned += trainings.rest / n_trainings / images
+            rest_now += trainings.rest_variance / trainings.k
+            rest_planned += trainings.rest_variance / n_trainings / images
         common = max(0.0, self.image_error**2 - rest_now) / images
         images_only = max(common + rest_planned, least_variance)
         return ErrorVariance(
             seeds=sum(seed_variances),
-            seeds_dof=_degrees_of_freedom(seed_variances, dofs),
+            seeds_dof=_dof_of_sum(seed_variances, dofs),
             common=common if repeated else images_only,
-            images=images_only,
+            images_only=images_only,
             images_dof=max(1, self.units * images - 1),
         )
 
 
-def _degrees_of_freedom(variances: Sequence[Any], dofs: Sequence[float]) -> Any:
+def _dof_of_sum(variances: Sequence[Any], dofs: Sequence[float]) -> Any:
     """Return the degrees of freedom of a sum of variances by Satterthwaite.
 
-    All variances count as if they had the fewest degrees of freedom: min(dofs) * total^2 / sum of
-    squares. If one of them has a single degree of freedom and others have more, the result is 1:
-    two trainings may be equal by chance, and the trainings of the other method do not make up for
-    that.
+    All variances count as if they had the fewest degrees of freedom:
+        min(dofs) * (sum of variances)^2 / (sum of squared variances).
+    For example, two equal variances with 4 degrees of freedom each give 8, and the variances 1 and
+    0 give 4. If one variance has a single degree of freedom and another one has more, the result is
+    1: two trainings may be equal by chance, and the trainings of the other method do not make up
+    for that.
     """
-    fewest, total = min(dofs, default=1), sum(variances)
-    if fewest == 1 and len(set(dofs)) > 1:
+    fewest_dof = min(dofs, default=1)
+    if fewest_dof == 1 and len(set(dofs)) > 1:
         return 1
+    total = sum(variances)
     squares = np.asarray(sum(variance**2 for variance in variances))
-    return fewest * np.divide(total**2, squares, out=np.ones(squares.shape), where=squares > 0)
+    # How many equal variances the sum is worth, 1 if all variances are 0.
+    n_equal = np.divide(total**2, squares, out=np.ones(squares.shape), where=squares > 0)
+    return fewest_dof * n_equal
 
 
 def group_difference(
@@ -297,58 +325,70 @@ def group_difference(
     by_seed: bool = False,
     pooled: bool = False,
 ) -> GroupDifference:
-    """Return the difference of the means of two groups of trainings, a (k_A,) and b (k_B,).
+    """Return the difference of the mean values of two methods, each trained several times.
 
+    `a` (k_A,) and `b` (k_B,) hold the value of a metric for each training of methods A and B.
     `covariance` (k_A + k_B, k_A + k_B) is the covariance of the values by `units` images. Its rows
     and columns are first the trainings of A, then the trainings of B. With `by_seed`, trainings of
     the same index are pairs, which share everything that a seed decides for both methods. With
     `pooled`, the seeds of both methods are assumed to have the same variance, so that one of the
-    methods may have a single training. Raises ValueError if `by_seed` is given for groups of
-    different sizes, and for fewer than two images.
+    methods may have a single training. Raises ValueError if `by_seed` is given for different
+    numbers of trainings, and for fewer than two images.
     """
     if units < 2:
         raise ValueError("two images or more are needed to tell models apart")
     if by_seed and len(a) != len(b):
         raise ValueError(f"{len(a)} and {len(b)} trainings do not make pairs")
-    k = len(a)
-    # weights @ [a, b] is the difference of the means.
-    weights = np.concatenate([np.full(k, 1 / k), np.full(len(b), -1 / len(b))])
-    groups = _trainings(a, covariance[:k, :k]), _trainings(b, covariance[k:, k:])
-    factors: tuple[Trainings, ...] = groups
+    k_a, k_b = len(a), len(b)
+    trainings_a = _measure_spread(a, covariance[:k_a, :k_a])
+    trainings_b = _measure_spread(b, covariance[k_a:, k_a:])
+    factors: tuple[Trainings, ...] = (trainings_a, trainings_b)
     if by_seed:
-        pairs = np.concatenate([np.eye(k), -np.eye(k)], axis=1)  # pairs @ [a, b] is a - b
-        factors = (_trainings(a - b, pairs @ covariance @ pairs.T),)
+        pairs = np.concatenate([np.eye(k_a), -np.eye(k_a)], axis=1)  # pairs @ [a, b] is a - b
+        factors = (_measure_spread(a - b, pairs @ covariance @ pairs.T),)
     elif pooled:
-        factors = (_pooled(groups),)
-    image_error = math.sqrt(max(0.0, float(weights @ covariance @ weights)))
-    return GroupDifference(float(a.mean()), float(b.mean()), groups, factors, image_error, units)
+        factors = (_pool(trainings_a, trainings_b),)
+    # weights @ [a, b] is the difference of the means.
+    weights = np.concatenate([np.full(k_a, 1 / k_a), np.full(k_b, -1 / k_b)])
+    image_variance = max(0.0, float(weights @ covariance @ weights))
+    return GroupDifference(
+        a=float(a.mean()),
+        b=float(b.mean()),
+        groups=(trainings_a, trainings_b),
+        factors=factors,
+        image_error=math.sqrt(image_variance),
+        units=units,
+    )
 
 
-def _trainings(values: Values, covariance: Values) -> Trainings:
-    """Return how much trainings vary, from their values (k,) and their covariance (k, k) by images.
+def _measure_spread(values: Values, covariance: Values) -> Trainings:
+    """Return how much the values (k,) of k trainings vary.
 
-    The rest is the mean variance by images minus the mean covariance of two different trainings.
+    `covariance` (k, k) is the covariance of the values by images. The variance of the rest is the
+    mean of its diagonal minus the mean of all other elements, and at least 0. A single training has
+    no variances: they are 0.
     """
     k = len(values)
     if k == 1:
         return Trainings(1, 0.0, 0.0)
-    between = float(values.var(ddof=1))
+    variance_between = float(values.var(ddof=1))
     mean_covariance = (covariance.sum() - np.trace(covariance)) / (k * (k - 1))
-    rest = float(np.trace(covariance) / k - mean_covariance)
-    return Trainings(k, between, max(0.0, rest))
+    rest_variance = float(np.trace(covariance) / k - mean_covariance)
+    return Trainings(k, variance_between, max(0.0, rest_variance))
 
 
-def _pooled(groups: tuple[Trainings, Trainings]) -> Trainings:
+def _pool(a: Trainings, b: Trainings) -> Trainings:
     """Return one record for the trainings of two methods whose seeds have the same variance.
 
-    The variances are the means of both groups, weighted by the degrees of freedom.
+    The variances are the means of both methods, weighted by the degrees of freedom. For example,
+    variances of 1 by three trainings and 4 by two trainings give (2 * 1 + 1 * 4) / 3 = 2.
     """
-    freedom = sum(int(group.dof) for group in groups)
-    if not freedom:
+    dof = int(a.dof) + int(b.dof)
+    if not dof:
         return Trainings(1, 0.0, 0.0)
-    between = sum(group.dof * group.between for group in groups) / freedom
-    rest = sum(group.dof * group.rest for group in groups) / freedom
-    return Trainings(1 / sum(1 / group.k for group in groups), between, rest, freedom)
+    variance_between = (a.dof * a.variance_between + b.dof * b.variance_between) / dof
+    rest_variance = (a.dof * a.rest_variance + b.dof * b.rest_variance) / dof
+    return Trainings(1 / (1 / a.k + 1 / b.k), variance_between, rest_variance, dof)
 
 
 def image_covariance(estimates: Sequence[Estimate], *, seed: int = 0) -> tuple[Values, int]:
@@ -356,9 +396,11 @@ def image_covariance(estimates: Sequence[Estimate], *, seed: int = 0) -> tuple[V
 
     `estimates` holds the same metric of each model, on the same images. The covariance says how
     much the values would vary together if other images, or clusters, were drawn. It is by the
-    jackknife. For medians, minima and other estimates that the jackknife does not hold for, it is
-    by the bootstrap. It is NaN if the metric has no value without one of the images. Raises
-    ValueError for fewer than two images.
+    jackknife: with the values (S, n) without each of n images,
+        (n - 1) / n * sum over images of (value - mean) * (value - mean)'.
+    For medians, minima and other estimates that the jackknife does not hold for, it is by the
+    bootstrap. It is NaN if the metric has no value without one of the images. Raises ValueError for
+    fewer than two images.
     """
     jackknife_values = []
     for estimate in estimates:
@@ -366,7 +408,8 @@ def image_covariance(estimates: Sequence[Estimate], *, seed: int = 0) -> tuple[V
         if values_of_model is None:
             return _bootstrap_covariance(estimates, seed)
         jackknife_values.append(values_of_model)
-    values, n = np.stack(jackknife_values), len(jackknife_values[0])
+    values = np.stack(jackknife_values)  # (S, n)
+    n = values.shape[1]
     if n < 2:
         raise ValueError("two images or more are needed to tell models apart")
     changes = values - values.mean(axis=1, keepdims=True)
@@ -374,10 +417,14 @@ def image_covariance(estimates: Sequence[Estimate], *, seed: int = 0) -> tuple[V
 
 
 def _bootstrap_covariance(estimates: Sequence[Estimate], seed: int) -> tuple[Values, int]:
-    """Return the covariance of `image_covariance` by the bootstrap, and the number of images."""
+    """Return the covariance (S, S) of the values of S models by the bootstrap.
+
+    Also return the number of images or clusters that each resample draws. Resamples in which a
+    model has no value do not count.
+    """
     names = [str(index) for index in range(len(estimates))]
-    drawn, n = resample(dict(zip(names, estimates, strict=True)), seed=seed)
-    values = np.stack([drawn[name] for name in names])
-    values = values[:, ~np.isnan(values).any(axis=0)]
+    drawn_values, n = resample(dict(zip(names, estimates, strict=True)), seed=seed)
+    values = np.stack([drawn_values[name] for name in names])
+    is_complete = ~np.isnan(values).any(axis=0)
     # Resampling n clusters varies by a factor (n - 1) / n too little.
-    return np.atleast_2d(np.cov(values)) * n / (n - 1), n
+    return np.atleast_2d(np.cov(values[:, is_complete])) * n / (n - 1), n

@@ -24,21 +24,30 @@ SIDE = 32
 """Height and width of the pictures that are hashed, in pixels."""
 RADIUS = 8
 """Near hashes differ in at most so many bits."""
-_LOW = 8  # lowest frequencies of each axis
-_RUNS = 4  # of 16 bits in a hash
-_BASIS = dct(np.eye(SIDE, dtype=np.float32), axis=0, norm="ortho")[:_LOW]
+_N_FREQUENCIES = 8  # the lowest frequencies of each axis that are hashed
+_N_RUNS = 4  # runs of 16 bits in a hash
+_DCT_BASIS = dct(np.eye(SIDE, dtype=np.float32), axis=0, norm="ortho")[:_N_FREQUENCIES]
 _ROUNDING = 1e-2  # coefficients of a constant picture are not exactly 0
-_UP_TO_ONE = np.array([0, *(1 << bit for bit in range(16))], np.uint16)
-_UP_TO_TWO = np.unique(_UP_TO_ONE[:, None] ^ _UP_TO_ONE)
-_FLIPPED_BITS = (_UP_TO_TWO, _UP_TO_ONE, _UP_TO_ONE, _UP_TO_ONE)  # that are looked up in each run
+# All numbers of 16 bits of which at most one bit is set, and at most two bits are set.
+_UP_TO_ONE_BIT = np.array([0, *(1 << bit for bit in range(16))], np.uint16)
+_UP_TO_TWO_BITS = np.unique(_UP_TO_ONE_BIT[:, None] ^ _UP_TO_ONE_BIT)
+# For each run: the patterns of flipped bits that are looked up.
+_FLIPPED_BITS = (_UP_TO_TWO_BITS, _UP_TO_ONE_BIT, _UP_TO_ONE_BIT, _UP_TO_ONE_BIT)
 _BLOCK = 1 << 16  # queries at a time
-_BITS_SET = np.array([bin(number).count("1") for number in range(1 << 16)], np.uint8)
+# The number of bits that are set in each number of 16 bits.
+_N_BITS_SET = np.array([bin(number).count("1") for number in range(1 << 16)], np.uint8)
 
 
 def perceptual_hashes(pictures: NDArray[np.uint8]) -> Hashes:
-    """Return the hashes (N,) of grey pictures (N, 32, 32)."""
-    coefficients = (_BASIS @ pictures.astype(np.float32) @ _BASIS.T).reshape(-1, _LOW**2)
+    """Return the pHash (N,) of each grey picture, from pictures (N, 32, 32).
+
+    Each of the 64 bits of a hash says whether one of the lowest DCT coefficients of the picture is
+    above the median of all 64.
+    """
+    spectra = _DCT_BASIS @ pictures.astype(np.float32) @ _DCT_BASIS.T  # (N, 8, 8)
+    coefficients = spectra.reshape(-1, _N_FREQUENCIES**2)
     is_high = coefficients > np.median(coefficients, axis=1, keepdims=True) + _ROUNDING
+    # Pack 64 truth values into 8 bytes, and read them as one number.
     return np.packbits(is_high, axis=1).view(np.uint64)[:, 0]
 
 
@@ -57,64 +66,87 @@ class HashIndex:
     """An index of the hashes (N,) of items, in which near hashes are found."""
 
     def __init__(self, hashes: Hashes) -> None:
+        """Sort the items by each of the four runs of 16 bits of their hashes.
+
+        For each run, keep the indices of the items, sorted by the run's value. Also keep the place
+        at which each of the 2^16 possible values begins among the sorted items, and a last entry
+        for the end. For example, items with the values [2, 0, 2] are sorted as [1, 0, 2]. The value
+        0 begins at place 0, the values 1 and 2 begin at place 1, and 3 at place 3.
+        """
         self._hashes = hashes
-        # For each run: the items in the order of the run's value, and the first place in this order
-        # of each of the 2^16 possible values.
-        self._order, self._starts = [], []
-        for run in _runs(hashes).T:
-            self._order.append(np.argsort(run, kind="stable"))
-            self._starts.append(np.cumsum([0, *np.bincount(run, minlength=1 << 16)]))
+        self._sorted_items, self._first_places = [], []
+        for values in _split_into_runs(hashes).T:
+            n_items_by_value = np.bincount(values, minlength=1 << 16)
+            self._sorted_items.append(np.argsort(values, kind="stable"))
+            self._first_places.append(np.cumsum([0, *n_items_by_value]))
 
     def near(self, queries: Hashes) -> Near:
-        """Return all items within RADIUS of each query (M,), sorted by query, then by item."""
+        """Return all items whose hashes differ from a query's hash in at most RADIUS bits.
+
+        `queries` (M,) holds the hashes of the queries. The pairs are sorted by query, then by item.
+        """
         pairs_of_blocks = [np.empty((0, 2), np.int64)]
         for start in range(0, len(queries), _BLOCK):
             block = queries[start : start + _BLOCK]
             pairs_of_runs: list[Ints] = []
-            for run in range(_RUNS):
-                pairs_of_runs += self._near_by_run(block, run)
+            for run in range(_N_RUNS):
+                pairs_of_runs += self._find_by_run(block, run)
+            # A pair may be found by several runs.
             pairs = np.unique(np.concatenate(pairs_of_runs), axis=0)
             pairs[:, 0] += start
             pairs_of_blocks.append(pairs)
         query, item = np.concatenate(pairs_of_blocks).T
         return Near(query, item, differing_bits(queries[query], self._hashes[item]))
 
-    def _near_by_run(self, queries: Hashes, run: int) -> Iterator[Ints]:
-        """Yield near pairs of a query and an item, (K, 2), for each pattern of `_FLIPPED_BITS`.
+    def _find_by_run(self, queries: Hashes, run: int) -> Iterator[Ints]:
+        """Yield pairs of indices of near queries and items, (K, 2), found by one run of 16 bits.
 
-        The bits of the pair's run differ exactly by the pattern.
+        `run` is the index of the run, 0 to 3. The pairs are yielded for each pattern of flipped
+        bits: the run's bits of the query and of the item differ exactly by the pattern.
         """
-        query_bits, order, starts = _runs(queries)[:, run], self._order[run], self._starts[run]
-        for flipped in _FLIPPED_BITS[run]:
-            item_bits = query_bits ^ flipped
-            first_place = starts[item_bits]
-            n_items = starts[item_bits.astype(np.int64) + 1] - first_place
-            query = np.repeat(np.arange(len(queries)), n_items)
-            # The places of each query's items in the order: first_place, first_place + 1, ...
-            first_pair = np.cumsum(n_items) - n_items  # the index of each query's first pair
-            place = np.arange(len(query)) + np.repeat(first_place - first_pair, n_items)
-            item = order[place]
-            is_near = differing_bits(queries[query], self._hashes[item]) <= RADIUS
-            yield np.stack([query[is_near], item[is_near]], axis=1)
+        query_bits = _split_into_runs(queries)[:, run]
+        sorted_items, first_places = self._sorted_items[run], self._first_places[run]
+        for flipped_bits in _FLIPPED_BITS[run]:
+            # The items whose run has these bits lie side by side among the sorted items.
+            item_bits = query_bits ^ flipped_bits
+            first_place = first_places[item_bits]
+            n_items = first_places[item_bits.astype(np.int64) + 1] - first_place
+            # One pair for each query and each of its items. For example, two queries whose items
+            # begin at the places [5, 8], with [2, 1] items, have the queries 0, 0, 1 and the places
+            # 5, 6, 8. The first pairs of the queries have the indices 0 and 2.
+            query_indices = np.repeat(np.arange(len(queries)), n_items)
+            first_pairs = np.cumsum(n_items) - n_items
+            places = np.arange(len(query_indices)) + np.repeat(first_place - first_pairs, n_items)
+            item_indices = sorted_items[places]
+            # Keep the pairs that are near in all bits.
+            distances = differing_bits(queries[query_indices], self._hashes[item_indices])
+            pairs = np.stack([query_indices, item_indices], axis=1)
+            yield pairs[distances <= RADIUS]
 
 
-def _runs(hashes: Hashes) -> NDArray[np.uint16]:
-    """Return the runs of 16 bits of each hash, (N, 4)."""
-    return np.ascontiguousarray(hashes).view(np.uint16).reshape(-1, _RUNS)
+def _split_into_runs(hashes: Hashes) -> NDArray[np.uint16]:
+    """Return the four runs of 16 bits of each hash, (N, 4)."""
+    return np.ascontiguousarray(hashes).view(np.uint16).reshape(-1, _N_RUNS)
 
 
 def differing_bits(a: Hashes, b: Hashes) -> NDArray[np.uint8]:
-    """Return the number of bits in which hashes a (N,) and b (N,) differ, (N,)."""
-    return _BITS_SET[_runs(a ^ b)].sum(axis=1, dtype=np.uint8)
+    """Return the number of bits in which hashes a (N,) and b (N,) differ, (N,).
+
+    For example, the hashes 0b0110 and 0b0011 differ in 2 bits.
+    """
+    return _N_BITS_SET[_split_into_runs(a ^ b)].sum(axis=1, dtype=np.uint8)
 
 
 def correlations(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return the correlations (N,) of the pixels of pictures a and b, (N, 32, 32) each.
+    """Return Pearson's correlation of the pixels of each pair of pictures, (N,).
 
-    The correlation with a constant picture is 0.
+    The pictures a and b are (N, 32, 32) each, and a[i] is compared with b[i]. The correlation with
+    a constant picture is 0.
     """
-    x = a.reshape(len(a), SIDE**2).astype(np.float32)
-    y = b.reshape(len(b), SIDE**2).astype(np.float32)
-    x, y = x - x.mean(axis=1, keepdims=True), y - y.mean(axis=1, keepdims=True)
-    norms = np.sqrt((x**2).sum(axis=1) * (y**2).sum(axis=1))
-    return np.divide((x * y).sum(axis=1), norms, out=np.zeros_like(norms), where=norms > 0)
+    pixels_a = a.reshape(len(a), SIDE**2).astype(np.float32)
+    pixels_b = b.reshape(len(b), SIDE**2).astype(np.float32)
+    centered_a = pixels_a - pixels_a.mean(axis=1, keepdims=True)
+    centered_b = pixels_b - pixels_b.mean(axis=1, keepdims=True)
+    products = (centered_a * centered_b).sum(axis=1)
+    norms = np.sqrt((centered_a**2).sum(axis=1) * (centered_b**2).sum(axis=1))
+    return np.divide(products, norms, out=np.zeros_like(norms), where=norms > 0)

@@ -21,9 +21,11 @@ from cosmos_eval.stats.estimates import (
 def values_without_each(estimate: Estimate) -> Values | None:
     """Return the value of an estimate without each cluster in turn, (C,).
 
-    If the samples are independent, each sample is a cluster. Return None for estimates that the
-    jackknife does not hold for, such as medians, and for estimates that would take a pass over all
-    samples per cluster.
+    A cluster is a set of samples that depend on each other, such as the captions of one image. If
+    the samples are independent, each sample is a cluster. For example, the hits [1, 1, 0] have the
+    proportions [0.5, 0.5, 1] without each sample. Return None for estimates that the jackknife does
+    not hold for, such as medians, and for estimates that would take a pass over all samples per
+    cluster.
     """
     match estimate:
         case Proportion(hits):
@@ -32,7 +34,8 @@ def values_without_each(estimate: Estimate) -> Values | None:
             return (hits.sum() - hits) / (len(hits) - 1)
         case Mean(values, clusters):
             cluster = np.unique(clusters, return_inverse=True)[1]
-            sums, sizes = np.bincount(cluster, weights=values), np.bincount(cluster)
+            sums = np.bincount(cluster, weights=values)
+            sizes = np.bincount(cluster)
             return ratio(sums.sum() - sums, sizes.sum() - sizes)
         case FunctionOfSums():
             return sums_without_each(estimate)
@@ -46,18 +49,25 @@ def values_without_each(estimate: Estimate) -> Values | None:
 def _group_mean_without_each(hits: NDArray[np.bool_], groups: Ints, clusters: Ints) -> Values:
     """Return the mean share of hits (N,) over groups (N,) without each cluster in turn, (C,).
 
-    The mean without a cluster leaves out groups that only this cluster has. Without a cluster, only
-    the shares of the groups that it has samples in change. So the sum of the shares is
+    `groups` and `clusters` are (N,), too. The mean without a cluster leaves out groups that only
+    this cluster has. Without a cluster, only the shares of the groups that it has samples in
+    change. So the sum of the shares without a cluster is
 
         sum of all shares + sum over the cluster's groups of (share without cluster - share)
+
+    For example, the hits [1, 0, 1], the groups [0, 0, 1] and the clusters [0, 1, 1] give [0.5, 1].
+    Without cluster 0, the shares are 0 and 1. Without cluster 1, group 0 has the share 1, and group
+    1 is left out.
     """
     group = np.unique(groups, return_inverse=True)[1]
     cluster = np.unique(clusters, return_inverse=True)[1]
-    n_samples, n_hits = np.bincount(group), np.bincount(group, weights=hits)
+    n_samples = np.bincount(group)
+    n_hits = np.bincount(group, weights=hits)
     n_groups = len(n_samples)
     shares = n_hits / n_samples
     # The distinct pairs of a cluster and a group that have samples in common, as one number each:
-    # cluster * n_groups + group. `pair` (N,) is the index of each sample's pair.
+    # cluster * n_groups + group, such as 1 * 10 + 7 = 17. `pair` (N,) is the index of each sample's
+    # pair.
     pair_numbers, pair = np.unique(cluster * n_groups + group, return_inverse=True)
     cluster_of_pair, group_of_pair = np.divmod(pair_numbers, n_groups)
     # The samples and the hits of a pair's group without the pair's cluster.
@@ -73,7 +83,9 @@ def _group_mean_without_each(hits: NDArray[np.bool_], groups: Ints, clusters: In
 def sums_without_each(estimate: FunctionOfSums) -> Values:
     """Return the values (N,) of a function of sums without each sample in turn.
 
-    A value is NaN if the function has no value for the other samples.
+    For example, the terms [1, 2, 4] have the sums [6, 5, 3] without each sample. A value is NaN if
+    the function has no value for the other samples.
     """
     terms = estimate.terms
-    return estimate.function(terms._make(term.sum(0) - term for term in terms))
+    sums_without_sample = terms._make(term.sum(0) - term for term in terms)
+    return estimate.function(sums_without_sample)

@@ -71,10 +71,11 @@ class PairedDifference(NamedTuple):
 
     @property
     def difference(self) -> float:
+        """The value of A minus the value of B."""
         return self.a - self.b
 
     def interval(self, level: float = intervals.LEVEL) -> Interval:
-        """Return the confidence interval of the difference."""
+        """Return the confidence interval of the difference: center -+ t x standard error."""
         half = float(stdtrit(self.dof, (1 + level) / 2)) * self.error
         method = AGRESTI_MIN if self.method == MCNEMAR else self.method
         return Interval(self.center - half, self.center + half, method, level)
@@ -82,7 +83,8 @@ class PairedDifference(NamedTuple):
     def p_below(self, bound: float) -> float:
         """Return the one-sided p-value against a true difference of `bound` or more.
 
-        It is below (1 - level) / 2 exactly if the interval of that level lies below `bound`.
+        A small p-value says that the true difference is below the bound. It is below
+        (1 - level) / 2 exactly if the interval of that level lies below `bound`.
         """
         if self.error == 0:  # all samples point the same way
             return 1.0 if self.center >= bound else 0.5**self.units
@@ -91,17 +93,19 @@ class PairedDifference(NamedTuple):
     def detectable(self, alpha: float = 1 - intervals.LEVEL, power: float = POWER) -> float | None:
         """Return the true difference that a two-sided test finds with probability `power`.
 
-        It is (t(1 - alpha / 2) + t(power)) x standard error, for models that differ on as many
-        samples as these two. For McNemar's test, it is at least
-        (t(1 - alpha / 2) + t(power))^2 / n, because the share of samples on which two models differ
-        is at least their difference. Return None if the standard error is 0.
+        It is (t(1 - alpha / 2) + t(power)) x standard error, with quantiles of Student's t, for
+        models that differ on as many samples as these two. At the default alpha and power and many
+        samples, the factor is 1.96 + 0.84 = 2.8. For McNemar's test, the result is at least
+        factor^2 / n, because the share of samples on which two models differ is at least their
+        difference. Return None if the standard error is 0.
         """
         factor = float(stdtrit(self.dof, [1 - alpha / 2, power]).sum())
         least = factor**2 / self.units if self.method == MCNEMAR else 0.0
-        return max(factor * self.error, least) or None
+        detectable = max(factor * self.error, least)
+        return detectable if detectable else None
 
     def flipped(self) -> PairedDifference:
-        """Return the difference of B minus A."""
+        """Return the difference of the same models with A and B exchanged: B minus A."""
         changed: tuple[int, int] | None = None
         if self.changed is not None:
             only_a, only_b = self.changed
@@ -112,7 +116,8 @@ class PairedDifference(NamedTuple):
 def mcnemar(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> PairedDifference:
     """Return the difference of the proportions of hits of two models by McNemar's test.
 
-    `a` (N,) and `b` (N,) are the hits on the same independent samples.
+    `a` (N,) and `b` (N,) are the hits of models A and B on the same independent samples. The test
+    depends on the samples that only one of the models gets right, see `matched_shares`.
     """
     both_right = int((a & b).sum())
     only_a = int((a & ~b).sum())
@@ -121,16 +126,20 @@ def mcnemar(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> PairedDifference:
 
 
 def matched_shares(both: int, only_a: int, only_b: int, n: int) -> PairedDifference:
-    """Return the difference of two models from numbers of samples.
+    """Return the difference of two models from the numbers of samples that they get right.
 
     `both`, `only_a` and `only_b` are the numbers of the n samples that both models, only A and only
     B get right. The p-value is the two-sided binomial p-value of (only_a, only_b) at a probability
-    of a half. The interval is Wald's after half a sample is added to each of the four cells of the
-    table of right and wrong. Raises ValueError if n is 0.
+    of a half. For example, 1 and 5 give 2 * (1 + 6) / 2^6 = 0.22. The interval is Wald's after half
+    a sample is added to each of the four cells of the table of right and wrong (Agresti and Min):
+        center = (only_a - only_b) / (n + 2)
+        error^2 = ((only_a + only_b + 1) / (n + 2) - center^2) / (n + 2).
+    Raises ValueError if n is 0.
     """
     if n < 1:
         raise ValueError("no samples to compare")
-    p_value = min(1.0, 2 * float(bdtr(min(only_a, only_b), only_a + only_b, 0.5)))
+    one_sided = float(bdtr(min(only_a, only_b), only_a + only_b, 0.5))
+    p_value = min(1.0, 2 * one_sided)
     center = (only_a - only_b) / (n + 2)
     error = math.sqrt((only_a + only_b + 1) / (n + 2) - center**2) / math.sqrt(n + 2)
     return PairedDifference(
@@ -169,32 +178,52 @@ def differences(
 ) -> Compare:
     """Return the function that compares two of several models, on the same samples.
 
-    `models` holds the estimates of each model by name. Samples are drawn once, for all models.
-    `without_slow` leaves out estimates that take long. Raises ValueError if there are fewer than
-    two clusters to draw.
+    `models` holds the estimates of each model by name. The function takes the indices of two
+    models, and returns their differences by name: compare(0, 1)["accuracy"] is the accuracy of the
+    first model minus the accuracy of the second. Samples are drawn once, for all models.
+    `without_slow` leaves out estimates that take long, see `is_slow`. Raises ValueError if there
+    are fewer than two clusters to draw.
     """
-    compared_models: Sequence[intervals.Estimates] = models
-    if without_slow:
-        compared_models = [
-            {name: estimate for name, estimate in estimates.items() if not is_slow(estimate)}
-            for estimates in models
-        ]
-    return _Comparisons(compared_models, seed, resamples).compare
+    if not without_slow:
+        return _Comparisons(models, seed, resamples).compare
+    fast_models = []
+    for estimates in models:
+        fast_estimates = {}
+        for name, estimate in estimates.items():
+            if not is_slow(estimate):
+                fast_estimates[name] = estimate
+        fast_models.append(fast_estimates)
+    return _Comparisons(fast_models, seed, resamples).compare
 
 
 class _Comparisons:
     """Compares any two of several models by their resampled values and their jackknife values."""
 
     def __init__(self, models: Sequence[intervals.Estimates], seed: int, resamples: int) -> None:
+        """Compute the resampled and the jackknife values of all models.
+
+        `models` holds the estimates of each model by name.
+        """
         self.models = models
         self.seed = seed
         self.resamples = resamples
         # For each model: the values (N,) without each sample, by names of jackknifed estimates.
-        self.jackknife_values = [_jackknife_values(estimates) for estimates in models]
-        self.bootstraps = self._bootstraps()
+        self.jackknife_values: list[dict[str, Values]] = []
+        for estimates in models:
+            values = {}
+            for name, estimate in estimates.items():
+                if isinstance(estimate, FunctionOfSums) and estimate.jackknife:
+                    values[name] = sums_without_each(estimate)
+            self.jackknife_values.append(values)
+        self.bootstraps = self._draw_bootstraps()
 
-    def _bootstraps(self) -> list[_Bootstrap]:
-        """Return one bootstrap for each number of clusters that the estimates have."""
+    def _draw_bootstraps(self) -> list[_Bootstrap]:
+        """Draw one bootstrap for each number of clusters that the estimates have.
+
+        A cluster is a set of samples that depend on each other. Estimates with the same number of
+        clusters are computed from the same draws, for all models. Estimates that are jackknifed are
+        left out.
+        """
         models_by_sizes = []  # for each model: its estimates by the sizes that are drawn
         all_sizes: set[tuple[int, ...]] = set()
         for estimates, values in zip(self.models, self.jackknife_values, strict=True):
@@ -202,7 +231,7 @@ class _Comparisons:
             for name, estimate in estimates.items():
                 if name not in values:
                     resampled[name] = estimate
-            estimates_by_sizes = intervals.by_clusters(resampled)
+            estimates_by_sizes = intervals.group_by_drawn_sizes(resampled)
             models_by_sizes.append(estimates_by_sizes)
             all_sizes.update(estimates_by_sizes)
         bootstraps = []
@@ -216,21 +245,27 @@ class _Comparisons:
             drawn = intervals.resample(
                 statistics, counts, seed=self.seed, resamples=self.resamples, sizes=sizes
             )
+            # sizes[1], if there is one, is a number of draws of a classifier.
             bootstraps.append(_Bootstrap(statistics, counts, drawn, units=sizes[0]))
         return bootstraps
 
     def compare(self, a: int, b: int) -> dict[str, PairedDifference]:
-        """Return the differences of all estimates that models A and B both have, by name."""
+        """Return the differences of all estimates that models A and B both have, by name.
+
+        `a` and `b` are the indices of the models. Names are in the order of model A. Estimates
+        without a value in one of the models are left out.
+        """
         differences_by_name: dict[str, PairedDifference] = {}
         for bootstrap in self.bootstraps:
             differences_by_name.update(bootstrap.compare(a, b))
+        # Add the estimates that have tests of their own.
         for name, estimate_a in self.models[a].items():
             match estimate_a, self.models[b].get(name):
                 case Proportion(hits_a), Proportion(hits_b):
                     differences_by_name[name] = mcnemar(hits_a, hits_b)
                 case FunctionOfSums(jackknife=True), FunctionOfSums(jackknife=True) as estimate_b:
                     changes = self.jackknife_values[a][name] - self.jackknife_values[b][name]
-                    difference = _by_jackknife(estimate_a.value, estimate_b.value, changes)
+                    difference = _compare_by_jackknife(estimate_a.value, estimate_b.value, changes)
                     if difference is not None:
                         differences_by_name[name] = difference
                 case GroupMean(clusters=None), GroupMean(clusters=None) as estimate_b:
@@ -246,7 +281,7 @@ class _Comparisons:
     def _compare_group_means(
         self, name: str, a: GroupMean, b: GroupMean
     ) -> PairedDifference | None:
-        """Return the difference of two means over groups of independent samples.
+        """Return the difference of two means over groups of independent samples, such as classes.
 
         Return None if a model has no value. Means over the same groups are compared `by_class`, and
         all others by the bootstrap. Groups differ, for example, for precision per class, whose
@@ -259,21 +294,13 @@ class _Comparisons:
         return _Bootstrap(statistics, counts, drawn).compare(0, 1).get(name)
 
 
-def _jackknife_values(estimates: intervals.Estimates) -> dict[str, Values]:
-    """Return the values (N,) without each sample of the estimates that are jackknifed."""
-    values = {}
-    for name, estimate in estimates.items():
-        if isinstance(estimate, FunctionOfSums) and estimate.jackknife:
-            values[name] = sums_without_each(estimate)
-    return values
-
-
 def by_class(a: GroupMean, b: GroupMean) -> PairedDifference:
     """Return the difference of the mean proportions of hits per class of two models.
 
     Both models have the same samples. The difference is sum(weight * sign) over the N samples. The
     sign is 1 if only A gets the sample right, -1 if only B does, and 0 otherwise. The weight is
-    1 / (number of classes * size of the sample's class).
+    1 / (number of classes * size of the sample's class). For example, with two classes of 1 and 4
+    samples, the weights are 1/2 and 1/8.
 
     The variance is sum((weight * (sign - difference))^2) + mean(weight^2). The first term holds for
     classes of a single sample, too. The second term counts as one more sample, so that the variance
@@ -283,21 +310,22 @@ def by_class(a: GroupMean, b: GroupMean) -> PairedDifference:
     n = len(a.hits)
     if n < 2:
         raise ValueError("two images or more are needed to tell models apart")
-    _, group, sizes = np.unique(a.groups, return_inverse=True, return_counts=True)
-    weights = 1 / (len(sizes) * sizes[group])
+    _, class_index, class_sizes = np.unique(a.groups, return_inverse=True, return_counts=True)
+    weights = 1 / (len(class_sizes) * class_sizes[class_index])
     signs = a.hits.astype(np.float64) - b.hits
     difference = weights @ signs
     squares = np.square(weights * (signs - difference))
     variance = float(squares.sum() + np.square(weights).mean())
     sum_of_fourth_powers = float(np.square(squares).sum())
     dof = variance**2 / sum_of_fourth_powers if sum_of_fourth_powers > 0 else _NORMAL
-    return _by_student(a.value, b.value, math.sqrt(variance), n, dof, BY_CLASS)
+    return _compare_by_t_test(a.value, b.value, math.sqrt(variance), n, dof, BY_CLASS)
 
 
-def _by_jackknife(a: float, b: float, changes: Values) -> PairedDifference | None:
+def _compare_by_jackknife(a: float, b: float, changes: Values) -> PairedDifference | None:
     """Return the difference of values a and b by the jackknife.
 
-    `changes` (N,) holds the difference without each of N samples, NaN if a model has no value.
+    `changes` (N,) holds the difference of the values without each of N samples, NaN if a model has
+    no value. The standard error is sqrt((N - 1) / N * sum of (change - mean change)^2).
     Return None if fewer than two of them are not NaN. Raises ValueError for fewer than two samples.
     """
     if len(changes) < 2:
@@ -306,7 +334,8 @@ def _by_jackknife(a: float, b: float, changes: Values) -> PairedDifference | Non
     n = len(changes)
     if n < 2 or math.isnan(a - b):
         return None
-    return _by_student(a, b, math.sqrt((n - 1) * changes.var()), n, n - 1, JACKKNIFE)
+    error = math.sqrt((n - 1) * changes.var())
+    return _compare_by_t_test(a, b, error, n, n - 1, JACKKNIFE)
 
 
 class _Bootstrap:
@@ -319,11 +348,12 @@ class _Bootstrap:
         drawn: Sequence[Mapping[str, Values]],
         units: int | None = None,
     ) -> None:
-        """Keep the resampled values `drawn` of each model, and compute the observed values.
+        """Keep the resampled values of each model, and compute its values for all samples.
 
-        `counts` (C,) holds the number of clusters of each kind. `units` is the number of
-        independent samples or clusters, by default the sum of `counts`. Raises ValueError if it is
-        less than two.
+        `statistics` compute the values of each model, and `drawn` holds the resampled values (R,)
+        of each model by name. `counts` (C,) holds the number of clusters of each kind. `units` is
+        the number of independent samples or clusters, by default the sum of `counts`. Raises
+        ValueError if it is less than two.
         """
         self.drawn = drawn
         self.units = units or int(counts.sum())
@@ -335,13 +365,16 @@ class _Bootstrap:
     def compare(self, a: int, b: int) -> dict[str, PairedDifference]:
         """Return the differences of all estimates that models A and B both have, by name.
 
-        Resamples in which an estimate has no value do not count for that estimate.
+        `a` and `b` are the indices of the models. Resamples in which an estimate has no value do
+        not count for that estimate. An estimate without a value in one of the models, or in all but
+        one of the resamples, is left out.
         """
         differences_by_name = {}
         for name in self.observed[a]:
             if name not in self.observed[b]:
                 continue
-            value_a, value_b = float(self.observed[a][name][0]), float(self.observed[b][name][0])
+            value_a = float(self.observed[a][name][0])
+            value_b = float(self.observed[b][name][0])
             changes = self.drawn[a][name] - self.drawn[b][name]
             changes = changes[~np.isnan(changes)]
             if len(changes) > 1 and not math.isnan(value_a) and not math.isnan(value_b):
@@ -354,26 +387,40 @@ class _Bootstrap:
 def difference_of_draws(a: float, b: float, changes: Values, n: int) -> PairedDifference:
     """Return the difference of values a and b, whose resampled differences are `changes` (R,).
 
-    `n` is the number of clusters. For a mean over several sets of samples, it is the smallest one.
+    The standard error is the standard deviation of `changes`, times sqrt(n / (n - 1)). `n` is the
+    number of clusters. For a mean over several data sets, it is the smallest number of clusters.
     """
-    # Resampling n clusters varies by a factor (n - 1) / n too little.
+    # Resampled values of n clusters vary by a factor (n - 1) / n too little.
     error = float(changes.std(ddof=1)) * math.sqrt(n / (n - 1))
-    return _by_student(a, b, error, n, n - 1, BOOTSTRAP)
+    return _compare_by_t_test(a, b, error, n, n - 1, BOOTSTRAP)
 
 
 def independent_difference(a: float, b: float, error: float, units: int) -> PairedDifference:
-    """Return the difference of two results without common samples, from its standard error."""
+    """Return the difference of two results without common samples, from its standard error.
+
+    The p-value is by the normal distribution. `units` is the number of samples.
+    """
     p_value = 2 * float(stdtr(_NORMAL, -abs(a - b) / error)) if error > 0 else 1.0
-    return PairedDifference(a, b, a - b, error, _NORMAL, p_value, units, INDEPENDENT)
+    return PairedDifference(
+        a=a,
+        b=b,
+        center=a - b,
+        error=error,
+        dof=_NORMAL,
+        p_value=p_value,
+        units=units,
+        method=INDEPENDENT,
+    )
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Return Holm's adjusted p-values, in the same order.
 
     The smallest of n p-values is multiplied by n, the next one by n - 1, and so on. No adjusted
-    p-value is smaller than the one before it. If all hypotheses with adjusted p-values of at most
-    alpha are rejected, the probability that a true one is among them is at most alpha, also if the
-    tests depend on each other.
+    p-value is smaller than the one before it, or greater than 1. For example, [0.01, 0.04, 0.03]
+    becomes [0.03, 0.06, 0.06]. If all hypotheses with adjusted p-values of at most alpha are
+    rejected, the probability that a true one is among them is at most alpha, also if the tests
+    depend on each other.
     """
     order = np.argsort(p_values, kind="stable")
     sorted_p_values = np.asarray(p_values, np.float64)[order]
@@ -383,12 +430,21 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def _by_student(
+def _compare_by_t_test(
     a: float, b: float, error: float, n: int, dof: float, method: str
 ) -> PairedDifference:
-    """Return the difference of two values by Student's t, from n samples or clusters."""
+    """Return the difference of values a and b by Student's t test.
+
+    `error` is the standard error of the difference, with `dof` degrees of freedom. `n` is the
+    number of independent samples or clusters, and `method` the name of the method in results. If
+    the standard error is 0, all clusters point the same way: the p-value is the one of a sign test.
+    """
     if error > 0:
         p_value = 2 * float(stdtr(dof, -abs(a - b) / error))
+    elif a == b:
+        p_value = 1.0
     else:
-        p_value = 1.0 if a == b else 2 * 0.5**n  # all clusters point the same way
-    return PairedDifference(a, b, a - b, error, dof, p_value, n, method)
+        p_value = 2 * 0.5**n
+    return PairedDifference(
+        a=a, b=b, center=a - b, error=error, dof=dof, p_value=p_value, units=n, method=method
+    )

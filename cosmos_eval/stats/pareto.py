@@ -9,18 +9,20 @@ def pareto_front(
     """Return the indices of the points that no other point dominates, by rising cost.
 
     A point dominates another point if neither its cost nor its value is worse, and one of them is
-    better. Equal points do not dominate each other.
+    better. Equal points do not dominate each other. For example, the costs [1, 2, 3] and the values
+    [0.5, 0.4, 0.9] give [0, 2]: the second point costs more than the first and has a lower value.
+    Lower costs are always better. Lower values are better if `higher_is_better` is False.
     """
-    sign = 1 if higher_is_better else -1
+    scores = list(values) if higher_is_better else [-value for value in values]
+    by_cost = sorted(range(len(costs)), key=lambda index: (costs[index], -scores[index]))
     front: list[int] = []
-    indices = range(len(costs))
-    for index in sorted(indices, key=lambda index: (costs[index], -sign * values[index])):
+    for index in by_cost:
         if not front:
             front.append(index)
             continue
         last = front[-1]
-        is_equal = (costs[index], values[index]) == (costs[last], values[last])
-        is_better = sign * values[index] > sign * values[last]
+        is_equal = costs[index] == costs[last] and scores[index] == scores[last]
+        is_better = scores[index] > scores[last]
         if is_equal or is_better:
             front.append(index)
     return front

@@ -18,43 +18,58 @@ _QUANTILES = (0.95, 0.05)  # of chi-squared, for the least and for the greatest 
 def range_of_trainings(
     difference: GroupDifference, size: float, power: float, images: float
 ) -> tuple[int, int]:
-    """Return the 90% interval of the number of trainings of each method that are needed.
+    """Return the 90% interval of how many trainings of each method a planned study needs.
 
-    So many trainings find a true difference of `size` with probability `power`, on `images` times
-    as many images. An end of 1 + MOST_TRAININGS stands for more than MOST_TRAININGS.
+    The study shall find a true difference of `size` with probability `power`. It has `images` times
+    as many images as the study that `difference` is from. For example, (4, 23) means 4 to 23
+    trainings of each method. An end of 1 + MOST_TRAININGS stands for more than MOST_TRAININGS.
     """
-    n_trainings = []
+    least_and_most = []
     for quantile in _QUANTILES:
-        scaled_difference = _with_variance_at(difference, quantile)
-        n_trainings.append(_trainings_needed(scaled_difference, size, power, images))
-    least, greatest = n_trainings
-    return least, greatest
+        scaled_difference = _scale_variances(difference, quantile)
+        n_trainings = _count_needed_trainings(scaled_difference, size, power, images)
+        least_and_most.append(n_trainings)
+    least, most = least_and_most
+    return least, most
 
 
-def _with_variance_at(difference: GroupDifference, quantile: float) -> GroupDifference:
-    """Return a difference with the variances between trainings that may be the true ones.
+def _scale_variances(difference: GroupDifference, quantile: float) -> GroupDifference:
+    """Return the difference with variances between trainings that may be the true ones.
 
-    If these are the true variances, then the estimated variances are the `quantile` of their
-    distribution. All variances are scaled by one factor, which follows from Satterthwaite's degrees
-    of freedom of their sum.
+    The estimated variances are the given `quantile` of what studies estimate if the returned
+    variances are the true ones. For example, a high quantile means that the estimates happen to be
+    high, so that the returned variances are lower. All variances are scaled by one factor,
+        dof / (quantile of chi-squared with dof degrees of freedom),
+    where dof are Satterthwaite's degrees of freedom of the sum of the variances.
     """
     repeated = [trainings for trainings in difference.factors if trainings.dof > 0]
-    spread = sum(trainings.between**2 / trainings.dof for trainings in repeated)
+    spread = sum(trainings.variance_between**2 / trainings.dof for trainings in repeated)
     if not spread:
         return difference
-    dof = sum(trainings.between for trainings in repeated) ** 2 / spread
+    dof = sum(trainings.variance_between for trainings in repeated) ** 2 / spread
+    # 2 * gammaincinv(dof / 2, p) is the quantile p of chi-squared.
     factor = dof / (2 * float(gammaincinv(dof / 2, quantile)))
     scaled_factors = []
     for trainings in difference.factors:
-        scaled_factors.append(trainings._replace(between=factor * trainings.between))
+        scaled_variance = factor * trainings.variance_between
+        scaled_factors.append(trainings._replace(variance_between=scaled_variance))
     return difference._replace(factors=tuple(scaled_factors))
 
 
-def _trainings_needed(difference: GroupDifference, size: float, power: float, images: float) -> int:
-    """Return the least number of trainings of each method that find a difference of `size`."""
+def _count_needed_trainings(
+    difference: GroupDifference, size: float, power: float, images: float
+) -> int:
+    """Return how many trainings of each method are needed to find a difference of `size`.
+
+    It is the least number from 2 to MOST_TRAININGS that finds it. Return 1 + MOST_TRAININGS if
+    even MOST_TRAININGS do not find it.
+    """
 
     def size_beyond_detectable(k: int) -> float:
-        return size - (difference.detectable(power=power, k=k, images=images) or 0.0)
+        """Return `size` minus the difference that k trainings detect. It rises with k."""
+        detectable = difference.detectable(power=power, k=k, images=images) or 0.0
+        return size - detectable
 
-    # It rises with k: the first k for which it is 0 or more is needed.
-    return 2 + bisect_left(range(2, MOST_TRAININGS + 1), 0.0, key=size_beyond_detectable)
+    # The first number of trainings for which it is 0 or more is needed.
+    candidates = range(2, MOST_TRAININGS + 1)
+    return 2 + bisect_left(candidates, 0.0, key=size_beyond_detectable)

@@ -42,13 +42,17 @@ def mean_average_precision(scores: Features, labels: NDArray[np.bool_]) -> Funct
 
 
 def _mean_average_precision(samples: Features) -> Callable[[Values], Values]:
-    """Return the function that maps weights (R, N) to mean average precisions (R,)."""
+    """Return the function that maps weights (R, N) to mean average precisions (R,).
+
+    `samples` (N, 2, C) holds scores and labels. The weights say how often each image is drawn.
+    """
     precisions = average_precisions(samples)
 
-    def mean_of_weights(weights: Values) -> Values:
+    def mean_precision(weights: Values) -> Values:
+        """Return the mean (R,) over the classes that have drawn images."""
         return mean_of_known(precisions(weights))
 
-    return mean_of_weights
+    return mean_precision
 
 
 def average_precisions(samples: Features) -> Callable[[Values], Values]:
@@ -56,8 +60,11 @@ def average_precisions(samples: Features) -> Callable[[Values], Values]:
 
     `samples` (N, 2, C) holds scores and labels. If each image is drawn once, the average precision
     of a class is the mean of a precision over the images of the class. The precision at an image is
-    the share of images of the class among all images that score at least as high. The average
-    precision is NaN for a class without drawn images.
+    the share of images of the class among all images that score at least as high. For example, the
+    scores [0.9, 0.8, 0.8, 0.5] with the labels [1, 1, 0, 1] have the precisions 1/1, 2/3 and 3/4.
+    The average precision is NaN for a class without drawn images.
+
+    The weights say how often each of N images is drawn in each of R resamples.
     """
     return _AveragePrecisions(samples)
 
@@ -66,6 +73,12 @@ class _AveragePrecisions:
     """The function that maps weights (R, N) to the average precisions of C classes, (C, R)."""
 
     def __init__(self, samples: Features) -> None:
+        """Find the level of each image in the ranking of each class.
+
+        `samples` (N, 2, C) holds the scores and labels of N images in C classes. Images are at the
+        same level if the same threshold of the score is the first one to retrieve them. The levels
+        become two sparse matrices, whose product with weights counts the drawn images of a level.
+        """
         from scipy.sparse import vstack
 
         images_of_classes, positives_of_classes, n_thresholds = [], [], []
@@ -77,16 +90,22 @@ class _AveragePrecisions:
         # The levels of all classes, one class after the other, are the rows of two matrices.
         self.is_at_level = vstack(images_of_classes, format="csr")
         self.is_positive_at_level = vstack(positives_of_classes, format="csr")
-        self.ends_of_classes = np.cumsum([0, *n_thresholds])
+        # Class c has the rows from bounds_of_classes[c] to bounds_of_classes[c + 1].
+        self.bounds_of_classes = np.cumsum([0, *n_thresholds])
 
     def __call__(self, weights: Values) -> Values:
-        """Return the average precisions (C, R) for weights (R, N)."""
+        """Return the average precision of each of C classes in each of R resamples, (C, R).
+
+        The weights (R, N) say how often each of N images is drawn in each resample. The average
+        precision is the mean of the precision over the drawn images of a class.
+        """
         weights_of_images = np.ascontiguousarray(weights.T)
-        # The numbers of drawn images at each level: all images, and images of the class.
+        # The numbers of drawn images at each level: all images, and images of the class. A level
+        # has the images that one threshold of the score retrieves, but no higher threshold.
         drawn_images = self.is_at_level @ weights_of_images
         drawn_positives = self.is_positive_at_level @ weights_of_images
         average_precisions = []
-        for start, stop in pairwise(self.ends_of_classes):
+        for start, stop in pairwise(self.bounds_of_classes):
             positives_at_level = drawn_positives[start:stop]
             retrieved = drawn_images[start:stop].cumsum(axis=0)
             true_positives = positives_at_level.cumsum(axis=0)
@@ -98,45 +117,54 @@ class _AveragePrecisions:
 
 
 def _level_matrices(scores: Features, labels: NDArray[np.bool_]) -> tuple[Any, Any]:
-    """Return two sparse matrices (T, N) that are 1 where an image is at a level of a class.
+    """Return two sparse matrices (T, N) whose element [t, n] is 1 if image n is at level t.
 
-    The first matrix holds all images, and the second matrix only the images of the class.
+    `scores` (N,) and `labels` (N,) belong to one class. Its T thresholds are the distinct scores of
+    the images that have the class. An image is at the level of the first threshold, from the
+    highest, that is not above its score. The first matrix holds all images, and the second only the
+    images of the class. For example, the scores [0.9, 0.8, 0.8] and labels [yes, yes, no] have the
+    thresholds 0.9 and 0.8, and the matrices
+
+        1 0 0        1 0 0
+        0 1 1        0 1 0
     """
     from scipy.sparse import csr_array
 
-    thresholds = np.unique(-scores[labels])
+    thresholds = np.unique(-scores[labels])  # negative, so that the highest score comes first
     level = np.searchsorted(thresholds, -scores)
-    shape = len(thresholds), len(scores)
-    images = np.flatnonzero(level < len(thresholds))
+    n_levels = len(thresholds)
+    images = np.flatnonzero(level < n_levels)  # images below all thresholds are at no level
     images_of_class = images[labels[images]]
-    is_at_level = csr_array((np.ones(len(images)), (level[images], images)), shape=shape)
-    is_positive_at_level = csr_array(
-        (np.ones(len(images_of_class)), (level[images_of_class], images_of_class)), shape=shape
-    )
+    matrices = []
+    for columns in (images, images_of_class):
+        ones = np.ones(len(columns))
+        matrices.append(csr_array((ones, (level[columns], columns)), shape=(n_levels, len(scores))))
+    is_at_level, is_positive_at_level = matrices
     return is_at_level, is_positive_at_level
 
 
 def precision_interval(samples: Features, level: float) -> Interval:
-    """Return the interval of mean average precision; `samples` (N, 2, C) holds scores and labels.
+    """Return the interval of mean average precision, by the jackknife or the likelihood.
 
-    For the likelihood, the average precision of a class counts as a share of hits among the images
-    of the class.
+    `samples` (N, 2, C) holds the scores and labels of N images in C classes. For the likelihood,
+    the average precision of a class counts as a share of hits among the images of the class. At
+    each end, the wider one of both intervals counts.
     """
     # The average precisions without each image, (N,): their sum over the classes that still have
     # images, and the number of these classes.
     sum_without_image = np.zeros(len(samples))
     n_classes_without_image = np.zeros(len(samples), np.int64)
-    sums_of_precisions, images_of_classes = [], []
+    sums_of_precisions, n_images_of_classes = [], []
     for scores, class_labels in samples.T:
         labels = class_labels > 0
         if labels.any():
-            sum_of_precisions, without_image = _average_precision(scores, labels)
+            sum_of_precisions, mean_without_image = _precision_without_each(scores, labels)
             sums_of_precisions.append(sum_of_precisions)
-            images_of_classes.append(float(labels.sum()))
-            has_value = ~np.isnan(without_image)
-            sum_without_image += np.where(has_value, without_image, 0)
+            n_images_of_classes.append(float(labels.sum()))
+            has_value = ~np.isnan(mean_without_image)
+            sum_without_image += np.where(has_value, mean_without_image, 0)
             n_classes_without_image += has_value
-    right, samples_of_classes = np.array(sums_of_precisions), np.array(images_of_classes)
+    right, samples_of_classes = np.array(sums_of_precisions), np.array(n_images_of_classes)
     mean = MeanWithoutEach(
         value=float((right / samples_of_classes).mean()),
         without_sample=ratio(sum_without_image, n_classes_without_image),
@@ -146,36 +174,43 @@ def precision_interval(samples: Features, level: float) -> Interval:
     return jackknife_or_likelihood(mean, level)
 
 
-def _average_precision(scores: Values, labels: NDArray[np.bool_]) -> tuple[float, Values]:
-    """Return the sum of the precisions at the images of a class, and the mean without each image.
+def _precision_without_each(scores: Values, labels: NDArray[np.bool_]) -> tuple[float, Values]:
+    """Return the sum of a class's precisions, and its average precision without each image, (N,).
 
-    `scores` (N,) and `labels` (N,) belong to one class. The means without each image are (N,). The
-    mean without the only image of the class is NaN.
+    `scores` (N,) and `labels` (N,) belong to one class. The sum is over all images of the class.
+    The average precision without the only image of the class is NaN.
 
-    Let level s have new[s] images of the class, and let the levels 0 to s together retrieve
-    retrieved[s] images, positives[s] of them of the class. The sum is
+    An image is at the level of the first threshold, from the highest, that retrieves it. The
+    thresholds are the T distinct scores of the images of the class. Let level s have new[s] images
+    of the class, and let the levels 0 to s together retrieve retrieved[s] images, positives[s] of
+    them of the class. Then the sum of precisions is
         sum over all s of new[s] * positives[s] / retrieved[s].
+
     Without an image at level t, the terms of all s < t stay the same. From level t on, one image
-    less is retrieved. If the image has the class, there is also one positive less.
+    less is retrieved. If the image has the class, there is also one positive less. For example:
+
+        scores  0.9  0.8  0.8  0.5
+        labels  yes  yes  no   yes     the sum is 1/1 + 2/3 + 3/4
+        levels  0    1    1    2       without the third image, it is 1/1 + 2/2 + 3/3
     """
-    thresholds = np.unique(-scores[labels])
+    thresholds = np.unique(-scores[labels])  # negative, so that the highest score comes first
     n_levels, n_images_of_class = len(thresholds), int(labels.sum())
-    level = np.searchsorted(thresholds, -scores)  # (N,) in 0, ..., T
+    level = np.searchsorted(thresholds, -scores)  # (N,), T for images below all thresholds
     new = np.bincount(level[labels])
     positives = new.cumsum()
     retrieved = np.bincount(level, minlength=n_levels)[:n_levels].cumsum()
     # If the only retrieved image is left out, the numerator is 0, and 1 avoids a division by 0.
     retrieved_without = np.maximum(1, retrieved - 1)
-    # (T + 1,): the sum over all levels before t, for t = 0, ..., T.
+    # (T + 1,): the sum of the terms before level t, for t = 0, ..., T.
     sum_before = np.append(0, (new * positives / retrieved).cumsum())
 
-    # Without an image of another class: level T is below all thresholds and has no terms after it.
+    # Leave out an image of another class: one image less is retrieved from its level on.
     terms_without_negative = new * positives / retrieved_without
-    sum_from = np.append(terms_without_negative[::-1].cumsum()[::-1], 0)
+    sum_from = np.append(terms_without_negative[::-1].cumsum()[::-1], 0)  # no terms from level T on
     mean_by_level = (sum_before + sum_from) / n_images_of_class
     mean_without_image = mean_by_level[level]
 
-    # Without an image of the class, its own precision is not in the sum either.
+    # Leave out an image of the class: its own precision is not in the sum either.
     terms_without_positive = new * (positives - 1) / retrieved_without
     sum_from = terms_without_positive[::-1].cumsum()[::-1]
     own_precision = (positives - 1) / retrieved_without

@@ -42,8 +42,10 @@ def resample(
 ) -> tuple[dict[str, Values], int]:
     """Return the resampled values (R,) of each estimate, and the smallest number of clusters.
 
-    All estimates have the same samples, and are computed from the same draws. Raises ValueError
-    if there are fewer than two clusters.
+    All estimates, such as the accuracy of several models, have the same samples, and are computed
+    from the same draws. If there are few kinds of samples, the number of samples of each kind is
+    drawn. Otherwise, samples or their clusters are drawn one by one. Raises ValueError if there are
+    fewer than two clusters.
     """
     estimates_by_kinds = _estimates_by_kinds(estimates)
     if estimates_by_kinds is not None:
@@ -56,11 +58,13 @@ def resample(
             multinomial=True,
         )
         return values_by_name, int(counts.sum())
+
+    # Equal arrays become one object, so that the estimates that hold it are computed together.
     shared_arrays: dict[bytes, Ints] = {}
     clustered_estimates: dict[str, Estimate] = {}
     for name, estimate in estimates.items():
         clustered_estimates[name] = _with_clusters(estimate, shared_arrays)
-    estimates_by_sizes = intervals.by_clusters(clustered_estimates)
+    estimates_by_sizes = intervals.group_by_drawn_sizes(clustered_estimates)
     n_clusters = min(sizes[0] for sizes in estimates_by_sizes)  # sizes[1] is a number of draws
     if n_clusters < 2:
         raise ValueError("two images or more are needed to tell models apart")
@@ -94,6 +98,7 @@ def _estimates_by_kinds(estimates: Mapping[str, Estimate]) -> _EstimatesByKinds 
     counts 1 and 2. Return None if samples depend on each other, or if there are so many kinds that
     drawing samples one by one is faster.
     """
+    # A table with one row for each sample, and its distinct rows.
     columns: list[NDArray[Any]] = []
     for estimate in estimates.values():
         match estimate:
@@ -103,11 +108,12 @@ def _estimates_by_kinds(estimates: Mapping[str, Estimate]) -> _EstimatesByKinds 
                 columns += [hits, groups]
             case _:
                 return None
-    kinds, counts = np.unique(
-        np.stack(columns, axis=1).astype(np.int64), axis=0, return_counts=True
-    )
-    if len(kinds) * _SAMPLES_PER_KIND > len(columns[0]):
+    table = np.stack(columns, axis=1).astype(np.int64)
+    kinds, counts = np.unique(table, axis=0, return_counts=True)
+    if len(kinds) * _SAMPLES_PER_KIND > len(table):
         return None
+
+    # The same estimates with one sample, and one cluster, for each kind.
     each_kind = np.arange(len(kinds))
     columns_of_kinds = iter(kinds.T)  # in the order of `columns`
     estimates_of_kinds: dict[str, Estimate] = {}
@@ -123,10 +129,12 @@ def _estimates_by_kinds(estimates: Mapping[str, Estimate]) -> _EstimatesByKinds 
 
 
 def _with_clusters(estimate: Estimate, shared_arrays: dict[bytes, Ints]) -> Estimate:
-    """Return the estimate with a cluster for each sample, if its samples are independent.
+    """Return the estimate with one cluster for each sample, if its samples are independent.
 
-    Estimates of other kinds are returned as they are. Equal clusters become the same array, and so
-    do equal groups: the bootstrap computes means with the same arrays in one matrix product.
+    For example, Proportion([1, 0, 1]) becomes Mean([1, 0, 1], clusters=[0, 1, 2]). Estimates of
+    other kinds are returned as they are. `shared_arrays` maps bytes to the array that has them, and
+    new arrays are added. So equal clusters become the same array, and so do equal groups: the
+    bootstrap computes means with the same arrays in one matrix product.
     """
     match estimate:
         case Proportion(hits):
@@ -142,17 +150,22 @@ def _with_clusters(estimate: Estimate, shared_arrays: dict[bytes, Ints]) -> Esti
 
 
 def _shared_array(array: Ints, shared_arrays: dict[bytes, Ints]) -> Ints:
-    """Return the shared array with the same bytes. The array itself is added if there is none."""
+    """Return the array of `shared_arrays` that is equal to `array`.
+
+    If there is none, the array itself, as 64-bit integers, is added and returned.
+    """
     int64_array = array.astype(np.int64)
     return shared_arrays.setdefault(int64_array.tobytes(), int64_array)
 
 
 def interval_of(value: float, drawn: Values, n: int) -> Interval:
-    """Return the interval of a mean: value -+ t x standard error.
+    """Return the 95% interval of a mean: value -+ t x standard error.
 
-    `drawn` (R,) holds the resampled values, and `n` is the smallest number of clusters.
+    `drawn` (R,) holds the resampled values of the mean, whose standard deviation is the standard
+    error. `n` is the smallest number of clusters of its data sets.
     """
-    return difference_of_draws(value, 0.0, drawn, n).interval()._replace(method="bootstrap t")
+    difference_from_zero = difference_of_draws(value, 0.0, drawn, n)
+    return difference_from_zero.interval()._replace(method="bootstrap t")
 
 
 def standings(
@@ -164,16 +177,19 @@ def standings(
     """Return the standings of M means, which are sorted, the greatest first.
 
     A mean ranks behind all means that are significantly greater, and before all means that are
-    significantly smaller. Two means differ significantly if the paired interval of their difference
-    does not contain 0. The ranks of all means hold at once with 95%, because the intervals are
-    corrected for the number of pairs (Bonferroni).
+    significantly smaller. For example, if only the first of three means differs from the last one,
+    their ranks are 1 to 2, 1 to 3 and 2 to 3. Two means differ significantly if the paired interval
+    of their difference does not contain 0. The ranks of all means hold at once with 95%, because
+    the intervals are corrected for the number of pairs (Bonferroni).
 
     `drawn` holds the resampled values (R,) of each mean, and `n` is the smallest number of
-    clusters. If `between` is given, it returns the difference of two means by their indices, and
-    the resampled values are not used.
+    clusters. If the function `between` is given, it returns the difference of two means by their
+    indices, and the resampled values are not used.
     """
+    # Compare all pairs of means.
     n_means = len(means)
-    level = 1 - (1 - intervals.LEVEL) / max(1, math.comb(n_means, 2))
+    n_pairs = math.comb(n_means, 2)
+    level = 1 - (1 - intervals.LEVEL) / max(1, n_pairs)
     is_greater = np.zeros((n_means, n_means), bool)  # [a, b]: mean a is greater than mean b
     p_next: list[float | None] = [None] * n_means
     for a in range(n_means):
@@ -190,16 +206,18 @@ def standings(
             interval = difference.interval(level)
             is_greater[a, b] = interval.low > 0
             is_greater[b, a] = interval.high < 0
-    result = []
+
+    # Count how many means are greater and smaller than each mean.
+    all_standings = []
     for index in range(n_means):
         n_greater = int(is_greater[:, index].sum())
         n_smaller = int(is_greater[index].sum())
         is_tied = ~is_greater[:, index] & ~is_greater[index]
-        is_tied[index] = False
+        is_tied[index] = False  # a mean is not tied with itself
         standing = Standing(
             ranks=(1 + n_greater, n_means - n_smaller),
             tied=frozenset(np.flatnonzero(is_tied).tolist()),
             p_next=p_next[index],
         )
-        result.append(standing)
-    return result
+        all_standings.append(standing)
+    return all_standings

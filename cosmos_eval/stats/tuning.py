@@ -23,20 +23,23 @@ class BestOf(NamedTuple):
 def best_of(scores: Values, level: float = 0.95) -> BestOf:
     """Return the distribution of the best of n of N scores (N,), for n = 1, ..., N.
 
-    The n scores are drawn without replacement. The mean is the unbiased estimate of Tang et al.
-    (ACL 2020, "Showing Your Work Doesn't Always Work") for the expected validation performance of
-    Dodge et al. (arXiv:1909.03004).
+    The n scores are drawn without replacement. For example, the scores [1, 2, 4] have the best
+    of two 2, 4 or 4, so that its expected value is 10 / 3. The mean is the unbiased estimate of
+    Tang et al. (ACL 2020, "Showing Your Work Doesn't Always Work") for the expected validation
+    performance of Dodge et al. (arXiv:1909.03004).
     """
     sorted_scores = np.sort(scores)
     n_scores = len(sorted_scores)
     rank = np.arange(1, n_scores + 1)
-    # The probability that the best of n is at most each score: C(rank, n) / C(N, n), step by step.
+    # The probability that the best of n is at most the score of each rank, with the binomial
+    # coefficients C: C(rank, n) / C(N, n). Each n multiplies it by (rank - n + 1) / (N - n + 1).
     probability_at_most = np.ones(n_scores)
     expected, low, high = [], [], []
     for n in range(1, n_scores + 1):
         probability_at_most = probability_at_most * np.maximum(rank - n + 1, 0) / (n_scores - n + 1)
         probability_of_best = np.diff(probability_at_most, prepend=0.0)
         expected.append(probability_of_best @ sorted_scores)
+        # The scores whose probabilities reach the tails, for example 2.5% and 97.5%.
         tails = [(1 - level) / 2, (1 + level) / 2]
         low_index, high_index = np.searchsorted(probability_at_most, tails)
         low.append(sorted_scores[low_index])
@@ -47,18 +50,22 @@ def best_of(scores: Values, level: float = 0.95) -> BestOf:
 def explained(scores: Values, values: Sequence[Hashable]) -> float:
     """Return the share of the variance of scores (N,) that the values (N,) of a factor explain.
 
-    It is 1 - (within / (N - groups)) / (total / (N - 1)), where `within` and `total` are the sums
-    of squares within the groups of equal values and of all scores. The share is about 0 if the
-    factor explains nothing. It is NaN for a single group, for groups of one trial each, and for
-    equal scores.
+    It is 1 - (within / (N - G)) / (total / (N - 1)). The scores of equal values form one of G
+    samples: `within` is the sum of squares of scores around the mean of their sample, and `total`
+    the sum of squares around the mean of all scores. For example, the scores [0, 0, 1, 1] are fully
+    explained by the values ["a", "a", "b", "b"]: the share is 1. It is about 0 if the factor
+    explains nothing. It is NaN for a single value, for values of one trial each, and for equal
+    scores.
     """
-    groups = []
+    scores_of_values = []
     for distinct_value in dict.fromkeys(values):
-        is_in_group = [value == distinct_value for value in values]
-        groups.append(scores[is_in_group])
-    dof_within = len(scores) - len(groups)
+        has_value = [value == distinct_value for value in values]
+        scores_of_values.append(scores[has_value])
+    dof_within = len(scores) - len(scores_of_values)
     total = float(((scores - scores.mean()) ** 2).sum())
-    if len(groups) < 2 or not dof_within or not total:
+    if len(scores_of_values) < 2 or not dof_within or not total:
         return float("nan")
-    within = sum(float(((group - group.mean()) ** 2).sum()) for group in groups)
+    within = 0.0
+    for scores_of_value in scores_of_values:
+        within += float(((scores_of_value - scores_of_value.mean()) ** 2).sum())
     return 1 - (within / dof_within) / (total / (len(scores) - 1))

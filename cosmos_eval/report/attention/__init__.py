@@ -6,7 +6,7 @@ a text to every patch, and every output says so.
 
 import base64
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -37,10 +37,26 @@ def attend(
 ) -> compute.Look:
     """Return the attention of a model on an image, given a text, and on the text, given the image.
 
-    The result has a tuple `views`: one view for the mean of all heads, or one per head. The `map`
-    of a view has the values of the patches (h, w) by `kind`. Its `caption` has the shares of words,
-    padding, start and end of the text, or is None for similarity. With `out`, the maps are also
-    drawn to this file. Raises UsageError for bad input.
+    The result has a tuple `views`: one view for the mean of all heads, or one view for each head.
+    The `map` of a view has the values of the patches (h, w), whose meaning depends on `kind`. Its
+    `caption` has the shares of words, padding, start and end of the text, or is None for
+    similarity.
+
+    Args:
+        image: A file, or an image in memory.
+        text: The text to look for.
+        model: A name, a checkpoint or a model of another library, as for `--model`.
+        kind: The kind of map, such as "cross-attention". By default, it is the model's usual kind.
+        heads: "mean" for the mean of all heads, or "each" for one map for each head.
+        attention: The form of the last block for similarity.
+        arch: The architecture, for checkpoints that do not state their own.
+        weights: The weights of a checkpoint that has several.
+        device: The device, or "auto".
+        precision: The precision of the model.
+        out: A .png, .svg or .html file that the maps are also drawn to.
+
+    Raises:
+        UsageError: for bad input.
     """
     options = compute.AttendOptions(
         kind=kind, heads=heads, attention=attention, device=device, precision=precision
@@ -59,10 +75,10 @@ def draw(
     options: compute.AttendOptions,
     out: Path | None,
 ) -> list[compute.Row]:
-    """Return the attention of every model on every pair, one row per pair.
+    """Return the attention of every model on every pair of image and text, one row per pair.
 
-    With `out`, the rows are also drawn to this file. Raises UsageError for bad input, if possible
-    before any model is loaded.
+    With `out`, the rows are also drawn to this file, whose suffix decides the format. Raises
+    UsageError for bad input, if possible before any model is loaded.
     """
     if out is not None:
         _require_picture_name(out, pairs)
@@ -72,15 +88,16 @@ def draw(
             raise UsageError(f"--model {name} is given twice")
     rows = compute.compute_rows(pairs, specs, options)
     if out is not None:
-        draw_rows = FORMATS[out.suffix.lower()]
-        write_file(out, draw_rows(rows))
+        encode_rows = FORMATS[out.suffix.lower()]
+        write_file(out, encode_rows(rows))
     return rows
 
 
 def _require_picture_name(out: Path, pairs: Sequence[compute.Pair]) -> None:
-    """Raise UsageError if a picture cannot be written to `out`.
+    """Raise UsageError if a picture of the pairs cannot be written to `out`.
 
-    The suffix must be one of `FORMATS`, and the file must not be a folder or one of the images.
+    The suffix must be one of `FORMATS`, such as ".png". The file must not be a folder or the image
+    of one of the pairs.
     """
     if out.suffix.lower() not in FORMATS:
         raise UsageError(f"--output {out}: name a file that ends with {', '.join(FORMATS)}")
@@ -91,65 +108,57 @@ def _require_picture_name(out: Path, pairs: Sequence[compute.Pair]) -> None:
 
 
 def to_html(rows: Sequence[compute.Row]) -> bytes:
-    """Return a page with a slider for the opacity of maps, and a choice between heads."""
+    """Return a web page of all rows, in UTF-8.
+
+    It has a slider for the opacity of maps, and a choice between heads if maps have several.
+    """
     environment = html_templates("cosmos_eval.report.attention")
     environment.globals["describe"] = describe
-    environment.globals["data_uri"] = _data_uri
-    environment.globals["map_uri"] = _map_uri
+    environment.globals["data_uri"] = _encode_data_uri
+    environment.globals["map_uri"] = _encode_map_uri
     looks = [look for row in rows for look in row.looks]
-    levels = [*figure.LEVELS.items(), ("plain", figure.PLAIN)]
+    titles = [describe.title(look) for look in looks]
+    # A reader can choose between heads of models whose heads have a map each.
+    head_names = []
+    for look in looks:
+        if len(look.views) > 1:
+            head_names += [view.head for view in look.views]
     has_few_maps = len(rows[0].looks) < 3
     page = environment.get_template("page.html").render(
         rows=rows,
-        map_titles=_distinct(describe.title(look) for look in looks),
+        map_titles=list(dict.fromkeys(titles)),
         has_words=describe.has_words(looks),
-        word_levels=levels,
-        head_names=_distinct(_selectable_heads(looks)),
-        colour_gradient=_gradient(),
+        word_levels=[*figure.LEVELS.items(), ("plain", figure.PLAIN)],
+        head_names=list(dict.fromkeys(head_names)),
+        colour_gradient=_css_gradient(),
         opacity=round(100 * figure.OPACITY),
         panel_width=_WIDE_PANEL if has_few_maps else _NARROW_PANEL,
     )
     return page.encode()
 
 
-def _distinct(names: Iterable[str]) -> list[str]:
-    """Return each name once, in the order of first occurrence."""
-    return list(dict.fromkeys(names))
-
-
-def _selectable_heads(looks: Iterable[compute.Look]) -> Iterator[str]:
-    """Yield the names of the heads that a reader can choose from.
-
-    Models whose maps are the mean of all heads, or have no heads, offer no choice.
-    """
-    for look in looks:
-        if len(look.views) > 1:
-            for view in look.views:
-                yield view.head
-
-
-def _gradient() -> str:
-    """Return the colours of map values from 0 to 1 as a list of CSS: `#00224e, ..., #fee838`."""
+def _css_gradient() -> str:
+    """Return the colours of map values from 0 to 1 for CSS: "#433e85, ..., #fde725"."""
     colours = figure.colour_map()(np.arange(0, 256, 15), bytes=True)  # every 15th of 256
     return ", ".join(f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue, _ in colours)
 
 
-def _map_uri(row: compute.Row, view: compute.View) -> str:
-    """Return a map as a data URI, with half the width and height of the row's picture.
+def _encode_map_uri(row: compute.Row, view: compute.View) -> str:
+    """Return the map of a view in colours as a data URI, for a page.
 
-    Maps are smooth, so they lose no detail.
+    It has half the width and height of the row's picture. Maps are smooth, so they lose no detail.
     """
     width, height = row.picture.size
     half_size = ((width + 1) // 2, (height + 1) // 2)
-    return _data_uri(figure.coloured(view, half_size))
+    return _encode_data_uri(figure.draw_map(view, half_size))
 
 
-def _data_uri(image: Image.Image) -> str:
-    """Return an image as a data URI, which holds the whole file as JPEG."""
+def _encode_data_uri(image: Image.Image) -> str:
+    """Return an image as a data URI that holds it as JPEG: "data:image/jpeg;base64,..."."""
     content = io.BytesIO()
     image.save(content, "JPEG", quality=90, subsampling=0)
     return f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}"
 
 
 FORMATS = {".png": figure.to_png, ".svg": figure.to_svg, ".html": to_html}
-"""The function that draws rows to a file's bytes, by the suffix of the file."""
+"""The function that returns a file's bytes from rows, by the suffix of the file."""

@@ -70,15 +70,15 @@ class WordShare(NamedTuple):
 
     text: str
     share: float
-    # The share on a scale from the smallest (0) to the largest (1) of the caption's words; None if
-    # all are equal.
+    # The share on a scale from the smallest (0) to the largest (1) share of the caption's words.
+    # None if all are equal.
     scaled: float | None
     # Whether white space comes before the word.
     spaced: bool
 
     @property
     def level(self) -> Level | None:
-        """The third of the caption's scale that the word is in."""
+        """The third of the caption's scale that the word is in. None if all words are equal."""
         if self.scaled is None:
             return None
         if self.scaled < 1 / 3:
@@ -118,16 +118,19 @@ class View(NamedTuple):
     def peak(self, size: tuple[int, int]) -> tuple[float, int, int]:
         """Return the largest value of the map, and x and y of the centre of its patch.
 
-        x and y are in pixels of an image with this width and height.
+        x and y are in pixels of an image whose width and height are `size`. For example, the centre
+        of the first of 2 x 2 patches of an image of 100 x 60 pixels is at x 25, y 15.
         """
-        height, width = self.map.shape
-        row, column = divmod(int(self.map.argmax()), width)
-        x, y = (column + 0.5) / width * size[0], (row + 0.5) / height * size[1]
+        image_width, image_height = size
+        n_rows, n_columns = self.map.shape
+        row, column = divmod(int(self.map.argmax()), n_columns)
+        x = (column + 0.5) / n_columns * image_width
+        y = (row + 0.5) / n_rows * image_height
         return float(self.map[row, column]), int(x), int(y)
 
 
 class Look(NamedTuple):
-    """What a model looks at: its maps of one kind for a pair of image and text."""
+    """The attention of a model on a pair of image and text: its maps of one kind."""
 
     info: EncoderInfo
     # The usual kind of the model.
@@ -135,12 +138,12 @@ class Look(NamedTuple):
     kind: MapKind
     # The form of the last block for similarity; None for other kinds.
     attention: Attention | None
-    # One, or one per head.
+    # The map of the mean of all heads, or one map for each head.
     views: tuple[View, ...]
 
 
 class Row(NamedTuple):
-    """A pair of image and text, and the looks of all models at it."""
+    """A pair of image and text, and the attention of all models on it."""
 
     name: str
     text: str
@@ -152,14 +155,14 @@ class Row(NamedTuple):
 
 
 def read_pairs(image: Path | None, texts: Sequence[str], file: Path | None) -> list[Pair]:
-    """Return the pairs of an image with each text, or the pairs in a CSV file.
+    """Return the pairs of an image with each text, or the pairs in the CSV file `file`.
 
     Raises UsageError unless either an image and texts or a file are given.
     """
     if file is not None:
         if image is not None or texts:
             raise UsageError(f"--csv {file} names images and texts: leave IMAGE and --text out")
-        return _pairs_of_csv(file)
+        return _read_csv_pairs(file)
     if image is not None and texts:
         return image_with_texts(image, texts)
     missing = "an IMAGE" if image is None else "the text to look for with --text TEXT"
@@ -167,7 +170,10 @@ def read_pairs(image: Path | None, texts: Sequence[str], file: Path | None) -> l
 
 
 def image_with_texts(image: Path | Image.Image, texts: Sequence[str]) -> list[Pair]:
-    """Pair an image with each text. Raises UsageError for a blank text and an unreadable image."""
+    """Return one pair of the image with each text.
+
+    Raises UsageError for a blank text and an unreadable image.
+    """
     for text in texts:
         _require_text(text, "--text")
     name = "image"
@@ -181,14 +187,15 @@ def image_with_texts(image: Path | Image.Image, texts: Sequence[str]) -> list[Pa
     return [Pair(name, source, text) for text in texts]
 
 
-def _pairs_of_csv(file: Path) -> list[Pair]:
-    """Read a CSV file and check every image in it.
+def _read_csv_pairs(file: Path) -> list[Pair]:
+    """Return the pairs in a CSV file with the columns `image` and `text`.
 
-    Raises UsageError that names the file and the line of the fault.
+    Images are named relative to the folder of the file. Raises UsageError for a fault, with the
+    file and the line.
     """
     pairs = []
-    for line, row in _csv_rows(file):
-        place = f"{file} line {line}"
+    for line_number, row in _read_csv_rows(file):
+        place = f"{file} line {line_number}"
         name, text = row["image"] or "", row["text"] or ""
         _require_text(text, f"{place}, column text")
         if not name.strip():
@@ -204,16 +211,20 @@ def _pairs_of_csv(file: Path) -> list[Pair]:
     return pairs
 
 
-def _csv_rows(file: Path) -> list[tuple[int, dict[str, str]]]:
-    """Return the rows of a CSV file, each with the number of its last line."""
+def _read_csv_rows(file: Path) -> list[tuple[int, dict[str, str]]]:
+    """Return the rows of a CSV file, each with the number of its last line.
+
+    For example, [(2, {"image": "cat.jpg", "text": "a cat"})]. Raises UsageError if the file cannot
+    be read, or lacks a column.
+    """
     try:
         reader = csv.DictReader(io.StringIO(read_text(file), newline=""), strict=True)
-        names = reader.fieldnames or ()
-        missing = [name for name in _COLUMNS if name not in names]
-        if missing:
+        column_names = reader.fieldnames or ()
+        missing_columns = [name for name in _COLUMNS if name not in column_names]
+        if missing_columns:
             raise UsageError(
-                f"{file} has no column {' and no column '.join(missing)}: its first line must "
-                f"name {' and '.join(_COLUMNS)}, separated by commas"
+                f"{file} has no column {' and no column '.join(missing_columns)}: its first line "
+                f"must name {' and '.join(_COLUMNS)}, separated by commas"
             )
         return [(reader.line_num, row) for row in reader]
     except MissingFileError as error:
@@ -231,70 +242,80 @@ def _require_text(text: str, place: str) -> None:
 def compute_rows(
     pairs: Sequence[Pair], specs: Sequence[ModelSpec], options: AttendOptions
 ) -> list[Row]:
-    """Compute the attention of every model on every pair.
+    """Compute the attention of every model on every pair of image and text.
 
-    Raises UsageError for a model that cannot be loaded or lacks the requested maps or heads.
+    Return one row for each pair. Raises UsageError for a model that cannot be loaded or lacks the
+    requested maps or heads.
     """
     looks_of_pairs: list[list[Look]] = [[] for _ in pairs]
     for spec in specs:
-        model_looks = _looks_of_model(pairs, spec, options)
-        for pair_looks, new_looks in zip(looks_of_pairs, model_looks, strict=True):
-            pair_looks += new_looks
+        looks_of_model = _compute_looks(pairs, spec, options)
+        for looks, new_looks in zip(looks_of_pairs, looks_of_model, strict=True):
+            looks += new_looks
     if options.attention and not any(look.attention for look in looks_of_pairs[0]):
         raise UsageError("--attention is about similarity: add --kind similarity, or leave it out")
     rows = []
     for pair, looks in zip(pairs, looks_of_pairs, strict=True):
         image = decode_source(pair.source)
-        rows.append(Row(pair.name, pair.text, _row_picture(image), image.size, looks))
+        picture = _resize_for_drawing(image)
+        rows.append(Row(pair.name, pair.text, picture, image.size, looks))
     return rows
 
 
-def _row_picture(image: Image.Image) -> Image.Image:
-    """Return an image in the size in which it is drawn.
+def _resize_for_drawing(image: Image.Image) -> Image.Image:
+    """Return an image in the size in which it is drawn, with a longest side of 680 pixels.
 
     An image that is much longer than wide is squeezed, as it is for models.
     """
-    shortest = _PICTURE_SIDE // maps.LONGEST
     longest = max(image.size)
-    width = max(round(_PICTURE_SIDE * image.width / longest), shortest)
-    height = max(round(_PICTURE_SIDE * image.height / longest), shortest)
+    least_side = _PICTURE_SIDE // maps.LONGEST
+    width = max(round(_PICTURE_SIDE * image.width / longest), least_side)
+    height = max(round(_PICTURE_SIDE * image.height / longest), least_side)
     return image.resize((width, height), Image.Resampling.LANCZOS)
 
 
-def _looks_of_model(
+def _compute_looks(
     pairs: Sequence[Pair], spec: ModelSpec, options: AttendOptions
 ) -> list[list[Look]]:
-    """Return the looks of a model at every pair, one for each kind of map."""
+    """Load a model, and return its attention on each pair: one list of looks for each pair.
+
+    The list has one look for each kind of map. Raises UsageError if the model cannot be loaded or
+    lacks the requested maps or heads.
+    """
     encoder = load_encoder(spec, device=own_device(options.device), precision=options.precision)
-    kinds = _map_kinds(encoder, options)
+    kinds = _find_map_kinds(encoder, options)
     _require_heads(encoder, spec, kinds, options)
     looks_of_pairs: list[list[Look]] = []
-    # An image with several texts is encoded once.
-    for _, group in groupby(pairs, key=attrgetter("name")):
-        image_pairs = list(group)
+    # Successive pairs with the same image are computed together, so that it is encoded once.
+    for _, pairs_of_image in groupby(pairs, key=attrgetter("name")):
+        image_pairs = list(pairs_of_image)
         image = decode_source(image_pairs[0].source)
         texts = [pair.text for pair in image_pairs]
         looks_of_texts: list[list[Look]] = [[] for _ in texts]
         for kind in kinds:
-            looks = looks_at_image(encoder, image, texts, kind, options)
-            for text_looks, look in zip(looks_of_texts, looks, strict=True):
-                text_looks.append(look)
+            looks_of_kind = looks_at_image(encoder, image, texts, kind, options)
+            for looks, look in zip(looks_of_texts, looks_of_kind, strict=True):
+                looks.append(look)
         looks_of_pairs += looks_of_texts
     return looks_of_pairs
 
 
-def _map_kinds(encoder: Encoder, options: AttendOptions) -> list[MapKind]:
-    """Return the requested kinds of maps that a model has. Raises UsageError if it has none."""
+def _find_map_kinds(encoder: Encoder, options: AttendOptions) -> list[MapKind]:
+    """Return the kinds of maps that are requested and that a model has.
+
+    Models without cross-attention have similarity only. Raises UsageError if the model has none of
+    the requested kinds.
+    """
     usual_kind = maps.default_map_kind(encoder)
     if options.kind is None:
-        requested = [usual_kind]
+        requested_kinds = [usual_kind]
     elif options.kind == "both":
-        requested = [MAPS["cross-attention"], maps.SIMILARITY]
+        requested_kinds = [MAPS["cross-attention"], maps.SIMILARITY]
     else:
-        requested = [MAPS[options.kind]]
+        requested_kinds = [MAPS[options.kind]]
     if isinstance(encoder, CrossAttentionEncoder):
-        return requested
-    kinds = [kind for kind in requested if kind == maps.SIMILARITY]
+        return requested_kinds
+    kinds = [kind for kind in requested_kinds if kind == maps.SIMILARITY]
     if not kinds:
         raise UsageError(f"{encoder.info.spec} has no cross-attention; leave --kind out")
     return kinds
@@ -319,37 +340,45 @@ def looks_at_image(
     kind: MapKind,
     options: AttendOptions,
 ) -> list[Look]:
-    """Return the look at an image for each text. Raises UsageError for a text without words."""
+    """Return the attention of a model on an image for each text: maps of one kind.
+
+    `encoder` is the loaded model. Raises UsageError for a text without words.
+    """
     assert isinstance(encoder, DenseEncoder)  # other encoders have no usual kind of map
     images = maps.whole_image(encoder, image)[None]
     attention = options.attention or "csa"
     values = maps.heatmaps(encoder, images, texts, kind=kind, attention=attention)[0]
     usual_kind = maps.default_map_kind(encoder)
     looks: list[Look] = []
+
+    # Maps of similarity have no heads, and no shares of words.
     if kind == maps.SIMILARITY:
-        for text_values in values:
-            view = View(head="", map=text_values[0].numpy(), caption=None)
+        for values_of_text in values:
+            view = View(head="", map=values_of_text[0].numpy(), caption=None)
             looks.append(Look(encoder.info, usual_kind, kind, attention, (view,)))
         return looks
+
+    # Maps of cross-attention have the shares of words besides.
     assert isinstance(encoder, CrossAttentionEncoder)  # other encoders have similarity only
     word_maps = maps.wordmaps(encoder, images, texts)
     for text, word_map in zip(texts, word_maps, strict=True):
         if not word_map.words:
             raise UsageError(f"{text!r} has no word that {encoder.info.spec} can read")
-    context = encoder.tokenize(texts[:1]).shape[1]
-    for text_values, word_map in zip(values, word_maps, strict=True):
-        views = _views(text_values, word_map, context, options)
+    context_length = encoder.tokenize(texts[:1]).shape[1]
+    for values_of_text, word_map in zip(values, word_maps, strict=True):
+        views = _make_views(values_of_text, word_map, context_length, options)
         looks.append(Look(encoder.info, usual_kind, kind, None, views))
     return looks
 
 
-def _views(
-    values: Tensor, word_map: maps.WordMap, context: int, options: AttendOptions
+def _make_views(
+    values: Tensor, word_map: maps.WordMap, context_length: int, options: AttendOptions
 ) -> tuple[View, ...]:
-    """Return the views of the maps (heads, h, w) of one text.
+    """Return the views of one text, from its maps (heads, h, w) and its shares of words.
 
-    There is one view per head, or one view with the mean of all heads. The shares of words always
-    have heads. If the maps have no heads, there is one view with the mean of the shares.
+    There is one view for each head, or one view with the mean of all heads. The shares of words
+    always have heads. If the maps have no heads, there is one view with the mean of the shares.
+    `context_length` is the number of tokens that the model reads.
     """
     special_shares = torch.stack([word_map.start, word_map.end, word_map.padding], -1)
     shares = torch.cat([word_map.shares, special_shares], -1)[0]  # (heads, words + 3)
@@ -360,15 +389,17 @@ def _views(
     else:
         names = [f"head {number + 1}" for number in range(n_heads)]
     views = []
-    for name, head_values, head_shares in zip(names, values, shares, strict=True):
-        views.append(View(name, head_values.numpy(), _caption(word_map, head_shares, context)))
+    for name, values_of_head, shares_of_head in zip(names, values, shares, strict=True):
+        caption = _make_caption(word_map, shares_of_head, context_length)
+        views.append(View(name, values_of_head.numpy(), caption))
     return tuple(views)
 
 
-def _caption(word_map: maps.WordMap, shares: Tensor, context: int) -> CaptionShares:
-    """Return the attention on a text from its shares (words + 3).
+def _make_caption(word_map: maps.WordMap, shares: Tensor, context_length: int) -> CaptionShares:
+    """Return the attention on a text, from the words of the text and their shares.
 
-    The last three shares are of the start of text, its end and the padding.
+    `shares` (words + 3,) holds the shares of the words, and then the shares of the start of text,
+    its end and the padding. `context_length` is the number of tokens that the model reads.
     """
     *word_shares, start, end, padding = shares.tolist()
     scaled_shares: list[float | None] = [None] * len(word_shares)
@@ -377,7 +408,8 @@ def _caption(word_map: maps.WordMap, shares: Tensor, context: int) -> CaptionSha
     words = []
     for word, share, scaled in zip(word_map.words, word_shares, scaled_shares, strict=True):
         words.append(WordShare(word.text, share, scaled, word.spaced))
-    # A word that is read in part is among both `words` and `cut`.
+
+    # The words that are cut off. A word that is read in part is among both `words` and `cut`.
     read_starts = {word.start for word in word_map.words}
     unread_words = [word for word in word_map.cut if word.start not in read_starts]
     unread = ""
@@ -392,5 +424,5 @@ def _caption(word_map: maps.WordMap, shares: Tensor, context: int) -> CaptionSha
         end=end,
         padding=padding,
         tokens=last_token + 1,
-        context=context,
+        context=context_length,
     )

@@ -28,39 +28,52 @@ _LONGEST = 40  # characters of a text in a table, and of a word in a sentence
 
 
 def printable(text: str) -> str:
-    """Return a text in one line, with U+FFFD for characters that XML or UTF-8 cannot hold."""
+    """Return a text in one line, with U+FFFD for characters that XML or UTF-8 cannot hold.
+
+    These are control characters, surrogates, and the last two code points of each plane of Unicode.
+    For example, "a\\n  b\\x00" becomes "a b\\ufffd".
+    """
     line = " ".join(text.split())
-    return "".join(
-        character if _is_printable(character) else "\N{REPLACEMENT CHARACTER}" for character in line
-    )
-
-
-def _is_printable(character: str) -> bool:
-    """Return False for control characters, surrogates, and the last two code points of a plane."""
-    if unicodedata.category(character) in ("Cc", "Cs"):
-        return False
-    return ord(character) & 0xFFFE != 0xFFFE
+    characters = []
+    for character in line:
+        is_control_or_surrogate = unicodedata.category(character) in ("Cc", "Cs")
+        is_end_of_plane = ord(character) & 0xFFFE == 0xFFFE  # U+FFFE, U+FFFF, U+1FFFE and so on
+        if is_control_or_surrogate or is_end_of_plane:
+            characters.append("\N{REPLACEMENT CHARACTER}")
+        else:
+            characters.append(character)
+    return "".join(characters)
 
 
 def title(look: Look) -> str:
-    """Return the kind of a map, with a remark if the model has no cross-attention."""
+    """Return the title of a model's maps: their kind, such as "cross-attention".
+
+    It has a remark if the maps show similarity because the model has no cross-attention.
+    """
     return _SUBSTITUTE if look.kind == look.usual == SIMILARITY else look.kind
 
 
 def percent(share: float) -> str:
-    """Format a share of the attention."""
+    """Return a share of the attention as text: 0.123 -> "12.3%"."""
     return f"{100 * share:.1f}%"
 
 
 def value_text(look: Look, value: float) -> str:
-    """Format a value of a map, in percent for shares of cross-attention."""
+    """Return a value of a map as text, in percent if it is a share of cross-attention.
+
+    For example, "1.2%" or "0.214".
+    """
     if look.kind == "cross-attention":
         return percent(value)
     return f"{round(value, 3) + 0.0:.3f}"  # adding 0.0 turns -0.000 into 0.000
 
 
 def alt_text(row: Row, look: Look, view: View) -> str:
-    """Describe a map for screen readers."""
+    """Return a description of a map for screen readers, with the largest value and its place.
+
+    For example, "cross-attention of “a dog” over dog.jpg by scenes-cosmos: most, 3.2%, at x 90, y
+    60".
+    """
     value, x, y = view.peak(row.size)
     head = f", {view.head}" if view.head else ""
     return (
@@ -72,18 +85,24 @@ def alt_text(row: Row, look: Look, view: View) -> str:
 def range_line(look: Look, view: View) -> str:
     """Return a line with the least and the largest value of a map, the ends of its colours.
 
-    For cross-attention it also has the value of a patch if all patches had the same value.
+    For example, "cosine 0.101 to 0.288". For cross-attention, the line also has the share that each
+    patch has if all are equal: "0.1% to 2.3% a patch, even: 0.5%".
     """
     low = value_text(look, float(view.map.min()))
     high = value_text(look, float(view.map.max()))
     if look.kind == "cross-attention":
-        return f"{low} to {high} a patch, even: {percent(1 / view.map.size)}"
+        even_share = percent(1 / view.map.size)
+        return f"{low} to {high} a patch, even: {even_share}"
     units = {SIMILARITY: "cosine", VALUES: "dot product"}
-    return f"{units.get(look.kind, 'log ratio')} {low} to {high}"
+    unit = units.get(look.kind, "log ratio")
+    return f"{unit} {low} to {high}"
 
 
 def padding_line(caption: CaptionShares) -> str:
-    """Return a line on the attention outside of words, and on the words that are cut off."""
+    """Return a line about the attention outside of words.
+
+    If the text does not fit the model's context, the line also says which words are cut off.
+    """
     line = (
         f"padding got {percent(caption.padding)} of the weight, "
         f"the start of text {percent(caption.start)}, its end {percent(caption.end)}, not drawn"
@@ -94,7 +113,10 @@ def padding_line(caption: CaptionShares) -> str:
 
 
 def cut_line(caption: CaptionShares) -> str:
-    """Return a line on the words of a caption that the model does not read."""
+    """Return a line about the words of a text that the model does not read.
+
+    For example, "The text has 80 tokens and is cut to 77: the last 2 words are not read".
+    """
     clauses = []
     if caption.last_word_in_part:
         last_word = printable(caption.words[-1].text)
@@ -111,27 +133,35 @@ def cut_line(caption: CaptionShares) -> str:
 
 
 def has_words(looks: Sequence[Look]) -> bool:
-    """Return whether any look weighs the words of its text."""
+    """Return whether any model weighs the words of its text, as cross-attention does."""
     return any(view.caption for look in looks for view in look.views)
 
 
 def footer(rows: Sequence[Row]) -> list[str]:
-    """Return the lines that explain a picture: its colours, and each model."""
+    """Return the lines below a picture, which explain its colours and name each model."""
     looks = [look for row in rows for look in row.looks]
     lines = [_MAPS]
     if has_words(looks):
         lines.append(_WORDS)
     if any(max(row.size) > LONGEST * min(row.size) for row in rows):
         lines.append(f"Images more than {LONGEST} times as long as wide are squeezed to that.")
-    model_lines = dict.fromkeys(_model_line(look) for look in looks)
-    return [*lines, *model_lines]
+    model_lines = [_model_line(look) for look in looks]
+    return [*lines, *dict.fromkeys(model_lines)]
 
 
 def _model_line(look: Look) -> str:
-    """Return a line with a model's weights and precision, and the kind and heads of its map."""
+    """Return a line with a model's weights and precision, and the kind and heads of its map.
+
+    For example, "scenes-cosmos, weights 0123456789ab, teacher, fp32: cross-attention, mean of 4
+    heads".
+    """
     info = look.info
     facts = [info.spec]
-    facts.append("random weights" if info.random else f"weights {(info.weights_sha256 or '')[:12]}")
+    if info.random:
+        facts.append("random weights")
+    else:
+        digest = info.weights_sha256 or ""
+        facts.append(f"weights {digest[:12]}")
     if info.weights:
         facts.append(info.weights)
     facts.append(info.precision)
@@ -147,17 +177,20 @@ def _model_line(look: Look) -> str:
 
 
 def map_table(rows: Sequence[Row]) -> list[Mapping[str, str]]:
-    """Return one record per map: its peak, and the attention outside of words."""
-    records = []
+    """Return a table with one row for each map: its peak, and the attention outside of words."""
+    table_rows = []
     for row in rows:
         for look in row.looks:
             for view in look.views:
-                records.append(_map_record(row, look, view))
-    return records
+                table_rows.append(_map_cells(row, look, view))
+    return table_rows
 
 
-def _map_record(row: Row, look: Look, view: View) -> Mapping[str, str]:
-    """Return a map as a row of a table, by column title."""
+def _map_cells(row: Row, look: Look, view: View) -> Mapping[str, str]:
+    """Return a map as a row of a table: the text of each cell by column title.
+
+    `view` is the map of a head, or of the mean of all heads, and `look` all maps of its model.
+    """
     text = printable(row.text)
     if len(text) > _LONGEST:
         text = f"{text[: _LONGEST - 1]}…"
@@ -178,7 +211,10 @@ def _map_record(row: Row, look: Look, view: View) -> Mapping[str, str]:
 
 
 def word_tables(row: Row) -> list[list[Mapping[str, str]]]:
-    """Return one table per model that weighs words: one record per word, one column per head."""
+    """Return one table for each model that weighs words.
+
+    A table has one row for each word of the text, and one column for each head.
+    """
     tables = []
     for look in row.looks:
         table = _word_table(look)
@@ -188,51 +224,61 @@ def word_tables(row: Row) -> list[list[Mapping[str, str]]]:
 
 
 def _word_table(look: Look) -> list[Mapping[str, str]]:
-    """Return the shares of words, a column per head; empty if the model does not weigh words."""
+    """Return the shares of words as a table with one row for each word.
+
+    For example, [{"word, as scenes-cosmos weighs it": "dog", "head 1": "12.3%"}]. The table is
+    empty if the model does not weigh words.
+    """
     word_title = f"word, as {look.info.spec} weighs it"
     captions = [(view.head, view.caption) for view in look.views if view.caption]
     if not captions:
         return []
     _, first_caption = captions[0]
-    records: list[Mapping[str, str]] = []
+    table_rows: list[Mapping[str, str]] = []
     # All heads read the same words.
     for index, word in enumerate(first_caption.words):
-        record = {word_title: printable(word.text)}
+        cells = {word_title: printable(word.text)}
         for head, caption in captions:
-            record[head] = percent(caption.words[index].share)
-        records.append(record)
-    return records
+            cells[head] = percent(caption.words[index].share)
+        table_rows.append(cells)
+    return table_rows
 
 
 def notes(rows: Sequence[Row], out: Path) -> list[str]:
-    """Return one line per caption that is cut, and one on characters that a PNG cannot show."""
+    """Return notes about what the picture `out` of the rows does not show.
+
+    There is one line for each text that is cut, and one about characters that a PNG cannot show.
+    """
     lines = []
     for row in rows:
         for look in row.looks:
             caption = look.views[0].caption  # all heads read the same words
             if caption and caption.tokens > caption.context:
                 lines.append(f"{printable(row.name)}, {look.info.spec}: {cut_line(caption)}")
-    missing = _missing_glyphs("".join(printable(row.text + row.name) for row in rows))
+    all_text = "".join(printable(row.text + row.name) for row in rows)
+    missing = _characters_without_glyph(all_text)
     if missing and out.suffix.lower() == ".png":
         lines.append(f"{FAMILY} of the PNG has no {missing}; .svg and .html use the viewer's fonts")
     return lines
 
 
-def _missing_glyphs(text: str) -> str:
-    """Return the characters of a text that the font of pictures lacks, each once."""
+def _characters_without_glyph(text: str) -> str:
+    """Return the characters of a text that the font of pictures cannot show, each once.
+
+    White space is never among them.
+    """
     from matplotlib.font_manager import findfont, get_font
 
     glyphs = get_font(findfont(FAMILY)).get_charmap()
-    characters = dict.fromkeys(text)
-    return "".join(
-        character
-        for character in characters
-        if not character.isspace() and ord(character) not in glyphs
-    )
+    missing_characters = ""
+    for character in dict.fromkeys(text):
+        if not character.isspace() and ord(character) not in glyphs:
+            missing_characters += character
+    return missing_characters
 
 
 def to_records(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Return rows as JSON holds them: each row with its looks, and each look with its heads."""
+    """Return rows for JSON: each row with the looks of all models, each look with its heads."""
     records = []
     for row in rows:
         width, height = row.size
@@ -249,8 +295,22 @@ def to_records(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def _look_record(row: Row, look: Look) -> dict[str, Any]:
-    """Return the maps of a model, and how they were computed, for JSON."""
+    """Return the maps of a model for an image and a text, and how they were computed, for JSON.
+
+    It has one record for each head, or for the mean of all heads, with the values of the patches.
+    """
     info = look.info
+    heads = []
+    for view in look.views:
+        value, x, y = view.peak(row.size)
+        heads.append(
+            {
+                "head": view.head or None,
+                "map": view.map.tolist(),
+                "peak": {"value": value, "x": x, "y": y},
+                "caption": _caption_record(view.caption) if view.caption else None,
+            }
+        )
     return {
         "model": info.spec,
         "architecture": info.architecture,
@@ -261,23 +321,17 @@ def _look_record(row: Row, look: Look) -> dict[str, Any]:
         "kind": look.kind,
         "shown_as": title(look),
         "attention": look.attention,
-        "heads": [_head_record(row, view) for view in look.views],
-    }
-
-
-def _head_record(row: Row, view: View) -> dict[str, Any]:
-    """Return the map and the caption of a head for JSON."""
-    value, x, y = view.peak(row.size)
-    return {
-        "head": view.head or None,
-        "map": view.map.tolist(),
-        "peak": {"value": value, "x": x, "y": y},
-        "caption": _caption_record(view.caption) if view.caption else None,
+        "heads": heads,
     }
 
 
 def _caption_record(caption: CaptionShares) -> dict[str, Any]:
-    """Return the shares of a caption for JSON."""
+    """Return the shares of a text for JSON: the fields of the record, and a level for each word."""
+    word_records = []
+    for word in caption.words:
+        word_record = word._asdict()
+        word_record["level"] = word.level
+        word_records.append(word_record)
     record = caption._asdict()
-    record["words"] = [word._asdict() | {"level": word.level} for word in caption.words]
+    record["words"] = word_records
     return record

@@ -68,34 +68,45 @@ _UNREAD = Ink("#ffffff", "#8a9099")
 
 @cache
 def colour_map() -> Colormap:
-    """Return viridis without its violet end: perceptually even, brighter for more."""
+    """Return the colours of maps: viridis without its violet end, brighter for larger values."""
     from matplotlib import colormaps
     from matplotlib.colors import ListedColormap
 
     return ListedColormap(colormaps["viridis"](np.linspace(0.18, 1, 256)))
 
 
-def coloured(view: View, size: tuple[int, int]) -> Image.Image:
-    """Draw a map in colours at a width and height: upsampled, then scaled to [0, 1]."""
+def draw_map(view: View, size: tuple[int, int]) -> Image.Image:
+    """Return the map of a view in colours, as an RGB image of a width and height.
+
+    The values of patches are interpolated, and then scaled to a least one of 0 and a largest of 1.
+    """
     width, height = size
-    values = scale_to_unit_range(upsample(torch.from_numpy(view.map), (height, width))).numpy()
-    return Image.fromarray(colour_map()(values, bytes=True)[..., :3])
+    pixels = upsample(torch.from_numpy(view.map), (height, width))
+    rgba = colour_map()(scale_to_unit_range(pixels).numpy(), bytes=True)
+    return Image.fromarray(rgba[..., :3])
 
 
-def overlaid(view: View, picture: Image.Image) -> Image.Image:
-    """Draw a map over its picture in grey, so that every colour belongs to the map."""
+def draw_map_over(view: View, picture: Image.Image) -> Image.Image:
+    """Return the map of a view over its picture, which is grey so that all colour is the map's."""
     grey = picture.convert("L").convert("RGB")
-    return Image.blend(grey, coloured(view, picture.size), OPACITY)
+    return Image.blend(grey, draw_map(view, picture.size), OPACITY)
 
 
 def to_png(rows: Sequence[Row]) -> bytes:
-    """Draw rows as PNG. Raises UsageError for a picture too large for other programs."""
-    return _draw_rows(rows, "png")[0]
+    """Return a picture of all rows as a PNG file.
+
+    Raises UsageError if it would be too large for other programs.
+    """
+    content, _ = _draw_rows(rows, "png")
+    return content
 
 
 def to_svg(rows: Sequence[Row]) -> bytes:
-    """Draw rows as SVG, with text as text, and titles of images and words."""
-    svg, titles = _draw_rows(rows, "svg")
+    """Return a picture of all rows as an SVG file.
+
+    Text is written as text, and images and words have titles, which viewers show under the pointer.
+    """
+    svg, title_by_id = _draw_rows(rows, "svg")
     ET.register_namespace("", _SVG)
     root = ET.fromstring(svg)
     for metadata in root.findall(f"{{{_SVG}}}metadata"):
@@ -103,14 +114,14 @@ def to_svg(rows: Sequence[Row]) -> bytes:
     # Viewers show titles and screen readers read them, but Matplotlib cannot write them.
     _insert_title(root, describe.TITLE)
     for element in list(root.iter()):
-        title = titles.get(element.get("id", ""))
+        title = title_by_id.get(element.get("id", ""))
         if title:
             _insert_title(element, title)
     return ET.tostring(root, "utf-8", xml_declaration=True)
 
 
 def _insert_title(element: ET.Element, text: str) -> None:
-    """Insert a title as the first child of an element."""
+    """Insert the element `<title>` of an SVG as the first child of an element."""
     title = ET.Element(f"{{{_SVG}}}title")
     title.text = text
     element.insert(0, title)
@@ -123,34 +134,44 @@ class _Chip(NamedTuple):
     ink: Ink
     # Whether white space comes before it.
     spaced: bool = True
+    # The title under the pointer in an SVG, such as "dog: 12.3% of the weight".
     title: str = ""
 
     @property
     def width(self) -> float:
+        """The width of the colour in pixels: the word and a margin on both sides."""
         return text_width(self.text, _BODY) + 2 * _CHIP_PAD
 
 
 class _Sheet:
-    """A figure that is filled from top to bottom; lengths are in pixels, and y goes downwards."""
+    """A figure that is filled from top to bottom. Lengths are in pixels, and y goes downwards.
+
+    Methods that write texts of unknown height return the lower edge of what they wrote.
+    """
 
     def __init__(self) -> None:
+        """Create an empty white figure without axes."""
         from matplotlib.figure import Figure
 
         self.figure = Figure(facecolor="white")
         self.axes = self.figure.add_axes((0, 0, 1, 1))
         self.axes.axis("off")
         # The titles of elements of an SVG by their id.
-        self.titles: dict[str, str] = {}
+        self.title_by_id: dict[str, str] = {}
 
     def save(self, file_format: str, width: float, height: float) -> bytes:
-        """Return the figure as a file. Raises UsageError for too many pixels."""
-        n_columns = round(_DPI / 72 * width)
-        n_rows = round(_DPI / 72 * height)
-        is_too_large = n_columns * n_rows > _MOST_PIXELS or max(n_columns, n_rows) >= 2**16
-        if file_format == "png" and is_too_large:
+        """Return the figure as a file in the format "png" or "svg", of a width and height.
+
+        Raises UsageError for a PNG with more pixels than other programs open.
+        """
+        pixel_width = round(_DPI / 72 * width)
+        pixel_height = round(_DPI / 72 * height)
+        has_too_many_pixels = pixel_width * pixel_height > _MOST_PIXELS
+        has_too_long_side = max(pixel_width, pixel_height) >= 2**16
+        if file_format == "png" and (has_too_many_pixels or has_too_long_side):
             raise UsageError(
-                f"the picture would have {n_columns} x {n_rows} pixels, more than programs open: "
-                "take fewer rows, or a name that ends with .html"
+                f"the picture would have {pixel_width} x {pixel_height} pixels, more than programs "
+                "open: take fewer rows, or a name that ends with .html"
             )
         self.axes.set(xlim=(0, width), ylim=(height, 0))
         self.figure.set_size_inches(width / 72, height / 72)
@@ -163,15 +184,15 @@ class _Sheet:
     def text(
         self, x: float, y: float, text: str, size: float, colour: str, *, bold: bool = False
     ) -> Artist:
-        """Write one line below `y`."""
+        """Write one line of text with its upper left corner at (x, y). `size` is its letters'."""
         weight = "bold" if bold else "normal"
         return self.axes.text(x, y + size, text, size=size, color=colour, weight=weight)
 
     def paragraph(
         self, x: float, y: float, text: str, width: float, size: float = _SMALL, colour: str = _SOFT
     ) -> float:
-        """Write running text in lines of a width, and return its lower edge."""
-        for line in wrapped(text, size, width):
+        """Write running text in lines of a width from (x, y) on, and return its lower edge."""
+        for line in wrap_text(text, size, width):
             self.text(x, y, line, size, colour)
             y += round(1.4 * size)
         return y
@@ -179,12 +200,13 @@ class _Sheet:
     def image(
         self, x: float, y: float, image: Image.Image, width: float, height: float, title: str
     ) -> None:
-        """Draw an image with its upper left corner at (x, y)."""
-        extent = (x, x + width, y + height, y)
-        self._set_title(self.axes.imshow(image, extent=extent, aspect="auto"), title)
+        """Draw an image at a width and height, with its upper left corner at (x, y)."""
+        extent = (x, x + width, y + height, y)  # left, right, bottom, top
+        artist = self.axes.imshow(image, extent=extent, aspect="auto")
+        self._set_title(artist, title)
 
     def chip(self, x: float, y: float, chip: _Chip) -> None:
-        """Write a word on its colour, with the upper left corner of the colour at (x, y)."""
+        """Draw a chip, a word on its colour, with its upper left corner at (x, y)."""
         from matplotlib.patches import FancyBboxPatch
 
         box = FancyBboxPatch(
@@ -200,29 +222,33 @@ class _Sheet:
         self._set_title(text, chip.title)
 
     def caption(self, x: float, y: float, caption: CaptionShares, width: float) -> float:
-        """Write a caption on its colours, and the attention outside of words below.
+        """Write the words of a caption on their colours, and the attention outside of words below.
 
-        Returns the lower edge.
+        The words are in lines of a width from (x, y) on. Return the lower edge.
         """
-        chips = list(_chips(caption, width))
+        chips = list(_make_chips(caption, width))
         widths = [chip.width for chip in chips]
-        places = flowed(widths, [chip.spaced for chip in chips], width)
-        for chip, (left_edge, line) in zip(chips, places, strict=True):
-            self.chip(x + left_edge, y + _CHIP_LINE * line, chip)
-        _, last_line = places[-1]
-        y += _CHIP_LINE * (last_line + 1)
+        places = place_words(widths, [chip.spaced for chip in chips], width)
+        for chip, (left_edge, line_index) in zip(chips, places, strict=True):
+            self.chip(x + left_edge, y + _CHIP_LINE * line_index, chip)
+        _, last_line_index = places[-1]
+        y += _CHIP_LINE * (last_line_index + 1)
         return self.paragraph(x, y, describe.padding_line(caption), width)
 
     def _set_title(self, artist: Artist, title: str) -> None:
-        """Give an element of the SVG a title, unless it is empty."""
+        """Give an element of the SVG a title, unless the title is empty."""
         if title:
-            element_id = f"titled-{len(self.titles)}"
+            element_id = f"titled-{len(self.title_by_id)}"
             artist.set_gid(element_id)
-            self.titles[element_id] = title
+            self.title_by_id[element_id] = title
 
 
-def _chips(caption: CaptionShares, width: float) -> Iterator[_Chip]:
-    """Yield the words of a caption on their colours, then the words that are not read."""
+def _make_chips(caption: CaptionShares, width: float) -> Iterator[_Chip]:
+    """Yield a chip, a word on its colour, for each word of a caption.
+
+    Words that the model does not read come last. A word that is wider than a line of `width` pixels
+    has several chips.
+    """
     for word in caption.words:
         ink = LEVELS[word.level] if word.level else PLAIN
         title = f"{describe.printable(word.text)}: {describe.percent(word.share)} of the weight"
@@ -232,45 +258,58 @@ def _chips(caption: CaptionShares, width: float) -> Iterator[_Chip]:
 
 
 def _split_chip(chip: _Chip, width: float) -> Iterator[_Chip]:
-    """Yield a chip, or several chips with pieces of its word if it is wider than a line."""
-    pieces = broken(describe.printable(chip.text), _BODY, width - 2 * _CHIP_PAD)
-    for number, piece in enumerate(pieces):
-        yield chip._replace(text=piece, spaced=chip.spaced and number == 0)
+    """Yield the chip, or several chips with pieces of its word if it is wider than a line.
+
+    `width` is the width of a line in pixels.
+    """
+    pieces = break_word(describe.printable(chip.text), _BODY, width - 2 * _CHIP_PAD)
+    for index, piece in enumerate(pieces):
+        is_first_piece = index == 0
+        yield chip._replace(text=piece, spaced=chip.spaced and is_first_piece)
 
 
-def flowed(
+def place_words(
     widths: Sequence[float], spaced: Sequence[bool], line_width: float
 ) -> list[tuple[float, int]]:
-    """Place words in lines, and return the left edge and the number of the line of each word.
+    """Arrange words in lines, and return the left edge and the index of the line of each word.
 
-    `spaced` tells for each word whether white space comes before it. Words without white space
-    between them, such as a word and its comma, stay on one line if they fit.
+    `widths` are the widths of the words, and `spaced` tells for each word whether white space comes
+    before it. Words without white space between them, such as a word and its comma, stay on one
+    line if they fit. For example, words of the widths [50, 30, 40], all spaced, in lines of 100
+    pixels are at [(0, 0), (54, 0), (0, 1)], as gaps are 4 pixels wide.
     """
     places: list[tuple[float, int]] = []
-    right, line = 0.0, 0
-    for number, (width, is_spaced) in enumerate(zip(widths, spaced, strict=True)):
-        gap = _CHIP_PAD if right and is_spaced else 0.0
-        touching_width = _touching_width(widths, spaced, number + 1) if is_spaced else 0.0
-        if right and right + gap + width + touching_width > line_width:
-            right, gap, line = 0.0, 0.0, line + 1
-        places.append((right + gap, line))
-        right += gap + width
+    right_edge, line_index = 0.0, 0
+    for index, (width, is_spaced) in enumerate(zip(widths, spaced, strict=True)):
+        gap = _CHIP_PAD if right_edge and is_spaced else 0.0
+        # The right edge of the word, with all words that touch it on the right.
+        new_right_edge = right_edge + gap + width
+        if is_spaced:
+            new_right_edge += _width_without_space(widths, spaced, index + 1)
+        if right_edge and new_right_edge > line_width:
+            right_edge, gap = 0.0, 0.0
+            line_index += 1
+        places.append((right_edge + gap, line_index))
+        right_edge += gap + width
     return places
 
 
-def _touching_width(widths: Sequence[float], spaced: Sequence[bool], start: int) -> float:
-    """Return the width of the words from `start` on that have no white space before them."""
-    touching_width = 0.0
+def _width_without_space(widths: Sequence[float], spaced: Sequence[bool], start: int) -> float:
+    """Return the width of the words from index `start` on, up to the first white space.
+
+    For example, the widths [50, 8, 30] and `spaced` [True, False, True] give 8 from index 1 on.
+    """
+    total_width = 0.0
     for width, is_spaced in zip(widths[start:], spaced[start:], strict=True):
         if is_spaced:
             break
-        touching_width += width
-    return touching_width
+        total_width += width
+    return total_width
 
 
 @lru_cache(maxsize=4096)
 def text_width(text: str, size: float, bold: bool = False) -> float:
-    """Return the width of a line of text in pixels."""
+    """Return the width of a line of text in pixels, for letters of a size."""
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import text_to_path
 
@@ -278,21 +317,27 @@ def text_width(text: str, size: float, bold: bool = False) -> float:
     return float(text_to_path.get_text_width_height_descent(text, font, ismath=False)[0])
 
 
-def broken(text: str, size: float, width: float) -> list[str]:
-    """Split a word into pieces that are at most `width` wide."""
+def break_word(word: str, size: float, width: float) -> list[str]:
+    """Split a word into pieces that are at most `width` pixels wide: ["abcd", "efgh"].
+
+    A piece has at least one character. `size` is the size of the letters.
+    """
     pieces = [""]
-    for character in text:
+    for character in word:
         if pieces[-1] and text_width(pieces[-1] + character, size) > width:
             pieces.append("")
         pieces[-1] += character
     return pieces
 
 
-def wrapped(text: str, size: float, width: float) -> list[str]:
-    """Split a text into lines of a width; words that are wider than a line are broken."""
+def wrap_text(text: str, size: float, width: float) -> list[str]:
+    """Split a text into lines that are at most `width` pixels wide.
+
+    Words that are wider than a line are broken. `size` is the size of the letters.
+    """
     lines: list[str] = []
     for word in text.split():
-        first_piece, *more_pieces = broken(word, size, width)
+        first_piece, *more_pieces = break_word(word, size, width)
         if lines and text_width(f"{lines[-1]} {first_piece}", size) <= width:
             lines[-1] += f" {first_piece}"
         else:
@@ -301,8 +346,8 @@ def wrapped(text: str, size: float, width: float) -> list[str]:
     return lines
 
 
-def shortened(text: str, size: float, width: float, bold: bool = False) -> str:
-    """Return a text that fits into a width: "/data/runs/last.pt" -> "…runs/last.pt".
+def shorten_start(text: str, size: float, width: float, bold: bool = False) -> str:
+    """Return a text that fits into a width in pixels: "/data/runs/last.pt" -> "…runs/last.pt".
 
     Characters are cut off at the start, because the end of a path names the file.
     """
@@ -312,45 +357,53 @@ def shortened(text: str, size: float, width: float, bold: bool = False) -> str:
 
 
 def _draw_rows(rows: Sequence[Row], file_format: str) -> tuple[bytes, dict[str, str]]:
-    """Draw all rows and a legend of their colours; return the file and its titles by element id."""
-    map_lines_of_rows = [_map_lines(row.looks) for row in rows]
-    n_columns = 1 + max(len(line) for line in map_lines_of_rows[0])  # the image, then maps
+    """Draw all rows, and a legend of their colours, as one picture.
+
+    Return the content of a file in the format "png" or "svg", and the titles of elements of an SVG
+    by the id of the element.
+    """
+    # The panels of a line share its width: first the image, then its maps.
+    map_lines_of_rows = [_arrange_maps(row.looks) for row in rows]
+    n_columns = 1 + max(len(line) for line in map_lines_of_rows[0])
     gaps = _GAP * (n_columns - 1)
-    fitting_panel = (_WIDTH - gaps) / n_columns
-    panel = min(max(fitting_panel, _LEAST_PANEL), _LARGEST_PANEL)
-    width = n_columns * panel + gaps
+    fitting_side = (_WIDTH - gaps) / n_columns
+    panel_side = min(max(fitting_side, _LEAST_PANEL), _LARGEST_PANEL)
+    width = n_columns * panel_side + gaps
+
     with plain_style(_STYLE):
         sheet = _Sheet()
         y = float(_MARGIN)
-        for number, (row, lines) in enumerate(zip(rows, map_lines_of_rows, strict=True)):
-            has_headings = number % _ROWS_PER_HEADING == 0 or len(lines) > 1
-            y = _draw_row(sheet, y, row, lines, panel, has_headings)
+        for index, (row, map_lines) in enumerate(zip(rows, map_lines_of_rows, strict=True)):
+            has_headings = index % _ROWS_PER_HEADING == 0 or len(map_lines) > 1
+            y = _draw_row(sheet, y, row, map_lines, panel_side, has_headings)
             y = _draw_captions(sheet, y, row, width) + _ROW_GAP
             sheet.axes.plot((_MARGIN, _MARGIN + width), (y, y), color=_RULE, lw=1)
             y += _ROW_GAP
         y = _draw_legend(sheet, y, rows, width)
-        return sheet.save(file_format, width + 2 * _MARGIN, y + _MARGIN), sheet.titles
+        content = sheet.save(file_format, width + 2 * _MARGIN, y + _MARGIN)
+        return content, sheet.title_by_id
 
 
 class _Panel(NamedTuple):
-    """A map that is drawn: one view of a look."""
+    """A map that is drawn: one view of a look, the attention of a model."""
 
     look: Look
     view: View
 
 
-def _map_lines(looks: Sequence[Look]) -> list[list[_Panel]]:
-    """Arrange maps in lines of a few panels.
+def _arrange_maps(looks: Sequence[Look]) -> list[list[_Panel]]:
+    """Arrange the maps of all models in lines of at most four panels.
 
-    If every model has one map, models share lines. Otherwise each line has heads of one model.
+    If every model has one map, models share lines. Otherwise each line has heads of one model. For
+    example, two models with six heads each have lines of 4, 2, 4 and 2 panels.
     """
-    groups = [[_Panel(look, view) for view in look.views] for look in looks]
-    if all(len(group) == 1 for group in groups):
-        groups = [[group[0] for group in groups]]
+    panels_of_looks = [[_Panel(look, view) for view in look.views] for look in looks]
+    if all(len(panels) == 1 for panels in panels_of_looks):
+        panels_of_looks = [[panels[0] for panels in panels_of_looks]]
     lines = []
-    for group in groups:
-        for start in range(0, len(group), _MAPS_PER_LINE):
-            lines.append(group[start : start + _MAPS_PER_LINE])
+    for panels in panels_of_looks:
+        for start in range(0, len(panels), _MAPS_PER_LINE):
+            lines.append(panels[start : start + _MAPS_PER_LINE])
     return lines
 
 
@@ -358,78 +411,97 @@ def _draw_row(
     sheet: _Sheet,
     y: float,
     row: Row,
-    lines: Sequence[Sequence[_Panel]],
-    panel: float,
+    map_lines: Sequence[Sequence[_Panel]],
+    panel_side: float,
     has_headings: bool,
 ) -> float:
-    """Draw the image of a row on the left and its maps beside it; return the lower edge.
+    """Draw the image of a row on the left and its maps beside it, from y on downwards.
 
-    `lines` are the maps by line. `panel` is the longest side of every image in pixels. Lines after
-    the first one leave the place of the image empty.
+    `map_lines` are the maps by line. `panel_side` is the longest side of every image in pixels.
+    Lines after the first one leave the place of the image empty. Return the lower edge.
     """
-    for number, line in enumerate(lines):
-        left_edges = [_MARGIN + (panel + _GAP) * column for column in range(1, len(line) + 1)]
+    for line_index, panels in enumerate(map_lines):
+        # Column 0 is the image's.
+        left_edges = []
+        for column in range(1, len(panels) + 1):
+            left_edges.append(_MARGIN + (panel_side + _GAP) * column)
+
         if has_headings:
-            heading_bottoms = [
-                _draw_heading(sheet, x, y, look, view, panel)
-                for x, (look, view) in zip(left_edges, line, strict=True)
-            ]
+            heading_bottoms = []
+            for x, (look, view) in zip(left_edges, panels, strict=True):
+                heading_bottoms.append(_draw_heading(sheet, x, y, look, view, panel_side))
             y = max(heading_bottoms) + 4
+
         bottoms = []
-        if number == 0:
-            bottoms.append(_draw_image(sheet, y, row, panel))
-        for x, (look, view) in zip(left_edges, line, strict=True):
-            bottoms.append(_draw_map(sheet, x, y, row, look, view, panel))
+        if line_index == 0:
+            bottoms.append(_draw_image(sheet, y, row, panel_side))
+        for x, (look, view) in zip(left_edges, panels, strict=True):
+            bottoms.append(_draw_map(sheet, x, y, row, look, view, panel_side))
         y = max(bottoms) + _GAP
     return y
 
 
-def _image_size(row: Row, panel: float) -> tuple[float, float]:
-    """Return width and height at which the images of a row are drawn."""
+def _image_size(row: Row, panel_side: float) -> tuple[float, float]:
+    """Return the width and height at which a row's image and maps are drawn.
+
+    The longest side is `panel_side`: (680, 510) becomes (200, 150) for a side of 200.
+    """
     width, height = row.picture.size
     longest = max(width, height)
-    return width * panel / longest, height * panel / longest
+    return width * panel_side / longest, height * panel_side / longest
 
 
-def _draw_image(sheet: _Sheet, y: float, row: Row, panel: float) -> float:
-    """Draw the image of a row with its name and size below; return the lower edge."""
-    width, height = _image_size(row, panel)
+def _draw_image(sheet: _Sheet, y: float, row: Row, panel_side: float) -> float:
+    """Draw the image of a row at the left margin, from y on, with its name and size below.
+
+    `panel_side` is the longest side of the image in pixels. Return the lower edge.
+    """
+    width, height = _image_size(row, panel_side)
     name = describe.printable(row.name)
     sheet.image(_MARGIN, y, row.picture, width, height, name)
     y += height + 4
-    sheet.text(_MARGIN, y, shortened(name, _SMALL, panel), _SMALL, _SOFT)
-    size = f"{row.size[0]} x {row.size[1]} px"
-    return sheet.paragraph(_MARGIN, y + 17, size, panel)
+    sheet.text(_MARGIN, y, shorten_start(name, _SMALL, panel_side), _SMALL, _SOFT)
+    size_text = f"{row.size[0]} x {row.size[1]} px"
+    return sheet.paragraph(_MARGIN, y + 17, size_text, panel_side)
 
 
 def _draw_map(
-    sheet: _Sheet, x: float, y: float, row: Row, look: Look, view: View, panel: float
+    sheet: _Sheet, x: float, y: float, row: Row, look: Look, view: View, panel_side: float
 ) -> float:
-    """Draw a map over its image with its range below; return the lower edge."""
-    width, height = _image_size(row, panel)
-    map_over_image = overlaid(view, row.picture)
+    """Draw a map over its image with its upper left corner at (x, y), and its range below.
+
+    If there are several heads, the caption of the head is written below, too. Return the lower
+    edge.
+    """
+    width, height = _image_size(row, panel_side)
+    map_over_image = draw_map_over(view, row.picture)
     sheet.image(x, y, map_over_image, width, height, describe.alt_text(row, look, view))
-    bottom = sheet.paragraph(x, y + height + 4, describe.range_line(look, view), panel)
-    # If there are several heads, each has its caption below its map.
+    bottom = sheet.paragraph(x, y + height + 4, describe.range_line(look, view), panel_side)
     if view.caption and len(look.views) > 1:
-        bottom = sheet.caption(x, bottom + 4, view.caption, panel)
+        bottom = sheet.caption(x, bottom + 4, view.caption, panel_side)
     return bottom
 
 
-def _draw_heading(sheet: _Sheet, x: float, y: float, look: Look, view: View, panel: float) -> float:
-    """Write the name of a model, and the kind and head of its map; return the lower edge."""
-    model = shortened(describe.printable(look.info.spec), _SMALL, panel, bold=True)
+def _draw_heading(
+    sheet: _Sheet, x: float, y: float, look: Look, view: View, panel_side: float
+) -> float:
+    """Write the heading of a map from (x, y) on: its model, its kind and its head.
+
+    Texts are at most `panel_side` pixels wide. Return the lower edge.
+    """
+    model = shorten_start(describe.printable(look.info.spec), _SMALL, panel_side, bold=True)
     sheet.text(x, y, model, _SMALL, _INK, bold=True)
     kind = describe.title(look)
     if view.head:
         kind += f", {view.head}"
-    return sheet.paragraph(x, y + 17, kind, panel)
+    return sheet.paragraph(x, y + 17, kind, panel_side)
 
 
 def _draw_captions(sheet: _Sheet, y: float, row: Row, width: float) -> float:
-    """Write the captions of all models on their colours; return the lower edge.
+    """Write the text of a row once for each model, with the words on their colours.
 
-    Several captions have the names of their models. If no model weighs words, the text is written.
+    If several models weigh words, the name of each model stands above. If no model does, the text
+    is written once without colours. Return the lower edge.
     """
     if not describe.has_words(row.looks):
         return sheet.paragraph(_MARGIN, y, describe.printable(row.text), width, _BODY, _INK)
@@ -446,14 +518,19 @@ def _draw_captions(sheet: _Sheet, y: float, row: Row, width: float) -> float:
 
 
 def _draw_legend(sheet: _Sheet, y: float, rows: Sequence[Row], width: float) -> float:
-    """Draw the scale of colours, the colours of words, and notes; return the lower edge."""
+    """Draw the legend below all rows: the scale of colours, the colours of words, and notes.
+
+    It begins at y and has a width in pixels. Return the lower edge.
+    """
     looks = [look for row in rows for look in row.looks]
+    # The scale: a bar of all colours between 0 and 1, and the kinds of maps beside it.
     bar = Image.fromarray(colour_map()(np.arange(256), bytes=True)[None, :, :3])
     sheet.text(_MARGIN, y, "0", _SMALL, _SOFT)
     sheet.image(_MARGIN + 12, y + 1, bar, 150, 13, "colours from 0 to 1")
     sheet.text(_MARGIN + 167, y, "1", _SMALL, _SOFT)
     kinds = " / ".join(dict.fromkeys(describe.title(look) for look in looks))
     y = sheet.paragraph(_MARGIN + 188, y, kinds, width - 188, colour=_INK) + 8
+    # The colours of words, by the thirds of their scale.
     if describe.has_words(looks):
         x = float(_MARGIN)
         for level, ink in LEVELS.items():

@@ -17,7 +17,6 @@ from cosmos_eval.report.gallery.segmentation import SegmentationSource
 from cosmos_eval.report.gallery.source import (
     ImageWithText,
     Request,
-    ResultGroup,
     ResultSource,
     Source,
     group_results,
@@ -43,11 +42,11 @@ def collect(
     budget: int = BUDGET,
     show_progress: ShowProgress = show_no_progress,
 ) -> Gallery:
-    """Return examples with pictures of the results in files. Equal input gives equal bytes.
+    """Return examples with pictures that illustrate the results in files.
 
-    Outputs of models are computed by the models on this machine that have the measured weights;
-    their embeddings are cached in `options.cache`. Nothing is downloaded. The notes of the gallery
-    name what cannot be shown.
+    Outputs of models are computed by the models on this machine that have the measured weights.
+    Their embeddings are cached in `options.cache`. Nothing is downloaded. The notes of the gallery
+    name what cannot be shown. Equal input gives equal bytes.
 
     Args:
         results: Files of results.
@@ -60,66 +59,71 @@ def collect(
     Raises:
         UsageError: for files that are not results, and YAML files of data sets without a result.
     """
+    # Open the data of all results, and choose what to show of them.
     groups, notes = group_results(results, datasets)
     result_sources: list[ResultSource] = []
-    for done, group in enumerate(groups):
-        show_progress("pictures", Progress("data sets", done, len(groups)))
-        result_sources.append(_source_of(group, options, predictions))
+    for n_done, group in enumerate(groups):
+        show_progress("pictures", Progress("data sets", n_done, len(groups)))
+        result_source: ResultSource
+        if group.task == "retrieval":
+            result_source = RetrievalSource(group, options)
+        elif group.task == "cls":
+            result_source = ClassificationSource(group, options)
+        else:
+            result_source = SegmentationSource(group, options, predictions)
+        result_sources.append(result_source)
     images_with_texts = attention_examples(result_sources, options)
-    sources: list[Source] = [*result_sources, AttentionSource(groups, images_with_texts)]
+    all_sources: list[Source] = [*result_sources, AttentionSource(groups, images_with_texts)]
 
+    # Compute the outputs of models that the examples need.
     requests: list[Request] = []
-    for source in sources:
+    for source in all_sources:
         requests += source.requests
-    refusals = run_requests(requests, options.device, show_progress)
+    refusal_notes = run_requests(requests, options.device, show_progress)
 
+    # Draw as many examples as fit into the budget.
     candidates: list[Candidate] = []
-    for source in sources:
+    for source in all_sources:
         candidates += source.candidates()
     progress = partial(show_progress, "pictures")
-    examples, omissions = select(candidates, budget, options.workers, progress)
+    examples, omission_notes = select(candidates, budget, options.workers, progress)
 
-    for source in sources:
+    for source in all_sources:
         notes += source.notes
-    notes += [*refusals, *omissions]
+    notes += [*refusal_notes, *omission_notes]
     examples_by_kind: dict[str, Any] = {}
     for kind in KINDS:
         examples_by_kind[kind] = tuple(example for example in examples if example.kind == kind)
     return Gallery(**examples_by_kind, notes=tuple(dict.fromkeys(notes)))
 
 
-def _source_of(group: ResultGroup, options: RunOptions, predictions: Path | None) -> ResultSource:
-    """Return the source of examples for the task of a group."""
-    if group.task == "retrieval":
-        return RetrievalSource(group, options)
-    if group.task == "cls":
-        return ClassificationSource(group, options)
-    return SegmentationSource(group, options, predictions)
-
-
 def attention_examples(sources: Sequence[ResultSource], options: RunOptions) -> list[ImageWithText]:
     """Choose the images and texts that attention maps are drawn for.
 
-    These are captions of retrieval sets, or else prompts of classes. If results were measured on
-    the embedded scenes, captions that name one small thing come first.
+    These are captions of retrieval sets, or prompts of classes if there are no captions. If results
+    were measured on the scenes that come with this package, their captions that name one small
+    thing come first.
     """
-    captioned: list[ImageWithText] = []
-    prompted: list[ImageWithText] = []
+    images_with_captions: list[ImageWithText] = []
+    images_with_prompts: list[ImageWithText] = []
     has_scenes = False
     for source in sources:
         if base_protocol_name(source.protocol.protocol_name) == SCENES:
             has_scenes = True
         elif source.task == "retrieval":
-            captioned += source.images_with_texts
+            images_with_captions += source.images_with_texts
         else:
-            prompted += source.images_with_texts
+            images_with_prompts += source.images_with_texts
     if has_scenes:
-        captioned = _small_scenes(options) + captioned
-    return captioned or prompted
+        images_with_captions = _read_small_scenes(options) + images_with_captions
+    return images_with_captions or images_with_prompts
 
 
-def _small_scenes(options: RunOptions) -> list[ImageWithText]:
-    """Return embedded scenes with the first sentence of their captions, which names one thing."""
+def _read_small_scenes(options: RunOptions) -> list[ImageWithText]:
+    """Return a few scenes of this package, each with a sentence that names one small thing.
+
+    The caption names several small things, and its first sentence one of them.
+    """
     protocol: Any = find_protocol(_SMALL_SCENES)
     prepare(protocol)
     scenes = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from cosmos_eval.report.gallery.pictures import Candidate, Canvas
@@ -29,21 +30,29 @@ class AttentionSource(Source):
     def __init__(
         self, groups: Sequence[ResultGroup], images_with_texts: Sequence[ImageWithText]
     ) -> None:
+        """Choose a few images of each data set, and request the maps of each measured model.
+
+        `groups` hold the results of the models. An image that a data set has under two protocols is
+        chosen once.
+        """
         super().__init__()
-        self._images_by_set: dict[str, list[ImageWithText]] = {}
-        # The looks of a model at the images of a data set, in their order.
+        # The attention maps of a model for the images of a data set, by model and data set.
         self._looks: dict[tuple[str, str], list[Look]] = {}
-        for example in images_with_texts:
-            self._add_image(example)
-        rows = {}
+        self._images_by_dataset: dict[str, list[ImageWithText]] = {}
+        for image_with_text in images_with_texts:
+            images = self._images_by_dataset.setdefault(image_with_text.dataset, [])
+            names = [image.name for image in images]
+            if len(images) < IMAGES_WITH_TEXTS and image_with_text.name not in names:
+                images.append(image_with_text)
+        row_by_model = {}
         for group in groups:
             for result in group.results:
-                rows[label_of(result)] = result.row
-        for model in sorted(rows):
-            for dataset in self._images_by_set:
+                row_by_model[label_of(result)] = result.row
+        for model, row in sorted(row_by_model.items(), key=itemgetter(0)):
+            for dataset in self._images_by_dataset:
                 self.requests.append(
                     _AttentionRequest(
-                        row=rows[model],
+                        row=row,
                         label=model,
                         kind="attention maps",
                         dataset=dataset,
@@ -51,70 +60,71 @@ class AttentionSource(Source):
                     )
                 )
 
-    def _add_image(self, example: ImageWithText) -> None:
-        """Add an image unless its data set has enough, or has it under another protocol."""
-        images = self._images_by_set.setdefault(example.dataset, [])
-        names = [image.name for image in images]
-        if len(images) < IMAGES_WITH_TEXTS and example.name not in names:
-            images.append(example)
+    def compute_maps(self, model: str, dataset: str, encoder: Encoder) -> None:
+        """Compute and keep the attention maps of a model for the images of a data set.
 
-    def look(self, model: str, dataset: str, encoder: Encoder) -> None:
-        """Compute the maps of a model on the images of a data set.
-
-        Raises UsageError for a model without patches and an image that cannot be used.
+        `encoder` is the loaded model. Raises UsageError for a model without patches and an image
+        that cannot be used.
         """
         from cosmos_eval.models.maps import default_map_kind
         from cosmos_eval.report.attention.compute import AttendOptions, looks_at_image
 
         kind = default_map_kind(encoder)
         looks: list[Look] = []
-        for example in self._images_by_set[dataset]:
-            image = example.read_image()
-            looks += looks_at_image(encoder, image, [example.text], kind, AttendOptions())
+        for image_with_text in self._images_by_dataset[dataset]:
+            image = image_with_text.read_image()
+            looks += looks_at_image(encoder, image, [image_with_text.text], kind, AttendOptions())
         self._looks[model, dataset] = looks
 
     def candidates(self) -> Iterator[Candidate]:
-        """Yield the images for which any model has a map."""
-        for dataset, images in self._images_by_set.items():
+        """Yield the images for which any model has a map, each with the maps of all models."""
+        for dataset, images in self._images_by_dataset.items():
             models = sorted(model for model, set_name in self._looks if set_name == dataset)
             if not models:
                 continue
-            for turn, example in enumerate(images):
-                looks = {model: self._looks[model, dataset][turn] for model in models}
-                yield Candidate(turn, _AttentionDrawing(example, looks).draw)
+            for index, image_with_text in enumerate(images):
+                look_by_model = {}
+                for model in models:
+                    look_by_model[model] = self._looks[model, dataset][index]
+                drawing = _AttentionDrawing(image_with_text, look_by_model)
+                yield Candidate(index, drawing.draw)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _AttentionRequest(Request):
-    """The attention maps of a model on the images of a data set."""
+    """A request for the attention maps of a model on the images of a data set."""
 
     source: AttentionSource
 
     def run(self, encoder: Encoder, progress: OnProgress) -> None:
-        self.source.look(self.label, self.dataset, encoder)
+        """Compute the maps. Raises UsageError for a model without patches or an unusable image."""
+        self.source.compute_maps(self.label, self.dataset, encoder)
 
 
 class _AttentionDrawing(NamedTuple):
-    """An image with a text that can be drawn, and the looks at it by model."""
+    """An image with a text that can be drawn, and the attention of each model on it."""
 
-    example: ImageWithText
-    looks: Mapping[str, Look]
+    image_with_text: ImageWithText
+    look_by_model: Mapping[str, Look]
 
     def draw(self, canvas: Canvas) -> AttentionExample:
-        """Draw the image and the maps of all models. Raises UsageError for an unusable image."""
-        image = self.example.read_image()
+        """Draw the image, and the attention map of each model.
+
+        Raises UsageError if the image cannot be read.
+        """
+        image = self.image_with_text.read_image()
         size = canvas.size_of(image.size)
         maps, kinds, words = {}, {}, {}
-        for model, look in self.looks.items():
-            view = look.views[0]
+        for model, look in self.look_by_model.items():
+            view = look.views[0]  # the mean of all heads
             maps[model] = canvas.heat_map(view.map, size)
             kinds[model] = look.kind
             if view.caption is not None:
                 words[model] = view.caption.words
         return AttentionExample(
-            dataset=self.example.dataset,
-            name=self.example.name,
-            caption=self.example.text,
+            dataset=self.image_with_text.dataset,
+            name=self.image_with_text.name,
+            caption=self.image_with_text.text,
             image=canvas.large(image),
             maps=maps,
             kinds=kinds,

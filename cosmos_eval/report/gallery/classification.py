@@ -14,20 +14,23 @@ from cosmos_eval.types import RunOptions, Samples
 
 
 class ClassificationSource(ResultSource):
-    """Images with the outcomes of all results of a group."""
+    """Images of a classification set with the outcomes of all results of a group."""
 
     def __init__(self, group: ResultGroup, options: RunOptions) -> None:
+        """Open the images that the results of the group were measured on."""
         super().__init__(group, options)
-        self._opened = self.open_results()
+        self._opened_results = self.open_results()
 
     def candidates(self) -> list[Candidate]:
-        """Return the chosen images."""
-        return self.sample_candidates(self._opened)
+        """Return the chosen images, each with the outcomes of all models."""
+        return self.sample_candidates(self._opened_results)
 
     def open_data(self, options: RunOptions) -> ClassData:
+        """Open the images and labels of the data set."""
         return open_data(self.protocol, options)
 
     def was_measured_on(self, result: SampledResult, data: ClassData) -> bool:
+        """Return whether a result has the same images, labels and classes as the data."""
         recorded_hash = result.row.provenance["hashes"].get("sample_list")
         return (
             sample_list_hash(data) == recorded_hash
@@ -36,4 +39,5 @@ class ClassificationSource(ResultSource):
         )
 
     def judge(self, data: Any, samples: Sequence[Samples]) -> ClassJudgement:
+        """Return which models are right on which images."""
         return ClassJudgement(self.protocol, data, samples)

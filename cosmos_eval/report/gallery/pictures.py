@@ -46,6 +46,7 @@ class Canvas:
     """
 
     def __init__(self, scale: float = 1.0) -> None:
+        """Create a canvas whose pictures have `scale` times their usual width and height."""
         self._scale = scale
         self._thumbnails: dict[str, Picture] = {}
         self._by_content: dict[bytes, Picture] = {}
@@ -57,52 +58,66 @@ class Canvas:
         return self._thumbnails[source.name]
 
     def large(self, image: Image.Image, longest: int = LARGE) -> Picture:
-        """Encode an RGB image, with `longest` as its longest side unless it is smaller."""
-        size = _fit(image.size, longest * self._scale)
+        """Encode an RGB image, reduced so that its longest side has at most `longest` pixels."""
+        size = _fit_size(image.size, longest * self._scale)
         # Resizing to the same size changes no pixel.
-        return self._encoded(image.resize(size, Image.Resampling.LANCZOS))
+        return self._encode(image.resize(size, Image.Resampling.LANCZOS))
 
     def label_map(self, classes: Label, colours: Sequence[Rgb8], size: Size) -> Picture:
-        """Draw classes (H, W) in their colours; pixels without a class are transparent."""
-        rgba_of_class = np.zeros((VALUES, 4), np.uint8)
-        rgba_of_class[: len(colours)] = [(*colour, 255) for colour in colours]
+        """Draw a label map (H, W) of class indices at a size in pixels.
+
+        Class i has the colour `colours[i]`. Pixels without a class, whose value is larger, are
+        transparent.
+        """
+        rgba_by_value = np.zeros((VALUES, 4), np.uint8)
+        rgba_by_value[: len(colours)] = [(*colour, 255) for colour in colours]
         resized = Image.fromarray(shrunk(classes)).resize(size, Image.Resampling.NEAREST)
-        rgba = rgba_of_class[np.asarray(resized)]
-        return self._encoded(Image.fromarray(rgba), _LOSSLESS)
+        rgba = rgba_by_value[np.asarray(resized)]
+        return self._encode(Image.fromarray(rgba), _LOSSLESS)
 
     def heat_map(self, values: NDArray[np.float32], size: Size) -> Picture:
-        """Draw values (h, w) of patches: faint blue for the least, yellow for the largest."""
-        values = (values - values.min()) / (np.ptp(values) or 1)
+        """Draw the values (h, w) of an image's patches at a size in pixels.
+
+        The colours go from a faint blue for the least value to yellow for the largest.
+        """
+        scaled_values = (values - values.min()) / (np.ptp(values) or 1)  # from 0 to 1
         # Linear between the centres of patches, as in cosmos_eval.models.maps.
-        pixels = np.asarray(Image.fromarray(values).resize(size, Image.Resampling.BILINEAR))
+        resized = Image.fromarray(scaled_values).resize(size, Image.Resampling.BILINEAR)
+        pixels = np.asarray(resized)
+        # Interpolate each channel between the colours of viridis, and the opacity.
         steps = np.linspace(0, 1, len(_VIRIDIS))
-        red, green, blue = (np.interp(pixels, steps, channel) for channel in np.transpose(_VIRIDIS))
+        channels = [np.interp(pixels, steps, channel) for channel in np.transpose(_VIRIDIS)]
         alpha = 255 * np.interp(pixels, (0, 1), _OPACITY)
-        rgba = np.stack([red, green, blue, alpha], axis=-1)
-        return self._encoded(Image.fromarray((rgba + 0.5).astype(np.uint8)))
+        rgba = np.stack([*channels, alpha], axis=-1)
+        return self._encode(Image.fromarray((rgba + 0.5).astype(np.uint8)))
 
     def size_of(self, image_size: Size) -> Size:
-        """Return the size that `large` gives an image of this size."""
-        return _fit(image_size, LARGE * self._scale)
+        """Return the size of the picture that `large` draws of an image with this size."""
+        return _fit_size(image_size, LARGE * self._scale)
 
-    def _encoded(self, image: Image.Image, encoding: dict[str, Any] = _LOSSY) -> Picture:
-        """Encode an image; equal pictures are the same object."""
+    def _encode(self, image: Image.Image, encoding: dict[str, Any] = _LOSSY) -> Picture:
+        """Encode an image as WebP. Pictures of equal content are the same object."""
         content = io.BytesIO()
         image.save(content, format="WEBP", **encoding)
-        picture = Picture(content.getvalue(), "image/webp", *image.size)
+        picture = Picture(content.getvalue(), "image/webp", image.width, image.height)
         return self._by_content.setdefault(picture.content, picture)
 
 
 def shrunk(classes: Label) -> Label:
-    """Reduce a label map (H, W) to the largest size in which maps are drawn."""
-    size = _fit((classes.shape[1], classes.shape[0]), LARGE)
+    """Return a label map (H, W) reduced to the largest size in which label maps are drawn."""
+    height, width = classes.shape
+    size = _fit_size((width, height), LARGE)
     return np.asarray(Image.fromarray(classes).resize(size, Image.Resampling.NEAREST))
 
 
-def _fit(size: Size, longest: float) -> Size:
-    """Return a size with the same proportions, and with `longest` as its longest side at most."""
+def _fit_size(size: Size, longest: float) -> Size:
+    """Return a size with the same proportions whose longest side has at most `longest` pixels.
+
+    For example, (640, 480) becomes (320, 240) for `longest` of 320, and (100, 50) stays.
+    """
+    width, height = size
     factor = min(1.0, longest / max(size))
-    return max(1, round(factor * size[0])), max(1, round(factor * size[1]))
+    return max(1, round(factor * width)), max(1, round(factor * height))
 
 
 class Candidate(NamedTuple):
@@ -110,7 +125,7 @@ class Candidate(NamedTuple):
 
     # The round of examples that it is added in. Round 0 has the first examples of all sections.
     round: int
-    # Raises UsageError if an image cannot be used.
+    # Draws the example on a canvas. Raises UsageError if an image cannot be used.
     draw: Callable[[Canvas], Example]
 
 
@@ -121,9 +136,9 @@ def select(
 
     If round 0 does not fit, all pictures are drawn smaller. If it does not fit at the smallest
     scale either, as many of its examples as fit are drawn. A picture of several examples counts
-    once.
+    once. `workers` threads draw examples at the same time.
 
-    Returns the examples in the order of their candidates, and a note on each thing that is not
+    Return the examples in the order of their candidates, and a note on each thing that is not
     shown.
     """
     n_rounds = max((candidate.round for candidate in candidates), default=-1) + 1
@@ -148,6 +163,10 @@ class _Selection:
         workers: int,
         progress: OnProgress,
     ) -> None:
+        """Start without any example, see `select` for the arguments.
+
+        `scale` is the width and height of pictures relative to their usual ones.
+        """
         self.n_rounds = 0
         self._candidates = candidates
         self._scale = scale
@@ -159,76 +178,82 @@ class _Selection:
         self._drawn: dict[int, Example | UsageError] = {}
 
     def add_round(self) -> bool:
-        """Draw the next round of candidates; return False, and add nothing, if it does not fit.
+        """Draw and add the next round of candidates, and return True.
 
-        At the smallest scale round 0 always fits, as examples without room are left out.
+        If the pictures of the round do not fit into the budget, add nothing and return False. At
+        the smallest scale round 0 always fits: examples that do not fit are left out.
         """
         may_leave_out = self.n_rounds == 0 and self._scale == _SCALES[-1]
-        numbers = [
-            number
-            for number, candidate in enumerate(self._candidates)
-            if candidate.round == self.n_rounds
-        ]
+        indices = []
+        for index, candidate in enumerate(self._candidates):
+            if candidate.round == self.n_rounds:
+                indices.append(index)
         drawn = dict(self._drawn)
         examples = self.examples()
-        sizes = _picture_sizes(examples)
-        done = len(examples)
-        results = prefetch(numbers, self._draw, workers=self._workers, window=4 * self._workers)
-        for number, result in zip(numbers, results, strict=True):
-            new_sizes = dict(sizes)
+        picture_sizes = _picture_sizes(examples)
+        n_done = len(examples)
+        results = prefetch(indices, self._draw, workers=self._workers, window=4 * self._workers)
+        for index, result in zip(indices, results, strict=True):
+            sizes_with_result = dict(picture_sizes)
             if isinstance(result, Example):
-                new_sizes.update(_picture_sizes([result]))
-            if sum(new_sizes.values()) <= self._budget:
-                drawn[number] = result
-                sizes = new_sizes
+                sizes_with_result.update(_picture_sizes([result]))
+            if sum(sizes_with_result.values()) <= self._budget:
+                drawn[index] = result
+                picture_sizes = sizes_with_result
             elif not may_leave_out:
                 return False
-            done += 1
-            self._progress(Progress("pictures", done, len(self._candidates)))
+            n_done += 1
+            self._progress(Progress("pictures", n_done, len(self._candidates)))
         self._drawn = drawn
         self.n_rounds += 1
         return True
 
-    def _draw(self, number: int) -> Example | UsageError:
-        """Draw a candidate, and return the error instead if its image cannot be used."""
+    def _draw(self, index: int) -> Example | UsageError:
+        """Draw the candidate with an index. If its image cannot be used, return the error."""
         try:
-            return self._candidates[number].draw(self._canvas)
+            return self._candidates[index].draw(self._canvas)
         except UsageError as error:
             return error
 
     def examples(self) -> list[Example]:
-        """Return the examples in the order of their candidates."""
-        results = [self._drawn[number] for number in sorted(self._drawn)]
+        """Return the examples that were drawn, in the order of their candidates."""
+        results = [self._drawn[index] for index in sorted(self._drawn)]
         return [result for result in results if isinstance(result, Example)]
 
     def notes(self) -> list[str]:
-        """Return a line for each image that cannot be used, and each reduction of the page."""
+        """Return a line for each image that cannot be used, and for each kind of reduction.
+
+        Pictures may be smaller, rounds may be missing, and single examples may be left out.
+        """
         notes = [str(result) for result in self._drawn.values() if isinstance(result, UsageError)]
-        size = f"{self._budget / 1000:,.0f} kB"
+        budget = f"{self._budget / 1000:,.0f} kB"
         if self._scale < 1:
             notes.append(
                 f"pictures at their usual size: at {self._scale:.0%} of it more of them fit into "
-                f"{size}"
+                f"{budget}"
             )
         total_rounds = max(candidate.round for candidate in self._candidates) + 1
         if self.n_rounds < total_rounds:
             notes.append(
                 f"more than {self.n_rounds} of up to {total_rounds} examples of a kind: no more "
-                f"fit into {size}"
+                f"fit into {budget}"
             )
         n_candidates = sum(candidate.round < self.n_rounds for candidate in self._candidates)
         n_left_out = n_candidates - len(self._drawn)
         if n_left_out:
             notes.append(
-                f"{n_left_out} of {n_candidates} examples: their pictures do not fit into {size}"
+                f"{n_left_out} of {n_candidates} examples: their pictures do not fit into {budget}"
             )
         return notes
 
 
 def _picture_sizes(examples: Sequence[Example]) -> dict[bytes, int]:
-    """Return the number of bytes of each distinct picture, by its content."""
-    sizes = {}
+    """Return the number of bytes of each distinct picture of examples, by the picture's content.
+
+    Pictures with the same content count once.
+    """
+    size_by_content = {}
     for example in examples:
         for picture in pictures_of(example):
-            sizes[picture.content] = len(picture.content)
-    return sizes
+            size_by_content[picture.content] = len(picture.content)
+    return size_by_content

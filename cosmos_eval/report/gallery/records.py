@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import attrgetter
@@ -28,8 +28,9 @@ class Picture(NamedTuple):
 
     @property
     def address(self) -> str:
-        """The address under which a page embeds the picture."""
-        return f"data:{self.media_type};base64,{base64.b64encode(self.content).decode()}"
+        """The data URI under which a page embeds the picture: "data:image/webp;base64,..."."""
+        base64_text = base64.b64encode(self.content).decode()
+        return f"data:{self.media_type};base64,{base64_text}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +49,10 @@ class Example:
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievalExample(Example):
-    """A query of a retrieval result. Items are captions for an image, and pictures for a text."""
+    """A query of a retrieval result, and the items that the model found for it.
+
+    If the query is an image, items are captions. If the query is a caption, items are pictures.
+    """
 
     kind: ClassVar[str] = "retrieval"
     direction: Literal["image_to_text", "text_to_image"]
@@ -72,7 +76,7 @@ class Outcome(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class SampleExample(Example):
-    """A small image and the outcomes of all models."""
+    """A small image with a class or a caption, and the outcomes of all models."""
 
     kind: ClassVar[str] = "samples"
     per_round: ClassVar[int] = 6  # they are small
@@ -83,9 +87,9 @@ class SampleExample(Example):
     outcomes: Mapping[str, Outcome]
     # The class; empty for a caption.
     group: str = ""
-    # The number of words of a caption.
+    # The number of words of a caption; None for a class.
     words: int | None = None
-    # The share of the image's pixels that belong to the class.
+    # The share of the image's pixels that belong to the class; None if the image has no label map.
     size: float | None = None
 
 
@@ -108,7 +112,7 @@ class SegmentationExample(Example):
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionExample(Example):
-    """An image with attention maps for a caption; the mappings are by model.
+    """An image with attention maps for a caption.
 
     Maps have the size of the image. They are fainter at places of little attention.
     """
@@ -117,9 +121,10 @@ class AttentionExample(Example):
     name: str
     caption: str
     image: Picture
+    # The map of each model, and its kind, such as cross-attention.
     maps: Mapping[str, Picture]
     kinds: Mapping[str, MapKind]
-    # The words of the caption with their weights.
+    # The words of the caption with their weights, by model. Models without weights are missing.
     words: Mapping[str, Sequence[WordShare]]
 
 
@@ -143,44 +148,65 @@ class Gallery:
     notes: Sequence[str] = ()
 
     def sections(self, kind: str) -> list[list[Any]]:
-        """Group the examples of a kind by protocol, data set and model, in alphabetical order."""
+        """Return the examples of a kind, such as "retrieval", split into sections of a page.
+
+        A section has the examples of one protocol, data set and model, in the order of the gallery.
+        Sections are in alphabetical order.
+        """
         section_key = attrgetter("protocol", "dataset", "model")
         examples = sorted(getattr(self, kind), key=section_key)
         return [list(section) for _, section in groupby(examples, section_key)]
 
     @property
     def rounds(self) -> int:
-        """The number of rounds of examples in the longest section."""
-        rounds = 0
+        """The number of rounds of examples in the longest section.
+
+        A page adds examples round by round. For example, 13 samples have 3 rounds of up to 6.
+        """
+        most_rounds = 0
         for kind in KINDS:
             for section in self.sections(kind):
-                rounds = max(rounds, math.ceil(len(section) / section[0].per_round))
-        return rounds
+                n_rounds = math.ceil(len(section) / section[0].per_round)
+                most_rounds = max(most_rounds, n_rounds)
+        return most_rounds
 
-    def limited(self, rounds: int) -> Gallery:
-        """Return the first rounds of every section; notes count the examples that are left out."""
-        limited_examples: dict[str, Any] = {}
+    def limited(self, n_rounds: int) -> Gallery:
+        """Return a gallery with the first rounds of examples of every section.
+
+        Its notes count the examples that are left out.
+        """
+        examples_by_kind: dict[str, Any] = {}
         notes = list(self.notes)
         for kind, kind_name in KINDS.items():
             examples: list[Example] = []
             for section in self.sections(kind):
-                examples += section[: rounds * section[0].per_round]
-            limited_examples[kind] = examples
+                n_examples = n_rounds * section[0].per_round
+                examples += section[:n_examples]
+            examples_by_kind[kind] = examples
             total = len(getattr(self, kind))
             if len(examples) < total:
                 notes.append(
                     f"{total - len(examples)} of {total} examples of {kind_name} are left out: the "
                     "page would be too large with them"
                 )
-        return replace(self, **limited_examples, notes=tuple(notes))
+        return replace(self, **examples_by_kind, notes=tuple(notes))
 
 
 def pictures_of(example: Example) -> Iterator[Picture]:
-    """Yield the pictures of an example; a picture may come twice."""
+    """Yield the pictures in all fields of an example, also in mappings and sequences.
+
+    A picture that is in two fields is yielded twice.
+    """
     for value in vars(example).values():
-        if isinstance(value, Picture):
-            yield value
+        items: Iterable[Any]
+        if isinstance(value, Picture):  # a tuple, which is a sequence, too
+            items = [value]
         elif isinstance(value, Mapping):
-            yield from (item for item in value.values() if isinstance(item, Picture))
+            items = value.values()
         elif isinstance(value, Sequence):
-            yield from (item for item in value if isinstance(item, Picture))
+            items = value
+        else:
+            continue
+        for item in items:
+            if isinstance(item, Picture):
+                yield item

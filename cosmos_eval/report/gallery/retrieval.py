@@ -74,103 +74,95 @@ class RankedItems(NamedTuple):
 
 
 class RetrievalSource(ResultSource):
-    """Queries of every result of a group, and captions with the outcomes of all results."""
+    """Queries of a retrieval set, with the items that each model of a group found for them.
+
+    Also a few captions with the outcomes of all models.
+    """
 
     def __init__(self, group: ResultGroup, options: RunOptions) -> None:
+        """Open the data, and request the ranked items of each result's queries."""
         super().__init__(group, options)
         self._candidates_per_query = cast(RetrievalProtocol, group.protocol).pairs
         # By model and query; None if the query's rank differs from the measured one.
         self._ranked_items: dict[str, dict[Query, RankedItems | None]] = {}
-        self._opened = self.open_results()
-        for opened in self._opened:
+        self._opened_results = self.open_results()
+        for opened_result in self._opened_results:
             self.requests.append(
                 _RankingRequest(
-                    row=opened.result.row,
-                    label=opened.result.model,
+                    row=opened_result.result.row,
+                    label=opened_result.result.model,
                     kind=_KIND,
                     dataset=group.name,
                     source=self,
-                    opened=opened,
+                    opened_result=opened_result,
                 )
             )
-        if self._opened:
-            self.images_with_texts += captioned_images(group.protocol, self._opened[0].data)
+        if self._opened_results:
+            data = self._opened_results[0].data
+            self.images_with_texts += captioned_images(group.protocol, data)
 
     def open_data(self, options: RunOptions) -> RetrievalData:
+        """Open the images and captions of the data set."""
         return open_data(self.protocol, options)
 
     def was_measured_on(self, result: SampledResult, data: RetrievalData) -> bool:
+        """Return whether a result has the same images and captions as the data."""
         return sample_list_hash(data) == result.row.provenance["hashes"].get("sample_list")
 
     def judge(self, data: Any, samples: Sequence[Samples]) -> CaptionJudgement:
+        """Return which models are right on which captions."""
         return CaptionJudgement(data, samples)
 
-    def rank_queries(self, opened: OpenedResult, encoder: Encoder, progress: OnProgress) -> None:
-        """Rank items for the chosen queries of a result.
+    def rank_queries(
+        self, opened_result: OpenedResult, encoder: Encoder, progress: OnProgress
+    ) -> None:
+        """Rank and keep items for the chosen queries of a result.
 
-        Items are kept as None if the rank of their query does not come out as measured. Raises
-        UsageError if too much would have to be embedded.
+        `encoder` is the loaded model. If a query does not get the rank that was measured, None is
+        kept instead of its items. Raises UsageError if more images, captions or pairs are missing
+        in the cache than a report should embed.
         """
-        from cosmos_eval.embedding.embed import TooManyError
+        from cosmos_eval.embedding.embed import TooManyError, embed_images, embed_texts
 
+        result, data = opened_result
+        options = self.options
+        pair_scores = None
         try:
-            images, texts = self._embed(opened.data, encoder, progress)
-            pair_scores = self._score_pairs(images, texts, opened.data, encoder, progress)
+            images = embed_images(encoder, data.images, options, progress, most=_MOST_IMAGES)
+            texts = embed_texts(
+                encoder, data.captions, options, progress, phase="captions", most=_MOST_CAPTIONS
+            )
+            # Under some protocols, the model scores pairs of each query and its best items.
+            if self._candidates_per_query is not None:
+                candidates = candidates_of(
+                    self._candidates_per_query, images.features, texts.features
+                )
+                scores = scores_of(encoder, candidates, data, options, progress, most=_MOST_PAIRS)
+                pair_scores = _PairRescoring(candidates, scores)
         except TooManyError as error:
             raise UsageError(f"{error}, so measure again without --no-cache") from error
-        image_of_text = opened.data.image_of_text
         ranked_items = {}
-        for query in choose_queries(opened.result.samples):
-            ranked_items[query] = rank_items(query, images, texts, image_of_text, pair_scores)
-        self._ranked_items[opened.result.model] = ranked_items
-
-    def _embed(
-        self, data: RetrievalData, encoder: Encoder, progress: OnProgress
-    ) -> tuple[Features, Features]:
-        """Return features of all images (N, D) and captions (M, D).
-
-        Raises TooManyError if more are not cached than a report should embed.
-        """
-        from cosmos_eval.embedding.embed import embed_images, embed_texts
-
-        options = self.options
-        images = embed_images(encoder, data.images, options, progress, max_missing=_MOST_IMAGES)
-        texts = embed_texts(
-            encoder, data.captions, options, progress, phase="captions", max_missing=_MOST_CAPTIONS
-        )
-        return images.features, texts.features
-
-    def _score_pairs(
-        self,
-        images: Features,
-        texts: Features,
-        data: RetrievalData,
-        encoder: Encoder,
-        progress: OnProgress,
-    ) -> _PairRescoring | None:
-        """Score pairs of images and texts, if the protocol ranks by them; None if it does not.
-
-        Raises TooManyError if more are not cached than a report should score.
-        """
-        if self._candidates_per_query is None:
-            return None
-        candidates = select_candidates(self._candidates_per_query, images, texts)
-        scores = score_candidates(
-            encoder, candidates, data, self.options, progress, most=_MOST_PAIRS
-        )
-        return _PairRescoring(candidates, scores)
+        for query in choose_queries(result.samples):
+            ranked_items[query] = rank_items(
+                query, images.features, texts.features, data.image_of_text, pair_scores
+            )
+        self._ranked_items[result.model] = ranked_items
 
     def candidates(self) -> Iterator[Candidate]:
-        """Yield the chosen captions of all results, then the chosen queries of every result."""
-        yield from self.sample_candidates(self._opened)
+        """Yield the chosen captions of all results, then the chosen queries of every result.
+
+        A note names the models whose ranks are not the measured ones.
+        """
+        yield from self.sample_candidates(self._opened_results)
         models_that_differ: list[str] = []
-        for result, data in self._opened:
+        for result, data in self._opened_results:
             ranked_items = self._ranked_items.get(result.model, {})
-            turns: dict[Direction, int] = {"image_to_text": 0, "text_to_image": 0}
+            # The first query of each direction is in round 0, the second one in round 1.
+            next_round: dict[Direction, int] = {"image_to_text": 0, "text_to_image": 0}
             for query in choose_queries(result.samples):
                 drawing = _QueryDrawing(result, data, query, ranked_items.get(query))
-                yield Candidate(turns[query.direction], drawing.draw)
-                turns[query.direction] += 1
+                yield Candidate(next_round[query.direction], drawing.draw)
+                next_round[query.direction] += 1
             for items in ranked_items.values():
                 if items is None:
                     models_that_differ.append(result.model)
@@ -184,23 +176,28 @@ class RetrievalSource(ResultSource):
 
 @dataclass(frozen=True, kw_only=True)
 class _RankingRequest(Request):
-    """The ranked items of a result's chosen queries."""
+    """A request for the ranked items of a result's chosen queries."""
 
     source: RetrievalSource
-    opened: OpenedResult
+    opened_result: OpenedResult
 
     def run(self, encoder: Encoder, progress: OnProgress) -> None:
-        self.source.rank_queries(self.opened, encoder, progress)
+        """Rank the items. Raises UsageError if too much would have to be embedded."""
+        self.source.rank_queries(self.opened_result, encoder, progress)
 
 
 def captioned_images(protocol: Protocol, data: RetrievalData) -> Iterator[ImageWithText]:
-    """Yield a few images, each with its first caption."""
-    for index in spread_indices(len(data.images)):
-        first_caption = int(np.argmax(data.image_of_text == index))
+    """Yield a few images of a retrieval set, each with its first caption.
+
+    The images are spread evenly over the set, see `spread_indices`.
+    """
+    for image_index in spread_indices(len(data.images)):
+        # `argmax` returns the first caption that belongs to the image.
+        first_caption = int(np.argmax(data.image_of_text == image_index))
         yield ImageWithText(
             dataset=protocol.dataset,
-            name=data.names[index],
-            read_image=partial(decode_source, data.images[index]),
+            name=data.names[image_index],
+            read_image=partial(decoded, data.images[image_index]),
             text=data.captions[first_caption],
         )
 
@@ -208,8 +205,9 @@ def captioned_images(protocol: Protocol, data: RetrievalData) -> Iterator[ImageW
 def choose_queries(samples: Samples) -> list[Query]:
     """Choose a few queries of both directions, in which failures and successes are mixed.
 
-    The order within a direction is: the failure with the worst rank, a success, then other failures
-    and successes. A query succeeds if the first item that belongs to it has rank 1.
+    `samples` are the stored arrays of a result. A query succeeds if the first item that belongs to
+    it has rank 1. The order within a direction is: the failure with the worst rank, a success, then
+    other failures and successes.
     """
     queries: list[Query] = []
     for direction, rank_name in _RANK_NAMES.items():
@@ -217,44 +215,56 @@ def choose_queries(samples: Samples) -> list[Query]:
         by_rank = np.argsort(ranks, kind="stable")
         n_successes = np.count_nonzero(ranks == 1)
         all_successes, all_failures = by_rank[:n_successes], by_rank[n_successes:]
-        successes = all_successes[spread_indices(len(all_successes), _SUCCESSES)].tolist()
-        failures = all_failures[_spread_over_ranks(ranks[all_failures])].tolist()
+        chosen_successes = spread_indices(len(all_successes), _SUCCESSES)
+        successes = all_successes[chosen_successes].tolist()
+        chosen_failures = _spread_over_ranks(ranks[all_failures])
+        failures = all_failures[chosen_failures].tolist()
         for index in (*failures[:1], *successes[:1], *failures[1:], *successes[1:]):
             queries.append(Query(direction, index, int(ranks[index])))
     return queries
 
 
 def _spread_over_ranks(ranks: NDArray[np.integer]) -> list[int]:
-    """Return indices into ascending ranks: of the worst, the best, and the one between them.
+    """Return up to three indices into ascending ranks: the worst, the best, and one between them.
 
-    The rank between them is the nearest to their geometric mean: of [2, 5, 9, 50] it is 9.
+    The rank between them is the nearest one to their geometric mean. For example, the ranks
+    [2, 5, 9, 50] have a geometric mean of 10 and give the indices [3, 0, 2].
     """
     if not len(ranks):
         return []
     logarithms = np.log(ranks)
     middle = (logarithms[0] + logarithms[-1]) / 2
-    geometric_middle = int(np.abs(logarithms - middle).argmin())
+    index_of_middle = int(np.abs(logarithms - middle).argmin())
     # The last index is for ranks that are all equal.
-    indices = [len(ranks) - 1, 0, geometric_middle, len(ranks) // 2]
+    indices = [len(ranks) - 1, 0, index_of_middle, len(ranks) // 2]
     return list(dict.fromkeys(indices))[:_FAILURES]
 
 
 class _PairRescoring:
-    """Scores that a model computes for pairs of an image and a text instead of by a product."""
+    """Scores of pairs of an image and a text, which a model computes from both together.
+
+    They replace the products of features for the candidates of a query: the items that rank highest
+    by the products.
+    """
 
     def __init__(self, candidates: Candidates, scores: PairScores) -> None:
+        """Keep the candidates of all queries, and the function that scores pairs."""
         self._candidates = candidates
         self._scores = scores
 
     def rescore(self, query: Query, scores: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Replace the scores of a query's candidates, and rank them above all other items."""
+        """Replace the scores of a query's candidates in `scores`, and return `scores`.
+
+        `scores` holds the product of features for each item. The scores of candidates are shifted
+        so that they rank above all other items.
+        """
         if query.direction == "image_to_text":
             items = self._candidates.texts[query.query_index]
             pair_scores = self._scores(np.full_like(items, query.query_index), items)
         else:
             items = self._candidates.images[query.query_index]
             pair_scores = self._scores(items, np.full_like(items, query.query_index))
-        # The other scores are cosines, which are at most 1.
+        # The lowest becomes 2. The other scores are cosines, which are at most 1.
         scores[items] = 2 + (pair_scores - pair_scores.min())
         return scores
 
@@ -268,60 +278,73 @@ def rank_items(
 ) -> RankedItems | None:
     """Rank images (N, D) for a text, or texts (M, D) for an image, by the product of features.
 
-    With `pair_scores`, candidates are ranked by scores of pairs instead. Among items with equal
-    scores, the matching ones come last, as in the measured ranks. Returns None if the query does
-    not get the rank that was measured.
+    `image_of_text` (M,) holds the index of each text's image. With `pair_scores`, candidates are
+    ranked by scores of pairs instead. Among items with equal scores, the ones that belong to the
+    query come last, as in the measured ranks. Return None if the query does not get the rank that
+    was measured.
     """
     if query.direction == "image_to_text":
-        query_feature, items = images[query.query_index], texts
+        query_feature, item_features = images[query.query_index], texts
     else:
-        query_feature, items = texts[query.query_index], images
+        query_feature, item_features = texts[query.query_index], images
     # Sums are exact before they are rounded to float32, so that equal features score the same.
-    scores = items.astype(np.float64) @ query_feature.astype(np.float64)
+    scores = item_features.astype(np.float64) @ query_feature.astype(np.float64)
     if pair_scores is not None:
         scores = pair_scores.rescore(query, scores)
     is_matching = _matching_items(query, image_of_text, len(images))
-    # The last key of lexsort is the first one to sort by.
+    # Sort by score, then by whether the item matches: lexsort begins with the last key.
     order = np.lexsort((is_matching, -scores.astype(np.float32)))
     rank = 1 + int(np.argmax(is_matching[order]))
-    if not _is_measured_rank(rank, query.rank):
+    # Low ranks may differ by rounding. Ranks of items that are shown must be equal.
+    if min(rank, query.rank) <= _SHOWN_ITEMS:
+        is_measured_rank = rank == query.rank
+    else:
+        is_measured_rank = abs(rank - query.rank) <= max(1, _RANK_TOLERANCE * query.rank)
+    if not is_measured_rank:
         return None
-    return RankedItems(int(order[rank - 1]), tuple(order[:_SHOWN_ITEMS].tolist()))
-
-
-def _is_measured_rank(rank: int, measured_rank: int) -> bool:
-    """Return whether a rank agrees with the measured one.
-
-    Low ranks may differ by rounding. Ranks of items that are shown must be equal.
-    """
-    if min(rank, measured_rank) <= _SHOWN_ITEMS:
-        return rank == measured_rank
-    return abs(rank - measured_rank) <= max(1, _RANK_TOLERANCE * measured_rank)
+    return RankedItems(best_match=int(order[rank - 1]), top=tuple(order[:_SHOWN_ITEMS].tolist()))
 
 
 def _matching_items(
     query: Query, image_of_text: NDArray[np.int64], n_images: int
 ) -> NDArray[np.bool_]:
-    """Return whether each item belongs to the query: each text, or each image."""
+    """Return whether each item belongs to the query, (M,) for texts or (N,) for images.
+
+    `image_of_text` (M,) holds the index of each text's image. For example, if it is [0, 0, 1], the
+    image 0 has the texts [True, True, False].
+    """
     if query.direction == "image_to_text":
         return image_of_text == query.query_index
     return np.arange(n_images) == image_of_text[query.query_index]
 
 
 class _QueryDrawing(NamedTuple):
-    """A query that can be drawn; `ranked_items` is None if they are not known."""
+    """A query that can be drawn, with the items that were found for it."""
 
     result: SampledResult
     data: RetrievalData
     query: Query
+    # None if the model's features could not be computed.
     ranked_items: RankedItems | None
 
     def draw(self, canvas: Canvas) -> RetrievalExample:
-        """Draw the query and its items. Raises UsageError if an image cannot be used."""
+        """Draw the query, an item that belongs to it, and the items that the model found.
+
+        Without ranked items, no items are shown as found. Raises UsageError if an image cannot be
+        used.
+        """
         query = self.query
         is_matching = _matching_items(query, self.data.image_of_text, len(self.data.images))
-        items = self.ranked_items or RankedItems(int(np.argmax(is_matching)), ())
+        items = self.ranked_items
+        if items is None:
+            first_match = int(np.argmax(is_matching))
+            items = RankedItems(best_match=first_match, top=())
         query_is_image = query.direction == "image_to_text"
+        query_item = self._draw_item(canvas, query.query_index, is_image=query_is_image)
+        expected_item = self._draw_item(canvas, items.best_match, is_image=not query_is_image)
+        retrieved = []
+        for index in items.top:
+            retrieved.append(self._draw_item(canvas, index, is_image=not query_is_image))
         row = self.result.row
         return RetrievalExample(
             model=self.result.model,
@@ -329,16 +352,14 @@ class _QueryDrawing(NamedTuple):
             protocol=row.protocol,
             direction=query.direction,
             rank=query.rank,
-            query=self._draw_item(canvas, query.query_index, is_image=query_is_image),
-            expected=self._draw_item(canvas, items.best_match, is_image=not query_is_image),
-            retrieved=[
-                self._draw_item(canvas, index, is_image=not query_is_image) for index in items.top
-            ],
+            query=query_item,
+            expected=expected_item,
+            retrieved=retrieved,
             right=is_matching[list(items.top)].tolist(),
         )
 
     def _draw_item(self, canvas: Canvas, index: int, *, is_image: bool) -> Picture | str:
-        """Return an image of the data set as a picture, or a caption."""
+        """Return the image with an index as a picture, or the caption with this index as text."""
         if is_image:
             return canvas.thumbnail(self.data.images[index])
         return self.data.captions[index]

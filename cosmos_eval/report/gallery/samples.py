@@ -33,11 +33,13 @@ _RIGHT_IOU = 0.5  # a model is right on a class of an image if its IoU is at lea
 
 
 class Judgement(ABC):
-    """The outcomes of models on the samples of a data set; each task has a subclass.
+    """The outcomes of models on the samples of a data set. Each task has a subclass.
+
+    Samples and models are named by their indices.
 
     Attributes:
         right: True for each model and sample (K, N) if the model is right.
-        kind: The kind of each sample (N,). The chosen samples have different kinds.
+        kind: The kind of each sample (N,), such as its class. Chosen samples differ in their kinds.
     """
 
     right: NDArray[np.bool_]
@@ -49,11 +51,14 @@ class Judgement(ABC):
 
     @abstractmethod
     def description(self, sample: int) -> dict[str, Any]:
-        """Return the text of a sample, and its class, number of words or size if it has them."""
+        """Return fields of `SampleExample` that describe a sample.
+
+        For example, {"text": "a dog runs", "words": 3} for a caption.
+        """
 
     @abstractmethod
     def answer(self, model: int, sample: int) -> str:
-        """Return what a model answered on a sample, as text."""
+        """Return the answer of a model on a sample as text, such as "rank 3"."""
 
 
 class ClassJudgement(Judgement):
@@ -65,21 +70,29 @@ class ClassJudgement(Judgement):
     def __init__(
         self, protocol: ClassificationProtocol, data: ClassData, samples: Sequence[Samples]
     ) -> None:
+        """Compare the first predictions of all models with the labels.
+
+        `samples` holds the stored arrays of each model's result.
+        """
         self._data = data
         self._labels = samples[0][LABELS]
-        self._class_names = displayed_class_names(protocol, data)
-        self._predicted = np.stack([model_samples[TOP5][:, 0] for model_samples in samples])
+        self._class_names = shown_names(protocol, data)
+        first_predictions = [samples_of_model[TOP5][:, 0] for samples_of_model in samples]
+        self._predicted = np.stack(first_predictions)  # (K, N)
         self.right = self._predicted == self._labels
         self.kind = self._labels
 
     def image(self, sample: int) -> Image.Image:
+        """Return an image. Raises UsageError if it is damaged."""
         return decode_source(self._data.images[sample])
 
     def description(self, sample: int) -> dict[str, Any]:
-        name = self._class_names[self._labels[sample]]
-        return {"text": name, "group": name}
+        """Return the name of an image's true class, as its text and as its group."""
+        class_name = self._class_names[self._labels[sample]]
+        return {"text": class_name, "group": class_name}
 
     def answer(self, model: int, sample: int) -> str:
+        """Return the name of the class that a model predicts for an image."""
         return self._class_names[self._predicted[model, sample]]
 
 
@@ -90,20 +103,25 @@ class CaptionJudgement(Judgement):
     """
 
     def __init__(self, data: RetrievalData, samples: Sequence[Samples]) -> None:
+        """Read the rank of each caption's image from the stored arrays of each model's result."""
         self._data = data
-        self._ranks = np.stack([model_samples[TEXT_RANK] for model_samples in samples])
+        self._ranks = np.stack([samples_of_model[TEXT_RANK] for samples_of_model in samples])
         self._n_words = np.array([len(caption.split()) for caption in data.captions])
         quartiles = np.quantile(self._n_words, (0.25, 0.5, 0.75))
         self.right = self._ranks == 1
         self.kind = np.digitize(self._n_words, quartiles)
 
     def image(self, sample: int) -> Image.Image:
-        return decode_source(self._data.images[self._data.image_of_text[sample]])
+        """Return the image of a caption. Raises UsageError if it is damaged."""
+        image_index = self._data.image_of_text[sample]
+        return decode_source(self._data.images[image_index])
 
     def description(self, sample: int) -> dict[str, Any]:
+        """Return a caption and the number of its words."""
         return {"text": self._data.captions[sample], "words": int(self._n_words[sample])}
 
     def answer(self, model: int, sample: int) -> str:
+        """Return the rank that a model gives the caption's image, such as "rank 3"."""
         return f"rank {self._ranks[model, sample]}"
 
 
@@ -116,55 +134,73 @@ class LabelMapJudgement(Judgement):
     def __init__(
         self, protocol: SegmentationProtocol, data: LabelMaps, samples: Sequence[Samples]
     ) -> None:
+        """Compute the IoU of each class in each image, by the pixel counts of each model's result.
+
+        A class is a sample if it has at least 0.1% of the labelled pixels of the image.
+        """
         self._data = data
         self._class_names = protocol.class_names
-        # A result of fewer images has the first ones.
-        n_images = min(len(model_samples[NAME]) for model_samples in samples)
-        areas = [segmentation.TASK.derive(model_samples)[AREAS] for model_samples in samples]
-        class_pixels = areas[0].labelled[:n_images]  # (images, classes)
+        areas_of_models = []
+        for samples_of_model in samples:
+            areas_of_models.append(segmentation.TASK.derive(samples_of_model)[AREAS])
+        # A result on fewer images has the first ones.
+        n_images = min(len(samples_of_model[NAME]) for samples_of_model in samples)
+        class_pixels = areas_of_models[0].labelled[:n_images]  # (images, classes)
         image_pixels = class_pixels.sum(axis=1, keepdims=True)
-        self._shares = class_pixels / np.maximum(1, image_pixels)
+        self._pixel_shares = class_pixels / np.maximum(1, image_pixels)
         # The indices of the image and the class of each sample, both (N,).
-        self._images, self._classes = np.nonzero(self._shares >= _LEAST_SHARE)
-        self._iou = np.stack(
-            [class_scores(model_areas).iou[self._images, self._classes] for model_areas in areas]
-        )
-        self.right = self._iou >= _RIGHT_IOU
+        self._images, self._classes = np.nonzero(self._pixel_shares >= _LEAST_SHARE)
+        ious = []
+        for areas in areas_of_models:
+            iou = class_scores(areas).iou  # (images, classes)
+            ious.append(iou[self._images, self._classes])
+        self._ious = np.stack(ious)  # (K, N)
+        self.right = self._ious >= _RIGHT_IOU
         self.kind = self._classes
 
     def image(self, sample: int) -> Image.Image:
-        return pictures.read_image(self._data.samples[self._images[sample]].image)
+        """Return the image of a sample. Raises UsageError if it is damaged."""
+        image_index = self._images[sample]
+        return pictures.read_image(self._data.samples[image_index].image)
 
     def description(self, sample: int) -> dict[str, Any]:
-        name = self._class_names[self._classes[sample]]
-        size = float(self._shares[self._images[sample], self._classes[sample]])
-        return {"text": name, "group": name, "size": size}
+        """Return the name of a sample's class as text and group, and the share of its pixels."""
+        image_index, class_index = self._images[sample], self._classes[sample]
+        class_name = self._class_names[class_index]
+        size = float(self._pixel_shares[image_index, class_index])
+        return {"text": class_name, "group": class_name, "size": size}
 
     def answer(self, model: int, sample: int) -> str:
-        return f"IoU {100 * self._iou[model, sample]:.0f}%"
+        """Return the IoU of a model on a sample, such as "IoU 62%"."""
+        return f"IoU {100 * self._ious[model, sample]:.0f}%"
 
 
 class SampleDrawing(NamedTuple):
     """A sample that can be drawn, with the results of all models."""
 
     results: Sequence[SampledResult]
+    # The outcomes of the results' models, in the same order.
     judgement: Judgement
+    # The index of the sample.
     sample: int
 
     def draw(self, canvas: Canvas) -> SampleExample:
-        """Draw the sample. Raises UsageError if its image is damaged."""
-        judgement, sample = self.judgement, self.sample
+        """Draw the sample with the outcomes of all models.
+
+        Raises UsageError if its image is damaged.
+        """
         outcomes = {}
-        for model, result in enumerate(self.results):
-            is_right = bool(judgement.right[model, sample])
-            outcomes[result.model] = Outcome(judgement.answer(model, sample), is_right)
+        for model_index, result in enumerate(self.results):
+            answer = self.judgement.answer(model_index, self.sample)
+            is_right = bool(self.judgement.right[model_index, self.sample])
+            outcomes[result.model] = Outcome(answer, is_right)
         row = self.results[0].row
         return SampleExample(
             dataset=row.dataset,
             protocol=row.protocol,
-            image=canvas.large(judgement.image(sample), _THUMBNAIL),
+            image=canvas.large(self.judgement.image(self.sample), _THUMBNAIL),
             outcomes=outcomes,
-            **judgement.description(sample),
+            **self.judgement.description(self.sample),
         )
 
 
@@ -178,43 +214,42 @@ def choose_samples(
 
     Patterns take turns: the first sample of every pattern comes before the second sample of any
     pattern. Within a turn, samples on which models disagree come first. Within a pattern, kinds
-    take turns in the same way. Otherwise the order is random, but always the same.
-
-    Example: with patterns [a, a, a, b] the patterns of the chosen samples are [a, b, a, a].
+    take turns in the same way. Otherwise the order is random, but always the same. For example, if
+    the samples have the patterns [a, a, a, b], the chosen samples have [a, b, a, a].
     """
     samples = np.random.default_rng(0).permutation(len(kind))
-    # Within each pattern, let kinds take turns: sort all samples by how many samples of the same
-    # pattern and kind come before them.
-    pattern_and_kind = _group_numbers(right[:, samples], kind[samples])
-    samples = samples[np.argsort(_turns(pattern_and_kind), kind="stable")]
+
+    # Let kinds take turns within each pattern: sort all samples by how many samples of the same
+    # pattern and kind come before them. A pattern and a kind become one number, such as
+    # pattern 3 * 10 kinds + kind 7 = 37.
+    kinds, kind_indices = np.unique(kind[samples], return_inverse=True)
+    pattern_indices = _pattern_indices(right[:, samples])
+    pattern_and_kind = pattern_indices * max(1, len(kinds)) + kind_indices
+    kind_turns = _count_earlier(pattern_and_kind)
+    samples = samples[np.argsort(kind_turns, kind="stable")]
+
     # Let patterns take turns. Both sorts are stable, so the order within a pattern stays.
-    pattern_turns = _turns(_pattern_numbers(right[:, samples]))
+    pattern_turns = _count_earlier(_pattern_indices(right[:, samples]))
     models_agree = (right == right[:1]).all(axis=0)[samples]
     order = np.lexsort((models_agree, pattern_turns))  # by turn, then by agreement
     return samples[order][:most].tolist()
 
 
-def _pattern_numbers(right: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Return one number per sample (N,), equal for samples with equal columns of `right` (K, N)."""
-    _, numbers = np.unique(right, axis=1, return_inverse=True)
-    return numbers.ravel()
+def _pattern_indices(right: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Return the index of each sample's pattern, (N,), where a pattern is a column of `right`.
 
-
-def _group_numbers(right: NDArray[np.bool_], kind: NDArray[Any]) -> NDArray[np.int64]:
-    """Return one number per sample (N,), equal for samples of the same pattern and kind."""
-    kinds, kind_numbers = np.unique(kind, return_inverse=True)
-    return _pattern_numbers(right) * max(1, len(kinds)) + kind_numbers
-
-
-def _turns(groups: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return for each sample how many samples of its group come before it.
-
-    Example: [7, 8, 7] -> [0, 0, 1].
+    Samples have the same index if the same models are right on them. `right` is (K, N).
     """
-    order = np.argsort(groups, kind="stable")
-    sorted_groups = groups[order]
-    # The position in the sorted array at which the group of each sample begins.
-    group_starts = np.searchsorted(sorted_groups, sorted_groups)
-    turns = np.empty(len(groups), np.int64)
-    turns[order] = np.arange(len(groups)) - group_starts
-    return turns
+    _, indices = np.unique(right, axis=1, return_inverse=True)
+    return indices.ravel()
+
+
+def _count_earlier(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return how often each number occurs earlier in the array: [7, 8, 7] -> [0, 0, 1]."""
+    order = np.argsort(numbers, kind="stable")
+    sorted_numbers = numbers[order]
+    # The place in the sorted array at which each number begins: [7, 7, 8] -> [0, 0, 2].
+    starts = np.searchsorted(sorted_numbers, sorted_numbers)
+    n_earlier = np.empty(len(numbers), np.int64)
+    n_earlier[order] = np.arange(len(numbers)) - starts
+    return n_earlier

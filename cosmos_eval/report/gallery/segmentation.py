@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 _MOST_IMAGES = 3  # of a data set
 # Images by quality, as quantiles: a typical one, a poor one, a good one.
 _QUANTILES = (0.5, 0.1, 0.9)
-# A class is easily seen from this share of an image's pixels on.
+# A class that has at least this share of an image's pixels is easily seen.
 _EASILY_SEEN = 0.01
 _PROMPT = "a photo of a {}."
 # The share of an image's pixels whose prediction may differ from the measured one. Rounding moves
@@ -60,28 +60,31 @@ class LabelledImage(NamedTuple):
 
 
 class SegmentationSource(ResultSource):
-    """Images of a group's data set with the label maps of all its results."""
+    """Images of a segmentation set with the label maps of all results of a group."""
 
     def __init__(self, group: ResultGroup, options: RunOptions, predictions: Path | None) -> None:
+        """Choose images, read the label maps that runs saved, and request the others.
+
+        `predictions` is a folder that `cosmos-eval run --save-predictions` wrote, or None.
+        """
         super().__init__(group, options)
         self._images: list[LabelledImage] = []
         # Predicted label maps as drawn, by model and index of the image.
         self._maps: dict[tuple[str, int], Label] = {}
         # Models whose predictions are not all the measured ones.
         self._models_that_differ: set[str] = set()
-        self._opened = self.open_results(whole=True)
-        self._results = [opened.result for opened in self._opened]
-        if self._opened:
-            self._read_images(self._opened[0].data)
+        self._opened_results = self.open_results(whole=True)
+        self._results = [opened_result.result for opened_result in self._opened_results]
+        if self._opened_results:
+            self._read_images(self._opened_results[0].data)
         for result in self._results:
             if predictions is not None:
                 self._read_saved_maps(predictions, result)
-            missing = [
-                image
-                for image in self._images
-                if (result.model, image.sample_index) not in self._maps
-            ]
-            if missing:
+            images_without_map = []
+            for image in self._images:
+                if (result.model, image.sample_index) not in self._maps:
+                    images_without_map.append(image)
+            if images_without_map:
                 self.requests.append(
                     _LabelMapRequest(
                         row=result.row,
@@ -90,25 +93,32 @@ class SegmentationSource(ResultSource):
                         dataset=group.name,
                         source=self,
                         result=result,
-                        images=missing,
+                        images=images_without_map,
                     )
                 )
-        self.images_with_texts += self._prompted_images()
+        self.images_with_texts += self._images_with_prompts()
 
     def open_data(self, options: RunOptions) -> LabelMaps:
+        """Open the images and true label maps of the data set."""
         return open_data(self.protocol, options)
 
     def was_measured_on(self, result: SampledResult, data: LabelMaps) -> bool:
+        """Return whether a result has the first images, and all classes, of the data."""
         measured_names = result.samples[NAME].tolist()
-        names = [sample.name for sample in data.samples[: len(measured_names)]]
+        first_samples = data.samples[: len(measured_names)]
+        names = [sample.name for sample in first_samples]
         measured_classes = result.samples[CLASSES].tolist()
         return names == measured_names and measured_classes == list(self.protocol.class_names)
 
     def judge(self, data: Any, samples: Sequence[Samples]) -> LabelMapJudgement:
+        """Return which models are right on which classes of which images."""
         return LabelMapJudgement(self.protocol, data, samples)
 
     def _read_images(self, data: LabelMaps) -> None:
-        """Choose the images that are shown, and read their true label maps."""
+        """Choose the images that are shown, and read and keep their true label maps.
+
+        A note names each label map that cannot be read.
+        """
         for index in choose_images([result.samples for result in self._results]):
             sample = data.samples[index]
             try:
@@ -119,9 +129,9 @@ class SegmentationSource(ResultSource):
                 self._images.append(LabelledImage(index, sample, label))
 
     def _protocol_of(self, result: SampledResult) -> SegmentationProtocol:
-        """Return the protocol with the settings that were tuned for the model, if any.
+        """Return the protocol with the constants that were tuned for a result's model, if any.
 
-        Raises UsageError if they change a setting that does not exist any more.
+        Raises UsageError if the result has a tuned constant that does not exist any more.
         """
         protocol: SegmentationProtocol = self.protocol
         tuned = result.row.provenance.get("tuned")
@@ -130,8 +140,12 @@ class SegmentationSource(ResultSource):
         return tuned_protocol(tuned, protocol, result.row.model["spec"])
 
     def _read_saved_maps(self, predictions: Path, result: SampledResult) -> None:
-        """Read the label maps that a run saved below the folder `predictions`."""
-        folder = self._saved_maps_folder(predictions, result)
+        """Read and keep the label maps of a result that a run saved below a folder.
+
+        Maps that do not give the measured pixel counts, or cannot be read, are left out with a
+        note. Maps that were not saved are left out without one.
+        """
+        folder = self._find_saved_maps(predictions, result)
         saved_maps: list[tuple[LabelledImage, Label]] = []
         for image in self._images:
             file = pictures.prediction_file(folder, image.sample.name)
@@ -143,8 +157,11 @@ class SegmentationSource(ResultSource):
         if not self._add_measured_maps(result, saved_maps):
             self.notes.append(f"{folder}: not the label maps that {result.model} was measured with")
 
-    def _saved_maps_folder(self, predictions: Path, result: SampledResult) -> Path:
-        """Return the folder in which a run with `--save-predictions` wrote the maps of a result."""
+    def _find_saved_maps(self, predictions: Path, result: SampledResult) -> Path:
+        """Return the folder below `predictions` in which a run wrote the label maps of a result.
+
+        Its name depends on the model, the data set, the protocol and the form of attention.
+        """
         record = result.row.provenance
         auxiliary = auxiliary_of(record)
         model_folder = predictions / predictions_name(result.stored.identity.name, auxiliary)
@@ -158,9 +175,9 @@ class SegmentationSource(ResultSource):
     def predict(
         self, result: SampledResult, images: Sequence[LabelledImage], encoder: Encoder
     ) -> None:
-        """Predict the label maps of images as the result was measured.
+        """Predict and keep the label maps of images with the options that a result was measured by.
 
-        Raises UsageError if this is impossible.
+        `encoder` is the loaded model. Raises UsageError if the maps cannot be predicted.
         """
         from cosmos_eval.tasks.segmentation.inference import predictions
 
@@ -176,9 +193,10 @@ class SegmentationSource(ResultSource):
     def _add_measured_maps(
         self, result: SampledResult, maps: Sequence[tuple[LabelledImage, Label]]
     ) -> bool:
-        """Add the label maps that give the measured pixel counts, in the size that is drawn.
+        """Keep the label maps that give the pixel counts of a result, in the size that is drawn.
 
-        Returns whether all maps do.
+        `maps` are images with their predicted label maps. Return whether all of them give these
+        counts.
         """
         all_were_measured = True
         for image, classes in maps:
@@ -188,24 +206,33 @@ class SegmentationSource(ResultSource):
                 all_were_measured = False
         return all_were_measured
 
-    def _prompted_images(self) -> Iterator[ImageWithText]:
-        """Yield every image with a prompt of its smallest class that is easily seen."""
+    def _images_with_prompts(self) -> Iterator[ImageWithText]:
+        """Yield every image with the prompt of one of its classes, such as "a photo of a cat.".
+
+        The class is the smallest one that has at least 1% of the pixels. Images without such a
+        class are left out.
+        """
         n_classes = len(self.protocol.class_names)
         for image in self._images:
+            # Larger values are pixels without a class.
             class_pixels = np.bincount(image.label.ravel(), minlength=n_classes)[:n_classes]
-            seen_classes = np.flatnonzero(class_pixels >= _EASILY_SEEN * image.label.size)
-            if len(seen_classes):
-                smallest = seen_classes[np.argmin(class_pixels[seen_classes])]
+            visible_classes = np.flatnonzero(class_pixels >= _EASILY_SEEN * image.label.size)
+            if len(visible_classes):
+                smallest_class = visible_classes[np.argmin(class_pixels[visible_classes])]
+                class_name = self.protocol.queries[smallest_class][0]
                 yield ImageWithText(
                     dataset=self.protocol.dataset,
                     name=image.sample.name,
                     read_image=partial(pictures.read_image, image.sample.image),
-                    text=_PROMPT.format(self.protocol.queries[smallest][0]),
+                    text=_PROMPT.format(class_name),
                 )
 
     def candidates(self) -> Iterator[Candidate]:
-        """Yield the chosen classes of images, then images with the label maps of all results."""
-        yield from self.sample_candidates(self._opened)
+        """Yield the chosen classes of images, then images with the label maps of all results.
+
+        A note names the models whose label maps are not the measured ones.
+        """
+        yield from self.sample_candidates(self._opened_results)
         models = [result.model for result in self._results]
         models_that_differ = [model for model in models if model in self._models_that_differ]
         if models_that_differ:
@@ -213,77 +240,90 @@ class SegmentationSource(ResultSource):
                 f"{self.group.name}: label maps of {listed(models_that_differ)} are not shown, as "
                 "they come out otherwise than measured"
             )
-        protocol = replace(self.protocol, protocol_name=self.group.protocol_name)
-        for turn, image in enumerate(self._images):
-            maps = {}
+        protocol = replace(self.protocol, protocol_name=self.group.protocol)
+        for index, image in enumerate(self._images):
+            map_by_model = {}
             for model in models:
                 if (model, image.sample_index) in self._maps:
-                    maps[model] = self._maps[model, image.sample_index]
-            yield Candidate(turn, _LabelMapDrawing(protocol, image, maps).draw)
+                    map_by_model[model] = self._maps[model, image.sample_index]
+            drawing = _LabelMapDrawing(protocol, image, map_by_model)
+            yield Candidate(index, drawing.draw)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _LabelMapRequest(Request):
-    """The label maps that a result predicts for images."""
+    """A request for the label maps that the model of a result predicts for images."""
 
     source: SegmentationSource
     result: SampledResult
     images: Sequence[LabelledImage]
 
     def run(self, encoder: Encoder, progress: OnProgress) -> None:
+        """Predict the label maps. Raises UsageError if they cannot be predicted."""
         self.source.predict(self.result, self.images, encoder)
 
 
 def choose_images(results: Sequence[Samples]) -> list[int]:
-    """Return the indices of a few images that all results have, by their pixel accuracy.
+    """Return the indices of at most three images to show, chosen by their pixel accuracy.
 
-    If there are several results, the first image is the one on which their accuracies differ most.
-    Then come a typical, a poor and a good image by the mean accuracy of all results.
+    `results` holds the stored arrays of each model's result. If there are several results, the
+    first image is the one on which their accuracies differ most. Then come a typical, a poor and a
+    good image by the mean accuracy of all results. Only images that all results have are chosen.
     """
+    # (models, images); NaN for images without labels.
     n_images = min(len(samples[NAME]) for samples in results)
-    accuracies = np.stack(
-        [pixel_accuracy(segmentation.TASK.derive(samples)[AREAS])[:n_images] for samples in results]
-    )
-    # Images without labels have no accuracy.
-    labelled = np.flatnonzero(~np.isnan(accuracies).any(axis=0))
-    if not len(labelled):
+    accuracies_of_models = []
+    for samples in results:
+        accuracy = pixel_accuracy(segmentation.TASK.derive(samples)[AREAS])
+        accuracies_of_models.append(accuracy[:n_images])
+    accuracies = np.stack(accuracies_of_models)
+    labelled_images = np.flatnonzero(~np.isnan(accuracies).any(axis=0))
+    if not len(labelled_images):
         return []
-    accuracies = accuracies[:, labelled]
+    accuracies = accuracies[:, labelled_images]
+
+    # Choose among the labelled images, by their index in `labelled_images`.
     chosen = []
     if len(results) > 1:
-        chosen.append(int(np.argmax(np.ptp(accuracies, axis=0))))
+        spread = np.ptp(accuracies, axis=0)  # the largest minus the smallest accuracy
+        chosen.append(int(np.argmax(spread)))
     by_mean = np.argsort(accuracies.mean(axis=0), kind="stable")
     by_mean = by_mean[~np.isin(by_mean, chosen)]
     if len(by_mean):
         for quantile in _QUANTILES[: _MOST_IMAGES - len(chosen)]:
-            chosen.append(int(by_mean[round(quantile * (len(by_mean) - 1))]))
-    return [int(labelled[index]) for index in dict.fromkeys(chosen)]
+            place = round(quantile * (len(by_mean) - 1))
+            chosen.append(int(by_mean[place]))
+    return [int(labelled_images[index]) for index in dict.fromkeys(chosen)]
 
 
 def _gives_measured_counts(
     classes: Label, image: LabelledImage, result: SampledResult, protocol: SegmentationProtocol
 ) -> bool:
-    """Return whether predicted classes (H, W) give the pixel counts that a result stores.
+    """Return whether predicted classes (H, W) of an image give the pixel counts of a result.
 
     The counts may differ by the share of pixels that rounding moves at borders of classes.
     """
     n_classes = len(protocol.class_names)
     if classes.shape != image.label.shape or classes.max() >= n_classes:
         return False
+    # Results store the pixels of each pair of true and predicted class that an image has. The
+    # number of a pair is true class * n_classes + predicted class, as in a flat confusion matrix.
     samples = result.samples
-    # Results store the pixels of each pair of true and predicted class that an image has.
     is_of_image = samples["image"] == image.sample_index
     stored_counts = np.zeros(n_classes**2, np.int64)
     stored_counts[samples["pair"][is_of_image]] = samples["pixels"][is_of_image]
     counts = confusion(image.label, classes, n_classes, protocol.ignore_index).ravel()
     # A pixel with another class lowers one count by 1 and raises another one by 1.
-    differing_pixels = np.abs(stored_counts - counts).sum() / 2
+    n_differing_pixels = np.abs(stored_counts - counts).sum() / 2
     tolerance = _TOLERANCE[result.row.provenance["precision"]]
-    return bool(differing_pixels <= tolerance * counts.sum())
+    return bool(n_differing_pixels <= tolerance * counts.sum())
 
 
 def _read_saved_map(file: Path) -> Label:
-    """Read a label map (H, W) that a run saved. Raises UsageError for another kind of file."""
+    """Return the classes (H, W) of a label map that a run saved as a PNG file.
+
+    Raises UsageError if the file cannot be read, or is a colour image instead of a label map.
+    """
     try:
         with open_image(file) as image:
             mode, classes = image.mode, np.asarray(image)
@@ -295,38 +335,47 @@ def _read_saved_map(file: Path) -> Label:
 
 
 class _LabelMapDrawing(NamedTuple):
-    """An image that can be drawn, with its predicted label maps by model."""
+    """An image that can be drawn, with its predicted label maps (H, W) by model."""
 
     protocol: SegmentationProtocol
     image: LabelledImage
-    maps: Mapping[str, Label]
+    map_by_model: Mapping[str, Label]
 
     def draw(self, canvas: Canvas) -> SegmentationExample:
-        """Draw the image and all its label maps. Raises UsageError for an unusable image."""
-        protocol, sample = self.protocol, self.image.sample
+        """Draw the image, its true label map and its predicted label maps.
+
+        Raises UsageError if the image cannot be read.
+        """
+        sample = self.image.sample
         rgb_image = pictures.read_image(sample.image)
         size = canvas.size_of(rgb_image.size)
-        palette = pictures.colours(protocol)
+        palette = pictures.colours(self.protocol)
         predictions = {}
-        for model, classes in self.maps.items():
+        for model, classes in self.map_by_model.items():
             predictions[model] = canvas.label_map(classes, palette, size)
         return SegmentationExample(
-            dataset=protocol.dataset,
-            protocol=protocol.protocol_name,
+            dataset=self.protocol.dataset,
+            protocol=self.protocol.protocol_name,
             name=sample.name,
             image=canvas.large(rgb_image),
             truth=canvas.label_map(self.image.label, palette, size),
             predictions=predictions,
-            legend=self._legend(palette),
+            legend=self._make_legend(palette),
         )
 
-    def _legend(self, palette: Sequence[tuple[int, int, int]]) -> dict[str, str]:
-        """Return the colours of the classes that any of the label maps has."""
-        all_classes = [self.image.label.ravel()]
-        all_classes += [classes.ravel() for classes in self.maps.values()]
+    def _make_legend(self, palette: Sequence[tuple[int, int, int]]) -> dict[str, str]:
+        """Return the colours of all classes in the label maps, such as {"cat": "#0000ff"}.
+
+        `palette` holds the red, green and blue of each class.
+        """
+        flat_maps = [self.image.label.ravel()]
+        for classes in self.map_by_model.values():
+            flat_maps.append(classes.ravel())
         legend = {}
-        for index in np.unique(np.concatenate(all_classes)):
-            if index < len(self.protocol.class_names):
-                red, green, blue = palette[index]
-                legend[self.protocol.class_names[index]] = f"#{red:02x}{green:02x}{blue:02x}"
+        for class_index in np.unique(np.concatenate(flat_maps)):
+            # Larger values are pixels without a class.
+            if class_index < len(self.protocol.class_names):
+                red, green, blue = palette[class_index]
+                class_name = self.protocol.class_names[class_index]
+                legend[class_name] = f"#{red:02x}{green:02x}{blue:02x}"
         return legend

@@ -58,7 +58,10 @@ _SPREAD = (1.0, 0.0, 0.5, 0.75, 0.25)
 
 
 class _SetName(NamedTuple):
-    """The name of a data set under a protocol. Data sets of two tasks may have the same name."""
+    """The names of a task, a data set and a protocol, which together identify a protocol's record.
+
+    Data sets of two tasks may have the same name.
+    """
 
     task: str
     dataset: str
@@ -70,15 +73,11 @@ def _is_user_protocol(protocol_name: str) -> bool:
     return protocol_name.partition("-")[0] == USER
 
 
-def _measured_set(row: ResultRow) -> _SetName:
-    """Return the protocol that a result was measured by."""
-    return _SetName(row.task, row.dataset, row.protocol)
-
-
 def _described_set(row: ResultRow) -> _SetName:
-    """Return the protocol that describes the data of a result.
+    """Return the names of the protocol that describes the data of a result.
 
-    Settings that were tuned for a model have a protocol of their own, but do not change the data.
+    Constants that were tuned for a model have a protocol of their own, but do not change the data:
+    the data are described by the protocol that the search began with.
     """
     tuned = row.provenance.get("tuned")
     protocol_name = tuned["search"]["protocol"] if tuned else row.protocol
@@ -86,43 +85,38 @@ def _described_set(row: ResultRow) -> _SetName:
 
 
 class ResultGroup(NamedTuple):
-    """All results by one protocol, which share their images."""
+    """All results on one data set by one protocol, which share their images."""
 
     task: str
-    # If settings were tuned for each model, the protocol that they change.
+    # If constants were tuned for each model, the protocol that they change.
     protocol: Protocol
     # Sorted by model.
     results: tuple[SampledResult, ...]
 
     @property
     def protocol_name(self) -> str:
+        """The name of the protocol in the results."""
         return self.results[0].row.protocol
 
     @property
     def name(self) -> str:
-        """The name in notes."""
-        return f"{self.protocol.dataset} ({self.protocol_name})"
-
-    def missing_data_note(self, error: UsageError) -> str:
-        """Return a note which says that the data cannot be opened."""
-        dataset = self.protocol.dataset
-        reason = str(error).removeprefix(f"{dataset}: ")
-        hint = ""
-        if not _is_user_protocol(self.protocol.protocol_name):
-            hint = f" (see `cosmos-eval data doctor {dataset}`)"
-        return f"{self.name}: no pictures: {reason}{hint}"
+        """The name of the data set and the protocol in notes."""
+        return f"{self.protocol.dataset} ({self.protocol})"
 
 
 def group_results(
     paths: Sequence[Path], user_files: Sequence[str]
 ) -> tuple[list[ResultGroup], list[str]]:
-    """Read results and group them by protocol, and return also notes on results without pictures.
+    """Read results and their samples, and group them by data set and protocol.
 
-    `user_files` describe users' data sets. Raises UsageError for a file that describes a data set
-    without a result.
+    `paths` are files of results. `user_files` are YAML files that describe users' data sets. Return
+    the groups, and notes on results that cannot have pictures. Raises UsageError for a YAML file
+    that describes a data set without a result.
     """
     stored_results = read_checked(paths)
-    user_protocols = _user_protocols(user_files, (stored.row for stored in stored_results))
+    user_protocols = _read_user_protocols(user_files, (stored.row for stored in stored_results))
+
+    # Read the samples of each result.
     results_by_set: dict[_SetName, list[SampledResult]] = {}
     notes = []
     for stored in _usable_results(stored_results):
@@ -133,38 +127,42 @@ def group_results(
             notes.append(f"{stored.model} on {stored.row.dataset}: no pictures: {error}")
             continue
         result = SampledResult(replace(stored, row=files.row), samples)
-        results_by_set.setdefault(_measured_set(files.row), []).append(result)
+        set_name = _SetName(files.row.task, files.row.dataset, files.row.protocol)
+        results_by_set.setdefault(set_name, []).append(result)
 
+    # Find the protocol of each group. Groups are sorted by task, then by name.
     groups = []
-    for set_name in sorted(results_by_set, key=_sort_key):
+    for set_name in sorted(results_by_set, key=lambda name: (_TASKS.index(name.task), name)):
         results = sorted(results_by_set[set_name], key=attrgetter("model"))
         try:
-            protocol = _find_protocol(_described_set(results[0].row), user_protocols)
+            protocol = _find_ready_protocol(_described_set(results[0].row), user_protocols)
             groups.append(ResultGroup(set_name.task, protocol, tuple(results)))
         except UsageError as error:
             notes.append(f"{set_name.dataset}: no pictures: {error}")
     return groups, notes
 
 
-def _sort_key(set_name: _SetName) -> tuple[int, _SetName]:
-    """Return what data sets are sorted by: the order of tasks, then their names."""
-    return _TASKS.index(set_name.task), set_name
-
-
 def _usable_results(stored_results: Sequence[StoredResult]) -> list[StoredResult]:
-    """Return the results of tasks with examples that were not edited, without repeated ones."""
+    """Return the results that can have examples: one of equal results, and no edited ones.
+
+    Only some tasks have examples. The results are in the order of these tasks.
+    """
     usable_results: list[StoredResult] = []
     for task in _TASKS:
-        # Each task by itself: data sets of two tasks may have the same name.
-        task_results = distinct_results(
-            stored for stored in stored_results if stored.row.task == task
-        )
+        # Each task has a call of `distinct`: data sets of two tasks may have the same name.
+        task_results = distinct(stored for stored in stored_results if stored.row.task == task)
         usable_results += [stored for stored in task_results if not stored.is_edited]
     return usable_results
 
 
-def _find_protocol(set_name: _SetName, user_protocols: Mapping[_SetName, Protocol]) -> Protocol:
-    """Return a protocol that is ready to be used. Raises UsageError if it is not known."""
+def _find_ready_protocol(
+    set_name: _SetName, user_protocols: Mapping[_SetName, Protocol]
+) -> Protocol:
+    """Return the protocol with these names, ready to be used.
+
+    Data that a protocol needs are prepared, such as rendered scenes. Raises UsageError if the
+    protocol is not known. `user_protocols` are those from users' YAML files.
+    """
     if not _is_user_protocol(set_name.protocol):
         protocol = find_protocol(set_name.dataset, set_name.protocol)
     elif set_name in user_protocols:
@@ -181,23 +179,33 @@ def require_inputs(
     datasets: Sequence[str],
     predictions: Path | None,
 ) -> None:
-    """Raise UsageError for a folder that does not exist and a YAML file without a result."""
+    """Check the inputs of a report with pictures before anything is computed.
+
+    `rows` are the records of all results. Raises UsageError if the folder `data_root` or
+    `predictions` does not exist, and if one of the YAML files `datasets` describes a data set
+    without a result.
+    """
     for folder, option in ((data_root, "--data-root"), (predictions, "--predictions")):
         if folder is not None and not Path(folder).is_dir():
             raise UsageError(f"no folder {folder}, see {option}")
-    _user_protocols(datasets, rows)
+    _read_user_protocols(datasets, rows)
 
 
-def _user_protocols(files: Sequence[str], rows: Iterable[ResultRow]) -> dict[_SetName, Protocol]:
-    """Read users' YAML files. Raises UsageError for a data set without a result."""
+def _read_user_protocols(
+    files: Sequence[str], rows: Iterable[ResultRow]
+) -> dict[_SetName, Protocol]:
+    """Read the protocols in users' YAML files, by their names.
+
+    Raises UsageError for a data set that none of the results, with records `rows`, was measured on.
+    """
     if not files:
         return {}
-    measured_sets = {_described_set(row) for row in rows}
     protocols = {}
     for file in files:
         protocol = find_protocol(file)
         set_name = _SetName(protocol.task, protocol.dataset, protocol.protocol_name)
         protocols[set_name] = protocol
+    measured_sets = {_described_set(row) for row in rows}
     for set_name in protocols:
         if set_name not in measured_sets:
             raise UsageError(
@@ -208,7 +216,7 @@ def _user_protocols(files: Sequence[str], rows: Iterable[ResultRow]) -> dict[_Se
 
 @dataclass(frozen=True, kw_only=True)
 class Request(ABC):
-    """Outputs that a model has to compute before examples can be drawn."""
+    """A request for outputs of a model that are needed before examples can be drawn."""
 
     # A result of the model.
     row: ResultRow
@@ -221,7 +229,10 @@ class Request(ABC):
 
     @abstractmethod
     def run(self, encoder: Encoder, progress: OnProgress) -> None:
-        """Compute the outputs. Raises UsageError if that is impossible."""
+        """Compute the outputs by the loaded model, and keep them in the source of the request.
+
+        Raises UsageError if they cannot be computed.
+        """
 
 
 class ImageWithText(NamedTuple):
@@ -238,6 +249,7 @@ class Source(ABC):
     """A source of examples: it requests outputs of models, then returns what can be drawn."""
 
     def __init__(self) -> None:
+        """Start without requests and notes."""
         # The outputs that models have to compute before the candidates are known.
         self.requests: list[Request] = []
         # One line for each thing that cannot be shown.
@@ -256,9 +268,10 @@ class OpenedResult(NamedTuple):
 
 
 class ResultSource(Source):
-    """A source of examples of a group of results; each task has a subclass."""
+    """A source of examples of a group of results. Each task has a subclass."""
 
     def __init__(self, group: ResultGroup, options: RunOptions) -> None:
+        """Keep the group of results, and the options by which data are opened and models run."""
         super().__init__()
         self.group = group
         self.task = group.task
@@ -277,14 +290,16 @@ class ResultSource(Source):
 
     @abstractmethod
     def judge(self, data: Any, samples: Sequence[Samples]) -> Judgement:
-        """Judge the samples of several results on the same data."""
+        """Return which models are right on which samples, for several results on the same data."""
 
     def open_results(self, *, whole: bool = False) -> list[OpenedResult]:
         """Return the results of the group with the data that they were measured on.
 
-        The data are limited as the result was, or complete with `whole`. Results that were measured
-        on other data are left out and noted. So are results whose data cannot be opened.
+        A result with a `--limit` gets the first samples only, unless `whole` is True. Results that
+        were measured on other data, or whose data cannot be opened, are left out. A note names
+        them.
         """
+        # Open the data once for each limit.
         limits: list[int | None] = []
         for result in self.group.results:
             limits.append(None if whole else result.row.provenance["limit"])
@@ -294,7 +309,9 @@ class ResultSource(Source):
             try:
                 data_by_limit[limit] = self.open_data(options)
             except UsageError as error:
-                self.notes.append(self.group.missing_data_note(error))
+                self._note_missing_data(error)
+
+        # Leave out results that were measured on other data.
         opened_results = []
         models_on_other_data = []
         for result, limit in zip(self.group.results, limits, strict=True):
@@ -312,27 +329,43 @@ class ResultSource(Source):
             )
         return opened_results
 
+    def _note_missing_data(self, error: UsageError) -> None:
+        """Add a note which says that the data of the group cannot be opened, and why."""
+        dataset = self.group.protocol.dataset
+        reason = str(error).removeprefix(f"{dataset}: ")
+        hint = ""
+        if not _is_user_protocol(self.group.protocol.protocol_name):
+            hint = f" (see `cosmos-eval data doctor {dataset}`)"
+        self.notes.append(f"{self.group.name}: no pictures: {reason}{hint}")
+
     def sample_candidates(self, opened_results: Sequence[OpenedResult]) -> list[Candidate]:
-        """Return the chosen samples; results on the same data are shown together."""
-        # Results of the same limit share one object.
-        opened_by_data: dict[int, list[OpenedResult]] = {}
-        for opened in opened_results:
-            opened_by_data.setdefault(id(opened.data), []).append(opened)
+        """Return a few samples to be drawn as small pictures, each with the outcomes of models.
+
+        Results on the same data are shown together. The samples are chosen by `choose_samples`.
+        """
+        # Results with the same limit share the object that holds their data.
+        opened_by_data_id: dict[int, list[OpenedResult]] = {}
+        for opened_result in opened_results:
+            opened_by_data_id.setdefault(id(opened_result.data), []).append(opened_result)
         candidates = []
-        for same_data in opened_by_data.values():
-            results = [opened.result for opened in same_data]
-            judgement = self.judge(same_data[0].data, [result.samples for result in results])
-            samples = choose_samples(judgement.right, judgement.kind)
-            for turn, sample in enumerate(samples):
-                drawing = SampleDrawing(results, judgement, sample)
-                candidates.append(Candidate(turn // SampleExample.per_round, drawing.draw))
+        for opened_of_data in opened_by_data_id.values():
+            results = [opened_result.result for opened_result in opened_of_data]
+            samples_of_results = [result.samples for result in results]
+            judgement = self.judge(opened_of_data[0].data, samples_of_results)
+            sample_indices = choose_samples(judgement.right, judgement.kind)
+            for turn, sample_index in enumerate(sample_indices):
+                drawing = SampleDrawing(results, judgement, sample_index)
+                # For example, the first six samples are in round 0.
+                round_number = turn // SampleExample.per_round
+                candidates.append(Candidate(round_number, drawing.draw))
         return candidates
 
 
 def label_of(result: SampledResult) -> str:
-    """Return the label of a result's model, without the words for a limit or a form of attention.
+    """Return the label of a result's model, as if it was measured without options.
 
-    Attention maps do not depend on these settings.
+    The label does not name a limit or a form of attention, because attention maps do not depend on
+    them.
     """
     provenance = dict(result.row.provenance)
     provenance.pop("partial", None)
@@ -343,9 +376,10 @@ def label_of(result: SampledResult) -> str:
 
 
 def spread_indices(n: int, most: int = IMAGES_WITH_TEXTS) -> list[int]:
-    """Return at most `most` of n indices: the last, the first, the middle, then the quarters.
+    """Return at most `most` of the indices 0 to n - 1, spread evenly.
 
-    Example: n = 9 -> [8, 0, 4], and with `most` of 5 -> [8, 0, 4, 6, 2].
+    They are the last, the first, the middle, then the quarters. For example, n = 9 gives [8, 0, 4],
+    and with `most` of 5 it gives [8, 0, 4, 6, 2].
     """
     if n == 0:
         return []
@@ -353,31 +387,34 @@ def spread_indices(n: int, most: int = IMAGES_WITH_TEXTS) -> list[int]:
     return list(dict.fromkeys(indices))[:most]
 
 
-def run_requests(
-    requests: Iterable[Request], device: str, show_progress: ShowProgress
-) -> list[str]:
-    """Run all requests, loading one model after the other and each only once.
+def run_requests(requests: Iterable[Request], device: str, show_progress: ShowProgress) -> list[str]:
+    """Run all requests for outputs of models.
 
-    Models are not downloaded. Returns one line for each thing that could not be computed.
+    One model is loaded after the other, and each only once. Models are not downloaded. `show_progress` is
+    called with the progress. Return one line for each thing that could not be computed.
     """
+    # Group the requests by model. Results with an equal key have models with the same outputs.
     requests_by_model: dict[tuple[Any, ...], list[Request]] = {}
     for request in requests:
-        requests_by_model.setdefault(_model_identity(request.row), []).append(request)
+        row = request.row
+        fields = [row.model.get(name) for name in _MODEL_FIELDS]
+        key = (*fields, row.provenance["precision"], auxiliary_of(row.provenance))
+        requests_by_model.setdefault(key, []).append(request)
+
     refusals: list[_Refusal] = []
-    for model_requests in requests_by_model.values():
-        row = model_requests[0].row
+    for requests_of_model in requests_by_model.values():
+        row = requests_of_model[0].row
         model_spec = row.model["spec"]
         show_progress(model_spec, Progress("load", 0, 1))
         try:
             encoder = _load_measured_model(row, device)
         except UsageError as error:
-            refusals += [_Refusal(request, str(error)) for request in model_requests]
+            refusals += [_Refusal(request, str(error)) for request in requests_of_model]
             continue
         show_progress(model_spec, Progress("load", 1, 1))
-        for request in model_requests:
-            progress = partial(
-                _report_warnings, show_progress, f"{request.label} on {request.dataset}"
-            )
+        for request in requests_of_model:
+            name = f"{request.label} on {request.dataset}"
+            progress = partial(_pass_on_progress, show_progress, name)
             try:
                 request.run(encoder, progress)
             except UsageError as error:
@@ -385,22 +422,20 @@ def run_requests(
     return _refusal_lines(refusals)
 
 
-def _model_identity(row: ResultRow) -> tuple[Any, ...]:
-    """Return a key that is equal for results whose models compute the same outputs."""
-    fields = [row.model.get(name) for name in _MODEL_FIELDS]
-    return (*fields, row.provenance["precision"], auxiliary_of(row.provenance))
+def _pass_on_progress(show_progress: ShowProgress, name: str, step: Progress) -> None:
+    """Call `show_progress` with the progress of the request with a name.
 
-
-def _report_warnings(show_progress: ShowProgress, name: str, step: Progress) -> None:
-    """Pass progress on to `show_progress`, without its notes unless they are warnings."""
+    Notes are dropped unless they are warnings.
+    """
     is_warning = step.note.startswith("warning: ")
     show_progress(name, step if is_warning else step._replace(note=""))
 
 
 def _load_measured_model(row: ResultRow, device: str) -> Encoder:
-    """Load the model of a result.
+    """Load the model that a result was measured with, without downloads.
 
-    Raises UsageError if its weights are not on this machine, or are not the measured ones.
+    Raises UsageError if its weights, or those of the encoder that guides it, are not on this
+    machine or have changed since the measurement.
     """
     from cosmos_eval.data.hub import was_not_fetched
     from cosmos_eval.models import load_encoder
@@ -438,31 +473,35 @@ class _Refusal(NamedTuple):
 
 
 def _refusal_lines(refusals: Sequence[_Refusal]) -> list[str]:
-    """Return one line for each reason, with all models that lack the same outputs for it."""
-    # Data sets by kind of output, by model and reason.
-    missing: dict[tuple[str, str], dict[str, list[str]]] = {}
+    """Return lines that say which models lack which outputs, and why.
+
+    Models that lack the same outputs for the same reason share a line. For example, "model-a,
+    model-b: no attention maps on coco: its weights are not on this machine".
+    """
+    # For each model and reason: the data sets by the kind of the missing outputs.
+    missing_outputs: dict[tuple[str, str], dict[str, list[str]]] = {}
     for request, reason in refusals:
         # The message for an unknown model lists similar names, which do not help here.
         short_reason = reason.partition("; nearest")[0]
-        sets_by_kind = missing.setdefault((request.label, short_reason), {})
-        sets_by_kind.setdefault(request.kind, []).append(request.dataset)
-    models_by_message: dict[tuple[str, str], list[str]] = {}
-    for (model, reason), sets_by_kind in missing.items():
+        datasets_by_kind = missing_outputs.setdefault((request.label, short_reason), {})
+        datasets_by_kind.setdefault(request.kind, []).append(request.dataset)
+
+    # Models by the rest of their line.
+    models_by_message: dict[str, list[str]] = {}
+    for (model, reason), datasets_by_kind in missing_outputs.items():
         outputs = []
-        for kind, datasets in sets_by_kind.items():
+        for kind, datasets in datasets_by_kind.items():
             outputs.append(f"no {kind} on {listed(list(dict.fromkeys(datasets)))}")
-        advice = _SAVE_MAPS if MAPS in sets_by_kind else ""
-        message = (", ".join(outputs), f"{reason}{advice}")
+        advice = _SAVE_MAPS if MAPS in datasets_by_kind else ""
+        message = f"{', '.join(outputs)}: {reason}{advice}"
         models_by_message.setdefault(message, []).append(model)
-    return [
-        f"{listed(models)}: {outputs}: {reason}"
-        for (outputs, reason), models in models_by_message.items()
-    ]
+    return [f"{listed(models)}: {message}" for message, models in models_by_message.items()]
 
 
 def listed(names: Sequence[str]) -> str:
-    """Return at most three names as text, and the number of others: "a, b, c and 2 more"."""
+    """Return names as text: the first three, and the number of others: "a, b, c and 2 more"."""
     text = ", ".join(names[:3])
-    if len(names) > 3:
-        text += f" and {len(names) - 3} more"
+    n_more = len(names) - 3
+    if n_more > 0:
+        text += f" and {n_more} more"
     return text

@@ -16,16 +16,16 @@ from cosmos_eval.report.attention.figure import (
     LEVELS,
     OPACITY,
     PLAIN,
-    broken,
+    break_word,
     colour_map,
-    coloured,
-    flowed,
-    overlaid,
-    shortened,
+    draw_map,
+    draw_map_over,
+    place_words,
+    shorten_start,
     text_width,
     to_png,
     to_svg,
-    wrapped,
+    wrap_text,
 )
 from cosmos_eval.types import EncoderInfo, UsageError
 
@@ -65,7 +65,7 @@ def test_levels_by_hand(level: str | None, weights: tuple[float | None, ...]) ->
 def test_colours_of_a_map_by_hand() -> None:
     """A patch in four: 0 where the map is least, 1 where it is largest."""
     view = View("", np.array([[0.1, 0.1], [0.1, 0.5]], np.float32), None)
-    pixels = np.asarray(coloured(view, (4, 4)))
+    pixels = np.asarray(draw_map(view, (4, 4)))
     assert pixels[0, 0].tolist() == scale()[0].tolist()
     assert pixels[3, 3].tolist() == scale()[255].tolist()
     assert pixels[2, 3].tolist() == scale()[int(256 * 0.75)].tolist()  # 3/4 of the way down
@@ -74,7 +74,7 @@ def test_colours_of_a_map_by_hand() -> None:
 def test_colour_is_the_map_s_alone() -> None:
     """Of a red picture only its grey is left, below the colour of an even map."""
     even = View("", np.ones((1, 1), np.float32), None)
-    over = overlaid(even, Image.new("RGB", (1, 1), (255, 0, 0)))  # grey 76
+    over = draw_map_over(even, Image.new("RGB", (1, 1), (255, 0, 0)))  # grey 76
     expected = 76 * (1 - OPACITY) + OPACITY * scale()[0].astype(float)
     assert np.allclose(over.getpixel((0, 0)), expected, atol=1)
 
@@ -90,27 +90,27 @@ def test_colour_is_the_map_s_alone() -> None:
 )
 def test_lines_by_hand(width: float, lines: list[int], lefts: list[float]) -> None:
     """Widths of `a b, c d`, with gaps of 4."""
-    places = flowed([16, 16, 8, 20, 36], [True, True, False, True, True], width)
+    places = place_words([16, 16, 8, 20, 36], [True, True, False, True, True], width)
     assert [line for _, line in places] == lines
     assert [left for left, _ in places] == lefts
 
 
 def test_running_text() -> None:
     text = "two words and a verylongwordthatmustbebroken in  pieces"
-    lines = wrapped(text, 12, 90)
+    lines = wrap_text(text, 12, 90)
     assert max(text_width(line, 12) for line in lines) <= 90
     assert lines[0] == "two words and"
     assert "".join(lines).replace(" ", "") == text.replace(" ", "")
-    assert "".join(broken("abcdefgh", 12, 20)) == "abcdefgh"
-    assert wrapped("", 12, 90) == []
+    assert "".join(break_word("abcdefgh", 12, 20)) == "abcdefgh"
+    assert wrap_text("", 12, 90) == []
 
 
 def test_paths_keep_their_ends() -> None:
-    short = shortened("cosmos:/a/long/way/to/checkpoint.pt", 12, 120)
+    short = shorten_start("cosmos:/a/long/way/to/checkpoint.pt", 12, 120)
     assert short.startswith("…")
     assert short.endswith("checkpoint.pt")
     assert text_width(short, 12) <= 120
-    assert shortened("a.pt", 12, 120) == "a.pt"
+    assert shorten_start("a.pt", 12, 120) == "a.pt"
 
 
 def test_text_that_no_file_could_hold() -> None:
