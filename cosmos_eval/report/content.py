@@ -313,7 +313,7 @@ def group_by_data_set(results: Sequence[StoredResult]) -> list[list[StoredResult
     return [list(results_of_set) for _, results_of_set in results_by_set]
 
 
-def result_sets(results: Sequence[StoredResult], read_samples: Read) -> Iterator[ResultSet]:
+def result_sets(results: Sequence[StoredResult], read_samples: ReadSamples) -> Iterator[ResultSet]:
     """Yield the results on each data set by one protocol, with their samples.
 
     The samples of a data set are read when it is reached, so that the samples of all data sets are
@@ -397,7 +397,9 @@ def _obstacle_to_comparison(task_name: str, a: SampledResult, b: SampledResult) 
 
     They can if they have the same settings, and the same true labels, captions or masks.
     """
-    mismatches = compare.describe_mismatches(compare.setting_of_result(a.row), compare.setting_of_result(b.row))
+    mismatches = compare.describe_mismatches(
+        compare.setting_of_result(a.row), compare.setting_of_result(b.row)
+    )
     if mismatches:
         return "; ".join(mismatches)
     try:

@@ -75,7 +75,7 @@ def summarize_groups(results: Iterable[StoredResult], read_samples: ReadSamples)
 class _GroupSummary:
     """Collects the means and tests of groups of trainings, data set by data set."""
 
-    def __init__(self, read_samples: Read) -> None:
+    def __init__(self, read_samples: ReadSamples) -> None:
         """Start without any group. `read_samples` reads the samples of a result by its path."""
         self.means: list[GroupMean] = []
         self.remarks: list[str] = []
@@ -123,7 +123,7 @@ class _GroupSummary:
         task = all_results[0].row.task
         try:
             headlines = task_named(task).headlines
-            moments = groups.moments_of(all_results, self._read_samples, headlines)
+            moments = groups.estimate_moments_of_results(all_results, self._read_samples, headlines)
         except CosmosEvalError as error:
             self.notes.append(f"{', '.join(results_by_group)}: not compared: {error}")
             if len(results_by_group) > 1:
@@ -152,7 +152,7 @@ class _GroupSummary:
                 yield Comparison(
                     a,
                     b,
-                    adjust(tests),
+                    adjust_p_values(tests),
                     (),
                     (self._training_names(a), self._training_names(b)),
                 )
@@ -161,10 +161,12 @@ class _GroupSummary:
         """Return the names of a group's trainings, with their seeds."""
         # All data sets of a group have the same trainings.
         results_on_first_set = next(iter(self._sets_by_group[group].values()))
-        return groups.labels_of(results_on_first_set)
+        return groups.training_labels(results_on_first_set)
 
 
-def _split_by_settings(results_by_group: _ResultsByGroup) -> list[dict[str, Sequence[StoredResult]]]:
+def _split_by_settings(
+    results_by_group: _ResultsByGroup,
+) -> list[dict[str, Sequence[StoredResult]]]:
     """Split groups so that all groups of a dictionary were measured with the same settings.
 
     For example, [{"a": ..., "c": ...}, {"b": ...}] if group b was measured on fewer images. All
@@ -183,10 +185,10 @@ def _split_by_settings(results_by_group: _ResultsByGroup) -> list[dict[str, Sequ
 
 def _have_same_settings(results_by_group: _ResultsByGroup, result: StoredResult) -> bool:
     """Return whether a result was measured with the settings of every group."""
-    result_setting = setting(result.row)
+    result_setting = setting_of_result(result.row)
     for group_results in results_by_group.values():
-        group_setting = setting(group_results[0].row)
-        if mismatches(group_setting, result_setting):
+        group_setting = setting_of_result(group_results[0].row)
+        if describe_mismatches(group_setting, result_setting):
             return False
     return True
 
@@ -305,12 +307,12 @@ def difference_lines(tests: Sequence[MetricTest]) -> list[Line]:
     intervals = [test.difference.interval() for test in tests]
     largest_by_unit: dict[str, float] = {}
     for test, interval in zip(tests, intervals, strict=True):
-        unit = test.record.unit
+        unit = test.metric_record.unit
         largest = largest_by_unit.get(unit, 0)
         largest_by_unit[unit] = max(largest, abs(interval.low), abs(interval.high))
     lines = []
     for test, interval in zip(tests, intervals, strict=True):
-        largest = largest_by_unit[test.record.unit]
+        largest = largest_by_unit[test.metric_record.unit]
         scale = _Scale(-largest, largest)
         line = Line(
             value=scale.place(test.difference.difference),

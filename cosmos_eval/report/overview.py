@@ -50,7 +50,7 @@ class Overview(NamedTuple):
 
         Return "" if the row has no mean.
         """
-        return shown_text(self.score.metric, row.mean.value) if row.mean else ""
+        return metric_text(self.score.metric, row.mean.value) if row.mean else ""
 
     def difference(self, a: str, b: str) -> MeanDifference | None:
         """Return the mean of model A minus the mean of model B, with its interval.

@@ -401,7 +401,7 @@ def _test_record(test: MetricTest, metric_index: int) -> dict[str, Any]:
     - `onlyA`, `onlyB`: the numbers of samples on which only one model is right; null if samples
       are not right or wrong.
     """
-    factor = test.record.factor
+    factor = test.metric_record.factor
     interval = test.difference.interval()
     only_a, only_b = None, None
     changed = getattr(test.difference, "changed", None)

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cosmos_eval.data.retrieval import RetrievalData, open_data, sample_list_hash
-from cosmos_eval.data.sources import decode_source
 from cosmos_eval.report.content import SampledResult
 from cosmos_eval.report.gallery.pictures import Candidate, Canvas
 from cosmos_eval.report.gallery.records import Picture, RetrievalExample
@@ -128,16 +127,23 @@ class RetrievalSource(ResultSource):
         options = self.options
         pair_scores = None
         try:
-            images = embed_images(encoder, data.images, options, progress, most=_MOST_IMAGES)
+            images = embed_images(encoder, data.images, options, progress, max_missing=_MOST_IMAGES)
             texts = embed_texts(
-                encoder, data.captions, options, progress, phase="captions", most=_MOST_CAPTIONS
+                encoder,
+                data.captions,
+                options,
+                progress,
+                phase="captions",
+                max_missing=_MOST_CAPTIONS,
             )
             # Under some protocols, the model scores pairs of each query and its best items.
             if self._candidates_per_query is not None:
-                candidates = candidates_of(
+                candidates = select_candidates(
                     self._candidates_per_query, images.features, texts.features
                 )
-                scores = scores_of(encoder, candidates, data, options, progress, most=_MOST_PAIRS)
+                scores = score_candidates(
+                    encoder, candidates, data, options, progress, most=_MOST_PAIRS
+                )
                 pair_scores = _PairRescoring(candidates, scores)
         except TooManyError as error:
             raise UsageError(f"{error}, so measure again without --no-cache") from error
@@ -197,7 +203,7 @@ def captioned_images(protocol: Protocol, data: RetrievalData) -> Iterator[ImageW
         yield ImageWithText(
             dataset=protocol.dataset,
             name=data.names[image_index],
-            read_image=partial(decoded, data.images[image_index]),
+            read_image=partial(decode_source, data.images[image_index]),
             text=data.captions[first_caption],
         )
 

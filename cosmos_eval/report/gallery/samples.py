@@ -76,7 +76,7 @@ class ClassJudgement(Judgement):
         """
         self._data = data
         self._labels = samples[0][LABELS]
-        self._class_names = shown_names(protocol, data)
+        self._class_names = displayed_class_names(protocol, data)
         first_predictions = [samples_of_model[TOP5][:, 0] for samples_of_model in samples]
         self._predicted = np.stack(first_predictions)  # (K, N)
         self.right = self._predicted == self._labels

@@ -149,8 +149,10 @@ def _usable_results(stored_results: Sequence[StoredResult]) -> list[StoredResult
     """
     usable_results: list[StoredResult] = []
     for task in _TASKS:
-        # Each task has a call of `distinct`: data sets of two tasks may have the same name.
-        task_results = distinct(stored for stored in stored_results if stored.row.task == task)
+        # Each task has a call of its own: data sets of two tasks may have the same name.
+        task_results = distinct_results(
+            stored for stored in stored_results if stored.row.task == task
+        )
         usable_results += [stored for stored in task_results if not stored.is_edited]
     return usable_results
 
@@ -387,11 +389,13 @@ def spread_indices(n: int, most: int = IMAGES_WITH_TEXTS) -> list[int]:
     return list(dict.fromkeys(indices))[:most]
 
 
-def run_requests(requests: Iterable[Request], device: str, show_progress: ShowProgress) -> list[str]:
+def run_requests(
+    requests: Iterable[Request], device: str, show_progress: ShowProgress
+) -> list[str]:
     """Run all requests for outputs of models.
 
-    One model is loaded after the other, and each only once. Models are not downloaded. `show_progress` is
-    called with the progress. Return one line for each thing that could not be computed.
+    One model is loaded after the other, and each only once. Models are not downloaded.
+    `show_progress` is called with the progress. Return one line for each thing that could not be computed.
     """
     # Group the requests by model. Results with an equal key have models with the same outputs.
     requests_by_model: dict[tuple[Any, ...], list[Request]] = {}

@@ -178,7 +178,9 @@ class _Scoring(label_maps.ShardedMeasurement[Sample, "LoadedImage"]):
         """
         assert self._class_maps is not None  # shards are measured after `prepare`
         for indices in _batch_by_size(self._encoder, images, self._options.batch_size):
-            pixels = stack_on_host([images[index].pixels for index in indices], self._encoder.info.device)
+            pixels = stack_on_host(
+                [images[index].pixels for index in indices], self._encoder.info.device
+            )
             yield indices, [self._class_maps(pixels)]
 
 
