@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cosmos_eval.data.retrieval import RetrievalData, open_data, sample_list_hash
+from cosmos_eval.data.sources import decode_source
 from cosmos_eval.report.content import SampledResult
 from cosmos_eval.report.gallery.pictures import Candidate, Canvas
 from cosmos_eval.report.gallery.records import Picture, RetrievalExample

@@ -395,7 +395,8 @@ def run_requests(
     """Run all requests for outputs of models.
 
     One model is loaded after the other, and each only once. Models are not downloaded.
-    `show_progress` is called with the progress. Return one line for each thing that could not be computed.
+    `show_progress` is called with the progress. Return one line for each thing that could not be
+    computed.
     """
     # Group the requests by model. Results with an equal key have models with the same outputs.
     requests_by_model: dict[tuple[Any, ...], list[Request]] = {}
