@@ -180,7 +180,7 @@ def _lock_output(stack: ExitStack, url: str, output: Path, resume: Resume | None
 
     Return whether the run resumes a snapshot. If snapshots are copied to a `url`, the newest one is
     fetched from there first, unless the folder has it. Raises SnapshotError if `resume` is "always"
-    and there is no snapshot.
+    and no snapshot exists.
     """
     require_writable(output)
     snapshots = Snapshots(output, keep=1)

@@ -251,7 +251,7 @@ def caption_views(
 
     A global view joins 1 to `max_sentences` sentences, which are drawn without replacement. A local
     view is one sentence. A sentence is in two local views only if there are more of them than
-    sentences. Raises ValueError if there are no sentences.
+    sentences. Raises ValueError for an empty list.
     """
     if not sentences:
         raise ValueError("a sample without captions")

@@ -144,7 +144,7 @@ def index_shards(
 
     Tars without a stored index are scanned by `workers` processes, and their index is stored. Each
     of `world_size` processes begins at another shard, so that they divide the scanning. Raises
-    ShardError for an unreadable tar, and if there is no sample.
+    ShardError for an unreadable tar, and if all tars are empty.
     """
     stored_index = _read_set_index(shards)
     if stored_index is not None:
@@ -205,7 +205,7 @@ def _read_or_scan_shards(
 def _read_set_index(shards: Sequence[str]) -> SampleIndex | None:
     """Return the stored index of a whole list of tars, with its rows mapped from their file.
 
-    Return None if there is no such index, if it is damaged, or if a tar has changed since.
+    Return None if the index does not exist, if it is damaged, or if a tar has changed since.
     """
     for path in _index_paths("data-sets", *shards):
         with suppress(OSError, ValueError, KeyError):

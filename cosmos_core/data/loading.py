@@ -48,7 +48,7 @@ def make_loader(
     that come before `first_step` again.
 
     Raises ValueError at once for shards or numbers that do not fit the configuration. While batches
-    are read, raises UnreadableDataError if there is no good sample, and ChildProcessError if a
+    are read, raises UnreadableDataError if no sample is good, and ChildProcessError if a
     worker died.
     """
     data = open_data(

@@ -216,7 +216,7 @@ class DownloadedImage(NamedTuple):
 def list_sources(images: Path) -> list[Path]:
     """Return the tars in a folder that img2dataset wrote, sorted by name.
 
-    If there are no tars, return the subfolders, into which img2dataset's output format `files`
+    Without tars, return the subfolders, into which img2dataset's output format `files`
     writes the images. All tars are read once to check them. Raises ValueError if there are neither
     tars nor subfolders, and for a damaged tar.
     """
@@ -236,7 +236,7 @@ def list_sources(images: Path) -> list[Path]:
 def read_source(source: Path) -> Iterator[DownloadedImage]:
     """Yield the images in a tar or a folder, with the URLs that their JSON records state.
 
-    The image `000012.jpg` has the record `000012.json`. Its URL is None if there is no record.
+    The image `000012.jpg` has the record `000012.json`. Its URL is None without a record.
     """
     # For each key, the functions that read its files, by the extensions of the files.
     readers_by_key: dict[str, dict[str, _ReadFile]] = {}

@@ -164,7 +164,7 @@ def caption_sentences(record: Mapping[str, Any]) -> list[str]:
         {"original_caption": "Mr. Dog", "caption": "A dog. It runs."}
             -> ["Mr. Dog", "A dog", "It runs"]
 
-    Raises BadSampleError if there are no captions, and for captions that are not text.
+    Raises BadSampleError for a sample without captions, and for captions that are not text.
     """
     sentences = []
     if any(key in record for key in DREAMLIP_KEYS):

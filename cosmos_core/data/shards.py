@@ -183,8 +183,8 @@ def _find_local_shards(shards: Sequence[str]) -> list[str]:
 def _find_files(path_or_pattern: str) -> list[str]:
     """Return the files that a path or a pattern (`*`, `?`, `[...]`) names, sorted.
 
-    An existing file whose name looks like a pattern is taken as it is. Raises ShardError if there
-    is no such file, or if a folder cannot be read.
+    An existing file whose name looks like a pattern is taken as it is. Raises ShardError if the
+    file does not exist, or if a folder cannot be read.
     """
     path = Path(path_or_pattern).expanduser()
     is_pattern = _PATTERN.search(path_or_pattern) is not None and not path.exists()

@@ -93,8 +93,8 @@ class StreamBatches(IterableDataset[samples.Item]):
     def __iter__(self) -> Iterator[samples.Item]:
         """Yield the batches that this worker makes, from the first step of a resumed run on.
 
-        With L workers, they are the batches of the steps lane, lane + L, lane + 2 L and so on. If
-        there are no good samples, the last item is an UnreadableDataError. It is not raised here,
+        With L workers, they are the batches of the steps lane, lane + L, lane + 2 L and so on.
+        Without good samples, the last item is an UnreadableDataError. It is not raised here,
         because PyTorch would add the traceback of a worker to its message.
         """
         schedule = self._schedule

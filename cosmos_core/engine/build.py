@@ -32,11 +32,9 @@ def make_training(config: TrainConfig, world: World, *, pretrained: bool = True)
     Random weights depend only on the seed. They are drawn on the CPU, so that they are the same on
     every device and in every process. Random numbers that are drawn later differ by process.
 
-    Args:
-        config: The configuration of the training.
-        world: This process and its device, on which the models are built.
-        pretrained: Whether to load the pretrained weights that the configuration names. A training
-            that resumes from a snapshot does not need them.
+        Args: config: The configuration of the training. world: This process and its device, on
+        which the models are built. pretrained: True if the pretrained weights that the
+        configuration names are loaded. A training that resumes from a snapshot does not need them.
 
     Raises:
         ValueError: If no model can be built on the architecture, if the pretrained weights do not
@@ -121,7 +119,7 @@ def param_groups(
 ) -> list[dict[str, Any]]:
     """Return parameter groups for `torch.optim.AdamW`.
 
-    As in github.com/ExplainableML/cosmos, after OpenCLIP, there is no weight decay for parameters
+    As in github.com/ExplainableML/cosmos, after OpenCLIP, weight decay does not apply to parameters
     with fewer than two dimensions, and for those whose names contain one of NO_DECAY_NAMES. With
     `layer_decay` 1 there are two groups: first the parameters without weight decay, then those with
     it. Frozen parameters are left out.

@@ -118,7 +118,7 @@ def make_gather(world: World, gradient: str, *, narrow: bool = False) -> Gather:
         world: The processes.
         gradient: The option `optim.gradient`. With "true" features have the gradient of the loss.
             Otherwise it is divided by the number of processes, as in the published training.
-        narrow: Whether features and their gradients are rounded to bfloat16 before the exchange.
+        narrow: True if features and their gradients are rounded to bfloat16 before the exchange.
     """
     if world.world_size == 1:
         return gather_locally

@@ -180,8 +180,8 @@ def open_log(config: TrainConfig, output: Path, first_step: int) -> RunLog:
 def read_log(path: Path, before: float = math.inf) -> list[dict[str, Any]]:
     """Return the records of a log for steps below `before`, in order.
 
-    A line that a killed process has not written completely is left out. If the file does not exist,
-    there are no records.
+    A line that a killed process has not written completely is left out. A file that does not exist
+    has no records.
     """
     if not path.exists():
         return []

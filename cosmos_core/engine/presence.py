@@ -52,7 +52,7 @@ class Presence(AbstractContextManager["Presence"]):
     Args:
         processes: This process and its communication with the others.
         timeout: The timeout of an exchange, in seconds.
-        reports: Whether the message is also logged shortly before the timeout. NCCL needs this,
+        reports: True if the message is also logged shortly before the timeout. NCCL needs this,
             because its timeout ends the process.
     """
 
@@ -174,7 +174,7 @@ class Presence(AbstractContextManager["Presence"]):
         )
 
     def _name_processes(self, ranks: list[int], fault: str) -> str:
-        """Return a message that names processes and their fault; empty if there are no processes.
+        """Return a message that names processes and their fault; empty without processes.
 
         For example: "rank 3 on node7 does not answer (compute.timeout: 600 s)".
         """

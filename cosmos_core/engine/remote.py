@@ -137,7 +137,7 @@ class Remote(AbstractContextManager["Remote"]):
         best = self._snapshots.best()
         if best is not None:
             steps_to_keep.append(best.step)
-        # Newer copies stay, and so do all copies if there is no snapshot.
+        # Newer copies stay, and so do all copies without a snapshot.
         newest_step = max(steps_to_keep, default=-1)
         for step in self._started_steps():
             if step < newest_step and step not in steps_to_keep:

@@ -99,7 +99,7 @@ def shard_model(
     Args:
         encoder: The module that holds the model, and whose forward runs it.
         mesh: The processes.
-        reshard_after_forward: Whether the weights outside blocks are freed after forward. This
+        reshard_after_forward: True if the weights outside blocks are freed after forward. This
             suits a teacher, which has no backward pass. None is the default of `fully_shard`.
     """
     for module in encoder.modules():

@@ -324,7 +324,7 @@ def find_state(
         snapshots: The snapshots in the output folder.
         output: The output folder of the training.
         config: The configuration of the training.
-        resume: Whether to resume. Otherwise this is a new training, which needs an unused folder.
+        resume: True to resume. Otherwise this is a new training, which needs an unused folder.
 
     Raises:
         SnapshotError: If the folder of a new training has files of another one, if there is nothing

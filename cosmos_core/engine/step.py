@@ -100,7 +100,7 @@ class StepReport:
         Args:
             terms: The loss terms by name.
             other_values: Other values of the step by name, such as "gradient_norm".
-            uses_gradient_scaler: Whether a gradient scaler handles gradients that are not finite.
+            uses_gradient_scaler: True if a gradient scaler handles gradients that are not finite.
         """
         self._term_names = list(terms)
         self._names = [*terms, *other_values]

@@ -78,7 +78,7 @@ class Trainer:
     """Trains a model from the start, or from the newest snapshot in the output folder.
 
     Raises SnapshotError if the folder cannot be used: if a new training finds files of another one,
-    or if there is no snapshot to resume from.
+    or if no snapshot exists to resume from.
     """
 
     def __init__(self, config: TrainConfig, setting: Setting, *, resume: bool = False) -> None:
@@ -87,7 +87,7 @@ class Trainer:
         Args:
             config: The configuration of the training.
             setting: The output folder, the tokenizer and the processes.
-            resume: Whether to go on from the newest snapshot.
+            resume: True to go on from the newest snapshot.
         """
         self._config = config
         self._setting = setting
@@ -331,7 +331,7 @@ class Trainer:
     def _open_data(self, shards: str, stop: StopRequest) -> Iterator[Batch]:
         """Open the training data, and return the batches of the remaining steps.
 
-        There are no batches if a signal asks to stop before the data are open.
+        No batches are yielded if a signal asks to stop before the data are open.
 
         Raises:
             ValueError: If a process cannot read its data, or has other data than the first process.
@@ -447,7 +447,7 @@ class Trainer:
         """Evaluate the newest checkpoint, and log the metrics.
 
         If the metric that `save.best` names is the best so far, its snapshot is kept. Raises
-        ValueError if there is no such metric.
+        ValueError if the metric does not exist.
         """
         self._wait_for_snapshot()
         self._write_checkpoint_if_sharded()

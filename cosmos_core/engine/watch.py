@@ -198,8 +198,8 @@ class Watch:
     def _log_step(self, step: int, record: Mapping[str, float]) -> None:
         """Log a step, with the time that processes waited, their memory and their bad samples.
 
-        All processes must call this method. Of the waits and of the memory the largest values are
-        logged, and of the bad samples the sum.
+        All processes must call this method. The largest waits and the largest memory are logged,
+        and the sum of the bad samples.
         """
         timing = self._pace(self._since_line)
         process_values = (timing["data_wait"], _peak_memory(), record.get("bad_samples", 0))

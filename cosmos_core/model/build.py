@@ -48,7 +48,7 @@ def model_config(architecture: Architecture) -> dict[str, Any]:
     "quick_gelu" and "preprocess".
 
     Raises:
-        ValueError: If there is no such architecture, or if no model can be built on it.
+        ValueError: If the architecture does not exist, or if no model can be built on it.
     """
     # `source` names the architecture in error messages.
     if isinstance(architecture, Mapping):

@@ -144,7 +144,7 @@ class Cosmos(MultiViewCLIP):
     def encode_globals(self, views: Views) -> Features:
         """Return the teacher's features of two global views and two captions, without gradient.
 
-        There are no cross-modal features, because the loss uses only the student's.
+        It has no cross-modal features, because the loss uses only the student's.
         """
         image, text = self.encode_pairs(views.global_images, views.texts[:2])
         return Features(

@@ -67,8 +67,8 @@ def pack(
         lengths: The number of tokens of each sequence (M,), on the host.
         longest: The largest length that a sequence may have.
         like: A tensor on the device on which the attention is computed.
-        causal: Whether a token attends only to itself and to earlier tokens.
-        uses_varlen: Whether one call of PyTorch's `varlen_attn` computes the attention.
+        causal: True if a token attends only to itself and to earlier tokens.
+        uses_varlen: True if one call of PyTorch's `varlen_attn` computes the attention.
     """
     # The cumulative sums with a zero in front: [2, 3] -> [0, 2, 5].
     offsets = F.pad(lengths.cumsum(0), (1, 0)).int().to(like.device, non_blocking=True)
@@ -167,8 +167,8 @@ def run_blocks(
 ) -> tuple[Tensor, Tensor]:
     """Pass concatenated sequences through all blocks of a transformer.
 
-    The output of the first `n_complete` sequences has all their tokens. Of each other sequence only
-    one token is needed, and the last block computes only this one.
+    The output of the first `n_complete` sequences has all their tokens. Only one token of each
+    other sequence is needed, and the last block computes only this one.
 
     For example, sequences of 2, 3 and 4 tokens with `n_complete` 1, `n_complete_tokens` 2 and
     `positions_to_read` [2, 0] give both tokens of the first sequence, and two more tokens: the
@@ -492,7 +492,7 @@ def attend(
         q: Queries (n, h, m, d).
         k: Keys (n, h, l, d).
         v: Values (n, h, l, d).
-        causal: Whether a query attends only to the keys up to its own position.
+        causal: True if a query attends only to the keys up to its own position.
         mask: Booleans that broadcast to (n, h, m, l) and are true if a query attends to a key.
     """
     if q.device.type == "cpu" and q.dtype == torch.bfloat16:

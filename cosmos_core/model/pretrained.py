@@ -167,7 +167,7 @@ def initialise(model: nn.Module, architecture: Any, source: str, *, partial: boo
         architecture: The architecture of the model.
         source: The value of `model.init`: `openclip:ARCH/TAG`, `hf:ORG/NAME`, the path of a file,
             or the name of a bundled model.
-        partial: Whether a tower may be loaded partly.
+        partial: True if a tower may be loaded partly.
 
     Raises:
         ValueError: If the weights cannot be read, are not finite, do not fit the model, or were
@@ -435,7 +435,7 @@ def _read_file(path: Path) -> Pretrained:
     """Read weights from a file.
 
     `path` is a checkpoint of cosmos-train or of the published COSMOS, from which the teacher is
-    read, or the student if there is no teacher. Otherwise it is a state dict of OpenCLIP's CLIP. It
+    read, or the student if it has no teacher. Otherwise it is a state dict of OpenCLIP's CLIP. It
     may also be the name of a model that comes with this package.
     """
     bundled_path = _BUNDLED_FOLDER / f"{path}.safetensors"

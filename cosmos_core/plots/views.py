@@ -142,7 +142,7 @@ def lay_out(samples: Sequence[Sequence[SampleView]], title: str) -> Figure:
     The views of a sample are side by side too. All views are enlarged by the same factor.
     """
     view_sizes = [0 if view.pixels is None else len(view.pixels) for view in samples[0]]
-    largest_size = max(view_sizes) or 1  # 1 if there are no image views
+    largest_size = max(view_sizes) or 1  # 1 without image views
     factor = max(1, round(READABLE_SIZE / largest_size))
 
     # The columns of the views inside of a sample.

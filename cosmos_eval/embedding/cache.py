@@ -90,7 +90,7 @@ def _find_sources(module: str) -> list[Path]:
     """Return the source files of a module or package. The packages above it are not imported.
 
     For example, "cosmos_core.model" has all Python files below the folder cosmos_core/model.
-    Raises ModuleNotFoundError if there is no such module.
+    Raises ModuleNotFoundError if the module does not exist.
     """
     top_package, *submodules = module.split(".")
     spec = importlib.util.find_spec(top_package)
@@ -221,7 +221,7 @@ def _list_shards(folder: Path) -> Iterator[_ShardFile]:
 
 
 def _list_folder(folder: Path) -> list[Path]:
-    """Return the paths in a folder. The list is empty if there is no such folder."""
+    """Return the paths in a folder. The list is empty if the folder does not exist."""
     with suppress(FileNotFoundError, NotADirectoryError):
         return [*folder.iterdir()]
     return []

@@ -286,7 +286,7 @@ def _find_prefix(missing_names: Sequence[str], unexpected_names: Sequence[str]) 
 
     For example, (["logit_scale"], ["clip.logit_scale"]) -> "clip.". `missing_names` are tensors of
     the model that are not stored, and `unexpected_names` are stored tensors that the model does not
-    have. Return "" if there is no such prefix.
+    have. Return "" without such a prefix.
     """
     for missing_name in missing_names:
         for unexpected_name in unexpected_names:

@@ -100,7 +100,7 @@ def _parse_cosmos_name(text: str, name: str, arch: str | None, weights: Weights)
     """Return the specification of cosmos:NAME, a released checkpoint, or cosmos:PATH, a file.
 
     `text` is what the user types, and `name` what follows the colon. `arch` is the architecture of
-    a file. Raises UsageError if there is no such checkpoint and no such file.
+    a file. Raises UsageError if neither a checkpoint nor a file has this name.
     """
     if name not in RELEASED and not Path(name).is_file():
         nearest_names = nearest(name, [*RELEASED])
@@ -146,7 +146,7 @@ def _parse_python_name(text: str, name: str) -> ModelSpec:
 
     `text` is what the user types: python:FILE.py, or python:FILE.py?NAME=VALUE&NAME=VALUE with
     arguments for the function `load` of the file. `name` is what follows the colon. Raises
-    UsageError if there is no such file, and for wrong arguments.
+    UsageError if the file does not exist, and for wrong arguments.
     """
     file, query = name, ""
     if not Path(name).is_file():  # the name of a file may contain a question mark

@@ -339,7 +339,7 @@ class _TransformersTower(Tower):
     def _normalise_embedded(self, tokens: Tensor) -> Tensor:
         """Return the input of the first block (B, N, C), from embedded tokens (B, N, C).
 
-        By default, there is no norm before the first block.
+        By default, the first block has no norm before it.
         """
         return tokens
 

@@ -39,7 +39,7 @@ def training_record(spec: ModelSpec) -> dict[str, Any]:
 
     For example, {"group": "my-clip", "seed": 1, ...}. The values are stated by the metadata of the
     checkpoint or by a file of the user. Values that neither of them states are None, and the record
-    is empty if there are no others. Raises UsageError if the two contradict each other.
+    is empty without other values. Raises UsageError if the two contradict each other.
     """
     values_of_user = spec.training or {}
     values_of_checkpoint = {}

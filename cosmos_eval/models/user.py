@@ -269,7 +269,7 @@ def _referred_values(value: Any) -> list[Any]:
     """Return the values that a container holds, or that a function refers to.
 
     A function refers to the object it is bound to, the variables of its closure, and the globals of
-    its own file that it uses. Of any other object, the attributes that are modules or tensors are
+    its own file that it uses. For any other object, its attributes that are modules or tensors are
     returned.
     """
     if isinstance(value, Mapping):

@@ -265,7 +265,7 @@ def template_values(training_groups: TrainingGroups) -> dict[str, Any]:
 def _test_cells(test: MetricTest) -> dict[str, str | None]:
     """Return a test as a row of a table: the text of each cell by column title.
 
-    The metric has its label. There is no column for the name of the statistical test.
+    The metric has its label. The table has no column for the name of the statistical test.
     """
     cells = to_cells(test)
     cells["metric"] = test.metric_record.label or test.metric

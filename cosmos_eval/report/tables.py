@@ -272,7 +272,7 @@ def _format_period(times: Sequence[str]) -> str:
     """Return the first and the last of several times in ISO 8601, to the minute.
 
     For example, "2026-01-05 09:30 to 2026-01-07 18:00". Return a single time if both are the same
-    minute, and "" if there are no times.
+    minute, and "" without times.
     """
     minutes = sorted(time[:16].replace("T", " ") for time in times)
     if not minutes:

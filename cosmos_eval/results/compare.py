@@ -334,8 +334,8 @@ def pair_results(
     """Pair the results of A and B that have the same data set and protocol.
 
     Returns the pairs, and a note on each result without a partner. If each side has a single
-    result, they are a pair even if their data sets or protocols differ. Raises UsageError if there
-    is no pair.
+    result, they are a pair even if their data sets or protocols differ. Raises UsageError if no
+    pair is found.
     """
     if len(a) == len(b) == 1:
         return [(a[0], b[0])], ()

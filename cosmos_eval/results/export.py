@@ -106,7 +106,7 @@ def load_samples(result: str | Path) -> pd.DataFrame:
     - cls: `label`, `prediction`, `score` (the probability of the prediction), `rank` of the label
       (missing below the fifth), `group`
     - retrieval: `query` (image or caption), `caption` (its number within the image), `rank` of the
-      image's best caption, or of the caption's image. There are no predictions and scores, since
+      image's best caption, or of the caption's image. Predictions and scores are missing, since
       results store neither similarities nor the first of the ranking.
     - seg: `pixel_accuracy`, `mIoU`
     - select: `correct`, `subset`, `chance`...; assoc: `cue`, `jaccard`, `candidates`

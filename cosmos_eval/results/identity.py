@@ -51,7 +51,7 @@ def model_identity(row: ResultRow) -> ModelIdentity:
 def labelled(name: str, words: list[str]) -> str:
     """Return a name with words in brackets: "clip", ["student"] -> "clip (student)".
 
-    If there are no words, it is just the name.
+    Without words, it is just the name.
     """
     return f"{name} ({', '.join(words)})" if words else name
 

@@ -71,7 +71,7 @@ class StoredResult:
 
     @property
     def is_edited(self) -> bool:
-        """Whether the record or the samples are not what was measured."""
+        """True if the record or the samples are not what was measured."""
         return bool(self.fault)
 
     @property

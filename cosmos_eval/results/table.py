@@ -108,7 +108,7 @@ def pattern_index(names: Iterable[str], patterns: Sequence[str]) -> int:
 def select_metrics(
     items: Sequence[T], patterns: Sequence[str], name: Callable[[T], str]
 ) -> tuple[T, ...]:
-    """Return the items whose metric matches a pattern, or all items if there are no patterns.
+    """Return the items whose metric matches a pattern, or all items without patterns.
 
     `name` is a function that returns the name of the metric of an item. Raises UsageError for a
     pattern that no metric matches.

@@ -91,8 +91,8 @@ class Worker:
 class LoadedModel:
     """A loaded model, with the records of it that results hold.
 
-    The records are made when they are first used. That is after the first measurement, which gives
-    better messages for a faulty model of a user.
+    The records are made when they are first used. The first use follows the first measurement,
+    which gives better messages for a faulty model.
     """
 
     def __init__(

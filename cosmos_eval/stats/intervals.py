@@ -87,7 +87,7 @@ def resample(
 
     `sizes` cuts the kinds into sections that are drawn independently of each other. For example,
     sizes (3, 2) stand for the first three and the last two of five kinds. By default, there is one
-    section. Raises ValueError if there are no clusters.
+    section. Raises ValueError without clusters.
     """
     if not counts.sum():
         raise ValueError("no samples to resample")

@@ -173,7 +173,8 @@ class _Ranking:
         best_of_images: NDArray[np.float32],
         best_of_rows: NDArray[np.float32],
     ) -> None:
-        """Find equal features, and start all ranks at 1. The scores are of best positives."""
+        """Find equal features, and start all ranks at 1. The scores belong to the best
+        positives."""
         self.matrix = matrix
         # The scores of the best positives, (N,) and (M,).
         self.best_of_images = best_of_images

@@ -187,7 +187,7 @@ def _likelihood_interval(
     proportions n_hits / n_samples have. For example, 10 hits of 10 samples have the maximum 0, and
     the least proportion is exp(-loss / 10), for which 10 log p = -loss.
 
-    The least mean is 0 if there are no hits, and the largest mean is 1 if there are no misses.
+    The least mean is 0 without hits, and the largest mean is 1 without misses.
     """
     profile = _LikelihoodProfile(n_hits, n_samples, loss)
     least_mean, largest_mean = 0.0, 1.0
@@ -201,10 +201,10 @@ def _likelihood_interval(
 class _LikelihoodProfile:
     """The largest log-likelihood of counts, for each mean of the G proportions behind them.
 
-    The counts are h hits among n samples in each group. Of all proportions p (G,) with the same
-    mean, those are likeliest for which h / p - (n - h) / (1 - p) is the same number in all groups:
-    the Lagrange multiplier of the mean. The multiplier 0 belongs to the proportions h / n, which
-    have the maximum of all log-likelihoods. The mean falls as the multiplier rises.
+    The counts are h hits among n samples in each group. Among all proportions p (G,) with the same
+    mean, the likeliest ones are those for which h / p - (n - h) / (1 - p) is the same number in all
+    groups: the Lagrange multiplier of the mean. The multiplier 0 belongs to the proportions h / n,
+    which have the maximum of all log-likelihoods. The mean falls as the multiplier rises.
     """
 
     def __init__(self, n_hits: NDArray[Any], n_samples: Values, loss: float) -> None:

@@ -273,7 +273,7 @@ def _macro_f1(samples: Derived) -> FunctionOfWeights | None:
 
 
 def _worst_group_acc1(samples: Derived) -> GroupMean | None:
-    """Return the lowest top-1 accuracy of any group of images, or None if there are no groups."""
+    """Return the lowest top-1 accuracy of any group of images, or None without groups."""
     if GROUP not in samples:
         return None
     return GroupMean(samples[HITS][:, 0], groups=samples[GROUP], lowest=True)
@@ -282,8 +282,8 @@ def _worst_group_acc1(samples: Derived) -> GroupMean | None:
 def _worst_group_acc5(samples: Derived) -> GroupMean | None:
     """Return the lowest top-5 accuracy of any group of images.
 
-    Return None if there are no groups, if the protocol does not ask for it, and for fewer than
-    five classes.
+    Return None if the images have no groups, if the protocol does not ask for it, and for fewer
+    than five classes.
     """
     if GROUP not in samples or "worst_group_acc5" not in samples.get(METRICS, ()):
         return None

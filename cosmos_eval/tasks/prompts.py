@@ -60,8 +60,8 @@ def prompt_embeddings(
 
     `text_queries` is the method of an encoder that turns tokens into queries of its
     cross-attention. If it is given, these queries take the place of text embeddings, and their
-    means are not normalised. Raises UsageError if there are no names, and for features that are not
-    finite.
+    means are not normalised. Raises UsageError for an empty list of names, and for features that
+    are not finite.
     """
     if not names:
         raise UsageError("no class names to build prompts from")

@@ -98,7 +98,7 @@ class Direction:
     def median_rank(self, samples: Derived) -> Median:
         """Return the median over all queries of the rank of the best correct item.
 
-        Of two middle ranks, the protocol may ask for the lower one instead of their mean.
+        The protocol may ask for the lower of two middle ranks instead of their mean.
         """
         takes_lower_rank = FLOOR_MEDIAN in samples
         return Median(samples[self._rank_array], samples[self._image_array], takes_lower_rank)

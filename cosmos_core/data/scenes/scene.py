@@ -188,7 +188,7 @@ def _paint_things(
     """Paint things onto the image, and write their numbers, from 1, into the map of things.
 
     The image (SIDE, SIDE, 3) and the map (SIDE, SIDE) are changed in place. Return the things that
-    were painted, in order. A small thing is left out if there is no free position for it, unless
+    were painted, in order. A small thing is left out if it finds no free position, unless
     the scene would have fewer than two small things.
     """
     painted_things: list[_PlannedThing] = []

@@ -100,7 +100,7 @@ def collect(
 def attention_examples(sources: Sequence[ResultSource], options: RunOptions) -> list[ImageWithText]:
     """Choose the images and texts that attention maps are drawn for.
 
-    These are captions of retrieval sets, or prompts of classes if there are no captions. If results
+    These are captions of retrieval sets, or prompts of classes without captions. If results
     were measured on the scenes that come with this package, their captions that name one small
     thing come first.
     """

@@ -324,12 +324,12 @@ def replace_baseline(
         path: The JSON file, whose name ends with .json.
         results: The results, which become the entries of the baseline.
         problems: The problems that arose when the results were read; there must be none.
-        strict: Whether results must state their commit, and be measured with unedited code.
+        strict: True if results must state their commit, and be measured with unedited code.
         reason: Why the baseline is written, in words for its readers.
         tolerance: The loss that a check tolerates, see `Baseline.tolerance`.
-        keep_samples: Whether the per-sample arrays are written too. If not, only metrics that have
+        keep_samples: True if the per-sample arrays are written too. If not, only metrics that have
             an interval are written, since a check could not decide on the others.
-        all_gated: Whether all metrics can fail a check, not only the primary ones.
+        all_gated: True if all metrics can fail a check, not only the primary ones.
 
     Returns a record of what changed for each result, and notes on results that were left out.
 
@@ -368,7 +368,7 @@ def replace_baseline(
 
 
 def _require_usable(results: Sequence[VerifiedResult], problems: Sequence[Problem]) -> None:
-    """Raise UsageError if there are problems, or if there are no results."""
+    """Raise UsageError if there are problems, or if results are missing."""
     if problems or not results:
         problem_texts = "; ".join(str(problem) for problem in problems)
         raise UsageError(f"no baseline of such results: {problem_texts}")

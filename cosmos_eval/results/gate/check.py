@@ -370,7 +370,7 @@ def _matching_key(baseline: Baseline, result: VerifiedResult) -> Key:
     """Return the key of the baseline's entry that a new result is compared with.
 
     It is the entry of the same name, or else the last entry of the same model under another name.
-    If there is no such entry, the key of the result itself is returned.
+    Without such an entry, the key of the result itself is returned.
     """
     key = result_key(result.row)
     if any(entry.key == key for entry in baseline.results):

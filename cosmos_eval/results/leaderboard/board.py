@@ -182,7 +182,7 @@ def _format_number(
 ) -> Number:
     """Return a metric of an entry as text, with its interval, marks and ranks.
 
-    The number is empty if there is no entry, or if the entry lacks the metric.
+    The number is empty without an entry, or if the entry lacks the metric.
     """
     if entry is None or metric not in entry.metrics:
         return Number()

@@ -82,7 +82,7 @@ class _Column(NamedTuple):
 
     @property
     def best(self) -> Entry:
-        """The entry with the best number. Of equally good entries, it is the first by key."""
+        """The entry with the best number. If entries are equally good, it is the first by key."""
         sign = -1 if self.higher_is_better else 1
         return min(self.entries, key=lambda entry: (sign * entry.metrics[self.metric], entry.key))
 
@@ -233,7 +233,7 @@ def _rank_column(column: _Column, ties: Ties, decimals: int | None) -> dict[Key,
 
 
 class _TieWithBest(NamedTuple):
-    """Whether an entry of a column may be as good as the best one."""
+    """True if an entry of a column may be as good as the best one."""
 
     # Why the number is marked as tied in tables: "paired" or "intervals"; empty if it is not.
     tie: Tie
@@ -247,7 +247,7 @@ def _ties_with_best(column: _Column, ties: Ties) -> dict[Key, _TieWithBest]:
     """Compare each other entry of a column with the best entry. Return the outcomes by key.
 
     An entry may be as good as the best one if the p-value of their paired test in `ties` is large.
-    If there is no test, it may be as good if both intervals overlap.
+    Without a test, it may be as good if both intervals overlap.
 
     The levels are corrected for the number K of entries with ranks. Marks of ties compare K - 1
     entries with the best one, so each one-sided test has the level 0.05 / (K - 1). Ranks compare

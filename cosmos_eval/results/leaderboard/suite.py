@@ -164,7 +164,7 @@ def _mean_cell(metric: Metric, mean: Mean | None, options: TableOptions) -> Cell
 
 
 def _mean_record(mean: Mean | None) -> dict[str, Any] | None:
-    """Return a mean and its interval as a record for JSON, or None if there is no mean."""
+    """Return a mean and its interval as a record for JSON, or None without a mean."""
     if mean is None:
         return None
     record: dict[str, Any] = {"value": mean.value}
@@ -186,7 +186,7 @@ def suite_score(
         suite: The members, which are data sets with their protocols and metrics.
         entries: The results and published numbers of all models.
         read: A function that returns the per-sample arrays of a result file.
-        by_group: Whether the trainings of a group, which differ in their seeds, share a row.
+        by_group: True if the trainings of a group, which differ in their seeds, share a row.
 
     Raises UsageError if no model has a number of any member, for samples that are missing or do not
     give the metrics of their result, for a training that occurs twice, and if the trainings of a

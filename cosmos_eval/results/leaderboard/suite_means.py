@@ -74,7 +74,7 @@ class SuiteMeans:
         Args:
             results: The results that count in the means, by model and member.
             read: A function that returns the per-sample arrays of a result file.
-            by_group: Whether the trainings of a group have a common mean.
+            by_group: True if the trainings of a group have a common mean.
 
         Raises UsageError for samples that are missing or do not give the metrics, for a training
         that occurs twice, and if the trainings of a group were measured with different settings.

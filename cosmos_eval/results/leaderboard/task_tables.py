@@ -91,7 +91,7 @@ def _is_selected(entry: Entry, options: TableOptions) -> bool:
 
 
 def _matches(names: Sequence[str], patterns: Sequence[str]) -> bool:
-    """Return whether any name matches any pattern. If there are no patterns, every name matches."""
+    """Return whether any name matches any pattern. Without patterns, every name matches."""
     return not patterns or pattern_index(names, patterns) >= 0
 
 
@@ -191,7 +191,7 @@ class _TaskTable:
         options: The order of the rows, and the marks that are shown.
         protocols: The names of the protocols of the columns.
         boards: The boards that the columns belong to.
-        has_other_settings: Whether the results have other settings than their protocol's.
+        has_other_settings: True if the results have other settings than their protocol's.
         numbers: The numbers of the table as text, by row and column.
         entries: The entry behind each number, by row and column.
     """

@@ -118,7 +118,7 @@ def _unit_of_metric(name: str) -> Unit:
 
 
 def _pointing_game_by_class(samples: Derived) -> GroupMean | None:
-    """Return the mean over the classes of the fraction of hits, or None if there are no things.
+    """Return the mean over the classes of the fraction of hits, or None without things.
 
     A hit is a map whose highest point lies on its thing.
     """
@@ -223,7 +223,7 @@ class Localisation(Task):
     def survey(
         self, protocol: LocalisationProtocol, options: RunOptions, progress: OnProgress
     ) -> Survey:
-        """Check every image and label map, and report what is missing or damaged."""
+        """Check every image and label map, and report missing and damaged files."""
         return label_map_checks.survey(protocol, options, progress)
 
     def is_there(self, protocol: LocalisationProtocol, root: Path) -> bool:

@@ -248,7 +248,7 @@ class LoadedImage(NamedTuple):
     thing_pixels: list[int]
     image_pixels: int
     labelled_pixels: int
-    # The pixels of the things that lie under each patch; None if there are no things.
+    # The pixels of the things that lie under each patch; None without things.
     cover: Cover | None
     # Whether one class fills all labelled pixels. Such an image is left out: no map can miss it.
     has_one_class: bool

@@ -147,8 +147,8 @@ def choose(
 ) -> Choice:
     """Fit a classifier with each candidate C, and choose the C with the highest accuracy.
 
-    The accuracy is measured on the `held_out` rows (H,), which `train` does not use. Of several
-    values with the same accuracy, the smallest is chosen.
+    The accuracy is measured on the `held_out` rows (H,), which `train` does not use. The smallest
+    of several values with the same accuracy is chosen.
     """
     features, labels = train.features[held_out], train.labels[held_out]
     c_values = sorted(candidates)

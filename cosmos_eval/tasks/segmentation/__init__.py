@@ -250,7 +250,7 @@ class Segmentation(Task):
         """Add classes and groups of classes to the samples of a result of format version 1.
 
         Version 1 did not store them. They are taken from the protocol that `record` names. Raises
-        UsageError if there is no such protocol any more, and ValueError if its classes have
+        UsageError if the protocol does not exist any more, and ValueError if its classes have
         changed.
         """
         from cosmos_eval.protocols import find_known  # which takes longer than reading a result
@@ -275,7 +275,7 @@ class Segmentation(Task):
         options: types.RunOptions,
         progress: types.OnProgress,
     ) -> Survey:
-        """Check every image and label map, and report what is missing or damaged."""
+        """Check every image and label map, and report missing and damaged files."""
         return label_map_checks.survey(protocol, options, progress)
 
     def decode(self, source: ImageFile) -> Any:

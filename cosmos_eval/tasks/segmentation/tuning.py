@@ -123,9 +123,9 @@ def settings_of(
 
     A setting combines one value of each field in `space`: `{"window": [224, 336], "stride": [112]}`
     gives `{"window": 224, "stride": 112}` and `{"window": 336, "stride": 112}`. A setting
-    contradicts itself if the protocol with its values is invalid. Such settings are left out. Of
-    several settings that give the same label maps, only the first is returned. Raises UsageError
-    for a space with too many combinations, and if all of them contradict themselves.
+    contradicts itself if the protocol with its values is invalid. Such settings are left out. Only
+    the first of several settings that give the same label maps is returned. Raises UsageError for a
+    space with too many combinations, and if all of them contradict themselves.
     """
     n_combinations = math.prod(len(values) for values in space.values())
     if n_combinations > _MOST_COMBINATIONS:
