@@ -32,9 +32,11 @@ def make_training(config: TrainConfig, world: World, *, pretrained: bool = True)
     Random weights depend only on the seed. They are drawn on the CPU, so that they are the same on
     every device and in every process. Random numbers that are drawn later differ by process.
 
-        Args: config: The configuration of the training. world: This process and its device, on
-        which the models are built. pretrained: True if the pretrained weights that the
-        configuration names are loaded. A training that resumes from a snapshot does not need them.
+    Args:
+        config: The configuration of the training.
+        world: This process and its device, on which the models are built.
+        pretrained: True if the pretrained weights that the configuration names are loaded. A
+            training that resumes from a snapshot does not need them.
 
     Raises:
         ValueError: If no model can be built on the architecture, if the pretrained weights do not
