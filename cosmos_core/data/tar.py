@@ -10,36 +10,22 @@ Format". This module imports no torch.
 """
 
 import io
-import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
 
 BLOCK = 512
 # The bytes of a header's fields (POSIX.1-2017, pax, "ustar Interchange Format").
 _NAME = slice(0, 100)
 _SIZE = slice(124, 136)
-_SIZE_DIGITS = slice(124, 135)  # the field's last byte is zero or blank
 _CHECKSUM = slice(148, 156)
-_CHECKSUM_DIGITS = slice(148, 154)  # the field's last two bytes are zero or blank
 _KIND = 156
 _MAGIC_OFFSET = 257  # of "ustar"
 _PREFIX = slice(345, 500)  # of the name
 _ZEROS = bytes(BLOCK)
-# The zeros that fill a file's last block, by their number.
-_PADDINGS = [bytes(size) for size in range(BLOCK)]
 _MAX_END_BYTES = 1 << 20  # zeros after the end: more than any program pads an archive with
 _MAX_HEADER_BYTES = 1 << 20  # of an extended header, which holds names and attributes
 _CHUNK = 1 << 20
-# Headers are read in windows: large ones if headers are near each other, small ones otherwise.
-_NEAR_HEADERS = 1 << 14  # bytes of archive per header, up to which headers are near
-_LARGE_WINDOW = 1 << 16
-_SMALL_WINDOW = 1 << 12
-# The content of an extended header that states only a time: "LENGTH mtime=SECONDS".
-_TIME = re.compile(rb"(\d{1,3}) mtime=\d+\.?\d*\n")
 _MAX_SIZE_DIGITS = 13  # 10 TB, which every file system can seek to
 # Names that webdataset skips, and its keys and extensions: webdataset/tariterators.py.
 _META = re.compile(r"__[^/]*__(/|$)")
@@ -107,190 +93,14 @@ def require_one_file(content: bytes) -> None:
             raise TarError("damaged: a file reaches into the next one; fetch it again")
 
 
-def read_members(path: str) -> Iterable[tuple[str, int, int]]:
-    """Return the files in a local tar as tuples (name, offset, size), in their order.
+def read_members(path: str) -> list[Member]:
+    """Return the files in a local tar, in their order, without reading their contents.
 
-    The fields are those of Member: `("0001.jpg", 512, 700)` is a file of 700 bytes whose content
-    begins at byte 512. The files are the same as TarReader yields. Raises TarError if the tar is
-    damaged, and OSError. If all headers are ordinary, as in most tars, they are checked together,
-    which takes a fraction of the time.
+    `Member("0001.jpg", 512, 700)` is a file of 700 bytes whose content begins at byte 512. Raises
+    TarError if the tar is damaged, and OSError.
     """
-    with open(path, "rb", buffering=0) as file:
-        members = _ordinary_members(file.fileno())
-    if members is not None:
-        return members
     with open(path, "rb") as file:
         return list(TarReader(file))
-
-
-def _ordinary_members(file_descriptor: int) -> Iterable[tuple[str, int, int]] | None:
-    """Return the files in a tar as tuples (name, offset, size), if all its headers are ordinary.
-
-    `_are_ordinary` says which headers are. Return None for other headers and for any damage:
-    TarReader then reads the tar, and finds the damage.
-    """
-    joined_headers = _read_headers(file_descriptor)
-    if joined_headers is None:
-        return None
-    headers = np.frombuffer(joined_headers, np.uint8).reshape(-1, BLOCK)
-    if not _are_ordinary(headers):
-        return None
-
-    is_file = headers[:, _KIND] != ord("x")
-    ends_with_extended_header = len(is_file) > 0 and not is_file[-1]
-    if ends_with_extended_header:  # an extended header describes the next file, which is missing
-        return None
-    names = _header_names(headers[is_file])
-    if names is None:
-        return None
-
-    # Each header is one block, and the content behind it fills whole blocks. Files of 700 and 90
-    # bytes fill 1024 and 512 bytes, so they begin at bytes 512 and 2048.
-    sizes = _parse_octal(headers[:, _SIZE_DIGITS])
-    padded_sizes = sizes + -sizes % BLOCK
-    content_ends = np.cumsum(BLOCK + padded_sizes)
-    offsets = content_ends - padded_sizes
-    return zip(names, offsets[is_file].tolist(), sizes[is_file].tolist(), strict=True)
-
-
-def _header_names(headers: NDArray[np.uint8]) -> list[str] | None:
-    """Return the names of files from their headers (N, 512).
-
-    Return None if a name is empty, holds a byte of zero, or belongs to a folder (it ends with a
-    slash), and if two names are equal.
-    """
-    if len(headers) == 0:
-        return []
-    name_fields = np.ascontiguousarray(headers[:, _NAME]).view("S100").ravel().tolist()
-    # All names are decoded at once, which is quicker. A name that holds a zero is split in two.
-    joined_names = b"\0".join(name_fields).decode("utf-8", "surrogateescape")
-    names = joined_names.split("\0")
-    has_zero = len(names) != len(name_fields)
-    has_duplicate = len(set(names)) != len(names)
-    has_folder = "/\0" in f"{joined_names}\0"
-    if has_zero or has_duplicate or has_folder or "" in names:
-        return None
-    return names
-
-
-def _read_headers(file_descriptor: int) -> bytes | None:
-    """Return all headers of a tar, joined, without reading the contents of its files.
-
-    The size in a header leads to the next header. Return None if a size is not a number, if the
-    padding before a header or the end of the tar is wrong, and if an extended header states more
-    than a time.
-    """
-    reader = _WindowReader(file_descriptor)
-    headers: list[bytes] = []
-    position = 0  # of the header in the tar
-    padding = 0  # bytes of zero between the previous file's content and the header
-    while True:
-        # Headers are near each other if the files so far are small. Then one window holds several.
-        headers_are_near = position < _NEAR_HEADERS * len(headers)
-        window, start = reader.window_at(position, padding, is_large=headers_are_near)
-        if not window.startswith(_PADDINGS[padding], start - padding):
-            return None
-        header = window[start : start + BLOCK]
-        is_end = len(header) < BLOCK or header[0] == 0
-        if is_end:
-            break
-
-        try:
-            size = int(header[_SIZE_DIGITS], 8)
-        except ValueError:
-            return None
-        if header[_KIND] == ord("x"):
-            content_start = start + BLOCK
-            content = window[content_start : content_start + size]
-            if not _states_only_time(content, size):
-                return None
-        headers.append(header)
-        padding = -size % BLOCK
-        position += BLOCK + size + padding
-
-    # The tar ends with two or more blocks of zeros, and nothing else.
-    end = os.pread(file_descriptor, _MAX_END_BYTES, position)
-    has_only_zeros = not end.strip(b"\0")
-    if not has_only_zeros or len(end) < 2 * BLOCK or len(end) == _MAX_END_BYTES:
-        return None
-    return b"".join(headers)
-
-
-class _WindowReader:
-    """Reads windows of a file, so that headers near each other take one call of the system."""
-
-    def __init__(self, file_descriptor: int) -> None:
-        self._file_descriptor = file_descriptor
-        self._window = b""
-        self._window_position = 0
-
-    def window_at(self, position: int, padding: int, *, is_large: bool) -> tuple[bytes, int]:
-        """Return a window of the file, and the offset of `position` in this window.
-
-        The window holds the `padding` bytes before the position and, unless the file ends, two
-        blocks from the position on. The current window is used again if it does. Otherwise a large
-        or a small window is read, which begins at `position - padding`.
-        """
-        start = position - self._window_position
-        if start + 2 * BLOCK > len(self._window):
-            self._window_position = position - padding
-            window_size = _LARGE_WINDOW if is_large else _SMALL_WINDOW
-            self._window = os.pread(self._file_descriptor, window_size, self._window_position)
-            start = padding
-        return self._window, start
-
-
-def _states_only_time(content: bytes, size: int) -> bool:
-    r"""Return whether an extended header states only a time, as webdataset writes them.
-
-    Its content of `size` bytes is then such as `22 mtime=1700000000.5\n`, which begins with this
-    size. A header with a longer content is not recognised.
-    """
-    time_match = _TIME.fullmatch(content)
-    return time_match is not None and int(time_match[1]) == size
-
-
-def _are_ordinary(headers: NDArray[np.uint8]) -> bool:
-    """Return whether all headers (N, 512), as rows of bytes, are ordinary.
-
-    An ordinary header belongs to a file, or is an extended header of the kind "x". Its name is not
-    longer than 100 bytes, so that it has no prefix. Its size and checksum are octal digits that
-    fill their fields, and the checksum is right.
-    """
-    size_digits, checksum_digits = headers[:, _SIZE_DIGITS], headers[:, _CHECKSUM_DIGITS]
-    for digits in (size_digits, checksum_digits):
-        if not ((digits >= ord("0")) & (digits <= ord("7"))).all():
-            return False
-    ordinary_kinds = np.frombuffer(b"".join((*_FILE_KINDS, b"x")), np.uint8)
-    if not np.isin(headers[:, _KIND], ordinary_kinds).all():
-        return False
-    has_prefix = headers[:, _PREFIX.start] != 0
-    if has_prefix.any():
-        return False
-    zero_or_blank = (0, ord(" "))
-    size_ends = headers[:, _SIZE_DIGITS.stop : _SIZE.stop]
-    checksum_ends = headers[:, _CHECKSUM_DIGITS.stop : _CHECKSUM.stop]
-    if not np.isin(size_ends, zero_or_blank).all():
-        return False
-    if not np.isin(checksum_ends, zero_or_blank).all():
-        return False
-
-    # The checksum is the sum of all bytes, with eight blanks in place of the checksum itself.
-    byte_sums = headers.sum(axis=1, dtype=np.int64)
-    sums_of_checksum_fields = headers[:, _CHECKSUM].sum(axis=1, dtype=np.int64)
-    expected_checksums = byte_sums - sums_of_checksum_fields + 8 * ord(" ")
-    return bool((expected_checksums == _parse_octal(checksum_digits)).all())
-
-
-def _parse_octal(digits: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Return the numbers (N,) that are written in octal in the rows of `digits` (N, D).
-
-    The digits are ASCII codes: the row of b"017" is the number 15, 1 * 8 + 7.
-    """
-    n_digits = digits.shape[1]
-    powers = 8 ** np.arange(n_digits - 1, -1, -1)  # such as [64, 8, 1]
-    digit_values = digits - np.uint8(ord("0"))
-    return digit_values @ powers
 
 
 class TarReader:
