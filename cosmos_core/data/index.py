@@ -228,7 +228,7 @@ def _store_set_index(shards: Sequence[str], starts: npt.NDArray[Any], rows: Rows
     """
     checksum = np.array(zlib.crc32(rows.data))
     head = pack_arrays({"states": _file_states(shards), "starts": starts, "checksum": checksum})
-    content_by_suffix = {".rows": rows.data.cast("B"), "": head}
+    content_by_suffix: dict[str, bytes | memoryview] = {".rows": rows.data.cast("B"), "": head}
     _store_files(_index_paths("data-sets", *shards), content_by_suffix)
 
 
