@@ -129,8 +129,8 @@ def test_components_are_those_of_the_analysis_of_variance() -> None:
     for of, group in zip((a, b), found.groups, strict=True):
         rest = of - of.mean(0) - of.mean(1, keepdims=True) + of.mean()
         mean_square = (rest**2).sum() / ((len(of) - 1) * 59)
-        assert group.rest == pytest.approx(mean_square / 60)
-        assert group.between == pytest.approx(of.mean(1).var(ddof=1))
+        assert group.rest_variance == pytest.approx(mean_square / 60)
+        assert group.variance_between == pytest.approx(of.mean(1).var(ddof=1))
 
 
 class Halves(NamedTuple):
