@@ -156,4 +156,4 @@ def test_families_and_unknown_names():
 def test_bounds_of_units(unit, good, bad):
     metric = Metric("m", unit=unit)
     assert [metric.fault(value) for value in good] == [""] * len(good)
-    assert all(f"no {unit}" in metric.fault(value) for value in bad)
+    assert all(f"not a {unit}" in metric.fault(value) for value in bad)
