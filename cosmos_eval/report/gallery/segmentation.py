@@ -167,7 +167,7 @@ class SegmentationSource(ResultSource):
         model_folder = predictions / predictions_name(result.stored.identity.name, auxiliary)
         protocol_attention = record.get("protocol_attention", self.protocol.attention)
         protocol = replace(
-            self.protocol, protocol_name=self.group.protocol, attention=protocol_attention
+            self.protocol, protocol_name=self.group.protocol_name, attention=protocol_attention
         )
         attention = None if auxiliary else record["attention"]
         return pictures.predictions_folder(model_folder, protocol, attention)
@@ -240,7 +240,7 @@ class SegmentationSource(ResultSource):
                 f"{self.group.name}: label maps of {listed(models_that_differ)} are not shown, as "
                 "they come out otherwise than measured"
             )
-        protocol = replace(self.protocol, protocol_name=self.group.protocol)
+        protocol = replace(self.protocol, protocol_name=self.group.protocol_name)
         for index, image in enumerate(self._images):
             map_by_model = {}
             for model in models:
