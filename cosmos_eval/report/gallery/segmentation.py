@@ -240,7 +240,7 @@ class SegmentationSource(ResultSource):
                 f"{self.group.name}: label maps of {listed(models_that_differ)} are not shown, as "
                 "they come out otherwise than measured"
             )
-        protocol = replace(self.protocol, protocol_name=self.group.protocol)
+        protocol = replace(self.protocol, protocol_name=self.group.protocol_name)
         for index, image in enumerate(self._images):
             map_by_model = {}
             for model in models:

@@ -101,7 +101,7 @@ class ResultGroup(NamedTuple):
     @property
     def name(self) -> str:
         """The name of the data set and the protocol in notes."""
-        return f"{self.protocol.dataset} ({self.protocol})"
+        return f"{self.protocol.dataset} ({self.protocol_name})"
 
 
 def group_results(
