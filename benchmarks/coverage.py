@@ -75,7 +75,7 @@ def main() -> None:
     for name, rows in tables.items():
         texts = sum(1 for cell in rows[0].values() if cell[-1:].isalpha())
         cells = (row.values() for row in rows)
-        print(f"{name}\n\n{markdown_table(rows[0], cells, texts=max(1, texts))}")
+        print(f"{name}\n\n{markdown_table(rows[0], cells, n_text_columns=max(1, texts))}")
 
 
 def percent(share: float) -> str:

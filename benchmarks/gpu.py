@@ -39,7 +39,7 @@ from cosmos_eval.embedding.cache import ShardStore
 from cosmos_eval.embedding.embed import embed_images
 from cosmos_eval.models import load_encoder
 from cosmos_eval.models.clip import ClipEncoder
-from cosmos_eval.models.encoder import run, to_device
+from cosmos_eval.models.encoder import run_on_device, to_device
 from cosmos_eval.models.specs import parse_model_spec
 from cosmos_eval.tasks import classification
 from cosmos_eval.tasks.segmentation.evaluate import Job, count_images
@@ -121,7 +121,7 @@ def _embedding_lines(name: str, effort: Effort, options: RunOptions) -> Iterator
         files = [ImageFile(path) for path in sorted(Path(folder).rglob("*.jpg"))]
         images = [encoder.transform(decode_source(file)) for file in files[:IN_MEMORY]]
         batch = torch.stack([images[n % len(images)] for n in range(effort.batch_size)])
-        encode = partial(run, encoder.info, encoder.model.encode_image)
+        encode = partial(run_on_device, encoder.info, encoder.model.encode_image)
         functions: dict[str, Callable[[], object]] = {
             BARE: partial(_encode_all, encode, to_device(batch, options.device), count),
             DECODING: lambda: _use_up(

@@ -55,7 +55,7 @@ def main() -> None:
 
 def table_of(rows: Sequence[Row]) -> str:
     """Return rows as Markdown."""
-    return markdown_table(rows[0], (row.values() for row in rows), texts=4)
+    return markdown_table(rows[0], (row.values() for row in rows), n_text_columns=4)
 
 
 def permutations(results: Sequence[StoredResult]) -> Iterator[Row]:
