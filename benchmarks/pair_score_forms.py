@@ -61,7 +61,7 @@ def main(*, five: bool) -> None:
     owner = np.repeat(np.arange(COUNT), [*map(len, captions)])
     pixels = torch.stack([encoder.transform(Image.fromarray(scene.image)) for scene in scenes])
     with torch.inference_mode():
-        found = cosines(encoder.built.model, pixels, encoder.tokenize([*chain(*captions)]))
+        found = cosines(encoder.model, pixels, encoder.tokenize([*chain(*captions)]))
     print("| sum of cosines | image to text | text to image |\n| --- | --: | --: |")
     single = [(name,) for name in found]
     sums = [("Ii", "Tt"), ("It", "Ti"), ("it", "Ii", "Tt"), ("it", "It", "Ti")]
