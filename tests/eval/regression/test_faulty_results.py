@@ -26,7 +26,6 @@ def test_what_is_the_same_passes(command, bench):
     [
         ("cls", {"protocol": "cosmos"}, "scenes-cls .scenes.: the baseline has it, the results ha"),
         ("cls", {"hashes": {"templates": OTHER}}, "hashes.templates is bbbbbbbbbbbb and dddddddd"),
-        ("cls", {"hashes": {"class_names": OTHER}}, "hashes.class_names is aaaaaaaaaaaa and dddd"),
         ("cls", {"hashes": {"constants": OTHER}}, "hashes.constants is missing and dddddddddddd"),
         ("cls", {"hashes": {"sample_list": OTHER}}, "hashes.sample_list is cccccccccccc and dddd"),
         ("cls", {"provenance": {"hashes": {}}}, "hashes.sample_list is .* and missing"),
@@ -72,7 +71,6 @@ def test_code_that_strict_refuses(command, bench, provenance, message):
         ('{"schema_version": 99}', "version 99"),
         ("{}", "not a result: it has no `schema_version`"),
         ("{", "cannot be read as a result"),
-        ("", "cannot be read as a result"),
     ],
 )
 def test_a_file_that_is_no_result(command, bench, text, message):
@@ -84,7 +82,6 @@ def test_a_file_that_is_no_result(command, bench, text, message):
     ("task", "metric", "value", "message"),
     [
         ("cls", "acc1", float("nan"), r"\$.metrics.acc1: Input should be a finite number"),
-        ("retrieval", "image_to_text_mean_rank", float("inf"), "mean_rank: Input should be a fin"),
         ("cls", "acc1", 0.99, "edited metric acc1: 0.99"),
     ],
 )
