@@ -19,14 +19,14 @@ from cosmos_eval.types import Progress, RunOptions
 
 SETS = ("scenes-retrieval", "scenes-cls", "scenes-seg")
 MODELS = ("scenes-cosmos", "scenes-clip")
-LABELS = ["scenes-clip (first 12 only)", "scenes-cosmos (first 12 only)"]
+LABELS = ["scenes-clip (first 6 only)", "scenes-cosmos (first 6 only)"]
 
 
 @pytest.fixture(scope="module")
 def paths(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("results")
     for model in MODELS:
-        measure(folder, model, *SETS, limit=12, cache=str(embeddings_folder()))
+        measure(folder, model, *SETS, limit=6, cache=str(embeddings_folder()))
     return result_paths(folder)
 
 

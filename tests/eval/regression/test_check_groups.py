@@ -79,13 +79,15 @@ def test_without_variation_of_images_it_is_students_test():
 def test_the_detectable_loss_is_found_in_four_of_five_checks():
     """Of seeds alone, with a standard deviation of one point."""
     rng = np.random.default_rng(0)
-    values = rng.normal(0, 0.01, (4000, 6))
+    values = rng.normal(0, 0.01, (1000, 6))
     known = np.array([0.0, 1, 2, 3, 4])
     known *= 0.01 / known.std(ddof=1)
     none = np.zeros((6, 6))
     size = group_difference(np.zeros(1), known, none, 100, pooled=True).detectable(0.05)
     differences = [group_difference(v[:1] - size, v[1:], none, 100, pooled=True) for v in values]
-    assert np.mean([one.p_below(0) <= 0.025 for one in differences]) == pytest.approx(0.8, abs=0.02)
+    assert np.mean([one.p_below(0) <= 0.025 for one in differences]) == pytest.approx(
+        0.8, abs=0.035
+    )
 
 
 def test_a_new_seed_is_rarely_a_regression_in_any_of_twenty_metrics():
