@@ -101,7 +101,7 @@ def save_colour(path: Path, colour: str, mode: str = "RGB") -> Path:
     return path
 
 
-@pytest.fixture(name="save_colour")
+@pytest.fixture(name="save_colour", scope="session")
 def save_colour_fixture():
     return save_colour
 

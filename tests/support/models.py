@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from support.results import measured_row
-from support.rows import write_result
+from support.results import figures_of
+from support.rows import make_row, write_result
 
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.stats.segmentation import pack
@@ -168,6 +170,13 @@ SAMPLES = {
 _MAP = {"map": "text-to-patch similarity", "protocol_map": "text-to-patch similarity"}
 
 
+@cache
+def _drawn(task: str, skill: float, seed: int) -> tuple[Samples, dict[str, Any]]:
+    """Return the samples of a model, and the figures that follow from them."""
+    samples = SAMPLES[task](skill, np.random.default_rng(seed))
+    return samples, figures_of(task, samples)
+
+
 def make_result(
     task: str = "cls",
     skill: float = 0.6,
@@ -178,7 +187,10 @@ def make_result(
 ) -> tuple[ResultRow, Samples]:
     """A result and its samples; `changes` are make_row's, `hashes` those of the provenance, of
     which an empty one is left out."""
-    some = SAMPLES[task](skill, np.random.default_rng(seed)) if samples is None else samples
+    if samples is None:
+        samples, figures = deepcopy(_drawn(task, skill, seed))
+    else:
+        figures = figures_of(task, samples)
     data = {"sample_list": "c" * 64, "content": "d" * 64}
     hashes = {**HASHES, **data, **changes.pop("hashes", {})}
     provenance = {
@@ -190,7 +202,8 @@ def make_result(
         **changes.pop("provenance", {}),
     }
     fields = {"dataset": f"scenes-{task}", **changes}
-    return measured_row(task, some, provenance=provenance, **fields), some
+    row = make_row(task=task, provenance=provenance, **{**figures, **fields})
+    return row, samples
 
 
 def store(folder: Path, task: str = "cls", skill: float = 0.6, seed: int = 1, **more: Any) -> Path:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -112,11 +114,22 @@ def retrieval_metrics(ranks: RetrievalRanks, image_of_text: ArrayLike = ()) -> d
     return metrics_of("retrieval", samples)
 
 
+def figures_of(task: str, samples: Samples) -> dict[str, Any]:
+    """The fields of a result that follow from its samples."""
+    figures = vars(task_named(task).figures(samples, 0))
+    intervals = {name: value._asdict() for name, value in figures["intervals"].items()}
+    return {**figures, "intervals": intervals}
+
+
+@cache
+def _made_up_figures(task: str) -> dict[str, Any]:
+    return figures_of(task, SAMPLES[task])
+
+
 def measured_row(task: str, samples: Samples | None = None, **fields: Any) -> ResultRow:
     """A result of samples."""
-    figures = vars(task_named(task).figures(samples or SAMPLES[task], 0))
-    intervals = {name: value._asdict() for name, value in figures["intervals"].items()}
-    return make_row(task=task, **{**figures, "intervals": intervals, **fields})
+    figures = figures_of(task, samples) if samples else deepcopy(_made_up_figures(task))
+    return make_row(task=task, **{**figures, **fields})
 
 
 def store_result(folder: Path, task: str, samples: Samples | None = None, **fields: Any) -> Path:

@@ -7,16 +7,10 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from hypothesis.configuration import set_hypothesis_home_dir
 from support.fuzzed_inputs import KINDS
 from support.fuzzing import Fuzzer
 
 pytestmark = pytest.mark.slow  # starts processes of its own
-
-# Hypothesis keeps tables of characters even without its database; they are not to be in the tree.
-set_hypothesis_home_dir(tempfile.gettempdir())
 
 CASES = {"images": 30, "tars": 40, "checkpoint": 20, "baseline": 18}
 OTHERS = 8
@@ -28,6 +22,12 @@ def test_there_are_300_cases_or_more():
 
 @pytest.mark.parametrize("name", KINDS)
 def test_a_right_number_or_one_line(name: str, tmp_path: Path):
+    from hypothesis import HealthCheck, given, settings
+    from hypothesis import strategies as st
+    from hypothesis.configuration import set_hypothesis_home_dir
+
+    # It keeps tables of characters even without its database; they are not to be in the tree.
+    set_hypothesis_home_dir(tempfile.gettempdir())
     fuzzer = Fuzzer(KINDS[name], tmp_path)
 
     @settings(

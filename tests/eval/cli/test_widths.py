@@ -15,13 +15,17 @@ from cosmos_eval.tasks import known_tasks
 ROOT = Path(__file__).parents[3]
 RESULTS = str(ROOT / "results")
 MODELS = ("--model", "scenes-cosmos", "--model", "scenes-clip")
+CHECKED = [
+    f"{RESULTS}/scenes-cosmos__scenes-{name}__scenes.json"
+    for name in ("cls", "retrieval", "seg", "select")
+]
 COMMANDS = (
     *(("list", what) for what in ("models", "datasets", "suites")),
     ("leaderboard", RESULTS, "--published", "--facts", "--ranks", "--decimals", "2"),
     ("leaderboard", RESULTS, "--transpose", "--no-intervals"),
     ("reproduce", RESULTS),
     ("compare", RESULTS, RESULTS, *MODELS),
-    ("check", RESULTS, "--baseline", str(ROOT / "benchmarks" / "baselines" / "scenes.json")),
+    ("check", *CHECKED, "--baseline", str(ROOT / "benchmarks" / "baselines" / "scenes.json")),
     ("data", "doctor", "scenes-retrieval", "scenes-cls", "scenes-seg"),
     ("run", "--dry-run", "--no-cache"),
     ("cache", "info"),

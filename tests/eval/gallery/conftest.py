@@ -1,4 +1,4 @@
-"""Models of random weights, loaded once."""
+"""Bundled models and those of random weights, loaded once."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from cosmos_eval.types import ModelSpec
 
 
 @pytest.fixture(autouse=True, scope="session")
-def random_models_are_loaded_once() -> Iterator[None]:
+def models_are_loaded_once() -> Iterator[None]:
     """Building a model and describing its tokenizer takes most of the time of these tests."""
     load, loaded = models.load_encoder, {}
 
     def load_once(spec: ModelSpec, **options: Any) -> Encoder:
-        if not spec.text.endswith("/random"):
+        if not spec.text.endswith("/random") and not spec.text.startswith("scenes-"):
             return load(spec, **options)
         key = (repr(spec), tuple(sorted((name, str(value)) for name, value in options.items())))
         if key not in loaded:

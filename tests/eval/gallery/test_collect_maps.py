@@ -14,7 +14,8 @@ from support.galleries import all_of_class_0, gallery, measure, pixels
 from support.models import store
 
 from cosmos_eval.data.label_maps import open_data
-from cosmos_eval.report.gallery.records import SegmentationExample
+from cosmos_eval.report.gallery.records import Gallery, SegmentationExample
+from cosmos_eval.results.store import result_paths
 from cosmos_eval.tasks import find_protocol
 from cosmos_eval.types import RunOptions
 
@@ -25,19 +26,18 @@ CLASSES = ("wall", "cat", "dog")
 VOC = {0: (0, 0, 0), 1: (128, 0, 0), 2: (0, 128, 0), 3: (128, 128, 0), 4: (0, 0, 128)}
 
 
-@pytest.fixture
-def pets(tmp_path: Path) -> Path:
-    """Four images with label maps of three classes and some ignored pixels."""
+def write_pets(folder: Path) -> Path:
+    """Write four images with label maps of three classes and some ignored pixels."""
     rng = np.random.default_rng(0)
     for name in NAMES:
         coarse = rng.integers(0, 256, (5, 5, 3), np.uint8)
         image = cv2.resize(coarse, (60, 48), interpolation=cv2.INTER_CUBIC)
         label = np.kron(rng.integers(0, 3, (4, 5)), np.ones((12, 12))).astype(np.uint8)
         label[:6] = 255
-        for folder, content in (("images", image), ("masks", label)):
-            (tmp_path / folder).mkdir(exist_ok=True)
-            Image.fromarray(content).save(tmp_path / folder / f"{name}.png")
-    described = tmp_path / "pets.yaml"
+        for kind, content in (("images", image), ("masks", label)):
+            (folder / kind).mkdir(exist_ok=True)
+            Image.fromarray(content).save(folder / kind / f"{name}.png")
+    described = folder / "pets.yaml"
     described.write_text(
         "kind: seg\nimages: images\nmasks: masks\nimage_suffix: .png\n"
         f"classes: [{', '.join(CLASSES)}]\n"
@@ -46,10 +46,33 @@ def pets(tmp_path: Path) -> Path:
     return described
 
 
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory, tiny_archs: dict[str, str]) -> Path:
+    """The pets, the result of the model on them, and its saved label maps."""
+    folder = tmp_path_factory.mktemp("pets")
+    model = f"openclip:{tiny_archs['tiny']}/random"
+    saved = str(folder / "saved")
+    measure(folder / "results", model, write_pets(folder), save_predictions=saved)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def live(measured: Path) -> Gallery:
+    """The gallery of that result, without the saved label maps."""
+    return gallery(result_paths(measured / "results"), measured / "pets.yaml")
+
+
 @pytest.fixture
-def paths(pets: Path, model: str, tmp_path: Path) -> list[Path]:
-    """The result of the model on the pets, its label maps saved."""
-    return measure(tmp_path / "results", model, pets, save_predictions=str(tmp_path / "saved"))
+def pets(tmp_path: Path) -> Path:
+    return write_pets(tmp_path)
+
+
+@pytest.fixture
+def paths(pets: Path, measured: Path, tmp_path: Path) -> list[Path]:
+    """Copies of the result and of the label maps, in the test's folder."""
+    for name in ("results", "saved"):
+        shutil.copytree(measured / name, tmp_path / name)
+    return result_paths(tmp_path / "results")
 
 
 def read(path: Path) -> np.ndarray:
@@ -66,23 +89,22 @@ def classes_of(example: SegmentationExample, picture) -> np.ndarray:
     return found
 
 
-def test_drawn_maps_are_those_on_the_disk(paths, pets, model, tmp_path) -> None:
+def test_drawn_maps_are_those_on_the_disk(live, measured, model) -> None:
     """Truth as the set has it, predictions as `--save-predictions` does; none is resized here."""
-    found = gallery(paths, pets)
-    assert found.notes == ()
-    assert len(found.segmentation) == 3
-    for example in found.segmentation:
+    assert live.notes == ()
+    assert len(live.segmentation) == 3
+    for example in live.segmentation:
         assert (example.dataset, example.protocol) == ("pets", "user")
-        truth = read(tmp_path / "masks" / f"{example.name}.png")
+        truth = read(measured / "masks" / f"{example.name}.png")
         np.testing.assert_array_equal(classes_of(example, example.truth), truth)
-        (folder,) = (tmp_path / "saved").iterdir()
+        (folder,) = (measured / "saved").iterdir()
         predicted = read(folder / "pets__user" / f"{example.name}.png")
         ((label, picture),) = example.predictions.items()
         assert label == f"{model} (random weights)"
         np.testing.assert_array_equal(classes_of(example, picture), predicted)
         present = {*np.unique(truth[truth < 255]), *np.unique(predicted)}
         assert list(example.legend) == [CLASSES[number] for number in sorted(present)]
-        image = read(tmp_path / "images" / f"{example.name}.png").astype(int)
+        image = read(measured / "images" / f"{example.name}.png").astype(int)
         assert np.abs(pixels(example.image, "RGB") - image).mean() < 8
 
 
@@ -104,9 +126,8 @@ def test_saved_maps_are_used_and_equal(pets, model, checkpoint, tmp_path) -> Non
     assert all("label maps" not in note for note in found.notes)
 
 
-def test_every_form_of_attention_has_its_own_saved_maps(paths, pets, model, tmp_path) -> None:
+def test_every_form_of_attention_has_its_own_saved_maps(live, paths, pets, model, tmp_path) -> None:
     saved = tmp_path / "saved"
-    live = gallery(paths, pets)
     others = measure(
         tmp_path / "others", model, pets, save_predictions=str(saved), attention="maskclip"
     )
@@ -130,9 +151,8 @@ def test_every_form_of_attention_has_its_own_saved_maps(paths, pets, model, tmp_
     ],
 )
 def test_spoilt_saved_maps(
-    spoil: Callable[[Path], None], message: str, paths, pets, tmp_path
+    spoil: Callable[[Path], None], message: str, live, paths, pets, tmp_path
 ) -> None:
-    live = gallery(paths, pets)
     for path in (tmp_path / "saved").rglob("*.png"):
         spoil(path)
     found = gallery(paths, pets, predictions=tmp_path / "saved")
@@ -182,9 +202,9 @@ def test_images_that_were_not_measured(paths, pets, tmp_path) -> None:
     assert found.notes[0].startswith("pets (user): no pictures of ")
 
 
-def test_damaged_images_and_label_maps(paths, pets, tmp_path) -> None:
+def test_damaged_images_and_label_maps(live, paths, pets, tmp_path) -> None:
     """One image is lost in one way, another in the other, and the last is shown."""
-    names = [example.name for example in gallery(paths, pets).segmentation]
+    names = [example.name for example in live.segmentation]
     (tmp_path / "masks" / f"{names[0]}.png").write_bytes(b"no image")
     (tmp_path / "images" / f"{names[1]}.png").write_bytes(b"no image")
     found = gallery(paths, pets)
@@ -193,11 +213,10 @@ def test_damaged_images_and_label_maps(paths, pets, tmp_path) -> None:
     assert any(f"images/{names[1]}.png" in note for note in found.notes)
 
 
-def test_prompts_of_classes_where_there_are_no_captions(paths, pets, tmp_path) -> None:
-    found = gallery(paths, pets)
-    assert len(found.attention) == 3
-    for example in found.attention:
-        truth = read(tmp_path / "masks" / f"{example.name}.png")
+def test_prompts_of_classes_where_there_are_no_captions(live, measured) -> None:
+    assert len(live.attention) == 3
+    for example in live.attention:
+        truth = read(measured / "masks" / f"{example.name}.png")
         counts = np.bincount(truth.ravel(), minlength=256)[:3]
         smallest = min((count, number) for number, count in enumerate(counts) if count > 28)[1]
         assert example.caption == f"a photo of a {CLASSES[smallest]}."

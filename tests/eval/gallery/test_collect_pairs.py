@@ -15,7 +15,7 @@ from cosmos_eval.results.store import read_files, samples_of
 
 @pytest.fixture(params=["3", "all"])
 def file(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
-    (path,) = map(Path, write_scenes(tmp_path / "scenes", 12, "found"))
+    (path,) = map(Path, write_scenes(tmp_path / "scenes", 8, "found"))
     path.write_text(f"{path.read_text()}pairs: {request.param}\n")
     return path
 

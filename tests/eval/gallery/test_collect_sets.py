@@ -6,14 +6,18 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
 from support.galleries import all_of_class_0, gallery, measure, pixels
-from support.models import store
+from support.models import make_result, store
+from support.rows import write_result
 
 from cosmos_eval.models import load_encoder
 from cosmos_eval.models.specs import RELEASED, parse_model_spec
@@ -30,30 +34,62 @@ CAPTIONS = {
 }
 
 
-@pytest.fixture
-def retrieval(tmp_path: Path, save_colour) -> Path:
-    """Three images of one colour, and their captions."""
+def write_retrieval(folder: Path, save_colour: Callable[..., Path]) -> Path:
+    """Write three images of one colour, and their captions."""
     images, annotations = [], []
     for number, colour in enumerate(COLOURS):
-        save_colour(tmp_path / "images" / f"{colour}.png", colour)
+        save_colour(folder / "images" / f"{colour}.png", colour)
         images.append({"id": number, "file_name": f"{colour}.png"})
         for text in CAPTIONS[colour]:
             annotations.append({"id": len(annotations), "image_id": number, "caption": text})
     content = {"images": images, "annotations": annotations}
-    (tmp_path / "captions.json").write_text(json.dumps(content))
-    described = tmp_path / "colours.yaml"
+    (folder / "captions.json").write_text(json.dumps(content))
+    described = folder / "colours.yaml"
     described.write_text("kind: retrieval\nimages: images\nannotations: captions.json\n")
     return described
 
 
-@pytest.fixture
-def classes(tmp_path: Path, save_colour) -> Path:
+def write_classes(folder: Path, save_colour: Callable[..., Path]) -> Path:
     for colour in COLOURS:
         for number in range(3):
-            save_colour(tmp_path / "classes" / f"class_{colour}" / f"{number}.png", colour)
-    described = tmp_path / "shades.yaml"
+            save_colour(folder / "classes" / f"class_{colour}" / f"{number}.png", colour)
+    described = folder / "shades.yaml"
     described.write_text("kind: cls\nfolder: classes\ntemplates: ['a {}']\n")
     return described
+
+
+class Measured(NamedTuple):
+    """Both sets, the files of a model's results on them, and their gallery."""
+
+    retrieval: Path
+    classes: Path
+    of_retrieval: Path
+    of_classes: Path
+    gallery: Gallery
+
+
+@pytest.fixture(scope="module")
+def measured_once(
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_archs: dict[str, str],
+    save_colour: Callable[..., Path],
+) -> Measured:
+    """What is measured for tests that change none of it."""
+    folder = tmp_path_factory.mktemp("measured")
+    data = write_retrieval(folder, save_colour), write_classes(folder, save_colour)
+    paths = measure(folder / "results", f"openclip:{tiny_archs['tiny']}/random", *data)
+    of_retrieval, of_classes = sorted(paths, key=lambda path: "shades" in path.name)
+    return Measured(*data, of_retrieval, of_classes, gallery(paths, *data))
+
+
+@pytest.fixture
+def retrieval(tmp_path: Path, save_colour) -> Path:
+    return write_retrieval(tmp_path, save_colour)
+
+
+@pytest.fixture
+def classes(tmp_path: Path, save_colour) -> Path:
+    return write_classes(tmp_path, save_colour)
 
 
 def colour_of(picture) -> str:
@@ -72,10 +108,9 @@ def brute_force(model: str, folder: Path) -> np.ndarray:
     return (encoder.encode_text(encoder.tokenize(texts)) @ features.T).numpy()
 
 
-def test_what_was_found_is_what_the_model_says(retrieval, model, tmp_path) -> None:
-    paths = measure(tmp_path / "results", model, retrieval)
-    found = gallery(paths, retrieval)
-    scores = brute_force(model, tmp_path / "images")
+def test_what_was_found_is_what_the_model_says(measured_once, model) -> None:
+    found = measured_once.gallery
+    scores = brute_force(model, measured_once.retrieval.with_name("images"))
     texts = [text for colour in COLOURS for text in CAPTIONS[colour]]
     owner = np.array([0, 0, 1, 2, 2, 2])
     label = f"{model} (random weights)"
@@ -100,9 +135,8 @@ def test_what_was_found_is_what_the_model_says(retrieval, model, tmp_path) -> No
             assert example.right[example.rank - 1]
 
 
-def test_captions_light_up_patches(retrieval, model, tmp_path) -> None:
-    paths = measure(tmp_path / "results", model, retrieval)
-    found = gallery(paths, retrieval)
+def test_captions_light_up_patches(measured_once, model) -> None:
+    found = measured_once.gallery
     assert [example.name for example in found.attention] == ["blue.png", "red.png", "green.png"]
     assert [example.caption for example in found.attention] == [
         CAPTIONS[colour][0] for colour in ("blue", "red", "green")
@@ -153,11 +187,11 @@ def test_models_of_which_the_same_is_to_be_said(tmp_path, monkeypatch) -> None:
     root = Path(__file__).parents[2] / "parity" / "voc"
     names = (root / "ImageSets/Segmentation/val.txt").read_text().split()
     samples = all_of_class_0(names, find_protocol("voc20"))
-    made = {"dataset": "voc20", "protocol": "cosmos", "samples": samples}
-    paths = [
-        store(tmp_path / "results", "seg", **made, model={"spec": f"cosmos:{name}"})
-        for name in RELEASED
-    ]
+    row, _ = make_result("seg", samples=samples, dataset="voc20", protocol="cosmos")
+    paths = []
+    for place, name in enumerate(RELEASED):
+        model = {**row.model, "spec": f"cosmos:{name}", "weights_sha256": f"{place:064}"}
+        paths.append(write_result(tmp_path / "results", replace(row, model=model), samples))
     found = gallery(paths, data_root=str(root))
     some = ", ".join(sorted(f"cosmos:{name}" for name in RELEASED)[:3])
     assert found.notes == (
@@ -167,10 +201,9 @@ def test_models_of_which_the_same_is_to_be_said(tmp_path, monkeypatch) -> None:
     )
 
 
-def test_images_with_their_classes_and_what_was_predicted(classes, model, tmp_path) -> None:
-    (path,) = measure(tmp_path / "results", model, classes)
-    samples = read_samples(path)
-    found = gallery([path], classes).samples
+def test_images_with_their_classes_and_what_was_predicted(measured_once, model) -> None:
+    samples = read_samples(measured_once.of_classes)
+    found = [one for one in measured_once.gallery.samples if one.dataset == "shades"]
     assert len(found) == len(samples["labels"])
     outcomes = [example.outcomes[f"{model} (random weights)"] for example in found]
     right = int((samples["top5"][:, 0] == samples["labels"]).sum())
@@ -181,10 +214,9 @@ def test_images_with_their_classes_and_what_was_predicted(classes, model, tmp_pa
         assert outcome.answer in ("class blue", "class green", "class red")
 
 
-def test_captions_with_their_ranks(retrieval, model, tmp_path) -> None:
-    (path,) = measure(tmp_path / "results", model, retrieval)
-    ranks = read_samples(path)["text_to_image_rank"].tolist()
-    found = gallery([path], retrieval).samples
+def test_captions_with_their_ranks(measured_once) -> None:
+    ranks = read_samples(measured_once.of_retrieval)["text_to_image_rank"].tolist()
+    found = [one for one in measured_once.gallery.samples if one.dataset == "colours"]
     for example in found:
         (outcome,) = example.outcomes.values()
         assert example.text in CAPTIONS[colour_of(example.image)]
@@ -232,9 +264,8 @@ def test_an_image_that_is_missing_or_broken(retrieval, classes, model, tmp_path)
     assert all(note.startswith("cannot decode image ") for note in undecoded)
 
 
-def test_a_set_that_nobody_describes(retrieval, model, tmp_path) -> None:
-    paths = measure(tmp_path / "results", model, retrieval)
-    found = gallery(paths)
+def test_a_set_that_nobody_describes(measured_once) -> None:
+    found = gallery([measured_once.of_retrieval])
     assert found == Gallery(
         notes=("colours: no pictures: name the YAML file that describes it with --dataset FILE",)
     )
@@ -257,11 +288,10 @@ def test_two_sets_of_one_name(retrieval, classes, model, tmp_path) -> None:
     assert found.samples
 
 
-def test_a_description_of_nothing_measured(retrieval, classes, model, tmp_path):
-    paths = measure(tmp_path / "results", model, retrieval)
+def test_a_description_of_nothing_measured(measured_once):
     message = "no result was measured on your data set shades: leave its file out"
     with pytest.raises(UsageError, match=message):
-        gallery(paths, retrieval, classes)
+        gallery([measured_once.of_retrieval], measured_once.retrieval, measured_once.classes)
 
 
 def test_known_sets_without_a_data_root(tmp_path) -> None:
@@ -289,9 +319,9 @@ def test_samples_that_are_not_the_results_own(tmp_path) -> None:
     assert gallery([path]) == Gallery()
 
 
-def test_no_torch_where_no_model_is_loaded(classes, model, tmp_path) -> None:
+def test_no_torch_where_no_model_is_loaded(measured_once) -> None:
     """Also what makes collecting from many results quick to start."""
-    (path,) = measure(tmp_path / "results", model, classes)
+    path, classes = measured_once.of_classes, measured_once.classes
     code = (
         "import sys; from pathlib import Path; from cosmos_eval.report.gallery import collect\n"
         "from cosmos_eval.types import RunOptions\n"
@@ -302,14 +332,12 @@ def test_no_torch_where_no_model_is_loaded(classes, model, tmp_path) -> None:
     subprocess.run([sys.executable, "-c", code, str(path), str(classes)], check=True)
 
 
-def test_equal_input_gives_equal_bytes(retrieval, classes, model, tmp_path) -> None:
-    data = (retrieval, classes)
-    paths = measure(tmp_path / "results", model, *data)
-    first = gallery(paths, *data)
-    assert gallery(paths[::-1], *data[::-1]) == first
+def test_equal_input_gives_equal_bytes(measured_once, tmp_path) -> None:
+    retrieval, classes, of_retrieval, of_classes, first = measured_once
     moved = tmp_path / "moved"
-    shutil.copytree(tmp_path / "results", moved)
-    assert gallery([moved / path.name for path in paths], *data) == first
+    shutil.copytree(of_classes.parent, moved)
+    paths = [moved / of_classes.name, moved / of_retrieval.name]
+    assert gallery(paths, classes, retrieval) == first
 
 
 def test_results_of_fewer_samples_show_their_own(retrieval, model, tmp_path) -> None:

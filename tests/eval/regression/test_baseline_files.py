@@ -89,7 +89,7 @@ def test_of_two_writers_of_one_baseline_one_wins_with_its_samples(tmp_path):
         replace_baseline(path, results[number], [], reason="x")
 
     with ThreadPoolExecutor(2) as pool:
-        for _ in range(20):
+        for _ in range(8):
             list(pool.map(write, (0, 1)))
             (entry,) = read_baseline(path).results
             assert baseline_samples(path, entry) is not None

@@ -38,14 +38,14 @@ def update(command, tmp_path):
 
 
 def test_equal_models_raise_an_alarm_as_rarely_as_stated():
-    # Of 18 checks at the nominal 2.5%, three or more raise an alarm in 1% of all studies;
+    # Of 12 checks at the nominal 2.5%, two or more raise an alarm in 4% of all studies;
     # benchmarks/coverage.md has the rates of many more checks.
-    checks = chain.from_iterable(studies(6, same, seed=3) for same in (0.0, 0.5, 0.95))
-    assert sum(report.status == 1 for report in checks) <= 2
+    checks = chain.from_iterable(studies(4, same, seed=3) for same in (0.0, 0.5, 0.95))
+    assert sum(report.status == 1 for report in checks) <= 1
 
 
 def test_worse_models_are_found():
-    assert all(report.status == 1 for report in studies(5, 0.0, loss=0.25))
+    assert all(report.status == 1 for report in studies(3, 0.0, loss=0.25))
 
 
 def test_a_loss_of_the_size_stated_is_found_with_the_power_stated(tmp_path):

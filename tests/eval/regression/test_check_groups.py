@@ -79,20 +79,23 @@ def test_without_variation_of_images_it_is_students_test():
 def test_the_detectable_loss_is_found_in_four_of_five_checks():
     """Of seeds alone, with a standard deviation of one point."""
     rng = np.random.default_rng(0)
-    values = rng.normal(0, 0.01, (4000, 6))
+    values = rng.normal(0, 0.01, (1000, 6))
     known = np.array([0.0, 1, 2, 3, 4])
     known *= 0.01 / known.std(ddof=1)
     none = np.zeros((6, 6))
     size = group_difference(np.zeros(1), known, none, 100, pooled=True).detectable(0.05)
     differences = [group_difference(v[:1] - size, v[1:], none, 100, pooled=True) for v in values]
-    assert np.mean([one.p_below(0) <= 0.025 for one in differences]) == pytest.approx(0.8, abs=0.02)
+    assert np.mean([one.p_below(0) <= 0.025 for one in differences]) == pytest.approx(
+        0.8, abs=0.035
+    )
 
 
 def test_a_new_seed_is_rarely_a_regression_in_any_of_twenty_metrics():
-    """One training against three, without effect of seeds; 120 checks, 2.5% and two errors."""
+    """One training against three, without effect of seeds. Of 60 checks at 2.5%, five or more
+    raise an alarm in 2% of all studies."""
     design, rng, metrics = Design((1, 3), 500, (0, 0)), np.random.default_rng(0), 20
     alarms = 0
-    for _ in range(120):
+    for _ in range(60):
         findings = []
         for _ in range(metrics):
             drawn = trainings(design, rng)
@@ -102,7 +105,7 @@ def test_a_new_seed_is_rarely_a_regression_in_any_of_twenty_metrics():
             findings.append(Finding(Key("m", "set", "cosmos"), "cls", "acc1", change))
         decided = decide_findings(findings, 0.0, metrics)
         alarms += any(finding.adjusted <= ALPHA for finding in decided)
-    assert alarms / 120 <= 0.054
+    assert alarms <= 4
 
 
 def test_trainings_of_the_baseline_are_compared_one_by_one(check, baseline, tmp_path):

@@ -29,7 +29,16 @@ def file(made_up, tmp_path_factory):
 
 @pytest.fixture
 def page(open_page, file):
+    """A page of the test's own, to be changed."""
     return open_page(file)
+
+
+@pytest.fixture(scope="module")
+def shared_page(open_shared_page, file):
+    """A page with every part opened, whose filters the tests reset."""
+    page = open_shared_page(file)
+    page.evaluate(OPEN_ALL)
+    return page
 
 
 def heads(page):
@@ -43,9 +52,9 @@ def downloaded(page, name):
     return list(csv.reader(io.StringIO(download.value.path().read_text("utf-8"))))
 
 
-def test_columns_are_hidden_and_shown(page):
+def test_columns_are_hidden_and_shown(shared_page):
+    page = shared_page
     every = heads(page)
-    page.locator("details.columns > summary").click()
     page.get_by_label("scenes-cls acc1", exact=True).uncheck()
     assert heads(page) == [head for head in every if head != "scenes-cls acc1"]
     page.get_by_role("button", name="None", exact=True).click()
@@ -54,10 +63,12 @@ def test_columns_are_hidden_and_shown(page):
     assert heads(page) == every
 
 
-def test_a_csv_file_has_what_is_shown(page, made_up):
+def test_a_csv_file_has_what_is_shown(shared_page, made_up):
+    page = shared_page
     page.locator("#filters [name=task]").select_option("cls")
     page.locator(".leaderboard thead button", has_text="scenes-cls").click()  # the best first
     head, *rows = downloaded(page, "Results by protocol scenes")
+    page.get_by_role("button", name="Show all", exact=True).click()
     assert head == ["Model", *(f"scenes-cls acc1{end}" for end in ("", " low", " high"))]
     results = {one.row.model["spec"]: one.row for one in made_up.results if one.row.task == "cls"}
     expected = [
@@ -96,9 +107,9 @@ def samples(page):
     return page.locator("figure.sample:visible").all_inner_texts()
 
 
-def test_samples_by_what_two_models_made_of_them(page):
+def test_samples_by_what_two_models_made_of_them(shared_page):
     """The first model has both wrong, the second both right, the third one of both."""
-    page.evaluate(OPEN_ALL)
+    page = shared_page
     page.locator("#model-a").select_option("alpha")
     page.locator("#model-b").select_option("=beta")
     form = page.locator("#sample-filters")

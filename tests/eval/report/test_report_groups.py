@@ -95,7 +95,7 @@ def test_single_trainings_have_no_section():
     assert 'id="groups"' not in to_page(content).content.decode()
 
 
-@pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize("odd", [ODD[0], ODD[-1]])
 def test_the_section_of_a_page(odd):
     made_up = made_up_groups({odd: 2, f"{odd} too": 2}, ("cls", "retrieval"))
     page = to_page(made_up.content()).content.decode()

@@ -69,7 +69,8 @@ CHANGES = {
 }
 
 
-@pytest.fixture(params=CHANGES)
+# One for each mark.
+@pytest.fixture(params=[replace_by_junk, forge_metric, edit_record], ids=lambda f: f.__name__)
 def changed(request, folder) -> tuple[Path, str, str]:
     """A folder in which a result was changed, its mark, and the reason."""
     request.param(folder)
@@ -77,6 +78,7 @@ def changed(request, folder) -> tuple[Path, str, str]:
     return folder, *CHANGES[request.param]
 
 
+@pytest.mark.parametrize("changed", CHANGES, indirect=True, ids=lambda f: f.__name__)
 def test_a_leaderboard_marks_them(changed, command):
     folder, mark, reason = changed
     done = command("leaderboard", folder, "--format", "json")

@@ -1,6 +1,5 @@
 """Damaged and foreign files among results: each has its own verdict, and hides no other."""
 
-import hashlib
 import io
 import json
 import os
@@ -16,11 +15,11 @@ from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
+from support.forging import forge
 from support.results import store_result
 
 from cosmos_eval.results.checked import read_results
-from cosmos_eval.results.filenames import samples_name
-from cosmos_eval.results.store import read_result, record_sha256, result_paths
+from cosmos_eval.results.store import read_result, result_paths
 from cosmos_eval.results.verify import verify, verify_all
 from cosmos_eval.types import UsageError
 
@@ -37,19 +36,6 @@ def _no_blocking() -> Iterator[None]:
     yield
     signal.alarm(0)
     signal.signal(signal.SIGALRM, before)
-
-
-def forge(path: Path, archive: bytes) -> None:
-    """Give a result other samples, with all names and hashes as they have to be."""
-    row = read_result(path)
-    digest = hashlib.sha256(archive).hexdigest()
-    path.with_name(row.samples).unlink()
-    record = json.loads(path.read_text())
-    record["samples"] = samples_name(row, digest)
-    record["provenance"]["samples_sha256"] = digest
-    record["provenance"]["record_sha256"] = record_sha256(record)
-    path.write_text(json.dumps(record))
-    path.with_name(record["samples"]).write_bytes(archive)
 
 
 def npz(*, save: Callable[..., None] = np.savez, **arrays: Any) -> bytes:

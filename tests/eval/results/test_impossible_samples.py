@@ -2,6 +2,7 @@
 
 import io
 import zipfile
+import zlib
 from typing import Any
 
 import numpy as np
@@ -90,8 +91,8 @@ def test_chances_are_shares(tmp_path, name):
 def test_all_arrays_are_declared_and_needed(tmp_path, task):
     declared = {array.name: array for array in task_named(task).arrays}
     assert SAMPLES[task].keys() <= declared.keys()
+    path = store_result(tmp_path, task)
     for name in (n for n in SAMPLES[task] if not declared[n].optional):
-        path = store_result(tmp_path / name, task)
         forge(path, packed({n: array for n, array in SAMPLES[task].items() if n != name}))
         assert f"there is no array `{name}`" in verify(path).differences[0]
 
@@ -156,17 +157,25 @@ def test_headers_that_state_more_than_follows_allocate_nothing(tmp_path):
     assert "labels.npy has 136 bytes, not 80,000,000,128" in verify(path).obstacle
 
 
-def test_a_bomb_is_not_unpacked(tmp_path):
-    path = store_result(tmp_path, "cls")
+def bomb(mebibytes: int) -> bytes:
+    """A ZIP archive of so many MiB of zeros: the same packed MiB again and again."""
+    packer = zlib.compressobj(wbits=-15)
+    packed_mebibyte = packer.compress(bytes(1 << 20)) + packer.flush(zlib.Z_FULL_FLUSH)
     archive = io.BytesIO()
-    with (
-        zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as members,
-        members.open("labels.npy", "w", force_zip64=True) as file,
-    ):
-        for _ in range(1100):
-            file.write(bytes(1 << 20))
-    assert len(archive.getvalue()) < 8 << 20
-    forge(path, archive.getvalue())
+    with zipfile.ZipFile(archive, "w") as members:
+        members.writestr("labels.npy", packed_mebibyte * mebibytes + packer.flush())
+        (member,) = members.infolist()
+        member.compress_type, member.file_size = zipfile.ZIP_DEFLATED, mebibytes << 20
+    return archive.getvalue()
+
+
+def test_a_bomb_is_not_unpacked(tmp_path):
+    with zipfile.ZipFile(io.BytesIO(bomb(2))) as members, members.open("labels.npy") as file:
+        assert file.read((2 << 20) - 1) == bytes((2 << 20) - 1)
+    path = store_result(tmp_path, "cls")
+    archive = bomb(1100)
+    assert len(archive) < 8 << 20
+    forge(path, archive)
     assert "unpacked it has 1,100 MiB, more than 1,024" in verify(path).obstacle
 
 
