@@ -50,7 +50,7 @@ def error_of(encoder: ClipEncoder, dataset: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("dataset", "value"), zip(EVERY, (np.nan, -np.inf, np.nan, -np.inf, np.nan), strict=True)
+    ("dataset", "value"), [*zip(EVERY, (np.nan, -np.inf, np.nan, -np.inf, np.nan), strict=True)]
 )
 def test_the_image_is_named(dataset, value, breaks):
     method = "encode_patches" if dataset in DENSE else "encode_image"
