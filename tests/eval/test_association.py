@@ -12,7 +12,6 @@ from zipfile import ZipFile
 import numpy as np
 import pytest
 from PIL import Image
-from sklearn.metrics import jaccard_score
 from support.hub import COMMIT, Hub
 from support.shards import encoded
 
@@ -187,6 +186,8 @@ def test_retrieval_sets_of_datacomp(name: str, hub: Hub, command: Any) -> None:
 
 
 def test_jaccard_indices_are_scikit_learns() -> None:
+    from sklearn.metrics import jaccard_score
+
     rng = np.random.default_rng(0)
     scores = rng.permutation(600).reshape(20, 30).astype(np.float32)
     cues = rng.integers(30, size=50)

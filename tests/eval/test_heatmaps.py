@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -25,14 +23,7 @@ from cosmos_eval.models.maps import (
 from cosmos_eval.models.specs import parse_model_spec
 from cosmos_eval.types import MAPS, UsageError
 
-PARITY = Path(__file__).parents[1] / "parity"
 TEXTS = ["a photo of a dog", "grass", "two red cups on a table"]
-
-
-@pytest.fixture(scope="module")
-def cosmos() -> ClipEncoder:
-    arch = str(PARITY / "model_config.json")
-    return load_encoder(parse_model_spec(f"cosmos:{PARITY / 'checkpoint.pt'}", arch=arch))
 
 
 def noise(height: int, width: int) -> Image.Image:

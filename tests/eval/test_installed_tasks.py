@@ -177,10 +177,9 @@ def test_tables_and_reports_show_the_results_of_a_broken_package(bring, tmp_path
 
 def test_packages_are_not_looked_for_by_help(tmp_path):
     install(tmp_path, "thirds", {"Third": "thirds:Third"})
-    for words in (["--help"], ["run", "--help"]):
-        done = subprocess.run(
-            [sys.executable, "-m", "cosmos_eval", *words],
-            env={"PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[2]}"},
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
+    done = subprocess.run(
+        [sys.executable, "-m", "cosmos_eval", "run", "--help"],
+        env={"PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[2]}"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr

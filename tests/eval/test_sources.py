@@ -12,7 +12,6 @@ import cv2
 import numpy as np
 import PIL.ImageFile
 import pytest
-import webdataset
 from PIL import ExifTags, Image, ImageOps
 from support.shards import encoded
 
@@ -33,6 +32,8 @@ def decoded(source: sources.ImageSource) -> np.ndarray:
 @pytest.fixture
 def shards(tmp_path: Path) -> list[Path]:
     """Two archives as webdataset writes them, three samples and one."""
+    import webdataset
+
     pattern = str(tmp_path / "%d.tar")
     with webdataset.ShardWriter(pattern, maxcount=3, verbose=0) as sink:
         for number in range(4):

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-from sklearn.linear_model import LogisticRegression
+
+if TYPE_CHECKING:
+    from sklearn.linear_model import LogisticRegression
 
 CLASSES, DIMENSION = 7, 24
 
@@ -19,5 +23,7 @@ def make_up(n: int, seed: int = 0, spread: float = 1.2) -> tuple[np.ndarray, np.
 
 def theirs(features: np.ndarray, labels: np.ndarray, c: float) -> LogisticRegression:
     """Scikit-learn's, in float64 and to a tighter tolerance than its default."""
+    from sklearn.linear_model import LogisticRegression
+
     solver = LogisticRegression(C=c, tol=1e-7, max_iter=20_000)
     return solver.fit(features.astype(np.float64), labels)

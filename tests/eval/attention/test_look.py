@@ -126,30 +126,33 @@ def test_pictures_in_memory(photo: Path) -> None:
     np.testing.assert_array_equal(from_file.views[0].map, from_memory.views[0].map)
 
 
-@pytest.mark.parametrize(
-    ("size", "mode", "shape"),
-    [
-        ((1, 200), "RGB", (32, 8)),
-        ((200, 1), "L", (8, 32)),
-        ((1, 1), "1", (8, 8)),
-        ((128, 128), "RGBA", (8, 8)),
-        ((128, 192), "P", (12, 8)),
-        ((190, 128), "CMYK", (8, 12)),
-    ],
+SIZES = (
+    ((1, 200), "RGB", (32, 8)),
+    ((200, 1), "L", (8, 32)),
+    ((1, 1), "1", (8, 8)),
+    ((128, 128), "RGBA", (8, 8)),
+    ((128, 192), "P", (12, 8)),
+    ((190, 128), "CMYK", (8, 12)),
 )
-def test_images_of_any_size_and_mode(
-    size: tuple[int, int], mode: str, shape: tuple[int, int], tmp_path: Path
-) -> None:
-    path = tmp_path / ("a.jpg" if mode == "CMYK" else "a.png")
-    Image.new("RGB", size, "orange").convert(mode).save(path)
-    look = cosmos_eval.attend(path, "a dog", out=tmp_path / "out.png")
-    assert look.views[0].map.shape == shape
-    with Image.open(tmp_path / "out.png") as drawn:
-        drawn.load()
+
+
+def test_images_of_any_size_and_mode(tmp_path: Path) -> None:
+    lines = ["image,text"]
+    for size, mode, _ in SIZES:
+        name = f"{mode}.jpg" if mode == "CMYK" else f"{mode}.png"
+        Image.new("RGB", size, "orange").convert(mode).save(tmp_path / name)
+        lines.append(f"{name},a dog")
+    (tmp_path / "images.csv").write_text("\n".join(lines))
+    pairs = read_pairs(None, [], tmp_path / "images.csv")
+    specs, out = [parse_model_spec("scenes-cosmos")], tmp_path / "out.png"
+    rows = draw(pairs, specs, AttendOptions(), out)
+    assert [row.looks[0].views[0].map.shape for row in rows] == [shape for *_, shape in SIZES]
+    with Image.open(out) as picture:
+        picture.load()
 
 
 def test_texts_of_one_image_are_as_one_by_one(photo: Path) -> None:
-    texts = ["a red ball", "grass", "a small blue boat on the left"]
+    texts = ["a red ball", "grass"]
     specs, options = [parse_model_spec("scenes-cosmos")], AttendOptions(kind="cross-attention")
     rows = draw(read_pairs(photo, texts, None), specs, options, None)
     assert [row.text for row in rows] == texts

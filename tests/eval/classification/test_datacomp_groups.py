@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sklearn.metrics import f1_score
 from support.hub import Hub
 from support.results import metrics_of
 from support.webdatasets import npy, padded, put, shard, shard_of
@@ -122,6 +121,8 @@ def test_macro_f1_of_iwildcam_solved_by_hand(measured: Any) -> None:
 
 
 def test_macro_f1_is_scikit_learns_also_of_resamples() -> None:
+    from sklearn.metrics import f1_score
+
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 6, 300) ** 2
     labels[0] = 29  # a class that some resamples do not draw, and that is predicted

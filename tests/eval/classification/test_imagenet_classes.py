@@ -10,7 +10,6 @@ from pathlib import Path
 
 import open_clip
 import pytest
-from clip_benchmark.datasets.objectnet import ObjectNetDataset
 from PIL import Image
 from support.class_sets import WORDNET_IDS
 from support.fuzzed_images import measure, prepare_images
@@ -174,6 +173,8 @@ def objectnet(root: Path) -> ClassificationProtocol:
 
 
 def test_objectnet_is_read_as_clip_benchmark_reads_it(tmp_path):
+    from clip_benchmark.datasets.objectnet import ObjectNetDataset
+
     write_objectnet(tmp_path)
     protocol = objectnet(tmp_path)
     theirs = ObjectNetDataset(str(tmp_path), transform=None)

@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from clip_benchmark.metrics.zeroshot_classification import average_precision_per_class
-from sklearn.metrics import average_precision_score
 from support.hub import Hub
 from support.results import SAMPLES
 from support.webdatasets import npy, put, shard_of
@@ -49,6 +47,9 @@ def test_a_class_without_images_does_not_count() -> None:
 @pytest.mark.parametrize("digits", [1, 6])
 def test_it_is_scikit_learns_and_clip_benchmarks_also_of_resamples(digits: int) -> None:
     """Scores of one digit tie often, which CLIP Benchmark's function does not consider."""
+    from clip_benchmark.metrics.zeroshot_classification import average_precision_per_class
+    from sklearn.metrics import average_precision_score
+
     rng = np.random.default_rng(0)
     labels = rng.random((200, 5)) < [0.5, 0.3, 0.2, 0.1, 0.05]
     scores = (rng.normal(size=(200, 5)) + labels).round(digits).astype(np.float32)
@@ -58,10 +59,12 @@ def test_it_is_scikit_learns_and_clip_benchmarks_also_of_resamples(digits: int) 
     if digits == 6:
         theirs = average_precision_per_class(from_numpy(scores), from_numpy(labels))
         np.testing.assert_allclose(function(np.ones((1, 200)))[:, 0], theirs, rtol=1e-5)
-    drawn = rng.integers(200, size=(200, 200))
+    drawn = rng.integers(200, size=(200 if digits == 1 else 20, 200))
     weights = np.stack([np.bincount(rows, minlength=200) for rows in drawn]).astype(float)
     expected = [average_precision_score(labels[r], scores[r], average=None) for r in drawn]
     np.testing.assert_allclose(function(weights).T, expected, atol=1e-12)
+    if digits == 6:
+        return
     interval = intervals({"mAP": found}, methods={"mAP": "bootstrap"})["mAP"]
     ends = np.quantile(np.mean(expected, axis=1), [0.025, 0.975])
     assert interval[:2] == pytest.approx(ends, abs=0.02)

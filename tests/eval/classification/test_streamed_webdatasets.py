@@ -9,6 +9,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from threading import Event, Semaphore
 from typing import Any
@@ -35,7 +36,8 @@ COLOURS[40] = COLOURS[3]  # one image in two archives
 COLOURS[81:] = COLOURS[72:81]  # two archives of the same bytes, where labels are the same
 
 
-def archives(texts: list[str], kind: str = "cls") -> list[bytes]:
+@cache
+def archives(texts: tuple[str, ...], kind: str = "cls") -> list[bytes]:
     """Ten archives of nine images."""
     samples = [*zip(COLOURS, texts, strict=True)]
     return [shard(*samples[start : start + 9], text=kind) for start in range(0, 90, 9)]
@@ -43,7 +45,7 @@ def archives(texts: list[str], kind: str = "cls") -> list[bytes]:
 
 @pytest.fixture
 def stl10(hub: Hub) -> Hub:
-    put(hub, STL10, "red\ngreen\nblue\n", *archives([str(i % 3) for i in range(90)]))
+    put(hub, STL10, "red\ngreen\nblue\n", *archives(tuple(str(i % 3) for i in range(90))))
     return hub
 
 
@@ -84,7 +86,7 @@ def measured(ended: Any) -> dict[str, Any]:
 def test_the_result_is_that_of_the_downloaded_set_and_few_archives_lie_on_the_disk(
     kind: str, stl10: Hub, command: Any, temporary: Path, tiny_archs: dict[str, str]
 ) -> None:
-    captions = [f"a {colour}\none of {i}" for i, colour in enumerate(COLOURS)]
+    captions = tuple(f"a {colour}\none of {i}" for i, colour in enumerate(COLOURS))
     stl10.files[f"{FLICKR}/dataset_type.txt"] = b"retrieval\n"
     stl10.files[f"{FLICKR}/test/nshards.txt"] = b"10\n"
     for i, content in enumerate(archives(captions, "txt")):

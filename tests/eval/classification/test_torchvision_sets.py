@@ -9,13 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import clip_benchmark.datasets.caltech101
 import numpy as np
 import open_clip
 import pytest
 import torch
-from clip_benchmark.datasets import imagenetv2
-from clip_benchmark.datasets.builder import build_dataset
 from PIL import Image
 from scipy.io import savemat
 from support.class_sets import CLASSES, write_class_set
@@ -135,6 +132,8 @@ def test_sun397_does_not_depend_on_the_order_of_the_file_system(tmp_path, monkey
 
 @pytest.mark.parametrize("name", [*CLASSES, "flowers102"])
 def test_names_and_templates_are_clip_benchmarks(name, tmp_path, monkeypatch, recwarn):
+    from clip_benchmark.datasets.builder import build_dataset
+
     write_class_set(name, tmp_path, monkeypatch)
     protocol = of_any_size(name, "clip-benchmark")
     data = read(protocol, tmp_path)
@@ -146,9 +145,11 @@ def test_names_and_templates_are_clip_benchmarks(name, tmp_path, monkeypatch, re
 
 
 def test_caltech101_with_background_is_clip_benchmarks(tmp_path, monkeypatch):
+    from clip_benchmark.datasets.caltech101 import Caltech101
+
     write_class_set("caltech101", tmp_path, monkeypatch)
     found = READERS["caltech101-with-background"].read(tmp_path, download=False)
-    theirs = clip_benchmark.datasets.caltech101.Caltech101(str(tmp_path))
+    theirs = Caltech101(str(tmp_path))
     assert list(found.classes) == theirs.categories
     assert found.labels.tolist() == theirs.y
     for image, (their_image, _) in zip(found.images, theirs, strict=True):
@@ -390,6 +391,8 @@ def test_downloading_is_torchvisions_and_only_when_asked(tmp_path, monkeypatch, 
 
 def test_imagenetv2s_archive_is_fetched_and_unpacked(tmp_path):
     """From an archive beside it, whose folders are those that CLIP Benchmark expects."""
+    from clip_benchmark.datasets import imagenetv2
+
     name = "imagenetv2-matched-frequency"
     (tmp_path / f"{name}.tar.gz").write_bytes(b"cut off")
     protocol = CLASSIFICATION["imagenetv2"]

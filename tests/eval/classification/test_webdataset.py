@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from clip_benchmark.datasets.builder import build_wds_dataset
 from PIL import Image
 from support.shards import encoded, tar_of
 
@@ -45,6 +44,8 @@ def protocol(tmp_path: Path) -> ClassificationProtocol:
 
 
 def test_samples_are_clip_benchmarks(protocol):
+    from clip_benchmark.datasets.builder import build_wds_dataset
+
     data = open_data(protocol, RunOptions())
     with warnings.catch_warnings():
         # It says nothing of shuffling, and leaves the archives to the garbage collector.

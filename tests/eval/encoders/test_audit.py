@@ -42,17 +42,25 @@ OF_LARGER_IMAGES = {"visual.positional_embedding": torch.zeros(65, 32)}
 WITH_NAN = {"visual.proj": torch.zeros(32, 16).fill_diagonal_(torch.nan)}
 
 
-@pytest.mark.parametrize("wrapping", WRAPPINGS)
 @pytest.mark.parametrize(
-    ("spoilt", "message"),
+    ("spoilt", "message", "wrapping"),
     [
-        ({"ln_final.bias": None}, "ln_final.bias"),
-        ({"visual.extra": torch.zeros(1)}, "visual.extra"),
-        ({"text_projection": torch.zeros(16, 17)}, "text_projection"),
-        (OF_LARGER_IMAGES, "visual.positional_embedding is (65, 32), not (17, 32)"),
-        ({"positional_embedding": torch.zeros(30, 16)}, "embedding is (30, 16), not (20, 16)"),
-        (WITH_NAN, "NaN or infinite weights: visual.proj"),
-        ({"logit_scale": torch.tensor(torch.inf)}, "NaN or infinite weights: logit_scale"),
+        ({"ln_final.bias": None}, "ln_final.bias", "bare"),
+        ({"visual.extra": torch.zeros(1)}, "visual.extra", "state_dict"),
+        ({"text_projection": torch.zeros(16, 17)}, "text_projection", "module"),
+        (OF_LARGER_IMAGES, "visual.positional_embedding is (65, 32), not (17, 32)", "bare"),
+        (OF_LARGER_IMAGES, "visual.positional_embedding is (65, 32), not (17, 32)", "module"),
+        (
+            {"positional_embedding": torch.zeros(30, 16)},
+            "embedding is (30, 16), not (20, 16)",
+            "state_dict",
+        ),
+        (WITH_NAN, "NaN or infinite weights: visual.proj", "module"),
+        (
+            {"logit_scale": torch.tensor(torch.inf)},
+            "NaN or infinite weights: logit_scale",
+            "state_dict",
+        ),
     ],
 )
 def test_files_for_openclip(spoilt, message, wrapping, state, tiny_archs, tmp_path):
@@ -131,18 +139,20 @@ def test_weights_that_must_be_saved_in_another_way(wrap, message, state, tiny_ar
         (b"version https://git-lfs.github.com/spec/v1\noid", "is a pointer of Git LFS"),
     ],
 )
-@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
-@pytest.mark.parametrize("kind", ["openclip", "cosmos", "timm"])
-def test_files_that_are_not_weights(kind, suffix, content, message, tiny_archs, tmp_path):
-    path = tmp_path / f"weights.{suffix}"
-    path.write_bytes(content)
-    if kind == "timm":
-        with pytest.raises(UsageError, match=re.escape(message)):
-            load_auxiliary(f"timm:vit_tiny_patch16_224/{path}", "cpu")
-        return
-    arch = tiny_archs["tiny"]
-    spec = f"openclip:{arch}/{path}" if kind == "openclip" else f"cosmos:{path}"
-    assert f"{path} {message}" in refusal(spec, arch if kind == "cosmos" else None)
+def test_files_that_are_not_weights(content, message, tiny_archs, tmp_path):
+    arch, published, safe = tiny_archs["tiny"], tmp_path / "w.pt", tmp_path / "w.safetensors"
+    for path in (published, safe):
+        path.write_bytes(content)
+    assert f"{published} {message}" in refusal(f"openclip:{arch}/{published}")
+    assert f"{safe} {message}" in refusal(f"openclip:{arch}/{safe}")
+    assert f"{published} {message}" in refusal(f"cosmos:{published}", arch)
+
+
+def test_files_that_are_no_weights_of_another_encoder(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(b"")
+    with pytest.raises(UsageError, match="is empty: fetch it again"):
+        load_auxiliary(f"timm:test_vit/{path}", "cpu")
 
 
 def test_a_format_and_a_name_that_contradict_each_other(state, tiny_archs, tmp_path):
@@ -155,8 +165,7 @@ def test_a_format_and_a_name_that_contradict_each_other(state, tiny_archs, tmp_p
     assert "rename it so that it ends with .safetensors" in refusal(f"{spec}/weights.pt")
 
 
-@pytest.mark.parametrize("shape", [(), (1,)])
-@pytest.mark.parametrize("arch", ["tiny", "tiny-custom"])
+@pytest.mark.parametrize(("arch", "shape"), [("tiny", ()), ("tiny-custom", (1,))])
 def test_weights_trained_with_the_loss_of_siglip(arch, shape, tiny_archs, tmp_path):
     """OpenCLIP adds a bias of logits to any architecture; features do not read it."""
     plain = open_clip.create_model(tiny_archs[arch]).eval()

@@ -60,8 +60,10 @@ BY_HAND = {
 }
 
 
-@pytest.mark.parametrize("precision", ["fp32", "amp", "bf16"])
-@pytest.mark.parametrize("kind", ["tiny", "tiny-custom", "tiny-bidirectional"])
+@pytest.mark.parametrize(
+    ("kind", "precision"),
+    [("tiny", "fp32"), ("tiny", "amp"), ("tiny-custom", "bf16"), ("tiny-bidirectional", "fp32")],
+)
 def test_a_small_clip_counted_by_hand(kind, precision, tiny_archs):
     encoder = load(f"openclip:{tiny_archs[kind]}/random", precision=precision)
     before = [parameter.requires_grad for parameter in encoder.model.parameters()]

@@ -50,6 +50,8 @@ def line_of(command: str, url: str, folder: Path, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_silent_hub(command, short_limits, tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_ETAG_TIMEOUT", 0.1)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.1)
     with stalling("silent", 0.1) as url:
         assert EXPECTED["silent"] in line_of(command, url, tmp_path, monkeypatch)
 

@@ -82,7 +82,6 @@ def opened(root: Path, limit: int) -> ClassData:
     ("place", "mapping", "write"),
     [
         ("val", "ILSVRC2012_devkit_t12/data", write_devkit),
-        ("imagenet/val", "imagenet", write_devkit),
         ("ILSVRC/Data/CLS-LOC/val", ".", write_kaggle),
         (".", ".", write_lines),
         ("val", "val", write_lines),
@@ -190,7 +189,7 @@ def test_names_with_the_class_need_no_mapping(tmp_path):
     assert prepare("imagenet", str(tmp_path)) == Counts(made=0, kept=1000)
 
 
-@pytest.mark.parametrize("below", ["imagenet/data/val_images", "data/val_images", "val_images"])
+@pytest.mark.parametrize("below", ["imagenet/data/val_images", "val_images"])
 def test_names_with_the_class_are_read_in_place_as_the_class_folders_are(tmp_path, below):
     flat(tmp_path / below, with_class=True)
     in_place = opened(tmp_path, 1000)

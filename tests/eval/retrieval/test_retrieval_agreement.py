@@ -8,9 +8,6 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from clip_benchmark.datasets.builder import get_dataset_collate_fn
-from clip_benchmark.datasets.flickr import Flickr
-from clip_benchmark.metrics import zeroshot_retrieval
 from PIL import Image
 
 from cosmos_eval.tasks import retrieval
@@ -40,6 +37,10 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.mark.filterwarnings("ignore:.*pin_memory.*")
 def test_recalls_are_clip_benchmarks(root, tiny_encoder, tiny_archs):
+    from clip_benchmark.datasets.builder import get_dataset_collate_fn
+    from clip_benchmark.datasets.flickr import Flickr
+    from clip_benchmark.metrics import zeroshot_retrieval
+
     annotations = root / "flickr30k_test_karpathy.txt"
     dataset = Flickr(str(root), str(annotations), transform=tiny_encoder.transform)
     loader = torch.utils.data.DataLoader(

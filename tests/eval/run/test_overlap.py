@@ -45,22 +45,31 @@ def write_tar(path: Path, files: Mapping[str, bytes]) -> None:
             tar.addfile(entry, io.BytesIO(content))
 
 
+@pytest.fixture(scope="module")
+def scenes_of_test_split() -> list[Image.Image]:
+    return [Image.fromarray(scene.image) for scene in split_scenes("test", SCENES)]
+
+
+@pytest.fixture(scope="module")
+def training_scenes() -> list[bytes]:
+    return [encoded(Image.fromarray(scene.image)) for scene in split_scenes("train", 90)]
+
+
 @pytest.fixture
-def photos(tmp_path: Path) -> Path:
+def photos(tmp_path: Path, scenes_of_test_split: list[Image.Image]) -> Path:
     """A classification set of twelve scenes of one class, which only classification refuses."""
     folder = tmp_path / "photos" / "scene"
     folder.mkdir(parents=True)
-    for number, scene in enumerate(split_scenes("test", SCENES)):
-        Image.fromarray(scene.image).save(folder / f"{number:02}.png")
+    for number, scene in enumerate(scenes_of_test_split):
+        scene.save(folder / f"{number:02}.png")
     (tmp_path / "photos.yaml").write_text("kind: cls\nfolder: photos\ntemplates: ['{}']\n")
     return folder
 
 
 @pytest.fixture
-def shards(photos: Path, tmp_path: Path) -> list[Path]:
+def shards(photos: Path, training_scenes: list[bytes], tmp_path: Path) -> list[Path]:
     """Ninety scenes of the training split in three tars; copies of the first five in the second."""
-    scenes = [Image.fromarray(scene.image) for scene in split_scenes("train", 90)]
-    files = [{f"{n:03}.jpg": encoded(s) for n, s in enumerate(scenes[i::3])} for i in range(3)]
+    files = [{f"{n:03}.jpg": s for n, s in enumerate(training_scenes[i::3])} for i in range(3)]
     for number, (name, change) in enumerate(COPIES.items()):
         with Image.open(photos / f"{number:02}.png") as image:
             files[1][f"{name}.jpg"] = encoded(change(image.convert("RGB")), 40)

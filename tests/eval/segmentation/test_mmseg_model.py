@@ -1,5 +1,7 @@
 """MMEngine's Runner against our own runner: the same label maps, so the same counts."""
 
+from __future__ import annotations
+
 import importlib.util
 import json
 import os
@@ -7,21 +9,17 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
-from mmengine.config import Config
-from mmengine.dataset import pseudo_collate
-from mmengine.registry import DefaultScope
-from mmseg.registry import DATASETS, METRICS, MODELS
 from PIL import Image
 
 from cosmos_eval.data.label_maps import mmseg_module, open_data, read_label
 from cosmos_eval.runner.plan import make_plan
 from cosmos_eval.runner.run import run_all
 from cosmos_eval.tasks import find_protocol
-from cosmos_eval.tasks.segmentation.mmseg_model import CosmosEvalDataset, CosmosSegmentor
 from cosmos_eval.types import RunOptions, UsageError
 
 ROOT = Path(__file__).parents[3]
@@ -45,6 +43,14 @@ scale: 5
 ignore_index: 9
 refinement: pamr
 """
+
+
+@pytest.fixture(scope="module")
+def mmseg_model() -> ModuleType:
+    """Imported here, since MMSegmentation takes seconds, which no other test needs."""
+    from cosmos_eval.tasks.segmentation import mmseg_model
+
+    return mmseg_model
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +119,11 @@ def test_a_config_by_name_gives_our_label_maps(own_set, tmp_path):
 
 def test_mmsegmentations_own_data_set_class_gives_the_recorded_scores():
     """The config's parts put together here, since starting a second process takes seconds."""
+    from mmengine.config import Config
+    from mmengine.dataset import pseudo_collate
+    from mmengine.registry import DefaultScope
+    from mmseg.registry import DATASETS, METRICS, MODELS
+
     config = Config.fromfile(ROOT / "benchmarks/mmseg/voc21.py")
     config.model.update(model=MODEL, arch=ARCH)
     config.test_dataloader.dataset.data_root = str(PARITY / "voc")
@@ -136,17 +147,17 @@ def test_bad_input_ends_with_status_2(monkeypatch, capsys):
     assert "error: none.py: no such file" in capsys.readouterr().err
 
 
-def test_names_are_checked_before_a_model_is_loaded():
+def test_names_are_checked_before_a_model_is_loaded(mmseg_model):
     with pytest.raises(UsageError, match="unknown data set 'voc22'; known: voc2"):
-        CosmosSegmentor("cosmos:not-there.pt", "voc22")
+        mmseg_model.CosmosSegmentor("cosmos:not-there.pt", "voc22")
 
 
 @pytest.mark.parametrize("dataset", ["voc20", "voc21"])
-def test_labels_are_those_of_our_own_reading(dataset):
+def test_labels_are_those_of_our_own_reading(dataset, mmseg_model):
     root = str(PARITY / "voc")
     protocol = find_protocol(dataset)
     pipeline = [{"type": "LoadAnnotations", "_scope_": "mmseg"}]
-    data = CosmosEvalDataset(dataset, root, pipeline=pipeline, allow_partial=True)
+    data = mmseg_model.CosmosEvalDataset(dataset, root, pipeline=pipeline, allow_partial=True)
     assert data.metainfo["classes"] == protocol.class_names
     assert len(data.metainfo["palette"]) == len(protocol.class_names)
     samples = open_data(protocol, RunOptions(data_root=root, allow_partial=True)).samples
@@ -156,14 +167,15 @@ def test_labels_are_those_of_our_own_reading(dataset):
         assert (record["gt_seg_map"] == read_label(sample, protocol)).all()
 
 
-def test_ignored_pixels_become_255(own_set):
+def test_ignored_pixels_become_255(own_set, mmseg_model):
     pipeline = [{"type": "LoadAnnotations", "_scope_": "mmseg"}]
-    labels = [record["gt_seg_map"] for record in CosmosEvalDataset(str(own_set), pipeline=pipeline)]
+    data = mmseg_model.CosmosEvalDataset(str(own_set), pipeline=pipeline)
+    labels = [record["gt_seg_map"] for record in data]
     assert {value for label in labels for value in np.unique(label)} == {0, 1, 2, 3, 255}
 
 
-def test_images_alone_can_be_segmented(own_set):
-    segmentor = CosmosSegmentor(MODEL, str(own_set), arch=ARCH)
+def test_images_alone_can_be_segmented(own_set, mmseg_model):
+    segmentor = mmseg_model.CosmosSegmentor(MODEL, str(own_set), arch=ARCH)
     images = [torch.randint(0, 256, (3, *size), dtype=torch.uint8) for size in ((50, 61), (33, 20))]
     samples = segmentor.test_step({"inputs": images})
     for image, sample in zip(images, samples, strict=True):
@@ -173,9 +185,9 @@ def test_images_alone_can_be_segmented(own_set):
         segmentor(images, samples, mode="loss")
 
 
-def test_another_kind_of_data_set_is_refused():
+def test_another_kind_of_data_set_is_refused(mmseg_model):
     with pytest.raises(UsageError, match="coco-val2017 is not a segmentation data set"):
-        CosmosEvalDataset("coco-val2017")
+        mmseg_model.CosmosEvalDataset("coco-val2017")
 
 
 def test_placeholder_is_gone_after_the_import():

@@ -94,37 +94,33 @@ def swap_the_scores(trials: dict) -> None:
     best["mIoU"], worst["mIoU"] = worst["mIoU"], best["mIoU"]
 
 
-@pytest.mark.parametrize(
-    "edit",
-    [
-        swap_the_scores,
-        lambda trials: trials["trials"][1].update(mIoU=float("nan")),
-        lambda trials: trials["trials"][2].update(mIoU=None),
-        lambda trials: trials["trials"][2].update(mIoU=HUGE),
-        lambda trials: trials["trials"].reverse(),
-        lambda trials: trials["trials"].clear(),
-        lambda trials: trials.pop("trials"),
-        lambda trials: trials.pop("sha256"),  # as earlier versions wrote it
-        lambda trials: trials.update(sha256=1),
-    ],
+EDITS = (
+    swap_the_scores,
+    lambda trials: trials["trials"][1].update(mIoU=float("nan")),
+    lambda trials: trials["trials"][2].update(mIoU=HUGE),
+    lambda trials: trials["trials"].reverse(),
+    lambda trials: trials.pop("trials"),
+    lambda trials: trials.pop("sha256"),  # as earlier versions wrote it
+    lambda trials: trials.update(sha256=1),
 )
-def test_edited_trials_decide_nothing(tuned, halves, command, edit):
+
+
+def test_edited_trials_decide_nothing(tuned, halves, command):
     (path,) = tuned.parent.glob("*.trials.json")
-    trials, before = json.loads(path.read_text()), tuned.read_bytes()
-    edit(trials)
-    path.write_text(json.dumps(trials).replace(str(HUGE), "1e999"))
-    ended = command("tune", *words(halves))
-    assert ended.status == 2
-    (line,) = ended.err.splitlines()
-    assert f"{path} was edited after it was written" in line or "not JSON" in line
-    assert tuned.read_bytes() == before
+    written, before = path.read_text(), tuned.read_bytes()
+    for edit in EDITS:
+        trials = json.loads(written)
+        edit(trials)
+        path.write_text(json.dumps(trials).replace(str(HUGE), "1e999"))
+        ended = command("tune", *words(halves))
+        assert ended.status == 2
+        (line,) = ended.err.splitlines()
+        assert f"{path} was edited after it was written" in line or "not JSON" in line
+        assert tuned.read_bytes() == before
     path.unlink()
     assert command("tune", *words(halves)).status == 0
     assert tuned.read_bytes() == before
-
-
-def test_trials_in_another_layout_are_the_same(tuned, halves, command):
-    (path,) = tuned.parent.glob("*.trials.json")
+    # The same content in another layout was not edited.
     path.write_text(json.dumps(json.loads(path.read_text()), sort_keys=True))
     assert command("tune", *words(halves)).status == 0
 
@@ -200,19 +196,16 @@ def test_settings_of_another_model_are_refused_unless_stated(tuned, halves, comm
     assert "chosen for another state of python:colours.py" in ended.err
 
 
-@pytest.mark.parametrize(
-    ("change", "fault"),
-    [
-        (lambda text: text.replace("csa", "naclip"), "was edited"),
-        (lambda text: "window: 3", "is not a settings file"),
-        (lambda text: "- 1", "must hold keys and values"),
-    ],
-)
-def test_other_files_are_no_settings(tuned, halves, command, change, fault):
-    tuned.write_text(change(tuned.read_text()))
-    ended = command("run", "--dataset", halves["--dataset"], "--tuned", tuned)
-    assert ended.status == 2
-    assert fault in ended.err
+def test_other_files_are_no_settings(tuned, halves, command):
+    for content, fault in (
+        (tuned.read_text().replace("csa", "naclip"), "was edited"),
+        ("window: 3", "is not a settings file"),
+        ("- 1", "must hold keys and values"),
+    ):
+        tuned.write_text(content)
+        ended = command("run", "--dataset", halves["--dataset"], "--tuned", tuned)
+        assert ended.status == 2
+        assert fault in ended.err
 
 
 def test_images_of_the_test_set_are_refused(halves, command):
@@ -300,10 +293,10 @@ def search(protocol, write_set, tmp_path, monkeypatch):
 def test_a_trial_scores_what_a_run_measures(search, encoder):
     options = RunOptions(batch_size=8)
     protocols = [tuning.with_setting(search.protocol, one) for one in search.settings]
-    protocols = [one for one in protocols if one.window == 32][::3]
+    protocols = [one for one in protocols if one.window == 32][::5]
     assert {one.attention for one in protocols} == {"csa", "naclip"}
     scores = tuning.Scorer(encoder, search.data, options).mean_ious(protocols)
-    assert len(set(scores)) == len(scores) == 8
+    assert len(set(scores)) == len(scores) == 5
     assert scores == [measure(encoder, one, options).metrics["mIoU"] for one in protocols]
 
 

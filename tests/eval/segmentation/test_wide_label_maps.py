@@ -14,7 +14,6 @@ from cosmos_eval.data.label_map_checks import check, survey
 from cosmos_eval.data.label_maps import open_data, read_label
 from cosmos_eval.tasks.segmentation import inference
 from cosmos_eval.tasks.segmentation.merge import affinities, refine
-from cosmos_eval.tasks.segmentation.mmseg_model import CosmosEvalDataset
 from cosmos_eval.types import RunOptions, SegmentationProtocol, UsageError, no_progress
 
 IGNORED = 65535
@@ -153,8 +152,10 @@ def test_overlays_show_more_classes_than_8_bits_hold(many, things, encoder):
 
 
 def test_mmsegmentations_runner_is_not_given_them(tmp_path):
+    from cosmos_eval.tasks.segmentation import mmseg_model
+
     with pytest.raises(UsageError, match="ade20k_847: MMSegmentation casts its label maps"):
-        CosmosEvalDataset("ade20k_847", data_root=str(tmp_path))
+        mmseg_model.CosmosEvalDataset("ade20k_847", data_root=str(tmp_path))
 
 
 def test_images_without_a_label_map_are_left_out_where_the_set_has_them(many, things):

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from clip_benchmark.metrics.image_caption_selection import evaluate
 from PIL import Image
 
 from cosmos_eval.tasks import selection
@@ -175,6 +174,8 @@ def test_what_a_published_set_leaves_unsolvable_is_noted(make_set, colour_encode
 
 @pytest.mark.parametrize(("per_item", "captions"), [(1, 2), (1, 4), (2, 2)])
 def test_equals_clip_benchmark(make_set, colour_encoder, tmp_path, per_item, captions):
+    from clip_benchmark.metrics.image_caption_selection import evaluate
+
     rng = np.random.default_rng(captions)
     # Colours that captions can name; two that name the same would tie, which they count as right.
     known = ["red", "green", "blue", "red, green", "red, blue", "green, blue", "nothing"]
