@@ -22,7 +22,7 @@ from cosmos_core import Views
 from cosmos_core.engine.build import make_training
 from cosmos_core.engine.step import as_leaves, carry_back, join_features, split_views
 
-EVERY_METHOD = {**METHODS, **ABLATIONS}
+EVERY_METHOD = {**METHODS, "without distillation": ABLATIONS["without distillation"]}
 
 
 class Record(NamedTuple):

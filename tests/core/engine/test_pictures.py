@@ -98,7 +98,8 @@ def write_shard(path, image):
 
 
 def test_a_known_image_is_shown_as_it_is_and_a_wrong_view_as_it_is_not(tmp_path, setting):
-    """From the shard through the views, the normalising and the picture to the file."""
+    """From the shard through the views, the normalising and the picture to the file, in place of
+    the pictures of another run."""
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     shard = tmp_path / "one.tar"
     write_shard(shard, image)
@@ -106,7 +107,12 @@ def test_a_known_image_is_shown_as_it_is_and_a_wrong_view_as_it_is_not(tmp_path,
     for name, changes in (("plain", ()), ("flipped", ("image.flip_p=1",))):
         chosen = config("method=clip", "optim.batch_size=1", "optim.steps=1", *AS_IT_IS, *changes)
         output = tmp_path / name
+        output.mkdir()
+        for stale in ("views.png", "views-resumed.png", "losses.png"):
+            (output / stale).write_bytes(b"another run's")
         Trainer(chosen, setting._replace(output=output)).run(str(shard))
+        assert names(output) == ["losses.png", "views.png"]
+        assert page(output / "losses.png").ndim == 3
         drawn = page(output / "views.png")
         assert bool(find_pixels(drawn, enlarged)) == (name == "plain")
         assert bool(find_pixels(drawn, enlarged[:, ::-1])) == (name == "flipped")
@@ -127,15 +133,6 @@ def test_a_resumed_run_keeps_the_picture_of_its_start(setting, scene_shards, cap
     assert [record["step"] for record in records] == [0, 1, 2, 3]
     curves = draw_curves(records, "scenes_small (cosmos): steps 0 to 3 of 4", TERMS)
     assert (output / "losses.png").read_bytes() == curves != before[1]
-
-
-def test_a_new_run_leaves_no_picture_of_another(setting, scene_shards):
-    setting.output.mkdir()
-    for name in ("views.png", "views-resumed.png", "losses.png"):
-        (setting.output / name).write_bytes(b"another run's")
-    Trainer(config("optim.steps=1"), setting).run(scene_shards)
-    assert names(setting.output) == ["losses.png", "views.png"]
-    assert page(setting.output / "views.png").ndim == page(setting.output / "losses.png").ndim == 3
 
 
 def broken_decoder(ids):
