@@ -6,20 +6,21 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-import nbformat
-import pandas as pd
 import pytest
-from nbclient import NotebookClient
 
 NOTEBOOK = Path(__file__).parents[1] / "examples" / "notebook.ipynb"
 
 
 @pytest.fixture(scope="module")
 def stored() -> Any:
+    import nbformat
+
     return nbformat.read(NOTEBOOK, as_version=4)
 
 
 def test_outputs_are_stripped(stored):
+    import nbformat
+
     nbformat.validate(stored)
     code = [cell for cell in stored.cells if cell.cell_type == "code"]
     assert [cell.outputs for cell in code] == [[]] * len(code)
@@ -28,6 +29,9 @@ def test_outputs_are_stripped(stored):
 
 @pytest.mark.slow
 def test_every_cell_runs(stored, tmp_path, monkeypatch):
+    import pandas as pd
+    from nbclient import NotebookClient
+
     monkeypatch.setenv("PYTHONPATH", str(NOTEBOOK.parents[1]))
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     resources = {"metadata": {"path": str(tmp_path)}}

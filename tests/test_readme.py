@@ -39,6 +39,11 @@ def started(program: str, *launched: str) -> list[Typed]:
     return found
 
 
+def each_once(commands: list[Typed]) -> list[Typed]:
+    """The commands without those whose arguments another page has as well."""
+    return list({tuple(command.arguments): command for command in commands}.values())
+
+
 TRAINED = started("cosmos-train", "-m cosmos_core.train", "examples/train.sbatch")
 MEASURED = started("cosmos-eval", "-m cosmos_eval")
 
@@ -67,33 +72,46 @@ def test_programs_and_packages_that_are_named_are_there():
         assert (ROOT / command.words[2] / "pyproject.toml").is_file(), command
 
 
-@pytest.fixture
-def users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The current folder, with all that the pages' commands name: YAML files, examples, a photo."""
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with all that the pages' commands name: YAML files, examples, a photo."""
+    folder = tmp_path_factory.mktemp("user")
     for page in (README, ROOT / "docs" / "your-data.md"):
         names = re.findall(r"`(my-[a-z]+\.yaml)`:", page.read_text("utf-8"))
         for name, text in zip(names, blocks(page, "yaml"), strict=True):
-            (tmp_path / name).write_text(text)
-    for folder in ("examples", "docs/pictures"):
-        shutil.copytree(ROOT / folder, tmp_path / folder)
+            (folder / name).write_text(text)
+    for copied in ("examples", "docs/pictures"):
+        shutil.copytree(ROOT / copied, folder / copied)
     install(
-        tmp_path / "site",
+        folder / "site",
         "image-retrieval-task",
         {"image-retrieval": "image_retrieval:ImageRetrieval"},
     )
-    (tmp_path / "data").mkdir()
-    Image.new("RGB", (60, 40), "green").save(tmp_path / "my-photo.jpg")
+    (folder / "data").mkdir()
+    Image.new("RGB", (60, 40), "green").save(folder / "my-photo.jpg")
     for run in ("short", "cc3m"):
-        (tmp_path / "runs" / run).mkdir(parents=True)
-        (tmp_path / "runs" / run / "checkpoint.safetensors").touch()
-    for path in (tmp_path / "site", tmp_path / "examples" / "own_task"):
-        monkeypatch.syspath_prepend(path)
+        (folder / "runs" / run).mkdir(parents=True)
+        (folder / "runs" / run / "checkpoint.safetensors").touch()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def own_task(folder: Path) -> Iterator[None]:
+    """The package of the example's task is installed."""
+    with pytest.MonkeyPatch.context() as patch:
+        for path in (folder / "site", folder / "examples" / "own_task"):
+            patch.syspath_prepend(path)
+        forget_tasks("image_retrieval")
+        yield
     forget_tasks("image_retrieval")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    yield tmp_path
-    monkeypatch.undo()
-    forget_tasks("image_retrieval")
+
+
+@pytest.fixture
+def users_folder(folder: Path, own_task: None, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder, as the current one and the user's home."""
+    monkeypatch.setenv("HOME", str(folder))
+    monkeypatch.chdir(folder)
+    return folder
 
 
 # Commands that need results or data of the user's.
@@ -103,7 +121,7 @@ HELP_ONLY = (
 )
 
 
-@pytest.mark.parametrize("command", MEASURED, ids=str)
+@pytest.mark.parametrize("command", each_once(MEASURED), ids=str)
 def test_measuring_commands(command, users_folder, capsys):
     arguments = [re.sub("^~", str(users_folder), word) for word in command.arguments]
     if arguments[0] in HELP_ONLY or "--tuned" in arguments:  # which tune writes
@@ -115,7 +133,7 @@ def test_measuring_commands(command, users_folder, capsys):
     assert not ended.value.code, capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", TRAINED, ids=str)
+@pytest.mark.parametrize("command", each_once(TRAINED), ids=str)
 def test_training_commands(command):
     name, *words = command.arguments
     kind = name if name in COMMANDS_OF_TRAIN else "train"

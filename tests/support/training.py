@@ -1,5 +1,6 @@
 """A tiny training: its configuration, batches, and what is measured of its steps."""
 
+import json
 from collections import Counter
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cosmos_core.config import ComputeConfig, DataConfig, OptimConfig, TrainConfig
+from cosmos_core.data.scenes.vocabulary import CONTEXT_LENGTH
 from cosmos_core.engine.distributed import World
 from cosmos_core.engine.step import StepReport, Training, train_step
 from cosmos_core.losses import gather_locally
@@ -29,6 +31,14 @@ SIZES = {"width": 16, "layers": 2}
 VISION = {"image_size": IMAGE, "patch_size": 8, "head_width": 8, **SIZES}
 TEXT = {"context_length": TOKENS, "vocab_size": VOCABULARY, "heads": 2, **SIZES}
 ARCHITECTURE = {"embed_dim": 16, "vision_cfg": VISION, "text_cfg": TEXT}
+# The option by which a recipe of the embedded scenes has a model that is trained in milliseconds.
+SMALL_MODEL = "architecture=" + json.dumps(
+    {
+        "embed_dim": 16,
+        "vision_cfg": {**VISION, "image_size": 64, "patch_size": 16},
+        "text_cfg": {**TEXT, "context_length": CONTEXT_LENGTH, "vocab_size": 882},
+    }
+)
 METHODS: dict[str, Method] = {
     "clip": ClipMethod(),
     "slip": SlipMethod(hidden=16, out=6),

@@ -28,7 +28,7 @@ Claim = tuple[str, ...]
 
 @pytest.fixture(scope="module")
 def some() -> list[Scene]:
-    return list(split_scenes(TEST, 300))
+    return list(split_scenes(TEST, 100))
 
 
 @pytest.fixture(scope="module", params=ATTRIBUTES)

@@ -83,7 +83,7 @@ def test_what_cannot_be_used_is_refused_in_one_line(folder, spec, weights, messa
         "/x/{0..999999999}.tar",
         "/x/{0..9}{0..9}{0..9}{0..9}{0..9}{0..9}{0..9}.tar",
         "/x/{a..z}{a..z}{a..z}{a..z}{a..z}.tar",
-        "/x/{{0..9999},{0..9999}}{0..99}.tar",
+        "/x/{{0..99},{0..99}}{0..9999}.tar",
         "/x/" + "{a,b}" * 64,
         "/x/{0.." + "9" * 6000 + "}.tar",
         "pipe:cat /x/{00000000..99999999}.tar",
@@ -109,7 +109,7 @@ def test_shards_of_a_folder_that_cannot_be_read_are_not_left_out(tmp_path, monke
 
 
 def test_braces_are_counted_as_they_are_expanded():
-    assert len(sets("pipe:x{000000..231349}").shards) == 231350
+    assert len(sets("pipe:x{00000..23134}").shards) == 23135
     assert len(sets("pipe:{a,b{0..999},c{0..999..2}}").shards) == 1501
     assert len(sets("pipe:{train-{000..999},val-{000..999}}").shards) == 2000
     assert len(sets("pipe:awk '{print}' {1,2}").shards) == 2
@@ -170,22 +170,22 @@ def test_a_run_can_begin_at_any_step(weights):
 
 @pytest.mark.parametrize("size", [65_536, 65_537, 100_000])
 def test_a_keyed_permutation_is_one_of_all_numbers(size):
-    for seed in range(3):
+    for seed in range(2):
         numbers = KeyedPermutation(size, [seed, 7])(np.arange(size))
         assert np.array_equal(np.sort(numbers), np.arange(size))
 
 
 def test_keyed_permutations_are_uniform_and_independent():
-    """Over 4,000 keys: where the first position goes, where it and the second go together, and
+    """Over 2,000 keys: where the first position goes, where it and the second go together, and
     their distance; in one permutation, where neighbours go."""
     size = 70_000
-    pairs = np.array([KeyedPermutation(size, [key])(np.arange(2)) for key in range(4000)])
+    pairs = np.array([KeyedPermutation(size, [key])(np.arange(2)) for key in range(2000)])
     first, second = pairs.astype(np.int64).T
     fifth = size // 5
     assert stats.chisquare(np.bincount(first // (size // 50))).pvalue > 1e-4
     assert stats.chisquare(np.bincount(first // fifth * 5 + second // fifth)).pvalue > 1e-4
     assert stats.chisquare(np.bincount((first - second) % size // (size // 50))).pvalue > 1e-4
-    numbers = KeyedPermutation(1_000_000, [0])(np.arange(1_000_000)).astype(np.int64) // 100_000
+    numbers = KeyedPermutation(200_000, [0])(np.arange(200_000)).astype(np.int64) // 20_000
     assert stats.chisquare(np.bincount(numbers[:-1] * 10 + numbers[1:])).pvalue > 1e-4
 
 

@@ -66,7 +66,7 @@ def all_numbers(batches):
     return sorted(number for batch in batches for number in numbers_in(batch))
 
 
-@pytest.mark.parametrize("workers", [0, 1, 2])
+@pytest.mark.parametrize("workers", [0, 2])
 def test_a_stream_has_the_samples_of_its_tars(piped, workers):
     # Each worker has whole batches in its pass: 24, 24 and 12 samples.
     batches = load(train_config(piped, steps=6, batch_size=4, workers=workers))
@@ -88,7 +88,7 @@ def test_a_run_goes_on_exactly_with_the_same_workers(piped, workers):
     config = train_config(piped, steps=11, batch_size=4, workers=workers)
     whole = load(config)
     assert_same_batches(load(config), whole)
-    for first_step in (1, 5, 9):
+    for first_step in (1, 9):
         assert_same_batches(load(config, first_step=first_step), whole[first_step:])
 
 

@@ -18,14 +18,20 @@ def scene_shards(tmp_path_factory):
     return str(root / "shards" / "*.tar")
 
 
-@pytest.fixture
-def setting(tmp_path):
-    """The setting of a run of one process in the folder `run`."""
+@pytest.fixture(scope="session")
+def setting_of_session(tmp_path_factory):
+    """The setting of a run of one process, for fixtures that serve several tests."""
     tokenizer = scenes_tokenizer()
     return Setting(
         tokenizer=tokenizer,
         inverse=Inverse((0.5, 0.5, 0.5), (0.25, 0.25, 0.25), tokenizer.decode),
-        output=tmp_path / "run",
+        output=tmp_path_factory.mktemp("session") / "run",
         command="cosmos-train scenes_cosmos",
         world=World(),
     )
+
+
+@pytest.fixture
+def setting(setting_of_session, tmp_path):
+    """The setting of a run of one process in the folder `run`."""
+    return setting_of_session._replace(output=tmp_path / "run")

@@ -32,8 +32,7 @@ def tars(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
-@pytest.mark.parametrize("world_size", [1, 16])
+@pytest.mark.parametrize(("recipe", "world_size"), [*((name, 16) for name in RECIPES), ("cc3m", 1)])
 def test_every_recipe_is_accepted_once_it_has_shards(recipe, world_size, tars):
     config = RECIPES[recipe]()
     shards = config.data.shards or f"{tars}/a.tar"
@@ -70,9 +69,7 @@ def test_published_recipes_ask_for_their_shards(name):
         (["method=silc", "method.prototypes=2000000000"], "the model has weights of"),
         (["method=slip", "method.hidden=2147483647"], "a model of this size cannot be built"),
         (["data.shards="], "no training data"),
-        (["data.shards=scenes:"], "data.shards=scenes:: scenes:N takes a number of scenes"),
         (["data.shards=scenes:0"], "data.shards=scenes:0: scenes:N takes a number of scenes"),
-        (["data.shards=scenes:many"], "data.shards=scenes:many: scenes:N takes a number"),
         (["data.weights=1"], "data.weights weighs several sets, and the scenes are one"),
         (["data.shards=/nowhere/a.tar"], "no such shard: /nowhere/a.tar"),
         (["compute.accumulate=3"], "optim.batch_size=32 cannot be dealt to 1 processes in 3 parts"),
@@ -80,10 +77,6 @@ def test_published_recipes_ask_for_their_shards(name):
         (
             ["image.local_size=30"],
             "image.local_size=30 is not a multiple of the architecture's",
-        ),
-        (
-            ["image.local_size=4"],
-            "image.local_size=4 is not a multiple of the architecture's",
         ),
         (["architecture=" + SMALL % (12, 882, "")], "architecture: embed_dim 12 does not divide"),
         (["architecture=" + SMALL % (16, 49408, "")], "the architecture has a vocabulary of 49408"),

@@ -11,6 +11,7 @@ import pytest
 import torch
 from fsspec.implementations.memory import MemoryFileSystem
 from support.runs import log as read_log
+from support.training import SMALL_MODEL
 
 from cosmos_core.cli import _lock_output
 from cosmos_core.engine.remote import Remote
@@ -145,7 +146,13 @@ def test_a_failed_copy_is_reported_tried_again_and_in_the_end_an_error(output, t
 
 def run(setting, shards, url, steps, **options):
     settings = [*("data.workers=0", "watch.pictures=false", "compute.precision=fp32")]
-    settings += [f"save.remote={url}", "optim.batch_size=4", "optim.steps=4", "save.every=2"]
+    settings += [
+        SMALL_MODEL,
+        f"save.remote={url}",
+        "optim.batch_size=4",
+        "optim.steps=4",
+        "save.every=2",
+    ]
     trainer = Trainer(override(RECIPES["scenes_clip"](), settings), setting, **options)
     return trainer.run(shards)
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from support.reads import DeviceReads
 from support.runs import log
+from support.training import SMALL_MODEL
 from torch.utils._pytree import tree_leaves
 
 from cosmos_core.data.scenes import TRAIN
@@ -21,6 +22,8 @@ from cosmos_core.engine.trainer import Trainer
 from cosmos_core.recipes import RECIPES
 from cosmos_core.recipes.overrides import override
 
+SHORT = ("optim.batch_size=4", "data.workers=0", "watch.pictures=false", SMALL_MODEL)
+
 
 def test_a_run_stopped_before_its_first_step_can_go_on(setting, scene_shards):
     def interrupted(texts):
@@ -28,7 +31,7 @@ def test_a_run_stopped_before_its_first_step_can_go_on(setting, scene_shards):
         os.kill(os.getpid(), signal.SIGTERM)
         return setting.tokenizer(texts)
 
-    settings = ["optim.steps=1", "optim.batch_size=4", "data.workers=0"]
+    settings = ["optim.steps=1", *SHORT]
     config = override(RECIPES["scenes_cosmos"](), settings)
     assert Trainer(config, setting._replace(tokenizer=interrupted)).run(scene_shards) == 0
     assert Snapshots(setting.output, keep=1).steps() == [0]
@@ -36,22 +39,33 @@ def test_a_run_stopped_before_its_first_step_can_go_on(setting, scene_shards):
     assert Trainer(config, setting, resume=True).run(scene_shards) == 1
 
 
-@pytest.fixture
-def local_run(setting, tmp_path):
-    """A run of a step on two tars of four scenes, and its configuration."""
+@pytest.fixture(scope="module")
+def begun_run(setting_of_session, tmp_path_factory):
+    """A run of one of two steps in the folder `run`, on two tars of four scenes in `here`."""
+    folder = tmp_path_factory.mktemp("begun")
+    (folder / "here").mkdir()
     for number in (0, 4):
-        root = tmp_path / f"scenes-{number}"
+        root = folder / f"scenes-{number}"
         write_layouts(root, split=TRAIN, count=4, start=number, layouts=["shards"])
-        (tmp_path / "here").mkdir(exist_ok=True)
         (tar,) = (root / "shards").glob("*.tar")
-        tar.rename(tmp_path / "here" / f"{number}.tar")
-    settings = ["optim.steps=2", "optim.batch_size=4", "data.workers=0", "watch.pictures=false"]
-    config = override(RECIPES["scenes_clip"](), [*settings, f"data.shards={tmp_path}/here/*.tar"])
+        tar.rename(folder / "here" / f"{number}.tar")
+    settings = ["optim.steps=2", *SHORT, f"data.shards={folder}/here/*.tar"]
+    config = override(RECIPES["scenes_clip"](), settings)
     short = dataclasses.replace(config, optim=dataclasses.replace(config.optim, steps=1))
+    setting = setting_of_session._replace(output=folder / "run")
     Trainer(short, setting).run(short.data.shards)
     path = setting.output / "snapshots" / "step-00000001.pt"
     state = torch.load(path, weights_only=True)
     torch.save({**state, "config": plain_config(config)}, path)
+    return folder, config
+
+
+@pytest.fixture
+def local_run(begun_run, tmp_path):
+    """Copies of the begun run and its data in the test's folder, and its configuration."""
+    folder, config = begun_run
+    shutil.copytree(folder / "run", tmp_path / "run")
+    shutil.copytree(folder / "here", tmp_path / "there")
     return config
 
 
@@ -61,7 +75,7 @@ def resume(config, setting, shards):
 
 
 def test_a_run_goes_on_with_the_same_data_in_another_folder(local_run, setting, tmp_path):
-    shutil.copytree(tmp_path / "here", tmp_path / "there")
+    assert f"{tmp_path}/there/*.tar" != local_run.data.shards
     assert resume(local_run, setting, f"{tmp_path}/there/*.tar") == 2
 
 
@@ -94,10 +108,10 @@ def pad(folder):
 def test_changed_data_stop_a_resumed_run_and_are_named(
     local_run, setting, tmp_path, change, message
 ):
-    change(tmp_path / "here")
+    change(tmp_path / "there")
     expected = f"data differ from the data of the snapshot: {message}"
     with pytest.raises(SnapshotError, match=expected):
-        resume(local_run, setting, local_run.data.shards)
+        resume(local_run, setting, f"{tmp_path}/there/*.tar")
 
 
 class Scores:
@@ -111,7 +125,7 @@ class Scores:
 
 
 def test_the_best_snapshot_is_found_after_a_first_value_that_is_no_number(setting, scene_shards):
-    settings = ["optim.steps=4", "optim.batch_size=4", "data.workers=0", "watch.pictures=false"]
+    settings = ["optim.steps=4", *SHORT]
     best = ["save.best=set/teacher/acc1", "watch.evaluate_every=1", "watch.datasets=set"]
     config = override(RECIPES["scenes_clip"](), [*settings, *best, "save.keep=1"])
     nan = float("nan")
@@ -122,8 +136,7 @@ def test_the_best_snapshot_is_found_after_a_first_value_that_is_no_number(settin
 
 
 def short_run(setting, *settings, steps=6):
-    settings = [f"optim.steps={steps}", "optim.batch_size=4", "data.workers=0", *settings]
-    settings += ["watch.pictures=false", "compute.precision=fp32"]
+    settings = [f"optim.steps={steps}", *SHORT, "compute.precision=fp32", *settings]
     return Trainer(override(RECIPES["scenes_cosmos"](), settings), setting)
 
 
@@ -141,15 +154,15 @@ def test_an_update_that_is_not_finite_reaches_no_snapshot(setting, scene_shards,
 
 def test_a_step_reads_at_most_two_values_from_the_device(setting, scene_shards, tmp_path):
     found = {}
-    for steps in (6, 12):
+    for steps in (2, 6):
         trainer = short_run(setting._replace(output=tmp_path / str(steps)), steps=steps)
         training = trainer._training
         on_device = [*training.model.state_dict().values(), *training.teacher.state_dict().values()]
         with DeviceReads([*on_device, trainer._mean, trainer._std]) as reads:
             trainer.run(scene_shards)
         found[steps] = reads.found
-    more = found[12] - found[6]
-    assert 0 < more.total() <= 2 * 6, more
+    more = found[6] - found[2]
+    assert 0 < more.total() <= 2 * 4, more
 
 
 def test_the_pace_of_the_last_step_is_like_that_of_the_others(setting, scene_shards):

@@ -17,7 +17,6 @@ from support.runs import log as read_log
 from support.training import SINGLE_PROCESS
 from support.watching import BATCH, TERMS, wait_by_rank, watch_config
 from support.writing import file_size_limit
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cosmos_core.config import WatchConfig
 from cosmos_core.engine.distributed import World
@@ -42,6 +41,8 @@ def watched(output, steps, *, log_every=1, first_step=0, world=SINGLE_PROCESS):
 
 def read_scalars(output):
     """Steps and values by tag, as TensorBoard shows them."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
     events = EventAccumulator(str(output / "tensorboard"))
     events.Reload()
     tags = events.Tags()["scalars"]
@@ -94,18 +95,18 @@ def test_the_time_of_an_evaluation_counts_in_no_pace(tmp_path):
     with Watch(config(log_every=3), tmp_path, SINGLE_PROCESS, first_step=0) as watch:
         for step in (0, 1):
             watch.show_step(step, TERMS)
-        time.sleep(1)
+        time.sleep(0.5)
         watch.show_evaluation(1, {"cats/teacher/acc1": 0.5})
         watch.show_step(3, TERMS)
-    assert read_log(tmp_path)[-1]["timing"]["samples_per_second"] > BATCH
+    assert read_log(tmp_path)[-1]["timing"]["samples_per_second"] > 4 * BATCH
 
 
 def test_a_pause_counts_in_no_pace(tmp_path):
     with Watch(config(), tmp_path, SINGLE_PROCESS, first_step=0) as watch:
         with watch.paused():
-            time.sleep(1)
+            time.sleep(0.5)
         watch.show_step(0, TERMS)
-    assert read_log(tmp_path)[0]["timing"]["samples_per_second"] > BATCH
+    assert read_log(tmp_path)[0]["timing"]["samples_per_second"] > 2 * BATCH
 
 
 def test_a_log_is_read_up_to_a_line_that_was_cut(tmp_path):

@@ -161,11 +161,9 @@ def test_a_training_that_is_not_known_stays_so(save):
         ({"model": None, "method": "slip"}, "'slip' is not a kind of model"),
         ({"method": None}, "'method'"),
         ({"architecture": '{"embed_dim": 1'}, "Expecting"),
-        ({"architecture": None}, "'architecture'"),
         ({"training": "[]"}, "architecture and training are JSON objects"),
         ({"added": '["gain"]'}, "`added` names parameters that are not there"),
         ({"added": "[[]]"}, "unhashable"),
-        ({"added": "1"}, "not iterable"),
         ({"architecture": "[" * 100_000}, "it is nested too deeply"),
         ({"architecture": '{"embed_dim": NaN}'}, "NaN is no number"),
         ({"architecture": "9" * 6000}, "Exceeds the limit"),
@@ -215,16 +213,11 @@ def test_published_architecture_has_21_tensors_more_than_openclip():
         ({"embed_dim": "16"}, "cannot be built"),
         ({"embed_dim": -16}, "embed_dim must be from 0 to 10000000, not -16"),
         ({"embed_dim": 10**7}, "wrongly shaped keys"),
-        ({"embed_dim": 10**30}, "not 1000"),
         ({"vision_cfg": "ViT"}, "vision_cfg must be an object, not 'ViT'"),
         ({"vision_cfg": {**TINY["vision_cfg"], "layers": 5000}}, "layers must be from 1 to 1000"),
-        ({"vision_cfg": {**TINY["vision_cfg"], "layers": "two"}}, "cannot be built"),
-        ({"vision_cfg": {**TINY["vision_cfg"], "width": 10**7}}, "wrongly shaped keys"),
-        ({"vision_cfg": {**TINY["vision_cfg"], "image_size": -32}}, "image_size must be from 0"),
         ({"vision_cfg": {**TINY["vision_cfg"], "timm_model_name": "x"}}, "timm_model_name"),
         ({"text_cfg": {**TINY["text_cfg"], "vocab_size": 2**20}}, "wrongly shaped keys"),
         ({"text_cfg": {**TINY["text_cfg"], "hf_model_name": "a/b"}}, "hf_model_name"),
-        ({"text_cfg": None}, "text_cfg must be an object, not None"),
         ({"preprocess": [1]}, "preprocess must be an object"),
         ({"preprocess": {"mean": "abc"}}, "preprocess.mean must be three numbers"),
         ({"preprocess": {"mean": [1, 2, 1e999]}}, "not JSON|damaged|three numbers"),
@@ -239,16 +232,13 @@ def test_a_file_may_state_any_architecture(save, change, message):
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize(
-    ("kind", "named"),
-    [(torch.int8, "torch.int8"), (torch.bool, "torch.bool"), (torch.complex64, "torch.complex64")],
-)
-def test_weights_are_floating_point(tmp_path, published, kind, named):
+@pytest.mark.parametrize("kind", [torch.int8, torch.complex64], ids=str)
+def test_weights_are_floating_point(tmp_path, published, kind):
     """PyTorch would copy them into a model as if 127 were a weight."""
     name = "module.visual.proj"
     published["teacher"][name] = published["teacher"][name].to(kind)
     torch.save(published, tmp_path / "a.pt")
-    with pytest.raises(cosmos_core.CheckpointError, match=rf"visual\.proj \({named}\)"):
+    with pytest.raises(cosmos_core.CheckpointError, match=rf"visual\.proj \({kind}\)"):
         cosmos_core.load_model(tmp_path / "a.pt", CONFIG)
     published["teacher"][name] = "text"
     torch.save(published, tmp_path / "a.pt")

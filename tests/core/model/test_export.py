@@ -1,7 +1,6 @@
 """Exported folders, as stock OpenCLIP and the Hub's own tools read them."""
 
 import json
-import shutil
 from pathlib import Path
 
 import huggingface_hub
@@ -78,10 +77,9 @@ def test_openclip_loads_a_published_checkpoint_with_the_same_features(tmp_path, 
     assert_same_features(model, tmp_path / "out", 224, 77, 49408)
 
 
-@pytest.mark.parametrize("weights", ["teacher", "student"])
-def test_openclip_loads_our_checkpoint_with_the_same_features(tmp_path, ours, weights):
-    export(ours, tmp_path / "out", weights=weights)
-    model = cosmos_core.load_model(ours, weights=weights)
+def test_openclip_loads_our_checkpoint_with_the_same_features(tmp_path, ours):
+    export(ours, tmp_path / "out", weights="student")
+    model = cosmos_core.load_model(ours, weights="student")
     assert_same_features(model, tmp_path / "out", 32, 8, 20)
 
 
@@ -214,9 +212,3 @@ def test_a_failure_halfway_leaves_no_folder(tmp_path, ours, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         export(ours, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == [ours.name]
-
-
-def test_a_copy_of_the_folder_elsewhere_works(tmp_path, ours):
-    export(ours, tmp_path / "out")
-    shutil.copytree(tmp_path / "out", tmp_path / "elsewhere" / "other")
-    assert_same_features(cosmos_core.load_model(ours), tmp_path / "elsewhere" / "other", 32, 8, 20)

@@ -6,11 +6,8 @@ import json
 import open_clip
 import pytest
 import safetensors.torch
-import timm
-import timm.optim
 import torch
 import torch.nn.functional as F
-import transformers
 from support.training import ARCHITECTURE, TEXT, VISION
 
 import cosmos_core
@@ -121,6 +118,8 @@ def test_of_a_checkpoint_the_teacher_is_taken_and_added_modules_are_new(source, 
 
 
 def test_transformers_features_are_the_models(tmp_path):
+    import transformers
+
     sizes = {"hidden_size": 16, "intermediate_size": 64, "num_hidden_layers": 2}
     config = transformers.CLIPConfig(
         vision_config={**sizes, "num_attention_heads": 2, "image_size": 32, "patch_size": 8},
@@ -164,15 +163,9 @@ def test_positions_are_resized_over_the_grid_and_along_the_text(ours, source):
             changed(vision={"layers": 1}),
             "resblocks.1.attn.out_proj.bias (left over) and 9 more; --set",
         ),
-        (changed(vision={"patch_size": 16}), "visual.conv1.weight (16x3x8x8 instead of 16x3x16x16"),
         (changed(text={"vocab_size": 30}), "text tower: token_embedding.weight (20x16 instead of"),
-        (
-            changed(embed_dim=8),
-            "image and text tower: text_projection (16x16 instead of 16x8), vis",
-        ),
         (changed(quick_gelu=True), "was trained with quick_gelu=False, not True"),
         (changed(vision={"head_width": 16}), "with vision_cfg.head_width=8, not 16"),
-        (changed(text={"heads": 4}), "with text_cfg.heads=2, not 4"),
     ],
 )
 def test_weights_that_do_not_fit_are_refused(ours, architecture, message):
@@ -241,6 +234,9 @@ def test_a_frozen_tower_is_openclips_lock(tower):
 
 
 def test_layer_decay_is_timms_and_of_each_tower_by_its_depth():
+    import timm
+    import timm.optim
+
     model = fresh(changed(vision={"layers": 3}))
     groups = param_groups(model, 0.5, layer_decay=0.5)
     names = {id(parameter): name for name, parameter in model.named_parameters()}

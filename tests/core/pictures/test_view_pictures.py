@@ -52,18 +52,18 @@ def place(page, pixels):
 
 
 @pytest.mark.parametrize(
-    ("global_size", "local_size", "factor"), [(32, 16, 6), (64, 32, 3), (224, 96, 1), (50, 10, 4)]
+    ("global_size", "local_size", "factor"), [(64, 32, 3), (224, 96, 1), (50, 10, 4)]
 )
 def test_every_view_is_there_once_enlarged_without_a_change(global_size, local_size, factor):
-    samples = cosmos_samples(3, global_size, local_size)
+    samples = cosmos_samples(2, global_size, local_size)
     page = read(draw_views(samples, TITLE))
     places = [[place(page, enlarged(one.pixels, factor)) for one in row] for row in samples]
     tops = [{y for y, _ in row} for row in places]
-    assert [len(ys) for ys in tops] == [1, 1, 1]  # one row per sample
+    assert [len(ys) for ys in tops] == [1, 1]  # one row per sample
     assert sorted(ys.pop() for ys in tops) == [row[0][0] for row in places]
     lefts = [[x for _, x in row] for row in places]
     assert lefts[0] == sorted(lefts[0])  # globals, then locals
-    assert lefts[0] == lefts[1] == lefts[2]
+    assert lefts[0] == lefts[1]
 
 
 def test_one_view_a_sample_stands_side_by_side():
@@ -148,7 +148,7 @@ def test_a_white_view_is_visible_on_the_page():
     assert (page == 255).all(-1).sum() == (3 * 64) ** 2
 
 
-@pytest.mark.parametrize("side", [29, 57, 113, 435, 1000])  # 113 / 100 * 100 is less than 113
+@pytest.mark.parametrize("side", [29, 113, 1000])  # 113 / 100 * 100 is less than 113
 def test_a_page_has_the_requested_pixels(side):
     with plain_style():
         assert read(figure_to_png(new_page(side, side + 1))).shape == (side + 1, side, 3)

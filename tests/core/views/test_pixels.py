@@ -37,7 +37,7 @@ def difference(ours, theirs):
 
 
 @IMAGES
-@pytest.mark.parametrize("factor", [0.0, 0.6, 0.85, 1.0, 1.17, 1.4, 3.0])
+@pytest.mark.parametrize("factor", [0.0, 0.85, 1.17, 3.0])
 @pytest.mark.parametrize("name", ["brightness", "contrast", "saturation"])
 def test_jitter_is_torchvisions_within_one_grey_level(view, factor, name):
     theirs = getattr(functional, f"adjust_{name}")(PIL.Image.fromarray(view), factor)
@@ -63,7 +63,7 @@ def exact_hue(view, turns):
 
 
 @IMAGES
-@pytest.mark.parametrize("turns", [-0.5, -0.1, -0.05, -0.003, 0.0, 0.003, 0.05, 0.1, 0.5])
+@pytest.mark.parametrize("turns", [-0.5, -0.05, 0.003, 0.1])
 def test_hue_is_as_near_to_the_exact_one_as_torchvisions_or_nearer(view, turns):
     exact = exact_hue(view, turns)
     ours = difference(views.hue(view, turns), exact)
@@ -72,7 +72,7 @@ def test_hue_is_as_near_to_the_exact_one_as_torchvisions_or_nearer(view, turns):
     assert ours.max() <= 7
 
 
-@pytest.mark.parametrize("radius", [0.1, 0.3, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0])
+@pytest.mark.parametrize("radius", [0.1, 0.5, 1.25, 2.0])
 @pytest.mark.parametrize("view", [noise(), ramps()], ids=["noise", "ramp"])
 def test_blur_is_pillows_within_its_rounding(view, radius):
     theirs = PIL.Image.fromarray(view).filter(ImageFilter.GaussianBlur(radius))
@@ -93,7 +93,7 @@ def test_blur_differs_from_pillows_in_the_two_outermost_pixels_alone():
     assert worst[2] <= 3
 
 
-@pytest.mark.parametrize("radius", np.linspace(0.1, 2, 20))
+@pytest.mark.parametrize("radius", [0.1, 0.6, 1.3, 2.0])
 def test_blur_has_the_radius_as_standard_deviation_and_keeps_brightness(radius):
     kernel = views.blur_kernel(radius)
     places = np.arange(len(kernel)) - len(kernel) // 2

@@ -18,17 +18,19 @@ from cosmos_core.views import MultiCrop
 
 BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 IMAGES, REPEATS = 4, 30
+GLOBAL, LOCAL = 112, 48  # half of the published sizes
 
 
 @pytest.fixture(scope="module")
 def photographs():
-    jpegs = runpy.run_path(str(BENCHMARKS / "_photographs.py"))["jpegs"](IMAGES)
+    jpegs = runpy.run_path(str(BENCHMARKS / "_photographs.py"))["jpegs"](IMAGES, size=(250, 188))
     return [PIL.Image.open(io.BytesIO(data)).convert("RGB") for data in jpegs]
 
 
 @pytest.fixture(scope="module")
 def ours(photographs):
-    crops, rng = MultiCrop(ImageViewConfig()), np.random.default_rng(1)
+    config = ImageViewConfig(global_size=GLOBAL, local_size=LOCAL)
+    crops, rng = MultiCrop(config), np.random.default_rng(1)
     views = [crops(image, rng) for image in photographs for _ in range(REPEATS)]
     return [(large.float() / 255, small.float() / 255) for large, small in views]
 
@@ -36,6 +38,8 @@ def ours(photographs):
 @pytest.fixture(scope="module")
 def plain(photographs):
     crops = runpy.run_path(str(BENCHMARKS / "_plain_views.py"))["PlainMultiCrop"]()
+    for transform, size in ((crops._first, GLOBAL), (crops._second, GLOBAL), (crops._local, LOCAL)):
+        transform.transforms[0].size = (size, size)  # of RandomResizedCrop
     state = random.getstate()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

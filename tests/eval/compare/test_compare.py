@@ -236,8 +236,6 @@ SEG_LIMITED = {"samples": seg_samples(0.6, np.random.default_rng(1), images=20)}
     [
         ("cls", {"dataset": "other"}, "dataset is scenes-cls and other"),
         ("cls", {"protocol": "cosmos"}, "protocol is scenes and cosmos"),
-        ("cls", {"hashes": {"class_names": "d" * 64}}, "hashes.class_names is aaaaaaaaaaaa and"),
-        ("cls", {"hashes": {"templates": "d" * 64}}, "hashes.templates is bbbbbbbbbbbb and ddd"),
         ("cls", {"hashes": {"sample_list": "d" * 64}}, "hashes.sample_list is cccccccccccc and"),
         ("cls", {"hashes": {"extra": "d" * 64}}, "hashes.extra is missing and dddddddddddd"),
         ("cls", {"provenance": {"limit": 120}}, "limit is none and 120"),
@@ -267,7 +265,6 @@ def test_results_that_do_not_say_their_samples(command, tmp_path):
     ("arguments", "message"),
     [
         (["a"], "Missing argument 'B'"),
-        (["a", "nowhere"], "nowhere: cannot be read as a result"),
         (["a", "empty"], "no results .* in empty"),
         (["a", "a/broken.txt"], "broken.txt: cannot be read"),
         (["a", "a", "--model", "x", "--model", "y", "--model", "z"], "at most twice"),

@@ -115,8 +115,8 @@ def test_the_standard_error_of_few_clusters_is_not_too_small() -> None:
     """Of five clusters: the sample's standard deviation, which divides by n - 1, over sqrt(n)."""
     a = np.array([0.1, 0.9, 0.4, 0.8, 0.2])
     none = np.zeros(5)
-    found = difference_of(Mean(a, np.arange(5)), Mean(none, np.arange(5)), resamples=100_000)
-    assert found.error == pytest.approx(a.std(ddof=1) / math.sqrt(5), rel=0.01)
+    found = difference_of(Mean(a, np.arange(5)), Mean(none, np.arange(5)), resamples=20_000)
+    assert found.error == pytest.approx(a.std(ddof=1) / math.sqrt(5), rel=0.015)
 
 
 def test_a_clustered_share_by_hand() -> None:
@@ -215,14 +215,14 @@ def test_the_jackknife_of_a_difference_is_a_plain_loop() -> None:
 
 def test_rare_classes_do_not_tell_equal_models_apart() -> None:
     """Two equally good models on 30 images; the rarest of 20 classes is in one of these: 5% of
-    1,000 studies and two errors."""
+    500 studies and two errors."""
     label_maps = coverage.Sets("", 30, 20, 0.5, 1 / 30)
     studies = []
-    for seed in range(1000):
+    for seed in range(500):
         models = coverage.draw_models(np.random.default_rng(seed), label_maps, 2)
         both = (FunctionOfSums(areas, mean_iou, jackknife=True) for areas in models)
         studies.append(difference_of(*both).p_value <= 0.05)
-    assert np.mean(studies) <= 0.064
+    assert np.mean(studies) <= 0.07
 
 
 @pytest.mark.parametrize("recall", [0.5, 0.95])
@@ -232,14 +232,14 @@ def test_classes_of_few_images_do_not_tell_equal_models_apart(recall: float) -> 
     for sizes in (np.tile([1, 2], 50), np.geomspace(100, 2, 20).astype(int)):
         classes = np.repeat(np.arange(len(sizes)), sizes)
         studies = []
-        for _ in range(1000):
+        for _ in range(500):
             chance = rng.beta(2 * recall, 2 * (1 - recall), len(classes))
             hits = rng.random((2, len(classes))) < chance
             found = difference_of(*(GroupMean(model, classes) for model in hits))
             studies.append((found.p_value <= 0.05, found.p_below(0) <= 0.025))
         two_sided, one_sided = np.mean(studies, axis=0)
-        assert two_sided <= 0.064
-        assert one_sided <= 0.035
+        assert two_sided <= 0.07
+        assert one_sided <= 0.039
 
 
 def test_areas_drawn_twice_count_twice() -> None:
@@ -338,7 +338,7 @@ def _equal_models(rng: np.random.Generator) -> dict[str, PairedDifference]:
 
 def test_equal_models_are_told_apart_as_rarely_as_stated() -> None:
     rng = np.random.default_rng(8)
-    studies = [_equal_models(rng) for _ in range(400)]
+    studies = [_equal_models(rng) for _ in range(200)]
     for name in studies[0]:
         if name.endswith("median_rank"):
             continue

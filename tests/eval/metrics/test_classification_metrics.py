@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 import pytest
 from scipy.special import softmax
 from support.results import metrics_of
@@ -97,6 +96,8 @@ def test_the_stored_interval_of_a_calibration_error_is_that_of_resampled_ones() 
 
 
 def test_the_worst_group_is_that_of_pandas() -> None:
+    import pandas as pd
+
     rng = np.random.default_rng(0)
     group, hits = rng.integers(0, 4, 200), rng.random(200) < 0.6
     worst = GroupMean(hits, groups=group, lowest=True)

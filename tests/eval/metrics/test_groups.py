@@ -216,16 +216,15 @@ def test_trainings_without_any_variation_are_no_certainty() -> None:
     [
         Design((2, 2), 100, (0, 0)),
         Design((5, 5), 500, (0.01, 0.01), difference=0.03),
-        Design((3, 3), 2000, (0.02, 0.02)),
         Design((5, 5), 500, (0.02, 0.005)),
         Design((5, 5), 500, (0.02, 0.02), skewed=True),
         Design((5, 5), 100, (0.02, 0.02), metric="mIoU"),
     ],
 )
 def test_false_alarms_are_rare(design: Design) -> None:
-    """Of 400 studies, 6% and two standard errors at most, and fewer than by images alone."""
-    found = rejected(design, 400)
-    assert found.groups <= 0.084
+    """Of 200 studies, 6% and two standard errors at most, and fewer than by images alone."""
+    found = rejected(design, 200)
+    assert found.groups <= 0.094
     if any(design.sd):
         assert found.images_alone > found.groups
         assert found.one_each > found.groups
@@ -252,11 +251,11 @@ def test_the_detectable_difference_is_detected_in_four_of_five_studies() -> None
     rng = np.random.default_rng(5)
     for k in (3, 10):
         covariance = np.eye(2 * k) * rest + common / 2 * np.kron(np.eye(2), np.ones((k, k)))
-        noise = rng.multivariate_normal(np.zeros(2 * k), covariance, size=4000)
-        values = rng.normal(0, 0.02, (4000, 2 * k)) + noise
+        noise = rng.multivariate_normal(np.zeros(2 * k), covariance, size=2000)
+        values = rng.normal(0, 0.02, (2000, 2 * k)) + noise
         values[:, :k] += known.detectable(k=k)
         found = [group_difference(one[:k], one[k:], covariance, 400).p_value for one in values]
-        assert np.mean(np.array(found) <= 0.05) == pytest.approx(0.8, abs=0.02)
+        assert np.mean(np.array(found) <= 0.05) == pytest.approx(0.8, abs=0.025)
 
 
 def test_more_images_leave_the_error_of_seeds() -> None:

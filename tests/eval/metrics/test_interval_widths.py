@@ -154,7 +154,7 @@ def test_every_interval_has_a_width(name: str, case: str) -> None:
             assert 0 <= interval.low < interval.high <= 1, metric
 
 
-@pytest.mark.parametrize("name", ["loc", "seg", "cls", "retrieval"])
+@pytest.mark.parametrize("name", ["loc", "retrieval"])
 def test_results_of_one_sample_are_verified_and_shown(name, command, tmp_path):
     store_result(tmp_path, name, samples_of(name, "one sample right"), dataset="own-set")
     assert "1 verified" in command("verify", str(tmp_path)).out

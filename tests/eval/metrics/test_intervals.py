@@ -100,8 +100,8 @@ def test_wilson_of_clusters_covers_where_captions_of_an_image_depend_on_each_oth
 
 
 def test_jackknife_of_miou_covers() -> None:
-    # Fewer studies than benchmarks/coverage.py has.
-    assert 0.92 <= miou_coverage(500, 0.3, blocks=3) <= 0.98
+    # Fewer studies of fewer images than benchmarks/coverage.py has.
+    assert 0.91 <= miou_coverage(150, 0.3, blocks=2) <= 0.985
 
 
 def test_cluster_median_equals_medians_of_the_same_draws() -> None:
@@ -169,7 +169,7 @@ def test_mean_of_groups_equals_a_plain_bootstrap_over_clusters() -> None:
     labels = np.unique(clusters)
     rows = [np.flatnonzero(clusters == label) for label in labels]
     means = []
-    for _ in range(3000):
+    for _ in range(1500):
         drawn = np.concatenate([rows[i] for i in rng.integers(len(labels), size=len(labels))])
         recalls = [hits[drawn][groups[drawn] == g].mean() for g in np.unique(groups[drawn])]
         means.append(np.mean(recalls))
@@ -285,7 +285,7 @@ def test_the_interval_of_a_mean_of_shares_has_all_likely_means_by_a_search():
     """The shares of three groups on a grid, whose log-likelihood is at most 3.84 / 2 below that of
     the shares found: half of the chi-squared quantile."""
     right, sizes = np.array([1, 3, 10]), np.array([2, 3, 12])
-    grid = np.linspace(0.0025, 0.9975, 200)
+    grid = np.linspace(0.005, 0.995, 100)
     shares = np.stack(np.meshgrid(grid, grid, grid)).reshape(3, -1)
     found = right[:, None] * np.log(shares) + (sizes - right)[:, None] * np.log(1 - shares)
     of_found = np.log(1 / 2) + 10 * np.log(10 / 12) + 2 * np.log(2 / 12) + np.log(1 / 2)

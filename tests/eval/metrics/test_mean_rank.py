@@ -77,11 +77,11 @@ def test_stored_intervals_keep_their_method():
 
 @pytest.mark.parametrize(("images", "captions"), [(500, 1), (200, 5)])
 def test_it_holds_the_mean_of_heavy_tails(images, captions):
-    """600 studies (standard error 0.9 points); a percentile bootstrap holds it in 90%."""
+    """300 studies (standard error 1.3 points); a percentile bootstrap holds it in 90%."""
     true = drawn_ranks(np.random.default_rng(99), 500_000, 2).mean()
     clusters, held = np.repeat(np.arange(images), captions), []
-    for seed in range(600):
+    for seed in range(300):
         ranks = drawn_ranks(np.random.default_rng(seed), images, captions)
         low, high = interval_of(ranks.ravel(), clusters)[:2]
         held.append(low <= true <= high)
-    assert 0.93 <= np.mean(held) <= 0.97
+    assert 0.925 <= np.mean(held) <= 0.975

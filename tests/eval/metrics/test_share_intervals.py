@@ -8,7 +8,6 @@ import pytest
 from scipy.optimize import brentq
 from scipy.stats import binomtest, foldnorm, norm
 from scipy.stats import t as student
-from sklearn.metrics import average_precision_score, f1_score
 
 from cosmos_eval.stats.calibration import calibration_error
 from cosmos_eval.stats.choices import macro_f1
@@ -51,15 +50,16 @@ def test_dependent_samples_of_a_group_count_once():
 def test_the_lowest_of_equal_groups_is_held():
     """Six groups of 200 images, 80% of each: the lowest of samples is too low."""
     groups, held, former = np.repeat(np.arange(6), 200), 0, 0
-    for seed in range(200):
+    for seed in range(100):
         hits = np.random.default_rng(seed).random(1200) < 0.8
         estimate = GroupMean(hits, groups, lowest=True)
-        held += interval_of(estimate).low <= 0.8 <= interval_of(estimate).high
-        if seed < 50:
+        interval = interval_of(estimate)
+        held += interval.low <= 0.8 <= interval.high
+        if seed < 30:
             drawn = interval_of(estimate, methods={"it": "bootstrap"}, resamples=200)
             former += drawn.low <= 0.8 <= drawn.high
-    assert held >= 0.94 * 200
-    assert former < 0.5 * 50
+    assert held >= 0.93 * 100
+    assert former < 0.5 * 30
 
 
 def test_the_interval_of_one_bin_follows_from_a_folded_normal_distribution():
@@ -89,7 +89,7 @@ def test_the_interval_of_a_model_without_any_gap_has_a_width():
 
 def test_a_calibrated_model_may_have_no_error():
     held = former = 0
-    for seed in range(100):
+    for seed in range(50):
         rng = np.random.default_rng(seed)
         confidences = rng.uniform(0.1, 1, 1000).astype(np.float32)
         estimate = calibration_error(confidences, rng.random(1000) < confidences)
@@ -98,19 +98,19 @@ def test_a_calibrated_model_may_have_no_error():
         held += found.low == 0
         drawn = interval_of(estimate, methods={"it": "bootstrap"}, resamples=100)
         former += drawn.low < 0.005
-    assert held >= 93
-    assert former < 5
+    assert held >= 46
+    assert former < 3
 
 
 @pytest.mark.parametrize("shift", [0.03, 0.15])
 def test_the_error_of_a_model_that_is_too_sure_is_held(shift: float):
     held = 0
-    for seed in range(100):
+    for seed in range(50):
         rng = np.random.default_rng(seed)
         confidences = rng.uniform(0.2, 1, 2000).astype(np.float32)
         found = interval_of(calibration_error(confidences, rng.random(2000) < confidences - shift))
         held += found.low <= shift <= found.high
-    assert held >= 90
+    assert held >= 45
 
 
 def jackknife(value: float, without: list[float]) -> tuple[float, float]:
@@ -121,6 +121,8 @@ def jackknife(value: float, without: list[float]) -> tuple[float, float]:
 
 def test_the_interval_of_macro_f1_is_of_scikit_learns_without_each_sample():
     """Class 3 has one sample, without which it is left out; class 9 is no sample's."""
+    from sklearn.metrics import f1_score
+
     rng = np.random.default_rng(0)
     labels = np.append(rng.integers(0, 3, 59), 3)
     predicted = np.where(rng.random(60) < 0.5, labels, rng.choice([0, 1, 2, 9], 60))
@@ -139,6 +141,8 @@ def test_the_interval_of_macro_f1_is_of_scikit_learns_without_each_sample():
 @pytest.mark.parametrize("digits", [1, 6])
 def test_the_interval_of_map_is_of_scikit_learns_without_each_image(digits: int):
     """Class 2 has one image, without which it is left out; class 3 has none. Scores may tie."""
+    from sklearn.metrics import average_precision_score
+
     rng = np.random.default_rng(3)
     labels = rng.random((60, 4)) < [0.5, 0.2, 0, 0]
     labels[7, 2] = True
@@ -168,17 +172,17 @@ def test_a_mean_over_classes_that_is_perfect_has_a_width(n: int):
 
 
 def test_average_precisions_of_rare_classes_are_held():
-    """40 classes in 90 to 1 of 300 images. The expected value is the mean of 200 other studies."""
+    """40 classes in 90 to 1 of 300 images. The expected value is the mean of 100 other studies."""
 
     def study(seed):
         rng = np.random.default_rng(seed)
         labels = rng.random((300, 40)) < np.geomspace(0.3, 0.003, 40)
         return mean_average_precision(rng.normal(size=(300, 40)) + labels, labels)
 
-    expected = np.mean([study(seed).value for seed in range(1000, 1200)])
-    made = [interval_of(study(seed)) for seed in range(60)]
+    expected = np.mean([study(seed).value for seed in range(1000, 1100)])
+    made = [interval_of(study(seed)) for seed in range(30)]
     assert np.mean([one.low <= expected <= one.high for one in made]) >= 0.9
-    former = [interval_of(study(n), methods={"it": "bootstrap"}, resamples=100) for n in range(20)]
+    former = [interval_of(study(n), methods={"it": "bootstrap"}, resamples=100) for n in range(10)]
     assert np.mean([one.low <= expected <= one.high for one in former]) < 0.8
 
 
@@ -202,15 +206,16 @@ def test_the_mean_over_classes_that_are_there_is_held_though_half_are_absent():
     """60 images of 50 classes, the more frequent the easier."""
     recalls, frequency = np.linspace(0.9, 0.1, 50), 1 / np.arange(1, 51)
     held = former = 0
-    for seed in range(200):
+    for seed in range(100):
         rng = np.random.default_rng(seed)
         labels = rng.choice(50, 60, p=frequency / frequency.sum())
         estimate = GroupMean(rng.random(60) < recalls[labels], labels)
         true = recalls[np.unique(labels)].mean()
-        held += interval_of(estimate).low <= true <= interval_of(estimate).high
-        if seed < 100:
+        interval = interval_of(estimate)
+        held += interval.low <= true <= interval.high
+        if seed < 50:
             stored = {"it": "bootstrap or likelihood"}
             drawn = interval_of(estimate, methods=stored, resamples=200)
             former += drawn.low <= true <= drawn.high
-    assert held >= 0.92 * 200
-    assert former < 0.9 * 100
+    assert held >= 0.91 * 100
+    assert former < 0.9 * 50
