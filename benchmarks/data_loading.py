@@ -42,6 +42,7 @@ from cosmos_core.config import (
 )
 from cosmos_core.data.loading import make_loader
 from cosmos_core.data.samples import Batch, StreamPosition, ViewMaker
+from cosmos_core.data.scenes.scene import render_scene
 from cosmos_core.data.shards import Schedule, parse_shards
 from cosmos_core.data.stream import LaneReader, StreamBatches
 from cosmos_core.methods import METHODS
@@ -49,6 +50,7 @@ from cosmos_core.recipes.scenes import scenes_cosmos
 from cosmos_core.views import MultiCrop
 
 TARGET = 1.3
+RENDERED = 500.0  # scenes a second and core
 SCENE_SIZE = (128, 128)  # pixels of an embedded scene
 WARMUP = 2  # rounds
 RESUMED = 50_000  # samples
@@ -90,6 +92,7 @@ def _measure(files: Sequence[bytes], batches: Iterator[Batch], rounds: int) -> d
         "loader": lambda: next(batches),
         "decoding": lambda: [_decode(file) for file in files],
         "scenes": lambda: [scene(image) for image in scenes],
+        "rendering": lambda: [render_scene(1, index) for index in range(len(files))],
     }
     return interleave(functions, rounds, WARMUP, clock=time.process_time)
 
@@ -106,6 +109,7 @@ def _lines(seconds: dict[str, Spread], count: int) -> list[Measurement]:
         measurement("decoding in plain", seconds["decoding"].over(plain), share),
         measurement("decoding in ours", seconds["decoding"].over(ours), share),
         measurement("our views of scenes", seconds["scenes"].per(count), rate),
+        measurement("rendering scenes", seconds["rendering"].per(count), rate, at_least=RENDERED),
     ]
 
 
