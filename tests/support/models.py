@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from support.results import figures_of
+from support.results import figures_of, metric_names
 from support.rows import make_row, write_result
 
 from cosmos_eval.results.record import ResultRow
@@ -171,8 +171,10 @@ _MAP = {"map": "text-to-patch similarity", "protocol_map": "text-to-patch simila
 
 
 @cache
-def _drawn(task: str, skill: float, seed: int) -> tuple[Samples, dict[str, Any]]:
-    """Return the samples of a model, and the figures that follow from them."""
+def _drawn(
+    task: str, skill: float, seed: int, metrics: tuple[str, ...]
+) -> tuple[Samples, dict[str, Any]]:
+    """Return the samples of a model, and their figures; `metrics` are the task's metrics."""
     samples = SAMPLES[task](skill, np.random.default_rng(seed))
     return samples, figures_of(task, samples)
 
@@ -188,7 +190,7 @@ def make_result(
     """A result and its samples; `changes` are make_row's, `hashes` those of the provenance, of
     which an empty one is left out."""
     if samples is None:
-        samples, figures = deepcopy(_drawn(task, skill, seed))
+        samples, figures = deepcopy(_drawn(task, skill, seed, metric_names(task)))
     else:
         figures = figures_of(task, samples)
     data = {"sample_list": "c" * 64, "content": "d" * 64}

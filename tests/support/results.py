@@ -121,14 +121,23 @@ def figures_of(task: str, samples: Samples) -> dict[str, Any]:
     return {**figures, "intervals": intervals}
 
 
+def metric_names(task: str) -> tuple[str, ...]:
+    """The metrics of a task, to which tests may add some."""
+    return tuple(metric.name for metric in task_named(task).metrics)
+
+
 @cache
-def _made_up_figures(task: str) -> dict[str, Any]:
+def _made_up_figures(task: str, metrics: tuple[str, ...]) -> dict[str, Any]:
+    """Return the figures of made-up samples; `metrics` are the metrics that the task has."""
     return figures_of(task, SAMPLES[task])
 
 
 def measured_row(task: str, samples: Samples | None = None, **fields: Any) -> ResultRow:
     """A result of samples."""
-    figures = figures_of(task, samples) if samples else deepcopy(_made_up_figures(task))
+    if samples:
+        figures = figures_of(task, samples)
+    else:
+        figures = deepcopy(_made_up_figures(task, metric_names(task)))
     return make_row(task=task, **{**figures, **fields})
 
 
