@@ -127,7 +127,9 @@ def warm_up(tests: Sequence[str]) -> None:
     with open(os.devnull, "w") as silence, contextlib.redirect_stdout(silence):
         pytest.main(["--collect-only", "-q", "-n", "0", "-p", "no:cacheprovider", *tests])
     for name, module in list(sys.modules.items()):
-        if name != "__main__" and str(ROOT) in (getattr(module, "__file__", None) or ""):
+        file = getattr(module, "__file__", None) or ""
+        # The environment with other packages may be in a folder of the project.
+        if name != "__main__" and str(ROOT) in file and "site-packages" not in file:
             del sys.modules[name]
 
 
