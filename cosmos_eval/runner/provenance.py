@@ -36,16 +36,16 @@ def make_row(
     job: plans.Job,
     protocol: types.Protocol,
     measurement: types.Measurement,
-    part: types.FoundSamples | None,
+    found_samples: types.FoundSamples | None,
     seconds: Mapping[str, float],
     images_per_second: float | None,
 ) -> ResultRow:
     """Return the record of a measurement.
 
-    `part` tells how many samples of an incomplete data set were measured; it is None for a complete
-    one. `seconds` are wall times by phase.
+    `found_samples` tells how many samples of an incomplete data set were measured, and is None for
+    a complete one. `seconds` are wall times by phase.
     """
-    provenance = _provenance(model.encoder, job, protocol, measurement, part, seconds)
+    provenance = _provenance(model.encoder, job, protocol, measurement, found_samples, seconds)
     provenance["images_per_second"] = images_per_second
     return ResultRow(
         schema_version=SCHEMA_VERSION,
@@ -87,7 +87,7 @@ def _model_record(model: LoadedModel) -> dict[str, Any]:
 
 
 def settings_of(
-    protocol: types.Protocol, options: types.RunOptions, part: types.FoundSamples | None
+    protocol: types.Protocol, options: types.RunOptions, found_samples: types.FoundSamples | None
 ) -> dict[str, Any]:
     """Return the part of a provenance that says under which options a result was measured.
 
@@ -95,8 +95,8 @@ def settings_of(
     """
     usual_attention = task_for(protocol).attention(protocol)
     settings: dict[str, Any] = {"precision": options.precision, "limit": options.limit}
-    if part is not None:
-        settings["partial"] = str(part)
+    if found_samples is not None:
+        settings["partial"] = str(found_samples)
     settings["attention"] = None
     if usual_attention:
         settings["attention"] = options.attention or usual_attention
@@ -111,7 +111,7 @@ def _provenance(
     job: plans.Job,
     protocol: types.Protocol,
     measurement: types.Measurement,
-    part: types.FoundSamples | None,
+    found_samples: types.FoundSamples | None,
     seconds: Mapping[str, float],
 ) -> dict[str, Any]:
     """Return the provenance of a measurement, without its speed."""
@@ -125,7 +125,7 @@ def _provenance(
         "utc": environment.utc_now(),
         "device": info.device,
         "seed": options.seed,
-        **settings_of(protocol, replace(options, precision=info.precision), part),
+        **settings_of(protocol, replace(options, precision=info.precision), found_samples),
     }
     if info.auxiliary is not None:
         record["auxiliary"] = dict(info.auxiliary)
@@ -133,8 +133,8 @@ def _provenance(
         record["repository"] = protocol.repository
         record["revision"] = protocol.revision
     notes = [*measurement.notes, *notes_of(encoder)]
-    if part is not None:
-        notes.append(f"{part} were found")
+    if found_samples is not None:
+        notes.append(f"{found_samples} were found")
     record |= {
         **measurement.settings,
         "batch_size": options.batch_size,

@@ -184,8 +184,10 @@ def measure(
         images_per_second = encoded.per_second(seconds, options)
         if not task.shares_pass:
             encoded.restart()
-        part = getattr(data, "found_samples", None) if options.allow_partial else None
-        row = make_row(model, job, protocol, measurement, part, seconds, images_per_second)
+        found_samples = None
+        if options.allow_partial:
+            found_samples = getattr(data, "found_samples", None)
+        row = make_row(model, job, protocol, measurement, found_samples, seconds, images_per_second)
         yield _store(protocol, row, measurement.samples, job)
 
 
