@@ -11,7 +11,15 @@ import torch
 from safetensors import safe_open
 from support.forked import Forked
 from support.resuming import stay_before_the_checkpoint
-from support.runs import STEPS, TINY, assert_same_run, finish, start, wait_for_step
+from support.runs import (
+    STEPS,
+    TINY,
+    assert_same_run,
+    finish,
+    start,
+    wait_for_snapshot,
+    wait_for_step,
+)
 
 pytestmark = pytest.mark.slow  # starts processes of its own
 
@@ -44,6 +52,7 @@ def test_a_killed_run_goes_on_bitwise_with_other_workers(tmp_path, reference):
     output = tmp_path / "run"
     process = start(output)
     wait_for_step(process, output, random.randrange(1, STEPS - 1))
+    wait_for_snapshot(process, output)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     finish(start(output, "--resume", "--set", "data.workers=2"))
@@ -70,6 +79,7 @@ def test_a_full_disk_at_a_snapshot_ends_in_a_line_and_the_run_goes_on(tmp_path, 
     output = tmp_path / "run"
     process = start(output)
     wait_for_step(process, output, 1)
+    wait_for_snapshot(process, output)
     process.limit_files(1_000_000)  # a snapshot has 28 MB
     printed = finish(process, status=1)
     last = printed.splitlines()[-1]

@@ -4,7 +4,16 @@ import random
 import signal
 
 import pytest
-from support.runs import STEPS, assert_same_run, finish, log, shard_settings, start, wait_for_step
+from support.runs import (
+    STEPS,
+    assert_same_run,
+    finish,
+    log,
+    shard_settings,
+    start,
+    wait_for_snapshot,
+    wait_for_step,
+)
 from support.shards import write_shards
 
 pytestmark = pytest.mark.slow  # starts processes of its own
@@ -20,6 +29,7 @@ def words(tmp_path_factory):
 def kill(output, words, step):
     process = start(output, *words)
     wait_for_step(process, output, step)
+    wait_for_snapshot(process, output)
     process.send_signal(signal.SIGKILL)
     process.communicate()
 

@@ -69,6 +69,15 @@ def wait_for_step(process, output, step):
         time.sleep(0.01)
 
 
+def wait_for_snapshot(process, output):
+    """Until a snapshot is whole. It is written while the next steps are taken and logged."""
+    deadline = time.monotonic() + 120
+    while not list((output / "snapshots").glob("step-*")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def log(output):
     path = output / "log.jsonl"
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
