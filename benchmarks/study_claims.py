@@ -1,4 +1,4 @@
-"""`python benchmarks/study_claims.py`: every test that README's text on the study draws on.
+"""`python benchmarks/study_claims.py`: every test that docs/study.md draws on.
 
 The table has a row per comparison and metric: the means over trainings, the difference with its
 95% interval over seeds and images, the p-value, and the p-value with Holm's correction over all.
@@ -37,7 +37,7 @@ OTHER_METHODS = {
 
 
 class Metric(NamedTuple):
-    """A column of README's table: where its values are stored, and its title."""
+    """A column of the study's table: where its values are stored, and its title."""
 
     dataset: str
     protocol: str  # `tuned`: settings chosen for each training

@@ -81,13 +81,13 @@ def test_the_tests_of_the_study_follow_from_its_results(script_output):
     assert table == (ROOT / "benchmarks/study/claims.md").read_text("utf-8")
 
 
-def test_the_readme_claims_what_the_tests_of_the_study_show():
-    readme = " ".join((ROOT / "README.md").read_text("utf-8").split())
-    study = readme.partition("Claims rest on one family")[2].partition("The package includes")[0]
+def test_the_page_on_the_study_claims_what_its_tests_show():
+    page = " ".join((ROOT / "docs/study.md").read_text("utf-8").split())
+    study = page.partition("Claims rest on one family")[2].partition("The package includes")[0]
     figures = re.findall(r"[+-][0-9.]+ \[[^]]*\]", study)
     assert len(figures) >= 10
     assert set(figures) <= {difference for difference, _ in claims().values()}
-    assert f"{len(claims())} tests" in readme
+    assert f"{len(claims())} tests" in page
 
     def significant(comparison):
         return {

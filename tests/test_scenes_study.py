@@ -232,8 +232,8 @@ def test_studies_of_one_folder_render_its_scenes_once(tmp_path, monkeypatch):
     assert (tmp_path / "scenes-16").is_dir()
 
 
-def test_the_readme_has_the_table():
+def test_the_page_on_the_study_has_the_table():
     root = SCRIPT.parents[1]
     table = (root / "benchmarks" / "study" / "table.md").read_text(encoding="utf-8")
     shown = f"<!-- study table -->\n\n{table.split(chr(10) * 2)[0]}\n\n<!-- end of study table -->"
-    assert shown in (root / "README.md").read_text(encoding="utf-8")
+    assert shown in (root / "docs" / "study.md").read_text(encoding="utf-8")
