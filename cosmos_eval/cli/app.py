@@ -12,6 +12,7 @@ from cosmos_eval.cli.check import check
 from cosmos_eval.cli.convert import convert
 from cosmos_eval.cli.options import Command
 from cosmos_eval.cli.overlap import overlap
+from cosmos_eval.cli.plot import plot
 from cosmos_eval.cli.results import compare, export, leaderboard, report, reproduce, verify
 from cosmos_eval.cli.run import run
 from cosmos_eval.cli.tune import tune
@@ -31,6 +32,7 @@ for panel, commands in _COMMANDS.items():
     for command in commands:
         name = command.__name__.partition("_")[0]  # `list` of list_known
         app.command(name, cls=Command, rich_help_panel=panel)(command)
+app.add_typer(plot, name="plot", rich_help_panel="Results")
 app.add_typer(data.data, name="data", rich_help_panel="Models and data")
 app.add_typer(data.cache, name="cache", rich_help_panel="Models and data")
 

@@ -13,6 +13,7 @@ from cosmos_eval.results.table import TableOptions, split_patterns
 
 MODELS, DATA, COMPUTATION = "Models", "Data", "Computation"
 CONTENT, LAYOUT = "Content of tables", "Layout of tables"
+METHODS = "Methods, by groups of trainings"
 _LEAST_FOR_PANELS = 10  # parameters of a command, with --help, whose help has panels
 
 

@@ -17,6 +17,7 @@ from cosmos_eval.cli.options import (
     CONTENT,
     DATA,
     LAYOUT,
+    METHODS,
     File,
     Texts,
     flag,
@@ -46,11 +47,10 @@ if TYPE_CHECKING:
     from cosmos_eval.results.verify import Verdict
 
 
-METHODS = "Methods, by groups of trainings"
 _FORMATS_WITH_ALL = ("csv", "json")  # beside the score of a suite, they have all results
 
 
-def _read_results(path: Path) -> list[StoredResult]:
+def read_results(path: Path) -> list[StoredResult]:
     """Read a result or a folder of results, and check them."""
     from cosmos_eval.results.checked import read_checked
     from cosmos_eval.results.store import result_paths
@@ -121,7 +121,7 @@ def leaderboard(
     from cosmos_eval.results.leaderboard.task_tables import select_entries
     from cosmos_eval.results.leaderboard.writers import Leaderboard
 
-    results = _read_results(directory)
+    results = read_results(directory)
     table_options = TableOptions(
         models=split_patterns(models),
         datasets=split_patterns(datasets),
@@ -142,7 +142,7 @@ def leaderboard(
     entries = select_entries(all_entries, table_options)
     score = None
     if suite is not None:
-        score = _score_suite(suite, measured_entries, with_published, groups, table_options.models)
+        score = score_suite(suite, measured_entries, with_published, groups, table_options.models)
     means = group_means(_measured(entries)) if groups else None
     board = Leaderboard(
         entries,
@@ -176,7 +176,7 @@ def _measured(entries: Sequence[Entry]) -> list[Entry]:
     return [entry for entry in entries if entry.stored is not None]
 
 
-def _score_suite(
+def score_suite(
     suite_name: str,
     measured_entries: Sequence[Entry],
     with_published: bool,
@@ -225,7 +225,7 @@ def reproduce(
 
     results: list[StoredResult] = []
     if directory is not None or (RESULTS.exists() and any(RESULTS.iterdir())):
-        results = _read_results(directory or RESULTS)
+        results = read_results(directory or RESULTS)
     table_options = make_table_options(metrics, decimals, intervals, sort)
     all_numbers = reproduction.find_reproductions(entries_of(results))
     numbers = list(
@@ -322,19 +322,18 @@ def compare(
     """Compare two models on the same samples, or two methods by groups of trainings."""
     from cosmos_eval.results import compare as comparisons
     from cosmos_eval.results import groups
+    from cosmos_eval.results.sides import read_comparison
 
-    _require_two_sides(b, model, group, plan, same_seeds)
-    results_a = _read_unchecked(a)
-    results_b = results_a if b is None else _read_unchecked(b)
-    if group:
-        comparison = _compare_groups(results_a, group[0], group[1], same_seeds=same_seeds)
-    else:
-        comparison = _compare_models(a, results_a, b or a, results_b, model)
+    if (plan or same_seeds) and not group:
+        raise UsageError("--plan and --same-seeds need --group, given twice")
+    comparison = read_comparison(
+        a, b, models=model or (), trainings=group or (), same_seeds=same_seeds
+    )
     table_options = make_table_options(metrics, decimals, intervals, sort)
     tests = select_metrics(comparison.tests, table_options.metrics, lambda test: test.metric)
     comparison = comparison._replace(tests=tests)
     planned = groups.plan_trainings(comparison, difference, power) if plan else None
-    notes = _notes_of_comparison(results_a, results_b, comparison)
+    notes = list(comparison.notes)
     if format == "json":
         document = comparisons.to_records(comparison)
         document["notes"] = notes
@@ -350,76 +349,6 @@ def compare(
         planned_cells = [_planned_cells(record, table_options) for record in planned]
         print_records(planned_cells, section=("dataset", "protocol"), texts=2, sort=sort)
     print_notes(notes)
-
-
-def _require_two_sides(
-    b: Path | None, models: Texts, groups: Texts, plan: bool, same_seeds: bool
-) -> None:
-    """Raise UsageError unless the options of `compare` name two models, or two methods."""
-    if groups:
-        if models or b is not None or len(groups) != 2:
-            raise UsageError(
-                "methods are compared by one folder and --group twice, without --model"
-            )
-    elif plan or same_seeds:
-        raise UsageError("--plan and --same-seeds need --group, given twice")
-    elif b is None and len(models or ()) != 2:
-        raise UsageError("Missing argument 'B': name it, or give --model or --group twice")
-
-
-def _read_unchecked(path: Path) -> list[StoredResult]:
-    """Read a result or a folder of results. Their metrics are checked when they are compared."""
-    from cosmos_eval.results.store import read_stored, result_paths
-
-    return read_stored(result_paths(path) if path.is_dir() else [path])
-
-
-def _compare_groups(
-    results: Sequence[StoredResult], group_a: str, group_b: str, *, same_seeds: bool
-) -> Comparison:
-    """Compare two methods by all trainings of each."""
-    from cosmos_eval.results import groups
-    from cosmos_eval.results.store import read_samples
-
-    trainings_a = groups.select_group_results(results, group_a)
-    trainings_b = groups.select_group_results(results, group_b)
-    return groups.compare(trainings_a, trainings_b, read_samples, by_seed=same_seeds)
-
-
-def _compare_models(
-    path_a: Path,
-    results_a: Sequence[StoredResult],
-    path_b: Path,
-    results_b: Sequence[StoredResult],
-    models: Texts,
-) -> Comparison:
-    """Compare two models; `models` names one model for both sides, or A's model, then B's.
-
-    Without `models`, the results of each path must be results of one model.
-    """
-    from cosmos_eval.results import compare as comparisons
-    from cosmos_eval.results.store import read_samples
-
-    names: Sequence[str | None] = models or [None]
-    if len(names) > 2:
-        raise UsageError("--model is given at most twice: A's model, then B's")
-    chosen_a = comparisons.select_model_results(results_a, names[0], str(path_a))
-    chosen_b = comparisons.select_model_results(results_b, names[-1], str(path_b))
-    pairs, unpaired_notes = comparisons.pair_results(chosen_a, chosen_b)
-    comparison = comparisons.compare(pairs, read_samples)
-    return comparison._replace(notes=(*unpaired_notes, *comparison.notes))
-
-
-def _notes_of_comparison(
-    results_a: Sequence[StoredResult], results_b: Sequence[StoredResult], comparison: Comparison
-) -> list[str]:
-    """Return the warnings about the results of both sides, each once, then the other notes."""
-    from cosmos_eval.results.labels import result_warnings
-
-    warnings = list(result_warnings(results_a))
-    if results_b is not results_a:
-        warnings += result_warnings(results_b)
-    return [*dict.fromkeys(warnings), *comparison.notes]
 
 
 def _print_sides(comparison: Comparison) -> None:
@@ -489,7 +418,7 @@ def export(
     """Write all results as one table, one row per metric."""
     from cosmos_eval.results import export as tables
 
-    results = _read_results(directory)
+    results = read_results(directory)
     n_escaped = tables.export(tables.table_of(results), output)
     print_written(output)
     if n_escaped:

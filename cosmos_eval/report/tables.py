@@ -446,5 +446,6 @@ def _class_record(table: ClassTable, model_indices: Mapping[str, int]) -> dict[s
 def _curve_record(curve: Curve, model_indices: Mapping[str, int]) -> dict[str, Any]:
     """Return the curve of a training for JSON. Its `model` is the index of the model."""
     record = curve._asdict()
+    del record["is_result"]
     record["model"] = model_indices[curve.model]
     return record

@@ -9,7 +9,7 @@ from cosmos_eval.models.specs import local_weights, parse_model_spec
 from cosmos_eval.results.labels import StoredResult
 from cosmos_eval.types import UsageError
 
-_LOG = "log.jsonl"
+LOG = "log.jsonl"
 _MOST_POINTS = 120  # of a curve
 # Fields of a log that are not terms of the loss.
 _FIELDS_WITHOUT_LOSS = ("step", "total", "timing", "evaluation")
@@ -26,6 +26,8 @@ class Curve(NamedTuple):
     line: str
     steps: tuple[int, ...]
     values: tuple[float, ...]
+    # Whether it is a loss or an evaluation, and not, for example, the speed.
+    is_result: bool = False
 
 
 def curves_of(results: Iterable[StoredResult]) -> tuple[Curve, ...]:
@@ -40,7 +42,7 @@ def curves_of(results: Iterable[StoredResult]) -> tuple[Curve, ...]:
             logs[result.model] = log
     curves: list[Curve] = []
     for model, log in sorted(logs.items()):
-        curves += _read_curves(model, log)
+        curves += read_curves(model, log)
     return tuple(curves)
 
 
@@ -60,13 +62,13 @@ def _find_log(result: StoredResult) -> Path | None:
     # Look beside the weights and one folder above: a snapshot of a training has a folder of its own
     # inside the folder of the training.
     for folder in weight_files[0].parents[:2]:
-        log = folder / _LOG
+        log = folder / LOG
         if log.is_file():
             return log
     return None
 
 
-def _read_curves(model: str, log: Path) -> Iterator[Curve]:
+def read_curves(model: str, log: Path) -> Iterator[Curve]:
     """Yield the curves in the training log of a model.
 
     Each curve has at most 120 points. Values that are not finite are left out, and so are curves
@@ -76,6 +78,8 @@ def _read_curves(model: str, log: Path) -> Iterator[Curve]:
     from cosmos_core.plots.curves import PANELS, panels, thinned
 
     records = read_log(log)
+
+    titles_without_results = {panel.title for panel in PANELS}
 
     # All fields that no panel shows yet are terms of the loss.
     other_fields = set(_FIELDS_WITHOUT_LOSS)
@@ -102,4 +106,5 @@ def _read_curves(model: str, log: Path) -> Iterator[Curve]:
                     line=line,
                     steps=tuple(steps),
                     values=tuple(values),
+                    is_result=panel.title not in titles_without_results,
                 )

@@ -1,0 +1,182 @@
+"""`cosmos-eval plot`: figures for papers, as PDF, SVG or PNG."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from typer import Argument
+
+from cosmos_eval.cli import options
+from cosmos_eval.cli.options import (
+    CONTENT,
+    METHODS,
+    Command,
+    File,
+    Texts,
+    flag,
+    option,
+    output_file,
+)
+from cosmos_eval.cli.output import print_written
+from cosmos_eval.results import RESULTS
+from cosmos_eval.results.table import TableOptions, split_patterns
+from cosmos_eval.types import UsageError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from cosmos_eval.results.leaderboard.entries import Entry
+
+plot = typer.Typer(
+    help="Draw figures for papers: results, differences, suites, costs, training curves.",
+    no_args_is_help=True,
+)
+
+_Output = Annotated[Path, output_file("FIG.pdf|svg|png", "The figure to write.")]
+_Columns = Annotated[
+    int, option("1|2", "Width of the figure in columns of the paper.", min=1, max=2)
+]
+_Models = Annotated[Texts, option("NAME,...", "Only these; `*` is any text.", CONTENT)]
+_Datasets = Annotated[Texts, option("NAME,...", "Only these data sets.", CONTENT)]
+_Protocols = Annotated[Texts, option("NAME,...", "Only these protocols.", CONTENT)]
+
+
+def _write(draw: Callable[[], Figure], output: Path) -> None:
+    """Draw a figure and write it to a file, with the fonts and lines of a paper."""
+    from cosmos_eval.report.plots.style import paper_style, require_figure_name, write_figure
+
+    require_figure_name(output)
+    with paper_style():
+        write_figure(draw(), output)
+    print_written(output)
+
+
+def _read_entries(
+    directory: Path,
+    with_published: bool,
+    models: Texts,
+    datasets: Texts,
+    protocols: Texts,
+    metrics: Texts,
+) -> list[Entry]:
+    """Read the results in a folder, and return the entries that the options select."""
+    from cosmos_eval.results.checked import read_checked
+    from cosmos_eval.results.leaderboard.entries import entries_of, published_beside
+    from cosmos_eval.results.leaderboard.task_tables import select_entries
+    from cosmos_eval.results.store import result_paths
+
+    results = read_checked(result_paths(directory))
+    entries = entries_of(results)
+    if with_published:
+        entries += published_beside(results)
+    table_options = TableOptions(
+        models=split_patterns(models),
+        datasets=split_patterns(datasets),
+        protocols=split_patterns(protocols),
+        metrics=split_patterns(metrics),
+    )
+    return select_entries(entries, table_options)
+
+
+@plot.command(cls=Command)
+def leaderboard(
+    output: _Output,
+    directory: options.ResultFolder = RESULTS,
+    columns: _Columns = 1,
+    with_published: options.Published = False,
+    models: _Models = None,
+    datasets: _Datasets = None,
+    protocols: _Protocols = None,
+    metrics: options.Metrics = None,
+) -> None:
+    """Draw the primary metrics of models as bars with 95% intervals."""
+    from cosmos_eval.report.plots.leaderboard import draw_leaderboard
+
+    entries = _read_entries(directory, with_published, models, datasets, protocols, metrics)
+    _write(lambda: draw_leaderboard(entries, columns), output)
+
+
+@plot.command(cls=Command)
+def compare(
+    a: Annotated[Path, Argument(metavar="A", help="A result, or a folder of them.")],
+    output: _Output,
+    b: Annotated[File, Argument(metavar="B", help="Another one. Default: the folder A.")] = None,
+    model: Annotated[Texts, option("SPEC", "Model of a folder; twice: A's, then B's.")] = None,
+    group: Annotated[Texts, option("NAME", "Twice: the trainings of A, and of B.", METHODS)] = None,
+    same_seeds: Annotated[bool, flag("--same-seeds", "Pair trainings by seed.", METHODS)] = False,
+    columns: _Columns = 1,
+    all_metrics: Annotated[
+        bool, flag("--all-metrics", "Draw all metrics, not only the primary ones.", CONTENT)
+    ] = False,
+) -> None:
+    """Draw the paired differences of two models or methods with their 95% intervals."""
+    from cosmos_eval.report.plots.comparison import draw_comparison
+    from cosmos_eval.results.sides import read_comparison
+
+    if same_seeds and not group:
+        raise UsageError("--same-seeds needs --group, given twice")
+    comparison = read_comparison(
+        a, b, models=model or (), trainings=group or (), same_seeds=same_seeds
+    )
+    _write(lambda: draw_comparison(comparison, columns, all_metrics=all_metrics), output)
+
+
+@plot.command(cls=Command)
+def suite(
+    output: _Output,
+    suite: Annotated[str, option("NAME|FILE", "A suite of data sets.")],
+    directory: options.ResultFolder = RESULTS,
+    columns: _Columns = 1,
+    with_published: options.Published = False,
+    groups: Annotated[
+        bool, flag("--groups", "Means over the seeds of a training.", CONTENT)
+    ] = False,
+    models: _Models = None,
+) -> None:
+    """Draw the means of models over a suite as bars with 95% intervals."""
+    from cosmos_eval.cli.results import read_results, score_suite
+    from cosmos_eval.report.plots.suite import draw_suite
+    from cosmos_eval.results.leaderboard.entries import entries_of
+
+    entries = entries_of(read_results(directory))
+    score = score_suite(suite, entries, with_published, groups, split_patterns(models))
+    _write(lambda: draw_suite(score, columns), output)
+
+
+@plot.command(cls=Command)
+def scaling(
+    output: _Output,
+    directory: options.ResultFolder = RESULTS,
+    columns: _Columns = 1,
+    models: _Models = None,
+    datasets: _Datasets = None,
+    protocols: _Protocols = None,
+    metrics: options.Metrics = None,
+) -> None:
+    """Draw primary metrics against the GFLOPs of an image, with the Pareto front."""
+    from cosmos_eval.report.plots.scaling import draw_scaling
+
+    entries = _read_entries(directory, False, models, datasets, protocols, metrics)
+    _write(lambda: draw_scaling(entries, columns), output)
+
+
+@plot.command(cls=Command)
+def curves(
+    runs: Annotated[
+        list[Path], Argument(metavar="RUN...", help="Folders that `cosmos-train` wrote.")
+    ],
+    output: _Output,
+    columns: _Columns = 1,
+    all_panels: Annotated[
+        bool, flag("--all-panels", "Also draw the learning rate, the speed and others.", CONTENT)
+    ] = False,
+) -> None:
+    """Draw the losses and evaluations of trainings over the steps."""
+    if not runs:
+        raise UsageError("name the folders of one or more trainings")
+    from cosmos_eval.report.plots.curves import draw_curves
+
+    _write(lambda: draw_curves(runs, columns, all_panels=all_panels), output)

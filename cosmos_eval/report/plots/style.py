@@ -1,0 +1,120 @@
+"""The size, font and colours that all figures for papers share, and how figures are written."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cosmos_core.utils.figures import plain_style
+from cosmos_core.utils.files import write_atomically
+from cosmos_eval.types import UsageError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# The widths of a column and of a page of two columns in inches, as in CVPR's and IEEE's templates.
+WIDTHS = {1: 3.25, 2: 6.875}
+FORMATS = (".pdf", ".svg", ".png")
+
+# Colours of Okabe and Ito (jfly.uni-koeln.de/color), which colour-blind readers can tell apart.
+BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
+PURPLE, SKY_BLUE, GREY = "#CC79A7", "#56B4E9", "#7F7F7F"
+LINE_COLOURS = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY_BLUE, GREY)
+
+_STYLE: dict[str, Any] = {
+    "font.size": 7.0,
+    "axes.titlesize": 7.0,
+    "axes.labelsize": 7.0,
+    "xtick.labelsize": 6.5,
+    "ytick.labelsize": 6.5,
+    "legend.fontsize": 6.5,
+    "axes.linewidth": 0.6,
+    "lines.linewidth": 1.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "text.parse_math": False,  # a `$` in the name of a model is a `$`
+    "pdf.fonttype": 42,  # TrueType: conferences refuse fonts of type 3
+    "svg.hashsalt": "cosmos-eval",  # without it, equal figures would have different files
+    "savefig.dpi": 300,
+}
+# Without a date, equal figures are equal files.
+_METADATA: dict[str, dict[str, Any]] = {
+    ".pdf": {"CreationDate": None},
+    ".svg": {"Date": None},
+    ".png": {},
+}
+
+
+@contextmanager
+def paper_style() -> Iterator[None]:
+    """Draw and write figures in the block with the fonts and lines of a paper."""
+    with plain_style(_STYLE):
+        yield
+
+
+def new_figure(columns: int, height: float) -> Figure:
+    """Return an empty figure.
+
+    Args:
+        columns: The number of columns of the paper that the figure spans, 1 or 2.
+        height: The height in inches.
+    """
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(WIDTHS[columns], height), layout="constrained")
+
+
+def require_figure_name(path: Path) -> None:
+    """Raise UsageError if the name of a file does not end with a format of figures."""
+    if path.suffix.lower() not in FORMATS:
+        raise UsageError(f"{path}: the name of a figure ends with {', '.join(FORMATS)}")
+
+
+def write_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as PDF, SVG or PNG, by the suffix of the path.
+
+    Equal figures give equal files. Call it inside of `paper_style`, since fonts are chosen when a
+    figure is written. Raises UsageError for another suffix.
+    """
+    require_figure_name(path)
+    suffix = path.suffix.lower()
+    content = io.BytesIO()
+    figure.savefig(content, format=suffix[1:], metadata=_METADATA[suffix])
+    write_atomically(path, content.getvalue())
+
+
+def draw_bars(
+    axes: Axes, values: list[float], intervals: list[tuple[float, float] | None], colour: str
+) -> None:
+    """Draw horizontal bars with whiskers, the first one at the top.
+
+    Args:
+        axes: The axes, whose rows are at 0, 1, 2... from top to bottom.
+        values: The lengths of the bars.
+        intervals: The ends of the whisker of each bar, or None for a bar without one.
+        colour: The colour of bars with whiskers. The others are hollow.
+    """
+    for row, (value, interval) in enumerate(zip(values, intervals, strict=True)):
+        if interval is None:
+            axes.barh(row, value, height=0.7, facecolor="white", edgecolor=GREY, linewidth=0.6)
+            continue
+        low, high = interval
+        axes.barh(row, value, height=0.7, color=colour, linewidth=0)
+        axes.plot([low, high], [row, row], color="black", linewidth=0.8, solid_capstyle="butt")
+    axes.set_ylim(len(values) - 0.4, -0.6)
+
+
+def shorten(name: str, longest: int) -> str:
+    """Return a name of at most `longest` characters, with "..." in place of its middle.
+
+    Example: "openclip:ViT-B-32/laion2b" for 15 -> "opencl...aion2b".
+    """
+    if len(name) <= longest:
+        return name
+    n_end = (longest - 3) // 2
+    n_start = longest - 3 - n_end
+    return f"{name[:n_start]}...{name[-n_end:]}"

@@ -1,0 +1,55 @@
+"""The means of models over a suite, as bars with intervals, and the values of its members."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cosmos_eval.report.plots.style import SKY_BLUE, draw_bars, new_figure, shorten
+from cosmos_eval.results.leaderboard.suite import SuiteScore
+from cosmos_eval.types import UsageError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_ROW_HEIGHT, _MARGIN = 0.2, 0.5  # inches
+_LONGEST_NAME = {1: 24, 2: 48}  # characters of a model's name
+
+
+def draw_suite(score: SuiteScore, columns: int) -> Figure:
+    """Draw the mean of each model over a suite, with its 95% interval, the best model first.
+
+    Models that lack a member of the suite have no mean and are left out. Means of published numbers
+    have no interval and are hollow.
+
+    Args:
+        score: The means over the suite.
+        columns: The number of columns of the paper that the figure spans, 1 or 2.
+
+    Raises:
+        UsageError: If no model has a mean.
+    """
+    factor = score.metric.factor
+    labels: list[str] = []
+    values: list[float] = []
+    intervals: list[tuple[float, float] | None] = []
+    for row in score.rows:
+        if row.mean is None:
+            continue
+        name = row.model if row.source == "measured" else f"{row.model} ({row.source})"
+        labels.append(shorten(name, _LONGEST_NAME[columns]))
+        values.append(factor * row.mean.value)
+        interval = row.mean.interval
+        intervals.append(interval and (factor * interval.low, factor * interval.high))
+    if not labels:
+        raise UsageError(
+            f"nothing to draw: no model has results of all {len(score.suite.members)} members of "
+            f"the suite {score.suite.name}"
+        )
+    figure = new_figure(columns, _MARGIN + _ROW_HEIGHT * len(labels))
+    axes = figure.subplots()
+    draw_bars(axes, values, intervals, SKY_BLUE)
+    axes.set_yticks(range(len(labels)), labels)
+    axes.tick_params(axis="y", length=0)
+    unit = ", %" if score.metric.unit == "fraction" else ""
+    axes.set_xlabel(f"mean over {len(score.suite.members)} members of {score.suite.name}{unit}")
+    return figure
