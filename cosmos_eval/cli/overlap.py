@@ -41,7 +41,7 @@ def overlap(
     ] = 0.95,
     format: options.Format = "table",
     data_root: options.DataRoot = None,
-    device: options.Device = "auto",
+    device: options.Device = RunOptions.device,
     workers: options.Workers = _WORKERS,
 ) -> None:
     """Find images of a data set among training images: copies, scaled, compressed or mirrored.

@@ -255,7 +255,7 @@ def report(
         File, option("DIR", "Label maps that `run --save-predictions` wrote.", DATA)
     ] = None,
     data_root: options.DataRoot = None,
-    device: options.Device = "auto",
+    device: options.Device = RunOptions.device,
 ) -> None:
     """Write all results as one web page that works offline."""
     # Threads of models that wait actively take the cores from each other and from other processes.

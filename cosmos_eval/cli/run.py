@@ -15,7 +15,14 @@ from cosmos_eval.cli import options
 from cosmos_eval.cli.options import COMPUTATION, DATA, MODELS, File, Text, Texts, flag, option
 from cosmos_eval.cli.output import print_json, print_line, print_notes, print_records, print_tables
 from cosmos_eval.results import RESULTS
-from cosmos_eval.types import Executor, RunOptions, UsageError
+from cosmos_eval.types import (
+    DataOptions,
+    Executor,
+    ModelOptions,
+    ModelSpec,
+    RunOptions,
+    UsageError,
+)
 
 if TYPE_CHECKING:
     from cosmos_eval.cli.progress import Progress
@@ -41,7 +48,7 @@ def run(
     format: options.Format = "table",
     dry_run: Annotated[bool, flag("--dry-run", "Show what would be measured, how long.")] = False,
     arch: options.Arch = None,
-    weights: options.Weights = "teacher",
+    weights: options.Weights = ModelSpec.weights,
     trainings: Annotated[File, option("FILE", "Groups and seeds of the trainings.", MODELS)] = None,
     attention: options.Attention = None,
     auxiliary: options.Auxiliary = None,
@@ -54,8 +61,8 @@ def run(
         int | None, option("N", "Only the first N samples (marked).", DATA, min=1)
     ] = None,
     allow_partial: Annotated[bool, flag("--partial", "Allow missing files; marked.", DATA)] = False,
-    precision: options.Precision = "fp32",
-    device: options.Device = "auto",
+    precision: options.Precision = RunOptions.precision,
+    device: options.Device = RunOptions.device,
     batch_size: Annotated[
         int, option("N", "Images per batch.", COMPUTATION, min=1)
     ] = RunOptions.batch_size,
@@ -75,77 +82,73 @@ def run(
     Without options: the bundled models on the embedded scenes. `cosmos-eval list` shows models,
     tasks, data sets, protocols and suites; --model, --name, --dataset, --protocol are repeatable.
     """
-    from cosmos_eval.embedding.cache import embeddings_folder
     from cosmos_eval.runner.execute import existing_results
-    from cosmos_eval.runner.plan import make_plan, model_specs
-    from cosmos_eval.runner.preview import preview
-    from cosmos_eval.runner.tune import tuned_plan
+    from cosmos_eval.runner.options import make_run_options
+    from cosmos_eval.runner.plan import make_plan
 
     as_json = format == "json"
     with process_group() as distributed:
         if executor != "local" and distributed.world_size > 1:
             raise UsageError("torchrun needs --executor local")
-        if tuned is not None:
-            _require_tuned_alone(suite, task, protocol)
-        run_options = RunOptions(
+
+        data_options = DataOptions(
             data_root=data_root,
             download=download,
             stream=stream,
-            attention=attention,
-            auxiliary=auxiliary,
-            device=device,
-            precision=precision,
-            batch_size=batch_size,
-            workers=workers,
             limit=limit,
             allow_partial=allow_partial,
+        )
+        model_options = ModelOptions(
+            attention=attention, auxiliary=auxiliary, device=device, precision=precision
+        )
+        run_options = make_run_options(
+            data_options,
+            model_options,
+            batch_size=batch_size,
+            workers=workers,
+            use_cache=not no_cache,
+            output=output,
             save_predictions=save_predictions,
             overlays=overlays,
-            unfinished=str(output / ".partial"),
-            cache=None if no_cache else str(embeddings_folder()),
             distributed=distributed,
         )
-        datasets, models, names = dataset or (), model or (), name or ()
 
-        def plan_run() -> Plan:
-            if tuned is not None:
-                specs = model_specs(models, names, arch, weights, trainings)
-                return tuned_plan(tuned, datasets, specs, run_options, transfer=transfer)
-            return make_plan(
-                suite=suite,
-                task=task,
-                datasets=datasets,
-                protocol_names=protocol or (),
-                models=models,
-                names=names,
-                arch=arch,
-                weights=weights,
-                trainings=trainings,
-                options=run_options,
-            )
+        make_plan_of_options = partial(
+            make_plan,
+            suite=suite,
+            task=task,
+            datasets=dataset or (),
+            protocol_names=protocol or (),
+            models=model or (),
+            names=name or (),
+            arch=arch,
+            weights=weights,
+            trainings=trainings,
+            tuned=tuned,
+            transfer=transfer,
+            options=run_options,
+        )
+        plan = distributed.synchronized(make_plan_of_options)
 
-        plan = distributed.synchronized(plan_run)
         existing: Existing = {}
         if suite is not None or dry_run:
+            # The results that the main process finds count for all processes.
             existing = distributed.gather(existing_results(plan, output))[0]
         if dry_run:
-            if is_main_process():
-                _print_previews(preview(plan, existing, output), as_json=as_json)
+            _print_dry_run(plan, existing, output, as_json=as_json)
             return
         results = _execute(plan, output, existing, executor, keep_going=keep_going)
+
+    n_failed = sum(result.error is not None for result in results)
     if is_main_process():
         print_results(results, as_json=as_json, suite=suite)
-        n_failed = sum(result.error is not None for result in results)
         if suite is not None or keep_going:
-            _print_counts(results, existing, n_failed)
+            n_reused = sum(existing.get(result.pair) is result for result in results)
+            n_measured = len(results) - n_reused - n_failed
+            counts = f"measured {n_measured}, there already {n_reused}, failed {n_failed}"
+            print_line(counts, error=True)
         if n_failed:
             raise Exit(1)
-
-
-def _require_tuned_alone(suite: Text, task: str, protocols: Texts) -> None:
-    """Raise UsageError for options that contradict `--tuned`."""
-    if suite or protocols or task not in ("all", "seg"):
-        raise UsageError("--tuned is for --task seg, without --suite and --protocol")
 
 
 def _execute(
@@ -173,13 +176,6 @@ def _execute(
             _report(batch, progress)
             results.update({result.pair: result for result in batch})
     return [results[pair] for pair in plan.pairs if pair in results]
-
-
-def _print_counts(results: Sequence[Result], existing: Existing, n_failed: int) -> None:
-    """Print how many results were measured, were there already, and failed."""
-    n_reused = sum(existing.get(result.pair) is result for result in results)
-    n_measured = len(results) - n_reused - n_failed
-    print_line(f"measured {n_measured}, there already {n_reused}, failed {n_failed}", error=True)
 
 
 def _report(results: Sequence[Result], progress: Progress) -> None:
@@ -262,8 +258,20 @@ def _score(name: str, entries: Sequence[Entry]) -> SuiteScore | None:
     return None
 
 
-def _print_previews(previews: Sequence[Preview], *, as_json: bool) -> None:
-    """Print what a run would measure, which of its results are there, and an estimate of hours."""
+def _print_dry_run(plan: Plan, existing: Existing, output: Path, *, as_json: bool) -> None:
+    """Print, in the main process, what a run would measure and how long it would take.
+
+    Args:
+        plan: The models and data sets of the run.
+        existing: The results that are already in the folder `output`.
+        output: The folder that the run would write its results to.
+        as_json: Whether JSON is printed in place of a table.
+    """
+    from cosmos_eval.runner.preview import preview as preview_run
+
+    if not is_main_process():
+        return
+    previews = preview_run(plan, existing, output)
     if as_json:
         print_json([preview._asdict() for preview in previews])
         return

@@ -10,7 +10,7 @@ from cosmos_eval.cli import options
 from cosmos_eval.cli.options import File, option
 from cosmos_eval.cli.output import print_json, print_notes, print_records, print_written
 from cosmos_eval.results.text import percent
-from cosmos_eval.types import RunOptions
+from cosmos_eval.types import ModelSpec, RunOptions
 
 if TYPE_CHECKING:
     from cosmos_eval.runner.tune import Search, Tuned
@@ -29,9 +29,9 @@ def tune(
     seed: Annotated[int, option("N", "Seed of the choice of settings.", min=0)] = 0,
     format: options.Format = "table",
     arch: options.Arch = None,
-    weights: options.Weights = "teacher",
+    weights: options.Weights = ModelSpec.weights,
     data_root: options.DataRoot = None,
-    device: options.Device = "auto",
+    device: options.Device = RunOptions.device,
 ) -> None:
     """Choose settings of a segmentation data set for each model, by equal budgets.
 

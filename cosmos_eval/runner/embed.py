@@ -17,15 +17,12 @@ from cosmos_core.utils.distributed import own_device
 from cosmos_eval import models, types
 from cosmos_eval.data.class_folders import SUFFIXES
 from cosmos_eval.data.sources import ImageFile, ImageSource, to_image_array
-from cosmos_eval.embedding.cache import embeddings_folder
 from cosmos_eval.models.encoder import Encoder, require_encoder
 from cosmos_eval.models.specs import parse_model_spec
 from cosmos_eval.runner.bars import bars
+from cosmos_eval.runner.options import make_run_options
 
 Input: TypeAlias = "str | os.PathLike[str] | Image.Image"
-
-# The defaults of arch, weights, device and precision.
-_MODEL_DEFAULTS = (None, "teacher", "auto", "fp32")
 
 
 def embed(
@@ -33,9 +30,9 @@ def embed(
     images_or_texts: Input | Iterable[Input],
     *,
     arch: str | None = None,
-    weights: types.Weights = "teacher",
-    device: str = "auto",
-    precision: types.Precision = "fp32",
+    weights: types.Weights = types.ModelSpec.weights,
+    device: str = types.RunOptions.device,
+    precision: types.Precision = types.RunOptions.precision,
     batch_size: int = types.RunOptions.batch_size,
     workers: int = types.RunOptions.workers,
     cache: bool = True,
@@ -57,14 +54,23 @@ def embed(
     else:
         inputs = list(images_or_texts)
     images, texts = _split_inputs(inputs)
-    if not isinstance(model, str) and (arch, weights, device, precision) != _MODEL_DEFAULTS:
+    is_named_model = isinstance(model, str)
+    model_options = types.ModelOptions(device=device, precision=precision)
+    has_default_model_options = (
+        arch is None
+        and weights == types.ModelSpec.weights
+        and model_options == types.ModelOptions()
+    )
+    if not is_named_model and not has_default_model_options:
         raise types.UsageError("arch, weights, device and precision go with a named model")
     from cosmos_eval.embedding.embed import embed_images, embed_texts
 
-    options = types.RunOptions(
+    options = make_run_options(
+        types.DataOptions(),
+        model_options,
         batch_size=batch_size,
         workers=workers,
-        cache=str(embeddings_folder()) if cache and isinstance(model, str) else None,
+        use_cache=cache and is_named_model,
     )
     with (
         _loaded(model, arch, weights, device, precision) as encoder,

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from cosmos_eval import types
-from cosmos_eval.embedding.cache import embeddings_folder
 from cosmos_eval.models.encoder import Encoder, require_encoder
 from cosmos_eval.models.specs import with_labels
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.runner import plan as plans
 from cosmos_eval.runner.bars import bars
+from cosmos_eval.runner.options import make_run_options
 from cosmos_eval.runner.run import LoadedModel, measure, run_all
 
 
@@ -27,11 +27,11 @@ def evaluate(
     download: bool = False,
     stream: bool = False,
     arch: str | None = None,
-    weights: types.Weights = "teacher",
+    weights: types.Weights = types.ModelSpec.weights,
     attention: types.Attention | None = None,
     auxiliary: str | None = None,
-    device: str = "auto",
-    precision: types.Precision = "fp32",
+    device: str = types.RunOptions.device,
+    precision: types.Precision = types.RunOptions.precision,
     batch_size: int = types.RunOptions.batch_size,
     workers: int = types.RunOptions.workers,
     limit: int | None = None,
@@ -63,45 +63,52 @@ def evaluate(
     Metrics are fractions in [0, 1], and ranks start at 1. Raises UsageError for unknown names,
     missing or inconsistent data, and objects that are not encoders.
     """
-    options = types.RunOptions(
+    is_named_model = isinstance(model, str)
+    folder = None if output is None else Path(output)
+    data_options = types.DataOptions(
         data_root=data_root,
         download=download,
         stream=stream,
-        attention=attention,
-        auxiliary=auxiliary,
-        device=device,
-        precision=precision,
-        batch_size=batch_size,
-        workers=workers,
         limit=limit,
         allow_partial=allow_partial,
-        cache=str(embeddings_folder()) if cache and isinstance(model, str) else None,
-        unfinished=None if output is None else str(Path(output, ".partial")),
     )
-    folder = None if output is None else Path(output)
+    model_options = types.ModelOptions(
+        attention=attention, auxiliary=auxiliary, device=device, precision=precision
+    )
+    options = make_run_options(
+        data_options,
+        model_options,
+        batch_size=batch_size,
+        workers=workers,
+        use_cache=cache and is_named_model,
+        output=folder,
+    )
     plans.require_outputs(options, folder)
-    protocol_names = [protocol] if protocol else []
+    has_default_model_options = (
+        arch is None
+        and weights == types.ModelSpec.weights
+        and model_options == types.ModelOptions(attention=attention)
+    )
+    if not is_named_model and not has_default_model_options:
+        raise types.UsageError("arch, weights, auxiliary, device, precision go with a named model")
+    models: list[str] = []  # an encoder takes the place of the models of the plan
+    names: list[str] = []
+    if isinstance(model, str):
+        models = [model]
+        names = [] if name is None else [name]
+    plan = plans.make_plan(
+        datasets=[dataset],
+        protocol_names=[protocol] if protocol else [],
+        models=models,
+        names=names,
+        arch=arch,
+        weights=weights,
+        options=options,
+    )
     with bars(shown=progress) as show_progress:
         if isinstance(model, str):
-            plan = plans.make_plan(
-                datasets=[dataset],
-                protocol_names=protocol_names,
-                models=[model],
-                names=[] if name is None else [name],
-                arch=arch,
-                weights=weights,
-                options=options,
-            )
             (result,) = run_all(plan, show_progress, folder)
         else:
-            model_options = (arch, weights, auxiliary, device, precision)
-            if model_options != (None, "teacher", None, "auto", "fp32"):  # the default values
-                raise types.UsageError(
-                    "arch, weights, auxiliary, device, precision go with a named model"
-                )
-            plan = plans.make_plan(
-                datasets=[dataset], protocol_names=protocol_names, options=options
-            )
             result = _measure_encoder(model, plan, name, show_progress, folder)
     assert result.row is not None  # an error would have been raised
     return result.row

@@ -116,24 +116,44 @@ def make_plan(
     models: Sequence[str] = (),
     names: Sequence[str | None] = (),
     arch: str | None = None,
-    weights: types.Weights = "teacher",
+    weights: types.Weights = types.ModelSpec.weights,
     trainings: Path | None = None,
+    tuned: Path | None = None,
+    transfer: bool = False,
     options: types.RunOptions | None = None,
 ) -> Plan:
     """Return the plan to measure models on data sets, both named as on the command line.
 
-    Without `models`, the bundled models are measured. Without `datasets`, the embedded data sets of
-    the task are. Every data set is measured by each of `protocol_names`, which defaults to its
-    usual protocol. A `suite` names the data sets in place of these arguments, and the models if
-    `models` does not. `names` are the names of the models in results, one for each. `trainings` is
-    a file that states how models were trained.
+    Args:
+        suite: The name or YAML file of a suite. It names the data sets in place of `task`,
+            `datasets` and `protocol_names`, and the models if `models` is empty.
+        task: The task that all data sets belong to; `all`: any.
+        datasets: Names, YAML files or their contents, or protocols. Empty: the embedded data sets
+            of the task.
+        protocol_names: Every data set is measured by each of these protocols. Empty: by its usual
+            protocol.
+        models: Specifications such as `openclip:ViT-B-32/openai`. Empty: the bundled models.
+        names: The names of the models in results, one for each model. Empty: the specifications.
+        arch: The OpenCLIP architecture of checkpoints that do not state theirs.
+        weights: The weights that are measured of checkpoints with two sets.
+        trainings: A file that states how the models were trained.
+        tuned: A file of settings by `cosmos-eval tune`, by which one model is measured on one
+            segmentation data set. The file names both if `models` and `datasets` are empty.
+        transfer: Whether `tuned` may have been tuned for another model.
+        options: How the models are run on the data sets; None: the default options.
 
-    Raises UsageError for unknown names, repetitions, a data set of another task, and options that
-    contradict each other.
+    Raises:
+        UsageError: For unknown or repeated names, for a data set of another task, and for arguments
+            and options that contradict each other.
     """
     options = options or types.RunOptions()
-    if options.overlays and options.save_predictions is None:
-        raise types.UsageError("--overlays needs --save-predictions DIR: where the pictures go")
+    if tuned is not None:
+        if suite or protocol_names or task not in ("all", "seg"):
+            raise types.UsageError("--tuned is for --task seg, without --suite and --protocol")
+        from cosmos_eval.runner.tune import tuned_plan
+
+        specs = model_specs(models, names, arch, weights, trainings)
+        return tuned_plan(tuned, datasets, specs, options, transfer=transfer)
     protocols: Sequence[types.Protocol]
     if suite is None:
         protocols = _choose_protocols(task, datasets, protocol_names)
@@ -178,7 +198,7 @@ def model_specs(
     models: Sequence[str],
     names: Sequence[str | None] = (),
     arch: str | None = None,
-    weights: types.Weights = "teacher",
+    weights: types.Weights = types.ModelSpec.weights,
     trainings: Path | None = None,
 ) -> list[types.ModelSpec]:
     """Return the specifications of models, as `make_plan` takes them.

@@ -29,6 +29,7 @@ from cosmos_eval.types import (
     ModelSpec,
     OnProgress,
     Progress,
+    Protocol,
     RunOptions,
     SegmentationProtocol,
     UsageError,
@@ -311,7 +312,7 @@ def _stored_scores(path: Path, head: Mapping[str, Any], n_settings: int) -> list
 
 def tuned_plan(
     path: Path,
-    datasets: Sequence[str],
+    datasets: Sequence[str | Mapping[str, Any] | Protocol],
     models: Sequence[ModelSpec],
     options: RunOptions,
     *,
@@ -332,8 +333,8 @@ def tuned_plan(
             f"{path}: chosen for {tuned_model}, not {spec.text}: add --transfer to measure it"
         )
     dataset = datasets[0] if datasets else search["dataset"]
-    is_file = Path(dataset).suffix in (".yaml", ".yml")
-    protocol_name = None if is_file else search["protocol"]
+    is_known_dataset = isinstance(dataset, str) and Path(dataset).suffix not in (".yaml", ".yml")
+    protocol_name = search["protocol"] if is_known_dataset else None
     protocol = require_segmentation(find_protocol(dataset, protocol_name))
     tuned_protocol = tuning.tuned_protocol(record, protocol, spec.text)
     return Plan(specs=[spec], protocols=[tuned_protocol], options=options)
