@@ -51,7 +51,7 @@ _FORMATS_WITH_ALL = ("csv", "json")  # beside the score of a suite, they have al
 
 
 def _read_results(path: Path) -> list[StoredResult]:
-    """Read a result or a folder of results, and check them."""
+    """Read a result file, or all results in a folder, and check that they were not edited."""
     from cosmos_eval.results.checked import read_checked
     from cosmos_eval.results.store import result_paths
 
@@ -59,7 +59,7 @@ def _read_results(path: Path) -> list[StoredResult]:
 
 
 def _print_warnings(results: Sequence[StoredResult]) -> None:
-    """Print warnings on results, and on results that repeat other ones."""
+    """Print warnings on results, and on results that repeat other ones, on standard error."""
     from cosmos_eval.results.labels import repeat_notes, result_warnings
 
     print_notes([*result_warnings(results), *repeat_notes(results)])
@@ -112,8 +112,8 @@ def leaderboard(
         raise UsageError("--format html is a page for a browser: add --output board.html")
     if members and suite is None:
         raise UsageError("--members needs --suite: without it, these tables are shown anyway")
-    only_score = suite and not (members or groups or format in _FORMATS_WITH_ALL)
-    if only_score and (datasets or protocols or metrics):
+    shows_only_score = suite and not (members or groups or format in _FORMATS_WITH_ALL)
+    if shows_only_score and (datasets or protocols or metrics):
         raise UsageError("--datasets, --protocols and --metrics need --members with --suite")
     from cosmos_eval.results.leaderboard.entries import entries_of, published_beside
     from cosmos_eval.results.leaderboard.groups import group_means
@@ -122,13 +122,14 @@ def leaderboard(
     from cosmos_eval.results.leaderboard.writers import Leaderboard
 
     results = _read_results(directory)
+    shows_intervals = format != "tex" if intervals is None else intervals
     table_options = TableOptions(
         models=split_patterns(models),
         datasets=split_patterns(datasets),
         protocols=split_patterns(protocols),
         metrics=split_patterns(metrics),
         decimals=decimals,
-        intervals=format != "tex" if intervals is None else intervals,
+        intervals=shows_intervals,
         ranks=ranks,
         second=second,
         sort=sort,
@@ -140,10 +141,20 @@ def leaderboard(
     if with_published:
         all_entries += published_beside(results)
     entries = select_entries(all_entries, table_options)
+
     score = None
     if suite is not None:
-        score = _score_suite(suite, measured_entries, with_published, groups, table_options.models)
-    means = group_means(_measured(entries)) if groups else None
+        score = _score_suite(
+            suite,
+            measured_entries,
+            with_published=with_published,
+            by_group=groups,
+            model_patterns=table_options.models,
+        )
+    means = None
+    if groups:
+        # Published numbers belong to no group of trainings.
+        means = group_means([entry for entry in entries if entry.stored is not None])
     board = Leaderboard(
         entries,
         find_ties(entries, ties),
@@ -158,7 +169,14 @@ def leaderboard(
 def _write_board(
     board: Leaderboard, results: Sequence[StoredResult], format: str, output: Path | None
 ) -> None:
-    """Print a leaderboard in a format, or write it to a file; then print notes on its results."""
+    """Print a leaderboard or write it to a file; then print notes on its results.
+
+    Args:
+        board: The leaderboard.
+        results: The results that were read for it.
+        format: `table`, or a key of `WRITERS` such as `csv`.
+        output: The file to write; None: standard output.
+    """
     from cosmos_eval.results.labels import repeat_notes, result_warnings
     from cosmos_eval.results.leaderboard.writers import WRITERS, to_texts
 
@@ -166,24 +184,29 @@ def _write_board(
         print_tables(partial(to_texts, board), output)
     else:
         write_text(WRITERS[format](board), output)
-    if format in ("csv", "json"):  # the other formats have the warnings below their tables
+    has_no_room_for_warnings = format in ("csv", "json")  # others have them below their tables
+    if has_no_room_for_warnings:
         print_notes(result_warnings(results))
     print_notes(repeat_notes(results))
-
-
-def _measured(entries: Sequence[Entry]) -> list[Entry]:
-    """Return the entries that are results, without published numbers."""
-    return [entry for entry in entries if entry.stored is not None]
 
 
 def _score_suite(
     suite_name: str,
     measured_entries: Sequence[Entry],
+    *,
     with_published: bool,
     by_group: bool,
-    models: Sequence[str],
+    model_patterns: Sequence[str],
 ) -> SuiteScore:
-    """Return the score of a suite, for the models that match the patterns `models`."""
+    """Return the score of each model over a suite of data sets.
+
+    Args:
+        suite_name: The name or file of the suite.
+        measured_entries: The results as rows of a leaderboard.
+        with_published: Whether models get a score from published numbers too.
+        by_group: Whether the trainings of a group, such as several seeds, get one score.
+        model_patterns: Only models whose names match one of them are scored; empty: all.
+    """
     from cosmos_eval.results.leaderboard.entries import read_published_entries
     from cosmos_eval.results.leaderboard.suite import suite_score
     from cosmos_eval.results.leaderboard.task_tables import select_entries
@@ -192,9 +215,8 @@ def _score_suite(
     entries = list(measured_entries)
     if with_published:
         entries += read_published_entries()
-    return suite_score(
-        read_score(suite_name), select_entries(entries, TableOptions(models)), by_group=by_group
-    )
+    chosen_entries = select_entries(entries, TableOptions(models=model_patterns))
+    return suite_score(read_score(suite_name), chosen_entries, by_group=by_group)
 
 
 def reproduce(
@@ -224,13 +246,16 @@ def reproduce(
     from cosmos_eval.results.leaderboard.entries import entries_of
 
     results: list[StoredResult] = []
-    if directory is not None or (RESULTS.exists() and any(RESULTS.iterdir())):
+    has_default_results = RESULTS.exists() and any(RESULTS.iterdir())
+    if directory is not None or has_default_results:
         results = _read_results(directory or RESULTS)
     table_options = make_table_options(metrics, decimals, intervals, sort)
     all_numbers = reproduction.find_reproductions(entries_of(results))
-    numbers = list(
-        select_metrics(all_numbers, table_options.metrics, lambda number: number.column.metric)
+    chosen_numbers = select_metrics(
+        all_numbers, table_options.metrics, lambda number: number.column.metric
     )
+    numbers = list(chosen_numbers)
+
     if format == "table":
         print_tables(partial(reproduction.to_texts, numbers, options=table_options))
     elif format == "md":
@@ -238,6 +263,7 @@ def reproduce(
     else:
         write_text(reproduction.to_json(numbers))
     _print_warnings(results)
+
     if strict:
         raise Exit(reproduction.exit_status(numbers))
 
@@ -273,11 +299,13 @@ def report(
     from cosmos_eval.results.store import read_samples, result_paths
     from cosmos_eval.runner.suites import read_score
 
+    # Faults of the options are reported before anything slow.
     require_page_name(output)
     score = None if suite is None else read_score(suite)
     paths = result_paths(directory)
     results = read_checked(paths)
     require_inputs((result.row for result in results), data_root, dataset or (), predictions)
+
     published_entries = read_published_entries() if with_published else ()
     gallery = Gallery()
     with Progress() as progress:
@@ -293,6 +321,7 @@ def report(
                 budget=room_for_pictures(content),
                 show_progress=progress.step,
             )
+
     page = to_page(content, gallery)
     write_file(output, page.content)
     print_written(output, f", {len(page.content) / 1e6:.1f} MB")
@@ -323,18 +352,20 @@ def compare(
     from cosmos_eval.results import compare as comparisons
     from cosmos_eval.results import groups
 
-    _require_two_sides(b, model, group, plan, same_seeds)
+    _require_two_sides(b, model, group, plan=plan, same_seeds=same_seeds)
     results_a = _read_unchecked(a)
     results_b = results_a if b is None else _read_unchecked(b)
     if group:
         comparison = _compare_groups(results_a, group[0], group[1], same_seeds=same_seeds)
     else:
         comparison = _compare_models(a, results_a, b or a, results_b, model)
+
     table_options = make_table_options(metrics, decimals, intervals, sort)
     tests = select_metrics(comparison.tests, table_options.metrics, lambda test: test.metric)
     comparison = comparison._replace(tests=tests)
     planned = groups.plan_trainings(comparison, difference, power) if plan else None
     notes = _notes_of_comparison(results_a, results_b, comparison)
+
     if format == "json":
         document = comparisons.to_records(comparison)
         document["notes"] = notes
@@ -342,7 +373,9 @@ def compare(
             document["plan"] = planned
         print_json(document)
         return
-    _print_sides(comparison)
+    trainings_a, trainings_b = comparison.trainings or ((), ())
+    print_line(f"A: {_side_text(comparison.a, trainings_a)}")
+    print_line(f"B: {_side_text(comparison.b, trainings_b)}")
     if planned is None:
         test_cells = [comparisons.to_cells(test, table_options) for test in tests]
         print_records(test_cells, section=("data set", "protocol"), texts=2, sort=sort)
@@ -353,9 +386,17 @@ def compare(
 
 
 def _require_two_sides(
-    b: Path | None, models: Texts, groups: Texts, plan: bool, same_seeds: bool
+    b: Path | None, models: Texts, groups: Texts, *, plan: bool, same_seeds: bool
 ) -> None:
-    """Raise UsageError unless the options of `compare` name two models, or two methods."""
+    """Raise UsageError unless the options of `compare` name two models, or two methods.
+
+    Args:
+        b: The path of the second result or folder, if it is given.
+        models: The values of `--model`.
+        groups: The values of `--group`. A method is compared by its group of trainings.
+        plan: Whether `--plan` is given.
+        same_seeds: Whether `--same-seeds` is given.
+    """
     if groups:
         if models or b is not None or len(groups) != 2:
             raise UsageError(
@@ -371,13 +412,22 @@ def _read_unchecked(path: Path) -> list[StoredResult]:
     """Read a result or a folder of results. Their metrics are checked when they are compared."""
     from cosmos_eval.results.store import read_stored, result_paths
 
-    return read_stored(result_paths(path) if path.is_dir() else [path])
+    paths = result_paths(path) if path.is_dir() else [path]
+    return read_stored(paths)
 
 
 def _compare_groups(
     results: Sequence[StoredResult], group_a: str, group_b: str, *, same_seeds: bool
 ) -> Comparison:
-    """Compare two methods by all trainings of each."""
+    """Compare two methods by all trainings of each.
+
+    Args:
+        results: The results of the trainings of both methods.
+        group_a: The group that the trainings of the first method belong to, such as `baseline`.
+        group_b: The group of the second method.
+        same_seeds: Whether a training of one method is compared with the other method's training
+            that has the same seed.
+    """
     from cosmos_eval.results import groups
     from cosmos_eval.results.store import read_samples
 
@@ -393,9 +443,15 @@ def _compare_models(
     results_b: Sequence[StoredResult],
     models: Texts,
 ) -> Comparison:
-    """Compare two models; `models` names one model for both sides, or A's model, then B's.
+    """Compare two models on the data sets that both were measured on.
 
-    Without `models`, the results of each path must be results of one model.
+    Args:
+        path_a: The result or folder of the first model, for messages.
+        results_a: The results at `path_a`.
+        path_b: The result or folder of the second model, for messages.
+        results_b: The results at `path_b`.
+        models: One name for the models of both sides, or A's model, then B's. None: the results of
+            each path must be results of one model.
     """
     from cosmos_eval.results import compare as comparisons
     from cosmos_eval.results.store import read_samples
@@ -403,8 +459,9 @@ def _compare_models(
     names: Sequence[str | None] = models or [None]
     if len(names) > 2:
         raise UsageError("--model is given at most twice: A's model, then B's")
-    chosen_a = comparisons.select_model_results(results_a, names[0], str(path_a))
-    chosen_b = comparisons.select_model_results(results_b, names[-1], str(path_b))
+    name_a, name_b = names[0], names[-1]  # a single name counts for both sides
+    chosen_a = comparisons.select_model_results(results_a, name_a, str(path_a))
+    chosen_b = comparisons.select_model_results(results_b, name_b, str(path_b))
     pairs, unpaired_notes = comparisons.pair_results(chosen_a, chosen_b)
     comparison = comparisons.compare(pairs, read_samples)
     return comparison._replace(notes=(*unpaired_notes, *comparison.notes))
@@ -413,32 +470,37 @@ def _compare_models(
 def _notes_of_comparison(
     results_a: Sequence[StoredResult], results_b: Sequence[StoredResult], comparison: Comparison
 ) -> list[str]:
-    """Return the warnings about the results of both sides, each once, then the other notes."""
+    """Return the warnings about the results of both sides, each once, then the other notes.
+
+    `results_b` is the same list as `results_a` if both models are in one folder.
+    """
     from cosmos_eval.results.labels import result_warnings
 
     warnings = list(result_warnings(results_a))
     if results_b is not results_a:
         warnings += result_warnings(results_b)
-    return [*dict.fromkeys(warnings), *comparison.notes]
-
-
-def _print_sides(comparison: Comparison) -> None:
-    """Print the names of A and B, and the trainings of each if these are groups."""
-    trainings = comparison.trainings or ((), ())
-    print_line(f"A: {_side_text(comparison.a, trainings[0])}")
-    print_line(f"B: {_side_text(comparison.b, trainings[1])}")
+    warnings_once = list(dict.fromkeys(warnings))
+    return [*warnings_once, *comparison.notes]
 
 
 def _side_text(name: str, trainings: Sequence[str]) -> str:
-    """Return the name of a model, or of a group with its trainings."""
-    return f"{name} ({'; '.join(trainings)})" if trainings else name
+    """Return the name of a model, or of a group with its trainings.
+
+    `("clip", ["seed 0", "seed 1"])` becomes `clip (seed 0; seed 1)`.
+    """
+    if not trainings:
+        return name
+    return f"{name} ({'; '.join(trainings)})"
 
 
 def _planned_cells(record: Mapping[str, Any], table_options: TableOptions) -> dict[str, str]:
-    """Return a row of the plan as texts, with the decimals of the options."""
+    """Return a row of the plan as texts by column; floats get the decimals of the options."""
     cells = {}
-    for name, value in record.items():
-        cells[name] = table_options.format_number(value) if isinstance(value, float) else str(value)
+    for column, value in record.items():
+        if isinstance(value, float):
+            cells[column] = table_options.format_number(value)
+        else:
+            cells[column] = str(value)
     return cells
 
 
@@ -459,16 +521,18 @@ def verify(
     from cosmos_eval.results.verify import verify_all
 
     verdicts = list(verify_all(results or [RESULTS]))
-    outcomes = Counter(verdict.outcome for verdict in verdicts)
+    count_by_outcome = Counter(verdict.outcome for verdict in verdicts)
     if format == "json":
         print_json([verdict._asdict() | {"outcome": verdict.outcome} for verdict in verdicts])
     else:
         for verdict in verdicts:
             _print_verdict(verdict)
-        counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items()))
+        counts = ", ".join(
+            f"{count} {outcome}" for outcome, count in sorted(count_by_outcome.items())
+        )
         print_line(f"{len(verdicts)} results: {counts}")
-    if set(outcomes) != {"verified"}:
-        raise Exit(1 if "differs" in outcomes else 2)
+    if set(count_by_outcome) != {"verified"}:
+        raise Exit(1 if "differs" in count_by_outcome else 2)
 
 
 def _print_verdict(verdict: Verdict) -> None:

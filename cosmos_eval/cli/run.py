@@ -26,7 +26,6 @@ from cosmos_eval.types import (
 
 if TYPE_CHECKING:
     from cosmos_eval.cli.progress import Progress
-    from cosmos_eval.results.labels import StoredResult
     from cosmos_eval.results.leaderboard.entries import Entry
     from cosmos_eval.results.leaderboard.suite import SuiteScore
     from cosmos_eval.runner.plan import Pair, Plan, Result
@@ -154,7 +153,18 @@ def run(
 def _execute(
     plan: Plan, output: Path, existing: Existing, executor: Executor, *, keep_going: bool
 ) -> list[Result]:
-    """Measure the pairs without a valid result; return all results, in the plan's order."""
+    """Measure the pairs of a plan that have no valid result yet, and report each on standard error.
+
+    Args:
+        plan: The models and data sets.
+        output: The folder of the results.
+        existing: The results that are already there. One with an error is measured again.
+        executor: Where the jobs run: `local`, `ray` or `slurm`.
+        keep_going: Whether failures become results with an error, instead of ending the run.
+
+    Returns:
+        All results, the existing ones too, in the order of the plan.
+    """
     from cosmos_eval.cli.progress import Progress
     from cosmos_eval.runner.execute import engine_of, execute
 
@@ -165,7 +175,7 @@ def _execute(
                 progress.print(f"there already: {result.path}")
             else:
                 progress.print(f"{result.error}: measured again")
-        for batch in execute(
+        for job_results in execute(
             plan,
             output,
             engine_of(executor),
@@ -173,13 +183,22 @@ def _execute(
             keep_going=keep_going,
             show_progress=progress.step,
         ):
-            _report(batch, progress)
-            results.update({result.pair: result for result in batch})
+            _report(job_results, progress)
+            for result in job_results:
+                results[result.pair] = result
     return [results[pair] for pair in plan.pairs if pair in results]
 
 
 def _report(results: Sequence[Result], progress: Progress) -> None:
-    """Print the files of results, or the models and data sets that failed for one reason."""
+    """Print the files of measured results, or one line for results that failed.
+
+    Args:
+        results: Results of one job, either all measured, or all failed for the same reason.
+        progress: Prints the lines above its bars.
+
+    Example:
+        `failed: 2 models on coco (cosmos), voc20 (cosmos): no folder data`
+    """
     from cosmos_eval.runner.execute import reason_of
 
     error = results[0].error
@@ -187,11 +206,13 @@ def _report(results: Sequence[Result], progress: Progress) -> None:
         progress.hide_bars()
         for result in results:
             progress.print(f"wrote {result.path}")
-            if result.aside is not None:
+            if result.former_result is not None:
                 progress.print(
-                    f"the former result, of another model of this name, is kept as {result.aside}"
+                    "the former result, of another model of this name, is kept as "
+                    f"{result.former_result}"
                 )
         return
+
     model_names = sorted({result.pair.model for result in results})
     models = model_names[0] if len(model_names) == 1 else f"{len(model_names)} models"
     datasets = sorted({f"{result.pair.dataset} ({result.pair.protocol})" for result in results})
@@ -199,9 +220,14 @@ def _report(results: Sequence[Result], progress: Progress) -> None:
 
 
 def print_results(results: Sequence[Result], *, as_json: bool, suite: str | None = None) -> None:
-    """Print results as a table, with the score of a suite.
+    """Print results as a table or as JSON; failed results are left out.
 
-    Frequent mistakes and notes go to standard error.
+    The most frequent mistakes of classifications, and notes, go to standard error.
+
+    Args:
+        results: The results of a run.
+        as_json: Whether JSON is printed in place of a table.
+        suite: The name or file of the suite that was measured, whose score the table shows.
     """
     from cosmos_eval.results.labels import StoredResult, distinct_results, label_results
     from cosmos_eval.results.leaderboard.entries import entries_of
@@ -210,50 +236,50 @@ def print_results(results: Sequence[Result], *, as_json: bool, suite: str | None
     from cosmos_eval.results.store import to_record
     from cosmos_eval.results.table import TableOptions
 
-    stored = [
-        StoredResult(result.path or Path(), result.row)
-        for result in results
-        if result.row is not None
-    ]
-    rows = [result.row for result in stored]
+    stored_results = []
+    for result in results:
+        if result.row is not None:
+            stored_results.append(StoredResult(result.path or Path(), result.row))
+    rows = [result.row for result in stored_results]
     if as_json:
         print_json([to_record(row) for row in rows])
         return
-    stored = distinct_results(label_results(stored))
-    entries = entries_of(stored)
-    leaderboard = Leaderboard(
-        entries,
-        find_ties(entries, "auto"),
-        suite=None if suite is None else _score(suite, entries),
-        options=TableOptions(members=True),
-    )
+
+    labelled_results = distinct_results(label_results(stored_results))
+    entries = entries_of(labelled_results)
+    score = None if suite is None else _suite_score(suite, entries)
+    table_options = TableOptions(members=True)
+    ties = find_ties(entries, "auto")
+    leaderboard = Leaderboard(entries, ties, suite=score, options=table_options)
     print_tables(partial(to_texts, leaderboard))
-    for result in stored:
-        _print_mistakes(result)
+
+    for labelled_result in labelled_results:
+        row = labelled_result.row
+        mistakes = []
+        for pair in row.confusion_pairs[:_MISTAKES_SHOWN]:
+            mistakes.append(f"{pair['true']} as {pair['predicted']} ({pair['images']})")
+        if mistakes:
+            measured = f"{labelled_result.model} on {row.dataset} ({row.protocol})"
+            print_line(f"most confused by {measured}: {', '.join(mistakes)}", error=True)
     print_notes(dict.fromkeys(note for row in rows for note in row.provenance["notes"]))
 
 
-def _print_mistakes(result: StoredResult) -> None:
-    """Print the most frequent mistakes of a classification."""
-    row = result.row
-    mistakes = [
-        f"{pair['true']} as {pair['predicted']} ({pair['images']})"
-        for pair in row.confusion_pairs[:_MISTAKES_SHOWN]
-    ]
-    if mistakes:
-        name = f"{result.model} on {row.dataset} ({row.protocol})"
-        print_line(f"most confused by {name}: {', '.join(mistakes)}", error=True)
+def _suite_score(suite_name: str, entries: Sequence[Entry]) -> SuiteScore | None:
+    """Return the score of a suite; None if it has no score, or none of the results counts.
 
-
-def _score(name: str, entries: Sequence[Entry]) -> SuiteScore | None:
-    """Return the score of a suite; None if it has no score, or none of the results counts."""
+    Args:
+        suite_name: The name or file of the suite.
+        entries: The results as rows of a leaderboard. Some of them may be unranked, such as results
+            of an incomplete data set; these do not count.
+    """
     from cosmos_eval.results.leaderboard.suite import suite_score
     from cosmos_eval.runner.suites import read_suite
 
-    suite = read_suite(name, with_models=False)
+    suite = read_suite(suite_name, with_models=False)
     members = {(member.task, member.dataset, member.protocol) for member in suite.members}
     for entry in entries:
-        if entry.is_ranked and (entry.task, entry.dataset_name, entry.protocol) in members:
+        is_member = (entry.task, entry.dataset_name, entry.protocol) in members
+        if entry.is_ranked and is_member:
             return suite_score(suite, entries)
     return None
 
@@ -276,12 +302,14 @@ def _print_dry_run(plan: Plan, existing: Existing, output: Path, *, as_json: boo
         print_json([preview._asdict() for preview in previews])
         return
     print_records([_preview_record(preview) for preview in previews])
+
     state_of_dataset = {preview.dataset: preview.data_state for preview in previews}
     for dataset, state in state_of_dataset.items():
         if state not in ("there", "made by the run"):
             print_line(f"data of {dataset}: {state}")
     missing = [preview for preview in previews if preview.result is None or preview.result_fault]
     print_line(f"there already: {len(previews) - len(missing)} of {len(previews)}")
+
     estimates = [
         preview.estimated_seconds for preview in missing if preview.estimated_seconds is not None
     ]
@@ -290,13 +318,19 @@ def _print_dry_run(plan: Plan, existing: Existing, output: Path, *, as_json: boo
             f"estimate for {len(estimates)} of the other {len(missing)}: about "
             f"{_duration(sum(estimates))} h, one after the other, without cached embeddings"
         )
-    for basis in dict.fromkeys(preview.estimated_from for preview in missing):
+    bases = dict.fromkeys(preview.estimated_from for preview in missing)
+    for basis in bases:
         if basis:
             print_line(f"estimated from {basis}")
 
 
 def _preview_record(preview: Preview) -> dict[str, Any]:
-    """Return the row of a table of previews."""
+    """Return the row of the table that `--dry-run` prints, by the headings of the columns.
+
+    Example:
+        `{"model": "scenes-clip", "data set": "scenes-cls (scenes)", "data": "there", "samples":
+        500, "result": None, "cached": "500 images", "h:mm:ss": "0:00:25"}`
+    """
     cached = "unknown"
     if preview.embeddings_kept is not None:
         counts = [f"{count} {role}" for role, count in preview.embeddings_kept.items()]
@@ -317,4 +351,5 @@ def _preview_record(preview: Preview) -> dict[str, Any]:
 
 
 def _duration(seconds: float) -> str:
+    """Return a time as hours, minutes and seconds: 3661.2 becomes `1:01:01`."""
     return str(timedelta(seconds=round(seconds)))

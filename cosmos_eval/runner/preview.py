@@ -14,7 +14,7 @@ from cosmos_eval.protocols import is_embedded
 from cosmos_eval.results.identity import is_partial
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.store import read_result
-from cosmos_eval.runner.execute import found_part
+from cosmos_eval.runner.execute import found_samples_of
 from cosmos_eval.runner.facts import FACTS
 from cosmos_eval.runner.plan import Pair, Plan, Result, pair_of
 from cosmos_eval.tasks import task_for
@@ -119,7 +119,7 @@ def _n_samples(protocol: Protocol, options: RunOptions, rows: Sequence[ResultRow
     It is counted in the files of an incomplete data set. Otherwise the protocol states it, or else
     the last complete result of the data set.
     """
-    part = found_part(protocol, options)
+    part = found_samples_of(protocol, options)
     if part is not None and part.unit in ("images", "items"):
         return part.n_found
     count = task_for(protocol).n_samples(protocol)
