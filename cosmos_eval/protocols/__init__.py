@@ -55,13 +55,13 @@ def named_protocols() -> Mapping[str, Protocol]:
 
 
 def published_error(dataset: str, protocol_name: str) -> str | None:
-    """Return a misspelt class name that a protocol has taken over from published lists, or None.
+    """Return a wrong class name that a protocol has taken over from published lists, or None.
 
-    Only lists of the protocol `cosmos` have such names. If there are several, the first one is
-    returned.
+    Most of these names are misspelt. Only lists of the protocol `cosmos` have them. If there are
+    several, the first one is returned.
 
     Example:
-        `published_error("coco_object", "cosmos")` returns `trafficlight`.
+        `published_error("cityscapes", "cosmos")` returns `trafficlight`.
     """
     if protocol_name != "cosmos":
         return None
@@ -70,7 +70,7 @@ def published_error(dataset: str, protocol_name: str) -> str | None:
         misspelt_names = list(CLASSIFICATION[dataset].class_names.values())
         return misspelt_names[0] if misspelt_names else None
 
-    # A published prompt of a segmentation set is misspelt if `fixed-names` has another one.
+    # A published prompt of a segmentation set is wrong if `fixed-names` does not have it.
     fixed_protocols = segmentation.SEGMENTATION_BY_PROTOCOL["fixed-names"]
     if dataset not in fixed_protocols:
         return None

@@ -42,9 +42,9 @@ def _make_protocol(row: Mapping[str, str]) -> Protocol:
             column `task` decides the type of the protocol.
 
     Example:
-        A row with the name `cars`, the task `cls`, the protocol `clip-benchmark` and 8041 images
-        gives `ClassificationProtocol(dataset="wds/cars", repository="clip-benchmark/wds_cars",
-        n_images=8041, ...)`.
+        A row with the name `imagenet-a`, the task `cls`, the protocol `datacomp` and 7500 images
+        gives `ClassificationProtocol(dataset="wds/imagenet-a",
+        repository="djghosh/wds_imagenet-a_test", n_images=7500, ...)`.
     """
     repository = _repository_name(row)
     fields: dict[str, Any] = {
