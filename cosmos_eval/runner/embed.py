@@ -73,7 +73,7 @@ def embed(
         use_cache=cache and is_named_model,
     )
     with (
-        _loaded(model, arch, weights, device, precision) as encoder,
+        _loaded(model, arch, weights, options) as encoder,
         bars(shown=progress) as show_progress,
     ):
 
@@ -91,7 +91,7 @@ def embed(
 
 
 def _split_inputs(inputs: Sequence[Input]) -> tuple[list[ImageSource], list[str]]:
-    """Return the images and the texts among inputs, one of which is empty.
+    """Return the images and the texts among inputs. One of both lists is empty.
 
     Raises UsageError without any input, and if there are both images and texts.
     """
@@ -113,9 +113,16 @@ def _split_inputs(inputs: Sequence[Input]) -> tuple[list[ImageSource], list[str]
 
 
 def _image_or_text(value: Input, name: str) -> ImageSource | str:
-    """Return an image as a source, and a text as it is.
+    """Return an image as a source that can be read, and a text as it is.
 
-    Raises UsageError, in which the input is called `name`, for blank texts and other types.
+    A string is an image if it ends with an image's suffix, or if it is the path of a file.
+
+    Args:
+        value: What the user gave.
+        name: What messages call it, such as `input 3`.
+
+    Raises:
+        UsageError: For blank texts, and for values of other types.
     """
     if isinstance(value, Image.Image):
         return to_image_array(value, name)
@@ -125,7 +132,8 @@ def _image_or_text(value: Input, name: str) -> ImageSource | str:
         raise types.UsageError(
             f"{name} must be a path, a PIL image or a text, not {type(value).__name__}"
         )
-    if value.lower().endswith(SUFFIXES) or os.path.isfile(value):
+    is_file_name = value.lower().endswith(SUFFIXES) or os.path.isfile(value)
+    if is_file_name:
         return ImageFile(Path(value))
     if not value.strip():
         raise types.UsageError(f"{name} must be a path, a PIL image or a text, not blank text")
@@ -134,16 +142,20 @@ def _image_or_text(value: Input, name: str) -> ImageSource | str:
 
 @contextmanager
 def _loaded(
-    model: str | Encoder,
-    arch: str | None,
-    weights: types.Weights,
-    device: str,
-    precision: types.Precision,
+    model: str | Encoder, arch: str | None, weights: types.Weights, options: types.RunOptions
 ) -> Iterator[Encoder]:
-    """Load a model by its name, or check an encoder and keep it in evaluation mode."""
+    """Yield a loaded model, or a user's encoder, which is in evaluation mode meanwhile.
+
+    Args:
+        model: The specification of a model, or an encoder.
+        arch: The OpenCLIP architecture of a checkpoint that does not state its own.
+        weights: The weights that are loaded of a checkpoint with two sets.
+        options: They have the device and the precision of a model that is loaded.
+    """
     if isinstance(model, str):
         spec = parse_model_spec(model, arch=arch, weights=weights)
-        yield models.load_encoder(spec, device=own_device(device), precision=precision)
+        device = own_device(options.device)
+        yield models.load_encoder(spec, device=device, precision=options.precision)
         return
     from cosmos_eval.models.live import evaluation_mode  # which imports torch
 

@@ -121,19 +121,25 @@ def _measure_encoder(
     show_progress: plans.ShowProgress,
     output: Path | None,
 ) -> plans.Result:
-    """Return the result of an encoder on the one data set of a plan, whose models are ignored.
+    """Return the result of a user's encoder on the one data set of a plan.
 
-    `label` is the name of the model in tables.
+    Args:
+        encoder: The model, ready on its device. Its submodules are in evaluation mode meanwhile.
+        plan: It has one data set. Its models are ignored.
+        label: The name of the model in tables; None: the name of the encoder's class.
+        show_progress: Shows how far the measurement is.
+        output: The folder of the result; None: it is not stored.
     """
-    name = type(encoder).__name__
-    (spec,) = with_labels([types.ModelSpec(text=name, kind="python", name=name)], [label])
+    class_name = type(encoder).__name__
+    spec = types.ModelSpec(text=class_name, kind="python", name=class_name)
+    (labelled_spec,) = with_labels([spec], [label])
     datasets = plans.open_datasets(plan, show_progress)
     from cosmos_eval.models.live import evaluation_mode  # which imports torch
 
     with evaluation_mode(encoder):
-        require_encoder(encoder, name)
-        (job,) = plans.jobs_of(replace(plan, specs=[spec]), datasets, output=output)
-        (result,) = measure(
-            LoadedModel(encoder, job.spec, job.options, show_progress), job, show_progress
-        )
+        require_encoder(encoder, class_name)
+        encoder_plan = replace(plan, specs=[labelled_spec])
+        (job,) = plans.jobs_of(encoder_plan, datasets, output=output)
+        model = LoadedModel(encoder, job.spec, job.options, show_progress)
+        (result,) = measure(model, job, show_progress)
     return result
