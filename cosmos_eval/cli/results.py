@@ -472,7 +472,10 @@ def _notes_of_comparison(
 ) -> list[str]:
     """Return the warnings about the results of both sides, each once, then the other notes.
 
-    `results_b` is the same list as `results_a` if both models are in one folder.
+    Args:
+        results_a: The results of the first path.
+        results_b: The results of the second path. It is the same list if there is only one path.
+        comparison: It has notes of its own, such as results that have no counterpart.
     """
     from cosmos_eval.results.labels import result_warnings
 

@@ -51,20 +51,18 @@ ROBUSTNESS: Mapping[str, ClassificationProtocol] = read_protocols(
 """Sets of ImageNet's classes, which only have the protocol `clip-benchmark`."""
 
 
-def _with_clip_benchmark(protocol: ClassificationProtocol) -> ClassificationProtocol:
-    """Return the data set of a protocol `cosmos` under the protocol `clip-benchmark`.
-
-    CLIP Benchmark has other class names and templates for some data sets, which
-    classification.yaml declares under `.clip-benchmark`.
-    """
-    changes = _DECLARED[".clip-benchmark"].get(protocol.dataset, {})
-    return replace(protocol, protocol_name="clip-benchmark", source=_CLIP_BENCHMARK, **changes)
-
-
+# CLIP Benchmark has other class names and templates for some data sets.
+_CLIP_BENCHMARK_CHANGES = _DECLARED[".clip-benchmark"]
 CLASSIFICATION_BY_PROTOCOL: Mapping[str, Mapping[str, ClassificationProtocol]] = {
     "cosmos": CLASSIFICATION,
     "clip-benchmark": {
-        name: _with_clip_benchmark(protocol) for name, protocol in CLASSIFICATION.items()
+        name: replace(
+            protocol,
+            protocol_name="clip-benchmark",
+            source=_CLIP_BENCHMARK,
+            **_CLIP_BENCHMARK_CHANGES.get(name, {}),
+        )
+        for name, protocol in CLASSIFICATION.items()
     },
 }
 """Protocols of classification sets by the name of the protocol, then by the data set."""

@@ -38,16 +38,33 @@ def embed(
     cache: bool = True,
     progress: bool = False,
 ) -> NDArray[np.float32]:
-    """Return L2-normalised features of images or of texts, float32 (N, D), in their order.
+    """Return L2-normalised features of images or of texts.
 
-    Images are `pathlib.Path`s, PIL images, and strings that name a file or end with an image's
-    suffix, such as `photo.jpg`; all other strings are texts. A single image or text gives (1, D).
-    Products of features of images and of texts are cosine similarities.
+    Products of features of images and of texts are cosine similarities. Warns of texts that are cut
+    to the model's context.
 
-    `model` is a name or an encoder, and the options have the same meaning as in `evaluate`. The
-    embeddings of an encoder are not cached. Warns of texts that are cut to the model's context.
-    Raises UsageError for unknown models, for images that are missing or cannot be decoded, for
-    images and texts in one call, and without any input.
+    Args:
+        model: A model as on the command line, such as `openclip:ViT-B-32/openai`, or an encoder,
+            ready on its device. `arch`, `weights`, `device` and `precision` must not be given for
+            an encoder, and its embeddings are not cached.
+        images_or_texts: One or several. Images are `pathlib.Path`s, PIL images, and strings that
+            name a file or end with an image's suffix, such as `photo.jpg`. All other strings are
+            texts.
+        arch: The OpenCLIP architecture of a checkpoint that does not state its own.
+        weights: The weights that are used of a checkpoint with two sets.
+        device: `cpu`, `cuda` or `cuda:N`; `auto`: a GPU if there is one.
+        precision: `fp32`, `bf16`, `fp16` or `amp`.
+        batch_size: How many images or texts are encoded at once.
+        workers: How many threads read images.
+        cache: Whether embeddings are kept in the folder that `cosmos-eval cache info` shows.
+        progress: Whether a bar is shown, in terminals and notebooks.
+
+    Returns:
+        float32 (N, D), in the order of the N inputs. A single image or text gives (1, D).
+
+    Raises:
+        UsageError: For unknown models, for images that are missing or cannot be decoded, for images
+            and texts in one call, and without any input.
     """
     if isinstance(images_or_texts, str | os.PathLike | Image.Image):
         inputs: list[Input] = [images_or_texts]

@@ -40,28 +40,47 @@ def evaluate(
     output: str | Path | None = None,
     progress: bool = False,
 ) -> ResultRow:
-    """Measure a model on a data set, both named as on the command line.
+    """Measure a model on a data set, and return the result.
 
-    `model` may also be an encoder, ready on its device. It is measured in evaluation mode, and
-    every submodule then gets its former mode back. Its embeddings are not cached, since its code is
-    unknown here, and `arch`, `weights`, `auxiliary`, `device` and `precision` must not be given.
+    Args:
+        model: A model as on the command line, such as `openclip:ViT-B-32/openai`, or an encoder,
+            ready on its device. An encoder is measured in evaluation mode, and every submodule then
+            gets its former mode back. Its embeddings are not cached, since its code is unknown
+            here, and `arch`, `weights`, `auxiliary`, `device` and `precision` must not be given.
+        dataset: The name of a known data set, a YAML file, a dict with the keys of such a file,
+            whose paths are relative to the current folder, or a protocol.
+        name: The name of the model in tables; None: the specification.
+        protocol: The protocol of a known data set; None: its usual one.
+        data_root: The folder of downloaded data sets.
+        download: Whether a webdataset, or a missing torchvision data set below `data_root`, is
+            fetched.
+        stream: Whether a webdataset is measured while it arrives. It is not kept unless `download`
+            is set.
+        arch: The OpenCLIP architecture of a checkpoint that does not state its own.
+        weights: The weights that are measured of a checkpoint with two sets.
+        attention: The form of attention of the last block; None: the protocol's own.
+        auxiliary: The encoder that guides attention `proxy`.
+        device: `cpu`, `cuda` or `cuda:N`; `auto`: a GPU if there is one.
+        precision: `fp32`, `bf16`, `fp16` or `amp`.
+        batch_size: How many images are encoded at once.
+        workers: How many threads read images.
+        limit: How many samples are measured, from the first one on; None: all.
+        allow_partial: Whether a known data set that is not complete is measured on the samples on
+            the disk.
+        cache: Whether embeddings are kept in the folder that `cosmos-eval cache info` shows.
+        output: The folder that the result is stored in, where it replaces a former result of the
+            same model and data set; None: it is not stored.
+        progress: Whether a bar is shown, in terminals and notebooks.
 
-    `dataset` may also be a dict with the keys of a YAML file, whose paths are relative to the
-    current folder, or a protocol.
+    Returns:
+        The result. Metrics are fractions in [0, 1], and ranks start at 1.
 
-    - `name`: the name of the model in tables.
-    - `protocol`: the protocol of a known data set; None: its usual one.
-    - `download`: fetch a webdataset, or a missing torchvision data set below `data_root`.
-    - `stream`: measure a webdataset while it arrives. It is not kept unless `download` is set.
-    - `limit`: measure the first samples only.
-    - `allow_partial`: measure the samples on the disk of a known data set that is not complete.
-    - `cache`: keep embeddings in the folder that `cosmos-eval cache info` shows.
-    - `output`: the folder that the result is stored in, where it replaces a former result of the
-      same model and data set; None: it is not stored.
-    - `progress`: show a bar, in terminals and notebooks.
+    Raises:
+        UsageError: For unknown names, missing or inconsistent data, and objects that are not
+            encoders.
 
-    Metrics are fractions in [0, 1], and ranks start at 1. Raises UsageError for unknown names,
-    missing or inconsistent data, and objects that are not encoders.
+    Example:
+        `evaluate("scenes-clip", "scenes-cls").metrics["acc1"]`
     """
     is_named_model = isinstance(model, str)
     folder = None if output is None else Path(output)
@@ -84,6 +103,7 @@ def evaluate(
         output=folder,
     )
     plans.require_outputs(options, folder)
+
     has_default_model_options = (
         arch is None
         and weights == types.ModelSpec.weights
@@ -91,6 +111,7 @@ def evaluate(
     )
     if not is_named_model and not has_default_model_options:
         raise types.UsageError("arch, weights, auxiliary, device, precision go with a named model")
+
     models: list[str] = []  # an encoder takes the place of the models of the plan
     names: list[str] = []
     if isinstance(model, str):

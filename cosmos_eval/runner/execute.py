@@ -144,7 +144,13 @@ def execute(
 def _failures_of_dataset(
     plan: plans.Plan, dataset: plans.Dataset, skip: Container[plans.Pair]
 ) -> list[plans.Result]:
-    """Return a failed result for each model that was to be measured on a data set."""
+    """Return a failed result for each model that was to be measured on a data set.
+
+    Args:
+        plan: It has the models.
+        dataset: A data set that could not be opened, with the error.
+        skip: Pairs of a model and a data set that are not measured.
+    """
     failures = []
     for spec in plan.specs:
         pair = plans.pair_of(spec, dataset.protocol)

@@ -393,6 +393,15 @@ class EmbeddingSearch:
         options: RunOptions,
         progress: OnProgress,
     ) -> None:
+        """Encode the images of the data set.
+
+        Args:
+            encoder: The model.
+            least_cosine: The least cosine similarity of close embeddings.
+            images: The images of the data set by name.
+            options: Batch size, threads and cache.
+            progress: Is called with how many images are encoded.
+        """
         self.transform = encoder.transform
         self._encoder = encoder
         self._least_cosine = least_cosine

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -23,12 +23,6 @@ if TYPE_CHECKING:
 def describe_environment() -> dict[str, Any]:
     """Return versions, packages and platform, and the state of the code at the first call."""
     return environment.describe(__version__)
-
-
-def encoder_notes(encoder: Encoder) -> Sequence[str]:
-    """Return the notes of a loaded model, such as weights that are not used; most have none."""
-    notes: Sequence[str] = getattr(encoder, "notes", ())
-    return notes
 
 
 def make_row(
@@ -76,39 +70,6 @@ def make_row(
     )
 
 
-def make_model_record(
-    info: types.EncoderInfo,
-    label: str | None,
-    training: Mapping[str, Any],
-    facts: Mapping[str, Any],
-) -> dict[str, Any]:
-    """Return the record of a model that a result holds as `model`. Empty fields are left out.
-
-    Args:
-        info: The identity of the loaded model.
-        label: The name of the model in results, if the user gave it one.
-        training: What identifies the training of the model, such as its seed.
-        facts: The size and the cost of the model.
-    """
-    record: dict[str, Any] = {
-        "spec": info.spec,
-        "architecture": info.architecture,
-        "weights": info.weights,
-        "weights_sha256": info.weights_sha256,
-        "random": info.random,
-    }
-    if label:
-        record["name"] = label
-    if info.code_sha256:
-        record["code_sha256"] = info.code_sha256
-    if info.revision:
-        record["revision"] = info.revision
-    if training:
-        record["training"] = training
-    record["facts"] = facts
-    return record
-
-
 def settings_of(
     protocol: types.Protocol, options: types.RunOptions, found_samples: types.FoundSamples | None
 ) -> dict[str, Any]:
@@ -153,7 +114,7 @@ def _make_provenance(
     info = encoder.info
     options = job.options
     machine = describe_environment()
-    notes = [*measurement.notes, *encoder_notes(encoder)]
+    notes = [*measurement.notes, *getattr(encoder, "notes", ())]
     if found_samples is not None:
         notes.append(f"{found_samples} were found")
 

@@ -19,12 +19,7 @@ from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.store import store_result
 from cosmos_eval.runner import plan as plans
 from cosmos_eval.runner.facts import ImageCounter, facts_of
-from cosmos_eval.runner.provenance import (
-    describe_environment,
-    encoder_notes,
-    make_model_record,
-    make_row,
-)
+from cosmos_eval.runner.provenance import describe_environment, make_row
 from cosmos_eval.tasks import task_for
 
 
@@ -115,14 +110,32 @@ class LoadedModel:
 
     @cached_property
     def record(self) -> Mapping[str, Any]:
-        """The record of the model that all its results hold as `model`.
+        """The record of the model that all its results hold as `model`. Empty fields are left out.
 
         It is made after the first measurement, which gives better messages for a faulty model.
         Raises UsageError if the checkpoint and the user state different facts about the training.
         """
-        training = {} if self.encoder.info.random else training_record(self.spec)
-        facts = facts_of(self.encoder, self.spec, self.options, self._show_note)
-        return make_model_record(self.encoder.info, self.spec.label, training, facts)
+        info = self.encoder.info
+        record: dict[str, Any] = {
+            "spec": info.spec,
+            "architecture": info.architecture,
+            "weights": info.weights,
+            "weights_sha256": info.weights_sha256,
+            "random": info.random,
+        }
+        if self.spec.label:
+            record["name"] = self.spec.label
+        if info.code_sha256:
+            record["code_sha256"] = info.code_sha256
+        if info.revision:
+            record["revision"] = info.revision
+        # What identifies the training, such as its seed. Random weights have none.
+        training = {} if info.random else training_record(self.spec)
+        if training:
+            record["training"] = training
+        # The size and the cost of the model.
+        record["facts"] = facts_of(self.encoder, self.spec, self.options, self._show_note)
+        return record
 
     def _show_note(self, note: str) -> None:
         """Show a note about a fact of the model that cannot be counted."""
@@ -150,7 +163,8 @@ def _load_model(job: plans.Job, show_progress: plans.ShowProgress) -> LoadedMode
     load_seconds = time.perf_counter() - started
 
     show_progress(title, types.Progress("load", done=1, total=1))
-    for note in encoder_notes(encoder):
+    # Most models have no notes. A note says, for example, that some weights are not used.
+    for note in getattr(encoder, "notes", ()):
         show_progress(title, types.Progress("load", done=1, total=1, note=note))
     return LoadedModel(encoder, job.spec, options, show_progress, load_seconds)
 

@@ -213,6 +213,12 @@ class _TestImages:
     """The images of a test set, by which training images are checked."""
 
     def __init__(self, samples: Sequence[Sample], *, has_unique_names: bool) -> None:
+        """Note the files of the samples.
+
+        Args:
+            samples: The images of the test set.
+            has_unique_names: Whether no other data set has an image of the same name.
+        """
         self._files = {sample.image.resolve() for sample in samples}
         # File names that stand for an image; empty if another data set may use the same names.
         self._names: set[str] = set()
