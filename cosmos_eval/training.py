@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +14,35 @@ from cosmos_eval.types import CosmosEvalError, RunOptions, Weights
 
 
 def check(datasets: Sequence[str], data_root: str | None) -> dict[str, list[str]]:
-    """Check all data sets, embedded ones are made; return their metrics that are better the higher
-    they are. Raises ValueError, one line, for any fault."""
+    """Check that data sets can be measured, and return the metrics that can choose a checkpoint.
+
+    Embedded data sets are made if they are missing.
+
+    Args:
+        datasets: Names of known data sets, or YAML files.
+        data_root: The folder of data sets that are not embedded.
+
+    Returns:
+        For each data set, its ranked metrics that are better the higher they are. For example
+        `{"scenes-cls": ["acc1", "acc5"]}`.
+
+    Raises:
+        ValueError: For any fault, in one line.
+    """
+    metrics_of_datasets = {}
     with _value_errors():
-        protocols = [dataset.protocol for dataset in _open(tuple(datasets), data_root)]
-        return {
-            protocol.dataset: [
+        for dataset in _open(tuple(datasets), data_root):
+            metrics_of_datasets[dataset.protocol.dataset] = [
                 metric.name
-                for metric in task_for(protocol).metrics
+                for metric in task_for(dataset.protocol).metrics
                 if metric.is_ranked and metric.higher_is_better
             ]
-            for protocol in protocols
-        }
+    return metrics_of_datasets
 
 
 @cache
 def _open(datasets: tuple[str, ...], data_root: str | None) -> list[Dataset]:
+    """Open data sets, once for all checkpoints of a training."""
     return open_datasets(make_plan(datasets=datasets, options=RunOptions(data_root=data_root)))
 
 
@@ -44,20 +57,38 @@ def measure(
     world_size: int,
     gather: Callable[[Any], list[Any]],
 ) -> dict[str, dict[str, float]]:
-    """Return metrics by data set, as `cosmos_eval.evaluate` does; nothing is printed or stored.
+    """Return the metrics of a checkpoint by data set, as `cosmos_eval.evaluate` computes them.
 
-    `check` is assumed to have passed. Processes share the samples. Raises ValueError, one line,
-    for a checkpoint or data that cannot be used.
+    `check` is assumed to have passed. Nothing is printed or stored.
+
+    Args:
+        checkpoint: The file of the checkpoint.
+        weights: The weights that are measured: `teacher` or `student`.
+        datasets: Names of known data sets, or YAML files.
+        data_root: The folder of data sets that are not embedded.
+        device: The device of this process, such as `cuda:0`.
+        rank: The index of this process among the processes that share the samples.
+        world_size: The number of these processes.
+        gather: Returns the values that all processes give it, in the order of their ranks.
+
+    Raises:
+        ValueError: For a checkpoint or data that cannot be used, in one line.
+
+    Example:
+        `{"scenes-cls": {"acc1": 0.81, "acc5": 0.99}}`
     """
     distributed = Distributed(rank, world_size, gather)
     options = RunOptions(data_root=data_root, device=device, distributed=distributed)
+    metrics_of_datasets = {}
     with _value_errors():
         plan = make_plan(
             datasets=datasets, models=[f"cosmos:{checkpoint}"], weights=weights, options=options
         )
-        opened = distributed.synchronized(lambda: _open(tuple(datasets), data_root))
-        rows = (result.row for result in run_all(plan, datasets=opened))
-        return {row.dataset: dict(row.metrics) for row in rows if row is not None}
+        opened = distributed.synchronized(partial(_open, tuple(datasets), data_root))
+        for result in run_all(plan, datasets=opened):
+            if result.row is not None:
+                metrics_of_datasets[result.row.dataset] = dict(result.row.metrics)
+    return metrics_of_datasets
 
 
 @contextmanager

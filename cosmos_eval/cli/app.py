@@ -64,7 +64,11 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _ending_of(error: BaseException) -> Ending | None:
-    """Return the message and the exit status of an error; None for an error of the program."""
+    """Return the message and the exit status of an error; None for an error of the program.
+
+    The status is 2 if the user's input or options are wrong, and 1 for other errors that a user
+    can do something about.
+    """
     if isinstance(error, CosmosEvalError):
         status = 2 if isinstance(error, UsageError) else 1
         return Ending(str(error), status, everywhere=True)

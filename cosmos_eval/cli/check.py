@@ -70,14 +70,15 @@ def check(
             as_json=as_json,
         )
         return
-    if reason is not None or tolerance is not None or metrics_only or all_metrics:
+    has_update_options = reason is not None or tolerance is not None or metrics_only or all_metrics
+    if has_update_options:
         raise UsageError("--reason, --tolerance, --metrics-only and --all-metrics go with --update")
+
     report, error = _examine(results, baseline, strict=strict)
+    table_options = make_table_options(None, decimals, intervals, sort)
     try:
         if as_json or error is None:
-            _print_report(
-                report, make_table_options(None, decimals, intervals, sort), as_json=as_json
-            )
+            _print_report(report, table_options, as_json=as_json)
     finally:  # the files are written even if standard output cannot be written
         _write_reports(report, summary, junit)
     if error is not None:
@@ -96,7 +97,18 @@ def _update_baseline(
     all_metrics: bool,
     as_json: bool,
 ) -> None:
-    """Make results the baseline, and print how its metrics change."""
+    """Make results the baseline, and print how its metrics change.
+
+    Args:
+        paths: Result files, or folders of them.
+        baseline: The file that is written.
+        strict: Whether results of edited code or of an unknown commit are refused.
+        reason: Why these results are the new baseline, for later readers.
+        tolerance: How much worse a metric may be in later checks, as a fraction.
+        keep_samples: Whether the samples that the metrics follow from are stored too.
+        all_metrics: Whether all metrics can regress, and not only the headline metrics of a task.
+        as_json: Whether JSON is printed in place of a table.
+    """
     from cosmos_eval.results.gate.baseline import replace_baseline
     from cosmos_eval.results.gate.check import read_results
 
@@ -117,11 +129,16 @@ def _update_baseline(
 
 
 def _examine(paths: list[Path], baseline: Path, *, strict: bool) -> tuple[Report, Exception | None]:
-    """Return the report of a check, and an error of the program that made the check fail.
+    """Check results against a baseline; return the report, and an unexpected error or None.
 
-    If the check fails, the report has the problem. Errors are returned because an error that is
-    raised ends a command with status 1, which here means a regression. A UsageError, which ends it
-    with status 2, is only reported as a problem.
+    An error that is raised would end the command with status 1, which here means a regression. So
+    every error becomes a problem of the report, and an unexpected one, which is not a UsageError,
+    is returned too.
+
+    Args:
+        paths: Result files, or folders of them.
+        baseline: The file of the baseline.
+        strict: Whether results of edited code or of an unknown commit are refused.
     """
     from cosmos_eval.results.gate.baseline import Problem
     from cosmos_eval.results.gate.check import Report, check_results, read_results
@@ -139,7 +156,13 @@ def _examine(paths: list[Path], baseline: Path, *, strict: bool) -> tuple[Report
 
 
 def _print_report(report: Report, table_options: TableOptions, *, as_json: bool) -> None:
-    """Print all metrics and the verdict, and on standard error the problems."""
+    """Print all metrics and the verdict, and problems on standard error.
+
+    Args:
+        report: The outcome of a check. Its findings are the metrics that were compared.
+        table_options: Decimals, intervals and order of the table.
+        as_json: Whether JSON is printed in place of a table.
+    """
     from cosmos_eval.results.gate.reports import to_cells, to_records, tolerance_text
 
     if as_json:
@@ -160,21 +183,27 @@ def _write_reports(report: Report, summary: Path | None, junit: Path | None) -> 
     """Write the reports that are asked for, and annotations if this is a GitHub action.
 
     A report that cannot be written does not keep the other ones from being written.
+
+    Args:
+        report: The outcome of a check.
+        summary: The Markdown file that a report is appended to, if it is given.
+        junit: The JUnit XML file to write, if it is given.
     """
     from cosmos_core.utils.files import write_atomically
     from cosmos_eval.results.gate.reports import to_annotations, to_junit, to_markdown
 
-    def append(path: Path) -> None:
+    def append_markdown(path: Path) -> None:
         with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(to_markdown(report))
 
     try:
-        with ExitStack() as reports:  # calls all callbacks, and then raises the last error
+        # At its end, an ExitStack calls all callbacks, and then raises the last error.
+        with ExitStack() as reports:
             if os.environ.get("GITHUB_ACTIONS") == "true":
                 # GitHub reads annotations from both streams; standard output may be JSON.
                 reports.callback(print, *to_annotations(report), sep="\n", file=sys.stderr)
             if summary is not None:
-                reports.callback(append, summary)
+                reports.callback(append_markdown, summary)
             if junit is not None:
                 reports.callback(write_atomically, junit, to_junit(report).encode())
     except OSError as error:

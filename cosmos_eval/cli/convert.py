@@ -8,6 +8,7 @@ from typer import Argument
 from cosmos_eval.cli import options
 from cosmos_eval.cli.options import option
 from cosmos_eval.cli.output import print_notes, print_written
+from cosmos_eval.types import ModelSpec
 
 
 def convert(
@@ -16,7 +17,7 @@ def convert(
     ],
     output: Annotated[Path, option("DIR", "A new folder.")],
     arch: options.Arch = None,
-    weights: options.Weights = "teacher",
+    weights: options.Weights = ModelSpec.weights,
 ) -> None:
     """Write a model for another library: transformers' CLIPModel, or from hf: OpenCLIP's CLIP.
 

@@ -71,7 +71,8 @@ def doctor(
         print_json([dataclasses.asdict(diagnosis) for diagnosis in diagnoses])
     else:
         print_records([_diagnosis_record(diagnosis) for diagnosis in diagnoses])
-        for task in dict.fromkeys(diagnosis.task for diagnosis in diagnoses):
+        examined_tasks = dict.fromkeys(diagnosis.task for diagnosis in diagnoses)
+        for task in examined_tasks:
             print_line(f"checked for {task}: {task_named(task).checked}")
         for diagnosis in diagnoses:
             _print_faults(diagnosis)
@@ -80,7 +81,10 @@ def doctor(
 
 
 def _print_faults(diagnosis: Diagnosis) -> None:
-    """Print the faults of a data set, its note, and how to mend it."""
+    """Print the faults of a data set, its note, and how to mend it.
+
+    A note without a folder is not printed, since the table shows it in the folder's place.
+    """
     for fault in diagnosis.faults:
         print_line(f"{diagnosis.dataset}: {fault}")
     if diagnosis.note and diagnosis.folder:
@@ -90,7 +94,11 @@ def _print_faults(diagnosis: Diagnosis) -> None:
 
 
 def _diagnosis_record(diagnosis: Diagnosis) -> dict[str, str | None]:
-    """Return the row of a table for a data set."""
+    """Return the row of the table of `data doctor` for a data set, by the headings of the columns.
+
+    For example `{"dataset": "voc20", "whole": "NO", "images": "1448 of 1449", ...}`. Values that
+    the data set does not have are None.
+    """
     return {
         "dataset": diagnosis.dataset,
         "task": diagnosis.task,
@@ -172,7 +180,10 @@ def clear(format: options.Format = "table") -> None:
 
 
 def _space_record(space: Space) -> dict[str, str]:
-    """Return the row of a table for the cached embeddings of a model."""
+    """Return the row of the table of `cache info` for a space, by the headings of the columns.
+
+    A space holds the embeddings that one model has computed of images or of texts.
+    """
     identity = {name: str(value) for name, value in space.identity.items()}
     architecture = identity.get("architecture", "")
     if architecture.startswith("{"):  # a JSON configuration is too long for a table

@@ -8,7 +8,7 @@ from typer import Argument
 from cosmos_eval.cli import options
 from cosmos_eval.cli.options import File, Text, Texts, option, output_file
 from cosmos_eval.cli.output import print_json, print_line, print_notes, print_records, print_written
-from cosmos_eval.types import MapName, RunOptions
+from cosmos_eval.types import MapName, ModelSpec, RunOptions
 
 
 def attend(
@@ -36,9 +36,9 @@ def attend(
     ] = "mean",
     attention: options.Attention = None,
     arch: options.Arch = None,
-    weights: options.Weights = "teacher",
-    precision: options.Precision = "fp32",
-    device: options.Device = "auto",
+    weights: options.Weights = ModelSpec.weights,
+    precision: options.Precision = RunOptions.precision,
+    device: options.Device = RunOptions.device,
 ) -> None:
     """Draw where a model looks in an image, given a text.
 
@@ -80,11 +80,11 @@ def segment(
     model: options.Model = "scenes-cosmos",
     format: options.Format = "table",
     arch: options.Arch = None,
-    weights: options.Weights = "teacher",
+    weights: options.Weights = ModelSpec.weights,
     attention: options.Attention = None,
     auxiliary: options.Auxiliary = None,
-    precision: options.Precision = "fp32",
-    device: options.Device = "auto",
+    precision: options.Precision = RunOptions.precision,
+    device: options.Device = RunOptions.device,
 ) -> None:
     """Draw the segmentation of one image: image, label map, legend."""
     from cosmos_eval.models.specs import parse_model_spec

@@ -50,36 +50,64 @@ class Command(TyperCommand):
                 parameter.rich_help_panel = None  # type: ignore[attr-defined]
 
     def make_parser(self, ctx: Any) -> Any:
-        """Return the parser of the command, which also knows the hidden spellings."""
+        """Return click's parser of the command, which also knows the hidden spellings.
+
+        `--json` then sets the parameter `format` to `json`, and `--out FILE` sets `output`.
+        """
         parser: Any = super().make_parser(ctx)
         for parameter in self.params:
             for option_name in parameter.opts:
                 spelling = _HIDDEN_SPELLINGS.get(option_name)
-                if spelling is not None:
-                    action = "store" if spelling.value is None else "store_const"
-                    parser.add_option(
-                        parameter, [spelling.name], parameter.name, action, const=spelling.value
-                    )
+                if spelling is None:
+                    continue
+                takes_value = spelling.value is None
+                parser.add_option(
+                    parameter,
+                    opts=[spelling.name],
+                    dest=parameter.name,
+                    action="store" if takes_value else "store_const",
+                    const=spelling.value,
+                )
         return parser
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse the arguments of the command, and print the new name of every former option."""
-        own_options = {name for parameter in self.params for name in parameter.opts}
-        used_options = {argument.partition("=")[0] for argument in args}
+        """Parse the arguments of the command, and print the new name of every former option.
+
+        For example `note: --out is now called --output`.
+        """
+        options_of_command = {name for parameter in self.params for name in parameter.opts}
+        arguments_without_values = {argument.partition("=")[0] for argument in args}
         for option_name, spelling in _HIDDEN_SPELLINGS.items():
-            is_used = option_name in own_options and spelling.name in used_options
-            if is_used and spelling.is_former_name:
+            is_known = option_name in options_of_command
+            is_used = spelling.name in arguments_without_values
+            if is_known and is_used and spelling.is_former_name:
                 print(f"note: {spelling.name} is now called {option_name}", file=sys.stderr)
         return super().parse_args(ctx, args)
 
 
 def option(metavar: str, help: str, panel: str | None = None, **settings: Any) -> Any:
-    """Return an option that takes a value. Its name is the name of its parameter."""
+    """Return an option that takes a value.
+
+    Args:
+        metavar: The text that stands for the value in the help, such as `DIR`.
+        help: The line that the help shows.
+        panel: The heading under which the help lists the option; None: the usual one.
+        settings: Further arguments of `typer.Option`, such as `min=1`.
+
+    Example:
+        `data_root: Annotated[str, option("DIR", "Folder of data sets.")]` gives `--data-root DIR`.
+    """
     return Option(metavar=metavar, help=help, rich_help_panel=panel, **settings)
 
 
 def flag(names: str, help: str, panel: str | None = None) -> Any:
-    """Return an option without a value; `names` are `--name` or `--name/--no-name`."""
+    """Return an option without a value.
+
+    Args:
+        names: `--name`, or `--name/--no-name` for an option that can also be switched off.
+        help: The line that the help shows.
+        panel: The heading under which the help lists the option; None: the usual one.
+    """
     return Option(names, help=help, rich_help_panel=panel, metavar="")
 
 
@@ -92,7 +120,7 @@ def output_file(metavar: str, help: str) -> Any:
 
 
 def _require_writable(path: Path | None) -> Path | None:
-    """Return the path. Raises UsageError if no file can be written there."""
+    """Return the path that an option names. Raises UsageError if no file can be written there."""
     from cosmos_core.utils.files import require_replaceable
 
     if path is None:
@@ -107,7 +135,14 @@ def _require_writable(path: Path | None) -> Path | None:
 def make_table_options(
     metrics: list[str] | None, decimals: int | None, intervals: bool | None, sort: str
 ) -> TableOptions:
-    """Return the options of a table from the command-line options that all tables share."""
+    """Return the options of a table from the command-line options that all tables share.
+
+    Args:
+        metrics: Lists of metrics such as `acc1,acc5`, which may hold `*`; None: the usual ones.
+        decimals: Digits after the point; None: the usual number for each metric.
+        intervals: Whether confidence intervals are shown; None: they are.
+        sort: The column whose values give the order of the rows; empty: the usual order.
+    """
     return TableOptions(
         metrics=split_patterns(metrics),
         decimals=decimals,

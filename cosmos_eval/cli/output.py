@@ -45,8 +45,12 @@ def print_records(
 ) -> None:
     """Print records that have the same keys, as JSON or as a table without its empty columns.
 
-    In the table, the values of the first keys, `section`, are headings. The next `texts` keys name
-    a row. The rows are in the order of the column `sort`, if it is given.
+    Args:
+        records: The rows. Their keys are the headings of the columns.
+        as_json: Whether the records are printed as JSON.
+        section: The first keys of the records, whose values become headings between the rows.
+        texts: How many of the next keys name a row.
+        sort: The column whose values give the order of the rows; empty: their own order.
     """
     if as_json:
         print_json(records)
@@ -58,7 +62,9 @@ def print_records(
 def print_tables(texts_of: Callable[[int], Iterable[Text]], out: Path | None = None) -> None:
     """Print tables with blank lines between them, or write them to a file.
 
-    `texts_of` returns the tables as texts for a width in characters.
+    Args:
+        texts_of: Returns the tables as texts, for a width in characters.
+        out: The file to write; None: standard output.
     """
     if out is not None:
         write_text("\n\n".join(text.plain for text in texts_of(_FILE_WIDTH)) + "\n", out)

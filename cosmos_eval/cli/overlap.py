@@ -41,7 +41,7 @@ def overlap(
     ] = 0.95,
     format: options.Format = "table",
     data_root: options.DataRoot = None,
-    device: options.Device = "auto",
+    device: options.Device = RunOptions.device,
     workers: options.Workers = _WORKERS,
 ) -> None:
     """Find images of a data set among training images: copies, scaled, compressed or mirrored.
@@ -63,26 +63,32 @@ def overlap(
             cache=str(embeddings_folder()),
             distributed=distributed,
         )
+        # All names and files are checked before anything slow.
         protocol = find_protocol(dataset)
         shard_paths = _expand_shards(shards)
         spec = None if model is None else parse_model_spec(model)
-        measured = [] if results is None else _read_results(results, protocol.dataset)
+        results_and_samples = [] if results is None else _read_results(results, protocol.dataset)
         require_data_root(protocol, run_options)
+
         # The checks of a measurement are left out: images are enough.
         opened = open_dataset(protocol, run_options, check=False)
         images = images_of(opened.data)
         with Progress(silent=not is_main_process()) as progress:
+            encoder = None if spec is None else _load_encoder(spec, run_options)
             overlap_of_dataset = find_overlap(
                 images,
                 shard_paths,
                 run_options,
                 progress.steps_of(protocol.dataset),
-                None if spec is None else _load_encoder(spec, run_options),
-                cosine,
+                encoder,
+                least_cosine=cosine,
             )
     if not is_main_process():
         return
-    metrics = metrics_without(measured, list(images), overlap_of_dataset.duplicated_images)
+    metrics = metrics_without(
+        results_and_samples, list(images), overlap_of_dataset.duplicated_images
+    )
+
     if format == "json":
         document = asdict(overlap_of_dataset)
         document["dataset"] = protocol.dataset
@@ -97,7 +103,13 @@ def overlap(
 
 
 def _print_overlap(overlap: Overlap, dataset: str, metrics: Sequence[dict[str, Any]]) -> None:
-    """Print the first matches, the counts, and the metrics without the images found."""
+    """Print the first matches, the counts, and the metrics without the images found.
+
+    Args:
+        overlap: The near-duplicates of the data set's images.
+        dataset: The name of the data set.
+        metrics: Metrics with and without these images, as `metrics_without` returns them.
+    """
     records: list[dict[str, Any]] = [asdict(match) for match in overlap.matches[:_MATCHES_PRINTED]]
     if records:
         print_records(records)
@@ -126,7 +138,11 @@ def _load_encoder(spec: ModelSpec, run_options: RunOptions) -> Encoder:
 
 
 def _metric_record(metric: dict[str, Any]) -> dict[str, Any]:
-    """Return the row of a table for a metric with and without the images found."""
+    """Return the row of a table for a metric, as `metrics_without` returns it, in percent.
+
+    For example `{"model": "scenes-clip", ..., "all (%)": "80.0", "without [95%]": "78.1 [74.0,
+    82.0]"}`. A metric without an interval has `-` in place of the ends.
+    """
     low = "-" if metric["low"] is None else percent(metric["low"])
     high = "-" if metric["high"] is None else percent(metric["high"])
     return {
@@ -139,9 +155,14 @@ def _metric_record(metric: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read_results(path: Path, dataset: str) -> list[tuple[ResultRow, Samples]]:
-    """Read the complete results of a data set with their samples, from a file or a folder.
+    """Read the results of a data set that was complete, each with its samples.
 
-    Raises UsageError if there are none, or if one was edited.
+    Args:
+        path: A result, or a folder of results.
+        dataset: The name of the data set. Results of other ones are left out.
+
+    Raises:
+        UsageError: If there are no such results, or if one was edited.
     """
     from cosmos_eval.results.checked import read_checked
     from cosmos_eval.results.identity import is_partial
@@ -160,22 +181,26 @@ def _read_results(path: Path, dataset: str) -> list[tuple[ResultRow, Samples]]:
 
 
 def _expand_shards(shards: str) -> list[Path]:
-    """Expand braces and patterns, joined by `::`, to the paths of tars.
+    """Return the paths of tars that braces and patterns, joined by `::`, stand for.
 
     Raises UsageError for shards that are not on this machine.
+
+    Example:
+        `a/{00..02}.tar::b/*.tar` gives `a/00.tar`, `a/01.tar`, `a/02.tar`, and all tars in `b`.
     """
     from braceexpand import braceexpand
 
     paths: list[Path] = []
     for pattern in shards.split("::"):
-        if re.match("[A-Za-z][A-Za-z0-9+.-]+:", pattern):
+        is_url = re.match("[A-Za-z][A-Za-z0-9+.-]+:", pattern)
+        if is_url:
             raise UsageError(f"SHARDS {pattern!r} is a stream: fetch it, and name the tars")
         try:
             names = list(braceexpand(os.path.expanduser(pattern)))
         except ValueError as error:  # unbalanced braces
             raise UsageError(f"SHARDS {pattern!r} cannot be expanded: {error}") from error
         for name in names:
-            if Path(name).exists():
+            if Path(name).exists():  # also if the name has characters of a pattern
                 paths_of_name = [Path(name)]
             else:
                 paths_of_name = [Path(match) for match in sorted(glob(name))]

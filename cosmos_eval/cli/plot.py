@@ -142,7 +142,13 @@ def suite(
     from cosmos_eval.results.leaderboard.entries import entries_of
 
     entries = entries_of(read_results(directory))
-    score = score_suite(suite, entries, with_published, groups, split_patterns(models))
+    score = score_suite(
+        suite,
+        entries,
+        with_published=with_published,
+        by_group=groups,
+        model_patterns=split_patterns(models),
+    )
     _write(lambda: draw_suite(score, columns), output)
 
 

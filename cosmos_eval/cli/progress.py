@@ -30,8 +30,10 @@ class Progress:
         description = TextColumn("{task.description}", markup=False)
         columns = (description, BarColumn(), MofNCompleteColumn())
         self._bars = Bars(*columns, TimeRemainingColumn(), console=self._console, transient=True)
-        # The bar of each phase, and the time of its last line, by the phase's title.
+        # The bar of each phase, by the phase's title.
         self._tasks: dict[str, TaskID] = {}
+        # When the last line about each phase was printed, or its first step was shown, in seconds
+        # of `time.monotonic`.
         self._time_of_last_line: dict[str, float] = {}
 
     def __enter__(self) -> Progress:
@@ -59,7 +61,11 @@ class Progress:
     def step(self, subject: str, step: Step) -> None:
         """Show how far a phase is, and its note; the first call of a phase starts it.
 
-        `subject` is what the phase is about, such as a model and a data set.
+        On a terminal, every phase has a bar. Elsewhere, a line is printed every ten seconds.
+
+        Args:
+            subject: What the phase is about, such as `scenes-clip on voc20`.
+            step: The name of the phase, and how far it is.
         """
         title = f"{subject}: {step.phase}"
         if step.note:
@@ -69,6 +75,7 @@ class Progress:
                 self._tasks[title] = self._bars.add_task(one_line(title))
             self._bars.update(self._tasks[title], completed=step.done, total=step.total)
             return
+
         now = time.monotonic()
         last_time = self._time_of_last_line.setdefault(title, now)
         if now - last_time >= _INTERVAL:

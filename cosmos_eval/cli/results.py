@@ -51,7 +51,7 @@ _FORMATS_WITH_ALL = ("csv", "json")  # beside the score of a suite, they have al
 
 
 def read_results(path: Path) -> list[StoredResult]:
-    """Read a result or a folder of results, and check them."""
+    """Read a result file, or all results in a folder, and check that they were not edited."""
     from cosmos_eval.results.checked import read_checked
     from cosmos_eval.results.store import result_paths
 
@@ -59,7 +59,7 @@ def read_results(path: Path) -> list[StoredResult]:
 
 
 def _print_warnings(results: Sequence[StoredResult]) -> None:
-    """Print warnings on results, and on results that repeat other ones."""
+    """Print warnings on results, and on results that repeat other ones, on standard error."""
     from cosmos_eval.results.labels import repeat_notes, result_warnings
 
     print_notes([*result_warnings(results), *repeat_notes(results)])
@@ -112,8 +112,8 @@ def leaderboard(
         raise UsageError("--format html is a page for a browser: add --output board.html")
     if members and suite is None:
         raise UsageError("--members needs --suite: without it, these tables are shown anyway")
-    only_score = suite and not (members or groups or format in _FORMATS_WITH_ALL)
-    if only_score and (datasets or protocols or metrics):
+    shows_only_score = suite and not (members or groups or format in _FORMATS_WITH_ALL)
+    if shows_only_score and (datasets or protocols or metrics):
         raise UsageError("--datasets, --protocols and --metrics need --members with --suite")
     from cosmos_eval.results.leaderboard.entries import entries_of, published_beside
     from cosmos_eval.results.leaderboard.groups import group_means
@@ -122,13 +122,14 @@ def leaderboard(
     from cosmos_eval.results.leaderboard.writers import Leaderboard
 
     results = read_results(directory)
+    shows_intervals = format != "tex" if intervals is None else intervals
     table_options = TableOptions(
         models=split_patterns(models),
         datasets=split_patterns(datasets),
         protocols=split_patterns(protocols),
         metrics=split_patterns(metrics),
         decimals=decimals,
-        intervals=format != "tex" if intervals is None else intervals,
+        intervals=shows_intervals,
         ranks=ranks,
         second=second,
         sort=sort,
@@ -140,10 +141,20 @@ def leaderboard(
     if with_published:
         all_entries += published_beside(results)
     entries = select_entries(all_entries, table_options)
+
     score = None
     if suite is not None:
-        score = score_suite(suite, measured_entries, with_published, groups, table_options.models)
-    means = group_means(_measured(entries)) if groups else None
+        score = score_suite(
+            suite,
+            measured_entries,
+            with_published=with_published,
+            by_group=groups,
+            model_patterns=table_options.models,
+        )
+    means = None
+    if groups:
+        # Published numbers belong to no group of trainings.
+        means = group_means([entry for entry in entries if entry.stored is not None])
     board = Leaderboard(
         entries,
         find_ties(entries, ties),
@@ -158,7 +169,14 @@ def leaderboard(
 def _write_board(
     board: Leaderboard, results: Sequence[StoredResult], format: str, output: Path | None
 ) -> None:
-    """Print a leaderboard in a format, or write it to a file; then print notes on its results."""
+    """Print a leaderboard or write it to a file; then print notes on its results.
+
+    Args:
+        board: The leaderboard.
+        results: The results that were read for it.
+        format: `table`, or a key of `WRITERS` such as `csv`.
+        output: The file to write; None: standard output.
+    """
     from cosmos_eval.results.labels import repeat_notes, result_warnings
     from cosmos_eval.results.leaderboard.writers import WRITERS, to_texts
 
@@ -166,24 +184,29 @@ def _write_board(
         print_tables(partial(to_texts, board), output)
     else:
         write_text(WRITERS[format](board), output)
-    if format in ("csv", "json"):  # the other formats have the warnings below their tables
+    has_no_room_for_warnings = format in ("csv", "json")  # others have them below their tables
+    if has_no_room_for_warnings:
         print_notes(result_warnings(results))
     print_notes(repeat_notes(results))
-
-
-def _measured(entries: Sequence[Entry]) -> list[Entry]:
-    """Return the entries that are results, without published numbers."""
-    return [entry for entry in entries if entry.stored is not None]
 
 
 def score_suite(
     suite_name: str,
     measured_entries: Sequence[Entry],
+    *,
     with_published: bool,
     by_group: bool,
-    models: Sequence[str],
+    model_patterns: Sequence[str],
 ) -> SuiteScore:
-    """Return the score of a suite, for the models that match the patterns `models`."""
+    """Return the score of each model over a suite of data sets.
+
+    Args:
+        suite_name: The name or file of the suite.
+        measured_entries: The results as rows of a leaderboard.
+        with_published: Whether models get a score from published numbers too.
+        by_group: Whether the trainings of a group, such as several seeds, get one score.
+        model_patterns: Only models whose names match one of them are scored; empty: all.
+    """
     from cosmos_eval.results.leaderboard.entries import read_published_entries
     from cosmos_eval.results.leaderboard.suite import suite_score
     from cosmos_eval.results.leaderboard.task_tables import select_entries
@@ -192,9 +215,8 @@ def score_suite(
     entries = list(measured_entries)
     if with_published:
         entries += read_published_entries()
-    return suite_score(
-        read_score(suite_name), select_entries(entries, TableOptions(models)), by_group=by_group
-    )
+    chosen_entries = select_entries(entries, TableOptions(models=model_patterns))
+    return suite_score(read_score(suite_name), chosen_entries, by_group=by_group)
 
 
 def reproduce(
@@ -224,13 +246,16 @@ def reproduce(
     from cosmos_eval.results.leaderboard.entries import entries_of
 
     results: list[StoredResult] = []
-    if directory is not None or (RESULTS.exists() and any(RESULTS.iterdir())):
+    has_default_results = RESULTS.exists() and any(RESULTS.iterdir())
+    if directory is not None or has_default_results:
         results = read_results(directory or RESULTS)
     table_options = make_table_options(metrics, decimals, intervals, sort)
     all_numbers = reproduction.find_reproductions(entries_of(results))
-    numbers = list(
-        select_metrics(all_numbers, table_options.metrics, lambda number: number.column.metric)
+    chosen_numbers = select_metrics(
+        all_numbers, table_options.metrics, lambda number: number.column.metric
     )
+    numbers = list(chosen_numbers)
+
     if format == "table":
         print_tables(partial(reproduction.to_texts, numbers, options=table_options))
     elif format == "md":
@@ -238,6 +263,7 @@ def reproduce(
     else:
         write_text(reproduction.to_json(numbers))
     _print_warnings(results)
+
     if strict:
         raise Exit(reproduction.exit_status(numbers))
 
@@ -255,7 +281,7 @@ def report(
         File, option("DIR", "Label maps that `run --save-predictions` wrote.", DATA)
     ] = None,
     data_root: options.DataRoot = None,
-    device: options.Device = "auto",
+    device: options.Device = RunOptions.device,
 ) -> None:
     """Write all results as one web page that works offline."""
     # Threads of models that wait actively take the cores from each other and from other processes.
@@ -273,11 +299,13 @@ def report(
     from cosmos_eval.results.store import read_samples, result_paths
     from cosmos_eval.runner.suites import read_score
 
+    # Faults of the options are reported before anything slow.
     require_page_name(output)
     score = None if suite is None else read_score(suite)
     paths = result_paths(directory)
     results = read_checked(paths)
     require_inputs((result.row for result in results), data_root, dataset or (), predictions)
+
     published_entries = read_published_entries() if with_published else ()
     gallery = Gallery()
     with Progress() as progress:
@@ -293,6 +321,7 @@ def report(
                 budget=room_for_pictures(content),
                 show_progress=progress.step,
             )
+
     page = to_page(content, gallery)
     write_file(output, page.content)
     print_written(output, f", {len(page.content) / 1e6:.1f} MB")
@@ -341,7 +370,9 @@ def compare(
             document["plan"] = planned
         print_json(document)
         return
-    _print_sides(comparison)
+    trainings_a, trainings_b = comparison.trainings or ((), ())
+    print_line(f"A: {_side_text(comparison.a, trainings_a)}")
+    print_line(f"B: {_side_text(comparison.b, trainings_b)}")
     if planned is None:
         test_cells = [comparisons.to_cells(test, table_options) for test in tests]
         print_records(test_cells, section=("data set", "protocol"), texts=2, sort=sort)
@@ -351,23 +382,24 @@ def compare(
     print_notes(notes)
 
 
-def _print_sides(comparison: Comparison) -> None:
-    """Print the names of A and B, and the trainings of each if these are groups."""
-    trainings = comparison.trainings or ((), ())
-    print_line(f"A: {_side_text(comparison.a, trainings[0])}")
-    print_line(f"B: {_side_text(comparison.b, trainings[1])}")
-
-
 def _side_text(name: str, trainings: Sequence[str]) -> str:
-    """Return the name of a model, or of a group with its trainings."""
-    return f"{name} ({'; '.join(trainings)})" if trainings else name
+    """Return the name of a model, or of a group with its trainings.
+
+    `("clip", ["seed 0", "seed 1"])` becomes `clip (seed 0; seed 1)`.
+    """
+    if not trainings:
+        return name
+    return f"{name} ({'; '.join(trainings)})"
 
 
 def _planned_cells(record: Mapping[str, Any], table_options: TableOptions) -> dict[str, str]:
-    """Return a row of the plan as texts, with the decimals of the options."""
+    """Return a row of the plan as texts by column; floats get the decimals of the options."""
     cells = {}
-    for name, value in record.items():
-        cells[name] = table_options.format_number(value) if isinstance(value, float) else str(value)
+    for column, value in record.items():
+        if isinstance(value, float):
+            cells[column] = table_options.format_number(value)
+        else:
+            cells[column] = str(value)
     return cells
 
 
@@ -388,16 +420,18 @@ def verify(
     from cosmos_eval.results.verify import verify_all
 
     verdicts = list(verify_all(results or [RESULTS]))
-    outcomes = Counter(verdict.outcome for verdict in verdicts)
+    count_by_outcome = Counter(verdict.outcome for verdict in verdicts)
     if format == "json":
         print_json([verdict._asdict() | {"outcome": verdict.outcome} for verdict in verdicts])
     else:
         for verdict in verdicts:
             _print_verdict(verdict)
-        counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items()))
+        counts = ", ".join(
+            f"{count} {outcome}" for outcome, count in sorted(count_by_outcome.items())
+        )
         print_line(f"{len(verdicts)} results: {counts}")
-    if set(outcomes) != {"verified"}:
-        raise Exit(1 if "differs" in outcomes else 2)
+    if set(count_by_outcome) != {"verified"}:
+        raise Exit(1 if "differs" in count_by_outcome else 2)
 
 
 def _print_verdict(verdict: Verdict) -> None:

@@ -15,11 +15,17 @@ from cosmos_eval.cli import options
 from cosmos_eval.cli.options import COMPUTATION, DATA, MODELS, File, Text, Texts, flag, option
 from cosmos_eval.cli.output import print_json, print_line, print_notes, print_records, print_tables
 from cosmos_eval.results import RESULTS
-from cosmos_eval.types import Executor, RunOptions, UsageError
+from cosmos_eval.types import (
+    DataOptions,
+    Executor,
+    ModelOptions,
+    ModelSpec,
+    RunOptions,
+    UsageError,
+)
 
 if TYPE_CHECKING:
     from cosmos_eval.cli.progress import Progress
-    from cosmos_eval.results.labels import StoredResult
     from cosmos_eval.results.leaderboard.entries import Entry
     from cosmos_eval.results.leaderboard.suite import SuiteScore
     from cosmos_eval.runner.plan import Pair, Plan, Result
@@ -41,7 +47,7 @@ def run(
     format: options.Format = "table",
     dry_run: Annotated[bool, flag("--dry-run", "Show what would be measured, how long.")] = False,
     arch: options.Arch = None,
-    weights: options.Weights = "teacher",
+    weights: options.Weights = ModelSpec.weights,
     trainings: Annotated[File, option("FILE", "Groups and seeds of the trainings.", MODELS)] = None,
     attention: options.Attention = None,
     auxiliary: options.Auxiliary = None,
@@ -54,8 +60,8 @@ def run(
         int | None, option("N", "Only the first N samples (marked).", DATA, min=1)
     ] = None,
     allow_partial: Annotated[bool, flag("--partial", "Allow missing files; marked.", DATA)] = False,
-    precision: options.Precision = "fp32",
-    device: options.Device = "auto",
+    precision: options.Precision = RunOptions.precision,
+    device: options.Device = RunOptions.device,
     batch_size: Annotated[
         int, option("N", "Images per batch.", COMPUTATION, min=1)
     ] = RunOptions.batch_size,
@@ -75,83 +81,90 @@ def run(
     Without options: the bundled models on the embedded scenes. `cosmos-eval list` shows models,
     tasks, data sets, protocols and suites; --model, --name, --dataset, --protocol are repeatable.
     """
-    from cosmos_eval.embedding.cache import embeddings_folder
     from cosmos_eval.runner.execute import existing_results
-    from cosmos_eval.runner.plan import make_plan, model_specs
-    from cosmos_eval.runner.preview import preview
-    from cosmos_eval.runner.tune import tuned_plan
+    from cosmos_eval.runner.options import make_run_options
+    from cosmos_eval.runner.plan import make_plan
 
     as_json = format == "json"
     with process_group() as distributed:
         if executor != "local" and distributed.world_size > 1:
             raise UsageError("torchrun needs --executor local")
-        if tuned is not None:
-            _require_tuned_alone(suite, task, protocol)
-        run_options = RunOptions(
+
+        data_options = DataOptions(
             data_root=data_root,
             download=download,
             stream=stream,
-            attention=attention,
-            auxiliary=auxiliary,
-            device=device,
-            precision=precision,
-            batch_size=batch_size,
-            workers=workers,
             limit=limit,
             allow_partial=allow_partial,
+        )
+        model_options = ModelOptions(
+            attention=attention, auxiliary=auxiliary, device=device, precision=precision
+        )
+        run_options = make_run_options(
+            data_options,
+            model_options,
+            batch_size=batch_size,
+            workers=workers,
+            use_cache=not no_cache,
+            output=output,
             save_predictions=save_predictions,
             overlays=overlays,
-            unfinished=str(output / ".partial"),
-            cache=None if no_cache else str(embeddings_folder()),
             distributed=distributed,
         )
-        datasets, models, names = dataset or (), model or (), name or ()
 
-        def plan_run() -> Plan:
-            if tuned is not None:
-                specs = model_specs(models, names, arch, weights, trainings)
-                return tuned_plan(tuned, datasets, specs, run_options, transfer=transfer)
-            return make_plan(
-                suite=suite,
-                task=task,
-                datasets=datasets,
-                protocol_names=protocol or (),
-                models=models,
-                names=names,
-                arch=arch,
-                weights=weights,
-                trainings=trainings,
-                options=run_options,
-            )
+        make_plan_of_options = partial(
+            make_plan,
+            suite=suite,
+            task=task,
+            datasets=dataset or (),
+            protocol_names=protocol or (),
+            models=model or (),
+            names=name or (),
+            arch=arch,
+            weights=weights,
+            trainings=trainings,
+            tuned=tuned,
+            transfer=transfer,
+            options=run_options,
+        )
+        plan = distributed.synchronized(make_plan_of_options)
 
-        plan = distributed.synchronized(plan_run)
         existing: Existing = {}
         if suite is not None or dry_run:
+            # The results that the main process finds count for all processes.
             existing = distributed.gather(existing_results(plan, output))[0]
         if dry_run:
-            if is_main_process():
-                _print_previews(preview(plan, existing, output), as_json=as_json)
+            _print_dry_run(plan, existing, output, as_json=as_json)
             return
         results = _execute(plan, output, existing, executor, keep_going=keep_going)
+
+    n_failed = sum(result.error is not None for result in results)
     if is_main_process():
         print_results(results, as_json=as_json, suite=suite)
-        n_failed = sum(result.error is not None for result in results)
         if suite is not None or keep_going:
-            _print_counts(results, existing, n_failed)
+            n_reused = sum(existing.get(result.pair) is result for result in results)
+            n_measured = len(results) - n_reused - n_failed
+            counts = f"measured {n_measured}, there already {n_reused}, failed {n_failed}"
+            print_line(counts, error=True)
         if n_failed:
             raise Exit(1)
-
-
-def _require_tuned_alone(suite: Text, task: str, protocols: Texts) -> None:
-    """Raise UsageError for options that contradict `--tuned`."""
-    if suite or protocols or task not in ("all", "seg"):
-        raise UsageError("--tuned is for --task seg, without --suite and --protocol")
 
 
 def _execute(
     plan: Plan, output: Path, existing: Existing, executor: Executor, *, keep_going: bool
 ) -> list[Result]:
-    """Measure the pairs without a valid result; return all results, in the plan's order."""
+    """Measure the pairs of a plan that have no valid result yet, and report each on standard error.
+
+    Args:
+        plan: The models and data sets.
+        output: The folder of the results.
+        existing: The results that are already there. One with an error is measured again.
+        executor: Where the jobs run: `local`, `ray` or `slurm`.
+        keep_going: Whether failures become results with an error, instead of ending the run.
+
+    Returns:
+        All results, the existing ones too, in the order of the plan.
+    """
     from cosmos_eval.cli.progress import Progress
     from cosmos_eval.runner.execute import engine_of, execute
 
@@ -162,7 +175,7 @@ def _execute(
                 progress.print(f"there already: {result.path}")
             else:
                 progress.print(f"{result.error}: measured again")
-        for batch in execute(
+        for job_results in execute(
             plan,
             output,
             engine_of(executor),
@@ -170,20 +183,22 @@ def _execute(
             keep_going=keep_going,
             show_progress=progress.step,
         ):
-            _report(batch, progress)
-            results.update({result.pair: result for result in batch})
+            _report(job_results, progress)
+            for result in job_results:
+                results[result.pair] = result
     return [results[pair] for pair in plan.pairs if pair in results]
 
 
-def _print_counts(results: Sequence[Result], existing: Existing, n_failed: int) -> None:
-    """Print how many results were measured, were there already, and failed."""
-    n_reused = sum(existing.get(result.pair) is result for result in results)
-    n_measured = len(results) - n_reused - n_failed
-    print_line(f"measured {n_measured}, there already {n_reused}, failed {n_failed}", error=True)
-
-
 def _report(results: Sequence[Result], progress: Progress) -> None:
-    """Print the files of results, or the models and data sets that failed for one reason."""
+    """Print the files of measured results, or one line for results that failed.
+
+    Args:
+        results: Results of one job, either all measured, or all failed for the same reason.
+        progress: Prints the lines above its bars.
+
+    Example:
+        `failed: 2 models on coco (cosmos), voc20 (cosmos): no folder data`
+    """
     from cosmos_eval.runner.execute import reason_of
 
     error = results[0].error
@@ -191,11 +206,13 @@ def _report(results: Sequence[Result], progress: Progress) -> None:
         progress.hide_bars()
         for result in results:
             progress.print(f"wrote {result.path}")
-            if result.aside is not None:
+            if result.former_result is not None:
                 progress.print(
-                    f"the former result, of another model of this name, is kept as {result.aside}"
+                    "the former result, of another model of this name, is kept as "
+                    f"{result.former_result}"
                 )
         return
+
     model_names = sorted({result.pair.model for result in results})
     models = model_names[0] if len(model_names) == 1 else f"{len(model_names)} models"
     datasets = sorted({f"{result.pair.dataset} ({result.pair.protocol})" for result in results})
@@ -203,9 +220,14 @@ def _report(results: Sequence[Result], progress: Progress) -> None:
 
 
 def print_results(results: Sequence[Result], *, as_json: bool, suite: str | None = None) -> None:
-    """Print results as a table, with the score of a suite.
+    """Print results as a table or as JSON; failed results are left out.
 
-    Frequent mistakes and notes go to standard error.
+    The most frequent mistakes of classifications, and notes, go to standard error.
+
+    Args:
+        results: The results of a run.
+        as_json: Whether JSON is printed in place of a table.
+        suite: The name or file of the suite that was measured, whose score the table shows.
     """
     from cosmos_eval.results.labels import StoredResult, distinct_results, label_results
     from cosmos_eval.results.leaderboard.entries import entries_of
@@ -214,66 +236,80 @@ def print_results(results: Sequence[Result], *, as_json: bool, suite: str | None
     from cosmos_eval.results.store import to_record
     from cosmos_eval.results.table import TableOptions
 
-    stored = [
-        StoredResult(result.path or Path(), result.row)
-        for result in results
-        if result.row is not None
-    ]
-    rows = [result.row for result in stored]
+    stored_results = []
+    for result in results:
+        if result.row is not None:
+            stored_results.append(StoredResult(result.path or Path(), result.row))
+    rows = [result.row for result in stored_results]
     if as_json:
         print_json([to_record(row) for row in rows])
         return
-    stored = distinct_results(label_results(stored))
-    entries = entries_of(stored)
-    leaderboard = Leaderboard(
-        entries,
-        find_ties(entries, "auto"),
-        suite=None if suite is None else _score(suite, entries),
-        options=TableOptions(members=True),
-    )
+
+    labelled_results = distinct_results(label_results(stored_results))
+    entries = entries_of(labelled_results)
+    score = None if suite is None else _suite_score(suite, entries)
+    table_options = TableOptions(members=True)
+    ties = find_ties(entries, "auto")
+    leaderboard = Leaderboard(entries, ties, suite=score, options=table_options)
     print_tables(partial(to_texts, leaderboard))
-    for result in stored:
-        _print_mistakes(result)
+
+    for labelled_result in labelled_results:
+        row = labelled_result.row
+        mistakes = []
+        for pair in row.confusion_pairs[:_MISTAKES_SHOWN]:
+            mistakes.append(f"{pair['true']} as {pair['predicted']} ({pair['images']})")
+        if mistakes:
+            measured = f"{labelled_result.model} on {row.dataset} ({row.protocol})"
+            print_line(f"most confused by {measured}: {', '.join(mistakes)}", error=True)
     print_notes(dict.fromkeys(note for row in rows for note in row.provenance["notes"]))
 
 
-def _print_mistakes(result: StoredResult) -> None:
-    """Print the most frequent mistakes of a classification."""
-    row = result.row
-    mistakes = [
-        f"{pair['true']} as {pair['predicted']} ({pair['images']})"
-        for pair in row.confusion_pairs[:_MISTAKES_SHOWN]
-    ]
-    if mistakes:
-        name = f"{result.model} on {row.dataset} ({row.protocol})"
-        print_line(f"most confused by {name}: {', '.join(mistakes)}", error=True)
+def _suite_score(suite_name: str, entries: Sequence[Entry]) -> SuiteScore | None:
+    """Return the score of a suite; None if it has no score, or none of the results counts.
 
-
-def _score(name: str, entries: Sequence[Entry]) -> SuiteScore | None:
-    """Return the score of a suite; None if it has no score, or none of the results counts."""
+    Args:
+        suite_name: The name or file of the suite.
+        entries: The results as rows of a leaderboard. Some of them may be unranked, such as results
+            of an incomplete data set; these do not count.
+    """
     from cosmos_eval.results.leaderboard.suite import suite_score
     from cosmos_eval.runner.suites import read_suite
 
-    suite = read_suite(name, with_models=False)
+    suite = read_suite(suite_name, with_models=False)
     members = {(member.task, member.dataset, member.protocol) for member in suite.members}
     for entry in entries:
-        if entry.is_ranked and (entry.task, entry.dataset_name, entry.protocol) in members:
+        is_member = (entry.task, entry.dataset_name, entry.protocol) in members
+        if entry.is_ranked and is_member:
             return suite_score(suite, entries)
     return None
 
 
-def _print_previews(previews: Sequence[Preview], *, as_json: bool) -> None:
-    """Print what a run would measure, which of its results are there, and an estimate of hours."""
+def _print_dry_run(plan: Plan, existing: Existing, output: Path, *, as_json: bool) -> None:
+    """Print, in the main process, what a run would measure and how long it would take.
+
+    Args:
+        plan: The models and data sets of the run.
+        existing: The results that are already in the folder `output`.
+        output: The folder that the run would write its results to.
+        as_json: Whether JSON is printed in place of a table.
+    """
+    from cosmos_eval.runner.preview import preview as preview_run
+
+    if not is_main_process():
+        return
+    previews = preview_run(plan, existing, output)
     if as_json:
         print_json([preview._asdict() for preview in previews])
         return
     print_records([_preview_record(preview) for preview in previews])
+
     state_of_dataset = {preview.dataset: preview.data_state for preview in previews}
     for dataset, state in state_of_dataset.items():
         if state not in ("there", "made by the run"):
             print_line(f"data of {dataset}: {state}")
     missing = [preview for preview in previews if preview.result is None or preview.result_fault]
     print_line(f"there already: {len(previews) - len(missing)} of {len(previews)}")
+
     estimates = [
         preview.estimated_seconds for preview in missing if preview.estimated_seconds is not None
     ]
@@ -282,13 +318,19 @@ def _print_previews(previews: Sequence[Preview], *, as_json: bool) -> None:
             f"estimate for {len(estimates)} of the other {len(missing)}: about "
             f"{_duration(sum(estimates))} h, one after the other, without cached embeddings"
         )
-    for basis in dict.fromkeys(preview.estimated_from for preview in missing):
+    bases = dict.fromkeys(preview.estimated_from for preview in missing)
+    for basis in bases:
         if basis:
             print_line(f"estimated from {basis}")
 
 
 def _preview_record(preview: Preview) -> dict[str, Any]:
-    """Return the row of a table of previews."""
+    """Return the row of the table that `--dry-run` prints, by the headings of the columns.
+
+    Example:
+        `{"model": "scenes-clip", "data set": "scenes-cls (scenes)", "data": "there", "samples":
+        500, "result": None, "cached": "500 images", "h:mm:ss": "0:00:25"}`
+    """
     cached = "unknown"
     if preview.embeddings_kept is not None:
         counts = [f"{count} {role}" for role, count in preview.embeddings_kept.items()]
@@ -309,4 +351,5 @@ def _preview_record(preview: Preview) -> dict[str, Any]:
 
 
 def _duration(seconds: float) -> str:
+    """Return a time as hours, minutes and seconds: 3661.2 becomes `1:01:01`."""
     return str(timedelta(seconds=round(seconds)))

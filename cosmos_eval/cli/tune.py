@@ -10,7 +10,7 @@ from cosmos_eval.cli import options
 from cosmos_eval.cli.options import File, option
 from cosmos_eval.cli.output import print_json, print_notes, print_records, print_written
 from cosmos_eval.results.text import percent
-from cosmos_eval.types import RunOptions
+from cosmos_eval.types import ModelSpec, RunOptions
 
 if TYPE_CHECKING:
     from cosmos_eval.runner.tune import Search, Tuned
@@ -29,9 +29,9 @@ def tune(
     seed: Annotated[int, option("N", "Seed of the choice of settings.", min=0)] = 0,
     format: options.Format = "table",
     arch: options.Arch = None,
-    weights: options.Weights = "teacher",
+    weights: options.Weights = ModelSpec.weights,
     data_root: options.DataRoot = None,
-    device: options.Device = "auto",
+    device: options.Device = RunOptions.device,
 ) -> None:
     """Choose settings of a segmentation data set for each model, by equal budgets.
 
@@ -67,7 +67,10 @@ def tune(
 
 
 def _print_tuned(search: Search, tuned_models: Sequence[Tuned]) -> None:
-    """Print a table with a column for each model, as `_tuned_column` returns it."""
+    """Print a table with a column for each model, as `_tuned_column` returns it.
+
+    All columns have the same rows.
+    """
     columns = {tuned.model: _tuned_column(search, tuned) for tuned in tuned_models}
     row_names = list(next(iter(columns.values())))
     records = []
@@ -83,8 +86,15 @@ def _tuned_column(search: Search, tuned: Tuned) -> dict[str, str]:
     """Return the texts about a model by the names of their rows.
 
     They are the chosen score, the best score to be expected of 1, 10 and 100 trials with its
-    interval, and the chosen value of each factor. Beside a value stands the fraction of the
-    variance of all scores that its factor explains.
+    interval, and the chosen value of each factor, such as `scale`. Beside a value stands the
+    fraction of the variance of all scores that its factor explains.
+
+    Args:
+        search: The settings that were tried.
+        tuned: Their scores, and the best one.
+
+    Example:
+        `{"chosen: mIoU": "41.2", "best of 1": "35.0 [30.1, 40.2]", "scale": "40.0 (62%)"}`
     """
     import numpy as np
 
@@ -92,10 +102,13 @@ def _tuned_column(search: Search, tuned: Tuned) -> dict[str, str]:
 
     scores = np.array(tuned.scores)
     column = {"chosen: mIoU": str(percent(tuned.scores[tuned.best]))}
-    expected_best = best_of(scores)
+    # Arrays over the number of trials: the expected best score, and the ends of its interval.
+    expected_scores, low_ends, high_ends = best_of(scores)
     for n_trials in (1, 10, 100):
         if n_trials < len(scores):
-            expected, low, high = (percent(float(bound[n_trials - 1])) for bound in expected_best)
+            expected = percent(float(expected_scores[n_trials - 1]))
+            low = percent(float(low_ends[n_trials - 1]))
+            high = percent(float(high_ends[n_trials - 1]))
             column[f"best of {n_trials}"] = f"{expected} [{low}, {high}]"
     for factor, values in search.factors.items():
         percent_explained = 100 * explained(scores, values)

@@ -55,10 +55,13 @@ def named_protocols() -> Mapping[str, Protocol]:
 
 
 def published_error(dataset: str, protocol_name: str) -> str | None:
-    """Return a misspelt class name that a protocol has taken over from published lists, or None.
+    """Return a wrong class name that a protocol has taken over from published lists, or None.
 
-    Only lists of the protocol `cosmos` have such names, for example `trafficlight`. If there are
+    Most of these names are misspelt. Only lists of the protocol `cosmos` have them. If there are
     several, the first one is returned.
+
+    Example:
+        `published_error("cityscapes", "cosmos")` returns `trafficlight`.
     """
     if protocol_name != "cosmos":
         return None
@@ -66,14 +69,17 @@ def published_error(dataset: str, protocol_name: str) -> str | None:
         # Under `cosmos`, a classification set has only misspelt names of its own.
         misspelt_names = list(CLASSIFICATION[dataset].class_names.values())
         return misspelt_names[0] if misspelt_names else None
-    fixed_names = segmentation.SEGMENTATION_BY_PROTOCOL["fixed-names"]
-    if dataset not in fixed_names:
+
+    # A published prompt of a segmentation set is wrong if `fixed-names` does not have it.
+    fixed_protocols = segmentation.SEGMENTATION_BY_PROTOCOL["fixed-names"]
+    if dataset not in fixed_protocols:
         return None
     published_queries = SEGMENTATION[dataset].queries
-    for published, fixed in zip(published_queries, fixed_names[dataset].queries, strict=True):
-        for name in published:
-            if name not in fixed:
-                return name
+    fixed_queries = fixed_protocols[dataset].queries
+    for published_prompts, fixed_prompts in zip(published_queries, fixed_queries, strict=True):
+        for prompt in published_prompts:
+            if prompt not in fixed_prompts:
+                return prompt
     return None
 
 
@@ -94,19 +100,23 @@ def described_sets() -> Mapping[str, Protocol]:
 
 
 def embedded_protocols(*, on_request: bool = False) -> Sequence[Protocol]:
-    """Return the embedded data sets, which are measured if no data set is named.
+    """Return the embedded data sets, which need no download.
 
-    They need no download. `on_request` adds those that are only measured if their task is named.
+    They are measured if no data set is named. `on_request` adds the ones that are only measured if
+    their task is named.
     """
-    protocols = known_protocols()
     names = [*scenes.DEFAULT]
     if on_request:
         names += scenes.ON_REQUEST
+    protocols = scenes.scenes_protocols()
     return [protocols[name] for name in names]
 
 
 def is_embedded(protocol: Protocol) -> bool:
-    """Return whether a data set is one of the embedded scenes, and not another one of its name."""
+    """Return whether a data set is one of the embedded scenes.
+
+    A user's data set may have the same name. It has another folder (`root`).
+    """
     embedded = scenes.scenes_protocols().get(protocol.dataset)
     return embedded is not None and embedded.root == protocol.root
 
@@ -123,6 +133,8 @@ def protocols_of_dataset(dataset: str) -> Mapping[str, Protocol]:
         protocols = list(WEBDATASETS[dataset].values())
     else:
         protocols = [named_protocols()[dataset]]
+
+    # Each of these tables holds the data sets of one further protocol.
     for protocol_by_dataset in (
         *CLASSIFICATION_BY_PROTOCOL.values(),
         *RETRIEVAL_BY_PROTOCOL.values(),
@@ -132,9 +144,8 @@ def protocols_of_dataset(dataset: str) -> Mapping[str, Protocol]:
         if dataset in protocol_by_dataset:
             protocols.append(protocol_by_dataset[dataset])
     if dataset == "scenes-loc":
-        protocols.extend(
-            scenes.scenes_localisation(protocol_name) for protocol_name in segmentation.MAPS
-        )
+        for protocol_name in segmentation.MAPS:
+            protocols.append(scenes.scenes_localisation(protocol_name))
     protocols.extend(_with_scored_pairs(protocols))
     return {protocol.protocol_name: protocol for protocol in protocols}
 
@@ -144,6 +155,9 @@ def _with_scored_pairs(protocols: Sequence[Protocol]) -> list[Protocol]:
 
     A retrieval protocol has two of them: the best 100 candidates of each query are scored, or all.
     A caption selection protocol has the second one, and other protocols have none.
+
+    Example:
+        The retrieval protocol `cosmos` gives `cosmos-pairs100` and `cosmos-pairs`.
     """
     pair_protocols: list[Protocol] = []
     for protocol in protocols:
@@ -157,10 +171,15 @@ def _with_scored_pairs(protocols: Sequence[Protocol]) -> list[Protocol]:
 
 
 def find_known(name: str, protocol_name: str | None = None) -> Protocol:
-    """Return a known data set under the protocol `protocol_name` (None: the usual one).
+    """Return a known data set under one of its protocols.
 
-    A webdataset may be named with a revision of its repository, such as `wds/cars@v1`. Raise
-    UsageError, with the nearest names, for an unknown data set or protocol.
+    Args:
+        name: The name of the data set. A webdataset may have a revision of its repository, as in
+            `wds/cars@v1`.
+        protocol_name: The name of the protocol; None: the usual one of the data set.
+
+    Raises:
+        UsageError: For an unknown data set or protocol. The message has the nearest names.
     """
     known_names = [*named_protocols(), *set_names()]
     dataset, separator, revision = name.partition("@")
@@ -171,6 +190,7 @@ def find_known(name: str, protocol_name: str | None = None) -> Protocol:
             f"unknown data set {name!r}; known: {nearest(name, known_names)}; "
             "or a .yaml file that describes your own"
         )
+
     protocols = protocols_of_dataset(dataset)
     if protocol_name is None:
         protocol_name = next(iter(protocols))  # the usual one is the first

@@ -51,30 +51,37 @@ ROBUSTNESS: Mapping[str, ClassificationProtocol] = read_protocols(
 """Sets of ImageNet's classes, which only have the protocol `clip-benchmark`."""
 
 
-def _with_clip_benchmark(protocol: ClassificationProtocol) -> ClassificationProtocol:
-    """Return the same data set under the protocol `clip-benchmark`.
-
-    It has other names and templates for some data sets, which classification.yaml declares.
-    """
-    changes = _DECLARED[".clip-benchmark"].get(protocol.dataset, {})
-    return replace(protocol, protocol_name="clip-benchmark", source=_CLIP_BENCHMARK, **changes)
-
-
+# CLIP Benchmark has other class names and templates for some data sets.
+_CLIP_BENCHMARK_CHANGES = _DECLARED[".clip-benchmark"]
 CLASSIFICATION_BY_PROTOCOL: Mapping[str, Mapping[str, ClassificationProtocol]] = {
     "cosmos": CLASSIFICATION,
     "clip-benchmark": {
-        name: _with_clip_benchmark(protocol) for name, protocol in CLASSIFICATION.items()
+        name: replace(
+            protocol,
+            protocol_name="clip-benchmark",
+            source=_CLIP_BENCHMARK,
+            **_CLIP_BENCHMARK_CHANGES.get(name, {}),
+        )
+        for name, protocol in CLASSIFICATION.items()
     },
 }
 """Protocols of classification sets by the name of the protocol, then by the data set."""
 
 
 def _make_probe(name: str, n_training_images: int) -> ProbeProtocol:
-    """Return the protocol of a probe on the training and the test images of a known data set."""
+    """Return the protocol of a probe on the training and the test images of a known data set.
+
+    A probe is a classifier that is trained on the image features of a model.
+
+    Args:
+        name: The name of the data set, such as `food101`. The probe is called `food101-probe`.
+        n_training_images: The number of training images of the complete data set.
+    """
     # Class names do not matter for probes. Under `clip-benchmark`, they have no errors.
     test = replace(CLASSIFICATION_BY_PROTOCOL["clip-benchmark"][name], dataset=f"{name}-probe")
-    training_images = _DECLARED[".training_folders"].get(name, {"torchvision": f"{name}/train"})
-    train = replace(test, n_images=n_training_images, **fields_of(training_images))
+    from_torchvision = {"torchvision": f"{name}/train"}
+    training_files = _DECLARED[".training_folders"].get(name, from_torchvision)
+    train = replace(test, n_images=n_training_images, **fields_of(training_files))
     return ProbeProtocol(
         dataset=test.dataset,
         protocol_name="probe",

@@ -22,13 +22,21 @@ _PATH_FIELDS = ("images", "annotations")
 def read_protocols(file: str, kind: Callable[..., Kind], **common: Any) -> dict[str, Kind]:
     """Return the protocols that a YAML file of this package declares, by the data set's name.
 
-    `file` is the name of the file without `.yaml`. `kind` is the type of the protocols, or a
-    function that makes one. It is called with the name of the data set, with the `common` fields,
-    and with the fields in the file.
+    Args:
+        file: The name of the file without `.yaml`.
+        kind: The type of the protocols, or a function that makes one. It is called with the name
+            of the data set, with the `common` fields, and with the fields in the file.
+        common: Fields that all protocols of the file have.
+
+    Example:
+        If `sets.yaml` holds `{pets: {folder: images}, .notes: [...]}`, then `read_protocols("sets",
+        ClassificationProtocol, protocol_name="cosmos")` returns `{"pets":
+        ClassificationProtocol(dataset="pets", protocol_name="cosmos", folder="images")}`.
     """
     protocols = {}
     for dataset, entry in read_yaml(file).items():
-        if not dataset.startswith("."):
+        is_dataset = not dataset.startswith(".")
+        if is_dataset:
             protocols[dataset] = kind(dataset=dataset, **common, **fields_of(entry))
     return protocols
 
@@ -45,31 +53,26 @@ def read_yaml(name: str) -> dict[str, Any]:
 def fields_of(entry: dict[str, Any]) -> dict[str, Any]:
     """Return the fields of a protocol that an entry of a YAML file declares.
 
-    Lists become flat tuples, and braces in paths are expanded: the entry `{"images": "{a,b}/val",
-    "classes": [["cat"], "dog"]}` gives `{"images": ("a/val", "b/val"), "classes": ("cat", "dog")}`.
+    Lists become flat tuples. Paths with braces become tuples of all paths that they stand for.
+
+    Example:
+        The entry `{"images": "{a,b}/val", "classes": [["cat"], "dog"]}` gives `{"images": ("a/val",
+        "b/val"), "classes": ("cat", "dog")}`.
     """
     fields: dict[str, Any] = {}
     for name, value in entry.items():
         if isinstance(value, list):
             value = tuple(flat(value))
         if name in _PATH_FIELDS:
-            value = _expand_braces(value)
+            paths = (value,) if isinstance(value, str) else value
+            if any("{" in path for path in paths):
+                expanded_paths = []
+                for path in paths:
+                    for expanded_path in braceexpand(path):
+                        expanded_paths.append(str(PurePosixPath(expanded_path)))
+                value = tuple(expanded_paths)
         fields[name] = value
     return fields
-
-
-def _expand_braces(paths: str | tuple[str, ...]) -> str | tuple[str, ...]:
-    """Return the paths that one path or several stand for: `{a,b}/val` gives `("a/val", "b/val")`.
-
-    A value without braces is returned unchanged.
-    """
-    alternatives = (paths,) if isinstance(paths, str) else paths
-    if not any("{" in path for path in alternatives):
-        return paths
-    expanded: list[str] = []
-    for path in alternatives:
-        expanded.extend(str(PurePosixPath(alternative)) for alternative in braceexpand(path))
-    return tuple(expanded)
 
 
 def flat(values: Iterable[Any]) -> Iterator[Any]:

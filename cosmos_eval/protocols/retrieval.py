@@ -11,9 +11,13 @@ RETRIEVAL: Mapping[str, RetrievalProtocol] = read_protocols("retrieval", Retriev
 
 
 def _long_captions_in_sentences(sentences: Sentences) -> dict[str, RetrievalProtocol]:
-    """Return the data sets of the protocol `long`, with captions that are split into sentences.
+    """Return the data sets with long captions, with captions that are split into sentences.
 
-    `sentences` says whether each sentence is a caption, or whether they are joined again.
+    Args:
+        sentences: `each`: every sentence is a caption. `joined`: the sentences are joined again.
+
+    Returns:
+        The protocols by the names of data sets. They are called `long-sentences` or `long-joined`.
     """
     protocol_name = protocol_name_with_sentences("long", sentences)
     protocols = {}

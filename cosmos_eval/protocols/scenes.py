@@ -10,6 +10,7 @@ import importlib.util
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -65,38 +66,67 @@ def scenes_protocols() -> Mapping[str, types.Protocol]:
 @cache
 def _protocols_below(root: str) -> Mapping[str, types.Protocol]:
     """Return the protocols of the embedded data sets, by name, with files below `root`."""
+    retrieval = types.RetrievalProtocol(
+        dataset="scenes-retrieval",
+        protocol_name=PROTOCOL_NAME,
+        root=root,
+        images=_COCO_IMAGES,
+        annotations=f"{_COCO}/captions_test_joined.json",
+    )
+    classification = types.ClassificationProtocol(
+        dataset="scenes-cls",
+        protocol_name=PROTOCOL_NAME,
+        root=root,
+        folder="folder/test",
+        templates=_THING_TEMPLATES,
+    )
+    # cosmos_core.data.scenes.captions says how the wrong captions are made.
+    selection = types.SelectionProtocol(
+        dataset="scenes-select",
+        protocol_name=PROTOCOL_NAME,
+        root=root,
+        images=_COCO_IMAGES,
+        annotations="choices",
+        layout="sugarcrepe",
+    )
+    probe = types.ProbeProtocol(
+        dataset=PROBE,
+        protocol_name=PROTOCOL_NAME,
+        root=root,
+        train=f"{_PROBE}/folder/train",
+        test="folder/test",
+    )
     protocols: tuple[types.Protocol, ...] = (
-        _retrieval_protocol("scenes-retrieval", root, f"{_COCO}/captions_test_joined.json"),
-        _classification_protocol("scenes-cls", root, "folder/test", _THING_TEMPLATES),
+        retrieval,
+        classification,
         _segmentation_protocol("scenes-seg", root, "voc/SegmentationClass"),
-        # cosmos_core.data.scenes.captions says how the wrong captions are made.
-        types.SelectionProtocol(
-            dataset="scenes-select",
-            protocol_name=PROTOCOL_NAME,
-            root=root,
-            images=_COCO_IMAGES,
-            annotations="choices",
-            layout="sugarcrepe",
+        selection,
+        replace(
+            classification,
+            dataset="scenes-cls-small",
+            folder=_SMALL_FOLDER,
+            templates=("a {}",),
         ),
-        _classification_protocol("scenes-cls-small", root, _SMALL_FOLDER, ("a {}",)),
-        _retrieval_protocol("scenes-retrieval-five", root, f"{_COCO}/captions_test.json"),
-        _retrieval_protocol("scenes-retrieval-small", root, _SMALL_CAPTIONS),
+        replace(
+            retrieval,
+            dataset="scenes-retrieval-five",
+            annotations=f"{_COCO}/captions_test.json",
+        ),
+        replace(retrieval, dataset="scenes-retrieval-small", annotations=_SMALL_CAPTIONS),
         _segmentation_protocol("scenes-seg-small", root, "voc/SegmentationClassSmall"),
         _segmentation_protocol(TRAINING, f"{root}/{_TRAINING}", "voc/SegmentationClass", "train"),
         scenes_localisation(LOCALISATION),
-        types.ProbeProtocol(
-            dataset=PROBE,
-            protocol_name=PROTOCOL_NAME,
-            root=root,
-            train=f"{_PROBE}/folder/train",
-            test="folder/test",
-        ),
+        probe,
     )
     return {protocol.dataset: protocol for protocol in protocols}
 
 
 def scenes_localisation(protocol_name: str) -> types.LocalisationProtocol:
-    """Return the localisation protocol of this name on the test scenes."""
+    """Return a localisation protocol on the test scenes.
+
+    `protocol_name` is a key of `cosmos_eval.protocols.segmentation.MAPS`, which decides the kind of
+    attention map.
+    """
     segmentation = _segmentation_protocol(
         "scenes-seg", str(_scenes_folder()), "voc/SegmentationClass"
     )
@@ -105,30 +135,17 @@ def scenes_localisation(protocol_name: str) -> types.LocalisationProtocol:
     )
 
 
-def _retrieval_protocol(dataset: str, root: str, annotations: str) -> types.RetrievalProtocol:
-    """Return a retrieval protocol on the scenes; `annotations` is COCO's file of captions."""
-    return types.RetrievalProtocol(
-        dataset=dataset,
-        protocol_name=PROTOCOL_NAME,
-        root=root,
-        images=_COCO_IMAGES,
-        annotations=annotations,
-    )
-
-
-def _classification_protocol(
-    dataset: str, root: str, folder: str, templates: tuple[str, ...]
-) -> types.ClassificationProtocol:
-    """Return a classification protocol on the scenes; `folder` has a folder per class."""
-    return types.ClassificationProtocol(
-        dataset=dataset, protocol_name=PROTOCOL_NAME, root=root, folder=folder, templates=templates
-    )
-
-
 def _segmentation_protocol(
     dataset: str, root: str, masks: str, split: str = "test"
 ) -> types.SegmentationProtocol:
-    """Return a segmentation protocol on the scenes; `masks` is the folder of the label maps."""
+    """Return a segmentation protocol on the scenes.
+
+    Args:
+        dataset: The name of the data set.
+        root: The folder that contains `voc`, the layout of PASCAL VOC.
+        masks: The folder of the label maps, relative to `root`.
+        split: The name of the file that lists the images: `test` or `train`.
+    """
     return types.SegmentationProtocol(
         dataset=dataset,
         protocol_name=PROTOCOL_NAME,
@@ -172,11 +189,14 @@ def prepare_training(dataset: str) -> None:
     from cosmos_core.data.scenes.layouts import write_layouts
     from cosmos_core.recipes.scenes import TRAIN_SCENES
 
+    # The bundled models were trained on the first TRAIN_SCENES scenes of the split.
     if dataset == PROBE:
-        root, layout = _scenes_folder() / _PROBE, "folder"
+        root = _scenes_folder() / _PROBE
+        layout = "folder"
         start, count = TRAIN_SCENES, PROBE_IMAGES
     else:
-        root, layout = _scenes_folder() / _TRAINING, "voc"
+        root = _scenes_folder() / _TRAINING
+        layout = "voc"
         start, count = TRAIN_SCENES + PROBE_IMAGES, TRAINING_IMAGES
     if root.is_dir():
         return
@@ -237,6 +257,11 @@ def _write_crop(thing: Mapping[str, Any], scene_id: str, folder: Path) -> None:
 
     The side of the square is 1.5 times the longer side of the thing, but at most the side of the
     picture. The thing is in the middle, unless the square would then leave the picture.
+
+    Args:
+        thing: Its `kind`, such as `apple`, and its `box` (left, top, right, bottom) in pixels.
+        scene_id: The name of the scene's image without `.jpg`.
+        folder: The folder of the test scenes.
     """
     from cosmos_core.data.pixels import open_image  # here, since it imports NumPy, which is slow
 
@@ -267,10 +292,11 @@ def _scenes_folder() -> Path:
 
 @cache
 def _hash_code(*counts: int) -> str:
-    """Return the SHA-256 of numbers of images and of all code that renders scenes.
+    """Return the SHA-256 of all code that renders scenes, and of numbers of images.
 
-    The files of cosmos_core are found without importing the package, which would import torch.
-    Raise UsageError if the package is missing.
+    `counts` are the numbers of images, which tests change. The files of cosmos_core are found
+    without importing the package, which would import torch. Raise UsageError if the package is
+    missing.
     """
     package = importlib.util.find_spec("cosmos_core")
     folders = package.submodule_search_locations if package else None

@@ -26,9 +26,17 @@ def _make_protocol(
 ) -> SegmentationProtocol:
     """Return the protocol that an entry of segmentation.yaml declares.
 
-    The prompt of a class is its name by default. It is written without spaces for the classes in
-    `joined`: `traffic light` becomes `trafficlight`. `prompts` holds the prompts of other classes.
-    `fields` are further fields of the protocol.
+    Args:
+        classes: The names of the classes, in the order of their values in label maps.
+        prompts: The prompts of some classes by name, as lists that may hold lists. The prompt of
+            every other class is its name.
+        joined: Classes whose prompt is their name without spaces, as in published lists.
+        fields: Further fields of the protocol.
+
+    Example:
+        The classes `traffic light`, `man` and `cat`, with `joined=["traffic light"]` and
+        `prompts={"man": ["man", "person"]}`, have the prompts `(("trafficlight",), ("man",
+        "person"), ("cat",))`.
     """
     prompts_by_class: dict[str, tuple[str, ...]] = {name: (name,) for name in classes}
     for name in joined:
@@ -57,16 +65,23 @@ _SPACED_NAMES = ("dining table", "playing field", "potted plant", "tv monitor", 
 def _fix_prompts(protocol: SegmentationProtocol) -> tuple[tuple[str, ...], ...]:
     """Return the prompts of every class, without two errors of the published lists.
 
-    Words that are written together are separated: `trafficlight` becomes `traffic light`. Prompts
-    of the background that are also classes are left out, such as `bed` in coco_object.
+    Words that are written together are separated. Prompts of the class `background` that are also
+    names of other classes are left out.
+
+    Example:
+        `trafficlight` becomes `traffic light`. In coco_object, the background loses the prompt
+        `bed`, which is a class.
     """
     name_by_joined_name = {}
     for name in (*protocol.class_names, *_SPACED_NAMES):
-        name_by_joined_name[name.replace(" ", "")] = name
+        joined_name = name.replace(" ", "")
+        name_by_joined_name[joined_name] = name
+
     prompts_of_classes = []
     for prompts in protocol.queries:
         fixed_prompts = [name_by_joined_name.get(prompt, prompt) for prompt in prompts]
         prompts_of_classes.append(tuple(fixed_prompts))
+
     if protocol.class_names[0] == "background":
         other_classes = protocol.class_names[1:]
         background_prompts = [name for name in prompts_of_classes[0] if name not in other_classes]
@@ -75,7 +90,7 @@ def _fix_prompts(protocol: SegmentationProtocol) -> tuple[tuple[str, ...], ...]:
 
 
 def _clearclip_prompts(protocol: SegmentationProtocol) -> tuple[tuple[str, ...], ...]:
-    """Return the prompts of every class as in ClearCLIP's lists.
+    """Return the prompts of every class as in the lists of ClearCLIP's code.
 
     For three data sets, they differ from the lists of SCLIP, which other protocols use: a class has
     one prompt, its name, and two classes of PASCAL VOC have other names.
@@ -91,11 +106,15 @@ def _clearclip_prompts(protocol: SegmentationProtocol) -> tuple[tuple[str, ...],
 def _with_protocol(protocol: SegmentationProtocol, protocol_name: str) -> SegmentationProtocol:
     """Return the same data set under another protocol, with its constants and its prompts.
 
-    segmentation.yaml declares the constants of each protocol, and other ones for some data sets.
+    Args:
+        protocol: The usual protocol of the data set.
+        protocol_name: A protocol that segmentation.yaml declares with its constants, such as
+            `clearclip`. It may declare other constants for some data sets.
     """
     constants = dict(_DECLARED[".protocols"][protocol_name])
     constants_by_dataset = _DECLARED[".of_sets"].get(protocol_name, {})
     constants.update(constants_by_dataset.get(protocol.dataset, {}))
+
     queries = protocol.queries
     if protocol_name == "fixed-names":
         queries = _fix_prompts(protocol)
@@ -130,15 +149,20 @@ def localisation_of(
 ) -> LocalisationProtocol:
     """Return a localisation protocol on the data set of a segmentation protocol.
 
-    It has the same images, label maps, class names and templates. `protocol_name` is one of `MAPS`,
-    and `changes` are fields that get another value.
+    Localisation compares attention maps with the label maps of a segmentation data set. The
+    protocol has the same images, label maps, class names and templates.
+
+    Args:
+        protocol: The segmentation protocol.
+        protocol_name: A key of `MAPS`, which decides the kind of attention map.
+        changes: Fields of the new protocol that get another value.
     """
-    value_by_field = {}
+    field_values = {}
     for shared_field in fields(LabelMapProtocol):
-        value_by_field[shared_field.name] = getattr(protocol, shared_field.name)
-    value_by_field.update(protocol_name=protocol_name, source="", map=MAPS[protocol_name])
-    value_by_field.update(changes)
-    return LocalisationProtocol(**value_by_field)
+        field_values[shared_field.name] = getattr(protocol, shared_field.name)
+    field_values.update(protocol_name=protocol_name, source="", map=MAPS[protocol_name])
+    field_values.update(changes)
+    return LocalisationProtocol(**field_values)
 
 
 LOCALISATION_BY_PROTOCOL: Mapping[str, Mapping[str, LocalisationProtocol]] = {

@@ -37,7 +37,14 @@ _NAMED_METRICS: tuple[Literal["f1_macro", "worst_group_acc5"], ...] = (
 def _make_protocol(row: Mapping[str, str]) -> Protocol:
     """Return the protocol that a row of facts/webdatasets.csv describes.
 
-    `row` maps the columns of the table to texts. Its `task` decides the type of the protocol.
+    Args:
+        row: The text of each column. An empty text stands for an unknown number or no value. The
+            column `task` decides the type of the protocol.
+
+    Example:
+        A row with the name `imagenet-a`, the task `cls`, the protocol `datacomp` and 7500 images
+        gives `ClassificationProtocol(dataset="wds/imagenet-a",
+        repository="djghosh/wds_imagenet-a_test", n_images=7500, ...)`.
     """
     repository = _repository_name(row)
     fields: dict[str, Any] = {
@@ -52,9 +59,11 @@ def _make_protocol(row: Mapping[str, str]) -> Protocol:
     n_samples = int(row["n_images"]) if row["n_images"] else None
     if row["task"] == "assoc":
         return AssociationProtocol(**fields, n_items=n_samples)
+
     fields["n_images"] = n_samples
     if row["task"] == "retrieval":
         return RetrievalProtocol(**fields)
+
     fields["n_classes"] = int(row["n_classes"]) if row["n_classes"] else None
     if row["task"] == "multilabel":
         return MultilabelProtocol(**fields)
@@ -71,12 +80,17 @@ def _make_protocol(row: Mapping[str, str]) -> Protocol:
 def _repository_name(row: Mapping[str, str]) -> str:
     """Return the name of a data set's repository on the Hugging Face hub.
 
-    The data set `vtab/caltech101` is in `clip-benchmark/wds_vtab-caltech101`, or under the protocol
-    `datacomp` in `djghosh/wds_vtab-caltech101_test`. A data set without tar archives, such as
-    `misc/winogavil`, is in `nlphuji/winogavil`.
+    Args:
+        row: A row of facts/webdatasets.csv, by column.
+
+    Example:
+        The data set `vtab/caltech101` is in `clip-benchmark/wds_vtab-caltech101` under the protocol
+        `clip-benchmark`, and in `djghosh/wds_vtab-caltech101_test` under `datacomp`. A data set
+        without tar archives, such as `misc/winogavil`, is in `nlphuji/winogavil`.
     """
     name = row["name"]
-    if row["files"]:
+    has_archives = not row["files"]
+    if not has_archives:
         name_without_folder = name.partition("/")[2]
         return f"nlphuji/{name_without_folder}"
     name_in_repository = name.removeprefix("fairness/").replace("/", "-")
@@ -86,7 +100,16 @@ def _repository_name(row: Mapping[str, str]) -> str:
 def _make_file_fields(row: Mapping[str, str]) -> dict[str, Any]:
     """Return the fields of a protocol that say where its images and captions or classes are.
 
-    They are in tar archives, unless the row names a file of annotations and a file of images.
+    They are in tar archives, unless the column `files` names a file of annotations and a file of
+    images.
+
+    Args:
+        row: A row of facts/webdatasets.csv, by column.
+
+    Example:
+        For a classification set in tar archives: `{"folder": ".", "layout": "webdataset"}`. For a
+        row with the files `list.csv images.zip`: `{"annotations": "list.csv", "images":
+        "images.zip"}`.
     """
     if not row["files"]:
         if row["task"] == "retrieval":
@@ -120,11 +143,15 @@ WEBDATASETS: Mapping[str, Mapping[str, Protocol]] = _read_webdatasets()
 
 
 def main_metric(dataset: str, protocol_name: str) -> str | None:
-    """Return the name of the metric that the benchmark of a webdataset reports.
+    """Return the name of the metric that the benchmark of a webdataset reports, such as `acc1`.
 
-    `dataset` may have a revision, such as `wds/cars@v1`. Return None for other data sets, and if
-    the benchmark does not state a metric.
+    Return None for other data sets, and if the benchmark does not state a metric.
+
+    Args:
+        dataset: The name of a data set. It may have a revision, as in `wds/cars@v1`.
+        protocol_name: `clip-benchmark` or `datacomp`.
     """
     name_without_revision = dataset.partition("@")[0]
-    protocol = WEBDATASETS.get(name_without_revision, {}).get(protocol_name)
+    protocol_by_name = WEBDATASETS.get(name_without_revision, {})
+    protocol = protocol_by_name.get(protocol_name)
     return protocol.main_metric if protocol else None

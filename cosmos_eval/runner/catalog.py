@@ -63,29 +63,33 @@ def datasets() -> list[Record]:
 
 def protocols() -> list[Record]:
     """List protocols, what their numbers can be compared with, and their data sets."""
+    # With what the numbers of each protocol can be compared.
     meanings = dict(COMPARABLE_WITH)
     datasets_by_protocol: dict[str, list[str]] = defaultdict(list)
     for dataset in (*named_protocols(), *described_sets()):
         for protocol_name, protocol in protocols_of_dataset(dataset).items():
             datasets_by_protocol[protocol_name].append(dataset)
-            if protocol_name != base_protocol_name(protocol_name):
+            base_name = base_protocol_name(protocol_name)
+            scores_pairs = protocol_name != base_name
+            if scores_pairs:
                 pairs = _scored_pairs(protocol)
-                meanings[protocol_name] = (
-                    f"itself: `{base_protocol_name(protocol_name)}`, scored by a PairScorer, "
-                    f"{pairs}"
-                )
-    return [
-        {
+                meanings[protocol_name] = f"itself: `{base_name}`, scored by a PairScorer, {pairs}"
+    records = []
+    for protocol_name, meaning in meanings.items():
+        record = {
             "protocol": protocol_name,
             "comparable with": meaning,
             "datasets": ", ".join(datasets_by_protocol[protocol_name]),
         }
-        for protocol_name, meaning in meanings.items()
-    ]
+        records.append(record)
+    return records
 
 
 def _scored_pairs(protocol: Any) -> str:
-    """Return which pairs of images and texts a PairScorer scores under a protocol."""
+    """Return which pairs a PairScorer, a model that scores images and texts together, scores.
+
+    For a protocol with 100 candidates: `the best 100 of each query`.
+    """
     return "all pairs" if protocol.pairs == "all" else f"the best {protocol.pairs} of each query"
 
 
@@ -97,7 +101,7 @@ def suites() -> list[Record]:
 
 
 def _suite_record(suite: Suite) -> Record:
-    """Return a suite as a row of the list."""
+    """Return a suite as a row of the list, by the headings of the columns."""
     return {
         "suite": suite.name,
         "models": str(len(suite.models)) if suite.models else "--model",
@@ -112,18 +116,24 @@ def _suite_record(suite: Suite) -> Record:
 def _score_text(suite: Suite) -> str:
     """Return the metrics of a suite's mean, each with the number of data sets that it counts for.
 
-    Data sets that count as one have weights that add up to 1.
+    For example `mean of acc1 (20), mIoU (8)`. Data sets that count as one have weights that add up
+    to 1.
     """
-    n_datasets: dict[str, float] = defaultdict(float)
+    n_datasets_of_metrics: dict[str, float] = defaultdict(float)
     for member in suite.members:
-        n_datasets[" and ".join(member.metrics)] += member.weight
-    if not n_datasets:
+        metrics = " and ".join(member.metrics)
+        n_datasets_of_metrics[metrics] += member.weight
+    if not n_datasets_of_metrics:
         return "none"
-    return "mean of " + ", ".join(f"{metrics} ({n:g})" for metrics, n in n_datasets.items())
+    texts = [f"{metrics} ({n:g})" for metrics, n in n_datasets_of_metrics.items()]
+    return f"mean of {', '.join(texts)}"
 
 
 def _datasets_text(suite: Suite) -> str:
-    """Return the data sets of a suite by protocol, then the ones that are left out."""
+    """Return the data sets of a suite by protocol, then the ones that are left out.
+
+    For example `cosmos: voc20, voc21; datacomp: wds/cars; left out: food101`.
+    """
     datasets_by_protocol: dict[str, list[str]] = defaultdict(list)
     for protocol in suite.protocols:
         datasets_by_protocol[protocol.protocol_name].append(protocol.dataset)

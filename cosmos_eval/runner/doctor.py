@@ -32,10 +32,19 @@ class Diagnosis(Survey):
 
 
 def choose(names: Sequence[str], suite: str | None, options: RunOptions) -> list[Protocol]:
-    """Return the data sets of these names and YAML files, then the data sets of a suite.
+    """Return the protocols of the data sets to examine.
 
-    Without names and a suite, return all known data sets. Raises UsageError for unknown names, and
-    if the data root is missing.
+    Args:
+        names: Names of data sets, and YAML files of a user's own.
+        suite: The name or file of a suite, whose data sets are added.
+        options: Their `data_root` is the folder of the data sets. It must exist if data sets that
+            need it are named.
+
+    Returns:
+        The data sets of the names, then of the suite. Without both, all known data sets.
+
+    Raises:
+        UsageError: For unknown names, and if the data root is missing.
     """
     protocols = [find_protocol(name) for name in names]
     if suite is not None:
@@ -52,18 +61,28 @@ def choose(names: Sequence[str], suite: str | None, options: RunOptions) -> list
 def examine(
     protocol: Protocol, options: RunOptions, progress: OnProgress, *, decode: bool | None = None
 ) -> Diagnosis:
-    """Survey a data set file by file.
+    """Survey the files of a data set, and decode its images if no file is missing.
 
-    If that finds no faults, all images are decoded if `decode` is true, and none if it is false.
-    By default, the images of a user's own data set are decoded.
+    Args:
+        protocol: The protocol of the data set.
+        options: The data root, and how many threads decode images.
+        progress: Is called with how many files have been looked at.
+        decode: Whether images are decoded. None: only the images of a user's own data set.
+
+    Returns:
+        The counts, and the faults with what mends them. A data set that cannot be read has one
+        fault, the error.
     """
     task = task_named(protocol.task)
     if is_embedded(protocol) and not Path(str(protocol.root)).is_dir():
         note = "embedded: the first run makes it"
         return Diagnosis(dataset=protocol.dataset, task=task.name, whole=True, note=note)
     if decode is None:
-        decode = protocol.root is not None
-    n_decoded, note = None, ""
+        is_data_set_of_user = protocol.root is not None
+        decode = is_data_set_of_user
+
+    n_decoded: int | None = None
+    note = ""
     try:
         survey = task.survey(protocol, options, progress)
         if not survey.faults and _has_archives(protocol):
@@ -75,6 +94,7 @@ def examine(
             survey = replace(survey, faults=_first_and_count(image_faults))
     except UsageError as error:
         survey = Survey(faults=(str(error),), remedy=remedy_of(protocol))
+
     faults = tuple(_without_name_and_advice(fault, protocol.dataset) for fault in survey.faults)
     survey = replace(survey, faults=faults)
     return Diagnosis(
@@ -90,13 +110,18 @@ def examine(
 def _without_name_and_advice(fault: str, dataset: str) -> str:
     """Return a fault without the data set's name and without the advice to call the doctor.
 
-    The name is printed before the fault.
+    The doctor prints the name before the fault. For example, "pets: 3 of 5 images; see `cosmos-eval
+    data doctor pets`" becomes "3 of 5 images".
     """
-    return fault.partition(ADVICE)[0].removeprefix(f"{dataset}: ")
+    fault_without_advice = fault.partition(ADVICE)[0]
+    return fault_without_advice.removeprefix(f"{dataset}: ")
 
 
 def _first_and_count(faults: Sequence[str]) -> tuple[str, ...]:
-    """Return the first fault with the number of the other ones; empty without faults."""
+    """Return the first fault with the number of the other ones; empty without faults.
+
+    `["a.jpg is cut off", "b.jpg is empty", ...]` becomes `("a.jpg is cut off (and 7 more)",)`.
+    """
     if len(faults) > 1:
         return (f"{faults[0]} (and {len(faults) - 1} more)",)
     return tuple(faults)
@@ -114,9 +139,17 @@ def _decode_all(
     options: RunOptions,
     progress: OnProgress,
 ) -> list[str]:
-    """Decode images, and return a fault for each image that cannot be decoded."""
+    """Decode images, and return a fault for each image that cannot be decoded.
+
+    Args:
+        images: The images of a data set.
+        decode: The task's function that decodes an image. It raises UsageError for a damaged one.
+        options: Their `workers` is the number of threads.
+        progress: Is called after each image.
+    """
 
     def fault_of(image: ImageSource) -> str:
+        """Return why an image cannot be decoded; empty if it can."""
         try:
             decode(image)
         except UsageError as error:
@@ -124,8 +157,9 @@ def _decode_all(
         return ""
 
     faults = []
-    for done, fault in enumerate(prefetch(images, fault_of, workers=options.workers), start=1):
+    image_faults = prefetch(images, fault_of, workers=options.workers)
+    for n_done, fault in enumerate(image_faults, start=1):
         if fault:
             faults.append(fault)
-        progress(Progress("decode", done, len(images)))
+        progress(Progress("decode", n_done, len(images)))
     return faults

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from cosmos_eval import types
-from cosmos_eval.embedding.cache import embeddings_folder
 from cosmos_eval.models.encoder import Encoder, require_encoder
 from cosmos_eval.models.specs import with_labels
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.runner import plan as plans
 from cosmos_eval.runner.bars import bars
+from cosmos_eval.runner.options import make_run_options
 from cosmos_eval.runner.run import LoadedModel, measure, run_all
 
 
@@ -27,11 +27,11 @@ def evaluate(
     download: bool = False,
     stream: bool = False,
     arch: str | None = None,
-    weights: types.Weights = "teacher",
+    weights: types.Weights = types.ModelSpec.weights,
     attention: types.Attention | None = None,
     auxiliary: str | None = None,
-    device: str = "auto",
-    precision: types.Precision = "fp32",
+    device: str = types.RunOptions.device,
+    precision: types.Precision = types.RunOptions.precision,
     batch_size: int = types.RunOptions.batch_size,
     workers: int = types.RunOptions.workers,
     limit: int | None = None,
@@ -40,68 +40,96 @@ def evaluate(
     output: str | Path | None = None,
     progress: bool = False,
 ) -> ResultRow:
-    """Measure a model on a data set, both named as on the command line.
+    """Measure a model on a data set, and return the result.
 
-    `model` may also be an encoder, ready on its device. It is measured in evaluation mode, and
-    every submodule then gets its former mode back. Its embeddings are not cached, since its code is
-    unknown here, and `arch`, `weights`, `auxiliary`, `device` and `precision` must not be given.
+    Args:
+        model: A model as on the command line, such as `openclip:ViT-B-32/openai`, or an encoder,
+            ready on its device. An encoder is measured in evaluation mode, and every submodule then
+            gets its former mode back. Its embeddings are not cached, since its code is unknown
+            here, and `arch`, `weights`, `auxiliary`, `device` and `precision` must not be given.
+        dataset: The name of a known data set, a YAML file, a dict with the keys of such a file,
+            whose paths are relative to the current folder, or a protocol.
+        name: The name of the model in tables; None: the specification.
+        protocol: The protocol of a known data set; None: its usual one.
+        data_root: The folder of downloaded data sets.
+        download: Whether a webdataset, or a missing torchvision data set below `data_root`, is
+            fetched.
+        stream: Whether a webdataset is measured while it arrives. It is not kept unless `download`
+            is set.
+        arch: The OpenCLIP architecture of a checkpoint that does not state its own.
+        weights: The weights that are measured of a checkpoint with two sets.
+        attention: The form of attention of the last block; None: the protocol's own.
+        auxiliary: The encoder that guides attention `proxy`.
+        device: `cpu`, `cuda` or `cuda:N`; `auto`: a GPU if there is one.
+        precision: `fp32`, `bf16`, `fp16` or `amp`.
+        batch_size: How many images are encoded at once.
+        workers: How many threads read images.
+        limit: How many samples are measured, from the first one on; None: all.
+        allow_partial: Whether a known data set that is not complete is measured on the samples on
+            the disk.
+        cache: Whether embeddings are kept in the folder that `cosmos-eval cache info` shows.
+        output: The folder that the result is stored in, where it replaces a former result of the
+            same model and data set; None: it is not stored.
+        progress: Whether a bar is shown, in terminals and notebooks.
 
-    `dataset` may also be a dict with the keys of a YAML file, whose paths are relative to the
-    current folder, or a protocol.
+    Returns:
+        The result. Metrics are fractions in [0, 1], and ranks start at 1.
 
-    - `name`: the name of the model in tables.
-    - `protocol`: the protocol of a known data set; None: its usual one.
-    - `download`: fetch a webdataset, or a missing torchvision data set below `data_root`.
-    - `stream`: measure a webdataset while it arrives. It is not kept unless `download` is set.
-    - `limit`: measure the first samples only.
-    - `allow_partial`: measure the samples on the disk of a known data set that is not complete.
-    - `cache`: keep embeddings in the folder that `cosmos-eval cache info` shows.
-    - `output`: the folder that the result is stored in, where it replaces a former result of the
-      same model and data set; None: it is not stored.
-    - `progress`: show a bar, in terminals and notebooks.
+    Raises:
+        UsageError: For unknown names, missing or inconsistent data, and objects that are not
+            encoders.
 
-    Metrics are fractions in [0, 1], and ranks start at 1. Raises UsageError for unknown names,
-    missing or inconsistent data, and objects that are not encoders.
+    Example:
+        `evaluate("scenes-clip", "scenes-cls").metrics["acc1"]`
     """
-    options = types.RunOptions(
+    is_named_model = isinstance(model, str)
+    folder = None if output is None else Path(output)
+    data_options = types.DataOptions(
         data_root=data_root,
         download=download,
         stream=stream,
-        attention=attention,
-        auxiliary=auxiliary,
-        device=device,
-        precision=precision,
-        batch_size=batch_size,
-        workers=workers,
         limit=limit,
         allow_partial=allow_partial,
-        cache=str(embeddings_folder()) if cache and isinstance(model, str) else None,
-        unfinished=None if output is None else str(Path(output, ".partial")),
     )
-    folder = None if output is None else Path(output)
+    model_options = types.ModelOptions(
+        attention=attention, auxiliary=auxiliary, device=device, precision=precision
+    )
+    options = make_run_options(
+        data_options,
+        model_options,
+        batch_size=batch_size,
+        workers=workers,
+        use_cache=cache and is_named_model,
+        output=folder,
+    )
     plans.require_outputs(options, folder)
-    protocol_names = [protocol] if protocol else []
+
+    has_default_model_options = (
+        arch is None
+        and weights == types.ModelSpec.weights
+        and model_options == types.ModelOptions(attention=attention)
+    )
+    if not is_named_model and not has_default_model_options:
+        raise types.UsageError("arch, weights, auxiliary, device, precision go with a named model")
+
+    models: list[str] = []  # an encoder takes the place of the models of the plan
+    names: list[str] = []
+    if isinstance(model, str):
+        models = [model]
+        names = [] if name is None else [name]
+    plan = plans.make_plan(
+        datasets=[dataset],
+        protocol_names=[protocol] if protocol else [],
+        models=models,
+        names=names,
+        arch=arch,
+        weights=weights,
+        options=options,
+    )
     with bars(shown=progress) as show_progress:
         if isinstance(model, str):
-            plan = plans.make_plan(
-                datasets=[dataset],
-                protocol_names=protocol_names,
-                models=[model],
-                names=[] if name is None else [name],
-                arch=arch,
-                weights=weights,
-                options=options,
-            )
             (result,) = run_all(plan, show_progress, folder)
         else:
-            model_options = (arch, weights, auxiliary, device, precision)
-            if model_options != (None, "teacher", None, "auto", "fp32"):  # the default values
-                raise types.UsageError(
-                    "arch, weights, auxiliary, device, precision go with a named model"
-                )
-            plan = plans.make_plan(
-                datasets=[dataset], protocol_names=protocol_names, options=options
-            )
             result = _measure_encoder(model, plan, name, show_progress, folder)
     assert result.row is not None  # an error would have been raised
     return result.row
@@ -114,19 +142,25 @@ def _measure_encoder(
     show_progress: plans.ShowProgress,
     output: Path | None,
 ) -> plans.Result:
-    """Return the result of an encoder on the one data set of a plan, whose models are ignored.
+    """Return the result of a user's encoder on the one data set of a plan.
 
-    `label` is the name of the model in tables.
+    Args:
+        encoder: The model, ready on its device. Its submodules are in evaluation mode meanwhile.
+        plan: It has one data set. Its models are ignored.
+        label: The name of the model in tables; None: the name of the encoder's class.
+        show_progress: Shows how far the measurement is.
+        output: The folder of the result; None: it is not stored.
     """
-    name = type(encoder).__name__
-    (spec,) = with_labels([types.ModelSpec(text=name, kind="python", name=name)], [label])
+    class_name = type(encoder).__name__
+    spec = types.ModelSpec(text=class_name, kind="python", name=class_name)
+    (labelled_spec,) = with_labels([spec], [label])
     datasets = plans.open_datasets(plan, show_progress)
     from cosmos_eval.models.live import evaluation_mode  # which imports torch
 
     with evaluation_mode(encoder):
-        require_encoder(encoder, name)
-        (job,) = plans.jobs_of(replace(plan, specs=[spec]), datasets, output=output)
-        (result,) = measure(
-            LoadedModel(encoder, job.spec, job.options, show_progress), job, show_progress
-        )
+        require_encoder(encoder, class_name)
+        encoder_plan = replace(plan, specs=[labelled_spec])
+        (job,) = plans.jobs_of(encoder_plan, datasets, output=output)
+        model = LoadedModel(encoder, job.spec, job.options, show_progress)
+        (result,) = measure(model, job, show_progress)
     return result

@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Callable, Container, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from itertools import product
 from pathlib import Path
@@ -46,7 +46,10 @@ def engine_of(executor: types.Executor) -> Engine:
 
 
 def run_here(jobs: Sequence[plans.Job], show_progress: plans.ShowProgress) -> Outcomes:
-    """Run jobs one after the other in this process; the processes of torchrun share each job."""
+    """Run jobs one after the other in this process, and yield the index and results of each.
+
+    Under torchrun, every process calls this, and the processes share the work of each job.
+    """
     worker = Worker(show_progress)
     for index, job in enumerate(jobs):
         yield index, worker.run(job)
@@ -59,7 +62,7 @@ def _worker_of_process() -> Worker:
 
 
 def run_remote(job: plans.Job) -> list[plans.Result]:
-    """Run a job in a process that an engine has started.
+    """Run a job in a process that an engine has started, and return its results.
 
     An error that the caller's process may not be able to unpickle is replaced by a CosmosEvalError;
     its traceback is printed in the log of this process.
@@ -67,8 +70,10 @@ def run_remote(job: plans.Job) -> list[plans.Result]:
     os.chdir(job.folder)
     results = _worker_of_process().run(job)
     error = results[-1].error  # all failed results of a job have the same error
-    if error is None or type(error) in (types.UsageError, types.CosmosEvalError):
+    can_be_unpickled = type(error) in (types.UsageError, types.CosmosEvalError)
+    if error is None or can_be_unpickled:
         return results
+
     traceback.print_exception(error, file=sys.stderr)
     picklable_error = types.CosmosEvalError(f"{type(error).__name__}: {error}")
     portable_results = []
@@ -88,27 +93,34 @@ def execute(
     keep_going: bool = False,
     show_progress: plans.ShowProgress = plans.show_no_progress,
 ) -> Iterator[list[plans.Result]]:
-    """Measure and store the pairs of a plan, except those to `skip`, job by job in their order.
+    """Measure and store the pairs of a plan, and yield lists of results in the order of the jobs.
 
-    The output folders are checked first, then all data. With `keep_going`, failures are yielded as
-    results with an error; results that failed for the same reason are yielded together. Without
-    `keep_going`, the first error is raised. But if several data sets cannot be opened, all their
-    failures are yielded before UsageError is raised.
+    The folders to write are checked first, then all data. A list holds the results that one job has
+    measured, or the results that failed for one reason.
+
+    Args:
+        plan: The models and data sets.
+        output: The folder of the results.
+        engine: Runs the jobs: in this process, on a Ray cluster, or by SLURM.
+        skip: Pairs of a model and a data set that are not measured.
+        keep_going: Whether failures are yielded as results with an error. If not, the first error
+            is raised. But if several data sets cannot be opened, all their failures are yielded
+            before UsageError is raised.
+        show_progress: Shows how far the run is.
     """
-    protocols = [
-        protocol
-        for protocol in plan.protocols
-        if any(plans.pair_of(spec, protocol) not in skip for spec in plan.specs)
-    ]
+    protocols = []
+    for protocol in plan.protocols:
+        pairs = [plans.pair_of(spec, protocol) for spec in plan.specs]
+        if any(pair not in skip for pair in pairs):
+            protocols.append(protocol)
     if not protocols:
         return
 
-    def require_outputs() -> None:
-        plans.require_outputs(plan.options, output)
-
+    require_outputs = partial(plans.require_outputs, plan.options, output)
     plan.options.distributed.main_process_first(require_outputs)
     plan_to_measure = replace(plan, protocols=protocols)
     datasets = plans.open_datasets(plan_to_measure, show_progress, raising=False)
+
     errors = [dataset.error for dataset in datasets if dataset.error is not None]
     if len(errors) == 1 and not keep_going:
         raise errors[0]
@@ -120,9 +132,11 @@ def execute(
             f"{len(errors)} of {len(datasets)} data sets cannot be measured on; nothing was "
             "measured (--keep-going measures on the others)"
         )
+
     readable_datasets = [dataset for dataset in datasets if dataset.error is None]
     jobs = plans.jobs_of(plan, readable_datasets, skip, output)
     if jobs:
+        # Closing the outcomes cancels the jobs that have not ended if this generator ends early.
         with closing(engine(jobs, show_progress)) as outcomes:
             yield from _in_order_of_jobs(outcomes, raising=not keep_going)
 
@@ -130,7 +144,13 @@ def execute(
 def _failures_of_dataset(
     plan: plans.Plan, dataset: plans.Dataset, skip: Container[plans.Pair]
 ) -> list[plans.Result]:
-    """Return a failed result for each model that was to be measured on a data set."""
+    """Return a failed result for each model that was to be measured on a data set.
+
+    Args:
+        plan: It has the models.
+        dataset: A data set that could not be opened, with the error.
+        skip: Pairs of a model and a data set that are not measured.
+    """
     failures = []
     for spec in plan.specs:
         pair = plans.pair_of(spec, dataset.protocol)
@@ -140,20 +160,27 @@ def _failures_of_dataset(
 
 
 def _in_order_of_jobs(outcomes: Outcomes, *, raising: bool) -> Iterator[list[plans.Result]]:
-    """Yield the results of each job, then its failed results, in the order of the jobs.
+    """Yield the measured results of each job, then its failed results, in the order of the jobs.
 
-    If `raising`, the first error is raised when its job ends.
+    A list without results is not yielded.
+
+    Args:
+        outcomes: The index and the results of each job, in the order in which the jobs end.
+        raising: Whether the first error is raised when its job ends.
+
+    Example:
+        If job 1 ends before job 0, its results are kept until the results of job 0 are yielded.
     """
-    results_of_ended_jobs: dict[int, list[plans.Result]] = {}
-    next_index = 0
+    results_by_job: dict[int, list[plans.Result]] = {}  # of ended jobs, not yielded yet
+    next_index = 0  # of the first job whose results are not yielded yet
     for index, results in outcomes:
         if raising:
             for result in results:
                 if result.error is not None:
                     raise result.error
-        results_of_ended_jobs[index] = results
-        while next_index in results_of_ended_jobs:
-            job_results = results_of_ended_jobs.pop(next_index)
+        results_by_job[index] = results
+        while next_index in results_by_job:
+            job_results = results_by_job.pop(next_index)
             measured = [result for result in job_results if result.error is None]
             failed = [result for result in job_results if result.error is not None]
             if measured:
@@ -164,41 +191,58 @@ def _in_order_of_jobs(outcomes: Outcomes, *, raising: bool) -> Iterator[list[pla
 
 
 def reason_of(error: Exception) -> str:
-    """Return an error as one line, with the name of its type unless it is an error of ours."""
-    text = " ".join(str(error).split())
-    return text if isinstance(error, types.CosmosEvalError) else f"{type(error).__name__}: {text}"
+    """Return an error as one line, with the name of its type unless it is an error for users.
+
+    `ValueError("no\\nshape")` becomes `ValueError: no shape`, and `UsageError("no file x")` becomes
+    `no file x`.
+    """
+    line = " ".join(str(error).split())
+    if isinstance(error, types.CosmosEvalError):
+        return line
+    return f"{type(error).__name__}: {line}"
 
 
 def existing_results(plan: plans.Plan, output: Path) -> dict[plans.Pair, plans.Result]:
-    """Return the existing results of a plan.
+    """Return the results of a plan that are already in the folder `output`.
 
     A result with an error has to be measured again, for the reason that the error states.
     """
     results = {}
     for spec, protocol in product(plan.specs, plan.protocols):
         pair = plans.pair_of(spec, protocol)
-        part = found_part(protocol, plan.options)
-        settings = settings_of(protocol, plan.options, part)
+        # The name of the file tells model, data set, protocol, and options that are not the usual
+        # ones.
+        settings = settings_of(protocol, plan.options, found_samples_of(protocol, plan.options))
         is_student = spec.kind in specs.TWO_SETS and spec.weights == "student"
         stem = make_file_stem(*pair, overrides_of(settings, student=is_student))
         path = output / f"{stem}.json"
-        if path.exists():
-            try:
-                row = _read_valid(spec, path, plan.options.auxiliary)
-                results[pair] = plans.Result(pair, row, path=path)
-            except types.UsageError as error:
-                results[pair] = plans.Result(pair, path=path, error=error)
+        if not path.exists():
+            continue
+        try:
+            row = _read_valid(spec, path, plan.options.auxiliary)
+        except types.UsageError as error:
+            results[pair] = plans.Result(pair, path=path, error=error)
+        else:
+            results[pair] = plans.Result(pair, row, path=path)
     return results
 
 
 def _read_valid(spec: types.ModelSpec, path: Path, auxiliary: str | None) -> ResultRow:
-    """Read a result of a model, and of its auxiliary encoder if it has one.
+    """Read a result, and check that measuring again would give the same one.
 
-    Raises UsageError if the result was edited, or if its samples, weights or code have changed.
+    Args:
+        spec: The model that would be measured.
+        path: The file of the result.
+        auxiliary: The specification of the model's auxiliary encoder, if it has one.
+
+    Raises:
+        UsageError: If the result was edited, or if its samples, or weights or code of its models,
+            have changed.
     """
     stored = read_files(path)
-    samples_of(path, stored)
-    if record_is_unchanged(stored.record) is False or contradiction_of_metrics(path):
+    samples_of(path, stored)  # raises UsageError if the samples have changed
+    is_edited = record_is_unchanged(stored.record) is False
+    if is_edited or contradiction_of_metrics(path):
         raise types.UsageError(f"{path} was edited after it was written")
     _require_same_model(spec, stored.row.model, path)
     if auxiliary is not None:
@@ -208,9 +252,15 @@ def _read_valid(spec: types.ModelSpec, path: Path, auxiliary: str | None) -> Res
 
 
 def _require_same_model(spec: types.ModelSpec, record: Mapping[str, Any], path: Path) -> None:
-    """Raise UsageError unless a model is still the one that a result at `path` records.
+    """Raise UsageError unless a model is still the one that a result records.
 
-    Weights and code are compared if they are files of this machine, and otherwise the names.
+    Weights and code are compared if they are files of this machine, and otherwise the
+    specifications.
+
+    Args:
+        spec: The model as it is now.
+        record: The record of the model in the result.
+        path: The file of the result, for messages.
     """
     weights_files = specs.local_weights(spec)
     weights_hash = specs.weights_sha256(weights_files) if weights_files else None
@@ -219,18 +269,23 @@ def _require_same_model(spec: types.ModelSpec, record: Mapping[str, Any], path: 
         raise types.UsageError(f"{path} was measured with other weights than {spec.name} has now")
     if code_hash is not None and code_hash != record.get("code_sha256"):
         raise types.UsageError(f"{path} was measured with other code than {spec.name} has now")
-    if weights_hash is None and code_hash is None and record["spec"] != spec.text:
+    has_local_files = weights_hash is not None or code_hash is not None
+    if not has_local_files and record["spec"] != spec.text:
         raise types.UsageError(f"{path} is a result of {record['spec']}, not {spec.text}")
 
 
-def found_part(protocol: types.Protocol, options: types.RunOptions) -> types.FoundSamples | None:
-    """Return how much of an incomplete data set is there, if incomplete ones are allowed.
+def found_samples_of(
+    protocol: types.Protocol, options: types.RunOptions
+) -> types.FoundSamples | None:
+    """Return how many samples of an incomplete data set are on the disk.
 
-    Return None for a complete data set. Also for one that cannot be read: only a run reports that.
+    Return None if incomplete data sets are not allowed, for a complete data set, and for one that
+    cannot be read: only a run reports that.
     """
     if not options.allow_partial:
         return None
     try:
-        return getattr(task_for(protocol).open_data(protocol, options), "found_samples", None)
+        data = task_for(protocol).open_data(protocol, options)
     except types.UsageError:
         return None
+    return getattr(data, "found_samples", None)

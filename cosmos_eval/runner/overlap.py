@@ -125,7 +125,12 @@ class Overlap:
 def images_of(data: Any) -> dict[str, ImageSource]:
     """Return the images of an opened data set of any task, by the names of their files.
 
-    Raises UsageError if the data set does not list images.
+    Args:
+        data: What the task's `open_data` returned. It has `images`, and perhaps their `names`, or
+            it has `samples` with an `image` each.
+
+    Raises:
+        UsageError: If the data set does not list images.
     """
     if hasattr(data, "images"):
         names = getattr(data, "names", None) or [str(source.name) for source in data.images]
@@ -142,11 +147,20 @@ def metrics_without(
 ) -> list[dict[str, Any]]:
     """Return the headline metrics of results, over all images and without the duplicated ones.
 
-    Raises UsageError if all images are duplicated, if a result is about other images, or if the
-    samples of its task are not images.
+    Args:
+        results: Results on one data set, each with its samples. A sample is an image.
+        image_names: The names of the data set's images, in the order of the samples.
+        duplicated_images: The names of images that have a near-duplicate among training images.
+
+    Returns:
+        A record for each result and metric, as `_headlines_without` returns it.
+
+    Raises:
+        UsageError: If all images are duplicated, if a result is about other images, or if the
+            samples of its task are not images.
     """
-    keep = ~np.isin(np.array(image_names, object), duplicated_images)
-    if results and not keep.any():
+    is_kept = ~np.isin(np.array(image_names, object), duplicated_images)
+    if results and not is_kept.any():
         raise UsageError("every image has a near-duplicate: no metric is left without them")
     records: list[dict[str, Any]] = []
     for row, samples in results:
@@ -157,30 +171,44 @@ def metrics_without(
             raise UsageError(
                 f"{result_name} has {row.n_samples} samples for {len(image_names)} images"
             )
-        records += _headlines_without(row, samples, keep)
+        records += _headlines_without(row, samples, is_kept)
     return records
 
 
 def _headlines_without(
-    row: ResultRow, samples: Samples, keep: NDArray[np.bool_]
-) -> Iterator[dict[str, Any]]:
-    """Yield each headline metric of a result: over all images, and over those to `keep` (N,)."""
+    row: ResultRow, samples: Samples, is_kept: NDArray[np.bool_]
+) -> list[dict[str, Any]]:
+    """Return the headline metrics of a result, over all samples and over some of them.
+
+    Args:
+        row: The record of the result.
+        samples: The arrays that its metrics follow from.
+        is_kept: (N,) whether each sample is kept.
+
+    Example:
+        `[{"model": "scenes-clip", "protocol": "scenes", "metric": "acc1", "all": 0.8, "without":
+        0.78, "low": 0.74, "high": 0.82}]`. The interval belongs to the kept samples.
+    """
     task = task_named(row.task)
     estimates = task.estimates(task.derive(samples))
-    for name in task.headlines:
-        if name not in row.metrics:
+    records = []
+    for metric_name in task.headlines:
+        if metric_name not in row.metrics:
             continue
-        estimate = without(estimates[name], keep)
-        interval = task.intervals({name: estimate}, row.provenance["seed"]).get(name)
-        yield {
+        estimate = without(estimates[metric_name], is_kept)
+        intervals = task.intervals({metric_name: estimate}, row.provenance["seed"])
+        interval = intervals.get(metric_name)
+        record = {
             "model": model_label(row),
             "protocol": row.protocol,
-            "metric": name,
-            "all": row.metrics[name],
+            "metric": metric_name,
+            "all": row.metrics[metric_name],
             "without": estimate.value,
             "low": interval.low if interval else None,
             "high": interval.high if interval else None,
         }
+        records.append(record)
+    return records
 
 
 def find_overlap(
@@ -193,9 +221,17 @@ def find_overlap(
 ) -> Overlap:
     """Compare all training images in tar shards with the images of a data set.
 
-    With an `encoder`, images also match if their embeddings have at least this cosine similarity.
-    Processes divide the shards. Raises UsageError for a damaged shard and for an image of the data
-    set that cannot be read.
+    Args:
+        images: The images of the data set, by name.
+        shards: Tar files of training images. The processes of a run divide them.
+        options: Threads, batch size, cache and processes.
+        progress: Is called with how many images have been read and compared.
+        encoder: A model whose embeddings are compared too.
+        least_cosine: With an encoder, images match if their embeddings have at least this cosine
+            similarity.
+
+    Raises:
+        UsageError: For a damaged shard, and for an image of the data set that cannot be read.
     """
     evaluation_images = EvaluationImages.read(images, options, progress)
     embedding_search = None
@@ -219,18 +255,19 @@ def find_overlap(
 class EvaluationImages:
     """The images of a data set, as they are compared with training images.
 
-    An image is present as K copies: its crops, and the mirror images of these.
+    An image is present as 16 copies: 8 crops, and their mirror images. All sequences over copies
+    have one order: copy by copy, image by image. An image that shows nothing has no copies.
     """
 
     # The hashes of all copies, to be searched.
     hashes: HashIndex
-    # The small grey pictures of all copies, (sum of K, 32, 32).
+    # The small grey pictures of all copies, (C, 32, 32).
     pictures: Pictures
     # The name of each copy's image.
     image_names: Sequence[str]
     # How each copy was made, such as `middle 95%, mirrored`.
     copy_names: Sequence[str]
-    # The number of images that show nothing to compare; they have no copies.
+    # The number of images that show nothing to compare, such as a plain white one.
     flat: int
     # The names of the images that have a file of this SHA-256.
     names_by_digest: Mapping[bytes, Sequence[str]]
@@ -239,30 +276,43 @@ class EvaluationImages:
     def read(
         cls, images: Mapping[str, ImageSource], options: RunOptions, progress: OnProgress
     ) -> EvaluationImages:
-        """Read and hash the images of a data set."""
+        """Read and hash the images of a data set.
+
+        Args:
+            images: The images by name.
+            options: Their `workers` is the number of threads that read images.
+            progress: Is called after each image.
+        """
         pictures = [np.empty((0, SIDE, SIDE), np.uint8)]
         image_names: list[str] = []
         copy_names: list[str] = []
         names_by_digest: dict[bytes, list[str]] = defaultdict(list)
-        flat = 0
+        n_flat = 0
         digests_and_copies = prefetch(images.values(), _read_copies, workers=options.workers)
-        for number, (name, (digest, copies)) in enumerate(
+        for n_done, (name, (digest, copies)) in enumerate(
             zip(images, digests_and_copies, strict=True), start=1
         ):
-            progress(Progress("images", number, len(images)))
+            progress(Progress("images", n_done, len(images)))
             names_by_digest[digest].append(name)
             if copies["whole"].std() < _FLAT:
-                flat += 1
+                n_flat += 1
                 continue
             pictures.append(np.stack(list(copies.values())))
-            copy_names += copies
-            image_names += [name] * len(copies)
+            copy_names.extend(copies.keys())
+            image_names.extend([name] * len(copies))
+
         all_pictures = np.concatenate(pictures)
         hashes = HashIndex(perceptual_hashes(all_pictures))
-        return cls(hashes, all_pictures, image_names, copy_names, flat, names_by_digest)
+        return cls(hashes, all_pictures, image_names, copy_names, n_flat, names_by_digest)
 
     def same_files(self, shard: str, keys: Sequence[str], digests: Sequence[bytes]) -> list[Match]:
-        """Return the matches of training images whose file, by its SHA-256, is in the data set."""
+        """Return the matches of training images whose file is also in the data set.
+
+        Args:
+            shard: The tar of the training images.
+            keys: The name of each training image in the tar.
+            digests: The SHA-256 of each training image's file.
+        """
         matches = []
         for key, digest in zip(keys, digests, strict=True):
             for name in self.names_by_digest.get(digest, ()):
@@ -272,8 +322,15 @@ class EvaluationImages:
     def near_duplicates(self, shard: str, keys: Sequence[str], pictures: Pictures) -> list[Match]:
         """Return the best match of each training image with each evaluation image.
 
-        `pictures` (N, 32, 32) are the small grey pictures of the training images.
+        Two images match if the hashes of a copy and of the training image are near, and if their
+        small grey pictures correlate. The best match is the copy with the highest correlation.
+
+        Args:
+            shard: The tar of the training images.
+            keys: The name of each training image in the tar.
+            pictures: (N, 32, 32), the small grey pictures of the training images.
         """
+        # Pairs of a training image (`query`, an index of `keys`) and a copy (`item`).
         near = self.hashes.near(perceptual_hashes(pictures))
         pixel_correlations = correlations(pictures[near.query], self.pictures[near.item])
         # The correlation and the match, by the index of the training image and the image's name.
@@ -286,28 +343,33 @@ class EvaluationImages:
             strict=True,
         ):
             pair = (query, self.image_names[item])
-            if correlation < CORRELATION or (pair in best and correlation < best[pair][0]):
-                continue
-            match = Match(
-                image=self.image_names[item],
-                shard=shard,
-                key=keys[query],
-                copy=self.copy_names[item],
-                distance=distance,
-                correlation=round(correlation, 4),
-            )
-            best[pair] = (correlation, match)
+            is_better = pair not in best or correlation >= best[pair][0]
+            if correlation >= CORRELATION and is_better:
+                match = Match(
+                    image=self.image_names[item],
+                    shard=shard,
+                    key=keys[query],
+                    copy=self.copy_names[item],
+                    distance=distance,
+                    correlation=round(correlation, 4),
+                )
+                best[pair] = (correlation, match)
         return [match for _, match in best.values()]
 
 
 def _read_copies(source: ImageSource) -> tuple[bytes, dict[str, Pictures]]:
-    """Return the SHA-256 of an image's file, and a small grey picture of every copy by its name."""
+    """Return the SHA-256 of an image's file, and a small grey picture of every copy by its name.
+
+    The names are `whole`, `whole, mirrored`, `middle 95%`, and so on.
+    """
     content = source.read()
     image = source.decode(content)
     copies: dict[str, Pictures] = {}
     for name, crop in _CROPS.items():
-        width, height = round(crop.fraction * image.width), round(crop.fraction * image.height)
-        left, top = round((image.width - width) * crop.x), round((image.height - height) * crop.y)
+        width = round(crop.fraction * image.width)
+        height = round(crop.fraction * image.height)
+        left = round((image.width - width) * crop.x)
+        top = round((image.height - height) * crop.y)
         picture = small(image.crop((left, top, left + width, top + height)))
         copies[name] = picture
         copies[f"{name}, mirrored"] = picture[:, ::-1]
@@ -331,6 +393,15 @@ class EmbeddingSearch:
         options: RunOptions,
         progress: OnProgress,
     ) -> None:
+        """Encode the images of the data set.
+
+        Args:
+            encoder: The model.
+            least_cosine: The least cosine similarity of close embeddings.
+            images: The images of the data set by name.
+            options: Batch size, threads and cache.
+            progress: Is called with how many images are encoded.
+        """
         self.transform = encoder.transform
         self._encoder = encoder
         self._least_cosine = least_cosine
@@ -344,7 +415,10 @@ class EmbeddingSearch:
     ) -> Iterator[Match]:
         """Yield all pairs of a training image and an evaluation image with close embeddings.
 
-        `pixels` are the transformed training images, (3, H, W) each.
+        Args:
+            shard: The tar of the training images.
+            keys: The name of each training image in the tar.
+            pixels: The transformed training images, (3, H, W) each.
         """
         import torch
 
@@ -352,10 +426,17 @@ class EmbeddingSearch:
         for start in range(0, len(pixels), self._batch_size):
             batch = torch.stack(list(pixels[start : start + self._batch_size]))
             features.append(self._encoder.encode_image(batch).cpu())
+        # Features have length 1. So their products are cosines, (training images, images).
         cosines = torch.cat(features).numpy() @ self._image_features.T
-        for query, item in zip(*np.nonzero(cosines >= self._least_cosine), strict=True):
-            cosine = round(float(cosines[query, item]), 4)
-            yield Match(self._image_names[item], shard, keys[query], "embedding", cosine=cosine)
+        is_close = cosines >= self._least_cosine
+        for training_index, image_index in zip(*np.nonzero(is_close), strict=True):
+            yield Match(
+                image=self._image_names[image_index],
+                shard=shard,
+                key=keys[training_index],
+                copy="embedding",
+                cosine=round(float(cosines[training_index, image_index]), 4),
+            )
 
 
 class _TrainingImage(NamedTuple):
@@ -393,14 +474,14 @@ class _ShardSearch:
         self._embedding_search = embedding_search
         self._workers = options.workers
         self._progress = progress
-        self._compared = 0  # training images so far, in all shards of this process
+        self._n_compared = 0  # training images so far, in all shards of this process
 
     def search_all(self, shards: Sequence[Path]) -> list[_ShardOverlap]:
         """Search shards one after the other."""
         return [self._search(shard) for shard in shards]
 
     def _search(self, shard: Path) -> _ShardOverlap:
-        """Search a shard. Raises UsageError if it is damaged."""
+        """Return the matches of a shard. Raises UsageError if the shard is damaged."""
         n_images = n_unreadable = 0
         matches: list[Match] = []
         block_size = _IMAGES_AT_ONCE if self._embedding_search is None else _ENCODED_AT_ONCE
@@ -410,13 +491,17 @@ class _ShardSearch:
             n_images += len(block)
             n_unreadable += len(block) - len(readable)
             if readable:
-                matches += self._matches(str(shard), readable)
-            self._compared += len(block)
-            self._progress(Progress("training images", self._compared, self._compared))
+                matches += self._match(str(shard), readable)
+            self._n_compared += len(block)
+            # The total is unknown before the last shard is read.
+            self._progress(Progress("training images", self._n_compared, self._n_compared))
         return _ShardOverlap(n_images, n_unreadable, matches)
 
     def _decode(self, key_and_content: tuple[str, bytes]) -> _TrainingImage:
-        """Hash and decode a training image."""
+        """Hash and decode a training image.
+
+        `key_and_content` are its name in the tar and the bytes of its file.
+        """
         key, content = key_and_content
         digest = hashlib.sha256(content).digest()
         try:
@@ -431,8 +516,11 @@ class _ShardSearch:
         pixels = self._embedding_search.transform(rgb_image)
         return _TrainingImage(key, digest, small(rgb_image), pixels)
 
-    def _matches(self, shard: str, training_images: Sequence[_TrainingImage]) -> list[Match]:
-        """Return the matches of decoded training images: same files, hashes, then embeddings."""
+    def _match(self, shard: str, training_images: Sequence[_TrainingImage]) -> list[Match]:
+        """Return the matches of decoded training images: same files, hashes, then embeddings.
+
+        A pair of the same file is not reported again for its hashes.
+        """
         keys = [image.key for image in training_images]
         digests = [image.digest for image in training_images]
         pictures = [image.picture for image in training_images if image.picture is not None]

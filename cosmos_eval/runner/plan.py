@@ -65,8 +65,9 @@ class Result(NamedTuple):
     samples: types.Samples | None = None
     path: Path | None = None
     error: Exception | None = None
-    # The file to which a former result was moved, if another model had the same name.
-    aside: Path | None = None
+    # The file to which the former result of this pair was moved, if it was of another model with
+    # the same name.
+    former_result: Path | None = None
 
 
 class Dataset(NamedTuple):
@@ -99,12 +100,13 @@ class Job(NamedTuple):
     # The folder that paths are relative to, which all processes must have.
     folder: str
 
-    def failed(self, error: Exception, done: int = 0) -> list[Result]:
-        """Return a result with an error for each data set except the first `done` ones."""
-        return [
-            Result(pair_of(self.spec, dataset.protocol), error=error)
-            for dataset in self.datasets[done:]
-        ]
+    def failed(self, error: Exception, n_done: int = 0) -> list[Result]:
+        """Return a result with this error for each data set except the first `n_done` ones."""
+        results = []
+        for dataset in self.datasets[n_done:]:
+            pair = pair_of(self.spec, dataset.protocol)
+            results.append(Result(pair, error=error))
+        return results
 
 
 def make_plan(
@@ -116,24 +118,45 @@ def make_plan(
     models: Sequence[str] = (),
     names: Sequence[str | None] = (),
     arch: str | None = None,
-    weights: types.Weights = "teacher",
+    weights: types.Weights = types.ModelSpec.weights,
     trainings: Path | None = None,
+    tuned: Path | None = None,
+    transfer: bool = False,
     options: types.RunOptions | None = None,
 ) -> Plan:
     """Return the plan to measure models on data sets, both named as on the command line.
 
-    Without `models`, the bundled models are measured. Without `datasets`, the embedded data sets of
-    the task are. Every data set is measured by each of `protocol_names`, which defaults to its
-    usual protocol. A `suite` names the data sets in place of these arguments, and the models if
-    `models` does not. `names` are the names of the models in results, one for each. `trainings` is
-    a file that states how models were trained.
+    Args:
+        suite: The name or YAML file of a suite. It names the data sets in place of `task`,
+            `datasets` and `protocol_names`, and the models if `models` is empty.
+        task: The task that all data sets belong to; `all`: any.
+        datasets: Names, YAML files or their contents, or protocols. Empty: the embedded data sets
+            of the task.
+        protocol_names: Every data set is measured by each of these protocols. Empty: by its usual
+            protocol.
+        models: Specifications such as `openclip:ViT-B-32/openai`. Empty: the bundled models.
+        names: The names of the models in results, one for each model. Empty: the specifications.
+        arch: The OpenCLIP architecture of checkpoints that do not state theirs.
+        weights: The weights that are measured of checkpoints with two sets.
+        trainings: A file that states how the models were trained.
+        tuned: A file of settings by `cosmos-eval tune`, by which one model is measured on one
+            segmentation data set. The file names both if `models` and `datasets` are empty.
+        transfer: Whether `tuned` may have been tuned for another model.
+        options: How the models are run on the data sets; None: the default options.
 
-    Raises UsageError for unknown names, repetitions, a data set of another task, and options that
-    contradict each other.
+    Raises:
+        UsageError: For unknown or repeated names, for a data set of another task, and for arguments
+            and options that contradict each other.
     """
     options = options or types.RunOptions()
-    if options.overlays and options.save_predictions is None:
-        raise types.UsageError("--overlays needs --save-predictions DIR: where the pictures go")
+    if tuned is not None:
+        if suite or protocol_names or task not in ("all", "seg"):
+            raise types.UsageError("--tuned is for --task seg, without --suite and --protocol")
+        from cosmos_eval.runner.tune import tuned_plan
+
+        specs = model_specs(models, names, arch, weights, trainings)
+        return tuned_plan(tuned, datasets, specs, options, transfer=transfer)
+
     protocols: Sequence[types.Protocol]
     if suite is None:
         protocols = _choose_protocols(task, datasets, protocol_names)
@@ -149,54 +172,70 @@ def make_plan(
         if not models:
             raise types.UsageError(f"suite {suite} names no models: name one with --model SPEC")
     specs = model_specs(models or BUNDLED, names, arch, weights, trainings)
-    _check_protocols(protocols, options)
-    return Plan(specs=specs, protocols=protocols, options=options)
 
-
-def _check_protocols(protocols: Sequence[types.Protocol], options: types.RunOptions) -> None:
-    """Raise UsageError for repeated protocols, and for protocols that do not fit the options."""
     if options.auxiliary is not None:
         _require_guidable(options.auxiliary, protocols)
     refuse_repeated([f"{protocol.dataset} ({protocol.protocol_name})" for protocol in protocols])
     if options.stream:
         _require_streamable(protocols, options)
+    return Plan(specs=specs, protocols=protocols, options=options)
 
 
 def _require_streamable(protocols: Sequence[types.Protocol], options: types.RunOptions) -> None:
-    """Raise UsageError if no protocol can be streamed, or if a streamed one needs images twice."""
+    """Raise UsageError if no data set can be streamed, or if a streamed one needs images twice.
+
+    A streamed data set is measured while it is downloaded, so each image is seen once. Protocols
+    such as `cosmos-pairs100`, which score pairs after all embeddings are known, need images twice.
+    """
     streamed = [protocol for protocol in protocols if options.streams(protocol)]
     if not streamed:
         raise types.UsageError("--stream is for archives of the hub (wds/NAME), and none is named")
     for protocol in streamed:
-        if protocol.protocol_name != types.base_protocol_name(protocol.protocol_name):
-            raise types.UsageError(
-                f"{protocol.protocol_name} needs images twice: --stream cannot do that"
-            )
+        name = protocol.protocol_name
+        scores_pairs = name != types.base_protocol_name(name)
+        if scores_pairs:
+            raise types.UsageError(f"{name} needs images twice: --stream cannot do that")
 
 
 def model_specs(
     models: Sequence[str],
     names: Sequence[str | None] = (),
     arch: str | None = None,
-    weights: types.Weights = "teacher",
+    weights: types.Weights = types.ModelSpec.weights,
     trainings: Path | None = None,
 ) -> list[types.ModelSpec]:
-    """Return the specifications of models, as `make_plan` takes them.
+    """Return the parsed specifications of models.
 
-    Raises UsageError for unknown and for repeated models.
+    Args:
+        models: Specifications such as `openclip:ViT-B-32/openai`.
+        names: The names of the models in results, one for each model; None: its specification.
+            Empty: no model has another name.
+        arch: The OpenCLIP architecture of checkpoints that do not state theirs.
+        weights: The weights that are measured of checkpoints with two sets.
+        trainings: A file that states how the models were trained.
+
+    Raises:
+        UsageError: For unknown models, and for models or names that are given twice.
     """
     specs = [parse_model_spec(text, arch=arch, weights=weights) for text in models]
     refuse_repeated([spec.text for spec in specs])
     specs = with_labels(specs, names)
     refuse_repeated([spec.called for spec in specs])
-    return specs if trainings is None else state_trainings(trainings, specs)
+    if trainings is None:
+        return specs
+    return state_trainings(trainings, specs)
 
 
 def _require_guidable(auxiliary: str, protocols: Sequence[types.Protocol]) -> None:
-    """Raise UsageError for an unknown auxiliary encoder, and for tasks without attention."""
+    """Raise UsageError for an unknown auxiliary encoder, and for tasks that use none.
+
+    An auxiliary encoder guides the attention of a model's last block. Only segmentation and
+    localisation choose the form of this attention.
+    """
     parse_auxiliary(auxiliary)
     for protocol in protocols:
-        if task_for(protocol).attention(protocol) is None:
+        has_attention = task_for(protocol).attention(protocol) is not None
+        if not has_attention:
             raise types.UsageError(
                 f"--auxiliary guides only segmentation and localisation, and {protocol.dataset} "
                 f"is a data set of task {protocol.task}: add --task seg, or name data sets"
@@ -210,14 +249,30 @@ def _choose_protocols(
 ) -> Sequence[types.Protocol]:
     """Return the protocols of data sets, or of the embedded data sets if none is named.
 
-    Raises UsageError for unknown names, and for data sets of another task.
+    Args:
+        task: The task that all data sets belong to, such as `seg`; `all`: any.
+        datasets: Names, YAML files or their contents, or protocols.
+        protocol_names: Every data set gets each of these protocols. Empty: its usual one.
+
+    Raises:
+        UsageError: For unknown names, for data sets of another task, and if no data set is named
+            and the task has no embedded one.
     """
     if task != "all":
         task_named(task)  # raises UsageError for an unknown task
     if protocol_names and not datasets:
         raise types.UsageError("--protocol needs --dataset: the data sets to be measured by it")
+
     if not datasets:
-        return _embedded_protocols_of(task)
+        # Some embedded data sets are only measured if their task is named.
+        embedded = embedded_protocols(on_request=task != "all")
+        protocols = [protocol for protocol in embedded if task in ("all", protocol.task)]
+        if not protocols:
+            raise types.UsageError(
+                f"task {task} has no embedded data set: name a data set with --dataset"
+            )
+        return protocols
+
     usual_protocol: list[str | None] = [None]
     protocols = []
     for dataset in datasets:
@@ -232,42 +287,38 @@ def _choose_protocols(
     return protocols
 
 
-def _embedded_protocols_of(task: str) -> list[types.Protocol]:
-    """Return the protocols of the embedded data sets of a task, or of the default ones for `all`.
-
-    Raises UsageError if the task has no embedded data set.
-    """
-    if task == "all":
-        return list(embedded_protocols())
-    protocols = [
-        protocol for protocol in embedded_protocols(on_request=True) if protocol.task == task
-    ]
-    if not protocols:
-        raise types.UsageError(
-            f"task {task} has no embedded data set: name a data set with --dataset"
-        )
-    return protocols
-
-
 def require_data_root(protocol: types.Protocol, options: types.RunOptions) -> None:
-    """Raise UsageError if a data set needs a data root that is not named or does not exist."""
-    name, root = protocol.dataset, options.data_root
-    if protocol.root is not None or protocol.repository is not None:
+    """Raise UsageError if a data set needs a data root that is not named or does not exist.
+
+    The data root (`--data-root`) is the folder of all data sets that are neither embedded nor on
+    the Hugging Face hub, and whose YAML file names no other folder.
+    """
+    needs_data_root = protocol.root is None and protocol.repository is None
+    if not needs_data_root:
         return
-    if root is None:
-        raise types.UsageError(f"{name} is not embedded: name its folder with --data-root DIR")
-    if not Path(root).is_dir():
-        raise types.UsageError(f"{name}: no folder {root}, see --data-root")
+    if options.data_root is None:
+        raise types.UsageError(
+            f"{protocol.dataset} is not embedded: name its folder with --data-root DIR"
+        )
+    if not Path(options.data_root).is_dir():
+        raise types.UsageError(
+            f"{protocol.dataset}: no folder {options.data_root}, see --data-root"
+        )
 
 
 def require_outputs(options: types.RunOptions, output: Path | None) -> None:
-    """Raise UsageError if results, predictions or the cache could not be written."""
-    folder_of_option = {
+    """Raise UsageError if results, predictions or the cache could not be written.
+
+    Args:
+        options: They have the folders of predictions and of the cache.
+        output: The folder of the results; None: they are not stored.
+    """
+    folder_by_option = {
         "--output": output,
         "--save-predictions": options.save_predictions,
         "COSMOS_EVAL_CACHE (--no-cache does without)": options.cache,
     }
-    for option, folder in folder_of_option.items():
+    for option, folder in folder_by_option.items():
         if folder is None:
             continue
         try:
@@ -281,8 +332,14 @@ def open_datasets(
 ) -> list[Dataset]:
     """Check and open every data set of a plan, in the order of its protocols.
 
-    If `raising` is False, a data set that cannot be opened is returned with its error. Raises
-    UsageError, in either case, if the folder of a data set is not named or does not exist.
+    Args:
+        plan: Its protocols say where the data are.
+        show_progress: Shows how many data sets are open.
+        raising: Whether the first error ends the function. If not, a data set that cannot be opened
+            is returned with its error.
+
+    Raises:
+        UsageError: In either case, if the folder of a data set is not named or does not exist.
     """
     for protocol in plan.protocols:
         require_data_root(protocol, plan.options)
@@ -303,24 +360,33 @@ def open_datasets(
 def open_dataset(
     protocol: types.Protocol, options: types.RunOptions, *, check: bool = True
 ) -> Dataset:
-    """Return an opened data set, after checking that it can be measured if `check` is True.
+    """Return an opened data set.
 
     The main process makes or downloads missing files before all processes open the data. A streamed
     data set is returned without data, since it is opened while it is measured.
+
+    Args:
+        protocol: It says where the data are, and how they are measured.
+        options: They say whether missing files are downloaded or streamed, and which processes
+            open the data.
+        check: Whether it is checked that the data can be measured.
     """
     task = task_for(protocol)
     processes = options.distributed
+    is_streamed = options.streams(protocol)
+
     processes.main_process_first(partial(prepare, protocol))
-    streamed = options.streams(protocol)
-    if options.download and not streamed:
+    if options.download and not is_streamed:
         processes.main_process_first(partial(task.fetch, protocol, options))
     if protocol.repository is not None:
         from cosmos_eval.data import hub  # which imports the hub's client
 
-        find_folder = hub.fetch_texts if streamed else hub.dataset_folder
+        # Results record the commit of the repository that was measured.
+        find_folder = hub.fetch_texts if is_streamed else hub.dataset_folder
         protocol = processes.synchronized(partial(hub.pin_revision, protocol, find_folder))
-    if streamed:
+    if is_streamed:
         return Dataset(protocol)
+
     data = processes.synchronized(partial(task.open_data, protocol, options))
     if check:
         processes.synchronized(partial(task.check, protocol, options, data))
@@ -330,13 +396,24 @@ def open_dataset(
 def jobs_of(
     plan: Plan, datasets: Sequence[Dataset], skip: Container[Pair] = (), output: Path | None = None
 ) -> list[Job]:
-    """Return the jobs of a plan, model by model. Pairs of a model and a data set may be skipped.
+    """Return the jobs of a plan, model by model.
 
     Data sets that are measured in one pass over their images are one job, which takes the place of
     the first of them.
+
+    Args:
+        plan: The models, and the options of all jobs.
+        datasets: The opened data sets of the plan.
+        skip: Pairs of a model and a data set that are not measured.
+        output: The folder of the results; None: they are not stored.
+
+    Example:
+        For one model and the data sets `a-seg`, `a-cls` and `a-seg` under another protocol with the
+        same images, there are two jobs: both protocols of `a-seg`, and then `a-cls`.
     """
     jobs = []
     for spec in plan.specs:
+        # By the task and by what identifies the pass over the images; in the order of first use.
         datasets_of_pass: dict[Hashable, list[Dataset]] = defaultdict(list)
         for dataset in datasets:
             protocol = dataset.protocol

@@ -14,7 +14,7 @@ from cosmos_eval.protocols import is_embedded
 from cosmos_eval.results.identity import is_partial
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.store import read_result
-from cosmos_eval.runner.execute import found_part
+from cosmos_eval.runner.execute import found_samples_of
 from cosmos_eval.runner.facts import FACTS
 from cosmos_eval.runner.plan import Pair, Plan, Result, pair_of
 from cosmos_eval.tasks import task_for
@@ -56,18 +56,26 @@ class Preview(NamedTuple):
 
 
 def preview(plan: Plan, existing: Mapping[Pair, Result], output: Path) -> list[Preview]:
-    """Return one preview per pair of a plan, in its order.
+    """Return what a run would measure: a preview for each model and data set, in the plan's order.
 
-    `existing` are the plan's results in the folder `output`.
+    Args:
+        plan: The models and data sets.
+        existing: The results of the plan that are already in the folder `output`.
+        output: The folder of the results, from which times are estimated.
     """
-    rows, options = _read_rows(output), plan.options
-    counts = [_n_samples(protocol, options, rows) for protocol in plan.protocols]
+    options = plan.options
+    rows = _read_rows(output)
+    sample_counts = [_n_samples(protocol, options, rows) for protocol in plan.protocols]
     previews = []
     for spec in plan.specs:
         embeddings_kept = _count_embeddings(spec, options, rows)
-        for protocol, n_samples in zip(plan.protocols, counts, strict=True):
+        for protocol, n_samples in zip(plan.protocols, sample_counts, strict=True):
             pair = pair_of(spec, protocol)
             result = existing.get(pair)
+            result_path = None if result is None else str(result.path)
+            result_fault = None
+            if result is not None and result.error is not None:
+                result_fault = str(result.error)
             seconds, basis = _estimate(spec, protocol, n_samples, options, rows)
             previews.append(
                 Preview(
@@ -78,8 +86,8 @@ def preview(plan: Plan, existing: Mapping[Pair, Result], output: Path) -> list[P
                     data=protocol.root or protocol.repository or options.data_root,
                     data_state=_data_state(protocol, options),
                     samples=n_samples,
-                    result=None if result is None else str(result.path),
-                    result_fault=str(result.error) if result and result.error else None,
+                    result=result_path,
+                    result_fault=result_fault,
                     embeddings_kept=embeddings_kept,
                     estimated_seconds=seconds,
                     estimated_from=basis,
@@ -98,7 +106,7 @@ def _read_rows(folder: Path) -> list[ResultRow]:
 
 
 def _data_state(protocol: Protocol, options: RunOptions) -> DataState:
-    """Return whether the folders of a data set are there."""
+    """Return the state of the folders of a data set, such as `there` or `not found`."""
     if protocol.repository is not None:
         try:
             root_of(protocol, options, ".")
@@ -110,7 +118,9 @@ def _data_state(protocol: Protocol, options: RunOptions) -> DataState:
         return "no --data-root"
     if is_embedded(protocol) and not Path(root).is_dir():
         return "made by the run"
-    return "there" if task_for(protocol).is_there(protocol, Path(root)) else "not found"
+    if task_for(protocol).is_there(protocol, Path(root)):
+        return "there"
+    return "not found"
 
 
 def _n_samples(protocol: Protocol, options: RunOptions, rows: Sequence[ResultRow]) -> int | None:
@@ -118,26 +128,41 @@ def _n_samples(protocol: Protocol, options: RunOptions, rows: Sequence[ResultRow
 
     It is counted in the files of an incomplete data set. Otherwise the protocol states it, or else
     the last complete result of the data set.
+
+    Args:
+        protocol: The protocol of the data set.
+        options: They may limit the number of samples, and allow incomplete data sets.
+        rows: Earlier results.
     """
-    part = found_part(protocol, options)
-    if part is not None and part.unit in ("images", "items"):
-        return part.n_found
-    count = task_for(protocol).n_samples(protocol)
-    if not count:
-        count = None
+    found_samples = found_samples_of(protocol, options)
+    if found_samples is not None and found_samples.unit in ("images", "items"):
+        return found_samples.n_found
+
+    n_samples = task_for(protocol).n_samples(protocol) or None
+    if n_samples is None:
         for row in rows:
             is_same = (row.dataset, row.protocol) == (protocol.dataset, protocol.protocol_name)
             if is_same and not is_partial(row):
-                count = row.n_samples
-    if count is None or options.limit is None:
-        return count
-    return min(count, options.limit)
+                n_samples = row.n_samples
+    if n_samples is None or options.limit is None:
+        return n_samples
+    return min(n_samples, options.limit)
 
 
 def _count_embeddings(
     spec: ModelSpec, options: RunOptions, rows: Sequence[ResultRow]
 ) -> Mapping[str, int] | None:
-    """Count the cached embeddings by a model's weights, by role; None for unknown weights."""
+    """Count the cached embeddings by a model's weights, such as `{"image": 500, "text": 30}`.
+
+    Args:
+        spec: The model.
+        options: They have the folder of the cache and the precision.
+        rows: Earlier results, which may state the hash of the weights.
+
+    Returns:
+        The number for each role, for any images and texts. None if the hash of the weights is
+        unknown.
+    """
     weights_hash = _weights_hash(spec, rows)
     if weights_hash is None:
         return None
@@ -161,14 +186,13 @@ def _count_embeddings(
 def _weights_hash(spec: ModelSpec, rows: Sequence[ResultRow]) -> str | None:
     """Return the SHA-256 of a model's weights: of local files, or else as its results record it.
 
-    Return None for large files, which would take long to hash, and if results differ or are
-    missing.
+    Return None for large files, which would take long to hash, and if the results of the model
+    differ or are missing. `rows` are results of any models.
     """
     files = local_weights(spec)
     if files:
-        if sum(file.stat().st_size for file in files) > _MOST_HASHED_BYTES:
-            return None
-        return weights_sha256(files)
+        n_bytes = sum(file.stat().st_size for file in files)
+        return None if n_bytes > _MOST_HASHED_BYTES else weights_sha256(files)
     hashes = {row.model["weights_sha256"] for row in rows if row.model["spec"] == spec.text}
     return hashes.pop() if len(hashes) == 1 else None
 
@@ -182,24 +206,49 @@ def _estimate(
 ) -> tuple[float | None, str | None]:
     """Return the estimated seconds of a measurement, and the basis of the estimate.
 
-    It follows from results of the same model or architecture: on this data set if there are any, or
-    else from all results of the task.
+    The time per sample follows from results of the same model or architecture: on this data set if
+    there are any, or else on all data sets of the task. Without results, it is a rough constant of
+    the task.
+
+    Args:
+        spec: The model.
+        protocol: The protocol of the data set.
+        n_samples: How many samples would be measured. If it is None, both values are None.
+        options: They have the precision and the device.
+        rows: Earlier results.
+
+    Example:
+        `(12.5, "results of this task")`
     """
     if n_samples is None:
         return None, None
     task_rows = [row for row in rows if _is_comparable(row, spec, protocol, options)]
     dataset_rows = [row for row in task_rows if row.dataset == protocol.dataset]
     if dataset_rows:
-        return round(n_samples * _seconds_per_sample(dataset_rows), 1), "results on this data set"
-    if task_rows:
-        return round(n_samples * _seconds_per_sample(task_rows), 1), "results of this task"
-    return round(n_samples * task_for(protocol).seconds, 1), ROUGH
+        seconds_per_sample = _seconds_per_sample(dataset_rows)
+        basis = "results on this data set"
+    elif task_rows:
+        seconds_per_sample = _seconds_per_sample(task_rows)
+        basis = "results of this task"
+    else:
+        seconds_per_sample = task_for(protocol).seconds
+        basis = ROUGH
+    return round(n_samples * seconds_per_sample, 1), basis
 
 
 def _is_comparable(
     row: ResultRow, spec: ModelSpec, protocol: Protocol, options: RunOptions
 ) -> bool:
-    """Return whether a measurement would take about as long per sample as a result took."""
+    """Return whether a measurement would take about as long per sample as a result took.
+
+    Task, precision and device must be the same, and the model or its architecture.
+
+    Args:
+        row: The result.
+        spec: The model that would be measured.
+        protocol: The protocol that it would be measured by.
+        options: The precision and the device of the measurement.
+    """
     return (
         row.task == protocol.task
         and row.provenance["precision"] == options.precision

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -25,65 +25,49 @@ def describe_environment() -> dict[str, Any]:
     return environment.describe(__version__)
 
 
-def notes_of(encoder: Encoder) -> Sequence[str]:
-    """Return the notes of a loaded model, such as weights that are not used."""
-    notes: Sequence[str] = getattr(encoder, "notes", ())
-    return notes
-
-
 def make_row(
     model: LoadedModel,
     job: plans.Job,
     protocol: types.Protocol,
     measurement: types.Measurement,
     found_samples: types.FoundSamples | None,
-    seconds: Mapping[str, float],
+    seconds_by_phase: Mapping[str, float],
     images_per_second: float | None,
 ) -> ResultRow:
-    """Return the record of a measurement.
+    """Return the record of a measurement, which becomes a result file.
 
-    `found_samples` tells how many samples of an incomplete data set were measured, and is None for
-    a complete one. `seconds` are wall times by phase.
+    Args:
+        model: The model that was measured.
+        job: The job that the measurement belongs to.
+        protocol: How the data set was measured.
+        measurement: The metrics, and the samples that they follow from.
+        found_samples: How many samples of an incomplete data set were measured; None for a
+            complete one.
+        seconds_by_phase: Wall times by phase, such as `{"load": 1.2, "images": 3.4}`.
+        images_per_second: The images that were encoded per second; None if there were none.
     """
-    provenance = _provenance(model.encoder, job, protocol, measurement, found_samples, seconds)
+    intervals = {}
+    for metric_name, interval in measurement.intervals.items():
+        intervals[metric_name] = interval._asdict()
+    provenance = _make_provenance(
+        model.encoder, job, protocol, measurement, found_samples, seconds_by_phase
+    )
     provenance["images_per_second"] = images_per_second
     return ResultRow(
         schema_version=SCHEMA_VERSION,
-        model=_model_record(model),
+        model=dict(model.record),
         task=protocol.task,
         dataset=protocol.dataset,
         protocol=protocol.protocol_name,
         metrics=dict(measurement.metrics),
-        intervals={name: value._asdict() for name, value in measurement.intervals.items()},
+        intervals=intervals,
         per_class=measurement.per_class,
         confusion_pairs=measurement.confusion_pairs,
         n_samples=measurement.n_samples,
         provenance=provenance,
-        samples="",
+        samples="",  # the name of the file of samples, set when the result is stored
         source="measured",
     )
-
-
-def _model_record(model: LoadedModel) -> dict[str, Any]:
-    """Return the record of a model that results hold. Empty fields are left out."""
-    info = model.encoder.info
-    record: dict[str, Any] = {
-        "spec": info.spec,
-        "architecture": info.architecture,
-        "weights": info.weights,
-        "weights_sha256": info.weights_sha256,
-        "random": info.random,
-    }
-    if model.spec.label:
-        record["name"] = model.spec.label
-    if info.code_sha256:
-        record["code_sha256"] = info.code_sha256
-    if info.revision:
-        record["revision"] = info.revision
-    if model.training:
-        record["training"] = model.training
-    record["facts"] = model.facts
-    return record
 
 
 def settings_of(
@@ -91,8 +75,17 @@ def settings_of(
 ) -> dict[str, Any]:
     """Return the part of a provenance that says under which options a result was measured.
 
-    It holds precision, limit, partial data, attention and auxiliary encoder.
+    Args:
+        protocol: How the data set was measured.
+        options: The options of the run.
+        found_samples: How many samples of an incomplete data set were measured; None for a
+            complete one.
+
+    Returns:
+        Precision, limit, partial data, attention and auxiliary encoder. For example `{"precision":
+        "fp32", "limit": None, "attention": "csa", "protocol_attention": "csa"}`.
     """
+    # The form of attention that the protocol prescribes; None for tasks without attention.
     usual_attention = task_for(protocol).attention(protocol)
     settings: dict[str, Any] = {"precision": options.precision, "limit": options.limit}
     if found_samples is not None:
@@ -106,41 +99,42 @@ def settings_of(
     return settings
 
 
-def _provenance(
+def _make_provenance(
     encoder: Encoder,
     job: plans.Job,
     protocol: types.Protocol,
     measurement: types.Measurement,
     found_samples: types.FoundSamples | None,
-    seconds: Mapping[str, float],
+    seconds_by_phase: Mapping[str, float],
 ) -> dict[str, Any]:
-    """Return the provenance of a measurement, without its speed."""
+    """Return the provenance of a measurement: code, machine, options, wall times and notes.
+
+    The arguments are as in `make_row`. Only `images_per_second` is missing.
+    """
     info = encoder.info
     options = job.options
     machine = describe_environment()
-    record: dict[str, Any] = {
-        **machine,
-        "packages": {**machine["packages"], **packages_of(protocol.task)},
-        "command": job.command,
-        "utc": environment.utc_now(),
-        "device": info.device,
-        "seed": options.seed,
-        **settings_of(protocol, replace(options, precision=info.precision), found_samples),
-    }
+    notes = [*measurement.notes, *getattr(encoder, "notes", ())]
+    if found_samples is not None:
+        notes.append(f"{found_samples} were found")
+
+    record: dict[str, Any] = dict(machine)
+    record["packages"] = {**machine["packages"], **packages_of(protocol.task)}
+    record["command"] = job.command
+    record["utc"] = environment.utc_now()
+    record["device"] = info.device
+    record["seed"] = options.seed
+    # The precision of the loaded model may differ from the one that was asked for.
+    record |= settings_of(protocol, replace(options, precision=info.precision), found_samples)
     if info.auxiliary is not None:
         record["auxiliary"] = dict(info.auxiliary)
     if protocol.repository:
         record["repository"] = protocol.repository
         record["revision"] = protocol.revision
-    notes = [*measurement.notes, *notes_of(encoder)]
-    if found_samples is not None:
-        notes.append(f"{found_samples} were found")
-    record |= {
-        **measurement.settings,
-        "batch_size": options.batch_size,
-        "seconds": {name: round(value, 3) for name, value in seconds.items()},
-        "peak_memory_bytes": environment.peak_memory_bytes(),
-        "hashes": dict(measurement.hashes),
-        "notes": notes,
-    }
+    record |= measurement.settings
+    record["batch_size"] = options.batch_size
+    record["seconds"] = {phase: round(time, 3) for phase, time in seconds_by_phase.items()}
+    record["peak_memory_bytes"] = environment.peak_memory_bytes()
+    record["hashes"] = dict(measurement.hashes)
+    record["notes"] = notes
     return record

@@ -26,7 +26,10 @@ _ATTEMPTS = 4  # connections to the head that fail before it is taken for lost
 
 
 def execute(jobs: Sequence[Job], show_progress: ShowProgress) -> Outcomes:
-    """Yield the results of jobs as they end."""
+    """Yield the index and the results of each job when it ends.
+
+    If the head of the cluster is lost, no job is cancelled, and _HeadLostError is raised.
+    """
     with connected():
         on_gpu = any(job.options.device != "cpu" for job in jobs)
         has_gpus = ray.cluster_resources().get("GPU", 0) > 0
@@ -34,6 +37,7 @@ def execute(jobs: Sequence[Job], show_progress: ShowProgress) -> Outcomes:
         remote_function = ray.remote(run_remote).options(
             num_cpus=1, num_gpus=gpus_per_job, max_retries=RETRIES
         )
+        # The index of each job that has not ended, by Ray's reference to it.
         waiting = {remote_function.remote(job): index for index, job in enumerate(jobs)}
         try:
             while waiting:
@@ -71,16 +75,19 @@ def _wait_for_one(references: list[Any]) -> Any:
 
 
 def _require_head() -> None:
-    """Raise _HeadLostError if Ray's head is gone: Ray itself ends this process a minute later."""
+    """Raise _HeadLostError if the head of the cluster does not accept connections.
+
+    Ray itself would end this process a minute later, without an error that a user understands.
+    """
     address = ray.get_runtime_context().gcs_address
     host, _, port = address.rpartition(":")
-    for attempt in range(_ATTEMPTS):
+    for n_failed in range(_ATTEMPTS):
         try:
             socket.create_connection((host.strip("[]"), int(port)), timeout=_INTERVAL).close()
             return
         except OSError as error:
             reason = error.strerror or str(error)
-            time.sleep(attempt)
+            time.sleep(n_failed)
     raise _HeadLostError(
         f"--executor ray: the head of the cluster at {address} is gone ({reason}); "
         "results so far are complete: start it, and run the same command again"

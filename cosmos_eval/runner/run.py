@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,8 @@ from cosmos_eval.results.filenames import predictions_name
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.store import store_result
 from cosmos_eval.runner import plan as plans
-from cosmos_eval.runner.facts import Encoded, facts_of
-from cosmos_eval.runner.provenance import describe_environment, make_row, notes_of
+from cosmos_eval.runner.facts import ImageCounter, facts_of
+from cosmos_eval.runner.provenance import describe_environment, make_row
 from cosmos_eval.tasks import task_for
 
 
@@ -31,10 +31,18 @@ def run_all(
 ) -> Iterator[plans.Result]:
     """Yield a result for every model and data set of the plan, job by job.
 
-    All data sets are opened before the first model is loaded, unless `datasets` are open already.
-    Results are stored in the folder `output`. Without it, the caller should store each result
-    before it requests the next one: the finished parts of a measurement, from which a killed run
-    resumes, are then removed. Raises UsageError for bad data or models, in all processes.
+    The caller should store each result before it requests the next one, unless `output` is given:
+    the finished parts of a measurement, from which a killed run resumes, are then removed.
+
+    Args:
+        plan: The models and data sets.
+        show_progress: Shows how far the run is.
+        output: The folder that results are stored in; None: they are not stored.
+        datasets: The opened data sets of the plan. None: all of them are opened before the first
+            model is loaded.
+
+    Raises:
+        UsageError: For bad data or models, in all processes.
     """
     if datasets is None:
         datasets = plans.open_datasets(plan, show_progress)
@@ -49,21 +57,22 @@ class Worker:
     def __init__(self, show_progress: plans.ShowProgress = plans.show_no_progress) -> None:
         self._show_progress = show_progress
         self._model: LoadedModel | None = None
-        # The fields of a job that decide which model is loaded.
+        # The fields of the last job that decided which model was loaded.
         self._model_key: tuple[Any, ...] = ()
-        # The error that loading the model of this key raised.
+        # The error that loading the model of this key raised, if it failed.
         self._load_error: Exception | None = None
 
     def run(self, job: plans.Job) -> list[plans.Result]:
-        """Measure a job, store its results, and return them.
+        """Measure a job, store its results, and return one result for each of its data sets.
 
         If an error ends the job, the results that are missing are returned with this error.
         """
         results: list[plans.Result] = []
         try:
-            results.extend(self.measure(job))
+            for result in self.measure(job):
+                results.append(result)
         except Exception as error:
-            results += job.failed(error, len(results))
+            results += job.failed(error, n_done=len(results))
         return results
 
     def measure(self, job: plans.Job) -> Iterator[plans.Result]:
@@ -88,53 +97,58 @@ class Worker:
         yield from measure(self._model, job, self._show_progress)
 
 
+@dataclass
 class LoadedModel:
-    """A loaded model, with the records of it that results hold.
+    """A loaded model, and what its results say about it."""
 
-    The records are made when they are first used. The first use follows the first measurement,
-    which gives better messages for a faulty model.
-    """
+    encoder: Encoder
+    spec: types.ModelSpec
+    options: types.RunOptions
+    show_progress: plans.ShowProgress = plans.show_no_progress
+    # How long loading took.
+    load_seconds: float = 0.0
 
-    def __init__(
-        self,
-        encoder: Encoder,
-        spec: types.ModelSpec,
-        options: types.RunOptions,
-        show_progress: plans.ShowProgress = plans.show_no_progress,
-        load_seconds: float = 0.0,
-    ) -> None:
-        self.encoder = encoder
-        self.spec = spec
-        self.load_seconds = load_seconds
-        self._options = options
-        self._show_progress = show_progress
-        self._training: Mapping[str, Any] | None = None
-        self._facts: Mapping[str, Any] | None = None
+    @cached_property
+    def record(self) -> Mapping[str, Any]:
+        """The record of the model that all its results hold as `model`. Empty fields are left out.
 
-    @property
-    def training(self) -> Mapping[str, Any]:
-        """The record of the model's training; empty for random weights."""
-        if self._training is None:
-            self._training = {} if self.encoder.info.random else training_record(self.spec)
-        return self._training
+        It is made after the first measurement, which gives better messages for a faulty model.
+        Raises UsageError if the checkpoint and the user state different facts about the training.
+        """
+        info = self.encoder.info
+        record: dict[str, Any] = {
+            "spec": info.spec,
+            "architecture": info.architecture,
+            "weights": info.weights,
+            "weights_sha256": info.weights_sha256,
+            "random": info.random,
+        }
+        if self.spec.label:
+            record["name"] = self.spec.label
+        if info.code_sha256:
+            record["code_sha256"] = info.code_sha256
+        if info.revision:
+            record["revision"] = info.revision
+        # What identifies the training, such as its seed. Random weights have none.
+        training = {} if info.random else training_record(self.spec)
+        if training:
+            record["training"] = training
+        # The size and the cost of the model.
+        record["facts"] = facts_of(self.encoder, self.spec, self.options, self._show_note)
+        return record
 
-    @property
-    def facts(self) -> Mapping[str, Any]:
-        """The size and the cost of the model, as results record them."""
-        if self._facts is None:
-            self._facts = facts_of(self.encoder, self.spec, self._options, self._report)
-        return self._facts
-
-    def _report(self, note: str) -> None:
-        self._show_progress(self.spec.called, types.Progress("facts", 0, 1, note=note))
+    def _show_note(self, note: str) -> None:
+        """Show a note about a fact of the model that cannot be counted."""
+        self.show_progress(self.spec.called, types.Progress("facts", 0, 1, note=note))
 
 
 def _load_model(job: plans.Job, show_progress: plans.ShowProgress) -> LoadedModel:
     """Load the model of a job, in all processes, and show its notes."""
     from cosmos_eval.models import load_encoder
 
-    started = time.perf_counter()
+    title = job.spec.called
     options = job.options
+    show_progress(title, types.Progress("load", done=0, total=1))
 
     def load() -> Encoder:
         return load_encoder(
@@ -144,74 +158,93 @@ def _load_model(job: plans.Job, show_progress: plans.ShowProgress) -> LoadedMode
             auxiliary=options.auxiliary,
         )
 
-    show_progress(job.spec.called, types.Progress("load", 0, 1))
+    started = time.perf_counter()
     encoder = options.distributed.synchronized(load)
-    for note in ("", *notes_of(encoder)):
-        show_progress(job.spec.called, types.Progress("load", 1, 1, note))
-    return LoadedModel(encoder, job.spec, options, show_progress, time.perf_counter() - started)
+    load_seconds = time.perf_counter() - started
+
+    show_progress(title, types.Progress("load", done=1, total=1))
+    # Most models have no notes. A note says, for example, that some weights are not used.
+    for note in getattr(encoder, "notes", ()):
+        show_progress(title, types.Progress("load", done=1, total=1, note=note))
+    return LoadedModel(encoder, job.spec, options, show_progress, load_seconds)
 
 
 @dataclass
 class OpenedJob:
-    """The opened data of a job."""
+    """The data sets of a job after they were opened. Both lists have the order of the job."""
 
-    # The protocol of every data set, and what its task's `open_data` returned.
+    # The protocol of each data set.
     protocols: list[types.Protocol]
+    # The data of each data set, as its task's `open_data` returned them.
     data: list[Any]
-    # How long opening took. For streamed data sets, images were encoded in this time.
+    # How long opening took in all. For streamed data sets, images were encoded in this time.
     seconds: float
 
 
 def measure(
     model: LoadedModel, job: plans.Job, show_progress: plans.ShowProgress = plans.show_no_progress
 ) -> Iterator[plans.Result]:
-    """Yield a result per protocol of a job, in their order, from one pass over their images.
+    """Yield a result for each data set of a job, in their order, from one pass over their images.
 
     The caller should store each result before it requests the next one, as in `run_all`.
+
+    Args:
+        model: The model of the job.
+        job: The model's specification, the data sets and the options.
+        show_progress: Shows how far the measurement is.
     """
     describe_environment()  # records the state of the code now, before it can be edited
     started = time.perf_counter()
-    options = _with_predictions_folder(job)
-    encoded = Encoded(partial(show_progress, _title(job)))
-    opened = _open_job(model.encoder, job, options, encoded)
+    options = job.options
+    if options.save_predictions is not None:
+        # Every model has a folder of its own for its predicted label maps.
+        folder = predictions_name(job.spec.called, options.auxiliary)
+        options = replace(options, save_predictions=str(Path(options.save_predictions, folder)))
+    dataset_names = dict.fromkeys(dataset.protocol.dataset for dataset in job.datasets)
+    title = f"{job.spec.called} on {' + '.join(dataset_names)}"
+    progress = ImageCounter(partial(show_progress, title))
+
+    opened = _open_job(model.encoder, job, options, progress)
     task = task_for(opened.protocols[0])
-    measurements = task.measure(model.encoder, opened.protocols, opened.data, options, encoded)
+    measurements = task.measure(model.encoder, opened.protocols, opened.data, options, progress)
     for protocol, data, measurement in zip(
         opened.protocols, opened.data, measurements, strict=True
     ):
-        measurement = replace(measurement, notes=(*measurement.notes, *archive_notes(data)))
-        seconds = _seconds_by_phase(model, measurement, opened, options, started)
-        images_per_second = encoded.per_second(seconds, options)
+        seconds_by_phase = {"load": model.load_seconds, **measurement.seconds}
+        if options.stream:  # images were encoded while the data were opened
+            seconds_by_phase["images"] = seconds_by_phase.get("images", 0.0) + opened.seconds
+        seconds_by_phase["total"] = time.perf_counter() - started
+        images_per_second = progress.images_per_second(seconds_by_phase, options.distributed)
         if not task.shares_pass:
-            encoded.restart()
+            progress.restart()
+
         found_samples = None
         if options.allow_partial:
             found_samples = getattr(data, "found_samples", None)
-        row = make_row(model, job, protocol, measurement, found_samples, seconds, images_per_second)
+        row = make_row(
+            model,
+            job,
+            protocol,
+            replace(measurement, notes=(*measurement.notes, *archive_notes(data))),
+            found_samples,
+            seconds_by_phase,
+            images_per_second,
+        )
         yield _store(protocol, row, measurement.samples, job)
 
 
-def _with_predictions_folder(job: plans.Job) -> types.RunOptions:
-    """Return the options with the model's own folder for predicted label maps."""
-    options = job.options
-    if options.save_predictions is None:
-        return options
-    name = predictions_name(job.spec.called, options.auxiliary)
-    return replace(options, save_predictions=str(Path(options.save_predictions, name)))
-
-
-def _title(job: plans.Job) -> str:
-    """Return the title of a job's progress: the model and the data sets."""
-    names = dict.fromkeys(dataset.protocol.dataset for dataset in job.datasets)
-    return f"{job.spec.called} on {' + '.join(names)}"
-
-
 def _open_job(
-    encoder: Encoder, job: plans.Job, options: types.RunOptions, progress: Encoded
+    encoder: Encoder, job: plans.Job, options: types.RunOptions, progress: types.OnProgress
 ) -> OpenedJob:
     """Return the data of a job. Data that were not opened with the plan are opened now.
 
     The images of a streamed data set are encoded while it is opened.
+
+    Args:
+        encoder: The model that encodes the images of streamed data sets.
+        job: Its data sets are opened.
+        options: The options of the job, with the model's own folder for predictions.
+        progress: Is called with the progress of streamed data sets.
     """
     started = time.perf_counter()
     protocols = []
@@ -219,47 +252,37 @@ def _open_job(
     for dataset in job.datasets:
         protocol, data = dataset.protocol, dataset.data
         open_data: Callable[..., Any] = task_for(protocol).open_data
-        if not data and options.streams(protocol):
+        is_open = bool(data)
+        if not is_open and options.streams(protocol):
             from cosmos_eval.embedding.stream import stream  # which imports the hub's client
 
             data = stream(encoder, protocol, options, progress, open_data)
-        elif not data:
+        elif not is_open:
             data = open_data(protocol, options)
         protocols.append(protocol)
         data_of_protocols.append(data)
     return OpenedJob(protocols, data_of_protocols, time.perf_counter() - started)
 
 
-def _seconds_by_phase(
-    model: LoadedModel,
-    measurement: types.Measurement,
-    opened: OpenedJob,
-    options: types.RunOptions,
-    started: float,
-) -> dict[str, float]:
-    """Return the wall time of a measurement by phase.
-
-    `started` is the `perf_counter` at the start of the job.
-    """
-    seconds = {"load": model.load_seconds, **measurement.seconds}
-    if options.stream:  # images were encoded while the data were opened
-        seconds["images"] = seconds.get("images", 0.0) + opened.seconds
-    seconds["total"] = time.perf_counter() - started
-    return seconds
-
-
 def _store(
     protocol: types.Protocol, row: ResultRow, samples: types.Samples, job: plans.Job
 ) -> plans.Result:
-    """Return the result of a measurement, stored in the output folder if the job has one.
+    """Store a measurement in the output folder of its job, and return its result.
 
-    Only the main process stores it, and only its result has the path.
+    Without an output folder, nothing is stored, and the result holds the samples. With several
+    processes, only the main process stores it, and only its result has a path.
+
+    Args:
+        protocol: The protocol of the data set that was measured.
+        row: The record of the measurement.
+        samples: The arrays that its metrics follow from.
+        job: The job that the measurement belongs to.
     """
     pair = plans.pair_of(job.spec, protocol)
     if job.output is None:
         return plans.Result(pair, row, samples)
     write = partial(store_result, job.output, row, samples)
     stored = job.options.distributed.main_process_only(write)
-    if stored is None:
+    if stored is None:  # this is not the main process
         return plans.Result(pair, row)
-    return plans.Result(pair, stored.row, path=stored.path, aside=stored.aside)
+    return plans.Result(pair, stored.row, path=stored.path, former_result=stored.aside)

@@ -28,9 +28,17 @@ _REQUEUE_SECONDS = 120
 
 
 def execute(jobs: Sequence[Job], show_progress: ShowProgress, cluster: str = "slurm") -> Outcomes:
-    """Yield the results of jobs as they end. Raises UsageError if SLURM is missing.
+    """Yield the index and the results of each job when it ends.
 
-    `cluster` is a name of submitit's; `local` starts processes on this machine instead.
+    A job that ends without results is submitted again, three times at most.
+
+    Args:
+        jobs: The jobs. Their results are in one folder.
+        show_progress: Shows how many jobs have ended.
+        cluster: submitit's name of the cluster; `local` starts processes on this machine instead.
+
+    Raises:
+        UsageError: If SLURM is missing, or refuses the jobs.
     """
     executor = _make_executor(jobs[0], cluster)
     running = dict(enumerate(_submit(executor, jobs)))
@@ -38,8 +46,8 @@ def execute(jobs: Sequence[Job], show_progress: ShowProgress, cluster: str = "sl
     try:
         while running:
             show_progress(cluster, Progress("jobs", len(jobs) - len(running), len(jobs)))
-            ended = [index for index, submitted in running.items() if submitted.has_ended()]
-            for index in ended:
+            ended_indices = [index for index, job in running.items() if job.has_ended()]
+            for index in ended_indices:
                 submitted = running.pop(index)
                 fault = submitted.fault()
                 if not fault:
@@ -106,7 +114,7 @@ class _Submitted:
 
 
 def _submit(executor: submitit.AutoExecutor, jobs: Sequence[Job]) -> list[_Submitted]:
-    """Submit jobs as an array.
+    """Submit jobs as one array, and return them in their order.
 
     Raises UsageError if sbatch is missing, refuses the jobs, or does not print their id.
     """

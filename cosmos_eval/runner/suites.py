@@ -84,14 +84,20 @@ def known_suites() -> Mapping[str, Path]:
 def read_suite(name_or_file: str, *, with_models: bool = True) -> Suite:
     """Read a suite of this package by its name, or a user's suite from a YAML file.
 
-    Its models are read only `with_models`; otherwise they may be missing. Raises UsageError that
-    names the file, and what in it is missing, unknown or repeated.
+    Args:
+        name_or_file: A name such as `vtab+`, or the path of a YAML file.
+        with_models: Whether the models of the suite are read and checked. If not, the suite has no
+            models, and the file may name models that cannot be found.
+
+    Raises:
+        UsageError: If something in the file is missing, unknown or repeated. The message names the
+            file.
     """
-    paths = known_suites()
-    path = paths.get(name_or_file, Path(name_or_file))
+    path_by_name = known_suites()
+    path = path_by_name.get(name_or_file, Path(name_or_file))
     if path.suffix not in _SUFFIXES:
         raise UsageError(
-            f"unknown suite {name_or_file!r}; known: {nearest(name_or_file, list(paths))}; "
+            f"unknown suite {name_or_file!r}; known: {nearest(name_or_file, list(path_by_name))}; "
             "or a .yaml file of your own"
         )
     try:
@@ -117,17 +123,34 @@ def read_score(name_or_file: str) -> Suite:
 
 
 def _make_suite(content: _SuiteFile, path: Path, models: Sequence[_Model]) -> Suite:
-    """Return the suite that a file describes, with its data sets and models found and checked."""
-    model_texts = tuple(with_complete_paths(model.model, path.parent) for model in models)
+    """Return the suite that a file describes, with its data sets and models found and checked.
+
+    Args:
+        content: The parsed file.
+        path: The file. Its name is the name of the suite, and paths in it are relative to its
+            folder.
+        models: The models of the suite; empty if they are not needed.
+    """
+    folder = path.parent
+    model_texts = tuple(with_complete_paths(model.model, folder) for model in models)
     model_names = tuple(model.name for model in models)
     specs = with_labels([parse_model_spec(text) for text in model_texts], model_names)
-    protocols = _find_protocols(content, path.parent)
+
+    protocols = []
+    for protocol_name, dataset_names in content.datasets.items():
+        for dataset_name in dataset_names:
+            protocols.append(_find_protocol(dataset_name, protocol_name, folder))
+    refuse_repeated(
+        [f"{protocol.dataset} ({protocol.protocol_name})" for protocol in protocols], "datasets: "
+    )
+
     refuse_repeated(model_texts, "models: ")
     refuse_repeated([spec.called for spec in specs], "models: ")
     datasets = {protocol.dataset for protocol in protocols}
-    for name in content.left_out:
-        if name in datasets:
-            raise UsageError(f"left_out: {name} is one of `datasets`")
+    for dataset_name in content.left_out:
+        if dataset_name in datasets:
+            raise UsageError(f"left_out: {dataset_name} is one of `datasets`")
+
     members: tuple[SuiteMember, ...] = ()
     if content.score is not None:
         members = _make_members(content.score, protocols)
@@ -135,27 +158,23 @@ def _make_suite(content: _SuiteFile, path: Path, models: Sequence[_Model]) -> Su
         name=path.stem,
         models=model_texts,
         names=model_names,
-        protocols=protocols,
+        protocols=tuple(protocols),
         members=members,
         left_out=content.left_out,
         source=content.source or "",
     )
 
 
-def _find_protocols(content: _SuiteFile, folder: Path) -> tuple[Protocol, ...]:
-    """Return the protocols of all data sets of a suite. Files are relative to `folder`."""
-    protocols = []
-    for protocol_name, names in content.datasets.items():
-        for name in names:
-            protocols.append(_find_protocol(name, protocol_name, folder))
-    dataset_names = [f"{protocol.dataset} ({protocol.protocol_name})" for protocol in protocols]
-    refuse_repeated(dataset_names, "datasets: ")
-    return tuple(protocols)
-
-
 def _find_protocol(name: str, protocol_name: str, folder: Path) -> Protocol:
-    """Return the protocol of a known data set, or of a data set that a YAML file describes."""
-    if Path(name).suffix not in _SUFFIXES:
+    """Return the protocol of a known data set, or of a data set that a YAML file describes.
+
+    Args:
+        name: The name of the data set, or the path of its YAML file relative to `folder`.
+        protocol_name: The protocol that the suite lists the data set under.
+        folder: The folder of the suite's file.
+    """
+    is_file = Path(name).suffix in _SUFFIXES
+    if not is_file:
         return find_protocol(name, protocol_name)
     if protocol_name != USER_PROTOCOL:
         raise FileError(
@@ -166,37 +185,58 @@ def _find_protocol(name: str, protocol_name: str, folder: Path) -> Protocol:
 
 
 def _make_members(score: _Score, protocols: Sequence[Protocol]) -> tuple[SuiteMember, ...]:
-    """Return the members of a mean. Raises UsageError for unknown names and for mixed metrics."""
-    protocol_names = list(dict.fromkeys(protocol.protocol_name for protocol in protocols))
-    chosen_protocol_names = score.protocols or protocol_names
+    """Return the data sets that count in the mean of a suite.
+
+    Args:
+        score: The entry `score` of the suite's file, which says how the mean is computed.
+        protocols: The protocols of all data sets of the suite.
+
+    Raises:
+        UsageError: For unknown names, and for metrics of different units or directions.
+
+    Example:
+        With `as_one: [[imagenet-a, imagenet-r]]`, both data sets are members with the weight 1/2,
+        and all other data sets have the weight 1.
+    """
+    all_names = list(dict.fromkeys(protocol.protocol_name for protocol in protocols))
+    chosen_names = score.protocols or all_names
     chosen_protocols = [
-        protocol for protocol in protocols if protocol.protocol_name in chosen_protocol_names
+        protocol for protocol in protocols if protocol.protocol_name in chosen_names
     ]
     datasets = [protocol.dataset for protocol in chosen_protocols]
     datasets_as_one = list(chain.from_iterable(score.as_one))
-    _require_known("score.protocols", chosen_protocol_names, protocol_names)
+    _require_known("score.protocols", chosen_names, all_names)
     _require_known("score.metrics", score.metrics, datasets)
     _require_known("score.as_one", datasets_as_one, datasets)
     refuse_repeated(datasets_as_one, "score.as_one: ")
-    weights: dict[str, float] = {}
+
+    weight_by_dataset: dict[str, float] = {}
     for names in score.as_one:
         for name in names:
-            weights[name] = 1 / len(names)
+            weight_by_dataset[name] = 1 / len(names)
     members = []
     for protocol in chosen_protocols:
         metric = score.metrics.get(protocol.dataset, score.metric)
-        members.append(_make_member(protocol, metric, weights.get(protocol.dataset, 1.0)))
+        weight = weight_by_dataset.get(protocol.dataset, 1.0)
+        members.append(_make_member(protocol, metric, weight))
     _require_one_kind_of_metric(members)
     return tuple(members)
 
 
 def _make_member(protocol: Protocol, metric_name: str | None, weight: float) -> SuiteMember:
-    """Return a data set as the member of a mean, with the metric of this name.
+    """Return a data set as the member of a mean.
 
-    Without a name, the metric is the main one of the data set, or else all primary ones of the
-    task. Raises UsageError if the task does not have the metric.
+    Args:
+        protocol: The protocol of the data set.
+        metric_name: The metric that counts. None: the main metric of the data set if it has one, or
+            else the mean of all primary metrics of its task.
+        weight: The weight of the data set in the mean.
+
+    Raises:
+        UsageError: If the task does not have the metric.
     """
     task_metrics = task_named(protocol.task).metrics
+    # A metric such as `acc1_*` stands for one metric for each subset, and has no value itself.
     metric_names = [metric.name for metric in task_metrics if metric.members is None]
     if metric_name is not None and metric_name not in metric_names:
         raise UsageError(
@@ -212,21 +252,30 @@ def _make_member(protocol: Protocol, metric_name: str | None, weight: float) -> 
 
 
 def _require_one_kind_of_metric(members: Sequence[SuiteMember]) -> None:
-    """Raise UsageError unless all metrics of a mean have one unit and one direction."""
-    examples: dict[str, str] = {}  # the first metric of each kind
+    """Raise UsageError unless all metrics of a mean have one unit and one direction.
+
+    The message names a metric of each kind: `acc1 of cars (%, higher is better), ...`.
+    """
+    example_of_kind: dict[str, str] = {}  # the first metric of each kind
     for member in members:
         for name in member.metrics:
             metric = metric_of(member.task, name)
             direction = "higher" if metric.higher_is_better else "lower"
             kind = f"({metric.unit}, {direction} is better)"
-            examples.setdefault(kind, f"{metric.name} of {member.dataset}")
-    if len(examples) > 1:
-        metric_texts = ", ".join(f"{example} {kind}" for kind, example in examples.items())
+            example_of_kind.setdefault(kind, f"{metric.name} of {member.dataset}")
+    if len(example_of_kind) > 1:
+        metric_texts = ", ".join(f"{example} {kind}" for kind, example in example_of_kind.items())
         raise UsageError(f"score: no mean of different kinds of metrics: {metric_texts}")
 
 
 def _require_known(field: str, names: Iterable[str], known_names: Sequence[str]) -> None:
-    """Raise UsageError if a field of the file has an unknown name."""
+    """Raise UsageError for the first unknown name in a field of a suite's file.
+
+    Args:
+        field: The name of the field for the message, such as `score.metrics`.
+        names: The names in the field.
+        known_names: The names that it may have.
+    """
     for name in names:
         if name not in known_names:
             raise UsageError(
@@ -237,7 +286,9 @@ def _require_known(field: str, names: Iterable[str], known_names: Sequence[str])
 def refuse_repeated(names: Sequence[str], prefix: str = "") -> None:
     """Raise UsageError for repeated names: the second result would replace the first one.
 
-    `prefix` says in the message which field has the names.
+    Args:
+        names: The names of models or data sets.
+        prefix: The beginning of the message, such as `models: `.
     """
     for name in names:
         if names.count(name) > 1:

@@ -29,6 +29,7 @@ from cosmos_eval.types import (
     ModelSpec,
     OnProgress,
     Progress,
+    Protocol,
     RunOptions,
     SegmentationProtocol,
     UsageError,
@@ -71,7 +72,8 @@ class Search:
 def _displayed_value(value: Any) -> str:
     """Return the value of a factor as tables show it.
 
-    Prompts, which are a dict of lists of texts, are shown as `a, b / c`.
+    Prompts are a dict of lists of texts: `{"cat": ["cat", "kitten"], "dog": ["dog"]}` is shown as
+    `cat, kitten / dog`. None is shown as `none`, and other values as they are.
     """
     if isinstance(value, dict):
         prompts_of_classes = [", ".join(prompts) for prompts in value.values()]
@@ -92,7 +94,10 @@ class Tuned(NamedTuple):
 
 
 def default_space(dataset: str) -> Path:
-    """Return the file of the package's space for a data set."""
+    """Return the YAML file of the package with the values of every factor for a data set.
+
+    The embedded scenes have a file of their own. All other data sets are photographs.
+    """
     is_scenes = dataset in scenes.scenes_protocols()
     name = "scenes" if is_scenes else "photographs"
     return Path(scenes.__file__).parent / "spaces" / f"{name}.yaml"
@@ -106,11 +111,22 @@ def make_search(
     seed: int,
     options: RunOptions,
 ) -> Search:
-    """Return a search of `budget` settings that are drawn at random from a space.
+    """Return a search of settings that are drawn at random from a space.
 
-    If the space has fewer settings, the search has all of them.
-    Raises UsageError for data of another task, and for a split with other classes or with an image
-    of the test set.
+    A setting is a value for each factor of a segmentation protocol, such as `{"scale": 40.0,
+    "window": 224}`. A space lists the values of each factor.
+
+    Args:
+        dataset: The data set that settings are chosen for. Its test images are not used.
+        split: The training images that settings are scored on: a YAML file, or the training scenes.
+        space: The values of each factor.
+        budget: How many settings are drawn. If the space has fewer settings, all are tried.
+        seed: The seed of the draw.
+        options: The data root and the processes.
+
+    Raises:
+        UsageError: For data of another task, and for a split with other classes or with an image of
+            the test set.
     """
     protocol = require_segmentation(find_protocol(dataset))
     training_protocol = _training_protocol(split, protocol)
@@ -118,12 +134,14 @@ def make_search(
     test, training = (opened.data for opened in open_datasets(plan))
     _require_disjoint(test.samples, training.samples, protocol, split)
     settings, n_contradictions = tuning.settings_of(protocol, space)
-    order = np.random.default_rng(seed).permutation(len(settings))[:budget]
+    drawn_indices = np.random.default_rng(seed).permutation(len(settings))[:budget]
+
     notes = []
     if n_contradictions:
         notes.append(f"{n_contradictions} combinations contradict themselves")
     if budget >= len(settings):
         notes.append(f"all {len(settings)} settings of the space are tried")
+
     file_hashes = [
         [file_sha256(sample.image), file_sha256(sample.mask)] for sample in training.samples
     ]
@@ -132,7 +150,7 @@ def make_search(
         "protocol": protocol.protocol_name,
         "protocol_sha256": tuning.protocol_sha256(protocol),
         "space_sha256": json_sha256(space),
-        "budget": len(order),
+        "budget": len(drawn_indices),
         "seed": seed,
         "split": training_protocol.dataset,
         "split_sha256": json_sha256(file_hashes),
@@ -141,7 +159,7 @@ def make_search(
     return Search(
         protocol=training_protocol,
         data=training,
-        settings=[settings[index] for index in order],
+        settings=[settings[index] for index in drawn_indices],
         record=record,
         notes=notes,
     )
@@ -150,11 +168,16 @@ def make_search(
 def _training_protocol(split: str, protocol: SegmentationProtocol) -> SegmentationProtocol:
     """Return the protocol of a data set on the images of a split.
 
-    The split is a YAML file, or the training scenes. Raises UsageError for another data set, and
-    for other classes.
+    Args:
+        split: A YAML file, or the name of the training scenes.
+        protocol: The protocol of the data set on its test images.
+
+    Raises:
+        UsageError: For another data set in place of a split, and for other classes.
     """
     split_protocol = require_segmentation(find_protocol(split))
-    if split != scenes.TRAINING and Path(split).suffix not in (".yaml", ".yml"):
+    is_file = Path(split).suffix in (".yaml", ".yml")
+    if split != scenes.TRAINING and not is_file:
         raise UsageError(
             f"{split} is a test set: settings are chosen on {scenes.TRAINING} or a YAML file"
         )
@@ -171,6 +194,12 @@ def _require_disjoint(
 
     Two images are the same if they are one file, or two files with equal content. Images of a
     published data set are also the same if they have the same name.
+
+    Args:
+        test: The samples of the test set.
+        training: The samples of the split.
+        protocol: The protocol of the test set.
+        split: The name of the split, for the message.
     """
     test_images = _TestImages(test, has_unique_names=protocol.n_images is not None)
     for sample in training:
@@ -184,6 +213,12 @@ class _TestImages:
     """The images of a test set, by which training images are checked."""
 
     def __init__(self, samples: Sequence[Sample], *, has_unique_names: bool) -> None:
+        """Note the files of the samples.
+
+        Args:
+            samples: The images of the test set.
+            has_unique_names: Whether no other data set has an image of the same name.
+        """
         self._files = {sample.image.resolve() for sample in samples}
         # File names that stand for an image; empty if another data set may use the same names.
         self._names: set[str] = set()
@@ -215,33 +250,50 @@ def tune(
 ) -> Tuned:
     """Score the settings of a search that have no score yet, and write the best setting to a file.
 
-    Both files of a model are in `folder`: MODEL.trials.json has all scores, and is written after
-    each pass over the images, so that a killed search resumes. MODEL.yaml has the best setting.
-    Raises UsageError for files of another search, model or version.
+    `folder` gets two files for each model. MODEL.trials.json has the scores of all settings. It is
+    written after each pass over the images, so that a killed search resumes. MODEL.yaml has the
+    best setting.
+
+    Args:
+        search: The settings, and the images that they are scored on.
+        spec: The model.
+        options: The device and the cache.
+        folder: The folder of both files.
+        progress: Is called with the number of passes over the images that are done.
+
+    Raises:
+        UsageError: If the files in the folder are of another search, model or version.
     """
     from cosmos_eval.models import load_encoder
 
     encoder = load_encoder(spec, device=own_device(options.device))
-    trials = folder / f"{safe_name(spec.called)}.trials.json"
-    code = fingerprint("cosmos_core", "cosmos_eval")
-    head = {"model": tuning.model_record(encoder.info), "search": search.record, "code": code}
-    scores = _stored_scores(trials, head, len(search.settings))
+    trials_path = folder / f"{safe_name(spec.called)}.trials.json"
+    # Everything that the scores depend on.
+    identity = {
+        "model": tuning.model_record(encoder.info),
+        "search": search.record,
+        "code": fingerprint("cosmos_core", "cosmos_eval"),
+    }
+    # By the index of the setting; None: not scored yet.
+    scores = _stored_scores(trials_path, identity, len(search.settings))
+    unscored_indices = [index for index, score in enumerate(scores) if score is None]
+
     protocols = [tuning.with_setting(search.protocol, setting) for setting in search.settings]
-    unscored = [index for index, score in enumerate(scores) if score is None]
-    passes = _passes_over_images(search, protocols, unscored, options)
+    passes = _passes_over_images(search, protocols, unscored_indices, options)
     scorer = tuning.Scorer(encoder, search.data, options)
     for n_done, indices in enumerate(passes):
         progress(Progress("passes over the images", n_done, len(passes)))
         scores_of_pass = scorer.mean_ious([protocols[index] for index in indices])
         for index, score in zip(indices, scores_of_pass, strict=True):
             scores[index] = score
-        _write_trials(trials, head, search.settings, scores)
+        _write_trials(trials_path, identity, search.settings, scores)
+
     complete_scores = [score for score in scores if score is not None]
     best = int(np.argmax(complete_scores))
     record = {
         "version": 1,
-        "model": head["model"],
-        "search": head["search"],
+        "model": identity["model"],
+        "search": identity["search"],
         "settings": search.settings[best],
         "score": complete_scores[best],
     }
@@ -256,9 +308,18 @@ def _passes_over_images(
     indices: Sequence[int],
     options: RunOptions,
 ) -> list[list[int]]:
-    """Group indices of protocols by the pass over the images that they share.
+    """Return lists of protocols, by their indices, that are scored in one pass over the images.
 
     Protocols that differ in attention share a pass, since they share all blocks but the last.
+
+    Args:
+        search: Its images are the training images.
+        protocols: The protocol of each setting.
+        indices: The indices of the protocols to score.
+        options: The options of the search.
+
+    Example:
+        `[[0, 2], [1]]` if settings 0 and 2 differ only in attention, and 1 has other windows.
     """
     passes = defaultdict[Hashable, list[int]](list)
     for index in indices:
@@ -269,22 +330,36 @@ def _passes_over_images(
 
 def _write_trials(
     path: Path,
-    head: Mapping[str, Any],
+    identity: Mapping[str, Any],
     settings: Sequence[tuning.Setting],
     scores: Sequence[float | None],
 ) -> None:
-    """Write the settings and scores of a search to a file, with a hash of its content."""
+    """Write the settings and scores of a search to a file, with a hash of its content.
+
+    Args:
+        path: The JSON file.
+        identity: The model, the search and the version of the code.
+        settings: The settings of the search.
+        scores: The mIoU of each setting; None: not scored yet.
+    """
     trials = [{**setting, "mIoU": score} for setting, score in zip(settings, scores, strict=True)]
-    content = {**head, "trials": trials}
+    content = {**identity, "trials": trials}
     content["sha256"] = json_sha256(content)
     write_atomically(path, json.dumps(content, indent=1).encode())
 
 
-def _stored_scores(path: Path, head: Mapping[str, Any], n_settings: int) -> list[float | None]:
+def _stored_scores(path: Path, identity: Mapping[str, Any], n_settings: int) -> list[float | None]:
     """Return the scores in a file of trials, None for a setting without a score.
 
-    All are None if the file does not exist. `head` identifies model, search and version. Raises
-    UsageError for a file with another head, and for a file that was edited.
+    All scores are None if the file does not exist.
+
+    Args:
+        path: The file that `_write_trials` wrote.
+        identity: The model, the search and the version of the code that the file must have.
+        n_settings: The number of settings of the search.
+
+    Raises:
+        UsageError: For a file with another identity, and for a file that was edited.
     """
     try:
         stored = parse_json(read_text(path))
@@ -292,7 +367,11 @@ def _stored_scores(path: Path, head: Mapping[str, Any], n_settings: int) -> list
         return [None] * n_settings
     except FileError as error:
         raise UsageError(f"{path}: {error}") from None
-    if not isinstance(stored, dict) or {name: stored.get(name) for name in head} != head:
+
+    has_same_identity = isinstance(stored, dict) and all(
+        stored.get(name) == value for name, value in identity.items()
+    )
+    if not has_same_identity:
         raise UsageError(
             f"{path} belongs to another search, model or version: choose another --output"
         )
@@ -311,7 +390,7 @@ def _stored_scores(path: Path, head: Mapping[str, Any], n_settings: int) -> list
 
 def tuned_plan(
     path: Path,
-    datasets: Sequence[str],
+    datasets: Sequence[str | Mapping[str, Any] | Protocol],
     models: Sequence[ModelSpec],
     options: RunOptions,
     *,
@@ -319,8 +398,15 @@ def tuned_plan(
 ) -> Plan:
     """Return a plan that measures one model by tuned settings, on the data set they were tuned for.
 
-    `path` is the file of the settings. The model defaults to the one that they were tuned for.
-    `transfer` allows another model. Raises UsageError for options that do not fit the file.
+    Args:
+        path: The file of the settings, which `cosmos-eval tune` wrote.
+        datasets: The data set; empty: the one that the file names.
+        models: The model; empty: the one that the settings were tuned for.
+        options: The options of the run.
+        transfer: Whether another model than the tuned one may be measured.
+
+    Raises:
+        UsageError: For several models or data sets, and for options that do not fit the file.
     """
     record = tuning.read_settings(path)
     tuned_model, search = record["model"]["spec"], record["search"]
@@ -332,8 +418,8 @@ def tuned_plan(
             f"{path}: chosen for {tuned_model}, not {spec.text}: add --transfer to measure it"
         )
     dataset = datasets[0] if datasets else search["dataset"]
-    is_file = Path(dataset).suffix in (".yaml", ".yml")
-    protocol_name = None if is_file else search["protocol"]
+    is_known_dataset = isinstance(dataset, str) and Path(dataset).suffix not in (".yaml", ".yml")
+    protocol_name = search["protocol"] if is_known_dataset else None
     protocol = require_segmentation(find_protocol(dataset, protocol_name))
     tuned_protocol = tuning.tuned_protocol(record, protocol, spec.text)
     return Plan(specs=[spec], protocols=[tuned_protocol], options=options)

@@ -1,4 +1,8 @@
-"""Options of a run, and the progress that it reports."""
+"""Options of a run, and the progress that it reports.
+
+`DataOptions` and `ModelOptions` say what is measured. `RunOptions` has the fields of both, and adds
+how results are computed and stored, and the processes (`Distributed`) that share the work.
+"""
 
 from __future__ import annotations
 
@@ -83,6 +87,8 @@ class RunOptions(DataOptions, ModelOptions):
             raise UsageError("--attention proxy and --auxiliary SPEC, which guides it, go together")
         if self.stream and (self.limit is not None or self.distributed.world_size > 1):
             raise UsageError("--stream reads whole sets in one process: no --limit, no torchrun")
+        if self.overlays and self.save_predictions is None:
+            raise UsageError("--overlays needs --save-predictions DIR: where the pictures go")
 
 
 class Progress(NamedTuple):

@@ -17,7 +17,12 @@ from typing import Any
 def profile_of(architecture: str) -> dict[str, Any]:
     """Return the numbers of parameters and the GFLOPs of an architecture of OpenCLIP.
 
-    The keys are the names of facts in results. Return an empty dictionary for other architectures.
+    Args:
+        architecture: The name of the architecture, such as `ViT-B-32` or `ViT-B-32-quickgelu`.
+
+    Returns:
+        The facts by their names in results, such as `parameters` and `image_gflops`. Empty for
+        other architectures.
     """
     row_by_model = {row["model"]: row for row in read_table("openclip_profile.csv")}
     # The activation QuickGELU changes none of these facts.
@@ -26,12 +31,12 @@ def profile_of(architecture: str) -> dict[str, Any]:
     if row is None:
         return {}
     return {
-        "parameters": round(float(row["mparams"]) * 1e6),
+        "parameters": round(float(row["mparams"]) * 1e6),  # the table has millions
         "image_parameters": round(float(row["image_mparams"]) * 1e6),
         "text_parameters": round(float(row["text_mparams"]) * 1e6),
         "image_gflops": float(row["image_gflops"]),
         "text_gflops": float(row["text_gflops"]),
-        "image_size": [int(row["image_size"])] * 2,
+        "image_size": [int(row["image_size"])] * 2,  # width and height in pixels
         "embedding_size": int(row["embed_dim"]),
     }
 
@@ -39,15 +44,19 @@ def profile_of(architecture: str) -> dict[str, Any]:
 def training_of(model: str) -> dict[str, Any]:
     """Return the training data and the number of samples seen of a model, if they are known.
 
-    `model` is its name, such as `openclip:ViT-B-32/openai`. The keys are `training_data` and
-    `samples_seen`.
+    Args:
+        model: The specification of the model, such as `openclip:ViT-B-32/openai`.
+
+    Returns:
+        A dictionary with `training_data` and `samples_seen`. Unknown facts are left out.
     """
     # With the activation QuickGELU, an architecture is measured with the same weights.
     name = model.replace("-quickgelu/", "/")
     for row in read_table("training.csv"):
-        # A `*` in the pattern must not match a `/` in the name, as it does for fnmatch.
-        has_same_depth = row["model"].count("/") == name.count("/")
-        if has_same_depth and fnmatchcase(name, row["model"]):
+        pattern = row["model"]
+        # For fnmatch, a `*` also matches a `/`. Here it must not.
+        has_same_depth = pattern.count("/") == name.count("/")
+        if has_same_depth and fnmatchcase(name, pattern):
             facts: dict[str, Any] = {}
             if row["training_data"]:
                 facts["training_data"] = row["training_data"]

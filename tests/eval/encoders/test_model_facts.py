@@ -21,13 +21,14 @@ from torch import Tensor, nn
 import cosmos_core
 from cosmos_core.model.checkpoint import save_checkpoint
 from cosmos_core.recipes import EPOCHS, TRAINING_SETS
+from cosmos_core.utils.distributed import SINGLE_PROCESS
 from cosmos_eval import TwoTower
 from cosmos_eval.models.facts import model_facts
 from cosmos_eval.models.specs import RELEASED, parse_model_spec
 from cosmos_eval.models.training import training_facts
 from cosmos_eval.protocols.facts import profile_of, training_of
 from cosmos_eval.runner import facts as run_facts
-from cosmos_eval.runner.facts import Encoded, facts_of
+from cosmos_eval.runner.facts import ImageCounter, facts_of
 from cosmos_eval.types import Progress, RunOptions
 
 
@@ -273,14 +274,15 @@ def test_only_images_that_were_encoded_count(steps, rate, monkeypatch):
     """A step per second."""
     monkeypatch.setattr(run_facts, "perf_counter", partial(next, itertools.count(10.0)))
     seen: list[Progress] = []
-    encoded = Encoded(seen.append)
+    counter = ImageCounter(seen.append)
     given = [Progress("images", done, 70, note) for done, note in steps]
     for step in [*given, Progress("captions", 500, 500)]:
-        encoded(step)
+        counter(step)
     assert seen[:-1] == given
-    assert encoded.per_second({"images": 4.0, "total": 9.0}, RunOptions()) == rate
-    encoded.restart()
-    assert encoded.per_second({"images": 4.0}, RunOptions()) is None
+    seconds = {"images": 4.0, "total": 9.0}
+    assert counter.images_per_second(seconds, SINGLE_PROCESS) == rate
+    counter.restart()
+    assert counter.images_per_second(seconds, SINGLE_PROCESS) is None
 
 
 def test_an_error_ends_nothing_and_is_noted():

@@ -21,7 +21,7 @@ from cosmos_eval.results.filenames import file_stem
 from cosmos_eval.results.identity import model_label
 from cosmos_eval.results.leaderboard.entries import entries_of_rows
 from cosmos_eval.results.store import read_result
-from cosmos_eval.runner.execute import found_part
+from cosmos_eval.runner.execute import found_samples_of
 from cosmos_eval.tasks import task_for
 from cosmos_eval.types import (
     ClassificationProtocol,
@@ -113,9 +113,9 @@ def test_a_part_is_accepted_where_that_is_allowed(task, root):
     unit = "items" if task == "select" else "images"
     less = KINDS[task](root, N + 1)
     check(less, allow_partial=True)
-    assert found_part(less, ALLOWED) == FoundSamples(N, N + 1, unit)
-    assert found_part(less, RunOptions()) is None
-    assert found_part(KINDS[task](root, N), ALLOWED) is None
+    assert found_samples_of(less, ALLOWED) == FoundSamples(N, N + 1, unit)
+    assert found_samples_of(less, RunOptions()) is None
+    assert found_samples_of(KINDS[task](root, N), ALLOWED) is None
     with pytest.raises(UsageError, match=r"more than the [13] of mine; .*`, or measure the first"):
         check(KINDS[task](root, N - 1), allow_partial=True)
 
@@ -128,7 +128,7 @@ def test_samples_whose_files_are_missing_are_left_out_of_a_part(task, root):
         check(protocol)
     check(protocol, allow_partial=True)
     unit = "items" if task == "select" else "images"
-    assert found_part(protocol, ALLOWED) == FoundSamples(3, 4, unit)
+    assert found_samples_of(protocol, ALLOWED) == FoundSamples(3, 4, unit)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_label_maps_that_are_missing_are_left_out_as_well(root):
     protocol = KINDS["seg"](root, N)
     with pytest.raises(UsageError, match=r"cannot read label map .*masks/1\.png"):
         check(protocol)
-    assert found_part(protocol, ALLOWED) == FoundSamples(3, 4, "images")
+    assert found_samples_of(protocol, ALLOWED) == FoundSamples(3, 4, "images")
     for number in range(N):
         (root / "masks" / f"{number}.png").unlink(missing_ok=True)
     with pytest.raises(UsageError, match=r"cannot read label map .*masks/0\.png"):

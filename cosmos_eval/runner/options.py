@@ -1,0 +1,54 @@
+"""The options of a run, as `cosmos-eval run`, `evaluate` and `embed` make them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cosmos_core.utils.distributed import SINGLE_PROCESS, Distributed
+from cosmos_eval.embedding.cache import embeddings_folder
+from cosmos_eval.types import DataOptions, ModelOptions, RunOptions
+
+
+def make_run_options(
+    data_options: DataOptions,
+    model_options: ModelOptions,
+    *,
+    batch_size: int,
+    workers: int,
+    use_cache: bool,
+    output: Path | None = None,
+    save_predictions: str | None = None,
+    overlays: bool = False,
+    distributed: Distributed = SINGLE_PROCESS,
+) -> RunOptions:
+    """Return the options of a run: what is measured, how it is computed, and by which processes.
+
+    Args:
+        data_options: Which samples are measured, and where they are read.
+        model_options: How the model is run.
+        batch_size: How many images or texts are encoded at once.
+        workers: How many threads read images.
+        use_cache: Whether embeddings are read from, and written to, the folder that
+            `cosmos-eval cache info` shows.
+        output: The folder of the results. Its subfolder `.partial` keeps the finished parts of a
+            measurement, from which a killed run resumes. None: no results are stored.
+        save_predictions: The folder for predicted label maps. None: they are not written.
+        overlays: Whether predicted label maps are also drawn over the images.
+        distributed: The processes that share the work.
+
+    Raises:
+        UsageError: If options contradict each other.
+    """
+    cache_folder = str(embeddings_folder()) if use_cache else None
+    unfinished_folder = None if output is None else str(output / ".partial")
+    return RunOptions(
+        **vars(data_options),
+        **vars(model_options),
+        batch_size=batch_size,
+        workers=workers,
+        save_predictions=save_predictions,
+        overlays=overlays,
+        unfinished=unfinished_folder,
+        cache=cache_folder,
+        distributed=distributed,
+    )
