@@ -262,4 +262,4 @@ def _store(
     stored = job.options.distributed.main_process_only(write)
     if stored is None:
         return plans.Result(pair, row)
-    return plans.Result(pair, stored.row, path=stored.path, aside=stored.aside)
+    return plans.Result(pair, stored.row, path=stored.path, aside=stored.displaced_path)
