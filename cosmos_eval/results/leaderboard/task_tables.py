@@ -5,7 +5,7 @@ Every column ranks models by one metric on one data set under one protocol.
 
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
-from itertools import groupby
+from itertools import chain, groupby
 from statistics import fmean
 from typing import Any, NamedTuple
 
@@ -76,8 +76,8 @@ def select_entries(entries: Sequence[Entry], options: TableOptions) -> list[Entr
         label_in_comparisons = row_label if entry.stored is None else entry.stored.model
         model_names.append([row_label, label_in_comparisons])
         dataset_names.append([entry.dataset, entry.dataset_name])
-    require_known("model", options.models, sum(model_names, []))
-    require_known("data set", options.datasets, sum(dataset_names, []))
+    require_known("model", options.models, chain.from_iterable(model_names))
+    require_known("data set", options.datasets, chain.from_iterable(dataset_names))
     require_known("protocol", options.protocols, [entry.protocol for entry in entries])
 
     selected_entries = []
