@@ -98,7 +98,7 @@ class StoredResult:
 
     @property
     def label(self) -> str:
-        """The label of the model's row in tables, such as "clip (rollout, weights 1a2b3c4d)".
+        """The label of the model's row in tables, such as "clip (cross-attention, student)".
 
         It is `model`, with the kind of attention map added if the protocol lets each model choose
         its own kind.
@@ -109,14 +109,14 @@ class StoredResult:
     def row_words(self) -> list[str]:
         """The words in brackets that follow the name in `label`, without `notes`.
 
-        Example: ["rollout", "student"] for the map kind "rollout" of a student.
+        Example: ["cross-attention", "student"] for a map of the cross-attention of a student.
         """
         map_words = [self.map_kind] if self.map_kind else []
         return [*self.identity.random_words, *map_words, *self.identity.variants]
 
     @property
     def map_kind(self) -> str:
-        """The kind of attention map that was measured, such as "rollout".
+        """The kind of attention map that was measured, such as "cross-attention".
 
         It is empty if the protocol requires a kind, and if the task measures no maps.
         """

@@ -386,7 +386,7 @@ def _first_result(row: Row) -> StoredResult | None:
 def _map_notes(board: Board) -> Iterator[str]:
     """Yield one note on the kinds of attention maps that the names of rows leave out, if any do.
 
-    Example: "Maps by objects: clip: rollout; siglip: gradient."
+    Example: "Maps by scenes: cosmos: cross-attention; clip: text-to-patch similarity."
     """
     model_kinds = []
     for row, name in zip(board.rows, _row_names(board), strict=True):
