@@ -35,32 +35,49 @@ def metrics_type(most: float | None = None) -> Any:
     """Return the type of a field that holds metrics by name, for records that pydantic checks.
 
     The task of the record decides which values a metric can have. The task must be a field of the
-    record before the metrics, or a field of its `setting`. `most` is the greatest absolute value of
-    all metrics; None for no limit.
+    record before the metrics, or a field of its `setting`.
+
+    Args:
+        most: The greatest absolute value of all metrics; None for no limit.
     """
-
-    def check(metrics: dict[str, float], info: pydantic.ValidationInfo) -> dict[str, float]:
-        """Return the metrics. Raise an error if a value is impossible for its metric."""
-        task = info.data.get("task") or info.data.get("setting", {}).get("task")
-        for name, value in metrics.items():
-            fault = metric_of(str(task), name).fault(value)
-            if fault:
-                raise field_error(name, fault)
-        return metrics
-
-    value = Annotated[float, Field(ge=None if most is None else -most, le=most)]
+    least = None if most is None else -most
+    value_type = Annotated[float, Field(ge=least, le=most)]
     description = (
         "Fractions are in [0, 1], ranks start at 1, ratios at 0, other numbers have no bounds. The "
         "task decides which of these a metric is."
     )
     field = Field(min_length=1, description=description)
-    return validated_as(Annotated[dict[str, value], field, AfterValidator(check)])
+    return validated_as(
+        Annotated[dict[str, value_type], field, AfterValidator(_require_possible_metrics)]
+    )
+
+
+def _require_possible_metrics(
+    metrics: dict[str, float], info: pydantic.ValidationInfo
+) -> dict[str, float]:
+    """Return the metrics of a record unchanged, as a validator of pydantic has to.
+
+    Raises an error if a value is impossible for its metric, such as an accuracy of 1.5.
+
+    Args:
+        metrics: The values by name.
+        info: The context of the validation. Its `data` has the fields of the record before the
+            metrics, one of which is the task.
+    """
+    task = info.data.get("task") or info.data.get("setting", {}).get("task")
+    for name, value in metrics.items():
+        fault = metric_of(str(task), name).fault(value)
+        if fault:
+            raise field_error(name, fault)
+    return metrics
 
 
 def field_error(name: str, message: str) -> PydanticCustomError:
-    """Return the error that a validator of a whole record raises for its field `name`.
+    """Return the error that a validator of a whole record raises for one of its fields.
 
-    `message` says what is wrong with the field.
+    Args:
+        name: The name of the field.
+        message: What is wrong with the field.
     """
     return PydanticCustomError("refused", "{message}", {"message": message, "name": name})
 
@@ -304,9 +321,15 @@ def type_adapter(kind: Any) -> TypeAdapter[Any]:
 
 
 def validate(kind: Callable[..., Content], content: str | bytes, where: str) -> Content:
-    """Read JSON as an object of the type `kind`, and check it.
+    """Read JSON as an object of a type, and check it.
 
-    Raises UsageError with the first wrong field. `where` is the file, for the message.
+    Args:
+        kind: The type, such as `ResultRow`.
+        content: The JSON.
+        where: The file that the JSON comes from, for the message.
+
+    Raises:
+        UsageError: If the JSON is not an object of the type. The message has the first wrong field.
     """
     try:
         record: Content = type_adapter(kind).validate_json(content)
@@ -316,17 +339,29 @@ def validate(kind: Callable[..., Content], content: str | bytes, where: str) -> 
 
 
 def _first_fault(error: pydantic.ValidationError) -> str:
-    """Return the first wrong field and what is wrong with it, such as "$.n_samples: ..., not 0".
+    """Return the first wrong field and what is wrong with it.
 
     The value is added if the message does not make it clear.
+
+    Example:
+        "$.n_samples: Input should be greater than or equal to 1, not 0"
     """
-    details = error.errors(include_url=False)[0]
-    context, value = details.get("ctx", {}), details["input"]
-    path = ["$", *(str(key) for key in details["loc"] if key not in ("int", "float"))]
+    first_error = error.errors(include_url=False)[0]
+
+    # Write the path to the field, such as "$.provenance.seed". pydantic adds the names of types to
+    # the path of a field that may have several types.
+    path = ["$"]
+    for key in first_error["loc"]:
+        if key not in ("int", "float"):
+            path.append(str(key))
+    context = first_error.get("ctx", {})
     if "name" in context:
-        path.append(context["name"])
-    fault = f"{'.'.join(path)}: {details['msg']}"
-    is_clear = details["type"] in ("refused", "json_invalid", "extra_forbidden", "missing")
+        path.append(context["name"])  # from `field_error`
+    fault = f"{'.'.join(path)}: {first_error['msg']}"
+
+    # Add the value if the message needs it, unless it is long.
+    value = first_error["input"]
+    is_clear = first_error["type"] in ("refused", "json_invalid", "extra_forbidden", "missing")
     if is_clear or isinstance(value, dict | list):
         return fault
     value_text = f", not {value!r}"
@@ -342,7 +377,7 @@ class _Schema(GenerateJsonSchema):
 
 
 def json_schema(kind: Callable[..., Any]) -> str:
-    """Return the JSON Schema of the type `kind`, as the text of a file."""
+    """Return the JSON Schema of a type, such as `ResultRow`, as the text of a file."""
     schema = type_adapter(kind).json_schema(schema_generator=_Schema)
     document = {"$schema": GenerateJsonSchema.schema_dialect, **schema}
     return json.dumps(document, indent=2) + "\n"
