@@ -182,7 +182,7 @@ def annotation(kind: str, title: str, message: str) -> str:
         message: The message, which is shown on one line.
 
     Example:
-        annotation("error", "regression", "mAP was 31.2") -> "::error title=regression::mAP was 31.2"
+        annotation("notice", "check", "no regression") -> "::notice title=check::no regression"
     """
     escaped_message = one_line(message).replace("%", "%25")
     escaped_title = one_line(title).replace("%", "%25").replace(":", "%3A").replace(",", "%2C")
