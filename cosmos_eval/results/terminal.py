@@ -66,8 +66,8 @@ def to_terminal(table: Table, width: int, *, can_turn: bool = True) -> list[Text
     Args:
         table: The table.
         width: The width of the terminal in characters, which no line exceeds.
-        can_turn: Whether the table may be transposed or split. If it may not, as a table whose
-            columns have different kinds of values, and is too wide, it is drawn as a list with one
+        can_turn: Whether the table may be transposed or split. A table whose columns have different
+            kinds of values may not. If such a table is too wide, it is drawn as a list with one
             value per line.
 
     Returns:
