@@ -551,6 +551,13 @@ def differing_settings(a: StoredResult, b: StoredResult) -> Iterator[str]:
 
     These are metrics of only one result, the protocol's way of scoring, missing hashes of the
     images, and provenance such as the precision and the device.
+
+    Args:
+        a: The result of model A.
+        b: The result of model B on the same data set.
+
+    Example:
+        "coco: precision is fp32 and bf16"
     """
     dataset, task = a.row.dataset, a.row.task
     metrics_of_one_result = set(a.row.metrics) ^ set(b.row.metrics)
@@ -656,11 +663,15 @@ def _detectable_text(test: MetricTest, options: TableOptions) -> str | None:
     """Return the detectable difference of a test as text, or None if there is none.
 
     If it is greater than any difference that the metric can have, the text is "> 100".
+
+    Args:
+        test: The test of a metric.
+        options: How many decimals numbers have.
     """
     if test.detectable is None:
         return None
     least, most = test.metric_record.bounds
-    factor = test.metric_record.factor
+    factor = test.metric_record.factor  # 100 for fractions, else 1
     largest_difference = most - least
     if test.detectable > largest_difference:
         return f"> {factor * largest_difference:g}"

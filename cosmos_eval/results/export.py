@@ -82,7 +82,7 @@ def table_of(results: Iterable[StoredResult]) -> pd.DataFrame:
 def _common_values(result: StoredResult) -> dict[str, Any]:
     """Return the values that are the same for all metrics of a result, by column.
 
-    There are more values than COLUMNS.
+    The dictionary also has values of which the table has no column.
     """
     row = result.row
     training = training_of(row)

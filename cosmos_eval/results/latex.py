@@ -380,7 +380,10 @@ def _name_and_protocol(shared_name: str) -> list[str]:
 def _format_body(table: Table, *, has_sections: bool) -> Iterator[str]:
     """Yield the rows of a table as LaTeX, with space above each row that begins a section.
 
-    The names of sections are in the first column, which is empty in the other rows of a section.
+    Args:
+        table: The table.
+        has_sections: Whether the first column has the name of a section in the first row of the
+            section, and is empty in the other rows.
     """
     column_widths = _text_column_widths(table)
     for row_index, row in enumerate(table.rows):

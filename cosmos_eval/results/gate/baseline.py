@@ -269,7 +269,13 @@ def result_problems(results: Sequence[VerifiedResult], *, strict: bool) -> Itera
 
 
 def _provenance_problems(result: VerifiedResult, *, strict: bool) -> Iterator[Problem]:
-    """Yield a problem for random weights, and with `strict` for code that is unknown or edited."""
+    """Yield a problem for random weights, and with `strict` for code that is unknown or edited.
+
+    Args:
+        result: The result.
+        strict: Whether the result must state the commit of its code, which must not have been
+            edited.
+    """
     path = str(result.path)
     provenance = result.row.provenance
     if result.row.model["random"]:
@@ -407,8 +413,13 @@ def _require_usable(results: Sequence[VerifiedResult], problems: Sequence[Proble
 def _change_records(former_keys: set[Key], new_keys: set[Key]) -> list[dict[str, str]]:
     """Return one record for each result, sorted, with how the baseline has changed.
 
-    Example: {"result": "clip on coco (karpathy)", "change": "added"}. The other changes are
-    "replaced" and "removed".
+    Args:
+        former_keys: The model, data set and protocol of each result of the former baseline.
+        new_keys: The same of each result of the new baseline.
+
+    Example:
+        {"result": "clip on coco (karpathy)", "change": "added"}. The other changes are "replaced"
+        and "removed".
     """
     changes = []
     for key in sorted(former_keys | new_keys):

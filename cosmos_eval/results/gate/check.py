@@ -143,11 +143,14 @@ class Finding(NamedTuple):
         Only a gated metric can be a regression, by its corrected p-value. Other decisions follow
         from the 95% interval of this metric, without correction for the number of metrics.
         """
+        is_gated = self.adjusted is not None
         if self.adjusted is not None and self.adjusted <= ALPHA:
             return "regression"
-        if self.adjusted is None and self.gain.p_below(0) <= ALPHA:
+        is_worse = self.gain.p_below(0) <= ALPHA
+        if is_worse and not is_gated:
             return "worse, not gated"
-        return "better" if self.gain.flipped().p_below(0) <= ALPHA else "no change shown"
+        is_better = self.gain.flipped().p_below(0) <= ALPHA
+        return "better" if is_better else "no change shown"
 
 
 class Report(NamedTuple):
@@ -182,19 +185,21 @@ class Report(NamedTuple):
         """
         if self.regressions:
             return 1
-        return 2 if self.problems or not self.gated else 0
+        is_undecided = len(self.problems) > 0 or self.gated == 0
+        return 2 if is_undecided else 0
 
     @property
     def verdict(self) -> str:
         """The outcome in one line, such as "no regression shown, of 12 metrics"."""
-        n_problems, n_ungated = len(self.problems), len(self.findings) - self.gated
-        total = f"{self.gated} metrics"
+        n_problems = len(self.problems)
+        n_ungated = len(self.findings) - self.gated
+        metric_counts = f"{self.gated} metrics"
         if n_ungated:
-            total += f" ({n_ungated} more for information)"
+            metric_counts += f" ({n_ungated} more for information)"
         if self.status == 0:
-            return f"no regression shown, of {total}"
+            return f"no regression shown, of {metric_counts}"
         if self.status == 1:
-            return f"regression shown: {len(self.regressions)} of {total}"
+            return f"regression shown: {len(self.regressions)} of {metric_counts}"
         plural = "s" if n_problems > 1 else ""
         return f"cannot decide, for {n_problems} reason{plural}"
 
@@ -329,6 +334,10 @@ def match_results(baseline: Baseline, results: Sequence[VerifiedResult]) -> Case
     """Match each new result with the result, or the group, of the baseline to compare it with.
 
     A second result of the same model on the same data set is a problem.
+
+    Args:
+        baseline: The baseline.
+        results: The new results, whose metrics were verified.
     """
     # Match groups of trainings first.
     groups, problems = match_groups(baseline, results)
@@ -357,6 +366,13 @@ def match_groups(
     In such a group, the baseline has several trainings, and the new results have at least one new
     training, whose weights the baseline does not have. A result of the group that repeats a
     training of the baseline is a problem.
+
+    Args:
+        baseline: The baseline.
+        results: The new results, whose metrics were verified.
+
+    Returns:
+        The groups, each with its results in the baseline and its new results, and the problems.
     """
     # Collect the trainings of each group in the baseline and among the new results. The key of a
     # group has its name in place of the label of a model.
@@ -391,8 +407,9 @@ def match_groups(
 def _matching_key(baseline: Baseline, result: VerifiedResult) -> Key:
     """Return the key of the baseline's entry that a new result is compared with.
 
-    It is the entry of the same name, or else the last entry of the same model under another name.
-    Without such an entry, the key of the result itself is returned.
+    An entry is a result of the baseline. Its key is the label of the model, the data set and the
+    protocol. It is the entry with the key of the new result, or else the last entry of the same
+    model under another name. Without such an entry, the key of the new result is returned.
     """
     key = result_key(result.row)
     if any(entry.key == key for entry in baseline.results):
@@ -419,6 +436,9 @@ def _key_without_name(key: Key, model_sha256: str | None) -> tuple[str | None, .
 
 def _group_findings(case: Case, path: Path) -> list[Finding]:
     """Return one finding for each metric of a group of trainings.
+
+    A finding holds the change of the metric: the mean of the new trainings minus the mean of the
+    baseline's trainings, with its error.
 
     Args:
         case: The trainings of the baseline and the new trainings on one data set.
@@ -489,8 +509,9 @@ def group_changes(case: Case, path: Path) -> dict[str, GroupDifference | None]:
 def _pair_findings(case: Case, path: Path) -> list[Finding]:
     """Return one finding for each metric that a new result and the baseline's result have.
 
-    If the baseline has no samples, the error of a change follows from both intervals, otherwise
-    from the paired samples.
+    A finding holds the change of the metric: the new value minus the value of the baseline, with
+    its error. If the baseline has no samples, the error follows from both intervals, otherwise from
+    the paired samples.
 
     Args:
         case: The result of the baseline and the new result.
@@ -587,9 +608,12 @@ def _decide_gated(
 
 
 def decide_findings(findings: Sequence[Finding], tolerance: float, total: int) -> Iterator[Finding]:
-    """Yield gated findings with their corrected p-values and detectable losses.
+    """Yield findings on gated metrics with their corrected p-values and detectable losses.
 
-    A p-value is one-sided: it is small if the loss is certainly greater than the tolerated loss.
+    Gated metrics are those that can fail a check. A p-value is one-sided: it is small if the loss
+    is certainly greater than the tolerated loss. It is corrected by Holm's method for the number of
+    gated metrics. The detectable loss is the least one that the test finds with a probability of
+    80%.
 
     Args:
         findings: The changes of gated metrics.
@@ -613,6 +637,7 @@ def decide_findings(findings: Sequence[Finding], tolerance: float, total: int) -
     adjusted_p_values = holm(p_values)[: len(findings)]
 
     for finding, loss, p_value in zip(findings, tolerated_losses, adjusted_p_values, strict=True):
+        # The strictest level of Holm's method, for a two-sided test.
         detectable = finding.change.detectable(alpha=2 * ALPHA / total)
         if detectable is not None:
             detectable += loss

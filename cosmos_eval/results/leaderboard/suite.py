@@ -119,7 +119,12 @@ class SuiteScore(NamedTuple):
         return any(row.source != "measured" for row in self.rows)
 
     def _cells(self, row: Row, options: TableOptions) -> tuple[Cell, ...]:
-        """Return the cells of a row, in the order of the columns of `table`."""
+        """Return the cells of a row, in the order of the columns of `table`.
+
+        Args:
+            row: A model, or a group of trainings.
+            options: How many decimals numbers have, and whether intervals are shown.
+        """
         cells = [Cell(row.model)]
         if self.has_published:
             cells.append(Cell(row.source))
@@ -291,6 +296,10 @@ def _results_by_model(
     """Return the results that count in means, by model and then by member, in the suite's order.
 
     A result counts if it is complete and unedited, and has all metrics of the member.
+
+    Args:
+        members: The members of the suite, which are data sets with their protocols and metrics.
+        entries: The results and published numbers of all models.
     """
     ranked_entries = [entry for entry in entries if entry.is_ranked and entry.stored]
     results: dict[str, dict[SuiteMember, StoredResult]] = {}
@@ -371,6 +380,10 @@ def _published_value(member: SuiteMember, entry: Entry | None) -> float | None:
     """Return the published mean of a member's metrics, or None if it is not published.
 
     DataComp publishes the mean recall of retrieval in place of the recalls of both directions.
+
+    Args:
+        member: The member of the suite, with its metrics.
+        entry: The published numbers of a model for the member, or None.
     """
     if entry is None:
         return None
@@ -431,10 +444,14 @@ class _Ranking:
         rows = [Row(name, n_members, self._means[name]) for name in self._order]
         if len(rows) < 2:
             return rows, []
+
+        # Find out which means differ. Values have a sign by which greater is better.
         values = [self._sign * self._means[name].value for name in self._order]
         resampled_values = [self._sign * self._means[name].resampled_values for name in self._order]
         gain = None if self._differences is None else self._gain
         standings = suites.standings(values, resampled_values, clusters, gain)
+
+        # Add the ranks and p-values to the rows, and collect neighbours that may be equal.
         tied_neighbours = []
         for index, standing in enumerate(standings):
             rows[index] = rows[index]._replace(ranks=standing.ranks, p_next=standing.p_next)

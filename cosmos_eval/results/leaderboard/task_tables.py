@@ -106,6 +106,10 @@ def _select_metrics(entry: Entry, patterns: Sequence[str]) -> Entry:
     """Return an entry with only the metrics that match a pattern, in the order of the patterns.
 
     A metric that is not a headline metric gets its name as a title: "mean_rank" -> "mean rank".
+
+    Args:
+        entry: The metrics of a model on a data set.
+        patterns: Patterns of names of metrics, such as "R@*".
     """
     metrics: dict[str, float] = {}
     for pattern in patterns:
@@ -163,6 +167,10 @@ def _column_sort_key(table_column: _TableColumn, options: TableOptions) -> tuple
     Data sets are in the order of the patterns in the options: `--datasets flickr30k,coco` shows
     flickr30k first. Data sets that match the same pattern are in alphabetical order. The same
     applies to protocols and metrics.
+
+    Args:
+        table_column: The column: a metric on a data set, under a protocol.
+        options: The patterns of data sets, protocols and metrics.
     """
     protocol = table_column.protocol
     board_column = table_column.board_column
@@ -420,7 +428,9 @@ def _unneeded_notes(numbers: Sequence[Number], options: TableOptions) -> set[str
 def _number_cell(number: Number | None, options: TableOptions) -> Cell:
     """Return the cell of a number with the marks that the options ask for.
 
-    The cell is empty if `number` is None.
+    Args:
+        number: The number as text, with all its marks. If it is None, the cell is empty.
+        options: The marks that tables show.
     """
     if number is None:
         return Cell()

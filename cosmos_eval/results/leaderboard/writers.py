@@ -163,6 +163,10 @@ def _suite_columns(score: SuiteScore, row: Row) -> dict[str, Any]:
     """Return the columns that name the model of a row and the suite.
 
     The suite is in the column of the data set, and the task is "suite".
+
+    Args:
+        score: The means of all models over the suite.
+        row: The means of one model.
     """
     protocols = ", ".join(dict.fromkeys(member.protocol for member in score.suite.members))
     return {
@@ -209,6 +213,7 @@ def to_json(leaderboard: Leaderboard) -> str:
         if leaderboard.facts:
             record["facts"] = facts_of(entry)
         records.append(record)
+
     content: Any = records
     if leaderboard.suite is not None or leaderboard.groups is not None:
         content = {"results": records}
