@@ -132,7 +132,7 @@ def select_metrics(
 
     Args:
         items: Records that are about one metric each.
-        patterns: Patterns of names of metrics, such as "R@*".
+        patterns: Patterns of names of metrics, such as "acc*".
         name: A function that returns the name of the metric of an item.
 
     Raises:

@@ -121,8 +121,11 @@ def _possible_layouts(table: Table, *, can_turn: bool) -> list[_Layout]:
     """Return the layouts in which a table can be drawn, the best layout first.
 
     They are the table itself, the transposed table, and both of them stacked, that is, with the
-    name of each row on a line above its numbers. The table is not transposed if `can_turn` is false
-    or if its rows have sections.
+    name of each row on a line above its numbers.
+
+    Args:
+        table: The table. If its rows have sections, it is not transposed.
+        can_turn: Whether it may be transposed.
     """
     tables = [table]
     if can_turn and not table.sections:
@@ -131,19 +134,22 @@ def _possible_layouts(table: Table, *, can_turn: bool) -> list[_Layout]:
     layouts = []
     for layout_table in tables:
         columns = _measure_columns(layout_table, is_stacked=False)
-        layouts.append(_Layout(layout_table, False, columns))
+        layouts.append(_Layout(layout_table, is_stacked=False, columns=columns))
     for layout_table in tables:
         has_values = layout_table.n_text_columns < len(layout_table.heads)
         if has_values:
             columns = _measure_columns(layout_table, is_stacked=True)
-            layouts.append(_Layout(layout_table, True, columns))
+            layouts.append(_Layout(layout_table, is_stacked=True, columns=columns))
     return layouts
 
 
 def _measure_columns(table: Table, *, is_stacked: bool) -> list[_Column]:
     """Return the columns of a table with the least and the full width of each.
 
-    A stacked table has no columns for the names of rows, which stand above the numbers.
+    Args:
+        table: The table.
+        is_stacked: Whether the names of rows stand above the numbers. There are then no columns for
+            them.
     """
     columns = []
     for index, head in enumerate(table.heads):
@@ -190,7 +196,12 @@ def _fit_below_group_names(columns: Sequence[_Column]) -> list[_Column]:
 
 
 def _number_column(head: Head, cells: Sequence[Cell]) -> _Column:
-    """Return a column of numbers, in which numbers, marks and intervals are each aligned."""
+    """Return a column of numbers, in which numbers, marks and intervals are each aligned.
+
+    Args:
+        head: The title of the column, and the name above it.
+        cells: The cells of the column, from top to bottom.
+    """
     # The greatest width of the numbers, of the marks, of the intervals and of the details.
     part_widths = [0, 0, 0, 0]
     for cell in cells:
@@ -215,7 +226,13 @@ def _number_column(head: Head, cells: Sequence[Cell]) -> _Column:
 
 
 def _text_column(head: Head, cells: Sequence[Cell], indent: str = "") -> _Column:
-    """Return a column of texts, with the spaces `indent` before each text."""
+    """Return a column of texts.
+
+    Args:
+        head: The title of the column, and the name above it.
+        cells: The cells of the column, from top to bottom.
+        indent: Spaces before each text.
+    """
     no_padding = [0, 0, 0, 0]
     cell_texts = [_styled_cell(cell, no_padding, indent) for cell in cells]
     longest_cell = max(cell_text.cell_len for cell_text in cell_texts)
@@ -293,7 +310,10 @@ def _longest_word_width(text: str) -> int:
 def _table_width(columns: Sequence[_Column], *, is_whole: bool = False) -> int:
     """Return the least width of a table with these columns and the gaps between them.
 
-    With `is_whole`, texts are not broken over lines. The titles of numbers still may be.
+    Args:
+        columns: The columns.
+        is_whole: Whether texts are whole, that is, not broken over lines. The titles of numbers
+            may be broken in any case.
     """
     width = _GAP * (len(columns) - 1)
     for column in columns:
@@ -315,7 +335,8 @@ def _draw_split(table: Table, width: int) -> list[Text]:
         title = f"{table.title}, part {number} of {len(narrow_tables)}"
         titled_table = narrow_table._replace(title=title)
         columns = _measure_columns(titled_table, is_stacked=False)
-        texts.append(_draw(_Layout(titled_table, False, columns), width))
+        layout = _Layout(titled_table, is_stacked=False, columns=columns)
+        texts.append(_draw(layout, width))
     return texts
 
 
@@ -343,6 +364,10 @@ def _draw(layout: _Layout, width: int) -> Text:
 
     A section name stands above the first row of its section. In a stacked layout, the name of each
     row stands above its numbers.
+
+    Args:
+        layout: The table and its columns.
+        width: The width that no line should exceed.
     """
     from rich.text import Text
 
@@ -382,7 +407,11 @@ def _draw(layout: _Layout, width: int) -> Text:
 def _group_name_lines(columns: Sequence[_Column], widths: Sequence[int]) -> Iterator[Text]:
     """Yield the lines above the titles, with each shared name centred above its columns.
 
-    Yields nothing if no column has such a name. `widths` are the widths of the columns.
+    Yields nothing if no column has such a name.
+
+    Args:
+        columns: The columns. Neighbours with an equal `group` share this name.
+        widths: The widths of the columns.
     """
     from rich.text import Text
 
@@ -413,7 +442,9 @@ def _group_name_lines(columns: Sequence[_Column], widths: Sequence[int]) -> Iter
 def _title_lines(columns: Sequence[_Column], widths: Sequence[int]) -> Iterator[Text]:
     """Yield the lines with the titles of columns. The last line of each title is in the last line.
 
-    `widths` are the widths of the columns, in which the titles are broken over lines.
+    Args:
+        columns: The columns.
+        widths: The widths of the columns, in which the titles are broken over lines.
     """
     from rich.text import Text
 
@@ -443,7 +474,8 @@ def _choose_column_widths(columns: Sequence[_Column], width: int) -> list[int]:
     """Return the widths of the columns of a table that is at most `width` wide.
 
     Every column has at least its least width. The remaining room is shared equally between the
-    columns that would otherwise break texts over lines. No column is wider than its texts.
+    columns that would otherwise break texts over lines. No column becomes wider than its texts. If
+    even the least widths are too wide together, they are returned.
 
     Example:
         Three columns with a least width of 10 and full widths of 11, 20 and 30, in a table that is

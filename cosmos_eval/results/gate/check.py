@@ -143,12 +143,12 @@ class Finding(NamedTuple):
         Only a gated metric can be a regression, by its corrected p-value. Other decisions follow
         from the 95% interval of this metric, without correction for the number of metrics.
         """
-        is_gated = self.adjusted is not None
-        if self.adjusted is not None and self.adjusted <= ALPHA:
+        if self.adjusted is None:
+            is_worse = self.gain.p_below(0) <= ALPHA
+            if is_worse:
+                return "worse, not gated"
+        elif self.adjusted <= ALPHA:
             return "regression"
-        is_worse = self.gain.p_below(0) <= ALPHA
-        if is_worse and not is_gated:
-            return "worse, not gated"
         is_better = self.gain.flipped().p_below(0) <= ALPHA
         return "better" if is_better else "no change shown"
 

@@ -39,9 +39,10 @@ _LEVEL = 0.05  # the probability of an error anywhere in a column
 class Pair(NamedTuple):
     """The best result of a column and another result of the column."""
 
+    # The keys of their entries.
     best: Key
     other: Key
-    # The metric of the column.
+    # The name of the metric of the column.
     metric: str
 
 
@@ -279,10 +280,13 @@ def _compare_with_best(column: _Column, ties: Ties) -> dict[Key, _ComparisonWith
         ties: The p-values of the paired tests with the best entry. Entries may lack one.
     """
     best = column.best
+
+    # The levels of single tests. The level for marks is never looser than for two models.
     ranked_keys = column.ranks_by_intervals().keys()
     k = max(2, len(ranked_keys))
     tie_level = min(_LEVEL / 2, _LEVEL / (k - 1))
     rank_level = _LEVEL / (k * (k - 1))
+
     comparisons = {}
     for entry in column.entries:
         if entry is best:

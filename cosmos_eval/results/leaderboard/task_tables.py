@@ -109,7 +109,7 @@ def _select_metrics(entry: Entry, patterns: Sequence[str]) -> Entry:
 
     Args:
         entry: The metrics of a model on a data set.
-        patterns: Patterns of names of metrics, such as "R@*".
+        patterns: Patterns of names of metrics, such as "acc*".
     """
     metrics: dict[str, float] = {}
     for pattern in patterns:
