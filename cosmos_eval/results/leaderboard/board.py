@@ -308,7 +308,12 @@ def _meanings_of_numbers(rows: Sequence[Row], ranks: Mapping[RankedNumber, Rank]
 def _meanings_of_entries(entries: Sequence[Entry]) -> set[str]:
     """Return the keys of `MEANINGS` that explain special entries, such as unranked ones."""
     names = set()
+    # The hashes of the images by data set. A result that records none has an empty text.
+    content_hashes: dict[str, list[str]] = {}
     for entry in entries:
+        if entry.stored is not None:
+            content_hash = data_identity(entry.stored.row)["content"]
+            content_hashes.setdefault(entry.dataset, []).append(content_hash)
         if entry.partial:
             names.add("partial")
         if entry.source == "second-hand":
@@ -324,11 +329,6 @@ def _meanings_of_entries(entries: Sequence[Entry]) -> set[str]:
             names.add("unknown")
 
     # Results on one data set may have different images if one of them records no hash of them.
-    content_hashes: dict[str, list[str]] = {}
-    for entry in entries:
-        if entry.stored is not None:
-            content_hash = data_identity(entry.stored.row)["content"]
-            content_hashes.setdefault(entry.dataset, []).append(content_hash)
     for dataset_hashes in content_hashes.values():
         if len(dataset_hashes) > 1 and "" in dataset_hashes:
             names.add("content")

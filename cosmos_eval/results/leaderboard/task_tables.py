@@ -88,10 +88,7 @@ def select_entries(entries: Sequence[Entry], options: TableOptions) -> list[Entr
         if has_model and has_dataset and has_protocol:
             selected_entries.append(entry)
     if options.metrics:
-        metrics = [name for entry in selected_entries for name in entry.metrics]
-        require_known("metric", options.metrics, metrics)
-        reduced_entries = [_select_metrics(entry, options.metrics) for entry in selected_entries]
-        selected_entries = [entry for entry in reduced_entries if entry.metrics]
+        selected_entries = _select_metrics(selected_entries, options.metrics)
     if entries and not selected_entries:
         raise UsageError("no result has these models, data sets, protocols and metrics together")
     return selected_entries
@@ -102,23 +99,34 @@ def _matches(names: Sequence[str], patterns: Sequence[str]) -> bool:
     return not patterns or pattern_index(names, patterns) >= 0
 
 
-def _select_metrics(entry: Entry, patterns: Sequence[str]) -> Entry:
-    """Return an entry with only the metrics that match a pattern, in the order of the patterns.
+def _select_metrics(entries: Sequence[Entry], patterns: Sequence[str]) -> list[Entry]:
+    """Return entries with only the metrics that match a pattern, in the order of the patterns.
 
     A metric that is not a headline metric gets its name as a title: "mean_rank" -> "mean rank".
+    Entries without any such metric are left out.
 
     Args:
-        entry: The metrics of a model on a data set.
+        entries: The metrics of models on data sets.
         patterns: Patterns of names of metrics, such as "acc*".
+
+    Raises:
+        UsageError: For a pattern that no metric of the entries matches.
     """
-    metrics: dict[str, float] = {}
-    for pattern in patterns:
-        for name, value in entry.metrics.items():
-            if fnmatchcase(name, pattern):
-                metrics[name] = value
-    headlines = headlines_of(entry)
-    titles = {name: headlines.get(name, name.replace("_", " ")) for name in metrics}
-    return entry._replace(metrics=metrics, titles=titles)
+    all_metrics = [name for entry in entries for name in entry.metrics]
+    require_known("metric", patterns, all_metrics)
+
+    reduced_entries = []
+    for entry in entries:
+        metrics: dict[str, float] = {}
+        for pattern in patterns:
+            for name in entry.metrics:
+                if fnmatchcase(name, pattern):
+                    metrics[name] = entry.metrics[name]
+        headlines = headlines_of(entry)
+        titles = {name: headlines.get(name, name.replace("_", " ")) for name in metrics}
+        if metrics:
+            reduced_entries.append(entry._replace(metrics=metrics, titles=titles))
+    return reduced_entries
 
 
 def tables_of(boards: Sequence[Board], options: TableOptions) -> list[Table]:
