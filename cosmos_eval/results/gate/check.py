@@ -86,7 +86,7 @@ class Case(NamedTuple):
 
     @property
     def settings(self) -> list[Mapping[str, Any]]:
-        """What `setting_of_result` returns for each result, the baseline's first."""
+        """The setting of each result, from `setting_of_result`, the baseline's first."""
         settings = [entry.setting for entry in self.entries]
         settings += [setting_of_result(result.row) for result in self.results]
         return settings
