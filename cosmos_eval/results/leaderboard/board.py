@@ -185,6 +185,9 @@ def columns_of(entry: Entry) -> list[Column]:
 
     A reference metric, such as the share of captions that were cut, only helps to read the other
     metrics, and has no column if it is 0. Tasks that are not installed come after all others.
+
+    Args:
+        entry: One model's metrics on one data set.
     """
     task_names = list(known_tasks())
     is_installed = entry.task in task_names
@@ -306,7 +309,11 @@ def _meanings_of_numbers(rows: Sequence[Row], ranks: Mapping[RankedNumber, Rank]
 
 
 def _meanings_of_entries(entries: Sequence[Entry]) -> set[str]:
-    """Return the keys of `MEANINGS` that explain special entries, such as unranked ones."""
+    """Return the keys of `MEANINGS` that explain special entries, such as unranked ones.
+
+    Args:
+        entries: The entries of the board, each with one model's metrics on one data set.
+    """
     names = set()
     # The hashes of the images by data set. A result that records none has an empty text.
     content_hashes: dict[str, list[str]] = {}
@@ -338,8 +345,12 @@ def _meanings_of_entries(entries: Sequence[Entry]) -> set[str]:
 def _condition_notes(entry: Entry) -> Iterator[str]:
     """Yield a note for each choice, such as the prompts, that intervals of an entry do not cover.
 
-    Example: "Intervals of top-1 and top-5 are for the prompts that were used: they do not cover the
-    choice of prompts."
+    Args:
+        entry: One model's metrics on one data set, with their intervals.
+
+    Example:
+        "Intervals of top-1 and top-5 are for the prompts that were used: they do not cover the
+        choice of prompts."
     """
     titles_by_choice: dict[str, list[str]] = {}
     for name, title in headlines_of(entry).items():

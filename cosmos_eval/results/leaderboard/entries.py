@@ -129,6 +129,9 @@ def headlines_of(entry: Entry) -> Mapping[str, str]:
     metric of a webdataset's own benchmark comes first. All metrics are shown if the task is not
     installed or its package is broken.
 
+    Args:
+        entry: One model's metrics on one data set.
+
     Example:
         {"acc1": "top-1", "acc5": "top-5"}
     """

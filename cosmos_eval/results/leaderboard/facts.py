@@ -36,6 +36,9 @@ def facts_of(entry: Entry) -> dict[str, Any]:
     They come from the result. For a published entry, and for a result without facts, they are the
     published facts of the model.
 
+    Args:
+        entry: One model's metrics on one data set, measured here or published elsewhere.
+
     Example:
         {"parameters": 151277313, "image_size": [224, 224], "images_per_second": 812.5}
     """

@@ -160,6 +160,10 @@ def close_pairs(entries: Iterable[Entry]) -> list[Pair]:
     A pair is the best result of a column, which is a metric on one data set under one protocol, and
     another result of the column whose widened interval overlaps with the best one's. Both must be
     measured here, since the test needs their samples.
+
+    Args:
+        entries: The entries of all data sets and protocols, each with one model's metrics on one
+            data set.
     """
     pairs = []
     for column in _columns(entries):
