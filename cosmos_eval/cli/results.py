@@ -39,7 +39,6 @@ from cosmos_eval.results.table import TableOptions, select_metrics, split_patter
 from cosmos_eval.types import RunOptions, UsageError
 
 if TYPE_CHECKING:
-    from cosmos_eval.results.compare import Comparison
     from cosmos_eval.results.labels import StoredResult
     from cosmos_eval.results.leaderboard.entries import Entry
     from cosmos_eval.results.leaderboard.suite import SuiteScore

@@ -62,7 +62,7 @@ class Overview(NamedTuple):
         if mean_a is None or mean_b is None:
             return None
         # The differences of resampled means, from the same draws for both models.
-        changes = mean_a.drawn - mean_b.drawn
+        changes = mean_a.resampled_values - mean_b.resampled_values
         changes = changes[~np.isnan(changes)]
         difference = difference_of_draws(mean_a.value, mean_b.value, changes, self.score.clusters)
         interval = difference.interval()

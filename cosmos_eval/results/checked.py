@@ -31,12 +31,21 @@ _OPENING_COST = 64 << 10  # opening a file takes as long as reading this many by
 
 
 def read_checked(paths: Iterable[Path]) -> list[StoredResult]:
-    """Read results, and note in `contradiction` which of them their samples contradict.
+    """Read results, and find out which of them their samples contradict.
 
     The hash of all samples is compared with the recorded hash. Metrics are recomputed from the
-    smallest samples, up to RECOMPUTED_BYTES in total; the other results have `recomputed` False.
-    Results without samples are not checked. The labels are made unambiguous by `label_results`.
-    Raises UsageError for files that are not results.
+    smallest samples, up to RECOMPUTED_BYTES in total. Results without samples are not checked.
+
+    Args:
+        paths: The JSON files of the results.
+
+    Returns:
+        The results, with labels that `label_results` makes unambiguous. The field `contradiction`
+        says how the samples contradict a result. The field `recomputed` is false for results whose
+        metrics were not recomputed, although they have samples.
+
+    Raises:
+        UsageError: If a file is not a result.
     """
     # Compare hashes, and note the size of the samples from which metrics can be recomputed.
     results = []
@@ -45,19 +54,21 @@ def read_checked(paths: Iterable[Path]) -> list[StoredResult]:
         files = read_files(path)
         unchanged = record_is_unchanged(files.record)
         contradiction = _contradiction_of_hash(files.row, files.archive)
-        if isinstance(files.archive, bytes) and not contradiction and unchanged is not False:
+        is_edited = unchanged is False or contradiction != ""
+        if isinstance(files.archive, bytes) and not is_edited:
             recomputable_sizes[path] = len(files.archive)
         results.append(StoredResult(path, files.row, unchanged, contradiction))
 
     # Choose the smallest samples, as many as can be recomputed in about a second.
     recomputed_paths = set()
-    total_cost = 0
+    total_cost = 0  # in bytes
     for path in sorted(recomputable_sizes, key=lambda path: recomputable_sizes[path]):
         total_cost += recomputable_sizes[path] + _OPENING_COST
         if total_cost > RECOMPUTED_BYTES:
             break
         recomputed_paths.add(path)
 
+    # Recompute their metrics.
     checked_results = []
     for result in results:
         if result.path in recomputed_paths:
@@ -83,22 +94,32 @@ def read_results(directory: str | Path) -> list[ResultRow]:
 def _contradiction_of_hash(row: ResultRow, archive: bytes | FileError) -> str:
     """Return "edited samples" if the samples of a result do not have the recorded hash, else "".
 
-    `archive` holds the bytes of the samples file, or the error of reading it. Missing samples
-    contradict nothing. A file that cannot be read was damaged, which counts as edited.
+    Missing samples contradict nothing. A file that cannot be read was damaged, which counts as
+    edited.
+
+    Args:
+        row: The result, which has the hash that the samples had when they were stored.
+        archive: The bytes of the samples file, or the error of reading it.
     """
     if isinstance(archive, MissingFileError):
         return ""
     if isinstance(archive, FileError):
         return EDITED_SAMPLES
     archive_hash = hashlib.sha256(archive).hexdigest()
-    return "" if archive_hash == row.provenance["samples_sha256"] else EDITED_SAMPLES
+    is_same = archive_hash == row.provenance["samples_sha256"]
+    return "" if is_same else EDITED_SAMPLES
 
 
 def contradiction_of_metrics(path: Path) -> str:
-    """Return how the result in a file differs from the metrics that its samples give.
+    """Return how the metrics of a stored result differ from those that its samples give.
 
-    Returns "edited metrics" if a metric or the number of samples differs, "edited samples" if no
-    metrics can be computed, and an empty text if all is equal or if the task is not installed.
+    Args:
+        path: The JSON file of the result.
+
+    Returns:
+        "edited metrics" if a metric or the number of samples differs, "edited samples" if no
+        metrics can be computed from the samples, and an empty text if all is equal, or if the task
+        is not installed, so that nothing can be computed.
     """
     files = read_files(path)
     row = files.row
@@ -106,10 +127,11 @@ def contradiction_of_metrics(path: Path) -> str:
         task = task_named(row.task)
     except UsageError:  # the task is not installed, or its package is broken
         return ""
-    methods = {name: interval["method"] for name, interval in row.intervals.items()}
+    interval_methods = {name: interval["method"] for name, interval in row.intervals.items()}
     try:
         samples = samples_of(path, files)
-        metrics = task.values(task.estimates(task.derive(samples)), methods)
+        estimates = task.estimates(task.derive(samples))
+        metrics = task.values(estimates, interval_methods)
     except Exception:  # a task of another package may raise any error for foreign samples
         return EDITED_SAMPLES
     is_same = metrics == row.metrics and task.count(samples) == row.n_samples

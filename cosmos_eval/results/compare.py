@@ -55,46 +55,59 @@ def measurement_of(row: ResultRow, samples: Samples) -> Measurement:
 
 
 def setting_of_result(row: ResultRow) -> dict[str, Any]:
-    """Return everything except the model that decides which number a result measures, by name.
+    """Return the setting of a result: all fields except the model that decide what it measures.
 
-    These are the task, the data set, the protocol, fields such as the number of samples, and hashes
-    such as "hashes.templates". Results can be compared if their settings agree.
+    Results can be compared if their settings agree.
+
+    Example:
+        {"task": "cls", "dataset": "imagenet1k", "protocol": "clip", "limit": None,
+        "n_samples": 50000, "hashes.sample_list": "1a2b...", "hashes.templates": "3c4d..."}
     """
     provenance = row.provenance
-    fields: dict[str, Any] = {"task": row.task, "dataset": row.dataset, "protocol": row.protocol}
+    setting: dict[str, Any] = {"task": row.task, "dataset": row.dataset, "protocol": row.protocol}
     for name in _PROVENANCE_FIELDS:
         if name in provenance:
-            fields[name] = provenance[name]
-    fields["n_samples"] = row.n_samples
-    for name, digest in sorted(provenance["hashes"].items()):
-        fields[f"hashes.{name}"] = digest
-    if "tuned" in provenance:
+            setting[name] = provenance[name]
+    setting["n_samples"] = row.n_samples
+    for name, sha256 in sorted(provenance["hashes"].items()):
+        setting[f"hashes.{name}"] = sha256
+
+    # Fields that a search chose for each model may differ between comparable results.
+    is_tuned = "tuned" in provenance
+    if is_tuned:
         for name in _TUNED_FIELDS:
-            fields.pop(name, None)
-    return fields
+            setting.pop(name, None)
+    return setting
 
 
 def describe_mismatches(setting_a: Mapping[str, Any], setting_b: Mapping[str, Any]) -> list[str]:
-    """Return one line for each field in which two settings differ.
+    """Return one line for each field in which two settings differ, such as "limit is 100 and none".
 
-    Example: "limit is 100 and none". A field that only one setting has is a difference, except for
-    the repository, the revision and the hash of the content, which older results do not record.
-    Settings without a hash of the list of samples never agree, since it is unknown whether they
-    have the same samples.
+    A field that only one setting has is a difference, except for the repository, the revision and
+    the hash of the content, which older results do not record. Settings without a hash of the list
+    of samples never agree, since it is unknown whether they have the same samples.
+
+    Args:
+        setting_a: The setting of a result A, from `setting_of_result`.
+        setting_b: The setting of a result B.
     """
-    differences = []
-    for name in dict.fromkeys([*setting_a, *setting_b]):
+    mismatches = []
+    all_names = dict.fromkeys([*setting_a, *setting_b])
+    for name in all_names:
         is_in_both = name in setting_a and name in setting_b
         if is_in_both and setting_a[name] == setting_b[name]:
             continue
         if not is_in_both and name in _DATA_FIELDS:
             continue
         explanation = _EXPLANATIONS.get(name, "")
-        values = f"{_field_text(setting_a, name)} and {_field_text(setting_b, name)}"
-        differences.append(f"{name}{explanation} is {values}")
-    if not any(setting_a.get(name) for name in SAMPLE_LISTS):
-        differences.append("hashes.sample_list is not recorded, so that the samples may differ")
-    return differences
+        value_a = _field_text(setting_a, name)
+        value_b = _field_text(setting_b, name)
+        mismatches.append(f"{name}{explanation} is {value_a} and {value_b}")
+
+    has_sample_list = any(setting_a.get(name) for name in SAMPLE_LISTS)
+    if not has_sample_list:
+        mismatches.append("hashes.sample_list is not recorded, so that the samples may differ")
+    return mismatches
 
 
 def require_same_settings(settings: Iterable[Mapping[str, Any]]) -> None:
@@ -102,25 +115,34 @@ def require_same_settings(settings: Iterable[Mapping[str, Any]]) -> None:
 
     All pairs are compared. It is not enough to compare with the first setting: a field that it does
     not record may still differ between two others.
+
+    Args:
+        settings: The settings of results, from `setting_of_result`.
     """
-    for a, b in combinations(settings, 2):
-        differences = describe_mismatches(a, b)
-        if differences:
-            raise ValueError("; ".join(differences))
+    for setting_a, setting_b in combinations(settings, 2):
+        mismatches = describe_mismatches(setting_a, setting_b)
+        if mismatches:
+            raise ValueError("; ".join(mismatches))
 
 
-def has_content(fields: Mapping[str, Any]) -> bool:
+def has_content(setting: Mapping[str, Any]) -> bool:
     """Return whether a setting has the hash of the images and labels themselves."""
-    return bool(fields.get(_CONTENT))
+    return bool(setting.get(_CONTENT))
 
 
-def _field_text(fields: Mapping[str, Any], name: str) -> str:
-    """Return the value of a field as text. A hash is cut to its first characters."""
-    value = fields.get(name, "missing")
+def _field_text(setting: Mapping[str, Any], name: str) -> str:
+    """Return the value of a field of a setting as text, in which hashes are cut short.
+
+    A field that the setting does not have is "missing", and the value None is "none".
+    """
+    value = setting.get(name, "missing")
     if value is None:
         return "none"
+    text = str(value)
     is_hash = name.startswith("hashes.") or name == "revision"
-    return str(value)[:_HASH_LENGTH] if is_hash else str(value)
+    if is_hash:
+        return text[:_HASH_LENGTH]
+    return text
 
 
 def paired_differences(
@@ -132,13 +154,23 @@ def paired_differences(
 ) -> dict[str, PairedDifference]:
     """Return every metric of result A minus the same metric of result B, by name.
 
-    The difference is paired: its error follows from the per-sample arrays of both. `only` selects
-    metrics by name. Raises UsageError if the samples are not of the same images and labels, and for
-    a stored metric that the samples do not give.
+    The difference is paired: its error follows from the per-sample arrays of both.
+
+    Args:
+        row_a: Result A.
+        samples_a: The per-sample arrays of result A, by name.
+        row_b: Result B.
+        samples_b: The per-sample arrays of result B.
+        only: The names of the metrics to compare; None for all.
+
+    Raises:
+        UsageError: If the samples are not of the same images and labels, and for a stored metric
+            that the samples do not give.
     """
-    a, b = measurement_of(row_a, samples_a), measurement_of(row_b, samples_b)
+    measurement_a = measurement_of(row_a, samples_a)
+    measurement_b = measurement_of(row_b, samples_b)
     try:
-        return differences_of(a, b, only)
+        return differences_of(measurement_a, measurement_b, only)
     except ValueError as error:
         raise UsageError(f"{row_a.dataset}: {error}") from error
 
@@ -148,10 +180,19 @@ def differences_of(
 ) -> dict[str, PairedDifference]:
     """Return every metric of measurement A minus the same metric of B, by name.
 
-    `only` selects metrics by name. Raises ValueError if the samples are not of the same images and
-    labels, and for a stored metric that the samples do not give.
+    Args:
+        a: Measurement A, which is a result as comparisons need it.
+        b: Measurement B, of the same samples.
+        only: The names of the metrics to compare; None for all.
+
+    Raises:
+        ValueError: If the samples are not of the same images and labels, and for a stored metric
+            that the samples do not give.
     """
-    differences = all_differences(a.task, [a.samples, b.samples], only=only)[0, 1]
+    differences_of_pairs = all_differences(a.task, [a.samples, b.samples], only=only)
+    differences = differences_of_pairs[0, 1]
+
+    # The values of both, which were computed from the samples, must be the stored metrics.
     values_a = {name: difference.a for name, difference in differences.items()}
     values_b = {name: difference.b for name, difference in differences.items()}
     _require_metrics_of_samples(a, values_a)
@@ -164,8 +205,10 @@ def _require_metrics_of_samples(
 ) -> None:
     """Raise ValueError if a stored metric of a measurement differs from what its samples give.
 
-    `computed_values` are the metrics that were computed from the samples already. Others, such as
-    metrics that were not compared, are computed here.
+    Args:
+        measurement: The stored metrics and the samples.
+        computed_values: The metrics that were computed from the samples already, by name. Others,
+            such as metrics that were not compared, are computed here.
     """
     all_values = dict(computed_values)
     missing_names = measurement.metrics.keys() - computed_values.keys()
@@ -174,8 +217,8 @@ def _require_metrics_of_samples(
         estimates = task.estimates(task.derive(measurement.samples))
         for name, estimate in estimates.items():
             all_values.setdefault(name, estimate.value)
-    for name, value in measurement.metrics.items():
-        require_metric_of_samples(name, value, all_values.get(name))
+    for name, stored_value in measurement.metrics.items():
+        require_metric_of_samples(name, stored_value, all_values.get(name))
 
 
 def all_differences(
@@ -187,25 +230,37 @@ def all_differences(
 ) -> dict[tuple[int, int], dict[str, PairedDifference]]:
     """Return the differences of every two of several results, by their indices and by metric.
 
-    `samples` are the per-sample arrays of each result. `differences[0, 2]["mAP"]` is mAP of the
-    first result minus mAP of the third. Only pairs with the lower index first are there.
+    Many results take little longer than two, except for a few slow metrics.
 
-    `only` selects metrics by name. Many results take little longer than two, except for a few slow
-    metrics, which `without_slow` leaves out. Raises ValueError if the samples are not of the same
-    images and labels.
+    Args:
+        task: The name of the task of all results.
+        samples: The per-sample arrays of each result.
+        without_slow: Whether to leave out the slow metrics.
+        only: The names of the metrics to compare; None for all.
+
+    Returns:
+        The differences, with the lower index first: `differences[0, 2]["mAP"]` is mAP of the first
+        result minus mAP of the third.
+
+    Raises:
+        ValueError: If the samples are not of the same images and labels.
     """
     compare_two = task_named(task).differences(samples, without_slow=without_slow, only=only)
     differences = {}
-    for a, b in combinations(range(len(samples)), 2):
-        differences[a, b] = dict(compare_two(a, b))
+    for index_a, index_b in combinations(range(len(samples)), 2):
+        differences[index_a, index_b] = dict(compare_two(index_a, index_b))
     return differences
 
 
 def require_metric_of_samples(name: str, value: float, computed: float | None) -> None:
     """Raise ValueError if a stored metric differs from the value computed from the samples.
 
-    `name` and `value` are the stored metric. `computed` is the value from the samples, or None if
-    the metric cannot be computed. Differences by rounding are allowed.
+    Differences by rounding are allowed.
+
+    Args:
+        name: The name of the metric.
+        value: The stored value.
+        computed: The value from the samples, or None if the samples do not give the metric.
     """
     if computed is None:
         raise ValueError(f"the samples do not give {name}")
@@ -240,12 +295,14 @@ class MetricTest(NamedTuple):
         Only primary metrics decide, at the level of 5% after Holm's correction. A difference of
         single trainings shows nothing about methods.
         """
-        if self.adjusted is None or self.adjusted > 1 - LEVEL:
+        is_undecided = self.adjusted is None or self.adjusted > 1 - LEVEL
+        if is_undecided:
             return ""
         if isinstance(self.difference, GroupDifference) and not self.difference.compares_methods:
             return ""
-        is_higher = self.difference.difference > 0
-        return "A" if is_higher == self.metric_record.higher_is_better else "B"
+        is_a_higher = self.difference.difference > 0
+        is_a_better = is_a_higher == self.metric_record.higher_is_better
+        return "A" if is_a_better else "B"
 
 
 def adjust_p_values(tests: Iterable[MetricTest]) -> tuple[MetricTest, ...]:
@@ -256,18 +313,22 @@ def adjust_p_values(tests: Iterable[MetricTest]) -> tuple[MetricTest, ...]:
     by that number. Other metrics only illustrate: they have no adjusted p-value, and the detectable
     difference of a single test at 0.05.
     """
-    tests = list(tests)
-    p_values = [test.difference.p_value for test in tests if test.metric_record.primary]
-    adjusted_p_values = iter(holm(p_values))  # in the order of the primary metrics
-    level = (1 - LEVEL) / max(1, len(p_values))
-    adjusted_tests = []
-    for test in tests:
+    adjusted_tests = list(tests)
+    primary_indices = []
+    for index, test in enumerate(adjusted_tests):
         if test.metric_record.primary:
-            detectable = test.difference.detectable(level)
-            test = test._replace(adjusted=next(adjusted_p_values), detectable=detectable)
+            primary_indices.append(index)
         else:
-            test = test._replace(detectable=test.difference.detectable())
-        adjusted_tests.append(test)
+            adjusted_tests[index] = test._replace(detectable=test.difference.detectable())
+
+    # Correct the primary metrics together.
+    p_values = [adjusted_tests[index].difference.p_value for index in primary_indices]
+    strictest_level = (1 - LEVEL) / max(1, len(p_values))
+    for index, adjusted_p_value in zip(primary_indices, holm(p_values), strict=True):
+        test = adjusted_tests[index]
+        adjusted_tests[index] = test._replace(
+            adjusted=adjusted_p_value, detectable=test.difference.detectable(strictest_level)
+        )
     return tuple(adjusted_tests)
 
 
@@ -287,11 +348,16 @@ class Comparison(NamedTuple):
 def select_model_results(
     results: Sequence[StoredResult], model: str | None, place: str
 ) -> list[StoredResult]:
-    """Return the results of the model that is called `model`, without repeated results.
+    """Return the results of one model, without repeated results.
 
-    `model` is a label in tables, a name or a specification. If it is None, all results must belong
-    to the same model. Raises UsageError if no model or several models are called so. `place` is
-    where the results were read from, for the message.
+    Args:
+        results: The results of several models.
+        model: A label in tables, a name or a specification, such as "clip (student)" or
+            "openclip:ViT-B-32/openai". If it is None, all results must belong to the same model.
+        place: Where the results were read from, for messages.
+
+    Raises:
+        UsageError: If no model or several models are called so.
     """
     matching_results = list(results)
     if model is not None:
@@ -299,18 +365,21 @@ def select_model_results(
         matching_results = [result for result in results if result.model == model]
         if not matching_results:
             matching_results = [result for result in results if result.is_called(model)]
+
     labels = {result.model for result in matching_results}
     if len(labels) == 1:
         model_results = distinct_results(result for result in results if result.model in labels)
         require_one_data_version(model_results)
         return model_results
-    models = ", ".join(sorted({result.model for result in results}))
+
+    # Name the models that can be chosen.
+    all_models = ", ".join(sorted({result.model for result in results}))
     if model is None:
         raise UsageError(
-            f"{place} has several models ({models}): choose with --model, A's then B's"
+            f"{place} has several models ({all_models}): choose with --model, A's then B's"
         )
     problem = f"several results of model '{model}'" if labels else f"no result of model '{model}'"
-    raise UsageError(f"{place} has {problem}: choose one of {models}")
+    raise UsageError(f"{place} has {problem}: choose one of {all_models}")
 
 
 def require_one_data_version(results: Iterable[StoredResult]) -> None:
@@ -320,8 +389,10 @@ def require_one_data_version(results: Iterable[StoredResult]) -> None:
     """
     first_results: dict[tuple[str, str], StoredResult] = {}
     for result in results:
-        first = first_results.setdefault((result.row.dataset, result.row.protocol), result)
-        if first is not result:
+        key = (result.row.dataset, result.row.protocol)
+        first = first_results.setdefault(key, result)
+        is_second_version = first is not result
+        if is_second_version:
             raise UsageError(
                 f"{first.path} and {result.path} are results of {result.model} on other data: "
                 f"{first.dataset} and {result.dataset}: keep one of the files"
@@ -331,11 +402,19 @@ def require_one_data_version(results: Iterable[StoredResult]) -> None:
 def pair_results(
     a: Sequence[StoredResult], b: Sequence[StoredResult]
 ) -> tuple[list[tuple[StoredResult, StoredResult]], tuple[str, ...]]:
-    """Pair the results of A and B that have the same data set and protocol.
+    """Pair the results of model A and model B that have the same data set and protocol.
 
-    Returns the pairs, and a note on each result without a partner. If each side has a single
-    result, they are a pair even if their data sets or protocols differ. Raises UsageError if no
-    pair is found.
+    If each model has a single result, they are a pair even if their data sets or protocols differ.
+
+    Args:
+        a: The results of model A.
+        b: The results of model B.
+
+    Returns:
+        The pairs, with the result of A first, and a note on each result without a partner.
+
+    Raises:
+        UsageError: If there is no pair.
     """
     if len(a) == len(b) == 1:
         return [(a[0], b[0])], ()
@@ -350,10 +429,15 @@ def common_keys(
 ) -> tuple[list[tuple[str, str]], tuple[str, ...]]:
     """Return the keys that both A and B have, and a note on each key that only one of them has.
 
-    A key is a data set and a protocol. Raises UsageError if A and B have no key in common.
+    Args:
+        keys_a: The data set and the protocol of each result of A, such as ("coco", "karpathy").
+        keys_b: The same of B.
+
+    Raises:
+        UsageError: If A and B have no key in common.
     """
-    common = [key for key in keys_a if key in keys_b]
-    if not common:
+    keys_of_both = [key for key in keys_a if key in keys_b]
+    if not keys_of_both:
         raise UsageError(
             "no data set and protocol that both have: "
             f"A has {_keys_text(keys_a)}, B {_keys_text(keys_b)}"
@@ -365,11 +449,14 @@ def common_keys(
     for key in keys_b:
         if key not in keys_a:
             notes.append(f"not compared: only B has {_keys_text([key])}")
-    return common, tuple(notes)
+    return keys_of_both, tuple(notes)
 
 
 def _keys_text(keys: Iterable[tuple[str, str]]) -> str:
-    """Return data sets and protocols as text: "coco (karpathy), flickr30k (karpathy)"."""
+    """Return data sets and protocols as text.
+
+    Example: [("coco", "karpathy")] -> "coco (karpathy)".
+    """
     return ", ".join(f"{dataset} ({protocol})" for dataset, protocol in sorted(keys))
 
 
@@ -378,8 +465,13 @@ def compare(
 ) -> Comparison:
     """Compare model A with model B by pairs of their results on the same samples.
 
-    `read_samples` returns the per-sample arrays of a result file. Raises UsageError for edited
-    results, for pairs with different settings, and for stored metrics that the samples do not give.
+    Args:
+        pairs: A result of A and a result of B for each data set and protocol, from `pair_results`.
+        read_samples: A function that returns the per-sample arrays of a result file.
+
+    Raises:
+        UsageError: For edited results, for pairs with different settings, and for stored metrics
+            that the samples do not give.
     """
     # Check all pairs before samples are read, which takes longer.
     for a, b in pairs:
@@ -391,8 +483,10 @@ def compare(
         tests += _tests_of_pair(a, b, read_samples)
         notes += differing_settings(a, b)
 
+    # Say which models were compared, by any of their results.
     a, b = pairs[0]
-    if a.identity.sha256 == b.identity.sha256:
+    is_one_model = a.identity.sha256 == b.identity.sha256
+    if is_one_model:
         weights = str(a.row.model["weights_sha256"])[:_HASH_LENGTH]
         notes.insert(0, f"A and B are one model, of weights {weights}")
     elif a.model == b.model:
@@ -425,18 +519,26 @@ def _setting_without_scores(result: StoredResult) -> dict[str, Any]:
     The way to score pairs of images and texts is a suffix of the protocol's name, which is removed.
     Results with other scores can be compared, because they were measured on the same samples.
     """
-    fields = setting_of_result(result.row)
-    fields["protocol"] = base_protocol_name(result.row.protocol)
-    return fields
+    setting = setting_of_result(result.row)
+    setting["protocol"] = base_protocol_name(result.row.protocol)
+    return setting
 
 
 def _tests_of_pair(
     a: StoredResult, b: StoredResult, read_samples: Callable[[Path], Samples]
 ) -> list[MetricTest]:
-    """Return the tests of the metrics that results A and B have in common, primary ones first."""
+    """Return the tests of the metrics that results A and B have in common, primary ones first.
+
+    Args:
+        a: The result of model A.
+        b: The result of model B.
+        read_samples: A function that returns the per-sample arrays of a result file.
+    """
     row_a, row_b = a.row, b.row
     differences = paired_differences(row_a, read_samples(a.path), row_b, read_samples(b.path))
-    protocol = " and ".join(dict.fromkeys([row_a.protocol, row_b.protocol]))
+    # Protocols may differ in how they score images and texts: "cosmos and cosmos-pairs100".
+    distinct_protocols = dict.fromkeys([row_a.protocol, row_b.protocol])
+    protocol = " and ".join(distinct_protocols)
     tests = []
     for name, difference in differences.items():
         if name in row_a.metrics and name in row_b.metrics:
@@ -449,14 +551,23 @@ def differing_settings(a: StoredResult, b: StoredResult) -> Iterator[str]:
 
     These are metrics of only one result, the protocol's way of scoring, missing hashes of the
     images, and provenance such as the precision and the device.
+
+    Args:
+        a: The result of model A.
+        b: The result of model B on the same data set.
+
+    Example:
+        "coco: precision is fp32 and bf16"
     """
     dataset, task = a.row.dataset, a.row.task
-    for name in sorted(set(a.row.metrics) ^ set(b.row.metrics)):
+    metrics_of_one_result = set(a.row.metrics) ^ set(b.row.metrics)
+    for name in sorted(metrics_of_one_result):
         if not metric_of(task, name).reference:
             yield f"{dataset}: not compared, since only one of both has it: {name}"
     if a.row.protocol != b.row.protocol:
         yield f"{dataset}: protocol is {a.row.protocol} and {b.row.protocol}"
-    if not (has_content(setting_of_result(a.row)) and has_content(setting_of_result(b.row))):
+    both_have_content = all(has_content(setting_of_result(result.row)) for result in (a, b))
+    if not both_have_content:
         yield (
             f"{dataset}: the content of the images was not compared, since not all results record "
             "it (older versions did not)"
@@ -520,13 +631,16 @@ def error_components(difference: PairedDifference | GroupDifference) -> dict[str
 def to_cells(test: MetricTest, options: TableOptions = USUAL) -> dict[str, str | None]:
     """Return the test of a metric as a row of a table, by column title.
 
-    Fractions are in percent. Ranks and ratios stay as they are. `options` say how many decimals
-    numbers have, and whether intervals are shown.
+    Fractions are in percent. Ranks and ratios stay as they are.
+
+    Args:
+        test: The test, see `adjust_p_values`.
+        options: How many decimals numbers have, and whether intervals are shown.
     """
     difference = test.difference
     factor = test.metric_record.factor  # 100 for fractions, else 1
-    low, high = difference.interval()[:2]
-    ends = (factor * low, factor * high)
+    interval = difference.interval()
+    interval_ends = (factor * interval.low, factor * interval.high)
     cells: dict[str, str | None] = {
         "data set": test.dataset,
         "protocol": test.protocol,
@@ -535,23 +649,29 @@ def to_cells(test: MetricTest, options: TableOptions = USUAL) -> dict[str, str |
         "A": options.format_number(factor * difference.a),
         "B": options.format_number(factor * difference.b),
     }
-    cells |= options.format_change("A - B", factor * difference.difference, ends)
+    change = factor * difference.difference
+    cells.update(options.format_change("A - B", change, interval_ends))
     cells["p"] = p_value_text(difference.p_value)
     cells["p (Holm)"] = None if test.adjusted is None else p_value_text(test.adjusted)
     cells["better"] = test.better
     cells["detectable"] = _detectable_text(test, options)
-    return cells | error_component_cells(difference, factor, options)
+    cells.update(error_component_cells(difference, factor, options))
+    return cells
 
 
 def _detectable_text(test: MetricTest, options: TableOptions) -> str | None:
     """Return the detectable difference of a test as text, or None if there is none.
 
     If it is greater than any difference that the metric can have, the text is "> 100".
+
+    Args:
+        test: The test of a metric.
+        options: How many decimals numbers have.
     """
     if test.detectable is None:
         return None
     least, most = test.metric_record.bounds
-    factor = test.metric_record.factor
+    factor = test.metric_record.factor  # 100 for fractions, else 1
     largest_difference = most - least
     if test.detectable > largest_difference:
         return f"> {factor * largest_difference:g}"
@@ -563,9 +683,13 @@ def error_component_cells(
 ) -> dict[str, str]:
     """Return the components of the error of a difference as cells of a table, by column title.
 
-    See `error_components`. Errors are multiplied by `factor`, which is 100 for fractions. The
-    numbers of both groups are joined: "0.31 / 0.28", with "?" for a group of one training. The
-    cells are empty for a difference of two results.
+    See `error_components`. The numbers of both groups are joined, such as "0.31 / 0.28", with "?"
+    for a group of one training. The cells are empty for a difference of two results.
+
+    Args:
+        difference: The difference between two results, or between two groups of trainings.
+        factor: The number that errors are multiplied by, which is 100 for fractions.
+        options: How many decimals numbers have.
     """
     if not isinstance(difference, GroupDifference):
         return {"seed sd": "", "image se": "", "k": ""}

@@ -47,8 +47,10 @@ def load_results(*places: str | Path) -> pd.DataFrame:
     - `model_sha256`: the hash of everything that makes a model the same: weights, code with its
       arguments, architecture, auxiliary encoder
 
-    Warns of edited results, and of different models of the same name. Raises UsageError for a
-    folder without results and for files that are not results.
+    Warns of edited results, and of different models of the same name.
+
+    Raises:
+        UsageError: For a folder without results and for files that are not results.
     """
     paths = []
     for place in places or (RESULTS,):
@@ -67,22 +69,29 @@ def table_of(results: Iterable[StoredResult]) -> pd.DataFrame:
     for result in results:
         common_values = _common_values(result)
         for metric, value in sorted(result.row.metrics.items()):
-            interval = result.row.intervals.get(metric, {})
-            values = common_values | dict(interval)
+            values = dict(common_values)
+            values.update(result.row.intervals.get(metric, {}))  # `low`, `high` and `method`
             values["metric"] = metric
             values["value"] = value
             records.append([values.get(column) for column in COLUMNS])
-    return pd.DataFrame(records, columns=list(COLUMNS)).astype({"seed": "Int64"})
+    table = pd.DataFrame(records, columns=list(COLUMNS))
+    # A column of integers with unknown values, which the usual type would turn into floats.
+    return table.astype({"seed": "Int64"})
 
 
 def _common_values(result: StoredResult) -> dict[str, Any]:
     """Return the values that are the same for all metrics of a result, by column.
 
-    There are more values than COLUMNS.
+    The dictionary also has values of which the table has no column.
     """
     row = result.row
     training = training_of(row)
-    values = dict(row.provenance) | dict(row.model) | vars(row)
+    # Many columns have the names of fields of the result.
+    values: dict[str, Any] = {}
+    values.update(row.provenance)
+    values.update(row.model)
+    values.update(vars(row))
+    # Fields of records within the result, and values that follow from it.
     values["model"] = row.model["spec"]
     values["group"] = training.get("group")
     values["seed"] = training.get("seed")
@@ -121,11 +130,16 @@ def load_samples(result: str | Path) -> pd.DataFrame:
 
     path = Path(result)
     stored = read_files(path)
-    samples, task = samples_of(path, stored), task_named(stored.row.task)
+    samples = samples_of(path, stored)
+    task = task_named(stored.row.task)
     columns = dict(task.columns(samples))
-    if NAME in samples and "image" not in columns:
+
+    # The names of images come first.
+    has_image_names = NAME in samples
+    if has_image_names and "image" not in columns:
         image_names = columns.pop(NAME, samples[NAME])
-        columns = {"image": image_names} | columns
+        columns = {"image": image_names, **columns}
+
     table = pd.DataFrame(columns)
     integer_columns = [name for name in ("rank", "caption") if name in table]
     return table.astype(dict.fromkeys(integer_columns, "Int64"))
@@ -134,8 +148,15 @@ def load_samples(result: str | Path) -> pd.DataFrame:
 def export(table: pd.DataFrame, path: Path) -> int:
     """Write a table to a .csv or .parquet file, with exact floats.
 
-    Returns the number of texts that were escaped in a CSV file, see `csv_of`; 0 for Parquet. Raises
-    UsageError for another suffix, if pyarrow is missing, and if the file cannot be written.
+    Args:
+        table: The table.
+        path: The file, whose suffix decides on the format.
+
+    Returns:
+        The number of texts that were escaped in a CSV file, see `csv_of`; 0 for Parquet.
+
+    Raises:
+        UsageError: For another suffix, if pyarrow is missing, and if the file cannot be written.
     """
     n_escaped = 0
     if path.suffix == ".csv":
@@ -161,8 +182,12 @@ def export(table: pd.DataFrame, path: Path) -> int:
 def csv_of(table: pd.DataFrame, signed: Sequence[str] = ()) -> tuple[str, int]:
     """Return a table as CSV, and the number of texts in it that were escaped.
 
-    Texts are escaped so that no spreadsheet takes them for formulas. Numbers stay as they are, and
-    so do the columns `signed`, whose texts may begin with a sign, such as "+0.4".
+    Texts are escaped so that no spreadsheet takes them for formulas. Numbers stay as they are.
+
+    Args:
+        table: The table.
+        signed: The columns whose texts stay as they are, since they are numbers that may begin with
+            a sign, such as "+0.4".
     """
     text_columns = table.select_dtypes(exclude="number").drop(columns=list(signed))
     escaped_columns = text_columns.map(_escape_csv_value)

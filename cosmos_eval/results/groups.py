@@ -45,16 +45,24 @@ class Moments(NamedTuple):
     def difference(
         self, a: Ints, b: Ints, *, by_seed: bool = False, pooled: bool = False
     ) -> GroupDifference:
-        """Return the mean of the trainings `a` minus the mean of the trainings `b`.
+        """Return the mean of the trainings of group A minus the mean of the trainings of group B.
 
-        Both are indices of trainings. `by_seed` pairs trainings of the same seed, and `pooled`
-        takes the variance between seeds to be the same in both groups, see `group_difference`.
+        Args:
+            a: The indices of the trainings of group A.
+            b: The indices of the trainings of group B.
+            by_seed: Whether to pair trainings of the same seed, which are then in the same order.
+            pooled: Whether the variance between seeds is taken to be the same in both groups, see
+                `group_difference`.
         """
         indices = np.concatenate([a, b])
-        covariance = self.covariance[np.ix_(indices, indices)]
-        values_a, values_b = self.values[a], self.values[b]
+        covariance = self.covariance[np.ix_(indices, indices)]  # of A's trainings, then B's
         return group_difference(
-            values_a, values_b, covariance, self.units, by_seed=by_seed, pooled=pooled
+            self.values[a],
+            self.values[b],
+            covariance,
+            self.units,
+            by_seed=by_seed,
+            pooled=pooled,
         )
 
     def mean(self, indices: Ints) -> GroupDifference:
@@ -68,22 +76,33 @@ class Moments(NamedTuple):
 
 
 def select_group_results(results: Sequence[StoredResult], name: str) -> list[StoredResult]:
-    """Return all results of the group of trainings that is called `name`.
+    """Return all results of a group of trainings.
 
-    `name` is the name of the group, or the name of a model in it. A model that states no group is a
-    group with a single training. Raises UsageError if no group or several groups are called so.
+    A model that states no group is a group with a single training.
+
+    Args:
+        results: The results of several groups.
+        name: The name of the group, or the name of a model in it.
+
+    Raises:
+        UsageError: If no group or several groups are called so.
     """
     named_results = []
     for result in results:
         if _group_name(result) == name or result.is_called(name):
             named_results.append(result)
-    groups = {_group_name(result) for result in named_results}
-    if groups == {None}:
+
+    group_names = {_group_name(result) for result in named_results}
+    if group_names == {None}:
+        # Only models without a group are called so.
         return named_results
-    if len(groups) == 1:
-        return [result for result in results if _group_name(result) in groups]
-    names = ", ".join(sorted({_group_name(result) or result.model for result in results}))
-    raise UsageError(f"no group, and no model of one group, is called '{name}'; there are {names}")
+    if len(group_names) == 1:
+        return [result for result in results if _group_name(result) in group_names]
+    all_names = {_group_name(result) or result.model for result in results}
+    raise UsageError(
+        f"no group, and no model of one group, is called '{name}'; "
+        f"there are {', '.join(sorted(all_names))}"
+    )
 
 
 def compare(
@@ -95,15 +114,23 @@ def compare(
 ) -> Comparison:
     """Compare group A with group B on every data set on which all their trainings were measured.
 
-    `a` and `b` are the results of all trainings of each group. `by_seed` pairs trainings of the
-    same seed. Raises UsageError for a training that occurs twice, for edited results, for different
-    settings, and for stored metrics that the samples do not give.
+    Args:
+        a: The results of all trainings of group A.
+        b: The results of all trainings of group B.
+        read_samples: A function that returns the per-sample arrays of a result file.
+        by_seed: Whether to pair trainings of the same seed.
+
+    Raises:
+        UsageError: For a training that occurs twice, for edited results, for different settings,
+            and for stored metrics that the samples do not give.
     """
+    # Find the data sets that both groups have.
     sets_a, notes_a = common_sets(a, "A")
     sets_b, notes_b = common_sets(b, "B")
     keys, key_notes = comparisons.common_keys(sets_a, sets_b)
-    tests: list[MetricTest] = []
     notes = [*notes_a, *notes_b, *key_notes]
+
+    tests: list[MetricTest] = []
     for key in keys:
         dataset, _ = key
         results_a, results_b = sets_a[key], sets_b[key]
@@ -112,16 +139,20 @@ def compare(
             notes += comparisons.differing_settings(results[0], result)
         if by_seed:
             _require_same_seeds(dataset, results_a, results_b)
+
+        # Estimate how much images and seeds change each metric.
         moments_by_metric = estimate_moments_of_results(results, read_samples)
         undecided_metrics = [name for name, moments in moments_by_metric.items() if moments is None]
         if undecided_metrics:
             names = ", ".join(undecided_metrics)
             notes.append(f"{dataset}: not compared, since one image decides whether it is: {names}")
-        # The trainings of A come first in `results`.
+
+        # Test the metrics. The trainings of A come first in `results`.
         indices_a = np.arange(len(results_a))
         indices_b = np.arange(len(results_a), len(results))
         task = results[0].row.task
         tests += metric_tests(key, task, moments_by_metric, indices_a, indices_b, by_seed=by_seed)
+
     results_a, results_b = sets_a[keys[0]], sets_b[keys[0]]
     return Comparison(
         a=_group_name(results_a[0]) or results_a[0].model,
@@ -143,7 +174,9 @@ def _training_key(result: StoredResult) -> str:
     It is "seed 0000000003", or the name of the model if the seed is unknown.
     """
     seed = training_of(result.row).get("seed")
-    return result.identity.name if seed is None else f"seed {seed:010}"
+    if seed is None:
+        return result.identity.name
+    return f"seed {seed:010}"
 
 
 def _require_same_seeds(dataset: str, a: Sequence[StoredResult], b: Sequence[StoredResult]) -> None:
@@ -166,19 +199,30 @@ def training_labels(results: Sequence[StoredResult]) -> tuple[str, ...]:
 def common_sets(results: Sequence[StoredResult], side: str) -> tuple[ResultsByDataset, list[str]]:
     """Return the results on each data set on which all trainings of a group were measured.
 
-    `side` is "A" or "B", by which notes call the group. The second return value is a list of notes
-    on the trainings, and on data sets that some of them lack. Raises UsageError for a training that
-    occurs twice, and if the trainings have no data set in common.
+    Args:
+        results: The results of all trainings of the group.
+        side: "A" or "B", by which notes call the group.
+
+    Returns:
+        The results by data set and protocol, in the order of seeds. Behind the name of the protocol
+        are the settings that differ from the defaults, as in ("coco", "karpathy, bf16").
+        Also a list of notes on the trainings, and on data sets that some of them lack.
+
+    Raises:
+        UsageError: For a training that occurs twice, and if the trainings have no data set in
+            common.
     """
     # Settings that differ from the defaults, and the kind of attention map, also tell sets apart.
     sets: ResultsByDataset = {}
     for result in sorted(results, key=_training_key):
-        words = [result.row.protocol, *result.identity.variants]
+        protocol_words = [result.row.protocol, *result.identity.variants]
         map_kind = result.row.provenance.get("map")
         if map_kind:
-            words.append(map_kind)
-        sets.setdefault((result.row.dataset, ", ".join(words)), []).append(result)
+            protocol_words.append(map_kind)
+        key = (result.row.dataset, ", ".join(protocol_words))
+        sets.setdefault(key, []).append(result)
 
+    # Keep the sets that all trainings have.
     n_trainings = len({_training_key(result) for result in results})
     notes = list(_training_notes(side, results, n_trainings))
     complete_sets: ResultsByDataset = {}
@@ -200,14 +244,18 @@ def common_sets(results: Sequence[StoredResult], side: str) -> tuple[ResultsByDa
 def require_distinct(results: Sequence[StoredResult]) -> None:
     """Raise UsageError if two results belong to one training, which has the same seed or weights.
 
-    `results` are those of a group of trainings on one data set.
+    Args:
+        results: The results of a group of trainings on one data set.
     """
+    # The first result with each seed, and with each hash of weights.
     first_results: dict[str, StoredResult] = {}
     for result in results:
+        # Random weights have no hash, and the path stands for them.
         weights = result.row.model["weights_sha256"] or str(result.path)
         for training_key in (_training_key(result), weights):
             first = first_results.setdefault(training_key, result)
-            if first is not result:
+            is_repeated = first is not result
+            if is_repeated:
                 raise UsageError(
                     f"{first.path} and {result.path} belong to one training, by its seed or "
                     "weights, which counts once: leave one of them out"
@@ -217,7 +265,10 @@ def require_distinct(results: Sequence[StoredResult]) -> None:
 def _training_notes(side: str, results: Sequence[StoredResult], n_trainings: int) -> Iterator[str]:
     """Yield notes on a group with few trainings, and on trainings that may follow other recipes.
 
-    `side` is "A" or "B", by which notes call the group.
+    Args:
+        side: "A" or "B", by which notes call the group.
+        results: The results of all trainings of the group.
+        n_trainings: The number of trainings of the group.
     """
     if n_trainings == 1:
         yield (
@@ -227,8 +278,9 @@ def _training_notes(side: str, results: Sequence[StoredResult], n_trainings: int
     if n_trainings == 2:
         yield f"{side} has two trainings, which hardly show how much seeds vary: five do"
     for name in ("recipe_sha256", "data_sha256", "samples"):
-        values = {training_of(result.row).get(name) for result in results}
-        if len(values - {None}) > 1:
+        values = {training_of(result.row).get(name) for result in results}  # None if unknown
+        known_values = values - {None}
+        if len(known_values) > 1:
             yield f"the trainings of {side} differ in {name}"
         elif len(values) > 1:
             yield f"not all trainings of {side} state their {name}"
@@ -237,10 +289,18 @@ def _training_notes(side: str, results: Sequence[StoredResult], n_trainings: int
 def estimate_moments_of_results(
     results: Sequence[StoredResult], read_samples: ReadSamples, only: Collection[str] | None = None
 ) -> dict[str, Moments | None]:
-    """Return the metrics that the results of trainings on one data set have in common, by name.
+    """Return the moments of the metrics that trainings on one data set have in common, by name.
 
-    See `estimate_moments`. Raises UsageError for edited results, for different settings, and for
-    stored metrics that the samples do not give.
+    Moments are the values of a metric and their covariance, see `estimate_moments`.
+
+    Args:
+        results: The results of the trainings on the data set.
+        read_samples: A function that returns the per-sample arrays of a result file.
+        only: The names of the metrics; None for all.
+
+    Raises:
+        UsageError: For edited results, for different settings, and for stored metrics that the
+            samples do not give.
     """
     comparisons.require_comparable(*results)
     try:
@@ -255,9 +315,17 @@ def estimate_moments(
 ) -> dict[str, Moments | None]:
     """Return the values and the covariance of each metric that several results have, by name.
 
-    `only` selects metrics by name. The moments are None for a metric of which a single image
-    decides whether it has a value, since its covariance is then unknown. Raises ValueError if the
-    samples are not of the same images, and for a stored metric that the samples do not give.
+    Args:
+        measurements: The results, as comparisons need them. All are of the same samples.
+        only: The names of the metrics; None for all.
+
+    Returns:
+        The moments of each metric. They are None for a metric of which a single image decides
+        whether it has a value, since its covariance is then unknown.
+
+    Raises:
+        ValueError: If the samples are not of the same images, and for a stored metric that the
+            samples do not give.
     """
     task = task_named(measurements[0].task)
     samples = [measurement.samples for measurement in measurements]
@@ -287,18 +355,31 @@ def metric_tests(
     *,
     by_seed: bool = False,
 ) -> list[MetricTest]:
-    """Return the tests of the trainings `a` against the trainings `b`, primary metrics first.
+    """Return the tests of the trainings of group A against those of group B on one data set.
 
-    `key` is the data set and the protocol, and `metrics` are the moments of each metric. `a` and
-    `b` are indices of trainings in the moments. A metric whose moments are None has no test.
+    Args:
+        key: The data set and the protocol.
+        task: The name of the task.
+        metrics: The moments of each metric, by name. A metric whose moments are None has no test.
+        a: The indices of the trainings of group A in the moments.
+        b: The indices of the trainings of group B in the moments.
+        by_seed: Whether to pair trainings of the same seed.
+
+    Returns:
+        One test per metric, primary metrics first.
     """
     dataset, protocol = key
-    tests = []
+    primary_tests, other_tests = [], []
     for name, moments in metrics.items():
-        if moments is not None:
-            difference = moments.difference(a, b, by_seed=by_seed)
-            tests.append(MetricTest(dataset, protocol, task, name, difference))
-    return sorted(tests, key=lambda test: not test.metric_record.primary)
+        if moments is None:
+            continue
+        difference = moments.difference(a, b, by_seed=by_seed)
+        test = MetricTest(dataset, protocol, task, name, difference)
+        if test.metric_record.primary:
+            primary_tests.append(test)
+        else:
+            other_tests.append(test)
+    return primary_tests + other_tests
 
 
 def plan_trainings(comparison: Comparison, points: float, power: float) -> list[dict[str, Any]]:
@@ -311,34 +392,61 @@ def plan_trainings(comparison: Comparison, points: float, power: float) -> list[
     - The column `k for 0.5` has the number of trainings that find a difference of 0.5 `points`, as
       a range by the 5% and 95% quantiles of the variance between trainings: "4 to 9".
 
-    Differences are in percent, ranks or ratios. Raises UsageError unless both methods have at least
-    two trainings.
+    Args:
+        comparison: A comparison of two groups of trainings.
+        points: The difference to find, in percent, ranks or ratios.
+        power: The probability with which it is to be found, such as 0.8.
+
+    Returns:
+        The rows, by column title. Differences are in percent, ranks or ratios.
+
+    Raises:
+        UsageError: Unless both methods have at least two trainings.
     """
     rows = []
     for test in comparison.tests:
-        if test.metric_record.primary:
-            for images_name, images in _IMAGE_FACTORS.items():
-                row = {"dataset": test.dataset, "protocol": test.protocol, "metric": test.metric}
-                row["images"] = images_name
-                rows.append(row | _plan_columns(test, images, points, power))
+        if not test.metric_record.primary:
+            continue
+        for images_name, image_factor in _IMAGE_FACTORS.items():
+            row: dict[str, Any] = {
+                "dataset": test.dataset,
+                "protocol": test.protocol,
+                "metric": test.metric,
+                "images": images_name,
+            }
+            row.update(_plan_columns(test, image_factor, points, power))
+            rows.append(row)
     return rows
 
 
-def _plan_columns(test: MetricTest, images: float, points: float, power: float) -> dict[str, Any]:
-    """Return the columns of the plan for a metric, with `images` times as many images as measured.
+def _plan_columns(
+    test: MetricTest, image_factor: float, points: float, power: float
+) -> dict[str, Any]:
+    """Return the columns of the plan for one metric and one number of images.
 
-    See `plan_trainings`.
+    Args:
+        test: The test of the metric.
+        image_factor: The number of images, relative to the number of measured images.
+        points: The difference to find, in percent, ranks or ratios.
+        power: The probability with which it is to be found.
+
+    Example:
+        {"k = 2": 1.9, ..., "k = 10": 0.4, "k for 0.5": "4 to 9"}
     """
     difference = test.difference
     factor = test.metric_record.factor  # 100 for fractions, else 1
     if not isinstance(difference, GroupDifference) or not difference.compares_methods:
         raise UsageError("a plan needs two trainings of each method, to see how much seeds vary")
+
+    # The least difference that k trainings of each method find.
     columns: dict[str, Any] = {}
     for k in _PLANNED_TRAININGS:
-        detectable = difference.detectable(power=power, k=k, images=images)
+        detectable = difference.detectable(power=power, k=k, images=image_factor)
         columns[f"k = {k}"] = factor * (detectable or 0.0)
+
+    # The range of the number of trainings that find the difference.
     range_ends = []
-    for k in range_of_trainings(difference, points / factor, power, images):
+    for k in range_of_trainings(difference, points / factor, power, image_factor):
         range_ends.append(f"over {MOST_TRAININGS}" if k > MOST_TRAININGS else f"{k}")
     distinct_ends = dict.fromkeys(range_ends)  # one end if both are equal
     columns[f"k for {points:g}"] = " to ".join(distinct_ends)

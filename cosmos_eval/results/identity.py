@@ -1,7 +1,7 @@
 """The identity of the model of a result: its names, its settings and its hash."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from cosmos_core.utils.files import json_sha256
@@ -18,9 +18,9 @@ class ModelIdentity(NamedTuple):
     spec: str
     # The name that was given to the model, or else its specification.
     name: str
-    # Whether the weights are random.
-    is_random: bool
-    # The settings that differ from the defaults, such as `student` or `bf16`, in short words.
+    # ("random weights",) if the weights are random, and else (). Labels contain these words.
+    random_words: tuple[str, ...]
+    # Short words for the settings that differ from the defaults, such as ("student", "bf16").
     variants: tuple[str, ...]
     # The hash that is equal for the same model under any name, see `model_sha256`.
     sha256: str
@@ -30,30 +30,31 @@ class ModelIdentity(NamedTuple):
         """The name with everything that differs from the defaults: "clip (student, bf16)"."""
         return labelled(self.name, [*self.random_words, *self.variants])
 
-    @property
-    def random_words(self) -> list[str]:
-        """The words in labels that say that the weights are random, if they are."""
-        return ["random weights"] if self.is_random else []
-
 
 def model_identity(row: ResultRow) -> ModelIdentity:
     """Return the names and the hash of the model that a result was measured with."""
-    spec = str(row.model["spec"])
+    model = row.model
+    spec = str(model["spec"])
+    is_student = model["weights"] == "student"
     return ModelIdentity(
         spec=spec,
-        name=str(row.model.get("name") or spec),
-        is_random=row.model["random"],
-        variants=variant_words(row),
+        name=str(model.get("name") or spec),
+        random_words=("random weights",) if model["random"] else (),
+        variants=overrides_of(row.provenance, student=is_student),
         sha256=model_sha256(row),
     )
 
 
-def labelled(name: str, words: list[str]) -> str:
-    """Return a name with words in brackets: "clip", ["student"] -> "clip (student)".
+def labelled(name: str, words: Sequence[str]) -> str:
+    """Return a name that is followed by words in brackets. Without words, return just the name.
 
-    Without words, it is just the name.
+    Example:
+        labelled("clip", ["student", "bf16"]) -> "clip (student, bf16)"
+        labelled("clip", []) -> "clip"
     """
-    return f"{name} ({', '.join(words)})" if words else name
+    if not words:
+        return name
+    return f"{name} ({', '.join(words)})"
 
 
 def model_label(row: ResultRow) -> str:
@@ -62,19 +63,27 @@ def model_label(row: ResultRow) -> str:
 
 
 def component_hashes(row: ResultRow) -> dict[str, str]:
-    """Return the hash of each component of a result's model, by the name of the component.
+    """Return a hash of each component of the model that a result was measured with.
 
-    The components are the weights, the user's Python code, the architecture, and the auxiliary
-    encoder that guides the attention. The hash is "none" if the model does not have the component.
+    Args:
+        row: The result.
+
+    Returns:
+        A dictionary with the SHA-256, in hexadecimal, of each component:
+        - "weights": the weights
+        - "code": the user's Python file that defines the model
+        - "architecture": the name of the architecture
+        - "auxiliary": the record of the auxiliary encoder, which guides the attention
+        A component that the model does not have is "none".
     """
     model = row.model
-    auxiliary = row.provenance.get("auxiliary")
-    architecture = model["architecture"].encode(errors="replace")
+    architecture_bytes = model["architecture"].encode(errors="replace")
+    auxiliary_record = row.provenance.get("auxiliary")
     return {
         "weights": model["weights_sha256"] or "none",
         "code": model.get("code_sha256") or "none",
-        "architecture": hashlib.sha256(architecture).hexdigest(),
-        "auxiliary": json_sha256(auxiliary) if auxiliary else "none",
+        "architecture": hashlib.sha256(architecture_bytes).hexdigest(),
+        "auxiliary": json_sha256(auxiliary_record) if auxiliary_record else "none",
     }
 
 
@@ -85,32 +94,37 @@ def model_sha256(row: ResultRow) -> str:
     Random weights have no hash, so the specification of the model is hashed in their place.
     """
     model = row.model
+    hashes = component_hashes(row)
+    student_or_teacher = model["weights"]
+    # `False` stands for weights that are not random, which have a hash.
     spec_of_random_weights = model["spec"] if model["random"] else False
-    return json_sha256([component_hashes(row), model["weights"], spec_of_random_weights])
-
-
-def variant_words(row: ResultRow) -> tuple[str, ...]:
-    """Return short words for the settings of a result that differ from the defaults.
-
-    Example: ("student", "bf16"). See `overrides_of`.
-    """
-    return overrides_of(row.provenance, student=row.model["weights"] == "student")
+    return json_sha256([hashes, student_or_teacher, spec_of_random_weights])
 
 
 def overrides_of(settings: Mapping[str, Any], *, student: bool) -> tuple[str, ...]:
     """Return short words for the settings that differ from the defaults.
 
-    `settings` is the provenance of a result, or the same fields of a planned result. Labels and
-    file names contain these words, so that a result with other settings never overwrites the result
-    with the default settings. Example: ("student", "bf16", "first 100 only").
+    Labels and file names contain these words, so that a result with other settings never overwrites
+    the result with the default settings.
+
+    Args:
+        settings: The provenance of a result, or the same fields of a planned result.
+        student: Whether the weights are those of the student of a distillation.
+
+    Returns:
+        One word or phrase per setting, such as ("student", "bf16", "first 100 only").
     """
     words = ["student"] if student else []
+
+    # The form of attention in the last block of the image tower, which segmentation may change.
     attention = settings["attention"]
+    protocol_attention = settings.get("protocol_attention", "csa")
     auxiliary = auxiliary_of(settings)
     if attention and auxiliary:
         words.append(f"{attention}: {auxiliary}")
-    elif attention and attention != settings.get("protocol_attention", "csa"):
+    elif attention and attention != protocol_attention:
         words.append(attention)
+
     if settings["precision"] != "fp32":
         words.append(settings["precision"])
     if settings["limit"] is not None:
@@ -125,8 +139,10 @@ def auxiliary_of(settings: Mapping[str, Any]) -> str | None:
 
     `settings` is the provenance of a result, or the same fields of a planned result.
     """
-    record = settings.get("auxiliary")
-    return None if record is None else str(record["spec"])
+    auxiliary_record = settings.get("auxiliary")
+    if auxiliary_record is None:
+        return None
+    return str(auxiliary_record["spec"])
 
 
 def is_partial(row: ResultRow) -> bool:
@@ -138,9 +154,9 @@ def is_partial(row: ResultRow) -> bool:
 
 
 def training_of(row: ResultRow) -> Mapping[str, Any]:
-    """Return what a result records of its model's training, such as group and seed.
+    """Return the record of the training of a result's model, which has keys such as "seed".
 
-    The mapping is empty if the training is unknown.
+    See `TrainingRecord` for the keys. The mapping is empty if the training is unknown.
     """
     return row.model.get("training") or {}
 
@@ -149,18 +165,23 @@ def group_label(row: ResultRow) -> str | None:
     """Return the label of the group of trainings that a result's model belongs to.
 
     The trainings of a group differ only in their seeds. The label is the name of the group, with
-    the settings that differ from the defaults in brackets: "ours (bf16)". Returns None if the model
-    states no group.
+    the settings that differ from the defaults in brackets, such as "ours (bf16)". Returns None if
+    the group of the model is unknown.
     """
     group = training_of(row).get("group")
-    return labelled(group, list(variant_words(row))) if group else group
+    if not group:
+        return None
+    return labelled(group, model_identity(row).variants)
 
 
 def data_identity(row: ResultRow) -> dict[str, str]:
-    """Return what identifies the version of the data set that a result was measured on.
+    """Return the fields that identify the version of the data set that a result was measured on.
 
-    These are the repository on the Hugging Face hub, the commit of the repository, and the hash of
-    the images and labels. A field that the result does not record is empty.
+    Returns:
+        A dictionary of texts, which are empty if the result does not record them:
+        - "repository": the repository on the Hugging Face hub
+        - "revision": the commit of the repository
+        - "content": the SHA-256 of the images and labels
     """
     provenance = row.provenance
     return {

@@ -1,7 +1,7 @@
 """Labels of models and data sets in tables: one label per model, and one model per label."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from operator import attrgetter
@@ -24,7 +24,7 @@ _HASH_LENGTH = 8  # characters of a hash in a label
 _LONGEST_NAME = 40  # characters of a name that is not shortened
 
 EDITED_RECORD, EDITED_SAMPLES, EDITED_METRICS = "edited record", "edited samples", "edited metrics"
-"""What `StoredResult.contradiction` and tables say of results that are not what was measured."""
+"""The faults that mark a result in tables whose files were edited after it was measured."""
 
 _REASONS_BY_FAULT = {
     EDITED_RECORD: "the file was edited after it was written",
@@ -52,9 +52,9 @@ class StoredResult:
     names: tuple[str, ...] = ()
     # Words that tell several versions of one data set apart, set by `label_results`.
     data_notes: tuple[str, ...] = ()
-    # The file to which the result of another model of the same name was moved, set by
-    # `store_result`.
-    aside: Path | None = None
+    # The new path of a result of another model with the same name, which `store_result` renamed to
+    # make room for this result. None if there was no such result.
+    displaced_path: Path | None = None
 
     @cached_property
     def identity(self) -> ModelIdentity:
@@ -85,38 +85,45 @@ class StoredResult:
 
         It is the same for all results of the model.
         """
-        identity = self.identity
-        words = [*identity.random_words, *identity.variants, *self.notes]
+        words = [*self.identity.random_words, *self.identity.variants, *self.notes]
         return labelled(self.shown_name, words)
 
     @property
     def model_without_notes(self) -> str:
-        """The label of the model without the hashes that tell models of one name apart."""
+        """The label `model` without the notes that tell models of one name apart.
+
+        Example: "clip (student)" if `model` is "clip (student, weights 1a2b3c4d)".
+        """
         return labelled(self.shown_name, [*self.identity.random_words, *self.identity.variants])
 
     @property
     def label(self) -> str:
-        """The label of the model's row in tables.
+        """The label of the model's row in tables, such as "clip (cross-attention, student)".
 
-        It is `model`, with the kind of attention map added if each model has its own kind.
+        It is `model`, with the kind of attention map added if the protocol lets each model choose
+        its own kind.
         """
         return labelled(self.shown_name, [*self.row_words, *self.notes])
 
     @property
     def row_words(self) -> list[str]:
-        """The words in brackets that follow the name in `label`, without `notes`."""
-        words = self.identity.random_words
-        if self.map_kind:
-            words.append(self.map_kind)
-        return [*words, *self.identity.variants]
+        """The words in brackets that follow the name in `label`, without `notes`.
+
+        Example: ["cross-attention", "student"] for a map of the cross-attention of a student.
+        """
+        map_words = [self.map_kind] if self.map_kind else []
+        return [*self.identity.random_words, *map_words, *self.identity.variants]
 
     @property
     def map_kind(self) -> str:
-        """The kind of attention map that was measured; empty if the protocol requires a kind."""
+        """The kind of attention map that was measured, such as "cross-attention".
+
+        It is empty if the protocol requires a kind, and if the task measures no maps.
+        """
         provenance = self.row.provenance
-        if provenance.get("map") == provenance.get("protocol_map"):
-            return ""
-        return str(provenance["map"])
+        measured_kind = provenance.get("map")
+        required_kind = provenance.get("protocol_map")
+        return "" if measured_kind == required_kind else str(measured_kind)
 
     def is_called(self, name: str) -> bool:
         """Return whether `name` is the label, the name or the specification of the model."""
@@ -125,15 +132,12 @@ class StoredResult:
     @property
     def dataset(self) -> str:
         """The label of the data set's column in tables, such as "coco (revision 1a2b3c4d)"."""
-        return labelled(self.row.dataset, list(self.data_notes))
+        return labelled(self.row.dataset, self.data_notes)
 
     @property
     def cell(self) -> tuple[str, str, str]:
-        """The place of the result in tables: its row, its column, and its protocol."""
+        """The place of the result in tables: the labels of its row and column, and its protocol."""
         return self.label, self.dataset, self.row.protocol
-
-
-_MODEL_WITHOUT_NOTES = attrgetter("model_without_notes")
 
 
 def label_results(results: Iterable[StoredResult]) -> list[StoredResult]:
@@ -154,37 +158,38 @@ def label_results(results: Iterable[StoredResult]) -> list[StoredResult]:
 def _add_data_notes(results: list[StoredResult]) -> list[StoredResult]:
     """Return results with `data_notes`, which tell versions of a data set apart.
 
-    A note is the name and value of a field of `data_identity`, such as "revision 1a2b3c4d". A field
-    has a note only if it has several values among the results of the data set.
+    A note is the name of a field of `data_identity` and its value, such as "revision 1a2b3c4d". A
+    field has a note only if it has several values among the results of the same data set.
     """
-    # Collect the values of each field. Edited results do not count.
-    values_by_field: dict[tuple[object, ...], set[str]] = {}
+    # The samples that each result is meant to have. Results with equal keys have equal samples,
+    # unless the files of their data sets differ.
+    sample_keys = []
     for result in results:
-        dataset_key = _dataset_key(result.row)
+        row = result.row
+        limit = row.provenance["limit"]
+        partial = row.provenance.get("partial")
+        sample_keys.append((row.task, row.dataset, row.protocol, limit, partial))
+
+    # Collect the values of each field by samples and field. Edited results do not count.
+    values_by_field: dict[tuple[object, ...], set[str]] = {}
+    for result, sample_key in zip(results, sample_keys, strict=True):
         for field, value in data_identity(result.row).items():
-            field_values = values_by_field.setdefault((*dataset_key, field), set())
-            if value and not result.is_edited:
+            field_values = values_by_field.setdefault((sample_key, field), set())
+            is_recorded = value != ""
+            if is_recorded and not result.is_edited:
                 field_values.add(value)
 
+    # Add the fields that have several values to the notes.
     noted_results = []
-    for result in results:
-        dataset_key = _dataset_key(result.row)
+    for result, sample_key in zip(results, sample_keys, strict=True):
         notes = []
         for field, value in data_identity(result.row).items():
-            if len(values_by_field[(*dataset_key, field)]) > 1:
+            has_several_values = len(values_by_field[sample_key, field]) > 1
+            if has_several_values:
                 short_value = value if field == "repository" else value[:_HASH_LENGTH]
                 notes.append(f"{field} {short_value or 'not recorded'}")
         noted_results.append(replace(result, data_notes=tuple(notes)))
     return noted_results
-
-
-def _dataset_key(row: ResultRow) -> tuple[object, ...]:
-    """Return what names the samples of a result: task, data set, protocol, and how many there are.
-
-    Results with equal keys should have equal samples, unless the files of the data set differ.
-    """
-    limit, partial = row.provenance["limit"], row.provenance.get("partial")
-    return row.task, row.dataset, row.protocol, limit, partial
 
 
 def _add_names(results: list[StoredResult]) -> list[StoredResult]:
@@ -194,10 +199,11 @@ def _add_names(results: list[StoredResult]) -> list[StoredResult]:
     names contradict each other.
     """
     names_by_model: dict[str, tuple[str, ...]] = {}
-    for sha256, model_results in _group_by_model(results).items():
+    for model_sha256, model_results in _group_unedited(results, "identity.sha256").items():
         names = _names_by_preference(model_results)
         if len(names) > 1 and _have_equal_repeats(model_results):
-            names_by_model[sha256] = names
+            names_by_model[model_sha256] = names
+
     named_results = []
     for result in results:
         result_names: tuple[str, ...] = ()
@@ -216,43 +222,54 @@ def _add_model_notes(results: list[StoredResult]) -> list[StoredResult]:
     components_by_label = _differing_components(results)
     noted_results = []
     for result in results:
+        notes = []
         if result.is_edited:
-            notes = [result.fault]
+            notes.append(result.fault)
         else:
             hashes = component_hashes(result.row)
-            components = components_by_label[result.model_without_notes]
-            notes = [f"{component} {hashes[component][:_HASH_LENGTH]}" for component in components]
+            for component in components_by_label[result.model_without_notes]:
+                notes.append(f"{component} {hashes[component][:_HASH_LENGTH]}")
         noted_results.append(replace(result, notes=tuple(notes)))
     return noted_results
 
 
-def _group_by_model(results: Iterable[StoredResult]) -> dict[str, list[StoredResult]]:
-    """Return the unedited results by the hash of their model."""
-    return _group_unedited(results, attrgetter("identity.sha256"))
-
-
 def _group_unedited(
-    results: Iterable[StoredResult], key: Callable[[StoredResult], str]
+    results: Iterable[StoredResult], attribute: str
 ) -> dict[str, list[StoredResult]]:
-    """Return the unedited results by the text that `key` returns for each of them."""
-    results_by_key: dict[str, list[StoredResult]] = {}
+    """Return the results that were not edited, in groups with equal values of an attribute.
+
+    Args:
+        results: The results.
+        attribute: The attribute of a result whose value names its group, such as "label", or
+            "identity.sha256" for an attribute of an attribute.
+
+    Returns:
+        The results of each group, by the value of the attribute.
+    """
+    attribute_of = attrgetter(attribute)
+    groups: dict[str, list[StoredResult]] = {}
     for result in results:
         if not result.is_edited:
-            results_by_key.setdefault(key(result), []).append(result)
-    return results_by_key
+            groups.setdefault(attribute_of(result), []).append(result)
+    return groups
 
 
 def _differing_components(results: Iterable[StoredResult]) -> dict[str, list[str]]:
     """Return the components in which models with the same label differ, by label.
 
-    Components are the parts of a model that have a hash, such as its weights and its code. Example:
-    {"clip": ["weights"], "siglip": []} if two models with other weights are called "clip".
+    Components are the parts of a model that have a hash, such as its weights and its code, see
+    `component_hashes`. Edited results are left out.
+
+    Example:
+        {"clip": ["weights"], "siglip": []} if two models with different weights are called "clip",
+        and one model is called "siglip".
     """
     components_by_label = {}
-    for label, same_label_results in _group_unedited(results, _MODEL_WITHOUT_NOTES).items():
+    for label, same_label_results in _group_unedited(results, "model_without_notes").items():
         hashes_of_results = [component_hashes(result.row) for result in same_label_results]
+        component_names = list(hashes_of_results[0])
         differing_components = []
-        for component in hashes_of_results[0]:
+        for component in component_names:
             distinct_hashes = {hashes[component] for hashes in hashes_of_results}
             if len(distinct_hashes) > 1:
                 differing_components.append(component)
@@ -264,34 +281,32 @@ def _names_by_preference(results: Iterable[StoredResult]) -> tuple[str, ...]:
     """Return the names under which a model has results, the preferred name first.
 
     Names that users chose come before specifications such as "openclip:ViT-B-32/openai". Short
-    names come before long ones.
+    names come before long ones, and equally long names are in alphabetical order.
     """
     chosen_names: set[str] = set()
     specs: set[str] = set()
     for result in results:
-        if "name" in result.row.model:
+        has_chosen_name = "name" in result.row.model
+        if has_chosen_name:
             chosen_names.add(result.identity.name)
         else:
             specs.add(result.identity.name)
-    sorted_chosen_names = sorted(chosen_names, key=_length_and_name)
-    sorted_specs = sorted(specs, key=_length_and_name)
-    return (*sorted_chosen_names, *sorted_specs)
-
-
-def _length_and_name(name: str) -> tuple[int, str]:
-    """Return the sort key by which short names come first, and equally long ones by alphabet."""
-    return len(name), name
+    sorted_names = sorted(chosen_names, key=lambda name: (len(name), name))
+    sorted_specs = sorted(specs, key=lambda spec: (len(spec), spec))
+    return (*sorted_names, *sorted_specs)
 
 
 def _have_equal_repeats(results: Iterable[StoredResult]) -> bool:
-    """Return whether all results of a model with equal settings have equal metrics.
+    """Return whether repeated measurements of a model have equal metrics.
 
-    Results have equal settings if tables show them in the same cell.
+    Two results of the model repeat each other if they have the same settings, data set and
+    protocol, so that tables show them in the same cell if they have the same name.
     """
     first_rows: dict[tuple[object, ...], ResultRow] = {}
     for result in results:
-        cell = tuple(result.row_words), result.dataset, result.row.protocol
-        first_row = first_rows.setdefault(cell, result.row)
+        settings = tuple(result.row_words)
+        cell_without_name = (settings, result.dataset, result.row.protocol)
+        first_row = first_rows.setdefault(cell_without_name, result.row)
         if not _have_same_metrics(first_row, result.row):
             return False
     return True
@@ -300,15 +315,16 @@ def _have_equal_repeats(results: Iterable[StoredResult]) -> bool:
 def _have_same_metrics(first: ResultRow, second: ResultRow) -> bool:
     """Return whether two results have the same metrics on the same samples.
 
-    Samples are compared by the hashes in the provenance. The hash of their content counts only if
-    both results have it.
+    Samples are compared by the hashes in the provenance of the results, such as the hash of the
+    names of the images. The hash of the content of the images counts only if both results have it,
+    since results of older versions do not.
     """
-    if (first.metrics, first.n_samples) != (second.metrics, second.n_samples):
+    if first.metrics != second.metrics or first.n_samples != second.n_samples:
         return False
     first_hashes = dict(first.provenance["hashes"])
     second_hashes = dict(second.provenance["hashes"])
-    if not (first_hashes.get(CONTENT) and second_hashes.get(CONTENT)):
-        # A result of an older version has no hash of the content.
+    both_have_content = first_hashes.get(CONTENT) and second_hashes.get(CONTENT)
+    if not both_have_content:
         first_hashes.pop(CONTENT, None)
         second_hashes.pop(CONTENT, None)
     return first_hashes == second_hashes
@@ -317,17 +333,20 @@ def _have_same_metrics(first: ResultRow, second: ResultRow) -> bool:
 def distinct_results(results: Iterable[StoredResult]) -> list[StoredResult]:
     """Return the first result of each cell of a table, without equal results that repeat it.
 
-    A cell is a model, a data set and a protocol. Raises UsageError if two results of one cell
-    differ, since a table can show only one of them.
+    A cell is a model, a data set and a protocol.
+
+    Raises:
+        UsageError: If two results of one cell differ, since a table can show only one of them.
     """
     results_by_cell: dict[tuple[str, str, str], StoredResult] = {}
     for result in results:
         first_result = results_by_cell.setdefault(result.cell, result)
         if not _have_same_metrics(first_result.row, result.row):
-            cell = f"{result.label} on {result.row.dataset} ({result.row.protocol})"
-            message = f"two results of {cell}: keep one of the files"
+            cell_text = f"{result.label} on {result.row.dataset} ({result.row.protocol})"
+            message = f"two results of {cell_text}: keep one of the files"
             # Results that were never written, such as those of tests, have an empty path.
-            if first_result.path.name and result.path.name:
+            have_files = first_result.path.name and result.path.name
+            if have_files:
                 message += f" {first_result.path} and {result.path}"
             raise UsageError(message)
     return list(results_by_cell.values())
@@ -337,12 +356,15 @@ def result_warnings(results: Iterable[StoredResult]) -> list[str]:
     """Return the warnings that readers of results should see, one line each.
 
     They are about names that several models share, models that have several names, edited results,
-    and results whose metrics were not recomputed. The results must come from `label_results`.
+    and results whose metrics were not recomputed from their samples.
+
+    Args:
+        results: The results, which `label_results` labelled.
     """
     results = list(results)
     warnings = [*_shared_name_warnings(results), *_several_names_warnings(results)]
 
-    # Edited results, with one line for each way of editing.
+    # Name the files of edited results, in one line for each way of editing.
     for fault, reason in _REASONS_BY_FAULT.items():
         edited_results = [result for result in results if result.fault == fault]
         file_names = list(dict.fromkeys(result.path.name for result in edited_results))
@@ -350,6 +372,7 @@ def result_warnings(results: Iterable[StoredResult]) -> list[str]:
             files = first_of(file_names, _MOST_FILES)
             warnings.append(f"not ranked and not compared, since {reason}: {files}")
 
+    # Count the results whose metrics were not recomputed.
     n_unchecked = sum(not result.recomputed for result in results)
     if n_unchecked > 0:
         warnings.append(
@@ -360,13 +383,18 @@ def result_warnings(results: Iterable[StoredResult]) -> list[str]:
 
 
 def _shared_name_warnings(results: list[StoredResult]) -> list[str]:
-    """Return one line for each name that several models share, with the components that differ."""
-    results_by_label = _group_unedited(results, _MODEL_WITHOUT_NOTES)
+    """Return one line for each name that several models share, with the components that differ.
+
+    Example: "2 models are called clip: their weights differ, and each has a row of its own".
+    """
+    results_by_label = _group_unedited(results, "model_without_notes")
+    # Models that share a name have notes, which tell them apart.
     components_by_label = _differing_components(result for result in results if result.notes)
     lines = []
     for label, components in sorted(components_by_label.items()):
         if components:
-            n_models = len(_group_by_model(results_by_label[label]))
+            model_hashes = {result.identity.sha256 for result in results_by_label[label]}
+            n_models = len(model_hashes)
             lines.append(
                 f"{n_models} models are called {label}: their {' and '.join(components)} "
                 "differ, and each has a row of its own"
@@ -375,33 +403,37 @@ def _shared_name_warnings(results: list[StoredResult]) -> list[str]:
 
 
 def _several_names_warnings(results: list[StoredResult]) -> list[str]:
-    """Return one line for each model that has results under several names."""
-    consequences_by_names: dict[tuple[str, ...], str] = {}
+    """Return one line for each model that has results under several names.
 
-    # Models whose results agree share the first name.
+    Example: "one model has the names clip, openclip:ViT-B-32/openai, and is called clip".
+    """
+    # The end of the line that says how tables show the model, by all names of the model.
+    line_ends: dict[tuple[str, ...], str] = {}
+
+    # If the results of a model agree, all of them get the preferred name, which is the first one.
     for result in results:
         if result.names:
-            consequences_by_names[result.names] = f", and is called {result.names[0]}"
+            line_ends[result.names] = f", and is called {result.names[0]}"
 
-    # Models whose results differ keep all their names.
+    # If they differ, every result keeps its name, see `_add_names`.
     results_without_names = [result for result in results if not result.names]
-    for model_results in _group_by_model(results_without_names).values():
+    for model_results in _group_unedited(results_without_names, "identity.sha256").values():
         names = _names_by_preference(model_results)
         if len(names) > 1:
-            consequence = ", under which its results differ: each has a row of its own"
-            consequences_by_names[names] = consequence
+            line_ends[names] = ", under which its results differ: each has a row of its own"
 
     lines = []
-    for names, consequence in sorted(consequences_by_names.items()):
-        lines.append(f"one model has the names {', '.join(names)}{consequence}")
+    for names, line_end in sorted(line_ends.items()):
+        lines.append(f"one model has the names {', '.join(names)}{line_end}")
     return lines
 
 
 def repeat_notes(results: Iterable[StoredResult]) -> list[str]:
-    """Return a list with one line that counts the results which `distinct_results` leaves out.
+    """Return a list with one note that counts the results which `distinct_results` leaves out.
 
     The list is empty if `distinct_results` leaves out none.
     """
+    # `distinct_results` returns one result of each cell of a table.
     cells = [result.cell for result in results]
     n_repeats = len(cells) - len(set(cells))
     if n_repeats == 0:
@@ -415,33 +447,51 @@ def repeat_notes(results: Iterable[StoredResult]) -> list[str]:
 def shorten_names(names: Iterable[str], longest: int = _LONGEST_NAME) -> dict[str, str]:
     """Return a short form of each name, by name.
 
-    A name of more than `longest` characters loses as many of its first folders as possible, but
-    never becomes the same as another name: with another file /data/run/b/last.pt,
-    "cosmos:/data/run/a/last.pt (student)" -> "cosmos:.../a/last.pt (student)".
+    A long name loses as many of the first folders of its path as possible, but never becomes the
+    same as another name.
+
+    Args:
+        names: The names of models, which may have words in brackets.
+        longest: The number of characters up to which a name stays as it is.
+
+    Example:
+        shorten_names(["cosmos:/data/run/a/last.pt", "cosmos:/data/run/b/last.pt"], 10) -> {
+            "cosmos:/data/run/a/last.pt": "cosmos:.../a/last.pt",
+            "cosmos:/data/run/b/last.pt": "cosmos:.../b/last.pt",
+        }
     """
+    # Count how many names have each short form. Only a form of a single name is unambiguous.
     forms_by_name = {name: _forms_without_folders(name) for name in names}
-    counts = Counter(form for forms in forms_by_name.values() for form in forms)
+    counts: Counter[str] = Counter()
+    for forms in forms_by_name.values():
+        counts.update(forms)
+
     short_names = {}
     for name, forms in forms_by_name.items():
-        short_names[name] = name
         unique_forms = [form for form in forms if counts[form] == 1]
         if len(name) > longest and unique_forms:
-            short_names[name] = unique_forms[0]
+            short_names[name] = unique_forms[0]  # the shortest form
+        else:
+            short_names[name] = name
     return short_names
 
 
 def _forms_without_folders(name: str) -> list[str]:
     """Return the forms of a name without the first folders of its path, the shortest form first.
 
-    Example: "cosmos:/data/run/last.pt" -> ["cosmos:.../last.pt", "cosmos:.../run/last.pt"]. Forms
-    that are not shorter than the name are left out.
+    Forms that are not shorter than the name are left out.
+
+    Example: "cosmos:/data/run/last.pt (bf16)" -> ["cosmos:.../last.pt (bf16)",
+    "cosmos:.../run/last.pt (bf16)"].
     """
+    # Split the name into "cosmos", ":", "/data/run/last.pt", " (" and "bf16)".
     spec, bracket, words = name.partition(" (")
     kind, colon, path = spec.partition(":")
-    folders = path.split("/")
+    path_parts = path.split("/")
+
     forms = []
-    for n_folders in range(1, len(folders)):
-        path_end = "/".join(folders[-n_folders:])
+    for n_parts in range(1, len(path_parts)):
+        path_end = "/".join(path_parts[-n_parts:])
         form = f"{kind}{colon}.../{path_end}{bracket}{words}"
         if len(form) < len(name):
             forms.append(form)

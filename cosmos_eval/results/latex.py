@@ -8,7 +8,7 @@ of usual classes.
 import re
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from itertools import groupby
+from itertools import groupby, pairwise
 from math import ceil
 from typing import NamedTuple
 
@@ -53,25 +53,27 @@ def _split_rows(table: Table) -> Iterator[Table]:
     """Split a table between rows into tables of about equal height that fit on a page each."""
     # The height in lines of all rows above each row. The last value is the height of the table.
     heights_above = [0]
-    for height in _row_heights(sections_to_column(table)):
-        heights_above.append(heights_above[-1] + height)
+    for row_height in _row_heights(sections_to_column(table)):
+        heights_above.append(heights_above[-1] + row_height)
     table_height = heights_above[-1]
     n_pages = ceil(table_height / _LINES_PER_PAGE)
 
     # The first row of each page is the first one with enough height above it. For 100 lines on 3
     # pages, these are the rows with at least 0, 33.3 and 66.7 lines above them.
-    page_starts = []
+    first_rows = []
     for page in range(n_pages + 1):
-        page_starts.append(bisect_left(heights_above, table_height * page / n_pages))
-    for page in range(n_pages):
-        rows = slice(page_starts[page], page_starts[page + 1])
-        yield table._replace(rows=table.rows[rows], sections=table.sections[rows])
+        height_of_former_pages = table_height * page / n_pages
+        first_rows.append(bisect_left(heights_above, height_of_former_pages))
+    for first_row, end_row in pairwise(first_rows):
+        yield table._replace(
+            rows=table.rows[first_row:end_row], sections=table.sections[first_row:end_row]
+        )
 
 
 def _row_heights(table: Table) -> list[int]:
     """Return the estimated height of each row in lines.
 
-    A row is as high as its longest text is when it is broken over lines in its column.
+    A row is as high as its highest text, after texts are broken over lines in their columns.
     """
     column_widths = _text_column_widths(table)
     heights = []
@@ -88,19 +90,24 @@ def _split_columns(table: Table) -> Iterator[range]:
     """Yield ranges of the columns of values, so that each fits on a page beside the names of rows.
 
     Columns that share a name above their titles stay together, unless they are wider than a page.
-    Example: a table with names in column 0 and six wide columns -> range(1, 4), range(4, 7).
+
+    Example:
+        A table with names of rows in column 0 and six wide columns may give range(1, 4) and
+        range(4, 7).
     """
+    # The width in points that the names of rows leave for values.
     names_width = 0.0
-    for name_width in _text_column_widths(sections_to_column(table)):
-        names_width += min(name_width.full, name_width.limit) + _GAP
+    for text_column_width in _text_column_widths(sections_to_column(table)):
+        names_width += min(text_column_width.full, text_column_width.limit) + _GAP
     available_width = _PAGE_WIDTH - names_width
 
-    # The blocks of columns that stay together.
+    # The blocks of columns that stay together. If one is too wide, every column is a block.
     blocks = _column_blocks(table)
-    if any(_block_width(table, block) > available_width for block in blocks):
+    is_too_wide = any(_block_width(table, block) > available_width for block in blocks)
+    if is_too_wide:
         blocks = [[column] for block in blocks for column in block]
 
-    # Each range has as many blocks as fit.
+    # Each range has as many blocks as fit, and at least one.
     range_start = table.n_text_columns
     range_width = 0.0
     for block in blocks:
@@ -118,19 +125,28 @@ def _split_columns(table: Table) -> Iterator[range]:
 def _column_blocks(table: Table) -> list[list[int]]:
     """Return the indices of neighbouring columns of values that share a name above their titles.
 
-    A column without such a name is a block by itself. With names in column 0 and columns called
-    "coco", "coco" and "" the blocks are [[1, 2], [3]].
+    A column without such a name is a block by itself.
+
+    Example:
+        A table with names of rows in column 0, and columns of values below the names "coco", "coco"
+        and "", has the blocks [[1, 2], [3]].
     """
-    columns = range(table.n_text_columns, len(table.heads))
-    blocks = groupby(columns, key=lambda column: table.heads[column].group or column)
+    value_columns = range(table.n_text_columns, len(table.heads))
+    # The index stands for the name of a column without a name, since it differs for each column.
+    blocks = groupby(value_columns, key=lambda column: table.heads[column].group or column)
     return [list(block) for _, block in blocks]
 
 
 def _block_width(table: Table, columns: Sequence[int]) -> float:
-    """Return the width in points of columns and their gaps, or of the name above them if wider."""
+    """Return the width in points of columns and their gaps, or of the name above them if wider.
+
+    Args:
+        table: The table.
+        columns: The indices of neighbouring columns, which share the name above their titles.
+    """
     columns_width = sum(_column_width(table, column) + _GAP for column in columns)
-    name_lines = _name_and_protocol(table.heads[columns[0]].group)
-    name_width = max(_text_width(line) for line in name_lines)
+    shared_name = table.heads[columns[0]].group
+    name_width = max(_text_width(line) for line in _name_and_protocol(shared_name))
     return max(columns_width, _GAP + name_width)
 
 
@@ -146,15 +162,16 @@ def _column_width(table: Table, column: int) -> float:
 
 def _cell_width(cell: Cell) -> float:
     """Return the estimated width in points of a cell: its text, mark, interval and details."""
-    words = list(cell.details)
+    words_behind = list(cell.details)
     if cell.mark:
-        words.append("x")  # about as wide as a mark
+        words_behind.append("x")  # about as wide as a mark
     thin_space = 0.2 * _EM
-    width_behind = thin_space + _text_width(" ".join(words))
+    width_behind = thin_space + _text_width(" ".join(words_behind))
     if cell.ends:
-        sign_width = _EM  # of a plus-minus sign
+        plus_minus_width = _EM
+        # Both ends of an interval stand above each other.
         ends_width = max(_text_width(end) for end in cell.ends)
-        width_behind += _INTERVAL_SCALE * (sign_width + ends_width)
+        width_behind += _INTERVAL_SCALE * (plus_minus_width + ends_width)
     return _text_width(cell.text) + width_behind
 
 
@@ -166,22 +183,31 @@ def _text_width(text: str) -> float:
 def _format_float(page: Table, page_number: int, n_pages: int) -> str:
     """Return one page of a table as a LaTeX float.
 
-    Pages are numbered from 1. The first page has the notes of the table in its caption, and the
-    others refer to it.
+    The first page has the notes of the table in its caption, and the others refer to it.
+
+    Args:
+        page: The rows and columns of the table that are on the page.
+        page_number: The number of the page, from 1.
+        n_pages: The number of pages of the table.
     """
     table = sections_to_column(page)
     title = table.title
     if n_pages > 1:
         title += f", part {page_number} of {n_pages}"
     caption_title = latex_text(title)
+
+    # The notes, and the label by which texts refer to the page.
     if page_number == 1:
         notes = " ".join(_format_note(note) for note in table.notes)
+        label = table.label
     else:
         notes = rf"Signs as in Table~\ref{{tab:{table.label}}}."
+        label = f"{table.label}-{page_number}"
+
+    # In LaTeX's list of tables, the caption is only the title.
     caption = rf"\caption{{{caption_title}.}}"
     if notes:
         caption = rf"\caption[{{{caption_title}}}]{{{caption_title}. {notes}}}"
-    label = table.label if page_number == 1 else f"{table.label}-{page_number}"
     lines = [
         r"\begin{table*}",
         r"\centering",
@@ -233,25 +259,34 @@ def _text_column_widths(table: Table) -> list[_TextColumnWidth]:
     """Return the widths of the columns of texts, which share a bit more than half of the page.
 
     A column is short if it needs no more than an equal share of this room. Short columns get the
-    width that they need. Long columns share the remaining room equally. With room for 190 points,
-    columns that need 40, 100 and 200 points may have 40, 75 and 75.
+    width that they need. Long columns share the remaining room equally.
+
+    Example:
+        With room for 190 points, columns that need 40, 100 and 200 points may have 40, 75 and 75.
     """
-    widths = [_column_width(table, column) for column in range(table.n_text_columns)]
-    equal_share = _TEXT_COLUMNS_WIDTH / len(widths)
-    short_widths = [width for width in widths if width <= equal_share]
-    n_long = len(widths) - len(short_widths)
-    long_limit = (_TEXT_COLUMNS_WIDTH - sum(short_widths)) / max(1, n_long)
+    needed_widths = [_column_width(table, column) for column in range(table.n_text_columns)]
+    equal_share = _TEXT_COLUMNS_WIDTH / len(needed_widths)
+    short_widths = [width for width in needed_widths if width <= equal_share]
+    n_long = len(needed_widths) - len(short_widths)
+    limit_of_long_columns = (_TEXT_COLUMNS_WIDTH - sum(short_widths)) / max(1, n_long)
+
     column_widths = []
-    for width in widths:
-        limit = max(long_limit, width) if width <= equal_share else long_limit
-        column_widths.append(_TextColumnWidth(width, limit))
+    for needed_width in needed_widths:
+        limit = limit_of_long_columns
+        is_short = needed_width <= equal_share
+        if is_short:
+            limit = max(limit_of_long_columns, needed_width)
+        column_widths.append(_TextColumnWidth(needed_width, limit))
     return column_widths
 
 
 def _format_note(note: str) -> str:
     """Return a note as LaTeX, in which an address may be broken after its slashes."""
     text = latex_text(note)
-    return text.replace("/", r"/\allowbreak{}") if "://" in note else text
+    has_address = "://" in note
+    if has_address:
+        text = text.replace("/", r"/\allowbreak{}")
+    return text
 
 
 def _format_header(table: Table) -> Iterator[str]:
@@ -291,16 +326,28 @@ def _latex_row(cells: Sequence[str]) -> str:
 def _title_lines(title: str, *, is_text: bool) -> list[str]:
     """Split the title of a column into lines.
 
-    The title of a column of numbers has short lines, since numbers are narrow: "image to text" ->
-    ["image to", "text"]. The title of a column of texts stays on one line.
+    The title of a column of numbers has short lines, since numbers are narrow. The title of a
+    column of texts stays on one line.
+
+    Args:
+        title: The title.
+        is_text: Whether the column has texts.
+
+    Example:
+        _title_lines("image to text", is_text=False) -> ["image to", "text"]
     """
     if is_text or not title:
         return [title]
-    # NUL stands where a word may be broken.
-    with_breaks = re.sub(r"(?<=[-/:])(?=\w)", "\0", title)
+    # Split the title at places where a line may end: after a space, and after a separator in a
+    # word. NUL stands for the latter.
+    title_with_breaks = re.sub(r"(?<=[-/:])(?=\w)", "\0", title)
+    pieces = re.split(r"(?<= )|\0", title_with_breaks)
+
+    # Fill each line with as many pieces as fit.
     lines = [""]
-    for piece in re.split(r"(?<= )|\0", with_breaks):
-        if lines[-1] and len(lines[-1] + piece) > _TITLE_LENGTH:
+    for piece in pieces:
+        is_too_long = len(lines[-1] + piece) > _TITLE_LENGTH
+        if lines[-1] and is_too_long:
             lines.append("")
         lines[-1] += piece
     return [line.strip() for line in lines]
@@ -309,10 +356,14 @@ def _title_lines(title: str, *, is_text: bool) -> list[str]:
 def _stacked(lines: Sequence[str], side: str) -> str:
     r"""Return LaTeX that sets lines of text above each other: `\shortstack[c]{coco \\ (karpathy)}`.
 
-    `side` aligns the lines: "l" is left, "r" is right, and "c" is centred.
+    Args:
+        lines: The lines, from top to bottom. A single line needs no stack.
+        side: How the lines are aligned: "l" is left, "r" is right, and "c" is centred.
     """
     text = r" \\ ".join(latex_text(line) for line in lines)
-    return text if len(lines) == 1 else rf"\shortstack[{side}]{{{text}}}"
+    if len(lines) == 1:
+        return text
+    return rf"\shortstack[{side}]{{{text}}}"
 
 
 def _name_and_protocol(shared_name: str) -> list[str]:
@@ -321,13 +372,18 @@ def _name_and_protocol(shared_name: str) -> list[str]:
     A name without a protocol in brackets stays on one line.
     """
     name, bracket, protocol = shared_name.partition(" (")
-    return [name, f"({protocol}"] if bracket else [name]
+    if not bracket:
+        return [name]
+    return [name, f"({protocol}"]
 
 
 def _format_body(table: Table, *, has_sections: bool) -> Iterator[str]:
     """Yield the rows of a table as LaTeX, with space above each row that begins a section.
 
-    The names of sections are in the first column, which is empty in the other rows of a section.
+    Args:
+        table: The table.
+        has_sections: Whether the first column has the name of a section in the first row of the
+            section, and is empty in the other rows.
     """
     column_widths = _text_column_widths(table)
     for row_index, row in enumerate(table.rows):
@@ -344,13 +400,21 @@ def _format_body(table: Table, *, has_sections: bool) -> Iterator[str]:
 
 
 def _format_name(cell: Cell, *, is_broken: bool) -> str:
-    """Return the name of a row as LaTeX, which may be broken over lines at separators.
+    r"""Return the name of a row as LaTeX, which may be broken over lines at separators.
 
-    `is_broken` says whether the column is so narrow that names must be broken.
+    Args:
+        cell: The cell with the name.
+        is_broken: Whether the column is so narrow that names must be broken.
+
+    Example:
+        `hf:a/b` -> `hf:\allowbreak{}a/\allowbreak{}b`
     """
+    # Split the name after each separator that a letter or digit follows.
     pieces = re.split(r"(?<=[^\w\s([-])(?=\w)|(?<=_)(?=\w)", one_line(cell.text))
     name = r"\allowbreak{}".join(latex_text(piece) for piece in pieces)
-    return rf"{{\raggedright {name}\par}}" if is_broken else name
+    if is_broken:
+        return rf"{{\raggedright {name}\par}}"
+    return name
 
 
 def _format_value(cell: Cell) -> str:
@@ -372,13 +436,18 @@ def _format_value(cell: Cell) -> str:
 def _format_interval(ends: tuple[str, ...]) -> str:
     r"""Return an interval as LaTeX in small digits.
 
-    `ends` are from `results.text.interval_ends`: ("1.9",) -> `$\pm$1.9`, ("1.8", "2.0") ->
-    `$^{+1.8}_{-2.0}$`, and () -> an empty text.
+    Args:
+        ends: How far the interval reaches above and below the number, from `interval_ends`.
+
+    Example:
+        ("1.9",) -> `\,{\scriptsize $\pm$1.9}`, ("1.8", "2.0") -> `\,$^{+1.8}_{-2.0}$`
     """
     if len(ends) == 0:
         return ""
     if len(ends) == 2:
-        return rf"\,$^{{+{ends[0]}}}_{{-{ends[1]}}}$"
-    end = ends[0]
-    text = latex_text(end) if end.startswith("[") else rf"$\pm${end}"
+        above, below = ends
+        return rf"\,$^{{+{above}}}_{{-{below}}}$"
+    (end,) = ends
+    is_whole_interval = end.startswith("[")
+    text = latex_text(end) if is_whole_interval else rf"$\pm${end}"
     return rf"\,{{\scriptsize {text}}}"

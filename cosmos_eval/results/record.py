@@ -35,32 +35,49 @@ def metrics_type(most: float | None = None) -> Any:
     """Return the type of a field that holds metrics by name, for records that pydantic checks.
 
     The task of the record decides which values a metric can have. The task must be a field of the
-    record before the metrics, or a field of its `setting`. `most` is the greatest absolute value of
-    all metrics; None for no limit.
+    record before the metrics, or a field of its `setting`.
+
+    Args:
+        most: The greatest absolute value of all metrics; None for no limit.
     """
-
-    def check(metrics: dict[str, float], info: pydantic.ValidationInfo) -> dict[str, float]:
-        """Return the metrics. Raise an error if a value is impossible for its metric."""
-        task = info.data.get("task") or info.data.get("setting", {}).get("task")
-        for name, value in metrics.items():
-            fault = metric_of(str(task), name).fault(value)
-            if fault:
-                raise field_error(name, fault)
-        return metrics
-
-    value = Annotated[float, Field(ge=None if most is None else -most, le=most)]
+    least = None if most is None else -most
+    value_type = Annotated[float, Field(ge=least, le=most)]
     description = (
         "Fractions are in [0, 1], ranks start at 1, ratios at 0, other numbers have no bounds. The "
         "task decides which of these a metric is."
     )
     field = Field(min_length=1, description=description)
-    return validated_as(Annotated[dict[str, value], field, AfterValidator(check)])
+    return validated_as(
+        Annotated[dict[str, value_type], field, AfterValidator(_require_possible_metrics)]
+    )
+
+
+def _require_possible_metrics(
+    metrics: dict[str, float], info: pydantic.ValidationInfo
+) -> dict[str, float]:
+    """Return the metrics of a record unchanged, as a validator of pydantic has to.
+
+    Raises an error if a value is impossible for its metric, such as an accuracy of 1.5.
+
+    Args:
+        metrics: The values by name.
+        info: The context of the validation. Its `data` has the fields of the record before the
+            metrics, one of which is the task.
+    """
+    task = info.data.get("task") or info.data.get("setting", {}).get("task")
+    for name, value in metrics.items():
+        fault = metric_of(str(task), name).fault(value)
+        if fault:
+            raise field_error(name, fault)
+    return metrics
 
 
 def field_error(name: str, message: str) -> PydanticCustomError:
-    """Return the error that a validator of a whole record raises for its field `name`.
+    """Return the error that a validator of a whole record raises for one of its fields.
 
-    `message` says what is wrong with the field.
+    Args:
+        name: The name of the field.
+        message: What is wrong with the field.
     """
     return PydanticCustomError("refused", "{message}", {"message": message, "name": name})
 
@@ -73,22 +90,19 @@ def validated_as(kind: Any) -> pydantic.GetPydanticSchema:
     return pydantic.GetPydanticSchema(lambda _, handler: handler(kind))
 
 
-def _doc(description: str, **limits: Any) -> Any:
-    """Return the description of a field for the schema, with limits of its value such as `ge=1`."""
-    return Field(description=description, **limits)
-
-
-_CODE = _doc("SHA-256 of the user's Python file with its arguments.")
-_REVISION = _doc("The commit of a repository that hf: names.")
+_CODE = Field(description="SHA-256 of the user's Python file with its arguments.")
+_REVISION = Field(description="The commit of a repository that hf: names.")
 _HASH_UNLESS_RANDOM: Any = {
     "if": {"properties": {"random": {"const": False}}},
     "then": {"properties": {"weights_sha256": {"type": "string"}}},
 }
 
 
-_Gflops = Annotated[float, _doc("Multiply-accumulates count 2; 10^9 operations.", gt=0)]
-_TOWER = _doc("The parameters that encoding an image, or a text, reads.")
-_SEEN = _doc("Pairs that the training has seen, with repetitions.")
+_Gflops = Annotated[
+    float, Field(description="Multiply-accumulates count 2; 10^9 operations.", gt=0)
+]
+_TOWER = Field(description="The parameters that encoding an image, or a text, reads.")
+_SEEN = Field(description="Pairs that the training has seen, with repetitions.")
 
 
 @with_config(STRICT)
@@ -98,9 +112,11 @@ class FactsRecord(TypedDict):
     parameters: Count | None
     image_parameters: Annotated[Count | None, _TOWER]
     text_parameters: Annotated[Count | None, _TOWER]
-    image_gflops: Annotated[_Gflops | None, _doc("Per image of image_size.")]
-    text_gflops: Annotated[_Gflops | None, _doc("Per text that fills the context.")]
-    image_size: Annotated[list[Count] | None, _doc("H, W.", min_length=2, max_length=2)]
+    image_gflops: Annotated[_Gflops | None, Field(description="Per image of image_size.")]
+    text_gflops: Annotated[_Gflops | None, Field(description="Per text that fills the context.")]
+    image_size: Annotated[
+        list[Count] | None, Field(description="H, W.", min_length=2, max_length=2)
+    ]
     patch_size: Count | None
     embedding_size: Count | None
     context_length: Count | None
@@ -108,9 +124,9 @@ class FactsRecord(TypedDict):
     samples_seen: Annotated[Count | None, _SEEN]
 
 
-_Seed = Annotated[int, _doc("The seed of the training, not of the test.", ge=0)]
+_Seed = Annotated[int, Field(description="The seed of the training, not of the test.", ge=0)]
 _FLOPS = "Per step 3 forward passes of the student and 1 of the teacher, over all views."
-_Flops = Annotated[float, _doc(_FLOPS, gt=0)]
+_Flops = Annotated[float, Field(description=_FLOPS, gt=0)]
 
 
 @with_config(STRICT)
@@ -119,8 +135,12 @@ class TrainingRecord(TypedDict):
 
     group: Name
     seed: _Seed | None
-    recipe_sha256: Annotated[Sha256 | None, _doc("Hash of the options that decide the weights.")]
-    data_sha256: Annotated[Sha256 | None, _doc("Hash of the names and sizes of the shards.")]
+    recipe_sha256: Annotated[
+        Sha256 | None, Field(description="Hash of the options that decide the weights.")
+    ]
+    data_sha256: Annotated[
+        Sha256 | None, Field(description="Hash of the names and sizes of the shards.")
+    ]
     samples: Annotated[Count | None, _SEEN]
     flops: _Flops | None
 
@@ -130,7 +150,7 @@ class ModelRecord(TypedDict):
     """A model: its specification, and hashes of its weights and of the user's code."""
 
     name: NotRequired[
-        Annotated[Name, _doc("The name in tables and file names, in place of `spec`.")]
+        Annotated[Name, Field(description="The name in tables and file names, in place of `spec`.")]
     ]
     spec: Name
     architecture: Name
@@ -178,30 +198,52 @@ class ProbeRecord(TypedDict):
     """How probes of frozen features were fitted."""
 
     solver: Name
-    C: Annotated[float, _doc("C of the linear probe, as scikit-learn defines it.", gt=0)]
+    C: Annotated[
+        float, Field(description="C of the linear probe, as scikit-learn defines it.", gt=0)
+    ]
     training_images: Count
-    validation_images: Annotated[Count, _doc("The training images that C was chosen by.")]
-    draw_seeds: Annotated[list[int], _doc("The seeds of few-shot draws.")]
-    fewshot_C: Annotated[dict[str, list[float]], _doc("C of each draw, by number of shots.")]
+    validation_images: Annotated[
+        Count, Field(description="The training images that C was chosen by.")
+    ]
+    draw_seeds: Annotated[list[int], Field(description="The seeds of few-shot draws.")]
+    fewshot_C: Annotated[
+        dict[str, list[float]], Field(description="C of each draw, by number of shots.")
+    ]
 
 
 _COUNT = r"^[0-9]+ of [0-9]+ [a-z].*$"
-_PARTIAL = _doc(
-    "How many samples of an incomplete set were there: `4 of 9 images`.", pattern=_COUNT
+_PARTIAL = Field(
+    description="How many samples of an incomplete set were there: `4 of 9 images`.", pattern=_COUNT
 )
-_ATTENTION = _doc("The form of the image tower's last block; null except for segmentation.")
-_PROTOCOL_ATTENTION = _doc("The form that the protocol is made for; csa if it is missing.")
-_PAIRS_SCORED = _doc("The number of candidates per query that were scored as pairs with it.")
-_PROTOCOL_MAP = _doc("The kind that the protocol requires; null if it is each model's own.")
-_TUNED = _doc("The content of the file of settings that `cosmos-eval tune` chose for a model.")
-_MEMORY = _doc("The largest resident memory of the process up to this result.")
-_HASHES = _doc("SHA-256 of everything that defines the number: names, templates, samples, content.")
+_ATTENTION = Field(
+    description="The form of the image tower's last block; null except for segmentation."
+)
+_PROTOCOL_ATTENTION = Field(
+    description="The form that the protocol is made for; csa if it is missing."
+)
+_PAIRS_SCORED = Field(
+    description="The number of candidates per query that were scored as pairs with it."
+)
+_PROTOCOL_MAP = Field(
+    description="The kind that the protocol requires; null if it is each model's own."
+)
+_TUNED = Field(
+    description="The content of the file of settings that `cosmos-eval tune` chose for a model."
+)
+_MEMORY = Field(description="The largest resident memory of the process up to this result.")
+_HASHES = Field(
+    description="SHA-256 of everything that defines the number: names, templates, samples, content."
+)
 _Rate = Annotated[float, Field(ge=0)]
-_RATE = _doc(
-    "Images encoded per second, without those read from the cache; null if there are none."
+_RATE = Field(
+    description=(
+        "Images encoded per second, without those read from the cache; null if there are none."
+    )
 )
-_NOTES = _doc("Notes for readers of the numbers, such as the share of captions cut.")
-OWN_HASH = _doc("SHA-256 of this document without this line, with sorted keys and no spaces.")
+_NOTES = Field(description="Notes for readers of the numbers, such as the share of captions cut.")
+OWN_HASH = Field(
+    description="SHA-256 of this document without this line, with sorted keys and no spaces."
+)
 
 
 @with_config(STRICT)
@@ -210,11 +252,15 @@ class AuxiliaryRecord(TypedDict):
 
     spec: Name
     architecture: Name
-    weights_sha256: Annotated[Sha256 | None, _doc("null for a user's function without weights.")]
+    weights_sha256: Annotated[
+        Sha256 | None, Field(description="null for a user's function without weights.")
+    ]
     code_sha256: NotRequired[Annotated[Sha256, _CODE]]
     revision: NotRequired[Annotated[Name, _REVISION]]
     patch_size: Count
-    image_mean: Annotated[list[float], _doc("RGB on the 0-1 scale.", min_length=3, max_length=3)]
+    image_mean: Annotated[
+        list[float], Field(description="RGB on the 0-1 scale.", min_length=3, max_length=3)
+    ]
     image_std: Annotated[list[float], Field(min_length=3, max_length=3)]
     beta: float
     gamma: float
@@ -235,23 +281,33 @@ class Provenance(TypedDict):
     device: str
     precision: Precision
     seed: int
-    limit: Annotated[Count | None, _doc("Only the first N samples were measured; null for all.")]
+    limit: Annotated[
+        Count | None, Field(description="Only the first N samples were measured; null for all.")
+    ]
     partial: NotRequired[Annotated[str, _PARTIAL]]
     attention: Annotated[Attention | None, _ATTENTION]
     protocol_attention: NotRequired[Annotated[Attention | None, _PROTOCOL_ATTENTION]]
     auxiliary: NotRequired[AuxiliaryRecord]
-    map: NotRequired[Annotated[MapKind, _doc("The kind of map that a localisation measured.")]]
+    map: NotRequired[
+        Annotated[MapKind, Field(description="The kind of map that a localisation measured.")]
+    ]
     protocol_map: NotRequired[Annotated[MapKind | None, _PROTOCOL_MAP]]
     pairs: NotRequired[Annotated[Count | Literal["all"], _PAIRS_SCORED]]
-    pair_score: NotRequired[Annotated[Name, _doc("How the model scores an image with a text.")]]
-    repository: NotRequired[
-        Annotated[Name, _doc("The repository of a data set on the Hugging Face hub.")]
+    pair_score: NotRequired[
+        Annotated[Name, Field(description="How the model scores an image with a text.")]
     ]
-    revision: NotRequired[Annotated[Name, _doc("The commit of the repository that was read.")]]
+    repository: NotRequired[
+        Annotated[Name, Field(description="The repository of a data set on the Hugging Face hub.")]
+    ]
+    revision: NotRequired[
+        Annotated[Name, Field(description="The commit of the repository that was read.")]
+    ]
     probe: NotRequired[ProbeRecord]
     tuned: NotRequired[Annotated[dict[str, Any], _TUNED]]
     batch_size: Count
-    seconds: Annotated[dict[str, Annotated[float, Field(ge=0)]], _doc("Wall time per phase.")]
+    seconds: Annotated[
+        dict[str, Annotated[float, Field(ge=0)]], Field(description="Wall time per phase.")
+    ]
     images_per_second: NotRequired[Annotated[_Rate | None, _RATE]]
     peak_memory_bytes: Annotated[int | None, _MEMORY]
     hashes: Annotated[dict[str, str], _HASHES]
@@ -263,8 +319,10 @@ class Provenance(TypedDict):
 _MODEL = validated_as(Annotated[ModelRecord, AfterValidator(_require_weights_hash)])
 _CLASSES = validated_as(dict[str, dict[str, int | float | None]])
 _PAIRS = validated_as(list[ConfusionPair])
-_PER_CLASS = _doc("Figures by class name; null if a class has no sample.")
-_MISTAKES = _doc("The most frequent mistakes of a classification, most frequent first.")
+_PER_CLASS = Field(description="Figures by class name; null if a class has no sample.")
+_MISTAKES = Field(
+    description="The most frequent mistakes of a classification, most frequent first."
+)
 _TITLE = "One (model, data set, protocol) result"
 _HEADER: Any = {"$id": f"urn:cosmos-eval:result:{SCHEMA_VERSION}"}
 
@@ -276,16 +334,19 @@ class ResultRow:
 
     schema_version: Annotated[int, validated_as(Literal[2])]
     model: Annotated[Mapping[str, Any], _MODEL]
-    task: Annotated[TaskName, _doc("A name of `cosmos-eval list tasks`; packages may add tasks.")]
+    task: Annotated[
+        TaskName, Field(description="A name of `cosmos-eval list tasks`; packages may add tasks.")
+    ]
     dataset: Name
-    protocol: Annotated[Name, _doc("The settings by which numbers are comparable.")]
+    protocol: Annotated[Name, Field(description="The settings by which numbers are comparable.")]
     metrics: Annotated[Mapping[str, float], metrics_type()]
     intervals: Annotated[Mapping[str, Mapping[str, Any]], validated_as(dict[str, IntervalRecord])]
     per_class: Annotated[Mapping[str, Mapping[str, float | None]], _CLASSES, _PER_CLASS]
     n_samples: Count
     provenance: Annotated[Mapping[str, Any], validated_as(Provenance)]
     samples: Annotated[
-        SamplesFile, _doc("The file beside this one with the samples behind the metrics.")
+        SamplesFile,
+        Field(description="The file beside this one with the samples behind the metrics."),
     ]
     source: Literal["measured"]
     confusion_pairs: Annotated[Sequence[Mapping[str, Any]], _PAIRS, _MISTAKES] = ()
@@ -304,9 +365,15 @@ def type_adapter(kind: Any) -> TypeAdapter[Any]:
 
 
 def validate(kind: Callable[..., Content], content: str | bytes, where: str) -> Content:
-    """Read JSON as an object of the type `kind`, and check it.
+    """Read JSON as an object of a type, and check it.
 
-    Raises UsageError with the first wrong field. `where` is the file, for the message.
+    Args:
+        kind: The type, such as `ResultRow`.
+        content: The JSON.
+        where: The file that the JSON comes from, for the message.
+
+    Raises:
+        UsageError: If the JSON is not an object of the type. The message has the first wrong field.
     """
     try:
         record: Content = type_adapter(kind).validate_json(content)
@@ -316,17 +383,29 @@ def validate(kind: Callable[..., Content], content: str | bytes, where: str) -> 
 
 
 def _first_fault(error: pydantic.ValidationError) -> str:
-    """Return the first wrong field and what is wrong with it, such as "$.n_samples: ..., not 0".
+    """Return the first wrong field and what is wrong with it.
 
     The value is added if the message does not make it clear.
+
+    Example:
+        "$.n_samples: Input should be greater than or equal to 1, not 0"
     """
-    details = error.errors(include_url=False)[0]
-    context, value = details.get("ctx", {}), details["input"]
-    path = ["$", *(str(key) for key in details["loc"] if key not in ("int", "float"))]
+    first_error = error.errors(include_url=False)[0]
+
+    # Write the path to the field, such as "$.provenance.seed". pydantic adds the names of types to
+    # the path of a field that may have several types.
+    path = ["$"]
+    for key in first_error["loc"]:
+        if key not in ("int", "float"):
+            path.append(str(key))
+    context = first_error.get("ctx", {})
     if "name" in context:
-        path.append(context["name"])
-    fault = f"{'.'.join(path)}: {details['msg']}"
-    is_clear = details["type"] in ("refused", "json_invalid", "extra_forbidden", "missing")
+        path.append(context["name"])  # from `field_error`
+    fault = f"{'.'.join(path)}: {first_error['msg']}"
+
+    # Add the value if the message needs it, unless it is long.
+    value = first_error["input"]
+    is_clear = first_error["type"] in ("refused", "json_invalid", "extra_forbidden", "missing")
     if is_clear or isinstance(value, dict | list):
         return fault
     value_text = f", not {value!r}"
@@ -342,7 +421,7 @@ class _Schema(GenerateJsonSchema):
 
 
 def json_schema(kind: Callable[..., Any]) -> str:
-    """Return the JSON Schema of the type `kind`, as the text of a file."""
+    """Return the JSON Schema of a type, such as `ResultRow`, as the text of a file."""
     schema = type_adapter(kind).json_schema(schema_generator=_Schema)
     document = {"$schema": GenerateJsonSchema.schema_dialect, **schema}
     return json.dumps(document, indent=2) + "\n"

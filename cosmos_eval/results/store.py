@@ -45,12 +45,18 @@ def store_result(directory: Path, row: ResultRow, samples: Samples) -> StoredRes
     """Write a result and its samples to a folder. Return the result as the JSON file holds it.
 
     A former result of the same model is replaced. A result of another model with the same name is
-    renamed, and the returned `aside` is its new path. The samples are written first and have their
-    hash in their name, so that a JSON file always names its own samples, even if the process is
-    killed in between.
+    renamed, and the returned result has its new path as `displaced_path`. The samples are written
+    first and have their hash in their name, so that a JSON file always names its own samples, even
+    if the process is killed in between.
 
-    Raises UsageError for metrics that are not finite, for values that the schema does not allow,
-    and if the files cannot be written.
+    Args:
+        directory: The folder, which is created if it is missing.
+        row: The result. Its fields on its own files, such as `samples`, are filled in here.
+        samples: The per-sample arrays that the metrics follow from, by name.
+
+    Raises:
+        UsageError: For metrics that are not finite, for values that the schema does not allow, and
+            if the files cannot be written.
     """
     for name, value in row.metrics.items():
         if not math.isfinite(value):
@@ -58,21 +64,25 @@ def store_result(directory: Path, row: ResultRow, samples: Samples) -> StoredRes
                 f"{model_label(row)} on {row.dataset}: {name} is {value}, which is not a result; "
                 "look for NaN in the model's features"
             )
+
+    # Pack the samples, and complete the record by the name and the hash of their file.
     archive = files.pack_arrays(samples)
     archive_hash = hashlib.sha256(archive).hexdigest()
     record = to_record(row)
     record["samples"] = samples_name(row, archive_hash)
     record["provenance"]["samples_sha256"] = archive_hash
     record["provenance"]["record_sha256"] = record_sha256(record)
+
+    # Check the record as it will be read.
     path = directory / f"{file_stem(row)}.json"
     content = _to_json(record, indent=2).encode() + b"\n"
     stored = StoredResult(path, validate(ResultRow, content, str(path)))
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        moved_to = _write_files(stored, archive, content)
+        displaced_path = _write_files(stored, archive, content)
     except OSError as error:
         raise UsageError(f"cannot write results to {directory}: {error.strerror}") from error
-    return replace(stored, aside=moved_to)
+    return replace(stored, displaced_path=displaced_path)
 
 
 def to_record(row: ResultRow) -> dict[str, Any]:
@@ -89,7 +99,8 @@ def to_record(row: ResultRow) -> dict[str, Any]:
 def _to_json(content: Any, indent: int | None = None) -> str:
     """Return content as JSON with sorted keys. It may hold NumPy scalars and any mappings.
 
-    Raises ValueError for NaN and infinity.
+    `indent` is the number of spaces per level; None for a single line. Raises ValueError for NaN
+    and infinity.
     """
     return json.dumps(
         content, sort_keys=True, allow_nan=False, default=_to_plain_value, indent=indent
@@ -104,52 +115,66 @@ def _to_plain_value(value: Any) -> Any:
 def _write_files(stored: StoredResult, archive: bytes, content: bytes) -> Path | None:
     """Write both files of a result, and remove the samples of the result that it replaces.
 
-    `archive` is the content of the samples file, and `content` is the content of the JSON file. If
-    the JSON file holds a result of another model, that file is renamed first. Returns its new path,
-    or None if there was no such result.
+    If the JSON file holds a result of another model, that file is renamed first. Samples are
+    removed only if the folder could be locked. Without a lock, another process might be writing a
+    result that names them.
 
-    Samples are removed only if the folder could be locked. Without a lock, another process might be
-    writing a result that names them.
+    Args:
+        stored: The new result, with the path of its JSON file.
+        archive: The content of the samples file.
+        content: The content of the JSON file.
+
+    Returns:
+        The new path of the result of another model, or None if there was no such result.
     """
     path = stored.path
-    # The path that a result of this model has if a result of another model took its place before.
-    own_renamed_path = renamed_result_path(path, stored.row)
-    moved_to = None
+    # A former result of this model has this path if a result of another model took its place since.
+    renamed_path_of_this_model = renamed_result_path(path, stored.row)
+    displaced_path = None
     with files.folder_lock(path.parent) as is_locked:
+        # Find out whose result is in the file.
         former_samples = _referenced_samples(path)
         with suppress(UsageError):  # there is no result in the file yet
-            former_renamed_path = renamed_result_path(path, read_result(path))
-            is_other_model = former_renamed_path != own_renamed_path
+            former_row = read_result(path)
+            renamed_path_of_former_model = renamed_result_path(path, former_row)
+            is_other_model = renamed_path_of_former_model != renamed_path_of_this_model
             if is_other_model:
-                moved_to = former_renamed_path
+                displaced_path = renamed_path_of_former_model
 
+        # Write the samples before the result that names them.
         files.write_atomically(path.with_name(stored.row.samples), archive)
-        if moved_to is not None:
-            path.replace(moved_to)
+        if displaced_path is not None:
+            path.replace(displaced_path)
         files.write_atomically(path, content)
 
         # Clean up. The new result is complete already, so errors do not matter.
         with suppress(OSError):
-            own_renamed_path.unlink(missing_ok=True)
+            renamed_path_of_this_model.unlink(missing_ok=True)
             if is_locked:
                 unused_samples = former_samples - _referenced_samples(path)
+                # Remove only files that `samples_name` named.
                 samples_pattern = re.escape(path.stem) + r"\.[0-9a-f]{8}\.npz"
                 for name in unused_samples:
                     if re.fullmatch(samples_pattern, name):
                         path.with_name(name).unlink(missing_ok=True)
-    return moved_to
+    return displaced_path
 
 
 def _referenced_samples(path: Path) -> set[str]:
-    """Return the names of the samples files that the result in `path` and its relatives refer to.
+    """Return the names of the samples files that results with similar file names refer to.
 
-    Relatives are all results in the folder whose file names begin with the same text, such as a
-    result of another model that was renamed.
+    Args:
+        path: The JSON file of a result, such as "clip__coco__karpathy.json".
+
+    Returns:
+        The names in the JSON file and in all others of the folder whose names begin alike, such as
+        "clip__coco__karpathy__1a2b3c4d.json", the renamed result of another model.
     """
     names = set()
     for result_path in path.parent.glob(f"{path.stem}*.json"):
         with suppress(UsageError):
-            names.add(str(read_record(result_path).get("samples")))
+            record = read_record(result_path)
+            names.add(str(record.get("samples")))
     return names
 
 
@@ -177,12 +202,13 @@ def record_is_unchanged(record: Record) -> bool | None:
         stored_hash = provenance.get("record_sha256")
     if stored_hash is None:
         version = record.get("schema_version")
-        is_version_1 = version == 1 and version is not True
+        is_version_1 = version == 1 and version is not True  # True equals 1 in Python
         return None if is_version_1 else False
     try:
-        return bool(stored_hash == record_sha256(record))
-    except ValueError:  # NaN, which no record holds
+        computed_hash = record_sha256(record)
+    except ValueError:  # the record holds NaN, which cosmos-eval never writes
         return False
+    return bool(stored_hash == computed_hash)
 
 
 def read_result(path: Path) -> ResultRow:
@@ -202,7 +228,8 @@ def read_stored(paths: Iterable[Path]) -> list[StoredResult]:
     for path in paths:
         content = _read_content(path)
         row = _to_row(content, path)
-        results.append(StoredResult(path, row, record_is_unchanged(_parse(content, path))))
+        record = _parse(content, path)
+        results.append(StoredResult(path, row, unchanged=record_is_unchanged(record)))
     return label_results(results)
 
 
@@ -244,12 +271,19 @@ def _parse(content: bytes, path: Path) -> Record:
 def _to_row(content: bytes, path: Path) -> ResultRow:
     """Return the content of a JSON file as a result of the current version.
 
-    A result of version 1 is converted. `path` is the file, for messages. Raises UsageError if the
-    content is not a valid result, if a newer version wrote it, and if it says version 1 but has
-    fields of version 2.
+    A result of version 1 is converted.
+
+    Args:
+        content: The content of the file.
+        path: The file, for messages.
+
+    Raises:
+        UsageError: If the content is not a valid result, if a newer version wrote it, and if it
+            says version 1 but has fields of version 2.
     """
+    # Try the current version first. pydantic needs half the time of Python's json.
     try:
-        return validate(ResultRow, content, str(path))  # in half the time of Python's json
+        return validate(ResultRow, content, str(path))
     except UsageError:
         record = _parse(content, path)
         version = record["schema_version"]
@@ -260,29 +294,39 @@ def _to_row(content: bytes, path: Path) -> ResultRow:
             ) from None
         if version != 1:
             raise
+
     # Version 1 has no hash of the record, so a forged result could claim to have version 1.
     additions = list(_additions_of_version_2(record))
     if additions:
         raise _version_error(str(path), additions[0])
-    return validate(ResultRow, json.dumps({**record, "schema_version": 2}), str(path))
+    converted_record = {**record, "schema_version": 2}
+    return validate(ResultRow, json.dumps(converted_record), str(path))
 
 
 def _upgrade_samples(samples: Samples, record: Record, place: str) -> Samples:
     """Return the samples of a result as the current version holds them.
 
-    Samples of version 1 are converted by the task of the result. Raises UsageError if they lack
-    what the current version needs. `place` is the file, for messages.
+    Samples of version 1 are converted by the task of the result.
+
+    Args:
+        samples: The per-sample arrays that were read, by name.
+        record: The result, as its JSON file holds it.
+        place: The JSON file, for messages.
+
+    Raises:
+        UsageError: If the samples lack what the current version needs, or if they have arrays that
+            version 1 did not have.
     """
     if record["schema_version"] != 1:
         return samples
     additions = sorted(samples.keys() & _ARRAYS_OF_VERSION_2)
     if additions:
         raise _version_error(place, f"samples with `{additions[0]}`")
-    upgrade = task_named(record["task"]).upgrade
-    if upgrade is None:
+    upgrade_of_task = task_named(record["task"]).upgrade
+    if upgrade_of_task is None:
         return samples
     try:
-        return upgrade(samples, record)
+        return upgrade_of_task(samples, record)
     except (UsageError, ValueError) as error:
         raise UsageError(
             f"{place} has version 1, which does not hold the order of its classes: measure again"
@@ -290,23 +334,31 @@ def _upgrade_samples(samples: Samples, record: Record, place: str) -> Samples:
 
 
 def _additions_of_version_2(record: Record) -> Iterator[str]:
-    """Yield the names of the fields, tasks and intervals in a record that version 1 did not have.
+    """Yield what a record has that version 1 did not have: fields, tasks and intervals of ranks.
 
-    `_FIELDS_OF_VERSION_2` has the fields by section, which are mappings in the record.
+    The record was not checked before, so that its values can have any type.
+
+    Example: "record_sha256", "task loc", "an interval of mean_rank".
     """
-    sections = {name: value for name, value in record.items() if isinstance(value, Mapping)}
-    for section, names in _FIELDS_OF_VERSION_2.items():
-        yield from sorted(names & sections.get(section, {}).keys())
+    # Fields of mappings in the record, such as "provenance".
+    mappings = {name: value for name, value in record.items() if isinstance(value, Mapping)}
+    for name, new_fields in _FIELDS_OF_VERSION_2.items():
+        yield from sorted(new_fields & mappings.get(name, {}).keys())
+
     task = record.get("task")
     if isinstance(task, str) and task not in _TASKS_OF_VERSION_1:
         yield f"task {task}"
-    for name in sorted(sections.get("intervals", ())):
-        if metric_of(str(task), name).unit == "rank":
-            yield f"an interval of {name}"
+
+    for metric in sorted(mappings.get("intervals", ())):
+        if metric_of(str(task), metric).unit == "rank":
+            yield f"an interval of {metric}"
 
 
 def _version_error(place: str, addition: str) -> UsageError:
-    """Return the error for a result that says version 1, but has `addition` of version 2."""
+    """Return the error for a result that says version 1, but has an addition of version 2.
+
+    `place` is the file. `addition` is what `_additions_of_version_2` yields.
+    """
     return UsageError(
         f"{place}: its schema_version is 1, but it has {addition}, which came with a later "
         "version: restore the file or measure again"
@@ -338,15 +390,17 @@ def read_files(path: Path) -> ResultFiles:
     while True:
         record = _parse(content, path)
         row = _to_row(content, path)
+        archive: bytes | FileError
         try:
             archive = read_bytes(path.with_name(row.samples), _MOST_BYTES)
-            return ResultFiles(record, row, archive)
         except FileError as error:
-            former_content = content
-            content = _read_content(path)
-            was_replaced = content != former_content
-            if not was_replaced:
-                return ResultFiles(record, row, error)
+            archive = error
+            newest_content = _read_content(path)
+            was_replaced = newest_content != content
+            if was_replaced:
+                content = newest_content
+                continue
+        return ResultFiles(record, row, archive)
 
 
 def read_samples(path: Path) -> Samples:
@@ -360,9 +414,14 @@ def read_samples(path: Path) -> Samples:
 def samples_of(path: Path, stored: ResultFiles) -> Samples:
     """Return the per-sample arrays of a result, by name, from the files that `read_files` read.
 
-    `path` is the JSON file. Raises UsageError if the samples cannot be read or belong to another
-    result. Raises ImpossibleSamplesError if they are the samples that were stored, but have values
-    that the task cannot give.
+    Args:
+        path: The JSON file of the result, for messages.
+        stored: The content of both files.
+
+    Raises:
+        UsageError: If the samples cannot be read or belong to another result.
+        ImpossibleSamplesError: If the samples are those that were stored, but have values that no
+            measurement of the task could give.
     """
     record, row, archive = stored
     if isinstance(archive, FileError):
@@ -380,9 +439,9 @@ def samples_of(path: Path, stored: ResultFiles) -> Samples:
     tasks = known_tasks()
     if row.task not in tasks:
         return samples
+    # Versions before 1 stored no names of images for most tasks.
+    has_names = not row.provenance["version"].startswith("0.")
     try:
-        # Versions before 1 stored no names of images for most tasks.
-        has_names = not row.provenance["version"].startswith("0.")
         tasks[row.task].require_valid(samples, row.provenance["hashes"], has_names=has_names)
     except ValueError as error:
         raise ImpossibleSamplesError(
@@ -392,15 +451,21 @@ def samples_of(path: Path, stored: ResultFiles) -> Samples:
 
 
 def list_results(place: Path) -> tuple[list[Path], list[str]]:
-    """Return the sorted JSON files in a folder and its subfolders, and messages on faults.
+    """Return the JSON files in a folder and its subfolders, and messages on faults.
 
-    If `place` is a file, it is returned without a check. Hidden files are left out, since killed
-    runs may leave them, and so are hidden folders. Symbolic links to folders are not followed,
-    since results would then be listed twice. The faults are folders that cannot be read, and a
-    folder without any results.
+    Hidden files are left out, since killed runs may leave them, and so are hidden folders. Symbolic
+    links to folders are not followed, since results would then be listed twice.
+
+    Args:
+        place: A folder, or a file, which is returned without a check.
+
+    Returns:
+        The sorted paths, and one message for each folder that cannot be read, or one message if the
+        folder has no results.
     """
     if not os.path.isdir(place):
         return [place], []
+
     paths: list[Path] = []
     errors: list[OSError] = []
     for folder, subfolders, file_names in os.walk(place, onerror=errors.append):
@@ -409,6 +474,7 @@ def list_results(place: Path) -> tuple[list[Path], list[str]]:
         for name in file_names:
             if name.endswith(".json") and not name.startswith("."):
                 paths.append(Path(folder, name))
+
     faults = []
     for error in errors:
         # A folder that is missing by now was removed while it was searched.

@@ -43,9 +43,11 @@ class TableOptions(NamedTuple):
     members: bool = False
 
     def format_number(self, value: float, sign: str = "") -> str:
-        """Format a number with `decimals` digits after the point, or with two if it is None.
+        """Format a number with `self.decimals` digits after the point, or with two if it is None.
 
-        With `sign` "+" positive numbers get a sign: 1.5 -> "+1.50".
+        Args:
+            value: The number.
+            sign: "+" if positive numbers get a sign, as in "+1.50"; empty if they do not.
         """
         decimals = 2 if self.decimals is None else self.decimals
         return f"{value:{sign}.{decimals}f}"
@@ -53,14 +55,21 @@ class TableOptions(NamedTuple):
     def format_change(self, title: str, value: float, ends: Iterable[float]) -> dict[str, str]:
         """Return a difference as one cell of a table, by the title of its column.
 
-        The cell has the interval with these `ends` if tables show intervals:
-        {"change [95%]": "+1.20 [+0.50, +1.90]"}, or {"change": "+1.20"} without intervals.
+        Args:
+            title: The title of the column without interval.
+            value: The difference.
+            ends: The lower and the upper end of its 95% interval.
+
+        Example:
+            {"change [95%]": "+1.20 [+0.50, +1.90]"}, or {"change": "+1.20"} if tables show no
+            intervals.
         """
+        value_text = self.format_number(value, "+")
         if not self.intervals:
-            return {title: self.format_number(value, "+")}
+            return {title: value_text}
         low, high = ends
-        interval = f"[{self.format_number(low, '+')}, {self.format_number(high, '+')}]"
-        return {f"{title} [95%]": f"{self.format_number(value, '+')} {interval}"}
+        interval_text = f"[{self.format_number(low, '+')}, {self.format_number(high, '+')}]"
+        return {f"{title} [95%]": f"{value_text} {interval_text}"}
 
 
 USUAL = TableOptions()
@@ -69,21 +78,31 @@ USUAL = TableOptions()
 def split_patterns(values: Iterable[str] | None) -> list[str]:
     """Split the values of a repeatable option at commas that are not inside brackets.
 
-    Blank pieces are left out. Example: ["a (b, c), d", "e"] -> ["a (b, c)", "d", "e"].
+    Blank pieces are left out.
+
+    Args:
+        values: The values that were given to the option; None if it was not given.
+
+    Example:
+        split_patterns(["a (b, c), d", "e"]) -> ["a (b, c)", "d", "e"]
     """
-    stripped_patterns = []
+    patterns = []
     for value in values or ():
-        for pattern in re.split(r",(?![^(]*\))", value):
-            if pattern.strip():
-                stripped_patterns.append(pattern.strip())
-    return stripped_patterns
+        # A comma is inside brackets if a closing bracket follows before the next opening one.
+        for piece in re.split(r",(?![^(]*\))", value):
+            pattern = piece.strip()
+            if pattern:
+                patterns.append(pattern)
+    return patterns
 
 
 def require_known(kind: str, patterns: Iterable[str], known_names: Iterable[str]) -> None:
-    """Raise UsageError for a pattern, such as "ViT*", that none of `known_names` matches.
+    """Raise UsageError for a pattern that no known name matches.
 
-    `kind` is what the names are names of, such as "model", for the message. Without known names
-    nothing is raised.
+    Args:
+        kind: What the names are names of, such as "model", for the message.
+        patterns: Patterns such as "ViT*", which match names as in a shell.
+        known_names: The names. Without names nothing is raised.
     """
     names = sorted(set(known_names))
     for pattern in patterns:
@@ -96,7 +115,8 @@ def require_known(kind: str, patterns: Iterable[str], known_names: Iterable[str]
 def pattern_index(names: Iterable[str], patterns: Sequence[str]) -> int:
     """Return the index of the first pattern that at least one of the names matches, or -1.
 
-    Example: names ["coco"] and patterns ["flickr*", "co*"] give 1.
+    Example:
+        pattern_index(["coco"], ["flickr*", "co*"]) -> 1
     """
     names = list(names)
     for index, pattern in enumerate(patterns):
@@ -110,13 +130,23 @@ def select_metrics(
 ) -> tuple[T, ...]:
     """Return the items whose metric matches a pattern, or all items without patterns.
 
-    `name` is a function that returns the name of the metric of an item. Raises UsageError for a
-    pattern that no metric matches.
+    Args:
+        items: Records that are about one metric each.
+        patterns: Patterns of names of metrics, such as "acc*".
+        name: A function that returns the name of the metric of an item.
+
+    Raises:
+        UsageError: For a pattern that no metric matches.
     """
     require_known("metric", patterns, [name(item) for item in items])
     if not patterns:
         return tuple(items)
-    return tuple(item for item in items if pattern_index([name(item)], patterns) >= 0)
+    selected_items = []
+    for item in items:
+        is_match = pattern_index([name(item)], patterns) >= 0
+        if is_match:
+            selected_items.append(item)
+    return tuple(selected_items)
 
 
 class Cell(NamedTuple):
@@ -142,9 +172,11 @@ class Cell(NamedTuple):
         if len(self.ends) == 0:
             return ""
         if len(self.ends) == 2:
-            return f"+{self.ends[0]}/-{self.ends[1]}"
-        end = self.ends[0]
-        return end if end.startswith("[") else f"±{end}"
+            above, below = self.ends
+            return f"+{above}/-{below}"
+        (end,) = self.ends
+        is_whole_interval = end.startswith("[")
+        return end if is_whole_interval else f"±{end}"
 
     @property
     def plain(self) -> str:
@@ -179,15 +211,18 @@ class Table(NamedTuple):
 
     @property
     def groups(self) -> list[tuple[str, int]]:
-        """The names that columns of values share, each with its number of columns.
+        """The names that neighbouring columns of values share, each with its number of columns.
 
         They are in order from left to right: [("coco", 2), ("flickr30k", 3)]. The list is empty if
         no column has such a name.
         """
+        value_heads = self.heads[self.n_text_columns :]
+        if not any(head.group for head in value_heads):
+            return []
         groups = []
-        for name, heads in groupby(self.heads[self.n_text_columns :], key=lambda head: head.group):
+        for name, heads in groupby(value_heads, key=lambda head: head.group):
             groups.append((name, len(list(heads))))
-        return groups if any(name for name, _ in groups) else []
+        return groups
 
 
 def table_of_records(
@@ -195,8 +230,15 @@ def table_of_records(
 ) -> Table:
     """Return a table with one row per record and one column per key, without empty columns.
 
-    All records have the same keys, in this order: first the keys in `section`, whose values become
-    headings between the rows, then `n_text_columns` keys that name a row, and then its values.
+    Args:
+        records: The records. All of them have the same keys, in this order: first the keys in
+            `section`, then `n_text_columns` keys that name a row, and then the values of the row.
+        section: The keys whose values become headings between the rows.
+        n_text_columns: The number of keys that name a row.
+
+    Example:
+        The record {"data set": "coco", "model": "clip", "R@1": 30.1} with the section
+        ["data set"] becomes the row ("clip", "30.1") below the heading "coco".
     """
     keys = list(records[0]) if records else []
     name_keys = keys[: len(section) + n_text_columns]
@@ -208,7 +250,11 @@ def table_of_records(
 
     rows, sections = [], []
     for record in records:
-        rows.append(tuple(_value_cell(record[key]) for key in columns))
+        cells = []
+        for key in columns:
+            value = record[key]
+            cells.append(Cell("" if value is None else str(value)))
+        rows.append(tuple(cells))
         if section:
             section_names = [str(record[key]) for key in section if record[key]]
             sections.append(", ".join(section_names))
@@ -221,17 +267,17 @@ def table_of_records(
     )
 
 
-def _value_cell(value: Any) -> Cell:
-    """Return a cell with a value as text; the cell is empty for None."""
-    return Cell("" if value is None else str(value))
-
-
 def sorted_by(table: Table, column: str) -> Table:
     """Return a table with its rows sorted by a column: numbers in ascending order, then texts.
 
-    `column` is the title of the column, without "[95%]". If it is empty, the table stays as it is.
-    Sections become a column, since rows of several sections mix. Raises UsageError for a column
-    that the table does not have.
+    Sections become a column, since rows of several sections mix.
+
+    Args:
+        table: The table.
+        column: The title of the column, without "[95%]". If it is empty, the table stays as it is.
+
+    Raises:
+        UsageError: If the table does not have the column.
     """
     if not column or not table.rows:
         return table
@@ -239,6 +285,8 @@ def sorted_by(table: Table, column: str) -> Table:
     if column not in titles:
         raise UsageError(f"--sort {column}: give a column of the table: {', '.join(titles)}")
     column_index = titles.index(column)
+
+    # Find the order of the rows by their indices, so that sections can be sorted in the same way.
     sort_keys = [_sort_key(row[column_index].text) for row in table.rows]
     order = sorted(range(len(table.rows)), key=lambda row_index: sort_keys[row_index])
     rows = tuple(table.rows[row_index] for row_index in order)
@@ -251,11 +299,14 @@ def sorted_by(table: Table, column: str) -> Table:
 def _sort_key(text: str) -> tuple[float, str]:
     """Return the key that sorts numbers in ascending order, then texts, then empty texts.
 
-    The number that a text begins with counts: "67.1 [65.2, 69.0]" -> (67.1, ...).
+    Example:
+        "67.1 [65.2, 69.0]" -> (67.1, "67.1 [65.2, 69.0]")
+        "clip" -> (inf, "clip")
     """
-    number = re.match(r"<?([+-]?[\d.]+(?:e-?\d+)?)", text)
     last_character = "\uffff"  # sorts after every other text
-    return float(number[1]) if number else math.inf, text or last_character
+    match = re.match(r"<?([+-]?[\d.]+(?:e-?\d+)?)", text)
+    number = float(match[1]) if match else math.inf
+    return number, text or last_character
 
 
 def is_number(texts: Iterable[str]) -> bool:
@@ -270,43 +321,48 @@ def number_links(tables: Sequence[Table]) -> list[Table]:
     """Return tables in which numbers replace links, for formats without links.
 
     A text with a URL is followed by the number of the URL, such as "published [1]". The notes of
-    the last table list the URLs by their numbers.
+    the last table list the URLs by their numbers, such as "[1] https://...".
     """
+    # Number the distinct URLs of all tables, in alphabetical order.
     cells = [cell for table in tables for row in table.rows for cell in row]
     urls = sorted({cell.url for cell in cells if cell.url})
+    number_by_url = {url: number for number, url in enumerate(urls, start=1)}
+
     numbered_tables = []
     for table in tables:
         rows = []
         for row in table.rows:
-            rows.append(tuple(_add_url_number(cell, urls) for cell in row))
+            numbered_cells = []
+            for cell in row:
+                if cell.url:
+                    cell = cell._replace(text=f"{cell.text} [{number_by_url[cell.url]}]")
+                numbered_cells.append(cell)
+            rows.append(tuple(numbered_cells))
         numbered_tables.append(table._replace(rows=tuple(rows)))
+
     if numbered_tables:
-        last = numbered_tables[-1]
-        notes = [f"[{number}] {url}" for number, url in enumerate(urls, start=1)]
-        numbered_tables[-1] = last._replace(notes=(*last.notes, *notes))
+        last_table = numbered_tables[-1]
+        url_notes = [f"[{number}] {url}" for url, number in number_by_url.items()]
+        numbered_tables[-1] = last_table._replace(notes=(*last_table.notes, *url_notes))
     return numbered_tables
 
 
-def _add_url_number(cell: Cell, urls: Sequence[str]) -> Cell:
-    """Return a cell with the number of its URL, counted from 1 in `urls`, behind the text."""
-    if not cell.url:
-        return cell
-    number = urls.index(cell.url) + 1
-    return cell._replace(text=f"{cell.text} [{number}]")
-
-
 def select_columns(table: Table, columns: range) -> Table:
-    """Return a table with the names of rows and only the columns of values at these indices.
+    """Return a table with the names of rows and only some of the columns of values.
 
     Rows that have no value in these columns are left out.
+
+    Args:
+        table: The table.
+        columns: The indices of the columns among all columns of the table.
     """
-    kept_columns = [*range(table.n_text_columns), *columns]
-    heads = tuple(table.heads[column] for column in kept_columns)
+    selected_columns = [*range(table.n_text_columns), *columns]
+    heads = tuple(table.heads[column] for column in selected_columns)
     rows, sections = [], []
     for row_index, row in enumerate(table.rows):
         has_values = any(row[column].text for column in columns)
         if has_values:
-            rows.append(tuple(row[column] for column in kept_columns))
+            rows.append(tuple(row[column] for column in selected_columns))
             if table.sections:
                 sections.append(table.sections[row_index])
     return table._replace(heads=heads, rows=tuple(rows), sections=tuple(sections))
@@ -318,17 +374,23 @@ def transposed(table: Table) -> Table:
     The titles of columns become names of rows. Names that several columns share, such as a data
     set, become sections of rows.
     """
+    # The names above the columns become sections.
     sections: tuple[str, ...] = ()
+    value_heads = table.heads[table.n_text_columns :]
     if table.groups:
-        sections = tuple(head.group for head in table.heads[table.n_text_columns :])
+        sections = tuple(head.group for head in value_heads)
+
+    # The names of a row, such as its model and its source, become the title of a column.
     heads = [Head("metric" if sections else "")]
     for row in table.rows:
         names = [cell.text for cell in row[: table.n_text_columns] if cell.text]
         heads.append(Head(" ".join(names)))
+
+    # Each column of values becomes a row.
     rows = []
-    for column in range(table.n_text_columns, len(table.heads)):
-        cells = [row[column] for row in table.rows]
-        rows.append((Cell(table.heads[column].title), *cells))
+    for column_index, head in enumerate(value_heads, start=table.n_text_columns):
+        cells = [row[column_index] for row in table.rows]
+        rows.append((Cell(head.title), *cells))
     return table._replace(heads=tuple(heads), rows=tuple(rows), n_text_columns=1, sections=sections)
 
 
@@ -343,12 +405,15 @@ def sections_to_column(table: Table) -> Table:
     rows = []
     former_section = ""
     for section, row in zip(table.sections, table.rows, strict=True):
-        name = Cell(section if section != former_section else "")
-        rows.append((name, *row))
+        is_first_row = section != former_section
+        name_cell = Cell(section if is_first_row else "")
+        rows.append((name_cell, *row))
         former_section = section
-    heads = (Head(table.section), *table.heads)
     return table._replace(
-        heads=heads, rows=tuple(rows), n_text_columns=table.n_text_columns + 1, sections=()
+        heads=(Head(table.section), *table.heads),
+        rows=tuple(rows),
+        n_text_columns=table.n_text_columns + 1,
+        sections=(),
     )
 
 
@@ -363,10 +428,12 @@ def to_markdown(table: Table) -> str:
         words = [word for word in (head.group, head.title) if word]
         titles.append(text.markdown_text(" ".join(words)))
     rows = [[_markdown_cell(cell) for cell in row] for row in table.rows]
-    content = text.markdown_table(titles, rows, table.n_text_columns)
-    notes = "".join(f"- {text.markdown_text(note)}\n" for note in table.notes)
-    sections = [f"### {text.markdown_text(table.title)}\n", content, notes]
-    return "\n".join(section for section in sections if section)
+    title_line = f"### {text.markdown_text(table.title)}\n"
+    table_lines = text.markdown_table(titles, rows, table.n_text_columns)
+    note_lines = "".join(f"- {text.markdown_text(note)}\n" for note in table.notes)
+    # Blank lines separate the three blocks. There may be no notes.
+    blocks = [title_line, table_lines, note_lines]
+    return "\n".join(block for block in blocks if block)
 
 
 def _markdown_cell(cell: Cell) -> str:

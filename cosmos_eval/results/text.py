@@ -69,13 +69,14 @@ def markdown_text(text: str) -> str:
 def _escape_markdown_match(match: re.Match[str]) -> str:
     """Return the escaped form of the special characters that were found in a text.
 
-    It is the HTML entity, or else the characters with a backslash before the last one: "1." ->
-    "1\\.".
+    It is the HTML entity if there is one, or else the characters with a backslash before the last
+    one. There are several characters only at the beginning of a numbered list: "1." -> "1\\.".
     """
     characters = match[0]
     if characters in _ENTITIES:
         return _ENTITIES[characters]
-    return f"{characters[:-1]}\\{characters[-1]}"
+    digits, special_character = characters[:-1], characters[-1]
+    return f"{digits}\\{special_character}"
 
 
 def markdown_code(text: str) -> str:
@@ -97,19 +98,27 @@ def markdown_table(
 ) -> str:
     """Return a table in Markdown from cells that are Markdown already.
 
-    The first `n_text_columns` columns are set left. The other columns, which hold numbers, are set
-    right.
+    Args:
+        header: The titles of the columns.
+        rows: The cells of each row.
+        n_text_columns: The number of columns with texts, which come first and are set left. The
+            other columns have numbers, and are set right.
     """
     titles = list(header)
-    alignments = ["---"] * n_text_columns + ["--:"] * (len(titles) - n_text_columns)
-    lines = [f"| {' | '.join(cells)} |\n" for cells in (titles, alignments, *rows)]
+    n_number_columns = len(titles) - n_text_columns
+    alignments = ["---"] * n_text_columns + ["--:"] * n_number_columns
+    lines = []
+    for cells in (titles, alignments, *rows):
+        lines.append(f"| {' | '.join(cells)} |\n")
     return "".join(lines)
 
 
 def latex_text(text: str) -> str:
     """Escape a text so that LaTeX prints exactly its characters: "a_b" -> "a\\_b"."""
     line = one_line(text).translate(_LATEX)
-    return line.replace("--", "-{}-").replace("--", "-{}-")  # two in a row would become a dash
+    # LaTeX prints two hyphens in a row as a dash. The second replacement separates those that the
+    # first one leaves in a longer row: "---" -> "-{}--" -> "-{}-{}-".
+    return line.replace("--", "-{}-").replace("--", "-{}-")
 
 
 def csv_text(text: str) -> str:
@@ -118,19 +127,25 @@ def csv_text(text: str) -> str:
     A text that begins like a formula, or with an apostrophe, gets an apostrophe in front: "=1+1" ->
     "'=1+1". Line breaks and control characters become codes such as `\x0a`. Spaces stay.
     """
-    line = escape_commands(escape_controls(LINE_BREAK.sub(escape_code, text)))
-    is_formula = line.lstrip().startswith(_FORMULA) or line.startswith("'")
-    return f"'{line}" if is_formula else line
+    line = LINE_BREAK.sub(escape_code, text)
+    line = escape_commands(escape_controls(line))
+    is_like_formula = line.lstrip().startswith(_FORMULA)
+    needs_apostrophe = is_like_formula or line.startswith("'")
+    return f"'{line}" if needs_apostrophe else line
 
 
 def json_text(content: Any, **form: Any) -> str:
     """Return content as JSON in which control characters are escaped, and other letters are not.
 
-    Terminals and CI logs then show the text and interpret nothing in it. `form` holds further
-    arguments of `json.dumps`, such as `indent`.
+    Terminals and CI logs then show the text and interpret nothing in it.
+
+    Args:
+        content: The content, which `json.dumps` can write.
+        form: Further arguments of `json.dumps`, such as `indent`.
     """
     form.setdefault("ensure_ascii", False)
-    return _NOT_IN_JSON.sub(_json_escape, json.dumps(content, **form))
+    text = json.dumps(content, **form)
+    return _NOT_IN_JSON.sub(_json_escape, text)
 
 
 def _json_escape(match: re.Match[str]) -> str:
@@ -159,8 +174,15 @@ def html_value(value: Any) -> Any:
 def annotation(kind: str, title: str, message: str) -> str:
     """Return a workflow command by which GitHub Actions shows a message as an annotation.
 
-    Example: "::error title=check: regression::mAP was 31.2". `kind` is "error" or "notice". The
-    escaping follows github.com/actions/toolkit, packages/core/src/command.ts.
+    The escaping follows github.com/actions/toolkit, packages/core/src/command.ts.
+
+    Args:
+        kind: "error" or "notice".
+        title: The title of the annotation.
+        message: The message, which is shown on one line.
+
+    Example:
+        annotation("notice", "check", "no regression") -> "::notice title=check::no regression"
     """
     escaped_message = one_line(message).replace("%", "%25")
     escaped_title = one_line(title).replace("%", "%25").replace(":", "%3A").replace(",", "%2C")
@@ -200,20 +222,27 @@ def percent(fraction: float, decimals: int | None = None) -> Decimal:
     Halves are rounded up, as people do: 0.6705 -> 67.1. For that, the shortest decimal text of the
     float is rounded, since the float 0.6705 itself is a little less.
     """
-    return _rounded(Decimal(repr(fraction)) * 100, 1 if decimals is None else decimals)
+    exact_percent = Decimal(repr(fraction)) * 100
+    return _rounded(exact_percent, 1 if decimals is None else decimals)
 
 
 def _rounded(value: Decimal, decimals: int) -> Decimal:
     """Round a number to `decimals` digits after the point, and halves away from zero."""
-    return value.quantize(Decimal(1).scaleb(-decimals), ROUND_HALF_UP)
+    last_digit_unit = Decimal(1).scaleb(-decimals)  # 0.01 for two digits
+    return value.quantize(last_digit_unit, ROUND_HALF_UP)
 
 
 def round_metric(metric: Metric, value: float, decimals: int | None = None) -> Decimal:
     """Return the value of a metric as tables show it, rounded.
 
-    Fractions are in percent with one decimal, so 0.6705 -> 67.1. Ranks, ratios and other numbers
-    have two decimals, and metrics of unknown tasks have up to four. If `decimals` is set, all of
-    them have this number of decimals.
+    Args:
+        metric: The metric, whose unit decides on percent and on the usual number of decimals.
+        value: The value in the unit of the metric.
+        decimals: The digits after the point. None stands for one digit of a percentage, two digits
+            of ranks, ratios and other numbers, and up to four digits for metrics of unknown tasks.
+
+    Example:
+        The accuracy 0.6705 -> 67.1, the mean rank 12.345 -> 12.35.
     """
     if metric.unit == "fraction":
         return percent(value, decimals)
@@ -233,21 +262,33 @@ def interval_ends(
 ) -> tuple[str, ...]:
     """Return how far an interval reaches above and below a value, as texts for tables.
 
-    - ("1.8", "2.0"): from 2.0 below the value to 1.8 above it
-    - ("1.9",): equally far on both sides, up to one unit of the last digit
-    - ("[90.1, 92.3]",): the interval itself, since the value lies outside
-    - (): no interval
+    Args:
+        metric: The metric, whose unit decides on percent and on the usual number of decimals.
+        value: The value in the unit of the metric.
+        interval: The interval with the keys `low` and `high`, or None.
+        decimals: The digits after the point; None for the usual digits of the metric.
+
+    Returns:
+        - ("1.8", "2.0") if it reaches from 2.0 below the value to 1.8 above it
+        - ("1.9",) if it reaches equally far on both sides, up to one unit of the last digit
+        - ("[90.1, 92.3]",), the interval itself, if the value lies outside
+        - () without an interval
     """
     if interval is None:
         return ()
     low = round_metric(metric, interval["low"], decimals)
-    middle = round_metric(metric, value, decimals)
+    rounded_value = round_metric(metric, value, decimals)
     high = round_metric(metric, interval["high"], decimals)
-    above, below = high - middle, middle - low
-    if min(above, below) < 0:
+    above = high - rounded_value
+    below = rounded_value - low
+    is_outside = above < 0 or below < 0
+    if is_outside:
         return (f"[{low}, {high}]",)
-    last_digit_unit = Decimal(1).scaleb(int(middle.as_tuple().exponent))  # 0.1 for 67.1
-    if abs(above - below) <= last_digit_unit:
+
+    n_decimals = -int(rounded_value.as_tuple().exponent)
+    last_digit_unit = Decimal(1).scaleb(-n_decimals)  # 0.1 for 67.1
+    is_symmetric = abs(above - below) <= last_digit_unit
+    if is_symmetric:
         return (str(max(above, below)),)
     return str(above), str(below)
 
@@ -274,7 +315,9 @@ def difference_text(fraction: float, other: float, decimals: int | None = None) 
     Zero has no sign: "0.0".
     """
     points = percent(float(exact_difference(fraction, other)), decimals)
-    return f"{points:+}" if points else f"{abs(points)}"
+    if points == 0:
+        return f"{abs(points)}"  # -0.0 without its sign
+    return f"{points:+}"
 
 
 def p_value_text(value: float) -> str:

@@ -53,7 +53,9 @@ class Verdict(NamedTuple):
         """The outcome in words."""
         if self.differences:
             return "differs"
-        return "not looked at" if self.obstacle else "verified"
+        if self.obstacle:
+            return "not looked at"
+        return "verified"
 
 
 class VerifiedResult(NamedTuple):
@@ -112,29 +114,39 @@ def read_verified(path: Path) -> VerifiedResult | Verdict:
 def _verify_files(path: Path, stored: ResultFiles) -> VerifiedResult | Verdict:
     """Compare a result with the metrics and other figures that its samples give.
 
-    `path` is the JSON file, and `stored` are the contents of both files. Returns the verified
-    result, or the verdict if something differs. Raises UsageError if the samples are missing.
+    Args:
+        path: The JSON file of the result.
+        stored: The contents of the JSON file and of the samples file.
+
+    Returns:
+        The verified result, or the verdict if something differs.
+
+    Raises:
+        UsageError: If the samples are missing.
     """
     row = stored.row
 
     # Check that both files belong together, and that the samples are possible.
-    swaps = list(_signs_of_swap(path, row, stored.archive))
-    if swaps:
-        return Verdict(str(path), tuple(swaps))
+    signs_of_swap = tuple(_signs_of_swap(path, row, stored.archive))
+    if signs_of_swap:
+        return Verdict(str(path), signs_of_swap)
     try:
         samples = samples_of(path, stored)
     except ImpossibleSamplesError as error:
         return Verdict(str(path), (f"impossible samples: {error}",))
 
-    # Compute all figures again, and compare them.
-    methods = {name: interval["method"] for name, interval in row.intervals.items()}
+    # Compute all figures again. The seed and the methods decide on the intervals.
+    interval_methods = {name: interval["method"] for name, interval in row.intervals.items()}
     try:
-        figures = task_named(row.task).figures(samples, row.provenance["seed"], methods)
+        figures = task_named(row.task).figures(samples, row.provenance["seed"], interval_methods)
     except (KeyError, ValueError, IndexError, TypeError) as error:
         difference = f"impossible samples: {row.samples} gives no figures: {error!r}"
         return Verdict(str(path), (difference,))
-    if stored.record["schema_version"] < SCHEMA_VERSION:
+    is_older_version = stored.record["schema_version"] < SCHEMA_VERSION
+    if is_older_version:
         figures = _without_later_figures(figures, row)
+
+    # Compare them with the stored figures.
     differences = list(_differences(row, figures))
     if not differences and record_is_unchanged(stored.record) is False:
         differences.append(
@@ -142,13 +154,19 @@ def _verify_files(path: Path, stored: ResultFiles) -> VerifiedResult | Verdict:
         )
     if differences:
         return Verdict(str(path), tuple(differences))
+
     n_figures = len(figures.metrics) + len(figures.intervals)
     n_figures += sum(len(class_figures) for class_figures in figures.per_class.values())
     return VerifiedResult(path, row, samples, n_figures)
 
 
 def _without_later_figures(figures: Figures, row: ResultRow) -> Figures:
-    """Return figures without intervals and mistakes that a result of an older version lacks."""
+    """Return figures without intervals and mistakes that a result of an older version lacks.
+
+    Args:
+        figures: The figures that were computed from the samples.
+        row: The result, whose version may not have had all of them.
+    """
     intervals = {}
     for name, interval in figures.intervals.items():
         if name in row.intervals:
@@ -160,15 +178,27 @@ def _without_later_figures(figures: Figures, row: ResultRow) -> Figures:
 def _signs_of_swap(path: Path, row: ResultRow, archive: bytes | FileError) -> Iterator[str]:
     """Yield a line for each sign that a file of a result was swapped or edited.
 
-    The file names must be those of the result, and `archive`, the content of the samples file, must
-    have the recorded hash. Raises UsageError if the samples are missing.
+    The file names must be those of the result, and the samples must have the recorded hash.
+
+    Args:
+        path: The JSON file of the result.
+        row: The result.
+        archive: The content of the samples file, or the error of reading it.
+
+    Raises:
+        UsageError: If the samples are missing.
     """
-    if path.stem not in (file_stem(row), renamed_result_path(path, row).stem):
-        yield f"swapped file: it holds the result that is called {file_stem(row)}.json"
+    # Check the names of both files.
+    usual_name = file_stem(row)
+    name_after_renaming = renamed_result_path(path, row).stem
+    if path.stem not in (usual_name, name_after_renaming):
+        yield f"swapped file: it holds the result that is called {usual_name}.json"
     recorded_hash = row.provenance["samples_sha256"]
     if row.samples != samples_name(row, recorded_hash):
         yield f"swapped file: it names {row.samples}, the samples of another result"
         return
+
+    # Check the hash of the samples. Other errors of reading are reported later.
     if isinstance(archive, MissingFileError):
         raise UsageError(f"missing samples: {row.samples} is not there")
     if isinstance(archive, FileError):
@@ -176,20 +206,28 @@ def _signs_of_swap(path: Path, row: ResultRow, archive: bytes | FileError) -> It
     archive_hash = hashlib.sha256(archive).hexdigest()
     if archive_hash == recorded_hash:
         return
-    owner = _result_with_samples(path.parent, archive_hash)
-    if owner:
-        yield f"swapped file: {row.samples} holds the samples of {owner}"
+    other_result = _result_with_samples(path.parent, archive_hash)
+    if other_result:
+        yield f"swapped file: {row.samples} holds the samples of {other_result}"
     else:
         hashes = f"SHA-256 {archive_hash[:8]}..., stored: {recorded_hash[:8]}..."
         yield f"edited samples: {row.samples} has {hashes}"
 
 
-def _result_with_samples(folder: Path, digest: str) -> str | None:
-    """Return the name of the file in a folder whose result has samples with this hash, or None."""
+def _result_with_samples(folder: Path, samples_sha256: str) -> str | None:
+    """Return the name of the file in a folder whose result has samples with a hash, or None.
+
+    Args:
+        folder: The folder with results.
+        samples_sha256: The SHA-256 of a samples file.
+    """
     for path in sorted(folder.glob("[!.]*.json")):
+        provenance: Any = None
         with suppress(UsageError):  # a file that is not a result has no samples
             provenance = read_record(path).get("provenance")
-            if isinstance(provenance, Mapping) and provenance.get("samples_sha256") == digest:
+        if isinstance(provenance, Mapping):
+            has_samples = provenance.get("samples_sha256") == samples_sha256
+            if has_samples:
                 return path.name
     return None
 
@@ -197,20 +235,23 @@ def _result_with_samples(folder: Path, digest: str) -> str | None:
 def _differences(row: ResultRow, figures: Figures) -> Iterator[str]:
     """Yield a line for each stored figure that differs from what the samples give.
 
-    `figures` are computed from the samples.
+    Args:
+        row: The result with the stored figures.
+        figures: The figures that were computed from the samples.
     """
     yield from _differing_figures("metric", row.metrics, figures.metrics)
 
+    # Intervals may depend on the version of NumPy, since NumPy does not promise that another
+    # version of it draws the same random numbers (NEP 19).
+    stored_numpy = row.provenance["packages"].get("numpy")
+    numpy_note = ""
+    if stored_numpy != np.__version__:
+        numpy_note = f" (by NumPy {np.__version__}, stored: by {stored_numpy})"
     intervals = {}
     for name, interval in figures.intervals.items():
         intervals[name] = _ignore_rounding(interval, row.intervals.get(name, {}))
-    # NumPy does not promise that another version of it draws the same random numbers (NEP 19).
-    stored_numpy = row.provenance["packages"].get("numpy")
-    note = ""
-    if stored_numpy != np.__version__:
-        note = f" (by NumPy {np.__version__}, stored: by {stored_numpy})"
     for line in _differing_figures("interval of", row.intervals, intervals):
-        yield f"{line}{note}"
+        yield f"{line}{numpy_note}"
 
     yield from _differing_figures("class", row.per_class, figures.per_class)
     if list(row.confusion_pairs) != list(figures.confusion_pairs):
@@ -224,10 +265,16 @@ def _differing_figures(
 ) -> Iterator[str]:
     """Yield a line for each stored figure that differs from the one that the samples give.
 
-    `kind` is the kind of figures, such as "metric". A figure may also be missing on one side.
-    Example: "edited metric mAP: 0.5, its samples give 0.4".
+    Args:
+        kind: The kind of the figures, such as "metric".
+        stored_figures: The stored figures by name, which are numbers or records of numbers.
+        figures: The figures that were computed from the samples. Either side may lack a figure.
+
+    Example:
+        "edited metric mAP: 0.5, its samples give 0.4"
     """
-    for name in sorted(stored_figures.keys() | figures.keys()):
+    all_names = stored_figures.keys() | figures.keys()
+    for name in sorted(all_names):
         stored = stored_figures.get(name, "missing")
         recomputed = figures.get(name, "none")
         if stored != recomputed:
@@ -240,13 +287,16 @@ def _differing_figures(
 def _ignore_rounding(interval: Interval, stored_interval: Mapping[str, Any]) -> dict[str, Any]:
     """Return an interval as a record, with the stored ends if they differ only by rounding.
 
-    `stored_interval` may be empty.
+    Args:
+        interval: The interval that was computed from the samples.
+        stored_interval: The stored interval; empty if there is none.
     """
     record = interval._asdict()
     for end in ("low", "high"):
-        stored_end = stored_interval.get(end, math.nan)  # NaN is close to no number
-        if math.isclose(record[end], stored_end, rel_tol=1e-12, abs_tol=1e-12):
-            record[end] = stored_end
+        if end in stored_interval:
+            computed_end, stored_end = record[end], stored_interval[end]
+            if math.isclose(computed_end, stored_end, rel_tol=1e-12, abs_tol=1e-12):
+                record[end] = stored_end
     return record
 
 

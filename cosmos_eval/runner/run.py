@@ -285,4 +285,4 @@ def _store(
     stored = job.options.distributed.main_process_only(write)
     if stored is None:  # this is not the main process
         return plans.Result(pair, row)
-    return plans.Result(pair, stored.row, path=stored.path, former_result=stored.aside)
+    return plans.Result(pair, stored.row, path=stored.path, former_result=stored.displaced_path)

@@ -56,9 +56,11 @@ def _require_hashes(fields: dict[str, Any]) -> dict[str, Any]:
     Raises an error if a field that `Setting` does not name is not a hash, such as
     "hashes.templates".
     """
-    for name in fields.keys() - Setting.__annotations__.keys():
+    unnamed_fields = fields.keys() - Setting.__annotations__.keys()
+    for name in unnamed_fields:
         value = fields[name]
-        if not (name.startswith("hashes.") and isinstance(value, str) and value):
+        is_hash = name.startswith("hashes.") and isinstance(value, str) and value != ""
+        if not is_hash:
             raise record.field_error(name, "neither a field of a setting nor a hash")
     return fields
 
@@ -189,17 +191,22 @@ class Baseline:
             if not metric.reference:
                 metrics.append(metric)
         if self.gated == "headline":
-            primary = [metric for metric in metrics if metric.primary]
-            headlines = [metric for metric in metrics if metric.headline]
-            metrics = primary or headlines or metrics
+            primary_metrics = [metric for metric in metrics if metric.primary]
+            headline_metrics = [metric for metric in metrics if metric.headline]
+            metrics = primary_metrics or headline_metrics or metrics
         return {metric.name for metric in metrics}
 
 
 def baseline_samples(path: Path, entry: Entry) -> Samples | None:
     """Return the per-sample arrays of an entry of a baseline, or None if it has none.
 
-    `path` is the JSON file of the baseline. Raises ValueError if the arrays cannot be read, or are
-    not the ones that the baseline was written with.
+    Args:
+        path: The JSON file of the baseline.
+        entry: A result of the baseline.
+
+    Raises:
+        ValueError: If the arrays cannot be read, or are not the ones that the baseline was written
+            with.
     """
     if entry.samples is None:
         return None
@@ -207,11 +214,14 @@ def baseline_samples(path: Path, entry: Entry) -> Samples | None:
     task = entry.setting["task"]
     try:
         content = readers.read_bytes(file)
-        if hashlib.sha256(content).hexdigest() != entry.samples["sha256"]:
+        content_hash = hashlib.sha256(content).hexdigest()
+        if content_hash != entry.samples["sha256"]:
             raise ValueError("not what the baseline was written with")
         samples = files.unpack_arrays(content)
-        if task in known_tasks():
-            known_tasks()[task].require_valid(samples, {})
+        # Samples of a task that is not installed cannot be checked.
+        tasks = known_tasks()
+        if task in tasks:
+            tasks[task].require_valid(samples, {})
         return samples
     except ValueError as error:  # FileError is one
         raise ValueError(f"the baseline's samples {file.name}: {error}") from error
@@ -236,24 +246,38 @@ class Problem(NamedTuple):
 def result_problems(results: Sequence[VerifiedResult], *, strict: bool) -> Iterator[Problem]:
     """Yield a problem for each reason why a result cannot be trusted.
 
-    The reasons are random weights, and a name that several models share. With `strict`, results
-    must also state the commit of their code, and the code must not have been edited.
+    The reasons are random weights, and a name that several models share.
+
+    Args:
+        results: The results.
+        strict: Whether results must also state the commit of their code, which must not have been
+            edited.
     """
-    for result in label_results(result.stored for result in results):
-        if result.notes:
-            label = result.identity.label
+    # Results of models that share a name have notes, which tell the models apart.
+    labelled_results = label_results(result.stored for result in results)
+    for labelled_result in labelled_results:
+        if labelled_result.notes:
+            label = labelled_result.identity.label
             message = (
-                f"has {', '.join(result.notes)}, and other results of {label} have not: give "
-                "the results of one model"
+                f"has {', '.join(labelled_result.notes)}, and other results of {label} have not: "
+                "give the results of one model"
             )
-            yield Problem(str(result.path), message)
-    for verified in results:
-        yield from _provenance_problems(verified, strict=strict)
+            yield Problem(str(labelled_result.path), message)
+
+    for result in results:
+        yield from _provenance_problems(result, strict=strict)
 
 
 def _provenance_problems(result: VerifiedResult, *, strict: bool) -> Iterator[Problem]:
-    """Yield a problem for random weights, and with `strict` for code that is unknown or edited."""
-    path, provenance = str(result.path), result.row.provenance
+    """Yield a problem for random weights, and with `strict` for code that is unknown or edited.
+
+    Args:
+        result: The result.
+        strict: Whether the result must state the commit of its code, which must not have been
+            edited.
+    """
+    path = str(result.path)
+    provenance = result.row.provenance
     if result.row.model["random"]:
         yield Problem(path, "has random weights, which measure nothing")
     if not strict:
@@ -273,17 +297,23 @@ def drop_renamed_results(
     """Leave out results that were renamed to make room for a later result, and note each of them.
 
     When another model with the same name is measured, the file of the former result is renamed. The
-    former result is left out only if the later one is among `results` as well. Returns the other
-    results and the notes.
+    former result is left out only if the later one is among the results as well.
+
+    Args:
+        results: The results.
+
+    Returns:
+        The other results, and one note for each result that is left out.
     """
     paths = {result.path for result in results}
     latest_results, notes = [], []
     for result in results:
-        latest = result.path.with_name(f"{file_stem(result.row)}.json")
-        if latest == result.path or latest not in paths:
-            latest_results.append(result)
+        usual_path = result.path.with_name(f"{file_stem(result.row)}.json")
+        was_renamed = result.path != usual_path
+        if was_renamed and usual_path in paths:
+            notes.append(f"left out: {result.path}, of another model than {usual_path}")
         else:
-            notes.append(f"left out: {result.path}, of another model than {latest}")
+            latest_results.append(result)
     return latest_results, notes
 
 
@@ -331,11 +361,14 @@ def replace_baseline(
             an interval are written, since a check could not decide on the others.
         all_gated: True if all metrics can fail a check, not only the primary ones.
 
-    Returns a record of what changed for each result, and notes on results that were left out.
+    Returns:
+        A record of what changed for each result, and notes on results that were left out.
 
-    Raises UsageError for results that a check could not use, for two results of one model or
-    training on one data set, and if the file cannot be written or holds something else.
+    Raises:
+        UsageError: For results that a check could not use, for two results of one model or training
+            on one data set, and if the file cannot be written or holds something else.
     """
+    # Check the results.
     results, notes = drop_renamed_results(results)
     _require_usable(results, [*problems, *result_problems(results, strict=strict)])
     if path.suffix != ".json":
@@ -345,6 +378,7 @@ def replace_baseline(
         raise UsageError(f"two results of {repeated_keys[0]}: give one of the files")
     _require_distinct_trainings(results)
 
+    # Make the entries, and the files of their samples.
     entries: list[Entry] = []
     archives: dict[str, bytes] = {}
     for result in results:
@@ -353,6 +387,8 @@ def replace_baseline(
         entries.append(entry)
         if entry.samples is not None and archive is not None:
             archives[entry.samples["file"]] = archive
+
+    # Make the document, check it as it will be read, and write it.
     gate_options: dict[str, Any] = {"tolerance": tolerance}
     if all_gated:
         gate_options["gated"] = "all"
@@ -377,8 +413,13 @@ def _require_usable(results: Sequence[VerifiedResult], problems: Sequence[Proble
 def _change_records(former_keys: set[Key], new_keys: set[Key]) -> list[dict[str, str]]:
     """Return one record for each result, sorted, with how the baseline has changed.
 
-    Example: {"result": "clip on coco (karpathy)", "change": "added"}. The other changes are
-    "replaced" and "removed".
+    Args:
+        former_keys: The model, data set and protocol of each result of the former baseline.
+        new_keys: The same of each result of the new baseline.
+
+    Example:
+        {"result": "clip on coco (karpathy)", "change": "added"}. The other changes are "replaced"
+        and "removed".
     """
     changes = []
     for key in sorted(former_keys | new_keys):
@@ -409,7 +450,10 @@ def _make_document(
 ) -> dict[str, Any]:
     """Return the content of a baseline's JSON file, with a hash of everything else in it.
 
-    `reason` says why it is written. `gate_options` are its fields `tolerance` and `gated`.
+    Args:
+        entries: The results of the baseline.
+        reason: Why the baseline is written.
+        gate_options: The fields `tolerance` and `gated`. The latter may be missing.
     """
     records = []
     for entry in entries:
@@ -421,7 +465,7 @@ def _make_document(
         "schema_version": SCHEMA_VERSION,
         "written": {"by": user_name(), "utc": utc_now(), "reason": reason, "version": __version__},
     }
-    document |= gate_options
+    document.update(gate_options)
     document["results"] = records
     document["baseline_sha256"] = files.json_sha256(document)
     return document
@@ -430,19 +474,27 @@ def _make_document(
 def _make_entry(row: record.ResultRow, archive: bytes | None) -> Entry:
     """Return the entry of a baseline for a result.
 
-    `archive` holds the packed per-sample arrays. If it is None, the entry has no samples, and only
-    the metrics that have an interval.
+    Args:
+        row: The result.
+        archive: The packed per-sample arrays. If it is None, the entry has no samples, and only the
+            metrics that have an interval.
     """
     if archive is None:
         samples = None
         metrics = {name: value for name, value in row.metrics.items() if name in row.intervals}
     else:
-        digest = hashlib.sha256(archive).hexdigest()
-        name = "__".join(safe_name(text) for text in result_key(row))
-        samples = {"file": f"{name}.{digest[:8]}.baseline.npz", "sha256": digest}
+        archive_hash = hashlib.sha256(archive).hexdigest()
+        # The name of the file, such as "clip__coco__karpathy.1a2b3c4d.baseline.npz".
+        stem = "__".join(safe_name(text) for text in result_key(row))
+        samples = {"file": f"{stem}.{archive_hash[:8]}.baseline.npz", "sha256": archive_hash}
         metrics = dict(row.metrics)
-    group, identity = group_label(row), model_identity(row)
-    training = {"group": group, "seed": training_of(row).get("seed")} if group else None
+
+    training = None
+    group = group_label(row)
+    if group:
+        training = {"group": group, "seed": training_of(row).get("seed")}
+
+    identity = model_identity(row)
     return Entry(
         model=identity.label,
         weights_sha256=row.model["weights_sha256"],
@@ -462,32 +514,45 @@ def _write_files(
 ) -> set[Key]:
     """Write the samples and then the JSON file of a baseline, in place of a former baseline.
 
-    `document` is the content of the JSON file, and `archives` are the contents of the samples files
-    by name. Samples that only the former baseline needs are removed. Returns the keys of the former
-    baseline's results, which are none if there was no baseline.
+    Samples that only the former baseline needs are removed.
+
+    Args:
+        path: The JSON file.
+        document: The content of the JSON file.
+        archives: The contents of the samples files by name.
+
+    Returns:
+        The keys of the former baseline's results, which are none if there was no baseline.
     """
-    folder = path.with_suffix("")
+    samples_folder = path.with_suffix("")
     with files.folder_lock(path.parent) as is_locked:
         former_entries = read_baseline(path).results if path.exists() else []
         for name, content in archives.items():
-            files.write_atomically(folder / name, content)
+            files.write_atomically(samples_folder / name, content)
         text = json.dumps(document, indent=1, sort_keys=True, allow_nan=False) + "\n"
         files.write_atomically(path, text.encode())
 
+        # Remove samples that are needed no longer.
         former_names = {entry.samples["file"] for entry in former_entries if entry.samples}
-        for name in former_names - archives.keys():
+        unused_names = former_names - archives.keys()
+        for name in unused_names:
             # In version 1, a baseline and a result could name the same samples file, so files with
             # old names are kept.
             if is_locked and _BASELINE_SAMPLES.fullmatch(name):
-                (folder / name).unlink(missing_ok=True)
+                (samples_folder / name).unlink(missing_ok=True)
     return {entry.key for entry in former_entries}
 
 
 def _require_unchanged(baseline: Baseline, document: Mapping[str, Any], path: Path) -> None:
     """Raise UsageError if a baseline was edited after it was written.
 
-    `document` is the content of its JSON file. Since version 2 it has a hash of itself. A baseline
-    that says version 1, which has no hash, must not have anything that came with version 2.
+    Since version 2, a baseline has a hash of itself. A baseline that says version 1, which has no
+    hash, must not have anything that came with version 2.
+
+    Args:
+        baseline: The baseline.
+        document: The content of its JSON file.
+        path: The file, for messages.
     """
     if baseline.schema_version == SCHEMA_VERSION:
         content = {name: value for name, value in document.items() if name != "baseline_sha256"}
@@ -497,15 +562,18 @@ def _require_unchanged(baseline: Baseline, document: Mapping[str, Any], path: Pa
                 "or remove it and write it with --update"
             )
         return
-    samples = [entry.samples for entry in baseline.results]
-    has_new_names = any(
-        entry_samples and _BASELINE_SAMPLES.fullmatch(entry_samples["file"])
-        for entry_samples in samples
-    )
-    if baseline.baseline_sha256 or has_new_names:
-        raise UsageError(f"{path} was edited: it says version 1, but has what version 2 brought")
-    if None in samples:
-        raise UsageError(
-            f"{path}: a result without samples, in a baseline of version 1, whose metrics nothing "
-            "vouches for: remove it and write it with --update"
-        )
+
+    # The baseline says version 1.
+    has_new_field = baseline.baseline_sha256 != ""
+    for entry in baseline.results:
+        has_new_name = entry.samples and _BASELINE_SAMPLES.fullmatch(entry.samples["file"])
+        if has_new_field or has_new_name:
+            raise UsageError(
+                f"{path} was edited: it says version 1, but has what version 2 brought"
+            )
+    for entry in baseline.results:
+        if entry.samples is None:
+            raise UsageError(
+                f"{path}: a result without samples, in a baseline of version 1, whose metrics "
+                "nothing vouches for: remove it and write it with --update"
+            )

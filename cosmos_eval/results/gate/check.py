@@ -86,7 +86,7 @@ class Case(NamedTuple):
 
     @property
     def settings(self) -> list[Mapping[str, Any]]:
-        """What `setting_of_result` returns for each result, the baseline's first."""
+        """The setting of each result, from `setting_of_result`, the baseline's first."""
         settings = [entry.setting for entry in self.entries]
         settings += [setting_of_result(result.row) for result in self.results]
         return settings
@@ -143,11 +143,14 @@ class Finding(NamedTuple):
         Only a gated metric can be a regression, by its corrected p-value. Other decisions follow
         from the 95% interval of this metric, without correction for the number of metrics.
         """
-        if self.adjusted is not None and self.adjusted <= ALPHA:
+        if self.adjusted is None:
+            is_worse = self.gain.p_below(0) <= ALPHA
+            if is_worse:
+                return "worse, not gated"
+        elif self.adjusted <= ALPHA:
             return "regression"
-        if self.adjusted is None and self.gain.p_below(0) <= ALPHA:
-            return "worse, not gated"
-        return "better" if self.gain.flipped().p_below(0) <= ALPHA else "no change shown"
+        is_better = self.gain.flipped().p_below(0) <= ALPHA
+        return "better" if is_better else "no change shown"
 
 
 class Report(NamedTuple):
@@ -182,19 +185,21 @@ class Report(NamedTuple):
         """
         if self.regressions:
             return 1
-        return 2 if self.problems or not self.gated else 0
+        is_undecided = len(self.problems) > 0 or self.gated == 0
+        return 2 if is_undecided else 0
 
     @property
     def verdict(self) -> str:
         """The outcome in one line, such as "no regression shown, of 12 metrics"."""
-        n_problems, n_ungated = len(self.problems), len(self.findings) - self.gated
-        total = f"{self.gated} metrics"
+        n_problems = len(self.problems)
+        n_ungated = len(self.findings) - self.gated
+        metric_counts = f"{self.gated} metrics"
         if n_ungated:
-            total += f" ({n_ungated} more for information)"
+            metric_counts += f" ({n_ungated} more for information)"
         if self.status == 0:
-            return f"no regression shown, of {total}"
+            return f"no regression shown, of {metric_counts}"
         if self.status == 1:
-            return f"regression shown: {len(self.regressions)} of {total}"
+            return f"regression shown: {len(self.regressions)} of {metric_counts}"
         plural = "s" if n_problems > 1 else ""
         return f"cannot decide, for {n_problems} reason{plural}"
 
@@ -202,8 +207,12 @@ class Report(NamedTuple):
 def read_results(places: Sequence[Path]) -> tuple[list[VerifiedResult], list[Problem]]:
     """Read the new results in files and folders, and verify them.
 
-    Returns the results whose metrics and intervals follow from their samples, and a problem for
-    each other result and for each folder that cannot be read.
+    Args:
+        places: Files of results, and folders that hold results.
+
+    Returns:
+        The results whose metrics and intervals follow from their samples, and a problem for each
+        other result and for each folder that cannot be read.
     """
     results: list[VerifiedResult] = []
     problems: list[Problem] = []
@@ -227,21 +236,28 @@ def check_results(
     strict: bool = False,
     problems: Sequence[Problem] = (),
 ) -> Report:
-    """Check new results against the baseline in the file `path`, and return the outcome.
+    """Check new results against a baseline, and return the outcome.
 
-    `problems` are those of results that could not be read, see `read_results`. With `strict`,
-    results that were measured with edited code, or from an unknown commit, are problems too. Raises
-    UsageError if the baseline cannot be read or was edited.
+    Args:
+        results: The new results, whose metrics were verified, see `read_results`.
+        path: The JSON file of the baseline.
+        strict: Whether results that were measured with edited code, or from an unknown commit, are
+            problems too.
+        problems: The problems of results that could not be read, see `read_results`.
+
+    Raises:
+        UsageError: If the baseline cannot be read or was edited.
     """
     baseline = read_baseline(path)
     results, notes = drop_renamed_results(results)
     cases = match_results(baseline, results)
+    all_cases = [*cases.pairs, *cases.groups]
     all_problems = [*problems, *cases.problems, *result_problems(results, strict=strict)]
     all_problems += cases.unmatched()
 
     # Compare the metrics of each result of the baseline that has a new result.
     findings: list[Finding] = []
-    for case in (*cases.pairs, *cases.groups):
+    for case in all_cases:
         try:
             if case.is_group:
                 findings += _group_findings(case, path)
@@ -249,6 +265,7 @@ def check_results(
                 findings += _pair_findings(case, path)
         except (ValueError, UsageError) as error:
             all_problems.append(Problem(str(case.key), str(error)))
+
         # Metrics of the baseline that a result lacks are problems, and new metrics are only noted.
         for name in sorted(case.baseline_metrics - case.result_metrics):
             message = f"the result lacks {name}, which the baseline has"
@@ -257,9 +274,10 @@ def check_results(
         if new_metrics:
             notes.append(f"{case.key}: not in the baseline: {', '.join(new_metrics)}")
 
+    # Add notes on what the comparisons cannot show.
     notes += _model_notes(cases.results, baseline)
     notes += _training_notes(cases.pairs)
-    notes += _content_notes([*cases.pairs, *cases.groups])
+    notes += _content_notes(all_cases)
     if baseline.schema_version == 1:
         notes.append(f"{path} has version 1 and no hash of itself: write it with --update")
     decided_findings = _decide_gated(findings, cases, baseline)
@@ -281,11 +299,12 @@ class Cases(NamedTuple):
     @property
     def pairs(self) -> list[Case]:
         """The cases that compare one result of the baseline with one new result."""
-        return [
-            Case(entry.key, [entry], [self.results[entry.key]])
-            for entry in self.entries
-            if entry.key in self.results
-        ]
+        pairs = []
+        for entry in self.entries:
+            if entry.key in self.results:
+                new_result = self.results[entry.key]
+                pairs.append(Case(entry.key, [entry], [new_result]))
+        return pairs
 
     def unmatched(self) -> Iterator[Problem]:
         """Yield a problem for each result without a partner, in the baseline or among new results.
@@ -293,18 +312,20 @@ class Cases(NamedTuple):
         The problem of a result of the baseline names the new models that were measured on the same
         data set, since the model may have been renamed.
         """
-        entry_keys = {entry.key for entry in self.entries}
-        keys_without_entry = [key for key in self.results if key not in entry_keys]
-        for key in sorted(entry_keys - self.results.keys()):
-            models_on_same_data = [
-                new_key.model
-                for new_key in keys_without_entry
-                if (new_key.dataset, new_key.protocol) == (key.dataset, key.protocol)
-            ]
+        baseline_keys = {entry.key for entry in self.entries}
+        keys_without_entry = [key for key in self.results if key not in baseline_keys]
+        keys_without_result = sorted(baseline_keys - self.results.keys())
+
+        for key in keys_without_result:
+            models_on_same_data = []
+            for new_key in keys_without_entry:
+                if new_key.dataset == key.dataset and new_key.protocol == key.protocol:
+                    models_on_same_data.append(new_key.model)
             hint = ""
             if models_on_same_data:
                 hint = f"; there is one of {', '.join(models_on_same_data)}"
             yield Problem(str(key), f"the baseline has it, the results have not{hint}")
+
         for key in keys_without_entry:
             yield Problem(str(key), "is not in the baseline: leave it out, or add it with --update")
 
@@ -313,10 +334,17 @@ def match_results(baseline: Baseline, results: Sequence[VerifiedResult]) -> Case
     """Match each new result with the result, or the group, of the baseline to compare it with.
 
     A second result of the same model on the same data set is a problem.
+
+    Args:
+        baseline: The baseline.
+        results: The new results, whose metrics were verified.
     """
+    # Match groups of trainings first.
     groups, problems = match_groups(baseline, results)
     grouped_keys = {entry.key for case in groups for entry in case.entries}
     grouped_paths = {result.path for case in groups for result in case.results}
+
+    # Match all others one by one.
     entries = [entry for entry in baseline.results if entry.key not in grouped_keys]
     results_by_key: dict[Key, VerifiedResult] = {}
     for result in results:
@@ -338,25 +366,35 @@ def match_groups(
     In such a group, the baseline has several trainings, and the new results have at least one new
     training, whose weights the baseline does not have. A result of the group that repeats a
     training of the baseline is a problem.
+
+    Args:
+        baseline: The baseline.
+        results: The new results, whose metrics were verified.
+
+    Returns:
+        The groups, each with its results in the baseline and its new results, and the problems.
     """
-    cases: dict[Key, Case] = {}  # by the name of the group, the data set and the protocol
+    # Collect the trainings of each group in the baseline and among the new results. The key of a
+    # group has its name in place of the label of a model.
+    cases: dict[Key, Case] = {}
     for entry in baseline.results:
         if entry.training:
-            key = entry.key._replace(model=entry.training["group"])
-            cases.setdefault(key, Case(key, [], [])).entries.append(entry)
+            group_key = entry.key._replace(model=entry.training["group"])
+            cases.setdefault(group_key, Case(group_key, [], [])).entries.append(entry)
     for result in results:
-        key = Key(group_label(result.row) or "", result.row.dataset, result.row.protocol)
-        if key in cases:
-            cases[key].results.append(result)
+        group_key = Key(group_label(result.row) or "", result.row.dataset, result.row.protocol)
+        if group_key in cases:
+            cases[group_key].results.append(result)
+
+    # Keep the groups with several trainings in the baseline and new trainings.
     groups: list[Case] = []
     problems: list[Problem] = []
     for case in cases.values():
         baseline_weights = {entry.weights_sha256 for entry in case.entries}
-        repeated_results = [
-            result
-            for result in case.results
-            if result.row.model["weights_sha256"] in baseline_weights
-        ]
+        repeated_results = []
+        for result in case.results:
+            if result.row.model["weights_sha256"] in baseline_weights:
+                repeated_results.append(result)
         has_new_trainings = len(repeated_results) < len(case.results)
         if case.is_group and has_new_trainings:
             groups.append(case)
@@ -369,8 +407,9 @@ def match_groups(
 def _matching_key(baseline: Baseline, result: VerifiedResult) -> Key:
     """Return the key of the baseline's entry that a new result is compared with.
 
-    It is the entry of the same name, or else the last entry of the same model under another name.
-    Without such an entry, the key of the result itself is returned.
+    An entry is a result of the baseline. Its key is the label of the model, the data set and the
+    protocol. It is the entry with the key of the new result, or else the last entry of the same
+    model under another name. Without such an entry, the key of the new result is returned.
     """
     key = result_key(result.row)
     if any(entry.key == key for entry in baseline.results):
@@ -386,17 +425,29 @@ def _key_without_name(key: Key, model_sha256: str | None) -> tuple[str | None, .
     """Return the fields of a key, with the hash of the model in place of its name.
 
     The words in brackets behind the name, which say how the settings differ from the defaults,
-    still count: "clip (student, bf16)" gives the hash and "student, bf16)".
+    still count.
+
+    Example:
+        ("1a2b...", "student, bf16)", "coco", "karpathy") for the model "clip (student, bf16)".
     """
-    _, _, variants = key.model.partition(" (")
-    return model_sha256, variants, key.dataset, key.protocol
+    _, _, setting_words = key.model.partition(" (")
+    return model_sha256, setting_words, key.dataset, key.protocol
 
 
 def _group_findings(case: Case, path: Path) -> list[Finding]:
     """Return one finding for each metric of a group of trainings.
 
-    `path` is the file of the baseline. Raises ValueError or UsageError as `group_changes` does, and
-    ValueError if a single image decides whether a metric has a value.
+    A finding holds the change of the metric: the mean of the new trainings minus the mean of the
+    baseline's trainings, with its error.
+
+    Args:
+        case: The trainings of the baseline and the new trainings on one data set.
+        path: The JSON file of the baseline.
+
+    Raises:
+        ValueError: If a single image decides whether a metric has a value, and as `group_changes`
+            does.
+        UsageError: As `group_changes` does.
     """
     findings = []
     undecided_metrics = []
@@ -414,10 +465,18 @@ def _group_findings(case: Case, path: Path) -> list[Finding]:
 def group_changes(case: Case, path: Path) -> dict[str, GroupDifference | None]:
     """Return the mean metrics of new trainings minus those of the baseline's trainings, by name.
 
-    `path` is the file of the baseline. The change is None for a metric of which a single image
-    decides whether it has a value. Raises ValueError or UsageError for too few trainings, for a
-    training that occurs twice, for different settings, and for samples that are missing or do not
-    give the metrics.
+    Args:
+        case: The trainings of the baseline and the new trainings on one data set.
+        path: The JSON file of the baseline.
+
+    Returns:
+        The changes. The change is None for a metric of which a single image decides whether it has
+        a value.
+
+    Raises:
+        ValueError: For too few trainings, for different settings, and for samples that are missing
+            or do not give the metrics.
+        UsageError: For a training that occurs twice.
     """
     if len(case.results) + len(case.entries) < _LEAST_TRAININGS:
         raise ValueError(
@@ -426,13 +485,15 @@ def group_changes(case: Case, path: Path) -> dict[str, GroupDifference | None]:
         )
     require_distinct([result.stored for result in case.results])
     case.require_same_settings()
+
+    # Collect the metrics and samples of all trainings, the new ones first.
     measurements = [measurement_of(result.row, result.samples) for result in case.results]
     for entry in case.entries:
         samples = baseline_samples(path, entry)
         if samples is None:
             raise ValueError("trainings are compared by samples, which --metrics-only left out")
         measurements.append(Measurement(entry.setting, entry.metrics, samples))
-    # The new trainings come first in `measurements`.
+
     n_new = len(case.results)
     new_indices = np.arange(n_new)
     baseline_indices = np.arange(n_new, len(measurements))
@@ -448,26 +509,36 @@ def group_changes(case: Case, path: Path) -> dict[str, GroupDifference | None]:
 def _pair_findings(case: Case, path: Path) -> list[Finding]:
     """Return one finding for each metric that a new result and the baseline's result have.
 
-    `path` is the file of the baseline. If the baseline has no samples, the error of a change
-    follows from both intervals, otherwise from the paired samples. Raises ValueError for different
-    settings, and if the baseline's samples were changed.
+    A finding holds the change of the metric: the new value minus the value of the baseline, with
+    its error. If the baseline has no samples, the error follows from both intervals, otherwise from
+    the paired samples.
+
+    Args:
+        case: The result of the baseline and the new result.
+        path: The JSON file of the baseline.
+
+    Raises:
+        ValueError: For different settings, and if the baseline's samples were changed.
     """
     result, entry = case.results[0], case.entries[0]
-    samples = baseline_samples(path, entry)
+    entry_samples = baseline_samples(path, entry)
     case.require_same_settings()
+
     # Reference metrics, which only help to read the others, are not compared.
-    names = []
+    metric_names = []
     for name in entry.metrics:
-        if name in result.row.metrics and not metric_of(case.task, name).reference:
-            names.append(name)
+        is_reference = metric_of(case.task, name).reference
+        if name in result.row.metrics and not is_reference:
+            metric_names.append(name)
+
     changes: Mapping[str, Change]
-    if samples is None:
-        changes = {name: _independent_change(result.row, entry, name) for name in names}
+    if entry_samples is None:
+        changes = {name: _independent_change(result.row, entry, name) for name in metric_names}
     else:
         new_measurement = measurement_of(result.row, result.samples)
-        baseline_measurement = Measurement(entry.setting, entry.metrics, samples)
+        baseline_measurement = Measurement(entry.setting, entry.metrics, entry_samples)
         changes = differences_of(new_measurement, baseline_measurement)
-    return [Finding(entry.key, case.task, name, changes[name]) for name in names]
+    return [Finding(entry.key, case.task, name, changes[name]) for name in metric_names]
 
 
 def _independent_change(row: ResultRow, entry: Entry, metric: str) -> PairedDifference:
@@ -475,16 +546,26 @@ def _independent_change(row: ResultRow, entry: Entry, metric: str) -> PairedDiff
 
     The standard error of a result is half the width of its interval, divided by the normal quantile
     of its level, which is 1.96 for 95%. The error of the change is the root of the sum of squares.
-    Raises ValueError if an interval is missing.
+
+    Args:
+        row: The new result.
+        entry: The result of the baseline.
+        metric: The name of the metric, which both have.
+
+    Raises:
+        ValueError: If an interval is missing.
     """
     if metric not in row.intervals or metric not in entry.intervals:
         raise ValueError(f"{metric} has no interval, and the baseline no samples")
-    errors = []
+    standard_errors = []
     for interval in (row.intervals[metric], entry.intervals[metric]):
         half_width = (interval["high"] - interval["low"]) / 2
-        errors.append(half_width / ndtri((1 + interval["level"]) / 2))
-    error = math.hypot(*errors)
-    return independent_difference(row.metrics[metric], entry.metrics[metric], error, row.n_samples)
+        quantile = ndtri((1 + interval["level"]) / 2)
+        standard_errors.append(half_width / quantile)
+    error_of_change = math.hypot(*standard_errors)
+    return independent_difference(
+        row.metrics[metric], entry.metrics[metric], error_of_change, row.n_samples
+    )
 
 
 def _decide_gated(
@@ -494,46 +575,69 @@ def _decide_gated(
 
     Gated metrics can fail the check. Their p-values are corrected for the number of all gated
     metrics in the baseline, even if some of them could not be compared.
+
+    Args:
+        findings: The changes of all metrics that could be compared.
+        cases: The results of the baseline, matched with new results.
+        baseline: The baseline, which says which metrics are gated.
     """
+    # Find the gated metrics of each result, or group, of the baseline.
     gated_metrics = {entry.key: baseline.gated_metrics(entry) for entry in cases.entries}
     for case in cases.groups:
         gated_metrics[case.key] = baseline.gated_metrics(case.entries[0])
     n_gated = sum(len(names) for names in gated_metrics.values())
-    gated_findings = [
-        finding for finding in findings if finding.metric in gated_metrics[finding.key]
-    ]
-    decided_findings = {
-        (finding.key, finding.metric): finding
-        for finding in decide_findings(gated_findings, baseline.tolerance, n_gated)
-    }
+
+    # Decide on the gated metrics together.
+    gated_findings = []
+    for finding in findings:
+        if finding.metric in gated_metrics[finding.key]:
+            gated_findings.append(finding)
+    decided_findings = {}
+    for finding in decide_findings(gated_findings, baseline.tolerance, n_gated):
+        decided_findings[finding.key, finding.metric] = finding
+
+    # Return all metrics in their former order.
     all_findings = []
     for finding in findings:
-        if (finding.key, finding.metric) in decided_findings:
-            all_findings.append(decided_findings[finding.key, finding.metric])
-        else:
+        decided_finding = decided_findings.get((finding.key, finding.metric))
+        if decided_finding is None:
             detectable = finding.change.detectable(2 * ALPHA)
-            all_findings.append(finding._replace(detectable=detectable))
+            decided_finding = finding._replace(detectable=detectable)
+        all_findings.append(decided_finding)
     return tuple(all_findings)
 
 
 def decide_findings(findings: Sequence[Finding], tolerance: float, total: int) -> Iterator[Finding]:
-    """Yield gated findings with their corrected p-values and detectable losses.
+    """Yield findings on gated metrics with their corrected p-values and detectable losses.
 
-    A p-value is one-sided: it is small if the loss is certainly greater than the tolerated loss.
-    `tolerance` is absolute for fractions, and relative to the baseline for ranks and ratios.
-    `total` is the number of gated metrics, including those without a finding.
+    Gated metrics are those that can fail a check. A p-value is one-sided: it is small if the loss
+    is certainly greater than the tolerated loss. It is corrected by Holm's method for the number of
+    gated metrics. The detectable loss is the least one that the test finds with a probability of
+    80%.
+
+    Args:
+        findings: The changes of gated metrics.
+        tolerance: The tolerated loss, which is absolute for fractions, and relative to the baseline
+            for ranks and ratios.
+        total: The number of gated metrics, including those without a finding.
     """
+    # Test each metric for a loss that is greater than the tolerated loss.
     tolerated_losses = []
     p_values = []
     for finding in findings:
-        is_fraction = finding.metric_record.unit == "fraction"
-        tolerated_loss = tolerance * (1.0 if is_fraction else abs(finding.change.b))
+        is_absolute = finding.metric_record.unit == "fraction"
+        baseline_value = abs(finding.change.b)
+        tolerated_loss = tolerance if is_absolute else tolerance * baseline_value
         tolerated_losses.append(tolerated_loss)
         p_values.append(finding.gain.p_below(-tolerated_loss))
+
     # Gated metrics without a finding count in Holm's correction as tests that show nothing.
-    p_values += [1.0] * (total - len(findings))
+    n_missing = total - len(findings)
+    p_values += [1.0] * n_missing
     adjusted_p_values = holm(p_values)[: len(findings)]
+
     for finding, loss, p_value in zip(findings, tolerated_losses, adjusted_p_values, strict=True):
+        # The strictest level of Holm's method, for a two-sided test.
         detectable = finding.change.detectable(alpha=2 * ALPHA / total)
         if detectable is not None:
             detectable += loss
@@ -543,7 +647,12 @@ def decide_findings(findings: Sequence[Finding], tolerance: float, total: int) -
 def _model_notes(results: Mapping[Key, VerifiedResult], baseline: Baseline) -> list[str]:
     """Return one note for each model, which compares its weights and its name with the baseline's.
 
-    `results` are the new results by the key of the entry that they are compared with.
+    Args:
+        results: The new results, by the key of the entry that they are compared with.
+        baseline: The baseline.
+
+    Example:
+        "clip: weights 1a2b3c4d, in the baseline 5e6f7a8b, called clip-2 in the results"
     """
     notes = []
     for entry in baseline.results:
@@ -589,7 +698,8 @@ def _content_notes(cases: Iterable[Case]) -> list[str]:
     """
     keys = []
     for case in cases:
-        if not all(has_content(fields) for fields in case.settings):
+        all_have_content = all(has_content(setting) for setting in case.settings)
+        if not all_have_content:
             keys.append(str(case.key))
     if not keys:
         return []

@@ -14,13 +14,15 @@ NAME = "cosmos-eval check"
 def to_cells(finding: Finding, options: TableOptions = USUAL) -> dict[str, str]:
     """Return the finding on a metric as a row of a table, by column title.
 
-    Fractions are in percent. Ranks and ratios stay as they are. `options` say how many decimals
-    numbers have, and whether intervals are shown.
+    Fractions are in percent. Ranks and ratios stay as they are.
+
+    Args:
+        finding: How the metric has changed from the baseline, and what that means.
+        options: How many decimals numbers have, and whether intervals are shown.
     """
     change = finding.change
     factor = finding.metric_record.factor  # 100 for fractions, else 1
-    low, high = change.interval()[:2]
-    p_value, detectable = finding.adjusted, finding.detectable
+    interval = change.interval()
     cells = {
         "model": finding.key.model,
         "data set": finding.key.dataset,
@@ -30,11 +32,15 @@ def to_cells(finding: Finding, options: TableOptions = USUAL) -> dict[str, str]:
         "baseline": options.format_number(factor * change.b),
         "new": options.format_number(factor * change.a),
     }
-    ends = (factor * low, factor * high)
-    cells |= options.format_change("change", factor * change.difference, ends)
-    cells["p (Holm)"] = "" if p_value is None else text.p_value_text(p_value)
-    cells["detectable"] = "" if detectable is None else options.format_number(factor * detectable)
-    cells |= error_component_cells(change, factor, options)
+    interval_ends = (factor * interval.low, factor * interval.high)
+    cells.update(options.format_change("change", factor * change.difference, interval_ends))
+    cells["p (Holm)"] = ""
+    if finding.adjusted is not None:
+        cells["p (Holm)"] = text.p_value_text(finding.adjusted)
+    cells["detectable"] = ""
+    if finding.detectable is not None:
+        cells["detectable"] = options.format_number(factor * finding.detectable)
+    cells.update(error_component_cells(change, factor, options))
     cells["decision"] = finding.status
     return cells
 
@@ -81,9 +87,10 @@ def to_markdown(report: Report) -> str:
     lines += [f"- note: {escape(note)}" for note in report.notes]
     if report.findings:
         rows = [to_cells(finding) for finding in report.findings]
+        # Leave out columns that are empty in every row.
         titles = [title for title in rows[0] if any(row[title] for row in rows)]
-        cells = [[escape(row[title]) for title in titles] for row in rows]
-        table = text.markdown_table(titles, cells, n_text_columns=len(titles))
+        escaped_rows = [[escape(row[title]) for title in titles] for row in rows]
+        table = text.markdown_table(titles, escaped_rows, n_text_columns=len(titles))
         lines += ["", table.rstrip("\n")]
     return "\n".join(lines) + "\n"
 
@@ -105,9 +112,12 @@ def to_junit(report: Report) -> str:
         properties = ET.SubElement(suite, "properties")
         tolerance = {"name": "tolerance", "value": str(report.tolerance)}
         ET.SubElement(properties, "property", tolerance)
+
+    # Add the metrics, and then the problems.
     for finding in report.findings:
         key = finding.key
-        case = _add_case(suite, key.model, f"{key.dataset} ({key.protocol}) {finding.metric}")
+        metric_name = f"{key.dataset} ({key.protocol}) {finding.metric}"
+        case = _add_case(suite, key.model, metric_name)
         if finding.status == "regression":
             message = text.one_line(_regression_sentence(finding))
             ET.SubElement(case, "failure", {"message": message})
@@ -133,9 +143,15 @@ def to_annotations(report: Report) -> list[str]:
 
 
 def _add_case(suite: ET.Element, class_name: str, name: str) -> ET.Element:
-    """Add a test case to a test suite of JUnit XML, and return it."""
-    names = {"classname": text.one_line(class_name), "name": text.one_line(name)}
-    return ET.SubElement(suite, "testcase", names)
+    """Add a test case to a test suite of JUnit XML, and return it.
+
+    Args:
+        suite: The element of the test suite.
+        class_name: The class of the test case, by which CI systems group test cases.
+        name: The name of the test case.
+    """
+    attributes = {"classname": text.one_line(class_name), "name": text.one_line(name)}
+    return ET.SubElement(suite, "testcase", attributes)
 
 
 def _finding_record(finding: Finding) -> dict[str, Any]:
@@ -155,7 +171,7 @@ def _finding_record(finding: Finding) -> dict[str, Any]:
         "detectable": finding.detectable,
         "test": change.method,
     }
-    record |= error_components(change)
+    record.update(error_components(change))
     record["decision"] = finding.status
     return record
 

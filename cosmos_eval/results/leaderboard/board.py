@@ -48,11 +48,13 @@ MEANINGS = {
 class Column(NamedTuple):
     """A metric on a data set. Sorted columns are in the order in which tables show them."""
 
-    # The position of the task among the installed tasks.
+    # The position of the task among the installed tasks; their number for a task not installed.
     task: int
+    # The label of the data set.
     dataset: str
     # The position of the metric among the headline metrics of the task.
     position: int
+    # The name of the metric, and its title in tables.
     metric: str
     title: str
 
@@ -114,29 +116,48 @@ def make_boards(
     """Return one board per protocol, in alphabetical order of the protocols.
 
     Results with other settings than their protocol's have a separate board, which follows the board
-    of the protocol. `ties` are the p-values of paired tests that tell close results apart. Numbers
-    have `decimals` digits after the point, or the usual digits of their metric if it is None.
+    of the protocol.
+
+    Args:
+        entries: The entries of all protocols.
+        ties: The p-values of paired tests that tell close results apart, from `find_ties`.
+        decimals: The digits of numbers after the point; None for the usual digits of each metric.
     """
     entries_by_board: dict[tuple[str, bool], list[Entry]] = {}
     for entry in sorted(entries, key=lambda entry: entry.key):
         board_key = (entry.protocol, entry.has_other_settings)
         entries_by_board.setdefault(board_key, []).append(entry)
-    all_boards = []
-    for board_key in sorted(entries_by_board):
-        protocol, has_other_settings = board_key
-        board = _make_board(protocol, entries_by_board[board_key], ties, decimals)
-        all_boards.append(board._replace(has_other_settings=has_other_settings))
-    return all_boards
+
+    boards = []
+    for (protocol, has_other_settings), board_entries in sorted(entries_by_board.items()):
+        columns = sorted({column for entry in board_entries for column in columns_of(entry)})
+        ranks = rank_entries(board_entries, ties, decimals)
+        rows = _make_rows(board_entries, columns, ranks, decimals)
+        board = Board(
+            protocol=protocol,
+            columns=tuple(columns),
+            rows=tuple(rows),
+            notes=tuple(_notes(board_entries, rows, ranks)),
+            has_other_settings=has_other_settings,
+        )
+        boards.append(board)
+    return boards
 
 
-def _make_board(protocol: str, entries: Sequence[Entry], ties: Ties, decimals: int | None) -> Board:
-    """Return the board of the entries of a protocol.
+def _make_rows(
+    entries: Sequence[Entry],
+    columns: Sequence[Column],
+    ranks: Mapping[RankedNumber, Rank],
+    decimals: int | None,
+) -> list[Row]:
+    """Return the rows of a board. A row has the numbers of one model from one source.
 
-    A row has the numbers of one model from one source. Rows are in the order of `entries`, which
-    are sorted by their keys.
+    Args:
+        entries: The entries of the board, sorted by their keys, so that rows are sorted as well.
+        columns: The columns of the board.
+        ranks: The ranks of the numbers, by the key of the entry and the metric.
+        decimals: The digits of numbers after the point; None for the usual digits of each metric.
     """
-    columns = sorted({column for entry in entries for column in columns_of(entry)})
-    ranks = rank_entries(entries, ties, decimals)
     entries_by_key = {entry.key: entry for entry in entries}
     # The keys of the entries of one row differ only in the data set.
     row_keys = dict.fromkeys(entry.key._replace(dataset="") for entry in entries)
@@ -148,11 +169,15 @@ def _make_board(protocol: str, entries: Sequence[Entry], ties: Ties, decimals: i
             entry = entries_by_key.get(row_key._replace(dataset=column.dataset))
             row_entries.append(entry)
             numbers.append(_format_number(entry, column.metric, ranks, decimals))
-        rows.append(
-            Row(row_key.model, row_key.source, row_key.url, tuple(numbers), tuple(row_entries))
+        row = Row(
+            model=row_key.model,
+            source=row_key.source,
+            url=row_key.url,
+            cells=tuple(numbers),
+            entries=tuple(row_entries),
         )
-    notes = tuple(_notes(entries, rows, ranks))
-    return Board(protocol, tuple(columns), tuple(rows), notes)
+        rows.append(row)
+    return rows
 
 
 def columns_of(entry: Entry) -> list[Column]:
@@ -160,10 +185,13 @@ def columns_of(entry: Entry) -> list[Column]:
 
     A reference metric, such as the share of captions that were cut, only helps to read the other
     metrics, and has no column if it is 0. Tasks that are not installed come after all others.
+
+    Args:
+        entry: One model's metrics on one data set.
     """
-    tasks = list(known_tasks())
-    is_installed = entry.task in tasks
-    task = tasks.index(entry.task) if is_installed else len(tasks)
+    task_names = list(known_tasks())
+    is_installed = entry.task in task_names
+    task_position = task_names.index(entry.task) if is_installed else len(task_names)
     columns = []
     for position, (metric, title) in enumerate(headlines_of(entry).items()):
         if metric not in entry.metrics:
@@ -173,7 +201,7 @@ def columns_of(entry: Entry) -> list[Column]:
             continue
         # Without the task, the order of its metrics is unknown. They are then sorted by name.
         column_position = position if is_installed else 0
-        columns.append(Column(task, entry.dataset, column_position, metric, title))
+        columns.append(Column(task_position, entry.dataset, column_position, metric, title))
     return columns
 
 
@@ -182,7 +210,14 @@ def _format_number(
 ) -> Number:
     """Return a metric of an entry as text, with its interval, marks and ranks.
 
-    The number is empty without an entry, or if the entry lacks the metric.
+    Args:
+        entry: The entry, or None if a model has no entry on a data set.
+        metric: The name of the metric.
+        ranks: The ranks of the numbers of the board, by the key of the entry and the metric.
+        decimals: The digits after the point; None for the usual digits of the metric.
+
+    Returns:
+        The number, which is empty without an entry, or if the entry lacks the metric.
     """
     if entry is None or metric not in entry.metrics:
         return Number()
@@ -190,8 +225,15 @@ def _format_number(
     interval = entry.intervals.get(metric)
     metric_record = metric_of(entry.task, metric)
     rank = ranks.get((entry.key, metric), Rank())
-    # Ranks from 1 to 3 are "1-3". If only one rank is possible, it is given once.
-    distinct_ranks = dict.fromkeys(rank.ranks or ())
+
+    # Ranks from 1 to 3 are "1-3". If only rank 2 is possible, they are "2".
+    ranks_text = ""
+    if rank.ranks is not None:
+        first_rank, last_rank = rank.ranks
+        ranks_text = str(first_rank)
+        if last_rank != first_rank:
+            ranks_text = f"{first_rank}-{last_rank}"
+
     return Number(
         value=metric_text(metric_record, value, decimals),
         interval=interval_text(metric_record, interval),
@@ -199,7 +241,7 @@ def _format_number(
         best=rank.best,
         second=rank.second,
         mark=MARKS[rank.tie],
-        ranks="-".join(str(possible_rank) for possible_rank in distinct_ranks),
+        ranks=ranks_text,
         delta=entry.delta(metric, decimals),
     )
 
@@ -207,22 +249,50 @@ def _format_number(
 def _notes(
     entries: Sequence[Entry], rows: Sequence[Row], ranks: Mapping[RankedNumber, Rank]
 ) -> Iterator[str]:
-    """Yield the notes below a board: the meaning of its marks, then warnings on its results."""
-    meanings = _meanings_of_numbers(rows, ranks) | _meanings_of_entries(entries)
+    """Yield the notes below a board: the meaning of its marks, then warnings on its results.
+
+    Args:
+        entries: The entries of the board.
+        rows: The rows of the board, with the numbers of the entries.
+        ranks: The ranks of the numbers, by the key of the entry and the metric.
+    """
+    # The meanings of marks, in the order of `MEANINGS`.
+    meaning_names = _meanings_of_numbers(rows, ranks) | _meanings_of_entries(entries)
     for name, meaning in MEANINGS.items():
-        if name in meanings:
+        if name in meaning_names:
             yield meaning
-    yield from dict.fromkeys(note for entry in entries for note in _condition_notes(entry))
-    yield from _class_name_notes(entries)
+
+    # What intervals do not cover. Entries of the same task have the same notes.
+    condition_notes: list[str] = []
+    for entry in entries:
+        condition_notes += _condition_notes(entry)
+    yield from dict.fromkeys(condition_notes)
+
+    # Errors in the class names of data sets, which are kept so that numbers are comparable with the
+    # published ones.
+    errors: dict[str, str] = {}
+    for entry in entries:
+        error = published_error(entry.dataset_name, entry.protocol)
+        if error:
+            errors[entry.dataset_name] = error
+    if errors:
+        dataset_errors = ", ".join(f"{name} ({error})" for name, error in errors.items())
+        yield f"Class names with the published errors: {dataset_errors}."
+
+    # Warnings, which become sentences.
     results = [entry.stored for entry in entries if entry.stored is not None]
-    for line in result_warnings(results):
-        yield f"{line[:1].upper()}{line[1:]}."
+    for warning in result_warnings(results):
+        yield f"{warning[:1].upper()}{warning[1:]}."
 
 
 def _meanings_of_numbers(rows: Sequence[Row], ranks: Mapping[RankedNumber, Rank]) -> set[str]:
-    """Return the keys of the MEANINGS that explain the marks of the numbers of a board.
+    """Return the keys of `MEANINGS` that explain the marks of the numbers of a board.
 
     The note on seeds is left out if a board has a single row, since nothing is compared.
+
+    Args:
+        rows: The rows of the board.
+        ranks: The ranks of the numbers, which say why numbers are tied with the best.
     """
     names: set[str] = {rank.tie for rank in ranks.values() if rank.tie}
     for row in rows:
@@ -239,13 +309,23 @@ def _meanings_of_numbers(rows: Sequence[Row], ranks: Mapping[RankedNumber, Rank]
 
 
 def _meanings_of_entries(entries: Sequence[Entry]) -> set[str]:
-    """Return the keys of the MEANINGS that explain special entries, such as unranked ones."""
+    """Return the keys of `MEANINGS` that explain special entries, such as unranked ones.
+
+    Args:
+        entries: The entries of the board, each with one model's metrics on one data set.
+    """
     names = set()
+    # The hashes of the images by data set. A result that records none has an empty text.
+    content_hashes: dict[str, list[str]] = {}
     for entry in entries:
+        if entry.stored is not None:
+            content_hash = data_identity(entry.stored.row)["content"]
+            content_hashes.setdefault(entry.dataset, []).append(content_hash)
         if entry.partial:
             names.add("partial")
         if entry.source == "second-hand":
             names.add("second-hand")
+        # An edited result is unverified too, but has a warning of its own.
         if entry.source == "unverified" and entry.stored is None:
             names.add("unverified")
         if entry.metrics.get("captions_cut"):
@@ -254,52 +334,31 @@ def _meanings_of_entries(entries: Sequence[Entry]) -> set[str]:
             names.add("random_ties")
         if usable_task(entry.task) is None:
             names.add("unknown")
-    if _is_content_unknown(entries):
-        names.add("content")
+
+    # Results on one data set may have different images if one of them records no hash of them.
+    for dataset_hashes in content_hashes.values():
+        if len(dataset_hashes) > 1 and "" in dataset_hashes:
+            names.add("content")
     return names
-
-
-def _is_content_unknown(entries: Iterable[Entry]) -> bool:
-    """Return whether it is unknown if the results on any data set were measured on equal images.
-
-    This is so if the data set has several results, and one of them records no hash of its images.
-    """
-    contents_by_column: dict[str, list[str]] = {}
-    for entry in entries:
-        if entry.stored is not None:
-            content = data_identity(entry.stored.row)["content"]
-            contents_by_column.setdefault(entry.dataset, []).append(content)
-    return any(len(contents) > 1 and not all(contents) for contents in contents_by_column.values())
 
 
 def _condition_notes(entry: Entry) -> Iterator[str]:
     """Yield a note for each choice, such as the prompts, that intervals of an entry do not cover.
 
-    Example: "Intervals of top-1 and top-5 are for the prompts that were used: they do not cover the
-    choice of prompts."
+    Args:
+        entry: One model's metrics on one data set, with their intervals.
+
+    Example:
+        "Intervals of top-1 and top-5 are for the prompts that were used: they do not cover the
+        choice of prompts."
     """
-    titles_by_condition: dict[str, list[str]] = {}
+    titles_by_choice: dict[str, list[str]] = {}
     for name, title in headlines_of(entry).items():
-        condition = metric_of(entry.task, name).conditional_on
-        if condition and name in entry.intervals:
-            titles_by_condition.setdefault(condition, []).append(title)
-    for condition, titles in titles_by_condition.items():
+        choice = metric_of(entry.task, name).conditional_on
+        if choice and name in entry.intervals:
+            titles_by_choice.setdefault(choice, []).append(title)
+    for choice, titles in titles_by_choice.items():
         yield (
-            f"Intervals of {' and '.join(titles)} are for the {condition} that were used: they do "
-            f"not cover the choice of {condition}."
+            f"Intervals of {' and '.join(titles)} are for the {choice} that were used: they do "
+            f"not cover the choice of {choice}."
         )
-
-
-def _class_name_notes(entries: Iterable[Entry]) -> Iterator[str]:
-    """Yield one note on the data sets whose published class names have errors, if there are any.
-
-    The errors are kept, so that numbers are comparable with the published ones.
-    """
-    errors: dict[str, str] = {}
-    for entry in entries:
-        error = published_error(entry.dataset_name, entry.protocol)
-        if error:
-            errors[entry.dataset_name] = error
-    if errors:
-        dataset_errors = ", ".join(f"{name} ({error})" for name, error in errors.items())
-        yield f"Class names with the published errors: {dataset_errors}."

@@ -23,10 +23,7 @@ MEAN_RECALL = "mean_recall@1"
 """The mean of R@1 from image to text and from text to image, which DataComp publishes."""
 
 _OPENCLIP_TABLE = "f862f86cd92123615a8695ce8bcb6ecc066af452/docs/openclip_results.csv"
-_OPENCLIP_SOURCE = {
-    "source": "published",
-    "url": f"https://github.com/mlfoundations/open_clip/blob/{_OPENCLIP_TABLE}",
-}
+_OPENCLIP_URL = f"https://github.com/mlfoundations/open_clip/blob/{_OPENCLIP_TABLE}"
 
 AMP = " (amp)"
 """The end of a model's label if mixed precision is all that differs from the defaults."""
@@ -45,15 +42,19 @@ class Key(NamedTuple):
 class Entry(NamedTuple):
     """One model's metrics on one data set, measured here or published elsewhere."""
 
-    # The label of the model's row.
+    # The label of the model's row, such as "clip (student)".
     model: str
+    # The name of the task, such as "retrieval".
     task: str
     # The label of the column: results on other files of a data set have another label.
     dataset: str
+    # The name of the protocol, that is, of the settings by which numbers are comparable.
     protocol: str
+    # The value of each metric, by name.
     metrics: Mapping[str, float]
+    # The confidence interval of each metric, by name, with the keys `low` and `high`.
     intervals: Mapping[str, Mapping[str, Any]]
-    # An edited result is `unverified`.
+    # Who measured the numbers. An edited result is `unverified`.
     source: Source
     # Whether only a part of the samples was measured; such results are shown and never ranked.
     partial: bool = False
@@ -63,7 +64,7 @@ class Entry(NamedTuple):
     published: Mapping[str, float] = MappingProxyType({})
     # The result of a measured entry.
     stored: StoredResult | None = None
-    # The titles of the metrics that tables show, if metrics were chosen.
+    # The titles of the metrics that tables show, by name, if a user chose metrics.
     titles: Mapping[str, str] = MappingProxyType({})
 
     @property
@@ -76,7 +77,9 @@ class Entry(NamedTuple):
         if self.stored is None:
             return False
         precision = self.stored.row.provenance["precision"]
-        return any(word != precision for word in self.stored.identity.variants)
+        # The words for all settings that differ from the defaults, such as ("student", "bf16").
+        variants = self.stored.identity.variants
+        return any(word != precision for word in variants)
 
     @property
     def key(self) -> Key:
@@ -97,8 +100,8 @@ class Entry(NamedTuple):
     def spec_label(self) -> str:
         """The label of the row with the model's specification in place of a name of the user.
 
-        It is needed to find published numbers, which name models by their specification, such as
-        "openclip:ViT-B-32/openai".
+        It is needed to find published numbers, which name models by their specification. Example:
+        "openclip:ViT-B-32/openai (bf16)" if the label is "clip (bf16)".
         """
         if self.stored is None:
             return self.model
@@ -108,6 +111,10 @@ class Entry(NamedTuple):
         """Return a metric minus its published value in percentage points, such as "+0.4".
 
         The text is empty if the model's authors did not publish the metric.
+
+        Args:
+            metric: The name of the metric, which is a fraction.
+            decimals: The digits after the point; None for one digit.
         """
         published_value = self.published.get(metric)
         if published_value is None:
@@ -116,22 +123,31 @@ class Entry(NamedTuple):
 
 
 def headlines_of(entry: Entry) -> Mapping[str, str]:
-    """Return the metrics that tables show of an entry, in order, with their titles.
+    """Return the titles of the metrics that tables show of an entry, by the names of the metrics.
 
-    These are the metrics that were chosen, or else the headline metrics of the task. The main
+    These are the metrics that a user chose, or else the headline metrics of the task. The main
     metric of a webdataset's own benchmark comes first. All metrics are shown if the task is not
     installed or its package is broken.
+
+    Args:
+        entry: One model's metrics on one data set.
+
+    Example:
+        {"acc1": "top-1", "acc5": "top-5"}
     """
     if entry.titles:
         return entry.titles
     task = usable_task(entry.task)
     if task is None:
         return {metric: metric for metric in sorted(entry.metrics)}
+
     titles: dict[str, str] = {}
-    main = main_metric(entry.dataset_name, entry.protocol)
-    if main:
-        titles[main] = main
-    return titles | dict(task.headlines)
+    benchmark_metric = main_metric(entry.dataset_name, entry.protocol)
+    if benchmark_metric:
+        titles[benchmark_metric] = benchmark_metric
+    # A headline metric that is there already keeps its place and gets the title of the task.
+    titles.update(task.headlines)
+    return titles
 
 
 def entries_of_rows(rows: Iterable[ResultRow]) -> list[Entry]:
@@ -143,38 +159,42 @@ def entries_of_rows(rows: Iterable[ResultRow]) -> list[Entry]:
 
 
 def entries_of(results: Iterable[StoredResult]) -> list[Entry]:
-    """Return one entry for each distinct result, sorted by key.
+    """Return one entry per distinct result, with the numbers that the model's authors published.
 
-    A result that repeats an equal one has no entry. Raises UsageError if two results of one model
-    on one data set differ.
+    An edited result has the source `unverified`, so that it has no rank. A result that repeats an
+    equal one has no entry.
+
+    Args:
+        results: The results, which `label_results` labelled.
+
+    Returns:
+        The entries, sorted by key.
+
+    Raises:
+        UsageError: If two results of one model on one data set differ.
     """
-    entries = [_make_entry(result) for result in distinct_results(results)]
+    entries = []
+    for result in distinct_results(results):
+        row = result.row
+        entry = Entry(
+            model=result.label,
+            task=row.task,
+            dataset=result.dataset,
+            protocol=row.protocol,
+            metrics=row.metrics,
+            intervals=row.intervals,
+            source="unverified" if result.is_edited else row.source,
+            partial=is_partial(row),
+            stored=result,
+        )
+        # Most authors measured in mixed precision. Their numbers are compared with results in mixed
+        # precision and in float32, so the precision is cut off the label. OpenCLIP loads weights
+        # that were trained with QuickGELU by the name of the architecture with or without
+        # `-quickgelu`.
+        model = entry.spec_label.removesuffix(AMP).replace("-quickgelu/", "/")
+        published_metrics = _published_metrics().get((model, row.dataset, row.protocol), {})
+        entries.append(entry._replace(published=published_metrics))
     return sorted(entries, key=lambda entry: entry.key)
-
-
-def _make_entry(result: StoredResult) -> Entry:
-    """Return the entry of a result, with the numbers that the model's authors published.
-
-    An edited result has the source `unverified`, so that it has no rank.
-    """
-    row = result.row
-    entry = Entry(
-        model=result.label,
-        task=row.task,
-        dataset=result.dataset,
-        protocol=row.protocol,
-        metrics=row.metrics,
-        intervals=row.intervals,
-        source="unverified" if result.is_edited else row.source,
-        partial=is_partial(row),
-        stored=result,
-    )
-    # Most authors measured in mixed precision. Their numbers are compared with results in mixed
-    # precision and in float32, so the precision is cut off the label. OpenCLIP loads weights that
-    # were trained with QuickGELU by the name of the architecture with or without `-quickgelu`.
-    model = entry.spec_label.removesuffix(AMP).replace("-quickgelu/", "/")
-    published_metrics = _published_metrics().get((model, row.dataset, row.protocol), {})
-    return entry._replace(published=published_metrics)
 
 
 @cache
@@ -197,8 +217,17 @@ def read_published_entries() -> tuple[Entry, ...]:
 
     entries = []
     for (model, task, dataset, protocol, source, url), metrics in metrics_by_entry.items():
-        entry_source = cast(Source, source)
-        entries.append(Entry(model, task, dataset, protocol, metrics, {}, entry_source, url=url))
+        entry = Entry(
+            model=model,
+            task=task,
+            dataset=dataset,
+            protocol=protocol,
+            metrics=metrics,
+            intervals={},
+            source=cast(Source, source),
+            url=url,
+        )
+        entries.append(entry)
     return tuple(sorted(entries, key=lambda entry: entry.key))
 
 
@@ -206,23 +235,30 @@ def _read_published_lines(text: str) -> Iterator[Mapping[str, str]]:
     """Yield one record for each published metric in the text of a CSV file.
 
     A record has the keys model, task, dataset, protocol, source, url, metric and percent. Most
-    files have one line per metric with just these columns. OpenCLIP's table of DataComp's data sets
-    has one line per model and one column per data set, with the data set's main metric as a
-    fraction.
+    files have one line per metric with just these columns. The other file, OpenCLIP's table of
+    DataComp's data sets, has one line per model and one column per data set, which holds the main
+    metric of the data set as a fraction.
+
+    Example:
+        The line "openclip:ViT-H-14/dfn5b,0.8344,..." under the header "model,wds/imagenet1k,..."
+        gives a record with this model, the data set "wds/imagenet1k" and "83.44" percent.
     """
     lines = csv.DictReader(text.splitlines())
     column_names = lines.fieldnames or ()
-    if "metric" in column_names:
+    has_line_per_metric = "metric" in column_names
+    if has_line_per_metric:
         yield from lines
         return
 
-    # Every column that is named after a data set of DataComp holds one metric of that data set.
+    # Prepare the parts of the records that are equal for all models.
     records_by_dataset: dict[str, dict[str, str]] = {}
-    for dataset in column_names:
-        protocol = WEBDATASETS.get(dataset, {}).get(DATACOMP)
-        if protocol:
-            records_by_dataset[dataset] = _OPENCLIP_SOURCE | {
-                "dataset": dataset,
+    for column_name in column_names:
+        protocol = WEBDATASETS.get(column_name, {}).get(DATACOMP)
+        if protocol is not None:  # the column is named after a data set
+            records_by_dataset[column_name] = {
+                "source": "published",
+                "url": _OPENCLIP_URL,
+                "dataset": column_name,
                 "protocol": DATACOMP,
                 "task": protocol.task,
                 "metric": protocol.main_metric or MEAN_RECALL,
@@ -230,7 +266,7 @@ def _read_published_lines(text: str) -> Iterator[Mapping[str, str]]:
     for line in lines:
         for dataset, record in records_by_dataset.items():
             percent = str(100 * float(line[dataset]))
-            yield record | {"model": line["model"], "percent": percent}
+            yield {**record, "model": line["model"], "percent": percent}
 
 
 def published_beside(results: Iterable[StoredResult]) -> list[Entry]:
@@ -239,15 +275,20 @@ def published_beside(results: Iterable[StoredResult]) -> list[Entry]:
     These are all entries, except that DataComp's numbers of 112 models are left out if no result
     was measured under DataComp's protocol.
     """
+    published_entries = read_published_entries()
     has_datacomp = any(result.row.protocol == DATACOMP for result in results)
-    return [
-        entry for entry in read_published_entries() if has_datacomp or entry.protocol != DATACOMP
-    ]
+    if has_datacomp:
+        return list(published_entries)
+    return [entry for entry in published_entries if entry.protocol != DATACOMP]
 
 
 @cache
 def _published_metrics() -> Mapping[tuple[str, str, str], Mapping[str, float]]:
-    """Return the metrics that the authors of models published, by model, data set and protocol."""
+    """Return the metrics that the authors of models published, by model, data set and protocol.
+
+    Example of an item:
+        ("openclip:ViT-B-16/laion400m_e32", "imagenet1k", "clip-benchmark") -> {"acc1": 0.6705}
+    """
     metrics = {}
     for entry in read_published_entries():
         if entry.source == "published":

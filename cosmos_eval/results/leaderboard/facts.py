@@ -33,12 +33,20 @@ _NOTES = (
 def facts_of(entry: Entry) -> dict[str, Any]:
     """Return the known facts of an entry's model, such as its number of parameters, by name.
 
-    They come from the result. For a published entry, and for a result without facts, they are what
-    is published about the model.
+    They come from the result. For a published entry, and for a result without facts, they are the
+    published facts of the model.
+
+    Args:
+        entry: One model's metrics on one data set, measured here or published elsewhere.
+
+    Example:
+        {"parameters": 151277313, "image_size": [224, 224], "images_per_second": 812.5}
     """
-    row = entry.stored.row if entry.stored else None
-    if row is None or "facts" not in row.model:
-        return stated_facts(entry.model if row is None else row.model["spec"])
+    if entry.stored is None:
+        return stated_facts(entry.model)
+    row = entry.stored.row
+    if "facts" not in row.model:
+        return stated_facts(row.model["spec"])
     facts = dict(row.model["facts"])
     facts["images_per_second"] = row.provenance.get("images_per_second")
     return {name: value for name, value in facts.items() if value is not None}
@@ -47,21 +55,25 @@ def facts_of(entry: Entry) -> dict[str, Any]:
 def stated_facts(model: str) -> dict[str, Any]:
     """Return the facts that are published about a model, by name.
 
-    `model` is a specification such as "openclip:ViT-B-32/openai". The facts are OpenCLIP's profile
-    of the architecture, and the data and length of the training. They are empty for models that are
-    neither OpenCLIP's nor released by COSMOS.
+    Args:
+        model: The specification of the model, such as "openclip:ViT-B-32/openai".
+
+    Returns:
+        OpenCLIP's profile of the architecture, and the data and length of the training. The facts
+        are empty for models that are neither OpenCLIP's nor released by COSMOS.
     """
     kind, _, name = model.partition(":")
     facts: dict[str, Any] = {}
     if kind == "openclip":
         architecture = name.partition("/")[0]
-        facts |= profile_of(architecture)
+        facts.update(profile_of(architecture))
     elif kind == "cosmos":
-        facts |= profile_of(RELEASED.get(name, ""))
+        architecture = RELEASED.get(name, "")
+        facts.update(profile_of(architecture))
         # COSMOS adds a module with parameters to the architecture of the profile. The features of
         # images and texts do not use it, so the GFLOPs stay valid.
         facts.pop("parameters", None)
-    facts |= training_of(model)
+    facts.update(training_of(model))
     return facts
 
 
@@ -71,11 +83,13 @@ def model_table(entries: Iterable[Entry]) -> Table:
     Models without any known fact are left out. The source is a column if not all models were
     measured here.
     """
+    # Collect the facts of all results of each model and source.
     facts_by_model: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for entry in entries:
         model = entry.stored.model if entry.stored else entry.model
         facts_by_model.setdefault((model, entry.source), []).append(facts_of(entry))
-    known_models = [model for model in sorted(facts_by_model) if any(facts_by_model[model])]
+    known_models = [key for key in sorted(facts_by_model) if any(facts_by_model[key])]
+
     has_source = any(source != "measured" for _, source in known_models)
     records = []
     for model, source in known_models:
@@ -86,6 +100,7 @@ def model_table(entries: Iterable[Entry]) -> Table:
         for name, title in COLUMNS.items():
             record[title] = _fact_text(name, facts.get(name))
         records.append(record)
+
     # The names of a row are the model and perhaps the source. The next column, which also holds
     # texts, is the training data.
     n_text_columns = 3 if has_source else 2
@@ -98,24 +113,29 @@ def _join_facts(facts_of_results: list[dict[str, Any]]) -> dict[str, Any]:
     """Join the facts that the results of one model have, by name.
 
     Results of older versions may lack facts that other results have. The speed in images per second
-    is the median over the results. Of other facts, the last result's count.
+    is the median over the results. Every other fact comes from the last result that has it.
     """
-    joined: dict[str, Any] = {}
+    joined_facts: dict[str, Any] = {}
     speeds = []
     for facts in facts_of_results:
-        joined |= facts
+        joined_facts.update(facts)
         if "images_per_second" in facts:
             speeds.append(facts["images_per_second"])
     if speeds:
-        joined["images_per_second"] = median(speeds)
-    return joined
+        joined_facts["images_per_second"] = median(speeds)
+    return joined_facts
 
 
 def _fact_text(name: str, value: Any) -> str:
     """Return a fact as text for the table, which is empty if the fact is unknown.
 
-    `name` is the name of the fact in results. Examples: 151277313 parameters -> "151.3" (millions),
-    the image size [224, 224] -> "224".
+    Args:
+        name: The name of the fact in results, such as "parameters".
+        value: The fact, or None.
+
+    Example:
+        _fact_text("parameters", 151277313) -> "151.3", which are millions
+        _fact_text("image_size", [224, 224]) -> "224"
     """
     if value is None:
         return ""
@@ -126,12 +146,18 @@ def _fact_text(name: str, value: Any) -> str:
     if name == "image_size":
         distinct_sides = dict.fromkeys(value)  # one side for a square
         return "x".join(str(side) for side in distinct_sides)
-    return f"{value:.2f}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:.2f}"
+    return str(value)
 
 
 def _count_text(count: float) -> str:
-    """Return a count with three digits and a unit: 34e9 -> "34B", 861.2e6 -> "861M"."""
+    """Return a count with three digits and a unit.
+
+    Example: 34e9 -> "34B", 861.2e6 -> "861M", 999.6e6 -> "1B".
+    """
     for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if count >= 0.9995 * size:  # rounds to at least 1.00 of the unit
+        rounds_to_one_unit = count >= 0.9995 * size
+        if rounds_to_one_unit:
             return f"{count / size:.3g}{unit}"
     return f"{count:.3g}"

@@ -66,9 +66,11 @@ class GroupMean(NamedTuple):
         Fractions are in percent. The standard deviation between seeds is "-" for a single training.
         """
         metric = self.metric_record
-        seed_sd, interval_cell = "-", ""
+        factor = metric.factor  # 100 for fractions, else 1
+        seed_sd = "-"
         if self.seed_sd is not None:
-            seed_sd = options.format_number(metric.factor * self.seed_sd)
+            seed_sd = options.format_number(factor * self.seed_sd)
+        interval_cell = ""
         if options.intervals:
             interval_cell = interval_text(metric, self.interval._asdict(), options.decimals)
         return {
@@ -79,7 +81,7 @@ class GroupMean(NamedTuple):
             "trainings": str(len(self.seeds)),
             "mean": metric_text(metric, self.estimate.a, options.decimals),
             "seed sd": seed_sd,
-            "image se": options.format_number(metric.factor * self.estimate.image_error),
+            "image se": options.format_number(factor * self.estimate.image_error),
             "95% interval": interval_cell,
         }
 
@@ -91,16 +93,19 @@ class GroupMean(NamedTuple):
         record["mean"] = self.estimate.a
         record["seed_sd"] = self.seed_sd
         record["image_error"] = self.estimate.image_error
-        return record | self.interval._asdict()
+        record.update(self.interval._asdict())
+        return record
 
 
 def group_means(entries: Iterable[Entry]) -> list[GroupMean]:
     """Return the mean of each headline metric of each group of trainings on each data set.
 
     The means are sorted by protocol, data set and group. A model that states no group is a group
-    with a single training. Raises UsageError for a training that occurs twice, if the trainings of
-    a group were measured with different settings, and for samples that are missing or do not give
-    the metrics.
+    with a single training.
+
+    Raises:
+        UsageError: For a training that occurs twice, if the trainings of a group were measured with
+            different settings, and for samples that are missing or do not give the metrics.
     """
     entries_by_group: dict[tuple[str, str, str], list[Entry]] = {}
     for entry in entries:
@@ -108,37 +113,42 @@ def group_means(entries: Iterable[Entry]) -> list[GroupMean]:
             group = group_label(entry.stored.row) or entry.model
             key = (entry.protocol, entry.dataset, group)
             entries_by_group.setdefault(key, []).append(entry)
+
     means: list[GroupMean] = []
-    for key in sorted(entries_by_group):
-        _, _, group = key
-        means += _means_of_group(group, entries_by_group[key])
+    for (_, _, group), group_entries in sorted(entries_by_group.items()):
+        means += _means_of_group(group, group_entries)
     return means
 
 
 def _means_of_group(group: str, entries: Sequence[Entry]) -> Iterator[GroupMean]:
     """Yield the mean of each headline metric of a group on one data set.
 
-    `entries` are the results of the trainings. A metric of which a single image decides whether it
-    has a value is left out.
+    A metric of which a single image decides whether it has a value is left out.
+
+    Args:
+        group: The label of the group.
+        entries: The entries of the group's trainings on the data set.
     """
-    entry = entries[0]
     results = [entry.stored for entry in entries if entry.stored is not None]
     require_distinct(results)
     seeds = tuple(training_of(result.row).get("seed") for result in results)
-    headlines = headlines_of(entry)
+    all_trainings = np.arange(len(results))
+
+    first_entry = entries[0]
+    headlines = headlines_of(first_entry)
     moments_by_metric = estimate_moments_of_results(results, read_samples, headlines)
     for name in headlines:
         moments = moments_by_metric.get(name)
         if moments is not None:
             yield GroupMean(
                 group=group,
-                task=entry.task,
-                dataset=entry.dataset,
-                protocol=entry.protocol,
+                task=first_entry.task,
+                dataset=first_entry.dataset,
+                protocol=first_entry.protocol,
                 metric=name,
                 seeds=seeds,
                 values=tuple(moments.values.tolist()),
-                estimate=moments.mean(np.arange(len(results))),
+                estimate=moments.mean(all_trainings),
             )
 
 
@@ -147,8 +157,10 @@ def group_table(
 ) -> Table:
     """Return the table of the means of groups of trainings, with fractions in percent.
 
-    Rows are sorted by data set, and then by name or as `options.sort` says. The values of the
-    columns that `section` names, such as "data set", become headings.
+    Args:
+        means: The means.
+        options: The order of the rows on each data set, and the form of the numbers.
+        section: The titles of columns whose values become headings, such as "data set".
     """
     sorted_means = sorted(means, key=lambda mean: _row_sort_key(mean, means, options.sort))
     records = [mean.cells(options) for mean in sorted_means]
@@ -162,20 +174,28 @@ def _row_sort_key(
 ) -> tuple[str, str, float, str]:
     """Return the sort key of a row: protocol, data set, number of better groups, name of the group.
 
-    If `sort` is "rank", the number of better groups is the mean over all metrics of the data set.
-    If it is a metric, only this metric counts. Otherwise the number is 0, so that groups are in
-    alphabetical order.
+    Args:
+        mean: The mean in the row: a metric of a group on a data set.
+        means: All means of the table.
+        sort: What decides which groups are better: "rank" for all metrics of the data set, whose
+            numbers of better groups are averaged, or the name of one metric. Otherwise the number
+            of better groups is 0, so that groups are in alphabetical order.
     """
     means_on_data_set = []
     for other_mean in means:
-        if (other_mean.protocol, other_mean.dataset) == (mean.protocol, mean.dataset):
+        if other_mean.protocol == mean.protocol and other_mean.dataset == mean.dataset:
             means_on_data_set.append(other_mean)
+
+    # Count the better groups by each metric of this group that decides.
     better_counts = []
     for group_mean in means_on_data_set:
-        if group_mean.group == mean.group and sort in (BY_RANK, group_mean.metric):
-            losses = [
-                other.loss for other in means_on_data_set if other.metric == group_mean.metric
-            ]
-            better_counts.append(sum(loss < group_mean.loss for loss in losses))
+        is_deciding = sort in (BY_RANK, group_mean.metric)
+        if group_mean.group == mean.group and is_deciding:
+            n_better = 0
+            for other_mean in means_on_data_set:
+                is_same_metric = other_mean.metric == group_mean.metric
+                if is_same_metric and other_mean.loss < group_mean.loss:
+                    n_better += 1
+            better_counts.append(n_better)
     mean_n_better = fmean(better_counts) if better_counts else 0.0
     return mean.protocol, mean.dataset, mean_n_better, mean.group

@@ -39,9 +39,10 @@ _LEVEL = 0.05  # the probability of an error anywhere in a column
 class Pair(NamedTuple):
     """The best result of a column and another result of the column."""
 
+    # The keys of their entries.
     best: Key
     other: Key
-    # The metric of the column.
+    # The name of the metric of the column.
     metric: str
 
 
@@ -69,57 +70,58 @@ class Rank(NamedTuple):
     second: bool = False
 
 
-class _Column(NamedTuple):
-    """A metric of several ranked entries on one data set under one protocol."""
+class _Column:
+    """The numbers of several ranked entries for one metric on one data set under one protocol.
 
-    metric: str
-    entries: list[Entry]
+    Attributes:
+        metric: The name of the metric.
+        entries: The entries. All of them have the metric.
+        higher_is_better: True for metrics such as accuracies, false for metrics such as mean ranks.
+        best: The entry with the best number. If entries are equally good, it is the first by key.
+        widening: The factor that widens the 95% intervals of the entries until all K of them hold
+            at once with 95%. It is z(1 - 0.025 / K) / z(1 - 0.025), in which z is the quantile of
+            the normal distribution: 1.14 for K = 2, and 1.43 for K = 10.
+    """
 
-    @property
-    def higher_is_better(self) -> bool:
-        """True for metrics such as accuracies, false for metrics such as mean ranks."""
-        return metric_of(self.entries[0].task, self.metric).higher_is_better
+    def __init__(self, metric: str, entries: Sequence[Entry]) -> None:
+        """Find the best of the entries, and the widening of their intervals."""
+        self.metric = metric
+        self.entries = entries
+        self.higher_is_better = metric_of(entries[0].task, metric).higher_is_better
 
-    @property
-    def best(self) -> Entry:
-        """The entry with the best number. If entries are equally good, it is the first by key."""
         sign = -1 if self.higher_is_better else 1
-        return min(self.entries, key=lambda entry: (sign * entry.metrics[self.metric], entry.key))
+        self.best = min(entries, key=lambda entry: (sign * entry.metrics[metric], entry.key))
 
-    @property
-    def widening(self) -> float:
-        """The factor that widens 95% intervals until all K of them hold at once with 95%.
-
-        It is z(1 - 0.025 / K) / z(1 - 0.025), in which z is the quantile of the normal
-        distribution. Example: 1.14 for K = 2, and 1.43 for K = 10.
-        """
-        n_intervals = sum(self.metric in entry.intervals for entry in self.entries)
+        n_intervals = sum(metric in entry.intervals for entry in entries)
         quantile = NormalDist().inv_cdf
         simultaneous_level = _LEVEL / max(1, n_intervals)
-        return quantile(1 - simultaneous_level / 2) / quantile(1 - _LEVEL / 2)
+        self.widening = quantile(1 - simultaneous_level / 2) / quantile(1 - _LEVEL / 2)
 
-    def overlaps(self, best: Entry, other: Entry, widening: float) -> bool:
-        """Return whether the widened intervals of the best entry and another one overlap.
+    def overlaps_best(self, other: Entry) -> bool:
+        """Return whether the widened intervals of the best entry and another entry overlap.
 
         A number without an interval counts as a point. Two points never overlap.
         """
-        if self.metric not in best.intervals and self.metric not in other.intervals:
+        if self.metric not in self.best.intervals and self.metric not in other.intervals:
             return False
-        _, other_high = self.interval(other, widening)
-        best_low, _ = self.interval(best, widening)
+        best_low, _ = self.widened_interval(self.best)
+        _, other_high = self.widened_interval(other)
         return other_high >= best_low
 
-    def interval(self, entry: Entry, widening: float) -> tuple[float, float]:
-        """Return both ends of an entry's interval, made wider by the factor `widening`.
+    def widened_interval(self, entry: Entry) -> tuple[float, float]:
+        """Return both ends of an entry's interval, whose distances from the value are widened.
 
         The worse end comes first. If lower is better, both ends change their sign, so that greater
-        is always better: the interval from 3 to 5 of a mean rank is (-5, -3). An entry without an
-        interval has its value as both ends.
+        is always better. An entry without an interval has its value as both ends.
+
+        Example:
+            An accuracy of 0.6 with the interval from 0.5 to 0.7 and a widening of 1.5 gives
+            (0.45, 0.75). The widened interval from 3 to 5 of a mean rank gives (-5, -3).
         """
         value = entry.metrics[self.metric]
         interval = entry.intervals.get(self.metric, {"low": value, "high": value})
-        low = value + widening * (interval["low"] - value)
-        high = value + widening * (interval["high"] - value)
+        low = value + self.widening * (interval["low"] - value)
+        high = value + self.widening * (interval["high"] - value)
         if self.higher_is_better:
             return low, high
         return -high, -low
@@ -128,41 +130,49 @@ class _Column(NamedTuple):
         """Return the first and last rank that each measured entry with an interval can have.
 
         An entry ranks behind all entries whose widened intervals lie above its own, and before all
-        entries whose widened intervals lie below. Intervals (1, 2), (3, 5) and (4, 6) give the
-        ranks (3, 3), (1, 2) and (1, 2). The ranks are empty for fewer than two such entries.
+        entries whose widened intervals lie below. The ranks are empty for fewer than two such
+        entries.
+
+        Example:
+            The widened intervals (1, 2), (3, 5) and (4, 6) give the ranks (3, 3), (1, 2), (1, 2).
         """
-        widening = self.widening
         intervals = {}
         for entry in self.entries:
             if entry.source == "measured" and self.metric in entry.intervals:
-                intervals[entry.key] = self.interval(entry, widening)
+                intervals[entry.key] = self.widened_interval(entry)
         if len(intervals) < 2:
             return {}
-        lows = sorted(low for low, _ in intervals.values())
-        highs = sorted(high for _, high in intervals.values())
+        sorted_lows = sorted(low for low, _ in intervals.values())
+        sorted_highs = sorted(high for _, high in intervals.values())
         ranks = {}
         for key, (low, high) in intervals.items():
-            n_above = len(lows) - bisect_right(lows, high)  # intervals that begin above this one
-            n_below = bisect_left(highs, low)  # intervals that end below this one
-            ranks[key] = (1 + n_above, len(highs) - n_below)
+            n_better = len(intervals) - bisect_right(sorted_lows, high)  # they begin above this one
+            n_worse = bisect_left(sorted_highs, low)  # they end below this one
+            first_rank = 1 + n_better
+            last_rank = len(intervals) - n_worse
+            ranks[key] = (first_rank, last_rank)
         return ranks
 
 
 def close_pairs(entries: Iterable[Entry]) -> list[Pair]:
     """Return the pairs of results that are so close that only a paired test can tell them apart.
 
-    A pair is the best result of a column and another result whose widened interval overlaps with
-    its interval. Both must be measured here, since the test needs their samples.
+    A pair is the best result of a column, which is a metric on one data set under one protocol, and
+    another result of the column whose widened interval overlaps with the best one's. Both must be
+    measured here, since the test needs their samples.
+
+    Args:
+        entries: The entries of all data sets and protocols, each with one model's metrics on one
+            data set.
     """
     pairs = []
     for column in _columns(entries):
-        best, widening = column.best, column.widening
+        best = column.best
         if best.source != "measured":
             continue
         for other in column.entries:
-            if other is best or other.source != "measured":
-                continue
-            if column.overlaps(best, other, widening):
+            is_testable = other is not best and other.source == "measured"
+            if is_testable and column.overlaps_best(other):
                 pairs.append(Pair(best.key, other.key, column.metric))
     return pairs
 
@@ -173,9 +183,14 @@ def rank_entries(
     """Return the rank of each number, by the key of its entry and the metric.
 
     A number is ranked among the numbers of the same data set, protocol and metric. Partial results,
-    unverified numbers, and metrics that are not ranked have no rank. Numbers are compared after
-    rounding to `decimals`, or to the usual digits of the metric if it is None. `ties` are the
-    p-values of paired tests from `find_ties`; without them, intervals decide on ties.
+    unverified numbers, and metrics that are not ranked have no rank.
+
+    Args:
+        entries: The results and published numbers of all data sets and protocols.
+        ties: The p-values of paired tests from `find_ties`. Intervals decide which results without
+            a test are tied.
+        decimals: The digits after the point to which numbers are rounded before they are compared;
+            None for the usual digits of the metric.
     """
     ranks: dict[RankedNumber, Rank] = {}
     for column in _columns(entries):
@@ -190,21 +205,31 @@ def _columns(entries: Iterable[Entry]) -> list[_Column]:
     A column is a metric on one data set under one protocol. Entries with other settings than the
     protocol's have columns of their own.
     """
-    columns: dict[tuple[str, str, str, bool], _Column] = {}
+    entries_by_column: dict[tuple[str, str, str, bool], list[Entry]] = {}
     for entry in entries:
         if not entry.is_ranked:
             continue
         for metric in headlines_of(entry):
             if metric in entry.metrics and metric_of(entry.task, metric).is_ranked:
-                key = (entry.protocol, entry.dataset, metric, entry.has_other_settings)
-                columns.setdefault(key, _Column(metric, [])).entries.append(entry)
-    return [column for column in columns.values() if len(column.entries) > 1]
+                column_key = (entry.protocol, entry.dataset, metric, entry.has_other_settings)
+                entries_by_column.setdefault(column_key, []).append(entry)
+
+    columns = []
+    for (_, _, metric, _), column_entries in entries_by_column.items():
+        if len(column_entries) > 1:
+            columns.append(_Column(metric, column_entries))
+    return columns
 
 
 def _rank_column(column: _Column, ties: Ties, decimals: int | None) -> dict[Key, Rank]:
     """Return the rank of each number of a column, by the key of its entry.
 
     Numbers that are equal after rounding are equally good, so several can be the best.
+
+    Args:
+        column: The entries with their numbers for one metric.
+        ties: The p-values of paired tests, see `find_ties`.
+        decimals: The digits to which numbers are rounded; None for the usual digits.
     """
     metric = metric_of(column.entries[0].task, column.metric)
     rounded_values = {}
@@ -218,22 +243,22 @@ def _rank_column(column: _Column, ties: Ties, decimals: int | None) -> dict[Key,
     if other_values:
         second_value = max(other_values) if metric.higher_is_better else min(other_values)
 
-    best_ties = _ties_with_best(column, ties)
-    possible_ranks = _possible_ranks(column, best_ties)
+    comparisons = _compare_with_best(column, ties)
+    possible_ranks = _possible_ranks(column, comparisons)
     column_ranks = {}
     for key, value in rounded_values.items():
         is_best = value == best_value
         column_ranks[key] = Rank(
             best=is_best,
-            tie="" if is_best else best_ties[key].tie,
+            tie="" if is_best else comparisons[key].tie,
             ranks=possible_ranks.get(key),
             second=value == second_value,
         )
     return column_ranks
 
 
-class _TieWithBest(NamedTuple):
-    """True if an entry of a column may be as good as the best one."""
+class _ComparisonWithBest(NamedTuple):
+    """Whether an entry of a column may be as good as the best entry."""
 
     # Why the number is marked as tied in tables: "paired" or "intervals"; empty if it is not.
     tie: Tie
@@ -243,58 +268,80 @@ class _TieWithBest(NamedTuple):
     is_paired: bool
 
 
-def _ties_with_best(column: _Column, ties: Ties) -> dict[Key, _TieWithBest]:
+def _compare_with_best(column: _Column, ties: Ties) -> dict[Key, _ComparisonWithBest]:
     """Compare each other entry of a column with the best entry. Return the outcomes by key.
 
-    An entry may be as good as the best one if the p-value of their paired test in `ties` is large.
-    Without a test, it may be as good if both intervals overlap.
+    An entry may be as good as the best one if the p-value of their paired test is large. Without a
+    test, it may be as good if both intervals overlap.
 
     The levels are corrected for the number K of entries with ranks. Marks of ties compare K - 1
     entries with the best one, so each one-sided test has the level 0.05 / (K - 1). Ranks compare
     all K (K - 1) / 2 pairs by two-sided tests, so each one-sided test has the level
     0.05 / (K (K - 1)).
+
+    Args:
+        column: The entries with their numbers for one metric.
+        ties: The p-values of the paired tests with the best entry. Entries may lack one.
     """
-    best, widening = column.best, column.widening
+    best = column.best
+
+    # The levels of single tests. The level for marks is never looser than for two models.
     ranked_keys = column.ranks_by_intervals().keys()
     k = max(2, len(ranked_keys))
     tie_level = min(_LEVEL / 2, _LEVEL / (k - 1))
     rank_level = _LEVEL / (k * (k - 1))
-    ties_with_best = {}
+
+    comparisons = {}
     for entry in column.entries:
         if entry is best:
             continue
         p_value = ties.get(Pair(best.key, entry.key, column.metric))
-        is_overlapping = column.overlaps(best, entry, widening)
+        is_overlapping = column.overlaps_best(entry)
+        tie: Tie = ""
+        is_paired = False
+        can_be_first = is_overlapping
         if p_value is None:
-            tie: Tie = "intervals" if is_overlapping else ""
-            ties_with_best[entry.key] = _TieWithBest(tie, is_overlapping, is_paired=False)
-            continue
-        tie = "paired" if p_value > tie_level else ""
-        is_paired = best.key in ranked_keys and entry.key in ranked_keys
-        can_be_first = p_value > rank_level if is_paired else is_overlapping
-        ties_with_best[entry.key] = _TieWithBest(tie, can_be_first, is_paired)
-    return ties_with_best
+            # Only the intervals can tell the entries apart.
+            if is_overlapping:
+                tie = "intervals"
+        else:
+            # The paired test tells them apart, in ranks only if both entries have ranks.
+            if p_value > tie_level:
+                tie = "paired"
+            is_paired = best.key in ranked_keys and entry.key in ranked_keys
+            if is_paired:
+                can_be_first = p_value > rank_level
+        comparisons[entry.key] = _ComparisonWithBest(tie, can_be_first, is_paired)
+    return comparisons
 
 
 def _possible_ranks(
-    column: _Column, ties_with_best: Mapping[Key, _TieWithBest]
+    column: _Column, comparisons: Mapping[Key, _ComparisonWithBest]
 ) -> dict[Key, tuple[int, int]]:
     """Return the first and last rank that each entry of a column can have, by key.
 
-    Intervals give the ranks. A paired test with the best entry, which finds more, then decides
-    whether the first rank of an entry is 1. The last rank of the best entry is the number of
-    entries, including itself, that are not certainly worse.
+    Intervals give the ranks. A paired test with the best entry, which finds more differences, then
+    decides whether the first rank of an entry is 1. The last rank of the best entry is the number
+    of entries, including itself, that are not certainly worse.
+
+    Args:
+        column: The entries with their numbers for one metric.
+        comparisons: The comparison of each other entry with the best entry, by key.
+
+    Returns:
+        The ranks, counted from 1. Entries that were not measured here, or without an interval, have
+        none.
     """
     ranks = column.ranks_by_intervals()
     n_worse = 0  # the number of entries that are certainly worse than the best one
-    for key, tie_with_best in ties_with_best.items():
+    for key, comparison in comparisons.items():
         if key not in ranks:
             continue
-        first, last = ranks[key]
-        if tie_with_best.is_paired:
-            first = 1 if tie_with_best.can_be_first else max(2, first)
-        ranks[key] = (first, last)
-        if not tie_with_best.can_be_first:
+        first_rank, last_rank = ranks[key]
+        if comparison.is_paired:
+            first_rank = 1 if comparison.can_be_first else max(2, first_rank)
+        ranks[key] = (first_rank, last_rank)
+        if not comparison.can_be_first:
             n_worse += 1
     if column.best.key in ranks:
         ranks[column.best.key] = (1, len(ranks) - n_worse)
@@ -302,12 +349,17 @@ def _possible_ranks(
 
 
 def find_ties(entries: Sequence[Entry], rule: Literal["auto", "paired", "intervals"]) -> Ties:
-    """Return the p-value of the paired test of each close pair, see `close_pairs`.
+    """Return the p-value of the paired test of each close pair of results, see `close_pairs`.
 
-    The rule says which pairs are tested:
-    - `intervals`: none, so no samples are read.
-    - `paired`: all of them. Raises UsageError if the results of a pair cannot be compared.
-    - `auto`: those that can be compared, unless that would take long.
+    Args:
+        entries: The entries of all data sets and protocols.
+        rule: Which pairs are tested:
+            - `intervals`: none, so no samples are read.
+            - `paired`: all of them.
+            - `auto`: those that can be compared, or none if that would take long.
+
+    Raises:
+        UsageError: If the rule is `paired`, and the results of a pair cannot be compared.
     """
     if rule == "intervals":
         return NO_TIES
@@ -331,20 +383,25 @@ def find_ties(entries: Sequence[Entry], rule: Literal["auto", "paired", "interva
     ties: dict[Pair, float] = {}
     for (best, other), pairs in pairs_by_results.items():
         try:
-            ties |= _paired_p_values(results[best], results[other], pairs)
+            p_values = _paired_p_values(results[best], results[other], pairs)
         except UsageError:
             if rule == "paired":
                 raise
+        else:
+            ties.update(p_values)
     return ties
 
 
 def p_value_of(task: str, metric: str, difference: PairedDifference) -> float:
-    """Return the one-sided p-value of the hypothesis that the best result is not better.
+    """Return the one-sided p-value of the hypothesis that the best result is not truly better.
 
-    `difference` is the metric of the best result minus the metric of the other one.
+    Args:
+        task: The name of the task of the results.
+        metric: The name of the metric in which they were compared.
+        difference: The metric of the best result minus the metric of the other result.
     """
-    # As a loss, for which lower is better, the metric of the best result is lower. The difference
-    # of losses is tested to be below 0.
+    # Turn the metric into a loss, for which lower is better, by changing its sign if needed. The
+    # best result is truly better if the difference of the losses is below 0.
     loss_difference = difference
     if metric_of(task, metric).higher_is_better:
         loss_difference = difference.flipped()
@@ -356,8 +413,17 @@ def _paired_p_values(
 ) -> dict[Pair, float]:
     """Return the p-values of several metrics of the same two results, by pair.
 
-    `pairs` name the metrics. Raises UsageError if the results were measured with different
-    settings, such as another list of samples.
+    Args:
+        best: The best result of the columns that `pairs` name.
+        other: The result that is close to it.
+        pairs: One pair of these two results for each metric to test.
+
+    Returns:
+        The p-values, without metrics that cannot be tested on samples.
+
+    Raises:
+        UsageError: If the results were measured with different settings, such as another list of
+            samples.
     """
     # Imported here, since SciPy takes long.
     from cosmos_eval.results.compare import (

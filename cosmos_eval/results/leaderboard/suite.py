@@ -78,18 +78,23 @@ class SuiteScore(NamedTuple):
         Fractions are in percent, and a missing number is "-". Raises UsageError if rows are to be
         sorted by a metric, since the table has only means.
         """
-        if options.sort not in ("", BY_NAME, BY_RANK) and not options.members:
+        # With the option `members`, the tables of the members follow, which have metrics.
+        is_known_order = options.sort in ("", BY_NAME, BY_RANK) or options.members
+        if not is_known_order:
             raise UsageError(
                 f"--sort {options.sort}: give {BY_NAME} or {BY_RANK}, or add --members"
             )
-        names = ["group" if self.has_groups else "model"]
+
+        # The titles of the columns: first the columns that name a row, then its numbers.
+        name_titles = ["group" if self.has_groups else "model"]
         if self.has_published:
-            names.append("source")
+            name_titles.append("source")
         if self.has_groups:
-            names.append("trainings")
-        titles = [*names, "rank", "mean", "members", "p (next)"]
+            name_titles.append("trainings")
+        titles = [*name_titles, "rank", "mean", "members", "p (next)"]
         if self.common:
             titles.append("mean over common members")
+
         rows = self.rows
         if options.sort == BY_NAME:
             rows = tuple(sorted(rows, key=lambda row: row.model))
@@ -98,7 +103,7 @@ class SuiteScore(NamedTuple):
             title=f"Suite {self.suite.name}{unit}",
             heads=tuple(Head(title) for title in titles),
             rows=tuple(self._cells(row, options) for row in rows),
-            n_text_columns=len(names),
+            n_text_columns=len(name_titles),
             notes=self.notes,
             label=f"suite-{self.suite.name}",
         )
@@ -114,15 +119,27 @@ class SuiteScore(NamedTuple):
         return any(row.source != "measured" for row in self.rows)
 
     def _cells(self, row: Row, options: TableOptions) -> tuple[Cell, ...]:
-        """Return the cells of a row, in the order of the columns of `table`."""
+        """Return the cells of a row, in the order of the columns of `table`.
+
+        Args:
+            row: A model, or a group of trainings.
+            options: How many decimals numbers have, and whether intervals are shown.
+        """
         cells = [Cell(row.model)]
         if self.has_published:
             cells.append(Cell(row.source))
         if self.has_groups:
             cells.append(Cell(str(row.trainings or _ABSENT)))
-        # Ranks from 1 to 3 are "1-3". If only one rank is possible, it is given once.
-        distinct_ranks = dict.fromkeys(row.ranks or [_ABSENT])
-        cells.append(Cell("-".join(str(rank) for rank in distinct_ranks)))
+
+        # Ranks from 1 to 3 are "1-3". If only rank 2 is possible, they are "2".
+        ranks_text = _ABSENT
+        if row.ranks is not None:
+            first_rank, last_rank = row.ranks
+            ranks_text = str(first_rank)
+            if last_rank != first_rank:
+                ranks_text = f"{first_rank}-{last_rank}"
+        cells.append(Cell(ranks_text))
+
         cells.append(_mean_cell(self.metric, row.mean, options))
         cells.append(Cell(self.suite.present(row.present)))
         cells.append(Cell(_ABSENT if row.p_next is None else p_value_text(row.p_next)))
@@ -140,6 +157,7 @@ class SuiteScore(NamedTuple):
             if not self.has_groups:
                 del model["trainings"]
             models.append(model)
+
         record: dict[str, Any] = {
             "suite": self.suite.name,
             "members": [member._asdict() for member in self.suite.members],
@@ -147,11 +165,19 @@ class SuiteScore(NamedTuple):
         }
         if self.suite.left_out:
             record["left_out"] = self.suite.left_out
-        return record | {"models": models, "notes": self.notes}
+        record["models"] = models
+        record["notes"] = self.notes
+        return record
 
 
 def _mean_cell(metric: Metric, mean: Mean | None, options: TableOptions) -> Cell:
-    """Return the cell of a mean, with its interval if tables show intervals."""
+    """Return the cell of a mean, with its interval if tables show intervals.
+
+    Args:
+        metric: A metric of the suite, whose unit decides on percent.
+        mean: The mean, or None if a model has none.
+        options: How many decimals numbers have, and whether intervals are shown.
+    """
     if mean is None:
         return Cell(_ABSENT)
     interval = None
@@ -188,9 +214,10 @@ def suite_score(
         read: A function that returns the per-sample arrays of a result file.
         by_group: True if the trainings of a group, which differ in their seeds, share a row.
 
-    Raises UsageError if no model has a number of any member, for samples that are missing or do not
-    give the metrics of their result, for a training that occurs twice, and if the trainings of a
-    group were measured with different settings.
+    Raises:
+        UsageError: If no model has a number of any member, for samples that are missing or do not
+            give the metrics of their result, for a training that occurs twice, and if the trainings
+            of a group were measured with different settings.
     """
     members = suite.members
     results = _results_by_model(members, entries)
@@ -233,15 +260,24 @@ def _measured_rows(
 ) -> tuple[list[Row], list[SuiteMember], list[str]]:
     """Return the rows of measured models or groups, common members, and warnings.
 
-    The rows are from the best mean down, followed by groups that lack members and have no mean. If
-    there are such groups, all groups also have a mean over the common members, which all of them
-    have. The warnings are about neighbouring rows that may be equal.
+    Args:
+        suite_means: The means of all models or groups.
+        members: The members of the suite.
+        metric: A metric of the suite, which says whether higher is better.
+
+    Returns:
+        The rows from the best mean down, followed by groups that lack members and have no mean.
+        The common members, which all groups have. They are empty if no group lacks a member.
+        Otherwise all rows also have a mean over them.
+        The warnings about neighbouring rows that may be equal.
     """
+    # Rank the groups that have all members.
     members_by_group = {group: suite_means.members_of(group) for group in suite_means.groups}
     means, differences = suite_means.means_over(members, metric)
     ranking = _Ranking(means, metric, differences)
     rows, warnings = ranking.rows(len(members), suite_means.clusters)
 
+    # Add the other groups, and a mean that all groups have.
     incomplete_groups = sorted(members_by_group.keys() - means.keys())
     for group in incomplete_groups:
         rows.append(Row(group, len(members_by_group[group])))
@@ -260,6 +296,10 @@ def _results_by_model(
     """Return the results that count in means, by model and then by member, in the suite's order.
 
     A result counts if it is complete and unedited, and has all metrics of the member.
+
+    Args:
+        members: The members of the suite, which are data sets with their protocols and metrics.
+        entries: The results and published numbers of all models.
     """
     ranked_entries = [entry for entry in entries if entry.is_ranked and entry.stored]
     results: dict[str, dict[SuiteMember, StoredResult]] = {}
@@ -267,7 +307,10 @@ def _results_by_model(
         model_entries = [entry for entry in ranked_entries if entry.model == model]
         for member in members:
             entry = entry_of(member, model_entries)
-            if entry and entry.stored and all(name in entry.metrics for name in member.metrics):
+            if entry is None or entry.stored is None:
+                continue
+            has_all_metrics = all(name in entry.metrics for name in member.metrics)
+            if has_all_metrics:
                 results.setdefault(model, {})[member] = entry.stored
     return results
 
@@ -275,15 +318,20 @@ def _results_by_model(
 def entry_of(member: SuiteMember, entries: Iterable[Entry]) -> Entry | None:
     """Return the entry of a suite's member among the entries of one model, or None.
 
-    The member names a data set such as "coco", or one version of it such as "coco (revision
-    1a2b3c4d)". Raises UsageError for two entries, which are results on different versions.
+    Args:
+        member: The member, which names a data set such as "coco", or one version of it such as
+            "coco (revision 1a2b3c4d)", with a task and a protocol.
+        entries: The entries of the model.
+
+    Raises:
+        UsageError: For two entries of the member, which are results on different versions.
     """
-    member_entries = [
-        entry
-        for entry in entries
-        if (entry.task, entry.protocol) == (member.task, member.protocol)
-        and member.dataset in (entry.dataset, entry.dataset_name)
-    ]
+    member_entries = []
+    for entry in entries:
+        has_task = entry.task == member.task and entry.protocol == member.protocol
+        has_dataset = member.dataset in (entry.dataset, entry.dataset_name)
+        if has_task and has_dataset:
+            member_entries.append(entry)
     if len(member_entries) > 1:
         raise UsageError(
             f"{member_entries[0].model} has several results of {member.dataset}, on other data: "
@@ -297,13 +345,18 @@ def _published_rows(
 ) -> list[Row]:
     """Return a row for each model with published numbers of all members, from the best mean down.
 
-    `metric` says whether higher is better.
+    Args:
+        members: The members of the suite.
+        entries: The results and published numbers of all models.
+        metric: A metric of the suite, which says whether higher is better.
     """
     entries_by_model: dict[str, dict[tuple[str, str, str], Entry]] = {}
     for entry in entries:
         if entry.source == "published" and not entry.stored:
-            key = entry.task, entry.dataset, entry.protocol
+            key = (entry.task, entry.dataset, entry.protocol)
             entries_by_model.setdefault(entry.model, {})[key] = entry
+
+    # Sort by a number of which lower is better, and then by the name of the model.
     sign = -1 if metric.higher_is_better else 1
     rows_by_sort_key = {}
     for model, model_entries in entries_by_model.items():
@@ -314,7 +367,8 @@ def _published_rows(
             if member_entry and value is not None:
                 values.append(value)
                 urls.add(member_entry.url)
-        if len(values) == len(members):
+        has_all_members = len(values) == len(members)
+        if has_all_members:
             mean = Mean(float(weighted_mean(values, members)))
             url = ", ".join(sorted(urls))
             row = Row(model, len(members), mean, source="published", url=url)
@@ -326,10 +380,15 @@ def _published_value(member: SuiteMember, entry: Entry | None) -> float | None:
     """Return the published mean of a member's metrics, or None if it is not published.
 
     DataComp publishes the mean recall of retrieval in place of the recalls of both directions.
+
+    Args:
+        member: The member of the suite, with its metrics.
+        entry: The published numbers of a model for the member, or None.
     """
     if entry is None:
         return None
-    if all(name in entry.metrics for name in member.metrics):
+    has_all_metrics = all(name in entry.metrics for name in member.metrics)
+    if has_all_metrics:
         return float(np.mean([entry.metrics[name] for name in member.metrics]))
     return entry.metrics.get(MEAN_RECALL)
 
@@ -339,15 +398,17 @@ def _common_members(
 ) -> list[SuiteMember]:
     """Return the members of the suite that all groups have, or none if there is only one group.
 
-    `members_by_group` are the members of which each model or group of trainings has results.
+    Args:
+        members: The members of the suite, in whose order they are returned.
+        members_by_group: The members of which each model or group of trainings has results.
     """
     if len(members_by_group) < 2:
         return []
-    return [
-        member
-        for member in members
-        if all(member in group_members for group_members in members_by_group.values())
-    ]
+    common_members = []
+    for member in members:
+        if all(member in group_members for group_members in members_by_group.values()):
+            common_members.append(member)
+    return common_members
 
 
 class _Ranking:
@@ -371,35 +432,54 @@ class _Ranking:
     def rows(self, n_members: int, clusters: int) -> tuple[list[Row], list[str]]:
         """Return the rows from the best mean down, and a warning if neighbours may be equal.
 
-        `clusters` is the least number of independent clusters of images over all members. If there
-        are several rows, each has the ranks that it can have and the p-value of the difference from
-        the next row. The list of warnings is empty if all neighbours differ.
+        Args:
+            n_members: The number of members of the suite, which all rows have.
+            clusters: The least number of independent clusters of images over all members.
+
+        Returns:
+            The rows. If there are several, each has the ranks that it can have, and the p-value of
+            the difference from the next row. Also a list with one warning, which is empty if all
+            neighbours differ.
         """
         rows = [Row(name, n_members, self._means[name]) for name in self._order]
         if len(rows) < 2:
             return rows, []
+
+        # Find out which means differ. Values have a sign by which greater is better.
         values = [self._sign * self._means[name].value for name in self._order]
-        resampled_values = [self._sign * self._means[name].drawn for name in self._order]
+        resampled_values = [self._sign * self._means[name].resampled_values for name in self._order]
         gain = None if self._differences is None else self._gain
         standings = suites.standings(values, resampled_values, clusters, gain)
+
+        # Add the ranks and p-values to the rows, and collect neighbours that may be equal.
         tied_neighbours = []
         for index, standing in enumerate(standings):
             rows[index] = rows[index]._replace(ranks=standing.ranks, p_next=standing.p_next)
-            if index + 1 in standing.tied:
-                names = f"{self._order[index]}, {self._order[index + 1]}"
-                tied_neighbours.append(f"{index + 1} and {index + 2} ({names})")
+            next_index = index + 1
+            is_tied_with_next = next_index in standing.tied
+            if is_tied_with_next:
+                # Ranks are counted from 1: "1 and 2 (clip, siglip)".
+                names = f"{self._order[index]}, {self._order[next_index]}"
+                tied_neighbours.append(f"{index + 1} and {next_index + 1} ({names})")
+        if not tied_neighbours:
+            return rows, []
         warning = (
             "Warning: neighbours that cannot be told apart, since the interval of the paired "
             "difference, corrected for the number of pairs, covers 0: "
             f"ranks {'; '.join(tied_neighbours)}."
         )
-        return rows, [warning] if tied_neighbours else []
+        return rows, [warning]
 
-    def _gain(self, a: int, b: int) -> GroupDifference:
-        """Return by how much the group at rank `a` is better than the group at rank `b`, from 0."""
+    def _gain(self, index_a: int, index_b: int) -> GroupDifference:
+        """Return by how much one group is better than another one.
+
+        The indices are positions in the order of the groups, from the best mean down. The gain is
+        positive if the group at `index_a` is better, also for metrics of which lower is better.
+        """
         assert self._differences is not None
-        name_a, name_b = self._order[a], self._order[b]
-        if self._sign == 1:
+        name_a, name_b = self._order[index_a], self._order[index_b]
+        higher_is_better = self._sign == 1
+        if higher_is_better:
             return self._differences.difference(name_a, name_b)
         return self._differences.difference(name_b, name_a)
 
@@ -412,7 +492,10 @@ def _names_of_members(members: Iterable[SuiteMember]) -> str:
 def _column_notes(suite: Suite, common: Sequence[SuiteMember], *, is_ranked: bool) -> Iterator[str]:
     """Yield notes on the meaning of the columns of the table of a suite.
 
-    `common` are the members that all models have. `is_ranked` says whether rows have ranks.
+    Args:
+        suite: The members, and the data sets that were left out.
+        common: The members that all models have; empty if no model lacks a member.
+        is_ranked: Whether rows have ranks.
     """
     members = suite.members
     n_members = f"all {len(members)}"
@@ -445,7 +528,13 @@ def _column_notes(suite: Suite, common: Sequence[SuiteMember], *, is_ranked: boo
 def _incomplete_note(
     group: str, members: Sequence[SuiteMember], group_members: Sequence[SuiteMember]
 ) -> str:
-    """Return a note that names the members of the suite that a group or model lacks."""
+    """Return a note that names the members of the suite that a group or model lacks.
+
+    Args:
+        group: The name of the group or model.
+        members: The members of the suite.
+        group_members: The members of which the group has results.
+    """
     missing_members = [member for member in members if member not in group_members]
     return f"Not ranked: {group} lacks {_names_of_members(missing_members)}."
 
@@ -466,8 +555,14 @@ def _exception_notes(
     """Yield notes on members that are not paired, and on results that do not count.
 
     A member, which is a data set of the suite, is not paired if models were measured on other lists
-    of samples. `results` are the results that count, by model and member.
+    of samples.
+
+    Args:
+        members: The members of the suite.
+        results: The results that count, by model and member.
+        entries: All results and published numbers.
     """
+    # Find the members whose results have different lists of samples.
     unpaired_members = []
     for member in members:
         sample_lists = set()
@@ -479,6 +574,8 @@ def _exception_notes(
     if unpaired_members:
         reason = "lists of samples, or their content, differ or are not recorded"
         yield f"Not paired, since {reason}: {_names_of_members(unpaired_members)}."
+
+    # Find out whether any result of a member does not count.
     member_sets = {(member.dataset, member.protocol) for member in members}
     for entry in entries:
         is_counted = entry.is_ranked or not entry.stored

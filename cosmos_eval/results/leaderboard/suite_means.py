@@ -32,13 +32,13 @@ class Mean(NamedTuple):
     value: float
     # The interval of the mean; None for published numbers.
     interval: Interval | None = None
-    # The values (R,) of the mean in R resampled test sets; empty for published numbers.
-    drawn: Values = np.empty(0)
+    # The values (R,) that the mean has in R resampled test sets; empty for published numbers.
+    resampled_values: Values = np.empty(0)
 
     def within(self, metric: Metric) -> "Mean":
-        """Return the mean with an interval that ends at the least and greatest possible value.
+        """Return the mean with an interval that does not exceed the bounds of a metric.
 
-        For an accuracy, these are 0 and 1.
+        For an accuracy, these are 0 and 1: the interval from 0.95 to 1.02 ends at 1.
         """
         if self.interval is None:
             return self
@@ -59,7 +59,10 @@ class GroupDifferences(NamedTuple):
 
 
 class SuiteMeans:
-    """The means of models over a suite. The results are resampled once for all of them.
+    """The means of models over a suite, which is a list of data sets, called its members.
+
+    The results are resampled once for all means: the samples of every test set are drawn R times
+    with replacement, and the metrics are computed again for each draw.
 
     Attributes:
         groups: The models by group of trainings. Without groups, each model is its own group.
@@ -76,33 +79,40 @@ class SuiteMeans:
             read: A function that returns the per-sample arrays of a result file.
             by_group: True if the trainings of a group have a common mean.
 
-        Raises UsageError for samples that are missing or do not give the metrics, for a training
-        that occurs twice, and if the trainings of a group were measured with different settings.
+        Raises:
+            UsageError: For samples that are missing or do not give the metrics, for a training that
+                occurs twice, and if the trainings of a group were measured with different settings.
         """
         self._results = results
         self._by_group = by_group
-        self._draws: Mapping[str, Mapping[SuiteMember, Values]] = {}
+        # The values (R,) in R resampled test sets, by model and member.
+        self._resampled_values: Mapping[str, Mapping[SuiteMember, Values]] = {}
         self.clusters = 0
         if results:
-            self._draws, self.clusters = _resample_all(results, read)
+            self._resampled_values, self.clusters = _resample_all(results, read)
         self.groups = _models_by_group(results, by_group=by_group)
 
     def members_of(self, group: str) -> list[SuiteMember]:
         """Return the members of the suite of which all models of a group have a result."""
         first_model, *other_models = self.groups[group]
-        return [
-            member
-            for member in self._results[first_model]
-            if all(member in self._results[model] for model in other_models)
-        ]
+        members = []
+        for member in self._results[first_model]:
+            if all(member in self._results[model] for model in other_models):
+                members.append(member)
+        return members
 
     def means_over(
         self, members: Sequence[SuiteMember], metric: Metric
     ) -> tuple[dict[str, Mean], GroupDifferences | None]:
         """Return the mean over some members of every group that has all of them, by group.
 
-        Also returns the differences between groups of trainings, or None if groups are single
-        models. Intervals end at the bounds of `metric`.
+        Args:
+            members: The members of the suite.
+            metric: A metric of the suite, at whose bounds intervals end.
+
+        Returns:
+            The means by group, and the differences between groups of trainings, which are None if
+            groups are single models.
         """
         means = self._model_means(members)
         differences = None
@@ -114,20 +124,27 @@ class SuiteMeans:
     def _model_means(self, members: Sequence[SuiteMember]) -> dict[str, Mean]:
         """Return the weighted mean over members of each model that has all of them, by model.
 
-        The value of a member is the mean of its metrics.
+        The value of a member is the mean of its metrics. The interval of the mean follows from the
+        values that the mean has in the resampled test sets.
         """
         means = {}
         for model, results in self._results.items():
-            if not all(member in results for member in members):
+            has_all_members = all(member in results for member in members)
+            if not has_all_members:
                 continue
-            values = []
+
+            # Collect the value of each member, and its values in the resampled test sets.
+            member_values = []
+            resampled_member_values = []
             for member in members:
                 metrics = results[member].row.metrics
-                values.append(np.mean([metrics[name] for name in member.metrics]))
-            value = float(weighted_mean(values, members))
-            drawn = weighted_mean([self._draws[model][member] for member in members], members)
-            interval = suites.interval_of(value, drawn, self.clusters)
-            means[model] = Mean(value, interval, drawn)
+                member_values.append(np.mean([metrics[name] for name in member.metrics]))
+                resampled_member_values.append(self._resampled_values[model][member])  # (R,)
+
+            value = float(weighted_mean(member_values, members))
+            resampled_values = weighted_mean(resampled_member_values, members)  # (R,)
+            interval = suites.interval_of(value, resampled_values, self.clusters)
+            means[model] = Mean(value, interval, resampled_values)
         return means
 
     def _group_means(
@@ -137,13 +154,17 @@ class SuiteMeans:
 
         The interval of a single training covers only images. The interval of several trainings
         covers seeds and images.
+
+        Args:
+            model_means: The means of single trainings, by the label of the model.
         """
         model_indices = {model: index for index, model in enumerate(model_means)}
 
-        # Estimate the covariance between the means of models from the resampled values.
-        draws = np.stack([mean.drawn for mean in model_means.values()])  # (models, R)
-        has_all_values = ~np.isnan(draws).any(axis=0)  # (R,)
-        covariance = np.atleast_2d(np.cov(draws[:, has_all_values]))
+        # Estimate the covariance between the means of models from the resampled values. A resampled
+        # test set may lack a class, so that a metric has no value in it.
+        resampled_values = np.stack([mean.resampled_values for mean in model_means.values()])
+        has_all_values = ~np.isnan(resampled_values).any(axis=0)  # (R,), from (models, R)
+        covariance = np.atleast_2d(np.cov(resampled_values[:, has_all_values]))
         covariance = covariance * self.clusters / (self.clusters - 1)
         values = np.array([mean.value for mean in model_means.values()])
         moments = Moments(values, covariance, self.clusters)
@@ -151,23 +172,28 @@ class SuiteMeans:
         means: dict[str, Mean] = {}
         indices: dict[str, Ints] = {}
         for group, models in self.groups.items():
-            if not all(model in model_means for model in models):
+            has_all_means = all(model in model_means for model in models)
+            if not has_all_means:
                 continue
             group_indices = np.array([model_indices[model] for model in models])
             indices[group] = group_indices
             if len(models) == 1:
                 means[group] = model_means[models[0]]
             else:
-                mean = moments.mean(group_indices)
-                group_draws = draws[group_indices].mean(axis=0)
-                means[group] = Mean(mean.a, mean.interval(), group_draws)
+                # The mean of the group, as a difference from 0.
+                group_mean = moments.mean(group_indices)
+                group_resampled_values = resampled_values[group_indices].mean(axis=0)  # (R,)
+                means[group] = Mean(group_mean.a, group_mean.interval(), group_resampled_values)
         return means, GroupDifferences(moments, indices)
 
 
 def weighted_mean(values: Sequence[Any], members: Sequence[SuiteMember]) -> Values:
     """Return the mean of the values of members, weighted by the weights of the members.
 
-    A value may be an array, such as the values in R draws.
+    Args:
+        values: One value per member. A value may be an array, such as the values (R,) in R
+            resampled test sets.
+        members: The members of the suite, with their weights.
     """
     weights = [member.weight for member in members]
     mean: Values = np.average(values, axis=0, weights=weights)
@@ -179,14 +205,23 @@ def _models_by_group(
 ) -> dict[str, list[str]]:
     """Return the names of the models in every group of trainings, by group.
 
-    A model that states no group is its own group. Without `by_group`, every model is its own group.
-    Raises UsageError for a training that occurs twice, and for different settings in a group.
+    A model whose group is unknown is its own group.
+
+    Args:
+        results: The results that count in the means, by model and member.
+        by_group: True if the trainings of a group have a common mean. Otherwise every model is its
+            own group.
+
+    Raises:
+        UsageError: For a training that occurs twice, and for different settings in a group.
     """
-    groups: dict[str, list[str]] = {}
+    # All results of a model state the same training, so any of them names its group.
     first_results = {model: next(iter(results[model].values())) for model in results}
+    groups: dict[str, list[str]] = {}
     for model, result in first_results.items():
         group = group_label(result.row) if by_group else None
         groups.setdefault(group or model, []).append(model)
+
     for models in groups.values():
         require_distinct([first_results[model] for model in models])
         first_model = models[0]
@@ -209,23 +244,33 @@ def _resample_all(
 ) -> tuple[dict[str, dict[SuiteMember, Values]], int]:
     """Resample the results of all models.
 
-    Returns the values (R,) in R resampled test sets by model and member, and the least number of
-    clusters that a test set was resampled by. Results with the same list of samples are resampled
-    together, by the same random draws, so that differences between models are paired.
+    Results with the same list of samples are resampled together, by the same random draws, so that
+    differences between models are paired.
+
+    Args:
+        results: The results that count in the means, by model and member. There is at least one.
+        read: A function that returns the per-sample arrays of a result file.
+
+    Returns:
+        The values (R,) in R resampled test sets, by model and member, and the least number of
+        clusters that a test set was resampled by.
     """
+    # Group the results by their samples.
     results_by_sample_list: dict[str, list[_MemberResult]] = {}
     for model, model_results in results.items():
         for member, stored in model_results.items():
             member_result = _MemberResult(model, member, stored)
             results_by_sample_list.setdefault(sample_list_key(stored), []).append(member_result)
-    resampled: dict[str, dict[SuiteMember, Values]] = {model: {} for model in results}
+
+    # Resample each group.
+    resampled_values: dict[str, dict[SuiteMember, Values]] = {model: {} for model in results}
     cluster_counts = []
     for sample_list_text, member_results in results_by_sample_list.items():
-        values, n_clusters = _resample_together(member_results, sample_list_text, read)
+        group_values, n_clusters = _resample_together(member_results, sample_list_text, read)
         cluster_counts.append(n_clusters)
-        for member_result, member_values in zip(member_results, values, strict=True):
-            resampled[member_result.model][member_result.member] = member_values
-    return resampled, min(cluster_counts)
+        for member_result, values in zip(member_results, group_values, strict=True):
+            resampled_values[member_result.model][member_result.member] = values
+    return resampled_values, min(cluster_counts)
 
 
 def _resample_together(
@@ -233,25 +278,38 @@ def _resample_together(
 ) -> tuple[list[Values], int]:
     """Resample results that have the same list of samples.
 
-    `sample_list_text`, from `sample_list`, seeds the random draws. Returns the mean of the member's
-    metrics in each draw (R,) for every result, and the number of clusters that were drawn. Raises
-    UsageError if the samples cannot be resampled.
+    Args:
+        member_results: The results of several models, or of several members, on the same samples.
+        sample_list_text: The text from `sample_list_key` that they share. It seeds the random
+            draws.
+        read: A function that returns the per-sample arrays of a result file.
+
+    Returns:
+        The mean of the member's metrics (R,) in R resampled test sets, for every result, and the
+        number of clusters that were drawn.
+
+    Raises:
+        UsageError: If the samples cannot be resampled.
     """
-    # All metrics of all results are resampled at once, under names such as "0 recall@1".
+    # All metrics of all results are resampled at once, under names such as "0 recall@1", in which
+    # 0 is the index of the result.
     estimates: dict[str, Estimate] = {}
     for index, (_, member, stored) in enumerate(member_results):
         for name, estimate in _member_estimates(member, stored, read).items():
             estimates[f"{index} {name}"] = estimate
+
     text_hash = hashlib.sha256(sample_list_text.encode()).hexdigest()
     seed = int(text_hash[:16], 16)
     try:
-        draws, n_clusters = suites.resample(estimates, seed=seed)
+        resampled_metrics, n_clusters = suites.resample(estimates, seed=seed)
     except ValueError as error:
         raise UsageError(f"{member_results[0].stored.path}: {error}") from error
+
     values = []
     for index, member_result in enumerate(member_results):
-        metric_draws = [draws[f"{index} {name}"] for name in member_result.member.metrics]
-        values.append(np.mean(metric_draws, axis=0))
+        metric_names = member_result.member.metrics
+        metric_values = [resampled_metrics[f"{index} {name}"] for name in metric_names]  # of (R,)
+        values.append(np.mean(metric_values, axis=0))
     return values, n_clusters
 
 
@@ -262,10 +320,11 @@ def sample_list_key(stored: StoredResult) -> str:
     apart. For a result that records no hash, it is the model, the data set and the protocol, so no
     other result has the same text.
     """
-    fields = setting_of_result(stored.row)
-    for name in SAMPLE_LISTS:
-        if fields.get(name):
-            return ", ".join([fields[name], *stored.data_notes])
+    setting = setting_of_result(stored.row)
+    for field in SAMPLE_LISTS:
+        sample_list_hash = setting.get(field)
+        if sample_list_hash:
+            return ", ".join([sample_list_hash, *stored.data_notes])
     return str((stored.model, stored.row.dataset, stored.row.protocol))
 
 
@@ -274,9 +333,18 @@ def _member_estimates(
 ) -> dict[str, Estimate]:
     """Return the estimates of a member's metrics from the samples of a result, by name.
 
-    An estimate can be resampled. Raises UsageError if the samples do not give the stored metrics.
+    An estimate is a metric that can be resampled.
+
+    Args:
+        member: The member of the suite, which names its task and metrics.
+        stored: The result of a model for the member.
+        read: A function that returns the per-sample arrays of a result file.
+
+    Raises:
+        UsageError: If the samples do not give the stored metrics.
     """
-    task, samples = task_named(member.task), read(stored.path)
+    task = task_named(member.task)
+    samples = read(stored.path)
     try:
         estimates = task.estimates(task.derive(samples))
         for name in member.metrics:

@@ -5,7 +5,7 @@ Every column ranks models by one metric on one data set under one protocol.
 
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
-from itertools import groupby
+from itertools import chain, groupby
 from statistics import fmean
 from typing import Any, NamedTuple
 
@@ -39,7 +39,8 @@ class _TableColumn(NamedTuple):
     """A column of numbers in the table of a task: a column of a board, and the board's protocol."""
 
     protocol: str
-    column: Column
+    # The data set and the metric, with their positions among others.
+    board_column: Column
 
 
 class _RowName(NamedTuple):
@@ -56,38 +57,41 @@ class _RowName(NamedTuple):
 def select_entries(entries: Sequence[Entry], options: TableOptions) -> list[Entry]:
     """Return the entries that match the patterns of the options, with only the metrics that match.
 
-    A pattern such as "coco*" matches names as file names are matched in a shell. Raises UsageError
-    for a pattern that matches nothing, and if no entry matches all patterns.
-    """
-    models: list[str] = []
-    datasets: list[str] = []
-    protocols: list[str] = []
-    for entry in entries:
-        models += _model_names(entry)
-        datasets += _dataset_names(entry)
-        protocols.append(entry.protocol)
-    require_known("model", options.models, models)
-    require_known("data set", options.datasets, datasets)
-    require_known("protocol", options.protocols, protocols)
+    A pattern such as "coco*" matches names as file names are matched in a shell. Without patterns,
+    every name matches.
 
-    selected_entries = [entry for entry in entries if _is_selected(entry, options)]
+    Args:
+        entries: The entries of a leaderboard.
+        options: The patterns of models, data sets, protocols and metrics.
+
+    Raises:
+        UsageError: For a pattern that matches nothing, and if no entry matches all patterns.
+    """
+    # The names by which a user can select the model and the data set of each entry. The label of
+    # the model in comparisons never has the kind of attention map, unlike the label of the row.
+    model_names: list[list[str]] = []
+    dataset_names: list[list[str]] = []
+    for entry in entries:
+        row_label = entry.model
+        label_in_comparisons = row_label if entry.stored is None else entry.stored.model
+        model_names.append([row_label, label_in_comparisons])
+        dataset_names.append([entry.dataset, entry.dataset_name])
+    require_known("model", options.models, chain.from_iterable(model_names))
+    require_known("data set", options.datasets, chain.from_iterable(dataset_names))
+    require_known("protocol", options.protocols, [entry.protocol for entry in entries])
+
+    selected_entries = []
+    for entry, models, datasets in zip(entries, model_names, dataset_names, strict=True):
+        has_model = _matches(models, options.models)
+        has_dataset = _matches(datasets, options.datasets)
+        has_protocol = _matches([entry.protocol], options.protocols)
+        if has_model and has_dataset and has_protocol:
+            selected_entries.append(entry)
     if options.metrics:
-        metrics = [name for entry in selected_entries for name in entry.metrics]
-        require_known("metric", options.metrics, metrics)
-        reduced_entries = [_select_metrics(entry, options.metrics) for entry in selected_entries]
-        selected_entries = [entry for entry in reduced_entries if entry.metrics]
+        selected_entries = _select_metrics(selected_entries, options.metrics)
     if entries and not selected_entries:
         raise UsageError("no result has these models, data sets, protocols and metrics together")
     return selected_entries
-
-
-def _is_selected(entry: Entry, options: TableOptions) -> bool:
-    """Return whether the model, the data set and the protocol of an entry match the options."""
-    return (
-        _matches(_model_names(entry), options.models)
-        and _matches(_dataset_names(entry), options.datasets)
-        and _matches([entry.protocol], options.protocols)
-    )
 
 
 def _matches(names: Sequence[str], patterns: Sequence[str]) -> bool:
@@ -95,48 +99,58 @@ def _matches(names: Sequence[str], patterns: Sequence[str]) -> bool:
     return not patterns or pattern_index(names, patterns) >= 0
 
 
-def _model_names(entry: Entry) -> list[str]:
-    """Return the names by which a user can select the model of an entry.
-
-    These are the label of the entry's row, and the label of the model in comparisons, which never
-    has the kind of attention map.
-    """
-    if entry.stored is None:
-        return [entry.model]
-    return [entry.model, entry.stored.model]
-
-
-def _dataset_names(entry: Entry) -> list[str]:
-    """Return the names by which a user can select the data set of an entry.
-
-    These are the label of its column, such as "coco (revision 1a2b3c4d)", and its name, "coco".
-    """
-    return [entry.dataset, entry.dataset_name]
-
-
-def _select_metrics(entry: Entry, patterns: Sequence[str]) -> Entry:
-    """Return an entry with only the metrics that match a pattern, in the order of the patterns.
+def _select_metrics(entries: Sequence[Entry], patterns: Sequence[str]) -> list[Entry]:
+    """Return entries with only the metrics that match a pattern, in the order of the patterns.
 
     A metric that is not a headline metric gets its name as a title: "mean_rank" -> "mean rank".
+    Entries without any such metric are left out.
+
+    Args:
+        entries: The metrics of models on data sets.
+        patterns: Patterns of names of metrics, such as "acc*".
+
+    Raises:
+        UsageError: For a pattern that no metric of the entries matches.
     """
-    metrics: dict[str, float] = {}
-    for pattern in patterns:
-        for name, value in entry.metrics.items():
-            if fnmatchcase(name, pattern):
-                metrics[name] = value
-    headlines = headlines_of(entry)
-    titles = {name: headlines.get(name, name.replace("_", " ")) for name in metrics}
-    return entry._replace(metrics=metrics, titles=titles)
+    all_metrics = [name for entry in entries for name in entry.metrics]
+    require_known("metric", patterns, all_metrics)
+
+    reduced_entries = []
+    for entry in entries:
+        metrics: dict[str, float] = {}
+        for pattern in patterns:
+            for name in entry.metrics:
+                if fnmatchcase(name, pattern):
+                    metrics[name] = entry.metrics[name]
+        headlines = headlines_of(entry)
+        titles = {name: headlines.get(name, name.replace("_", " ")) for name in metrics}
+        if metrics:
+            reduced_entries.append(entry._replace(metrics=metrics, titles=titles))
+    return reduced_entries
 
 
 def tables_of(boards: Sequence[Board], options: TableOptions) -> list[Table]:
     """Return one table per task, made from boards, which are tables of single protocols.
 
-    With `options.transpose`, there is one table of all tasks. Results with other settings than the
-    protocol's, such as a limited number of samples or a student, have separate tables. Raises
-    UsageError if rows are to be sorted by a metric that no table has.
+    Results with other settings than the protocol's, such as a limited number of samples or a
+    student, have separate tables, which come last.
+
+    Args:
+        boards: The boards of all protocols.
+        options: The order of rows and columns, and the marks that are shown. With
+            `options.transpose`, there is one table of all tasks, with rows and columns exchanged.
+
+    Raises:
+        UsageError: If rows are to be sorted by a metric that no table has.
     """
-    _require_valid_order(boards, options)
+    metrics = {column.metric for board in boards for column in board.columns}
+    if options.sort and options.sort not in (BY_NAME, BY_RANK, *metrics):
+        metric_names = ", ".join(sorted(metrics)) or "there is none"
+        raise UsageError(
+            f"--sort {options.sort}: give {BY_NAME}, {BY_RANK} or a metric of the tables: "
+            f"{metric_names}"
+        )
+
     tables = []
     for has_other_settings in (False, True):
         table_boards = [board for board in boards if board.has_other_settings == has_other_settings]
@@ -146,22 +160,13 @@ def tables_of(boards: Sequence[Board], options: TableOptions) -> list[Table]:
         columns.sort(key=lambda column: _column_sort_key(column, options))
         if options.transpose:
             if columns:
-                tables.append(transposed(_TaskTable(table_boards, columns, options).table()))
-            continue
-        for _, task_columns in groupby(columns, key=lambda column: column.column.task):
-            tables.append(_TaskTable(table_boards, list(task_columns), options).table())
+                all_tasks_table = _TaskTable(table_boards, columns, options).make_table()
+                tables.append(transposed(all_tasks_table))
+        else:
+            for _, task_columns in groupby(columns, key=lambda column: column.board_column.task):
+                task_table = _TaskTable(table_boards, list(task_columns), options)
+                tables.append(task_table.make_table())
     return tables
-
-
-def _require_valid_order(boards: Sequence[Board], options: TableOptions) -> None:
-    """Raise UsageError unless rows are sorted by name, by rank or by a metric of the boards."""
-    metrics = {column.metric for board in boards for column in board.columns}
-    if options.sort and options.sort not in (BY_NAME, BY_RANK, *metrics):
-        metric_names = ", ".join(sorted(metrics)) or "there is none"
-        raise UsageError(
-            f"--sort {options.sort}: give {BY_NAME}, {BY_RANK} or a metric of the tables: "
-            f"{metric_names}"
-        )
 
 
 def _column_sort_key(table_column: _TableColumn, options: TableOptions) -> tuple[Any, ...]:
@@ -170,16 +175,21 @@ def _column_sort_key(table_column: _TableColumn, options: TableOptions) -> tuple
     Data sets are in the order of the patterns in the options: `--datasets flickr30k,coco` shows
     flickr30k first. Data sets that match the same pattern are in alphabetical order. The same
     applies to protocols and metrics.
+
+    Args:
+        table_column: The column: a metric on a data set, under a protocol.
+        options: The patterns of data sets, protocols and metrics.
     """
-    protocol, column = table_column
+    protocol = table_column.protocol
+    board_column = table_column.board_column
     return (
-        column.task,
-        pattern_index([column.dataset], options.datasets),
-        column.dataset,
+        board_column.task,
+        pattern_index([board_column.dataset], options.datasets),
+        board_column.dataset,
         pattern_index([protocol], options.protocols),
         protocol,
-        pattern_index([column.metric], options.metrics),
-        column,
+        pattern_index([board_column.metric], options.metrics),
+        board_column,
     )
 
 
@@ -191,6 +201,7 @@ class _TaskTable:
         options: The order of the rows, and the marks that are shown.
         protocols: The names of the protocols of the columns.
         boards: The boards that the columns belong to.
+        task_names: The names of the tasks of the columns, and "other" for tasks not installed.
         has_other_settings: True if the results have other settings than their protocol's.
         numbers: The numbers of the table as text, by row and column.
         entries: The entry behind each number, by row and column.
@@ -199,27 +210,37 @@ class _TaskTable:
     def __init__(
         self, boards: Sequence[Board], columns: Sequence[_TableColumn], options: TableOptions
     ) -> None:
-        """Collect the numbers of the columns from the boards."""
+        """Collect the numbers of the columns from the boards.
+
+        Args:
+            boards: The boards of all protocols, either with or without other settings.
+            columns: The columns of numbers, from left to right. There is at least one.
+            options: The order of the rows, and the marks that are shown.
+        """
         self.columns = columns
         self.options = options
         self.protocols = list(dict.fromkeys(column.protocol for column in columns))
         self.boards = [board for board in boards if board.protocol in self.protocols]
         self.has_other_settings = boards[0].has_other_settings
+
+        # A column holds the position of its task among the installed tasks.
+        names = [*known_tasks(), "other"]
+        task_positions = dict.fromkeys(column.board_column.task for column in columns)
+        self.task_names = [names[position] for position in task_positions]
+
         self.numbers: dict[_RowName, dict[_TableColumn, Number]] = {}
         self.entries: dict[_RowName, dict[_TableColumn, Entry]] = {}
         for board in self.boards:
-            self._add_numbers(board)
+            for row, name in zip(board.rows, _row_names(board), strict=True):
+                for column, number, entry in zip(
+                    board.columns, row.cells, row.entries, strict=True
+                ):
+                    table_column = _TableColumn(board.protocol, column)
+                    if entry is not None and number.value and table_column in self.columns:
+                        self.numbers.setdefault(name, {})[table_column] = number
+                        self.entries.setdefault(name, {})[table_column] = entry
 
-    def _add_numbers(self, board: Board) -> None:
-        """Add the numbers of a board to `numbers` and `entries`, if the table has their columns."""
-        for row, name in zip(board.rows, _row_names(board), strict=True):
-            for column, number, entry in zip(board.columns, row.cells, row.entries, strict=True):
-                table_column = _TableColumn(board.protocol, column)
-                if entry is not None and number.value and table_column in self.columns:
-                    self.numbers.setdefault(name, {})[table_column] = number
-                    self.entries.setdefault(name, {})[table_column] = entry
-
-    def table(self) -> Table:
+    def make_table(self) -> Table:
         """Return the table, with its rows in the order that the options ask for.
 
         There is a column for the source of numbers if not all numbers were measured here. The name
@@ -229,12 +250,14 @@ class _TaskTable:
         text_heads = [Head("model")]
         if has_source:
             text_heads.append(Head("source"))
+
         number_heads = []
-        for protocol, column in self.columns:
-            dataset = column.dataset
+        for protocol, board_column in self.columns:
+            dataset = board_column.dataset
             if len(self.protocols) > 1:
                 dataset = f"{dataset} ({protocol})"
-            number_heads.append(Head(column.title, dataset))
+            number_heads.append(Head(board_column.title, dataset))
+
         rows = []
         for name in self._sorted_names():
             cells = [Cell(name.model)]
@@ -244,7 +267,7 @@ class _TaskTable:
                 cells.append(_number_cell(self.numbers[name].get(table_column), self.options))
             rows.append(tuple(cells))
 
-        label_words = self._task_names()
+        label_words = list(self.task_names)
         if self.has_other_settings:
             label_words.append("other-settings")
         return Table(
@@ -256,18 +279,12 @@ class _TaskTable:
             label="-".join(label_words),
         )
 
-    def _task_names(self) -> list[str]:
-        """Return the names of the tasks of the columns, and "other" for tasks not installed."""
-        names = [*known_tasks(), "other"]
-        task_positions = dict.fromkeys(column.task for _, column in self.columns)
-        return [names[position] for position in task_positions]
-
     def _title(self) -> str:
         """Return the title of the table, such as "Classification (%), protocol clip".
 
         It names the protocol only if all columns have the same one.
         """
-        title = ", ".join(_TITLES.get(task, task) for task in self._task_names())
+        title = ", ".join(_TITLES.get(task, task) for task in self.task_names)
         title = f"{title[:1].upper()}{title[1:]} (%)"
         if self.has_other_settings:
             title += ", other settings"
@@ -280,10 +297,12 @@ class _TaskTable:
         numbers: list[Number] = []
         for row_numbers in self.numbers.values():
             numbers += row_numbers.values()
-        needless_notes = _needless_meanings(numbers, self.options)
+
+        # A board has the notes on all of its numbers, and the table may not show all of them.
+        unneeded_notes = _unneeded_notes(numbers, self.options)
         for board in self.boards:
             for note in board.notes:
-                if note not in needless_notes:
+                if note not in unneeded_notes:
                     yield note
         if self.options.second and any(number.second for number in numbers):
             yield "Underlined: the second best."
@@ -300,10 +319,12 @@ class _TaskTable:
         `_mean_better_share`. If they are sorted by a metric, only the columns of this metric count.
         """
         sort = self.options.sort
+        # The numbers of the columns that decide the order: all columns, those of a metric, or none.
         losses_by_column = []
         for table_column in self.columns:
-            if sort in (BY_RANK, table_column.column.metric):
+            if sort in (BY_RANK, table_column.board_column.metric):
                 losses_by_column.append(self._losses(table_column))
+
         sort_keys = {}
         for name in self.entries:
             pattern_position = -1
@@ -316,9 +337,9 @@ class _TaskTable:
     def _losses(self, table_column: _TableColumn) -> dict[_RowName, float]:
         """Return the numbers of a column by row, negated if higher is better.
 
-        Lower is then always better.
+        Lower is then always better. Rows without a number are left out.
         """
-        metric = table_column.column.metric
+        metric = table_column.board_column.metric
         losses = {}
         for name, row_entries in self.entries.items():
             if table_column in row_entries:
@@ -333,9 +354,15 @@ def _mean_better_share(
 ) -> float:
     """Return the share of rows that are better than a row, as the mean over columns.
 
-    `losses_by_column` has the numbers of each column by row, of which lower ones are better. A row
-    that is best of 4 rows in one column and second of 4 in another one has (0 + 1/4) / 2. A row
-    without a number in any column has 1, so that it is sorted to the end.
+    A row without a number in any column has 1, so that it is sorted to the end.
+
+    Args:
+        name: The name of the row.
+        losses_by_column: The numbers of each column by row, of which lower ones are better.
+
+    Example:
+        A row that is best of 4 rows in one column and second of 4 in another one has
+        (0/4 + 1/4) / 2 = 0.125.
     """
     better_shares = []
     for losses in losses_by_column:
@@ -351,10 +378,12 @@ def _row_names(board: Board) -> list[_RowName]:
     The label of a model has its kind of attention map only if the board has several kinds for the
     model, and so several rows.
     """
+    # The labels of the models without the kind of map.
     models = []
     for row in board.rows:
         result = _first_result(row)
         models.append(row.model if result is None else result.model)
+
     names = []
     for row, model in zip(board.rows, models, strict=True):
         has_several_maps = models.count(model) > 1
@@ -373,19 +402,25 @@ def _first_result(row: Row) -> StoredResult | None:
 def _map_notes(board: Board) -> Iterator[str]:
     """Yield one note on the kinds of attention maps that the names of rows leave out, if any do.
 
-    Example: "Maps by objects: clip: rollout; siglip: gradient."
+    Example: "Maps by scenes: cosmos: cross-attention; clip: text-to-patch similarity."
     """
-    map_kinds = []
+    model_kinds = []
     for row, name in zip(board.rows, _row_names(board), strict=True):
         result = _first_result(row)
-        if result is not None and row.model != name.model:
-            map_kinds.append(f"{name.model}: {result.map_kind}")
-    if map_kinds:
-        yield f"Maps by {board.protocol}: {'; '.join(map_kinds)}."
+        is_kind_left_out = row.model != name.model
+        if result is not None and is_kind_left_out:
+            model_kinds.append(f"{name.model}: {result.map_kind}")
+    if model_kinds:
+        yield f"Maps by {board.protocol}: {'; '.join(model_kinds)}."
 
 
-def _needless_meanings(numbers: Sequence[Number], options: TableOptions) -> set[str]:
-    """Return the notes of MEANINGS that explain a mark which no number of a table shows."""
+def _unneeded_notes(numbers: Sequence[Number], options: TableOptions) -> set[str]:
+    """Return the notes of `MEANINGS` that explain a mark which no number of a table shows.
+
+    Args:
+        numbers: The numbers of the table.
+        options: The marks that the table shows.
+    """
     marks = {number.mark for number in numbers}
     is_needed = {
         "best": any(number.best for number in numbers),
@@ -401,7 +436,9 @@ def _needless_meanings(numbers: Sequence[Number], options: TableOptions) -> set[
 def _number_cell(number: Number | None, options: TableOptions) -> Cell:
     """Return the cell of a number with the marks that the options ask for.
 
-    The cell is empty if `number` is None.
+    Args:
+        number: The number as text, with all its marks. If it is None, the cell is empty.
+        options: The marks that tables show.
     """
     if number is None:
         return Cell()

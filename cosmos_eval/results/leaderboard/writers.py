@@ -74,23 +74,31 @@ def to_csv(leaderboard: Leaderboard) -> str:
     """
     import pandas as pd
 
+    # Collect the lines: entries, groups of trainings, and the suite.
     records = list(_csv_lines_of_entries(leaderboard))
     for mean in leaderboard.groups or ():
         record = mean.record()
-        record |= {"model": mean.group, "value": mean.estimate.a, "source": "measured"}
+        record["model"] = mean.group
+        record["value"] = mean.estimate.a
+        record["source"] = "measured"
         records.append(record)
-    columns = list(_CSV_COLUMNS)
     if leaderboard.suite is not None:
         records += _csv_lines_of_suite(leaderboard.suite)
+
+    # Choose the columns.
+    columns = list(_CSV_COLUMNS)
+    if leaderboard.suite is not None:
         columns += _SUITE_COLUMNS
     if leaderboard.groups is not None:
         columns += _GROUP_COLUMNS
     if leaderboard.facts:
         columns += COLUMNS
+
+    # Columns of integers may have empty cells, which only the type Int64 of pandas allows.
     integer_columns = [name for name in (*_RANKS, "trainings") if name in columns]
     table = pd.DataFrame(records, columns=columns).astype(dict.fromkeys(integer_columns, "Int64"))
-    content, _ = csv_of(table, signed=["delta"])
-    return content
+    csv_text, _ = csv_of(table, signed=["delta"])
+    return csv_text
 
 
 def _csv_lines_of_entries(leaderboard: Leaderboard) -> Iterator[dict[str, Any]]:
@@ -108,18 +116,19 @@ def _csv_lines_of_entries(leaderboard: Leaderboard) -> Iterator[dict[str, Any]]:
             line = entry._asdict()
             line["metric"] = metric
             line["value"] = value
-            line |= entry.intervals.get(metric, {})
+            line.update(entry.intervals.get(metric, {}))  # `low` and `high`
             line["best"] = "yes" if rank.best else ""
             line["tie"] = rank.tie
-            line |= _rank_columns(rank.ranks)
+            line.update(_rank_columns(rank.ranks))
             line["delta"] = entry.delta(metric)
-            yield line | fact_texts
+            line.update(fact_texts)
+            yield line
 
 
 def _rank_columns(ranks: tuple[int, int] | None) -> dict[str, int | None]:
     """Return the columns with the first and last rank that a number can have, or None for both."""
-    low, high = ranks or (None, None)
-    return {"rank_low": low, "rank_high": high}
+    first_rank, last_rank = (None, None) if ranks is None else ranks
+    return {"rank_low": first_rank, "rank_high": last_rank}
 
 
 def _csv_lines_of_suite(score: SuiteScore) -> Iterator[dict[str, Any]]:
@@ -130,19 +139,22 @@ def _csv_lines_of_suite(score: SuiteScore) -> Iterator[dict[str, Any]]:
     """
     suite = score.suite
     for row in score.rows:
-        line = row._asdict() | _suite_columns(score, row)
+        line = row._asdict()
+        line.update(_suite_columns(score, row))
         line["metric"] = "mean"
-        line |= _mean_columns(row.mean)
-        line |= _rank_columns(row.ranks)
+        line.update(_mean_columns(row.mean))
+        line.update(_rank_columns(row.ranks))
         line["members"] = suite.present(row.present)
         yield line
-    if not score.common:
+
+    has_incomplete_models = len(score.common) > 0
+    if not has_incomplete_models:
         return
     for row in score.rows:
         if row.source == "measured":
             line = _suite_columns(score, row)
             line["metric"] = "mean_of_common"
-            line |= _mean_columns(row.common)
+            line.update(_mean_columns(row.common))
             line["members"] = suite.present(len(score.common))
             yield line
 
@@ -151,6 +163,10 @@ def _suite_columns(score: SuiteScore, row: Row) -> dict[str, Any]:
     """Return the columns that name the model of a row and the suite.
 
     The suite is in the column of the data set, and the task is "suite".
+
+    Args:
+        score: The means of all models over the suite.
+        row: The means of one model.
     """
     protocols = ", ".join(dict.fromkeys(member.protocol for member in score.suite.members))
     return {
@@ -197,6 +213,7 @@ def to_json(leaderboard: Leaderboard) -> str:
         if leaderboard.facts:
             record["facts"] = facts_of(entry)
         records.append(record)
+
     content: Any = records
     if leaderboard.suite is not None or leaderboard.groups is not None:
         content = {"results": records}
@@ -211,6 +228,10 @@ def _entry_record(entry: Entry, ranks: Mapping[RankedNumber, Rank]) -> dict[str,
     """Return an entry as a record for JSON.
 
     The ranks of its metrics are `standings`. Fields that are empty are left out.
+
+    Args:
+        entry: The entry.
+        ranks: The ranks of all numbers, by the key of the entry and the metric.
     """
     record: dict[str, Any] = {
         "model": entry.model,
@@ -296,6 +317,7 @@ def to_texts(leaderboard: Leaderboard, width: int) -> Iterator[Text]:
     """
     tables = number_links(tables_of(leaderboard))
     for table in tables:
+        # The first cell of a row is the name of its model.
         short_names = shorten_names(row[0].text for row in table.rows if row)
         rows = []
         for name_cell, *other_cells in table.rows:
