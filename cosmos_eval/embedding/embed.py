@@ -250,9 +250,7 @@ def add_features(
 
     Raises UsageError for features that are not finite.
     """
-    names = [inputs.name(index) for index in indices]
-    require_finite(features, inputs.info, names.__getitem__)
-
+    require_finite(features, inputs.info, lambda row: inputs.name(indices[row]))
     keys = [inputs.keys[index] for index in indices]
     store.add(keys, {"features": features})
     features_by_key.update(zip(keys, features, strict=True))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from functools import partial
@@ -75,9 +76,10 @@ def _pixel_accuracy(samples: Derived) -> FunctionOfSums:
 
 
 def _mean_iou_of_class_group(samples: Derived, group_name: str) -> FunctionOfSums | None:
-    """Return the mean IoU over the classes of a group, such as `things`.
+    """Return the mean IoU over the classes of a group.
 
-    Return None if the protocol does not have a group of this name.
+    The group `things` has the classes that can be counted, such as cars, and `stuff` the others,
+    such as sky. Return None if the protocol does not have a group of this name.
     """
     group_names = samples[GROUPS].tolist()
     if group_name not in group_names:
@@ -86,16 +88,6 @@ def _mean_iou_of_class_group(samples: Derived, group_name: str) -> FunctionOfSum
     member_classes = np.flatnonzero(is_member)
     mean_iou_of_members = partial(stats.mean_iou, members=member_classes)
     return FunctionOfSums(samples[AREAS], mean_iou_of_members, jackknife=True)
-
-
-def _mean_iou_of_things(samples: Derived) -> FunctionOfSums | None:
-    """Return the mean IoU over classes that can be counted, such as cars, or None without them."""
-    return _mean_iou_of_class_group(samples, "things")
-
-
-def _mean_iou_of_stuff(samples: Derived) -> FunctionOfSums | None:
-    """Return the mean IoU over classes such as sky, which cannot be counted, or None."""
-    return _mean_iou_of_class_group(samples, "stuff")
 
 
 def _class_group_names(samples: Derived) -> list[str]:
@@ -112,8 +104,18 @@ class Segmentation(Task):
         Metric("mIoU", _mean_iou, primary=True),
         Metric("mAcc", _mean_accuracy),
         Metric("aAcc", _pixel_accuracy),
-        Metric("mIoU_things", _mean_iou_of_things, label="mIoU things", headline=True),
-        Metric("mIoU_stuff", _mean_iou_of_stuff, label="mIoU stuff", headline=True),
+        Metric(
+            "mIoU_things",
+            partial(_mean_iou_of_class_group, group_name="things"),
+            label="mIoU things",
+            headline=True,
+        ),
+        Metric(
+            "mIoU_stuff",
+            partial(_mean_iou_of_class_group, group_name="stuff"),
+            label="mIoU stuff",
+            headline=True,
+        ),
         Metric("mIoU_*", _mean_iou_of_class_group, members=_class_group_names),
     )
     truth = (NAME, CLASSES, GROUPS, MEMBERS, LABELLED)
@@ -207,11 +209,12 @@ class Segmentation(Task):
             predicted=areas_of_images.predicted.sum(axis=0),
         )
         ious, accuracies = stats.class_scores(areas)
-        metrics_by_class = {}
+        metrics_by_class: dict[str, dict[str, float | None]] = {}
         for index, name in enumerate(samples[CLASSES].tolist()):
+            iou, accuracy = float(ious[index]), float(accuracies[index])
             metrics_by_class[name] = {
-                "IoU": _nan_to_none(float(ious[index])),
-                "Acc": _nan_to_none(float(accuracies[index])),
+                "IoU": None if math.isnan(iou) else iou,
+                "Acc": None if math.isnan(accuracy) else accuracy,
             }
         return metrics_by_class
 
@@ -300,11 +303,6 @@ class Segmentation(Task):
     def attention(self, protocol: types.SegmentationProtocol) -> types.Attention:
         """Return the form of attention that the protocol prescribes for the last block."""
         return protocol.attention
-
-
-def _nan_to_none(value: float) -> float | None:
-    """Return None for NaN, which JSON cannot hold, and any other number as it is."""
-    return None if np.isnan(value) else value
 
 
 def class_arrays(protocol: types.SegmentationProtocol) -> dict[str, NDArray[Any]]:

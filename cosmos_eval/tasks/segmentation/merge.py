@@ -216,6 +216,13 @@ def _best_classes(
 ) -> Tensor:
     """Return the class of the best query of each pixel, (H, W).
 
+    It is computed tile by tile. In plain terms, without refinement, and if no query is ruled out:
+
+        logits = rows @ tokens @ columns.T  # (Q, H, W)
+        classes = class_of_query[logits.argmax(0)]
+        best_probability = (scale * logits).softmax(0).max(0).values
+        classes[best_probability < prob_thd] = 0
+
     Args:
         tokens: The logits (Q, A, B) of Q queries for the tokens of all windows, side by side.
         rows: The matrix (H, A) that maps rows of tokens to rows of pixels.
@@ -226,24 +233,8 @@ def _best_classes(
         ruled_out: Whether each query (Q,) cannot be the best one. It still counts in the softmax.
             None if no query is ruled out.
     """
-    if weights is None:
-        return _best_unrefined_classes(tokens, rows, columns, decision, ruled_out)
-    return _best_refined_classes(tokens, rows, columns, weights, decision, ruled_out)
-
-
-def _best_unrefined_classes(
-    tokens: Tensor, rows: Tensor, columns: Tensor, decision: Decision, ruled_out: Tensor | None
-) -> Tensor:
-    """Return the class of the best query of each pixel, (H, W), without refinement.
-
-    It is computed tile by tile. The arguments are the same as those of `_best_classes`. In plain
-    terms, if no query is ruled out:
-
-        logits = rows @ tokens @ columns.T  # (Q, H, W)
-        classes = class_of_query[logits.argmax(0)]
-        best_probability = (scale * logits).softmax(0).max(0).values
-        classes[best_probability < prob_thd] = 0
-    """
+    if weights is not None:
+        return _best_refined_classes(tokens, rows, columns, weights, decision, ruled_out)
     classes = decision.class_of_query.new_empty(len(rows), len(columns))
     for tile, logits in tiles(tokens, rows, columns):
         allowed_logits = logits
