@@ -116,15 +116,6 @@ class ShardStore:
 
     A shard holds a few arrays, which have one row for each of its keys. A key is the SHA-256 of an
     input, such as an image.
-
-    Args:
-        root: The folder of the stores of all identities. If it is None, the store is empty and
-            stores nothing.
-        identity: Everything that decides the arrays besides the inputs, such as the model.
-        limit: The most bytes that all stores below `root` may have together; None for any number.
-            Beyond it, the least recently used shards are removed. The size is measured from time to
-            time, so that it may exceed the limit by a hundredth.
-        advice: The end of the error message if the folder cannot be written to: what to do.
     """
 
     def __init__(
@@ -134,7 +125,17 @@ class ShardStore:
         limit: int | None = None,
         advice: str = "",
     ) -> None:
-        """Find the folder of an identity below `root`, without reading or writing anything."""
+        """Find the folder of an identity below `root`, without reading or writing anything.
+
+        Args:
+            root: The folder of the stores of all identities. If it is None, the store is empty and
+                stores nothing.
+            identity: Everything that decides the arrays besides the inputs, such as the model.
+            limit: The most bytes that all stores below `root` may have together; None for any
+                number. Beyond it, the least recently used shards are removed. The size is measured
+                from time to time, so that it may exceed the limit by a hundredth.
+            advice: The end of the error message if the folder cannot be written to: what to do.
+        """
         self._identity = json.dumps(identity, sort_keys=True, indent=1, default=dict)
         name = hashlib.sha256(self._identity.encode()).hexdigest()[:32]
         self._folder = None if root is None else Path(root) / name

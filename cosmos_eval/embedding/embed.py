@@ -366,10 +366,14 @@ def hash_image_files(images: Sequence[ImageSource], options: RunOptions) -> list
 
 
 def _hash_with_threads(workers: int, images: Sequence[ImageSource]) -> list[bytes]:
-    """Return the SHA-256 of each image's file, which `workers` threads read.
+    """Return the SHA-256 of each image's file.
 
     A thread takes a chunk of several images at a time, because handing an image to a thread takes
     longer than hashing a small image.
+
+    Args:
+        workers: The number of threads that read files.
+        images: The images.
     """
 
     def hash_chunk(chunk: Sequence[ImageSource]) -> list[bytes]:
@@ -506,6 +510,10 @@ def _image_places(shards: Iterable[Sequence[int]], batch_size: int) -> Iterator[
 
     A batch ends after `batch_size` images, and at the end of its shard.
 
+    Args:
+        shards: The indices of each shard's images.
+        batch_size: The largest number of images in a batch.
+
     Example:
         The shard [7, 8, 9], with a batch size of 2, gives
 
@@ -532,15 +540,16 @@ def _group_by_batch(loaded_images: Iterable[_LoadedImage]) -> Iterator[list[_Loa
 
 
 class _ImageLoader:
-    """Reads images for a model, and stacks them into batches.
-
-    Args:
-        encoder: The model, whose transform is applied to each image.
-        images: The images by index.
-        keys: The SHA-256 that each image's file had when it was hashed.
-    """
+    """Reads images for a model, and stacks them into batches."""
 
     def __init__(self, encoder: Encoder, images: Images, keys: Sequence[bytes]) -> None:
+        """Keep the images and their keys.
+
+        Args:
+            encoder: The model, whose transform is applied to each image.
+            images: The images by index.
+            keys: The SHA-256 that each image's file had when it was hashed.
+        """
         self.encoder = encoder
         self.images = images
         self.keys = keys
@@ -736,6 +745,12 @@ def _encode_sorted(
 
     A batch then has texts of about the same length, and little padding.
 
+    Args:
+        encoder: The model.
+        token_tensors: Tensors (N, L) of the tokens of N texts.
+        batch_size: The number of texts of full length L in a batch.
+        encode_batch: Maps the tokens of one batch to features.
+
     Yields:
         For each tensor of tokens (N, L), the order (N,) that sorts its texts, and the features
         (N, D) of the sorted texts, on the model's device. The features are the only tensor of a
@@ -784,10 +799,13 @@ def _text_batches(tokens: Tensor, lengths: NDArray[np.int64], batch_size: int) -
 
 
 def _text_lengths(encoder: Encoder, tokens: Tensor) -> NDArray[np.int64]:
-    """Return how many tokens of each text have to be encoded, (N,), for padded tokens (N, L).
+    """Return how many tokens of each text have to be encoded, (N,).
 
-    If the encoder can trim texts, the padding does not count. Padding are the tokens 0 at the end.
-    All other encoders encode all L tokens.
+    If the encoder can trim texts, the padding does not count. All other encoders encode all tokens.
+
+    Args:
+        encoder: The model.
+        tokens: The tokens (N, L) of N texts, padded with 0 at the end if the encoder can trim them.
 
     Example:
         [[49406, 320, 49407, 0, 0]] -> [3] if the encoder can trim texts, else [5].

@@ -350,7 +350,12 @@ class _ShardScorer:
         return digest.digest()
 
     def _read_cached_scores(self, store: ShardStore, keys: Sequence[bytes]) -> dict[bytes, Scores]:
-        """Return the scores of those shards that are cached, by the keys of the shards."""
+        """Return the scores of the shards that are cached, by the keys of the shards.
+
+        Args:
+            store: The cache.
+            keys: The keys of all shards of this process.
+        """
 
         def report_warning(warning: str) -> None:
             self.progress(Progress("pairs", 0, self.n_pairs, warning))

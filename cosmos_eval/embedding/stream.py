@@ -111,14 +111,6 @@ class _ArchiveFetcher:
 
     An index is a small archive with the same labels and captions, and with the hashes of images in
     place of the images. Indices are cached.
-
-    Args:
-        protocol: The protocol of the data set, which names its repository on the hub.
-        options: The options of the run.
-        progress: Called with warnings about damaged files of the cache.
-        root: The folder of the set without its archives.
-        etag_by_file: The hub's hash of each archive, by its file, such as "test/0.tar".
-        feature_store: The cached features of images.
     """
 
     def __init__(
@@ -130,6 +122,16 @@ class _ArchiveFetcher:
         etag_by_file: Mapping[str, str],
         feature_store: ShardStore,
     ) -> None:
+        """Prepare to fetch archives.
+
+        Args:
+            protocol: The protocol of the data set, which names its repository on the hub.
+            options: The options of the run.
+            progress: Called with warnings about damaged files of the cache.
+            root: The folder of the set without its archives.
+            etag_by_file: The hub's hash of each archive, by its file, such as "test/0.tar".
+            feature_store: The cached features of images.
+        """
         self.protocol = protocol
         self.options = options
         self.progress = progress
@@ -219,13 +221,6 @@ class _IndexedSet:
     """A data set whose archives are replaced by their indices.
 
     An index has the labels and captions of an archive, and hashes of images in place of images.
-
-    Args:
-        protocol: The protocol of the data set.
-        options: The options of the run.
-        open_data: The function of the task that opens a data set on disk.
-        root: The folder of the set.
-        n_archives: The number of archives of the complete set.
     """
 
     def __init__(
@@ -236,6 +231,15 @@ class _IndexedSet:
         root: Path,
         n_archives: int,
     ) -> None:
+        """Describe the set. Its indices may be written later.
+
+        Args:
+            protocol: The protocol of the data set.
+            options: The options of the run.
+            open_data: The function of the task that opens a data set on disk.
+            root: The folder of the set.
+            n_archives: The number of archives of the complete set.
+        """
         self.protocol = protocol
         self.options = options
         self.open_data = open_data
@@ -385,14 +389,15 @@ def read_in_order(
 
 
 class _Pipeline(Generic[Read]):
-    """One thread that fetches files, and one that reads them.
-
-    Args:
-        files: The files to fetch.
-        fetch: A function that fetches a file, and returns the function that reads it.
-    """
+    """One thread that fetches files, and one that reads them."""
 
     def __init__(self, files: Collection[str], fetch: Callable[[str], Callable[[], Read]]) -> None:
+        """Create the threads, which `start` starts.
+
+        Args:
+            files: The files to fetch.
+            fetch: A function that fetches a file, and returns the function that reads it.
+        """
         self.files = files
         self.fetch = fetch
         # For each file, the function that reads it, once it is fetched, and then its content.

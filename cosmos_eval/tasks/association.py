@@ -107,9 +107,17 @@ class Association(Task):
         options: types.RunOptions,
         progress: types.OnProgress,
     ) -> Iterator[types.Measurement]:
-        """Yield the measurement of every protocol: the Jaccard index of each item.
+        """Measure a model, and yield a measurement for each protocol, in their order.
 
-        If `options.limit` is set, only the first items are measured.
+        A measurement holds the Jaccard index of each item.
+
+        Args:
+            encoder: The model.
+            protocols: The protocols of the data sets.
+            data: The items of each protocol, from `open_data`: cues with candidate images.
+            options: The options of the run. If their `limit` is set, only the first items are
+                measured.
+            progress: Called with the progress.
         """
         for associations in data:
             # Everything that identifies the samples, to be hashed.

@@ -147,7 +147,15 @@ class ClassTask(Task):
         options: types.RunOptions,
         progress: types.OnProgress,
     ) -> Iterator[types.Measurement]:
-        """Embed the prompts and the images of every protocol, and yield its measurement."""
+        """Measure a model, and yield a measurement for each protocol, in their order.
+
+        Args:
+            encoder: The model.
+            protocols: The protocols of the data sets.
+            data: The labelled images of each protocol, from `open_data`.
+            options: The options of the run, such as the batch size.
+            progress: Called with the progress.
+        """
         from cosmos_eval.embedding.embed import embed_images
         from cosmos_eval.tasks.prompts import prompt_embeddings
 
@@ -340,6 +348,15 @@ class Classification(ClassTask):
         """Predict five classes of every image, and return them with labels and groups.
 
         With C < 5 classes, the last 5 - C predictions are -1.
+
+        Args:
+            protocol: The protocol that is measured.
+            data: N labelled images.
+            image_features: The features (N, D) of the images.
+            class_embeddings: The embeddings (C, D) of the classes.
+
+        Returns:
+            The arrays to store, by name.
         """
         best_classes = choices.top_classes(image_features, class_embeddings)  # (N, 5) or (N, C)
         n_missing_columns = TOP - best_classes.shape[1]

@@ -66,14 +66,16 @@ class Rate:
     """The fraction of images for which a derived array is true.
 
     It is computed for all images, and for subgroups of people, such as each race.
-
-    Args:
-        array: The name of an array (N,) of truth values that the task derives.
-        groupings: Tuples of label fields, such as ("gender", "race"). The images with the same
-            values of these fields are a subgroup.
     """
 
     def __init__(self, array: str, *groupings: Grouping) -> None:
+        """Name the array, and the subgroups.
+
+        Args:
+            array: The name of an array (N,) of truth values that the task derives.
+            groupings: Tuples of label fields, such as ("gender", "race"). The images with the same
+                values of these fields are a subgroup.
+        """
         self._array = array
         self._groupings = groupings
 
@@ -183,6 +185,13 @@ class Faces(ClassTask):
         """Answer every question about every image, and return labels, answers and class names.
 
         The answer is the class of the question with the highest score.
+
+        Args:
+            protocol: The protocol that is measured.
+            data: N labelled images.
+            image_features: The features (N, D) of the images.
+            class_embeddings: The embeddings (C, D) of the classes of all questions, one question
+                after the other.
         """
         # Questions with 7, 2, 9 and 19 classes end after 7, 9, 18 and 37 embeddings.
         n_classes_of_question = [len(question.names) for question in self.prompts(protocol, data)]

@@ -50,12 +50,6 @@ class ShardedMeasurement(ABC, Generic[Item, Image]):
 
     A subclass says how an image is loaded, and how a shard of loaded images is measured. The arrays
     of a shard are stored as soon as they are computed, and read again by a resumed run.
-
-    Args:
-        stores: The stores of finished shards, one for each protocol that is measured.
-        samples: One item per image of the data set. The subclass decides its type.
-        options: The options of the run: its processes, and the threads that load images.
-        progress: Called with the number of images that are measured.
     """
 
     def __init__(
@@ -65,6 +59,14 @@ class ShardedMeasurement(ABC, Generic[Item, Image]):
         options: RunOptions,
         progress: OnProgress,
     ) -> None:
+        """Prepare to measure. Nothing is read before `run` is called.
+
+        Args:
+            stores: The stores of finished shards, one for each protocol that is measured.
+            samples: One item per image of the data set. The subclass decides its type.
+            options: The options of the run: its processes, and the threads that load images.
+            progress: Called with the number of images that are measured.
+        """
         self._stores = stores
         self._samples = samples
         self._options = options

@@ -50,7 +50,14 @@ class Multilabel(classification.ClassTask):
         image_features: Features,
         class_embeddings: Features,
     ) -> types.Samples:
-        """Score every image with every class, and return the scores with the labels."""
+        """Score every image with every class, and return the scores with the labels.
+
+        Args:
+            protocol: The protocol that is measured.
+            data: N images, each with a label (C,) that is True for the classes of the image.
+            image_features: The features (N, D) of the images.
+            class_embeddings: The embeddings (C, D) of the classes.
+        """
         return {
             LABELS: data.labels,
             SCORES: class_scores(image_features, class_embeddings),

@@ -65,15 +65,18 @@ class Direction:
 
     An image and its captions are not independent. Intervals therefore resample images, each with
     all its captions.
-
-    Args:
-        name: The name of the direction, such as `image_to_text`. The names of its metrics begin
-            with it.
-        rank_array: The name of the array with the rank of each query's best correct item, from 1.
-        image_array: The name of the array with the index of each query's image.
     """
 
     def __init__(self, name: str, rank_array: str, image_array: str) -> None:
+        """Name the direction, and the arrays that hold its ranks.
+
+        Args:
+            name: The name of the direction, such as `image_to_text`. The names of its metrics begin
+                with it.
+            rank_array: The name of the array with the rank of each query's best correct item, from
+                1.
+            image_array: The name of the array with the index of each query's image.
+        """
         self._name = name
         self._rank_array = rank_array
         self._image_array = image_array
@@ -173,9 +176,17 @@ class Retrieval(Task):
         options: types.RunOptions,
         progress: types.OnProgress,
     ) -> Iterator[types.Measurement]:
-        """Yield the recall and the ranks of retrieval in both directions for every protocol.
+        """Measure a model, and yield a measurement for each protocol, in their order.
 
-        If `options.limit` is set, only the first images and their captions are measured.
+        A measurement holds the recall and the ranks of retrieval in both directions.
+
+        Args:
+            encoder: The model.
+            protocols: The protocols: which data sets are measured, and whether pairs are scored.
+            data: The images and captions of each protocol, from `open_data`.
+            options: The options of the run. If their `limit` is set, only the first images and
+                their captions are measured.
+            progress: Called with the progress.
         """
         for protocol, captioned_images in zip(protocols, data, strict=True):
             rank_queries = partial(

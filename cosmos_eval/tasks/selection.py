@@ -235,10 +235,17 @@ class Selection(Task):
         options: types.RunOptions,
         progress: types.OnProgress,
     ) -> Iterator[types.Measurement]:
-        """Yield the measurement of every protocol: whether the choice of each item is correct.
+        """Measure a model, and yield a measurement for each protocol, in their order.
 
-        If `options.limit` is set, the first item of each subset is kept, then the second item of
-        each subset, and so on until that many items are kept.
+        A measurement says whether the choice of each item is correct.
+
+        Args:
+            encoder: The model.
+            protocols: The protocols of the data sets.
+            data: The items of each protocol, from `open_data`, with their images and captions.
+            options: The options of the run. If their `limit` is set, the first item of each subset
+                is measured, then the second item of each subset, and so on.
+            progress: Called with the progress.
         """
         for protocol, items in zip(protocols, data, strict=True):
             score_items = partial(_score_items, encoder, protocol, items, options, progress)

@@ -180,7 +180,17 @@ class _Scoring(label_maps.ShardedMeasurement[Sample, "LoadedImage"]):
         return load_image(sample, self._encoder, self._protocol)
 
     def measure_shard(self, shard: range, images: Iterator[LoadedImage]) -> list[Arrays]:
-        """Score the maps of the things in the images of a shard, and return the arrays to store."""
+        """Score the maps of the things in the images of a shard.
+
+        A thing is a class that an image contains.
+
+        Args:
+            shard: The indices of the images in the data set.
+            images: The loaded images.
+
+        Returns:
+            A list with the arrays to store, by name.
+        """
         loaded_images = list(images)
         scores: list[MapScores | None] = [None] * len(loaded_images)
         for indices, (maps_of_batch,) in copy_to_host(self._compute_maps(loaded_images)):
@@ -355,13 +365,6 @@ class ClassMaps:
     names and the heads. If the maps are weights of cross-attention, the mean is used as it is. If
     they are log ratios or cosines, the mean is multiplied by the protocol's `scale`, and becomes
     weights by a softmax over the patches. The feature of a name is the mean over the templates.
-
-    Args:
-        encoder: The model.
-        kind: The kind of maps, such as `similarity`.
-        protocol: The protocol, with the names of the classes and their templates.
-        options: The options of the run, such as the form of attention.
-        progress: Called with the number of names that are encoded.
     """
 
     def __init__(
@@ -372,6 +375,15 @@ class ClassMaps:
         options: types.RunOptions,
         progress: types.OnProgress,
     ) -> None:
+        """Encode the names of all classes.
+
+        Args:
+            encoder: The model.
+            kind: The kind of maps, such as `similarity`.
+            protocol: The protocol, with the names of the classes and their templates.
+            options: The options of the run, such as the form of attention.
+            progress: Called with the number of names that are encoded.
+        """
         self._encoder = encoder
         self._kind = kind
         self._attention = options.attention or protocol.attention

@@ -120,8 +120,12 @@ class Probes(Task):
     def open_data(self, protocol: types.ProbeProtocol, options: types.RunOptions) -> ProbeData:
         """List the training images and the test images of a data set.
 
-        If `options.limit` is set, the first test image of every class is kept, then the second one
-        of every class, and so on until that many are kept. All training images are always used.
+        Args:
+            protocol: The protocol, which names the folders of training and test images.
+            options: The options of the run. If their `limit` is set, the first test image of every
+                class is kept, then the second one of every class, and so on until that many are
+                kept. All training images are always used.
+
         Raises UsageError if training and test images have different classes, and if a class has too
         few training images.
         """
@@ -345,7 +349,8 @@ def _require_same_classes(protocol: types.ProbeProtocol, train: ClassData, test:
 def _require_enough_shots(protocol: types.ProbeProtocol, train: ClassData) -> None:
     """Raise UsageError for a class with too few training images for the largest number of shots.
 
-    For 16 shots, a class needs 16 images to train on, and 4 more to choose the regularisation by.
+    Shots are the training images per class of a probe. For 16 shots, a class needs 16 images to
+    train on, and 4 more to choose the regularisation by.
     """
     n_images_of_class = np.bincount(train.labels)
     most_shots = max(protocol.shots)

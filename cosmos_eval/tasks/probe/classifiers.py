@@ -64,15 +64,17 @@ class Objective:
         (sum of cross entropies + |W|^2 / (2 c)) / N
 
     Calling the objective returns the loss and its gradient.
-
-    Args:
-        data: The features and labels of the N rows.
-        n_classes: The number C of classes.
-        c: The inverse strength of regularisation.
-        device: The device that products are computed on.
     """
 
     def __init__(self, data: Labelled, n_classes: int, c: float, device: str) -> None:
+        """Keep the data, and the strength of regularisation.
+
+        Args:
+            data: The features and labels of the N rows.
+            n_classes: The number C of classes.
+            c: The inverse strength of regularisation.
+            device: The device that products are computed on.
+        """
         self.data = data
         self.n_classes = n_classes
         self.c = c
@@ -138,7 +140,16 @@ def fit(data: Labelled, n_classes: int, c: float, device: str = "cpu") -> Linear
 
 
 def predict(linear: Linear, features: Features, device: str = "cpu") -> Ints:
-    """Return the class (M,) with the highest logit for each row of features (M, D)."""
+    """Return the class with the highest logit for each feature.
+
+    Args:
+        linear: The classifier, with weights (D + 1, C) whose last row is the intercept.
+        features: The features (M, D).
+        device: The device that logits are computed on.
+
+    Returns:
+        The classes (M,).
+    """
     import torch
 
     weights = torch.from_numpy(linear.weights).float().to(device)

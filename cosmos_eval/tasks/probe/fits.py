@@ -96,17 +96,7 @@ class FewShotProbes(NamedTuple):
 
 
 class Probe:
-    """Fits the probes of one protocol to the features of training images, and applies them.
-
-    Args:
-        protocol: The protocol: the numbers of shots, and how probes are fitted.
-        train_features: The features (F, D) of the training images.
-        train_labels: The class (F,) of each training image.
-        test_features: The features (N, D) of the test images.
-        seed: The seed of all random draws.
-        device: The device that fits run on.
-        progress: Called with the number of few-shot probes that are fitted.
-    """
+    """Fits the probes of one protocol to the features of training images, and applies them."""
 
     def __init__(
         self,
@@ -118,6 +108,17 @@ class Probe:
         device: str,
         progress: types.OnProgress = types.no_progress,
     ) -> None:
+        """Keep the features. Nothing is fitted yet.
+
+        Args:
+            protocol: The protocol: the numbers of shots, and how probes are fitted.
+            train_features: The features (F, D) of the training images.
+            train_labels: The class (F,) of each training image.
+            test_features: The features (N, D) of the test images.
+            seed: The seed of all random draws.
+            device: The device that fits run on.
+            progress: Called with the number of few-shot probes that are fitted.
+        """
         self.protocol = protocol
         self.train_features = train_features
         self.train_labels = train_labels

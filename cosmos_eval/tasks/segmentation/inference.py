@@ -349,7 +349,14 @@ def _place_windows(images: Sequence[LoadedImage], segmenter: Segmenter) -> _Wind
 
 
 def _windows_along_axis(length: int, protocol: SegmentationProtocol, patch_size: int) -> Axis:
-    """Return the windows of a protocol along one side of an image, which has `length` pixels."""
+    """Return the windows along one side of an image: their size, stride and number of tokens.
+
+    Args:
+        length: The length of the side, in pixels.
+        protocol: The protocol, with the size and the stride of windows. If it has no window size,
+            the only window is the whole image.
+        patch_size: The side of a patch, in pixels. A window has one token per patch.
+    """
     if protocol.window is None:
         return Axis(
             length=length,
@@ -370,6 +377,10 @@ def _batch_images(images: Iterable[_Windows], batch_size: int) -> Iterator[list[
     """Divide images into batches of consecutive images with at most `batch_size` windows.
 
     An image with more windows is a batch of its own.
+
+    Args:
+        images: The images with their windows.
+        batch_size: The largest number of windows of all images of a batch.
 
     Example:
         With a batch size of 4, images of 2, 1, 3 and 6 windows are yielded as [2, 1], [3] and [6].

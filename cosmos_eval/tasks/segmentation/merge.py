@@ -324,13 +324,21 @@ def _best_refined_classes(
 ) -> Tensor:
     """Return the class of the best query of each pixel, (H, W), by refined logits.
 
-    It is computed for a few queries at a time. The arguments are the same as those of
-    `_best_classes`. In plain terms, if no query is ruled out:
+    It is computed for a few queries at a time. In plain terms, if no query is ruled out:
 
         logits = scale * refine(rows @ tokens @ columns.T, weights)  # (Q, H, W)
         classes = class_of_query[logits.argmax(0)]
         best_probability = logits.softmax(0).max(0).values
         classes[best_probability < prob_thd] = 0
+
+    Args:
+        tokens: The logits (Q, A, B) of Q queries for the tokens of all windows, side by side.
+        rows: The matrix (H, A) that maps rows of tokens to rows of pixels.
+        columns: The matrix (W, B) that maps columns of tokens to columns of pixels.
+        weights: The weights (P, H, W) of the P neighbours of each pixel.
+        decision: The class of each query, and the thresholds.
+        ruled_out: Whether each query (Q,) cannot be the best one. It still counts in the softmax.
+            None if no query is ruled out.
     """
     # The best logits of the queries so far, their classes, and the logarithm of the sum of the
     # exponentials of all logits so far, (H, W) each.

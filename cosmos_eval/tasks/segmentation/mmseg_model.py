@@ -37,19 +37,6 @@ class CosmosSegmentor(mmseg_module("models").BaseSegmentor):  # type: ignore[mis
 
     The pipeline must leave images as LoadImageFromFile reads them: BGR, 0 to 255, at their own
     size. `cosmos_eval.evaluate` has the same arguments, and raises the same errors.
-
-    Args:
-        model: The name of a model, a checkpoint, or a model of another library.
-        dataset: The name of a data set or a YAML file, which decides the classes, the prompts and
-            every constant.
-        protocol: The name of one of the protocols of the data set; None for the usual one.
-        arch: The architecture of a checkpoint that does not state it.
-        weights: The weights of a checkpoint to load, "teacher" or "student".
-        attention: The form of attention of the last block; None for the protocol's.
-        auxiliary: The name of an auxiliary encoder; None for none.
-        precision: The precision of the model, such as "fp32".
-        batch_size: The number of windows that are encoded together.
-        data_preprocessor: The configuration of MMEngine's preprocessor.
     """
 
     def __init__(
@@ -65,7 +52,21 @@ class CosmosSegmentor(mmseg_module("models").BaseSegmentor):  # type: ignore[mis
         batch_size: int = 32,
         data_preprocessor: dict[str, Any] | None = None,
     ) -> None:
-        """Load the model, and encode the prompts of the data set's protocol."""
+        """Load the model, and encode the prompts of the data set's protocol.
+
+        Args:
+            model: The name of a model, a checkpoint, or a model of another library.
+            dataset: The name of a data set or a YAML file, which decides the classes, the prompts
+                and every constant.
+            protocol: The name of one of the protocols of the data set; None for the usual one.
+            arch: The architecture of a checkpoint that does not state it.
+            weights: The weights of a checkpoint to load, "teacher" or "student".
+            attention: The form of attention of the last block; None for the protocol's.
+            auxiliary: The name of an auxiliary encoder; None for none.
+            precision: The precision of the model, such as "fp32".
+            batch_size: The number of windows that are encoded together.
+            data_preprocessor: The configuration of MMEngine's preprocessor.
+        """
         super().__init__(data_preprocessor=data_preprocessor)
         # Names are checked first: a model takes long to load.
         dataset_protocol = _segmentation_protocol(dataset, protocol)
@@ -100,9 +101,11 @@ class CosmosSegmentor(mmseg_module("models").BaseSegmentor):  # type: ignore[mis
         return samples
 
     def _load_image(self, image: Tensor, sample: Any) -> inference.LoadedImage:
-        """Convert a BGR image (3, H, W) of the pipeline to an image for the segmenter.
+        """Convert an image of the pipeline to an image for the segmenter.
 
-        `sample` is the image's data sample, which holds its path.
+        Args:
+            image: The pixels (3, H, W), BGR, from 0 to 255.
+            sample: The data sample of the image, which holds its path.
         """
         # (3, H, W) BGR -> (H, W, 3) RGB
         rgb = image.flip(0).permute(1, 2, 0).to("cpu", torch.uint8).contiguous().numpy()
@@ -124,13 +127,6 @@ class CosmosEvalDataset(mmseg_module("datasets").BaseSegDataset):  # type: ignor
 
     The classes are the protocol's. Pixels that do not count have the label 255. The same errors are
     raised as by `cosmos_eval.evaluate`.
-
-    Args:
-        dataset: The name of a data set or a YAML file.
-        data_root: The folder of the data set; None for the usual one.
-        limit: The largest number of images; None for all.
-        pipeline: The transforms of MMSegmentation that images go through.
-        allow_partial: True to allow a data set that lacks images.
     """
 
     def __init__(
@@ -141,7 +137,15 @@ class CosmosEvalDataset(mmseg_module("datasets").BaseSegDataset):  # type: ignor
         pipeline: Sequence[Any] = (),
         allow_partial: bool = False,
     ) -> None:
-        """Find the protocol of the data set, and list its images and label maps."""
+        """Find the protocol of the data set, and list its images and label maps.
+
+        Args:
+            dataset: The name of a data set or a YAML file.
+            data_root: The folder of the data set; None for the usual one.
+            limit: The largest number of images; None for all.
+            pipeline: The transforms of MMSegmentation that images go through.
+            allow_partial: True to allow a data set that lacks images.
+        """
         protocol = _segmentation_protocol(dataset)
         if protocol.label_bits > 8:
             raise UsageError(f"{dataset}: MMSegmentation casts its label maps to 8 bits")

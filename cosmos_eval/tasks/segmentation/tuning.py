@@ -189,14 +189,16 @@ class Scorer:
 
     The values are equal, to the last bit, to the mIoU that `cosmos-eval run` reports. Prompts are
     encoded once for all calls of `mean_ious`.
-
-    Args:
-        encoder: The model.
-        data: The images and label maps that settings are chosen by.
-        options: The options of the run, such as the batch size.
     """
 
     def __init__(self, encoder: Encoder, data: LabelMaps, options: RunOptions) -> None:
+        """Keep the model and the data. Nothing is encoded yet.
+
+        Args:
+            encoder: The model.
+            data: The images and label maps that settings are chosen by.
+            options: The options of the run, such as the batch size.
+        """
         self._encoder = encoder
         self._data = data
         self._options = options
