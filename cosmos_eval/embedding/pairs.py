@@ -315,7 +315,8 @@ class _ShardScorer:
         if self.max_missing is not None and n_missing > self.max_missing:
             raise embed.TooManyError(f"{n_missing:,} of {self.n_pairs:,} pairs are not cached")
 
-        n_done, scores_of_shards = 0, []
+        n_done = 0
+        scores_of_shards = []
         for shard, key in zip(shards, keys, strict=True):
             if key in scores_by_key:
                 scores = scores_by_key.pop(key)

@@ -113,7 +113,7 @@ class Association(Task):
 
         Args:
             encoder: The model.
-            protocols: The protocols of the data sets.
+            protocols: The protocols. Each is a data set, and how it is measured.
             data: The items of each protocol, from `open_data`: cues with candidate images.
             options: The options of the run. If their `limit` is set, only the first items are
                 measured.

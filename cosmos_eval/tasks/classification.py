@@ -151,7 +151,7 @@ class ClassTask(Task):
 
         Args:
             encoder: The model.
-            protocols: The protocols of the data sets.
+            protocols: The protocols. Each is a data set, and how it is measured.
             data: The labelled images of each protocol, from `open_data`.
             options: The options of the run, such as the batch size.
             progress: Called with the progress.

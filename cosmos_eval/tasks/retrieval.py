@@ -182,7 +182,7 @@ class Retrieval(Task):
 
         Args:
             encoder: The model.
-            protocols: The protocols: which data sets are measured, and whether pairs are scored.
+            protocols: The protocols. Each is a data set, and how it is measured.
             data: The images and captions of each protocol, from `open_data`.
             options: The options of the run. If their `limit` is set, only the first images and
                 their captions are measured.

@@ -241,7 +241,7 @@ class Selection(Task):
 
         Args:
             encoder: The model.
-            protocols: The protocols of the data sets.
+            protocols: The protocols. Each is a data set, and how it is measured.
             data: The items of each protocol, from `open_data`, with their images and captions.
             options: The options of the run. If their `limit` is set, the first item of each subset
                 is measured, then the second item of each subset, and so on.

@@ -111,7 +111,7 @@ class Task(ABC):
 
         Args:
             encoder: The model.
-            protocols: Protocols of this task.
+            protocols: Protocols of this task. Each is a data set, and how it is measured.
             data: What `open_data` returned for each protocol.
             options: The options of the run.
             progress: Called with the progress.

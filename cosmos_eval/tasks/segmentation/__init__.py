@@ -332,7 +332,7 @@ def constants(protocol: types.SegmentationProtocol, attention: types.Attention) 
     Class names, prompts and templates are hashed apart.
 
     Args:
-        protocol: The protocol.
+        protocol: The data set, its prompts, and how images are resized and segmented.
         attention: The form of attention that the images are encoded with. It may be another one
             than the protocol's.
     """

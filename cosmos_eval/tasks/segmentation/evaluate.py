@@ -62,7 +62,8 @@ def measure_data(
 
     Args:
         encoder: The model.
-        protocols: Protocols with the same images, which a model sees in the same way.
+        protocols: Data sets, and how they are measured. They have the same images, which a model
+            sees in the same way.
         options: The options of the run. The batch size is the number of windows that are encoded
             together. If `save_predictions` is set, the predicted label maps are saved below this
             folder, in a folder per protocol: as PNG files with a palette, named like the images.

@@ -510,9 +510,9 @@ def draw_image(
 
     panels = [(path.name, image, None), (encoder.info.spec, image, classes)]
     names = protocol.class_names
-    fractions = pictures.shares(classes, len(names))
+    fractions = pictures.class_fractions(classes, len(names))
     colours = pictures.distinct_colours(len(names))
-    picture = pictures.picture(panels, names, colours, fractions)
+    picture = pictures.draw_picture(panels, names, colours, fractions)
     return picture, {names[index]: fraction for index, fraction in fractions.items()}
 
 

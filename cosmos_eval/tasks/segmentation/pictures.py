@@ -74,7 +74,7 @@ def _rgb_to_lab(colours: Any) -> NDArray[np.float32]:
     return cv2.cvtColor(one_row_image, cv2.COLOR_RGB2Lab)[0].astype(np.float32, copy=False)
 
 
-def shares(classes: Label, n_classes: int) -> dict[int, float]:
+def class_fractions(classes: Label, n_classes: int) -> dict[int, float]:
     """Return the fraction of the pixels of every class that occurs, the largest fraction first.
 
     Args:
@@ -91,11 +91,11 @@ def shares(classes: Label, n_classes: int) -> dict[int, float]:
     return {index: counts[index] / classes.size for index in occurring_classes}
 
 
-def picture(
+def draw_picture(
     panels: Sequence[Panel],
     names: Sequence[str],
     colours: Sequence[Colour],
-    shares: Mapping[int, float],
+    fractions: Mapping[int, float],
 ) -> Image.Image:
     """Draw panels side by side, with titles above and a legend of classes on the right.
 
@@ -104,11 +104,11 @@ def picture(
             the image, or None.
         names: The names of all classes.
         colours: The RGB colours (0-255) of all classes.
-        shares: The classes in the legend, in order: the fraction of pixels, which the legend
+        fractions: The classes in the legend, in order: the fraction of pixels, which the legend
             states, by the index of the class.
     """
     images = [_draw_panel(image, classes, colours) for _, image, classes in panels]
-    legend = [f"{names[index]}  {100 * share:.1f}%" for index, share in shares.items()]
+    legend = [f"{names[index]}  {100 * fraction:.1f}%" for index, fraction in fractions.items()]
     font = ImageFont.load_default(size=15)
 
     # The page holds a row of panels and the legend, below a line with the titles.
@@ -124,7 +124,7 @@ def picture(
         draw.text((left, _MARGIN // 2), title, "black", font)
         page.paste(image, (left, top))
         left += image.width + _MARGIN
-    for index, line in zip(shares, legend, strict=True):
+    for index, line in zip(fractions, legend, strict=True):
         draw.rectangle((left, top, left + _SWATCH, top + _SWATCH), colours[index], "black")
         draw.text((left + _LINE, top - 1), line, "black", font)
         top += _LINE
@@ -239,10 +239,10 @@ def save_overlay(
         ("prediction", rgb_image, classes),
     ]
     # The predicted classes come first, then the true classes that were not predicted.
-    fractions = shares(classes, len(names))
-    for true_class in sorted(shares(image.label, len(names))):
+    fractions = class_fractions(classes, len(names))
+    for true_class in sorted(class_fractions(image.label, len(names))):
         fractions.setdefault(true_class, 0.0)
-    _write_image(path, picture(panels, names, colours, fractions), "JPEG")
+    _write_image(path, draw_picture(panels, names, colours, fractions), "JPEG")
 
 
 def is_saved(folder: Path, name: str, sha256: bytes) -> bool:
