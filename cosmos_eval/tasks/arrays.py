@@ -58,19 +58,22 @@ class SampleArray:
             If `labels` has the axes ("images",) and 50 entries, then "images" is 50 for all arrays
             that are checked afterwards.
         """
-        if array.dtype.kind not in _DTYPES[self.kind] or array.dtype == "uint64":
+        has_valid_type = array.dtype.kind in _DTYPES[self.kind] and array.dtype != "uint64"
+        if not has_valid_type:
             raise ValueError(f"`{self.name}` holds {array.dtype}, not {self.kind}s")
         if array.ndim != len(self.axes):
             raise ValueError(f"`{self.name}` has {array.ndim} axes, not {len(self.axes)}")
-        if array.size > MOST_CELLS or max(array.shape) > MOST_ENTRIES:
+        is_too_large = array.size > MOST_CELLS or max(array.shape) > MOST_ENTRIES
+        if is_too_large:
             shape = " x ".join(f"{length:,}" for length in array.shape)
             raise ValueError(f"`{self.name}` has {shape} values, more than can be read")
         for axis, length in zip(self.axes, array.shape, strict=True):
-            if axis is None:
+            if axis is None:  # any length
                 continue
             if isinstance(axis, int):
                 expected_length, noun = axis, "columns"
             else:
+                # The length of this axis in earlier arrays; if it is new, its length here.
                 expected_length, noun = lengths.setdefault(axis, length), axis
             if length != expected_length:
                 raise ValueError(f"`{self.name}` has {length:,} {noun}, not {expected_length:,}")

@@ -77,7 +77,7 @@ class ItemMean:
     array: str
 
     def __call__(self, samples: Derived) -> Proportion | Mean | None:
-        """Return the mean, or None if the samples do not have the array."""
+        """Return the mean of the array over all items, or None if the samples do not have it."""
         if self.array not in samples:
             return None
         return _mean_of_items(samples[self.array], samples[CLUSTER])
@@ -97,7 +97,15 @@ class AllCorrect:
     correct_array: str
 
     def __call__(self, samples: Derived) -> Proportion | Mean | None:
-        """Return the fraction, or None if the samples lack an array or no pair is complete."""
+        """Return the fraction of complete pairs in which all items are correct.
+
+        Return None if the samples lack an array, and if no pair is complete.
+
+        Example:
+            Items of the pairs [7, 7, 8, 8, -1] are correct as [True, True, True, False, True]. Pair
+            7 is correct and pair 8 is not. The last item is in no complete pair. So the fraction is
+            1/2.
+        """
         if self.group_array not in samples or self.correct_array not in samples:
             return None
         number_of_item, is_correct = samples[self.group_array], samples[self.correct_array]

@@ -234,14 +234,15 @@ def predict_together(
     info = segmenters[0].encoder.info
     for loaded_images, tensors in copy_to_host(_segment_images(segmenters, images)):
         largest_magnitude, *label_maps = tensors
-        names_of_rows = [loaded_images[0].sample.name]
+        names_of_rows = [loaded_images[0].sample.name]  # the magnitude has one row
         require_finite(largest_magnitude, info, names_of_rows.__getitem__)
         predictions = []
         for loaded_image, classes in zip(loaded_images, label_maps, strict=True):
-            # Torch has no uint16 operations: int16 holds its bits. Read them as unsigned numbers.
-            signed_or_byte = classes.numpy()
-            unsigned_dtype = "uint8" if signed_or_byte.itemsize == 1 else "uint16"
-            predictions.append((loaded_image, signed_or_byte.view(unsigned_dtype)))
+            # Classes above 255 are int16 on the device, because Torch has few operations for
+            # uint16. The bits are the same.
+            class_array = classes.numpy()
+            unsigned_dtype = "uint8" if class_array.itemsize == 1 else "uint16"
+            predictions.append((loaded_image, class_array.view(unsigned_dtype)))
         yield predictions
 
 
