@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -181,42 +181,33 @@ def _mean_of_items(values: NDArray[Any], clusters: NDArray[np.int64]) -> Proport
     return Mean(values, clusters)
 
 
-def _headline_metric(name: str, estimate: Callable[[Derived], Any], label: str = "") -> Metric:
-    """Return a metric that tables show in a column called `label`."""
-    return Metric(name, estimate, headline=True, label=label)
-
-
-def _baseline_metric(
-    name: str, estimate: Callable[[Derived], Any], label: str = "", *, headline: bool = False
-) -> Metric:
-    """Return a metric that only helps to judge other metrics, such as the chance level.
-
-    Tables show it if `headline` is True.
-    """
-    return Metric(name, estimate, reference=True, label=label, headline=headline)
-
-
 def _metrics() -> Iterator[Metric]:
-    """Yield the metrics in the order of tables, each followed by its baselines."""
+    """Yield the metrics in the order of tables, each followed by its baselines.
+
+    A baseline is a reference metric, which only helps to judge the other one. The chance level is
+    the probability that a random choice is correct.
+    """
     yield Metric("accuracy", ItemMean(CORRECT), primary=True)
-    yield _baseline_metric(CHANCE, ItemMean(CHANCE), headline=True)
-    yield _baseline_metric("blind_accuracy", ItemMean(BLIND), "blind", headline=True)
-    yield _baseline_metric("shorter_accuracy", ItemMean(SHORTER))
-    yield _headline_metric(TEXT_TO_TEXT, ItemMean(TEXT_TO_TEXT), "text to text")
-    yield _baseline_metric(_TEXT_CHANCE, ItemMean(_TEXT_CHANCE))
-    yield _headline_metric("mean_subset_accuracy", SubsetMean(CORRECT), "mean over subsets")
-    yield _baseline_metric("mean_subset_accuracy_chance", SubsetMean(CHANCE))
-    yield _baseline_metric("mean_subset_accuracy_blind", SubsetMean(BLIND))
+    yield Metric(CHANCE, ItemMean(CHANCE), reference=True, headline=True)
+    yield Metric("blind_accuracy", ItemMean(BLIND), reference=True, label="blind", headline=True)
+    yield Metric("shorter_accuracy", ItemMean(SHORTER), reference=True)
+    yield Metric(TEXT_TO_TEXT, ItemMean(TEXT_TO_TEXT), label="text to text", headline=True)
+    yield Metric(_TEXT_CHANCE, ItemMean(_TEXT_CHANCE), reference=True)
+    yield Metric(
+        "mean_subset_accuracy", SubsetMean(CORRECT), label="mean over subsets", headline=True
+    )
+    yield Metric("mean_subset_accuracy_chance", SubsetMean(CHANCE), reference=True)
+    yield Metric("mean_subset_accuracy_blind", SubsetMean(BLIND), reference=True)
     for name, label, group_array in (
         ("accuracy_of_pairs", "pairs", PAIR),
         ("accuracy_of_sets", "sets", SET),
     ):
-        yield _headline_metric(name, AllCorrect(group_array, CORRECT), label)
-        yield _baseline_metric(f"{name}_chance", AllCorrect(group_array, CHANCE))
-        yield _baseline_metric(f"{name}_blind", AllCorrect(group_array, BLIND))
+        yield Metric(name, AllCorrect(group_array, CORRECT), label=label, headline=True)
+        yield Metric(f"{name}_chance", AllCorrect(group_array, CHANCE), reference=True)
+        yield Metric(f"{name}_blind", AllCorrect(group_array, BLIND), reference=True)
     for name, array in (("text_score", TEXT), ("image_score", IMAGE), ("group_score", _GROUP)):
-        yield _headline_metric(name, ItemMean(array), name.replace("_", " "))
-        yield _baseline_metric(f"{name}_chance", ItemMean(f"{array}_{CHANCE}"))
+        yield Metric(name, ItemMean(array), label=name.replace("_", " "), headline=True)
+        yield Metric(f"{name}_chance", ItemMean(f"{array}_{CHANCE}"), reference=True)
 
 
 class Selection(Task):

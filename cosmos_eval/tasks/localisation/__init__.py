@@ -95,28 +95,25 @@ def _metrics() -> Iterator[Metric]:
 
     Tables show only metrics of all things, and not their area, which is the same for all models.
     """
+    unit_by_name: dict[str, Unit] = {}
+    for name in stats.METRICS:
+        unit_by_name[name] = "ratio" if "_over_" in name else "fraction"
     for name, compute_metric in stats.METRICS.items():
         is_area = name == "area"
         label = name.replace("_over_", " / ").replace("_", " ")  # "mass_over_area" -> "mass / area"
         yield Metric(
             name,
             _SizeEstimate(compute_metric, size=None),
-            _unit_of_metric(name),
+            unit_by_name[name],
             label="" if is_area else label,
             headline=not is_area,
             primary=name in ("attention_mass", "AUC"),
         )
     for size, size_name in enumerate(stats.SIZES):
         for name, compute_metric in stats.METRICS.items():
-            yield Metric(
-                f"{name}_{size_name}", _SizeEstimate(compute_metric, size), _unit_of_metric(name)
-            )
+            estimate = _SizeEstimate(compute_metric, size)
+            yield Metric(f"{name}_{size_name}", estimate, unit_by_name[name])
     yield Metric("pointing_game_by_class", _pointing_game_by_class, later=True)
-
-
-def _unit_of_metric(name: str) -> Unit:
-    """Return the unit of a metric. Names such as `mass_over_area` belong to ratios."""
-    return "ratio" if "_over_" in name else "fraction"
 
 
 def _pointing_game_by_class(samples: Derived) -> GroupMean | None:
