@@ -370,6 +370,9 @@ class _ShardScorer:
     def _score_shard(self, shard: _Shard) -> Scores:
         """Compute the scores (n,) of a shard's n pairs: all pairs of its first text come first.
 
+        The parts of an image, or a text, are the tensors that the model encodes it into. The parts
+        of all images of the shard's block are kept in memory for the next shard.
+
         Raises UsageError for scores that are not finite.
         """
         import torch

@@ -304,9 +304,9 @@ class _ArchiveEmbedder:
         self.feature_store = embed.open_store(self.inputs.identity, options)
 
     def embed(self, archives: Iterable[_Archive]) -> None:
-        """Encode the images of archives whose features are not cached, in shards.
+        """Encode the images of archives whose features are not cached, shard by shard.
 
-        All features are in `features_by_key` afterwards.
+        Afterwards, `self.features_by_key` holds the features of all images.
         """
         n_done = 0
         shards = self._shards_to_encode(archives)

@@ -149,7 +149,16 @@ class Localisation(Task):
         options: RunOptions,
         progress: OnProgress,
     ) -> Iterator[Measurement]:
-        """Score the maps of all classes over the images, and yield a measurement per protocol.
+        """Measure a model, and yield a measurement for each protocol, in their order.
+
+        The maps of all classes over the images are scored by the label maps.
+
+        Args:
+            encoder: The model.
+            protocols: The protocols. Each is a data set, and how it is measured.
+            data: The images and label maps of each protocol, from `open_data`.
+            options: The options of the run.
+            progress: Called with the progress.
 
         Raises UsageError for a model without the requested kind of map, and for damaged images.
         """
@@ -173,6 +182,7 @@ class Localisation(Task):
         With the bounds 0.01 and 0.1, a thing is small (0) if it covers less than 1% of its image,
         large (2) if it covers 10% or more, and otherwise medium (1).
         """
+        # Each of these arrays (P,) has an entry for each pair of an image and a thing in it.
         fraction_of_image = samples[THING] / samples[PIXELS][samples[IMAGE]]
         size_of_pair = np.searchsorted(samples[BOUNDS], fraction_of_image, side="right")
         scores = stats.MapScores(

@@ -98,7 +98,7 @@ class Objective:
         # The cross entropies of all rows and their gradients.
         weights_fp32 = weights.float()
         for features, labels in self.data.blocks(self.device):
-            logits = torch.addmm(weights_fp32[-1], features, weights_fp32[:-1])
+            logits = torch.addmm(weights_fp32[-1], features, weights_fp32[:-1])  # (B, C)
             log_probabilities = logits.log_softmax(dim=1)
             log_likelihoods = log_probabilities.gather(1, labels[:, None])
             loss -= log_likelihoods.sum(dtype=torch.float64)

@@ -158,7 +158,11 @@ class Probe:
         return LinearProbe(predicted, c, len(held_out_rows))
 
     def fit_few_shots(self) -> FewShotProbes:
-        """Fit a linear probe to every draw of every number of training images per class."""
+        """Fit linear probes to a few training images per class, the shots.
+
+        For each number of shots, training images are drawn several times, with different seeds, and
+        a probe is fitted to each draw.
+        """
         n_numbers_of_shots, n_draws = len(self.protocol.shots), self.protocol.draws
         n_probes = n_numbers_of_shots * n_draws
         predictions_of_probes: list[Ints] = []

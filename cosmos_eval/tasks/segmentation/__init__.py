@@ -140,10 +140,18 @@ class Segmentation(Task):
         options: types.RunOptions,
         progress: types.OnProgress,
     ) -> Iterator[types.Measurement]:
-        """Segment the images, and yield the measurement of every protocol.
+        """Measure a model, and yield a measurement for each protocol, in their order.
 
-        The protocols see the same images in the same way. Each image is encoded once, segmented by
-        the prompts of each protocol, and compared with the label map of each.
+        Each image is encoded once, segmented by the prompts of each protocol, and compared with the
+        label map of each.
+
+        Args:
+            encoder: The model.
+            protocols: The protocols. Each is a data set, and how it is measured. They have the same
+                images, which a model sees in the same way.
+            data: The images and label maps of each protocol, from `open_data`.
+            options: The options of the run.
+            progress: Called with the number of images that are measured.
         """
         from cosmos_eval.tasks.segmentation.evaluate import measure_data
 
