@@ -61,6 +61,7 @@ class PairScores:
         Returns:
             The scores, in the broadcast shape, such as (Q, k).
         """
+        # The row of each pair's text, and the column of its image, in the sparse array.
         rows, columns = np.broadcast_arrays(self.text[texts], self.image[images])
         scores = self.scores[rows.ravel(), columns.ravel()]
         return np.asarray(scores).reshape(rows.shape)

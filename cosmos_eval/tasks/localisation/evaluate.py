@@ -409,13 +409,14 @@ class ClassMaps:
 
         A map has a weight for each of h x w patches. The weights sum to 1.
         """
+        # (B, Q, heads, h, w) for Q names
         maps_of_names = maps.heatmaps_of_features(
             self._encoder, images, self._features, kind=self._kind, attention=self._attention
         )
         mean_over_heads = maps_of_names.double().mean(dim=2)
         maps_of_classes = torch.einsum("cq,bqhw->bchw", self._averaging_matrix, mean_over_heads)
         if self._kind == "cross-attention":
-            return maps_of_classes
+            return maps_of_classes  # which are weights already
         logits = self._scale * maps_of_classes
         return logits.flatten(2).softmax(-1).view_as(maps_of_classes)
 
