@@ -119,8 +119,8 @@ class ShardedMeasurement(ABC, Generic[Item, Image]):
         divided among the processes, and each process measures and stores its own.
 
         Returns:
-            For each store, the arrays of all images by name; and the seconds that each phase took.
-            They are the same in all processes.
+            For each store, the arrays of all images by name, which are the same in all processes;
+            and the seconds that each phase took.
 
         Raises UsageError for files that cannot be used.
         """

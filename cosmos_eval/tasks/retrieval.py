@@ -422,7 +422,7 @@ def _images_by_candidate_text(candidates: Candidates, n_images: int) -> list[NDA
     """Return, for each text, the indices of the images that have it among their candidates.
 
     Args:
-        candidates: The candidates. Only its candidate texts (N, k) of each image matter.
+        candidates: The candidates, of which only the candidate texts (N, k) of the images are used.
         n_images: The number N of images.
 
     Example:

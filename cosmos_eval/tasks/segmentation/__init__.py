@@ -78,8 +78,8 @@ def _pixel_accuracy(samples: Derived) -> FunctionOfSums:
 def _mean_iou_of_class_group(samples: Derived, group_name: str) -> FunctionOfSums | None:
     """Return the mean IoU over the classes of a group.
 
-    The group `things` has the classes that can be counted, such as cars, and `stuff` the others,
-    such as sky. Return None if the protocol does not have a group of this name.
+    The group `things` has the classes that can be counted, such as cars, and `stuff` those that
+    cannot, such as sky. Return None if the protocol does not have a group of this name.
     """
     group_names = samples[GROUPS].tolist()
     if group_name not in group_names:

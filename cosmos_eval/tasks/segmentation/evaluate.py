@@ -194,8 +194,8 @@ def count_images(
 
     Returns:
         For each job, the fields of `SparseConfusion`, by name, and the array `content` with a hash
-        of the files of each image; and the seconds of each phase by its name. All processes return
-        the same.
+        of the files of each image, which are the same in all processes; and the seconds of each
+        phase by its name.
 
     Raises UsageError for damaged images.
     """
