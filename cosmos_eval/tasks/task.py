@@ -560,6 +560,41 @@ class Task(ABC):
             if not np.array_equal(first[name], second[name]):
                 raise ValueError(f"`{name}` of the samples differs")
 
+    def compared_estimates(
+        self, results: Sequence[Samples], only: Collection[str] | None = None
+    ) -> list[dict[str, Estimate]]:
+        """Return the estimates of each result that may be compared between the results.
+
+        Args:
+            results: The samples of each result.
+            only: The names of the metrics to compare; None for all. Reference metrics, such as a
+                chance level, are never compared.
+
+        Returns:
+            For each result, its estimates by the name of the metric.
+
+        Raises ValueError if the results were measured on different images or labels, and for
+        samples of another task.
+        """
+        try:
+            derived_results = [self.derive(samples) for samples in results]
+            for derived in derived_results[1:]:
+                self.require_same_truth(derived_results[0], derived)
+            estimates_of_results = [self.estimates(derived) for derived in derived_results]
+        except (KeyError, IndexError) as error:
+            raise ValueError(f"samples that lack {error} are not of this task") from error
+
+        compared_estimates = []
+        for estimate_by_name in estimates_of_results:
+            compared_by_name = {}
+            for name, estimate in estimate_by_name.items():
+                is_requested = only is None or name in only
+                is_reference = self.metric(name).reference
+                if is_requested and not is_reference:
+                    compared_by_name[name] = estimate
+            compared_estimates.append(compared_by_name)
+        return compared_estimates
+
     def differences(
         self,
         results: Sequence[Samples],
@@ -588,21 +623,5 @@ class Task(ABC):
         """
         from cosmos_eval.stats.paired import differences
 
-        try:
-            derived_results = [self.derive(samples) for samples in results]
-            for derived in derived_results[1:]:
-                self.require_same_truth(derived_results[0], derived)
-            estimates_of_results = [self.estimates(derived) for derived in derived_results]
-        except (KeyError, IndexError) as error:
-            raise ValueError(f"samples that lack {error} are not of this task") from error
-
-        compared_estimates = []
-        for estimate_by_name in estimates_of_results:
-            compared_by_name = {}
-            for name, estimate in estimate_by_name.items():
-                is_requested = only is None or name in only
-                is_reference = self.metric(name).reference
-                if is_requested and not is_reference:
-                    compared_by_name[name] = estimate
-            compared_estimates.append(compared_by_name)
-        return differences(compared_estimates, without_slow=without_slow)
+        estimates = self.compared_estimates(results, only)
+        return differences(estimates, without_slow=without_slow)
