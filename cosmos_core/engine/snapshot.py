@@ -43,7 +43,7 @@ from cosmos_core.utils.files import (
     replacing,
     write_atomically,
 )
-from cosmos_core.utils.recipe import FREE, SCENES, SHARDS, without_added
+from cosmos_core.utils.recipe import FREE, SCENES, SHARDS, remove_added_defaults
 
 # The file in the folder of snapshots that records the best evaluation.
 BEST = "best.json"
@@ -505,7 +505,7 @@ def plain_config(config: TrainConfig) -> dict[str, Any]:
     Options that were added in later versions are left out if they have no effect. The result then
     equals the one that an earlier version has stored.
     """
-    return without_added(json.loads(json.dumps(asdict(config))))
+    return remove_added_defaults(json.loads(json.dumps(asdict(config))))
 
 
 def _describe_difference(
