@@ -194,12 +194,12 @@ def end_process(status: int) -> NoReturn:
 def own_device(device: str) -> str:
     """Return the device on which this process computes, such as "cpu", "cuda" or "cuda:1".
 
+    Several processes on a machine get its GPUs in turn. With two GPUs, the processes of the local
+    ranks 0, 1, 2 and 3 get "cuda:0", "cuda:1", "cuda:0" and "cuda:1".
+
     Args:
         device: "auto", "cuda", or any other device, which is returned as it is. "auto" is a GPU if
             there is one, and the CPU otherwise.
-
-    Several processes on a machine get its GPUs in turn. With two GPUs, the processes of the local
-    ranks 0, 1, 2 and 3 get "cuda:0", "cuda:1", "cuda:0" and "cuda:1".
     """
     if device not in ("auto", "cuda"):
         return device
