@@ -70,11 +70,13 @@ class FlairMethod:
 
     def student_features(self, student: Flair, views: Views) -> FlairFeatures:
         """Return the features of images and captions, and the projections for the pooling."""
+        # Encode the only view of each image, and project its patches to keys and values.
         image, keys, values = student.image_tokens_projected(views.global_images[0])
         # Encode the K captions of all images as one batch: (K, B, S) -> (K * B, S).
         captions = views.texts.flatten(0, 1)
         text = student.encode_text(captions).unflatten(0, views.texts.shape[:2])
         output_layer = student.visual_proj.attn.out_proj
+        # The first dimension of features is the view, or the patch for keys and values.
         return FlairFeatures(
             image=normalize(image, dim=-1)[None],
             text=normalize(text, dim=-1),
@@ -94,6 +96,11 @@ class FlairMethod:
         """Return FLAIR's two losses, each with the published weight of 1/2.
 
         The images of this process are compared with the captions of all processes.
+
+        Args:
+            student: The result of `student_features`.
+            teacher: None.
+            gather: Collects the captions of all processes.
         """
         texts, queries = gather([student.text, student.queries])
         pooling = Pooling(
