@@ -158,7 +158,8 @@ def _configure(recipe: str, assignments: list[str]) -> TrainConfig:
 
 def _add_resume_hint(error: OSError, output: Path, config: TrainConfig) -> None:
     """Add to an error's message how to resume the run, if the output folder has a snapshot."""
-    if error.strerror and Snapshots(output, config.save.keep).steps():
+    has_snapshot = len(Snapshots(output, config.save.keep).steps()) > 0
+    if error.strerror and has_snapshot:
         error.strerror += "; the snapshots are whole: when that is mended, go on by --resume"
 
 
@@ -178,7 +179,11 @@ def show(recipe: RecipeName, assignments: Assignments = None, debug: Debug = Fal
 
 
 def _find_recipe(name: str) -> TrainConfig:
-    """Return the recipe of a name. Raises ValueError, with similar names, if there is none."""
+    """Return the configuration of a recipe by its name.
+
+    Raises:
+        ValueError: If there is no such recipe. The error suggests similar names.
+    """
     if name not in RECIPES:
         similar_names = difflib.get_close_matches(name, RECIPES, n=3, cutoff=0.4)
         raise ValueError(f"unknown recipe {name!r}; nearest: {', '.join(similar_names or RECIPES)}")

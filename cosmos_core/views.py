@@ -106,7 +106,12 @@ class MultiCrop:
 
 
 def _stack(views: list[Pixels], size: int) -> Tensor:
-    """Return N views (size, size, 3) as a contiguous tensor (N, 3, size, size); N may be 0."""
+    """Return views as one contiguous tensor (N, 3, size, size).
+
+    Args:
+        views: N views (size, size, 3). There may be none.
+        size: The side of each view in pixels.
+    """
     stacked_views = np.empty((len(views), 3, size, size), dtype=np.uint8)
     for view, stacked_view in zip(views, stacked_views, strict=True):
         np.stack(cv2.split(view), out=stacked_view)
@@ -254,11 +259,15 @@ def solarize(view: Pixels) -> Pixels:
 
 
 def blur(view: Pixels, radius: float) -> Pixels:
-    """Apply Pillow's GaussianBlur of `radius` pixels (> 0).
+    """Apply Pillow's GaussianBlur.
 
     Pixels differ from Pillow's by at most three grey levels, except in the two outermost rows and
     columns. There Pillow repeats the edge before each of six passes, and this function only before
     the first pass. In noise they differ by up to 32 levels at the edge, and by 11 beside it.
+
+    Args:
+        view: The view (H, W, 3).
+        radius: The standard deviation of the blur in pixels, greater than 0.
     """
     kernel = blur_kernel(radius)
     return cv2.sepFilter2D(view, -1, kernel, kernel, borderType=cv2.BORDER_REPLICATE)

@@ -77,9 +77,22 @@ def open_data(
     first_step: int = 0,
     positions: Mapping[int, samples.StreamPosition] | None = None,
 ) -> OpenedData:
-    """Return the batches of `make_loader`, and the index of local tars.
+    """Open the training data of a process, which are local tars or streams.
 
-    The parameters and the errors are the same as in `make_loader`.
+    Args:
+        config: The configuration of the training, which names the shards.
+        tokenizer: Turns N captions into token ids (N, S).
+        rank: The number of this process.
+        world_size: The number of processes, which share each batch.
+        first_step: The first training step, which is later than 0 if a run is resumed.
+        positions: Where the workers of this process continue to read streams, by the number of the
+            worker.
+
+    Returns:
+        The batches that `make_loader` describes, and the index of local tars.
+
+    Raises:
+        ValueError: If the shards or the numbers do not fit the configuration.
     """
     batch_size = config.optim.batch_size
     if batch_size % world_size != 0:

@@ -70,6 +70,7 @@ class BadSampleError(ValueError):
     """A sample cannot be read; `kind` is one of KINDS."""
 
     def __init__(self, kind: str, detail: str) -> None:
+        """Create an error of one of the KINDS, with the reason in one line."""
         super().__init__(detail)
         self.kind = kind
 

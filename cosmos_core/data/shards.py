@@ -501,7 +501,12 @@ class KeyedPermutation:
     MIN_SIZE = 2**16  # for smaller sizes a network's permutations are not uniform
 
     def __init__(self, size: int, seed: Sequence[int]) -> None:
-        """Draw the keys of a permutation of the numbers from 0 to `size` - 1 by a seed."""
+        """Draw the keys of a permutation.
+
+        Args:
+            size: The permutation is of the numbers from 0 to `size` - 1.
+            seed: Integers >= 0, on which the permutation depends.
+        """
         self._size = size
         # Half the number of bits that the largest number has, rounded up.
         n_bits = (size - 1).bit_length()

@@ -535,7 +535,11 @@ class RemoteFile:
             return content
 
     def close(self) -> None:
-        """Close the file. Raises OSError if that fails."""
+        """Close the file.
+
+        Raises:
+            OSError: If that fails.
+        """
         with _as_os_error():
             self._file.close()
 

@@ -227,7 +227,12 @@ def compile_step(loss: Loss, *models: nn.Module, blocks: bool, backend: str = "i
 def _wrap_in_ddp(
     student_encoder: StudentEncoder, world: World
 ) -> StudentEncoder | DistributedDataParallel:
-    """Wrap the student in DDP, so that processes exchange its gradients, if there are several."""
+    """Wrap the student in DDP, so that processes exchange its gradients.
+
+    Args:
+        student_encoder: The student, whose weights are not sharded.
+        world: The processes. If there is only one, the student is returned as it is.
+    """
     if world.world_size == 1:
         return student_encoder
     # Buffers need not be broadcast in each step, because the student's are constant.

@@ -56,7 +56,11 @@ def check_config(config: TrainConfig, *, world_size: int) -> None:
 
 
 def _check_pretrained(config: TrainConfig) -> None:
-    """Raise ValueError if an option needs pretrained weights, and `model.init` names none."""
+    """Check that `model.init` names pretrained weights if an option needs them.
+
+    Raises:
+        ValueError: If it does not name any. The message says which option needs them.
+    """
     if config.model.init:
         return
     if config.method.name == "lit" or config.model.freeze:
@@ -199,7 +203,15 @@ def _check_images(config: TrainConfig, model: MultiViewCLIP) -> None:
 
 
 def _check_texts(data: DataConfig, model: MultiViewCLIP) -> None:
-    """Raise ValueError if the vocabularies of the model and the tokenizer differ in size."""
+    """Check that the model and the tokenizer of the training data have vocabularies of one size.
+
+    Args:
+        data: The options of the data, which decide the tokenizer.
+        model: The model, which may be on the meta device.
+
+    Raises:
+        ValueError: If the sizes differ.
+    """
     vocab_size = make_tokenizer(data.shards, model.context_length).vocab_size
     if model.vocab_size != vocab_size:
         kind = "scenes" if data.shards.startswith(SCENES) else "shards"

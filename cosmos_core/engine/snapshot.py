@@ -461,8 +461,13 @@ class _ShardDifference(NamedTuple):
 def _first_difference(first: Fingerprint, second: Fingerprint) -> _ShardDifference | None:
     """Return the first shard that differs between two fingerprints, or None if none differs.
 
-    For example, [["a.tar"], ["b.tar"]] and [["a.tar"]] differ in shard number 2, which the second
-    fingerprint lacks.
+    Args:
+        first: A fingerprint, which is a list with an entry for each shard.
+        second: The other fingerprint.
+
+    Example:
+        [["a.tar"], ["b.tar"]] and [["a.tar"]] differ in shard number 2, which the second
+        fingerprint lacks.
     """
     shard_pairs = zip_longest(first, second)
     for number, (first_shard, second_shard) in enumerate(shard_pairs, start=1):
@@ -498,22 +503,30 @@ def _describe_shard(entry: Sequence[Any] | None) -> str:
 
 
 def _require_unused(snapshots: Snapshots, output: Path) -> None:
-    """Raise SnapshotError if the output folder has files of another training."""
+    """Check that the output folder has no files of another training.
+
+    Args:
+        snapshots: The snapshots in the folder.
+        output: The folder, which may be missing.
+
+    Raises:
+        SnapshotError: If it has a snapshot, a checkpoint or a log that is not empty.
+    """
     steps = snapshots.steps()
     if steps:
         raise SnapshotError(
             f"{output} holds a run of {steps[-1]} steps: go on with it by --resume, or choose "
             "another folder by --output"
         )
-    files = []
+    file_names = []
     for name in (CHECKPOINT, LOG):
         path = output / name
-        if path.exists() and path.stat().st_size:
-            files.append(name)
-    if files:
+        if path.exists() and path.stat().st_size > 0:
+            file_names.append(name)
+    if file_names:
         raise SnapshotError(
-            f"{output} holds {' and '.join(files)} of a run without a snapshot to resume: choose "
-            "another folder by --output, or remove what is not needed"
+            f"{output} holds {' and '.join(file_names)} of a run without a snapshot to resume: "
+            "choose another folder by --output, or remove what is not needed"
         )
 
 

@@ -360,7 +360,9 @@ class Trainer:
     def _open_data(self, shards: str, stop: StopRequest) -> Iterator[Batch]:
         """Open the training data, and return the batches of the remaining steps.
 
-        No batches are yielded if a signal asks to stop before the data are open.
+        Args:
+            shards: The training data, as in the option `data.shards`.
+            stop: Interrupts the opening if a signal asks to stop. Then there are no batches.
 
         Raises:
             ValueError: If a process cannot read its data, or has other data than the first process.

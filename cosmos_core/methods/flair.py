@@ -69,7 +69,12 @@ class FlairMethod:
         return student
 
     def student_features(self, student: Flair, views: Views) -> FlairFeatures:
-        """Return the features of images and captions, and the projections for the pooling."""
+        """Return the features of images and captions, and the projections for the pooling.
+
+        Args:
+            student: The student's model.
+            views: One global image (1, B, 3, H, W) and K captions (K, B, S) of each sample.
+        """
         # Encode the only view of each image, and project its patches to keys and values.
         image, keys, values = student.image_tokens_projected(views.global_images[0])
         # Encode the K captions of all images as one batch: (K, B, S) -> (K * B, S).

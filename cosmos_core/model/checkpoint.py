@@ -171,8 +171,12 @@ def build_model(
 def _add_parameter(model: nn.Module, key: str, shape: torch.Size) -> None:
     """Add an uninitialised parameter to a model, and the modules that its key names.
 
-    For example, the key "pooler.proj.weight" adds the module "pooler", in it the module "proj", and
-    in this the parameter "weight". Modules that exist stay.
+    Args:
+        model: The model, which is changed.
+        key: The key of the parameter in a state dict. "pooler.proj.weight" adds the module
+            "pooler", in it the module "proj", and in this the parameter "weight". Modules that
+            exist stay.
+        shape: The shape of the parameter.
     """
     *module_names, parameter_name = key.split(".")
     module = model

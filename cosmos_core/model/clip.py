@@ -54,12 +54,22 @@ class MultiViewCLIP(open_clip.CLIP):
         pack_blocks(self.transformer)
 
     def encode_image(self, image: Tensor, normalize: bool = False) -> Tensor:
-        """Return the features (B, D) of images (B, 3, H, W), L2-normalised if `normalize`."""
+        """Return the features (B, D) of images.
+
+        Args:
+            image: Pixels (B, 3, H, W).
+            normalize: True if the features are L2-normalised.
+        """
         features = self.image_tokens([image]).features
         return F.normalize(features, dim=-1) if normalize else features
 
     def encode_text(self, text: Tensor, normalize: bool = False) -> Tensor:
-        """Return the features (B, D) of token ids (B, S), L2-normalised if `normalize`."""
+        """Return the features (B, D) of texts.
+
+        Args:
+            text: Token ids (B, S), padded to S.
+            normalize: True if the features are L2-normalised.
+        """
         if text.is_cuda and not torch.is_grad_enabled():
             # `text_tokens` would copy the lengths of the captions to the host, and wait for the
             # GPU. It would save little time: an evaluation sorts its texts by length and cuts off

@@ -265,18 +265,24 @@ def _call_block(
 
 
 def project_queries(attn: nn.MultiheadAttention, x: Tensor) -> Tensor:
-    """Return the query projections (..., W) of tokens (..., W).
+    """Return the query projections (..., W) of tokens.
 
-    The first third of the rows of `in_proj_weight` projects queries.
+    Args:
+        attn: PyTorch's attention. The first third of the rows of its `in_proj_weight` (3W, W)
+            projects queries.
+        x: The tokens (..., W).
     """
     width = x.shape[-1]
     return F.linear(x, attn.in_proj_weight[:width], attn.in_proj_bias[:width])
 
 
 def project_keys(attn: nn.MultiheadAttention, x: Tensor) -> Tensor:
-    """Return the key and value projections, concatenated to (..., 2W), of tokens (..., W).
+    """Return the key and value projections of tokens, concatenated to (..., 2W).
 
-    The second and the last third of the rows of `in_proj_weight` project keys and values.
+    Args:
+        attn: PyTorch's attention. The second and the last third of the rows of its `in_proj_weight`
+            (3W, W) project keys and values.
+        x: The tokens (..., W).
     """
     width = x.shape[-1]
     return F.linear(x, attn.in_proj_weight[width:], attn.in_proj_bias[width:])
@@ -534,7 +540,13 @@ def _save_arguments(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _compute_gradients(ctx: Any, output_gradient: Tensor) -> tuple[Tensor | None, ...]:
     """Return one gradient for each argument of `attend_by_length`.
 
-    Queries, keys and values have gradients. `lengths`, `query_positions` and `causal` have None.
+    Args:
+        ctx: PyTorch's context, with the arguments that `_save_arguments` has saved.
+        output_gradient: The gradient of the output, of the shape of the queries.
+
+    Returns:
+        The gradients of queries, keys and values, and None for `lengths`, `query_positions` and
+        `causal`.
     """
     q, k, v, lengths, query_positions = ctx.saved_tensors
     q_gradient, k_gradient, v_gradient = _attend_by_length_backward(
@@ -596,7 +608,12 @@ def attend(
 def _attention_weights(q: Tensor, k: Tensor, causal: bool, mask: Tensor | None) -> Tensor:
     """Return the attention weights softmax(q k' / sqrt(d)), of the shape (n, h, m, l).
 
-    The arguments are described in `attend`.
+    Args:
+        q: Queries (n, h, m, d).
+        k: Keys (n, h, l, d).
+        causal: True if a query attends only to the keys up to its own position.
+        mask: Booleans that broadcast to (n, h, m, l) and are true if a query attends to a key, or
+            None. It is not used with `causal`.
     """
     scores = (q / math.sqrt(q.shape[-1])) @ k.transpose(-2, -1)
     if causal:

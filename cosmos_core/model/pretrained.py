@@ -119,7 +119,12 @@ def tower_of(key: str) -> Tower | None:
 
 
 def freeze(model: nn.Module, tower: str) -> None:
-    """Exclude a tower, "image" or "text", and its projection from training."""
+    """Exclude a tower and its projection from training.
+
+    Args:
+        model: The model, whose parameters are changed in place.
+        tower: "image", "text", or "" to exclude nothing.
+    """
     for key, parameter in model.named_parameters():
         if tower_of(key) == tower:
             parameter.requires_grad_(False)

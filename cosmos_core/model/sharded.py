@@ -59,10 +59,11 @@ def write_shards(
 
 
 def read_shards(folder: Path, shards: Mapping[str, Tensor]) -> None:
-    """Read tensors from a folder into `shards`, in place.
+    """Read tensors from a folder, in place.
 
-    A tensor may be a shard of a larger one, and the folder may have been written by another number
-    of processes.
+    Args:
+        folder: The folder, which any number of processes may have written.
+        shards: The tensors to fill by key. A tensor may be a shard of a larger one.
 
     Raises:
         ValueError, RuntimeError: If the folder lacks a key, or has a tensor of another shape.

@@ -222,9 +222,17 @@ def _window_size(series: Series) -> int:
 
 
 def _draw_panel(axes: Axes, panel: Panel) -> None:
-    """Draw the lines of a panel, its legend and its axes. Lines of one name have one colour."""
+    """Draw the lines of a panel, its legend and its axes.
+
+    Lines of the same name have the same colour.
+
+    Args:
+        axes: The empty axes.
+        panel: The panel, which has at least one line.
+    """
     from matplotlib.ticker import MaxNLocator
 
+    # Draw the lines, and a legend if there are several.
     names = dict.fromkeys(series.name for series in panel.series)
     colour_by_name = {name: f"C{number}" for number, name in enumerate(names)}
     line_by_name: dict[str, Line2D] = {}
@@ -242,6 +250,7 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
             title_fontsize=8,
         )
 
+    # Choose the scale of the axis of values.
     values = np.concatenate([series.values for series in panel.series])
     positive_values = values[values > 0]
     is_logarithmic = (
@@ -253,6 +262,7 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
         axes.set_yscale("log")
     else:
         axes.yaxis.set_major_formatter("{x:g}")
+
     axes.set_title(panel.title, fontsize=10, parse_math=False)
     axes.set(xlabel="step", ylabel=panel.unit)
     axes.grid(color="lightgrey", linewidth=0.5)

@@ -152,7 +152,9 @@ def read_caption(ids: Sequence[int], decode: Decoder) -> Caption:
 def draw_views(samples: Sequence[Sequence[SampleView]], title: str) -> bytes:
     """Draw the views of one or more samples, and return a PNG file.
 
-    All samples have the same kinds of views.
+    Args:
+        samples: The views of each sample. All samples have the same kinds of views.
+        title: The title of the picture.
     """
     with plain_style():
         return figure_to_png(lay_out(samples, title))

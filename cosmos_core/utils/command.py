@@ -181,6 +181,7 @@ class _GuardedStream:
     """A text stream whose `write` and `flush` raise OutputError for every OSError."""
 
     def __init__(self, stream: TextIO) -> None:
+        """Guard a text stream."""
         self._stream = stream
 
     def write(self, text: str) -> int:

@@ -37,7 +37,13 @@ def plain_style(style: Mapping[Any, Any] = MappingProxyType({})) -> Iterator[Non
 
 
 def new_page(width: int, height: int, colour: str = "white") -> Figure:
-    """Return an empty Matplotlib figure of `width` x `height` pixels."""
+    """Return an empty Matplotlib figure.
+
+    Args:
+        width: The width in pixels.
+        height: The height in pixels.
+        colour: Matplotlib's name of the background colour.
+    """
     from matplotlib.figure import Figure
 
     size_in_inches = (width + SPARE) / DPI, (height + SPARE) / DPI

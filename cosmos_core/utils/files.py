@@ -349,9 +349,16 @@ def _locked_temporary(folder: Path, *, is_folder: bool = False) -> Iterator[tupl
             handle = os.open(path, os.O_RDONLY, 0o666)
         else:
             handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
-        # Before it is locked, another process may take it for a file of a killed process, and
-        # remove it. Then another one is created.
-        is_usable = _lock_new_file(handle)
+        # Lock it. Before that, another process may take it for a file of a killed process, lock it,
+        # and remove it. A removed file has no links. Then another one is created.
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_usable = os.fstat(handle).st_nlink > 0
+        except BlockingIOError:
+            is_usable = False
+        except OSError:
+            # Without locks in the file system, no process removes temporary files.
+            is_usable = True
         if is_usable:
             break
         os.close(handle)
@@ -369,28 +376,6 @@ def remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
-
-
-def _lock_new_file(handle: int) -> bool:
-    """Lock a file that this process has just created, and return whether it can be used.
-
-    Args:
-        handle: The file descriptor of the file or folder.
-
-    Returns:
-        False if another process has removed the file, or has locked it to remove it. True
-        otherwise, also if the file system has no locks.
-    """
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        # Without locks in the file system, no process removes temporary files.
-        return True
-    # A removed file has no name left, and so no links.
-    is_removed = os.fstat(handle).st_nlink == 0
-    return not is_removed
 
 
 def _remove_temporary_files(folder: Path) -> None:

@@ -97,6 +97,7 @@ class _LimitedNetwork:
     """A network backend of the HTTP library (httpcore) that opens connections with limits."""
 
     def __init__(self, backend: Any) -> None:
+        """Limit the connections that the HTTP library's own backend opens."""
         self._backend = backend
 
     def connect_tcp(
@@ -119,6 +120,7 @@ class _LimitedStream:
     """A connection of the HTTP library (httpcore) that measures the speed of each answer."""
 
     def __init__(self, stream: Any) -> None:
+        """Limit a connection of the HTTP library."""
         self._stream = stream
         self._start_request()
 

@@ -254,14 +254,19 @@ def _render_thing(rng: Rng, planned_thing: _PlannedThing) -> Image:
 
     It is one of the drawings of its kind and colour. Its size, proportions, turn and brightness are
     random, and it may be mirrored.
+
+    Args:
+        rng: The random generator.
+        planned_thing: The kind, the colour and the size of the thing.
     """
+    # Choose a drawing (sprite).
     variant = int(rng.integers(VARIANTS))
     sprite_by_size = draw_sprites(planned_thing.kind, planned_thing.colour, variant)
     sprite = sprite_by_size[planned_thing.size]
     size_draw, turn_draw, aspect_draw, light_draw = rng.random(4).tolist()
 
-    # A matrix that scales, mirrors and turns the sprite. The longer side has the scale 1 before it
-    # is scaled to `side` pixels.
+    # Make a matrix that scales, mirrors and turns the sprite. The longer side has the scale 1
+    # before it is scaled to `side` pixels.
     min_side, max_side = _SIDE_RANGES[planned_thing.size]
     side = (min_side + (max_side - min_side) * size_draw) * SIDE  # in pixels
     aspect = 0.92 + 0.16 * aspect_draw  # width / height
@@ -273,14 +278,15 @@ def _render_thing(rng: Rng, planned_thing: _PlannedThing) -> Image:
     cos, sin = float(np.cos(angle)), float(np.sin(angle))
     matrix = np.array([[cos, -sin], [sin, cos]]) @ scale_matrix
 
-    # A canvas that holds the turned thing and the light around it. The offset moves the centre of
-    # the sprite to the centre of the canvas.
+    # Draw the sprite on a canvas that holds the turned thing and the light around it. The offset
+    # moves the centre of the sprite to the centre of the canvas.
     canvas_side = int(side * 1.25) + 4
     sprite_centre = np.full(2, (sprite.shape[0] - 1) / 2)
     offset = (canvas_side - 1) / 2 - matrix @ sprite_centre
     affine_matrix = np.column_stack([matrix, offset])
     canvas = cv2.warpAffine(sprite, affine_matrix, (canvas_side, canvas_side))
 
+    # Change the brightness, and crop the canvas to the pixels of the thing.
     gain = 0.88 + 0.2 * light_draw
     canvas = cv2.multiply(canvas, (gain, gain, gain, 1.0))
     is_opaque = canvas[..., 3] >= _OPAQUE

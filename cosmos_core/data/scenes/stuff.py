@@ -18,9 +18,13 @@ _BANK_SEED = 7001  # differs from the seeds of scenes: textures belong to no spl
 
 
 def sample_texture(rng: Rng, kind: str) -> Image:
-    """Return a random image (SIDE, SIDE, 3) of a kind of stuff, such as "grass".
+    """Return a random image (SIDE, SIDE, 3) of a kind of stuff.
 
     It is a crop of one of the textures of this kind, randomly tinted, and sometimes mirrored.
+
+    Args:
+        rng: The random generator.
+        kind: The kind of stuff in STUFF, such as "grass".
     """
     variant, y, x, is_mirrored = rng.integers((VARIANTS, TILE - SIDE, TILE - SIDE, 2)).tolist()
     crop = texture(kind, variant)[y : y + SIDE, x : x + SIDE]
@@ -34,9 +38,13 @@ def sample_texture(rng: Rng, kind: str) -> Image:
 
 @cache
 def texture(kind: str, variant: int) -> Image:
-    """Return a texture (TILE, TILE, 3) in RGB of one kind of stuff. It must not be changed.
+    """Return a texture (TILE, TILE, 3) in RGB of one kind of stuff.
 
-    There are VARIANTS textures of each kind. Each is the same in any process.
+    A texture is the same in any process. It is cached, and must not be changed.
+
+    Args:
+        kind: The kind of stuff in STUFF, such as "grass".
+        variant: The number of the texture, from 0 to VARIANTS - 1.
     """
     kind_index = STUFF.index(kind)
     rng = np.random.default_rng([_BANK_SEED, kind_index, variant])

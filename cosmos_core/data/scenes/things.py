@@ -135,6 +135,7 @@ class Canvas:
     """A transparent square image to draw one thing on, in coordinates from -1 to 1."""
 
     def __init__(self) -> None:
+        """Create a transparent canvas."""
         self.rgba: Image = np.zeros((_RESOLUTION, _RESOLUTION, 4), np.uint8)
 
     def _to_pixels(self, points: Shape) -> npt.NDArray[np.int32]:
