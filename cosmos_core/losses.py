@@ -389,12 +389,18 @@ def slip_loss(
 
 
 def simclr_loss(projections: Gathered) -> Tensor:
-    """Return the loss NT-Xent (arXiv 2002.05709) of L2-normalised projections (2, B, P). In loops::
+    """Return the loss NT-Xent (arXiv 2002.05709) of two views of images.
 
-    for view in (0, 1):
-        for b in range(N):
-            candidates = [the other view of every sample] + [this view of every sample but b]
-            loss += cross_entropy(projections[view][b] @ candidates / 0.1, target=b) / (2 * N)
+    In loops::
+
+        for view in (0, 1):
+            for b in range(N):
+                candidates = [the other view of every sample] + [this view of every sample but b]
+                loss += cross_entropy(projections[view][b] @ candidates / 0.1, target=b) / (2 * N)
+
+    Args:
+        projections: L2-normalised projections: (2, B, P) of this process, and (2, N, P) of all
+            processes.
     """
     local, everywhere = full_precision(projections.local), full_precision(projections.everywhere)
     n_samples = local.shape[1]

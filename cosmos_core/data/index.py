@@ -294,7 +294,8 @@ def _scan_shards(shards: Sequence[str], workers: int) -> Iterator[Rows | ShardEr
             yield tar_rows(shard)
         return
     with worker_lifetime() as init_worker:
-        # Not as a context manager: if this is left early, workers end before their work is done.
+        # The pool is not used as a context manager, which would wait for all of its work if the
+        # caller stops early.
         pool = ProcessPoolExecutor(
             min(workers, len(shards)), initializer=init_worker, initargs=(0,)
         )

@@ -155,6 +155,7 @@ def _write_shard(path: Path, samples: Sequence[_CaptionedImage], first_number: i
             the numbers after it.
     """
     with ExitStack() as stack:
+        # A temporary file, which becomes `path` when the stack is closed without an error.
         file = stack.enter_context(replacing(path))
         tar = TarWriter(file, user="", group="", mtime=0)
         # If an error ends the block, the tar is closed before its file is removed.
@@ -353,14 +354,19 @@ class CaptionFile:
     """
 
     def __init__(self, file: BinaryIO) -> None:
-        """Read a file once, and keep the hash of the URL and the byte offset of each row."""
+        """Read a file once, and keep the hash of the URL and the byte offset of each row.
+
+        Raises:
+            ValueError: If the file is not CSV, lacks columns, or has paths in place of URLs.
+        """
         self._file = file
-        url_hashes = array("Q")
+        url_hashes = array("Q")  # integers of 64 bits
         row_offsets = array("Q")
         rows = csv.reader(_read_lines(file, 0))
         try:
             header = next(rows, [])
             self._url_column, self._column_by_key = self._find_columns(header)
+            # The lines are not read ahead, so this is where the next row begins.
             offset = file.tell()
             for row in rows:
                 if len(row) > self._url_column:
@@ -378,7 +384,7 @@ class CaptionFile:
         except csv.Error as error:
             raise ValueError(f"{file.name}, line {rows.line_num}: {error}") from error
 
-        # Rows are sorted by hash for a binary search. A stable sort keeps the order of the file
+        # Sort the rows by hash, for a binary search. A stable sort keeps the order of the file
         # among rows of the same URL.
         order = np.argsort(url_hashes, kind="stable")
         self._url_hashes = np.array(url_hashes)[order]

@@ -82,27 +82,30 @@ def parse_shards(config: DataConfig) -> ShardSets:
         "a-{0..1}.tar::b.tar" -> sets (("a-0.tar", "a-1.tar"), ("b.tar",))
     """
     sets = [_expand_braces(specification) for specification in config.shards.split(SEPARATOR)]
-    n_streams = 0
-    n_local_shards = 0
+
+    # A stream begins with a scheme, such as "pipe:" or "https:".
+    has_streams = False
+    has_local_shards = False
     for shards in sets:
         for shard in shards:
             if _SCHEME.match(shard):
-                n_streams += 1
+                has_streams = True
             else:
-                n_local_shards += 1
-    if n_streams and n_local_shards:
+                has_local_shards = True
+    if has_streams and has_local_shards:
         raise ShardError(
             "data.shards mixes local tars with streams, whose order differs in kind; "
             "name the local ones as pipe:cat PATH, or fetch the others"
         )
 
-    if n_streams:
+    # Check that streams can be opened, and that local tars exist.
+    if has_streams:
         for shards in sets:
             _require_file_system(shards[0])
-    elif n_local_shards:
+    elif has_local_shards:
         sets = [_find_local_shards(shards) for shards in sets]
     weights = _parse_weights(config.weights, len(sets))
-    return ShardSets(tuple(tuple(shards) for shards in sets), weights, n_streams > 0)
+    return ShardSets(tuple(tuple(shards) for shards in sets), weights, streams=has_streams)
 
 
 def is_opened_by_fsspec(shard: str) -> bool:

@@ -505,7 +505,7 @@ def read_stream(shard: str) -> Generator[Entry, None, None]:
         except _FAILURES as error:
             failure = error
         # If a command failed, this is the cause of a damaged tar, and is reported in its place.
-        command_failure = _close(stream)
+        command_failure = _close_stream(stream)
         if command_failure is not None:
             failure = command_failure
     finally:  # also if the caller stops early
@@ -626,7 +626,7 @@ def _sample_files(stream: Any) -> Iterator[_SampleFile]:
             yield _SampleFile(key, suffix, reader.read())
 
 
-def _close(stream: Any) -> OSError | None:
+def _close_stream(stream: Any) -> OSError | None:
     """Close a stream, and return the error of closing it, or None if there is none.
 
     For a `pipe:` command, an exit status other than 0 is an error. The status counts only if all of

@@ -395,7 +395,7 @@ def as_leaves(features: Any) -> Any:
 
 
 def carry_back(features: Any, leaves: Any) -> None:
-    """Run backward from features, with gradients that a loss has had with respect to them.
+    """Carry the gradients of features back to the weights of the model that has computed them.
 
     Args:
         features: A NamedTuple of tensors and None, which belong to the graph of the model.

@@ -42,14 +42,21 @@ class MultiViewCLIP(open_clip.CLIP):
     architecture_keys: frozenset[str]
 
     def __init__(self, *args: object, **kwargs: object) -> None:
-        """Create a model with random weights; the arguments are OpenCLIP's."""
+        """Create a model with random weights; the arguments are those of `open_clip.CLIP`.
+
+        Raises:
+            ValueError: If the configuration names a tower of another kind.
+        """
         super().__init__(*args, **kwargs)
         if not isinstance(self.visual, open_clip.transformer.VisionTransformer):
             raise ValueError("COSMOS needs a ViT image tower: the config names another kind")
-        if self.attn_mask is None or self.text_pool_type not in ("argmax", "eos"):
+        is_causal = self.attn_mask is not None
+        reads_end_of_text = self.text_pool_type in ("argmax", "eos")
+        if not is_causal or not reads_end_of_text:
             raise ValueError(
                 "architecture: the text tower must be causal and read at the end of text"
             )
+        # Let the blocks process concatenated sequences too.
         pack_blocks(self.visual.transformer)
         pack_blocks(self.transformer)
 

@@ -146,12 +146,13 @@ class Cosmos(MultiViewCLIP):
         # view. The tokens of the first view are returned too.
         batch_size = views.texts.shape[1]
         image_batches = [views.global_images.flatten(0, 1)]
-        if len(views.local_images):
+        if len(views.local_images) > 0:
             image_batches.append(views.local_images.flatten(0, 1))
-        image, patch_tokens = self.image_tokens(image_batches, keep=batch_size)
-        text, word_tokens = self.text_tokens(views.texts.flatten(0, 1), keep=batch_size)
-        image = image.unflatten(0, (-1, batch_size))
-        text = text.unflatten(0, (-1, batch_size))
+        image_features, patch_tokens = self.image_tokens(image_batches, keep=batch_size)
+        text_features, word_tokens = self.text_tokens(views.texts.flatten(0, 1), keep=batch_size)
+        # (V * B, D) -> (V, B, D)
+        image_features = image_features.unflatten(0, (-1, batch_size))
+        text_features = text_features.unflatten(0, (-1, batch_size))
 
         image_crossmodal = text_crossmodal = None
         if crossmodal:
@@ -159,13 +160,15 @@ class Cosmos(MultiViewCLIP):
             # pooling takes the queries of each sample together: (V, B, D) -> (B, V, D).
             text_tokens = self.text_token_mapping(word_tokens)
             image_tokens = self.image_token_mapping(patch_tokens)
-            image_pooled = self.text_attn_cross_pool(image.transpose(0, 1), text_tokens)
-            text_pooled = self.visual.attn_cross_pool(text.transpose(0, 1), image_tokens)
-            image_crossmodal = F.normalize(image + image_pooled.transpose(0, 1), dim=-1)
-            text_crossmodal = F.normalize(text + text_pooled.transpose(0, 1), dim=-1)
+            image_queries = image_features.transpose(0, 1)
+            text_queries = text_features.transpose(0, 1)
+            image_pooled = self.text_attn_cross_pool(image_queries, text_tokens).transpose(0, 1)
+            text_pooled = self.visual.attn_cross_pool(text_queries, image_tokens).transpose(0, 1)
+            image_crossmodal = F.normalize(image_features + image_pooled, dim=-1)
+            text_crossmodal = F.normalize(text_features + text_pooled, dim=-1)
         return Features(
-            image=F.normalize(image, dim=-1),
-            text=F.normalize(text, dim=-1),
+            image=F.normalize(image_features, dim=-1),
+            text=F.normalize(text_features, dim=-1),
             image_crossmodal=image_crossmodal,
             text_crossmodal=text_crossmodal,
             logit_scale=self.logit_scale.exp(),

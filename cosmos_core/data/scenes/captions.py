@@ -411,8 +411,11 @@ def make_caption_pair(
         "a small red ball on the left. a small blue car at the top" and "a small blue ball on the
         left. a small red car at the top".
     """
-    options = _swapped_claims(things, attribute) or _replaced_claims(things, attribute)
-    claims = options[int(rng.integers(len(options)))]
+    # All pairs of two things as they are, and as a false caption claims them.
+    possible_claims = _swapped_claims(things, attribute)
+    if not possible_claims:
+        possible_claims = _replaced_claims(things, attribute)
+    claims = possible_claims[int(rng.integers(len(possible_claims)))]
     return _caption_of_two(claims.correct), _caption_of_two(claims.false)
 
 

@@ -117,17 +117,17 @@ def shade(colour: Colour, level: float) -> Colour:
         shade((100, 200, 0), 0.5) -> (50.0, 100.0, 0.0)
         shade((100, 200, 0), 1.5) -> (177.5, 227.5, 127.5)
     """
-    # The result lies between the colour and a target, black or white. The distance is the one from
-    # the target, as a fraction of the way.
+    # The result lies between a target, black or white, and the colour. At 0 it is the target, and
+    # at 1 the colour.
     if level <= 1:
-        target, distance = 0, level
+        target, fraction_of_way = 0, level
     else:
-        target, distance = 255, 2 - level
+        target, fraction_of_way = 255, 2 - level
     red, green, blue = colour
     return (
-        target - (target - red) * distance,
-        target - (target - green) * distance,
-        target - (target - blue) * distance,
+        target - (target - red) * fraction_of_way,
+        target - (target - green) * fraction_of_way,
+        target - (target - blue) * fraction_of_way,
     )
 
 
