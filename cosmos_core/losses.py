@@ -158,7 +158,7 @@ class _ChunkedLoss(torch.autograd.Function):
         all_second: Tensor,
         gather: Gather,
     ) -> Tensor:
-        """Return the loss.
+        """Return the value of `contrastive_loss`, 0-d.
 
         Args:
             ctx: PyTorch's context, which saves tensors for `backward`.

@@ -139,6 +139,7 @@ def _count_samples_by_set(shards: ShardSets, index: SampleIndex) -> list[int]:
     first_shard = 0
     for set_shards in shards.sets:
         end_shard = first_shard + len(set_shards)
+        # The samples in all shards before the end of the set, without those before its beginning.
         n_samples = index.count_samples(end_shard) - index.count_samples(first_shard)
         n_samples_by_set.append(n_samples)
         first_shard = end_shard

@@ -44,6 +44,7 @@ def sample_flops(config: TrainConfig, views: Views) -> float:
         config: The configuration of the training.
         views: The views of a batch, whose shapes decide the number of operations.
     """
+    # A few samples are enough, since the number per sample is the same.
     few_views = Views(*[tensor[:, :SAMPLES] for tensor in views])
 
     # Create a model without initialising its weights, whose values do not matter.

@@ -143,10 +143,12 @@ def _replace_value(record: Any, path: Sequence[str], text: str) -> Any:
     is_whole_config = isinstance(record, TrainConfig)
     new_values: dict[str, Any]
     if len(path) > 1:
+        # The option is in a section of the record.
         if not dataclasses.is_dataclass(old_value):
             raise ValueError(f"{name!r} has no parts")
         new_values = {name: _replace_value(old_value, path[1:], text)}
     elif is_whole_config and name == "method":
+        # The hash of the method's file is replaced with it.
         method, file_hash = _read_method(text)
         new_values = {"method": method, "method_sha256": file_hash}
     elif is_whole_config and name == "architecture":
@@ -156,6 +158,8 @@ def _replace_value(record: Any, path: Sequence[str], text: str) -> Any:
         raise ValueError(f"{name!r} is not one value; its parts: {option_names}")
     else:
         new_values = {name: _parse_as_type_of(old_value, text)}
+
+    # pydantic checks the new values.
     try:
         return dataclasses.replace(record, **new_values)
     except ValidationError as error:
