@@ -420,10 +420,12 @@ def _parse_pax_records(content: bytes) -> dict[bytes, bytes]:
     records = {}
     start = 0
     while start < len(content):
+        # Read the length, which ends at a blank: b"19".
         length_digits = content[start : start + 20].partition(b" ")[0]
         length = int(length_digits) if length_digits.isdigit() else 0
         end = start + length
-        # Between the blank after the length and the line break.
+
+        # Split the bytes between the blank and the line break: b"path=photo1.jpg".
         keyword_start = start + len(length_digits) + 1
         line_break = content[end - 1 : end]
         keyword, equals, value = content[keyword_start : end - 1].partition(b"=")

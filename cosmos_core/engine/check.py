@@ -162,6 +162,7 @@ def _bytes_of_sample(config: TrainConfig, context_length: int) -> int:
     image, counts = config.image, config.method.counts
     n_global_images = counts.global_images
     if image.caption_scale:
+        # SLIP has one more view of this size, which is only cropped.
         n_global_images += 1
     n_pixels = n_global_images * image.global_size**2
     if counts.local_images:

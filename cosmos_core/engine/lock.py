@@ -179,7 +179,7 @@ def _require_free(handle: int, path: Path) -> None:
             f"{path.parent} has the lock of a run on another machine, of a version that does not "
             f"renew it: {holder_name}; if that process has ended, remove {path}"
         )
-    if _is_renewed(handle, path, holder_name):
+    if _wait_for_renewal(handle, path, holder_name):
         raise ValueError(_in_use_message(path, holder_name))
     logger.warning(
         f"{path.parent}: took over the lock of {holder_name}, which is no longer renewed"
@@ -199,7 +199,7 @@ def _in_use_message(path: Path, holder_name: str) -> str:
     )
 
 
-def _is_renewed(handle: int, path: Path, holder_name: str) -> bool:
+def _wait_for_renewal(handle: int, path: Path, holder_name: str) -> bool:
     """Wait until the holder of a lock file renews it, and return whether this has happened.
 
     The wait ends when the file has not been renewed for EXPIRY seconds. It takes at least two

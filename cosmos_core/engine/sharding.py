@@ -126,7 +126,7 @@ def sort_parameters(
         parameter_names: The names of the parameters of the unsharded model, in the order to use.
     """
     position_by_name = {name: position for position, name in enumerate(parameter_names)}
-    # Parameters cannot be compared with `==`, so they are looked up by their ids.
+    # The groups hold parameters without their names, so find the position of each by its identity.
     position_by_id = {}
     for name, parameter in model.named_parameters():
         position_by_id[id(parameter)] = position_by_name[unsharded_name(name)]

@@ -47,7 +47,7 @@ from cosmos_core.utils.recipe import FREE, SCENES, SHARDS, remove_added_defaults
 
 # The file in the folder of snapshots that records the best evaluation.
 BEST = "best.json"
-REMEDY = "remove it, and --resume goes on from the one before"
+RESUME_ADVICE = "remove it, and --resume goes on from the one before"
 # The version of the format of snapshots.
 FORMAT = 1
 # The name of a file or folder in the folder of snapshots.
@@ -275,7 +275,7 @@ class Snapshots:
                 continue
             if type(state.get("step")) is not int or state["step"] != step:
                 value = f"{state.get('step')!r:.40}"
-                raise SnapshotError(f"{path}: its step is {value} and not {step}; {REMEDY}")
+                raise SnapshotError(f"{path}: its step is {value} and not {step}; {RESUME_ADVICE}")
             state["path"] = str(path)
             return state
         return None
@@ -383,7 +383,7 @@ def find_state(
         raise SnapshotError(f"{output} holds another run: {difference}")
     if state["step"] > config.optim.steps:
         raise SnapshotError(
-            f"{state['path']}: has more steps than the run, {config.optim.steps}; {REMEDY}"
+            f"{state['path']}: has more steps than the run, {config.optim.steps}; {RESUME_ADVICE}"
         )
     return state
 
@@ -546,7 +546,7 @@ def restoring(state: Mapping[str, Any], content: str) -> Iterator[None]:
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise SnapshotError(
-            f"{state['path']}: cannot be resumed from ({content}: {reason:.200}); {REMEDY}"
+            f"{state['path']}: cannot be resumed from ({content}: {reason:.200}); {RESUME_ADVICE}"
         ) from error
 
 

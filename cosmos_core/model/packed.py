@@ -491,11 +491,12 @@ def _attend_by_length_backward(
 
     Args:
         output_gradient: The gradient of the output, of the shape of `q`.
-        q: The arguments of `attend_by_length` follow. Queries (T, h, d) or (M, h, d).
-        k: Keys (T, h, d).
-        v: Values (T, h, d).
+        q: Queries: (T, h, d) if all tokens are queries, or (M, h, d) if each sequence has one.
+        k: Keys (T, h, d) of the tokens of all sequences.
+        v: Values (T, h, d) of the tokens of all sequences.
         lengths: The number of tokens of each sequence (M,).
-        query_positions: The position of the only query in each sequence (M,), or None.
+        query_positions: The position of the only query in each sequence (M,), or None if all
+            tokens are queries.
         causal: True if a query attends only to the tokens up to its own position.
     """
     runs = _find_runs(lengths, query_positions, causal)
@@ -512,8 +513,10 @@ def _attend_by_length_backward(
     ):
         weights = _attention_weights(run_q, run_k, run.causal, run.mask)
         weights_gradient = run_gradient @ run_v.mT
+        # `scores_gradient` is ds of the formulas.
         scores_gradient = torch._softmax_backward_data(weights_gradient, weights, -1, weights.dtype)
-        scores_gradient = scores_gradient / math.sqrt(q.shape[-1])
+        head_width = q.shape[-1]
+        scores_gradient = scores_gradient / math.sqrt(head_width)
         q_gradients.append(scores_gradient @ run_k)
         k_gradients.append(scores_gradient.mT @ run_q)
         v_gradients.append(weights.mT @ run_gradient)

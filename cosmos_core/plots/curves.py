@@ -281,6 +281,7 @@ def _draw_series(axes: Axes, series: Series, colour: str, *, noisy: bool) -> Lin
         noisy: True if a long line is drawn pale, with a thick running mean over it. Then the
             running mean is returned.
     """
+    # A picture of some hundred pixels cannot show more points than `thinned` leaves.
     points = thinned(series)
     style = "--" if series.dashed else "-"
     marker = "." if len(series.steps) <= MAX_POINTS_WITH_MARKERS else ""
@@ -288,6 +289,8 @@ def _draw_series(axes: Axes, series: Series, colour: str, *, noisy: bool) -> Lin
     window_size = _window_size(series) if noisy else 1
     if window_size == 1:
         return line
+
+    # Make the line pale, and draw its running mean over it.
     line.set(alpha=0.3, linewidth=0.7)
     mean_values = running_mean(series.values, window_size)
     mean_points = thinned(series._replace(values=mean_values))

@@ -111,8 +111,11 @@ def _with_method_views(config: TrainConfig, recipe: TrainConfig) -> TrainConfig:
         recipe: The configuration of the recipe, without the values that the user has assigned.
     """
     method = config.method
-    if method.name == recipe.method.name:
+    is_method_of_recipe = method.name == recipe.method.name
+    if is_method_of_recipe:
         return dataclasses.replace(config, image=recipe.image, optim=recipe.optim)
+
+    # A method may state its image views and its momentum. Otherwise they are the defaults.
     method_views = getattr(method, "image", ImageViewConfig())
     image = dataclasses.replace(
         method_views,

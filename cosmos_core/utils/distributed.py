@@ -69,7 +69,9 @@ class Distributed:
         except Exception as error:
             outcome = error
         outcome_by_rank = self.gather(outcome)
-        _raise_first_error(outcome_by_rank)
+        for process_outcome in outcome_by_rank:
+            if isinstance(process_outcome, Exception):
+                raise process_outcome
 
         # The results of a process are in the order of its items. So the next result of an item's
         # process belongs to the item.
@@ -92,8 +94,10 @@ class Distributed:
             result = act()
         except Exception as raised_error:
             error = raised_error
-        # If `act` has failed here or in another process, this raises the error.
-        _raise_first_error(self.gather(error))
+        # If `act` has failed here or in another process, raise the error.
+        for process_error in self.gather(error):
+            if process_error is not None:
+                raise process_error
         return result
 
     def main_process_only(self, act: Callable[[], Result]) -> Result | None:
@@ -231,10 +235,3 @@ def gather_objects(item: Any, group: Any = None) -> list[Any]:
     items: list[Any] = [None] * dist.get_world_size(group)
     dist.all_gather_object(items, item, group=group)
     return items
-
-
-def _raise_first_error(outcomes: Sequence[Any]) -> None:
-    """Raise the first exception in a list of results and exceptions, if there is one."""
-    for outcome in outcomes:
-        if isinstance(outcome, Exception):
-            raise outcome
