@@ -199,10 +199,21 @@ class _ChunkedLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the gradients of `first`, `second` and `scale`; None for the other arguments."""
+        """Return a gradient for each argument of `forward`.
+
+        Args:
+            ctx: PyTorch's context, with the tensors that `forward` has saved.
+            *gradients: The gradient of the loss, 0-d.
+
+        Returns:
+            The gradients of `first`, `second` and `scale`, and None for the other arguments.
+        """
         (loss_gradient,) = gradients
         first, second, scale, all_first, all_second = ctx.saved_tensors[:5]
         first_logs, second_logs, all_first_logs, all_second_logs = ctx.saved_tensors[5:]
+
+        # The second features of the same samples are the positives of the first ones. A row is a
+        # sample of `first`, and a column a sample of `all_second`.
         first_gradient, scale_gradient = _features_and_scale_gradients(
             first,
             positives=second,
@@ -211,6 +222,8 @@ class _ChunkedLoss(torch.autograd.Function):
             row_logs=first_logs,
             column_logs=all_second_logs,
         )
+
+        # For the second features both sides change places. The teacher's need no gradient.
         second_gradient = None
         if ctx.needs_input_grad[1]:
             second_gradient, _ = _features_and_scale_gradients(
@@ -222,6 +235,7 @@ class _ChunkedLoss(torch.autograd.Function):
                 column_logs=all_first_logs,
             )
             second_gradient = second_gradient * loss_gradient
+
         first_gradient = first_gradient * loss_gradient
         scale_gradient = scale_gradient * loss_gradient
         return first_gradient, second_gradient, scale_gradient, None, None, None
@@ -596,9 +610,11 @@ def pooled_sigmoid_loss(
         return -F.logsigmoid(sign * (logit_scale * cosines + logit_bias))
 
     def summed_positive_losses(captions: Tensor, text_numbers: Tensor) -> Tensor:
+        """Return the sum of the losses of images with their own captions."""
         return pair_losses(captions, text_numbers, 1.0).sum()
 
     def summed_negative_losses(captions: Tensor, text_numbers: Tensor) -> Tensor:
+        """Return the sum of the losses of images with captions of other images."""
         is_other_sample = text_numbers != image_numbers
         return (pair_losses(captions, text_numbers, -1.0) * is_other_sample).sum()
 

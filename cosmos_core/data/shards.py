@@ -332,7 +332,7 @@ class BatchOrder(Sampler[list[Draw]]):
 
         Args:
             sizes: The number of samples in each set of shards.
-            weights: The weight of each set, or None.
+            weights: The weight of each set. None means that each sample is drawn once per epoch.
             seed: Decides the order.
             schedule: The steps and the share of each batch that this process draws.
             keyed: True to use permutations that need no memory.
@@ -343,7 +343,7 @@ class BatchOrder(Sampler[list[Draw]]):
         self._seed = seed
         self._schedule = schedule
         self._is_keyed = keyed
-        # The epoch whose order was computed last, and that order. None was computed so far.
+        # The epoch whose order was computed last, and that order. No order was computed so far.
         self._epoch = -1
         self._order: Order = np.asarray
 

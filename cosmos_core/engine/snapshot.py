@@ -266,6 +266,8 @@ class Snapshots:
                 reason = (str(error) or type(error).__name__).splitlines()[0]
                 logger.warning(f"{path}: damaged, passed over ({reason})")
                 continue
+
+            # Check that it is a complete snapshot of this step.
             if not isinstance(state, dict) or state.get("format") != FORMAT:
                 raise SnapshotError(f"{path}: not a snapshot of this version of cosmos-train")
             missing_keys = [key for key in required_keys if key not in state]

@@ -136,6 +136,7 @@ def _require_preprocess(preprocess: Any, name: str) -> None:
         values = preprocess.get(key)
         if not values:
             continue
+        # Each check is only possible if the one before it has passed.
         is_valid = isinstance(values, list | tuple) and len(values) == 3
         if is_valid:
             # A boolean is an instance of int, but not a number here.

@@ -69,9 +69,12 @@ def tensor_names(vision_layers: int, text_layers: int) -> dict[str, list[str]]:
     ):
         for layer in range(n_layers):
             for openclip_name, transformers_names in _BLOCK.items():
-                names_or_prefixes[f"{openclip_tower}.{layer}.{openclip_name}"] = [
+                # "ln_1." -> "transformer.resblocks.0.ln_1."
+                full_openclip_name = f"{openclip_tower}.{layer}.{openclip_name}"
+                full_transformers_names = [
                     f"{transformers_tower}.{layer}.{name}" for name in transformers_names
                 ]
+                names_or_prefixes[full_openclip_name] = full_transformers_names
 
     # Complete prefixes: "visual.ln_pre." -> "visual.ln_pre.weight" and "visual.ln_pre.bias".
     names = {}

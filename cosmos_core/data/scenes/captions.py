@@ -204,9 +204,11 @@ def relation_of(box: Box, other: Box) -> str | None:
     Returns:
         "left of", "right of", "above" or "below", or None if the centres are near each other.
     """
+    x0, y0, x1, y1 = box
+    other_x0, other_y0, other_x1, other_y1 = other
     # The distances between the centres. y counts downwards.
-    dx = (box[0] + box[2] - other[0] - other[2]) / 2
-    dy = (box[1] + box[3] - other[1] - other[3]) / 2
+    dx = (x0 + x1 - other_x0 - other_x1) / 2
+    dy = (y0 + y1 - other_y0 - other_y1) / 2
     if max(abs(dx), abs(dy)) < _MIN_RELATION_DISTANCE:
         return None
     if abs(dx) > abs(dy):
