@@ -96,7 +96,7 @@ class Distributed:
             error = raised_error
         # If `act` has failed here or in another process, raise the error.
         for process_error in self.gather(error):
-            if process_error is not None:
+            if isinstance(process_error, Exception):
                 raise process_error
         return result
 
