@@ -71,9 +71,7 @@ class FlairMethod:
     def student_features(self, student: Flair, views: Views) -> FlairFeatures:
         """Return the features of images and captions, and the projections for the pooling.
 
-        Args:
-            student: The student's model.
-            views: One global image (1, B, 3, H, W) and K captions (K, B, S) of each sample.
+        `views` has one global image (1, B, 3, H, W) and K captions (K, B, S) of each sample.
         """
         # Encode the only view of each image, and project its patches to keys and values.
         image, keys, values = student.image_tokens_projected(views.global_images[0])
@@ -100,12 +98,8 @@ class FlairMethod:
     def loss(self, student: FlairFeatures, teacher: None, gather: Gather) -> LossTerms:
         """Return FLAIR's two losses, each with the published weight of 1/2.
 
-        The images of this process are compared with the captions of all processes.
-
-        Args:
-            student: The result of `student_features`.
-            teacher: None.
-            gather: Collects the captions of all processes.
+        The images of this process are compared with the captions of all processes, which `gather`
+        collects. `student` is the result of `student_features`.
         """
         texts, queries = gather([student.text, student.queries])
         pooling = Pooling(
