@@ -185,9 +185,11 @@ def cut(pixels: Pixels, box: Box, size: int) -> Pixels:
         box: The box to crop.
         size: The side of the square in pixels.
     """
+    # The channels come first in PyTorch: (1, h, w, 3) -> (1, 3, h, w).
     crop = np.ascontiguousarray(pixels[None, box.top : box.bottom, box.left : box.right])
-    channels_last = torch.from_numpy(crop).permute(0, 3, 1, 2)
-    resized = interpolate(channels_last, (size, size), mode="bicubic", antialias=True)
+    crop_tensor = torch.from_numpy(crop).permute(0, 3, 1, 2)
+    resized = interpolate(crop_tensor, (size, size), mode="bicubic", antialias=True)
+    # (1, 3, size, size) -> (size, size, 3)
     return np.ascontiguousarray(resized[0].permute(1, 2, 0).numpy())
 
 

@@ -352,7 +352,11 @@ class BatchOrder(Sampler[list[Draw]]):
         return max(0, self._schedule.steps - self._schedule.first_step)
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        """Yield this process's draws for each step, from the first step to the last of the run."""
+        """Yield this process's draws for each step, from the first step to the last of the run.
+
+        For batches of 8 samples and two processes, the process of rank 1 draws the positions 4 to 7
+        in step 0, and the positions 12 to 15 in step 1.
+        """
         schedule = self._schedule
         process_batch_size = schedule.batch_size // schedule.world_size
         for step in range(schedule.first_step, schedule.steps):

@@ -183,6 +183,7 @@ def learning_rate(step: int, optim: OptimConfig) -> float:
     """
     if step < optim.warmup_steps:
         return optim.lr * (step + 1) / optim.warmup_steps
+    # The fraction of the steps after the warm-up, from 0 to 1.
     progress = (step - optim.warmup_steps) / max(1, optim.steps - optim.warmup_steps)
     return 0.5 * (1 + math.cos(math.pi * progress)) * optim.lr
 

@@ -199,8 +199,10 @@ def open_log(config: TrainConfig, output: Path, first_step: int) -> RunLog:
     """
     writers = []
     for name in config.watch.loggers:
-        if importlib.util.find_spec(name) is not None:
-            writers.append(WRITERS[name](config, output, first_step))
+        is_installed = importlib.util.find_spec(name) is not None
+        if is_installed:
+            writer_class = WRITERS[name]
+            writers.append(writer_class(config, output, first_step))
     return RunLog(output, first_step, writers)
 
 

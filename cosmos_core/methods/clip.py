@@ -72,7 +72,7 @@ class ClipMethod:
 
         Args:
             student: The result of `student_features`.
-            teacher: None.
+            teacher: None, since this loss does not use the teacher.
             gather: Collects the features of all processes.
         """
         return clip_loss(student.image, student.text, student.logit_scale, gather)

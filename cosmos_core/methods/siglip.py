@@ -77,7 +77,7 @@ class SiglipMethod:
 
         Args:
             student: The result of `student_features`.
-            teacher: None.
+            teacher: None, since this loss does not use the teacher.
             gather: Collects the captions of all processes.
         """
         (texts,) = gather([student.text])

@@ -136,9 +136,12 @@ def errors_of(path: Path) -> Iterator[None]:
 
 
 def require_writable(folder: Path) -> None:
-    """Raise ValueError, which names the folder, if no files can be written to it.
+    """Check that files can be written to a folder, by writing a small file as a test.
 
-    The folder may be missing, if it can be created. A small file is written as a test.
+    The folder may be missing, if it can be created.
+
+    Raises:
+        ValueError: If no files can be written. The error names the folder.
     """
     try:
         _write_probe(folder)
@@ -147,9 +150,10 @@ def require_writable(folder: Path) -> None:
 
 
 def require_new_folder(path: Path) -> None:
-    """Raise ValueError, which names the folder, if it cannot become a new folder.
+    """Check that a folder can be created. It may exist if it is empty.
 
-    It may exist if it is empty.
+    Raises:
+        ValueError: If it has content, or cannot be created. The error names the folder.
     """
     is_empty_folder = path.is_dir() and not any(path.iterdir())
     if path.exists() and not is_empty_folder:
@@ -158,9 +162,10 @@ def require_new_folder(path: Path) -> None:
 
 
 def require_replaceable(path: Path) -> None:
-    """Raise ValueError, which names the file, if `write_atomically` could not write it.
+    """Check that `write_atomically` can write a file, which may exist and would be replaced.
 
-    The file may exist: it would be replaced.
+    Raises:
+        ValueError: If it cannot be written. The error names the file.
     """
     if path.is_dir():
         raise ValueError(f"cannot write {path}: it is a folder; name a file")

@@ -168,7 +168,9 @@ def _write_folder(entries: _Entries, root: Path, split: str) -> _Entries:
     for folder in folders:
         folder.mkdir(parents=True)
     for entry in entries:
-        (folders[entry.scene.label] / f"{entry.id}.jpg").write_bytes(entry.jpeg)
+        # The label of a scene is the index of the dominant thing in THINGS.
+        folder = folders[entry.scene.label]
+        (folder / f"{entry.id}.jpg").write_bytes(entry.jpeg)
         yield entry
 
 
