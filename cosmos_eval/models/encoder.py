@@ -178,8 +178,8 @@ def describe_pair_scores(encoder: Encoder, pairs: ScoredPairs) -> dict[str, Any]
 
     Args:
         encoder: The model that scores an image and a text together.
-        pairs: Which pairs of an image and a text the model scores together, such as "top-128". It
-            is None if retrieval ranks by the product of features only.
+        pairs: Which pairs of an image and a text the model scores together: "all", or the number of
+            candidates of each query. It is None if retrieval ranks by the product of features only.
 
     Returns:
         The entries of the result. They are empty if `pairs` is None.
