@@ -24,7 +24,15 @@ from cosmos_eval.types import EncoderInfo, ModelSpec, Precision, UsageError, nea
 def load(spec: ModelSpec, device: str, precision: Precision) -> Encoder:
     """Return an encoder of a bundled model, which is built when it is first used.
 
-    Only the header of its file is read here. Raises UsageError if the installation lacks the file.
+    Only the header of its file is read here.
+
+    Args:
+        spec: The specification of the model, such as the one of "scenes-clip".
+        device: The device that the model will be on.
+        precision: The precision that it will compute in.
+
+    Raises:
+        UsageError: If the installation lacks the file.
     """
     files = local_weights(spec)
     if not files:
@@ -36,6 +44,8 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> Encoder:
     config = json.loads(metadata["architecture"])
     is_cosmos = metadata["model"] == "cosmos"
     encoder = _make_lazy_encoder(spec, device, precision, is_cosmos=is_cosmos)
+
+    # Describe the model for results and for the cache of embeddings.
     encoder.info = EncoderInfo(
         spec=spec.text,
         architecture=json.dumps(config, sort_keys=True),
@@ -63,10 +73,17 @@ def _make_lazy_encoder(
     The attribute `built` is the model's encoder. All other methods and attributes are taken from
     it: `encoder.encode_image` is `encoder.built.encode_image`. The class of the encoder has the
     members of the interfaces that the model will have, so that `isinstance` does not build it.
+
+    Args:
+        spec: The specification of the model.
+        device: The device that the model will be on.
+        precision: The precision that it will compute in.
+        is_cosmos: Whether the model has cross-attention and scores pairs, as COSMOS does.
     """
 
     def build(lazy_encoder: Any) -> Encoder:
-        from cosmos_eval.models import cosmos
+        """Load the model. This is the getter of `lazy_encoder.built`."""
+        from cosmos_eval.models import cosmos  # imports torch
 
         return cosmos.load(spec, device, precision)
 
@@ -74,6 +91,7 @@ def _make_lazy_encoder(
     members: dict[str, Any] = {"built": cached_property(build)}
     for interface in interfaces:
         for name in public_members(interface):
+            # `attrgetter("built.encode_image")(encoder)` is `encoder.built.encode_image`.
             members[name] = cached_property(attrgetter(f"built.{name}"))
     lazy_class = type(f"Bundled{interfaces[0].__name__}", (), members)
     return lazy_class()
