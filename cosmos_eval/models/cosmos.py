@@ -283,15 +283,17 @@ def split_words(tokenizer: SimpleTokenizer, text: str) -> list[CaptionWord]:
             # The tokenizer spells each byte of a piece as a letter, and separates tokens by spaces.
             byte_letters = "".join(tokenizer.byte_encoder[byte] for byte in piece[0].encode())
             n_tokens = tokenizer.bpe(byte_letters).count(" ") + 1
+            stop = position + n_tokens
             piece_spelling = spelling[piece.start() : piece.end()]
-            if index > 0 and is_joinable[index - 1] and is_joinable[index]:
-                word = words.pop()
-                word = word._replace(text=word.text + piece_spelling, stop=position + n_tokens)
+            belongs_to_last_word = index > 0 and is_joinable[index - 1] and is_joinable[index]
+            if belongs_to_last_word:
+                last_word = words.pop()
+                word = last_word._replace(text=last_word.text + piece_spelling, stop=stop)
             else:
                 is_spaced = index == 0 and len(words) > 0
-                word = CaptionWord(piece_spelling, position, position + n_tokens, is_spaced)
+                word = CaptionWord(piece_spelling, position, stop, is_spaced)
             words.append(word)
-            position += n_tokens
+            position = stop
     return words
 
 

@@ -229,7 +229,12 @@ class TwoTower:
 def require_patch_grid(model_name: str, images: Tensor, features: Tensor, patch_size: int) -> None:
     """Raise UsageError unless a user's model returned one feature per complete patch of images.
 
-    For images (B, 3, H, W), the features must be (B, H // patch_size, W // patch_size, D).
+    Args:
+        model_name: The name of the model in the error message.
+        images: The images (B, 3, H, W).
+        features: What the model returned for them. It must have the shape
+            (B, H // patch_size, W // patch_size, D).
+        patch_size: The side of a patch in pixels.
     """
     height, width = images.shape[2:]
     expected_shape = (len(images), height // patch_size, width // patch_size)
@@ -243,9 +248,13 @@ def require_patch_grid(model_name: str, images: Tensor, features: Tensor, patch_
 def referred_weights(values: Sequence[Any], seen_ids: set[int]) -> Iterator[nn.Module | Tensor]:
     """Yield the modules and tensors that values are, hold or refer to, each of them once.
 
-    For example, [model.encode_image] refers to the module `model`, and so does [{"a": model}]. The
-    ids of all values that were looked at are added to `seen_ids` in place, and values with these
-    ids are skipped.
+    Args:
+        values: Any Python objects, such as functions and dictionaries.
+        seen_ids: The ids of all values that were looked at already, which are skipped. More ids are
+            added to the set in place. Callers pass an empty set.
+
+    Example:
+        [model.encode_image] refers to the module `model`, and so does [{"a": model}].
     """
     for value in values:
         if id(value) in seen_ids:
@@ -258,7 +267,7 @@ def referred_weights(values: Sequence[Any], seen_ids: set[int]) -> Iterator[nn.M
 
 
 def state_dicts(weights: Iterable[nn.Module | Tensor]) -> list[dict[str, Tensor]]:
-    """Return the state dict of each module. A lone tensor gets the state dict {"": tensor}."""
+    """Return the state dict of each module, and {"": tensor} for each tensor."""
     states = []
     for weight in weights:
         states.append(weight.state_dict() if isinstance(weight, nn.Module) else {"": weight})
@@ -284,12 +293,14 @@ def _referred_values(value: Any) -> list[Any]:
         attributes = getattr(value, "__dict__", {}).values()
         return [attribute for attribute in attributes if isinstance(attribute, nn.Module | Tensor)]
 
+    # The value is a function.
     variables = inspect.getclosurevars(value)
     values = [*variables.nonlocals.values()]
     file = value.__code__.co_filename
     for variable in variables.globals.values():
         # Functions of other files are a library's, whose globals are not weights.
-        if not inspect.isfunction(variable) or variable.__code__.co_filename == file:
+        is_library_function = inspect.isfunction(variable) and variable.__code__.co_filename != file
+        if not is_library_function:
             values.append(variable)
     return values
 
@@ -297,7 +308,8 @@ def _referred_values(value: Any) -> list[Any]:
 def _stable_repr(function: Any) -> str:
     """Return the repr of a function without its address, which differs in every process.
 
-    For example, "<function f at 0x7f12>" becomes "<function f>".
+    Example:
+        "<function f at 0x7f12>" becomes "<function f>".
     """
     return re.sub(r" at 0x[0-9a-f]+", "", repr(function))
 
@@ -305,8 +317,14 @@ def _stable_repr(function: Any) -> str:
 def load(spec: ModelSpec, device: str, precision: Precision) -> Encoder:
     """Run a user's Python file, check the model that it makes, and return it as an encoder.
 
-    Raises UsageError for every error in the file, and if the model describes itself in a way that
-    results cannot record.
+    Args:
+        spec: Names the file, and the arguments of its function `load`.
+        device: The device of the model, such as "cpu".
+        precision: The precision that it computes in.
+
+    Raises:
+        UsageError: For every error in the file, and if the model describes itself in a way that
+            results cannot record.
     """
     path = Path(spec.name)
     encoder, code_hash, origin = load_user_model(spec, device, precision)
@@ -327,6 +345,8 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> Encoder:
             raise UsageError(
                 f"{origin} gives no `weights_sha256`: hash the weights, random ones too"
             )
+
+    # State the file in the description of the model, and check all outputs from now on.
     with errors_as_usage_errors(f"{origin}: setting its `info`"):
         encoder.info = encoder.info._replace(spec=spec.text, code_sha256=code_hash)
         _check_every_output(encoder, path)
@@ -349,8 +369,15 @@ class UserModel(NamedTuple):
 def load_user_model(spec: ModelSpec, device: str, precision: Precision) -> UserModel:
     """Run a user's Python file and return its model.
 
-    It is the result of the file's `load(device, precision)`, or else the file's `model`. Raises
-    UsageError for every error in the file, and if the file has neither of them.
+    It is the result of the file's `load(device, precision)`, or else the file's `model`.
+
+    Args:
+        spec: Names the file, and further arguments of its function `load`.
+        device: The device of the model, such as "cpu".
+        precision: The precision that it computes in.
+
+    Raises:
+        UsageError: For every error in the file, and if the file has neither `load` nor `model`.
     """
     path = Path(spec.name)
     with report_faults_at(f"cannot read {path}: "):
@@ -380,6 +407,11 @@ def _run_file(path: Path, content: bytes, module_name: str) -> ModuleType:
     """Run the content of a Python file as a module, and return the module.
 
     The file cannot import files in its folder, because the hash of the code does not cover them.
+
+    Args:
+        path: The path of the file, which tracebacks name.
+        content: The content of the file.
+        module_name: The name of the module in `sys.modules`.
     """
     module = ModuleType(module_name)
     sys.modules[module_name] = module  # where dataclasses and pickle look for it
@@ -391,7 +423,11 @@ def _run_file(path: Path, content: bytes, module_name: str) -> ModuleType:
 def _check_every_output(encoder: Any, path: Path) -> None:
     """Wrap the methods of a user's encoder in place, so that every call checks the output.
 
-    From now on, errors and invalid outputs raise UsageError, which names the file at `path`.
+    From now on, errors and invalid outputs raise UsageError.
+
+    Args:
+        encoder: The encoder, whose methods are replaced.
+        path: The user's file, which error messages name.
     """
     feature_sizes: set[int] = set()  # shared by all methods, because the sizes must be the same
     method_names = set(checks.public_members(checks.CrossAttentionEncoder))
@@ -412,10 +448,19 @@ def _call_and_check(
     inputs: Any,
     *arguments: Any,
 ) -> Any:
-    """Return the output of a method of a user's encoder for inputs and further arguments.
+    """Call a method of a user's encoder, check its output, and return it.
 
-    Raises UsageError for errors of the method and for invalid outputs. The size D of features is
-    added to `feature_sizes`, which must not get a second value.
+    Args:
+        path: The user's file, which error messages name.
+        name: The name of the method, such as "encode_image".
+        method: The method.
+        feature_sizes: All sizes D of the encoder's features so far. The size of the output is
+            added. More than one size is a fault.
+        inputs: The first argument of the method.
+        *arguments: Its further arguments.
+
+    Raises:
+        UsageError: For errors of the method, and for invalid outputs.
     """
     with errors_as_usage_errors(f"{path}: {name}"):
         output = method(inputs, *arguments)
@@ -427,8 +472,13 @@ def _call_and_check(
 def errors_as_usage_errors(origin: str) -> Iterator[None]:
     """Raise UsageError for everything that the user's code within this context raises.
 
-    `origin` begins the message, and names the file or the function of the user. `sys.exit` counts
-    as an error too. With --debug, the traceback is shown.
+    `sys.exit` counts as an error too.
+
+    Args:
+        origin: The beginning of the message, which names the file or the function of the user.
+
+    Example:
+        "model.py: encode_image failed: KeyError: 'a' (--debug shows where)"
     """
     try:
         yield
