@@ -35,26 +35,30 @@ class TwoTower:
     """An Encoder that is made of functions of the user. B are images, T texts, D the feature size.
 
     With `encode_patches` it is a DenseEncoder, which segmentation needs, and with `pair_scores` a
-    PairScorer. The arguments are:
+    PairScorer. The model itself is not changed: `cosmos_eval.evaluate` sets its evaluation mode and
+    restores the former mode, and `python:FILE.py` moves modules to the device.
 
-    encode_image: (B, 3, H, W) -> (B, D) on the model's device. Features are normalised here.
-    encode_text: (B, L) -> (B, D) on the model's device.
-    transform: an RGB image -> (3, H, W) float32.
-    tokenize: a list of texts -> (B, L) int64.
-    name: the model's name in results.
-    weights: a module or a state dict, whose tensors are hashed. It may be left out if the functions
-        are methods of modules, or refer to modules or tensors in their closure or file.
-    encode_patches: (B, 3, H, W) and the form of attention
-        -> (B, H // patch_size, W // patch_size, D).
-    patch_size: the side of a patch in pixels, for `encode_patches`.
-    image_mean, image_std: RGB on the 0-1 scale, which `transform` normalises by.
-    image_parts: (B, 3, H, W) -> one tensor or a tuple of tensors (B, ...).
-    text_parts: (T, L) -> one tensor or a tuple of tensors (T, ...).
-    pair_scores: parts of B images and of T texts -> (B, T).
+    Args:
+        encode_image: Maps images (B, 3, H, W) to features (B, D) on the model's device. They are
+            normalised here.
+        encode_text: Maps tokens (B, L) to features (B, D) on the model's device.
+        transform: Maps an RGB image to pixels (3, H, W) float32.
+        tokenize: Maps a list of texts to tokens (B, L) int64.
+        name: The model's name in results.
+        weights: A module or a state dict, whose tensors are hashed. It may be left out if the
+            functions are methods of modules, or refer to modules or tensors in their closure or
+            file.
+        encode_patches: Maps images (B, 3, H, W) and the form of attention to features of patches
+            (B, H // patch_size, W // patch_size, D).
+        patch_size: The side of a patch in pixels, for `encode_patches`.
+        image_mean: The mean that `transform` normalises by, RGB on the 0-1 scale.
+        image_std: The standard deviation that `transform` normalises by.
+        image_parts: Maps images (B, 3, H, W) to one tensor or a tuple of tensors (B, ...).
+        text_parts: Maps tokens (T, L) to one tensor or a tuple of tensors (T, ...).
+        pair_scores: Maps the parts of B images and of T texts to scores (B, T).
 
-    The model itself is not changed: `cosmos_eval.evaluate` sets its evaluation mode and restores
-    the former mode, and `python:FILE.py` moves modules to the device. Raises UsageError for a
-    function without weights.
+    Raises:
+        UsageError: If `weights` is left out, and a function refers to no weights.
     """
 
     # The padding of texts cannot be cut off without changing their features.
@@ -108,6 +112,7 @@ class TwoTower:
         )
         self.refresh_info()
 
+        # Keep the functions.
         self._encode_image = encode_image
         self._encode_text = encode_text
         self.transform = transform
@@ -148,8 +153,8 @@ class TwoTower:
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Return the tokens (B, L) of texts, int64.
 
-        The user's tokenizer may return them itself, or an object of transformers that has them as
-        `input_ids`.
+        The user's tokenizer may return a tensor itself, or an object of transformers whose
+        attribute `input_ids` is the tensor.
         """
         output = self._tokenize(list(texts))
         if isinstance(output, Tensor):
@@ -160,15 +165,17 @@ class TwoTower:
         """Return whether `tokenize` cuts each text to the context, (B,) bool.
 
         The user's tokenizer does not say so. A text counts as cut if its tokens stay the same both
-        with more words at its end and without its last character.
+        if more words are added at its end, and if its last character is removed.
         """
         tokens = self.tokenize(texts)
         stripped_texts = [text.strip() for text in texts]
         longer_tokens = self.tokenize([text + _MORE_WORDS for text in stripped_texts])
         shorter_tokens = self.tokenize([text[:-1] for text in stripped_texts])
-        if longer_tokens.shape != tokens.shape or shorter_tokens.shape != tokens.shape:
+        has_fixed_length = tokens.shape == longer_tokens.shape == shorter_tokens.shape
+        if not has_fixed_length:
             # The tokenizer pads to the longest text, so it cuts none.
             return torch.zeros(len(texts), dtype=torch.bool)
+
         is_same_if_longer = (longer_tokens == tokens).all(dim=1)
         is_same_if_shorter = (shorter_tokens == tokens).all(dim=1)
         return is_same_if_longer & is_same_if_shorter
@@ -190,17 +197,24 @@ class TwoTower:
     def _run_pair_scores(
         self, pair_scores: Callable[[Any, Any], Tensor], image_parts: Parts, text_parts: Parts
     ) -> Tensor:
-        """Return the scores (B, T) of B images and T texts, from the tensors of each modality.
+        """Return the scores (B, T) of B images and T texts.
 
-        The user's `pair_scores` is given a tensor if images have a single one, and a tuple if they
-        have several. The same holds for texts.
+        Args:
+            pair_scores: The user's function. It is given a tensor if images have a single one, and
+                a tuple if they have several. The same holds for texts.
+            image_parts: The tensors (B, ...) that the user's `image_parts` made of the images.
+            text_parts: The tensors (T, ...) that the user's `text_parts` made of the texts.
         """
 
         def score_tensors(*tensors: Tensor) -> Tensor:
-            """Score separate tensors of images, then of texts, as `run_on_device` passes them."""
-            tensors_of_images = tensors[: len(image_parts)]
-            tensors_of_texts = tensors[len(image_parts) :]
-            images = tensors_of_images[0] if len(image_parts) == 1 else tensors_of_images
+            """Call the user's function with all tensors of images, followed by those of texts.
+
+            `run_on_device` passes tensors as separate arguments.
+            """
+            n_image_parts = len(image_parts)
+            tensors_of_images = tensors[:n_image_parts]
+            tensors_of_texts = tensors[n_image_parts:]
+            images = tensors_of_images[0] if n_image_parts == 1 else tensors_of_images
             texts = tensors_of_texts[0] if len(text_parts) == 1 else tensors_of_texts
             return pair_scores(images, texts)
 
@@ -214,7 +228,13 @@ class TwoTower:
     ) -> Tensor:
         """Return the L2-normalised features of patches, (B, H // patch, W // patch, D).
 
-        `encode_patches` is the user's function. Raises UsageError if it returns another shape.
+        Args:
+            encode_patches: The user's function.
+            images: Pixels (B, 3, H, W).
+            attention: The form of attention, which is passed to the user's function.
+
+        Raises:
+            UsageError: If the function returns another shape.
         """
 
         def encode_images(images: Tensor) -> Tensor:
