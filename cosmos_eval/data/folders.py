@@ -429,9 +429,9 @@ def choose_in_turn(class_of_sample: NDArray[np.int64], limit: int | None) -> NDA
     """
     # Number the samples of each class: classes [0, 0, 0, 1, 1] give positions [0, 1, 2, 0, 1].
     n_samples_by_class: Counter[int] = Counter()
-    position_in_class = []
-    for class_index in class_of_sample.tolist():
-        position_in_class.append(n_samples_by_class[class_index])
+    position_in_class = np.empty(len(class_of_sample), np.int64)
+    for sample_index, class_index in enumerate(class_of_sample.tolist()):
+        position_in_class[sample_index] = n_samples_by_class[class_index]
         n_samples_by_class[class_index] += 1
 
     # Sort by position, and samples of the same position by class.

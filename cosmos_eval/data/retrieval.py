@@ -208,15 +208,15 @@ def _locate_images(
     Raises:
         UsageError: If none of the folders or zip files exists.
     """
-    paths = folders.as_tuple(protocol.images)
+    relative_paths = folders.as_tuple(protocol.images)
     existing_paths = []
-    for path in paths:
-        full_path = root / path
-        is_zip_file = full_path.suffix == ".zip" and full_path.is_file()
-        if full_path.is_dir() or is_zip_file:
-            existing_paths.append(full_path)
+    for relative_path in relative_paths:
+        path = root / relative_path
+        is_zip_file = path.suffix == ".zip" and path.is_file()
+        if path.is_dir() or is_zip_file:
+            existing_paths.append(path)
     if not existing_paths:
-        raise folders.missing_path_error(protocol, root, paths, "images")
+        raise folders.missing_path_error(protocol, root, relative_paths, "images")
     if protocol.parts:
         return existing_paths[0], _find_images(captioned_images, existing_paths)
 

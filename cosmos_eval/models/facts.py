@@ -44,7 +44,7 @@ def model_facts(encoder: Encoder, note: Callable[[str], object] | None = None) -
         that cannot be determined is None.
     """
     spec = encoder.info.spec
-    model = getattr(encoder, "built", encoder)  # a bundled model is built when it is used
+    model: Any = getattr(encoder, "built", encoder)  # a bundled model is built when it is used
     modules_and_parameters = _attempt(f"parameters of {spec}", note, _find_parameters, model)
     modules, parameters = modules_and_parameters or ([], [])
 
