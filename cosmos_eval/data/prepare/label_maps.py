@@ -410,8 +410,14 @@ def _list_context_phases(
 ) -> Work:
     """Return how to make label maps of Pascal-Context, and a list of image names for each phase.
 
-    `phases` are `train` and `val`. `value_by_category` (460,) holds the value in a label map for
-    each category. Raise UsageError if the originals are missing.
+    Args:
+        protocol: The data set, which states where label maps are.
+        data_root: The folder that the user named with --data-root.
+        phases: The phases to make label maps for: `train`, `val` or both.
+        value_by_category: The value in a label map for each category, (460,).
+
+    Raises:
+        UsageError: If the originals are missing.
     """
     root = find_root(protocol, data_root, (protocol.images,))
     annotation_file, matlab_folder = root / ORIGINALS[0], root / ORIGINALS[1]
@@ -419,9 +425,11 @@ def _list_context_phases(
     if not has_annotation_file and not matlab_folder.is_dir():
         raise UsageError(f"{annotation_file} is missing")
     annotated_images = _read_annotations(annotation_file) if has_annotation_file else []
+
     maps: dict[Path, Maker] = {}
     lists: dict[Path, str] = {}
     for phase in phases:
+        # Find out how to make the label map of each image, by the name of the image.
         list_path = (root / str(_CONTEXT.split)).with_name(f"{phase}.txt")
         maker_by_name: dict[str, Maker] = {}
         if has_annotation_file:
@@ -432,6 +440,7 @@ def _list_context_phases(
             for name in _read_image_names(root, list_path):
                 original = matlab_folder / f"{name}.mat"
                 maker_by_name[name] = _MatlabMap(original, value_by_category)
+
         for name, maker in maker_by_name.items():
             _add_map(maps, root / protocol.masks / f"{name}{protocol.mask_suffix}", maker)
         lists[list_path] = "".join(f"{name}\n" for name in sorted(maker_by_name))
@@ -441,8 +450,15 @@ def _list_context_phases(
 def _read_image_names(root: Path, list_path: Path) -> list[str]:
     """Return the names of the images of a phase from the first list that exists.
 
-    It is the list at `list_path`, if an earlier preparation has written it, or else CAT-Seg's list
-    for all categories, or else the list of VOC. Raise UsageError if none of them exists.
+    It is the list that an earlier preparation has written, or else CAT-Seg's list for all
+    categories, or else the list of VOC.
+
+    Args:
+        root: The folder of the data set.
+        list_path: The path of the list that a preparation writes, such as `.../val.txt`.
+
+    Raises:
+        UsageError: If none of the lists exists.
     """
     possible_lists = (
         list_path,
@@ -479,13 +495,19 @@ class _MatlabMap:
 def _translate_categories(
     categories: NDArray[np.uint16], location: str, value_by_category: Label
 ) -> Label:
-    """Return the label map (H, W) of an array with the category of each pixel (H, W).
+    """Return the label map (H, W) of an array with the category of each pixel.
 
-    Raise UsageError, which begins with `location`, if there is an unknown category.
+    Args:
+        categories: The category of each pixel (H, W), from 0 to 459.
+        location: The name of the original in the error message.
+        value_by_category: The value in the label map for each category, (460,).
+
+    Raises:
+        UsageError: If there is an unknown category.
     """
-    highest = int(categories.max(initial=0))
-    if highest > _N_CATEGORIES:
-        raise UsageError(f"{location} holds category {highest}; there are {_N_CATEGORIES}")
+    highest_category = int(categories.max(initial=0))
+    if highest_category > _N_CATEGORIES:
+        raise UsageError(f"{location} holds category {highest_category}; there are {_N_CATEGORIES}")
     return value_by_category[categories]
 
 
@@ -496,6 +518,7 @@ def _read_annotations(path: Path) -> list[_AnnotatedImage]:
     """
     try:
         content = read_json(path)
+        # Read the images, and then add the segments to them.
         image_by_id: dict[Any, _AnnotatedImage] = {}
         for entry in content["images"]:
             if entry["phase"] in _PHASES:
@@ -565,8 +588,10 @@ def list_ade20k_847_files(data_root: str | None) -> Work:
     """
     protocol = read_set(ADE20K_847)
     root = find_root(protocol, data_root, (ADE20K_ORIGINALS,))
+    # The class index for each id of a class in the release. Other ids are not classes.
     index_by_id = np.full(_N_ADE20K_IDS, protocol.ignore_index, np.uint16)
     index_by_id[class_ids(ADE20K_847)] = np.arange(len(protocol.class_names))
+
     images = sorted((root / ADE20K_ORIGINALS).rglob("ADE_val_*.jpg"))
     if not images:
         raise UsageError(f"no image ADE_val_*.jpg in {root / ADE20K_ORIGINALS}")
@@ -604,8 +629,9 @@ class _ShrunkMap:
         """Return the label map (H, W)."""
         pixels = _read_rgb(self.original).astype(np.int64)
         red, green = pixels[..., 0], pixels[..., 1]
-        ids = red // 10 * 256 + green
-        return _shrink(self.index_by_id[ids], "INTER_NEAREST")
+        # The id of a class is its red value over ten, times 256, plus its green value.
+        class_id_of_pixel = red // 10 * 256 + green
+        return _shrink(self.index_by_id[class_id_of_pixel], "INTER_NEAREST")
 
 
 def _read_rgb(path: Path) -> NDArray[np.uint8]:
@@ -620,7 +646,12 @@ def _read_rgb(path: Path) -> NDArray[np.uint8]:
 def _shrink(pixels: NDArray[Any], interpolation: str) -> NDArray[Any]:
     """Return an image or label map, reduced to 512 pixels on the short side if it is larger.
 
-    `interpolation` is the name of a constant of OpenCV, such as `INTER_LINEAR`.
+    Args:
+        pixels: The image (H, W, 3), or the label map (H, W).
+        interpolation: The name of a constant of OpenCV, such as `INTER_LINEAR`.
+
+    Example:
+        An image of 1024 x 2048 pixels becomes 512 x 1024.
     """
     import cv2  # here, since other data sets do not need it
 
@@ -628,5 +659,5 @@ def _shrink(pixels: NDArray[Any], interpolation: str) -> NDArray[Any]:
     short_side = min(height, width)
     if short_side <= _SHORT_SIDE:
         return pixels
-    new_size = [round(side / short_side * _SHORT_SIDE) for side in (width, height)]
-    return cv2.resize(pixels, new_size, interpolation=getattr(cv2, interpolation))
+    new_width_and_height = [round(side / short_side * _SHORT_SIDE) for side in (width, height)]
+    return cv2.resize(pixels, new_width_and_height, interpolation=getattr(cv2, interpolation))
