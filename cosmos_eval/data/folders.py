@@ -348,15 +348,15 @@ class Listing(Generic[Data]):
         if options.limit is not None:
             return faults
 
-        advice = format_advice(protocol, options)
         for count in self.counts:
             if count.n_found > count.n_expected:
-                faults.append(
-                    f"{self.path} has {count.n_found} {count.unit}, more than the "
-                    f"{count.n_expected} of {protocol.dataset}{advice}"
-                )
+                numbers = f"{count.n_found} {count.unit}, more than the {count.n_expected}"
             elif count.n_found < count.n_expected and not options.allow_partial:
-                faults.append(f"{self.path} has {count} of {protocol.dataset}{advice}")
+                numbers = str(count)  # such as "499 of 500 images"
+            else:
+                continue
+            advice = format_advice(protocol, options)
+            faults.append(f"{self.path} has {numbers} of {protocol.dataset}{advice}")
         return faults
 
 

@@ -218,7 +218,8 @@ def _check_sample(sample: Sample, protocol: LabelMapProtocol) -> _SampleCheck:
         label_maps.require_same_size(sample, label_maps.displayed_size(sample.image), label)
     except UsageError as error:
         fault_by_kind[_OTHER_SIZE] = str(error)
-    return _SampleCheck(label_maps.find_occurring_values(label), fault_by_kind)
+    has_value = np.bincount(label.ravel(), minlength=label_maps.VALUES) > 0
+    return _SampleCheck(has_value, fault_by_kind)
 
 
 def _missing_images_fault(

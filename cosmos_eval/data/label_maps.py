@@ -211,15 +211,6 @@ def load_label(sample: Sample, protocol: LabelMapProtocol) -> Label:
     return label.reshape(height, width)  # MMSegmentation drops a side of one pixel
 
 
-def find_occurring_values(label: Label) -> NDArray[np.bool_]:
-    """Return whether each value from 0 to 65535 occurs in a label map, (VALUES,) bool.
-
-    Example:
-        A label map with the pixels 0, 2 and 2 gives `[True, False, True, False, False, ...]`.
-    """
-    return np.bincount(label.ravel(), minlength=VALUES) > 0
-
-
 def require_same_size(sample: Sample, image_hw: tuple[int, int], label: Label) -> None:
     """Raise UsageError if a label map has another size than its image.
 
@@ -249,7 +240,8 @@ def require_declared(label: Label, sample: Sample, protocol: LabelMapProtocol) -
         protocol: The protocol that declares the classes.
     """
     n_classes = len(protocol.class_names)
-    is_undeclared = find_occurring_values(label)
+    # Find the values that occur, (VALUES,), and remove the declared ones.
+    is_undeclared = np.bincount(label.ravel(), minlength=VALUES) > 0
     is_undeclared[:n_classes] = False
     is_undeclared[protocol.ignore_index] = False
     if is_undeclared.any():

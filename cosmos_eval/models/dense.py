@@ -83,7 +83,16 @@ def encode_patches(
     image_hw = (cropped_images.shape[2], cropped_images.shape[3])
     grid_hw = (image_hw[0] // tower.patch_size, image_hw[1] // tower.patch_size)
     with tower.input_size(image_hw):
-        tokens = _run_early_blocks(model, tower, images, cropped_images)
+        # Run all blocks but the last, unless the last call within `shared_blocks` had the same
+        # model and the same tensor of images. Then its tokens are used again.
+        last_call = _shared.get() or _SharedTokens()
+        has_same_inputs = last_call.model is model and last_call.images is images
+        if last_call.tokens is None or not has_same_inputs:
+            last_call.tokens = tower.before_last(cropped_images)
+            last_call.model, last_call.images = model, images
+        tokens = last_call.tokens  # (B, N, C)
+
+        # Run the last block.
         if attention == "proxy":
             guide_features = guide(images) if guide else None
             patches, grid_hw = _run_guided_block(tower, tokens, grid_hw, guide_features)
@@ -96,31 +105,6 @@ def encode_patches(
             patches = tokens[:, tower.prefix :]
         embeddings = tower.pool(patches).float()  # (B, h * w, D)
     return F.normalize(embeddings, dim=-1).unflatten(1, grid_hw)
-
-
-def _run_early_blocks(
-    model: nn.Module, tower: Tower, images: Tensor, cropped_images: Tensor
-) -> Tensor:
-    """Return the tokens (B, N, C) before the last block of a model's image tower.
-
-    Within the context `shared_blocks`, the tokens of the last call are remembered. They are
-    returned at once if the model and the tensor of images are the same objects as in that call.
-
-    Args:
-        model: The model that the tower belongs to.
-        tower: The image tower.
-        images: The tensor of images before cropping, which is compared with the last call's.
-        cropped_images: The images (B, 3, H, W), cropped to whole patches.
-    """
-    last_call = _shared.get()
-    if last_call is None:  # not within `shared_blocks`
-        return tower.before_last(cropped_images)
-
-    has_same_inputs = last_call.model is model and last_call.images is images
-    if last_call.tokens is None or not has_same_inputs:
-        last_call.tokens = tower.before_last(cropped_images)
-        last_call.model, last_call.images = model, images
-    return last_call.tokens
 
 
 def crop_to_whole_patches(images: Tensor, patch_size: int) -> Tensor:

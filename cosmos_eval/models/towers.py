@@ -117,13 +117,6 @@ def _side_of_square(size: int | Sequence[int]) -> int:
     return sides.pop()
 
 
-def _run_blocks(blocks: Sequence[nn.Module], tokens: Tensor) -> Tensor:
-    """Return the tokens (B, N, C) after some transformer blocks, which run one after the other."""
-    for block in blocks:
-        tokens = block(tokens, None)  # no mask
-    return tokens
-
-
 def _pool_each_token(head: Step, tokens: Tensor, length: int = 1) -> Tensor:
     """Return the feature that a pooling head returns for each token separately, (B, N, D).
 
@@ -182,7 +175,9 @@ class OpenClipTower(Tower):
             visual.positional_embedding, visual.grid_size, grid_hw
         )
         tokens = visual.ln_pre(tokens + positions.to(tokens.dtype))
-        return _run_blocks(self.early_blocks, tokens)
+        for block in self.early_blocks:
+            tokens = block(tokens, None)  # no mask
+        return tokens
 
     def attention_branch(self, tokens: Tensor) -> Tensor:
         """Return the output of the last block's attention (B, N, C), with its norms and scale."""
@@ -365,7 +360,10 @@ class _TransformersTower(Tower):
     def before_last(self, images: Tensor) -> Tensor:
         """Return the tokens (B, N, C) of images (B, 3, H, W) before the last block."""
         embedded_tokens = self.vision.embeddings(images, interpolate_pos_encoding=True)
-        return _run_blocks(self.early_blocks, self._normalise_embedded(embedded_tokens))
+        tokens = self._normalise_embedded(embedded_tokens)
+        for block in self.early_blocks:
+            tokens = block(tokens, None)  # no mask
+        return tokens
 
     def _normalise_embedded(self, tokens: Tensor) -> Tensor:
         """Return the input of the first block (B, N, C), from embedded tokens (B, N, C).
@@ -421,7 +419,10 @@ class Tipsv2Tower(Tower):
 
     def before_last(self, images: Tensor) -> Tensor:
         """Return the tokens (B, N, C) of images (B, 3, H, W) before the last block."""
-        return _run_blocks(self.early_blocks, self.vision.embeddings(images))
+        tokens = self.vision.embeddings(images)
+        for block in self.early_blocks:
+            tokens = block(tokens, None)  # no mask
+        return tokens
 
     def attention_branch(self, tokens: Tensor) -> Tensor:
         """Return the output of the last block's attention (B, N, C), with its norm and scale."""

@@ -33,8 +33,25 @@ def training_facts(spec: ModelSpec) -> dict[str, Any]:
     Example:
         {"training_data": "laion2b_s34b", "samples_seen": 34000000000}
     """
-    stated_facts = training_of(spec.text) or _checkpoint_facts(spec) or _card_facts(spec)
-    return {"training_data": None, "samples_seen": None, **stated_facts}
+    unknown_facts = {"training_data": None, "samples_seen": None}
+    published_facts = training_of(spec.text)
+    if published_facts:
+        return {**unknown_facts, **published_facts}
+    training = _read_training_metadata(spec)
+    if training is None:
+        return {**unknown_facts, **_card_facts(spec)}
+
+    # The checkpoint names the data by the pattern of their files,
+    # training["config"]["data"]["shards"]. Each step may be missing or have another type.
+    shards = training
+    for key in ("config", "data", "shards"):
+        shards = shards.get(key) if isinstance(shards, Mapping) else None
+    samples_seen = training.get("samples_seen") if isinstance(training, Mapping) else None
+    is_positive_int = type(samples_seen) is int and samples_seen > 0
+    return {
+        "training_data": _valid_text_or_none(shards),
+        "samples_seen": samples_seen if is_positive_int else None,
+    }
 
 
 def training_record(spec: ModelSpec) -> dict[str, Any]:
@@ -171,32 +188,6 @@ def _read_training_metadata(spec: ModelSpec) -> Any:
         metadata = checkpoint.metadata() or {}
         return json.loads(metadata.get("training", "null"))
     return None
-
-
-def _checkpoint_facts(spec: ModelSpec) -> dict[str, Any]:
-    """Return the training data and the samples seen that a checkpoint of cosmos-train states.
-
-    The data are named by the pattern of their files, which is in the configuration of the training.
-    Values that are missing or invalid are None. The result is empty for other checkpoints.
-
-    Example:
-        {"training_data": "cc3m/{0..331}.tar", "samples_seen": 96000000}
-    """
-    training = _read_training_metadata(spec)
-    if training is None:
-        return {}
-
-    # Read training["config"]["data"]["shards"]. Each step may be missing or have another type.
-    shards = training
-    for key in ("config", "data", "shards"):
-        shards = shards.get(key) if isinstance(shards, Mapping) else None
-
-    samples_seen = training.get("samples_seen") if isinstance(training, Mapping) else None
-    is_positive_int = type(samples_seen) is int and samples_seen > 0
-    return {
-        "training_data": _valid_text_or_none(shards),
-        "samples_seen": samples_seen if is_positive_int else None,
-    }
 
 
 def _card_facts(spec: ModelSpec) -> dict[str, Any]:
