@@ -3,6 +3,7 @@
 Names are checked without loading a model: torch is not imported here.
 """
 
+import importlib.resources
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,7 +12,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
-import cosmos_core
 from cosmos_core.utils.files import file_sha256, json_sha256
 from cosmos_core.utils.text import parse_json
 from cosmos_eval.types import ModelSpec, UsageError, Weights, nearest
@@ -48,7 +48,7 @@ _VALUES_OF_WORDS = {"true": True, "false": False, "none": None, "null": None}
 
 # The files of the models that are part of the package, by the models' names: "scenes-clip" is the
 # file bundled/scenes-clip.safetensors.
-_BUNDLED_FOLDER = Path(cosmos_core.__file__).parent / "bundled"
+_BUNDLED_FOLDER = Path(str(importlib.resources.files("cosmos_core"))) / "bundled"
 _BUNDLED_FILES = {path.stem: path for path in _BUNDLED_FOLDER.glob("*.safetensors")}
 _MODELS_OF_DEFAULT_RUN = ("scenes-cosmos", "scenes-clip")
 BUNDLED: tuple[str, ...] = (
