@@ -668,8 +668,14 @@ def _find_archives(root: Path, protocol: RetrievalProtocol) -> list[Path]:
 def _read_image_name(record: Mapping[str, Any], protocol: RetrievalProtocol, location: str) -> str:
     """Return the path of a record's image, such as "1.jpg".
 
-    The key of the path is `protocol.image_key`, or else one of the usual keys such as `image`.
-    Raise UsageError, which names the `location` of the record, if it is missing or not text.
+    Args:
+        record: A record such as `{"image": "1.jpg", "caption": "A dog"}`.
+        protocol: The key of the path is `protocol.image_key`, or else one of the usual keys such as
+            `image`.
+        location: The name of the record in error messages.
+
+    Raises:
+        UsageError: If the path is missing, or if it is not text.
     """
     if protocol.image_key is not None:
         name = _require_key(record, protocol.image_key, location)
@@ -685,8 +691,14 @@ def _read_caption_value(
 ) -> Any:
     """Return the value of a record that holds its captions, without checking it.
 
-    The key of the value is `protocol.caption_key`, or else one of the usual keys such as
-    `caption`. Raise UsageError, which names the `location` of the record, if it has no such key.
+    Args:
+        record: A record such as `{"image": "1.jpg", "caption": "A dog"}`.
+        protocol: The key of the value is `protocol.caption_key`, or else one of the usual keys such
+            as `caption`.
+        location: The name of the record in error messages.
+
+    Raises:
+        UsageError: If the record has no such key.
     """
     if protocol.caption_key is not None:
         return _require_key(record, protocol.caption_key, location)
@@ -694,7 +706,10 @@ def _read_caption_value(
 
 
 def _require_key(record: Mapping[str, Any], key: str, location: str) -> Any:
-    """Return the value of a key. Raise UsageError if the record at `location` lacks it."""
+    """Return the value of a key of a record, such as "A dog" for the key "caption".
+
+    Raise UsageError, which names the `location` of the record, if the record lacks the key.
+    """
     if key not in record:
         raise UsageError(f"{location}: no `{key}`, only {_format_keys(record)}")
     return record[key]

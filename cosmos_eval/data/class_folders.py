@@ -259,6 +259,8 @@ def _read_flat(
 
     wordnet_ids = sorted({str(image.wordnet_id) for image in flat_images})
     _require_listed_classes(protocol, folder, wordnet_ids, "classes in the names of its images")
+
+    # Label each image with the index of its class.
     index_by_wordnet_id = number_distinct(wordnet_ids)
     samples = []
     for image in sorted(flat_images, key=attrgetter("wordnet_id", "official_name", "name")):

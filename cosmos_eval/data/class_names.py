@@ -181,6 +181,7 @@ def template_faults(templates: tuple[str, ...] | str) -> Iterator[str]:
         templates: Templates such as `a photo of a {}.`, or the name of a known set of templates:
             `openai-imagenet`, or `clip-benchmark/NAME`.
     """
+    # Templates themselves.
     if isinstance(templates, tuple):
         if not templates:
             yield "no prompt templates: give at least one, such as 'a photo of a {}.'"
@@ -190,6 +191,8 @@ def template_faults(templates: tuple[str, ...] | str) -> Iterator[str]:
                     f"prompt template '{template}' must hold '{{}}' exactly once, for the class "
                     "name"
                 )
+
+    # The name of a known set of templates.
     elif templates.startswith(CLIP_BENCHMARK):
         try:
             clip_benchmark_templates(templates.removeprefix(CLIP_BENCHMARK))
@@ -325,12 +328,12 @@ def describe_class_differences(
 
     missing_names = [name for name in expected_classes if name not in data_classes]
     unexpected_names = [name for name in data_classes if name not in expected_classes]
-    text = ""
+    differences = ""
     if missing_names:
-        text += f"; missing: {first_of(missing_names, _MAX_LISTED)}"
+        differences += f"; missing: {first_of(missing_names, _MAX_LISTED)}"
     if unexpected_names:
-        text += f"; not of this set: {first_of(unexpected_names, _MAX_LISTED)}"
-    return text
+        differences += f"; not of this set: {first_of(unexpected_names, _MAX_LISTED)}"
+    return differences
 
 
 @cache

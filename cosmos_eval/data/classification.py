@@ -253,6 +253,7 @@ def _check_groups(protocol: ClassificationProtocol) -> None:
     group_keys = folders.as_tuple(protocol.group_keys)
     has_group_file = protocol.group_file is not None
     needs_groups = bool(group_keys) and "worst_group_acc5" in protocol.metrics
+
     if metadata:
         if has_group_file or protocol.layout != "webdataset":
             raise UsageError(

@@ -297,9 +297,12 @@ def _explain_connection_error(error: BaseException) -> str | None:
     is_overloaded = status == 429 or status >= 500
     if is_overloaded:
         return f"{hub} answers with status {status}: try again later"
+
+    # Errors of an HTTP library without a response.
     has_no_answer = status == 0
     if has_no_answer and type(error).__module__.startswith(_HTTP_PACKAGES):
         return f"the connection to {hub} failed ({error}): check it and HF_ENDPOINT, then try again"
+
     if isinstance(error, OSError) and error.errno in _UNWRITABLE:
         return (
             f"cannot write to {cache} ({error.strerror}): free space, or set HF_HOME, for "

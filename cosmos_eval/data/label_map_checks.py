@@ -214,6 +214,7 @@ def _check_sample(sample: Sample, protocol: LabelMapProtocol) -> _SampleCheck:
         label_maps.require_declared(label, sample, protocol)
     except UsageError as error:
         fault_by_kind[_UNDECLARED] = str(error)
+
     try:
         label_maps.require_same_size(sample, label_maps.displayed_size(sample.image), label)
     except UsageError as error:
@@ -257,6 +258,11 @@ def _images_of_unused_masks(
     samples: Sequence[Sample], protocol: LabelMapProtocol, root: Path
 ) -> list[Path]:
     """Return the expected paths of images whose label maps exist but belong to no sample.
+
+    Args:
+        samples: The listed samples.
+        protocol: The data set, which states the folders and suffixes of images and label maps.
+        root: The folder that the paths of the protocol are relative to.
 
     Example:
         For the label map `masks/a/1.png`, the expected path is `images/a/1.jpg`.

@@ -85,6 +85,7 @@ def read_bytes(path: Path, largest: int = LARGEST) -> bytes:
     """
     if "\0" in str(path):  # for which the system calls raise ValueError
         raise MissingFileError("no such file")
+
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
@@ -215,11 +216,13 @@ def _read_table_rows(text: str) -> Iterator[tuple[str, dict[str, str]]]:
     separator = "\t" if "\t" in first_line else ","
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     try:
+        # The first row has the names of the columns.
         header = next(reader, [])
         if len(header) == 1 and ";" in header[0]:
             raise FileError("line 1: columns are separated by semicolons: use commas or tabs")
         if repeated := first_repeated(header):
             raise FileError(f"line 1: column {repeated[0]} is listed twice")
+
         for row in reader:
             if not row:  # a blank line
                 continue

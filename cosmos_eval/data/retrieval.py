@@ -176,6 +176,8 @@ def _list_files(protocol: RetrievalProtocol, options: RunOptions) -> _ListedImag
     are_all_missing = all(source is None for source in sources)
     is_known_set = protocol.n_images is not None
     should_skip_missing = options.allow_partial and is_known_set and not are_all_missing
+
+    # `sources` has None for a missing image. It gets a source whose file does not exist.
     listed_images = _ListedImages(list_path, image_folder, [], [], [])
     for image, source in zip(captioned_images, sources, strict=True):
         if source is None and should_skip_missing:

@@ -191,6 +191,8 @@ def _check_item(item: Item, first_item: Item, protocol: SelectionProtocol) -> No
         raise UsageError(
             f"{item.location} chooses other things than {first_item.location}: make two sets"
         )
+
+    # Check that an item of a user's data set can be solved.
     if protocol.is_published:
         return
 

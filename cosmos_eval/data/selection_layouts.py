@@ -219,6 +219,7 @@ def _read_items(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
                 f"{record.location} has wrong images and more than one caption: make two items of "
                 "it"
             )
+
         yield Item(
             pictures=_make_pictures(protocol, [record.text("image"), *wrong_images]),
             captions=(*correct_captions, *wrong_captions),
@@ -362,6 +363,7 @@ def _read_whatsup(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
                 f"{record.location}: {name.name} names no preposition: "
                 "OBJECT_PREPOSITION_OBJECT is expected"
             )
+
         yield Item(
             pictures=(Picture(name.name),),
             captions=record.texts("caption_options"),

@@ -90,6 +90,7 @@ def load(text: str, device: str) -> LoadedGuide:
     limit_waiting()
     try:
         with quiet():
+            # Load the guide, and describe it for results.
             guide = _GUIDES[spec.kind](spec, device)
             record = {
                 "spec": text,
@@ -100,7 +101,8 @@ def load(text: str, device: str) -> LoadedGuide:
                 "beta": PROXY_BETA,
                 "gamma": PROXY_GAMMA,
             }
-            # Two patches are enough to find out whether the guide can encode.
+
+            # Find out whether the guide can encode. Two patches are enough.
             example = torch.zeros(1, 3, 2 * guide.patch_size, guide.patch_size, device=device)
             guide.features(example, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
             return LoadedGuide(guide.features, record)
@@ -300,6 +302,8 @@ class UserGuide(Guide):
             module.eval().requires_grad_(False).to(device)
         # The modules are an attribute, so that `referred_weights` of the guided encoder finds them.
         self.modules = nn.ModuleList(modules)
+
+        # Describe the guide.
         states = user.state_dicts(weights)
         self.encoder = encoder
         self.origin = origin

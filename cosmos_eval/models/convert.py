@@ -110,6 +110,8 @@ def _write_transformers_model(source: ClipEncoder, folder: Path) -> list[str]:
     _require(isinstance(source, ClipEncoder), "it is code of your own")
     hf_names = _map_tensor_names(source)  # the names in transformers by OpenCLIP's names
     model, openclip_tokenizer = source.model, source.openclip_tokenizer
+
+    # Convert the tokenizer. Its merges are sorted by their ranks.
     rank_by_merge = openclip_tokenizer.bpe_ranks
     tokenizer = transformers.CLIPTokenizer(
         _hf_vocabulary(openclip_tokenizer),
@@ -117,6 +119,8 @@ def _write_transformers_model(source: ClipEncoder, folder: Path) -> list[str]:
         model_max_length=model.context_length,
     )
     image_processor = _hf_image_processor(source.preprocessing, model.visual.image_size[0])
+
+    # Write all files.
     _hf_config(model, openclip_tokenizer).save_pretrained(folder)
     image_processor.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -143,6 +147,7 @@ def _map_tensor_names(source: ClipEncoder) -> dict[str, list[str]]:
         {"visual.class_embedding": ["vision_model.embeddings.class_embedding"], ...}
     """
     model, visual = source.model, source.model.visual
+    # Check the architecture.
     _require(not source.info.random, "its weights are random, which a folder would not show")
     for module, supported_class in ((model, open_clip.CLIP), (visual, VisionTransformer)):
         _require(
@@ -157,6 +162,7 @@ def _map_tensor_names(source: ClipEncoder) -> dict[str, list[str]]:
         "CLIPModel's text tower is causal and read at the end of text of OpenCLIP's tokenizer",
     )
 
+    # Check that both have the same tensors.
     hf_names = tensor_names(visual.transformer.layers, model.transformer.layers)
     used_names = {name for name in model.state_dict() if not name.startswith(_UNUSED_MODULES)}
     different_names = sorted(used_names ^ hf_names.keys())
@@ -170,6 +176,7 @@ def _hf_config(model: Any, tokenizer: open_clip.SimpleTokenizer) -> Any:
     vision_config = _hf_tower_config(visual.transformer, visual.output_dim)
     vision_config["image_size"] = visual.image_size[0]
     vision_config["patch_size"] = visual.patch_size[0]
+
     text_config = _hf_tower_config(model.transformer, visual.output_dim)
     text_config["vocab_size"] = model.vocab_size
     text_config["max_position_embeddings"] = model.context_length
@@ -289,6 +296,7 @@ def _openclip_config(config: Any) -> dict[str, Any]:
     vision_cfg["image_size"] = vision.image_size
     vision_cfg["patch_size"] = vision.patch_size
     vision_cfg["head_width"] = vision.hidden_size // vision.num_attention_heads
+
     text_cfg = _openclip_tower_config(text)
     text_cfg["context_length"] = text.max_position_embeddings
     text_cfg["vocab_size"] = text.vocab_size

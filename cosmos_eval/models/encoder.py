@@ -421,9 +421,11 @@ def require_encoder(model: Any, model_name: str) -> None:
             raise UsageError(
                 f"{model_name} is not a cosmos_eval.Encoder: it has no {', '.join(missing_members)}"
             )
+
         faults = _find_info_faults(model.info)
         if faults:
             raise UsageError(f"{model_name} is not a valid Encoder: {'; '.join(faults)}")
+
         _check_with_example(model, model_name)
     except UsageError:
         raise
@@ -562,8 +564,10 @@ def require_output(
 def _find_shape_fault(output: Any, n_rows: int, n_dimensions: int) -> str | None:
     """Describe the fault of an output with a wrong shape, or return None if the shape is right.
 
-    It is right if the output is a tensor of `n_dimensions` dimensions, the first of which has the
-    size `n_rows`.
+    Args:
+        output: What a method returned, which should be a tensor.
+        n_rows: The size that its first dimension should have.
+        n_dimensions: The number of dimensions that it should have.
 
     Example:
         A tensor (2, 77) with `n_rows=3` and `n_dimensions=2` gives `"(2, 77), not 3 rows in 2
@@ -599,6 +603,7 @@ def _find_feature_fault(features: Any, n_inputs: int, feature_sizes: set[int]) -
         return f"{features.dtype}, not float32"
     if features.requires_grad:
         return "features with a gradient: use torch.inference_mode()"
+
     feature_sizes.add(features.shape[1])
     if len(feature_sizes) > 1:
         return f"features of other dimensions: {sorted(feature_sizes)}"

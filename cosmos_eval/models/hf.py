@@ -259,11 +259,14 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> HfEncoder:
     transformers.utils.logging.disable_progress_bar()
     try:
         with quiet():
+            # Load the components.
             folder, commit = fetch_folder(spec.name)
             config = read_config(folder, spec.name)
             model, notes = load_model(folder, config)
             processor = transformers.AutoImageProcessor.from_pretrained(folder, **OFFLINE)
             tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **OFFLINE)
+
+            # Describe the model for results and for the cache of embeddings.
             sha256_by_file = {}
             for pattern in DESCRIBED:
                 for file in folder.glob(pattern):
@@ -278,6 +281,8 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> HfEncoder:
                 device=device,
                 revision=commit,
             )
+
+            # Check that the encoder can encode an example.
             encoder_class = NaflexEncoder if config.model_type == "siglip2" else HfEncoder
             encoder = encoder_class((model, processor, tokenizer), sha256_by_file, info)
             encoder.notes = notes

@@ -308,6 +308,7 @@ def _sum_over_words(words: Sequence[CaptionWord], weights: Tensor) -> WordMap:
     position_after_words = words[-1].stop if words else 1
     end = min(position_after_words, last_position)
 
+    # A word may be cut in two. Then it belongs to both lists.
     words_in_context = [word for word in words if word.start < end]
     cut_words = [word for word in words if word.stop > end]
     weights_of_words = []

@@ -88,6 +88,7 @@ def parse_model_spec(text: str, arch: str | None = None, weights: Weights = "tea
         return _parse_hf_name(text, name)
     if colon and kind == "python":
         return _parse_python_name(text, name)
+
     known_names = [*BUNDLED, *(f"cosmos:{released}" for released in RELEASED)]
     raise UsageError(
         f"unknown model '{text}'; nearest: {nearest(text, known_names)}; forms: {_FORMS}"
@@ -235,6 +236,7 @@ def with_labels(specs: Sequence[ModelSpec], labels: Sequence[str | None]) -> lis
             f"--name is given {len(labels)} times for {len(specs)} models: give one per --model, "
             "in their order"
         )
+
     for label in labels:
         if label is None:
             continue

@@ -38,7 +38,7 @@ def training_facts(spec: ModelSpec) -> dict[str, Any]:
     if published_facts:
         return {**unknown_facts, **published_facts}
     training = _read_training_metadata(spec)
-    if training is None:
+    if training is None:  # not a checkpoint of cosmos-train
         return {**unknown_facts, **_card_facts(spec)}
 
     # The checkpoint names the data by the pattern of their files,
@@ -121,6 +121,7 @@ def state_trainings(path: Path, specs: Sequence[ModelSpec]) -> list[ModelSpec]:
             names none of the models that are measured, and if a checkpoint states another training.
     """
     try:
+        # Read the training of each model in the file.
         content = read_yaml(path, "cosmos:a.pt: {group: my-clip, seed: 1}")
         training_by_model: dict[str, dict[str, Any]] = {}
         for text, entry in content.items():
@@ -129,6 +130,7 @@ def state_trainings(path: Path, specs: Sequence[ModelSpec]) -> list[ModelSpec]:
                 raise FileError(f"{text} is given twice")
             training_by_model[model] = _parse_training(text, entry)
 
+        # Assign the trainings to the models that are measured.
         specs_with_trainings = []
         for spec in specs:
             training = training_by_model.get(_file_or_name(spec))
