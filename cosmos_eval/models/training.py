@@ -31,7 +31,7 @@ def training_facts(spec: ModelSpec) -> dict[str, Any]:
     The model must have been loaded, because its card is not fetched here. Unknown values are None.
 
     Example:
-        {"training_data": "laion2b_s34b", "samples_seen": 34000000000}
+        {"training_data": "LAION-2B", "samples_seen": 34000000000}
     """
     unknown_facts = {"training_data": None, "samples_seen": None}
     published_facts = training_of(spec.text)

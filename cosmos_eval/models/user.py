@@ -87,7 +87,10 @@ class TwoTower:
         text_parts: Callable[[Tensor], Any] | None = None,
         pair_scores: Callable[[Any, Any], Tensor] | None = None,
     ) -> None:
-        """Keep the functions of a model, and hash its weights and its file for results."""
+        """Keep the functions of a model, and hash its weights and its file for results.
+
+        The class explains the arguments.
+        """
         # The weights are those that are given, or else those that the functions refer to.
         self._weight_sources: list[Any] = [weights]
         if weights is None:
@@ -406,6 +409,7 @@ def load_user_model(spec: ModelSpec, device: str, precision: Precision) -> UserM
     with errors_as_usage_errors(str(path)):
         module = _run_file(path, content, f"cosmos_eval_model_{code_hash[:16]}")
 
+    # A file without a function `load` has the model itself.
     load_function: Any = getattr(module, "load", None)
     model: Any = getattr(module, "model", None)
     if not callable(load_function):
@@ -415,6 +419,7 @@ def load_user_model(spec: ModelSpec, device: str, precision: Precision) -> UserM
             raise UsageError(f"'{spec.text}': {path} has no function `load` to take arguments")
         return UserModel(model, code_hash, f"{path}: `model`")
 
+    # Call the function. Error messages name it as `load('cpu', 'fp32', depth=12)`.
     arguments = [repr(device), repr(precision)]
     arguments += [f"{name}={value!r}" for name, value in spec.arguments.items()]
     origin = f"{path}: load({', '.join(arguments)})"
