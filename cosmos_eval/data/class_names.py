@@ -181,7 +181,6 @@ def template_faults(templates: tuple[str, ...] | str) -> Iterator[str]:
         templates: Templates such as `a photo of a {}.`, or the name of a known set of templates:
             `openai-imagenet`, or `clip-benchmark/NAME`.
     """
-    # Templates themselves.
     if isinstance(templates, tuple):
         if not templates:
             yield "no prompt templates: give at least one, such as 'a photo of a {}.'"
@@ -191,9 +190,8 @@ def template_faults(templates: tuple[str, ...] | str) -> Iterator[str]:
                     f"prompt template '{template}' must hold '{{}}' exactly once, for the class "
                     "name"
                 )
-
-    # The name of a known set of templates.
     elif templates.startswith(CLIP_BENCHMARK):
+        # The name of a set of CLIP Benchmark's templates.
         try:
             clip_benchmark_templates(templates.removeprefix(CLIP_BENCHMARK))
         except UsageError as error:

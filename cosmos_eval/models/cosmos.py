@@ -106,12 +106,17 @@ class PooledEncoder(ClipEncoder):
         return run_parts_on_device(self.info, self.model.text_parts, tokens)
 
     def pair_scores(self, images: Parts, texts: Parts) -> Tensor:
-        """Return the scores (B, T) of B images and T texts, from two tensors of each of them."""
+        """Return the scores (B, T) of B images and T texts.
+
+        Args:
+            images: The two tensors (B, ...) that `image_parts` returned.
+            texts: The two tensors (T, ...) that `text_parts` returned.
+        """
 
         def score_tensors(
             first_image: Tensor, second_image: Tensor, first_text: Tensor, second_text: Tensor
         ) -> Tensor:
-            """Score separate tensors, as `run_on_device` passes them."""
+            """Score images and texts. `run_on_device` passes tensors as separate arguments."""
             return self.model.pair_scores((first_image, second_image), (first_text, second_text))
 
         return run_on_device(self.info, score_tensors, *images, *texts)

@@ -315,10 +315,10 @@ def copy_to_host(
 def _wait_for_copies(
     item: Item, copies: list[Tensor], end_of_copies: Any
 ) -> tuple[Item, list[Tensor]]:
-    """Wait until tensors are copied from a GPU, and return the item that they belong to, and them.
+    """Wait until tensors are copied from a GPU, and return them with the item they belong to.
 
     Args:
-        item: Returned as it is.
+        item: The item of `copy_to_host`, which is returned as it is.
         copies: Tensors on the CPU, which may not be filled yet.
         end_of_copies: The CUDA event after the copies. It is None for tensors that were on the CPU
             already.

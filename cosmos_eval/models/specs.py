@@ -194,7 +194,9 @@ def _parse_arguments(text: str, query: str) -> dict[str, Any]:
     arguments: dict[str, Any] = {}
     for argument in query.split("&"):
         name, equals_sign, value = argument.partition("=")
-        if not equals_sign or not name.isidentifier() or name in arguments:
+        is_valid = bool(equals_sign) and name.isidentifier()
+        is_repeated = name in arguments
+        if not is_valid or is_repeated:
             form = "python:FILE.py?NAME=VALUE&NAME=VALUE, each NAME once"
             raise UsageError(f"'{text}': '{argument}' is not an argument of a function; use {form}")
         arguments[name] = _parse_value(unquote(value))

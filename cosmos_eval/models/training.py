@@ -125,7 +125,8 @@ def state_trainings(path: Path, specs: Sequence[ModelSpec]) -> list[ModelSpec]:
         content = read_yaml(path, "cosmos:a.pt: {group: my-clip, seed: 1}")
         training_by_model: dict[str, dict[str, Any]] = {}
         for text, entry in content.items():
-            model = _file_or_name(parse_model_spec(with_complete_paths(text, path.parent)))
+            named_spec = parse_model_spec(with_complete_paths(text, path.parent))
+            model = _file_or_name(named_spec)  # two names of the same file are the same model
             if model in training_by_model:
                 raise FileError(f"{text} is given twice")
             training_by_model[model] = _parse_training(text, entry)
@@ -133,7 +134,7 @@ def state_trainings(path: Path, specs: Sequence[ModelSpec]) -> list[ModelSpec]:
         # Assign the trainings to the models that are measured.
         specs_with_trainings = []
         for spec in specs:
-            training = training_by_model.get(_file_or_name(spec))
+            training = training_by_model.get(_file_or_name(spec))  # None if the file lacks it
             specs_with_trainings.append(replace(spec, training=training))
         if not any(spec.training for spec in specs_with_trainings):
             raise FileError("names none of the models that are measured")
