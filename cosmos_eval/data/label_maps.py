@@ -342,23 +342,23 @@ def _require_class_count(cls: Any, protocol: LabelMapProtocol) -> None:
         cls: The class, such as `ADE20KDataset`. For plain folders, it has no class names.
         protocol: The protocol with its class names.
     """
-    n_mmseg = len(cls.METAINFO.get("classes", ()))  # 0 for plain folders
-    n_declared = len(protocol.class_names)
-    possible_numbers = [0, n_declared]
+    n_mmseg_classes = len(cls.METAINFO.get("classes", ()))  # 0 for plain folders
+    n_protocol_classes = len(protocol.class_names)
+    possible_numbers = [0, n_protocol_classes]
     if protocol.reduce_zero_label:
-        possible_numbers.append(n_declared + 1)
-    if n_mmseg not in possible_numbers:
+        possible_numbers.append(n_protocol_classes + 1)
+    if n_mmseg_classes not in possible_numbers:
         raise UsageError(
-            f"{protocol.dataset}: {n_declared} classes declared, {cls.__name__} has {n_mmseg}"
+            f"{protocol.dataset}: {n_protocol_classes} classes declared, {cls.__name__} has {n_mmseg_classes}"
         )
 
     # With the same classes, the protocol must reduce labels if and only if MMSegmentation does.
     parameter = inspect.signature(cls).parameters.get("reduce_zero_label")
     mmseg_reduces = parameter is not None and parameter.default is True
-    if n_mmseg == n_declared and protocol.reduce_zero_label != mmseg_reduces:
+    if n_mmseg_classes == n_protocol_classes and protocol.reduce_zero_label != mmseg_reduces:
         raise UsageError(
             f"{protocol.dataset}: reduce_zero_label must be {str(mmseg_reduces).lower()} for the "
-            f"{n_declared} classes of {cls.__name__}"
+            f"{n_protocol_classes} classes of {cls.__name__}"
         )
 
 

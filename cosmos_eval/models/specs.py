@@ -403,7 +403,7 @@ def code_sha256(spec: ModelSpec, content: bytes | None = None) -> str | None:
     hashable_arguments = {}
     for name, value in spec.arguments.items():
         if Path(str(value)).is_file():
-            # The list tells the hash of a file from an argument that is a text.
+            # A list, because an argument that is a text may be 64 hexadecimal digits as well.
             hashable_arguments[name] = [file_sha256(Path(value))]
         else:
             hashable_arguments[name] = value
