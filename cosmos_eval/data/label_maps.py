@@ -349,7 +349,8 @@ def _require_class_count(cls: Any, protocol: LabelMapProtocol) -> None:
         possible_numbers.append(n_protocol_classes + 1)
     if n_mmseg_classes not in possible_numbers:
         raise UsageError(
-            f"{protocol.dataset}: {n_protocol_classes} classes declared, {cls.__name__} has {n_mmseg_classes}"
+            f"{protocol.dataset}: {n_protocol_classes} classes declared, {cls.__name__} has "
+            f"{n_mmseg_classes}"
         )
 
     # With the same classes, the protocol must reduce labels if and only if MMSegmentation does.
