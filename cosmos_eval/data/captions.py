@@ -164,14 +164,15 @@ def _read_json(path: Path, protocol: RetrievalProtocol) -> list[CaptionedImage]:
     except FileError as error:
         raise FileError(f"{error}; one record per line is .jsonl") from error
 
-    # Densely Captioned Images.
-    if isinstance(content, dict) and content.keys() == {"train", "valid", "test"}:
-        return _read_dense_captions(content, path)
+    if isinstance(content, dict):
+        # Densely Captioned Images.
+        if content.keys() == {"train", "valid", "test"}:
+            return _read_dense_captions(content, path)
+        # FLAIR's files hold the list of records in `annotations`.
+        if "images" not in content:
+            content = content.get("annotations", content)
 
     # A list of records.
-    if isinstance(content, dict) and "images" not in content:
-        # FLAIR's files hold the list of records in `annotations`.
-        content = content.get("annotations", content)
     if isinstance(content, list):
         records = []
         for index, record in enumerate(content):

@@ -57,13 +57,10 @@ def model_facts(encoder: Encoder, note: Callable[[str], object] | None = None) -
     with _countable_operations(parameters):
         image = _attempt(f"the image size of {spec}", note, _example_image, encoder)
         tokens = _attempt(f"the context length of {spec}", note, _example_tokens, encoder)
-        image_cost = text_cost = _EncodingCost()
-        if image is not None:
-            fact = f"GFLOPs per image of {spec}"
-            image_cost = _attempt(fact, note, _measure_cost, encode_image, image) or image_cost
-        if tokens is not None:
-            fact = f"GFLOPs per text of {spec}"
-            text_cost = _attempt(fact, note, _measure_cost, encode_text, tokens) or text_cost
+        fact = f"GFLOPs per image of {spec}"
+        image_cost = _attempt(fact, note, _measure_cost, encode_image, image) or _EncodingCost()
+        fact = f"GFLOPs per text of {spec}"
+        text_cost = _attempt(fact, note, _measure_cost, encode_text, tokens) or _EncodingCost()
 
     text_gflops = text_cost.gflops
     if text_gflops is not None:
@@ -176,13 +173,17 @@ def _example_tokens(encoder: Encoder) -> Tensor | None:
     return encoder.tokenize(texts) if is_cut else None
 
 
-def _measure_cost(encode: Encode, example: Tensor) -> _EncodingCost:
+def _measure_cost(encode: Encode, example: Tensor | None) -> _EncodingCost:
     """Encode one image or one text, and return the cost.
 
     Args:
         encode: The function of a model that maps images or tokens to features (1, D).
-        example: The pixels (1, 3, H, W) of the image, or the tokens (1, L) of the text.
+        example: The pixels (1, 3, H, W) of the image, or the tokens (1, L) of the text. If it is
+            None, the cost is unknown.
     """
+    if example is None:
+        return _EncodingCost()
+
     with _ParameterReads() as reads, FlopCounterMode(display=False) as operations:
         features = encode(example)
 

@@ -342,19 +342,17 @@ def local_weights(spec: ModelSpec) -> list[Path]:
     is_released = spec.kind == "cosmos" and spec.name in RELEASED
     if spec.kind == "python" or is_released:
         return []
-    if spec.kind == "hf" and path.is_dir():
-        files = find_saved_weights(path)
-        return files if all(file.is_file() for file in files) else []
-    if spec.kind == "openclip" and spec.arch is None:
-        # A folder with a description has one of several files. The preferred one comes first.
-        for file_name in DESCRIBED:
-            if (path / file_name).is_file():
-                return [path / file_name]
-        return []
 
-    # All other models have a single file.
-    file = _BUNDLED_FILES.get(spec.name, path) if spec.kind == "bundled" else path
-    return [file] if file.is_file() else []
+    files = [path]
+    if spec.kind == "bundled":
+        files = [_BUNDLED_FILES.get(spec.name, path)]
+    elif spec.kind == "hf" and path.is_dir():
+        files = find_saved_weights(path)
+    elif spec.kind == "openclip" and spec.arch is None:
+        # A folder with a description has one of several files. The preferred one comes first.
+        possible_files = [path / file_name for file_name in DESCRIBED]
+        files = [file for file in possible_files if file.is_file()][:1]
+    return files if all(file.is_file() for file in files) else []
 
 
 def find_saved_weights(folder: Path) -> list[Path]:
