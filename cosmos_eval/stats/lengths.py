@@ -30,11 +30,16 @@ class LengthBin(NamedTuple):
 def length_bins(
     words: Ints, cut: NDArray[np.bool_], hits: NDArray[np.bool_], image_of_text: Ints
 ) -> list[LengthBin]:
-    """Divide M captions into bins of similar length, and return recall and cut captions of each.
+    """Divide captions into bins of similar length, and return the recall of each bin.
 
-    All arguments are (M,): the number of words of each caption, whether it was cut to the model's
-    context, whether its image ranks first, and the index of the image. The list is empty if all
-    captions belong to one bin.
+    Args:
+        words: (M,), the number of words of each caption.
+        cut: (M,), whether the caption was cut to the model's context, because it is too long.
+        hits: (M,), whether the caption's image ranks first.
+        image_of_text: (M,), the index of each caption's image.
+
+    Returns:
+        The bins, the shortest captions first. The list is empty if all captions belong to one bin.
     """
     longest_of_bins = _longest_of_bins(words)
     if len(longest_of_bins) < 2:
@@ -45,7 +50,7 @@ def length_bins(
     for index, longest in enumerate(longest_of_bins):
         is_inside = bin_of_caption == index
         shortest = int(words[is_inside].min())
-        lengths = f"{shortest}-{longest}" if shortest < longest else f"{longest}"
+        lengths = f"{shortest}-{longest}" if shortest < longest else f"{longest}"  # as in "10-24"
         length_bin = LengthBin(
             name=f"{lengths} words",
             captions=int(is_inside.sum()),
