@@ -14,6 +14,7 @@ Shapes: N images or items, C classes, I images, T captions, D embedding.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -481,7 +482,8 @@ def products(images: Features, captions: Features) -> Score:
     return _Products(images, captions)
 
 
-class _Products(NamedTuple):
+@dataclass(frozen=True)
+class _Products:
     """A function that scores pairs of an image and a caption by the product of their features."""
 
     # (I, D): the embeddings of all images.

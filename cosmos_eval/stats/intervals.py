@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -166,8 +167,8 @@ def group_by_drawn_sizes(estimates: Estimates) -> dict[tuple[int, ...], dict[str
         match estimate:
             case Proportion() | GroupMean(clusters=None):
                 continue
-            case Mean(clusters=clusters) | Median(clusters=clusters) | GroupMean(clusters=clusters):
-                sizes = (len(np.unique(clusters)),)
+            case Mean() | Median() | GroupMean():
+                sizes = (len(np.unique(np.asarray(estimate.clusters))),)
             case CrossedMean(hits):
                 sizes = hits.shape
             case FunctionOfSums(terms):
@@ -246,7 +247,8 @@ def _split_by_array(
     return list(estimates_by_array_id.values())
 
 
-class _JointStatistic(NamedTuple):
+@dataclass(frozen=True)
+class _JointStatistic:
     """A function that computes the values of several statistics."""
 
     # The names of all estimates that the statistics compute.
@@ -355,7 +357,8 @@ class _Median:
         return {self.name: medians}
 
 
-class _CrossedMean(NamedTuple):
+@dataclass(frozen=True)
+class _CrossedMean:
     """A function that computes resampled means of the hits of N samples by D draws.
 
     A draw is one of several random versions of a classifier, such as a few-shot classifier. Both
@@ -382,7 +385,8 @@ class _CrossedMean(NamedTuple):
         return {self.name: n_drawn_hits / self.hits.size}
 
 
-class _FunctionOfWeights(NamedTuple):
+@dataclass(frozen=True)
+class _FunctionOfWeights:
     """A function that computes the resampled values of a single `FunctionOfWeights`."""
 
     # The name under which the values are returned.
