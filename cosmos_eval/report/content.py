@@ -570,7 +570,8 @@ def lengths_of(result_set: ResultSet) -> list[LengthTable]:
     """Return text to image R@1 by the length of captions, as tables.
 
     Models whose captions have the same bins of lengths share a table. The list is empty if the task
-    has no captions. Raises UsageError for samples of another task.
+    has no captions. `result_set` holds the results of all models on a data set. Raises UsageError
+    for samples of another task.
     """
     bins_by_model: dict[str, Sequence[LengthBin]] = {}
     with _explain_missing_table(result_set, "lengths of captions"):
@@ -641,8 +642,9 @@ def _explain_missing_table(result_set: ResultSet, table_name: str) -> Iterator[N
 def mistakes_of(result_set: ResultSet) -> MistakeTable | None:
     """Return a table of the most frequent mistakes of every model on a data set.
 
-    A mistake of any model is shown for all of them. Return None if the task has no mistakes or no
-    result has samples. Raises UsageError for samples from which mistakes cannot be computed.
+    A mistake is a true class and a class that is predicted instead. A mistake that is frequent for
+    any model is shown for all of them. Return None if the task has no mistakes or no result has
+    samples. Raises UsageError for samples from which mistakes cannot be computed.
     """
     mistakes_by_model: dict[str, Mistakes] = {}
     with _explain_missing_table(result_set, "mistakes"):
@@ -654,7 +656,8 @@ def mistakes_of(result_set: ResultSet) -> MistakeTable | None:
     if not mistakes_by_model:
         return None
 
-    # Choose the mistakes that are frequent for at least one model.
+    # For each model, the share of each mistake, the most frequent first. Choose the mistakes that
+    # are frequent for at least one model.
     shares_of_models = [_mistake_shares(mistakes) for mistakes in mistakes_by_model.values()]
     frequent_mistakes: set[tuple[str, str]] = set()
     for shares_by_mistake in shares_of_models:
@@ -668,6 +671,7 @@ def mistakes_of(result_set: ResultSet) -> MistakeTable | None:
         for shares_by_mistake in shares_of_models:
             shares.append(shares_by_mistake.get((true_class, predicted_class), 0.0))
         rows.append(MistakeRow(true_class, predicted_class, tuple(shares)))
+    # The set of mistakes has no order. Mistakes with equal sums are sorted by their classes.
     rows.sort(key=lambda row: (-sum(row.shares), row.true_class, row.predicted_class))
     return MistakeTable(
         protocol=result_set.protocol,

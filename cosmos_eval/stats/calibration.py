@@ -203,9 +203,16 @@ def _gaps_of_bins(sums: CalibrationSums) -> tuple[Values, Values]:
     """Return the absolute gap of each bin that has samples, and its standard error, (B,) each.
 
     The gap of a bin is |sum over its samples of (hit - confidence)| / N, where N is the number of
-    all samples. For the standard error, the accuracy of a bin of n samples with h hits is taken to
-    be (h + 2) / (n + 4) (Agresti and Coull 1998, The American Statistician 52). Otherwise, the
+    all samples. For example, two of four samples are in a bin, a hit and a miss, both of confidence
+    0.8. The gap is |0.2 - 0.8| / 4 = 0.15.
+
+    For the standard error, the accuracy of a bin of n samples with h hits is taken to be
+    (h + 2) / (n + 4) (Agresti and Coull 1998, The American Statistician 52). Otherwise, the
     standard error would be too small if all samples of a bin are hits.
+
+    Args:
+        sums: The terms of N samples, before they are summed up. They do not hold hits and
+            confidences, which are found from the gaps of single samples.
     """
     # Each row of `sums.gaps` has one entry: 1 - confidence of a hit, or -confidence of a miss.
     # Hits and confidences follow from it, because confidences are above 0.

@@ -137,10 +137,11 @@ def resample(
 
 
 def _draw_clusters(rng: np.random.Generator, n_clusters: int, n_resamples: int) -> Values:
-    """Return how often each of C clusters is drawn in each of R resamples, (R, C).
+    """Return how often each cluster is drawn in each resample, (n_resamples, n_clusters).
 
-    Each resample draws C of the C clusters, with replacement. For example, a resample of three
-    clusters may draw the first one twice and the last one once, which gives the row [2, 0, 1].
+    Each resample draws `n_clusters` clusters from the generator of random numbers, with
+    replacement. For example, a resample of three clusters may draw the first one twice and the last
+    one once, which gives the row [2, 0, 1].
     """
     weights = np.empty((n_resamples, n_clusters))
     for weights_of_resample in weights:  # one at a time, which fits into a processor's cache
@@ -165,10 +166,14 @@ def group_by_drawn_sizes(estimates: Estimates) -> dict[tuple[int, ...], dict[str
     for name, estimate in estimates.items():
         sizes: tuple[int, ...]
         match estimate:
-            case Proportion() | GroupMean(clusters=None):
+            case Proportion():
                 continue
-            case Mean() | Median() | GroupMean():
-                sizes = (len(np.unique(np.asarray(estimate.clusters))),)
+            case Mean(clusters=clusters) | Median(clusters=clusters):
+                sizes = (len(np.unique(clusters)),)
+            case GroupMean(clusters=clusters_or_none):
+                if clusters_or_none is None:
+                    continue
+                sizes = (len(np.unique(clusters_or_none)),)
             case CrossedMean(hits):
                 sizes = hits.shape
             case FunctionOfSums(terms):
@@ -563,10 +568,17 @@ class _FunctionsOfSums:
 def wilson(successes: int, n: int, level: float = LEVEL) -> Interval:
     """Return Wilson's score interval of the proportion successes / n.
 
-    For example, 8 of 10 has the 95% interval from 0.490 to 0.943.
+    Args:
+        successes: The number of samples that are successes.
+        n: The number of samples, which are independent.
+        level: The probability that the interval contains the true proportion.
 
     Raises:
         ValueError: n is 0, or `successes` is not in 0, ..., n.
+
+    Example:
+        >>> wilson(8, 10)
+        Interval(low=0.490, high=0.943, method='wilson', level=0.95)
     """
     if not 0 <= successes <= n or n == 0:
         raise ValueError(f"no share of {successes} in {n}")
@@ -651,10 +663,14 @@ def jackknife(estimate: FunctionOfSums, level: float = LEVEL) -> Interval | None
 
 
 def percentiles(resampled_values: Values, method: str, level: float = LEVEL) -> Interval:
-    """Return the percentile interval of the values (R,) of R resamples, ignoring NaN.
+    """Return the interval between two quantiles of resampled values.
 
-    At a level of 95%, it goes from the 2.5% quantile to the 97.5% quantile of the values. `method`
-    is the name of the method in results, such as "bootstrap".
+    At a level of 95%, it goes from the 2.5% quantile to the 97.5% quantile.
+
+    Args:
+        resampled_values: (R,), the value in each of R resamples. NaN is ignored.
+        method: The name of the method in results, such as "bootstrap".
+        level: The share of the values that lie in the interval.
     """
     low, high = np.nanquantile(resampled_values, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(low), float(high), method, level)
@@ -691,7 +707,7 @@ def intervals(
 
     Example:
         >>> intervals({"accuracy": Proportion(hits)})  # 8 hits of 10
-        {"accuracy": Interval(0.490, 0.943, "wilson", 0.95)}
+        {"accuracy": Interval(low=0.490, high=0.943, method='wilson', level=0.95)}
     """
     # Compute each interval by its formula, or by resampling.
     intervals_by_name: dict[str, Interval | None] = {}

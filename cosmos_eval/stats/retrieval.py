@@ -142,11 +142,14 @@ def _diagonal_bands(matrix: _ScoreMatrix) -> Iterator[_Band]:
 def _even_slices(start: int, stop: int, most: int) -> Iterator[slice]:
     """Cut the range from `start` to `stop` into as few slices as possible of at most `most` items.
 
-    The lengths differ by at most 1. For example, 0 to 10 with at most 4 gives the slices 0:3, 3:6
-    and 6:10.
+    The lengths of the slices differ by at most 1.
+
+    Example:
+        >>> list(_even_slices(0, 10, most=4))
+        [slice(0, 3), slice(3, 6), slice(6, 10)]
     """
     n_slices = math.ceil((stop - start) / most)
-    edges = np.linspace(start, stop, 1 + n_slices).astype(int).tolist()
+    edges = np.linspace(start, stop, 1 + n_slices).astype(int).tolist()  # such as [0, 3, 6, 10]
     return (slice(first, end) for first, end in pairwise(edges))
 
 

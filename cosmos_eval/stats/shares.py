@@ -42,9 +42,11 @@ def group_counts(mean: GroupMean) -> GroupCounts:
 
     For example, the hits [1, 0, 1] in the groups [0, 0, 1] have the counts [1, 1] of [2, 1].
 
-    With clusters, each cluster counts as one sample in all: all groups together have as many
-    samples as there are clusters. They are divided in proportion to the number of clusters with
-    samples in each group. The hits are scaled so that each group keeps its share of hits.
+    With clusters, which are sets of samples that depend on each other, each cluster counts as one
+    sample in all: all groups together have as many samples as there are clusters. They are divided
+    in proportion to the number of clusters with samples in each group. The hits are scaled so that
+    each group keeps its share of hits. If the samples above are in the clusters [0, 0, 1], the two
+    clusters are divided evenly: the counts are [0.5, 1] of [1, 1].
     """
     _, group_index, sizes = np.unique(mean.groups, return_inverse=True, return_counts=True)
     n_hits = np.bincount(group_index, weights=mean.hits).astype(np.float64)
@@ -103,6 +105,10 @@ def lowest_share(mean: GroupMean, level: float) -> Interval:
     it (Sidak 1967), because the group with the worst luck is chosen: the lowest share of samples
     lies below the lowest share of the population. The correction is exact if all groups are equal,
     and too wide if one group is far below the others.
+
+    Args:
+        mean: The hits of all groups.
+        level: The probability that the interval contains the population's lowest share.
     """
     n_hits, n_samples = group_counts(mean)
     n_misses = n_samples - n_hits

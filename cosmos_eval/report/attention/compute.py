@@ -327,9 +327,10 @@ def _compute_looks(
 def _find_map_kinds(encoder: Encoder, options: AttendOptions) -> list[MapKind]:
     """Return the kinds of maps that are requested and that a model has.
 
-    Models without cross-attention have similarity only. For example, `kind="both"` gives
+    Models without cross-attention have similarity only. For example, the option `kind="both"` gives
     ["cross-attention", "text-to-patch similarity"] for a model with cross-attention, and only the
-    latter for others. Raises UsageError if the model has none of the requested kinds.
+    latter for others. `encoder` is the loaded model. Raises UsageError if it has none of the
+    requested kinds.
     """
     usual_kind = maps.default_map_kind(encoder)
     if options.kind is None:

@@ -261,7 +261,14 @@ class _Sheet:
     def caption(self, x: float, y: float, caption: CaptionShares, width: float) -> float:
         """Write the words of a caption on their colours, and the attention outside of words below.
 
-        The words begin at (x, y), in lines of a width in pixels. Return the lower edge.
+        Args:
+            x: The left edge.
+            y: The upper edge.
+            caption: The words of the caption with their shares of the attention.
+            width: The width of a line.
+
+        Returns:
+            The lower edge.
         """
         chips = list(_make_chips(caption, width))
         widths = [chip.width for chip in chips]
@@ -366,7 +373,10 @@ def _width_without_space(widths: Sequence[float], spaced: Sequence[bool], start:
 
 @lru_cache(maxsize=4096)
 def text_width(text: str, size: float, bold: bool = False) -> float:
-    """Return the width of a line of text in pixels. `size` is the size of the letters."""
+    """Return the width of a line of text in pixels.
+
+    `size` is the size of the letters. Bold letters are wider.
+    """
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import text_to_path
 
@@ -377,8 +387,14 @@ def text_width(text: str, size: float, bold: bool = False) -> float:
 def break_word(word: str, size: float, width: float) -> list[str]:
     """Split a word into pieces that are at most `width` pixels wide.
 
-    For example, "abcdefgh" becomes ["abcd", "efgh"] if four letters fit. A piece has at least one
-    character. `size` is the size of the letters.
+    Args:
+        word: The word.
+        size: The size of the letters.
+        width: The largest width of a piece. A piece has at least one character, even if it is
+            wider.
+
+    Example:
+        "abcdefgh" becomes ["abcd", "efgh"] if four letters fit.
     """
     pieces = [""]
     for character in word:
@@ -391,7 +407,13 @@ def break_word(word: str, size: float, width: float) -> list[str]:
 def wrap_text(text: str, size: float, width: float) -> list[str]:
     """Split a text into lines that are at most `width` pixels wide.
 
-    Words that are wider than a line are broken. `size` is the size of the letters.
+    Args:
+        text: The text. White space between words becomes a single space or a new line.
+        size: The size of the letters.
+        width: The width of a line. Words that are wider are broken.
+
+    Example:
+        "a dog runs" becomes ["a dog", "runs"] if seven letters fit.
     """
     lines: list[str] = []
     for word in text.split():
@@ -405,10 +427,15 @@ def wrap_text(text: str, size: float, width: float) -> list[str]:
 
 
 def shorten_start(text: str, size: float, width: float, bold: bool = False) -> str:
-    """Return a text that fits into a width in pixels: "/data/runs/last.pt" -> "…runs/last.pt".
+    """Cut characters off at the start of a text, so that it fits into a width in pixels.
 
-    Characters are cut off at the start, because the end of a path names the file. `size` is the
-    size of the letters.
+    For example, "/data/runs/last.pt" becomes "…runs/last.pt": the end of a path names the file.
+
+    Args:
+        text: The text, such as the path of a model.
+        size: The size of the letters.
+        width: The largest width.
+        bold: Whether the letters are bold, which makes them wider.
     """
     while len(text) > 1 and text_width(text, size, bold) > width:
         # The ellipsis takes the place of two characters, of which one may be an ellipsis itself.
@@ -462,7 +489,8 @@ def _arrange_maps(looks: Sequence[Look]) -> list[list[_Panel]]:
     """Arrange the maps of all models in lines of at most four panels.
 
     If every model has one map, models share lines. Otherwise each line has heads of one model. For
-    example, two models with six heads each have lines of 4, 2, 4 and 2 panels.
+    example, two models with six heads each have lines of 4, 2, 4 and 2 panels. `looks` are the
+    attention of each model on one pair of image and text.
     """
     panels_of_looks = [[_Panel(look, view) for view in look.views] for look in looks]
     has_one_map_per_model = all(len(panels) == 1 for panels in panels_of_looks)

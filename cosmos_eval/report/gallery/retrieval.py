@@ -213,7 +213,8 @@ class _RankingRequest(Request):
 def captioned_images(protocol: Protocol, data: RetrievalData) -> Iterator[ImageWithText]:
     """Yield a few images of a retrieval set, each with its first caption.
 
-    The images are spread evenly over the set, see `spread_indices`.
+    The images are spread evenly over the set, see `spread_indices`. `protocol` names the data set,
+    and `data` holds its images and captions.
     """
     for image_index in spread_indices(len(data.images)):
         # `argmax` returns the first caption that belongs to the image.
