@@ -770,6 +770,7 @@ def _resampled_values(
             clustered[name] = estimate
 
     for estimates_of_kind in (sums, sums_one_by_one, functions_of_weights, clustered):
+        is_multinomial = estimates_of_kind is sums
         # Estimates that draw the same numbers of clusters share their draws.
         for sizes, estimates_of_sizes in group_by_drawn_sizes(estimates_of_kind).items():
             (values_by_name,) = resample(
@@ -777,11 +778,12 @@ def _resampled_values(
                 np.ones(sum(sizes), int),
                 seed=seed,
                 resamples=resamples,
-                multinomial=estimates_of_kind is sums,
+                multinomial=is_multinomial,
                 sizes=sizes,
             )
             method = CLUSTER_BOOTSTRAP if estimates_of_kind is clustered else BOOTSTRAP
-            if len(sizes) > 1:  # both samples and draws of a classifier are resampled
+            draws_classifiers = len(sizes) > 1  # besides the samples
+            if draws_classifiers:
                 method = CROSSED_BOOTSTRAP
             yield method, values_by_name
 

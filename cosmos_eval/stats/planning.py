@@ -30,6 +30,8 @@ def range_of_trainings(
         The least and the greatest number. For example, (4, 23) means 4 to 23 trainings of each
         method. A number of 1 + MOST_TRAININGS stands for more than MOST_TRAININGS.
     """
+    # The least number is needed if the true variances are low: if the first study's estimates are a
+    # high quantile of what studies estimate. The greatest number is needed if they are a low one.
     least_and_most = []
     for quantile in _QUANTILES:
         scaled_difference = _scale_variances(difference, quantile)

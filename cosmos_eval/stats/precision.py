@@ -216,10 +216,6 @@ def _precision_without_each(scores: Values, labels: NDArray[np.bool_]) -> tuple[
     The sum is over all images of the class. The average precision without the only image of the
     class is NaN.
 
-    Args:
-        scores: (N,), the score of each image with the class.
-        labels: (N,), whether each image has the class.
-
     An image is at the level of the first threshold, from the highest, that retrieves it. The
     thresholds are the T distinct scores of the images of the class. Let level s have new[s] images
     of the class, and let the levels 0 to s together retrieve retrieved[s] images, positives[s] of
@@ -232,6 +228,10 @@ def _precision_without_each(scores: Values, labels: NDArray[np.bool_]) -> tuple[
         scores  0.9  0.8  0.8  0.5
         labels  yes  yes  no   yes     the sum is 1/1 + 2/3 + 3/4
         levels  0    1    1    2       without the third image, it is 1/1 + 2/2 + 3/3
+
+    Args:
+        scores: (N,), the score of each image with the class.
+        labels: (N,), whether each image has the class.
     """
     thresholds = np.unique(-scores[labels])  # negative, so that the highest score comes first
     n_levels, n_images_of_class = len(thresholds), int(labels.sum())
