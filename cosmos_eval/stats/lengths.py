@@ -41,7 +41,7 @@ def length_bins(
     Returns:
         The bins, the shortest captions first. The list is empty if all captions belong to one bin.
     """
-    # Find the largest number of words in each bin, such as [9, 24, 70] for bins of up to 9, 10 to 24
+    # Find the largest number of words in each bin, such as [9, 24, 70] for bins up to 9, 10 to 24
     # and 25 to 70 words. Lengths are added to a bin, from the shortest on, until the bin is large
     # enough. Captions that do not fill another bin belong to the last one.
     least_captions = max(_LEAST_CAPTIONS, len(words) / _MOST_BINS)
