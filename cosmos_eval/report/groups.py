@@ -168,19 +168,19 @@ class _GroupSummary:
         """Yield the comparisons of every two groups that have tests, sorted by their names."""
         for (a, b), tests in sorted(self._tests.items()):
             if tests:
+                # The names of the trainings of both groups, with their seeds. All data sets of a
+                # group have the same trainings.
+                training_names = []
+                for group in (a, b):
+                    results_on_first_set = next(iter(self._sets_by_group[group].values()))
+                    training_names.append(groups.training_labels(results_on_first_set))
                 yield Comparison(
-                    a,
-                    b,
-                    adjust_p_values(tests),
-                    (),
-                    (self._training_names(a), self._training_names(b)),
+                    a=a,
+                    b=b,
+                    tests=adjust_p_values(tests),
+                    notes=(),
+                    trainings=tuple(training_names),
                 )
-
-    def _training_names(self, group: str) -> tuple[str, ...]:
-        """Return the names of a group's trainings, with their seeds."""
-        # All data sets of a group have the same trainings.
-        results_on_first_set = next(iter(self._sets_by_group[group].values()))
-        return groups.training_labels(results_on_first_set)
 
 
 def _split_by_settings(

@@ -49,6 +49,9 @@ def calibration_error(
         hits: (N,), whether the prediction is right.
         bins: The number of bins, which divide (0, 1] evenly.
 
+    Returns:
+        An estimate: the arrays that the value, its interval and paired tests are computed from.
+
     Raises:
         ValueError: Confidences are not in (0, 1].
 

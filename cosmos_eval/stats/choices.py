@@ -196,6 +196,9 @@ def macro_f1(labels: Ints, predicted: Ints) -> FunctionOfWeights:
     Args:
         labels: (N,), the index of each sample's true class.
         predicted: (N,), the index of each sample's predicted class.
+
+    Returns:
+        An estimate: the arrays that the value, its interval and paired tests are computed from.
     """
     samples = np.stack([labels, predicted], axis=1)
     return FunctionOfWeights(samples, _WeightedMacroF1, macro_f1_interval)

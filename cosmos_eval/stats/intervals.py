@@ -650,9 +650,15 @@ def jackknife(estimate: FunctionOfSums, level: float = LEVEL) -> Interval | None
 
     The standard error follows from the values without each of N samples in turn:
         sqrt((N - 1) / N * sum of (value without sample - mean of these values)^2).
-    Return None if fewer than two of these values are defined. The interval is for the expected
-    value at N samples. Unlike a resample, N - 1 samples hardly ever lack a class, which would have
-    an IoU of 0 if it is predicted anywhere.
+    The interval is for the expected value at N samples. Unlike a resample, N - 1 samples hardly
+    ever lack a class, which would have an IoU of 0 if it is predicted anywhere.
+
+    Args:
+        estimate: The terms of N samples, and the function of their sums.
+        level: The probability that the interval contains the expected value.
+
+    Returns:
+        The interval, or None if fewer than two of the values without a sample are defined.
     """
     values_without_each = sums_without_each(estimate)  # (N,), NaN if a value is not defined
     defined_values = values_without_each[~np.isnan(values_without_each)]

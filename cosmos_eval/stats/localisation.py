@@ -33,6 +33,8 @@ class Cover(NamedTuple):
 def cover(label: Ints, classes: Sequence[int], grid: tuple[int, int], ignore_index: int) -> Cover:
     """Return the numbers of pixels that lie under the patches of a grid over a label map.
 
+    A thing is a class that occurs in the label map, such as a dog, and is named to a model.
+
     Args:
         label: (H, W), the label of each pixel.
         classes: The labels of the K > 0 things.
@@ -97,6 +99,8 @@ class MapScores(NamedTuple):
 
 def score_maps(maps: Values, under: Cover) -> MapScores:
     """Return the scores of the attention maps of the K things of an image.
+
+    A thing is a class in the image, such as a dog. Its map says where a model looks if it is named.
 
     Args:
         maps: (K, h, w), the map of each thing, whose values are 0 or more.

@@ -33,13 +33,18 @@ from cosmos_eval.types import Interval
 def mean_average_precision(scores: Features, labels: NDArray[np.bool_]) -> FunctionOfWeights:
     """Return the mean over classes of their average precisions.
 
-    Classes without images do not count. Images of equal scores are retrieved together, as in
+    The average precision of a class is the mean over its images of a precision: the share of images
+    of the class among all images that score at least as high, see `average_precisions`. Classes
+    without images do not count. Images of equal scores are retrieved together, as in
     `sklearn.metrics.average_precision_score`. CLIP Benchmark's average_precision_per_class has the
     same value if no two scores are equal.
 
     Args:
         scores: (N, C), the score of each image with each class.
         labels: (N, C), whether each image has each class.
+
+    Returns:
+        An estimate: the arrays that the value, its interval and paired tests are computed from.
     """
     samples = np.stack([scores, labels], axis=1)
     return FunctionOfWeights(samples, _mean_average_precision, precision_interval)

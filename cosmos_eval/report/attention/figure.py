@@ -524,11 +524,12 @@ def _draw_row(
         has_headings: Whether the model and the kind of each map are written above it.
     """
     for line_index, panels in enumerate(map_lines):
-        # Column 0 is the image's.
+        # The left edges of the maps. Column 0 is the image's.
         left_edges = []
         for column in range(1, len(panels) + 1):
             left_edges.append(_MARGIN + (panel_side + _GAP) * column)
 
+        # Panels begin at the same height, below the longest heading.
         if has_headings:
             heading_bottoms = []
             for x, (look, view) in zip(left_edges, panels, strict=True):
@@ -632,14 +633,16 @@ def _draw_captions(sheet: _Sheet, y: float, row: Row, width: float) -> float:
     """
     if not describe.has_words(row.looks):
         return sheet.paragraph(_MARGIN, y, describe.printable(row.text), width, _BODY, _INK)
-    captions = []
+    model_captions = []
     for look in row.looks:
         # The captions of several heads stand below their maps.
-        if len(look.views) == 1 and look.views[0].caption:
-            captions.append((look.info, look.views[0].caption))
-    for info, caption in captions:
-        if len(captions) > 1:
-            y = sheet.paragraph(_MARGIN, y, describe.printable(info.spec), width) + 4
+        has_one_map = len(look.views) == 1
+        caption = look.views[0].caption
+        if has_one_map and caption:
+            model_captions.append((look.info.spec, caption))
+    for model, caption in model_captions:
+        if len(model_captions) > 1:
+            y = sheet.paragraph(_MARGIN, y, describe.printable(model), width) + 4
         y = sheet.caption(_MARGIN, y, caption, width)
     return y
 

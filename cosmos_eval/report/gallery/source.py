@@ -492,8 +492,8 @@ def _load_measured_model(row: ResultRow, device: str) -> Encoder:
     from cosmos_eval.models.hub import offline
 
     model = row.model
-    # The architecture is for files that do not state their own.
     weights: Weights = model["weights"] or "teacher"
+    # The architecture is for files that do not state their own.
     spec = parse_model_spec(model["spec"], arch=model["architecture"], weights=weights)
     try:
         with offline():
