@@ -278,7 +278,12 @@ class _Scale:
 
 
 def template_values(training_groups: TrainingGroups) -> dict[str, Any]:
-    """Return the variables of the template of the page's section on groups of trainings."""
+    """Return the variables of the template of the page's section on groups of trainings.
+
+    - `groups`, `group_table`: the means and comparisons of all groups, and a table of the means.
+    - `mean_lines`: for each mean, the places of its numbers on a scale.
+    - `difference_lines`, `test_cells`: functions that return the same for tests, and table cells.
+    """
     means = training_groups.means
     return {
         "groups": training_groups,

@@ -119,6 +119,7 @@ def program() -> Program:
     # Inside a function, so that the bundle defines no names in the page.
     text = f"(() => {{{bundle}\n}})();"
     packed = base64.b64encode(gzip.compress(text.encode(), 9, mtime=0)).decode()
+
     vega_version = vl_convert.get_vega_version()
     lite_version = vl_convert.get_vegalite_versions()[-1]
     embed_version = vl_convert.get_vega_embed_version()
@@ -217,7 +218,14 @@ def _render(content: Content, gallery: Gallery) -> bytes:
 
 
 def _model_values(content: Content) -> dict[str, Any]:
-    """Return the variables of templates that are about models."""
+    """Return the variables of the page's templates that are about models.
+
+    - `models`: the names of the models that were measured here.
+    - `numbers`: the index of each of them by name.
+    - `short`, `pair_of`: functions that return a short name, and the comparison of two models.
+    - `compared`: the names of the models of which any comparison can show the better one.
+    - `facts`, `facts_by_model`: facts such as parameters, as a table and by model and title.
+    """
     names = _ModelNames(content)
 
     # The table of facts, such as parameters and GFLOPs, and the same facts by model and title: for
@@ -230,7 +238,6 @@ def _model_values(content: Content) -> dict[str, Any]:
         model = texts[0]  # the first column
         facts_by_model[model] = dict(zip(titles, texts, strict=True))
 
-    # The models of which any comparison can show the better one.
     compared_models: set[str] = set()
     for pair in content.pairs:
         if pair.decisive:
@@ -247,7 +254,13 @@ def _model_values(content: Content) -> dict[str, Any]:
 
 
 def _gallery_values(gallery: Gallery) -> dict[str, Any]:
-    """Return the variables of templates that are about examples with pictures."""
+    """Return the variables of the page's templates that are about examples with pictures.
+
+    - `gallery`: the sections of the page by kind of example, such as "retrieval".
+    - `has_examples`: whether there are any examples besides samples.
+    - `most_samples`: the most samples of a data set that are shown.
+    - `picture`: the function that returns the id and the address of a picture.
+    """
     sections_by_kind = {kind: gallery.sections(kind) for kind in KINDS}
     has_examples = any(sections_by_kind[kind] for kind in KINDS if kind != "samples")
     return {

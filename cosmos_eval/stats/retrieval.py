@@ -356,6 +356,7 @@ def ranks_of_pairs(
         The rank of the best positive of each image (N,) and of each text (M,), from 1.
     """
     image_index = np.asarray(image_of_text)
+    # Images (n, 1) as queries, and their candidate texts (n, k).
     image_to_text = first.image_to_text.copy()
     for rows, images in _query_blocks(candidates.texts):
         texts = candidates.texts[rows]
@@ -363,6 +364,8 @@ def ranks_of_pairs(
         image_to_text[rows] = _rank_candidates(
             is_positive, score(images, texts), image_to_text[rows]
         )
+
+    # Texts (n, 1) as queries, and their candidate images (n, k).
     text_to_image = first.text_to_image.copy()
     for rows, texts in _query_blocks(candidates.images):
         images = candidates.images[rows]

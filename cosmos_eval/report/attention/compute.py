@@ -209,7 +209,8 @@ def _read_csv_pairs(file: Path) -> list[Pair]:
     pairs = []
     for line_number, row in _read_csv_rows(file):
         place = f"{file} line {line_number}"
-        name, text = row["image"] or "", row["text"] or ""
+        name = row["image"] or ""
+        text = row["text"] or ""
         _require_text(text, f"{place}, column text")
         if not name.strip():
             raise UsageError(f"{place}, column image: no file is named")

@@ -146,7 +146,7 @@ class LabelMapJudgement(Judgement):
     ) -> None:
         """Compute the IoU of each class in each image.
 
-        A class is a sample if it has at least 0.1% of the labelled pixels of the image.
+        A sample is a class in an image that has at least 0.1% of the image's labelled pixels.
 
         Args:
             protocol: The settings of the measurement, among them the names of classes.
