@@ -83,8 +83,10 @@ def all_or_none(mean: GroupMean, level: float) -> Interval:
     log_likelihood_loss = -math.log((1 - level) / 2)
     is_all_hits = bool(mean.value)
     if mean.lowest:  # only in stored results: new results have the interval of `lowest_share`
+        # If all samples are hits, the smallest group may have most misses. Otherwise, the largest
+        # group without hits says most about how high the lowest share may be.
         n_deciding = n_samples.min() if is_all_hits else n_samples[n_hits == 0].max()
-        width = -math.expm1(-log_likelihood_loss / n_deciding)
+        width = -math.expm1(-log_likelihood_loss / n_deciding)  # 1 - probability^(1 / n_deciding)
     else:
         # The interval of no hits is the mirror image of the interval of all hits.
         lowest_mean, _ = _likelihood_interval(n_samples, n_samples, log_likelihood_loss)
