@@ -202,7 +202,7 @@ def _get_snapshot(
         protocol: The data set, with a repository on the Hugging Face hub.
         patterns: The files that the snapshot must have, such as `["*.txt"]`. Training images are
             left out.
-        offline: Whether to use only files that are in the cache already. Otherwise, files that the
+        offline: True if to use only files that are in the cache already. Otherwise, files that the
             cache lacks are downloaded.
     """
     with quiet():

@@ -120,7 +120,7 @@ def _open_data_set(class_name: str, root: Path, download: bool, **arguments: Any
     Args:
         class_name: The name of the class, such as `Food101`.
         root: The folder that has the folder of the data set.
-        download: Whether to download files that are missing.
+        download: True if to download files that are missing.
         **arguments: Further arguments of the class, such as `split="test"`.
     """
     from torchvision import datasets

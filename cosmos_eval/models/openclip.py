@@ -286,8 +286,8 @@ def _create_model(source: _Source, has_quick_gelu: bool, has_logit_bias: bool) -
 
     Args:
         source: Where the model comes from.
-        has_quick_gelu: Whether the activation is QuickGELU, and not GELU.
-        has_logit_bias: Whether the weights were trained with SigLIP's loss, which adds a bias of
+        has_quick_gelu: True if the activation is QuickGELU, and not GELU.
+        has_logit_bias: True if the weights were trained with SigLIP's loss, which adds a bias of
             logits to any architecture. Features do not depend on it, but the model needs a place
             for it.
     """

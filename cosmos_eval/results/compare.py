@@ -235,7 +235,7 @@ def all_differences(
     Args:
         task: The name of the task of all results.
         samples: The per-sample arrays of each result.
-        without_slow: Whether to leave out the slow metrics.
+        without_slow: True if to leave out the slow metrics.
         only: The names of the metrics to compare; None for all.
 
     Returns:

@@ -56,8 +56,8 @@ def embed(
         precision: `fp32`, `bf16`, `fp16` or `amp`.
         batch_size: How many images or texts are encoded at once.
         workers: How many threads read images.
-        cache: Whether embeddings are kept in the folder that `cosmos-eval cache info` shows.
-        progress: Whether a bar is shown, in terminals and notebooks.
+        cache: True if embeddings are kept in the folder that `cosmos-eval cache info` shows.
+        progress: True if a bar is shown, in terminals and notebooks.
 
     Returns:
         float32 (N, D), in the order of the N inputs. A single image or text gives (1, D).
