@@ -4,6 +4,7 @@ cache folder that only this session has."""
 
 import os
 import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,20 @@ os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is first imported, here a
 os.environ.pop("COLUMNS", None)
 
 _CACHE = "COSMOS_EVAL_CACHE"
+
+# The files whose slow tests take longest, in this order.
+_LONGEST_FILES = (
+    *("core/test_resume.py", "core/engine/test_distributed.py", "test_sbatch.py"),
+    *(
+        "core/test_resume_processes.py",
+        "eval/executors/test_ray.py",
+        "core/engine/test_agreement.py",
+    ),
+    *("eval/run/test_killed.py", "eval/cli/test_fuzz.py", "eval/encoders/test_dense_commands.py"),
+    *("eval/cli/test_processes.py", "eval/executors/test_slurm.py", "eval/test_python_api.py"),
+    *("core/engine/test_loggers.py", "eval/executors/test_ray_head.py", "test_notebook.py"),
+    *("eval/cli/test_end_to_end.py", "core/engine/test_build.py", "core/engine/test_sharding.py"),
+)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -20,3 +35,9 @@ def pytest_configure(config: pytest.Config) -> None:
     folder = tempfile.TemporaryDirectory(prefix="cosmos-eval-tests-")
     os.environ[_CACHE] = folder.name
     config.add_cleanup(folder.cleanup)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start with the longest files: at the end, the other processes would wait for them."""
+    order = {Path(__file__).parent / name: number for number, name in enumerate(_LONGEST_FILES)}
+    items.sort(key=lambda item: order.get(item.path, len(order)))
