@@ -2,8 +2,10 @@
 on a busy machine. Tables as wide as in a file, whatever terminal the tests are started from. And a
 cache folder that only this session has."""
 
+import gc
 import os
 import tempfile
+from collections.abc import Generator
 
 import pytest
 
@@ -20,3 +22,15 @@ def pytest_configure(config: pytest.Config) -> None:
     folder = tempfile.TemporaryDirectory(prefix="cosmos-eval-tests-")
     os.environ[_CACHE] = folder.name
     config.add_cleanup(folder.cleanup)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Keep the million objects of libraries and tests, which all stay, out of every search for
+    garbage."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
