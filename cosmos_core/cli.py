@@ -182,7 +182,7 @@ def _find_recipe(name: str) -> TrainConfig:
     """Return the configuration of a recipe by its name.
 
     Raises:
-        ValueError: If there is no such recipe. The error suggests similar names.
+        ValueError: If the recipe does not exist. The error suggests similar names.
     """
     if name not in RECIPES:
         similar_names = difflib.get_close_matches(name, RECIPES, n=3, cutoff=0.4)

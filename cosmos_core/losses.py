@@ -600,7 +600,7 @@ def pooled_sigmoid_loss(
         """Return the losses (B, M) of each image with M captions.
 
         Args:
-            captions: Which of the K captions of a sample is meant (B, M), from 0 to K - 1.
+            captions: The index of the chosen caption of each sample (B, M), from 0 to K - 1.
             text_numbers: The number of the sample to which the caption belongs (B, M).
             sign: 1 if the captions belong to the image, and -1 if not.
         """

@@ -314,7 +314,7 @@ def caption_views(
         counts: The number of global views, and whether there are local views.
 
     Raises:
-        ValueError: If there are no sentences.
+        ValueError: If the caption has no sentences.
     """
     if not sentences:
         raise ValueError("a sample without captions")

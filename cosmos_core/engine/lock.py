@@ -88,7 +88,7 @@ class _Renewal(AbstractContextManager["_Renewal"]):
 
         Args:
             handle: The file descriptor of the lock file.
-            content: What the holder of the lock wrote to it.
+            content: The text that the holder of the lock wrote to it.
             path: The path of the file, for messages.
         """
         self._handle = handle

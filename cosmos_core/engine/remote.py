@@ -128,7 +128,7 @@ class Remote(AbstractContextManager["Remote"]):
         evaluation.
 
         Raises:
-            Exception: Of any kind, from the file system.
+            Exception: Any error of the file system.
         """
         # Copy new snapshots.
         complete_steps = self.steps()

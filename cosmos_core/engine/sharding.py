@@ -176,7 +176,7 @@ def load_state(
 
     Raises:
         ValueError: If the snapshot has other keys than the models and the optimizer.
-        Exception: Of other kinds, if the snapshot does not fit in another way.
+        Exception: Other errors, if the snapshot does not fit in another way.
     """
     # Find the keys of the tensors in the snapshot.
     folder = Path(state["folder"]) if "folder" in state else None

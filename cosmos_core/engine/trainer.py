@@ -362,7 +362,7 @@ class Trainer:
 
         Args:
             shards: The training data, as in the option `data.shards`.
-            stop: Interrupts the opening if a signal asks to stop. Then there are no batches.
+            stop: Interrupts the opening if a signal asks to stop. Then no batches follow.
 
         Raises:
             ValueError: If a process cannot read its data, or has other data than the first process.

@@ -42,7 +42,7 @@ class MultiViewCLIP(open_clip.CLIP):
     architecture_keys: frozenset[str]
 
     def __init__(self, *args: object, **kwargs: object) -> None:
-        """Create a model with random weights; the arguments are those of `open_clip.CLIP`.
+        """Create a model with random weights; it has the arguments of `open_clip.CLIP`.
 
         Raises:
             ValueError: If the configuration names a tower of another kind.

@@ -530,7 +530,7 @@ def _read_file(path: Path) -> Pretrained:
 
     Raises:
         CheckpointError: If the file is none of these.
-        ValueError: If there is no such file.
+        ValueError: If the file does not exist.
     """
     bundled_path = _BUNDLED_FOLDER / f"{path}.safetensors"
     if bundled_path.is_file():

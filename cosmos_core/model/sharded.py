@@ -118,7 +118,7 @@ def read_state(path: Path) -> dict[str, Any]:
         of tensors, and the path of the folder under the key "folder".
 
     Raises:
-        Exception: Of any kind, if a file is damaged.
+        Exception: Any error, if a file is damaged.
     """
     file = path / STATE_FILE if path.is_dir() else path
     # Compare the checksums of the zip file, because `torch.load` does not.
@@ -152,7 +152,7 @@ def read_weights(folder: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         "teacher.visual.proj", and the metadata that a checkpoint file of the models would have.
 
     Raises:
-        Exception: Of any kind, if a file is damaged.
+        Exception: Any error, if a file is damaged.
     """
     state = read_state(folder)
     tensor_metadata = read_tensor_metadata(folder)

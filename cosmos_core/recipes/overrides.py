@@ -177,7 +177,7 @@ def _require_option(config: TrainConfig, key: str) -> None:
         key: The full name of the option, such as "optim.lr".
 
     Raises:
-        ValueError: If there is no such option. The error suggests similar ones.
+        ValueError: If the option does not exist. The error suggests similar ones.
     """
     # Follow the key from the whole configuration to the option.
     record: Any = config

@@ -107,7 +107,7 @@ def require_choice(protocol: ClassificationProtocol, _: RunOptions, data: ClassD
 def require_prompts(protocol: ClassificationProtocol, _: RunOptions, data: ClassData) -> None:
     """Raise UsageError if prompts cannot tell the classes of the data apart.
 
-    That is so for a single class, and for classes that are called by WordNet ids or numbers.
+    This holds for a single class, and for classes that are called by WordNet ids or numbers.
     """
     for fault in _prompt_faults(protocol, data):
         raise UsageError(f"{protocol.dataset}: {fault}")

@@ -161,7 +161,7 @@ def data_path(protocol: Protocol, options: RunOptions, paths: Paths, kind: str =
         protocol: The data set and how it is measured.
         options: The options of the command, such as --data-root.
         paths: One path, or several alternatives, relative to the folder of the data set.
-        kind: What the error message calls the files, for example `images`.
+        kind: The name of the files in the error message, for example `images`.
 
     Raises:
         UsageError: If none of the paths exists.
@@ -184,7 +184,7 @@ def missing_path_error(
         protocol: The data set.
         root: The folder that the paths are relative to.
         paths: The alternatives, none of which exists.
-        kind: What the message calls the files, for example `captions`.
+        kind: The name of the files in the message, for example `captions`.
 
     Example:
         The paths `a/1.json`, `b/1.json`, `a/2.json` and `b/2.json` are listed as

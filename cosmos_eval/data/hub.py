@@ -259,7 +259,7 @@ def describe_error(error: BaseException, remedy: str = "") -> str:
 
     Args:
         error: The error. If it was raised because of another one, that one is explained.
-        remedy: What follows the message of an error that is not explained, such as "; try again".
+        remedy: The text after the message of an error that is not explained, such as "; try again".
     """
     for cause in _iterate_causes(error):
         explanation = _explain_access_error(cause) or _explain_connection_error(cause)

@@ -604,7 +604,7 @@ def _describe_trailing_zeros(archive: Path) -> str | None:
     """Return a note if a tar archive ends with more zeros than tar writes, or else None.
 
     After the last file, tar writes two blocks (512 bytes each) of zeros, and then zeros up to the
-    next multiple of a record (20 blocks). That is always less than two blocks and a whole record.
+    next multiple of a record (20 blocks). It is always less than two blocks and a whole record.
     """
     # Most archives end with fewer zeros than this. For them, it is enough to look at their end.
     max_usual_zeros = 2 * BLOCK + _RECORD

@@ -49,7 +49,7 @@ class ClipEncoder:
             model: The model, such as an open_clip.CLIP.
             preprocessing: OpenCLIP's settings of the transform: size, mean, std, interpolation.
             tokenizer: The tokenizer of the model.
-            info: What results record about the model, with its device and its precision.
+            info: The facts that results record about the model, with its device and its precision.
         """
         self.info = info
         self.model = model.eval().to(info.device)

@@ -178,8 +178,9 @@ def describe_pair_scores(encoder: Encoder, pairs: ScoredPairs) -> dict[str, Any]
 
     Args:
         encoder: The model that scores an image and a text together.
-        pairs: Which pairs of an image and a text the model scores together: "all", or the number of
-            candidates of each query. It is None if retrieval ranks by the product of features only.
+        pairs: The pairs of an image and a text that the model scores together: "all", or the
+            number of candidates of each query. It is None if retrieval ranks by the product of
+            features only.
 
     Returns:
         The entries of the result. They are empty if `pairs` is None.
@@ -546,7 +547,7 @@ def require_output(
     Args:
         method: The name of the method, such as "encode_image".
         inputs: The image, texts, pixels or tokens that the method was given.
-        output: What the method returned for them.
+        output: The value that the method returned for them.
         feature_sizes: All sizes D of the model's features so far. The size of `output` is added.
             More than one size is a fault.
         model_name: The name of the model in error messages.
@@ -565,7 +566,7 @@ def _find_shape_fault(output: Any, n_rows: int, n_dimensions: int) -> str | None
     """Describe the fault of an output with a wrong shape, or return None if the shape is right.
 
     Args:
-        output: What a method returned, which should be a tensor.
+        output: The value that a method returned, which should be a tensor.
         n_rows: The size that its first dimension should have.
         n_dimensions: The number of dimensions that it should have.
 
@@ -588,7 +589,7 @@ def _find_feature_fault(features: Any, n_inputs: int, feature_sizes: set[int]) -
     The values of features on a GPU are not checked, because this would wait for the GPU.
 
     Args:
-        features: What a model returned as features.
+        features: The value that a model returned as features.
         n_inputs: The number of images or texts.
         feature_sizes: All sizes D of the model's features so far. The size of `features` is added.
             More than one size is a fault.

@@ -102,7 +102,8 @@ def _attempt(
     """Return `function(*arguments)`, or None if it raises an error.
 
     Args:
-        fact: What the function determines, such as "the image size of cosmos:last.safetensors".
+        fact: The fact that the function determines, such as "the image size of
+            cosmos:last.safetensors".
         note: Called with a line of text about the error, if it is not None.
         function: The function to call.
         *arguments: Its arguments.
@@ -248,7 +249,7 @@ def _find_patch_size(models: Sequence[nn.Module]) -> int | None:
     - a convolution whose stride is its kernel size, the side of a patch,
     - or a linear layer whose inputs are the 3 * side * side values of a patch.
 
-    Return None if there is no such module.
+    Return None if the module does not exist.
     """
     for model in models:
         for module in model.modules():

@@ -40,7 +40,7 @@ class HfEncoder(TwoTower):
             `get_image_features` and `get_text_features`.
         sha256_by_file: The SHA-256s of the files of the processor, the tokenizer and their
             configurations, by file name.
-        info: What results record about the model, with its device and its precision.
+        info: The facts that results record about the model, with its device and its precision.
     """
 
     def __init__(

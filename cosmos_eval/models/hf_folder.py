@@ -125,7 +125,7 @@ def _require_any_file(folder: Path, component: str, patterns: Sequence[str]) -> 
 
     Args:
         folder: The folder of the model.
-        component: What such files hold, for the error message, for example "tokenizer".
+        component: The content of such files, for the error message, for example "tokenizer".
         patterns: Names of files, or patterns such as "vocab.*".
     """
     for pattern in patterns:
@@ -327,7 +327,7 @@ class _ParameterCounter:
 def _find_prefix(missing_names: Sequence[str], unexpected_names: Sequence[str]) -> str:
     """Return the prefix that stored tensors have before the names that the model expects.
 
-    Return "" if there is no such prefix.
+    Return "" if the names share no such prefix.
 
     Args:
         missing_names: The names of tensors of the model that are not stored.
@@ -349,7 +349,7 @@ def _unfit_weights_error(model: nn.Module, config: Any, fault: str, prefix: str 
     Args:
         model: The model that transformers has built.
         config: Its configuration, which may state the class of the model that was saved.
-        fault: What does not fit, for example "its weights lack logit_scale".
+        fault: The problem, for example "its weights lack logit_scale".
         prefix: The prefix of all names of stored tensors, such as "clip.", if another module was
             saved around the model.
     """

@@ -99,8 +99,9 @@ def _parse_cosmos_name(text: str, name: str, arch: str | None, weights: Weights)
     """Return the specification of a COSMOS model: a released checkpoint, or a file.
 
     Args:
-        text: What the user types, such as "cosmos:vitb16_cc3m" or "cosmos:last.safetensors".
-        name: What follows the colon.
+        text: The text that the user types, such as "cosmos:vitb16_cc3m" or
+            "cosmos:last.safetensors".
+        name: The text after the colon.
         arch: The architecture of a file. Released checkpoints have a known one.
         weights: "teacher" or "student".
 
@@ -118,9 +119,9 @@ def _parse_openclip_name(text: str, name: str) -> ModelSpec:
     """Return the specification of a model of OpenCLIP.
 
     Args:
-        text: What the user types: openclip:ARCH/TAG, openclip:ARCH/PATH, openclip:FOLDER or
-            openclip:hf-hub:ORG/NAME.
-        name: What follows the first colon.
+        text: The text that the user types: openclip:ARCH/TAG, openclip:ARCH/PATH, openclip:FOLDER
+            or openclip:hf-hub:ORG/NAME.
+        name: The text after the first colon.
 
     Raises:
         UsageError: If the text has any other form.
@@ -141,8 +142,8 @@ def _parse_hf_name(text: str, name: str) -> ModelSpec:
     """Return the specification of a model of transformers.
 
     Args:
-        text: What the user types: hf:FOLDER, hf:ORG/NAME or hf:ORG/NAME@REVISION.
-        name: What follows the colon.
+        text: The text that the user types: hf:FOLDER, hf:ORG/NAME or hf:ORG/NAME@REVISION.
+        name: The text after the colon.
 
     Raises:
         UsageError: If the text has any other form.
@@ -158,9 +159,9 @@ def _parse_python_name(text: str, name: str) -> ModelSpec:
     """Return the specification of a model that a user's Python file makes.
 
     Args:
-        text: What the user types: python:FILE.py, or python:FILE.py?NAME=VALUE&NAME=VALUE with
-            arguments for the function `load` of the file.
-        name: What follows the colon.
+        text: The text that the user types: python:FILE.py, or python:FILE.py?NAME=VALUE&NAME=VALUE
+            with arguments for the function `load` of the file.
+        name: The text after the colon.
 
     Raises:
         UsageError: If the file does not exist, and for wrong arguments.
@@ -258,8 +259,8 @@ def parse_auxiliary(text: str) -> ModelSpec:
     Nothing is loaded.
 
     Args:
-        text: What the user types: timm:ARCH, timm:ARCH/PATH, or the name of a model of transformers
-            (hf:...) or of a Python file (python:...).
+        text: The text that the user types: timm:ARCH, timm:ARCH/PATH, or the name of a model of
+            transformers (hf:...) or of a Python file (python:...).
 
     Raises:
         UsageError: If the text has any other form, and if a file is missing.

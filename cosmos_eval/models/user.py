@@ -255,7 +255,7 @@ def require_patch_grid(model_name: str, images: Tensor, features: Tensor, patch_
     Args:
         model_name: The name of the model in the error message.
         images: The images (B, 3, H, W).
-        features: What the model returned for them. It must have the shape
+        features: The value that the model returned for them. It must have the shape
             (B, H // patch_size, W // patch_size, D).
         patch_size: The side of a patch in pixels.
     """

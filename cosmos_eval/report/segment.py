@@ -28,7 +28,7 @@ def segment(
         out: The file to write, whose name ends with ".png".
         spec: The model.
         protocol: The constants of the segmentation, such as prompts and the size of windows.
-        classes: Names of classes that replace those of the protocol. Its other constants stay,
+        classes: Names of classes that replace the protocol's. Its other constants stay,
             except for thresholds, which need a background class.
         options: How the model is run.
 

@@ -414,7 +414,7 @@ def pair_results(
         The pairs, with the result of A first, and a note on each result without a partner.
 
     Raises:
-        UsageError: If there is no pair.
+        UsageError: If no pair is left to compare.
     """
     if len(a) == len(b) == 1:
         return [(a[0], b[0])], ()

@@ -135,8 +135,8 @@ def _image_or_text(value: Input, name: str) -> ImageSource | str:
     A string is an image if it ends with an image's suffix, or if it is the path of a file.
 
     Args:
-        value: What the user gave.
-        name: What messages call it, such as `input 3`.
+        value: The value that the user gave.
+        name: Its name in messages, such as `input 3`.
 
     Raises:
         UsageError: For blank texts, and for values of other types.

@@ -24,7 +24,7 @@ def make_run_options(
     """Return the options of a run: what is measured, how it is computed, and by which processes.
 
     Args:
-        data_options: Which samples are measured, and where they are read.
+        data_options: The samples to measure, and the place to read them from.
         model_options: How the model is run.
         batch_size: How many images or texts are encoded at once.
         workers: How many threads read images.

@@ -101,7 +101,7 @@ def resample(
         For each statistic, its values (R,) in all resamples, by name.
 
     Raises:
-        ValueError: There are no clusters.
+        ValueError: Clusters are not formed.
     """
     if not counts.sum():
         raise ValueError("no samples to resample")

@@ -292,7 +292,7 @@ class _Comparisons:
 
         Args:
             a: The index of model A.
-            b: The index of model B, whose values are subtracted from those of model A.
+            b: The index of model B, whose values are subtracted from model A's.
         """
         differences_by_name: dict[str, PairedDifference] = {}
         for bootstrap in self.bootstraps:
@@ -447,7 +447,7 @@ class _Bootstrap:
 
         Args:
             a: The index of model A.
-            b: The index of model B, whose values are subtracted from those of model A.
+            b: The index of model B, whose values are subtracted from model A's.
         """
         differences_by_name = {}
         for name in self.observed_values[a]:

@@ -106,7 +106,7 @@ def _chance_of_first(ranks: Ints, n_equal: Ints, n_correct: Ints) -> Values:
         n_correct: (Q,), the number of these equal items that are correct.
 
     Example:
-        Of three items that are equal, one is correct. The rank is 1 + 3 - 1 = 3 if no other item is
+        One of three items that are equal is correct. The rank is 1 + 3 - 1 = 3 if no other item is
         better, and the probability is 1 / 3.
     """
     no_item_is_better = ranks == 1 + n_equal - n_correct

@@ -174,7 +174,7 @@ def mean_accuracy(areas: Areas) -> Values:
 def pixel_accuracy(areas: Areas) -> Values:
     """Return the fraction (...,) of all labelled pixels whose predicted class is right.
 
-    It is NaN if there are no labelled pixels.
+    It is NaN without labelled pixels.
     """
     return ratio(areas.intersection.sum(-1), areas.labelled.sum(-1))
 

@@ -61,7 +61,7 @@ def split_scenes(split: str, count: int, start: int = 0) -> Iterator[Scene]:
         start: The index of the first scene in the split.
 
     Raises:
-        ValueError: At once, if there is no such split.
+        ValueError: At once, if the split does not exist.
     """
     if split not in SPLIT_SEEDS:
         raise ValueError(f"unknown split {split!r}; known: {', '.join(SPLIT_SEEDS)}")

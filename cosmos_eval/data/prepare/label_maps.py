@@ -132,7 +132,7 @@ def _write_map(path_and_maker: tuple[Path, Maker], n_classes: int) -> bool:
         n_classes: The number of classes in a label map.
 
     Returns:
-        Whether the file was made.
+        True if the file was made.
     """
     path, maker = path_and_maker
     if _is_undamaged(path, n_classes):

@@ -383,7 +383,7 @@ def looks_at_image(
         image: The image.
         texts: The texts to look for in the image.
         kind: The kind of the maps, such as "cross-attention".
-        options: True if maps are of the mean of all heads or of each head, and the form of
+        options: True if maps show the mean of all heads or each head, and the form of
             attention.
 
     Raises:

@@ -33,7 +33,7 @@ _RIGHT_IOU = 0.5  # a model is right on a class of an image if its IoU is at lea
 
 
 class Judgement(ABC):
-    """Which of several models are right on which samples of a data set. Each task has a subclass.
+    """The samples of a data set on which each of several models is right. Each task has a subclass.
 
     A sample is a small thing to show, such as an image with its class, or a caption. Methods get
     samples and models by their indices.

@@ -212,7 +212,7 @@ class SegmentationSource(ResultSource):
             maps: Images, each with its predicted classes (H, W).
 
         Returns:
-            Whether all of the maps give the stored counts.
+            True if all of the maps give the stored counts.
         """
         all_were_measured = True
         for image, classes in maps:

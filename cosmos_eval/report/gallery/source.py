@@ -151,8 +151,8 @@ def group_results(
 def _usable_results(stored_results: Sequence[StoredResult]) -> list[StoredResult]:
     """Return the results that can have examples, in the order of the tasks.
 
-    Only some tasks have examples. Of results that are copies, one is returned. Results whose files
-    were edited by hand are left out.
+    Only some tasks have examples. One of several results that are copies is returned. Results whose
+    files were edited by hand are left out.
     """
     usable_results: list[StoredResult] = []
     for task in _TASKS:
