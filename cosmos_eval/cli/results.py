@@ -27,11 +27,13 @@ from cosmos_eval.cli.options import (
 )
 from cosmos_eval.cli.output import (
     print_json,
+    print_left_out,
     print_line,
     print_notes,
     print_records,
     print_tables,
     print_written,
+    shows_styles,
     write_text,
 )
 from cosmos_eval.results import RESULTS
@@ -95,6 +97,9 @@ def leaderboard(
             CONTENT,
         ),
     ] = "auto",
+    all_results: Annotated[
+        bool, flag("--all", "Show variants of protocols and other settings, too.", CONTENT)
+    ] = False,
     ranks: Annotated[bool, flag("--ranks", "Show the ranks a result can have.", CONTENT)] = False,
     decimals: options.Decimals = None,
     intervals: options.Intervals = None,
@@ -106,7 +111,9 @@ def leaderboard(
 ) -> None:
     """Print results side by side, one table per task.
 
-    A table that is too wide for the terminal is transposed, or else split.
+    Tables leave out localisation by one kind of map, scores of pairs, and results with other
+    settings than their protocol's; csv and json have them. A table that is too wide for the
+    terminal is transposed, or else split.
     """
     if format == "html" and output is None and sys.stdout.isatty():
         raise UsageError("--format html is a page for a browser: add --output board.html")
@@ -118,7 +125,7 @@ def leaderboard(
     from cosmos_eval.results.leaderboard.entries import entries_of, published_beside
     from cosmos_eval.results.leaderboard.groups import group_means
     from cosmos_eval.results.leaderboard.ranking import find_ties
-    from cosmos_eval.results.leaderboard.task_tables import select_entries
+    from cosmos_eval.results.leaderboard.task_tables import headline_entries, select_entries
     from cosmos_eval.results.leaderboard.writers import Leaderboard
 
     results = read_results(directory)
@@ -140,7 +147,15 @@ def leaderboard(
     all_entries = list(measured_entries)
     if with_published:
         all_entries += published_beside(results)
-    entries = select_entries(all_entries, table_options)
+    selected_entries = select_entries(all_entries, table_options)
+    entries = selected_entries
+    if format not in _FORMATS_WITH_ALL:
+        # Who names protocols or models wants to see them.
+        entries = headline_entries(
+            selected_entries,
+            with_variants=all_results or protocols is not None,
+            with_other_settings=all_results or models is not None,
+        )
 
     score = None
     if suite is not None:
@@ -164,6 +179,8 @@ def leaderboard(
         options=table_options,
     )
     _write_board(board, results, format, output)
+    if not shows_only_score:
+        print_left_out(len(selected_entries) - len(entries), "--all")
 
 
 def _write_board(
@@ -181,7 +198,8 @@ def _write_board(
     from cosmos_eval.results.leaderboard.writers import WRITERS, to_texts
 
     if format == "table":
-        print_tables(partial(to_texts, board), output)
+        marks_best = not shows_styles(output)
+        print_tables(partial(to_texts, board, marks_best=marks_best), output)
     else:
         write_text(WRITERS[format](board), output)
     has_no_room_for_warnings = format in ("csv", "json")  # others have them below their tables
