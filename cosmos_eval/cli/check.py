@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,7 +18,7 @@ from cosmos_eval.results.table import TableOptions
 from cosmos_eval.types import UsageError
 
 if TYPE_CHECKING:
-    from cosmos_eval.results.gate.check import Report
+    from cosmos_eval.results.gate.check import Finding, Report
 
 UPDATE = "A new baseline"
 
@@ -46,7 +47,7 @@ def check(
         bool, flag("--metrics-only", "Store no samples: finds large regressions only.", UPDATE)
     ] = False,
     all_metrics: Annotated[
-        bool, flag("--all-metrics", "Gate on all metrics, not only the headlines.", UPDATE)
+        bool, flag("--all-metrics", "Show all metrics. With --update: gate on all.")
     ] = False,
 ) -> None:
     """Check results against a baseline, for regressions.
@@ -70,15 +71,15 @@ def check(
             as_json=as_json,
         )
         return
-    has_update_options = reason is not None or tolerance is not None or metrics_only or all_metrics
+    has_update_options = reason is not None or tolerance is not None or metrics_only
     if has_update_options:
-        raise UsageError("--reason, --tolerance, --metrics-only and --all-metrics go with --update")
+        raise UsageError("--reason, --tolerance and --metrics-only go with --update")
 
     report, error = _examine(results, baseline, strict=strict)
     table_options = make_table_options(None, decimals, intervals, sort)
     try:
         if as_json or error is None:
-            _print_report(report, table_options, as_json=as_json)
+            _print_report(report, table_options, as_json=as_json, all_metrics=all_metrics)
     finally:  # the files are written even if standard output cannot be written
         _write_reports(report, summary, junit)
     if error is not None:
@@ -155,28 +156,56 @@ def _examine(paths: list[Path], baseline: Path, *, strict: bool) -> tuple[Report
         return Report(baseline, (), (*problems, problem)), error
 
 
-def _print_report(report: Report, table_options: TableOptions, *, as_json: bool) -> None:
-    """Print all metrics and the verdict, and problems on standard error.
+def _print_report(
+    report: Report, table_options: TableOptions, *, as_json: bool, all_metrics: bool
+) -> None:
+    """Print the verdict and the metrics, and notes and problems on standard error.
 
     Args:
         report: The outcome of a check. Its findings are the metrics that were compared.
         table_options: Decimals, intervals and order of the table.
         as_json: True if JSON is printed in place of a table.
+        all_metrics: True if the table also has the metrics that are not gated.
     """
-    from cosmos_eval.results.gate.reports import to_cells, to_records, tolerance_text
+    from cosmos_eval.results.gate.reports import to_records
 
     if as_json:
         print_json(to_records(report))
     else:
-        if report.findings:
-            cells = [to_cells(finding, table_options) for finding in report.findings]
-            section = ("model", "data set", "protocol")
-            print_records(cells, section=section, texts=2, sort=table_options.sort)
-        print_line(f"baseline: {report.baseline}{tolerance_text(report)}")
-        print_line(report.verdict)
+        _print_table(
+            report, report.findings if all_metrics else report.gated_findings, table_options
+        )
     print_notes(report.notes)
     for problem in report.problems:
         print_line(f"cosmos-eval: cannot decide: {problem}", error=True)
+
+
+def _print_table(report: Report, findings: Sequence[Finding], table_options: TableOptions) -> None:
+    """Print the verdict, the table of metrics, the baseline, and the verdict again.
+
+    Args:
+        report: The outcome of a check.
+        findings: The metrics that the table shows. A note counts the others.
+        table_options: Decimals, intervals and order of the table.
+    """
+    from cosmos_eval.results.compare import join_error_components
+    from cosmos_eval.results.gate.reports import to_cells, tolerance_text
+
+    if findings:
+        print_line(report.verdict)
+        rows = []
+        for finding in findings:
+            cells = to_cells(finding, table_options)
+            rows.append(join_error_components(cells, finding.change))
+        section = ("model", "data set", "protocol")
+        print_records(rows, section=section, texts=2, sort=table_options.sort)
+    print_line(f"baseline: {report.baseline}{tolerance_text(report)}")
+    print_line(report.verdict)
+    n_hidden = len(report.findings) - len(findings)
+    if n_hidden:
+        n_worse = sum(finding.status == "worse, not gated" for finding in report.findings)
+        counts = f"{n_hidden}, of these worse: {n_worse}"
+        print_notes([f"metrics for information not shown: {counts} (--all-metrics shows them)"])
 
 
 def _write_reports(report: Report, summary: Path | None, junit: Path | None) -> None:

@@ -30,6 +30,18 @@ def print_notes(notes: Iterable[str]) -> None:
         print_line(f"note: {note}", error=True)
 
 
+def print_left_out(n_results: int, way_to_show: str) -> None:
+    """Print a note on results that a table leaves out, if there are any.
+
+    Args:
+        n_results: The number of these results.
+        way_to_show: The option or the command that shows them.
+    """
+    if n_results:
+        reasons = "variants of protocols, or other settings"
+        print_notes([f"results not shown: {n_results}, {reasons} ({way_to_show} shows them)"])
+
+
 def print_written(path: Path, details: str = "") -> None:
     """Report on standard error that a file is written."""
     print_line(f"wrote {path}{details}", error=True)
@@ -74,6 +86,15 @@ def print_tables(texts_of: Callable[[int], Iterable[Text]], out: Path | None = N
         if number > 0:
             terminal.print()
         terminal.print(text, no_wrap=True, overflow="ignore", crop=False)
+
+
+def shows_styles(out: Path | None = None) -> bool:
+    """Return whether printed text can be bold: in a terminal, but not in a pipe or a file.
+
+    Args:
+        out: The file to write; None: standard output.
+    """
+    return out is None and console().color_system is not None
 
 
 def write_text(text: str, out: Path | None = None) -> None:

@@ -27,11 +27,13 @@ from cosmos_eval.cli.options import (
 )
 from cosmos_eval.cli.output import (
     print_json,
+    print_left_out,
     print_line,
     print_notes,
     print_records,
     print_tables,
     print_written,
+    shows_styles,
     write_text,
 )
 from cosmos_eval.results import RESULTS
@@ -39,6 +41,7 @@ from cosmos_eval.results.table import TableOptions, select_metrics, split_patter
 from cosmos_eval.types import RunOptions, UsageError
 
 if TYPE_CHECKING:
+    from cosmos_eval.results.compare import Comparison, MetricTest
     from cosmos_eval.results.labels import StoredResult
     from cosmos_eval.results.leaderboard.entries import Entry
     from cosmos_eval.results.leaderboard.suite import SuiteScore
@@ -94,6 +97,9 @@ def leaderboard(
             CONTENT,
         ),
     ] = "auto",
+    all_results: Annotated[
+        bool, flag("--all", "Show variants of protocols and other settings, too.", CONTENT)
+    ] = False,
     ranks: Annotated[bool, flag("--ranks", "Show the ranks a result can have.", CONTENT)] = False,
     decimals: options.Decimals = None,
     intervals: options.Intervals = None,
@@ -105,7 +111,9 @@ def leaderboard(
 ) -> None:
     """Print results side by side, one table per task.
 
-    A table that is too wide for the terminal is transposed, or else split.
+    Tables leave out localisation by one kind of map, scores of pairs, and results with other
+    settings than their protocol's; csv and json have them. A table that is too wide for the
+    terminal is transposed, or else split.
     """
     if format == "html" and output is None and sys.stdout.isatty():
         raise UsageError("--format html is a page for a browser: add --output board.html")
@@ -117,7 +125,7 @@ def leaderboard(
     from cosmos_eval.results.leaderboard.entries import entries_of, published_beside
     from cosmos_eval.results.leaderboard.groups import group_means
     from cosmos_eval.results.leaderboard.ranking import find_ties
-    from cosmos_eval.results.leaderboard.task_tables import select_entries
+    from cosmos_eval.results.leaderboard.task_tables import headline_entries, select_entries
     from cosmos_eval.results.leaderboard.writers import Leaderboard
 
     results = read_results(directory)
@@ -139,7 +147,15 @@ def leaderboard(
     all_entries = list(measured_entries)
     if with_published:
         all_entries += published_beside(results)
-    entries = select_entries(all_entries, table_options)
+    selected_entries = select_entries(all_entries, table_options)
+    entries = selected_entries
+    if format not in _FORMATS_WITH_ALL:
+        # Who names protocols or models wants to see them.
+        entries = headline_entries(
+            selected_entries,
+            with_variants=all_results or protocols is not None,
+            with_other_settings=all_results or models is not None,
+        )
 
     score = None
     if suite is not None:
@@ -163,6 +179,8 @@ def leaderboard(
         options=table_options,
     )
     _write_board(board, results, format, output)
+    if not shows_only_score:
+        print_left_out(len(selected_entries) - len(entries), "--all")
 
 
 def _write_board(
@@ -180,7 +198,8 @@ def _write_board(
     from cosmos_eval.results.leaderboard.writers import WRITERS, to_texts
 
     if format == "table":
-        print_tables(partial(to_texts, board), output)
+        marks_best = not shows_styles(output)
+        print_tables(partial(to_texts, board, marks_best=marks_best), output)
     else:
         write_text(WRITERS[format](board), output)
     has_no_room_for_warnings = format in ("csv", "json")  # others have them below their tables
@@ -333,6 +352,9 @@ def compare(
     b: Annotated[File, Argument(metavar="B", help="Another one. Default: the folder A.")] = None,
     model: Annotated[Texts, option("SPEC", "Model of a folder; twice: A's, then B's.")] = None,
     format: options.Format = "table",
+    all_metrics: Annotated[
+        bool, flag("--all-metrics", "Show all metrics, not only the headlines.", CONTENT)
+    ] = False,
     group: Annotated[Texts, option("NAME", "Twice: the trainings of A, and of B.", METHODS)] = None,
     same_seeds: Annotated[bool, flag("--same-seeds", "Pair trainings by seed.", METHODS)] = False,
     plan: Annotated[bool, flag("--plan", "Show what more trainings find.", METHODS)] = False,
@@ -347,7 +369,10 @@ def compare(
     intervals: options.Intervals = None,
     sort: options.Sort = "",
 ) -> None:
-    """Compare two models on the same samples, or two methods by groups of trainings."""
+    """Compare two models on the same samples, or two methods by groups of trainings.
+
+    The first line says how many headline metrics show A, or B, to be better.
+    """
     from cosmos_eval.results import compare as comparisons
     from cosmos_eval.results import groups
     from cosmos_eval.results.sides import read_comparison
@@ -359,36 +384,83 @@ def compare(
     )
     table_options = make_table_options(metrics, decimals, intervals, sort)
     tests = select_metrics(comparison.tests, table_options.metrics, lambda test: test.metric)
-    comparison = comparison._replace(tests=tests)
-    planned = groups.plan_trainings(comparison, difference, power) if plan else None
-    notes = list(comparison.notes)
+    chosen_comparison = comparison._replace(tests=tests)
+    planned = groups.plan_trainings(chosen_comparison, difference, power) if plan else None
     if format == "json":
-        document = comparisons.to_records(comparison)
-        document["notes"] = notes
+        document = comparisons.to_records(chosen_comparison)
         if planned is not None:
             document["plan"] = planned
         print_json(document)
         return
-    trainings_a, trainings_b = comparison.trainings or ((), ())
-    print_line(f"A: {_side_text(comparison.a, trainings_a)}")
-    print_line(f"B: {_side_text(comparison.b, trainings_b)}")
-    if planned is None:
-        test_cells = [comparisons.to_cells(test, table_options) for test in tests]
-        print_records(test_cells, section=("data set", "protocol"), texts=2, sort=sort)
-    else:
+
+    print_line(comparison.verdict)
+    print_line(f"A: {side_text(comparison, 0)}")
+    print_line(f"B: {side_text(comparison, 1)}")
+    if planned is not None:
         planned_cells = [_planned_cells(record, table_options) for record in planned]
         print_records(planned_cells, section=("dataset", "protocol"), texts=2, sort=sort)
-    print_notes(notes)
+        print_notes(comparison.notes)
+        return
+    shows_all = all_metrics or table_options.metrics
+    shown_tests = tests if shows_all else comparison.headline_tests
+    print_records(
+        [_test_cells(test, table_options) for test in shown_tests],
+        section=("data set", "protocol"),
+        texts=2,
+        sort=sort,
+    )
+    print_notes(comparison.notes)
+    _print_not_shown(len(tests) - len(shown_tests))
 
 
-def _side_text(name: str, trainings: Sequence[str]) -> str:
-    """Return the name of a model, or of a group with its trainings.
+def _test_cells(test: MetricTest, table_options: TableOptions) -> dict[str, str | None]:
+    """Return the row of a test, with what its error consists of in the cell of the test."""
+    from cosmos_eval.results.compare import join_error_components, to_cells
 
-    `("clip", ["seed 0", "seed 1"])` becomes `clip (seed 0; seed 1)`.
+    return join_error_components(to_cells(test, table_options), test.difference)
+
+
+def _print_not_shown(n_metrics: int) -> None:
+    """Print a note on metrics that a table leaves out, if there are any."""
+    if n_metrics:
+        print_notes([f"other metrics not shown: {n_metrics} (--all-metrics shows them)"])
+
+
+def side_text(comparison: Comparison, side: int) -> str:
+    """Return the name of a model, or of a group with the number and the seeds of its trainings.
+
+    Args:
+        comparison: The comparison.
+        side: 0 for A, 1 for B.
+
+    Example:
+        "scenes-clip", or "clip (5 trainings, seeds 0-4)" for a group.
     """
-    if not trainings:
+    name = (comparison.a, comparison.b)[side]
+    if not comparison.seeds:
         return name
-    return f"{name} ({'; '.join(trainings)})"
+    return f"{name} ({_trainings_text(comparison.seeds[side])})"
+
+
+def _trainings_text(seeds: Sequence[int | None]) -> str:
+    """Return the number of trainings and their seeds, if all seeds are known.
+
+    Args:
+        seeds: The seed of each training, in ascending order; None for an unknown seed.
+
+    Example:
+        (0, 1, 2) -> "3 trainings, seeds 0-2"; (0, 2) -> "2 trainings, seeds 0, 2";
+        (None,) -> "1 training".
+    """
+    plural = "s" if len(seeds) > 1 else ""
+    count = f"{len(seeds)} training{plural}"
+    known_seeds = [seed for seed in seeds if seed is not None]
+    if len(known_seeds) < len(seeds):
+        return count
+    first, last = known_seeds[0], known_seeds[-1]
+    if len(known_seeds) > 2 and known_seeds == list(range(first, last + 1)):
+        return f"{count}, seeds {first}-{last}"
+    return f"{count}, seed{plural} {', '.join(map(str, known_seeds))}"
 
 
 def _planned_cells(record: Mapping[str, Any], table_options: TableOptions) -> dict[str, str]:

@@ -13,7 +13,15 @@ from typer import Exit
 from cosmos_core.utils.distributed import is_main_process, process_group
 from cosmos_eval.cli import options
 from cosmos_eval.cli.options import COMPUTATION, DATA, MODELS, File, Text, Texts, flag, option
-from cosmos_eval.cli.output import print_json, print_line, print_notes, print_records, print_tables
+from cosmos_eval.cli.output import (
+    print_json,
+    print_left_out,
+    print_line,
+    print_notes,
+    print_records,
+    print_tables,
+    shows_styles,
+)
 from cosmos_eval.results import RESULTS
 from cosmos_eval.types import (
     DataOptions,
@@ -140,7 +148,7 @@ def run(
 
     n_failed = sum(result.error is not None for result in results)
     if is_main_process():
-        print_results(results, as_json=as_json, suite=suite)
+        print_results(results, as_json=as_json, suite=suite, names_protocols=protocol is not None)
         if suite is not None or keep_going:
             n_reused = sum(existing.get(result.pair) is result for result in results)
             n_measured = len(results) - n_reused - n_failed
@@ -219,7 +227,13 @@ def _report(results: Sequence[Result], progress: Progress) -> None:
     progress.print(f"failed: {models} on {', '.join(datasets)}: {reason_of(error)}")
 
 
-def print_results(results: Sequence[Result], *, as_json: bool, suite: str | None = None) -> None:
+def print_results(
+    results: Sequence[Result],
+    *,
+    as_json: bool,
+    suite: str | None = None,
+    names_protocols: bool = False,
+) -> None:
     """Print results as a table or as JSON; failed results are left out.
 
     The most frequent mistakes of classifications, and notes, go to standard error.
@@ -228,10 +242,12 @@ def print_results(results: Sequence[Result], *, as_json: bool, suite: str | None
         results: The results of a run.
         as_json: True if JSON is printed in place of a table.
         suite: The name or file of the suite that was measured, whose score the table shows.
+        names_protocols: Whether a user named the protocols, so that no variant is left out.
     """
     from cosmos_eval.results.labels import StoredResult, distinct_results, label_results
     from cosmos_eval.results.leaderboard.entries import entries_of
     from cosmos_eval.results.leaderboard.ranking import find_ties
+    from cosmos_eval.results.leaderboard.task_tables import headline_entries
     from cosmos_eval.results.leaderboard.writers import Leaderboard, to_texts
     from cosmos_eval.results.store import to_record
     from cosmos_eval.results.table import TableOptions
@@ -249,9 +265,13 @@ def print_results(results: Sequence[Result], *, as_json: bool, suite: str | None
     entries = entries_of(labelled_results)
     score = None if suite is None else _suite_score(suite, entries)
     table_options = TableOptions(members=True)
-    ties = find_ties(entries, "auto")
-    leaderboard = Leaderboard(entries, ties, suite=score, options=table_options)
-    print_tables(partial(to_texts, leaderboard))
+    # Other settings are only measured if options of the run ask for them.
+    shown_entries = headline_entries(
+        entries, with_variants=names_protocols, with_other_settings=True
+    )
+    ties = find_ties(shown_entries, "auto")
+    leaderboard = Leaderboard(shown_entries, ties, suite=score, options=table_options)
+    print_tables(partial(to_texts, leaderboard, marks_best=not shows_styles()))
 
     for labelled_result in labelled_results:
         row = labelled_result.row
@@ -262,6 +282,8 @@ def print_results(results: Sequence[Result], *, as_json: bool, suite: str | None
             measured = f"{labelled_result.model} on {row.dataset} ({row.protocol})"
             print_line(f"most confused by {measured}: {', '.join(mistakes)}", error=True)
     print_notes(dict.fromkeys(note for row in rows for note in row.provenance["notes"]))
+    n_left_out = len(entries) - len(shown_entries)
+    print_left_out(n_left_out, "cosmos-eval leaderboard DIR --all")
 
 
 def _suite_score(suite_name: str, entries: Sequence[Entry]) -> SuiteScore | None:

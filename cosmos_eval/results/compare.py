@@ -298,11 +298,16 @@ class MetricTest(NamedTuple):
         is_undecided = self.adjusted is None or self.adjusted > 1 - LEVEL
         if is_undecided:
             return ""
-        if isinstance(self.difference, GroupDifference) and not self.difference.compares_methods:
+        if _is_of_one_training(self.difference):
             return ""
         is_a_higher = self.difference.difference > 0
         is_a_better = is_a_higher == self.metric_record.higher_is_better
         return "A" if is_a_better else "B"
+
+
+def _is_of_one_training(difference: PairedDifference | GroupDifference) -> bool:
+    """Return whether two methods were compared, and at least one of them by a single training."""
+    return isinstance(difference, GroupDifference) and not difference.compares_methods
 
 
 def adjust_p_values(tests: Iterable[MetricTest]) -> tuple[MetricTest, ...]:
@@ -343,6 +348,27 @@ class Comparison(NamedTuple):
     notes: tuple[str, ...]
     # The labels of the trainings of A and of B; empty for models.
     trainings: tuple[tuple[str, ...], ...] = ()
+    # The seeds of these trainings, None for an unknown seed; empty for models.
+    seeds: tuple[tuple[int | None, ...], ...] = ()
+
+    @property
+    def headline_tests(self) -> tuple[MetricTest, ...]:
+        """The tests of headline metrics; all tests if there are none of headline metrics."""
+        headline_tests = tuple(test for test in self.tests if test.adjusted is not None)
+        return headline_tests or self.tests
+
+    @property
+    def verdict(self) -> str:
+        """The outcome in one line, such as "A better in 10, B in 0 of 13 tests (Holm)"."""
+        sides = [test.better for test in self.tests if test.adjusted is not None]
+        if not sides:
+            return "no verdict: no headline metric was tested"
+        differences = [test.difference for test in self.tests]
+        if any(_is_of_one_training(difference) for difference in differences):
+            return "no verdict: one training per method shows nothing about the methods"
+        plural = "s" if len(sides) > 1 else ""
+        n_better_a, n_better_b = sides.count("A"), sides.count("B")
+        return f"A better in {n_better_a}, B in {n_better_b} of {len(sides)} test{plural} (Holm)"
 
 
 def select_model_results(
@@ -584,6 +610,7 @@ def to_records(comparison: Comparison) -> dict[str, Any]:
     The labels of trainings are left out in a comparison of two models.
     """
     content = comparison._asdict()
+    del content["seeds"]
     content["tests"] = [_test_record(test) for test in comparison.tests]
     if not comparison.trainings:
         del content["trainings"]
@@ -702,3 +729,28 @@ def error_component_cells(
         "image se": options.format_number(factor * difference.image_error),
         "k": " / ".join(str(trainings.k) for trainings in difference.groups),
     }
+
+
+def join_error_components(
+    cells: Mapping[str, str | None], difference: PairedDifference | GroupDifference
+) -> dict[str, str | None]:
+    """Return a row of a table, with the components of its error in the cell of the test.
+
+    The table of a comparison of groups of trainings then fits into 80 columns. A row about two
+    results only loses its empty cells of these components.
+
+    Args:
+        cells: The row, with the columns `test` and those of `error_component_cells`.
+        difference: The difference that the row is about.
+
+    Example:
+        The cells `k`, `seed sd` and `image se` of groups become one cell `test` with the text
+        "k 5 / 5, n = 500, seed sd 7.58 / 6.48, image se 0.17".
+    """
+    joined_cells = dict(cells)
+    k, seed_sd, image_se = [joined_cells.pop(name) for name in ("k", "seed sd", "image se")]
+    if isinstance(difference, GroupDifference):
+        joined_cells["test"] = (
+            f"k {k}, n = {difference.units}, seed sd {seed_sd}, image se {image_se}"
+        )
+    return joined_cells

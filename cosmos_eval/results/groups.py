@@ -160,6 +160,7 @@ def compare(
         tests=comparisons.adjust_p_values(tests),
         notes=tuple(dict.fromkeys(notes)),
         trainings=(training_labels(results_a), training_labels(results_b)),
+        seeds=(training_seeds(results_a), training_seeds(results_b)),
     )
 
 
@@ -194,6 +195,11 @@ def training_labels(results: Sequence[StoredResult]) -> tuple[str, ...]:
         seed = training_of(result.row).get("seed")
         labels.append(result.model if seed is None else f"{result.model}, seed {seed}")
     return tuple(labels)
+
+
+def training_seeds(results: Sequence[StoredResult]) -> tuple[int | None, ...]:
+    """Return the seed of each training, or None for an unknown seed."""
+    return tuple(training_of(result.row).get("seed") for result in results)
 
 
 def common_sets(results: Sequence[StoredResult], side: str) -> tuple[ResultsByDataset, list[str]]:

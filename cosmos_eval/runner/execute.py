@@ -104,8 +104,8 @@ def execute(
         engine: Runs the jobs: in this process, on a Ray cluster, or by SLURM.
         skip: Pairs of a model and a data set that are not measured.
         keep_going: True if failures are yielded as results with an error. If not, the first error
-            is raised. But if several data sets cannot be opened, all their failures are yielded
-            before UsageError is raised.
+            is raised. But if some of several data sets cannot be opened, all their failures are
+            yielded before UsageError is raised.
         show_progress: Shows how far the run is.
     """
     protocols = []
@@ -124,6 +124,11 @@ def execute(
     errors = [dataset.error for dataset in datasets if dataset.error is not None]
     if len(errors) == 1 and not keep_going:
         raise errors[0]
+    if errors and len(errors) == len(datasets) and not keep_going:
+        raise types.UsageError(
+            f"none of {len(errors)} data sets can be measured on (--dry-run lists them); the first "
+            f"error: {reason_of(errors[0])}"
+        )
     for dataset in datasets:
         if dataset.error is not None:
             yield _failures_of_dataset(plan, dataset, skip)

@@ -173,9 +173,14 @@ class Report(NamedTuple):
         return [finding for finding in self.findings if finding.status == "regression"]
 
     @property
+    def gated_findings(self) -> list[Finding]:
+        """The metrics that can fail the check."""
+        return [finding for finding in self.findings if finding.adjusted is not None]
+
+    @property
     def gated(self) -> int:
         """The number of metrics that can fail the check."""
-        return sum(finding.adjusted is not None for finding in self.findings)
+        return len(self.gated_findings)
 
     @property
     def status(self) -> int:

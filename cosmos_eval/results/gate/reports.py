@@ -1,5 +1,6 @@
 """Reports of a check against a baseline: Markdown, JUnit XML, GitHub's annotations, JSON."""
 
+from collections.abc import Sequence
 from typing import Any
 from xml.etree import ElementTree as ET
 
@@ -77,22 +78,37 @@ def to_records(report: Report) -> dict[str, Any]:
 def to_markdown(report: Report) -> str:
     """Return a report as a section of Markdown for a pull request.
 
-    It has the verdict as a heading, then the problems and notes, and a table of all metrics without
-    its empty columns.
+    It has the verdict as a heading, then the problems and notes, and a table of the gated metrics.
+    A table of the metrics for information is folded below it.
     """
     escape = text.markdown_text
     baseline = f"{text.markdown_code(str(report.baseline))}{escape(tolerance_text(report))}"
     lines = [f"### {NAME}: {escape(report.verdict)}", "", f"Baseline: {baseline}", ""]
     lines += [f"- **cannot decide** {escape(str(problem))}" for problem in report.problems]
     lines += [f"- note: {escape(note)}" for note in report.notes]
-    if report.findings:
-        rows = [to_cells(finding) for finding in report.findings]
-        # Leave out columns that are empty in every row.
-        titles = [title for title in rows[0] if any(row[title] for row in rows)]
-        escaped_rows = [[escape(row[title]) for title in titles] for row in rows]
-        table = text.markdown_table(titles, escaped_rows, n_text_columns=len(titles))
-        lines += ["", table.rstrip("\n")]
+    if report.gated_findings:
+        lines += ["", _markdown_table(report.gated_findings)]
+    other_findings = [finding for finding in report.findings if finding.adjusted is None]
+    if other_findings:
+        title = f"Metrics for information: {len(other_findings)}"
+        table = _markdown_table(other_findings)
+        lines += ["", f"<details><summary>{title}</summary>", "", table, "", "</details>"]
     return "\n".join(lines) + "\n"
+
+
+def _markdown_table(findings: Sequence[Finding]) -> str:
+    """Return the findings on metrics as a table in Markdown, without its empty columns.
+
+    Args:
+        findings: The findings. There is at least one.
+    """
+    rows = [to_cells(finding) for finding in findings]
+    titles = [title for title in rows[0] if any(row[title] for row in rows)]
+    escaped_rows = []
+    for row in rows:
+        escaped_rows.append([text.markdown_text(row[title]) for title in titles])
+    table = text.markdown_table(titles, escaped_rows, n_text_columns=len(titles))
+    return table.rstrip("\n")
 
 
 def to_junit(report: Report) -> str:

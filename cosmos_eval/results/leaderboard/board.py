@@ -20,11 +20,13 @@ from cosmos_eval.tasks import known_tasks, metric_of, usable_task
 
 MARKS: Mapping[Tie, str] = {"": "", "paired": "†", "intervals": "‡"}
 
+BEST_BY_MARK = "* the best by its data set and metric."
+"""The meaning of the best numbers where text cannot be bold."""
 MEANINGS = {
     "best": "Bold: the best by its data set and metric.",
     "paired": f"{MARKS['paired']} tied with the best: a test of the difference on the same "
     "samples, corrected for the number of results, does not tell them apart. The truly best result "
-    "is bold or tied in 95% of cases.",
+    "is best or tied here in 95% of cases.",
     "intervals": f"{MARKS['intervals']} not distinguished from the best: the intervals, widened "
     "for the number of results, overlap (their samples were not compared).",
     "ranks": "Rank: the ranks that a result measured here can have; the ranks of all models on a "

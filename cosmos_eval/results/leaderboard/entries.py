@@ -15,6 +15,7 @@ from cosmos_eval.results.labels import StoredResult, distinct_results, label_res
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.text import difference_text
 from cosmos_eval.tasks import usable_task
+from cosmos_eval.types import base_protocol_name
 
 Source = Literal["measured", "published", "second-hand", "unverified"]
 
@@ -80,6 +81,17 @@ class Entry(NamedTuple):
         # The words for all settings that differ from the defaults, such as ("student", "bf16").
         variants = self.stored.identity.variants
         return any(word != precision for word in variants)
+
+    @property
+    def has_variant_protocol(self) -> bool:
+        """True if the protocol is a variant of another one, and not a headline protocol.
+
+        Examples are `cosmos-pairs100`, which scores pairs of images and texts, and localisation by
+        one kind of map for all models, such as `localisation-similarity`.
+        """
+        scores_pairs = base_protocol_name(self.protocol) != self.protocol
+        has_one_map = self.task == "loc" and self.protocol != "localisation"
+        return scores_pairs or has_one_map
 
     @property
     def key(self) -> Key:

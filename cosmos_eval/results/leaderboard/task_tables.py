@@ -94,6 +94,28 @@ def select_entries(entries: Sequence[Entry], options: TableOptions) -> list[Entr
     return selected_entries
 
 
+def headline_entries(
+    entries: Sequence[Entry], *, with_variants: bool = False, with_other_settings: bool = False
+) -> list[Entry]:
+    """Return the entries that tables show by default.
+
+    Variants of protocols, and results with other settings than their protocol's, are left out. If
+    there are only such entries, all of them are returned.
+
+    Args:
+        entries: The entries that a user selected.
+        with_variants: Whether variants of protocols stay.
+        with_other_settings: Whether results with other settings stay.
+    """
+    headlines = []
+    for entry in entries:
+        has_shown_protocol = with_variants or not entry.has_variant_protocol
+        has_shown_settings = with_other_settings or not entry.has_other_settings
+        if has_shown_protocol and has_shown_settings:
+            headlines.append(entry)
+    return headlines or list(entries)
+
+
 def _matches(names: Sequence[str], patterns: Sequence[str]) -> bool:
     """Return whether any name matches any pattern. Without patterns, every name matches."""
     return not patterns or pattern_index(names, patterns) >= 0

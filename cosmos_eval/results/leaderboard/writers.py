@@ -13,7 +13,7 @@ from cosmos_eval.results import text
 from cosmos_eval.results.export import csv_of
 from cosmos_eval.results.labels import shorten_names
 from cosmos_eval.results.latex import PREAMBLE, to_latex
-from cosmos_eval.results.leaderboard.board import make_boards
+from cosmos_eval.results.leaderboard.board import BEST_BY_MARK, MEANINGS, make_boards
 from cosmos_eval.results.leaderboard.entries import Entry
 from cosmos_eval.results.leaderboard.facts import COLUMNS, facts_of, model_table
 from cosmos_eval.results.leaderboard.groups import GroupMean, group_table
@@ -310,12 +310,19 @@ WRITERS: Mapping[str, Callable[[Leaderboard], str]] = MappingProxyType(
 """The functions that write a leaderboard to a file, by the suffix of the file."""
 
 
-def to_texts(leaderboard: Leaderboard, width: int) -> Iterator[Text]:
+def to_texts(leaderboard: Leaderboard, width: int, *, marks_best: bool = False) -> Iterator[Text]:
     """Yield the tables of a leaderboard for a terminal, and then the notes of all tables.
 
-    They are at most `width` characters wide. Long paths in the names of models are shortened.
+    Long paths in the names of models are shortened.
+
+    Args:
+        leaderboard: The leaderboard.
+        width: The width in characters that no line exceeds.
+        marks_best: Whether the best numbers are marked by `*`, for output without bold text.
     """
     tables = number_links(tables_of(leaderboard))
+    if marks_best:
+        tables = [_with_best_marked(table) for table in tables]
     for table in tables:
         # The first cell of a row is the name of its model.
         short_names = shorten_names(row[0].text for row in table.rows if row)
@@ -325,3 +332,15 @@ def to_texts(leaderboard: Leaderboard, width: int) -> Iterator[Text]:
             rows.append((short_name_cell, *other_cells))
         yield from to_terminal(table._replace(rows=tuple(rows)), width)
     yield notes_text([note for table in tables for note in table.notes], width)
+
+
+def _with_best_marked(table: Table) -> Table:
+    """Return a table with `*` after the best numbers, and a legend that says so."""
+    rows = []
+    for row in table.rows:
+        cells = [cell._replace(mark=f"*{cell.mark}") if cell.best else cell for cell in row]
+        rows.append(tuple(cells))
+    notes = []
+    for note in table.notes:
+        notes.append(BEST_BY_MARK if note == MEANINGS["best"] else note)
+    return table._replace(rows=tuple(rows), notes=tuple(notes))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import re
 
 import numpy as np
@@ -10,12 +11,15 @@ from support.models import make_result, seg_samples, select_samples, store
 from support.results import store_result
 
 from cosmos_eval.results.compare import (
+    Comparison,
     MetricTest,
+    adjust_p_values,
     all_differences,
     paired_differences,
     to_cells,
 )
 from cosmos_eval.results.text import p_value_text
+from cosmos_eval.stats.paired import PairedDifference
 from cosmos_eval.types import UsageError
 
 TASKS = ("cls", "retrieval", "multilabel", "faces", "seg", "select", "loc", "assoc", "probe")
@@ -148,9 +152,10 @@ def test_two_files(command, tmp_path):
     b = store(tmp_path / "b", skill=0.5, seed=2, **OTHER)
     ended = command("compare", a, b)
     assert ended.status == 0
-    assert ended.out.startswith("A: scenes-cosmos\nB: scenes-clip\n")
+    verdict = "A better in 1, B in 0 of 1 test (Holm)"
+    assert ended.out.splitlines()[:3] == [verdict, "A: scenes-cosmos", "B: scenes-clip"]
     assert "exact McNemar, n = 120" in ended.out
-    assert ended.err == ""
+    assert ended.err == "note: other metrics not shown: 3 (--all-metrics shows them)\n"
     found = json.loads(command("compare", a, b, "--json").out)
     first = found["tests"][0]
     assert (first["metric"], first["better"]) == ("acc1", "A")
@@ -160,6 +165,53 @@ def test_two_files(command, tmp_path):
         "acc5": None, "mean_per_class_recall": None, "ece": None,
     }  # fmt: skip
     assert json.loads(command("compare", b, a, "--json").out)["tests"][0]["better"] == "B"
+
+
+def test_headline_metrics_are_shown_first(command, tmp_path):
+    for task in ("cls", "retrieval"):
+        store(tmp_path / "a", task, 0.9)
+        store(tmp_path / "b", task, 0.1, seed=2, **OTHER)
+    headlines = {"acc1", "image_to_text_R@1", "text_to_image_R@1"}
+    shown = command("compare", "a", "b")
+    assert shown.out.startswith("A better in 3, B in 0 of 3 tests (Holm)\n")
+    assert metric_names(shown.out) == headlines
+    everything = command("compare", "a", "b", "--all-metrics")
+    assert metric_names(everything.out) > headlines | {"acc5", "ece", "image_to_text_mean_rank"}
+    hidden = len(metric_names(everything.out) - headlines)
+    note = f"note: other metrics not shown: {hidden} (--all-metrics shows them)\n"
+    assert (shown.err, everything.err) == (note, "")
+    named = command("compare", "a", "b", "--metrics", "acc5,ece")
+    assert metric_names(named.out) == {"acc5", "ece"}
+    assert named.out.startswith("A better in 3, B in 0 of 3 tests (Holm)\n")
+    assert command("compare", "b", "a").out.startswith("A better in 0, B in 3 of 3 tests (Holm)\n")
+
+
+def metric_names(text: str) -> set[str]:
+    """Return the metrics of a table of tests, whose rows are indented."""
+    return set(re.findall(r"^  (\S+)  ", text, re.M))
+
+
+def test_verdicts():
+    """Three tests with p = 0.01, 0.02 and 0.6: Holm's values are 0.03, 0.04 and 0.6."""
+
+    def metric_test(name: str, gain: float, p_value: float) -> MetricTest:
+        change = PairedDifference(0.5 + gain, 0.5, gain, 0.01, math.inf, p_value, 100, "a test")
+        return MetricTest("set", "protocol", "retrieval", name, change)
+
+    tests = adjust_p_values(
+        [
+            metric_test("image_to_text_R@1", 0.2, 0.01),
+            metric_test("text_to_image_R@1", -0.2, 0.02),
+            metric_test("image_to_text_R@1", 0.2, 0.6),
+            metric_test("image_to_text_R@5", 0.2, 0.001),
+        ]
+    )
+    comparison = Comparison("a", "b", tests, ())
+    assert comparison.verdict == "A better in 1, B in 1 of 3 tests (Holm)"
+    assert comparison.headline_tests == tests[:3]
+    only_other_metrics = comparison._replace(tests=tests[3:])
+    assert only_other_metrics.headline_tests == tests[3:]
+    assert only_other_metrics.verdict == "no verdict: no headline metric was tested"
 
 
 def test_a_metric_that_only_one_result_has_is_left_out(command, tmp_path):
@@ -217,6 +269,7 @@ def test_one_folder_with_two_models(command, tmp_path):
     assert ended.err.splitlines() == [
         "note: A and B are one model, of weights 000000000000",
         "note: scenes-cls: precision is fp32 and bf16",
+        "note: other metrics not shown: 3 (--all-metrics shows them)",
     ]
 
 

@@ -6,7 +6,8 @@ import re
 import pytest
 from support.models import make_result, store
 
-from cosmos_eval.results.compare import all_differences
+from cosmos_eval.cli.results import side_text
+from cosmos_eval.results.compare import Comparison, all_differences
 
 BOTH = ("--group", "clip", "--group", "slip")
 
@@ -36,8 +37,9 @@ def put_all(folder, k=(3, 3), task="cls"):
 def test_two_methods(command, tmp_path, task):
     put_all(tmp_path / "all", task=task)
     ended = command("compare", "all", *BOTH)
-    assert (ended.status, ended.err) == (0, "")
-    assert "A: clip (clip-0, seed 0; clip-1, seed 1; clip-2, seed 2)" in ended.out
+    assert (ended.status, ended.err.count("\n")) == (0, 1)
+    assert "note: other metrics not shown: " in ended.err
+    assert ended.out.splitlines()[1] == "A: clip (3 trainings, seeds 0-2)"
     found = json.loads(command("compare", "all", *BOTH, "--json").out)
     first = found["tests"][0]
     assert (first["k"], first["of_methods"], first["better"]) == ([3, 3], True, "B")
@@ -61,6 +63,48 @@ def test_one_training_each_is_the_comparison_of_two_models(command, tmp_path):
     assert first["difference"] == pytest.approx(plain.difference)
     assert first["image_error"] == pytest.approx(plain.error, rel=0.05)
     assert command("compare", "all", *BOTH, "--plan").status == 2
+    shown = command("compare", "all", *BOTH).out.splitlines()
+    assert shown[:3] == [
+        "no verdict: one training per method shows nothing about the methods",
+        "A: clip (1 training, seed 0)",
+        "B: slip (1 training, seed 0)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seeds", "text"),
+    [
+        ((0, 1, 2, 3, 4), "5 trainings, seeds 0-4"),
+        ((3, 4), "2 trainings, seeds 3, 4"),
+        ((0, 2, 3), "3 trainings, seeds 0, 2, 3"),
+        ((7,), "1 training, seed 7"),
+        ((None,), "1 training"),
+        ((1, None), "2 trainings"),
+    ],
+)
+def test_the_seeds_of_a_group_are_short(seeds, text):
+    comparison = Comparison("clip", "slip", (), (), seeds=(seeds, (9,)))
+    assert side_text(comparison, 0) == f"clip ({text})"
+    assert side_text(comparison, 1) == "slip (1 training, seed 9)"
+
+
+def test_groups_fit_into_80_columns(command, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    put_all(tmp_path / "all", task="retrieval")
+    everything = command("compare", "all", *BOTH, "--all-metrics").out
+    assert max(map(len, everything.splitlines())) <= 80
+    lines = command("compare", "all", *BOTH).out.splitlines()
+    titles = lines[3].split()
+    assert " ".join(titles) == "A B A - B [95%] p p (Holm) better detectable"
+    # A verdict, two sides, the titles, a rule and one heading; then two lines per metric.
+    assert len(lines) == 6 + 2 * 2
+    first = json.loads(command("compare", "all", *BOTH, "--json").out)["tests"][0]
+    seed_sd = " / ".join(f"{100 * value:.2f}" for value in first["seed_sd"])
+    image_se = f"{100 * first['image_error']:.2f}"
+    assert lines[6] == (
+        f"  {first['metric']}, k 3 / 3, n = {first['samples']}, seed sd {seed_sd}, "
+        f"image se {image_se}"
+    )
 
 
 def test_a_plan_needs_fewer_trainings_for_more(command, tmp_path):
@@ -91,7 +135,8 @@ def test_sets_without_all_trainings_are_noted(command, tmp_path):
     put_all(tmp_path / "all")
     put(tmp_path / "all", "clip", 0, dataset="other")
     ended = command("compare", "all", *BOTH)
-    assert ended.err == "note: not compared: other (scenes) has 1 of 3 trainings of A\n"
+    first, _ = ended.err.splitlines()
+    assert first == "note: not compared: other (scenes) has 1 of 3 trainings of A"
 
 
 @pytest.mark.parametrize(
@@ -106,7 +151,8 @@ def test_replicates_of_other_recipes_are_noted(command, tmp_path, samples, note)
     for seed, count in enumerate(samples):
         put(tmp_path / "all", "clip", seed, samples=count)
         put(tmp_path / "all", "slip", seed)
-    assert command("compare", "all", *BOTH).err == (f"note: {note}\n" if note else "")
+    ended = command("compare", "all", *BOTH, "--all-metrics")
+    assert ended.err == (f"note: {note}\n" if note else "")
 
 
 def test_a_training_counts_once(command, tmp_path):

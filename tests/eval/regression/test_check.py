@@ -75,7 +75,7 @@ def test_holm_counts_metrics_that_could_not_be_compared(tmp_path):
 
 
 def test_metrics_beside_the_headlines_are_for_information(command, update, tmp_path):
-    """The tenth best caption instead of the second: R@5 alone falls."""
+    """The tenth best caption instead of the second: R@5 and the mean rank are worse."""
     samples = make_result("retrieval", 0.6)[1]
     missed = samples["image_to_text_rank"] > 1
     for name, rank in (("old", 2), ("new", 10)):
@@ -85,7 +85,13 @@ def test_metrics_beside_the_headlines_are_for_information(command, update, tmp_p
     ended = command("check", "new", "--baseline", "base.json")
     assert ended.status == 0
     assert "no regression shown, of 2 metrics (8 more for information)" in ended.out
-    assert "worse, not gated" in ended.out
+    assert "worse, not gated" not in ended.out
+    note = "metrics for information not shown: 8, of these worse: 2 (--all-metrics shows them)"
+    assert f"note: {note}\n" in ended.err
+    assert ended.out.splitlines()[0] == ended.out.splitlines()[-1]
+    everything = command("check", "new", "--baseline", "base.json", "--all-metrics")
+    assert (everything.status, everything.out.count("worse, not gated")) == (0, 2)
+    assert "not shown" not in everything.err
     update("old", "--all-metrics")
     ended = command("check", "new", "--baseline", "base.json")
     assert ended.status == 1
@@ -319,6 +325,21 @@ def test_markdown():
     assert " | 65.00 | 50.50 | -14.50 " in rows[2]
     assert rows[2].endswith(" regression |")
     assert rows[3].endswith(" no change shown |")
+    assert "<details>" not in text
+
+
+def test_markdown_folds_metrics_for_information():
+    report = _report()
+    gated, other = report.findings
+    report = report._replace(findings=(gated, other._replace(adjusted=None)))
+    lines = reports.to_markdown(report).splitlines()
+    fold = lines.index("<details><summary>Metrics for information: 1</summary>")
+    assert lines[-1] == "</details>"
+    # GitHub needs blank lines around the table.
+    assert lines[fold + 1] == lines[-2] == ""
+    rows = [position for position, line in enumerate(lines) if "| cosmos |" in line]
+    assert ["acc1" in lines[position] for position in rows] == [True, False]
+    assert rows[0] < fold < rows[1]
 
 
 def test_junit_is_xml_whatever_names_hold():

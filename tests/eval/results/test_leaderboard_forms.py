@@ -1,6 +1,7 @@
 """The leaderboard for papers, browsers and terminals."""
 
 import itertools
+import json
 import os
 import re
 import shutil
@@ -8,8 +9,10 @@ import subprocess
 
 import pytest
 from support.html import Page
+from support.models import store
 from support.rows import make_row
 
+from cosmos_eval.cli.run import print_results
 from cosmos_eval.results.labels import shorten_names
 from cosmos_eval.results.leaderboard.board import make_boards
 from cosmos_eval.results.leaderboard.entries import Entry, entries_of_rows, published_beside
@@ -17,6 +20,7 @@ from cosmos_eval.results.leaderboard.task_tables import select_entries, tables_o
 from cosmos_eval.results.leaderboard.writers import Leaderboard, to_html, to_tex, to_texts
 from cosmos_eval.results.table import TableOptions, split_patterns
 from cosmos_eval.results.text import latex_text
+from cosmos_eval.runner.plan import Pair, Result
 from cosmos_eval.types import UsageError
 
 ODD = "cosmos:[a]\\b_c$d&e#f%g{h}~i^j<script>alert('k')</script>--l*m|\"n\" é"
@@ -206,9 +210,31 @@ def test_a_narrow_table_is_transposed():
 
 def test_the_best_is_bold_in_the_terminal():
     rows = [make_row(model={"spec": "scenes-clip"}, metrics={"acc1": 0.26}), make_row()]
-    table, _ = to_texts(Leaderboard(entries_of_rows(rows), options=TableOptions(second=True)), 80)
+    options = TableOptions(second=True)
+    table, notes = to_texts(Leaderboard(entries_of_rows(rows), options=options), 80)
     styles = {str(s.style): table.plain[s.start : s.end] for s in table.spans}
     assert (styles["bold green"], styles["underline"]) == ("26.0", "25.0")
+    assert "Bold: the best by its data set and metric." in notes.plain
+
+
+def test_the_best_has_a_mark_if_text_cannot_be_bold(command, tmp_path, monkeypatch):
+    store(tmp_path / "r", "cls", 0.9)
+    store(tmp_path / "r", "cls", 0.1, 2, model={"spec": "scenes-clip"})
+    legend = "* the best by its data set and metric."
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    piped = command("leaderboard", "r").out
+    assert re.search(r"scenes-cosmos +\d+\.\d\* ", piped)
+    assert not re.search(r"scenes-clip +\d+\.\d\*", piped)
+    assert legend in piped.splitlines()
+    assert "Bold" not in piped
+    command("leaderboard", "r", "--output", "table.txt")
+    assert legend in (tmp_path / "table.txt").read_text().splitlines()
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as in a terminal
+    styled = command("leaderboard", "r").out
+    assert re.search(r"\x1b\[1;32m\d+\.\d\x1b\[0m ", styled)
+    assert "*" not in styled
+    assert "Bold: the best by its data set and metric." in styled
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 120, 250])
@@ -274,6 +300,74 @@ def test_other_settings_have_tables_of_their_own():
     assert [row[0].text for row in aside.rows] == [
         f"scenes-cosmos ({word})" for word in ("first 2 only", "naclip", "student")
     ]
+
+
+@pytest.fixture
+def variants(tmp_path):
+    """Return a folder with five results of one model, of which two are headlines."""
+    folder = tmp_path / "variants"
+    store(folder, "loc", protocol="localisation")
+    store(folder, "loc", protocol="localisation-similarity")
+    store(folder, "retrieval", protocol="cosmos")
+    store(folder, "retrieval", protocol="cosmos-pairs100")
+    store(folder, "retrieval", protocol="cosmos", model={"weights": "student"})
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("arguments", "protocols", "n_left_out"),
+    [
+        ((), {"cosmos", "localisation"}, 3),
+        (("--all",), {"cosmos", "cosmos-pairs100", "localisation", "localisation-similarity"}, 0),
+        (("--protocols", "*-pairs*"), {"cosmos-pairs100"}, 0),
+        (("--protocols", "cosmos*"), {"cosmos", "cosmos-pairs100"}, 1),
+        (("--models", "scenes-cosmos"), {"cosmos", "localisation"}, 2),
+        (("--models", "scenes-cosmos (student)"), {"cosmos"}, 0),
+        (("--datasets", "scenes-loc"), {"localisation"}, 1),
+    ],
+)
+@pytest.mark.parametrize("form", ["table", "md", "tex", "html"])
+def test_tables_show_headline_protocols(command, variants, form, arguments, protocols, n_left_out):
+    ended = command("leaderboard", variants, "--format", form, *arguments)
+    assert ended.status == 0
+    shown = set(re.findall(r"cosmos-pairs100|localisation-similarity", ended.out))
+    assert shown == {name for name in protocols if "-" in name}
+    has_student = "scenes-cosmos (student)" in ended.out
+    assert has_student == ("--all" in arguments or "scenes-cosmos (student)" in arguments)
+    note = "variants of protocols, or other settings (--all shows them)"
+    expected = f"note: results not shown: {n_left_out}, {note}\n" if n_left_out else ""
+    assert ended.err == expected
+
+
+def test_data_for_programs_have_all_results(command, variants):
+    shown = command("leaderboard", variants, "--format", "json")
+    assert (len(json.loads(shown.out)), shown.err) == (5, "")
+    lines_of_csv = command("leaderboard", variants, "--format", "csv").out.splitlines()[1:]
+    keys = {tuple(line.split(",")[position] for position in (0, 3)) for line in lines_of_csv}
+    assert len(keys) == 5
+
+
+def test_results_without_any_headline_are_shown(command, tmp_path):
+    store(tmp_path / "r", "cls", provenance={"limit": 20})
+    ended = command("leaderboard", "r")
+    assert "other settings" in ended.out
+    assert ended.err == ""
+
+
+def test_run_leaves_out_variants_that_nobody_named(capsys):
+    rows = [make_row(protocol=name) for name in ("cosmos", "cosmos-pairs")]
+    rows.append(make_row({"limit": 2}, protocol="cosmos"))
+    results = [Result(Pair("scenes-cosmos", row.dataset, row.protocol), row) for row in rows]
+    print_results(results, as_json=False)
+    shown = capsys.readouterr()
+    assert "cosmos-pairs" not in shown.out
+    assert "first 2 only" in shown.out
+    note = "results not shown: 1, variants of protocols, or other settings"
+    assert f"note: {note} (cosmos-eval leaderboard DIR --all shows them)\n" in shown.err
+    print_results(results, as_json=False, names_protocols=True)
+    shown = capsys.readouterr()
+    assert "cosmos-pairs" in shown.out
+    assert "not shown" not in shown.err
 
 
 def test_what_is_selected_is_shown_in_its_order():

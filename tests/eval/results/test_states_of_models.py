@@ -109,4 +109,4 @@ def test_two_states_are_compared_by_their_hashes(command, folder, tmp_path):
     assert done.status == 2
     assert "several results of model" in done.err
     done = command("compare", *folder.glob("*scenes-cls*.json"), "new")
-    assert (done.status, done.out.splitlines()[:2]) == (0, [f"A: {NAMES[0]}", f"B: {NAMES[1]}"])
+    assert (done.status, done.out.splitlines()[1:3]) == (0, [f"A: {NAMES[0]}", f"B: {NAMES[1]}"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,10 @@ def test_other_precision_or_limit_is_another_result(command, own_suite, tmp_path
 
 
 def test_all_missing_data_are_reported_before_anything_is_loaded(command, own_suite, loaded):
+    shutil.copytree(own_suite.parent / "warm", own_suite.parent / "hot")
+    hot = (own_suite.parent / "warm.yaml").read_text().replace("warm", "hot")
+    (own_suite.parent / "hot.yaml").write_text(hot)
+    own_suite.write_text(own_suite.read_text().replace("warm.yaml", "warm.yaml, hot.yaml"))
     for name in ("cold", "warm"):
         (own_suite.parent / name).rename(own_suite.parent / f"{name}-lost")
     done = command(*RUN, str(own_suite))
@@ -99,7 +104,19 @@ def test_all_missing_data_are_reported_before_anything_is_loaded(command, own_su
     cold, warm, last = done.err.splitlines()
     assert cold.startswith("failed: 2 models on cold (user): cold: expected ")
     assert warm.startswith("failed: 2 models on warm (user): warm: expected ")
-    assert last.startswith("cosmos-eval: 2 of 2 data sets cannot be measured on")
+    assert last.startswith("cosmos-eval: 2 of 3 data sets cannot be measured on")
+
+
+def test_a_suite_without_any_data_is_one_line(command, own_suite, loaded):
+    for name in ("cold", "warm"):
+        (own_suite.parent / name).rename(own_suite.parent / f"{name}-lost")
+    done = command(*RUN, str(own_suite))
+    assert (done.status, done.out, loaded) == (2, "", [])
+    (line,) = done.err.splitlines()
+    beginning = "cosmos-eval: none of 2 data sets can be measured on (--dry-run lists them); "
+    assert line.startswith(f"{beginning}the first error: cold: expected ")
+    done = command(*RUN, str(own_suite), "--keep-going")
+    assert (done.status, done.err.count("failed: 2 models on ")) == (1, 2)
 
 
 def test_one_missing_data_set_ends_the_run_or_is_left_out(command, own_suite, tmp_path, loaded):
