@@ -1,6 +1,7 @@
 """The records that cross the borders of packages. Imports neither torch nor NumPy."""
 
-from cosmos_eval.types.errors import CosmosEvalError, UsageError, nearest
+from cosmos_core.utils.text import nearest
+from cosmos_eval.types.errors import CosmosEvalError, UsageError
 from cosmos_eval.types.measurements import (
     Figures,
     FoundSamples,
