@@ -21,6 +21,7 @@ from cosmos_eval.types import (
     nearest,
     protocol_name_with_pairs,
     protocol_name_with_sentences,
+    short_task_name,
     yaml_fields,
 )
 
@@ -72,9 +73,12 @@ def _make_protocol_of_kind(
 ) -> Protocol:
     """Return the protocol of the type that the key `kind` of a file's content names.
 
-    `content` loses its key `kind`. Raise FileError if the kind is unknown or another key is wrong.
+    `kind` may also be a full word, such as `segmentation` for `seg`. `content` loses its key
+    `kind`. Raise FileError if the kind is unknown or another key is wrong.
     """
     kind = content.pop("kind", None)
+    if isinstance(kind, str):
+        kind = short_task_name(kind, kinds)
     if kind not in kinds:
         fault = "is missing" if kind is None else f"cannot be {shortened(kind)}"
         raise FileError(f"`kind` {fault}: give one of {', '.join(kinds)}")

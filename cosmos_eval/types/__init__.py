@@ -49,6 +49,7 @@ from cosmos_eval.types.protocols import (
     base_protocol_name,
     protocol_name_with_pairs,
     protocol_name_with_sentences,
+    short_task_name,
     yaml_fields,
 )
 from cosmos_eval.types.suites import Suite, SuiteMember
@@ -99,5 +100,6 @@ __all__ = [
     "no_progress",
     "protocol_name_with_pairs",
     "protocol_name_with_sentences",
+    "short_task_name",
     "yaml_fields",
 ]

@@ -112,6 +112,19 @@ def test_usage_errors_are_one_line_and_status_2(command, arguments, message):
     assert re.search(rf"^cosmos-eval: .*{message}", err)
 
 
+def test_a_folder_in_place_of_a_data_set_says_what_to_write(command, tmp_path, save_colour):
+    """The file that the message describes is the one that measures the folder."""
+    for colour in ("red", "blue"):
+        save_colour(tmp_path / "data" / "photos" / colour / "1.png", colour)
+    code, out, err = command("run", "--dataset", "data/photos", "--model", "scenes-clip")
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert "write the lines `kind: cls` and `folder: data/photos` to photos.yaml" in err
+    (tmp_path / "photos.yaml").write_text("kind: cls\nfolder: data/photos\n")
+    code, out, _ = command("run", "--dataset", "photos.yaml", "--model", "scenes-clip", "--json")
+    assert code == 0
+    assert json.loads(out)[0]["dataset"] == "photos"
+
+
 def test_debug_shows_the_traceback_wherever_it_stands(command):
     for arguments in (["--debug", "leaderboard", "x"], ["leaderboard", "x", "--debug"]):
         code, _, err = command(*arguments)

@@ -268,7 +268,7 @@ def test_results_that_do_not_say_their_samples(command, tmp_path):
         (["a", "empty"], "no results .* in empty"),
         (["a", "a/broken.txt"], "broken.txt: cannot be read"),
         (["a", "a", "--model", "x", "--model", "y", "--model", "z"], "at most twice"),
-        (["a", "a", "--model", "scenes-clop"], "model 'scenes-clop'; nearest: scenes-clip$"),
+        (["a", "a", "--model", "scenes-clop"], "model 'scenes-clop'; nearest: scenes-cosmos$"),
         (["two", "a"], "two has several models"),
     ],
 )
