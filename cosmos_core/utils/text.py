@@ -88,9 +88,17 @@ def first_of(names: Sequence[str], most: int = 3) -> str:
 def nearest(name: str, known_names: Iterable[str]) -> str:
     """Return the known names that are most similar to an unknown one, separated by commas.
 
-    They are up to three names, the most similar first. Capital letters do not matter. If no name is
-    similar, all names are returned if they are few, and the three least different ones otherwise:
-    `nearest("Imagenet", ["voc20", "imagenet1k"])` gives `imagenet1k`.
+    They are those of `nearest_names`: `nearest("VOC20", ["voc21", "dtd", "voc20"])` gives
+    `voc20, voc21`.
+    """
+    return ", ".join(nearest_names(name, known_names))
+
+
+def nearest_names(name: str, known_names: Iterable[str]) -> list[str]:
+    """Return up to three known names that are most similar to an unknown one, the nearest first.
+
+    Capital letters do not matter. If no name is similar, all names are returned if they are few,
+    and the three least different ones otherwise.
     """
     import difflib
 
@@ -101,7 +109,7 @@ def nearest(name: str, known_names: Iterable[str]) -> str:
         matches = list(name_by_lower_case)
     elif not matches:
         matches = difflib.get_close_matches(lower_name, name_by_lower_case, n=3, cutoff=0.0)
-    return ", ".join(name_by_lower_case[match] for match in matches)
+    return [name_by_lower_case[match] for match in matches]
 
 
 def split_sentences(text: str) -> list[str]:
