@@ -684,7 +684,7 @@ def require_different_texts(
         encoder: The model.
         texts: N texts.
         features: The features (N, D) of the texts.
-        phase: What the texts are in messages, such as "captions".
+        phase: The name of the texts in messages, such as "captions".
         progress: Called with the warning.
     """
     if not are_all_equal(features):

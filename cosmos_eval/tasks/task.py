@@ -112,7 +112,7 @@ class Task(ABC):
         Args:
             encoder: The model.
             protocols: Protocols of this task. Each is a data set, and how it is measured.
-            data: What `open_data` returned for each protocol.
+            data: The data that `open_data` returned for each protocol.
             options: The options of the run.
             progress: Called with the progress.
 
@@ -294,7 +294,7 @@ class Task(ABC):
             protocol: A protocol of this task.
             options: The options of the run; None for the defaults.
             progress: Called with the progress.
-            data: What `open_data` returned. If it is None, the data are opened here.
+            data: The data that `open_data` returned. If it is None, the data are opened here.
         """
         if options is None:
             options = RunOptions()
@@ -340,7 +340,7 @@ class Task(ABC):
         """Return the estimate of every metric: its value, and what its interval depends on.
 
         Args:
-            derived: What `derive` returned for the samples of a result.
+            derived: The arrays that `derive` returned for the samples of a result.
 
         Returns:
             The estimates by the name of the metric. Metrics that the samples do not have are left
@@ -466,7 +466,7 @@ class Task(ABC):
             progress: Called with the progress.
             score: A function of the image features (N, D) and the captions' embeddings (M, D). It
                 returns the arrays to store with the result.
-            notes: What a reader of the result should know, in sentences.
+            notes: Sentences that a reader of the result should know.
             measurement_arguments: More arguments of the method `measurement`.
         """
         from cosmos_eval.data.folders import content_hash
@@ -521,7 +521,7 @@ class Task(ABC):
             sample_list: Everything that identifies the samples. Its hash is recorded.
             content: The `content_hash` of the files. It differs for other images of the same names.
             hashes: More hashes to record, by name.
-            notes: What a reader of the result should know, in sentences.
+            notes: Sentences that a reader of the result should know.
             unit: The noun for what `options.limit` counts.
             fields: Other fields of `Measurement`.
         """

@@ -52,7 +52,7 @@ def measure_data(
     Args:
         encoder: The model.
         protocol: The data set, and how it is measured. It may name a kind of map, such as
-            `similarity`. Otherwise the maps are of the usual kind of the model.
+            `similarity`. Otherwise the maps have the usual kind of the model.
         options: The options of the run.
         progress: Called with the number of images that are measured.
         data: The images and label maps, which were checked before.

@@ -230,7 +230,7 @@ def _best_classes(
         weights: The weights (P, H, W) of the P neighbours of each pixel, which `affinities`
             returns, to refine the logits; None for no refinement.
         decision: The class of each query, and the thresholds.
-        ruled_out: Whether each query (Q,) cannot be the best one. It still counts in the softmax.
+        ruled_out: True if each query (Q,) cannot be the best one. It still counts in the softmax.
             None if no query is ruled out.
     """
     if weights is not None:
@@ -337,7 +337,7 @@ def _best_refined_classes(
         columns: The matrix (W, B) that maps columns of tokens to columns of pixels.
         weights: The weights (P, H, W) of the P neighbours of each pixel.
         decision: The class of each query, and the thresholds.
-        ruled_out: Whether each query (Q,) cannot be the best one. It still counts in the softmax.
+        ruled_out: True if each query (Q,) cannot be the best one. It still counts in the softmax.
             None if no query is ruled out.
     """
     # The best logits of the queries so far, their classes, and the logarithm of the sum of the
