@@ -17,16 +17,17 @@ def suggest_model(text: str) -> str | None:
     Several specifications of one architecture are shortened: "openclip:ViT-B-32/openai (or
     laion400m_e31, ...)" for "ViT-B-32", "python:my_clip.py" for "my_clip.py".
     """
-    path, _, query = text.partition("?")
-    if path.endswith(".py"):
+    path_without_arguments = text.partition("?")[0]
+    if path_without_arguments.endswith(".py"):
         return f"python:{text}"
-    if Path(text).is_dir():
-        return _suggest_for_folder(text)
+    folder_suggestion = _suggest_for_folder(text)
+    if folder_suggestion is not None:
+        return folder_suggestion
     if text.endswith(_WEIGHTS_SUFFIXES):
         return f"cosmos:{text}, or openclip:ARCH/{text} for an architecture ARCH of OpenCLIP"
     if text in RELEASED:
         return f"cosmos:{text}"
-    architecture_suggestion = _suggest_for_architecture(text)
+    architecture_suggestion = suggest_architecture(text)
     if architecture_suggestion is not None:
         return architecture_suggestion
     if re.fullmatch(r"[\w.-]+/[\w.-]+", text):
@@ -47,20 +48,7 @@ def nearest_models(text: str) -> list[str]:
     return [spec_by_name[name] for name in nearest_names(name_without_kind, spec_by_name)]
 
 
-def _suggest_for_folder(text: str) -> str | None:
-    """Return the specification of the model in a folder; None if no model is recognised in it."""
-    folder = Path(text)
-    if (folder / DESCRIPTION).is_file():
-        return f"openclip:{text}"
-    if (folder / "config.json").is_file():
-        return f"hf:{text}"
-    checkpoint = folder / "checkpoint.safetensors"  # as `cosmos-train` writes it
-    if checkpoint.is_file():
-        return f"cosmos:{checkpoint}"
-    return None
-
-
-def _suggest_for_architecture(text: str) -> str | None:
+def suggest_architecture(text: str) -> str | None:
     """Return the specifications of an architecture of OpenCLIP with its published weights.
 
     "RN50/yfcc15m" gives "openclip:RN50/yfcc15m", and "RN50" gives "openclip:RN50/openai (or
@@ -68,7 +56,7 @@ def _suggest_for_architecture(text: str) -> str | None:
     matter. None if there is no such architecture.
     """
     architecture_by_lower_case = {name.lower(): name for name in _list_architectures()}
-    name = text.removeprefix("openclip:").strip("/")
+    name = text.strip("/")
     arch_part, _, tag = name.partition("/")
     arch = architecture_by_lower_case.get(arch_part.lower())
     if arch is None:
@@ -90,6 +78,19 @@ def _suggest_for_architecture(text: str) -> str | None:
     listed_tags = ", ".join(other_tags[: _MOST_TAGS - 1])
     dots = ", ..." if len(tags) > _MOST_TAGS else ""
     return f"openclip:{arch}/{first_tag} (or {listed_tags}{dots})"
+
+
+def _suggest_for_folder(text: str) -> str | None:
+    """Return the specification of the model in a folder; None if there is no model or no folder."""
+    folder = Path(text)
+    if (folder / DESCRIPTION).is_file():
+        return f"openclip:{text}"
+    if (folder / "config.json").is_file():
+        return f"hf:{text}"
+    checkpoint = folder / "checkpoint.safetensors"  # as `cosmos-train` writes it
+    if checkpoint.is_file():
+        return f"cosmos:{checkpoint}"
+    return None
 
 
 def _list_architectures() -> list[str]:
