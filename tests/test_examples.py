@@ -180,7 +180,7 @@ def models(*names: str) -> list[str]:
 
 def test_own_task_is_measured_and_verified(own_task, results, capsys):
     cosmos = record(results, "scenes-cosmos*.json")
-    colours = record(results, "python*.json")
+    colours = record(results, "shares-of-11-colours*.json")
     assert (cosmos["task"], cosmos["dataset"], cosmos["n_samples"]) == (TASK, "pictures", 40)
     assert cosmos["provenance"]["packages"]["image-retrieval-task"] == "0.1"
     name = "image_to_image_R@1"
