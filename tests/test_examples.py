@@ -223,7 +223,7 @@ def test_results_of_own_task_without_it(here, results, capsys):
     run("leaderboard", str(results), "--format", "md")
     assert "image_to_image_R@1" in capsys.readouterr().out
     expected_message = (
-        f"unknown task '{TASK}'; known: retrieval; others are brought by packages, which must"
+        f"unknown task '{TASK}'; nearest: retrieval; others are brought by packages, which must"
     )
     run("verify", str(results), status=2)
     assert capsys.readouterr().out.count(expected_message) == 2

@@ -33,7 +33,7 @@ _SENTENCE_END = re.compile(r"\n|</s>|[.]")
 # Escapes in a JSON text that may stand for half of a surrogate pair.
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _MAX_NAME_LENGTH = 60  # in an error message
-_FEW_NAMES = 10  # that a message lists if none of them is similar to an unknown name
+_FEW_NAMES = 15  # that a message lists if none of them is similar to an unknown name
 
 
 def one_line(text: str) -> str:

@@ -190,7 +190,7 @@ def find_known(name: str, protocol_name: str | None = None) -> Protocol:
         if Path(name).is_dir():
             raise UsageError(_describe_folder_remedy(name))
         raise UsageError(
-            f"unknown data set {name!r}; known: {nearest(name, known_names)}; "
+            f"unknown data set {name!r}; nearest: {nearest(name, known_names)}; "
             "or a .yaml file that describes your own"
         )
 
@@ -199,7 +199,8 @@ def find_known(name: str, protocol_name: str | None = None) -> Protocol:
         protocol_name = next(iter(protocols))  # the usual one is the first
     if protocol_name not in protocols:
         raise UsageError(
-            f"{dataset} has no protocol {protocol_name!r}; it has: {', '.join(protocols)}"
+            f"{dataset} has no protocol {protocol_name!r}; "
+            f"nearest: {nearest(protocol_name, protocols)}"
         )
     protocol = protocols[protocol_name]
     if not revision:

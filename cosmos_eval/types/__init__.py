@@ -31,6 +31,7 @@ from cosmos_eval.types.options import (
     no_progress,
 )
 from cosmos_eval.types.protocols import (
+    TASKS_BY_WORD,
     AssociationProtocol,
     ClassificationProtocol,
     FacesProtocol,
@@ -56,6 +57,7 @@ from cosmos_eval.types.suites import Suite, SuiteMember
 
 __all__ = [
     "MAPS",
+    "TASKS_BY_WORD",
     "AssociationProtocol",
     "Attention",
     "CaptionWord",

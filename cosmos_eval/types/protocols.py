@@ -34,14 +34,15 @@ SelectionLayout = Literal[
 """The form of the annotations of a caption selection set (docs/caption-selection.md)."""
 Rgb = tuple[float, float, float]
 
-# The tasks with short names, by the full words that users may type in their place.
-_TASKS_BY_WORD: Mapping[str, str] = {
+TASKS_BY_WORD: Mapping[str, str] = {
     "classification": "cls",
     "segmentation": "seg",
     "selection": "select",
     "localisation": "loc",
     "association": "assoc",
 }
+"""The tasks with short names, by the full words that users may type in their place."""
+
 _FIXED = {"in_yaml": False}
 """The metadata of fields that a user's YAML file cannot set."""
 
@@ -479,7 +480,7 @@ def short_task_name(name: str, task_names: Container[str]) -> str:
     """
     if name in task_names:
         return name
-    return _TASKS_BY_WORD.get(name, name)
+    return TASKS_BY_WORD.get(name, name)
 
 
 def protocol_name_with_sentences(protocol_name: str, sentences: Sentences) -> str:

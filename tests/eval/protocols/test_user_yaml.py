@@ -207,5 +207,5 @@ def test_a_file_that_is_not_there(tmp_path):
 
 
 def test_unknown_names_list_the_nearest():
-    with pytest.raises(UsageError, match="unknown data set 'scenes-sge'; known: scenes-seg"):
+    with pytest.raises(UsageError, match="unknown data set 'scenes-sge'; nearest: scenes-seg"):
         find_protocol("scenes-sge")
