@@ -242,8 +242,8 @@ def test_files_are_relative_to_the_suite(tmp_path: Path):
         (GOOD.replace("scenes-cosmos", "{name: a}"), r"`models\[0\].model` is missing"),
         (GOOD.replace("scenes-cosmos", "3"), r"`models\[0\]` must map names to values, not 3"),
         (
-            GOOD.replace("scenes-cosmos", "{model: scenes-clip, name: ' '}"),
-            r"name ' ': use",
+            GOOD.replace("scenes-cosmos", "{model: scenes-clip, name: ' a'}"),
+            r"name ' a': use",
         ),
         (
             GOOD.replace("cosmos]", "clip, {model: scenes-cosmos, name: scenes-clip}]"),
