@@ -1,6 +1,5 @@
 """The commands `cosmos-train RECIPE`, `cosmos-train prepare` and `cosmos-train export`."""
 
-import difflib
 import json
 import logging
 import os
@@ -38,7 +37,7 @@ from cosmos_core.utils.command import Ending, run_command
 from cosmos_core.utils.distributed import is_main_process, restarts
 from cosmos_core.utils.files import require_writable
 from cosmos_core.utils.recipe import SCENES
-from cosmos_core.utils.text import OneLineFormatter
+from cosmos_core.utils.text import OneLineFormatter, nearest
 
 logger = logging.getLogger(__name__)
 WARMUP = "optim.warmup_steps"
@@ -185,8 +184,7 @@ def _find_recipe(name: str) -> TrainConfig:
         ValueError: If the recipe does not exist. The error suggests similar names.
     """
     if name not in RECIPES:
-        similar_names = difflib.get_close_matches(name, RECIPES, n=3, cutoff=0.4)
-        raise ValueError(f"unknown recipe {name!r}; nearest: {', '.join(similar_names or RECIPES)}")
+        raise ValueError(f"unknown recipe {name!r}; nearest: {nearest(name, RECIPES)}")
     return RECIPES[name]()
 
 

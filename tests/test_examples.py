@@ -180,7 +180,7 @@ def models(*names: str) -> list[str]:
 
 def test_own_task_is_measured_and_verified(own_task, results, capsys):
     cosmos = record(results, "scenes-cosmos*.json")
-    colours = record(results, "python*.json")
+    colours = record(results, "shares-of-11-colours*.json")
     assert (cosmos["task"], cosmos["dataset"], cosmos["n_samples"]) == (TASK, "pictures", 40)
     assert cosmos["provenance"]["packages"]["image-retrieval-task"] == "0.1"
     name = "image_to_image_R@1"
@@ -223,7 +223,7 @@ def test_results_of_own_task_without_it(here, results, capsys):
     run("leaderboard", str(results), "--format", "md")
     assert "image_to_image_R@1" in capsys.readouterr().out
     expected_message = (
-        f"unknown task '{TASK}'; known: retrieval; others are brought by packages, which must"
+        f"unknown task '{TASK}'; nearest: retrieval; others are brought by packages, which must"
     )
     run("verify", str(results), status=2)
     assert capsys.readouterr().out.count(expected_message) == 2

@@ -3,7 +3,6 @@
 Another package provides the evaluator, as an entry point of the group `cosmos_core.evaluators`.
 """
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from importlib.metadata import entry_points
@@ -14,6 +13,7 @@ from cosmos_core.config import WatchConfig
 from cosmos_core.engine.distributed import World
 from cosmos_core.engine.snapshot import random_state, restore_random_state
 from cosmos_core.model.checkpoint import Weights
+from cosmos_core.utils.text import nearest
 
 GROUP = "cosmos_core.evaluators"
 WEIGHTS: tuple[Weights, ...] = ("teacher", "student")
@@ -140,10 +140,9 @@ def _check_datasets(evaluator: Evaluator, watch: WatchConfig, best: str) -> None
                 full_names.append(f"{dataset}/{weights}/{metric}")
     if any(fnmatchcase(best, name) for name in full_names):
         return
-    similar_names = difflib.get_close_matches(best, full_names, n=3, cutoff=0.3)
     raise ValueError(
         f"save.best={best} is not a metric of the evaluations of which higher values are better; "
-        f"nearest: {', '.join(similar_names or full_names[:3])}"
+        f"nearest: {nearest(best, full_names)}"
     )
 
 

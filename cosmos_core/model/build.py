@@ -1,6 +1,5 @@
 """Models from a description: an OpenCLIP architecture name, a dict, or a JSON file."""
 
-import difflib
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +10,7 @@ import open_clip
 from cosmos_core.model.clip import MultiViewCLIP
 from cosmos_core.model.cosmos import Cosmos
 from cosmos_core.model.flair import Flair
-from cosmos_core.utils.text import parse_json
+from cosmos_core.utils.text import nearest, parse_json
 
 Architecture = str | Path | Mapping[str, Any]
 ModelKind = Literal["cosmos", "flair", "clip"]
@@ -65,8 +64,8 @@ def model_config(architecture: Architecture) -> dict[str, Any]:
         source = str(architecture)
         config = open_clip.get_model_config(source)
         if config is None:
-            matches = difflib.get_close_matches(source, open_clip.list_models(), n=3, cutoff=0.3)
-            raise ValueError(f"unknown architecture {source!r}; nearest: {', '.join(matches)}")
+            nearest_names = nearest(source, open_clip.list_models())
+            raise ValueError(f"unknown architecture {source!r}; nearest: {nearest_names}")
 
     # Check its keys and values.
     unknown_keys = sorted(set(config) - MODEL_KEYS - OTHER_KEYS)

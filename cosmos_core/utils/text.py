@@ -4,7 +4,7 @@ import json
 import logging
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 # Control characters, for a set of a regular expression: those that terminals obey (C0, DEL, C1),
@@ -33,6 +33,7 @@ _SENTENCE_END = re.compile(r"\n|</s>|[.]")
 # Escapes in a JSON text that may stand for half of a surrogate pair.
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _MAX_NAME_LENGTH = 60  # in an error message
+_FEW_NAMES = 15  # that a message lists if none of them is similar to an unknown name
 
 
 def one_line(text: str) -> str:
@@ -93,6 +94,33 @@ def first_of(names: Sequence[str], most: int = 3) -> str:
     if len(names) > most:
         text += f" and {len(names) - most} more"
     return text
+
+
+def nearest(name: str, known_names: Iterable[str]) -> str:
+    """Return the known names that are most similar to an unknown one, separated by commas.
+
+    They are those of `nearest_names`: `nearest("VOC20", ["voc21", "dtd", "voc20"])` gives
+    `voc20, voc21`.
+    """
+    return ", ".join(nearest_names(name, known_names))
+
+
+def nearest_names(name: str, known_names: Iterable[str]) -> list[str]:
+    """Return up to three known names that are most similar to an unknown one, the nearest first.
+
+    Capital letters do not matter. If no name is similar, all names are returned if they are few,
+    and the three least different ones otherwise.
+    """
+    import difflib
+
+    name_by_lower_case = {known_name.lower(): known_name for known_name in known_names}
+    lower_name = name.lower()
+    matches = difflib.get_close_matches(lower_name, name_by_lower_case, n=3, cutoff=0.4)
+    if not matches and len(name_by_lower_case) <= _FEW_NAMES:
+        matches = list(name_by_lower_case)
+    elif not matches:
+        matches = difflib.get_close_matches(lower_name, name_by_lower_case, n=3, cutoff=0.0)
+    return [name_by_lower_case[match] for match in matches]
 
 
 def split_sentences(text: str) -> list[str]:

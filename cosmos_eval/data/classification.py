@@ -238,7 +238,7 @@ def _check_class_list(protocol: ClassificationProtocol) -> None:
         nearest_lists = nearest(protocol.class_list, list(CLASS_LISTS))
         raise UsageError(
             f"{protocol.dataset}: unknown class list '{protocol.class_list}'; "
-            f"known: {nearest_lists}"
+            f"nearest: {nearest_lists}"
         )
 
 

@@ -327,7 +327,7 @@ def dataset_class(name: str) -> Any:
     cls = _get_registry().get(name)
     if cls is None:
         nearest_names = nearest(name, list(_get_registry().module_dict))
-        raise UsageError(f"MMSegmentation has no data set class '{name}'; known: {nearest_names}")
+        raise UsageError(f"MMSegmentation has no data set class '{name}'; nearest: {nearest_names}")
     return cls
 
 

@@ -21,6 +21,7 @@ from cosmos_eval.types import (
     nearest,
     protocol_name_with_pairs,
     protocol_name_with_sentences,
+    short_task_name,
     yaml_fields,
 )
 
@@ -87,13 +88,16 @@ def _make_protocol_of_kind(
     Args:
         content: The keys and values of a file. The key `kind` is removed from it.
         path: The path of the file. Paths in it are relative to its folder.
-        kinds: The values that the key `kind` may have.
+        kinds: The values that the key `kind` may have, or full words for them, such as
+            `segmentation` for `seg`.
         type_of: Returns the type of protocol for a kind.
 
     Raises:
         FileError: If the kind is unknown, or if another key is wrong.
     """
     kind = content.pop("kind", None)
+    if isinstance(kind, str):
+        kind = short_task_name(kind, kinds)
     if kind not in kinds:
         fault = "is missing" if kind is None else f"cannot be {shortened(kind)}"
         raise FileError(f"`kind` {fault}: give one of {', '.join(kinds)}")

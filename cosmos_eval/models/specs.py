@@ -89,10 +89,13 @@ def parse_model_spec(text: str, arch: str | None = None, weights: Weights = "tea
     if colon and kind == "python":
         return _parse_python_name(text, name)
 
-    known_names = [*BUNDLED, *(f"cosmos:{released}" for released in RELEASED)]
-    raise UsageError(
-        f"unknown model '{text}'; nearest: {nearest(text, known_names)}; forms: {_FORMS}"
-    )
+    from cosmos_eval.models.suggestions import nearest_models, suggest_model
+
+    suggestion = suggest_model(text)
+    if suggestion is not None:
+        raise UsageError(f"unknown model '{text}'; did you mean {suggestion}?")
+    nearest_specs = ", ".join(nearest_models(text))
+    raise UsageError(f"unknown model '{text}'; nearest: {nearest_specs}; forms: {_FORMS}")
 
 
 def _parse_cosmos_name(text: str, name: str, arch: str | None, weights: Weights) -> ModelSpec:
@@ -131,6 +134,11 @@ def _parse_openclip_name(text: str, name: str) -> ModelSpec:
         return ModelSpec(text=text, kind="openclip", name=name)
     arch, _, source = name.partition("/")  # names of architectures do not contain a slash
     if not arch or not source:
+        from cosmos_eval.models.suggestions import suggest_architecture
+
+        suggestion = suggest_architecture(name)
+        if suggestion is not None:
+            raise UsageError(f"'{text}' names no weights; did you mean {suggestion}?")
         raise UsageError(
             f"'{text}': use openclip:ARCH/TAG or openclip:ARCH/PATH, as in "
             f"openclip:ViT-B-32/openai; a FOLDER needs an {DESCRIPTION}"
@@ -241,16 +249,21 @@ def with_labels(specs: Sequence[ModelSpec], labels: Sequence[str | None]) -> lis
         )
 
     for label in labels:
-        if label is None:
-            continue
-        # 1 to 100 characters without "(", of which the first is not a space.
-        has_valid_form = re.fullmatch(r"[^\s(][^(]{,99}", label) is not None
-        if not has_valid_form or not label.isprintable():
-            raise UsageError(
-                f"name {label!r}: use 1 to 100 printable characters without '(', which in tables "
-                "begins what differs from the defaults"
-            )
+        if label is not None:
+            require_label(label)
     return [replace(spec, label=label) for spec, label in zip(specs, labels, strict=True)]
+
+
+def require_label(label: str, origin: str = "name") -> None:
+    """Raise UsageError if tables cannot show a label, the name that they display for a model.
+
+    The message begins with `origin`, which says where the label was stated.
+    """
+    has_valid_form = re.fullmatch(r"\S.{,99}", label) is not None
+    if not has_valid_form or not label.isprintable():
+        raise UsageError(
+            f"{origin} {label!r}: use 1 to 100 printable characters, the first of which is no space"
+        )
 
 
 def parse_auxiliary(text: str) -> ModelSpec:

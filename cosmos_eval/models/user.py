@@ -25,7 +25,7 @@ from cosmos_eval.models.encoder import (
     run_parts_on_device,
     tensors_sha256,
 )
-from cosmos_eval.models.specs import code_sha256
+from cosmos_eval.models.specs import code_sha256, require_label
 from cosmos_eval.types import Attention, EncoderInfo, ModelSpec, Precision, Rgb, UsageError
 
 _MORE_WORDS = " and much more"  # that are appended to texts, to find out if they are cut
@@ -44,7 +44,7 @@ class TwoTower:
         encode_text: Maps tokens (B, L) to features (B, D) on the model's device.
         transform: Maps an RGB image to pixels (3, H, W) float32.
         tokenize: Maps a list of texts to tokens (B, L) int64.
-        name: The model's name in results.
+        name: The model's name in tables and file names, unless `--name` gives it another one.
         weights: A module or a state dict, whose tensors are hashed. It may be left out if the
             functions are methods of modules, or refer to modules or tensors in their closure or
             file.
@@ -112,6 +112,7 @@ class TwoTower:
             precision="fp32",
             device="cpu",
             code_sha256=code_hash,
+            name=name,
         )
         self.refresh_info()
 
@@ -368,6 +369,8 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> Encoder:
             raise UsageError(
                 f"{origin} gives no `weights_sha256`: hash the weights, random ones too"
             )
+        if info.name is not None:
+            require_label(info.name, f"{origin}: name")
 
     # State the file in the description of the model, and check all outputs from now on.
     with errors_as_usage_errors(f"{origin}: setting its `info`"):

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from cosmos_eval.protocols import scenes, segmentation
 from cosmos_eval.protocols.classification import (
@@ -179,15 +180,17 @@ def find_known(name: str, protocol_name: str | None = None) -> Protocol:
         protocol_name: The name of the protocol; None: the usual one of the data set.
 
     Raises:
-        UsageError: For an unknown data set or protocol. The message has the nearest names.
+        UsageError: For an unknown data set or protocol, with the nearest names, and for a folder.
     """
     known_names = [*named_protocols(), *set_names()]
     dataset, separator, revision = name.partition("@")
     # Only webdatasets have revisions, and a revision must not be empty.
     can_have_revision = revision != "" and dataset in WEBDATASETS
     if dataset not in known_names or (separator and not can_have_revision):
+        if Path(name).is_dir():
+            raise UsageError(_describe_folder_remedy(name))
         raise UsageError(
-            f"unknown data set {name!r}; known: {nearest(name, known_names)}; "
+            f"unknown data set {name!r}; nearest: {nearest(name, known_names)}; "
             "or a .yaml file that describes your own"
         )
 
@@ -196,12 +199,27 @@ def find_known(name: str, protocol_name: str | None = None) -> Protocol:
         protocol_name = next(iter(protocols))  # the usual one is the first
     if protocol_name not in protocols:
         raise UsageError(
-            f"{dataset} has no protocol {protocol_name!r}; it has: {', '.join(protocols)}"
+            f"{dataset} has no protocol {protocol_name!r}; "
+            f"nearest: {nearest(protocol_name, protocols)}"
         )
     protocol = protocols[protocol_name]
     if not revision:
         return protocol
     return replace(protocol, dataset=name, revision=revision)
+
+
+def _describe_folder_remedy(folder: str) -> str:
+    """Return the error message for a folder that is named in place of a data set.
+
+    It has the lines of a YAML file for the simplest layout, a folder of images for each class. For
+    the folder `data/photos`, the file is `photos.yaml` with `folder: data/photos`.
+    """
+    file_name = f"{Path(folder).resolve().name}.yaml"
+    return (
+        f"data set {folder!r} is a folder: if it has a folder of images for each class, write the "
+        f"lines `kind: cls` and `folder: {folder}` to {file_name}, and name that file; "
+        "docs/your-data.md has the lines for other data"
+    )
 
 
 def prepare(protocol: Protocol) -> None:

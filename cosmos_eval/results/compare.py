@@ -19,7 +19,7 @@ from cosmos_eval.stats.groups import GroupDifference
 from cosmos_eval.stats.intervals import LEVEL
 from cosmos_eval.stats.paired import PairedDifference, holm
 from cosmos_eval.tasks import Metric, metric_of, task_named
-from cosmos_eval.types import Samples, UsageError, base_protocol_name
+from cosmos_eval.types import Samples, UsageError, base_protocol_name, nearest
 
 _TUNED_FIELDS = ("attention", "hashes.constants", "hashes.queries", "hashes.templates")
 """Fields of a setting that are left out if a search chose their values for each model."""
@@ -399,13 +399,20 @@ def select_model_results(
         return model_results
 
     # Name the models that can be chosen.
-    all_models = ", ".join(sorted({result.model for result in results}))
+    all_models = sorted({result.model for result in results})
     if model is None:
         raise UsageError(
-            f"{place} has several models ({all_models}): choose with --model, A's then B's"
+            f"{place} has several models ({', '.join(all_models)}): "
+            "choose with --model, A's then B's"
         )
-    problem = f"several results of model '{model}'" if labels else f"no result of model '{model}'"
-    raise UsageError(f"{place} has {problem}: choose one of {all_models}")
+    if labels:
+        labels_of_model = ", ".join(sorted(labels))
+        raise UsageError(
+            f"{place} has several results of model '{model}': choose one of {labels_of_model}"
+        )
+    raise UsageError(
+        f"{place} has no result of model '{model}'; nearest: {nearest(model, all_models)}"
+    )
 
 
 def require_one_data_version(results: Iterable[StoredResult]) -> None:

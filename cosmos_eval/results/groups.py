@@ -18,7 +18,7 @@ from cosmos_eval.stats.estimates import Ints, Values
 from cosmos_eval.stats.groups import GroupDifference, group_difference, image_covariance
 from cosmos_eval.stats.planning import MOST_TRAININGS, range_of_trainings
 from cosmos_eval.tasks import task_named
-from cosmos_eval.types import Samples, UsageError
+from cosmos_eval.types import Samples, UsageError, nearest
 
 # The numbers of images of a plan, relative to the measured ones, with their names.
 _IMAGE_FACTORS = {"these": 1.0, "4 x as many": 4.0, "unlimited": inf}
@@ -98,10 +98,10 @@ def select_group_results(results: Sequence[StoredResult], name: str) -> list[Sto
         return named_results
     if len(group_names) == 1:
         return [result for result in results if _group_name(result) in group_names]
-    all_names = {_group_name(result) or result.model for result in results}
+    all_names = sorted({_group_name(result) or result.model for result in results})
     raise UsageError(
         f"no group, and no model of one group, is called '{name}'; "
-        f"there are {', '.join(sorted(all_names))}"
+        f"nearest: {nearest(name, all_names)}"
     )
 
 

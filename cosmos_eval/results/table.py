@@ -97,7 +97,7 @@ def split_patterns(values: Iterable[str] | None) -> list[str]:
 
 
 def require_known(kind: str, patterns: Iterable[str], known_names: Iterable[str]) -> None:
-    """Raise UsageError for a pattern that no known name matches.
+    """Raise UsageError, with the nearest names, for a pattern that no known name matches.
 
     Args:
         kind: The kind of thing that is named, such as "model", for the message.
@@ -107,9 +107,7 @@ def require_known(kind: str, patterns: Iterable[str], known_names: Iterable[str]
     names = sorted(set(known_names))
     for pattern in patterns:
         if names and not any(fnmatchcase(name, pattern) for name in names):
-            raise UsageError(
-                f"no {kind} is called '{pattern}'; there are {nearest(pattern, names)}"
-            )
+            raise UsageError(f"no {kind} is called '{pattern}'; nearest: {nearest(pattern, names)}")
 
 
 def pattern_index(names: Iterable[str], patterns: Sequence[str]) -> int:

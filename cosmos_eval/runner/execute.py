@@ -4,7 +4,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Container, Generator, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from functools import cache, partial
 from importlib import import_module
@@ -16,7 +16,7 @@ from cosmos_eval import types
 from cosmos_eval.models import specs
 from cosmos_eval.results.checked import contradiction_of_metrics
 from cosmos_eval.results.filenames import make_file_stem
-from cosmos_eval.results.identity import overrides_of
+from cosmos_eval.results.identity import model_identity, overrides_of
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.store import read_files, record_is_unchanged, samples_of
 from cosmos_eval.runner import plan as plans
@@ -215,13 +215,10 @@ def existing_results(plan: plans.Plan, output: Path) -> dict[plans.Pair, plans.R
     results = {}
     for spec, protocol in product(plan.specs, plan.protocols):
         pair = plans.pair_of(spec, protocol)
-        # The name of the file tells model, data set, protocol, and options that are not the usual
-        # ones.
         settings = settings_of(protocol, plan.options, found_samples_of(protocol, plan.options))
         is_student = spec.kind in specs.TWO_SETS and spec.weights == "student"
-        stem = make_file_stem(*pair, overrides_of(settings, student=is_student))
-        path = output / f"{stem}.json"
-        if not path.exists():
+        path = _find_result(spec, pair, overrides_of(settings, student=is_student), output)
+        if path is None:
             continue
         try:
             row = _read_valid(spec, path, plan.options.auxiliary)
@@ -230,6 +227,37 @@ def existing_results(plan: plans.Plan, output: Path) -> dict[plans.Pair, plans.R
         else:
             results[pair] = plans.Result(pair, row, path=path)
     return results
+
+
+def _find_result(
+    spec: types.ModelSpec, pair: plans.Pair, variants: tuple[str, ...], output: Path
+) -> Path | None:
+    """Return the file of a stored result; None if there is none.
+
+    The name of the file tells model, data set, protocol, and options that are not the usual ones.
+    A user's Python file may name its model, and is not run to find that name out: the result is
+    the one that records the specification of the model.
+
+    Args:
+        spec: The model.
+        pair: The names of the model, the data set and the protocol.
+        variants: Words for the settings that differ from the defaults.
+        output: The folder of the results.
+    """
+    path = output / f"{make_file_stem(*pair, variants)}.json"
+    if path.exists():
+        return path
+    if spec.kind != "python" or spec.label is not None:
+        return None
+    name_without_model = make_file_stem("", pair.dataset, pair.protocol, variants)
+    for candidate in sorted(output.glob(f"*{name_without_model}*.json")):
+        with suppress(types.UsageError):
+            row = read_files(candidate).row
+            row_variants = model_identity(row).variants
+            row_name = make_file_stem("", row.dataset, row.protocol, row_variants)
+            if row.model["spec"] == spec.text and row_name == name_without_model:
+                return candidate
+    return None
 
 
 def _read_valid(spec: types.ModelSpec, path: Path, auxiliary: str | None) -> ResultRow:

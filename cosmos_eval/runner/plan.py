@@ -18,7 +18,7 @@ from cosmos_eval.models.training import state_trainings
 from cosmos_eval.protocols import embedded_protocols, prepare
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.runner.suites import read_suite, refuse_repeated
-from cosmos_eval.tasks import find_protocol, task_for, task_named
+from cosmos_eval.tasks import find_protocol, known_tasks, task_for, task_named
 
 ShowProgress = Callable[[str, types.Progress], None]
 """A function that shows progress. It is called with a title, such as `scenes-cosmos on scenes-cls`,
@@ -129,7 +129,7 @@ def make_plan(
     Args:
         suite: The name or YAML file of a suite. It names the data sets in place of `task`,
             `datasets` and `protocol_names`, and the models if `models` is empty.
-        task: The task that all data sets belong to; `all`: any.
+        task: The task that all data sets belong to, such as `seg` or `segmentation`; `all`: any.
         datasets: Names, YAML files or their contents, or protocols. Empty: the embedded data sets
             of the task.
         protocol_names: Every data set is measured by each of these protocols. Empty: by its usual
@@ -149,6 +149,7 @@ def make_plan(
             and options that contradict each other.
     """
     options = options or types.RunOptions()
+    task = types.short_task_name(task, known_tasks())
     if tuned is not None:
         if suite or protocol_names or task not in ("all", "seg"):
             raise types.UsageError("--tuned is for --task seg, without --suite and --protocol")

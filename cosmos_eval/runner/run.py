@@ -166,7 +166,8 @@ def _load_model(job: plans.Job, show_progress: plans.ShowProgress) -> LoadedMode
     # Most models have no notes. A note says, for example, that some weights are not used.
     for note in getattr(encoder, "notes", ()):
         show_progress(title, types.Progress("load", done=1, total=1, note=note))
-    return LoadedModel(encoder, job.spec, options, show_progress, load_seconds)
+    spec = job.spec.named_by(encoder.info)
+    return LoadedModel(encoder, spec, options, show_progress, load_seconds)
 
 
 @dataclass
@@ -198,10 +199,10 @@ def measure(
     options = job.options
     if options.save_predictions is not None:
         # Every model has a folder of its own for its predicted label maps.
-        folder = predictions_name(job.spec.called, options.auxiliary)
+        folder = predictions_name(model.spec.called, options.auxiliary)
         options = replace(options, save_predictions=str(Path(options.save_predictions, folder)))
     dataset_names = dict.fromkeys(dataset.protocol.dataset for dataset in job.datasets)
-    title = f"{job.spec.called} on {' + '.join(dataset_names)}"
+    title = f"{model.spec.called} on {' + '.join(dataset_names)}"
     progress = ImageCounter(partial(show_progress, title))
 
     opened = _open_job(model.encoder, job, options, progress)

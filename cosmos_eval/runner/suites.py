@@ -97,7 +97,7 @@ def read_suite(name_or_file: str, *, with_models: bool = True) -> Suite:
     path = path_by_name.get(name_or_file, Path(name_or_file))
     if path.suffix not in _SUFFIXES:
         raise UsageError(
-            f"unknown suite {name_or_file!r}; known: {nearest(name_or_file, list(path_by_name))}; "
+            f"unknown suite {name_or_file!r}; nearest: {nearest(name_or_file, path_by_name)}; "
             "or a .yaml file of your own"
         )
     try:
@@ -279,7 +279,7 @@ def _require_known(field: str, names: Iterable[str], known_names: Sequence[str])
     for name in names:
         if name not in known_names:
             raise UsageError(
-                f"{field}: unknown member '{name}'; known: {nearest(name, known_names)}"
+                f"{field}: unknown member '{name}'; nearest: {nearest(name, known_names)}"
             )
 
 

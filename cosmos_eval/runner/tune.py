@@ -267,6 +267,7 @@ def tune(
     from cosmos_eval.models import load_encoder
 
     encoder = load_encoder(spec, device=own_device(options.device))
+    spec = spec.named_by(encoder.info)
     trials_path = folder / f"{safe_name(spec.called)}.trials.json"
     # Everything that the scores depend on.
     identity = {

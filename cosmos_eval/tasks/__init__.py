@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, cast
 
 from cosmos_eval.tasks.metric import Metric
 from cosmos_eval.tasks.task import Task
-from cosmos_eval.types import Protocol, UsageError, nearest
+from cosmos_eval.types import TASKS_BY_WORD, Protocol, UsageError, nearest
 
 _MODULES: Mapping[str, str] = {
     "retrieval": "cosmos_eval.tasks.retrieval",
@@ -201,8 +201,9 @@ def task_named(name: str) -> Task:
     faults = _find_installed_tasks().faults
     if name in faults:
         raise UsageError(faults[name])
+    nearest_names = nearest(name, [*known_tasks(), *TASKS_BY_WORD])
     raise UsageError(
-        f"unknown task '{name}'; known: {nearest(name, list(known_tasks()))}; "
+        f"unknown task '{name}'; nearest: {nearest_names}; "
         "others are brought by packages, which must be installed"
     )
 

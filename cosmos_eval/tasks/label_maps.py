@@ -246,7 +246,7 @@ def unfinished_store(
         )
     identity = {
         "code": fingerprint("cosmos_core", "cosmos_eval"),
-        "model": list(info._replace(spec="", device=info.device.partition(":")[0])),
+        "model": list(info._replace(spec="", name=None, device=info.device.partition(":")[0])),
         "protocol": vars(protocol),
         # Other options do not decide results. Batch size and threads change how sums are rounded,
         # which moves a pixel at a border now and then, as another processor would.

@@ -1,6 +1,7 @@
 """The records that cross the borders of packages. Imports neither torch nor NumPy."""
 
-from cosmos_eval.types.errors import CosmosEvalError, UsageError, nearest
+from cosmos_core.utils.text import nearest
+from cosmos_eval.types.errors import CosmosEvalError, UsageError
 from cosmos_eval.types.measurements import (
     Figures,
     FoundSamples,
@@ -30,6 +31,7 @@ from cosmos_eval.types.options import (
     no_progress,
 )
 from cosmos_eval.types.protocols import (
+    TASKS_BY_WORD,
     AssociationProtocol,
     ClassificationProtocol,
     FacesProtocol,
@@ -48,12 +50,14 @@ from cosmos_eval.types.protocols import (
     base_protocol_name,
     protocol_name_with_pairs,
     protocol_name_with_sentences,
+    short_task_name,
     yaml_fields,
 )
 from cosmos_eval.types.suites import Suite, SuiteMember
 
 __all__ = [
     "MAPS",
+    "TASKS_BY_WORD",
     "AssociationProtocol",
     "Attention",
     "CaptionWord",
@@ -98,5 +102,6 @@ __all__ = [
     "no_progress",
     "protocol_name_with_pairs",
     "protocol_name_with_sentences",
+    "short_task_name",
     "yaml_fields",
 ]

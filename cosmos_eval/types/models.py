@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, get_args
 
 Weights = Literal["teacher", "student"]
@@ -44,7 +44,7 @@ class ModelSpec:
     weights: Weights = "teacher"
     # The facts about its training that a checkpoint states, such as the seed.
     training: Mapping[str, Any] | None = field(default=None, hash=False)
-    # The name of the model in results, if the user gives it another one.
+    # The name of the model in results, if the user or the user's Python file gives it another one.
     label: str | None = None
     # The arguments of the function in a Python file.
     arguments: Mapping[str, Any] = field(default_factory=dict, hash=False)
@@ -53,6 +53,15 @@ class ModelSpec:
     def called(self) -> str:
         """The name of the model in results: the user's label, or else the specification."""
         return self.label or self.text
+
+    def named_by(self, info: EncoderInfo) -> ModelSpec:
+        """Return the specification with the name that the loaded model has, if it has one.
+
+        A name that the user chose with `--name` stays.
+        """
+        if self.label is not None or info.name is None:
+            return self
+        return replace(self, label=info.name)
 
 
 class EncoderInfo(NamedTuple):
@@ -76,6 +85,8 @@ class EncoderInfo(NamedTuple):
     revision: str | None = None
     # The record of the encoder that guides the attention of the last block, if there is one.
     auxiliary: Mapping[str, Any] | None = None
+    # The name of the model in results that a user's Python file states; None: the specification.
+    name: str | None = None
 
 
 class CaptionWord(NamedTuple):

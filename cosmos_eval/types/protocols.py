@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -33,6 +33,15 @@ SelectionLayout = Literal[
 # fmt: on
 """The form of the annotations of a caption selection set (docs/caption-selection.md)."""
 Rgb = tuple[float, float, float]
+
+TASKS_BY_WORD: Mapping[str, str] = {
+    "classification": "cls",
+    "segmentation": "seg",
+    "selection": "select",
+    "localisation": "loc",
+    "association": "assoc",
+}
+"""The tasks with short names, by the full words that users may type in their place."""
 
 _FIXED = {"in_yaml": False}
 """The metadata of fields that a user's YAML file cannot set."""
@@ -458,6 +467,20 @@ class ProbeProtocol(Protocol):
     # vote is exp(similarity / temperature).
     neighbours: int = 20
     temperature: float = 0.07
+
+
+def short_task_name(name: str, task_names: Container[str]) -> str:
+    """Return the name of the task that a user calls by a full word: "classification" -> "cls".
+
+    Names of tasks, and names that are not known, are returned as they are.
+
+    Args:
+        name: The word or the name.
+        task_names: The names of all tasks.
+    """
+    if name in task_names:
+        return name
+    return TASKS_BY_WORD.get(name, name)
 
 
 def protocol_name_with_sentences(protocol_name: str, sentences: Sentences) -> str:

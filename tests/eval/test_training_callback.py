@@ -106,7 +106,7 @@ def test_embedded_and_downloaded_data_sets_are_checked(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("datasets", "message"),
     [
-        ("scenes-clss", "unknown data set 'scenes-clss'; known: scenes-cls"),
+        ("scenes-clss", "unknown data set 'scenes-clss'; nearest: scenes-cls"),
         ("scenes-cls, scenes-cls", r"scenes-cls \(scenes\) is given twice"),
         ("voc20", "voc20 is not embedded: name its folder"),
         (" ,", "watch.datasets names no data set"),

@@ -48,7 +48,7 @@ def prepare(
         return imagenet.move_into_class_folders(data_root, progress)
     if name not in _LABEL_MAPS:
         nearest_names = nearest(name, (*_LABEL_MAPS, "imagenet"))
-        raise UsageError(f"nothing is known to prepare as {name!r}; known: {nearest_names}")
+        raise UsageError(f"nothing is known to prepare as {name!r}; nearest: {nearest_names}")
 
     protocol = _find_protocol(name)
     progress(Progress("originals", 0, 1))

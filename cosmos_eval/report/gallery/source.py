@@ -5,6 +5,7 @@ Imports torch only to load a model.
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -535,7 +536,7 @@ def _refusal_lines(refusals: Sequence[_Refusal]) -> list[str]:
     missing_outputs: dict[tuple[str, str], dict[str, list[str]]] = {}
     for request, reason in refusals:
         # The message for an unknown model lists similar names, which do not help here.
-        short_reason = reason.partition("; nearest")[0]
+        short_reason = re.split("; nearest|; did you mean", reason)[0]
         datasets_by_kind = missing_outputs.setdefault((request.label, short_reason), {})
         datasets_by_kind.setdefault(request.kind, []).append(request.dataset)
 

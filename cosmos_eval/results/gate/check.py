@@ -15,6 +15,7 @@ new trainings as much as the trainings of the baseline, so that a single new tra
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -51,6 +52,8 @@ from cosmos_eval.stats.paired import PairedDifference, holm, independent_differe
 from cosmos_eval.tasks import Metric, metric_of
 from cosmos_eval.types import UsageError
 
+# The brackets at the end of a label, which may hold further brackets.
+_LAST_BRACKETS = re.compile(r" \((?:[^()]|\([^()]*\))*\)$")
 _HASH_LENGTH = 8  # characters of a hash that is shown
 _LEAST_TRAININGS = 4  # in total: the variance between seeds then has two degrees of freedom
 ALPHA = 0.025
@@ -419,7 +422,10 @@ def _matching_key(baseline: Baseline, result: VerifiedResult) -> Key:
     key = result_key(result.row)
     if any(entry.key == key for entry in baseline.results):
         return key
-    key_without_name = _key_without_name(key, result.stored.identity.sha256)
+    # The name itself may end with brackets, which are no settings.
+    name = result.stored.identity.name
+    key_of_settings = key._replace(model=key.model.removeprefix(name))
+    key_without_name = _key_without_name(key_of_settings, result.stored.identity.sha256)
     for entry in reversed(baseline.results):
         if _key_without_name(entry.key, entry.model_sha256) == key_without_name:
             return entry.key
@@ -429,13 +435,14 @@ def _matching_key(baseline: Baseline, result: VerifiedResult) -> Key:
 def _key_without_name(key: Key, model_sha256: str | None) -> tuple[str | None, ...]:
     """Return the fields of a key, with the hash of the model in place of its name.
 
-    The words in brackets behind the name, which say how the settings differ from the defaults,
-    still count.
+    The words in the last brackets behind the name, which say how the settings differ from the
+    defaults, still count.
 
     Example:
-        ("1a2b...", "student, bf16)", "coco", "karpathy") for the model "clip (student, bf16)".
+        ("1a2b...", " (bf16)", "coco", "karpathy") for the model "clip (B/16) (bf16)".
     """
-    _, _, setting_words = key.model.partition(" (")
+    last_brackets = _LAST_BRACKETS.search(key.model)
+    setting_words = last_brackets.group() if last_brackets else ""
     return model_sha256, setting_words, key.dataset, key.protocol
 
 

@@ -201,7 +201,7 @@ def test_class_lists_of_the_users_choice(root):
     with pytest.raises(UsageError, match="not both"):
         classification.TASK.open_data(replace(PROTOCOL, class_list="imagenet1k"), options)
     unknown = replace(PROTOCOL, class_names={}, class_list="imagenet2k")
-    with pytest.raises(UsageError, match="known: imagenet1k"):
+    with pytest.raises(UsageError, match="nearest: imagenet1k"):
         classification.TASK.open_data(unknown, options)
 
 

@@ -93,11 +93,11 @@ def test_light_commands_import_no_heavy_package(tmp_path):
         ([], "Missing command"),
         (["rum"], "No such command 'rum'"),
         (["run", "--modle", "x"], "No such option"),
-        (["run", "--task", "segm"], "unknown task 'segm'; known: seg"),
+        (["run", "--task", "segm"], "unknown task 'segm'; nearest: seg"),
         (["run", "--limit", "0"], "--limit"),
         (["run", "--limit", "few"], "--limit"),
         (["run", "--model", "scenes-cosmo"], "unknown model 'scenes-cosmo'; .*scenes-cosmos"),
-        (["run", "--dataset", "voc2"], "unknown data set 'voc2'; known: .*voc20"),
+        (["run", "--dataset", "voc2"], "unknown data set 'voc2'; nearest: .*voc20"),
         (["run", "--dataset", "mine.yaml"], "mine.yaml: no such file"),
         (["run", "--dataset", "voc20"], "--data-root"),
         (["run", "--model", "cosmos:none.pt"], "none.pt"),
@@ -110,6 +110,19 @@ def test_usage_errors_are_one_line_and_status_2(command, arguments, message):
     code, out, err = command(*arguments)
     assert (code, out, len(err.splitlines())) == (2, "", 1)
     assert re.search(rf"^cosmos-eval: .*{message}", err)
+
+
+def test_a_folder_in_place_of_a_data_set_says_what_to_write(command, tmp_path, save_colour):
+    """The file that the message describes is the one that measures the folder."""
+    for colour in ("red", "blue"):
+        save_colour(tmp_path / "data" / "photos" / colour / "1.png", colour)
+    code, out, err = command("run", "--dataset", "data/photos", "--model", "scenes-clip")
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert "write the lines `kind: cls` and `folder: data/photos` to photos.yaml" in err
+    (tmp_path / "photos.yaml").write_text("kind: cls\nfolder: data/photos\n")
+    code, out, _ = command("run", "--dataset", "photos.yaml", "--model", "scenes-clip", "--json")
+    assert code == 0
+    assert json.loads(out)[0]["dataset"] == "photos"
 
 
 def test_debug_shows_the_traceback_wherever_it_stands(command):

@@ -51,7 +51,7 @@ def test_options_of_tables_reach_a_comparison(command):
             "need --members with --suite",
         ),
         ("reproduce {} --sort size", "--sort size: give a column of the table: model, published"),
-        ("reproduce {} --metrics acc", "no metric is called 'acc'; there are"),
+        ("reproduce {} --metrics acc", "no metric is called 'acc'; nearest: acc"),
         ("compare {}", "Missing argument 'B': name it, or give --model or --group twice"),
         ("compare {} {} --plan", "--plan and --same-seeds need --group, given twice"),
     ],

@@ -212,7 +212,7 @@ def test_status_0_for_a_whole_set_else_1_and_the_fault(own, command):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["voc2"], "unknown data set 'voc2'; known: .*voc21"),
+        (["voc2"], "unknown data set 'voc2'; nearest: .*voc21"),
         (["none.yaml"], "none.yaml: no such file"),
         (["voc21"], "--data-root"),
         (["voc21", "--data-root", "nowhere"], "no folder nowhere"),

@@ -251,8 +251,8 @@ def test_a_name_is_in_the_record_the_file_and_the_table(command, own, tmp_path, 
     [
         (["--name", "a"], r"--name is given 1 times for \d models: give one per --model"),
         (["--model", "scenes-clip", "--name", "a", "--name", "b"], "given 2 times for 1 models"),
-        (["--model", "scenes-clip", "--name", "a (b)"], r"name 'a \(b\)': use 1 to 100 print"),
-        (["--model", "scenes-clip", "--name", " "], "name ' ': use"),
+        (["--model", "scenes-clip", "--name", " "], "name ' ': use 1 to 100 printable characters"),
+        (["--model", "scenes-clip", "--name", "a" * 101], "aaa': use 1 to 100 printable"),
         (
             ["--model", "scenes-clip", "--name", "a", "--model", "scenes-cosmos", "--name", "a"],
             "a is given twice",
@@ -263,6 +263,71 @@ def test_wrong_names(command, words, message):
     done = command("run", *words)
     assert (done.status, done.out) == (2, "")
     assert re.search(message, done.err)
+
+
+def test_a_name_may_have_brackets(command, photos):
+    """Words of settings follow in brackets of their own."""
+    models = ["--model", "scenes-clip", "--name", "ours (B/16)"]
+    for more in ([], ["--precision", "bf16"]):
+        done = command("run", *models, "--dataset", photos, "--output", "out", *more)
+        assert done.status == 0
+        assert "ours (B/16)" in done.out
+    done = command("leaderboard", "out", "--models", "ours (B/16)*", "--format", "json")
+    assert {entry["model"] for entry in json.loads(done.out)} == {
+        "ours (B/16)",
+        "ours (B/16) (bf16)",
+    }
+    done = command(
+        "compare", "out", "--model", "ours (B/16)", "--model", "ours (B/16) (bf16)", "--json"
+    )
+    assert done.status == 0
+    assert json.loads(done.out)["b"] == "ours (B/16) (bf16)"
+
+
+def test_two_towers_are_called_as_their_file_says(command, tmp_path, photos):
+    """The name is in tables, file names and `--models`. The path is provenance."""
+    (tmp_path / "mine.py").write_text(TOWERS)
+    arguments = ["run", "--model", "python:mine.py", "--dataset", photos, "--output", "out"]
+    done = command(*arguments)
+    assert "wrote out/towers__photos__user.json" in done.err
+    assert "towers" in done.out
+    assert "mine.py" not in done.out
+    record = read_record(tmp_path / "out" / "towers__photos__user.json")
+    assert (record["model"]["name"], record["model"]["spec"]) == ("towers", "python:mine.py")
+    done = command("leaderboard", "out", "--models", "tow*", "--format", "json")
+    assert [entry["model"] for entry in json.loads(done.out)] == ["towers"]
+
+    done = command(*arguments, "--name", "another name")
+    assert "wrote out/another-name__photos__user.json" in done.err
+
+
+def test_a_result_under_the_name_of_a_file_is_not_measured_again(tmp_path, photos):
+    """Models with other arguments are other models, also under the same name."""
+    lines = TOWERS.replace("model = TwoTower(", "def load(d, p, width=1): return TwoTower(")
+    (tmp_path / "mine.py").write_text(lines)
+    texts = [f"python:{tmp_path}/mine.py{query}" for query in ("", "?width=2", "?width=3")]
+    plan = make_plan(datasets=[photos], models=texts)
+    assert existing_results(plan, tmp_path / "out") == {}
+    for _ in run_all(make_plan(datasets=[photos], models=texts[:2]), output=tmp_path / "out"):
+        pass
+    results = existing_results(plan, tmp_path / "out")
+    specs = {pair.model: result.row.model["spec"] for pair, result in results.items()}
+    assert specs == {text: text for text in texts[:2]}
+    assert {result.row.model["name"] for result in results.values()} == {"towers"}
+    assert all(result.error is None for result in results.values())
+
+    other_options = replace(plan, options=replace(plan.options, precision="bf16"))
+    assert existing_results(other_options, tmp_path / "out") == {}
+    (tmp_path / "mine.py").write_text(f"{lines}# edited\n")
+    for result in existing_results(plan, tmp_path / "out").values():
+        assert "was measured with other code than" in str(result.error)
+
+
+@pytest.mark.parametrize("name", [" a", "a\\nb"])
+def test_a_name_in_a_file_that_tables_cannot_show(own, name):
+    message = refusal(own(TOWERS.replace('"towers"', f'"{name}"')))
+    assert "mine.py: `model`: name" in message
+    assert "use 1 to 100 printable characters" in message
 
 
 def test_a_worker_loads_a_model_again_for_another_precision(photos, tmp_path):

@@ -139,7 +139,7 @@ def test_the_command_tells_its_counts(many, command):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["coco_objects"], "known: coco_object"),
+        (["coco_objects"], "nearest: coco_object"),
         (["context"], "give --data-root DIR"),
         (["coco_object", "--data-root", "nowhere"], "expected nowhere/images/val2017"),
     ],

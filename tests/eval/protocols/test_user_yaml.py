@@ -8,6 +8,7 @@ import pytest
 from cosmos_eval.tasks import find_protocol
 from cosmos_eval.types import (
     ClassificationProtocol,
+    LocalisationProtocol,
     RetrievalProtocol,
     SegmentationProtocol,
     SelectionProtocol,
@@ -187,11 +188,24 @@ def test_what_is_wrong_is_named(read, text, message):
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "protocol_type"),
+    [
+        ("kind: classification\nfolder: a\n", ClassificationProtocol),
+        (ONE.replace("kind: seg", "kind: segmentation"), SegmentationProtocol),
+        (f"{SELECT}layout: items\n".replace("kind: select", "kind: selection"), SelectionProtocol),
+        (ONE.replace("kind: seg", "kind: localisation"), LocalisationProtocol),
+    ],
+)
+def test_a_kind_may_be_a_full_word(read, text, protocol_type):
+    assert type(read(text)) is protocol_type
+
+
 def test_a_file_that_is_not_there(tmp_path):
     with pytest.raises(UsageError, match=r"none\.yaml: no such file"):
         find_protocol(str(tmp_path / "none.yaml"))
 
 
 def test_unknown_names_list_the_nearest():
-    with pytest.raises(UsageError, match="unknown data set 'scenes-sge'; known: scenes-seg"):
+    with pytest.raises(UsageError, match="unknown data set 'scenes-sge'; nearest: scenes-seg"):
         find_protocol("scenes-sge")

@@ -115,6 +115,21 @@ def test_the_metrics_that_can_fail_a_check(task, gated):
     assert baseline.gated_metrics(entry) == expected
 
 
+@pytest.mark.parametrize(
+    ("old_name", "new_name"),
+    [("clip", "ours (B/16)"), ("ours (B/16)", "ours (B/32)"), ("clip (a) (b)", "clip")],
+)
+def test_a_renamed_model_is_found_by_its_hash(command, update, tmp_path, old_name, new_name):
+    """Names may have brackets. The words of settings behind a name, such as bf16, still count."""
+    bf16 = {"provenance": {"precision": "bf16", "partial": "4 of 9 images"}}
+    store(tmp_path / "old", "cls", model={"name": old_name}, **bf16)
+    store(tmp_path / "new", "cls", model={"name": new_name}, **bf16)
+    store(tmp_path / "fp32", "cls", model={"name": new_name})
+    update("old")
+    assert command("check", "new", "--baseline", "base.json").status == 0
+    assert command("check", "fp32", "--baseline", "base.json").status == 2
+
+
 def test_a_loss_within_the_tolerance_passes(command, update, tmp_path):
     store(tmp_path / "old", "cls", 0.7)
     store(tmp_path / "new", "cls", 0.4, 2)

@@ -385,14 +385,14 @@ def test_what_is_selected_is_shown_in_its_order():
     [
         (
             TableOptions(models=("scenes-cosmo",)),
-            "no model is called 'scenes-cosmo'; there are scenes-c",
+            "no model is called 'scenes-cosmo'; nearest: scenes-c",
         ),
         (
             TableOptions(datasets=("scenes",)),
-            "no data set is called 'scenes'; there are scenes-cls",
+            "no data set is called 'scenes'; nearest: scenes-cls",
         ),
-        (TableOptions(protocols=("x",)), "no protocol is called 'x'; there are scenes"),
-        (TableOptions(metrics=("acc",)), "no metric is called 'acc'; there are acc"),
+        (TableOptions(protocols=("x",)), "no protocol is called 'x'; nearest: scenes"),
+        (TableOptions(metrics=("acc",)), "no metric is called 'acc'; nearest: acc"),
         (
             TableOptions(models=("scenes-clip",), datasets=("my_set",), metrics=("acc1",)),
             "no metric",

@@ -265,8 +265,8 @@ def test_part_of_the_samples_does_not_count(results, capsys):
     [
         (("score: {metric: acc1}", ""), "own.yaml has no `score`: add one to a file of yours"),
         (("metric: acc1", "metric: mIoU"), "food101 has no metric 'mIoU'; cls has "),
-        (("metric: acc1", "metrics: {dts: acc1}"), "unknown member 'dts'; known: dtd"),
-        (("metric: acc1", "protocols: [cosmo]"), "unknown member 'cosmo'; known: cosmos"),
+        (("metric: acc1", "metrics: {dts: acc1}"), "unknown member 'dts'; nearest: dtd"),
+        (("metric: acc1", "protocols: [cosmo]"), "unknown member 'cosmo'; nearest: cosmos"),
         (("metric: acc1", "rule: sum"), "unknown key `score.rule`"),
         (("food101, dtd", "cifar10"), "no complete and unedited result of any member, which are"),
         (

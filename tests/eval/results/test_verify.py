@@ -177,7 +177,7 @@ def test_samples_of_another_task(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        (to(task="cook"), r"unknown task 'cook'; known: "),
+        (to(task="cook"), r"unknown task 'cook'; nearest: "),
         (to(schema_version=3), r"version 3, and this cosmos-eval knows versions up to 2: install"),
         (to(schema_version=0), r"\$\.schema_version: Input should be 2, not 0"),
         (to(metrics={}), r"\$\.metrics: "),

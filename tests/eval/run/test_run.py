@@ -147,6 +147,20 @@ def test_a_default_plan_is_the_bundled_models_on_the_embedded_data():
 
 
 @pytest.mark.parametrize(
+    ("word", "dataset"),
+    [
+        ("classification", "scenes-cls"),
+        ("segmentation", "scenes-seg"),
+        ("selection", "scenes-select"),
+        ("localisation", "scenes-loc"),
+    ],
+)
+def test_a_task_may_be_a_full_word(word, dataset):
+    assert [protocol.dataset for protocol in make_plan(task=word).protocols] == [dataset]
+    assert make_plan(task=word, datasets=[dataset]).protocols
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"datasets": ["voc2"]}, "unknown data set 'voc2'"),

@@ -58,9 +58,9 @@ def test_a_description(name):
 
 
 def test_an_unknown_name_and_family_are_refused():
-    with pytest.raises(UsageError, match="unknown data set 'mess/cub'; known: mess/cub-200"):
+    with pytest.raises(UsageError, match="unknown data set 'mess/cub'; nearest: mess/cub-200"):
         find_known("mess/cub")
-    with pytest.raises(UsageError, match="mess/suim has no protocol 'cosmos'; it has: mess"):
+    with pytest.raises(UsageError, match="mess/suim has no protocol 'cosmos'; nearest: mess"):
         find_known("mess/suim", "cosmos")
 
 

@@ -146,9 +146,11 @@ def test_a_family_is_chosen_by_name(tmp_path):
 
 
 def test_wrong_families_are_refused(tmp_path):
-    with pytest.raises(UsageError, match=r"coco_object has no protocol 'clear'; it has: cosmos"):
+    with pytest.raises(
+        UsageError, match=r"coco_object has no protocol 'clear'; nearest: clearclip"
+    ):
         find_protocol("coco_object", "clear")
-    with pytest.raises(UsageError, match="scenes-cls has no protocol 'cosmos'; it has: scenes"):
+    with pytest.raises(UsageError, match="scenes-cls has no protocol 'cosmos'; nearest: scenes"):
         find_protocol("scenes-cls", "cosmos")
     with pytest.raises(
         UsageError, match=r"mine\.yaml states its own protocol: leave --protocol out"

@@ -148,7 +148,7 @@ def test_bad_input_ends_with_status_2(monkeypatch, capsys):
 
 
 def test_names_are_checked_before_a_model_is_loaded(mmseg_model):
-    with pytest.raises(UsageError, match="unknown data set 'voc22'; known: voc2"):
+    with pytest.raises(UsageError, match="unknown data set 'voc22'; nearest: voc2"):
         mmseg_model.CosmosSegmentor("cosmos:not-there.pt", "voc22")
 
 

@@ -142,7 +142,7 @@ def test_a_tuned_result_is_of_a_family_of_its_own(tuned, halves, command):
         result_paths(Path("runs/eval")), RunOptions(), datasets=[str(halves["--dataset"])]
     )
     assert {one.protocol for one in gallery.segmentation} == {result["protocol"]}
-    assert [list(one.predictions) for one in gallery.segmentation] == [[halves["--model"]]] * 2
+    assert [list(one.predictions) for one in gallery.segmentation] == [["shares of 11 colours"]] * 2
     assert not [note for note in gallery.notes if "label maps" in note]
     command("run", *given, "--model", halves["--model"])
     board = command("leaderboard", "--format", "json")
