@@ -76,6 +76,20 @@ def top_confidences(
     return confidences
 
 
+def count_shared_best(image_features: Features, class_embeddings: Features) -> int:
+    """Return the number of images whose highest score is shared by several classes.
+
+    The score of an image and a class is the product of their features, (N, D) and (C, D): images
+    with the scores [0.3, 0.3, 0.1] and [0.3, 0.2, 0.2] count as 1. Raises ValueError for features
+    that are not finite.
+    """
+    n_shared = 0
+    for _, scores in _score_blocks(image_features, class_embeddings):
+        is_best = scores == scores.max(axis=1, keepdims=True)
+        n_shared += np.count_nonzero(is_best.sum(axis=1) > 1)
+    return n_shared
+
+
 def _score_blocks(
     image_features: Features, class_embeddings: Features
 ) -> Iterator[tuple[int, Features]]:
@@ -247,7 +261,12 @@ class PairHits(NamedTuple):
 
 
 def single_hits(
-    score: Score, image_of_item: Ints, captions_of_item: Sequence[Ints], n_correct: Ints | int = 1
+    score: Score,
+    image_of_item: Ints,
+    captions_of_item: Sequence[Ints],
+    n_correct: Ints | int = 1,
+    *,
+    ties_are_hits: bool = False,
 ) -> NDArray[np.bool_]:
     """Return whether each item's image scores all correct captions above all wrong ones, (N,).
 
@@ -257,6 +276,8 @@ def single_hits(
 
         scores = score([image] * len(captions), captions)
         scores[:n_correct].min() > scores[n_correct:].max()
+
+    With `ties_are_hits`, it is also a hit if both are equal.
     """
     n_captions = np.array([len(captions) for captions in captions_of_item])
     n_correct_of_item = np.broadcast_to(n_correct, n_captions.shape)
@@ -269,14 +290,17 @@ def single_hits(
     is_correct = place_in_item < np.repeat(n_correct_of_item, n_captions)
     lowest_correct = np.minimum.reduceat(np.where(is_correct, scores, np.inf), starts)
     highest_wrong = np.maximum.reduceat(np.where(is_correct, -np.inf, scores), starts)
-    return lowest_correct > highest_wrong
+    is_higher = np.greater_equal if ties_are_hits else np.greater
+    return is_higher(lowest_correct, highest_wrong)
 
 
-def pair_hits(score: Score, images_of_item: Ints, captions_of_item: Ints) -> PairHits:
+def pair_hits(
+    score: Score, images_of_item: Ints, captions_of_item: Ints, *, ties_are_hits: bool = False
+) -> PairHits:
     """Return the hits of N items with two images (N, 2) and two captions (N, 2) each.
 
     Images and captions are given by their indices. The first caption describes the first image, and
-    the second caption the second image.
+    the second caption the second image. With `ties_are_hits`, equal scores count as higher.
     """
     # The four pairs of each item: (i0, c0), (i0, c1), (i1, c0), (i1, c1).
     images = np.repeat(images_of_item, 2, axis=1).ravel()
@@ -284,9 +308,10 @@ def pair_hits(score: Score, images_of_item: Ints, captions_of_item: Ints) -> Pai
     scores = score(images, captions).reshape(-1, 2, 2)  # scores[item, image, caption]
     i0_c0, i0_c1 = scores[:, 0, 0], scores[:, 0, 1]
     i1_c0, i1_c1 = scores[:, 1, 0], scores[:, 1, 1]
+    is_higher = np.greater_equal if ties_are_hits else np.greater
     return PairHits(
-        text=(i0_c0 > i0_c1) & (i1_c1 > i1_c0),
-        image=(i0_c0 > i1_c0) & (i1_c1 > i0_c1),
+        text=is_higher(i0_c0, i0_c1) & is_higher(i1_c1, i1_c0),
+        image=is_higher(i0_c0, i1_c0) & is_higher(i1_c1, i0_c1),
     )
 
 
