@@ -1,6 +1,7 @@
 """Fill the tables of a page (leaderboards, classes, provenance) and the data of its scripts."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 from cosmos_eval.report.content import Content, ModelPair, group_by_data_set
@@ -13,10 +14,12 @@ from cosmos_eval.results.leaderboard.board import Board
 from cosmos_eval.results.leaderboard.entries import Entry, headlines_of
 from cosmos_eval.results.text import (
     difference_text,
+    exact_difference,
     interval_text,
     p_value_text,
     percent,
     round_metric,
+    rounded,
 )
 from cosmos_eval.tasks import metric_of, usable_task
 
@@ -68,7 +71,7 @@ def _bars_of_column(board: Board, column_index: int) -> list[Bar | None]:
     return bars_on_scale(values, metric_of(task, metric).factor)
 
 
-def bars_on_scale(values: Sequence[ValueWithEnds | None], factor: float) -> list[Bar | None]:
+def bars_on_scale(values: Sequence[ValueWithEnds | None], factor: int) -> list[Bar | None]:
     """Return the bars of values on a common scale, and None for a value that is None.
 
     The scale goes from the lowest to the highest number, with a margin at both ends. For example,
@@ -86,7 +89,7 @@ def bars_on_scale(values: Sequence[ValueWithEnds | None], factor: float) -> list
             continue
         places = [round(100 * (number - start) / length, 2) for number in value]
         # Four decimals without zeros at the end: 71.2000 -> "71.2".
-        exact = tuple(f"{factor * number:.4f}".rstrip("0").rstrip(".") for number in value)
+        exact = tuple(f"{rounded(number, 4, factor)}".rstrip("0").rstrip(".") for number in value)
         bars.append(Bar(value=places[0], low=places[1], high=places[2], exact=exact))
     return bars
 
@@ -159,7 +162,7 @@ def _class_tables_of_set(results: Sequence[StoredResult]) -> Iterator[ClassTable
         for class_name in class_names:
             values: list[float | None] = []
             for value in _values_of_class(results, class_name, metric):
-                values.append(None if value is None else round(factor * value, 2))
+                values.append(None if value is None else page_number(value, factor))
             n_samples = None
             # Take the first result that records the number of samples.
             for count in _values_of_class(results, class_name, count_name):
@@ -204,6 +207,15 @@ def _values_of_class(
 ) -> list[float | None]:
     """Return a metric or count of a class, one for each result. It is None if a result lacks it."""
     return [result.row.per_class.get(class_name, {}).get(value_name) for result in results]
+
+
+def page_number(value: float | Decimal, factor: int) -> float:
+    """Return a value times a factor as the scripts and templates of the page need it.
+
+    It has ten decimals, and so many that rounding it again for a table gives the digits that
+    rounding the value itself gives: 0.6705 times 100 is 67.05, which tables show as 67.1.
+    """
+    return float(rounded(value, 10, factor))
 
 
 class MetricFacts(NamedTuple):
@@ -394,7 +406,7 @@ def _test_record(test: MetricTest, metric_index: int) -> dict[str, Any]:
     """Return the test of a metric of models A and B for JSON. Fractions are in percent.
 
     - `metric`: the index of the metric.
-    - `a`, `b`: the values of models A and B, rounded.
+    - `a`, `b`: the values of models A and B.
     - `difference`, `low`, `high`: A minus B, and the ends of its interval.
     - `p`, `holm`: the p-value, and Holm's p-value (empty for a metric that is not a main one).
     - `better`: the better model, `A` or `B`; empty if neither is better.
@@ -403,17 +415,18 @@ def _test_record(test: MetricTest, metric_index: int) -> dict[str, Any]:
     """
     factor = test.metric_record.factor
     interval = test.difference.interval()
+    difference = exact_difference(test.difference.a, test.difference.b)
     only_a, only_b = None, None
     changed = getattr(test.difference, "changed", None)
     if changed:
         only_a, only_b = changed
     return {
         "metric": metric_index,
-        "a": round(factor * test.difference.a, 3),
-        "b": round(factor * test.difference.b, 3),
-        "difference": round(factor * test.difference.difference, 3),
-        "low": round(factor * interval.low, 3),
-        "high": round(factor * interval.high, 3),
+        "a": page_number(test.difference.a, factor),
+        "b": page_number(test.difference.b, factor),
+        "difference": page_number(difference, factor),
+        "low": page_number(interval.low, factor),
+        "high": page_number(interval.high, factor),
         "p": p_value_text(test.difference.p_value),
         "holm": "" if test.adjusted is None else p_value_text(test.adjusted),
         "better": test.better,
