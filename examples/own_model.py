@@ -31,13 +31,15 @@ COLOURS = {
 MEANT = {"sky": "blue", "water": "blue", "grass": "green", "snow": "white", "sand": "yellow"}
 MEANT |= {"brick": "brown", "wood": "brown", "stone": "grey"}
 WORDS = [*COLOURS, *MEANT]
-CONTEXT, SIDE, PATCH = 16, 128, 8
+UNKNOWN = len(WORDS) + 1  # the token of every other word; those of WORDS begin with 1, and 0 pads
+CONTEXT, SIDE, PATCH = 64, 128, 8
 # CLIP's, which most protocols of segmentation fix; the others take the model's own.
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 
 palette = torch.tensor([*COLOURS.values()]) / 255  # (K, 3)
 colour_of_word = F.one_hot(torch.tensor([[*COLOURS].index(MEANT.get(w, w)) for w in WORDS])).float()
+colour_of_token = F.pad(colour_of_word, (0, 0, 1, 1))  # (UNKNOWN + 1, K); 0 and UNKNOWN have none
 
 
 def transform(image: Image.Image) -> Tensor:
@@ -48,12 +50,12 @@ def transform(image: Image.Image) -> Tensor:
 
 
 def tokenize(texts: list[str]) -> Tensor:
-    """Texts -> (B, CONTEXT) int64: numbers of known words from 1, padded with 0."""
+    """Texts -> (B, CONTEXT) int64: one token for every word."""
     tokens = torch.zeros(len(texts), CONTEXT, dtype=torch.int64)
     for row, text in zip(tokens, texts, strict=True):
         words = text.lower().replace(".", " ").replace(",", " ").split()
-        known = [WORDS.index(word) + 1 for word in words if word in WORDS][:CONTEXT]
-        row[: len(known)] = torch.tensor(known)
+        numbers = [WORDS.index(word) + 1 if word in WORDS else UNKNOWN for word in words[:CONTEXT]]
+        row[: len(numbers)] = torch.tensor(numbers)
     return tokens
 
 
@@ -64,8 +66,7 @@ def encode_image(images: Tensor) -> Tensor:
 
 def encode_text(tokens: Tensor) -> Tensor:
     """(B, L) -> (B, K): how often every colour is named; all of them where none is."""
-    named = colour_of_word.to(tokens.device)[tokens - 1] * (tokens > 0)[..., None]
-    counts = named.sum(dim=1)
+    counts = colour_of_token.to(tokens.device)[tokens].sum(dim=1)
     counts[counts.sum(dim=1) == 0] = 1
     return counts
 
@@ -90,7 +91,7 @@ model = TwoTower(
     transform=transform,
     tokenize=tokenize,
     name="shares of 11 colours",
-    weights={"palette": palette, "colour_of_word": colour_of_word},
+    weights={"palette": palette, "colour_of_token": colour_of_token},
     encode_patches=encode_patches,
     patch_size=PATCH,
     image_mean=MEAN,

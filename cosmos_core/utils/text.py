@@ -1,10 +1,11 @@
-"""Text and JSON from users and data: safe lines for terminals and logs, strict parsing."""
+"""Safe lines for terminals and logs, strict parsing of JSON, and rounded numbers as text."""
 
 import json
 import logging
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from decimal import ROUND_HALF_UP, Decimal
 from typing import Any, NoReturn
 
 # Control characters, for a set of a regular expression: those that terminals obey (C0, DEL, C1),
@@ -198,3 +199,30 @@ def _object_of_distinct_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _refuse_constant(constant: str) -> NoReturn:
     """Raise ValueError for `NaN`, `Infinity` or `-Infinity`, which the JSON parser has found."""
     raise ValueError(f"{constant} is no number")
+
+
+def rounded(value: float | Decimal, decimals: int, factor: int = 1) -> Decimal:
+    """Return a number times a factor with `decimals` digits after the point.
+
+    Halves are rounded away from zero, as people do: 67.05 -> 67.1 for one digit. For that, the
+    shortest decimal text of a float is rounded, since the float 67.05 itself is a little less. All
+    tables, pages and pictures use this function, so that a number is the same everywhere.
+
+    Args:
+        value: The number. NaN and infinity are returned as they are.
+        decimals: The digits after the point.
+        factor: The number that it is multiplied by, without errors of floats.
+    """
+    exact_value = value if isinstance(value, Decimal) else Decimal(repr(float(value)))
+    if not exact_value.is_finite():
+        return exact_value
+    last_digit_unit = Decimal(1).scaleb(-decimals)  # 0.01 for two digits
+    return (exact_value * factor).quantize(last_digit_unit, ROUND_HALF_UP)
+
+
+def percent(fraction: float | Decimal, decimals: int | None = None) -> Decimal:
+    """Return a fraction as percent with `decimals` digits after the point, by default one.
+
+    Example: 0.6705 -> 67.1
+    """
+    return rounded(fraction, 1 if decimals is None else decimals, factor=100)

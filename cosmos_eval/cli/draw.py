@@ -94,6 +94,7 @@ def segment(
     spec = parse_model_spec(model, arch=arch, weights=weights)
     # Imported after all names are checked, since this imports torch.
     from cosmos_eval.report.segment import segment as draw
+    from cosmos_eval.results.text import percent
 
     class_names: tuple[str, ...] = ()
     if classes is not None:
@@ -114,6 +115,6 @@ def segment(
     else:
         records = []
         for name, fraction in pixel_fractions.items():
-            records.append({"class": name, "pixels (%)": f"{100 * fraction:.1f}"})
+            records.append({"class": name, "pixels (%)": str(percent(fraction))})
         print_records(records)
     print_written(output)

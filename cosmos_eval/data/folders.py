@@ -59,6 +59,8 @@ class Survey(SampleCounts):
     labels: tuple[int, int] | None = None
     # The lowest and the highest value that the protocol allows.
     classes: tuple[int, int] | None = None
+    # What is not a fault, but changes how numbers are read; empty for most data sets.
+    note: str = ""
 
 
 def remedy_of(protocol: Protocol) -> str | None:

@@ -1,5 +1,6 @@
 """A retrieval data set on the disk: images, captions, and their pairs. Imports no torch."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -72,6 +73,45 @@ def sample_list_hash(data: RetrievalData) -> str:
     return folders.fingerprint([data.names, data.captions, data.image_of_text.tolist()])
 
 
+def count_shared_captions(captions: Sequence[str], image_of_text: NDArray[np.integer]) -> int:
+    """Return how many of M captions are also captions of another image, letter by letter.
+
+    A caption that an image has twice is not counted unless another image has it too.
+
+    Args:
+        captions: The captions (M,).
+        image_of_text: The index (M,) of each caption's image.
+
+    Example:
+        For the captions ["a cat", "a dog", "a cat", "a dog"] of the images [0, 1, 1, 1], the
+        result is 2: "a cat" has two images, and "a dog" has one.
+    """
+    images_by_caption: dict[str, set[int]] = defaultdict(set)
+    for caption, image in zip(captions, image_of_text.tolist(), strict=True):
+        images_by_caption[caption].add(image)
+    return sum(len(images_by_caption[caption]) > 1 for caption in captions)
+
+
+def describe_shared_captions(data: RetrievalData, least_fraction: float = 0.0) -> str:
+    """Return a note on captions that several images share; empty if there are none.
+
+    Args:
+        data: The images and captions.
+        least_fraction: The note is empty unless more than this fraction of the captions is shared.
+
+    Example:
+        "47 of 48 captions are captions of several images: they tie, which lowers R@1"
+    """
+    n_captions = len(data.captions)
+    n_shared = count_shared_captions(data.captions, data.image_of_text)
+    if n_shared <= least_fraction * n_captions:
+        return ""
+    return (
+        f"{n_shared} of {n_captions} captions are captions of several images: they tie, which "
+        "lowers R@1"
+    )
+
+
 def list_data(protocol: RetrievalProtocol, options: RunOptions) -> folders.Listing[RetrievalData]:
     """Return the images and captions of a data set, together with everything wrong with them.
 
@@ -126,6 +166,7 @@ def list_data(protocol: RetrievalProtocol, options: RunOptions) -> folders.Listi
             images=n_images - len(listed_images.missing_files),
             expected_captions=protocol.n_captions or n_captions,
             captions=n_captions,
+            note=describe_shared_captions(data),
         ),
     )
 

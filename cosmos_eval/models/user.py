@@ -28,8 +28,6 @@ from cosmos_eval.models.encoder import (
 from cosmos_eval.models.specs import code_sha256, require_label
 from cosmos_eval.types import Attention, EncoderInfo, ModelSpec, Precision, Rgb, UsageError
 
-_MORE_WORDS = " and much more"  # that are appended to texts, to find out if they are cut
-
 
 class TwoTower:
     """An Encoder that is made of functions of the user. B are images, T texts, D the feature size.
@@ -168,21 +166,41 @@ class TwoTower:
     def overlong(self, texts: Sequence[str]) -> Tensor:
         """Return whether `tokenize` cuts each text to the context, (B,) bool.
 
-        The user's tokenizer does not say so. A text counts as cut if its tokens stay the same both
-        if more words are added at its end, and if its last character is removed.
+        The user's tokenizer does not say so. A text counts as cut if its end does not change its
+        tokens, but has tokens itself. An end of words that the tokenizer drops has none.
         """
         tokens = self.tokenize(texts)
-        stripped_texts = [text.strip() for text in texts]
-        longer_tokens = self.tokenize([text + _MORE_WORDS for text in stripped_texts])
-        shorter_tokens = self.tokenize([text[:-1] for text in stripped_texts])
-        has_fixed_length = tokens.shape == longer_tokens.shape == shorter_tokens.shape
-        if not has_fixed_length:
+        # A text that does not fill the context gets more tokens if it is repeated.
+        tokens_of_repeated = self.tokenize([f"{text} {text}" for text in texts])
+        if tokens.shape != tokens_of_repeated.shape:
             # The tokenizer pads to the longest text, so it cuts none.
             return torch.zeros(len(texts), dtype=torch.bool)
+        may_be_cut = (tokens == tokens_of_repeated).all(dim=1)
+        for index in may_be_cut.nonzero().flatten().tolist():
+            may_be_cut[index] = self._loses_its_end(texts[index])
+        return may_be_cut
 
-        is_same_if_longer = (longer_tokens == tokens).all(dim=1)
-        is_same_if_shorter = (shorter_tokens == tokens).all(dim=1)
-        return is_same_if_longer & is_same_if_shorter
+    def _loses_its_end(self, text: str) -> bool:
+        """Return whether the tokens of a text lack tokens that its end has.
+
+        Example:
+            A tokenizer drops all words but red and blue, and keeps one token of each text. It cuts
+            "red blue", since the end " blue" has a token. It does not cut "red ball".
+        """
+        tokens = self.tokenize([text])
+        # Find the shortest beginning of the text that has the same tokens.
+        shortest, longest = 0, len(text)
+        while shortest < longest:
+            middle = (shortest + longest) // 2
+            if self.tokenize([text[:middle]]).equal(tokens):
+                longest = middle
+            else:
+                shortest = middle + 1
+        # Compare the end with nothing, both after the last character of that beginning: the end may
+        # be the rest of a word.
+        start = max(shortest - 1, 0)
+        tokens_with_end = self.tokenize([text[start:]])
+        return not tokens_with_end.equal(self.tokenize([text[start:shortest]]))
 
     def encode_image(self, images: Tensor) -> Tensor:
         """Return the L2-normalised features (B, D) of images (B, 3, H, W)."""

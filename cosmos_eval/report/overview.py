@@ -9,7 +9,7 @@ from scipy.stats import rankdata
 from cosmos_eval.results.leaderboard.entries import Entry
 from cosmos_eval.results.leaderboard.suite import Row, SuiteScore, entry_of, suite_score
 from cosmos_eval.results.store import ReadSamples
-from cosmos_eval.results.text import metric_text
+from cosmos_eval.results.text import exact_difference, interval_text, metric_text
 from cosmos_eval.stats.paired import difference_of_draws
 from cosmos_eval.tasks import metric_of, usable_task
 from cosmos_eval.types import Suite, SuiteMember
@@ -52,6 +52,11 @@ class Overview(NamedTuple):
         """
         return metric_text(self.score.metric, row.mean.value) if row.mean else ""
 
+    def interval(self, row: Row) -> str:
+        """Return the interval of the mean of a row as text, such as "[67.1, 70.3]"; "" without."""
+        interval = row.mean.interval if row.mean else None
+        return interval_text(self.score.metric, interval and interval._asdict())
+
     def difference(self, a: str, b: str) -> MeanDifference | None:
         """Return the mean of model A minus the mean of model B, with its interval.
 
@@ -69,7 +74,7 @@ class Overview(NamedTuple):
         interval = difference.interval()
         factor = self.score.metric.factor
         return MeanDifference(
-            difference=factor * difference.difference,
+            difference=float(factor * exact_difference(difference.a, difference.b)),
             low=factor * interval.low,
             high=factor * interval.high,
         )

@@ -20,7 +20,7 @@ from cosmos_eval.report.gallery.samples import MOST_SAMPLES
 from cosmos_eval.report.models import cost_rows
 from cosmos_eval.results.labels import shorten_names
 from cosmos_eval.results.leaderboard.facts import model_table
-from cosmos_eval.results.text import html_templates, html_value, script_json
+from cosmos_eval.results.text import html_templates, html_value, percent, rounded, script_json
 from cosmos_eval.tasks import known_tasks
 from cosmos_eval.types import UsageError
 
@@ -192,6 +192,8 @@ def _render(content: Content, gallery: Gallery) -> bytes:
     environment.filters["step"] = _bar_class
     environment.filters["breakable"] = _escape_breakable
     environment.filters["signed"] = _format_signed
+    environment.filters["percent"] = percent
+    environment.filters["rounded"] = rounded
     environment.filters["task_name"] = _task_name
     environment.globals["figures_of"] = tables.figures_of
     environment.globals["bars_of"] = tables.bars_of
@@ -317,8 +319,14 @@ def _escape_breakable(name: str) -> Markup:
 
 
 def _format_signed(number: float) -> str:
-    """Return a number as text with its sign and one decimal: 1.25 -> "+1.2"."""
-    return f"{number:+.1f}".replace("-", "\N{MINUS SIGN}")
+    """Return a number as text with its sign and one decimal: 1.25 -> "+1.3".
+
+    Zero has no sign: "0.0".
+    """
+    value = rounded(number, 1)
+    if value == 0:
+        return f"{abs(value)}"
+    return f"{value:+}".replace("-", "\N{MINUS SIGN}")
 
 
 def _bar_class(percent: float | None) -> str:

@@ -1,6 +1,7 @@
 """Fill the tables of a page (leaderboards, classes, provenance) and the data of its scripts."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 from cosmos_eval.report.content import Content, ModelPair, group_by_data_set
@@ -12,10 +13,12 @@ from cosmos_eval.results.leaderboard.board import Board
 from cosmos_eval.results.leaderboard.entries import Entry, headlines_of
 from cosmos_eval.results.text import (
     difference_text,
+    exact_difference,
     interval_text,
     p_value_text,
     percent,
     round_metric,
+    rounded,
 )
 from cosmos_eval.tasks import metric_of, usable_task
 
@@ -65,7 +68,7 @@ def bars_of(board: Board) -> list[tuple[Bar | None, ...]]:
     return list(zip(*bars_of_columns, strict=True))
 
 
-def bars_on_scale(values: Sequence[ValueWithEnds | None], factor: float) -> list[Bar | None]:
+def bars_on_scale(values: Sequence[ValueWithEnds | None], factor: int) -> list[Bar | None]:
     """Return the bars of values on a common scale, and None for a value that is None.
 
     The scale goes from the lowest to the highest number, with a margin at both ends.
@@ -91,7 +94,7 @@ def bars_on_scale(values: Sequence[ValueWithEnds | None], factor: float) -> list
             continue
         places = [round(100 * (number - start) / length, 2) for number in value]
         # Four decimals without zeros at the end: 71.2000 -> "71.2".
-        exact = tuple(f"{factor * number:.4f}".rstrip("0").rstrip(".") for number in value)
+        exact = tuple(f"{rounded(number, 4, factor)}".rstrip("0").rstrip(".") for number in value)
         bars.append(Bar(value=places[0], low=places[1], high=places[2], exact=exact))
     return bars
 
@@ -169,7 +172,7 @@ def _class_tables_of_set(results: Sequence[StoredResult]) -> Iterator[ClassTable
             for result in results:
                 values_of_class = result.row.per_class.get(class_name, {})
                 value = values_of_class.get(metric)
-                values.append(None if value is None else round(factor * value, 2))
+                values.append(None if value is None else page_number(value, factor))
                 # Take the first result that records the number of samples.
                 count = values_of_class.get(count_name)
                 if n_samples is None and count is not None:
@@ -211,6 +214,15 @@ def _split_metrics_and_counts(results: Sequence[StoredResult]) -> tuple[list[str
         metrics.remove(_FIRST_METRIC)
         metrics.insert(0, _FIRST_METRIC)
     return metrics, counts
+
+
+def page_number(value: float | Decimal, factor: int) -> float:
+    """Return a value times a factor as the scripts and templates of the page need it.
+
+    It has ten decimals, and so many that rounding it again for a table gives the digits that
+    rounding the value itself gives: 0.6705 times 100 is 67.05, which tables show as 67.1.
+    """
+    return float(rounded(value, 10, factor))
 
 
 class MetricFacts(NamedTuple):
@@ -445,6 +457,7 @@ def _test_record(test: MetricTest, metric_index: int) -> dict[str, Any]:
     """
     factor = test.metric_record.factor
     interval = test.difference.interval()
+    difference = exact_difference(test.difference.a, test.difference.b)
     only_a = None
     only_b = None
     # Only tests of proportions have the numbers of changed samples.
@@ -453,11 +466,11 @@ def _test_record(test: MetricTest, metric_index: int) -> dict[str, Any]:
         only_a, only_b = changed
     return {
         "metric": metric_index,
-        "a": round(factor * test.difference.a, 3),
-        "b": round(factor * test.difference.b, 3),
-        "difference": round(factor * test.difference.difference, 3),
-        "low": round(factor * interval.low, 3),
-        "high": round(factor * interval.high, 3),
+        "a": page_number(test.difference.a, factor),
+        "b": page_number(test.difference.b, factor),
+        "difference": page_number(difference, factor),
+        "low": page_number(interval.low, factor),
+        "high": page_number(interval.high, factor),
         "p": p_value_text(test.difference.p_value),
         "holm": "" if test.adjusted is None else p_value_text(test.adjusted),
         "better": test.better,

@@ -14,7 +14,7 @@ from cosmos_eval.results.identity import CONTENT
 from cosmos_eval.results.labels import StoredResult, distinct_results, label_results
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.table import USUAL, TableOptions
-from cosmos_eval.results.text import p_value_text
+from cosmos_eval.results.text import exact_difference, p_value_text
 from cosmos_eval.stats.groups import GroupDifference
 from cosmos_eval.stats.intervals import LEVEL
 from cosmos_eval.stats.paired import PairedDifference, holm
@@ -674,17 +674,17 @@ def to_cells(test: MetricTest, options: TableOptions = USUAL) -> dict[str, str |
     difference = test.difference
     factor = test.metric_record.factor  # 100 for fractions, else 1
     interval = difference.interval()
-    interval_ends = (factor * interval.low, factor * interval.high)
     cells: dict[str, str | None] = {
         "data set": test.dataset,
         "protocol": test.protocol,
         "metric": test.metric,
         "test": f"{difference.method}, n = {difference.units}",
-        "A": options.format_number(factor * difference.a),
-        "B": options.format_number(factor * difference.b),
+        "A": options.format_number(difference.a, factor),
+        "B": options.format_number(difference.b, factor),
     }
-    change = factor * difference.difference
-    cells.update(options.format_change("A - B", change, interval_ends))
+    change = exact_difference(difference.a, difference.b)
+    interval_ends = (interval.low, interval.high)
+    cells.update(options.format_change("A - B", change, interval_ends, factor))
     cells["p"] = p_value_text(difference.p_value)
     cells["p (Holm)"] = None if test.adjusted is None else p_value_text(test.adjusted)
     cells["better"] = test.better
@@ -709,11 +709,11 @@ def _detectable_text(test: MetricTest, options: TableOptions) -> str | None:
     largest_difference = most - least
     if test.detectable > largest_difference:
         return f"> {factor * largest_difference:g}"
-    return options.format_number(factor * test.detectable)
+    return options.format_number(test.detectable, factor)
 
 
 def error_component_cells(
-    difference: PairedDifference | GroupDifference, factor: float, options: TableOptions = USUAL
+    difference: PairedDifference | GroupDifference, factor: int, options: TableOptions = USUAL
 ) -> dict[str, str]:
     """Return the components of the error of a difference as cells of a table, by column title.
 
@@ -730,10 +730,10 @@ def error_component_cells(
     seed_sds = []
     for trainings in difference.groups:
         seed_sd = trainings.seed_sd
-        seed_sds.append("?" if seed_sd is None else options.format_number(factor * seed_sd))
+        seed_sds.append("?" if seed_sd is None else options.format_number(seed_sd, factor))
     return {
         "seed sd": " / ".join(seed_sds),
-        "image se": options.format_number(factor * difference.image_error),
+        "image se": options.format_number(difference.image_error, factor),
         "k": " / ".join(str(trainings.k) for trainings in difference.groups),
     }
 

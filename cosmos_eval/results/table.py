@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from decimal import Decimal
 from fnmatch import fnmatchcase
 from itertools import groupby
 from typing import Any, NamedTuple, TypeVar
@@ -42,34 +43,37 @@ class TableOptions(NamedTuple):
     # Whether the tables of single data sets follow the table of a suite.
     members: bool = False
 
-    def format_number(self, value: float, sign: str = "") -> str:
+    def format_number(self, value: float | Decimal, factor: int = 1, sign: str = "") -> str:
         """Format a number with `self.decimals` digits after the point, or with two if it is None.
 
         Args:
             value: The number.
+            factor: The number that it is multiplied by, such as 100 for percent.
             sign: "+" if positive numbers get a sign, as in "+1.50"; empty if they do not.
         """
         decimals = 2 if self.decimals is None else self.decimals
-        return f"{value:{sign}.{decimals}f}"
+        return f"{text.rounded(value, decimals, factor):{sign}}"
 
-    def format_change(self, title: str, value: float, ends: Iterable[float]) -> dict[str, str]:
+    def format_change(
+        self, title: str, value: float | Decimal, ends: Iterable[float], factor: int = 1
+    ) -> dict[str, str]:
         """Return a difference as one cell of a table, by the title of its column.
 
         Args:
             title: The title of the column without interval.
             value: The difference.
             ends: The lower and the upper end of its 95% interval.
+            factor: The number that all three are multiplied by, such as 100 for percent.
 
         Example:
             {"change [95%]": "+1.20 [+0.50, +1.90]"}, or {"change": "+1.20"} if tables show no
             intervals.
         """
-        value_text = self.format_number(value, "+")
+        value_text = self.format_number(value, factor, sign="+")
         if not self.intervals:
             return {title: value_text}
-        low, high = ends
-        interval_text = f"[{self.format_number(low, '+')}, {self.format_number(high, '+')}]"
-        return {f"{title} [95%]": f"{value_text} {interval_text}"}
+        low, high = (self.format_number(end, factor, sign="+") for end in ends)
+        return {f"{title} [95%]": f"{value_text} [{low}, {high}]"}
 
 
 USUAL = TableOptions()

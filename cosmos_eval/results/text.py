@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from decimal import ROUND_HALF_UP, Decimal
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from cosmos_core.utils.text import (
@@ -20,6 +20,8 @@ from cosmos_core.utils.text import (
     escape_controls,
 )
 from cosmos_core.utils.text import one_line as one_line
+from cosmos_core.utils.text import percent as percent
+from cosmos_core.utils.text import rounded as rounded
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -216,22 +218,6 @@ def html_templates(package: str, folder: str = ".") -> Environment:
     )
 
 
-def percent(fraction: float, decimals: int | None = None) -> Decimal:
-    """Return a fraction as percent with `decimals` digits after the point, by default one.
-
-    Halves are rounded up, as people do: 0.6705 -> 67.1. For that, the shortest decimal text of the
-    float is rounded, since the float 0.6705 itself is a little less.
-    """
-    exact_percent = Decimal(repr(fraction)) * 100
-    return _rounded(exact_percent, 1 if decimals is None else decimals)
-
-
-def _rounded(value: Decimal, decimals: int) -> Decimal:
-    """Round a number to `decimals` digits after the point, and halves away from zero."""
-    last_digit_unit = Decimal(1).scaleb(-decimals)  # 0.01 for two digits
-    return value.quantize(last_digit_unit, ROUND_HALF_UP)
-
-
 def round_metric(metric: Metric, value: float, decimals: int | None = None) -> Decimal:
     """Return the value of a metric as tables show it, rounded.
 
@@ -247,8 +233,8 @@ def round_metric(metric: Metric, value: float, decimals: int | None = None) -> D
     if metric.unit == "fraction":
         return percent(value, decimals)
     if metric.unit == "unknown" and decimals is None:
-        return Decimal(repr(round(value, 4)))
-    return _rounded(Decimal(repr(value)), 2 if decimals is None else decimals)
+        return Decimal(repr(float(rounded(value, 4))))  # without zeros at the end
+    return rounded(value, 2 if decimals is None else decimals)
 
 
 def metric_text(metric: Metric, value: float, decimals: int | None = None) -> str:
@@ -306,7 +292,7 @@ def interval_text(
 
 def exact_difference(fraction: float, other: float) -> Decimal:
     """Return the difference of two fractions without errors of floats: 0.3 - 0.2 = 0.1."""
-    return Decimal(repr(fraction)) - Decimal(repr(other))
+    return Decimal(repr(float(fraction))) - Decimal(repr(float(other)))
 
 
 def difference_text(fraction: float, other: float, decimals: int | None = None) -> str:
@@ -314,7 +300,7 @@ def difference_text(fraction: float, other: float, decimals: int | None = None) 
 
     Zero has no sign: "0.0".
     """
-    points = percent(float(exact_difference(fraction, other)), decimals)
+    points = percent(exact_difference(fraction, other), decimals)
     if points == 0:
         return f"{abs(points)}"  # -0.0 without its sign
     return f"{points:+}"

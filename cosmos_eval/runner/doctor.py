@@ -28,7 +28,6 @@ class Diagnosis(Survey):
     whole: bool
     # The number of images that could be decoded; None if images were not to be decoded.
     decoded: int | None = None
-    note: str = ""
 
 
 def choose(names: Sequence[str], suite: str | None, options: RunOptions) -> list[Protocol]:
@@ -82,11 +81,13 @@ def examine(
         decode = is_data_set_of_user
 
     n_decoded: int | None = None
-    note = ""
     try:
         survey = task.survey(protocol, options, progress)
         if not survey.faults and _has_archives(protocol):
-            note = "; ".join(archive_notes(task.open_data(protocol, options)))
+            notes = archive_notes(task.open_data(protocol, options))
+            if survey.note:
+                notes.append(survey.note)
+            survey = replace(survey, note="; ".join(notes))
         if not survey.faults and decode:
             images = image_sources(task.open_data(protocol, options))
             image_faults = _decode_all(images, task.decode, options, progress)
@@ -102,7 +103,6 @@ def examine(
         task=task.name,
         whole=not faults,
         decoded=n_decoded,
-        note=note,
         **vars(survey),
     )
 

@@ -94,6 +94,20 @@ def top_confidences(
     return confidences
 
 
+def count_shared_best(image_features: Features, class_embeddings: Features) -> int:
+    """Return the number of images whose highest score is shared by several classes.
+
+    The score of an image and a class is the product of their features, (N, D) and (C, D): images
+    with the scores [0.3, 0.3, 0.1] and [0.3, 0.2, 0.2] count as 1. Raises ValueError for features
+    that are not finite.
+    """
+    n_shared = 0
+    for _, scores in _score_blocks(image_features, class_embeddings):
+        is_best = scores == scores.max(axis=1, keepdims=True)
+        n_shared += np.count_nonzero(is_best.sum(axis=1) > 1)
+    return n_shared
+
+
 def _score_blocks(
     image_features: Features, class_embeddings: Features
 ) -> Iterator[tuple[int, Features]]:
@@ -310,7 +324,12 @@ class PairHits(NamedTuple):
 
 
 def single_hits(
-    score: Score, image_of_item: Ints, captions_of_item: Sequence[Ints], n_correct: Ints | int = 1
+    score: Score,
+    image_of_item: Ints,
+    captions_of_item: Sequence[Ints],
+    n_correct: Ints | int = 1,
+    *,
+    ties_are_hits: bool = False,
 ) -> NDArray[np.bool_]:
     """Return whether each item's image scores all correct captions above all wrong ones, (N,).
 
@@ -324,6 +343,7 @@ def single_hits(
         image_of_item: (N,), the index of each item's image.
         captions_of_item: For each item, the indices of its captions, correct ones first.
         n_correct: The number of correct captions of each item (N,), or one number for all items.
+        ties_are_hits: True if it is also a hit that a wrong caption scores as high.
     """
     n_captions = np.array([len(captions) for captions in captions_of_item])
     n_correct_of_item = np.broadcast_to(n_correct, n_captions.shape)
@@ -340,10 +360,13 @@ def single_hits(
     # reduceat takes the minimum, or maximum, from each start to the next one.
     lowest_correct = np.minimum.reduceat(np.where(is_correct, scores, np.inf), starts)
     highest_wrong = np.maximum.reduceat(np.where(is_correct, -np.inf, scores), starts)
-    return lowest_correct > highest_wrong
+    is_higher = np.greater_equal if ties_are_hits else np.greater
+    return is_higher(lowest_correct, highest_wrong)
 
 
-def pair_hits(score: Score, images_of_item: Ints, captions_of_item: Ints) -> PairHits:
+def pair_hits(
+    score: Score, images_of_item: Ints, captions_of_item: Ints, *, ties_are_hits: bool = False
+) -> PairHits:
     """Return the hits of N items with two images and two captions each.
 
     The first caption describes the first image, and the second caption the second image.
@@ -352,6 +375,7 @@ def pair_hits(score: Score, images_of_item: Ints, captions_of_item: Ints) -> Pai
         score: Maps the indices (K,) of images and (K,) of captions to the scores (K,) of the pairs.
         images_of_item: (N, 2), the indices of each item's images.
         captions_of_item: (N, 2), the indices of each item's captions.
+        ties_are_hits: True if equal scores count as higher.
 
     Example:
         An item has the scores [[0.9, 0.2], [0.3, 0.4]], with images as rows. Each image scores its
@@ -366,9 +390,10 @@ def pair_hits(score: Score, images_of_item: Ints, captions_of_item: Ints) -> Pai
     i0_c1 = scores[:, 0, 1]
     i1_c0 = scores[:, 1, 0]
     i1_c1 = scores[:, 1, 1]
+    is_higher = np.greater_equal if ties_are_hits else np.greater
     return PairHits(
-        text=(i0_c0 > i0_c1) & (i1_c1 > i1_c0),
-        image=(i0_c0 > i1_c0) & (i1_c1 > i0_c1),
+        text=is_higher(i0_c0, i0_c1) & is_higher(i1_c1, i1_c0),
+        image=is_higher(i0_c0, i1_c0) & is_higher(i1_c1, i0_c1),
     )
 
 

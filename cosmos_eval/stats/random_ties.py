@@ -26,13 +26,13 @@ class RandomTies(NamedTuple):
     text_to_image: Values
 
 
-def decide_any(chances: Values) -> bool:
-    """Return whether the order of ties decides, for any query, if a correct item comes first.
+def count_decided(chances: Values) -> int:
+    """Return for how many queries the order of ties decides if a correct item comes first.
 
     `chances` (Q,) are the probabilities of one direction in `RandomTies`. For example, the order
     decides nothing for [0, 1, 1], and decides the second query of [0, 0.5, 1].
     """
-    return bool(np.any((chances > 0) & (chances < 1)))
+    return int(np.count_nonzero((chances > 0) & (chances < 1)))
 
 
 def random_ties(

@@ -23,7 +23,7 @@ from cosmos_eval.stats.choices import jaccard_indices, products
 from cosmos_eval.stats.estimates import Mean
 from cosmos_eval.tasks.arrays import SampleArray
 from cosmos_eval.tasks.metric import Derived, Metric
-from cosmos_eval.tasks.task import Task
+from cosmos_eval.tasks.task import ScoredSamples, Task
 
 if TYPE_CHECKING:
     from cosmos_eval.embedding.embed import Embeddings, Features
@@ -158,8 +158,8 @@ class Association(Task):
 
 def _score_items(
     data: AssociationData, image_features: Features, cues: Embeddings
-) -> types.Samples:
-    """Compute the Jaccard index of every item, and return the arrays to store.
+) -> ScoredSamples:
+    """Compute the Jaccard index of every item, and return the arrays to store, without notes.
 
     Args:
         data: The items: the index of a cue, the indices of candidate images, and whether each of
@@ -171,12 +171,13 @@ def _score_items(
     # Items with the same list of candidate images are in one cluster.
     candidates_of_items = [str(images.tolist()) for _, images, _ in data.items]
     _, cluster_of_item = np.unique(candidates_of_items, return_inverse=True)
-    return {
+    samples = {
         JACCARD: jaccard_indices(score, data.items),
         CANDIDATES: np.array([len(images) for _, images, _ in data.items]),
         CLUSTER: cluster_of_item,
         CUE: np.array([data.captions[cue] for cue, _, _ in data.items]),
     }
+    return ScoredSamples(samples)
 
 
 TASK = Association()

@@ -31,7 +31,7 @@ from cosmos_eval.stats.estimates import (
 )
 from cosmos_eval.tasks.arrays import SampleArray
 from cosmos_eval.tasks.metric import Derived, Metric
-from cosmos_eval.tasks.task import NAME, Task
+from cosmos_eval.tasks.task import LEAST_NOTED_FRACTION, NAME, Task
 
 # Stored arrays of N images, C classes and G groups.
 LABELS = "labels"  # (N,) class numbers
@@ -139,6 +139,13 @@ class ClassTask(Task):
                 classes of the first question, then all classes of the next one.
         """
 
+    def tie_notes(self, image_features: Features, class_embeddings: Features) -> list[str]:
+        """Return notes on images (N, D) that score equally with several classes (C, D).
+
+        Only tasks that predict one class per image have such notes.
+        """
+        return []
+
     def measure(
         self,
         encoder: Encoder,
@@ -175,7 +182,7 @@ class ClassTask(Task):
             samples = self.make_samples(
                 protocol, labelled_images, images.features, class_embeddings
             )
-            notes = []
+            notes = self.tie_notes(images.features, class_embeddings)
             if protocol.remark:
                 notes.append(f"{protocol.dataset}: {protocol.remark}")
             yield self.measurement(
@@ -374,6 +381,21 @@ class Classification(ClassTask):
             samples[GROUP] = data.group_of_image
             samples[GROUPS] = np.array(data.group_names)
         return samples
+
+    def tie_notes(self, image_features: Features, class_embeddings: Features) -> list[str]:
+        """Return a note if over 1% of the images (N, D) have several best classes of C (C, D).
+
+        Example:
+            "12 of 500 images score highest with several classes: the first of them is predicted"
+        """
+        n_images = len(image_features)
+        n_tied = choices.count_shared_best(image_features, class_embeddings)
+        if n_tied <= LEAST_NOTED_FRACTION * n_images:
+            return []
+        return [
+            f"{n_tied} of {n_images} images score highest with several classes: the first of them "
+            "is predicted"
+        ]
 
     def derive(self, samples: types.Samples) -> Derived:
         """Add the array HITS (N, 5): True where a prediction is the label."""

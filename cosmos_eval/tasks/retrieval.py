@@ -17,7 +17,7 @@ from cosmos_eval.data.retrieval import RetrievalData
 from cosmos_eval.models.encoder import Encoder, describe_pair_scores, require_pair_scorer
 from cosmos_eval.stats.estimates import Mean, MeanRank, Median
 from cosmos_eval.stats.lengths import LengthBin, length_bins
-from cosmos_eval.stats.random_ties import decide_any, random_ties
+from cosmos_eval.stats.random_ties import RandomTies, count_decided, random_ties
 from cosmos_eval.stats.retrieval import (
     Candidates,
     best_candidates,
@@ -26,7 +26,7 @@ from cosmos_eval.stats.retrieval import (
 )
 from cosmos_eval.tasks.arrays import SampleArray
 from cosmos_eval.tasks.metric import Derived, Metric
-from cosmos_eval.tasks.task import NAME, Task
+from cosmos_eval.tasks.task import LEAST_NOTED_FRACTION, NAME, ScoredSamples, Task
 
 if TYPE_CHECKING:
     from cosmos_eval.embedding.embed import Embeddings, Features
@@ -192,6 +192,12 @@ class Retrieval(Task):
             rank_queries = partial(
                 _rank_queries, encoder, protocol, captioned_images, options, progress
             )
+            notes = []
+            shared_captions = retrieval_data.describe_shared_captions(
+                captioned_images, LEAST_NOTED_FRACTION
+            )
+            if shared_captions:
+                notes.append(shared_captions)
             yield self.measure_captions(
                 encoder,
                 captioned_images,
@@ -201,6 +207,7 @@ class Retrieval(Task):
                 names=captioned_images.names,
                 hashes={"sample_list": retrieval_data.sample_list_hash(captioned_images)},
                 settings=describe_pair_scores(encoder, protocol.pairs),
+                notes=notes,
             )
 
     def derive(self, samples: types.Samples) -> Derived:
@@ -304,7 +311,7 @@ def _rank_queries(
     progress: types.OnProgress,
     image_features: Features,
     captions: Embeddings,
-) -> types.Samples:
+) -> ScoredSamples:
     """Rank the captions for every image, and the images for every caption.
 
     Items are ranked by the products of features. If the protocol asks for scores of pairs, the best
@@ -321,9 +328,10 @@ def _rank_queries(
         captions: The embeddings (M, D) of the captions.
 
     Returns:
-        The arrays to store, by name.
+        The arrays to store by name, and notes on ties.
     """
     text_features, image_of_text = captions.features, data.image_of_text
+    notes: list[str] = []
     ranks = retrieval_ranks(image_features, text_features, image_of_text)
     samples: dict[str, NDArray[Any]] = {}
     if protocol.pairs is not None:
@@ -333,10 +341,11 @@ def _rank_queries(
     else:
         # The probabilities of ranking first are stored only if equal features decide any query.
         ties = random_ties(ranks, image_features, text_features, image_of_text)
-        if decide_any(ties.image_to_text):
+        if count_decided(ties.image_to_text):
             samples[IMAGE_TIES] = ties.image_to_text
-        if decide_any(ties.text_to_image):
+        if count_decided(ties.text_to_image):
             samples[TEXT_TIES] = ties.text_to_image
+        notes = _tie_notes(ties)
     samples[IMAGE_RANK] = ranks.image_to_text
     samples[TEXT_RANK] = ranks.text_to_image
     if protocol.floor_median:
@@ -344,7 +353,28 @@ def _rank_queries(
     samples[IMAGE_OF_TEXT] = image_of_text
     samples[WORDS] = np.array([len(caption.split()) for caption in data.captions])
     samples[CUT] = captions.cut
-    return samples
+    return ScoredSamples(samples, notes)
+
+
+def _tie_notes(ties: RandomTies) -> list[str]:
+    """Return a note for each direction in which ties decide over 1% of the queries.
+
+    Example:
+        "12 of 500 images miss R@1 only because a wrong caption has the features of the right one"
+    """
+    directions = (
+        ("images", "caption", ties.image_to_text),
+        ("captions", "image", ties.text_to_image),
+    )
+    notes = []
+    for queries, item, chances in directions:
+        n_tied = count_decided(chances)
+        if n_tied > LEAST_NOTED_FRACTION * len(chances):
+            notes.append(
+                f"{n_tied} of {len(chances)} {queries} miss R@1 only because a wrong {item} has "
+                "the features of the right one"
+            )
+    return notes
 
 
 def select_candidates(

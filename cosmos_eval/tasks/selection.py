@@ -21,7 +21,7 @@ from cosmos_eval.stats.choices import Score, products
 from cosmos_eval.stats.estimates import GroupMean, Ints, Mean, Proportion, means_of_groups
 from cosmos_eval.tasks.arrays import SampleArray
 from cosmos_eval.tasks.metric import Derived, Metric
-from cosmos_eval.tasks.task import NAME, Task
+from cosmos_eval.tasks.task import LEAST_NOTED_FRACTION, NAME, ScoredSamples, Task
 
 if TYPE_CHECKING:
     from cosmos_eval.embedding.embed import Embeddings, Features
@@ -357,8 +357,8 @@ def _score_items(
     progress: types.OnProgress,
     image_features: Features,
     captions: Embeddings,
-) -> types.Samples:
-    """Choose the best caption or image of every item, and return the arrays to store.
+) -> ScoredSamples:
+    """Choose the best caption or image of every item. Return the arrays to store, and notes.
 
     Pairs of an image and a caption are scored by the products of their features, or by the model's
     own scores of pairs if the protocol asks for them.
@@ -378,11 +378,17 @@ def _score_items(
         # The blind choice is made by embeddings, which the model's own scores of pairs do not use.
         score = _score_pairs_of_items(encoder, data, options, progress)
         baselines.pop(BLIND, None)
-    if data.chosen == "both":
-        hits = _hits_of_pairs(protocol.pair_accuracy, data, score)
-    else:
-        hits = {CORRECT: _hits_of_single_choices(data, score)}
-    return {
+    hits = _hits(protocol, data, score)
+    hits_and_ties = _hits(protocol, data, score, ties_are_hits=True)
+    n_tied = np.count_nonzero(hits_and_ties[CORRECT] & ~hits[CORRECT])
+    n_items = len(hits[CORRECT])
+    notes = []
+    if n_tied > LEAST_NOTED_FRACTION * n_items:
+        notes.append(
+            f"{n_tied} of {n_items} items are wrong only because a wrong answer has the score of "
+            "the right one"
+        )
+    samples = {
         **hits,
         SUBSET: data.subset_of_item,
         SUBSETS: np.array(data.subsets),
@@ -391,6 +397,7 @@ def _score_items(
         **data.groups,
         **baselines,
     }
+    return ScoredSamples(samples, notes)
 
 
 def _score_pairs_of_items(
@@ -423,8 +430,32 @@ def _score_pairs_of_items(
     )
 
 
+def _hits(
+    protocol: types.SelectionProtocol,
+    data: SelectionData,
+    score: Score,
+    *,
+    ties_are_hits: bool = False,
+) -> dict[str, NDArray[Any]]:
+    """Return which of N items are correct, as arrays (N,) to store, by name.
+
+    Items with two images and two captions have the arrays of `_hits_of_pairs`, and other items the
+    array `correct` alone.
+
+    Args:
+        protocol: The protocol, with the rule for items of two images and two captions.
+        data: The items.
+        score: Maps indices of images and captions to scores.
+        ties_are_hits: Whether a right answer need not score higher than all wrong ones, but may
+            have the same score.
+    """
+    if data.chosen == "both":
+        return _hits_of_pairs(protocol.pair_accuracy, data, score, ties_are_hits=ties_are_hits)
+    return {CORRECT: _hits_of_single_choices(data, score, ties_are_hits=ties_are_hits)}
+
+
 def _hits_of_pairs(
-    pair_accuracy: str, data: SelectionData, score: Score
+    pair_accuracy: str, data: SelectionData, score: Score, *, ties_are_hits: bool
 ) -> dict[str, NDArray[Any]]:
     """Return which of N items with two images and two captions are correct.
 
@@ -433,6 +464,7 @@ def _hits_of_pairs(
             find their image. Otherwise both images must find their caption as well.
         data: The items.
         score: Maps indices of images and captions to scores.
+        ties_are_hits: Whether equal scores count as higher.
 
     Returns:
         The arrays (N,) to store, by name. `text_correct` says whether each of the two images scores
@@ -441,7 +473,7 @@ def _hits_of_pairs(
         rule, and `chance` the probability that a random order of the scores is correct.
     """
     images, captions = np.stack(data.images_of_item), np.stack(data.captions_of_item)  # (N, 2)
-    hits = choices.pair_hits(score, images, captions)
+    hits = choices.pair_hits(score, images, captions, ties_are_hits=ties_are_hits)
 
     # An item whose images, or captions, are the same cannot be solved. Other items are solved by a
     # random order of the scores with a probability of 1 / n_orders.
@@ -458,7 +490,9 @@ def _hits_of_pairs(
     }
 
 
-def _hits_of_single_choices(data: SelectionData, score: Score) -> NDArray[np.bool_]:
+def _hits_of_single_choices(
+    data: SelectionData, score: Score, *, ties_are_hits: bool = False
+) -> NDArray[np.bool_]:
     """Return whether each item is correct (N,), for items with a single image or caption.
 
     A single image must score higher with all of its correct captions than with any wrong one. A
@@ -467,17 +501,26 @@ def _hits_of_single_choices(data: SelectionData, score: Score) -> NDArray[np.boo
     Args:
         data: The items.
         score: Maps indices of images and captions to scores.
+        ties_are_hits: Whether equal scores count as higher.
     """
     if data.chosen == "captions":
         images = np.concatenate(data.images_of_item)
-        return choices.single_hits(score, images, data.captions_of_item, data.n_correct_of_item)
+        return choices.single_hits(
+            score,
+            images,
+            data.captions_of_item,
+            data.n_correct_of_item,
+            ties_are_hits=ties_are_hits,
+        )
 
     def score_images(captions: Ints, images: Ints) -> NDArray[np.float32]:
         """Return the scores of pairs, with images and captions in exchanged roles."""
         return score(images, captions)
 
     captions = np.concatenate(data.captions_of_item)
-    return choices.single_hits(score_images, captions, data.images_of_item)
+    return choices.single_hits(
+        score_images, captions, data.images_of_item, ties_are_hits=ties_are_hits
+    )
 
 
 def _compute_baselines(

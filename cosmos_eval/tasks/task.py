@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cosmos_eval.tasks.metric import Derived, Metric
 from cosmos_eval.types import (
@@ -40,6 +40,17 @@ if TYPE_CHECKING:
 
 NAME = "name"
 """The name of the array (N,) with the names of images, or other samples, as the data have them."""
+LEAST_NOTED_FRACTION = 0.01
+"""A note mentions ties and repeated captions if they concern more than this fraction of samples."""
+
+
+class ScoredSamples(NamedTuple):
+    """What a task computes from the features of images and captions."""
+
+    # The arrays to store with the result, by name.
+    samples: Samples
+    # What a reader of the result should know, in sentences.
+    notes: Sequence[str] = ()
 
 
 class Task(ABC):
@@ -449,7 +460,7 @@ class Task(ABC):
         data: RetrievalData | SelectionData | AssociationData,
         options: RunOptions,
         progress: OnProgress,
-        score: Callable[[Features, Embeddings], Samples],
+        score: Callable[[Features, Embeddings], ScoredSamples],
         *,
         notes: Sequence[str] = (),
         **measurement_arguments: Any,
@@ -457,7 +468,7 @@ class Task(ABC):
         """Embed the images and the captions of a data set, score them, and return the measurement.
 
         If captions did not fit the model's context and were cut, the measurement has a note with
-        their number.
+        their number. The notes on the scores come last.
 
         Args:
             encoder: The model.
@@ -465,7 +476,7 @@ class Task(ABC):
             options: The options of the run.
             progress: Called with the progress.
             score: A function of the image features (N, D) and the captions' embeddings (M, D). It
-                returns the arrays to store with the result.
+                returns the arrays to store with the result, and notes.
             notes: Sentences that a reader of the result should know.
             measurement_arguments: More arguments of the method `measurement`.
         """
@@ -477,7 +488,7 @@ class Task(ABC):
         images_done = perf_counter()
         captions = embed_texts(encoder, data.captions, options, progress, phase="captions")
         captions_done = perf_counter()
-        samples = score(images.features, captions)
+        samples, score_notes = score(images.features, captions)
 
         n_cut_captions = captions.cut.sum()
         if n_cut_captions:
@@ -495,7 +506,7 @@ class Task(ABC):
                 "captions": captions_done - images_done,
                 "metrics": perf_counter() - captions_done,
             },
-            notes=notes,
+            notes=[*notes, *score_notes],
             **measurement_arguments,
         )
 

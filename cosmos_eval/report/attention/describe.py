@@ -7,6 +7,7 @@ from typing import Any
 
 from cosmos_eval.models.maps import LONGEST, SIMILARITY, VALUES
 from cosmos_eval.report.attention.compute import CaptionShares, Level, Look, Row, View
+from cosmos_eval.results.text import rounded
 
 FAMILY = "DejaVu Sans"
 """The font of pictures. It comes with Matplotlib, so it is the same everywhere."""
@@ -58,7 +59,7 @@ def title(look: Look) -> str:
 
 def percent(share: float) -> str:
     """Return a share of the attention as text: 0.123 -> "12.3%"."""
-    return f"{100 * share:.1f}%"
+    return f"{rounded(share, 1, factor=100)}%"
 
 
 def value_text(look: Look, value: float) -> str:

@@ -18,6 +18,7 @@ from cosmos_eval.data.sources import decode_source
 from cosmos_eval.report.content import SampledResult
 from cosmos_eval.report.gallery.pictures import Canvas
 from cosmos_eval.report.gallery.records import Outcome, SampleExample
+from cosmos_eval.results.text import percent
 from cosmos_eval.stats.segmentation import class_scores
 from cosmos_eval.tasks import segmentation
 from cosmos_eval.tasks.classification import LABELS, TOP5
@@ -189,7 +190,7 @@ class LabelMapJudgement(Judgement):
 
     def answer(self, model: int, sample: int) -> str:
         """Return the IoU of a model on a sample, such as "IoU 62%"."""
-        return f"IoU {100 * self._ious[model, sample]:.0f}%"
+        return f"IoU {percent(self._ious[model, sample], 0)}%"
 
 
 class SampleDrawing(NamedTuple):

@@ -59,7 +59,7 @@ const intervalRows = (chart) => {
 
 const classRows = () => chosenClasses().map(({ name, a, b }) => ({
   name, a, b, side: a > b ? "A higher" : a < b ? "B higher" : "equal",
-  label: `${name}: A ${a.toFixed(1)}, B ${b.toFixed(1)}`,
+  label: `${name}: A ${rounded(a)}, B ${rounded(b)}`,
 }));
 
 const costRows = (chart) => {
@@ -74,7 +74,7 @@ const costRows = (chart) => {
     return {
       name: row.querySelector(".name").textContent, source, gflops: Number(gflops),
       value: Number(cell.dataset.value), front: "front" in cell.dataset,
-      label: `${model}, ${source}: ${cell.firstChild.textContent} with ${Number(gflops).toFixed(2)} GFLOPs per image`,
+      label: `${model}, ${source}: ${cell.firstChild.textContent} with ${rounded(Number(gflops), 2)} GFLOPs per image`,
     };
   });
 };

@@ -18,8 +18,18 @@ const draw = (tag, attributes, children = []) => {
   return element;
 };
 
+// Round halves away from zero, by the decimal digits that the number is written with, as all tables
+// do: 67.05 is 67.1. toFixed makes 67.0 of it, since the number in the computer is a little less.
+const rounded = (number, digits = 1) => {
+  const size = Math.abs(number);
+  // An exponent moves the decimal point without an error: "67.05e1" is 670.5.
+  const units = size < 1e-6 ? 0 : Math.round(Number(`${size}e${digits}`));
+  const text = Number(`${units}e-${digits}`).toFixed(digits);
+  return number < 0 && units > 0 ? `-${text}` : text;
+};
+
 const signed = (number, digits = 1) => {
-  const text = number.toFixed(digits);
+  const text = rounded(number, digits);
   return Number(text) > 0 ? `+${text}` : text.replace("-", "\u2212");
 };
 

@@ -42,7 +42,7 @@ const forest = ({ difference, low, high }, reach, side) => {
 
 const sideOf = (better) => ({ A: "a", B: "b" })[better] ?? "none";
 
-const numberCell = (value, digits = 1) => make("td", { textContent: value.toFixed(digits) });
+const numberCell = (value, digits = 1) => make("td", { textContent: rounded(value, digits) });
 
 const textCell = (text) => make("td", { textContent: text ?? "" });
 
@@ -132,7 +132,7 @@ const chosenClasses = () => {
 };
 
 const classRow = ({ name, a, b }, reach) => {
-  const difference = a - b;
+  const difference = Number((a - b).toFixed(9));  // without the error of a subtraction
   const better = difference > 0 ? "A" : difference < 0 ? "B" : "";
   const bar = { difference, low: Math.min(0, difference), high: Math.max(0, difference) };
   const differenceCell = make("td", { textContent: signed(difference) });

@@ -30,17 +30,18 @@ def to_cells(finding: Finding, options: TableOptions = USUAL) -> dict[str, str]:
         "protocol": finding.key.protocol,
         "metric": finding.metric,
         "test": change.method,
-        "baseline": options.format_number(factor * change.b),
-        "new": options.format_number(factor * change.a),
+        "baseline": options.format_number(change.b, factor),
+        "new": options.format_number(change.a, factor),
     }
-    interval_ends = (factor * interval.low, factor * interval.high)
-    cells.update(options.format_change("change", factor * change.difference, interval_ends))
+    difference = text.exact_difference(change.a, change.b)
+    interval_ends = (interval.low, interval.high)
+    cells.update(options.format_change("change", difference, interval_ends, factor))
     cells["p (Holm)"] = ""
     if finding.adjusted is not None:
         cells["p (Holm)"] = text.p_value_text(finding.adjusted)
     cells["detectable"] = ""
     if finding.detectable is not None:
-        cells["detectable"] = options.format_number(factor * finding.detectable)
+        cells["detectable"] = options.format_number(finding.detectable, factor)
     cells.update(error_component_cells(change, factor, options))
     cells["decision"] = finding.status
     return cells

@@ -8,6 +8,7 @@ from cosmos_eval.models.specs import RELEASED
 from cosmos_eval.protocols.facts import profile_of, training_of
 from cosmos_eval.results.leaderboard.entries import Entry
 from cosmos_eval.results.table import Table, table_of_records
+from cosmos_eval.results.text import rounded
 
 COLUMNS = {
     "training_data": "training data",
@@ -142,12 +143,12 @@ def _fact_text(name: str, value: Any) -> str:
     if name == "samples_seen":
         return _count_text(value)
     if name == "parameters":
-        return f"{value / 1e6:.1f}"
+        return str(rounded(value / 1e6, 1))
     if name == "image_size":
         distinct_sides = dict.fromkeys(value)  # one side for a square
         return "x".join(str(side) for side in distinct_sides)
     if isinstance(value, float):
-        return f"{value:.2f}"
+        return str(rounded(value, 2))
     return str(value)
 
 

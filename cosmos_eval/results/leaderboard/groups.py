@@ -69,7 +69,7 @@ class GroupMean(NamedTuple):
         factor = metric.factor  # 100 for fractions, else 1
         seed_sd = "-"
         if self.seed_sd is not None:
-            seed_sd = options.format_number(factor * self.seed_sd)
+            seed_sd = options.format_number(self.seed_sd, factor)
         interval_cell = ""
         if options.intervals:
             interval_cell = interval_text(metric, self.interval._asdict(), options.decimals)
@@ -81,7 +81,7 @@ class GroupMean(NamedTuple):
             "trainings": str(len(self.seeds)),
             "mean": metric_text(metric, self.estimate.a, options.decimals),
             "seed sd": seed_sd,
-            "image se": options.format_number(factor * self.estimate.image_error),
+            "image se": options.format_number(self.estimate.image_error, factor),
             "95% interval": interval_cell,
         }
 

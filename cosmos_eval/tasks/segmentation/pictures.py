@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from cosmos_core.utils.files import write_atomically
+from cosmos_core.utils.text import percent
 from cosmos_eval.data.label_maps import VALUES, Label, palette
 from cosmos_eval.data.readers import FileError, read_bytes
 from cosmos_eval.types import SegmentationProtocol, UsageError
@@ -108,7 +109,7 @@ def draw_picture(
             states, by the index of the class.
     """
     images = [_draw_panel(image, classes, colours) for _, image, classes in panels]
-    legend = [f"{names[index]}  {100 * fraction:.1f}%" for index, fraction in fractions.items()]
+    legend = [f"{names[index]}  {percent(fraction)}%" for index, fraction in fractions.items()]
     font = ImageFont.load_default(size=15)
 
     # The page holds a row of panels and the legend, below a line with the titles.

@@ -73,6 +73,7 @@ def test_solved_by_hand(root, colour_encoder):
         {"true": "blue", "predicted": "red", "images": 1},
     ]
     assert result.n_samples == 5
+    assert result.notes == ()
     assert result.intervals.keys() == result.metrics.keys()
     for name, interval in result.intervals.items():
         assert interval.low <= result.metrics[name] <= interval.high
@@ -102,6 +103,9 @@ def test_names_without_a_mapping(root, colour_encoder):
         colour_encoder, protocol, RunOptions(data_root=str(root))
     )
     assert result.metrics["acc1"] == pytest.approx(3 / 5)
+    assert result.notes == (
+        "5 of 5 images score highest with several classes: the first of them is predicted",
+    )
 
 
 def test_bad_folders(root, save_colour):

@@ -133,6 +133,35 @@ def test_cut_texts_are_counted_and_those_that_fit_are_not():
     assert padding_to_the_longest.overlong(["a", "very " * 90]).tolist() == [False, True]
 
 
+def keep_colours(texts: list[str]) -> Tensor:
+    """Numbers of the words red and blue, at most three of a text; other words are dropped."""
+    tokens = torch.zeros(len(texts), 3, dtype=torch.int64)
+    for row, text in zip(tokens, texts, strict=True):
+        words = text.replace(".", " ").replace(",", " ").split()
+        numbers = [["red", "blue"].index(word) + 1 for word in words if word in ("red", "blue")][:3]
+        row[: len(numbers)] = torch.tensor(numbers)
+    return tokens
+
+
+def number_words(texts: list[str]) -> Tensor:
+    """The same for three words of a text; other words have the number 3."""
+    tokens = torch.zeros(len(texts), 3, dtype=torch.int64)
+    for row, text in zip(tokens, texts, strict=True):
+        numbers = [{"red": 1, "blue": 2}.get(word, 3) for word in text.split()[:3]]
+        row[: len(numbers)] = torch.tensor(numbers)
+    return tokens
+
+
+def test_words_that_a_tokenizer_drops_are_not_cut():
+    whole = ["", "a ball", "red", "red on the left.", "red red blue", "red, a red and blue ball."]
+    cut = ["red red red red", "a red, a red, a red and a blue ball", "red red blue ball blue."]
+    dropping = make(tokenize=keep_colours)
+    assert dropping.overlong([*whole, *cut]).tolist() == [False] * 6 + [True] * 3
+    assert dropping.overlong(whole).tolist() == [False] * 6
+    texts = ["red red ball", "red ball ball", "red ball ball ball", "ball ball ball blue"]
+    assert make(tokenize=number_words).overlong(texts).tolist() == [False, False, True, True]
+
+
 def test_dense_features():
     def encode_patches(images: Tensor, attention: str) -> Tensor:
         return nn.functional.avg_pool2d(images, 4).permute(0, 2, 3, 1) * 3

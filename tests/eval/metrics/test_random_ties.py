@@ -7,7 +7,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from cosmos_eval.stats.random_ties import decide_any, random_ties
+from cosmos_eval.stats.random_ties import count_decided, random_ties
 from cosmos_eval.stats.retrieval import retrieval_ranks
 
 
@@ -25,7 +25,7 @@ def test_a_caption_that_two_images_have():
     assert chances.image_to_text.tolist() == [0.5, 0.5, 1]
     # "a" prefers the first image, whichever of both it belongs to.
     assert chances.text_to_image.tolist() == [1, 0, 1, 1]
-    assert [decide_any(one) for one in chances] == [True, False]
+    assert [count_decided(one) for one in chances] == [2, 0]
 
 
 def test_a_caption_that_an_image_has_twice():
@@ -74,4 +74,4 @@ def test_without_equals_it_is_recall():
     ranks = retrieval_ranks(*arrays, owner)
     for chances, of_queries in zip(random_ties(ranks, *arrays, owner), ranks, strict=True):
         assert np.array_equal(chances, of_queries == 1)
-        assert not decide_any(chances)
+        assert count_decided(chances) == 0

@@ -23,6 +23,23 @@ def test_single_images_solved_by_hand() -> None:
     )
     # The second item is a tie, and so is the last, with one of its two wrong captions.
     assert hits.tolist() == [True, False, True, True, False]
+    hits_and_ties = single_hits(
+        products(EYE, captions),
+        np.array([0, 0, 2, 0]),
+        [np.array(captions) for captions in ([0, 1], [0, 2], [1, 0, 2], [1, 0])],
+        ties_are_hits=True,
+    )
+    assert hits_and_ties.tolist() == [True, True, True, False]
+
+
+def test_images_that_score_highest_with_several_classes() -> None:
+    # Scores of the three images with each class.
+    classes = np.array([[0.9, 0.1, 0], [0.2, 0.8, 0.5], [0.9, 0.5, 0.5]], np.float32)
+    # The first image ties in classes 0 and 2, the second has a best class, the third ties in 1, 2.
+    assert choices.count_shared_best(EYE, classes) == 2
+    assert choices.count_shared_best(EYE[1:2], classes) == 0
+    assert choices.count_shared_best(EYE, classes[:2]) == 0
+    assert choices.count_shared_best(np.ones((7, 5), np.float32), np.ones((3, 5), np.float32)) == 7
 
 
 @pytest.mark.parametrize("width", [1, 5, 513])
@@ -117,4 +134,21 @@ def test_pairs_solved_by_hand(captions: list[list[int]], text: bool, image: bool
     one = np.array([[0, 1]])
     score = products(np.eye(2, dtype=np.float32), np.array(captions, np.float32))
     hits = pair_hits(score, one, one)
+    assert (hits.text.tolist(), hits.image.tolist()) == ([text], [image])
+
+
+@pytest.mark.parametrize(
+    ("captions", "text", "image"),
+    [
+        ([[9, 2], [1, 8]], True, True),
+        ([[5, 5], [5, 5]], True, True),
+        ([[2, 0], [2, 3]], True, True),  # both captions fit the first image equally well
+        ([[2, 2], [3, 3]], False, True),  # the second caption is better for both images
+    ],
+)
+def test_pairs_with_ties_as_hits(captions: list[list[int]], text: bool, image: bool) -> None:
+    """Rows are captions, columns their scores with two images."""
+    score = products(np.eye(2, dtype=np.float32), np.array(captions, np.float32))
+    item = np.array([[0, 1]])
+    hits = pair_hits(score, item, item, ties_are_hits=True)
     assert (hits.text.tolist(), hits.image.tolist()) == ([text], [image])

@@ -4,9 +4,19 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
 import pytest
 from playwright.sync_api import expect
-from support.report_pages import ODD, OPEN_ALL, PUBLISHED, gallery_of, made_up_results, odd_results
+from support.models import make_result
+from support.report_pages import (
+    ODD,
+    OPEN_ALL,
+    PUBLISHED,
+    MadeUpResults,
+    gallery_of,
+    made_up_results,
+    odd_results,
+)
 
 from cosmos_eval.report.page import to_page
 
@@ -259,6 +269,42 @@ def test_two_models_are_compared(page, made_up):
         assert rows[key] == (b, a, -difference or 0.0, {"A": "B", "B": "A", "": ""}[better])
     page.get_by_label("B", exact=True).first.select_option("alpha")
     assert page.locator("#pair-found").inner_text() == "Choose two different models."
+
+
+def test_a_number_is_rounded_alike_everywhere(open_page, tmp_path):
+    """The accuracies 78.35 and 67.05 are 78.4 and 67.1. As floats, both are a little less."""
+    made_up = MadeUpResults()
+    labels = np.repeat([0, 1], [200, 1800])
+    for model, n_hits in (("a", 1567), ("b", 1341)):
+        first_prediction = np.where(np.arange(2000) < n_hits, labels, 1 - labels)
+        samples = {
+            "labels": labels,
+            "top5": np.stack([first_prediction, 1 - first_prediction, *3 * [np.full(2000, -1)]], 1),
+            "confidence": np.full(2000, 0.5, np.float32),
+            "classes": np.array(["c", "d"]),
+        }
+        row, _ = make_result("cls", samples=samples, model={"spec": model}, n_samples=2000)
+        row.per_class["d"]["recall"] = row.metrics["acc1"]
+        made_up.add(row, samples)
+    path = tmp_path / "report.html"
+    path.write_bytes(to_page(made_up.content()).content)
+    page = open_page(path)
+    page.evaluate(OPEN_ALL)
+    page.get_by_label("A", exact=True).first.select_option("a")
+
+    assert texts(page, ".leaderboard tbody tr td:nth-child(2) a.number") == ["78.4", "67.1"]
+    assert texts(page, "#overview .number") == ["78.4", "67.1"]
+    assert texts(page, "#pair-table tbody td:nth-child(3)") == ["78.4"]
+    assert texts(page, "#pair-table tbody td:nth-child(4)") == ["67.1"]
+    assert texts(page, "#pair-table tbody td:nth-child(5)")[0].startswith("+11.30")
+    assert texts(page, "#class-pair tbody tr:nth-child(1)")[0].split()[:4] == [
+        "d", "78.4", "67.1", "+11.3",
+    ]  # fmt: skip
+    assert texts(page, "table.heat tbody tr:nth-child(2) td")[-2:] == ["78.4", "67.1"]
+    page.locator(".chart[data-chart=classes]").scroll_into_view_if_needed()
+    circles = page.locator(".chart[data-chart=classes] path[aria-roledescription=circle]")
+    circles.first.hover()
+    expect(page.locator("#vg-tooltip-element")).to_have_text("d: A 78.4, B 67.1")
 
 
 def test_a_cell_of_the_matrix_chooses_its_models(shared_page):

@@ -8,8 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from cosmos_eval.data.retrieval import (
+    RetrievalData,
+    count_shared_captions,
+    describe_shared_captions,
+)
 from cosmos_eval.tasks import retrieval
 from cosmos_eval.types import RetrievalProtocol, RunOptions, UsageError
 
@@ -62,7 +68,9 @@ def test_solved_by_hand(root, colour_encoder, capsys):
     assert result.metrics["image_to_text_R@1"] == pytest.approx(2 / 3)
     assert result.metrics["text_to_image_mean_rank"] == pytest.approx(8 / 5)
     assert result.n_samples == 3
-    assert result.notes == ()
+    assert result.notes == (
+        "1 of 3 images miss R@1 only because a wrong caption has the features of the right one",
+    )
     # In random order, the green image's "green" is the first of two in half of the cases.
     assert result.samples["image_to_text_random_ties"].tolist() == [0.5, 1, 1]
     assert result.metrics["image_to_text_R@1_random_ties"] == pytest.approx(2.5 / 3)
@@ -86,6 +94,10 @@ def test_duplicate_captions_have_a_recall_of_random_ties(root, colour_encoder):
     assert result.metrics["image_to_text_R@1"] == pytest.approx(1 / 3)
     assert result.metrics["image_to_text_R@1_random_ties"] == pytest.approx(2 / 3)
     assert "image_to_text_R@1_random_ties" not in result.intervals
+    assert result.notes == (
+        "2 of 6 captions are captions of several images: they tie, which lowers R@1",
+        "2 of 3 images miss R@1 only because a wrong caption has the features of the right one",
+    )
     assert "text_to_image_R@1_random_ties" not in result.metrics
 
 
@@ -119,6 +131,49 @@ def test_cut_captions_are_noted(root, tiny_encoder):
     assert result.samples["cut"].tolist() == [False, False, True, False, False]
     assert result.samples["words"].tolist() == [3, 1, 40, 1, 3]
     assert result.metrics["captions_cut"] == pytest.approx(1 / 5)
+
+
+def test_captions_are_shared_if_another_image_has_them():
+    captions = ["a cat", "a dog", "a cat", "a dog", "A cat"]
+    assert count_shared_captions(captions, np.array([0, 1, 1, 1, 2])) == 2
+    assert count_shared_captions(captions, np.array([0, 1, 0, 1, 2])) == 0
+
+
+@pytest.mark.parametrize(("n_captions", "is_noted"), [(200, False), (199, True)])
+def test_shared_captions_are_noted_if_they_are_over_1_percent(n_captions, is_noted):
+    captions = ["the same", "the same", *map(str, range(n_captions - 2))]
+    image_of_text = np.arange(n_captions)
+    data = RetrievalData(names=(), images=(), captions=captions, image_of_text=image_of_text)
+    note = f"2 of {n_captions} captions are captions of several images: they tie, which lowers R@1"
+    assert describe_shared_captions(data) == note
+    assert describe_shared_captions(data, 0.01) == (note if is_noted else "")
+
+
+def test_run_and_doctor_say_why_recall_is_low(tmp_path, save_colour, command):
+    """Images 0 to 46 are red and have one caption, which cannot tell them apart."""
+    rows = ["image,caption"]
+    for number in range(48):
+        save_colour(tmp_path / "images" / f"{number}.png", "red" if number < 47 else "blue")
+        rows.append(f"{number}.png,{'red' if number < 47 else 'blue'}")
+    (tmp_path / "captions.csv").write_text("\n".join(rows))
+    (tmp_path / "mine.yaml").write_text(
+        "kind: retrieval\nimages: images\nannotations: captions.csv\n"
+    )
+    note = "47 of 48 captions are captions of several images: they tie, which lowers R@1"
+    examined = command("data", "doctor", "mine.yaml")
+    assert examined.status == 0
+    assert f"mine: note: {note}\n" in examined.out
+    (diagnosis,) = json.loads(command("data", "doctor", "mine.yaml", "--format", "json").out)
+    assert (diagnosis["note"], diagnosis["whole"]) == (note, True)
+    model = f"python:{Path(__file__).parents[3] / 'examples' / 'own_model.py'}"
+    measured = command("run", "--dataset", "mine.yaml", "--model", model)
+    assert measured.err.endswith(
+        f"note: {note}\n"
+        "note: 47 of 48 images miss R@1 only because a wrong caption has the features of the right "
+        "one\n"
+        "note: 47 of 48 captions miss R@1 only because a wrong image has the features of the right "
+        "one\n"
+    )
 
 
 def changed(part: str, change: Callable[[list[dict[str, Any]]], object]) -> dict[str, Any]:

@@ -51,7 +51,10 @@ def test_single_images_solved_by_hand(make_set, colour_encoder):
     assert result.per_class["one"]["accuracy"] == 1
     assert result.per_class["two"]["accuracy"] == pytest.approx(1 / 3)
     assert [one["items"] for one in result.per_class.values()] == [1, 3]
-    assert (result.n_samples, result.notes) == (4, ())
+    assert result.n_samples == 4
+    assert result.notes == (
+        "1 of 4 items are wrong only because a wrong answer has the score of the right one",
+    )
     assert set(result.intervals) == set(figures(result))
     # Two items share an image.
     methods = [interval.method for interval in result.intervals.values()]
@@ -79,6 +82,10 @@ def test_pairs_solved_by_hand(make_set, colour_encoder):
     assert result.samples["image_correct"].tolist() == [True, False, False]
     thirds = {"text_score": 2, "image_score": 1, "group_score": 1, "accuracy": 1}
     assert figures(result) == {name: pytest.approx(n / 3) for name, n in thirds.items()}
+    # The second item is wrong by a tie, and the third one by a higher score.
+    assert result.notes == (
+        "1 of 3 items are wrong only because a wrong answer has the score of the right one",
+    )
     assert result.per_class == {}
     assert {interval.method for interval in result.intervals.values()} == {"wilson"}
 
@@ -123,7 +130,7 @@ def test_limit_takes_subsets_in_turn(make_set, colour_encoder):
     protocol = make_set(IMAGES, ITEMS[1:] + ITEMS[:1])
     result = selection.TASK.measure_one(colour_encoder, protocol, RunOptions(limit=2))
     assert result.samples["subset"].tolist() == [1, 0]
-    assert result.notes == ("at most 2 items were measured",)
+    assert result.notes[0] == "at most 2 items were measured"
     alone = selection.TASK.measure_one(colour_encoder, protocol, RunOptions(limit=1))
     assert set(alone.per_class["two"].values()) == {None, 0}
     assert set(figures(alone)) == {"accuracy"}
@@ -169,6 +176,7 @@ def test_what_a_published_set_leaves_unsolvable_is_noted(make_set, colour_encode
     assert (result.metrics["accuracy"], result.metrics["chance"]) == (0.5, 0.25)
     assert result.notes == (
         "1 items have a wrong caption equal to the right one and count as wrong",
+        "1 of 2 items are wrong only because a wrong answer has the score of the right one",
     )
 
 
