@@ -39,6 +39,7 @@ from cosmos_eval.results.table import TableOptions, select_metrics, split_patter
 from cosmos_eval.types import RunOptions, UsageError
 
 if TYPE_CHECKING:
+    from cosmos_eval.results.compare import Comparison
     from cosmos_eval.results.labels import StoredResult
     from cosmos_eval.results.leaderboard.entries import Entry
     from cosmos_eval.results.leaderboard.suite import SuiteScore
@@ -98,6 +99,8 @@ def leaderboard(
     decimals: options.Decimals = None,
     intervals: options.Intervals = None,
     second: Annotated[bool, flag("--second", "Underline the second best.", LAYOUT)] = False,
+    columns: options.PaperColumns = None,
+    caption: options.Caption = False,
     sort: options.Sort = "",
     transpose: Annotated[
         bool, flag("--transpose", "One table of all tasks, a column per model.", LAYOUT)
@@ -109,6 +112,7 @@ def leaderboard(
     """
     if format == "html" and output is None and sys.stdout.isatty():
         raise UsageError("--format html is a page for a browser: add --output board.html")
+    _require_tex(format, columns, caption)
     if members and suite is None:
         raise UsageError("--members needs --suite: without it, these tables are shown anyway")
     shows_only_score = suite and not (members or groups or format in _FORMATS_WITH_ALL)
@@ -121,7 +125,7 @@ def leaderboard(
     from cosmos_eval.results.leaderboard.writers import Leaderboard
 
     results = read_results(directory)
-    shows_intervals = format != "tex" if intervals is None else intervals
+    shows_intervals = (format != "tex" or caption) if intervals is None else intervals
     table_options = TableOptions(
         models=split_patterns(models),
         datasets=split_patterns(datasets),
@@ -131,6 +135,8 @@ def leaderboard(
         intervals=shows_intervals,
         ranks=ranks,
         second=second,
+        paper_columns=columns,
+        caption=caption,
         sort=sort,
         transpose=transpose,
         members=members,
@@ -163,6 +169,12 @@ def leaderboard(
         options=table_options,
     )
     _write_board(board, results, format, output)
+
+
+def _require_tex(format: str, columns: int | None, caption: bool) -> None:
+    """Raise UsageError if the options --columns and --caption are given for another format."""
+    if format != "tex" and (columns is not None or caption):
+        raise UsageError("--columns and --caption are for LaTeX: add --format tex")
 
 
 def _write_board(
@@ -332,7 +344,10 @@ def compare(
     a: Annotated[Path, Argument(metavar="A", help="A result, or a folder of them.")],
     b: Annotated[File, Argument(metavar="B", help="Another one. Default: the folder A.")] = None,
     model: Annotated[Texts, option("SPEC", "Model of a folder; twice: A's, then B's.")] = None,
-    format: options.Format = "table",
+    format: Annotated[
+        Literal["table", "tex", "json"],
+        option("table|tex|json", "Form of what is printed; or just --json.", show_default=False),
+    ] = "table",
     group: Annotated[Texts, option("NAME", "Twice: the trainings of A, and of B.", METHODS)] = None,
     same_seeds: Annotated[bool, flag("--same-seeds", "Pair trainings by seed.", METHODS)] = False,
     plan: Annotated[bool, flag("--plan", "Show what more trainings find.", METHODS)] = False,
@@ -345,6 +360,8 @@ def compare(
     metrics: options.Metrics = None,
     decimals: options.Decimals = None,
     intervals: options.Intervals = None,
+    columns: options.PaperColumns = None,
+    caption: options.Caption = False,
     sort: options.Sort = "",
 ) -> None:
     """Compare two models on the same samples, or two methods by groups of trainings."""
@@ -354,6 +371,9 @@ def compare(
 
     if (plan or same_seeds) and not group:
         raise UsageError("--plan and --same-seeds need --group, given twice")
+    _require_tex(format, columns, caption)
+    if format == "tex" and (plan or sort):
+        raise UsageError("--format tex has neither --plan nor --sort: print a table without it")
     comparison = read_comparison(
         a, b, models=model or (), trainings=group or (), same_seeds=same_seeds
     )
@@ -369,6 +389,11 @@ def compare(
             document["plan"] = planned
         print_json(document)
         return
+    if format == "tex":
+        shown_options = table_options._replace(paper_columns=columns, caption=caption)
+        write_text(_comparison_to_tex(comparison, shown_options))
+        print_notes(notes)
+        return
     trainings_a, trainings_b = comparison.trainings or ((), ())
     print_line(f"A: {_side_text(comparison.a, trainings_a)}")
     print_line(f"B: {_side_text(comparison.b, trainings_b)}")
@@ -379,6 +404,23 @@ def compare(
         planned_cells = [_planned_cells(record, table_options) for record in planned]
         print_records(planned_cells, section=("dataset", "protocol"), texts=2, sort=sort)
     print_notes(notes)
+
+
+def _comparison_to_tex(comparison: Comparison, table_options: TableOptions) -> str:
+    """Return a comparison as LaTeX: the primary metrics, or the ones that the options name.
+
+    Raises UsageError if no primary metric was compared.
+    """
+    from cosmos_eval.results.comparison_table import comparison_table
+    from cosmos_eval.results.latex import PREAMBLE, to_latex
+
+    tests = comparison.tests
+    if not table_options.metrics:
+        tests = tuple(test for test in tests if test.metric_record.primary)
+    if not tests:
+        raise UsageError("no headline metric was compared: name metrics with --metrics")
+    table = comparison_table(comparison._replace(tests=tests), table_options)
+    return PREAMBLE + to_latex(table, table_options.paper_columns)
 
 
 def _side_text(name: str, trainings: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ number, such as a mark, becomes a `\phantom` as wide as what other cells of the 
 
 import re
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby, pairwise
 from math import ceil
 from typing import NamedTuple
@@ -28,7 +28,8 @@ _PAGE_HEIGHT = 550.0  # in points: \textheight of article at 10 pt
 _HEIGHT_OF_RULES = 40.0  # of the rules of a table, and of the space around its caption
 _CAPTION_EM, _CAPTION_LINE = 10.0, 12.0  # points, of \normalsize
 _LEAST_ROWS = 10  # rows of a page, even if its caption is long
-_TEXT_COLUMNS_SHARE = 0.55  # of the width, for all columns of texts, before their lines are broken
+_LEAST_TEXT_SHARE = 0.3  # of the width: what values must leave for all columns of texts
+_TEXT_SHARE = 0.55  # of the width, for all columns of texts of a table that is split
 _BREAKING_LOSS = 1.2  # a text broken into lines needs about a fifth more room
 _TITLE_LENGTH = 9  # characters of a line of a title, unless a word is longer
 _SCRIPT_EM = 8.0  # points, of \scriptsize, and about that of exponents
@@ -147,56 +148,60 @@ def _row_heights(table: Table, layout: _Layout) -> list[float]:
     return heights
 
 
-def _split_columns(table: Table, layout: _Layout) -> Iterator[range]:
-    """Yield ranges of the columns of values, so that each fits on a page beside the names of rows.
+def _split_columns(table: Table, layout: _Layout) -> Iterator[list[int]]:
+    """Yield lists of columns of values, so that each fits on a page beside the names of rows.
 
     Columns that share a name above their titles stay together, unless they are wider than a page.
 
     Example:
-        A table with names of rows in column 0 and six wide columns may give range(1, 4) and
-        range(4, 7).
+        A table with names of rows in column 0 and six wide columns may give [1, 2, 3] and
+        [4, 5, 6].
     """
-    # The width in points that the names of rows leave for values.
-    names_width = 0.0
+    # The width in points that the names of rows leave for values. The outer edges of a table have
+    # no space, so that there is one gap less than columns.
+    available_width = layout.width + layout.gap
     for text_column_width in _text_column_widths(table, layout):
-        names_width += min(text_column_width.full, text_column_width.limit) + layout.gap
-    # The outer edges of a table have no space, so that there is a gap less than columns.
-    available_width = layout.width - names_width + layout.gap
+        available_width -= min(text_column_width.full, text_column_width.limit) + layout.gap
 
     # The blocks of columns that stay together. If one is too wide, every column is a block.
-    blocks = _column_blocks(table)
+    value_columns = range(table.n_text_columns, len(table.heads))
+    blocks = _column_blocks(table, value_columns)
     is_too_wide = any(_block_width(table, block, layout) > available_width for block in blocks)
     if is_too_wide:
-        blocks = [[column] for block in blocks for column in block]
+        blocks = [[column] for column in value_columns]
 
-    # Each range has as many blocks as fit, and at least one.
-    range_start = table.n_text_columns
-    range_width = 0.0
+    # Each page has as many blocks as fit, and at least one.
+    page_columns: list[int] = []
     for block in blocks:
-        block_width = _block_width(table, block, layout)
-        block_start = block[0]
-        is_first_block = block_start == range_start
-        if not is_first_block and range_width + block_width > available_width:
-            yield range(range_start, block_start)
-            range_start = block_start
-            range_width = 0.0
-        range_width += block_width
-    yield range(range_start, len(table.heads))
+        width = _values_width(table, [*page_columns, *block], layout)
+        if page_columns and width > available_width:
+            yield page_columns
+            page_columns = []
+        page_columns = [*page_columns, *block]
+    yield page_columns
 
 
-def _column_blocks(table: Table) -> list[list[int]]:
-    """Return the indices of neighbouring columns of values that share a name above their titles.
+def _column_blocks(table: Table, columns: Iterable[int]) -> list[list[int]]:
+    """Group neighbouring columns of values that share a name above their titles.
 
     A column without such a name is a block by itself.
 
+    Args:
+        table: The table.
+        columns: The indices of neighbouring columns of values.
+
     Example:
-        A table with names of rows in column 0, and columns of values below the names "coco", "coco"
-        and "", has the blocks [[1, 2], [3]].
+        Columns 1, 2 and 3 below the names "coco", "coco" and "" are the blocks [[1, 2], [3]].
     """
-    value_columns = range(table.n_text_columns, len(table.heads))
     # The index stands for the name of a column without a name, since it differs for each column.
-    blocks = groupby(value_columns, key=lambda column: table.heads[column].group or column)
+    blocks = groupby(columns, key=lambda column: table.heads[column].group or column)
     return [list(block) for _, block in blocks]
+
+
+def _values_width(table: Table, columns: Iterable[int], layout: _Layout) -> float:
+    """Return the width in points of neighbouring columns of values and the gaps before them."""
+    blocks = _column_blocks(table, columns)
+    return sum(_block_width(table, block, layout) for block in blocks)
 
 
 def _block_width(table: Table, columns: Sequence[int], layout: _Layout) -> float:
@@ -313,15 +318,19 @@ class _TextColumnWidth(NamedTuple):
 
 
 def _text_column_widths(table: Table, layout: _Layout) -> list[_TextColumnWidth]:
-    """Return the widths of the columns of texts, which share a bit more than half of the page.
+    """Return the widths of the columns of texts, which share the width that values leave.
 
+    If values leave little, the table is split, and texts get a bit more than half of the width.
     A column is short if it needs no more than an equal share of this room. Short columns get the
     width that they need. Long columns share the remaining room equally.
 
     Example:
         With room for 190 points, columns that need 40, 100 and 200 points may have 40, 75 and 75.
     """
-    room = _TEXT_COLUMNS_SHARE * layout.width
+    value_columns = range(table.n_text_columns, len(table.heads))
+    room = layout.width - _values_width(table, value_columns, layout)
+    if room < _LEAST_TEXT_SHARE * layout.width:
+        room = _TEXT_SHARE * layout.width
     needed_widths = [_column_width(table, column, layout) for column in range(table.n_text_columns)]
     equal_share = room / len(needed_widths)
     short_widths = [width for width in needed_widths if width <= equal_share]

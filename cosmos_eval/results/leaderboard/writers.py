@@ -301,7 +301,8 @@ def to_tex(leaderboard: Leaderboard) -> str:
 
     The document needs `\usepackage{booktabs}`. The best numbers are bold.
     """
-    return PREAMBLE + "\n".join(to_latex(table) for table in tables_of(leaderboard))
+    paper_columns = leaderboard.options.paper_columns
+    return PREAMBLE + "\n".join(to_latex(t, paper_columns) for t in tables_of(leaderboard))
 
 
 WRITERS: Mapping[str, Callable[[Leaderboard], str]] = MappingProxyType(
