@@ -70,6 +70,8 @@ def _side_name(comparison: Comparison, side: int) -> str:
 def _test_cells(test: MetricTest, options: TableOptions) -> dict[str, Cell]:
     """Return the cells of a test by the titles of their columns."""
     metric, decimals = test.metric_record, options.decimals
+    if decimals is None and metric.unit == "fraction":
+        decimals = 1
     difference = test.difference
     interval = difference.interval()._asdict() if options.intervals else None
     change = round_metric(metric, difference.difference, decimals)
@@ -82,7 +84,7 @@ def _test_cells(test: MetricTest, options: TableOptions) -> dict[str, Cell]:
         ),
         "p": Cell(p_value_text(difference.p_value)),
         "p (Holm)": Cell("" if test.adjusted is None else p_value_text(test.adjusted)),
-        "detectable": Cell(detectable_text(test, options) or ""),
+        "detectable": Cell(detectable_text(test, options._replace(decimals=decimals)) or ""),
     }
 
 
@@ -97,7 +99,7 @@ def _notes(comparison: Comparison, options: TableOptions, titles: list[str]) -> 
     tests = comparison.tests
     if any(test.better for test in tests):
         yield "Bold: better, by p (Holm) of at most 0.05."
-    yield "p (Holm): corrected for all headline metrics of the comparison."
+    yield "p (Holm): with Holm's correction for all headline metrics of the comparison."
     if options.intervals:
         yield "±, or + and -: how far the 95% interval of A − B reaches above and below it."
     if "detectable" in titles:

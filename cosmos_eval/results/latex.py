@@ -32,6 +32,7 @@ _LEAST_TEXT_SHARE = 0.3  # of the width: what values must leave for all columns 
 _TEXT_SHARE = 0.55  # of the width, for all columns of texts of a table that is split
 _BREAKING_LOSS = 1.2  # a text broken into lines needs about a fifth more room
 _TITLE_LENGTH = 9  # characters of a line of a title, unless a word is longer
+_STRETCH_OF_TWO_ENDS = 1.25  # distance of rows whose intervals have ends one above the other
 _SCRIPT_EM = 8.0  # points, of \scriptsize, and about that of exponents
 # Widths in em of characters of cmr9 (its TFM file), rounded up; other characters have 0.6 em.
 _CHARACTER_WIDTHS = dict.fromkeys("ijl.,:;'|!I[]()/-", 0.4) | dict.fromkeys("mwMW%@", 1.06)
@@ -132,6 +133,7 @@ def _row_heights(table: Table, layout: _Layout) -> list[float]:
     first row of a section includes the name of the section and the space above it.
     """
     column_widths = _text_column_widths(table, layout)
+    row_stretch = _row_stretch(table)
     heights = []
     former_section = ""
     for row_index, row in enumerate(table.rows):
@@ -144,7 +146,7 @@ def _row_heights(table: Table, layout: _Layout) -> list[float]:
             name_width = _BREAKING_LOSS * _text_width(section, layout.em)
             n_lines += ceil(name_width / layout.width) + 0.5  # \addlinespace is half a line
         former_section = section
-        heights.append(n_lines * layout.line_height)
+        heights.append(n_lines * layout.line_height * row_stretch)
     return heights
 
 
@@ -270,14 +272,16 @@ def _format_float(page: Table, layout: _Layout, page_number: int, n_pages: int) 
     caption = rf"\caption{{{caption_title}.}}"
     if notes:
         caption = rf"\caption[{{{caption_title}}}]{{{caption_title}. {notes}}}"
+    stretch = _row_stretch(page)
     lines = [
         rf"\begin{{{layout.environment}}}",
         r"\centering",
         caption,
         rf"\label{{tab:{label}}}",
-        r"\smallskip",
+        r"\medskip",
         layout.font,
         rf"\setlength{{\tabcolsep}}{{{layout.gap / 2:g}pt}}",
+        *([rf"\renewcommand{{\arraystretch}}{{{stretch:g}}}"] if stretch != 1 else []),
         rf"\begin{{tabular}}{{@{{}}{_column_types(page, layout)}@{{}}}}",
         r"\toprule",
         *_format_header(page),
@@ -301,6 +305,12 @@ def _column_types(table: Table, layout: _Layout) -> str:
         types += f"p{{{width.limit:.0f}pt}}" if width.is_broken else "l"
     n_value_columns = len(table.heads) - table.n_text_columns
     return types + "r" * n_value_columns
+
+
+def _row_stretch(table: Table) -> float:
+    """Return the distance of rows relative to lines, which is 1 unless intervals have two ends."""
+    has_two_ends = any(len(cell.ends) == 2 for row in table.rows for cell in row)
+    return _STRETCH_OF_TWO_ENDS if has_two_ends else 1.0
 
 
 class _TextColumnWidth(NamedTuple):
@@ -363,26 +373,47 @@ def _format_header(table: Table) -> Iterator[str]:
     titles = []
     for column, head in enumerate(table.heads):
         is_text = column < table.n_text_columns
-        titles.append(_stacked(_title_lines(head.title, is_text=is_text), "r"))
-    yield _latex_row(titles)
+        titles.append(_title_lines(head.title, is_text=is_text))
+    for cells in _rows_of_lines(titles):
+        yield _latex_row(cells)
 
 
 def _format_shared_names(table: Table) -> Iterator[str]:
-    r"""Yield the line with the names that columns share, and the line with the rules below them.
+    r"""Yield the rows with the names that columns share, and the line with the rules below them.
 
     A name above columns 2 to 4 gives `\multicolumn{3}{c}{name}` and `\cmidrule(lr){2-4}`.
     """
-    cells = [""] * table.n_text_columns
+    names = [_name_and_protocol(name) for name, _ in table.groups]
+    for texts in _rows_of_lines(names):
+        cells = [""] * table.n_text_columns
+        for text, (_, n_columns) in zip(texts, table.groups, strict=True):
+            cells.append(rf"\multicolumn{{{n_columns}}}{{c}}{{{text}}}")
+        yield _latex_row(cells)
+
     rules = ""
     first_column = table.n_text_columns + 1  # LaTeX counts columns from 1
-    for name, n_columns in table.groups:
+    for _, n_columns in table.groups:
         last_column = first_column + n_columns - 1
-        stacked_name = _stacked(_name_and_protocol(name), "c")
-        cells.append(rf"\multicolumn{{{n_columns}}}{{c}}{{{stacked_name}}}")
         rules += rf"\cmidrule(lr){{{first_column}-{last_column}}}"
         first_column = last_column + 1
-    yield _latex_row(cells)
     yield rules
+
+
+def _rows_of_lines(titles: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Return titles of one or more lines as rows of a table, in LaTeX, so that all end in the last.
+
+    Example:
+        [["model"], ["image to", "text"]] -> [["", "image to"], ["model", "text"]]
+    """
+    n_rows = max(len(lines) for lines in titles)
+    rows = []
+    for row_index in range(n_rows):
+        cells = []
+        for lines in titles:
+            line_index = row_index - (n_rows - len(lines))
+            cells.append(latex_text(lines[line_index]) if line_index >= 0 else "")
+        rows.append(cells)
+    return rows
 
 
 def _latex_row(cells: Sequence[str]) -> str:
@@ -418,19 +449,6 @@ def _title_lines(title: str, *, is_text: bool) -> list[str]:
             lines.append("")
         lines[-1] += piece
     return [line.strip() for line in lines]
-
-
-def _stacked(lines: Sequence[str], side: str) -> str:
-    r"""Return LaTeX that sets lines of text above each other: `\shortstack[c]{coco \\ (karpathy)}`.
-
-    Args:
-        lines: The lines, from top to bottom. A single line needs no stack.
-        side: How the lines are aligned: "l" is left, "r" is right, and "c" is centred.
-    """
-    text = r" \\ ".join(latex_text(line) for line in lines)
-    if len(lines) == 1:
-        return text
-    return rf"\shortstack[{side}]{{{text}}}"
 
 
 def _name_and_protocol(shared_name: str) -> list[str]:
