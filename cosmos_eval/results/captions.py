@@ -100,11 +100,9 @@ def measured_sentence(versions: Iterable[str], protocols: Iterable[str], coverag
     Args:
         versions: The versions of cosmos-eval that measured the numbers, which may repeat.
         protocols: The protocols of the numbers.
-        coverage: What intervals cover, such as "seeds and test images".
+        coverage: What intervals cover, such as "seeds and test images"; empty if none are shown.
     """
     names = list(dict.fromkeys(protocols))
     noun = "protocol" if len(names) == 1 else "protocols"
-    return (
-        f"We measured with cosmos-eval {joined(sorted(versions))} ({noun} {joined(names)}); "
-        f"intervals cover {coverage}."
-    )
+    sentence = f"We measured with cosmos-eval {joined(sorted(versions))} ({noun} {joined(names)})"
+    return f"{sentence}; intervals cover {coverage}." if coverage else f"{sentence}."

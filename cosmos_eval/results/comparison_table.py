@@ -18,8 +18,8 @@ from cosmos_eval.stats.groups import GroupDifference
 def comparison_table(comparison: Comparison, options: TableOptions) -> Table:
     """Return the table of a comparison for a paper, below a heading for each data set.
 
-    The better side of a test is bold. A table for one column of a paper has neither p-values
-    without correction, unless a metric has no other, nor detectable differences.
+    The better side of a test is bold. A table for one column of a paper has no detectable
+    differences, and p-values without correction only if a metric has no other ones.
 
     Args:
         comparison: The comparison, with the tests that the table shows.
@@ -27,11 +27,12 @@ def comparison_table(comparison: Comparison, options: TableOptions) -> Table:
             and whether its caption states methods.
     """
     has_room = options.paper_columns != 1
-    has_uncorrected = any(test.adjusted is None for test in comparison.tests)
+    is_corrected = [test.adjusted is not None for test in comparison.tests]
     titles = ["metric", "A", "B", "A − B"]
-    if has_room or has_uncorrected:
+    if has_room or not all(is_corrected):
         titles.append("p")
-    titles.append("p (Holm)")
+    if any(is_corrected):
+        titles.append("p (Holm)")
     if has_room:
         titles.append("detectable")
 
@@ -99,7 +100,8 @@ def _notes(comparison: Comparison, options: TableOptions, titles: list[str]) -> 
     tests = comparison.tests
     if any(test.better for test in tests):
         yield "Bold: better, by p (Holm) of at most 0.05."
-    yield "p (Holm): with Holm's correction for all headline metrics of the comparison."
+    if "p (Holm)" in titles:
+        yield "p (Holm): with Holm's correction for all headline metrics of the comparison."
     if options.intervals:
         yield "±, or + and -: how far the 95% interval of A − B reaches above and below it."
     if "detectable" in titles:
@@ -108,7 +110,7 @@ def _notes(comparison: Comparison, options: TableOptions, titles: list[str]) -> 
         return
 
     yield sizes_sentence((test.dataset, test.difference.units) for test in tests)
-    methods = []
+    methods: list[tuple[str, str]] = []
     for test in tests:
         title = test.metric_record.label or test.metric.replace("_", " ")
         methods.append((title, TEST_METHODS.get(test.difference.method, test.difference.method)))

@@ -36,13 +36,14 @@ _STRETCH_OF_TWO_ENDS = 1.25  # distance of rows whose intervals have ends one ab
 _SCRIPT_EM = 8.0  # points, of \scriptsize, and about that of exponents
 # Widths in em of characters of cmr9 (its TFM file), rounded up; other characters have 0.6 em.
 _CHARACTER_WIDTHS = dict.fromkeys("ijl.,:;'|!I[]()/-", 0.4) | dict.fromkeys("mwMW%@", 1.06)
-_CHARACTER_WIDTHS |= dict.fromkeys("ABCDEFGHJKLNOPQRSTUVXYZ&_", 0.8)
+_CHARACTER_WIDTHS |= dict.fromkeys("ABCDEFGHJKLNOPQRSTUVXYZ&_+−×<>", 0.8)
 _FIGURE_SPACE = "\u2007"  # as wide as a digit
 _CHARACTER_WIDTHS |= dict.fromkeys(f"0123456789 {_FIGURE_SPACE}", 0.52)
 _OTHER_WIDTH = 0.6
 _BOLD_WIDTH = 1.15  # of bold digits, relative to others
 _MARKS = {"†": r"$^\dagger$", "‡": r"$^\ddagger$"}
 _NO_NUMBER = "--"
+_WIDE_SIGNS = str.maketrans("-xe", "−××")
 
 
 class _Layout(NamedTuple):
@@ -96,7 +97,7 @@ def _split_rows(table: Table, layout: _Layout) -> Iterator[Table]:
     for row_height in _row_heights(table, layout):
         heights_above.append(heights_above[-1] + row_height)
     table_height = heights_above[-1]
-    n_pages = ceil(table_height / _height_for_rows(table, layout))
+    n_pages = max(1, ceil(table_height / _height_for_rows(table, layout)))
 
     # The first row of each page is the first one with enough height above it. For 100 lines on 3
     # pages, these are the rows with at least 0, 33.3 and 66.7 lines above them.
@@ -553,7 +554,9 @@ def _format_number(cell: Cell, layout: _Layout) -> _Part:
     Example:
         "-1.42x" -> `$-$1.42$\times$`, "6.3e-05" -> `6.3$\times10^{-5}$`, "" -> `--`
     """
-    width = _text_width(cell.text or _NO_NUMBER, layout.em)
+    # A minus, a factor and a power of ten are wider than the characters that stand for them.
+    signs = cell.text.translate(_WIDE_SIGNS)
+    width = _text_width(signs or _NO_NUMBER, layout.em)
     if cell.text in ("", "-"):
         return _Part(_NO_NUMBER, width)
     value = latex_text(cell.text)
@@ -607,15 +610,16 @@ def _format_interval(ends: tuple[str, ...]) -> _Part:
     """
     if len(ends) == 0:
         return _Part()
-    sign = "" if ends[0].startswith("[") else "±"
-    # Both ends of an interval stand above each other. A thin space is in front.
-    width = 0.2 * _SCRIPT_EM + max(_text_width(sign + end, _SCRIPT_EM) for end in ends)
-    texts = [latex_text(end).replace(_FIGURE_SPACE, r"\phantom{0}") for end in ends]
+    # Both ends of an interval stand above each other. A sign and a thin space are in front.
+    width = _SCRIPT_EM + max(_text_width(end, _SCRIPT_EM) for end in ends)
+    texts = [end.replace(_FIGURE_SPACE, r"\phantom{0}") for end in ends]
     if len(texts) == 2:
         above, below = texts
         return _Part(rf"\,$^{{+{above}}}_{{-{below}}}$", width)
-    plus_minus = r"$\pm$" if sign else ""
-    return _Part(rf"\,{{\scriptsize {plus_minus}{texts[0]}}}", width)
+    (text,) = texts
+    is_whole_interval = text.startswith("[")
+    text = latex_text(text) if is_whole_interval else rf"$\pm${text}"
+    return _Part(rf"\,{{\scriptsize {text}}}", width)
 
 
 def _widest_parts(values: Sequence[_Value]) -> list[_Part]:

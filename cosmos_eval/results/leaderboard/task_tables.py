@@ -332,7 +332,7 @@ class _TaskTable:
                     continue
                 sizes.append((column.dataset, entry.stored.row.n_samples))
                 versions.append(entry.stored.row.provenance["version"])
-                if column.metric in entry.intervals:
+                if self.options.intervals and column.metric in entry.intervals:
                     interval = entry.intervals[column.metric]
                     method = INTERVAL_METHODS.get(interval["method"], interval["method"])
                     methods_by_level.setdefault(interval["level"], []).append(
@@ -343,7 +343,8 @@ class _TaskTable:
         yield sizes_sentence(sizes)
         for level, methods in methods_by_level.items():
             yield methods_sentence(f"{100 * level:g}% intervals", methods)
-        yield measured_sentence(versions, self.protocols, "test images, not seeds")
+        coverage = "test images, not seeds" if methods_by_level else ""
+        yield measured_sentence(versions, self.protocols, coverage)
 
     def _sorted_names(self) -> list[_RowName]:
         """Return the names of the rows in the order that the options ask for.
