@@ -10,6 +10,7 @@ from cosmos_eval.stats.crossed import OVER_DRAWS
 from cosmos_eval.stats.mean_rank import HALL
 
 _RESAMPLES = f"{intervals.RESAMPLES:,} resamples"
+_MOST_TITLES = 6  # of metrics with one method that a sentence lists
 _LIKELIHOOD = "at each end the wider of {} and the profile likelihood"
 
 INTERVAL_METHODS: Mapping[str, str] = MappingProxyType(
@@ -76,13 +77,20 @@ def methods_sentence(subject: str, methods: Iterable[tuple[str, str]]) -> str:
         subject: What the methods are methods of, such as "95% intervals".
         methods: The titles of metrics with their methods, which may repeat.
 
+    If many metrics have the most frequent method, they are the other metrics.
+
     Example:
         "95% intervals: Wilson score for acc1 and acc5; jackknife over images for mIoU."
     """
     titles_by_method: dict[str, list[str]] = {}
     for title, method in dict.fromkeys(methods):
         titles_by_method.setdefault(method, []).append(title)
-    texts = [f"{method} for {joined(titles)}" for method, titles in titles_by_method.items()]
+    names_by_method = {method: joined(titles) for method, titles in titles_by_method.items()}
+    most_frequent = max(titles_by_method, key=lambda method: len(titles_by_method[method]))
+    if len(titles_by_method[most_frequent]) > _MOST_TITLES:
+        del names_by_method[most_frequent]  # it comes last
+        names_by_method[most_frequent] = "the other metrics" if names_by_method else "all metrics"
+    texts = [f"{method} for {names}" for method, names in names_by_method.items()]
     return f"{subject}: {'; '.join(texts)}."
 
 

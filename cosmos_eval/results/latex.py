@@ -25,9 +25,8 @@ WIDTHS = {1: 3.25, 2: 6.875}
 """
 
 _PAGE_HEIGHT = 550.0  # in points: \textheight of article at 10 pt
-_HEIGHT_OF_RULES = 40.0  # of the rules of a table, and of the space around its caption
+_HEIGHT_OF_RULES = 60.0  # of the rules of a table, a line of its caption, and the space around
 _CAPTION_EM, _CAPTION_LINE = 10.0, 12.0  # points, of \normalsize
-_LEAST_ROWS = 10  # rows of a page, even if its caption is long
 _LEAST_TEXT_SHARE = 0.3  # of the width: what values must leave for all columns of texts
 _TEXT_SHARE = 0.55  # of the width, for all columns of texts of a table that is split
 _BREAKING_LOSS = 1.2  # a text broken into lines needs about a fifth more room
@@ -91,30 +90,35 @@ def to_latex(table: Table, paper_columns: int | None = None) -> str:
 
 
 def _split_rows(table: Table, layout: _Layout) -> Iterator[Table]:
-    """Split a table between rows into tables of about equal height that fit on a page each."""
-    # The height of all rows above each row. The last value is the height of the table.
-    heights_above = [0.0]
+    """Split a table between rows into tables that fit on a page each, and are about equally high.
+
+    The caption of the first one has all notes, so that it has fewer rows.
+    """
+    caption = " ".join([table.title, *table.notes])
+    n_more_lines = ceil(_text_width(caption, _CAPTION_EM) / layout.width) - 1
+    # The height above each row: the notes and all rows above. The last value is the whole height.
+    heights_above = [n_more_lines * _CAPTION_LINE]
     for row_height in _row_heights(table, layout):
         heights_above.append(heights_above[-1] + row_height)
     table_height = heights_above[-1]
-    n_pages = max(1, ceil(table_height / _height_for_rows(table, layout)))
+    n_pages = max(1, ceil(table_height / _page_height(table, layout)))
 
-    # The first row of each page is the first one with enough height above it. For 100 lines on 3
-    # pages, these are the rows with at least 0, 33.3 and 66.7 lines above them.
-    first_rows = []
-    for page in range(n_pages + 1):
-        height_of_former_pages = table_height * page / n_pages
-        first_rows.append(bisect_left(heights_above, height_of_former_pages))
+    # A page begins with the first row that has the height of the former pages above it, and the
+    # second page at least with the second row. For 100 lines without notes on 3 pages, these are
+    # the rows with at least 0, 33.3 and 66.7 lines above them.
+    first_rows = [0]
+    for page in range(1, n_pages + 1):
+        first_row = bisect_left(heights_above, table_height * page / n_pages)
+        first_rows.append(max(first_row, 1))
     for first_row, end_row in pairwise(first_rows):
-        yield table._replace(
-            rows=table.rows[first_row:end_row], sections=table.sections[first_row:end_row]
-        )
+        if end_row > first_row:
+            yield table._replace(
+                rows=table.rows[first_row:end_row], sections=table.sections[first_row:end_row]
+            )
 
 
-def _height_for_rows(table: Table, layout: _Layout) -> float:
-    """Return the height in points that the caption and the titles of a table leave on a page."""
-    caption = " ".join([table.title, *table.notes])
-    n_caption_lines = ceil(_text_width(caption, _CAPTION_EM) / layout.width)
+def _page_height(table: Table, layout: _Layout) -> float:
+    """Return the height in points that a page leaves for rows and notes below the titles."""
     n_title_lines = 1
     for column, head in enumerate(table.heads):
         is_text = column < table.n_text_columns
@@ -122,9 +126,7 @@ def _height_for_rows(table: Table, layout: _Layout) -> float:
         if head.group:
             n_lines += len(_name_and_protocol(head.group))
         n_title_lines = max(n_title_lines, n_lines)
-    height = _PAGE_HEIGHT - _HEIGHT_OF_RULES
-    height -= n_caption_lines * _CAPTION_LINE + n_title_lines * layout.line_height
-    return max(height, _LEAST_ROWS * layout.line_height)
+    return _PAGE_HEIGHT - _HEIGHT_OF_RULES - n_title_lines * layout.line_height
 
 
 def _row_heights(table: Table, layout: _Layout) -> list[float]:

@@ -13,7 +13,12 @@ import pytest
 from support.models import make_result
 from support.rows import make_row
 
-from cosmos_eval.results.captions import INTERVAL_METHODS, TEST_METHODS, sizes_sentence
+from cosmos_eval.results.captions import (
+    INTERVAL_METHODS,
+    TEST_METHODS,
+    methods_sentence,
+    sizes_sentence,
+)
 from cosmos_eval.results.checked import read_checked
 from cosmos_eval.results.compare import paired_differences
 from cosmos_eval.results.comparison_table import comparison_table
@@ -319,6 +324,18 @@ def test_sizes_are_stated_once_if_they_are_equal():
     assert sizes_sentence([("a", 500), ("b", 500), ("a", 500)]) == "n = 500 samples."
     sizes = [("a", 500), ("b", 2000), ("c", 500)]
     assert sizes_sentence(sizes) == "n = 500 (a, c), 2,000 (b) samples."
+
+
+def test_methods_of_many_metrics_are_not_listed():
+    many = [(f"m{number}", "bootstrap") for number in range(7)]
+    assert methods_sentence("Intervals", many) == "Intervals: bootstrap for all metrics."
+    both = [many[0], ("acc1", "Wilson"), *many[1:]]
+    assert (
+        methods_sentence("Tests", both)
+        == "Tests: Wilson for acc1; bootstrap for the other metrics."
+    )
+    few = [*many[:2], ("acc1", "Wilson"), many[2]]
+    assert methods_sentence("Tests", few) == "Tests: bootstrap for m0, m1 and m2; Wilson for acc1."
 
 
 def test_every_method_has_a_name_for_papers():

@@ -112,7 +112,10 @@ def test_a_table_longer_than_a_page_is_split():
     bodies = re.findall(
         r"(?s)\\midrule\n(.*?)\\bottomrule", to_tex(Leaderboard(entries_of_rows(rows)))
     )
-    assert [len(body.splitlines()) for body in bodies] == [30, 30, 30]
+    first, second, third = (len(body.splitlines()) for body in bodies)
+    assert first + second + third == 90
+    assert first in (28, 29)  # the notes are about as high as two rows
+    assert {second, third} <= {30, 31}
 
 
 @pytest.mark.skipif(
