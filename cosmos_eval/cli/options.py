@@ -197,6 +197,18 @@ Metrics = Annotated[
 ]
 Decimals = Annotated[int | None, option("N", "Digits after the point.", LAYOUT, min=0, max=6)]
 Intervals = Annotated[
-    bool | None, flag("--intervals/--no-intervals", "95% intervals. Default: not in tex.", LAYOUT)
+    bool | None,
+    flag(
+        "--intervals/--no-intervals",
+        "95% intervals. Default: not in leaderboards for tex.",
+        LAYOUT,
+    ),
+]
+PaperColumns = Annotated[
+    int | None,
+    option("1|2", "Columns of a paper that a table spans; for tex.", LAYOUT, min=1, max=2),
+]
+Caption = Annotated[
+    bool, flag("--caption", "Captions with n, methods of intervals, version; for tex.", LAYOUT)
 ]
 Sort = Annotated[str, option("COLUMN", "Order of the rows, by the values of a column.", LAYOUT)]

@@ -104,6 +104,8 @@ def leaderboard(
     decimals: options.Decimals = None,
     intervals: options.Intervals = None,
     second: Annotated[bool, flag("--second", "Underline the second best.", LAYOUT)] = False,
+    columns: options.PaperColumns = None,
+    caption: options.Caption = False,
     sort: options.Sort = "",
     transpose: Annotated[
         bool, flag("--transpose", "One table of all tasks, a column per model.", LAYOUT)
@@ -117,6 +119,7 @@ def leaderboard(
     """
     if format == "html" and output is None and sys.stdout.isatty():
         raise UsageError("--format html is a page for a browser: add --output board.html")
+    _require_tex(format, columns, caption)
     if members and suite is None:
         raise UsageError("--members needs --suite: without it, these tables are shown anyway")
     shows_only_score = suite and not (members or groups or format in _FORMATS_WITH_ALL)
@@ -129,7 +132,7 @@ def leaderboard(
     from cosmos_eval.results.leaderboard.writers import Leaderboard
 
     results = read_results(directory)
-    shows_intervals = format != "tex" if intervals is None else intervals
+    shows_intervals = (format != "tex" or caption) if intervals is None else intervals
     table_options = TableOptions(
         models=split_patterns(models),
         datasets=split_patterns(datasets),
@@ -139,6 +142,8 @@ def leaderboard(
         intervals=shows_intervals,
         ranks=ranks,
         second=second,
+        paper_columns=columns,
+        caption=caption,
         sort=sort,
         transpose=transpose,
         members=members,
@@ -181,6 +186,12 @@ def leaderboard(
     _write_board(board, results, format, output)
     if not shows_only_score:
         print_left_out(len(selected_entries) - len(entries), "--all")
+
+
+def _require_tex(format: str, columns: int | None, caption: bool) -> None:
+    """Raise UsageError if the options --columns and --caption are given for another format."""
+    if format != "tex" and (columns is not None or caption):
+        raise UsageError("--columns and --caption are for LaTeX: add --format tex")
 
 
 def _write_board(
@@ -351,7 +362,10 @@ def compare(
     a: Annotated[Path, Argument(metavar="A", help="A result, or a folder of them.")],
     b: Annotated[File, Argument(metavar="B", help="Another one. Default: the folder A.")] = None,
     model: Annotated[Texts, option("SPEC", "Model of a folder; twice: A's, then B's.")] = None,
-    format: options.Format = "table",
+    format: Annotated[
+        Literal["table", "tex", "json"],
+        option("table|tex|json", "Form of what is printed; or just --json.", show_default=False),
+    ] = "table",
     all_metrics: Annotated[
         bool, flag("--all-metrics", "Show all metrics, not only the headlines.", CONTENT)
     ] = False,
@@ -367,6 +381,8 @@ def compare(
     metrics: options.Metrics = None,
     decimals: options.Decimals = None,
     intervals: options.Intervals = None,
+    columns: options.PaperColumns = None,
+    caption: options.Caption = False,
     sort: options.Sort = "",
 ) -> None:
     """Compare two models on the same samples, or two methods by groups of trainings.
@@ -379,6 +395,9 @@ def compare(
 
     if (plan or same_seeds) and not group:
         raise UsageError("--plan and --same-seeds need --group, given twice")
+    _require_tex(format, columns, caption)
+    if format == "tex" and (plan or sort):
+        raise UsageError("--format tex has neither --plan nor --sort: print a table without it")
     comparison = read_comparison(
         a, b, models=model or (), trainings=group or (), same_seeds=same_seeds
     )
@@ -393,6 +412,14 @@ def compare(
         print_json(document)
         return
 
+    shows_all = all_metrics or table_options.metrics
+    shown_tests = tests if shows_all else comparison.headline_tests
+    if format == "tex":
+        shown_options = table_options._replace(paper_columns=columns, caption=caption)
+        write_text(_comparison_to_tex(comparison._replace(tests=shown_tests), shown_options))
+        print_notes(comparison.notes)
+        return
+
     print_line(comparison.verdict)
     print_line(f"A: {side_text(comparison, 0)}")
     print_line(f"B: {side_text(comparison, 1)}")
@@ -401,8 +428,6 @@ def compare(
         print_records(planned_cells, section=("dataset", "protocol"), texts=2, sort=sort)
         print_notes(comparison.notes)
         return
-    shows_all = all_metrics or table_options.metrics
-    shown_tests = tests if shows_all else comparison.headline_tests
     print_records(
         [_test_cells(test, table_options) for test in shown_tests],
         section=("data set", "protocol"),
@@ -411,6 +436,17 @@ def compare(
     )
     print_notes(comparison.notes)
     _print_not_shown(len(tests) - len(shown_tests))
+
+
+def _comparison_to_tex(comparison: Comparison, table_options: TableOptions) -> str:
+    """Return the tests of a comparison as LaTeX. Raises UsageError without any test."""
+    from cosmos_eval.results.comparison_table import comparison_table
+    from cosmos_eval.results.latex import PREAMBLE, to_latex
+
+    if not comparison.tests:
+        raise UsageError("no headline metric was compared: name metrics with --metrics")
+    table = comparison_table(comparison, table_options)
+    return PREAMBLE + to_latex(table, table_options.paper_columns)
 
 
 def _test_cells(test: MetricTest, table_options: TableOptions) -> dict[str, str | None]:

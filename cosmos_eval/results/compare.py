@@ -688,12 +688,12 @@ def to_cells(test: MetricTest, options: TableOptions = USUAL) -> dict[str, str |
     cells["p"] = p_value_text(difference.p_value)
     cells["p (Holm)"] = None if test.adjusted is None else p_value_text(test.adjusted)
     cells["better"] = test.better
-    cells["detectable"] = _detectable_text(test, options)
+    cells["detectable"] = detectable_text(test, options)
     cells.update(error_component_cells(difference, factor, options))
     return cells
 
 
-def _detectable_text(test: MetricTest, options: TableOptions) -> str | None:
+def detectable_text(test: MetricTest, options: TableOptions) -> str | None:
     """Return the detectable difference of a test as text, or None if there is none.
 
     If it is greater than any difference that the metric can have, the text is "> 100".

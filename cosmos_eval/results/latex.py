@@ -1,244 +1,319 @@
 r"""Tables for a paper: `booktabs`, one number per cell, no wider than the text.
 
 The width of a table is estimated by the widths of Computer Modern's characters. A table becomes
-several ones if it is longer than a page, or wider than the text of LaTeX's `article`, the narrowest
-of usual classes.
+several ones if it is longer than a page, or wider than the text: a column of a paper of two columns
+(`table`), both columns (`table*`), or the text of LaTeX's `article`, the narrowest of usual classes
+of one column.
+
+Numbers line up in their columns, and so do their intervals: whatever a cell has not got behind its
+number, such as a mark, becomes a `\phantom` as wide as what other cells of the column have.
 """
 
 import re
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby, pairwise
 from math import ceil
 from typing import NamedTuple
 
-from cosmos_eval.results.table import Cell, Table, number_links, sections_to_column, select_columns
+from cosmos_eval.results.table import Cell, Table, number_links, select_columns
 from cosmos_eval.results.text import latex_text, one_line
 
 PREAMBLE = "% needs \\usepackage{booktabs}\n"
+WIDTHS = {1: 3.25, 2: 6.875}
+"""The widths of a column and of a page of two columns in inches, as in CVPR's and IEEE's templates.
+"""
 
-_PAGE_WIDTH = 345.0  # in points: \textwidth of article at 10 pt
-_TEXT_COLUMNS_WIDTH = 0.55 * _PAGE_WIDTH  # of all columns of texts, before their lines are broken
-_GAP = 8.0  # points between columns: twice \tabcolsep
-_LINES_PER_PAGE = 40  # beside the titles and the caption
+_PAGE_HEIGHT = 550.0  # in points: \textheight of article at 10 pt
+_HEIGHT_OF_RULES = 60.0  # of the rules of a table, a line of its caption, and the space around
+_CAPTION_EM, _CAPTION_LINE = 10.0, 12.0  # points, of \normalsize
+_LEAST_TEXT_SHARE = 0.3  # of the width: what values must leave for all columns of texts
+_TEXT_SHARE = 0.55  # of the width, for all columns of texts of a table that is split
 _BREAKING_LOSS = 1.2  # a text broken into lines needs about a fifth more room
 _TITLE_LENGTH = 9  # characters of a line of a title, unless a word is longer
-_EM = 9.25  # points, of \small
-_INTERVAL_SCALE = 0.8  # size of the digits of an interval, relative to the number
+_STRETCH_OF_TWO_ENDS = 1.25  # distance of rows whose intervals have ends one above the other
+_SCRIPT_EM = 8.0  # points, of \scriptsize, and about that of exponents
 # Widths in em of characters of cmr9 (its TFM file), rounded up; other characters have 0.6 em.
 _CHARACTER_WIDTHS = dict.fromkeys("ijl.,:;'|!I[]()/-", 0.4) | dict.fromkeys("mwMW%@", 1.06)
-_CHARACTER_WIDTHS |= dict.fromkeys("ABCDEFGHJKLNOPQRSTUVXYZ&_", 0.8)
-_CHARACTER_WIDTHS |= dict.fromkeys("0123456789 ", 0.52)
+_CHARACTER_WIDTHS |= dict.fromkeys("ABCDEFGHJKLNOPQRSTUVXYZ&_+−×<>", 0.8)
+_FIGURE_SPACE = "\u2007"  # as wide as a digit
+_CHARACTER_WIDTHS |= dict.fromkeys(f"0123456789 {_FIGURE_SPACE}", 0.52)
 _OTHER_WIDTH = 0.6
+_BOLD_WIDTH = 1.15  # of bold digits, relative to others
 _MARKS = {"†": r"$^\dagger$", "‡": r"$^\ddagger$"}
+_NO_NUMBER = "--"
+_WIDE_SIGNS = str.maketrans("-xe", "−××")
 
 
-def to_latex(table: Table) -> str:
+class _Layout(NamedTuple):
+    """The width of a table, and the size of its text. All lengths are in points."""
+
+    # LaTeX's environment for the table.
+    environment: str
+    # The greatest width of the table.
+    width: float
+    # LaTeX's command for the size of the text, with its em and its distance of lines.
+    font: str
+    em: float
+    line_height: float
+    # The space between columns, which is twice \tabcolsep.
+    gap: float
+
+
+_LAYOUTS: Mapping[int | None, _Layout] = {
+    None: _Layout("table*", 345.0, r"\small", 9.25, 11.0, 8.0),
+    1: _Layout("table", 72.27 * WIDTHS[1], r"\footnotesize", 8.5, 9.5, 6.0),
+    2: _Layout("table*", 72.27 * WIDTHS[2], r"\small", 9.25, 11.0, 8.0),
+}
+
+
+def to_latex(table: Table, paper_columns: int | None = None) -> str:
     r"""Return a table as LaTeX floats with `\caption` and `\label`, several if one is too large.
 
     A table that is too wide is split between columns. A table that is longer than a page is split
     between rows.
+
+    Args:
+        table: The table.
+        paper_columns: The number of columns that the table spans in a paper of two columns, 1 or
+            2; None for a paper of one column.
     """
+    layout = _LAYOUTS[paper_columns]
     (table,) = number_links([table])
     pages: list[Table] = []
-    for columns in _split_columns(table):
-        pages += _split_rows(select_columns(table, columns))
+    for columns in _split_columns(table, layout):
+        pages += _split_rows(select_columns(table, columns), layout)
     floats = []
     for page_number, page in enumerate(pages, start=1):
-        floats.append(_format_float(page, page_number, len(pages)))
+        floats.append(_format_float(page, layout, page_number, len(pages)))
     return "\n".join(floats)
 
 
-def _split_rows(table: Table) -> Iterator[Table]:
-    """Split a table between rows into tables of about equal height that fit on a page each."""
-    # The height in lines of all rows above each row. The last value is the height of the table.
-    heights_above = [0]
-    for row_height in _row_heights(sections_to_column(table)):
+def _split_rows(table: Table, layout: _Layout) -> Iterator[Table]:
+    """Split a table between rows into tables that fit on a page each, and are about equally high.
+
+    The caption of the first one has all notes, so that it has fewer rows.
+    """
+    caption = " ".join([table.title, *table.notes])
+    n_more_lines = ceil(_text_width(caption, _CAPTION_EM) / layout.width) - 1
+    # The height above each row: the notes and all rows above. The last value is the whole height.
+    heights_above = [n_more_lines * _CAPTION_LINE]
+    for row_height in _row_heights(table, layout):
         heights_above.append(heights_above[-1] + row_height)
     table_height = heights_above[-1]
-    n_pages = ceil(table_height / _LINES_PER_PAGE)
+    n_pages = max(1, ceil(table_height / _page_height(table, layout)))
 
-    # The first row of each page is the first one with enough height above it. For 100 lines on 3
-    # pages, these are the rows with at least 0, 33.3 and 66.7 lines above them.
-    first_rows = []
-    for page in range(n_pages + 1):
-        height_of_former_pages = table_height * page / n_pages
-        first_rows.append(bisect_left(heights_above, height_of_former_pages))
+    # A page begins with the first row that has the height of the former pages above it, and the
+    # second page at least with the second row. For 100 lines without notes on 3 pages, these are
+    # the rows with at least 0, 33.3 and 66.7 lines above them.
+    first_rows = [0]
+    for page in range(1, n_pages + 1):
+        first_row = bisect_left(heights_above, table_height * page / n_pages)
+        first_rows.append(max(first_row, 1))
     for first_row, end_row in pairwise(first_rows):
-        yield table._replace(
-            rows=table.rows[first_row:end_row], sections=table.sections[first_row:end_row]
-        )
+        if end_row > first_row:
+            yield table._replace(
+                rows=table.rows[first_row:end_row], sections=table.sections[first_row:end_row]
+            )
 
 
-def _row_heights(table: Table) -> list[int]:
-    """Return the estimated height of each row in lines.
+def _page_height(table: Table, layout: _Layout) -> float:
+    """Return the height in points that a page leaves for rows and notes below the titles."""
+    n_title_lines = 1
+    for column, head in enumerate(table.heads):
+        is_text = column < table.n_text_columns
+        n_lines = len(_title_lines(head.title, is_text=is_text))
+        if head.group:
+            n_lines += len(_name_and_protocol(head.group))
+        n_title_lines = max(n_title_lines, n_lines)
+    return _PAGE_HEIGHT - _HEIGHT_OF_RULES - n_title_lines * layout.line_height
 
-    A row is as high as its highest text, after texts are broken over lines in their columns.
+
+def _row_heights(table: Table, layout: _Layout) -> list[float]:
+    """Return the estimated height of each row in points.
+
+    A row is as high as its highest text, after texts are broken over lines in their columns. The
+    first row of a section includes the name of the section and the space above it.
     """
-    column_widths = _text_column_widths(table)
+    column_widths = _text_column_widths(table, layout)
+    row_stretch = _row_stretch(table)
     heights = []
-    for row in table.rows:
-        height = 1
+    former_section = ""
+    for row_index, row in enumerate(table.rows):
+        n_lines = 1.0
         for cell, width in zip(row[: table.n_text_columns], column_widths, strict=True):
-            text_height = ceil(_BREAKING_LOSS * _text_width(cell.text) / width.limit)
-            height = max(height, text_height)
-        heights.append(height)
+            text_width = _text_width(cell.text, layout.em)
+            n_lines = max(n_lines, ceil(_BREAKING_LOSS * text_width / width.limit))
+        section = table.sections[row_index] if table.sections else ""
+        if section != former_section:
+            name_width = _BREAKING_LOSS * _text_width(section, layout.em)
+            n_lines += ceil(name_width / layout.width) + 0.5  # \addlinespace is half a line
+        former_section = section
+        heights.append(n_lines * layout.line_height * row_stretch)
     return heights
 
 
-def _split_columns(table: Table) -> Iterator[range]:
-    """Yield ranges of the columns of values, so that each fits on a page beside the names of rows.
+def _split_columns(table: Table, layout: _Layout) -> Iterator[list[int]]:
+    """Yield lists of columns of values, so that each fits on a page beside the names of rows.
 
     Columns that share a name above their titles stay together, unless they are wider than a page.
 
     Example:
-        A table with names of rows in column 0 and six wide columns may give range(1, 4) and
-        range(4, 7).
+        A table with names of rows in column 0 and six wide columns may give [1, 2, 3] and
+        [4, 5, 6].
     """
-    # The width in points that the names of rows leave for values.
-    names_width = 0.0
-    for text_column_width in _text_column_widths(sections_to_column(table)):
-        names_width += min(text_column_width.full, text_column_width.limit) + _GAP
-    available_width = _PAGE_WIDTH - names_width
+    # The width in points that the names of rows leave for values. The outer edges of a table have
+    # no space, so that there is one gap less than columns.
+    available_width = layout.width + layout.gap
+    for text_column_width in _text_column_widths(table, layout):
+        available_width -= min(text_column_width.full, text_column_width.limit) + layout.gap
 
     # The blocks of columns that stay together. If one is too wide, every column is a block.
-    blocks = _column_blocks(table)
-    is_too_wide = any(_block_width(table, block) > available_width for block in blocks)
+    value_columns = range(table.n_text_columns, len(table.heads))
+    blocks = _column_blocks(table, value_columns)
+    is_too_wide = any(_block_width(table, block, layout) > available_width for block in blocks)
     if is_too_wide:
-        blocks = [[column] for block in blocks for column in block]
+        blocks = [[column] for column in value_columns]
 
-    # Each range has as many blocks as fit, and at least one.
-    range_start = table.n_text_columns
-    range_width = 0.0
+    # Each page has as many blocks as fit, and at least one.
+    page_columns: list[int] = []
     for block in blocks:
-        block_width = _block_width(table, block)
-        block_start = block[0]
-        is_first_block = block_start == range_start
-        if not is_first_block and range_width + block_width > available_width:
-            yield range(range_start, block_start)
-            range_start = block_start
-            range_width = 0.0
-        range_width += block_width
-    yield range(range_start, len(table.heads))
+        width = _values_width(table, [*page_columns, *block], layout)
+        if page_columns and width > available_width:
+            yield page_columns
+            page_columns = []
+        page_columns = [*page_columns, *block]
+    yield page_columns
 
 
-def _column_blocks(table: Table) -> list[list[int]]:
-    """Return the indices of neighbouring columns of values that share a name above their titles.
+def _column_blocks(table: Table, columns: Iterable[int]) -> list[list[int]]:
+    """Group neighbouring columns of values that share a name above their titles.
 
     A column without such a name is a block by itself.
 
+    Args:
+        table: The table.
+        columns: The indices of neighbouring columns of values.
+
     Example:
-        A table with names of rows in column 0, and columns of values below the names "coco", "coco"
-        and "", has the blocks [[1, 2], [3]].
+        Columns 1, 2 and 3 below the names "coco", "coco" and "" are the blocks [[1, 2], [3]].
     """
-    value_columns = range(table.n_text_columns, len(table.heads))
     # The index stands for the name of a column without a name, since it differs for each column.
-    blocks = groupby(value_columns, key=lambda column: table.heads[column].group or column)
+    blocks = groupby(columns, key=lambda column: table.heads[column].group or column)
     return [list(block) for _, block in blocks]
 
 
-def _block_width(table: Table, columns: Sequence[int]) -> float:
+def _values_width(table: Table, columns: Iterable[int], layout: _Layout) -> float:
+    """Return the width in points of neighbouring columns of values and the gaps before them."""
+    blocks = _column_blocks(table, columns)
+    return sum(_block_width(table, block, layout) for block in blocks)
+
+
+def _block_width(table: Table, columns: Sequence[int], layout: _Layout) -> float:
     """Return the width in points of columns and their gaps, or of the name above them if wider.
 
     Args:
         table: The table.
         columns: The indices of neighbouring columns, which share the name above their titles.
+        layout: The size of the text.
     """
-    columns_width = sum(_column_width(table, column) + _GAP for column in columns)
+    columns_width = sum(_column_width(table, column, layout) + layout.gap for column in columns)
     shared_name = table.heads[columns[0]].group
-    name_width = max(_text_width(line) for line in _name_and_protocol(shared_name))
-    return max(columns_width, _GAP + name_width)
+    name_width = max(_text_width(line, layout.em) for line in _name_and_protocol(shared_name))
+    return max(columns_width, layout.gap + name_width)
 
 
-def _column_width(table: Table, column: int) -> float:
+def _column_width(table: Table, column: int, layout: _Layout) -> float:
     """Return the width in points of a column, without its gap and without breaking texts."""
     is_text = column < table.n_text_columns
     title_lines = _title_lines(table.heads[column].title, is_text=is_text)
-    widths = [_text_width(line) for line in title_lines]
-    for row in table.rows:
-        widths.append(_cell_width(row[column]))
+    widths = [_text_width(line, layout.em) for line in title_lines]
+    if is_text:
+        widths += [_text_width(row[column].text, layout.em) for row in table.rows]
+    elif table.rows:
+        values = _column_values(table, column, layout)
+        number_width = max(value.number.width for value in values)
+        widths.append(number_width + sum(part.width for part in _widest_parts(values)))
     return max(widths)
 
 
-def _cell_width(cell: Cell) -> float:
-    """Return the estimated width in points of a cell: its text, mark, interval and details."""
-    words_behind = list(cell.details)
-    if cell.mark:
-        words_behind.append("x")  # about as wide as a mark
-    thin_space = 0.2 * _EM
-    width_behind = thin_space + _text_width(" ".join(words_behind))
-    if cell.ends:
-        plus_minus_width = _EM
-        # Both ends of an interval stand above each other.
-        ends_width = max(_text_width(end) for end in cell.ends)
-        width_behind += _INTERVAL_SCALE * (plus_minus_width + ends_width)
-    return _text_width(cell.text) + width_behind
+def _text_width(text: str, em: float) -> float:
+    """Return the estimated width of a text in points, by the widths of its characters.
+
+    Args:
+        text: The text.
+        em: The em of its font in points.
+    """
+    return em * sum(_CHARACTER_WIDTHS.get(character, _OTHER_WIDTH) for character in text)
 
 
-def _text_width(text: str) -> float:
-    """Return the estimated width of a text in points, by the widths of its characters."""
-    return _EM * sum(_CHARACTER_WIDTHS.get(character, _OTHER_WIDTH) for character in text)
-
-
-def _format_float(page: Table, page_number: int, n_pages: int) -> str:
+def _format_float(page: Table, layout: _Layout, page_number: int, n_pages: int) -> str:
     """Return one page of a table as a LaTeX float.
 
     The first page has the notes of the table in its caption, and the others refer to it.
 
     Args:
         page: The rows and columns of the table that are on the page.
+        layout: The width of the table, and the size of its text.
         page_number: The number of the page, from 1.
         n_pages: The number of pages of the table.
     """
-    table = sections_to_column(page)
-    title = table.title
+    title = page.title
     if n_pages > 1:
         title += f", part {page_number} of {n_pages}"
     caption_title = latex_text(title)
 
     # The notes, and the label by which texts refer to the page.
     if page_number == 1:
-        notes = " ".join(_format_note(note) for note in table.notes)
-        label = table.label
+        notes = " ".join(_format_note(note) for note in page.notes)
+        label = page.label
     else:
-        notes = rf"Signs as in Table~\ref{{tab:{table.label}}}."
-        label = f"{table.label}-{page_number}"
+        notes = rf"Signs as in Table~\ref{{tab:{page.label}}}."
+        label = f"{page.label}-{page_number}"
 
     # In LaTeX's list of tables, the caption is only the title.
     caption = rf"\caption{{{caption_title}.}}"
     if notes:
         caption = rf"\caption[{{{caption_title}}}]{{{caption_title}. {notes}}}"
+    stretch = _row_stretch(page)
     lines = [
-        r"\begin{table*}",
+        rf"\begin{{{layout.environment}}}",
         r"\centering",
         caption,
         rf"\label{{tab:{label}}}",
-        r"\smallskip",
-        r"\small",
-        rf"\setlength{{\tabcolsep}}{{{_GAP / 2:g}pt}}",
-        rf"\begin{{tabular}}{{@{{}}{_column_types(table)}@{{}}}}",
+        r"\medskip",
+        layout.font,
+        rf"\setlength{{\tabcolsep}}{{{layout.gap / 2:g}pt}}",
+        *([rf"\renewcommand{{\arraystretch}}{{{stretch:g}}}"] if stretch != 1 else []),
+        rf"\begin{{tabular}}{{@{{}}{_column_types(page, layout)}@{{}}}}",
         r"\toprule",
-        *_format_header(table),
+        *_format_header(page),
         r"\midrule",
-        *_format_body(table, has_sections=bool(page.sections)),
+        *_format_body(page, layout),
         r"\bottomrule",
         r"\end{tabular}",
-        r"\end{table*}",
+        rf"\end{{{layout.environment}}}",
     ]
     return "\n".join(lines) + "\n"
 
 
-def _column_types(table: Table) -> str:
+def _column_types(table: Table, layout: _Layout) -> str:
     """Return the types of the columns for LaTeX's `tabular`, such as "lp{90pt}rr".
 
     Columns of texts are set left, or in a fixed width if texts must be broken over lines. Columns
     of values are set right.
     """
     types = ""
-    for width in _text_column_widths(table):
+    for width in _text_column_widths(table, layout):
         types += f"p{{{width.limit:.0f}pt}}" if width.is_broken else "l"
     n_value_columns = len(table.heads) - table.n_text_columns
     return types + "r" * n_value_columns
+
+
+def _row_stretch(table: Table) -> float:
+    """Return the distance of rows relative to lines, which is 1 unless intervals have two ends."""
+    has_two_ends = any(len(cell.ends) == 2 for row in table.rows for cell in row)
+    return _STRETCH_OF_TWO_ENDS if has_two_ends else 1.0
 
 
 class _TextColumnWidth(NamedTuple):
@@ -255,20 +330,25 @@ class _TextColumnWidth(NamedTuple):
         return self.full > self.limit
 
 
-def _text_column_widths(table: Table) -> list[_TextColumnWidth]:
-    """Return the widths of the columns of texts, which share a bit more than half of the page.
+def _text_column_widths(table: Table, layout: _Layout) -> list[_TextColumnWidth]:
+    """Return the widths of the columns of texts, which share the width that values leave.
 
+    If values leave little, the table is split, and texts get a bit more than half of the width.
     A column is short if it needs no more than an equal share of this room. Short columns get the
     width that they need. Long columns share the remaining room equally.
 
     Example:
         With room for 190 points, columns that need 40, 100 and 200 points may have 40, 75 and 75.
     """
-    needed_widths = [_column_width(table, column) for column in range(table.n_text_columns)]
-    equal_share = _TEXT_COLUMNS_WIDTH / len(needed_widths)
+    value_columns = range(table.n_text_columns, len(table.heads))
+    room = layout.width - _values_width(table, value_columns, layout)
+    if room < _LEAST_TEXT_SHARE * layout.width:
+        room = _TEXT_SHARE * layout.width
+    needed_widths = [_column_width(table, column, layout) for column in range(table.n_text_columns)]
+    equal_share = room / len(needed_widths)
     short_widths = [width for width in needed_widths if width <= equal_share]
     n_long = len(needed_widths) - len(short_widths)
-    limit_of_long_columns = (_TEXT_COLUMNS_WIDTH - sum(short_widths)) / max(1, n_long)
+    limit_of_long_columns = (room - sum(short_widths)) / max(1, n_long)
 
     column_widths = []
     for needed_width in needed_widths:
@@ -296,26 +376,47 @@ def _format_header(table: Table) -> Iterator[str]:
     titles = []
     for column, head in enumerate(table.heads):
         is_text = column < table.n_text_columns
-        titles.append(_stacked(_title_lines(head.title, is_text=is_text), "r"))
-    yield _latex_row(titles)
+        titles.append(_title_lines(head.title, is_text=is_text))
+    for cells in _rows_of_lines(titles):
+        yield _latex_row(cells)
 
 
 def _format_shared_names(table: Table) -> Iterator[str]:
-    r"""Yield the line with the names that columns share, and the line with the rules below them.
+    r"""Yield the rows with the names that columns share, and the line with the rules below them.
 
     A name above columns 2 to 4 gives `\multicolumn{3}{c}{name}` and `\cmidrule(lr){2-4}`.
     """
-    cells = [""] * table.n_text_columns
+    names = [_name_and_protocol(name) for name, _ in table.groups]
+    for texts in _rows_of_lines(names):
+        cells = [""] * table.n_text_columns
+        for text, (_, n_columns) in zip(texts, table.groups, strict=True):
+            cells.append(rf"\multicolumn{{{n_columns}}}{{c}}{{{text}}}")
+        yield _latex_row(cells)
+
     rules = ""
     first_column = table.n_text_columns + 1  # LaTeX counts columns from 1
-    for name, n_columns in table.groups:
+    for _, n_columns in table.groups:
         last_column = first_column + n_columns - 1
-        stacked_name = _stacked(_name_and_protocol(name), "c")
-        cells.append(rf"\multicolumn{{{n_columns}}}{{c}}{{{stacked_name}}}")
         rules += rf"\cmidrule(lr){{{first_column}-{last_column}}}"
         first_column = last_column + 1
-    yield _latex_row(cells)
     yield rules
+
+
+def _rows_of_lines(titles: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Return titles of one or more lines as rows of a table, in LaTeX, so that all end in the last.
+
+    Example:
+        [["model"], ["image to", "text"]] -> [["", "image to"], ["model", "text"]]
+    """
+    n_rows = max(len(lines) for lines in titles)
+    rows = []
+    for row_index in range(n_rows):
+        cells = []
+        for lines in titles:
+            line_index = row_index - (n_rows - len(lines))
+            cells.append(latex_text(lines[line_index]) if line_index >= 0 else "")
+        rows.append(cells)
+    return rows
 
 
 def _latex_row(cells: Sequence[str]) -> str:
@@ -353,19 +454,6 @@ def _title_lines(title: str, *, is_text: bool) -> list[str]:
     return [line.strip() for line in lines]
 
 
-def _stacked(lines: Sequence[str], side: str) -> str:
-    r"""Return LaTeX that sets lines of text above each other: `\shortstack[c]{coco \\ (karpathy)}`.
-
-    Args:
-        lines: The lines, from top to bottom. A single line needs no stack.
-        side: How the lines are aligned: "l" is left, "r" is right, and "c" is centred.
-    """
-    text = r" \\ ".join(latex_text(line) for line in lines)
-    if len(lines) == 1:
-        return text
-    return rf"\shortstack[{side}]{{{text}}}"
-
-
 def _name_and_protocol(shared_name: str) -> list[str]:
     """Split the name above columns into two lines: "coco (karpathy)" -> ["coco", "(karpathy)"].
 
@@ -377,26 +465,37 @@ def _name_and_protocol(shared_name: str) -> list[str]:
     return [name, f"({protocol}"]
 
 
-def _format_body(table: Table, *, has_sections: bool) -> Iterator[str]:
-    """Yield the rows of a table as LaTeX, with space above each row that begins a section.
+def _format_body(table: Table, layout: _Layout) -> Iterator[str]:
+    """Yield the rows of a table as LaTeX, below the names of their sections."""
+    column_widths = _text_column_widths(table, layout)
+    columns: list[list[str]] = []
+    for column in range(len(table.heads)):
+        if column < table.n_text_columns:
+            is_broken = column_widths[column].is_broken
+            columns.append([_format_name(row[column], is_broken=is_broken) for row in table.rows])
+        else:
+            columns.append(_align_values(_column_values(table, column, layout)))
 
-    Args:
-        table: The table.
-        has_sections: True if the first column has the name of a section in the first row of the
-            section, and is empty in the other rows.
-    """
-    column_widths = _text_column_widths(table)
-    for row_index, row in enumerate(table.rows):
-        begins_section = has_sections and row[0].text != ""
-        if begins_section and row_index > 0:
-            yield r"\addlinespace"
-        cells = []
-        for column, cell in enumerate(row):
-            if column < table.n_text_columns:
-                cells.append(_format_name(cell, is_broken=column_widths[column].is_broken))
-            else:
-                cells.append(_format_value(cell))
+    former_section = ""
+    for row_index, cells in enumerate(zip(*columns, strict=True)):
+        section = table.sections[row_index] if table.sections else ""
+        if section != former_section:
+            if row_index > 0:
+                yield r"\addlinespace"
+            yield _format_section(section, len(columns), layout)
+        former_section = section
         yield _latex_row(cells)
+
+
+def _format_section(name: str, n_columns: int, layout: _Layout) -> str:
+    """Return the row with the name of a section, which spans all columns of a table.
+
+    A name that is wider than the table may be is broken over lines.
+    """
+    is_broken = _text_width(name, layout.em) > layout.width
+    column_type = rf"p{{{layout.width:.0f}pt}}" if is_broken else "l"
+    text = rf"\textit{{{_format_name(Cell(name), is_broken=is_broken)}}}"
+    return _latex_row([rf"\multicolumn{{{n_columns}}}{{@{{}}{column_type}@{{}}}}{{{text}}}"])
 
 
 def _format_name(cell: Cell, *, is_broken: bool) -> str:
@@ -417,37 +516,136 @@ def _format_name(cell: Cell, *, is_broken: bool) -> str:
     return name
 
 
-def _format_value(cell: Cell) -> str:
-    """Return a number as LaTeX, with its mark, interval and details.
+class _Part(NamedTuple):
+    """A part of a cell as LaTeX, such as the number or its interval."""
 
-    The best number is bold, and the second best is underlined.
+    latex: str = ""
+    # The estimated width in points.
+    width: float = 0.0
+
+
+class _Value(NamedTuple):
+    """A number as LaTeX, and what stands behind it."""
+
+    number: _Part
+    # The mark of a tie, the interval, and further words. A part that is missing is empty.
+    parts: tuple[_Part, _Part, _Part]
+
+
+def _column_values(table: Table, column: int, layout: _Layout) -> list[_Value]:
+    """Return the numbers in a column, with their intervals in the same form."""
+    cells = [row[column] for row in table.rows]
+    values = []
+    for cell, ends in zip(cells, _align_intervals([cell.ends for cell in cells]), strict=True):
+        mark = _Part()
+        if cell.mark:
+            mark = _Part(_MARKS[cell.mark], _text_width(cell.mark, _SCRIPT_EM))
+        details = _Part()
+        if cell.details:
+            words = " ".join(cell.details)
+            width = _text_width(f" {words}", _SCRIPT_EM)
+            details = _Part(rf" {{\scriptsize {latex_text(words)}}}", width)
+        parts = (mark, _format_interval(ends), details)
+        values.append(_Value(_format_number(cell, layout), parts))
+    return values
+
+
+def _format_number(cell: Cell, layout: _Layout) -> _Part:
+    r"""Return a number as LaTeX: the best one bold, the second best underlined.
+
+    Example:
+        "-1.42x" -> `$-$1.42$\times$`, "6.3e-05" -> `6.3$\times10^{-5}$`, "" -> `--`
     """
+    # A minus, a factor and a power of ten are wider than the characters that stand for them.
+    signs = cell.text.translate(_WIDE_SIGNS)
+    width = _text_width(signs or _NO_NUMBER, layout.em)
+    if cell.text in ("", "-"):
+        return _Part(_NO_NUMBER, width)
     value = latex_text(cell.text)
+    value = re.sub(r"(?<=\d)x$", r"$\\times$", value)
+    value = re.sub(r"(?<![\w.])-(?=\d)", "$-$", value)
+    # A power of ten: 6.3e-05 becomes 6.3 x 10^-5, and 1e-06 becomes 10^-6.
+    value = re.sub(r"(?<=\d)e\+?(-?)0*(\d+)$", r"$\\times10^{\1\2}$", value)
+    value = re.sub(r"(?<![\d.])1\$\\times10", "$10", value)
     if cell.best:
-        value = rf"\textbf{{{value}}}"
-    elif cell.second:
-        value = rf"\underline{{{value}}}"
-    value += _MARKS.get(cell.mark, "") + _format_interval(cell.ends)
-    for detail in cell.details:
-        value += rf" {{\scriptsize {latex_text(detail)}}}"
-    return value
+        return _Part(rf"\textbf{{{value}}}", _BOLD_WIDTH * width)
+    if cell.second:
+        return _Part(rf"\underline{{{value}}}", width)
+    return _Part(value, width)
 
 
-def _format_interval(ends: tuple[str, ...]) -> str:
-    r"""Return an interval as LaTeX in small digits.
+def _align_intervals(intervals: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """Return the ends of the intervals of a column in one form, and all as long as the longest.
+
+    If an interval reaches further on one side, all have two ends. Short ends begin with a space as
+    wide as a digit. Whole intervals in brackets stay as they are.
 
     Args:
-        ends: How far the interval reaches above and below the number, from `interval_ends`.
+        intervals: How far each interval reaches above and below its number, from `interval_ends`.
+
+    Example:
+        [("1.9",), ("12.0", "9.5")] -> [(" 1.9", " 1.9"), ("12.0", " 9.5")]
+    """
+    all_ends = [end for ends in intervals for end in ends if not end.startswith("[")]
+    longest = max((len(end) for end in all_ends), default=0)
+    has_two_ends = any(len(ends) == 2 for ends in intervals)
+    aligned_intervals = []
+    for ends in intervals:
+        is_whole_interval = len(ends) > 0 and ends[0].startswith("[")
+        if is_whole_interval:
+            aligned_intervals.append(ends)
+            continue
+        if len(ends) == 1 and has_two_ends:
+            ends = (*ends, *ends)
+        aligned_intervals.append(tuple(end.rjust(longest, _FIGURE_SPACE) for end in ends))
+    return aligned_intervals
+
+
+def _format_interval(ends: tuple[str, ...]) -> _Part:
+    r"""Return an interval as LaTeX in small digits; empty without one.
+
+    Args:
+        ends: How far the interval reaches above and below the number, from `_align_intervals`.
 
     Example:
         ("1.9",) -> `\,{\scriptsize $\pm$1.9}`, ("1.8", "2.0") -> `\,$^{+1.8}_{-2.0}$`
     """
     if len(ends) == 0:
-        return ""
-    if len(ends) == 2:
-        above, below = ends
-        return rf"\,$^{{+{above}}}_{{-{below}}}$"
-    (end,) = ends
-    is_whole_interval = end.startswith("[")
-    text = latex_text(end) if is_whole_interval else rf"$\pm${end}"
-    return rf"\,{{\scriptsize {text}}}"
+        return _Part()
+    # Both ends of an interval stand above each other. A sign and a thin space are in front.
+    width = _SCRIPT_EM + max(_text_width(end, _SCRIPT_EM) for end in ends)
+    texts = [end.replace(_FIGURE_SPACE, r"\phantom{0}") for end in ends]
+    if len(texts) == 2:
+        above, below = texts
+        return _Part(rf"\,$^{{+{above}}}_{{-{below}}}$", width)
+    (text,) = texts
+    is_whole_interval = text.startswith("[")
+    text = latex_text(text) if is_whole_interval else rf"$\pm${text}"
+    return _Part(rf"\,{{\scriptsize {text}}}", width)
+
+
+def _widest_parts(values: Sequence[_Value]) -> list[_Part]:
+    """Return the widest mark, the widest interval and the widest words behind them of a column."""
+    parts_by_place = zip(*(value.parts for value in values), strict=True)
+    return [max(parts, key=lambda part: part.width) for parts in parts_by_place]
+
+
+def _align_values(values: Sequence[_Value]) -> list[str]:
+    r"""Return the cells of a column of numbers as LaTeX, so that their parts line up.
+
+    The column is set right. Each part has the width of the widest one of its place: a missing part
+    becomes a `\phantom`, and a narrow one is laid over a `\phantom`.
+    """
+    widest_parts = _widest_parts(values) if values else []
+    cells = []
+    for value in values:
+        text = value.number.latex
+        for part, widest in zip(value.parts, widest_parts, strict=True):
+            if part.width == widest.width:
+                text += part.latex
+            elif part.latex == "":
+                text += rf"\phantom{{{widest.latex}}}"
+            else:
+                text += rf"\rlap{{{part.latex}}}\phantom{{{widest.latex}}}"
+        cells.append(text)
+    return cells

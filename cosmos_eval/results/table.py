@@ -36,6 +36,11 @@ class TableOptions(NamedTuple):
     ranks: bool = False
     # Whether the second best number is underlined.
     second: bool = False
+    # The number of columns that tables span in a paper of two columns, 1 or 2; None for a paper of
+    # one column. Only tables for LaTeX have a width.
+    paper_columns: int | None = None
+    # Whether the captions of tables state numbers of samples, methods and versions.
+    caption: bool = False
     # What rows are sorted by: `model`, `rank` or a metric in leaderboards, a column in other
     # tables, empty for the usual order.
     sort: str = ""
@@ -349,7 +354,7 @@ def number_links(tables: Sequence[Table]) -> list[Table]:
     return numbered_tables
 
 
-def select_columns(table: Table, columns: range) -> Table:
+def select_columns(table: Table, columns: Sequence[int]) -> Table:
     """Return a table with the names of rows and only some of the columns of values.
 
     Rows that have no value in these columns are left out.

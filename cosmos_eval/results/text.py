@@ -56,6 +56,9 @@ _LATEX = str.maketrans(
         "|": r"\textbar{}",
         "†": r"$\dagger$",
         "‡": r"$\ddagger$",
+        "±": r"$\pm$",
+        "Δ": r"$\Delta$",
+        "−": "$-$",
     }
 )
 

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from cosmos_core.utils.figures import plain_style
 from cosmos_core.utils.files import write_atomically
+from cosmos_eval.results.latex import WIDTHS
 from cosmos_eval.types import UsageError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# The widths of a column and of a page of two columns in inches, as in CVPR's and IEEE's templates.
-WIDTHS = {1: 3.25, 2: 6.875}
 FORMATS = (".pdf", ".svg", ".png")
 
 # Colours of Okabe and Ito (jfly.uni-koeln.de/color), which colour-blind readers can tell apart.

@@ -6,6 +6,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cosmos_eval._version import __version__
+from cosmos_eval.results.captions import (
+    TEST_METHODS,
+    measured_sentence,
+    methods_sentence,
+    sizes_sentence,
+)
 from cosmos_eval.results.groups import estimate_moments_of_results, require_distinct
 from cosmos_eval.results.identity import group_label, training_of
 from cosmos_eval.results.leaderboard.entries import Entry, headlines_of
@@ -166,7 +173,22 @@ def group_table(
     records = [mean.cells(options) for mean in sorted_means]
     n_name_columns = 4 - len(section)  # group, data set, protocol and metric
     table = table_of_records(records, section=section, n_text_columns=n_name_columns)
-    return table._replace(title="Groups of trainings (%)", notes=_NOTES, label="groups")
+    notes = list(_NOTES)
+    if options.caption:
+        notes += _caption_notes(means)
+    return table._replace(title="Groups of trainings (%)", notes=tuple(notes), label="groups")
+
+
+def _caption_notes(means: Sequence[GroupMean]) -> Iterator[str]:
+    """Yield the sentences of a paper: numbers of samples, methods of intervals, the version."""
+    yield sizes_sentence((mean.dataset, mean.estimate.units) for mean in means)
+    methods = []
+    for mean in means:
+        method = TEST_METHODS[mean.estimate.method]
+        methods.append((mean.metric_record.label or mean.metric, method))
+    yield methods_sentence("95% intervals", methods)
+    protocols = [mean.protocol for mean in means]
+    yield measured_sentence([__version__], protocols, "seeds and test images")
 
 
 def _row_sort_key(

@@ -9,6 +9,12 @@ from itertools import chain, groupby
 from statistics import fmean
 from typing import Any, NamedTuple
 
+from cosmos_eval.results.captions import (
+    INTERVAL_METHODS,
+    measured_sentence,
+    methods_sentence,
+    sizes_sentence,
+)
 from cosmos_eval.results.labels import StoredResult
 from cosmos_eval.results.leaderboard.board import MARKS, MEANINGS, Board, Column, Number, Row
 from cosmos_eval.results.leaderboard.entries import Entry, headlines_of
@@ -332,6 +338,35 @@ class _TaskTable:
             yield "±, or + and -: how far the 95% interval reaches above and below the number."
         for board in self.boards:
             yield from _map_notes(board)
+        if self.options.caption:
+            yield from self._caption_notes()
+
+    def _caption_notes(self) -> Iterator[str]:
+        """Yield the sentences of a paper: numbers of samples, methods of intervals, versions."""
+        sizes = []
+        versions = []
+        methods_by_level: dict[float, list[tuple[str, str]]] = {}
+        for table_column in self.columns:
+            column = table_column.board_column
+            for row_entries in self.entries.values():
+                entry = row_entries.get(table_column)
+                if entry is None or entry.stored is None:
+                    continue
+                sizes.append((column.dataset, entry.stored.row.n_samples))
+                versions.append(entry.stored.row.provenance["version"])
+                if self.options.intervals and column.metric in entry.intervals:
+                    interval = entry.intervals[column.metric]
+                    method = INTERVAL_METHODS.get(interval["method"], interval["method"])
+                    methods_by_level.setdefault(interval["level"], []).append(
+                        (column.title, method)
+                    )
+        if not sizes:
+            return  # all numbers are published
+        yield sizes_sentence(sizes)
+        for level, methods in methods_by_level.items():
+            yield methods_sentence(f"{100 * level:g}% intervals", methods)
+        coverage = "test images, not seeds" if methods_by_level else ""
+        yield measured_sentence(versions, self.protocols, coverage)
 
     def _sorted_names(self) -> list[_RowName]:
         """Return the names of the rows in the order that the options ask for.
@@ -449,7 +484,9 @@ def _unneeded_notes(numbers: Sequence[Number], options: TableOptions) -> set[str
         "paired": MARKS["paired"] in marks,
         "intervals": MARKS["intervals"] in marks,
         "ranks": options.ranks and any(number.ranks for number in numbers),
-        "seeds": options.intervals and any(number.ends for number in numbers),
+        "seeds": options.intervals
+        and not options.caption  # its last sentence says the same
+        and any(number.ends for number in numbers),
         "delta": any(number.delta for number in numbers),
     }
     return {MEANINGS[name] for name in is_needed if not is_needed[name]}

@@ -5,11 +5,12 @@ Equal entries give equal bytes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cosmos_eval.results import text
+from cosmos_eval.results.captions import measured_sentence, sizes_sentence
 from cosmos_eval.results.export import csv_of
 from cosmos_eval.results.labels import shorten_names
 from cosmos_eval.results.latex import PREAMBLE, to_latex
@@ -265,7 +266,11 @@ def tables_of(leaderboard: Leaderboard) -> list[Table]:
     options, suite = leaderboard.options, leaderboard.suite
     tables = []
     if suite is not None:
-        tables.append(suite.table(options))
+        suite_table = suite.table(options)
+        if options.caption:
+            notes = (*suite_table.notes, *_caption_notes_of_suite(suite, leaderboard.entries))
+            suite_table = suite_table._replace(notes=notes)
+        tables.append(suite_table)
     if suite is None or options.members:
         task_boards = make_boards(leaderboard.entries, leaderboard.ties, options.decimals)
         tables += task_tables(task_boards, options)
@@ -274,6 +279,26 @@ def tables_of(leaderboard: Leaderboard) -> list[Table]:
     if leaderboard.facts:
         tables.append(model_table(leaderboard.entries))
     return tables
+
+
+def _caption_notes_of_suite(score: SuiteScore, entries: Iterable[Entry]) -> Iterator[str]:
+    """Yield the sentences of a paper on a suite: the samples of its members, and versions.
+
+    Args:
+        score: The means over the suite, whose other notes state how intervals are computed.
+        entries: The entries of all data sets.
+    """
+    members = {(member.dataset, member.protocol) for member in score.suite.members}
+    sizes, versions = [], []
+    for entry in entries:
+        if entry.stored is not None and (entry.dataset_name, entry.protocol) in members:
+            sizes.append((entry.dataset, entry.stored.row.n_samples))
+            versions.append(entry.stored.row.provenance["version"])
+    if sizes:
+        protocols = sorted(protocol for _, protocol in members)
+        yield sizes_sentence(sizes)
+        coverage = "seeds and test images" if score.has_groups else "test images, not seeds"
+        yield measured_sentence(versions, protocols, coverage)
 
 
 def to_markdown(leaderboard: Leaderboard) -> str:
@@ -301,7 +326,8 @@ def to_tex(leaderboard: Leaderboard) -> str:
 
     The document needs `\usepackage{booktabs}`. The best numbers are bold.
     """
-    return PREAMBLE + "\n".join(to_latex(table) for table in tables_of(leaderboard))
+    paper_columns = leaderboard.options.paper_columns
+    return PREAMBLE + "\n".join(to_latex(t, paper_columns) for t in tables_of(leaderboard))
 
 
 WRITERS: Mapping[str, Callable[[Leaderboard], str]] = MappingProxyType(

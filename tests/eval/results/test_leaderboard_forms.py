@@ -66,14 +66,15 @@ def test_latex_of_a_small_board():
         r"\caption[{Retrieval (\%), protocol scenes}]{Retrieval (\%), protocol scenes. "
         r"Bold: the best by its data set and metric. Underlined: the second best.}",
         r"\label{tab:retrieval}",
-        r"\smallskip",
+        r"\medskip",
         r"\small",
         r"\setlength{\tabcolsep}{4pt}",
         r"\begin{tabular}{@{}lrr@{}}",
         r"\toprule",
         r" & \multicolumn{2}{c}{my\_set} \\",
         r"\cmidrule(lr){2-3}",
-        r"model & \shortstack[r]{image to \\ text R@1} & \shortstack[r]{text to \\ image R@1} \\",
+        r" & image to & text to \\",
+        r"model & text R@1 & image R@1 \\",
         r"\midrule",
         r"scenes-clip & \textbf{50.0} & \textbf{37.5} \\",
         r"scenes-cosmos & \textbf{50.0} & \underline{25.0} \\",
@@ -115,7 +116,10 @@ def test_a_table_longer_than_a_page_is_split():
     bodies = re.findall(
         r"(?s)\\midrule\n(.*?)\\bottomrule", to_tex(Leaderboard(entries_of_rows(rows)))
     )
-    assert [len(body.splitlines()) for body in bodies] == [30, 30, 30]
+    first, second, third = (len(body.splitlines()) for body in bodies)
+    assert first + second + third == 90
+    assert first in (28, 29)  # the notes are about as high as two rows
+    assert {second, third} <= {30, 31}
 
 
 @pytest.mark.skipif(
