@@ -59,6 +59,19 @@ class Ending(NamedTuple):
     everywhere: bool = False
 
 
+class ResumableInterruptError(Exception):
+    """Ctrl-C has stopped a command that resumes if it is typed again."""
+
+
+@contextmanager
+def interrupts_are_resumable() -> Iterator[None]:
+    """Raise ResumableInterruptError if Ctrl-C stops the block."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise ResumableInterruptError from error
+
+
 def run_command(
     program: str,
     app: typer.Typer,
@@ -124,6 +137,8 @@ def _common_ending(error: BaseException) -> Ending | None:
     if isinstance(error, typer.Abort) and isinstance(error.__cause__, EOFError):
         # A file has ended too early. Typer aborts as if the input at a prompt had ended.
         return Ending(f"EOFError: {error.__cause__} (--debug shows where)", 1)
+    if isinstance(error, ResumableInterruptError):
+        return Ending("interrupted; the same command resumes", 130, everywhere=True)
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         return Ending("interrupted; files written so far are complete", 130, everywhere=True)
     if isinstance(error, usage_error):

@@ -319,13 +319,14 @@ def report(
     from cosmos_eval.embedding.cache import embeddings_folder
     from cosmos_eval.report import write_file
     from cosmos_eval.report.content import content_of
-    from cosmos_eval.report.gallery import collect
+    from cosmos_eval.report.gallery import STAGES, collect
     from cosmos_eval.report.gallery.records import Gallery
     from cosmos_eval.report.gallery.source import require_inputs
     from cosmos_eval.report.page import require_page_name, room_for_pictures, to_page
     from cosmos_eval.results.checked import read_checked
     from cosmos_eval.results.leaderboard.entries import read_published_entries
     from cosmos_eval.results.store import read_samples, result_paths
+    from cosmos_eval.runner.overall import OverallProgress, Stage
     from cosmos_eval.runner.suites import read_score
 
     # Faults of the options are reported before anything slow.
@@ -338,8 +339,12 @@ def report(
     published_entries = read_published_entries() if with_published else ()
     gallery = Gallery()
     with Progress() as progress:
-        show_progress = progress.steps_of("report")
-        content = content_of(results, read_samples, published_entries, show_progress, score)
+        stages = [Stage("data sets compared", 1.0)]
+        if pictures:
+            stages += STAGES
+        overall = OverallProgress(progress.step, "report", stages)
+        show_comparing = partial(overall.show, "report")
+        content = content_of(results, read_samples, published_entries, show_comparing, score)
         if pictures:
             cache = str(embeddings_folder())
             gallery = collect(
@@ -348,7 +353,7 @@ def report(
                 datasets=dataset or (),
                 predictions=predictions,
                 budget=room_for_pictures(content),
-                show_progress=progress.step,
+                show_progress=overall.show,
             )
 
     page = to_page(content, gallery)

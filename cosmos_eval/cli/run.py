@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Exit
 
+from cosmos_core.utils.command import interrupts_are_resumable
 from cosmos_core.utils.distributed import is_main_process, process_group
 from cosmos_eval.cli import options
 from cosmos_eval.cli.options import COMPUTATION, DATA, MODELS, File, Text, Texts, flag, option
@@ -144,7 +146,9 @@ def run(
         if dry_run:
             _print_dry_run(plan, existing, output, as_json=as_json)
             return
-        results = _execute(plan, output, existing, executor, keep_going=keep_going)
+        # Without a cache, the same command would measure most tasks from the beginning.
+        with nullcontext() if no_cache else interrupts_are_resumable():
+            results = _execute(plan, output, existing, executor, keep_going=keep_going)
 
     n_failed = sum(result.error is not None for result in results)
     if is_main_process():

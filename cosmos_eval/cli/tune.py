@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from cosmos_core.utils.command import interrupts_are_resumable
 from cosmos_eval.cli import options
 from cosmos_eval.cli.options import File, option
 from cosmos_eval.cli.output import print_json, print_notes, print_records, print_written
@@ -39,8 +41,9 @@ def tune(
     """
     from cosmos_eval.cli.progress import Progress
     from cosmos_eval.embedding.cache import embeddings_folder
+    from cosmos_eval.runner.overall import OverallProgress, Stage
     from cosmos_eval.runner.plan import model_specs
-    from cosmos_eval.runner.tune import default_space, make_search
+    from cosmos_eval.runner.tune import ALL_PASSES, default_space, make_search
     from cosmos_eval.runner.tune import tune as tune_model
     from cosmos_eval.tasks.segmentation.tuning import read_space
 
@@ -49,10 +52,14 @@ def tune(
     factor_values = read_space(space or default_space(dataset))
     search = make_search(dataset, split, factor_values, budget, seed, run_options)
     tuned_models = []
-    with Progress() as progress:
+    with Progress() as progress, interrupts_are_resumable():
+        stages = [Stage(ALL_PASSES, 1.0)] * len(specs)
+        overall = OverallProgress(progress.step, "all models", stages)
         for spec in specs:
-            report = progress.steps_of(spec.called)
+            report = partial(overall.show, spec.called)
             tuned_models.append(tune_model(search, spec, run_options, output, report))
+            overall.end_stage()
+            progress.hide_bars()
     from cosmos_eval.report.tuning import draw  # which imports Matplotlib
 
     figure = draw(search, tuned_models, output / "trials.png")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cosmos_eval import types
+from cosmos_eval.data.sources import image_sources
 from cosmos_eval.models import specs
 from cosmos_eval.results.checked import contradiction_of_metrics
 from cosmos_eval.results.filenames import make_file_stem
@@ -20,6 +21,7 @@ from cosmos_eval.results.identity import model_identity, overrides_of
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.store import read_files, record_is_unchanged, samples_of
 from cosmos_eval.runner import plan as plans
+from cosmos_eval.runner.overall import OverallProgress, Stage
 from cosmos_eval.runner.provenance import settings_of
 from cosmos_eval.runner.run import Worker
 from cosmos_eval.tasks import task_for
@@ -50,9 +52,22 @@ def run_here(jobs: Sequence[plans.Job], show_progress: plans.ShowProgress) -> Ou
 
     Under torchrun, every process calls this, and the processes share the work of each job.
     """
-    worker = Worker(show_progress)
+    stages = [_stage_of(job) for job in jobs]
+    overall = OverallProgress(show_progress, "all results", stages)
+    worker = Worker(overall.show)
     for index, job in enumerate(jobs):
-        yield index, worker.run(job)
+        results = worker.run(job)
+        overall.end_stage()
+        yield index, results
+
+
+def _stage_of(job: plans.Job) -> Stage:
+    """Return a job as a stage of a run. It is expected to take as long as its images usually do."""
+    protocol, data, _ = job.datasets[0]
+    task = task_for(protocol)
+    # Streamed data are not open yet.
+    n_images = len(image_sources(data)) or task.n_samples(protocol) or 1
+    return Stage("images", n_images * task.seconds)
 
 
 @cache

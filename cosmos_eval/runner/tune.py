@@ -5,7 +5,6 @@ All models try the same settings: they have one space, budget, seed and split.
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,12 +16,13 @@ import numpy as np
 from cosmos_core.utils.distributed import own_device
 from cosmos_core.utils.files import file_sha256, json_sha256, write_atomically
 from cosmos_eval.data.label_maps import LabelMaps, Sample
-from cosmos_eval.data.readers import FileError, MissingFileError, parse_json, read_text
 from cosmos_eval.embedding.cache import fingerprint
+from cosmos_eval.models.encoder import Encoder
 from cosmos_eval.models.specs import parse_model_spec
 from cosmos_eval.protocols import scenes
 from cosmos_eval.results.filenames import safe_name
 from cosmos_eval.runner.plan import Plan, open_datasets
+from cosmos_eval.runner.trials import TrialFiles, UnfinishedScores
 from cosmos_eval.tasks import find_protocol, segmentation
 from cosmos_eval.tasks.segmentation import require_segmentation, tuning
 from cosmos_eval.types import (
@@ -34,6 +34,9 @@ from cosmos_eval.types import (
     SegmentationProtocol,
     UsageError,
 )
+
+ALL_PASSES = "images of all passes"
+"""The phase of the progress of a whole search for one model."""
 
 # Fields of a protocol that say where the data are and what label maps hold.
 _DATA = (
@@ -250,16 +253,17 @@ def tune(
 ) -> Tuned:
     """Score the settings of a search that have no score yet, and write the best setting to a file.
 
-    `folder` gets two files for each model. MODEL.trials.json has the scores of all settings. It is
-    written after each pass over the images, so that a killed search resumes. MODEL.yaml has the
-    best setting.
+    `folder` gets two files for each model. MODEL.trials.json has the scores of all settings, and
+    MODEL.yaml the best setting. If the search is stopped, it leaves a file from which the next call
+    resumes, as `TrialFiles` says.
 
     Args:
         search: The settings, and the images that they are scored on.
         spec: The model.
         options: The device and the cache.
         folder: The folder of both files.
-        progress: Is called with the number of passes over the images that are done.
+        progress: Is called with the number of images that are done, in the current pass over the
+            images and in all passes.
 
     Raises:
         UsageError: If the files in the folder are of another search, model or version.
@@ -268,46 +272,121 @@ def tune(
 
     encoder = load_encoder(spec, device=own_device(options.device))
     spec = spec.named_by(encoder.info)
-    trials_path = folder / f"{safe_name(spec.called)}.trials.json"
     # Everything that the scores depend on.
     identity = {
         "model": tuning.model_record(encoder.info),
         "search": search.record,
         "code": fingerprint("cosmos_core", "cosmos_eval"),
     }
-    # By the index of the setting; None: not scored yet.
-    scores = _stored_scores(trials_path, identity, len(search.settings))
-    unscored_indices = [index for index, score in enumerate(scores) if score is None]
+    files = TrialFiles(folder, spec.called, identity)
+    scores = files.read_scores()
+    if scores is None:
+        scores = _score_settings(search, encoder, options, files, progress)
+        files.write_scores(search.settings, scores)
 
-    protocols = [tuning.with_setting(search.protocol, setting) for setting in search.settings]
-    passes = _passes_over_images(search, protocols, unscored_indices, options)
-    scorer = tuning.Scorer(encoder, search.data, options)
-    for n_done, indices in enumerate(passes):
-        progress(Progress("passes over the images", n_done, len(passes)))
-        scores_of_pass = scorer.mean_ious([protocols[index] for index in indices])
-        for index, score in zip(indices, scores_of_pass, strict=True):
-            scores[index] = score
-        _write_trials(trials_path, identity, search.settings, scores)
-
-    complete_scores = [score for score in scores if score is not None]
-    best = int(np.argmax(complete_scores))
+    best = int(np.argmax(scores))
     record = {
         "version": 1,
         "model": identity["model"],
         "search": identity["search"],
         "settings": search.settings[best],
-        "score": complete_scores[best],
+        "score": scores[best],
     }
     path = folder / f"{safe_name(spec.called)}.yaml"
     write_atomically(path, tuning.settings_file(record))
-    return Tuned(spec.called, complete_scores, best, path)
+    files.remove_unfinished()
+    return Tuned(spec.called, scores, best, path)
+
+
+def _score_settings(
+    search: Search,
+    encoder: Encoder,
+    options: RunOptions,
+    files: TrialFiles,
+    progress: OnProgress,
+) -> list[float]:
+    """Return the mIoU of every setting. What an earlier call has scored or counted is used again.
+
+    Args:
+        search: The settings, and the images that they are scored on.
+        encoder: The model.
+        options: The options of the search.
+        files: Read and written, so that a stopped search can be resumed.
+        progress: Is called with the number of images that are done.
+    """
+    protocols = [tuning.with_setting(search.protocol, setting) for setting in search.settings]
+    passes = _passes_over_images(search, protocols, options)
+    reporter = _PassReporter(len(search.data.samples), len(passes), progress)
+    unfinished = files.read_unfinished(len(protocols), reporter.note)
+    scores = unfinished.scores
+    remaining_passes = [indices for indices in passes if scores[indices[0]] is None]
+    reporter.resume(len(passes) - len(remaining_passes), unfinished)
+
+    scorer = tuning.Scorer(encoder, search.data, options)
+    counts = unfinished.counts
+    for indices in remaining_passes:
+        protocols_of_pass = [protocols[index] for index in indices]
+        for new_counts in scorer.count_images(protocols_of_pass, counts):
+            counts = new_counts
+            reporter.show(counts.n_images)
+            files.write_unfinished(UnfinishedScores(scores, counts))
+        assert counts is not None  # a split has at least one image
+        for index, score in zip(indices, counts.mean_ious(), strict=True):
+            scores[index] = score
+        counts = None
+        reporter.n_passes_done += 1
+        files.write_unfinished(UnfinishedScores(scores))
+    return [score for score in scores if score is not None]
+
+
+class _PassReporter:
+    """Reports how many images are done, in the current pass over them and in all passes."""
+
+    def __init__(self, n_images: int, n_passes: int, progress: OnProgress) -> None:
+        """Start before the first pass.
+
+        Args:
+            n_images: The number of images of every pass.
+            n_passes: The number of passes over the images.
+            progress: Is called with both numbers.
+        """
+        self.n_passes_done = 0
+        self._n_images = n_images
+        self._n_passes = n_passes
+        self._progress = progress
+
+    def show(self, n_done: int, note: str = "") -> None:
+        """Report the number of images that are done in the current pass, and a note."""
+        n_done_in_all = self.n_passes_done * self._n_images + n_done
+        n_images_in_all = self._n_passes * self._n_images
+        self._progress(Progress(ALL_PASSES, n_done_in_all, n_images_in_all, note))
+        self._progress(Progress("images of this pass", n_done, self._n_images))
+
+    def note(self, note: str) -> None:
+        """Report a line for the user before the first pass."""
+        self.show(0, note)
+
+    def resume(self, n_passes_done: int, unfinished: UnfinishedScores) -> None:
+        """Report where the search begins, with a line for the user if it is resumed.
+
+        Args:
+            n_passes_done: The number of passes that an earlier call has done.
+            unfinished: The scores and counts of the earlier call.
+        """
+        self.n_passes_done = n_passes_done
+        n_done = 0 if unfinished.counts is None else unfinished.counts.n_images
+        note = ""
+        if n_passes_done or n_done:
+            n_settings = len(unfinished.scores)
+            n_scored = n_settings - unfinished.scores.count(None)
+            note = f"resumed: {n_scored} of {n_settings} settings were scored already"
+            if n_done:
+                note += f", and {n_done} of {self._n_images} images for the next ones"
+        self.show(n_done, note)
 
 
 def _passes_over_images(
-    search: Search,
-    protocols: Sequence[SegmentationProtocol],
-    indices: Sequence[int],
-    options: RunOptions,
+    search: Search, protocols: Sequence[SegmentationProtocol], options: RunOptions
 ) -> list[list[int]]:
     """Return lists of protocols, by their indices, that are scored in one pass over the images.
 
@@ -316,77 +395,16 @@ def _passes_over_images(
     Args:
         search: Its images are the training images.
         protocols: The protocol of each setting.
-        indices: The indices of the protocols to score.
         options: The options of the search.
 
     Example:
         `[[0, 2], [1]]` if settings 0 and 2 differ only in attention, and 1 has other windows.
     """
     passes = defaultdict[Hashable, list[int]](list)
-    for index in indices:
-        protocol = replace(protocols[index], attention=search.protocol.attention)
-        passes[segmentation.TASK.image_pass(protocol, options, search.data)].append(index)
+    for index, protocol in enumerate(protocols):
+        same_attention = replace(protocol, attention=search.protocol.attention)
+        passes[segmentation.TASK.image_pass(same_attention, options, search.data)].append(index)
     return list(passes.values())
-
-
-def _write_trials(
-    path: Path,
-    identity: Mapping[str, Any],
-    settings: Sequence[tuning.Setting],
-    scores: Sequence[float | None],
-) -> None:
-    """Write the settings and scores of a search to a file, with a hash of its content.
-
-    Args:
-        path: The JSON file.
-        identity: The model, the search and the version of the code.
-        settings: The settings of the search.
-        scores: The mIoU of each setting; None: not scored yet.
-    """
-    trials = [{**setting, "mIoU": score} for setting, score in zip(settings, scores, strict=True)]
-    content = {**identity, "trials": trials}
-    content["sha256"] = json_sha256(content)
-    write_atomically(path, json.dumps(content, indent=1).encode())
-
-
-def _stored_scores(path: Path, identity: Mapping[str, Any], n_settings: int) -> list[float | None]:
-    """Return the scores in a file of trials, None for a setting without a score.
-
-    All scores are None if the file does not exist.
-
-    Args:
-        path: The file that `_write_trials` wrote.
-        identity: The model, the search and the version of the code that the file must have.
-        n_settings: The number of settings of the search.
-
-    Raises:
-        UsageError: For a file with another identity, and for a file that was edited.
-    """
-    try:
-        stored = parse_json(read_text(path))
-    except MissingFileError:
-        return [None] * n_settings
-    except FileError as error:
-        raise UsageError(f"{path}: {error}") from None
-
-    has_same_identity = isinstance(stored, dict) and all(
-        stored.get(name) == value for name, value in identity.items()
-    )
-    if not has_same_identity:
-        raise UsageError(
-            f"{path} belongs to another search, model or version: choose another --output"
-        )
-    content = {name: value for name, value in stored.items() if name != "sha256"}
-    try:
-        is_unchanged = json_sha256(content) == stored.get("sha256")
-    except ValueError:  # a number that is too large for a float
-        is_unchanged = False
-    if not is_unchanged:
-        raise UsageError(
-            f"{path} was edited after it was written, and its scores would decide the choice: "
-            "remove it to measure them again"
-        )
-    return [trial["mIoU"] for trial in stored["trials"]]
 
 
 def tuned_plan(

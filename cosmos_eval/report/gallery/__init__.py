@@ -22,12 +22,20 @@ from cosmos_eval.report.gallery.source import (
     group_results,
     run_requests,
 )
+from cosmos_eval.runner.overall import Stage
 from cosmos_eval.runner.plan import ShowProgress, show_no_progress
 from cosmos_eval.tasks import find_protocol
 from cosmos_eval.types import Progress, RunOptions, base_protocol_name
 
 BUDGET = 3_000_000
 """The most bytes of all pictures. A page that holds them as base64 text is a third larger."""
+
+STAGES = (
+    Stage("data sets", 1.0),
+    Stage("outputs of models", 2.0),
+    Stage("pictures", 1.0),
+)
+"""The stages of `collect`. Their sizes are rough: embeddings may be cached or not."""
 
 # The captions of this set list small things, and their first sentence names one of them.
 _SMALL_SCENES = "scenes-retrieval-small"

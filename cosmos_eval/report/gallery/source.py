@@ -436,16 +436,12 @@ def run_requests(
     Returns:
         One line for each thing that could not be computed.
     """
-    # Group the requests by model. Results with an equal key have models with the same outputs.
-    requests_by_model: dict[tuple[Any, ...], list[Request]] = {}
-    for request in requests:
-        row = request.row
-        fields = [row.model.get(name) for name in _MODEL_FIELDS]
-        key = (*fields, row.provenance["precision"], auxiliary_of(row.provenance))
-        requests_by_model.setdefault(key, []).append(request)
-
+    requests_by_model = _group_by_model(requests)
     refusals: list[_Refusal] = []
-    for requests_of_model in requests_by_model.values():
+    n_requests = sum(map(len, requests_by_model))
+    n_done = 0
+    for requests_of_model in requests_by_model:
+        show_progress("pictures", Progress("outputs of models", n_done, n_requests))
         row = requests_of_model[0].row
         model_spec = row.model["spec"]
         show_progress(model_spec, Progress("load", 0, 1))
@@ -453,6 +449,7 @@ def run_requests(
             encoder = _load_measured_model(row, device)
         except UsageError as error:
             refusals += [_Refusal(request, str(error)) for request in requests_of_model]
+            n_done += len(requests_of_model)
             continue
         show_progress(model_spec, Progress("load", 1, 1))
         for request in requests_of_model:
@@ -462,7 +459,20 @@ def run_requests(
                 request.run(encoder, progress)
             except UsageError as error:
                 refusals.append(_Refusal(request, str(error)))
+            n_done += 1
+            show_progress("pictures", Progress("outputs of models", n_done, n_requests))
     return _refusal_lines(refusals)
+
+
+def _group_by_model(requests: Iterable[Request]) -> list[list[Request]]:
+    """Return a list of requests for each model. Models with the same outputs count as one."""
+    requests_by_model: dict[tuple[Any, ...], list[Request]] = {}
+    for request in requests:
+        row = request.row
+        fields = [row.model.get(name) for name in _MODEL_FIELDS]
+        key = (*fields, row.provenance["precision"], auxiliary_of(row.provenance))
+        requests_by_model.setdefault(key, []).append(request)
+    return list(requests_by_model.values())
 
 
 def _pass_on_progress(show_progress: ShowProgress, name: str, step: Progress) -> None:

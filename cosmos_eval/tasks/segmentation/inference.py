@@ -217,7 +217,9 @@ def predict(segmenter: Segmenter, images: Iterable[LoadedImage]) -> Iterator[Lab
 
 @torch.inference_mode()
 def predict_together(
-    segmenters: Sequence[Segmenter], images: Iterable[Sequence[LoadedImage]]
+    segmenters: Sequence[Segmenter],
+    images: Iterable[Sequence[LoadedImage]],
+    n_skipped: int = 0,
 ) -> Iterator[list[tuple[LoadedImage, Label]]]:
     """Segment images by several segmenters, which share one pass through the image encoder.
 
@@ -225,6 +227,8 @@ def predict_together(
         segmenters: The segmenters, with the same model, batch size and windows.
         images: For each image, a `LoadedImage` per segmenter: always the same pixels, with the
             label map of the segmenter's protocol.
+        n_skipped: The number of first images that are not segmented. They keep their places in
+            batches, so that the predictions of the other images do not change by a bit.
 
     Yields:
         For each image, a pair per segmenter: its `LoadedImage`, and the predicted classes (H, W).
@@ -232,7 +236,7 @@ def predict_together(
     Raises UsageError for images smaller than a patch, and for embeddings that are not finite.
     """
     info = segmenters[0].encoder.info
-    for loaded_images, tensors in copy_to_host(_segment_images(segmenters, images)):
+    for loaded_images, tensors in copy_to_host(_segment_images(segmenters, images, n_skipped)):
         largest_magnitude, *label_maps = tensors
         names_of_rows = [loaded_images[0].sample.name]  # the magnitude has one row
         require_finite(largest_magnitude, info, names_of_rows.__getitem__)
@@ -247,13 +251,14 @@ def predict_together(
 
 
 def _segment_images(
-    segmenters: Sequence[Segmenter], images: Iterable[Sequence[LoadedImage]]
+    segmenters: Sequence[Segmenter], images: Iterable[Sequence[LoadedImage]], n_skipped: int
 ) -> Iterator[tuple[Sequence[LoadedImage], list[Tensor]]]:
     """Segment images on the model's device.
 
     Args:
         segmenters: The segmenters, with the same model, batch size and windows.
         images: For each image, a `LoadedImage` per segmenter.
+        n_skipped: The number of first images that are not segmented.
 
     Yields:
         The `LoadedImage`s of an image, and a list of tensors: the largest magnitude (1, 1) of its
@@ -264,9 +269,16 @@ def _segment_images(
     first_segmenter = segmenters[0]
     attentions = list(dict.fromkeys(segmenter.attention for segmenter in segmenters))
     windows_of_images = (_place_windows(loaded_images, first_segmenter) for loaded_images in images)
+    n_reached = 0  # images of this batch and of all batches before it
     for batch in _batch_images(windows_of_images, first_segmenter.batch_size):
+        n_reached += len(batch)
+        if n_reached <= n_skipped:
+            continue
+        n_skipped_of_batch = max(0, n_skipped - (n_reached - len(batch)))
         patches_of_images = _encode_patches(batch, first_segmenter, attentions)
-        for windows, patches_by_attention in zip(batch, patches_of_images, strict=True):
+        for windows, patches_by_attention in zip(
+            batch[n_skipped_of_batch:], patches_of_images[n_skipped_of_batch:], strict=True
+        ):
             magnitudes = []
             for patches in patches_by_attention.values():
                 magnitudes.append(torch.linalg.vector_norm(patches.flatten(), torch.inf))

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice, product
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import pydantic
@@ -184,11 +184,26 @@ def _describe_effect(protocol: SegmentationProtocol) -> str:
     return json.dumps([constants, protocol.queries, protocol.templates])
 
 
-class Scorer:
-    """Computes the mIoU of a model under several protocols on the images of one data set.
+class PixelCounts(NamedTuple):
+    """The pixels of the first images of a data set, counted under P protocols with C classes."""
 
-    The values are equal, to the last bit, to the mIoU that `cosmos-eval run` reports. Prompts are
-    encoded once for all calls of `mean_ious`.
+    # The number of images that are counted.
+    n_images: int
+    # (P, 3, C): intersection, labelled and predicted pixels of each class, as in Areas.
+    areas: NDArray[np.int64]
+
+    def mean_ious(self) -> list[float]:
+        """Return the mIoU under each protocol. Raises UsageError if no pixel is labelled."""
+        if not self.areas.any():
+            raise UsageError("no pixel of any image of the split has a label to compare with")
+        return [float(mean_iou(Areas(*areas_of_protocol))) for areas_of_protocol in self.areas]
+
+
+class Scorer:
+    """Counts the pixels by which a model is scored under several protocols, on one data set.
+
+    The mIoU of the counts of all images is equal, to the last bit, to the mIoU that `cosmos-eval
+    run` reports. Prompts are encoded once for all calls of `count_images`.
     """
 
     def __init__(self, encoder: Encoder, data: LabelMaps, options: RunOptions) -> None:
@@ -207,44 +222,53 @@ class Scorer:
         # The model with each form of attention that was tried.
         self._encoder_by_attention: dict[Attention, DenseEncoder] = {}
 
-    def mean_ious(self, protocols: Sequence[SegmentationProtocol]) -> list[float]:
-        """Return the mIoU under each protocol, with one pass over the images for all of them.
+    def count_images(
+        self, protocols: Sequence[SegmentationProtocol], counts: PixelCounts | None = None
+    ) -> Iterator[PixelCounts]:
+        """Segment image after image, and yield the counts of all images so far after each.
 
         Args:
             protocols: Protocols with the same images, label maps, resize, windows and
                 normalisation. They may have different prompts and forms of attention: all blocks
                 of the model but the last run once per image.
+            counts: Counts of an earlier call with the same protocols, which are continued. The
+                final counts do not depend on where the earlier call ended. None: there are none.
 
-        Raises UsageError for a form of attention that the model does not have, for damaged images,
-        and if no pixel is labelled.
+        Raises UsageError for a form of attention that the model does not have, and for damaged
+        images.
         """
         from cosmos_eval.tasks.label_maps import IMAGES_PER_SHARD
         from cosmos_eval.tasks.segmentation import inference
 
         segmenters = [self._make_segmenter(protocol) for protocol in protocols]
         n_classes, ignore_index = len(protocols[0].class_names), protocols[0].ignore_index
+        if counts is None:
+            areas = np.zeros((len(protocols), len(Areas._fields), n_classes), np.int64)
+            counts = PixelCounts(0, areas)
+
+        # `run` makes its batches from the images of one shard. Other batches could change the last
+        # bits, so the shard of the next image is read from its start.
+        n_images = len(self._data.samples)
+        first_start = counts.n_images - counts.n_images % IMAGES_PER_SHARD
 
         # Threads load each image once, with its label map.
         load = partial(inference.load_together, protocols=[segmenters[0].protocol])
-        samples = [[sample] for sample in self._data.samples]
+        samples = [[sample] for sample in self._data.samples[first_start:]]
         images = prefetch(samples, load, workers=self._options.workers)
 
-        # (protocols, 3, C): intersection, labelled and predicted pixels of each class, as in Areas.
-        areas = np.zeros((len(protocols), len(Areas._fields), n_classes), np.int64)
-        for _ in range(0, len(samples), IMAGES_PER_SHARD):
-            # `run` makes its batches from as many images. Batches of other sizes could change the
-            # last bits.
+        for shard_start in range(first_start, n_images, IMAGES_PER_SHARD):
             images_of_shard = islice(images, IMAGES_PER_SHARD)
             # An image is a list of one item. Repeat the item for every protocol.
             repeated_images = (loaded * len(protocols) for loaded in images_of_shard)
-            for predictions in inference.predict_together(segmenters, repeated_images):
+            n_counted = max(0, counts.n_images - shard_start)
+            for predictions in inference.predict_together(segmenters, repeated_images, n_counted):
+                areas = counts.areas.copy()
                 for index, (image, classes) in enumerate(predictions):
                     # (true classes, predicted classes)
-                    counts = confusion(image.label, classes, n_classes, ignore_index)
-                    areas[index] += np.diagonal(counts), counts.sum(1), counts.sum(0)
-        if not areas.any():
-            raise UsageError("no pixel of any image of the split has a label to compare with")
-        return [float(mean_iou(Areas(*areas_of_protocol))) for areas_of_protocol in areas]
+                    pixels = confusion(image.label, classes, n_classes, ignore_index)
+                    areas[index] += np.diagonal(pixels), pixels.sum(1), pixels.sum(0)
+                counts = PixelCounts(counts.n_images + 1, areas)
+                yield counts
 
     def _make_segmenter(self, protocol: SegmentationProtocol) -> Segmenter:
         """Return the segmenter of a protocol.

@@ -1,10 +1,17 @@
 """Settings chosen on training images, and measured on the test set."""
 
 import json
+import os
+import re
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from support.segmenting import measure, write_halves
@@ -13,6 +20,7 @@ from cosmos_eval import models as encoders
 from cosmos_eval.models.specs import parse_model_spec
 from cosmos_eval.report.gallery import collect
 from cosmos_eval.results.store import result_paths
+from cosmos_eval.runner import trials
 from cosmos_eval.runner.tune import make_search, tune
 from cosmos_eval.tasks import label_maps
 from cosmos_eval.tasks.segmentation import tuning
@@ -295,32 +303,213 @@ def test_a_trial_scores_what_a_run_measures(search, encoder):
     protocols = [tuning.with_setting(search.protocol, one) for one in search.settings]
     protocols = [one for one in protocols if one.window == 32][::5]
     assert {one.attention for one in protocols} == {"csa", "naclip"}
-    scores = tuning.Scorer(encoder, search.data, options).mean_ious(protocols)
+    *_, counts = tuning.Scorer(encoder, search.data, options).count_images(protocols)
+    scores = counts.mean_ious()
     assert len(set(scores)) == len(scores) == 5
     assert scores == [measure(encoder, one, options).metrics["mIoU"] for one in protocols]
 
 
+def test_counts_go_on_at_any_image(search, encoder, encoded):
+    """Shards have three images, so that the next image may be in the middle of one."""
+    options = RunOptions(batch_size=8)
+    protocols = [tuning.with_setting(search.protocol, one) for one in search.settings[:3]]
+    protocols = [one for one in protocols if one.window == protocols[0].window]
+    scorer = tuning.Scorer(encoder, search.data, options)
+    whole = list(scorer.count_images(protocols))
+    assert [counts.n_images for counts in whole] == [1, 2, 3, 4, 5, 6, 7]
+    n_windows = sum(encoded)
+    for counts in whole:
+        encoded.clear()
+        later = list(scorer.count_images(protocols, counts))
+        assert [one.n_images for one in later] == list(range(counts.n_images + 1, 8))
+        for one, expected in zip(later, whole[counts.n_images :], strict=True):
+            np.testing.assert_array_equal(one.areas, expected.areas)
+        # The shard of the next image begins again, except for its batches that are counted.
+        assert sum(encoded) < n_windows or counts.n_images < 3
+
+
 def test_an_interrupted_search_goes_on(search, encoder, encoded, monkeypatch, tmp_path):
     monkeypatch.setattr(encoders, "load_encoder", lambda spec, **_: encoder)
+    monkeypatch.setattr(trials, "_SECONDS_BETWEEN_WRITES", 0.0)
     search = replace(search, settings=search.settings[::4])
     run = (search, parse_model_spec("scenes-clip"), RunOptions(batch_size=8))
-    whole = tune(*run, tmp_path / "whole", no_progress)
-    windows = sum(encoded)
-    encoded.clear()
+    steps = []
+    whole = tune(*run, tmp_path / "whole", steps.append)
+    n_windows = sum(encoded)
+    done = [step.done for step in steps if step.phase == "images of all passes"]
+    n_images = steps[-2].total
+    assert done == sorted(done)
+    assert (n_images % 7, set(done)) == (0, set(range(n_images + 1)))
+    assert {step.total for step in steps if step.phase == "images of this pass"} == {7}
 
     def interrupt(step):
-        if step.done == 1:
+        if (step.phase, step.done) == ("images of all passes", 12):
             raise KeyboardInterrupt
 
+    encoded.clear()
     with pytest.raises(KeyboardInterrupt):
         tune(*run, tmp_path / "half", interrupt)
-    assert 0 < sum(encoded) < windows
-    again = tune(*run, tmp_path / "half", no_progress)
+    assert 0 < sum(encoded) < n_windows
+    (path,) = (tmp_path / "half").iterdir()
+    stored = json.loads(path.read_text())
+    assert stored["images"] == 4  # the fifth image of the second pass was not written any more
+    n_scored = len(search.settings) - stored["scores"].count(None)
+    assert n_scored > 0
+
+    steps.clear()
+    again = tune(*run, tmp_path / "half", steps.append)
+    assert [step.note for step in steps if step.note] == [
+        f"resumed: {n_scored} of {len(search.settings)} settings were scored already, and 4 of 7 "
+        "images for the next ones"
+    ]
+    assert steps[0].done == 11
     assert again.scores == whole.scores
-    assert again.path.read_bytes() == whole.path.read_bytes()
+    assert files_of(tmp_path / "half") == files_of(tmp_path / "whole")
     encoded.clear()
     tune(*run, tmp_path / "half", no_progress)
     assert not encoded
     other = replace(search, record={**search.record, "seed": 1})
     with pytest.raises(UsageError, match="belongs to another search, model or version"):
         tune(other, *run[1:], tmp_path / "half", no_progress)
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def start_and_stop(search, run, folder, image=4):
+    """Search until an image of the first pass is counted, and return the file that is there."""
+
+    def interrupt(step):
+        if (step.phase, step.done) == ("images of all passes", image):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tune(search, *run, folder, interrupt)
+    (path,) = folder.glob("*.partial.json")
+    return path
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content[:-30],
+        lambda content: "",
+        lambda content: content.replace('"images": 3', '"images": 2'),
+        lambda content: json.dumps({**json.loads(content), "search": "0" * 64}),
+        lambda content: "[1]",
+    ],
+)
+def test_a_damaged_or_edited_partial_search_is_ignored(
+    search, encoder, monkeypatch, tmp_path, damage
+):
+    monkeypatch.setattr(encoders, "load_encoder", lambda spec, **_: encoder)
+    monkeypatch.setattr(trials, "_SECONDS_BETWEEN_WRITES", 0.0)
+    search = replace(search, settings=search.settings[::16])
+    run = (parse_model_spec("scenes-clip"), RunOptions(batch_size=8))
+    tune(search, *run, tmp_path / "whole", no_progress)
+    path = start_and_stop(search, run, tmp_path / "half")
+    assert '"images": 3' in path.read_text()
+    path.write_text(damage(path.read_text()))
+    steps = []
+    tune(search, *run, tmp_path / "half", steps.append)
+    assert [step.note for step in steps if step.note] == [
+        f"{path} is damaged or was edited, and is ignored"
+    ]
+    assert files_of(tmp_path / "half") == files_of(tmp_path / "whole")
+
+
+def test_a_partial_search_of_another_kind_is_ignored(search, encoder, monkeypatch, tmp_path):
+    """Another seed, space, split, protocol or model leaves the file of the first search alone."""
+    monkeypatch.setattr(encoders, "load_encoder", lambda spec, **_: encoder)
+    monkeypatch.setattr(trials, "_SECONDS_BETWEEN_WRITES", 0.0)
+    search = replace(search, settings=search.settings[::16])
+    run = (parse_model_spec("scenes-clip"), RunOptions(batch_size=8))
+    first = start_and_stop(search, run, tmp_path)
+    content = first.read_bytes()
+    others = [
+        replace(search, record={**search.record, name: "other"})
+        for name in ("seed", "space_sha256", "split_sha256", "protocol_sha256", "budget")
+    ]
+    infos = [encoder.info] * len(others)
+    others.append(search)
+    infos.append(encoder.info._replace(weights_sha256="1" * 64))
+    for other, info in zip(others, infos, strict=True):
+        monkeypatch.setattr(encoder, "info", info)
+        steps = []
+
+        def interrupt(step, steps=steps):
+            steps.append(step)
+            if (step.phase, step.done) == ("images of all passes", 2):
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            tune(other, *run, tmp_path, interrupt)
+        notes = [step.note for step in steps if step.note]
+        assert f"{first} belongs to another search, model or version and is ignored" in notes
+        assert not any("resumed" in note for note in notes)
+        assert first.read_bytes() == content
+        for path in tmp_path.glob("*.partial.json"):
+            if path != first:
+                path.unlink()
+    # A model whose name begins like this one's has files of its own.
+    monkeypatch.setattr(encoder, "info", infos[0])
+    shutil.copy(first, tmp_path / "scenes-clip.x.0123456789ab.partial.json")
+    steps = []
+    tune(search, *run, tmp_path, steps.append)
+    (note,) = [step.note for step in steps if step.note]
+    assert "resumed: 0 of 3 settings were scored already, and 3 of 7 images" in note
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_stopped_command_goes_on(halves, command, number):
+    """The settings have two passes over the images, and the second one is stopped."""
+    content = Path("colours.py").read_text()
+    begin = "    return F.avg_pool2d"
+    assert begin in content
+    slow = content.replace(begin, f"    __import__('time').sleep(1.2)\n{begin}")
+    Path("colours.py").write_text(slow)
+    Path("space.yaml").write_text(f"prompts: {COLOURS}\nwindow: [16, 24]\nstride: [8]")
+    for name in range(10):  # 12 images in all, of which a batch has 3 or 8
+        for folder, source in (("images", "one"), ("masks", "two")):
+            shutil.copy(f"training/{folder}/{source}.png", f"training/{folder}/{name}.png")
+    arguments = [str(word) for word in words(halves, budget=100)]
+    ended = command("tune", *words(halves, budget=100, output="whole"))
+    assert ended.status == 0, ended.err
+
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cosmos_eval", "tune", *arguments],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 240
+    while not has_begun_a_later_pass(Path("tuned")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, err = process.communicate()
+    if number == signal.SIGINT:
+        assert process.returncode == 130
+        assert err.splitlines()[-1] == "cosmos-eval: interrupted; the same command resumes"
+    (path,) = Path("tuned").iterdir()
+    assert path.name.endswith(".partial.json")
+
+    ended = command("tune", *arguments)
+    assert ended.status == 0, ended.err
+    assert re.search(r"resumed: [1-9]\d* of \d+ settings were scored already, and [1-9]", ended.err)
+    resumed, whole = files_of(Path("tuned")), files_of(Path("whole"))
+    assert sorted(resumed) == sorted(whole)
+    for name in resumed:
+        if not name.endswith(".png"):
+            assert resumed[name] == whole[name]
+
+
+def has_begun_a_later_pass(folder: Path) -> bool:
+    """Whether settings are scored, and images are counted for the next ones."""
+    for path in folder.glob("*.partial.json"):
+        stored = json.loads(path.read_text())
+        return stored["images"] > 0 and any(score is not None for score in stored["scores"])
+    return False
