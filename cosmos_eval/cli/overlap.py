@@ -14,6 +14,7 @@ from typer import Argument
 
 from cosmos_core.utils.distributed import is_main_process, own_device, process_group
 from cosmos_eval.cli import options
+from cosmos_eval.cli.completion import model_names
 from cosmos_eval.cli.options import File, Text, option
 from cosmos_eval.cli.output import print_json, print_line, print_notes, print_records
 from cosmos_eval.results.text import percent
@@ -35,7 +36,9 @@ def overlap(
     ],
     dataset: options.Dataset,
     results: Annotated[File, option("DIR|FILE", "Results to show without the images.")] = None,
-    model: Annotated[Text, option("SPEC", "Also compare embeddings of this model.")] = None,
+    model: Annotated[
+        Text, option("SPEC", "Also compare embeddings of this model.", autocompletion=model_names)
+    ] = None,
     cosine: Annotated[
         float, option("X", "Least cosine of a near-duplicate by --model.", min=0, max=1)
     ] = 0.95,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from typer import Argument, Exit
 
 from cosmos_eval.cli import options
+from cosmos_eval.cli.completion import model_names
 from cosmos_eval.cli.options import (
     CONTENT,
     DATA,
@@ -331,7 +332,10 @@ def report(
 def compare(
     a: Annotated[Path, Argument(metavar="A", help="A result, or a folder of them.")],
     b: Annotated[File, Argument(metavar="B", help="Another one. Default: the folder A.")] = None,
-    model: Annotated[Texts, option("SPEC", "Model of a folder; twice: A's, then B's.")] = None,
+    model: Annotated[
+        Texts,
+        option("SPEC", "Model of a folder; twice: A's, then B's.", autocompletion=model_names),
+    ] = None,
     format: options.Format = "table",
     group: Annotated[Texts, option("NAME", "Twice: the trainings of A, and of B.", METHODS)] = None,
     same_seeds: Annotated[bool, flag("--same-seeds", "Pair trainings by seed.", METHODS)] = False,
