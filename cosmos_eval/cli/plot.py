@@ -141,9 +141,10 @@ def suite(
     models: _Models = None,
 ) -> None:
     """Draw the means of models over a suite as bars with 95% intervals."""
-    from cosmos_eval.cli.results import read_results, score_suite
+    from cosmos_eval.cli.results import read_results
     from cosmos_eval.report.plots.suite import draw_suite
     from cosmos_eval.results.leaderboard.entries import entries_of
+    from cosmos_eval.runner.suites import score_suite
 
     entries = entries_of(read_results(directory))
     score = score_suite(
