@@ -13,23 +13,28 @@ if TYPE_CHECKING:
     from cosmos_eval.models.encoder import DenseEncoder, Encoder, PairScorer
     from cosmos_eval.models.user import TwoTower
     from cosmos_eval.report.attention import attend
+    from cosmos_eval.report.write import report
     from cosmos_eval.results.checked import read_results
     from cosmos_eval.results.export import load_results, load_samples
     from cosmos_eval.runner.embed import embed
     from cosmos_eval.runner.evaluate import evaluate
+    from cosmos_eval.tables import check, compare, leaderboard
     from cosmos_eval.types import UsageError
 
 __all__ = ["DenseEncoder", "Encoder", "PairScorer", "TwoTower", "UsageError", "__version__"]
-__all__ += ["attend", "embed", "evaluate", "load_results", "load_samples", "read_results"]
+__all__ += ["attend", "check", "compare", "embed", "evaluate", "leaderboard", "load_results"]
+__all__ += ["load_samples", "read_results", "report"]
 
 _MODULES = {
     "models.encoder": ("DenseEncoder", "Encoder", "PairScorer"),
     "models.user": ("TwoTower",),
     "report.attention": ("attend",),
+    "report.write": ("report",),
     "results.export": ("load_results", "load_samples"),
     "results.checked": ("read_results",),
     "runner.embed": ("embed",),
     "runner.evaluate": ("evaluate",),
+    "tables": ("check", "compare", "leaderboard"),
     "types": ("UsageError",),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}

@@ -1,16 +1,18 @@
 """`cosmos-eval`: the commands, and how they end."""
 
 import errno
+import os
 import sys
 from typing import Annotated
 
 import typer
 
 from cosmos_core.utils.command import Ending, run_command
-from cosmos_eval.cli import data, draw
+from cosmos_eval._version import __version__
+from cosmos_eval.cli import completion, data, draw
 from cosmos_eval.cli.check import check
 from cosmos_eval.cli.convert import convert
-from cosmos_eval.cli.options import Command
+from cosmos_eval.cli.options import Command, CommandGroup
 from cosmos_eval.cli.overlap import overlap
 from cosmos_eval.cli.plot import plot
 from cosmos_eval.cli.results import compare, export, leaderboard, report, reproduce, verify
@@ -18,9 +20,12 @@ from cosmos_eval.cli.run import run
 from cosmos_eval.cli.tune import tune
 from cosmos_eval.types import CosmosEvalError, UsageError
 
+_PROGRAM = "cosmos-eval"
+
 app = typer.Typer(
-    name="cosmos-eval",
-    add_completion=False,
+    name=_PROGRAM,
+    cls=CommandGroup,
+    context_settings={"help_option_names": ["--help", "-h"]},
     pretty_exceptions_enable=False,
 )
 _COMMANDS = {
@@ -47,10 +52,30 @@ _USAGE_ERRNOS = (
 )
 
 
+def _print_version(is_wanted: bool) -> None:
+    """Print the version and end the command, if the option `--version` is given."""
+    if is_wanted:
+        print(f"{_PROGRAM} {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def _global_options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            callback=_print_version,
+            is_eager=True,
+            metavar="",
+            help="Show the version and exit.",
+        ),
+    ] = False,
     debug: Annotated[
-        bool, typer.Option("--debug", help="Show the traceback of an error; at any position.")
+        bool,
+        typer.Option(
+            "--debug", metavar="", help="Show the traceback of an error; at any position."
+        ),
     ] = False,
 ) -> None:
     """Measure CLIP-like models: retrieval, classification, segmentation, caption selection."""
@@ -60,7 +85,11 @@ def main(arguments: list[str] | None = None) -> None:
     """Run a command and exit. Its arguments are by default the arguments of the process."""
     if arguments is None:
         arguments = sys.argv[1:]
-    run_command("cosmos-eval", app, arguments, _ending_of)
+    if completion.VARIABLE in os.environ:
+        completion.print_completions(app)
+    elif completion.OPTIONS & set(arguments):
+        completion.run_option(app, arguments)
+    run_command(_PROGRAM, app, arguments, _ending_of)
 
 
 def _ending_of(error: BaseException) -> Ending | None:

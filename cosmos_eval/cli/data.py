@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from typer import Argument, Exit, Typer
 
 from cosmos_eval.cli import options
+from cosmos_eval.cli.completion import dataset_names
 from cosmos_eval.cli.options import Texts, flag
 from cosmos_eval.cli.output import print_json, print_line, print_records
 from cosmos_eval.types import RunOptions
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
     from cosmos_eval.embedding.cache import Space
     from cosmos_eval.runner.doctor import Diagnosis
 
-data = Typer(help="Check data sets on the disk, or complete downloads.")
-cache = Typer(help="Show or clear the cache of embeddings.")
+data = Typer(cls=options.CommandGroup, help="Check data sets on the disk, or complete downloads.")
+cache = Typer(cls=options.CommandGroup, help="Show or clear the cache of embeddings.")
 
 _WORKERS = os.cpu_count() or 1
 
@@ -43,6 +44,7 @@ def doctor(
         Argument(
             metavar="[NAME|FILE]...",
             help="Known data sets or YAML files that describe yours. Default: all known ones.",
+            autocompletion=dataset_names,
         ),
     ] = None,
     suite: options.Suite = None,

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from typer import Argument
 
 from cosmos_eval.cli import options
+from cosmos_eval.cli.completion import dataset_names, model_names, protocol_names
 from cosmos_eval.cli.options import File, Text, Texts, option, output_file
 from cosmos_eval.cli.output import print_json, print_line, print_notes, print_records, print_written
 from cosmos_eval.types import MapName, ModelSpec, RunOptions
@@ -19,7 +20,12 @@ def attend(
         "attention.png"
     ),
     model: Annotated[
-        Texts, option("SPEC", "A model; repeatable, one column each. Default: scenes-cosmos.")
+        Texts,
+        option(
+            "SPEC",
+            "A model; repeatable, one column each. Default: scenes-cosmos.",
+            autocompletion=model_names,
+        ),
     ] = None,
     format: options.Format = "table",
     kind: Annotated[
@@ -73,10 +79,12 @@ def segment(
     image: Annotated[Path, Argument(help="An image file.", show_default=False)],
     output: Annotated[Path, output_file("FILE", "A .png picture.")] = Path("segmented.png"),
     dataset: Annotated[
-        str, option("NAME|FILE", "Data set of classes and settings.")
+        str, option("NAME|FILE", "Data set of classes and settings.", autocompletion=dataset_names)
     ] = "scenes-seg",
     classes: Annotated[Text, option("NAME,...", "Other classes than the data set's.")] = None,
-    protocol: Annotated[Text, option("NAME", "A protocol of the data set.")] = None,
+    protocol: Annotated[
+        Text, option("NAME", "A protocol of the data set.", autocompletion=protocol_names)
+    ] = None,
     model: options.Model = "scenes-cosmos",
     format: options.Format = "table",
     arch: options.Arch = None,

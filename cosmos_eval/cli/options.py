@@ -1,14 +1,16 @@
 """Options and arguments: one name, help text and panel for the same thing in every command."""
 
+import difflib
 import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from typer import Argument, Option
-from typer.core import TyperCommand
+from typer import Argument, BadParameter, Option
+from typer.core import TyperCommand, TyperGroup
 
 from cosmos_eval import types
+from cosmos_eval.cli.completion import dataset_names, model_names, suite_names
 from cosmos_eval.results.table import TableOptions, split_patterns
 
 MODELS, DATA, COMPUTATION = "Models", "Data", "Computation"
@@ -73,7 +75,8 @@ class Command(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the arguments of the command, and print the new name of every former option.
 
-        For example `note: --out is now called --output`.
+        For example `note: --out is now called --output`. The message for a wrong choice gets the
+        nearest possible one.
         """
         options_of_command = {name for parameter in self.params for name in parameter.opts}
         arguments_without_values = {argument.partition("=")[0] for argument in args}
@@ -82,6 +85,40 @@ class Command(TyperCommand):
             is_used = spelling.name in arguments_without_values
             if is_known and is_used and spelling.is_former_name:
                 print(f"note: {spelling.name} is now called {option_name}", file=sys.stderr)
+        try:
+            return super().parse_args(ctx, args)
+        except BadParameter as error:
+            error.message = suggest_choice(error.message)
+            raise
+
+
+def suggest_choice(message: str) -> str:
+    """Return Typer's message for a wrong choice, with the nearest choice if one is similar.
+
+    Other messages stay as they are.
+
+    Example:
+        "Value error, 'latex' is not one of 'md', 'tex'." gives "'latex' is not one of 'md', 'tex'.
+        Did you mean 'tex'?"
+    """
+    match = re.search(r"'(.*)' is not one of (.*)\.$", message)
+    if match is None:
+        return message
+    wrong_choice, choices_text = match.groups()
+    choices = re.findall("'([^']+)'", choices_text)
+    nearest_choices = difflib.get_close_matches(wrong_choice, choices, n=1)
+    suggestion = f" Did you mean '{nearest_choices[0]}'?" if nearest_choices else ""
+    return match.group() + suggestion
+
+
+class CommandGroup(TyperGroup):
+    """A group of commands. Without a command, it prints its help and ends with status 0."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments of the group, or show its help if there are none."""
+        is_completed_by_a_shell = ctx.resilient_parsing
+        if not args and not is_completed_by_a_shell:
+            args = ["--help"]
         return super().parse_args(ctx, args)
 
 
@@ -160,10 +197,24 @@ Format = Annotated[
     option("table|json", "Form of what is printed; or just --json.", show_default=False),
 ]
 
-Suite = Annotated[Text, option("NAME|FILE", "A suite of data sets, and perhaps of models.")]
-Dataset = Annotated[str, option("NAME|FILE", "A known data set or YAML file.")]
-Datasets = Annotated[Texts, option("NAME|FILE", "A known data set or YAML file; repeatable.")]
-Model = Annotated[str, option("SPEC", "A model, see `cosmos-eval list models`.")]
+Suite = Annotated[
+    Text,
+    option(
+        "NAME|FILE",
+        "A suite of data sets, and perhaps of models.",
+        autocompletion=suite_names,
+    ),
+]
+Dataset = Annotated[
+    str, option("NAME|FILE", "A known data set or YAML file.", autocompletion=dataset_names)
+]
+Datasets = Annotated[
+    Texts,
+    option("NAME|FILE", "A known data set or YAML file; repeatable.", autocompletion=dataset_names),
+]
+Model = Annotated[
+    str, option("SPEC", "A model, see `cosmos-eval list models`.", autocompletion=model_names)
+]
 Names = Annotated[Texts, option("NAME", "Name of a model in tables; one per --model.")]
 ResultFolder = Annotated[Path, Argument(metavar="[DIR]", help="A folder of results.")]
 Strict = Annotated[bool, flag("--strict", "Refuse results of edited code or an unknown commit.")]
@@ -179,7 +230,10 @@ Attention = Annotated[
         MODELS,
     ),
 ]
-Auxiliary = Annotated[Text, option("SPEC", "Encoder that guides --attention proxy.", MODELS)]
+Auxiliary = Annotated[
+    Text,
+    option("SPEC", "Encoder that guides --attention proxy.", MODELS, autocompletion=model_names),
+]
 
 DataRoot = Annotated[Text, option("DIR", "Folder of downloaded data sets.", DATA)]
 

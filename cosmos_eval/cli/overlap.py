@@ -14,6 +14,7 @@ from typer import Argument
 
 from cosmos_core.utils.distributed import is_main_process, own_device, process_group
 from cosmos_eval.cli import options
+from cosmos_eval.cli.completion import model_names
 from cosmos_eval.cli.options import File, Text, option
 from cosmos_eval.cli.output import print_json, print_line, print_notes, print_records
 from cosmos_eval.results.text import percent
@@ -35,7 +36,9 @@ def overlap(
     ],
     dataset: options.Dataset,
     results: Annotated[File, option("DIR|FILE", "Results to show without the images.")] = None,
-    model: Annotated[Text, option("SPEC", "Also compare embeddings of this model.")] = None,
+    model: Annotated[
+        Text, option("SPEC", "Also compare embeddings of this model.", autocompletion=model_names)
+    ] = None,
     cosine: Annotated[
         float, option("X", "Least cosine of a near-duplicate by --model.", min=0, max=1)
     ] = 0.95,
@@ -97,19 +100,16 @@ def overlap(
         document["note"] = RECALL_NOTE
         print_json(document)
     else:
-        _print_overlap(overlap_of_dataset, protocol.dataset, metrics)
-        if metrics:
+        _print_overlap(overlap_of_dataset, protocol.dataset)
+        if metrics and overlap_of_dataset.matches:
+            print_records(_metric_records(metrics, protocol.task))
             print_notes([f"without the images found: {RECALL_NOTE}"])
+        elif metrics:
+            print_notes([f"no metric changes, since no image was found; {RECALL_NOTE}"])
 
 
-def _print_overlap(overlap: Overlap, dataset: str, metrics: Sequence[dict[str, Any]]) -> None:
-    """Print the first matches, the counts, and the metrics without the images found.
-
-    Args:
-        overlap: The near-duplicates of the data set's images.
-        dataset: The name of the data set.
-        metrics: Metrics with and without these images, as `metrics_without` returns them.
-    """
+def _print_overlap(overlap: Overlap, dataset: str) -> None:
+    """Print the first near-duplicates of a data set's images, and the counts."""
     records: list[dict[str, Any]] = [asdict(match) for match in overlap.matches[:_MATCHES_PRINTED]]
     if records:
         print_records(records)
@@ -119,8 +119,6 @@ def _print_overlap(overlap: Overlap, dataset: str, metrics: Sequence[dict[str, A
         f"{len(overlap.duplicated_images)} of {overlap.images:,} images of {dataset} have a "
         f"near-duplicate among {overlap.training_images:,} training images"
     )
-    if metrics:
-        print_records([_metric_record(metric) for metric in metrics])
     if overlap.flat:
         print_notes([f"{overlap.flat:,} images of the data set show nothing to compare"])
     if overlap.unreadable:
@@ -135,6 +133,20 @@ def _load_encoder(spec: ModelSpec, run_options: RunOptions) -> Encoder:
         return load_encoder(spec, device=own_device(run_options.device))
 
     return run_options.distributed.synchronized(load)
+
+
+def _metric_records(metrics: Sequence[dict[str, Any]], task: str) -> list[dict[str, Any]]:
+    """Return the rows of a table for metrics, as `metrics_without` returns them.
+
+    Metrics that only help to judge others, such as the share of captions cut, are left out.
+    """
+    from cosmos_eval.tasks import metric_of
+
+    records = []
+    for metric in metrics:
+        if not metric_of(task, metric["metric"]).reference:
+            records.append(_metric_record(metric))
+    return records
 
 
 def _metric_record(metric: dict[str, Any]) -> dict[str, Any]:

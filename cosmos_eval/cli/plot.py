@@ -10,6 +10,7 @@ import typer
 from typer import Argument
 
 from cosmos_eval.cli import options
+from cosmos_eval.cli.completion import model_names, suite_names
 from cosmos_eval.cli.options import (
     CONTENT,
     METHODS,
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
     from cosmos_eval.results.leaderboard.entries import Entry
 
 plot = typer.Typer(
+    cls=options.CommandGroup,
     help="Draw figures for papers: results, differences, suites, costs, training curves.",
-    no_args_is_help=True,
 )
 
 _Output = Annotated[Path, output_file("FIG.pdf|svg|png", "The figure to write.")]
@@ -104,7 +105,10 @@ def compare(
     a: Annotated[Path, Argument(metavar="A", help="A result, or a folder of them.")],
     output: _Output,
     b: Annotated[File, Argument(metavar="B", help="Another one. Default: the folder A.")] = None,
-    model: Annotated[Texts, option("SPEC", "Model of a folder; twice: A's, then B's.")] = None,
+    model: Annotated[
+        Texts,
+        option("SPEC", "Model of a folder; twice: A's, then B's.", autocompletion=model_names),
+    ] = None,
     group: Annotated[Texts, option("NAME", "Twice: the trainings of A, and of B.", METHODS)] = None,
     same_seeds: Annotated[bool, flag("--same-seeds", "Pair trainings by seed.", METHODS)] = False,
     columns: _Columns = 1,
@@ -127,7 +131,7 @@ def compare(
 @plot.command(cls=Command)
 def suite(
     output: _Output,
-    suite: Annotated[str, option("NAME|FILE", "A suite of data sets.")],
+    suite: Annotated[str, option("NAME|FILE", "A suite of data sets.", autocompletion=suite_names)],
     directory: options.ResultFolder = RESULTS,
     columns: _Columns = 1,
     with_published: options.Published = False,
@@ -137,9 +141,10 @@ def suite(
     models: _Models = None,
 ) -> None:
     """Draw the means of models over a suite as bars with 95% intervals."""
-    from cosmos_eval.cli.results import read_results, score_suite
+    from cosmos_eval.cli.results import read_results
     from cosmos_eval.report.plots.suite import draw_suite
     from cosmos_eval.results.leaderboard.entries import entries_of
+    from cosmos_eval.runner.suites import score_suite
 
     entries = entries_of(read_results(directory))
     score = score_suite(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from typer import Argument, Exit
 
 from cosmos_eval.cli import options
+from cosmos_eval.cli.completion import model_names
 from cosmos_eval.cli.options import (
     CONTENT,
     DATA,
@@ -43,8 +44,6 @@ from cosmos_eval.types import RunOptions, UsageError
 if TYPE_CHECKING:
     from cosmos_eval.results.compare import Comparison, MetricTest
     from cosmos_eval.results.labels import StoredResult
-    from cosmos_eval.results.leaderboard.entries import Entry
-    from cosmos_eval.results.leaderboard.suite import SuiteScore
     from cosmos_eval.results.leaderboard.writers import Leaderboard
     from cosmos_eval.results.verify import Verdict
 
@@ -164,6 +163,8 @@ def leaderboard(
 
     score = None
     if suite is not None:
+        from cosmos_eval.runner.suites import score_suite
+
         score = score_suite(
             suite,
             measured_entries,
@@ -217,35 +218,6 @@ def _write_board(
     if has_no_room_for_warnings:
         print_notes(result_warnings(results))
     print_notes(repeat_notes(results))
-
-
-def score_suite(
-    suite_name: str,
-    measured_entries: Sequence[Entry],
-    *,
-    with_published: bool,
-    by_group: bool,
-    model_patterns: Sequence[str],
-) -> SuiteScore:
-    """Return the score of each model over a suite of data sets.
-
-    Args:
-        suite_name: The name or file of the suite.
-        measured_entries: The results as rows of a leaderboard.
-        with_published: True if models get a score from published numbers too.
-        by_group: True if the trainings of a group, such as several seeds, get one score.
-        model_patterns: Only models whose names match one of them are scored; empty: all.
-    """
-    from cosmos_eval.results.leaderboard.entries import read_published_entries
-    from cosmos_eval.results.leaderboard.suite import suite_score
-    from cosmos_eval.results.leaderboard.task_tables import select_entries
-    from cosmos_eval.runner.suites import read_score
-
-    entries = list(measured_entries)
-    if with_published:
-        entries += read_published_entries()
-    chosen_entries = select_entries(entries, TableOptions(models=model_patterns))
-    return suite_score(read_score(suite_name), chosen_entries, by_group=by_group)
 
 
 def reproduce(
@@ -316,48 +288,20 @@ def report(
     # Threads of models that wait actively take the cores from each other and from other processes.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is imported
     from cosmos_eval.cli.progress import Progress
-    from cosmos_eval.embedding.cache import embeddings_folder
-    from cosmos_eval.report import write_file
-    from cosmos_eval.report.content import content_of
-    from cosmos_eval.report.gallery import STAGES, collect
-    from cosmos_eval.report.gallery.records import Gallery
-    from cosmos_eval.report.gallery.source import require_inputs
-    from cosmos_eval.report.page import require_page_name, room_for_pictures, to_page
-    from cosmos_eval.results.checked import read_checked
-    from cosmos_eval.results.leaderboard.entries import read_published_entries
-    from cosmos_eval.results.store import read_samples, result_paths
-    from cosmos_eval.runner.overall import OverallProgress, Stage
-    from cosmos_eval.runner.suites import read_score
+    from cosmos_eval.report.write import write_report
 
-    # Faults of the options are reported before anything slow.
-    require_page_name(output)
-    score = None if suite is None else read_score(suite)
-    paths = result_paths(directory)
-    results = read_checked(paths)
-    require_inputs((result.row for result in results), data_root, dataset or (), predictions)
-
-    published_entries = read_published_entries() if with_published else ()
-    gallery = Gallery()
     with Progress() as progress:
-        stages = [Stage("data sets compared", 1.0)]
-        if pictures:
-            stages += STAGES
-        overall = OverallProgress(progress.step, "report", stages)
-        show_comparing = partial(overall.show, "report")
-        content = content_of(results, read_samples, published_entries, show_comparing, score)
-        if pictures:
-            cache = str(embeddings_folder())
-            gallery = collect(
-                paths,
-                RunOptions(data_root=data_root, cache=cache, device=device),
-                datasets=dataset or (),
-                predictions=predictions,
-                budget=room_for_pictures(content),
-                show_progress=overall.show,
-            )
-
-    page = to_page(content, gallery)
-    write_file(output, page.content)
+        page, results = write_report(
+            directory,
+            output,
+            suite=suite,
+            with_published=with_published,
+            pictures=pictures,
+            datasets=dataset or (),
+            predictions=predictions,
+            options=RunOptions(data_root=data_root, device=device),
+            show_progress=progress.step,
+        )
     print_written(output, f", {len(page.content) / 1e6:.1f} MB")
     print_notes(f"not shown: {note}" for note in page.notes)
     _print_warnings(results)
@@ -366,7 +310,10 @@ def report(
 def compare(
     a: Annotated[Path, Argument(metavar="A", help="A result, or a folder of them.")],
     b: Annotated[File, Argument(metavar="B", help="Another one. Default: the folder A.")] = None,
-    model: Annotated[Texts, option("SPEC", "Model of a folder; twice: A's, then B's.")] = None,
+    model: Annotated[
+        Texts,
+        option("SPEC", "Model of a folder; twice: A's, then B's.", autocompletion=model_names),
+    ] = None,
     format: Annotated[
         Literal["table", "tex", "json"],
         option("table|tex|json", "Form of what is printed; or just --json.", show_default=False),

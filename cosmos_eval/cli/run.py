@@ -14,6 +14,13 @@ from typer import Exit
 from cosmos_core.utils.command import interrupts_are_resumable
 from cosmos_core.utils.distributed import is_main_process, process_group
 from cosmos_eval.cli import options
+from cosmos_eval.cli.completion import (
+    dataset_names,
+    model_names,
+    protocol_names,
+    suite_names,
+    task_names,
+)
 from cosmos_eval.cli.options import COMPUTATION, DATA, MODELS, File, Text, Texts, flag, option
 from cosmos_eval.cli.output import (
     print_json,
@@ -47,11 +54,25 @@ _MISTAKES_SHOWN = 3  # the most frequent ones; the result file has more
 
 
 def run(
-    suite: Annotated[Text, option("NAME|FILE", "Measure what --output lacks of a suite.")] = None,
-    task: Annotated[str, option("NAME", "Only this task; loc and probe if named.")] = "all",
-    dataset: Annotated[Texts, option("NAME|FILE", "Data set. Default: embedded scenes.")] = None,
-    protocol: Annotated[Texts, option("NAME", "Protocol. Default: the data set's own.")] = None,
-    model: Annotated[Texts, option("SPEC", "Model. Default: the suite's, or bundled.")] = None,
+    suite: Annotated[
+        Text,
+        option("NAME|FILE", "Measure what --output lacks of a suite.", autocompletion=suite_names),
+    ] = None,
+    task: Annotated[
+        str, option("NAME", "Only this task; loc and probe if named.", autocompletion=task_names)
+    ] = "all",
+    dataset: Annotated[
+        Texts,
+        option("NAME|FILE", "Data set. Default: embedded scenes.", autocompletion=dataset_names),
+    ] = None,
+    protocol: Annotated[
+        Texts,
+        option("NAME", "Protocol. Default: the data set's own.", autocompletion=protocol_names),
+    ] = None,
+    model: Annotated[
+        Texts,
+        option("SPEC", "Model. Default: the suite's, or bundled.", autocompletion=model_names),
+    ] = None,
     name: options.Names = None,
     output: Annotated[Path, option("DIR", "Folder of the results.")] = RESULTS,
     format: options.Format = "table",

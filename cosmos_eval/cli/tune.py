@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cosmos_core.utils.command import interrupts_are_resumable
 from cosmos_eval.cli import options
+from cosmos_eval.cli.completion import dataset_names, model_names
 from cosmos_eval.cli.options import File, option
 from cosmos_eval.cli.output import print_json, print_notes, print_records, print_written
 from cosmos_eval.results.text import percent
@@ -20,10 +21,15 @@ if TYPE_CHECKING:
 
 def tune(
     dataset: options.Dataset,
-    split: Annotated[str, option("NAME|FILE", "Training images: scenes-seg-train or YAML.")],
+    split: Annotated[
+        str,
+        option(
+            "NAME|FILE", "Training images: scenes-seg-train or YAML.", autocompletion=dataset_names
+        ),
+    ],
     budget: Annotated[int, option("N", "How many settings are tried with every model.", min=1)],
     output: Annotated[Path, option("DIR", "Folder of settings, trials and figure.")],
-    model: Annotated[list[str], option("SPEC", "A model; repeatable.")],
+    model: Annotated[list[str], option("SPEC", "A model; repeatable.", autocompletion=model_names)],
     name: options.Names = None,
     space: Annotated[
         File, option("FILE", "YAML of every factor's values. Default: of the package.")

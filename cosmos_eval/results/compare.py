@@ -4,22 +4,33 @@
 groups of trainings in `groups`, and new results with a baseline in `gate.check`.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cosmos_eval.results.identity import CONTENT
 from cosmos_eval.results.labels import StoredResult, distinct_results, label_results
 from cosmos_eval.results.record import ResultRow
-from cosmos_eval.results.table import USUAL, TableOptions
+from cosmos_eval.results.table import (
+    USUAL,
+    TableOptions,
+    frame_of_records,
+    table_of_records,
+    to_html,
+)
 from cosmos_eval.results.text import exact_difference, p_value_text
 from cosmos_eval.stats.groups import GroupDifference
 from cosmos_eval.stats.intervals import LEVEL
 from cosmos_eval.stats.paired import PairedDifference, holm
 from cosmos_eval.tasks import Metric, metric_of, task_named
 from cosmos_eval.types import Samples, UsageError, base_protocol_name, nearest
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _TUNED_FIELDS = ("attention", "hashes.constants", "hashes.queries", "hashes.templates")
 """Fields of a setting that are left out if a search chose their values for each model."""
@@ -369,6 +380,26 @@ class Comparison(NamedTuple):
         plural = "s" if len(sides) > 1 else ""
         n_better_a, n_better_b = sides.count("A"), sides.count("B")
         return f"A better in {n_better_a}, B in {n_better_b} of {len(sides)} test{plural} (Holm)"
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """The tests as a table, one row each, with the numbers that `compare --json` prints.
+
+        `a`, `b`, `difference`, its 95% interval `low` to `high`, and `detectable` are in the unit
+        of the metric, which is a fraction for shares. `p_value_holm` and `better` are missing for
+        metrics that do not decide.
+        """
+        return frame_of_records(_test_record(test) for test in self.tests)
+
+    def _repr_html_(self) -> str:
+        """Return the table that notebooks show: all tests, fractions in percent, and the notes."""
+        table = table_of_records(
+            [to_cells(test) for test in self.tests],
+            section=("data set", "protocol"),
+            n_text_columns=2,
+        )
+        title = f"{self.a} (A) and {self.b} (B)"
+        return to_html([table._replace(title=title, notes=self.notes)])
 
 
 def select_model_results(

@@ -52,13 +52,27 @@ def load_results(*places: str | Path) -> pd.DataFrame:
     Raises:
         UsageError: For a folder without results and for files that are not results.
     """
+    results = read_places(places)
+    return table_of(results)
+
+
+def read_places(places: Sequence[str | Path]) -> list[StoredResult]:
+    """Read results for a public function, and warn of faulty ones at the line that calls it.
+
+    Args:
+        places: Result files and folders, which are searched with the folders within them. Without
+            places it is `runs/eval` in the current folder.
+
+    Raises:
+        UsageError: For a folder without results and for files that are not results.
+    """
     paths = []
     for place in places or (RESULTS,):
         paths += result_paths(Path(place))
     results = read_checked(paths)
     for line in [*result_warnings(results), *repeat_notes(results)]:
-        warnings.warn(one_line(line), stacklevel=2)
-    return table_of(results)
+        warnings.warn(one_line(line), stacklevel=3)
+    return results
 
 
 def table_of(results: Iterable[StoredResult]) -> pd.DataFrame:

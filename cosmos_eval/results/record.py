@@ -351,6 +351,26 @@ class ResultRow:
     source: Literal["measured"]
     confusion_pairs: Annotated[Sequence[Mapping[str, Any]], _PAIRS, _MISTAKES] = ()
 
+    def _repr_html_(self) -> str:
+        """Return the table that notebooks show: all metrics with their intervals, and the notes."""
+        from cosmos_eval.results.identity import model_label
+        from cosmos_eval.results.table import Cell, Head, Table, to_html
+        from cosmos_eval.results.text import interval_ends, metric_text
+
+        rows = []
+        for name, value in self.metrics.items():
+            metric = metric_of(self.task, name)
+            ends = interval_ends(metric, value, self.intervals.get(name))
+            rows.append((Cell(name), Cell(metric_text(metric, value), ends)))
+        measured = f"{model_label(self)} on {self.dataset} ({self.protocol})"
+        table = Table(
+            title=f"{measured}, {self.n_samples} samples",
+            heads=(Head("metric"), Head("value")),
+            rows=tuple(rows),
+            notes=tuple(self.provenance["notes"]),
+        )
+        return to_html([table])
+
 
 Content = TypeVar("Content")
 

@@ -8,10 +8,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from fnmatch import fnmatchcase
 from itertools import groupby
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from cosmos_eval.results import text
 from cosmos_eval.types import UsageError, nearest
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 T = TypeVar("T")
 # Values of `TableOptions.sort` that sort leaderboards by name and by rank.
@@ -422,6 +425,32 @@ def sections_to_column(table: Table) -> Table:
         n_text_columns=table.n_text_columns + 1,
         sections=(),
     )
+
+
+def frame_of_records(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Return records as a DataFrame with one row per record and one column per key.
+
+    A key `interval`, whose value has `low` and `high`, becomes two columns with these names.
+    """
+    import pandas as pd
+
+    rows = []
+    for record in records:
+        row = {}
+        for key, value in record.items():
+            if key == "interval":
+                row["low"] = value["low"]
+                row["high"] = value["high"]
+            else:
+                row[key] = value
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def to_html(tables: Iterable[Table]) -> str:
+    """Return tables as HTML without a page around them, each with its title and its notes."""
+    template = text.html_templates("cosmos_eval.results").get_template("tables.html")
+    return template.render(tables=[sections_to_column(table) for table in tables])
 
 
 def to_markdown(table: Table) -> str:

@@ -18,7 +18,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from scipy.special import ndtri
@@ -46,11 +46,15 @@ from cosmos_eval.results.groups import estimate_moments, require_distinct
 from cosmos_eval.results.identity import group_label
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.store import list_results
+from cosmos_eval.results.table import frame_of_records, table_of_records, to_html
 from cosmos_eval.results.verify import VerifiedResult, read_verified
 from cosmos_eval.stats.groups import GroupDifference
 from cosmos_eval.stats.paired import PairedDifference, holm, independent_difference
 from cosmos_eval.tasks import Metric, metric_of
 from cosmos_eval.types import UsageError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # The brackets at the end of a label, which may hold further brackets.
 _LAST_BRACKETS = re.compile(r" \((?:[^()]|\([^()]*\))*\)$")
@@ -169,6 +173,29 @@ class Report(NamedTuple):
     notes: tuple[str, ...] = ()
     # The tolerance of the baseline; None if the baseline could not be read.
     tolerance: float | None = None
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """The metrics as a table, one row each, with the numbers that `check --json` prints.
+
+        `baseline`, `new`, `change`, its 95% interval `low` to `high`, and `detectable` are in the
+        unit of the metric, which is a fraction for shares.
+        """
+        from cosmos_eval.results.gate.reports import to_records
+
+        return frame_of_records(to_records(self)["findings"])
+
+    def _repr_html_(self) -> str:
+        """Return the table that notebooks show: the verdict, all metrics, problems and notes."""
+        from cosmos_eval.results.gate.reports import to_cells
+
+        table = table_of_records(
+            [to_cells(finding) for finding in self.findings],
+            section=("model", "data set", "protocol"),
+            n_text_columns=2,
+        )
+        problems = [f"cannot decide: {problem}" for problem in self.problems]
+        return to_html([table._replace(title=self.verdict, notes=(*problems, *self.notes))])
 
     @property
     def regressions(self) -> list[Finding]:

@@ -27,10 +27,12 @@ from cosmos_eval.results.leaderboard.ranking import (
 )
 from cosmos_eval.results.leaderboard.task_tables import tables_of as task_tables
 from cosmos_eval.results.table import Table, TableOptions, number_links, sections_to_column
+from cosmos_eval.results.table import to_html as tables_to_html
 from cosmos_eval.results.table import to_markdown as markdown
 from cosmos_eval.results.terminal import notes_text, to_terminal
 
 if TYPE_CHECKING:
+    import pandas as pd
     from rich.text import Text
 
     from cosmos_eval.results.leaderboard.suite import Row, SuiteScore
@@ -61,9 +63,18 @@ class Leaderboard(NamedTuple):
     # The rows, columns and marks that tables show.
     options: TableOptions = TableOptions()
 
+    @property
+    def frame(self) -> pd.DataFrame:
+        """The numbers as a table with one row per entry and metric, see `frame_of`."""
+        return frame_of(self)
 
-def to_csv(leaderboard: Leaderboard) -> str:
-    """Return a leaderboard as CSV, with one line per entry and metric.
+    def _repr_html_(self) -> str:
+        """Return the tables that notebooks show, which are those of `to_html`."""
+        return tables_to_html(tables_of(self))
+
+
+def frame_of(leaderboard: Leaderboard) -> pd.DataFrame:
+    """Return a leaderboard as a table, with one row per entry and metric.
 
     Metrics are fractions. Some columns are:
     - `best`: `yes` for the best number of a data set and metric, else empty
@@ -75,7 +86,7 @@ def to_csv(leaderboard: Leaderboard) -> str:
     """
     import pandas as pd
 
-    # Collect the lines: entries, groups of trainings, and the suite.
+    # Collect the rows: entries, groups of trainings, and the suite.
     records = list(_csv_lines_of_entries(leaderboard))
     for mean in leaderboard.groups or ():
         record = mean.record()
@@ -97,8 +108,13 @@ def to_csv(leaderboard: Leaderboard) -> str:
 
     # Columns of integers may have empty cells, which only the type Int64 of pandas allows.
     integer_columns = [name for name in (*_RANKS, "trainings") if name in columns]
-    table = pd.DataFrame(records, columns=columns).astype(dict.fromkeys(integer_columns, "Int64"))
-    csv_text, _ = csv_of(table, signed=["delta"])
+    table = pd.DataFrame(records, columns=columns)
+    return table.astype(dict.fromkeys(integer_columns, "Int64"))
+
+
+def to_csv(leaderboard: Leaderboard) -> str:
+    """Return a leaderboard as CSV, with the rows and columns of `frame_of`."""
+    csv_text, _ = csv_of(frame_of(leaderboard), signed=["delta"])
     return csv_text
 
 
@@ -317,7 +333,7 @@ def to_markdown(leaderboard: Leaderboard) -> str:
 
 def to_html(leaderboard: Leaderboard) -> str:
     """Return the tables of a leaderboard as an HTML page that needs no other file."""
-    page = text.html_templates("cosmos_eval.results.leaderboard").get_template("page.html")
+    page = text.html_templates("cosmos_eval.results").get_template("leaderboard/page.html")
     return page.render(tables=[sections_to_column(table) for table in tables_of(leaderboard)])
 
 

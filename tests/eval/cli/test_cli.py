@@ -14,6 +14,7 @@ import torch
 from support.results import SAMPLES, store_result
 from support.rows import MODEL, PROVENANCE, make_row, write_result
 
+import cosmos_eval
 from cosmos_eval.cli import run
 from cosmos_eval.runner import execute
 from cosmos_eval.runner.plan import Pair, Result
@@ -90,7 +91,6 @@ def test_light_commands_import_no_heavy_package(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "Missing command"),
         (["rum"], "No such command 'rum'"),
         (["run", "--modle", "x"], "No such option"),
         (["run", "--task", "segm"], "unknown task 'segm'; nearest: seg"),
@@ -103,7 +103,9 @@ def test_light_commands_import_no_heavy_package(tmp_path):
         (["run", "--model", "cosmos:none.pt"], "none.pt"),
         (["list", "planets"], "'planets' is not one of"),
         (["leaderboard", "nowhere"], "no results .* in nowhere"),
-        (["leaderboard", "--format", "pdf"], "'pdf' is not one of"),
+        (["leaderboard", "--format", "pdf"], r"'--format': 'pdf' is not one of .*'json'\. \(see"),
+        (["leaderboard", "--format", "latex"], r"'latex' is not one of .*\. Did you mean 'tex'\?"),
+        (["list", "datasset"], r"'datasset' is not one of .*\. Did you mean 'datasets'\?"),
     ],
 )
 def test_usage_errors_are_one_line_and_status_2(command, arguments, message):
@@ -123,6 +125,24 @@ def test_a_folder_in_place_of_a_data_set_says_what_to_write(command, tmp_path, s
     code, out, _ = command("run", "--dataset", "photos.yaml", "--model", "scenes-clip", "--json")
     assert code == 0
     assert json.loads(out)[0]["dataset"] == "photos"
+
+
+@pytest.mark.parametrize("group", [[], ["plot"], ["data"], ["cache"]])
+def test_a_group_without_a_command_prints_its_help(command, group):
+    code, out, err = command(*group)
+    assert (code, err) == (0, "")
+    usage = " ".join([*group, "[OPTIONS] COMMAND [ARGS]"])
+    assert re.search(rf"Usage: .*{re.escape(usage)}", out)
+    assert command(*group, "--help") == (code, out, err)
+
+
+@pytest.mark.parametrize("words", [[], ["run"], ["data", "doctor"]])
+def test_h_is_short_for_help(command, words):
+    assert command(*words, "-h") == command(*words, "--help")
+
+
+def test_version(command):
+    assert command("--version") == (0, f"cosmos-eval {cosmos_eval.__version__}\n", "")
 
 
 def test_debug_shows_the_traceback_wherever_it_stands(command):

@@ -155,6 +155,26 @@ def test_metrics_without_the_images_found(command, shards, photos, tmp_path) -> 
     assert (other.status, "no complete result of scenes-cls" in other.err) == (2, True)
 
 
+def test_rows_without_meaning_are_left_out(command, training_scenes, tmp_path) -> None:
+    """The share of captions cut is no quality of the images; without a match, nothing changes."""
+    stored = Path(__file__).parents[3] / "results"
+    (scene,) = split_scenes("test", 1)
+    write_tar(tmp_path / "seen.tar", {"a.jpg": encoded(Image.fromarray(scene.image))})
+    write_tar(tmp_path / "other.tar", {"b.jpg": training_scenes[0]})
+    words = ("--dataset", "scenes-retrieval", "--results", stored)
+    ended = command("overlap", "seen.tar", *words)
+    assert ended.status == 0, ended.err
+    assert "scenes-clip       scenes        image_to_text_R@1" in ended.out
+    assert "captions_cut" not in ended.out
+    metrics = json.loads(command("overlap", "seen.tar", *words, "--json").out)["metrics"]
+    assert "captions_cut" in {metric["metric"] for metric in metrics}
+
+    ended = command("overlap", "other.tar", *words)
+    line = "0 of 500 images of scenes-retrieval have a near-duplicate among 1 training images\n"
+    assert ended.out == line
+    assert "note: no metric changes, since no image was found; perceptual hashes" in ended.err
+
+
 def test_by_the_embeddings_of_a_model(command, shards, photos, tmp_path) -> None:
     """A copy upside down has another hash; the cosines are those of the model's own features."""
     with Image.open(photos / "07.png") as image:

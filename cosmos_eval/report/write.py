@@ -1,0 +1,138 @@
+"""`cosmos_eval.report`: write all results as one web page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from cosmos_eval.embedding.cache import embeddings_folder
+from cosmos_eval.report import write_file
+from cosmos_eval.report.content import content_of
+from cosmos_eval.report.gallery import STAGES, collect
+from cosmos_eval.report.gallery.records import Gallery
+from cosmos_eval.report.gallery.source import require_inputs
+from cosmos_eval.report.page import Page, require_page_name, room_for_pictures, to_page
+from cosmos_eval.results import RESULTS
+from cosmos_eval.results.checked import read_checked
+from cosmos_eval.results.labels import StoredResult
+from cosmos_eval.results.leaderboard.entries import read_published_entries
+from cosmos_eval.results.store import read_samples, result_paths
+from cosmos_eval.runner.bars import bars
+from cosmos_eval.runner.overall import OverallProgress, Stage
+from cosmos_eval.runner.plan import ShowProgress
+from cosmos_eval.runner.suites import read_score
+from cosmos_eval.types import Progress, RunOptions
+
+
+class WrittenReport(NamedTuple):
+    """A report that was written, and the results that it shows."""
+
+    page: Page
+    results: list[StoredResult]
+
+
+def report(
+    results: str | Path = RESULTS,
+    output: str | Path = "report.html",
+    *,
+    suite: str | None = None,
+    published: bool = True,
+    pictures: bool = True,
+    datasets: Sequence[str] = (),
+    predictions: str | Path | None = None,
+    data_root: str | None = None,
+    device: str = RunOptions.device,
+    progress: bool = False,
+) -> Path:
+    """Write all results as one web page that works offline, and return its file.
+
+    Args:
+        results: A folder of results.
+        output: The .html file to write.
+        suite: The name or file of a suite, by whose score models are ranked.
+        published: True if numbers that others published are shown.
+        pictures: True if examples are shown, which models may have to compute.
+        datasets: YAML files of a user's data sets, for pictures.
+        predictions: The folder of label maps that `run --save-predictions` wrote.
+        data_root: The folder of downloaded data sets.
+        device: `cpu`, `cuda` or `cuda:N`; `auto`: a GPU if there is one.
+        progress: True if a bar is shown, in terminals and notebooks.
+
+    Raises:
+        UsageError: For a folder without results, and if the page cannot be written.
+    """
+    with bars(shown=progress) as show_progress:
+        write_report(
+            Path(results),
+            Path(output),
+            suite=suite,
+            with_published=published,
+            pictures=pictures,
+            datasets=datasets,
+            predictions=None if predictions is None else Path(predictions),
+            options=RunOptions(data_root=data_root, device=device),
+            show_progress=show_progress,
+        )
+    return Path(output)
+
+
+def write_report(
+    directory: Path,
+    output: Path,
+    *,
+    suite: str | None,
+    with_published: bool,
+    pictures: bool,
+    datasets: Sequence[str],
+    predictions: Path | None,
+    options: RunOptions,
+    show_progress: ShowProgress,
+) -> WrittenReport:
+    """Write all results in a folder as one web page.
+
+    Args:
+        directory: The folder of results.
+        output: The .html file to write.
+        suite: The name or file of a suite, by whose score models are ranked.
+        with_published: True if numbers that others published are shown.
+        pictures: True if examples are shown.
+        datasets: YAML files of a user's data sets, for pictures.
+        predictions: The folder of label maps that `run --save-predictions` wrote.
+        options: The folder of data sets, and the device. The usual cache is used.
+        show_progress: Shows how far the report is.
+
+    Raises:
+        UsageError: For a folder without results, and if the page cannot be written.
+    """
+    # Faults of the options are reported before anything slow.
+    require_page_name(output)
+    score = None if suite is None else read_score(suite)
+    paths = result_paths(directory)
+    results = read_checked(paths)
+    require_inputs((result.row for result in results), options.data_root, datasets, predictions)
+
+    stages = [Stage("data sets compared", 1.0)]
+    if pictures:
+        stages += STAGES
+    overall = OverallProgress(show_progress, "report", stages)
+
+    def show_comparing(step: Progress) -> None:
+        overall.show("report", step)
+
+    published_entries = read_published_entries() if with_published else ()
+    content = content_of(results, read_samples, published_entries, show_comparing, score)
+    gallery = Gallery()
+    if pictures:
+        gallery = collect(
+            paths,
+            replace(options, cache=str(embeddings_folder())),
+            datasets=datasets,
+            predictions=predictions,
+            budget=room_for_pictures(content),
+            show_progress=overall.show,
+        )
+    page = to_page(content, gallery)
+    write_file(output, page.content)
+    return WrittenReport(page, results)
