@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from cosmos_eval._version import __version__
 from cosmos_eval.report import groups, tables
 from cosmos_eval.report.content import Content, ModelPair
+from cosmos_eval.report.contents import section_links
 from cosmos_eval.report.gallery.records import KINDS, Gallery, Picture
 from cosmos_eval.report.gallery.samples import MOST_SAMPLES
 from cosmos_eval.report.models import cost_rows
@@ -37,8 +38,10 @@ NO_PICTURES = Gallery()
 _SCRIPTS = (
     "common",
     "theme",
+    "sections",
     "tables",
     "filters",
+    "dialogs",
     "origins",
     "compare",
     "charts",
@@ -127,17 +130,18 @@ class _Album:
 
     def __init__(self) -> None:
         """Start without any picture."""
-        self._ids: dict[Picture, str] = {}
+        self._id_by_content: dict[bytes, str] = {}
 
     def place(self, picture: Picture) -> tuple[str, str]:
         """Return the id of a picture, such as "picture-1", and its address.
 
         The address holds the content of the picture. It is empty if the picture was placed before.
         """
-        if picture in self._ids:
-            return self._ids[picture], ""
-        self._ids[picture] = f"picture-{len(self._ids) + 1}"
-        return self._ids[picture], picture.address
+        if picture.content in self._id_by_content:
+            return self._id_by_content[picture.content], ""
+        picture_id = f"picture-{len(self._id_by_content) + 1}"
+        self._id_by_content[picture.content] = picture_id
+        return picture_id, picture.address
 
 
 class _ModelNames:
@@ -190,6 +194,7 @@ def _render(content: Content, gallery: Gallery) -> bytes:
         notes=[*content.notes, *gallery.notes],
         content=content,
         tables=class_tables,
+        contents=section_links(content, class_tables, gallery),
         few_classes=_FEW_CLASSES,
         overview_bars=tables.overview_bars(content.overview) if content.overview else None,
         anchors=anchors,

@@ -350,12 +350,14 @@ def _metric_key(test: MetricTest) -> _MetricKey:
 def _metric_record(test: MetricTest) -> dict[str, Any]:
     """Return the metric of a test for JSON.
 
-    - `protocol`, `dataset`, `title`: the protocol, data set and name of the metric.
+    - `protocol`, `dataset`, `name`: the protocol, data set and name of the metric.
+    - `title`: the name of the metric in tables.
     - `share`: whether its values are percentages.
     """
     return {
         "protocol": test.protocol,
         "dataset": test.dataset,
+        "name": test.metric,
         "title": test.metric_record.label or test.metric,
         "share": test.metric_record.unit == "fraction",
     }

@@ -368,5 +368,6 @@ class _QueryDrawing(NamedTuple):
     def _draw_item(self, canvas: Canvas, index: int, *, is_image: bool) -> Picture | str:
         """Return the image with an index as a picture, or the caption with this index as text."""
         if is_image:
-            return canvas.thumbnail(self.data.images[index])
+            picture = canvas.thumbnail(self.data.images[index])
+            return picture._replace(file=self.data.names[index])
         return self.data.captions[index]

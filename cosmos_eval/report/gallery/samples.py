@@ -5,7 +5,7 @@ Shapes: K models, N samples.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,10 +40,16 @@ class Judgement(ABC):
     Attributes:
         right: True for each model and sample (K, N) if the model is right.
         kind: The kind of each sample (N,), such as its class. Chosen samples differ in their kinds.
+        metric: The metric that is the fraction of right samples; empty if there is none.
     """
 
+    metric: ClassVar[str] = ""
     right: NDArray[np.bool_]
     kind: NDArray[Any]
+
+    @abstractmethod
+    def file(self, sample: int) -> str:
+        """Return the name of the image file of a sample, with its folders in the data set."""
 
     @abstractmethod
     def image(self, sample: int) -> Image.Image:
@@ -67,6 +73,8 @@ class ClassJudgement(Judgement):
     The kind of an image is its true class.
     """
 
+    metric = "acc1"
+
     def __init__(
         self, protocol: ClassificationProtocol, data: ClassData, samples: Sequence[Samples]
     ) -> None:
@@ -81,6 +89,10 @@ class ClassJudgement(Judgement):
         self._predicted = np.stack(first_predictions)  # (K, N)
         self.right = self._predicted == self._labels
         self.kind = self._labels
+
+    def file(self, sample: int) -> str:
+        """Return the name of an image, such as "wolf/1.jpg"."""
+        return self._data.names[sample]
 
     def image(self, sample: int) -> Image.Image:
         """Return an image. Raises UsageError if it is damaged."""
@@ -102,6 +114,8 @@ class CaptionJudgement(Judgement):
     The kind of a caption is the quarter of all captions, by number of words, that it belongs to.
     """
 
+    metric = "text_to_image_R@1"
+
     def __init__(self, data: RetrievalData, samples: Sequence[Samples]) -> None:
         """Read the rank of each caption's image from the stored arrays of each model's result."""
         self._data = data
@@ -110,6 +124,10 @@ class CaptionJudgement(Judgement):
         quartiles = np.quantile(self._n_words, (0.25, 0.5, 0.75))
         self.right = self._ranks == 1
         self.kind = np.digitize(self._n_words, quartiles)
+
+    def file(self, sample: int) -> str:
+        """Return the name of the image of a caption, as the file of captions writes it."""
+        return self._data.names[self._data.image_of_text[sample]]
 
     def image(self, sample: int) -> Image.Image:
         """Return the image of a caption. Raises UsageError if it is damaged."""
@@ -140,6 +158,7 @@ class LabelMapJudgement(Judgement):
         """
         self._data = data
         self._class_names = protocol.class_names
+        self._names = samples[0][NAME]
         areas_of_models = []
         for samples_of_model in samples:
             areas_of_models.append(segmentation.TASK.derive(samples_of_model)[AREAS])
@@ -157,6 +176,10 @@ class LabelMapJudgement(Judgement):
         self._ious = np.stack(ious)  # (K, N)
         self.right = self._ious >= _RIGHT_IOU
         self.kind = self._classes
+
+    def file(self, sample: int) -> str:
+        """Return the name of the image of a sample."""
+        return str(self._names[self._images[sample]])
 
     def image(self, sample: int) -> Image.Image:
         """Return the image of a sample. Raises UsageError if it is damaged."""
@@ -195,10 +218,12 @@ class SampleDrawing(NamedTuple):
             is_right = bool(self.judgement.right[model_index, self.sample])
             outcomes[result.model] = Outcome(answer, is_right)
         row = self.results[0].row
+        image = canvas.large(self.judgement.image(self.sample), _THUMBNAIL)
         return SampleExample(
             dataset=row.dataset,
             protocol=row.protocol,
-            image=canvas.large(self.judgement.image(self.sample), _THUMBNAIL),
+            image=image._replace(file=self.judgement.file(self.sample)),
+            metric=self.judgement.metric,
             outcomes=outcomes,
             **self.judgement.description(self.sample),
         )

@@ -165,6 +165,7 @@ const drawChart = async (chart) => {
     const rows = chartRows[kind](chart);
     chart.view?.finalize();
     chart.view = null;
+    chart.savers.hidden = true;
     if (rows.length === 0) {
       plot.textContent = "No number of this column is shown.";
       return;
@@ -174,10 +175,51 @@ const drawChart = async (chart) => {
       ast: true, renderer: "svg", actions: false, defaultStyle: false, config: chartConfig(),
       tooltip: { disableDefaultStyle: true },
     });
+    chart.savers.hidden = false;
   } catch (problem) {
     plot.textContent = `No chart can be drawn by this browser (${problem.message}); its numbers are in the table.`;
   }
 };
+
+// A file is for paper: it has the light colours, whichever the page has.
+const paperColour = (name) => {
+  const probe = make("span", { hidden: true });
+  probe.style.colorScheme = "light";
+  probe.style.color = colour(name);
+  document.body.append(probe);
+  const value = getComputedStyle(probe).color;
+  probe.remove();
+  return value;
+};
+
+const chartSvg = async (chart) => {
+  const svg = await chart.view.view.toSVG();
+  return svg.replace(/var\(--([\w-]+)\)/g, (_, name) => paperColour(name));
+};
+
+const PNG_SCALE = 3;  // pixels per pixel of the screen
+
+const chartPng = async (chart) => {
+  const image = make("img", { src: `data:image/svg+xml;charset=utf-8,${encodeURIComponent(await chartSvg(chart))}` });
+  await image.decode();
+  const canvas = make("canvas", { width: PNG_SCALE * image.naturalWidth, height: PNG_SCALE * image.naturalHeight });
+  const context = canvas.getContext("2d");
+  context.fillStyle = "white";
+  context.fillRect(0, 0, canvas.width, canvas.height);
+  context.drawImage(image, 0, 0, canvas.width, canvas.height);
+  return new Promise((resolve) => canvas.toBlob(resolve));
+};
+
+// The name of a chart's file: the kind of the chart, and what is chosen in it.
+const chartName = (chart) => [chart.dataset.chart, ...all("select", chart).map((select) => select.selectedOptions[0].text)].join(" ");
+
+const saveButtons = (chart) => [["svg", chartSvg], ["png", chartPng]].map(([extension, contentOf]) => {
+  const text = `Save ${extension.toUpperCase()}`;
+  const label = `${text}: ${chart.querySelector(".plot").getAttribute("aria-label")}`;
+  const button = make("button", { type: "button", textContent: text, ariaLabel: label });
+  button.addEventListener("click", async () => saveFile(chartName(chart), extension, await contentOf(chart), "image/svg+xml"));
+  return button;
+});
 
 const charts = all(".chart");
 const drawn = new WeakSet();
@@ -190,7 +232,9 @@ const watcher = new IntersectionObserver((entries) => {
 }, { rootMargin: "200px" });
 const redraw = (kind) => soon(() => charts.filter((chart) => drawn.has(chart) && (!kind || chart.dataset.chart === kind)).forEach(drawChart));
 for (const chart of charts) {
-  chart.querySelector("select")?.addEventListener("change", () => drawChart(chart));
+  chart.savers = make("p", { className: "controls tools", hidden: true }, saveButtons(chart));
+  chart.append(chart.savers);
+  for (const select of all("select", chart)) select.addEventListener("change", () => drawChart(chart));
   watcher.observe(chart);
 }
 filterListeners.push(redraw("intervals"));

@@ -46,5 +46,27 @@ const saveState = soon(() => {
   history.replaceState(null, "", text ? `${page}#${text}` : page);
 });
 
+// Save a file as a download. Characters that file names should not have become hyphens.
+const saveFile = (name, extension, content, type) => {
+  const address = URL.createObjectURL(content instanceof Blob ? content : new Blob([content], { type }));
+  make("a", { href: address, download: `${name.replace(/[^\w.-]+/g, "-").slice(0, 80)}.${extension}` }).click();
+  setTimeout(() => URL.revokeObjectURL(address));
+};
+
+// Say what was done, to screen readers too.
+const tell = (text) => {
+  document.getElementById("told").textContent = text;
+};
+
+// Pages that are served without encryption have no `clipboard`.
+const copyText = async (text) => {
+  if (navigator.clipboard) return navigator.clipboard.writeText(text);
+  const area = make("textarea", { value: text });
+  document.body.append(area);
+  area.select();
+  document.execCommand("copy");
+  area.remove();
+};
+
 for (const element of all(".scripted")) element.hidden = false;
 for (const element of all(".unscripted")) element.hidden = true;

@@ -1,4 +1,4 @@
-// Tables that readers sort by a click on a column's title, and download as CSV.
+// Tables that readers sort by a click on a column's title, download as CSV, and copy as CSV or LaTeX.
 const sortKey = (cell, isText) => {
   if (isText) return cell.textContent.trim().toLowerCase();
   const text = cell.dataset.value ?? cell.textContent;
@@ -83,15 +83,58 @@ const toCsv = (table) => {
   return [head, ...rows.map(cells)].map((line) => `${line.map(csvCell).join(",")}\r\n`).join("");
 };
 
+const LATEX = {
+  "\\": "\\textbackslash{}", "^": "\\textasciicircum{}", "~": "\\textasciitilde{}", "<": "\\textless{}",
+  ">": "\\textgreater{}", "|": "\\textbar{}", "[": "{[}", "]": "{]}", "\u2212": "$-$", "\u25c6": "$\\diamond$",
+  "\u2020": "$\\dagger$", "\u2021": "$\\ddagger$",
+};
+const latexText = (text) => text.replace(/[\\^~<>|[\]\u2212\u25c6\u2020\u2021{}$&#%_]/g, (character) => LATEX[character] ?? `\\${character}`);
+
+// The text of a cell without what only screen readers read, and its small texts in a smaller font.
+const latexCell = (cell) => {
+  const copy = cell.cloneNode(true);
+  for (const unseen of all(".unseen, svg", copy)) unseen.remove();
+  const details = all("small", copy).map((small) => {
+    small.remove();
+    return `{\\footnotesize ${latexText(plainText(small))}}`;
+  });
+  const text = latexText(plainText(copy));
+  return [cell.classList.contains("best") ? `\\textbf{${text}}` : text, ...details].join(" ");
+};
+
+// Write the visible rows and columns for the package booktabs; columns of bars are left out.
+const toLatex = (table) => {
+  const titles = Array.from(table.tHead.rows[0].cells);
+  const columns = titles.map((_, column) => column).filter((column) => !titles[column].hidden && !titles[column].classList.contains("forest"));
+  const line = (row) => `${columns.map((column) => latexCell(row.cells[column])).join(" & ")} \\\\`;
+  const rows = Array.from(table.tBodies[0].rows).filter((row) => !row.hidden);
+  const types = columns.map((column) => (column === 0 || "text" in titles[column].dataset ? "l" : "r")).join("");
+  return [
+    "% needs \\usepackage{booktabs}", `\\begin{tabular}{@{}${types}@{}}`, "\\toprule", line(table.tHead.rows[0]),
+    "\\midrule", ...rows.map(line), "\\bottomrule", "\\end{tabular}", "",
+  ].join("\n");
+};
+
 const nameOf = (table) => table.caption?.textContent ?? document.getElementById(table.getAttribute("aria-labelledby")).textContent;
 
+const copyTable = async (table, form, text) => {
+  try {
+    await copyText(text);
+    tell(`Copied as ${form}: ${nameOf(table)}`);
+  } catch (problem) {
+    tell(`This browser does not allow copying (${problem.message}).`);
+  }
+};
+
 for (const table of all("table.sortable")) {
-  const button = make("button", { type: "button", textContent: "Download CSV" });
-  button.addEventListener("click", () => {
-    const address = URL.createObjectURL(new Blob([toCsv(table)], { type: "text/csv" }));
-    make("a", { href: address, download: `${nameOf(table).replace(/[^\w.-]+/g, "-").slice(0, 80)}.csv` }).click();
-    setTimeout(() => URL.revokeObjectURL(address));
-  });
-  button.setAttribute("aria-label", `Download CSV: ${nameOf(table)}`);
-  table.parentElement.after(make("p", { className: "controls tools" }, [button]));
+  const toolButton = (text, action) => {
+    const button = make("button", { type: "button", textContent: text, ariaLabel: `${text}: ${nameOf(table)}` });
+    button.addEventListener("click", action);
+    return button;
+  };
+  table.parentElement.after(make("p", { className: "controls tools" }, [
+    toolButton("Download CSV", () => saveFile(nameOf(table), "csv", toCsv(table), "text/csv")),
+    toolButton("Copy CSV", () => copyTable(table, "CSV", toCsv(table))),
+    toolButton("Copy LaTeX", () => copyTable(table, "LaTeX", toLatex(table))),
+  ]));
 }

@@ -1,0 +1,31 @@
+// Sections that the reader opens. A link to something in a closed section opens the section.
+const sectionBlocks = all("details.section");
+const openButton = document.getElementById("open-sections");
+
+// Open everything that an element is in, and the section that it is.
+const reveal = (element) => {
+  for (let ancestor = element; ancestor; ancestor = ancestor.parentElement) {
+    if (ancestor.tagName === "DETAILS") ancestor.open = true;
+  }
+  const ownBlock = element?.querySelector(":scope > details.section");
+  if (ownBlock) ownBlock.open = true;
+};
+
+const revealAndScroll = (element) => {
+  reveal(element);
+  element?.scrollIntoView();
+};
+
+const areAllOpen = () => sectionBlocks.every((block) => block.open);
+const labelOpenButton = () => {
+  openButton.textContent = areAllOpen() ? "Close all sections" : "Open all sections";
+};
+openButton.addEventListener("click", () => {
+  const isOpening = !areAllOpen();
+  for (const block of sectionBlocks) block.open = isOpening;
+});
+for (const block of sectionBlocks) block.addEventListener("toggle", labelOpenButton);
+// Before the browser scrolls to the target of a link.
+for (const link of all('a[href^="#"]')) {
+  link.addEventListener("click", () => reveal(document.getElementById(link.hash.slice(1))));
+}
