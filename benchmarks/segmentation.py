@@ -124,7 +124,11 @@ def _merge_lines(dataset: str, effort: Effort) -> Iterator[Measurement]:
     windows = _inference._place_windows([image], segmenter)
     generator = torch.Generator().manual_seed(0)
     patches = torch.randn(
-        windows.total, windows.rows.tokens, windows.columns.tokens, EMBEDDING, generator=generator
+        windows.n_windows,
+        windows.rows.tokens,
+        windows.columns.tokens,
+        EMBEDDING,
+        generator=generator,
     )
     patches = torch.nn.functional.normalize(patches, dim=-1)
 

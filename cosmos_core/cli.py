@@ -71,11 +71,15 @@ class _TrainCommand(TyperCommand):
     """
 
     def parse_args(self, context: Any, words: list[str]) -> list[str]:
-        """Add the value to `--resume` if it is missing, and parse the words of the command."""
+        """Add the value to `--resume` if it is missing, and parse the words of the command.
+
+        For example, ["debug", "--resume"] is parsed like ["debug", "--resume=always"], and
+        ["debug", "--resume", "auto"] is parsed as it is.
+        """
         arguments = list(words)
         for position, word in enumerate(words):
-            is_last = position == len(words) - 1
-            if word == "--resume" and (is_last or words[position + 1] != "auto"):
+            next_word = words[position + 1] if position + 1 < len(words) else ""
+            if word == "--resume" and next_word != "auto":
                 arguments[position] = "--resume=always"
         return super().parse_args(context, arguments)
 
@@ -107,7 +111,9 @@ def train(
     for assignment in assignments:
         command += f" --set {shlex.quote(assignment)}"
     check_config(config, world_size=int(os.environ.get("WORLD_SIZE", "1")))
-    if restarts():
+    has_restarted = restarts() > 0
+    if has_restarted:
+        # torchrun has started the processes again after a failure.
         resume = "auto"
     with join_world(config.compute.device, config.compute.timeout) as world, ExitStack() as stack:
         lock_output = partial(_lock_output, stack, config.save.remote, output, resume)
@@ -131,13 +137,17 @@ def train(
 
 
 def _configure(recipe: str, assignments: list[str]) -> TrainConfig:
-    """Return the configuration of a recipe with the assignments of `--set`.
+    """Return the configuration of a recipe with the values of `--set`.
 
     The warm-up becomes shorter if a shorter run was set. This is logged.
+
+    Args:
+        recipe: The name of the recipe.
+        assignments: The values of `--set`, such as "optim.steps=100".
     """
-    base = _find_recipe(recipe)
-    config = override(base, assignments)
-    warmup_source = option_sources(base, config, assignments)[WARMUP]
+    recipe_config = _find_recipe(recipe)
+    config = override(recipe_config, assignments)
+    warmup_source = option_sources(recipe_config, config, assignments)[WARMUP]
     if warmup_source == "optim.steps" and is_main_process():
         logger.info(
             f"{config.optim.warmup_steps} steps of warm-up for a shortened run; --set {WARMUP}=N "
@@ -148,7 +158,8 @@ def _configure(recipe: str, assignments: list[str]) -> TrainConfig:
 
 def _add_resume_hint(error: OSError, output: Path, config: TrainConfig) -> None:
     """Add to an error's message how to resume the run, if the output folder has a snapshot."""
-    if error.strerror and Snapshots(output, config.save.keep).steps():
+    has_snapshot = len(Snapshots(output, config.save.keep).steps()) > 0
+    if error.strerror and has_snapshot:
         error.strerror += "; the snapshots are whole: when that is mended, go on by --resume"
 
 
@@ -156,11 +167,11 @@ def _add_resume_hint(error: OSError, output: Path, config: TrainConfig) -> None:
 def show(recipe: RecipeName, assignments: Assignments = None, debug: Debug = False) -> None:
     """Print every value of a recipe, and whether it comes from it, --set, a method or a default."""
     assignments = assignments or []
-    base = _find_recipe(recipe)
-    config = override(base, assignments)
+    recipe_config = _find_recipe(recipe)
+    config = override(recipe_config, assignments)
     value_by_name = dict(option_values(config))
     value_by_name["method"] = config.method.name
-    for name, source in option_sources(base, config, assignments).items():
+    for name, source in option_sources(recipe_config, config, assignments).items():
         value = value_by_name[name]
         # Text is printed without quotes, unless it is empty.
         text = value if isinstance(value, str) and value else json.dumps(value)
@@ -168,7 +179,11 @@ def show(recipe: RecipeName, assignments: Assignments = None, debug: Debug = Fal
 
 
 def _find_recipe(name: str) -> TrainConfig:
-    """Return the recipe of a name. Raises ValueError, with similar names, if there is none."""
+    """Return the configuration of a recipe by its name.
+
+    Raises:
+        ValueError: If the recipe does not exist. The error suggests similar names.
+    """
     if name not in RECIPES:
         similar_names = difflib.get_close_matches(name, RECIPES, n=3, cutoff=0.4)
         raise ValueError(f"unknown recipe {name!r}; nearest: {', '.join(similar_names or RECIPES)}")
@@ -176,11 +191,21 @@ def _find_recipe(name: str) -> TrainConfig:
 
 
 def _lock_output(stack: ExitStack, url: str, output: Path, resume: Resume | None) -> bool:
-    """Lock an output folder until the stack is closed.
+    """Lock an output folder until the stack is closed, and find out whether the run resumes.
 
-    Return whether the run resumes a snapshot. If snapshots are copied to a `url`, the newest one is
-    fetched from there first, unless the folder has it. Raises SnapshotError if `resume` is "always"
-    and no snapshot exists.
+    Args:
+        stack: The stack of contexts that ends with the run.
+        url: The place to which snapshots are copied, or "". The newest snapshot is fetched from
+            there first, unless the folder has it.
+        output: The output folder.
+        resume: "always" to go on from a snapshot, "auto" to go on if there is one, or None for a
+            new training.
+
+    Returns:
+        True if the run resumes a snapshot.
+
+    Raises:
+        SnapshotError: If `resume` is "always" and no snapshot exists.
     """
     require_writable(output)
     snapshots = Snapshots(output, keep=1)
@@ -232,16 +257,29 @@ def export(
 
 
 def run(config: TrainConfig, output: Path, command: str, world: World, *, resume: bool) -> int:
-    """Train a configuration that `check_config` has accepted.
+    """Train a model. If the data are scenes, they are first written as shards.
 
-    Return the number of steps after which the training ended, which is smaller than
-    `optim.steps` if it was stopped. If the data are scenes, they are first written as shards.
-    Raises ValueError, before any work, if the folder or a data set does not fit the configuration.
+    Args:
+        config: A configuration that `check_config` has accepted.
+        output: The output folder.
+        command: The command line, which is stored in the checkpoint.
+        world: The processes of the training.
+        resume: True to go on from the newest snapshot in the folder.
+
+    Returns:
+        The number of steps after which the training ended. It is smaller than `optim.steps` if the
+        training was stopped.
+
+    Raises:
+        ValueError: Before any work, if the folder or a data set does not fit the configuration.
     """
+    # Find what measures the model during the training.
     evaluator = None
     if config.watch.evaluate_every:
         evaluator = find_evaluator()
         check_datasets(evaluator, config.watch, world, config.save.best)
+
+    # Build the trainer.
     preprocess = preprocess_config(config.architecture)
     context_length = model_config(config.architecture)["text_cfg"].get("context_length", 77)
     tokenizer = make_tokenizer(config.data.shards, context_length)
@@ -250,6 +288,8 @@ def run(config: TrainConfig, output: Path, command: str, world: World, *, resume
     trainer = Trainer(config, setting, resume=resume)
     if not config.data.shards.startswith(SCENES):
         return trainer.run(config.data.shards)
+
+    # Write scenes as shards: "scenes:1000" asks for 1000 of them.
     n_scenes = int(config.data.shards.removeprefix(SCENES))
     scenes_folder = output / f"scenes-{n_scenes}"
     world.main_process_only(partial(_write_scenes, scenes_folder, n_scenes))

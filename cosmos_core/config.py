@@ -16,14 +16,22 @@ STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=Tr
 
 
 def _ordered(scale: tuple[float, float]) -> tuple[float, float]:
-    """Return a range if its numbers are in order. Raises pydantic's error otherwise."""
+    """Return a range of two numbers, after checking that they are in order.
+
+    Raises:
+        PydanticCustomError: If the first number is larger than the second one.
+    """
     if scale[0] > scale[1]:
         raise PydanticCustomError("order", "Input should be a smaller, then a larger number")
     return scale
 
 
 def _pair_or_none(scale: Pair) -> Pair:
-    """Return a range if it is empty, or two numbers in order. Raises pydantic's error otherwise."""
+    """Return a range, after checking that it is empty, or two numbers in order.
+
+    Raises:
+        PydanticCustomError: If it is neither.
+    """
     if len(scale) not in (0, 2) or [*scale] != sorted(scale):
         raise PydanticCustomError("pair", "Input should be a smaller and a larger number, or none")
     return scale

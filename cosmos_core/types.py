@@ -59,9 +59,11 @@ class LossTerms(dict[str, Tensor]):
 
     @property
     def total(self) -> Tensor:
+        """The sum of all terms, 0-d, which is minimised."""
         return torch.stack([*self.values()]).sum()
 
     def __getattr__(self, name: str) -> Tensor:
+        """Return a term by its name. Python calls this for names that are not attributes."""
         if name not in self:
             raise AttributeError(f"the loss has no term {name!r}, only {', '.join(self)}")
         return self[name]
@@ -82,11 +84,21 @@ class Gather:
     """Gathers the features of all processes for a loss; this class is for a single process."""
 
     def __call__(self, tensors: Sequence[Tensor]) -> list[Gathered]:
-        """Gather features (V_i, B, D_i): one collective forward, and one backward for gradients."""
+        """Return the features of all processes, by one collective operation in forward.
+
+        The gradients need one more collective operation in backward.
+
+        Args:
+            tensors: Features (V_i, B, D_i) of the B samples of this process, for example of images
+                and of captions.
+
+        Returns:
+            The features of this process and of all processes, for each of the tensors.
+        """
         return [Gathered(tensor, tensor, offset=0, gather=self) for tensor in tensors]
 
     def mean(self, tensor: Tensor) -> Tensor:
-        """Return the mean over processes, without gradient: one collective."""
+        """Return the mean of a tensor over processes, without gradient, by one collective."""
         return tensor.detach()
 
 
@@ -123,4 +135,10 @@ class Method(Protocol):
         """Return the teacher's features without gradient; None if the loss needs no teacher."""
 
     def loss(self, student: Any, teacher: Any, gather: Gather) -> LossTerms:
-        """Return the loss of this process's samples; its mean over processes is minimised."""
+        """Return the loss of this process's samples; its mean over processes is minimised.
+
+        Args:
+            student: The result of `student_features`.
+            teacher: The result of `teacher_features`.
+            gather: Collects the features of all processes.
+        """

@@ -74,6 +74,12 @@ class MultiCrop:
     """
 
     def __init__(self, config: ImageViewConfig, counts: ViewCounts = EVERY_VIEW) -> None:
+        """Describe the views.
+
+        Args:
+            config: The sizes and the random changes of views.
+            counts: How many global views there are, and whether there are local views.
+        """
         first_blur_p, second_blur_p, local_blur_p = config.blur_p
         size, scale = config.global_size, config.global_scale
         global_kinds = [
@@ -90,7 +96,7 @@ class MultiCrop:
         self._local_kinds = [local_kind] * config.locals if counts.local_images else []
 
     def __call__(self, image: PIL.Image.Image, rng: Generator) -> ImageViews:
-        """Make the views of an RGB image."""
+        """Return random views of an RGB image, which depend on the random generator."""
         config, pixels = self._config, np.array(image)
         global_views = [random_view(pixels, kind, config, rng) for kind in self._global_kinds]
         local_views = [random_view(pixels, kind, config, rng) for kind in self._local_kinds]
@@ -100,7 +106,12 @@ class MultiCrop:
 
 
 def _stack(views: list[Pixels], size: int) -> Tensor:
-    """Return N views (size, size, 3) as a contiguous tensor (N, 3, size, size); N may be 0."""
+    """Return views as one contiguous tensor (N, 3, size, size).
+
+    Args:
+        views: N views (size, size, 3). There may be none.
+        size: The side of each view in pixels.
+    """
     stacked_views = np.empty((len(views), 3, size, size), dtype=np.uint8)
     for view, stacked_view in zip(views, stacked_views, strict=True):
         np.stack(cv2.split(view), out=stacked_view)
@@ -108,7 +119,14 @@ def _stack(views: list[Pixels], size: int) -> Tensor:
 
 
 def random_view(pixels: Pixels, kind: ViewKind, config: ImageViewConfig, rng: Generator) -> Pixels:
-    """Return one random square view (size, size, 3) of an image."""
+    """Return one random square view (size, size, 3) of an image.
+
+    Args:
+        pixels: The image (H, W, 3).
+        kind: The size of the view and of its crop, and how it is changed.
+        config: The probabilities and strengths of changes that all kinds of views share.
+        rng: The random generator.
+    """
     height, width, _ = pixels.shape
     view = cut(pixels, random_box(width, height, kind.scale, rng), kind.size)
     if kind.crop_only:
@@ -129,19 +147,28 @@ def random_view(pixels: Pixels, kind: ViewKind, config: ImageViewConfig, rng: Ge
 def random_box(width: int, height: int, scale: tuple[float, float], rng: Generator) -> Box:
     """Return a random crop of an image, as torchvision's RandomResizedCrop draws it.
 
-    Its area is uniform in `scale`, a fraction of the image's area, and its aspect ratio is
-    log-uniform in ASPECT_RATIO. After CROP_TRIALS crops that do not fit into the image, return the
-    largest crop at the centre.
+    After CROP_TRIALS crops that do not fit into the image, return the largest crop at the centre.
+
+    Args:
+        width: The width of the image in pixels.
+        height: The height of the image in pixels.
+        scale: The smallest and the largest area of the crop, as fractions of the image's area. The
+            area is uniform between them, and the aspect ratio is log-uniform in ASPECT_RATIO.
+        rng: The random generator.
     """
     min_log_ratio, max_log_ratio = math.log(ASPECT_RATIO[0]), math.log(ASPECT_RATIO[1])
     for _ in range(CROP_TRIALS):
         area = width * height * rng.uniform(*scale)
-        ratio = math.exp(rng.uniform(min_log_ratio, max_log_ratio))
-        box_width, box_height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-        if 0 < box_width <= width and 0 < box_height <= height:
+        aspect_ratio = math.exp(rng.uniform(min_log_ratio, max_log_ratio))
+        box_width = round(math.sqrt(area * aspect_ratio))
+        box_height = round(math.sqrt(area / aspect_ratio))
+        fits_into_image = 0 < box_width <= width and 0 < box_height <= height
+        if fits_into_image:
             left = int(rng.integers(width - box_width + 1))
             top = int(rng.integers(height - box_height + 1))
             return Box(left, top, left + box_width, top + box_height)
+
+    # The largest crop at the centre whose aspect ratio is in ASPECT_RATIO.
     box_width = min(width, round(height * ASPECT_RATIO[1]))
     box_height = min(height, round(width / ASPECT_RATIO[0]))
     left, top = (width - box_width) // 2, (height - box_height) // 2
@@ -149,32 +176,44 @@ def random_box(width: int, height: int, scale: tuple[float, float], rng: Generat
 
 
 def cut(pixels: Pixels, box: Box, size: int) -> Pixels:
-    """Crop a box and resize it to a square of `size` pixels, by antialiased bicubic interpolation.
+    """Crop a box of an image and resize it to a square, by antialiased bicubic interpolation.
 
-    It differs from Pillow's `crop().resize()` by a grey level or two at most.
+    The result differs from Pillow's `crop().resize()` by a grey level or two at most.
+
+    Args:
+        pixels: The image (H, W, 3).
+        box: The box to crop.
+        size: The side of the square in pixels.
     """
+    # The channels come first in PyTorch: (1, h, w, 3) -> (1, 3, h, w).
     crop = np.ascontiguousarray(pixels[None, box.top : box.bottom, box.left : box.right])
-    channels_last = torch.from_numpy(crop).permute(0, 3, 1, 2)
-    resized = interpolate(channels_last, (size, size), mode="bicubic", antialias=True)
+    crop_tensor = torch.from_numpy(crop).permute(0, 3, 1, 2)
+    resized = interpolate(crop_tensor, (size, size), mode="bicubic", antialias=True)
+    # (1, 3, size, size) -> (size, size, 3)
     return np.ascontiguousarray(resized[0].permute(1, 2, 0).numpy())
 
 
 def jitter(view: Pixels, strengths: Strengths, rng: Generator) -> Pixels:
     """Change brightness, contrast, saturation and hue by random amounts, in a random order.
 
-    The first three are scaled by U(1 - s, 1 + s) and the hue is shifted by U(-s, s), with s from
-    `strengths`.
+    Args:
+        view: The view (H, W, 3).
+        strengths: The strengths s of the four changes, in the order above. The first three are
+            scaled by a factor that is uniform between 1 - s and 1 + s, and the hue is shifted by a
+            number of turns that is uniform between -s and s.
+        rng: The random generator.
     """
     scaling_functions = (brightness, contrast, saturation)
-    for kind in rng.permutation(4):
-        strength = strengths[kind]
-        if not strength:
+    hue_index = 3
+    for change_index in rng.permutation(4):
+        strength = strengths[change_index]
+        if strength == 0:
             continue
-        if kind == 3:
+        if change_index == hue_index:
             view = hue(view, rng.uniform(-strength, strength))
         else:
             factor = rng.uniform(max(0, 1 - strength), 1 + strength)
-            view = scaling_functions[kind](view, factor)
+            view = scaling_functions[change_index](view, factor)
     return view
 
 
@@ -195,9 +234,13 @@ def saturation(view: Pixels, factor: float) -> Pixels:
 
 
 def hue(view: Pixels, turns: float) -> Pixels:
-    """Rotate hues by `turns` of a circle.
+    """Rotate the hues of a view (H, W, 3).
 
     Hues are rounded to bytes, which changes channels by at most 7 levels.
+
+    Args:
+        view: The view.
+        turns: The angle of the rotation: 0.5 is half of the colour circle.
     """
     hsv = cv2.cvtColor(view, cv2.COLOR_RGB2HSV_FULL)
     # The rotated hue of each of the 256 hues.
@@ -218,11 +261,15 @@ def solarize(view: Pixels) -> Pixels:
 
 
 def blur(view: Pixels, radius: float) -> Pixels:
-    """Apply Pillow's GaussianBlur of `radius` pixels (> 0).
+    """Apply Pillow's GaussianBlur.
 
     Pixels differ from Pillow's by at most three grey levels, except in the two outermost rows and
     columns. There Pillow repeats the edge before each of six passes, and this function only before
     the first pass. In noise they differ by up to 32 levels at the edge, and by 11 beside it.
+
+    Args:
+        view: The view (H, W, 3).
+        radius: The standard deviation of the blur in pixels, greater than 0.
     """
     kernel = blur_kernel(radius)
     return cv2.sepFilter2D(view, -1, kernel, kernel, borderType=cv2.BORDER_REPLICATE)
@@ -234,10 +281,17 @@ def blur_kernel(radius: float) -> npt.NDArray[np.float32]:
     They are three box filters in a row, which have together the variance of the Gaussian. A box is
     2n + 1 weights of 1 and a smaller weight at both ends, normalised (P. Gwosdek et al., Gaussian
     Convolution by Extended Box Filtering, 2011).
+
+    Args:
+        radius: The standard deviation of the Gaussian in pixels.
     """
-    variance = radius**2 / BLUR_PASSES  # of one box
-    n = math.floor((math.sqrt(12 * variance + 1) - 1) / 2)
-    edge_weight = (2 * n + 1) * (variance - n * (n + 1) / 3) / (2 * ((n + 1) ** 2 - variance))
+    box_variance = radius**2 / BLUR_PASSES
+    # The largest n for which a box of 2n + 1 weights has at most this variance.
+    n = math.floor((math.sqrt(12 * box_variance + 1) - 1) / 2)
+    # The weight at both ends with which the box has exactly this variance.
+    edge_weight = (
+        (2 * n + 1) * (box_variance - n * (n + 1) / 3) / (2 * ((n + 1) ** 2 - box_variance))
+    )
     box = np.ones(2 * n + 3)
     box[[0, -1]] = edge_weight
     box /= box.sum()
@@ -251,15 +305,28 @@ def caption_views(
 
     A global view joins 1 to `max_sentences` sentences, which are drawn without replacement. A local
     view is one sentence. A sentence is in two local views only if there are more of them than
-    sentences. Raises ValueError for an empty list.
+    sentences.
+
+    Args:
+        sentences: All caption sentences of the sample.
+        config: The largest number of sentences of a global view, and the number of local views.
+        rng: The random generator.
+        counts: The number of global views, and whether there are local views.
+
+    Raises:
+        ValueError: If the caption has no sentences.
     """
     if not sentences:
         raise ValueError("a sample without captions")
+
+    # Draw the global views.
     views = []
     for _ in range(counts.global_texts):
         n_sentences = min(int(rng.integers(1, config.max_sentences + 1)), len(sentences))
         indices = rng.choice(len(sentences), size=n_sentences, replace=False)
         views.append(SENTENCE_SEPARATOR.join(sentences[i] for i in indices))
+
+    # Take the local views from as many permutations of the sentences as needed.
     n_local_views = config.locals if counts.local_texts else 0
     # One permutation is drawn even without local views, so that the random numbers that follow do
     # not depend on the method.

@@ -2,7 +2,6 @@
 
 import json
 import runpy
-import subprocess
 import sys
 import time
 from functools import partial
@@ -16,16 +15,27 @@ from cosmos_eval.types import RunOptions
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "gpu.py"
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(SCRIPT), "--quick", "--batch-size", "2", *arguments]
-    return subprocess.run(command, capture_output=True, text=True)
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run the script, and return its status, its output and its errors."""
+
+    def run_script(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.syspath_prepend(SCRIPT.parent)
+        monkeypatch.setattr(sys, "argv", [str(SCRIPT), "--quick", "--batch-size", "2", *arguments])
+        try:
+            runpy.run_path(str(SCRIPT), run_name="__main__")
+        except SystemExit as ended:
+            return (ended.code or 0, *capsys.readouterr())
+        return (0, *capsys.readouterr())
+
+    return run_script
 
 
 @pytest.mark.slow
-def test_quick_on_a_cpu():
-    ended = run("--device", "cpu", "--precision", "fp32", "--json")
-    assert (ended.returncode, ended.stderr.splitlines()[0].split(",")[0]) == (0, "a CPU")
-    lines = {line["name"]: line for line in json.loads(ended.stdout)}
+def test_quick_on_a_cpu(run):
+    status, output, errors = run("--device", "cpu", "--precision", "fp32", "--json")
+    assert (status, errors.splitlines()[0].split(",")[0]) == (0, "a CPU")
+    lines = {line["name"]: line for line in json.loads(output)}
     ratios = {name: line for name, line in lines.items() if line["unit"] == "x"}
     assert len(ratios) == 3
     for name, line in ratios.items():
@@ -38,11 +48,11 @@ def test_quick_on_a_cpu():
 
 @pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_without_a_gpu_one_line_says_so():
-    ended = run()
-    assert (ended.returncode, ended.stdout) == (2, "")
-    assert ended.stderr.startswith("gpu.py: device 'cuda' cannot be used (")
-    assert len(ended.stderr.splitlines()) == 1
+def test_without_a_gpu_one_line_says_so(run):
+    status, output, errors = run()
+    assert (status, output) == (2, "")
+    assert errors.startswith("gpu.py: device 'cuda' cannot be used (")
+    assert len(errors.splitlines()) == 1
 
 
 @pytest.mark.parametrize(("decoding", "applies"), [(0.02, False), (0.001, True)])

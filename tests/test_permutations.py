@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_ind
 from support.models import store
+from support.runs import TINY
+from support.scene_files import write_scenes
 from typer.testing import CliRunner
 
 from cosmos_core.cli import app
@@ -86,15 +88,17 @@ def test_the_documentation_has_the_shares_of_the_study(monkeypatch):
 
 @pytest.mark.slow
 def test_real_trainings_of_several_seeds(tmp_path):
+    (dataset,) = write_scenes(tmp_path / "scenes", 37, "named")
     for seed in range(4):
         run = tmp_path / str(seed)
-        arguments = ["train", "debug", "--set", f"seed={seed}", "--output", str(run)]
+        changes = ("--set", "optim.steps=2", "--set", f"seed={seed}")
+        arguments = ["train", *TINY, *changes, "--output", str(run)]
         assert CliRunner().invoke(app, arguments).exit_code == 0
         checkpoint = run / "checkpoint.safetensors"
-        measured = ["run", "--task", "cls", "--model", f"cosmos:{checkpoint}"]
+        measured = ["run", "--model", f"cosmos:{checkpoint}", "--device", "cpu"]
         with pytest.raises(SystemExit) as ended:
-            main([*measured, "--dataset", "scenes-cls-small", "--output", str(tmp_path / "eval")])
+            main([*measured, "--dataset", dataset, "--output", str(tmp_path / "eval")])
         assert not ended.value.code
     (row,) = permutations.permutations(read_stored(result_paths(tmp_path / "eval")))
-    assert (row["data set"], row["k"], row["divisions"]) == ("scenes-cls-small", "2 / 2", "6")
+    assert (row["data set"], row["k"], row["divisions"]) == ("named", "2 / 2", "6")
     assert 0 <= float(row["p <= 0.05 (%)"]) <= 100

@@ -43,12 +43,18 @@ _log = logging.getLogger(__name__)
 class SampleIndex:
     """The places of all samples in a list of tars, for random access by sample number.
 
-    Samples are numbered through all tars, from 0. `rows` (N, 4) has a row for each sample: the
-    block and the bytes of its image, then of its JSON record. `starts` (shards + 1,) has the number
-    of each shard's first sample, and N at the end. Worker processes share the rows.
+    Samples are numbered through all tars, from 0. Worker processes share the rows of the index.
     """
 
     def __init__(self, shards: Sequence[str], starts: npt.NDArray[Any], rows: Rows) -> None:
+        """Create an index of N samples.
+
+        Args:
+            shards: The paths of the tars.
+            starts: The number of each shard's first sample, and N at the end (shards + 1,).
+            rows: A row for each sample (N, 4): the first block and the bytes of its image, and then
+                of its JSON record. Block 0 stands for a missing file.
+        """
         self._shards = list(shards)
         self._starts = starts
         self._rows = torch.from_numpy(rows)
@@ -58,10 +64,11 @@ class SampleIndex:
         return len(self._rows)
 
     def fingerprint(self) -> list[list[Any]]:
-        """Return a list for each shard: file name, bytes, samples, SHA-256 of its rows.
+        """Return an entry for each shard, by which training data can be compared.
 
-        An entry is `["00000.tar", 1048576, 1000, "9f86d0..."]`. The values have plain types and do
-        not depend on the folder of the shards.
+        An entry is the name of the file, its bytes, its number of samples, and the SHA-256 of its
+        rows in the index, such as `["00000.tar", 1048576, 1000, "9f86d0..."]`. The values have
+        plain types and do not depend on the folder of the shards.
         """
         shard_rows = np.split(self._rows.numpy(), self._starts[1:-1])
         entries: list[list[Any]] = []
@@ -77,7 +84,8 @@ class SampleIndex:
     def read(self, sample_number: int) -> RawSample:
         """Read the image file and the JSON record of a sample from its tar.
 
-        Raises BadSampleError if they cannot be read.
+        Raises:
+            BadSampleError: If they cannot be read.
         """
         image_block, image_bytes, record_block, record_bytes = self._rows[sample_number].tolist()
         try:
@@ -92,13 +100,14 @@ class SampleIndex:
     def shard_and_key(self, sample_number: int) -> tuple[str, str]:
         """Return the path of a sample's shard, and the sample's key.
 
-        The key is the name of its first file up to the first full stop, which is read from the tar:
-        "folder/000123.jpg" has the key "folder/000123". If it cannot be read, the key is
-        `sample NUMBER`.
+        The key is the name of its image up to the first full stop, or else of its JSON record. It
+        is read from the tar: "folder/000123.jpg" has the key "folder/000123". If it cannot be read,
+        the key is `sample NUMBER`.
         """
         shard = self._shard_of_sample(sample_number)
         image_block, _, record_block, _ = self._rows[sample_number].tolist()
-        # The header of a file is one block long, and lies before the file's first block.
+        # The header of a file is one block long, and lies before the file's first block. Block 0
+        # stands for a missing image.
         first_block = image_block or record_block
         header_block = first_block - 1
         try:
@@ -114,17 +123,30 @@ class SampleIndex:
     def _shard_of_sample(self, sample_number: int) -> str:
         """Return the path of the shard that holds a sample.
 
-        For `starts` [0, 3, 5], samples 0 to 2 are in the first shard, and 3 and 4 in the second.
+        If the shards have 3 and 2 samples, samples 0 to 2 are in the first shard, and samples 3 and
+        4 in the second.
         """
-        n_shards_begun = int(np.searchsorted(self._starts, sample_number, side="right"))
-        return self._shards[n_shards_begun - 1]
+        # The shards start at the samples [0, 3], followed by the number of samples, 5. Both shards
+        # have started at or before sample 4, so that it is in the second.
+        n_shards_started = int(np.searchsorted(self._starts, sample_number, side="right"))
+        return self._shards[n_shards_started - 1]
 
 
 def _read_file(file: io.FileIO, block: int, size: int) -> bytes | None:
-    """Read `size` bytes from the tar `file`, from the block with number `block` on.
+    """Read the content of a file in a tar.
 
-    Return None for block 0, which stands for a file that the sample lacks. Raises BadSampleError if
-    the tar ends too early, and TarError if the content reaches into other files.
+    Args:
+        file: The open tar.
+        block: The number of the 512-byte block at which the content begins. Block 0 stands for a
+            file that the sample lacks.
+        size: The length of the content in bytes.
+
+    Returns:
+        The content, or None for block 0.
+
+    Raises:
+        BadSampleError: If the tar ends too early.
+        TarError: If the content reaches into other files.
     """
     if block == 0:
         return None
@@ -142,9 +164,17 @@ def index_shards(
 ) -> SampleIndex:
     """Return the index of the samples in local tars.
 
-    Tars without a stored index are scanned by `workers` processes, and their index is stored. Each
-    of `world_size` processes begins at another shard, so that they divide the scanning. Raises
-    ShardError for an unreadable tar, and if all tars are empty.
+    Tars without a stored index are scanned, and their index is stored.
+
+    Args:
+        shards: The paths of the tars.
+        workers: The number of worker processes that scan. With 0, this process scans.
+        rank: The number of this process of the training.
+        world_size: The number of processes of the training. Each of them begins to scan at another
+            shard, so that they divide the scanning.
+
+    Raises:
+        ShardError: If a tar cannot be read, or if all tars are empty.
     """
     stored_index = _read_set_index(shards)
     if stored_index is not None:
@@ -170,9 +200,19 @@ def index_shards(
 def _read_or_scan_shards(
     shards: Sequence[str], workers: int, rank: int, world_size: int
 ) -> dict[str, Rows]:
-    """Return the index rows of each tar by its path, stored or scanned.
+    """Return the index rows of each tar, from its stored index or from a scan.
 
-    Raises ShardError, which names the first unreadable tar and counts the others.
+    Args:
+        shards: The paths of the tars, which may have repetitions.
+        workers: The number of worker processes that scan. With 0, this process scans.
+        rank: The number of this process of the training.
+        world_size: The number of processes of the training.
+
+    Returns:
+        The rows (samples, 4) by the path of the tar.
+
+    Raises:
+        ShardError: If tars cannot be read. The error names the first one and counts the others.
     """
     rows_by_shard: dict[str, Rows] = {}
     missing_shards = []
@@ -184,7 +224,8 @@ def _read_or_scan_shards(
             rows_by_shard[shard] = rows
 
     # Each process begins at another shard. Rows that another process has stored in the meantime
-    # are read, not scanned. For 6 shards and 2 processes, the second scans 3, 4, 5, 0, 1, 2.
+    # are read, not scanned. For 6 shards and 2 processes, the second process takes the shards in
+    # the order 3, 4, 5, 0, 1, 2.
     first = rank * len(missing_shards) // world_size
     missing_shards = missing_shards[first:] + missing_shards[:first]
     errors = []
@@ -208,14 +249,17 @@ def _read_set_index(shards: Sequence[str]) -> SampleIndex | None:
     Return None if the index does not exist, if it is damaged, or if a tar has changed since.
     """
     for path in _index_paths("data-sets", *shards):
+        # A file that is missing or damaged raises one of these errors.
         with suppress(OSError, ValueError, KeyError):
             head = unpack_arrays(path.read_bytes())
-            if not np.array_equal(head["states"], _file_states(shards)):
+            has_changed = not np.array_equal(head["states"], _file_states(shards))
+            if has_changed:
                 continue
             # Mapped with copy on write, since a tensor must be writable; pages are still shared.
             rows_file = path.with_suffix(".rows")
             rows = np.memmap(rows_file, np.int32, mode="c").reshape(-1, COLUMNS)
-            if len(rows) == head["starts"][-1] and zlib.crc32(rows.data) == head["checksum"]:
+            n_samples = head["starts"][-1]
+            if len(rows) == n_samples and zlib.crc32(rows.data) == head["checksum"]:
                 return SampleIndex(shards, head["starts"], rows)
     return None
 
@@ -223,8 +267,14 @@ def _read_set_index(shards: Sequence[str]) -> SampleIndex | None:
 def _store_set_index(shards: Sequence[str], starts: npt.NDArray[Any], rows: Rows) -> None:
     """Store the index of a whole list of tars, so that `_read_set_index` can map it.
 
-    `NAME.rows` holds the rows as they are in memory. `NAME` holds the number of each shard's first
-    sample, a checksum of the rows, and the states of the tars for which they are valid.
+    The index has two files. `NAME.rows` holds the rows as they are in memory. `NAME` holds the
+    number of each shard's first sample, a checksum of the rows, and the sizes and times of the tars
+    for which they are valid.
+
+    Args:
+        shards: The paths of the tars.
+        starts: The number of each shard's first sample, and the number of samples at the end.
+        rows: The rows of all samples (samples, 4).
     """
     checksum = np.array(zlib.crc32(rows.data))
     head = pack_arrays({"states": _file_states(shards), "starts": starts, "checksum": checksum})
@@ -235,14 +285,17 @@ def _store_set_index(shards: Sequence[str], starts: npt.NDArray[Any], rows: Rows
 def _scan_shards(shards: Sequence[str], workers: int) -> Iterator[Rows | ShardError]:
     """Yield the index rows of each tar in order, or the error of an unreadable one.
 
-    The tars are scanned by a pool of `workers` processes, or in this process if there are none.
+    Args:
+        shards: The paths of the tars.
+        workers: The number of worker processes that scan. With 0, this process scans.
     """
     if not shards or not workers:
         for shard in shards:
             yield tar_rows(shard)
         return
     with worker_lifetime() as init_worker:
-        # Not as a context manager: if this is left early, workers end before their work is done.
+        # The pool is not used as a context manager, which would wait for all of its work if the
+        # caller stops early.
         pool = ProcessPoolExecutor(
             min(workers, len(shards)), initializer=init_worker, initargs=(0,)
         )
@@ -291,11 +344,19 @@ def scan_tar(shard: str) -> Rows:
     """Return the index rows (samples, 4) of a tar, which are computed from its headers.
 
     Files whose names are the same up to the first full stop are one sample. Its first image and its
-    first JSON record are used. Samples are in the order of their first files. An example is a tar
-    in which the image `a.jpg` of 700 bytes begins at block 1, and the record `a.json` of 90 bytes
-    at block 4: it has the row [1, 700, 4, 90].
+    first JSON record are used. Samples are in the order of their first files.
 
-    Raises TarError, OSError, and OverflowError for a tar of 1 TiB or more.
+    Args:
+        shard: The path of the tar.
+
+    Raises:
+        TarError: If the tar is damaged.
+        OSError: If the tar cannot be read.
+        OverflowError: If the tar has 1 TiB or more.
+
+    Example:
+        A tar in which the image `a.jpg` of 700 bytes begins at block 1, and the record `a.json` of
+        90 bytes at block 4, has the row [1, 700, 4, 90].
     """
     row_by_key: dict[str, list[int]] = {}
     for name, offset, size in read_members(shard):
@@ -305,7 +366,8 @@ def scan_tar(shard: str) -> Rows:
         row = row_by_key.setdefault(key, [0] * COLUMNS)
         block_column = 2 if suffix == "json" else 0
         size_column = block_column + 1
-        if row[block_column] == 0:
+        is_first_of_its_kind = row[block_column] == 0
+        if is_first_of_its_kind:
             row[block_column] = offset // BLOCK
             row[size_column] = min(size, _MAX_INT32)
     if not row_by_key:
@@ -314,12 +376,19 @@ def scan_tar(shard: str) -> Rows:
 
 
 def _index_paths(kind: str, *shards: str) -> list[Path]:
-    """Return the paths at which an index of some tars may be stored, the best one first.
+    """Return the paths at which an index of tars may be stored, the preferred one first.
 
-    The first path is beside the first tar, the second is in the user's cache folder. `kind` is the
-    folder there: "shards" for the index of a tar, or "data-sets" for the index of a list of tars.
     The name of the file is a hash of the tars' paths. Beside the tars, these are relative paths, so
     that the index stays valid if their folder is mounted elsewhere.
+
+    Args:
+        kind: The name of a folder: "shards" for the index of a single tar, or "data-sets" for the
+            index of a list of tars.
+        *shards: The paths of the tars.
+
+    Returns:
+        A path beside the first tar, and one in the user's cache folder, such as
+        `/data/.cosmos-index/shards/1a2b...` and `~/.cache/cosmos-train/shards/3c4d...`.
     """
     paths = [os.path.realpath(shard) for shard in shards]
     folder = os.path.dirname(paths[0])
@@ -341,9 +410,12 @@ def _store_files(
 ) -> None:
     """Store the files of an index at the first of several paths that can be written.
 
-    `content_by_suffix` has the content of each file by the suffix that is added to the path: for
-    `{".rows": b"...", "": b"..."}`, the files are `PATH.rows` and `PATH`. If no path can be
-    written, a warning is logged.
+    If no path can be written, a warning is logged.
+
+    Args:
+        paths: The paths without a suffix, the preferred one first.
+        content_by_suffix: The content of each file by the suffix that is added to the path. For
+            `{".rows": b"...", "": b"..."}`, the files are `PATH.rows` and `PATH`.
     """
     for path in paths:
         try:
@@ -356,14 +428,15 @@ def _store_files(
 
 
 def _file_states(shards: Sequence[str]) -> npt.NDArray[np.int64]:
-    """Return the states (shards, 3) of tars, as by `_file_state`."""
+    """Return the states (shards, 3) of tars, which `_file_state` describes."""
     return np.array([_file_state(shard) for shard in shards])
 
 
 def _file_state(shard: str) -> npt.NDArray[np.int64]:
-    """Return the state (3,) of a tar: index version, size in bytes, time of change in ns.
+    """Return the numbers (3,) by which a changed tar is noticed.
 
-    A stored index is valid as long as the state of its tar is the same.
+    They are the version of the index format, the size in bytes, and the time of the last change in
+    nanoseconds. A stored index is valid as long as the numbers of its tar are the same.
     """
     stat = os.stat(shard)
     return np.array([_VERSION, stat.st_size, stat.st_mtime_ns])

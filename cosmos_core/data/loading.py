@@ -43,13 +43,19 @@ def make_loader(
     The batches of local tars depend only on the seed and the step. Those of streams depend on the
     numbers of processes and workers too. No global random generator is used.
 
-    A resumed run reads streams from `positions` on. These are the positions of this process's
-    workers, by the number of the worker (its lane). A worker without a position reads all samples
-    that come before `first_step` again.
+    Args:
+        config: The configuration of the training, which names the shards.
+        tokenizer: Turns N captions into token ids (N, S).
+        rank: The number of this process.
+        world_size: The number of processes, which share each batch.
+        first_step: The first training step, which is later than 0 if a run is resumed.
+        positions: Where the workers of this process continue to read streams, by the number of the
+            worker. A worker without a position reads all samples before `first_step` again.
 
-    Raises ValueError at once for shards or numbers that do not fit the configuration. While batches
-    are read, raises UnreadableDataError if no sample is good, and ChildProcessError if a
-    worker died.
+    Raises:
+        ValueError: If the shards or the numbers do not fit the configuration.
+        UnreadableDataError: While batches are read, if no sample is good.
+        ChildProcessError: While batches are read, if a worker died.
     """
     data = open_data(
         config,
@@ -71,12 +77,25 @@ def open_data(
     first_step: int = 0,
     positions: Mapping[int, samples.StreamPosition] | None = None,
 ) -> OpenedData:
-    """Return the batches of `make_loader`, and the index of local tars.
+    """Open the training data of a process, which are local tars or streams.
 
-    The parameters and the errors are the same as in `make_loader`.
+    Args:
+        config: The configuration of the training, which names the shards.
+        tokenizer: Turns N captions into token ids (N, S).
+        rank: The number of this process.
+        world_size: The number of processes, which share each batch.
+        first_step: The first training step, which is later than 0 if a run is resumed.
+        positions: Where the workers of this process continue to read streams, by the number of the
+            worker.
+
+    Returns:
+        The batches that `make_loader` describes, and the index of local tars.
+
+    Raises:
+        ValueError: If the shards or the numbers do not fit the configuration.
     """
     batch_size = config.optim.batch_size
-    if batch_size % world_size:
+    if batch_size % world_size != 0:
         raise ValueError(
             f"optim.batch_size={batch_size} cannot be dealt to {world_size} processes evenly; "
             "give a multiple"
@@ -91,7 +110,7 @@ def open_data(
         streams = StreamBatches(shards, config.seed, schedule, workers, view_maker, positions)
         return OpenedData(_load(config, streams, None, workers), None)
 
-    # Samples of local tars are read in a random order, by their places in an index.
+    # Samples of local tars are read in a random order, by their numbers in an index.
     workers = config.data.workers
     index = index_shards(shards.shards, workers=workers, rank=rank, world_size=world_size)
     order = BatchOrder(
@@ -108,13 +127,19 @@ def open_data(
 def _count_samples_by_set(shards: ShardSets, index: SampleIndex) -> list[int]:
     """Return the number of samples in each set of shards.
 
-    The index has the shards of all sets, one set after the other. For sets of two shards and one
-    shard with 10, 20 and 30 samples, the numbers are [30, 30].
+    Args:
+        shards: The sets of shards.
+        index: The index of all samples. It has the shards of all sets, one set after the other.
+
+    Example:
+        For a set of two shards with 10 and 20 samples, and a set of one shard with 30 samples, the
+        numbers are [30, 30].
     """
     n_samples_by_set = []
     first_shard = 0
     for set_shards in shards.sets:
         end_shard = first_shard + len(set_shards)
+        # The samples in all shards before the end of the set, without those before its beginning.
         n_samples = index.count_samples(end_shard) - index.count_samples(first_shard)
         n_samples_by_set.append(n_samples)
         first_shard = end_shard
@@ -138,14 +163,19 @@ class LocalBatches(Dataset[samples.Item]):
     """
 
     def __init__(self, index: SampleIndex, view_maker: samples.ViewMaker) -> None:
+        """Create the batches of an index of samples, with views from `view_maker`."""
         self._index = index
         self._view_maker = view_maker
 
     def __getitem__(self, draws: Sequence[Draw]) -> samples.Item:
-        """Return the batch of the drawn samples.
+        """Return the batch of drawn samples.
 
-        If too many samples are bad, return UnreadableDataError. It is not raised here, because
-        PyTorch would add the traceback of a worker to its message.
+        Args:
+            draws: The numbers of the samples, and the seeds of their views.
+
+        Returns:
+            The batch, or an UnreadableDataError if too many samples are bad. It is not raised here,
+            because PyTorch would add the traceback of a worker to its message.
         """
         problems: list[samples.Problem] = []
         try:
@@ -155,10 +185,14 @@ class LocalBatches(Dataset[samples.Item]):
             return error
 
     def _views(self, draw: Draw, problems: list[samples.Problem]) -> samples.SampleViews:
-        """Return the views of the drawn sample, or of a substitute if it is bad.
+        """Return the views of a drawn sample, or of a random other sample if it is bad.
 
-        The problems of bad samples are appended to `problems`. Raises UnreadableDataError after
-        MAX_SUBSTITUTES bad samples in a row.
+        Args:
+            draw: The number of the sample, and the seed of its views.
+            problems: A list to which the problems of bad samples are appended.
+
+        Raises:
+            UnreadableDataError: After MAX_SUBSTITUTES bad samples in a row.
         """
         sample_number = draw.number
         for attempt in range(1, MAX_SUBSTITUTES + 1):
@@ -179,11 +213,18 @@ class LocalBatches(Dataset[samples.Item]):
 def _load(
     config: TrainConfig, dataset: Dataset[samples.Item], order: BatchOrder | None, workers: int
 ) -> Iterator[samples.Batch]:
-    """Yield the batches of a data set, which `workers` processes make.
+    """Yield the batches of a data set, which worker processes make.
 
-    `order` gives the draws of each batch of local tars. It is None for streams, which have an order
-    of their own. Raises UnreadableDataError if a worker returns it, and ChildProcessError if a
-    worker died.
+    Args:
+        config: The configuration of the training.
+        dataset: The data set, whose items are whole batches.
+        order: The draws of each batch of local tars. None for streams, which have an order of
+            their own.
+        workers: The number of worker processes. With 0, this process makes the batches.
+
+    Raises:
+        UnreadableDataError: If a worker returns it, because no sample is good.
+        ChildProcessError: If a worker died.
     """
     is_stream = order is None
     try:
@@ -198,7 +239,8 @@ def _load(
                 generator=torch.Generator(),  # else a seed is drawn from the global generator
             )
             with _one_opencv_thread():
-                # Inside the lifetime, so that workers end before the loader waits for their end.
+                # This starts the workers. It is inside the lifetime, so that they end before the
+                # loader waits for their end.
                 items = iter(loader)
             for item in items:
                 if isinstance(item, samples.UnreadableDataError):
@@ -231,7 +273,9 @@ def _one_opencv_thread() -> Iterator[None]:
 def _init_worker(init_worker: Callable[[int], None], worker_number: int) -> None:
     """Prepare a worker of the DataLoader: it uses one OpenCV thread, and ends with its parent.
 
-    `init_worker` is the function that `worker_lifetime` yields.
+    Args:
+        init_worker: The function that `worker_lifetime` yields.
+        worker_number: The number of the worker, which PyTorch passes.
     """
     if cv2.getNumThreads() != 1:  # in a worker that was spawned, not forked
         cv2.setNumThreads(1)

@@ -22,8 +22,12 @@ warnings.filterwarnings("ignore", category=PIL.Image.DecompressionBombWarning)
 def open_image(file: Path | io.BytesIO) -> PIL.Image.Image:
     """Open an image file with Pillow, which reads its pixels when they are used.
 
-    Raises `PIL.UnidentifiedImageError`, which lists the FORMATS, for a file in another format, and
-    Pillow's other errors for a damaged file.
+    Args:
+        file: The path of the file, or its content.
+
+    Raises:
+        PIL.UnidentifiedImageError: If the file has none of the FORMATS. The error lists them.
+        Exception: Pillow's other errors, if the file is damaged.
     """
     try:
         return PIL.Image.open(file, formats=FORMATS)
@@ -35,9 +39,10 @@ def open_image(file: Path | io.BytesIO) -> PIL.Image.Image:
 
 
 def require_moderate_shape(image: PIL.Image.Image) -> None:
-    """Raise ValueError if an image is so thin that it would fill the memory once it is resized.
+    """Check that an image is not so thin that it would fill the memory once it is resized.
 
-    The longer side may be at most MOST_ELONGATED times as long as the shorter one.
+    Raises:
+        ValueError: If the longer side is more than MOST_ELONGATED times as long as the shorter one.
     """
     shorter_side, longer_side = sorted(image.size)
     if longer_side > MOST_ELONGATED * shorter_side:
@@ -53,8 +58,11 @@ def to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
     `convert` clips 16-bit greyscale at 255, which makes all but the darkest greys white. Here the
     high byte of each grey is taken: 65535 becomes 255, and 256 becomes 1. Pillow itself reads
     16-bit colours in this way (its raw mode `RGB;16B`), and OpenCV 16-bit PNG files. EXIF tags
-    stay. Raises ValueError for pixels whose white is not defined: 32-bit integers, floats and
-    unusual TIFF encodings.
+    stay.
+
+    Raises:
+        ValueError: If it is not defined which value of the pixels is white: for 32-bit integers,
+            floats and unusual TIFF encodings.
     """
     if not has_deep_pixels(image):
         has_palette_alpha = isinstance(image.info.get("transparency"), bytes)
@@ -71,6 +79,7 @@ def to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
         raise ValueError(
             f"its white is not defined in Pillow's mode {image.mode}: save it with 8 or 16 bits"
         )
+    # Take the high byte of each 16-bit grey.
     high_bytes = (np.asarray(image) >> 8).astype(np.uint8)
     grey_image = PIL.Image.fromarray(high_bytes)
     if "exif" in image.info:
@@ -79,16 +88,16 @@ def to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
 
 
 def _is_unusual_tiff(image: PIL.Image.Image) -> bool:
-    """Return whether an image is a TIFF file that has not 16 bits, or whose white is 0.
+    """Return whether a greyscale image is a TIFF file without 16 bits, or in which 0 is white.
 
-    An example are the 12 bits of some cameras. Images without TIFF tags are not unusual.
+    For example, some cameras write 12 bits. Images without TIFF tags are not unusual.
     """
+    # Tags that are missing have the usual values.
     tags = getattr(image, "tag_v2", {})
-    if tags.get(ExifTags.Base.BitsPerSample, (16,)) != (16,):
-        return True
-    black_is_zero = 1
+    bits = tags.get(ExifTags.Base.BitsPerSample, (16,))
+    black_is_zero = 1  # a value of the TIFF tag
     interpretation = tags.get(ExifTags.Base.PhotometricInterpretation, black_is_zero)
-    return bool(interpretation != black_is_zero)
+    return bool(bits != (16,) or interpretation != black_is_zero)
 
 
 def has_deep_pixels(image: PIL.Image.Image) -> bool:

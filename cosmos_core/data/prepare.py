@@ -59,13 +59,22 @@ class PreparedReport(NamedTuple):
 def prepare(
     images: Path, captions: Path, output: Path, *, shard_size: int = 10_000
 ) -> PreparedReport:
-    """Join images and captions by URL, and write them to `output` as tars for training.
+    """Join images and captions by URL, and write them as tars (shards) for training.
 
-    `images` is a folder that img2dataset wrote, and `captions` is one of DreamLIP's CSV files. Each
-    tar (a shard) has `shard_size` samples, the last one maybe fewer. The same inputs give the same
-    bytes. If a call was killed, the next call writes the missing tars.
+    The same inputs give the same bytes. If a call was killed, the next call writes the missing
+    tars.
 
-    Raises ValueError for inputs that do not fit, and if `output` holds shards of other inputs.
+    Args:
+        images: A folder that img2dataset wrote.
+        captions: One of DreamLIP's CSV files.
+        output: The folder of the tars to write.
+        shard_size: The number of samples in each tar. The last one may have fewer.
+
+    Returns:
+        The numbers of samples and shards, and of inputs that were left out.
+
+    Raises:
+        ValueError: If the inputs do not fit, or if `output` holds shards of other inputs.
     """
     if shard_size < 1:
         raise ValueError(f"a shard size of {shard_size}; at least 1 sample per shard")
@@ -107,10 +116,11 @@ class _CaptionedImage(NamedTuple):
 class _CaptionJoin:
     """Joins images and captions by URL, and counts the images with and without captions.
 
-    `sources` are the tars or folders of images. The counts grow while `captioned_images` is read.
+    The counts grow while `captioned_images` is read.
     """
 
     def __init__(self, sources: list[Path], caption_file: CaptionFile) -> None:
+        """Prepare to join the images in tars or folders with the captions of a file."""
         self._sources = sources
         self._caption_file = caption_file
         self.n_samples = 0
@@ -135,10 +145,17 @@ class _CaptionJoin:
 def _write_shard(path: Path, samples: Sequence[_CaptionedImage], first_number: int) -> None:
     """Write samples as a tar that appears at `path` when it is complete.
 
-    The keys of the samples are numbers from `first_number` on: 000000012.jpg and 000000012.json are
-    the files of a sample. The JSON record holds the URL, img2dataset's key and the captions.
+    The files of a sample are, for example, 000000012.jpg and 000000012.json. The JSON record holds
+    the URL, img2dataset's key and the captions.
+
+    Args:
+        path: The tar to write.
+        samples: The images and their captions.
+        first_number: The number of the first sample, which is its name in the tar. The others have
+            the numbers after it.
     """
     with ExitStack() as stack:
+        # A temporary file, which becomes `path` when the stack is closed without an error.
         file = stack.enter_context(replacing(path))
         tar = TarWriter(file, user="", group="", mtime=0)
         # If an error ends the block, the tar is closed before its file is removed.
@@ -172,9 +189,19 @@ def _close_quietly(tar: TarWriter) -> None:
 def _claim_output(output: Path, sources: list[Path], captions: Path, shard_size: int) -> None:
     """Create the output folder, and write a manifest of the inputs into it.
 
-    The manifest states the names and sizes of the inputs. Raises ValueError if the folder has a
-    manifest of other inputs, or shards without a manifest.
+    The manifest states the names and sizes of the inputs. If the folder has the same manifest, an
+    earlier call is continued.
+
+    Args:
+        output: The folder.
+        sources: The tars or folders of images.
+        captions: The CSV file of captions.
+        shard_size: The number of samples in each shard.
+
+    Raises:
+        ValueError: If the folder has a manifest of other inputs, or shards without a manifest.
     """
+    # Describe the inputs.
     names_and_sizes = []
     for source in sources:
         # The size of a folder is its number of files, and the size of a tar its number of bytes.
@@ -187,6 +214,8 @@ def _claim_output(output: Path, sources: list[Path], captions: Path, shard_size:
         "shard_size": shard_size,
     }
     manifest = json.dumps(content) + "\n"
+
+    # Compare them with the manifest in the folder, or write it.
     require_writable(output)
     path = output / MANIFEST
     if path.exists():
@@ -216,9 +245,11 @@ class DownloadedImage(NamedTuple):
 def list_sources(images: Path) -> list[Path]:
     """Return the tars in a folder that img2dataset wrote, sorted by name.
 
-    Without tars, return the subfolders, into which img2dataset's output format `files`
-    writes the images. All tars are read once to check them. Raises ValueError if there are neither
-    tars nor subfolders, and for a damaged tar.
+    Without tars, return the subfolders, into which img2dataset's output format `files` writes the
+    images. All tars are read once to check them.
+
+    Raises:
+        ValueError: If there are neither tars nor subfolders, or if a tar is damaged.
     """
     if not images.is_dir():
         raise ValueError(f"{images}: no such folder; give the one that img2dataset wrote")
@@ -260,7 +291,8 @@ def read_source(source: Path) -> Iterator[DownloadedImage]:
 def _read_url(read_record: _ReadFile) -> str | None:
     """Return the URL that a JSON record states, or None if the record is damaged or has no URL.
 
-    `read_record` returns the content of the record's file.
+    Args:
+        read_record: A function that returns the content of the record's file.
     """
     try:
         record = json.loads(read_record())
@@ -275,7 +307,10 @@ def _read_url(read_record: _ReadFile) -> str | None:
 def _list_files(source: Path) -> Iterator[tuple[str, _ReadFile]]:
     """Yield the name of each file in a tar or a folder, and a function that returns its content.
 
-    Files in a folder are sorted by name. Raises ValueError if a tar is damaged.
+    Files in a folder are sorted by name.
+
+    Raises:
+        ValueError: If a tar is damaged.
     """
     if source.is_dir():
         for path in sorted(source.iterdir()):
@@ -291,9 +326,14 @@ def _list_files(source: Path) -> Iterator[tuple[str, _ReadFile]]:
 
 
 def _read_member(source: Path, member: Member) -> bytes:
-    """Return the content of a file in the tar `source`.
+    """Return the content of a file in a tar.
 
-    Raises ValueError if the content reaches into the next file, as in a damaged tar.
+    Args:
+        source: The tar.
+        member: The name, the offset and the size of the file in the tar.
+
+    Raises:
+        ValueError: If the content reaches into the next file, as in a damaged tar.
     """
     with source.open("rb") as file:
         file.seek(member.offset)
@@ -314,14 +354,19 @@ class CaptionFile:
     """
 
     def __init__(self, file: BinaryIO) -> None:
-        """Read a file once, and keep the hash of the URL and the byte offset of each row."""
+        """Read a file once, and keep the hash of the URL and the byte offset of each row.
+
+        Raises:
+            ValueError: If the file is not CSV, lacks columns, or has paths in place of URLs.
+        """
         self._file = file
-        url_hashes = array("Q")
+        url_hashes = array("Q")  # integers of 64 bits
         row_offsets = array("Q")
         rows = csv.reader(_read_lines(file, 0))
         try:
             header = next(rows, [])
             self._url_column, self._column_by_key = self._find_columns(header)
+            # The lines are not read ahead, so this is where the next row begins.
             offset = file.tell()
             for row in rows:
                 if len(row) > self._url_column:
@@ -339,7 +384,7 @@ class CaptionFile:
         except csv.Error as error:
             raise ValueError(f"{file.name}, line {rows.line_num}: {error}") from error
 
-        # Rows are sorted by hash for a binary search. A stable sort keeps the order of the file
+        # Sort the rows by hash, for a binary search. A stable sort keeps the order of the file
         # among rows of the same URL.
         order = np.argsort(url_hashes, kind="stable")
         self._url_hashes = np.array(url_hashes)[order]
@@ -352,10 +397,12 @@ class CaptionFile:
         return int(np.count_nonzero(~self._is_used))
 
     def find(self, url: str) -> Captions | None:
-        """Return the captions of the image with a URL: lists of sentences by DreamLIP's keys.
+        """Return the captions of the image with a URL.
 
-        Empty captions are left out: `{"raw_caption": ["A dog"], "longIB_captions": ["a brown dog",
-        "it runs"]}`. Return None if no row has the URL.
+        Returns:
+            The sentences of each caption by DreamLIP's key, such as {"raw_caption": ["A dog"],
+            "longIB_captions": ["a brown dog", "it runs"]}, without empty captions. None if no row
+            of the file has the URL.
         """
         url_hash = _hash_url(url)
         # The rows with this hash follow each other, because rows are sorted by hash.
@@ -372,7 +419,8 @@ class CaptionFile:
     def _captions_in_row(self, row: list[str]) -> Captions:
         """Return the captions in a row by their keys, without empty captions.
 
-        A row may lack its last cells, which count as empty.
+        Args:
+            row: The cells of the row. It may lack its last cells, which count as empty.
         """
         captions: Captions = {}
         for key, column in self._column_by_key.items():
@@ -385,8 +433,10 @@ class CaptionFile:
     def _find_columns(self, header: list[str]) -> tuple[int, dict[str, int]]:
         """Return the index of the column of URLs, and the index of each caption column by its key.
 
-        The header `["Image Path", "raw_caption"]` gives `(0, {"raw_caption": 1})`. Raises
-        ValueError if the column of URLs or all caption columns are missing.
+        For example, the header `["Image Path", "raw_caption"]` gives `(0, {"raw_caption": 1})`.
+
+        Raises:
+            ValueError: If the column of URLs or all caption columns are missing.
         """
         # Files that Excel saves begin with a byte order mark.
         names = [name.strip().removeprefix("\ufeff") for name in header]
@@ -402,7 +452,12 @@ class CaptionFile:
 def _read_lines(file: BinaryIO, offset: int) -> Iterator[str]:
     """Yield the lines of a file from a byte offset on.
 
-    The file is not read ahead: after a row of `csv.reader`, `file.tell()` is the row's end.
+    The file is not read ahead. So `file.tell()` is the end of the row that a `csv.reader` of these
+    lines has returned last.
+
+    Args:
+        file: The file, which is open in binary mode.
+        offset: The position of the first line in bytes.
     """
     file.seek(offset)
     while True:
@@ -415,11 +470,16 @@ def _read_lines(file: BinaryIO, offset: int) -> Iterator[str]:
 def read_cell(cell: str) -> list[str]:
     """Return the sentences of a caption in a cell of the CSV file, without empty ones.
 
-    A caption is a text, which is split: `A dog. It runs.` -> `["A dog", "It runs"]`. In files that
-    others derived from DreamLIP's it is a Python list, whose sentences keep their full stops:
-    `['A dog.', 'It runs.']` -> `["A dog.", "It runs."]`.
+    A caption is a text, which is split into sentences. In files that others derived from DreamLIP's
+    it is the code of a Python list, whose sentences keep their full stops.
+
+    Example::
+
+        "A dog. It runs." -> ["A dog", "It runs"]
+        "['A dog.', 'It runs.']" -> ["A dog.", "It runs."]
     """
-    if cell.startswith("[") and cell.endswith("]"):
+    looks_like_list = cell.startswith("[") and cell.endswith("]")
+    if looks_like_list:
         try:
             value = ast.literal_eval(cell)
         except (ValueError, SyntaxError, MemoryError, RecursionError):

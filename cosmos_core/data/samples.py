@@ -70,13 +70,18 @@ class BadSampleError(ValueError):
     """A sample cannot be read; `kind` is one of KINDS."""
 
     def __init__(self, kind: str, detail: str) -> None:
+        """Create an error of one of the KINDS, with the reason in one line."""
         super().__init__(detail)
         self.kind = kind
 
     def problem(self, shard: str, key: str) -> Problem:
-        """Return this error as the problem of the sample `key` in a shard.
+        """Return this error as the problem of a sample.
 
         Names in tars may hold bytes that are not valid text. They are escaped.
+
+        Args:
+            shard: The path or URL of the sample's tar.
+            key: The name of the sample's files without their extensions, such as "000123".
         """
         detail = " ".join(f"{shard}: {self}".split())
         return Problem(self.kind, _escape_surrogates(key), _escape_surrogates(detail))
@@ -164,7 +169,11 @@ def caption_sentences(record: Mapping[str, Any]) -> list[str]:
         {"original_caption": "Mr. Dog", "caption": "A dog. It runs."}
             -> ["Mr. Dog", "A dog", "It runs"]
 
-    Raises BadSampleError for a sample without captions, and for captions that are not text.
+    Args:
+        record: The content of the sample's JSON file.
+
+    Raises:
+        BadSampleError: If the sample has no captions, or if a caption is not text.
     """
     sentences = []
     if any(key in record for key in DREAMLIP_KEYS):
@@ -187,9 +196,14 @@ def caption_sentences(record: Mapping[str, Any]) -> list[str]:
 
 
 def _split_dreamlip_caption(key: str, caption: Any) -> list[str]:
-    """Return the sentences of a DreamLIP caption: a list of sentences, or a text to split.
+    """Return the sentences of one of DreamLIP's captions.
 
-    `key` names the caption in errors. Raises BadSampleError if a sentence is not text.
+    Args:
+        key: The key of the caption in the record, such as "raw_caption", for errors.
+        caption: A list of sentences, or a text that is split into sentences.
+
+    Raises:
+        BadSampleError: If a sentence is not text.
     """
     if isinstance(caption, list):
         return [_require_text(key, sentence) for sentence in caption]
@@ -197,10 +211,14 @@ def _split_dreamlip_caption(key: str, caption: Any) -> list[str]:
 
 
 def _require_text(key: str, value: Any) -> str:
-    """Return the value of a record's key, if it is valid text.
+    """Return a value of a sample's record, after checking that it is valid text.
 
-    Raises BadSampleError, which names the key, for a value of another type, and for text that
-    cannot be encoded as UTF-8.
+    Args:
+        key: The key of the value in the record, for errors.
+        value: The value.
+
+    Raises:
+        BadSampleError: If the value has another type, or cannot be encoded as UTF-8.
     """
     if not isinstance(value, str):
         raise BadSampleError("captions_wrong", f"{key} holds a {type(value).__name__}, not text")
@@ -214,7 +232,11 @@ def _require_text(key: str, value: Any) -> str:
 def decode_sample(raw: RawSample) -> Sample:
     """Decode the image and the captions of a sample.
 
-    Raises BadSampleError, and no other error, if a file is missing or broken.
+    Args:
+        raw: The content of the image file and of the JSON file, or None for a missing file.
+
+    Raises:
+        BadSampleError: If a file is missing or broken. No other error is raised.
     """
     if raw.record is None:
         raise BadSampleError("record_missing", "no json")
@@ -232,7 +254,11 @@ def decode_sample(raw: RawSample) -> Sample:
 def _decode_image(data: bytes | None) -> PIL.Image.Image:
     """Decode the content of an image file to 8-bit RGB.
 
-    Raises BadSampleError if the file is missing (None), broken or too large.
+    Args:
+        data: The content of the file, or None if the sample has no image file.
+
+    Raises:
+        BadSampleError: If the file is missing or broken, or if it has too many pixels.
     """
     if data is None:
         raise BadSampleError("image_missing", "no jpg, jpeg, png or webp")
@@ -258,25 +284,41 @@ class ViewMaker:
     """Makes the random views (crops and captions) of decoded samples, and batches of views."""
 
     def __init__(self, config: TrainConfig, tokenizer: Tokenizer) -> None:
+        """Create a maker of the views that the training method of a configuration needs.
+
+        Args:
+            config: States the sizes, the numbers and the random changes of views.
+            tokenizer: Turns N captions into token ids (N, S).
+        """
         self._text_config = config.text
         self._view_counts = config.method.counts
         self._make_image_views = MultiCrop(config.image, self._view_counts)
         self._tokenizer = tokenizer
 
     def views(self, sample: Sample, seed: Sequence[int]) -> SampleViews:
-        """Return the image views and the caption views of a sample.
+        """Return random crops and captions of a sample. They depend only on it and on the seed.
 
-        They depend only on the sample and on the seed, a sequence of integers >= 0.
+        Args:
+            sample: The decoded sample.
+            seed: Integers >= 0.
+
+        Returns:
+            The image views, as uint8 tensors, and the caption views, as texts.
         """
         rng = np.random.default_rng(seed)
         captions = caption_views(sample.sentences, self._text_config, rng, self._view_counts)
         return self._make_image_views(sample.image, rng), captions
 
     def batch(self, samples: Sequence[SampleViews], problems: Sequence[Problem]) -> Batch:
-        """Stack the views of B samples, and return them with the problems of bad samples.
+        """Stack the views of B samples to a batch.
 
-        With G global and L local image views, and T caption views of S tokens per sample, the
-        shapes are (G, B, 3, H, W), (L, B, 3, h, w) and (T, B, S).
+        Args:
+            samples: The views of each sample.
+            problems: The problems of bad samples that were read on the way to these samples.
+
+        Returns:
+            The batch. With G global and L local image views, and T captions of S tokens for each
+            sample, its tensors have the shapes (G, B, 3, H, W), (L, B, 3, h, w) and (T, B, S).
         """
         captions = []
         for _, sample_captions in samples:
@@ -300,7 +342,12 @@ class ProblemCounter:
     """
 
     def __init__(self, limit: float, *, minimum: int = 200) -> None:
-        """Start to count. `limit` is a fraction from 0 to 1, and `minimum` a number of samples."""
+        """Start to count.
+
+        Args:
+            limit: The largest fraction of bad samples that is accepted, from 0 to 1.
+            minimum: The number of samples before which the fraction is not checked.
+        """
         self._limit = limit
         self._minimum = minimum
         self._n_good = 0
@@ -314,10 +361,16 @@ class ProblemCounter:
         return self._count_by_kind.total()
 
     def add(self, problems: Iterable[Problem], *, seen: int) -> None:
-        """Count bad samples, and the `seen` good ones that were read with them.
+        """Count bad samples, and the good samples that were read with them.
 
-        The first bad samples of each kind are logged, then the 4th, 8th, 16th and so on. Raises
-        UnreadableDataError if too many of all samples so far are bad.
+        The first three bad samples of each kind are logged, then the 4th, 8th, 16th and so on.
+
+        Args:
+            problems: The problems of the bad samples.
+            seen: The number of good samples.
+
+        Raises:
+            UnreadableDataError: If too many of all samples so far are bad.
         """
         self._n_good += seen
         for problem in problems:

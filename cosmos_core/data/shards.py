@@ -68,62 +68,94 @@ def parse_shards(config: DataConfig) -> ShardSets:
     """Return the shards that `data.shards` names, with the weights of `data.weights`.
 
     Sets of shards are joined by `::`. A set is a path, a pattern (`*`, `?`, `[...]`),
-    `pipe:COMMAND` or a URL of webdataset or fsspec. Braces are expanded as webdataset does:
-    `a-{0..1}.tar::b.tar` -> `(("a-0.tar", "a-1.tar"), ("b.tar",))`. Local paths must exist. No
-    shard is opened. Raises ShardError.
+    `pipe:COMMAND` or a URL of webdataset or fsspec. Braces are expanded as webdataset does. No
+    shard is opened.
+
+    Args:
+        config: The options of the data.
+
+    Raises:
+        ShardError: If the options cannot be understood, or if a local tar does not exist.
+
+    Example::
+
+        "a-{0..1}.tar::b.tar" -> sets (("a-0.tar", "a-1.tar"), ("b.tar",))
     """
     sets = [_expand_braces(specification) for specification in config.shards.split(SEPARATOR)]
-    n_streams = 0
-    n_local_shards = 0
+
+    # A stream begins with a scheme, such as "pipe:" or "https:".
+    has_streams = False
+    has_local_shards = False
     for shards in sets:
         for shard in shards:
             if _SCHEME.match(shard):
-                n_streams += 1
+                has_streams = True
             else:
-                n_local_shards += 1
-    if n_streams and n_local_shards:
+                has_local_shards = True
+    if has_streams and has_local_shards:
         raise ShardError(
             "data.shards mixes local tars with streams, whose order differs in kind; "
             "name the local ones as pipe:cat PATH, or fetch the others"
         )
 
-    if n_streams:
+    # Check that streams can be opened, and that local tars exist.
+    if has_streams:
         for shards in sets:
             _require_file_system(shards[0])
-    elif n_local_shards:
+    elif has_local_shards:
         sets = [_find_local_shards(shards) for shards in sets]
     weights = _parse_weights(config.weights, len(sets))
-    return ShardSets(tuple(tuple(shards) for shards in sets), weights, n_streams > 0)
+    return ShardSets(tuple(tuple(shards) for shards in sets), weights, streams=has_streams)
 
 
 def is_opened_by_fsspec(shard: str) -> bool:
     """Return whether fsspec opens a stream, because webdataset cannot open its scheme.
 
-    It opens `s3://BUCKET/0.tar`, for example, but neither `pipe:COMMAND` nor `https://HOST/0.tar`.
+    For example, fsspec opens `s3://BUCKET/0.tar`. Webdataset opens `pipe:COMMAND` and
+    `https://HOST/0.tar`.
+
+    Args:
+        shard: A URL, or a command after `pipe:`.
     """
     scheme = shard.partition(":")[0]
     return scheme not in (*gopen_schemes, "file")
 
 
 def _require_file_system(shard: str) -> None:
-    """Raise ShardError, which names the package to install, if no package can open a stream."""
+    """Check that a package is installed that can open a stream.
+
+    Args:
+        shard: A URL such as `s3://BUCKET/0.tar`, or a command after `pipe:`.
+
+    Raises:
+        ShardError: If no package can open it. The error may name the package to install.
+    """
     if not is_opened_by_fsspec(shard):
         return
     scheme = shard.partition(":")[0]
     try:
         get_filesystem_class(scheme)
     except (ImportError, ValueError) as error:
-        hint = "; pip install 'cosmos-eval[s3]'" if scheme == "s3" else ""
+        advice = "; pip install 'cosmos-eval[s3]'" if scheme == "s3" else ""
         reason = " ".join(str(error).split())
-        raise ShardError(f"data.shards {shard}: {reason}{hint}") from error
+        raise ShardError(f"data.shards {shard}: {reason}{advice}") from error
 
 
 def _expand_braces(specification: str) -> list[str]:
     """Return the shards of a set, with its variables and braces expanded as webdataset does.
 
-    With the environment variable DIR=/data, `${DIR}/{0..2}.tar` -> `["/data/0.tar", "/data/1.tar",
-    "/data/2.tar"]`. Patterns such as `*.tar` are not resolved. Raises ShardError for an empty set,
-    for one that cannot be expanded, and for more than MAX_SHARDS shards.
+    Patterns such as `*.tar` are not resolved.
+
+    Args:
+        specification: One set of the option `data.shards`.
+
+    Raises:
+        ShardError: If the set is empty, if it cannot be expanded, or if it has more than MAX_SHARDS
+            shards.
+
+    Example:
+        With the environment variable DIR=/data, `${DIR}/{0..1}.tar` gives `["/data/0.tar",
+        "/data/1.tar"]`.
     """
     pattern = specification.strip()
     if not pattern:
@@ -131,13 +163,14 @@ def _expand_braces(specification: str) -> list[str]:
     try:
         for _ in range(10):  # as webdataset does: a variable may hold other variables
             pattern = envsubst(pattern)
-        has_too_many_shards = _has_too_many_shards(pattern)
+        is_too_large = _has_too_many_shards(pattern)
         shards: list[str] = []
-        if not has_too_many_shards:
+        if not is_too_large:
+            # One shard more than allowed is enough to know that there are too many.
             shards = list(itertools.islice(braceexpand(pattern), MAX_SHARDS + 1))
     except (ValueError, AssertionError) as error:  # unbalanced braces; an unknown ${variable}
         raise ShardError(f"data.shards {specification!r} cannot be expanded: {error}") from error
-    if has_too_many_shards or len(shards) > MAX_SHARDS:
+    if is_too_large or len(shards) > MAX_SHARDS:
         raise ShardError(f"data.shards {specification!r} names more than {MAX_SHARDS} shards")
     return shards
 
@@ -146,9 +179,13 @@ def _has_too_many_shards(pattern: str) -> bool:
     """Return whether the braces of a pattern clearly have more than MAX_SHARDS combinations.
 
     This is checked before braceexpand is called, which lists each range in full, and is slow on the
-    product of many braces. For example, `{0..9}/{0..99}.tar` has 10 * 100 combinations. Nested
-    braces are not counted.
+    product of many braces. A pattern with nested braces is not checked completely.
+
+    Args:
+        pattern: A set of shards. `{0..9}/{0..99}.tar` has 10 * 100 combinations.
     """
+    # Check each range, such as {0..99} or {0..99..3}. The numbers must be short enough to compute
+    # with, including a minus sign.
     max_digits = len(str(MAX_SHARDS)) + 1
     for first, last, step in _RANGE.findall(pattern):
         if max(len(first), len(last), len(step)) > max_digits:
@@ -159,6 +196,7 @@ def _has_too_many_shards(pattern: str) -> bool:
         if n_numbers > MAX_SHARDS:
             return True
 
+    # Check the product of all braces.
     has_nested_braces = _NESTED.search(pattern) is not None
     if has_nested_braces:
         return False
@@ -169,7 +207,8 @@ def _has_too_many_shards(pattern: str) -> bool:
 def _find_local_shards(shards: Sequence[str]) -> list[str]:
     """Return the paths of local shards, with patterns such as `data/*.tar` resolved.
 
-    Raises ShardError for missing files, and for folders that cannot be read.
+    Raises:
+        ShardError: If a file does not exist, or if a folder cannot be read.
     """
     paths = []
     try:
@@ -183,8 +222,10 @@ def _find_local_shards(shards: Sequence[str]) -> list[str]:
 def _find_files(path_or_pattern: str) -> list[str]:
     """Return the files that a path or a pattern (`*`, `?`, `[...]`) names, sorted.
 
-    An existing file whose name looks like a pattern is taken as it is. Raises ShardError if the
-    file does not exist, or if a folder cannot be read.
+    An existing file whose name looks like a pattern is taken as it is.
+
+    Raises:
+        ShardError: If the file does not exist, or if a folder cannot be read.
     """
     path = Path(path_or_pattern).expanduser()
     is_pattern = _PATTERN.search(path_or_pattern) is not None and not path.exists()
@@ -200,16 +241,24 @@ def _find_files(path_or_pattern: str) -> list[str]:
         names = [str(path)]
     for name in names:
         if not Path(name).is_file():
-            hint = f"; name its tars, as in {name}/*.tar" if Path(name).is_dir() else ""
-            raise ShardError(f"no such shard: {name}{hint}")
+            advice = f"; name its tars, as in {name}/*.tar" if Path(name).is_dir() else ""
+            raise ShardError(f"no such shard: {name}{advice}")
     return names
 
 
 def _parse_weights(specification: str, n_sets: int) -> tuple[float, ...] | None:
     """Return the weights that `data.weights` states, one for each set of shards.
 
-    They are joined by `::`, as in `1::0.5`. Return None if the option is empty. Raises ShardError
-    if there are not `n_sets` weights, or if one is not a finite number greater than 0.
+    Args:
+        specification: The value of the option: numbers that are joined by `::`, or nothing.
+        n_sets: The number of sets of shards.
+
+    Returns:
+        The weights, or None if the option is empty: "1::0.5" -> (1.0, 0.5).
+
+    Raises:
+        ShardError: If there are not `n_sets` weights, or if one is not a finite number greater
+            than 0.
     """
     if not specification:
         return None
@@ -281,8 +330,12 @@ class BatchOrder(Sampler[list[Draw]]):
     ) -> None:
         """Create the order of a run.
 
-        `sizes` and `weights` have a number for each set of shards. `schedule` says which batches
-        this process draws.
+        Args:
+            sizes: The number of samples in each set of shards.
+            weights: The weight of each set. None means that each sample is drawn once per epoch.
+            seed: Decides the order.
+            schedule: The steps and the share of each batch that this process draws.
+            keyed: True to use permutations that need no memory.
         """
         self._set_sizes = np.array(sizes)
         self._n_samples = int(self._set_sizes.sum())
@@ -290,7 +343,7 @@ class BatchOrder(Sampler[list[Draw]]):
         self._seed = seed
         self._schedule = schedule
         self._is_keyed = keyed
-        # The epoch whose order was computed last, and that order. None was computed so far.
+        # The epoch whose order was computed last, and that order. No order was computed so far.
         self._epoch = -1
         self._order: Order = np.asarray
 
@@ -299,7 +352,11 @@ class BatchOrder(Sampler[list[Draw]]):
         return max(0, self._schedule.steps - self._schedule.first_step)
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        """Yield this process's draws for each step, from the first step to the last of the run."""
+        """Yield this process's draws for each step, from the first step to the last of the run.
+
+        For batches of 8 samples and two processes, the process of rank 1 draws the positions 4 to 7
+        in step 0, and the positions 12 to 15 in step 1.
+        """
         schedule = self._schedule
         process_batch_size = schedule.batch_size // schedule.world_size
         for step in range(schedule.first_step, schedule.steps):
@@ -308,17 +365,20 @@ class BatchOrder(Sampler[list[Draw]]):
             yield self._draws(np.arange(first, first + process_batch_size))
 
     def _draws(self, positions: npt.NDArray[np.int64]) -> list[Draw]:
-        """Return the draws at ascending positions (N,), which are counted over all epochs.
+        """Return the samples that are drawn at some positions, and the seeds of their views.
 
-        With 10 samples, position 23 is the fourth one of the epoch with number 2.
+        Args:
+            positions: Ascending positions (N,), which are counted over all epochs. With 10 samples,
+                position 23 is position 3 of epoch 2.
         """
-        epochs, epoch_positions = np.divmod(positions, self._n_samples)
+        epoch_by_position, positions_in_epochs = np.divmod(positions, self._n_samples)
         draws = []
-        for epoch in np.unique(epochs).tolist():
+        for epoch in np.unique(epoch_by_position).tolist():
+            # Compute the order of the epoch, unless it is the last one that was computed.
             if epoch != self._epoch:
                 self._order = self._order_of_epoch(epoch)
                 self._epoch = epoch
-            positions_in_epoch = epoch_positions[epochs == epoch]
+            positions_in_epoch = positions_in_epochs[epoch_by_position == epoch]
             numbers = self._order(positions_in_epoch)
             for number, position in zip(numbers.tolist(), positions_in_epoch.tolist(), strict=True):
                 seed: tuple[int, ...] = (self._seed, epoch, number)
@@ -340,6 +400,12 @@ class BatchOrder(Sampler[list[Draw]]):
             its new order:  E A | C B F D
 
         The end of this epoch is not changed, since the order of the next epoch depends on it.
+
+        Args:
+            epoch: The number of the epoch, counted from 0.
+
+        Returns:
+            A function from positions in the epoch to the numbers of the samples there.
         """
         order = self._epoch_permutation(epoch)
         batch_size, n_samples = self._schedule.batch_size, self._n_samples
@@ -347,26 +413,30 @@ class BatchOrder(Sampler[list[Draw]]):
         n_shared = epoch * n_samples % batch_size
         if n_shared == 0 or self._weights is not None:
             return order
+
+        # Find the samples of the previous epoch that are in the shared batch: C and F.
         previous_order = self._order
         if self._epoch != epoch - 1:
             previous_order = self._epoch_permutation(epoch - 1)
         first_shared = max(0, n_samples - n_shared)
         shared_numbers = previous_order(np.arange(first_shared, n_samples))
 
-        # The first samples of this epoch complete the shared batch. Substitutes for repeated ones
-        # are among the samples of the next two batches, but not at the end of this epoch, which may
-        # share a batch with the next epoch.
+        # The first samples of this epoch complete the shared batch: C and A. Find those among them
+        # that it has already.
         n_completing = batch_size - n_shared
         n_changeable = min(n_samples, n_completing + 2 * batch_size)
-        n_shared_with_next_epoch = (epoch + 1) * n_samples % batch_size
-        substitutes_end = min(n_samples - n_shared_with_next_epoch, n_changeable)
         numbers = order(np.arange(n_changeable))
         is_repeated = np.isin(numbers, shared_numbers)
         repeated_positions = np.flatnonzero(is_repeated[:n_completing])
+
+        # Find substitutes among the samples of the next two batches, but not at the end of this
+        # epoch, which may share a batch with the next epoch.
+        n_shared_with_next_epoch = (epoch + 1) * n_samples % batch_size
+        substitutes_end = min(n_samples - n_shared_with_next_epoch, n_changeable)
         is_substitute = ~is_repeated[n_completing:substitutes_end]
         substitute_positions = n_completing + np.flatnonzero(is_substitute)
 
-        # Small data may have fewer substitutes than repeated samples.
+        # Let them change places. Small data may have fewer substitutes than repeated samples.
         for repeated, substitute in zip(repeated_positions, substitute_positions, strict=False):
             numbers[repeated], numbers[substitute] = numbers[substitute], numbers[repeated]
         return _ChangedStart(numbers, order)
@@ -376,6 +446,9 @@ class BatchOrder(Sampler[list[Draw]]):
 
         It depends on the seed and on the number of the epoch. With weights, it is not a permutation
         but draws with replacement.
+
+        Args:
+            epoch: The number of the epoch, counted from 0.
         """
         n_samples = self._n_samples
         is_large = n_samples >= KeyedPermutation.MIN_SIZE
@@ -385,12 +458,14 @@ class BatchOrder(Sampler[list[Draw]]):
         if self._weights is None:
             return rng.permutation(n_samples).astype(np.uint32).__getitem__
 
-        # First draw a set for each position, then one of the samples of this set.
+        # Draw a set for each position.
         weighted_sizes = self._set_sizes * np.array(self._weights)
         probabilities = weighted_sizes / weighted_sizes.sum()
         drawn_sets = rng.choice(len(probabilities), size=n_samples, p=probabilities)
-        set_starts = np.cumsum(self._set_sizes) - self._set_sizes
+
+        # Draw one of the samples of this set. Sets of 3 and 2 samples start at the numbers [0, 3].
         numbers_in_set = rng.integers(self._set_sizes[drawn_sets])
+        set_starts = np.cumsum(self._set_sizes) - self._set_sizes
         numbers = set_starts[drawn_sets] + numbers_in_set
         return numbers.astype(np.uint32).__getitem__
 
@@ -402,12 +477,20 @@ class _ChangedStart:
     """
 
     def __init__(self, first_numbers: npt.NDArray[Any], order: Order) -> None:
+        """Create an order.
+
+        Args:
+            first_numbers: The sample numbers at the first positions.
+            order: The order at all other positions.
+        """
         self._first_numbers = first_numbers
         self._order = order
 
     def __call__(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
         """Return the sample numbers (N,) at positions (N,)."""
         last_changed = len(self._first_numbers) - 1
+        # Look up the first numbers at all positions. Later positions give any number, which is not
+        # used.
         first_numbers = self._first_numbers[np.minimum(positions, last_changed)]
         return np.where(positions <= last_changed, first_numbers, self._order(positions))
 
@@ -425,6 +508,12 @@ class KeyedPermutation:
     MIN_SIZE = 2**16  # for smaller sizes a network's permutations are not uniform
 
     def __init__(self, size: int, seed: Sequence[int]) -> None:
+        """Draw the keys of a permutation.
+
+        Args:
+            size: The permutation is of the numbers from 0 to `size` - 1.
+            seed: Integers >= 0, on which the permutation depends.
+        """
         self._size = size
         # Half the number of bits that the largest number has, rounded up.
         n_bits = (size - 1).bit_length()
@@ -434,6 +523,8 @@ class KeyedPermutation:
 
     def __call__(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
         """Return the numbers (N,) of the permutation at positions (N,)."""
+        # The network permutes the numbers below a power of 4, which may exceed the size. Numbers
+        # outside are permuted again until they are inside.
         numbers = self._encrypt(positions.astype(np.uint64))
         while True:
             is_outside = numbers >= self._size

@@ -70,10 +70,16 @@ class StreamBatches(IterableDataset[samples.Item]):
         view_maker: samples.ViewMaker,
         positions: Mapping[int, samples.StreamPosition] | None = None,
     ) -> None:
-        """Create the batches of a process, which `lanes` workers make.
+        """Create the batches of a process.
 
-        `seed` decides the order of shards and samples, and the random views. `schedule` says which
-        steps of the run the process does.
+        Args:
+            shards: The streams to read.
+            seed: Decides the order of shards and samples, and the random views.
+            schedule: The steps of the run that the process does, and its share of each batch.
+            lanes: The number of workers that make the batches.
+            view_maker: Makes the views of samples.
+            positions: Where each worker continues, by its number. A worker without a position
+                reads all earlier samples again.
         """
         super().__init__()
         n_shards = len(shards.shards)
@@ -100,12 +106,14 @@ class StreamBatches(IterableDataset[samples.Item]):
         schedule = self._schedule
         worker = get_worker_info()
         worker_number = worker.id if worker else 0
-        # PyTorch takes the first batch from worker 0, so worker 0 has the lane of the first step.
+        # PyTorch takes the first batch from worker 0, so worker 0 has the lane of the first step:
+        # with 4 lanes and the first step 5, the workers 0, 1, 2, 3 have the lanes 1, 2, 3, 0.
         lane = (worker_number + schedule.first_step) % self._n_lanes
         has_position = lane in self._position_by_lane
         position = self._position_by_lane.get(lane, samples.StreamPosition())
 
         samples_per_batch = schedule.batch_size // schedule.world_size
+        # The reader appends the problems of bad samples to this list.
         problems: list[samples.Problem] = []
         reader = LaneReader(self, lane, position)
         good_samples = reader.good_samples(problems)
@@ -129,26 +137,38 @@ class StreamBatches(IterableDataset[samples.Item]):
             yield error
 
     def shards_of_pass(self, lane: int, pass_number: int) -> list[str]:
-        """Return the shards that a worker reads in a pass, in order.
+        """Return the shards that a worker reads in a pass over the data, in order.
 
         They are the worker's share of a random permutation of all shards. With weights, they are as
-        many shards, drawn with replacement. For shards A to F in the order C A F B E D, two
-        processes and one worker each, the first process reads C F E, and the second A B D.
+        many shards, drawn with replacement.
+
+        Args:
+            lane: The number of the worker in this process.
+            pass_number: The number of the pass, counted from 0.
+
+        Example:
+            For shards A to F in the random order C A F B E D, and two processes of one worker each,
+            the first process reads C F E, and the second one reads A B D.
         """
         shards = self._shards.shards
         rank, world_size = self._schedule.rank, self._schedule.world_size
         if self._shards.weights is None:
+            # All processes draw the same permutation. Each process takes every `world_size`-th
+            # shard of it, and each worker every `n_lanes`-th shard of these.
             rng = np.random.default_rng([self._seed, pass_number])
-            process_order = rng.permutation(len(shards))[rank::world_size]
-            lane_order = process_order[lane :: self._n_lanes]
-            return [shards[i] for i in lane_order]
+            permutation = rng.permutation(len(shards))
+            process_indices = permutation[rank::world_size]
+            lane_indices = process_indices[lane :: self._n_lanes]
+            return [shards[i] for i in lane_indices]
 
+        # All shards of a set have its weight. For the weights [1, 0.5] and sets of 2 and 3 shards,
+        # the weights of the shards are [1, 1, 0.5, 0.5, 0.5].
         n_shards_by_set = [len(set_shards) for set_shards in self._shards.sets]
         weights = np.repeat(self._shards.weights, n_shards_by_set)
         rng = np.random.default_rng([self._seed, pass_number, rank, lane])
         n_draws = max(1, len(shards) // (world_size * self._n_lanes))
-        drawn_shards = rng.choice(len(shards), n_draws, p=weights / weights.sum())
-        return [shards[i] for i in drawn_shards]
+        drawn_indices = rng.choice(len(shards), n_draws, p=weights / weights.sum())
+        return [shards[i] for i in drawn_indices]
 
     def buffer_rng(self, lane: int, pass_number: int) -> random.Random:
         """Return the random generator of a worker's shuffle buffer in a pass."""
@@ -157,8 +177,11 @@ class StreamBatches(IterableDataset[samples.Item]):
     def view_seed(self, pass_number: int, turn: int, key: str) -> tuple[int, ...]:
         """Return the seed of the random views of a sample.
 
-        It depends on the number of the pass and on the sample's key. With weights, it also depends
-        on the turn of the sample's shard, which is the number of the shard in the pass.
+        Args:
+            pass_number: The number of the pass over the data.
+            turn: The number of the sample's shard in the pass. It counts only with weights, since a
+                shard can then be drawn twice in a pass.
+            key: The key of the sample, such as "000123".
         """
         digest = hashlib.blake2b(key.encode(errors="surrogateescape"), digest_size=8).digest()
         key_hash = int.from_bytes(digest, "big")
@@ -185,7 +208,13 @@ class LaneReader:
     """
 
     def __init__(self, streams: StreamBatches, lane: int, start: samples.StreamPosition) -> None:
-        """Create the reader of a lane, which starts at the position `start`."""
+        """Create the reader of a worker.
+
+        Args:
+            streams: The batches of the process, which know the shards of each pass.
+            lane: The number of the worker.
+            start: The position in the stream of samples at which the reader starts.
+        """
         self._streams = streams
         self._lane = lane
         self._start = start
@@ -213,9 +242,12 @@ class LaneReader:
     ) -> Iterator[tuple[samples.Sample, tuple[int, ...]]]:
         """Yield decoded samples and the seeds of their views, pass after pass, without end.
 
-        The problems of bad samples are appended to `problems`. Raises UnreadableDataError after a
-        pass without a good sample, and if a shard no longer has the samples that the position
-        counts.
+        Args:
+            problems: A list to which the problems of bad samples are appended.
+
+        Raises:
+            UnreadableDataError: After a pass without a good sample, and if a shard no longer has
+                the samples that the position counts.
         """
         start = self._start
         last_problem: samples.Problem | None = None
@@ -241,10 +273,16 @@ class LaneReader:
     def _shuffled_entries(self, start: samples.StreamPosition) -> Iterator[SeededEntry]:
         """Yield the entries of a pass in the order of the shuffle buffer, from a position on.
 
+        An entry is a sample, or the problem of a shard that cannot be read. Its place is its number
+        in the pass: 0, 1, 2 and so on.
+
         The order depends only on the seed and on the number of entries, not on their content. So
-        the entries before the position are replayed by their places (0, 1, 2 and so on), without
-        reading them. The places that leave the buffer before the position are dropped. Only the
+        the shuffle buffer is filled with the places of the entries before the position, without
+        reading these. The places that leave the buffer before the position are dropped. Only the
         entries whose places are still in the buffer then are read again.
+
+        Args:
+            start: The position from which on entries are yielded.
         """
         rng = self._streams.buffer_rng(self._lane, self._pass_number)
         shuffle = webdataset.shuffle(SHUFFLE_BUFFER, initial=SHUFFLE_BUFFER, rng=rng)
@@ -256,6 +294,7 @@ class LaneReader:
             is_in_buffer[place] = False
         self._n_taken = start.n_taken
 
+        # Read the entries of the places that are in the buffer, and yield them in their place.
         buffered_places = set(np.flatnonzero(is_in_buffer).tolist())
         entry_by_place = self._read_again(start, buffered_places)
         for item in shuffled_items:
@@ -267,12 +306,18 @@ class LaneReader:
     def _places_and_entries(self, start: samples.StreamPosition) -> Iterator[int | SeededEntry]:
         """Yield the places of the entries before a position, then the entries after it.
 
-        This is the input of the shuffle buffer. The position of this reader moves with the entries.
+        This is the input of the shuffle buffer. An entry is a sample or the problem of a shard, and
+        its place is its number in the pass. The position of this reader moves with the entries.
+
+        Args:
+            start: The position. If 5 entries were read before it, the places 0 to 4 are yielded.
         """
         self._finished_shard_sizes = list(start.finished_shard_sizes)
         self._n_read_of_open_shard = start.n_read_of_open_shard
         yield from range(start.n_entries_read)
 
+        # Read the shards of the pass that were not read to their ends. A turn is the number of a
+        # shard in the pass.
         shards = self._streams.shards_of_pass(self._lane, self._pass_number)
         first_turn = len(start.finished_shard_sizes)
         for turn in range(first_turn, len(shards)):
@@ -288,16 +333,30 @@ class LaneReader:
     def _read_again(
         self, start: samples.StreamPosition, places: set[int]
     ) -> dict[int, SeededEntry]:
-        """Read the entries at some places before a position, and return them by place.
+        """Read the entries at some places before a position again.
 
         A shard that was read to its end is opened only if it has such an entry, and is read up to
-        the last such entry. For shards of 3, 4 and 5 entries and the places {1, 8}, two entries of
-        the first shard and two of the third are read. The shard in which the position lies is left
-        open in `self._open_shard`: `_places_and_entries` goes on reading it.
+        the last such entry. The shard in which the position lies is left open in
+        `self._open_shard`: `_places_and_entries` goes on reading it.
+
+        Args:
+            start: The position. It states the number of entries of each shard before it.
+            places: The numbers of the entries in the pass, counted over all its shards.
+
+        Returns:
+            The entries, which are samples or problems of shards, with the seeds of their views, by
+            place.
+
+        Example:
+            For shards of 3, 4 and 5 entries and the places {1, 8}, two entries of the first shard
+            and two of the third one are read.
         """
         shards = self._streams.shards_of_pass(self._lane, self._pass_number)
         entry_by_place: dict[int, SeededEntry] = {}
-        first_place = 0  # the place of the first entry of the shard
+
+        # Read from the shards before the position. `turn` is the number of a shard in the pass, and
+        # `first_place` is the place of its first entry.
+        first_place = 0
         for turn, n_entries in enumerate(start.finished_shard_sizes):
             shard_places = places.intersection(range(first_place, first_place + n_entries))
             if shard_places:
@@ -310,6 +369,7 @@ class LaneReader:
                 stream.close()
             first_place += n_entries
 
+        # Read from the shard in which the position lies, up to the position.
         if start.n_read_of_open_shard > 0:
             turn = len(start.finished_shard_sizes)
             stream = read_stream(shards[turn])
@@ -321,14 +381,25 @@ class LaneReader:
         return entry_by_place
 
     def _with_seed(self, entry: Entry, turn: int) -> SeededEntry:
-        """Return an entry and the seed of its views. `turn` is the number of its shard."""
+        """Return an entry and the seed of its views.
+
+        Args:
+            entry: A sample, or the problem of a shard.
+            turn: The number of its shard in the pass.
+        """
         return entry, self._streams.view_seed(self._pass_number, turn, entry.key)
 
 
 def _first_entries(stream: Iterator[Entry], shard: str, count: int) -> Iterator[Entry]:
-    """Yield the first `count` entries of an opened shard, which stays open.
+    """Yield the first entries of an opened shard, which stays open.
 
-    Raises UnreadableDataError, which names the shard, if it has fewer.
+    Args:
+        stream: The samples and problems that are read from the shard.
+        shard: The name of the shard, for errors.
+        count: The number of entries to yield.
+
+    Raises:
+        UnreadableDataError: If the shard has fewer entries.
     """
     n_entries = 0
     for entry in itertools.islice(stream, count):
@@ -346,9 +417,18 @@ def pack_positions(
 ) -> dict[str, Any]:
     """Return the positions of the workers of all processes as lists and numbers for a snapshot.
 
-    `positions_by_rank` has the positions of each process by the number of the worker (the lane). A
-    position is packed as `[lane, *fields]`. For one process of two workers, of which only the first
-    has begun, the result is `{"lanes": 2, "positions": [[[0, 1, 5, 5, (3, 2), 1]]]}`.
+    Args:
+        positions_by_rank: For each process, the positions of its workers by their numbers (the
+            lanes).
+        lanes: The number of workers of each process.
+
+    Returns:
+        The number of workers, and for each process a list of positions. A position is packed as the
+        number of its worker, followed by the fields of StreamPosition.
+
+    Example:
+        One process of two workers, of which only the first one has begun: `{"lanes": 2,
+        "positions": [[[0, 1, 5, 5, (3, 2), 1]]]}`.
     """
     packed_by_rank = []
     for position_by_lane in positions_by_rank:
@@ -360,12 +440,22 @@ def pack_positions(
 def resumed_positions(
     stored: Mapping[str, Any], *, rank: int, world_size: int, lanes: int
 ) -> dict[int, samples.StreamPosition]:
-    """Return the positions at which the workers of process `rank` continue, by lane.
+    """Return the positions in their streams at which the workers of a process continue.
 
-    `stored` is the value of `pack_positions` in a snapshot. If the number of processes or of
-    workers (lanes) has changed since, all workers continue at the beginning of the first pass that
-    no worker has begun. The process of rank 0 logs a warning then.
+    If the number of processes or of workers has changed since the snapshot, all workers continue at
+    the beginning of the first pass that no worker has begun. The process of rank 0 logs a warning
+    then.
+
+    Args:
+        stored: The value of `pack_positions` in a snapshot.
+        rank: The number of the process.
+        world_size: The number of processes now.
+        lanes: The number of workers of each process now.
+
+    Returns:
+        A position for each worker that has begun, by the number of the worker.
     """
+    # Unpack the positions.
     positions_by_rank = []
     for packed_positions in stored["positions"]:
         position_by_lane = {
@@ -391,9 +481,12 @@ def resumed_positions(
 
 
 def read_stream(shard: str) -> Generator[Entry, None, None]:
-    """Yield the undecoded samples of a stream, such as `pipe:curl URL` or `s3://BUCKET/0.tar`.
+    """Yield the undecoded samples of a stream.
 
     If the stream cannot be opened or read to its end, the last entry is the problem of the shard.
+
+    Args:
+        shard: A command or a URL, such as `pipe:curl URL` or `s3://BUCKET/0.tar`.
     """
     try:
         stream = RemoteFile(shard) if is_opened_by_fsspec(shard) else webdataset.gopen(shard)
@@ -412,7 +505,7 @@ def read_stream(shard: str) -> Generator[Entry, None, None]:
         except _FAILURES as error:
             failure = error
         # If a command failed, this is the cause of a damaged tar, and is reported in its place.
-        command_failure = _close(stream)
+        command_failure = _close_stream(stream)
         if command_failure is not None:
             failure = command_failure
     finally:  # also if the caller stops early
@@ -429,6 +522,7 @@ class RemoteFile:
     """
 
     def __init__(self, url: str) -> None:
+        """Open a file for reading."""
         with _as_os_error():
             # A file system of this process: a worker must not use connections of another one.
             files, path = url_to_fs(url, use_listings_cache=False, skip_instance_cache=True)
@@ -441,7 +535,11 @@ class RemoteFile:
             return content
 
     def close(self) -> None:
-        """Close the file. Raises OSError if that fails."""
+        """Close the file.
+
+        Raises:
+            OSError: If that fails.
+        """
         with _as_os_error():
             self._file.close()
 
@@ -464,6 +562,7 @@ class _StreamWithHead:
     """
 
     def __init__(self, stream: Any, head: bytes = b"") -> None:
+        """Put a stream and its first bytes, which have been read from it, together again."""
         self._stream = stream
         self._unread_head = head
 
@@ -479,9 +578,12 @@ class _StreamWithHead:
 def _raw_samples(stream: Any) -> Iterator[tuple[str, samples.RawSample]]:
     """Yield the key and the undecoded files of each sample in a tar.
 
-    Files with the same key are one sample if they follow each other in the tar: `a.jpg`, `a.json`
-    and `b.jpg` are the samples "a" and "b". The first of several files with the same extension is
-    used.
+    Files with the same key, which is the name without the extension, are one sample if they follow
+    each other in the tar: `a.jpg`, `a.json` and `b.jpg` are the samples "a" and "b". The first of
+    several files with the same extension is used.
+
+    Args:
+        stream: The tar, which is open for reading and may be compressed.
     """
     for key, files in itertools.groupby(_sample_files(stream), key=lambda file: file.key):
         content_by_suffix: dict[str, bytes] = {}
@@ -524,11 +626,14 @@ def _sample_files(stream: Any) -> Iterator[_SampleFile]:
             yield _SampleFile(key, suffix, reader.read())
 
 
-def _close(stream: Any) -> OSError | None:
-    """Close a stream, and return its error: None if all is well.
+def _close_stream(stream: Any) -> OSError | None:
+    """Close a stream, and return the error of closing it, or None if there is none.
 
     For a `pipe:` command, an exit status other than 0 is an error. The status counts only if all of
     the output was read: otherwise the closed pipe has ended the command.
+
+    Args:
+        stream: A file, or a pipe of webdataset with the attribute `status`.
     """
     try:
         is_at_end = not stream.read(1)
@@ -544,7 +649,13 @@ def _close(stream: Any) -> OSError | None:
 
 
 def _shard_problem(shard: str, count: int, error: Exception) -> samples.Problem:
-    """Return the problem of a shard that failed after `count` samples."""
+    """Return the problem of a shard that cannot be read to its end.
+
+    Args:
+        shard: The command or the URL of the shard.
+        count: The number of samples that were read before the error.
+        error: The error.
+    """
     kind = "truncated" if count else "unreadable"
     reason = str(error) or type(error).__name__
     shard_error = samples.BadSampleError(kind, f"after {count} samples: {reason}")

@@ -68,12 +68,19 @@ def split_name(name: str) -> tuple[str, str] | None:
     """Split a file's name into the key of its sample and its extension, as webdataset does.
 
     The name is split at the first full stop behind its folder, and the extension is returned in
-    lower case: `a/0001.seg.PNG` -> `("a/0001", "seg.png")`. Return None for a name without a key or
-    an extension, and for metadata (`__meta__/...`).
+    lower case. Return None for a name without a key or an extension, and for metadata
+    (`__meta__/...`).
+
+    Example::
+
+        "a/0001.seg.PNG" -> ("a/0001", "seg.png")
+        "README" -> None
     """
+    # Most names are as simple as "0001.jpg", and are split without a regular expression.
     key, _, suffix = name.partition(".")
-    if key.isalnum() and suffix.isalnum():  # most names are such simple ones: this is quicker
+    if key.isalnum() and suffix.isalnum():
         return key, suffix.lower()
+
     name_match = _KEY.fullmatch(name)
     if name_match is None or _META.match(name):
         return None
@@ -81,12 +88,19 @@ def split_name(name: str) -> tuple[str, str] | None:
 
 
 def require_one_file(content: bytes) -> None:
-    """Raise TarError if the content of a file holds headers of other files.
+    """Check that the content of a file in a tar holds no headers of other files.
 
-    The size in the file's header is too large then: the content reaches into the next files.
-    Headers are found by the word "ustar", which is at a fixed offset in each of them.
+    If it does, the size in the file's header is too large: the content reaches into the next files.
+
+    Args:
+        content: The content of the file, as long as its header states.
+
+    Raises:
+        TarError: If the content holds a header.
     """
-    for magic in re.finditer(b"ustar", content):  # quicker than bytes.find in bytes of images
+    # Every header has the word "ustar" at the same offset. A search by a regular expression is
+    # quicker than `bytes.find` in the content of images.
+    for magic in re.finditer(b"ustar", content):
         header_start = magic.start() - _MAGIC_OFFSET
         is_at_block = header_start >= 0 and header_start % BLOCK == 0
         if is_at_block and _is_header(content[header_start : header_start + BLOCK]):
@@ -96,8 +110,15 @@ def require_one_file(content: bytes) -> None:
 def read_members(path: str) -> list[Member]:
     """Return the files in a local tar, in their order, without reading their contents.
 
-    `Member("0001.jpg", 512, 700)` is a file of 700 bytes whose content begins at byte 512. Raises
-    TarError if the tar is damaged, and OSError.
+    For example, `Member("0001.jpg", 512, 700)` is a file of 700 bytes whose content begins at byte
+    512 of the tar.
+
+    Args:
+        path: The path of the tar.
+
+    Raises:
+        TarError: If the tar is damaged.
+        OSError: If the tar cannot be read.
     """
     with open(path, "rb") as file:
         return list(TarReader(file))
@@ -114,7 +135,11 @@ class TarReader:
     """
 
     def __init__(self, file: Readable) -> None:
-        """Start at the beginning of a tar. `file` is open for reading."""
+        """Start at the beginning of a tar.
+
+        Args:
+            file: The tar, which is open for reading and not compressed.
+        """
         self._file = file
         # The method to seek with, if the file can.
         self._seek: Callable[[int], object] | None = None
@@ -145,12 +170,14 @@ class TarReader:
                 continue
 
             path, size = _path_and_size(header, records)
+            # Old programs write a folder as a file whose name ends with a slash.
             is_file = header.kind in _FILE_KINDS and not path.endswith("/")
             if is_file:
                 if path in names:
                     raise TarError(f"two files are called {path!r}; pack it again")
                 names.add(path)
                 self._n_unread = size
+                # Zeros fill the last block: a content of 700 bytes is followed by 324 of them.
                 self._padding = -size % BLOCK
                 yield Member(path, self._position, size)
             elif header.kind not in (*_FILE_KINDS, *_SKIPPED_KINDS):
@@ -165,7 +192,8 @@ class TarReader:
     def read(self) -> bytes:
         """Return the content of the file that the iteration has reached.
 
-        Raises TarError if the tar is cut off, or if the content holds headers of other files.
+        Raises:
+            TarError: If the tar is cut off, or if the content holds headers of other files.
         """
         content = self._read_exactly(self._n_unread)
         self._n_unread = 0
@@ -173,17 +201,24 @@ class TarReader:
         return content
 
     def _read_extended_header(self, header: "_TarHeader", records: dict[bytes, bytes]) -> None:
-        """Read the content of an extended header, and add its values to `records` by keyword.
+        """Read the content of an extended header, which describes the next file.
 
-        They describe the next file: `{b"path": b"a long name.jpg"}`. A global header, of the kind
-        "g", describes all files. Its values are not needed. Raises TarError if it is damaged, or
-        if a global header states a name or a size.
+        A global header, of the kind "g", describes all files. Its values are not needed.
+
+        Args:
+            header: The header.
+            records: A dictionary to which the values are added by their keywords, such as {b"path":
+                b"a long name.jpg"}.
+
+        Raises:
+            TarError: If the header is damaged, or if a global header states a name or a size.
         """
         if header.size > _MAX_HEADER_BYTES:
             raise self._damaged_error("an extended header is too large")
         content = self._read_exactly(header.size)
         self._padding = -header.size % BLOCK
-        if header.kind == b"K":  # the target of a link
+        if header.kind == b"K":
+            # It states the target of a link. Links are refused later.
             return
         try:
             if header.kind == b"L":
@@ -200,7 +235,8 @@ class TarReader:
     def _next_header(self) -> "_TarHeader | None":
         """Skip to the next header, and return its fields. Return None at the end of the tar.
 
-        Raises TarError if the header or the bytes before it are damaged.
+        Raises:
+            TarError: If the header or the bytes before it are damaged.
         """
         # Skip the content of the current file that was not read.
         if self._seek is not None and self._n_unread:
@@ -208,9 +244,10 @@ class TarReader:
             self._seek(self._position)
             self._n_unread = 0
         while self._n_unread:
-            skipped = self._read_exactly(min(self._n_unread, _CHUNK))
-            self._n_unread -= len(skipped)
+            skipped_bytes = self._read_exactly(min(self._n_unread, _CHUNK))
+            self._n_unread -= len(skipped_bytes)
 
+        # Read the zeros behind the content, and the block of the header.
         padding_and_header = self._read_exactly(self._padding + BLOCK)
         padding = padding_and_header[: self._padding]
         block = padding_and_header[self._padding :]
@@ -219,19 +256,24 @@ class TarReader:
         if not has_only_zeros:
             raise self._damaged_error("the size of a file is wrong")
         if block == _ZEROS:
+            # A block of zeros ends the tar.
             self._require_end()
             return None
         try:
             return _parse_header(block)
         except ValueError as error:
-            if self._position == BLOCK:
+            is_first_block = self._position == BLOCK
+            if is_first_block:
                 raise _no_tar_error(str(error)) from error
             raise self._damaged_error(str(error)) from error
 
     def _require_end(self) -> None:
-        """Raise TarError unless a second block of zeros follows, and only zeros after it.
+        """Check that a second block of zeros follows, and only zeros after it.
 
-        The first block of zeros has been read.
+        The first block of zeros, which ends the tar, has been read.
+
+        Raises:
+            TarError: If other bytes or too few bytes follow.
         """
         end = self._position - BLOCK
         remaining_bytes = self._read_at_most(_MAX_END_BYTES)
@@ -247,7 +289,11 @@ class TarReader:
             raise TarError(f"only zeros from byte {end} on: not written to its end; fetch it again")
 
     def _read_exactly(self, size: int) -> bytes:
-        """Read `size` bytes. Raises TarError if the tar ends before them."""
+        """Read a number of bytes.
+
+        Raises:
+            TarError: If the tar ends before them.
+        """
         content = self._read_at_most(size)
         if len(content) < size:
             raise self._cut_off_error()
@@ -308,7 +354,8 @@ def _is_header(block: bytes) -> bool:
 def _parse_header(block: bytes) -> _TarHeader:
     """Parse a block of 512 bytes as a header.
 
-    Raises ValueError for a wrong checksum, and for a size that is not a number.
+    Raises:
+        ValueError: If the checksum is wrong, or if the size is not a number.
     """
     checksum = _parse_number(block[_CHECKSUM])
     # The checksum is the sum of all bytes, with blanks in place of the checksum itself. Old
@@ -334,15 +381,25 @@ def _parse_header(block: bytes) -> _TarHeader:
 
 
 def _parse_number(field: bytes) -> int:
-    r"""Return the number in a field of a header, such as 15 for b"000017\0".
+    r"""Return the number in a field of a header.
 
     The number is written in octal digits or, if it is large, in GNU's form: the byte 0x80 and a
-    big-endian integer. A blank field is 0. Raises ValueError if the field is not a number.
+    big-endian integer. A blank field is 0.
+
+    Raises:
+        ValueError: If the field is not a number.
+
+    Example::
+
+        b"000017\0" -> 15
+        b"\x80\0\0\x01\0" -> 256
     """
-    if field[0] == 0x80:
+    is_in_gnu_form = field[0] == 0x80
+    if is_in_gnu_form:
         return int.from_bytes(field[1:], "big")
     digits = field.strip(b" \0") or b"0"
-    if digits.strip(b"01234567"):
+    has_only_octal_digits = not digits.strip(b"01234567")
+    if not has_only_octal_digits:
         raise ValueError("bad number")
     return int(digits, 8)
 
@@ -350,17 +407,25 @@ def _parse_number(field: bytes) -> int:
 def _parse_pax_records(content: bytes) -> dict[bytes, bytes]:
     r"""Return the values in the content of a pax header by their keywords.
 
-    A record is `LENGTH KEYWORD=VALUE\n`, and its length counts all of its bytes. So the content
-    b"19 path=photo1.jpg\n" gives {b"path": b"photo1.jpg"}. Raises ValueError if the records do not
-    fill the content.
+    The content is a series of records of the form `LENGTH KEYWORD=VALUE\n`. The length is a decimal
+    number, and counts all bytes of the record, from its own first digit to the line break.
+
+    Raises:
+        ValueError: If the records do not fill the content.
+
+    Example::
+
+        b"19 path=photo1.jpg\n" -> {b"path": b"photo1.jpg"}
     """
     records = {}
     start = 0
     while start < len(content):
+        # Read the length, which ends at a blank: b"19".
         length_digits = content[start : start + 20].partition(b" ")[0]
         length = int(length_digits) if length_digits.isdigit() else 0
         end = start + length
-        # Between the blank after the length and the line break.
+
+        # Split the bytes between the blank and the line break: b"path=photo1.jpg".
         keyword_start = start + len(length_digits) + 1
         line_break = content[end - 1 : end]
         keyword, equals, value = content[keyword_start : end - 1].partition(b"=")
@@ -374,7 +439,8 @@ def _parse_pax_records(content: bytes) -> dict[bytes, bytes]:
 def _parse_long_name(content: bytes) -> bytes:
     r"""Return the name in the content of one of GNU's extended headers: b"a.jpg\0" -> b"a.jpg".
 
-    Raises ValueError for an empty name, and for one that holds a byte of zero.
+    Raises:
+        ValueError: If the name is empty or holds a byte of zero.
     """
     name = content.removesuffix(b"\0")
     if not name or b"\0" in name:
@@ -385,11 +451,16 @@ def _parse_long_name(content: bytes) -> bytes:
 def _path_and_size(header: _TarHeader, records: dict[bytes, bytes]) -> tuple[str, int]:
     """Return the path and the size in bytes of a file.
 
-    The values in `records`, from extended headers, override the name and the size in the file's
-    header. Raises TarError for an impossible path or size, and for a sparse file.
+    Args:
+        header: The header of the file.
+        records: The values of the extended headers before it by keyword, such as b"path". They
+            override the name and the size in the header.
+
+    Raises:
+        TarError: If the path or the size is impossible, or if the file is sparse.
     """
     path = records.get(b"path", header.name).decode("utf-8", "surrogateescape")
-    size_digits = records.get(b"size", b"%d" % header.size)
+    size_digits = records.get(b"size", b"%d" % header.size)  # such as b"700"
     is_valid_path = path != "" and "\0" not in path
     is_valid_size = size_digits.isdigit() and len(size_digits) <= _MAX_SIZE_DIGITS
     if not is_valid_path or not is_valid_size:

@@ -19,9 +19,11 @@ _guards: list[subprocess.Popen[bytes]] = []
 def worker_lifetime(*, commands: bool = False) -> Iterator[Callable[[int], None]]:
     """Yield a `worker_init_fn` for a DataLoader whose workers never outlive this context.
 
-    The workers end at the end of the block, and also if this process is killed. If `commands` is
-    true, the commands that a worker has started, and all processes that these have started, end
-    with the worker.
+    The workers end at the end of the block, and also if this process is killed.
+
+    Args:
+        commands: True if the commands that a worker has started, and all processes that these have
+            started, also end with the worker.
     """
     # Workers wait to read from the pipe. This process has the only writing end. It is closed here,
     # or by the system when this process dies, and then the workers end.
@@ -39,8 +41,13 @@ def _prepare_worker(
     """Make this worker process end when the writing end of the pipe is closed.
 
     The worker and its commands get a process group of their own. So signals to the group of the
-    main process, as by Ctrl-C, do not reach the worker: the main process ends its workers. If
-    `commands` is true, the whole group is killed when the worker ends.
+    main process, as by Ctrl-C, do not reach the worker: the main process ends its workers.
+
+    Args:
+        read_end: The reading end of the pipe, at which the worker waits.
+        write_end: The writing end, which only the main process shall keep open.
+        commands: True if the whole process group is killed when the worker ends.
+        worker_number: The number of the worker, which PyTorch passes and which is not needed.
     """
     write_end.close()  # the worker's copy, which would keep the pipe open
     # A handler that does nothing. Commands do not inherit it, as they would inherit SIG_IGN.

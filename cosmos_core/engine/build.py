@@ -96,8 +96,12 @@ def make_training(config: TrainConfig, world: World, *, pretrained: bool = True)
 def _create_model(config: TrainConfig, *, pretrained: bool) -> tuple[nn.Module, Audit | None]:
     """Create the student's model, load pretrained weights into it, and freeze a tower.
 
-    All three depend on the configuration. Without `pretrained` the weights stay random. Return the
-    model, and a record of the weights that were loaded, or None.
+    Args:
+        config: The configuration, which names the architecture, the weights and the tower.
+        pretrained: False if the weights stay random, although the configuration names others.
+
+    Returns:
+        The model, and a record of the weights that were loaded, or None if none were.
     """
     model = config.method.create_student(config.architecture)
     audit = None
@@ -122,13 +126,20 @@ def param_groups(
     """Return parameter groups for `torch.optim.AdamW`.
 
     As in github.com/ExplainableML/cosmos, after OpenCLIP, weight decay does not apply to parameters
-    with fewer than two dimensions, and for those whose names contain one of NO_DECAY_NAMES. With
-    `layer_decay` 1 there are two groups: first the parameters without weight decay, then those with
-    it. Frozen parameters are left out.
+    with fewer than two dimensions, and to those whose names contain one of NO_DECAY_NAMES. Frozen
+    parameters are left out.
 
-    If `layer_decay` is below 1, there are two groups for each layer. Their "lr_scale" is
-    `layer_decay` to the power of the number of layers above. The caller multiplies the learning
-    rate of a group by it.
+    Args:
+        model: The model.
+        weight_decay: The weight decay of all other parameters.
+        layer_decay: The factor from the learning rate of a layer to the one of the layer below. 1
+            means that all layers have the same learning rate.
+
+    Returns:
+        Two groups for each layer: first its parameters without weight decay, then those with it.
+        With `layer_decay` 1 there are only two groups for the whole model. The caller multiplies
+        the learning rate of a group by its "lr_scale", which is `layer_decay` to the power of the
+        number of layers above.
     """
     parameters = dict(model.named_parameters())
     n_layers_above = dict.fromkeys(parameters, 0)
@@ -172,6 +183,7 @@ def learning_rate(step: int, optim: OptimConfig) -> float:
     """
     if step < optim.warmup_steps:
         return optim.lr * (step + 1) / optim.warmup_steps
+    # The fraction of the steps after the warm-up, from 0 to 1.
     progress = (step - optim.warmup_steps) / max(1, optim.steps - optim.warmup_steps)
     return 0.5 * (1 + math.cos(math.pi * progress)) * optim.lr
 
@@ -190,9 +202,14 @@ def teacher_momentum(step: int, optim: OptimConfig) -> float:
 def compile_step(loss: Loss, *models: nn.Module, blocks: bool, backend: str = "inductor") -> Loss:
     """Compile models in place, and return the compiled loss.
 
-    The keys of state dicts stay. With `blocks` only the transformer blocks of the models are
-    compiled, and not the whole models. This is for sharded weights, which are gathered between the
-    blocks. `backend` is an argument of `torch.compile`.
+    The keys of state dicts stay.
+
+    Args:
+        loss: The loss function.
+        *models: The models to compile.
+        blocks: True to compile each transformer block of the models, and not the whole models. This
+            is for sharded weights, which are gathered between the blocks.
+        backend: An argument of `torch.compile`.
     """
     # The custom operator that concatenates captions has outputs whose size depends on data.
     torch._dynamo.config.capture_dynamic_output_shape_ops = True
@@ -211,7 +228,12 @@ def compile_step(loss: Loss, *models: nn.Module, blocks: bool, backend: str = "i
 def _wrap_in_ddp(
     student_encoder: StudentEncoder, world: World
 ) -> StudentEncoder | DistributedDataParallel:
-    """Wrap the student in DDP, so that processes exchange its gradients, if there are several."""
+    """Wrap the student in DDP, so that processes exchange its gradients.
+
+    Args:
+        student_encoder: The student, whose weights are not sharded.
+        world: The processes. If there is only one, the student is returned as it is.
+    """
     if world.world_size == 1:
         return student_encoder
     # Buffers need not be broadcast in each step, because the student's are constant.

@@ -20,19 +20,25 @@ TOKEN_BYTES = 8  # int64
 
 
 def check_config(config: TrainConfig, *, world_size: int) -> None:
-    """Raise ValueError, with a message of one line, if a configuration cannot be trained.
+    """Check that the options of a training fit each other, the data and the machine.
 
-    This function checks that the options fit each other, the data, the machine and the number of
-    processes, `world_size`. Other functions check each value (`cosmos_core.config`), devices
-    (`join_world`) and the data sets of evaluations. A warm-up that is longer than the training is
-    allowed: the learning rate then rises until the end.
+    Other functions check each value (`cosmos_core.config`), devices (`join_world`) and the data
+    sets of evaluations. A warm-up that is longer than the training is allowed: the learning rate
+    then rises until the end.
+
+    Args:
+        config: The configuration of the training.
+        world_size: The number of processes.
+
+    Raises:
+        ValueError: If the configuration cannot be trained. The message has one line.
     """
     _check_data(config.data)
     # This raises ValueError if a logger that is not a default one lacks its package.
     missing_packages(config.watch)
     batch_size, accumulate = config.optim.batch_size, config.compute.accumulate
     n_chunks = world_size * accumulate
-    if batch_size % n_chunks:
+    if batch_size % n_chunks != 0:
         raise ValueError(
             f"optim.batch_size={batch_size} cannot be dealt to {world_size} processes in "
             f"{accumulate} parts each; give a multiple of {n_chunks}"
@@ -50,7 +56,11 @@ def check_config(config: TrainConfig, *, world_size: int) -> None:
 
 
 def _check_pretrained(config: TrainConfig) -> None:
-    """Raise ValueError if an option needs pretrained weights, and `model.init` names none."""
+    """Check that `model.init` names pretrained weights if an option needs them.
+
+    Raises:
+        ValueError: If it does not name any. The message says which option needs them.
+    """
     if config.model.init:
         return
     if config.method.name == "lit" or config.model.freeze:
@@ -60,31 +70,49 @@ def _check_pretrained(config: TrainConfig) -> None:
 
 
 def _check_data(data: DataConfig) -> None:
-    """Raise ValueError if the training data do not exist.
+    """Check that the training data exist.
 
-    `data.shards` names tar files, or a number of rendered scenes, such as "scenes:1000".
+    Args:
+        data: The options of the data. `data.shards` names tar files, or a number of rendered
+            scenes, such as "scenes:1000".
+
+    Raises:
+        ValueError: If no data are named, if they do not exist, or if the number of scenes is not a
+            number from 1 to 999,999,999.
     """
     if not data.shards:
         raise ValueError("no training data: name its shards, --set data.shards='FOLDER/*.tar'")
     if not data.shards.startswith(SCENES):
+        # This raises ValueError if a shard does not exist.
         parse_shards(data)
         return
-    count = data.shards.removeprefix(SCENES)
-    if not (count.isdecimal() and len(count) < 10 and int(count)):
+    n_scenes = data.shards.removeprefix(SCENES)
+    is_number = n_scenes.isdecimal() and len(n_scenes) < 10
+    if not is_number or int(n_scenes) == 0:
         raise ValueError(f"data.shards={data.shards:.40}: {SCENES}N takes a number of scenes")
     if data.weights:
         raise ValueError("data.weights weighs several sets, and the scenes are one; leave it empty")
 
 
 def _check_model(config: TrainConfig, world_size: int) -> None:
-    """Raise ValueError if the model cannot be built, or does not fit the memory or the data."""
+    """Check that the model can be built, and fits the memory and the data.
+
+    Args:
+        config: The configuration of the training.
+        world_size: The number of processes.
+
+    Raises:
+        ValueError: If this is not so.
+    """
     width = model_config(config.architecture)["embed_dim"]
-    if config.method.name in ("cosmos", "flair") and width % CROSS_ATTENTION_HEADS:
+    has_cross_attention = config.method.name in ("cosmos", "flair")
+    if has_cross_attention and width % CROSS_ATTENTION_HEADS != 0:
         raise ValueError(
             f"architecture: embed_dim {width} does not divide by the {CROSS_ATTENTION_HEADS} heads "
             "of the cross-attention"
         )
     try:
+        # The meta device allocates no memory for the weights.
         with torch.device("meta"):
             model = config.method.create_student(config.architecture)
     except RuntimeError as error:
@@ -97,9 +125,15 @@ def _check_model(config: TrainConfig, world_size: int) -> None:
 
 
 def _check_memory(config: TrainConfig, model: MultiViewCLIP, world_size: int) -> None:
-    """Raise ValueError if the memory of this machine is too small for the training.
+    """Check that the weights of the model, and the views of a batch, fit the machine's memory.
 
-    It must hold the weights of the model, and the views of a batch in one process.
+    Args:
+        config: The configuration of the training.
+        model: The model, which may be on the meta device.
+        world_size: The number of processes, which share the batch.
+
+    Raises:
+        ValueError: If one of them is larger than the memory.
     """
     weight_bytes = WEIGHT_BYTES * sum(parameter.numel() for parameter in model.parameters())
     batch_size = config.optim.batch_size
@@ -117,13 +151,18 @@ def _check_memory(config: TrainConfig, model: MultiViewCLIP, world_size: int) ->
 
 
 def _bytes_of_sample(config: TrainConfig, context_length: int) -> int:
-    """Return the number of bytes of all views of a sample.
+    """Return how many bytes all views of a sample take in memory.
 
     Images have 3 bytes per pixel, and captions have an integer of 8 bytes per token.
+
+    Args:
+        config: The configuration, which states the numbers and the sizes of views.
+        context_length: The number of tokens of a caption, with padding.
     """
     image, counts = config.image, config.method.counts
     n_global_images = counts.global_images
     if image.caption_scale:
+        # SLIP has one more view of this size, which is only cropped.
         n_global_images += 1
     n_pixels = n_global_images * image.global_size**2
     if counts.local_images:
@@ -135,7 +174,15 @@ def _bytes_of_sample(config: TrainConfig, context_length: int) -> int:
 
 
 def _check_images(config: TrainConfig, model: MultiViewCLIP) -> None:
-    """Raise ValueError if the views of images do not fit the architecture or the method."""
+    """Check that the views of images fit the architecture and the training method.
+
+    Args:
+        config: The configuration of the training.
+        model: The model, which may be on the meta device.
+
+    Raises:
+        ValueError: If the sizes or the number of views do not fit.
+    """
     image, counts = config.image, config.method.counts
     height, width = model.visual.image_size
     if not height == width == image.global_size:
@@ -143,11 +190,12 @@ def _check_images(config: TrainConfig, model: MultiViewCLIP) -> None:
             f"image.global_size is {image.global_size}, but the architecture takes images of "
             f"{height}x{width}"
         )
-    height, width = model.visual.patch_size
-    if counts.local_images and (image.local_size % height or image.local_size % width):
+    patch_height, patch_width = model.visual.patch_size
+    has_whole_patches = image.local_size % patch_height == 0 and image.local_size % patch_width == 0
+    if counts.local_images and not has_whole_patches:
         raise ValueError(
             f"image.local_size={image.local_size} is not a multiple of the architecture's patches "
-            f"of {height}x{width}"
+            f"of {patch_height}x{patch_width}"
         )
     if config.method.name in ("cosmos", "silc") and image.caption_scale:
         raise ValueError("image.caption_scale adds a view, for SLIP; leave it empty")
@@ -156,7 +204,15 @@ def _check_images(config: TrainConfig, model: MultiViewCLIP) -> None:
 
 
 def _check_texts(data: DataConfig, model: MultiViewCLIP) -> None:
-    """Raise ValueError if the vocabularies of the model and the tokenizer differ in size."""
+    """Check that the model and the tokenizer of the training data have vocabularies of one size.
+
+    Args:
+        data: The options of the data, which decide the tokenizer.
+        model: The model, which may be on the meta device.
+
+    Raises:
+        ValueError: If the sizes differ.
+    """
     vocab_size = make_tokenizer(data.shards, model.context_length).vocab_size
     if model.vocab_size != vocab_size:
         kind = "scenes" if data.shards.startswith(SCENES) else "shards"
@@ -169,8 +225,10 @@ def _check_texts(data: DataConfig, model: MultiViewCLIP) -> None:
 def make_tokenizer(shards: str, context_length: int) -> open_clip.SimpleTokenizer:
     """Return the tokenizer for the captions of the training data.
 
-    It is CLIP's tokenizer, or the scenes' own one if `shards` asks for rendered scenes
-    ("scenes:N").
+    Args:
+        shards: The option `data.shards`. If it is "scenes:N", the data are rendered scenes, which
+            have a tokenizer of their own. Otherwise the tokenizer is CLIP's.
+        context_length: The number of tokens to which captions are padded.
     """
     if shards.startswith(SCENES):
         return scenes_tokenizer(context_length=context_length)

@@ -93,10 +93,15 @@ def join_world(device: str, timeout: float = 0) -> Iterator[World]:
 
 
 def _select_device(device: str) -> torch.device:
-    """Return the device of this process for "auto", "cpu" or "cuda".
+    """Return the device of this process.
 
     Each process of a machine takes the GPU of its number, which becomes PyTorch's current device.
-    Without GPUs "auto" is the CPU. Raises ValueError if there are fewer GPUs than processes.
+
+    Args:
+        device: "cpu", "cuda", or "auto", which is "cuda" if there is a GPU and "cpu" otherwise.
+
+    Raises:
+        ValueError: If there are fewer GPUs than processes, or if "cuda" is asked for without GPUs.
     """
     n_gpus = 0 if device == "cpu" else torch.cuda.device_count()
     if device == "cuda" and n_gpus == 0:
@@ -117,7 +122,7 @@ def make_gather(world: World, gradient: str, *, narrow: bool = False) -> Gather:
     Args:
         world: The processes.
         gradient: The option `optim.gradient`. With "true" features have the gradient of the loss.
-            Otherwise it is divided by the number of processes, as in the published training.
+            With "published" it is divided by the number of processes, as in the published training.
         narrow: True if features and their gradients are rounded to bfloat16 before the exchange.
     """
     if world.world_size == 1:
@@ -138,16 +143,23 @@ def mean_over_processes(values: Tensor) -> Tensor:
 def broadcast(world: World, state: Any) -> Any:
     """Return the nested state of the first process in all processes.
 
-    `state` may hold dictionaries, lists, plain values and tensors. Other processes pass anything.
-    Tensors are sent one by one, so that the device holds only one at a time, and returned on the
-    CPU.
+    Tensors are sent one by one, so that the device holds only one at a time.
+
+    Args:
+        world: The processes. All of them call this function together.
+        state: Dictionaries and lists of tensors and plain values. Only the state of the first
+            process counts.
+
+    Returns:
+        The state, with its tensors on the CPU.
     """
     if world.world_size == 1:
         return state
 
     # Send the state without the content of tensors: meta tensors have only a shape and a dtype.
     meta_state = tree_map_only(Tensor, _without_content, state)
-    leaves, structure = tree_flatten(world.gather(meta_state)[0])
+    first_meta_state = world.gather(meta_state)[0]
+    leaves, structure = tree_flatten(first_meta_state)
 
     # Send the content of the tensors. The first process has it, and others allocate memory for it.
     local_leaves = tree_leaves(state) if world.rank == 0 else leaves
@@ -157,7 +169,7 @@ def broadcast(world: World, state: Any) -> Any:
         if leaf.is_meta:
             leaf = torch.empty_like(leaf, device=world.device)
         tensor = leaf.to(world.device).contiguous()
-        dist.broadcast(tensor, 0)
+        dist.broadcast(tensor, src=0)
         leaves[index] = tensor.to(_CPU)
     return tree_unflatten(leaves, structure)
 
@@ -168,9 +180,15 @@ def _without_content(tensor: Tensor) -> Tensor:
 
 
 def require_agreement(world: World, step: int, *models: nn.Module) -> None:
-    """Raise RuntimeError in all processes if one is at another step or has other weights.
+    """Check that all processes are at the same training step and have the same weights.
 
-    The weights of the models are compared by a checksum of their bits.
+    Args:
+        world: The processes. All of them call this function together.
+        step: The number of training steps of this process so far.
+        *models: The models of this process. They are compared by a checksum of their bits.
+
+    Raises:
+        RuntimeError: If a process differs from the first one. All processes raise it.
     """
     tensor_checksums = []
     for model in models:
@@ -197,19 +215,26 @@ def full_tensor(tensor: Tensor) -> Tensor:
 
 
 def _checksum(tensor: Tensor) -> Tensor:
-    """Return the sum of the integers that the bits of a tensor encode (32-bit, or else bytes)."""
+    """Return a checksum of a tensor, 0-d: its bits are read as integers, which are added up.
+
+    The integers have 32 bits if an element of the tensor has a multiple of 32 bits, and otherwise
+    8 bits.
+    """
     dtype = torch.int32 if tensor.element_size() % 4 == 0 else torch.uint8
-    return full_tensor(tensor.detach()).flatten().view(dtype).sum(dtype=torch.int64)
+    integers = full_tensor(tensor.detach()).flatten().view(dtype)
+    return integers.sum(dtype=torch.int64)
 
 
 @dataclass(frozen=True)
 class _GatherFromAll(Gather):
     """Gathers all features of a batch from all processes by one all-gather.
 
-    The backward pass is one reduce-scatter. The released models were trained with features that
-    were gathered without gradient, while every process computed the whole loss. Under DDP, features
-    then have the true gradient divided by the number of processes, and logit scales have the
-    undivided one. `gradient_factor` reproduces this.
+    The backward pass is one reduce-scatter.
+
+    The released models of COSMOS were trained with features that were gathered without gradient,
+    while every process computed the whole loss. Under DDP, features then have the true gradient
+    divided by the number of processes, and logit scales have the undivided one. `gradient_factor`
+    reproduces this.
     """
 
     world: World
@@ -219,7 +244,15 @@ class _GatherFromAll(Gather):
     narrow: bool = False
 
     def __call__(self, tensors: Sequence[Tensor]) -> list[Gathered]:
-        """Gather features (V_i, B, D_i) of B samples from all processes."""
+        """Gather features from all processes.
+
+        Args:
+            tensors: Features (V_i, B, D_i) of the B samples of this process, for example of images
+                and of captions.
+
+        Returns:
+            The features of this process and of all processes, for each of the tensors.
+        """
         # Concatenate all features of a sample to one row: (B, V_1 * D_1 + V_2 * D_2 + ...).
         rows = torch.cat([tensor.transpose(0, 1).flatten(1) for tensor in tensors], dim=1)
         if self.gradient_factor != 1.0 and rows.requires_grad:
@@ -251,8 +284,13 @@ class _GatherFromAll(Gather):
 def _split_rows(rows: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
     """Split rows, which hold all features of a sample one after another, into tensors of features.
 
-    For example, the rows (C, 2 * 8 + 1 * 4) and `like` tensors (2, B, 8) and (1, B, 4) give tensors
-    (2, C, 8) and (1, C, 4).
+    Args:
+        rows: One row for each of C samples (C, V_1 * D_1 + V_2 * D_2 + ...).
+        like: Tensors (V_i, B, D_i), which have the numbers of views and the widths to return.
+
+    Returns:
+        Tensors (V_i, C, D_i). For example, the rows (C, 2 * 8 + 1 * 4) and `like` tensors (2, B, 8)
+        and (1, B, 4) give tensors (2, C, 8) and (1, C, 4).
     """
     values_per_row = [tensor.shape[0] * tensor.shape[2] for tensor in like]
     feature_tensors = []
@@ -268,7 +306,8 @@ class _AllGather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:
         """Concatenate the rows (B, X) of W processes to (W * B, X) in all processes."""
-        all_rows = rows.new_empty((dist.get_world_size() * len(rows), *rows.shape[1:]))
+        n_all_rows = dist.get_world_size() * len(rows)
+        all_rows = rows.new_empty((n_all_rows, *rows.shape[1:]))
         _all_gather(all_rows, rows.contiguous())
         return all_rows
 

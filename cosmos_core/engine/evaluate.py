@@ -25,13 +25,19 @@ class Evaluator(Protocol):
     def check(
         self, datasets: Sequence[str], data_root: str | None
     ) -> Mapping[str, Sequence[str]] | None:
-        """Raise ValueError, with a message of one line, if a data set is unknown or unusable.
+        """Check that data sets can be used, and return their metrics.
 
-        `datasets` are names of data sets, and `data_root` is the folder that holds them.
+        Args:
+            datasets: The names of the data sets.
+            data_root: The folder that holds the data sets, or None for the default one.
 
-        Return the metrics of each data set of which higher values are better, as names or patterns
-        of names: {"flickr30k": ["R@*", "mean_recall"]}. If None is returned, the option `save.best`
-        is not checked.
+        Returns:
+            The metrics of each data set of which higher values are better, as names or patterns of
+            names: {"flickr30k": ["R@*", "mean_recall"]}. If None is returned, the option
+            `save.best` is not checked.
+
+        Raises:
+            ValueError: If a data set is unknown or cannot be used. The message has one line.
         """
 
     def measure(
@@ -69,7 +75,8 @@ class Evaluator(Protocol):
 def find_evaluator() -> Evaluator:
     """Load the evaluator that is installed, the first one by name if there are several.
 
-    Raises ValueError if none is installed.
+    Raises:
+        ValueError: If none is installed.
     """
     evaluators = sorted(entry_points(group=GROUP), key=lambda entry_point: entry_point.name)
     if not evaluators:
@@ -83,7 +90,8 @@ def find_evaluator() -> Evaluator:
 def dataset_names(watch: WatchConfig) -> list[str]:
     """Return the names of data sets in the option `watch.datasets`: "a, b" -> ["a", "b"].
 
-    Raises ValueError if there are none.
+    Raises:
+        ValueError: If there are none.
     """
     names = [name.strip() for name in watch.datasets.split(",") if name.strip()]
     if not names:
@@ -94,16 +102,31 @@ def dataset_names(watch: WatchConfig) -> list[str]:
 def check_datasets(evaluator: Evaluator, watch: WatchConfig, world: World, best: str = "") -> None:
     """Check, before the training, that its evaluations can be done.
 
-    Raises ValueError, in all processes, if a data set cannot be used, or if the option `save.best`,
-    here `best`, is not a metric of the evaluations. Only the first process checks it.
+    Only the first process checks it, but all processes call this function.
+
+    Args:
+        evaluator: Measures checkpoints.
+        watch: The options that name the data sets.
+        world: The processes of the training.
+        best: The option `save.best`, which is the name of a metric or empty.
+
+    Raises:
+        ValueError: If a data set cannot be used, or if `best` is not a metric of the evaluations.
+            All processes raise it.
     """
     world.main_process_only(lambda: _check_datasets(evaluator, watch, best))
 
 
 def _check_datasets(evaluator: Evaluator, watch: WatchConfig, best: str) -> None:
-    """Raise ValueError if a data set cannot be used, or if `best` is not a metric of any data set.
+    """Check that the data sets can be used, and that `best` is a metric of one of them.
 
-    `best` is the full name of a metric, such as "flickr30k/teacher/R@1", or empty.
+    Args:
+        evaluator: Knows the data sets and their metrics.
+        watch: The options that name the data sets.
+        best: The full name of a metric, such as "flickr30k/teacher/R@1", or empty.
+
+    Raises:
+        ValueError: If this is not so. The error suggests similar names.
     """
     metrics_by_dataset = evaluator.check(dataset_names(watch), watch.data_root or None)
     if not best or metrics_by_dataset is None:
@@ -129,8 +152,16 @@ def evaluate(
 ) -> dict[str, float]:
     """Measure the teacher and the student of a checkpoint.
 
-    Return the values of metrics by full names, such as "flickr30k/teacher/R@1". The random
-    generators are restored, so that the training goes on as without an evaluation.
+    The random generators are restored, so that the training goes on as without an evaluation.
+
+    Args:
+        evaluator: Measures a model.
+        checkpoint: The checkpoint file.
+        watch: The options that name the data sets.
+        world: The processes, all of which call this function together.
+
+    Returns:
+        The values of metrics by full names, such as {"flickr30k/teacher/R@1": 0.51}.
     """
     random_state_before = random_state()
     metrics: dict[str, float] = {}

@@ -39,7 +39,12 @@ def sample_flops(config: TrainConfig, views: Views) -> float:
 
     PyTorch counts 2 operations for each multiply-accumulate of matrix products, convolutions and
     attention. The loss, the optimizer and recomputed activations are not counted.
+
+    Args:
+        config: The configuration of the training.
+        views: The views of a batch, whose shapes decide the number of operations.
     """
+    # A few samples are enough, since the number per sample is the same.
     few_views = Views(*[tensor[:, :SAMPLES] for tensor in views])
 
     # Create a model without initialising its weights, whose values do not matter.
@@ -49,27 +54,34 @@ def sample_flops(config: TrainConfig, views: Views) -> float:
     trainable = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     has_frozen_tower = not all(trainable.get(name, True) for name in INPUT_LAYERS)
 
-    # PyTorch does not count the operations of fused attention, so plain products are used.
+    # Count the operations. PyTorch does not count those of fused attention, so plain products are
+    # used.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         with torch.set_grad_enabled(has_frozen_tower):
             features = config.method.student_features(model, few_views)
-        backward_flops = 0
+        uncounted_backward_flops = 0
         if has_frozen_tower:
             outputs = [tensor for tensor in features if tensor is not None and tensor.requires_grad]
             torch.autograd.backward(outputs, [torch.ones_like(tensor) for tensor in outputs])
         else:
-            backward_flops = 2 * counter.get_total_flops()
+            # So far only the forward pass has been counted.
+            uncounted_backward_flops = 2 * counter.get_total_flops()
         with torch.no_grad():
             config.method.teacher_features(model, few_views)
     n_samples = few_views.texts.shape[1]
-    return float(backward_flops + counter.get_total_flops()) / n_samples
+    return float(uncounted_backward_flops + counter.get_total_flops()) / n_samples
 
 
 def peak_flops(name: str, compute: ComputeConfig) -> float | None:
-    """Return the peak operations per second of a GPU in the configured precision.
+    """Return the peak floating-point operations per second of a GPU in the configured precision.
 
-    `name` is the name that PyTorch reports, such as "NVIDIA H100 PCIe". Return None if PEAKS does
-    not have the GPU, and for a partition of a GPU (MIG).
+    Args:
+        name: The name of the GPU that PyTorch reports, such as "NVIDIA H100 PCIe".
+        compute: The options of the precision.
+
+    Returns:
+        The number, such as 756e12, or None if PEAKS does not have the GPU, and for a partition of a
+        GPU (MIG).
     """
     if "MIG" in name:
         return None

@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def locked(output: Path) -> Iterator[None]:
-    """Hold the lock of an output folder during the block; create the folder if it is missing.
+    """Hold the lock of an output folder during the block.
 
     The lock file of a training that has ended is taken over:
 
@@ -46,11 +46,15 @@ def locked(output: Path) -> Iterator[None]:
     - at once if SLURM knows that its job has ended
     - otherwise after EXPIRY seconds in which the file was not renewed
 
+    Args:
+        output: The folder, which is created if it is missing.
+
     Raises:
         ValueError: If another training uses the folder. The message names its process.
     """
     path = output / LOCK
     output.mkdir(parents=True, exist_ok=True)
+    # What this process has written to the lock file, or nothing as long as it has not the lock.
     content = b""
     while not content:
         with errors_of(path):
@@ -66,7 +70,7 @@ def locked(output: Path) -> Iterator[None]:
                 with _Renewal(handle, content, path):
                     yield
         finally:
-            # Remove the file unless another training has taken it over.
+            # Remove the file unless another training has taken it over, and changed its content.
             if content and os.pread(handle, MAX_BYTES, 0) == content:
                 path.unlink(missing_ok=True)
             os.close(handle)
@@ -82,8 +86,10 @@ class _Renewal(AbstractContextManager["_Renewal"]):
     def __init__(self, handle: int, content: bytes, path: Path) -> None:
         """Prepare the thread for an open lock file.
 
-        `handle` is the descriptor of the file, `content` is what its holder wrote, and `path` names
-        it.
+        Args:
+            handle: The file descriptor of the lock file.
+            content: The text that the holder of the lock wrote to it.
+            path: The path of the file, for messages.
         """
         self._handle = handle
         self._content = content
@@ -129,11 +135,18 @@ def _new_entry() -> dict[str, Any]:
 
 
 def _require_free(handle: int, path: Path) -> None:
-    """Take the system's lock on a lock file, and raise ValueError if another training holds it.
+    """Take the system's lock on a lock file, after checking that no other training holds it.
 
-    This may wait to see whether a training on another machine renews the file. The error names the
-    holder's process.
+    This may wait to see whether a training on another machine renews the file.
+
+    Args:
+        handle: The file descriptor of the lock file.
+        path: The path of the file, for messages.
+
+    Raises:
+        ValueError: If another training holds the lock. The error names its process.
     """
+    # True if this process has the lock now, False if another one has it, None without such locks.
     has_system_lock = _take_system_lock(handle)
     holder, entry = _read_entry(handle), _new_entry()
     if holder:
@@ -155,7 +168,8 @@ def _require_free(handle: int, path: Path) -> None:
 
     # The holder has ended if it was here, if torchrun has restarted it as this process (perhaps on
     # another machine), or if SLURM says so.
-    is_restart = entry["run"] != "none" and holder.get("run") == entry["run"]
+    was_started_by_torchrun = entry["run"] != "none"
+    is_restart = was_started_by_torchrun and holder.get("run") == entry["run"]
     if not holder or is_on_this_machine or is_restart or _has_job_ended(holder, entry):
         return
 
@@ -165,7 +179,7 @@ def _require_free(handle: int, path: Path) -> None:
             f"{path.parent} has the lock of a run on another machine, of a version that does not "
             f"renew it: {holder_name}; if that process has ended, remove {path}"
         )
-    if _is_renewed(handle, path, holder_name):
+    if _wait_for_renewal(handle, path, holder_name):
         raise ValueError(_in_use_message(path, holder_name))
     logger.warning(
         f"{path.parent}: took over the lock of {holder_name}, which is no longer renewed"
@@ -175,7 +189,9 @@ def _require_free(handle: int, path: Path) -> None:
 def _in_use_message(path: Path, holder_name: str) -> str:
     """Return the error message for a folder that another training uses.
 
-    `path` is the lock file, and `holder_name` names the process that holds it.
+    Args:
+        path: The lock file in the folder.
+        holder_name: The process that holds the lock, such as "process 123 on node7, since ...".
     """
     return (
         f"{path.parent} is in use by a run: {holder_name}; wait for its end, stop it, or choose "
@@ -183,11 +199,16 @@ def _in_use_message(path: Path, holder_name: str) -> str:
     )
 
 
-def _is_renewed(handle: int, path: Path, holder_name: str) -> bool:
-    """Return whether the holder of a lock file renews it, after waiting for a renewal.
+def _wait_for_renewal(handle: int, path: Path, holder_name: str) -> bool:
+    """Wait until the holder of a lock file renews it, and return whether this has happened.
 
     The wait ends when the file has not been renewed for EXPIRY seconds. It takes at least two
-    heartbeats, because a machine that was suspended may go on. `holder_name` names the holder.
+    heartbeats, because a machine that was suspended may go on.
+
+    Args:
+        handle: The file descriptor of the lock file.
+        path: The path of the file.
+        holder_name: The process that holds the lock, for a message.
     """
     renewed_at = os.fstat(handle).st_mtime
     # A new file has the current time of the file system, which may be the time of a server.
@@ -210,14 +231,19 @@ def _is_renewed(handle: int, path: Path, holder_name: str) -> bool:
 def _has_job_ended(holder: dict[str, Any], entry: dict[str, Any]) -> bool:
     """Return whether SLURM knows that the job of a lock file's holder has ended.
 
-    `holder` is the entry in the lock file, and `entry` is what this process would write. The result
-    is also true if SLURM has restarted the job, as this process or to run later. It is false if the
-    holder had no job, or if SLURM cannot be asked.
+    Args:
+        holder: The entry of the holder in the lock file.
+        entry: The entry that this process would write.
+
+    Returns:
+        True also if SLURM has restarted the job, as this process or to run later. False if the
+        holder had no job, or if SLURM cannot be asked.
     """
     job = holder.get("job")
     if not job or holder.get("cluster") != entry["cluster"]:
         return False
     if job == entry["job"]:
+        # It is the job of this process. It has ended before if SLURM has restarted it since.
         return holder.get("restarts") != entry["restarts"]
 
     # Ask SLURM for the states of the job. It has none if it has ended.

@@ -31,7 +31,14 @@ class TensorBoard:
     """
 
     def __init__(self, config: TrainConfig, output: Path, first_step: int) -> None:
-        """Open event files in which the values of `first_step` and later steps are replaced."""
+        """Open event files.
+
+        Args:
+            config: The configuration of the training, which is not needed here.
+            output: The output folder.
+            first_step: The step at which the training starts or resumes. The values of this and
+                later steps, which were written before, are replaced.
+        """
         from torch.utils.tensorboard import SummaryWriter
 
         self._folder = output / "tensorboard"
@@ -71,7 +78,13 @@ class WeightsAndBiases:
     """
 
     def __init__(self, config: TrainConfig, output: Path, first_step: int) -> None:
-        """Start a W&B run, or go on with the run of a training that was resumed at `first_step`."""
+        """Start a W&B run, or go on with the run of a training that was resumed.
+
+        Args:
+            config: The configuration of the training, which W&B stores.
+            output: The output folder, whose name is the name of the run.
+            first_step: The step at which the training starts or resumes.
+        """
         import wandb
 
         # Read the id of the run, or draw a new one.
@@ -112,18 +125,21 @@ WRITERS: dict[str, type[Writer]] = {"tensorboard": TensorBoard, "wandb": Weights
 def missing_packages(watch: WatchConfig) -> list[str]:
     """Return a message for each logger in `watch.loggers` whose package is not installed.
 
-    Raises ValueError with the first message if the user has changed the default loggers.
+    Raises:
+        ValueError: If there is such a logger, and the user has changed the default loggers.
     """
-    lines = []
+    messages = []
     for name in watch.loggers:
-        if importlib.util.find_spec(name) is None:
-            lines.append(
+        is_installed = importlib.util.find_spec(name) is not None
+        if not is_installed:
+            messages.append(
                 f"{name} is not installed (pip install 'cosmos-eval[{name}]'), everything is in "
                 f"{LOG}"
             )
-    if lines and watch.loggers != WatchConfig.loggers:
-        raise ValueError(f"watch.loggers: {lines[0]}")
-    return lines
+    are_default_loggers = watch.loggers == WatchConfig.loggers
+    if messages and not are_default_loggers:
+        raise ValueError(f"watch.loggers: {messages[0]}")
+    return messages
 
 
 class RunLog:
@@ -134,7 +150,13 @@ class RunLog:
     """
 
     def __init__(self, output: Path, first_step: int, writers: Sequence[Writer] = ()) -> None:
-        """Open the log in the folder `output`, and remove the records from `first_step` on."""
+        """Open the log, and remove the records that a resumed training will write again.
+
+        Args:
+            output: The folder of the log.
+            first_step: The step from which on records are removed.
+            writers: They receive the values of new records too, such as a TensorBoard.
+        """
         self._path = output / LOG
         self._writers = writers
         # Write the records of earlier steps again, without those that are removed.
@@ -144,10 +166,12 @@ class RunLog:
         self._lines = self._path.open("a", encoding="utf-8")
 
     def write(self, step: int, record: Mapping[str, Any]) -> None:
-        """Append the record of a step, which holds numbers by name, and may be nested.
+        """Append the record of a step.
 
-        For example: {"clip": 2.3, "timing": {"data_wait": 0.02}}. NaN and infinities become null in
-        the file.
+        Args:
+            step: The number of the step, counted from 0.
+            record: Numbers by name, in a mapping that may be nested, such as {"clip": 2.3,
+                "timing": {"data_wait": 0.02}}. NaN and infinities become null in the file.
         """
         json_record = _replace_non_finite({"step": step, **record})
         with errors_of(self._path):
@@ -168,20 +192,29 @@ class RunLog:
 def open_log(config: TrainConfig, output: Path, first_step: int) -> RunLog:
     """Open the log of a training, with those writers of `watch.loggers` that are installed.
 
-    `first_step` is the step at which the training starts or resumes.
+    Args:
+        config: The configuration of the training.
+        output: The output folder.
+        first_step: The step at which the training starts or resumes.
     """
     writers = []
     for name in config.watch.loggers:
-        if importlib.util.find_spec(name) is not None:
-            writers.append(WRITERS[name](config, output, first_step))
+        is_installed = importlib.util.find_spec(name) is not None
+        if is_installed:
+            writer_class = WRITERS[name]
+            writers.append(writer_class(config, output, first_step))
     return RunLog(output, first_step, writers)
 
 
 def read_log(path: Path, before: float = math.inf) -> list[dict[str, Any]]:
-    """Return the records of a log for steps below `before`, in order.
+    """Return the records of a log, in order.
 
     A line that a killed process has not written completely is left out. A file that does not exist
     has no records.
+
+    Args:
+        path: The file log.jsonl.
+        before: Only records of steps below this number are returned.
     """
     if not path.exists():
         return []
@@ -217,8 +250,13 @@ def _replace_non_finite(value: Any) -> Any:
 def _flatten_record(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
     """Yield the names and values of all numbers in a nested record.
 
-    For example, {"lr": 0.1, "timing": {"data_wait": 0.02}} gives "train/lr" and "timing/data_wait".
-    `prefix` is the name of the mapping in which `record` is nested, and a slash.
+    For example, {"lr": 0.1, "timing": {"data_wait": 0.02}} yields ("train/lr", 0.1) and
+    ("timing/data_wait", 0.02).
+
+    Args:
+        record: Numbers by name, in a mapping that may be nested.
+        prefix: The name of the mapping in which `record` is nested, with a slash at the end, or ""
+            for a whole record. The function calls itself for each mapping in the record.
     """
     for name, value in record.items():
         if isinstance(value, Mapping):

@@ -57,7 +57,10 @@ class Presence(AbstractContextManager["Presence"]):
     """
 
     def __init__(self, processes: Distributed, timeout: float, *, reports: bool) -> None:
-        """Connect to the store of the processes, and exchange the names of their machines."""
+        """Connect to the store of the processes, and exchange the names of their machines.
+
+        The arguments are described in the class.
+        """
         self._processes = processes
         self._timeout = timeout
         self._reports = reports
@@ -86,10 +89,16 @@ class Presence(AbstractContextManager["Presence"]):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: Any, trace: object) -> None:
-        """End the thread; raise LostProcessError if an exchange has failed after a long wait."""
+        """End the thread, and name the process for which an exchange has waited in vain.
+
+        Raises:
+            LostProcessError: If the block has raised a RuntimeError after a long wait, and if a
+                process or the store of the processes does not answer.
+        """
         self._has_ended.set()
         self._thread.join(timeout=self._interval)
-        if not isinstance(error, RuntimeError) or self._waiting_seconds() < self._timeout / 2:
+        has_waited_long = self._waiting_seconds() >= self._timeout / 2
+        if not isinstance(error, RuntimeError) or not has_waited_long:
             return
         try:
             message = self._describe_missing_processes()
@@ -123,7 +132,8 @@ class Presence(AbstractContextManager["Presence"]):
         try:
             while not self._has_ended.wait(self._interval):
                 self._write_entry()
-                if self._waiting_seconds() > self._timeout / 2 and not self._first_entries:
+                has_waited_long = self._waiting_seconds() > self._timeout / 2
+                if has_waited_long and not self._first_entries:
                     self._first_entries = self._read_entries()
                     self._first_read_at = time.monotonic()
                 # Report each exchange once, shortly before its timeout.
@@ -156,31 +166,44 @@ class Presence(AbstractContextManager["Presence"]):
     def _describe_missing_processes(self) -> str:
         """Return an error message that names the processes for which this one waits.
 
-        It is empty if no process is missing. Raises RuntimeError if the store does not answer.
+        It is empty if no process is missing.
+
+        Raises:
+            RuntimeError: If the store does not answer.
         """
         entries = self._read_entries()
-        # Processes that have written nothing since the entries were read for the first time.
+
+        # Find processes that have written nothing since the entries were read for the first time.
+        # A living process has written since then, if this was three intervals ago.
         silent_ranks = []
         for rank, first_entry in self._first_entries.items():
             if first_entry.writes == entries[rank].writes:
                 silent_ranks.append(rank)
-        if silent_ranks and time.monotonic() - self._first_read_at > 3 * self._interval:
+        seconds_since_first_read = time.monotonic() - self._first_read_at
+        if silent_ranks and seconds_since_first_read > 3 * self._interval:
             return self._name_processes(
                 silent_ranks, "does not answer: it or its machine has stopped"
             )
+
+        # Find living processes that have not come to the exchange in which this one waits.
         late_ranks = [rank for rank, entry in entries.items() if entry.exchanges < self._exchanges]
         return self._name_processes(
             late_ranks, "does not come to the exchange that the others wait in"
         )
 
-    def _name_processes(self, ranks: list[int], fault: str) -> str:
-        """Return a message that names processes and their fault; empty without processes.
+    def _name_processes(self, ranks: list[int], problem: str) -> str:
+        """Return a message that names processes and their problem.
 
-        For example: "rank 3 on node7 does not answer (compute.timeout: 600 s)".
+        Args:
+            ranks: The ranks of the processes. If there are none, the message is empty.
+            problem: The end of the sentence, such as "does not answer".
+
+        Example:
+            "rank 3 on node7 does not answer (compute.timeout: 600 s)"
         """
         if not ranks:
             return ""
         names = ", ".join(f"rank {rank} on {self._hosts[rank]}" for rank in ranks[:MAX_NAMES])
         if len(ranks) > MAX_NAMES:
             names += f" and {len(ranks) - MAX_NAMES} others"
-        return f"{names} {fault} (compute.timeout: {self._timeout:g} s)"
+        return f"{names} {problem} (compute.timeout: {self._timeout:g} s)"

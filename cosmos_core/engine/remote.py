@@ -45,7 +45,7 @@ class Remote(AbstractContextManager["Remote"]):
     """
 
     def __init__(self, url: str, output: Path, say: Callable[[str], None] = logger.warning) -> None:
-        """Open the place `url` for the snapshots in `output`."""
+        """Open the place. The arguments are described in the class."""
         self._url = url
         self._output = output
         self._snapshots = Snapshots(output, keep=1)
@@ -69,23 +69,29 @@ class Remote(AbstractContextManager["Remote"]):
         Test whether the place can be written. If the training is resumed, and the newest complete
         copy is newer than the snapshots in the output folder, fetch it.
 
+        Args:
+            resume: True if the training is resumed, and False for a new training.
+
         Raises:
             ValueError: If the place cannot be written, or the copy cannot be fetched.
             SnapshotError: If a new training would find copies of another one.
         """
         with _explaining_errors(self._url):
+            # Write a small file as a test, and remove it.
             self._file_system.pipe_file(f"{self._root}/{PROBE}", b"-")
             self._file_system.rm_file(f"{self._root}/{PROBE}")
-            newest_step = max(self.steps(), default=-1)
-        if newest_step >= 0 and not resume:
+            # The step -1 stands for no copy.
+            newest_copied_step = max(self.steps(), default=-1)
+        if newest_copied_step >= 0 and not resume:
             raise SnapshotError(
-                f"{self._url} holds a run of {newest_step} steps: go on by --resume, or choose "
-                "another"
+                f"{self._url} holds a run of {newest_copied_step} steps: go on by --resume, or "
+                "choose another"
             )
-        if newest_step > max(self._snapshots.steps(), default=-1):
+        newest_local_step = max(self._snapshots.steps(), default=-1)
+        if newest_copied_step > newest_local_step:
             with _explaining_errors(self._url):
-                self._fetch(newest_step)
-            logger.info(f"fetched the snapshot of step {newest_step} from {self._url}")
+                self._fetch(newest_copied_step)
+            logger.info(f"fetched the snapshot of step {newest_copied_step} from {self._url}")
 
     def steps(self) -> list[int]:
         """Return the training steps of the complete copies, in ascending order."""
@@ -105,7 +111,8 @@ class Remote(AbstractContextManager["Remote"]):
     def finish(self) -> None:
         """Copy new snapshots, and wait until this is done.
 
-        Raises OSError, which names the place, if a snapshot cannot be copied.
+        Raises:
+            OSError: If a snapshot cannot be copied. The error names the place.
         """
         try:
             self._executor.submit(self.update).result()
@@ -118,13 +125,18 @@ class Remote(AbstractContextManager["Remote"]):
 
         New snapshots are copied, the newest first, and then the log and the record of the best
         evaluation. Copies of snapshots that are gone are removed, except the one with the best
-        evaluation. A file system may raise errors of any kind.
+        evaluation.
+
+        Raises:
+            Exception: Any error of the file system.
         """
+        # Copy new snapshots.
         complete_steps = self.steps()
         for step in reversed(self._snapshots.steps()):
             if step not in complete_steps and self._snapshots.path(step).exists():
                 self._copy(step)
 
+        # Copy the log and the record of the best evaluation.
         for name in OTHER_FILES:
             path = self._output / name
             if path.exists():
@@ -133,11 +145,12 @@ class Remote(AbstractContextManager["Remote"]):
                 self._file_system.put_file(str(path), temporary_copy)
                 self._file_system.mv(temporary_copy, f"{self._root}/{name}")
 
+        # Remove old copies. Copies that are newer than all snapshots stay. If there are no
+        # snapshots, all copies stay.
         steps_to_keep = self._snapshots.steps()
         best = self._snapshots.best()
         if best is not None:
             steps_to_keep.append(best.step)
-        # Newer copies stay, and so do all copies without a snapshot.
         newest_step = max(steps_to_keep, default=-1)
         for step in self._started_steps():
             if step < newest_step and step not in steps_to_keep:
@@ -154,30 +167,36 @@ class Remote(AbstractContextManager["Remote"]):
             )
 
     def _copy(self, step: int) -> None:
-        """Copy the snapshot of a step, a file or a folder, and write `complete.json` last."""
+        """Copy the snapshot of a step, which is a file or a folder.
+
+        The file `complete.json`, which holds the sizes of the copied files, is written last.
+        """
         # An interrupted copy may have left files.
         self._remove(step)
         snapshot = self._snapshots.path(step)
-        sizes = {}
+        size_by_name = {}
         for path in [snapshot, *snapshot.rglob("*")]:
             if not path.is_file():
                 continue
+            # For example "step-00000400.pt", or "step-00000400/state.pt" in a folder.
             name = path.relative_to(snapshot.parent).as_posix()
             copy = f"{self._folder(step)}/{name}"
-            sizes[name] = path.stat().st_size
+            size_by_name[name] = path.stat().st_size
             self._file_system.put_file(str(path), copy)
-            _require_size(copy, self._file_system.size(copy), sizes[name])
-        self._file_system.pipe_file(f"{self._folder(step)}/{COMPLETE}", json.dumps(sizes).encode())
+            _require_size(copy, self._file_system.size(copy), size_by_name[name])
+        content = json.dumps(size_by_name).encode()
+        self._file_system.pipe_file(f"{self._folder(step)}/{COMPLETE}", content)
 
     def _fetch(self, step: int) -> None:
         """Copy the snapshot of a step and the other files from the place to the output folder.
 
         The snapshot appears in the folder of snapshots only when it is complete.
         """
-        sizes = json.loads(self._file_system.cat_file(f"{self._folder(step)}/{COMPLETE}"))
+        content = self._file_system.cat_file(f"{self._folder(step)}/{COMPLETE}")
+        size_by_name = json.loads(content)
         (self._output / SNAPSHOTS).mkdir(parents=True, exist_ok=True)
         with temporary_folder(self._output) as folder:
-            for name, size in sizes.items():
+            for name, size in size_by_name.items():
                 path = folder / name
                 path.parent.mkdir(exist_ok=True)
                 copy = f"{self._folder(step)}/{name}"
@@ -221,15 +240,21 @@ class Remote(AbstractContextManager["Remote"]):
 def _explaining_errors(url: str) -> Iterator[None]:
     """Turn any error of the block into a ValueError that names the option `save.remote`.
 
-    The message has one line. If the package for S3 is missing, it says how to install it.
+    Args:
+        url: The value of the option, which is the place of the copies.
+
+    Raises:
+        ValueError: If the block raises an error. The message has one line. If the package for S3 is
+            missing, it says how to install it.
     """
     try:
         yield
     except Exception as error:
-        hint = ""
-        if isinstance(error, ImportError) and url.startswith("s3:"):
-            hint = "; pip install 'cosmos-eval[s3]'"
-        raise ValueError(f"save.remote={url}: {_describe_error(error)}{hint}") from error
+        advice = ""
+        is_package_missing = isinstance(error, ImportError) and url.startswith("s3:")
+        if is_package_missing:
+            advice = "; pip install 'cosmos-eval[s3]'"
+        raise ValueError(f"save.remote={url}: {_describe_error(error)}{advice}") from error
 
 
 def _describe_error(error: Exception) -> str:
@@ -238,6 +263,15 @@ def _describe_error(error: Exception) -> str:
 
 
 def _require_size(name: str, size: int | None, expected_size: int) -> None:
-    """Raise OSError if a copied file does not have the expected size in bytes."""
+    """Check that a copied file has the expected size.
+
+    Args:
+        name: The path of the copy, for the error message.
+        size: The size of the copy in bytes, or None if the file system does not know it.
+        expected_size: The size of the original in bytes.
+
+    Raises:
+        OSError: If the sizes differ.
+    """
     if size != expected_size:
         raise OSError(EIO, f"{name} has {size} of {expected_size} bytes")

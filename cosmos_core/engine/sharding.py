@@ -64,8 +64,11 @@ def is_sharded(config: TrainConfig, world: World) -> bool:
 def make_mesh(world: World, parallel: str) -> DeviceMesh:
     """Return the mesh of processes over which weights are sharded.
 
-    `parallel` is "fsdp" or "hsdp". The mesh of "hsdp" has a row for each machine. For example, two
-    machines of four processes have a mesh of the shape (2, 4).
+    Args:
+        world: The processes.
+        parallel: "fsdp" shards the weights over all processes. "hsdp" shards them over the
+            processes of each machine: its mesh has a row for each machine. For example, two
+            machines of four processes have a mesh of the shape (2, 4).
 
     Raises:
         ValueError: If `parallel` is "hsdp", and the machines do not have the same number of
@@ -74,17 +77,18 @@ def make_mesh(world: World, parallel: str) -> DeviceMesh:
     if parallel == "fsdp":
         return init_device_mesh(world.device.type, (world.world_size,))
 
-    # The number of processes on this machine.
-    local_size = int(os.environ.get("LOCAL_WORLD_SIZE", "0"))
-    if not local_size or world.world_size % local_size:
+    # The number of processes on this machine, or 0 if torchrun did not state it.
+    processes_per_machine = int(os.environ.get("LOCAL_WORLD_SIZE", "0"))
+    if processes_per_machine == 0 or world.world_size % processes_per_machine != 0:
         raise ValueError(
             "parallel=hsdp needs equally many processes on every machine, and there are "
-            f"{world.world_size} in all and {local_size} here (LOCAL_WORLD_SIZE, which torchrun "
-            "sets)"
+            f"{world.world_size} in all and {processes_per_machine} here (LOCAL_WORLD_SIZE, which "
+            "torchrun sets)"
         )
+    n_machines = world.world_size // processes_per_machine
     return init_device_mesh(
         world.device.type,
-        (world.world_size // local_size, local_size),
+        (n_machines, processes_per_machine),
         mesh_dim_names=("replicate", "shard"),
     )
 
@@ -111,12 +115,18 @@ def shard_model(
 def sort_parameters(
     groups: list[dict[str, Any]], model: nn.Module, parameter_names: Sequence[str]
 ) -> None:
-    """Sort the parameters in each parameter group of an optimizer by their names, in place.
+    """Sort the parameters in each parameter group of an optimizer, in place.
 
-    `parameter_names` states the order of an unsharded training. An optimizer numbers its states by
-    the order of parameters, so snapshots of sharded and unsharded trainings have the same numbers.
+    An optimizer numbers its states by the order of parameters. If the order is the same in sharded
+    and unsharded trainings, their snapshots have the same numbers.
+
+    Args:
+        groups: The parameter groups, which have a list of parameters under "params".
+        model: The model, which may be sharded.
+        parameter_names: The names of the parameters of the unsharded model, in the order to use.
     """
     position_by_name = {name: position for position, name in enumerate(parameter_names)}
+    # The groups hold parameters without their names, so find the position of each by its identity.
     position_by_id = {}
     for name, parameter in model.named_parameters():
         position_by_id[id(parameter)] = position_by_name[unsharded_name(name)]
@@ -125,11 +135,16 @@ def sort_parameters(
 
 
 def split_state(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Split a training state into the tensors of models and optimizer, and all other values.
+    """Split a training state into tensors and other values, for the files of a sharded snapshot.
 
-    Both parts are stored in different files of a sharded snapshot. The tensors have the keys that
-    they have in the folder, and may be shards. In the other values, the shape of each weight takes
-    the place of the weight.
+    Args:
+        state: The state of a training, with the state dicts of both models ("student", "teacher")
+            and of the optimizer ("optimizer").
+
+    Returns:
+        The tensors of the models and the optimizer, which may be shards, by their keys in the
+        snapshot, such as "student.visual.proj". All other values by name, with the shape of each
+        weight in the place of the weight.
     """
     tensors = _flatten_tensors(state, state["optimizer"]["state"])
 
@@ -150,11 +165,20 @@ def load_state(
 ) -> None:
     """Load the training state of a snapshot into the models and the optimizer, in place.
 
-    This process may hold shards of the weights, and any number of processes may have written the
-    snapshot. The processes do not communicate. Raises ValueError, or another error, if the snapshot
-    does not fit.
+    Any number of processes may have written the snapshot. The processes that read it do not
+    communicate.
+
+    Args:
+        state: The state in the snapshot. If the snapshot is sharded, "folder" is its path, and the
+            tensors have not been read yet.
+        models: The models "student" and "teacher", whose weights may be sharded.
+        optimizer: The optimizer of the student.
+
+    Raises:
+        ValueError: If the snapshot has other keys than the models and the optimizer.
+        Exception: Other errors, if the snapshot does not fit in another way.
     """
-    # A sharded snapshot is a folder, whose tensors have not been read yet.
+    # Find the keys of the tensors in the snapshot.
     folder = Path(state["folder"]) if "folder" in state else None
     stored_tensors: Mapping[str, Any]
     if folder is None:
@@ -162,16 +186,19 @@ def load_state(
     else:
         stored_tensors = read_tensor_metadata(folder)
 
-    # Collect the tensors to fill: the weights of the models, and new tensors for the optimizer.
+    # Collect the tensors to fill: the weights of the models, and new tensors for the moments of the
+    # optimizer, such as the running means of gradients.
     moments = _allocate_moments(stored_tensors, optimizer)
     weights = {name: model.state_dict() for name, model in models.items()}
     tensors = _flatten_tensors(weights, moments)
+    # These keys are only in the snapshot, or only in the models and the optimizer.
     unmatched_keys = stored_tensors.keys() ^ tensors.keys()
     if unmatched_keys:
         raise ValueError(
             f"{len(unmatched_keys)} missing or unexpected keys, first: {min(unmatched_keys)}"
         )
 
+    # Fill them. The weights of the models are changed in place.
     if folder is None:
         for key, tensor in tensors.items():
             tensor.copy_(_take_shard(stored_tensors[key], tensor))
@@ -186,8 +213,15 @@ def _allocate_moments(
 ) -> dict[int, dict[str, Tensor]]:
     """Allocate tensors for the optimizer's moments that a snapshot has.
 
-    The key "optimizer.7.exp_avg" gives a tensor under [7]["exp_avg"] that has the shape of the
-    optimizer's parameter number 7. The tensor of "step" is 0-d.
+    Args:
+        stored_keys: The keys of all tensors in the snapshot, such as "student.visual.proj" and
+            "optimizer.7.exp_avg".
+        optimizer: The optimizer, whose parameters are numbered in their order.
+
+    Returns:
+        Tensors of zeros by the number of the parameter and the name of the moment. For the key
+        "optimizer.7.exp_avg" it is {7: {"exp_avg": tensor}}, with a tensor of the shape of
+        parameter number 7. The tensor of the moment "step" is 0-d.
     """
     parameters = []
     for group in optimizer.param_groups:
@@ -197,17 +231,24 @@ def _allocate_moments(
     for key in stored_keys:
         if not key.startswith("optimizer."):
             continue
-        _, number, moment_name = key.split(".")
-        parameter = parameters[int(number)]
-        moment = torch.zeros(()) if moment_name == "step" else torch.zeros_like(parameter)
-        moments.setdefault(int(number), {})[moment_name] = moment
+        _, number_text, moment_name = key.split(".")
+        number = int(number_text)
+        moment = torch.zeros(()) if moment_name == "step" else torch.zeros_like(parameters[number])
+        moments.setdefault(number, {})[moment_name] = moment
     return moments
 
 
 def require_finite(models: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer) -> None:
-    """Raise ValueError if a weight or a moment of the optimizer is NaN or infinite.
+    """Check that no weight and no moment of the optimizer is NaN or infinite.
 
-    Only the shards that this process holds are checked. The error names the first tensor.
+    Only the shards that this process holds are checked.
+
+    Args:
+        models: The models "student" and "teacher".
+        optimizer: The optimizer of the student.
+
+    Raises:
+        ValueError: If a value is NaN or infinite. The error names the first such tensor.
     """
     tensors = {}
     for model_name, model in models.items():
@@ -228,8 +269,13 @@ def _flatten_tensors(
 ) -> dict[str, Tensor]:
     """Return the weights of models and the moments of an optimizer in one dictionary.
 
-    The keys are the ones in a sharded snapshot: {"student": {"visual.proj": ...}} gives
-    "student.visual.proj", and {7: {"exp_avg": ...}} gives "optimizer.7.exp_avg".
+    Args:
+        weights: The state dicts of "student" and "teacher". Other keys are ignored.
+        moments: Tensors by the number of the parameter and the name of the moment.
+
+    Returns:
+        The tensors by their keys in a sharded snapshot: {"student": {"visual.proj": ...}} gives
+        "student.visual.proj", and {7: {"exp_avg": ...}} gives "optimizer.7.exp_avg".
     """
     tensors = {}
     for model_name in MODELS:
@@ -242,9 +288,14 @@ def _flatten_tensors(
 
 
 def _take_shard(full_value: Tensor, like: Tensor) -> Tensor:
-    """Return the shard of a whole tensor that this process needs to fill `like`.
+    """Return the shard of a whole tensor that this process needs.
 
-    If `like` is not sharded, return the whole tensor. Raises ValueError if the shapes differ then.
+    Args:
+        full_value: The whole tensor.
+        like: The tensor to fill. If it is not sharded, the whole tensor is returned.
+
+    Raises:
+        ValueError: If `like` is not sharded and has another shape.
     """
     if not isinstance(like, DTensor):
         # Without this check `copy_` would repeat values to fill a larger shape.

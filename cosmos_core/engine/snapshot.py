@@ -43,11 +43,11 @@ from cosmos_core.utils.files import (
     replacing,
     write_atomically,
 )
-from cosmos_core.utils.recipe import FREE, SCENES, SHARDS, without_added
+from cosmos_core.utils.recipe import FREE, SCENES, SHARDS, remove_added_defaults
 
 # The file in the folder of snapshots that records the best evaluation.
 BEST = "best.json"
-REMEDY = "remove it, and --resume goes on from the one before"
+RESUME_ADVICE = "remove it, and --resume goes on from the one before"
 # The version of the format of snapshots.
 FORMAT = 1
 # The name of a file or folder in the folder of snapshots.
@@ -98,7 +98,14 @@ class HostCopy:
     """
 
     def __init__(self, state: Mapping[str, Any], previous_copy: "HostCopy | None" = None) -> None:
-        """Copy all tensors of a nested state to the host, without waiting for a GPU."""
+        """Copy all tensors of a nested state to the host, without waiting for a GPU.
+
+        Args:
+            state: The state, a dictionary of dictionaries, lists, tensors and plain values.
+            previous_copy: An older copy, whose memory is used again.
+        """
+        # Flatten both states to lists of leaves, which are tensors and plain values. Leaves at the
+        # same index belong together if the lists have the same length.
         leaves, structure = tree_flatten(dict(state))
         previous_leaves: list[Any] = tree_leaves(previous_copy._state) if previous_copy else []
         if len(previous_leaves) != len(leaves):
@@ -125,15 +132,19 @@ class HostCopy:
 
 
 def _copy_to_host(tensor: Tensor, previous_copy: Any) -> Tensor:
-    """Return a copy of a tensor in host memory; a GPU may still be copying.
+    """Return a copy of a tensor in host memory, which a GPU may still be writing.
 
-    If `previous_copy` is a tensor of the same shape and dtype, it is overwritten and returned.
+    Args:
+        tensor: The tensor to copy.
+        previous_copy: An older copy on the host. If it is a tensor of the same shape and dtype, it
+            is overwritten and returned. Any other value is ignored.
     """
     tensor = tensor.detach()
     # Sharded weights have a subclass of Tensor. Their shards are small, so they get new memory.
     if type(tensor) is Tensor and type(previous_copy) is Tensor:
         has_same_shape = previous_copy.shape == tensor.shape
-        if has_same_shape and previous_copy.dtype == tensor.dtype:
+        has_same_dtype = previous_copy.dtype == tensor.dtype
+        if has_same_shape and has_same_dtype:
             return previous_copy.copy_(tensor, non_blocking=True)
     if tensor.is_cuda:
         return tensor.to("cpu", non_blocking=True)
@@ -147,7 +158,12 @@ class Snapshots:
     """
 
     def __init__(self, output: Path, keep: int) -> None:
-        """Describe the snapshots of a training in the folder `output`, of which `keep` stay."""
+        """Describe the snapshots of a training.
+
+        Args:
+            output: The output folder of the training.
+            keep: How many of the newest snapshots stay when another one is written.
+        """
         self._folder = output / SNAPSHOTS
         self._keep = keep
 
@@ -161,9 +177,17 @@ class Snapshots:
         return sorted(steps)
 
     def save(self, step: int, state: Mapping[str, Any]) -> Path:
-        """Write the state of a training after `step` steps, and remove old snapshots.
+        """Write a snapshot as a file, and remove old snapshots.
 
-        Return the path of the file. Raises OSError, with the path, if it cannot be written.
+        Args:
+            step: The number of training steps.
+            state: The state of the training after these steps.
+
+        Returns:
+            The path of the file.
+
+        Raises:
+            OSError: If it cannot be written. The error names the path.
         """
         folder, path = self._paths(step)
         with errors_of(path), replacing(path) as file:
@@ -177,16 +201,15 @@ class Snapshots:
     def save_sharded(
         self, step: int, state: Mapping[str, Any], model: Mapping[str, str], world: World
     ) -> Path:
-        """Write the state after `step` steps as a folder, and remove old snapshots.
+        """Write a snapshot as a folder to which each process adds its shards; remove old snapshots.
 
-        All processes call this function. Each writes its shards, and the first one completes the
-        folder.
+        All processes call this method together.
 
         Args:
             step: The number of training steps.
             state: The state, whose tensors may be shards.
             model: The metadata of the model, as in a checkpoint file.
-            world: The processes.
+            world: The processes of the training.
 
         Returns:
             The path of the folder.
@@ -211,7 +234,9 @@ class Snapshots:
             other_values["step"] = step
             other_values["files"] = write_shards(temporary_folder, tensors, world, world.group)
             other_values["model"] = dict(model)
+            # The values that are not shards are the same in all processes.
             world.main_process_only(lambda: _write_state_file(temporary_folder, other_values))
+        # The folder now has its final name.
         if world.rank == 0:
             _synchronise(self._folder)
             remove(file)
@@ -219,11 +244,16 @@ class Snapshots:
         return path
 
     def newest(self, required_keys: Sequence[str] = ()) -> dict[str, Any] | None:
-        """Return the state in the newest snapshot that is whole, on the CPU.
+        """Return the state in the newest snapshot that is not damaged, on the CPU.
 
-        The state has the path of the snapshot under the key "path". Snapshots that are damaged or
-        lack one of `required_keys` are passed over with a warning. Return None if no snapshot is
-        whole.
+        A damaged snapshot is passed over with a warning.
+
+        Args:
+            required_keys: The names of values without which a snapshot counts as damaged.
+
+        Returns:
+            The values of the state by name, and the path of the snapshot under the key "path". None
+            if there is no snapshot, or if all of them are damaged.
 
         Raises:
             SnapshotError: If a snapshot has another format, or another step than its name.
@@ -236,6 +266,8 @@ class Snapshots:
                 reason = (str(error) or type(error).__name__).splitlines()[0]
                 logger.warning(f"{path}: damaged, passed over ({reason})")
                 continue
+
+            # Check that it is a complete snapshot of this step.
             if not isinstance(state, dict) or state.get("format") != FORMAT:
                 raise SnapshotError(f"{path}: not a snapshot of this version of cosmos-train")
             missing_keys = [key for key in required_keys if key not in state]
@@ -245,7 +277,7 @@ class Snapshots:
                 continue
             if type(state.get("step")) is not int or state["step"] != step:
                 value = f"{state.get('step')!r:.40}"
-                raise SnapshotError(f"{path}: its step is {value} and not {step}; {REMEDY}")
+                raise SnapshotError(f"{path}: its step is {value} and not {step}; {RESUME_ADVICE}")
             state["path"] = str(path)
             return state
         return None
@@ -253,7 +285,8 @@ class Snapshots:
     def best(self) -> Best | None:
         """Return the best evaluation that `note_best` has recorded, or None before the first one.
 
-        Raises SnapshotError if the record is damaged.
+        Raises:
+            SnapshotError: If the record is damaged.
         """
         path = self._folder / BEST
         if not path.is_file():
@@ -277,9 +310,10 @@ class Snapshots:
         return file if file.exists() else folder
 
     def _paths(self, step: int) -> tuple[Path, Path]:
-        """Return the paths of the snapshot of a step as a folder and as a file.
+        """Return the paths that the snapshot of a step has as a folder and as a file.
 
-        For example: step-00000400 if the weights are sharded, and step-00000400.pt otherwise.
+        It is a folder if the weights are sharded, and a file otherwise. For example, the paths of
+        step 400 are snapshots/step-00000400 and snapshots/step-00000400.pt.
         """
         folder = self._folder / f"step-{step:08d}"
         return folder, folder.with_suffix(".pt")
@@ -297,8 +331,13 @@ class Snapshots:
 def _write_state_file(folder: Path, values: Mapping[str, Any]) -> None:
     """Write the file of a sharded snapshot that holds all values but tensors.
 
-    `values["files"]` names the files that all processes have written. Raises ValueError if one of
-    them is not in the folder.
+    Args:
+        folder: The folder of the snapshot.
+        values: The values by name. "files" has the hashes of the files that all processes have
+            written, by file name.
+
+    Raises:
+        ValueError: If one of these files is not in the folder.
     """
     require_shared_folder(folder, values["files"])
     with replacing(folder / STATE_FILE) as file:
@@ -346,17 +385,22 @@ def find_state(
         raise SnapshotError(f"{output} holds another run: {difference}")
     if state["step"] > config.optim.steps:
         raise SnapshotError(
-            f"{state['path']}: has more steps than the run, {config.optim.steps}; {REMEDY}"
+            f"{state['path']}: has more steps than the run, {config.optim.steps}; {RESUME_ADVICE}"
         )
     return state
 
 
 def require_same_data(stored: Fingerprint, current: Fingerprint) -> None:
-    """Raise SnapshotError if the training data differ from the data of the snapshot.
+    """Check that the training data are the data of the snapshot.
 
-    `stored` is the fingerprint in the snapshot, and `current` is the data's fingerprint now. All
-    shards must be the same, because the order of samples depends on all of them. The error names
-    the first difference.
+    All shards must be the same, because the order of samples depends on all of them.
+
+    Args:
+        stored: The fingerprint of the data that the snapshot states.
+        current: The fingerprint of the data now.
+
+    Raises:
+        SnapshotError: If a shard differs. The error names the first one.
     """
     difference = _first_difference(stored, current)
     if difference is None:
@@ -374,20 +418,27 @@ class UnequalDataError(ValueError):
 
 
 def require_same_data_everywhere(world: World, fingerprint: Fingerprint | None) -> None:
-    """Raise UnequalDataError in all processes if one has other training data than the first.
+    """Check that all processes have the same training data. All of them call this together.
 
-    `fingerprint` describes the data of this process. If it is None in any process, because the
-    process was asked to stop before it had read its data, nothing is compared.
+    Args:
+        world: The processes of the training.
+        fingerprint: Describes the data of this process. If it is None in any process, because the
+            process was asked to stop before it had read its data, nothing is compared.
+
+    Raises:
+        UnequalDataError: If a process has other data than the first one. All processes raise it.
     """
+    # Compare hashes, because fingerprints may be large.
     hashes = world.gather(None if fingerprint is None else json_sha256(fingerprint))
     if None in hashes or len(set(hashes)) == 1:
         return
+
+    # Find the first process that differs. It and the process of rank 0 send their fingerprints.
     other_rank = next(rank for rank, sha256 in enumerate(hashes) if sha256 != hashes[0])
-    # Only these two processes send their fingerprints, which may be large.
     is_compared = world.rank in (0, other_rank)
-    reports = world.gather((platform.node(), fingerprint if is_compared else None))
-    first_host, first_fingerprint = reports[0]
-    other_host, other_fingerprint = reports[other_rank]
+    hosts_and_fingerprints = world.gather((platform.node(), fingerprint if is_compared else None))
+    first_host, first_fingerprint = hosts_and_fingerprints[0]
+    other_host, other_fingerprint = hosts_and_fingerprints[other_rank]
     difference = _first_difference(first_fingerprint, other_fingerprint)
     assert difference is not None  # since the hashes differ
     raise UnequalDataError(
@@ -410,9 +461,18 @@ class _ShardDifference(NamedTuple):
 
 
 def _first_difference(first: Fingerprint, second: Fingerprint) -> _ShardDifference | None:
-    """Return the first shard that differs between two fingerprints, or None if none differs."""
-    pairs = zip_longest(first, second)
-    for number, (first_shard, second_shard) in enumerate(pairs, start=1):
+    """Return the first shard that differs between two fingerprints, or None if none differs.
+
+    Args:
+        first: A fingerprint, which is a list with an entry for each shard.
+        second: The other fingerprint.
+
+    Example:
+        [["a.tar"], ["b.tar"]] and [["a.tar"]] differ in shard number 2, which the second
+        fingerprint lacks.
+    """
+    shard_pairs = zip_longest(first, second)
+    for number, (first_shard, second_shard) in enumerate(shard_pairs, start=1):
         if first_shard != second_shard:
             return _ShardDifference(number, first_shard, second_shard)
     return None
@@ -424,52 +484,71 @@ def _count_samples(fingerprint: Fingerprint) -> int:
 
 
 def _describe_shard(entry: Sequence[Any] | None) -> str:
-    """Describe the entry of a shard in a fingerprint, for an error message.
+    """Describe a shard for an error message.
 
-    For example: "a.tar of 2048 bytes with 5 samples (positions 01234567)". A stream is described
-    only by its name. None stands for a missing shard.
+    Args:
+        entry: The entry of the shard in a fingerprint, or None if the shard is missing.
+
+    Example::
+
+        ["a.tar", 2048, 5, "0123456789ab"]
+        -> "a.tar of 2048 bytes with 5 samples (positions 01234567)"
+        ["a.tar"] -> "a.tar"
+        None -> "missing"
     """
     if entry is None:
         return "missing"
     if len(entry) == 1:  # only the name of a stream is known
         return str(entry[0])
-    name, size, samples, positions = entry
-    return f"{name} of {size} bytes with {samples} samples (positions {positions:.8})"
+    name, size, n_samples, positions_sha256 = entry
+    return f"{name} of {size} bytes with {n_samples} samples (positions {positions_sha256:.8})"
 
 
 def _require_unused(snapshots: Snapshots, output: Path) -> None:
-    """Raise SnapshotError if the output folder has files of another training."""
+    """Check that the output folder has no files of another training.
+
+    Args:
+        snapshots: The snapshots in the folder.
+        output: The folder, which may be missing.
+
+    Raises:
+        SnapshotError: If it has a snapshot, a checkpoint or a log that is not empty.
+    """
     steps = snapshots.steps()
     if steps:
         raise SnapshotError(
             f"{output} holds a run of {steps[-1]} steps: go on with it by --resume, or choose "
             "another folder by --output"
         )
-    files = []
+    file_names = []
     for name in (CHECKPOINT, LOG):
         path = output / name
-        if path.exists() and path.stat().st_size:
-            files.append(name)
-    if files:
+        if path.exists() and path.stat().st_size > 0:
+            file_names.append(name)
+    if file_names:
         raise SnapshotError(
-            f"{output} holds {' and '.join(files)} of a run without a snapshot to resume: choose "
-            "another folder by --output, or remove what is not needed"
+            f"{output} holds {' and '.join(file_names)} of a run without a snapshot to resume: "
+            "choose another folder by --output, or remove what is not needed"
         )
 
 
 @contextmanager
 def restoring(state: Mapping[str, Any], content: str) -> Iterator[None]:
-    """Turn any error of the block into a SnapshotError that says which content caused it.
+    """Turn any error of the block, which restores a value from a snapshot, into a SnapshotError.
 
-    The block restores something from a snapshot, whose state is `state`. `content` names it, such
-    as "optimizer".
+    Args:
+        state: The state in the snapshot, with the path of the snapshot under the key "path".
+        content: The name of the restored value for the error message, such as "optimizer".
+
+    Raises:
+        SnapshotError: If the block raises an error.
     """
     try:
         yield
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise SnapshotError(
-            f"{state['path']}: cannot be resumed from ({content}: {reason:.200}); {REMEDY}"
+            f"{state['path']}: cannot be resumed from ({content}: {reason:.200}); {RESUME_ADVICE}"
         ) from error
 
 
@@ -478,6 +557,8 @@ def random_state() -> dict[str, Any]:
 
     The result has only plain types and tensors, so that it can be stored in a snapshot.
     """
+    # NumPy's state is a tuple: the name of the generator, an array of keys, and numbers. The keys
+    # are stored as a tensor of int64, since snapshots hold no arrays.
     name, keys, *other_values = np.random.get_state(legacy=True)
     state: dict[str, Any] = {
         "torch": torch.get_rng_state(),
@@ -500,32 +581,42 @@ def restore_random_state(state: Mapping[str, Any]) -> None:
 
 
 def plain_config(config: TrainConfig) -> dict[str, Any]:
-    """Return a configuration as a dictionary with only the types of JSON; tuples become lists.
+    """Return a configuration as a dictionary with only the types of JSON.
 
-    Options that were added in later versions are left out if they have no effect. The result then
-    equals the one that an earlier version has stored.
+    Tuples become lists. Options that were added in later versions are left out if they have no
+    effect, so that the result equals the one that an earlier version has stored.
     """
-    return without_added(json.loads(json.dumps(asdict(config))))
+    config_as_json = json.dumps(asdict(config))
+    return remove_added_defaults(json.loads(config_as_json))
 
 
 def _describe_difference(
-    stored: Any, current: Any, allowed: tuple[str, ...], name: str = ""
+    stored: Any, current: Any, allowed_prefixes: tuple[str, ...], name: str = ""
 ) -> str | None:
-    """Describe the first option in which two configurations differ; return None if none differs.
+    """Describe the first option in which two configurations differ.
 
-    For example: "optim.lr is 0.1 there and 0.2 here". Options may differ if their names start with
-    one of `allowed`. The function calls itself for each option of a dictionary. `name` is then the
-    option's name.
+    Args:
+        stored: The configuration in a snapshot. The function calls itself for each section and
+            each option of a configuration. Then it is the value of the section or option.
+        current: The configuration now, or the value that belongs to `stored`.
+        allowed_prefixes: Options may differ if their full names start with one of these texts.
+        name: The full name of the section or option, such as "optim.lr", or "" at the start.
+
+    Returns:
+        A text such as "optim.lr is 0.1 there and 0.2 here", or None if no option differs.
     """
-    if name.startswith(allowed):
+    if name.startswith(allowed_prefixes):
         return None
-    if not isinstance(stored, dict) or not isinstance(current, dict):
+    is_section = isinstance(stored, dict) and isinstance(current, dict)
+    if not is_section:
         if stored == current:
             return None
         return f"{name} is {stored!r} there and {current!r} here"
     for key in sorted(stored.keys() | current.keys()):
         full_name = f"{name}.{key}" if name else key
-        difference = _describe_difference(stored.get(key), current.get(key), allowed, full_name)
-        if difference:
+        difference = _describe_difference(
+            stored.get(key), current.get(key), allowed_prefixes, full_name
+        )
+        if difference is not None:
             return difference
     return None

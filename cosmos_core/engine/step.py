@@ -39,7 +39,12 @@ class StudentEncoder(nn.Module):
     """A module whose forward returns the student's features, so that DDP and FSDP can wrap it."""
 
     def __init__(self, method: Method, model: nn.Module) -> None:
-        """Wrap a model, whose features a training method computes."""
+        """Wrap a model.
+
+        Args:
+            method: The training method, which computes the features.
+            model: The student's or the teacher's model.
+        """
         super().__init__()
         self.method = method
         self.model = model
@@ -161,9 +166,12 @@ class StepReport:
 def normalise(views: Views, mean: Tensor, std: Tensor) -> Views:
     """Convert the uint8 images of a batch to float32, and normalise them.
 
-    `mean` and `std` (3,) are the mean and the standard deviation of pixels on the scale from 0 to
-    1.
+    Args:
+        views: The views of a batch, whose images have values from 0 to 255.
+        mean: The mean of each colour channel (3,), on the scale from 0 to 1.
+        std: The standard deviation of each colour channel (3,), on the same scale.
     """
+    # (3,) -> (3, 1, 1), to match images (..., 3, H, W).
     mean, std = mean[:, None, None], std[:, None, None]
     return Views(
         global_images=(views.global_images.float() / 255 - mean) / std,
@@ -215,9 +223,11 @@ def train_step(
         terms = _backward_from_loss(training, student_features, teacher_features, gather)
     else:
         terms = _backward_in_chunks(training, views, gather, autocast, n_chunks)
+
+    # Clip the gradient.
     training.scaler.unscale_(training.optimizer)
     max_norm = clip_norm if clip_norm > 0 else math.inf
-    norm = full_tensor(nn.utils.clip_grad_norm_(training.model.parameters(), max_norm))
+    gradient_norm = full_tensor(nn.utils.clip_grad_norm_(training.model.parameters(), max_norm))
 
     # Update the teacher and the student.
     update_teacher(training.teacher, training.model, momentum)
@@ -231,7 +241,7 @@ def train_step(
     for name, parameter in scalars(training.model, (*SCALES, "logit_bias")).items():
         value = full_tensor(parameter.detach()).squeeze()
         other_values[name] = value.exp() if name in SCALES else value
-    other_values["gradient_norm"] = norm
+    other_values["gradient_norm"] = gradient_norm
     return StepReport(terms, other_values, uses_gradient_scaler=training.scaler.is_enabled())
 
 
@@ -242,19 +252,32 @@ def _backward_in_chunks(
 
     The student encodes each chunk twice. The first time is without gradient: from the features of
     all chunks follow the loss and its gradient with respect to the features. The second time
-    carries this gradient back to the weights. Return the loss terms of the whole batch.
+    carries this gradient back to the weights (GradCache, arXiv 2101.06983).
+
+    Args:
+        training: The models and the loss.
+        views: The whole batch of this process.
+        gather: Collects the features of all processes for the loss.
+        autocast: The context in which the models run.
+        n_chunks: The number of chunks.
+
+    Returns:
+        The loss terms of the whole batch.
     """
+    # Compute the features of the batch, and the gradient of the loss with respect to them. It is
+    # stored in the `grad` of the student's features.
     view_chunks = split_views(views, n_chunks)
     with torch.no_grad(), autocast:
-        student_leaves = [as_leaves(training.student_encoder(chunk)) for chunk in view_chunks]
+        student_chunks = [as_leaves(training.student_encoder(chunk)) for chunk in view_chunks]
         teacher_chunks = [training.teacher_encoder(chunk) for chunk in view_chunks]
-    student_features = join_features(student_leaves)
+    student_features = join_features(student_chunks)
     teacher_features = join_features(teacher_chunks)
     terms = _backward_from_loss(training, student_features, teacher_features, gather)
 
-    for index, (chunk, leaves) in enumerate(zip(view_chunks, student_leaves, strict=True)):
+    # Carry the gradient of each chunk back to the weights, which add up the gradients of chunks.
+    for index, (chunk, leaves) in enumerate(zip(view_chunks, student_chunks, strict=True)):
+        # Processes exchange their gradients only once, after the last chunk.
         is_last_chunk = index == n_chunks - 1
-        # Processes exchange the accumulated gradient once.
         with _gradient_exchange(training.student_encoder, enabled=is_last_chunk):
             with autocast:
                 features = training.student_encoder(chunk)
@@ -264,9 +287,12 @@ def _backward_in_chunks(
 
 @contextmanager
 def _gradient_exchange(student_encoder: nn.Module, *, enabled: bool) -> Iterator[None]:
-    """Return a context in which processes exchange gradients in backward only if `enabled`.
+    """Return a context that decides whether processes exchange gradients in a backward pass.
 
-    Otherwise each process adds its gradients to those that it has.
+    Args:
+        student_encoder: The student, which DDP may wrap and FSDP may shard.
+        enabled: True if the processes exchange gradients. Otherwise each process adds its own
+            gradients to the ones that it already has.
     """
     if _is_sharded(student_encoder):
         student_encoder.set_requires_gradient_sync(enabled)
@@ -282,26 +308,40 @@ def _backward_from_loss(
 ) -> Terms:
     """Compute the loss of features, and run backward from it.
 
-    Return the loss terms as means over all processes. Raises ValueError if the loss does not return
-    the terms that the training method names.
+    Args:
+        training: The loss, the training method and the gradient scaler.
+        student_features: The student's features, as the method defines them.
+        teacher_features: The teacher's features, or None if the method needs no teacher.
+        gather: Collects the features of all processes for the loss.
+
+    Returns:
+        The loss terms by name, as means over all processes, without gradient.
+
+    Raises:
+        ValueError: If the loss does not return the terms that the method names.
     """
     terms = training.loss(student_features, teacher_features, gather)
-    names = training.method.terms
-    if set(terms) != set(names):
-        raise ValueError(f"the method has the terms {names}, and its loss returned {[*terms]}")
-    values = torch.stack([terms[name].detach() for name in names])
-    means = dict(zip(names, mean_over_processes(values), strict=True))
+    term_names = training.method.terms
+    if set(terms) != set(term_names):
+        raise ValueError(f"the method has the terms {term_names}, and its loss returned {[*terms]}")
+    values = torch.stack([terms[name].detach() for name in term_names])
+    mean_terms = dict(zip(term_names, mean_over_processes(values), strict=True))
     training.scaler.scale(terms.total).backward()
-    return means
+    return mean_terms
 
 
 def split_views(views: Views, n_chunks: int) -> list[Views]:
     """Split a batch of B samples into batches of B / n_chunks samples, in order.
 
-    Raises ValueError if B is not a multiple of `n_chunks`.
+    Args:
+        views: The images (G, B, 3, H, W) and (L, B, 3, h, w), and the texts (T, B, S).
+        n_chunks: The number of batches to return.
+
+    Raises:
+        ValueError: If B is not a multiple of `n_chunks`.
     """
     n_samples = views.texts.shape[1]
-    if n_samples % n_chunks:
+    if n_samples % n_chunks != 0:
         raise ValueError(
             f"{n_samples} samples of a process cannot be split in {n_chunks} equal parts"
         )
@@ -315,27 +355,37 @@ def split_views(views: Views, n_chunks: int) -> list[Views]:
 def join_features(feature_chunks: Sequence[Any]) -> Any:
     """Concatenate the features of chunks of a batch to the features of the batch.
 
-    Each chunk is a NamedTuple of tensors. Tensors (V, B, D) are concatenated along B. Other tensors
-    and None belong to the whole batch, and are taken from the last chunk, with which DDP exchanges
-    gradients. If the chunks are None, because the method needs no features, return None.
+    Args:
+        feature_chunks: A NamedTuple of tensors for each chunk, or None for each chunk if the method
+            needs no features.
+
+    Returns:
+        A NamedTuple of the same class, or None. Tensors (V, B, D) are concatenated along B. Other
+        values, such as a logit scale, belong to the whole batch. They are taken from the last
+        chunk, with which DDP exchanges gradients.
     """
     if feature_chunks[0] is None:
         return None
-    joined = []
-    for tensors in zip(*feature_chunks, strict=True):
-        has_row_per_sample = tensors[0] is not None and tensors[0].ndim == 3
+    joined_values = []
+    # Take one field of the NamedTuple at a time, from all chunks.
+    for chunk_values in zip(*feature_chunks, strict=True):
+        has_row_per_sample = chunk_values[0] is not None and chunk_values[0].ndim == 3
         if has_row_per_sample:
-            joined.append(torch.cat(tensors, dim=1))
+            joined_values.append(torch.cat(chunk_values, dim=1))
         else:
-            joined.append(tensors[-1])
+            joined_values.append(chunk_values[-1])
     features_class = type(feature_chunks[0])
-    return features_class(*joined)
+    return features_class(*joined_values)
 
 
 def as_leaves(features: Any) -> Any:
     """Return features as leaf tensors, in whose `grad` a backward pass stores their gradients.
 
-    `features` is a NamedTuple of tensors and None.
+    Args:
+        features: A NamedTuple of tensors and None.
+
+    Returns:
+        A NamedTuple of the same class. None stays.
     """
     leaves = []
     for tensor in features:
@@ -345,7 +395,12 @@ def as_leaves(features: Any) -> Any:
 
 
 def carry_back(features: Any, leaves: Any) -> None:
-    """Run backward from features, with the gradients that `as_leaves` of them have collected."""
+    """Carry the gradients of features back to the weights of the model that has computed them.
+
+    Args:
+        features: A NamedTuple of tensors and None, which belong to the graph of the model.
+        leaves: The same features from `as_leaves`, with their gradients in `grad`.
+    """
     tensors, gradients = [], []
     for tensor, leaf in zip(features, leaves, strict=True):
         if tensor is not None and tensor.requires_grad and leaf.grad is not None:

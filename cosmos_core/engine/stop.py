@@ -69,27 +69,37 @@ class StopRequest:
     def agreed(self, *, failed: bool = False) -> bool:
         """Return, in all processes, whether any process must stop.
 
-        A process must stop if it has received a signal or has `failed`. All processes must call
-        this method after the same step. They exchange the answer on the host, so that they do not
-        wait for a GPU.
+        A process must stop if it has received a signal, or if it has failed. All processes must
+        call this method after the same step. They exchange the answer on the host, so that they do
+        not wait for a GPU.
+
+        Args:
+            failed: True if this process has failed.
         """
         must_stop = self.requested or failed
         if self._world.world_size == 1:
             return must_stop
         if self._world.presence is not None:
             self._world.presence.enter()
-        fraction_of_processes = mean_over_processes(torch.tensor([float(must_stop)]))
-        return bool(fraction_of_processes.item() > 0)
+        # The mean of 0 and 1 over processes is the fraction of processes that must stop.
+        fraction_to_stop = mean_over_processes(torch.tensor([float(must_stop)]))
+        return bool(fraction_to_stop.item() > 0)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        """Handle a signal: record the first one, and let a later SIGINT interrupt the training."""
+        """Handle a signal: record the first one, and let a later SIGINT interrupt the training.
+
+        Args:
+            number: The number of the signal.
+            frame: The current stack frame, which is not needed.
+        """
         if self.requested:
+            # This is not the first signal. With several processes, torchrun may have sent the first
+            # signal again. Other signals than SIGINT are ignored: SLURM repeats SIGTERM at the end
+            # of a job, when a snapshot may be half written.
             seconds = time.monotonic() - self._requested_at
             is_repeated = seconds <= REPEAT_SECONDS and self._world.world_size > 1
             if number == signal.SIGINT and not is_repeated:
                 raise KeyboardInterrupt
-            # Other signals are ignored: SLURM repeats SIGTERM at the end of a job, when a snapshot
-            # may be half written.
             return
         self.requested = True
         self._requested_at = time.monotonic()

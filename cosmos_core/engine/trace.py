@@ -30,7 +30,8 @@ class Trace(AbstractContextManager["Trace"]):
     def before(self, step: int) -> None:
         """Start the trace before its first step, and write it after its last step.
 
-        `step` is the training step that will start now.
+        Args:
+            step: The training step that will start now, counted from 0.
         """
         if step > self._last_step:
             self._write_if_running()

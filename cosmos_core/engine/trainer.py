@@ -77,8 +77,9 @@ class _StartedStep(NamedTuple):
 class Trainer:
     """Trains a model from the start, or from the newest snapshot in the output folder.
 
-    Raises SnapshotError if the folder cannot be used: if a new training finds files of another one,
-    or if no snapshot exists to resume from.
+    Raises:
+        SnapshotError: If the folder cannot be used: if a new training finds files of another one,
+            or if no snapshot exists to resume from.
     """
 
     def __init__(self, config: TrainConfig, setting: Setting, *, resume: bool = False) -> None:
@@ -145,17 +146,19 @@ class Trainer:
     def _find_state(self, *, resume: bool) -> dict[str, Any] | None:
         """Return the state to resume from, or None for a new training, in all processes.
 
-        Only the first process reads it from a snapshot, because other processes could choose
-        another snapshot.
+        Args:
+            resume: True to go on from the newest snapshot in the output folder.
         """
 
         def find_state() -> dict[str, Any] | None:
-            """Read the state from the newest snapshot."""
+            """Read the state from the newest snapshot, if there is one to resume from."""
             return snapshot.find_state(
                 self._snapshots, self._setting.output, self._config, resume=resume
             )
 
-        return broadcast(self._world, self._world.main_process_only(find_state))
+        # Only the first process reads it, because other processes could choose another snapshot.
+        state = self._world.main_process_only(find_state)
+        return broadcast(self._world, state)
 
     def run(self, shards: str) -> int:
         """Train until the last step, or until a signal asks to stop.
@@ -179,7 +182,8 @@ class Trainer:
             write_atomically(init_path, json.dumps(self._audit._asdict(), indent=1).encode())
         self._data_sha256 = parse_shards(replace(config.data, shards=shards)).fingerprint
 
-        # The time at which the training would have started without interruptions.
+        # The time at which the training would have started if it had never been interrupted. The
+        # seconds before the last interruption are counted too.
         start = time.monotonic() - self._seconds
         watch = Watch(config, output, world, first_step=self._steps_done)
         pictures = RunPictures(watch, self._setting.inverse)
@@ -199,9 +203,12 @@ class Trainer:
                 watch.flops = self._sample_flops
                 pictures.draw_first_batch(views)
                 trace.before(self._steps_done)
+
                 self._train_step(views, watch, start)
+
                 self._save_and_evaluate_if_due(watch)
-                if self._saved_steps == self._steps_done:
+                is_just_saved = self._saved_steps == self._steps_done
+                if is_just_saved:
                     pictures.draw_curves_if_due()
             self._end(watch)
         return self._steps_done
@@ -209,39 +216,47 @@ class Trainer:
     def _train_step(self, views: Views, watch: Watch, start: float) -> None:
         """Start a training step, and log the step before while the device computes this one.
 
-        `start` is the time of the start of the training, in seconds of `time.monotonic`.
+        Args:
+            views: The views of the batch, on the device.
+            watch: Logs the values of the step before.
+            start: The time of the start of the training, in seconds of `time.monotonic`.
         """
         started_step = self._start_step(views)
+        # This is still the step before.
         self._finish_step(watch)
         self._unfinished_step = started_step
         self._steps_done += 1
         self._seconds = time.monotonic() - start
-        if self._world.device.type == "cpu":  # a CPU has computed the step already
+        if self._world.device.type == "cpu":
+            # A CPU has computed the step already.
             self._finish_step(watch)
 
     def _save_and_evaluate_if_due(self, watch: Watch) -> None:
         """Write a snapshot and evaluate the model, each if it is due after this step.
 
-        An evaluation needs a snapshot, whose checkpoint is measured.
+        An evaluation measures the checkpoint of a snapshot. So a snapshot is also written before
+        each evaluation.
         """
         evaluator = self._setting.evaluator
-        if not self._is_due(self._config.watch.evaluate_every):
-            evaluator = None
-        if evaluator is not None or self._is_due(self._config.save.every):
+        should_evaluate = evaluator is not None and self._is_due(self._config.watch.evaluate_every)
+        should_save = should_evaluate or self._is_due(self._config.save.every)
+        if should_save:
             self._finish_step(watch)
             self._save()
-        if evaluator is not None:
+        if evaluator is not None and should_evaluate:
             self._evaluate(evaluator, watch)
 
-    def _is_due(self, every: int) -> bool:
-        """Return whether a task that is done every `every` steps is due after this step.
+    def _is_due(self, interval: int) -> bool:
+        """Return whether a task that is done at regular intervals is due after this step.
 
-        It is also due after the last step of the training. If `every` is 0, it is never due.
+        Args:
+            interval: The number of steps from one time to the next. The task is also due after the
+                last step of the training. If the interval is 0, it is never due.
         """
-        if every == 0:
+        if interval == 0:
             return False
         is_last_step = self._steps_done == self._config.optim.steps
-        return self._steps_done % every == 0 or is_last_step
+        return self._steps_done % interval == 0 or is_last_step
 
     def _end(self, watch: Watch) -> None:
         """Finish the last step, write the last snapshot, and wait until all files are written."""
@@ -272,7 +287,11 @@ class Trainer:
     def _resume(self, state: Mapping[str, Any]) -> None:
         """Restore the training from the state of a snapshot.
 
-        Raises SnapshotError, which names the snapshot, if a value cannot be used.
+        Args:
+            state: The values that `_collect_state` has returned, by name.
+
+        Raises:
+            SnapshotError: If a value cannot be used. The error names the snapshot.
         """
         with snapshot.restoring(state, "weights or optimizer"):
             self._world.synchronized(lambda: self._load_weights(state))
@@ -283,7 +302,9 @@ class Trainer:
             if self._world.rank == 0:
                 self._problem_counter.load(state["problems"])
         with snapshot.restoring(state, "random"):
-            self._random_state = state["random"][self._world.rank % len(state["random"])]
+            # One state for each process. If there are more processes now, they share states.
+            random_states = state["random"]
+            self._random_state = random_states[self._world.rank % len(random_states)]
             snapshot.restore_random_state(self._random_state)
         with snapshot.restoring(state, "seconds"):
             self._seconds = float(state["seconds"])
@@ -302,9 +323,10 @@ class Trainer:
         self._saved_steps = self._steps_done = state["step"]
 
     def _load_weights(self, state: Mapping[str, Any]) -> None:
-        """Load the weights of the models and the state of the optimizer.
+        """Load the weights of the models and the state of the optimizer from a snapshot's state.
 
-        Raises ValueError if they do not fit or are not finite.
+        Raises:
+            ValueError: If they do not fit the models, or are not finite.
         """
         load_state(state, self._models, self._training.optimizer)
         require_finite(self._models, self._training.optimizer)
@@ -312,7 +334,12 @@ class Trainer:
     def _batches(self, shards: str, watch: Watch, stop: StopRequest) -> Iterator[Batch]:
         """Yield the batches of the remaining steps, until any process is asked to stop.
 
-        If the thread that writes snapshots fails, the training stops too.
+        If the thread that writes snapshots fails in any process, the training stops too.
+
+        Args:
+            shards: The training data, as in the option `data.shards`.
+            watch: Measures how long the training waits for data.
+            stop: Knows whether a signal has asked this process to stop.
         """
         batches = self._open_data(shards, stop)
         # Opening the data may have drawn random numbers.
@@ -322,16 +349,20 @@ class Trainer:
             with watch.waiting():
                 batch = _next_batch(batches, stop)
             write_failed = self._write_result.done() and self._write_result.exception() is not None
+            # All processes stop together, if one of them has failed or is asked to stop.
             if stop.agreed(failed=write_failed) or batch is None:
                 return
             if batch.position is not None:
+                # Remember how far the data worker of this batch has read its stream.
                 self._stream_positions[batch.lane] = batch.position
             yield batch
 
     def _open_data(self, shards: str, stop: StopRequest) -> Iterator[Batch]:
         """Open the training data, and return the batches of the remaining steps.
 
-        No batches are yielded if a signal asks to stop before the data are open.
+        Args:
+            shards: The training data, as in the option `data.shards`.
+            stop: Interrupts the opening if a signal asks to stop. Then no batches follow.
 
         Raises:
             ValueError: If a process cannot read its data, or has other data than the first process.
@@ -353,7 +384,13 @@ class Trainer:
     def _open_data_of_process(self, config: TrainConfig, stop: StopRequest) -> OpenedData:
         """Open the training data of this process.
 
-        The result has no batches and no index if a signal asks to stop before the data are open.
+        Args:
+            config: The configuration, whose option `data.shards` names the data.
+            stop: Interrupts the opening if a signal asks to stop.
+
+        Returns:
+            The batches and the index of the data. There are no batches and no index if a signal
+            asks to stop before the data are open.
         """
         with suppress(StopWaiting), stop.interrupting():
             return open_data(
@@ -372,12 +409,14 @@ class Trainer:
         The training may have been killed after it wrote the snapshot, or the snapshot may have been
         copied from another place. The checkpoint of a sharded snapshot is written at the end.
         """
-        if self._saved_steps != self._steps_done:
+        has_resumed_from_snapshot = self._saved_steps == self._steps_done
+        if not has_resumed_from_snapshot:
             return
         is_outdated = read_trained_steps(self._checkpoint_path) != self._steps_done
         is_sharded_snapshot = self._snapshots.path(self._steps_done).is_dir()
+        should_write = is_outdated and not is_sharded_snapshot
         # The first process decides for all.
-        if self._world.gather(is_outdated and not is_sharded_snapshot)[0]:
+        if self._world.gather(should_write)[0]:
             self._save()
             self._wait_for_snapshot()
 
@@ -425,9 +464,14 @@ class Trainer:
     def _finish_step(self, watch: Watch) -> None:
         """Wait for the step that was started last, check its values, and log them.
 
-        Nothing is done if this has happened before. A step is always finished before a snapshot is
-        written. Raises FloatingPointError, in all processes, if a loss or the gradient is not
-        finite.
+        If this step is finished already, nothing is done. A step must be finished before a snapshot
+        is written.
+
+        Args:
+            watch: Logs the values of the step.
+
+        Raises:
+            FloatingPointError: If a loss or the gradient is not finite. All processes raise it.
         """
         if self._unfinished_step is None:
             return
@@ -446,8 +490,14 @@ class Trainer:
     def _evaluate(self, evaluator: Evaluator, watch: Watch) -> None:
         """Evaluate the newest checkpoint, and log the metrics.
 
-        If the metric that `save.best` names is the best so far, its snapshot is kept. Raises
-        ValueError if the metric does not exist.
+        If the metric that `save.best` names is the best so far, its snapshot is kept.
+
+        Args:
+            evaluator: Measures a checkpoint.
+            watch: Logs the metrics.
+
+        Raises:
+            ValueError: If the metric does not exist.
         """
         self._wait_for_snapshot()
         self._write_checkpoint_if_sharded()
@@ -464,8 +514,9 @@ class Trainer:
         value = metrics[metric_name]
         if math.isnan(value):
             return
-        # `not value <= best` is also true if the best value so far is NaN, unlike `value > best`.
-        if best is None or not value <= best.value:
+        # The best value in the file may be NaN, and any number is better than that.
+        is_best = best is None or math.isnan(best.value) or value > best.value
+        if is_best:
             self._snapshots.note_best(snapshot.Best(self._steps_done, value))
 
     def _save(self) -> None:
@@ -486,14 +537,18 @@ class Trainer:
         self._saved_steps = self._steps_done
 
     def _collect_state(self) -> dict[str, Any]:
-        """Return everything that the next step depends on. All processes must call this method."""
+        """Return everything that the next step depends on, by name.
+
+        All processes must call this method together.
+        """
         # Add up the bad samples of all processes, by the kind of problem.
         counts_by_rank = self._world.gather(self._problem_counter.state())
         total_counts = {}
         for kind in counts_by_rank[0]:
             total_counts[kind] = sum(counts[kind] for counts in counts_by_rank)
 
-        # Collect how far the data workers of all processes have read; local tars have no positions.
+        # Collect how far the data workers of all processes have read their streams. Data that are
+        # read from local tars have no positions.
         streams = None
         if self._stream_positions:
             positions_by_rank = self._world.gather(self._stream_positions)
@@ -538,25 +593,30 @@ class Trainer:
     def _write_snapshot(
         self, step: int, host_copy: snapshot.HostCopy, training_metadata: Mapping[str, Any]
     ) -> None:
-        """Write a snapshot, and also a checkpoint if weights are not sharded.
+        """Write a snapshot, and also a checkpoint if the weights are not sharded.
 
-        A thread calls this method. `step` is the number of steps, and `training_metadata` says how
-        the model was trained.
+        A thread calls this method.
+
+        Args:
+            step: The number of training steps so far.
+            host_copy: The state of the training in host memory, which a GPU may still be copying.
+            training_metadata: How the model was trained so far.
         """
         state = host_copy.state()
         metadata = self._model_metadata(training_metadata)
-        weights_are_sharded = self._background_world is not None
         if self._background_world is not None:
             self._snapshots.save_sharded(step, state, metadata, self._background_world)
         else:
             self._snapshots.save(step, state)
         if self._remote_copies is not None:
             self._remote_copies.start()
+
+        weights_are_sharded = self._background_world is not None
         if not weights_are_sharded:
             tensors = {}
-            for name in self._models:
-                for key, tensor in state[name].items():
-                    tensors[f"{name}.{key}"] = tensor
+            for model_name in self._models:
+                for key, tensor in state[model_name].items():
+                    tensors[f"{model_name}.{key}"] = tensor
             write_weights(self._checkpoint_path, tensors, metadata)
 
     def _model_metadata(self, training_metadata: Mapping[str, Any]) -> dict[str, str]:
@@ -601,9 +661,14 @@ class Trainer:
 
 
 def _next_batch(batches: Iterator[Batch], stop: StopRequest) -> Batch | None:
-    """Return the next batch, or None if a signal asks to stop before.
+    """Return the next batch, or None if a signal asks to stop before there is one.
 
-    The signal may also reach the data workers. If they end because of it, the result is None too.
+    Args:
+        batches: The batches of the training.
+        stop: Interrupts the waiting if a signal asks to stop.
+
+    Raises:
+        ChildProcessError: If a data worker has died, and no signal has asked to stop.
     """
     try:
         with stop.interrupting():
@@ -611,6 +676,7 @@ def _next_batch(batches: Iterator[Batch], stop: StopRequest) -> Batch | None:
     except StopWaiting:
         return None
     except ChildProcessError:
+        # The signal may also have reached the data workers, and ended them.
         if stop.requested:
             return None
         raise
@@ -619,14 +685,20 @@ def _next_batch(batches: Iterator[Batch], stop: StopRequest) -> Batch | None:
 def _data_fingerprint(data: OpenedData, config: TrainConfig) -> list[list[Any]] | None:
     """Return a list with an entry for each shard, by which training data can be compared.
 
-    For local tars the list is `SampleIndex.fingerprint`. For streams the entries are the
-    names of the shards: [["a.tar"], ["b.tar"]]. The result is None if a signal asked to stop before
-    local tars were indexed.
+    Args:
+        data: The opened data.
+        config: The configuration, whose option `data.shards` names the data.
+
+    Returns:
+        For local tars, the name, the size, the number of samples and a hash of each shard:
+        [["a.tar", 2048, 5, "0123..."]]. For streams, only the name: [["a.tar"], ["b.tar"]]. None if
+        a signal asked to stop before local tars were indexed.
     """
     if data.sample_index is not None:
         return data.sample_index.fingerprint()
     shard_sets = parse_shards(config.data)
     if not shard_sets.streams:
         return None
+    # "https://example.org/data/a.tar" -> "a.tar"
     file_names = [shard.rpartition("/")[2] for shard in shard_sets.shards]
     return [[name] for name in file_names]

@@ -52,7 +52,14 @@ class Watch:
     """
 
     def __init__(self, config: TrainConfig, output: Path, world: World, *, first_step: int) -> None:
-        """Prepare the progress bar of a training, which starts or resumes at `first_step`."""
+        """Prepare the progress bar of a training.
+
+        Args:
+            config: The configuration of the training.
+            output: The output folder.
+            world: The processes of the training.
+            first_step: The step at which the training starts or resumes, counted from 0.
+        """
         self.config = config
         self.output = output
         self.world = world
@@ -142,24 +149,33 @@ class Watch:
     def show_step(self, step: int, record: Mapping[str, float]) -> None:
         """Show a finished training step, and log it if `watch.log_every` asks for it.
 
-        `step` is counted from 0. `record` holds the values of the step by name, such as "lr".
+        The last step is always logged.
+
+        Args:
+            step: The number of the step, counted from 0.
+            record: The values of the step by name, such as {"lr": 0.001, "clip": 2.31}.
         """
         self._since_start.steps += 1
         self._since_line.steps += 1
-        if step % self.config.watch.log_every == 0 or step == self.config.optim.steps - 1:
+        is_last_step = step == self.config.optim.steps - 1
+        if step % self.config.watch.log_every == 0 or is_last_step:
             self._log_step(step, record)
         self._show_progress(step + 1, record)
 
     def show_evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Show and log the metrics of an evaluation after a training step.
+        """Show and log the metrics of an evaluation.
 
-        Metrics have names such as "flickr30k/teacher/R@1". A line shows all metrics of a data set
-        and a model: "step 99: flickr30k/teacher: R@1 51, R@5 77". The measurement of the pace
-        starts again.
+        There is a line for each data set and model, such as "step 99: flickr30k/teacher: R@1 51,
+        R@5 77". The measurement of the training's pace starts again.
+
+        Args:
+            step: The training step after which the evaluation was made, counted from 0.
+            metrics: The values of metrics by names such as "flickr30k/teacher/R@1". Metrics of the
+                same data set and model follow each other.
         """
         if self._log is not None:
             self._log.write(step, {"evaluation": metrics})
-        # Metrics with the same data set and model follow each other.
+        # "flickr30k/teacher/R@1" -> "flickr30k/teacher" and "R@1"
         for prefix, names in groupby(metrics, key=lambda name: name.rpartition("/")[0]):
             values = [f"{name.rpartition('/')[2]} {metrics[name]:.4g}" for name in names]
             self.say(f"step {step}: {prefix}: {', '.join(values)}")
@@ -173,7 +189,15 @@ class Watch:
     def _show_progress(self, steps_done: int, record: Mapping[str, float]) -> None:
         """Show the loss terms of the last step, the pace and the remaining time.
 
-        For example: "clip 2.310  812 images/s  MFU 41.0%  data wait 2%".
+        In a terminal the progress bar is updated. Otherwise a line is printed, at most once in
+        LINE_SECONDS seconds and after the last step.
+
+        Args:
+            steps_done: The number of training steps so far.
+            record: The values of the last step by name.
+
+        Example:
+            "clip 2.310  812 images/s  MFU 41.0%  data wait 2%"
         """
         optim, recipe = self.config.optim, self.config.recipe
         pace = self._pace(self._since_start)
@@ -187,9 +211,11 @@ class Watch:
             columns.append(f"MFU {pace['mfu']:.1%}")
         columns.append(f"data wait {pace['data_wait']:.0%}{self._slowest_process}")
         values = "  ".join(columns)
+
+        is_last_step = steps_done == optim.steps
         if self._console.is_terminal:
             self._bar.update(self._task, completed=steps_done, values=values)
-        elif steps_done == optim.steps or time.monotonic() >= self._next_line_at:
+        elif is_last_step or time.monotonic() >= self._next_line_at:
             self._next_line_at = time.monotonic() + LINE_SECONDS
             remaining_samples = (optim.steps - steps_done) * optim.batch_size
             remaining_time = timedelta(seconds=round(remaining_samples / speed))
@@ -198,16 +224,21 @@ class Watch:
     def _log_step(self, step: int, record: Mapping[str, float]) -> None:
         """Log a step, with the time that processes waited, their memory and their bad samples.
 
-        All processes must call this method. The largest waits and the largest memory are logged,
-        and the sum of the bad samples.
+        The longest wait for data and the largest memory of all processes are logged, and the sum of
+        their bad samples. All processes must call this method.
+
+        Args:
+            step: The number of the step, counted from 0.
+            record: The values of the step in this process by name.
         """
         timing = self._pace(self._since_line)
         process_values = (timing["data_wait"], _peak_memory(), record.get("bad_samples", 0))
-        # Each of these has a value for each process.
+        # Gather these three values of all processes: three tuples with a value for each process.
         waits, memories, bad_samples = zip(*self.world.gather(process_values), strict=True)
         for name in memories[0]:
             timing[name] = max(memory[name] for memory in memories)
         if len(waits) > 1:
+            # Name the process that waited longest.
             slowest_rank = waits.index(max(waits))
             timing["data_wait"] = waits[slowest_rank]
             timing["slowest_rank"] = slowest_rank
@@ -218,7 +249,12 @@ class Watch:
         self._since_line = _Meter()
 
     def _pace(self, meter: _Meter) -> dict[str, Any]:
-        """Return "samples_per_second", "data_wait" and, if it can be computed, "mfu" of a meter."""
+        """Return how fast the training has been since a meter was created.
+
+        Returns:
+            "samples_per_second", "data_wait", which is the fraction of time spent waiting for data,
+            and "mfu", which is the model FLOPs utilisation from 0 to 1, if it can be computed.
+        """
         pace: dict[str, Any] = dict(meter.pace(self.config.optim.batch_size))
         if self.flops and self._peak_flops:
             flops_per_second = pace["samples_per_second"] * self.flops
@@ -227,9 +263,10 @@ class Watch:
 
 
 def _device_peak_flops(config: TrainConfig, device: torch.device) -> float | None:
-    """Return the peak operations per second of a device, or None if they are unknown.
+    """Return the peak floating-point operations per second of a device, or None if unknown.
 
-    The option `watch.peak_tflops` states them. Otherwise they are looked up by the GPU's name.
+    The option `watch.peak_tflops` states them. If it does not, they are looked up by the GPU's
+    name.
     """
     if config.watch.peak_tflops:
         return config.watch.peak_tflops * 1e12
@@ -284,9 +321,11 @@ class RunPictures(AbstractContextManager["RunPictures"]):
     """
 
     def __init__(self, watch: Watch, inverse: Inverse) -> None:
-        """Prepare the pictures of the training that `watch` shows.
+        """Prepare the pictures of a training.
 
-        `inverse` turns normalised images and token ids back into pictures and captions.
+        Args:
+            watch: Shows the training, and knows its configuration and its output folder.
+            inverse: Turns normalised images and token ids back into pictures and captions.
         """
         self._watch = watch
         self._inverse = inverse
@@ -331,7 +370,8 @@ class RunPictures(AbstractContextManager["RunPictures"]):
 
         If the last drawing took 1 second, the next one is made after 100 seconds.
         """
-        if time.monotonic() - self._drawn_at >= self._drawing_seconds / MAX_DRAWING_SHARE:
+        seconds_since_drawing = time.monotonic() - self._drawn_at
+        if seconds_since_drawing >= self._drawing_seconds / MAX_DRAWING_SHARE:
             self._draw_curves()
 
     def _draw_curves(self) -> None:
@@ -354,7 +394,10 @@ class RunPictures(AbstractContextManager["RunPictures"]):
     def _reporting_errors(self, name: str) -> Iterator[None]:
         """Return a context for drawing a picture, which turns any error into a printed line.
 
-        `name` is the name of the picture. The time of the block does not count for the pace.
+        The time of the block does not count for the pace of the training.
+
+        Args:
+            name: The name of the picture's file, such as "losses.png".
         """
         with self._watch.paused():
             try:

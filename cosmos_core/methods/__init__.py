@@ -21,8 +21,9 @@ MEMBERS = [name for name in vars(Method) if not name.startswith("_")]
 def find_method_class(namespace: Mapping[str, Any], source: str) -> Callable[[], Method]:
     """Return the class of the training method that a Python module defines.
 
-    `namespace` holds the values of the module by name, as `vars(module)` does. `source` names the
-    module in error messages.
+    Args:
+        namespace: The values of the module by name, as `vars(module)` returns them.
+        source: The name of the module in error messages.
 
     Raises:
         ValueError: If the module does not define exactly one class with a method `loss`, or if this
@@ -60,7 +61,11 @@ METHODS = _import_methods()
 def load_method(path: Path) -> Method:
     """Run a Python file, and return the training method that it defines, with default options.
 
-    Raises ValueError, with a message of one line, if the file raises an error or defines no method.
+    Args:
+        path: The Python file. It is trusted: its code runs in this process.
+
+    Raises:
+        ValueError: If the file raises an error or defines no method. The message has one line.
     """
     try:
         namespace = runpy.run_path(str(path), run_name="cosmos_method")

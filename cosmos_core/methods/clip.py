@@ -29,6 +29,10 @@ def clip_features(model: MultiViewCLIP, views: Views) -> ClipFeatures:
     """Encode the global images and the captions of a batch, without a projection head.
 
     All global images are encoded in one pass, and all captions in another.
+
+    Args:
+        model: The student or the teacher.
+        views: The global images (G, B, 3, H, W) and the captions (T, B, S) of B samples.
     """
     image, text = model.encode_pairs(views.global_images, views.texts)
     return ClipFeatures(image, text, model.logit_scale.exp())
@@ -64,5 +68,11 @@ class ClipMethod:
         """Return None, because the loss does not use the teacher. It is only evaluated."""
 
     def loss(self, student: ClipFeatures, teacher: None, gather: Gather) -> LossTerms:
-        """Return CLIP's symmetric cross-entropy of images and captions, over all processes."""
+        """Return CLIP's symmetric cross-entropy of images and captions.
+
+        Args:
+            student: The result of `student_features`.
+            teacher: None, since this loss does not use the teacher.
+            gather: Collects the features of all processes.
+        """
         return clip_loss(student.image, student.text, student.logit_scale, gather)

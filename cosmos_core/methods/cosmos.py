@@ -38,15 +38,16 @@ class CosmosMethod:
         return ("clip", "distill") if self.distillation else ("clip",)
 
     def create_student(self, architecture: Architecture) -> Cosmos:
-        """Create COSMOS's model with random weights, and freeze the parameters without gradient.
+        """Create COSMOS's model with random weights, and freeze the parameters that are not used.
 
-        These are the parameters of components that are switched off.
+        These are the parameters of components that the options switch off.
         """
         student = create_model(architecture, "cosmos")
         assert isinstance(student, Cosmos)
         if not self.distillation:
             student.distill_logit_scale.requires_grad_(False)
-        if not (self.distillation and self.cross_attention):
+        is_crossmodal = self.cross_attention and self.distillation
+        if not is_crossmodal:
             for module in student.cross_attention_modules():
                 module.requires_grad_(False)
         return student
@@ -68,7 +69,13 @@ class CosmosMethod:
         return teacher.encode_globals(views) if self.distillation else None
 
     def loss(self, student: Features, teacher: Features | None, gather: Gather) -> LossTerms:
-        """Return the loss of COSMOS, or only CLIP's loss of the global views without a teacher."""
+        """Return the loss of COSMOS, or only CLIP's loss of the global views without a teacher.
+
+        Args:
+            student: The result of `student_features`.
+            teacher: The result of `teacher_features`, which is None without distillation.
+            gather: Collects the features of all processes.
+        """
         if teacher is None:
             global_images = student.image[:2]
             return clip_loss(global_images, student.text, student.logit_scale, gather)

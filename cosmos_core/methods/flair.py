@@ -69,12 +69,17 @@ class FlairMethod:
         return student
 
     def student_features(self, student: Flair, views: Views) -> FlairFeatures:
-        """Return the features of images and captions, and the projections for the pooling."""
+        """Return the features of images and captions, and the projections for the pooling.
+
+        `views` has one global image (1, B, 3, H, W) and K captions (K, B, S) of each sample.
+        """
+        # Encode the only view of each image, and project its patches to keys and values.
         image, keys, values = student.image_tokens_projected(views.global_images[0])
         # Encode the K captions of all images as one batch: (K, B, S) -> (K * B, S).
         captions = views.texts.flatten(0, 1)
         text = student.encode_text(captions).unflatten(0, views.texts.shape[:2])
         output_layer = student.visual_proj.attn.out_proj
+        # The first dimension of features is the view, or the patch for keys and values.
         return FlairFeatures(
             image=normalize(image, dim=-1)[None],
             text=normalize(text, dim=-1),
@@ -93,7 +98,8 @@ class FlairMethod:
     def loss(self, student: FlairFeatures, teacher: None, gather: Gather) -> LossTerms:
         """Return FLAIR's two losses, each with the published weight of 1/2.
 
-        The images of this process are compared with the captions of all processes.
+        The images of this process are compared with the captions of all processes, which `gather`
+        collects. `student` is the result of `student_features`.
         """
         texts, queries = gather([student.text, student.queries])
         pooling = Pooling(

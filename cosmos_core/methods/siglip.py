@@ -34,7 +34,12 @@ class SiglipFeatures(NamedTuple):
 def add_bias(student: MultiViewCLIP, bias: float) -> MultiViewCLIP:
     """Set the logit scale of a student to SigLIP's initial value, and add a bias of the logits.
 
-    The bias has OpenCLIP's name, `logit_bias`. The student is changed in place and returned.
+    Args:
+        student: The model, which is changed in place.
+        bias: The initial value of the bias, whose parameter has OpenCLIP's name, `logit_bias`.
+
+    Returns:
+        The same model.
     """
     student.logit_scale.data.fill_(INITIAL_SCALE)
     student.logit_bias = nn.Parameter(torch.tensor(bias))
@@ -68,7 +73,13 @@ class SiglipMethod:
         """Return None, because the loss does not use the teacher. It is only evaluated."""
 
     def loss(self, student: SiglipFeatures, teacher: None, gather: Gather) -> LossTerms:
-        """Return the sigmoid loss of this process's images and the captions of all processes."""
+        """Return the sigmoid loss of this process's images and the captions of all processes.
+
+        Args:
+            student: The result of `student_features`.
+            teacher: None, since this loss does not use the teacher.
+            gather: Collects the captions of all processes.
+        """
         (texts,) = gather([student.text])
         loss = sigmoid_loss(student.image[0], texts, student.logit_scale, student.logit_bias)
         return LossTerms(sigmoid=loss)

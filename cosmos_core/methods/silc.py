@@ -71,6 +71,11 @@ class SilcMethod:
         """Return CLIP's loss and the distillation loss, and update the teacher's centre in place.
 
         The two terms have the same weight.
+
+        Args:
+            student: The result of `student_features`, with logits of the local views as `head`.
+            teacher: The teacher's logits of the global views, and their running mean.
+            gather: Collects the features of all processes.
         """
         assert student.head is not None
         clip_term = clip_loss(student.image, student.text, student.logit_scale, gather).clip
@@ -81,6 +86,11 @@ class SilcMethod:
 
 
 def _prototype_logits(model: MultiViewCLIP, images: Tensor) -> Tensor:
-    """Return the logits (V, B, K) of K prototypes for views of images (V, B, 3, H, W)."""
+    """Return the logits (V, B, K) of K prototypes for V views of images.
+
+    Args:
+        model: The student or the teacher, with DINO's head.
+        images: Pixels (V, B, 3, H, W).
+    """
     features = model.encode_image(images.flatten(0, 1), normalize=True)
     return model.get_submodule(HEAD)(features.unflatten(0, images.shape[:2]))

@@ -56,7 +56,8 @@ class SlipMethod(ClipMethod):
         n_strong_views = self.counts.global_images
         strong_features = features.image[-n_strong_views:]
         weak_features = features.image[:-n_strong_views]
-        clip_image_features = weak_features if len(weak_features) > 0 else strong_features
+        has_weak_view = len(weak_features) > 0
+        clip_image_features = weak_features if has_weak_view else strong_features
         projections = F.normalize(student.get_submodule(HEAD)(strong_features), dim=-1)
         return features._replace(image=clip_image_features, head=projections)
 

@@ -43,14 +43,18 @@ MAX_SIZE = 10_000_000
 def model_config(architecture: Architecture) -> dict[str, Any]:
     """Return the OpenCLIP configuration of an architecture, after checking it.
 
-    `architecture` is a name of OpenCLIP such as "ViT-B-16", the path of a JSON file, or a
-    configuration. The result has the keys "embed_dim", "vision_cfg" and "text_cfg", and may have
-    "quick_gelu" and "preprocess".
+    Args:
+        architecture: A name of OpenCLIP such as "ViT-B-16", the path of a JSON file, or a
+            configuration.
+
+    Returns:
+        A dictionary with the keys "embed_dim", "vision_cfg" and "text_cfg". It may also have
+        "quick_gelu" and "preprocess", which is the evaluation transform.
 
     Raises:
         ValueError: If the architecture does not exist, or if no model can be built on it.
     """
-    # `source` names the architecture in error messages.
+    # Find the configuration. `source` names it in error messages.
     if isinstance(architecture, Mapping):
         source = "architecture"
         config = dict(architecture)
@@ -64,6 +68,7 @@ def model_config(architecture: Architecture) -> dict[str, Any]:
             matches = difflib.get_close_matches(source, open_clip.list_models(), n=3, cutoff=0.3)
             raise ValueError(f"unknown architecture {source!r}; nearest: {', '.join(matches)}")
 
+    # Check its keys and values.
     unknown_keys = sorted(set(config) - MODEL_KEYS - OTHER_KEYS)
     if unknown_keys:
         raise ValueError(f"{source}: COSMOS cannot be built on {', '.join(unknown_keys)}")
@@ -78,16 +83,21 @@ def model_config(architecture: Architecture) -> dict[str, Any]:
 
 
 def _require_tower(tower_config: Any, name: str) -> None:
-    """Raise ValueError unless the configuration of a tower is one of OpenCLIP's own towers.
+    """Check that the configuration of a tower describes one of OpenCLIP's own towers.
 
-    Towers that OpenCLIP would download and sizes that are impossible are refused. `name`, such as
-    "ViT-B-16: vision_cfg", says in error messages which configuration it is.
+    Args:
+        tower_config: The value of "vision_cfg" or "text_cfg" in a configuration.
+        name: The name of the value in error messages, such as "ViT-B-16: vision_cfg".
+
+    Raises:
+        ValueError: If it is not a mapping, if OpenCLIP would download the tower from elsewhere, or
+            if a size is impossible.
     """
     if not isinstance(tower_config, Mapping):
         raise ValueError(f"{name} must be an object, not {tower_config!r:.60}")
-    other_towers = [key for key in OTHER_TOWERS if tower_config.get(key) is not None]
-    if other_towers:
-        raise ValueError(f"{name}: COSMOS cannot be built on {', '.join(other_towers)}")
+    keys_of_other_towers = [key for key in OTHER_TOWERS if tower_config.get(key) is not None]
+    if keys_of_other_towers:
+        raise ValueError(f"{name}: COSMOS cannot be built on {', '.join(keys_of_other_towers)}")
     for key, value in tower_config.items():
         _require_size(value, f"{name}.{key}")
     layers = tower_config.get("layers")
@@ -96,18 +106,29 @@ def _require_tower(tower_config: Any, name: str) -> None:
 
 
 def _require_size(value: Any, name: str) -> None:
-    """Raise ValueError if a value is an integer that is negative or larger than MAX_SIZE.
+    """Check that a value is not an integer that is negative or larger than MAX_SIZE.
 
-    Values of other types pass. `name` is the option's name for the error message.
+    Args:
+        value: The value of an option. Values of other types than int pass.
+        name: The name of the option in error messages, such as "ViT-B-16: embed_dim".
+
+    Raises:
+        ValueError: If it is such an integer.
     """
     if isinstance(value, int) and not 0 <= value <= MAX_SIZE:
         raise ValueError(f"{name} must be from 0 to {MAX_SIZE}, not {value}"[:200])
 
 
 def _require_preprocess(preprocess: Any, name: str) -> None:
-    """Raise ValueError unless `mean` and `std` are three finite numbers, and `std` is positive.
+    """Check the mean and the standard deviation of the evaluation transform.
 
-    Both may be missing or empty. `name` says in error messages which configuration it is.
+    Args:
+        preprocess: The value of "preprocess" in a configuration. Its keys "mean" and "std" may be
+            missing or empty.
+        name: The name of the value in error messages, such as "ViT-B-16: preprocess".
+
+    Raises:
+        ValueError: If "mean" or "std" are not three finite numbers, or if "std" is not positive.
     """
     if not isinstance(preprocess, Mapping):
         raise ValueError(f"{name} must be an object, not {preprocess!r:.60}")
@@ -115,6 +136,7 @@ def _require_preprocess(preprocess: Any, name: str) -> None:
         values = preprocess.get(key)
         if not values:
             continue
+        # Each check is only possible if the one before it has passed.
         is_valid = isinstance(values, list | tuple) and len(values) == 3
         if is_valid:
             # A boolean is an instance of int, but not a number here.
@@ -136,29 +158,23 @@ def create_model(architecture: Architecture, kind: ModelKind = "cosmos") -> Mult
     Raises:
         ValueError: If the architecture is unknown, or if no model can be built on it.
     """
-    config = openclip_config(architecture)
+    config = model_config(architecture)
+    model_options = {key: value for key, value in config.items() if key in MODEL_KEYS}
     try:
-        model = MODELS[kind](**config)
+        model = MODELS[kind](**model_options)
     except _BUILD_ERRORS as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(f"a model of this architecture cannot be built: {reason}") from error
+    # Remember these keys, because a training method may add others.
     model.architecture_keys = frozenset(model.state_dict())
     return model
-
-
-def openclip_config(architecture: Architecture) -> dict[str, Any]:
-    """Return the configuration of an architecture with only the keys that `open_clip.CLIP` takes.
-
-    Compared with `model_config`, "preprocess" is left out.
-    """
-    config = model_config(architecture)
-    return {key: value for key, value in config.items() if key in MODEL_KEYS}
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     """Read the configuration of an architecture from a JSON file.
 
-    Raises ValueError if it is not a readable file that holds one JSON object.
+    Raises:
+        ValueError: If it is not a readable file that holds one JSON object.
     """
     try:
         if path.exists() and not path.is_file():

@@ -31,6 +31,8 @@ from cosmos_core.utils.text import parse_json
 Weights = Literal["teacher", "student"]
 # DistributedDataParallel left this prefix in published files.
 DISTRIBUTED_PREFIX = "module."
+# The keys of a projection head, which only the training uses, start with this prefix.
+HEAD_PREFIX = f"{HEAD}."
 # An error message names at most so many keys.
 MAX_NAMED_KEYS = 3
 # The folder of snapshots in the output folder of a training, and the file in the output folder that
@@ -74,11 +76,13 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         CheckpointError: If the path is none of these.
     """
     path = Path(path)
-    # Find the newest weights in the output folder of a training: the last snapshot if it is
-    # sharded, which means a folder, and the checkpoint file otherwise.
+    # Find the newest weights in the output folder of a training. The names of snapshots, such as
+    # step-00000400, sort by step. A sharded snapshot is a folder that has the weights itself. For
+    # any other snapshot, the checkpoint file has them.
     snapshots = sorted((path / SNAPSHOTS).glob("step-*"))
     if snapshots:
-        path = snapshots[-1] if snapshots[-1].is_dir() else path / CHECKPOINT
+        newest_snapshot = snapshots[-1]
+        path = newest_snapshot if newest_snapshot.is_dir() else path / CHECKPOINT
 
     if path.is_dir():
         return _read_sharded(path)
@@ -90,9 +94,10 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def read_trained_steps(path: Path) -> int | None:
-    """Return how many training steps the metadata of a checkpoint file state.
+    """Return the number of training steps in the metadata of a checkpoint file.
 
-    Return None if the file is missing or damaged, or if it does not state the number.
+    Return None if the file is missing or damaged, or if its metadata lack the number. No weights
+    are read.
     """
     try:
         with safetensors.safe_open(path, framework="pt") as file:
@@ -147,13 +152,14 @@ def build_model(
     state = checkpoint.weights[weights]
 
     # Compare keys and shapes with a model that allocates no memory, because the model of a wrong
-    # architecture may be too large for this machine.
+    # architecture may be too large for this machine. It lacks the parameters that the training
+    # method added.
     with torch.device("meta"):
         meta_model = create_model(architecture, checkpoint.model_kind)
     architecture_state = {key: value for key, value in state.items() if key not in checkpoint.added}
     _require_same_keys_and_shapes(meta_model, architecture_state, source)
 
-    # Create the model with the parameters that the training method added, and load all weights.
+    # Create the model with the added parameters, and load all weights.
     model = create_model(architecture, checkpoint.model_kind)
     for key in checkpoint.added:
         _require_floating({key: state[key]}, source)
@@ -165,8 +171,12 @@ def build_model(
 def _add_parameter(model: nn.Module, key: str, shape: torch.Size) -> None:
     """Add an uninitialised parameter to a model, and the modules that its key names.
 
-    For example, the key "pooler.proj.weight" adds the module "pooler", in it the module "proj", and
-    in this the parameter "weight". Modules that exist stay.
+    Args:
+        model: The model, which is changed.
+        key: The key of the parameter in a state dict. "pooler.proj.weight" adds the module
+            "pooler", in it the module "proj", and in this the parameter "weight". Modules that
+            exist stay.
+        shape: The shape of the parameter.
     """
     *module_names, parameter_name = key.split(".")
     module = model
@@ -178,9 +188,16 @@ def _add_parameter(model: nn.Module, key: str, shape: torch.Size) -> None:
 
 
 def _require_floating(state: Mapping[str, Tensor], source: str) -> None:
-    """Raise CheckpointError if a value of a state dict is not a dense floating-point tensor.
+    """Check that all values of a state dict are dense floating-point tensors.
 
     Without this check PyTorch would convert integers and booleans, and load them.
+
+    Args:
+        state: The state dict.
+        source: The path of the checkpoint, for the error message.
+
+    Raises:
+        CheckpointError: If a value is anything else. The error names the first keys.
     """
     unfit_keys = []
     for key, value in state.items():
@@ -198,7 +215,17 @@ def _require_floating(state: Mapping[str, Tensor], source: str) -> None:
 def _require_same_keys_and_shapes(
     model: nn.Module, state: Mapping[str, Tensor], source: str
 ) -> None:
-    """Raise CheckpointError if a state dict has other keys or shapes than a model."""
+    """Check that a state dict has the keys and the shapes of a model.
+
+    Args:
+        model: The model, which may be on the meta device.
+        state: The state dict.
+        source: The path of the checkpoint, for the error message.
+
+    Raises:
+        CheckpointError: If a key is missing, unexpected, or wrongly shaped, or if a value is not a
+            floating-point tensor. The error names the first such keys.
+    """
     _require_floating(state, source)
     model_state = model.state_dict()
     missing_keys = [key for key in model_state if key not in state]
@@ -246,12 +273,22 @@ def save_checkpoint(
 
 
 def describe(model: nn.Module, method: str, architecture: Any, training: Any) -> dict[str, str]:
-    """Return the metadata that a checkpoint file states about its model.
+    """Return the metadata for the checkpoint file of a model.
 
-    For example: {"format": "cosmos", "model": "clip", "method": "siglip", "added":
-    '["logit_bias"]', "architecture": "{...}", "training": "{...}"}. The last three are JSON.
-    "added" lists the keys that the training method added to this kind of model, and is left out if
-    there are none. The values of weights are not read.
+    Args:
+        model: The model. The values of its weights are not read.
+        method: The name of the method that trained it, such as "siglip".
+        architecture: Its OpenCLIP configuration, which is stored as JSON.
+        training: How it was trained, as a mapping that is stored as JSON, or None.
+
+    Returns:
+        Texts by name. "added" lists, as JSON, the keys of parameters that the method added to this
+        kind of model. It is left out if there are none.
+
+    Example::
+
+        {"format": "cosmos", "model": "clip", "method": "siglip", "added": '["logit_bias"]',
+         "architecture": '{"embed_dim": 512, ...}', "training": '{"steps": 5000, ...}'}
     """
     kind = next(kind for kind, model_class in MODELS.items() if isinstance(model, model_class))
     metadata = {"format": "cosmos", "model": kind, "method": method}
@@ -261,7 +298,7 @@ def describe(model: nn.Module, method: str, architecture: Any, training: Any) ->
     architecture_keys = getattr(model, "architecture_keys", state_keys)
     added_keys = []
     for key in state_keys:
-        if key not in architecture_keys and not _is_in_head(key):
+        if key not in architecture_keys and not key.startswith(HEAD_PREFIX):
             added_keys.append(key)
     if added_keys:
         metadata["added"] = json.dumps(added_keys)
@@ -272,14 +309,21 @@ def describe(model: nn.Module, method: str, architecture: Any, training: Any) ->
 
 
 def write_weights(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write tensors to a safetensors file, atomically; leave out the tensors of heads.
+    """Write tensors to a safetensors file, so that the file is whole or absent.
 
-    The keys of `tensors` are `student.KEY` and `teacher.KEY`, with the keys of the models.
+    The tensors of projection heads, which only the training uses, are left out.
+
+    Args:
+        path: The file to write.
+        tensors: The tensors of both models by their keys, such as "student.visual.proj" and
+            "teacher.visual.proj".
+        metadata: The metadata of the file, from `describe`.
     """
     content = {}
     for key, tensor in tensors.items():
+        # "student.visual.proj" -> "visual.proj"
         _, _, model_key = key.partition(".")
-        if not _is_in_head(model_key):
+        if not model_key.startswith(HEAD_PREFIX):
             content[key] = tensor.contiguous()
     write_atomically(path, safetensors.torch.save(content, metadata))
 
@@ -297,13 +341,12 @@ def _read_sharded(snapshot: Path) -> Checkpoint:
     return _split_models(snapshot, tensors, metadata)
 
 
-def _is_in_head(key: str) -> bool:
-    """Return whether the key of a model belongs to a projection head, which only training uses."""
-    return key.startswith(f"{HEAD}.")
-
-
 def _read_safetensors(path: Path) -> Checkpoint:
-    """Read a safetensors file that cosmos-train wrote."""
+    """Read a safetensors file that cosmos-train wrote.
+
+    Raises:
+        CheckpointError: If the file is damaged, or if another program wrote it.
+    """
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -318,17 +361,23 @@ def _read_safetensors(path: Path) -> Checkpoint:
 def _split_models(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
 ) -> Checkpoint:
-    """Return the checkpoint of tensors whose keys are `student.KEY` and `teacher.KEY`.
+    """Return a checkpoint with one state dict for the student and one for the teacher.
 
-    `metadata` is read from the same file, and `path` names the file in error messages. Tensors of
-    heads are left out.
+    Args:
+        path: The file or folder that was read, for error messages.
+        tensors: The tensors of both models by their keys, such as "student.visual.proj" and
+            "teacher.visual.proj". Those of projection heads are left out.
+        metadata: The metadata that were read.
+
+    Raises:
+        CheckpointError: If the metadata are damaged.
     """
     weights: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         # "student.visual.proj" -> "student" and "visual.proj"
-        name, _, model_key = key.partition(".")
-        if not _is_in_head(model_key):
-            weights.setdefault(name, {})[model_key] = tensor
+        model_name, _, model_key = key.partition(".")
+        if not model_key.startswith(HEAD_PREFIX):
+            weights.setdefault(model_name, {})[model_key] = tensor
     try:
         return _parse_metadata(weights, metadata)
     except (KeyError, TypeError, ValueError) as error:
@@ -338,10 +387,16 @@ def _split_models(
 def _parse_metadata(
     weights: dict[str, dict[str, Tensor]], metadata: Mapping[str, str]
 ) -> Checkpoint:
-    """Return the checkpoint of state dicts ("student", "teacher") and the metadata of their file.
+    """Return a checkpoint of state dicts and of what the metadata of their file state.
 
-    `metadata` has the keys and values that `describe` returns. Raises KeyError, TypeError or
-    ValueError if a value is missing or damaged.
+    Args:
+        weights: The state dicts under the names "student" and "teacher".
+        metadata: Texts by name, as `describe` returns them.
+
+    Raises:
+        KeyError: If a value is missing.
+        TypeError: If a value cannot be read.
+        ValueError: If a value cannot be read, or if it does not fit the weights.
     """
     method = metadata["method"]
     # Older files do not state the kind of model. There it has the name of the method.
@@ -353,6 +408,7 @@ def _parse_metadata(
     for value in (architecture, training):
         if value is not None and not isinstance(value, dict):
             raise ValueError("architecture and training are JSON objects")
+    # The keys of parameters that the training method added must be in both models.
     added_keys = parse_json(metadata.get("added", "[]"))
     for key in added_keys:
         for state in weights.values():
@@ -369,7 +425,15 @@ def _parse_metadata(
 
 
 def _read_published(path: Path) -> Checkpoint:
-    """Read a checkpoint in the published layout: a file of two state dicts that torch saved."""
+    """Read a checkpoint in the published layout, which is a file that torch saved.
+
+    It holds a dict with the state dicts "student" and "teacher", or one of them. All other values
+    of the dict are ignored.
+
+    Raises:
+        CheckpointError: If the file is damaged, has no state dict of these names, or needs more
+            than tensors to be unpickled.
+    """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # bytes that are not a pickle raise errors of any kind
@@ -378,12 +442,14 @@ def _read_published(path: Path) -> Checkpoint:
     if not isinstance(content, Mapping):
         content = {}
     weights: dict[str, dict[str, Tensor]] = {}
-    for name in ("student", "teacher"):
-        state = content.get(name)
+    for model_name in ("student", "teacher"):
+        state = content.get(model_name)
         if isinstance(state, Mapping):
-            weights[name] = {}
+            weights[model_name] = {}
             for key, value in state.items():
-                weights[name][str(key).removeprefix(DISTRIBUTED_PREFIX)] = value
+                # "module.visual.proj" -> "visual.proj"
+                model_key = str(key).removeprefix(DISTRIBUTED_PREFIX)
+                weights[model_name][model_key] = value
     if not weights:
         raise CheckpointError(f"{path}: holds neither `student` nor `teacher` weights")
     return Checkpoint(

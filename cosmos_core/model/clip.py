@@ -42,24 +42,41 @@ class MultiViewCLIP(open_clip.CLIP):
     architecture_keys: frozenset[str]
 
     def __init__(self, *args: object, **kwargs: object) -> None:
-        """Create a model with random weights; the arguments are OpenCLIP's."""
+        """Create a model with random weights; it has the arguments of `open_clip.CLIP`.
+
+        Raises:
+            ValueError: If the configuration names a tower of another kind.
+        """
         super().__init__(*args, **kwargs)
         if not isinstance(self.visual, open_clip.transformer.VisionTransformer):
             raise ValueError("COSMOS needs a ViT image tower: the config names another kind")
-        if self.attn_mask is None or self.text_pool_type not in ("argmax", "eos"):
+        is_causal = self.attn_mask is not None
+        reads_end_of_text = self.text_pool_type in ("argmax", "eos")
+        if not is_causal or not reads_end_of_text:
             raise ValueError(
                 "architecture: the text tower must be causal and read at the end of text"
             )
+        # Let the blocks process concatenated sequences too.
         pack_blocks(self.visual.transformer)
         pack_blocks(self.transformer)
 
     def encode_image(self, image: Tensor, normalize: bool = False) -> Tensor:
-        """Return the features (B, D) of images (B, 3, H, W), L2-normalised if `normalize`."""
+        """Return the features (B, D) of images.
+
+        Args:
+            image: Pixels (B, 3, H, W).
+            normalize: True if the features are L2-normalised.
+        """
         features = self.image_tokens([image]).features
         return F.normalize(features, dim=-1) if normalize else features
 
     def encode_text(self, text: Tensor, normalize: bool = False) -> Tensor:
-        """Return the features (B, D) of token ids (B, S), L2-normalised if `normalize`."""
+        """Return the features (B, D) of texts.
+
+        Args:
+            text: Token ids (B, S), padded to S.
+            normalize: True if the features are L2-normalised.
+        """
         if text.is_cuda and not torch.is_grad_enabled():
             # `text_tokens` would copy the lengths of the captions to the host, and wait for the
             # GPU. It would save little time: an evaluation sorts its texts by length and cuts off
@@ -88,11 +105,11 @@ class MultiViewCLIP(open_clip.CLIP):
         """Encode batches of images of different sizes in one pass through the ViT.
 
         The tokens of all images are concatenated to one sequence without padding, and an image
-        attends only to its own tokens. If the tower reads only the class token, the last block
-        computes only this token for all images but the first `keep` ones.
+        attends only to its own tokens. If the features are read from the class token, the last
+        block computes only this token, except for the first `keep` images.
 
         Args:
-            batches: Pixels (M_i, 3, H_i, W_i) of each batch.
+            batches: Pixels (M_i, 3, H_i, W_i) of each batch. The images of a batch have one size.
             keep: The number of images of the first batch whose patch tokens are returned.
 
         Returns:
@@ -100,7 +117,14 @@ class MultiViewCLIP(open_clip.CLIP):
             N, width) of the first images.
         """
         visual = self.visual
-        embedded_batches = self._embed_batches(batches, keep)
+
+        # Embed the patches of each batch: (images, tokens of each image, width). The first `keep`
+        # images become a batch of their own.
+        first_batch, *other_batches = [self._embed_patches(images) for images in batches]
+        embedded_batches = []
+        for batch in (first_batch[:keep], first_batch[keep:], *other_batches):
+            if len(batch) > 0:
+                embedded_batches.append(batch)
 
         # Concatenate the tokens of all images, and list the number of tokens of each image.
         x = visual.ln_pre(torch.cat([batch.flatten(0, 1) for batch in embedded_batches]))
@@ -111,17 +135,19 @@ class MultiViewCLIP(open_clip.CLIP):
         uses_varlen = supports_varlen(visual.transformer, x)
         packing = pack(lengths, longest, x, causal=False, uses_varlen=uses_varlen)
 
-        # The last block computes all tokens of the images in `complete_batches`. Of all other
-        # images it computes only the class token, which is the first token.
+        # Choose the batches, from the first one on, for which the last block computes all tokens.
+        # For the images of other batches it computes only the class token.
         reads_class_token = visual.attn_pool is None and visual.pool_type == "tok"
         if not reads_class_token:
             complete_batches = embedded_batches
-        elif keep:
+        elif keep > 0:
             complete_batches = embedded_batches[:1]
         else:
             complete_batches = []
         n_complete_images = sum(len(batch) for batch in complete_batches)
         tokens_per_batch = [batch.shape[0] * batch.shape[1] for batch in complete_batches]
+
+        # The class token is the first token of an image: its position is 0.
         n_other_images = len(lengths) - n_complete_images
         class_positions = torch.zeros(n_other_images, dtype=torch.long, device=x.device)
         complete_tokens, class_tokens = run_blocks(
@@ -133,8 +159,8 @@ class MultiViewCLIP(open_clip.CLIP):
             positions_to_read=class_positions,
         )
 
-        # Shape the tokens to batches (images, tokens of each image, width). The images of which
-        # only the class token is left are the last batch.
+        # Shape the tokens to batches (images, tokens of each image, width) again. The images of
+        # which only the class token is left are the last batch, with one token each.
         output_batches = []
         for tokens, batch in zip(
             complete_tokens.split(tokens_per_batch), complete_batches, strict=True
@@ -142,19 +168,11 @@ class MultiViewCLIP(open_clip.CLIP):
             output_batches.append(tokens.view(batch.shape[0], batch.shape[1], -1))
         output_batches.append(class_tokens[:, None])
 
+        # OpenCLIP's `_pool` returns the pooled token of each image, and its patch tokens.
         pooled_batches = [visual._pool(output_batch) for output_batch in output_batches]
         pooled = torch.cat([pooled_tokens for pooled_tokens, _ in pooled_batches])
         _, first_patch_tokens = pooled_batches[0]
         return FeaturesAndTokens(pooled @ visual.proj, first_patch_tokens[:keep])
-
-    def _embed_batches(self, batches: Sequence[Tensor], keep: int) -> list[Tensor]:
-        """Embed batches of images, with the first `keep` images as a batch of their own.
-
-        Return tensors (images, tokens of each image, width) of the batches that are not empty.
-        """
-        first_batch, *other_batches = [self._embed_patches(images) for images in batches]
-        embedded_batches = [first_batch[:keep], first_batch[keep:], *other_batches]
-        return [batch for batch in embedded_batches if len(batch) > 0]
 
     def _embed_patches(self, images: Tensor) -> Tensor:
         """Return the input tokens (M, 1 + N, width) of the ViT for images (M, 3, H, W).
@@ -163,20 +181,21 @@ class MultiViewCLIP(open_clip.CLIP):
         resized to the number of patches along the height and the width.
         """
         visual = self.visual
-        patches = visual.conv1(images)
-        grid = patches.shape[2], patches.shape[3]
-        positions = resize_positional_embedding(visual.positional_embedding, grid)
+        patch_maps = visual.conv1(images)  # (M, width, rows, columns)
+        n_rows, n_columns = patch_maps.shape[2:]
+        patches = patch_maps.flatten(2).transpose(1, 2)  # (M, N, width)
         class_token = visual.class_embedding.to(patches.dtype).expand(len(images), 1, -1)
-        x = torch.cat([class_token, patches.flatten(2).transpose(1, 2)], dim=1)
+        x = torch.cat([class_token, patches], dim=1)
+        positions = resize_positional_embedding(visual.positional_embedding, (n_rows, n_columns))
         return visual.patch_dropout(x + positions.to(x.dtype))
 
     def text_tokens(self, texts: Tensor, keep: int = 0) -> FeaturesAndTokens:
         """Encode captions of different lengths in one pass through the text transformer.
 
         The attention is causal, so that tokens after the end-of-text token do not change the
-        feature. They are cut off, except in the first `keep` captions. The other tokens are
-        sorted by caption length and concatenated to one sequence without padding. The host reads
-        the lengths: if `texts` are on a GPU, this waits for the GPU.
+        feature. They are cut off, except in the first `keep` captions. Then the captions are sorted
+        by length, and their tokens are concatenated to one sequence without padding. The host
+        reads the lengths: if `texts` are on a GPU, this waits for the GPU.
 
         Args:
             texts: Token ids (M, S) of the captions, padded to S, at most the context length.
@@ -196,7 +215,9 @@ class MultiViewCLIP(open_clip.CLIP):
         else:
             end_positions = texts.argmax(dim=-1)
 
-        # Cut the captions and sort them by length.
+        # Cut the captions and sort them by length. `order` lists the indices of the captions in
+        # their new order, and `lengths` the lengths in this order. `token_ids` and `positions` are
+        # the tokens of all captions, and their positions in the captions.
         uses_varlen = supports_varlen(self.transformer, self.positional_embedding)
         length_step = 1 if uses_varlen else LENGTH_STEPS.get(device.type, OTHER_LENGTH_STEP)
         order, lengths, token_ids, positions = pack_texts(texts, end_positions, keep, length_step)
@@ -204,12 +225,14 @@ class MultiViewCLIP(open_clip.CLIP):
             lengths, context_length, self.positional_embedding, causal=True, uses_varlen=uses_varlen
         )
 
-        # Embed the tokens, and read all tokens of the first captions and the last token of others.
+        # Embed the tokens.
         end_positions = end_positions.to(device, non_blocking=True)
         order = order.to(device, non_blocking=True)
         token_ids = token_ids.to(device, non_blocking=True)
         positions = positions.to(device, non_blocking=True)
         x = self.token_embedding(token_ids) + F.embedding(positions, self.positional_embedding)
+
+        # Compute all tokens of the first captions, and the end-of-text token of the others.
         sorted_end_positions = end_positions[order[keep:]]
         complete_tokens, end_tokens = run_blocks(
             self.transformer,
@@ -220,43 +243,51 @@ class MultiViewCLIP(open_clip.CLIP):
             positions_to_read=sorted_end_positions,
         )
 
-        # Project the token at the end of text of every caption.
-        tokens = self.ln_final(complete_tokens).view(
-            keep, context_length, complete_tokens.shape[-1]
-        )
+        # Pick the end-of-text token of each of the first captions.
+        width = complete_tokens.shape[-1]
+        tokens = self.ln_final(complete_tokens).view(keep, context_length, width)
         first_end_tokens = tokens[torch.arange(keep, device=device), end_positions[:keep]]
+
+        # Project the end-of-text tokens of all captions, in the order of `texts`. The inverse of
+        # the permutation `order` restores it: [2, 0, 1] has the inverse [1, 2, 0].
         sorted_end_tokens = torch.cat([first_end_tokens, self.ln_final(end_tokens)])
-        # The inverse permutation restores the order of `texts`: order [2, 0, 1] -> [1, 2, 0].
-        restored_order = order.argsort()
-        features = sorted_end_tokens[restored_order] @ self.text_projection
+        inverse_order = order.argsort()
+        features = sorted_end_tokens[inverse_order] @ self.text_projection
         return FeaturesAndTokens(features, tokens)
 
 
 def resize_positional_embedding(positional_embedding: Tensor, grid: tuple[int, int]) -> Tensor:
     """Resize the position embeddings of a ViT to another number of patches.
 
-    The embeddings (1 + N, width) belong to the class token and to a square grid of N patches. The
-    result is (1 + rows * columns, width) for `grid`, the rows and columns of patches. For example,
-    `grid` (6, 6) resizes (1 + 14 * 14, width) to (1 + 6 * 6, width).
-
     The embedding of the class token stays. The others are resized by bicubic interpolation without
     antialiasing. The scale factors are (rows + 0.1) / sqrt(N) for the height and (columns + 0.1) /
     sqrt(N) for the width. `F.interpolate` samples at places that follow from the factor and not
     from the size, so published features can only be reproduced with these factors
     (github.com/ExplainableML/cosmos, after DINO).
+
+    Args:
+        positional_embedding: The embeddings (1 + N, width) of the class token and of a square grid
+            of N patches.
+        grid: The new numbers of rows and columns of patches.
+
+    Returns:
+        The embeddings (1 + rows * columns, width). For example, `grid` (6, 6) resizes
+        (1 + 14 * 14, width) to (1 + 6 * 6, width).
     """
     class_embedding, patch_embeddings = positional_embedding[:1], positional_embedding[1:]
     side = round(patch_embeddings.shape[0] ** 0.5)
     if grid == (side, side):
         return positional_embedding
 
-    # Interpolate in float32 at least, with the channels in front: (1, width, side, side).
+    # Shape the embeddings to an image (1, width, side, side), in float32 at least.
     dtype = torch.promote_types(patch_embeddings.dtype, torch.float32)
     square = patch_embeddings.to(dtype).reshape(1, side, side, -1).permute(0, 3, 1, 2)
+
     rows, columns = grid
     scale_factor = ((rows + 0.1) / side, (columns + 0.1) / side)
     resized = F.interpolate(square, scale_factor=scale_factor, mode="bicubic")
 
+    # (1, width, rows, columns) -> (rows * columns, width)
     resized = resized.permute(0, 2, 3, 1).reshape(rows * columns, -1)
     return torch.cat([class_embedding, resized.to(patch_embeddings.dtype)])
 
@@ -272,10 +303,6 @@ def pack_texts(
     The first `keep` captions stay in front, and are not cut. The length of another caption is its
     end position plus one, rounded up to a multiple of `length_step`, and at most S.
 
-    For example, `texts` [[1, 2, 9, 0], [1, 9, 0, 0]] with the end positions [2, 1], `keep` 0 and
-    `length_step` 1 give the order [1, 0], the lengths [2, 3], the token ids [1, 9, 1, 2, 9] and the
-    positions [0, 1, 0, 1, 2].
-
     Args:
         texts: Token ids (M, S), padded.
         end_positions: The position of the end-of-text token in each caption (M,).
@@ -283,9 +310,19 @@ def pack_texts(
         length_step: Lengths are multiples of this number.
 
     Returns:
-        The indices of the captions in their new order (M,), their lengths in this order (M,) on the
-        host, and the token ids and the positions in their captions of all T tokens (T,).
+        Four tensors:
+
+        - the indices of the captions in their new order (M,)
+        - the lengths of the captions in this order (M,), on the host
+        - the token ids of all captions, concatenated in this order (T,)
+        - the position of each of these tokens in its caption (T,)
+
+    Example:
+        `texts` [[1, 2, 9, 0], [1, 9, 0, 0]] with the end positions [2, 1], `keep` 0 and
+        `length_step` 1 give the order [1, 0], the lengths [2, 3], the token ids [1, 9, 1, 2, 9] and
+        the positions [0, 1, 0, 1, 2].
     """
+    # Round the lengths up: with steps of 4, the end positions 2 and 4 give the lengths 4 and 8.
     context_length = texts.shape[1]
     n_steps = end_positions // length_step + 1
     lengths = (n_steps * length_step).clamp(max=context_length)
@@ -296,9 +333,10 @@ def pack_texts(
     lengths = lengths[order]
     lengths[:keep] = context_length
 
-    # Find the caption of each token, and the token's position in it. With the lengths [2, 3] and
-    # the order [1, 0], the captions are [1, 1, 0, 0, 0]. The tokens are numbered [0, 1, 2, 3, 4],
-    # the captions start at the tokens [0, 2], and the positions are [0, 1, 0, 1, 2].
+    # Find the caption of each token, and the token's position in it. With the order [1, 0] and the
+    # lengths [2, 3], the captions of the tokens are [1, 1, 0, 0, 0]. The tokens are numbered
+    # [0, 1, 2, 3, 4], and the captions start at the tokens [0, 2], so that the positions are
+    # [0 - 0, 1 - 0, 2 - 2, 3 - 2, 4 - 2] = [0, 1, 0, 1, 2].
     caption_indices = order.repeat_interleave(lengths)
     caption_starts = lengths.cumsum(0) - lengths
     token_numbers = torch.arange(len(caption_indices), device=caption_indices.device)
@@ -310,13 +348,14 @@ def pack_texts(
 def _(texts: Tensor, end_positions: Tensor, keep: int, length_step: int) -> tuple[Tensor, ...]:
     """Return empty tensors of the shapes that `pack_texts` returns.
 
-    `torch.compile` calls this function instead of `pack_texts` to learn the shapes. The number of
-    tokens is known only if no caption is cut. Otherwise it is a symbol, which is at least the
-    number of tokens of the first `keep` captions.
+    `torch.compile` calls this function instead of `pack_texts`, with the same arguments, to learn
+    the shapes. The number of tokens is known only if no caption is cut. Otherwise it is a symbol
+    for a number that is at least the number of tokens of the first `keep` captions.
     """
     n_complete_tokens = keep * texts.shape[1]
     n_tokens: int | torch.SymInt = n_complete_tokens
-    if keep != len(texts):
+    cuts_captions = keep != len(texts)
+    if cuts_captions:
         n_tokens = torch.library.get_ctx().new_dynamic_size(min=n_complete_tokens)
     order = end_positions.new_empty(len(texts))
     lengths = end_positions.new_empty(len(texts), device="cpu")
@@ -333,7 +372,13 @@ class ProjectionHead(nn.Sequential):
     """
 
     def __init__(self, embed_dim: int, hidden_dim: int, out_dim: int) -> None:
-        """Create a head with random weights."""
+        """Create a head with random weights.
+
+        Args:
+            embed_dim: The width of the features that the head maps.
+            hidden_dim: The width of both hidden layers.
+            out_dim: The width of the outputs.
+        """
         super().__init__(
             nn.Linear(embed_dim, hidden_dim),
             nn.GELU(),
@@ -356,7 +401,14 @@ class PrototypeHead(nn.Module):
     def __init__(
         self, embed_dim: int, hidden_dim: int, bottleneck_dim: int, n_prototypes: int
     ) -> None:
-        """Create a head with random weights, and a mean of the teacher's logits that is zero."""
+        """Create a head with random weights, and a mean of the teacher's logits that is zero.
+
+        Args:
+            embed_dim: The width of features, D.
+            hidden_dim: The width of both hidden layers of the MLP.
+            bottleneck_dim: The width of the vectors that are compared with the prototypes.
+            n_prototypes: The number of prototypes, K.
+        """
         super().__init__()
         self.mlp = ProjectionHead(embed_dim, hidden_dim, bottleneck_dim)
         self.prototypes = nn.Parameter(torch.randn(n_prototypes, bottleneck_dim))

@@ -45,34 +45,57 @@ class CrossAttentionPooler(nn.Module):
         return project_keys(self.attn, self.ln_k(tokens))
 
     def pool(self, queries: Tensor, keys: Tensor) -> Tensor:
-        """Pool tokens once for each of V queries (B, V, D), and return (B, V, D).
+        """Pool the N tokens of each of B samples once for each of V queries.
 
-        `keys` (B, N, 2D) are the keys and values of the tokens, from the method of this name.
+        Args:
+            queries: Features (B, V, D) of the other modality.
+            keys: The keys and values (B, N, 2D) of the tokens, from the method `keys`.
+
+        Returns:
+            The pooled features (B, V, D).
         """
         q, k, v = self._split_heads(queries, keys)
         pooled = attend(q, k, v)
+        # Join the heads: (B, heads, V, d) -> (B, V, heads, d) -> (B, V, D).
         return self.attn.out_proj(pooled.transpose(1, 2).flatten(2))
 
     def weights(self, queries: Tensor, tokens: Tensor) -> Tensor:
-        """Return the attention weights (B, heads, V, N) of `forward`. They sum to 1 over tokens."""
+        """Return the attention weights (B, heads, V, N) of `forward`. They sum to 1 over tokens.
+
+        Args:
+            queries: Features (B, V, D) of the other modality.
+            tokens: The tokens to pool (B, N, D).
+        """
         q, k, _ = self._split_heads(queries, self.keys(tokens))
-        return (q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])).softmax(dim=-1)
+        head_width = q.shape[-1]
+        return (q @ k.transpose(-2, -1) / math.sqrt(head_width)).softmax(dim=-1)
 
     def values(self, keys: Tensor) -> Tensor:
-        """Return the output (B, N, D) of `pool` if all attention weight were on a single token.
+        """Return for each token what `pool` would return if all attention were on this token.
 
-        For a token with the value v this is W_o v + b_o, the output projection of v. `keys`
-        (B, N, 2D) are the keys and values of the tokens.
+        For a token with the value v this is W_o v + b_o, the output projection of v.
+
+        Args:
+            keys: The keys and values (B, N, 2D) of the tokens, from the method `keys`.
+
+        Returns:
+            The features (B, N, D).
         """
         _, v = keys.chunk(2, dim=-1)
         return self.attn.out_proj(v)
 
     def _split_heads(self, queries: Tensor, keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Project queries (B, V, D), and split them and `keys` (B, N, 2D) into attention heads.
+        """Return queries, keys and values, split into attention heads of the width d = D / heads.
 
-        Return queries (B, heads, V, d), keys (B, heads, N, d) and values (B, heads, N, d).
+        Args:
+            queries: Features (B, V, D), which are still to be projected.
+            keys: The projected keys and values (B, N, 2D) of tokens.
+
+        Returns:
+            Queries (B, heads, V, d), keys (B, heads, N, d) and values (B, heads, N, d).
         """
         n_heads = self.attn.num_heads
+        # (B, V, D) -> (B, V, heads, d) -> (B, heads, V, d)
         q = project_queries(self.attn, self.ln_q(queries))
         q = q.unflatten(-1, (n_heads, -1)).transpose(1, 2)
         # (B, N, 2D) -> (B, N, 2, heads, d) -> (2, B, heads, N, d)
@@ -107,33 +130,45 @@ class Cosmos(MultiViewCLIP):
     def encode_views(self, views: Views, *, crossmodal: bool = True) -> Features:
         """Return the student's features of all views of a batch.
 
-        If `crossmodal` is true, there are cross-modal features too: each feature pools the tokens
-        of the *first global view* of the other modality, and the result is added to the feature.
-        The tokens of an image are its patches without the class token. The tokens of a caption
-        include the padding, which is not masked.
+        For the cross-modal features, each feature pools the tokens of the *first global view* of
+        the other modality, and the result is added to the feature. The tokens of an image are its
+        patches without the class token. The tokens of a caption include the padding, which is not
+        masked.
+
+        Args:
+            views: The global and local crops of B images, and their captions.
+            crossmodal: True to compute the cross-modal features too. Otherwise they are None.
+
+        Returns:
+            Features of the shape (V, B, D), for V views of each image or caption, L2-normalised.
         """
-        # Encode all views, shaped (V * B, ...), view after view. The first B are the first view.
+        # Encode all views as one batch (V * B, ...), view after view: the first B are the first
+        # view. The tokens of the first view are returned too.
         batch_size = views.texts.shape[1]
         image_batches = [views.global_images.flatten(0, 1)]
-        if len(views.local_images):
+        if len(views.local_images) > 0:
             image_batches.append(views.local_images.flatten(0, 1))
-        image, patch_tokens = self.image_tokens(image_batches, keep=batch_size)
-        text, word_tokens = self.text_tokens(views.texts.flatten(0, 1), keep=batch_size)
-        image = image.unflatten(0, (-1, batch_size))
-        text = text.unflatten(0, (-1, batch_size))
+        image_features, patch_tokens = self.image_tokens(image_batches, keep=batch_size)
+        text_features, word_tokens = self.text_tokens(views.texts.flatten(0, 1), keep=batch_size)
+        # (V * B, D) -> (V, B, D)
+        image_features = image_features.unflatten(0, (-1, batch_size))
+        text_features = text_features.unflatten(0, (-1, batch_size))
 
         image_crossmodal = text_crossmodal = None
         if crossmodal:
-            # Images pool the first caption, and captions pool the first view of the image.
+            # Images pool the first caption, and captions pool the first view of the image. The
+            # pooling takes the queries of each sample together: (V, B, D) -> (B, V, D).
             text_tokens = self.text_token_mapping(word_tokens)
             image_tokens = self.image_token_mapping(patch_tokens)
-            image_pooled = self.text_attn_cross_pool(image.transpose(0, 1), text_tokens)
-            text_pooled = self.visual.attn_cross_pool(text.transpose(0, 1), image_tokens)
-            image_crossmodal = F.normalize(image + image_pooled.transpose(0, 1), dim=-1)
-            text_crossmodal = F.normalize(text + text_pooled.transpose(0, 1), dim=-1)
+            image_queries = image_features.transpose(0, 1)
+            text_queries = text_features.transpose(0, 1)
+            image_pooled = self.text_attn_cross_pool(image_queries, text_tokens).transpose(0, 1)
+            text_pooled = self.visual.attn_cross_pool(text_queries, image_tokens).transpose(0, 1)
+            image_crossmodal = F.normalize(image_features + image_pooled, dim=-1)
+            text_crossmodal = F.normalize(text_features + text_pooled, dim=-1)
         return Features(
-            image=F.normalize(image, dim=-1),
-            text=F.normalize(text, dim=-1),
+            image=F.normalize(image_features, dim=-1),
+            text=F.normalize(text_features, dim=-1),
             image_crossmodal=image_crossmodal,
             text_crossmodal=text_crossmodal,
             logit_scale=self.logit_scale.exp(),
@@ -173,10 +208,13 @@ class Cosmos(MultiViewCLIP):
         return weights.unflatten(-1, self._patch_grid(images))
 
     def patch_values(self, images: Tensor) -> Tensor:
-        """Return the feature (B, h, w, D) that a text pools if it attends only to one patch.
+        """Return for each patch the feature that a text pools if it attends only to this patch.
 
-        Images are (B, 3, H, W) and have h x w patches. The features are not normalised, and are in
-        the joint space of images and texts.
+        Args:
+            images: Pixels (B, 3, H, W) of images with h x w patches.
+
+        Returns:
+            The features (B, h, w, D), not normalised, in the joint space of images and texts.
         """
         _, keys = self.image_parts(images)
         return self.visual.attn_cross_pool.values(keys).unflatten(1, self._patch_grid(images))
@@ -203,21 +241,29 @@ class Cosmos(MultiViewCLIP):
         return self.text_attn_cross_pool.weights(queries, tokens)
 
     def image_parts(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the features (B, D) of images (B, 3, H, W), and the keys of their patches.
+        """Return what `pair_scores` needs of images.
 
-        `pair_scores` takes both. The features are not normalised. The keys (B, N, 2D) hold the keys
-        and the values of the cross-attention.
+        Args:
+            images: Pixels (B, 3, H, W).
+
+        Returns:
+            The features (B, D) of the images, not normalised, and the keys and values (B, N, 2D)
+            of their patches for the cross-attention.
         """
         features, patch_tokens = self.image_tokens([images], keep=len(images))
         image_tokens = self.image_token_mapping(patch_tokens)
         return features, self.visual.attn_cross_pool.keys(image_tokens)
 
     def text_parts(self, texts: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the features (T, D) of texts, and the keys of their tokens.
+        """Return what `pair_scores` needs of texts.
 
-        `pair_scores` takes both. `texts` are token ids (T, S), where S must be the whole context
-        length, because images attend to the padding too. The features are not normalised. The keys
-        (T, S, 2D) hold the keys and the values of the cross-attention.
+        Args:
+            texts: Token ids (T, S). S must be the whole context length, because images attend to
+                the padding too.
+
+        Returns:
+            The features (T, D) of the texts, not normalised, and the keys and values (T, S, 2D) of
+            their tokens for the cross-attention.
         """
         features, word_tokens = self.text_tokens(texts, keep=len(texts))
         text_tokens = self.text_token_mapping(word_tokens)
@@ -226,14 +272,17 @@ class Cosmos(MultiViewCLIP):
     def pair_scores(self, images: tuple[Tensor, Tensor], texts: tuple[Tensor, Tensor]) -> Tensor:
         """Return a score (B, T) of every pair of B images and T texts.
 
-        `images` is the result of `image_parts`, and `texts` is the result of `text_parts`. Let i be
-        the feature of an image and t the feature of a text. i pools the tokens of the text to p_i,
-        and t pools the patches of the image to p_t. The score is the mean of three cosines:
+        Let i be the feature of an image and t the feature of a text. i pools the tokens of the text
+        to p_i, and t pools the patches of the image to p_t. The score is the mean of three cosines:
 
             (cos(i, t) + cos(i + p_i, i) + cos(t + p_t, t)) / 3
 
         Neither the paper nor its code ranks by cross-modal features. This score was chosen on
         scenes that no model was trained on (docs/log.md).
+
+        Args:
+            images: The features and the keys of the patches, from `image_parts`.
+            texts: The features and the keys of the tokens, from `text_parts`.
         """
         image_features, patch_keys = images
         text_features, token_keys = texts
@@ -265,10 +314,15 @@ def clamp_logit_scales(model: nn.Module) -> None:
 
 
 def scalars(model: nn.Module, names: Sequence[str]) -> dict[str, Tensor]:
-    """Return the scalar parameters of a model by name; leave out names that it does not have.
+    """Return scalar parameters of a model by name.
 
-    Parameters of submodules are not returned. In a sharded
-    training a scalar is stored as a parametrization of the shape (1,), which is returned then.
+    Args:
+        model: The model. Parameters of its submodules are not returned.
+        names: The names of the parameters. Those that the model does not have are left out.
+
+    Returns:
+        Tensors without dimensions. In a training with sharded weights they have the shape (1,):
+        there, the scalar is a PyTorch parametrization of a vector of one element.
     """
     parameters = dict(model.named_parameters(recurse=False))
     parametrizations = getattr(model, "parametrizations", {})
@@ -292,7 +346,13 @@ def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> N
 
         teacher <- momentum * teacher + (1 - momentum) * student
 
-    Frozen parameters of the student are left out, because rounding would change the teacher's.
+    Frozen parameters are the same in both models. They are left out, because rounding would change
+    the teacher's.
+
+    Args:
+        teacher: The model to change.
+        student: A model with the same parameters.
+        momentum: The weight of the teacher in the mean, from 0 to 1.
     """
     teacher_tensors, student_tensors = [], []
     for teacher_parameter, student_parameter in zip(

@@ -19,7 +19,7 @@ import torch
 from huggingface_hub import ModelCardData
 from open_clip import constants
 
-from cosmos_core.model.build import Architecture, model_config, openclip_config
+from cosmos_core.model.build import MODEL_KEYS, Architecture, model_config
 from cosmos_core.model.checkpoint import (
     Checkpoint,
     Weights,
@@ -86,7 +86,8 @@ def export(
 
     architecture = architecture or content.architecture
     assert architecture is not None  # otherwise no model could be built
-    openclip_model_config = openclip_config(architecture)
+    full_config = model_config(architecture)
+    openclip_model_config = {key: full_config[key] for key in full_config if key in MODEL_KEYS}
     if "logit_bias" in content.added:
         # OpenCLIP creates the bias if its configuration states an initial value.
         logit_bias = content.weights[weights]["logit_bias"].item()
@@ -102,7 +103,7 @@ def export(
             folder / ALL_WEIGHTS_NAME,
             models,
             content.method,
-            model_config(architecture),
+            full_config,
             content.training,
         )
         card = model_card(output.name, content, openclip_model_config, weights)
@@ -115,6 +116,10 @@ def preprocess_config(architecture: Architecture) -> dict[str, Any]:
 
     The mean and the standard deviation are the architecture's, or else OpenAI's. The image size
     is left out, because OpenCLIP takes it from the model.
+
+    Args:
+        architecture: A name of OpenCLIP such as "ViT-B-16", the path of a JSON file, or a
+            configuration.
     """
     preprocess = model_config(architecture).get("preprocess", {})
     return {
@@ -126,11 +131,19 @@ def preprocess_config(architecture: Architecture) -> dict[str, Any]:
 
 
 def _write_openclip(folder: Path, model: MultiViewCLIP, config: Mapping[str, Any]) -> None:
-    """Write open_clip_config.json, and the tensors that OpenCLIP's CLIP has, to a folder."""
+    """Write the configuration and the weights that OpenCLIP loads to a folder.
+
+    Args:
+        folder: The folder, which exists.
+        model: The model. Tensors that OpenCLIP's CLIP does not have are left out.
+        config: The content of open_clip_config.json, with the keys "model_cfg" and
+            "preprocess_cfg".
+    """
+    # A model without memory has the keys of OpenCLIP's CLIP.
     with torch.device("meta"):
-        keys = open_clip.CLIP(**config["model_cfg"]).state_dict().keys()
+        openclip_keys = open_clip.CLIP(**config["model_cfg"]).state_dict().keys()
     state = model.state_dict()
-    tensors = {key: state[key].contiguous() for key in keys}
+    tensors = {key: state[key].contiguous() for key in openclip_keys}
     content = safetensors.torch.save(tensors, {"format": "pt"})
     write_atomically(folder / constants.HF_SAFE_WEIGHTS_NAME, content)
     text = json.dumps(config, indent=2) + "\n"
@@ -140,11 +153,15 @@ def _write_openclip(folder: Path, model: MultiViewCLIP, config: Mapping[str, Any
 def training_facts(checkpoint: Checkpoint) -> dict[str, Any]:
     """Return how a model was trained, under the names of TRAINING_FACTS and "Method".
 
-    A value is None if the checkpoint does not state it. For example: {"Method": "cosmos", "Seed":
-    0, "Steps": 1000, "FLOPs": None, ...}.
+    A value is None if the checkpoint does not state it.
+
+    Example::
+
+        {"Method": "cosmos", "Command": "cosmos-train ...", "Seed": 0, "FLOPs": None, ...}
     """
     facts = {"Method": checkpoint.method}
     for name, path in TRAINING_FACTS.items():
+        # Follow the path: "config.optim.batch_size" is ["config"]["optim"]["batch_size"].
         value: Any = checkpoint.training or {}
         for key in path.split("."):
             value = value.get(key) if isinstance(value, Mapping) else None
@@ -166,10 +183,16 @@ def facts_table(facts: Mapping[str, Any]) -> str:
 
 
 def model_card(name: str, checkpoint: Checkpoint, config: dict[str, Any], weights: Weights) -> str:
-    """Return the model card, in the layout of the Hugging Face Hub, of an exported checkpoint.
+    """Return the model card of an exported checkpoint, in the layout of the Hugging Face Hub.
 
-    `name` is the name of the folder, `config` is OpenCLIP's configuration, and `weights` says which
-    model OpenCLIP will load.
+    Args:
+        name: The name of the exported folder.
+        checkpoint: The content of the checkpoint.
+        config: OpenCLIP's configuration of the model, with the key "text_cfg".
+        weights: The model that OpenCLIP will load, "teacher" or "student".
+
+    Returns:
+        A text in Markdown, which begins with metadata in YAML.
     """
     metadata = ModelCardData(
         license="mit",
@@ -199,10 +222,14 @@ def _tokenizer_code(config: Mapping[str, Any]) -> str:
 
     A vocabulary of another size than CLIP's belongs to the rendered scenes. OpenCLIP's
     configuration cannot name its tokenizer, so the code imports it from cosmos_core.
+
+    Args:
+        config: OpenCLIP's configuration of the model, with the key "text_cfg".
     """
     text_config = config["text_cfg"]
-    vocab_size = text_config.get("vocab_size", open_clip.CLIPTextCfg.vocab_size)
-    if vocab_size == open_clip.CLIPTextCfg.vocab_size:
+    clip_vocab_size = open_clip.CLIPTextCfg.vocab_size
+    vocab_size = text_config.get("vocab_size", clip_vocab_size)
+    if vocab_size == clip_vocab_size:
         return "tokenizer = open_clip.get_tokenizer(name)"
     length = text_config.get("context_length", open_clip.CLIPTextCfg.context_length)
     return f"""# Not open_clip.get_tokenizer, whose vocabulary is another: this one has {vocab_size}

@@ -31,17 +31,24 @@ class Pooling(NamedTuple):
     def pool(self, queries: Tensor) -> Tensor:
         """Pool the patches of each image once for each of its M queries.
 
-        Queries and pooled features are (B, M, D). A query may also attend to an empty token, whose
-        key and value are zero.
+        A query may also attend to an empty token, whose key and value are zero.
+
+        Args:
+            queries: Projected features of texts (B, M, D).
+
+        Returns:
+            The pooled features (B, M, D).
         """
-        # Append the empty token to the N patches.
+        # Append the empty token to the N patches: (B, N, D) -> (B, N + 1, D).
         keys_with_empty = F.pad(self.keys, (0, 0, 0, 1))
         values_with_empty = F.pad(self.values, (0, 0, 0, 1))
 
         q = _split_heads(queries)
         k = _split_heads(keys_with_empty)
         v = _split_heads(values_with_empty)
-        pooled = attend(q, k, v).transpose(1, 2).flatten(2)
+        pooled = attend(q, k, v)
+        # Join the heads: (B, heads, M, d) -> (B, M, heads, d) -> (B, M, D).
+        pooled = pooled.transpose(1, 2).flatten(2)
         return F.linear(pooled, self.weight, self.bias)
 
 
@@ -86,10 +93,14 @@ class Flair(MultiViewCLIP):
         self.visual_proj = TextConditionedPooler(embed_dim)
 
     def image_tokens_projected(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return features (B, D), keys (B, N, D) and values (B, N, D) of images (B, 3, H, W).
+        """Return the features of images, and the projections of their patches for the pooling.
 
-        The keys and values are projections of the N patches for the pooling. The features are not
-        normalised.
+        Args:
+            images: Pixels (B, 3, H, W) of images with N patches.
+
+        Returns:
+            The features (B, D), not normalised, and the keys (B, N, D) and values (B, N, D) of the
+            patches.
         """
         features, patch_tokens = self.image_tokens([images], keep=len(images))
         patches = patch_tokens @ self.visual.proj
@@ -116,8 +127,11 @@ class Flair(MultiViewCLIP):
         """Return a score (B, T) of every pair of B images and T texts.
 
         It is the cosine similarity of the text's feature and the feature that the text pools from
-        the image. `images` is the result of `image_parts`, and `texts` is the result of
-        `text_parts`.
+        the image.
+
+        Args:
+            images: The keys and values of the patches, from `image_parts`.
+            texts: The features and queries, from `text_parts`.
         """
         keys, values = images
         text_features, queries = texts

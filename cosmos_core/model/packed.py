@@ -61,14 +61,17 @@ class Packing(NamedTuple):
 def pack(
     lengths: Tensor, longest: int, like: Tensor, *, causal: bool, uses_varlen: bool
 ) -> Packing:
-    """Describe sequences that are concatenated to one tensor.
+    """Describe sequences that are concatenated to one tensor, all of whose tokens are queries.
 
     Args:
         lengths: The number of tokens of each sequence (M,), on the host.
         longest: The largest length that a sequence may have.
-        like: A tensor on the device on which the attention is computed.
+        like: Any tensor on the device on which the attention is computed.
         causal: True if a token attends only to itself and to earlier tokens.
         uses_varlen: True if one call of PyTorch's `varlen_attn` computes the attention.
+
+    Returns:
+        The packing. Its offsets are on the device of `like`.
     """
     # The cumulative sums with a zero in front: [2, 3] -> [0, 2, 5].
     offsets = F.pad(lengths.cumsum(0), (1, 0)).int().to(like.device, non_blocking=True)
@@ -79,11 +82,17 @@ def supports_varlen(transformer: Transformer, like: Tensor) -> bool:
     """Return whether PyTorch's `varlen_attn` can compute the attention of a transformer.
 
     It needs an NVIDIA GPU of the Ampere generation or later, float16 or bfloat16, and heads whose
-    width is a multiple of 8 up to 256. The tokens are assumed to have the device and the dtype of
-    `like`. If autocast is enabled, they have the dtype of autocast instead.
+    width is a multiple of 8 up to 256.
+
+    Args:
+        transformer: OpenCLIP's transformer.
+        like: A tensor with the device and the dtype of the tokens. If autocast is enabled, its
+            dtype does not count, since the tokens then have the dtype of autocast.
     """
-    if not HAS_VARLEN or not like.is_cuda or torch.version.cuda is None:
+    is_on_nvidia_gpu = like.is_cuda and torch.version.cuda is not None
+    if not HAS_VARLEN or not is_on_nvidia_gpu:
         return False
+
     device = like.device
     if torch.is_autocast_enabled(device.type):
         dtype = torch.get_autocast_dtype(device.type)
@@ -91,9 +100,12 @@ def supports_varlen(transformer: Transformer, like: Tensor) -> bool:
         dtype = like.dtype
     if dtype not in (torch.float16, torch.bfloat16):
         return False
+
     head_width = transformer.resblocks[0].attn.head_dim
     if head_width % 8 != 0 or head_width > 256:
         return False
+
+    # Ampere is the generation with compute capability 8.
     compute_capability = torch.cuda.get_device_properties(device).major
     return compute_capability >= 8
 
@@ -112,34 +124,45 @@ class PackedBlock(ResidualAttentionBlock):
         attn_mask: Tensor | None = None,
         packing: Packing | None = None,
     ) -> Tensor:
-        """Return the output of the block: the attention and the MLP, with residual connections.
+        """Return the output of the block: attention and MLP, each with a residual connection.
 
-        Without `packing` this is OpenCLIP's forward. With `packing` there are two cases:
+        Args:
+            q_x: The tokens that the block computes: the tokens of all sequences (T, W), or one
+                token of each sequence (M, W).
+            k_x: The tokens of all sequences (T, W), if `q_x` holds one token of each. Otherwise
+                None, since `q_x` already holds all tokens.
+            v_x: Not used with `packing`.
+            attn_mask: Not used with `packing`.
+            packing: The lengths of the concatenated sequences. If it is None, this is OpenCLIP's
+                forward on a padded batch, with OpenCLIP's arguments.
 
-        - If `k_x` is None, `q_x` holds the tokens of all sequences (T, W), and the output is
-          (T, W).
-        - Otherwise only one token of each sequence is computed. `q_x` holds these tokens (M, W),
-          `k_x` holds the tokens of all sequences (T, W), and the output is (M, W).
+        Returns:
+            The new tokens, of the shape of `q_x`.
         """
         if packing is None:
             return super().forward(q_x, k_x, v_x, attn_mask)
 
         # Project to queries, keys and values, each (tokens, heads, width of a head).
         n_heads = self.attn.num_heads
-        normalised_queries = self.ln_1(q_x)
+        normalised_x = self.ln_1(q_x)
         if k_x is None:
-            qkv = F.linear(normalised_queries, self.attn.in_proj_weight, self.attn.in_proj_bias)
+            # One product gives all three: (T, 3W) -> (T, 3, heads, width of a head).
+            qkv = F.linear(normalised_x, self.attn.in_proj_weight, self.attn.in_proj_bias)
             q, k, v = qkv.unflatten(1, (3, n_heads, -1)).unbind(1)
         else:
-            q = project_queries(self.attn, normalised_queries).unflatten(1, (n_heads, -1))
+            q = project_queries(self.attn, normalised_x).unflatten(1, (n_heads, -1))
             kv = project_keys(self.attn, self.ln_1(k_x))
             k, v = kv.unflatten(1, (2, n_heads, -1)).unbind(1)
 
+        # Attend, and join the heads: (tokens, heads, width of a head) -> (tokens, W).
         attended = _attend_packed(q, k, v, packing).flatten(1)
+
         # Under autocast the summands differ in dtype. They are converted to one dtype, since a CPU
         # adds tensors of two dtypes several times slower.
-        x = q_x + self.ls_1(self.attn.out_proj(attended)).to(q_x.dtype)
-        return x + self.ls_2(self.mlp(self.ln_2(x))).to(x.dtype)
+        attention_output = self.ls_1(self.attn.out_proj(attended))
+        x = q_x + attention_output.to(q_x.dtype)
+        mlp_output = self.ls_2(self.mlp(self.ln_2(x)))
+        return x + mlp_output.to(x.dtype)
 
 
 def pack_blocks(transformer: Transformer) -> None:
@@ -191,14 +214,17 @@ def run_blocks(
     for block in early_blocks:
         x = _call_block(transformer, block, x, None, packing)
 
+    n_other_tokens = len(x) - n_complete_tokens
+    complete_x, other_x = x.split([n_complete_tokens, n_other_tokens])
+
     # The last block computes all tokens of the first sequences.
-    complete_x, other_x = x.split([n_complete_tokens, len(x) - n_complete_tokens])
     if n_complete > 0:
         complete_packing = packing._replace(
             lengths=packing.lengths[:n_complete], offsets=packing.offsets[: n_complete + 1]
         )
         complete_x = _call_block(transformer, last_block, complete_x, None, complete_packing)
     if len(positions_to_read) == 0:
+        # There are no other sequences: `other_x` is empty.
         return complete_x, other_x
 
     # It computes one token of each other sequence. Their offsets are counted from `other_x` on: if
@@ -209,6 +235,8 @@ def run_blocks(
         offsets=other_offsets,
         query_positions=positions_to_read,
     )
+    # The token of a sequence is found by the start of the sequence and the position in it: with the
+    # starts [0, 3] and the positions [2, 0], these are the tokens 2 and 3 of `other_x`.
     sequence_starts = other_offsets[:-1]
     queries = other_x[sequence_starts + positions_to_read]
     read_tokens = _call_block(transformer, last_block, queries, other_x, other_packing)
@@ -222,9 +250,14 @@ def _call_block(
     k_x: Tensor | None,
     packing: Packing,
 ) -> Tensor:
-    """Call a block, with activation checkpointing if the transformer is configured for it.
+    """Return the output of a block, with activation checkpointing if the transformer is set to it.
 
-    The arguments after `block` are passed to `PackedBlock.forward`.
+    Args:
+        transformer: The transformer that the block belongs to.
+        block: The block to call.
+        q_x: The tokens that the block computes, as in `PackedBlock.forward`.
+        k_x: The tokens of all sequences, or None if `q_x` holds them.
+        packing: The lengths of the sequences.
     """
     if transformer.grad_checkpointing and torch.is_grad_enabled():
         return checkpoint(block, q_x, k_x, packing=packing, use_reentrant=False)
@@ -232,18 +265,24 @@ def _call_block(
 
 
 def project_queries(attn: nn.MultiheadAttention, x: Tensor) -> Tensor:
-    """Return the query projections (..., W) of tokens (..., W).
+    """Return the query projections (..., W) of tokens.
 
-    The first third of the rows of `in_proj_weight` projects queries.
+    Args:
+        attn: PyTorch's attention. The first third of the rows of its `in_proj_weight` (3W, W)
+            projects queries.
+        x: The tokens (..., W).
     """
     width = x.shape[-1]
     return F.linear(x, attn.in_proj_weight[:width], attn.in_proj_bias[:width])
 
 
 def project_keys(attn: nn.MultiheadAttention, x: Tensor) -> Tensor:
-    """Return the key and value projections, concatenated to (..., 2W), of tokens (..., W).
+    """Return the key and value projections of tokens, concatenated to (..., 2W).
 
-    The second and the last third of the rows of `in_proj_weight` project keys and values.
+    Args:
+        attn: PyTorch's attention. The second and the last third of the rows of its `in_proj_weight`
+            (3W, W) project keys and values.
+        x: The tokens (..., W).
     """
     width = x.shape[-1]
     return F.linear(x, attn.in_proj_weight[width:], attn.in_proj_bias[width:])
@@ -252,8 +291,14 @@ def project_keys(attn: nn.MultiheadAttention, x: Tensor) -> Tensor:
 def _attend_packed(q: Tensor, k: Tensor, v: Tensor, packing: Packing) -> Tensor:
     """Return the attention output of every query, which attends to the tokens of its sequence.
 
-    Keys and values are (T, h, d). Queries are (T, h, d) if all tokens are queries, or (M, h, d) if
-    each sequence has one query. The result has the shape of the queries.
+    Args:
+        q: Queries: (T, h, d) if all tokens are queries, or (M, h, d) if each sequence has one.
+        k: Keys (T, h, d) of the tokens of all sequences.
+        v: Values (T, h, d) of the tokens of all sequences.
+        packing: The lengths of the sequences, and how the attention is computed.
+
+    Returns:
+        The outputs, of the shape of `q`.
     """
     if not packing.uses_varlen:
         lengths, query_positions = packing.lengths, packing.query_positions
@@ -266,21 +311,22 @@ def _attend_packed(q: Tensor, k: Tensor, v: Tensor, packing: Packing) -> Tensor:
     # A window states how many tokens a query sees before and after itself. -1 means all.
     window_size = (-1, -1)
     if packing.query_positions is None:
-        query_offsets, longest_query = packing.offsets, packing.longest
+        query_offsets = packing.offsets
+        most_queries = packing.longest
         if packing.causal:
             window_size = (-1, 0)
     else:
-        # Each sequence has one query. If the attention is causal, the query is the last token, and
-        # it sees all tokens without a window.
+        # Each sequence has one query, so that the offsets of the queries are [0, 1, ..., M]. If the
+        # attention is causal, the query is the last token, and it sees all tokens without a window.
         query_offsets = torch.arange(len(q) + 1, dtype=torch.int32, device=q.device)
-        longest_query = 1
+        most_queries = 1
     attended = varlen_attn(
         q,
         k,
         v,
         query_offsets,
         packing.offsets,
-        longest_query,
+        most_queries,
         packing.longest,
         window_size=window_size,
     )
@@ -296,27 +342,65 @@ def _attend_by_length(
     query_positions: Tensor | None,
     causal: bool,
 ) -> Tensor:
-    """Compute the attention within sequences, with one call for neighbours of equal length.
+    """Return the attention output of every query, with one call for neighbours of equal length.
 
-    Keys and values are (T, h, d). Queries are (T, h, d), or (M, h, d) if `query_positions` states
-    the position of the only query in each sequence. Sequences of the lengths 3, 3 and 5 are
-    computed in two calls: one for a batch of two sequences, and one for a batch of one.
+    Sequences of the lengths 3, 3 and 5 are computed in two calls: one for a batch of two sequences,
+    and one for a batch of one.
+
+    Args:
+        q: Queries: (T, h, d) if all tokens are queries, or (M, h, d) if each sequence has one.
+        k: Keys (T, h, d) of the tokens of all sequences.
+        v: Values (T, h, d) of the tokens of all sequences.
+        lengths: The number of tokens of each sequence (M,).
+        query_positions: The position of the only query in each sequence (M,), counted from the
+            start of the sequence, or None if all tokens are queries.
+        causal: True if a query attends only to the tokens up to its own position.
+
+    Returns:
+        The outputs, of the shape of `q`.
     """
     runs = _find_runs(lengths, query_positions, causal)
-    q_by_run = _split_queries(q, runs)
-    k_by_run, v_by_run = _split_keys(k, runs), _split_keys(v, runs)
+    queries_per_run = [run.n_queries for run in runs]
+    tokens_per_run = [run.n_tokens for run in runs]
+    q_by_run = _split_into_batches(q, runs, queries_per_run)
+    k_by_run = _split_into_batches(k, runs, tokens_per_run)
+    v_by_run = _split_into_batches(v, runs, tokens_per_run)
     run_outputs = []
     for run, run_q, run_k, run_v in zip(runs, q_by_run, k_by_run, v_by_run, strict=True):
         run_outputs.append(attend(run_q, run_k, run_v, causal=run.causal, mask=run.mask))
-    return _concatenate_runs(run_outputs)
+    return _concatenate_batches(run_outputs)
 
 
-def _concatenate_runs(run_tensors: Sequence[Tensor]) -> Tensor:
-    """Concatenate one tensor (n, h, m, d) for each run to one tensor (tokens, h, d)."""
+def _split_into_batches(
+    tokens: Tensor, runs: Sequence["_Run"], tokens_per_run: list[int]
+) -> list[Tensor]:
+    """Split the tokens (tokens, h, d) of all sequences into one batch (n, h, l, d) for each run.
+
+    For example, 11 tokens of sequences of the lengths 3, 3 and 5 become a batch (2, h, 3, d) and a
+    batch (1, h, 5, d).
+
+    Args:
+        tokens: The queries, keys or values of all sequences.
+        runs: The runs of sequences, in the order of the tokens.
+        tokens_per_run: How many of the tokens belong to each run.
+    """
+    batches = []
+    # `split`, because the gradient of a slice would be a tensor of the size of all tokens.
+    for run, run_tokens in zip(runs, tokens.split(tokens_per_run), strict=True):
+        # (n * l, h, d) -> (n, l, h, d) -> (n, h, l, d)
+        batches.append(run_tokens.unflatten(0, (run.n_sequences, -1)).transpose(1, 2))
+    return batches
+
+
+def _concatenate_batches(batches: Sequence[Tensor]) -> Tensor:
+    """Concatenate one batch (n, h, l, d) for each run to one tensor (tokens, h, d).
+
+    This is the inverse of `_split_into_batches`.
+    """
     token_tensors = []
-    for tensor in run_tensors:
-        # (n, h, m, d) -> (n, m, h, d) -> (n * m, h, d)
-        token_tensors.append(tensor.transpose(1, 2).flatten(0, 1))
+    for batch in batches:
+        # (n, h, l, d) -> (n, l, h, d) -> (n * l, h, d)
+        token_tensors.append(batch.transpose(1, 2).flatten(0, 1))
     return torch.cat(token_tensors)
 
 
@@ -337,46 +421,37 @@ class _Run(NamedTuple):
 
 
 def _find_runs(lengths: Tensor, query_positions: Tensor | None, causal: bool) -> list[_Run]:
-    """Group neighbouring sequences of equal length: the lengths 3, 3, 5, 3 give 3 3, 5 and 3.
+    """Group neighbouring sequences of equal length into runs.
 
-    `query_positions` (M,) states the position of the only query in each sequence. If it is None,
-    all tokens are queries.
+    Args:
+        lengths: The number of tokens of each sequence (M,).
+        query_positions: The position of the only query in each sequence (M,), or None if all
+            tokens are queries.
+        causal: True if a query attends only to the tokens up to its own position.
+
+    Returns:
+        The runs, in the order of the sequences. The lengths [3, 3, 5, 3] give three runs: of two
+        sequences, of one and of one.
     """
     runs = []
     first_sequence = 0
+    # The lengths [3, 3, 5, 3] have the run lengths [3, 5, 3] and the run sizes [2, 1, 1].
     run_lengths, run_sizes = lengths.unique_consecutive(return_counts=True)
     for length, n_sequences in zip(run_lengths.tolist(), run_sizes.tolist(), strict=True):
         n_tokens = length * n_sequences
         if query_positions is None:
-            runs.append(_Run(n_sequences, n_tokens, n_tokens, causal, mask=None))
+            runs.append(_Run(n_sequences, n_tokens, n_queries=n_tokens, causal=causal, mask=None))
         else:
             mask = None
             if causal:
-                # The query attends to the keys up to its own position.
+                # The query attends to the keys up to its own position. PyTorch's `is_causal` cannot
+                # say this for a single query, but a mask can.
                 run_positions = query_positions[first_sequence : first_sequence + n_sequences]
                 key_positions = torch.arange(length, device=query_positions.device)
                 mask = key_positions <= run_positions[:, None, None, None]
-            runs.append(_Run(n_sequences, n_tokens, n_sequences, causal=False, mask=mask))
+            runs.append(_Run(n_sequences, n_tokens, n_queries=n_sequences, causal=False, mask=mask))
         first_sequence += n_sequences
     return runs
-
-
-def _split_queries(queries: Tensor, runs: Sequence[_Run]) -> list[Tensor]:
-    """Split the queries of all sequences (queries, h, d) into one tensor (n, h, m, d) per run."""
-    # `split`, because the gradient of a slice would be a tensor of the size of all queries.
-    run_queries = queries.split([run.n_queries for run in runs])
-    return [_to_batch(tensor, run) for tensor, run in zip(run_queries, runs, strict=True)]
-
-
-def _split_keys(keys: Tensor, runs: Sequence[_Run]) -> list[Tensor]:
-    """Split the keys or values of all tokens (T, h, d) into one tensor (n, h, l, d) per run."""
-    run_keys = keys.split([run.n_tokens for run in runs])
-    return [_to_batch(tensor, run) for tensor, run in zip(run_keys, runs, strict=True)]
-
-
-def _to_batch(tokens: Tensor, run: _Run) -> Tensor:
-    """Reshape the tokens (n * l, h, d) of a run of n sequences to a batch (n, h, l, d)."""
-    return tokens.unflatten(0, (run.n_sequences, -1)).transpose(1, 2)
 
 
 @torch.library.custom_op("cosmos_core::attend_by_length", mutates_args=())
@@ -390,7 +465,8 @@ def attend_by_length(
 ) -> Tensor:
     """Call `_attend_by_length` as an operator that compiled code can call.
 
-    The backward pass computes the attention weights again, instead of storing them.
+    The arguments and the result are those of `_attend_by_length`. The backward pass computes the
+    attention weights again, instead of storing them.
     """
     return _attend_by_length(q, k, v, lengths, query_positions, causal)
 
@@ -412,39 +488,68 @@ def _attend_by_length_backward(
 
         dw = do v',  ds = softmax_backward(dw, w) / sqrt(d)
         dq = ds k,   dk = ds' q,   dv = w' do
+
+    Args:
+        output_gradient: The gradient of the output, of the shape of `q`.
+        q: Queries: (T, h, d) if all tokens are queries, or (M, h, d) if each sequence has one.
+        k: Keys (T, h, d) of the tokens of all sequences.
+        v: Values (T, h, d) of the tokens of all sequences.
+        lengths: The number of tokens of each sequence (M,).
+        query_positions: The position of the only query in each sequence (M,), or None if all
+            tokens are queries.
+        causal: True if a query attends only to the tokens up to its own position.
     """
     runs = _find_runs(lengths, query_positions, causal)
-    q_by_run, gradients_by_run = _split_queries(q, runs), _split_queries(output_gradient, runs)
-    k_by_run, v_by_run = _split_keys(k, runs), _split_keys(v, runs)
+    queries_per_run = [run.n_queries for run in runs]
+    tokens_per_run = [run.n_tokens for run in runs]
+    q_by_run = _split_into_batches(q, runs, queries_per_run)
+    k_by_run = _split_into_batches(k, runs, tokens_per_run)
+    v_by_run = _split_into_batches(v, runs, tokens_per_run)
+    gradients_by_run = _split_into_batches(output_gradient, runs, queries_per_run)
+
     q_gradients, k_gradients, v_gradients = [], [], []
     for run, run_q, run_k, run_v, run_gradient in zip(
         runs, q_by_run, k_by_run, v_by_run, gradients_by_run, strict=True
     ):
         weights = _attention_weights(run_q, run_k, run.causal, run.mask)
         weights_gradient = run_gradient @ run_v.mT
+        # `scores_gradient` is ds of the formulas.
         scores_gradient = torch._softmax_backward_data(weights_gradient, weights, -1, weights.dtype)
-        scores_gradient = scores_gradient / math.sqrt(q.shape[-1])
+        head_width = q.shape[-1]
+        scores_gradient = scores_gradient / math.sqrt(head_width)
         q_gradients.append(scores_gradient @ run_k)
         k_gradients.append(scores_gradient.mT @ run_q)
         v_gradients.append(weights.mT @ run_gradient)
     return (
-        _concatenate_runs(q_gradients),
-        _concatenate_runs(k_gradients),
-        _concatenate_runs(v_gradients),
+        _concatenate_batches(q_gradients),
+        _concatenate_batches(k_gradients),
+        _concatenate_batches(v_gradients),
     )
 
 
 def _save_arguments(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    """Save the arguments of `attend_by_length` for `_compute_gradients`."""
-    *tensors, causal = inputs
+    """Save the arguments of `attend_by_length` for `_compute_gradients`.
+
+    Args:
+        ctx: PyTorch's context of the backward pass.
+        inputs: The arguments of `attend_by_length`.
+        output: The result of `attend_by_length`, which is not needed.
+    """
+    q, k, v, lengths, query_positions, causal = inputs
+    ctx.save_for_backward(q, k, v, lengths, query_positions)
     ctx.causal = causal
-    ctx.save_for_backward(*tensors)
 
 
 def _compute_gradients(ctx: Any, output_gradient: Tensor) -> tuple[Tensor | None, ...]:
     """Return one gradient for each argument of `attend_by_length`.
 
-    Queries, keys and values have gradients. `lengths`, `query_positions` and `causal` have None.
+    Args:
+        ctx: PyTorch's context, with the arguments that `_save_arguments` has saved.
+        output_gradient: The gradient of the output, of the shape of the queries.
+
+    Returns:
+        The gradients of queries, keys and values, and None for `lengths`, `query_positions` and
+        `causal`.
     """
     q, k, v, lengths, query_positions = ctx.saved_tensors
     q_gradient, k_gradient, v_gradient = _attend_by_length_backward(
@@ -506,11 +611,18 @@ def attend(
 def _attention_weights(q: Tensor, k: Tensor, causal: bool, mask: Tensor | None) -> Tensor:
     """Return the attention weights softmax(q k' / sqrt(d)), of the shape (n, h, m, l).
 
-    The arguments are described in `attend`.
+    Args:
+        q: Queries (n, h, m, d).
+        k: Keys (n, h, l, d).
+        causal: True if a query attends only to the keys up to its own position.
+        mask: Booleans that broadcast to (n, h, m, l) and are true if a query attends to a key, or
+            None. It is not used with `causal`.
     """
     scores = (q / math.sqrt(q.shape[-1])) @ k.transpose(-2, -1)
     if causal:
         mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
     if mask is not None:
-        scores = scores + torch.zeros_like(mask, dtype=q.dtype).masked_fill(~mask, -math.inf)
+        # Minus infinity becomes a weight of zero.
+        bias = torch.zeros_like(mask, dtype=q.dtype).masked_fill(~mask, -math.inf)
+        scores = scores + bias
     return scores.softmax(dim=-1)

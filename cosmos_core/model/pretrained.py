@@ -103,8 +103,13 @@ class Audit(NamedTuple):
 def tower_of(key: str) -> Tower | None:
     """Return the tower, "image" or "text", to which a key of CLIP belongs.
 
-    Return None for logit scales and for modules that methods such as COSMOS add. For example,
-    "visual.conv1.weight" belongs to "image", and "token_embedding.weight" to "text".
+    Return None for logit scales and for modules that methods such as COSMOS add.
+
+    Example::
+
+        "visual.conv1.weight" -> "image"
+        "token_embedding.weight" -> "text"
+        "logit_scale" -> None
     """
     if key.startswith("visual.") and not key.startswith(_CROSS_ATTENTION):
         return "image"
@@ -114,7 +119,12 @@ def tower_of(key: str) -> Tower | None:
 
 
 def freeze(model: nn.Module, tower: str) -> None:
-    """Exclude a tower, "image" or "text", and its projection from training."""
+    """Exclude a tower and its projection from training.
+
+    Args:
+        model: The model, whose parameters are changed in place.
+        tower: "image", "text", or "" to exclude nothing.
+    """
     for key, parameter in model.named_parameters():
         if tower_of(key) == tower:
             parameter.requires_grad_(False)
@@ -129,30 +139,39 @@ def layers_above(keys: Iterable[str]) -> dict[str, int]:
     - 0 for projections, and for parameters outside the towers
     - 1 for the last block and for the norm after it, 2 for the block before it, and so on
     - the number of blocks plus one for embeddings and `ln_pre`
+
+    Args:
+        keys: The keys of all parameters of a model.
+
+    Example:
+        In a tower of 12 blocks: {"visual.proj": 0, "visual.transformer.resblocks.11.ln_1.weight":
+        1, "visual.transformer.resblocks.0.ln_1.weight": 12, "visual.conv1.weight": 13}.
     """
     keys = list(keys)
 
     # Find the number of each parameter's block, and the number of blocks of each tower.
-    block_numbers: dict[str, int] = {}
-    tower_depths: dict[Tower | None, int] = {}
+    block_number_by_key: dict[str, int] = {}
+    n_blocks_by_tower: dict[Tower | None, int] = {}
     for key in keys:
         block_match = _BLOCK.search(key)
         if block_match:
-            block_numbers[key] = int(block_match[1])
-            depth = tower_depths.get(tower_of(key), 0)
-            tower_depths[tower_of(key)] = max(depth, block_numbers[key] + 1)
+            block_number = int(block_match[1])  # counted from 0
+            block_number_by_key[key] = block_number
+            n_blocks = n_blocks_by_tower.get(tower_of(key), 0)
+            n_blocks_by_tower[tower_of(key)] = max(n_blocks, block_number + 1)
 
-    layers = {}
+    n_layers_by_key = {}
     for key in keys:
-        if tower_of(key) is None or key.startswith(_PROJECTIONS):
-            layers[key] = 0
+        tower = tower_of(key)
+        if tower is None or key.startswith(_PROJECTIONS):
+            n_layers_by_key[key] = 0
         elif key.startswith(_LAST_NORMS):
-            layers[key] = 1
-        elif key in block_numbers:
-            layers[key] = tower_depths[tower_of(key)] - block_numbers[key]
+            n_layers_by_key[key] = 1
+        elif key in block_number_by_key:
+            n_layers_by_key[key] = n_blocks_by_tower[tower] - block_number_by_key[key]
         else:
-            layers[key] = tower_depths[tower_of(key)] + 1
-    return layers
+            n_layers_by_key[key] = n_blocks_by_tower[tower] + 1
+    return n_layers_by_key
 
 
 def initialise(model: nn.Module, architecture: Any, source: str, *, partial: bool) -> Audit:
@@ -177,18 +196,21 @@ def initialise(model: nn.Module, architecture: Any, source: str, *, partial: boo
     with torch.random.fork_rng(devices=[]):
         pretrained = read_pretrained(source)
 
-    # Compare the keys and shapes of the source with the model's.
+    # Find the tensors that fit the model, after position embeddings are resized.
     model_state = model.state_dict()
     source_state = dict(pretrained.state)
     source_sha256 = _tensors_sha256(source_state)
     resized_keys = _resize_positions(source_state, model, model_state)
     audit = _compare_keys(model_state, source_state, resized_keys, source_sha256)
+
+    # Refuse weights that do not belong to such a model.
     _require_towers(audit, model_state, source_state, source, partial=partial)
     loaded_towers = _towers(audit.loaded)
     model_architecture = model_config(architecture)
     _require_same_options(pretrained.config, model_architecture, loaded_towers, source)
     _require_finite(source_state, model_state, audit, source)
 
+    # Replace these tensors of the model.
     for key in (*audit.loaded, *audit.resized):
         model_state[key] = source_state[key]
     model.load_state_dict(model_state)
@@ -196,24 +218,33 @@ def initialise(model: nn.Module, architecture: Any, source: str, *, partial: boo
 
 
 def _resize_positions(source_state: State, model: nn.Module, model_state: State) -> list[str]:
-    """Resize the position embeddings in `source_state`, in place, to the sizes of the model.
+    """Resize pretrained position embeddings, in place, to the numbers of positions of the model.
 
-    Return the keys of the embeddings that were resized. Embeddings stay as they are if they have
-    the size of the model's, if their width is another, or if they belong to patches that do not
-    form a square.
+    Embeddings stay as they are if they have the size of the model's already, if their width is
+    another, or if they belong to patches that do not form a square.
+
+    Args:
+        source_state: The pretrained weights, in which embeddings are replaced.
+        model: The model.
+        model_state: The state dict of the model.
+
+    Returns:
+        The keys of the embeddings that were resized.
     """
     resized_keys = []
     for key, resize in _RESIZE_FUNCTIONS.items():
+        # Embeddings are (positions, width).
         source_positions, model_positions = source_state.get(key), model_state[key]
         if source_positions is None or source_positions.ndim != 2:
             continue
-        if source_positions.shape == model_positions.shape:
-            continue
-        if source_positions.shape[1] != model_positions.shape[1]:
+        has_same_shape = source_positions.shape == model_positions.shape
+        has_same_width = source_positions.shape[1] == model_positions.shape[1]
+        if has_same_shape or not has_same_width:
             continue
         if key == "visual.positional_embedding":
             n_patches = len(source_positions) - 1  # without the class token
-            if math.isqrt(n_patches) ** 2 != n_patches:
+            is_square = math.isqrt(n_patches) ** 2 == n_patches
+            if not is_square:
                 continue
         source_state[key] = source_positions.float()
         # OpenCLIP's function replaces the embedding in the state.
@@ -225,10 +256,19 @@ def _resize_positions(source_state: State, model: nn.Module, model_state: State)
 def _compare_keys(
     model_state: State, source_state: State, resized_keys: Sequence[str], source_sha256: str
 ) -> Audit:
-    """Find out which keys of a model can be loaded from the source of pretrained weights.
+    """Find out which tensors of a model can be loaded from pretrained weights.
 
-    A tensor can be loaded if the source has its key with the same shape. `resized_keys` are the
-    keys of position embeddings that have been resized to the model's shape before.
+    A tensor can be loaded if the source has its key with the same shape.
+
+    Args:
+        model_state: The state dict of the model.
+        source_state: The pretrained weights under OpenCLIP's names.
+        resized_keys: The keys of position embeddings in `source_state` that have been resized to
+            the shapes of the model.
+        source_sha256: The SHA-256 of the pretrained weights before this.
+
+    Returns:
+        The keys of both, by what happens to them.
     """
     loaded_keys, new_keys = [], []
     for key, parameter in model_state.items():
@@ -250,7 +290,7 @@ def _compare_keys(
 
 
 def _towers(keys: Iterable[str]) -> set[Tower]:
-    """Return the towers, "image" and "text", to which at least one key belongs."""
+    """Return the towers, "image" and "text", to which at least one of the keys belongs."""
     towers = {tower_of(key) for key in keys}
     return {tower for tower in towers if tower is not None}
 
@@ -258,32 +298,47 @@ def _towers(keys: Iterable[str]) -> set[Tower]:
 def _require_towers(
     audit: Audit, model_state: State, source_state: State, source: str, *, partial: bool
 ) -> None:
-    """Raise ValueError if no tower is loaded, or if a tower is loaded only partly.
+    """Check that at least one tower is loaded, and that no tower is loaded only partly.
 
-    With `partial` a tower may be loaded partly. `source` names the weights in the message.
+    Args:
+        audit: The keys that are loaded and those that are not.
+        model_state: The state dict of the model.
+        source_state: The pretrained weights under OpenCLIP's names.
+        source: The value of `model.init`, for the error message.
+        partial: True if a tower may be loaded partly.
+
+    Raises:
+        ValueError: If this is not so. The error describes the first keys that do not fit.
     """
     any_tower_loaded = bool(_towers(audit.loaded))
-    # Keys with another shape are both new and left over: the dictionary holds each of them once.
-    unmatched_keys = list(dict.fromkeys([*audit.new, *audit.left_over]))
-    unmatched_keys = [key for key in unmatched_keys if tower_of(key)]
-    if any_tower_loaded and (partial or not unmatched_keys):
+    # A key with another shape is both new and left over. The dictionary holds it only once.
+    mismatched_keys = list(dict.fromkeys([*audit.new, *audit.left_over]))
+    mismatched_keys = [key for key in mismatched_keys if tower_of(key) is not None]
+    if any_tower_loaded and (partial or not mismatched_keys):
         return
 
-    # Describe the first keys that do not fit.
+    # Describe the first keys that do not fit. If a tower may be loaded partly, only the keys matter
+    # that the model lacks.
     if partial:
-        unmatched_keys = [key for key in audit.new if tower_of(key)]
-    towers = " and ".join(sorted(_towers(unmatched_keys)))
-    descriptions = [_describe_mismatch(key, model_state, source_state) for key in unmatched_keys]
-    remedy = "; --set model.partial=true loads what fits" if any_tower_loaded else ""
+        mismatched_keys = [key for key in audit.new if tower_of(key) is not None]
+    towers = " and ".join(sorted(_towers(mismatched_keys)))
+    descriptions = [_describe_mismatch(key, model_state, source_state) for key in mismatched_keys]
+    advice = "; --set model.partial=true loads what fits" if any_tower_loaded else ""
     raise ValueError(
-        f"model.init={source} does not fit the {towers} tower: {first_of(descriptions)}{remedy}"
+        f"model.init={source} does not fit the {towers} tower: {first_of(descriptions)}{advice}"
     )
 
 
 def _describe_mismatch(key: str, model_state: State, source_state: State) -> str:
-    """Return a key and the reason why it cannot be loaded.
+    """Return a key and the reason why it cannot be loaded, for an error message.
 
-    For example, "visual.proj (missing)" or "visual.proj (64x32 instead of 64x16)".
+    Args:
+        key: A key of the model or of the pretrained weights.
+        model_state: The state dict of the model.
+        source_state: The pretrained weights under OpenCLIP's names.
+
+    Example:
+        "visual.proj (missing)" or "visual.proj (64x32 instead of 64x16)".
     """
     if key not in source_state:
         return f"{key} (missing)"
@@ -300,30 +355,45 @@ def _require_same_options(
     loaded_towers: set[Tower],
     source: str,
 ) -> None:
-    """Raise ValueError if the loaded towers were trained with other options than the model has.
+    """Check that the loaded towers were trained with the options that the model has.
 
-    Compared are options that do not show in the shapes of tensors, such as the number of heads or
-    the activation. Nothing is compared if the source does not state its configuration.
+    Only options are compared that do not show in the shapes of tensors, such as the number of heads
+    or the activation.
+
+    Args:
+        source_config: The configuration of the pretrained weights. If it is None, because the
+            source does not state it, nothing is compared.
+        model_architecture: The configuration of the model.
+        loaded_towers: The towers to compare, "image" and "text" or one of them.
+        source: The value of `model.init`, for the error message.
+
+    Raises:
+        ValueError: If an option differs. The error names the first such options.
     """
     if source_config is None:
         return
-    source_values = _options_to_compare(source_config, loaded_towers)
-    model_values = _options_to_compare(model_architecture, loaded_towers)
-    differences = []
-    for name, model_value in model_values.items():
-        if source_values[name] != model_value:
-            differences.append(f"{name}={source_values[name]}, not {model_value}")
-    if differences:
-        raise ValueError(
-            f"model.init={source} was trained with {first_of(differences)}; set architecture to it"
-        )
+    source_options = _options_to_compare(source_config, loaded_towers)
+    model_options = _options_to_compare(model_architecture, loaded_towers)
+    different_options = []
+    for name, model_value in model_options.items():
+        if source_options[name] != model_value:
+            different_options.append(f"{name}={source_options[name]}, not {model_value}")
+    if different_options:
+        names = first_of(different_options)
+        raise ValueError(f"model.init={source} was trained with {names}; set architecture to it")
 
 
 def _options_to_compare(config: Mapping[str, Any], towers: set[Tower]) -> dict[str, Any]:
-    """Return the options of towers that do not show in the shapes of tensors, by their full names.
+    """Return the options of towers that do not show in the shapes of tensors.
 
-    Options that `config` does not state have OpenCLIP's defaults. For example, the result holds
-    "quick_gelu" and, for the text tower, "text_cfg.heads".
+    Args:
+        config: OpenCLIP's configuration of a model. An option that it does not state has OpenCLIP's
+            default.
+        towers: The towers whose options are returned, "image" and "text" or one of them.
+
+    Returns:
+        The values of the options by their full names, such as {"quick_gelu": False,
+        "text_cfg.heads": 8, ...}.
     """
     options: dict[str, Any] = {"quick_gelu": bool(config.get("quick_gelu", False))}
     for tower in sorted(towers):
@@ -339,19 +409,33 @@ def _options_to_compare(config: Mapping[str, Any], towers: set[Tower]) -> dict[s
 
 
 def _require_finite(source_state: State, model_state: State, audit: Audit, source: str) -> None:
-    """Raise ValueError if a tensor that will be loaded has NaN or infinite values."""
+    """Check that the tensors that will be loaded have only finite values.
+
+    Args:
+        source_state: The pretrained weights under OpenCLIP's names.
+        model_state: The state dict of the model.
+        audit: The keys of the model that will not be loaded, among others.
+        source: The value of `model.init`, for the error message.
+
+    Raises:
+        ValueError: If a value is NaN or infinite.
+    """
     keys_to_load = [key for key in model_state if key not in audit.new]
-    infinite_keys = [key for key in keys_to_load if not source_state[key].isfinite().all()]
-    if infinite_keys:
-        names = first_of(infinite_keys)
+    non_finite_keys = [key for key in keys_to_load if not source_state[key].isfinite().all()]
+    if non_finite_keys:
+        names = first_of(non_finite_keys)
         raise ValueError(f"model.init={source} has values that are not finite: {names}")
 
 
 def read_pretrained(source: str) -> Pretrained:
-    """Read the pretrained weights that `source` names.
+    """Read pretrained weights, which are downloaded if needed.
 
-    `source` is `openclip:ARCH/TAG`, `hf:ORG/NAME[@REVISION]`, the path of a file, or the name of a
-    bundled model. Raises ValueError, with a message of one line, for every failure.
+    Args:
+        source: The value of `model.init`: `openclip:ARCH/TAG`, `hf:ORG/NAME[@REVISION]`, the path
+            of a file, or the name of a bundled model.
+
+    Raises:
+        ValueError: For every failure, with a message of one line.
     """
     from cosmos_core.utils.hub import limit_waiting
 
@@ -373,7 +457,11 @@ def read_pretrained(source: str) -> Pretrained:
 def _read_openclip(name: str) -> Pretrained:
     """Read weights of OpenCLIP, which are downloaded if needed.
 
-    `name` is ARCH/TAG, such as "ViT-B-16/openai", or ARCH/FILE.
+    Args:
+        name: ARCH/TAG, such as "ViT-B-16/openai", or ARCH/FILE.
+
+    Raises:
+        ValueError: If the architecture or the tag is unknown.
     """
     architecture, _, tag = name.partition("/")
     config = model_config(architecture)
@@ -392,7 +480,8 @@ def _read_openclip(name: str) -> Pretrained:
 def _read_hugging_face(name: str) -> Pretrained:
     """Read a CLIP model of OpenCLIP or transformers from the Hugging Face Hub or from a folder.
 
-    `name` is ORG/NAME, ORG/NAME@REVISION, or the path of a folder.
+    Args:
+        name: ORG/NAME, ORG/NAME@REVISION, or the path of a folder.
     """
     folder = Path(name)
     if not folder.is_dir():
@@ -403,9 +492,9 @@ def _read_hugging_face(name: str) -> Pretrained:
         folder = Path(
             snapshot_download(repository, revision=revision or None, allow_patterns=patterns)
         )
-    openclip_config = folder / open_clip.constants.HF_CONFIG_NAME
-    if openclip_config.is_file():
-        config = json.loads(openclip_config.read_text(encoding="utf-8"))["model_cfg"]
+    openclip_config_file = folder / open_clip.constants.HF_CONFIG_NAME
+    if openclip_config_file.is_file():
+        config = json.loads(openclip_config_file.read_text(encoding="utf-8"))["model_cfg"]
         state = _load_file(folder / open_clip.constants.HF_SAFE_WEIGHTS_NAME)
         return Pretrained(_without_prefixes(state), config)
     return _read_transformers(folder)
@@ -432,20 +521,27 @@ def _read_transformers(folder: Path) -> Pretrained:
 
 
 def _read_file(path: Path) -> Pretrained:
-    """Read weights from a file.
+    """Read weights from a file, or from a model that comes with this package.
 
-    `path` is a checkpoint of cosmos-train or of the published COSMOS, from which the teacher is
-    read, or the student if it has no teacher. Otherwise it is a state dict of OpenCLIP's CLIP. It
-    may also be the name of a model that comes with this package.
+    Args:
+        path: The name of a bundled model, or the path of a file. The file is a checkpoint of
+            cosmos-train or of the published COSMOS, from which the teacher is read, or the student
+            if it has no teacher. Otherwise it is a state dict of OpenCLIP's CLIP.
+
+    Raises:
+        CheckpointError: If the file is none of these.
+        ValueError: If the file does not exist.
     """
     bundled_path = _BUNDLED_FOLDER / f"{path}.safetensors"
     if bundled_path.is_file():
         path = bundled_path
     if not path.is_file():
         raise ValueError("no such file or bundled model; forms: openclip:ARCH/TAG, hf:ORG/NAME")
+
     try:
         checkpoint = read_checkpoint(path)
     except CheckpointError:
+        # It may be a state dict. OpenCLIP's own checkpoints have it under the key "state_dict".
         content = _load_file(path)
         state = content.get("state_dict", content)
         if not all(isinstance(value, Tensor) for value in state.values()):
@@ -466,8 +562,11 @@ def _without_prefixes(state: Mapping[str, Tensor]) -> State:
     """Rename the keys of a state dict to the keys that `open_clip.CLIP` has.
 
     DistributedDataParallel adds the prefix "module.", and OpenCLIP's models with a separate text
-    tower add "text.". For example, "module.text.ln_final.bias" becomes "ln_final.bias". The
-    attention mask is left out, because it is a constant.
+    tower add "text.". The attention mask is left out, because it is a constant.
+
+    Example::
+
+        {"module.text.ln_final.bias": bias, "attn_mask": mask} -> {"ln_final.bias": bias}
     """
     tensors = {}
     for key, tensor in state.items():

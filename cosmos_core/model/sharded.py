@@ -36,12 +36,13 @@ def write_shards(
         folder: The folder, which all processes share.
         shards: The tensors of this process by key. A tensor may be a shard of a larger one.
         world: This process and its communication with others.
-        process_group: The group of processes that write.
+        process_group: PyTorch's group of the processes that write.
 
     Returns:
         The SHA-256 of the files of all processes, by file name.
 
-    If a process fails, all processes raise its error.
+    Raises:
+        Exception: If a process fails. All processes raise its error.
     """
     writer = dcp.HuggingFaceStorageWriter(str(folder), save_distributed=True)
     _call_checkpoint(dcp.save, shards, storage_writer=writer, process_group=process_group)
@@ -58,10 +59,11 @@ def write_shards(
 
 
 def read_shards(folder: Path, shards: Mapping[str, Tensor]) -> None:
-    """Read tensors from a folder into `shards`, in place.
+    """Read tensors from a folder, in place.
 
-    A tensor may be a shard of a larger one, and the folder may have been written by another number
-    of processes.
+    Args:
+        folder: The folder, which any number of processes may have written.
+        shards: The tensors to fill by key. A tensor may be a shard of a larger one.
 
     Raises:
         ValueError, RuntimeError: If the folder lacks a key, or has a tensor of another shape.
@@ -78,7 +80,10 @@ def _call_checkpoint(
 ) -> None:
     """Call `dcp.save` or `dcp.load` with tensors, and raise the first error of a process.
 
-    Tensors without dimensions get the shape (1,), in which they are stored.
+    Args:
+        function: `dcp.save` or `dcp.load`.
+        tensors: The tensors by key. Those without dimensions are stored in the shape (1,).
+        **options: Further arguments of the function.
     """
     stored_tensors = {}
     for key, tensor in tensors.items():
@@ -92,19 +97,28 @@ def _call_checkpoint(
 
 
 def read_tensor_metadata(folder: Path) -> dict[str, Any]:
-    """Return the metadata of the tensors in a folder by key.
+    """Return PyTorch's metadata of each whole tensor in a folder, by key.
 
-    Each entry describes a whole tensor, by `size` and `properties.dtype`.
+    The metadata of a tensor have its shape as `size`, and its dtype as `properties.dtype`.
     """
     return dcp.HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """Return the training state in a snapshot, which is a file, or a folder if it is sharded.
+    """Return the training state in a snapshot.
 
-    The tensors of a folder are not read, but their files are compared with the stored SHA-256. The
-    state then has the path of the folder under the key "folder". Nothing is unpickled but tensors
-    and plain values. Damaged files raise errors of any kind.
+    Nothing is unpickled but tensors and plain values.
+
+    Args:
+        path: The file of the snapshot, or its folder if the snapshot is sharded. The tensors of a
+            folder are not read, but their files are compared with the stored SHA-256.
+
+    Returns:
+        The values of the state by name. If the snapshot is sharded, the state has shapes in place
+        of tensors, and the path of the folder under the key "folder".
+
+    Raises:
+        Exception: Any error, if a file is damaged.
     """
     file = path / STATE_FILE if path.is_dir() else path
     # Compare the checksums of the zip file, because `torch.load` does not.
@@ -115,40 +129,55 @@ def read_state(path: Path) -> dict[str, Any]:
     state = torch.load(file, map_location="cpu", weights_only=True)
 
     if path.is_dir():
-        expected_hashes = state["files"]
-        shard_files = [path / name for name in expected_hashes]
+        # Compare the files of the shards with their hashes, several files at a time.
+        expected_hash_by_name = state["files"]
+        shard_files = [path / name for name in expected_hash_by_name]
         with ThreadPoolExecutor(8) as pool:
-            for shard_file, sha256 in zip(
-                shard_files, pool.map(file_sha256, shard_files), strict=True
-            ):
-                if sha256 != expected_hashes[shard_file.name]:
+            hashes = pool.map(file_sha256, shard_files)
+            for shard_file, sha256 in zip(shard_files, hashes, strict=True):
+                if sha256 != expected_hash_by_name[shard_file.name]:
                     raise ValueError(f"{shard_file.name} is not as it was written")
         state["folder"] = str(path)
     return state
 
 
 def read_weights(folder: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read the whole weights of the models in a sharded snapshot, and the models' metadata.
+    """Read the whole weights of the models in a sharded snapshot, and their metadata.
 
-    The keys of weights are `student.KEY` and `teacher.KEY`. The metadata are like in a checkpoint
-    file. Raises the errors of `read_state`.
+    Args:
+        folder: The folder of the snapshot.
+
+    Returns:
+        The tensors of both models by their keys, such as "student.visual.proj" and
+        "teacher.visual.proj", and the metadata that a checkpoint file of the models would have.
+
+    Raises:
+        Exception: Any error, if a file is damaged.
     """
     state = read_state(folder)
     tensor_metadata = read_tensor_metadata(folder)
-    # Allocate tensors of the stored shapes, and fill them.
+    # Allocate tensors of the stored shapes.
     weights = {}
-    for name in MODELS:
-        for model_key, shape in state[name].items():
-            key = f"{name}.{model_key}"
+    for model_name in MODELS:
+        for model_key, shape in state[model_name].items():
+            key = f"{model_name}.{model_key}"
             weights[key] = torch.empty(shape, dtype=tensor_metadata[key].properties.dtype)
+    # Fill them, in place.
     read_shards(folder, weights)
     return weights, state["model"]
 
 
 def require_shared_folder(folder: Path, file_names: Iterable[str]) -> None:
-    """Raise ValueError if the folder lacks a file that a process has written to its own folder.
+    """Check that the files that all processes have written are in this process's folder.
 
-    This happens if the machines of a training do not share the output folder.
+    A file is missing if the machines of a training do not share the output folder.
+
+    Args:
+        folder: The folder of this process.
+        file_names: The names of the files that all processes have written.
+
+    Raises:
+        ValueError: If a file is missing.
     """
     missing_files = set(file_names) - set(os.listdir(folder))
     if missing_files:

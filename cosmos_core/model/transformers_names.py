@@ -47,35 +47,53 @@ _BLOCK = {
 def tensor_names(vision_layers: int, text_layers: int) -> dict[str, list[str]]:
     """Return the names in transformers of each tensor of a CLIP model, by its name in OpenCLIP.
 
-    For example, "visual.proj" has the names ["visual_projection.weight"]. Projections to queries,
-    keys and values are one tensor in OpenCLIP and three in transformers, so they have three names.
+    Projections to queries, keys and values are one tensor in OpenCLIP and three in transformers, so
+    they have three names.
+
+    Args:
+        vision_layers: The number of blocks of the image tower.
+        text_layers: The number of blocks of the text tower.
+
+    Example::
+
+        {"visual.proj": ["visual_projection.weight"],
+         "transformer.resblocks.0.attn.in_proj_bias": [
+             "text_model.encoder.layers.0.self_attn.q_proj.bias",
+             "text_model.encoder.layers.0.self_attn.k_proj.bias",
+             "text_model.encoder.layers.0.self_attn.v_proj.bias"], ...}
     """
-    # Repeat the names of a block for each layer of both towers.
-    prefixes = dict(_NAMES)
+    # Add the names of a block for each layer of both towers.
+    names_or_prefixes = dict(_NAMES)
     for (openclip_tower, transformers_tower), n_layers in zip(
         _TOWERS.items(), (vision_layers, text_layers), strict=True
     ):
         for layer in range(n_layers):
             for openclip_name, transformers_names in _BLOCK.items():
-                prefixes[f"{openclip_tower}.{layer}.{openclip_name}"] = [
+                # "ln_1." -> "transformer.resblocks.0.ln_1."
+                full_openclip_name = f"{openclip_tower}.{layer}.{openclip_name}"
+                full_transformers_names = [
                     f"{transformers_tower}.{layer}.{name}" for name in transformers_names
                 ]
+                names_or_prefixes[full_openclip_name] = full_transformers_names
 
     # Complete prefixes: "visual.ln_pre." -> "visual.ln_pre.weight" and "visual.ln_pre.bias".
     names = {}
-    for openclip_prefix, transformers_prefixes in prefixes.items():
-        is_prefix = openclip_prefix[-1] in "._"
+    for openclip_name, transformers_names in names_or_prefixes.items():
+        is_prefix = openclip_name[-1] in "._"
         endings = ("weight", "bias") if is_prefix else ("",)
         for ending in endings:
-            names[openclip_prefix + ending] = [name + ending for name in transformers_prefixes]
+            names[openclip_name + ending] = [name + ending for name in transformers_names]
     return names
 
 
 def to_transformers(state: Mapping[str, Tensor], names: Names) -> dict[str, Tensor]:
     """Convert a state dict of OpenCLIP to one of transformers.
 
-    `names` is the result of `tensor_names`. Tensors that it does not name are left out. Projections
-    to queries, keys and values are split into three tensors.
+    Projections to queries, keys and values are split into three tensors.
+
+    Args:
+        state: OpenCLIP's tensors by name.
+        names: The result of `tensor_names`. Tensors that it does not name are left out.
     """
     renamed: dict[str, Tensor] = {}
     for openclip_name, transformers_names in names.items():
@@ -94,8 +112,11 @@ def to_transformers(state: Mapping[str, Tensor], names: Names) -> dict[str, Tens
 def to_openclip(state: Mapping[str, Tensor], names: Names) -> dict[str, Tensor]:
     """Convert a state dict of transformers to one of OpenCLIP.
 
-    `names` is the result of `tensor_names`. Tensors that it does not name are left out. Projections
-    to queries, keys and values are concatenated to one tensor.
+    Projections to queries, keys and values are concatenated to one tensor.
+
+    Args:
+        state: The tensors of transformers by name.
+        names: The result of `tensor_names`. Tensors that it does not name are left out.
     """
     renamed = {}
     for openclip_name, transformers_names in names.items():

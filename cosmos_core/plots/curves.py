@@ -72,7 +72,10 @@ OPTIONAL = "bad_samples"  # is not drawn if it is always zero
 def draw_curves(records: Records, title: str, terms: Sequence[str]) -> bytes:
     """Draw the log of a training run as curves over the steps, and return a PNG file.
 
-    `records` has one record or more, and `terms` the names of the loss terms.
+    Args:
+        records: The records of the log, one or more, such as {"step": 10, "lr": 0.001, ...}.
+        title: The title of the picture.
+        terms: The names of the loss terms.
     """
     with plain_style():
         return figure_to_png(lay_out(panels(records, terms), title), colours=COLOURS)
@@ -81,8 +84,12 @@ def draw_curves(records: Records, title: str, terms: Sequence[str]) -> bytes:
 def panels(records: Records, terms: Sequence[str]) -> list[Panel]:
     """Return the panels of a log: the loss first, then the PANELS, and data sets last.
 
-    `terms` are the names of the loss terms. Panels without values are left out, and also panels
-    whose values never change over several records, except the loss.
+    Panels without values are left out. Panels whose values never change over several records are
+    left out too, except the loss.
+
+    Args:
+        records: The records of the log. A record of an evaluation has the key "evaluation".
+        terms: The names of the loss terms.
     """
     step_records = [record for record in records if "evaluation" not in record]
     evaluation_records = [record for record in records if "evaluation" in record]
@@ -95,6 +102,7 @@ def panels(records: Records, terms: Sequence[str]) -> list[Panel]:
         if any(_is_informative(series) for series in panel_with_series.series):
             all_panels.append(panel_with_series)
     all_panels += _evaluation_panels(evaluation_records)
+    # A panel without lines is left out.
     return [panel for panel in all_panels if panel.series]
 
 
@@ -109,7 +117,9 @@ def _is_informative(series: Series) -> bool:
 def _with_series(panel: Panel, records: Records) -> Panel:
     """Return a panel with a line for each of its fields that has finite values in the log.
 
-    A record of a step is `{"step": 10, "lr": 0.001, "timing": {"mfu": 0.4}}`.
+    Args:
+        panel: The panel without lines, which names the fields, such as "lr" and "timing.mfu".
+        records: Records of steps, such as {"step": 10, "lr": 0.001, "timing": {"mfu": 0.4}}.
     """
     steps = np.array([record["step"] for record in records], float)
     all_series = []
@@ -131,24 +141,31 @@ def _with_series(panel: Panel, records: Records) -> Panel:
 def _evaluation_panels(records: Records) -> list[Panel]:
     """Return two panels for each data set on which the model was evaluated during the training.
 
-    The first has metrics that are fractions, such as recalls. The second has metrics that exceed 1,
-    such as ranks. A record is `{"step": 400, "evaluation": {"scenes-cls/student/acc1": 0.7}}`: a
-    name in it states the data set, the weights and the metric.
+    The first panel has metrics that are fractions, such as recalls. The second panel has metrics
+    that exceed 1, such as ranks. Either may have no lines.
+
+    Args:
+        records: Records of evaluations, such as {"step": 400, "evaluation":
+            {"scenes-cls/student/acc1": 0.7}}. A name states the data set, the weights and the
+            metric.
     """
     steps = np.array([record["step"] for record in records], float)
     fraction_series_by_dataset: dict[str, list[Series]] = {}
     other_series_by_dataset: dict[str, list[Series]] = {}
+    # All names, each once, in their order.
     names = dict.fromkeys(name for record in records for name in record["evaluation"])
     for name in names:
+        # A metric that is missing in a record becomes NaN.
         values = np.array([record["evaluation"].get(name) for record in records], float)
         dataset, weights, metric = name.rsplit("/", 2)
         series = Series(metric, steps, values, dashed=weights == "student")
         fraction_series = fraction_series_by_dataset.setdefault(dataset, [])
         other_series = other_series_by_dataset.setdefault(dataset, [])
-        if (values > 1).any():
-            other_series.append(series)
-        else:
+        has_fractions = not (values > 1).any()
+        if has_fractions:
             fraction_series.append(series)
+        else:
+            other_series.append(series)
 
     dataset_panels = []
     for dataset, fraction_series in fraction_series_by_dataset.items():
@@ -161,8 +178,13 @@ def _evaluation_panels(records: Records) -> list[Panel]:
 def lay_out(all_panels: Sequence[Panel], title: str) -> Figure:
     """Return a figure with all panels in a grid of COLUMNS columns, below a title.
 
-    The first panel, the loss, takes two columns. The title also says what thick and pale lines are.
+    The first panel, the loss, takes two columns.
+
+    Args:
+        all_panels: The panels, in their order.
+        title: The title. A text is added to it that says what thick and pale lines are.
     """
+    # The first panel takes two places.
     n_rows = math.ceil((len(all_panels) + 1) / COLUMNS)
     page = new_page(COLUMNS * PANEL_WIDTH, n_rows * PANEL_HEIGHT + TITLE_HEIGHT)
     page.set_layout_engine("constrained")
@@ -200,9 +222,17 @@ def _window_size(series: Series) -> int:
 
 
 def _draw_panel(axes: Axes, panel: Panel) -> None:
-    """Draw the lines of a panel, its legend and its axes. Lines of one name have one colour."""
+    """Draw the lines of a panel, its legend and its axes.
+
+    Lines of the same name have the same colour.
+
+    Args:
+        axes: The empty axes.
+        panel: The panel, which has at least one line.
+    """
     from matplotlib.ticker import MaxNLocator
 
+    # Draw the lines, and a legend if there are several.
     names = dict.fromkeys(series.name for series in panel.series)
     colour_by_name = {name: f"C{number}" for number, name in enumerate(names)}
     line_by_name: dict[str, Line2D] = {}
@@ -220,6 +250,7 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
             title_fontsize=8,
         )
 
+    # Choose the scale of the axis of values.
     values = np.concatenate([series.values for series in panel.series])
     positive_values = values[values > 0]
     is_logarithmic = (
@@ -231,6 +262,7 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
         axes.set_yscale("log")
     else:
         axes.yaxis.set_major_formatter("{x:g}")
+
     axes.set_title(panel.title, fontsize=10, parse_math=False)
     axes.set(xlabel="step", ylabel=panel.unit)
     axes.grid(color="lightgrey", linewidth=0.5)
@@ -242,9 +274,14 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
 def _draw_series(axes: Axes, series: Series, colour: str, *, noisy: bool) -> Line2D:
     """Draw a line, and return the Matplotlib line that stands for it in the legend.
 
-    A long line is drawn pale if it is `noisy`, and a thick running mean is drawn over it. Then the
-    running mean is returned.
+    Args:
+        axes: The axes to draw on.
+        series: The values and their steps.
+        colour: Matplotlib's name of a colour, such as "C0".
+        noisy: True if a long line is drawn pale, with a thick running mean over it. Then the
+            running mean is returned.
     """
+    # A picture of some hundred pixels cannot show more points than `thinned` leaves.
     points = thinned(series)
     style = "--" if series.dashed else "-"
     marker = "." if len(series.steps) <= MAX_POINTS_WITH_MARKERS else ""
@@ -252,6 +289,8 @@ def _draw_series(axes: Axes, series: Series, colour: str, *, noisy: bool) -> Lin
     window_size = _window_size(series) if noisy else 1
     if window_size == 1:
         return line
+
+    # Make the line pale, and draw its running mean over it.
     line.set(alpha=0.3, linewidth=0.7)
     mean_values = running_mean(series.values, window_size)
     mean_points = thinned(series._replace(values=mean_values))
@@ -262,8 +301,13 @@ def _draw_series(axes: Axes, series: Series, colour: str, *, noisy: bool) -> Lin
 def running_mean(values: Floats, window: int) -> Floats:
     """Return the running mean (N,) of values (N,), in which NaN is skipped.
 
-    The window is centred, and narrower at the ends: [1, 2, 6] with a window of 3 points ->
-    [1.5, 3, 4].
+    Args:
+        values: The values.
+        window: The number of points in the window, which is centred, and narrower at the ends.
+
+    Example::
+
+        [1, 2, 6] with a window of 3 points -> [1.5, 3, 4]
     """
     import pandas as pd
 
@@ -273,18 +317,28 @@ def running_mean(values: Floats, window: int) -> Floats:
 def thinned(series: Series, most: int = MAX_POINTS) -> Series:
     """Return a line of at most `most` points that looks like the whole line.
 
-    The line is cut into `most // 2` sections of equal length, and the lowest and the highest point
-    of each section are kept: with `most` 4, the values [1, 5, 3 | 2, 0, 2] become [1, 5, 2, 0].
+    The line is cut into `most // 2` sections of equal length. The lowest and the highest point of
+    each section stay.
+
+    Args:
+        series: The values and their steps.
+        most: The largest number of points.
+
+    Example:
+        With `most` 4, the line has two sections: [1, 5, 3 | 2, 0, 2] becomes [1, 5, 2, 0].
     """
     n_points = len(series.values)
     if n_points <= most:
         return series
+
+    # Cut the line into sections, after adding NaN until they have the same length.
     n_sections = most // 2
     section_length = math.ceil(n_points / n_sections)
     n_padding = n_sections * section_length - n_points
     padded_values = np.pad(series.values, (0, n_padding), constant_values=np.nan)
     sections = padded_values.reshape(n_sections, section_length)
-    # The indices of the lowest and the highest point inside of each section.
+
+    # Find the lowest and the highest point inside of each section, and their indices in the line.
     lowest = np.where(np.isnan(sections), np.inf, sections).argmin(1)
     highest = np.where(np.isnan(sections), -np.inf, sections).argmax(1)
     section_starts = section_length * np.arange(n_sections)

@@ -67,10 +67,16 @@ class SampleView(NamedTuple):
 def read_samples(
     views: Views, counts: ViewCounts, inverse: Inverse, *, most: int
 ) -> list[list[SampleView]]:
-    """Return the views of the first `most` samples of a batch, as images and texts to be drawn.
+    """Return the views of the first samples of a batch, as images and texts to be drawn.
 
-    The views of a sample are its global views, then its local ones. `counts` says how many global
-    views there are, and `inverse` how normalised images and tokens are turned back.
+    Args:
+        views: The batch, with normalised images and token ids.
+        counts: How many global views there are.
+        inverse: Turns normalised images and token ids back into pictures and texts.
+        most: The largest number of samples to return.
+
+    Returns:
+        For each sample its global views, then its local ones.
     """
     texts = views.texts[:, :most].tolist()
     global_images = denormalise(views.global_images[:, :most], inverse).numpy()
@@ -88,10 +94,14 @@ def read_samples(
 
 
 def _pair_views(kind: str, images: Pixels, captions: Sequence[Caption]) -> list[SampleView]:
-    """Pair the image views (V, H, W, 3) of a sample with its caption views, in order.
+    """Pair the image views of a sample with its caption views, in order.
 
-    They are named by their kind and number: "global 1", "global 2". If there are more images than
-    captions, the last views have no caption, and the other way round.
+    If there are more images than captions, the last views have no caption, and the other way round.
+
+    Args:
+        kind: "global" or "local". With a number it is the name of a view, such as "global 1".
+        images: The image views (V, H, W, 3).
+        captions: The caption views.
     """
     pairs = itertools.zip_longest(images, captions)
     return [
@@ -101,7 +111,15 @@ def _pair_views(kind: str, images: Pixels, captions: Sequence[Caption]) -> list[
 
 
 def denormalise(images: Tensor, inverse: Inverse) -> Tensor:
-    """Convert normalised images (..., 3, H, W) to uint8 (..., H, W, 3) on the CPU."""
+    """Convert normalised images to pictures on the CPU.
+
+    Args:
+        images: Normalised images (..., 3, H, W).
+        inverse: The mean and the standard deviation with which they were normalised.
+
+    Returns:
+        The pictures (..., H, W, 3), uint8.
+    """
     mean = torch.tensor(inverse.mean)[:, None, None]
     std = torch.tensor(inverse.std)[:, None, None]
     levels = (images.detach().float().cpu() * std + mean) * 255
@@ -109,10 +127,14 @@ def denormalise(images: Tensor, inverse: Inverse) -> Tensor:
 
 
 def read_caption(ids: Sequence[int], decode: Decoder) -> Caption:
-    """Return the text of token ids that are padded with zeros, without its start and end tokens.
+    """Return the text of token ids, without the start and the end token.
 
-    If an id is not in the vocabulary, the text has all ids as numbers.
+    Args:
+        ids: The token ids of a caption, padded with zeros.
+        decode: Turns token ids into a text. It raises KeyError for an id that is not in the
+            vocabulary. Then the text has all ids as numbers.
     """
+    # Leave out the padding.
     n_tokens = len(ids)
     while n_tokens > 0 and ids[n_tokens - 1] == 0:
         n_tokens -= 1
@@ -130,7 +152,9 @@ def read_caption(ids: Sequence[int], decode: Decoder) -> Caption:
 def draw_views(samples: Sequence[Sequence[SampleView]], title: str) -> bytes:
     """Draw the views of one or more samples, and return a PNG file.
 
-    All samples have the same kinds of views.
+    Args:
+        samples: The views of each sample. All samples have the same kinds of views.
+        title: The title of the picture.
     """
     with plain_style():
         return figure_to_png(lay_out(samples, title))
@@ -140,12 +164,17 @@ def lay_out(samples: Sequence[Sequence[SampleView]], title: str) -> Figure:
     """Return a figure of samples below a title, as many side by side as fit.
 
     The views of a sample are side by side too. All views are enlarged by the same factor.
+
+    Args:
+        samples: The views of each sample. All samples have the same kinds of views.
+        title: The title.
     """
+    # Choose the factor, by the sides of the views in pixels. A view without an image has none.
     view_sizes = [0 if view.pixels is None else len(view.pixels) for view in samples[0]]
     largest_size = max(view_sizes) or 1  # 1 without image views
     factor = max(1, round(READABLE_SIZE / largest_size))
 
-    # The columns of the views inside of a sample.
+    # Find the left edge and the width of each view's column inside of a sample.
     widths = [max(MIN_COLUMN_WIDTH, size * factor) for size in view_sizes]
     lefts = []
     sample_width = GAP
@@ -153,7 +182,7 @@ def lay_out(samples: Sequence[Sequence[SampleView]], title: str) -> Figure:
         lefts.append(sample_width)
         sample_width += width + GAP
 
-    # The rows of samples on the page.
+    # Divide the samples into rows, and find the upper edge of each row on the page.
     n_columns = max(1, min(len(samples), PAGE_WIDTH // sample_width))
     page_width = n_columns * sample_width
     heading = _wrap(_heading(samples[0], title, factor), page_width - 2 * GAP, BLACK)
@@ -164,11 +193,12 @@ def lay_out(samples: Sequence[Sequence[SampleView]], title: str) -> Figure:
         tops.append(page_height)
         page_height += max(_sample_height(sample, widths, factor) for sample in row)
 
+    # Draw everything.
     page = new_page(page_width, page_height, PAPER)
     _write_lines(page, GAP, GAP, heading)
     for row, top in zip(rows, tops, strict=True):
-        for number, sample in enumerate(row):
-            sample_left = number * sample_width
+        for column, sample in enumerate(row):
+            sample_left = column * sample_width
             for view, left, width in zip(sample, lefts, widths, strict=True):
                 _draw_view(page, view, factor, sample_left + left, top, width)
     return page
@@ -177,7 +207,13 @@ def lay_out(samples: Sequence[Sequence[SampleView]], title: str) -> Figure:
 def _heading(sample: Sequence[SampleView], title: str, factor: int) -> str:
     """Return the title of a picture with the sizes of the views in pixels.
 
-    An example is "step 10; global views 64 px, local views 32 px, drawn 3 times as large".
+    Args:
+        sample: The views of a sample.
+        title: The title without the sizes.
+        factor: How many times as large the views are drawn.
+
+    Example:
+        "step 10; global views 64 px, local views 32 px, drawn 3 times as large"
     """
     size_by_kind = {}
     for view in sample:
@@ -195,7 +231,11 @@ def _sample_height(sample: Sequence[SampleView], widths: Sequence[int], factor: 
     """Return the height of a sample in pixels of the picture.
 
     It is the height of its highest view, with the lines of its name and its caption, and two gaps.
-    `widths` are the widths of the views' columns.
+
+    Args:
+        sample: The views of the sample.
+        widths: The widths of the views' columns in pixels, to which captions are wrapped.
+        factor: How many times as large the views are drawn.
     """
     heights = []
     for view, width in zip(sample, widths, strict=True):
@@ -208,7 +248,13 @@ def _sample_height(sample: Sequence[SampleView], widths: Sequence[int], factor: 
 def _draw_view(page: Figure, view: SampleView, factor: int, x: int, y: int, width: int) -> None:
     """Draw a view's name, below it the enlarged image, and below that its caption.
 
-    (x, y) is the upper left corner in pixels, and `width` the width of the column.
+    Args:
+        page: The figure to draw on.
+        view: The view.
+        factor: How many times as large the image is drawn.
+        x: The left edge in pixels from the left edge of the page.
+        y: The upper edge in pixels from the upper edge of the page.
+        width: The width of the column in pixels, to which the caption is wrapped.
     """
     _write_lines(page, x, y, [(view.name, GREY)])
     y += LINE_HEIGHT + 2
@@ -216,6 +262,7 @@ def _draw_view(page: Figure, view: SampleView, factor: int, x: int, y: int, widt
         _write_lines(page, x, y, [("no image view", GREY)])
         y += LINE_HEIGHT
     else:
+        # Repeat each pixel in both directions.
         enlarged = view.pixels.repeat(factor, 0).repeat(factor, 1)
         y += len(enlarged)
         # Matplotlib counts from the bottom of the page.
@@ -227,7 +274,14 @@ def _draw_view(page: Figure, view: SampleView, factor: int, x: int, y: int, widt
 def _caption_lines(view: SampleView, width: int) -> list[Line]:
     """Return the lines below a view: its caption's number of tokens, and the wrapped caption.
 
-    `width` is the width of a line in pixels. The number is red if the caption may have been cut.
+    The number is red if the caption may have been cut to the context length.
+
+    Args:
+        view: The view.
+        width: The width of a line in pixels.
+
+    Returns:
+        The text and the colour of each line.
     """
     if view.caption is None:
         return [("no caption", GREY)]
@@ -245,13 +299,18 @@ def _wrap(text: str, width: int, colour: str) -> list[Line]:
 
 
 def _write_lines(page: Figure, left: int, top: int, lines: Sequence[Line]) -> None:
-    """Write lines of text below each other. The first has its upper left corner at (left, top).
+    """Write lines of text below each other.
 
-    Both are in pixels from the upper left corner of the page.
+    Args:
+        page: The figure to write on.
+        left: The left edge of the lines in pixels from the left edge of the page.
+        top: The upper edge of the first line in pixels from the upper edge of the page.
+        lines: The text and the colour of each line.
     """
-    for number, (line, colour) in enumerate(lines):
+    for line_number, (line, colour) in enumerate(lines):
         # Matplotlib takes fractions of the page, and counts from the bottom.
+        line_top = top + LINE_HEIGHT * line_number
         x = left / page.bbox.width
-        y = 1 - (top + LINE_HEIGHT * number) / page.bbox.height
+        y = 1 - line_top / page.bbox.height
         font: dict[str, Any] = {"size": FONT_POINTS, "family": MONOSPACE, "color": colour}
         page.text(x, y, line, va="top", parse_math=False, **font)

@@ -41,10 +41,14 @@ TRAINING_SETS = {
 
 
 def published(name: str, architecture: str) -> TrainConfig:
-    """Return COSMOS's published recipe for one of TRAINING_SETS, such as "cc3m".
+    """Return COSMOS's published recipe for one of its training sets.
 
-    `architecture` is an OpenCLIP name, one of SUFFIXES. The user has to name the shards of the
-    training set (`data.shards`). The published `--precision amp` is float16 with a gradient scaler.
+    The user has to name the shards of the training set (`data.shards`). The published `--precision
+    amp` is float16 with a gradient scaler.
+
+    Args:
+        name: The name of the training set in TRAINING_SETS, such as "cc3m".
+        architecture: The OpenCLIP name of the architecture, "ViT-B-16" or "ViT-B-32".
     """
     training_set = TRAINING_SETS[name]
     optim = OptimConfig(

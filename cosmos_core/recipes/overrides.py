@@ -49,11 +49,17 @@ def override(config: TrainConfig, assignments: Sequence[str]) -> TrainConfig:
     sides, so the views of the recipe stay. If the number of steps is lowered and no warm-up is
     assigned, the warm-up is shortened too.
 
-    Raises ValueError, with a message of one line, for unknown options and unfit values.
+    Args:
+        config: The configuration of a recipe.
+        assignments: Texts of the form KEY=VALUE, as after the option --set.
+
+    Raises:
+        ValueError: If an option is unknown, or if a value does not fit. The message has one line.
     """
     recipe = config
     is_on_scenes = recipe.data.shards.startswith(SCENES)
     is_warmup_assigned = False
+    # False sorts before True, so an assignment of the method comes first.
     method_first = sorted(assignments, key=lambda text: not text.startswith("method="))
     for assignment in method_first:
         key, equals, text = assignment.partition("=")
@@ -78,6 +84,10 @@ def _with_shortened_warmup(config: TrainConfig, recipe: TrainConfig) -> TrainCon
 
     Only a configuration with fewer steps than its recipe is changed. Its warm-up takes at most
     MAX_WARMUP_FRACTION of the steps, or the fraction that it takes in the recipe if that is larger.
+
+    Args:
+        config: The configuration, in which the user may have lowered the number of steps.
+        recipe: The configuration of the recipe, without the values that the user has assigned.
     """
     if config.optim.steps >= recipe.optim.steps:
         return config
@@ -95,10 +105,17 @@ def _with_method_views(config: TrainConfig, recipe: TrainConfig) -> TrainConfig:
 
     The sizes of images stay those of the recipe. If the method is the one of the recipe, its image
     views and its optimizer are restored.
+
+    Args:
+        config: The configuration, whose method the user has assigned.
+        recipe: The configuration of the recipe, without the values that the user has assigned.
     """
     method = config.method
-    if method.name == recipe.method.name:
+    is_method_of_recipe = method.name == recipe.method.name
+    if is_method_of_recipe:
         return dataclasses.replace(config, image=recipe.image, optim=recipe.optim)
+
+    # A method may state its image views and its momentum. Otherwise they are the defaults.
     method_views = getattr(method, "image", ImageViewConfig())
     image = dataclasses.replace(
         method_views,
@@ -111,21 +128,30 @@ def _with_method_views(config: TrainConfig, recipe: TrainConfig) -> TrainConfig:
 
 
 def _replace_value(record: Any, path: Sequence[str], text: str) -> Any:
-    """Return a configuration record in which one option has the value that `text` spells.
+    """Return a copy of a configuration record in which one option has another value.
 
-    `path` has the names of the option from the outside in: `["optim", "lr"]`. A method and an
-    architecture are read from a name or a file. Raises ValueError if the text is not a valid value,
-    or if the path does not lead to a single value.
+    Args:
+        record: A whole configuration, or a section of it. The function calls itself for the section
+            that has the option.
+        path: The names of the option from the outside in: "optim.lr" is `["optim", "lr"]`.
+        text: The new value, as the user has written it. A method and an architecture are read from
+            a name or a file.
+
+    Raises:
+        ValueError: If the text is not a valid value, or if the path does not lead to a single
+            value.
     """
     name = path[0]
     old_value = getattr(record, name)
     is_whole_config = isinstance(record, TrainConfig)
     new_values: dict[str, Any]
     if len(path) > 1:
+        # The option is in a section of the record.
         if not dataclasses.is_dataclass(old_value):
             raise ValueError(f"{name!r} has no parts")
         new_values = {name: _replace_value(old_value, path[1:], text)}
     elif is_whole_config and name == "method":
+        # The hash of the method's file is replaced with it.
         method, file_hash = _read_method(text)
         new_values = {"method": method, "method_sha256": file_hash}
     elif is_whole_config and name == "architecture":
@@ -135,6 +161,8 @@ def _replace_value(record: Any, path: Sequence[str], text: str) -> Any:
         raise ValueError(f"{name!r} is not one value; its parts: {option_names}")
     else:
         new_values = {name: _parse_as_type_of(old_value, text)}
+
+    # pydantic checks the new values.
     try:
         return dataclasses.replace(record, **new_values)
     except ValidationError as error:
@@ -142,10 +170,16 @@ def _replace_value(record: Any, path: Sequence[str], text: str) -> Any:
 
 
 def _require_option(config: TrainConfig, key: str) -> None:
-    """Raise ValueError, which suggests similar options, if a key does not name an option.
+    """Check that a key names an option of a configuration.
 
-    An example of a key is "optim.lr".
+    Args:
+        config: The configuration.
+        key: The full name of the option, such as "optim.lr".
+
+    Raises:
+        ValueError: If the option does not exist. The error suggests similar ones.
     """
+    # Follow the key from the whole configuration to the option.
     record: Any = config
     for name in key.split("."):
         if dataclasses.is_dataclass(record) and name not in _option_names(record):
@@ -157,27 +191,40 @@ def _require_option(config: TrainConfig, key: str) -> None:
 def _similar_options(config: TrainConfig, key: str) -> list[str]:
     """Return the full names of options that the user may have meant by an unknown key.
 
-    These are the options with the same last name or its synonym: for "learning_rate" and for
-    "model.lr", "optim.lr". If there are none, they are up to three options with a similar spelling.
+    These are the options with the same last name, or with the name that other programs use. If
+    there are none, they are up to three options with a similar spelling.
+
+    Args:
+        config: The configuration, which has the options.
+        key: The unknown key.
+
+    Example::
+
+        "model.lr" -> ["optim.lr"]
+        "learning_rate" -> ["optim.lr"]
     """
     last_name = key.rpartition(".")[2]
     possible_last_names = (last_name, SYNONYMS.get(last_name))
     option_names = [option_name for option_name, _ in option_values(config)]
-    same_last_name = []
+    names_with_same_end = []
     for option_name in option_names:
         if option_name.rpartition(".")[2] in possible_last_names:
-            same_last_name.append(option_name)
-    if same_last_name:
-        return same_last_name
+            names_with_same_end.append(option_name)
+    if names_with_same_end:
+        return names_with_same_end
     return difflib.get_close_matches(key, option_names, n=3, cutoff=0.5)
 
 
 def option_values(record: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield the full name and the value of every option of a configuration.
 
-    Examples are `("optim.lr", 0.001)` and `("seed", 0)`. The options of the method are among them,
-    but not its name. `record` is a whole configuration, or a section of it. Then `prefix` is the
-    full name of the section, such as "optim.".
+    For example, `("optim.lr", 0.001)` and `("seed", 0)`. The options of the method are among them,
+    but not its name.
+
+    Args:
+        record: A whole configuration, or a section of it.
+        prefix: The full name of the section with a dot at the end, such as "optim.", or "" for a
+            whole configuration. The function calls itself for each section.
     """
     for name in _option_names(record):
         value = getattr(record, name)
@@ -190,15 +237,22 @@ def option_values(record: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 def option_sources(
     recipe: TrainConfig, config: TrainConfig, assignments: Sequence[str]
 ) -> dict[str, str]:
-    """Return where the method and each option of a configuration come from, by full name.
+    """Return where the values of a configuration come from.
 
-    `config` is the result of `override(recipe, assignments)`. A source is
+    Args:
+        recipe: The configuration of the recipe.
+        config: The result of `override(recipe, assignments)`.
+        assignments: The assignments of the user, such as "optim.lr=1e-3".
 
-    - "--set" if the option was assigned,
-    - "method NAME" if the assigned method brought the value,
-    - "optim.steps" for a warm-up that was shortened with the number of steps,
-    - "default" for the default value,
-    - "recipe" for any other value.
+    Returns:
+        The source of the method and of each option by its full name, such as {"method": "recipe",
+        "optim.lr": "--set", ...}. A source is
+
+        - "--set" if the option was assigned,
+        - "method NAME" if the assigned method brought the value,
+        - "optim.steps" for a warm-up that was shortened with the number of steps,
+        - "default" for the default value,
+        - "recipe" for any other value.
     """
     assigned_keys = {assignment.partition("=")[0] for assignment in assignments}
     is_method_assigned = "method" in assigned_keys
@@ -249,10 +303,16 @@ def _option_names(record: Any) -> list[str]:
 
 
 def _read_method(text: str) -> tuple[Method, str]:
-    """Return a method with default options, and the SHA-256 of its file.
+    """Return a training method with default options, and the SHA-256 of its file.
 
-    `text` is the name of a built-in method, such as "slip", whose hash is "", or the path of a
-    Python file. Raises ValueError, which suggests a name, if it is neither.
+    Args:
+        text: The name of a built-in method, such as "slip", or the path of a Python file.
+
+    Returns:
+        The method, and the hash of its file, which is "" for a built-in method.
+
+    Raises:
+        ValueError: If the text is neither. The error suggests a similar name.
     """
     if text in METHODS:
         return METHODS[text](), ""
@@ -266,8 +326,12 @@ def _read_method(text: str) -> tuple[Method, str]:
 def _read_architecture(text: str) -> Any:
     """Return an architecture: the name of an OpenCLIP model, or a mapping of its options.
 
-    `text` is a name such as "ViT-B-16", JSON, or the path of a JSON file. The file is read, so that
-    a checkpoint of the run states its whole content. Raises ValueError for an unknown name.
+    Args:
+        text: A name such as "ViT-B-16", JSON, or the path of a JSON file. The file is read, so that
+            a checkpoint of the run states its whole content.
+
+    Raises:
+        ValueError: If the name is unknown, or if no model can be built on the architecture.
     """
     value = _parse_json_or_text(text)
     if isinstance(value, dict):
@@ -279,20 +343,31 @@ def _read_architecture(text: str) -> Any:
 
 
 def _parse_as_type_of(old_value: Any, text: str) -> Any:
-    """Return the value that a text spells, if possible of the type that `old_value` has.
+    """Return the value that a text spells, if possible of the type that the old value has.
 
-    Texts need no quotes, and tuples need no brackets: for the old value (0.4, 1.0),
-    "0.5, 1" -> `(0.5, 1)`, and for ("a", "b"), "c d" -> `("c", "d")`. The type of the result is not
-    checked here: pydantic does it.
+    Strings need no quotes, and tuples need no brackets. The type of the result is not checked here:
+    pydantic does it.
+
+    Args:
+        old_value: The value of the option so far.
+        text: The new value, as the user has written it.
+
+    Example::
+
+        (0.4, 1.0), "0.5, 1" -> (0.5, 1)
+        ("a", "b"), "c d" -> ("c", "d")
+        "red", "blue" -> "blue"
     """
     if isinstance(old_value, str):
         return text
     if not isinstance(old_value, tuple):
         return _parse_json_or_text(text)
-    if old_value and isinstance(old_value[0], str):
-        # Words between blanks, commas, brackets and quotes.
+    is_tuple_of_strings = len(old_value) > 0 and isinstance(old_value[0], str)
+    if is_tuple_of_strings:
+        # The words between blanks, commas, brackets and quotes.
         return tuple(re.findall(r"[^\s,\[\]\"']+", text))
-    value = _parse_json_or_text(text if text.startswith("[") else f"[{text}]")
+    json_list = text if text.startswith("[") else f"[{text}]"
+    value = _parse_json_or_text(json_list)
     return tuple(value) if isinstance(value, list) else value
 
 
@@ -308,8 +383,14 @@ def _validation_message(error: ValidationError, old_value: Any) -> str:
     """Return an error message for a value that pydantic has refused, in one line.
 
     It is pydantic's first message and the value. For an option with named choices, the most similar
-    choice is added, for other options the old value as an example: "Input should be greater than 0,
-    not -1; for example 0.001".
+    choice is added. For other options, the old value is added as an example.
+
+    Args:
+        error: The error of pydantic.
+        old_value: The value of the option so far.
+
+    Example:
+        "Input should be greater than 0, not -1; for example 0.001"
     """
     first_error = error.errors()[0]
     message, value = first_error["msg"], first_error["input"]
@@ -326,7 +407,12 @@ def _validation_message(error: ValidationError, old_value: Any) -> str:
 def _nearest_choice(text: str, choices: Sequence[str]) -> str:
     """Return the end of an error message with the choice that is most similar to a text.
 
-    An example is "; nearest: slip". It is empty if no choice is similar.
+    Args:
+        text: The text that is not one of the choices, such as "slipp".
+        choices: The valid texts.
+
+    Returns:
+        A text such as "; nearest: slip", or "" if no choice is similar.
     """
     matches = difflib.get_close_matches(text, choices, n=1)
     return f"; nearest: {matches[0]}" if matches else ""

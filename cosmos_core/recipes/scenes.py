@@ -55,10 +55,16 @@ def scenes_architecture() -> dict[str, Any]:
 def _recipe(
     name: str, method: Method, samples: int = SAMPLES, batch_size: int = BATCH_SIZE
 ) -> config.TrainConfig:
-    """Return a recipe on the embedded scenes for one CPU, which sees `samples` samples.
+    """Return a recipe on the embedded scenes for one CPU.
 
     Image views are only cropped and slightly changed in brightness. They are not flipped, and keep
     their colours, because captions name colours, and left and right.
+
+    Args:
+        name: The name of the recipe, such as "scenes_clip".
+        method: The training method with its options.
+        samples: How many samples the training sees.
+        batch_size: The number of samples in a batch.
     """
     return config.TrainConfig(
         recipe=name,

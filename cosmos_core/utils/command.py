@@ -25,9 +25,12 @@ if TYPE_CHECKING:
 def import_and_run(module: str, program: str) -> None:
     """Import a module and call its `main`, which exits with the status of the command.
 
-    `program` is the name of the command in messages, such as "cosmos-eval". While the module is
-    imported, Ctrl-C (SIGINT) ends the process at once with status 130: some libraries drop an
-    exception that interrupts their import, and then fail in another way.
+    While the module is imported, Ctrl-C (SIGINT) ends the process at once with status 130: some
+    libraries drop an exception that interrupts their import, and then fail in another way.
+
+    Args:
+        module: The full name of the module, such as "cosmos_eval.cli".
+        program: The name of the command in messages, such as "cosmos-eval".
     """
 
     def end_at_once(signal_number: int, frame: FrameType | None) -> None:
@@ -36,8 +39,9 @@ def import_and_run(module: str, program: str) -> None:
         os._exit(130)
 
     former_handler = signal.getsignal(signal.SIGINT)
-    # A background job ignores SIGINT, and keeps ignoring it.
-    if former_handler is signal.default_int_handler:
+    # A background job ignores SIGINT instead, and keeps ignoring it.
+    handles_interrupts = former_handler is signal.default_int_handler
+    if handles_interrupts:
         signal.signal(signal.SIGINT, end_at_once)
     main = import_module(module).main
     signal.signal(signal.SIGINT, former_handler)
@@ -63,15 +67,21 @@ def run_command(
 ) -> NoReturn:
     """Run a command with its arguments, print an error in one line, and exit with a status.
 
-    `program` is the name of the command in messages, and `app` is its Typer app. `describe` returns
-    the ending for errors of the program itself, and None for others. The option --debug prints the
-    traceback of an error. The exit status is
+    The exit status is
 
     - 0 for success,
     - 1 for a failure,
     - 2 for an error of usage, input or output,
     - 130 for an interrupt (Ctrl-C),
     - 141 if the reader of a pipe has gone, as if SIGPIPE had ended the command.
+
+    Args:
+        program: The name of the command in messages, such as "cosmos-eval".
+        app: The Typer app of the command.
+        arguments: The arguments after the name of the command. With "--debug", which `app` does
+            not see, the traceback of an error is printed too.
+        describe: A function that returns the message and the status for an error that the program
+            itself raises, and None for any other error.
     """
     debug = "--debug" in arguments
     app_arguments = [argument for argument in arguments if argument != "--debug"]
@@ -96,25 +106,27 @@ def run_command(
 
 
 def _common_ending(error: BaseException) -> Ending | None:
-    """Return the ending for an error that all programs handle alike, else None.
+    """Return the message and the exit status for an error that all programs handle alike.
 
-    These are interrupts, errors of usage, and output that cannot be written.
+    These errors are interrupts, errors of usage, and output that cannot be written. Return None for
+    any other error.
     """
     import typer
 
     # Some versions of Typer bring their own copy of Click. So the class of usage errors is looked
     # up by its name among the ancestors of a class of Typer.
-    parse_error: Any = None
+    usage_error: Any = None
     for ancestor in typer.BadParameter.__mro__:
         if ancestor.__name__ == "ClickException":
-            parse_error = ancestor
+            usage_error = ancestor
             break
+
     if isinstance(error, typer.Abort) and isinstance(error.__cause__, EOFError):
         # A file has ended too early. Typer aborts as if the input at a prompt had ended.
         return Ending(f"EOFError: {error.__cause__} (--debug shows where)", 1)
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         return Ending("interrupted; files written so far are complete", 130, everywhere=True)
-    if isinstance(error, parse_error):
+    if isinstance(error, usage_error):
         return Ending(f"{error.format_message()} (see --help)", 2, everywhere=True)
     if isinstance(error, OutputError) and isinstance(error.__cause__, BrokenPipeError):
         return Ending("", 128 + signal.SIGPIPE)
@@ -133,21 +145,22 @@ class OutputError(OSError):
 
 @contextmanager
 def guarded_output() -> Iterator[None]:
-    """Make standard output and standard error raise OutputError in the block if a write fails.
+    """Make standard output and standard error raise OutputError if a write in the block fails.
 
     Characters that a stream cannot encode are escaped. At the end of the block, text that still
     cannot be written is dropped. Otherwise the interpreter would try again at its exit, and replace
     the exit status.
     """
     former_streams = sys.stdout, sys.stderr
-    # Python has None for a stream that was closed when the process started. In place of a closed
-    # standard output, a file that is open for reading refuses to be written. Messages for a closed
-    # standard error are meant to get lost.
+    # Python has None for a stream that was closed when the process started. A closed standard
+    # output is replaced by a file that is open for reading, so that every write fails. A closed
+    # standard error is replaced by the null device, so that messages are dropped.
     stdout = sys.stdout or open(os.devnull)  # noqa: SIM115
     stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     for stream in (stdout, stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+
     sys.stdout, sys.stderr = _GuardedStream(stdout), _GuardedStream(stderr)
     try:
         yield
@@ -157,8 +170,8 @@ def guarded_output() -> Iterator[None]:
             try:
                 stream.flush()
             except OSError:
-                # The rest of the stream's buffer goes to the null device at the exit. A stream
-                # without a file descriptor raises an OSError too.
+                # Let the stream write to the null device, so that the interpreter can flush its
+                # buffer at the exit. `fileno` raises an OSError if the stream is not a file.
                 with suppress(OSError):
                     null_device = os.open(os.devnull, os.O_WRONLY)
                     os.dup2(null_device, stream.fileno())
@@ -168,27 +181,23 @@ class _GuardedStream:
     """A text stream whose `write` and `flush` raise OutputError for every OSError."""
 
     def __init__(self, stream: TextIO) -> None:
+        """Guard a text stream."""
         self._stream = stream
 
     def write(self, text: str) -> int:
         """Write a text, and return its number of characters."""
-        with _output_errors():
+        try:
             return self._stream.write(text)
+        except OSError as error:
+            raise OutputError(error.strerror or str(error)) from error
 
     def flush(self) -> None:
         """Write the text that is still in the buffer of the stream."""
-        with _output_errors():
+        try:
             self._stream.flush()
+        except OSError as error:
+            raise OutputError(error.strerror or str(error)) from error
 
     def __getattr__(self, name: str) -> Any:
         """Return any other attribute of the guarded stream, such as `encoding`."""
         return getattr(self._stream, name)
-
-
-@contextmanager
-def _output_errors() -> Iterator[None]:
-    """Raise OutputError in place of every OSError of the block."""
-    try:
-        yield
-    except OSError as error:
-        raise OutputError(error.strerror or str(error)) from error

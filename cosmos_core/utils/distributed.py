@@ -41,53 +41,77 @@ class Distributed:
         items: Sequence[Item],
         unit: int = 1,
     ) -> list[Result]:
-        """Return the results of `work` for all items, in their order, in every process.
+        """Share items among the processes, and return the results of all items in every process.
 
-        `work` takes some of the items, and returns one result per item. All processes call this
-        with the same items. They take chunks of `unit` items in turn: for `unit` 2 and two
-        processes, the first process has items 0, 1, 4, 5, and the second has items 2, 3, 6, 7. An
-        error in one process is raised in all of them, so that none waits for ever.
+        All processes call this with the same arguments. They take chunks of `unit` items in turn.
+        For example, with `unit` 2 and two processes, the first process has the items 0, 1, 4 and 5,
+        and the second one has the items 2, 3, 6 and 7. An error in one process is raised in all of
+        them, so that none waits for ever.
+
+        Args:
+            work: A function that takes some of the items, and returns one result per item.
+            items: All items.
+            unit: How many neighbouring items a process takes in one turn.
+
+        Returns:
+            One result per item, in the order of `items`.
         """
-        rank_by_item = [number // unit % self.world_size for number in range(len(items))]
+        rank_by_item = [index // unit % self.world_size for index in range(len(items))]
         my_items = []
         for item, rank in zip(items, rank_by_item, strict=True):
             if rank == self.rank:
                 my_items.append(item)
+
+        # Send an error to the other processes like a result, so that all of them can raise it.
         outcome: Any
         try:
             outcome = work(my_items)
         except Exception as error:
             outcome = error
         outcome_by_rank = self.gather(outcome)
-        _raise_first_error(outcome_by_rank)
+        for process_outcome in outcome_by_rank:
+            if isinstance(process_outcome, Exception):
+                raise process_outcome
 
-        # The results of a process are in the order of its items, so they are taken in turn.
+        # The results of a process are in the order of its items. So the next result of an item's
+        # process belongs to the item.
         results_by_rank = [iter(results) for results in outcome_by_rank]
         return [next(results_by_rank[rank]) for rank in rank_by_item]
 
     def synchronized(self, act: Callable[[], Result]) -> Result:
-        """Call `act` in every process, wait until all have ended, and return this one's result.
+        """Call a function in every process, and wait until it has ended in all of them.
 
-        `act` must not communicate with other processes. An error in one process is raised in all.
+        An error in one process is raised in all processes.
+
+        Args:
+            act: The function to call. It must not communicate with other processes.
+
+        Returns:
+            The result of `act` in this process.
         """
         error = None
         try:
             result = act()
         except Exception as raised_error:
             error = raised_error
-        # If `act` has failed here or in another process, this raises the error.
-        _raise_first_error(self.gather(error))
+        # If `act` has failed here or in another process, raise the error.
+        for process_error in self.gather(error):
+            if isinstance(process_error, Exception):
+                raise process_error
         return result
 
     def main_process_only(self, act: Callable[[], Result]) -> Result | None:
-        """Call `act` in the first process while the others wait.
+        """Call a function in the first process, while the others wait.
 
-        Return its result in the first process, and None in the others.
+        An error is raised in all processes.
+
+        Returns:
+            The result of `act` in the first process, and None in the others.
         """
         return self.synchronized(act if self.rank == 0 else _do_nothing)
 
     def main_process_first(self, act: Callable[[], None]) -> None:
-        """Call `act` in the first process, and then in all others.
+        """Call a function in the first process, and when it has ended, in all others.
 
         So the others find the files that the first process has written, such as a download.
         """
@@ -122,11 +146,17 @@ def restarts() -> int:
 def process_group(
     backend: str = "gloo", timeout: timedelta | None = _TIMEOUT, device_id: Any = None
 ) -> Iterator[Distributed]:
-    """Join the processes that torchrun started during the block, and yield this one's place.
+    """Connect this process with the others that torchrun started, until the end of the block.
 
-    Yields SINGLE_PROCESS if torchrun did not start several processes. The arguments are passed to
-    `torch.distributed.init_process_group`. The backend "gloo" exchanges Python objects, whether the
-    processes compute on CPUs or on GPUs.
+    Args:
+        backend: How the processes communicate, as in `torch.distributed.init_process_group`. "gloo"
+            exchanges Python objects, whether the processes compute on CPUs or on GPUs.
+        timeout: How long a process waits for another one. None is PyTorch's default.
+        device_id: The device of this process, if the backend needs to know it.
+
+    Yields:
+        The rank of this process, and the functions to communicate with the others. It is
+        SINGLE_PROCESS if torchrun did not start several processes.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield SINGLE_PROCESS
@@ -135,8 +165,9 @@ def process_group(
 
     options: dict[str, Any] = {}
     restart_count = restarts()
-    if restart_count:
-        # In PyTorch 2.13 the store still has the addresses of the processes that died.
+    if restart_count > 0:
+        # The processes find each other in a store of keys and values. In PyTorch 2.13 it still has
+        # the addresses of the processes that died. A prefix separates the keys of this start.
         store, rank, world_size = next(dist.rendezvous("env://"))
         options = {
             "rank": rank,
@@ -165,15 +196,19 @@ def end_process(status: int) -> NoReturn:
 
 
 def own_device(device: str) -> str:
-    """Return the device on which this process computes, such as `cpu`, `cuda` or `cuda:1`.
+    """Return the device on which this process computes, such as "cpu", "cuda" or "cuda:1".
 
-    "auto" is a GPU if there is one, else the CPU. With several processes on a machine, "auto" and
-    "cuda" give each process a GPU in turn: with two GPUs, its fourth process has `cuda:1`. Other
-    names of devices are returned as they are.
+    Several processes on a machine get its GPUs in turn. With two GPUs, the processes of the local
+    ranks 0, 1, 2 and 3 get "cuda:0", "cuda:1", "cuda:0" and "cuda:1".
+
+    Args:
+        device: "auto", "cuda", or any other device, which is returned as it is. "auto" is a GPU if
+            there is one, and the CPU otherwise.
     """
     if device not in ("auto", "cuda"):
         return device
-    if device == "auto" and version("torch").endswith("+cpu"):  # built without GPUs
+    if device == "auto" and version("torch").endswith("+cpu"):
+        # PyTorch is built without support of GPUs, and need not be imported to find out.
         return "cpu"
     import torch
 
@@ -189,18 +224,14 @@ def own_device(device: str) -> str:
 def gather_objects(item: Any, group: Any = None) -> list[Any]:
     """Return a list of the objects of all processes, in the order of their ranks.
 
-    All processes of the process group call this together, each with its own `item`. The default
-    `group` is the one of all processes.
+    All processes of the group call this together.
+
+    Args:
+        item: The object of this process. It must be possible to pickle it.
+        group: A process group of `torch.distributed`. None is the group of all processes.
     """
     import torch.distributed as dist
 
     items: list[Any] = [None] * dist.get_world_size(group)
     dist.all_gather_object(items, item, group=group)
     return items
-
-
-def _raise_first_error(outcomes: Sequence[Any]) -> None:
-    """Raise the first exception in a list of results and exceptions, if there is one."""
-    for outcome in outcomes:
-        if isinstance(outcome, Exception):
-            raise outcome

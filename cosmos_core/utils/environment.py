@@ -41,27 +41,42 @@ class CodeState(NamedTuple):
 def code_state(package: Path = _PACKAGE) -> CodeState:
     """Return the git commit of the running code, and whether the code was edited since.
 
-    `package` is the folder of the package. Only a checkout of this project counts: a copy that is
-    installed into an environment inside of another repository must not report the commit of that
-    repository. Changed results and documents do not make the code dirty.
+    Changed results and documents do not count as edited code.
+
+    Args:
+        package: The folder of the package, such as `/home/me/cosmos-eval/cosmos_core`.
+
+    Returns:
+        The commit, such as "1a2b3c...", and whether the code was edited. Both are None if the
+        package is not in a checkout of this project.
     """
+    # The package may be installed into an environment inside of another repository. The commit of
+    # that repository must not be reported.
     root = package.parent
-    project = root / "pyproject.toml"
-    if not (root / ".git").exists() or not project.is_file():
+    project_file = root / "pyproject.toml"
+    if not (root / ".git").exists() or not project_file.is_file():
         return CodeState(None, None)
-    if 'name = "cosmos-eval"' not in project.read_text("utf-8"):
+    if 'name = "cosmos-eval"' not in project_file.read_text("utf-8"):
         return CodeState(None, None)
+
     commit = _git(root, "rev-parse", "HEAD")
-    changed_files = _git(root, "status", "--porcelain", "--", *_CODE)
-    if changed_files is None:
+    # One line for each edited file, and an empty text if there is none.
+    edited_files = _git(root, "status", "--porcelain", "--", *_CODE)
+    if edited_files is None:
         return CodeState(commit, None)
-    return CodeState(commit, changed_files != "")
+    return CodeState(commit, dirty=edited_files != "")
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    """Run a git command in a folder, and return its output without white space at the ends.
+    """Run a git command in a folder, and return what it prints.
 
-    Return None if git is not installed, or if the command fails.
+    Args:
+        folder: A folder in the repository.
+        *arguments: The command and its options, such as "rev-parse", "HEAD".
+
+    Returns:
+        The output without white space at the ends, or None if git is not installed or the command
+        fails.
     """
     command = ["git", "-C", str(folder), *arguments]
     try:
@@ -119,7 +134,13 @@ def utc_now() -> str:
 def describe(version: str) -> dict[str, Any]:
     """Return where the results of this process come from: code, packages, machine and command.
 
-    `version` is the version of the program. The provenance is the same for all results of a run.
+    Args:
+        version: The version of the program, such as "1.2.0".
+
+    Returns:
+        Values for the JSON of results, such as {"version": "1.2.0", "commit": "1a2b3c...", "dirty":
+        False, "packages": {"torch": "2.10.0"}, "python": "3.12.3", ...}. They are the same for all
+        results of a run.
     """
     code = code_state()
     return {

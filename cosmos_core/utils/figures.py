@@ -21,8 +21,10 @@ SPARE = 0.25  # pixels; without them Matplotlib would make 112 pixels of 1.13 in
 def plain_style(style: Mapping[Any, Any] = MappingProxyType({})) -> Iterator[None]:
     """Use Matplotlib's default style in the block, and ignore the user's matplotlibrc.
 
-    `style` has values of rcParams that differ from the defaults. Log messages about fonts, and
-    warnings of characters that the font lacks, are dropped.
+    Log messages about fonts, and warnings of characters that the font lacks, are dropped.
+
+    Args:
+        style: Values of rcParams that differ from the defaults, such as {"font.size": 8}.
     """
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     import matplotlib
@@ -35,7 +37,13 @@ def plain_style(style: Mapping[Any, Any] = MappingProxyType({})) -> Iterator[Non
 
 
 def new_page(width: int, height: int, colour: str = "white") -> Figure:
-    """Return an empty Matplotlib figure of `width` x `height` pixels."""
+    """Return an empty Matplotlib figure.
+
+    Args:
+        width: The width in pixels.
+        height: The height in pixels.
+        colour: Matplotlib's name of the background colour.
+    """
     from matplotlib.figure import Figure
 
     size_in_inches = (width + SPARE) / DPI, (height + SPARE) / DPI
@@ -45,8 +53,10 @@ def new_page(width: int, height: int, colour: str = "white") -> Figure:
 def figure_to_png(page: Figure, *, colours: int | None = None) -> bytes:
     """Return the content of a PNG file with a figure.
 
-    With `colours`, at most 256, the image is reduced to this number of colours. A line drawing in
-    256 colours takes a third of the bytes and looks the same.
+    Args:
+        page: The figure.
+        colours: To how many colours the image is reduced, at most 256, or None to keep all. A line
+            drawing in 256 colours takes a third of the bytes and looks the same.
     """
     import numpy as np
     from matplotlib.backends.backend_agg import FigureCanvasAgg

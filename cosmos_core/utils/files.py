@@ -41,13 +41,20 @@ _cleared: set[str] = set()  # folders that this process has cleared of temporary
 def write_atomically(path: Path, content: bytes | memoryview) -> None:
     """Write a file so that it is whole or absent, even if this process is killed.
 
-    The folder is created if it is missing. If several threads or processes write to one path, the
-    last one to finish wins. A pipe or a device, such as /dev/stdout, is written directly. Raises
-    OSError, which names the path, if it cannot be written, and for a pipe that nobody reads.
+    If several threads or processes write to one path, the last one to finish wins.
+
+    Args:
+        path: The file to write. Its folder is created if it is missing. A pipe or a device, such as
+            /dev/stdout, is written directly.
+        content: All bytes of the file.
+
+    Raises:
+        OSError: If the file cannot be written, or if the path is a pipe that nobody reads. The
+            error names the path.
     """
     if _is_pipe_or_device(path):
         with errors_of(path):
-            # With this flag, opening a pipe that nobody reads is an error, and does not wait.
+            # With O_NONBLOCK, opening a pipe that nobody reads is an error, and does not wait.
             handle = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
             with open(handle, "wb") as stream:
                 os.set_blocking(handle, True)
@@ -59,13 +66,18 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Yield a temporary binary file to write, which becomes `path` at the end of the block.
+    """Yield a temporary binary file to write, which is renamed to `path` at the end of the block.
 
     An existing file is replaced. If the block raises an error, the temporary file is removed, and
     `path` stays as it was.
+
+    Example::
+
+        with replacing(Path("weights.pt")) as file:
+            torch.save(weights, file)
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _temporary(path.parent) as (temporary, handle):
+    with _locked_temporary(path.parent) as (temporary, handle):
         with open(handle, "wb", closefd=False) as file:
             yield file
             file.flush()
@@ -75,13 +87,20 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def appearing(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder to fill, which becomes `path` at the end of the block.
+    """Yield a temporary folder to fill, which is renamed to `path` at the end of the block.
 
-    If the block raises an error, the folder is removed. Raises OSError if `path` exists and is not
-    an empty folder.
+    If the block raises an error, the temporary folder is removed.
+
+    Raises:
+        OSError: If `path` exists and is not an empty folder.
+
+    Example::
+
+        with appearing(Path("export")) as folder:
+            (folder / "config.json").write_text("{}")
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _temporary(path.parent, is_folder=True) as (temporary, _):
+    with _locked_temporary(path.parent, is_folder=True) as (temporary, _):
         yield temporary
         temporary.replace(path)
 
@@ -89,20 +108,27 @@ def appearing(path: Path) -> Iterator[Path]:
 @contextmanager
 def temporary_folder(parent: Path) -> Iterator[Path]:
     """Yield a new folder inside of `parent`, which is removed at the end of the block."""
-    with _temporary(parent, is_folder=True) as (path, _):
+    with _locked_temporary(parent, is_folder=True) as (path, _):
         yield path
 
 
 @contextmanager
 def errors_of(path: Path) -> Iterator[None]:
-    """Raise every OSError of the block again with the name of `path`, which the block writes.
+    """Add the name of the file that the block writes to every OSError of the block.
 
-    The system does not name the file when a disk is full. `torch.save` turns an OSError into a
-    RuntimeError, whose context is the OSError. It is raised as an OSError too.
+    Without this, the error of a full disk does not say which file could not be written.
+
+    Args:
+        path: The file or folder that the block writes.
+
+    Raises:
+        OSError: If the block raises an OSError, or a RuntimeError that `torch.save` made of an
+            OSError. It has the same error number, and names `path`.
     """
     try:
         yield
     except (OSError, RuntimeError) as error:
+        # The context of the RuntimeError of `torch.save` is the OSError.
         os_error = error if isinstance(error, OSError) else error.__context__
         if not isinstance(os_error, OSError) or os_error.errno is None:
             raise
@@ -110,9 +136,12 @@ def errors_of(path: Path) -> Iterator[None]:
 
 
 def require_writable(folder: Path) -> None:
-    """Raise ValueError, which names the folder, if no files can be written to it.
+    """Check that files can be written to a folder, by writing a small file as a test.
 
-    The folder may be missing, if it can be created. A small file is written as a test.
+    The folder may be missing, if it can be created.
+
+    Raises:
+        ValueError: If no files can be written. The error names the folder.
     """
     try:
         _write_probe(folder)
@@ -121,9 +150,10 @@ def require_writable(folder: Path) -> None:
 
 
 def require_new_folder(path: Path) -> None:
-    """Raise ValueError, which names the folder, if it cannot become a new folder.
+    """Check that a folder can be created. It may exist if it is empty.
 
-    It may exist if it is empty.
+    Raises:
+        ValueError: If it has content, or cannot be created. The error names the folder.
     """
     is_empty_folder = path.is_dir() and not any(path.iterdir())
     if path.exists() and not is_empty_folder:
@@ -132,9 +162,10 @@ def require_new_folder(path: Path) -> None:
 
 
 def require_replaceable(path: Path) -> None:
-    """Raise ValueError, which names the file, if `write_atomically` could not write it.
+    """Check that `write_atomically` can write a file, which may exist and would be replaced.
 
-    The file may exist: it would be replaced.
+    Raises:
+        ValueError: If it cannot be written. The error names the file.
     """
     if path.is_dir():
         raise ValueError(f"cannot write {path}: it is a folder; name a file")
@@ -159,11 +190,18 @@ def cache_folder() -> Path:
 
 @contextmanager
 def folder_lock(folder: Path) -> Iterator[bool]:
-    """Hold the lock of a folder during the block, so that one thread or process at a time runs it.
+    """Hold the lock of a folder, so that one thread or process at a time runs the block.
 
-    The others wait. The kernel releases the lock when a process dies. Yields True if the lock is
-    held, and False on a file system without locks on folders, such as NFS. Raises OSError for a
-    folder that cannot be opened.
+    The others wait before their blocks. The kernel releases the lock when a process dies.
+
+    Args:
+        folder: A folder that exists.
+
+    Yields:
+        True if the lock is held. False if the file system has no locks on folders, such as NFS.
+
+    Raises:
+        OSError: If the folder cannot be opened.
     """
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -177,9 +215,9 @@ def folder_lock(folder: Path) -> Iterator[bool]:
 
 
 def pack_arrays(arrays: Mapping[str, NDArray[Any]]) -> bytes:
-    """Return the content of a compressed .npz file with arrays by their names.
+    """Return the content of a compressed .npz file with the arrays under their names.
 
-    The same arrays give the same bytes.
+    The same arrays give the same bytes. `unpack_arrays` reads them again.
     """
     import numpy as np
 
@@ -191,19 +229,27 @@ def pack_arrays(arrays: Mapping[str, NDArray[Any]]) -> bytes:
 def unpack_arrays(content: bytes, largest: int = _MAX_UNPACKED_BYTES) -> dict[str, NDArray[Any]]:
     """Return the arrays in the content of an .npz file by their names.
 
-    Raises ValueError if the content is not a valid .npz file, or if its arrays would take more than
-    `largest` bytes. These are not unpacked.
+    Args:
+        content: All bytes of the .npz file. They may come from a stranger: no object is unpickled,
+            and no array is allocated before its size is checked.
+        largest: How many bytes the unpacked arrays may take together.
+
+    Raises:
+        ValueError: If the content is not a valid .npz file, or if its arrays would take more than
+            `largest` bytes.
     """
     import numpy as np
 
     try:
+        # Check the sizes before anything is unpacked.
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             members = archive.infolist()
             size = sum(member.file_size for member in members)
             if size > largest:
                 raise ValueError(f"unpacked it has {size >> 20:,} MiB, more than {largest >> 20:,}")
             for member in members:
-                _require_stated_size(archive, member)
+                _require_size_of_header(archive, member)
+
         with np.load(io.BytesIO(content), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file}
     except Exception as error:  # damaged files raise about ten kinds from zipfile, zlib and NumPy
@@ -214,12 +260,19 @@ def unpack_arrays(content: bytes, largest: int = _MAX_UNPACKED_BYTES) -> dict[st
     return arrays
 
 
-def _require_stated_size(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
-    """Raise ValueError unless the size of a .npy file follows from the header of its array.
+def _require_size_of_header(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
+    """Check that a .npy file in an .npz archive is as large as the header of its array says.
 
-    NumPy allocates the array by its header, even if less data follow: a file of 100 bytes that
-    states the shape (1000000, 1000) would fill the memory. `member` is the file in an .npz archive.
-    Arrays of Python objects are not checked, since NumPy refuses to load them.
+    NumPy allocates the array by its header, even if less data follow: a file of 100 bytes whose
+    header has the shape (1000000, 1000) would fill the memory. Arrays of Python objects are not
+    checked, since NumPy refuses to load them.
+
+    Args:
+        archive: The open .npz archive.
+        member: The .npy file in the archive.
+
+    Raises:
+        ValueError: If the file has another size.
     """
     from numpy.lib import format as npy
 
@@ -228,16 +281,18 @@ def _require_stated_size(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> N
         version = npy.read_magic(file)
         shape, _, dtype = header_readers[version](file)
         header_size = file.tell()
-        stated_size = header_size + math.prod(shape) * dtype.itemsize
-    if not dtype.hasobject and stated_size != member.file_size:
-        raise ValueError(f"{member.filename} has {member.file_size:,} bytes, not {stated_size:,}")
+    expected_size = header_size + math.prod(shape) * dtype.itemsize
+    if not dtype.hasobject and expected_size != member.file_size:
+        raise ValueError(f"{member.filename} has {member.file_size:,} bytes, not {expected_size:,}")
 
 
 def json_sha256(content: Any) -> str:
     """Return the hexadecimal SHA-256 of a value as JSON, with sorted keys and no white space.
 
-    So `{"b": 1, "a": 2}` has the hash of the text `{"a":2,"b":1}`. Raises ValueError for NaN and
-    infinities.
+    For example, `{"b": 1, "a": 2}` has the hash of the text `{"a":2,"b":1}`.
+
+    Raises:
+        ValueError: If the value contains NaN or an infinity.
     """
     text = json.dumps(content, sort_keys=True, allow_nan=False, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
@@ -257,14 +312,16 @@ def file_sha256(path: Path) -> str:
 def _write_probe(folder: Path) -> None:
     """Write a small temporary file to a folder as a test, and remove it.
 
-    If the folder is missing, its nearest parent that exists is tested. Raises OSError if the file
-    cannot be written.
+    If the folder is missing, the nearest folder above it that exists is tested.
+
+    Raises:
+        OSError: If the file cannot be written.
     """
     try:
         os.lstat(folder)
     except FileNotFoundError:
         return _write_probe(folder.parent)
-    with _temporary(folder) as (_, handle):
+    with _locked_temporary(folder) as (_, handle):
         with open(handle, "wb", closefd=False) as file:
             file.write(_PROBE_CONTENT)
         os.fsync(handle)
@@ -276,11 +333,18 @@ def _is_pipe_or_device(path: Path) -> bool:
 
 
 @contextmanager
-def _temporary(folder: Path, *, is_folder: bool = False) -> Iterator[tuple[Path, int]]:
-    """Yield a locked temporary file or folder inside of `folder`, and its file descriptor.
+def _locked_temporary(folder: Path, *, is_folder: bool = False) -> Iterator[tuple[Path, int]]:
+    """Create a temporary file or folder, and hold its lock until the end of the block.
 
     It is removed after the block, if the block has not renamed it. Temporary files that killed
     processes have left in `folder` are removed before.
+
+    Args:
+        folder: The folder in which it is created.
+        is_folder: True to create a folder, False to create a file.
+
+    Yields:
+        The path, and an open file descriptor. The lock is released when the descriptor is closed.
     """
     _remove_temporary_files(folder)
     while True:
@@ -290,9 +354,17 @@ def _temporary(folder: Path, *, is_folder: bool = False) -> Iterator[tuple[Path,
             handle = os.open(path, os.O_RDONLY, 0o666)
         else:
             handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
-        # Before it is locked, another process may take it for a file of a killed process, and
-        # remove it. Then it is tried again.
-        if _lock_new_file(handle):
+        # Lock it. Before that, another process may take it for a file of a killed process, lock it,
+        # and remove it. A removed file has no links. Then another one is created.
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_usable = os.fstat(handle).st_nlink > 0
+        except BlockingIOError:
+            is_usable = False
+        except OSError:
+            # Without locks in the file system, no process removes temporary files.
+            is_usable = True
+        if is_usable:
             break
         os.close(handle)
         remove(path)
@@ -311,20 +383,6 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _lock_new_file(handle: int) -> bool:
-    """Lock a file that this process has just created, and return whether it can be used.
-
-    Return False if another process has removed it, or has locked it to remove it.
-    """
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # without locks in a file system, no process removes files
-        return True
-    return os.fstat(handle).st_nlink > 0
-
-
 def _remove_temporary_files(folder: Path) -> None:
     """Remove the temporary files that killed processes have left in a folder.
 
@@ -339,15 +397,19 @@ def _remove_temporary_files(folder: Path) -> None:
             # The name of a temporary file is `.MACHINE-RANDOM.tmp`.
             name_match = _TEMPORARY_NAME.fullmatch(entry.name)
             if name_match is not None:
-                is_of_this_machine = name_match[1] == _MACHINE
-                _remove_abandoned(Path(entry.path), is_of_this_machine=is_of_this_machine)
+                machine = name_match[1]
+                _remove_if_abandoned(Path(entry.path), is_of_this_machine=machine == _MACHINE)
 
 
-def _remove_abandoned(path: Path, *, is_of_this_machine: bool) -> None:
-    """Remove a temporary file or folder unless a process has locked it, and so still writes it.
+def _remove_if_abandoned(path: Path, *, is_of_this_machine: bool) -> None:
+    """Remove a temporary file or folder, unless a living process may still write it.
 
-    On some network file systems a lock is only known to one machine. So files of another machine,
-    whose writer may be alive, are removed only if they are older than a day.
+    The process that writes it holds a lock on it. On some network file systems a lock is known only
+    to one machine. So a file of another machine is removed only if it is also older than a day.
+
+    Args:
+        path: The temporary file or folder.
+        is_of_this_machine: True if a process of this machine has created it.
     """
     with suppress(OSError):
         # NFS locks a file only if it is open for writing.

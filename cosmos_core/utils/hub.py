@@ -30,28 +30,30 @@ class SlowHubError(OSError):
 def limit_waiting() -> None:
     """Make the client of the Hugging Face hub give up if an answer would take too long.
 
-    This is so if the hub does not answer, sends its answer very slowly, or never ends it. Further
-    calls of this function change nothing.
+    From then on it raises an error if the hub does not answer, sends its answer very slowly, or
+    never ends it. Further calls of this function change nothing.
     """
     make_client = _http._GLOBAL_CLIENT_FACTORY
-    if not isinstance(make_client, _LimitedClients):
+    is_limited_already = isinstance(make_client, _LimitedClients)
+    if not is_limited_already:
         huggingface_hub.set_client_factory(_LimitedClients(make_client))
 
 
 class _LimitedClients:
     """A factory of HTTP clients with time limits, for `huggingface_hub.set_client_factory`.
 
-    It is a factory because huggingface_hub makes another client after some errors. `make_client` is
-    the former factory.
+    It is a factory because huggingface_hub makes another client after some errors.
     """
 
     def __init__(self, make_client: Callable[[], Any]) -> None:
+        """Create a factory whose clients are made by the former factory, and then limited."""
         self._make_client = make_client
 
     def __call__(self) -> Any:
         """Return a client of the former factory whose connections are limited."""
         client = self._make_client()
-        client.event_hooks["response"].append(_limit_unstated_size)
+        # The client calls the hook for each answer, before it reads the content.
+        client.event_hooks["response"].append(_limit_answer_of_unknown_size)
         # The transport of direct connections, and the transports of proxies (`_mounts`).
         for transport in (client._transport, *client._mounts.values()):
             if transport is not None:
@@ -60,23 +62,30 @@ class _LimitedClients:
         return client
 
 
-def _limit_unstated_size(response: Any) -> None:
-    """Set the time at which an answer must have ended if it does not state its size.
+def _limit_answer_of_unknown_size(response: Any) -> None:
+    """Set the time at which an answer must have ended, if its headers do not state its size.
 
-    The client calls this for each answer, before it reads the content.
+    Args:
+        response: The answer of the HTTP library (httpx), whose content is not read yet.
     """
     stream = response.extensions["network_stream"]
-    if "content-length" not in response.headers and isinstance(stream, _LimitedStream):
+    states_size = "content-length" in response.headers
+    if not states_size and isinstance(stream, _LimitedStream):
         seconds = UNKNOWN_SIZE_TIMEOUTS * constants.HF_HUB_DOWNLOAD_TIMEOUT
         stream.ends_at = time.monotonic() + seconds
 
 
 def _limited_timeout(timeout: float | None) -> float:
-    """Return a time-out in seconds, which is at most as long as the user's settings allow.
+    """Return a time-out in seconds that is at most as long as the user's environment allows.
 
-    These are the environment variables HF_HUB_ETAG_TIMEOUT and HF_HUB_DOWNLOAD_TIMEOUT. After a
-    first time-out, the client itself would ask again and wait 60 seconds. `timeout` is the client's
-    time-out, or None if it has none.
+    After a first time-out, the client itself would ask again and wait 60 seconds.
+
+    Args:
+        timeout: The client's time-out in seconds, or None if it would wait without end.
+
+    Returns:
+        `timeout`, but at most the longer of HF_HUB_ETAG_TIMEOUT and HF_HUB_DOWNLOAD_TIMEOUT. If it
+        is None: HF_HUB_ETAG_TIMEOUT.
     """
     if timeout is None:
         return constants.HF_HUB_ETAG_TIMEOUT
@@ -88,12 +97,16 @@ class _LimitedNetwork:
     """A network backend of the HTTP library (httpcore) that opens connections with limits."""
 
     def __init__(self, backend: Any) -> None:
+        """Limit the connections that the HTTP library's own backend opens."""
         self._backend = backend
 
     def connect_tcp(
         self, host: str, port: int, timeout: float | None = None, **options: Any
     ) -> _LimitedStream:
-        """Open a connection to a host, whose answers are limited."""
+        """Open a connection to a host with limits for its answers.
+
+        The arguments are those of the HTTP library's own backend. `timeout` is in seconds.
+        """
         limited_timeout = _limited_timeout(timeout)
         stream = self._backend.connect_tcp(host, port, timeout=limited_timeout, **options)
         return _LimitedStream(stream)
@@ -107,6 +120,7 @@ class _LimitedStream:
     """A connection of the HTTP library (httpcore) that measures the speed of each answer."""
 
     def __init__(self, stream: Any) -> None:
+        """Limit a connection of the HTTP library."""
         self._stream = stream
         self._start_request()
 
@@ -127,20 +141,28 @@ class _LimitedStream:
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         """Read at most `max_bytes` bytes of an answer.
 
-        Raises SlowHubError if the answer has not ended in time, or if fewer than MIN_SPEED bytes
-        per second have come in a window of time.
+        Args:
+            max_bytes: How many bytes may be returned.
+            timeout: How many seconds to wait for the next byte.
+
+        Raises:
+            SlowHubError: If the answer has not ended in time, or if fewer than MIN_SPEED bytes per
+                second have come in a window of time.
         """
-        started = time.monotonic()
+        start = time.monotonic()
         data: bytes = self._stream.read(max_bytes, _limited_timeout(timeout))
         now = time.monotonic()
-        self._waited_seconds += now - started
+        self._waited_seconds += now - start
         self._received_bytes += len(data)
+
+        # Check the time of the whole answer, if it does not state its size.
         if now > self.ends_at:
             limit = UNKNOWN_SIZE_TIMEOUTS * constants.HF_HUB_DOWNLOAD_TIMEOUT
             raise self._slow_error(
                 f"an answer of unknown size has not ended within {limit:g} seconds"
             )
 
+        # Check the speed at the end of each window of time.
         window_seconds = WINDOW_TIMEOUTS * constants.HF_HUB_DOWNLOAD_TIMEOUT
         if self._waited_seconds > window_seconds:
             if self._received_bytes < MIN_SPEED * self._waited_seconds:
@@ -161,8 +183,12 @@ class _LimitedStream:
         """Return any other attribute of the HTTP library's own connection."""
         return getattr(self._stream, name)
 
-    def _slow_error(self, fault: str) -> SlowHubError:
-        """Return an error with the fault of the hub, and with advice for the user."""
+    def _slow_error(self, problem: str) -> SlowHubError:
+        """Return an error that states what is too slow, and what the user can do about it.
+
+        Args:
+            problem: A clause such as "it sent no more than 10 bytes in 30 seconds".
+        """
         hub = constants.ENDPOINT
-        remedy = "try again later, or set HF_HUB_DOWNLOAD_TIMEOUT to more seconds"
-        return SlowHubError(f"{hub} is too slow: {fault}; {remedy}")
+        advice = "try again later, or set HF_HUB_DOWNLOAD_TIMEOUT to more seconds"
+        return SlowHubError(f"{hub} is too slow: {problem}; {advice}")

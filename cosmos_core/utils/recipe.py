@@ -30,9 +30,9 @@ _RUN_OPTIONS = (
     "compute.cudnn_benchmark",
 )
 
-# Options that an earlier version lacks, with the values that have its behaviour. With these values
-# they are left out of configurations that are hashed or compared, so that groups and snapshots of
-# earlier versions stay valid.
+# The full names of options that later versions have added, with the values that have the behaviour
+# of earlier versions. With these values they are left out of configurations that are hashed or
+# compared, so that groups and snapshots of earlier versions stay valid.
 ADDED = {
     "method_sha256": "",
     "image.caption_scale": [],
@@ -51,20 +51,30 @@ ADDED = {
 
 
 def training_identity(training: Any) -> dict[str, Any]:
-    """Return the identity of a training from the metadata of its checkpoint.
+    """Return which recipe, seed and data a training had, from the metadata of its checkpoint.
 
-    `training` is the mapping that any version of cosmos-train has written. The result is, for
-    example::
+    Trainings of one recipe that differ only in their seeds have the same `group`. It is the name of
+    the recipe and the beginning of the hash of its options. If a training has not done all of its
+    steps, their number is added, as in "scenes_cosmos-1a2b3c4d at step 400".
+
+    Args:
+        training: The mapping under "training" in the metadata. Any version of cosmos-train may have
+            written it, and it may be damaged.
+
+    Returns:
+        The values that IDENTITY names, which are None if they are unknown. The result is empty if
+        `training` has no configuration.
+
+    Example::
 
         {"group": "scenes_cosmos-1a2b3c4d", "seed": 0, "recipe_sha256": "1a2b3c4d...",
          "data_sha256": "5e6f...", "samples": 160000, "flops": 1.2e15}
-
-    Unknown values are None. Without a configuration the result is empty. Trainings with the same
-    `group` differ only in their seeds: see `_group_name`.
     """
     config = training.get("config") if isinstance(training, Mapping) else None
     if not isinstance(config, Mapping) or not config:
         return {}
+
+    # Hash the options of the recipe.
     data_sha256 = _sha256_or_none(training.get("data_sha256"))
     options = _recipe_options(config, data_sha256, training.get("processes"))
     init_sha256 = _sha256_or_none(training.get("init_sha256"))
@@ -73,10 +83,19 @@ def training_identity(training: Any) -> dict[str, Any]:
         # says which weights they are.
         options["model.init"] = init_sha256
     recipe_sha256 = json_sha256(options)
+
+    # Name the group.
+    recipe_name = str(config.get("recipe") or "training").encode(errors="replace").decode()
+    group = f"{recipe_name}-{recipe_sha256[:8]}"
+    n_steps_done = _count_or_none(training.get("steps"))
+    n_steps = dict(_flat_options(config)).get("optim.steps")
+    if n_steps_done is not None and n_steps_done != n_steps:
+        group += f" at step {n_steps_done}"
+
     flops = training.get("flops")
     has_flops = isinstance(flops, float) and 0 < flops < math.inf
     return {
-        "group": _group_name(config, recipe_sha256, _count_or_none(training.get("steps"))),
+        "group": group,
         "seed": _count_or_none(config.get("seed")),
         "recipe_sha256": recipe_sha256,
         "data_sha256": data_sha256,
@@ -85,69 +104,82 @@ def training_identity(training: Any) -> dict[str, Any]:
     }
 
 
-def _group_name(config: Mapping[str, Any], recipe_sha256: str, steps: int | None) -> str:
-    """Return the name that trainings of one recipe share, such as `cosmos-1a2b3c4d`.
-
-    It is the name of the recipe and the beginning of its hash. If a training has not done all of
-    its steps, the name has their number too, as in `cosmos-1a2b3c4d at step 400`.
-    """
-    recipe_name = str(config.get("recipe") or "training").encode(errors="replace").decode()
-    all_steps = dict(_flat_options(config)).get("optim.steps")
-    progress = ""
-    if steps is not None and steps != all_steps:
-        progress = f" at step {steps}"
-    return f"{recipe_name}-{recipe_sha256[:8]}{progress}"
-
-
 def _recipe_options(
-    config: Mapping[str, Any], data_sha256: str | None, processes: Any
+    config: Mapping[str, Any], data_sha256: str | None, n_processes: Any
 ) -> dict[str, Any]:
-    """Return the options of a training that decide its weights, except the seed, by full name.
+    """Return the options of a training that decide its weights, except the seed.
 
     An option that is off, zero or empty is left out. So an option that a later version adds, and
-    that is off, does not change the hash of a recipe. The paths of shards are replaced by the hash
-    of the data, since their folder may differ. `processes` is the number of processes.
+    that is off, does not change the hash of a recipe.
+
+    Args:
+        config: The configuration of the training.
+        data_sha256: The hash of the data, if it is known. It replaces the paths of the shards,
+            which may differ between machines.
+        n_processes: The number of processes, as the checkpoint states it.
+
+    Returns:
+        The values of the options by their full names, such as {"optim.lr": 0.1}.
     """
     ignored_prefixes = (*FREE, *_RUN_OPTIONS)
-    config_of_earlier_versions = without_added(config)
     options = {}
-    for name, value in _flat_options(config_of_earlier_versions):
-        if value and not name.startswith(ignored_prefixes):
+    for name, value in _flat_options(config):
+        is_added_default = name in ADDED and value == ADDED[name]
+        if value and not is_added_default and not name.startswith(ignored_prefixes):
             options[name] = value
-    is_on_scenes = str(options.get(SHARDS)).startswith(SCENES)
-    if data_sha256 is not None and not is_on_scenes:
+
+    uses_scenes = str(options.get(SHARDS)).startswith(SCENES)
+    if data_sha256 is not None and not uses_scenes:
         options[SHARDS] = data_sha256
     if options.get("optim.gradient") == "published":
         # This gradient is divided by the number of processes.
-        options["processes"] = processes
+        options["processes"] = n_processes
     return options
 
 
-def without_added(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return a configuration without added options that do nothing.
+def remove_added_defaults(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return a copy of a configuration without the new options that have no effect.
 
-    These are the options of ADDED, which an earlier version lacks, if they have the value that is
-    stated there: `{"model": {"init": ""}, "seed": 1}` -> `{"seed": 1}`. A section is left out with
-    its last option. `prefix` is the full name of the section that `config` is, such as "model.", or
-    "" for a whole configuration.
+    These are the options in ADDED that have the value stated there. An earlier version did not know
+    them. Without them, the configuration equals the one that an earlier version has stored.
+
+    Args:
+        config: The configuration, or one section of it.
+        prefix: The full name of the section with a dot at the end, such as "model.", or "" for a
+            whole configuration. The function calls itself for each section.
+
+    Returns:
+        The options that are left. A section that loses all its options is left out.
+
+    Example::
+
+        {"model": {"init": ""}, "optim": {"lr": 0.1, "layer_decay": 1.0}}
+        -> {"optim": {"lr": 0.1}}
     """
     options: dict[str, Any] = {}
     for name, value in config.items():
         full_name = f"{prefix}{name}"
         if isinstance(value, Mapping):
-            section = without_added(value, f"{full_name}.")
-            if section or not value:
+            section = remove_added_defaults(value, f"{full_name}.")
+            was_empty = not value
+            if section or was_empty:
                 options[name] = section
-        elif full_name not in ADDED or value != ADDED[full_name]:
-            options[name] = value
+        else:
+            is_added_default = full_name in ADDED and value == ADDED[full_name]
+            if not is_added_default:
+                options[name] = value
     return options
 
 
 def _flat_options(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield the full name and the value of every option of a configuration.
 
-    `{"optim": {"lr": 0.1}, "seed": 1}` -> `("optim.lr", 0.1), ("seed", 1)`. `prefix` is the full
-    name of the section that `config` is, such as "optim.".
+    For example, `{"optim": {"lr": 0.1}, "seed": 1}` yields `("optim.lr", 0.1)` and `("seed", 1)`.
+
+    Args:
+        config: The configuration, or one section of it.
+        prefix: The full name of the section with a dot at the end, such as "optim.", or "" for a
+            whole configuration. The function calls itself for each section.
     """
     for name, value in config.items():
         if isinstance(value, Mapping):

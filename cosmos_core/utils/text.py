@@ -39,8 +39,13 @@ def one_line(text: str) -> str:
     r"""Return a text as one line that is safe in a terminal and in the log of a CI system.
 
     Line breaks and tabs become blanks, control characters become codes such as `\x1b`, and
-    commands of CI systems are escaped: "a\nb\x1b[2J" -> r"a b\x1b[2J".
+    commands of CI systems, such as `::error ::`, are escaped.
+
+    Example::
+
+        "a\nb\x1b[2J" -> r"a b\x1b[2J"  (a blank, and a backslash in place of Escape)
     """
+    # A printable text has no line breaks and no control characters.
     line = text if text.isprintable() else _LINE_BREAKS.sub(" ", text)
     return escape_commands(escape_controls(line.strip()))
 
@@ -48,7 +53,7 @@ def one_line(text: str) -> str:
 def escape_controls(text: str) -> str:
     r"""Return a text with its control characters replaced by codes such as `\x1b`.
 
-    White space, line breaks included, stays.
+    White space stays, and so do line breaks.
     """
     return text if text.isprintable() else _CONTROL.sub(escape_code, text)
 
@@ -74,9 +79,15 @@ def escape_code(match: re.Match[str]) -> str:
 
 
 def first_of(names: Sequence[str], most: int = 3) -> str:
-    """Return the first `most` names of a list for a message, and how many more there are.
+    """Return the first names of a list for a message, and how many more there are.
 
-    For five names and `most=3` it is "a, b, c and 2 more".
+    Args:
+        names: All names.
+        most: How many names the message may contain.
+
+    Example::
+
+        first_of(["a", "b", "c", "d", "e"], most=3) -> "a, b, c and 2 more"
     """
     text = ", ".join(names[:most])
     if len(names) > most:
@@ -85,10 +96,13 @@ def first_of(names: Sequence[str], most: int = 3) -> str:
 
 
 def split_sentences(text: str) -> list[str]:
-    """Split a text into sentences, which are stripped and have no full stops.
+    """Split a text into sentences without their full stops, and without white space at the ends.
 
-    "A dog. It runs." -> ["A dog", "It runs"]. Sentences also end at line breaks and at `</s>`.
-    Empty ones are left out.
+    Sentences also end at line breaks and at `</s>`. Empty sentences are left out.
+
+    Example::
+
+        "A dog. It runs." -> ["A dog", "It runs"]
     """
     sentences = [sentence.strip() for sentence in _SENTENCE_END.split(text)]
     return [sentence for sentence in sentences if sentence]
@@ -109,11 +123,15 @@ class OneLineFormatter(logging.Formatter):
 
 
 def parse_json(content: str | bytes) -> Any:
-    """Parse JSON strictly. Bytes are UTF-8, UTF-16 or UTF-32.
+    """Parse JSON more strictly than Python's own parser.
 
-    Raises ValueError for invalid JSON, for deep nesting, and for three things that Python's parser
-    accepts: NaN and infinities, a name that is given twice in an object, and halves of surrogate
-    pairs, which no text can hold.
+    Args:
+        content: The JSON as a text, or as bytes in UTF-8, UTF-16 or UTF-32.
+
+    Raises:
+        ValueError: If the JSON is invalid or nested very deeply, or if it has one of three things
+            that Python's parser accepts: NaN or an infinity, a name that is given twice in an
+            object, and half of a surrogate pair, which cannot be written as text.
     """
     text = content if isinstance(content, str) else content.decode(json.detect_encoding(content))
     try:
@@ -129,13 +147,19 @@ def parse_json(content: str | bytes) -> Any:
 
 
 def _object_of_distinct_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return the JSON object with these pairs of names and values.
+    """Return a JSON object as a dictionary.
 
-    Raises ValueError, with the name, if a name is given twice.
+    Args:
+        pairs: The names and values of the object, in the order of the text.
+
+    Raises:
+        ValueError: If a name is given twice. The error states the name.
     """
     values = dict(pairs)
     if len(values) == len(pairs):
         return values
+
+    # At least one name is given twice.
     counts = Counter(name for name, _ in pairs)
     repeated_name = next(name for name, count in counts.items() if count > 1)
     if len(repeated_name) > _MAX_NAME_LENGTH:

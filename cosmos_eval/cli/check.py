@@ -102,12 +102,12 @@ def _update_baseline(
     Args:
         paths: Result files, or folders of them.
         baseline: The file that is written.
-        strict: Whether results of edited code or of an unknown commit are refused.
+        strict: True if results of edited code or of an unknown commit are refused.
         reason: Why these results are the new baseline, for later readers.
         tolerance: How much worse a metric may be in later checks, as a fraction.
-        keep_samples: Whether the samples that the metrics follow from are stored too.
-        all_metrics: Whether all metrics can regress, and not only the headline metrics of a task.
-        as_json: Whether JSON is printed in place of a table.
+        keep_samples: True if the samples that the metrics follow from are stored too.
+        all_metrics: True if all metrics can regress, and not only the headline metrics of a task.
+        as_json: True if JSON is printed in place of a table.
     """
     from cosmos_eval.results.gate.baseline import replace_baseline
     from cosmos_eval.results.gate.check import read_results
@@ -138,7 +138,7 @@ def _examine(paths: list[Path], baseline: Path, *, strict: bool) -> tuple[Report
     Args:
         paths: Result files, or folders of them.
         baseline: The file of the baseline.
-        strict: Whether results of edited code or of an unknown commit are refused.
+        strict: True if results of edited code or of an unknown commit are refused.
     """
     from cosmos_eval.results.gate.baseline import Problem
     from cosmos_eval.results.gate.check import Report, check_results, read_results
@@ -161,7 +161,7 @@ def _print_report(report: Report, table_options: TableOptions, *, as_json: bool)
     Args:
         report: The outcome of a check. Its findings are the metrics that were compared.
         table_options: Decimals, intervals and order of the table.
-        as_json: Whether JSON is printed in place of a table.
+        as_json: True if JSON is printed in place of a table.
     """
     from cosmos_eval.results.gate.reports import to_cells, to_records, tolerance_text
 

@@ -140,7 +140,7 @@ def make_table_options(
     Args:
         metrics: Lists of metrics such as `acc1,acc5`, which may hold `*`; None: the usual ones.
         decimals: Digits after the point; None: the usual number for each metric.
-        intervals: Whether confidence intervals are shown; None: they are.
+        intervals: True if confidence intervals are shown; None: they are.
         sort: The column whose values give the order of the rows; empty: the usual order.
     """
     return TableOptions(

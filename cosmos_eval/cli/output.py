@@ -47,7 +47,7 @@ def print_records(
 
     Args:
         records: The rows. Their keys are the headings of the columns.
-        as_json: Whether the records are printed as JSON.
+        as_json: True if the records are printed as JSON.
         section: The first keys of the records, whose values become headings between the rows.
         texts: How many of the next keys name a row.
         sort: The column whose values give the order of the rows; empty: their own order.

@@ -162,7 +162,7 @@ def _read_results(path: Path, dataset: str) -> list[tuple[ResultRow, Samples]]:
         dataset: The name of the data set. Results of other ones are left out.
 
     Raises:
-        UsageError: If there are no such results, or if one was edited.
+        UsageError: If such results do not exist, or if one was edited.
     """
     from cosmos_eval.results.checked import read_checked
     from cosmos_eval.results.identity import is_partial

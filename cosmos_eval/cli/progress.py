@@ -64,7 +64,7 @@ class Progress:
         On a terminal, every phase has a bar. Elsewhere, a line is printed every ten seconds.
 
         Args:
-            subject: What the phase is about, such as `scenes-clip on voc20`.
+            subject: The subject of the phase, such as `scenes-clip on voc20`.
             step: The name of the phase, and how far it is.
         """
         title = f"{subject}: {step.phase}"

@@ -202,8 +202,8 @@ def score_suite(
     Args:
         suite_name: The name or file of the suite.
         measured_entries: The results as rows of a leaderboard.
-        with_published: Whether models get a score from published numbers too.
-        by_group: Whether the trainings of a group, such as several seeds, get one score.
+        with_published: True if models get a score from published numbers too.
+        by_group: True if the trainings of a group, such as several seeds, get one score.
         model_patterns: Only models whose names match one of them are scored; empty: all.
     """
     from cosmos_eval.results.leaderboard.entries import read_published_entries

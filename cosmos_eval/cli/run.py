@@ -160,7 +160,7 @@ def _execute(
         output: The folder of the results.
         existing: The results that are already there. One with an error is measured again.
         executor: Where the jobs run: `local`, `ray` or `slurm`.
-        keep_going: Whether failures become results with an error, instead of ending the run.
+        keep_going: True if failures become results with an error, instead of ending the run.
 
     Returns:
         All results, the existing ones too, in the order of the plan.
@@ -226,7 +226,7 @@ def print_results(results: Sequence[Result], *, as_json: bool, suite: str | None
 
     Args:
         results: The results of a run.
-        as_json: Whether JSON is printed in place of a table.
+        as_json: True if JSON is printed in place of a table.
         suite: The name or file of the suite that was measured, whose score the table shows.
     """
     from cosmos_eval.results.labels import StoredResult, distinct_results, label_results
@@ -291,7 +291,7 @@ def _print_dry_run(plan: Plan, existing: Existing, output: Path, *, as_json: boo
         plan: The models and data sets of the run.
         existing: The results that are already in the folder `output`.
         output: The folder that the run would write its results to.
-        as_json: Whether JSON is printed in place of a table.
+        as_json: True if JSON is printed in place of a table.
     """
     from cosmos_eval.runner.preview import preview as preview_run
 

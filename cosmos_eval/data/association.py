@@ -53,8 +53,13 @@ class _Item(NamedTuple):
 def open_data(protocol: AssociationProtocol, options: RunOptions) -> AssociationData:
     """Return the items of an association set, with their images and prompts.
 
-    `options.limit` keeps only the first items. `options.allow_partial` accepts a file with fewer
-    items than the complete data set. Raise UsageError if anything else is wrong with the data set.
+    Args:
+        protocol: The data set and how it is measured.
+        options: `limit` keeps only the first items. `allow_partial` accepts a file with fewer items
+            than the complete data set.
+
+    Raises:
+        UsageError: If anything else is wrong with the data set.
     """
     return list_data(protocol, options).checked_data(protocol, options)
 
@@ -64,13 +69,21 @@ def list_data(
 ) -> folders.Listing[AssociationData]:
     """Return the items of a data set, together with everything wrong with them.
 
-    Missing images and a wrong number of items are recorded in the listing and not raised. Raise
-    UsageError if the items cannot be read.
+    Missing images and a wrong number of items are recorded in the listing and not raised.
+
+    Args:
+        protocol: The data set and how it is measured.
+        options: `limit` keeps only the first items.
+
+    Raises:
+        UsageError: If the items cannot be read.
     """
     list_path = folders.data_path(protocol, options, protocol.annotations, "items")
     image_place = folders.data_path(protocol, options, protocol.images, "images")
     all_items = _read_items(list_path)
     items = all_items[: options.limit]
+
+    # Find every distinct image.
     index_by_image = folders.number_distinct(name for item in items for name in item.candidates)
     files = [name + protocol.image_suffix for name in index_by_image]
     images, missing_files = _locate_images(image_place, files)
@@ -102,7 +115,10 @@ def _make_data(
 ) -> AssociationData:
     """Return the data of items in which every image and prompt is stored once.
 
-    `index_by_image` maps the name of each image to its index in `images`.
+    Args:
+        items: The items, which name their candidate images.
+        index_by_image: The index of each image in `images`, by the name of the image.
+        images: The images.
     """
     index_by_prompt = folders.number_distinct(item.prompt for item in items)
     numbered_items = []
@@ -129,20 +145,27 @@ def _read_items(path: Path) -> list[_Item]:
 
 
 def _parse_item(record: Any, location: str) -> _Item:
-    """Return the item of a record `{"cue": "Snow", "candidates": [...], "associations": [...]}`.
+    """Return the item of a record.
 
     The prompt of the cue `Snow` is `A snow`, and the prompt of `Ice` is `An ice`, as in DataComp's
-    eval_utils/wino_eval.py (get_clip_prompt). Raise FileError, which begins with `location`, if a
-    field is missing or wrong.
+    eval_utils/wino_eval.py (get_clip_prompt).
+
+    Args:
+        record: A record such as
+            `{"cue": "Snow", "candidates": ["a", "b", "c"], "associations": ["b"]}`.
+        location: The place of the record in its file, such as `line 3`.
+
+    Raises:
+        FileError: If a field is missing or wrong. The message begins with the location.
     """
-    if not isinstance(record, dict):
-        record = {}
-    cue = record.get("cue")
+    fields = record if isinstance(record, dict) else {}
+    cue = fields.get("cue")
     if not isinstance(cue, str) or not cue.strip():
         raise FileError(f"{location}: `cue` must be text, not {shortened(cue)}")
-    candidates = _parse_names(record.get("candidates"), "candidates", location)
-    associations = _parse_names(record.get("associations"), "associations", location)
-    is_associated = np.isin(candidates, associations)
+
+    candidates = _parse_names(fields.get("candidates"), "candidates", location)
+    associations = _parse_names(fields.get("associations"), "associations", location)
+    is_associated = np.isin(candidates, associations)  # (n,)
     if not is_associated.any():
         raise FileError(f"{location}: none of `associations` is among the candidates")
     article = "An" if cue[0].lower() in "aeiou" else "A"
@@ -150,9 +173,15 @@ def _parse_item(record: Any, location: str) -> _Item:
 
 
 def _parse_names(value: Any, key: str, location: str) -> list[str]:
-    """Return the names of images in the field `key`, whose value is a list or the text of one.
+    """Return the names of images in a field of a record.
 
-    Raise FileError, which begins with `location`, for any other value and for blank names.
+    Args:
+        value: The value of the field: a list such as `["a", "b"]`, or the text of such a list.
+        key: The name of the field, for the error message.
+        location: The place of the record in its file, such as `line 3`.
+
+    Raises:
+        FileError: If the value is anything else, or if a name is blank.
     """
     names = parse_list(value)
     are_names = isinstance(names, list) and all(
@@ -166,8 +195,13 @@ def _parse_names(value: Any, key: str, location: str) -> list[str]:
 def _locate_images(place: Path, files: Sequence[str]) -> tuple[list[ImageSource], list[Path]]:
     """Return the source of every image file, and the paths of those that are missing.
 
-    `place` is the folder or the zip file of the images. The source of a missing image is a file
-    that does not exist.
+    Args:
+        place: The path of the folder or of the zip file that holds the images.
+        files: The names of the image files, such as `snow.jpg`.
+
+    Returns:
+        One source for each image, and the paths of missing images. The source of a missing image is
+        a file that does not exist.
     """
     image_place = open_image_place(place)
     images: list[ImageSource] = []

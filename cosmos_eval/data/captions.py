@@ -36,16 +36,23 @@ class CaptionedImage(NamedTuple):
 def read_captions(path: Path, protocol: RetrievalProtocol) -> list[CaptionedImage]:
     """Read the captioned images that a file lists.
 
-    The suffix and the content of the file tell its format, such as COCO's JSON. If the list is
-    spread over several files (`protocol.parts`), `path` is their folder. Raise UsageError if the
-    list cannot be read or names an image twice.
+    The suffix and the content of the file tell its format, such as COCO's JSON.
+
+    Args:
+        path: The path of the file. If the list is spread over several files (`protocol.parts`), the
+            path of their folder.
+        protocol: How the captions are stored, and which images are taken.
+
+    Raises:
+        UsageError: If the list cannot be read, or if it names an image twice.
     """
     list_paths = [path / file_name for file_name in protocol.parts] or [path]
     listed_images: list[CaptionedImage] = []
     for list_path in list_paths:
         listed_images.extend(_read_list(list_path, protocol))
+
     # With the suffix `.jpg`, the name `a/b` becomes `a/b.jpg`. If the protocol drops the folders of
-    # names, it becomes `b.jpg`, and `a/b.jpg` is kept as the path of the image.
+    # names (`bare_names`), it becomes `b.jpg`, and `a/b.jpg` is kept as the path of the image.
     images = []
     for listed_image in listed_images[: protocol.first]:
         name = listed_image.name.removesuffix(protocol.image_suffix) + protocol.image_suffix
@@ -54,6 +61,7 @@ def read_captions(path: Path, protocol: RetrievalProtocol) -> list[CaptionedImag
             images.append(CaptionedImage(file_name, listed_image.captions, path=name))
         else:
             images.append(CaptionedImage(name, listed_image.captions))
+
     if repeated := readers.first_repeated(image.name for image in images):
         raise UsageError(f"{path}: image {repeated[0]} is listed twice")
     return images
@@ -62,8 +70,12 @@ def read_captions(path: Path, protocol: RetrievalProtocol) -> list[CaptionedImag
 def _read_list(path: Path, protocol: RetrievalProtocol) -> list[CaptionedImage]:
     """Read one file of captions, or a folder of text files.
 
-    The suffix of the file decides how it is read. Raise UsageError if it is not known, if the file
-    is broken, and if it lists no images.
+    Args:
+        path: The path of the file or folder. The suffix of a file decides how it is read.
+        protocol: How the captions are stored, for example by which keys of a record.
+
+    Raises:
+        UsageError: If the suffix is not known, if the file is broken, and if it lists no images.
     """
     read_list: Callable[[Path, RetrievalProtocol], list[CaptionedImage]]
     if path.is_dir():
@@ -75,10 +87,11 @@ def _read_list(path: Path, protocol: RetrievalProtocol) -> list[CaptionedImage]:
             f"{path} has no known form of captions: {', '.join(_READERS)}; "
             "tar archives are named by `archives`"
         )
+
     try:
         captioned_images = read_list(path, protocol)
     except FileError as error:
-        # `FILE, line 3: ...`, but `FILE is not JSON`.
+        # The message is `FILE, line 3: ...` with a comma, but `FILE is not JSON` without one.
         comma = "," if str(error).startswith("line ") else ""
         raise UsageError(f"{path}{comma} {error}") from error
     if not captioned_images:
@@ -89,35 +102,42 @@ def _read_list(path: Path, protocol: RetrievalProtocol) -> list[CaptionedImage]:
 def measured_captions(image: CaptionedImage, protocol: RetrievalProtocol) -> tuple[str, ...]:
     """Return the captions of an image that a protocol measures.
 
-    The protocol may take only the first captions (`captions_per_image`), and may split captions
-    into sentences (`sentences`). The caption "A dog. It sleeps." becomes
+    Args:
+        image: The image with all of its captions.
+        protocol: Says how many of the first captions are taken (`captions_per_image`, None for
+            all), and whether they are split into sentences (`sentences`).
 
-    - `("A dog. It sleeps.",)` for None: captions are not split,
-    - `("A dog", "It sleeps")` for "each": every sentence is a caption,
-    - `("A dog. It sleeps",)` for "joined": the sentences are joined again with ". ".
+    Raises:
+        UsageError: If a caption that is to be split has no sentence.
 
-    Raise UsageError for a caption that has no sentence.
+    Example:
+        The caption "A dog. It sleeps." becomes
+
+        - `("A dog. It sleeps.",)` if `sentences` is None: captions are not split,
+        - `("A dog", "It sleeps")` if it is "each": every sentence is a caption,
+        - `("A dog. It sleeps",)` if it is "joined": the sentences are joined again with ". ".
     """
     captions = image.captions[: protocol.captions_per_image]
     if protocol.sentences is None:
         return captions
-    measured: list[str] = []
+
+    new_captions: list[str] = []
     for caption in captions:
         sentences = split_sentences(caption)
         if not sentences:
             raise UsageError(f"image {image.name}: a caption without a sentence")
         if protocol.sentences == "each":
-            measured.extend(sentences)
+            new_captions.extend(sentences)
         else:
-            measured.append(". ".join(sentences))  # as the dataloaders of LoTLIP and FLAIR do
-    return tuple(measured)
+            new_captions.append(". ".join(sentences))  # as the dataloaders of LoTLIP and FLAIR do
+    return tuple(new_captions)
 
 
 def _read_texts(folder: Path, protocol: RetrievalProtocol) -> list[CaptionedImage]:
     """Read a folder of text files, one for each image.
 
-    Every line of `1.txt` is a caption of the image `1`, to which the suffix of images is added
-    later.
+    Every line of `1.txt` is a caption of the image `1`. The caller adds the suffix of images to
+    this name. Raise FileError if the protocol does not state the suffix.
     """
     paths = sorted(path for path in folder.glob("*.txt") if not path.name.startswith("."))
     if paths and not protocol.image_suffix:
@@ -143,16 +163,23 @@ def _read_json(path: Path, protocol: RetrievalProtocol) -> list[CaptionedImage]:
         content = readers.read_json(path)
     except FileError as error:
         raise FileError(f"{error}; one record per line is .jsonl") from error
-    if isinstance(content, dict) and content.keys() == {"train", "valid", "test"}:
-        return _read_dense_captions(content, path)
-    if isinstance(content, dict) and "images" not in content:
+
+    if isinstance(content, dict):
+        # Densely Captioned Images.
+        if content.keys() == {"train", "valid", "test"}:
+            return _read_dense_captions(content, path)
         # FLAIR's files hold the list of records in `annotations`.
-        content = content.get("annotations", content)
+        if "images" not in content:
+            content = content.get("annotations", content)
+
+    # A list of records.
     if isinstance(content, list):
         records = []
         for index, record in enumerate(content):
             records.append((f"record {index}", record))
         return _parse_records(records, path, protocol)
+
+    # Karpathy's splits, or COCO.
     if not isinstance(content, dict) or not isinstance(content.get("images"), list):
         raise FileError(
             "has none of the known forms: COCO's {images, annotations}, Karpathy's {images: "
@@ -160,19 +187,11 @@ def _read_json(path: Path, protocol: RetrievalProtocol) -> list[CaptionedImage]:
         )
     if not content["images"]:
         return []
-    if _is_karpathy_format(content):
-        return _parse_karpathy(content, path, protocol.split)
-    return _parse_coco(content, path)
-
-
-def _is_karpathy_format(content: Mapping[str, Any]) -> bool:
-    """Return whether the content of a JSON file is in the format of Karpathy's splits.
-
-    There, the captions of an image are beside it. In COCO's format, they are in `annotations`.
-    """
     first_image = content["images"][0]
     has_sentences = isinstance(first_image, dict) and "sentences" in first_image
-    return has_sentences and "annotations" not in content
+    if has_sentences and "annotations" not in content:
+        return _parse_karpathy(content, path, protocol.split)
+    return _parse_coco(content, path)
 
 
 def _read_records(path: Path, protocol: RetrievalProtocol) -> list[CaptionedImage]:
@@ -185,40 +204,56 @@ def _parse_records(
 ) -> list[CaptionedImage]:
     """Return the captioned images of records such as `{"image": "1.jpg", "caption": "A dog"}`.
 
-    `records` yields the place of each record in the file at `path`, such as `line 3`, and the
-    record. The captions of all records of the same image are joined. If the protocol names a
-    `split_key`, only records of its split are kept. Raise UsageError for a broken record, and
-    FileError if the file has no records of the split.
+    If several records name the same image, it gets the captions of all of them.
+
+    Args:
+        records: The place of each record in the file, such as `line 3`, and the record.
+        path: The path of the file, for error messages.
+        protocol: The keys of a record. If it has a `split_key`, only records whose value of this
+            key is `protocol.split` are kept.
+
+    Raises:
+        UsageError: If a record is broken.
+        FileError: If the file has no records of the split.
     """
     images = []
-    n_images_of_split: Counter[str] = Counter()
+    n_records_by_split: Counter[str] = Counter()
     for place, record in records:
         location = f"{path}, {place}"
         if not isinstance(record, Mapping):
             raise UsageError(f"{location}: must be a record with an image and its captions")
         if protocol.split_key is not None:
             split = str(_require_key(record, protocol.split_key, location))
-            n_images_of_split[split] += 1
+            n_records_by_split[split] += 1
             if split != protocol.split:
                 continue
         name = _read_image_name(record, protocol, location)
         captions = _read_captions_of_record(record, protocol, location)
         images.append(CaptionedImage(name, captions))
-    if n_images_of_split and not images:
-        raise _missing_split_error(protocol.split, n_images_of_split)
+
+    if n_records_by_split and not images:
+        raise _missing_split_error(protocol.split, n_records_by_split)
     return _merge_by_name(images)
 
 
 def _read_captions_of_record(
     record: Mapping[str, Any], protocol: RetrievalProtocol, location: str
 ) -> tuple[str, ...]:
-    """Return the captions of a record. Raise UsageError if they are missing or not text.
+    """Return the captions of a record.
 
-    The value is a text or a list of texts, the text of such a list (`protocol.listed_captions`), or
-    one of LLaVA's conversations. `location` names the record in error messages.
+    Args:
+        record: A record such as `{"image": "1.jpg", "caption": "A dog"}`. The value is a text, a
+            list of texts, or one of LLaVA's conversations.
+        protocol: The key of the captions. If `protocol.listed_captions` is true, the value is a
+            list that is written as text, such as `"['A dog', 'An animal']"`.
+        location: The name of the record in error messages.
+
+    Raises:
+        UsageError: If the captions are missing, or if they are not text.
     """
     captions = _read_caption_value(record, protocol, location)
-    if "conversations" in record and captions is record["conversations"]:
+    is_conversation = "conversations" in record and captions is record["conversations"]
+    if is_conversation:
         captions = _read_reply(captions, location, protocol)
     if protocol.listed_captions:
         with report_faults_at(f"{location}: captions "):
@@ -226,19 +261,30 @@ def _read_captions_of_record(
     return _check_captions(captions, location)
 
 
-def _missing_split_error(split: str, n_images_of_split: Counter[str]) -> FileError:
-    """Return the error for a file without images of `split`, which lists the splits it has."""
-    splits = ", ".join(f"{name} ({count})" for name, count in n_images_of_split.items())
+def _missing_split_error(split: str, n_images_by_split: Counter[str]) -> FileError:
+    """Return the error for a file that has no images of a split.
+
+    Its message lists the splits that the file has: `has no images of split 'test', only of train
+    (100), val (10): set `split``.
+    """
+    splits = ", ".join(f"{name} ({count})" for name, count in n_images_by_split.items())
     return FileError(f"has no images of split {split!r}, only of {splits}: set `split`")
 
 
 def _read_reply(conversation: Any, location: str, protocol: RetrievalProtocol) -> str:
     """Return the reply in a conversation, which is the caption of an image.
 
-    A conversation is `[{"from": "human", "value": QUESTION}, {"from": "gpt", "value": REPLY}]`. The
-    lines of the reply are joined with spaces, as in train/sharegpt4v.py of
-    github.com/beichenzbc/Long-CLIP, unless the protocol splits captions into sentences. Raise
-    UsageError for a value in another form.
+    The lines of the reply are joined with spaces, as in train/sharegpt4v.py of
+    github.com/beichenzbc/Long-CLIP, unless the protocol splits captions into sentences.
+
+    Args:
+        conversation: A list such as
+            `[{"from": "human", "value": QUESTION}, {"from": "gpt", "value": REPLY}]`.
+        location: The name of the record in error messages.
+        protocol: Says whether captions are split into sentences (`sentences`).
+
+    Raises:
+        UsageError: If the conversation has another form.
     """
     reply = None
     if isinstance(conversation, list) and len(conversation) > 1:
@@ -265,10 +311,14 @@ class _DenseCaption(pydantic.BaseModel, strict=True):
 def _read_dense_captions(content: dict[str, Any], path: Path) -> list[CaptionedImage]:
     """Read the images that a list of the Densely Captioned Images names, with one caption each.
 
-    `content` maps splits to names of JSON files in the folder `annotations` beside the list. All
-    splits are read, as in dataloaders/dci_retrieval.py of LoTLIP. A caption is the short caption
-    and the extra caption on two lines, as in DenseCaptionedImage.get_extended_caption of
+    All splits are read, as in dataloaders/dci_retrieval.py of LoTLIP. A caption is the short
+    caption and the extra caption on two lines, as in DenseCaptionedImage.get_extended_caption of
     github.com/facebookresearch/DCI.
+
+    Args:
+        content: The names of JSON files by split, one file for each image:
+            `{"train": ["1.json", ...], "valid": [...], "test": [...]}`.
+        path: The path of the list. The JSON files are in the folder `annotations` beside it.
     """
     images = []
     for file_names in content.values():
@@ -301,25 +351,37 @@ class _Coco(pydantic.BaseModel, strict=True):
 def _parse_coco(content: dict[str, Any], path: Path) -> list[CaptionedImage]:
     """Return the captioned images of COCO's captions file.
 
-    Images are sorted by their ids. The captions of an image are in the order of the file. Raise
-    FileError for another format, inconsistent ids, and images without captions.
+    Images are sorted by their ids. The captions of an image are in the order of the file.
+
+    Args:
+        content: The content of the file:
+            `{"images": [{"id", "file_name"}], "annotations": [{"image_id", "caption"}]}`.
+        path: The path of the file, for error messages.
+
+    Raises:
+        FileError: If the content has another format, if ids are not consistent, and if an image has
+            no captions.
     """
     coco = parse(_Coco, content)
-    captioned_ids = [annotation.image_id for annotation in coco.annotations]
-    _check_image_ids([image.id for image in coco.images], captioned_ids)
-    captions_by_image: dict[Any, list[str]] = {image.id: [] for image in coco.images}
+    ids_of_captions = [annotation.image_id for annotation in coco.annotations]
+    _check_image_ids([image.id for image in coco.images], ids_of_captions)
+
+    captions_by_id: dict[Any, list[str]] = {image.id: [] for image in coco.images}
     for annotation in coco.annotations:
-        captions_by_image[annotation.image_id].append(annotation.caption)
+        captions_by_id[annotation.image_id].append(annotation.caption)
+
     images = sorted(coco.images, key=attrgetter("id"))
-    uncaptioned = [image.id for image in images if not captions_by_image[image.id]]
-    if uncaptioned:
+    uncaptioned_ids = [image.id for image in images if not captions_by_id[image.id]]
+    if uncaptioned_ids:
         raise FileError(
-            f"has {len(uncaptioned)} images without captions, first: image id {uncaptioned[0]}"
+            f"has {len(uncaptioned_ids)} images without captions, first: image id "
+            f"{uncaptioned_ids[0]}"
         )
+
     captioned_images = []
     for image in images:
         location = f"{path}: image id {image.id}"
-        captions = _check_captions(captions_by_image[image.id], location)
+        captions = _check_captions(captions_by_id[image.id], location)
         captioned_images.append(CaptionedImage(image.file_name, captions))
     return captioned_images
 
@@ -327,17 +389,23 @@ def _parse_coco(content: dict[str, Any], path: Path) -> list[CaptionedImage]:
 def _check_image_ids(image_ids: Sequence[Any], ids_of_captions: Sequence[Any]) -> None:
     """Raise FileError unless ids of images are distinct, and captions refer only to these ids.
 
-    `ids_of_captions` holds the id of the image of every caption. All ids must be whole numbers, or
-    all must be text, because they become the keys of a dictionary: there, the ids 1, true and 1.0
-    would be the same key, and 1 and "1" different keys.
+    All ids must be whole numbers, or all must be text, because they become the keys of a
+    dictionary: there, the ids 1, true and 1.0 would be the same key, and 1 and "1" different keys.
+
+    Args:
+        image_ids: The id of every image.
+        ids_of_captions: For every caption, the id of the image that it describes.
     """
     n_ids_by_type = Counter(type(image_id) for image_id in [*image_ids, *ids_of_captions])
+    is_one_type = len(n_ids_by_type) <= 1
     has_other_types = bool(n_ids_by_type.keys() - {int, str})
-    if has_other_types or len(n_ids_by_type) > 1:
+    if has_other_types or not is_one_type:
         types = ", ".join(f"{kind.__name__} ({count})" for kind, count in n_ids_by_type.items())
         raise FileError(f"has image ids that are not all whole numbers or all text, but {types}")
+
     if repeated := readers.first_repeated(image_ids):
         raise FileError(f"has image id {repeated[0]} twice")
+
     unlisted_ids = sorted(set(ids_of_captions) - set(image_ids))
     if unlisted_ids:
         raise FileError(
@@ -367,20 +435,30 @@ class _Karpathy(pydantic.BaseModel, strict=True):
 def _parse_karpathy(content: dict[str, Any], path: Path, split: str) -> list[CaptionedImage]:
     """Return the captioned images of a split from a file of Karpathy's splits, in its order.
 
-    The format is from cs.stanford.edu/people/karpathy. Raise FileError for another format, and if
-    the file has no images of the split.
+    The format is from cs.stanford.edu/people/karpathy.
+
+    Args:
+        content: The content of the file:
+            `{"images": [{"filename", "split", "sentences": [{"raw": CAPTION}]}]}`.
+        path: The path of the file, for error messages.
+        split: The name of the split, such as "test".
+
+    Raises:
+        FileError: If the content has another format, or no images of the split.
     """
     images = parse(_Karpathy, content).images
     captioned_images = []
-    for number, image in enumerate(images):
+    for index, image in enumerate(images):
         if image.split != split:
             continue
         name = f"{image.filepath}/{image.filename}" if image.filepath else image.filename
         sentences = [sentence.raw for sentence in image.sentences]
-        captions = _check_captions(sentences, f"{path}, images[{number}]")
+        captions = _check_captions(sentences, f"{path}, images[{index}]")
         captioned_images.append(CaptionedImage(name, captions))
+
     if not captioned_images:
-        raise _missing_split_error(split, Counter(image.split for image in images))
+        n_images_by_split = Counter(image.split for image in images)
+        raise _missing_split_error(split, n_images_by_split)
     return captioned_images
 
 
@@ -400,26 +478,42 @@ class _FlickrLine(NamedTuple):
 def _read_flickr_list(path: Path, protocol: RetrievalProtocol) -> list[CaptionedImage]:
     """Read a list of captions of Flickr as CLIP Benchmark and Kaggle distribute it.
 
-    It has a header, and then lines such as `1.jpg,A dog`. There are two ways to write a caption
-    that holds a comma:
+    The list has a header, and then lines such as `1.jpg,A dog`. A caption with a comma is written
+    in one of two styles, which is the same for all lines of a list:
 
-    - as a CSV field: `1.jpg,"A dog, asleep"`. This is assumed if every caption is one CSV field.
-    - as it is: `1.jpg,A dog, asleep`. Otherwise a caption is all text after the first comma, as in
-      clip_benchmark/datasets/flickr.py.
+    - CSV: captions are fields of a CSV file, in quotes if necessary: `1.jpg,"A dog, asleep"`.
+    - Plain: a caption is all text after `.jpg,`, as in clip_benchmark/datasets/flickr.py:
+      `1.jpg,A dog, asleep`.
 
-    Raise FileError if some lines can only be read in one way and others only in the other way.
+    Args:
+        path: The path of the list.
+        protocol: Not used. All functions that read lists have it.
+
+    Raises:
+        FileError: If some lines can only be CSV, and others can only be plain.
     """
     lines = _read_flickr_lines(path)
-    plain_lines = [line for line in lines if line.csv_field is None]
-    quoted_lines = [line for line in lines if line.csv_field not in (None, line.text)]
-    if plain_lines and quoted_lines:
+
+    # Lines with a comma or a quote can only be in one of the styles. All other lines, such as
+    # `1.jpg,A dog`, are the same in both.
+    only_plain_lines = []
+    only_csv_lines = []
+    for line in lines:
+        if line.csv_field is None:
+            only_plain_lines.append(line)
+        elif line.csv_field != line.text:
+            only_csv_lines.append(line)
+    if only_plain_lines and only_csv_lines:
         raise FileError(
-            f"line {plain_lines[0].number}: the caption holds a comma or a quote and is not a "
-            f"CSV field, but line {quoted_lines[0].number} has a CSV field; write all lines as CSV"
+            f"line {only_plain_lines[0].number}: the caption holds a comma or a quote and is not "
+            f"a CSV field, but line {only_csv_lines[0].number} has a CSV field; write all lines as "
+            "CSV"
         )
+
+    has_plain_style = bool(only_plain_lines)
     images = []
     for line in lines:
-        caption = line.text if plain_lines else line.csv_field
+        caption = line.text if has_plain_style else line.csv_field
         captions = _check_captions(caption, f"{path}, line {line.number}")
         images.append(CaptionedImage(f"{line.image}.jpg", captions))
     return _merge_by_name(images)
@@ -436,6 +530,7 @@ def _read_flickr_lines(path: Path) -> list[_FlickrLine]:
     header_number, header = numbered_lines[0]
     if ".jpg," in header:
         raise FileError(f"line {header_number}: must be a header, not an image")
+
     lines = []
     for number, line in numbered_lines[1:]:
         image, separator, text = line.partition(".jpg,")
@@ -448,8 +543,9 @@ def _read_flickr_lines(path: Path) -> list[_FlickrLine]:
 def _parse_csv_field(text: str) -> str | None:
     """Return the content of a text that is one field of a CSV file, or None for any other text.
 
-    `A dog` gives `A dog`, `"A dog, asleep"` in quotes gives `A dog, asleep`, and without quotes
-    `A dog, asleep` gives None, since it would be two fields.
+    Example:
+        `A dog` gives `A dog`. `"A dog, asleep"` in quotes gives `A dog, asleep`. Without quotes,
+        `A dog, asleep` gives None, because it would be two fields.
     """
     try:
         fields = next(csv.reader([text], strict=True)) or [""]
@@ -474,9 +570,16 @@ def read_archives(
     """Return the captioned images of tar archives, and the sources of the images.
 
     A sample of an archive is an image such as `00012.jpg` with its captions beside it: the lines of
-    `00012.txt`, as CLIP Benchmark's webdataset_builder.py writes them, or a record `00012.json`. It
-    is named by its archive below `root` and by its key: `test/0.tar:00012`. Raise UsageError if
-    captions are missing, or if a sample occurs twice.
+    `00012.txt`, as CLIP Benchmark's webdataset_builder.py writes them, or a record `00012.json`.
+    The name of the sample is `test/0.tar:00012`: the path of its archive, and the common name of
+    its files.
+
+    Args:
+        root: The folder that paths of archives are relative to.
+        protocol: Names the archives (`archives`), and the keys of records.
+
+    Raises:
+        UsageError: If captions are missing, or if a sample occurs twice.
     """
     samples = sources.open_archives(_find_archives(root, protocol))
     first_sample = samples[0]
@@ -489,6 +592,7 @@ def read_archives(
             f"{first_sample.name} has neither a .txt of captions, one per line, nor a .json record "
             f"with them, only {', '.join(first_sample.members)}"
         )
+
     captioned_images = []
     for sample in samples:
         name = f"{os.path.relpath(sample.archive, root)}:{sample.key}"
@@ -504,8 +608,14 @@ def _read_captions_of_sample(
 ) -> tuple[str, ...]:
     """Return the captions of a sample in an archive.
 
-    With the extension `txt`, they are the lines of the sample's text file. With `json`, they are in
-    a record such as `{"caption": "A dog"}`. Raise UsageError if they are missing or broken.
+    Args:
+        sample: The files of the sample, such as `00012.jpg` and `00012.txt`.
+        extension: `txt` if captions are the lines of a text file, or `json` if they are in a record
+            such as `{"caption": "A dog"}`.
+        protocol: The key of the captions in a record.
+
+    Raises:
+        UsageError: If the captions are missing or broken.
     """
     location = f"{sample.name}.{extension}"
     content = sample.text(extension)
@@ -519,13 +629,20 @@ def _read_captions_of_sample(
 
 
 def _find_archives(root: Path, protocol: RetrievalProtocol) -> list[Path]:
-    """Return the paths of the tar archives that `protocol.archives` names, below `root`.
+    """Return the paths of the tar archives that a protocol names.
 
-    It holds paths and patterns such as `test/*.tar`, or a single folder in CLIP Benchmark's layout
-    (clip_benchmark/datasets/builder.py). The folder stands for the archives of the protocol's
-    split. Raise UsageError if a pattern matches no archive, and for a folder in another layout.
+    Args:
+        root: The folder that their paths are relative to.
+        protocol: Its field `archives` holds paths and patterns such as `test/*.tar`, or a single
+            folder in CLIP Benchmark's layout (clip_benchmark/datasets/builder.py). The folder
+            stands for the archives of the protocol's split.
+
+    Raises:
+        UsageError: If a pattern matches no archive, and for a folder in another layout.
     """
     patterns = as_tuple(protocol.archives)
+
+    # A folder in CLIP Benchmark's layout.
     folder = root / patterns[0]
     if len(patterns) == 1 and folder.is_dir():
         kind = sources.read_layout_file(folder / "dataset_type.txt")
@@ -535,6 +652,8 @@ def _find_archives(root: Path, protocol: RetrievalProtocol) -> list[Path]:
                 "archives by a pattern such as FOLDER/*.tar"
             )
         return sources.numbered_archives(folder / protocol.split)
+
+    # Paths and patterns.
     archives: list[Path] = []
     for pattern in patterns:
         if (root / pattern).exists():  # a file name may have brackets, which glob would expand
@@ -548,9 +667,16 @@ def _find_archives(root: Path, protocol: RetrievalProtocol) -> list[Path]:
 
 
 def _read_image_name(record: Mapping[str, Any], protocol: RetrievalProtocol, location: str) -> str:
-    """Return the path of a record's image. Raise UsageError if it is missing or not text.
+    """Return the path of a record's image, such as "1.jpg".
 
-    The key of the path is `protocol.image_key`, or else one of the usual keys such as `image`.
+    Args:
+        record: A record such as `{"image": "1.jpg", "caption": "A dog"}`.
+        protocol: The key of the path is `protocol.image_key`, or else one of the usual keys such as
+            `image`.
+        location: The name of the record in error messages.
+
+    Raises:
+        UsageError: If the path is missing, or if it is not text.
     """
     if protocol.image_key is not None:
         name = _require_key(record, protocol.image_key, location)
@@ -566,8 +692,14 @@ def _read_caption_value(
 ) -> Any:
     """Return the value of a record that holds its captions, without checking it.
 
-    The key of the value is `protocol.caption_key`, or else one of the usual keys such as
-    `caption`. Raise UsageError if the record does not have it.
+    Args:
+        record: A record such as `{"image": "1.jpg", "caption": "A dog"}`.
+        protocol: The key of the value is `protocol.caption_key`, or else one of the usual keys such
+            as `caption`.
+        location: The name of the record in error messages.
+
+    Raises:
+        UsageError: If the record has no such key.
     """
     if protocol.caption_key is not None:
         return _require_key(record, protocol.caption_key, location)
@@ -575,7 +707,10 @@ def _read_caption_value(
 
 
 def _require_key(record: Mapping[str, Any], key: str, location: str) -> Any:
-    """Return the value of a key. Raise UsageError if the record at `location` lacks it."""
+    """Return the value of a key of a record, such as "A dog" for the key "caption".
+
+    Raise UsageError, which names the `location` of the record, if the record lacks the key.
+    """
     if key not in record:
         raise UsageError(f"{location}: no `{key}`, only {_format_keys(record)}")
     return record[key]
@@ -586,8 +721,15 @@ def _require_one_key(
 ) -> Any:
     """Return the value of the one usual key that a record has.
 
-    Raise UsageError if the record has none or several of them. The user then has to name the key by
-    the protocol's field `option`, which is `image_key` or `caption_key`.
+    Args:
+        record: A record such as `{"image": "1.jpg", "caption": "A dog"}`.
+        usual_keys: The keys to look for, such as `("caption", "captions", "title")`.
+        option: The field of the protocol that can name the key instead, for the error message:
+            `image_key` or `caption_key`.
+        location: The name of the record in error messages.
+
+    Raises:
+        UsageError: If the record has none or several of the usual keys.
     """
     present_keys = [key for key in usual_keys if key in record]
     if len(present_keys) > 1:
@@ -608,10 +750,14 @@ def _format_keys(record: Mapping[str, Any]) -> str:
 
 
 def _check_captions(value: Any, location: str) -> tuple[str, ...]:
-    """Return the captions of one image, which are a text or a list of texts, as a tuple.
+    """Check the captions of one image, and return them as a tuple.
 
-    Raise UsageError, which names the `location` in the file, if captions are missing, or if one of
-    them is blank or not text.
+    Args:
+        value: The captions: a text, or a list or tuple of texts.
+        location: Where they are in a file, for error messages.
+
+    Raises:
+        UsageError: If there are none, or if one of them is blank or not text.
     """
     captions = (value,) if isinstance(value, str) else value
     if not isinstance(captions, list | tuple):
@@ -627,7 +773,11 @@ def _check_captions(value: Any, location: str) -> tuple[str, ...]:
 def _merge_by_name(records: Iterable[CaptionedImage]) -> list[CaptionedImage]:
     """Return every image once, with the captions of all records that name it.
 
-    The images are in the order in which they occur first, and captions in the order of the records.
+    Images are in the order in which they occur first, and captions in the order of the records.
+
+    Example:
+        Records of `1.jpg` with "A dog", of `2.jpg` with "A cat" and of `1.jpg` with "An animal"
+        give `1.jpg` with ("A dog", "An animal"), and `2.jpg` with ("A cat",).
     """
     captions_by_image: dict[str, list[str]] = {}
     for record in records:

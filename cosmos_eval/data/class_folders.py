@@ -66,8 +66,10 @@ def find_folder(protocol: ClassificationProtocol, options: RunOptions) -> Path:
             continue
         # The data root exists for every data set. It is the folder of this one only if the protocol
         # says so, or if ImageNet's images or class folders are in it.
-        if path != root or protocol.folder == "." or _contains_imagenet(root):
+        is_data_root = path == root
+        if not is_data_root or protocol.folder == "." or _contains_imagenet(root):
             return path
+
     if len(paths) == 1:
         if paths[0].exists():
             raise UsageError(f"{paths[0]} is not a folder")
@@ -112,31 +114,45 @@ def list_flat_images(folder: Path) -> list[FlatImage]:
 def must_be_moved(folder: Path, flat_images: Sequence[FlatImage]) -> bool:
     """Return whether flat images must be moved into class folders before they can be read.
 
-    They can stay in `folder` if all their names end with their class, and if the folder has no
-    class folders besides.
+    Flat images lie directly in a folder, and not in the folder of their class. They can stay there
+    if all their names end with their class, and if the folder has no class folders besides.
+
+    Args:
+        folder: The folder.
+        flat_images: The flat images in it.
     """
     if not flat_images:
         return False
     has_class_folders = any(WORDNET_ID.fullmatch(entry.name) for entry in folder_entries(folder))
-    return has_class_folders or any(image.wordnet_id is None for image in flat_images)
+    lacks_classes = any(image.wordnet_id is None for image in flat_images)
+    return has_class_folders or lacks_classes
 
 
 def read_folders(folder: Path, protocol: ClassificationProtocol, options: RunOptions) -> ClassData:
     """Return the images of a data set with a folder for each class: `FOLDER/CLASS/IMAGE`.
 
     ImageNet's validation images may also lie in one folder, if their names end with their class.
-    Images are listed and not read. Raise UsageError if class folders are missing, and if they do
-    not match the protocol's class list.
+    Images are listed and not read.
+
+    Args:
+        folder: The folder of the data set.
+        protocol: The data set and its class list, if it has one.
+        options: The options of the command, for the advice in error messages.
+
+    Raises:
+        UsageError: If class folders are missing, and if they do not match the class list.
     """
     if protocol.class_list == "imagenet1k":
         flat_images = list_flat_images(folder)
         if flat_images:
             return _read_flat(folder, flat_images, protocol, options)
+
     class_list = CLASS_LISTS.get(protocol.class_list or "")
     classes = sorted(entry.name for entry in folder_entries(folder) if entry.is_dir())
     if not classes:
         raise UsageError(f"{folder} has no class folders: the layout is {folder}/CLASS/IMAGE")
-    if class_list and class_list.numeric and all(map(str.isdecimal, classes)):
+    is_numbered = class_list is not None and class_list.numeric
+    if is_numbered and all(map(str.isdecimal, classes)):
         classes.sort(key=int)  # 2 before 10
     _require_listed_classes(protocol, folder, classes, "class folders")
     return _read_class_folders(folder, classes)
@@ -151,14 +167,18 @@ def read_objectnet(folder: Path) -> ClassData:
     """
     label_by_folder = _read_mapping(folder / "mappings" / "folder_to_objectnet_label.json")
     imagenet_class_by_label = _read_mapping(folder / "mappings" / "objectnet_to_imagenet_1k.json")
-    classes = sorted(
-        name for name, label in label_by_folder.items() if label in imagenet_class_by_label
-    )
+    classes = []
+    for class_folder, label in sorted(label_by_folder.items()):
+        if label in imagenet_class_by_label:
+            classes.append(class_folder)
+
+    image_folder = folder / "images"
     for name in classes:
-        if not (folder / "images" / name).is_dir():
-            raise UsageError(f"{folder / 'images'} has no class folder {name}")
-    data = _read_class_folders(folder / "images", classes)
-    return data._replace(prompts=tuple(label_by_folder[name].lower() for name in classes))
+        if not (image_folder / name).is_dir():
+            raise UsageError(f"{image_folder} has no class folder {name}")
+    data = _read_class_folders(image_folder, classes)
+    prompt_names = tuple(label_by_folder[name].lower() for name in classes)
+    return data._replace(prompts=prompt_names)
 
 
 def _read_mapping(path: Path) -> dict[str, str]:
@@ -177,8 +197,16 @@ def _read_class_folders(folder: Path, classes: Sequence[str]) -> ClassData:
     """Return the images below the folders of classes, in the order of torchvision's ImageFolder.
 
     Images may lie at any depth below the folder of their class. Their names are their paths below
-    `folder`, such as `CLASS/subfolder/1.jpg`. Raise UsageError for a class without images.
+    the folder of the data set, such as `CLASS/subfolder/1.jpg`.
+
+    Args:
+        folder: The folder of the data set.
+        classes: The names of the class folders in it.
+
+    Raises:
+        UsageError: If a class has no images.
     """
+    # Find the images of each class.
     paths_by_class: dict[str, list[str]] = {name: [] for name in classes}
     for subfolder, file_names in sorted(walk_folders(folder), key=lambda entry: str(entry[0])):
         relative_folder = subfolder.relative_to(folder)
@@ -190,12 +218,14 @@ def _read_class_folders(folder: Path, classes: Sequence[str]) -> ClassData:
             if file_name.lower().endswith(SUFFIXES):
                 path = (relative_folder / file_name).as_posix()
                 paths_by_class[class_name].append(path)
+
+    # Label each image with the index of its class.
     samples = []
-    for index, name in enumerate(classes):
+    for class_index, name in enumerate(classes):
         if not paths_by_class[name]:
             raise UsageError(f"class folder {folder / name} has no images ({', '.join(SUFFIXES)})")
         for path in paths_by_class[name]:
-            samples.append((path, sources.ImageFile(folder / path), index))
+            samples.append((path, sources.ImageFile(folder / path), class_index))
     return make_data(classes, samples)
 
 
@@ -207,8 +237,17 @@ def _read_flat(
 ) -> ClassData:
     """Return ImageNet's validation images in one folder, whose names end with their class.
 
-    They get the names and the order that they would have in class folders. Raise UsageError if an
-    image does not name its class, and if the classes do not match the protocol's class list.
+    They get the names and the order that they would have in class folders.
+
+    Args:
+        folder: The folder of the images.
+        flat_images: The images that lie directly in it.
+        protocol: The data set with its class list.
+        options: The options of the command, for the advice in error messages.
+
+    Raises:
+        UsageError: If an image does not name its class, and if the classes do not match the class
+            list.
     """
     if must_be_moved(folder, flat_images):
         root = shlex.quote(str(protocol.root or options.data_root))
@@ -217,8 +256,11 @@ def _read_flat(
             f"{flat_images[0].name}: `cosmos-eval data prepare imagenet --data-root {root}` makes "
             "one folder per class"
         )
+
     wordnet_ids = sorted({str(image.wordnet_id) for image in flat_images})
     _require_listed_classes(protocol, folder, wordnet_ids, "classes in the names of its images")
+
+    # Label each image with the index of its class.
     index_by_wordnet_id = number_distinct(wordnet_ids)
     samples = []
     for image in sorted(flat_images, key=attrgetter("wordnet_id", "official_name", "name")):
@@ -231,8 +273,11 @@ def _read_flat(
 def is_subset_of_list(protocol: ClassificationProtocol, classes: Sequence[str]) -> bool:
     """Return whether the classes of a user's data are some or all classes of a known class list.
 
-    The list is the one that the user's YAML file names. Return False for known data sets, which
-    must have all classes of their list.
+    Args:
+        protocol: The data set. `protocol.class_list` is the list that the user's YAML file names,
+            such as `imagenet1k`. The result is False for known data sets, which must have all
+            classes of their list.
+        classes: The classes of the data.
     """
     is_known_set = protocol.n_classes is not None
     if protocol.class_list is None or is_known_set:
@@ -245,8 +290,13 @@ def _require_listed_classes(
 ) -> None:
     """Raise UsageError unless the classes of the data match the protocol's class list.
 
-    They are compared by their hash, except that a user's data may have a subset of the list. The
-    message says by `origin` where the classes were read, for example `class folders`.
+    They are compared by their hash, except that a user's data may have a subset of the list.
+
+    Args:
+        protocol: The data set with its class list, if it has one.
+        folder: The folder of the data set, for the error message.
+        classes: The classes of the data, in order.
+        origin: Where the classes were read, for the error message, for example `class folders`.
     """
     class_list = CLASS_LISTS.get(protocol.class_list or "")
     if class_list is None or class_list.classes_sha256 is None:
@@ -266,12 +316,21 @@ def read_webdataset(folder: Path, protocol: ClassificationProtocol) -> ClassData
     """Return the images of the test split of a data set in CLIP Benchmark's webdataset layout.
 
     The folder has a text file of class names, perhaps one of prompt templates, and tar archives of
-    samples. An image is named by its archive and its key: `test/0.tar:00012`. A class name may be
-    blank if there are exactly `protocol.n_classes` lines. Raise UsageError if anything is missing
-    or broken.
+    samples. An image is named by its archive and by the common name of the sample's files:
+    `test/0.tar:00012`.
+
+    Args:
+        folder: The folder of the data set.
+        protocol: The data set. A class name may be blank if the file has exactly
+            `protocol.n_classes` lines.
+
+    Raises:
+        UsageError: If anything is missing or broken.
     """
     prompt_names = _read_lines(folder / _CLASSES_FILE, protocol.n_classes)
     templates = _read_templates(folder / _TEMPLATES_FILE)
+
+    # Read the images and their labels.
     samples = sources.open_archives(sources.numbered_archives(folder / "test"))
     labelled_images = []
     for sample in samples:
@@ -279,6 +338,7 @@ def read_webdataset(folder: Path, protocol: ClassificationProtocol) -> ClassData
         image = sample.image()
         label = _read_label(sample, protocol, len(prompt_names))
         labelled_images.append((name, image, label))
+
     data = make_data(_make_names_distinct(prompt_names), labelled_images)
     data = data._replace(prompts=tuple(prompt_names), templates=templates or None)
     if protocol.metadata:
@@ -289,8 +349,10 @@ def read_webdataset(folder: Path, protocol: ClassificationProtocol) -> ClassData
 def _make_names_distinct(names: Sequence[str]) -> list[str]:
     """Return the names of classes, with the index of the class added if a name is not unique.
 
-    `["crane", "crane", ""]` gives `["crane (0)", "crane (1)", "(2)"]`. Some classes of ImageNet
-    share a name, and a class of CLEVR has a blank one.
+    Some classes of ImageNet share a name, and a class of CLEVR has a blank one.
+
+    Example:
+        `["crane", "crane", ""]` gives `["crane (0)", "crane (1)", "(2)"]`.
     """
     distinct_names = []
     for index, name in enumerate(names):
@@ -302,10 +364,13 @@ def _make_names_distinct(names: Sequence[str]) -> list[str]:
 
 
 def _read_templates(path: Path) -> tuple[str, ...]:
-    """Return the prompt templates in a file, with `{}` for the class; none without the file.
+    """Return the prompt templates in a file, with `{}` for the class.
 
-    The file has a template on each line, with `{c}` for the class: `a photo of a {c}.`. Raise
-    UsageError for other templates.
+    The file has a template on each line, with `{c}` for the class. The result is empty if the file
+    does not exist. Raise UsageError for templates without exactly one `{c}`.
+
+    Example:
+        The line `a photo of a {c}.` gives `a photo of a {}.`.
     """
     if not path.exists():
         return ()
@@ -320,11 +385,19 @@ def _read_templates(path: Path) -> tuple[str, ...]:
 
 
 def _format_group_name(sample: sources.ArchiveSample, protocol: ClassificationProtocol) -> str:
-    """Return the name of the group that a sample belongs to, such as `region 3, year 2`.
+    """Return the name of the group of images that a sample belongs to.
 
-    The .npy file of the sample holds a number for each name in `protocol.metadata`. The numbers
-    that `protocol.group_keys` select make the name of the group. Raise UsageError for a number that
-    is not 0, 1, 2...
+    Args:
+        sample: The sample. Its .npy file holds a number for each name in `protocol.metadata`.
+        protocol: `metadata` has the names of the numbers, in their order. `group_keys` selects the
+            numbers that make the name of the group.
+
+    Raises:
+        UsageError: If a number is not 0, 1, 2...
+
+    Example:
+        If `metadata` is `("region", "country", "year")`, `group_keys` is `("region", "year")`, and
+        the numbers are `[3, 17, 2]`, the group is `region 3, year 2`.
     """
     numbers = sample.vector(len(protocol.metadata), exact=False)
     descriptions = []
@@ -339,10 +412,17 @@ def _format_group_name(sample: sources.ArchiveSample, protocol: ClassificationPr
 def _read_label(
     sample: sources.ArchiveSample, protocol: ClassificationProtocol, n_classes: int
 ) -> Any:
-    """Return the label of a sample in a webdataset archive, in the form of the protocol.
+    """Return the label of a sample in a webdataset archive.
 
-    It is the index of the class (classification), or whether the image shows each of the classes
-    (several labels), or four indices (faces). Raise UsageError for a broken label.
+    Args:
+        sample: The files of the sample, one of which holds the label.
+        protocol: Its type decides the form of the label: the index of the class for classification,
+            whether the image shows each class (C,) for several labels, and four indices (4,) for
+            faces.
+        n_classes: C, the number of classes.
+
+    Raises:
+        UsageError: If the label is broken.
     """
     if isinstance(protocol, MultilabelProtocol):
         return _read_multilabel(sample, n_classes)
@@ -352,7 +432,7 @@ def _read_label(
 
 
 def _read_multilabel(sample: sources.ArchiveSample, n_classes: int) -> NDArray[Any]:
-    """Return whether the image of a sample shows each class, as an array (C,) of truth values.
+    """Return whether the image of a sample shows each of the C classes, (C,) bool.
 
     The .npy file of the sample holds a 1 or a 0 for each class. Raise UsageError for other numbers.
     """
@@ -369,9 +449,11 @@ def _read_face_labels(sample: sources.ArchiveSample) -> NDArray[Any]:
     Raise UsageError for numbers that are not 0, 1, 2...
     """
     labels = sample.vector(4, exact=False)[:4]
-    if (labels < 0).any() or (labels != labels.astype(np.int64)).any():
+    integer_labels = labels.astype(np.int64)
+    are_integers = (labels == integer_labels).all()
+    if not are_integers or (labels < 0).any():
         raise UsageError(f"{sample.name}.npy must hold 0, 1, 2..., not {labels.tolist()}")
-    return labels.astype(np.int64)
+    return integer_labels
 
 
 def _read_class_index(sample: sources.ArchiveSample, n_classes: int) -> int:
@@ -380,7 +462,8 @@ def _read_class_index(sample: sources.ArchiveSample, n_classes: int) -> int:
     Raise UsageError if it is not the index of one of the `n_classes` classes.
     """
     text = sample.text("cls").strip()
-    if not text.isdecimal() or len(text) > _MAX_INDEX_DIGITS or int(text) >= n_classes:
+    is_index = text.isdecimal() and len(text) <= _MAX_INDEX_DIGITS and int(text) < n_classes
+    if not is_index:
         raise UsageError(
             f"{sample.name}.cls holds {text[:40]!r}, which is not a class from 0 to {n_classes - 1}"
         )
@@ -390,8 +473,12 @@ def _read_class_index(sample: sources.ArchiveSample, n_classes: int) -> int:
 def _read_lines(path: Path, n_lines_with_blanks: int | None = None) -> list[str]:
     """Return the stripped lines of a text file.
 
-    Raise UsageError if the file is empty or has a blank line. Blank lines are allowed in a file of
-    exactly `n_lines_with_blanks` lines.
+    Args:
+        path: The path of the file.
+        n_lines_with_blanks: A file with exactly so many lines may have blank lines.
+
+    Raises:
+        UsageError: If the file is empty, or if it has a blank line and another number of lines.
     """
     lines = [line.strip() for line in sources.read_layout_file(path).splitlines()]
     has_forbidden_blank = "" in lines and len(lines) != n_lines_with_blanks

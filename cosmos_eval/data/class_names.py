@@ -67,10 +67,14 @@ class ClassData(NamedTuple):
         )
 
     def with_groups(self, groups: Sequence[str]) -> ClassData:
-        """Return the data with the group of each image, whose names are given in order of images.
+        """Return the data with the group of each image.
 
-        `["asia", "africa", "asia"]` sets the names `("africa", "asia")` and the indices
-        `[1, 0, 1]`.
+        Args:
+            groups: The name of the group of each of the N images.
+
+        Example:
+            `["asia", "africa", "asia"]` sets the names `("africa", "asia")` and the indices
+            `[1, 0, 1]`.
         """
         distinct_names, group_indices = np.unique(groups, return_inverse=True)
         return self._replace(
@@ -79,15 +83,21 @@ class ClassData(NamedTuple):
 
 
 def make_data(classes: Sequence[str], samples: Iterable[tuple[str, ImageSource, Any]]) -> ClassData:
-    """Return the data of classes and of samples, which are tuples (name, image, label).
+    """Return classes and labelled images as one object.
 
-    A label is the index of a class, or an array with one entry per class or question. Raise
-    UsageError if the name of a class is not UTF-8 text, as for some names of folders.
+    Args:
+        classes: The names of the C classes.
+        samples: For each image, a tuple (name, image, label). A label is the index of a class, or
+            an array with one entry per class or question.
+
+    Raises:
+        UsageError: If the name of a class is not UTF-8 text, as for some names of folders.
     """
     for class_name in classes:
         # Names of folders that are not UTF-8 have surrogates, which cannot be encoded.
         if class_name != class_name.encode(errors="ignore").decode():
             raise UsageError(f"class folder {class_name!r}: its name is not UTF-8; rename it")
+
     names: list[str] = []
     images: list[ImageSource] = []
     labels: list[Any] = []
@@ -112,6 +122,7 @@ def class_names(protocol: ClassificationProtocol, data: ClassData) -> tuple[str,
     3. the names in prompts that the data state,
     4. the names in the data, with separators replaced by spaces.
     """
+    # The class list that the protocol names.
     if protocol.class_list is not None:
         prompt_names = read_prompt_names(protocol.class_list)
         list_classes = read_folder_names(protocol.class_list)
@@ -120,8 +131,12 @@ def class_names(protocol: ClassificationProtocol, data: ClassData) -> tuple[str,
             prompt_name_by_class = dict(zip(list_classes, prompt_names, strict=True))
             return tuple(prompt_name_by_class[class_name] for class_name in data.classes)
         return prompt_names
+
+    # The names in prompts that the data state.
     if data.prompts is not None and not protocol.class_names:
         return data.prompts
+
+    # The protocol's `class_names`, or the names in the data.
     separators_to_spaces = str.maketrans(dict.fromkeys(protocol.separators, " "))
     names: list[str] = []
     for name in data.classes:
@@ -133,7 +148,10 @@ def displayed_class_names(protocol: ClassificationProtocol, data: ClassData) -> 
     """Return the names of the classes for display, which are all different.
 
     They are the names in prompts. If several classes share a name, the name of each class in the
-    data is added: `crane (n02012849)` and `crane (n03126707)`.
+    data is added.
+
+    Example:
+        `crane (n02012849)` and `crane (n03126707)`, for two classes that prompts call `crane`.
     """
     prompt_names = class_names(protocol, data)
     n_classes_by_name = Counter(prompt_names)
@@ -159,8 +177,9 @@ def templates_of(protocol: ClassificationProtocol, data: ClassData) -> tuple[str
 def template_faults(templates: tuple[str, ...] | str) -> Iterator[str]:
     """Yield everything that is wrong with prompt templates.
 
-    `templates` holds templates such as `a photo of a {}.`, or is the name of a known set of
-    templates: `openai-imagenet`, or `clip-benchmark/NAME`.
+    Args:
+        templates: Templates such as `a photo of a {}.`, or the name of a known set of templates:
+            `openai-imagenet`, or `clip-benchmark/NAME`.
     """
     if isinstance(templates, tuple):
         if not templates:
@@ -172,6 +191,7 @@ def template_faults(templates: tuple[str, ...] | str) -> Iterator[str]:
                     "name"
                 )
     elif templates.startswith(CLIP_BENCHMARK):
+        # The name of a set of CLIP Benchmark's templates.
         try:
             clip_benchmark_templates(templates.removeprefix(CLIP_BENCHMARK))
         except UsageError as error:
@@ -188,8 +208,11 @@ def template_faults(templates: tuple[str, ...] | str) -> Iterator[str]:
 def clip_benchmark_templates(key: str) -> tuple[str, ...]:
     """Return CLIP Benchmark's prompt templates of a data set, such as `a photo of a {}.`.
 
-    `key` is CLIP Benchmark's name of the data set, such as `food101`. Raise UsageError if it is
-    unknown, and if the templates differ from class to class.
+    Args:
+        key: CLIP Benchmark's name of the data set, such as `food101`.
+
+    Raises:
+        UsageError: If the name is unknown, and if the templates differ from class to class.
     """
     templates_by_set = _read_clip_benchmark("en_zeroshot_classification_templates.json")
     if key not in templates_by_set:
@@ -206,12 +229,18 @@ def read_prompt_names(class_list: str) -> tuple[str, ...]:
 
     The names come from CLIP Benchmark, which names the classes of whole lists such as ImageNet-1k.
     A list with fewer classes, such as ImageNet-A, is a subset of a whole list. Its names are then
-    looked up by WordNet ids. Raise KeyError for an unknown list.
+    looked up by WordNet ids.
+
+    Args:
+        class_list: The name of the list, such as `imagenet1k`. Raise KeyError if it is unknown.
     """
     record = CLASS_LISTS[class_list]
-    names = tuple(_read_clip_benchmark("en_classnames.json")[record.names])[record.skipped :]
+    all_names = tuple(_read_clip_benchmark("en_classnames.json")[record.names])
+    names = all_names[record.skipped :]
     if record.n_classes == len(names):
         return names
+
+    # The list is a subset of a whole list.
     name_by_wordnet_id = dict(zip(read_folder_names(record.names), names, strict=True))
     return tuple(name_by_wordnet_id[wordnet_id] for wordnet_id in read_folder_names(class_list))
 
@@ -221,10 +250,14 @@ def read_folder_names(class_list: str) -> Sequence[str]:
 
     WordNet ids are read from the files of timm. Return an empty list if timm is not installed or
     does not have them.
+
+    Example:
+        `imagenet1k` gives `["n01440764", "n01443537", ...]`.
     """
     record = CLASS_LISTS[class_list]
     if record.numeric:
         return [str(number) for number in range(record.n_classes)]
+
     # Find timm's files without importing timm, which would import torch.
     package = find_spec("timm") if record.ids else None
     if package is None:
@@ -241,28 +274,30 @@ def unnamed_class_faults(protocol: ClassificationProtocol, data: ClassData) -> I
 
     The fault says how to name them.
     """
-    # Classes that are called by a WordNet id.
-    unnamed = []
+    # Find classes that are called by a WordNet id.
+    unnamed_classes = []
     prompt_names = class_names(protocol, data)
     for data_name, prompt_name in zip(data.classes, prompt_names, strict=True):
         if data_name == prompt_name and WORDNET_ID.fullmatch(data_name):
-            unnamed.append(data_name)
+            unnamed_classes.append(data_name)
     kind, imagenet_list = "WordNet ids", "imagenet1k"
 
-    # Classes that are called by numbers. If names are stated, a number may be a name.
-    has_stated_names = protocol.class_names or protocol.class_list or data.prompts
-    if not unnamed and not has_stated_names and all(map(str.isdecimal, data.classes)):
-        unnamed = list(data.classes)
+    # Find classes that are called by numbers. If names are stated, a number may be a name.
+    has_stated_names = bool(protocol.class_names or protocol.class_list or data.prompts)
+    are_all_numbers = all(map(str.isdecimal, data.classes))
+    if not unnamed_classes and not has_stated_names and are_all_numbers:
+        unnamed_classes = list(data.classes)
         kind, imagenet_list = "numbers", "imagenet1k-numbers"
 
-    if not unnamed:
+    # Say how to name them.
+    if not unnamed_classes:
         return
-    remedy = f"name them by `class_names: {{{unnamed[0]!r}: NAME, ...}}`"
+    advice = f"name them by `class_names: {{{unnamed_classes[0]!r}: NAME, ...}}`"
     if set(data.classes) <= set(read_folder_names(imagenet_list)):
-        remedy += f", or if they are ImageNet's by `class_list: {imagenet_list}`"
+        advice += f", or if they are ImageNet's by `class_list: {imagenet_list}`"
     yield (
-        f"{len(unnamed)} classes are called by {kind}, such as {unnamed[0]}, in "
-        f"prompts too: {remedy}"
+        f"{len(unnamed_classes)} classes are called by {kind}, such as {unnamed_classes[0]}, in "
+        f"prompts too: {advice}"
     )
 
 
@@ -271,8 +306,15 @@ def describe_class_differences(
 ) -> str:
     """Return the end of a message about wrong classes, which lists how they differ.
 
-    For example `; missing: beagle, boxer; not of this set: tiger`. Only the first classes are
-    listed. Return an empty text if no installed package lists the classes of the data set.
+    Only the first classes are listed. Return an empty text if no installed package lists the
+    classes of the data set.
+
+    Args:
+        protocol: The data set.
+        data_classes: The classes of its data on the disk.
+
+    Example:
+        "; missing: beagle, boxer; not of this set: tiger"
     """
     expected_classes: Sequence[str] = ()
     if protocol.torchvision == "oxford_pets":
@@ -281,14 +323,15 @@ def describe_class_differences(
         expected_classes = read_folder_names(protocol.class_list)
     if not expected_classes:
         return ""
+
     missing_names = [name for name in expected_classes if name not in data_classes]
     unexpected_names = [name for name in data_classes if name not in expected_classes]
-    text = ""
+    differences = ""
     if missing_names:
-        text += f"; missing: {first_of(missing_names, _MAX_LISTED)}"
+        differences += f"; missing: {first_of(missing_names, _MAX_LISTED)}"
     if unexpected_names:
-        text += f"; not of this set: {first_of(unexpected_names, _MAX_LISTED)}"
-    return text
+        differences += f"; not of this set: {first_of(unexpected_names, _MAX_LISTED)}"
+    return differences
 
 
 @cache

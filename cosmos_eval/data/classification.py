@@ -52,9 +52,13 @@ _IMAGENETV2_URL = (
 def open_data(protocol: ClassificationProtocol, options: RunOptions) -> ClassData:
     """Return the images of a classification data set, with their labels and classes.
 
-    `options.limit` keeps that many images, taken from the classes in turn. `options.allow_partial`
-    leaves out images whose files are missing. Raise UsageError if anything else is wrong with the
-    data set.
+    Args:
+        protocol: The data set and how it is measured.
+        options: `limit` keeps that many images, taken from the classes in turn. `allow_partial`
+            leaves out images whose files are missing.
+
+    Raises:
+        UsageError: If anything else is wrong with the data set.
     """
     return _list_data(protocol, options).checked_data(protocol, options)
 
@@ -64,7 +68,10 @@ def survey(
 ) -> folders.Survey:
     """Return the number of images, and everything that is wrong with the data set.
 
-    `progress` is not used, since only paths are listed: all surveys have the same signature.
+    Args:
+        protocol: The data set and how it is measured.
+        options: The options of the command, such as --data-root.
+        progress: Not used, because only paths are listed. All functions that survey data have it.
     """
     try:
         listing = _list_data(protocol, options)
@@ -79,6 +86,9 @@ def _find_remedy(protocol: ClassificationProtocol, options: RunOptions) -> str |
     """Return the command that completes a data set, or the page that its files come from.
 
     The command either moves images that are already on the disk, or downloads the data set.
+
+    Example:
+        `cosmos-eval run --dataset imagenetv2 --data-root data --download`
     """
     root = shlex.quote(str(options.data_root))
     if protocol.class_list == "imagenet1k" and can_prepare("imagenet", options.data_root):
@@ -97,7 +107,7 @@ def require_choice(protocol: ClassificationProtocol, _: RunOptions, data: ClassD
 def require_prompts(protocol: ClassificationProtocol, _: RunOptions, data: ClassData) -> None:
     """Raise UsageError if prompts cannot tell the classes of the data apart.
 
-    That is so for a single class, and for classes that are called by WordNet ids or numbers.
+    This holds for a single class, and for classes that are called by WordNet ids or numbers.
     """
     for fault in _prompt_faults(protocol, data):
         raise UsageError(f"{protocol.dataset}: {fault}")
@@ -111,7 +121,9 @@ def _prompt_faults(protocol: ClassificationProtocol, data: ClassData) -> Iterato
 
 def _choice_faults(protocol: ClassificationProtocol, data: ClassData) -> Iterator[str]:
     """Yield a fault if there is only one class, unless images have several labels each."""
-    if len(data.classes) == 1 and data.labels.ndim == 1:
+    has_one_class = len(data.classes) == 1
+    has_several_labels = data.labels.ndim > 1
+    if has_one_class and not has_several_labels:
         yield f"{protocol.folder} has one class, {data.classes[0]}: a choice needs two or more"
 
 
@@ -125,7 +137,10 @@ def fetch(protocol: ClassificationProtocol, options: RunOptions) -> None:
 
     Do nothing if no download is known. Raise UsageError if the download fails.
     """
+    # The Hugging Face hub.
     folders.fetch_repository(protocol, options)
+
+    # torchvision, or the page of ImageNet-V2.
     if not _can_fetch(protocol):
         return
     root = Path(str(options.data_root))
@@ -167,8 +182,14 @@ def _fetch_imagenetv2(protocol: ClassificationProtocol, root: Path) -> None:
 def _list_data(protocol: ClassificationProtocol, options: RunOptions) -> folders.Listing[ClassData]:
     """Return the classes and images of a data set, together with everything wrong with them.
 
-    Missing images and wrong numbers are recorded in the listing and not raised. Raise UsageError
-    if classes and images cannot be listed at all.
+    Missing images and wrong numbers are recorded in the listing and not raised.
+
+    Args:
+        protocol: The data set and how it is measured.
+        options: `limit` and `allow_partial` choose images, as in `open_data`.
+
+    Raises:
+        UsageError: If classes and images cannot be listed at all.
     """
     _check_class_list(protocol)
     _check_groups(protocol)
@@ -179,14 +200,16 @@ def _list_data(protocol: ClassificationProtocol, options: RunOptions) -> folders
 
     # Leave out missing images if that is allowed and some images are there.
     missing_file_by_index = _find_missing_files(protocol, data)
-    if options.allow_partial and 0 < len(missing_file_by_index) < len(data.images):
+    are_some_missing = 0 < len(missing_file_by_index) < len(data.images)
+    if options.allow_partial and are_some_missing:
         all_indices = range(len(data.images))
         data = data.select([index for index in all_indices if index not in missing_file_by_index])
         missing_file_by_index = {}
     n_images = len(data.images)
     counts = folders.compare_counts(images=(n_images, protocol.n_images))
 
-    # A limit takes images from the classes in turn, or if images have several labels, the first.
+    # A limit takes images from the classes in turn. If images have several labels, all of them
+    # count as one class, so that the first images are taken.
     class_of_image = data.labels if data.labels.ndim == 1 else np.zeros(n_images, np.int64)
     chosen_indices = folders.choose_in_turn(class_of_image, options.limit)
     chosen_data = data.select(chosen_indices.tolist())
@@ -222,13 +245,17 @@ def _check_class_list(protocol: ClassificationProtocol) -> None:
 def _check_groups(protocol: ClassificationProtocol) -> None:
     """Raise UsageError if the protocol's fields about groups of images contradict each other.
 
-    Groups of images, such as regions, come from a `group_file` or from numbers in archives, whose
-    names are `metadata`. The values of `group_keys` make the name of a group.
+    Groups of images, such as regions, come from a `group_file`, or from numbers in webdataset
+    archives. The field `metadata` has the names of these numbers. The field `group_keys` says
+    which values make the name of a group, such as `region` and `year`.
     """
     metadata = protocol.metadata
     group_keys = folders.as_tuple(protocol.group_keys)
+    has_group_file = protocol.group_file is not None
+    needs_groups = bool(group_keys) and "worst_group_acc5" in protocol.metrics
+
     if metadata:
-        if protocol.group_file is not None or protocol.layout != "webdataset":
+        if has_group_file or protocol.layout != "webdataset":
             raise UsageError(
                 f"{protocol.dataset}: `metadata` name numbers in webdataset archives, without a "
                 "`group_file`"
@@ -239,7 +266,7 @@ def _check_groups(protocol: ClassificationProtocol) -> None:
                     f"{protocol.dataset}: `metadata` has no `{key}` for `group_keys`: "
                     f"{', '.join(metadata)}"
                 )
-    elif group_keys and "worst_group_acc5" in protocol.metrics and protocol.group_file is None:
+    elif needs_groups and not has_group_file:
         raise UsageError(
             f"{protocol.dataset}: worst_group_acc5 needs groups: give `group_file`, or "
             "`metadata` of archives"
@@ -253,6 +280,7 @@ def _read_data(protocol: ClassificationProtocol, options: RunOptions) -> tuple[P
     archives, or from class folders, as the protocol says. Raise UsageError if the data set is
     missing or has another layout.
     """
+    # Find the folder. If torchvision knows the data set, it reads it.
     try:
         folder = find_folder(protocol, options)
         if protocol.torchvision is not None:
@@ -260,6 +288,8 @@ def _read_data(protocol: ClassificationProtocol, options: RunOptions) -> tuple[P
             return folder, read_torchvision(protocol, root)
     except UsageError as error:
         raise UsageError(f"{error}{_download_advice(protocol)}") from error
+
+    # Read the layout of all other data sets.
     if isinstance(protocol, MultilabelProtocol) and protocol.layout != "webdataset":
         return folder, _read_multilabel_list(protocol, options, folder)
     if protocol.layout == "webdataset":
@@ -278,6 +308,9 @@ def _download_advice(protocol: ClassificationProtocol) -> str:
 
     Return an empty text if no page is known, and for data sets on the Hugging Face hub, whose
     errors name the hub already.
+
+    Example:
+        "; --download fetches it, or get it from https://..."
     """
     if protocol.download is None or protocol.repository is not None:
         return ""
@@ -292,8 +325,15 @@ def _read_multilabel_list(
     """Read the file that lists the images in a folder with several classes for each.
 
     The classes are the keys of the protocol's `class_names`, or else all classes in the list,
-    sorted. The label of an image is a row of truth values, one for each class. Raise UsageError if
-    the list cannot be read.
+    sorted. The label of an image is a row of truth values, one for each class.
+
+    Args:
+        protocol: Names the file (`annotations`) and the keys of its records.
+        options: The options of the command, such as --data-root.
+        folder: The folder of the images.
+
+    Raises:
+        UsageError: If the list cannot be read.
     """
     if protocol.annotations is None:
         raise UsageError(f"{protocol.dataset}: give `annotations`, or `layout: webdataset`")
@@ -303,8 +343,10 @@ def _read_multilabel_list(
     with report_faults_at(f"{protocol.dataset}: {path}: "):
         for image, record, location in _read_image_records(path, protocol):
             classes_by_image[image] = _parse_classes(record, protocol.label_key, location)
+
     listed_classes = set(chain.from_iterable(classes_by_image.values()))
     _check_listed_classes(protocol, path, listed_classes)
+
     classes = list(protocol.class_names) or sorted(listed_classes)
     samples = []
     for image, image_classes in classes_by_image.items():
@@ -320,18 +362,26 @@ def _check_listed_classes(
 
     A class is wrong if it is in fact several classes, such as `cat, dog` instead of `cat | dog`, or
     if the protocol's `class_names` lack it.
+
+    Args:
+        protocol: The data set, and the names of its classes if the user stated them.
+        path: The path of the list, for error messages.
+        listed_classes: All classes in the list.
     """
     if not listed_classes:
         raise UsageError(f"{protocol.dataset}: {path} lists no image with a class")
+
+    # The name of a class may have a comma: "fox, red". But "cat, dog" are two classes if "cat" is
+    # listed as a class too.
     for name in sorted(listed_classes):
-        # The name of a class may have a comma: "fox, red". But "cat, dog" are two classes if "cat"
-        # is listed as a class too.
         possible_classes = [text.strip() for text in name.split(",")]
-        if len(possible_classes) > 1 and not listed_classes.isdisjoint(possible_classes):
+        are_classes = not listed_classes.isdisjoint(possible_classes)
+        if len(possible_classes) > 1 and are_classes:
             raise UsageError(
                 f"{protocol.dataset}: {path}: '{name}' names classes: write "
                 f"'{' | '.join(possible_classes)}'"
             )
+
     if not protocol.class_names:
         return
     for name in sorted(listed_classes - set(protocol.class_names)):
@@ -342,10 +392,20 @@ def _check_listed_classes(
 
 
 def _parse_classes(record: Any, key: str, location: str) -> list[str]:
-    """Return the names of classes in a field: `"cat | dog"` or `["cat", "dog"]`.
+    """Return the names of classes in a field of a record.
 
-    An empty text or list gives no classes. Raise FileError, which begins with `location`, if the
-    record lacks the field, and for any other value.
+    Args:
+        record: A record such as `{"image": "1.jpg", "label": "cat | dog"}`.
+        key: The key of the field. Its value is a text with classes that are separated by `|`, or a
+            list of classes.
+        location: The place of the record in its file, such as `line 3`.
+
+    Raises:
+        FileError: If the record lacks the field, or if the field has any other value. The message
+            begins with the location.
+
+    Example:
+        Both `"cat | dog"` and `["cat", "dog"]` give `["cat", "dog"]`, and `""` gives `[]`.
     """
     value = record.get(key) if isinstance(record, dict) else None
     names = value or []
@@ -360,10 +420,19 @@ def _parse_classes(record: Any, key: str, location: str) -> list[str]:
 def _with_groups(
     protocol: ClassificationProtocol, folder: Path, data: ClassData, path: Path
 ) -> ClassData:
-    """Return the data with the group of each image, which the file at `path` lists.
+    """Return the data with the group of each image, such as its region and year.
 
-    The name of a group joins the values of all `group_keys`: `Europe, 2015` for the keys `region`
-    and `year`. Raise UsageError if the file does not list exactly the images of the data.
+    The name of a group joins the values of the protocol's `group_keys`: it is `Europe, 2015` for
+    the keys `region` and `year`.
+
+    Args:
+        protocol: The keys of the file.
+        folder: The folder of the images, for error messages.
+        data: The data without groups.
+        path: The path of the file that lists the group of each image.
+
+    Raises:
+        UsageError: If the file does not list exactly the images of the data.
     """
     group_keys = folders.as_tuple(protocol.group_keys)
     group_by_image: dict[str, str] = {}
@@ -371,6 +440,8 @@ def _with_groups(
         for image, record, location in _read_image_records(path, protocol):
             group_values = [_parse_text(record, key, location) for key in group_keys]
             group_by_image[image] = ", ".join(group_values)
+
+    # The file must list exactly the images of the data.
     for name in data.names:
         if name not in group_by_image:
             raise UsageError(f"{protocol.dataset}: {path} gives image {name} of {folder} no group")
@@ -388,8 +459,15 @@ def _read_image_records(
 ) -> Iterator[tuple[str, Any, str]]:
     """Yield the image's name, the record and its location for every entry of a file.
 
-    The location, such as `line 3`, is for error messages. Raise FileError for an image that is
-    listed twice.
+    Raise FileError for an image that is listed twice.
+
+    Args:
+        path: The path of a table or a JSON file.
+        protocol: Its `image_key` is the key of the image's name in a record.
+
+    Example:
+        `("1.jpg", {"image": "1.jpg", "label": "cat | dog"}, "line 2")`. The location is for error
+        messages.
     """
     listed_images = set()
     for location, record in read_records(path):
@@ -406,7 +484,8 @@ def _parse_text(record: Any, key: str, location: str) -> str:
     Raise FileError, which begins with `location`, if it is missing, blank or another value.
     """
     value = record.get(key) if isinstance(record, dict) else None
-    if isinstance(value, str | int) and not isinstance(value, bool) and str(value).strip():
+    is_text_or_int = isinstance(value, str | int) and not isinstance(value, bool)
+    if is_text_or_int and str(value).strip():
         return str(value)
     raise FileError(f"{location}: `{key}` must be text or a whole number, not {shortened(value)}")
 
@@ -416,7 +495,10 @@ def _require_same_classes(
 ) -> None:
     """Raise UsageError unless the protocol's `class_names` name exactly the classes of the data.
 
-    `classes` are the classes of the data, for example the names of folders.
+    Args:
+        protocol: `class_names` are the names of classes in prompts, by the classes of the data.
+        folder: The folder of the data set, for error messages.
+        classes: The classes of the data, for example the names of folders.
     """
     named_classes = list(protocol.class_names)
     for name in classes:
@@ -431,7 +513,7 @@ def _require_same_classes(
 
 
 def _find_missing_files(protocol: ClassificationProtocol, data: ClassData) -> dict[int, Path]:
-    """Return the paths of missing image files by the indices of the images.
+    """Return the paths of missing image files, by the indices of the images in the data.
 
     Images can only be missing if a list names them: one of torchvision's, or a user's list of
     images with several labels. Other images were found by looking into folders or archives.
@@ -449,7 +531,14 @@ def _find_missing_files(protocol: ClassificationProtocol, data: ClassData) -> di
 def _list_faults(
     protocol: ClassificationProtocol, folder: Path, data: ClassData, missing_files: Sequence[Path]
 ) -> Iterator[str]:
-    """Yield everything that is wrong with the listed data, except a wrong number of images."""
+    """Yield everything that is wrong with the listed data, except a wrong number of images.
+
+    Args:
+        protocol: The data set and how it is measured.
+        folder: The folder of the data set, for the messages.
+        data: The classes and all listed images.
+        missing_files: The paths of listed images that do not exist.
+    """
     if missing_files:
         page = f"; from: {protocol.download}" if protocol.download else ""
         similar = folders.describe_similar_file(missing_files[0])
@@ -477,6 +566,9 @@ def _class_count_faults(
 
     The protocol's class list states the number, or else its `n_classes`. A user's data may have
     a subset of the classes of a list.
+
+    Example:
+        "data/food-101 has 100 classes, not the 101; get the whole set from https://..."
     """
     class_list = CLASS_LISTS.get(protocol.class_list or "")
     n_expected = protocol.n_classes if class_list is None else class_list.n_classes
@@ -492,13 +584,16 @@ def _class_count_faults(
 
 
 def _label_faults(protocol: ClassificationProtocol, folder: Path, data: ClassData) -> Iterator[str]:
-    """Yield a fault if the label of an image is not the index of a class; name the first image."""
+    """Yield a fault if the label of an image is not the index of a class.
+
+    The fault names the first such image.
+    """
     if data.labels.ndim != 1:  # several labels for each image
         return
     n_classes = len(data.classes)
-    invalid_indices = np.flatnonzero((data.labels < 0) | (data.labels >= n_classes))
-    if len(invalid_indices):
-        first = invalid_indices[0]
+    is_invalid = (data.labels < 0) | (data.labels >= n_classes)
+    if is_invalid.any():
+        first = int(is_invalid.argmax())
         yield (
             f"{folder} gives {data.names[first]} the class number {data.labels[first] + 1}, "
             f"but has {n_classes} classes{_format_whole_set_page(protocol)}"

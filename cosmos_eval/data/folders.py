@@ -4,6 +4,7 @@ import glob
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -65,6 +66,9 @@ def remedy_of(protocol: Protocol) -> str | None:
 
     Only data sets with a repository on the Hugging Face hub can be downloaded by a command. Return
     None if the page is not known either.
+
+    Example:
+        `cosmos-eval run --dataset NAME --protocol NAME --download`
     """
     if protocol.repository is None:
         return protocol.download
@@ -93,9 +97,14 @@ def as_tuple(paths: Paths) -> tuple[str, ...]:
 def all_exist(root: Path, *required_paths: Paths) -> bool:
     """Return whether all required files exist below `root`.
 
-    Each argument is one path, or a tuple of alternatives of which one must exist:
-    `all_exist(root, "list.json", ("val2017", "val2017.zip"))` needs the list, and the folder or the
-    zip file.
+    Args:
+        root: The folder of the data set.
+        *required_paths: Paths below it. Each is one path, or a tuple of alternatives of which one
+            must exist.
+
+    Example:
+        `all_exist(root, "list.json", ("val2017", "val2017.zip"))` needs the list, and the folder or
+        the zip file.
     """
     for paths in required_paths:
         alternatives = [root / path for path in as_tuple(paths)]
@@ -107,11 +116,14 @@ def all_exist(root: Path, *required_paths: Paths) -> bool:
 def describe_similar_file(path: Path) -> str:
     """Return the end of a message about a missing file, which names a similar file.
 
-    The similar file lies in the same folder and has another suffix. If `1.jpg` is missing, the
-    result is `; there is 1.jpg.gz` or `; there is 1.png`. It is empty without such a file.
+    The similar file lies in the same folder and has another suffix. The result is empty if there is
+    no such file.
+
+    Example:
+        If `1.jpg` is missing, the result is `; there is 1.jpg.gz` or `; there is 1.png`.
     """
-    for stem in (path.name, path.stem):
-        similar_paths = sorted(path.parent.glob(f"{glob.escape(stem)}.*"))
+    for name_without_suffix in (path.name, path.stem):
+        similar_paths = sorted(path.parent.glob(f"{glob.escape(name_without_suffix)}.*"))
         if similar_paths:
             return f"; there is {similar_paths[0].name}"
     return ""
@@ -121,9 +133,15 @@ def root_of(protocol: Protocol, options: RunOptions, contents: Paths) -> Path:
     """Return the folder that all paths of a data set are relative to.
 
     It is the cached snapshot of the data set's repository on the Hugging Face hub, or else the
-    `root` of the protocol, or else the folder that the user named with --data-root. Raise
-    UsageError if the user has to name it. The message then says that the folder must hold
-    `contents`.
+    `root` of the protocol, or else the folder that the user named with --data-root.
+
+    Args:
+        protocol: The data set and how it is measured.
+        options: The options of the command, such as --data-root.
+        contents: A path that the folder must hold, or alternatives, for the error message.
+
+    Raises:
+        UsageError: If the user has to name the folder.
     """
     if protocol.repository is not None:
         from cosmos_eval.data.hub import dataset_folder  # imports huggingface_hub, which is slow
@@ -139,8 +157,14 @@ def root_of(protocol: Protocol, options: RunOptions, contents: Paths) -> Path:
 def data_path(protocol: Protocol, options: RunOptions, paths: Paths, kind: str = "data") -> Path:
     """Return the first of several alternative paths of a data set that exists.
 
-    Raise UsageError if none exists. Its message calls the missing files by `kind`, for example
-    `images`.
+    Args:
+        protocol: The data set and how it is measured.
+        options: The options of the command, such as --data-root.
+        paths: One path, or several alternatives, relative to the folder of the data set.
+        kind: The name of the files in the error message, for example `images`.
+
+    Raises:
+        UsageError: If none of the paths exists.
     """
     root = root_of(protocol, options, paths)
     for path in as_tuple(paths):
@@ -152,33 +176,52 @@ def data_path(protocol: Protocol, options: RunOptions, paths: Paths, kind: str =
 def missing_path_error(
     protocol: Protocol, root: Path, paths: Sequence[str], kind: str
 ) -> UsageError:
-    """Return the error for a data set that has none of the alternative `paths` below `root`.
+    """Return the error for a data set that has none of several alternative paths.
 
-    If every file name is combined with every folder, list names and folders instead of all paths:
-    `a/1.json`, `b/1.json`, `a/2.json` and `b/2.json` become `1.json, 2.json in a, b`.
+    If every file name occurs in every folder, the message lists names and folders instead of paths.
+
+    Args:
+        protocol: The data set.
+        root: The folder that the paths are relative to.
+        paths: The alternatives, none of which exists.
+        kind: The name of the files in the message, for example `captions`.
+
+    Example:
+        The paths `a/1.json`, `b/1.json`, `a/2.json` and `b/2.json` are listed as
+        `1.json, 2.json in a, b`.
     """
     if len(paths) == 1:
         return UsageError(f"{protocol.dataset}: expected {root / paths[0]}, which is not there")
+
     # Dictionaries remove duplicates and keep the order.
     names = list(dict.fromkeys(PurePosixPath(path).name for path in paths))
     parents = list(dict.fromkeys(str(PurePosixPath(path).parent) for path in paths))
     has_all_combinations = len(names) * len(parents) == len(paths)
-    if has_all_combinations and parents != ["."]:
-        candidates = f"{', '.join(names)} in {', '.join(parents)}"
+    has_folders = parents != ["."]
+    if has_all_combinations and has_folders:
+        listed_paths = f"{', '.join(names)} in {', '.join(parents)}"
     else:
-        candidates = ", ".join(paths)
-    return UsageError(f"{protocol.dataset}: no {kind} below {root}: looked for {candidates}")
+        listed_paths = ", ".join(paths)
+    return UsageError(f"{protocol.dataset}: no {kind} below {root}: looked for {listed_paths}")
 
 
 def find_root(
     protocol: LabelMapProtocol, data_root: str | None, required: Sequence[str] | None = None
 ) -> Path:
-    """Return the folder that holds all `required` paths of a data set with label maps.
+    """Return the folder that holds all required paths of a data set with label maps.
 
     It is the root of the data set (`protocol.root` or `data_root`), or the folder below it where
-    MMSegmentation's documentation keeps the data set (`protocol.usual_folder`). By default, the
-    required paths are the images, the label maps and the list of image names. Raise UsageError that
-    names the first missing path in either folder.
+    MMSegmentation's documentation keeps the data set (`protocol.usual_folder`).
+
+    Args:
+        protocol: The data set and how it is measured.
+        data_root: The folder that the user named with --data-root, or None.
+        required: Paths that must exist in the folder. By default, these are the images, the label
+            maps and the list of image names.
+
+    Raises:
+        UsageError: If neither folder holds all paths. The message names the first missing path in
+            each of them.
     """
     if not required:
         required = [path for path in (protocol.images, protocol.masks, protocol.split) if path]
@@ -189,7 +232,8 @@ def find_root(
         if usual_folder:
             contents += f", or {usual_folder} with them"
         raise UsageError(f"{protocol.dataset}: give --data-root DIR that holds {contents}")
-    # Without a usual folder, both candidates are the same and are looked at once.
+
+    # If there is no usual folder, both candidates are the same. A dictionary holds it once.
     candidate_folders = dict.fromkeys([Path(root), Path(root) / usual_folder])
     first_missing_paths: list[str] = []
     for folder in candidate_folders:
@@ -204,8 +248,14 @@ def find_root(
 def walk_folders(root: Path) -> Iterator[tuple[Path, list[str]]]:
     """Yield a folder and all folders below it, each with the names of its files.
 
-    Links to folders are followed. Raise UsageError for a folder that cannot be read, and for a
-    folder that is reached twice by a link, which would be endless if the link leads upwards.
+    Links to folders are followed.
+
+    Raises:
+        UsageError: If a folder cannot be read, and if a link leads to a folder that was walked
+            already. A link that leads upwards would otherwise be followed endlessly.
+
+    Example:
+        `(Path("images"), ["1.jpg", "2.jpg"])`, then `(Path("images/cats"), ["3.jpg"])`.
     """
     # Device and inode identify a folder, also under another path.
     first_path_by_identity: dict[tuple[int, int], str] = {}
@@ -236,19 +286,20 @@ def _refuse_unreadable(error: OSError) -> NoReturn:
 
 
 def fingerprint(items: Sequence[object]) -> str:
-    """Return the SHA-256 of a list of texts and numbers, in hexadecimal.
+    """Return the SHA-256 of a list, in hexadecimal.
 
-    The list is hashed as JSON, so that its order matters.
+    The list is hashed as JSON: items are texts, numbers, or lists of them, and their order matters.
     """
     text = json.dumps(list(items), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def content_hash(sha256s: Iterable[bytes], labels: NDArray[Any] | None = None) -> str:
-    """Return the SHA-256 of the content that was measured, in hexadecimal.
+    """Return the SHA-256 of all images and labels that were measured, in hexadecimal.
 
-    `sha256s` are the SHA-256s of the images or files, 32 bytes each, in the order of the samples.
-    `labels` are hashed as well if no file holds them.
+    Args:
+        sha256s: The SHA-256s of the images or files, 32 bytes each, in the order of the samples.
+        labels: The labels of the samples, if none of these files holds them.
     """
     digest = hashlib.sha256(b"".join(sha256s))
     if labels is not None:
@@ -275,50 +326,58 @@ class Listing(Generic[Data]):
 
     def checked_data(self, protocol: Protocol, options: RunOptions) -> Data:
         """Return the data, or raise UsageError with the first fault."""
-        for fault in self._faults(protocol, options):
-            raise UsageError(f"{protocol.dataset}: {fault}")
+        faults = self._list_faults(protocol, options)
+        if faults:
+            raise UsageError(f"{protocol.dataset}: {faults[0]}")
         return self.data
 
     def complete_survey(self, protocol: Protocol, options: RunOptions) -> Survey:
-        """Return the survey with all faults, and if there are any, with their remedy."""
-        faults = tuple(self._faults(protocol, options))
+        """Return the survey with all faults, and if there are any, with the advice against them."""
+        faults = self._list_faults(protocol, options)
         remedy = remedy_of(protocol) if faults else None
-        return replace(self.survey, faults=faults, remedy=remedy)
+        return replace(self.survey, faults=tuple(faults), remedy=remedy)
 
-    def _faults(self, protocol: Protocol, options: RunOptions) -> Iterator[str]:
-        """Yield the faults of the survey, and then wrong numbers of samples.
+    def _list_faults(self, protocol: Protocol, options: RunOptions) -> list[str]:
+        """Return the faults of the survey, and then one fault for each wrong number of samples.
 
-        With `options.limit`, the numbers are not checked. With `options.allow_partial`, samples may
-        be missing, but there must not be more than in the complete data set.
+        With --limit (`options.limit`), the numbers are not checked. With --partial
+        (`options.allow_partial`), samples may be missing, but there must not be more than in the
+        complete data set.
         """
-        yield from self.survey.faults
+        faults = list(self.survey.faults)
         if options.limit is not None:
-            return
+            return faults
+
         for count in self.counts:
             if count.n_found > count.n_expected:
-                yield (
-                    f"{self.path} has {count.n_found} {count.unit}, more than the "
-                    f"{count.n_expected} of {protocol.dataset}{format_advice(protocol, options)}"
-                )
+                numbers = f"{count.n_found} {count.unit}, more than the {count.n_expected}"
             elif count.n_found < count.n_expected and not options.allow_partial:
-                advice = format_advice(protocol, options)
-                yield f"{self.path} has {count} of {protocol.dataset}{advice}"
+                numbers = str(count)  # such as "499 of 500 images"
+            else:
+                continue
+            advice = format_advice(protocol, options)
+            faults.append(f"{self.path} has {numbers} of {protocol.dataset}{advice}")
+        return faults
 
 
 def format_advice(protocol: Protocol, options: RunOptions) -> str:
     """Return the end of an error about an incomplete data set, which says what to do.
 
-    It is, for example: `; see `cosmos-eval data doctor flickr30k`, or measure the samples found
-    with --partial, the first N with --limit N`.
+    If the user has given --partial already (`options.allow_partial`), it is not advised again.
+
+    Example:
+        "; see `cosmos-eval data doctor flickr30k`, or measure the samples found with --partial, the
+        first N with --limit N"
     """
     partial_option = "" if options.allow_partial else "the samples found with --partial, "
     return f"{ADVICE}{protocol.dataset}`, or measure {partial_option}the first N with --limit N"
 
 
 def number_distinct(values: Iterable[Any]) -> dict[Any, int]:
-    """Return the number of every distinct value, counted from 0 in the order of first occurrence.
+    """Number the distinct values from 0, in the order of their first occurrence.
 
-    `["b", "a", "b"]` gives `{"b": 0, "a": 1}`.
+    Example:
+        `["b", "a", "b"]` gives `{"b": 0, "a": 1}`.
     """
     number_by_value: dict[Any, int] = {}
     for value in values:
@@ -330,9 +389,14 @@ def number_distinct(values: Iterable[Any]) -> dict[Any, int]:
 def compare_counts(**found_and_expected: tuple[int, int | None]) -> list[FoundSamples]:
     """Return how many samples are on the disk, and how many the complete data set has.
 
-    The name of an argument is a unit, and its value holds both numbers: `images=(499, 500)` gives
-    `[FoundSamples(499, 500, "images")]`. A unit is left out if the second number is None, which
-    means that it is not known.
+    Args:
+        **found_and_expected: For each unit of samples, such as `images`: the number on the disk,
+            and the number in the complete data set. If the latter is None, which means that it is
+            not known, the unit is left out.
+
+    Example:
+        `compare_counts(images=(499, 500), captions=(2500, None))` gives
+        `[FoundSamples(499, 500, "images")]`.
     """
     counts = []
     for unit, (n_found, n_expected) in found_and_expected.items():
@@ -342,7 +406,7 @@ def compare_counts(**found_and_expected: tuple[int, int | None]) -> list[FoundSa
 
 
 def find_shortfall(counts: Sequence[FoundSamples]) -> FoundSamples | None:
-    """Return the first count of which samples are missing, or None if all are complete."""
+    """Return the first count that lacks samples, or None if all are complete."""
     for count in counts:
         if count.n_found < count.n_expected:
             return count
@@ -352,18 +416,24 @@ def find_shortfall(counts: Sequence[FoundSamples]) -> FoundSamples | None:
 def choose_in_turn(class_of_sample: NDArray[np.int64], limit: int | None) -> NDArray[np.int64]:
     """Return the sorted indices of up to `limit` samples, taken from all classes in turn.
 
-    `class_of_sample` (N,) holds the class of each sample. First the first sample of every class is
-    taken, then the second sample of every class, and so on, until there are `limit` samples (None:
-    all of them). For classes [0, 0, 0, 1, 1], the samples are taken in the order 0, 3, 1, 4, 2.
-    With a limit of 3, the result is [0, 1, 3].
+    First the first sample of every class is taken, then the second sample of every class, and so
+    on, until there are enough.
+
+    Args:
+        class_of_sample: The class of each sample, (N,).
+        limit: How many samples to take. None takes all of them.
+
+    Example:
+        If the classes are [0, 0, 0, 1, 1], the samples are taken in the order 0, 3, 1, 4, 2. With
+        `limit=3`, the result is [0, 1, 3].
     """
-    # Sorting by class puts the samples of a class side by side. The position of a sample within its
-    # class (0, 1, 2, ...) is then its place minus the place of the first sample of the class.
-    order_by_class = np.argsort(class_of_sample, kind="stable")
-    sorted_classes = class_of_sample[order_by_class]
-    class_starts = np.searchsorted(sorted_classes, sorted_classes)
-    position_in_class = np.empty_like(class_of_sample)
-    position_in_class[order_by_class] = np.arange(len(class_of_sample)) - class_starts
+    # Number the samples of each class: classes [0, 0, 0, 1, 1] give positions [0, 1, 2, 0, 1].
+    n_samples_by_class: Counter[int] = Counter()
+    position_in_class = np.empty(len(class_of_sample), np.int64)
+    for sample_index, class_index in enumerate(class_of_sample.tolist()):
+        position_in_class[sample_index] = n_samples_by_class[class_index]
+        n_samples_by_class[class_index] += 1
+
     # Sort by position, and samples of the same position by class.
     order_in_turn = np.lexsort((class_of_sample, position_in_class))
     return np.sort(order_in_turn[:limit])

@@ -34,6 +34,9 @@ def dataset_folder(protocol: Protocol) -> Path:
     The folder is a snapshot of the repository and is named by its commit. No request is made. Raise
     UsageError if the snapshot is not in the cache, or lacks files of the data set: its annotations
     and images, or else one of its archives.
+
+    Example:
+        ~/.cache/huggingface/hub/datasets--OWNER--NAME/snapshots/COMMIT
     """
     repository = f"{protocol.dataset}: {_repository_name(protocol)}"
     try:
@@ -57,6 +60,7 @@ def dataset_folder(protocol: Protocol) -> Path:
     else:
         required_files = numbered_archives(folder / "test")
         list_description = f"lists {len(required_files)} archives in test/nshards.txt, and "
+
     missing_names = [path.name for path in required_files if not path.is_file()]
     if missing_names:
         raise UsageError(
@@ -71,8 +75,11 @@ def pin_revision(
 ) -> Protocol:
     """Return the protocol with the commit of its snapshot as its revision.
 
-    A branch may change during a run, and a commit does not. `find_folder` returns the folder of the
-    snapshot, which is named by the commit.
+    A branch may change during a run, and a commit does not.
+
+    Args:
+        protocol: The data set, with a repository on the Hugging Face hub.
+        find_folder: Returns the folder of the snapshot, which is named by the commit.
     """
     return replace(protocol, revision=find_folder(protocol).name)
 
@@ -101,9 +108,16 @@ def fetch_texts(protocol: Protocol) -> Path:
 def archives_of(protocol: Protocol, folder: Path) -> dict[str, str]:
     """Return the names of a data set's archives, each with the hub's hash of its content.
 
-    The names are, for example, `test/0.tar`. The file test/nshards.txt in `folder`, a snapshot of
-    the repository, says how many there are. The hashes are asked from the hub. Raise UsageError if
-    that fails, or if the repository lacks one of the archives.
+    Args:
+        protocol: The data set, with a repository on the Hugging Face hub.
+        folder: A snapshot of the repository. Its file test/nshards.txt says how many archives there
+            are. The hashes are asked from the hub.
+
+    Raises:
+        UsageError: If the hub does not answer, or if the repository lacks one of the archives.
+
+    Example:
+        {"test/0.tar": "<SHA-256>", "test/1.tar": "<SHA-256>"}
     """
     names = [str(path.relative_to(folder)) for path in numbered_archives(folder / "test")]
     with _report_client_errors(protocol):
@@ -114,6 +128,7 @@ def archives_of(protocol: Protocol, folder: Path) -> dict[str, str]:
     for entry in entries:
         if isinstance(entry, client.hf_api.RepoFile):  # and not a folder
             file_by_path[entry.path] = entry
+
     hash_by_name = {}
     for name in names:
         if name not in file_by_path:
@@ -130,15 +145,20 @@ def archives_of(protocol: Protocol, folder: Path) -> dict[str, str]:
 def fetch_file(protocol: Protocol, file: str, folder: Path | None = None) -> Path:
     """Return the path of a file of a data set's repository, after downloading it if needed.
 
-    A file that huggingface_hub's own cache lacks is downloaded to a cache at `folder` (None: its
-    own cache). Raise UsageError if the download fails.
+    Args:
+        protocol: The data set, with a repository on the Hugging Face hub.
+        file: The path of the file in the repository, such as `test/0.tar`.
+        folder: The cache to download to if huggingface_hub's own cache lacks the file. By default,
+            this is the own cache.
+
+    Raises:
+        UsageError: If the download fails.
     """
     arguments = {"filename": file, **_repository_arguments(protocol)}
-    is_cached = isinstance(client.try_to_load_from_cache(**arguments), str)
-    if is_cached:
-        folder = None
+    is_in_own_cache = isinstance(client.try_to_load_from_cache(**arguments), str)
+    cache_folder = None if is_in_own_cache else folder  # None is huggingface_hub's own cache
     with _report_client_errors(protocol):
-        return Path(client.hf_hub_download(**arguments, cache_dir=folder))
+        return Path(client.hf_hub_download(**arguments, cache_dir=cache_folder))
 
 
 @contextmanager
@@ -157,8 +177,13 @@ def _report_client_errors(protocol: Protocol) -> Iterator[None]:
 def require_intact(protocol: Protocol, path: Path, remedy: str) -> None:
     """Raise UsageError if a large file in the cache of huggingface_hub is damaged.
 
-    The entries of a snapshot are links, and large files behind them are named by their SHA-256. The
-    message ends with `remedy`.
+    The entries of a snapshot are links, and large files behind them are named by their SHA-256.
+    Small files are not checked.
+
+    Args:
+        protocol: The data set, for the error message.
+        path: The path of the file in the snapshot.
+        remedy: The end of the error message, which says what to do.
     """
     name_in_cache = path.resolve().name
     is_named_by_sha256 = len(name_in_cache) == _SHA256_DIGITS
@@ -171,10 +196,14 @@ def require_intact(protocol: Protocol, path: Path, remedy: str) -> None:
 def _get_snapshot(
     protocol: Protocol, patterns: Sequence[str] = _FILE_PATTERNS, *, offline: bool = False
 ) -> str:
-    """Return the folder of a repository's snapshot, with the files that match `patterns`.
+    """Return the folder of a repository's snapshot.
 
-    Files that the cache lacks are downloaded, unless `offline` is set. Training images are left
-    out.
+    Args:
+        protocol: The data set, with a repository on the Hugging Face hub.
+        patterns: The files that the snapshot must have, such as `["*.txt"]`. Training images are
+            left out.
+        offline: True if to use only files that are in the cache already. Otherwise, files that the
+            cache lacks are downloaded.
     """
     with quiet():
         return snapshot_download(
@@ -226,16 +255,21 @@ def describe_error(error: BaseException, remedy: str = "") -> str:
     """Return a description of an error in one line, with what the user can do about it.
 
     Errors of the hub, the connection and the disk are explained. Any other error is described by
-    its own message, followed by `remedy`.
+    its own message.
+
+    Args:
+        error: The error. If it was raised because of another one, that one is explained.
+        remedy: The text after the message of an error that is not explained, such as "; try again".
     """
     for cause in _iterate_causes(error):
-        text = _explain_access_error(cause) or _explain_connection_error(cause)
-        if text is not None:
-            return text
+        explanation = _explain_access_error(cause) or _explain_connection_error(cause)
+        if explanation is not None:
+            return explanation
         # huggingface_hub also raises LocalEntryNotFoundError if the hub refuses a file. Its cause
         # then says why.
         if isinstance(cause, errors.LocalEntryNotFoundError) and cause.__cause__ is not None:
             return describe_error(cause.__cause__, remedy)
+
     message = str(error) or type(error).__name__
     return textwrap.shorten(message, _MAX_REASON).rstrip(".") + remedy
 
@@ -260,10 +294,15 @@ def _explain_connection_error(error: BaseException) -> str | None:
     """Return how the connection or the disk fails and what to do, or None for other errors."""
     hub, cache = constants.ENDPOINT, constants.HF_HUB_CACHE
     status = _get_status_code(error)
-    if status == 429 or status >= 500:
+    is_overloaded = status == 429 or status >= 500
+    if is_overloaded:
         return f"{hub} answers with status {status}: try again later"
-    if not status and type(error).__module__.startswith(_HTTP_PACKAGES):
+
+    # Errors of an HTTP library without a response.
+    has_no_answer = status == 0
+    if has_no_answer and type(error).__module__.startswith(_HTTP_PACKAGES):
         return f"the connection to {hub} failed ({error}): check it and HF_ENDPOINT, then try again"
+
     if isinstance(error, OSError) and error.errno in _UNWRITABLE:
         return (
             f"cannot write to {cache} ({error.strerror}): free space, or set HF_HOME, for "

@@ -44,8 +44,12 @@ def check(protocol: LabelMapProtocol, options: RunOptions, data: LabelMaps | Non
     """Raise UsageError if a data set is missing or inconsistent.
 
     Every label map is read in threads, before any model is loaded: a class that the protocol does
-    not declare would otherwise stop a run after hours. `data` is the opened data set, if it was
-    opened before.
+    not declare would otherwise stop a run after hours.
+
+    Args:
+        protocol: The data set and how it is measured.
+        options: The options of the run, such as the number of threads (`workers`).
+        data: The opened data set. By default, it is opened here.
     """
     check_constants(protocol)
     data = data or label_maps.open_data(protocol, options)
@@ -59,8 +63,12 @@ def check(protocol: LabelMapProtocol, options: RunOptions, data: LabelMaps | Non
 def survey(protocol: LabelMapProtocol, options: RunOptions, progress: OnProgress) -> Survey:
     """Return everything that is wrong with the images and label maps of a data set.
 
-    Check every file, the size of every image, and every pixel of every label map. `progress` is
-    called after each sample.
+    Check every file, the size of every image, and every pixel of every label map.
+
+    Args:
+        protocol: The data set and how it is measured.
+        options: The options of the command, such as --data-root and the number of threads.
+        progress: Called after each sample.
     """
     try:
         check_constants(protocol)
@@ -69,6 +77,7 @@ def survey(protocol: LabelMapProtocol, options: RunOptions, progress: OnProgress
     except UsageError as error:
         return Survey(faults=(str(error),), remedy=_find_remedy(protocol, options, ()))
     n_expected = len(samples) if protocol.n_images is None else protocol.n_images
+    # Kinds of faults are "images", "label maps", "unreadable", "labels" and "sizes".
     faults_by_kind = _missing_file_faults(samples, protocol, root, n_expected)
 
     # Check the samples that are there, and collect the values in all label maps.
@@ -102,7 +111,14 @@ def _missing_file_faults(
 ) -> dict[str, list[str]]:
     """Return the faults about missing images and label maps, by their kinds.
 
-    The dictionary is empty if all `n_expected` images and their label maps are there.
+    Args:
+        samples: The listed samples, whose files may be missing.
+        protocol: The data set.
+        root: The folder that the paths of the protocol are relative to.
+        n_expected: The number of images in the complete data set.
+
+    Returns:
+        Faults by the kinds "images" and "label maps", which are left out if nothing is missing.
     """
     faults_by_kind: dict[str, list[str]] = {}
     images_fault = _missing_images_fault(samples, protocol, root, n_expected)
@@ -115,7 +131,11 @@ def _missing_file_faults(
 
 
 def _summarise(faults: Sequence[str]) -> str:
-    """Return one line for all faults of a kind: `FIRST FAULT (and 3 more)`."""
+    """Return one line for one or more faults of a kind.
+
+    Example:
+        `["1.png is damaged", "2.png is damaged"]` gives "1.png is damaged (and 1 more)".
+    """
     n_more = len(faults) - 1
     return f"{faults[0]} (and {n_more} more)" if n_more else faults[0]
 
@@ -125,13 +145,22 @@ def _find_remedy(
 ) -> str | None:
     """Return the command that repairs a data set, or the page that its files come from.
 
-    The command makes the label maps again from the originals on the disk. It is returned if it
-    repairs all `kinds` of faults of the data set.
+    The command makes the label maps again from the originals on the disk. It is returned if these
+    originals exist, and if all faults are repaired by it.
+
+    Args:
+        protocol: The data set.
+        options: The options of the command, such as --data-root.
+        kinds: The kinds of faults that the data set has, such as "unreadable".
+
+    Example:
+        `cosmos-eval data prepare coco_stuff --data-root data`
     """
-    name = protocol.preparation
-    is_repaired = _PREPARED_KINDS.issuperset(kinds)
-    if name and is_repaired and can_prepare(name, options.data_root):
-        return f"cosmos-eval data prepare {name} --data-root {shlex.quote(str(options.data_root))}"
+    preparation = protocol.preparation
+    are_all_repaired = _PREPARED_KINDS.issuperset(kinds)
+    if preparation and are_all_repaired and can_prepare(preparation, options.data_root):
+        data_root = shlex.quote(str(options.data_root))
+        return f"cosmos-eval data prepare {preparation} --data-root {data_root}"
     return protocol.download
 
 
@@ -152,7 +181,11 @@ def _check_complete_samples(
 ) -> Iterator[_SampleCheck]:
     """Check all samples whose image and label map exist, in threads, and yield the results.
 
-    `progress` is called after each sample.
+    Args:
+        samples: The listed samples, whose files may be missing.
+        protocol: Declares the classes of label maps.
+        options: States the number of threads (`workers`).
+        progress: Called after each sample.
     """
     complete_samples = []
     for sample in samples:
@@ -175,16 +208,19 @@ def _check_sample(sample: Sample, protocol: LabelMapProtocol) -> _SampleCheck:
     except UsageError as error:
         no_values = np.zeros(label_maps.VALUES, np.bool_)
         return _SampleCheck(no_values, {_UNREADABLE: str(error)})
+
     fault_by_kind = {}
     try:
         label_maps.require_declared(label, sample, protocol)
     except UsageError as error:
         fault_by_kind[_UNDECLARED] = str(error)
+
     try:
         label_maps.require_same_size(sample, label_maps.displayed_size(sample.image), label)
     except UsageError as error:
         fault_by_kind[_OTHER_SIZE] = str(error)
-    return _SampleCheck(label_maps.find_occurring_values(label), fault_by_kind)
+    has_value = np.bincount(label.ravel(), minlength=label_maps.VALUES) > 0
+    return _SampleCheck(has_value, fault_by_kind)
 
 
 def _missing_images_fault(
@@ -192,14 +228,20 @@ def _missing_images_fault(
 ) -> str:
     """Return a message if images are missing or if there are too many; otherwise an empty text.
 
-    `samples` are the listed samples, and `n_expected` is the number of the complete data set. If
-    the protocol has no list of images, a label map without an image shows which image is missing.
+    Args:
+        samples: The listed samples, whose files may be missing.
+        protocol: The data set. If it has no list of images (`split`), a label map without an image
+            shows which image is missing.
+        root: The folder that the paths of the protocol are relative to.
+        n_expected: The number of images in the complete data set.
     """
     missing_images = [sample.image for sample in samples if not sample.image.is_file()]
     n_present = len(samples) - len(missing_images)
     image_folder = root / protocol.images
-    if protocol.split is None and len(samples) < n_expected:
+    has_image_list = protocol.split is not None
+    if not has_image_list and len(samples) < n_expected:
         missing_images.extend(_images_of_unused_masks(samples, protocol, root))
+
     if missing_images or n_present < n_expected:
         n_missing = max(n_expected - n_present, len(missing_images))
         labelled = f" with label maps in {root / protocol.masks}" if protocol.only_labelled else ""
@@ -217,7 +259,13 @@ def _images_of_unused_masks(
 ) -> list[Path]:
     """Return the expected paths of images whose label maps exist but belong to no sample.
 
-    For the label map `masks/a/1.png`, the expected path is `images/a/1.jpg`.
+    Args:
+        samples: The listed samples.
+        protocol: The data set, which states the folders and suffixes of images and label maps.
+        root: The folder that the paths of the protocol are relative to.
+
+    Example:
+        For the label map `masks/a/1.png`, the expected path is `images/a/1.jpg`.
     """
     mask_folder = root / protocol.masks
     all_masks = set(mask_folder.rglob(f"*{protocol.mask_suffix}"))
@@ -240,49 +288,54 @@ def _missing_masks_fault(samples: Sequence[Sample], protocol: LabelMapProtocol) 
         return ""
     first_missing = missing_masks[0]
     fault = f"{len(missing_masks)} of {len(samples)} label maps missing, first: {first_missing}"
-    if len(missing_masks) == len(samples):
+    are_all_missing = len(missing_masks) == len(samples)
+    if are_all_missing:
         fault += f"; none ends in {protocol.mask_suffix}"
-        present_files = [path for path in first_missing.parent.glob("[!.]*") if path.is_file()]
+        mask_folder = first_missing.parent
+        present_files = [path for path in mask_folder.glob("[!.]*") if path.is_file()]
         if present_files:
             fault += f", there is {min(present_files).name}"
     return fault
 
 
 def check_constants(protocol: LabelMapProtocol) -> None:
-    """Raise UsageError if constants of a protocol are wrong or contradict each other."""
-    for fault in _constant_faults(protocol):
+    """Raise UsageError if constants of a protocol are wrong or contradict each other.
+
+    Constants are, for example, the names of the classes, the prompts and `ignore_index`. The
+    message is about the first fault, and nothing after it is checked.
+    """
+    faults = itertools.chain(
+        _class_and_label_faults(protocol),
+        template_faults(protocol.templates),
+        protocol.faults(),
+    )
+    for fault in faults:
         raise UsageError(f"{protocol.dataset}: {fault}")
 
 
-def _constant_faults(protocol: LabelMapProtocol) -> Iterator[str]:
-    """Yield everything that is wrong with the constants of a protocol."""
-    yield from _class_faults(protocol)
-    yield from _label_faults(protocol)
-    yield from template_faults(protocol.templates)
-    yield from protocol.faults()
+def _class_and_label_faults(protocol: LabelMapProtocol) -> Iterator[str]:
+    """Yield everything that is wrong with a protocol's classes, prompts and values of label maps.
 
-
-def _class_faults(protocol: LabelMapProtocol) -> Iterator[str]:
-    """Yield everything that is wrong with the names and prompts of the classes."""
+    A caller must stop after a wrong number of prompts, because the next check needs the right one.
+    """
+    # Check the names of the classes, and the prompts that are made of each class.
     class_names = protocol.class_names
-    prompts_of_classes = protocol.queries
-    if not 0 < len(class_names) <= _MAX_CLASSES:
-        yield f"{len(class_names)} classes; label maps hold 1 to {_MAX_CLASSES}"
-    if len(set(class_names)) < len(class_names):
+    n_classes = len(class_names)
+    prompts_by_class = protocol.queries
+    if not 0 < n_classes <= _MAX_CLASSES:
+        yield f"{n_classes} classes; label maps hold 1 to {_MAX_CLASSES}"
+    if len(set(class_names)) < n_classes:
         yield "two classes have the same name"
-    all_names = [*class_names, *itertools.chain.from_iterable(prompts_of_classes)]
+    all_names = [*class_names, *itertools.chain.from_iterable(prompts_by_class)]
     if not all(name.strip() for name in all_names):
         yield "a class or a prompt has a blank name"
-    if len(prompts_of_classes) != len(class_names):
-        yield f"{len(class_names)} class names but prompts for {len(prompts_of_classes)} classes"
-    for class_name, prompts in zip(class_names, prompts_of_classes, strict=True):
+    if len(prompts_by_class) != n_classes:
+        yield f"{n_classes} class names but prompts for {len(prompts_by_class)} classes"
+    for class_name, prompts in zip(class_names, prompts_by_class, strict=True):
         if not prompts:
             yield f"class '{class_name}' has no prompt name"
 
-
-def _label_faults(protocol: LabelMapProtocol) -> Iterator[str]:
-    """Yield everything that is wrong with `ignore_index`, `reduce_zero_label` and `scale`."""
-    n_classes = len(protocol.class_names)
+    # Check the values of label maps, and the scale of the logits.
     ignore_index = protocol.ignore_index
     highest_value = label_maps.VALUES - 1
     if not n_classes <= ignore_index <= highest_value:

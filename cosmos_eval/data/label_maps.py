@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image
+from PIL import ExifTags
 
 from cosmos_core.data.pixels import open_image
 from cosmos_eval.data.folders import (
@@ -67,12 +67,17 @@ class LabelMaps(NamedTuple):
 def open_data(protocol: LabelMapProtocol, options: RunOptions) -> LabelMaps:
     """Return the images of a data set, with the paths of their label maps.
 
-    `options.limit` keeps only the first samples. `options.allow_partial` leaves out samples of a
-    known data set if their image or label map is missing. Raise UsageError if the data set is
-    missing or does not have its known number of images.
+    Args:
+        protocol: The data set and how it is measured.
+        options: `limit` keeps only the first samples. `allow_partial` leaves out samples of a data
+            set of known size if their image or label map is missing.
+
+    Raises:
+        UsageError: If the data set is missing, or does not have its known number of images.
     """
     data = list_data(protocol, options)
-    if options.allow_partial and protocol.n_images is not None:
+    has_known_size = protocol.n_images is not None
+    if options.allow_partial and has_known_size:
         complete_samples = []
         for sample in data.samples:
             if sample.image.is_file() and sample.mask.is_file():
@@ -80,6 +85,7 @@ def open_data(protocol: LabelMapProtocol, options: RunOptions) -> LabelMaps:
         # If no sample is complete, keep all of them, so that a missing file is reported.
         if complete_samples:
             data = data._replace(samples=tuple(complete_samples))
+
     counts = compare_counts(images=(len(data.samples), protocol.n_images))
     data = data._replace(found_samples=find_shortfall(counts))
     image_folder = find_root(protocol, options.data_root) / protocol.images
@@ -87,17 +93,26 @@ def open_data(protocol: LabelMapProtocol, options: RunOptions) -> LabelMaps:
 
 
 def list_data(protocol: LabelMapProtocol, options: RunOptions) -> LabelMaps:
-    """Return the samples as `open_data` does, without checking their number.
+    """Return the images of a data set, with the paths of their label maps, unchecked.
 
-    Raise UsageError if the data set is missing or has no images.
+    Unlike `open_data`, this does not compare the number of samples with the known one, and keeps
+    samples whose files are missing.
+
+    Args:
+        protocol: The data set and how it is measured.
+        options: `limit` keeps only the first samples.
+
+    Raises:
+        UsageError: If the data set is missing, or if it has no images.
     """
     root = find_root(protocol, options.data_root)
-    folder = root / protocol.images
+    image_folder = root / protocol.images
     if protocol.split is None:
         # MMSegmentation would follow links to folders in circles. `walk_folders` raises UsageError
         # for them, also if its results are not used.
-        for _ in walk_folders(folder):
+        for _ in walk_folders(image_folder):
             pass
+
     # If unlabelled images are left out, the limit is applied after that.
     limit = None if protocol.only_labelled else options.limit
     dataset = _build_dataset(protocol, root, limit)
@@ -105,16 +120,21 @@ def list_data(protocol: LabelMapProtocol, options: RunOptions) -> LabelMaps:
     for index in range(len(dataset)):
         record = dataset.get_data_info(index)
         image = Path(record["img_path"])
-        name = image.relative_to(folder).as_posix().removesuffix(protocol.image_suffix)
+        # The path below the folder without the suffix, for example "val/1".
+        name = image.relative_to(image_folder).as_posix().removesuffix(protocol.image_suffix)
         samples.append(Sample(name, image, Path(record["seg_map_path"]), record))
     if protocol.only_labelled:
         labelled_samples = [sample for sample in samples if sample.mask.is_file()]
         samples = labelled_samples[: options.limit]
+
     if not samples:
-        suffixes = sorted({path.suffix for path in folder.rglob("*.*") if path.is_file()})
+        suffixes = sorted({path.suffix for path in image_folder.rglob("*.*") if path.is_file()})
         hint = f", only of {', '.join(suffixes)}: set `image_suffix`" if suffixes else ""
-        raise UsageError(f"{protocol.dataset}: no image *{protocol.image_suffix} in {folder}{hint}")
-    return LabelMaps(tuple(samples), _select_class_colours(dataset.metainfo["palette"], protocol))
+        raise UsageError(
+            f"{protocol.dataset}: no image *{protocol.image_suffix} in {image_folder}{hint}"
+        )
+    colours = _select_class_colours(dataset.metainfo["palette"], protocol)
+    return LabelMaps(tuple(samples), colours)
 
 
 def palette(protocol: LabelMapProtocol) -> tuple[tuple[int, int, int], ...]:
@@ -126,17 +146,24 @@ def palette(protocol: LabelMapProtocol) -> tuple[tuple[int, int, int], ...]:
 def _select_class_colours(
     colours: Any, protocol: LabelMapProtocol
 ) -> tuple[tuple[int, int, int], ...]:
-    """Return one colour for each class of a protocol, from the colours of MMSegmentation's classes.
+    """Return one RGB colour for each class of a protocol.
 
     A protocol may leave out MMSegmentation's first class, the background. Its classes therefore
-    have the last colours: of 21 colours, 20 classes get all but the first.
+    have the last colours.
+
+    Args:
+        colours: The RGB colours (0-255) of MMSegmentation's classes.
+        protocol: The protocol with the classes.
+
+    Example:
+        Of 21 colours, 20 classes get all but the first.
     """
     n_classes = len(protocol.class_names)
     return tuple((red, green, blue) for red, green, blue in colours[-n_classes:])
 
 
 def read_label(sample: Sample, protocol: LabelMapProtocol) -> Label:
-    """Return the classes (H, W) in the label map of a sample, as MMSegmentation loads it.
+    """Return the class of every pixel (H, W) in the label map of a sample, as MMSegmentation does.
 
     Raise UsageError if it cannot be read or has a class that the protocol does not declare.
     """
@@ -146,24 +173,35 @@ def read_label(sample: Sample, protocol: LabelMapProtocol) -> Label:
 
 
 def load_label(sample: Sample, protocol: LabelMapProtocol) -> Label:
-    """Return the classes (H, W) in the label map of a sample, without checking them.
+    """Return the class of every pixel (H, W) in the label map of a sample, unchecked.
 
-    Label maps of 8 bits are loaded by MMSegmentation, which may reduce their values by 1. Raise
-    UsageError if the file cannot be read, is in a lossy format, or does not have the protocol's 8
-    or 16 bits per pixel.
+    Label maps of 8 bits are loaded by MMSegmentation, which may reduce their values by 1.
+
+    Args:
+        sample: The sample.
+        protocol: States whether pixels have 8 or 16 bits (`label_bits`).
+
+    Raises:
+        UsageError: If the file cannot be read, is in a lossy format, or has another number of bits.
     """
     load_annotations = mmseg_module("datasets").transforms.LoadAnnotations()
-    bits = protocol.label_bits
     try:
         with open_image(sample.mask) as image:
             width, height = image.size
             require_lossless(image, sample.mask)
-            if _bits_per_pixel(image) != bits:
+
+            # Find the bits of a pixel. In older Pillow, 16-bit PNG files have the mode I.
+            bits_per_pixel = None  # for colours and real numbers
+            if image.mode in ("1", "L", "P"):
+                bits_per_pixel = 8
+            elif image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
+                bits_per_pixel = 16
+            if bits_per_pixel != protocol.label_bits:
                 raise UsageError(
-                    f"{sample.mask} is not a map of {bits}-bit class indices (PIL mode "
-                    f"{image.mode}): save indices, not colours"
+                    f"{sample.mask} is not a map of {protocol.label_bits}-bit class indices (PIL "
+                    f"mode {image.mode}): save indices, not colours"
                 )
-            if bits == 16:  # MMSegmentation casts all label maps to 8 bits
+            if bits_per_pixel == 16:  # MMSegmentation casts all label maps to 8 bits
                 return np.asarray(image).astype(np.uint16)
         label = load_annotations({**sample.record, "seg_fields": []})["gt_seg_map"]
     except UsageError:
@@ -173,55 +211,56 @@ def load_label(sample: Sample, protocol: LabelMapProtocol) -> Label:
     return label.reshape(height, width)  # MMSegmentation drops a side of one pixel
 
 
-def _bits_per_pixel(image: Image.Image) -> int | None:
-    """Return 8 or 16 if the pixels of an image are integers of that size, or else None."""
-    if image.mode in ("1", "L", "P"):
-        return 8
-    if image.mode.startswith("I;16"):
-        return 16
-    if image.mode == "I" and image.format == "PNG":  # 16-bit PNG files in older Pillow
-        return 16
-    return None
-
-
-def find_occurring_values(label: Label) -> NDArray[np.bool_]:
-    """Return which values occur in a label map, as truth values for 0 to 65535 (VALUES,)."""
-    return np.bincount(label.ravel(), minlength=VALUES) > 0
-
-
 def require_same_size(sample: Sample, image_hw: tuple[int, int], label: Label) -> None:
-    """Raise UsageError if a label map has another size than its image, (height, width)."""
+    """Raise UsageError if a label map has another size than its image.
+
+    Args:
+        sample: The sample, for the error message.
+        image_hw: The height and the width of the image, in pixels.
+        label: The label map (H, W).
+    """
     if image_hw != label.shape:
+        label_height, label_width = label.shape
+        image_height, image_width = image_hw
         raise UsageError(
-            f"label map {sample.mask} is {label.shape[1]}x{label.shape[0]} px, "
-            f"its image {image_hw[1]}x{image_hw[0]}"
+            f"label map {sample.mask} is {label_width}x{label_height} px, "
+            f"its image {image_width}x{image_height}"
         )
 
 
 def require_declared(label: Label, sample: Sample, protocol: LabelMapProtocol) -> None:
     """Raise UsageError if a label map has a class that the protocol does not declare.
 
-    Declared are the indices of the classes, and `ignore_index` for pixels without a class.
+    A protocol declares the indices of its classes (0, 1, ...), and `ignore_index` for pixels
+    without a class.
+
+    Args:
+        label: The label map (H, W).
+        sample: The sample, for the error message.
+        protocol: The protocol that declares the classes.
     """
-    is_undeclared = find_occurring_values(label)
-    is_undeclared[: len(protocol.class_names)] = False
+    n_classes = len(protocol.class_names)
+    # Find the values that occur, (VALUES,), and remove the declared ones.
+    is_undeclared = np.bincount(label.ravel(), minlength=VALUES) > 0
+    is_undeclared[:n_classes] = False
     is_undeclared[protocol.ignore_index] = False
     if is_undeclared.any():
         first_value = int(is_undeclared.argmax())
         # The message names the value in the file. MMSegmentation has subtracted 1 from it if the
         # protocol reduces labels.
-        value = first_value + 1 if protocol.reduce_zero_label else first_value
+        file_value = first_value + 1 if protocol.reduce_zero_label else first_value
         raise UsageError(
-            f"label map {sample.mask} holds class {value}, which {protocol.dataset} does not "
-            f"declare ({len(protocol.class_names)} classes, ignored: {protocol.ignore_index}): "
-            "see `classes` and `ignore_index`"
+            f"label map {sample.mask} holds class {file_value}, which {protocol.dataset} does not "
+            f"declare ({n_classes} classes, ignored: {protocol.ignore_index}): see `classes` and "
+            "`ignore_index`"
         )
 
 
 def displayed_size(path: Path) -> tuple[int, int]:
     """Return (height, width) of an image after it is turned upright by its EXIF orientation.
 
-    OpenCV decodes images so. Only the header of the file is read. Raise UsageError if that fails.
+    This is the size that OpenCV decodes the image to. Only the header of the file is read. Raise
+    UsageError if that fails.
     """
     try:
         with open_image(path) as header:
@@ -234,9 +273,15 @@ def displayed_size(path: Path) -> tuple[int, int]:
 
 
 def _build_dataset(protocol: LabelMapProtocol, root: Path, limit: int | None) -> Any:
-    """Return MMSegmentation's data set of a protocol, with its first `limit` samples (None: all).
+    """Return MMSegmentation's data set of a protocol.
 
-    `root` is the folder that the paths of the protocol are relative to.
+    Args:
+        protocol: Names the class of MMSegmentation (`mmseg_type`), and the paths of the files.
+        root: The folder that these paths are relative to.
+        limit: How many of the first samples the data set has. None keeps all.
+
+    Raises:
+        UsageError: If the class of MMSegmentation does not fit the classes of the protocol.
     """
     cls = dataset_class(protocol.mmseg_type or "BaseSegDataset")
     _require_class_count(cls, protocol)
@@ -289,25 +334,32 @@ def dataset_class(name: str) -> Any:
 def _require_class_count(cls: Any, protocol: LabelMapProtocol) -> None:
     """Raise UsageError if a data set class of MMSegmentation does not fit the protocol.
 
-    Both must have the same number of classes. The class of MMSegmentation may have one more, the
-    background, if the protocol removes it by `reduce_zero_label`.
+    Both must have the same number of classes, and must treat the value 0 in the same way. The class
+    of MMSegmentation may have one more class, the background, if the protocol removes it by
+    `reduce_zero_label`: then the value 0 of the label maps is ignored.
+
+    Args:
+        cls: The class, such as `ADE20KDataset`. For plain folders, it has no class names.
+        protocol: The protocol with its class names.
     """
-    n_mmseg = len(cls.METAINFO.get("classes", ()))  # 0 for plain folders
-    n_declared = len(protocol.class_names)
-    possible_numbers = [0, n_declared]
+    n_mmseg_classes = len(cls.METAINFO.get("classes", ()))  # 0 for plain folders
+    n_protocol_classes = len(protocol.class_names)
+    possible_numbers = [0, n_protocol_classes]
     if protocol.reduce_zero_label:
-        possible_numbers.append(n_declared + 1)
-    if n_mmseg not in possible_numbers:
+        possible_numbers.append(n_protocol_classes + 1)
+    if n_mmseg_classes not in possible_numbers:
         raise UsageError(
-            f"{protocol.dataset}: {n_declared} classes declared, {cls.__name__} has {n_mmseg}"
+            f"{protocol.dataset}: {n_protocol_classes} classes declared, {cls.__name__} has "
+            f"{n_mmseg_classes}"
         )
+
     # With the same classes, the protocol must reduce labels if and only if MMSegmentation does.
     parameter = inspect.signature(cls).parameters.get("reduce_zero_label")
     mmseg_reduces = parameter is not None and parameter.default is True
-    if n_mmseg == n_declared and protocol.reduce_zero_label != mmseg_reduces:
+    if n_mmseg_classes == n_protocol_classes and protocol.reduce_zero_label != mmseg_reduces:
         raise UsageError(
             f"{protocol.dataset}: reduce_zero_label must be {str(mmseg_reduces).lower()} for the "
-            f"{n_declared} classes of {cls.__name__}"
+            f"{n_protocol_classes} classes of {cls.__name__}"
         )
 
 
@@ -317,6 +369,9 @@ def mmseg_module(name: str) -> ModuleType:
 
     It also works with mmcv-lite, which lacks mmcv's compiled module: a placeholder is imported in
     its place. The first use must not be in a thread, since warning filters belong to the process.
+
+    Args:
+        name: The name of the module, such as `datasets`.
     """
     with warnings.catch_warnings(), contextlib.ExitStack() as cleanup:
         # mmcv.ops compiles two functions with torch.jit at import, which newer torch deprecates.
@@ -346,7 +401,7 @@ class _Placeholder(ModuleType):
             raise AttributeError(name)
 
         def missing_operation(*_: Any, **__: Any) -> NoReturn:
-            """Raise RuntimeError for any arguments."""
+            """Raise RuntimeError, since mmcv-lite cannot compute the operation."""
             raise RuntimeError(f"mmcv's compiled operation {name} is not part of mmcv-lite")
 
         return missing_operation

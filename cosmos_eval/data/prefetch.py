@@ -16,13 +16,19 @@ def prefetch(
 ) -> Iterator[Result]:
     """Yield `work(item)` for every item, in the order of the items, while threads work ahead.
 
-    It gives the same results as `map(work, items)`. `workers` is the number of threads; if it is 0,
-    the caller's thread does the work. The threads are at most `window` items ahead of the caller
-    (0: four items for each thread), so that memory stays bounded.
+    It gives the same results as `map(work, items)`.
+
+    Args:
+        items: The items, which are taken one by one.
+        work: The function that threads call for each item.
+        workers: The number of threads. If it is 0, the caller's thread does the work.
+        window: How many items the threads are at most ahead of the caller, so that memory stays
+            bounded. By default (0), these are four items for each thread.
     """
     if workers < 1:
         yield from map(work, items)
         return
+
     max_pending = window or _ITEMS_PER_WORKER * workers
     pool = ThreadPoolExecutor(workers)
     pending: deque[Future[Result]] = deque()
@@ -31,6 +37,7 @@ def prefetch(
         for item in items:
             pending.append(pool.submit(work, item))
             if len(pending) > max_pending:
+                # Wait for the oldest item, which is the next one in order.
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()

@@ -62,7 +62,9 @@ class MissingFileError(FileError):
 def report_faults_at(location: str) -> Iterator[None]:
     """Turn a FileError in the block into a UsageError whose message begins with `location`.
 
-    `with report_faults_at("a.json: "):` turns `is not JSON` into `a.json: is not JSON`.
+    Example:
+        `with report_faults_at("a.json: "):` turns the message `is not JSON` into
+        `a.json: is not JSON`.
     """
     try:
         yield
@@ -73,11 +75,17 @@ def report_faults_at(location: str) -> Iterator[None]:
 def read_bytes(path: Path, largest: int = LARGEST) -> bytes:
     """Return the bytes of a file.
 
-    Raise FileError if the file cannot be read, is larger than `largest` bytes, or is not a regular
-    file. Raise MissingFileError if it does not exist.
+    Args:
+        path: The path of the file.
+        largest: The largest size that is read, in bytes.
+
+    Raises:
+        MissingFileError: If the file does not exist.
+        FileError: If it cannot be read, is too large, or is not a regular file.
     """
     if "\0" in str(path):  # for which the system calls raise ValueError
         raise MissingFileError("no such file")
+
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
@@ -105,9 +113,9 @@ def read_text(path: Path, largest: int = LARGEST) -> str:
 
 
 def parse_json(content: str | bytes) -> Any:
-    """Return the value of a JSON text as `cosmos_core.utils.text.parse_json` does.
+    """Return the value that a JSON text holds, such as a dictionary or a list.
 
-    Raise FileError, and not ValueError, for text that is not JSON.
+    Raise FileError for text that is not JSON.
     """
     try:
         return text.parse_json(content)
@@ -126,7 +134,7 @@ def read_json(path: Path) -> Any:
 def read_records(path: Path) -> Iterator[tuple[str, Any]]:
     """Yield the location and the value of every entry of a table, JSON lines, or JSON file.
 
-    The suffix decides how a file is read:
+    The location names the entry in error messages. The suffix decides how a file is read:
 
     - .csv, .tsv: `("line 2", {"image": "1.jpg", "caption": "A dog"})`, a dictionary of texts,
     - .jsonl, .jsonlines: `("line 1", value)`,
@@ -137,18 +145,18 @@ def read_records(path: Path) -> Iterator[tuple[str, Any]]:
     """
     suffix = path.suffix.lower()
     if suffix in (".jsonl", ".jsonlines"):
-        for number, line in lines(read_text(path)):
+        for line_number, line in lines(read_text(path)):
             try:
-                yield f"line {number}", parse_json(line)
+                yield f"line {line_number}", parse_json(line)
             except FileError as error:
-                raise FileError(f"line {number}: {error}") from error
+                raise FileError(f"line {line_number}: {error}") from error
     elif suffix in (".csv", ".tsv"):
         yield from _read_table_rows(read_text(path))
     elif suffix == ".json":
         content = read_json(path)
         if isinstance(content, list):
-            for number, entry in enumerate(content):
-                yield f"record {number}", entry
+            for index, entry in enumerate(content):
+                yield f"record {index}", entry
         elif isinstance(content, dict):
             for key, entry in content.items():
                 yield f"record {key}", entry
@@ -159,15 +167,20 @@ def read_records(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def parse_list(cell: Any) -> Any:
-    """Return the list that is written in a cell of a table: `["a", "b"]` or `['a', 'b']`.
+    """Return the value that is written in a cell of a table, which should be a list.
 
-    The text may be in JSON's or in Python's syntax. A value that is not text, such as a list, is
-    returned as it is. Raise FileError for text in another syntax.
+    The text may be in JSON's or in Python's syntax. The caller checks whether the value is a list.
+    A cell that is not text is returned as it is. Raise FileError for text in another syntax.
+
+    Example:
+        Both the text `["a", "b"]` and the text `['a', 'b']` give the list `["a", "b"]`.
     """
     if not isinstance(cell, str):
         return cell
     with suppress(FileError):
         return parse_json(cell)
+
+    # The text is not JSON.
     try:
         return ast.literal_eval(cell)
     except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
@@ -175,32 +188,41 @@ def parse_list(cell: Any) -> Any:
 
 
 def lines(text: str) -> Iterator[tuple[int, str]]:
-    """Yield the number, from 1, and the stripped text of every line that is not blank.
+    r"""Yield the number, from 1, and the stripped text of every line that is not blank.
 
     Only a line feed ends a line, unlike for `str.splitlines`, since a caption may hold other
     separators such as U+2028.
+
+    Example:
+        `"a\n\n b"` gives `(1, "a")` and `(3, "b")`.
     """
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            yield number, line.strip()
+    for line_number, line in enumerate(text.split("\n"), start=1):
+        stripped_line = line.strip()
+        if stripped_line:
+            yield line_number, stripped_line
 
 
 def _read_table_rows(text: str) -> Iterator[tuple[str, dict[str, str]]]:
     """Yield the location and the fields of every row of a table with a header.
 
-    The table with the lines `image,caption` and `1.jpg,A dog` gives
-    `("line 2", {"image": "1.jpg", "caption": "A dog"})`. Columns are separated by commas, or by
-    tabs if the header has a tab, as in OpenCLIP's .csv files. Raise FileError for a broken table.
+    Columns are separated by commas, or by tabs if the header has a tab, as in OpenCLIP's .csv
+    files. Blank lines are skipped. Raise FileError for a broken table.
+
+    Example:
+        The table with the lines `image,caption` and `1.jpg,A dog` gives
+        `("line 2", {"image": "1.jpg", "caption": "A dog"})`.
     """
     first_line = text.partition("\n")[0]
     separator = "\t" if "\t" in first_line else ","
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     try:
+        # The first row has the names of the columns.
         header = next(reader, [])
         if len(header) == 1 and ";" in header[0]:
             raise FileError("line 1: columns are separated by semicolons: use commas or tabs")
         if repeated := first_repeated(header):
             raise FileError(f"line 1: column {repeated[0]} is listed twice")
+
         for row in reader:
             if not row:  # a blank line
                 continue
@@ -217,14 +239,19 @@ def _read_table_rows(text: str) -> Iterator[tuple[str, dict[str, str]]]:
 def read_yaml(path: Path, example: str) -> dict[str, Any]:
     """Return the keys and values of a YAML file.
 
-    Raise FileError if the file cannot be read or holds anything else. The message shows `example`,
-    a line of such a file.
+    Args:
+        path: The path of the file.
+        example: A line of such a file, such as `dataset: coco`, for the error message.
+
+    Raises:
+        FileError: If the file cannot be read, or if it holds anything else than keys and values.
     """
     try:
         content = yaml.load(read_text(path, _MAX_YAML_BYTES), _Loader)
     except RecursionError:
         raise FileError("is not YAML: it is nested too deeply") from None
     except yaml.YAMLError as error:
+        # Put PyYAML's message on one line, without its name of the text.
         reason = " ".join(str(error).split()).replace(' in "<unicode string>"', "")
         raise FileError(f"is not YAML: {reason}") from error
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
@@ -255,7 +282,8 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Return the dictionary of a node. Raise FileError for a key that is given twice."""
-        # PyYAML replaces merge keys (`<<`) by the keys that they stand for, which may be repeated.
+        # Copy the pairs as the file has them: PyYAML replaces a merge key (`<<`) in the node by the
+        # keys that it stands for. Those may be given again in the file, which is not a fault.
         written_pairs = list(node.value)
         mapping: dict[Any, Any] = super().construct_mapping(node, deep=True)
         written_keys = [self.construct_object(key) for key, _ in written_pairs]
@@ -274,9 +302,19 @@ class _Loader(yaml.SafeLoader):
 def _count_values(node: yaml.Node, counts: dict[int, int]) -> int:
     """Return the number of values that a YAML node stands for, if aliases are written out.
 
-    A short file can stand for very many values by aliases of aliases. Raise FileError for more than
-    a million. `counts` remembers the results by the ids of nodes, so that every node is visited
-    only once.
+    A short file can stand for very many values by aliases of aliases. Every node is visited only
+    once.
+
+    Args:
+        node: A text or number, a list, or a mapping, with everything in it.
+        counts: The results for the nodes that were visited already, by their ids. Results are added
+            to it.
+
+    Raises:
+        FileError: If there are more than a million values.
+
+    Example:
+        The list `[1, [2, 3]]` stands for 5 values: three numbers and two lists.
     """
     if isinstance(node, yaml.ScalarNode):
         return 1
@@ -284,7 +322,7 @@ def _count_values(node: yaml.Node, counts: dict[int, int]) -> int:
         # A node that contains itself stands for endlessly many values. When it is reached again
         # below, this count makes it exceed the limit.
         counts[id(node)] = _MAX_YAML_VALUES
-        count = 1
+        count = 1  # the node itself
         for child in node.value:
             if isinstance(node, yaml.MappingNode):
                 key, value = child
@@ -300,19 +338,30 @@ def _count_values(node: yaml.Node, counts: dict[int, int]) -> int:
 
 
 def parse(model: type[_Model], content: Mapping[str, Any]) -> _Model:
-    """Return the content of a file as an instance of a pydantic model.
+    """Check the content of a file, and return it as an instance of a pydantic model.
 
-    Raise FileError with a message on one line if the content does not fit the model. The message
-    describes the first fault, or the first unknown key if there is one.
+    Args:
+        model: The pydantic model, which states the keys of the file and the types of their values.
+        content: The keys and values in the file.
+
+    Raises:
+        FileError: If the content does not fit the model. The message is one line about the first
+            fault, or about the first unknown key if there is one.
+
+    Example:
+        `{"n_images": "5"}` gives the message "`n_images` must be a whole number, not '5'" if the
+        model declares `n_images: int`.
     """
     try:
         return model.model_validate(content)
     except pydantic.ValidationError as error:
         faults = error.errors(include_url=False)
-    # If a key is misspelt, a fault for the missing key follows from it: report the unknown key.
-    unknown_keys = [fault for fault in faults if fault["type"] == "extra_forbidden"]
-    fault = (unknown_keys or faults)[0]
-    path = _format_field_path(fault["loc"])
+
+    # If a key is misspelt, there is also a fault for the missing key: report the unknown key.
+    unknown_key_faults = [fault for fault in faults if fault["type"] == "extra_forbidden"]
+    fault = unknown_key_faults[0] if unknown_key_faults else faults[0]
+    path = _format_field_path(fault["loc"])  # such as `classes[2].queries`
+
     if fault["type"] == "missing":
         raise FileError(f"`{path}` is missing")
     if fault["type"] == "extra_forbidden":
@@ -322,6 +371,7 @@ def parse(model: type[_Model], content: Mapping[str, Any]) -> _Model:
         unknown_key = path.rpartition(".")[2]
         nearest_keys = nearest(unknown_key, known_keys)
         raise FileError(f"unknown key `{path}`; nearest known: {nearest_keys}")
+
     message = _MESSAGES.get(fault["type"])
     if message is None:
         # "Input should be less than 1" becomes "must be less than 1".
@@ -332,7 +382,10 @@ def parse(model: type[_Model], content: Mapping[str, Any]) -> _Model:
 def _format_field_path(location: Sequence[int | str]) -> str:
     """Return the path of a field as users write it, from the location in pydantic's error.
 
-    `("classes", 2, "queries")` becomes `classes[2].queries`. Tags of types are left out.
+    Tags of types, which pydantic adds to the location, are left out.
+
+    Example:
+        `("classes", 2, "queries", "<list>")` becomes `classes[2].queries`.
     """
     path = str(location[0])
     for step in location[1:]:
@@ -344,7 +397,10 @@ def _format_field_path(location: Sequence[int | str]) -> str:
 
 
 def shortened(value: Any) -> str:
-    """Return the `repr` of a value for an error message, cut to 60 characters and `...`."""
+    """Return the `repr` of a value for an error message.
+
+    If it has more than 60 characters, it is cut, and `...` follows.
+    """
     text = repr(value)
     return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
 
@@ -352,8 +408,10 @@ def shortened(value: Any) -> str:
 def first_repeated(values: Iterable[Any]) -> list[Any]:
     """Return a list with the first value that occurs more than once, or an empty list.
 
-    `["a", "b", "b"]` gives `["b"]`. The result is a list because the repeated value itself may be
-    None or empty.
+    The result is a list because the repeated value itself may be None or empty.
+
+    Example:
+        `["a", "b", "b"]` gives `["b"]`, and `["a", "b"]` gives `[]`.
     """
     for value, count in Counter(values).items():
         if count > 1:

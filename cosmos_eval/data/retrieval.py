@@ -18,7 +18,6 @@ from cosmos_eval.data.sources import (
     ImageFile,
     ImageSource,
     open_image_place,
-    stores_images,
 )
 from cosmos_eval.types import FoundSamples, RetrievalProtocol, RunOptions, UsageError
 
@@ -50,28 +49,40 @@ class _ListedImages(NamedTuple):
     captioned_images: list[CaptionedImage]
     # One source for each captioned image, also if its file is missing.
     sources: list[ImageSource]
+    # The expected paths of the images that are missing.
     missing_files: list[Path]
 
 
 def open_data(protocol: RetrievalProtocol, options: RunOptions) -> RetrievalData:
     """Return the images and captions of a retrieval data set.
 
-    `options.limit` keeps only the first images. `options.allow_partial` leaves out images whose
-    files are missing. Raise UsageError if anything else is wrong with the data set.
+    Args:
+        protocol: The data set, and which of its captions are measured.
+        options: `limit` keeps only the first images. `allow_partial` leaves out images whose files
+            are missing.
+
+    Raises:
+        UsageError: If anything else is wrong with the data set.
     """
     return list_data(protocol, options).checked_data(protocol, options)
 
 
 def sample_list_hash(data: RetrievalData) -> str:
-    """Return the SHA-256 of the names, the captions and their pairs, in hexadecimal."""
+    """Return the SHA-256 of the images' names, the captions, and their pairs, in hexadecimal."""
     return folders.fingerprint([data.names, data.captions, data.image_of_text.tolist()])
 
 
 def list_data(protocol: RetrievalProtocol, options: RunOptions) -> folders.Listing[RetrievalData]:
     """Return the images and captions of a data set, together with everything wrong with them.
 
-    Missing images and wrong numbers of samples are recorded in the listing and not raised. Raise
-    UsageError if the captions cannot be read.
+    Missing images and wrong numbers of samples are recorded in the listing and not raised.
+
+    Args:
+        protocol: The data set, and which of its captions are measured.
+        options: `limit` and `allow_partial` choose images, as in `open_data`.
+
+    Raises:
+        UsageError: If the captions cannot be read.
     """
     _check_protocol(protocol)
     if protocol.archives:
@@ -88,9 +99,24 @@ def list_data(protocol: RetrievalProtocol, options: RunOptions) -> folders.Listi
     faults = []
     if listed_images.missing_files:
         faults.append(_missing_images_fault(listed_images, protocol, options))
-    data = _make_data(listed_images, protocol)
+
+    # Choose the captions that are measured, and number the images that they belong to.
+    captions: list[str] = []
+    image_of_text: list[int] = []
+    for image_index, image in enumerate(listed_images.captioned_images):
+        image_captions = measured_captions(image, protocol)
+        captions.extend(image_captions)
+        image_of_text.extend([image_index] * len(image_captions))
+
+    data = RetrievalData(
+        names=tuple(image.name for image in listed_images.captioned_images),
+        images=tuple(listed_images.sources),
+        captions=tuple(captions),
+        image_of_text=np.array(image_of_text, np.int64),
+        found_samples=folders.find_shortfall(counts),
+    )
     return folders.Listing(
-        data=data._replace(found_samples=folders.find_shortfall(counts)),
+        data=data,
         path=listed_images.list_path,
         counts=counts,
         survey=folders.Survey(
@@ -105,7 +131,7 @@ def list_data(protocol: RetrievalProtocol, options: RunOptions) -> folders.Listi
 
 
 def _check_protocol(protocol: RetrievalProtocol) -> None:
-    """Raise UsageError for fields that contradict each other or are out of range."""
+    """Raise UsageError if fields of a protocol contradict each other or are out of range."""
     has_annotations = bool(protocol.annotations)
     has_archives = bool(protocol.archives)
     if has_annotations == has_archives:
@@ -117,9 +143,9 @@ def _check_protocol(protocol: RetrievalProtocol) -> None:
 
 
 def _list_archives(protocol: RetrievalProtocol, options: RunOptions) -> _ListedImages:
-    """Read captions from tar archives, which also contain the images.
+    """Read captions and images from tar archives. Only the first `options.limit` samples are kept.
 
-    Raise UsageError if an archive is missing or damaged. No image can be missing from an archive.
+    Raise UsageError if an archive is missing or damaged, or if a caption in it has no image.
     """
     root = folders.root_of(protocol, options, protocol.archives)
     captioned_images, members = read_archives(root, protocol)
@@ -136,20 +162,25 @@ def _list_archives(protocol: RetrievalProtocol, options: RunOptions) -> _ListedI
 def _list_files(protocol: RetrievalProtocol, options: RunOptions) -> _ListedImages:
     """Read captions from a file, and locate the images that it names.
 
-    With `options.allow_partial`, images that are missing from a known data set are left out. If
-    all images are missing, none is left out, so that the fault is reported.
+    Args:
+        protocol: Names the file of captions, and the folders or zip files of the images.
+        options: `limit` keeps only the first images. With `allow_partial`, images that are missing
+            from a known data set are left out. If all images are missing, none is left out, so that
+            the fault is reported.
     """
     root = folders.root_of(protocol, options, protocol.annotations)
     list_path = folders.data_path(protocol, options, protocol.annotations, "captions")
     captioned_images = read_captions(list_path, protocol)[: options.limit]
     image_folder, sources = _locate_images(root, protocol, captioned_images)
 
-    all_missing = all(source is None for source in sources)
+    are_all_missing = all(source is None for source in sources)
     is_known_set = protocol.n_images is not None
-    skip_missing = options.allow_partial and is_known_set and not all_missing
+    should_skip_missing = options.allow_partial and is_known_set and not are_all_missing
+
+    # `sources` has None for a missing image. It gets a source whose file does not exist.
     listed_images = _ListedImages(list_path, image_folder, [], [], [])
     for image, source in zip(captioned_images, sources, strict=True):
-        if source is None and skip_missing:
+        if source is None and should_skip_missing:
             continue
         listed_images.captioned_images.append(image)
         if source is None:
@@ -164,79 +195,96 @@ def _list_files(protocol: RetrievalProtocol, options: RunOptions) -> _ListedImag
 def _locate_images(
     root: Path, protocol: RetrievalProtocol, captioned_images: Sequence[CaptionedImage]
 ) -> tuple[Path, list[ImageSource | None]]:
-    """Return the folder of the images, and the source of every image (None if it is missing).
+    """Return the folder or zip file of the images, and the source of every image.
 
-    `protocol.images` may name several folders or zip files below `root`. They are alternatives:
-    the one that lacks the fewest images is returned. Only a list of captions in several files
-    (`protocol.parts`) has its images spread over all of the folders. Then every folder is
-    searched, and the first one is returned.
+    The source of an image that is missing is None.
+
+    Args:
+        root: The folder that the paths of the protocol are relative to.
+        protocol: `protocol.images` may name several folders or zip files. They are alternatives,
+            and the one that lacks the fewest images is returned. Only if the list of captions is
+            spread over several files (`protocol.parts`), images are spread over all of the folders.
+            Then every folder is searched, and the first one is returned.
+        captioned_images: The images to locate.
+
+    Raises:
+        UsageError: If none of the folders or zip files exists.
     """
-    paths = folders.as_tuple(protocol.images)
-    places = [root / path for path in paths if stores_images(root / path)]
-    if not places:
-        raise folders.missing_path_error(protocol, root, paths, "images")
+    relative_paths = folders.as_tuple(protocol.images)
+    existing_paths = []
+    for relative_path in relative_paths:
+        path = root / relative_path
+        is_zip_file = path.suffix == ".zip" and path.is_file()
+        if path.is_dir() or is_zip_file:
+            existing_paths.append(path)
+    if not existing_paths:
+        raise folders.missing_path_error(protocol, root, relative_paths, "images")
     if protocol.parts:
-        return places[0], _find_in_places(places, captioned_images)
-    best_place = places[0]
-    best_sources = _find_in_places([best_place], captioned_images)
-    for place in places[1:]:
+        return existing_paths[0], _find_images(captioned_images, existing_paths)
+
+    # Find the path that lacks the fewest images.
+    best_path = existing_paths[0]
+    best_sources = _find_images(captioned_images, [best_path])
+    for path in existing_paths[1:]:
         if best_sources.count(None) == 0:
             break
-        sources = _find_in_places([place], captioned_images)
+        sources = _find_images(captioned_images, [path])
         if sources.count(None) < best_sources.count(None):
-            best_place, best_sources = place, sources
-    return best_place, best_sources
+            best_path, best_sources = path, sources
+    return best_path, best_sources
 
 
-def _find_in_places(
-    places: Sequence[Path], captioned_images: Sequence[CaptionedImage]
+def _find_images(
+    captioned_images: Sequence[CaptionedImage], paths: Sequence[Path]
 ) -> list[ImageSource | None]:
-    """Return the source of every image in the first folder or zip file that has it, or None.
+    """Return the source of every image in the first folder or zip file that has it.
 
-    An image is looked up by its name, and if it has another path in the list, also by that path.
+    The source of an image that is missing from all of them is None. An image is looked up by its
+    name, and if it has another path in the list of captions, also by that path.
+
+    Args:
+        captioned_images: The images to find.
+        paths: The paths of the folders and zip files.
     """
-    image_places = [open_image_place(place) for place in places]
+    image_places = [open_image_place(path) for path in paths]
     sources: list[ImageSource | None] = []
     for image in captioned_images:
         source = None
-        for place in image_places:
-            source = place.find(image.name)
+        for image_place in image_places:
+            source = image_place.find(image.name)
             if source is None and image.path:
-                source = place.find(image.path)
+                source = image_place.find(image.path)
             if source is not None:
                 break
         sources.append(source)
     return sources
 
 
-def _make_data(listed_images: _ListedImages, protocol: RetrievalProtocol) -> RetrievalData:
-    """Return the listed images, and the captions of them that the protocol measures."""
-    captions: list[str] = []
-    image_of_text: list[int] = []
-    for image_index, image in enumerate(listed_images.captioned_images):
-        image_captions = measured_captions(image, protocol)
-        captions.extend(image_captions)
-        image_of_text.extend([image_index] * len(image_captions))
-    return RetrievalData(
-        names=tuple(image.name for image in listed_images.captioned_images),
-        images=tuple(listed_images.sources),
-        captions=tuple(captions),
-        image_of_text=np.array(image_of_text, np.int64),
-    )
-
-
 def _missing_images_fault(
     listed_images: _ListedImages, protocol: RetrievalProtocol, options: RunOptions
 ) -> str:
-    """Return a message that says how many images are missing, and what the user can do."""
+    """Return a message that says how many images are missing, and what the user can do.
+
+    Args:
+        listed_images: The listed images, at least one of which is missing.
+        protocol: The data set.
+        options: The options of the command, which decide what is advised.
+
+    Example:
+        "3 of 500 images missing, first: images/1.jpg; there is 1.png: mend the names, or set
+        `image_suffix`"
+    """
     n_missing = len(listed_images.missing_files)
     n_listed = len(listed_images.captioned_images)
     first_missing = listed_images.missing_files[0]
     fault = f"{n_missing} of {n_listed} images missing, first: {first_missing}"
-    similar = folders.describe_similar_file(first_missing)
-    if similar:
-        fault += f"{similar}: mend the names, or set `image_suffix`"
-    if n_missing == n_listed and not isinstance(protocol.images, str):
+
+    similar_file = folders.describe_similar_file(first_missing)
+    if similar_file:
+        fault += f"{similar_file}: mend the names, or set `image_suffix`"
+
+    has_alternatives = not isinstance(protocol.images, str)
+    if n_missing == n_listed and has_alternatives:
         # The folder may only have another name.
         fault += f"; images are looked for in {', '.join(protocol.images)}"
     if protocol.n_images is not None:

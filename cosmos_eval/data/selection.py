@@ -52,9 +52,13 @@ class SelectionData(NamedTuple):
 def open_data(protocol: SelectionProtocol, options: RunOptions) -> SelectionData:
     """Return the items of a caption selection set, with their images and captions.
 
-    `options.limit` keeps that many items, taken from the subsets in turn. `options.allow_partial`
-    leaves out items of a published data set whose images are missing. Raise UsageError if anything
-    else is wrong with the data set.
+    Args:
+        protocol: The data set and how it is measured.
+        options: `limit` keeps that many items, taken from the subsets in turn. `allow_partial`
+            leaves out items of a published data set whose images are missing.
+
+    Raises:
+        UsageError: If anything else is wrong with the data set.
     """
     return list_data(protocol, options).checked_data(protocol, options)
 
@@ -62,24 +66,33 @@ def open_data(protocol: SelectionProtocol, options: RunOptions) -> SelectionData
 def list_data(protocol: SelectionProtocol, options: RunOptions) -> folders.Listing[SelectionData]:
     """Return the items of a data set, together with everything wrong with them.
 
-    Missing images and wrong numbers of items are recorded in the listing and not raised. Raise
-    UsageError if the items cannot be read.
+    Missing images and wrong numbers of items are recorded in the listing and not raised.
+
+    Args:
+        protocol: The data set and how it is measured.
+        options: `limit` and `allow_partial` choose items, as in `open_data`.
+
+    Raises:
+        UsageError: If the items cannot be read.
     """
     list_path, listed_items = _read_items(protocol, options)
+    # `faults` is empty, or says that the folder of the images is missing.
     image_folder, faults = _locate_image_folder(protocol, options, list_path)
+
     items = listed_items
     if options.allow_partial and protocol.is_published:
         # If no item is complete, keep all of them, so that a missing image is reported.
         items = _items_with_images(listed_items, image_folder) or listed_items
     data = _make_data(protocol, options, image_folder, items, listed_items)
+
     image_paths, missing_paths = _find_image_files(data, image_folder)
     if missing_paths and not faults:
         first_missing = missing_paths[0]
         page = _format_download_page(protocol)
-        similar = folders.describe_similar_file(first_missing)
+        similar_file = folders.describe_similar_file(first_missing)
         faults.append(
             f"{len(missing_paths)} of the {len(image_paths)} images of {list_path} are not there, "
-            f"first: {first_missing}{page}{similar}"
+            f"first: {first_missing}{page}{similar_file}"
         )
 
     # A published list without a known number of items is complete.
@@ -124,6 +137,7 @@ def _read_items(protocol: SelectionProtocol, options: RunOptions) -> tuple[Path,
         list_path = folders.data_path(protocol, options, protocol.annotations, "items")
     except UsageError as error:
         raise UsageError(f"{error}{_format_download_page(protocol)}") from None
+
     items = read_items(protocol, list_path)
     if not items:
         raise UsageError(f"{list_path} holds no items")
@@ -138,8 +152,11 @@ def _locate_image_folder(
 ) -> tuple[Path, list[str]]:
     """Return the folder of the images, and a list with the fault if it is missing.
 
-    If the folder is missing, the path of the list of items is returned in its place. No image will
-    be found below it.
+    Args:
+        protocol: The data set, which names the folder.
+        options: The options of the command, such as --data-root.
+        list_path: The path of the list of items. It is returned in place of a missing folder. No
+            image will be found below it.
     """
     try:
         return folders.data_path(protocol, options, protocol.images, "images"), []
@@ -160,6 +177,11 @@ def _check_item(item: Item, first_item: Item, protocol: SelectionProtocol) -> No
     user's data set, an item must also be solvable: no caption is both correct and wrong, and no
     image occurs twice. A published data set is measured as it is. Items in it that cannot be solved
     count as wrong.
+
+    Args:
+        item: The item: an image with captions, a caption with images, or two of both.
+        first_item: The first item of the file.
+        protocol: Says whether the data set is published.
     """
     correct_captions = set(item.captions[: item.n_correct])
     wrong_captions = set(item.captions[item.n_correct :])
@@ -169,28 +191,37 @@ def _check_item(item: Item, first_item: Item, protocol: SelectionProtocol) -> No
         raise UsageError(
             f"{item.location} chooses other things than {first_item.location}: make two sets"
         )
+
+    # Check that an item of a user's data set can be solved.
     if protocol.is_published:
         return
+
     ambiguous_captions = correct_captions & wrong_captions
     if ambiguous_captions:
         raise UsageError(
             f"{item.location}: {ambiguous_captions.pop()!r} is the right caption and a wrong one"
         )
-    if len(set(item.pictures)) != len(item.pictures):
+    has_repeated_image = len(set(item.pictures)) < len(item.pictures)
+    if has_repeated_image:
         raise UsageError(f"{item.location}: both images are {item.pictures[0].file}")
 
 
 def _check_subsets(protocol: SelectionProtocol, items: Sequence[Item], path: Path) -> None:
     """Raise UsageError if some items have no subset, or if a known data set has other subsets.
 
-    `path` is the file of the items.
+    Args:
+        protocol: The data set. `subset_items` has the names of its subsets if it is known.
+        items: All items of the data set. An item without a subset has the empty subset name.
+        path: The file of the items, for error messages.
     """
     n_items_by_subset = Counter(item.subset for item in items)
-    if "" in n_items_by_subset and len(n_items_by_subset) > 1:
+    only_some_have_subset = "" in n_items_by_subset and len(n_items_by_subset) > 1
+    if only_some_have_subset:
         raise UsageError(
             f"{path}: {n_items_by_subset['']} items have no `{protocol.subset_key}`, the others "
             "have one"
         )
+
     expected_subsets = protocol.subset_items.keys()
     if not expected_subsets:
         return
@@ -219,6 +250,9 @@ def _compare_subset_counts(
     """Return how many items each subset has, and how many it should have.
 
     Only subsets whose size the protocol states are compared.
+
+    Example:
+        `[FoundSamples(666, 666, "items of swap_att"), ...]`
     """
     n_items_by_subset = Counter(item.subset for item in items)
     counts = []
@@ -234,20 +268,29 @@ def _make_data(
     items: Sequence[Item],
     listed_items: Sequence[Item],
 ) -> SelectionData:
-    """Return the data of up to `options.limit` items, with every image and caption stored once.
+    """Return the data of the chosen items, with every image and caption stored once.
 
-    `items` are all items that can be measured. `listed_items` are all items of the file, which show
-    whether a pair or a set of items is complete.
+    Args:
+        protocol: The data set and how it is measured.
+        options: `limit` chooses that many items, taken from the subsets in turn.
+        image_folder: The folder of the images.
+        items: All items that can be measured.
+        listed_items: All items of the file, which show whether a pair or a set of items is
+            complete.
     """
+    # Choose items. `subsets` (S,) are the sorted names of the subsets.
     subsets, subset_of_item, subset_sizes = np.unique(
         [item.subset for item in items], return_inverse=True, return_counts=True
     )
     chosen_indices = folders.choose_in_turn(subset_of_item, options.limit)
     chosen_items = [items[index] for index in chosen_indices]
+
     pictures, images_of_item = _number_values([item.pictures for item in chosen_items])
     captions, captions_of_item = _number_values([item.captions for item in chosen_items])
+
     # Subsets count in the mean over subsets unless the protocol leaves them out or they are small.
     is_left_out = np.isin(subsets, protocol.left_out)
+    is_large_enough = subset_sizes >= protocol.smallest
     return SelectionData(
         pictures=tuple(pictures),
         images=tuple(_make_source(image_folder, picture) for picture in pictures),
@@ -257,7 +300,7 @@ def _make_data(
         n_correct_of_item=np.array([item.n_correct for item in chosen_items]),
         subsets=tuple(subsets.tolist()),
         subset_of_item=subset_of_item[chosen_indices],
-        counts_in_mean=~is_left_out & (subset_sizes >= protocol.smallest),
+        counts_in_mean=~is_left_out & is_large_enough,
         groups=_number_groups(chosen_items, listed_items),
         chosen=chosen_items[0].chosen,
     )
@@ -268,8 +311,12 @@ def _number_values(
 ) -> tuple[list[Any], list[NDArray[np.int64]]]:
     """Return the distinct values of all items, and for each item the indices of its values.
 
-    `[["a", "b"], ["b", "c"]]` gives the values `["a", "b", "c"]` and the indices
-    `[[0, 1], [1, 2]]`.
+    Args:
+        values_of_items: For each item, a sequence of values such as captions.
+
+    Example:
+        `[["a", "b"], ["b", "c"]]` gives the values `["a", "b", "c"]` and the indices
+        `[[0, 1], [1, 2]]`.
     """
     index_by_value = folders.number_distinct(chain.from_iterable(values_of_items))
     indices_of_items = []
@@ -292,8 +339,16 @@ def _number_groups(
 ) -> dict[str, NDArray[np.int64]]:
     """Return the number of each item's pair (N,) and of its set (N,), if the file has any.
 
-    The keys are `pair` and `set`. The number is -1 if an item belongs to no pair or set, and if
-    some of the `listed_items` of its pair or set are not among the items.
+    A pair or a set is a group of items that only count as correct together. The number is -1 if an
+    item belongs to no group, or if its group is incomplete.
+
+    Args:
+        items: The N items that are measured.
+        listed_items: All items of the file. A group is incomplete if some of its listed items are
+            not measured.
+
+    Returns:
+        The numbers (N,) by the keys "pair" and "set", which are left out if no item has one.
     """
     groups = {}
     listed_pairs = [item.pair for item in listed_items]
@@ -306,14 +361,23 @@ def _number_groups(
 
 
 def _number_complete_groups(names: Sequence[str], listed_names: Sequence[str]) -> NDArray[np.int64]:
-    """Return the number of each item's group (N,), or -1 if the group is incomplete.
+    """Return the number of each item's group (N,), or -1 if the item has no complete group.
 
-    `names` holds the name of the group of each of the N items that are measured, and `listed_names`
-    the same for all items in the file. An item with an empty name belongs to no group. The names
-    `["a", "a", "b", ""]` give `[0, 0, -1, -1]` if the file has two items of `a` and two of `b`.
+    Args:
+        names: The name of the group of each of the N items that are measured. It is empty for an
+            item without a group.
+        listed_names: The same for all items in the file.
+
+    Example:
+        The names `["a", "a", "b", ""]` give `[0, 0, -1, -1]` if the file has two items of `a` and
+        two of `b`: one item of `b` is missing.
     """
-    sizes = Counter(name for name in names if name)
-    listed_sizes = Counter(listed_names)
-    complete_names = [name for name in sizes if sizes[name] == listed_sizes[name]]
+    n_items_by_name = Counter(name for name in names if name)
+    n_listed_by_name = Counter(listed_names)
+    complete_names = []
+    for name, n_items in n_items_by_name.items():
+        if n_items == n_listed_by_name[name]:
+            complete_names.append(name)
+
     number_by_name = folders.number_distinct(complete_names)
     return np.array([number_by_name.get(name, -1) for name in names])

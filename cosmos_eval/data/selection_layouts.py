@@ -58,7 +58,12 @@ class Item(NamedTuple):
 def read_items(protocol: SelectionProtocol, path: Path) -> list[Item]:
     """Return the items in a file, or in a folder of files.
 
-    The protocol's `layout` names the form of the file. Raise UsageError for a broken file.
+    Args:
+        protocol: Its `layout` names the form of the file, such as `sugarcrepe`.
+        path: The path of the file or folder.
+
+    Raises:
+        UsageError: If a file is broken.
     """
     read_layout = _LAYOUTS[protocol.layout]
     return list(read_layout(protocol, path))
@@ -97,27 +102,38 @@ class _Record(NamedTuple):
         Raise UsageError for any other value, also for true and false.
         """
         value = self._field(name)
-        if isinstance(value, str | int) and not isinstance(value, bool):
+        is_text_or_int = isinstance(value, str | int) and not isinstance(value, bool)
+        if is_text_or_int:
             with suppress(ValueError):
                 return int(value)
         raise UsageError(f"{self.location}: `{name}` must be a whole number, not {value!r}")
 
     def texts(self, prefix: str, *, excluded_prefix: str | None = None) -> tuple[str, ...]:
-        """Return the texts of all fields whose names begin with `prefix`.
+        """Return the texts of all fields whose names begin with a prefix.
 
-        The fields `{"negative": "A cat", "negative_2": ["A cow", "A pig"]}` give
-        `("A cat", "A cow", "A pig")` for the prefix `negative`. Empty values, and fields whose
-        names begin with `excluded_prefix`, are skipped. Raise UsageError for values that are not
-        text.
+        Empty values are skipped.
+
+        Args:
+            prefix: The beginning of the names of the fields.
+            excluded_prefix: Fields whose names begin with this are skipped.
+
+        Raises:
+            UsageError: If a value is neither a text nor a list of texts.
+
+        Example:
+            The fields `{"negative": "A cat", "negative_2": ["A cow", "A pig"]}` give
+            `("A cat", "A cow", "A pig")` for the prefix `negative`.
         """
         texts: list[str] = []
         for name, value in self.fields.items():
-            if not str(name).startswith(prefix) or value in ("", None):
+            is_empty = value in ("", None)
+            if is_empty or not str(name).startswith(prefix):
                 continue
             if excluded_prefix is not None and str(name).startswith(excluded_prefix):
                 continue
             values = value if isinstance(value, list) else [value]
-            texts.extend(self._require_text(text, name) for text in values)
+            for text in values:
+                texts.append(self._require_text(text, name))
         return tuple(texts)
 
     def _field(self, name: str) -> Any:
@@ -147,8 +163,13 @@ def _read_records(path: Path) -> list[_Record]:
 def _read_subset_files(path: Path) -> Iterator[tuple[str, _Record]]:
     """Yield the subset and the record, for every record of every .json file in a folder.
 
-    The subset is the name of the file without its suffix: `swap_obj` for `swap_obj.json`. Raise
-    UsageError if the folder has no such file.
+    The subset is the name of the file without its suffix: `swap_obj` for `swap_obj.json`.
+
+    Args:
+        path: The path of the folder.
+
+    Raises:
+        UsageError: If the folder has no such file.
     """
     files = sorted(path.glob("*.json"))
     if not files:
@@ -159,9 +180,12 @@ def _read_subset_files(path: Path) -> Iterator[tuple[str, _Record]]:
 
 
 def _read_entries(path: Path) -> list[tuple[str, Any]]:
-    """Return the location, such as `items.csv, line 3`, and the value of every entry of a file.
+    """Return the location and the value of every entry of a table or a JSON file.
 
     Raise UsageError if the file cannot be read.
+
+    Example:
+        `[("items.csv, line 2", {"image": "1.jpg", "caption": "A dog"}), ...]`
     """
     entries = []
     with report_faults_at(f"cannot read {path}: "):
@@ -171,7 +195,7 @@ def _read_entries(path: Path) -> list[tuple[str, Any]]:
 
 
 def _make_pictures(protocol: SelectionProtocol, names: Sequence[str]) -> tuple[Picture, ...]:
-    """Return the pictures of images by their names, which lack the protocol's suffix."""
+    """Return the pictures of images, whose names lack the suffix that the protocol states."""
     return tuple(Picture(name + protocol.image_suffix) for name in names)
 
 
@@ -180,8 +204,11 @@ def _read_items(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
 
     A record has an `image` and its `caption`. Fields whose names begin with `positive` hold more
     correct captions, `negative` wrong captions, and `negative_image` wrong images. A `pair_id`, a
-    `set_id` and a subset are optional. For example, `{"image": "1.jpg", "caption": "A dog",
-    "negative": "A cat"}` is an image with a correct and a wrong caption.
+    `set_id` and a subset are optional.
+
+    Example:
+        `{"image": "1.jpg", "caption": "A dog", "negative": "A cat"}` is an image with a correct and
+        a wrong caption.
     """
     for record in _read_records(path):
         correct_captions = (record.text("caption"), *record.texts("positive"))
@@ -192,6 +219,7 @@ def _read_items(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
                 f"{record.location} has wrong images and more than one caption: make two items of "
                 "it"
             )
+
         yield Item(
             pictures=_make_pictures(protocol, [record.text("image"), *wrong_images]),
             captions=(*correct_captions, *wrong_captions),
@@ -209,13 +237,14 @@ _PAIR_SUFFIXES = (("_0", "_1"), ("_1", "_2"), ("0", "1"))
 
 
 def _read_pairs(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
-    """Yield pairs of two images and two captions, of which the first belong together.
+    """Yield items of two images and two captions. The first caption belongs to the first image.
 
     The fields are, for example, `image_0`, `image_1`, `caption_0` and `caption_1`. Other names end
     with one of `_PAIR_SUFFIXES`. A subset is optional.
     """
     for record in _read_records(path):
-        suffixes = _PAIR_SUFFIXES[0]  # which the error about a missing field then names
+        # Find the ends of the names. If none fits, an error names the field `image_0`.
+        suffixes = _PAIR_SUFFIXES[0]
         for possible_suffixes in _PAIR_SUFFIXES:
             if f"image{possible_suffixes[0]}" in record.fields:
                 suffixes = possible_suffixes
@@ -280,11 +309,12 @@ def _read_svo(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
     """Yield the items of SVO-Probes: a sentence with a correct and a wrong image.
 
     The fields are `sentence`, `pos_image_id` and `neg_image_id`. The flags `subj_neg`, `verb_neg`
-    and `obj_neg` say in which words the wrong image differs from the sentence. Rows without exactly
-    one true flag are skipped, as in probing_image_text_models.ipynb of the authors.
+    and `obj_neg` say whether the wrong image differs from the sentence in the subject, the verb or
+    the object, which is the subset. Rows without exactly one true flag are skipped, as in
+    probing_image_text_models.ipynb of the authors.
     """
     for record in _read_records(path):
-        differing_words = []
+        subsets = []
         for flag, subset in _SVO_SUBSET_BY_FLAG.items():
             value = record.text(flag)
             if value not in ("True", "False"):
@@ -292,12 +322,13 @@ def _read_svo(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
                     f"{record.location}: {', '.join(_SVO_SUBSET_BY_FLAG)} must be True or False"
                 )
             if value == "True":
-                differing_words.append(subset)
-        if len(differing_words) != 1:
+                subsets.append(subset)
+        if len(subsets) != 1:
             continue
+
         image_ids = [str(record.number("pos_image_id")), str(record.number("neg_image_id"))]
         pictures = _make_pictures(protocol, image_ids)
-        yield Item(pictures, (record.text("sentence"),), differing_words[0], record.location)
+        yield Item(pictures, (record.text("sentence"),), subsets[0], record.location)
 
 
 _AXIS_BY_PREPOSITION = {
@@ -314,9 +345,13 @@ def _read_whatsup(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
     """Yield the items of What'sUp: an image with captions that differ in a preposition.
 
     The fields are `image_path` and `caption_options`, whose first caption is correct. Files are
-    named OBJECT_PREPOSITION_OBJECT.jpeg: `mug_left_of_plate.jpeg` has the subset `left_of`, the set
-    `mug plate` with all images of these objects, and the pair `mug plate side` with the images that
-    differ in left and right. It is the same in evaluate_scores of dataset_zoo/aro_datasets.py.
+    named OBJECT_PREPOSITION_OBJECT.jpeg. The subset of an item is its preposition, its set has all
+    images of the same objects, and its pair has the images that differ along one axis, such as left
+    and right. It is the same in evaluate_scores of dataset_zoo/aro_datasets.py.
+
+    Example:
+        `mug_left_of_plate.jpeg` has the subset `left_of`, the set `mug plate` and the pair
+        `mug plate side`.
     """
     for record in _read_records(path):
         name = PurePosixPath(record.text("image_path"))
@@ -328,6 +363,7 @@ def _read_whatsup(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
                 f"{record.location}: {name.name} names no preposition: "
                 "OBJECT_PREPOSITION_OBJECT is expected"
             )
+
         yield Item(
             pictures=(Picture(name.name),),
             captions=record.texts("caption_options"),
@@ -351,10 +387,12 @@ def _read_gqa_spatial(protocol: SelectionProtocol, path: Path) -> Iterator[Item]
 def _read_spatial(path: Path, n_digits: int) -> Iterator[Item]:
     """Yield items of What'sUp on COCO or GQA: an image with a correct and a wrong caption.
 
-    An entry is a list `[139, CORRECT CAPTION, WRONG CAPTION]` with the id of the image. `path` is
-    the file about one object, such as `coco_qa_one_obj.json`. The file about two objects lies
-    beside it and has `two` in its name. The file name of an image is its id, padded with zeros to
-    `n_digits` digits.
+    An entry is a list `[139, CORRECT CAPTION, WRONG CAPTION]` with the id of the image.
+
+    Args:
+        path: The file about one object, such as `coco_qa_one_obj.json`. The file about two objects
+            lies beside it and has `two` in its name.
+        n_digits: The file name of an image is its id, padded with zeros to so many digits.
     """
     for objects in ("one", "two"):
         file = path.with_name(path.name.replace("one", objects))
@@ -395,14 +433,18 @@ def _read_mmvp(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
     `TYPE/ID.jpg`. The subset is the type.
     """
     records = _read_records(path)
-    if len(records) % 2:
+    if len(records) % 2 == 1:
         raise UsageError(f"{path} has {len(records)} rows: two are a pair, so one is missing")
+
+    # Rows 0 and 1 are the first pair, rows 2 and 3 are the second pair, and so on.
     first_records, second_records = records[::2], records[1::2]
     for first, second in zip(first_records, second_records, strict=True):
         first_kind, second_kind = first.text("Type"), second.text("Type")
         first_id, second_id = first.number("Question ID"), second.number("Question ID")
-        # Pairs are 1 and 2, 3 and 4, ...: evaluate_vlm.py finds the correct image by this rule.
-        if first_kind != second_kind or first_id % 2 == 0 or second_id != first_id + 1:
+        # The ids of pairs are 1 and 2, 3 and 4, ...: evaluate_vlm.py finds the correct image by
+        # this rule.
+        are_ids_of_pair = first_id % 2 == 1 and second_id == first_id + 1
+        if first_kind != second_kind or not are_ids_of_pair:
             raise UsageError(
                 f"{first.location}: {first_id} ({first_kind}) and {second_id} ({second_kind}) are "
                 "not a pair; rows of a pair follow each other, odd number first"

@@ -89,6 +89,7 @@ def to_displayed_rgb(image: Image.Image) -> Image.Image:
     upright_image = ImageOps.exif_transpose(image)
     if not upright_image.has_transparency_data:
         return to_rgb(upright_image)
+
     # Paste the image on a white one, with its alpha channel as the mask.
     rgba_image = upright_image.convert("RGBA")
     white_image = Image.new("RGB", rgba_image.size, "white")
@@ -114,8 +115,10 @@ class _EncodedImage:
     def decode(self, content: bytes) -> Image.Image:
         """Decode the bytes of an image file to RGB.
 
-        Raise UsageError if the file is damaged, cut off, or too long and thin to be resized. Also
-        make Pillow refuse cut files in the whole process.
+        This also makes Pillow refuse files that are cut off, in the whole process.
+
+        Raises:
+            UsageError: If the file is damaged, cut off, or too long and thin to be resized.
         """
         # The code of a model may have set this to True. Pillow would then replace the missing end
         # of a cut file by grey pixels without an error.
@@ -125,8 +128,9 @@ class _EncodedImage:
                 require_moderate_shape(image)
                 return self._to_rgb(image)
         except Exception as error:
-            # Pillow does not document which errors its decoders raise for damaged files. Some
-            # messages end with the memory address of the buffer, which is removed.
+            # Pillow does not document which errors its decoders raise for damaged files. Remove the
+            # memory address at the end of messages such as "cannot identify image file
+            # <_io.BytesIO object at 0x7f...>".
             reason = str(error).partition(" <_io.BytesIO")[0] or type(error).__name__
             raise UsageError(
                 f"cannot decode image {self.name}: {reason}; replace or remove it"
@@ -166,11 +170,11 @@ class PixelFile(ImageFile):
     def decode(self, content: bytes) -> Image.Image:
         """Return the pixels of a .npy file as an RGB image.
 
-        Raise UsageError if the array has another shape or type.
+        Raise UsageError if the array has another shape or type than (H, W, 3) uint8.
         """
         try:
             bgr_pixels = np.load(io.BytesIO(content), allow_pickle=False)
-            rgb_pixels = bgr_pixels[:, :, [2, 1, 0]]
+            rgb_pixels = bgr_pixels[:, :, [2, 1, 0]]  # reverse the order of the channels
             image = Image.fromarray(rgb_pixels)
         except (ValueError, EOFError, IndexError, TypeError) as error:
             raise UsageError(f"{self.name} holds no pixels (H, W, 3) uint8: {error}") from error
@@ -181,14 +185,22 @@ class PixelFile(ImageFile):
 def shard_images(shard: Path) -> Iterator[tuple[str, bytes]]:
     """Yield the key and the bytes of every image in a tar of training samples.
 
-    The key is the member's name without its extension: `00012` for `00012.jpg`. Raise UsageError
-    if the tar is damaged.
+    The key of a sample is the name of its files without the extension.
+
+    Args:
+        shard: The path of the tar.
+
+    Raises:
+        UsageError: If the tar is damaged.
+
+    Example:
+        For the file `00012.jpg` in the tar, it yields `("00012", <the bytes of the file>)`.
     """
     try:
         with shard.open("rb") as file:
             reader = TarReader(file)
             for member in reader:
-                key_and_extension = split_name(member.name)
+                key_and_extension = split_name(member.name)  # such as ("00012", "jpg")
                 if key_and_extension is None:
                     continue
                 key, extension = key_and_extension
@@ -221,6 +233,7 @@ class ArchiveMember(_EncodedImage):
                 content = file.read(self.size)
             if len(content) != self.size:
                 raise UsageError(f"{self.archive} is cut off inside {self.member}; fetch it again")
+            # Raises TarError if the content holds headers of further files, as in a damaged tar.
             require_one_file(content)
         except OSError as error:
             raise UsageError(f"cannot read {self.name}: {error.strerror}") from error
@@ -262,16 +275,11 @@ class ZippedImage(_EncodedImage):
             raise UsageError(f"cannot read {self.name}: {error}; fetch it again") from error
 
 
-def stores_images(place: Path) -> bool:
-    """Return whether a path is a place that can store images: a folder or a zip file."""
-    return place.is_dir() or (place.suffix == ".zip" and place.is_file())
-
-
+@dataclass(frozen=True)
 class ImageFolder:
     """A folder of images, which are looked up by their paths below it."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    folder: Path
 
     def find(self, name: str) -> ImageSource | None:
         """Return the image at the path `name` below the folder, or None if it is missing."""
@@ -299,9 +307,12 @@ class ImageZip:
         return None if member is None else ZippedImage(self.archive, member)
 
 
-def open_image_place(place: Path) -> ImageFolder | ImageZip:
-    """Open a folder or a zip file of images. Raise UsageError for a damaged zip file."""
-    return ImageFolder(place) if place.is_dir() else ImageZip(place)
+def open_image_place(path: Path) -> ImageFolder | ImageZip:
+    """Return the images in a folder, or in a zip file, by their names.
+
+    Raise UsageError for a damaged zip file.
+    """
+    return ImageFolder(path) if path.is_dir() else ImageZip(path)
 
 
 @dataclass(frozen=True)
@@ -312,15 +323,16 @@ class ImageArray:
     pixels: NDArray[np.uint8]
 
     def read(self) -> bytes:
-        """Return 16 bytes for height and width (64-bit integers), followed by the pixels."""
+        """Return the height and the width (64-bit integers, 16 bytes), followed by the pixels."""
         height_and_width = np.array(self.pixels.shape[:2], "<i8")
         return height_and_width.tobytes() + self.pixels.tobytes()
 
     def decode(self, content: bytes) -> Image.Image:
-        """Return the bytes that `read` returned as an image.
+        """Return the image that is stored in bytes from `read`.
 
         Raise UsageError if the image is too long and thin to be resized.
         """
+        # The first 16 bytes are the height and the width. The pixels follow, row by row.
         height, width = np.frombuffer(content, "<i8", 2)
         flat_pixels = np.frombuffer(content, np.uint8, offset=16)
         image = Image.fromarray(flat_pixels.reshape(height, width, 3))
@@ -357,17 +369,20 @@ class CroppedImage:
         return json.dumps(self.box).encode() + b"\n" + self.image.read()
 
     def decode(self, content: bytes) -> Image.Image:
-        """Decode the whole image and cut out the box.
+        """Decode the whole image, and cut out the box.
 
+        `content` is what `read` returned: one line with the box, then the bytes of the whole image.
         Raise UsageError if the box and the image do not overlap, or if the box is too large.
         """
         _, _, image_content = content.partition(b"\n")
         image = self.image.decode(image_content)
+
         left, top, right, bottom = self.box
         overlap_width = min(right, image.width) - max(left, 0)
         overlap_height = min(bottom, image.height) - max(top, 0)
         if overlap_width <= 0 or overlap_height <= 0:
             raise UsageError(f"{self.name}: no such box in {image.width}x{image.height} pixels")
+
         try:
             cropped = image.crop(self.box)
         except (Image.DecompressionBombError, OverflowError, MemoryError) as error:
@@ -377,9 +392,14 @@ class CroppedImage:
 
 
 def require_lossless(image: Image.Image, path: Path) -> None:
-    """Raise UsageError if an opened label map is in a lossy format such as JPEG.
+    """Raise UsageError if a label map is stored in a lossy format such as JPEG.
 
-    The content of the file decides and not its suffix. A TIFF file is lossy if its compression is.
+    Lossy compression changes pixels, which are the classes here. The content of the file decides,
+    and not its suffix. A TIFF file is lossy if its compression is.
+
+    Args:
+        image: The label map, as Pillow opened it.
+        path: Its path, for the error message.
     """
     compression = str(image.info.get("compression", ""))  # only TIFF files state it
     if image.format in _LOSSY_FORMATS or compression in _LOSSY_TIFF_COMPRESSIONS:
@@ -426,17 +446,27 @@ class ArchiveSample(NamedTuple):
         return text
 
     def vector(self, size: int, *, exact: bool = True) -> NDArray[Any]:
-        """Return the numbers (size,) in the sample's .npy file.
+        """Return the numbers in the sample's .npy file, an array of one dimension.
 
-        If `exact` is False, the file may have more than `size` numbers, and all are returned. Raise
-        UsageError for an array of another shape, and for values that are not finite numbers.
+        Args:
+            size: How many numbers the file must hold.
+            exact: If False, the file may hold more than `size` numbers. All are returned.
+
+        Raises:
+            UsageError: If the file is missing, if its array has another shape, and if a value is
+                not a finite number.
         """
+        content = io.BytesIO(self._read("npy"))
         try:
-            vector = np.lib.format.read_array(io.BytesIO(self._read("npy")), allow_pickle=False)
+            vector = np.lib.format.read_array(content, allow_pickle=False)
         except (ValueError, EOFError, MemoryError, OverflowError) as error:
             raise UsageError(f"{self.name}.npy is not a NumPy array: {error}") from error
-        if vector.dtype.kind not in "biuf" or not np.isfinite(vector).all():
+
+        # Booleans, signed and unsigned integers, and floating-point numbers.
+        is_numeric = vector.dtype.kind in "biuf"
+        if not is_numeric or not np.isfinite(vector).all():
             raise UsageError(f"{self.name}.npy must hold finite numbers")
+
         if exact:
             expected = f"{size} numbers"
             has_expected_size = vector.shape == (size,)
@@ -495,14 +525,22 @@ def _list_samples(archive: Path) -> list[ArchiveSample]:
 def _add_to_samples(samples: list[ArchiveSample], member: ArchiveMember) -> None:
     """Add a file of an archive to the last sample, or to a new sample if it has another key.
 
-    `samples` is changed in place. Files without a key and an extension in their names are skipped.
-    Raise UsageError if a sample would have two files with the same extension.
+    Files of a sample are adjacent in an archive. Files without a key and an extension in their
+    names are skipped.
+
+    Args:
+        samples: The samples of all previous files in the archive. The list is changed in place.
+        member: The next file, such as `00012.jpg`, which belongs to the sample `00012`.
+
+    Raises:
+        UsageError: If a sample would have two files with the same extension.
     """
-    key_and_extension = split_name(member.member)
+    key_and_extension = split_name(member.member)  # such as ("00012", "jpg")
     if key_and_extension is None:
         return
     key, extension = key_and_extension
-    if not samples or samples[-1].key != key:
+    is_new_sample = not samples or samples[-1].key != key
+    if is_new_sample:
         samples.append(ArchiveSample(member.archive, key, {}))
     sample = samples[-1]
     if extension in sample.members:
@@ -513,13 +551,16 @@ def _add_to_samples(samples: list[ArchiveSample], member: ArchiveMember) -> None
 def image_sources(data: Any) -> list[ImageSource]:
     """Return the images of a data set that any task has opened.
 
-    They are found by the form of `data`:
+    Args:
+        data: The data set. Its form depends on the task:
 
-    - data with an attribute `images`: these images,
-    - data with an attribute `samples`, which have label maps: the image of each sample,
-    - a list or tuple, such as the training and the test data of a probe: the images of all entries,
-    - an image source: this source,
-    - anything else: no images.
+            - If it has an attribute `images`, these images are returned.
+            - If it has an attribute `samples`, which have label maps, the image of each sample is
+              returned.
+            - If it is a list or tuple, such as the training and the test data of a probe, the
+              images of all entries are returned.
+            - If it is an image source itself, it is returned.
+            - Anything else has no images.
     """
     if hasattr(data, "images"):
         return list(data.images)
@@ -536,14 +577,19 @@ def image_sources(data: Any) -> list[ImageSource]:
 
 
 def archive_notes(data: Any) -> list[str]:
-    """Return a note for every tar archive that may lack samples at its end.
+    """Return a note for every tar archive of a data set that may lack samples at its end.
 
-    `data` is a data set that a task has opened. An archive is suspicious if it ends with many
-    zeros: an interrupted download may have reserved the space of the whole file.
+    An archive is suspicious if it ends with many zeros: an interrupted download may have reserved
+    the space of the whole file.
+
+    Args:
+        data: A data set that a task has opened. Only its images in archives matter.
     """
-    archives = [
-        source.archive for source in image_sources(data) if isinstance(source, ArchiveMember)
-    ]
+    archives = []
+    for source in image_sources(data):
+        if isinstance(source, ArchiveMember):
+            archives.append(source.archive)
+
     notes = []
     for archive in dict.fromkeys(archives):  # every archive once, in their order
         if not archive.is_file():
@@ -557,9 +603,10 @@ def archive_notes(data: Any) -> list[str]:
 def _describe_trailing_zeros(archive: Path) -> str | None:
     """Return a note if a tar archive ends with more zeros than tar writes, or else None.
 
-    After the last file, tar writes two blocks of zeros, and then zeros up to the end of the record.
-    That is always less than two blocks and a whole record.
+    After the last file, tar writes two blocks (512 bytes each) of zeros, and then zeros up to the
+    next multiple of a record (20 blocks). It is always less than two blocks and a whole record.
     """
+    # Most archives end with fewer zeros than this. For them, it is enough to look at their end.
     max_usual_zeros = 2 * BLOCK + _RECORD
     archive_size = archive.stat().st_size
     with archive.open("rb") as file:
@@ -572,7 +619,8 @@ def _describe_trailing_zeros(archive: Path) -> str | None:
     # The last file itself may end with zeros: count only the zeros after it.
     last_name, last_offset, last_size = list(read_members(str(archive)))[-1]
     last_padding = -last_size % BLOCK  # zeros that fill up the last block of the last file
-    n_zeros = archive_size - (last_offset + last_size + last_padding)
+    end_of_last_file = last_offset + last_size + last_padding
+    n_zeros = archive_size - end_of_last_file
     if n_zeros < max_usual_zeros:
         return None
     return (
@@ -585,7 +633,14 @@ def write_index(archive: Path, index: Path) -> list[ArchiveMember]:
     """Write a small tar that stands in for an archive, and return the images of the archive.
 
     The index has the same files as the archive, but the content of every image is replaced by its
-    SHA-256 (32 bytes). Raise UsageError if the archive is damaged.
+    SHA-256 (32 bytes).
+
+    Args:
+        archive: The path of the tar archive of samples.
+        index: The path of the index to write.
+
+    Raises:
+        UsageError: If the archive is damaged.
     """
     samples = open_archives([archive])
     images = [sample.image() for sample in samples]
@@ -605,8 +660,11 @@ def write_index(archive: Path, index: Path) -> list[ArchiveMember]:
 def numbered_archives(folder: Path) -> list[Path]:
     """Return the paths of the archives in a folder of CLIP Benchmark's webdataset layout.
 
-    The file nshards.txt in the folder says how many there are: for `2`, they are 0.tar and 1.tar.
-    Raise UsageError if the file does not hold a number above 0.
+    The file nshards.txt in the folder holds the number of archives. Raise UsageError if it does not
+    hold a number above 0.
+
+    Example:
+        If nshards.txt holds `2`, the archives are `0.tar` and `1.tar` in the folder.
     """
     path = folder / "nshards.txt"
     text = read_layout_file(path)

@@ -53,8 +53,14 @@ def split_name(protocol: ClassificationProtocol) -> str:
 def read_torchvision(protocol: ClassificationProtocol, root: Path) -> ClassData:
     """Return the images and labels of a data set that torchvision.datasets reads.
 
-    `root` is the folder that torchvision takes. It is not checked that the files of the images
-    exist. Raise UsageError if torchvision cannot read the data set, or if it has no images.
+    It is not checked that the files of the images exist.
+
+    Args:
+        protocol: The data set. `protocol.torchvision` is the name of its reader.
+        root: The folder that torchvision takes, in which it has the folder of the data set.
+
+    Raises:
+        UsageError: If torchvision cannot read the data set, or if it has no images.
     """
     try:
         data = READERS[str(protocol.torchvision)].read(root, download=False)
@@ -62,6 +68,7 @@ def read_torchvision(protocol: ClassificationProtocol, root: Path) -> ClassData:
             raise ValueError(f"it has no {split_name(protocol)} images")
         return data
     except _TORCHVISION_ERRORS as error:
+        # Name the first missing file, or else give torchvision's reason.
         folder = root / protocol.folder
         set_name = str(protocol.torchvision).removesuffix(TRAIN)
         required_paths = [folder / file for file in _REQUIRED_FILES.get(set_name, ())]
@@ -110,7 +117,11 @@ class Reader(Protocol):
 def _open_data_set(class_name: str, root: Path, download: bool, **arguments: Any) -> Any:
     """Return a data set of torchvision: `torchvision.datasets.CLASS_NAME(root, ...)`.
 
-    `arguments` are further arguments of the class.
+    Args:
+        class_name: The name of the class, such as `Food101`.
+        root: The folder that has the folder of the data set.
+        download: True if to download files that are missing.
+        **arguments: Further arguments of the class, such as `split="test"`.
     """
     from torchvision import datasets
 
@@ -120,9 +131,12 @@ def _open_data_set(class_name: str, root: Path, download: bool, **arguments: Any
 def _make_file_data(
     classes: Sequence[str], root: Path, labelled_paths: Iterable[tuple[str | Path, int]]
 ) -> ClassData:
-    """Return the data of image files, given as pairs of a path and the index of a class.
+    """Return the data of image files.
 
-    Images are named by their paths below `root`.
+    Args:
+        classes: The names of the classes.
+        root: The folder below which all images are. They are named by their paths below it.
+        labelled_paths: For each image, its path and the index of its class.
     """
     samples = []
     for path, label in labelled_paths:
@@ -153,9 +167,12 @@ class _FileSet:
         if self.split is not None:
             arguments["split"] = self.split
         data_set = _open_data_set(self.class_name, root, download, **arguments)
+
         # Neither the files nor older releases of torchvision have names of flowers.
         is_flowers = self.class_name == "Flowers102"
         classes = read_prompt_names("flowers102") if is_flowers else data_set.classes
+
+        # Pair the path of each image with its label.
         if self.class_name == "StanfordCars":
             labelled_paths = data_set._samples
         else:

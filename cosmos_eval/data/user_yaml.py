@@ -39,9 +39,15 @@ def read_protocol(
 ) -> Protocol:
     """Return the protocol that a user's YAML file describes.
 
-    `kinds` are the values that the key `kind` may have, such as `seg`. `type_of` returns the type
-    of protocol for a kind, such as `SegmentationProtocol`. Raise UsageError if the file cannot be
-    read or has a wrong key or value.
+    A protocol is the record of a data set and of how it is measured.
+
+    Args:
+        path: The path of the file.
+        kinds: The values that the key `kind` may have, such as `seg`.
+        type_of: Returns the type of protocol for a kind, such as `SegmentationProtocol`.
+
+    Raises:
+        UsageError: If the file cannot be read, or if it has a wrong key or value.
     """
     with readers.report_faults_at(f"{path}: "):
         content = readers.read_yaml(path, "kind: seg")
@@ -53,8 +59,14 @@ def parse_protocol(
 ) -> Protocol:
     """Return the protocol that a mapping with the keys of a user's YAML file describes.
 
-    Paths in it are relative to the current folder. It must have a `name`, since no file names the
-    data set. Raise UsageError as `read_protocol` does.
+    Args:
+        content: The keys and values. Paths are relative to the current folder. It must have a
+            `name`, since no file names the data set.
+        kinds: The values that the key `kind` may have, such as `seg`.
+        type_of: Returns the type of protocol for a kind, such as `SegmentationProtocol`.
+
+    Raises:
+        UsageError: If a key is missing or wrong.
     """
     with readers.report_faults_at("the mapping of a data set: "):
         if not isinstance(content.get("name"), str):
@@ -70,9 +82,16 @@ def _make_protocol_of_kind(
     kinds: Sequence[str],
     type_of: Callable[[str], type[Protocol]],
 ) -> Protocol:
-    """Return the protocol of the type that the key `kind` of a file's content names.
+    """Return the protocol of the type that the key `kind` names.
 
-    `content` loses its key `kind`. Raise FileError if the kind is unknown or another key is wrong.
+    Args:
+        content: The keys and values of a file. The key `kind` is removed from it.
+        path: The path of the file. Paths in it are relative to its folder.
+        kinds: The values that the key `kind` may have.
+        type_of: Returns the type of protocol for a kind.
+
+    Raises:
+        FileError: If the kind is unknown, or if another key is wrong.
     """
     kind = content.pop("kind", None)
     if kind not in kinds:
@@ -92,10 +111,15 @@ class _Class(pydantic.BaseModel):
 
 
 def _parse_protocol(content: dict[str, Any], path: Path, cls: type[Protocol]) -> Protocol:
-    """Return the protocol of the type `cls` with the content of a file at `path`.
+    """Return the protocol with the content of a file.
 
-    The folder of the file becomes the root of the data set. Raise FileError for the first key or
-    value that is wrong.
+    Args:
+        content: The keys and values of the file, without `kind`.
+        path: The path of the file. Its folder becomes the root of the data set.
+        cls: The type of the protocol, such as `RetrievalProtocol`.
+
+    Raises:
+        FileError: For the first key or value that is wrong.
     """
     templates = content.get("templates")
     if isinstance(templates, dict):
@@ -103,16 +127,20 @@ def _parse_protocol(content: dict[str, Any], path: Path, cls: type[Protocol]) ->
             "`templates` must be the same for all classes: a list of texts with {}, not prompts "
             f"for each class such as {next(iter(templates), None)!r}"
         )
+
+    # Check the content. Only keys of the file are taken: other fields keep their defaults.
     if issubclass(cls, LabelMapProtocol):
         content["classes"] = _read_classes(content.get("classes"), path.parent)
-    parsed = readers.parse(_make_file_model(cls), content)
-    # Only the keys of the file: other fields keep their defaults.
-    fields = {name: getattr(parsed, name) for name in parsed.model_fields_set}
+    parsed_content = readers.parse(_make_file_model(cls), content)
+    fields = {name: getattr(parsed_content, name) for name in parsed_content.model_fields_set}
+
+    # Turn entries `{"name": "sea", "queries": ["sea", "water"]}` into names and prompts of classes.
     if issubclass(cls, LabelMapProtocol):
         classes: list[_Class] = fields.pop("classes")
         fields["class_names"] = tuple(entry.name for entry in classes)
         fields["queries"] = tuple(entry.queries or (entry.name,) for entry in classes)
         _check_class_names(fields["class_names"], fields.get("groups", {}))
+
     dataset = fields.pop("name", path.stem)
     # Options that change the numbers are part of the protocol's name: `user-sentences-pairs100`.
     protocol_name = protocol_name_with_sentences(PROTOCOL_NAME, fields.get("sentences"))
@@ -123,14 +151,17 @@ def _parse_protocol(content: dict[str, Any], path: Path, cls: type[Protocol]) ->
 
 
 def _make_file_model(cls: type[Protocol]) -> type[pydantic.BaseModel]:
-    """Return a pydantic model of the YAML files that describe protocols of the type `cls`.
+    """Return the pydantic model that checks the YAML files of a type of protocols.
 
     Its fields are `name`, `classes` for data sets with label maps, and the fields of the protocol
     that a user may set.
+
+    Args:
+        cls: The type of the protocols, such as `RetrievalProtocol`.
     """
     hint_by_name = get_type_hints(cls)
-    # Pydantic takes a type and a default for each field. A default that is an ellipsis (`...`)
-    # stands for a required field.
+    # Pydantic takes a pair of a type and a default for each field. A default that is an ellipsis
+    # (`...`) stands for a required field.
     fields: dict[str, Any] = {"name": (Text, None)}
     if issubclass(cls, LabelMapProtocol):
         fields["classes"] = (list[_Class], ...)
@@ -153,7 +184,11 @@ def _make_strict_type(hint: Any) -> Any:
 
     It is stricter than the hint. It refuses blank texts, empty lists, negative whole numbers, and
     numbers that float32 cannot hold. Texts in tuples, mappings and optional types are checked too.
+
+    Args:
+        hint: A type hint of a protocol, such as `int` or `tuple[str, ...] | None`.
     """
+    # `tuple[str, ...]` has the origin `tuple` and the arguments `(str, ...)`.
     origin, arguments = get_origin(hint), get_args(hint)
     if hint in _SIMPLE_TYPES:
         return _SIMPLE_TYPES[hint]
@@ -162,13 +197,15 @@ def _make_strict_type(hint: Any) -> Any:
     if isinstance(origin, type) and issubclass(origin, Mapping):
         key, value = arguments
         return dict[_make_strict_type(key), _make_strict_type(value)]  # type: ignore[misc]
+
+    # For `X | None`, check X, or allow null.
     if NoneType in arguments:
-        # `X | None`: check X, or allow null.
         alternatives = tuple(argument for argument in arguments if argument is not NoneType)
         return _make_strict_type(Union[alternatives]) | None  # noqa: UP007 for a tuple of types
+
+    # For `str | tuple[str, ...]`, the type of the value decides which of both types it is checked
+    # by, so that an error is about that type only.
     if set(arguments) == {str, tuple[str, ...]}:
-        # The type of the value decides which of both types it is checked by, so that an error is
-        # about that type only.
         texts: Any = Annotated[_make_strict_type(tuple[str, ...]), Tag(LIST)]
         return Annotated[texts | Annotated[Text, Tag(TEXT)], Discriminator(_choose_type_tag)]
     return hint
@@ -177,10 +214,14 @@ def _make_strict_type(hint: Any) -> Any:
 def _make_strict_tuple(arguments: Sequence[Any]) -> Any:
     """Return the pydantic type of a tuple with these type arguments.
 
-    YAML files write a tuple as a list. A tuple of any length, such as `tuple[str, ...]`, must not
-    be empty.
+    YAML files write a tuple as a list. A tuple of any length must not be empty.
+
+    Args:
+        arguments: The types of the entries, such as `(float, float, float)`, or `(str, ...)` for a
+            tuple of any length.
     """
-    if arguments[-1] is ...:
+    is_of_any_length = arguments[-1] is ...
+    if is_of_any_length:
         repeated: Any = tuple[_make_strict_type(arguments[0]), ...]  # type: ignore[misc]
         return Annotated[repeated, Strict(False), Field(min_length=1)]
     entries: Any = tuple[tuple(_make_strict_type(argument) for argument in arguments)]  # type: ignore[misc]
@@ -190,16 +231,28 @@ def _make_strict_tuple(arguments: Sequence[Any]) -> Any:
 def _read_classes(value: Any, folder: Path) -> list[Any]:
     """Return the value of the key `classes` as a list of `{"name": NAME, "queries": PROMPTS}`.
 
-    `value` is a list of names or of such mappings, or the name of a text file in `folder`. Every
-    line of the file holds the prompts of a class, separated by commas, and the first prompt is the
-    name of the class: `sea, water` gives `{"name": "sea", "queries": ["sea", "water"]}`. Raise
-    FileError for any other value and for blank prompts.
+    Args:
+        value: A list of names, or of such mappings, or the name of a text file. Every line of the
+            file holds the prompts of a class, separated by commas. The first prompt is the name of
+            the class.
+        folder: The folder of the text file.
+
+    Raises:
+        FileError: If the value is anything else, if the file cannot be read, and if a prompt is
+            blank.
+
+    Example:
+        `["sea", "land"]` gives `[{"name": "sea"}, {"name": "land"}]`. The line `sea, water` of a
+        file gives `{"name": "sea", "queries": ["sea", "water"]}`.
     """
+    # A list of classes.
     if isinstance(value, list) and value:
         mappings = []
         for entry in value:
             mappings.append(entry if isinstance(entry, dict) else {"name": entry})
         return mappings
+
+    # A text file.
     if not isinstance(value, str):
         raise FileError(
             "`classes` must list the class names in the order of the label map's indices, "
@@ -212,11 +265,12 @@ def _read_classes(value: Any, folder: Path) -> list[Any]:
         raise FileError(f"`classes`: cannot read {path}: {error}") from error
     if not lines:
         raise FileError(f"`classes`: {path} is empty")
+
     classes = []
-    for number, line in enumerate(lines, start=1):
+    for line_number, line in enumerate(lines, start=1):
         prompts = [prompt.strip() for prompt in line.split(",")]
         if not all(prompts):
-            raise FileError(f"`classes`: {path}, line {number} is blank or has a blank prompt")
+            raise FileError(f"`classes`: {path}, line {line_number} is blank or has a blank prompt")
         classes.append({"name": prompts[0], "queries": prompts})
     return classes
 
@@ -224,7 +278,9 @@ def _read_classes(value: Any, folder: Path) -> list[Any]:
 def _check_class_names(names: Sequence[str], groups: Mapping[str, Sequence[str]]) -> None:
     """Raise FileError for repeated class names, and for groups that name an unknown class.
 
-    `groups` maps the name of each group of classes to the names of its classes.
+    Args:
+        names: The names of the classes.
+        groups: The names of the classes in each group of classes, by the name of the group.
     """
     if repeated := readers.first_repeated(names):
         raise FileError(f"`classes` names {repeated[0]!r} twice")

@@ -28,7 +28,7 @@ from cosmos_eval.types import UsageError
 LIMIT_VARIABLE = "COSMOS_EVAL_CACHE_GB"
 _IDENTITY = "identity.json"
 _SUFFIX = ".safetensors"
-_MEASURED_EVERY = 64_000_000  # bytes that are written before the folder is measured again
+_BYTES_BETWEEN_MEASUREMENTS = 64_000_000  # written before the size of all stores is measured again
 
 # Modules that decide an embedding. Embeddings by another version of these modules are not used.
 EMBEDDING = (
@@ -70,11 +70,14 @@ def limit_bytes() -> int:
 
 @cache
 def fingerprint(*modules: str) -> str:
-    """Return the SHA-256 of the code that computes an embedding.
+    """Return the SHA-256 of the code that computes an embedding, in hexadecimal digits.
 
-    The sources of `modules`, such as "cosmos_core.model", are hashed, and the versions of the
-    libraries that decode, resize, tokenize and encode. If a module is a package, the sources of all
-    its modules are hashed.
+    It changes with every version of the libraries that decode, resize, tokenize and encode, and
+    with every change of the sources.
+
+    Args:
+        modules: The modules whose sources are hashed, such as "cosmos_core.model". If a module is a
+            package, the sources of all its modules are hashed.
     """
     digest = hashlib.sha256()
     for library in _LIBRARIES:
@@ -87,32 +90,32 @@ def fingerprint(*modules: str) -> str:
 
 
 def _find_sources(module: str) -> list[Path]:
-    """Return the source files of a module or package. The packages above it are not imported.
+    """Return the source files of a module or a package, without importing it.
 
-    For example, "cosmos_core.model" has all Python files below the folder cosmos_core/model.
     Raises ModuleNotFoundError if the module does not exist.
+
+    Example:
+        "cosmos_core.data.tar" -> [Path(".../cosmos_core/data/tar.py")]
+        "cosmos_core.model" -> all Python files below the folder cosmos_core/model
     """
     top_package, *submodules = module.split(".")
     spec = importlib.util.find_spec(top_package)
-    folders = spec.submodule_search_locations if spec else None
-    for folder in folders or ():
-        path = Path(folder, *submodules)
-        if path.is_dir():
-            return sorted(path.rglob("*.py"))
-        if path.with_suffix(".py").is_file():
-            return [path.with_suffix(".py")]
+    package_folders = spec.submodule_search_locations if spec else None
+    for package_folder in package_folders or ():
+        folder = Path(package_folder, *submodules)
+        if folder.is_dir():
+            return sorted(folder.rglob("*.py"))
+        file = folder.with_suffix(".py")
+        if file.is_file():
+            return [file]
     raise ModuleNotFoundError(f"{module} is missing: install cosmos-eval again")
 
 
 class ShardStore:
-    """The shards of one identity, in a folder below `root`.
+    """Stores arrays of one identity on disk, in files that are called shards.
 
-    `identity` is everything that decides the arrays of these shards. If `root` is None, the store
-    is empty and stores nothing.
-
-    If all stores below `root` together grow beyond `limit` bytes, the least recently used shards
-    are removed. The size is measured from time to time, so that it may exceed the limit by a
-    hundredth. `remedy` completes the error message of a folder that cannot be written to.
+    A shard holds a few arrays, which have one row for each of its keys. A key is the SHA-256 of an
+    input, such as an image.
     """
 
     def __init__(
@@ -120,41 +123,61 @@ class ShardStore:
         root: str | Path | None,
         identity: Mapping[str, Any],
         limit: int | None = None,
-        remedy: str = "",
+        advice: str = "",
     ) -> None:
-        """Find the folder of an identity below `root`, without reading or writing anything."""
+        """Find the folder of an identity below `root`, without reading or writing anything.
+
+        Args:
+            root: The folder of the stores of all identities. If it is None, the store is empty and
+                stores nothing.
+            identity: Everything that decides the arrays besides the inputs, such as the model.
+            limit: The most bytes that all stores below `root` may have together; None for any
+                number. Beyond it, the least recently used shards are removed. The size is measured
+                from time to time, so that it may exceed the limit by a hundredth.
+            advice: The end of the error message if the folder cannot be written to: what to do.
+        """
         self._identity = json.dumps(identity, sort_keys=True, indent=1, default=dict)
         name = hashlib.sha256(self._identity.encode()).hexdigest()[:32]
         self._folder = None if root is None else Path(root) / name
         self._limit = limit
-        self._remedy = remedy
+        self._advice = advice
         # The keys of each shard that was read so far, None for a damaged shard.
         self._keys_by_path: dict[Path, set[bytes] | None] = {}
-        # The number of bytes that may be written before the folder is measured again.
+        # How many more bytes may be written before the size of all stores is measured.
         self._bytes_before_measuring = 0
 
     def find(
         self, keys: Sequence[bytes], report_warning: Report
     ) -> Iterator[tuple[list[bytes], Arrays]]:
-        """Yield the keys and arrays of each shard that holds any of `keys`, the oldest shard first.
+        """Yield the keys and arrays of each shard that holds any of the requested keys.
 
-        A shard may hold other keys as well. Row i of each of its arrays belongs to its key i.
-        Damaged shards are removed, and `report_warning` is called with a line for each of them.
+        Damaged shards are removed.
+
+        Args:
+            keys: The requested keys.
+            report_warning: Called with a line for each damaged shard.
+
+        Yields:
+            All keys of a shard, which may include keys that were not requested, and the shard's
+            arrays by name. Row i of each array belongs to key i. The least recently used shard
+            comes first.
         """
         if self._folder is None:
             return
         requested_keys = set(keys)
         for file in sorted(_list_shards(self._folder)):
             path = file.path
+            # Read only the keys first, and the arrays if a key was requested.
             shard_keys = self._keys_by_path.get(path) or _read_keys(path)
             self._keys_by_path[path] = shard_keys
-            is_needed = shard_keys is None or not requested_keys.isdisjoint(shard_keys)
-            if not is_needed:
+            is_unreadable = shard_keys is None
+            if shard_keys is not None and requested_keys.isdisjoint(shard_keys):
                 continue
             with suppress(FileNotFoundError):  # another run has removed the shard
                 content = path.read_bytes()
-                content_sha256 = hashlib.sha256(content).hexdigest()
-                if shard_keys is None or content_sha256 != path.stem:
+                # The file is named after the SHA-256 of its content.
+                content_has_changed = hashlib.sha256(content).hexdigest() != path.stem
+                if is_unreadable or content_has_changed:
                     path.unlink(missing_ok=True)
                     report_warning(f"warning: {path} was damaged and is computed again")
                     continue
@@ -165,10 +188,15 @@ class ShardStore:
                 yield ordered_keys, arrays
 
     def add(self, keys: Sequence[bytes], arrays: Arrays) -> None:
-        """Store arrays, one row per key, as a new shard. Remove old shards beyond the limit.
+        """Store arrays as a new shard, and remove old shards if the limit is exceeded.
 
-        The shard is written atomically: another run finds it complete or not at all. Raises
-        UsageError if it cannot be written.
+        The shard is written atomically: another run finds it complete or not at all.
+
+        Args:
+            keys: The keys (n,) of the rows, each of 32 bytes.
+            arrays: The arrays by name, each with n rows.
+
+        Raises UsageError if the shard cannot be written.
         """
         if self._folder is None:
             return
@@ -177,23 +205,26 @@ class ShardStore:
             tensors[name] = np.ascontiguousarray(array)
         content = save(tensors)
 
+        # Write the shard, and the identity for readers of the folder.
         try:
             if not (self._folder / _IDENTITY).exists():
                 write_atomically(self._folder / _IDENTITY, self._identity.encode())
             file_name = f"{hashlib.sha256(content).hexdigest()}{_SUFFIX}"
             write_atomically(self._folder / file_name, content)
         except OSError as error:
-            is_removed = isinstance(error, FileNotFoundError | FileExistsError)
-            if is_removed and not self._folder.is_file():
-                return  # another run has cleared the store while this one wrote to it
+            # Another run may have cleared the cache while this one wrote to it. That does no harm.
+            is_missing_folder = isinstance(error, FileNotFoundError | FileExistsError)
+            if is_missing_folder and not self._folder.is_file():
+                return
             raise UsageError(
-                f"cannot write to {self._folder.parent}: {error.strerror}{self._remedy}"
+                f"cannot write to {self._folder.parent}: {error.strerror}{self._advice}"
             ) from error
 
+        # Measure the size from time to time, and remove shards if it exceeds the limit.
         self._bytes_before_measuring -= len(content)
         if self._limit is not None and self._bytes_before_measuring < 0:
             _remove_least_recently_used(self._folder.parent, self._limit)
-            self._bytes_before_measuring = min(_MEASURED_EVERY, self._limit // 100)
+            self._bytes_before_measuring = min(_BYTES_BETWEEN_MEASUREMENTS, self._limit // 100)
 
     def remove(self) -> None:
         """Remove the folder of this identity with all its shards."""
@@ -228,9 +259,11 @@ def _list_folder(folder: Path) -> list[Path]:
 
 
 def _read_keys(path: Path) -> set[bytes] | None:
-    """Return the keys in the file of a shard, without reading its other arrays.
+    """Read the keys in the file of a shard, without its other arrays.
 
-    The set is empty if another run has removed the file. Return None if the file is damaged.
+    Returns:
+        The keys. The set is empty if another run has removed the file, and None if the file is
+        damaged.
     """
     try:
         with safe_open(path, "numpy") as shard:
@@ -249,7 +282,7 @@ def _remove_least_recently_used(root: Path, limit: int) -> None:
     files: list[_ShardFile] = []
     for folder in _list_folder(root):
         files += _list_shards(folder)
-    files.sort()
+    files.sort()  # by the time of the last use
     excess_bytes = sum(file.size for file in files) - limit
     for file in files:
         if excess_bytes <= 0:
@@ -272,16 +305,23 @@ class Space(NamedTuple):
 
 
 def spaces(root: Path, **values: Any) -> list[Space]:
-    """Return the spaces of all identities with these values, the most recently used first.
+    """Return the disk space of each identity that has shards, the most recently used first.
 
-    An identity is a dictionary of everything that decides an embedding. For example,
-    spaces(root, role="image") returns the spaces of image features.
+    An identity is a dictionary of everything that decides an embedding besides the input.
+
+    Args:
+        root: The folder of the cache.
+        values: Entries that an identity must have to be listed.
+
+    Example:
+        spaces(root, role="image") returns the spaces of image features only.
     """
     matching_spaces = []
     for folder in _list_folder(root):
         identity = _read_identity(folder)
-        files = sorted(_list_shards(folder))
-        if files and values.items() <= identity.items():
+        files = sorted(_list_shards(folder))  # by the time of the last use
+        has_values = values.items() <= identity.items()
+        if files and has_values:
             n_embeddings = sum(len(_read_keys(file.path) or ()) for file in files)
             size = sum(file.size for file in files)
             last_used = files[-1].used_ns / 1e9
@@ -301,17 +341,19 @@ def _read_identity(folder: Path) -> dict[str, Any]:
 def clear(root: Path) -> int:
     """Remove all shards below `root`, and return how many bytes they had.
 
-    Runs at the same time are not disturbed. Raises UsageError for a file that cannot be removed.
+    Other runs may go on at the same time. Raises UsageError for a file that cannot be removed.
     """
     removed_bytes = 0
     for folder in _list_folder(root):
         removed_bytes += sum(file.size for file in _list_shards(folder))
+        # Remove the files of the folder first, and then the folder itself.
         for path in [*_list_folder(folder), folder]:
             try:
                 if not path.is_dir():
                     path.unlink(missing_ok=True)
             except OSError as error:
                 raise UsageError(f"cannot remove {path}: {error.strerror}") from error
-            with suppress(OSError):  # not a folder, or a run has just put a file into it
+            # This fails for a file, and for a folder that another run has just put a file into.
+            with suppress(OSError):
                 path.rmdir()
     return removed_bytes

@@ -92,16 +92,28 @@ class Inputs(ABC):
 def embed(
     inputs: Inputs, options: RunOptions, progress: OnProgress, max_missing: int | None = None
 ) -> Features:
-    """Return the features (N, D) of inputs, in their order. Equal inputs are encoded once.
+    """Return the features of inputs. Equal inputs are encoded once.
 
-    Distinct inputs are cut into shards, which the processes of a distributed run share. For
-    example, inputs with the keys [a, b, a, c] and shards of 2 inputs have the shards [0, 1] and
-    [3], and each process encodes one of them.
+    Distinct inputs are cut into shards, which the processes of a distributed run share.
 
-    Raises TooManyError if more than `max_missing` features are not cached (None allows any number),
-    and UsageError for features that are not finite.
+    Args:
+        inputs: N inputs, such as images. Inputs with the same key are equal.
+        options: The options of the run, such as the folder of the cache.
+        progress: Called with the number of features that are ready, after each shard.
+        max_missing: The largest number of features that may have to be computed because they are
+            not cached; None for any number.
+
+    Returns:
+        The features (N, D), in the order of the inputs.
+
+    Raises TooManyError if more than `max_missing` features are not cached, and UsageError for
+    features that are not finite.
+
+    Example:
+        Inputs with the keys [a, b, a, c] have the distinct indices [0, 1, 3]. With 2 inputs per
+        shard, the shards are [0, 1] and [3]. Two processes encode one shard each.
     """
-    # Find the first input with each key, and the row of its feature.
+    # Find the first input with each key, and the row of its feature among the distinct ones.
     row_by_key: dict[bytes, int] = {}
     distinct_indices: list[int] = []
     for index, key in enumerate(inputs.keys):
@@ -109,13 +121,17 @@ def embed(
             row_by_key[key] = len(distinct_indices)
             distinct_indices.append(index)
 
+    # Cut the distinct inputs into shards, and embed the shards.
     shards = []
     for start in range(0, len(distinct_indices), inputs.shard_size):
         shards.append(distinct_indices[start : start + inputs.shard_size])
     embed_shards = partial(_embed_shards, inputs, options, progress, max_missing)
     features_of_shards = options.distributed.map_sharded(embed_shards, shards)
+
+    # Give each input the feature of its key.
     distinct_features = np.concatenate(features_of_shards)
-    return distinct_features[[row_by_key[key] for key in inputs.keys]]
+    row_of_input = [row_by_key[key] for key in inputs.keys]
+    return distinct_features[row_of_input]
 
 
 def _embed_shards(
@@ -125,10 +141,19 @@ def _embed_shards(
     max_missing: int | None,
     shards: Sequence[Sequence[int]],
 ) -> list[Features]:
-    """Return the features (n, D) of each shard of this process, and cache new features.
+    """Read the features of shards from the cache, or compute and cache them.
 
-    `shards` holds the indices of each shard's inputs. Raises TooManyError if more than
-    `max_missing` features are not cached.
+    Args:
+        inputs: All inputs, of which this process embeds some.
+        options: The options of the run, such as the folder of the cache.
+        progress: Called with the number of features that are ready, after each shard.
+        max_missing: The largest number of features that may have to be computed; None for any.
+        shards: The shards of this process: the indices of each shard's inputs.
+
+    Returns:
+        The features (n, D) of the n inputs of each shard.
+
+    Raises TooManyError if more than `max_missing` features are not cached.
     """
     keys, phase = inputs.keys, inputs.phase
     n_inputs = sum(map(len, shards))
@@ -139,8 +164,13 @@ def _embed_shards(
 
     requested_keys = [keys[index] for shard in shards for index in shard]
     features_by_key = read_cached_features(store, requested_keys, report_warning)
-    shards_to_encode = _select_missing(shards, keys, features_by_key)
 
+    # Leave out what is cached. If only input 1 is cached, [[0, 1], [2, 3]] becomes [[0], [2, 3]].
+    shards_to_encode = []
+    for shard in shards:
+        missing_indices = [index for index in shard if keys[index] not in features_by_key]
+        if missing_indices:
+            shards_to_encode.append(missing_indices)
     n_missing = sum(map(len, shards_to_encode))
     if max_missing is not None and n_missing > max_missing:
         raise TooManyError(f"{n_missing:,} of {n_inputs:,} {phase} are not cached")
@@ -149,50 +179,53 @@ def _embed_shards(
         note = f"{n_done} of {n_inputs} {phase} were embedded already"
         progress(Progress(phase, n_done, n_inputs, note))
 
+    # Encode the inputs that are missing. This adds their features to `features_by_key`.
     if shards_to_encode:
         for indices, features in inputs.encode(shards_to_encode):
             add_features(inputs, store, indices, features, features_by_key)
             n_done += len(indices)
             progress(Progress(phase, n_done, n_inputs))
-    return [np.stack([features_by_key[keys[index]] for index in shard]) for shard in shards]
 
-
-def _select_missing(
-    shards: Sequence[Sequence[int]], keys: Sequence[bytes], features_by_key: FeaturesByKey
-) -> list[list[int]]:
-    """Return the indices of each shard whose features are missing. Complete shards are left out.
-
-    For example, if only input 1 has a feature, [[0, 1], [2, 3]] -> [[0], [2, 3]]. `keys` holds the
-    key of each input.
-    """
-    shards_with_missing = []
+    features_of_shards = []
     for shard in shards:
-        missing_indices = [index for index in shard if keys[index] not in features_by_key]
-        if missing_indices:
-            shards_with_missing.append(missing_indices)
-    return shards_with_missing
+        features_of_shards.append(np.stack([features_by_key[keys[index]] for index in shard]))
+    return features_of_shards
 
 
 def open_store(identity: Mapping[str, Any], options: RunOptions) -> ShardStore:
-    """Return the cache's store of the arrays that were computed under an identity.
+    """Return the store of cached arrays that have the same identity.
 
-    An identity is everything that decides these arrays besides the inputs: the model, its
-    preprocessing, the code. If `options` switch the cache off, the store is empty.
+    Args:
+        identity: Everything that decides the arrays besides the inputs: the model, its
+            preprocessing, the code.
+        options: The options of the run. If they switch the cache off, the store is empty and
+            stores nothing.
     """
-    remedy = "; set COSMOS_EVAL_CACHE to another folder, or use --no-cache"
-    return ShardStore(options.cache, identity, limit_bytes(), remedy)
+    return ShardStore(
+        options.cache,
+        identity,
+        limit_bytes(),
+        advice="; set COSMOS_EVAL_CACHE to another folder, or use --no-cache",
+    )
 
 
 def read_cached_features(
     store: ShardStore, keys: Iterable[bytes], report_warning: Report
 ) -> FeaturesByKey:
-    """Return the features (D,) of the inputs with these keys, by key, as far as they are cached.
+    """Return the features of the inputs with these keys, as far as they are cached.
 
-    `report_warning` is called with a line for each damaged file of the cache.
+    Args:
+        store: The shards of cached features. A shard holds the features of several inputs.
+        keys: The keys of the requested inputs.
+        report_warning: Called with a line for each damaged shard.
+
+    Returns:
+        A feature (D,) by key. Keys without a cached feature are missing.
     """
     requested_keys = set(keys)
     features_by_key = {}
     for shard_keys, arrays in store.find([*requested_keys], report_warning):
+        # A shard may also hold features that were not requested.
         for key, feature in zip(shard_keys, arrays["features"], strict=True):
             if key in requested_keys:
                 features_by_key[key] = feature
@@ -206,24 +239,33 @@ def add_features(
     features: Features,
     features_by_key: FeaturesByKey,
 ) -> None:
-    """Add new features (n, D) to the cache, and to `features_by_key` in place.
+    """Add new features to the cache, and to `features_by_key` in place.
 
-    The features belong to the inputs at `indices` (n,). Raises UsageError for features that are not
-    finite.
+    Args:
+        inputs: All inputs, whose keys the features are stored under.
+        store: The cache.
+        indices: The indices (n,) of the inputs that were encoded.
+        features: Their features (n, D).
+        features_by_key: The features of all inputs so far, which this function adds to.
+
+    Raises UsageError for features that are not finite.
     """
-    names = [inputs.name(index) for index in indices]
-    require_finite(features, inputs.info, names.__getitem__)
+    require_finite(features, inputs.info, lambda row: inputs.name(indices[row]))
     keys = [inputs.keys[index] for index in indices]
     store.add(keys, {"features": features})
     features_by_key.update(zip(keys, features, strict=True))
 
 
 def embedding_identity(encoder: Encoder, role: str, **decisions: Any) -> dict[str, Any]:
-    """Return everything that decides an embedding, besides the input itself, in JSON's types.
+    """Return everything that decides an embedding besides the input itself, as JSON can hold it.
 
-    The cache is keyed by it. `role` names the kind of computation ("image", "text", "pairs"...),
-    and `decisions` holds everything that decides this role only, such as the preprocessing of
-    images.
+    The cache keeps embeddings with different identities apart.
+
+    Args:
+        encoder: The model.
+        role: The kind of computation, such as "image", "text" or "pairs".
+        decisions: More entries of the identity, which decide this kind of computation only. For
+            images, it is their preprocessing.
     """
     info = encoder.info
     return {
@@ -246,10 +288,22 @@ def embed_images(
     progress: OnProgress = no_progress,
     max_missing: int | None = None,
 ) -> Embeddings:
-    """Return the features of images in their order. Threads read and decode ahead of the model.
+    """Return the features of images. Threads read and decode images ahead of the model.
 
-    Images that are already embedded, `EmbeddedImage`, are not encoded again. A warning is reported
-    if a few different images all have the same feature.
+    A warning is reported if a few different images all have the same feature: the model may be
+    broken.
+
+    Args:
+        encoder: The model.
+        images: N images. Either none or all of them are an `EmbeddedImage`, which has a feature
+            already and is not encoded again.
+        options: The options of the run, such as the batch size.
+        progress: Called with the number of features that are ready, and with warnings.
+        max_missing: The largest number of images that may have to be encoded because their
+            features are not cached; None for any number.
+
+    Returns:
+        The features (N, D) and the SHA-256s of the images' files, in the order of the images.
 
     Raises UsageError for an empty list, for an image that is missing, cannot be decoded or changes
     while it is read, and if many different images all have the same feature. Raises TooManyError if
@@ -260,35 +314,37 @@ def embed_images(
     embedded_images = [image for image in images if isinstance(image, EmbeddedImage)]
     if embedded_images:
         features = np.stack([image.feature for image in embedded_images])
-        keys = [image.content for image in embedded_images]
+        file_sha256s = [image.content for image in embedded_images]
     else:
-        keys = hash_image_files(images, options)
-        features = embed(
-            ImageInputs(encoder, images, keys, options), options, progress, max_missing
-        )
+        file_sha256s = hash_image_files(images, options)
+        inputs = ImageInputs(encoder, images, file_sha256s, options)
+        features = embed(inputs, options, progress, max_missing)
 
-    n_distinct = len(set(keys))
+    # Check that different images have different features.
+    n_distinct = len(set(file_sha256s))
     if n_distinct >= 2 and are_all_equal(features):
         # The pixels of embedded images are not at hand: different files count as different images.
-        are_different = len(embedded_images) > 0 or _pixels_differ(encoder, images)
-        if are_different:
+        images_differ = len(embedded_images) > 0 or _pixels_differ(encoder, images)
+        if images_differ:
             spec = encoder.info.spec
             warning = f"{spec} returns the same feature for all {n_distinct} images, which differ"
             if n_distinct >= _LEAST_IMAGES_FOR_ERROR:
                 raise UsageError(f"{warning}: check its image tower and its weights")
             progress(Progress("images", len(images), len(images), warning))
-    return Embeddings(features, image_sha256s=keys)
+    return Embeddings(features, image_sha256s=file_sha256s)
 
 
 def are_all_equal(features: Features) -> bool:
     """Return whether all rows of features (N, D) are equal, apart from rounding."""
-    return all(np.abs(feature - features[0]).max() <= _FEATURE_TOLERANCE for feature in features)
+    first_feature = features[0]
+    # One row after the other: the first row that differs ends the comparison.
+    return all(np.abs(feature - first_feature).max() <= _FEATURE_TOLERANCE for feature in features)
 
 
 def _pixels_differ(encoder: Encoder, images: Sequence[ImageSource]) -> bool:
-    """Return whether any of the first images has other pixels than the very first one.
+    """Return whether the first images, up to 64, differ in their transformed pixels.
 
-    Different files may hold the same pixels. Then their features are equal for a good reason.
+    Different files may hold the same pixels. Then it is right that their features are equal.
     """
     first_pixels: Tensor | None = None
     for image in images[:_N_COMPARED_IMAGES]:
@@ -310,22 +366,26 @@ def hash_image_files(images: Sequence[ImageSource], options: RunOptions) -> list
 
 
 def _hash_with_threads(workers: int, images: Sequence[ImageSource]) -> list[bytes]:
-    """Return the SHA-256 of each image's file. `workers` is the number of threads that read them.
+    """Return the SHA-256 of each image's file.
 
-    A thread takes several images at a time: handing an image to a thread takes longer than hashing
-    a small image.
+    A thread takes a chunk of several images at a time, because handing an image to a thread takes
+    longer than hashing a small image.
+
+    Args:
+        workers: The number of threads that read files.
+        images: The images.
     """
-    starts = range(0, len(images), _IMAGES_PER_THREAD)
-    chunks = (images[start : start + _IMAGES_PER_THREAD] for start in starts)
-    digests: list[bytes] = []
-    for digests_of_chunk in prefetch(chunks, _hash_chunk, workers=workers):
-        digests += digests_of_chunk
-    return digests
 
+    def hash_chunk(chunk: Sequence[ImageSource]) -> list[bytes]:
+        return [hashlib.sha256(image.read()).digest() for image in chunk]
 
-def _hash_chunk(images: Sequence[ImageSource]) -> list[bytes]:
-    """Return the SHA-256 of each image's file, as 32 bytes."""
-    return [hashlib.sha256(image.read()).digest() for image in images]
+    chunks = []
+    for start in range(0, len(images), _IMAGES_PER_THREAD):
+        chunks.append(images[start : start + _IMAGES_PER_THREAD])
+    sha256s: list[bytes] = []
+    for sha256s_of_chunk in prefetch(chunks, hash_chunk, workers=workers):
+        sha256s += sha256s_of_chunk
+    return sha256s
 
 
 class ImageBatch(NamedTuple):
@@ -340,14 +400,21 @@ class ImageBatch(NamedTuple):
 
 
 class ImageInputs(Inputs):
-    """Images to embed. More images, with their keys, may be added while others are encoded."""
+    """Images to embed. The caller may append images and their keys while others are encoded."""
 
     phase = "images"
 
     def __init__(
         self, encoder: Encoder, images: Images, keys: Sequence[bytes], options: RunOptions
     ) -> None:
-        """Prepare to encode images. `keys` are the SHA-256s of their files."""
+        """Prepare to encode images.
+
+        Args:
+            encoder: The model.
+            images: The images by index, in a sequence or a mapping.
+            keys: The SHA-256 of each image's file.
+            options: The options of the run: the batch size, and the threads that read images.
+        """
         self.encoder = encoder
         self.images = images
         self.keys = keys
@@ -372,9 +439,10 @@ class ImageInputs(Inputs):
     def _encode_on_device(
         self, shards: Iterable[Sequence[int]]
     ) -> Iterator[tuple[Sequence[int], list[Tensor]]]:
-        """Yield the indices (n,) of each shard's images, and a list of one tensor.
+        """Yield the indices (n,) of each shard's images, and their features (n, D).
 
-        The tensor holds their features (n, D), on the model's device.
+        The features stay on the model's device. They are the only tensor of a list, because
+        `copy_to_host` takes lists of tensors.
         """
         import torch
 
@@ -395,20 +463,30 @@ def image_batches(
     options: RunOptions,
     shards: Iterable[Sequence[int]],
 ) -> Iterator[ImageBatch]:
-    """Yield batches of the images at the indices in each shard. Threads read images ahead.
+    """Return an iterator over batches of images. Threads read images ahead.
 
-    No batch has images of two shards: with batches of 2, the shards [0, 1, 2] and [3] give batches
-    of the images [0, 1], [2] and [3].
+    Args:
+        encoder: The model, whose transform is applied to each image.
+        images: The images by index.
+        keys: The SHA-256 of each image's file.
+        options: The options of the run: the batch size, and the number of threads.
+        shards: The indices of each shard's images. No batch has images of two shards.
 
-    Raises UsageError for an image whose SHA-256 is not its key, and for one that cannot be read.
+    Raises UsageError for an image whose file has changed since its key was computed, and for one
+    that cannot be read.
+
+    Example:
+        With a batch size of 2, the shards [0, 1, 2] and [3] give batches of the images [0, 1],
+        [2] and [3].
     """
     loader = _ImageLoader(encoder, images, keys)
     places = _image_places(shards, options.batch_size)
-    window = 2 * options.batch_size
-    loaded_images = prefetch(places, loader.load, workers=options.workers, window=window)
+    n_images_ahead = 2 * options.batch_size
+    loaded_images = prefetch(places, loader.load, workers=options.workers, window=n_images_ahead)
+    image_lists = _group_by_batch(loaded_images)
+
     # A thread fills the next batch for a GPU, whose batches take milliseconds.
     n_batches_ahead = 1 if is_gpu(encoder.info.device) else 0
-    image_lists = _group_by_batch(loaded_images)
     return prefetch(image_lists, loader.stack, workers=n_batches_ahead, window=n_batches_ahead)
 
 
@@ -428,16 +506,26 @@ class _LoadedImage(NamedTuple):
 
 
 def _image_places(shards: Iterable[Sequence[int]], batch_size: int) -> Iterator[_ImagePlace]:
-    """Yield the place of each image in the batches that shards are cut into.
+    """Cut shards into batches, and yield the place of each image in them.
 
-    A batch ends after `batch_size` images, and with its shard. For example, the shard [7, 8, 9] and
-    batches of 2 give (7, False, False), (8, True, False) and (9, True, True): index, whether the
-    image ends its batch, and whether it ends its shard.
+    A batch ends after `batch_size` images, and at the end of its shard.
+
+    Args:
+        shards: The indices of each shard's images.
+        batch_size: The largest number of images in a batch.
+
+    Example:
+        The shard [7, 8, 9], with a batch size of 2, gives
+
+        image_index  ends_batch  ends_shard
+        7            False       False
+        8            True        False
+        9            True        True
     """
     for shard in shards:
-        for position, image_index in enumerate(shard, start=1):
-            ends_shard = position == len(shard)
-            ends_batch = ends_shard or position % batch_size == 0
+        for n_images_so_far, image_index in enumerate(shard, start=1):
+            ends_shard = n_images_so_far == len(shard)
+            ends_batch = ends_shard or n_images_so_far % batch_size == 0
             yield _ImagePlace(image_index, ends_batch, ends_shard)
 
 
@@ -455,24 +543,32 @@ class _ImageLoader:
     """Reads images for a model, and stacks them into batches."""
 
     def __init__(self, encoder: Encoder, images: Images, keys: Sequence[bytes]) -> None:
+        """Keep the images and their keys.
+
+        Args:
+            encoder: The model, whose transform is applied to each image.
+            images: The images by index.
+            keys: The SHA-256 that each image's file had when it was hashed.
+        """
         self.encoder = encoder
         self.images = images
         self.keys = keys
 
     def load(self, place: _ImagePlace) -> _LoadedImage:
-        """Read and transform the image at a place. Raises UsageError if its file has changed.
+        """Read an image and apply the model's transform.
 
-        The image's key is the SHA-256 that its file had before.
+        Raises UsageError if the image's file has changed since its key was computed.
         """
         image = self.images[place.image_index]
         content = image.read()
-        if hashlib.sha256(content).digest() != self.keys[place.image_index]:
+        has_changed = hashlib.sha256(content).digest() != self.keys[place.image_index]
+        if has_changed:
             raise UsageError(f"{image.name} has changed while it was read; run again")
         pixels = self.encoder.transform(image.decode(content))
         return _LoadedImage(pixels, place)
 
     def stack(self, loaded_images: Sequence[_LoadedImage]) -> ImageBatch:
-        """Return the batch of images. Raises UsageError if their shapes differ."""
+        """Return the batch of the loaded images. Raises UsageError if their shapes differ."""
         info = self.encoder.info
         shapes = sorted({tuple(image.pixels.shape) for image in loaded_images})
         if len(shapes) > 1:
@@ -486,13 +582,20 @@ class _ImageLoader:
 class TextInputs(Inputs):
     """Texts to embed, sorted by their length, so that the texts of a batch need little padding.
 
-    Row i of the features is the feature of `texts[order[i]]`.
+    An index is a place among the sorted texts: the input at index i is `texts[order[i]]`.
     """
 
     def __init__(
         self, encoder: Encoder, texts: Sequence[str], options: RunOptions, phase: str
     ) -> None:
-        """Tokenize texts and sort them by their length. `phase` names them in progress lines."""
+        """Tokenize texts and sort them by their length in tokens.
+
+        Args:
+            encoder: The model.
+            texts: The texts, in the order of the caller.
+            options: The options of the run, such as the batch size.
+            phase: The name of the texts in progress lines, such as "captions".
+        """
         self.encoder = encoder
         self.texts = texts
         self.batch_size = options.batch_size
@@ -510,7 +613,7 @@ class TextInputs(Inputs):
 
     def encode(self, shards: Iterable[Sequence[int]]) -> Iterator[tuple[Sequence[int], Features]]:
         """Yield the indices (n,) of each shard's sorted texts, and their features (n, D)."""
-        shards = [*shards]
+        shards = [*shards]  # which is iterated twice
         tokens_of_shards = (self.tokens[self.order[indices]] for indices in shards)
         features_of_shards = encode_tokens(self.encoder, tokens_of_shards, self.batch_size)
         yield from zip(shards, features_of_shards, strict=True)
@@ -524,10 +627,22 @@ def embed_texts(
     phase: str = "texts",
     max_missing: int | None = None,
 ) -> Embeddings:
-    """Return the features of texts in their order, and whether each text was cut to the context.
+    """Return the features of texts, and whether each text was cut to the model's context.
 
     If the padding of texts can be cut off, a batch of short texts holds more texts, so that all
-    batches have about the same number of tokens. `phase` names the texts in progress lines.
+    batches have about the same number of tokens.
+
+    Args:
+        encoder: The model.
+        texts: N texts.
+        options: The options of the run, such as the batch size.
+        progress: Called with the number of features that are ready, and with warnings.
+        phase: The name of the texts in progress lines and messages, such as "captions".
+        max_missing: The largest number of texts that may have to be encoded because their features
+            are not cached; None for any number.
+
+    Returns:
+        The features (N, D) and the array `cut` (N,), in the order of the texts.
 
     Raises UsageError for an empty list, and if different texts all have the same feature. Raises
     TooManyError if more than `max_missing` texts are not cached.
@@ -540,23 +655,17 @@ def embed_texts(
     original_order = np.argsort(inputs.order)
     features = sorted_features[original_order]
     require_different_texts(encoder, texts, features, phase, progress)
-    return Embeddings(features, _find_cut_texts(encoder, texts, inputs.tokens))
 
-
-def _find_cut_texts(encoder: Encoder, texts: Sequence[str], tokens: Tensor) -> NDArray[np.bool_]:
-    """Return whether each of N texts was cut to the model's context, (N,).
-
-    `tokens` (N, L) are the tokens of the texts. They save work: if the encoder pads texts with 0,
-    only texts whose last token is not 0 are tokenized again.
-    """
+    # Tokenize again, without a limit, to find texts that were cut. An encoder that trims texts pads
+    # them with 0: a text whose last token is 0 was not cut, and need not be tokenized again.
     is_cut = np.ones(len(texts), np.bool_)
-    if encoder.trims_text:  # such an encoder pads texts with 0
-        is_cut = tokens[:, -1].numpy() != 0
-    candidate_indices = np.flatnonzero(is_cut)
-    if len(candidate_indices):
-        candidate_texts = [texts[index] for index in candidate_indices.tolist()]
-        is_cut[candidate_indices] = encoder.overlong(candidate_texts).numpy()
-    return is_cut
+    if encoder.trims_text:
+        is_cut = inputs.tokens[:, -1].numpy() != 0
+    indices_to_check = np.flatnonzero(is_cut)
+    if len(indices_to_check):
+        texts_to_check = [texts[index] for index in indices_to_check.tolist()]
+        is_cut[indices_to_check] = encoder.overlong(texts_to_check).numpy()
+    return Embeddings(features, is_cut)
 
 
 def require_different_texts(
@@ -566,16 +675,24 @@ def require_different_texts(
     phase: str,
     progress: OnProgress = no_progress,
 ) -> None:
-    """Raise UsageError if texts with different tokens all have the same feature.
+    """Raise UsageError if different texts all have the same feature: the model is broken.
 
-    `features` (N, D) belong to the N texts. If all texts have the same tokens too, the tokenizer
-    does not know their words, and a warning is reported instead.
+    If the texts also have the same tokens, the model is not to blame: the tokenizer does not know
+    their words. Then a warning is reported instead.
+
+    Args:
+        encoder: The model.
+        texts: N texts.
+        features: The features (N, D) of the texts.
+        phase: The name of the texts in messages, such as "captions".
+        progress: Called with the warning.
     """
     if not are_all_equal(features):
         return
     distinct_texts = [*dict.fromkeys(texts)]
     if len(distinct_texts) < 2:
         return
+
     spec = encoder.info.spec
     tokens = encoder.tokenize(distinct_texts)
     have_same_tokens = tokens.equal(tokens[:1].expand_as(tokens))
@@ -597,10 +714,18 @@ def encode_tokens(
     batch_size: int,
     encode_batch: EncodeTokens | None = None,
 ) -> Iterator[Features]:
-    """Yield the features (N, D) of each tensor of tokens (N, L). They are not cached.
+    """Encode tokenized texts without the cache, and yield the features of each tensor.
 
-    `encode_batch` maps the tokens of one batch to features. By default, it is the encoder's
-    `encode_text`.
+    Args:
+        encoder: The model.
+        token_tensors: Tensors (N, L) of the tokens of N texts. Each is encoded apart.
+        batch_size: The number of texts of full length L in a batch. A batch of shorter texts
+            holds more of them.
+        encode_batch: Maps the tokens of one batch to features. By default, it is the encoder's
+            `encode_text`.
+
+    Yields:
+        The features (N, D) of each tensor, in the order of its texts.
     """
     if encode_batch is None:
         encode_batch = encoder.encode_text
@@ -616,10 +741,20 @@ def _encode_sorted(
     batch_size: int,
     encode_batch: EncodeTokens,
 ) -> Iterator[tuple[NDArray[np.int64], list[Tensor]]]:
-    """Yield, for each tensor of tokens (N, L), the order of its texts and a list of one tensor.
+    """Sort the texts of each tensor by length, and encode them in this order.
 
-    The order (N,) sorts texts by their length, so that a batch has little padding. The tensor holds
-    the features (N, D) of the texts in this order, on the model's device.
+    A batch then has texts of about the same length, and little padding.
+
+    Args:
+        encoder: The model.
+        token_tensors: Tensors (N, L) of the tokens of N texts.
+        batch_size: The number of texts of full length L in a batch.
+        encode_batch: Maps the tokens of one batch to features.
+
+    Yields:
+        For each tensor of tokens (N, L), the order (N,) that sorts its texts, and the features
+        (N, D) of the sorted texts, on the model's device. The features are the only tensor of a
+        list, because `copy_to_host` takes lists of tensors.
     """
     import torch
 
@@ -631,19 +766,32 @@ def _encode_sorted(
 
 
 def _text_batches(tokens: Tensor, lengths: NDArray[np.int64], batch_size: int) -> Iterator[Tensor]:
-    """Yield batches of tokens (N, L), each cut to its longest text.
+    """Yield batches of texts that have about the same number of tokens.
 
-    A batch has at most batch_size * L tokens. `lengths` (N,) holds the number of tokens of each
-    text, in ascending order. For example, for L = 8 and a batch size of 1, texts of 2, 2, 4 and 8
-    tokens give batches of shapes (2, 2), (1, 4) and (1, 8): three texts cut to 4 tokens would have
-    12 tokens, which is more than 8.
+    The texts are sorted by their length, so that the last text of a batch is its longest one. All
+    texts of the batch are cut to this length, which removes padding only.
+
+    Args:
+        tokens: The padded tokens (N, L) of N texts, sorted by length.
+        lengths: The number of tokens (N,) of each text without padding, in ascending order.
+        batch_size: The number of texts of full length L in a batch. A batch has at most
+            batch_size * L tokens.
+
+    Example:
+        For L = 8 and a batch size of 1, a batch has at most 8 tokens. Texts of 2, 2, 4 and 8
+        tokens give batches of the shapes (2, 2), (1, 4) and (1, 8). The third text does not fit
+        into the first batch: three texts of 4 tokens are 12 tokens.
     """
-    token_budget = batch_size * tokens.shape[1]
+    max_tokens_in_batch = batch_size * tokens.shape[1]
     start = 0
     while start < len(tokens):
-        # Add texts while the batch fits the budget. All its texts are as long as the last one.
+        # The batch is `tokens[start:stop]`. Add the next text while the batch with it is not too
+        # large. The next text is the longest so far, and decides the length of all.
         stop = start + 1
-        while stop < len(tokens) and (stop + 1 - start) * lengths[stop] <= token_budget:
+        while stop < len(tokens):
+            n_tokens_with_next = (stop + 1 - start) * lengths[stop]
+            if n_tokens_with_next > max_tokens_in_batch:
+                break
             stop += 1
         longest = int(lengths[stop - 1])
         yield tokens[start:stop, :longest]
@@ -651,16 +799,25 @@ def _text_batches(tokens: Tensor, lengths: NDArray[np.int64], batch_size: int) -
 
 
 def _text_lengths(encoder: Encoder, tokens: Tensor) -> NDArray[np.int64]:
-    """Return the number of tokens of each text that are encoded, (N,), from tokens (N, L).
+    """Return how many tokens of each text have to be encoded, (N,).
 
-    It is L, unless the encoder can trim texts. Then the padding, which are the tokens 0 at the end,
-    does not count: the tokens [49406, 320, 49407, 0, 0] have the length 3.
+    If the encoder can trim texts, the padding does not count. All other encoders encode all tokens.
+
+    Args:
+        encoder: The model.
+        tokens: The tokens (N, L) of N texts, padded with 0 at the end if the encoder can trim them.
+
+    Example:
+        [[49406, 320, 49407, 0, 0]] -> [3] if the encoder can trim texts, else [5].
     """
+    context_length = tokens.shape[1]
     if not encoder.trims_text:
-        return np.full(len(tokens), tokens.shape[1])
-    is_token = tokens.numpy() != 0
-    n_padding = np.argmax(is_token[:, ::-1], axis=1)  # the first token from the right
-    return tokens.shape[1] - n_padding
+        return np.full(len(tokens), context_length)
+    is_not_padding = tokens.numpy() != 0
+    # Seen from the right, the first token that is not padding comes after all padding. `argmax`
+    # returns the place of the first True.
+    n_padding = np.argmax(is_not_padding[:, ::-1], axis=1)
+    return context_length - n_padding
 
 
 def quote(text: str) -> str:

@@ -42,7 +42,7 @@ _IMAGES_AT_ONCE = 512
 class PairScores:
     """The scores of pairs of N images and M texts. Equal images and equal texts share scores."""
 
-    # A SciPy sparse array, distinct texts x distinct images.
+    # A SciPy sparse array with a row per distinct text and a column per distinct image.
     scores: Any
     # (N,): the column of each image in `scores`.
     image: Ints
@@ -52,9 +52,16 @@ class PairScores:
     def __call__(self, images: Ints, texts: Ints) -> Scores:
         """Return the scores of pairs, given by the indices of their images and texts.
 
-        The two arrays of indices are broadcast: images (Q, k) and texts (Q, 1) give scores (Q, k).
         Pairs that were not scored have the score 0.
+
+        Args:
+            images: The indices of the images, such as (Q, k).
+            texts: The indices of the texts, such as (Q, 1). The two arrays are broadcast.
+
+        Returns:
+            The scores, in the broadcast shape, such as (Q, k).
         """
+        # The row of each pair's text, and the column of its image, in the sparse array.
         rows, columns = np.broadcast_arrays(self.text[texts], self.image[images])
         scores = self.scores[rows.ravel(), columns.ravel()]
         return np.asarray(scores).reshape(rows.shape)
@@ -69,42 +76,83 @@ def score_pairs(
     progress: OnProgress = no_progress,
     max_missing: int | None = None,
 ) -> PairScores:
-    """Return the scores of each text with its candidate images.
+    """Return the scores that a model gives to each text together with its candidate images.
 
-    `candidates` holds, for each text, the indices of the images that it is scored with. Equal
-    images and equal texts are scored once.
+    Equal images and equal texts are scored once. Scores are cached.
+
+    Args:
+        encoder: The model.
+        images: N images.
+        texts: M texts.
+        candidates: For each text, the indices of the images that it is scored with.
+        options: The options of the run. The processes of a distributed run share the pairs.
+        progress: Called with the number of pairs that are scored.
+        max_missing: The largest number of pairs that may have to be scored because they are not
+            cached; None for any number.
+
+    Returns:
+        An object that maps indices of images and texts to the scores of these pairs.
 
     Raises UsageError for an image that cannot be read or changes while it is read, and for scores
     that are not finite. Raises TooManyError if more than `max_missing` pairs are not cached.
     """
-    from scipy.sparse import csr_array
-
+    # Merge equal images and equal texts. From here on, all indices count distinct ones.
     distinct_images = _distinct_inputs(images, embed.hash_image_files(images, options))
     text_keys = [hashlib.sha256(text.encode()).digest() for text in texts]
     distinct_texts = _distinct_inputs(texts, text_keys)
     images_by_text = _candidates_by_distinct_text(candidates, distinct_images, distinct_texts)
-    row_lengths = [len(image_indices) for image_indices in images_by_text]
+    n_pairs = sum(len(image_indices) for image_indices in images_by_text)
 
-    # The processes of a distributed run share the shards.
-    shards = [*_shards_of_pairs(images_by_text, len(distinct_images.items))]
+    # Score the pairs shard by shard. A shard has some texts, and their images in one block.
+    n_images = len(distinct_images.items)
+    shards = [*_shards_of_pairs(images_by_text, n_images)]
     scorer = _ShardScorer(
-        encoder, distinct_images, distinct_texts, options, progress, sum(row_lengths), max_missing
+        encoder, distinct_images, distinct_texts, options, progress, n_pairs, max_missing
     )
     scores_of_shards = options.distributed.map_sharded(scorer.score, shards)
 
+    matrix = _join_scores(shards, scores_of_shards, images_by_text, n_images)
+    return PairScores(matrix, distinct_images.index_of_input, distinct_texts.index_of_input)
+
+
+def _join_scores(
+    shards: Sequence[_Shard],
+    scores_of_shards: Sequence[Sequence[Scores]],
+    images_by_text: Sequence[Ints],
+    n_images: int,
+) -> Any:
+    """Return a SciPy sparse array of the scores, with a row per text and a column per image.
+
+    Args:
+        shards: All shards. The shards of a later block of images come later, so that the scores of
+            a text follow each other in the order of its images.
+        scores_of_shards: For each shard, the scores (n,) of each of its texts with its images.
+        images_by_text: For each text, the sorted indices of the images that it is scored with.
+        n_images: The number of images.
+
+    Example:
+        If text 0 has the scores 0.1 and 0.2 with images 0 and 2, and text 1 has the score 0.3 with
+        image 2, the array is
+
+            0.1  0    0.2
+            0    0    0.3
+    """
+    from scipy.sparse import csr_array
+
     # The images of a text are spread over the shards of several blocks.
-    scores_by_text: list[list[Scores]] = [[] for _ in images_by_text]
+    score_chunks_by_text: list[list[Scores]] = [[] for _ in images_by_text]
     for shard, scores_of_shard in zip(shards, scores_of_shards, strict=True):
         for text, scores in zip(shard.texts, scores_of_shard, strict=True):
-            scores_by_text[text].append(scores)
+            score_chunks_by_text[text].append(scores)
 
-    # Row i of the sparse matrix has the scores of text i, in the columns of its images.
-    values = np.concatenate([scores for row in scores_by_text for scores in row])
-    columns = np.concatenate(images_by_text)
-    row_boundaries = np.cumsum([0, *row_lengths])
-    shape = len(distinct_texts.items), len(distinct_images.items)
-    matrix = csr_array((values, columns, row_boundaries), shape=shape)
-    return PairScores(matrix, distinct_images.index_of_input, distinct_texts.index_of_input)
+    # A sparse array in compressed rows consists of three arrays. In the example:
+    all_chunks = [chunk for chunks in score_chunks_by_text for chunk in chunks]
+    values = np.concatenate(all_chunks)  # [0.1, 0.2, 0.3]
+    columns = np.concatenate(images_by_text)  # [0, 2, 2]
+    row_lengths = [len(image_indices) for image_indices in images_by_text]  # [2, 1]
+    row_boundaries = np.cumsum([0, *row_lengths])  # [0, 2, 3]
+    shape = len(images_by_text), n_images
+    return csr_array((values, columns, row_boundaries), shape=shape)
 
 
 @dataclass(frozen=True)
@@ -120,10 +168,14 @@ class _DistinctInputs(Generic[Item]):
 
 
 def _distinct_inputs(inputs: Sequence[Item], keys: Sequence[bytes]) -> _DistinctInputs[Item]:
-    """Return the distinct inputs. Inputs with the same key, a SHA-256, are equal.
+    """Return the distinct ones of N inputs, and where each input is found among them.
 
-    For example, ["a", "b", "a"] has the distinct inputs ["a", "b"], whose `index_of_input` is
-    [0, 1, 0].
+    Args:
+        inputs: The inputs: images or texts.
+        keys: The SHA-256 of each input. Inputs with the same key are equal.
+
+    Example:
+        ["a", "b", "a"] has the distinct inputs ["a", "b"]. `index_of_input` is [0, 1, 0].
     """
     index_by_key: dict[bytes, int] = {}
     items: list[Item] = []
@@ -143,8 +195,16 @@ def _candidates_by_distinct_text(
 ) -> list[Ints]:
     """Return the sorted indices of the distinct images that each distinct text is scored with.
 
-    `candidates` holds, for each text before equal ones are merged, the indices of the images that
-    it is scored with. A distinct text is scored with the candidates of all texts that equal it.
+    Args:
+        candidates: For each text, before equal ones are merged, the indices of the images that it
+            is scored with.
+        images: The distinct images.
+        texts: The distinct texts. A distinct text is scored with the candidates of all texts that
+            equal it.
+
+    Example:
+        The texts ["a", "b", "a"] have the candidate images [[0], [1], [2]]. All images differ. The
+        distinct text "a" has the images [0, 2], and "b" has [1].
     """
     chunks_by_text: list[list[Ints]] = [[] for _ in texts.items]
     for distinct_text, image_indices in zip(texts.index_of_input.tolist(), candidates, strict=True):
@@ -170,9 +230,13 @@ class _Shard(NamedTuple):
 def _shards_of_pairs(images_by_text: Sequence[Ints], n_images: int) -> Iterator[_Shard]:
     """Yield the shards of all pairs, one block of images after the other.
 
-    `images_by_text` holds the sorted indices of the images that each text is scored with. For
-    example, with blocks of 4 images and shards of 2 texts, a text with the images [1, 2, 6] has the
-    images [1, 2] in a shard of the first block, 0 to 3, and [6] in a shard of the second block.
+    Args:
+        images_by_text: For each text, the sorted indices of the images that it is scored with.
+        n_images: The number of images.
+
+    Example:
+        With blocks of 4 images, a text with the images [1, 2, 6] has the images [1, 2] in a shard
+        of the first block, which holds the images 0 to 3, and [6] in a shard of the second block.
     """
     n_texts = len(images_by_text)
     for first_image in range(0, n_images, IMAGES_PER_BLOCK):
@@ -181,6 +245,7 @@ def _shards_of_pairs(images_by_text: Sequence[Ints], n_images: int) -> Iterator[
             texts = range(first_text, min(first_text + TEXTS_PER_SHARD, n_texts))
             images_in_block = []
             for text in texts:
+                # The indices are sorted, so that the images of the block follow each other.
                 image_indices = images_by_text[text]
                 start, stop = np.searchsorted(image_indices, [block.start, block.stop])
                 images_in_block.append(image_indices[start:stop])
@@ -190,7 +255,11 @@ def _shards_of_pairs(images_by_text: Sequence[Ints], n_images: int) -> Iterator[
 
 
 class _ShardScorer:
-    """Scores the shards of one process. The parts of one block of images are in memory."""
+    """Scores the shards of one process.
+
+    The model encodes an image, or a text, into a tuple of tensors, its parts. It scores a pair by
+    the parts of its image and its text. The parts of one block of images are kept in memory.
+    """
 
     def __init__(
         self,
@@ -202,21 +271,37 @@ class _ShardScorer:
         n_pairs: int,
         max_missing: int | None,
     ) -> None:
-        """Keep the distinct images and texts. Nothing is encoded before `score` is called."""
+        """Prepare to score. Nothing is encoded before `score` is called.
+
+        Args:
+            encoder: The model.
+            images: The distinct images.
+            texts: The distinct texts.
+            options: The options of the run, such as the folder of the cache.
+            progress: Called with the number of pairs that are scored.
+            n_pairs: The number of pairs of all processes, for the progress.
+            max_missing: The largest number of pairs that may have to be scored because they are not
+                cached; None for any number.
+        """
         self.encoder = encoder
         self.images = images
         self.texts = texts
         self.options = options
         self.progress = progress
-        self.n_pairs = n_pairs  # the number of pairs of all processes
-        # The largest number of pairs that may be scored, None for any number.
+        self.n_pairs = n_pairs
         self.max_missing = max_missing
         # The block of images whose parts are in memory, and these parts.
         self.block = range(0)
         self.block_parts: Parts = ()
 
     def score(self, shards: Sequence[_Shard]) -> list[list[Scores]]:
-        """Return the scores (n,) of each text of each shard, and add new scores to the cache.
+        """Read the scores of shards from the cache, or compute and cache them.
+
+        Args:
+            shards: The shards of this process.
+
+        Returns:
+            For each shard, the scores (n,) of each of its texts with the text's n images.
 
         Raises TooManyError if more than `max_missing` pairs are not cached.
         """
@@ -231,7 +316,8 @@ class _ShardScorer:
         if self.max_missing is not None and n_missing > self.max_missing:
             raise embed.TooManyError(f"{n_missing:,} of {self.n_pairs:,} pairs are not cached")
 
-        n_done, scores_of_shards = 0, []
+        n_done = 0
+        scores_of_shards = []
         for shard, key in zip(shards, keys, strict=True):
             if key in scores_by_key:
                 scores = scores_by_key.pop(key)
@@ -240,7 +326,9 @@ class _ShardScorer:
                 store.add([key], {"scores": scores})
             n_done += len(scores)
             self.progress(Progress("pairs", n_done, self.n_pairs))
-            # Texts with 2, 3 and 1 images have the scores [:2], [2:5] and [5:].
+
+            # Split the scores of the shard by text. Texts with 2, 3 and 1 images have the scores
+            # [:2], [2:5] and [5:].
             text_ends = np.cumsum([len(image_indices) for image_indices in shard.images])
             scores_of_shards.append(np.split(scores, text_ends[:-1]))
         return scores_of_shards
@@ -264,7 +352,12 @@ class _ShardScorer:
         return digest.digest()
 
     def _read_cached_scores(self, store: ShardStore, keys: Sequence[bytes]) -> dict[bytes, Scores]:
-        """Return the scores of those shards that are cached, by the keys of the shards."""
+        """Return the scores of the shards that are cached, by the keys of the shards.
+
+        Args:
+            store: The cache.
+            keys: The keys of all shards of this process.
+        """
 
         def report_warning(warning: str) -> None:
             self.progress(Progress("pairs", 0, self.n_pairs, warning))
@@ -276,55 +369,72 @@ class _ShardScorer:
         return scores_by_key
 
     def _score_shard(self, shard: _Shard) -> Scores:
-        """Return the scores (n,) of a shard's n pairs, one text after the other.
+        """Compute the scores (n,) of a shard's n pairs: all pairs of its first text come first.
+
+        The parts of an image, or a text, are the tensors that the model encodes it into. The parts
+        of all images of the shard's block are kept in memory for the next shard.
 
         Raises UsageError for scores that are not finite.
         """
         import torch
 
+        # Encode the images of the block, unless they are in memory, and the texts of the shard.
         if shard.block != self.block:
-            self.block, self.block_parts = shard.block, self._encode_block(shard.block)
+            self.block_parts = self._encode_block(shard.block)
+            self.block = shard.block
         tokens = self.encoder.tokenize([self.texts.items[text] for text in shard.texts])
         parts_of_texts = self.encoder.text_parts(tokens)
 
-        # `block_parts` has a row for each image of the block, and `rows_by_text` holds the rows of
-        # the images of each text.
+        # Find the images of each text in `block_parts`, which has a row per image of the block.
         device = self.block_parts[0].device
         rows = np.concatenate(shard.images) - shard.block.start
         n_images_by_text = [len(image_indices) for image_indices in shard.images]
         rows_by_text = torch.from_numpy(rows).to(device).split(n_images_by_text)
 
+        # Score each text with its images, a chunk of images at a time.
         chunks_of_scores = []
-        for position, rows_of_text in enumerate(rows_by_text):
-            parts_of_text = tuple(tensor[position : position + 1] for tensor in parts_of_texts)
-            for chunk_of_rows in rows_of_text.split(_IMAGES_AT_ONCE):
+        for row_of_text, image_rows in enumerate(rows_by_text):
+            # Slices keep the first axis: the parts of one text are tensors (1, ...).
+            text_slice = slice(row_of_text, row_of_text + 1)
+            parts_of_text = tuple(tensor[text_slice] for tensor in parts_of_texts)
+            for chunk_of_rows in image_rows.split(_IMAGES_AT_ONCE):
                 if len(chunk_of_rows):
                     parts_of_images = tuple(tensor[chunk_of_rows] for tensor in self.block_parts)
                     scores = self._score_images(parts_of_images, parts_of_text)
                     chunks_of_scores.append(scores)
         shard_scores = torch.cat(chunks_of_scores).float().cpu()
+
         require_finite(
             shard_scores[:, None], self.encoder.info, lambda index: self._pair_name(shard, index)
         )
         return shard_scores.numpy()
 
     def _encode_block(self, block: range) -> Parts:
-        """Return the parts of a block's n images, a tuple of tensors (n, ...)."""
+        """Encode the n images of a block, and return their parts: a tuple of tensors (n, ...).
+
+        `block` holds the indices of the images.
+        """
         import torch
 
         keys = [key.tobytes() for key in self.images.keys]
-        parts_of_batches, n_done = [], 0
-        for batch in embed.image_batches(
-            self.encoder, self.images.items, keys, self.options, [block]
-        ):
+        batches = embed.image_batches(self.encoder, self.images.items, keys, self.options, [block])
+        parts_of_batches = []
+        n_done = 0
+        for batch in batches:
             parts_of_batches.append(self.encoder.image_parts(batch.pixels))
             n_done += len(batch.indices)
             self.progress(Progress("images for pairs", n_done, len(block)))
-        # From a tuple of parts for each batch to a tuple of all parts of the block.
+
+        # Each batch has a tuple of tensors. Join the first tensors of all batches, the second
+        # tensors of all batches, and so on.
         return tuple(torch.cat(tensors) for tensors in zip(*parts_of_batches, strict=True))
 
     def _score_images(self, images: Parts, text: Parts) -> Tensor:
-        """Return the scores (B,) of B images with one text, from their parts.
+        """Return the scores (B,) of B images with one text.
+
+        Args:
+            images: The parts of the images, tensors (B, ...).
+            text: The parts of the text, tensors (1, ...).
 
         Raises UsageError if the model returns scores of another shape than (B, 1).
         """
@@ -340,7 +450,7 @@ class _ShardScorer:
     def _pair_name(self, shard: _Shard, index: int) -> str:
         """Return the name of a pair in error messages, such as "'a dog' with dog.jpg".
 
-        `index` counts the pairs of the shard, one text after the other.
+        `index` counts the pairs of the shard: all pairs of its first text come first.
         """
         pairs = []
         for text, image_indices in zip(shard.texts, shard.images, strict=True):

@@ -43,12 +43,22 @@ def stream(
 ) -> Any:
     """Fetch the archives of a data set of the hub, and embed their images while more arrive.
 
-    `protocol` describes the data set, and `open_data` opens the files of a set. Return the same
-    data as `open_data`, but with `EmbeddedImage`s in place of images.
+    At most three archives lie in a temporary folder at a time. If `options.download` is set, all
+    archives are kept in the cache of the hub's client instead.
 
-    At most ON_DISK archives lie in a temporary folder at a time. If `options.download` is set, all
-    archives are kept in the cache of the hub's client instead. Raises UsageError for a damaged
-    archive, for a set that cannot be fetched, and for faults that `open_data` finds.
+    Args:
+        encoder: The model.
+        protocol: The protocol of the data set, which names its repository on the hub.
+        options: The options of the run, such as the batch size.
+        progress: Called with the number of archives and images that are done.
+        open_data: The function of the task that opens a data set on disk.
+
+    Returns:
+        The same data as `open_data` returns, but with an `EmbeddedImage`, which has a feature in
+        place of pixels, for every image.
+
+    Raises UsageError for a damaged archive, for a set that cannot be fetched, and for faults that
+    `open_data` finds.
     """
     disable_progress_bars()  # of the hub's client: this package draws its own
     texts_folder = hub.fetch_texts(protocol)
@@ -57,6 +67,7 @@ def stream(
     try:
         folder = TemporaryDirectory(prefix="cosmos-eval-", ignore_cleanup_errors=True)
         with hub.quiet(), folder as temporary_name:
+            # The set without its archives. Their indices are added while the archives are fetched.
             root = Path(temporary_name, "set")
             shutil.copytree(texts_folder, root, ignore=shutil.ignore_patterns("*.tar"))
             indexed_set = _IndexedSet(protocol, options, open_data, root, len(etag_by_file))
@@ -68,7 +79,8 @@ def stream(
                 embedder.embed(archives)
             return indexed_set.open_embedded(embedder.features_by_key)
     except UsageError as error:
-        # Messages name files of the temporary folder: name them as the hub does.
+        # Messages name files of the temporary folder, which is removed. Name the repository
+        # instead: "/tmp/cosmos-eval-x1/set/test/0.tar is damaged" -> "org/name/test/0.tar is ...".
         local_folder = rf"{re.escape(temporary_name)}/(set|hub-[^/]+/[^/]+/snapshots/[^/]+)"
         message = re.sub(local_folder, str(protocol.repository), str(error))
         raise UsageError(message) from error
@@ -110,20 +122,33 @@ class _ArchiveFetcher:
         etag_by_file: Mapping[str, str],
         feature_store: ShardStore,
     ) -> None:
-        """Prepare to fetch. `feature_store` holds the features of images, in the cache."""
+        """Prepare to fetch archives.
+
+        Args:
+            protocol: The protocol of the data set, which names its repository on the hub.
+            options: The options of the run.
+            progress: Called with warnings about damaged files of the cache.
+            root: The folder of the set without its archives.
+            etag_by_file: The hub's hash of each archive, by its file, such as "test/0.tar".
+            feature_store: The cached features of images.
+        """
         self.protocol = protocol
         self.options = options
         self.progress = progress
         self.root = root
-        self.etag_by_file = etag_by_file  # the hub's hash of each archive, by its file
+        self.etag_by_file = etag_by_file
         self.feature_store = feature_store
         code = fingerprint("cosmos_eval.data.sources", "cosmos_core.data.tar")
         self.index_store = embed.open_store({"role": "archive", "code": code}, options)
 
     def fetch(self, file: str) -> Callable[[], _Archive]:
-        """Fetch an archive, and return the function that reads it and returns an `_Archive`.
+        """Fetch an archive, unless its index and the features of all its images are cached.
 
-        Nothing is fetched if the archive's index and the features of all its images are cached.
+        Args:
+            file: The file of the archive in the repository, such as "test/0.tar".
+
+        Returns:
+            A function that reads the archive and returns its images. Another thread calls it.
         """
         index_key = sha256(self.etag_by_file[file].encode()).digest()
         if self.options.download:
@@ -141,26 +166,36 @@ class _ArchiveFetcher:
         return partial(self._read_fetched, file, index_key, path)
 
     def _open_cached(self, file: str, index_key: bytes) -> _Archive | None:
-        """Return an archive from its cached index, which is written below `root`.
+        """Return an archive by its cached index, and write the index below `root`.
 
         Return None if the index is not cached, or if the feature of any image is not.
+
+        Args:
+            file: The file of the archive in the repository.
+            index_key: The key of the archive's index in the cache.
         """
         for _, arrays in self.index_store.find([index_key], self._report_warning):
             index = zlib.decompress(arrays["index"].tobytes())
             (self.root / file).write_bytes(index)
             archive = self._open_index(file)
-            if set(archive.keys) <= archive.cached_features.keys():
+            has_all_features = set(archive.keys) <= archive.cached_features.keys()
+            if has_all_features:
                 return archive
         return None
 
     def _read_fetched(self, file: str, index_key: bytes, path: Path) -> _Archive:
-        """Return an archive that was fetched to `path`, and cache its index.
+        """Read an archive that was fetched, write its index below `root`, and cache the index.
+
+        Args:
+            file: The file of the archive in the repository.
+            index_key: The key of the archive's index in the cache.
+            path: The file that the archive was fetched to.
 
         Raises UsageError if the archive is damaged.
         """
         is_temporary = path.is_relative_to(self.root.parent)
-        remedy = "run again" if is_temporary else f"remove {path.resolve()} and run again"
-        hub.require_intact(self.protocol, path, remedy)
+        advice = "run again" if is_temporary else f"remove {path.resolve()} and run again"
+        hub.require_intact(self.protocol, path, advice)
         images = sources.write_index(path, self.root / file)
         index = zlib.compress((self.root / file).read_bytes())
         self.index_store.add([index_key], {"index": np.frombuffer(index, np.uint8)})
@@ -168,7 +203,10 @@ class _ArchiveFetcher:
         return archive._replace(images=images)
 
     def _open_index(self, file: str) -> _Archive:
-        """Return the archive of an index below `root`. Its images hold hashes, not pixels."""
+        """Read the index of an archive, and the cached features of its images.
+
+        The content of each returned image is the SHA-256 of the image's file, not its pixels.
+        """
         images = [sample.image() for sample in sources.open_archives([self.root / file])]
         keys = [image.read() for image in images]
         features = embed.read_cached_features(self.feature_store, keys, self._report_warning)
@@ -180,7 +218,7 @@ class _ArchiveFetcher:
 
 
 class _IndexedSet:
-    """A data set whose archives are replaced by their indices, below `root`.
+    """A data set whose archives are replaced by their indices.
 
     An index has the labels and captions of an archive, and hashes of images in place of images.
     """
@@ -193,7 +231,15 @@ class _IndexedSet:
         root: Path,
         n_archives: int,
     ) -> None:
-        """Keep the folder `root` of a set, and the function that opens the data of a set."""
+        """Describe the set. Its indices may be written later.
+
+        Args:
+            protocol: The protocol of the data set.
+            options: The options of the run.
+            open_data: The function of the task that opens a data set on disk.
+            root: The folder of the set.
+            n_archives: The number of archives of the complete set.
+        """
         self.protocol = protocol
         self.options = options
         self.open_data = open_data
@@ -206,16 +252,19 @@ class _IndexedSet:
         If these are not all archives, the set may have fewer images than its protocol states.
         Raises UsageError for faults in the data.
         """
+        # A webdataset states its number of archives in this file.
         (self.root / "test/nshards.txt").write_text(str(n_archives))
         protocol: Any = replace(self.protocol, repository=None, root=str(self.root))
-        if n_archives < self.n_archives:
+        is_complete = n_archives == self.n_archives
+        if not is_complete:
             protocol = replace(protocol, n_images=None)
         return self.open_data(protocol, self.options)
 
     def open_embedded(self, features_by_key: embed.FeaturesByKey) -> Any:
         """Return the data of the whole set, with embedded images in place of the hashes.
 
-        `features_by_key` holds the features (D,) of all images by the SHA-256s of their files.
+        Args:
+            features_by_key: The feature (D,) of every image, by the SHA-256 of its file.
         """
         data = self.open(self.n_archives)
         embedded_images = []
@@ -235,7 +284,14 @@ class _ArchiveEmbedder:
         progress: OnProgress,
         indexed_set: _IndexedSet,
     ) -> None:
-        """Start without any image. Images and features are added by `embed`."""
+        """Start without any image. Images and features are added by `embed`.
+
+        Args:
+            encoder: The model.
+            options: The options of the run, such as the batch size.
+            progress: Called with the number of archives and images that are done.
+            indexed_set: The data set, to which indices are added while its archives are read.
+        """
         self.progress = progress
         self.indexed_set = indexed_set
         # The keys of all distinct images so far.
@@ -248,9 +304,9 @@ class _ArchiveEmbedder:
         self.feature_store = embed.open_store(self.inputs.identity, options)
 
     def embed(self, archives: Iterable[_Archive]) -> None:
-        """Encode the images of archives whose features are not cached, in shards.
+        """Encode the images of archives whose features are not cached, shard by shard.
 
-        All features are in `features_by_key` afterwards.
+        Afterwards, `self.features_by_key` holds the features of all images.
         """
         n_done = 0
         shards = self._shards_to_encode(archives)
@@ -266,26 +322,30 @@ class _ArchiveEmbedder:
     def _shards_to_encode(self, archives: Iterable[_Archive]) -> Iterator[list[int]]:
         """Yield the indices of each shard's images that are not cached, if there are any.
 
-        Shards are cut from all distinct images. For example, with 3 images per shard, the images 0
-        to 2 are one shard, of which [0, 2] is yielded if image 1 is cached.
+        All distinct images are cut into shards, whether they are cached or not.
+
+        Example:
+            With 3 images per shard, the images 0 to 2 are one shard. If image 1 is cached, [0, 2]
+            is yielded.
         """
-        shard: list[int] = []
+        missing_in_shard: list[int] = []
         for index in self._distinct_images(archives):
-            if index in self.contents:
-                shard.append(index)
+            is_missing = index in self.contents
+            if is_missing:
+                missing_in_shard.append(index)
             is_last_of_shard = (index + 1) % self.inputs.shard_size == 0
-            if is_last_of_shard and shard:
-                yield shard
-                shard = []
-        if shard:
-            yield shard
+            if is_last_of_shard and missing_in_shard:
+                yield missing_in_shard
+                missing_in_shard = []
+        if missing_in_shard:
+            yield missing_in_shard
 
     def _distinct_images(self, archives: Iterable[_Archive]) -> Iterator[int]:
         """Yield the index of each distinct image of archives, in the order of first occurrence.
 
-        Before an index is yielded, the image's key is added to `keys`, and its content to
-        `contents`, unless its feature is cached. An archive's temporary folder is removed after its
-        last image.
+        Before an index is yielded, the SHA-256 of the image's file is appended to `self.keys`. If
+        the image's feature is not cached, the image is added to `self.contents` as well. An
+        archive's temporary folder is removed after its last image.
         """
         distinct_keys = set[bytes]()
         for archive_index, archive in enumerate(archives):
@@ -310,10 +370,15 @@ class _ArchiveEmbedder:
 def read_in_order(
     files: Collection[str], fetch: Callable[[str], Callable[[], Read]]
 ) -> Iterator[Iterator[Read]]:
-    """Fetch and read files in two threads, and return an iterator over the results in order.
+    """Fetch and read files in two threads.
 
-    `fetch` fetches a file and returns the function that reads it. At most ON_DISK files are fetched
-    and not yet read. The threads do not keep the process alive: it may end during a fetch.
+    A context manager, which gives an iterator over the contents of the files in their order. At
+    most three files are fetched and not yet read. The threads do not keep the process alive: it may
+    end during a fetch.
+
+    Args:
+        files: The files to fetch.
+        fetch: A function that fetches a file, and returns the function that reads it.
     """
     pipeline = _Pipeline(files, fetch)
     try:
@@ -324,13 +389,15 @@ def read_in_order(
 
 
 class _Pipeline(Generic[Read]):
-    """One thread that fetches files, and one that reads them.
-
-    `fetch` fetches a file and returns the function that reads it.
-    """
+    """One thread that fetches files, and one that reads them."""
 
     def __init__(self, files: Collection[str], fetch: Callable[[str], Callable[[], Read]]) -> None:
-        """Create the threads, which `start` starts. `fetch` returns the reader of a file."""
+        """Create the threads, which `start` starts.
+
+        Args:
+            files: The files to fetch.
+            fetch: A function that fetches a file, and returns the function that reads it.
+        """
         self.files = files
         self.fetch = fetch
         # For each file, the function that reads it, once it is fetched, and then its content.
@@ -364,7 +431,8 @@ class _Pipeline(Generic[Read]):
     def _fetch_files(self) -> None:
         """Fetch the files in order, each as soon as there is a free place for it.
 
-        The first thread runs this method, which sets the results of `readers`.
+        The first thread runs this method. It sets the result of each future in `self.readers`, or
+        its exception if the fetch fails.
         """
         for file, reader in zip(self.files, self.readers, strict=True):
             self.free_places.acquire()
@@ -379,8 +447,8 @@ class _Pipeline(Generic[Read]):
     def _read_files(self) -> None:
         """Read the files in order, each as soon as it is fetched.
 
-        The second thread runs this method, which sets the results of `contents`. The error of a
-        fetch is passed on to the file's content.
+        The second thread runs this method. It sets the result of each future in `self.contents`, or
+        its exception if the fetch or the reading fails.
         """
         for reader, content in zip(self.readers, self.contents, strict=True):
             try:

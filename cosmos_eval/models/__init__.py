@@ -20,11 +20,18 @@ def load_encoder(
 ) -> Encoder:
     """Load the model that a specification names, and return its encoder.
 
-    The encoder is a DenseEncoder, unless the model is a user's own. The precisions `amp`, `bf16`
-    and `fp16` run under autocast, and the weights stay float32. `auxiliary` names another encoder,
-    which attention `proxy` needs.
+    The encoder is a DenseEncoder, unless the model is a user's own.
 
-    Raises UsageError for unknown names, unusable files, a failed download and a missing device.
+    Args:
+        spec: The specification of the model, as `parse_model_spec` returns it.
+        device: The device of the model, such as "cpu" or "cuda:0".
+        precision: The precision that it computes in. `amp`, `bf16` and `fp16` run under autocast,
+            and the weights stay float32.
+        auxiliary: The name of another encoder, such as "timm:vit_base_patch16_224.dino", whose
+            features of patches attention `proxy` needs.
+
+    Raises:
+        UsageError: For unknown names, unusable files, a failed download and a missing device.
     """
     if device != "cpu":  # the CPU is always there, and torch is not imported for it
         import torch
@@ -34,11 +41,14 @@ def load_encoder(
         except (RuntimeError, AssertionError) as error:  # AssertionError: built without CUDA
             reason = str(error).splitlines()[0]
             raise UsageError(f"device '{device}' cannot be used ({reason}); try cpu") from error
+
+    # Each kind of models has a module with a function `load`.
     module_name = "user" if spec.kind == "python" else spec.kind
     module = import_module(f"cosmos_eval.models.{module_name}")
     encoder: Encoder = module.load(spec, device, precision)
     if auxiliary is None:
         return encoder
+
     from cosmos_eval.models.auxiliary import add_guide
 
     return add_guide(encoder, auxiliary)

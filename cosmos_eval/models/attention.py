@@ -37,9 +37,13 @@ Grid: TypeAlias = tuple[int, int]
 class Mixing(TorchFunctionMode):
     """A context in which `scaled_dot_product_attention` computes another form of attention.
 
-    `prefix` is the number of tokens before the patches, and `grid_hw` is the number of patches
-    (h, w). `n_calls` counts the calls of the function. If a block does not call it exactly once,
-    its attention cannot be replaced by another form.
+    The attribute `n_calls` counts the calls of that function. If a block does not call it exactly
+    once, its attention cannot be replaced by another form.
+
+    Args:
+        form: The form of attention: "csa", "maskclip", "clearclip" or "naclip".
+        prefix: The number of tokens before the patches, such as 1 for a class token.
+        grid_hw: (h, w), the height and width of the grid of patches.
     """
 
     def __init__(self, form: Attention, prefix: int, grid_hw: Grid) -> None:
@@ -56,20 +60,19 @@ class Mixing(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Call a function of PyTorch, or compute the other form in place of attention."""
+        """Call a function of PyTorch, or compute this form of attention in its place.
+
+        Of the arguments of attention, only q, k, v (B, heads, N, C / heads) and `scale` are used.
+        The result has their shape.
+        """
         keyword_args = kwargs or {}
         if func is not attend:
             return func(*args, **keyword_args)
+
         self.n_calls += 1
         q, k, v, *_ = args
-        return self._mix(q, k, v, keyword_args.get("scale"))
-
-    def _mix(self, q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Tensor:
-        """Return the values of each head, mixed by this form of attention.
-
-        The queries, keys and values and the result have the shape (B, heads, N, C / heads). Logits
-        are multiplied by `scale`, or divided by the root of the head width if it is None.
-        """
+        # Logits are multiplied by the scale. If it is None, they are divided by sqrt(head width).
+        scale = keyword_args.get("scale")
         if self._form == "csa":  # weights sum to 2, as in SCLIP's code
             return attend(q, q, v, scale=scale) + attend(k, k, v, scale=scale)
         if self._form == "maskclip":
@@ -83,18 +86,24 @@ class Mixing(TorchFunctionMode):
 def proxy_attention(
     attention: Any, patches: Tensor, grid_hw: Grid, guide_features: Tensor
 ) -> Tensor:
-    """Return the patches (B, h'w', C) after ProxyCLIP's attention.
+    """Return the patches (B, h' * w', C) after ProxyCLIP's attention.
 
-    `attention` is the `nn.MultiheadAttention` of a block, which gives the projections of values and
-    outputs. `patches` (B, hw, C) are its input. The weights are the `proxy_weights` of another
-    encoder's features (B, h', w', D). The values are resized from the grid (h, w), which is
-    `grid_hw`, to (h', w') by bilinear interpolation.
+    Its weights are the `proxy_weights` of another encoder's features of patches.
+
+    Args:
+        attention: The `nn.MultiheadAttention` of a block, which projects values and outputs.
+        patches: The input of the block's attention (B, h * w, C).
+        grid_hw: (h, w), the height and width of the grid of `patches`.
+        guide_features: The other encoder's features (B, h', w', D).
     """
     projected = F.linear(patches, attention.in_proj_weight, attention.in_proj_bias)
-    _, _, values = projected.chunk(3, dim=-1)
+    _, _, values = projected.chunk(3, dim=-1)  # queries and keys are not used
+
+    # Resize the values to the grid of the other encoder.
     value_grid = values.transpose(1, 2).unflatten(2, grid_hw)  # (B, C, h, w)
     resized_grid = F.interpolate(value_grid, guide_features.shape[1:3], mode="bilinear")
-    resized_values = resized_grid.flatten(2).transpose(1, 2)  # (B, h'w', C)
+    resized_values = resized_grid.flatten(2).transpose(1, 2)  # (B, h' * w', C)
+
     weights = proxy_weights(guide_features).to(resized_values.dtype)
     return attention.out_proj(weights @ resized_values)
 
@@ -107,37 +116,47 @@ def proxy_weights(features: Tensor) -> Tensor:
     In ProxyCLIP's code, a row whose logits are all negative is NaN. All other rows are the same as
     in that code.
     """
-    unit_features = F.normalize(features.flatten(1, 2).float(), dim=-1)
+    unit_features = F.normalize(features.flatten(1, 2).float(), dim=-1)  # (B, hw, D)
     with torch.autocast(unit_features.device.type, enabled=False):
-        cosines = unit_features @ unit_features.mT
+        cosines = unit_features @ unit_features.mT  # (B, hw, hw)
     mean_cosine = cosines.mean((1, 2), keepdim=True)
     logits = PROXY_GAMMA * (cosines - PROXY_BETA * mean_cosine)
+
     is_same_patch = torch.eye(logits.shape[1], dtype=torch.bool, device=logits.device)
     is_ignored = (logits < 0) & ~is_same_patch
     return logits.masked_fill(is_ignored, -torch.inf).softmax(-1)
 
 
 def naclip_proximity(grid_hw: Grid, prefix: int, like: Tensor) -> Tensor:
-    """Return the matrix (P + hw, P + hw) that NACLIP adds to the logits of attention.
+    """Return the matrix (P + h * w, P + h * w) that NACLIP adds to the logits of attention.
 
-    For two patches of the grid (h, w), it is exp(-distance^2 / (2 * 5^2)), with the distance in
-    patches. For the P tokens of the prefix, which come before the patches, it is 0. The matrix has
-    the dtype and the device of `like`.
+    For two patches, it is exp(-distance^2 / (2 * 5^2)), with the distance in patches. For all pairs
+    with a token of the prefix, it is 0.
+
+    Args:
+        grid_hw: (h, w), the height and width of the grid of patches.
+        prefix: P, the number of tokens before the patches.
+        like: A tensor whose dtype and device the matrix gets.
     """
     rows = torch.arange(grid_hw[0], device=like.device)
     columns = torch.arange(grid_hw[1], device=like.device)
-    positions = torch.cartesian_prod(rows, columns).float()  # (hw, 2)
-    distance_squared = (positions[:, None] - positions[None]).square().sum(-1)
+    positions = torch.cartesian_prod(rows, columns).float()  # (h * w, 2)
+    distance_squared = (positions[:, None] - positions[None]).square().sum(-1)  # (h * w, h * w)
     proximity = torch.exp(-distance_squared / (2 * NACLIP_STD**2))
+
+    # Put P columns of zeros on the left, and P rows of zeros on the top.
     return F.pad(proximity, (prefix, 0, prefix, 0)).to(like.dtype)
 
 
 def self_attention(
     attention: nn.MultiheadAttention, tokens: Tensor, mask: Tensor | None = None
 ) -> Tensor:
-    """Return the output (B, N, C) of a module's self-attention for tokens (B, N, C).
+    """Return the output (B, N, C) of a module's self-attention.
 
-    `mask` (N, N) is added to the logits.
+    Args:
+        attention: The module, whose projections and number of heads are used.
+        tokens: Its input (B, N, C).
+        mask: A matrix (N, N) that is added to the logits, or None.
     """
     projected = F.linear(tokens, attention.in_proj_weight, attention.in_proj_bias)
     heads = projected.unflatten(-1, (3, attention.num_heads, -1))  # (B, N, 3, heads, C / heads)
@@ -188,7 +207,7 @@ class _SelfAttention(nn.MultiheadAttention):
         supported_options = {"need_weights": False, "is_causal": False}
         has_supported_options = (supported_options | options) == supported_options
         is_self_attention = query is key is value and query.ndim == 3
-        # CoCa's texts have a mask for each sample and head instead.
+        # All samples and heads must share one mask. CoCa's texts have a mask for each of them.
         has_shared_mask = mask is None or (mask.ndim == 2 and mask.is_floating_point())
         is_supported = is_self_attention and has_shared_mask and has_supported_options
         if self.training or not is_supported:

@@ -65,15 +65,20 @@ def read_description(path: Path) -> dict[str, Any]:
 def published_preprocessing(arch: str) -> dict[str, Any]:
     """Return the preprocessing and the activation that all published weights of `arch` agree on.
 
-    For example, {"mean": [0.5, 0.5, 0.5], "quick_gelu": True}. A key is left out if the values of
-    two weights differ, or if no weights state it.
+    A key is left out if the values of two weights differ, or if no weights state it.
+
+    Example:
+        {"mean": [0.5, 0.5, 0.5], "quick_gelu": True}
     """
     tags = open_clip.list_pretrained_tags_by_model(arch)
     tag_configs = [open_clip.get_pretrained_cfg(arch, tag) for tag in tags]
     agreed_values = {}
     for key in _STATED_KEYS:
         values = [config.get(key) for config in tag_configs]
-        if values and values[0] is not None and all(value == values[0] for value in values):
+        if not values or values[0] is None:
+            continue
+        are_all_equal = all(value == values[0] for value in values)
+        if are_all_equal:
             agreed_values[key] = values[0]
     return agreed_values
 
@@ -81,8 +86,14 @@ def published_preprocessing(arch: str) -> dict[str, Any]:
 def describe_config_differences(stated: Mapping[str, Any], built: Mapping[str, Any]) -> str:
     """Return how two OpenCLIP configurations of models differ, in words for an error message.
 
-    For example, "vision_cfg.layers is 12, not 24": the first value is the stated one. Keys that are
-    left out have OpenCLIP's defaults. Return "" if nothing differs.
+    Keys that are left out have OpenCLIP's defaults. Return "" if nothing differs.
+
+    Args:
+        stated: The configuration that a description of weights states.
+        built: The configuration of the model that is built.
+
+    Example:
+        "vision_cfg.layers is 12, not 24" if 12 is stated and 24 is built.
     """
     return _describe_differences(_flatten_config(stated), _flatten_config(built))
 
@@ -90,12 +101,19 @@ def describe_config_differences(stated: Mapping[str, Any], built: Mapping[str, A
 def describe_stated_differences(stated: Mapping[str, Any], built: Mapping[str, Any]) -> str:
     """Return how a built model differs from the description of its weights, in words.
 
-    Both mappings hold the preprocessing and the activation, such as {"size": 224, "quick_gelu":
-    True}. Keys that are not stated do not count. Return "" if nothing differs.
+    Keys that are not stated do not count. Return "" if nothing differs.
+
+    Args:
+        stated: The preprocessing and the activation that the description states, such as
+            {"size": 224, "quick_gelu": True}.
+        built: The preprocessing and the activation of the built model.
+
+    Example:
+        "size is 224, not 336" if 224 is stated and 336 is built.
     """
-    keys = [key for key in _STATED_KEYS if stated.get(key) is not None]
-    stated_values = {key: _json_value(key, stated[key]) for key in keys}
-    built_values = {key: _json_value(key, built[key]) for key in keys}
+    stated_keys = [key for key in _STATED_KEYS if stated.get(key) is not None]
+    stated_values = {key: _json_value(key, stated[key]) for key in stated_keys}
+    built_values = {key: _json_value(key, built[key]) for key in stated_keys}
     return _describe_differences(stated_values, built_values)
 
 
@@ -103,11 +121,15 @@ def read_stored_tensors(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a file of weights by their names.
 
     Names of nested mappings are joined by dots. The result is empty for NumPy's formats, .npz and
-    .npy. Raises UsageError for files that do not hold weights, for pickles of other objects, and
-    for weights whose names OpenCLIP does not read.
+    .npy.
+
+    Raises:
+        UsageError: If the file does not hold weights, if it is a pickle of other objects, if it is
+            a COSMOS checkpoint, and if OpenCLIP does not read weights of these names.
     """
     if path.suffix in (".npz", ".npy"):
         return {}
+
     require_weights(path)
     if path.suffix == ".safetensors":
         tensors = safetensors.torch.load_file(path)
@@ -121,8 +143,10 @@ def read_stored_tensors(path: Path) -> dict[str, Tensor]:
                 "opened: save the model's state_dict() with torch.save"
             ) from error
         tensors = dict(_flatten_tensors(content))
-    first_names = {name.partition(".")[0] for name in tensors}
-    if first_names & {"student", "teacher"}:
+
+    # A COSMOS checkpoint has two sets of weights, such as "student.logit_scale".
+    first_parts_of_names = {name.partition(".")[0] for name in tensors}
+    if first_parts_of_names & {"student", "teacher"}:
         raise UsageError(f"{path} is a COSMOS checkpoint: name it as cosmos:{path}")
     _require_readable_names(path, tensors)
     return tensors
@@ -131,7 +155,12 @@ def read_stored_tensors(path: Path) -> dict[str, Tensor]:
 def _require_readable_names(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Raise UsageError if OpenCLIP would not find the weights of a file by their names.
 
-    Adapters of LoRA are refused too. `tensors` are the tensors of the file at `path`.
+    OpenCLIP reads names such as "logit_scale" and "module.logit_scale", but not, for example,
+    "ema.logit_scale". Adapters of LoRA are refused too.
+
+    Args:
+        path: The path of the file, for the error message.
+        tensors: The tensors in the file, by name.
     """
     adapters = [name for name in tensors if "lora_" in name]
     if adapters:
@@ -139,9 +168,13 @@ def _require_readable_names(path: Path, tensors: Mapping[str, Tensor]) -> None:
             f"{path} holds adapters of LoRA ({first_of(adapters)}): merge them into the weights, "
             "model.merge_and_unload() of peft, and save these"
         )
+
     prefixes = _find_prefixes(tensors)
-    if not prefixes or prefixes & _READ_PREFIXES:
+    has_readable_weights = bool(prefixes & _READ_PREFIXES)
+    if not prefixes or has_readable_weights:
         return
+
+    # Say which prefix the weights have, and what may have written it.
     prefix = min(prefixes)
     origin = "a training's checkpoint or a module around the model"
     for text, writer in _WRITERS.items():
@@ -158,8 +191,12 @@ def _require_readable_names(path: Path, tensors: Mapping[str, Tensor]) -> None:
 def notes_on_unused_weights(path: Path, tensors: Mapping[str, Tensor]) -> list[str]:
     """Return notes on weights of a file that OpenCLIP does not load, such as a moving average.
 
-    `tensors` are the tensors of the file at `path`. A file may hold several sets of weights, each
-    with a prefix before the names of its tensors. There is one note per set.
+    A file may hold several sets of weights, each with a prefix before the names of its tensors.
+    There is one note per set that is not loaded.
+
+    Args:
+        path: The path of the file, for the notes.
+        tensors: The tensors in the file, by name.
     """
     notes = []
     for prefix in sorted(_find_prefixes(tensors) - _READ_PREFIXES):
@@ -176,8 +213,10 @@ def has_logit_bias(tensors: Mapping[str, Tensor]) -> bool:
 def _find_prefixes(tensors: Mapping[str, Tensor]) -> set[str]:
     """Return the prefixes of all sets of weights in a file.
 
-    Each set of weights has a tensor called `logit_scale`, with the set's prefix before that name:
-    {"logit_scale": ..., "ema.logit_scale": ...} -> {"", "ema."}.
+    Each set of weights has a tensor called `logit_scale`, with the set's prefix before that name.
+
+    Example:
+        {"logit_scale": ..., "ema.logit_scale": ...} gives {"", "ema."}.
     """
     prefixes = set()
     for name in tensors:
@@ -189,8 +228,14 @@ def _find_prefixes(tensors: Mapping[str, Tensor]) -> set[str]:
 def _flatten_tensors(content: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
     """Yield the names and tensors of nested mappings.
 
-    Names are joined by dots: {"a": {"b": tensor}} -> ("a.b", tensor). They begin with `prefix`.
-    Values that are neither tensors nor mappings are left out.
+    Names are joined by dots. Values that are neither tensors nor mappings are left out.
+
+    Args:
+        content: A mapping of tensors and further mappings, or any other value.
+        prefix: The beginning of all names, such as "a.".
+
+    Example:
+        {"a": {"b": tensor}} gives ("a.b", tensor).
     """
     if not isinstance(content, Mapping):
         return
@@ -206,22 +251,28 @@ def require_fit(
 ) -> None:
     """Raise UsageError if loading would interpolate positions or make up a logit bias.
 
-    `stored_tensors` are the tensors of a file, and `model_state` is the state dict of the model
-    that loads it. `source` names the file in the message.
+    Args:
+        stored_tensors: The tensors in a file of weights, by name.
+        model_state: The state dict of the model that loads the file.
+        source: The name of the file in the error message.
     """
-    # OpenCLIP drops these prefixes.
-    prefixes = re.compile(r"^(state_dict\.)?(module\.)?")
+    # OpenCLIP drops these prefixes: "state_dict.module.visual.proj" is loaded as "visual.proj".
+    dropped_prefixes = re.compile(r"^(state_dict\.)?(module\.)?")
     stored_shapes = {}
     for name, tensor in stored_tensors.items():
-        stored_shapes[prefixes.sub("", name)] = tuple(tensor.shape)
+        stored_shapes[dropped_prefixes.sub("", name)] = tuple(tensor.shape)
 
+    # Shapes of single values may differ: a scale is () or (1,).
     faults = []
     for name in sorted(stored_shapes.keys() & model_state.keys()):
         model_tensor = model_state[name]
-        if stored_shapes[name] != model_tensor.shape and model_tensor.numel() > 1:
+        has_other_shape = stored_shapes[name] != model_tensor.shape
+        if has_other_shape and model_tensor.numel() > 1:
             faults.append(f"{name} is {stored_shapes[name]}, not {tuple(model_tensor.shape)}")
+
     holds_clip = "logit_scale" in stored_shapes
-    if holds_clip and "logit_bias" in model_state and "logit_bias" not in stored_shapes:
+    lacks_bias = "logit_bias" in model_state and "logit_bias" not in stored_shapes
+    if holds_clip and lacks_bias:
         faults.append("logit_bias is missing")
     if faults:
         raise UsageError(f"{source} does not fit the architecture: {first_of(faults)}")
@@ -230,19 +281,25 @@ def require_fit(
 def require_finite(state: Mapping[str, Tensor], source: str) -> None:
     """Raise UsageError if a state dict has weights that are NaN or infinite.
 
-    `source` names the file or the tag of the weights in the message.
+    Args:
+        state: The state dict of a model.
+        source: The name of the file or the tag of the weights in the error message.
     """
-    names = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
-    if names:
+    faulty_names = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
+    if faulty_names:
         raise UsageError(
-            f"{source} has NaN or infinite weights: {first_of(names)}; fetch or train it again"
+            f"{source} has NaN or infinite weights: {first_of(faulty_names)}; fetch or train it "
+            "again"
         )
 
 
 def require_vocabulary(vocab_size: int, tokenizer: Tokenizer, source: str) -> None:
-    """Raise UsageError if a tokenizer returns ids that a model of `vocab_size` tokens lacks.
+    """Raise UsageError if a tokenizer returns ids that a model does not know.
 
-    Only OpenCLIP's own tokenizer is checked. `source` names the model in the message.
+    Args:
+        vocab_size: The number of tokens that the model knows.
+        tokenizer: Its tokenizer. Only OpenCLIP's own tokenizer is checked.
+        source: The name of the model in the error message.
     """
     if isinstance(tokenizer, open_clip.SimpleTokenizer) and tokenizer.vocab_size > vocab_size:
         raise UsageError(
@@ -255,9 +312,12 @@ def require_vocabulary(vocab_size: int, tokenizer: Tokenizer, source: str) -> No
 def _flatten_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return all values of an OpenCLIP configuration as a flat mapping.
 
-    For example, {"vision_cfg": {"layers": 12}, ...} has the key "vision_cfg.layers". Keys that are
-    left out get OpenCLIP's defaults. Keys that matter for training only are dropped. Raises
-    ValueError for anything that is not an OpenCLIP configuration.
+    Keys that are left out get OpenCLIP's defaults. Keys that matter for training only are dropped.
+    Raises ValueError for anything that is not an OpenCLIP configuration.
+
+    Example:
+        {"embed_dim": 512, "vision_cfg": {"layers": 12}, "text_cfg": {}} gives
+        {"vision_cfg.layers": 12, "vision_cfg.width": 768, ..., "embed_dim": 512, ...}.
     """
     values: dict[str, Any] = {}
     try:
@@ -269,6 +329,7 @@ def _flatten_config(config: Mapping[str, Any]) -> dict[str, Any]:
                 values[f"{section}.{key}"] = _json_value(key, section_values[key])
     except TypeError as error:
         raise ValueError(f"not an OpenCLIP configuration: {error}") from error
+
     preprocessing = asdict(PreprocessCfg()) | dict(config.get("preprocess", {}))
     for key in ("mean", "std"):
         values[f"preprocess.{key}"] = _json_value(key, preprocessing[key])
@@ -280,8 +341,10 @@ def _flatten_config(config: Mapping[str, Any]) -> dict[str, Any]:
 def _describe_differences(stated: Mapping[str, Any], built: Mapping[str, Any]) -> str:
     """Return the first values that differ between two mappings, in words for an error message.
 
-    For example, ({"size": 224}, {"size": 336}) -> "size is 224, not 336". Return "" if no value
-    differs.
+    Return "" if no value differs.
+
+    Example:
+        {"size": 224} and {"size": 336} give "size is 224, not 336".
     """
     differences = []
     for key in dict.fromkeys([*stated, *built]):
@@ -293,8 +356,11 @@ def _describe_differences(stated: Mapping[str, Any], built: Mapping[str, Any]) -
 def _json_value(key: str, value: Any) -> Any:
     """Return the value of a key in JSON's types, so that equal values compare as equal.
 
-    A size of one number becomes two sides, and a tuple becomes a list: ("size", 224) ->
-    [224, 224], and ("mean", (0.5, 0.5, 0.5)) -> [0.5, 0.5, 0.5].
+    A size of one number becomes two sides, and a tuple becomes a list.
+
+    Example:
+        The key "size" with the value 224 gives [224, 224]. The key "mean" with the value
+        (0.5, 0.5, 0.5) gives [0.5, 0.5, 0.5].
     """
     if key in ("size", "image_size") and not isinstance(value, Sequence):
         return [value, value]

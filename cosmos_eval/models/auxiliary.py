@@ -36,9 +36,16 @@ _TRANSFORMERS_TYPES = ("vit", "dinov2", "dinov2_with_registers", "dinov3_vit")
 def add_guide(encoder: Encoder, text: str) -> ClipEncoder:
     """Return a copy of an encoder that can compute attention `proxy`.
 
-    With this attention, the features of another encoder, the guide, decide the weights of the last
-    block. `text` names the guide, such as "timm:vit_base_patch8_224.dino". Raises UsageError if it
-    cannot be loaded, or if the attention is not defined for the image tower.
+    With this attention, the features of another encoder, the guide, decide the weights of attention
+    in the last block.
+
+    Args:
+        encoder: The encoder to copy. Its weights are shared with the copy.
+        text: The name of the guide, such as "timm:vit_base_patch8_224.dino".
+
+    Raises:
+        UsageError: If the guide cannot be loaded, or if the attention is not defined for the image
+            tower of the encoder.
     """
     original: Any = getattr(encoder, "built", encoder)  # a bundled model is built when it is used
     if not isinstance(original, ClipEncoder):
@@ -46,12 +53,15 @@ def add_guide(encoder: Encoder, text: str) -> ClipEncoder:
             f"{encoder.info.spec}: --attention proxy is defined for COSMOS models and OpenCLIP's "
             "own CLIP ViTs"
         )
+
     guided_encoder = copy.copy(original)
     guide = load(text, original.info.device)
     guided_encoder.guide = guide.features
     guided_encoder.patch_size = guide.record["patch_size"]
     guided_encoder.info = original.info._replace(auxiliary=guide.record)
-    # An unfit image tower shows now, with the smallest image, and not during the measurement.
+
+    # Encode the smallest image, so that an unfit image tower raises the error here, and not during
+    # the measurement.
     side = max(original.patch_size, guided_encoder.patch_size)
     guided_encoder.encode_patches(torch.zeros(1, 3, side, side), "proxy")
     return guided_encoder
@@ -69,13 +79,18 @@ class LoadedGuide(NamedTuple):
 def load(text: str, device: str) -> LoadedGuide:
     """Load an encoder that guides the attention of another one, never with random weights.
 
-    `text` is its name, such as "timm:vit_base_patch8_224.dino" or "hf:ORG/NAME". Raises UsageError
-    if it is not a ViT, or if its files are missing, damaged or cannot be fetched.
+    Args:
+        text: Its name, such as "timm:vit_base_patch8_224.dino" or "hf:ORG/NAME".
+        device: The device that it runs on, such as "cpu".
+
+    Raises:
+        UsageError: If it is not a ViT, or if its files are missing, damaged or cannot be fetched.
     """
     spec = parse_auxiliary(text)
     limit_waiting()
     try:
         with quiet():
+            # Load the guide, and describe it for results.
             guide = _GUIDES[spec.kind](spec, device)
             record = {
                 "spec": text,
@@ -86,7 +101,8 @@ def load(text: str, device: str) -> LoadedGuide:
                 "beta": PROXY_BETA,
                 "gamma": PROXY_GAMMA,
             }
-            # Two patches are enough to find out whether the guide can encode.
+
+            # Find out whether the guide can encode. Two patches are enough.
             example = torch.zeros(1, 3, 2 * guide.patch_size, guide.patch_size, device=device)
             guide.features(example, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
             return LoadedGuide(guide.features, record)
@@ -117,15 +133,21 @@ class Guide(ABC):
         """
 
     def features(self, images: Tensor, mean: Rgb, std: Rgb) -> Tensor:
-        """Return the features (B, H // patch, W // patch, D) of the patches of images (B, 3, H, W).
+        """Return the features (B, H // patch, W // patch, D) of the patches of images.
 
-        The images are normalised by `mean` and `std`, RGB on the 0-1 scale. They are normalised
-        again by the mean and std that the guide expects. Raises UsageError for images that are
-        smaller than a patch, and for features of another shape.
+        Args:
+            images: Pixels (B, 3, H, W) that another encoder's transform has normalised.
+            mean: The mean by which they are normalised, RGB on the 0-1 scale.
+            std: The standard deviation by which they are normalised.
+
+        Raises:
+            UsageError: If images are smaller than a patch, or if the features have another shape.
         """
+        # Undo the other encoder's normalisation, and apply the one that the guide expects.
         pixels = images * _per_channel(std, images) + _per_channel(mean, images)
         centred_pixels = pixels - _per_channel(self.image_mean, images)
         guide_images = centred_pixels / _per_channel(self.image_std, images)
+
         cropped_images = crop_to_whole_patches(guide_images, self.patch_size)
         features = self.encode(cropped_images)
         user.require_patch_grid(self.spec, cropped_images, features, self.patch_size)
@@ -133,9 +155,9 @@ class Guide(ABC):
 
 
 def _per_channel(values: Sequence[float], images: Tensor) -> Tensor:
-    """Return three values, one per colour, as a tensor (3, 1, 1) that broadcasts over images.
+    """Return the values of the three colours as a tensor (3, 1, 1), to be combined with images.
 
-    It has the dtype and the device of `images`.
+    It has the dtype and the device of `images` (B, 3, H, W), over which it broadcasts.
     """
     return images.new_tensor(values).view(3, 1, 1)
 
@@ -144,12 +166,19 @@ class TimmGuide(Guide):
     """A ViT of timm, with timm's pretrained weights or with the weights of a file."""
 
     def __init__(self, spec: ModelSpec, device: str) -> None:
-        """Load the ViT of timm that `spec` names, for timm:ARCH or timm:ARCH/PATH.
+        """Load a ViT of timm.
 
-        Raises UsageError if timm has no such ViT, and for weights that are not finite.
+        Args:
+            spec: The specification of timm:ARCH or timm:ARCH/PATH. Its `name` is the path, or "".
+            device: The device that the ViT runs on.
+
+        Raises:
+            UsageError: If timm has no such ViT, and for weights that are not finite.
         """
         arch, path = str(spec.arch), spec.name
         _require_timm_vit(arch, path)
+
+        # Load timm's pretrained weights, or the weights of the file in their place.
         overlay = None
         if path:
             require_weights(Path(path))
@@ -158,6 +187,8 @@ class TimmGuide(Guide):
         self.model = model.eval().requires_grad_(False).to(device)
         state = self.model.state_dict()
         audit.require_finite(state, path or arch)
+
+        # Describe the guide.
         digest = file_sha256(Path(path)) if path else tensors_sha256(state)
         self.spec = spec.text
         self.patch_size = self.model.patch_embed.patch_size[0]
@@ -179,9 +210,12 @@ class TimmGuide(Guide):
 
 
 def _require_timm_vit(arch: str, path: str) -> None:
-    """Raise UsageError unless timm has a ViT called `arch`.
+    """Raise UsageError unless timm has a ViT of this name.
 
-    If `path`, a file of weights, is empty, timm must also have pretrained weights of it.
+    Args:
+        arch: The name of an architecture, such as "vit_base_patch8_224.dino".
+        path: The path of a file of weights. If it is empty, timm must also have pretrained weights
+            of the ViT.
     """
     is_available = timm.is_model(arch) if path else timm.is_model_pretrained(arch)
     if not is_available:
@@ -200,22 +234,29 @@ class TransformersGuide(Guide):
     """A ViT or DINO model of transformers, from a folder or the hub."""
 
     def __init__(self, spec: ModelSpec, device: str) -> None:
-        """Load the model of transformers that `spec` names, a folder or a repository of the hub.
+        """Load a model of transformers.
 
-        Raises UsageError if it is not one of `_TRANSFORMERS_TYPES`, and if its weights do not fit.
+        Args:
+            spec: The specification of hf:FOLDER or hf:ORG/NAME. Its `name` is what follows "hf:".
+            device: The device that the model runs on.
+
+        Raises:
+            UsageError: If it is not one of `_TRANSFORMERS_TYPES`, and if its weights do not fit.
         """
         folder, commit = hf_folder.fetch_folder(spec.name)
         config = transformers.AutoConfig.from_pretrained(folder, **hf_folder.OFFLINE)
         if config.model_type not in _TRANSFORMERS_TYPES:
             supported = ", ".join(_TRANSFORMERS_TYPES)
             raise UsageError(f"it is a {config.model_type}, but one of {supported} is needed")
+
         processor = transformers.AutoImageProcessor.from_pretrained(folder, **hf_folder.OFFLINE)
         self.is_vit = config.model_type == "vit"
         options: dict[str, Any] = {"add_pooling_layer": False} if self.is_vit else {}
         loaded = hf_folder.load_model(folder, config, **options)
         # from_pretrained leaves the model in evaluation mode
         self.model: Any = loaded.model.requires_grad_(False).to(device)
-        # The class token and the registers come before the patches.
+
+        # Describe the guide. The class token and the registers come before the patches.
         self.n_prefix_tokens = 1 + getattr(config, "num_register_tokens", 0)
         self.spec = spec.text
         self.patch_size = config.patch_size
@@ -233,9 +274,10 @@ class TransformersGuide(Guide):
 
         They are the output of the last block after the norm.
         """
+        # ViTs take other sizes of images only with this option. DINO models do always.
         options = {"interpolate_pos_encoding": True} if self.is_vit else {}
         tokens = self.model(pixel_values=images, **options).last_hidden_state
-        patches: Tensor = tokens[:, self.n_prefix_tokens :]
+        patches: Tensor = tokens[:, self.n_prefix_tokens :]  # (B, h * w, D)
         n_columns = images.shape[3] // self.patch_size
         return patches.unflatten(1, (-1, n_columns))
 
@@ -244,17 +286,24 @@ class UserGuide(Guide):
     """A user's encoder with `encode_patches`, from a Python file."""
 
     def __init__(self, spec: ModelSpec, device: str) -> None:
-        """Run the Python file that `spec` names, and move the modules of its encoder to a device.
+        """Run a Python file, and move the modules of its encoder to a device.
 
-        Raises UsageError for every error in the file.
+        Args:
+            spec: The specification of python:FILE.py. Its `name` is the path of the file.
+            device: The device that the encoder runs on.
+
+        Raises:
+            UsageError: For every error in the file.
         """
         encoder, code_sha256, origin = user.load_user_model(spec, device, "fp32")
         weights = [*user.referred_weights([encoder.encode_patches], set())]
         modules = [weight for weight in weights if isinstance(weight, nn.Module)]
         for module in modules:
             module.eval().requires_grad_(False).to(device)
-        # An attribute, so that `referred_weights` of the guided encoder finds these modules too.
+        # The modules are an attribute, so that `referred_weights` of the guided encoder finds them.
         self.modules = nn.ModuleList(modules)
+
+        # Describe the guide.
         states = user.state_dicts(weights)
         self.encoder = encoder
         self.origin = origin

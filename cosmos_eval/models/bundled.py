@@ -24,7 +24,15 @@ from cosmos_eval.types import EncoderInfo, ModelSpec, Precision, UsageError, nea
 def load(spec: ModelSpec, device: str, precision: Precision) -> Encoder:
     """Return an encoder of a bundled model, which is built when it is first used.
 
-    Only the header of its file is read here. Raises UsageError if the installation lacks the file.
+    Only the header of its file is read here.
+
+    Args:
+        spec: The specification of the model, such as the one of "scenes-clip".
+        device: The device that the model will be on.
+        precision: The precision that it will compute in.
+
+    Raises:
+        UsageError: If the installation lacks the file.
     """
     files = local_weights(spec)
     if not files:
@@ -34,8 +42,26 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> Encoder:
     with safe_open(path, "numpy") as file:
         metadata = file.metadata()
     config = json.loads(metadata["architecture"])
+
+    def build(lazy_encoder: Any) -> Encoder:
+        """Load the model. This is the getter of `lazy_encoder.built`."""
+        from cosmos_eval.models import cosmos  # imports torch
+
+        return cosmos.load(spec, device, precision)
+
+    # Make an encoder whose attribute `built` is the model's encoder. All other methods and
+    # attributes are taken from it: `encoder.encode_image` is `encoder.built.encode_image`. The
+    # class has the members of the interfaces of the model, so that `isinstance` does not build it.
     is_cosmos = metadata["model"] == "cosmos"
-    encoder = _make_lazy_encoder(spec, device, precision, is_cosmos=is_cosmos)
+    interfaces = (CrossAttentionEncoder, PairScorer) if is_cosmos else (DenseEncoder,)
+    members: dict[str, Any] = {"built": cached_property(build)}
+    for interface in interfaces:
+        for name in public_members(interface):
+            members[name] = cached_property(attrgetter(f"built.{name}"))
+    lazy_class = type(f"Bundled{interfaces[0].__name__}", (), members)
+    encoder: Any = lazy_class()
+
+    # Describe the model for results and for the cache of embeddings.
     encoder.info = EncoderInfo(
         spec=spec.text,
         architecture=json.dumps(config, sort_keys=True),
@@ -53,27 +79,3 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> Encoder:
         "context_length": config["text_cfg"]["context_length"],
     }
     return encoder
-
-
-def _make_lazy_encoder(
-    spec: ModelSpec, device: str, precision: Precision, *, is_cosmos: bool
-) -> Any:
-    """Return an encoder that builds its model when one of its methods is first used.
-
-    The attribute `built` is the model's encoder. All other methods and attributes are taken from
-    it: `encoder.encode_image` is `encoder.built.encode_image`. The class of the encoder has the
-    members of the interfaces that the model will have, so that `isinstance` does not build it.
-    """
-
-    def build(lazy_encoder: Any) -> Encoder:
-        from cosmos_eval.models import cosmos
-
-        return cosmos.load(spec, device, precision)
-
-    interfaces = (CrossAttentionEncoder, PairScorer) if is_cosmos else (DenseEncoder,)
-    members: dict[str, Any] = {"built": cached_property(build)}
-    for interface in interfaces:
-        for name in public_members(interface):
-            members[name] = cached_property(attrgetter(f"built.{name}"))
-    lazy_class = type(f"Bundled{interfaces[0].__name__}", (), members)
-    return lazy_class()

@@ -33,8 +33,9 @@ class ClipEncoder:
     If the image tower has no patches, `patch_size` is 0 and `encode_patches` raises UsageError.
     """
 
-    # Another encoder's features, which decide the weights of attention `proxy`. The function maps
-    # images, and the mean and std that normalised them, to features. None without such an encoder.
+    # The function of another encoder, such as DINO, whose features decide the weights of attention
+    # `proxy`. It is called as guide(images, mean=..., std=...), with the mean and the std that
+    # normalised the images. None without such an encoder.
     guide: Callable[..., Tensor] | None = None
     # Notes on the files of the model, which results record.
     notes: Sequence[str] = ()
@@ -42,9 +43,13 @@ class ClipEncoder:
     def __init__(
         self, model: Any, preprocessing: PreprocessCfg, tokenizer: Tokenizer, info: EncoderInfo
     ) -> None:
-        """Put a model of OpenCLIP into evaluation mode, and move it to the device in `info`.
+        """Put a model of OpenCLIP into evaluation mode, and move it to its device.
 
-        `info` also has the precision, and everything that results record of the model.
+        Args:
+            model: The model, such as an open_clip.CLIP.
+            preprocessing: OpenCLIP's settings of the transform: size, mean, std, interpolation.
+            tokenizer: The tokenizer of the model.
+            info: The facts that results record about the model, with its device and its precision.
         """
         self.info = info
         self.model = model.eval().to(info.device)
@@ -75,7 +80,7 @@ class ClipEncoder:
         return self.openclip_tokenizer(list(texts))
 
     def overlong(self, texts: Sequence[str]) -> Tensor:
-        """Return whether each text has more tokens than the context, (B,) bool."""
+        """Return whether each of B texts has more tokens than the context, (B,) bool."""
         n_tokens = torch.tensor(count_tokens(self.openclip_tokenizer, texts))
         return n_tokens > self.openclip_tokenizer.context_length
 
@@ -92,7 +97,10 @@ class ClipEncoder:
     def encode_patches(self, images: Tensor, attention: Attention) -> Tensor:
         """Return the L2-normalised features of patches, (B, H // patch, W // patch, D).
 
-        `images` are (B, 3, H, W). `attention` is the form of attention in the last block.
+        Args:
+            images: Pixels (B, 3, H, W), as `transform` returns them.
+            attention: The form of attention in the last block: "vanilla" as trained, or another
+                form that keeps the features of patches apart.
         """
         guide = None
         if self.guide is not None:
@@ -104,8 +112,9 @@ class ClipEncoder:
 class _TrimmedTextEncoder(nn.Module):
     """Encodes tokens whose padding was cut off, with an OpenCLIP model that has a causal mask.
 
-    OpenCLIP's own `encode_text` adds positional embeddings and a mask that have the length of the
-    context, and fails for shorter tokens.
+    OpenCLIP's own `encode_text` adds positional embeddings and a mask for all positions of the
+    context, for example 77, and fails if there are fewer tokens. `encode` cuts both to the number
+    of tokens.
     """
 
     def __init__(self, model: Any) -> None:
@@ -117,33 +126,44 @@ class _TrimmedTextEncoder(nn.Module):
     def encode(self, tokens: Tensor) -> Tensor:
         """Return the features (B, D) of tokens (B, L), where L may be less than the context.
 
-        The model encodes them as usual, but with the first L positional embeddings, and the first
-        L rows and columns of its mask.
+        The model encodes them as usual, but with the first L of its positional embeddings
+        (context, C), and with the first L rows and columns of its mask (context, context).
         """
         length = tokens.shape[1]
         text_tower: Any = self.get_submodule(self._tower_path)
-        trimmed_tensors = {
+        cut_tensors = {
             f"{self._tower_path}.positional_embedding": text_tower.positional_embedding[:length],
             f"{self._tower_path}.attn_mask": text_tower.attn_mask[:length, :length],
         }
-        # Calls `forward` with these tensors in place of the model's own.
-        return torch.func.functional_call(self, trimmed_tensors, (tokens,))
+
+        # Call `forward` with these tensors in place of the model's own.
+        return torch.func.functional_call(self, cut_tensors, (tokens,))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Return the features (B, D) of tokens (B, L), with the tensors that `encode` trims."""
+        """Return the features (B, D) of tokens (B, L). `encode` calls it with cut tensors."""
         return self.model.encode_text(tokens)
 
 
 def _padding_can_be_cut(model: Any, tokenizer: Tokenizer) -> bool:
     """Return whether the padding of a text can be cut off without changing the text's feature.
 
-    This holds if attention is causal, the feature is read at the end of text, and texts are padded
-    with 0. The answer is False for models and tokenizers whose code is not known here.
+    This holds if three conditions hold:
+
+    - The tokenizer pads texts with 0, after the end of text.
+    - Attention is causal, so that no token attends to the padding.
+    - The feature of a text is read at the end of text.
+
+    The answer is False for models and tokenizers whose code is not known here.
+
+    Args:
+        model: A model of OpenCLIP.
+        tokenizer: Its tokenizer.
     """
+    # OpenCLIP's own tokenizer pads with 0. A reduction function would select some of the tokens.
     if not isinstance(tokenizer, SimpleTokenizer) or tokenizer.reduction_fn is not None:
         return False
 
-    # Find the settings of the text tower.
+    # Find the mask of the text tower, where its feature is read, and its id of the end of text.
     text_tower = model.text if isinstance(model, open_clip.CustomTextCLIP) else None
     if isinstance(model, open_clip.CLIP):
         mask, pool_type, end_id = model.attn_mask, model.text_pool_type, model.text_eos_id
@@ -156,22 +176,31 @@ def _padding_can_be_cut(model: Any, tokenizer: Tokenizer) -> bool:
     if mask is None:
         return False
     causal_mask = torch.full_like(mask, -torch.inf).triu(1)
-    if not torch.equal(mask, causal_mask):
-        return False
+    is_causal = torch.equal(mask, causal_mask)
 
     if pool_type == "eos":
-        # The feature is read at the first token with this id, which might be the padding's id.
-        return end_id == tokenizer.eot_token_id
-    return pool_type == "argmax"  # the end of text has the largest id
+        # The feature is read at the first token with the id `end_id`. If this were the id of the
+        # padding, the feature would be read in the padding.
+        reads_end_of_text = end_id == tokenizer.eot_token_id
+    else:
+        # "argmax" reads the token with the largest id, which is the end of text.
+        reads_end_of_text = pool_type == "argmax"
+    return is_causal and reads_end_of_text
 
 
 def count_tokens(tokenizer: Tokenizer, texts: Sequence[str]) -> list[int]:
     """Return the number of tokens of each text before it is cut to the context.
 
-    Special tokens count too: OpenAI's tokenizer gives ["a dog"] -> [4], because it adds a start and
-    an end of text. The padded ids that a tokenizer returns do not always show this number: an end
-    of text may look like padding (SigLIP) or be replaced by padding (CLIPA), and a class token may
-    come after the padding.
+    Special tokens count too. The padded ids that a tokenizer returns do not always show this
+    number: an end of text may look like padding (SigLIP) or be replaced by padding (CLIPA), and a
+    class token may come after the padding.
+
+    Args:
+        tokenizer: A tokenizer of OpenCLIP.
+        texts: The texts.
+
+    Example:
+        OpenAI's tokenizer adds a start and an end of text: `["a dog"]` gives `[4]`.
     """
     if isinstance(tokenizer, SimpleTokenizer):
         return [len(tokenizer.encode(text)) + 2 for text in texts]  # start and end of text
@@ -181,23 +210,29 @@ def count_tokens(tokenizer: Tokenizer, texts: Sequence[str]) -> list[int]:
         cleaned_texts = [canonicalize_text(basic_clean(text)) for text in texts]
     else:
         cleaned_texts = [tokenizer.clean_fn(text) for text in texts]
-    # In this mode, OpenCLIP adds three tokens itself: start, end, and a class token at the end.
-    n_added_tokens = 3 if getattr(tokenizer, "tokenizer_mode", "") == "clips" else 0
+
+    # In the mode "clips", OpenCLIP itself adds three special tokens: start, end, and a class token.
+    # In all other modes, the tokenizer of transformers adds the special tokens.
+    is_clips_mode = getattr(tokenizer, "tokenizer_mode", "") == "clips"
     encoded_texts = tokenizer.tokenizer(
         cleaned_texts,
         padding=False,
         truncation=False,
-        add_special_tokens=n_added_tokens == 0,
+        add_special_tokens=not is_clips_mode,
         verbose=False,
     )
+    n_added_tokens = 3 if is_clips_mode else 0
     return [len(token_ids) + n_added_tokens for token_ids in encoded_texts.input_ids]
 
 
 def describe_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
-    """Return everything that decides the token ids of a text, in JSON's types.
+    """Return a description of a tokenizer: everything that decides the token ids of a text.
 
-    Two tokenizers with the same description return the same ids. The description of a tokenizer is
-    the same in every process.
+    The description has only values that JSON can hold. Two tokenizers with the same description
+    return the same ids. The description of a tokenizer is the same in every process.
+
+    Example:
+        `{"class": "SimpleTokenizer", "context_length": 77, "clean": "_clean_lower", ...}`
     """
     description = {
         "class": type(tokenizer).__name__,
@@ -210,7 +245,10 @@ def describe_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def _describe_simple_tokenizer(tokenizer: SimpleTokenizer) -> dict[str, Any]:
-    """Return everything that decides the ids of OpenCLIP's own tokenizer, a byte-pair encoding."""
+    """Return everything that decides the ids of OpenCLIP's own tokenizer, a byte-pair encoding.
+
+    Its merges, such as ("d", "og"), are hashed in the order in which they are applied.
+    """
     merges_by_rank = sorted(tokenizer.bpe_ranks, key=tokenizer.bpe_ranks.__getitem__)
     return {
         "vocabulary_sha256": json_sha256(tokenizer.encoder),
@@ -222,11 +260,17 @@ def _describe_simple_tokenizer(tokenizer: SimpleTokenizer) -> dict[str, Any]:
 
 
 def _describe_hf_tokenizer(tokenizer: HFTokenizer | SigLipTokenizer) -> dict[str, Any]:
-    """Return everything that decides the ids of OpenCLIP's wrapper of a transformers tokenizer."""
+    """Return everything that decides the ids of OpenCLIP's wrapper of a transformers tokenizer.
+
+    Vocabulary and rules are described by their SHA-256s.
+    """
     wrapped_tokenizer = tokenizer.tokenizer
+
+    # For example {"bos": 49406, "eos": 49407, "sep": None, ...}.
     special_ids = {}
     for token_name in ("bos", "eos", "unk", "sep", "pad", "cls"):
         special_ids[token_name] = getattr(wrapped_tokenizer, f"{token_name}_token_id")
+
     return {
         "mode": getattr(tokenizer, "tokenizer_mode", ""),
         "strip_sep_token": getattr(tokenizer, "strip_sep_token", False),
@@ -243,7 +287,8 @@ def _tokenizer_rules(tokenizer: Any) -> dict[str, Any]:
     """Return the rules by which a tokenizer of transformers splits a text into tokens.
 
     For a fast tokenizer, they are its definition, as in tokenizer.json. For a slow tokenizer, they
-    are the SHA-256s of its vocabulary files, by the names of these files.
+    are the SHA-256s of its vocabulary files, by the names of these files, such as
+    `{"own-vocab.txt": "<SHA-256>"}`.
     """
     if tokenizer.is_fast:
         rules = json.loads(tokenizer.backend_tokenizer.to_str())
@@ -251,16 +296,18 @@ def _tokenizer_rules(tokenizer: Any) -> dict[str, Any]:
         rules.pop("truncation", None)
         rules.pop("padding", None)
         return rules
+
     with TemporaryDirectory() as folder:
         paths = [Path(name) for name in tokenizer.save_vocabulary(folder, "own")]
         return {path.name: file_sha256(path) for path in paths}
 
 
 def _describe_function(function: Callable[..., Any] | None) -> str | None:
-    """Return the name of a function, such as "strip". Return None for None.
+    """Return the name of a function, with the keyword arguments that a partial binds to it.
 
-    For a partial, the keyword arguments that are bound to it are appended:
-    partial(clean, lower=True) -> 'clean({"lower": true})'.
+    Example:
+        `str.strip` gives `"strip"`, `partial(clean, lower=True)` gives `'clean({"lower": true})'`,
+        and None gives None.
     """
     if function is None:
         return None

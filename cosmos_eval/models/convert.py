@@ -47,9 +47,17 @@ _TOLERANCES = {"pixels": 1e-2, "image features": 1e-5, "text features": 1e-5}
 def convert(spec: ModelSpec, output: Path) -> list[str]:
     """Write a model to a new folder in the other library's layout, atomically.
 
-    A model of transformers becomes one of OpenCLIP, and any other model one of transformers. Return
-    notes on differences from the source. Raises UsageError if the other library cannot hold the
-    model, or computes other features.
+    A model of transformers becomes one of OpenCLIP, and any other model one of transformers.
+
+    Args:
+        spec: The specification of the model.
+        output: The path of the folder, which must not exist or be empty.
+
+    Returns:
+        Notes on differences from the source, such as modules that were left out.
+
+    Raises:
+        UsageError: If the other library cannot hold the model, or computes other features.
     """
     output = output.resolve()
     try:
@@ -68,6 +76,7 @@ def convert(spec: ModelSpec, output: Path) -> list[str]:
         written = load_encoder(parse_model_spec(written_name))
         _require_same_outputs(source, written)
 
+        # Write the model card.
         template = Path(__file__).with_name("card.md").read_text("utf-8")
         card = template.format(
             info=source.info,
@@ -89,12 +98,20 @@ def _require(condition: object, fault: str) -> None:
 def _write_transformers_model(source: ClipEncoder, folder: Path) -> list[str]:
     """Write a model of OpenCLIP's to a folder as a CLIPModel of transformers.
 
-    The folder gets the configuration, the image processor, the tokenizer and the weights. Return
-    notes on modules that CLIPModel does not have.
+    The folder gets the configuration, the image processor, the tokenizer and the weights.
+
+    Args:
+        source: The encoder of the model.
+        folder: The folder, which exists already.
+
+    Returns:
+        Notes on modules that CLIPModel does not have.
     """
     _require(isinstance(source, ClipEncoder), "it is code of your own")
-    hf_names = _map_tensor_names(source)
+    hf_names = _map_tensor_names(source)  # the names in transformers by OpenCLIP's names
     model, openclip_tokenizer = source.model, source.openclip_tokenizer
+
+    # Convert the tokenizer. Its merges are sorted by their ranks.
     rank_by_merge = openclip_tokenizer.bpe_ranks
     tokenizer = transformers.CLIPTokenizer(
         _hf_vocabulary(openclip_tokenizer),
@@ -102,6 +119,8 @@ def _write_transformers_model(source: ClipEncoder, folder: Path) -> list[str]:
         model_max_length=model.context_length,
     )
     image_processor = _hf_image_processor(source.preprocessing, model.visual.image_size[0])
+
+    # Write all files.
     _hf_config(model, openclip_tokenizer).save_pretrained(folder)
     image_processor.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -121,10 +140,14 @@ def _write_transformers_model(source: ClipEncoder, folder: Path) -> list[str]:
 def _map_tensor_names(source: ClipEncoder) -> dict[str, list[str]]:
     """Return the names in CLIPModel of each tensor of a model, by the tensor's name in OpenCLIP.
 
-    CLIPModel splits some tensors into several. Raises UsageError for a model that CLIPModel cannot
-    hold.
+    CLIPModel splits some tensors into several, which is why there may be more than one name. Raises
+    UsageError for a model that CLIPModel cannot hold.
+
+    Example:
+        {"visual.class_embedding": ["vision_model.embeddings.class_embedding"], ...}
     """
     model, visual = source.model, source.model.visual
+    # Check the architecture.
     _require(not source.info.random, "its weights are random, which a folder would not show")
     for module, supported_class in ((model, open_clip.CLIP), (visual, VisionTransformer)):
         _require(
@@ -139,6 +162,7 @@ def _map_tensor_names(source: ClipEncoder) -> dict[str, list[str]]:
         "CLIPModel's text tower is causal and read at the end of text of OpenCLIP's tokenizer",
     )
 
+    # Check that both have the same tensors.
     hf_names = tensor_names(visual.transformer.layers, model.transformer.layers)
     used_names = {name for name in model.state_dict() if not name.startswith(_UNUSED_MODULES)}
     different_names = sorted(used_names ^ hf_names.keys())
@@ -152,6 +176,7 @@ def _hf_config(model: Any, tokenizer: open_clip.SimpleTokenizer) -> Any:
     vision_config = _hf_tower_config(visual.transformer, visual.output_dim)
     vision_config["image_size"] = visual.image_size[0]
     vision_config["patch_size"] = visual.patch_size[0]
+
     text_config = _hf_tower_config(model.transformer, visual.output_dim)
     text_config["vocab_size"] = model.vocab_size
     text_config["max_position_embeddings"] = model.context_length
@@ -169,9 +194,11 @@ def _hf_config(model: Any, tokenizer: open_clip.SimpleTokenizer) -> Any:
 
 
 def _hf_tower_config(transformer: Any, feature_size: int) -> dict[str, Any]:
-    """Return the configuration of one tower of a CLIPModel, as far as both towers have it.
+    """Return the keys of a CLIPModel's configuration that the image and the text tower share.
 
-    `transformer` is the transformer of the same tower of an OpenCLIP model.
+    Args:
+        transformer: The transformer of one tower of an OpenCLIP model.
+        feature_size: D, the size of the features.
     """
     block = transformer.resblocks[0]
     return {
@@ -188,8 +215,12 @@ def _hf_tower_config(transformer: Any, feature_size: int) -> dict[str, Any]:
 def _hf_image_processor(preprocessing: Mapping[str, Any], side: int) -> Any:
     """Return the image processor of transformers that does the same as OpenCLIP's preprocessing.
 
-    `side` is the height and width of its images in pixels. Raises UsageError for a way of resizing
-    that transformers lacks.
+    Args:
+        preprocessing: OpenCLIP's settings, such as {"resize_mode": "shortest", "mean": ...}.
+        side: The height and width of the model's images, in pixels.
+
+    Raises:
+        UsageError: If transformers lacks this way of resizing.
     """
     resize_mode = preprocessing["resize_mode"]
     _require(
@@ -208,9 +239,9 @@ def _hf_image_processor(preprocessing: Mapping[str, Any], side: int) -> Any:
 
 
 def _hf_vocabulary(tokenizer: open_clip.SimpleTokenizer) -> dict[str, int]:
-    """Return the vocabulary of OpenCLIP's tokenizer, a mapping from tokens to ids.
+    """Return the ids of OpenCLIP's tokens, by the spelling of these tokens in transformers.
 
-    Special tokens are spelled as in transformers: <|startoftext|>, not <start_of_text>.
+    Only special tokens differ: <|startoftext|> is <start_of_text> in OpenCLIP.
     """
     vocabulary = {}
     for token, token_id in tokenizer.encoder.items():
@@ -223,7 +254,14 @@ def _write_openclip_model(source: HfEncoder, folder: Path, output_name: str) -> 
     """Write a CLIPModel of transformers to a folder as a model of OpenCLIP.
 
     The folder gets the description, the weights, and the tokenizer if it is not OpenCLIP's own.
-    `output_name` is the name that the folder will have. Return notes on differences.
+
+    Args:
+        source: The encoder of the model.
+        folder: The folder, which exists already under a temporary name.
+        output_name: The name that the folder will have.
+
+    Returns:
+        Notes on differences from the source.
     """
     model, processor, tokenizer = source.components
     _require(isinstance(model, transformers.CLIPModel), f"OpenCLIP has no {type(model).__name__}")
@@ -235,6 +273,7 @@ def _write_openclip_model(source: HfEncoder, folder: Path, output_name: str) -> 
         notes.append(
             "On the hub, hf_tokenizer_name must name the repository, which has the tokenizer"
         )
+
     description = {"model_cfg": config, "preprocess_cfg": _openclip_preprocessing(processor)}
     content = f"{json.dumps(description, indent=2)}\n".encode()
     write_atomically(folder / HF_CONFIG_NAME, content)
@@ -252,10 +291,12 @@ def _openclip_config(config: Any) -> dict[str, Any]:
     activations = f"{vision.hidden_act} and {text.hidden_act}"
     supported_activations = ("gelu and gelu", "quick_gelu and quick_gelu")
     _require(activations in supported_activations, f"OpenCLIP has no {activations}")
+
     vision_cfg = _openclip_tower_config(vision)
     vision_cfg["image_size"] = vision.image_size
     vision_cfg["patch_size"] = vision.patch_size
     vision_cfg["head_width"] = vision.hidden_size // vision.num_attention_heads
+
     text_cfg = _openclip_tower_config(text)
     text_cfg["context_length"] = text.max_position_embeddings
     text_cfg["vocab_size"] = text.vocab_size
@@ -269,9 +310,9 @@ def _openclip_config(config: Any) -> dict[str, Any]:
 
 
 def _openclip_tower_config(config: Any) -> dict[str, Any]:
-    """Return OpenCLIP's configuration of one tower, as far as image and text towers share it.
+    """Return the keys of OpenCLIP's configuration that the image and the text tower share.
 
-    `config` is the configuration of the same tower of a CLIPModel of transformers.
+    `config` is the configuration of one tower of a CLIPModel of transformers.
     """
     tower_config = {
         "width": config.hidden_size,
@@ -312,8 +353,9 @@ def _require_same_outputs(source: Encoder, written: Encoder) -> None:
 
     They are compared on an example picture and on example texts.
     """
+    # Make a picture of noise. The margins that its crop cuts off are whole numbers of pixels,
+    # because libraries round half a pixel differently.
     side = source.transform(PIL.Image.new("RGB", (9, 9))).shape[-1]
-    # The margins of the crop are even: libraries round half a pixel differently.
     noise = np.random.default_rng(0).integers(0, 256, (2 * side, 6 * side, 3), np.uint8)
     picture = PIL.Image.fromarray(noise)
     pixels = source.transform(picture)[None]
@@ -329,13 +371,16 @@ def _require_same_outputs(source: Encoder, written: Encoder) -> None:
 def _require_close(output_name: str, tensor: Tensor, written_tensor: Tensor) -> None:
     """Raise UsageError if an output of a written model differs from the source's beyond rounding.
 
-    `output_name` is a key of `_TOLERANCES`, such as "pixels".
+    Args:
+        output_name: The kind of output: "pixels", "image features" or "text features".
+        tensor: The output of the source.
+        written_tensor: The output of the written model for the same input.
     """
     tolerance = _TOLERANCES[output_name]
-    distance = float("inf")
+    relative_distance = float("inf")
     if tensor.shape == written_tensor.shape:
-        distance = float((tensor - written_tensor).norm() / tensor.norm())
+        relative_distance = float((tensor - written_tensor).norm() / tensor.norm())
     _require(
-        distance <= tolerance,
-        f"its {output_name} would differ by {distance:.1e}, not at most {tolerance:.0e}",
+        relative_distance <= tolerance,
+        f"its {output_name} would differ by {relative_distance:.1e}, not at most {tolerance:.0e}",
     )

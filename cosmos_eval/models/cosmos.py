@@ -42,8 +42,15 @@ _CONNECTING_MARKS = ("-", "'", ".", "_")  # marks that join the letters or digit
 def load(spec: ModelSpec, device: str, precision: Precision) -> ClipEncoder:
     """Load a COSMOS checkpoint and return its encoder.
 
-    Released checkpoints are fetched from the hub. Raises UsageError if the checkpoint is missing,
-    cannot be fetched, or does not fit its architecture.
+    Args:
+        spec: Names the checkpoint: a released one, which is fetched from the hub, a bundled one, or
+            a file. It also chooses the teacher's or the student's weights.
+        device: The device of the model, such as "cpu" or "cuda:0".
+        precision: The precision that it computes in.
+
+    Raises:
+        UsageError: If the checkpoint is missing, cannot be fetched, or does not fit its
+            architecture.
     """
     # Find the file of the checkpoint.
     if spec.name in RELEASED:
@@ -99,12 +106,17 @@ class PooledEncoder(ClipEncoder):
         return run_parts_on_device(self.info, self.model.text_parts, tokens)
 
     def pair_scores(self, images: Parts, texts: Parts) -> Tensor:
-        """Return the scores (B, T) of B images and T texts, from two tensors of each of them."""
+        """Return the scores (B, T) of B images and T texts.
+
+        Args:
+            images: The two tensors (B, ...) that `image_parts` returned.
+            texts: The two tensors (T, ...) that `text_parts` returned.
+        """
 
         def score_tensors(
             first_image: Tensor, second_image: Tensor, first_text: Tensor, second_text: Tensor
         ) -> Tensor:
-            """Score separate tensors, as `run_on_device` passes them."""
+            """Score images and texts. `run_on_device` passes tensors as separate arguments."""
             return self.model.pair_scores((first_image, second_image), (first_text, second_text))
 
         return run_on_device(self.info, score_tensors, *images, *texts)
@@ -119,9 +131,11 @@ class CosmosEncoder(PooledEncoder):
     def encode_patches(self, images: Tensor, attention: Attention) -> Tensor:
         """Return the L2-normalised features of patches, (B, H // patch, W // patch, D).
 
-        `images` are (B, 3, H, W). With attention `crossmodal`, the features are the values of the
-        cross-attention that pools the image, W_o v + b_o. With any other attention, they are those
-        of the last block.
+        Args:
+            images: Pixels (B, 3, H, W).
+            attention: With "crossmodal", the features are the values of the cross-attention that
+                pools the image, W_o v + b_o. With any other form of attention, the features come
+                from the last block of the image tower.
         """
         if attention != "crossmodal":
             return super().encode_patches(images, attention)
@@ -159,18 +173,29 @@ class CosmosEncoder(PooledEncoder):
 def _read_architecture(path: Path, arch: str | None) -> dict[str, Any]:
     """Return OpenCLIP's configuration of a checkpoint's architecture.
 
-    The file of the checkpoint may state it. The user may name it by `arch`, which is an OpenCLIP
-    name such as "ViT-B-16", the path of a JSON file, or JSON itself. Raises UsageError if neither
-    of them does, and if both do and differ.
+    Args:
+        path: The file of the checkpoint, which may state its architecture.
+        arch: The architecture that the user names, if any: a name of OpenCLIP such as "ViT-B-16",
+            the path of a JSON file, or JSON itself.
+
+    Raises:
+        UsageError: If neither the file nor the user states it, and if both do and differ.
+
+    Example:
+        `{"embed_dim": 512, "vision_cfg": {...}, "text_cfg": {...}}`
     """
     stated_architecture = cosmos_core.read_checkpoint(path).architecture
     if arch is None:
         if stated_architecture is None:
             raise UsageError(f"{path} does not state its architecture: name it with --arch")
         return model_config(stated_architecture)
-    named_config = model_config(parse_json(arch) if arch.startswith("{") else arch)
+
+    named_architecture = parse_json(arch) if arch.startswith("{") else arch
+    named_config = model_config(named_architecture)
     if stated_architecture is None:
         return named_config
+
+    # `differences` is empty if they are the same.
     differences = audit.describe_config_differences(stated_architecture, named_config)
     if differences:
         raise UsageError(
@@ -180,18 +205,25 @@ def _read_architecture(path: Path, arch: str | None) -> dict[str, Any]:
 
 
 def _make_preprocessing(image_size: tuple[int, int], config: Mapping[str, Any]) -> PreprocessCfg:
-    """Return COSMOS's preprocessing for images of a size, with the mean and std of a configuration.
+    """Return the settings by which COSMOS's images are resized, cropped and normalised.
 
-    Without them, OpenCLIP's default mean and std apply. Raises UsageError if the configuration
-    states another preprocessing, such as another interpolation.
+    Args:
+        image_size: The height and width of the model's images.
+        config: OpenCLIP's configuration of the model. Its section "preprocess" may state mean and
+            std. By default, they are OpenCLIP's.
+
+    Raises:
+        UsageError: If the configuration states other settings, such as another interpolation.
     """
-    stated = config.get("preprocess", {})
+    stated_settings = config.get("preprocess", {})
     preprocessing = PreprocessCfg(image_size, resize_mode="shortest", interpolation="bicubic")
-    if stated.get("mean"):
-        preprocessing = replace(preprocessing, mean=tuple(stated["mean"]))
-    if stated.get("std"):
-        preprocessing = replace(preprocessing, std=tuple(stated["std"]))
-    differences = audit.describe_stated_differences(stated, asdict(preprocessing))
+    if stated_settings.get("mean"):
+        preprocessing = replace(preprocessing, mean=tuple(stated_settings["mean"]))
+    if stated_settings.get("std"):
+        preprocessing = replace(preprocessing, std=tuple(stated_settings["std"]))
+
+    # `differences` is empty if all stated settings are the ones above.
+    differences = audit.describe_stated_differences(stated_settings, asdict(preprocessing))
     if differences:
         raise UsageError(
             f"'preprocess' of this architecture is not supported: {differences}; images are "
@@ -201,10 +233,17 @@ def _make_preprocessing(image_size: tuple[int, int], config: Mapping[str, Any]) 
 
 
 def _make_tokenizer(vocab_size: int, context_length: int) -> SimpleTokenizer:
-    """Return the tokenizer with a vocabulary of this size.
+    """Return the tokenizer that has a vocabulary of a model's size.
 
     It is OpenCLIP's own tokenizer, or the small one of the bundled models, which know only the
-    words of synthetic scenes. Raises UsageError for a vocabulary of another size.
+    words of synthetic scenes.
+
+    Args:
+        vocab_size: The number of tokens that the model knows.
+        context_length: The number of tokens of a text that the model reads.
+
+    Raises:
+        UsageError: If no tokenizer has a vocabulary of this size.
     """
     tokenizers = [
         SimpleTokenizer(context_length=context_length),
@@ -225,13 +264,19 @@ def split_words(tokenizer: SimpleTokenizer, text: str) -> list[CaptionWord]:
     are joined to one word again, also with a connecting mark between them. Other marks are words of
     their own, because a model may attend to a full stop.
 
-    For example, "A t-shirt of 2024." has the words A, t-shirt, of, 2024 and ".".
+    Args:
+        tokenizer: OpenCLIP's own tokenizer.
+        text: A caption.
+
+    Example:
+        "A t-shirt of 2024." has the words "A", "t-shirt", "of", "2024" and ".".
     """
     cleaned_text = tokenizer.clean_fn(text)  # in lower case
-    # The same text with the user's capitals, if it differs in nothing else. Some capitals become
-    # two characters in lower case, which would move the positions.
+    # The same text with the user's capitals. Some capitals become two characters in lower case,
+    # which would move the positions. Then the text in lower case is used.
     spelling = whitespace_clean(basic_clean(text))
-    if len(spelling) != len(cleaned_text) or spelling.lower() != cleaned_text:
+    has_same_positions = len(spelling) == len(cleaned_text) and spelling.lower() == cleaned_text
+    if not has_same_positions:
         spelling = cleaned_text
 
     words: list[CaptionWord] = []
@@ -243,23 +288,27 @@ def split_words(tokenizer: SimpleTokenizer, text: str) -> list[CaptionWord]:
             # The tokenizer spells each byte of a piece as a letter, and separates tokens by spaces.
             byte_letters = "".join(tokenizer.byte_encoder[byte] for byte in piece[0].encode())
             n_tokens = tokenizer.bpe(byte_letters).count(" ") + 1
+            stop = position + n_tokens
             piece_spelling = spelling[piece.start() : piece.end()]
-            if index > 0 and is_joinable[index - 1] and is_joinable[index]:
-                word = words.pop()
-                word = word._replace(text=word.text + piece_spelling, stop=position + n_tokens)
+            belongs_to_last_word = index > 0 and is_joinable[index - 1] and is_joinable[index]
+            if belongs_to_last_word:
+                last_word = words.pop()
+                word = last_word._replace(text=last_word.text + piece_spelling, stop=stop)
             else:
                 is_spaced = index == 0 and len(words) > 0
-                word = CaptionWord(piece_spelling, position, position + n_tokens, is_spaced)
+                word = CaptionWord(piece_spelling, position, stop, is_spaced)
             words.append(word)
-            position += n_tokens
+            position = stop
     return words
 
 
 def _find_joinable_pieces(pieces: Sequence[str]) -> list[bool]:
     """Return whether each piece of a text without spaces can be joined to its neighbours.
 
-    Letters and digits can be joined, and so can a connecting mark between them. For example,
-    ["t", "-", "shirt", "."] -> [True, True, True, False].
+    Letters and digits can be joined, and so can a connecting mark (- ' . _) between them.
+
+    Example:
+        ["t", "-", "shirt", "."] gives [True, True, True, False].
     """
     has_letters = [_has_letters(piece) for piece in pieces]
     is_joinable = [*has_letters]

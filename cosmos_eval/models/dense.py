@@ -15,8 +15,9 @@ other models were trained on images as a whole only.
 Shapes: B images, N tokens, h x w patches, C tower width, D embedding."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -28,13 +29,15 @@ from cosmos_eval.models.towers import Step, Tower, image_tower
 from cosmos_eval.types import Attention, UsageError
 
 
+@dataclass
 class _SharedTokens:
     """The latest images that a model encoded, and their tokens before the last block."""
 
-    def __init__(self) -> None:
-        self.model: nn.Module | None = None
-        self.images: Tensor | None = None
-        self.tokens: Tensor | None = None
+    model: nn.Module | None = None
+    # (B, 3, H, W)
+    images: Tensor | None = None
+    # (B, N, C)
+    tokens: Tensor | None = None
 
 
 _shared: ContextVar[_SharedTokens | None] = ContextVar("_shared", default=None)
@@ -58,25 +61,38 @@ def shared_blocks() -> Iterator[None]:
 def encode_patches(
     model: nn.Module, images: Tensor, attention: Attention, guide: Step | None = None
 ) -> Tensor:
-    """Return the embeddings (B, H // patch, W // patch, D) of the patches of images (B, 3, H, W).
+    """Return the embedding of every patch of images, float32 and L2-normalised.
 
-    Embeddings are float32 and L2-normalised. Images may have any size. `model` is an image tower of
-    OpenCLIP or a model of transformers. `attention` is the form of attention in the last block:
-    "vanilla" as trained, or another one that is better for patches.
+    Args:
+        model: An image tower of OpenCLIP, or a model of transformers.
+        images: Pixels (B, 3, H, W) of any size. Rows and columns beyond whole patches are ignored.
+        attention: The form of attention in the last block: "vanilla" as trained, or another one
+            that is better for patches.
+        guide: For attention "proxy" only: a function that maps images to another encoder's features
+            of patches (B, h', w', D'). They decide the weights of attention.
 
-    Attention "proxy" needs a `guide`, which maps images to another encoder's features of patches
-    (B, h', w', D'). They decide the weights of attention, and the shape of the result is
-    (B, h', w', D).
+    Returns:
+        The embeddings (B, H // patch, W // patch, D), or (B, h', w', D) for attention "proxy".
 
-    Raises UsageError if the tower has no patch tokens or not this form of attention, and if images
-    are smaller than a patch.
+    Raises:
+        UsageError: If the tower has no patch tokens or not this form of attention, and if images
+            are smaller than a patch.
     """
     tower = image_tower(model)
     cropped_images = crop_to_whole_patches(images, tower.patch_size)
     image_hw = (cropped_images.shape[2], cropped_images.shape[3])
     grid_hw = (image_hw[0] // tower.patch_size, image_hw[1] // tower.patch_size)
     with tower.input_size(image_hw):
-        tokens = _run_early_blocks(model, tower, images, cropped_images)
+        # Run all blocks but the last, unless the last call within `shared_blocks` had the same
+        # model and the same tensor of images. Then its tokens are used again.
+        last_call = _shared.get() or _SharedTokens()
+        has_same_inputs = last_call.model is model and last_call.images is images
+        if last_call.tokens is None or not has_same_inputs:
+            last_call.tokens = tower.before_last(cropped_images)
+            last_call.model, last_call.images = model, images
+        tokens = last_call.tokens  # (B, N, C)
+
+        # Run the last block.
         if attention == "proxy":
             guide_features = guide(images) if guide else None
             patches, grid_hw = _run_guided_block(tower, tokens, grid_hw, guide_features)
@@ -85,34 +101,19 @@ def encode_patches(
                 tokens = tower.last_block(tokens)
             else:
                 tokens = _run_last_block(tower, tokens, grid_hw, attention)
+            # Leave out the class token and the registers, which come first.
             patches = tokens[:, tower.prefix :]
-        embeddings = tower.pool(patches).float()
+        embeddings = tower.pool(patches).float()  # (B, h * w, D)
     return F.normalize(embeddings, dim=-1).unflatten(1, grid_hw)
-
-
-def _run_early_blocks(
-    model: nn.Module, tower: Tower, images: Tensor, cropped_images: Tensor
-) -> Tensor:
-    """Return the tokens (B, N, C) before the last block of a model's image tower.
-
-    Within `shared_blocks`, they are kept, and returned at once if the model and the tensor of
-    images are the same as in the last call. `cropped_images` are cropped to whole patches.
-    """
-    shared = _shared.get()
-    if shared is None:
-        return tower.before_last(cropped_images)
-    are_same_inputs = shared.model is model and shared.images is images
-    if shared.tokens is None or not are_same_inputs:
-        shared.tokens = tower.before_last(cropped_images)
-        shared.model, shared.images = model, images
-    return shared.tokens
 
 
 def crop_to_whole_patches(images: Tensor, patch_size: int) -> Tensor:
     """Return images (B, 3, H, W) cropped to whole patches, at the right and at the bottom.
 
-    For example, images of 100 x 70 pixels and patches of 16 give images of 96 x 64 pixels. Raises
-    UsageError for images that are smaller than a patch.
+    Raises UsageError for images that are smaller than a patch.
+
+    Example:
+        Images of 100 x 70 pixels and patches of 16 x 16 give images of 96 x 64 pixels.
     """
     height = images.shape[2] // patch_size * patch_size
     width = images.shape[3] // patch_size * patch_size
@@ -122,23 +123,34 @@ def crop_to_whole_patches(images: Tensor, patch_size: int) -> Tensor:
 
 
 def find_patch_size(model: nn.Module) -> int:
-    """Return the side of a model's patches in pixels. It is 0 if `encode_patches` refuses it."""
-    with suppress(UsageError):
+    """Return the side of a model's patches in pixels, or 0 if it has no usable patches.
+
+    `model` is an image tower of OpenCLIP, or a model of transformers.
+    """
+    try:
         return image_tower(model).patch_size
-    return 0
+    except UsageError:
+        return 0
 
 
 def _run_guided_block(
     tower: Tower, tokens: Tensor, grid_hw: Grid, guide_features: Tensor | None
 ) -> tuple[Tensor, Grid]:
-    """Run the last block with ProxyCLIP's attention. Return its patches (B, h'w', C), and (h', w').
+    """Run the attention of the last block with the weights of ProxyCLIP, without its MLP.
 
-    Only the attention of the block runs. Its weights are computed from another encoder's features
-    of patches (B, h', w', D'). `tokens` (B, P + hw, C) are the input of the block: P tokens of the
-    prefix, and patches in the grid (h, w), which is `grid_hw`.
+    Args:
+        tower: The image tower with the block.
+        tokens: The input of the block (B, P + h * w, C): P tokens of the prefix, then the patches.
+        grid_hw: (h, w), the height and width of the grid of patches.
+        guide_features: Another encoder's features of patches (B, h', w', D'), which decide the
+            weights of attention.
 
-    Raises UsageError if `guide_features` is None, and for a block that cannot return another number
-    of tokens than it is given.
+    Returns:
+        The patches (B, h' * w', C) after the attention, and their grid (h', w').
+
+    Raises:
+        UsageError: If `guide_features` is None, and for a block that cannot return another number
+            of tokens than it is given.
     """
     if guide_features is None:
         raise UsageError(
@@ -151,15 +163,22 @@ def _run_guided_block(
             "choose a COSMOS model or OpenCLIP's own CLIP ViT, such as ViT-B-16"
         )
     patches = block.ln_1(tokens[:, tower.prefix :])
-    mixed_patches = block.ls_1(proxy_attention(block.attn, patches, grid_hw, guide_features))
-    return mixed_patches, (guide_features.shape[1], guide_features.shape[2])
+    mixed_patches = proxy_attention(block.attn, patches, grid_hw, guide_features)
+    guide_hw = (guide_features.shape[1], guide_features.shape[2])
+    return block.ls_1(mixed_patches), guide_hw
 
 
 def _run_last_block(tower: Tower, tokens: Tensor, grid_hw: Grid, attention: Attention) -> Tensor:
-    """Return the tokens (B, N, C) after the last block, with a form of attention unlike "vanilla".
+    """Return the tokens (B, N, C) after the last block, with another attention than "vanilla".
 
-    `tokens` (B, N, C) are the input of the block, and `grid_hw` is the number of patches (h, w).
-    Raises UsageError if the form is not defined for the block.
+    Args:
+        tower: The image tower with the block.
+        tokens: The input of the block (B, N, C).
+        grid_hw: (h, w), the height and width of the grid of patches.
+        attention: The form of attention, such as "maskclip".
+
+    Raises:
+        UsageError: If this form is not defined for the block.
     """
     if attention == "crossmodal":
         raise UsageError(
@@ -172,11 +191,15 @@ def _run_last_block(tower: Tower, tokens: Tensor, grid_hw: Grid, attention: Atte
     )
     if not tower.has_branches:
         raise undefined_form
+
+    # Within this context, PyTorch's attention computes the other form.
     with Mixing(attention, tower.prefix, grid_hw) as mixing:
         mixed_tokens = tower.attention_branch(tokens)
-    if mixing.n_calls != 1:
+    has_replaced_attention = mixing.n_calls == 1
+    if not has_replaced_attention:
         raise undefined_form
-    if attention in ("clearclip", "naclip"):  # neither residual nor MLP
+
+    if attention in ("clearclip", "naclip"):  # they leave out the residual and the MLP
         return mixed_tokens
     tokens = tokens + mixed_tokens
     return tokens + tower.mlp_branch(tokens)

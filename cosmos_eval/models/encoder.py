@@ -176,9 +176,17 @@ def require_pair_scorer(encoder: Encoder) -> PairScorer:
 def describe_pair_scores(encoder: Encoder, pairs: ScoredPairs) -> dict[str, Any]:
     """Return what a result records about scores of pairs: which pairs, and by which score.
 
-    `pairs` says which pairs of an image and a text the model scores together. It is None if
-    retrieval ranks by the product of features only, and then nothing is recorded. Raises UsageError
-    if pairs are to be scored, but the model cannot do it.
+    Args:
+        encoder: The model that scores an image and a text together.
+        pairs: The pairs of an image and a text that the model scores together: "all", or the
+            number of candidates of each query. It is None if retrieval ranks by the product of
+            features only.
+
+    Returns:
+        The entries of the result. They are empty if `pairs` is None.
+
+    Raises:
+        UsageError: If pairs are to be scored, but the model cannot do it.
     """
     if pairs is None:
         return {}
@@ -188,7 +196,12 @@ def describe_pair_scores(encoder: Encoder, pairs: ScoredPairs) -> dict[str, Any]
 def run_on_device(info: EncoderInfo, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
     """Return `function(*inputs)` as float32, computed on the model's device in its precision.
 
-    `info` states both. The inputs are moved to the device, and no gradients are recorded.
+    Gradients are not recorded.
+
+    Args:
+        info: States the device and the precision of the model.
+        function: A function of the model that returns one tensor.
+        *inputs: Tensors, which are moved to the device first.
     """
     (output,) = run_parts_on_device(info, function, *inputs)
     return output
@@ -197,13 +210,20 @@ def run_on_device(info: EncoderInfo, function: Callable[..., Tensor], *inputs: T
 def run_parts_on_device(info: EncoderInfo, function: Callable[..., Any], *inputs: Tensor) -> Parts:
     """Return the outputs of `function(*inputs)` as a tuple of float32 tensors.
 
-    They are computed on the model's device in its precision, which `info` states. The inputs are
-    moved to the device, and no gradients are recorded. The function may return one tensor or a
-    tuple of tensors. Raises TypeError for anything else.
+    They are computed on the model's device in its precision. Gradients are not recorded.
+
+    Args:
+        info: States the device and the precision of the model.
+        function: A function of the model that returns one tensor or a tuple of tensors.
+        *inputs: Tensors, which are moved to the device first.
+
+    Raises:
+        TypeError: If the function returns anything else.
     """
     import torch
 
-    # None is PyTorch's usual type of the device, as in CLIP Benchmark's `torch.autocast(device)`.
+    # The precision "fp32" is not in this table: it computes without autocast. None lets PyTorch
+    # choose the type for the device, as CLIP Benchmark does by `torch.autocast(device)`.
     dtype_by_precision = {"amp": None, "bf16": torch.bfloat16, "fp16": torch.float16}
     device_type = torch.device(info.device).type
     autocast = torch.autocast(
@@ -212,7 +232,9 @@ def run_parts_on_device(info: EncoderInfo, function: Callable[..., Any], *inputs
         enabled=info.precision in dtype_by_precision,
     )
     with torch.inference_mode(), autocast:
-        output = function(*(to_device(tensor, info.device) for tensor in inputs))
+        inputs_on_device = [to_device(tensor, info.device) for tensor in inputs]
+        output = function(*inputs_on_device)
+
     outputs = output if isinstance(output, tuple) else (output,)
     for tensor in outputs:
         if not isinstance(tensor, torch.Tensor):
@@ -221,9 +243,12 @@ def run_parts_on_device(info: EncoderInfo, function: Callable[..., Any], *inputs
 
 
 def stack_on_host(tensors: Sequence[Tensor], device: str) -> Tensor:
-    """Return a stack of tensors of the same shape, on the CPU.
+    """Return a stack of tensors in the memory of the CPU.
 
-    If `device` is a GPU, the stack is in pinned memory, from which it is copied to the GPU faster.
+    Args:
+        tensors: N tensors of the same shape, such as images (3, H, W). The stack is (N, 3, H, W).
+        device: The device that the stack is copied to later. If it is a GPU, the stack is in pinned
+            memory, from which the copy is faster.
     """
     import torch
 
@@ -235,7 +260,7 @@ def stack_on_host(tensors: Sequence[Tensor], device: str) -> Tensor:
 
 
 def to_device(tensor: Tensor, device: str) -> Tensor:
-    """Return a tensor on a device.
+    """Return a tensor on a device, such as "cpu" or "cuda:0".
 
     A GPU copies the tensor while it computes something else. The process waits neither for the copy
     nor for the computation.
@@ -244,12 +269,15 @@ def to_device(tensor: Tensor, device: str) -> Tensor:
 
     if tensor.is_cuda or not is_gpu(device):
         return tensor.to(device)
+
     copying_stream = _copying_stream(device)
     with torch.cuda.stream(copying_stream):
         moved_tensor = tensor.pin_memory().to(device, non_blocking=True)
+
+    # Computations that follow on the GPU wait for the copy.
     computing_stream = torch.cuda.current_stream(device)
     computing_stream.wait_stream(copying_stream)
-    # The memory of the tensor is not given to others before the computation has read it.
+    # PyTorch does not reuse the memory of the tensor before these computations have read it.
     moved_tensor.record_stream(computing_stream)
     return moved_tensor
 
@@ -257,10 +285,14 @@ def to_device(tensor: Tensor, device: str) -> Tensor:
 def copy_to_host(
     outputs: Iterable[tuple[Item, Sequence[Tensor]]],
 ) -> Iterator[tuple[Item, list[Tensor]]]:
-    """Yield each item with its tensors on the CPU. All tensors of an item are on one device.
+    """Yield each item with copies of its tensors on the CPU, in the order of `outputs`.
 
-    While tensors are copied from a GPU, the next item is already taken from `outputs`, which makes
-    the GPU compute it. So a GPU always has work.
+    While the tensors of an item are copied from a GPU, the next item is already taken from
+    `outputs`. This makes the GPU compute the next item, so that it always has work.
+
+    Args:
+        outputs: Pairs of an item and its tensors. An item can be anything, such as the index of a
+            batch. All tensors of an item are on the same device.
     """
     import torch
 
@@ -272,6 +304,8 @@ def copy_to_host(
         if is_cuda:
             end_of_copies = torch.cuda.current_stream(tensors[0].device).record_event()
         waiting.append((item, copies, end_of_copies))
+
+        # One item of a GPU may wait for its copies. An item on the CPU is complete at once.
         n_waiting_allowed = 1 if is_cuda else 0
         while len(waiting) > n_waiting_allowed:
             yield _wait_for_copies(*waiting.popleft())
@@ -282,15 +316,19 @@ def copy_to_host(
 def _wait_for_copies(
     item: Item, copies: list[Tensor], end_of_copies: Any
 ) -> tuple[Item, list[Tensor]]:
-    """Wait until tensors are copied from a GPU, and return their item and the copies.
+    """Wait until tensors are copied from a GPU, and return them with the item they belong to.
 
-    `end_of_copies` is the CUDA event after the copies. It is None for tensors that were on the CPU
-    already.
+    Args:
+        item: The item of `copy_to_host`, which is returned as it is.
+        copies: Tensors on the CPU, which may not be filled yet.
+        end_of_copies: The CUDA event after the copies. It is None for tensors that were on the CPU
+            already.
     """
     if end_of_copies is None:
         return item, copies
     end_of_copies.synchronize()
-    return item, [copy.clone() for copy in copies]  # out of pinned memory, which is scarce
+    # PyTorch copies from a GPU into pinned memory, which is scarce: return tensors outside of it.
+    return item, [copy.clone() for copy in copies]
 
 
 def is_gpu(device: str) -> bool:
@@ -309,58 +347,73 @@ def _copying_stream(device: str) -> Any:
 
 
 def tensors_sha256(*states: Mapping[str, Tensor]) -> str:
-    """Return the SHA-256 of the values of all tensors of state dicts, one after the other.
+    """Return the SHA-256 of the values of all tensors in state dicts, as 64 hexadecimal digits.
 
-    The tensors of a state dict are hashed in the order of their names.
+    The state dicts are hashed one after the other, each in the order of its tensors' names. Names
+    themselves are not hashed.
     """
     import torch
 
     digest = hashlib.sha256()
     for state in states:
         for _, tensor in sorted(state.items()):
-            content = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
-            digest.update(content.numpy().tobytes())
+            flat_tensor = tensor.detach().cpu().contiguous().view(-1)
+            raw_bytes = flat_tensor.view(torch.uint8).numpy().tobytes()
+            digest.update(raw_bytes)
     return digest.hexdigest()
 
 
 def public_members(interface: type) -> list[str]:
-    """List the public methods and attributes of an interface, such as `encode_image` of Encoder.
+    """Return the sorted names of the public methods and attributes of an interface.
 
-    `info` and the descriptions of the transform and the tokenizer are left out.
+    `info`, `preprocessing` and `tokenizer` are left out, because they describe the model.
+
+    Example:
+        `Encoder` gives `["encode_image", "encode_text", "overlong", "tokenize", ...]`.
     """
     names = set(dir(interface))
+    # `dir` does not list attributes that are only annotated, such as `patch_size: int`.
     for base in interface.__mro__:
         names.update(inspect.get_annotations(base))
-    return sorted(name for name in names - set(_IDENTITY) if not name.startswith("_"))
+    names -= set(_IDENTITY)
+    return sorted(name for name in names if not name.startswith("_"))
 
 
 def require_finite(
     features: Tensor | NDArray[Any], info: EncoderInfo, name: Callable[[int], str]
 ) -> None:
-    """Raise UsageError for features (N, ...) of N inputs that are NaN or infinite.
+    """Raise UsageError if any features of a model are NaN or infinite.
 
-    The message names the model, by its `info`, and the first input with such features. `name` maps
-    the index of an input to its name.
+    The message names the model, and the first input that has such features.
+
+    Args:
+        features: The features (N, ...) of N inputs.
+        info: States the name and the precision of the model.
+        name: A function that maps the index of an input, from 0 to N - 1, to its name.
     """
     import torch
 
-    is_row_finite = torch.isfinite(torch.as_tensor(features)).flatten(1).all(1)
-    if is_row_finite.all():
+    is_value_finite = torch.isfinite(torch.as_tensor(features))  # (N, ...)
+    is_input_finite = is_value_finite.flatten(1).all(1)  # (N,)
+    if is_input_finite.all():
         return
-    first_bad_row = int(is_row_finite.int().argmin())
-    remedy = "check its weights"
+
+    first_faulty_input = int(is_input_finite.int().argmin())
+    advice = "check its weights"
     if info.precision != "fp32":
-        remedy += f", or use --precision fp32, as values may exceed the range of {info.precision}"
+        advice += f", or use --precision fp32, as values may exceed the range of {info.precision}"
     raise UsageError(
         f"{info.spec} returns features that are not finite (NaN or infinity) for "
-        f"{name(first_bad_row)}: {remedy}"
+        f"{name(first_faulty_input)}: {advice}"
     )
 
 
 def require_encoder(model: Any, model_name: str) -> None:
     """Raise UsageError for an object that is not an Encoder, or that cannot encode an example.
 
-    `model_name` is the name of the object in error messages.
+    Args:
+        model: Any object, such as the return value of a function that a user wrote.
+        model_name: The name of the object in error messages.
     """
     try:
         members = (*_IDENTITY, *public_members(Encoder))
@@ -369,9 +422,11 @@ def require_encoder(model: Any, model_name: str) -> None:
             raise UsageError(
                 f"{model_name} is not a cosmos_eval.Encoder: it has no {', '.join(missing_members)}"
             )
+
         faults = _find_info_faults(model.info)
         if faults:
             raise UsageError(f"{model_name} is not a valid Encoder: {'; '.join(faults)}")
+
         _check_with_example(model, model_name)
     except UsageError:
         raise
@@ -383,9 +438,14 @@ def require_encoder(model: Any, model_name: str) -> None:
 
 
 def _find_info_faults(info: Any) -> list[str]:
-    """Return the faults of the `info` of a model, one sentence per fault."""
+    """Return the faults of the attribute `info` of a model, one sentence per fault.
+
+    The list is empty for a valid EncoderInfo. In a valid one, the SHA-256 of the weights may be
+    missing only if the weights are random.
+    """
     if not isinstance(info, EncoderInfo):
         return [f"`info` is {type(info).__name__}, not cosmos_eval.types.EncoderInfo"]
+
     faults = []
     if not (isinstance(info.architecture, str) and info.architecture):
         faults.append("`info.architecture` must be a text that names it")
@@ -400,8 +460,12 @@ def _find_info_faults(info: Any) -> list[str]:
 def _check_with_example(model: Encoder, model_name: str) -> None:
     """Check a model by encoding a picture and two texts.
 
-    Raises UsageError for an output of the wrong form, and for an output that changes if the same
-    input is given again. `model_name` names the model in error messages.
+    Args:
+        model: The model to check.
+        model_name: Its name in error messages.
+
+    Raises:
+        UsageError: If an output has the wrong form, or changes if the same input is given again.
     """
     import numpy as np
     import PIL.Image
@@ -438,7 +502,9 @@ def _check_with_example(model: Encoder, model_name: str) -> None:
 class _OutputChecker:
     """Calls the methods of a model with an example, and checks their outputs.
 
-    `model_name` names the model in error messages.
+    Args:
+        model: The model to check.
+        model_name: Its name in error messages.
     """
 
     def __init__(self, model: Encoder, model_name: str) -> None:
@@ -447,7 +513,10 @@ class _OutputChecker:
         self.feature_sizes: set[int] = set()  # D of all features so far, which must be the same
 
     def call(self, method: str, inputs: Any) -> Any:
-        """Return the output of a method. Raises UsageError for an output of the wrong form."""
+        """Return the output of a method of the model for given inputs.
+
+        Raises UsageError for an output of the wrong form.
+        """
         from torch import Tensor
 
         output = getattr(self.model, method)(inputs)
@@ -475,9 +544,13 @@ def require_output(
 ) -> None:
     """Raise UsageError if a method of an encoder returned an output of the wrong form.
 
-    `method` is a name such as "encode_image", and the output is the one for `inputs`. The size D of
-    features is added to `feature_sizes`, which must not get a second value. `model_name` names the
-    model in error messages.
+    Args:
+        method: The name of the method, such as "encode_image".
+        inputs: The image, texts, pixels or tokens that the method was given.
+        output: The value that the method returned for them.
+        feature_sizes: All sizes D of the model's features so far. The size of `output` is added.
+            More than one size is a fault.
+        model_name: The name of the model in error messages.
     """
     fault = None
     if method in ("encode_image", "encode_text"):
@@ -490,9 +563,16 @@ def require_output(
 
 
 def _find_shape_fault(output: Any, n_rows: int, n_dimensions: int) -> str | None:
-    """Describe the fault of an output with a wrong shape, for an error message.
+    """Describe the fault of an output with a wrong shape, or return None if the shape is right.
 
-    Return None if the output is a tensor of `n_dimensions` dimensions and `n_rows` rows.
+    Args:
+        output: The value that a method returned, which should be a tensor.
+        n_rows: The size that its first dimension should have.
+        n_dimensions: The number of dimensions that it should have.
+
+    Example:
+        A tensor (2, 77) with `n_rows=3` and `n_dimensions=2` gives `"(2, 77), not 3 rows in 2
+        dimensions"`.
     """
     from torch import Tensor
 
@@ -503,11 +583,16 @@ def _find_shape_fault(output: Any, n_rows: int, n_dimensions: int) -> str | None
 
 
 def _find_feature_fault(features: Any, n_inputs: int, feature_sizes: set[int]) -> str | None:
-    """Describe the fault of features, for an error message. Return None if they are valid.
+    """Describe the first fault of features, or return None if they are valid.
 
     Valid features are a tensor (n_inputs, D) of float32 without a gradient, finite and normalised.
-    Values are checked on the CPU only. D is added to `feature_sizes`, which must not get a second
-    value.
+    The values of features on a GPU are not checked, because this would wait for the GPU.
+
+    Args:
+        features: The value that a model returned as features.
+        n_inputs: The number of images or texts.
+        feature_sizes: All sizes D of the model's features so far. The size of `features` is added.
+            More than one size is a fault.
     """
     import torch
 
@@ -519,6 +604,7 @@ def _find_feature_fault(features: Any, n_inputs: int, feature_sizes: set[int]) -
         return f"{features.dtype}, not float32"
     if features.requires_grad:
         return "features with a gradient: use torch.inference_mode()"
+
     feature_sizes.add(features.shape[1])
     if len(feature_sizes) > 1:
         return f"features of other dimensions: {sorted(feature_sizes)}"
@@ -528,9 +614,9 @@ def _find_feature_fault(features: Any, n_inputs: int, feature_sizes: set[int]) -
 
 
 def _find_value_fault(features: Tensor) -> str | None:
-    """Describe the fault of the values of features (N, D), for an error message.
+    """Describe the fault of the values of features (N, D), or return None if they are valid.
 
-    Return None if they are finite and have the length 1.
+    They are valid if they are finite, and if every row has the length 1.
     """
     import torch
 

@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from cosmos_eval.models.encoder import Encoder, run_on_device
 from cosmos_eval.models.user import referred_weights
+from cosmos_eval.types import EncoderInfo
 
 Encode: TypeAlias = Callable[[Tensor], Tensor]
 Result = TypeVar("Result")
@@ -28,38 +30,49 @@ _N_EXAMPLE_WORDS = 2_000  # a text of so many words fills the context of any mod
 def model_facts(encoder: Encoder, note: Callable[[str], object] | None = None) -> dict[str, Any]:
     """Return the size and the costs of a model, as a result records them under `model.facts`.
 
-    One image is encoded, and one text that fills the context. GFLOPs are 10^9 operations. PyTorch
-    counts 2 operations per multiply-accumulate of matrix products, convolutions and attention. A
-    fact that cannot be determined is None. If this is because of an error, `note` is called with a
-    line that says so.
+    They are measured by encoding one image, and one text that fills the context. GFLOPs are 10^9
+    operations. PyTorch counts 2 operations per multiply-accumulate of matrix products, convolutions
+    and attention.
+
+    Args:
+        encoder: The model.
+        note: Called with a line of text for each fact that cannot be determined because of an
+            error. By default, such errors are ignored.
+
+    Returns:
+        The facts by name, such as `{"parameters": 149620737, "image_gflops": 41.1, ...}`. A fact
+        that cannot be determined is None.
     """
-    model = getattr(encoder, "built", encoder)  # a bundled model is built when it is used
-    probe = _ModelProbe(encoder, note)
-    modules = probe.attempt("parameters", _find_modules, model) or []
-    parameters = _distinct_parameters(modules)
+    spec = encoder.info.spec
+    model: Any = getattr(encoder, "built", encoder)  # a bundled model is built when it is used
+    modules_and_parameters = _attempt(f"parameters of {spec}", note, _find_parameters, model)
+    modules, parameters = modules_and_parameters or ([], [])
 
     encode_image, encode_text = encoder.encode_image, encoder.encode_text
     if isinstance(getattr(model, "model", None), open_clip.CLIP):
         # Operations are counted as OpenCLIP itself runs the model, without the savings made here.
-        openclip_encoder = _OpenClipEncoder(encoder, model)
-        encode_image, encode_text = openclip_encoder.encode_image, openclip_encoder.encode_text
+        encode_image = partial(_encode_image_by_openclip, model, encoder.info)
+        openclip_encode_text = partial(open_clip.CLIP.encode_text, model.model)
+        encode_text = partial(run_on_device, encoder.info, openclip_encode_text)
     with _countable_operations(parameters):
-        pixels = probe.attempt("the image size", _example_image, encoder)
-        tokens = probe.attempt("the context length", _example_tokens, encoder)
-        image_cost = probe.encoding_cost("GFLOPs per image", encode_image, pixels)
-        text_cost = probe.encoding_cost("GFLOPs per text", encode_text, tokens)
+        image = _attempt(f"the image size of {spec}", note, _example_image, encoder)
+        tokens = _attempt(f"the context length of {spec}", note, _example_tokens, encoder)
+        fact = f"GFLOPs per image of {spec}"
+        image_cost = _attempt(fact, note, _measure_cost, encode_image, image) or _EncodingCost()
+        fact = f"GFLOPs per text of {spec}"
+        text_cost = _attempt(fact, note, _measure_cost, encode_text, tokens) or _EncodingCost()
 
     text_gflops = text_cost.gflops
     if text_gflops is not None:
         # The cost includes the texts that the model adds to each batch.
         text_gflops /= 1 + getattr(model, "added_texts", 0)
     image_size = None
-    if pixels is not None and getattr(model, "has_image_size", True):
-        image_size = [*pixels.shape[2:]]
+    if image is not None and getattr(model, "has_image_size", True):
+        image_size = [*image.shape[2:]]
     return {
         "parameters": sum(parameter.numel() for parameter in parameters) or None,
-        "image_parameters": image_cost.parameters,
-        "text_parameters": text_cost.parameters,
+        "image_parameters": image_cost.n_parameters,
+        "text_parameters": text_cost.n_parameters,
         "image_gflops": image_cost.gflops,
         "text_gflops": text_gflops,
         "image_size": image_size,
@@ -75,94 +88,73 @@ class _EncodingCost(NamedTuple):
     # The number of operations in units of 10^9.
     gflops: float | None = None
     # The number of parameters that are read.
-    parameters: int | None = None
+    n_parameters: int | None = None
     # D, the size of the feature.
     embedding_size: int | None = None
 
 
-class _ModelProbe:
-    """Determines facts of a model, some of which may fail.
+def _attempt(
+    fact: str,
+    note: Callable[[str], object] | None,
+    function: Callable[..., Result],
+    *arguments: Any,
+) -> Result | None:
+    """Return `function(*arguments)`, or None if it raises an error.
 
-    `note`, if given, is called with a line for each fact that fails.
+    Args:
+        fact: The fact that the function determines, such as "the image size of
+            cosmos:last.safetensors".
+        note: Called with a line of text about the error, if it is not None.
+        function: The function to call.
+        *arguments: Its arguments.
     """
-
-    def __init__(self, encoder: Encoder, note: Callable[[str], object] | None) -> None:
-        self.encoder = encoder
-        self.note = note
-
-    def attempt(
-        self, fact: str, determine: Callable[..., Result], *arguments: Any
-    ) -> Result | None:
-        """Return `determine(*arguments)`. If it raises an error, note the error and return None.
-
-        `fact` names the fact in the note, such as "the image size".
-        """
-        try:
-            return determine(*arguments)
-        except Exception as error:
+    try:
+        return function(*arguments)
+    except Exception as error:
+        if note is not None:
             reason = textwrap.shorten(str(error) or type(error).__name__, 200)
-            if self.note is not None:
-                self.note(f"{fact} of {self.encoder.info.spec} cannot be counted: {reason}")
-            return None
-
-    def encoding_cost(self, fact: str, encode: Encode, example: Tensor | None) -> _EncodingCost:
-        """Return the cost of encoding an example. All its fields are None if it is not known."""
-        if example is None:
-            return _EncodingCost()
-        cost = self.attempt(fact, _measure_encoding_cost, encode, example)
-        return cost or _EncodingCost()
+            note(f"{fact} cannot be counted: {reason}")
+        return None
 
 
-def _find_modules(model: Any) -> list[nn.Module]:
-    """Return the modules that the attributes of a model hold or refer to."""
+def _find_parameters(model: Any) -> tuple[list[nn.Module], list[nn.Parameter]]:
+    """Return the modules that the attributes of a model refer to, and all parameters in them.
+
+    A parameter that several modules share occurs once.
+    """
     weights = referred_weights([vars(model)], set())
-    return [weight for weight in weights if isinstance(weight, nn.Module)]
+    modules = [weight for weight in weights if isinstance(weight, nn.Module)]
 
-
-def _distinct_parameters(modules: Sequence[nn.Module]) -> list[nn.Parameter]:
-    """Return the parameters of modules. Parameters that several modules share occur once."""
-    parameters_by_id = {}
+    parameter_by_id = {}
     for module in modules:
         for parameter in module.parameters():
-            parameters_by_id[id(parameter)] = parameter
-    return [*parameters_by_id.values()]
+            parameter_by_id[id(parameter)] = parameter
+    return modules, list(parameter_by_id.values())
 
 
-class _OpenClipEncoder:
-    """Encodes by the functions of OpenCLIP's class CLIP, even if a model overrides them.
+def _encode_image_by_openclip(clip_encoder: Any, info: EncoderInfo, images: Tensor) -> Tensor:
+    """Return image features (B, D), computed by OpenCLIP's class CLIP even if a model overrides it.
 
-    `encoder` is the encoder that is measured. `clip_encoder` is the ClipEncoder that it builds, or
-    the same object. COSMOS's model derives from OpenCLIP's CLIP.
+    COSMOS's model derives from OpenCLIP's CLIP, and overrides `encode_image` to save operations.
+
+    Args:
+        clip_encoder: The ClipEncoder around the model. If it has a guide (another encoder, which
+            attention `proxy` needs), then the guide also runs, because its cost counts as well.
+        info: States the device and the precision of the model.
+        images: Pixels (B, 3, H, W).
     """
-
-    def __init__(self, encoder: Encoder, clip_encoder: Any) -> None:
-        self.encoder = encoder
-        self.clip_encoder = clip_encoder
-
-    def encode_image(self, images: Tensor) -> Tensor:
-        """Return the features (B, D) of images (B, 3, H, W), after a run of the guide if any.
-
-        The guide is the other encoder that attention `proxy` needs. Its costs count as well.
-        """
-        clip_encoder = self.clip_encoder
-        if clip_encoder.guide is not None:
-            run_guide = partial(
-                clip_encoder.guide, mean=clip_encoder.image_mean, std=clip_encoder.image_std
-            )
-            run_on_device(clip_encoder.info, run_guide, images)
-        encode = partial(open_clip.CLIP.encode_image, clip_encoder.model)
-        return run_on_device(self.encoder.info, encode, images)
-
-    def encode_text(self, tokens: Tensor) -> Tensor:
-        """Return the features (B, D) of tokens (B, L)."""
-        encode = partial(open_clip.CLIP.encode_text, self.clip_encoder.model)
-        return run_on_device(self.encoder.info, encode, tokens)
+    if clip_encoder.guide is not None:
+        mean, std = clip_encoder.image_mean, clip_encoder.image_std
+        run_guide = partial(clip_encoder.guide, mean=mean, std=std)
+        run_on_device(clip_encoder.info, run_guide, images)
+    encode = partial(open_clip.CLIP.encode_image, clip_encoder.model)
+    return run_on_device(info, encode, images)
 
 
 def _example_image(encoder: Encoder) -> Tensor | None:
     """Return the pixels (1, 3, H, W) of a black image, or None if the model has no fixed size.
 
-    Two images of different sizes are transformed to find out.
+    The size is fixed if two images of different sizes are transformed to the same size.
     """
     first_size, second_size = _EXAMPLE_SIZES
     first_pixels = encoder.transform(PIL.Image.new("RGB", first_size))
@@ -173,18 +165,31 @@ def _example_image(encoder: Encoder) -> Tensor | None:
 
 
 def _example_tokens(encoder: Encoder) -> Tensor | None:
-    """Return the tokens (1, L) of a text that fills the context, or None if texts are never cut."""
+    """Return the tokens (1, L) of a text that fills the context of a model.
+
+    Return None if the model does not cut texts, because then it has no context length.
+    """
     texts = ["a " * _N_EXAMPLE_WORDS]
     is_cut = bool(encoder.overlong(texts)[0])
     return encoder.tokenize(texts) if is_cut else None
 
 
-def _measure_encoding_cost(encode: Encode, example: Tensor) -> _EncodingCost:
-    """Encode one image (1, 3, H, W), or one text (1, L), and return its cost."""
+def _measure_cost(encode: Encode, example: Tensor | None) -> _EncodingCost:
+    """Encode one image or one text, and return the cost.
+
+    Args:
+        encode: The function of a model that maps images or tokens to features (1, D).
+        example: The pixels (1, 3, H, W) of the image, or the tokens (1, L) of the text. If it is
+            None, the cost is unknown.
+    """
+    if example is None:
+        return _EncodingCost()
+
     with _ParameterReads() as reads, FlopCounterMode(display=False) as operations:
         features = encode(example)
-    n_parameters = sum(parameter.numel() for parameter in reads.parameters_by_id.values())
+
     gflops = operations.get_total_flops() / 1e9
+    n_parameters = sum(parameter.numel() for parameter in reads.parameter_by_id.values())
     # A model that does not compute by PyTorch's operations has no counts: None, not 0.
     return _EncodingCost(gflops or None, n_parameters or None, features.shape[1])
 
@@ -194,35 +199,32 @@ class _ParameterReads(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.parameters_by_id: dict[int, nn.Parameter] = {}
+        self.parameter_by_id: dict[int, nn.Parameter] = {}
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
-        """Run one of PyTorch's operations, and collect the parameters among its arguments."""
-        kwargs = kwargs or {}
-        for argument in (*args, *kwargs.values()):
-            self._collect(argument)
-        # Operations such as `torch.cat` are given a list of tensors.
-        for argument in args:
-            if isinstance(argument, list | tuple):
-                for item in argument:
-                    self._collect(item)
-        return func(*args, **kwargs)
+        """Run one of PyTorch's operations, and collect the parameters among its arguments.
 
-    def _collect(self, argument: Any) -> None:
-        """Add an argument of an operation to the parameters, if it is one."""
-        if isinstance(argument, nn.Parameter):
-            self.parameters_by_id[id(argument)] = argument
+        Parameters may also be in lists and tuples: `torch.cat`, for example, takes a list.
+        """
+        kwargs = kwargs or {}
+        for argument in tree_leaves((args, kwargs)):
+            if isinstance(argument, nn.Parameter):
+                self.parameter_by_id[id(argument)] = argument
+        return func(*args, **kwargs)
 
 
 @contextmanager
 def _countable_operations(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
     """Let modules use only operations that PyTorch's counter of operations knows.
 
-    Fused attention is not counted, nor (in PyTorch 2.13) modules that are given parameters which
-    require gradients. Within the context, both are switched off. Afterwards, the former state is
-    restored.
+    The counter misses two kinds of operations, which are switched off within the context: fused
+    attention, and (in PyTorch 2.13) modules that are given parameters which require gradients.
+    Afterwards, the former state is restored.
+
+    Args:
+        parameters: All parameters of the model.
     """
     was_fastpath_enabled = torch.backends.mha.get_fastpath_enabled()
     trainable_parameters = [parameter for parameter in parameters if parameter.requires_grad]
@@ -241,31 +243,24 @@ def _countable_operations(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
 def _find_patch_size(models: Sequence[nn.Module]) -> int | None:
     """Return the side, in pixels, of the patches that a model cuts an image into.
 
-    All submodules are searched. Return None if no module states it.
+    All submodules are searched for one that has an attribute `patch_size`, such as 16, (16, 16) or
+    [16, 16], and that contains a layer which embeds patches of this size. Such a layer is
+
+    - a convolution whose stride is its kernel size, the side of a patch,
+    - or a linear layer whose inputs are the 3 * side * side values of a patch.
+
+    Return None if the module does not exist.
     """
     for model in models:
         for module in model.modules():
+            stated_size = getattr(module, "patch_size", None)
             for layer in module.children():
-                side = _patch_side(module, layer)
-                if side is not None:
-                    return side
-    return None
-
-
-def _patch_side(module: nn.Module, layer: nn.Module) -> int | None:
-    """Return the side of a patch if `layer` embeds patches, and None for any other layer.
-
-    Such a layer is a convolution whose stride is its kernel size, or a linear layer whose inputs
-    are the 3 * side * side values of a patch. `module` contains the layer, and must have an
-    attribute `patch_size` of the same value: 16, (16, 16) or [16, 16].
-    """
-    stated_size = getattr(module, "patch_size", None)
-    if isinstance(layer, nn.Conv2d) and layer.kernel_size == layer.stride:
-        side = layer.kernel_size[0]
-        if stated_size in (side, (side, side), [side, side]):
-            return side
-    if isinstance(layer, nn.Linear) and isinstance(stated_size, int):
-        n_values_per_patch = 3 * stated_size**2
-        if layer.in_features == n_values_per_patch:
-            return stated_size
+                if isinstance(layer, nn.Conv2d) and layer.kernel_size == layer.stride:
+                    side = layer.kernel_size[0]
+                    if stated_size in (side, (side, side), [side, side]):
+                        return side
+                if isinstance(layer, nn.Linear) and isinstance(stated_size, int):
+                    n_values_per_patch = 3 * stated_size**2
+                    if layer.in_features == n_values_per_patch:
+                        return stated_size
     return None

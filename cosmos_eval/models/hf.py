@@ -35,9 +35,12 @@ _FEATURE_TOLERANCE = 1e-5  # rounding may change the value of a feature by this 
 class HfEncoder(TwoTower):
     """An Encoder around a model of transformers with two towers.
 
-    `components` are the model, its image processor and its tokenizer. The model has the methods
-    `get_image_features` and `get_text_features`. `sha256_by_file` maps the names of the files of
-    the processor, the tokenizer and their configurations to their SHA-256s.
+    Args:
+        components: The model, its image processor and its tokenizer. The model has the methods
+            `get_image_features` and `get_text_features`.
+        sha256_by_file: The SHA-256s of the files of the processor, the tokenizer and their
+            configurations, by file name.
+        info: The facts that results record about the model, with its device and its precision.
     """
 
     def __init__(
@@ -92,7 +95,7 @@ class HfEncoder(TwoTower):
         """Leave `info` as it is: it has the hash of the files of the weights, not of tensors."""
 
     def overlong(self, texts: Sequence[str]) -> Tensor:
-        """Return whether each text has more tokens than the context, (B,) bool."""
+        """Return whether each of B texts has more tokens than the context, (B,) bool."""
         encoded_texts = self._tokenizer([*texts], padding=False, truncation=False, verbose=False)
         n_tokens = [len(token_ids) for token_ids in encoded_texts["input_ids"]]
         return torch.tensor(n_tokens) > self._context_length
@@ -118,9 +121,13 @@ class HfEncoder(TwoTower):
         """
         if self._texts_are_independent():
             return
+
+        # Keep the padding of each batch.
         self._trims_batches = False
         if self._texts_are_independent():
             return
+
+        # Add a short text to each batch.
         self.added_texts = 1
         fault = "the feature of a text depends on the other texts of its batch"
         require(self._texts_are_independent(), f"{fault}; choose a model without that")
@@ -128,7 +135,7 @@ class HfEncoder(TwoTower):
     def _texts_are_independent(self) -> bool:
         """Return whether example texts have the same features one by one and in one batch.
 
-        They are encoded in float32, in which only rounding may differ.
+        They are encoded in float32, in which the features may only differ by rounding.
         """
         original_info = self.info
         self.info = original_info._replace(precision="fp32")
@@ -157,25 +164,32 @@ class HfEncoder(TwoTower):
         if self.added_texts:
             short_text = self.tokenize(_EXAMPLE_TEXTS[:1])
             tokens = torch.cat([tokens, short_text.to(tokens.device)])
+
         inputs = {"input_ids": tokens}
         if self._masks_padding:
             inputs["attention_mask"] = self._find_text_tokens(tokens).long()
         output = self._model.get_text_features(**inputs)
+
+        # Some models return the features themselves, and some an object with them.
         features = getattr(output, "pooler_output", output)
         return features[:n_texts]  # without the short text
 
     def _find_text_tokens(self, tokens: Tensor) -> Tensor:
-        """Return whether each token belongs to its text and not to the padding, (B, L) bool.
+        """Return whether each of the tokens (B, L) belongs to its text, and not to its padding.
 
-        For example, if the padding is 0, [5, 0, 7, 0, 0] -> [True, True, True, False, False]. In
-        CLIP, the padding is the end of text, 9 in [5, 7, 9, 9, 9]. There, the first of these tokens
-        belongs to the text: [True, True, True, False, False].
+        The result is (B, L) bool. A text ends with its last token that is not padding. In CLIP, the
+        id of the padding is the id of the end of text. There, the first of these tokens belongs to
+        the text.
+
+        Example:
+            If the padding is 0, [5, 0, 7, 0, 0] gives [True, True, True, False, False]. If both
+            the padding and the end of text are 9, [5, 7, 9, 9, 9] gives the same.
         """
         pad_id, end_id = self._tokenizer.pad_token_id, self._tokenizer.eos_token_id
-        is_no_padding = tokens != pad_id
-        # The number of such tokens from each position to the last one.
-        n_following = is_no_padding.flip(1).cumsum(1).flip(1)
-        is_text_token = n_following > 0
+        has_other_id = tokens != pad_id
+        # For each position, count the tokens with another id at this position and after it.
+        n_from_here = has_other_id.flip(1).cumsum(1).flip(1)
+        is_text_token = n_from_here > 0
         if pad_id == end_id:
             # Shift by one position, to include the first end of text.
             is_text_token = nn.functional.pad(is_text_token[:, :-1], (1, 0), value=True)
@@ -200,10 +214,15 @@ class NaflexEncoder(HfEncoder):
         """
         inputs = self._processor(images=image, return_tensors="pt")
         side = self._processor.patch_size
-        patches = inputs["pixel_values"][0].float().unflatten(1, (side, side, 3))  # (N, P, P, 3)
+        flat_patches = inputs["pixel_values"][0].float()  # (N, P * P * 3)
+        patches = flat_patches.unflatten(1, (side, side, 3))  # (N, P, P, 3)
+
+        # Append a patch whose first pixel holds the height and the width.
         size_patch = torch.zeros_like(patches[:1])
         size_patch[0, 0, 0, :2] = inputs["spatial_shapes"][0]
         all_patches = torch.cat([patches, size_patch])  # (N + 1, P, P, 3)
+
+        # Put the patches side by side.
         return all_patches.permute(3, 1, 0, 2).flatten(2)
 
     def _encode_pixels(self, images: Tensor) -> Tensor:
@@ -213,9 +232,11 @@ class NaflexEncoder(HfEncoder):
         """
         side = images.shape[2]
         all_patches = images.unflatten(3, (-1, side)).permute(0, 3, 2, 4, 1)  # (B, N + 1, P, P, 3)
-        grid_sizes = all_patches[:, -1, 0, 0, :2].long()  # (B, 2)
+        grid_sizes = all_patches[:, -1, 0, 0, :2].long()  # (B, 2): height and width in patches
         patches = all_patches[:, :-1].flatten(2)  # (B, N, P * P * 3)
-        n_patches = grid_sizes.prod(dim=1, keepdim=True)
+
+        # The first height * width patches belong to the image, and the others are padding.
+        n_patches = grid_sizes.prod(dim=1, keepdim=True)  # (B, 1)
         is_patch = torch.arange(patches.shape[1], device=images.device) < n_patches  # (B, N)
         output = self._model.get_image_features(
             pixel_values=patches, pixel_attention_mask=is_patch.int(), spatial_shapes=grid_sizes
@@ -226,17 +247,26 @@ class NaflexEncoder(HfEncoder):
 def load(spec: ModelSpec, device: str, precision: Precision) -> HfEncoder:
     """Load a model of transformers from a folder or the hub, and return its encoder.
 
-    Raises UsageError if a file is missing or does not fit the others, and if the model cannot
-    encode an example.
+    Args:
+        spec: The specification of hf:FOLDER or hf:ORG/NAME. Its `name` is what follows "hf:".
+        device: The device of the model, such as "cpu".
+        precision: The precision that it computes in.
+
+    Raises:
+        UsageError: If a file is missing or does not fit the others, and if the model cannot encode
+            an example.
     """
     transformers.utils.logging.disable_progress_bar()
     try:
         with quiet():
+            # Load the components.
             folder, commit = fetch_folder(spec.name)
             config = read_config(folder, spec.name)
             model, notes = load_model(folder, config)
             processor = transformers.AutoImageProcessor.from_pretrained(folder, **OFFLINE)
             tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **OFFLINE)
+
+            # Describe the model for results and for the cache of embeddings.
             sha256_by_file = {}
             for pattern in DESCRIBED:
                 for file in folder.glob(pattern):
@@ -251,6 +281,8 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> HfEncoder:
                 device=device,
                 revision=commit,
             )
+
+            # Check that the encoder can encode an example.
             encoder_class = NaflexEncoder if config.model_type == "siglip2" else HfEncoder
             encoder = encoder_class((model, processor, tokenizer), sha256_by_file, info)
             encoder.notes = notes
@@ -259,25 +291,30 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> HfEncoder:
     except UsageError as error:
         raise UsageError(f"'{spec.text}' cannot be loaded: {error}") from error
     except Exception as error:  # transformers and the hub's client raise errors of all types
-        remedy = "; fetch its files again, or update transformers"
+        advice = "; fetch its files again, or update transformers"
         if isinstance(error, ImportError):  # the error says which package is missing
-            remedy = ""
-        why = describe_error(error, remedy)
-        raise UsageError(f"'{spec.text}' cannot be loaded: {why}") from error
+            advice = ""
+        reason = describe_error(error, advice)
+        raise UsageError(f"'{spec.text}' cannot be loaded: {reason}") from error
     return encoder
 
 
 def _describe_processor(processor: Any, sha256_by_file: dict[str, str]) -> dict[str, str]:
     """Return everything that decides the pixels that an image processor of transformers returns.
 
-    These are its class, its interpolation, and the SHA-256s of its files. `sha256_by_file` has
-    other files of the model too, which are left out.
+    Args:
+        processor: The image processor.
+        sha256_by_file: The SHA-256s of files of the model, by file name. Only the files of the
+            processor are returned.
+
+    Example:
+        {"class": "CLIPImageProcessor", "interpolation": "bicubic", "config.json": "<SHA-256>", ...}
     """
-    pillow_filters = {2: "bilinear", 3: "bicubic"}
+    interpolation_by_number = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
     resample = getattr(processor, "resample", 0)
     description = {
         "class": type(processor).__name__,
-        "interpolation": pillow_filters.get(resample, "other"),
+        "interpolation": interpolation_by_number.get(resample, "other"),
     }
     for file_name in IMAGE_FILES:
         if file_name in sha256_by_file:
@@ -288,26 +325,36 @@ def _describe_processor(processor: Any, sha256_by_file: dict[str, str]) -> dict[
 def _find_context_length(model: nn.Module, tokenizer: Any) -> int:
     """Return the largest number of tokens that both the text tower and the tokenizer allow.
 
-    The text tower allows as many tokens as it has positional embeddings. Raises UsageError if the
-    tokenizer has ids that the text tower lacks, and if neither of them states a limit.
-    """
-    # The embeddings of the text tower: the module text_model.embeddings.position_embeddings has the
-    # key "position_embedding".
-    embeddings_by_name = {}
-    for path, module in model.named_modules():
-        if isinstance(module, nn.Embedding) and ".text" in f".{path}":
-            name = path.rpartition(".")[2].rstrip("s")
-            embeddings_by_name[name] = module
+    The text tower allows as many tokens as it has positional embeddings.
 
-    token_embedding = embeddings_by_name.get("token_embedding")
+    Args:
+        model: A model of transformers.
+        tokenizer: Its tokenizer.
+
+    Raises:
+        UsageError: If the tokenizer has ids that the text tower lacks, and if neither of them
+            states a limit.
+    """
+    # Find the embeddings of the text tower: the module text_model.embeddings.position_embeddings
+    # gets the key "position_embedding".
+    embedding_by_name = {}
+    for path, module in model.named_modules():
+        is_in_text_tower = ".text" in f".{path}"
+        if isinstance(module, nn.Embedding) and is_in_text_tower:
+            name = path.rpartition(".")[2].rstrip("s")
+            embedding_by_name[name] = module
+
+    # Compare the ids of the tokenizer with the embeddings of tokens.
+    token_embedding = embedding_by_name.get("token_embedding")
     if token_embedding is None:
-        token_embedding = embeddings_by_name.get("word_embedding")
+        token_embedding = embedding_by_name.get("word_embedding")
     if token_embedding is not None:
         fits = max(tokenizer.get_vocab().values()) < token_embedding.num_embeddings
         require(fits, "its tokenizer has ids that its text tower lacks; use that of its training")
 
+    # Take the smaller limit.
     length = tokenizer.model_max_length
-    position_embedding = embeddings_by_name.get("position_embedding")
+    position_embedding = embedding_by_name.get("position_embedding")
     if position_embedding is not None:
         padding_position = position_embedding.padding_idx
         # RoBERTa's positions begin after the position of the padding.

@@ -54,7 +54,7 @@ class LoadedModel(NamedTuple):
 
 
 def require(condition: object, fault: str) -> None:
-    """Raise UsageError unless the condition holds. `fault` is its message, such as "no weights"."""
+    """Raise UsageError with the message `fault`, such as "no weights", unless a condition holds."""
     if not condition:
         raise UsageError(fault)
 
@@ -62,8 +62,12 @@ def require(condition: object, fault: str) -> None:
 def fetch_folder(name: str) -> tuple[Path, str | None]:
     """Return the folder of a model, and the commit that it was fetched at.
 
-    `name` is a folder of this machine, whose commit is None, or a repository of the hub,
-    ORG/NAME or ORG/NAME@REVISION, which is fetched.
+    Args:
+        name: A folder of this machine, or a repository of the hub, which is fetched: ORG/NAME or
+            ORG/NAME@REVISION.
+
+    Returns:
+        The path of the folder, and the commit. The commit of a folder of this machine is None.
     """
     if Path(name).is_dir():
         return Path(name), None
@@ -83,21 +87,28 @@ def fetch_folder(name: str) -> tuple[Path, str | None]:
 def read_config(folder: Path, name: str) -> Any:
     """Return the configuration of a model with two towers, after checks of the files in its folder.
 
-    `name` is the folder or repository as the user typed it. Raises UsageError if a file is missing
-    or asks to run code, and for a model without two towers.
+    Args:
+        folder: The folder of the model.
+        name: The folder or repository as the user typed it, for error messages.
+
+    Raises:
+        UsageError: If a file is missing or asks to run code, and if the model does not have two
+            towers.
     """
+    # Check the files.
     require((folder / "config.json").is_file(), _missing_config_message(folder, name))
     for file_name, class_key in _CLASS_KEYS.items():
         _require_no_code(folder / file_name, class_key)
     _require_any_file(folder, "image processor", IMAGE_FILES[1:])
     _require_any_file(folder, "tokenizer", _VOCABULARIES)
-    remedy = "name a revision with them (ORG/NAME@refs/pr/N), or convert them"
+    advice = "name a revision with them (ORG/NAME@refs/pr/N), or convert them"
     if (folder / _ADAPTER).is_file():
-        remedy = f"{_merge_advice(folder)}, or {remedy}"
+        advice = f"{_merge_advice(folder)}, or {advice}"
     require(
-        find_saved_weights(folder), f"no model.safetensors (pickles are never opened): {remedy}"
+        find_saved_weights(folder), f"no model.safetensors (pickles are never opened): {advice}"
     )
 
+    # Check the class of the model.
     config = transformers.AutoConfig.from_pretrained(folder, **OFFLINE)
     model_class: Any = transformers.MODEL_MAPPING.get(type(config), None)
     has_image_tower = hasattr(model_class, "get_image_features")
@@ -112,7 +123,10 @@ def read_config(folder: Path, name: str) -> Any:
 def _require_any_file(folder: Path, component: str, patterns: Sequence[str]) -> None:
     """Raise UsageError unless a folder has a file whose name matches one of the patterns.
 
-    `component` is what these files hold, such as "tokenizer" for "vocab.*".
+    Args:
+        folder: The folder of the model.
+        component: The content of such files, for the error message, for example "tokenizer".
+        patterns: Names of files, or patterns such as "vocab.*".
     """
     for pattern in patterns:
         if any(folder.glob(pattern)):
@@ -125,8 +139,16 @@ def _require_any_file(folder: Path, component: str, patterns: Sequence[str]) -> 
 def load_model(folder: Path, config: Any, **options: Any) -> LoadedModel:
     """Load a model of transformers with float32 weights from a folder.
 
-    `options` are passed to `from_pretrained`. The result has notes on tensors that the model does
-    not use. Raises UsageError if the weights do not fit the configuration.
+    Args:
+        folder: The folder with the files of the model.
+        config: The configuration of the model, which is an object of transformers.
+        **options: Further arguments of `from_pretrained`.
+
+    Returns:
+        The model, and notes on tensors that it does not use.
+
+    Raises:
+        UsageError: If the weights do not fit the configuration.
     """
     _require_all_files(folder)
     _require_similar_size(config, tensor_shapes(find_saved_weights(folder)))
@@ -142,6 +164,8 @@ def load_model(folder: Path, config: Any, **options: Any) -> LoadedModel:
     )
     if getattr(model, "_hf_peft_config_loaded", False):
         raise UsageError(f"peft is installed and would apply an adapter: {_merge_advice(folder)}")
+
+    # Check that all tensors of the model are stored with the right shapes.
     mismatched_names = [name for name, *_ in loading_info["mismatched_keys"]]
     missing_names = sorted([*loading_info["missing_keys"], *mismatched_names])
     unexpected_names = sorted(loading_info["unexpected_keys"])
@@ -149,15 +173,18 @@ def load_model(folder: Path, config: Any, **options: Any) -> LoadedModel:
         fault = f"its weights lack or misshape {first_of(missing_names)}"
         prefix = _find_prefix(missing_names, unexpected_names)
         raise _unfit_weights_error(model, config, fault, prefix)
-    # Weights may hold heads of a training that the model lacks, but not layers, whose names have
-    # numbers.
+
+    # Weights may hold heads of a training that the model lacks, but not layers. Names of tensors in
+    # layers have a number, such as "encoder.layers.3.weight".
     layer_names = []
     for name in unexpected_names:
-        if any(segment.isdigit() for segment in name.split(".")):
+        has_number = any(segment.isdigit() for segment in name.split("."))
+        if has_number:
             layer_names.append(name)
     if layer_names:
         fault = f"its weights have, unlike config.json, {first_of(layer_names)}"
         raise _unfit_weights_error(model, config, fault)
+
     audit.require_finite(model.state_dict(), str(folder))
     return LoadedModel(model, _notes_on_unused_files(folder, unexpected_names))
 
@@ -165,7 +192,12 @@ def load_model(folder: Path, config: Any, **options: Any) -> LoadedModel:
 def _missing_config_message(folder: Path, name: str) -> str:
     """Return the error message for a folder without config.json, with advice.
 
-    `name` is the folder or repository as the user typed it.
+    Args:
+        folder: The folder.
+        name: The folder or repository as the user typed it.
+
+    Example:
+        "no config.json: use openclip:hf-hub:ORG/NAME", if the folder has a model of OpenCLIP.
     """
     if (folder / _ADAPTER).is_file():
         return f"no config.json: it holds only an adapter; {_merge_advice(folder)}"
@@ -189,10 +221,14 @@ def _merge_advice(folder: Path) -> str:
 
 
 def _require_no_code(file: Path, class_key: str) -> None:
-    """Raise UsageError if a JSON file asks to run code of its repository, by `auto_map`.
+    """Raise UsageError if a JSON file asks to run code of its repository, by its key `auto_map`.
 
-    Such a file is allowed if transformers itself has the class that the file names under
-    `class_key`: then the code is not run. A missing file is allowed too.
+    Such a file is allowed if transformers itself has the class that the file names: then the code
+    is not run. A missing file is allowed too.
+
+    Args:
+        file: The path of the file, such as config.json.
+        class_key: The key of the class in the file, such as "model_type".
     """
     if not file.is_file():
         return
@@ -200,6 +236,7 @@ def _require_no_code(file: Path, class_key: str) -> None:
     require(size <= _LARGEST_CONFIG, f"{file.name} has {size} bytes, at most {_LARGEST_CONFIG}")
     if b'"auto_map"' not in file.read_bytes():
         return
+
     content: Any = read_json(file)
     class_name = str(content.get(class_key))
     is_known = class_name in transformers.CONFIG_MAPPING or hasattr(transformers, class_name)
@@ -213,10 +250,12 @@ def _require_no_code(file: Path, class_key: str) -> None:
 def _require_all_files(folder: Path) -> None:
     """Raise FileNotFoundError if a file of the weights, or the index of the files, is missing.
 
-    The index maps the names of tensors to the names of files. A single file has no index.
+    A single file model.safetensors has no index. If there are several files, their index is
+    {"weight_map": {NAME OF TENSOR: NAME OF FILE, ...}}.
     """
     if (folder / "model.safetensors").is_file():
         return
+
     file_names = {_INDEX}
     index = read_json(folder / _INDEX) if (folder / _INDEX).is_file() else None
     weight_map = index.get("weight_map") if isinstance(index, dict) else None
@@ -230,9 +269,12 @@ def _require_all_files(folder: Path) -> None:
 def _require_similar_size(config: Any, stored_shapes: Mapping[str, Sequence[int]]) -> None:
     """Raise UsageError if a configuration describes a far larger model than its weights hold.
 
-    `stored_shapes` holds the shapes of the stored tensors by their names. A far larger model would
-    take minutes and all memory to build. Here, it is built without memory for its values, and given
-    up as soon as it has too many tensors.
+    A far larger model would take minutes and all memory to build. Here, it is built without memory
+    for its values, and given up as soon as it has too many tensors.
+
+    Args:
+        config: The configuration of the model, which is an object of transformers.
+        stored_shapes: The shapes of the stored tensors, by name.
     """
     n_allowed_tensors = _LARGEST_RATIO * (len(stored_shapes) + _MORE_TENSORS)
     with _at_most_parameters(n_allowed_tensors), torch.device("meta"):
@@ -248,10 +290,11 @@ def _require_similar_size(config: Any, stored_shapes: Mapping[str, Sequence[int]
 
 @contextmanager
 def _at_most_parameters(limit: int) -> Iterator[None]:
-    """Raise UsageError within the context as soon as modules have more than `limit` parameters.
+    """Raise UsageError within the context as soon as too many parameters have been created.
 
-    The parameters of all modules that are built within the context count together. A parameter is a
-    tensor here, not a single value.
+    Args:
+        limit: The largest number of parameters of all modules that are built within the context. A
+            parameter is a tensor here, not a single value.
     """
     counter = _ParameterCounter(limit)
     hook = register_module_parameter_registration_hook(counter.count)
@@ -282,11 +325,16 @@ class _ParameterCounter:
 
 
 def _find_prefix(missing_names: Sequence[str], unexpected_names: Sequence[str]) -> str:
-    """Return the prefix that the names of stored tensors have before the names of the model.
+    """Return the prefix that stored tensors have before the names that the model expects.
 
-    For example, (["logit_scale"], ["clip.logit_scale"]) -> "clip.". `missing_names` are tensors of
-    the model that are not stored, and `unexpected_names` are stored tensors that the model does not
-    have. Return "" without such a prefix.
+    Return "" if the names share no such prefix.
+
+    Args:
+        missing_names: The names of tensors of the model that are not stored.
+        unexpected_names: The names of stored tensors that the model does not have.
+
+    Example:
+        If "logit_scale" is missing, and "clip.logit_scale" is unexpected, the prefix is "clip.".
     """
     for missing_name in missing_names:
         for unexpected_name in unexpected_names:
@@ -298,8 +346,12 @@ def _find_prefix(missing_names: Sequence[str], unexpected_names: Sequence[str]) 
 def _unfit_weights_error(model: nn.Module, config: Any, fault: str, prefix: str = "") -> UsageError:
     """Return the error for weights that do not fit a model, with advice.
 
-    `fault` says what does not fit. `prefix` is the prefix of all names of stored tensors, if
-    another module was saved around the model.
+    Args:
+        model: The model that transformers has built.
+        config: Its configuration, which may state the class of the model that was saved.
+        fault: The problem, for example "its weights lack logit_scale".
+        prefix: The prefix of all names of stored tensors, such as "clip.", if another module was
+            saved around the model.
     """
     loaded_class = type(model).__name__
     architectures = getattr(config, "architectures", None)
@@ -321,7 +373,9 @@ def _unfit_weights_error(model: nn.Module, config: Any, fault: str, prefix: str 
 def _notes_on_unused_files(folder: Path, unexpected_names: Sequence[str]) -> list[str]:
     """Return notes on tensors and adapters in a folder that its model does not use.
 
-    `unexpected_names` are the names of stored tensors that the model does not have.
+    Args:
+        folder: The folder of the model.
+        unexpected_names: The names of stored tensors that the model does not have.
     """
     notes = []
     if unexpected_names:

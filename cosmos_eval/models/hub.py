@@ -19,7 +19,7 @@ RELEASED_REPOSITORY = "sankim2/cosmos"
 def fetch(name: str) -> Path:
     """Return the file of a released COSMOS model, such as "vitb16_cc3m".
 
-    It is taken from the cache of the hub's client, or downloaded. The environment variables
+    The file is taken from the cache of the hub's client, or downloaded. The environment variables
     HF_HOME, HF_ENDPOINT, HF_HUB_OFFLINE and HF_TOKEN apply. A broken download is never used. Raises
     UsageError if the file cannot be fetched.
     """

@@ -56,7 +56,7 @@ def default_map_kind(encoder: Encoder) -> MapKind:
 def whole_image(encoder: DenseEncoder, image: Image.Image) -> Tensor:
     """Return the pixels (3, H, W) of a whole image for a model, resized but not cropped.
 
-    They are normalised, float32 and on the CPU. `whole_image_size` decides H and W.
+    The pixels are normalised, float32 and on the CPU. `whole_image_size` decides H and W.
     """
     from torchvision.transforms.functional import normalize, to_tensor
 
@@ -72,16 +72,24 @@ def whole_image_size(encoder: DenseEncoder, image_hw: tuple[int, int]) -> tuple[
 
     The shorter side gets the size of the model's own images. The longer side keeps the aspect
     ratio, but is at most LONGEST times the model's own side. It is rounded, so that it exceeds the
-    model's own side by a whole number of patches. For example, an image of 480 x 640 pixels becomes
-    224 x 304 for a ViT-B/16 at 224 pixels: 224 * 640 / 480 is 299, and 304 is 224 + 5 * 16.
+    model's own side by a whole number of patches.
+
+    Args:
+        encoder: The model. Its transform shows the size of its own images.
+        image_hw: The height and width of the image, in pixels.
+
+    Example:
+        For a ViT-B/16 at 224 pixels, an image of 480 x 640 pixels becomes 224 x 304: 224 * 640 /
+        480 is 299, and 304 is 224 + 5 * 16.
     """
     model_hw = encoder.transform(Image.new("RGB", (64, 64))).shape[1:]
     factor = max(model_hw[0] / image_hw[0], model_hw[1] / image_hw[1])
     sides = []
     for model_side, image_side in zip(model_hw, image_hw, strict=True):
-        side = min(factor * image_side, LONGEST * model_side)
-        added_patches = round((side - model_side) / encoder.patch_size)
-        sides.append(model_side + added_patches * encoder.patch_size)
+        longest_side = LONGEST * model_side
+        exact_side = min(factor * image_side, longest_side)
+        n_added_patches = round((exact_side - model_side) / encoder.patch_size)
+        sides.append(model_side + n_added_patches * encoder.patch_size)
     return sides[0], sides[1]
 
 
@@ -93,16 +101,25 @@ def heatmaps(
     kind: MapKind,
     attention: Attention = "csa",
 ) -> Tensor:
-    """Return one map over h x w patches for each image (B, 3, H, W) and each of T texts.
+    """Return one map over h x w patches for each image and each text.
 
-    The maps (B, T, heads, h, w) are float32, on the CPU. `kind` decides their values: weights of
-    cross-attention, which sum to 1 over h x w, log ratios of such weights, or cosines, which have
-    one head. For similarity, `attention` is the form of attention in the last block of the image
-    tower.
+    Args:
+        encoder: The model.
+        images: Pixels (B, 3, H, W).
+        texts: T texts.
+        kind: Decides the values of the maps: weights of cross-attention, which sum to 1 over h x w,
+            log ratios of such weights, or cosines, which have one head.
+        attention: The form of attention in the last block of the image tower. It is only used for
+            the similarity of patches and texts.
 
-    Raises UsageError for a kind that the model lacks, for a kind that needs several texts, and for
-    maps that are not finite.
+    Returns:
+        The maps (B, T, heads, h, w), float32 on the CPU.
+
+    Raises:
+        UsageError: If the model lacks this kind of maps, if the kind needs several texts, and if
+            maps are not finite.
     """
+    # A ratio to the empty text needs that text as well.
     all_texts = [*texts, ""] if kind == EMPTY_RATIO else texts
     tokens = encoder.tokenize(all_texts)
     if kind in OF_WEIGHTS:
@@ -117,17 +134,25 @@ def heatmaps(
 def heatmaps_of_features(
     encoder: Encoder, images: Tensor, features: Tensor, kind: MapKind, attention: Attention = "csa"
 ) -> Tensor:
-    """Return the maps (B, T, heads, h, w) of images (B, 3, H, W) and of T texts.
+    """Return the maps (B, T, heads, h, w) of images and of T texts, from the texts' features.
 
-    `features` (T, D) are the features of the texts. They are normalised, except for kinds in
-    OF_WEIGHTS. For EMPTY_RATIO, there is one more feature, the last one, of the empty text, which
-    has no map. The maps are on the CPU or the model's device, and have the values that `heatmaps`
-    explains.
+    The maps have the values that `heatmaps` explains. They are on the CPU or the model's device.
+
+    Args:
+        encoder: The model.
+        images: Pixels (B, 3, H, W).
+        features: The features of the texts (T, D). They are normalised, except for kinds in
+            OF_WEIGHTS. For EMPTY_RATIO, the feature of the empty text follows, which has no map.
+        kind: The kind of maps.
+        attention: The form of attention in the last block of the image tower, for similarity.
     """
+    # Maps of the weights of cross-attention.
     if kind in OF_WEIGHTS:
         weights = require_cross_attention(encoder).patch_attention(images, features)
         weights = weights.transpose(1, 2)  # (B, T, heads, h, w)
         return weights if kind == "cross-attention" else _log_ratios(weights, kind)
+
+    # Maps of cosines between patches and texts.
     images = to_device(images, encoder.info.device)
     if kind == VALUES:
         patches = require_cross_attention(encoder).encode_patches(images, "crossmodal")
@@ -140,47 +165,62 @@ def heatmaps_of_features(
 
 
 def _log_ratios(weights: Tensor, kind: MapKind) -> Tensor:
-    """Return log(reference / weights) for the weights of texts, (B, T, heads, h, w).
+    """Return log(reference / weights) of the attention to patches.
 
-    For EMPTY_RATIO, the reference is the last text, which is empty, and the result has one text
-    less. Otherwise, the reference is the geometric mean over all texts. Raises UsageError if there
-    is only one text then.
+    Args:
+        weights: The weights (B, T, heads, h, w) of B images and T texts.
+        kind: For EMPTY_RATIO, the reference is the last text, which is empty. Otherwise, it is the
+            geometric mean over all texts.
+
+    Returns:
+        The log ratios (B, T, heads, h, w), or (B, T - 1, heads, h, w) for EMPTY_RATIO.
+
+    Raises:
+        UsageError: If there is only one text, and the reference is a mean.
     """
     smallest_weight = torch.finfo(weights.dtype).tiny  # a weight may underflow to 0
     log_weights = weights.clamp_min(smallest_weight).log()
     if kind == EMPTY_RATIO:
-        empty_text, texts = log_weights[:, -1:], log_weights[:, :-1]
-        return empty_text - texts
+        log_weights_of_empty_text = log_weights[:, -1:]
+        return log_weights_of_empty_text - log_weights[:, :-1]
     if log_weights.shape[1] < 2:
         raise UsageError(f"a {kind} needs at least two texts: name what else the image may show")
     return log_weights.mean(1, keepdim=True) - log_weights
 
 
 def require_patches(encoder: Encoder, attention: Attention | None = None) -> DenseEncoder:
-    """Return the model itself, which type checkers then know as a DenseEncoder.
+    """Return the model itself if it has features of patches, or raise UsageError.
 
-    Raises UsageError if the model has no patches or, unless `attention` is None, if it cannot
-    compute this form of attention.
+    Type checkers know the returned model as a DenseEncoder.
+
+    Args:
+        encoder: The model.
+        attention: A form of attention that the model must be able to compute. None does not check
+            this.
     """
-    # If a form of attention is given, `encode_patches` below raises the error.
-    if not isinstance(encoder, DenseEncoder) or not (attention or encoder.patch_size):
+    # A tower without patches has the patch size 0. If a form of attention is given, the encoding
+    # below raises an error that says which tower it is.
+    is_tried_below = attention is not None
+    if not isinstance(encoder, DenseEncoder) or not (encoder.patch_size or is_tried_below):
         raise UsageError(
             f"{encoder.info.spec} has no patches to compare a text with: choose a COSMOS model or "
             "another ViT, such as ViT-B-16 or ViT-B-16-SigLIP"
         )
+
     # `add_guide` has tried the attention of a guided encoder already.
-    if attention is not None and encoder.info.auxiliary is None:
-        # An image of one patch is enough to raise the error. A patch size of 0 is a tower without
-        # patches, whose error says which tower it is.
+    has_guide = encoder.info.auxiliary is not None
+    if attention is not None and not has_guide:
+        # An image of one patch is enough to raise the error.
         side = max(encoder.patch_size, 1)
-        encoder.encode_patches(torch.zeros(1, 3, side, side, device=encoder.info.device), attention)
+        image = torch.zeros(1, 3, side, side, device=encoder.info.device)
+        encoder.encode_patches(image, attention)
     return encoder
 
 
 def require_cross_attention(encoder: Encoder) -> CrossAttentionEncoder:
-    """Return the model itself, which type checkers then know as a CrossAttentionEncoder.
+    """Return the model itself if it has cross-attention, or raise UsageError.
 
-    Raises UsageError if it has no cross-attention.
+    Type checkers know the returned model as a CrossAttentionEncoder.
     """
     if not isinstance(encoder, CrossAttentionEncoder):
         raise UsageError(f"{encoder.info.spec} has no cross-attention: choose a COSMOS model")
@@ -188,9 +228,11 @@ def require_cross_attention(encoder: Encoder) -> CrossAttentionEncoder:
 
 
 def upsample(maps: Tensor, size_hw: tuple[int, int]) -> Tensor:
-    """Return maps (..., h, w) that are resized to the height and width `size_hw`.
+    """Return maps that are resized to another height and width, by bilinear interpolation.
 
-    The interpolation is bilinear, and the values stay within the range of the map.
+    Args:
+        maps: Maps (..., h, w).
+        size_hw: The new height and width (H, W). The result is (..., H, W).
     """
     map_list = maps.reshape(-1, 1, *maps.shape[-2:])  # (n, 1, h, w)
     resized_maps = F.interpolate(map_list, size=size_hw, mode="bilinear")
@@ -198,9 +240,10 @@ def upsample(maps: Tensor, size_hw: tuple[int, int]) -> Tensor:
 
 
 def scale_to_unit_range(maps: Tensor) -> Tensor:
-    """Return maps (..., h, w) whose least value is scaled to 0, and whose largest value to 1.
+    """Return maps (..., h, w) whose values are scaled to the range from 0 to 1.
 
-    Each map is scaled by itself. A constant map becomes 0.
+    Each map is scaled by itself: its least value becomes 0, and its largest value becomes 1. A
+    constant map becomes 0 everywhere.
     """
     least = maps.amin((-2, -1), keepdim=True)
     largest = maps.amax((-2, -1), keepdim=True)
@@ -225,9 +268,18 @@ class WordMap(NamedTuple):
 
 
 def wordmaps(encoder: CrossAttentionEncoder, images: Tensor, texts: Sequence[str]) -> list[WordMap]:
-    """Return, for each text, the attention of images (B, 3, H, W) to its words.
+    """Return the attention of images to the words of each text.
 
-    Raises UsageError if it is not finite.
+    Args:
+        encoder: A model with cross-attention.
+        images: Pixels (B, 3, H, W).
+        texts: The texts.
+
+    Returns:
+        One map for each text, with the attention of all B images to it.
+
+    Raises:
+        UsageError: If the attention is not finite.
     """
     queries = encoder.image_queries(images)
     weights = encoder.token_attention(encoder.tokenize(texts), queries).cpu()  # (T, heads, B, L)
@@ -239,16 +291,24 @@ def wordmaps(encoder: CrossAttentionEncoder, images: Tensor, texts: Sequence[str
 
 
 def _sum_over_words(words: Sequence[CaptionWord], weights: Tensor) -> WordMap:
-    """Return the attention to the words of a text from the weights (B, heads, L) of its tokens.
+    """Return the attention to the words of a text. It is the sum over the tokens of a word.
 
-    The attention to a word is the sum over its tokens. A text has its start at position 0, its
-    words, and its end after them. If the text is cut, its end is at the last position. For example,
-    "a t-shirt" has the positions 0 (start), 1 (a), 2 to 4 (t-shirt), 5 (end), and padding from 6.
+    A text has its start at position 0, its words, and its end after them. If the text is cut, its
+    end is at the last position.
+
+    Args:
+        words: All words of the text, with the positions of their tokens.
+        weights: The attention (B, heads, L) to the tokens of the text.
+
+    Example:
+        "a t-shirt" has the start at 0, "a" at 1, "t-shirt" at 2 to 4, the end at 5, and padding
+        from 6 on.
     """
     last_position = weights.shape[-1] - 1
     position_after_words = words[-1].stop if words else 1
     end = min(position_after_words, last_position)
 
+    # A word may be cut in two. Then it belongs to both lists.
     words_in_context = [word for word in words if word.start < end]
     cut_words = [word for word in words if word.stop > end]
     weights_of_words = []

@@ -3,7 +3,7 @@
 Names are checked without loading a model: torch is not imported here.
 """
 
-import importlib.util
+import importlib.resources
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -46,41 +46,39 @@ _FORMS = (
 _VALUES_OF_WORDS = {"true": True, "false": False, "none": None, "null": None}
 
 
-def _find_bundled_files() -> dict[str, Path]:
-    """Return the files of the models that are part of the package, by the models' names.
-
-    For example, the file scenes-clip.safetensors has the name "scenes-clip".
-    """
-    package = importlib.util.find_spec("cosmos_core")
-    folders = package.submodule_search_locations if package else None
-    files: dict[str, Path] = {}
-    for folder in folders or ():
-        for path in Path(folder, "bundled").glob("*.safetensors"):
-            files[path.stem] = path
-    return files
-
-
+# The files of the models that are part of the package, by the models' names: "scenes-clip" is the
+# file bundled/scenes-clip.safetensors.
+_BUNDLED_FOLDER = Path(str(importlib.resources.files("cosmos_core"))) / "bundled"
+_BUNDLED_FILES = {path.stem: path for path in _BUNDLED_FOLDER.glob("*.safetensors")}
 _MODELS_OF_DEFAULT_RUN = ("scenes-cosmos", "scenes-clip")
 BUNDLED: tuple[str, ...] = (
     *_MODELS_OF_DEFAULT_RUN,
-    *sorted(set(_find_bundled_files()) - set(_MODELS_OF_DEFAULT_RUN)),
+    *sorted(set(_BUNDLED_FILES) - set(_MODELS_OF_DEFAULT_RUN)),
 )
 
 
 def parse_model_spec(text: str, arch: str | None = None, weights: Weights = "teacher") -> ModelSpec:
     """Return the specification of a model from the name that a user types. Nothing is loaded.
 
-    For example, "openclip:ViT-B-32/openai" has the kind "openclip", the architecture "ViT-B-32" and
-    the name "openai". `arch` is the architecture of a `cosmos:PATH`, and is ignored for all other
-    models. `weights` chooses between the teacher and the student of a COSMOS model.
+    OpenCLIP's architectures and tags are only checked when a model is loaded.
 
-    Raises UsageError for an unknown name, with the nearest known names. OpenCLIP's architectures
-    and tags are only checked when a model is loaded.
+    Args:
+        text: The name of the model, such as "scenes-clip" or "openclip:ViT-B-32/openai".
+        arch: The architecture of a `cosmos:PATH`. It is ignored for all other models.
+        weights: Chooses between the teacher and the student of a COSMOS model.
+
+    Raises:
+        UsageError: If the name is unknown. The message has the nearest known names.
+
+    Example:
+        "openclip:ViT-B-32/openai" has the kind "openclip", the architecture "ViT-B-32" and the name
+        "openai".
     """
     if text != text.encode(errors="ignore").decode():
         raise UsageError(f"model {text!r}: its name is not UTF-8, as results need; rename the file")
     if text in BUNDLED:
         return ModelSpec(text=text, kind="bundled", name=text, weights=weights)
+
     kind, colon, name = text.partition(":")
     if colon and kind == "cosmos":
         return _parse_cosmos_name(text, name, arch, weights)
@@ -90,6 +88,7 @@ def parse_model_spec(text: str, arch: str | None = None, weights: Weights = "tea
         return _parse_hf_name(text, name)
     if colon and kind == "python":
         return _parse_python_name(text, name)
+
     known_names = [*BUNDLED, *(f"cosmos:{released}" for released in RELEASED)]
     raise UsageError(
         f"unknown model '{text}'; nearest: {nearest(text, known_names)}; forms: {_FORMS}"
@@ -97,10 +96,17 @@ def parse_model_spec(text: str, arch: str | None = None, weights: Weights = "tea
 
 
 def _parse_cosmos_name(text: str, name: str, arch: str | None, weights: Weights) -> ModelSpec:
-    """Return the specification of cosmos:NAME, a released checkpoint, or cosmos:PATH, a file.
+    """Return the specification of a COSMOS model: a released checkpoint, or a file.
 
-    `text` is what the user types, and `name` what follows the colon. `arch` is the architecture of
-    a file. Raises UsageError if neither a checkpoint nor a file has this name.
+    Args:
+        text: The text that the user types, such as "cosmos:vitb16_cc3m" or
+            "cosmos:last.safetensors".
+        name: The text after the colon.
+        arch: The architecture of a file. Released checkpoints have a known one.
+        weights: "teacher" or "student".
+
+    Raises:
+        UsageError: If neither a released checkpoint nor a file has this name.
     """
     if name not in RELEASED and not Path(name).is_file():
         nearest_names = nearest(name, [*RELEASED])
@@ -112,9 +118,13 @@ def _parse_cosmos_name(text: str, name: str, arch: str | None, weights: Weights)
 def _parse_openclip_name(text: str, name: str) -> ModelSpec:
     """Return the specification of a model of OpenCLIP.
 
-    `text` is what the user types: openclip:ARCH/TAG, openclip:ARCH/PATH, openclip:FOLDER or
-    openclip:hf-hub:ORG/NAME. `name` is what follows the first colon. Raises UsageError for any
-    other form.
+    Args:
+        text: The text that the user types: openclip:ARCH/TAG, openclip:ARCH/PATH, openclip:FOLDER
+            or openclip:hf-hub:ORG/NAME.
+        name: The text after the first colon.
+
+    Raises:
+        UsageError: If the text has any other form.
     """
     # A model that describes itself, in a folder or on the hub, needs no ARCH.
     if name.startswith(HUB) or (Path(name) / DESCRIPTION).is_file():
@@ -131,11 +141,15 @@ def _parse_openclip_name(text: str, name: str) -> ModelSpec:
 def _parse_hf_name(text: str, name: str) -> ModelSpec:
     """Return the specification of a model of transformers.
 
-    `text` is what the user types: hf:FOLDER, hf:ORG/NAME or hf:ORG/NAME@REVISION. `name` is what
-    follows the colon. Raises UsageError for any other form.
+    Args:
+        text: The text that the user types: hf:FOLDER, hf:ORG/NAME or hf:ORG/NAME@REVISION.
+        name: The text after the colon.
+
+    Raises:
+        UsageError: If the text has any other form.
     """
     is_folder = bool(name) and Path(name).is_dir()
-    is_repository = re.fullmatch(r"[\w.-]+/[\w.-]+(@\S+)?", name)
+    is_repository = re.fullmatch(r"[\w.-]+/[\w.-]+(@\S+)?", name) is not None
     if not is_folder and not is_repository:
         raise UsageError(f"'{text}': no such folder; use hf:FOLDER or hf:ORG/NAME[@REVISION]")
     return ModelSpec(text=text, kind="hf", name=name)
@@ -144,12 +158,16 @@ def _parse_hf_name(text: str, name: str) -> ModelSpec:
 def _parse_python_name(text: str, name: str) -> ModelSpec:
     """Return the specification of a model that a user's Python file makes.
 
-    `text` is what the user types: python:FILE.py, or python:FILE.py?NAME=VALUE&NAME=VALUE with
-    arguments for the function `load` of the file. `name` is what follows the colon. Raises
-    UsageError if the file does not exist, and for wrong arguments.
+    Args:
+        text: The text that the user types: python:FILE.py, or python:FILE.py?NAME=VALUE&NAME=VALUE
+            with arguments for the function `load` of the file.
+        name: The text after the colon.
+
+    Raises:
+        UsageError: If the file does not exist, and for wrong arguments.
     """
     file, query = name, ""
-    if not Path(name).is_file():  # the name of a file may contain a question mark
+    if not Path(name).is_file():  # the name of a file may contain a question mark itself
         file, _, query = name.partition("?")
     if not Path(file).is_file():
         raise UsageError(f"'{text}': no such file; python:FILE.py is a file that makes a model")
@@ -160,16 +178,26 @@ def _parse_python_name(text: str, name: str) -> ModelSpec:
 def _parse_arguments(text: str, query: str) -> dict[str, Any]:
     """Return the arguments of a function from a query NAME=VALUE&NAME=VALUE.
 
-    Values are numbers, true, false, none or else texts. For example, "depth=12&name=small" ->
-    {"depth": 12, "name": "small"}. `text` is the name of the model in error messages. Raises
-    UsageError if the query does not have this form.
+    Values are numbers, true, false, none or else texts.
+
+    Args:
+        text: The name of the model, for error messages.
+        query: The query. It may be empty.
+
+    Raises:
+        UsageError: If the query does not have this form.
+
+    Example:
+        "depth=12&name=small" gives {"depth": 12, "name": "small"}.
     """
     if not query:
         return {}
     arguments: dict[str, Any] = {}
     for argument in query.split("&"):
         name, equals_sign, value = argument.partition("=")
-        if not equals_sign or not name.isidentifier() or name in arguments:
+        is_valid = bool(equals_sign) and name.isidentifier()
+        is_repeated = name in arguments
+        if not is_valid or is_repeated:
             form = "python:FILE.py?NAME=VALUE&NAME=VALUE, each NAME once"
             raise UsageError(f"'{text}': '{argument}' is not an argument of a function; use {form}")
         arguments[name] = _parse_value(unquote(value))
@@ -180,7 +208,11 @@ def _parse_value(text: str) -> Any:
     """Return the value that an argument of a model stands for.
 
     Numbers and the words true, false, none and null become Python values. Everything else is a
-    text: "12" -> 12, "True" -> True, "none" -> None, "small" -> "small", "[1]" -> "[1]".
+    text.
+
+    Example:
+        "12" gives 12, "True" gives True, "none" gives None, "small" gives "small", and "[1]" gives
+        "[1]".
     """
     try:
         value = parse_json(text)
@@ -192,9 +224,13 @@ def _parse_value(text: str) -> Any:
 def with_labels(specs: Sequence[ModelSpec], labels: Sequence[str | None]) -> list[ModelSpec]:
     """Return model specifications with labels, the names that tables display for the models.
 
-    `labels` is empty, or has one label per model in the same order. A label of None leaves a model
-    without one. Raises UsageError for another number of labels, and for a label that tables
-    cannot show.
+    Args:
+        specs: The model specifications.
+        labels: One label per model in the same order, None for a model without a label. It may be
+            empty if no model has a label.
+
+    Raises:
+        UsageError: If there is another number of labels, or a label that tables cannot show.
     """
     if not labels:
         return [replace(spec, label=None) for spec in specs]
@@ -203,10 +239,13 @@ def with_labels(specs: Sequence[ModelSpec], labels: Sequence[str | None]) -> lis
             f"--name is given {len(labels)} times for {len(specs)} models: give one per --model, "
             "in their order"
         )
+
     for label in labels:
         if label is None:
             continue
-        if not re.fullmatch(r"[^\s(][^(]{,99}", label) or not label.isprintable():
+        # 1 to 100 characters without "(", of which the first is not a space.
+        has_valid_form = re.fullmatch(r"[^\s(][^(]{,99}", label) is not None
+        if not has_valid_form or not label.isprintable():
             raise UsageError(
                 f"name {label!r}: use 1 to 100 printable characters without '(', which in tables "
                 "begins what differs from the defaults"
@@ -217,9 +256,14 @@ def with_labels(specs: Sequence[ModelSpec], labels: Sequence[str | None]) -> lis
 def parse_auxiliary(text: str) -> ModelSpec:
     """Return the specification of an encoder that guides the attention of another one.
 
-    `text` is what the user types: timm:ARCH, timm:ARCH/PATH, or the name of a model of transformers
-    or of a Python file. Nothing is loaded. Raises UsageError for any other form, and for a missing
-    file.
+    Nothing is loaded.
+
+    Args:
+        text: The text that the user types: timm:ARCH, timm:ARCH/PATH, or the name of a model of
+            transformers (hf:...) or of a Python file (python:...).
+
+    Raises:
+        UsageError: If the text has any other form, and if a file is missing.
     """
     kind, _, name = text.partition(":")
     if kind in ("hf", "python"):
@@ -234,11 +278,17 @@ def parse_auxiliary(text: str) -> ModelSpec:
 
 
 def with_complete_paths(text: str, folder: Path) -> str:
-    """Return the name of a model with complete paths, from one with paths relative to `folder`.
+    """Return the name of a model with complete paths, from one with relative paths.
 
-    For example, in the folder /models, "python:a.py" -> "python:/models/a.py", and
-    "openclip:ViT-B-32/a.pt" -> "openclip:ViT-B-32//models/a.pt". Names without a file or folder of
-    this machine are returned as they are.
+    Names without a file or folder of this machine are returned as they are.
+
+    Args:
+        text: The name of the model, such as "python:a.py".
+        folder: The folder that paths in the name are relative to.
+
+    Example:
+        In the folder /models, "python:a.py" gives "python:/models/a.py", and
+        "openclip:ViT-B-32/a.pt" gives "openclip:ViT-B-32//models/a.pt".
     """
     kind, _, name = text.partition(":")
     path = folder / name
@@ -260,9 +310,14 @@ def with_complete_paths(text: str, folder: Path) -> str:
 def _locate_arguments(name: str, folder: Path) -> str:
     """Return python:FILE.py?NAME=VALUE&NAME=VALUE with complete paths.
 
-    `name` is the part after the colon. FILE.py is relative to `folder`, and so is each value that
-    is a file below it. For example, in the folder /models, "a.py?file=b.pt&depth=2" ->
-    "python:/models/a.py?file=/models/b.pt&depth=2".
+    Args:
+        name: Everything after "python:". FILE.py is a path relative to `folder`, and so is each
+            value that is a file below the folder.
+        folder: The folder that paths are relative to.
+
+    Example:
+        In the folder /models, "a.py?file=b.pt&depth=2" gives
+        "python:/models/a.py?file=/models/b.pt&depth=2".
     """
     file, question_mark, query = name.partition("?")
     arguments = []
@@ -276,42 +331,37 @@ def _locate_arguments(name: str, folder: Path) -> str:
 
 
 def local_weights(spec: ModelSpec) -> list[Path]:
-    """Return the files of a model's weights that its name refers to: cosmos:a.pt -> [a.pt].
+    """Return the files of this machine that hold the weights of a model.
 
-    The list is empty if any file is missing, or if the name does not refer to files of this
-    machine.
-    """
-    files = _expected_weights(spec)
-    if not all(file.is_file() for file in files):
-        return []
-    return files
+    The list is empty if a file is missing, or if the name of the model does not refer to files of
+    this machine. Python files are no weights.
 
-
-def _expected_weights(spec: ModelSpec) -> list[Path]:
-    """Return the files of this machine that a model's name refers to. They may be missing.
-
-    The list is empty if the name does not refer to files of weights.
+    Example:
+        The model cosmos:a.pt has the file a.pt, and the model openclip:ViT-B-32/openai has none.
     """
     path = Path(spec.name)
-    if spec.kind == "python" or (spec.kind == "cosmos" and spec.name in RELEASED):
+    is_released = spec.kind == "cosmos" and spec.name in RELEASED
+    if spec.kind == "python" or is_released:
         return []
+
+    files = [path]
     if spec.kind == "bundled":
-        return [_find_bundled_files().get(spec.name, path)]
-    if spec.kind == "hf" and path.is_dir():
-        return find_saved_weights(path)
-    if spec.kind == "openclip" and spec.arch is None:
-        for name in DESCRIBED:
-            if (path / name).is_file():
-                return [path / name]
-        return []
-    return [path]
+        files = [_BUNDLED_FILES.get(spec.name, path)]
+    elif spec.kind == "hf" and path.is_dir():
+        files = find_saved_weights(path)
+    elif spec.kind == "openclip" and spec.arch is None:
+        # A folder with a description has one of several files. The preferred one comes first.
+        possible_files = [path / file_name for file_name in DESCRIBED]
+        files = [file for file in possible_files if file.is_file()][:1]
+    return files if all(file.is_file() for file in files) else []
 
 
 def find_saved_weights(folder: Path) -> list[Path]:
     """Return the files of weights that transformers saved in a folder.
 
-    They are [model.safetensors], or several files model-00001-of-00002.safetensors... in order. The
-    list is empty if there are none.
+    They are [model.safetensors], or the files of split weights in their order:
+    [model-00001-of-00002.safetensors, model-00002-of-00002.safetensors]. The list is empty if there
+    are none.
     """
     single_file = folder / "model.safetensors"
     if single_file.is_file():
@@ -335,8 +385,11 @@ def code_sha256(spec: ModelSpec, content: bytes | None = None) -> str | None:
     """Return the SHA-256 of the Python file that makes a model, or None for other models.
 
     If the file's function is given arguments, they are hashed as well. An argument that is a file
-    counts by the SHA-256 of its content, so that its place does not matter. `content` is the
-    content of the Python file, if it has been read.
+    counts by the SHA-256 of its content, so that its place does not matter.
+
+    Args:
+        spec: The specification of the model, with the path of its file and the arguments.
+        content: The content of the Python file. By default, it is read here.
     """
     if spec.kind != "python":
         return None
@@ -349,7 +402,7 @@ def code_sha256(spec: ModelSpec, content: bytes | None = None) -> str | None:
     hashable_arguments = {}
     for name, value in spec.arguments.items():
         if Path(str(value)).is_file():
-            # The list tells the hash of a file from an argument that is a text.
+            # A list, because an argument that is a text may be 64 hexadecimal digits as well.
             hashable_arguments[name] = [file_sha256(Path(value))]
         else:
             hashable_arguments[name] = value

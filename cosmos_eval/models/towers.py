@@ -74,10 +74,13 @@ class Tower(ABC):
 
 
 def image_tower(model: nn.Module) -> Tower:
-    """Return the steps of a model's image tower.
+    """Return a model's image tower, taken apart into the steps that encode patches.
 
-    `model` is an image tower of OpenCLIP, or a model of transformers. Raises UsageError if the
-    tower has no patch tokens, or is not known here.
+    Args:
+        model: The image tower of an OpenCLIP model (its `visual`), or a model of transformers.
+
+    Raises:
+        UsageError: If the tower has no patch tokens, or if its class is not known here.
     """
     if isinstance(model, transformer.VisionTransformer):
         return OpenClipTower(model)
@@ -91,7 +94,10 @@ def image_tower(model: nn.Module) -> Tower:
 
 
 def _unsupported_tower_error(description: str) -> UsageError:
-    """Return the error for an image tower without usable patches, such as "a ResNet"."""
+    """Return the error for an image tower whose patches cannot be compared with texts.
+
+    `description` completes "this model's image tower, ...", for example "ModifiedResNet".
+    """
     return UsageError(
         f"this model's image tower, {description}, has no patch embeddings for texts: choose a "
         "COSMOS model or another ViT, such as ViT-B-16 or ViT-B-16-SigLIP"
@@ -99,9 +105,9 @@ def _unsupported_tower_error(description: str) -> UsageError:
 
 
 def _side_of_square(size: int | Sequence[int]) -> int:
-    """Return the side of a square patch: 16 -> 16, (16, 16) -> 16.
+    """Return the side of a square patch in pixels: both 16 and (16, 16) give 16.
 
-    Raises UsageError for a patch that is not square.
+    Raises UsageError for a patch that is not square, such as (16, 8).
     """
     if isinstance(size, int):
         return size
@@ -111,21 +117,20 @@ def _side_of_square(size: int | Sequence[int]) -> int:
     return sides.pop()
 
 
-def _run_blocks(blocks: Sequence[nn.Module], tokens: Tensor) -> Tensor:
-    """Return the tokens (B, N, C) after the given blocks of OpenCLIP or transformers."""
-    for block in blocks:
-        tokens = block(tokens, None)  # no mask
-    return tokens
-
-
 def _pool_each_token(head: Step, tokens: Tensor, length: int = 1) -> Tensor:
-    """Return the features (B, N, D) that a pooling head returns for each of the tokens (B, N, C).
+    """Return the feature that a pooling head returns for each token separately, (B, N, D).
 
-    The head pools sequences of tokens. It is given each token as a sequence of its own, which
-    repeats the token `length` times.
+    A pooling head makes one feature of all tokens of an image. Here, it is given one token at a
+    time, as if all tokens of an image were equal to that token.
+
+    Args:
+        head: The pooling head, which maps sequences of tokens (B * N, length, C) to features
+            (B * N, D).
+        tokens: The tokens (B, N, C) of B images.
+        length: How often a token is repeated in its sequence.
     """
     single_tokens = tokens.flatten(0, 1)[:, None]  # (B * N, 1, C)
-    sequences = single_tokens.expand(-1, length, -1)
+    sequences = single_tokens.expand(-1, length, -1)  # (B * N, length, C)
     features = head(sequences)  # (B * N, D)
     return features.unflatten(0, tokens.shape[:2])
 
@@ -142,6 +147,9 @@ class OpenClipTower(Tower):
         """
         self.visual = visual
         *self.early_blocks, self.block = visual.transformer.resblocks
+        self.patch_size = _side_of_square(visual.patch_size)
+
+        # Refuse towers with steps that `before_last` and the other methods would leave out.
         if getattr(visual, "attn_pool_contrastive", None) is not None:
             raise _unsupported_tower_error(
                 "a ViT with two attentional poolings, which OpenCLIP calls untested"
@@ -151,25 +159,25 @@ class OpenClipTower(Tower):
             raise _unsupported_tower_error(
                 "a ViT with scaled cosine attention, which OpenCLIP itself fails to run"
             )
-        self.patch_size = _side_of_square(visual.patch_size)
 
     def before_last(self, images: Tensor) -> Tensor:
         """Return the tokens (B, N, C) of images (B, 3, H, W) before the last block."""
-        tokens = self._embed(images)
-        return _run_blocks(self.early_blocks, tokens)
-
-    def _embed(self, images: Tensor) -> Tensor:
-        """Return the tokens (B, N, C) of images (B, 3, H, W) before the first block."""
+        # Embed patches, and put the class token before them.
         visual = self.visual
         patch_grid = visual.conv1(images)  # (B, C, h, w)
-        patch_tokens = patch_grid.flatten(2).transpose(1, 2)
+        patch_tokens = patch_grid.flatten(2).transpose(1, 2)  # (B, h * w, C)
         class_token = visual.class_embedding.to(patch_grid.dtype).expand(len(images), 1, -1)
-        tokens = torch.cat([class_token, patch_tokens], dim=1)
+        tokens = torch.cat([class_token, patch_tokens], dim=1)  # (B, 1 + h * w, C)
+
+        # Add positional embeddings for the grid of these images.
         grid_hw = (patch_grid.shape[2], patch_grid.shape[3])
         positions = resize_positional_embedding(
             visual.positional_embedding, visual.grid_size, grid_hw
         )
-        return visual.ln_pre(tokens + positions.to(tokens.dtype))
+        tokens = visual.ln_pre(tokens + positions.to(tokens.dtype))
+        for block in self.early_blocks:
+            tokens = block(tokens, None)  # no mask
+        return tokens
 
     def attention_branch(self, tokens: Tensor) -> Tensor:
         """Return the output of the last block's attention (B, N, C), with its norms and scale."""
@@ -185,19 +193,23 @@ class OpenClipTower(Tower):
         return block.ls_2(block.mlp(block.ln_2(tokens)))
 
     def pool(self, tokens: Tensor) -> Tensor:
-        """Return the features (B, N, D) that the head makes of each of the tokens (B, N, C)."""
+        """Return the features (B, N, D) of tokens (B, N, C): attentional pooling, norm, projection.
+
+        Only some towers have attentional pooling.
+        """
         if self.visual.attn_pool is not None:
             tokens = _pool_each_token(self._pool_by_attention, tokens)
         return self.visual.ln_post(tokens) @ self.visual.proj
 
     def _pool_by_attention(self, sequences: Tensor) -> Tensor:
-        """Return the attentional pooling (n, C) of sequences (n, 1, C) of one token each.
+        """Return the attentional pooling (n, C) of n sequences of one token each, (n, 1, C).
 
-        All queries of the pooling get the same value from a single token. Therefore, only the first
-        query runs.
+        The pooling has many queries, which attend to all tokens of a sequence. Of a single token,
+        every query gets the same value. Therefore, only the first query runs.
         """
         pooler = self.visual.attn_pool
         first_query = {"query": pooler.query[:1]}
+        # Call the pooler with the first query in place of all its queries.
         pooled_tokens = torch.func.functional_call(pooler, first_query, (sequences,))  # (n, 1, C)
         return pooled_tokens[:, 0]
 
@@ -205,24 +217,30 @@ class OpenClipTower(Tower):
 def resize_positional_embedding(embedding: Tensor, trained_hw: Grid, grid_hw: Grid) -> Tensor:
     """Return positional embeddings that are resized to another grid of patches.
 
-    `embedding` (1 + m * n, C) belongs to the class token and the m x n grid `trained_hw` of the
-    training. The result (1 + h * w, C) belongs to the h x w grid `grid_hw`. The class token keeps
-    its embedding.
-
     The interpolation is bicubic by the factors (h + 0.1) / m and (w + 0.1) / n. The 0.1 keeps the
     size from being rounded down. It shifts samples a little, as in published numbers
     (facebookresearch/dino, interpolate_pos_encoding).
+
+    Args:
+        embedding: The embeddings (1 + m * n, C) of the class token and of an m x n grid of patches.
+        trained_hw: (m, n), the height and width of the grid in training.
+        grid_hw: (h, w), the height and width of the new grid.
+
+    Returns:
+        The embeddings (1 + h * w, C). The class token keeps its embedding.
     """
     if grid_hw == trained_hw:
         return embedding
     class_embedding, patch_embeddings = embedding[:1], embedding[1:]
     trained_grid = patch_embeddings.T.reshape(1, -1, *trained_hw).float()  # (1, C, m, n)
+
     height_factor = (grid_hw[0] + 0.1) / trained_hw[0]
     width_factor = (grid_hw[1] + 0.1) / trained_hw[1]
-    grid = F.interpolate(
+    resized_grid = F.interpolate(
         trained_grid, scale_factor=[height_factor, width_factor], mode="bicubic"
     )  # (1, C, h, w)
-    resized_embeddings = grid[0].flatten(1).T.to(embedding.dtype)
+
+    resized_embeddings = resized_grid[0].flatten(1).T.to(embedding.dtype)  # (h * w, C)
     return torch.cat([class_embedding, resized_embeddings])
 
 
@@ -230,9 +248,9 @@ class TimmTower(Tower):
     """timm's ViTs and EVAs in OpenCLIP: SigLIP, SigLIP 2, EVA, PE, MobileCLIP-B and L."""
 
     def __init__(self, visual: Any) -> None:
-        """Take apart an image tower of timm in an OpenCLIP model, whose `trunk` is timm's ViT.
+        """Take apart an image tower of OpenCLIP that wraps a model of timm, its `trunk`.
 
-        Raises UsageError if it is not a ViT or EVA of two or more blocks.
+        Raises UsageError if the trunk is not a ViT or EVA of two or more blocks.
         """
         self.visual = visual
         self.trunk = visual.trunk
@@ -247,18 +265,20 @@ class TimmTower(Tower):
     def before_last(self, images: Tensor) -> Tensor:
         """Return the tokens (B, N, C) of images (B, 3, H, W) before the last block."""
         last_but_one = len(self.trunk.blocks) - 2
+        has_prefix = self.prefix > 0
         (output,) = self.trunk.forward_intermediates(
             images,
             indices=[last_but_one],
-            return_prefix_tokens=self.prefix > 0,
+            return_prefix_tokens=has_prefix,
             stop_early=True,
-            output_fmt="NLC",
+            output_fmt="NLC",  # (B, N, C)
             intermediates_only=True,
         )
-        if self.prefix == 0:
+        if not has_prefix:
             return output
-        patches, prefix_tokens = output
-        return torch.cat([prefix_tokens, patches], dim=1)
+        # timm returns the tokens of patches apart from the class token and the registers.
+        patch_tokens, prefix_tokens = output
+        return torch.cat([prefix_tokens, patch_tokens], dim=1)
 
     def last_block(self, tokens: Tensor) -> Tensor:
         """Return the tokens (B, N, C) after the last block, as trained."""
@@ -269,7 +289,7 @@ class TimmTower(Tower):
         if getattr(self.trunk, "rope", None) is None:
             return None
         embedding = self.trunk.rope.get_embed(shape=self.trunk.patch_embed.grid_size)
-        # A mixed embedding has an entry for each block.
+        # timm calls it mixed if each block has an embedding of its own: take the last block's.
         return embedding[-1] if self.trunk.rope_mixed else embedding
 
     def attention_branch(self, tokens: Tensor) -> Tensor:
@@ -290,13 +310,14 @@ class TimmTower(Tower):
         return block.ls2(output)
 
     def pool(self, tokens: Tensor) -> Tensor:
-        """Return the features (B, N, D) that the head makes of each of the tokens (B, N, C)."""
-        # The head may leave out the tokens of the prefix, so that one more token is needed.
+        """Return the feature that the head makes of each of the tokens (B, N, C), (B, N, D)."""
+        # The head may ignore the first tokens of a sequence, where the prefix usually is. One more
+        # token is needed then.
         length = self.prefix + 1
         return _pool_each_token(self._run_head, self.trunk.norm(tokens), length)
 
     def _run_head(self, sequences: Tensor) -> Tensor:
-        """Return the features (n, D) of sequences of tokens (n, N, C) after the last norm."""
+        """Return the features (n, D) of n sequences of tokens (n, N, C) after the last norm."""
         return self.visual.head(self.trunk.forward_head(sequences))
 
     def input_size(self, image_hw: Grid) -> AbstractContextManager[None]:
@@ -306,9 +327,13 @@ class TimmTower(Tower):
 
 @contextmanager
 def timm_input_size(trunk: Any, image_hw: Grid) -> Iterator[None]:
-    """Let an image tower of timm take images of another height and width, within the context.
+    """Let an image tower of timm take images of another size, within the context.
 
     For this, timm resamples the tower's positional embeddings. They are restored afterwards.
+
+    Args:
+        trunk: The ViT or EVA of timm.
+        image_hw: The height and width of the images, in pixels.
     """
     original_hw, original_positions = trunk.patch_embed.img_size, trunk.pos_embed
     if image_hw == original_hw:
@@ -319,7 +344,8 @@ def timm_input_size(trunk: Any, image_hw: Grid) -> Iterator[None]:
         yield
     finally:
         trunk.set_input_size(original_hw)
-        trunk.pos_embed = original_positions  # instead of positions that were resampled twice
+        # `set_input_size` has resampled the positions a second time: put back the original ones.
+        trunk.pos_embed = original_positions
 
 
 class _TransformersTower(Tower):
@@ -334,7 +360,10 @@ class _TransformersTower(Tower):
     def before_last(self, images: Tensor) -> Tensor:
         """Return the tokens (B, N, C) of images (B, 3, H, W) before the last block."""
         embedded_tokens = self.vision.embeddings(images, interpolate_pos_encoding=True)
-        return _run_blocks(self.early_blocks, self._normalise_embedded(embedded_tokens))
+        tokens = self._normalise_embedded(embedded_tokens)
+        for block in self.early_blocks:
+            tokens = block(tokens, None)  # no mask
+        return tokens
 
     def _normalise_embedded(self, tokens: Tensor) -> Tensor:
         """Return the input of the first block (B, N, C), from embedded tokens (B, N, C).
@@ -390,7 +419,10 @@ class Tipsv2Tower(Tower):
 
     def before_last(self, images: Tensor) -> Tensor:
         """Return the tokens (B, N, C) of images (B, 3, H, W) before the last block."""
-        return _run_blocks(self.early_blocks, self.vision.embeddings(images))
+        tokens = self.vision.embeddings(images)
+        for block in self.early_blocks:
+            tokens = block(tokens, None)  # no mask
+        return tokens
 
     def attention_branch(self, tokens: Tensor) -> Tensor:
         """Return the output of the last block's attention (B, N, C), with its norm and scale."""

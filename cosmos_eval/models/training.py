@@ -25,37 +25,68 @@ from cosmos_eval.types import ModelSpec, UsageError
 
 
 def training_facts(spec: ModelSpec) -> dict[str, Any]:
-    """Return the training data of a model and how many samples it saw, None if unknown.
+    """Return the training data of a model, and how many samples the model saw in training.
 
     They are stated by a table of published models, by the model's checkpoint, or by its model card.
-    The model must have been loaded, because its card is not fetched here.
+    The model must have been loaded, because its card is not fetched here. Unknown values are None.
+
+    Example:
+        {"training_data": "LAION-2B", "samples_seen": 34000000000}
     """
-    stated_facts = training_of(spec.text) or _checkpoint_facts(spec) or _card_facts(spec)
-    return {"training_data": None, "samples_seen": None, **stated_facts}
+    unknown_facts = {"training_data": None, "samples_seen": None}
+    published_facts = training_of(spec.text)
+    if published_facts:
+        return {**unknown_facts, **published_facts}
+    training = _read_training_metadata(spec)
+    if training is None:  # not a checkpoint of cosmos-train
+        return {**unknown_facts, **_card_facts(spec)}
+
+    # The checkpoint names the data by the pattern of their files,
+    # training["config"]["data"]["shards"]. Each step may be missing or have another type.
+    shards = training
+    for key in ("config", "data", "shards"):
+        shards = shards.get(key) if isinstance(shards, Mapping) else None
+    samples_seen = training.get("samples_seen") if isinstance(training, Mapping) else None
+    is_positive_int = type(samples_seen) is int and samples_seen > 0
+    return {
+        "training_data": _valid_text_or_none(shards),
+        "samples_seen": samples_seen if is_positive_int else None,
+    }
 
 
 def training_record(spec: ModelSpec) -> dict[str, Any]:
     """Return what identifies the training of a model, as a result has it under `model.training`.
 
-    For example, {"group": "my-clip", "seed": 1, ...}. The values are stated by the metadata of the
-    checkpoint or by a file of the user. Values that neither of them states are None, and the record
-    is empty without other values. Raises UsageError if the two contradict each other.
+    The values are stated by the metadata of the checkpoint, or by a file of the user. Values that
+    neither of them states are None. The record is empty if no value is stated.
+
+    Args:
+        spec: The specification of the model. `spec.training` holds the values of the user's file.
+
+    Raises:
+        UsageError: If the checkpoint and the user's file contradict each other.
+
+    Example:
+        {"group": "my-clip", "seed": 1, "samples": None, ...}
     """
-    values_of_user = spec.training or {}
-    values_of_checkpoint = {}
+    user_values = spec.training or {}
+    checkpoint_values = {}
     for name, value in training_identity(_read_training_metadata(spec)).items():
         if value is not None:
-            values_of_checkpoint[name] = value
-    for name in values_of_checkpoint.keys() & values_of_user.keys():
-        if values_of_checkpoint[name] != values_of_user[name]:
+            checkpoint_values[name] = value
+
+    names_in_both = checkpoint_values.keys() & user_values.keys()
+    for name in names_in_both:
+        if checkpoint_values[name] != user_values[name]:
             raise UsageError(
-                f"{spec.text}: its {name} is said to be {values_of_user[name]}, and its checkpoint "
-                f"states {values_of_checkpoint[name]}"
+                f"{spec.text}: its {name} is said to be {user_values[name]}, and its checkpoint "
+                f"states {checkpoint_values[name]}"
             )
-    if not values_of_checkpoint and not values_of_user:
+
+    if not checkpoint_values and not user_values:
         return {}
     unknown_values = dict.fromkeys(IDENTITY)
-    return {**unknown_values, **values_of_user, **values_of_checkpoint}
+    return {**unknown_values, **user_values, **checkpoint_values}
 
 
 def _require_sha256(text: str) -> str:
@@ -80,24 +111,30 @@ class _StatedTraining(BaseModel):
 def state_trainings(path: Path, specs: Sequence[ModelSpec]) -> list[ModelSpec]:
     """Return model specifications with the trainings that a user's YAML file states for them.
 
-    The file maps names of models to trainings, such as `cosmos:a.pt: {group: my-clip, seed: 1}`.
-    Paths in these names are relative to the file.
+    Args:
+        path: The path of the file. It maps names of models to trainings, such as
+            `cosmos:a.pt: {group: my-clip, seed: 1}`. Paths in these names are relative to the file.
+        specs: The specifications of the models that are measured.
 
-    Raises UsageError for other content, for an unknown model, for a model that is named twice, if
-    none of the models is named, and if a checkpoint states otherwise.
+    Raises:
+        UsageError: If the file has other content, names an unknown model, names a model twice, or
+            names none of the models that are measured, and if a checkpoint states another training.
     """
     try:
+        # Read the training of each model in the file.
         content = read_yaml(path, "cosmos:a.pt: {group: my-clip, seed: 1}")
         training_by_model: dict[str, dict[str, Any]] = {}
         for text, entry in content.items():
-            model = _file_or_name(parse_model_spec(with_complete_paths(text, path.parent)))
+            named_spec = parse_model_spec(with_complete_paths(text, path.parent))
+            model = _file_or_name(named_spec)  # two names of the same file are the same model
             if model in training_by_model:
                 raise FileError(f"{text} is given twice")
             training_by_model[model] = _parse_training(text, entry)
 
+        # Assign the trainings to the models that are measured.
         specs_with_trainings = []
         for spec in specs:
-            training = training_by_model.get(_file_or_name(spec))
+            training = training_by_model.get(_file_or_name(spec))  # None if the file lacks it
             specs_with_trainings.append(replace(spec, training=training))
         if not any(spec.training for spec in specs_with_trainings):
             raise FileError("names none of the models that are measured")
@@ -111,8 +148,12 @@ def state_trainings(path: Path, specs: Sequence[ModelSpec]) -> list[ModelSpec]:
 def _parse_training(text: str, entry: Any) -> dict[str, Any]:
     """Return the values of the training that a user's file states for one model.
 
-    `text` is the name of the model in the file, and `entry` is its value. Raises FileError for an
-    entry that does not describe a training.
+    Args:
+        text: The name of the model in the file.
+        entry: The value of that name, such as {"group": "my-clip", "seed": 1}.
+
+    Raises:
+        FileError: If the entry does not describe a training.
     """
     if not isinstance(entry, dict):
         raise FileError(f"{text}: must map names to values, such as `group: my-clip`")
@@ -134,11 +175,14 @@ def _file_or_name(spec: ModelSpec) -> str:
 def _read_training_metadata(spec: ModelSpec) -> Any:
     """Return the record of the training that cosmos-train wrote into the header of a checkpoint.
 
-    It is a dictionary with the keys "config" and "samples_seen", for example. Return None for other
-    models.
+    Return None for models that are not a checkpoint of cosmos-train.
+
+    Example:
+        {"config": {"data": {"shards": "cc3m/{0..331}.tar"}, ...}, "samples_seen": 96000000, ...}
     """
     files = local_weights(spec)
-    if spec.kind not in TWO_SETS or not files or files[0].suffix != ".safetensors":
+    is_safetensors = bool(files) and files[0].suffix == ".safetensors"
+    if spec.kind not in TWO_SETS or not is_safetensors:
         return None
     from safetensors import SafetensorError, safe_open
 
@@ -149,36 +193,24 @@ def _read_training_metadata(spec: ModelSpec) -> Any:
     return None
 
 
-def _checkpoint_facts(spec: ModelSpec) -> dict[str, Any]:
-    """Return the training data and the samples seen that a checkpoint of cosmos-train states.
-
-    The data are named by the pattern of their files, `config.data.shards`. Values that are missing
-    or invalid are None. The result is empty for other checkpoints.
-    """
-    training = _read_training_metadata(spec)
-    if training is None:
-        return {}
-    shards = training
-    for key in ("config", "data", "shards"):
-        shards = shards.get(key) if isinstance(shards, Mapping) else None
-    samples_seen = training.get("samples_seen") if isinstance(training, Mapping) else None
-    if type(samples_seen) is not int or samples_seen <= 0:
-        samples_seen = None
-    return {"training_data": _valid_text_or_none(shards), "samples_seen": samples_seen}
-
-
 def _card_facts(spec: ModelSpec) -> dict[str, Any]:
     """Return the training data that a model card states: the names of its data sets.
 
-    The card is the README.md in the model's folder, or in the cache of the hub's client. For
-    example, it states {"training_data": "laion/laion400m"}. The result is empty without a card.
+    The card is the README.md in the model's folder, or in the cache of the hub's client. The result
+    is empty without a card.
+
+    Example:
+        {"training_data": "laion/laion400m"}
     """
     from huggingface_hub import ModelCard, try_to_load_from_cache
 
     from cosmos_eval.data.hub import quiet
 
-    if spec.kind not in ("hf", "openclip") or spec.arch is not None:
+    has_card = spec.kind in ("hf", "openclip") and spec.arch is None
+    if not has_card:
         return {}
+
+    # The name of the model is a folder, or a repository such as "hf-hub:ORG/NAME@REVISION".
     card_path: Any = Path(spec.name, "README.md")
     if not card_path.parent.is_dir():
         repository, _, revision = spec.name.removeprefix(HUB).partition("@")
@@ -188,6 +220,8 @@ def _card_facts(spec: ModelSpec) -> dict[str, Any]:
             datasets = ModelCard.load(card_path, ignore_metadata_errors=True).data.datasets
     except Exception:  # a missing card, or a card that does not have the hub's format
         return {}
+
+    # The card states one name, a list of names, or none.
     if not isinstance(datasets, list):
         datasets = [datasets]
     names = [dataset for dataset in datasets if isinstance(dataset, str)]
@@ -195,9 +229,9 @@ def _card_facts(spec: ModelSpec) -> dict[str, Any]:
 
 
 def _valid_text_or_none(value: Any) -> str | None:
-    """Return a text with all characters that UTF-8 lacks replaced by "?", as results need it.
+    """Return a text that UTF-8 can hold, or None if the value is empty or not a text.
 
-    Return None if the value is empty or not a text.
+    Characters that UTF-8 lacks (halves of surrogate pairs) are replaced by "?".
     """
     if not isinstance(value, str):
         return None

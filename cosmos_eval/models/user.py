@@ -35,26 +35,30 @@ class TwoTower:
     """An Encoder that is made of functions of the user. B are images, T texts, D the feature size.
 
     With `encode_patches` it is a DenseEncoder, which segmentation needs, and with `pair_scores` a
-    PairScorer. The arguments are:
+    PairScorer. The model itself is not changed: `cosmos_eval.evaluate` sets its evaluation mode and
+    restores the former mode, and `python:FILE.py` moves modules to the device.
 
-    encode_image: (B, 3, H, W) -> (B, D) on the model's device. Features are normalised here.
-    encode_text: (B, L) -> (B, D) on the model's device.
-    transform: an RGB image -> (3, H, W) float32.
-    tokenize: a list of texts -> (B, L) int64.
-    name: the model's name in results.
-    weights: a module or a state dict, whose tensors are hashed. It may be left out if the functions
-        are methods of modules, or refer to modules or tensors in their closure or file.
-    encode_patches: (B, 3, H, W) and the form of attention
-        -> (B, H // patch_size, W // patch_size, D).
-    patch_size: the side of a patch in pixels, for `encode_patches`.
-    image_mean, image_std: RGB on the 0-1 scale, which `transform` normalises by.
-    image_parts: (B, 3, H, W) -> one tensor or a tuple of tensors (B, ...).
-    text_parts: (T, L) -> one tensor or a tuple of tensors (T, ...).
-    pair_scores: parts of B images and of T texts -> (B, T).
+    Args:
+        encode_image: Maps images (B, 3, H, W) to features (B, D) on the model's device. They are
+            normalised here.
+        encode_text: Maps tokens (B, L) to features (B, D) on the model's device.
+        transform: Maps an RGB image to pixels (3, H, W) float32.
+        tokenize: Maps a list of texts to tokens (B, L) int64.
+        name: The model's name in results.
+        weights: A module or a state dict, whose tensors are hashed. It may be left out if the
+            functions are methods of modules, or refer to modules or tensors in their closure or
+            file.
+        encode_patches: Maps images (B, 3, H, W) and the form of attention to features of patches
+            (B, H // patch_size, W // patch_size, D).
+        patch_size: The side of a patch in pixels, for `encode_patches`.
+        image_mean: The mean that `transform` normalises by, RGB on the 0-1 scale.
+        image_std: The standard deviation that `transform` normalises by.
+        image_parts: Maps images (B, 3, H, W) to one tensor or a tuple of tensors (B, ...).
+        text_parts: Maps tokens (T, L) to one tensor or a tuple of tensors (T, ...).
+        pair_scores: Maps the parts of B images and of T texts to scores (B, T).
 
-    The model itself is not changed: `cosmos_eval.evaluate` sets its evaluation mode and restores
-    the former mode, and `python:FILE.py` moves modules to the device. Raises UsageError for a
-    function without weights.
+    Raises:
+        UsageError: If `weights` is left out, and a function refers to no weights.
     """
 
     # The padding of texts cannot be cut off without changing their features.
@@ -83,7 +87,10 @@ class TwoTower:
         text_parts: Callable[[Tensor], Any] | None = None,
         pair_scores: Callable[[Any, Any], Tensor] | None = None,
     ) -> None:
-        """Keep the functions of a model, and hash its weights and its file for results."""
+        """Keep the functions of a model, and hash its weights and its file for results.
+
+        The class explains the arguments.
+        """
         # The weights are those that are given, or else those that the functions refer to.
         self._weight_sources: list[Any] = [weights]
         if weights is None:
@@ -108,6 +115,7 @@ class TwoTower:
         )
         self.refresh_info()
 
+        # Keep the functions.
         self._encode_image = encode_image
         self._encode_text = encode_text
         self.transform = transform
@@ -148,8 +156,8 @@ class TwoTower:
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Return the tokens (B, L) of texts, int64.
 
-        The user's tokenizer may return them itself, or an object of transformers that has them as
-        `input_ids`.
+        The user's tokenizer may return a tensor itself, or an object of transformers whose
+        attribute `input_ids` is the tensor.
         """
         output = self._tokenize(list(texts))
         if isinstance(output, Tensor):
@@ -160,15 +168,17 @@ class TwoTower:
         """Return whether `tokenize` cuts each text to the context, (B,) bool.
 
         The user's tokenizer does not say so. A text counts as cut if its tokens stay the same both
-        with more words at its end and without its last character.
+        if more words are added at its end, and if its last character is removed.
         """
         tokens = self.tokenize(texts)
         stripped_texts = [text.strip() for text in texts]
         longer_tokens = self.tokenize([text + _MORE_WORDS for text in stripped_texts])
         shorter_tokens = self.tokenize([text[:-1] for text in stripped_texts])
-        if longer_tokens.shape != tokens.shape or shorter_tokens.shape != tokens.shape:
+        has_fixed_length = tokens.shape == longer_tokens.shape == shorter_tokens.shape
+        if not has_fixed_length:
             # The tokenizer pads to the longest text, so it cuts none.
             return torch.zeros(len(texts), dtype=torch.bool)
+
         is_same_if_longer = (longer_tokens == tokens).all(dim=1)
         is_same_if_shorter = (shorter_tokens == tokens).all(dim=1)
         return is_same_if_longer & is_same_if_shorter
@@ -190,17 +200,24 @@ class TwoTower:
     def _run_pair_scores(
         self, pair_scores: Callable[[Any, Any], Tensor], image_parts: Parts, text_parts: Parts
     ) -> Tensor:
-        """Return the scores (B, T) of B images and T texts, from the tensors of each modality.
+        """Return the scores (B, T) of B images and T texts.
 
-        The user's `pair_scores` is given a tensor if images have a single one, and a tuple if they
-        have several. The same holds for texts.
+        Args:
+            pair_scores: The user's function. It is given a tensor if images have a single one, and
+                a tuple if they have several. The same holds for texts.
+            image_parts: The tensors (B, ...) that the user's `image_parts` made of the images.
+            text_parts: The tensors (T, ...) that the user's `text_parts` made of the texts.
         """
 
         def score_tensors(*tensors: Tensor) -> Tensor:
-            """Score separate tensors of images, then of texts, as `run_on_device` passes them."""
-            tensors_of_images = tensors[: len(image_parts)]
-            tensors_of_texts = tensors[len(image_parts) :]
-            images = tensors_of_images[0] if len(image_parts) == 1 else tensors_of_images
+            """Call the user's function with all tensors of images, followed by those of texts.
+
+            `run_on_device` passes tensors as separate arguments.
+            """
+            n_image_parts = len(image_parts)
+            tensors_of_images = tensors[:n_image_parts]
+            tensors_of_texts = tensors[n_image_parts:]
+            images = tensors_of_images[0] if n_image_parts == 1 else tensors_of_images
             texts = tensors_of_texts[0] if len(text_parts) == 1 else tensors_of_texts
             return pair_scores(images, texts)
 
@@ -214,7 +231,13 @@ class TwoTower:
     ) -> Tensor:
         """Return the L2-normalised features of patches, (B, H // patch, W // patch, D).
 
-        `encode_patches` is the user's function. Raises UsageError if it returns another shape.
+        Args:
+            encode_patches: The user's function.
+            images: Pixels (B, 3, H, W).
+            attention: The form of attention, which is passed to the user's function.
+
+        Raises:
+            UsageError: If the function returns another shape.
         """
 
         def encode_images(images: Tensor) -> Tensor:
@@ -229,7 +252,12 @@ class TwoTower:
 def require_patch_grid(model_name: str, images: Tensor, features: Tensor, patch_size: int) -> None:
     """Raise UsageError unless a user's model returned one feature per complete patch of images.
 
-    For images (B, 3, H, W), the features must be (B, H // patch_size, W // patch_size, D).
+    Args:
+        model_name: The name of the model in the error message.
+        images: The images (B, 3, H, W).
+        features: The value that the model returned for them. It must have the shape
+            (B, H // patch_size, W // patch_size, D).
+        patch_size: The side of a patch in pixels.
     """
     height, width = images.shape[2:]
     expected_shape = (len(images), height // patch_size, width // patch_size)
@@ -243,9 +271,13 @@ def require_patch_grid(model_name: str, images: Tensor, features: Tensor, patch_
 def referred_weights(values: Sequence[Any], seen_ids: set[int]) -> Iterator[nn.Module | Tensor]:
     """Yield the modules and tensors that values are, hold or refer to, each of them once.
 
-    For example, [model.encode_image] refers to the module `model`, and so does [{"a": model}]. The
-    ids of all values that were looked at are added to `seen_ids` in place, and values with these
-    ids are skipped.
+    Args:
+        values: Any Python objects, such as functions and dictionaries.
+        seen_ids: The ids of all values that were looked at already, which are skipped. More ids are
+            added to the set in place. Callers pass an empty set.
+
+    Example:
+        [model.encode_image] refers to the module `model`, and so does [{"a": model}].
     """
     for value in values:
         if id(value) in seen_ids:
@@ -258,7 +290,7 @@ def referred_weights(values: Sequence[Any], seen_ids: set[int]) -> Iterator[nn.M
 
 
 def state_dicts(weights: Iterable[nn.Module | Tensor]) -> list[dict[str, Tensor]]:
-    """Return the state dict of each module. A lone tensor gets the state dict {"": tensor}."""
+    """Return the state dict of each module, and {"": tensor} for each tensor."""
     states = []
     for weight in weights:
         states.append(weight.state_dict() if isinstance(weight, nn.Module) else {"": weight})
@@ -284,12 +316,14 @@ def _referred_values(value: Any) -> list[Any]:
         attributes = getattr(value, "__dict__", {}).values()
         return [attribute for attribute in attributes if isinstance(attribute, nn.Module | Tensor)]
 
+    # The value is a function.
     variables = inspect.getclosurevars(value)
     values = [*variables.nonlocals.values()]
     file = value.__code__.co_filename
     for variable in variables.globals.values():
         # Functions of other files are a library's, whose globals are not weights.
-        if not inspect.isfunction(variable) or variable.__code__.co_filename == file:
+        is_library_function = inspect.isfunction(variable) and variable.__code__.co_filename != file
+        if not is_library_function:
             values.append(variable)
     return values
 
@@ -297,7 +331,8 @@ def _referred_values(value: Any) -> list[Any]:
 def _stable_repr(function: Any) -> str:
     """Return the repr of a function without its address, which differs in every process.
 
-    For example, "<function f at 0x7f12>" becomes "<function f>".
+    Example:
+        "<function f at 0x7f12>" becomes "<function f>".
     """
     return re.sub(r" at 0x[0-9a-f]+", "", repr(function))
 
@@ -305,8 +340,14 @@ def _stable_repr(function: Any) -> str:
 def load(spec: ModelSpec, device: str, precision: Precision) -> Encoder:
     """Run a user's Python file, check the model that it makes, and return it as an encoder.
 
-    Raises UsageError for every error in the file, and if the model describes itself in a way that
-    results cannot record.
+    Args:
+        spec: Names the file, and the arguments of its function `load`.
+        device: The device of the model, such as "cpu".
+        precision: The precision that it computes in.
+
+    Raises:
+        UsageError: For every error in the file, and if the model describes itself in a way that
+            results cannot record.
     """
     path = Path(spec.name)
     encoder, code_hash, origin = load_user_model(spec, device, precision)
@@ -327,6 +368,8 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> Encoder:
             raise UsageError(
                 f"{origin} gives no `weights_sha256`: hash the weights, random ones too"
             )
+
+    # State the file in the description of the model, and check all outputs from now on.
     with errors_as_usage_errors(f"{origin}: setting its `info`"):
         encoder.info = encoder.info._replace(spec=spec.text, code_sha256=code_hash)
         _check_every_output(encoder, path)
@@ -349,8 +392,15 @@ class UserModel(NamedTuple):
 def load_user_model(spec: ModelSpec, device: str, precision: Precision) -> UserModel:
     """Run a user's Python file and return its model.
 
-    It is the result of the file's `load(device, precision)`, or else the file's `model`. Raises
-    UsageError for every error in the file, and if the file has neither of them.
+    It is the result of the file's `load(device, precision)`, or else the file's `model`.
+
+    Args:
+        spec: Names the file, and further arguments of its function `load`.
+        device: The device of the model, such as "cpu".
+        precision: The precision that it computes in.
+
+    Raises:
+        UsageError: For every error in the file, and if the file has neither `load` nor `model`.
     """
     path = Path(spec.name)
     with report_faults_at(f"cannot read {path}: "):
@@ -359,6 +409,7 @@ def load_user_model(spec: ModelSpec, device: str, precision: Precision) -> UserM
     with errors_as_usage_errors(str(path)):
         module = _run_file(path, content, f"cosmos_eval_model_{code_hash[:16]}")
 
+    # A file without a function `load` has the model itself.
     load_function: Any = getattr(module, "load", None)
     model: Any = getattr(module, "model", None)
     if not callable(load_function):
@@ -368,6 +419,7 @@ def load_user_model(spec: ModelSpec, device: str, precision: Precision) -> UserM
             raise UsageError(f"'{spec.text}': {path} has no function `load` to take arguments")
         return UserModel(model, code_hash, f"{path}: `model`")
 
+    # Call the function. Error messages name it as `load('cpu', 'fp32', depth=12)`.
     arguments = [repr(device), repr(precision)]
     arguments += [f"{name}={value!r}" for name, value in spec.arguments.items()]
     origin = f"{path}: load({', '.join(arguments)})"
@@ -380,6 +432,11 @@ def _run_file(path: Path, content: bytes, module_name: str) -> ModuleType:
     """Run the content of a Python file as a module, and return the module.
 
     The file cannot import files in its folder, because the hash of the code does not cover them.
+
+    Args:
+        path: The path of the file, which tracebacks name.
+        content: The content of the file.
+        module_name: The name of the module in `sys.modules`.
     """
     module = ModuleType(module_name)
     sys.modules[module_name] = module  # where dataclasses and pickle look for it
@@ -391,7 +448,11 @@ def _run_file(path: Path, content: bytes, module_name: str) -> ModuleType:
 def _check_every_output(encoder: Any, path: Path) -> None:
     """Wrap the methods of a user's encoder in place, so that every call checks the output.
 
-    From now on, errors and invalid outputs raise UsageError, which names the file at `path`.
+    From now on, errors and invalid outputs raise UsageError.
+
+    Args:
+        encoder: The encoder, whose methods are replaced.
+        path: The user's file, which error messages name.
     """
     feature_sizes: set[int] = set()  # shared by all methods, because the sizes must be the same
     method_names = set(checks.public_members(checks.CrossAttentionEncoder))
@@ -412,10 +473,19 @@ def _call_and_check(
     inputs: Any,
     *arguments: Any,
 ) -> Any:
-    """Return the output of a method of a user's encoder for inputs and further arguments.
+    """Call a method of a user's encoder, check its output, and return it.
 
-    Raises UsageError for errors of the method and for invalid outputs. The size D of features is
-    added to `feature_sizes`, which must not get a second value.
+    Args:
+        path: The user's file, which error messages name.
+        name: The name of the method, such as "encode_image".
+        method: The method.
+        feature_sizes: All sizes D of the encoder's features so far. The size of the output is
+            added. More than one size is a fault.
+        inputs: The first argument of the method.
+        *arguments: Its further arguments.
+
+    Raises:
+        UsageError: For errors of the method, and for invalid outputs.
     """
     with errors_as_usage_errors(f"{path}: {name}"):
         output = method(inputs, *arguments)
@@ -427,8 +497,13 @@ def _call_and_check(
 def errors_as_usage_errors(origin: str) -> Iterator[None]:
     """Raise UsageError for everything that the user's code within this context raises.
 
-    `origin` begins the message, and names the file or the function of the user. `sys.exit` counts
-    as an error too. With --debug, the traceback is shown.
+    `sys.exit` counts as an error too.
+
+    Args:
+        origin: The beginning of the message, which names the file or the function of the user.
+
+    Example:
+        "model.py: encode_image failed: KeyError: 'a' (--debug shows where)"
     """
     try:
         yield

@@ -28,12 +28,7 @@ def require_weights(path: Path) -> None:
         return
     with path.open("rb") as file:
         first_bytes = file.read(_N_FIRST_BYTES)
-    file_size = path.stat().st_size
-    fault = _find_other_content(first_bytes)
-    if fault is None and path.suffix == ".safetensors":
-        fault = _find_safetensors_fault(first_bytes, file_size)
-    elif fault is None and _is_safetensors(first_bytes, file_size):
-        fault = "is a safetensors file: rename it so that it ends with .safetensors"
+    fault = _find_other_content(first_bytes) or _find_safetensors_fault(path, first_bytes)
     if fault is not None:
         raise UsageError(f"{path} {fault}")
 
@@ -54,17 +49,19 @@ def tensor_shapes(files: Sequence[Path]) -> Mapping[str, Sequence[int]]:
 
 
 def count_values(shapes: Mapping[str, Sequence[int]]) -> int:
-    """Return the number of values of all tensors with these shapes: {"a": [2, 3], "b": [4]} -> 10.
+    """Return the number of values of all tensors with these shapes.
 
-    A tensor without dimensions has one value.
+    Example:
+        {"a": [2, 3], "b": [4]} gives 10, and {"a": []} gives 1.
     """
     return sum(math.prod(shape) for shape in shapes.values())
 
 
 def _find_other_content(first_bytes: bytes) -> str | None:
-    """Describe the content of a file without weights, for an error message after its path.
+    """Describe the content of a file that does not hold weights, such as "is empty".
 
-    Return None if its first bytes may belong to weights.
+    The description follows the path of the file in an error message. Return None if the first bytes
+    of the file may belong to weights.
     """
     if not first_bytes:
         return "is empty: fetch it again"
@@ -72,6 +69,8 @@ def _find_other_content(first_bytes: bytes) -> str | None:
         return "is a pointer of Git LFS, not the weights: fetch them with `git lfs pull`"
     if first_bytes.lstrip().lower().startswith(_HTML_STARTS):
         return "is an HTML page, such as a login or an error, not weights: fetch the file itself"
+
+    # Weights have bytes that are not valid or not printable as text.
     try:
         text = first_bytes.decode()
     except UnicodeDecodeError:
@@ -81,34 +80,35 @@ def _find_other_content(first_bytes: bytes) -> str | None:
     return None
 
 
-def _find_safetensors_fault(first_bytes: bytes, file_size: int) -> str | None:
-    """Describe the fault of a file whose name ends with .safetensors, for an error message.
+def _find_safetensors_fault(path: Path, first_bytes: bytes) -> str | None:
+    """Describe the fault of a file if its name and its content do not agree about safetensors.
 
-    Return None if it begins like a safetensors file, with a header that is not too large.
+    A safetensors file begins with 8 bytes that state the size of its header. The header is JSON,
+    which begins with "{" and must fit into the file.
+
+    Args:
+        path: The path of the file.
+        first_bytes: The first bytes of the file, at least 9 if it has as many.
+
+    Returns:
+        The fault, to follow the path in an error message. None if the file ends with .safetensors
+        and begins like one, or if neither is the case.
     """
-    if _is_safetensors(first_bytes, file_size):
-        header_size = _read_header_size(first_bytes)
-        if header_size <= LARGEST_HEADER:
-            return None
-        return f"has a header of {header_size:,} bytes; at most {LARGEST_HEADER:,} are read"
+    header_size = int.from_bytes(first_bytes[:8], "little")
+    begins_with_json = first_bytes[8:9] == b"{"
+    is_safetensors = begins_with_json and header_size <= path.stat().st_size - 8
+    if path.suffix != ".safetensors":
+        if is_safetensors:
+            return "is a safetensors file: rename it so that it ends with .safetensors"
+        return None
+
+    if is_safetensors:
+        if header_size > LARGEST_HEADER:
+            return f"has a header of {header_size:,} bytes; at most {LARGEST_HEADER:,} are read"
+        return None
     if first_bytes.startswith((_ZIP_START, *_PICKLE_STARTS)):
         return (
             "is a pickle, as torch.save writes it, and not the safetensors file that its name "
             "says: save it with safetensors.torch.save_file"
         )
     return "is damaged: it does not begin with the header of a safetensors file; fetch it again"
-
-
-def _is_safetensors(first_bytes: bytes, file_size: int) -> bool:
-    """Return whether a file begins like a safetensors file.
-
-    Such a file begins with 8 bytes that state the size of its header. The header is JSON, which
-    begins with "{" and must fit into the file.
-    """
-    begins_with_json = first_bytes[8:9] == b"{"
-    return begins_with_json and _read_header_size(first_bytes) <= file_size - 8
-
-
-def _read_header_size(first_bytes: bytes) -> int:
-    """Return the size in bytes of a safetensors file's header, which its first 8 bytes state."""
-    return int.from_bytes(first_bytes[:8], "little")

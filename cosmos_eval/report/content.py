@@ -188,11 +188,18 @@ def content_of(
 ) -> Content:
     """Compare all results that can be compared, and return everything that a page states of them.
 
-    `read_samples` reads the samples of a result by its path. `published_entries` are numbers from
-    papers. They appear if their data set and protocol were measured here. Models are ranked by the
-    `suite`, a list of data sets, or else by the data sets that most of them share. Results whose
-    files were edited by hand appear in leaderboards only. Raises UsageError for two different
-    results of the same model, data set and protocol.
+    Args:
+        results: The results. Those whose files were edited by hand appear in leaderboards only.
+        read_samples: Reads the samples of a result, the stored arrays that its metrics are computed
+            from, by the path of the result.
+        published_entries: Numbers from papers. They appear if their data set was measured here by
+            the same protocol, the fixed settings of a measurement.
+        progress: Called before each data set with the number of data sets that were compared.
+        suite: The data sets to rank models by. By default, models are ranked by the data sets that
+            most of them share.
+
+    Raises:
+        UsageError: There are two different results of the same model, data set and protocol.
     """
     results = distinct_results(label_results(results))
     unedited_results = [result for result in results if not result.is_edited]
@@ -208,8 +215,11 @@ def content_of(
     # Compare the models on each data set. Threads of NumPy gain little on matrices this small, and
     # wait for each other if other processes keep the cores busy.
     n_sets = len({(entry.protocol, entry.dataset) for entry in measured_entries})
+    contents = _DataSetContents()
     with threadpool_limits(1):
-        contents = _compare_sets(unedited_results, read_samples, progress, n_sets)
+        for n_done, result_set in enumerate(result_sets(unedited_results, read_samples)):
+            progress(Progress("data sets compared", n_done, n_sets))
+            contents.add(result_set)
         groups = summarize_groups(unedited_results, read_samples)
     notes = [*contents.notes, *groups.notes]
     for result in results:
@@ -270,20 +280,6 @@ class _DataSetContents:
             self.notes.append(str(error))
 
 
-def _compare_sets(
-    results: Sequence[StoredResult], read_samples: ReadSamples, progress: OnProgress, n_sets: int
-) -> _DataSetContents:
-    """Compute everything about the results, data set by data set.
-
-    `progress` is told before each of the `n_sets` data sets how many were compared.
-    """
-    contents = _DataSetContents()
-    for n_done, result_set in enumerate(result_sets(results, read_samples)):
-        progress(Progress("data sets compared", n_done, n_sets))
-        contents.add(result_set)
-    return contents
-
-
 def _sort_boards(leaderboards: Iterable[Board]) -> tuple[Board, ...]:
     """Sort leaderboards: most data sets first, then most models, then by protocol."""
 
@@ -316,8 +312,13 @@ def group_by_data_set(results: Sequence[StoredResult]) -> list[list[StoredResult
 def result_sets(results: Sequence[StoredResult], read_samples: ReadSamples) -> Iterator[ResultSet]:
     """Yield the results on each data set by one protocol, with their samples.
 
-    The samples of a data set are read when it is reached, so that the samples of all data sets are
-    never in memory together. A result whose samples cannot be read is left out, with a note.
+    The samples of a result are the stored arrays that its metrics are computed from. They are read
+    when their data set is reached, so that the samples of all data sets are never in memory
+    together. A result whose samples cannot be read is left out, with a note.
+
+    Args:
+        results: Results on several data sets, in any order.
+        read_samples: Reads the samples of a result by its path.
     """
     for stored_results in group_by_data_set(results):
         sampled_results = []
@@ -342,9 +343,14 @@ def compare_set(result_set: ResultSet) -> list[SetComparison]:
 
     Results that were measured on different samples or with different settings cannot be compared.
     The comparison of their models then has no differences, and states the obstacle.
+
+    Example:
+        The results a and c were measured on all images, and b with `--limit 10`. The comparison of
+        a and c has differences. The comparisons of a and b, and of b and c, have an obstacle.
     """
     comparisons: list[SetComparison] = []
-    # Split the results into lists of results that can be compared with each other.
+    # Split the results into lists of results that can be compared with each other, such as
+    # [[a, c], [b]]. The first result of a list stands for all of them.
     comparable_lists: list[list[SampledResult]] = []
     for result in result_set.results:
         matching_list = None
@@ -377,10 +383,15 @@ def _to_comparison(
     differences: Mapping[str, PairedDifference],
     obstacle: str,
 ) -> SetComparison:
-    """Return the record of the comparison of results `a` and `b` on a data set.
+    """Return the record of the comparison of two results on a data set.
 
-    `differences` are by metric. They are empty if there is an `obstacle`, the reason why the
-    results cannot be compared.
+    Args:
+        result_set: The results on the data set, which also names its protocol and task.
+        a: The first result, by the alphabetical order of the models.
+        b: The second result.
+        differences: The value of `a` minus the value of `b`, by metric. Empty if there is an
+            obstacle.
+        obstacle: The reason why the results cannot be compared, or "".
     """
     return SetComparison(
         models=(a.model, b.model),  # in alphabetical order, as the results of a set are
@@ -396,6 +407,11 @@ def _obstacle_to_comparison(task_name: str, a: SampledResult, b: SampledResult) 
     """Return the reason why two results cannot be compared, or "" if they can.
 
     They can if they have the same settings, and the same true labels, captions or masks.
+
+    Args:
+        task_name: The task of both results, such as "retrieval".
+        a: The first result, with its stored arrays.
+        b: The second result, on the same data set by the same protocol.
     """
     mismatches = compare.describe_mismatches(
         compare.setting_of_result(a.row), compare.setting_of_result(b.row)
@@ -417,8 +433,12 @@ def _compare_comparable(
 ) -> list[SetComparison]:
     """Compare every two results that were measured on the same samples with the same settings.
 
-    The obstacle of a comparison is an error in its computation, or a stored metric that differs
-    from the value that the samples give.
+    A comparison has an obstacle instead of differences if it cannot be computed, or if a stored
+    metric differs from the value that the samples give.
+
+    Args:
+        result_set: The results on the data set, which also names its protocol and task.
+        results: The results to compare, a part of the result set.
     """
     pairs = list(combinations(results, 2))
     try:
@@ -439,9 +459,10 @@ def _compare_comparable(
 
 
 def _wrong_metric(result: SampledResult, computed_metrics: Mapping[str, float]) -> str:
-    """Return a message about a stored metric that differs from its value by the samples.
+    """Return a message about a stored metric that is not the value which the samples give.
 
-    Return "" if all metrics agree. `computed_metrics` are the values by the samples.
+    Return "" if all metrics agree. `computed_metrics` holds the values that are computed from the
+    samples, the stored arrays of the result, by metric.
     """
     try:
         for metric, computed_value in computed_metrics.items():
@@ -466,49 +487,61 @@ def pair_models(comparisons: Sequence[SetComparison]) -> list[ModelPair]:
 
 
 def _test_pair(models: ModelNames, comparisons: Sequence[SetComparison]) -> ModelPair:
-    """Test all metrics of two models, and correct the p-values of main metrics by Holm.
+    """Test the metrics of two models, and correct the p-values of main metrics by Holm's method.
 
-    `comparisons` are their comparisons on all data sets. Tests of main metrics come first, sorted
-    by protocol: the one with the most data sets first.
+    The metrics are the ones that leaderboards show. Tests of main metrics come first, sorted by
+    protocol: the protocol with the most data sets first.
+
+    Args:
+        models: The labels of the two models.
+        comparisons: The comparisons of these models on all data sets.
     """
-    n_sets_by_protocol = Counter(comparison.protocol for comparison in comparisons)
-
-    def sort_key(test: compare.MetricTest) -> tuple[bool, int]:
-        """Return False for main metrics, which have Holm's p-value, and True for others."""
-        is_main = test.adjusted is not None
-        return not is_main, -n_sets_by_protocol[test.protocol]
-
-    tests = sorted(compare.adjust_p_values(_headline_tests(comparisons)), key=sort_key)
+    tests: list[compare.MetricTest] = []
     obstacles = []
     for comparison in comparisons:
         if comparison.obstacle:
             data_set = f"{comparison.dataset} ({comparison.protocol})"
             obstacles.append(f"{data_set}: {comparison.obstacle}")
-    return ModelPair(models, tuple(tests), tuple(obstacles))
-
-
-def _headline_tests(comparisons: Iterable[SetComparison]) -> Iterator[compare.MetricTest]:
-    """Yield the tests of the metrics that leaderboards show."""
-    for comparison in comparisons:
         task = usable_task(comparison.task)
         if task is None:
             continue
         for metric in task.headlines:
             if metric in comparison.differences:
-                yield compare.MetricTest(
+                test = compare.MetricTest(
                     dataset=comparison.dataset,
                     protocol=comparison.protocol,
                     task=comparison.task,
                     metric=metric,
                     difference=comparison.differences[metric],
                 )
+                tests.append(test)
+
+    n_sets_by_protocol = Counter(comparison.protocol for comparison in comparisons)
+
+    def sort_key(test: compare.MetricTest) -> tuple[bool, int]:
+        """Return False for main metrics, which have Holm's p-value, and True for others.
+
+        Also return the number of the protocol's data sets, negative, so that most come first.
+        """
+        is_main = test.adjusted is not None
+        return not is_main, -n_sets_by_protocol[test.protocol]
+
+    sorted_tests = sorted(compare.adjust_p_values(tests), key=sort_key)
+    return ModelPair(models, tuple(sorted_tests), tuple(obstacles))
 
 
 def ties_of(comparisons: Sequence[SetComparison], entries: Sequence[Entry]) -> Ties:
     """Return the p-values that tell whether a number of a leaderboard is tied with the best one.
 
-    The key of a p-value is a pair of entries: the best one, and another one that is close to it.
     Pairs of results that were not compared are left out.
+
+    Args:
+        comparisons: The comparisons of every two models on all data sets.
+        entries: The entries of the leaderboards: one for each result or published number.
+
+    Returns:
+        The p-values by pair. A pair is the best entry of a column, another entry whose number is
+        close to it, and the metric of the column.
     """
     differences_by_set = {}
     for comparison in comparisons:
@@ -519,7 +552,8 @@ def ties_of(comparisons: Sequence[SetComparison], entries: Sequence[Entry]) -> T
     tasks = {entry.key: entry.task for entry in entries}
     p_values = {}
     for pair in close_pairs(entries):
-        best_model, other_model = models[pair.best], models[pair.other]
+        best_model = models[pair.best]
+        other_model = models[pair.other]
         first_model, second_model = sorted((best_model, other_model))
         key = ((first_model, second_model), pair.best.protocol, pair.best.dataset)
         difference = differences_by_set.get(key, {}).get(pair.metric)
@@ -536,14 +570,16 @@ def lengths_of(result_set: ResultSet) -> list[LengthTable]:
     """Return text to image R@1 by the length of captions, as tables.
 
     Models whose captions have the same bins of lengths share a table. The list is empty if the task
-    has no captions. Raises UsageError for samples of another task.
+    has no captions. `result_set` holds the results of all models on a data set. Raises UsageError
+    for samples of another task.
     """
     bins_by_model: dict[str, Sequence[LengthBin]] = {}
     with _explain_missing_table(result_set, "lengths of captions"):
         task = task_named(result_set.task)
         for result in result_set.results:
             bins_by_model[result.model] = task.lengths(result.samples)
-    # The bins of all models, by the names and the sizes of the bins.
+    # The bins of each model, by the names and the sizes of the bins, then by model. For example,
+    # models_by_sizes[("1-9 words", 500), ("10-24 words", 310)]["model-a"] are two bins.
     models_by_sizes: dict[tuple[tuple[str, int], ...], dict[str, Sequence[LengthBin]]] = {}
     for model, bins in bins_by_model.items():
         if bins:
@@ -555,15 +591,32 @@ def lengths_of(result_set: ResultSet) -> list[LengthTable]:
 def _length_table(
     result_set: ResultSet, bins_by_model: Mapping[str, Sequence[LengthBin]]
 ) -> LengthTable:
-    """Return the table of models whose captions have the same bins.
+    """Return the table of models whose captions have the same bins of lengths.
 
-    It has one row for each bin, with one cell for each model.
+    It has one row for each bin, with one cell for each model: R@1 with Wilson's interval, and the
+    share of captions that were cut to the model's context.
+
+    Args:
+        result_set: The results on the data set, which names its protocol.
+        bins_by_model: The bins of each model. Bins with the same index have the same captions.
     """
     rows = []
+    # One row at a time: the bin of each model.
     for bins_of_models in zip(*bins_by_model.values(), strict=True):
-        cells = tuple(_length_cell(length_bin) for length_bin in bins_of_models)
+        cells = []
+        for length_bin in bins_of_models:
+            recall = length_bin.recall
+            # Captions of one image depend on each other, so that the interval counts them as fewer.
+            interval = clustered_wilson(recall.values, recall.clusters)
+            cell = LengthCell(
+                recall=str(percent(recall.value)),
+                low=str(percent(interval.low)),
+                high=str(percent(interval.high)),
+                cut=str(percent(length_bin.cut)),
+            )
+            cells.append(cell)
         first_bin = bins_of_models[0]
-        rows.append(LengthRow(first_bin.name, first_bin.captions, cells))
+        rows.append(LengthRow(first_bin.name, first_bin.captions, tuple(cells)))
     return LengthTable(
         protocol=result_set.protocol,
         dataset=result_set.dataset,
@@ -572,26 +625,11 @@ def _length_table(
     )
 
 
-def _length_cell(length_bin: LengthBin) -> LengthCell:
-    """Return the recall of a bin of captions, with Wilson's interval and the share of cut captions.
-
-    Captions of one image depend on each other, so that the interval counts them as fewer.
-    """
-    recall = length_bin.recall
-    interval = clustered_wilson(recall.values, recall.clusters)
-    return LengthCell(
-        recall=str(percent(recall.value)),
-        low=str(percent(interval.low)),
-        high=str(percent(interval.high)),
-        cut=str(percent(length_bin.cut)),
-    )
-
-
 @contextmanager
 def _explain_missing_table(result_set: ResultSet, table_name: str) -> Iterator[None]:
-    """Raise UsageError for an error in the block, saying which table of which data set is missing.
+    """Turn an error in a `with` block into a UsageError that says which table is missing.
 
-    For example, "coco (karpathy): no mistakes are shown: ..." for the table name "mistakes".
+    For example, "coco (karpathy): no mistakes are shown: ..." if `table_name` is "mistakes".
     """
     try:
         yield
@@ -604,8 +642,9 @@ def _explain_missing_table(result_set: ResultSet, table_name: str) -> Iterator[N
 def mistakes_of(result_set: ResultSet) -> MistakeTable | None:
     """Return a table of the most frequent mistakes of every model on a data set.
 
-    A mistake of any model is shown for all of them. Return None if the task has no mistakes or no
-    result has samples. Raises UsageError for samples from which mistakes cannot be computed.
+    A mistake is a true class and a class that is predicted instead. A mistake that is frequent for
+    any model is shown for all of them. Return None if the task has no mistakes or no result has
+    samples. Raises UsageError for samples from which mistakes cannot be computed.
     """
     mistakes_by_model: dict[str, Mistakes] = {}
     with _explain_missing_table(result_set, "mistakes"):
@@ -617,7 +656,8 @@ def mistakes_of(result_set: ResultSet) -> MistakeTable | None:
     if not mistakes_by_model:
         return None
 
-    # Choose the mistakes that are frequent for at least one model.
+    # For each model, the share of each mistake, the most frequent first. Choose the mistakes that
+    # are frequent for at least one model.
     shares_of_models = [_mistake_shares(mistakes) for mistakes in mistakes_by_model.values()]
     frequent_mistakes: set[tuple[str, str]] = set()
     for shares_by_mistake in shares_of_models:
@@ -631,6 +671,7 @@ def mistakes_of(result_set: ResultSet) -> MistakeTable | None:
         for shares_by_mistake in shares_of_models:
             shares.append(shares_by_mistake.get((true_class, predicted_class), 0.0))
         rows.append(MistakeRow(true_class, predicted_class, tuple(shares)))
+    # The set of mistakes has no order. Mistakes with equal sums are sorted by their classes.
     rows.sort(key=lambda row: (-sum(row.shares), row.true_class, row.predicted_class))
     return MistakeTable(
         protocol=result_set.protocol,
@@ -647,9 +688,11 @@ def _mistake_shares(mistakes: Mistakes) -> dict[tuple[str, str], float]:
     The key of a mistake is a pair of its true and its predicted class. For example, {("wolf",
     "dog"): 0.25} if a quarter of all wolves are taken for dogs.
     """
+    # `amounts` counts the images, or pixels, of each mistake, and `totals` those of each class.
     shares = mistakes.amounts / mistakes.totals[mistakes.true]
     shares_by_mistake = {}
-    for index in np.argsort(-mistakes.amounts, kind="stable"):
+    most_frequent_first = np.argsort(-mistakes.amounts, kind="stable")
+    for index in most_frequent_first:
         true_class = mistakes.classes[mistakes.true[index]]
         predicted_class = mistakes.classes[mistakes.predicted[index]]
         shares_by_mistake[true_class, predicted_class] = float(shares[index])

@@ -52,6 +52,11 @@ def summarize_groups(results: Iterable[StoredResult], read_samples: ReadSamples)
     A group is several trainings of one recipe, which differ in their seeds. Its name is recorded by
     the trainings. Metrics are those that leaderboards show. Two groups of one training each are not
     compared. A note names each group that cannot be read or compared.
+
+    Args:
+        results: The results of all models. Models without a group are left out.
+        read_samples: Reads the samples of a result, the stored arrays that its metrics are computed
+            from, by the path of the result.
     """
     results_by_group: dict[str, list[StoredResult]] = {}
     for result in results:
@@ -81,11 +86,18 @@ class _GroupSummary:
         self.remarks: list[str] = []
         self.notes: list[str] = []
         self._read_samples = read_samples
+        # For each group: the results of its trainings, by data set and protocol.
         self._sets_by_group: dict[str, groups.ResultsByDataset] = {}
-        self._tests: dict[tuple[str, str], list[MetricTest]] = {}  # by the names of both groups
+        # The tests of every two groups, by the names of both.
+        self._tests: dict[tuple[str, str], list[MetricTest]] = {}
 
     def add_group(self, group: str, results: Sequence[StoredResult]) -> None:
-        """Add all results of a group's trainings. If they cannot be used, a note states why."""
+        """Add the results of a group's trainings. If they cannot be used, a note states why.
+
+        Args:
+            group: The name of the group.
+            results: The results of all its trainings on all data sets.
+        """
         try:
             sets, remarks = groups.common_sets(results, group)
         except UsageError as error:
@@ -103,7 +115,8 @@ class _GroupSummary:
         return max(n_trainings)
 
     def compare_groups(self) -> None:
-        """Compute the means and tests of all data sets."""
+        """Compute the means of all groups, and the tests of every two groups, on all data sets."""
+        # A key is a data set and its protocol.
         keys = {key for sets in self._sets_by_group.values() for key in sets}
         for key in sorted(keys):
             results_by_group = {}
@@ -116,8 +129,12 @@ class _GroupSummary:
     def _add_data_set(self, key: _SetKey, results_by_group: _ResultsByGroup) -> None:
         """Add the means and tests of groups that were measured with the same settings.
 
-        `key` is the data set and its protocol. If the samples of a group cannot be used, each group
-        is added without the others.
+        If the samples of a group cannot be used, each group is added without the others, and no two
+        groups are compared.
+
+        Args:
+            key: The data set and its protocol.
+            results_by_group: The results of each group's trainings on the data set.
         """
         all_results = [result for results in results_by_group.values() for result in results]
         task = all_results[0].row.task
@@ -126,7 +143,8 @@ class _GroupSummary:
             moments = groups.estimate_moments_of_results(all_results, self._read_samples, headlines)
         except CosmosEvalError as error:
             self.notes.append(f"{', '.join(results_by_group)}: not compared: {error}")
-            if len(results_by_group) > 1:
+            has_several_groups = len(results_by_group) > 1
+            if has_several_groups:
                 for group, results in results_by_group.items():
                     self._add_data_set(key, {group: results})
             return
@@ -141,7 +159,8 @@ class _GroupSummary:
 
         self.means += _group_means(key, results_by_group, moments, indices)
         for a, b in combinations(results_by_group, 2):
-            if len(results_by_group[a]) > 1 or len(results_by_group[b]) > 1:
+            has_several_trainings = len(results_by_group[a]) > 1 or len(results_by_group[b]) > 1
+            if has_several_trainings:
                 tests = groups.metric_tests(key, task, moments, indices[a], indices[b])
                 self._tests.setdefault((a, b), []).extend(tests)
 
@@ -149,19 +168,19 @@ class _GroupSummary:
         """Yield the comparisons of every two groups that have tests, sorted by their names."""
         for (a, b), tests in sorted(self._tests.items()):
             if tests:
+                # The names of the trainings of both groups, with their seeds. All data sets of a
+                # group have the same trainings.
+                training_names = []
+                for group in (a, b):
+                    results_on_first_set = next(iter(self._sets_by_group[group].values()))
+                    training_names.append(groups.training_labels(results_on_first_set))
                 yield Comparison(
-                    a,
-                    b,
-                    adjust_p_values(tests),
-                    (),
-                    (self._training_names(a), self._training_names(b)),
+                    a=a,
+                    b=b,
+                    tests=adjust_p_values(tests),
+                    notes=(),
+                    trainings=tuple(training_names),
                 )
-
-    def _training_names(self, group: str) -> tuple[str, ...]:
-        """Return the names of a group's trainings, with their seeds."""
-        # All data sets of a group have the same trainings.
-        results_on_first_set = next(iter(self._sets_by_group[group].values()))
-        return groups.training_labels(results_on_first_set)
 
 
 def _split_by_settings(
@@ -169,8 +188,12 @@ def _split_by_settings(
 ) -> list[dict[str, Sequence[StoredResult]]]:
     """Split groups so that all groups of a dictionary were measured with the same settings.
 
-    For example, [{"a": ..., "c": ...}, {"b": ...}] if group b was measured on fewer images. All
-    results of a group have the same settings.
+    `results_by_group` holds the results of each group's trainings on one data set. All results of a
+    group have the same settings.
+
+    Example:
+        Group b was measured on fewer images than the groups a and c. Then {"a": ..., "b": ...,
+        "c": ...} becomes [{"a": ..., "c": ...}, {"b": ...}].
     """
     comparable_groups: list[dict[str, Sequence[StoredResult]]] = []
     for group, results in results_by_group.items():
@@ -201,9 +224,12 @@ def _group_means(
 ) -> Iterator[GroupMean]:
     """Yield the mean of every metric and group on a data set.
 
-    `key` is the data set and its protocol. The moments of a metric are the values of all results
-    and their covariance. `indices` holds the indices of each group's results in the moments.
-    Metrics whose moments are None are left out.
+    Args:
+        key: The data set and its protocol.
+        results_by_group: The results of each group's trainings on the data set.
+        moments_by_metric: For each metric, the values of the results of all groups, and their
+            covariance. Metrics for which they are None are left out.
+        indices: For each group, the indices of its results among the results of all groups.
     """
     dataset, protocol = key
     for metric, moments in moments_by_metric.items():
@@ -245,13 +271,19 @@ class _Scale:
     def place(self, number: float) -> float:
         """Return the place of a number in percent of the scale, margins included.
 
-        For example, the places of 0, 5 and 10 on a scale from 0 to 10 are 4, 50 and 96.
+        For example, the places of 0, 5 and 10 on a scale from 0 to 10 are 4, 50 and 96, because the
+        margin at each end is 4%.
         """
         return round(_MARGIN + (100 - 2 * _MARGIN) * (number - self._low) / self._length, 2)
 
 
 def template_values(training_groups: TrainingGroups) -> dict[str, Any]:
-    """Return the variables of the template of the page's section on groups of trainings."""
+    """Return the variables of the template of the page's section on groups of trainings.
+
+    - `groups`, `group_table`: the means and comparisons of all groups, and a table of the means.
+    - `mean_lines`: for each mean, the places of its numbers on a scale.
+    - `difference_lines`, `test_cells`: functions that return the same for tests, and table cells.
+    """
     means = training_groups.means
     return {
         "groups": training_groups,
@@ -265,7 +297,8 @@ def template_values(training_groups: TrainingGroups) -> dict[str, Any]:
 def _test_cells(test: MetricTest) -> dict[str, str | None]:
     """Return a test as a row of a table: the text of each cell by column title.
 
-    The metric has its label. The table has no column for the name of the statistical test.
+    For example, {"data set": "coco", "metric": "R@1", "A": "62.1", ...}. The metric has its label
+    instead of its name. The table has no column for the name of the statistical test.
     """
     cells = to_cells(test)
     cells["metric"] = test.metric_record.label or test.metric
@@ -278,7 +311,7 @@ def mean_lines(means: Sequence[GroupMean]) -> list[Line]:
 
     Means of one data set, protocol and metric share a scale.
     """
-    # Collect the numbers on each scale.
+    # Collect the numbers on each scale, by data set, protocol and metric.
     numbers_by_scale: dict[tuple[str, str, str], list[float]] = {}
     for mean in means:
         numbers = numbers_by_scale.setdefault((mean.dataset, mean.protocol, mean.metric), [])
@@ -305,11 +338,14 @@ def difference_lines(tests: Sequence[MetricTest]) -> list[Line]:
     Differences of one unit, such as fractions, share a scale with zero in its middle.
     """
     intervals = [test.difference.interval() for test in tests]
+    # Find the largest absolute number of each unit, the end of its scale.
     largest_by_unit: dict[str, float] = {}
     for test, interval in zip(tests, intervals, strict=True):
         unit = test.metric_record.unit
         largest = largest_by_unit.get(unit, 0)
         largest_by_unit[unit] = max(largest, abs(interval.low), abs(interval.high))
+
+    # Place each difference on its scale.
     lines = []
     for test, interval in zip(tests, intervals, strict=True):
         largest = largest_by_unit[test.metric_record.unit]

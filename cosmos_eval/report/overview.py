@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import rankdata
 
+from cosmos_eval.results.labels import count_models
 from cosmos_eval.results.leaderboard.entries import Entry
 from cosmos_eval.results.leaderboard.suite import Row, SuiteScore, entry_of, suite_score
 from cosmos_eval.results.store import ReadSamples
@@ -60,7 +61,8 @@ class Overview(NamedTuple):
         `a` and `b` are the names of the models. Return None if one of them has no mean.
         """
         means = {row.model: row.mean for row in self.rows}
-        mean_a, mean_b = means.get(a), means.get(b)
+        mean_a = means.get(a)
+        mean_b = means.get(b)
         if mean_a is None or mean_b is None:
             return None
         # The differences of resampled means, from the same draws for both models.
@@ -79,23 +81,37 @@ class Overview(NamedTuple):
 def overview_of(
     entries: Sequence[Entry], read_samples: ReadSamples, suite: Suite | None
 ) -> Overview | None:
-    """Rank models by their mean over the data sets of a suite.
+    """Rank models by their mean over several data sets.
 
-    Without a suite, the mean is of the main metrics over data sets that models share, under the
-    protocol that has the most of them, see `choose_members`. Return None unless two models share a
-    data set. Raises UsageError if samples are missing or do not give the metrics.
+    Args:
+        entries: The entries of leaderboards, which are results or published numbers. Only results
+            are ranked.
+        read_samples: Reads the samples of a result, the stored arrays that its metrics are computed
+            from, by the path of the result.
+        suite: The data sets and metrics that the mean is taken over. By default, these are the main
+            metrics on data sets that models share, under the protocol that has the most of them,
+            see `choose_members`.
+
+    Returns:
+        The ranking, or None unless two models share a data set.
+
+    Raises:
+        UsageError: Samples are missing, or do not give the metrics.
     """
     ranked_entries = [entry for entry in entries if entry.is_ranked and entry.stored]
     if suite is not None:
         scope = f"suite {suite.name}"
     else:
-        # Choose the protocol with the most data sets to rank models by.
+        # Choose the protocol with the most data sets to rank models by. A member of a suite is a
+        # data set with some of its metrics.
         best_protocol = ""
         best_members: tuple[SuiteMember, ...] = ()
         for protocol in sorted({entry.protocol for entry in ranked_entries}):
             members = choose_members(ranked_entries, protocol)
-            if not best_protocol or len(members) > len(best_members):
-                best_protocol, best_members = protocol, members
+            is_first_protocol = best_protocol == ""
+            if is_first_protocol or len(members) > len(best_members):
+                best_protocol = protocol
+                best_members = members
         scope = f"protocol {best_protocol}"
         suite = Suite(
             name="",
@@ -134,7 +150,7 @@ def explain_exclusions(suite: Suite, entries: Sequence[Entry]) -> tuple[str, ...
     """
     member_sets = {(member.task, member.dataset, member.protocol) for member in suite.members}
     mean_protocols = {member.protocol for member in suite.members}
-    n_models = len({entry.model for entry in entries})
+    n_models = count_models(entry.stored for entry in entries if entry.stored)
     entries_by_set: dict[tuple[str, str, str], list[Entry]] = {}
     for entry in entries:
         entries_by_set.setdefault((entry.task, entry.dataset, entry.protocol), []).append(entry)
@@ -150,7 +166,7 @@ def explain_exclusions(suite: Suite, entries: Sequence[Entry]) -> tuple[str, ...
         elif not _main_fractions(entries_of_set[0]):
             reason = "its main metrics are not shares of which more is better"
         else:
-            n_models_of_set = len({entry.model for entry in entries_of_set})
+            n_models_of_set = count_models(entry.stored for entry in entries_of_set if entry.stored)
             reason = f"measured for {n_models_of_set} of {n_models} models"
         lines.append(f"{dataset} ({protocol}): {reason}")
     return tuple(lines)
@@ -161,10 +177,18 @@ def choose_members(entries: Sequence[Entry], protocol: str) -> tuple[SuiteMember
 
     Data sets are sorted by how many models were measured on them, and the first n are chosen. The
     number n maximizes n times the number of models that have all n data sets: the number of values
-    that the ranking rests on. For example, three data sets that two models share (6 values) win
-    over one data set that five models share (5 values). If no two models share a data set, none is
-    chosen. Data sets whose main metrics are not fractions, or are better if lower, are left out.
+    that the ranking rests on. If no two models share a data set, none is chosen. Data sets whose
+    main metrics are not fractions, or are better if lower, are left out.
+
+    Args:
+        entries: The results of all models, as entries of leaderboards.
+        protocol: The name of the protocol.
+
+    Example:
+        Three data sets that two models share (6 values) win over one data set that five models
+        share (5 values).
     """
+    # The models that were measured on each data set.
     models_by_member: dict[SuiteMember, set[str]] = {}
     for entry in entries:
         if entry.protocol == protocol:
@@ -172,9 +196,11 @@ def choose_members(entries: Sequence[Entry], protocol: str) -> tuple[SuiteMember
             if metrics:
                 member = SuiteMember(entry.task, entry.dataset, protocol, metrics)
                 models_by_member.setdefault(member, set()).add(entry.model)
+    # The data sets with the most models come first.
     sorted_members = sorted(
         models_by_member, key=lambda member: (-len(models_by_member[member]), member)
     )
+
     best_members: list[SuiteMember] = []
     most_values = 0
     shared_models = {entry.model for entry in entries}
@@ -189,7 +215,7 @@ def choose_members(entries: Sequence[Entry], protocol: str) -> tuple[SuiteMember
 
 
 def _main_fractions(entry: Entry) -> tuple[str, ...]:
-    """Return the names of the main metrics of an entry.
+    """Return the names of the main metrics of an entry of a leaderboard.
 
     Return () unless all of them are fractions that are better if higher.
     """
@@ -207,8 +233,15 @@ def _rank_models(
 ) -> list[float]:
     """Return the rank of each model on a data set of a suite, from 1 for the best.
 
-    Models are ranked by the mean of the data set's metrics. Equal models share their mean rank: the
-    means [0.7, 0.9, 0.7] have the ranks [2.5, 1, 2.5].
+    Models are ranked by the mean of the data set's metrics. Equal models share their mean rank.
+
+    Args:
+        member: The data set, and the names of its metrics.
+        models: The names of the models. All of them were measured on the data set.
+        entries: The results of all models, as entries of leaderboards.
+
+    Example:
+        Three models with the means [0.7, 0.9, 0.7] have the ranks [2.5, 1, 2.5].
     """
     entries_by_model: dict[str, list[Entry]] = {model: [] for model in models}
     for entry in entries:

@@ -26,7 +26,6 @@ from cosmos_eval.tasks import known_tasks
 from cosmos_eval.types import UsageError
 
 if TYPE_CHECKING:
-    from jinja2 import Environment
     from markupsafe import Markup
 
 LIMIT = 5_000_000
@@ -70,7 +69,12 @@ def to_page(content: Content, gallery: Gallery = NO_PICTURES) -> Page:
 
     Examples come in rounds: each round adds one example, or a few small ones, to every section. The
     page has as many whole rounds as fit. Equal input gives equal bytes.
+
+    Args:
+        content: Everything that the page states without pictures.
+        gallery: Examples with pictures.
     """
+    # Try all rounds, then one round less, and so on down to a page without examples.
     for n_rounds in range(gallery.rounds, -1, -1):
         limited_gallery = gallery.limited(n_rounds)
         html = _render(content, limited_gallery)
@@ -108,9 +112,9 @@ class Program(NamedTuple):
 
 @cache
 def program() -> Program:
-    """Return the program that draws charts: Vega with Vega-Lite.
+    """Return the JavaScript program that draws charts: Vega with Vega-Lite.
 
-    It defines the function `vegaEmbed` in the page's window.
+    It defines one name in the page's window, the function `vegaEmbed`.
     """
     import vl_convert
 
@@ -118,6 +122,7 @@ def program() -> Program:
     # Inside a function, so that the bundle defines no names in the page.
     text = f"(() => {{{bundle}\n}})();"
     packed = base64.b64encode(gzip.compress(text.encode(), 9, mtime=0)).decode()
+
     vega_version = vl_convert.get_vega_version()
     lite_version = vl_convert.get_vegalite_versions()[-1]
     embed_version = vl_convert.get_vega_embed_version()
@@ -135,7 +140,8 @@ class _Album:
     def place(self, picture: Picture) -> tuple[str, str]:
         """Return the id of a picture, such as "picture-1", and its address.
 
-        The address holds the content of the picture. It is empty if the picture was placed before.
+        The address is a data URI, which holds the content of the picture. It is empty if the
+        picture was placed before.
         """
         if picture.content in self._id_by_content:
             return self._id_by_content[picture.content], ""
@@ -145,16 +151,16 @@ class _Album:
 
 
 class _ModelNames:
-    """Short names and comparisons of models, which templates look up by name."""
+    """Looks up short names and comparisons of models, for templates."""
 
     def __init__(self, content: Content) -> None:
         """Shorten the names of all models, and list the comparisons by the names of both models."""
-        names = [*content.models, *(entry.model for entry in content.entries)]
-        self._short_names = shorten_names(names)
+        entry_names = [entry.model for entry in content.entries]
+        self._short_names = shorten_names([*content.models, *entry_names])
         self._pairs = {pair.models: pair for pair in content.pairs}
 
     def short(self, model: str) -> str:
-        """Return the name of a model, in which a long path is shortened."""
+        """Return the name of a model as the page writes it: long paths are shortened."""
         return self._short_names.get(model, model)
 
     def pair_of(self, model: str, other_model: str) -> ModelPair | None:
@@ -174,16 +180,26 @@ def _render(content: Content, gallery: Gallery) -> bytes:
     script = f'(() => {{\n"use strict";\n{scripts}}})();\n'
     chart_program = program()
 
-    # The data of the scripts.
+    # The data that the scripts draw from.
     class_tables = tables.class_tables(content.results)
     data = tables.page_data(content, class_tables)
     data["charts"] = json.loads(_read_static("charts.json"))
 
+    # The HTML id of each leaderboard entry, which other parts of the page link to.
     anchors = {}
     for number, entry in enumerate(content.entries, start=1):
         anchors[entry.key] = f"entry-{number}"
-    template = _page_environment().get_template("page.html")
-    html = template.render(
+
+    # Jinja's environment, with the filters and functions that the templates use.
+    environment = html_templates("cosmos_eval.report", "templates")
+    environment.filters["step"] = _bar_class
+    environment.filters["breakable"] = _escape_breakable
+    environment.filters["signed"] = _format_signed
+    environment.filters["task_name"] = _task_name
+    environment.globals["figures_of"] = tables.figures_of
+    environment.globals["bars_of"] = tables.bars_of
+    environment.globals["cost_rows"] = cost_rows
+    html = environment.get_template("page.html").render(
         policy=_security_policy(style, script, chart_program.text),
         style=style,
         script=script,
@@ -206,16 +222,26 @@ def _render(content: Content, gallery: Gallery) -> bytes:
 
 
 def _model_values(content: Content) -> dict[str, Any]:
-    """Return the variables of templates that are about models."""
+    """Return the variables of the page's templates that are about models.
+
+    - `models`: the names of the models that were measured here.
+    - `numbers`: the index of each of them by name.
+    - `short`, `pair_of`: functions that return a short name, and the comparison of two models.
+    - `compared`: the names of the models of which any comparison can show the better one.
+    - `facts`, `facts_by_model`: facts such as parameters, as a table and by model and title.
+    """
     names = _ModelNames(content)
-    # The table of facts, such as parameters and GFLOPs, and the same facts by model and title.
+
+    # The table of facts, such as parameters and GFLOPs, and the same facts by model and title: for
+    # example, facts_by_model["model-a"]["GFLOPs"].
     facts = model_table(content.entries)
     titles = [head.title for head in facts.heads]
     facts_by_model = {}
     for row in facts.rows:
         texts = [cell.text for cell in row]
-        model = texts[0]
+        model = texts[0]  # the first column
         facts_by_model[model] = dict(zip(titles, texts, strict=True))
+
     compared_models: set[str] = set()
     for pair in content.pairs:
         if pair.decisive:
@@ -232,7 +258,13 @@ def _model_values(content: Content) -> dict[str, Any]:
 
 
 def _gallery_values(gallery: Gallery) -> dict[str, Any]:
-    """Return the variables of templates that are about examples with pictures."""
+    """Return the variables of the page's templates that are about examples with pictures.
+
+    - `gallery`: the sections of the page by kind of example, such as "retrieval".
+    - `has_examples`: whether there are any examples besides samples.
+    - `most_samples`: the most samples of a data set that are shown.
+    - `picture`: the function that returns the id and the address of a picture.
+    """
     sections_by_kind = {kind: gallery.sections(kind) for kind in KINDS}
     has_examples = any(sections_by_kind[kind] for kind in KINDS if kind != "samples")
     return {
@@ -243,21 +275,11 @@ def _gallery_values(gallery: Gallery) -> dict[str, Any]:
     }
 
 
-def _page_environment() -> Environment:
-    """Return Jinja's environment with the filters and functions that the page's templates use."""
-    environment = html_templates("cosmos_eval.report", "templates")
-    environment.filters["step"] = _bar_class
-    environment.filters["breakable"] = _escape_breakable
-    environment.filters["signed"] = _format_signed
-    environment.filters["task_name"] = _task_name
-    environment.globals["figures_of"] = tables.figures_of
-    environment.globals["bars_of"] = tables.bars_of
-    environment.globals["cost_rows"] = cost_rows
-    return environment
-
-
 def _task_name(task_index: int) -> str:
-    """Return the name of the task with an index, or "other" for the index after the last task."""
+    """Return the name of the task with an index, such as "retrieval".
+
+    The index after the last task stands for tasks that are not known here: "other".
+    """
     return [*known_tasks(), "other"][task_index]
 
 
@@ -265,20 +287,21 @@ def _security_policy(style: str, *scripts: str) -> str:
     """Return the content security policy of a page, which keeps out everything that is foreign.
 
     Under it, a browser loads nothing but pictures in the page, the text of one style sheet and the
-    texts of the scripts. The texts are allowed by their hashes.
+    texts of the scripts. The texts are allowed by their hashes, such as "'sha256-...'".
+
+    Args:
+        style: The CSS of the page.
+        scripts: The JavaScript of each of its scripts.
     """
-    style_hash = _policy_hash(style)
-    script_hashes = " ".join(_policy_hash(script) for script in scripts)
+    hashes = []
+    for text in (style, *scripts):
+        digest = hashlib.sha256(text.encode()).digest()
+        hashes.append(f"'sha256-{base64.b64encode(digest).decode()}'")
+    style_hash, *script_hashes = hashes
     return (
         f"default-src 'none'; img-src data:; style-src {style_hash}; "
-        f"script-src {script_hashes}; base-uri 'none'; form-action 'none'"
+        f"script-src {' '.join(script_hashes)}; base-uri 'none'; form-action 'none'"
     )
-
-
-def _policy_hash(text: str) -> str:
-    """Return the hash by which a policy allows a style sheet or script: "'sha256-...'"."""
-    digest = hashlib.sha256(text.encode()).digest()
-    return f"'sha256-{base64.b64encode(digest).decode()}'"
 
 
 def _read_static(name: str) -> str:

@@ -23,12 +23,20 @@ def segment(
 ) -> dict[str, float]:
     """Segment an image by text, and draw image, label map and legend to a PNG file.
 
-    `protocol` holds the constants of the segmentation, such as prompts and the size of windows.
-    `classes` replace its classes. Its other constants stay, except for thresholds, which need a
-    background class.
+    Args:
+        image: The file of the image.
+        out: The file to write, whose name ends with ".png".
+        spec: The model.
+        protocol: The constants of the segmentation, such as prompts and the size of windows.
+        classes: Names of classes that replace the protocol's. Its other constants stay,
+            except for thresholds, which need a background class.
+        options: How the model is run.
 
-    Return the share of the image's pixels for each predicted class, such as {"cat": 0.3, "sofa":
-    0.7}. Raises UsageError for bad input, and if the file cannot be written.
+    Returns:
+        The share of the image's pixels for each predicted class, such as {"cat": 0.3, "sofa": 0.7}.
+
+    Raises:
+        UsageError: The input is bad, or the file cannot be written.
     """
     if out.suffix.lower() != ".png":
         raise UsageError(f"--output {out}: pictures are PNG files, so name it NAME.png")

@@ -5,10 +5,9 @@ from typing import Any, NamedTuple
 
 from cosmos_eval.report.content import Content, ModelPair, group_by_data_set
 from cosmos_eval.report.overview import Overview
-from cosmos_eval.report.training import Curve
 from cosmos_eval.results.compare import MetricTest
 from cosmos_eval.results.identity import is_partial
-from cosmos_eval.results.labels import StoredResult
+from cosmos_eval.results.labels import StoredResult, count_models
 from cosmos_eval.results.leaderboard.board import Board
 from cosmos_eval.results.leaderboard.entries import Entry, headlines_of
 from cosmos_eval.results.text import (
@@ -40,45 +39,51 @@ class Bar(NamedTuple):
 def bars_of(board: Board) -> list[tuple[Bar | None, ...]]:
     """Return the bars of a leaderboard's cells: one tuple for each row, with one bar per column.
 
-    The bars of a column have the same scale. A cell without a number has None instead of a bar.
+    A bar shows a number and its interval. The bars of a column have the same scale. A cell without
+    a number has None instead of a bar.
     """
-    columns = [_bars_of_column(board, index) for index in range(len(board.columns))]
-    return list(zip(*columns, strict=True))
-
-
-def _bars_of_column(board: Board, column_index: int) -> list[Bar | None]:
-    """Return the bars of a leaderboard's column, one for each row, on a common scale.
-
-    A row without a number in the column has None.
-    """
-    metric = board.columns[column_index].metric
-    values: list[ValueWithEnds | None] = []
-    task = ""
-    for row in board.rows:
-        entry = row.entries[column_index]
-        if entry is None or metric not in entry.metrics:
-            values.append(None)
-            continue
-        task = entry.task  # all entries of a column are of the same task
-        value, interval = entry.metrics[metric], entry.intervals.get(metric)
-        if interval:
-            values.append((value, interval["low"], interval["high"]))
-        else:
-            values.append((value, value, value))
-    return bars_on_scale(values, metric_of(task, metric).factor)
+    bars_of_columns = []
+    for column_index, column in enumerate(board.columns):
+        metric = column.metric
+        # For each row: the value of the metric, and the ends of its interval.
+        values: list[ValueWithEnds | None] = []
+        task = ""
+        for row in board.rows:
+            entry = row.entries[column_index]
+            if entry is None or metric not in entry.metrics:
+                values.append(None)
+                continue
+            task = entry.task  # all entries of a column are of the same task
+            value = entry.metrics[metric]
+            interval = entry.intervals.get(metric)
+            if interval:
+                values.append((value, interval["low"], interval["high"]))
+            else:
+                values.append((value, value, value))
+        bars_of_columns.append(bars_on_scale(values, metric_of(task, metric).factor))
+    # From one list for each column to one tuple for each row.
+    return list(zip(*bars_of_columns, strict=True))
 
 
 def bars_on_scale(values: Sequence[ValueWithEnds | None], factor: float) -> list[Bar | None]:
     """Return the bars of values on a common scale, and None for a value that is None.
 
-    The scale goes from the lowest to the highest number, with a margin at both ends. For example,
-    the value (0.7, 0.6, 0.8) on a scale from 0.5 to 0.9 has the bar value=50, low=25, high=75.
-    `factor` turns the numbers into those that are shown: 100 for fractions.
+    The scale goes from the lowest to the highest number, with a margin at both ends.
+
+    Args:
+        values: Each value with the lower and the upper end of its interval, or None.
+        factor: The factor that turns the numbers into those that are shown: 100 for fractions.
+
+    Example:
+        On a scale from 0.5 to 0.9, the value (0.7, 0.6, 0.8) has the bar value=50, low=25, high=75,
+        in percent of the scale. With a factor of 100, `exact` is ("70", "60", "80").
     """
     numbers = [number for value in values if value is not None for number in value]
-    lowest, highest = min(numbers), max(numbers)
-    margin = _MARGIN * (highest - lowest) or 0.01
-    start, length = lowest - margin, highest - lowest + 2 * margin
+    lowest = min(numbers)
+    highest = max(numbers)
+    margin = _MARGIN * (highest - lowest) or 0.01  # also if all numbers are equal
+    start = lowest - margin
+    length = highest - lowest + 2 * margin
     bars: list[Bar | None] = []
     for value in values:
         if value is None:
@@ -129,8 +134,8 @@ class ClassTable(NamedTuple):
 def class_tables(results: Sequence[StoredResult]) -> list[ClassTable]:
     """Return the tables of classes: one for each protocol, data set and metric of classes.
 
-    Classes are in the order of the results. Bins of caption lengths are stored like classes, but
-    have tables of their own.
+    A metric of classes is, for example, the IoU of each class. Classes are in the order of the
+    results. Bins of caption lengths are stored like classes, but have tables of their own.
     """
     results_with_classes = []
     for result in results:
@@ -147,8 +152,10 @@ def class_tables(results: Sequence[StoredResult]) -> list[ClassTable]:
 def _class_tables_of_set(results: Sequence[StoredResult]) -> Iterator[ClassTable]:
     """Yield a table for each metric of the classes of one data set, IoU first.
 
-    `results` are the results of all models on this data set, by the same protocol.
+    `results` are the results of all models on this data set, by the same protocol. A result stores
+    the values of each class, such as {"cat": {"IoU": 0.6, "images": 5}}.
     """
+    # The names of all classes, each once, in the order of the results.
     class_names = dict.fromkeys(name for result in results for name in result.row.per_class)
     metrics, counts = _split_metrics_and_counts(results)
     count_name = counts[0] if counts else ""
@@ -158,11 +165,13 @@ def _class_tables_of_set(results: Sequence[StoredResult]) -> Iterator[ClassTable
         rows = []
         for class_name in class_names:
             values: list[float | None] = []
-            for value in _values_of_class(results, class_name, metric):
+            n_samples: int | None = None
+            for result in results:
+                values_of_class = result.row.per_class.get(class_name, {})
+                value = values_of_class.get(metric)
                 values.append(None if value is None else round(factor * value, 2))
-            n_samples = None
-            # Take the first result that records the number of samples.
-            for count in _values_of_class(results, class_name, count_name):
+                # Take the first result that records the number of samples.
+                count = values_of_class.get(count_name)
                 if n_samples is None and count is not None:
                     n_samples = int(count)
             rows.append(ClassRow(class_name, n_samples, tuple(values)))
@@ -179,15 +188,20 @@ def _class_tables_of_set(results: Sequence[StoredResult]) -> Iterator[ClassTable
 def _split_metrics_and_counts(results: Sequence[StoredResult]) -> tuple[list[str], list[str]]:
     """Return the names of the metrics of classes, IoU first, and the names of counts.
 
-    For example, (["IoU", "Acc"], ["images"]) for {"cat": {"Acc": 0.8, "IoU": 0.6, "images": 5}}.
     Counts are stored as integers only. Metrics are floats, or None if a class has no value.
+
+    Example:
+        A result that stores {"cat": {"Acc": 0.8, "IoU": 0.6, "images": 5}} gives
+        (["IoU", "Acc"], ["images"]).
     """
+    # The types of all values with the same name, in all results and classes.
     types_by_name: dict[str, set[type]] = {}
     for result in results:
         for values_of_class in result.row.per_class.values():
             for name, value in values_of_class.items():
                 types_by_name.setdefault(name, set()).add(type(value))
-    metrics, counts = [], []
+    metrics = []
+    counts = []
     for name, types in types_by_name.items():
         if int in types and float not in types:
             counts.append(name)
@@ -197,13 +211,6 @@ def _split_metrics_and_counts(results: Sequence[StoredResult]) -> tuple[list[str
         metrics.remove(_FIRST_METRIC)
         metrics.insert(0, _FIRST_METRIC)
     return metrics, counts
-
-
-def _values_of_class(
-    results: Iterable[StoredResult], class_name: str, value_name: str
-) -> list[float | None]:
-    """Return a metric or count of a class, one for each result. It is None if a result lacks it."""
-    return [result.row.per_class.get(class_name, {}).get(value_name) for result in results]
 
 
 class MetricFacts(NamedTuple):
@@ -221,13 +228,16 @@ class MetricFacts(NamedTuple):
 def figures_of(entry: Entry) -> Iterator[MetricFacts]:
     """Yield the metrics of a leaderboard entry as text.
 
-    Metrics that leaderboards show come first, then all others in alphabetical order.
+    Metrics that leaderboards show come first, then all others in alphabetical order. An entry is a
+    result, or a published number.
     """
-    for name in dict.fromkeys([*headlines_of(entry), *sorted(entry.metrics)]):
+    shown_first = headlines_of(entry)
+    for name in dict.fromkeys([*shown_first, *sorted(entry.metrics)]):  # each name once
         if name not in entry.metrics:
             continue
         metric = metric_of(entry.task, name)
-        value, interval = entry.metrics[name], entry.intervals.get(name)
+        value = entry.metrics[name]
+        interval = entry.intervals.get(name)
         value_text = str(round_metric(metric, value))
         if metric.unit == "fraction":
             value_text += " %"
@@ -247,13 +257,17 @@ def summary_of(results: Sequence[StoredResult]) -> dict[str, str]:
     For example, {"Results": "12", "Models": "3", "On": "NVIDIA H100"}. Titles whose number is 0 are
     left out. Everything follows from the results, so that equal results give an equal page.
     """
+    # How each result was measured.
     records = [result.row.provenance for result in results]
+    n_models = count_models(results)
+    n_variants = len({result.model for result in results})
     n_edited = sum(bool(record["dirty"]) for record in records)
     n_random = sum(bool(result.row.model["random"]) for result in results)
     n_partial = sum(is_partial(result.row) for result in results)
     text_by_title = {
         "Results": str(len(results)),
-        "Models": str(len({result.model for result in results})),
+        "Models": str(n_models),
+        "Models and their variants": str(n_variants) if n_variants > n_models else "",
         "Data sets": str(len({result.row.dataset for result in results})),
         "Protocols": _list_distinct(result.row.protocol for result in results),
         "Measured (UTC)": _format_period([record["utc"] for record in records]),
@@ -294,27 +308,58 @@ def _format_count(n_results: int) -> str:
 def page_data(content: Content, tables: Sequence[ClassTable]) -> dict[str, Any]:
     """Return the data that the page's scripts draw from, for JSON.
 
-    - `models`: the names of the models. Everywhere else a model is its index into this list.
-    - `first`: the two models that are compared until the reader chooses others.
-    - `metrics`: the metrics that were tested; tests hold indices into this list.
-    - `pairs`: every two models with their tests, see `_pair_record`.
-    - `classes`: the tables of classes, see `_class_record`.
-    - `curves`: the curves of trainings, see `_curve_record`.
+    Args:
+        content: Everything that the page states without pictures.
+        tables: The tables of classes.
+
+    Returns:
+        A dictionary with these keys:
+
+        - `models`: the names of the models. Everywhere else a model is its index into this list.
+        - `first`: the two models that are compared until the reader chooses others.
+        - `metrics`: the metrics that were tested; tests hold indices into this list. Each has its
+          `protocol`, `dataset` and `title`, and `share` if its values are percentages.
+        - `pairs`: every two models with their tests, see `_pair_record`.
+        - `classes`: the tables of classes, see `_class_record`.
+        - `curves`: the curves of trainings, see `Curve`.
     """
     model_indices = {name: index for index, name in enumerate(content.models)}
-    test_by_metric = {_metric_key(test): test for pair in content.pairs for test in pair.tests}
+
+    # The metrics of all tests, each once.
+    test_by_metric: dict[_MetricKey, MetricTest] = {}
+    for pair in content.pairs:
+        for test in pair.tests:
+            test_by_metric[test.protocol, test.dataset, test.metric] = test
     metric_indices = {key: index for index, key in enumerate(test_by_metric)}
+    metrics = []
+    for test in test_by_metric.values():
+        metrics.append(
+            {
+                "protocol": test.protocol,
+                "dataset": test.dataset,
+                "name": test.metric,
+                "title": test.metric_record.label or test.metric,
+                "share": test.metric_record.unit == "fraction",
+            }
+        )
+
     pairs = []
     for pair in content.pairs:
         pairs.append(_pair_record(pair, model_indices, metric_indices, content.overview))
+    curves = []
+    for curve in content.curves:
+        curve_record = curve._asdict()
+        del curve_record["is_result"]
+        curve_record["model"] = model_indices[curve.model]
+        curves.append(curve_record)
     best_two_models = _sort_models(content)[:2]
     return {
         "models": content.models,
         "first": [model_indices[name] for name in best_two_models],
-        "metrics": [_metric_record(test) for test in test_by_metric.values()],
+        "metrics": metrics,
         "pairs": pairs,
         "classes": [_class_record(table, model_indices) for table in tables],
-        "curves": [_curve_record(curve, model_indices) for curve in content.curves],
+        "curves": curves,
     }
 
 
@@ -342,40 +387,28 @@ _MetricKey = tuple[str, str, str]
 """The protocol, the data set and the name of a metric."""
 
 
-def _metric_key(test: MetricTest) -> _MetricKey:
-    """Return the protocol, the data set and the name of the metric of a test."""
-    return test.protocol, test.dataset, test.metric
-
-
-def _metric_record(test: MetricTest) -> dict[str, Any]:
-    """Return the metric of a test for JSON.
-
-    - `protocol`, `dataset`, `name`: the protocol, data set and name of the metric.
-    - `title`: the name of the metric in tables.
-    - `share`: whether its values are percentages.
-    """
-    return {
-        "protocol": test.protocol,
-        "dataset": test.dataset,
-        "name": test.metric,
-        "title": test.metric_record.label or test.metric,
-        "share": test.metric_record.unit == "fraction",
-    }
-
-
 def _pair_record(
     pair: ModelPair,
     model_indices: Mapping[str, int],
     metric_indices: Mapping[_MetricKey, int],
     overview: Overview | None,
 ) -> dict[str, Any]:
-    """Return the comparison of two models for JSON. `overview` is the ranking of all models.
+    """Return the comparison of two models for JSON.
 
-    - `a`, `b`: the indices of the models.
-    - `tests`: the tests on all data sets, see `_test_record`.
-    - `obstacles`: one line for each data set on which the models are not compared.
-    - `mean`: the `difference` of their means in the overview and the ends of its interval, `low`
-      and `high`; null if one of them has no mean.
+    Args:
+        pair: The comparison of the models on all data sets.
+        model_indices: The index of each model by name.
+        metric_indices: The index of each metric by its protocol, data set and name.
+        overview: The ranking of all models, or None if they cannot be ranked.
+
+    Returns:
+        A dictionary with these keys:
+
+        - `a`, `b`: the indices of the models.
+        - `tests`: the tests on all data sets, see `_test_record`.
+        - `obstacles`: one line for each data set on which the models are not compared.
+        - `mean`: the `difference` of their means in the overview and the ends of its interval,
+          `low` and `high`; null if one of them has no mean.
     """
     a, b = pair.models
     mean = None
@@ -383,10 +416,14 @@ def _pair_record(
         mean_difference = overview.difference(a, b)
         if mean_difference is not None:
             mean = mean_difference._asdict()
+    tests = []
+    for test in pair.tests:
+        metric_index = metric_indices[test.protocol, test.dataset, test.metric]
+        tests.append(_test_record(test, metric_index))
     return {
         "a": model_indices[a],
         "b": model_indices[b],
-        "tests": [_test_record(test, metric_indices[_metric_key(test)]) for test in pair.tests],
+        "tests": tests,
         "obstacles": list(pair.obstacles),
         "mean": mean,
     }
@@ -395,17 +432,26 @@ def _pair_record(
 def _test_record(test: MetricTest, metric_index: int) -> dict[str, Any]:
     """Return the test of a metric of models A and B for JSON. Fractions are in percent.
 
-    - `metric`: the index of the metric.
-    - `a`, `b`: the values of models A and B, rounded.
-    - `difference`, `low`, `high`: A minus B, and the ends of its interval.
-    - `p`, `holm`: the p-value, and Holm's p-value (empty for a metric that is not a main one).
-    - `better`: the better model, `A` or `B`; empty if neither is better.
-    - `onlyA`, `onlyB`: the numbers of samples on which only one model is right; null if samples
-      are not right or wrong.
+    Args:
+        test: The test.
+        metric_index: The index of the metric among all metrics of the page.
+
+    Returns:
+        A dictionary with these keys:
+
+        - `metric`: the index of the metric.
+        - `a`, `b`: the values of models A and B, rounded.
+        - `difference`, `low`, `high`: A minus B, and the ends of its interval.
+        - `p`, `holm`: the p-value, and Holm's p-value (empty for a metric that is not a main one).
+        - `better`: the better model, `A` or `B`; empty if neither is better.
+        - `onlyA`, `onlyB`: the numbers of samples on which only one model is right; null if samples
+          are not right or wrong.
     """
     factor = test.metric_record.factor
     interval = test.difference.interval()
-    only_a, only_b = None, None
+    only_a = None
+    only_b = None
+    # Only tests of proportions have the numbers of changed samples.
     changed = getattr(test.difference, "changed", None)
     if changed:
         only_a, only_b = changed
@@ -427,10 +473,17 @@ def _test_record(test: MetricTest, metric_index: int) -> dict[str, Any]:
 def _class_record(table: ClassTable, model_indices: Mapping[str, int]) -> dict[str, Any]:
     """Return a table of classes for JSON.
 
-    - `protocol`, `dataset`, `figure`: the protocol, the data set and the metric of the table.
-    - `names`: the names of the classes.
-    - `columns`: for each model, its index `model` and the `values` of the classes. A value is null
-      if the class has none.
+    Args:
+        table: A metric of every class on a data set, by model.
+        model_indices: The index of each model by name.
+
+    Returns:
+        A dictionary with these keys:
+
+        - `protocol`, `dataset`, `figure`: the protocol, the data set and the metric of the table.
+        - `names`: the names of the classes.
+        - `columns`: for each model, its index `model` and the `values` of the classes. A value is
+          null if the class has none.
     """
     columns = []
     for column_index, model in enumerate(table.models):
@@ -443,11 +496,3 @@ def _class_record(table: ClassTable, model_indices: Mapping[str, int]) -> dict[s
         "names": [row.name for row in table.rows],
         "columns": columns,
     }
-
-
-def _curve_record(curve: Curve, model_indices: Mapping[str, int]) -> dict[str, Any]:
-    """Return the curve of a training for JSON. Its `model` is the index of the model."""
-    record = curve._asdict()
-    del record["is_result"]
-    record["model"] = model_indices[curve.model]
-    return record

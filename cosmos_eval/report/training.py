@@ -69,10 +69,11 @@ def _find_log(result: StoredResult) -> Path | None:
 
 
 def read_curves(model: str, log: Path) -> Iterator[Curve]:
-    """Yield the curves in the training log of a model.
+    """Yield the curves in the training log of a model, such as its losses by step.
 
     Each curve has at most 120 points. Values that are not finite are left out, and so are curves
-    without any finite value.
+    without any finite value. `model` is the name of the model, and `log` the file with one record
+    for each logged step.
     """
     from cosmos_core.engine.loggers import read_log  # which imports torch
     from cosmos_core.plots.curves import PANELS, panels, thinned
@@ -90,6 +91,7 @@ def read_curves(model: str, log: Path) -> Iterator[Curve]:
 
     for panel in panels(records, loss_terms):
         for series in panel.series:
+            # Dashed lines are for the student's weights.
             line = f"{series.name} (student)" if series.dashed else series.name
             points = thinned(series, _MOST_POINTS)
             steps = []

@@ -29,7 +29,15 @@ def draw(search: Search, tuned_models: Sequence[Tuned], path: Path) -> Path:
 
     The first panel of a row has the expected best of n trials with its interval. Each of the other
     panels has the scores of all trials by the values of one factor, which is a setting that the
-    search varied. Return the path.
+    search varied.
+
+    Args:
+        search: The search, which holds the value of each factor in each trial.
+        tuned_models: For each model, the scores of its trials.
+        path: The file to write.
+
+    Returns:
+        The path of the file.
     """
     factors = search.factors
     n_columns = 1 + len(factors)
@@ -50,7 +58,10 @@ def draw(search: Search, tuned_models: Sequence[Tuned], path: Path) -> Path:
 def _draw_best_of_n(axes: Axes, model: str, scores: Values) -> None:
     """Draw the expected best of n trials against n, with its interval.
 
-    `scores` (N,) holds the score of each trial of the model, in percent.
+    Args:
+        axes: The panel.
+        model: The name of the model.
+        scores: (N,), the score of each trial of the model in percent.
     """
     best = best_of(scores)
     n_trials = np.arange(1, len(scores) + 1)
@@ -63,8 +74,11 @@ def _draw_best_of_n(axes: Axes, model: str, scores: Values) -> None:
 def _draw_factor(axes: Axes, factor: str, values: Sequence[str], scores: Values) -> None:
     """Draw a box plot of the scores of all trials for each value of a factor.
 
-    `values` (N,) holds the factor's value in each trial, and `scores` (N,) the trial's score in
-    percent.
+    Args:
+        axes: The panel.
+        factor: The name of the factor, a setting that the search varied.
+        values: (N,), the value of the factor in each trial.
+        scores: (N,), the score of each trial in percent.
     """
     # Shorter texts come first, so that numbers are in their order: "5", "10", "100".
     distinct_values = sorted(set(values), key=lambda value: (len(value), value))

@@ -235,7 +235,7 @@ def all_differences(
     Args:
         task: The name of the task of all results.
         samples: The per-sample arrays of each result.
-        without_slow: Whether to leave out the slow metrics.
+        without_slow: True if to leave out the slow metrics.
         only: The names of the metrics to compare; None for all.
 
     Returns:
@@ -414,7 +414,7 @@ def pair_results(
         The pairs, with the result of A first, and a note on each result without a partner.
 
     Raises:
-        UsageError: If there is no pair.
+        UsageError: If no pair is left to compare.
     """
     if len(a) == len(b) == 1:
         return [(a[0], b[0])], ()

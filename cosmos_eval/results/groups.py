@@ -50,8 +50,8 @@ class Moments(NamedTuple):
         Args:
             a: The indices of the trainings of group A.
             b: The indices of the trainings of group B.
-            by_seed: Whether to pair trainings of the same seed, which are then in the same order.
-            pooled: Whether the variance between seeds is taken to be the same in both groups, see
+            by_seed: True if to pair trainings of the same seed, which are then in the same order.
+            pooled: True if the variance between seeds is taken to be the same in both groups, see
                 `group_difference`.
         """
         indices = np.concatenate([a, b])
@@ -118,7 +118,7 @@ def compare(
         a: The results of all trainings of group A.
         b: The results of all trainings of group B.
         read_samples: A function that returns the per-sample arrays of a result file.
-        by_seed: Whether to pair trainings of the same seed.
+        by_seed: True if to pair trainings of the same seed.
 
     Raises:
         UsageError: For a training that occurs twice, for edited results, for different settings,
@@ -363,7 +363,7 @@ def metric_tests(
         metrics: The moments of each metric, by name. A metric whose moments are None has no test.
         a: The indices of the trainings of group A in the moments.
         b: The indices of the trainings of group B in the moments.
-        by_seed: Whether to pair trainings of the same seed.
+        by_seed: True if to pair trainings of the same seed.
 
     Returns:
         One test per metric, primary metrics first.

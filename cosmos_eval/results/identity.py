@@ -109,7 +109,7 @@ def overrides_of(settings: Mapping[str, Any], *, student: bool) -> tuple[str, ..
 
     Args:
         settings: The provenance of a result, or the same fields of a planned result.
-        student: Whether the weights are those of the student of a distillation.
+        student: True if the weights belong to the student of a distillation.
 
     Returns:
         One word or phrase per setting, such as ("student", "bf16", "first 100 only").

@@ -331,7 +331,7 @@ def _title_lines(title: str, *, is_text: bool) -> list[str]:
 
     Args:
         title: The title.
-        is_text: Whether the column has texts.
+        is_text: True if the column has texts.
 
     Example:
         _title_lines("image to text", is_text=False) -> ["image to", "text"]
@@ -382,7 +382,7 @@ def _format_body(table: Table, *, has_sections: bool) -> Iterator[str]:
 
     Args:
         table: The table.
-        has_sections: Whether the first column has the name of a section in the first row of the
+        has_sections: True if the first column has the name of a section in the first row of the
             section, and is empty in the other rows.
     """
     column_widths = _text_column_widths(table)
@@ -404,7 +404,7 @@ def _format_name(cell: Cell, *, is_broken: bool) -> str:
 
     Args:
         cell: The cell with the name.
-        is_broken: Whether the column is so narrow that names must be broken.
+        is_broken: True if the column is so narrow that names must be broken.
 
     Example:
         `hf:a/b` -> `hf:\allowbreak{}a/\allowbreak{}b`

@@ -77,7 +77,7 @@ def field_error(name: str, message: str) -> PydanticCustomError:
 
     Args:
         name: The name of the field.
-        message: What is wrong with the field.
+        message: The problem of the field.
     """
     return PydanticCustomError("refused", "{message}", {"message": message, "name": name})
 

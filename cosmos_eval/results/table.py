@@ -100,7 +100,7 @@ def require_known(kind: str, patterns: Iterable[str], known_names: Iterable[str]
     """Raise UsageError for a pattern that no known name matches.
 
     Args:
-        kind: What the names are names of, such as "model", for the message.
+        kind: The kind of thing that is named, such as "model", for the message.
         patterns: Patterns such as "ViT*", which match names as in a shell.
         known_names: The names. Without names nothing is raised.
     """

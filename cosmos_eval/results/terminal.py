@@ -66,7 +66,7 @@ def to_terminal(table: Table, width: int, *, can_turn: bool = True) -> list[Text
     Args:
         table: The table.
         width: The width of the terminal in characters, which no line exceeds.
-        can_turn: Whether the table may be transposed or split. A table whose columns have different
+        can_turn: True if the table may be transposed or split. A table whose columns have different
             kinds of values may not. If such a table is too wide, it is drawn as a list with one
             value per line.
 
@@ -125,7 +125,7 @@ def _possible_layouts(table: Table, *, can_turn: bool) -> list[_Layout]:
 
     Args:
         table: The table. If its rows have sections, it is not transposed.
-        can_turn: Whether it may be transposed.
+        can_turn: True if it may be transposed.
     """
     tables = [table]
     if can_turn and not table.sections:
@@ -148,7 +148,7 @@ def _measure_columns(table: Table, *, is_stacked: bool) -> list[_Column]:
 
     Args:
         table: The table.
-        is_stacked: Whether the names of rows stand above the numbers. There are then no columns for
+        is_stacked: True if the names of rows stand above the numbers. There are then no columns for
             them.
     """
     columns = []
@@ -312,7 +312,7 @@ def _table_width(columns: Sequence[_Column], *, is_whole: bool = False) -> int:
 
     Args:
         columns: The columns.
-        is_whole: Whether texts are whole, that is, not broken over lines. The titles of numbers
+        is_whole: True if texts are whole, that is, not broken over lines. The titles of numbers
             may be broken in any case.
     """
     width = _GAP * (len(columns) - 1)

@@ -67,7 +67,7 @@ def examine(
         protocol: The protocol of the data set.
         options: The data root, and how many threads decode images.
         progress: Is called with how many files have been looked at.
-        decode: Whether images are decoded. None: only the images of a user's own data set.
+        decode: True if images are decoded. None: only the images of a user's own data set.
 
     Returns:
         The counts, and the faults with what mends them. A data set that cannot be read has one

@@ -56,8 +56,8 @@ def embed(
         precision: `fp32`, `bf16`, `fp16` or `amp`.
         batch_size: How many images or texts are encoded at once.
         workers: How many threads read images.
-        cache: Whether embeddings are kept in the folder that `cosmos-eval cache info` shows.
-        progress: Whether a bar is shown, in terminals and notebooks.
+        cache: True if embeddings are kept in the folder that `cosmos-eval cache info` shows.
+        progress: True if a bar is shown, in terminals and notebooks.
 
     Returns:
         float32 (N, D), in the order of the N inputs. A single image or text gives (1, D).
@@ -135,8 +135,8 @@ def _image_or_text(value: Input, name: str) -> ImageSource | str:
     A string is an image if it ends with an image's suffix, or if it is the path of a file.
 
     Args:
-        value: What the user gave.
-        name: What messages call it, such as `input 3`.
+        value: The value that the user gave.
+        name: Its name in messages, such as `input 3`.
 
     Raises:
         UsageError: For blank texts, and for values of other types.

@@ -52,9 +52,9 @@ def evaluate(
         name: The name of the model in tables; None: the specification.
         protocol: The protocol of a known data set; None: its usual one.
         data_root: The folder of downloaded data sets.
-        download: Whether a webdataset, or a missing torchvision data set below `data_root`, is
+        download: True if a webdataset, or a missing torchvision data set below `data_root`, is
             fetched.
-        stream: Whether a webdataset is measured while it arrives. It is not kept unless `download`
+        stream: True if a webdataset is measured while it arrives. It is not kept unless `download`
             is set.
         arch: The OpenCLIP architecture of a checkpoint that does not state its own.
         weights: The weights that are measured of a checkpoint with two sets.
@@ -65,12 +65,12 @@ def evaluate(
         batch_size: How many images are encoded at once.
         workers: How many threads read images.
         limit: How many samples are measured, from the first one on; None: all.
-        allow_partial: Whether a known data set that is not complete is measured on the samples on
+        allow_partial: True if a known data set that is not complete is measured on the samples on
             the disk.
-        cache: Whether embeddings are kept in the folder that `cosmos-eval cache info` shows.
+        cache: True if embeddings are kept in the folder that `cosmos-eval cache info` shows.
         output: The folder that the result is stored in, where it replaces a former result of the
             same model and data set; None: it is not stored.
-        progress: Whether a bar is shown, in terminals and notebooks.
+        progress: True if a bar is shown, in terminals and notebooks.
 
     Returns:
         The result. Metrics are fractions in [0, 1], and ranks start at 1.

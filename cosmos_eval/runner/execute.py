@@ -103,7 +103,7 @@ def execute(
         output: The folder of the results.
         engine: Runs the jobs: in this process, on a Ray cluster, or by SLURM.
         skip: Pairs of a model and a data set that are not measured.
-        keep_going: Whether failures are yielded as results with an error. If not, the first error
+        keep_going: True if failures are yielded as results with an error. If not, the first error
             is raised. But if several data sets cannot be opened, all their failures are yielded
             before UsageError is raised.
         show_progress: Shows how far the run is.
@@ -166,7 +166,7 @@ def _in_order_of_jobs(outcomes: Outcomes, *, raising: bool) -> Iterator[list[pla
 
     Args:
         outcomes: The index and the results of each job, in the order in which the jobs end.
-        raising: Whether the first error is raised when its job ends.
+        raising: True if the first error is raised when its job ends.
 
     Example:
         If job 1 ends before job 0, its results are kept until the results of job 0 are yielded.

@@ -24,16 +24,16 @@ def make_run_options(
     """Return the options of a run: what is measured, how it is computed, and by which processes.
 
     Args:
-        data_options: Which samples are measured, and where they are read.
+        data_options: The samples to measure, and the place to read them from.
         model_options: How the model is run.
         batch_size: How many images or texts are encoded at once.
         workers: How many threads read images.
-        use_cache: Whether embeddings are read from, and written to, the folder that
+        use_cache: True if embeddings are read from, and written to, the folder that
             `cosmos-eval cache info` shows.
         output: The folder of the results. Its subfolder `.partial` keeps the finished parts of a
             measurement, from which a killed run resumes. None: no results are stored.
         save_predictions: The folder for predicted label maps. None: they are not written.
-        overlays: Whether predicted label maps are also drawn over the images.
+        overlays: True if predicted label maps are also drawn over the images.
         distributed: The processes that share the work.
 
     Raises:

@@ -126,8 +126,8 @@ def images_of(data: Any) -> dict[str, ImageSource]:
     """Return the images of an opened data set of any task, by the names of their files.
 
     Args:
-        data: What the task's `open_data` returned. It has `images`, and perhaps their `names`, or
-            it has `samples` with an `image` each.
+        data: The data that the task's `open_data` returned. It has `images`, and perhaps their
+            `names`, or it has `samples` with an `image` each.
 
     Raises:
         UsageError: If the data set does not list images.

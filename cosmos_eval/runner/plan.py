@@ -141,7 +141,7 @@ def make_plan(
         trainings: A file that states how the models were trained.
         tuned: A file of settings by `cosmos-eval tune`, by which one model is measured on one
             segmentation data set. The file names both if `models` and `datasets` are empty.
-        transfer: Whether `tuned` may have been tuned for another model.
+        transfer: True if `tuned` may have been tuned for another model.
         options: How the models are run on the data sets; None: the default options.
 
     Raises:
@@ -335,7 +335,7 @@ def open_datasets(
     Args:
         plan: Its protocols say where the data are.
         show_progress: Shows how many data sets are open.
-        raising: Whether the first error ends the function. If not, a data set that cannot be opened
+        raising: True if the first error ends the function. If not, a data set that cannot be opened
             is returned with its error.
 
     Raises:
@@ -369,7 +369,7 @@ def open_dataset(
         protocol: It says where the data are, and how they are measured.
         options: They say whether missing files are downloaded or streamed, and which processes
             open the data.
-        check: Whether it is checked that the data can be measured.
+        check: True if it is checked that the data can be measured.
     """
     task = task_for(protocol)
     processes = options.distributed

@@ -86,7 +86,7 @@ def read_suite(name_or_file: str, *, with_models: bool = True) -> Suite:
 
     Args:
         name_or_file: A name such as `vtab+`, or the path of a YAML file.
-        with_models: Whether the models of the suite are read and checked. If not, the suite has no
+        with_models: True if the models of the suite are read and checked. If not, the suite has no
             models, and the file may name models that cannot be found.
 
     Raises:

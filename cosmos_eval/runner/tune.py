@@ -217,7 +217,7 @@ class _TestImages:
 
         Args:
             samples: The images of the test set.
-            has_unique_names: Whether no other data set has an image of the same name.
+            has_unique_names: True if no other data set has an image of the same name.
         """
         self._files = {sample.image.resolve() for sample in samples}
         # File names that stand for an image; empty if another data set may use the same names.
@@ -403,7 +403,7 @@ def tuned_plan(
         datasets: The data set; empty: the one that the file names.
         models: The model; empty: the one that the settings were tuned for.
         options: The options of the run.
-        transfer: Whether another model than the tuned one may be measured.
+        transfer: True if another model than the tuned one may be measured.
 
     Raises:
         UsageError: For several models or data sets, and for options that do not fit the file.

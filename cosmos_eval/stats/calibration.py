@@ -38,28 +38,44 @@ class CalibrationSums(NamedTuple):
 def calibration_error(
     confidences: NDArray[np.float32], hits: NDArray[np.bool_], bins: int = BINS
 ) -> FunctionOfSums:
-    """Return the expected calibration error of confidences (N,) and hits (N,).
+    """Return the expected calibration error of the confidences of a classifier.
 
     Samples are put into bins of confidence, such as from above 0.6 up to 0.8 for bin 4 of 5. The
     error is the mean of |accuracy - mean confidence| over the bins, each weighted by its number of
-    samples (Guo et al. 2017, arXiv:1706.04599, equation 3). For example, if a hit has confidence
-    0.9 and a miss has 0.5, in two bins, the error is (|1 - 0.9| + |0 - 0.5|) / 2 = 0.3. Raises
-    ValueError for confidences that are not in (0, 1].
+    samples (Guo et al. 2017, arXiv:1706.04599, equation 3).
+
+    Args:
+        confidences: (N,), the probability of the predicted class of each sample.
+        hits: (N,), whether the prediction is right.
+        bins: The number of bins, which divide (0, 1] evenly.
+
+    Returns:
+        An estimate: the arrays that the value, its interval and paired tests are computed from.
+
+    Raises:
+        ValueError: Confidences are not in (0, 1].
+
+    Example:
+        A hit has the confidence 0.9, and a miss has the confidence 0.5. With two bins, they are in
+        different bins. The error is (|1 - 0.9| + |0 - 0.5|) / 2 = 0.3.
     """
     if not ((confidences > 0) & (confidences <= 1)).all():
         raise ValueError("confidences must lie in (0, 1]")
     n_samples = len(hits)
+    float_confidences = confidences.astype(np.float64)
+    bin_of_sample = np.ceil(float_confidences * bins).astype(int) - 1
     gaps = np.zeros((n_samples, bins))
-    bin_of_sample = np.ceil(confidences.astype(np.float64) * bins).astype(int) - 1
-    gaps[np.arange(n_samples), bin_of_sample] = hits - confidences.astype(np.float64)
-    terms = CalibrationSums(np.ones(n_samples), gaps)
+    gaps[np.arange(n_samples), bin_of_sample] = hits - float_confidences
+    terms = CalibrationSums(samples=np.ones(n_samples), gaps=gaps)
     return FunctionOfSums(terms, _error_of_sums, one_by_one=True, interval=calibration_interval)
 
 
 def _error_of_sums(sums: CalibrationSums) -> Values:
     """Return the calibration error (...,) from sums over samples.
 
-    The sums are the numbers of samples (...,), and the gaps of bins (..., B).
+    It is the sum of |gap| over the B bins, divided by the number of samples. For example, the sums
+    of gaps [0.1, -0.5] of two samples give 0.3. `sums` holds the numbers of samples (...,), and the
+    gaps of the bins (..., B).
     """
     error: Values = np.abs(sums.gaps).sum(axis=-1) / sums.samples
     return error
@@ -68,15 +84,18 @@ def _error_of_sums(sums: CalibrationSums) -> Values:
 def calibration_interval(sums: CalibrationSums, level: float) -> Interval:
     """Return the interval of the population's calibration error.
 
-    `sums` holds the terms of N samples, before they are summed. The interval contains all errors
-    that are neither too low nor too high. An error is too low if samples of a population with that
-    error have the observed error, or a larger one, with a probability below (1 - level) / 2. An
-    error is too high if they have the observed error, or a smaller one, with a probability below
-    (1 - level) / 2 times the same probability for a calibrated population. Because of that factor,
-    the interval of samples with a lucky, small error is not narrow. The interval also contains the
-    observed error.
+    The interval contains all errors that are neither too low nor too high. An error is too low if
+    samples of a population with that error have the observed error, or a larger one, with a
+    probability below (1 - level) / 2. An error is too high if they have the observed error, or a
+    smaller one, with a probability below (1 - level) / 2 times the same probability for a
+    calibrated population. Because of that factor, the interval of samples with a lucky, small error
+    is not narrow. The interval also contains the observed error.
+
+    Args:
+        sums: The terms of N samples, before they are summed up.
+        level: The probability that the interval contains the population's error.
     """
-    test = _ErrorTest(sums, (1 - level) / 2)
+    test = _ErrorTest(sums, significance=(1 - level) / 2)
     sample_error = test.sample_error
     low = min(test.lowest_error(), sample_error)
     high = min(1.0, max(test.highest_error(), sample_error))
@@ -92,7 +111,12 @@ class _ErrorTest:
     """
 
     def __init__(self, sums: CalibrationSums, significance: float) -> None:
-        """Draw noise for the test, from the terms of N samples. `significance` is its level."""
+        """Measure the gaps of the samples, and draw noise for the test.
+
+        Args:
+            sums: The terms of N samples, before they are summed up.
+            significance: The probability below which an error is rejected, such as 0.025.
+        """
         self.significance = significance
         # The absolute gaps of the samples and their standard errors, (B,) each.
         self.gaps, self.standard_errors = _gaps_of_bins(sums)
@@ -110,9 +134,10 @@ class _ErrorTest:
         """
         from scipy.optimize import bisect  # loading it takes long, and few commands need it
 
-        # The multiple that shrinks all gaps to 0.
+        # The multiple of the variances that shrinks all gaps to 0.
         largest = float((self.gaps / np.square(self.standard_errors)).max())
-        if self._excess_if_too_low(largest) <= 0:
+        zero_is_rejected = self._excess_if_too_low(largest) > 0
+        if not zero_is_rejected:
             return 0.0
         shrinkage = bisect(self._excess_if_too_low, 0.0, largest, xtol=_PRECISION * largest)
         return float(self._shrink_gaps(shrinkage).sum())
@@ -127,7 +152,8 @@ class _ErrorTest:
 
         no_gaps = np.zeros(len(self.standard_errors))
         sum_of_noise = float(self.standard_errors.sum())
-        if self._probability_at_most_observed(no_gaps) > _LEAST_PROBABILITY:
+        probability_if_calibrated = self._probability_at_most_observed(no_gaps)
+        if probability_if_calibrated > _LEAST_PROBABILITY:
             largest = self.sample_error + _NOISE_MULTIPLE * sum_of_noise
             return float(
                 bisect(self._excess_if_not_too_high, 0.0, largest, xtol=_PRECISION * largest)
@@ -138,15 +164,16 @@ class _ErrorTest:
         return sum_of_noise * factor
 
     def _excess_if_too_low(self, shrinkage: float) -> float:
-        """Return a number above 0 if the error of shrunk gaps is rejected as too low.
+        """Return a number above 0 if the test rejects the error of shrunk gaps as too low.
 
-        It is the probability of at most the observed error, minus (1 - significance).
+        It is the probability of at most the observed error, minus (1 - significance). The gaps are
+        those of the samples, reduced by `shrinkage` times their variances.
         """
         gaps = self._shrink_gaps(shrinkage)
         return self._probability_at_most_observed(gaps) - (1 - self.significance)
 
     def _excess_if_not_too_high(self, population_error: float) -> float:
-        """Return a number below 0 if an error of the population is rejected as too high.
+        """Return a number below 0 if the test rejects an error of the population as too high.
 
         It is the probability of at most the observed error, minus the significance times the same
         probability for a calibrated population, which has no gaps.
@@ -158,7 +185,7 @@ class _ErrorTest:
         return self._probability_at_most_observed(gaps) - threshold
 
     def _shrink_gaps(self, shrinkage: float) -> Values:
-        """Return the gaps of the samples (B,), reduced by a multiple of their variances.
+        """Return the gaps of the samples (B,), each reduced by `shrinkage` times its variance.
 
         A gap that would fall below 0 becomes 0.
         """
@@ -168,9 +195,10 @@ class _ErrorTest:
     def _probability_at_most_observed(self, gaps: Values) -> float:
         """Return the probability that samples have at most the observed calibration error.
 
-        `gaps` (B,) are the gaps of the bins of their population.
+        `gaps` (B,) are the gaps of the bins of the population that the samples are from. The
+        probability is a share of the draws of noise.
         """
-        errors = np.abs(gaps + self.noise_draws).sum(axis=1)
+        errors = np.abs(gaps + self.noise_draws).sum(axis=1)  # (R,)
         return float((errors <= self.sample_error).mean())
 
 
@@ -178,9 +206,16 @@ def _gaps_of_bins(sums: CalibrationSums) -> tuple[Values, Values]:
     """Return the absolute gap of each bin that has samples, and its standard error, (B,) each.
 
     The gap of a bin is |sum over its samples of (hit - confidence)| / N, where N is the number of
-    all samples. For the standard error, the accuracy of a bin of n samples with h hits is taken to
-    be (h + 2) / (n + 4) (Agresti and Coull 1998, The American Statistician 52). Otherwise, the
+    all samples. For example, two of four samples are in a bin, a hit and a miss, both of confidence
+    0.8. The gap is |0.2 - 0.8| / 4 = 0.15.
+
+    For the standard error, the accuracy of a bin of n samples with h hits is taken to be
+    (h + 2) / (n + 4) (Agresti and Coull 1998, The American Statistician 52). Otherwise, the
     standard error would be too small if all samples of a bin are hits.
+
+    Args:
+        sums: The terms of N samples, before they are summed up. They do not hold hits and
+            confidences, which are found from the gaps of single samples.
     """
     # Each row of `sums.gaps` has one entry: 1 - confidence of a hit, or -confidence of a miss.
     # Hits and confidences follow from it, because confidences are above 0.

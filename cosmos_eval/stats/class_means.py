@@ -34,23 +34,33 @@ class MeanWithoutEach(NamedTuple):
 def jackknife_ends(value: float, without_sample: Values, level: float) -> tuple[float, float]:
     """Return the ends of the jackknife interval, value -+ t x standard error, within [0, 1].
 
-    `without_sample` (N,) holds the value without each of N samples in turn. The standard error is
-    sqrt((N - 1) / N * sum of (value without sample - their mean)^2).
+    The standard error is sqrt((N - 1) / N * sum of (value without sample - their mean)^2). For
+    example, the values [0.5, 0.5, 1] without each of three samples have the standard error
+    sqrt(2 / 3 * 1 / 6) = 1 / 3.
+
+    Args:
+        value: The value for all samples.
+        without_sample: (N,), the value without each of N samples in turn.
+        level: The probability that the interval contains the true value.
     """
     from scipy.special import stdtrit  # loading it takes long, and few commands need it
 
     n = len(without_sample)
     error = math.sqrt((n - 1) * without_sample.var())
-    half = float(stdtrit(n - 1, (1 + level) / 2)) * error
-    return max(0.0, value - half), min(1.0, value + half)
+    half_width = float(stdtrit(n - 1, (1 + level) / 2)) * error
+    return max(0.0, value - half_width), min(1.0, value + half_width)
 
 
 def jackknife_or_likelihood(mean: MeanWithoutEach, level: float) -> Interval:
-    """Return the interval that contains the jackknife's and the profile likelihood's interval.
+    """Return the shortest interval that contains two: the jackknife's and the likelihood's.
 
-    For example, 0.61 to 0.80 by the jackknife and 0.55 to 0.78 by the likelihood give 0.55 to 0.80.
-    The jackknife needs two values without a sample that are not NaN. If there are fewer, the
-    interval is the profile likelihood's.
+    For example, 0.61 to 0.80 by the jackknife and 0.55 to 0.78 by the profile likelihood give 0.55
+    to 0.80. The jackknife needs two values without a sample that are not NaN. If there are fewer,
+    the interval is the profile likelihood's.
+
+    Args:
+        mean: A mean over classes, also without each sample in turn.
+        level: The probability that the interval contains the true mean.
     """
     from cosmos_eval.stats.shares import likely_means  # which imports SciPy
 

@@ -29,10 +29,12 @@ class EffectiveSamples(NamedTuple):
 def effective_samples(mean: CrossedMean) -> EffectiveSamples:
     """Return how many independent samples the hits (N, D) of N samples by D draws are worth.
 
-    With the mean squares of a two-way table, the variance of the share p of hits is
+    A draw is one of several random versions of a classifier, such as a few-shot classifier. With
+    the mean squares of a two-way table, the variance of the share p of hits is
         (by_samples + by_draws - by_rest) / (N * D).
     The number of independent samples with this variance is p * (1 - p) / variance. It is at most
-    N * D. The mean square of draws is at least the mean square of the rest.
+    N * D. The mean square of draws is at least the mean square of the rest. For example, if all
+    draws have the same hits, the number is N - 1.
 
     The hits are worth N samples if all of them are 1, or all are 0, or if there is a single draw or
     sample: then they do not show how much draws vary.
@@ -40,13 +42,16 @@ def effective_samples(mean: CrossedMean) -> EffectiveSamples:
     hits = mean.hits.astype(np.float64)
     n_samples, n_draws = hits.shape
     share = float(hits.mean())
-    if min(hits.shape) == 1 or share in (0, 1):
+    shows_no_variance = min(hits.shape) == 1 or share in (0, 1)
+    if shows_no_variance:
         return EffectiveSamples(n_samples, math.inf)
 
-    # The mean squares of the table's rows, its residuals and its columns.
-    sample_means, draw_means = hits.mean(axis=1), hits.mean(axis=0)
+    # The mean squares of the table's rows (samples), its residuals and its columns (draws).
+    sample_means = hits.mean(axis=1)
+    draw_means = hits.mean(axis=0)
     residuals = hits - sample_means[:, None] - draw_means + share
-    dof_samples, dof_draws = n_samples - 1, n_draws - 1
+    dof_samples = n_samples - 1
+    dof_draws = n_draws - 1
     dof_rest = dof_samples * dof_draws
     by_samples = n_draws * float(sample_means.var(ddof=1))
     by_rest = float(np.square(residuals).sum()) / dof_rest

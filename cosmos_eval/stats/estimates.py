@@ -1,10 +1,10 @@
 """Estimates: metrics as functions of the samples of a result, with intervals and paired tests.
 
-Each kind of estimate holds the arrays that its value is computed from. `stats.intervals` computes
-the intervals of each kind, and `stats.paired` the paired tests. All kinds but `Proportion` can be
-resampled: weights (R, C) say how often each of C clusters is drawn in each of R resamples, and give
-values (R,). A cluster is a set of samples that depend on each other, such as the captions of one
-image.
+Each class of estimates holds the arrays that its value is computed from. `stats.intervals` computes
+the intervals of each class, and `stats.paired` the paired tests. All classes but `Proportion` can
+be resampled: weights (R, C) say how often each of C clusters is drawn in each of R resamples, and
+give values (R,). A cluster is a set of samples that depend on each other, such as the captions of
+one image.
 
 Shapes: N samples, C clusters or classes, R resamples, D draws of a classifier.
 """
@@ -28,16 +28,13 @@ class Proportion(NamedTuple):
     Its interval is Wilson's, its paired test McNemar's.
     """
 
-    # (N,)
+    # (N,): whether each sample is a hit, such as a correct prediction.
     hits: NDArray[np.bool_]
 
     @property
     def value(self) -> float:
-        """The share of hits that are True."""
+        """The share of samples that are hits."""
         return float(self.hits.mean())
-
-    def drawn_sizes(self) -> None:
-        """Return None: a proportion is not resampled."""
 
 
 class Mean(NamedTuple):
@@ -46,7 +43,7 @@ class Mean(NamedTuple):
     Interval and paired test are by a bootstrap over clusters.
     """
 
-    # (N,)
+    # (N,): the value of each sample.
     values: NDArray[Any]
     # (N,) numbers: samples with the same number depend on each other.
     clusters: Ints
@@ -55,10 +52,6 @@ class Mean(NamedTuple):
     def value(self) -> float:
         """The mean of all values."""
         return float(self.values.mean())
-
-    def drawn_sizes(self) -> tuple[int, ...]:
-        """Return (C,): a bootstrap draws C of the C clusters."""
-        return (len(np.unique(self.clusters)),)
 
 
 class MeanRank(Mean):
@@ -73,7 +66,7 @@ class MeanRank(Mean):
 class Median(NamedTuple):
     """The median of values. Interval and paired test are as for `Mean`."""
 
-    # (N,)
+    # (N,): the value of each sample.
     values: Ints
     # (N,) numbers: samples with the same number depend on each other.
     clusters: Ints
@@ -83,13 +76,9 @@ class Median(NamedTuple):
 
     @property
     def value(self) -> float:
-        """The median of all values."""
+        """The median of all values, rounded down if `floor` is True."""
         median = float(np.median(self.values))
         return float(np.floor(median)) if self.floor else median
-
-    def drawn_sizes(self) -> tuple[int, ...]:
-        """Return (C,): a bootstrap draws C of the C clusters."""
-        return (len(np.unique(self.clusters)),)
 
 
 class GroupMean(NamedTuple):
@@ -100,9 +89,9 @@ class GroupMean(NamedTuple):
     resample does not draw is left out of its mean.
     """
 
-    # (N,)
+    # (N,): whether each sample is a hit, such as a correct prediction.
     hits: NDArray[np.bool_]
-    # (N,) numbers of the groups.
+    # (N,): the number of each sample's group.
     groups: Ints
     # (N,) numbers: samples with the same number depend on each other. None: all are independent.
     clusters: Ints | None = None
@@ -118,14 +107,9 @@ class GroupMean(NamedTuple):
         """
         _, group_index = np.unique(self.groups, return_inverse=True)
         n_hits = np.bincount(group_index, weights=self.hits)
-        proportions = n_hits / np.bincount(group_index)
+        n_samples = np.bincount(group_index)
+        proportions = n_hits / n_samples
         return float(proportions.min() if self.lowest else np.mean(proportions))
-
-    def drawn_sizes(self) -> tuple[int, ...] | None:
-        """Return (C,), as a bootstrap draws C of the C clusters, or None without clusters."""
-        if self.clusters is None:
-            return None
-        return (len(np.unique(self.clusters)),)
 
 
 class CrossedMean(NamedTuple):
@@ -143,10 +127,6 @@ class CrossedMean(NamedTuple):
     def value(self) -> float:
         """The mean of all hits."""
         return float(self.hits.mean())
-
-    def drawn_sizes(self) -> tuple[int, ...]:
-        """Return (N, D): a bootstrap draws N samples, and D draws of the classifier."""
-        return self.hits.shape
 
 
 class FunctionOfSums(NamedTuple):
@@ -177,10 +157,6 @@ class FunctionOfSums(NamedTuple):
         sums = self.terms._make(term.sum(0) for term in self.terms)
         return float(self.function(sums))
 
-    def drawn_sizes(self) -> tuple[int, ...]:
-        """Return (N,): a bootstrap draws N of the N samples."""
-        return (len(self.terms[0]),)
-
 
 class FunctionOfWeights(NamedTuple):
     """A function of how often each of N independent samples is drawn, such as average precision.
@@ -188,10 +164,11 @@ class FunctionOfWeights(NamedTuple):
     The paired test is by a bootstrap over samples, and so is the interval without `interval`.
     """
 
-    # (N, ...)
+    # (N, ...): what the function needs to know of each sample, such as its scores and labels.
     samples: NDArray[Any]
-    # Returns, from the samples, the function that maps weights (R, N) to values (R,). A value is
-    # NaN if it is not defined.
+    # Maps the samples to the function of their weights. That function maps weights (R, N), how
+    # often each sample is drawn in each of R resamples, to values (R,). A value is NaN if it is not
+    # defined.
     prepare: Callable[[NDArray[Any]], Callable[[Values], Values]]
     # The function that returns the interval from the samples and the level. None for the bootstrap.
     interval: Callable[[NDArray[Any], float], Interval] | None = None
@@ -203,26 +180,30 @@ class FunctionOfWeights(NamedTuple):
         each_once = np.ones((1, len(self.samples)))
         return float(function(each_once)[0])
 
-    def drawn_sizes(self) -> tuple[int, ...]:
-        """Return (N,): a bootstrap draws N of the N samples."""
-        return (len(self.samples),)
-
 
 Estimate = Proportion | Mean | Median | GroupMean | CrossedMean | FunctionOfSums | FunctionOfWeights
 
 
 def without(estimate: Estimate, keep: NDArray[np.bool_]) -> Estimate:
-    """Return the estimate without the clusters for which `keep` (C,) is False.
+    """Return the estimate without some of its clusters, which are left out with all their samples.
 
-    The numbers of clusters are their indices in `keep`. If the samples are independent, each sample
-    is a cluster. For example, Proportion([1, 0, 1]) becomes Proportion([1, 1]) if `keep` is
-    [True, False, True].
+    A cluster is a set of samples that depend on each other. If the samples are independent, each
+    sample is a cluster.
+
+    Args:
+        estimate: The estimate, whose clusters have the numbers 0, ..., C - 1.
+        keep: (C,), whether to keep each cluster.
+
+    Example:
+        If `keep` is [True, False, True], Proportion([1, 0, 1]) becomes Proportion([1, 1]), and
+        Mean([5, 6, 7, 8], clusters=[0, 0, 1, 2]) becomes Mean([5, 6, 8], clusters=[0, 0, 2]).
     """
     if isinstance(estimate, FunctionOfSums):
         terms = estimate.terms._make(term[keep] for term in estimate.terms)
         return estimate._replace(terms=terms)
     clusters = getattr(estimate, "clusters", None)
-    keep_sample = keep if clusters is None else keep[clusters]
+    keep_sample = keep if clusters is None else keep[clusters]  # (N,)
+    # All arrays of other estimates, also of their clusters, have one row for each sample.
     arrays: dict[str, Any] = {}
     for name, field in estimate._asdict().items():
         if isinstance(field, np.ndarray):
@@ -231,7 +212,10 @@ def without(estimate: Estimate, keep: NDArray[np.bool_]) -> Estimate:
 
 
 def ratio(numerator: NDArray[np.number], denominator: NDArray[np.number]) -> NDArray[np.float64]:
-    """Return numerator / denominator by element. It is NaN if the denominator is 0 or less."""
+    """Return numerator / denominator by element, which is NaN if the denominator is 0 or less.
+
+    For example, ratio([1, 2], [4, 0]) is [0.25, NaN]. Both arguments have the same shape.
+    """
     result = np.full(np.shape(denominator), np.nan)
     return np.divide(numerator, denominator, out=result, where=np.asarray(denominator) > 0)
 
@@ -239,23 +223,30 @@ def ratio(numerator: NDArray[np.number], denominator: NDArray[np.number]) -> NDA
 def mean_of_known(values: NDArray[np.float64]) -> Values:
     """Return the means (R,) over the first axis of values (C, R), ignoring NaN.
 
-    The mean of values that are all NaN is NaN. It equals np.nanmean(values, axis=0), without its
-    warning.
+    For example, [[1, NaN], [3, NaN]] gives [2, NaN]. It equals np.nanmean(values, axis=0), but does
+    not warn if all values of a column are NaN.
     """
-    n_known = np.sum(~np.isnan(values), axis=0)
+    n_known = np.sum(~np.isnan(values), axis=0)  # (R,)
     return ratio(np.nansum(values, axis=0), n_known)
 
 
 def means_of_groups(
     names: Sequence[str], group: Ints, columns: Mapping[str, NDArray[Any]], counted: str
 ) -> dict[str, dict[str, float | None]]:
-    """Return a table of the means of columns (N,) over the samples of each group.
+    """Return a table with one row for each group, which holds means over the group's samples.
 
-    `names` are the names of the groups, and `group` (N,) holds the index of each sample's group.
-    Each row also has the number of the group's samples, under the key `counted`. The means of a
-    group without samples are None. For example,
+    Args:
+        names: The names of the groups, such as classes.
+        group: (N,), the index in `names` of each sample's group.
+        columns: The values (N,) of the samples that are averaged, by the name of the column.
+        counted: The name of a last column for the number of the group's samples.
 
-        means_of_groups(["cat", "dog"], [0, 0], {"accuracy": [1, 0]}, "images") ->
+    Returns:
+        The cells of each group's row by column, by the name of the group. The means of a group
+        without samples are None.
+
+    Example:
+        >>> means_of_groups(["cat", "dog"], [0, 0], {"accuracy": [1, 0]}, "images")
         {"cat": {"accuracy": 0.5, "images": 2}, "dog": {"accuracy": None, "images": 0}}
     """
     counts = np.bincount(group, minlength=len(names))
@@ -265,24 +256,28 @@ def means_of_groups(
         means_by_column[column] = ratio(sums, counts)
     rows: dict[str, dict[str, float | None]] = {}
     for index, name in enumerate(names):
+        n_samples = int(counts[index])
         row: dict[str, float | None] = {}
         for column, means in means_by_column.items():
-            row[column] = float(means[index]) if counts[index] else None
-        row[counted] = int(counts[index])
+            row[column] = float(means[index]) if n_samples else None
+        row[counted] = n_samples
         rows[name] = row
     return rows
 
 
 def first_equal(features: Features) -> NDArray[np.int64]:
-    """Return, for each row of features (N, D), the index of the first equal row, (N,).
+    """Return, for each row of features (N, D), the index of the first row that is equal, (N,).
 
-    For example, the rows a, b, a give [0, 1, 0]. Equal rows have equal bytes.
+    Rows are equal if their bytes are. For example, the rows [[1, 2], [3, 4], [1, 2]] give
+    [0, 1, 0].
     """
+    # A row whose hash no other row has is the first of its kind.
     first_index = np.arange(len(features))
-    # To save memory, only the bytes of rows whose hash of 8 bytes is not unique are compared.
     hashes = np.fromiter((hash(row.tobytes()) for row in features), np.int64, len(features))
     _, hash_index, hash_counts = np.unique(hashes, return_inverse=True, return_counts=True)
     has_equal_hash = hash_counts[hash_index] > 1
+
+    # To save memory, only the bytes of the other rows are kept and compared.
     first_index_of_bytes: dict[bytes, int] = {}
     for index in np.flatnonzero(has_equal_hash).tolist():
         row_bytes = features[index].tobytes()
@@ -291,7 +286,7 @@ def first_equal(features: Features) -> NDArray[np.int64]:
 
 
 def require_finite(*features: Features) -> None:
-    """Raise ValueError if any features are NaN or infinite."""
+    """Raise ValueError if an element of any of the arrays is NaN or infinite."""
     for array in features:
         if not np.isfinite(array).all():
             raise ValueError("features hold NaN or infinity")

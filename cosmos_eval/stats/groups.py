@@ -101,7 +101,8 @@ class ErrorVariance(NamedTuple):
         It is a quantile times the standard error, sqrt(seeds + common). The quantile is the mean of
         the t quantiles of seeds and of images, weighted by their variances (Cochran and Cox):
             (seeds * t_seeds + common * t_images) / (seeds + common).
-        The half width is at least the half width by images only, t_images * sqrt(images_only).
+        The half width is at least the half width by images only, t_images * sqrt(images_only). For
+        example, an interval of the level 0.95 is the difference -+ half_width(0.025).
         """
         image_quantile = -stdtrit(self.images_dof, tail)
         seed_quantile = -stdtrit(self.seeds_dof, tail)
@@ -125,8 +126,10 @@ class ErrorVariance(NamedTuple):
             """Return half_width(tail) - |distance|. It is 0 at the tail that is searched for."""
             return float(self.half_width(math.exp(log_tail))) - abs(distance)
 
+        # Search the logarithm of the tail, because tails differ by many orders of magnitude.
         log_tail = math.log(_LEAST_P)
-        if width_beyond_distance(log_tail) >= 0:
+        is_above_least = width_beyond_distance(log_tail) >= 0
+        if is_above_least:
             log_tail = brentq(width_beyond_distance, log_tail, math.log(0.5))
         tail = math.exp(log_tail)
         return tail if distance > 0 else 1 - tail
@@ -194,12 +197,19 @@ class GroupDifference(NamedTuple):
         k: int | None = None,
         images: float = 1,
     ) -> float | None:
-        """Return the true difference that a two-sided test finds with probability `power`.
+        """Return the true difference that a planned study finds with probability `power`.
 
-        The test is at significance `alpha`. The planned study has k trainings of each method, by
-        default as many as there are, and `images` times as many images. The variances that such a
-        study will estimate are random: the power is the mean over their distribution. Return None
-        if nothing varied.
+        The variances that such a study will estimate are random: the power is the mean over their
+        distribution.
+
+        Args:
+            alpha: The significance of the two-sided test, such as 0.05.
+            power: The probability that the test is significant if there is the returned difference.
+            k: The number of trainings of each method, by default as many as there are now.
+            images: The number of images, as a multiple of the number of images now.
+
+        Returns:
+            The difference in the metric's unit, or None if nothing varied.
         """
         from scipy.optimize import brentq  # loading it takes long, and tables rarely need it
 
@@ -220,6 +230,7 @@ class GroupDifference(NamedTuple):
 
         def power_beyond_target(true_difference: float) -> float:
             """Return the mean power minus `power`. It is 0 at the detectable difference."""
+            # The probability that the observed difference is significant, for each possible study.
             power_of_studies = ndtr((true_difference - least_significant) / standard_error)
             return float(np.mean(power_of_studies)) - power
 
@@ -230,10 +241,16 @@ class GroupDifference(NamedTuple):
         """Return the variances between trainings that a study with k trainings may estimate.
 
         An estimated variance is distributed like its expected value * chi-squared / dof, with
-        dof = k - 1 degrees of freedom. Its possible values are 50 equally probable quantiles. For
-        two methods, all combinations of quantiles occur: the result has one array (50, 50) for each
-        method, and each of them varies along one axis. If trainings are paired or pooled, it has
-        one array (50,). By default, k is the number of trainings that there are.
+        dof = k - 1 degrees of freedom. Its possible values are 50 equally probable quantiles.
+
+        Args:
+            expected_variances: The expected variance between trainings, for each of the repeated
+                trainings.
+            k: The number of trainings of each method, by default as many as there are now.
+
+        Returns:
+            For two methods, all combinations of their quantiles: one array (50, 50) for each
+            method, which varies along one axis. If trainings are paired or pooled, one array (50,).
         """
         relative_quantiles = []
         for trainings in self._repeated_trainings:
@@ -259,10 +276,6 @@ class GroupDifference(NamedTuple):
     ) -> ErrorVariance:
         """Return the variance of the difference, of this study or of a planned one.
 
-        `variances_between` holds the variance between trainings for each of the repeated trainings,
-        by default the estimated ones. The result is for k trainings of each method, by default as
-        many as there are, and for `images` times as many images.
-
         The difference of two means of k trainings has the variance by seeds
             variance_between_A / k + variance_between_B / k,
         and the variance by images that trainings share
@@ -270,6 +283,12 @@ class GroupDifference(NamedTuple):
 
         Variances are at least the variance of one image among all images. Otherwise, methods that
         are right on all images would have no error.
+
+        Args:
+            variances_between: The variance between trainings, for each of the repeated trainings.
+                By default, they are the variances that this study has estimated.
+            k: The number of trainings of each method, by default as many as there are now.
+            images: The number of images, as a multiple of the number of images now.
         """
         repeated = self._repeated_trainings
         least_variance = (self.units * images + 2) ** -2
@@ -301,13 +320,20 @@ def _dof_of_sum(variances: Sequence[Any], dofs: Sequence[float]) -> Any:
 
     All variances count as if they had the fewest degrees of freedom:
         min(dofs) * (sum of variances)^2 / (sum of squared variances).
-    For example, two equal variances with 4 degrees of freedom each give 8, and the variances 1 and
-    0 give 4. If one variance has a single degree of freedom and another one has more, the result is
-    1: two trainings may be equal by chance, and the trainings of the other method do not make up
-    for that.
+    If one variance has a single degree of freedom and another one has more, the result is 1: two
+    trainings may be equal by chance, and the trainings of the other method do not make up for that.
+
+    Args:
+        variances: The variances that are added up. They may be arrays of the same shape.
+        dofs: The degrees of freedom of each variance.
+
+    Example:
+        Two variances have 4 degrees of freedom each. If they are equal, their sum has 8. If one of
+        them is 0, the sum has 4.
     """
     fewest_dof = min(dofs, default=1)
-    if fewest_dof == 1 and len(set(dofs)) > 1:
+    has_different_dofs = len(set(dofs)) > 1
+    if fewest_dof == 1 and has_different_dofs:
         return 1
     total = sum(variances)
     squares = np.asarray(sum(variance**2 for variance in variances))
@@ -327,13 +353,21 @@ def group_difference(
 ) -> GroupDifference:
     """Return the difference of the mean values of two methods, each trained several times.
 
-    `a` (k_A,) and `b` (k_B,) hold the value of a metric for each training of methods A and B.
-    `covariance` (k_A + k_B, k_A + k_B) is the covariance of the values by `units` images. Its rows
-    and columns are first the trainings of A, then the trainings of B. With `by_seed`, trainings of
-    the same index are pairs, which share everything that a seed decides for both methods. With
-    `pooled`, the seeds of both methods are assumed to have the same variance, so that one of the
-    methods may have a single training. Raises ValueError if `by_seed` is given for different
-    numbers of trainings, and for fewer than two images.
+    Args:
+        a: (k_A,), the value of a metric for each training of method A.
+        b: (k_B,), the value of the same metric for each training of method B.
+        covariance: (k_A + k_B, k_A + k_B), the covariance of the values by the draw of the images,
+            see `image_covariance`. Its rows and columns are first the trainings of A, then the
+            trainings of B.
+        units: The number of images.
+        by_seed: True if trainings of the same index are pairs, which share everything that a seed
+            decides for both methods.
+        pooled: True if the seeds of both methods are assumed to have the same variance, so that one
+            of the methods may have a single training.
+
+    Raises:
+        ValueError: There are fewer than two images, or `by_seed` is True and the methods have
+            different numbers of trainings.
     """
     if units < 2:
         raise ValueError("two images or more are needed to tell models apart")
@@ -345,7 +379,8 @@ def group_difference(
     factors: tuple[Trainings, ...] = (trainings_a, trainings_b)
     if by_seed:
         pairs = np.concatenate([np.eye(k_a), -np.eye(k_a)], axis=1)  # pairs @ [a, b] is a - b
-        factors = (_measure_spread(a - b, pairs @ covariance @ pairs.T),)
+        covariance_of_pairs = pairs @ covariance @ pairs.T
+        factors = (_measure_spread(a - b, covariance_of_pairs),)
     elif pooled:
         factors = (_pool(trainings_a, trainings_b),)
     # weights @ [a, b] is the difference of the means.
@@ -362,15 +397,23 @@ def group_difference(
 
 
 def _measure_spread(values: Values, covariance: Values) -> Trainings:
-    """Return how much the values (k,) of k trainings vary.
+    """Return how much the values of k trainings vary.
 
-    `covariance` (k, k) is the covariance of the values by images. The variance of the rest is the
-    mean of its diagonal minus the mean of all other elements, and at least 0. A single training has
-    no variances: they are 0.
+    The variance of the rest is how much the draw of the images moves the value of one training, but
+    not the values of the others. It is the mean of the diagonal of the covariance minus the mean of
+    all other elements, and at least 0. A single training has no variances: they are 0.
+
+    Args:
+        values: (k,), the value of a metric for each training.
+        covariance: (k, k), the covariance of the values by the draw of the images.
+
+    Example:
+        The values [1, 3] with the covariance [[5, 2], [2, 5]] have a variance of 2 between
+        trainings, and a variance of 5 - 2 = 3 of the rest.
     """
     k = len(values)
     if k == 1:
-        return Trainings(1, 0.0, 0.0)
+        return Trainings(k=1, variance_between=0.0, rest_variance=0.0)
     variance_between = float(values.var(ddof=1))
     mean_covariance = (covariance.sum() - np.trace(covariance)) / (k * (k - 1))
     rest_variance = float(np.trace(covariance) / k - mean_covariance)
@@ -385,22 +428,35 @@ def _pool(a: Trainings, b: Trainings) -> Trainings:
     """
     dof = int(a.dof) + int(b.dof)
     if not dof:
-        return Trainings(1, 0.0, 0.0)
+        return Trainings(k=1, variance_between=0.0, rest_variance=0.0)
     variance_between = (a.dof * a.variance_between + b.dof * b.variance_between) / dof
     rest_variance = (a.dof * a.rest_variance + b.dof * b.rest_variance) / dof
-    return Trainings(1 / (1 / a.k + 1 / b.k), variance_between, rest_variance, dof)
+    return Trainings(
+        k=1 / (1 / a.k + 1 / b.k),
+        variance_between=variance_between,
+        rest_variance=rest_variance,
+        pooled_dof=dof,
+    )
 
 
 def image_covariance(estimates: Sequence[Estimate], *, seed: int = 0) -> tuple[Values, int]:
-    """Return the covariance (S, S) of the values of S models by images, and the number of images.
+    """Return how much the values of S models would vary together if other images were drawn.
 
-    `estimates` holds the same metric of each model, on the same images. The covariance says how
-    much the values would vary together if other images, or clusters, were drawn. It is by the
-    jackknife: with the values (S, n) without each of n images,
+    The covariance is by the jackknife: with the values (S, n) without each of n images, it is
         (n - 1) / n * sum over images of (value - mean) * (value - mean)'.
     For medians, minima and other estimates that the jackknife does not hold for, it is by the
-    bootstrap. It is NaN if the metric has no value without one of the images. Raises ValueError for
-    fewer than two images.
+    bootstrap. It is NaN if the metric has no value without one of the images.
+
+    Args:
+        estimates: The same metric of each model, on the same images.
+        seed: The seed of the bootstrap.
+
+    Returns:
+        The covariance (S, S), and the number of images, or of clusters of samples that depend on
+        each other.
+
+    Raises:
+        ValueError: There are fewer than two images.
     """
     jackknife_values = []
     for estimate in estimates:
@@ -413,18 +469,21 @@ def image_covariance(estimates: Sequence[Estimate], *, seed: int = 0) -> tuple[V
     if n < 2:
         raise ValueError("two images or more are needed to tell models apart")
     changes = values - values.mean(axis=1, keepdims=True)
-    return (n - 1) / n * changes @ changes.T, n
+    covariance = (n - 1) / n * changes @ changes.T
+    return covariance, n
 
 
 def _bootstrap_covariance(estimates: Sequence[Estimate], seed: int) -> tuple[Values, int]:
     """Return the covariance (S, S) of the values of S models by the bootstrap.
 
     Also return the number of images or clusters that each resample draws. Resamples in which a
-    model has no value do not count.
+    model has no value do not count. `estimates` holds the same metric of each model, on the same
+    images.
     """
-    names = [str(index) for index in range(len(estimates))]
-    drawn_values, n = resample(dict(zip(names, estimates, strict=True)), seed=seed)
-    values = np.stack([drawn_values[name] for name in names])
+    estimates_by_name = {str(index): estimate for index, estimate in enumerate(estimates)}
+    values_by_name, n = resample(estimates_by_name, seed=seed)
+    values = np.stack([values_by_name[name] for name in estimates_by_name])  # (S, R)
     is_complete = ~np.isnan(values).any(axis=0)
-    # Resampling n clusters varies by a factor (n - 1) / n too little.
-    return np.atleast_2d(np.cov(values[:, is_complete])) * n / (n - 1), n
+    covariance = np.atleast_2d(np.cov(values[:, is_complete]))
+    # The variance of resampled values of n clusters is too small by a factor (n - 1) / n.
+    return covariance * n / (n - 1), n

@@ -39,10 +39,10 @@ _N_BITS_SET = np.array([bin(number).count("1") for number in range(1 << 16)], np
 
 
 def perceptual_hashes(pictures: NDArray[np.uint8]) -> Hashes:
-    """Return the pHash (N,) of each grey picture, from pictures (N, 32, 32).
+    """Return the pHash of each grey picture, (N,), from pictures (N, 32, 32).
 
-    Each of the 64 bits of a hash says whether one of the lowest DCT coefficients of the picture is
-    above the median of all 64.
+    Each of the 64 bits of a hash says whether one of the 8 x 8 lowest DCT coefficients of the
+    picture is above the median of all 64.
     """
     spectra = _DCT_BASIS @ pictures.astype(np.float32) @ _DCT_BASIS.T  # (N, 8, 8)
     coefficients = spectra.reshape(-1, _N_FREQUENCIES**2)
@@ -52,7 +52,7 @@ def perceptual_hashes(pictures: NDArray[np.uint8]) -> Hashes:
 
 
 class Near(NamedTuple):
-    """Pairs of a query and an item with near hashes, (K,) each."""
+    """K pairs of a query and an item with near hashes, as arrays (K,)."""
 
     # The index of the query.
     query: Ints
@@ -68,13 +68,15 @@ class HashIndex:
     def __init__(self, hashes: Hashes) -> None:
         """Sort the items by each of the four runs of 16 bits of their hashes.
 
-        For each run, keep the indices of the items, sorted by the run's value. Also keep the place
-        at which each of the 2^16 possible values begins among the sorted items, and a last entry
-        for the end. For example, items with the values [2, 0, 2] are sorted as [1, 0, 2]. The value
-        0 begins at place 0, the values 1 and 2 begin at place 1, and 3 at place 3.
+        For example, items with the values [2, 0, 2] of a run are sorted as [1, 0, 2]. The value 0
+        begins at place 0, the values 1 and 2 begin at place 1, and 3 at place 3.
         """
         self._hashes = hashes
-        self._sorted_items, self._first_places = [], []
+        # For each run, the indices of the items, sorted by the run's value, (N,).
+        self._sorted_items = []
+        # For each run, the place at which each of the 2^16 possible values begins among the sorted
+        # items, and a last entry for the end, (2^16 + 1,).
+        self._first_places = []
         for values in _split_into_runs(hashes).T:
             n_items_by_value = np.bincount(values, minlength=1 << 16)
             self._sorted_items.append(np.argsort(values, kind="stable"))
@@ -99,10 +101,15 @@ class HashIndex:
         return Near(query, item, differing_bits(queries[query], self._hashes[item]))
 
     def _find_by_run(self, queries: Hashes, run: int) -> Iterator[Ints]:
-        """Yield pairs of indices of near queries and items, (K, 2), found by one run of 16 bits.
+        """Look up the items that are near to queries, by one run of 16 bits of their hashes.
 
-        `run` is the index of the run, 0 to 3. The pairs are yielded for each pattern of flipped
-        bits: the run's bits of the query and of the item differ exactly by the pattern.
+        Args:
+            queries: (M,), the hashes of the queries.
+            run: The index of the run, 0 to 3.
+
+        Yields:
+            For each pattern of at most one or two flipped bits, the pairs of a query and a near
+            item whose runs differ exactly by the pattern: their indices, (K, 2).
         """
         query_bits = _split_into_runs(queries)[:, run]
         sorted_items, first_places = self._sorted_items[run], self._first_places[run]
@@ -110,7 +117,9 @@ class HashIndex:
             # The items whose run has these bits lie side by side among the sorted items.
             item_bits = query_bits ^ flipped_bits
             first_place = first_places[item_bits]
-            n_items = first_places[item_bits.astype(np.int64) + 1] - first_place
+            end_place = first_places[item_bits.astype(np.int64) + 1]
+            n_items = end_place - first_place
+
             # One pair for each query and each of its items. For example, two queries whose items
             # begin at the places [5, 8], with [2, 1] items, have the queries 0, 0, 1 and the places
             # 5, 6, 8. The first pairs of the queries have the indices 0 and 2.
@@ -118,6 +127,7 @@ class HashIndex:
             first_pairs = np.cumsum(n_items) - n_items
             places = np.arange(len(query_indices)) + np.repeat(first_place - first_pairs, n_items)
             item_indices = sorted_items[places]
+
             # Keep the pairs that are near in all bits.
             distances = differing_bits(queries[query_indices], self._hashes[item_indices])
             pairs = np.stack([query_indices, item_indices], axis=1)
@@ -125,7 +135,7 @@ class HashIndex:
 
 
 def _split_into_runs(hashes: Hashes) -> NDArray[np.uint16]:
-    """Return the four runs of 16 bits of each hash, (N, 4)."""
+    """Return the 64 bits of each hash as four numbers of 16 bits, (N, 4)."""
     return np.ascontiguousarray(hashes).view(np.uint16).reshape(-1, _N_RUNS)
 
 
@@ -140,8 +150,12 @@ def differing_bits(a: Hashes, b: Hashes) -> NDArray[np.uint8]:
 def correlations(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Return Pearson's correlation of the pixels of each pair of pictures, (N,).
 
-    The pictures a and b are (N, 32, 32) each, and a[i] is compared with b[i]. The correlation with
-    a constant picture is 0.
+    Args:
+        a: (N, 32, 32), grey pictures.
+        b: (N, 32, 32), the pictures that they are compared with: a[i] with b[i].
+
+    Returns:
+        Correlations in [-1, 1]. The correlation with a constant picture is 0.
     """
     pixels_a = a.reshape(len(a), SIDE**2).astype(np.float32)
     pixels_b = b.reshape(len(b), SIDE**2).astype(np.float32)

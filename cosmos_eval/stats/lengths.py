@@ -30,41 +30,22 @@ class LengthBin(NamedTuple):
 def length_bins(
     words: Ints, cut: NDArray[np.bool_], hits: NDArray[np.bool_], image_of_text: Ints
 ) -> list[LengthBin]:
-    """Divide M captions into bins of similar length, and return recall and cut captions of each.
+    """Divide captions into bins of similar length, and return the recall of each bin.
 
-    All arguments are (M,): the number of words of each caption, whether it was cut to the model's
-    context, whether its image ranks first, and the index of the image. The list is empty if all
-    captions belong to one bin.
+    Args:
+        words: (M,), the number of words of each caption.
+        cut: (M,), whether the caption was cut to the model's context, because it is too long.
+        hits: (M,), whether the caption's image ranks first.
+        image_of_text: (M,), the index of each caption's image.
+
+    Returns:
+        The bins, the shortest captions first. The list is empty if all captions belong to one bin.
     """
-    longest_of_bins = _longest_of_bins(words)
-    if len(longest_of_bins) < 2:
-        return []
-    # With bins up to 9 and up to 24 words, captions of 9 and 10 words are in bins 0 and 1.
-    bin_of_caption = np.searchsorted(longest_of_bins, words)
-    bins = []
-    for index, longest in enumerate(longest_of_bins):
-        is_inside = bin_of_caption == index
-        shortest = int(words[is_inside].min())
-        lengths = f"{shortest}-{longest}" if shortest < longest else f"{longest}"
-        length_bin = LengthBin(
-            name=f"{lengths} words",
-            captions=int(is_inside.sum()),
-            cut=float(cut[is_inside].mean()),
-            recall=Mean(hits[is_inside], image_of_text[is_inside]),
-        )
-        bins.append(length_bin)
-    return bins
-
-
-def _longest_of_bins(words: Ints) -> list[int]:
-    """Return the largest number of words in each bin, such as [9, 24, 70] for three bins.
-
-    `words` (M,) holds the number of words of each caption. Lengths are added to a bin, from the
-    shortest on, until it has an eighth of all captions, and 100 captions at least. Captions that do
-    not fill another bin belong to the last one.
-    """
-    lengths, counts = np.unique(words, return_counts=True)
+    # Find the largest number of words in each bin, such as [9, 24, 70] for bins up to 9, 10 to 24
+    # and 25 to 70 words. Lengths are added to a bin, from the shortest on, until the bin is large
+    # enough. Captions that do not fill another bin belong to the last one.
     least_captions = max(_LEAST_CAPTIONS, len(words) / _MOST_BINS)
+    lengths, counts = np.unique(words, return_counts=True)
     longest_of_bins = []
     n_captions = 0  # in the current bin
     for length, count in zip(lengths.tolist(), counts.tolist(), strict=True):
@@ -72,6 +53,22 @@ def _longest_of_bins(words: Ints) -> list[int]:
         if n_captions >= least_captions:
             longest_of_bins.append(length)
             n_captions = 0
-    # The last bin ends at the greatest length of all.
-    greatest_length = lengths[-1:].tolist()  # empty without captions
-    return [*longest_of_bins[:-1], *greatest_length]
+    if len(longest_of_bins) < 2:
+        return []
+    longest_of_bins[-1] = int(lengths[-1])
+
+    # With bins up to 9 and up to 24 words, captions of 9 and 10 words are in bins 0 and 1.
+    bin_of_caption = np.searchsorted(longest_of_bins, words)
+    bins = []
+    for index, longest in enumerate(longest_of_bins):
+        is_inside = bin_of_caption == index
+        shortest = int(words[is_inside].min())
+        range_text = f"{shortest}-{longest}" if shortest < longest else f"{longest}"
+        length_bin = LengthBin(
+            name=f"{range_text} words",  # such as "10-24 words"
+            captions=int(is_inside.sum()),
+            cut=float(cut[is_inside].mean()),
+            recall=Mean(hits[is_inside], image_of_text[is_inside]),
+        )
+        bins.append(length_bin)
+    return bins

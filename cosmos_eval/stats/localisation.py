@@ -31,17 +31,25 @@ class Cover(NamedTuple):
 
 
 def cover(label: Ints, classes: Sequence[int], grid: tuple[int, int], ignore_index: int) -> Cover:
-    """Return the numbers of pixels that lie under the patches of a grid over a label map (H, W).
+    """Return the numbers of pixels that lie under the patches of a grid over a label map.
 
-    `grid` is (h, w), the number of rows and columns of patches, which are stretched over the whole
-    label map. `classes` are the labels of the K > 0 things. Pixels with the label `ignore_index`
-    do not count.
+    A thing is a class that occurs in the label map, such as a dog, and is named to a model.
+
+    Args:
+        label: (H, W), the label of each pixel.
+        classes: The labels of the K > 0 things.
+        grid: (h, w), the number of rows and of columns of patches, which are stretched over the
+            whole label map.
+        ignore_index: The label of pixels that do not count.
     """
-    (height, width), (n_rows, n_columns) = label.shape, grid
+    height, width = label.shape
+    n_rows, n_columns = grid
     is_thing = np.stack([label == class_index for class_index in classes])  # (K, H, W)
-    is_labelled = label != ignore_index
+    is_labelled = label != ignore_index  # (H, W)
     # rows @ mask @ columns.T adds up the pixels of a mask (H, W) under each patch, (h, w).
-    rows, columns = _pixel_fractions(height, n_rows), _pixel_fractions(width, n_columns)
+    rows = _pixel_fractions(height, n_rows)
+    columns = _pixel_fractions(width, n_columns)
+    # mask[middle_pixels] (h, w) holds the pixel in the middle of each patch.
     middle_pixels = np.ix_(_middle_pixels(height, n_rows), _middle_pixels(width, n_columns))
     return Cover(
         things=rows @ is_thing @ columns.T,
@@ -70,7 +78,7 @@ def _pixel_fractions(length: int, n_patches: int) -> Values:
     edges = np.arange(n_patches + 1) * length / n_patches
     first_edges, last_edges = edges[:-1, None], edges[1:, None]
     pixels = np.arange(length)
-    # Pixel i goes from i to i + 1.
+    # Pixel i goes from i to i + 1. The overlap of a pixel and a patch that do not touch is below 0.
     overlaps = np.minimum(last_edges, pixels + 1) - np.maximum(first_edges, pixels)
     return np.maximum(overlaps, 0)
 
@@ -90,13 +98,19 @@ class MapScores(NamedTuple):
 
 
 def score_maps(maps: Values, under: Cover) -> MapScores:
-    """Score the maps (K, h, w) of the K things of an image, whose values are 0 or more.
+    """Return the scores of the attention maps of the K things of an image.
 
-    Map i belongs to thing i. `under` holds the pixels under the patches. No thing may fill all
-    labelled pixels.
+    A thing is a class in the image, such as a dog. Its map says where a model looks if it is named.
 
-    For two things, let the first map fall with 80% of its weight on thing 0 and 20% on thing 1, and
-    the second map with 30% and 70%. The masses are [0.8, 0.7], and `other_names` is [0.3, 0.2].
+    Args:
+        maps: (K, h, w), the map of each thing, whose values are 0 or more.
+        under: The pixels of the things that lie under each patch of the maps. No thing may fill all
+            labelled pixels.
+
+    Example:
+        There are two things. The map of thing 0 falls with 80% of its weight on thing 0 and with
+        20% on thing 1. The map of thing 1 falls with 30% on thing 0 and with 70% on thing 1. Then
+        the masses are [0.8, 0.7], and `other_names` is [0.3, 0.2].
     """
     n_things = len(maps)
     # shares[m, t] is the share of the whole weight of map m that falls on thing t.
@@ -105,14 +119,16 @@ def score_maps(maps: Values, under: Cover) -> MapScores:
     shares = np.zeros_like(weights_on_things)
     np.divide(weights_on_things, whole_weights, out=shares, where=whole_weights > 0)
 
-    # The diagonal holds each map on its own thing, the rest of a column the maps of other names.
+    # The diagonal holds the share of each map on its own thing. The other elements of a column are
+    # the shares of other things' maps on this thing.
     mass = shares.diagonal().copy()
     other_names = np.full(n_things, np.nan)
     if n_things > 1:
         other_names = (shares.sum(axis=0) - mass) / (n_things - 1)
 
-    outside = under.labelled - under.things
-    hits, aucs = np.empty(n_things), np.empty(n_things)
+    outside = under.labelled - under.things  # (K, h, w)
+    hits = np.empty(n_things)
+    aucs = np.empty(n_things)
     for index, attention_map in enumerate(maps):
         hits[index] = pointing(attention_map, under.thing_middles[index], under.labelled_middles)
         aucs[index] = auc(attention_map, under.things[index], outside[index])
@@ -122,13 +138,20 @@ def score_maps(maps: Values, under: Cover) -> MapScores:
 def pointing(
     attention_map: Values, on_thing: NDArray[np.bool_], labelled: NDArray[np.bool_]
 ) -> float:
-    """Return 1 if the highest point of a map (h, w) lies on the thing, else 0.
+    """Return 1 if the highest point of an attention map lies on the thing, else 0.
 
-    `on_thing` and `labelled` (h, w) say for each patch whether the pixel in its middle belongs to
-    the thing, and whether it has a label. The highest point is the middle of the patch with the
-    largest value, among patches whose middle is labelled. (An upsampled map is highest there as
-    well.) If several patches are equally high, return the share of them that lies on the thing.
-    Return 0 if no middle is labelled.
+    The highest point is the middle of the patch with the largest value, among patches whose middle
+    is labelled. (An upsampled map is highest there as well.) If several patches are equally high,
+    return the share of them that lies on the thing. Return 0 if no middle is labelled.
+
+    Args:
+        attention_map: (h, w), the value of each patch.
+        on_thing: (h, w), whether the pixel in the middle of each patch belongs to the thing.
+        labelled: (h, w), whether the pixel in the middle of each patch has a label.
+
+    Example:
+        The map [[3, 5, 5]] has two highest patches. If only the last one lies on the thing, the
+        result is 0.5.
     """
     if not labelled.any():
         return 0.0
@@ -138,13 +161,21 @@ def pointing(
 
 
 def auc(values: Values, inside: Values, outside: Values) -> float:
-    """Return the probability that a pixel inside has a higher value than a pixel outside.
+    """Return the probability that a pixel inside a thing has a higher value than one outside.
 
-    Both pixels are drawn at random, and equal values count half. All arguments are (h, w): the
-    value of each patch, which all its pixels have, and the numbers of its pixels that are inside
-    and outside. For example, patches of the values [1, 2], with [1, 3] pixels inside and [4, 0]
-    outside, give (1 * 2 + 3 * 4) / (4 * 4) = 0.875.
+    Both pixels are drawn at random, and equal values count half.
+
+    Args:
+        values: (h, w), the value of each patch, which all its pixels have.
+        inside: (h, w), the number of pixels of each patch that are inside the thing.
+        outside: (h, w), the number of labelled pixels of each patch that are outside the thing.
+
+    Example:
+        Patches of the values [1, 2], with [1, 3] pixels inside and [4, 0] outside, give
+        (1 * 2 + 3 * 4) / (4 * 4) = 0.875. The pixel inside of value 1 counts half for each of the 4
+        pixels outside, since they have the same value.
     """
+    # The rank of each patch's value among the distinct values, from 0 for the lowest.
     _, level_of_patch = np.unique(values.ravel(), return_inverse=True)
     # The numbers of pixels with each distinct value, from the lowest value to the highest.
     n_inside = np.bincount(level_of_patch, weights=inside.ravel())
@@ -184,12 +215,17 @@ class Sums(NamedTuple):
 def sums_of_images(pairs: Pairs, n_images: int) -> Sums:
     """Add up the areas and scores of the things of each size in each image, (N, S) each.
 
-    A pair is an image and a thing in it. For example, a thing of size 0 in image 1 adds its mass to
-    `mass[1, 0]`. If the image has no other things, it adds nothing to `mass_beside_others` and
-    `other_names`.
+    Args:
+        pairs: Pairs of an image and a thing in it.
+        n_images: The number N of images. Some of them may have no pairs.
+
+    Example:
+        A thing of size 0 in image 1 adds its mass to `mass[1, 0]`. If the image has no other
+        things, it adds nothing to `mass_beside_others` and `other_names`.
     """
     scores = pairs.scores
     is_only_thing = np.isnan(scores.other_names)
+    # What each pair adds to the sums, (P,) each.
     terms = Sums(
         pairs=np.ones(len(pairs.image)),
         area=pairs.area,
@@ -201,12 +237,12 @@ def sums_of_images(pairs: Pairs, n_images: int) -> Sums:
     )
     n_sizes = len(SIZES)
     # The place of each pair's image and size in a flattened table (N, S).
-    place_of_pair = pairs.image * n_sizes + pairs.size
-    sums = []
+    flat_index = pairs.image * n_sizes + pairs.size
+    tables = []
     for values in terms:
-        flat_sums = np.bincount(place_of_pair, weights=values, minlength=n_images * n_sizes)
-        sums.append(flat_sums.reshape(n_images, n_sizes).astype(np.float64))
-    return Sums(*sums)
+        flat_sums = np.bincount(flat_index, weights=values, minlength=n_images * n_sizes)
+        tables.append(flat_sums.reshape(n_images, n_sizes).astype(np.float64))
+    return Sums(*tables)
 
 
 def _mean_mass(sums: Sums) -> Values:
@@ -225,9 +261,10 @@ def _mass_over_area(sums: Sums) -> Values:
 
 
 def _mass_over_other_names(sums: Sums) -> Values:
-    """Return how much more of its own map falls on a thing than of the maps of other things.
+    """Return how many times as much of its own map falls on a thing as of other things' maps.
 
-    It is the ratio of the means, over things whose images have other things as well.
+    It is a ratio of means over the things whose images have other things as well. For example, 60%
+    of its own map and 20% of the other things' maps give 3.
     """
     return ratio(sums.mass_beside_others, sums.other_names)
 
@@ -255,9 +292,11 @@ They are NaN without pairs."""
 
 
 def of_size(size: int | None, sums: Sums) -> Sums:
-    """Return the sums (...,) over the things of one size, from the sums (..., S) of each size.
+    """Return the sums (...,) over the things of one size, or of all sizes.
 
-    `size` is an index of SIZES, or None for the sums over things of all sizes.
+    Args:
+        size: The index of the size in SIZES, or None for things of all sizes.
+        sums: The sums (..., S) over the things of each size.
     """
     if size is None:
         return Sums(*(sums_of_sizes.sum(-1) for sums_of_sizes in sums))

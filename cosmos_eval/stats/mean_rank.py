@@ -31,18 +31,27 @@ def mean_rank_interval(mean: MeanRank, level: float) -> Interval | None:
 
     If all clusters have the same mean rank, nothing varies. The interval is then m -+ u, where u
     is Clopper and Pearson's upper limit, 1 - ((1 - level) / 2)^(1 / C), for the share of queries
-    that this sample happens to lack, and that are taken to be one rank away.
+    that this sample happens to lack, and that are taken to be one rank away. For example, 100
+    queries of rank 3 have the 95% interval from 2.964 to 3.036.
+
+    Args:
+        mean: The ranks of queries, and the clusters of queries that depend on each other.
+        level: The probability that the interval contains the population's mean rank.
     """
-    _, cluster = np.unique(mean.clusters, return_inverse=True)
-    sums, sizes = np.bincount(cluster, weights=mean.values), np.bincount(cluster)
-    n_clusters, value = len(sizes), mean.value
+    _, cluster_index = np.unique(mean.clusters, return_inverse=True)
+    sums = np.bincount(cluster_index, weights=mean.values)
+    sizes = np.bincount(cluster_index)
+    n_clusters = len(sizes)
+    value = mean.value
     if n_clusters < 2:
         return None
     deviations = (sums - value * sizes) / sizes.mean()
     spread = math.sqrt(float(np.square(deviations).mean()))
-    if spread < _LEAST_SPREAD * value:
+    nothing_varies = spread < _LEAST_SPREAD * value
+    if nothing_varies:
         unseen_share = 1 - ((1 - level) / 2) ** (1 / n_clusters)
         return Interval(max(1.0, value - unseen_share), value + unseen_share, HALL, level)
+
     standard_error = spread / math.sqrt(n_clusters - 1)
     scaled_skewness = float((deviations**3).mean()) / spread**3 / math.sqrt(n_clusters)
     quantile = float(stdtrit(n_clusters - 1, (1 + level) / 2))
@@ -52,10 +61,15 @@ def mean_rank_interval(mean: MeanRank, level: float) -> Interval | None:
 
 
 def _invert_transformation(quantile: float, scaled_skewness: float) -> float:
-    """Return the studentized mean T for which Hall's transformation h(T) equals a quantile.
+    """Return the number T for which Hall's transformation h(T) equals a quantile.
 
-    `scaled_skewness` is s = g / sqrt(n). With it, h(T) = T + s T^2 / 3 + s^2 T^3 / 27 + s / 6,
-    which equals ((1 + s T / 3)^3 - 1) / s + s / 6.
+    The transformation is h(T) = T + s T^2 / 3 + s^2 T^3 / 27 + s / 6, which equals
+    ((1 + s T / 3)^3 - 1) / s + s / 6. So T is 3 / s * (cbrt(1 + s * (quantile - s / 6)) - 1).
+
+    Args:
+        quantile: The quantile of Student's t, such as 1.98.
+        scaled_skewness: s, the skewness of the ranks divided by the root of their number. For a
+            skewness of almost 0, T is the quantile itself.
     """
     if abs(scaled_skewness) < _LEAST_SKEWNESS:
         return quantile

@@ -44,18 +44,19 @@ BOOTSTRAP = "paired cluster bootstrap"
 JACKKNIFE = "paired jackknife"
 BY_CLASS = "paired t by class"
 INDEPENDENT = "independent intervals"
-_NORMAL = math.inf  # degrees of freedom
+_NORMAL = math.inf  # the degrees of freedom for which Student's t is the normal distribution
 
 
 class PairedDifference(NamedTuple):
     """A metric of model A minus the same metric of model B, in the metric's unit."""
 
-    # The values of the models.
+    # The value of model A.
     a: float
+    # The value of model B.
     b: float
     # The middle of the interval.
     center: float
-    # The standard error.
+    # The standard error of the difference.
     error: float
     # The degrees of freedom of the standard error.
     dof: float
@@ -75,18 +76,23 @@ class PairedDifference(NamedTuple):
         return self.a - self.b
 
     def interval(self, level: float = intervals.LEVEL) -> Interval:
-        """Return the confidence interval of the difference: center -+ t x standard error."""
-        half = float(stdtrit(self.dof, (1 + level) / 2)) * self.error
+        """Return the confidence interval of the difference: center -+ t x standard error.
+
+        t is the quantile (1 + level) / 2 of Student's t with `dof` degrees of freedom.
+        """
+        half_width = float(stdtrit(self.dof, (1 + level) / 2)) * self.error
+        # McNemar's is the name of the test. Its interval has a method of its own.
         method = AGRESTI_MIN if self.method == MCNEMAR else self.method
-        return Interval(self.center - half, self.center + half, method, level)
+        return Interval(self.center - half_width, self.center + half_width, method, level)
 
     def p_below(self, bound: float) -> float:
         """Return the one-sided p-value against a true difference of `bound` or more.
 
         A small p-value says that the true difference is below the bound. It is below
-        (1 - level) / 2 exactly if the interval of that level lies below `bound`.
+        (1 - level) / 2 exactly if the interval of that level lies below `bound`. For example, an
+        interval from -0.3 to -0.1 of the level 0.95 has a p-value below 0.025 for the bound 0.
         """
-        if self.error == 0:  # all samples point the same way
+        if self.error == 0:  # all samples point the same way, as in a sign test
             return 1.0 if self.center >= bound else 0.5**self.units
         return float(stdtr(self.dof, (self.center - bound) / self.error))
 
@@ -97,11 +103,19 @@ class PairedDifference(NamedTuple):
         models that differ on as many samples as these two. At the default alpha and power and many
         samples, the factor is 1.96 + 0.84 = 2.8. For McNemar's test, the result is at least
         factor^2 / n, because the share of samples on which two models differ is at least their
-        difference. Return None if the standard error is 0.
+        difference.
+
+        Args:
+            alpha: The significance of the test: the probability of a p-value that is significant
+                although there is no difference.
+            power: The probability of a significant p-value if there is the returned difference.
+
+        Returns:
+            The difference in the metric's unit, or None if the standard error is 0.
         """
         factor = float(stdtrit(self.dof, [1 - alpha / 2, power]).sum())
-        least = factor**2 / self.units if self.method == MCNEMAR else 0.0
-        detectable = max(factor * self.error, least)
+        least_detectable = factor**2 / self.units if self.method == MCNEMAR else 0.0
+        detectable = max(factor * self.error, least_detectable)
         return detectable if detectable else None
 
     def flipped(self) -> PairedDifference:
@@ -116,8 +130,11 @@ class PairedDifference(NamedTuple):
 def mcnemar(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> PairedDifference:
     """Return the difference of the proportions of hits of two models by McNemar's test.
 
-    `a` (N,) and `b` (N,) are the hits of models A and B on the same independent samples. The test
-    depends on the samples that only one of the models gets right, see `matched_shares`.
+    The test depends on the samples that only one of the models gets right, see `matched_shares`.
+
+    Args:
+        a: (N,), whether model A gets each of N independent samples right.
+        b: (N,), whether model B gets the same samples right.
     """
     both_right = int((a & b).sum())
     only_a = int((a & ~b).sum())
@@ -128,16 +145,25 @@ def mcnemar(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> PairedDifference:
 def matched_shares(both: int, only_a: int, only_b: int, n: int) -> PairedDifference:
     """Return the difference of two models from the numbers of samples that they get right.
 
-    `both`, `only_a` and `only_b` are the numbers of the n samples that both models, only A and only
-    B get right. The p-value is the two-sided binomial p-value of (only_a, only_b) at a probability
-    of a half. For example, 1 and 5 give 2 * (1 + 6) / 2^6 = 0.22. The interval is Wald's after half
-    a sample is added to each of the four cells of the table of right and wrong (Agresti and Min):
+    The p-value is McNemar's exact one, the two-sided binomial p-value of (only_a, only_b) at a
+    probability of a half. For example, 1 and 5 give 2 * (1 + 6) / 2^6 = 0.22. The interval is
+    Wald's after half a sample is added to each of the four cells of the table of right and wrong
+    (Agresti and Min):
         center = (only_a - only_b) / (n + 2)
         error^2 = ((only_a + only_b + 1) / (n + 2) - center^2) / (n + 2).
-    Raises ValueError if n is 0.
+
+    Args:
+        both: The number of samples that both models get right.
+        only_a: The number of samples that only model A gets right.
+        only_b: The number of samples that only model B gets right.
+        n: The number of all samples, which are independent.
+
+    Raises:
+        ValueError: n is 0.
     """
     if n < 1:
         raise ValueError("no samples to compare")
+    # The probability of at most so few samples for the model that has fewer of them.
     one_sided = float(bdtr(min(only_a, only_b), only_a + only_b, 0.5))
     p_value = min(1.0, 2 * one_sided)
     center = (only_a - only_b) / (n + 2)
@@ -156,13 +182,15 @@ def matched_shares(both: int, only_a: int, only_b: int, n: int) -> PairedDiffere
 
 
 Compare = Callable[[int, int], Mapping[str, PairedDifference]]
-"""Maps the indices of two models to the differences of all estimates that both have, by name."""
+"""A function that compares two models, which are given by their indices.
+
+It returns the differences of all estimates that both models have, by name."""
 
 
 def is_slow(estimate: Estimate) -> bool:
-    """Return whether comparing this estimate of two models takes much longer than others.
+    """Return whether it takes much longer to compare this estimate of two models than others.
 
-    Medians are slow, and so are lowest shares of groups of independent samples.
+    Medians are slow, and so is the lowest share of several groups of independent samples.
     """
     if isinstance(estimate, GroupMean):
         return estimate.clusters is None and estimate.lowest
@@ -176,84 +204,95 @@ def differences(
     seed: int = 0,
     resamples: int = intervals.RESAMPLES,
 ) -> Compare:
-    """Return the function that compares two of several models, on the same samples.
+    """Return a function that compares any two of several models on the same samples.
 
-    `models` holds the estimates of each model by name. The function takes the indices of two
-    models, and returns their differences by name: compare(0, 1)["accuracy"] is the accuracy of the
-    first model minus the accuracy of the second. Samples are drawn once, for all models.
-    `without_slow` leaves out estimates that take long, see `is_slow`. Raises ValueError if there
-    are fewer than two clusters to draw.
+    Samples are drawn once for all models, so that each comparison is fast.
+
+    Args:
+        models: The estimates of each model by name. All models have the same samples.
+        without_slow: True if to leave out estimates that take long to compare, see `is_slow`.
+        seed: The seed of the bootstrap.
+        resamples: The number of resamples of the bootstrap.
+
+    Returns:
+        A function of the indices of two models. It returns the value of the first model minus the
+        value of the second one, with its standard error and p-value, by name of the estimate.
+
+    Raises:
+        ValueError: There are fewer than two clusters to draw.
+
+    Example:
+        >>> compare = differences([{"accuracy": Proportion(hits_a)},
+        ...                        {"accuracy": Proportion(hits_b)}])
+        >>> compare(0, 1)["accuracy"].difference  # if A has 8 hits of 10, and B has 6
+        0.2
     """
-    if not without_slow:
-        return _Comparisons(models, seed, resamples).compare
-    fast_models = []
-    for estimates in models:
-        fast_estimates = {}
-        for name, estimate in estimates.items():
-            if not is_slow(estimate):
-                fast_estimates[name] = estimate
-        fast_models.append(fast_estimates)
-    return _Comparisons(fast_models, seed, resamples).compare
+    if without_slow:
+        models = [
+            {name: estimate for name, estimate in estimates.items() if not is_slow(estimate)}
+            for estimates in models
+        ]
+    return _Comparisons(models, seed, resamples).compare
 
 
 class _Comparisons:
     """Compares any two of several models by their resampled values and their jackknife values."""
 
     def __init__(self, models: Sequence[intervals.Estimates], seed: int, resamples: int) -> None:
-        """Compute the resampled and the jackknife values of all models.
+        """Compute the values of all models that the comparisons need.
 
-        `models` holds the estimates of each model by name.
+        There is one bootstrap for each number of clusters that the estimates have. (A cluster is a
+        set of samples that depend on each other.) Estimates with the same number of clusters are
+        computed from the same draws, for all models. Means over classes, such as mIoU, are
+        jackknifed instead: their values are computed without each sample in turn.
+
+        Args:
+            models: The estimates of each model by name.
+            seed: The seed of each bootstrap.
+            resamples: The number of resamples.
         """
         self.models = models
         self.seed = seed
         self.resamples = resamples
-        # For each model: the values (N,) without each sample, by names of jackknifed estimates.
+        # For each model: the values (N,) without each of N samples, by name of the estimate.
         self.jackknife_values: list[dict[str, Values]] = []
+        # For each model: the estimates to resample, by the sizes that are drawn, then by name.
+        models_by_sizes: list[dict[tuple[int, ...], dict[str, Estimate]]] = []
         for estimates in models:
-            values = {}
+            jackknife_values = {}
+            resampled_estimates = {}
             for name, estimate in estimates.items():
                 if isinstance(estimate, FunctionOfSums) and estimate.jackknife:
-                    values[name] = sums_without_each(estimate)
-            self.jackknife_values.append(values)
-        self.bootstraps = self._draw_bootstraps()
+                    jackknife_values[name] = sums_without_each(estimate)
+                else:
+                    resampled_estimates[name] = estimate
+            self.jackknife_values.append(jackknife_values)
+            models_by_sizes.append(intervals.group_by_drawn_sizes(resampled_estimates))
 
-    def _draw_bootstraps(self) -> list[_Bootstrap]:
-        """Draw one bootstrap for each number of clusters that the estimates have.
-
-        A cluster is a set of samples that depend on each other. Estimates with the same number of
-        clusters are computed from the same draws, for all models. Estimates that are jackknifed are
-        left out.
-        """
-        models_by_sizes = []  # for each model: its estimates by the sizes that are drawn
-        all_sizes: set[tuple[int, ...]] = set()
-        for estimates, values in zip(self.models, self.jackknife_values, strict=True):
-            resampled = {}
-            for name, estimate in estimates.items():
-                if name not in values:
-                    resampled[name] = estimate
-            estimates_by_sizes = intervals.group_by_drawn_sizes(resampled)
-            models_by_sizes.append(estimates_by_sizes)
-            all_sizes.update(estimates_by_sizes)
-        bootstraps = []
-        for sizes in sorted(all_sizes):
+        self.bootstraps: list[_Bootstrap] = []
+        for sizes in sorted(set().union(*models_by_sizes)):
             shared_products: dict[int, intervals.Product] = {}
             statistics = []
             for estimates_by_sizes in models_by_sizes:
                 estimates_of_sizes = estimates_by_sizes.get(sizes, {})
                 statistics.append(intervals.statistic_of(estimates_of_sizes, shared_products))
             counts = np.ones(sum(sizes), int)
-            drawn = intervals.resample(
-                statistics, counts, seed=self.seed, resamples=self.resamples, sizes=sizes
+            resampled_values = intervals.resample(
+                statistics, counts, seed=seed, resamples=resamples, sizes=sizes
             )
             # sizes[1], if there is one, is a number of draws of a classifier.
-            bootstraps.append(_Bootstrap(statistics, counts, drawn, units=sizes[0]))
-        return bootstraps
+            n_clusters = sizes[0]
+            self.bootstraps.append(_Bootstrap(statistics, counts, resampled_values, n_clusters))
 
     def compare(self, a: int, b: int) -> dict[str, PairedDifference]:
         """Return the differences of all estimates that models A and B both have, by name.
 
-        `a` and `b` are the indices of the models. Names are in the order of model A. Estimates
-        without a value in one of the models are left out.
+        Names are in the order of model A. Estimates without a value in one of the models are left
+        out.
+
+        Args:
+            a: The index of model A.
+            b: The index of model B, whose values are subtracted from model A's.
         """
         differences_by_name: dict[str, PairedDifference] = {}
         for bootstrap in self.bootstraps:
@@ -283,122 +322,176 @@ class _Comparisons:
     ) -> PairedDifference | None:
         """Return the difference of two means over groups of independent samples, such as classes.
 
-        Return None if a model has no value. Means over the same groups are compared `by_class`, and
-        all others by the bootstrap. Groups differ, for example, for precision per class, whose
-        groups are the predicted classes of each model.
+        Means over the same groups are compared `by_class`, and all others by the bootstrap. Groups
+        differ, for example, for precision per class, whose groups are the predicted classes of each
+        model. Return None if a model has no value.
+
+        Args:
+            name: The name of the estimate.
+            a: The mean, or the lowest, of the groups' shares of hits of model A.
+            b: The same estimate of model B, on the same samples.
         """
-        if not a.lowest and np.array_equal(a.groups, b.groups):
+        have_same_groups = np.array_equal(a.groups, b.groups)
+        if have_same_groups and not a.lowest:
             return by_class(a, b)
         statistics, counts = intervals.statistics_of_kinds(name, [a, b])
-        drawn = intervals.resample(statistics, counts, seed=self.seed, resamples=self.resamples)
-        return _Bootstrap(statistics, counts, drawn).compare(0, 1).get(name)
+        resampled_values = intervals.resample(
+            statistics, counts, seed=self.seed, resamples=self.resamples
+        )
+        bootstrap = _Bootstrap(statistics, counts, resampled_values, int(counts.sum()))
+        return bootstrap.compare(0, 1).get(name)
 
 
 def by_class(a: GroupMean, b: GroupMean) -> PairedDifference:
     """Return the difference of the mean proportions of hits per class of two models.
 
-    Both models have the same samples. The difference is sum(weight * sign) over the N samples. The
-    sign is 1 if only A gets the sample right, -1 if only B does, and 0 otherwise. The weight is
+    The difference is sum(weight * sign) over the N samples. The sign is 1 if only A gets the sample
+    right, -1 if only B does, and 0 otherwise. The weight is
     1 / (number of classes * size of the sample's class). For example, with two classes of 1 and 4
     samples, the weights are 1/2 and 1/8.
 
     The variance is sum((weight * (sign - difference))^2) + mean(weight^2). The first term holds for
     classes of a single sample, too. The second term counts as one more sample, so that the variance
     is above 0. Degrees of freedom are Satterthwaite's: about the number of samples on which the
-    models differ. Raises ValueError for fewer than two samples.
+    models differ.
+
+    Args:
+        a: The hits of model A, with the class of each sample.
+        b: The hits of model B on the same samples.
+
+    Raises:
+        ValueError: There are fewer than two samples.
     """
     n = len(a.hits)
     if n < 2:
         raise ValueError("two images or more are needed to tell models apart")
     _, class_index, class_sizes = np.unique(a.groups, return_inverse=True, return_counts=True)
-    weights = 1 / (len(class_sizes) * class_sizes[class_index])
+    n_classes = len(class_sizes)
+    weights = 1 / (n_classes * class_sizes[class_index])
     signs = a.hits.astype(np.float64) - b.hits
     difference = weights @ signs
     squares = np.square(weights * (signs - difference))
     variance = float(squares.sum() + np.square(weights).mean())
+
+    # Satterthwaite: variance^2 / sum of the squares of its terms.
     sum_of_fourth_powers = float(np.square(squares).sum())
     dof = variance**2 / sum_of_fourth_powers if sum_of_fourth_powers > 0 else _NORMAL
     return _compare_by_t_test(a.value, b.value, math.sqrt(variance), n, dof, BY_CLASS)
 
 
-def _compare_by_jackknife(a: float, b: float, changes: Values) -> PairedDifference | None:
-    """Return the difference of values a and b by the jackknife.
+def _compare_by_jackknife(
+    value_a: float, value_b: float, changes: Values
+) -> PairedDifference | None:
+    """Return the difference of two models' values by the jackknife.
 
-    `changes` (N,) holds the difference of the values without each of N samples, NaN if a model has
-    no value. The standard error is sqrt((N - 1) / N * sum of (change - mean change)^2).
-    Return None if fewer than two of them are not NaN. Raises ValueError for fewer than two samples.
+    The standard error is sqrt((N - 1) / N * sum of (change - mean change)^2). For example, the
+    changes [0.1, 0.2, 0.3] have the standard error sqrt(2 / 3 * 0.02) = 0.115.
+
+    Args:
+        value_a: The value of model A for all samples.
+        value_b: The value of model B for all samples.
+        changes: (N,), the value of model A minus the value of model B without each of N samples.
+            It is NaN if a model has no value.
+
+    Returns:
+        The difference, or None if fewer than two changes are not NaN.
+
+    Raises:
+        ValueError: There are fewer than two samples.
     """
     if len(changes) < 2:
         raise ValueError("two images or more are needed to tell models apart")
     changes = changes[~np.isnan(changes)]
     n = len(changes)
-    if n < 2 or math.isnan(a - b):
+    if n < 2 or math.isnan(value_a - value_b):
         return None
     error = math.sqrt((n - 1) * changes.var())
-    return _compare_by_t_test(a, b, error, n, n - 1, JACKKNIFE)
+    return _compare_by_t_test(value_a, value_b, error, n, n - 1, JACKKNIFE)
 
 
 class _Bootstrap:
-    """Resampled values of several models, from the same draws."""
+    """The values of several models, observed and resampled from the same draws."""
 
     def __init__(
         self,
         statistics: Sequence[intervals.Statistic],
         counts: Ints,
-        drawn: Sequence[Mapping[str, Values]],
-        units: int | None = None,
+        resampled_values: Sequence[Mapping[str, Values]],
+        n_clusters: int,
     ) -> None:
         """Keep the resampled values of each model, and compute its values for all samples.
 
-        `statistics` compute the values of each model, and `drawn` holds the resampled values (R,)
-        of each model by name. `counts` (C,) holds the number of clusters of each kind. `units` is
-        the number of independent samples or clusters, by default the sum of `counts`. Raises
-        ValueError if it is less than two.
+        Args:
+            statistics: For each model, the function that computes its values from weights.
+            counts: (C,), the number of clusters of each kind, which are their weights if each
+                cluster is drawn once.
+            resampled_values: For each model, the resampled values (R,) by name of the estimate.
+            n_clusters: The number of independent samples or clusters.
+
+        Raises:
+            ValueError: There are fewer than two clusters.
         """
-        self.drawn = drawn
-        self.units = units or int(counts.sum())
-        if self.units < 2:
+        if n_clusters < 2:
             raise ValueError("two images or more are needed to tell models apart")
+        self.resampled_values = resampled_values
+        self.n_clusters = n_clusters
+        # For each model: its value (1,) by name, if each cluster is drawn once.
         each_once = counts[None].astype(np.float64)
-        self.observed = [statistic(each_once) for statistic in statistics]
+        self.observed_values = [statistic(each_once) for statistic in statistics]
 
     def compare(self, a: int, b: int) -> dict[str, PairedDifference]:
         """Return the differences of all estimates that models A and B both have, by name.
 
-        `a` and `b` are the indices of the models. Resamples in which an estimate has no value do
-        not count for that estimate. An estimate without a value in one of the models, or in all but
-        one of the resamples, is left out.
+        Resamples in which an estimate has no value do not count for that estimate. An estimate
+        without a value in one of the models, or in all but one of the resamples, is left out.
+
+        Args:
+            a: The index of model A.
+            b: The index of model B, whose values are subtracted from model A's.
         """
         differences_by_name = {}
-        for name in self.observed[a]:
-            if name not in self.observed[b]:
+        for name in self.observed_values[a]:
+            if name not in self.observed_values[b]:
                 continue
-            value_a = float(self.observed[a][name][0])
-            value_b = float(self.observed[b][name][0])
-            changes = self.drawn[a][name] - self.drawn[b][name]
+            value_a = float(self.observed_values[a][name][0])
+            value_b = float(self.observed_values[b][name][0])
+            changes = self.resampled_values[a][name] - self.resampled_values[b][name]
             changes = changes[~np.isnan(changes)]
-            if len(changes) > 1 and not math.isnan(value_a) and not math.isnan(value_b):
+            have_values = not math.isnan(value_a) and not math.isnan(value_b)
+            if have_values and len(changes) > 1:
                 differences_by_name[name] = difference_of_draws(
-                    value_a, value_b, changes, self.units
+                    value_a, value_b, changes, self.n_clusters
                 )
         return differences_by_name
 
 
 def difference_of_draws(a: float, b: float, changes: Values, n: int) -> PairedDifference:
-    """Return the difference of values a and b, whose resampled differences are `changes` (R,).
+    """Return the difference of two models' values by the bootstrap.
 
-    The standard error is the standard deviation of `changes`, times sqrt(n / (n - 1)). `n` is the
-    number of clusters. For a mean over several data sets, it is the smallest number of clusters.
+    The standard error is the standard deviation of `changes`, times sqrt(n / (n - 1)).
+
+    Args:
+        a: The value of model A for all samples.
+        b: The value of model B for all samples.
+        changes: (R,), the value of model A minus the value of model B in each of R resamples.
+        n: The number of clusters. For a mean over several data sets, it is the number of the data
+            set with the fewest clusters.
     """
-    # Resampled values of n clusters vary by a factor (n - 1) / n too little.
+    # The variance of resampled values of n clusters is too small by a factor (n - 1) / n.
     error = float(changes.std(ddof=1)) * math.sqrt(n / (n - 1))
     return _compare_by_t_test(a, b, error, n, n - 1, BOOTSTRAP)
 
 
 def independent_difference(a: float, b: float, error: float, units: int) -> PairedDifference:
-    """Return the difference of two results without common samples, from its standard error.
+    """Return the difference of two results that have no samples in common.
 
-    The p-value is by the normal distribution. `units` is the number of samples.
+    The p-value is by the normal distribution.
+
+    Args:
+        a: The value of result A.
+        b: The value of result B.
+        error: The standard error of the difference.
+        units: The number of samples.
     """
     p_value = 2 * float(stdtr(_NORMAL, -abs(a - b) / error)) if error > 0 else 1.0
     return PairedDifference(
@@ -414,7 +507,7 @@ def independent_difference(a: float, b: float, error: float, units: int) -> Pair
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return Holm's adjusted p-values, in the same order.
+    """Return the p-values of several tests, adjusted by Holm's method, in the same order.
 
     The smallest of n p-values is multiplied by n, the next one by n - 1, and so on. No adjusted
     p-value is smaller than the one before it, or greater than 1. For example, [0.01, 0.04, 0.03]
@@ -424,26 +517,32 @@ def holm(p_values: Sequence[float]) -> list[float]:
     """
     order = np.argsort(p_values, kind="stable")
     sorted_p_values = np.asarray(p_values, np.float64)[order]
-    factors = np.arange(len(p_values), 0, -1)
+    factors = np.arange(len(p_values), 0, -1)  # n, n - 1, ..., 1
     sorted_adjusted = np.minimum(np.maximum.accumulate(factors * sorted_p_values), 1.0)
-    adjusted: list[float] = sorted_adjusted[np.argsort(order)].tolist()
+    original_order = np.argsort(order)
+    adjusted: list[float] = sorted_adjusted[original_order].tolist()
     return adjusted
 
 
 def _compare_by_t_test(
     a: float, b: float, error: float, n: int, dof: float, method: str
 ) -> PairedDifference:
-    """Return the difference of values a and b by Student's t test.
+    """Return the difference of two models' values by Student's t test.
 
-    `error` is the standard error of the difference, with `dof` degrees of freedom. `n` is the
-    number of independent samples or clusters, and `method` the name of the method in results. If
-    the standard error is 0, all clusters point the same way: the p-value is the one of a sign test.
+    Args:
+        a: The value of model A.
+        b: The value of model B.
+        error: The standard error of the difference.
+        n: The number of independent samples or clusters.
+        dof: The degrees of freedom of the standard error.
+        method: The name of the method in results, such as "paired jackknife".
     """
     if error > 0:
         p_value = 2 * float(stdtr(dof, -abs(a - b) / error))
     elif a == b:
         p_value = 1.0
     else:
+        # All clusters point the same way, as in a sign test.
         p_value = 2 * 0.5**n
     return PairedDifference(
         a=a, b=b, center=a - b, error=error, dof=dof, p_value=p_value, units=n, method=method

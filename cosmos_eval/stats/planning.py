@@ -20,10 +20,18 @@ def range_of_trainings(
 ) -> tuple[int, int]:
     """Return the 90% interval of how many trainings of each method a planned study needs.
 
-    The study shall find a true difference of `size` with probability `power`. It has `images` times
-    as many images as the study that `difference` is from. For example, (4, 23) means 4 to 23
-    trainings of each method. An end of 1 + MOST_TRAININGS stands for more than MOST_TRAININGS.
+    Args:
+        difference: The difference of the two methods in a first study, with its variances.
+        size: The true difference that the planned study shall find, in the metric's unit.
+        power: The probability with which it shall find the difference, such as 0.8.
+        images: The number of images of the planned study, as a multiple of the first study's.
+
+    Returns:
+        The least and the greatest number. For example, (4, 23) means 4 to 23 trainings of each
+        method. A number of 1 + MOST_TRAININGS stands for more than MOST_TRAININGS.
     """
+    # The least number is needed if the true variances are low: if the first study's estimates are a
+    # high quantile of what studies estimate. The greatest number is needed if they are a low one.
     least_and_most = []
     for quantile in _QUANTILES:
         scaled_difference = _scale_variances(difference, quantile)
@@ -36,16 +44,21 @@ def range_of_trainings(
 def _scale_variances(difference: GroupDifference, quantile: float) -> GroupDifference:
     """Return the difference with variances between trainings that may be the true ones.
 
-    The estimated variances are the given `quantile` of what studies estimate if the returned
-    variances are the true ones. For example, a high quantile means that the estimates happen to be
-    high, so that the returned variances are lower. All variances are scaled by one factor,
+    All variances are scaled by one factor,
         dof / (quantile of chi-squared with dof degrees of freedom),
-    where dof are Satterthwaite's degrees of freedom of the sum of the variances.
+    where dof are Satterthwaite's degrees of freedom of the sum of the variances,
+        (sum of variances)^2 / sum of (variance^2 / its degrees of freedom).
+
+    Args:
+        difference: The difference with the variances that a study has estimated.
+        quantile: The quantile that these estimates are among the estimates of all studies if the
+            returned variances are the true ones. For example, 0.95 means that the estimates happen
+            to be high, so that the returned variances are lower.
     """
     repeated = [trainings for trainings in difference.factors if trainings.dof > 0]
     spread = sum(trainings.variance_between**2 / trainings.dof for trainings in repeated)
     if not spread:
-        return difference
+        return difference  # nothing varied
     dof = sum(trainings.variance_between for trainings in repeated) ** 2 / spread
     # 2 * gammaincinv(dof / 2, p) is the quantile p of chi-squared.
     factor = dof / (2 * float(gammaincinv(dof / 2, quantile)))
@@ -61,8 +74,14 @@ def _count_needed_trainings(
 ) -> int:
     """Return how many trainings of each method are needed to find a difference of `size`.
 
-    It is the least number from 2 to MOST_TRAININGS that finds it. Return 1 + MOST_TRAININGS if
-    even MOST_TRAININGS do not find it.
+    It is the least number from 2 to MOST_TRAININGS for which a study finds the difference with
+    probability `power`. Return 1 + MOST_TRAININGS if even MOST_TRAININGS are too few.
+
+    Args:
+        difference: The difference of the two methods in a first study, with its variances.
+        size: The true difference, in the metric's unit.
+        power: The probability of a significant result, such as 0.8.
+        images: The number of images of the study, as a multiple of the first study's.
     """
 
     def size_beyond_detectable(k: int) -> float:
@@ -70,6 +89,7 @@ def _count_needed_trainings(
         detectable = difference.detectable(power=power, k=k, images=images) or 0.0
         return size - detectable
 
-    # The first number of trainings for which it is 0 or more is needed.
+    # Find the first number of trainings for which it is 0 or more, by bisection.
     candidates = range(2, MOST_TRAININGS + 1)
-    return 2 + bisect_left(candidates, 0.0, key=size_beyond_detectable)
+    index_of_first = bisect_left(candidates, 0.0, key=size_beyond_detectable)
+    return 2 + index_of_first

@@ -41,20 +41,42 @@ def random_ties(
     text_features: Features,
     image_of_text: NDArray[np.integer],
 ) -> RandomTies:
-    """Return, for each query, the probability that a correct item comes first.
+    """Return, for each query, the probability that a correct item comes first if ties are random.
 
-    Queries are images (N, D) and texts (M, D). `image_of_text` (M,) holds the index of each text's
-    image. `ranks` is the result of `retrieval_ranks` for the same features. For example, if the
-    correct text of an image has the same features as one wrong text, and all other texts score
-    lower, the rank is 2, and the probability is 1 / 2.
+    Args:
+        ranks: The result of `retrieval_ranks` for the same features.
+        image_features: (N, D), the embeddings of the images.
+        text_features: (M, D), the embeddings of the texts.
+        image_of_text: (M,), the index of each text's image.
+
+    Example:
+        The correct text of an image has the same features as one wrong text, and all other texts
+        score lower. Then the rank of the image is 2, and its probability is 1 / 2.
     """
     n_images, n_texts = len(image_features), len(text_features)
-    # Rows with equal features have the same index here: the index of the first of them.
-    first_text, first_image = first_equal(text_features), first_equal(image_features)
+    # The index of the first text, or image, with the same features, (M,) and (N,). For example,
+    # [0, 1, 0] means that text 2 has the features of text 0.
+    first_text = first_equal(text_features)
+    first_image = first_equal(image_features)
+
+    # (M,): the score of each text with its own image, the product of their features.
+    scores = np.empty(n_texts, np.float32)
+    for start in range(0, n_texts, _ROWS_AT_ONCE):
+        rows = slice(start, start + _ROWS_AT_ONCE)
+        features_of_image = image_features[image_of_text[rows]]
+        scores[rows] = np.einsum("md,md->m", text_features[rows], features_of_image)
+
+    # Find the best correct text of each image, (N,): in texts that are sorted by image, then by
+    # score, it is the last text of the image. For example, the images [0, 0, 1] and scores
+    # [0.3, 0.2, 0.5] give the order [1, 0, 2]. In this order, the last texts of images 0 and 1 are
+    # at the places 1 and 2, and the best texts are [0, 2].
+    order = np.lexsort((scores, image_of_text))
+    images_in_order = image_of_text[order]
+    end_of_image = np.searchsorted(images_in_order, np.arange(n_images), side="right")
+    best_text = order[end_of_image - 1]
 
     # Images as queries: count the texts that are equal to the best correct text of the image, and
     # those of them that are correct themselves.
-    best_text = _best_correct_text(image_features, text_features, image_of_text)
     first_best_text = first_text[best_text]
     n_texts_by_first = np.bincount(first_text, minlength=n_texts)
     n_equal_texts = n_texts_by_first[first_best_text]
@@ -74,31 +96,18 @@ def random_ties(
 def _chance_of_first(ranks: Ints, n_equal: Ints, n_correct: Ints) -> Values:
     """Return the probability that a correct item comes first if ties are in random order, (Q,).
 
-    For each query, `n_equal` items are equal to the best correct item (which counts as well), and
-    `n_correct` of these are correct. The wrong ones rank above the correct ones, so the rank is
+    In `ranks`, wrong items rank above equal correct ones. So the rank of a query is
     1 + n_equal - n_correct if no other item is better. Then the probability is n_correct / n_equal.
     If another item is better, the rank is higher, and the probability is 0.
+
+    Args:
+        ranks: (Q,), the rank of the best correct item of each query.
+        n_equal: (Q,), the number of items that are equal to the best correct item, itself included.
+        n_correct: (Q,), the number of these equal items that are correct.
+
+    Example:
+        One of three items that are equal is correct. The rank is 1 + 3 - 1 = 3 if no other item is
+        better, and the probability is 1 / 3.
     """
     no_item_is_better = ranks == 1 + n_equal - n_correct
     return np.where(no_item_is_better, n_correct / n_equal, 0.0)
-
-
-def _best_correct_text(
-    image_features: Features, text_features: Features, image_of_text: NDArray[np.integer]
-) -> Ints:
-    """Return, for each image, the index of its own text with the highest score, (N,).
-
-    The score is the product of the features of the text and of its image.
-    """
-    scores = np.empty(len(text_features), np.float32)
-    for start in range(0, len(text_features), _ROWS_AT_ONCE):
-        rows = slice(start, start + _ROWS_AT_ONCE)
-        features_of_image = image_features[image_of_text[rows]]
-        scores[rows] = np.einsum("md,md->m", text_features[rows], features_of_image)
-    # Sort texts by image, then by score. The last text of an image is its best one. For example,
-    # the images [0, 0, 1] and scores [0.3, 0.2, 0.5] give the order [1, 0, 2]. In this order, the
-    # last texts of images 0 and 1 are at the places 1 and 2, and the best texts are [0, 2].
-    order = np.lexsort((scores, image_of_text))
-    images = np.arange(len(image_features))
-    place_of_last_text = np.searchsorted(image_of_text[order], images, side="right") - 1
-    return order[place_of_last_text]

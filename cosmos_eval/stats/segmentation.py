@@ -53,36 +53,58 @@ def confusion(
 ) -> Counts:
     """Return the number of pixels with each label (rows) and prediction (columns), (K, K).
 
-    `labels` and `predicted` have the same shape. Pixels whose label is `ignore_index` do not count.
-    All other labels must be below `n_classes`. For example, the labels [0, 0, 1, 255] and the
-    predictions [0, 1, 1, 0] of two classes give [[1, 1], [0, 1]] if 255 is ignored.
+    Args:
+        labels: The true class of each pixel, below `n_classes`, or `ignore_index`.
+        predicted: The predicted class of each pixel, in the same shape.
+        n_classes: The number K of classes.
+        ignore_index: The label of pixels that do not count.
+
+    Example:
+        >>> confusion(np.array([0, 0, 1, 255]), np.array([0, 1, 1, 0]), 2, 255)
+        array([[1, 1], [0, 1]])
     """
     is_labelled = labels != ignore_index
-    # A pair of a label and a prediction has the number label * K + prediction.
+    # Number the pairs of a label and a prediction by label * K + prediction. For example, label 1
+    # and prediction 0 of two classes are pair 2.
     pair_of_pixel = labels[is_labelled].astype(np.int64) * n_classes + predicted[is_labelled]
     n_pixels_of_pair = np.bincount(pair_of_pixel, minlength=n_classes**2)
     return n_pixels_of_pair.reshape(n_classes, n_classes)
 
 
 def pack(confusions: Iterable[Counts]) -> SparseConfusion:
-    """Return the confusion counts of images, (K, K) each, as sparse arrays without zeros.
+    """Return the confusion counts of images as sparse arrays, which leave out zeros.
 
-    For example, [[1, 2], [0, 3]] of a single image has the pairs [0, 1, 3] with the pixels
-    [1, 2, 3], and 0 as the image of all.
+    `confusions` are the results of `confusion` (K, K) for each image.
+
+    Example:
+        >>> pack([np.array([[1, 2], [0, 3]])])  # the counts of a single image
+        SparseConfusion(image=[0, 0, 0], pair=[0, 1, 3], pixels=[1, 2, 3])
     """
     flat_counts = np.stack([counts.ravel() for counts in confusions])  # (N, K * K)
-    image, pair = (indices.astype(np.int32) for indices in np.nonzero(flat_counts))
-    return SparseConfusion(image, pair, flat_counts[image, pair])
+    images, pairs = np.nonzero(flat_counts)
+    return SparseConfusion(
+        image=images.astype(np.int32),
+        pair=pairs.astype(np.int32),
+        pixels=flat_counts[images, pairs],
+    )
 
 
 def areas_of_images(sparse: SparseConfusion, n_images: int, n_classes: int) -> Areas:
-    """Return the areas of each class in each image, (N, K), from the confusion counts of images.
+    """Return the numbers of pixels of each class in each image, (N, K).
 
-    An image with the counts [[1, 2], [0, 3]] has the intersections [1, 3], the labelled pixels
-    [3, 3] (sums of rows) and the predicted pixels [1, 5] (sums of columns).
+    Args:
+        sparse: The confusion counts of all images.
+        n_images: The number N of images. Some of them may have no labelled pixels.
+        n_classes: The number K of classes.
+
+    Example:
+        An image with the counts [[1, 2], [0, 3]] has the intersections [1, 3], the labelled pixels
+        [3, 3] (sums of rows) and the predicted pixels [1, 5] (sums of columns).
     """
+    # A pair has the number label * K + prediction.
     label, prediction = np.divmod(sparse.pair, n_classes)
-    image, pixels = sparse.image.astype(np.int64), sparse.pixels
+    image = sparse.image.astype(np.int64)
+    pixels = sparse.pixels
     correct_pixels = np.where(label == prediction, pixels, 0)
     shape = (n_images, n_classes)
     return Areas(
@@ -93,14 +115,25 @@ def areas_of_images(sparse: SparseConfusion, n_images: int, n_classes: int) -> A
 
 
 def _sum_by_image_and_class(
-    image: NDArray[np.int64], classes: NDArray[np.int32], pixels: Counts, shape: tuple[int, int]
+    image: NDArray[np.int64],
+    class_index: NDArray[np.int32],
+    pixels: Counts,
+    shape: tuple[int, int],
 ) -> Counts:
-    """Add up the pixels of all entries with the same image and class.
+    """Add up the pixels of all entries with the same image and class, (N, K).
 
-    `image`, `classes` and `pixels` have one value per entry. Returns the sums in the shape (N, K).
+    Args:
+        image: The index of each entry's image.
+        class_index: The index of each entry's class, in the same shape.
+        pixels: The number of pixels of each entry.
+        shape: (N, K), the numbers of images and of classes.
+
+    Example:
+        The images [0, 0, 1], the classes [1, 1, 0] and the pixels [5, 2, 3] give
+        [[0, 7], [3, 0]] for the shape (2, 2).
     """
     n_images, n_classes = shape
-    flat_index = image * n_classes + classes
+    flat_index = image * n_classes + class_index  # the place in a flattened table (N, K)
     flat_sums = np.bincount(flat_index, weights=pixels, minlength=n_images * n_classes)
     return flat_sums.astype(np.int64).reshape(shape)
 
@@ -109,7 +142,8 @@ def class_scores(areas: Areas) -> ClassScores:
     """Return the IoU and the accuracy of each class, (..., K).
 
     The IoU is intersection / (labelled + predicted - intersection), and the accuracy is
-    intersection / labelled.
+    intersection / labelled. For example, a class with 3 labelled and 5 predicted pixels, 3 of them
+    both, has the IoU 3 / 5 and the accuracy 1. Values are NaN for classes that do not occur.
     """
     union = areas.labelled + areas.predicted - areas.intersection
     return ClassScores(
@@ -121,10 +155,15 @@ def class_scores(areas: Areas) -> ClassScores:
 def mean_iou(areas: Areas, members: NDArray[np.integer] | slice = slice(None)) -> Values:
     """Return the mean IoU (...,) of the classes that occur, or NaN if none occurs.
 
-    A class occurs if it has labelled or predicted pixels. `members` are the indices of the classes
-    to average over, by default all.
+    A class occurs if it has labelled or predicted pixels. For example, the IoUs [0.2, NaN, 0.4] of
+    three classes, the second of which does not occur, have the mean 0.3.
+
+    Args:
+        areas: The numbers of pixels of each class, (..., K).
+        members: The indices of the classes to average over, by default all.
     """
-    return _mean_of_occurring(class_scores(areas).iou[..., members])
+    iou = class_scores(areas).iou[..., members]
+    return _mean_of_occurring(iou)
 
 
 def mean_accuracy(areas: Areas) -> Values:
@@ -133,7 +172,10 @@ def mean_accuracy(areas: Areas) -> Values:
 
 
 def pixel_accuracy(areas: Areas) -> Values:
-    """Return the fraction (...,) of all labelled pixels that are right, or NaN without any."""
+    """Return the fraction (...,) of all labelled pixels whose predicted class is right.
+
+    It is NaN without labelled pixels.
+    """
     return ratio(areas.intersection.sum(-1), areas.labelled.sum(-1))
 
 

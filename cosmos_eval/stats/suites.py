@@ -40,12 +40,22 @@ class Standing(NamedTuple):
 def resample(
     estimates: Mapping[str, Estimate], *, seed: int, resamples: int = intervals.RESAMPLES
 ) -> tuple[dict[str, Values], int]:
-    """Return the resampled values (R,) of each estimate, and the smallest number of clusters.
+    """Resample estimates of several models, all from the same draws of their samples.
 
-    All estimates, such as the accuracy of several models, have the same samples, and are computed
-    from the same draws. If there are few kinds of samples, the number of samples of each kind is
-    drawn. Otherwise, samples or their clusters are drawn one by one. Raises ValueError if there are
-    fewer than two clusters.
+    If there are few kinds of samples, the number of samples of each kind is drawn. Otherwise,
+    samples, or clusters of samples that depend on each other, are drawn one by one.
+
+    Args:
+        estimates: Estimates by name, such as the accuracy of several models on the same samples.
+        seed: The seed of the draws.
+        resamples: The number R of resamples.
+
+    Returns:
+        The resampled values (R,) of the estimates by name, and the smallest number of clusters that
+        any estimate has.
+
+    Raises:
+        ValueError: There are fewer than two clusters.
     """
     estimates_by_kinds = _estimates_by_kinds(estimates)
     if estimates_by_kinds is not None:
@@ -64,8 +74,10 @@ def resample(
     clustered_estimates: dict[str, Estimate] = {}
     for name, estimate in estimates.items():
         clustered_estimates[name] = _with_clusters(estimate, shared_arrays)
+    # By the sizes that are drawn: the number of clusters and, if a classifier is drawn several
+    # times, the number of its draws.
     estimates_by_sizes = intervals.group_by_drawn_sizes(clustered_estimates)
-    n_clusters = min(sizes[0] for sizes in estimates_by_sizes)  # sizes[1] is a number of draws
+    n_clusters = min(sizes[0] for sizes in estimates_by_sizes)
     if n_clusters < 2:
         raise ValueError("two images or more are needed to tell models apart")
     values_by_name = {}
@@ -93,10 +105,13 @@ class _EstimatesByKinds(NamedTuple):
 def _estimates_by_kinds(estimates: Mapping[str, Estimate]) -> _EstimatesByKinds | None:
     """Return estimates in which each kind of equal samples is a single sample.
 
-    Samples belong to one kind if all estimates have the same hits and groups for them. For example,
-    two proportions with the hits [1, 1, 0] and [0, 0, 1] have the kinds (0, 1) and (1, 0), with the
-    counts 1 and 2. Return None if samples depend on each other, or if there are so many kinds that
-    drawing samples one by one is faster.
+    Samples belong to one kind if all estimates have the same hits and groups for them. Return None
+    if samples depend on each other, or if there are so many kinds that drawing samples one by one
+    is faster.
+
+    Example:
+        Two proportions with the hits [1, 1, 0] and [0, 0, 1] have the kinds (0, 1) and (1, 0), with
+        the counts 1 and 2. They become the hits [0, 1] and [1, 0] of two samples.
     """
     # A table with one row for each sample, and its distinct rows.
     columns: list[NDArray[Any]] = []
@@ -110,7 +125,8 @@ def _estimates_by_kinds(estimates: Mapping[str, Estimate]) -> _EstimatesByKinds 
                 return None
     table = np.stack(columns, axis=1).astype(np.int64)
     kinds, counts = np.unique(table, axis=0, return_counts=True)
-    if len(kinds) * _SAMPLES_PER_KIND > len(table):
+    has_too_many_kinds = len(kinds) * _SAMPLES_PER_KIND > len(table)
+    if has_too_many_kinds:
         return None
 
     # The same estimates with one sample, and one cluster, for each kind.
@@ -131,10 +147,15 @@ def _estimates_by_kinds(estimates: Mapping[str, Estimate]) -> _EstimatesByKinds 
 def _with_clusters(estimate: Estimate, shared_arrays: dict[bytes, Ints]) -> Estimate:
     """Return the estimate with one cluster for each sample, if its samples are independent.
 
-    For example, Proportion([1, 0, 1]) becomes Mean([1, 0, 1], clusters=[0, 1, 2]). Estimates of
-    other kinds are returned as they are. `shared_arrays` maps bytes to the array that has them, and
-    new arrays are added. So equal clusters become the same array, and so do equal groups: the
-    bootstrap computes means with the same arrays in one matrix product.
+    Equal clusters, and equal groups, become one array, because the bootstrap computes means that
+    hold the same arrays in one matrix product. Estimates of other classes are returned as they are.
+
+    Args:
+        estimate: The estimate.
+        shared_arrays: The arrays so far, by their bytes. New arrays are added.
+
+    Example:
+        Proportion([1, 0, 1]) becomes Mean([1, 0, 1], clusters=[0, 1, 2]).
     """
     match estimate:
         case Proportion(hits):
@@ -152,17 +173,22 @@ def _with_clusters(estimate: Estimate, shared_arrays: dict[bytes, Ints]) -> Esti
 def _shared_array(array: Ints, shared_arrays: dict[bytes, Ints]) -> Ints:
     """Return the array of `shared_arrays` that is equal to `array`.
 
-    If there is none, the array itself, as 64-bit integers, is added and returned.
+    `shared_arrays` holds arrays by their bytes. If none of them is equal, the array itself, as
+    64-bit integers, is added and returned.
     """
     int64_array = array.astype(np.int64)
     return shared_arrays.setdefault(int64_array.tobytes(), int64_array)
 
 
 def interval_of(value: float, drawn: Values, n: int) -> Interval:
-    """Return the 95% interval of a mean: value -+ t x standard error.
+    """Return the 95% interval of a mean over data sets: value -+ t x standard error.
 
-    `drawn` (R,) holds the resampled values of the mean, whose standard deviation is the standard
-    error. `n` is the smallest number of clusters of its data sets.
+    Args:
+        value: The mean.
+        drawn: (R,), the mean in each of R resamples. The standard error is the standard deviation
+            of these values.
+        n: The number of clusters of the data set that has the fewest, which decides the quantile t
+            of Student's distribution. (A cluster is a set of samples that depend on each other.)
     """
     difference_from_zero = difference_of_draws(value, 0.0, drawn, n)
     return difference_from_zero.interval()._replace(method="bootstrap t")
@@ -174,17 +200,24 @@ def standings(
     n: int,
     between: Callable[[int, int], GroupDifference] | None = None,
 ) -> list[Standing]:
-    """Return the standings of M means, which are sorted, the greatest first.
+    """Return the ranks of M means, such as scores of models, and who is significantly above whom.
 
     A mean ranks behind all means that are significantly greater, and before all means that are
-    significantly smaller. For example, if only the first of three means differs from the last one,
-    their ranks are 1 to 2, 1 to 3 and 2 to 3. Two means differ significantly if the paired interval
-    of their difference does not contain 0. The ranks of all means hold at once with 95%, because
-    the intervals are corrected for the number of pairs (Bonferroni).
+    significantly smaller. Two means differ significantly if the paired interval of their difference
+    does not contain 0. The ranks of all means hold at once with 95%, because the intervals are
+    corrected for the number of pairs (Bonferroni).
 
-    `drawn` holds the resampled values (R,) of each mean, and `n` is the smallest number of
-    clusters. If the function `between` is given, it returns the difference of two means by their
-    indices, and the resampled values are not used.
+    Args:
+        means: The M means, the greatest first.
+        drawn: The resampled values (R,) of each mean, from the same draws.
+        n: The number of clusters of the data set that has the fewest. (A cluster is a set of
+            samples that depend on each other.)
+        between: A function that returns the difference of two means by their indices. If it is
+            given, the resampled values are not used.
+
+    Example:
+        If only the first of three means differs from the last one, their ranks are 1 to 2, 1 to 3
+        and 2 to 3.
     """
     # Compare all pairs of means.
     n_means = len(means)
@@ -194,6 +227,7 @@ def standings(
     p_next: list[float | None] = [None] * n_means
     for a in range(n_means):
         for b in range(a):
+            # Mean b comes before mean a.
             difference: PairedDifference | GroupDifference
             if between is not None:
                 difference = between(a, b)
@@ -201,7 +235,8 @@ def standings(
                 changes = drawn[a] - drawn[b]
                 has_value = ~np.isnan(changes)
                 difference = difference_of_draws(means[a], means[b], changes[has_value], n)
-            if b == a - 1:
+            are_neighbours = b == a - 1
+            if are_neighbours:
                 p_next[b] = difference.p_value
             interval = difference.interval(level)
             is_greater[a, b] = interval.low > 0

@@ -34,7 +34,7 @@ _TASK_NAME_PATTERN = re.compile("[a-z][a-z0-9_-]*")  # as schema.json has it
 
 
 class _Tasks(Mapping[str, Task]):
-    """A mapping from the names of all tasks to the tasks, which are loaded when looked up.
+    """All tasks by name. A task is loaded when it is looked up.
 
     The tasks of this package come first, then the tasks that other packages bring.
     """
@@ -60,9 +60,8 @@ class _Tasks(Mapping[str, Task]):
 def known_tasks() -> Mapping[str, Task]:
     """Return all tasks by name, the tasks of this package first.
 
-    A task is loaded when it is looked up. Looking it up raises UsageError if the package that
-    brings the task is broken. Tasks whose names cannot be used are left out; `name_faults` says
-    why.
+    A task is loaded when it is looked up, which raises UsageError if the package that brings the
+    task is broken. Tasks whose names cannot be used are left out. `name_faults` says why.
     """
     return _Tasks()
 
@@ -80,14 +79,17 @@ class _InstalledTasks(NamedTuple):
 def _find_installed_tasks() -> _InstalledTasks:
     """Find the tasks that other packages bring, without loading them.
 
-    A name that cannot be used is recorded, but raises no error: it must not break other tasks.
+    Such a package has an entry point of the group `cosmos_eval.tasks`, whose name is the name of
+    the task. A name that cannot be used is recorded, but raises no error: it must not break other
+    tasks. If two packages bring tasks of the same name, neither task can be used.
     """
     entry_point_by_name: dict[str, EntryPoint] = {}
     fault_by_name: dict[str, str] = {}
     for entry_point in entry_points(group="cosmos_eval.tasks"):
         name = entry_point.name
         package = _describe_package(entry_point)
-        if not _TASK_NAME_PATTERN.fullmatch(name) or name == "all":
+        is_valid_name = _TASK_NAME_PATTERN.fullmatch(name) and name != "all"
+        if not is_valid_name:
             fault_by_name[name] = (
                 f"{package} brings a task '{name}': "
                 "use small letters, digits, - and _, and not 'all'"
@@ -101,6 +103,8 @@ def _find_installed_tasks() -> _InstalledTasks:
             )
         else:
             entry_point_by_name[name] = entry_point
+
+    # A second task of the same name makes the first one unusable as well.
     usable_entry_points = {
         name: entry_point
         for name, entry_point in entry_point_by_name.items()
@@ -129,7 +133,11 @@ def _load_task(name: str) -> Task:
 
 
 def _load_installed_task(name: str, entry: EntryPoint) -> Task:
-    """Load the class that an entry point of another package names, and return its task.
+    """Load a task that another package brings.
+
+    Args:
+        name: The name of the task.
+        entry: The entry point of the package, which names a subclass of `Task`.
 
     Raises UsageError if the class cannot be imported, is not a complete subclass of `Task`, or has
     protocols that do not state the name of the task.
@@ -145,12 +153,16 @@ def _load_installed_task(name: str, entry: EntryPoint) -> Task:
         raise UsageError(f"{origin}: {entry.value} is not a subclass of cosmos_eval.tasks.Task")
     try:
         task = task_class()
-    except TypeError as error:  # a method is missing
+    except TypeError as error:  # an abstract method is missing
         raise UsageError(f"{origin}: {error}") from error
-    protocol: type[Protocol] = task.protocol
-    if vars(protocol).get("task") != name:  # not inherited: a subclass belongs to another task
+
+    # The protocol must state the task itself: an inherited name belongs to another task.
+    protocol_type: type[Protocol] = task.protocol
+    stated_name = vars(protocol_type).get("task")
+    if stated_name != name:
         raise UsageError(
-            f'{origin}: its protocol {protocol.__name__} needs `task: ClassVar[str] = "{name}"`'
+            f"{origin}: its protocol {protocol_type.__name__} needs "
+            f'`task: ClassVar[str] = "{name}"`'
         )
     return task
 
@@ -166,30 +178,31 @@ def _describe_package(entry: EntryPoint) -> str:
 
 
 def packages_of(task: str) -> dict[str, str]:
-    """Return the version of the package that brings a task, by its name: `{"my-tasks": "1.2"}`.
+    """Return the name and version of the package that brings a task: `{"my-tasks": "1.2"}`.
 
     The mapping is empty for a task of this package, and if the package is unknown.
     """
     if task in TASKS:
         return {}
-    package = _find_installed_tasks().entry_points[task].dist
-    if package is None:
+    distribution = _find_installed_tasks().entry_points[task].dist
+    if distribution is None:
         return {}
-    return {package.name: package.version}
+    return {distribution.name: distribution.version}
 
 
 def task_named(name: str) -> Task:
-    """Return the task with a name.
+    """Return the task with a name, such as `retrieval`.
 
-    Raises UsageError, with the nearest known names, for an unknown task, and for a broken one.
+    Raises UsageError for an unknown task, with the nearest known names, and for a task whose
+    package is broken.
     """
-    tasks = known_tasks()
-    if name in tasks:
-        return tasks[name]
-    if name in name_faults():
-        raise UsageError(name_faults()[name])
+    if name in TASKS or name in _find_installed_tasks().entry_points:
+        return _load_task(name)
+    faults = _find_installed_tasks().faults
+    if name in faults:
+        raise UsageError(faults[name])
     raise UsageError(
-        f"unknown task '{name}'; known: {nearest(name, list(tasks))}; "
+        f"unknown task '{name}'; known: {nearest(name, list(known_tasks()))}; "
         "others are brought by packages, which must be installed"
     )
 
@@ -197,7 +210,7 @@ def task_named(name: str) -> Task:
 def usable_task(name: str) -> Task | None:
     """Return the task with a name, or None if it is not installed or its package is broken.
 
-    Tables call it, because they can show the results of a missing task without units and ranks.
+    It serves tables, which show the results of a missing task without units and ranks.
     """
     try:
         return task_named(name)
@@ -211,7 +224,7 @@ def task_for(protocol: Protocol) -> Task:
 
 
 def metric_of(task: str, name: str) -> Metric:
-    """Return the metric `name` of the task that is called `task`.
+    """Return a metric of a task by their names, such as `metric_of("seg", "mIoU")`.
 
     If the task is not installed or broken, return a metric whose unit is `unknown`.
     """
@@ -226,10 +239,13 @@ def find_protocol(
 ) -> Protocol:
     """Return the protocol by which a data set is measured: its classes, prompts and constants.
 
-    `dataset` is the name of a known data set such as `voc20`, the path of a YAML file, a mapping
-    with the keys of such a file, or a protocol, which is returned as it is. A known data set may
-    have several protocols: `protocol_name` chooses one of them, and None the usual one. Raises
-    UsageError for an unknown name, with the nearest known ones, and for a faulty file.
+    Args:
+        dataset: The name of a known data set such as `voc20`, the path of a YAML file, a mapping
+            with the keys of such a file, or a protocol, which is returned as it is.
+        protocol_name: The name of one of the protocols of a known data set; None for the usual
+            one. It must be None unless `dataset` is the name of a known data set.
+
+    Raises UsageError for an unknown name, with the nearest known ones, and for a faulty file.
     """
     from cosmos_eval.data.user_yaml import parse_protocol, read_protocol
     from cosmos_eval.protocols import find_known  # which makes images

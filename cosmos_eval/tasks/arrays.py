@@ -49,23 +49,31 @@ class SampleArray:
     def require_shape(self, array: NDArray[Any], lengths: dict[str, int]) -> None:
         """Raise ValueError for an array with another data type, number of axes, or axis length.
 
-        `lengths` maps the names of axes to their lengths in the arrays that were checked before.
-        The lengths of axes that are new are added to it. For example, if `labels` has the axes
-        ("images",) and 50 entries, then "images" is 50 for all arrays that follow.
+        Args:
+            array: The stored array.
+            lengths: The lengths of axes, by their names, in the arrays that were checked before.
+                The lengths of new axes are added to it.
+
+        Example:
+            If `labels` has the axes ("images",) and 50 entries, then "images" is 50 for all arrays
+            that are checked afterwards.
         """
-        if array.dtype.kind not in _DTYPES[self.kind] or array.dtype == "uint64":
+        has_valid_type = array.dtype.kind in _DTYPES[self.kind] and array.dtype != "uint64"
+        if not has_valid_type:
             raise ValueError(f"`{self.name}` holds {array.dtype}, not {self.kind}s")
         if array.ndim != len(self.axes):
             raise ValueError(f"`{self.name}` has {array.ndim} axes, not {len(self.axes)}")
-        if array.size > MOST_CELLS or max(array.shape) > MOST_ENTRIES:
+        is_too_large = array.size > MOST_CELLS or max(array.shape) > MOST_ENTRIES
+        if is_too_large:
             shape = " x ".join(f"{length:,}" for length in array.shape)
             raise ValueError(f"`{self.name}` has {shape} values, more than can be read")
         for axis, length in zip(self.axes, array.shape, strict=True):
-            if axis is None:
+            if axis is None:  # any length
                 continue
             if isinstance(axis, int):
                 expected_length, noun = axis, "columns"
             else:
+                # The length of this axis in earlier arrays; if it is new, its length here.
                 expected_length, noun = lengths.setdefault(axis, length), axis
             if length != expected_length:
                 raise ValueError(f"`{self.name}` has {length:,} {noun}, not {expected_length:,}")
@@ -73,26 +81,24 @@ class SampleArray:
     def require_bounds(self, array: NDArray[Any], lengths: Mapping[str, int]) -> None:
         """Raise ValueError for a value that the array may not hold.
 
-        `lengths` maps the names of the axes of all arrays to their lengths. They bound indices: an
-        index of an image must be below the length of the axis "images".
-        """
-        if self.kind == "text" or not array.size:
-            return
-        if self.below:
-            self._require_between(array, self.least, lengths[self.below] - 1)
-        elif self.kind == "truth value":
-            self._require_between(array, 0, 1)
-        elif isinstance(self.most, str):
-            self._require_between(array, self.least, lengths[self.most])
-        else:
-            self._require_between(array, self.least, self.most)
-
-    def _require_between(self, array: NDArray[Any], least: float, most: float) -> None:
-        """Raise ValueError for a value below `least` or above `most`.
-
         Numbers that are not whole may be out of bounds by a rounding error.
+
+        Args:
+            array: The stored array.
+            lengths: The lengths of the axes of all arrays, by their names. They bound indices: an
+                index of an image must be below the length of the axis "images".
         """
         import numpy as np
+
+        if self.kind == "text" or not array.size:
+            return
+        least, most = self.least, self.most
+        if self.below:
+            most = lengths[self.below] - 1
+        elif self.kind == "truth value":
+            least, most = 0, 1
+        elif isinstance(most, str):
+            most = lengths[most]
 
         rounding = ROUNDING if self.kind == "number" else 0
         is_valid = (array >= least - rounding) & (array <= most + rounding)
@@ -105,11 +111,15 @@ class SampleArray:
 
 
 def require_valid(arrays: Sequence[SampleArray], samples: Samples) -> None:
-    """Raise ValueError for samples that lack an array, or hold an impossible value.
+    """Raise ValueError, with a message of one line, for samples that a task cannot have.
 
-    `arrays` declares the arrays of the task. All shapes are checked before the values, because
-    a value may be limited by the length of another array. The message has one line.
+    Such samples lack an array, have an array of another shape, or hold an impossible value.
+
+    Args:
+        arrays: The arrays of the task, and the values that they may hold.
+        samples: The stored arrays of a result, by name.
     """
+    # Check all shapes first: a value may be limited by the length of another array.
     lengths: dict[str, int] = {}  # of the axes by their names
     for array in arrays:
         if array.name in samples:

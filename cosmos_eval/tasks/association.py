@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -62,6 +62,10 @@ def _mean_jaccard_by_candidates(samples: Derived, n_candidates: Sequence[int]) -
 
     Return None if the items have fewer than two different lists of candidates. Items with the same
     list depend on each other, so that an interval needs several lists.
+
+    Args:
+        samples: The stored arrays by name.
+        n_candidates: The numbers of candidate images, such as (5, 6).
     """
     is_selected = np.isin(samples[CANDIDATES], n_candidates)
     clusters = samples[CLUSTER][is_selected]
@@ -103,17 +107,23 @@ class Association(Task):
         options: types.RunOptions,
         progress: types.OnProgress,
     ) -> Iterator[types.Measurement]:
-        """Yield the measurement of every protocol: the Jaccard index of each item.
+        """Measure a model, and yield a measurement for each protocol, in their order.
 
-        If `options.limit` is set, only the first items are measured.
+        A measurement holds the Jaccard index of each item.
+
+        Args:
+            encoder: The model.
+            protocols: The protocols. Each is a data set, and how it is measured.
+            data: The items of each protocol, from `open_data`: cues with candidate images.
+            options: The options of the run. If their `limit` is set, only the first items are
+                measured.
+            progress: Called with the progress.
         """
         for associations in data:
             # Everything that identifies the samples, to be hashed.
-            items = [
-                (cue, images.tolist(), is_associated.tolist())
-                for cue, images, is_associated in associations.items
-            ]
-            sample_list = [associations.names, associations.captions, *items]
+            sample_list: list[Any] = [associations.names, associations.captions]
+            for cue, images, is_associated in associations.items:
+                sample_list.append((cue, images.tolist(), is_associated.tolist()))
             yield self.measure_captions(
                 encoder,
                 associations,
@@ -149,11 +159,16 @@ class Association(Task):
 def _score_items(
     data: AssociationData, image_features: Features, cues: Embeddings
 ) -> types.Samples:
-    """Compute the Jaccard index of every item, from image features (I, D) and cues (T, D).
+    """Compute the Jaccard index of every item, and return the arrays to store.
 
-    Returns the arrays to store. Items with the same list of candidate images are in one cluster.
+    Args:
+        data: The items: the index of a cue, the indices of candidate images, and whether each of
+            them is associated with the cue.
+        image_features: The features (I, D) of all images.
+        cues: The embeddings (T, D) of all cues.
     """
     score = products(image_features, cues.features)
+    # Items with the same list of candidate images are in one cluster.
     candidates_of_items = [str(images.tolist()) for _, images, _ in data.items]
     _, cluster_of_item = np.unique(candidates_of_items, return_inverse=True)
     return {

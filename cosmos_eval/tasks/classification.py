@@ -129,10 +129,14 @@ class ClassTask(Task):
         image_features: Features,
         class_embeddings: Features,
     ) -> types.Samples:
-        """Compute the arrays to store from image features (N, D) and class embeddings (C, D).
+        """Compute the arrays to store with a result, such as labels and predictions.
 
-        The class embeddings are in the order of `prompts`: all classes of the first question, then
-        all classes of the next one.
+        Args:
+            protocol: The protocol that is measured.
+            data: N labelled images.
+            image_features: The features (N, D) of the images.
+            class_embeddings: The embeddings (C, D) of the classes, in the order of `prompts`: all
+                classes of the first question, then all classes of the next one.
         """
 
     def measure(
@@ -143,53 +147,58 @@ class ClassTask(Task):
         options: types.RunOptions,
         progress: types.OnProgress,
     ) -> Iterator[types.Measurement]:
-        """Yield the measurement of every protocol, one after the other."""
-        for protocol, labelled_images in zip(protocols, data, strict=True):
-            yield self._measure_protocol(encoder, protocol, labelled_images, options, progress)
+        """Measure a model, and yield a measurement for each protocol, in their order.
 
-    def _measure_protocol(
-        self,
-        encoder: Encoder,
-        protocol: types.ClassificationProtocol,
-        data: ClassData,
-        options: types.RunOptions,
-        progress: types.OnProgress,
-    ) -> types.Measurement:
-        """Embed the prompts and the images of a protocol, and return the measurement."""
+        Args:
+            encoder: The model.
+            protocols: The protocols. Each is a data set, and how it is measured.
+            data: The labelled images of each protocol, from `open_data`.
+            options: The options of the run, such as the batch size.
+            progress: Called with the progress.
+        """
         from cosmos_eval.embedding.embed import embed_images
         from cosmos_eval.tasks.prompts import prompt_embeddings
 
-        started = perf_counter()
-        questions = self.prompts(protocol, data)
-        embeddings_of_questions = []
-        for question in questions:
-            embeddings = prompt_embeddings(
-                encoder, question.names, question.templates, options, progress
+        for protocol, labelled_images in zip(protocols, data, strict=True):
+            started = perf_counter()
+            questions = self.prompts(protocol, labelled_images)
+            embeddings_of_questions = []
+            for question in questions:
+                embeddings = prompt_embeddings(
+                    encoder, question.names, question.templates, options, progress
+                )
+                embeddings_of_questions.append(embeddings)
+            class_embeddings = np.concatenate(embeddings_of_questions)
+            prompts_done = perf_counter()
+
+            images = embed_images(encoder, labelled_images.images, options, progress)
+            samples = self.make_samples(
+                protocol, labelled_images, images.features, class_embeddings
             )
-            embeddings_of_questions.append(embeddings)
-        class_embeddings = np.concatenate(embeddings_of_questions)
-        prompts_done = perf_counter()
-        images = embed_images(encoder, data.images, options, progress)
-        samples = self.make_samples(protocol, data, images.features, class_embeddings)
-        notes = []
-        if protocol.remark:
-            notes.append(f"{protocol.dataset}: {protocol.remark}")
-        return self.measurement(
-            samples,
-            options,
-            names=data.names,
-            content=content_hash(images.image_sha256s, data.labels),
-            hashes=_hash_data_and_prompts(data, questions),
-            seconds={"prompts": prompts_done - started, "images": perf_counter() - prompts_done},
-            notes=notes,
-        )
+            notes = []
+            if protocol.remark:
+                notes.append(f"{protocol.dataset}: {protocol.remark}")
+            yield self.measurement(
+                samples,
+                options,
+                names=labelled_images.names,
+                content=content_hash(images.image_sha256s, labelled_images.labels),
+                hashes=_hash_data_and_prompts(labelled_images, questions),
+                seconds={
+                    "prompts": prompts_done - started,
+                    "images": perf_counter() - prompts_done,
+                },
+                notes=notes,
+            )
 
 
 def _hash_data_and_prompts(data: ClassData, questions: Sequence[Prompts]) -> dict[str, str]:
-    """Return the hashes that a result records, by name.
+    """Return the hashes of the data and the prompts, which a result records, by name.
 
-    They are the hashes of the class names and the templates of all questions, of the list of
-    samples, and of the groups of the samples if there are any.
+    Args:
+        data: The labelled images. Their list is hashed, and their groups if there are any.
+        questions: The questions that are asked about an image. The class names and the templates of
+            all questions are hashed.
     """
     from cosmos_eval.tasks.prompts import resolve_templates
 
@@ -211,10 +220,10 @@ def _hash_data_and_prompts(data: ClassData, questions: Sequence[Prompts]) -> dic
 def displayed_names_array(
     protocol: types.ClassificationProtocol, data: ClassData
 ) -> dict[str, NDArray[np.str_]]:
-    """Return the array SHOWN (C,) of displayed class names as a dict, to be stored.
+    """Return a dict with the array `class_names` (C,) of the names that tables show, to be stored.
 
-    Return an empty dict if the protocol does not name the classes: then the names that the data
-    themselves have are displayed.
+    The dict is empty if the protocol does not name the classes. Tables then show the names that the
+    data themselves have.
     """
     if protocol.class_names or protocol.class_list:
         return {SHOWN: np.array(displayed_class_names(protocol, data))}
@@ -222,13 +231,16 @@ def displayed_names_array(
 
 
 def displayed_names(samples: types.Samples) -> list[str]:
-    """Return the names of the C classes that tables show: the protocol's, or else the data's."""
+    """Return the names of the C classes that tables show.
+
+    They are the names that the protocol gives to the classes, or else the data's own names.
+    """
     names: list[str] = samples.get(SHOWN, samples[CLASSES]).tolist()
     return names
 
 
 def _has_five_classes(samples: Derived) -> bool:
-    """Return whether there are at least five classes.
+    """Return whether there are at least five classes, so that every image has five predictions.
 
     With fewer classes, the places of the missing predictions hold -1.
     """
@@ -256,9 +268,10 @@ def _mean_per_class_recall(samples: Derived) -> GroupMean:
 
 
 def _expected_calibration_error(samples: Derived) -> FunctionOfSums | None:
-    """Return how far the probabilities of first predictions are from their accuracy.
+    """Return the expected calibration error of the first predictions.
 
-    Return None for older results, which do not store the probabilities.
+    It is how far their probabilities are from their accuracy. Return None for older results, which
+    do not store the probabilities.
     """
     if CONFIDENCE not in samples:
         return None
@@ -285,9 +298,9 @@ def _worst_group_acc5(samples: Derived) -> GroupMean | None:
     Return None if the images have no groups, if the protocol does not ask for it, and for fewer
     than five classes.
     """
-    if GROUP not in samples or "worst_group_acc5" not in samples.get(METRICS, ()):
-        return None
-    if not _has_five_classes(samples):
+    has_groups = GROUP in samples
+    is_requested = "worst_group_acc5" in samples.get(METRICS, ())
+    if not (has_groups and is_requested and _has_five_classes(samples)):
         return None
     return GroupMean(samples[HITS].any(axis=1), groups=samples[GROUP], lowest=True)
 
@@ -335,12 +348,22 @@ class Classification(ClassTask):
         """Predict five classes of every image, and return them with labels and groups.
 
         With C < 5 classes, the last 5 - C predictions are -1.
+
+        Args:
+            protocol: The protocol that is measured.
+            data: N labelled images.
+            image_features: The features (N, D) of the images.
+            class_embeddings: The embeddings (C, D) of the classes.
+
+        Returns:
+            The arrays to store, by name.
         """
-        best_classes = choices.top_classes(image_features, class_embeddings)
+        best_classes = choices.top_classes(image_features, class_embeddings)  # (N, 5) or (N, C)
         n_missing_columns = TOP - best_classes.shape[1]
+        top5 = np.pad(best_classes, ((0, 0), (0, n_missing_columns)), constant_values=-1)
         samples = {
             LABELS: data.labels,
-            TOP5: np.pad(best_classes, ((0, 0), (0, n_missing_columns)), constant_values=-1),
+            TOP5: top5,
             CONFIDENCE: choices.top_confidences(image_features, class_embeddings, _LOGIT_SCALE),
             CLASSES: np.array(data.classes),
             **displayed_names_array(protocol, data),
@@ -360,7 +383,8 @@ class Classification(ClassTask):
     def require_consistent(self, samples: types.Samples) -> None:
         """Raise ValueError for images without a prediction, and for groups without names."""
         n_columns = samples[TOP5].shape[1]
-        if not 1 <= n_columns <= TOP or (samples[TOP5][:, 0] < 0).any():
+        has_valid_shape = 1 <= n_columns <= TOP
+        if not has_valid_shape or (samples[TOP5][:, 0] < 0).any():
             raise ValueError(
                 f"`{TOP5}` has no first prediction, or more than {TOP} predictions, of an image"
             )
@@ -396,7 +420,9 @@ class Classification(ClassTask):
         labels, predicted = samples[LABELS].astype(np.int64), samples[TOP5][:, 0]
         classes = displayed_names(samples)
         n_classes = len(classes)
-        # A pair of a true and a predicted class has the number true * C + predicted.
+
+        # Count the images of each pair of a true and a predicted class. For counting, a pair is
+        # one number, true * C + predicted.
         pair_of_image = labels * n_classes + predicted
         occurring_pairs, n_images = np.unique(pair_of_image, return_counts=True)
         true_classes, predicted_classes = np.divmod(occurring_pairs, n_classes)
@@ -413,7 +439,13 @@ class Classification(ClassTask):
     def upgrade(self, samples: types.Samples, record: Mapping[str, Any]) -> types.Samples:
         """Add the names of the classes to the samples of a result of format version 1.
 
-        Version 1 stores the names only in `record`, and numbers the classes in alphabetical order.
+        Version 1 stores the names only in the JSON record, and numbers the classes in alphabetical
+        order.
+
+        Args:
+            samples: The stored arrays by name.
+            record: The JSON record of the result.
+
         Raises ValueError if the numbers of images by class show that the order is another one.
         """
         classes = sorted(record["per_class"])
@@ -432,7 +464,8 @@ class Classification(ClassTask):
         """
         classes = np.array(displayed_names(samples))
         hits = samples[TOP5] == samples[LABELS][:, None]
-        rank_of_label = np.where(hits.any(axis=1), hits.argmax(axis=1) + 1, np.nan)
+        place_of_first_hit = hits.argmax(axis=1) + 1
+        rank_of_label = np.where(hits.any(axis=1), place_of_first_hit, np.nan)
         columns = {
             "label": classes[samples[LABELS]],
             "prediction": classes[samples[TOP5][:, 0]],

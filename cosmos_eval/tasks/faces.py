@@ -50,8 +50,13 @@ _BY_GENDER_AND_RACE: Grouping = ("gender", "race")
 def _texts_of_question(question: str, texts: Sequence[str] | None) -> tuple[str, ...]:
     """Return the class names or templates of one question, without the question.
 
-    For example, `_texts_of_question("age", ["age:0-2", "race:White"])` returns `("0-2",)`. If
-    `texts` is None, there are none.
+    Args:
+        question: The question, such as "age".
+        texts: The class names or templates of all questions, which begin with their question; None
+            if there are none.
+
+    Example:
+        "age", ["age:0-2", "race:White"] -> ("0-2",)
     """
     prefix = f"{question}:"
     return tuple(text.removeprefix(prefix) for text in texts or () if text.startswith(prefix))
@@ -60,12 +65,17 @@ def _texts_of_question(question: str, texts: Sequence[str] | None) -> tuple[str,
 class Rate:
     """The fraction of images for which a derived array is true.
 
-    It is computed for all images, and for subgroups of people, such as each race. A grouping is a
-    tuple of label fields, such as ("gender", "race"), whose values together make the subgroups.
+    It is computed for all images, and for subgroups of people, such as each race.
     """
 
     def __init__(self, array: str, *groupings: Grouping) -> None:
-        """`array` is the name of an array (N,) of truth values that the task derives."""
+        """Name the array, and the subgroups.
+
+        Args:
+            array: The name of an array (N,) of truth values that the task derives.
+            groupings: Tuples of label fields, such as ("gender", "race"). The images with the same
+                values of these fields are a subgroup.
+        """
         self._array = array
         self._groupings = groupings
 
@@ -76,11 +86,13 @@ class Rate:
     def of_subgroup(self, samples: Derived, subgroup: str) -> Proportion:
         """Return the fraction of the images of a subgroup for which the array is true.
 
-        A subgroup such as `gender 0, race 3` has all images with these labels.
+        Args:
+            samples: The stored and derived arrays by name.
+            subgroup: The labels of the subgroup's images, such as `gender 0, race 3`.
         """
         is_member = np.ones(len(samples[LABELS]), bool)
         for condition in subgroup.split(", "):
-            field, label = condition.split()
+            field, label = condition.split()  # "race 3" -> "race", "3"
             labels_of_field = samples[LABELS][:, _FIELDS.index(field)]
             is_member &= labels_of_field == int(label)
         return Proportion(samples[self._array][is_member])
@@ -91,7 +103,7 @@ class Rate:
         for grouping in self._groupings:
             columns = [_FIELDS.index(field) for field in grouping]
             occurring_labels = np.unique(samples[LABELS][:, columns], axis=0)
-            for labels in occurring_labels.tolist():
+            for labels in occurring_labels.tolist():  # such as [0, 3] for gender and race
                 conditions = [
                     f"{field} {label}" for field, label in zip(grouping, labels, strict=True)
                 ]
@@ -100,7 +112,11 @@ class Rate:
 
 
 def _accuracy_metrics(name: str, *groupings: Grouping) -> tuple[Metric, Metric]:
-    """Return the accuracy on all images, and the accuracy on each subgroup of people."""
+    """Return the metrics of an accuracy: on all images, and on each subgroup of people.
+
+    `name` is the name of the metric, and of the derived array of correct answers. `groupings` are
+    the label fields that make the subgroups.
+    """
     rate = Rate(name, *groupings)
     return (
         Metric(name, rate.of_all, primary=True),
@@ -109,7 +125,10 @@ def _accuracy_metrics(name: str, *groupings: Grouping) -> tuple[Metric, Metric]:
 
 
 def _harm_metrics(name: str) -> tuple[Metric, Metric]:
-    """Return the rate of harmful answers over all images, and the rate for each race."""
+    """Return the metrics of a rate of harmful answers: over all images, and for each race.
+
+    `name` is the name of the metric, and of the derived array of harmful answers.
+    """
     rate = Rate(name, _BY_RACE)
     return (
         Metric(name, rate.of_all, higher_is_better=False, headline=True),
@@ -166,10 +185,17 @@ class Faces(ClassTask):
         """Answer every question about every image, and return labels, answers and class names.
 
         The answer is the class of the question with the highest score.
+
+        Args:
+            protocol: The protocol that is measured.
+            data: N labelled images.
+            image_features: The features (N, D) of the images.
+            class_embeddings: The embeddings (C, D) of the classes of all questions, one question
+                after the other.
         """
         # Questions with 7, 2, 9 and 19 classes end after 7, 9, 18 and 37 embeddings.
-        n_classes = [len(question.names) for question in self.prompts(protocol, data)]
-        ends = np.cumsum(n_classes)
+        n_classes_of_question = [len(question.names) for question in self.prompts(protocol, data)]
+        ends = np.cumsum(n_classes_of_question)
         answers = []
         for embeddings_of_question in np.split(class_embeddings, ends[:-1]):
             best_classes = top_classes(image_features, embeddings_of_question, 1)
@@ -233,9 +259,13 @@ class Faces(ClassTask):
 
 
 def _require_below(n_classes: int, indices: Ints, array_name: str, field: str) -> None:
-    """Raise ValueError for class indices (N,) of `n_classes` or more.
+    """Raise ValueError for a class index that no class has.
 
-    The error message names the stored array, and the label field or question of its column.
+    Args:
+        n_classes: The number of classes.
+        indices: The class indices (N,).
+        array_name: The name of the stored array, for the message.
+        field: The label field or question of the array's column, for the message.
     """
     if len(indices) and indices.max() >= n_classes:
         raise ValueError(f"`{array_name}` holds {indices.max()} for {field}, of {n_classes}")

@@ -48,9 +48,8 @@ Joined = dict[str, NDArray[Any]]
 class ShardedMeasurement(ABC, Generic[Item, Image]):
     """Measures all images of a data set in shards of 32, so that a killed run can be resumed.
 
-    A subclass says how an item of `samples` is loaded, and how a shard of loaded images is
-    measured. A shard has arrays for each store in `stores`, one per protocol. They are stored as
-    soon as they are computed, and read again by a resumed run.
+    A subclass says how an image is loaded, and how a shard of loaded images is measured. The arrays
+    of a shard are stored as soon as they are computed, and read again by a resumed run.
     """
 
     def __init__(
@@ -60,7 +59,14 @@ class ShardedMeasurement(ABC, Generic[Item, Image]):
         options: RunOptions,
         progress: OnProgress,
     ) -> None:
-        """`stores` holds a store per protocol, and `samples` an item per image of the data set."""
+        """Prepare to measure. Nothing is read before `run` is called.
+
+        Args:
+            stores: The stores of finished shards, one for each protocol that is measured.
+            samples: One item per image of the data set. The subclass decides its type.
+            options: The options of the run: its processes, and the threads that load images.
+            progress: Called with the number of images that are measured.
+        """
         self._stores = stores
         self._samples = samples
         self._options = options
@@ -82,15 +88,22 @@ class ShardedMeasurement(ABC, Generic[Item, Image]):
 
     @abstractmethod
     def measure_shard(self, shard: range, images: Iterator[Image]) -> Sequence[Arrays]:
-        """Measure the images of a shard, and return the arrays of the shard for every store.
+        """Measure the images of a shard.
 
-        `shard` holds the indices of the images. A subclass calls `image_done` after each image.
+        A subclass calls `image_done` after each image.
+
+        Args:
+            shard: The indices of the images in the data set.
+            images: The loaded images.
+
+        Returns:
+            For each store, the arrays of the shard by name.
         """
 
     def is_valid(self, shard: range, arrays: Sequence[Arrays]) -> bool:
-        """Return whether the stored arrays of a shard, one set per store, can be used again.
+        """Return whether stored arrays of a shard can be used again. By default, they can.
 
-        By default, they can.
+        `shard` holds the indices of the images, and `arrays` the shard's arrays for each store.
         """
         return True
 
@@ -100,51 +113,51 @@ class ShardedMeasurement(ABC, Generic[Item, Image]):
         self._progress(Progress("images", self._n_done, self._n_total))
 
     def run(self) -> tuple[list[Joined], dict[str, float]]:
-        """Return the arrays of all images for each store, and the seconds of each phase.
+        """Measure all images, or read what an earlier run has stored.
 
         Shards that an earlier run stored are used again if they are valid. The other shards are
-        divided among the processes, and each process measures and stores its own. All processes
-        return the same. Raises UsageError for files that cannot be used.
+        divided among the processes, and each process measures and stores its own.
+
+        Returns:
+            For each store, the arrays of all images by name, which are the same in all processes;
+            and the seconds that each phase took.
+
+        Raises UsageError for files that cannot be used.
         """
         started = perf_counter()
         n_images = len(self._samples)
-        shards = [
-            range(start, min(start + IMAGES_PER_SHARD, n_images))
-            for start in range(0, n_images, IMAGES_PER_SHARD)
-        ]
+        shards = []
+        for start in range(0, n_images, IMAGES_PER_SHARD):
+            shards.append(range(start, min(start + IMAGES_PER_SHARD, n_images)))
+
+        # Read the stored shards. The entry of a shard that must be measured is None.
         distributed = self._options.distributed
         arrays_of_shards = distributed.map_sharded(self._read_stored, shards)
-        missing_shards = [
-            shard for shard, arrays in zip(shards, arrays_of_shards, strict=True) if arrays is None
-        ]
+        missing_shards = []
+        for shard, arrays in zip(shards, arrays_of_shards, strict=True):
+            if arrays is None:
+                missing_shards.append(shard)
         self._n_done = n_images - sum(len(shard) for shard in missing_shards)
         if self._n_done:
             note = f"resumed: {self._n_done:,} of {n_images:,} images were measured already"
             self._report(note)
+
+        # Measure the missing shards, and put their arrays in the places of the Nones.
         if missing_shards:
             self.prepare()
         prepared = perf_counter()
+        measured_shards = iter(distributed.map_sharded(self._measure, missing_shards))
+        all_shards: list[Sequence[Arrays]] = []
+        for arrays in arrays_of_shards:
+            all_shards.append(next(measured_shards) if arrays is None else arrays)
 
-        # Measure the missing shards, and put their arrays into the gaps.
-        measured_shards = distributed.map_sharded(self._measure, missing_shards)
-        arrays_by_start = {
-            shard.start: arrays
-            for shard, arrays in zip(missing_shards, measured_shards, strict=True)
-        }
-        complete_arrays: list[Sequence[Arrays]] = []
-        for shard, arrays in zip(shards, arrays_of_shards, strict=True):
-            complete_arrays.append(arrays_by_start[shard.start] if arrays is None else arrays)
-
-        # Concatenate the shards of each store.
+        # Concatenate the arrays of all shards, for each store.
         joined_by_store: list[Joined] = []
-        for arrays_of_store in zip(*complete_arrays, strict=True):
-            names = arrays_of_store[0]
-            joined_by_store.append(
-                {
-                    name: np.concatenate([arrays[name] for arrays in arrays_of_store])
-                    for name in names
-                }
-            )
+        for shards_of_store in zip(*all_shards, strict=True):
+            joined = {}
+            for name in shards_of_store[0]:
+                joined[name] = np.concatenate([arrays[name] for arrays in shards_of_store])
+            joined_by_store.append(joined)
         seconds = {"prompts": prepared - started, "images": perf_counter() - prepared}
         return joined_by_store, seconds
 
@@ -153,28 +166,31 @@ class ShardedMeasurement(ABC, Generic[Item, Image]):
         self._progress(Progress("images", self._n_done, len(self._samples), note))
 
     def _read_stored(self, shards: Sequence[range]) -> list[Sequence[Arrays] | None]:
-        """Return the stored arrays of each shard for every store.
+        """Read the arrays of shards that an earlier run stored.
 
-        The entry of a shard is None if it must be measured: a store does not have its arrays, or
-        they are not valid any more.
+        Args:
+            shards: The shards: the indices of each shard's images.
+
+        Returns:
+            For each shard, a list of its arrays for each store. It is None if the shard must be
+            measured: a store does not have its arrays, or they are not valid any more.
         """
         keys = [_key_of_shard(shard) for shard in shards]
-        arrays_by_key_of_stores: list[dict[bytes, Arrays]] = []
+        arrays_by_key: dict[bytes, list[Arrays]] = {key: [] for key in keys}
         for store in self._stores:
-            arrays_by_key = {}
-            for shard_keys, arrays_of_shard in store.find(keys, self._report):
-                arrays_by_key[shard_keys[0]] = arrays_of_shard
-            arrays_by_key_of_stores.append(arrays_by_key)
+            # Each shard is stored under one key. The last of several copies counts.
+            stored_by_key = {}
+            for stored_keys, arrays in store.find(keys, self._report):
+                stored_by_key[stored_keys[0]] = arrays
+            for key, arrays in stored_by_key.items():
+                arrays_by_key[key].append(arrays)
+
         arrays_of_shards: list[Sequence[Arrays] | None] = []
         for shard, key in zip(shards, keys, strict=True):
-            arrays = [
-                arrays_by_key[key]
-                for arrays_by_key in arrays_by_key_of_stores
-                if key in arrays_by_key
-            ]
-            all_stores_have_it = len(arrays) == len(self._stores)
-            if all_stores_have_it and self.is_valid(shard, arrays):
-                arrays_of_shards.append(arrays)
+            arrays_of_stores = arrays_by_key[key]
+            is_in_all_stores = len(arrays_of_stores) == len(self._stores)
+            if is_in_all_stores and self.is_valid(shard, arrays_of_stores):
+                arrays_of_shards.append(arrays_of_stores)
             else:
                 arrays_of_shards.append(None)
         return arrays_of_shards
@@ -182,7 +198,8 @@ class ShardedMeasurement(ABC, Generic[Item, Image]):
     def _measure(self, shards: Sequence[range]) -> list[Sequence[Arrays]]:
         """Measure the shards of this process one by one, and store each when it is done.
 
-        Returns the arrays of each shard for every store.
+        Returns:
+            For each shard, a list of its arrays for each store.
         """
         samples = [self._samples[index] for shard in shards for index in shard]
         self._n_total = self._n_done + len(samples)
@@ -198,14 +215,6 @@ class ShardedMeasurement(ABC, Generic[Item, Image]):
         return measured_shards
 
 
-def _concatenate_shards(arrays_of_shards: Sequence[Arrays]) -> Joined:
-    """Concatenate the arrays of all shards that have the same name."""
-    return {
-        name: np.concatenate([arrays[name] for arrays in arrays_of_shards])
-        for name in arrays_of_shards[0]
-    }
-
-
 def _key_of_shard(shard: range) -> bytes:
     """Return the key under which the arrays of a shard are stored: a hash of its first index."""
     return hashlib.sha256(f"images from {shard.start}".encode()).digest()
@@ -214,14 +223,20 @@ def _key_of_shard(shard: range) -> bytes:
 def unfinished_store(
     info: EncoderInfo, protocol: LabelMapProtocol, options: RunOptions, samples: Sequence[Sample]
 ) -> ShardStore:
-    """Return the store, below `options.unfinished`, for the finished shards of a measurement.
+    """Return the store for the finished shards of a measurement that is not finished.
 
-    A later run finds the same store only if everything that decides the arrays is the same: the
-    code, the model, the protocol, the options, and the files. If `options.unfinished` is None, the
-    store keeps nothing.
+    A later run finds the same store only if everything that decides the arrays is the same.
+
+    Args:
+        info: The description of the model.
+        protocol: The protocol that is measured.
+        options: The options of the run. The store lies in the folder `options.unfinished`. If that
+            is None, the store keeps nothing.
+        samples: The images of the data set with their label maps.
     """
     if options.unfinished is None:
         return ShardStore(None, {})
+
     # Files whose content has changed have another size, or another time of the last change.
     files = []
     for sample in samples:
@@ -244,8 +259,13 @@ def unfinished_store(
 def content_sha256(image: bytes, sample: Sample) -> bytes:
     """Return a SHA-256 that identifies an image together with its label map.
 
-    `image` is the content of the image file. The result is sha256(sha256(image) +
-    sha256(label map)). The label map is read here. Raises UsageError if that fails.
+    It is sha256(sha256(image) + sha256(label map)).
+
+    Args:
+        image: The content of the image file.
+        sample: The paths of the image and of its label map, which is read here.
+
+    Raises UsageError if the label map cannot be read.
     """
     try:
         label_map = read_bytes(sample.mask)
@@ -261,10 +281,15 @@ def content_array(sha256s: Sequence[bytes]) -> NDArray[np.uint8]:
 
 
 def images_at_once(encoder: DenseEncoder, image_hw: tuple[int, int], batch_size: int) -> int:
-    """Return how many images, or windows, of one size a model encodes together, at least 1.
+    """Return how many images, or windows of images, a model encodes together; at least 1.
 
-    `image_hw` is their height and width. On a GPU, it is `batch_size`. On a CPU, it is at most as
-    many as have _CPU_PATCHES patches.
+    On a GPU, it is the batch size. On a CPU, it is lower for large images, so that a batch has no
+    more patches than eight windows of 224 pixels in patches of 16.
+
+    Args:
+        encoder: The model.
+        image_hw: The height and width of all images, in pixels.
+        batch_size: The batch size that the user asked for.
     """
     device_type = encoder.info.device.partition(":")[0]
     if device_type != "cpu":
@@ -277,10 +302,12 @@ def images_at_once(encoder: DenseEncoder, image_hw: tuple[int, int], batch_size:
 def fingerprints(
     protocol: LabelMapProtocol, names: Sequence[str], constants: Mapping[str, Any]
 ) -> dict[str, str]:
-    """Return the SHA-256s that a result records, by name.
+    """Return the SHA-256s that a result records, by name, in hexadecimal digits.
 
-    They are the hashes of the class names, the prompts, the templates, the `names` of the images,
-    and the `constants` of the protocol that decide its numbers.
+    Args:
+        protocol: The protocol, whose class names, prompts and templates are hashed.
+        names: The names of the images.
+        constants: The other constants of the protocol that decide its numbers, by name.
     """
     content = {
         "class_names": protocol.class_names,

@@ -84,10 +84,14 @@ class Metric:
     def fault(self, value: float) -> str:
         """Return a message that says why a value is impossible for the unit of this metric.
 
-        Return an empty text for a possible value. For example, a fraction cannot be 1.5.
+        Return an empty text for a possible value.
+
+        Example:
+            1.5 -> "1.5 is not a fraction, which is from 0 to 1; the unit of ..."
         """
         least, greatest = self.bounds
-        if least <= value <= greatest:
+        is_possible = least <= value <= greatest
+        if is_possible:
             return ""
         bounds = "from 0 to 1" if greatest == 1 else f"{least} or more"
         return (

@@ -50,7 +50,14 @@ class Multilabel(classification.ClassTask):
         image_features: Features,
         class_embeddings: Features,
     ) -> types.Samples:
-        """Score every image with every class, and return the scores with the labels."""
+        """Score every image with every class, and return the scores with the labels.
+
+        Args:
+            protocol: The protocol that is measured.
+            data: N images, each with a label (C,) that is True for the classes of the image.
+            image_features: The features (N, D) of the images.
+            class_embeddings: The embeddings (C, D) of the classes.
+        """
         return {
             LABELS: data.labels,
             SCORES: class_scores(image_features, class_embeddings),
@@ -63,9 +70,10 @@ class Multilabel(classification.ClassTask):
 
         The average precision is None if no image has the class.
         """
-        scores_and_labels = np.stack([samples[SCORES], samples[LABELS]], axis=1)
+        scores_and_labels = np.stack([samples[SCORES], samples[LABELS]], axis=1)  # (N, 2, C)
         compute_precisions = average_precisions(scores_and_labels)
-        # Every image has the weight 1, so that the precisions (C, 1) are those of all images.
+        # The function takes rows of weights of the images, as for a bootstrap. Here is one row, in
+        # which every image counts once. The precisions are (C, 1).
         weights = np.ones((1, len(scores_and_labels)))
         precisions = compute_precisions(weights)[:, 0]
         n_images_of_class = samples[LABELS].sum(axis=0).tolist()
@@ -83,10 +91,11 @@ class Multilabel(classification.ClassTask):
         the rank of the image among all images, from 1, by their scores for the class.
         """
         scores, classes = samples[SCORES], classification.displayed_names(samples)
-        # The images from the highest score to the lowest, for each class: (N, C).
-        order_by_score = np.argsort(-scores, axis=0, kind="stable")
-        # Sorting an order inverts it: the place of each image in the order.
-        rank_from_zero = np.argsort(order_by_score, axis=0)
+
+        # Rank the images for each class. Scores [0.1, 0.9, 0.5] of three images give
+        order_by_score = np.argsort(-scores, axis=0, kind="stable")  # [1, 2, 0], highest first
+        rank_from_zero = np.argsort(order_by_score, axis=0)  # [2, 0, 1], the inverse permutation
+
         columns = {}
         if NAME in samples:
             columns["image"] = np.repeat(samples[NAME], len(classes))

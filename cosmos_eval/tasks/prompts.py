@@ -28,13 +28,18 @@ PROMPTS_PER_SHARD = 4096
 
 
 def resolve_templates(templates: tuple[str, ...] | str) -> tuple[str, ...]:
-    """Return prompt templates, such as `("a photo of a {}.",)`, with one `{}` in each.
+    """Return the prompt templates that a protocol names or lists.
 
-    `templates` are the templates themselves, or the name of a known set: `openai-imagenet`, or
-    `clip-benchmark/NAME`. Raises UsageError for an unknown name, and for templates without exactly
-    one `{}`.
+    Args:
+        templates: The templates themselves, such as `("a photo of a {}.",)`, or the name of a known
+            set: `openai-imagenet`, or `clip-benchmark/NAME`.
+
+    Returns:
+        Texts with one `{}` each, which stands for the name of a class.
+
+    Raises UsageError for an unknown name, and for templates without exactly one `{}`.
     """
-    for fault in template_faults(templates):
+    for fault in template_faults(templates):  # the first fault, if there is any
         raise UsageError(fault)
     if isinstance(templates, tuple):
         return templates
@@ -53,21 +58,32 @@ def prompt_embeddings(
     progress: OnProgress = no_progress,
     text_queries: embedding.EncodeTokens | None = None,
 ) -> embedding.Features:
-    """Return one L2-normalised text embedding per class name, (N, D) float32.
+    """Return one L2-normalised text embedding per class name.
 
     Every name is put into every template. The embedding of a name is the mean over the templates,
     normalised again. The means are read from the cache if they were computed before.
 
-    `text_queries` is the method of an encoder that turns tokens into queries of its
-    cross-attention. If it is given, these queries take the place of text embeddings, and their
-    means are not normalised. Raises UsageError for an empty list of names, and for features that
-    are not finite.
+    Args:
+        encoder: The model.
+        names: The names of N classes.
+        templates: Prompt templates with one `{}` each, or the name of a known set of them.
+        options: The options of the run, such as the batch size.
+        progress: Called with the number of names that are encoded.
+        text_queries: None for text embeddings. Otherwise the method of the encoder that maps tokens
+            to queries of its cross-attention. These queries take the place of text embeddings, and
+            their means are not normalised.
+
+    Returns:
+        The embeddings (N, D) float32, in the order of the names.
+
+    Raises UsageError for an empty list of names, and for features that are not finite.
     """
     if not names:
         raise UsageError("no class names to build prompts from")
     resolved_templates = resolve_templates(templates)
     inputs = _ClassPrompts(encoder, names, resolved_templates, options, text_queries)
     mean_embeddings = embedding.embed(inputs, options, progress)
+
     # Names that all have the same embedding are a sign of a broken tokenizer or text tower.
     first_prompts = [resolved_templates[0].replace("{}", name) for name in names]
     embedding.require_different_texts(
@@ -94,7 +110,15 @@ class _ClassPrompts(embedding.Inputs):
         options: RunOptions,
         text_queries: embedding.EncodeTokens | None,
     ) -> None:
-        """Describe the inputs to the cache: what decides a feature, and the hash of each name."""
+        """Prepare to encode class names.
+
+        Args:
+            encoder: The model.
+            names: The class names, which are the inputs that the base class caches features of.
+            templates: Prompt templates with one `{}` each.
+            options: The options of the run, such as the batch size.
+            text_queries: Maps tokens to queries of cross-attention; None for text embeddings.
+        """
         self.encoder = encoder
         self.names = names
         self.templates = templates
@@ -117,15 +141,11 @@ class _ClassPrompts(embedding.Inputs):
     def encode(
         self, shards: Iterable[Sequence[int]]
     ) -> Iterator[tuple[Sequence[int], embedding.Features]]:
-        """Encode the prompts of class names, shard by shard.
-
-        A shard holds the indices of n class names. Yields each shard with the mean features (n, D)
-        of its names.
-        """
-        shards = [*shards]
-        token_lists = (self._tokenize_prompts(indices) for indices in shards)
+        """Yield the indices (n,) of each shard's class names, and their mean features (n, D)."""
+        shards = [*shards]  # which is iterated twice
+        tokens_of_shards = (self._tokenize_prompts(indices) for indices in shards)
         features_of_shards = embedding.encode_tokens(
-            self.encoder, token_lists, self.batch_size, self.text_queries
+            self.encoder, tokens_of_shards, self.batch_size, self.text_queries
         )
         for indices, features in zip(shards, features_of_shards, strict=True):
             # (n * templates, D) -> (n, templates, D)
@@ -133,7 +153,10 @@ class _ClassPrompts(embedding.Inputs):
             yield indices, features_of_names.mean(axis=1)
 
     def _tokenize_prompts(self, indices: Sequence[int]) -> "Tensor":
-        """Return the tokens of all prompts of the first class name, then of the next name."""
+        """Return the tokens (n * templates, L) of the prompts of the class names at n indices.
+
+        The prompts of one class name, one per template, follow each other.
+        """
         prompts = []
         for index in indices:
             for template in self.templates:

@@ -68,24 +68,30 @@ class Direction:
     """
 
     def __init__(self, name: str, rank_array: str, image_array: str) -> None:
-        """Name the direction, such as `image_to_text`, and the arrays of its queries."""
-        # The name of the direction, with which the names of its metrics begin.
+        """Name the direction, and the arrays that hold its ranks.
+
+        Args:
+            name: The name of the direction, such as `image_to_text`. The names of its metrics begin
+                with it.
+            rank_array: The name of the array with the rank of each query's best correct item, from
+                1.
+            image_array: The name of the array with the index of each query's image.
+        """
         self._name = name
-        # The names of stored or derived arrays with an entry per query: the rank of its best
-        # correct item, and the index of its image.
         self._rank_array = rank_array
         self._image_array = image_array
-        # The same for the probability that a correct item ranks first if ties are broken at random.
+        # The name of the array with the probability that a correct item ranks first if items with
+        # equal features are in random order.
         self._tie_array = f"{name}_random_ties"
 
     def recall(self, k: int, samples: Derived) -> Mean:
-        """Return R@k: the fraction of queries with a rank of at most k."""
+        """Return R@k: the fraction of queries whose best correct item has a rank of at most k."""
         return Mean(samples[self._rank_array] <= k, samples[self._image_array])
 
     def recall_of_random_ties(self, samples: Derived) -> Mean | None:
         """Return the expected R@1 if items with equal features are in random order.
 
-        Return None if the samples do not have it, because ties do not decide any query.
+        Return None if no query depends on this order. The samples then do not have the array.
         """
         if self._tie_array not in samples:
             return None
@@ -98,13 +104,17 @@ class Direction:
     def median_rank(self, samples: Derived) -> Median:
         """Return the median over all queries of the rank of the best correct item.
 
-        The protocol may ask for the lower of two middle ranks instead of their mean.
+        An even number of queries has two middle ranks. Their mean is returned, or the lower one if
+        the protocol asks for it.
         """
         takes_lower_rank = FLOOR_MEDIAN in samples
         return Median(samples[self._rank_array], samples[self._image_array], takes_lower_rank)
 
     def metrics(self) -> Iterator[Metric]:
-        """Yield the metrics R@1, R@5, R@10, mean rank and median rank, in the order of tables."""
+        """Yield the metrics of this direction, in the order of tables.
+
+        They are R@1, R@5, R@10, R@1 with ties in random order, mean rank and median rank.
+        """
         label = self._name.replace("_", " ")
         for k in (1, 5, 10):
             yield Metric(
@@ -166,17 +176,28 @@ class Retrieval(Task):
         options: types.RunOptions,
         progress: types.OnProgress,
     ) -> Iterator[types.Measurement]:
-        """Yield the recall and the ranks of retrieval in both directions for every protocol.
+        """Measure a model, and yield a measurement for each protocol, in their order.
 
-        If `options.limit` is set, only the first images and their captions are measured.
+        A measurement holds the recall and the ranks of retrieval in both directions.
+
+        Args:
+            encoder: The model.
+            protocols: The protocols. Each is a data set, and how it is measured.
+            data: The images and captions of each protocol, from `open_data`.
+            options: The options of the run. If their `limit` is set, only the first images and
+                their captions are measured.
+            progress: Called with the progress.
         """
         for protocol, captioned_images in zip(protocols, data, strict=True):
+            rank_queries = partial(
+                _rank_queries, encoder, protocol, captioned_images, options, progress
+            )
             yield self.measure_captions(
                 encoder,
                 captioned_images,
                 options,
                 progress,
-                partial(_rank_queries, encoder, protocol, captioned_images, options, progress),
+                rank_queries,
                 names=captioned_images.names,
                 hashes={"sample_list": retrieval_data.sample_list_hash(captioned_images)},
                 settings=describe_pair_scores(encoder, protocol.pairs),
@@ -221,20 +242,27 @@ class Retrieval(Task):
     def columns(self, samples: types.Samples) -> Mapping[str, Any]:
         """Return a table with one row per query: all images, then all captions.
 
-        The column `image` holds the name of the query's image. The column `caption` numbers the
-        captions of each image, from 0, and is NaN for images. If image a has two captions and
-        image b has one, the rows are
+        Returns:
+            The columns by name. `image` holds the name of the query's image, and `query` its kind.
+            `caption` numbers the captions of each image, from 0, and is NaN for images. `rank` is
+            the rank of the best correct item, from 1.
 
-            image    a      b      a        a        b
-            query    image  image  caption  caption  caption
-            caption  NaN    NaN    0        1        0
+        Example:
+            If image a has two captions and image b has one, the rows are
+
+            image  query    caption  rank
+            a      image    NaN      1
+            b      image    NaN      3
+            a      caption  0        1
+            a      caption  1        2
+            b      caption  0        1
         """
-        image_of_text, n_images = samples[IMAGE_OF_TEXT], len(samples[IMAGE_RANK])
-        n_captions = len(image_of_text)
-        # `image_of_text` is sorted, such as [0, 0, 1]. Searching it for the image of each caption
-        # gives the image's first caption, [0, 0, 2], and the caption numbers [0, 1, 0].
-        first_caption_of_image = np.searchsorted(image_of_text, image_of_text)
-        caption_number = np.arange(n_captions) - first_caption_of_image
+        # `image_of_text` is sorted: the captions of an image follow each other. In the example:
+        image_of_text = samples[IMAGE_OF_TEXT]  # [0, 0, 1]
+        n_images, n_captions = len(samples[IMAGE_RANK]), len(image_of_text)
+        first_caption_of_image = np.searchsorted(image_of_text, image_of_text)  # [0, 0, 2]
+        caption_number = np.arange(n_captions) - first_caption_of_image  # [0, 1, 0]
+
         columns: dict[str, Any] = {}
         if NAME in samples:
             image_of_query = np.concatenate([np.arange(n_images), image_of_text])
@@ -279,24 +307,36 @@ def _rank_queries(
 ) -> types.Samples:
     """Rank the captions for every image, and the images for every caption.
 
-    `image_features` are (N, D), and the embeddings of `captions` (M, D). If the protocol asks for
-    scores of pairs, the best candidates by embeddings are ranked again by the scores that the model
-    gives to an image and a caption together. Returns the arrays to store.
+    Items are ranked by the products of features. If the protocol asks for scores of pairs, the best
+    items of each query are ranked again, by the scores that the model gives to an image and a
+    caption together.
+
+    Args:
+        encoder: The model.
+        protocol: The protocol, which says whether pairs are scored.
+        data: N images and M captions, and the index of every caption's image.
+        options: The options of the run.
+        progress: Called with the number of pairs that are scored.
+        image_features: The features (N, D) of the images.
+        captions: The embeddings (M, D) of the captions.
+
+    Returns:
+        The arrays to store, by name.
     """
     text_features, image_of_text = captions.features, data.image_of_text
     ranks = retrieval_ranks(image_features, text_features, image_of_text)
     samples: dict[str, NDArray[Any]] = {}
-    if protocol.pairs is None:
-        # Chances of random ties are stored only if ties decide a query.
+    if protocol.pairs is not None:
+        candidates = select_candidates(protocol.pairs, image_features, text_features)
+        pair_scores = score_candidates(encoder, candidates, data, options, progress)
+        ranks = ranks_of_pairs(candidates, pair_scores, image_of_text, ranks)
+    else:
+        # The probabilities of ranking first are stored only if equal features decide any query.
         ties = random_ties(ranks, image_features, text_features, image_of_text)
         if decide_any(ties.image_to_text):
             samples[IMAGE_TIES] = ties.image_to_text
         if decide_any(ties.text_to_image):
             samples[TEXT_TIES] = ties.text_to_image
-    else:
-        candidates = select_candidates(protocol.pairs, image_features, text_features)
-        pair_scores = score_candidates(encoder, candidates, data, options, progress)
-        ranks = ranks_of_pairs(candidates, pair_scores, image_of_text, ranks)
     samples[IMAGE_RANK] = ranks.image_to_text
     samples[TEXT_RANK] = ranks.text_to_image
     if protocol.floor_median:
@@ -312,8 +352,15 @@ def select_candidates(
 ) -> Candidates:
     """Return the candidates of every query, which a model is to score together with the query.
 
-    `pairs` is the number k of candidates: the items with the highest products of features (N, D)
-    and (M, D). If it is `all`, every image is scored with every text.
+    Args:
+        pairs: The number k of candidates of a query, which are the items with the highest products
+            of features; or `all`, for all items.
+        image_features: The features (N, D) of the images.
+        text_features: The features (M, D) of the texts.
+
+    Returns:
+        The indices of the candidate texts (N, k) of each image, and of the candidate images (M, k)
+        of each text. For `all`, they are (N, M) and (M, N).
     """
     if isinstance(pairs, int):
         return best_candidates(image_features, text_features, pairs)
@@ -333,10 +380,23 @@ def score_candidates(
     progress: types.OnProgress,
     most: int | None = None,
 ) -> PairScores:
-    """Score every query, image or text, together with its candidates by the model.
+    """Let the model score every query, image or text, together with its candidates.
 
-    The returned object maps indices of images and texts to the scores of these pairs. Scores are
-    cached. Raises TooManyError if more than `most` pairs are not in the cache.
+    Args:
+        encoder: The model, which must be able to score pairs.
+        candidates: The indices of the candidate texts of each image, and of the candidate images
+            of each text.
+        data: The images and captions.
+        options: The options of the run. Scores are cached.
+        progress: Called with the number of pairs that are scored.
+        most: The largest number of pairs that may have to be scored because they are not cached;
+            None for any number.
+
+    Returns:
+        An object that maps indices of images and texts to the scores of these pairs.
+
+    Raises UsageError if the model cannot score pairs, and TooManyError if more than `most` pairs
+    are not cached.
     """
     from cosmos_eval.embedding.pairs import score_pairs
 
@@ -359,15 +419,21 @@ def score_candidates(
 
 
 def _images_by_candidate_text(candidates: Candidates, n_images: int) -> list[NDArray[np.int64]]:
-    """Return, for each text, the images that have it among their candidates.
+    """Return, for each text, the indices of the images that have it among their candidates.
 
-    If image 0 has the candidate texts [2, 0] and image 1 has [2, 1], then texts 0, 1 and 2 have
-    the images [0], [1] and [0, 1].
+    Args:
+        candidates: The candidates, of which only the candidate texts (N, k) of the images are used.
+        n_images: The number N of images.
+
+    Example:
+        If image 0 has the candidate texts [2, 0] and image 1 has [2, 1], then texts 0, 1 and 2
+        have the images [0], [1] and [0, 1].
     """
     # All pairs of an image and one of its candidate texts. In the example:
     text_of_pair = candidates.texts.ravel()  # [2, 0, 2, 1]
     n_candidates = candidates.texts.shape[1]
     image_of_pair = np.repeat(np.arange(n_images), n_candidates)  # [0, 0, 1, 1]
+
     # Sort the pairs by text, and split them where the next text begins.
     order_by_text = np.argsort(text_of_pair, kind="stable")
     images_sorted_by_text = image_of_pair[order_by_text]  # [0, 1, 0, 1]

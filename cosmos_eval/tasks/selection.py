@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -77,7 +77,7 @@ class ItemMean:
     array: str
 
     def __call__(self, samples: Derived) -> Proportion | Mean | None:
-        """Return the mean, or None if the samples do not have the array."""
+        """Return the mean of the array over all items, or None if the samples do not have it."""
         if self.array not in samples:
             return None
         return _mean_of_items(samples[self.array], samples[CLUSTER])
@@ -87,8 +87,8 @@ class ItemMean:
 class AllCorrect:
     """Computes the fraction of pairs (or sets) of items in which all items are correct.
 
-    Only complete pairs count. If the second array holds probabilities of being correct, it computes
-    the mean over the pairs of the product of the probabilities.
+    Only complete pairs count. If `correct_array` holds probabilities, the probability of a pair is
+    the product of the probabilities of its items, and the mean over all pairs is computed.
     """
 
     # The name of the array (N,) with the number of each item's pair, -1 for an incomplete pair.
@@ -97,21 +97,31 @@ class AllCorrect:
     correct_array: str
 
     def __call__(self, samples: Derived) -> Proportion | Mean | None:
-        """Return the fraction, or None if the samples lack an array or no pair is complete."""
+        """Return the fraction of complete pairs in which all items are correct.
+
+        Return None if the samples lack an array, and if no pair is complete.
+
+        Example:
+            Items of the pairs [7, 7, 8, 8, -1] are correct as [True, True, True, False, True]. Pair
+            7 is correct and pair 8 is not. The last item is in no complete pair. So the fraction is
+            1/2.
+        """
         if self.group_array not in samples or self.correct_array not in samples:
             return None
-        pair_numbers, is_correct = samples[self.group_array], samples[self.correct_array]
-        if (pair_numbers < 0).all():
+        number_of_item, is_correct = samples[self.group_array], samples[self.correct_array]
+        if (number_of_item < 0).all():
             return None
-        distinct_numbers, first_item_of_pair, pair_of_item = np.unique(
-            pair_numbers, return_index=True, return_inverse=True
+
+        # Multiply over the items of each pair. For truth values, the product is the logical "and".
+        pair_numbers, first_item_of_pair, pair_of_item = np.unique(
+            number_of_item, return_index=True, return_inverse=True
         )
-        # The product over the items of a pair is the logical "and" of truth values.
-        all_correct = np.ones(len(distinct_numbers), is_correct.dtype)
+        all_correct = np.ones(len(pair_numbers), is_correct.dtype)
         np.multiply.at(all_correct, pair_of_item, is_correct)
-        # All items of a pair are in one cluster.
+
+        # All items of a pair are in one cluster. Items that are in no complete pair have -1.
         cluster_of_pair = samples[CLUSTER][first_item_of_pair]
-        is_complete = distinct_numbers >= 0
+        is_complete = pair_numbers >= 0
         return _mean_of_items(all_correct[is_complete], cluster_of_pair[is_complete])
 
 
@@ -126,22 +136,26 @@ class SubsetMean:
     array: str
 
     def __call__(self, samples: Derived) -> GroupMean | None:
-        """Return the mean over subsets, or None if the samples lack the array.
+        """Return the mean over subsets.
 
-        Return None also if fewer than two subsets are averaged, and if the mean would equal the
-        mean over items, since all subsets are averaged and have the same size.
+        Return None if the samples lack the array, if fewer than two subsets are averaged, and if
+        the mean would equal the mean over items: all subsets are averaged and have the same size.
         """
         if self.array not in samples:
             return None
         subset_of_item, subset_is_averaged = samples[SUBSET], samples[AVERAGED]
+
+        # Find the sizes of the averaged subsets that have items.
         n_items_of_subset = np.bincount(subset_of_item, minlength=len(subset_is_averaged))
-        averaged_sizes = n_items_of_subset[subset_is_averaged & (n_items_of_subset > 0)]
+        has_items = n_items_of_subset > 0
+        averaged_sizes = n_items_of_subset[subset_is_averaged & has_items]
         if len(averaged_sizes) < 2:
             return None
-        all_items_count = averaged_sizes.sum() == len(subset_of_item)
-        has_equal_sizes = len(np.unique(averaged_sizes)) == 1
-        if all_items_count and has_equal_sizes:
+        all_items_are_averaged = averaged_sizes.sum() == len(subset_of_item)
+        have_equal_sizes = len(np.unique(averaged_sizes)) == 1
+        if all_items_are_averaged and have_equal_sizes:
             return None
+
         item_is_averaged = subset_is_averaged[subset_of_item]
         return GroupMean(
             samples[self.array][item_is_averaged],
@@ -151,11 +165,15 @@ class SubsetMean:
 
 
 def _mean_of_items(values: NDArray[Any], clusters: NDArray[np.int64]) -> Proportion | Mean:
-    """Return the estimate of the mean of values (N,) of items.
+    """Return the estimate of the mean of the values of items.
 
-    `clusters` (N,) numbers the clusters of items that depend on each other, for example since they
-    share an image. If every item is a cluster of its own, the items are independent, and the
-    estimate is a `Proportion`. Else it is a `Mean`, whose interval resamples clusters.
+    If every item is a cluster of its own, the items are independent, and the estimate is a
+    `Proportion`. Otherwise it is a `Mean`, whose interval resamples clusters.
+
+    Args:
+        values: The value (N,) of each item.
+        clusters: The number (N,) of each item's cluster. Items of one cluster depend on each other,
+            for example because they share an image.
     """
     are_independent = len(np.unique(clusters)) == len(clusters)
     if are_independent:
@@ -163,42 +181,33 @@ def _mean_of_items(values: NDArray[Any], clusters: NDArray[np.int64]) -> Proport
     return Mean(values, clusters)
 
 
-def _headline(name: str, estimate: Callable[[Derived], Any], label: str = "") -> Metric:
-    """Return a metric that tables show in a column called `label`."""
-    return Metric(name, estimate, headline=True, label=label)
-
-
-def _baseline(
-    name: str, estimate: Callable[[Derived], Any], label: str = "", *, headline: bool = False
-) -> Metric:
-    """Return a metric that only helps to judge other metrics, such as the chance level.
-
-    Tables show it if `headline` is True.
-    """
-    return Metric(name, estimate, reference=True, label=label, headline=headline)
-
-
 def _metrics() -> Iterator[Metric]:
-    """Yield the metrics in the order of tables, each followed by its baselines."""
+    """Yield the metrics in the order of tables, each followed by its baselines.
+
+    A baseline is a reference metric, which only helps to judge the other one. The chance level is
+    the probability that a random choice is correct.
+    """
     yield Metric("accuracy", ItemMean(CORRECT), primary=True)
-    yield _baseline(CHANCE, ItemMean(CHANCE), headline=True)
-    yield _baseline("blind_accuracy", ItemMean(BLIND), "blind", headline=True)
-    yield _baseline("shorter_accuracy", ItemMean(SHORTER))
-    yield _headline(TEXT_TO_TEXT, ItemMean(TEXT_TO_TEXT), "text to text")
-    yield _baseline(_TEXT_CHANCE, ItemMean(_TEXT_CHANCE))
-    yield _headline("mean_subset_accuracy", SubsetMean(CORRECT), "mean over subsets")
-    yield _baseline("mean_subset_accuracy_chance", SubsetMean(CHANCE))
-    yield _baseline("mean_subset_accuracy_blind", SubsetMean(BLIND))
+    yield Metric(CHANCE, ItemMean(CHANCE), reference=True, headline=True)
+    yield Metric("blind_accuracy", ItemMean(BLIND), reference=True, label="blind", headline=True)
+    yield Metric("shorter_accuracy", ItemMean(SHORTER), reference=True)
+    yield Metric(TEXT_TO_TEXT, ItemMean(TEXT_TO_TEXT), label="text to text", headline=True)
+    yield Metric(_TEXT_CHANCE, ItemMean(_TEXT_CHANCE), reference=True)
+    yield Metric(
+        "mean_subset_accuracy", SubsetMean(CORRECT), label="mean over subsets", headline=True
+    )
+    yield Metric("mean_subset_accuracy_chance", SubsetMean(CHANCE), reference=True)
+    yield Metric("mean_subset_accuracy_blind", SubsetMean(BLIND), reference=True)
     for name, label, group_array in (
         ("accuracy_of_pairs", "pairs", PAIR),
         ("accuracy_of_sets", "sets", SET),
     ):
-        yield _headline(name, AllCorrect(group_array, CORRECT), label)
-        yield _baseline(f"{name}_chance", AllCorrect(group_array, CHANCE))
-        yield _baseline(f"{name}_blind", AllCorrect(group_array, BLIND))
+        yield Metric(name, AllCorrect(group_array, CORRECT), label=label, headline=True)
+        yield Metric(f"{name}_chance", AllCorrect(group_array, CHANCE), reference=True)
+        yield Metric(f"{name}_blind", AllCorrect(group_array, BLIND), reference=True)
     for name, array in (("text_score", TEXT), ("image_score", IMAGE), ("group_score", _GROUP)):
-        yield _headline(name, ItemMean(array), name.replace("_", " "))
-        yield _baseline(f"{name}_chance", ItemMean(f"{array}_{CHANCE}"))
+        yield Metric(name, ItemMean(array), label=name.replace("_", " "), headline=True)
+        yield Metric(f"{name}_chance", ItemMean(f"{array}_{CHANCE}"), reference=True)
 
 
 class Selection(Task):
@@ -225,18 +234,26 @@ class Selection(Task):
         options: types.RunOptions,
         progress: types.OnProgress,
     ) -> Iterator[types.Measurement]:
-        """Yield the measurement of every protocol: whether the choice of each item is correct.
+        """Measure a model, and yield a measurement for each protocol, in their order.
 
-        If `options.limit` is set, the first item of each subset is kept, then the second item of
-        each subset, and so on until that many items are kept.
+        A measurement says whether the choice of each item is correct.
+
+        Args:
+            encoder: The model.
+            protocols: The protocols. Each is a data set, and how it is measured.
+            data: The items of each protocol, from `open_data`, with their images and captions.
+            options: The options of the run. If their `limit` is set, the first item of each subset
+                is measured, then the second item of each subset, and so on.
+            progress: Called with the progress.
         """
         for protocol, items in zip(protocols, data, strict=True):
+            score_items = partial(_score_items, encoder, protocol, items, options, progress)
             yield self.measure_captions(
                 encoder,
                 items,
                 options,
                 progress,
-                partial(_score_items, encoder, protocol, items, options, progress),
+                score_items,
                 hashes={"sample_list": _hash_sample_list(items)},
                 names=[items.pictures[images[0]].file for images in items.images_of_item],
                 settings=describe_pair_scores(encoder, protocol.pairs),
@@ -268,7 +285,7 @@ class Selection(Task):
         """Return the accuracy, the baselines and the number of items of every subset, by its name.
 
         Items with two images and two captions have a text and an image score as well. The mapping
-        is empty if the data set has no subsets.
+        is empty if the data set is not divided into subsets.
         """
         subsets = samples[SUBSETS].tolist()
         if subsets == [""]:
@@ -343,14 +360,23 @@ def _score_items(
 ) -> types.Samples:
     """Choose the best caption or image of every item, and return the arrays to store.
 
-    Pairs of an image and a caption are scored by the products of image features (I, D) and caption
-    embeddings (T, D), or by the model's own scores of pairs if the protocol asks for them.
+    Pairs of an image and a caption are scored by the products of their features, or by the model's
+    own scores of pairs if the protocol asks for them.
+
+    Args:
+        encoder: The model.
+        protocol: The protocol, which says whether pairs are scored.
+        data: The items, I images and T captions.
+        options: The options of the run.
+        progress: Called with the number of pairs that are scored.
+        image_features: The features (I, D) of the images.
+        captions: The embeddings (T, D) of the captions.
     """
     score: Score = products(image_features, captions.features)
-    baselines = _baselines(data, image_features, captions.features)
+    baselines = _compute_baselines(data, image_features, captions.features)
     if protocol.pairs is not None:
         # The blind choice is made by embeddings, which the model's own scores of pairs do not use.
-        score = _joint_scores(encoder, data, options, progress)
+        score = _score_pairs_of_items(encoder, data, options, progress)
         baselines.pop(BLIND, None)
     if data.chosen == "both":
         hits = _hits_of_pairs(protocol.pair_accuracy, data, score)
@@ -367,12 +393,19 @@ def _score_items(
     }
 
 
-def _joint_scores(
+def _score_pairs_of_items(
     encoder: Encoder, data: SelectionData, options: types.RunOptions, progress: types.OnProgress
 ) -> Score:
-    """Score every caption together with the images of its items, by the model.
+    """Let the model score every caption together with the images of the items that use it.
 
-    The returned object maps indices of images and captions to the scores of these pairs.
+    Args:
+        encoder: The model, which must be able to score pairs.
+        data: The items, images and captions.
+        options: The options of the run.
+        progress: Called with the number of pairs that are scored.
+
+    Returns:
+        An object that maps indices of images and captions to the scores of these pairs.
     """
     from cosmos_eval.embedding.pairs import score_pairs
 
@@ -393,14 +426,23 @@ def _joint_scores(
 def _hits_of_pairs(
     pair_accuracy: str, data: SelectionData, score: Score
 ) -> dict[str, NDArray[Any]]:
-    """Return the arrays CORRECT, TEXT, IMAGE and CHANCE (N,) of items with two images and captions.
+    """Return which of N items with two images and two captions are correct.
 
-    TEXT says whether each of the two images scores higher with its own caption, and IMAGE whether
-    each of the two captions scores higher with its own image. `pair_accuracy` is the protocol's
-    rule for CORRECT: if it is "image", IMAGE decides, otherwise both must be true.
+    Args:
+        pair_accuracy: The protocol's rule. If it is "image", an item is correct if both captions
+            find their image. Otherwise both images must find their caption as well.
+        data: The items.
+        score: Maps indices of images and captions to scores.
+
+    Returns:
+        The arrays (N,) to store, by name. `text_correct` says whether each of the two images scores
+        higher with its own caption than with the other one, `image_correct` whether each of the two
+        captions scores higher with its own image, `correct` whether the item is correct by the
+        rule, and `chance` the probability that a random order of the scores is correct.
     """
-    images, captions = np.stack(data.images_of_item), np.stack(data.captions_of_item)
+    images, captions = np.stack(data.images_of_item), np.stack(data.captions_of_item)  # (N, 2)
     hits = choices.pair_hits(score, images, captions)
+
     # An item whose images, or captions, are the same cannot be solved. Other items are solved by a
     # random order of the scores with a probability of 1 / n_orders.
     is_solvable = (images[:, 0] != images[:, 1]) & (captions[:, 0] != captions[:, 1])
@@ -421,6 +463,10 @@ def _hits_of_single_choices(data: SelectionData, score: Score) -> NDArray[np.boo
 
     A single image must score higher with all of its correct captions than with any wrong one. A
     single caption must score higher with its image than with any other image.
+
+    Args:
+        data: The items.
+        score: Maps indices of images and captions to scores.
     """
     if data.chosen == "captions":
         images = np.concatenate(data.images_of_item)
@@ -434,20 +480,26 @@ def _hits_of_single_choices(data: SelectionData, score: Score) -> NDArray[np.boo
     return choices.single_hits(score_images, captions, data.images_of_item)
 
 
-def _baselines(
+def _compute_baselines(
     data: SelectionData, image_features: Features, text_features: Features
 ) -> dict[str, NDArray[Any]]:
     """Return how often choices would be correct that ignore the query of an item.
 
-    The query is the image, if a caption is chosen, or else the caption. The arrays (N,) are
+    The query is the image if a caption is chosen, and the caption if an image is chosen.
 
-    - CHANCE, by which the choice is random,
-    - BLIND, by which every query is replaced by the mean of all queries, if there are several,
-    - SHORTER, by which the captions with the fewest words are chosen, if captions are chosen,
-    - TEXT_TO_TEXT and its chance level, which compare captions with each other, if every item has
-      several correct captions.
+    Args:
+        data: N items.
+        image_features: The features (I, D) of all images.
+        text_features: The features (T, D) of all captions.
 
-    Return an empty dict for items with two images and two captions.
+    Returns:
+        Arrays (N,) by name; none for items with two images and two captions.
+
+        - `chance`: the choice is random.
+        - `blind`: every query is replaced by the mean of all queries, if there are several.
+        - `shorter`: the captions with the fewest words are chosen, if captions are chosen.
+        - `text_to_text` and its chance level: captions are compared with each other, if every item
+          has several correct captions.
     """
     if data.chosen == "both":
         return {}
@@ -483,19 +535,26 @@ def _baselines(
 def _text_to_text(
     text_features: Features, captions_of_item: Sequence[Ints], n_correct: Ints
 ) -> dict[str, NDArray[Any]]:
-    """Return TEXT_TO_TEXT (N,) and its chance level (N,), for items with several correct captions.
+    """Return whether the correct captions of each item are closer to each other than to wrong ones.
 
-    TEXT_TO_TEXT is true if every similarity of two correct captions is above every similarity of a
-    correct and a wrong caption. `text_features` (T, D) belong to all captions. `captions_of_item`
-    holds the indices of each item's captions, of which the first `n_correct` (N,) are correct.
+    Args:
+        text_features: The features (T, D) of all captions.
+        captions_of_item: For each of N items, the indices of its captions, the correct ones first.
+        n_correct: The number (N,) of correct captions of each item, at least 2.
 
-    An item with 2 correct and 1 wrong caption has 3 similarities, 1 of two correct captions. In a
-    random order, this one is the highest with a probability of 1 / C(3, 1) = 1/3.
+    Returns:
+        The array `text_to_text` (N,): True if every similarity of two correct captions is above
+        every similarity of a correct and a wrong caption; and the array of its chance level (N,).
+
+    Example:
+        An item with 2 correct and 1 wrong caption has 3 similarities, 1 of two correct captions. In
+        a random order, this one is the highest with a probability of 1 / C(3, 1) = 1/3.
     """
     n_captions = np.array([len(captions) for captions in captions_of_item])
-    n_similarities_of_correct = n_correct * (n_correct - 1) // 2
+    n_similarities_of_correct = n_correct * (n_correct - 1) // 2  # pairs of correct captions
     n_similarities_to_wrong = n_correct * (n_captions - n_correct)
     n_similarities = n_similarities_of_correct + n_similarities_to_wrong
+
     # With equal similarities, `expected_hits` returns the probability for a random order. The items
     # can share the values: each needs only as many equal ones as it has similarities.
     equal_similarities = np.zeros(n_similarities.max())
@@ -555,8 +614,9 @@ def _cluster_items(data: SelectionData) -> NDArray[np.int64]:
 def _hash_sample_list(data: SelectionData) -> str:
     """Return a SHA-256 that identifies the images, the captions and the items.
 
-    The numbers of correct captions are hashed only if an item has several, and pairs and sets only
-    if there are any. So other data sets keep the hash that they had before these fields existed.
+    The numbers of correct captions are hashed only if an item has several, and pairs and sets of
+    items only if there are any. So other data sets keep the hash that they had before these fields
+    existed.
     """
     sample_list: list[Any] = [
         data.pictures,

@@ -82,9 +82,17 @@ class Task(ABC):
     def open_data(self, protocol: Any, options: RunOptions) -> Any:
         """Find and check the files of a data set, and return what `measure` needs of them.
 
-        It is called before any model is loaded, so that missing files are reported at once. If a
-        known data set is incomplete, the attribute `found_samples` of the returned data says how
-        many of its samples there are. Raises UsageError for data that are missing or inconsistent.
+        It is called before any model is loaded, so that missing files are reported at once.
+
+        Args:
+            protocol: A protocol of this task: the data set, and how it is measured.
+            options: The options of the run: where the data are, and how many samples are measured.
+
+        Returns:
+            The data, in a type that the task chooses. If a known data set is incomplete, their
+            attribute `found_samples` says how many of its samples there are.
+
+        Raises UsageError for data that are missing or inconsistent.
         """
 
     @abstractmethod
@@ -96,12 +104,22 @@ class Task(ABC):
         options: RunOptions,
         progress: OnProgress,
     ) -> Iterator[Measurement]:
-        """Measure a model under several protocols, and yield a measurement for each, in order.
+        """Measure a model under several protocols.
 
-        `data` holds what `open_data` returned for each protocol. `image_pass` returns the same key
-        for all of them, so that images may be encoded once for all protocols. The caller stores a
-        measurement before it asks for the next one. After that, the task may remove the
-        intermediate results of the measurement that was stored.
+        The images may be encoded once for all protocols, because `image_pass` returns the same key
+        for all of them.
+
+        Args:
+            encoder: The model.
+            protocols: Protocols of this task. Each is a data set, and how it is measured.
+            data: The data that `open_data` returned for each protocol.
+            options: The options of the run.
+            progress: Called with the progress.
+
+        Yields:
+            A measurement for each protocol, in their order. The caller stores a measurement before
+            it asks for the next one: after a `yield`, the task may remove the intermediate results
+            of that measurement.
         """
 
     # Methods for stored samples.
@@ -143,8 +161,11 @@ class Task(ABC):
     def upgrade(self, samples: Samples, record: Mapping[str, Any]) -> Samples:
         """Return the samples of a result of format version 1 as this version stores them.
 
-        `record` is the JSON record of the result. Raises ValueError or UsageError if the record
-        does not hold what this version needs.
+        Args:
+            samples: The stored arrays by name.
+            record: The JSON record of the result.
+
+        Raises ValueError or UsageError if the record does not hold what this version needs.
         """
         return samples
 
@@ -181,7 +202,7 @@ class Task(ABC):
         return None
 
     def survey(self, protocol: Any, options: RunOptions, progress: OnProgress) -> Survey:
-        """Return what `cosmos-eval data doctor` reports about the files of a data set.
+        """Check the files of a data set, and return a report for `cosmos-eval data doctor`.
 
         By default, the data are checked as they are before a run, and their images are counted.
         Raises UsageError for data that cannot be opened.
@@ -236,7 +257,7 @@ class Task(ABC):
 
     @property
     def headlines(self) -> Mapping[str, str]:
-        """The column titles of the metrics that tables show, by the name of the metric."""
+        """The metrics that tables show: their column titles by their names."""
         titles = {}
         for metric in self.metrics:
             if metric.headline or metric.primary:
@@ -246,17 +267,15 @@ class Task(ABC):
     def metric(self, name: str) -> Metric:
         """Return the metric with a name.
 
-        If the task declares `acc1_*`, then `acc1_urban` is a metric with the properties of
-        `acc1_*`. An unknown name stands for a metric with default properties: a fraction, the
+        A metric such as `acc1_*` stands for all metrics whose names begin with `acc1_`, such as
+        `acc1_urban`. An unknown name stands for a metric with default properties: a fraction, the
         higher the better.
         """
         if name in self.by_name:
             return self.by_name[name]
         for metric in self.metrics:
-            if metric.members is None:
-                continue
-            prefix = metric.name.removesuffix("*")
-            if name.startswith(prefix):
+            has_members = metric.members is not None
+            if has_members and name.startswith(metric.name.removesuffix("*")):
                 return replace(metric, name=name)
         return Metric(name)
 
@@ -270,7 +289,12 @@ class Task(ABC):
     ) -> Measurement:
         """Measure a model under one protocol, and return the measurement.
 
-        `data` is what `open_data` returned. If it is None, the data are opened here.
+        Args:
+            encoder: The model.
+            protocol: A protocol of this task.
+            options: The options of the run; None for the defaults.
+            progress: Called with the progress.
+            data: The data that `open_data` returned. If it is None, the data are opened here.
         """
         if options is None:
             options = RunOptions()
@@ -284,20 +308,26 @@ class Task(ABC):
     ) -> None:
         """Raise ValueError, with a message of one line, for samples that this task cannot have.
 
-        The types, shapes and bounds of all arrays are checked, and that the names of the samples
-        belong to the hash in the result. `hashes` are the hashes that the result records.
-        `has_names` is False for results of older versions, which do not store the names.
+        The types, shapes and bounds of all arrays are checked. If the result records a hash of the
+        names of its samples, the stored names must have this hash.
+
+        Args:
+            samples: The stored arrays of a result, by name.
+            hashes: The hashes that the result records, by name.
+            has_names: False for results of older versions, which do not store the names.
         """
         from cosmos_eval.data.folders import fingerprint
         from cosmos_eval.tasks.arrays import require_valid
 
         require_valid(self.arrays, samples)
         self.require_consistent(samples)
-        # If the list of samples was hashed, the names must be stored as well.
+
+        # If the list of samples was hashed, their names must be stored as well.
         task_stores_names = any(array.name == NAME for array in self.arrays)
         must_have_names = task_stores_names and has_names and "sample_list" in hashes
         if must_have_names and NAME not in samples:
             raise ValueError(f"there is no array `{NAME}`, though the list of samples was hashed")
+
         recorded_hash = hashes.get(self.names_hash)
         if recorded_hash and NAME in samples:
             names_hash = fingerprint(samples[NAME].tolist())
@@ -307,10 +337,15 @@ class Task(ABC):
                 )
 
     def estimates(self, derived: Derived) -> dict[str, Estimate]:
-        """Return the estimate of every metric, by name, from what `derive` returned.
+        """Return the estimate of every metric: its value, and what its interval depends on.
 
-        Metrics that the samples do not have are left out. A metric such as `acc1_*` has an
-        estimate for each of its members, such as `acc1_urban` and `acc1_rural`.
+        Args:
+            derived: The arrays that `derive` returned for the samples of a result.
+
+        Returns:
+            The estimates by the name of the metric. Metrics that the samples do not have are left
+            out. A metric such as `acc1_*` has an estimate for each of its members, under names such
+            as `acc1_urban` and `acc1_rural`.
         """
         estimates: dict[str, Estimate | None] = {}
         for metric in self.metrics:
@@ -320,22 +355,27 @@ class Task(ABC):
             prefix = metric.name.removesuffix("*")
             for member in metric.members(derived):
                 name = prefix + member
-                if name not in self.by_name:
+                is_declared_by_name = name in self.by_name
+                if not is_declared_by_name:
                     estimates[name] = metric.estimate(derived, member)
         return {name: estimate for name, estimate in estimates.items() if estimate is not None}
 
     def values(
         self, estimates: Mapping[str, Estimate], methods: Mapping[str, str] | None = None
     ) -> dict[str, float]:
-        """Return the value of each estimate, by the name of the metric, without NaNs.
+        """Return the value of each estimate by the name of the metric. NaNs are left out.
 
-        `methods` maps the metrics of a stored result to the methods of their intervals. Metrics
-        that were added to the task `later`, so that the result lacks them, are then left out.
+        Args:
+            estimates: The estimates by the name of the metric.
+            methods: None for new samples. For a stored result, the methods of its intervals by the
+                name of the metric: metrics that were added to the task after the result was
+                stored are then left out.
         """
         values = {}
         for name, estimate in estimates.items():
+            is_stored = methods is None or name in methods
             was_added_later = self.metric(name).later
-            if methods is not None and name not in methods and was_added_later:
+            if was_added_later and not is_stored:
                 continue
             if not math.isnan(estimate.value):
                 values[name] = estimate.value
@@ -344,12 +384,17 @@ class Task(ABC):
     def figures(
         self, samples: Samples, seed: int, methods: Mapping[str, str] | None = None
     ) -> Figures:
-        """Compute metrics, their intervals, and metrics by class from samples.
+        """Compute metrics, their confidence intervals, and metrics by class from samples.
 
-        Metrics that are NaN are left out, and reference metrics have no interval. `seed` decides
-        the draws of the bootstrap. To compute the numbers of a stored result again, `methods` maps
-        its metrics to the methods of their intervals: the same methods are used, and metrics that
-        were added to the task `later` are left out.
+        Metrics that are NaN are left out. Reference metrics, which only help to judge other
+        metrics, have no interval.
+
+        Args:
+            samples: The stored arrays by name.
+            seed: The seed of the random draws of the bootstrap.
+            methods: None for new samples. To compute the numbers of a stored result again, the
+                methods of its intervals by the name of the metric. The same methods are used, and
+                metrics that were added to the task later are left out.
         """
         estimates = self.estimates(self.derive(samples))
         metrics = self.values(estimates, methods)
@@ -378,21 +423,25 @@ class Task(ABC):
     ) -> dict[str, Interval]:
         """Return the confidence interval of each estimate, by the name of the metric.
 
-        `methods` maps the metrics of a stored result to the methods of their intervals, which are
-        used again. Older results have no interval if all samples are alike: such an interval is
-        left out unless `methods` names it.
+        Args:
+            estimates: The estimates by the name of the metric.
+            seed: The seed of the random draws of the bootstrap.
+            methods: None for new samples. For a stored result, the methods of its intervals by the
+                name of the metric, which are used again.
         """
         from cosmos_eval.stats.intervals import ALL_ALIKE, intervals
 
         bounds = {name: self.metric(name).bounds for name in estimates}
-        all_intervals = intervals(estimates, seed=seed, methods=methods or {}, bounds=bounds)
+        interval_by_name = intervals(estimates, seed=seed, methods=methods or {}, bounds=bounds)
         if methods is None:
-            return all_intervals
-        return {
-            name: interval
-            for name, interval in all_intervals.items()
-            if name in methods or interval.method != ALL_ALIKE
-        }
+            return interval_by_name
+
+        # Older results do not have an interval for a metric that is the same for all samples.
+        stored_intervals = {}
+        for name, interval in interval_by_name.items():
+            if name in methods or interval.method != ALL_ALIKE:
+                stored_intervals[name] = interval
+        return stored_intervals
 
     def measure_captions(
         self,
@@ -407,10 +456,18 @@ class Task(ABC):
     ) -> Measurement:
         """Embed the images and the captions of a data set, score them, and return the measurement.
 
-        `score(image_features, captions)` returns the arrays to store. Its arguments are the
-        features (N, D) of all images, and the embeddings (M, D) of all captions. All other keyword
-        arguments are handed to the method `measurement`. If captions did not fit the model's
-        context and were cut, the measurement has a note with their number.
+        If captions did not fit the model's context and were cut, the measurement has a note with
+        their number.
+
+        Args:
+            encoder: The model.
+            data: N images and M captions.
+            options: The options of the run.
+            progress: Called with the progress.
+            score: A function of the image features (N, D) and the captions' embeddings (M, D). It
+                returns the arrays to store with the result.
+            notes: Sentences that a reader of the result should know.
+            measurement_arguments: More arguments of the method `measurement`.
         """
         from cosmos_eval.data.folders import content_hash
         from cosmos_eval.embedding.embed import embed_images, embed_texts
@@ -421,6 +478,7 @@ class Task(ABC):
         captions = embed_texts(encoder, data.captions, options, progress, phase="captions")
         captions_done = perf_counter()
         samples = score(images.features, captions)
+
         n_cut_captions = captions.cut.sum()
         if n_cut_captions:
             note = (
@@ -456,14 +514,16 @@ class Task(ABC):
     ) -> Measurement:
         """Compute the metrics of samples, and return them as a measurement.
 
-        - `samples`: the arrays that are stored with the result.
-        - `names`: the names of the samples, which are stored for readers of the result.
-        - `sample_list`: everything that identifies the samples. Its hash is recorded.
-        - `content`: the `content_hash` of the files. It differs for other images of the same names.
-        - `hashes`: more hashes to record, by name.
-        - `notes`: what a reader of the result should know, in sentences.
-        - `unit`: the noun for what `options.limit` counts.
-        - `fields`: other fields of `Measurement`.
+        Args:
+            samples: The arrays to store with the result, by name.
+            options: The options of the run: its limit on the number of samples, and its seed.
+            names: The names of the samples, which are stored for readers of the result.
+            sample_list: Everything that identifies the samples. Its hash is recorded.
+            content: The `content_hash` of the files. It differs for other images of the same names.
+            hashes: More hashes to record, by name.
+            notes: Sentences that a reader of the result should know.
+            unit: The noun for what `options.limit` counts.
+            fields: Other fields of `Measurement`.
         """
         import numpy as np
 
@@ -473,12 +533,14 @@ class Task(ABC):
             notes = (f"at most {options.limit} {unit} were measured", *notes)
         if names:
             samples = {**samples, NAME: np.array(names)}
+
         recorded_hashes = {}
         if sample_list:
             recorded_hashes["sample_list"] = fingerprint(sample_list)
         if content:
             recorded_hashes["content"] = content
         recorded_hashes.update(hashes or {})
+
         return Measurement(
             **vars(self.figures(samples, options.seed)),
             samples=samples,
@@ -501,28 +563,37 @@ class Task(ABC):
     def compared_estimates(
         self, results: Sequence[Samples], only: Collection[str] | None = None
     ) -> list[dict[str, Estimate]]:
-        """Return, for each result, the estimates that are compared, by the name of the metric.
+        """Return the estimates of each result that may be compared between the results.
 
-        `results` holds the samples of each result. Reference metrics are left out. `only` names
-        the metrics to keep; None keeps all. Raises ValueError if the results were measured on
-        different images or labels, and for samples of another task.
+        Args:
+            results: The samples of each result.
+            only: The names of the metrics to compare; None for all. Reference metrics, such as a
+                chance level, are never compared.
+
+        Returns:
+            For each result, its estimates by the name of the metric.
+
+        Raises ValueError if the results were measured on different images or labels, and for
+        samples of another task.
         """
         try:
             derived_results = [self.derive(samples) for samples in results]
             for derived in derived_results[1:]:
                 self.require_same_truth(derived_results[0], derived)
-            estimates = [self.estimates(derived) for derived in derived_results]
+            estimates_of_results = [self.estimates(derived) for derived in derived_results]
         except (KeyError, IndexError) as error:
             raise ValueError(f"samples that lack {error} are not of this task") from error
-        compared: list[dict[str, Estimate]] = []
-        for estimates_of_result in estimates:
+
+        compared_estimates = []
+        for estimate_by_name in estimates_of_results:
             compared_by_name = {}
-            for name, estimate in estimates_of_result.items():
+            for name, estimate in estimate_by_name.items():
                 is_requested = only is None or name in only
-                if is_requested and not self.metric(name).reference:
+                is_reference = self.metric(name).reference
+                if is_requested and not is_reference:
                     compared_by_name[name] = estimate
-            compared.append(compared_by_name)
-        return compared
+            compared_estimates.append(compared_by_name)
+        return compared_estimates
 
     def differences(
         self,
@@ -533,10 +604,22 @@ class Task(ABC):
     ) -> Compare:
         """Return a function that compares two of the results by paired differences.
 
-        `results` holds the samples of each result. The returned function takes the indices of two
-        results: `compare(0, 1)` compares the first with the second. `without_slow` leaves out the
-        slowest metrics. `only` names the metrics to keep; None keeps all. Raises ValueError if the
-        results were measured on different images or labels.
+        Args:
+            results: The samples of each result.
+            without_slow: True to leave out the slowest metrics.
+            only: The names of the metrics to compare; None for all. Reference metrics, such as a
+                chance level, are never compared.
+
+        Returns:
+            A function of the indices of two results, which returns their paired differences by the
+            name of the metric.
+
+        Raises ValueError if the results were measured on different images or labels, and for
+        samples of another task.
+
+        Example:
+            compare = task.differences([first_samples, second_samples])
+            differences = compare(0, 1)
         """
         from cosmos_eval.stats.paired import differences
 

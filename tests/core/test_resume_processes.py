@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slow  # starts processes of its own
 
 def test_two_processes_stop_or_fail_and_go_on_together(tmp_path):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    printed = finish(start(whole, processes=2))
+    printed = finish(start(whole, "--set", "watch.pictures=true", processes=2))
     assert printed.count("pictures: ") == 1
     assert {path.name for path in whole.glob("*.png")} == {"views.png", "losses.png"}
     process = start(stopped, processes=2)

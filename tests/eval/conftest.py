@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import huggingface_hub.constants
 import numpy as np
@@ -29,6 +30,24 @@ TINY = {
     "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8},
     "text_cfg": {"context_length": 20, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 2},
 }
+
+
+@pytest.fixture(scope="session", autouse=True)
+def vocabularies_read_once() -> Iterator[None]:
+    """Let tokenizers of the same arguments copy one that has read its vocabulary, which takes a
+    fifth of a second, and is otherwise done for every model."""
+    read, first = open_clip.SimpleTokenizer.__init__, dict[str, dict[str, Any]]()
+
+    def copy_first(self: open_clip.SimpleTokenizer, *args: Any, **options: Any) -> None:
+        key = repr((args, sorted(options.items())))
+        if key not in first:
+            read(self, *args, **options)
+            first[key] = {name: copy(value) for name, value in vars(self).items()}
+        vars(self).update({name: copy(value) for name, value in first[key].items()})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(open_clip.SimpleTokenizer, "__init__", copy_first)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
-"""`cosmos-train` in a process forked from one that has loaded the libraries. It has its own
-signals, output and exit status, as a program has, and starts in no time. That the program starts
-from nothing as well is tested where a run is killed and under torchrun."""
+"""`cosmos-train` and torchrun in a process forked from one that has loaded the libraries. It has
+its own signals, output and exit status, as a program has, and starts in no time. That the programs
+start from nothing as well is tested where a run is killed and by examples/train.sbatch."""
 
 import importlib
 import multiprocessing
@@ -19,6 +19,7 @@ import torch
 from support.processes import context
 
 from cosmos_core.train import main
+from cosmos_core.utils import command
 
 
 class Forked:
@@ -70,8 +71,12 @@ class Forked:
         return out, err
 
 
-def run(arguments: Sequence[object], timeout: float) -> CompletedProcess[str]:
-    process = Forked(arguments)
+def run(
+    arguments: Sequence[object],
+    timeout: float,
+    target: Callable[[list[str]], None] | None = None,
+) -> CompletedProcess[str]:
+    process = Forked(arguments, target=target)
     out, err = process.communicate(timeout)
     return CompletedProcess(arguments, process.returncode or 0, out, err)
 
@@ -85,6 +90,18 @@ def train_as_rank(arguments: list[str]) -> None:
     os.environ.update(zip(names, values, strict=True))
     torch.set_num_threads(1)
     train_in_process(words)
+
+
+def torchrun(arguments: list[str]) -> None:
+    """Run torchrun with a file as the program of its processes, which are forked from it.
+
+    They end by `sys.exit`: torchrun waits for what a forked process that ends well returns.
+    """
+    from torch.distributed.run import main as launch
+
+    multiprocessing.set_start_method(None, force=True)
+    command.end_process = sys.exit
+    launch(["--standalone", "--run-path", "--start-method=fork", *arguments])
 
 
 def interrupted_import(arguments: list[str]) -> None:

@@ -1,15 +1,13 @@
 """Tiny runs of `cosmos-train` in processes of their own, to be stopped and resumed."""
 
 import json
-import os
-import subprocess
-import sys
 import time
 
 from safetensors.torch import load_file
-from support.forked import Forked, train_as_rank
+from support.forked import Forked, torchrun, train_as_rank
 from support.processes import free_port
 
+from cosmos_core import train
 from cosmos_core.recipes import RECIPES
 
 STEPS = 6
@@ -22,6 +20,7 @@ TINY = [
     *("--set", "optim.warmup_steps=2"),
     *("--set", "save.every=1"),
     *("--set", "watch.log_every=1"),
+    *("--set", "watch.pictures=false"),
 ]
 
 
@@ -29,15 +28,8 @@ def start(output, *arguments, processes=1, launcher=()):
     words = [*TINY, "--output", str(output), *arguments]
     if processes == 1:
         return Forked(words)
-    count = f"--nproc-per-node={processes}"
-    launcher = ["-m", "torch.distributed.run", count, "--standalone", *launcher]
-    return subprocess.Popen(
-        [sys.executable, *launcher, "-m", "cosmos_core.train", *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    launcher = [f"--nproc-per-node={processes}", *launcher]
+    return Forked([*launcher, train.__file__, *words], target=torchrun)
 
 
 def start_ranks(output, *arguments, size=2):

@@ -158,6 +158,7 @@ class _Chooser:
     """
 
     def __init__(self, rng: np.random.Generator) -> None:
+        """Draw enough random numbers for the captions of a scene."""
         self._values = iter(rng.random(192).tolist())
 
     def chance(self, probability: float) -> bool:
@@ -170,27 +171,44 @@ class _Chooser:
 
 
 def place_of(box: Box) -> str:
-    """Return the place in a scene at which a box has its centre, a key of PLACE_PHRASES.
+    """Return the place in a scene at which a box has its centre, such as "upper left".
 
-    A box is (x0, y0, x1, y1) in pixels. Places are the thirds of the scene in both directions: a
-    box in the upper left corner has the place "upper left".
+    Places are the thirds of the scene in both directions.
+
+    Args:
+        box: The box (x0, y0, x1, y1) in pixels.
+
+    Returns:
+        A key of PLACE_PHRASES.
+
+    Example:
+        In a scene of 128 pixels, the box (80, 10, 120, 30) has its centre at (100, 20), in the
+        third column and the first row: "upper right".
     """
     x0, y0, x1, y1 = box
-    # The centre is at (x0 + x1) / 2, and a third of the image is SIDE / 3 pixels.
+    # The centre is at (x0 + x1) / 2, and a third of the scene is SIDE / 3 pixels.
     column = min(2, (x0 + x1) * 3 // (2 * SIDE))
     row = min(2, (y0 + y1) * 3 // (2 * SIDE))
     return _PLACES[3 * row + column]
 
 
 def relation_of(box: Box, other: Box) -> str | None:
-    """Return where a box lies relative to another: `left of`, `right of`, `above` or `below`.
+    """Return where a box lies relative to another one.
 
-    The direction in which their centres are further apart counts. Return None if the centres are
-    near each other.
+    The direction in which their centres are further apart counts.
+
+    Args:
+        box: The box (x0, y0, x1, y1) in pixels.
+        other: The other box.
+
+    Returns:
+        "left of", "right of", "above" or "below", or None if the centres are near each other.
     """
-    # The distances between the centres.
-    dx = (box[0] + box[2] - other[0] - other[2]) / 2
-    dy = (box[1] + box[3] - other[1] - other[3]) / 2
+    x0, y0, x1, y1 = box
+    other_x0, other_y0, other_x1, other_y1 = other
+    # The distances between the centres. y counts downwards.
+    dx = (x0 + x1 - other_x0 - other_x1) / 2
+    dy = (y0 + y1 - other_y0 - other_y1) / 2
     if max(abs(dx), abs(dy)) < _MIN_RELATION_DISTANCE:
         return None
     if abs(dx) > abs(dy):
@@ -203,14 +221,19 @@ def describe_scene(
 ) -> Captions:
     """Return the captions of a scene by DreamLIP's keys, each as a list of sentences.
 
-    They are a raw caption, as from the web, and a short and a long caption of each captioner::
+    They are a raw caption, as from the web, and a short and a long caption of each captioner.
+
+    Args:
+        rng: The random generator, by which elements and words are chosen.
+        things: The dominant thing of the scene first, then at least two small things.
+        stuff: The regions of stuff, such as grass, in the background.
+
+    Example::
 
         {"raw_caption": ["photo of a red car"],
          "shortIB_captions": ["a red car with a small blue ball"],
          "longIB_captions": ["a large red car in the center", "a small blue ball on the left", ...],
          ...}
-
-    `things` has the dominant thing first, then at least two small things.
     """
     chooser = _Chooser(rng)
     bare_phrase = things[0].kind if chooser.chance(0.2) else _bare_phrase(things[0], chooser)
@@ -229,6 +252,12 @@ def _short_caption(
     """Return a caption of one sentence about the dominant thing, such as "a red car with sand".
 
     Some patterns also name one of the first two small things, or the last region of stuff.
+
+    Args:
+        style: The sentence patterns of the captioner.
+        things: The dominant thing of the scene first, then at least two small things.
+        stuff: The regions of stuff in the background.
+        chooser: Makes the random choices.
     """
     small_thing = things[2] if chooser.chance(0.5) else things[1]
     pattern = chooser.pick(style.short)
@@ -248,14 +277,21 @@ def _long_caption(
     The first sentence is about the dominant thing. The others are about a small thing or a region
     of stuff each. Some of these elements are left out, by the chance `style.omission`, as long as
     at least _MIN_SENTENCES sentences remain. A sentence about a relation may come last.
+
+    Args:
+        style: The sentence patterns of the captioner.
+        things: The dominant thing of the scene first, then at least two small things.
+        stuff: The regions of stuff in the background.
+        chooser: Makes the random choices.
     """
+    # Describe the dominant thing.
     bare_phrase = _bare_phrase(things[0], chooser)
     pattern = chooser.pick(style.large)
     first_sentence = pattern.format(
         a=_with_article(bare_phrase), bare=bare_phrase, place=PLACE_PHRASES[things[0].place]
     )
 
-    # The small things and the stuff that this captioner does not leave out.
+    # Choose the small things and the stuff that this captioner does not leave out.
     all_elements: list[Thing | Stuff] = [*things[1:], *stuff]
     noticed_elements = list(all_elements)
     for element in all_elements:
@@ -263,6 +299,7 @@ def _long_caption(
         if can_omit and chooser.chance(style.omission):
             noticed_elements.remove(element)
 
+    # Describe each of them in a sentence.
     sentences = [first_sentence]
     for element in noticed_elements:
         if isinstance(element, Thing):
@@ -283,9 +320,17 @@ def _long_caption(
 def _relation_sentence(style: Style, things: Sequence[Thing], chooser: _Chooser) -> str | None:
     """Return a sentence that relates a small thing to the dominant thing.
 
-    An example is "we see a tiny red ball left of the house". The dominant thing is named by its
-    kind, which is unique in a scene. Return None for a captioner without such sentences, and if the
-    two things are near each other. The other captioners write one in 40% of their captions.
+    For example, "we see a tiny red ball left of the house". The dominant thing is named by its
+    kind, which is unique in a scene. Captioners write such a sentence in 40% of their captions.
+
+    Args:
+        style: The sentence patterns of the captioner.
+        things: The dominant thing of the scene first, then at least two small things.
+        chooser: Makes the random choices.
+
+    Returns:
+        The sentence, or None if the captioner writes none, or if the two things are near each
+        other.
     """
     if not style.relation or not chooser.chance(0.4):
         return None
@@ -300,7 +345,7 @@ def _relation_sentence(style: Style, things: Sequence[Thing], chooser: _Chooser)
 def _phrase_with_size(style: Style, thing: Thing, chooser: _Chooser) -> str:
     """Return a phrase for a thing with its article, such as "a tiny red ball".
 
-    The captioner's adjective for a small thing is left out now and then.
+    The captioner's adjective for a small thing is left out in a fifth of the phrases.
     """
     adjective = style.small_adjective if thing.size == SMALL and chooser.chance(0.8) else ""
     return _with_article(_bare_phrase(thing, chooser, adjective))
@@ -309,7 +354,7 @@ def _phrase_with_size(style: Style, thing: Thing, chooser: _Chooser) -> str:
 def _bare_phrase(thing: Thing, chooser: _Chooser, adjective: str = "") -> str:
     """Return a phrase for a thing without an article, such as "red ball" or "tiny red ball".
 
-    The colour is left out now and then.
+    The colour is left out in 8% of the phrases.
     """
     colour = "" if chooser.chance(0.08) else thing.colour
     return " ".join(word for word in (adjective, colour, thing.kind) if word)
@@ -321,10 +366,15 @@ def _with_article(phrase: str) -> str:
 
 
 def join_sentences(sentences: Sequence[str], most_tokens: int) -> str:
-    """Return the first sentences that fit into `most_tokens` tokens, joined by ". ".
+    """Return the first sentences that fit into a number of tokens, joined by ". ".
 
-    Each word and each full stop is a token: ["a red car", "a ball", "a tree"] with 6 tokens ->
-    "a red car. a ball".
+    Args:
+        sentences: Sentences without full stops.
+        most_tokens: The largest number of tokens. Each word and each full stop is a token.
+
+    Example::
+
+        ["a red car", "a ball", "a tree"] with 6 tokens -> "a red car. a ball"
     """
     n_tokens = 0
     fitting_sentences = []
@@ -347,27 +397,39 @@ class _Claims(NamedTuple):
 def make_caption_pair(
     rng: np.random.Generator, things: Sequence[Thing], attribute: str
 ) -> tuple[str, str]:
-    """Return a correct and a false caption of a scene, which differ in one of ATTRIBUTES.
+    """Return a correct and a false caption of a scene, which differ in one attribute.
 
-    For the attribute "colour" they may be "a small red ball on the left. a small blue car at the
-    top" and "a small blue ball on the left. a small red car at the top".
+    Both captions are two sentences as captioner IB writes them, with colours that the kinds come
+    in: models trained on scenes know texts like both. The false caption swaps the attribute between
+    two things, which keeps the words. If every swap in a scene could be true, the attribute of one
+    thing is replaced. One of all possible pairs of captions is drawn.
 
-    `things` has the dominant thing first, and at least two small ones. Both captions are two
-    sentences as captioner IB writes them, with colours that the kinds come in: models trained on
-    scenes know texts like both. The false caption swaps the attribute between two things, which
-    keeps the words. If every swap in a scene could be true, the attribute of one thing is replaced.
-    One of all possible pairs of captions is drawn.
+    Args:
+        rng: The random generator.
+        things: The dominant thing of the scene first, then at least two small things.
+        attribute: A key of ATTRIBUTES, such as "colour".
+
+    Example:
+        "a small red ball on the left. a small blue car at the top" and "a small blue ball on the
+        left. a small red car at the top".
     """
-    options = _swapped_claims(things, attribute) or _replaced_claims(things, attribute)
-    claims = options[int(rng.integers(len(options)))]
+    # All pairs of two things as they are, and as a false caption claims them.
+    possible_claims = _swapped_claims(things, attribute)
+    if not possible_claims:
+        possible_claims = _replaced_claims(things, attribute)
+    claims = possible_claims[int(rng.integers(len(possible_claims)))]
     return _caption_of_two(claims.correct), _caption_of_two(claims.false)
 
 
 def _swapped_claims(things: Sequence[Thing], attribute: str) -> list[_Claims]:
     """Return all pairs of things in which swapping an attribute makes a false caption.
 
-    Swapping the colours of a red ball and a blue car gives a blue ball and a red car. A pair is
-    left out unless both changed things are clearly false.
+    For example, swapping the colours of a red ball and a blue car gives a blue ball and a red car.
+    A pair is left out unless both changed things are clearly absent from the scene.
+
+    Args:
+        things: All things of the scene.
+        attribute: A key of ATTRIBUTES, such as "colour".
     """
     options = []
     for first, second in combinations(things, 2):
@@ -379,7 +441,15 @@ def _swapped_claims(things: Sequence[Thing], attribute: str) -> list[_Claims]:
 
 
 def _replaced_claims(things: Sequence[Thing], attribute: str) -> list[_Claims]:
-    """Return all pairs of things, with each clearly false value of an attribute in the second."""
+    """Return all pairs of things, with each clearly false value of an attribute in the second.
+
+    For example, a red ball and a blue car may become a red ball and a green car, if there is no
+    green car in the scene.
+
+    Args:
+        things: All things of the scene.
+        attribute: A key of ATTRIBUTES, such as "colour".
+    """
     options = []
     for first, second in combinations(things, 2):
         for value in ATTRIBUTES[attribute]:
@@ -412,6 +482,10 @@ def _is_clearly_false(claimed_thing: Thing, things: Sequence[Thing]) -> bool:
 
     It is impossible if its kind does not come in its colour. It is not clearly absent if a thing of
     the same kind, colour and size is in the claimed place, or near it.
+
+    Args:
+        claimed_thing: The thing that a caption claims. Only its kind, colour, size and place count.
+        things: All things of the scene.
     """
     if claimed_thing.colour not in COLOURS[claimed_thing.kind]:
         return False
@@ -426,12 +500,20 @@ def _is_clearly_false(claimed_thing: Thing, things: Sequence[Thing]) -> bool:
 
 
 def _distance_to_place(thing: Thing, place: str) -> float:
-    """Return the distance in pixels from a thing's centre to a place, a ninth of the image.
+    """Return the distance in pixels from a thing's centre to a place.
 
-    It is the larger one of the distances in x and in y, and 0 inside of the place. In an image of
-    128 pixels, the place "left" has x from 0 to 42.7, so that a centre at x = 50 in the middle row
-    has the distance 7.3.
+    A place is a ninth of the image. The distance is the larger one of the distances in x and in y,
+    and 0 inside of the place.
+
+    Args:
+        thing: The thing, with its box in pixels.
+        place: A key of PLACE_PHRASES, such as "left".
+
+    Example:
+        In an image of 128 pixels, the place "left" has x from 0 to 42.7, so that a centre at x = 50
+        in the middle row has the distance 7.3.
     """
+    # The places are numbered row by row.
     row, column = divmod(_PLACES.index(place), 3)
     x0, y0, x1, y1 = thing.box
     # The centre in thirds of the image. In these units, the place extends from `column` to

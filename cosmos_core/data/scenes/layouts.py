@@ -43,11 +43,24 @@ def write_layouts(
     start: int = 0,
     layouts: Sequence[str] | None = None,
 ) -> Path:
-    """Write `count` scenes of a split into a new folder `root`, and return `root`.
+    """Write scenes into a new folder, in the layouts of usual data sets.
 
-    `start` is the index of the first scene. `layouts` names the layouts to write, such as "coco"
-    and "voc"; all of LAYOUTS if it is None or empty. All files appear at once or not at all. Raises
-    FileExistsError if `root` exists, and ValueError for an unknown split or layout.
+    All files appear at once or not at all.
+
+    Args:
+        root: The folder to create.
+        split: "train" or "test". Each split has its own scenes.
+        count: The number of scenes.
+        start: The index of the first scene in the split.
+        layouts: The names of the layouts to write, such as "coco" and "voc". None or an empty list
+            means all of LAYOUTS.
+
+    Returns:
+        `root`.
+
+    Raises:
+        FileExistsError: If `root` exists.
+        ValueError: If the split or a layout is unknown.
     """
     layouts = layouts or LAYOUTS
     unknown_layouts = [name for name in layouts if name not in _WRITERS]
@@ -83,7 +96,13 @@ def joined_caption(scene: Scene) -> str:
 
 
 def _render_entries(split: str, count: int, start: int) -> _Entries:
-    """Yield `count` scenes of a split, from index `start` on, with their JPEG files."""
+    """Yield scenes of a split with their JPEG files.
+
+    Args:
+        split: "train" or "test".
+        count: The number of scenes.
+        start: The index of the first scene in the split.
+    """
     for number, scene in enumerate(split_scenes(split, count, start), start=1):
         buffer = io.BytesIO()
         image = PILImage.fromarray(scene.image)
@@ -91,15 +110,20 @@ def _render_entries(split: str, count: int, start: int) -> _Entries:
         yield _Entry(number, f"{number:012d}", scene, buffer.getvalue())
 
 
-# Each of the following functions writes one layout of the entries below the folder `root`, and
-# yields every entry after it has written it, for the next function.
+# Each of the following functions writes one layout below the folder `root`. It takes scenes with
+# their JPEG files (entries), and yields every entry after it has written it, for the next function.
 
 
 def _write_coco(entries: _Entries, root: Path, split: str) -> _Entries:
-    """Write images and COCO's caption files, and yield the entries.
+    """Write scenes as images and COCO's caption files, and yield the scenes again.
 
     `captions_SPLIT.json` has five captions per image, and `captions_SPLIT_joined.json` one long
     caption per image.
+
+    Args:
+        entries: The scenes with their JPEG files.
+        root: The folder below which files are written.
+        split: The name of the split, "train" or "test".
     """
     folder = root / "coco" / "images" / split
     folder.mkdir(parents=True)
@@ -116,6 +140,7 @@ def _write_coco(entries: _Entries, root: Path, split: str) -> _Entries:
         joined_captions.append((entry.number, joined_caption(entry.scene)))
         yield entry
 
+    # Write both caption files.
     for suffix, captions_of_file in (("", captions), ("_joined", joined_captions)):
         annotations = []
         for caption_id, (image_id, caption) in enumerate(captions_of_file, start=1):
@@ -130,41 +155,58 @@ def _write_coco(entries: _Entries, root: Path, split: str) -> _Entries:
 
 
 def _write_folder(entries: _Entries, root: Path, split: str) -> _Entries:
-    """Write one folder of images per kind of dominant thing, and yield the entries.
+    """Write one folder of images per kind of dominant thing, and yield the scenes again.
 
     torchvision's ImageFolder reads them.
+
+    Args:
+        entries: The scenes with their JPEG files.
+        root: The folder below which files are written.
+        split: The name of the split, "train" or "test".
     """
     folders = [root / "folder" / split / kind for kind in THINGS]
     for folder in folders:
         folder.mkdir(parents=True)
     for entry in entries:
-        (folders[entry.scene.label] / f"{entry.id}.jpg").write_bytes(entry.jpeg)
+        # The label of a scene is the index of the dominant thing in THINGS.
+        folder = folders[entry.scene.label]
+        (folder / f"{entry.id}.jpg").write_bytes(entry.jpeg)
         yield entry
 
 
 def _write_voc(entries: _Entries, root: Path, split: str) -> _Entries:
-    """Write images and label maps as in PASCAL VOC, and yield the entries.
+    """Write images and label maps as in PASCAL VOC, and yield the scenes again.
 
     In a second folder of label maps, the pixels of the dominant thing are ignored, so that only
     small things and stuff count.
+
+    Args:
+        entries: The scenes with their JPEG files.
+        root: The folder below which files are written.
+        split: The name of the split, "train" or "test".
     """
-    voc = root / "voc"
-    images, lists = voc / "JPEGImages", voc / "ImageSets" / "Segmentation"
-    label_maps, small_label_maps = voc / "SegmentationClass", voc / "SegmentationClassSmall"
-    for folder in (images, label_maps, small_label_maps, lists):
+    voc_folder = root / "voc"
+    image_folder = voc_folder / "JPEGImages"
+    label_folder = voc_folder / "SegmentationClass"
+    small_label_folder = voc_folder / "SegmentationClassSmall"
+    list_folder = voc_folder / "ImageSets" / "Segmentation"
+    for folder in (image_folder, label_folder, small_label_folder, list_folder):
         folder.mkdir(parents=True)
+
     ids: list[str] = []
     for entry in entries:
         ids.append(entry.id)
-        (images / f"{entry.id}.jpg").write_bytes(entry.jpeg)
+        (image_folder / f"{entry.id}.jpg").write_bytes(entry.jpeg)
         labels = entry.scene.label_map
-        _write_labels(label_maps / f"{entry.id}.png", labels)
+        _write_labels(label_folder / f"{entry.id}.png", labels)
         # The dominant thing's kind is unique, so that no small thing is ignored.
         small_labels = np.where(labels == entry.scene.label, np.uint8(IGNORED), labels)
-        _write_labels(small_label_maps / f"{entry.id}.png", small_labels)
+        _write_labels(small_label_folder / f"{entry.id}.png", small_labels)
         yield entry
-    (lists / f"{split}.txt").write_text("".join(f"{name}\n" for name in ids), encoding="utf-8")
-    (voc / "classes.txt").write_text("".join(f"{name}\n" for name in CLASSES))
+
+    list_text = "".join(f"{name}\n" for name in ids)
+    (list_folder / f"{split}.txt").write_text(list_text, encoding="utf-8")
+    (voc_folder / "classes.txt").write_text("".join(f"{name}\n" for name in CLASSES))
 
 
 def _write_labels(path: Path, labels: npt.NDArray[np.uint8]) -> None:
@@ -178,28 +220,37 @@ def palette() -> list[int]:
     """Return PASCAL VOC's palette: 256 colours as a flat list of 768 values, R, G, B, R, G, B...
 
     The colour of an index follows from its bits. Red has bits 0, 3 and 6, the lowest bit first, as
-    128, 64 and 32. Green has bits 1, 4 and 7, and blue has bits 2 and 5. So index 1 is (128, 0, 0),
-    and index 9 (bits 0 and 3) is (192, 0, 0).
+    128, 64 and 32. Green has bits 1, 4 and 7, and blue has bits 2 and 5.
+
+    Example:
+        Index 1 (bit 0) is (128, 0, 0), and index 9 (bits 0 and 3) is (192, 0, 0).
     """
     indices = np.arange(256, dtype=np.uint8)
     # Nine bits of each index, the lowest first; the ninth is 0.
     bits = np.unpackbits(indices[:, None], axis=1, count=9, bitorder="little")
+    # A row for each triple of bits (0 1 2, 3 4 5, 6 7 8), a column for each of red, green and blue.
     bits_by_triple_and_channel = bits.reshape(256, 3, 3)
     colours = np.array([128, 64, 32]) @ bits_by_triple_and_channel
     return colours.ravel().tolist()
 
 
 def _write_shards(entries: _Entries, root: Path, split: str) -> _Entries:
-    """Write webdataset tars with an image and a JSON record per scene, and yield the entries.
+    """Write webdataset tars with an image and a JSON record per scene, and yield the scenes again.
 
     `000000000001.json` holds the captions by DreamLIP's keys, and the label. The same scenes give
     the same bytes.
+
+    Args:
+        entries: The scenes with their JPEG files.
+        root: The folder below which files are written.
+        split: The name of the split, which is not needed here.
     """
     # Imported here: it is slow to import, and only this layout needs it.
     from webdataset import ShardWriter
 
     folder = root / "shards"
     folder.mkdir()
+    # A percent sign in the name of the folder is doubled, since this is a format.
     pattern = str(folder).replace("%", "%%") + "/scenes-%06d.tar"
     with ShardWriter(
         pattern,
@@ -218,9 +269,14 @@ def _write_shards(entries: _Entries, root: Path, split: str) -> _Entries:
 
 
 def _write_records(entries: _Entries, root: Path, split: str) -> _Entries:
-    """Write `annotations.json`, the things and the stuff of each scene, and yield the entries.
+    """Write the things and the stuff of each scene to a JSON file, and yield the scenes again.
 
-    With it, metrics can be computed for small things only.
+    With the file `annotations.json`, metrics can be computed for small things only.
+
+    Args:
+        entries: The scenes with their JPEG files.
+        root: The folder in which the file is written.
+        split: The name of the split, "train" or "test".
     """
     records = []
     for entry in entries:
@@ -238,10 +294,15 @@ def _write_records(entries: _Entries, root: Path, split: str) -> _Entries:
 
 
 def _write_choices(entries: _Entries, root: Path, split: str) -> _Entries:
-    """Write pairs of a correct and a false caption as SugarCrepe does, and yield the entries.
+    """Write pairs of a correct and a false caption as SugarCrepe does, and yield the scenes again.
 
     There is a file for each attribute in which the captions differ, such as `colour.json`. The
     images are in the COCO layout.
+
+    Args:
+        entries: The scenes with their JPEG files.
+        root: The folder below which files are written.
+        split: The name of the split, which is not needed here.
     """
     # For each attribute, the items of its file, by their numbers as texts.
     items_by_attribute: dict[str, dict[str, dict[str, str]]] = {name: {} for name in ATTRIBUTES}

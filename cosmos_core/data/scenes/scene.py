@@ -53,9 +53,15 @@ class Scene:
 
 
 def split_scenes(split: str, count: int, start: int = 0) -> Iterator[Scene]:
-    """Yield `count` scenes of a split ("train" or "test"), from index `start` on.
+    """Return an iterator over scenes of a split, which are rendered one by one.
 
-    Raises ValueError at once for another split.
+    Args:
+        split: "train" or "test". Each split has its own scenes.
+        count: The number of scenes.
+        start: The index of the first scene in the split.
+
+    Raises:
+        ValueError: At once, if the split does not exist.
     """
     if split not in SPLIT_SEEDS:
         raise ValueError(f"unknown split {split!r}; known: {', '.join(SPLIT_SEEDS)}")
@@ -63,20 +69,25 @@ def split_scenes(split: str, count: int, start: int = 0) -> Iterator[Scene]:
 
 
 def render_scene(seed: int, index: int) -> Scene:
-    """Render the scene with an index; it depends only on the seed and the index.
+    """Render a scene, which depends only on the seed and the index.
 
-    The kinds of dominant things take turns by index: scenes 0, 10 and 20 show an apple.
+    Args:
+        seed: The seed of the split.
+        index: The number of the scene in its split. The kinds of dominant things take turns by
+            index: scenes 0, 10 and 20 show an apple.
     """
     rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, index])))
     label = index % len(THINGS)
 
-    # Stuff, which fills the whole image.
+    # Draw stuff, which fills the whole image. The map is 0 in the first region, and 255 in the
+    # second, if there is one.
     region_map, regions = _draw_regions(rng)
     image = sample_texture(rng, regions[0].kind)
     if len(regions) == 2:
         image = cv2.copyTo(sample_texture(rng, regions[1].kind), region_map, image)
 
-    # Things on top of it. The map has the number of the thing at each pixel, from 1; 0 for stuff.
+    # Draw things on top of it. The map has the number of the thing at each pixel, from 1. It is 0
+    # for stuff.
     thing_map = np.zeros((SIDE, SIDE), np.uint8)
     planned_things = _plan_things(rng, label)
     painted_things = _paint_things(rng, planned_things, image, thing_map)
@@ -84,13 +95,14 @@ def render_scene(seed: int, index: int) -> Scene:
     for number, planned_thing in enumerate(painted_things, start=1):
         things.append(_describe_thing(planned_thing, is_visible=thing_map == number))
 
-    # The class of each pixel: first of the stuff, then of the things that cover it.
+    # Find the class of each pixel: first of the stuff, then of the things that cover it.
     region_labels = [CLASSES.index(region.kind) for region in regions]
     label_map = np.where(region_map > 0, region_labels[-1], region_labels[0]).astype(np.uint8)
     thing_labels = [CLASSES.index(planned_thing.kind) for planned_thing in painted_things]
     label_by_thing_number = np.array([0, *thing_labels], np.uint8)
     label_map = np.where(thing_map > 0, label_by_thing_number[thing_map], label_map)
 
+    # Describe the stuff by the area that is visible of it.
     pixel_counts = np.bincount(label_map.ravel(), minlength=len(CLASSES))
     area_by_label = (pixel_counts / SIDE**2).tolist()
     stuff = []
@@ -108,11 +120,13 @@ class _Region(NamedTuple):
 
 
 def _draw_regions(rng: Rng) -> tuple[Image, list[_Region]]:
-    """Return one or two random regions of stuff, and a map of the pixels that they fill.
+    """Draw one or two random regions of stuff, which fill a scene.
 
-    The map comes first. It has the shape (SIDE, SIDE), and is 0 in the first region and 255 in the
-    second.
+    Returns:
+        A map (SIDE, SIDE), which is 0 in the first region and 255 in the second one, and the
+        regions.
     """
+    # This random number decides between one region, two above each other, and two side by side.
     layout_draw = rng.random()
     if layout_draw < _ONE_REGION_CHANCE:
         kind = STUFF[int(rng.integers(len(STUFF)))]
@@ -140,11 +154,15 @@ def _draw_regions(rng: Rng) -> tuple[Image, list[_Region]]:
 
 
 def _draw_border(rng: Rng, middle: float) -> npt.NDArray[np.float64]:
-    """Return an irregular line across a scene: its y in pixels at each of SIDE values of x.
+    """Return an irregular line from left to right: its y in pixels at each of SIDE values of x.
 
-    `middle` is its mean y as a fraction of the scene's side. For a line from top to bottom, x and y
-    change places.
+    For a line from top to bottom, x and y change places.
+
+    Args:
+        rng: The random generator.
+        middle: The mean y of the line as a fraction of the scene's side.
     """
+    # A smooth curve through nine random values.
     knots = rng.normal(0, 3.2, 9).astype(np.float32)[None]
     wobble = cv2.resize(knots, (SIDE, 1), interpolation=cv2.INTER_CUBIC)[0]
     slope = rng.uniform(-0.12, 0.12) * (np.arange(SIDE) - SIDE / 2)
@@ -160,16 +178,21 @@ class _PlannedThing(NamedTuple):
 
 
 def _plan_things(rng: Rng, label: int) -> list[_PlannedThing]:
-    """Return things of random kinds and colours for a scene.
+    """Choose the kinds and colours of the things in a scene.
 
-    The dominant thing, whose kind has the index `label` in THINGS, comes first, then two to four
-    small things of other kinds.
+    Args:
+        rng: The random generator.
+        label: The index of the dominant thing's kind in THINGS.
+
+    Returns:
+        The dominant thing first, then two to four small things of other kinds.
     """
     n_small = int(rng.integers(2, 5))
     other_kinds = [THINGS[i] for i in rng.permutation(len(THINGS)) if i != label]
     small_kinds = other_kinds[:n_small]
     if rng.random() < _SAME_KIND_CHANCE:
         small_kinds[-1] = small_kinds[0]
+    # Choose a colour for each thing.
     planned_things: list[_PlannedThing] = []
     for kind in (THINGS[label], *small_kinds):
         common_colour, *other_colours = COLOURS[kind]
@@ -185,11 +208,20 @@ def _plan_things(rng: Rng, label: int) -> list[_PlannedThing]:
 def _paint_things(
     rng: Rng, planned_things: list[_PlannedThing], image: Image, thing_map: Image
 ) -> list[_PlannedThing]:
-    """Paint things onto the image, and write their numbers, from 1, into the map of things.
+    """Paint things onto an image, in place.
 
-    The image (SIDE, SIDE, 3) and the map (SIDE, SIDE) are changed in place. Return the things that
-    were painted, in order. A small thing is left out if it finds no free position, unless
-    the scene would have fewer than two small things.
+    A small thing is left out if it finds no free position, unless the scene would have fewer than
+    two small things.
+
+    Args:
+        rng: The random generator.
+        planned_things: The dominant thing, and then small things.
+        image: The image of the scene (SIDE, SIDE, 3), which is changed.
+        thing_map: A map (SIDE, SIDE), into which the number of each painted thing is written at its
+            pixels, counted from 1.
+
+    Returns:
+        The things that were painted, in order.
     """
     painted_things: list[_PlannedThing] = []
     boxes: list[Box] = []
@@ -203,12 +235,15 @@ def _paint_things(
         painted_things.append(planned_thing)
         boxes.append((x, y, x + width, y + height))
 
-        # Blend premultiplied colours, rounded: thing + (1 - alpha) * background.
+        # Blend the thing with the pixels below it. Its colours are multiplied by alpha already, so
+        # that the result is thing + (1 - alpha) * background, rounded.
         rows, columns = slice(y, y + height), slice(x, x + width)
         pixels = image[rows, columns]
         colours, alpha = patch[..., :3], patch[..., 3:]
         background = (pixels.astype(np.uint16) * (255 - alpha.astype(np.uint16)) + 127) // 255
         pixels[:] = np.minimum(colours + background, 255)
+
+        # Note the pixels that belong to the thing.
         is_thing = alpha[..., 0] >= _OPAQUE
         thing_map[rows, columns][is_thing] = len(painted_things)
     return painted_things
@@ -219,14 +254,19 @@ def _render_thing(rng: Rng, planned_thing: _PlannedThing) -> Image:
 
     It is one of the drawings of its kind and colour. Its size, proportions, turn and brightness are
     random, and it may be mirrored.
+
+    Args:
+        rng: The random generator.
+        planned_thing: The kind, the colour and the size of the thing.
     """
+    # Choose a drawing (sprite).
     variant = int(rng.integers(VARIANTS))
     sprite_by_size = draw_sprites(planned_thing.kind, planned_thing.colour, variant)
     sprite = sprite_by_size[planned_thing.size]
     size_draw, turn_draw, aspect_draw, light_draw = rng.random(4).tolist()
 
-    # A matrix that scales, mirrors and turns the sprite. The longer side has the scale 1 before it
-    # is scaled to `side` pixels.
+    # Make a matrix that scales, mirrors and turns the sprite. The longer side has the scale 1
+    # before it is scaled to `side` pixels.
     min_side, max_side = _SIDE_RANGES[planned_thing.size]
     side = (min_side + (max_side - min_side) * size_draw) * SIDE  # in pixels
     aspect = 0.92 + 0.16 * aspect_draw  # width / height
@@ -238,14 +278,15 @@ def _render_thing(rng: Rng, planned_thing: _PlannedThing) -> Image:
     cos, sin = float(np.cos(angle)), float(np.sin(angle))
     matrix = np.array([[cos, -sin], [sin, cos]]) @ scale_matrix
 
-    # A canvas that holds the turned thing and the light around it. The offset moves the centre of
-    # the sprite to the centre of the canvas.
+    # Draw the sprite on a canvas that holds the turned thing and the light around it. The offset
+    # moves the centre of the sprite to the centre of the canvas.
     canvas_side = int(side * 1.25) + 4
     sprite_centre = np.full(2, (sprite.shape[0] - 1) / 2)
     offset = (canvas_side - 1) / 2 - matrix @ sprite_centre
     affine_matrix = np.column_stack([matrix, offset])
     canvas = cv2.warpAffine(sprite, affine_matrix, (canvas_side, canvas_side))
 
+    # Change the brightness, and crop the canvas to the pixels of the thing.
     gain = 0.88 + 0.2 * light_draw
     canvas = cv2.multiply(canvas, (gain, gain, gain, 1.0))
     is_opaque = canvas[..., 3] >= _OPAQUE
@@ -258,10 +299,18 @@ def _find_free_position(
 ) -> tuple[int, int, float]:
     """Return the best of some random positions for a thing: where it covers least of other things.
 
-    The result is x and y of its upper left corner in pixels, and the covered fraction of its area.
-    `boxes` are the boxes of the things so far, with the dominant thing's first. An overlap with a
-    small thing counts three times, so that the fraction can exceed 1.
+    Args:
+        rng: The random generator.
+        height: The height of the thing in pixels.
+        width: Its width in pixels.
+        boxes: The boxes (x0, y0, x1, y1) of the things so far, the dominant thing's first.
+
+    Returns:
+        x and y of its upper left corner in pixels, and the fraction of its area that overlaps with
+        other things. An overlap with a small thing counts three times, so that the fraction can
+        exceed 1.
     """
+    # Draw positions, and add up the overlap at each of them.
     x = rng.integers(0, SIDE - width + 1, _N_POSITIONS)
     y = rng.integers(0, SIDE - height + 1, _N_POSITIONS)
     overlap = np.zeros(_N_POSITIONS)
@@ -278,7 +327,9 @@ def _find_free_position(
 def _describe_thing(planned_thing: _PlannedThing, is_visible: npt.NDArray[np.bool_]) -> Thing:
     """Return the record of a painted thing, with its place, its box and its visible area.
 
-    `is_visible` is a mask (SIDE, SIDE) of the pixels of the thing that no other thing covers.
+    Args:
+        planned_thing: The kind, the colour and the size of the thing.
+        is_visible: A mask (SIDE, SIDE) of the pixels of the thing that no other thing covers.
     """
     x, y, width, height = cv2.boundingRect(is_visible.view(np.uint8))
     box = (x, y, x + width, y + height)

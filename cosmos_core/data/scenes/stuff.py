@@ -18,9 +18,13 @@ _BANK_SEED = 7001  # differs from the seeds of scenes: textures belong to no spl
 
 
 def sample_texture(rng: Rng, kind: str) -> Image:
-    """Return a random image (SIDE, SIDE, 3) of a kind of stuff, such as "grass".
+    """Return a random image (SIDE, SIDE, 3) of a kind of stuff.
 
     It is a crop of one of the textures of this kind, randomly tinted, and sometimes mirrored.
+
+    Args:
+        rng: The random generator.
+        kind: The kind of stuff in STUFF, such as "grass".
     """
     variant, y, x, is_mirrored = rng.integers((VARIANTS, TILE - SIDE, TILE - SIDE, 2)).tolist()
     crop = texture(kind, variant)[y : y + SIDE, x : x + SIDE]
@@ -34,9 +38,13 @@ def sample_texture(rng: Rng, kind: str) -> Image:
 
 @cache
 def texture(kind: str, variant: int) -> Image:
-    """Return a texture (TILE, TILE, 3) in RGB of one kind of stuff. It must not be changed.
+    """Return a texture (TILE, TILE, 3) in RGB of one kind of stuff.
 
-    There are VARIANTS textures of each kind. Each is the same in any process.
+    A texture is the same in any process. It is cached, and must not be changed.
+
+    Args:
+        kind: The kind of stuff in STUFF, such as "grass".
+        variant: The number of the texture, from 0 to VARIANTS - 1.
     """
     kind_index = STUFF.index(kind)
     rng = np.random.default_rng([_BANK_SEED, kind_index, variant])
@@ -50,8 +58,10 @@ def texture(kind: str, variant: int) -> Image:
 def _smooth_noise(rng: Rng, cells: int, stretch: float = 1.0) -> Floats:
     """Return smooth noise (TILE, TILE), which is interpolated from a coarse grid of normal values.
 
-    The grid has `cells` rows and columns. With `stretch` > 1 it has fewer columns, so that the
-    noise is drawn out sideways.
+    Args:
+        rng: The random generator.
+        cells: The number of rows and columns of the grid.
+        stretch: A factor by which the noise is drawn out sideways. The grid has fewer columns then.
     """
     n_columns = max(2, int(cells / stretch))
     grid = rng.standard_normal((cells, n_columns)).astype(np.float32)
@@ -72,18 +82,24 @@ def _darken_pixels(tile: Image, rng: Rng, max_depth: int) -> Image:
 def _shaded_tile(colour: tuple[int, int, int], brightness: Floats) -> Image:
     """Return a tile (TILE, TILE, 3) of one RGB colour with an uneven brightness.
 
-    `brightness` (TILE, TILE) is added to all channels.
+    Args:
+        colour: The red, green and blue values from 0 to 255.
+        brightness: The values (TILE, TILE) that are added to all channels.
     """
     return _to_image(np.array(colour, np.float32) + brightness[..., None])
 
 
-# The painters return a texture (TILE, TILE, 3) of one kind of stuff each. `scale` enlarges its
-# elements, such as blades, bricks and clouds. Variables called `..._draw` are random numbers from 0
-# to 1.
+# The painters return a texture (TILE, TILE, 3) of one kind of stuff each. Variables called
+# `..._draw` are random numbers from 0 to 1.
 
 
 def _paint_grass(rng: Rng, scale: float) -> Image:
-    """Return a texture of grass: blades that lean to either side, on a green ground."""
+    """Return a texture of grass: blades that lean to either side, on a green ground.
+
+    Args:
+        rng: The random generator.
+        scale: The factor by which the blades are enlarged.
+    """
     tile = _shaded_tile((70, 132, 42), 9 * _smooth_noise(rng, 10))
     n_blades = int(1500 / scale)
     for x_draw, y_draw, lean_draw, height_draw, light_draw in rng.random((n_blades, 5)):
@@ -98,7 +114,12 @@ def _paint_grass(rng: Rng, scale: float) -> Image:
 
 
 def _paint_water(rng: Rng, scale: float) -> Image:
-    """Return a texture of water: rows of waves with dark shadows below them."""
+    """Return a texture of water: rows of waves with dark shadows below them.
+
+    Args:
+        rng: The random generator.
+        scale: The factor by which the waves and their distance are enlarged.
+    """
     tile = _shaded_tile((26, 104, 168), 7 * _smooth_noise(rng, 6, stretch=2.0))
     x = np.arange(0, TILE + 4, 4)
     row_distance = 11 * scale
@@ -114,7 +135,12 @@ def _paint_water(rng: Rng, scale: float) -> Image:
 
 
 def _paint_brick(rng: Rng, scale: float) -> Image:
-    """Return a texture of bricks on mortar. Every other row begins with half a brick."""
+    """Return a texture of bricks on mortar. Every other row begins with half a brick.
+
+    Args:
+        rng: The random generator.
+        scale: The factor by which the bricks are enlarged.
+    """
     tile = _shaded_tile((206, 196, 184), 6 * _smooth_noise(rng, 40))
     height, width = int(11 * scale), int(25 * scale)
     for row, top in enumerate(range(0, TILE, height)):
@@ -128,7 +154,12 @@ def _paint_brick(rng: Rng, scale: float) -> Image:
 
 
 def _paint_sand(rng: Rng, scale: float) -> Image:
-    """Return a texture of sand: ripples and grains, with dark and light pebbles."""
+    """Return a texture of sand: ripples and grains, with dark and light pebbles.
+
+    Args:
+        rng: The random generator.
+        scale: The factor by which the ripples are enlarged.
+    """
     y = np.arange(TILE, dtype=np.float32)[:, None]
     ripples = 9 * np.sin(y / (3.4 * scale) + 2.2 * _smooth_noise(rng, 5))
     grains = rng.normal(0, 11, (TILE, TILE)).astype(np.float32)
@@ -140,7 +171,12 @@ def _paint_sand(rng: Rng, scale: float) -> Image:
 
 
 def _paint_wood(rng: Rng, scale: float) -> Image:
-    """Return a texture of wood: planks of different brightness with gaps, a grain and nails."""
+    """Return a texture of wood: planks of different brightness with gaps, a grain and nails.
+
+    Args:
+        rng: The random generator.
+        scale: The factor by which the planks and the grain are enlarged.
+    """
     y = np.arange(TILE, dtype=np.float32)[:, None]
     grain = 11 * np.sin(y / (1.1 * scale) + 3.5 * _smooth_noise(rng, 12, stretch=6.0))
     plank_height = int(22 * scale)
@@ -159,7 +195,12 @@ def _paint_wood(rng: Rng, scale: float) -> Image:
 
 
 def _paint_snow(rng: Rng, scale: float) -> Image:
-    """Return a texture of snow: bluish hollows, and flakes with six arms in an irregular grid."""
+    """Return a texture of snow: bluish hollows, and flakes with six arms in an irregular grid.
+
+    Args:
+        rng: The random generator.
+        scale: The factor by which the drifts, the flakes and their distance are enlarged.
+    """
     drifts = _smooth_noise(rng, int(7 / scale), stretch=2.0)
     hollow_depth = np.clip(-drifts, 0, 1.5)[..., None]
     shadow = hollow_depth * np.array([30, 19, 5], np.float32)
@@ -181,7 +222,12 @@ def _paint_snow(rng: Rng, scale: float) -> Image:
 
 
 def _paint_stone(rng: Rng, scale: float) -> Image:
-    """Return a texture of stone: rows of irregular grey stones, each with a lighter top."""
+    """Return a texture of stone: rows of irregular grey stones, each with a lighter top.
+
+    Args:
+        rng: The random generator.
+        scale: The factor by which the stones are enlarged.
+    """
     tile = _shaded_tile((62, 62, 64), 4 * _smooth_noise(rng, 30))
     step = int(21 * scale)
     angles = np.arange(9) / 9 * 2 * np.pi  # of the nine corners of a stone
@@ -202,6 +248,10 @@ def _paint_sky(rng: Rng, scale: float) -> Image:
     """Return a texture of a sky that is lighter at the bottom, with clouds.
 
     A cloud is a heap of six blurred discs.
+
+    Args:
+        rng: The random generator.
+        scale: The factor by which the clouds are enlarged.
     """
     gradient = np.linspace(-18, 18, TILE, dtype=np.float32)[:, None]
     tile = _shaded_tile((128, 186, 240), np.repeat(gradient, TILE, 1))

@@ -45,9 +45,16 @@ _GLASS: Colour = (168, 214, 240)
 def draw_sprites(kind: str, colour: str, variant: int) -> dict[str, Image]:
     """Return a large and a small image of one drawing of a thing, such as a red car.
 
-    The keys are LARGE and SMALL. The images are premultiplied RGBA (S, S, 4). Pixels whose alpha is
-    below 128 are light around the thing. There are VARIANTS drawings of each kind and colour. They
-    are the same in any process, and must not be changed.
+    Drawings are the same in any process. They are cached, and must not be changed.
+
+    Args:
+        kind: The kind of thing in THINGS, such as "car".
+        colour: One of the colours of the kind, such as "red".
+        variant: The number of the drawing, from 0 to VARIANTS - 1.
+
+    Returns:
+        The images under the keys LARGE and SMALL, in premultiplied RGBA (S, S, 4). Pixels whose
+        alpha is below 128 are light around the thing.
     """
     kind_index = THINGS.index(kind)
     colour_index = COLOURS[kind].index(colour)
@@ -70,14 +77,21 @@ def draw_sprites(kind: str, colour: str, variant: int) -> dict[str, Image]:
 
 
 def oval(x: float, y: float, rx: float, ry: float, angle: float = 0.0) -> npt.NDArray[np.float64]:
-    """Return 40 points (40, 2) of an ellipse around (x, y), which is turned by `angle` degrees.
+    """Return 40 points (40, 2) of an ellipse.
 
-    Its radii are rx and ry. If it is not turned, the points begin at the right end, and the lower
-    end comes next.
+    If it is not turned, the points begin at the right end, and the lower end comes next.
+
+    Args:
+        x: The x of its centre.
+        y: The y of its centre, counted downwards.
+        rx: Its radius in the direction of x, before it is turned.
+        ry: Its radius in the direction of y, before it is turned.
+        angle: The angle by which it is turned, in degrees.
     """
     turns = np.linspace(0, 2 * np.pi, 40, endpoint=False)
-    cos, sin = np.cos(np.radians(angle)), np.sin(np.radians(angle))
+    # The points before the turn, relative to the centre.
     along, across = rx * np.cos(turns), ry * np.sin(turns)
+    cos, sin = np.cos(np.radians(angle)), np.sin(np.radians(angle))
     return np.stack([x + along * cos - across * sin, y + along * sin + across * cos], 1)
 
 
@@ -92,17 +106,28 @@ def box(x0: float, y0: float, x1: float, y1: float) -> Shape:
 
 
 def shade(colour: Colour, level: float) -> Colour:
-    """Return a colour that is darkened (level < 1) or lightened (level > 1).
+    """Return a darker or lighter shade of a colour.
 
-    Level 0 is black, 0.5 half as bright as the colour, 1 the colour itself, and 2 white.
+    Args:
+        colour: The red, green and blue values from 0 to 255.
+        level: 0 is black, 0.5 half as bright as the colour, 1 the colour itself, and 2 white.
+
+    Example::
+
+        shade((100, 200, 0), 0.5) -> (50.0, 100.0, 0.0)
+        shade((100, 200, 0), 1.5) -> (177.5, 227.5, 127.5)
     """
-    # The result lies between the target, black or white, and the colour.
-    target, distance = (0, level) if level <= 1 else (255, 2 - level)
+    # The result lies between a target, black or white, and the colour. At 0 it is the target, and
+    # at 1 the colour.
+    if level <= 1:
+        target, fraction_of_way = 0, level
+    else:
+        target, fraction_of_way = 255, 2 - level
     red, green, blue = colour
     return (
-        target - (target - red) * distance,
-        target - (target - green) * distance,
-        target - (target - blue) * distance,
+        target - (target - red) * fraction_of_way,
+        target - (target - green) * fraction_of_way,
+        target - (target - blue) * fraction_of_way,
     )
 
 
@@ -110,6 +135,7 @@ class Canvas:
     """A transparent square image to draw one thing on, in coordinates from -1 to 1."""
 
     def __init__(self) -> None:
+        """Create a transparent canvas."""
         self.rgba: Image = np.zeros((_RESOLUTION, _RESOLUTION, 4), np.uint8)
 
     def _to_pixels(self, points: Shape) -> npt.NDArray[np.int32]:
@@ -122,9 +148,12 @@ class Canvas:
         return np.rint(pixels * 2**_SUBPIXEL_BITS).astype(np.int32)
 
     def fill(self, points: Shape, colour: Colour, edge: int = 0) -> None:
-        """Fill the polygon through some points, with a darker border if `edge` > 0.
+        """Fill a polygon.
 
-        `edge` is the width of the border in pixels.
+        Args:
+            points: The corners (N, 2) between -1 and 1.
+            colour: The red, green and blue values from 0 to 255.
+            edge: The width of a darker border in pixels. 0 means no border.
         """
         pixels = self._to_pixels(points)
         cv2.fillPoly(self.rgba, [pixels], (*colour, 255), cv2.LINE_8, _SUBPIXEL_BITS)
@@ -133,15 +162,24 @@ class Canvas:
             cv2.polylines(self.rgba, [pixels], True, dark, edge, cv2.LINE_8, _SUBPIXEL_BITS)
 
     def line(self, points: Shape, colour: Colour, width: int) -> None:
-        """Draw an open line through some points, `width` pixels wide."""
+        """Draw an open line.
+
+        Args:
+            points: The points (N, 2) between -1 and 1.
+            colour: The red, green and blue values from 0 to 255.
+            width: The width of the line in pixels.
+        """
         pixels = self._to_pixels(points)
         cv2.polylines(self.rgba, [pixels], False, (*colour, 255), width, cv2.LINE_8, _SUBPIXEL_BITS)
 
     @contextmanager
     def inside(self, points: Shape, colour: Colour | None = None, edge: int = 0) -> Iterator[None]:
-        """Clip everything that is drawn in the block to the polygon through some points.
+        """Clip everything that is drawn in the block to a polygon.
 
-        If a colour is given, the polygon is first filled, as by `fill`.
+        Args:
+            points: The corners (N, 2) of the polygon, between -1 and 1.
+            colour: The colour with which the polygon is filled first, or None if it is not filled.
+            edge: The width of a darker border of the polygon in pixels.
         """
         if colour is not None:
             self.fill(points, colour, edge)
@@ -154,10 +192,14 @@ class Canvas:
 
 
 def _finish_sprite(rgba: Image, size: str) -> Image:
-    """Return a sprite of a size from a drawing (S, S, 4) of a thing.
+    """Return a sprite, which is the image of a thing in the size in which scenes show it.
 
     The thing gets a dark outline and a half-transparent light around it, which reaches as far as
     `_RIM_WIDTHS` from the thing. Then the drawing is shrunk to SPRITE_SIDES and the margin.
+
+    Args:
+        rgba: The drawing of the thing (S, S, 4) on a transparent ground.
+        size: LARGE or SMALL.
     """
     # The distance in pixels from each transparent pixel to the thing.
     distance = cv2.distanceTransform((rgba[..., 3] == 0).view(np.uint8), cv2.DIST_L2, 3)
@@ -165,6 +207,7 @@ def _finish_sprite(rgba: Image, size: str) -> Image:
     rim_colours = np.array([(*_DARK, 255), (110, 110, 106, 112), (0, 0, 0, 0)], np.uint8)
     is_beyond_outline = distance > _OUTLINE_WIDTH
     is_beyond_light = distance > _RIM_WIDTHS[size]
+    # 0 in the outline, 1 in the light, and 2 beyond both.
     colour_index = is_beyond_outline.astype(np.intp) + is_beyond_light
     # The four bytes of a pixel are looked up as one 32-bit word, which is much quicker.
     rim_words = rim_colours.view(np.uint32)[:, 0]
@@ -182,7 +225,13 @@ def _finish_sprite(rgba: Image, size: str) -> Image:
 
 
 def _paint_apple(canvas: Canvas, colour: Colour, rng: Rng) -> None:
-    """Draw a speckled apple with a stem and a leaf. Its body is a circle with a dip at the top."""
+    """Draw a speckled apple with a stem and a leaf. Its body is a circle with a dip at the top.
+
+    Args:
+        canvas: The canvas, in coordinates from -1 to 1, with y downwards.
+        colour: The main colour of the apple.
+        rng: The random generator, which varies the drawing.
+    """
     # The body, as 60 points whose distance from the middle is shorter around the top.
     turns = np.linspace(0, 2 * np.pi, 60, endpoint=False)
     dip_depth = rng.uniform(0.28, 0.4)
@@ -212,7 +261,13 @@ def _paint_apple(canvas: Canvas, colour: Colour, rng: Rng) -> None:
 
 
 def _paint_ball(canvas: Canvas, colour: Colour, rng: Rng) -> None:
-    """Draw a white beach ball with coloured wedges, which meet at a pole near its middle."""
+    """Draw a white beach ball with coloured wedges, which meet at a pole near its middle.
+
+    Args:
+        canvas: The canvas, in coordinates from -1 to 1, with y downwards.
+        colour: The main colour of the ball.
+        rng: The random generator, which varies the drawing.
+    """
     pole = rng.uniform(-0.3, 0.3, 2)
     n_wedges = int(rng.choice([3, 4]))
     first_turn = rng.uniform(0, 2 * np.pi)
@@ -229,7 +284,13 @@ def _paint_ball(canvas: Canvas, colour: Colour, rng: Rng) -> None:
 
 
 def _paint_boat(canvas: Canvas, colour: Colour, rng: Rng) -> None:
-    """Draw a sailing boat: a coloured hull and flag, and two striped sails."""
+    """Draw a sailing boat: a coloured hull and flag, and two striped sails.
+
+    Args:
+        canvas: The canvas, in coordinates from -1 to 1, with y downwards.
+        colour: The main colour of the boat.
+        rng: The random generator, which varies the drawing.
+    """
     mast_x = rng.uniform(-0.12, 0.08)
     sail_colour = PALETTE["white"] if colour != PALETTE["white"] else _CREAM
     mast = box(mast_x - 0.035, -0.9, mast_x + 0.035, 0.4)
@@ -260,7 +321,13 @@ def _paint_boat(canvas: Canvas, colour: Colour, rng: Rng) -> None:
 
 
 def _paint_car(canvas: Canvas, colour: Colour, rng: Rng) -> None:
-    """Draw a car that drives to the right, with two windows and two wheels."""
+    """Draw a car that drives to the right, with two windows and two wheels.
+
+    Args:
+        canvas: The canvas, in coordinates from -1 to 1, with y downwards.
+        colour: The main colour of the car.
+        rng: The random generator, which varies the drawing.
+    """
     roof_back, roof_y = rng.uniform(-0.62, -0.42), rng.uniform(-0.56, -0.46)
     roof_front = rng.uniform(0.22, 0.36)
     cabin = [
@@ -310,7 +377,13 @@ def _paint_car(canvas: Canvas, colour: Colour, rng: Rng) -> None:
 
 
 def _paint_fish(canvas: Canvas, colour: Colour, rng: Rng) -> None:
-    """Draw a fish that swims to the right, with scales and, sometimes, two white stripes."""
+    """Draw a fish that swims to the right, with scales and, sometimes, two white stripes.
+
+    Args:
+        canvas: The canvas, in coordinates from -1 to 1, with y downwards.
+        colour: The main colour of the fish.
+        rng: The random generator, which varies the drawing.
+    """
     fin_colour = shade(colour, 0.72)
     height = rng.uniform(0.42, 0.54)  # from the middle of the body to its upper end
     tail_fin = [(-0.48, 0), (-0.96, -0.44), (-0.84, 0), (-0.96, 0.44)]
@@ -350,13 +423,25 @@ def _draw_right_half(
 
     The points go from the right end (0) to the lower end (10), the left end (20) and the upper end
     (30). So the upper right quarter is the last ten points, and the lower right one the first.
+
+    Args:
+        canvas: The canvas to draw on.
+        ellipse: The points.
+        colour: The red, green and blue values from 0 to 255.
+        width: The width of the line in pixels.
     """
     canvas.line(ellipse[30:], colour, width)
     canvas.line(ellipse[:11], colour, width)
 
 
 def _paint_house(canvas: Canvas, colour: Colour, rng: Rng) -> None:
-    """Draw a house: coloured walls, a roof with a chimney, a door and two windows."""
+    """Draw a house: coloured walls, a roof with a chimney, a door and two windows.
+
+    Args:
+        canvas: The canvas, in coordinates from -1 to 1, with y downwards.
+        colour: The main colour of the house.
+        rng: The random generator, which varies the drawing.
+    """
     roof_colours: tuple[Colour, ...] = ((122, 52, 40), (78, 82, 96), (96, 60, 36))
     roof_colour = roof_colours[int(rng.integers(3))]
     eaves_y = rng.uniform(-0.2, -0.08)
@@ -398,7 +483,13 @@ def _square(x: float, y: float, half_side: float) -> Shape:
 
 
 def _paint_ladybird(canvas: Canvas, colour: Colour, rng: Rng) -> None:
-    """Draw a ladybird from above: legs, feelers, head, and coloured wings with spots."""
+    """Draw a ladybird from above: legs, feelers, head, and coloured wings with spots.
+
+    Args:
+        canvas: The canvas, in coordinates from -1 to 1, with y downwards.
+        colour: The main colour of the ladybird.
+        rng: The random generator, which varies the drawing.
+    """
     for y in (-0.22, 0.12, 0.46):
         foot_x = rng.uniform(0.86, 0.96)
         for side in (-1, 1):
@@ -430,7 +521,13 @@ def _paint_ladybird(canvas: Canvas, colour: Colour, rng: Rng) -> None:
 
 
 def _paint_mushroom(canvas: Canvas, colour: Colour, rng: Rng) -> None:
-    """Draw a mushroom: a stem with a ring, gills, and a coloured cap with white spots."""
+    """Draw a mushroom: a stem with a ring, gills, and a coloured cap with white spots.
+
+    Args:
+        canvas: The canvas, in coordinates from -1 to 1, with y downwards.
+        colour: The main colour of the mushroom.
+        rng: The random generator, which varies the drawing.
+    """
     stem_x = rng.uniform(0.17, 0.25)  # of the stem's right edge at its top
     stem = [(-stem_x, -0.1), (stem_x, -0.1), (stem_x + 0.12, 0.84), (-stem_x - 0.12, 0.84)]
     with canvas.inside(stem, _CREAM):
@@ -472,7 +569,13 @@ def _paint_mushroom(canvas: Canvas, colour: Colour, rng: Rng) -> None:
 
 
 def _paint_sunflower(canvas: Canvas, colour: Colour, rng: Rng) -> None:
-    """Draw a sunflower: a stem with two leaves, coloured petals, and a disc of seeds."""
+    """Draw a sunflower: a stem with two leaves, coloured petals, and a disc of seeds.
+
+    Args:
+        canvas: The canvas, in coordinates from -1 to 1, with y downwards.
+        colour: The main colour of the sunflower.
+        rng: The random generator, which varies the drawing.
+    """
     sway = rng.uniform(-0.12, 0.12)
     stem = [(0, -0.3), (sway, 0.4), (0, 0.95)]
     canvas.line(stem, _LEAF, 19)
@@ -501,7 +604,13 @@ def _paint_sunflower(canvas: Canvas, colour: Colour, rng: Rng) -> None:
 
 
 def _paint_tree(canvas: Canvas, colour: Colour, rng: Rng) -> None:
-    """Draw a tree: a trunk, and a coloured crown of several ovals with specks of leaves."""
+    """Draw a tree: a trunk, and a coloured crown of several ovals with specks of leaves.
+
+    Args:
+        canvas: The canvas, in coordinates from -1 to 1, with y downwards.
+        colour: The main colour of the tree.
+        rng: The random generator, which varies the drawing.
+    """
     foot_x = rng.uniform(0.2, 0.28)
     trunk = [(-0.12, 0), (0.12, 0), (0.14, 0.7), (foot_x, 0.92), (-foot_x, 0.92), (-0.14, 0.7)]
     with canvas.inside(trunk, _BARK):

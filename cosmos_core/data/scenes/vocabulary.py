@@ -53,9 +53,10 @@ def words() -> tuple[str, ...]:
 def merges() -> list[tuple[str, str]]:
     """Return the byte pair merges, in order, that make each of `words()` one token.
 
-    A word begins as its letters and an end mark: "red" as `r e d</w>`. In each round, the pair of
-    neighbouring symbols that occurs in most words is merged in all of them, as ("e", "d</w>") to
-    `r ed</w>`, until every word is one symbol.
+    A word begins as its letters and an end mark, as symbols: "red" as `r e d</w>`. In each round,
+    the pair of neighbouring symbols that occurs in most words is merged in all of them. For
+    example, the pair ("e", "d</w>") makes `r ed</w>` of it. This ends when every word is one
+    symbol.
     """
     # Words as symbols with blanks between them.
     spelled_words = {" ".join(word) + "</w>" for word in words()}
@@ -90,9 +91,12 @@ def write_merges(path: Path) -> None:
 
 
 def scenes_tokenizer(context_length: int = CONTEXT_LENGTH) -> SimpleTokenizer:
-    """Return OpenCLIP's tokenizer with the bundled vocabulary.
+    """Return OpenCLIP's tokenizer with the bundled vocabulary of the scenes.
 
     It converts a list of N texts to token ids, int64 (N, context_length).
+
+    Args:
+        context_length: The number of tokens to which texts are padded or cut.
     """
     # Imported here: it imports torch, which pictures and captions do not need.
     from open_clip.tokenizer import SimpleTokenizer

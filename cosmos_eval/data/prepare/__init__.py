@@ -32,15 +32,24 @@ def prepare(
 ) -> Counts:
     """Make the files that the download of a data set lacks, and count them.
 
-    `name` is `imagenet`, or the name of a preparation of label maps such as `coco_stuff`, which
-    `workers` threads make. A call that was interrupted can be repeated: files that are there
-    already are kept. Raise UsageError for an unknown name, and if originals are missing or damaged.
+    A call that was interrupted can be repeated: files that are there already are kept.
+
+    Args:
+        name: The name of the preparation: `imagenet` makes class folders, and others such as
+            `coco_stuff` make label maps.
+        data_root: The folder that the user named with --data-root.
+        workers: The number of threads that make label maps.
+        progress: Called with the number of files that are done.
+
+    Raises:
+        UsageError: If the name is unknown, and if originals are missing or damaged.
     """
     if name == "imagenet":
         return imagenet.move_into_class_folders(data_root, progress)
     if name not in _LABEL_MAPS:
         nearest_names = nearest(name, (*_LABEL_MAPS, "imagenet"))
         raise UsageError(f"nothing is known to prepare as {name!r}; known: {nearest_names}")
+
     protocol = _find_protocol(name)
     progress(Progress("originals", 0, 1))
     try:
@@ -48,6 +57,7 @@ def prepare(
     except UsageError as error:
         raise UsageError(f"{error}; download: {protocol.download}") from error
     progress(Progress("originals", 1, 1))
+
     return execute(work, len(protocol.class_names), workers=workers, progress=progress)
 
 
@@ -69,9 +79,14 @@ def can_prepare(name: str, data_root: str | None) -> bool:
     """Return whether the originals from which a preparation makes files exist.
 
     Originals are only looked for and not read.
+
+    Args:
+        name: The name of the preparation, such as `coco_stuff`.
+        data_root: The folder that the user named with --data-root.
     """
     if name == "imagenet":
         return imagenet.is_flat(data_root)
+
     protocol = _find_protocol(name)
     # Each alternative is a tuple of paths, all of which must exist.
     alternatives: list[tuple[str, ...]]
@@ -83,6 +98,7 @@ def can_prepare(name: str, data_root: str | None) -> bool:
     else:
         # The originals lie beside the label maps.
         alternatives = [(protocol.images, protocol.masks)]
+
     for required_paths in alternatives:
         try:
             find_root(protocol, data_root, required_paths)

@@ -36,8 +36,15 @@ _LINE = re.compile(r"(ILSVRC2012_val_\d{8}\.JPEG)\s+(n\d{8})")
 def move_into_class_folders(data_root: str | None, progress: OnProgress) -> Counts:
     """Move ImageNet's validation images into one folder for each class, and count them.
 
-    A call that was interrupted can be repeated. Raise UsageError, before any image is moved, if the
-    class of an image is unknown or if an image exists twice.
+    A call that was interrupted can be repeated.
+
+    Args:
+        data_root: The folder that the user named with --data-root.
+        progress: Called with the number of images that are moved.
+
+    Raises:
+        UsageError: Before any image is moved, if the class of an image is unknown, or if an image
+            exists twice.
     """
     folder = find_folder(_PROTOCOL, RunOptions(data_root=data_root))
     n_in_class_folders = sum(1 for _ in folder.glob("n*/*.JPEG"))
@@ -69,15 +76,24 @@ def _find_classes(
 ) -> tuple[str, Mapping[str, str]]:
     """Return where the classes of flat images are stated, and the class of each image.
 
-    The first value, for a message, is the path of a file, or `their names` if the names of all
-    images end with their class. The second one maps file names of images to WordNet ids. Raise
-    UsageError if the class of an image is unknown.
+    Args:
+        folder: The folder of the images.
+        flat_images: The images that lie directly in it.
+        root: The data root, in which a file may state the classes.
+
+    Returns:
+        The origin of the classes for a message: the path of a file, or `their names` if the names
+        of all images end with their class. Then the WordNet ids by the file names of images.
+
+    Raises:
+        UsageError: If the class of an image is unknown.
     """
     id_by_image_from_names = {
         image.name: image.wordnet_id for image in flat_images if image.wordnet_id
     }
     if len(id_by_image_from_names) == len(flat_images):
         return "their names", id_by_image_from_names
+
     path, id_by_image_from_file = _read_class_file(folder, root)
     # If an image has its class in its name and in the file, the name counts.
     wordnet_id_by_image = {**id_by_image_from_file, **id_by_image_from_names}
@@ -94,9 +110,17 @@ def _plan_moves(
 ) -> dict[Path, Path]:
     """Return the present path of every image by its new path in the folder of its class.
 
-    For the class n01440764, `folder/ILSVRC2012_val_00000293.JPEG` gets the new path
-    `folder/n01440764/ILSVRC2012_val_00000293.JPEG`. Raise UsageError if two images would get the
-    same new path.
+    Args:
+        folder: The folder of the images.
+        flat_images: The images that lie directly in it.
+        wordnet_id_by_image: The class of each image, by its file name.
+
+    Raises:
+        UsageError: If two images would get the same new path.
+
+    Example:
+        For the class n01440764, `folder/ILSVRC2012_val_00000293.JPEG` gets the new path
+        `folder/n01440764/ILSVRC2012_val_00000293.JPEG`.
     """
     source_by_target: dict[Path, Path] = {}
     for image in flat_images:
@@ -113,9 +137,14 @@ def _plan_moves(
 
 
 def _move_images(source_by_target: Mapping[Path, Path], progress: OnProgress) -> None:
-    """Move every image from its present path to its new path in `source_by_target`.
+    """Move every image from its present path to its new path.
 
-    Raise UsageError if an image cannot be moved. The images before it stay moved.
+    Args:
+        source_by_target: The present path of each image, by its new path.
+        progress: Called after each image.
+
+    Raises:
+        UsageError: If an image cannot be moved. The images before it stay moved.
     """
     for n_moved, (target, source) in enumerate(source_by_target.items(), start=1):
         try:
@@ -132,10 +161,20 @@ def _move_images(source_by_target: Mapping[Path, Path], progress: OnProgress) ->
 def _read_class_file(folder: Path, root: Path) -> tuple[Path, Mapping[str, str]]:
     """Return the path of the file that states the classes, and the class of each image in it.
 
-    The file is looked for beside the images, in folders above them up to the data root `root`, and
-    in the usual subfolders of these. The classes are WordNet ids by the names of images. Raise
-    UsageError if the file is missing, or if it has other classes than ImageNet-1k.
+    The file is looked for beside the images, in folders above them up to the data root, and in the
+    usual subfolders of these.
+
+    Args:
+        folder: The folder of the images.
+        root: The data root.
+
+    Returns:
+        The path, and the WordNet ids by the file names of images.
+
+    Raises:
+        UsageError: If the file is missing, or if it has other classes than ImageNet-1k.
     """
+    # List the folders that may have the file.
     base_folders = [folder]
     for parent in folder.parents:
         if parent == root or root in parent.parents:
@@ -145,6 +184,8 @@ def _read_class_file(folder: Path, root: Path) -> tuple[Path, Mapping[str, str]]
         for subfolder in _CLASS_FILE_FOLDERS:
             if (base_folder / subfolder).is_dir():
                 search_folders.append(base_folder / subfolder)
+
+    # Read the first file that is there.
     for search_folder in search_folders:
         for path, read_classes in _find_class_files(search_folder):
             wordnet_id_by_image = read_classes(path)
@@ -172,8 +213,10 @@ def _require_imagenet_classes(path: Path, wordnet_id_by_image: Mapping[str, str]
 def _describe_incomplete_devkit(folders: Sequence[Path]) -> str:
     """Return a note about a folder that has only one of the two files of the development kit.
 
-    It is, for example: ` (found meta.mat, but no ILSVRC2012_validation_ground_truth.txt beside
-    it)`. Return an empty text if no folder has one of the files.
+    Return an empty text if no folder has one of the files.
+
+    Example:
+        " (found data/meta.mat, but no ILSVRC2012_validation_ground_truth.txt beside it)"
     """
     for folder in folders:
         for name, missing_name in ((_GROUND_TRUTH, _META), (_META, _GROUND_TRUTH)):
@@ -213,6 +256,7 @@ def _read_devkit(path: Path) -> Mapping[str, str]:
     except Exception as error:  # SciPy and zlib raise many types for a damaged file
         reason = f"{type(error).__name__}: {error}"
         raise UsageError(f"cannot read {meta} ({reason}); fetch it again") from error
+
     wordnet_id_by_image = {}
     try:
         class_numbers = path.read_text("utf-8").split()

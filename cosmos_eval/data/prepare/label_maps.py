@@ -98,8 +98,18 @@ class Counts(NamedTuple):
 def execute(work: Work, n_classes: int, *, workers: int, progress: OnProgress) -> Counts:
     """Make every label map that is missing or damaged, and then write the text files.
 
-    Label maps of `n_classes` classes are made by `workers` threads. Return how many were made, and
-    how many were there already. Raise UsageError if a file cannot be read or written.
+    Args:
+        work: The label maps, images and text files to make.
+        n_classes: The number of classes in the label maps. Other values show that a file is
+            damaged.
+        workers: The number of threads that make label maps.
+        progress: Called after each label map.
+
+    Returns:
+        How many label maps and images were made, and how many were there already.
+
+    Raises:
+        UsageError: If a file cannot be read or written.
     """
     n_made = 0
     write_map = partial(_write_map, n_classes=n_classes)
@@ -116,7 +126,13 @@ def execute(work: Work, n_classes: int, *, workers: int, progress: OnProgress) -
 def _write_map(path_and_maker: tuple[Path, Maker], n_classes: int) -> bool:
     """Make a label map or image and write it, unless an undamaged one is there already.
 
-    The argument is a pair, because a thread takes one item. Return whether the file was made.
+    Args:
+        path_and_maker: The path of the file, and the object that makes its content. They are one
+            argument, because threads work on single items.
+        n_classes: The number of classes in a label map.
+
+    Returns:
+        True if the file was made.
     """
     path, maker = path_and_maker
     if _is_undamaged(path, n_classes):
@@ -131,8 +147,8 @@ def _write_map(path_and_maker: tuple[Path, Maker], n_classes: int) -> bool:
 def _is_undamaged(path: Path, n_classes: int) -> bool:
     """Return whether a label map or an image (.jpg) exists and can be used.
 
-    All values of a label map must be indices of the `n_classes` classes, or the highest value of
-    its type (255 or 65535), which stands for pixels without a label.
+    All values of a label map must be class indices from 0 to `n_classes` - 1, or the highest value
+    of its type (255 or 65535), which stands for pixels without a label.
     """
     try:
         with open_image(path) as image:
@@ -157,12 +173,19 @@ def _write_file(path: Path, content: bytes) -> None:
 
 
 def _add_map(maps: dict[Path, Maker], path: Path, maker: Maker) -> None:
-    """Add a label map with its path and its maker to `maps`, which is changed in place.
+    """Add a label map to those that are to be made.
 
-    Raise UsageError if it cannot be made and is not there: neither the file at `path` nor the
-    original exists.
+    Args:
+        maps: How each label map is made, by its path. The dictionary is changed in place.
+        path: The path of the label map.
+        maker: Makes the label map from an original file.
+
+    Raises:
+        UsageError: If neither the label map nor its original exists.
     """
-    if not (maker.original.is_file() or path.is_file()):
+    can_be_made = maker.original.is_file()
+    exists_already = path.is_file()
+    if not can_be_made and not exists_already:
         raise UsageError(f"{maker.original} is missing")
     maps[path] = maker
 
@@ -170,7 +193,10 @@ def _add_map(maps: dict[Path, Maker], path: Path, maker: Maker) -> None:
 def _make_table(index_by_value: Mapping[int, int]) -> NDArray[np.int16]:
     """Return an array (256,) with the class index of every value from 0 to 255.
 
-    It is -1 for values that `index_by_value` lacks: `{0: 5, 2: 7}` gives `[5, -1, 7, -1, ...]`.
+    It is -1 for values that `index_by_value` lacks.
+
+    Example:
+        `{0: 5, 2: 7}` gives `[5, -1, 7, -1, -1, ...]`.
     """
     table = np.full(256, -1, np.int16)
     for value, index in index_by_value.items():
@@ -179,7 +205,11 @@ def _make_table(index_by_value: Mapping[int, int]) -> NDArray[np.int16]:
 
 
 def _map_cityscapes_ids() -> dict[int, int]:
-    """Return the class index of every label id of Cityscapes; 255 for ids without a class."""
+    """Return the class index by label id of Cityscapes. It is 255 for ids without a class.
+
+    Example:
+        `{0: 255, ..., 7: 0, 8: 1, 9: 255, ...}`: the ids 7 and 8 are the first classes.
+    """
     all_ids = [*range(_N_CITYSCAPES_IDS), _IGNORE]
     index_by_value = dict.fromkeys(all_ids, _IGNORE)
     for index, label_id in enumerate(_EVALUATED_IDS):
@@ -188,9 +218,13 @@ def _map_cityscapes_ids() -> dict[int, int]:
 
 
 def _map_stuff_values() -> dict[int, int]:
-    """Return the class index of every value in COCO-Stuff's raw maps; 255 stays 255.
+    """Return the class index by value in COCO-Stuff's raw maps.
 
-    The classes are the values that have pixels, in their order.
+    The classes are the values that have pixels, in their order. 255, for pixels without a label,
+    stays 255.
+
+    Example:
+        `{0: 0, ..., 10: 10, 12: 11, ..., 255: 255}`, because no pixel has the value 11.
     """
     class_values = [value for value in range(_N_STUFF_VALUES) if value not in _EMPTY_VALUES]
     index_by_value = {value: index for index, value in enumerate(class_values)}
@@ -202,56 +236,77 @@ def _to_object_index(stuff_index: int) -> int:
     """Return the class index of COCO-Object for a class index of COCO-Stuff.
 
     COCO-Stuff has 80 things first and then stuff. COCO-Object has the background as class 0, which
-    includes stuff and pixels without a label, and then the things: 0 gives 1, and 80 or 255 give 0.
+    includes stuff and pixels without a label, and then the things.
+
+    Example:
+        0 (the first thing) gives 1. 80 (stuff) and 255 (no label) give 0.
     """
-    return stuff_index + 1 if stuff_index < len(COCO_THINGS) else 0
+    is_thing = stuff_index < len(COCO_THINGS)
+    return stuff_index + 1 if is_thing else 0
 
 
-_STUFF_INDEX_BY_VALUE = _map_stuff_values()
-_OBJECT_INDEX_BY_VALUE = {
-    value: _to_object_index(index) for value, index in _STUFF_INDEX_BY_VALUE.items()
-}
-_OBJECT_INDEX_BY_STUFF_INDEX = {
-    index: _to_object_index(index) for index in _STUFF_INDEX_BY_VALUE.values()
-}
+def _make_table_by_suffix(dataset: str) -> dict[str, NDArray[np.int16]]:
+    """Return the class index of each value in the originals of a data set, by their suffix.
 
-# For each data set, the suffixes of the originals beside its label maps, and the class index of
-# each value in them. The first original that exists is used: coco_object is made from the label
-# maps of coco_stuff if the raw maps were not kept.
-_TABLES_BY_SUFFIX: Mapping[str, Mapping[str, NDArray[np.int16]]] = {
-    "cityscapes": {"_gtFine_labelIds.png": _make_table(_map_cityscapes_ids())},
-    "coco_stuff": {".png": _make_table(_STUFF_INDEX_BY_VALUE)},
-    "coco_object": {
-        ".png": _make_table(_OBJECT_INDEX_BY_VALUE),
-        SEGMENTATION["coco_stuff"].mask_suffix: _make_table(_OBJECT_INDEX_BY_STUFF_INDEX),
-    },
-}
+    If there are several suffixes, the first original that exists is to be used: `coco_object` is
+    made from the label maps of `coco_stuff` if the raw maps were not kept.
+
+    Args:
+        dataset: `cityscapes`, `coco_stuff` or `coco_object`.
+
+    Returns:
+        For each suffix, such as `.png`, the class indices (256,) of the values 0 to 255.
+    """
+    if dataset == "cityscapes":
+        return {"_gtFine_labelIds.png": _make_table(_map_cityscapes_ids())}
+
+    stuff_index_by_value = _map_stuff_values()
+    if dataset == "coco_stuff":
+        return {".png": _make_table(stuff_index_by_value)}
+
+    object_index_by_value = {}
+    object_index_by_stuff_index = {}
+    for value, stuff_index in stuff_index_by_value.items():
+        object_index_by_value[value] = _to_object_index(stuff_index)
+        object_index_by_stuff_index[stuff_index] = _to_object_index(stuff_index)
+    return {
+        ".png": _make_table(object_index_by_value),
+        SEGMENTATION["coco_stuff"].mask_suffix: _make_table(object_index_by_stuff_index),
+    }
 
 
 def list_translated_maps(protocol: LabelMapProtocol, data_root: str | None) -> Work:
     """Return how to make a label map for every image, from originals beside the label maps.
 
-    Only values are translated: a label map is an original with other class numbers. Raise
-    UsageError if images or an original are missing.
+    Only values are translated: a label map is an original with other class numbers.
+
+    Args:
+        protocol: The data set `cityscapes`, `coco_stuff` or `coco_object`.
+        data_root: The folder that the user named with --data-root.
+
+    Raises:
+        UsageError: If there are no images, or if an original is missing.
     """
     root = find_root(protocol, data_root, (protocol.images, protocol.masks))
     image_folder = root / protocol.images
     images = sorted(image_folder.rglob(f"*{protocol.image_suffix}"))
     if not images:
         raise UsageError(f"no image *{protocol.image_suffix} in {image_folder}")
-    table_by_suffix = _TABLES_BY_SUFFIX[protocol.dataset]
+
+    table_by_suffix = _make_table_by_suffix(protocol.dataset)
     maps: dict[Path, Maker] = {}
     for image in images:
         # The path of the label map without its suffix, for example `masks/val/1`.
         path_without_suffix = str(
             root / protocol.masks / image.relative_to(image_folder)
         ).removesuffix(protocol.image_suffix)
+
         # Use the first original that exists, or name the first one in the error if none exists.
         makers = []
         for suffix, index_by_value in table_by_suffix.items():
             makers.append(_TranslatedMap(Path(path_without_suffix + suffix), index_by_value))
         existing_makers = [maker for maker in makers if maker.original.is_file()]
-        maker = (existing_makers or makers)[0]
+        maker = existing_makers[0] if existing_makers else makers[0]
         _add_map(maps, Path(path_without_suffix + protocol.mask_suffix), maker)
     return Work(maps)
 
@@ -274,10 +329,11 @@ class _TranslatedMap:
             raise UsageError(f"cannot read {self.original}: {error}; fetch it again") from error
         if mode not in _INDEXED:
             raise UsageError(f"{self.original} is not a map of 8-bit values (PIL mode {mode})")
-        indices = self.index_by_value[values]
-        if (indices < 0).any():
-            value = values[indices < 0][0]
-            raise UsageError(f"{self.original} holds {value}, which is not a label there")
+        indices = self.index_by_value[values]  # (H, W)
+        is_not_label = indices < 0
+        if is_not_label.any():
+            first_value = values[is_not_label][0]
+            raise UsageError(f"{self.original} holds {first_value}, which is not a label there")
         return indices.astype(np.uint8)
 
 
@@ -354,8 +410,14 @@ def _list_context_phases(
 ) -> Work:
     """Return how to make label maps of Pascal-Context, and a list of image names for each phase.
 
-    `phases` are `train` and `val`. `value_by_category` (460,) holds the value in a label map for
-    each category. Raise UsageError if the originals are missing.
+    Args:
+        protocol: The data set, which states where label maps are.
+        data_root: The folder that the user named with --data-root.
+        phases: The phases to make label maps for: `train`, `val` or both.
+        value_by_category: The value in a label map for each category, (460,).
+
+    Raises:
+        UsageError: If the originals are missing.
     """
     root = find_root(protocol, data_root, (protocol.images,))
     annotation_file, matlab_folder = root / ORIGINALS[0], root / ORIGINALS[1]
@@ -363,9 +425,11 @@ def _list_context_phases(
     if not has_annotation_file and not matlab_folder.is_dir():
         raise UsageError(f"{annotation_file} is missing")
     annotated_images = _read_annotations(annotation_file) if has_annotation_file else []
+
     maps: dict[Path, Maker] = {}
     lists: dict[Path, str] = {}
     for phase in phases:
+        # Find out how to make the label map of each image, by the name of the image.
         list_path = (root / str(_CONTEXT.split)).with_name(f"{phase}.txt")
         maker_by_name: dict[str, Maker] = {}
         if has_annotation_file:
@@ -376,6 +440,7 @@ def _list_context_phases(
             for name in _read_image_names(root, list_path):
                 original = matlab_folder / f"{name}.mat"
                 maker_by_name[name] = _MatlabMap(original, value_by_category)
+
         for name, maker in maker_by_name.items():
             _add_map(maps, root / protocol.masks / f"{name}{protocol.mask_suffix}", maker)
         lists[list_path] = "".join(f"{name}\n" for name in sorted(maker_by_name))
@@ -385,8 +450,15 @@ def _list_context_phases(
 def _read_image_names(root: Path, list_path: Path) -> list[str]:
     """Return the names of the images of a phase from the first list that exists.
 
-    It is the list at `list_path`, if an earlier preparation has written it, or else CAT-Seg's list
-    for all categories, or else the list of VOC. Raise UsageError if none of them exists.
+    It is the list that an earlier preparation has written, or else CAT-Seg's list for all
+    categories, or else the list of VOC.
+
+    Args:
+        root: The folder of the data set.
+        list_path: The path of the list that a preparation writes, such as `.../val.txt`.
+
+    Raises:
+        UsageError: If none of the lists exists.
     """
     possible_lists = (
         list_path,
@@ -423,13 +495,19 @@ class _MatlabMap:
 def _translate_categories(
     categories: NDArray[np.uint16], location: str, value_by_category: Label
 ) -> Label:
-    """Return the label map (H, W) of an array with the category of each pixel (H, W).
+    """Return the label map (H, W) of an array with the category of each pixel.
 
-    Raise UsageError, which begins with `location`, if there is an unknown category.
+    Args:
+        categories: The category of each pixel (H, W), from 0 to 459.
+        location: The name of the original in the error message.
+        value_by_category: The value in the label map for each category, (460,).
+
+    Raises:
+        UsageError: If there is an unknown category.
     """
-    highest = int(categories.max(initial=0))
-    if highest > _N_CATEGORIES:
-        raise UsageError(f"{location} holds category {highest}; there are {_N_CATEGORIES}")
+    highest_category = int(categories.max(initial=0))
+    if highest_category > _N_CATEGORIES:
+        raise UsageError(f"{location} holds category {highest_category}; there are {_N_CATEGORIES}")
     return value_by_category[categories]
 
 
@@ -440,6 +518,7 @@ def _read_annotations(path: Path) -> list[_AnnotatedImage]:
     """
     try:
         content = read_json(path)
+        # Read the images, and then add the segments to them.
         image_by_id: dict[Any, _AnnotatedImage] = {}
         for entry in content["images"]:
             if entry["phase"] in _PHASES:
@@ -509,8 +588,10 @@ def list_ade20k_847_files(data_root: str | None) -> Work:
     """
     protocol = read_set(ADE20K_847)
     root = find_root(protocol, data_root, (ADE20K_ORIGINALS,))
+    # The class index for each id of a class in the release. Other ids are not classes.
     index_by_id = np.full(_N_ADE20K_IDS, protocol.ignore_index, np.uint16)
     index_by_id[class_ids(ADE20K_847)] = np.arange(len(protocol.class_names))
+
     images = sorted((root / ADE20K_ORIGINALS).rglob("ADE_val_*.jpg"))
     if not images:
         raise UsageError(f"no image ADE_val_*.jpg in {root / ADE20K_ORIGINALS}")
@@ -548,8 +629,9 @@ class _ShrunkMap:
         """Return the label map (H, W)."""
         pixels = _read_rgb(self.original).astype(np.int64)
         red, green = pixels[..., 0], pixels[..., 1]
-        ids = red // 10 * 256 + green
-        return _shrink(self.index_by_id[ids], "INTER_NEAREST")
+        # The id of a class is its red value over ten, times 256, plus its green value.
+        class_id_of_pixel = red // 10 * 256 + green
+        return _shrink(self.index_by_id[class_id_of_pixel], "INTER_NEAREST")
 
 
 def _read_rgb(path: Path) -> NDArray[np.uint8]:
@@ -564,7 +646,12 @@ def _read_rgb(path: Path) -> NDArray[np.uint8]:
 def _shrink(pixels: NDArray[Any], interpolation: str) -> NDArray[Any]:
     """Return an image or label map, reduced to 512 pixels on the short side if it is larger.
 
-    `interpolation` is the name of a constant of OpenCV, such as `INTER_LINEAR`.
+    Args:
+        pixels: The image (H, W, 3), or the label map (H, W).
+        interpolation: The name of a constant of OpenCV, such as `INTER_LINEAR`.
+
+    Example:
+        An image of 1024 x 2048 pixels becomes 512 x 1024.
     """
     import cv2  # here, since other data sets do not need it
 
@@ -572,5 +659,5 @@ def _shrink(pixels: NDArray[Any], interpolation: str) -> NDArray[Any]:
     short_side = min(height, width)
     if short_side <= _SHORT_SIDE:
         return pixels
-    new_size = [round(side / short_side * _SHORT_SIDE) for side in (width, height)]
-    return cv2.resize(pixels, new_size, interpolation=getattr(cv2, interpolation))
+    new_width_and_height = [round(side / short_side * _SHORT_SIDE) for side in (width, height)]
+    return cv2.resize(pixels, new_width_and_height, interpolation=getattr(cv2, interpolation))

@@ -77,8 +77,14 @@ def draw(
 ) -> list[compute.Row]:
     """Return the attention of every model on every pair of image and text, one row per pair.
 
-    With `out`, the rows are also drawn to this file, whose suffix decides the format. Raises
-    UsageError for bad input, if possible before any model is loaded.
+    Args:
+        pairs: The pairs of image and text.
+        specs: The models.
+        options: The kind of maps, and how models are run.
+        out: A file that the rows are also drawn to. Its suffix decides the format.
+
+    Raises:
+        UsageError: The input is bad. If possible, this is found before any model is loaded.
     """
     if out is not None:
         _require_picture_name(out, pairs)
@@ -103,19 +109,22 @@ def _require_picture_name(out: Path, pairs: Sequence[compute.Pair]) -> None:
         raise UsageError(f"--output {out}: name a file that ends with {', '.join(FORMATS)}")
     if out.is_dir():
         raise UsageError(f"--output {out} is a folder: name a file")
-    if out.resolve() in {Path(pair.source.name).resolve() for pair in pairs}:
+    image_files = {Path(pair.source.name).resolve() for pair in pairs}
+    if out.resolve() in image_files:
         raise UsageError(f"--output {out} is the image itself: name another file")
 
 
 def to_html(rows: Sequence[compute.Row]) -> bytes:
     """Return a web page of all rows, in UTF-8.
 
-    It has a slider for the opacity of maps, and a choice between heads if maps have several.
+    A row is a pair of image and text, with the attention of all models on it. The page has a slider
+    for the opacity of maps, and a choice between heads if maps have several.
     """
     environment = html_templates("cosmos_eval.report.attention")
     environment.globals["describe"] = describe
     environment.globals["data_uri"] = _encode_data_uri
     environment.globals["map_uri"] = _encode_map_uri
+    # A look is the attention of one model on a pair, and a view the map of one of its heads.
     looks = [look for row in rows for look in row.looks]
     titles = [describe.title(look) for look in looks]
     # A reader can choose between heads of models whose heads have a map each.
@@ -144,9 +153,13 @@ def _css_gradient() -> str:
 
 
 def _encode_map_uri(row: compute.Row, view: compute.View) -> str:
-    """Return the map of a view in colours as a data URI, for a page.
+    """Return a map in colours as a data URI, for a page.
 
-    It has half the width and height of the row's picture. Maps are smooth, so they lose no detail.
+    The picture has half the width and height of the image. Maps are smooth, so they lose no detail.
+
+    Args:
+        row: The pair of image and text, with the image as it is drawn.
+        view: The map of one head, or of the mean of all heads.
     """
     width, height = row.picture.size
     half_size = ((width + 1) // 2, (height + 1) // 2)

@@ -123,7 +123,8 @@ class View(NamedTuple):
         """
         image_width, image_height = size
         n_rows, n_columns = self.map.shape
-        row, column = divmod(int(self.map.argmax()), n_columns)
+        flat_index = int(self.map.argmax())
+        row, column = divmod(flat_index, n_columns)
         x = (column + 0.5) / n_columns * image_width
         y = (row + 0.5) / n_rows * image_height
         return float(self.map[row, column]), int(x), int(y)
@@ -155,9 +156,16 @@ class Row(NamedTuple):
 
 
 def read_pairs(image: Path | None, texts: Sequence[str], file: Path | None) -> list[Pair]:
-    """Return the pairs of an image with each text, or the pairs in the CSV file `file`.
+    """Return the pairs of an image with each text, or the pairs in a CSV file.
 
-    Raises UsageError unless either an image and texts or a file are given.
+    Args:
+        image: The file of the image, or None.
+        texts: The texts to look for in the image.
+        file: A CSV file with the columns `image` and `text`, instead of an image and texts.
+
+    Raises:
+        UsageError: Neither an image with texts nor a file is given, or both are, or they cannot be
+            read.
     """
     if file is not None:
         if image is not None or texts:
@@ -172,7 +180,12 @@ def read_pairs(image: Path | None, texts: Sequence[str], file: Path | None) -> l
 def image_with_texts(image: Path | Image.Image, texts: Sequence[str]) -> list[Pair]:
     """Return one pair of the image with each text.
 
-    Raises UsageError for a blank text and an unreadable image.
+    Args:
+        image: A file, or an image in memory.
+        texts: The texts to look for in the image.
+
+    Raises:
+        UsageError: A text is blank, or the image cannot be read.
     """
     for text in texts:
         _require_text(text, "--text")
@@ -196,7 +209,8 @@ def _read_csv_pairs(file: Path) -> list[Pair]:
     pairs = []
     for line_number, row in _read_csv_rows(file):
         place = f"{file} line {line_number}"
-        name, text = row["image"] or "", row["text"] or ""
+        name = row["image"] or ""
+        text = row["text"] or ""
         _require_text(text, f"{place}, column text")
         if not name.strip():
             raise UsageError(f"{place}, column image: no file is named")
@@ -244,9 +258,18 @@ def compute_rows(
 ) -> list[Row]:
     """Compute the attention of every model on every pair of image and text.
 
-    Return one row for each pair. Raises UsageError for a model that cannot be loaded or lacks the
-    requested maps or heads.
+    Args:
+        pairs: The pairs of image and text.
+        specs: The models, which are loaded one after the other.
+        options: The kind of maps, and how models are run.
+
+    Returns:
+        One row for each pair, with the attention of all models.
+
+    Raises:
+        UsageError: A model cannot be loaded, or lacks the requested maps or heads.
     """
+    # For each pair, the attention of all models: one look for each model and kind of map.
     looks_of_pairs: list[list[Look]] = [[] for _ in pairs]
     for spec in specs:
         looks_of_model = _compute_looks(pairs, spec, options)
@@ -257,30 +280,32 @@ def compute_rows(
     rows = []
     for pair, looks in zip(pairs, looks_of_pairs, strict=True):
         image = decode_source(pair.source)
-        picture = _resize_for_drawing(image)
+        # Draw the image with a longest side of 680 pixels. An image that is much longer than wide
+        # is squeezed, as it is for models.
+        longest = max(image.size)
+        least_side = _PICTURE_SIDE // maps.LONGEST
+        width = max(round(_PICTURE_SIDE * image.width / longest), least_side)
+        height = max(round(_PICTURE_SIDE * image.height / longest), least_side)
+        picture = image.resize((width, height), Image.Resampling.LANCZOS)
         rows.append(Row(pair.name, pair.text, picture, image.size, looks))
     return rows
-
-
-def _resize_for_drawing(image: Image.Image) -> Image.Image:
-    """Return an image in the size in which it is drawn, with a longest side of 680 pixels.
-
-    An image that is much longer than wide is squeezed, as it is for models.
-    """
-    longest = max(image.size)
-    least_side = _PICTURE_SIDE // maps.LONGEST
-    width = max(round(_PICTURE_SIDE * image.width / longest), least_side)
-    height = max(round(_PICTURE_SIDE * image.height / longest), least_side)
-    return image.resize((width, height), Image.Resampling.LANCZOS)
 
 
 def _compute_looks(
     pairs: Sequence[Pair], spec: ModelSpec, options: AttendOptions
 ) -> list[list[Look]]:
-    """Load a model, and return its attention on each pair: one list of looks for each pair.
+    """Load a model, and return its attention on each pair of image and text.
 
-    The list has one look for each kind of map. Raises UsageError if the model cannot be loaded or
-    lacks the requested maps or heads.
+    Args:
+        pairs: The pairs of image and text.
+        spec: The model.
+        options: The kind of maps, and how the model is run.
+
+    Returns:
+        For each pair, a list with one look for each kind of map.
+
+    Raises:
+        UsageError: The model cannot be loaded, or lacks the requested maps or heads.
     """
     encoder = load_encoder(spec, device=own_device(options.device), precision=options.precision)
     kinds = _find_map_kinds(encoder, options)
@@ -303,8 +328,10 @@ def _compute_looks(
 def _find_map_kinds(encoder: Encoder, options: AttendOptions) -> list[MapKind]:
     """Return the kinds of maps that are requested and that a model has.
 
-    Models without cross-attention have similarity only. Raises UsageError if the model has none of
-    the requested kinds.
+    Models without cross-attention have similarity only. For example, the option `kind="both"` gives
+    ["cross-attention", "text-to-patch similarity"] for a model with cross-attention, and only the
+    latter for others. `encoder` is the loaded model. Raises UsageError if it has none of the
+    requested kinds.
     """
     usual_kind = maps.default_map_kind(encoder)
     if options.kind is None:
@@ -324,8 +351,17 @@ def _find_map_kinds(encoder: Encoder, options: AttendOptions) -> list[MapKind]:
 def _require_heads(
     encoder: Encoder, spec: ModelSpec, kinds: Sequence[MapKind], options: AttendOptions
 ) -> None:
-    """Raise UsageError if maps of every head are requested, but no kind of map has heads."""
-    if options.heads != "each" or any(kind in maps.OF_WEIGHTS for kind in kinds):
+    """Raise UsageError if maps of every head are requested, but no kind of map has heads.
+
+    Args:
+        encoder: The loaded model.
+        spec: The model as the user named it, for the message.
+        kinds: The kinds of maps that are computed.
+        options: The requested heads.
+    """
+    wants_each_head = options.heads == "each"
+    have_heads = any(kind in maps.OF_WEIGHTS for kind in kinds)
+    if not wants_each_head or have_heads:
         return
     advice = "leave --heads out"
     if isinstance(encoder, CrossAttentionEncoder):
@@ -342,11 +378,21 @@ def looks_at_image(
 ) -> list[Look]:
     """Return the attention of a model on an image for each text: maps of one kind.
 
-    `encoder` is the loaded model. Raises UsageError for a text without words.
+    Args:
+        encoder: The loaded model.
+        image: The image.
+        texts: The texts to look for in the image.
+        kind: The kind of the maps, such as "cross-attention".
+        options: True if maps show the mean of all heads or each head, and the form of
+            attention.
+
+    Raises:
+        UsageError: A text has no words.
     """
     assert isinstance(encoder, DenseEncoder)  # other encoders have no usual kind of map
-    images = maps.whole_image(encoder, image)[None]
+    images = maps.whole_image(encoder, image)[None]  # a batch of one image
     attention = options.attention or "csa"
+    # The maps of the only image, (texts, heads, h, w).
     values = maps.heatmaps(encoder, images, texts, kind=kind, attention=attention)[0]
     usual_kind = maps.default_map_kind(encoder)
     looks: list[Look] = []
@@ -374,18 +420,25 @@ def looks_at_image(
 def _make_views(
     values: Tensor, word_map: maps.WordMap, context_length: int, options: AttendOptions
 ) -> tuple[View, ...]:
-    """Return the views of one text, from its maps (heads, h, w) and its shares of words.
+    """Return the maps of one text as views: one for each head, or one for the mean of all heads.
 
-    There is one view for each head, or one view with the mean of all heads. The shares of words
-    always have heads. If the maps have no heads, there is one view with the mean of the shares.
-    `context_length` is the number of tokens that the model reads.
+    The shares of words always have heads. If the maps have no heads, there is one view with the
+    mean of the shares.
+
+    Args:
+        values: (heads, h, w), the maps of the text.
+        word_map: The shares of the text's words in the attention, by head.
+        context_length: The number of tokens that the model reads.
+        options: True if to return the mean of all heads or each head.
     """
     special_shares = torch.stack([word_map.start, word_map.end, word_map.padding], -1)
     shares = torch.cat([word_map.shares, special_shares], -1)[0]  # (heads, words + 3)
     n_heads = len(values)
-    if options.heads == "mean" or n_heads < len(shares):
+    maps_have_heads = n_heads >= len(shares)
+    if options.heads == "mean" or not maps_have_heads:
         names = [f"mean of {n_heads} heads" if n_heads > 1 else ""]
-        values, shares = values.mean(0, keepdim=True), shares.mean(0, keepdim=True)
+        values = values.mean(0, keepdim=True)
+        shares = shares.mean(0, keepdim=True)
     else:
         names = [f"head {number + 1}" for number in range(n_heads)]
     views = []
@@ -398,12 +451,17 @@ def _make_views(
 def _make_caption(word_map: maps.WordMap, shares: Tensor, context_length: int) -> CaptionShares:
     """Return the attention on a text, from the words of the text and their shares.
 
-    `shares` (words + 3,) holds the shares of the words, and then the shares of the start of text,
-    its end and the padding. `context_length` is the number of tokens that the model reads.
+    Args:
+        word_map: The words of the text, both those that the model reads and those that are cut off.
+        shares: (words + 3,), the share of each word that is read, and then the shares of the start
+            of text, its end and the padding.
+        context_length: The number of tokens that the model reads.
     """
     *word_shares, start, end, padding = shares.tolist()
+    # The shares on a scale from 0 to 1, or None if all are equal.
     scaled_shares: list[float | None] = [None] * len(word_shares)
-    if len(set(word_shares)) > 1:
+    shares_differ = len(set(word_shares)) > 1
+    if shares_differ:
         scaled_shares = maps.scale_to_unit_range(shares[None, :-3])[0].tolist()
     words = []
     for word, share, scaled in zip(word_map.words, word_shares, scaled_shares, strict=True):
@@ -416,10 +474,11 @@ def _make_caption(word_map: maps.WordMap, shares: Tensor, context_length: int) -
     for word in unread_words:
         unread += f" {word.text}" if word.spaced else word.text
     last_token = max(word.stop for word in (*word_map.words, *word_map.cut))
+    is_last_word_in_part = len(unread_words) < len(word_map.cut)
     return CaptionShares(
         words=tuple(words),
         unread=unread.strip(),
-        last_word_in_part=len(unread_words) < len(word_map.cut),
+        last_word_in_part=is_last_word_in_part,
         start=start,
         end=end,
         padding=padding,

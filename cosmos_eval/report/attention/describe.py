@@ -50,7 +50,10 @@ def title(look: Look) -> str:
 
     It has a remark if the maps show similarity because the model has no cross-attention.
     """
-    return _SUBSTITUTE if look.kind == look.usual == SIMILARITY else look.kind
+    has_no_cross_attention = look.usual == SIMILARITY
+    if look.kind == SIMILARITY and has_no_cross_attention:
+        return _SUBSTITUTE
+    return look.kind
 
 
 def percent(share: float) -> str:
@@ -73,6 +76,11 @@ def alt_text(row: Row, look: Look, view: View) -> str:
 
     For example, "cross-attention of “a dog” over dog.jpg by scenes-cosmos: most, 3.2%, at x 90, y
     60".
+
+    Args:
+        row: The pair of image and text.
+        look: The attention of a model on the pair.
+        view: The map of one head of the model, or of the mean of all heads.
     """
     value, x, y = view.peak(row.size)
     head = f", {view.head}" if view.head else ""
@@ -86,7 +94,8 @@ def range_line(look: Look, view: View) -> str:
     """Return a line with the least and the largest value of a map, the ends of its colours.
 
     For example, "cosine 0.101 to 0.288". For cross-attention, the line also has the share that each
-    patch has if all are equal: "0.1% to 2.3% a patch, even: 0.5%".
+    patch has if all are equal: "0.1% to 2.3% a patch, even: 0.5%". `look` is the attention of a
+    model, and `view` the map of one of its heads, or of their mean.
     """
     low = value_text(look, float(view.map.min()))
     high = value_text(look, float(view.map.max()))
@@ -101,7 +110,9 @@ def range_line(look: Look, view: View) -> str:
 def padding_line(caption: CaptionShares) -> str:
     """Return a line about the attention outside of words.
 
-    If the text does not fit the model's context, the line also says which words are cut off.
+    For example, "padding got 12.0% of the weight, the start of text 30.5%, its end 4.1%, not
+    drawn". If the text does not fit the model's context, the line also says which words are cut
+    off.
     """
     line = (
         f"padding got {percent(caption.padding)} of the weight, "
@@ -138,15 +149,19 @@ def has_words(looks: Sequence[Look]) -> bool:
 
 
 def footer(rows: Sequence[Row]) -> list[str]:
-    """Return the lines below a picture, which explain its colours and name each model."""
+    """Return the lines below a picture, which explain its colours and name each model.
+
+    `rows` are pairs of image and text, each with the attention of all models.
+    """
     looks = [look for row in rows for look in row.looks]
     lines = [_MAPS]
     if has_words(looks):
         lines.append(_WORDS)
-    if any(max(row.size) > LONGEST * min(row.size) for row in rows):
+    has_squeezed_image = any(max(row.size) > LONGEST * min(row.size) for row in rows)
+    if has_squeezed_image:
         lines.append(f"Images more than {LONGEST} times as long as wide are squeezed to that.")
     model_lines = [_model_line(look) for look in looks]
-    return [*lines, *dict.fromkeys(model_lines)]
+    return [*lines, *dict.fromkeys(model_lines)]  # each model once
 
 
 def _model_line(look: Look) -> str:
@@ -189,7 +204,10 @@ def map_table(rows: Sequence[Row]) -> list[Mapping[str, str]]:
 def _map_cells(row: Row, look: Look, view: View) -> Mapping[str, str]:
     """Return a map as a row of a table: the text of each cell by column title.
 
-    `view` is the map of a head, or of the mean of all heads, and `look` all maps of its model.
+    Args:
+        row: The pair of image and text.
+        look: The attention of a model on the pair.
+        view: The map of one head of the model, or of the mean of all heads.
     """
     text = printable(row.text)
     if len(text) > _LONGEST:
@@ -245,9 +263,13 @@ def _word_table(look: Look) -> list[Mapping[str, str]]:
 
 
 def notes(rows: Sequence[Row], out: Path) -> list[str]:
-    """Return notes about what the picture `out` of the rows does not show.
+    """Return notes about what a picture does not show.
 
     There is one line for each text that is cut, and one about characters that a PNG cannot show.
+
+    Args:
+        rows: The pairs of image and text, each with the attention of all models.
+        out: The file of the picture.
     """
     lines = []
     for row in rows:
@@ -297,7 +319,8 @@ def to_records(rows: Sequence[Row]) -> list[dict[str, Any]]:
 def _look_record(row: Row, look: Look) -> dict[str, Any]:
     """Return the maps of a model for an image and a text, and how they were computed, for JSON.
 
-    It has one record for each head, or for the mean of all heads, with the values of the patches.
+    The key "heads" has one record for each head, or for the mean of all heads, with the values of
+    the patches. `row` is the pair of image and text, and `look` the attention of the model on it.
     """
     info = look.info
     heads = []

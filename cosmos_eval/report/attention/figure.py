@@ -76,9 +76,14 @@ def colour_map() -> Colormap:
 
 
 def draw_map(view: View, size: tuple[int, int]) -> Image.Image:
-    """Return the map of a view in colours, as an RGB image of a width and height.
+    """Return an attention map in colours, as an RGB image.
 
-    The values of patches are interpolated, and then scaled to a least one of 0 and a largest of 1.
+    The values of patches are interpolated, and then scaled so that the least is 0 and the largest
+    is 1.
+
+    Args:
+        view: The map (h, w) of one head, or of the mean of all heads.
+        size: The width and height of the image in pixels.
     """
     width, height = size
     pixels = upsample(torch.from_numpy(view.map), (height, width))
@@ -87,7 +92,10 @@ def draw_map(view: View, size: tuple[int, int]) -> Image.Image:
 
 
 def draw_map_over(view: View, picture: Image.Image) -> Image.Image:
-    """Return the map of a view over its picture, which is grey so that all colour is the map's."""
+    """Return an attention map, half transparent, over the picture that it belongs to.
+
+    The picture is drawn in grey, so that all colours are the map's.
+    """
     grey = picture.convert("L").convert("RGB")
     return Image.blend(grey, draw_map(view, picture.size), OPACITY)
 
@@ -109,6 +117,7 @@ def to_svg(rows: Sequence[Row]) -> bytes:
     svg, title_by_id = _draw_rows(rows, "svg")
     ET.register_namespace("", _SVG)
     root = ET.fromstring(svg)
+    # Remove what Matplotlib says about itself.
     for metadata in root.findall(f"{{{_SVG}}}metadata"):
         root.remove(metadata)
     # Viewers show titles and screen readers read them, but Matplotlib cannot write them.
@@ -121,7 +130,7 @@ def to_svg(rows: Sequence[Row]) -> bytes:
 
 
 def _insert_title(element: ET.Element, text: str) -> None:
-    """Insert the element `<title>` of an SVG as the first child of an element."""
+    """Insert an SVG element `<title>` with a text as the first child of an element."""
     title = ET.Element(f"{{{_SVG}}}title")
     title.text = text
     element.insert(0, title)
@@ -131,6 +140,7 @@ class _Chip(NamedTuple):
     """A word on its colour, or a piece of a word that is wider than a line."""
 
     text: str
+    # The colours of the background and of the text.
     ink: Ink
     # Whether white space comes before it.
     spaced: bool = True
@@ -160,9 +170,15 @@ class _Sheet:
         self.title_by_id: dict[str, str] = {}
 
     def save(self, file_format: str, width: float, height: float) -> bytes:
-        """Return the figure as a file in the format "png" or "svg", of a width and height.
+        """Return the figure as the content of a file.
 
-        Raises UsageError for a PNG with more pixels than other programs open.
+        Args:
+            file_format: "png" or "svg".
+            width: The width of the figure in pixels of an SVG, 72 to an inch.
+            height: The height of the figure in these pixels.
+
+        Raises:
+            UsageError: A PNG would have more pixels than other programs open.
         """
         pixel_width = round(_DPI / 72 * width)
         pixel_height = round(_DPI / 72 * height)
@@ -184,14 +200,26 @@ class _Sheet:
     def text(
         self, x: float, y: float, text: str, size: float, colour: str, *, bold: bool = False
     ) -> Artist:
-        """Write one line of text with its upper left corner at (x, y). `size` is its letters'."""
+        """Write one line of text with its upper left corner at (x, y).
+
+        `size` is the size of the letters, and `colour` their colour, such as "#1c1e21".
+        """
         weight = "bold" if bold else "normal"
         return self.axes.text(x, y + size, text, size=size, color=colour, weight=weight)
 
     def paragraph(
         self, x: float, y: float, text: str, width: float, size: float = _SMALL, colour: str = _SOFT
     ) -> float:
-        """Write running text in lines of a width from (x, y) on, and return its lower edge."""
+        """Write running text from (x, y) on, and return its lower edge.
+
+        Args:
+            x: The left edge.
+            y: The upper edge.
+            text: The text, which is broken into lines.
+            width: The width of a line.
+            size: The size of the letters.
+            colour: The colour of the letters, such as "#5b6169".
+        """
         for line in wrap_text(text, size, width):
             self.text(x, y, line, size, colour)
             y += round(1.4 * size)
@@ -200,7 +228,16 @@ class _Sheet:
     def image(
         self, x: float, y: float, image: Image.Image, width: float, height: float, title: str
     ) -> None:
-        """Draw an image at a width and height, with its upper left corner at (x, y)."""
+        """Draw an image with its upper left corner at (x, y).
+
+        Args:
+            x: The left edge.
+            y: The upper edge.
+            image: The image, which is stretched to the width and height.
+            width: The width in pixels.
+            height: The height in pixels.
+            title: The text that viewers of an SVG show under the pointer.
+        """
         extent = (x, x + width, y + height, y)  # left, right, bottom, top
         artist = self.axes.imshow(image, extent=extent, aspect="auto")
         self._set_title(artist, title)
@@ -224,11 +261,19 @@ class _Sheet:
     def caption(self, x: float, y: float, caption: CaptionShares, width: float) -> float:
         """Write the words of a caption on their colours, and the attention outside of words below.
 
-        The words are in lines of a width from (x, y) on. Return the lower edge.
+        Args:
+            x: The left edge.
+            y: The upper edge.
+            caption: The words of the caption with their shares of the attention.
+            width: The width of a line.
+
+        Returns:
+            The lower edge.
         """
         chips = list(_make_chips(caption, width))
         widths = [chip.width for chip in chips]
-        places = place_words(widths, [chip.spaced for chip in chips], width)
+        spaced = [chip.spaced for chip in chips]
+        places = place_words(widths, spaced, width)
         for chip, (left_edge, line_index) in zip(chips, places, strict=True):
             self.chip(x + left_edge, y + _CHIP_LINE * line_index, chip)
         _, last_line_index = places[-1]
@@ -246,8 +291,9 @@ class _Sheet:
 def _make_chips(caption: CaptionShares, width: float) -> Iterator[_Chip]:
     """Yield a chip, a word on its colour, for each word of a caption.
 
-    Words that the model does not read come last. A word that is wider than a line of `width` pixels
-    has several chips.
+    Words that the model does not read come last. A word that is wider than a line has several
+    chips. `caption` holds the words with their shares of the attention, and `width` is the width of
+    a line in pixels.
     """
     for word in caption.words:
         ink = LEVELS[word.level] if word.level else PLAIN
@@ -273,22 +319,33 @@ def place_words(
 ) -> list[tuple[float, int]]:
     """Arrange words in lines, and return the left edge and the index of the line of each word.
 
-    `widths` are the widths of the words, and `spaced` tells for each word whether white space comes
-    before it. Words without white space between them, such as a word and its comma, stay on one
-    line if they fit. For example, words of the widths [50, 30, 40], all spaced, in lines of 100
-    pixels are at [(0, 0), (54, 0), (0, 1)], as gaps are 4 pixels wide.
+    Words without white space between them, such as a word and its comma, stay on one line if they
+    fit.
+
+    Args:
+        widths: The width of each word in pixels.
+        spaced: For each word, whether white space comes before it.
+        line_width: The width of a line in pixels.
+
+    Example:
+        >>> place_words([50, 30, 40], [True, True, True], 100)  # gaps are 4 pixels wide
+        [(0.0, 0), (54.0, 0), (0.0, 1)]
     """
     places: list[tuple[float, int]] = []
-    right_edge, line_index = 0.0, 0
+    line_index = 0
+    right_edge = 0.0  # of the words on the line so far; 0 at the start of a line
     for index, (width, is_spaced) in enumerate(zip(widths, spaced, strict=True)):
-        gap = _CHIP_PAD if right_edge and is_spaced else 0.0
+        is_first_of_line = right_edge == 0
+        gap = _CHIP_PAD if is_spaced and not is_first_of_line else 0.0
         # The right edge of the word, with all words that touch it on the right.
         new_right_edge = right_edge + gap + width
         if is_spaced:
             new_right_edge += _width_without_space(widths, spaced, index + 1)
-        if right_edge and new_right_edge > line_width:
-            right_edge, gap = 0.0, 0.0
+        if new_right_edge > line_width and not is_first_of_line:
+            # Begin another line.
             line_index += 1
+            right_edge = 0.0
+            gap = 0.0
         places.append((right_edge + gap, line_index))
         right_edge += gap + width
     return places
@@ -297,7 +354,14 @@ def place_words(
 def _width_without_space(widths: Sequence[float], spaced: Sequence[bool], start: int) -> float:
     """Return the width of the words from index `start` on, up to the first white space.
 
-    For example, the widths [50, 8, 30] and `spaced` [True, False, True] give 8 from index 1 on.
+    Args:
+        widths: The width of each word in pixels.
+        spaced: For each word, whether white space comes before it.
+        start: The index of the first word that counts.
+
+    Example:
+        >>> _width_without_space([50, 8, 30], [True, False, True], 1)
+        8.0
     """
     total_width = 0.0
     for width, is_spaced in zip(widths[start:], spaced[start:], strict=True):
@@ -309,7 +373,10 @@ def _width_without_space(widths: Sequence[float], spaced: Sequence[bool], start:
 
 @lru_cache(maxsize=4096)
 def text_width(text: str, size: float, bold: bool = False) -> float:
-    """Return the width of a line of text in pixels, for letters of a size."""
+    """Return the width of a line of text in pixels.
+
+    `size` is the size of the letters. Bold letters are wider.
+    """
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import text_to_path
 
@@ -318,9 +385,16 @@ def text_width(text: str, size: float, bold: bool = False) -> float:
 
 
 def break_word(word: str, size: float, width: float) -> list[str]:
-    """Split a word into pieces that are at most `width` pixels wide: ["abcd", "efgh"].
+    """Split a word into pieces that are at most `width` pixels wide.
 
-    A piece has at least one character. `size` is the size of the letters.
+    Args:
+        word: The word.
+        size: The size of the letters.
+        width: The largest width of a piece. A piece has at least one character, even if it is
+            wider.
+
+    Example:
+        "abcdefgh" becomes ["abcd", "efgh"] if four letters fit.
     """
     pieces = [""]
     for character in word:
@@ -333,7 +407,13 @@ def break_word(word: str, size: float, width: float) -> list[str]:
 def wrap_text(text: str, size: float, width: float) -> list[str]:
     """Split a text into lines that are at most `width` pixels wide.
 
-    Words that are wider than a line are broken. `size` is the size of the letters.
+    Args:
+        text: The text. White space between words becomes a single space or a new line.
+        size: The size of the letters.
+        width: The width of a line. Words that are wider are broken.
+
+    Example:
+        "a dog runs" becomes ["a dog", "runs"] if seven letters fit.
     """
     lines: list[str] = []
     for word in text.split():
@@ -347,11 +427,18 @@ def wrap_text(text: str, size: float, width: float) -> list[str]:
 
 
 def shorten_start(text: str, size: float, width: float, bold: bool = False) -> str:
-    """Return a text that fits into a width in pixels: "/data/runs/last.pt" -> "…runs/last.pt".
+    """Cut characters off at the start of a text, so that it fits into a width in pixels.
 
-    Characters are cut off at the start, because the end of a path names the file.
+    For example, "/data/runs/last.pt" becomes "…runs/last.pt": the end of a path names the file.
+
+    Args:
+        text: The text, such as the path of a model.
+        size: The size of the letters.
+        width: The largest width.
+        bold: True if the letters are bold, which makes them wider.
     """
     while len(text) > 1 and text_width(text, size, bold) > width:
+        # The ellipsis takes the place of two characters, of which one may be an ellipsis itself.
         text = f"…{text[2:]}"
     return text
 
@@ -359,8 +446,12 @@ def shorten_start(text: str, size: float, width: float, bold: bool = False) -> s
 def _draw_rows(rows: Sequence[Row], file_format: str) -> tuple[bytes, dict[str, str]]:
     """Draw all rows, and a legend of their colours, as one picture.
 
-    Return the content of a file in the format "png" or "svg", and the titles of elements of an SVG
-    by the id of the element.
+    Args:
+        rows: Pairs of image and text, each with the attention of all models.
+        file_format: "png" or "svg".
+
+    Returns:
+        The content of the file, and the titles of elements of an SVG by the id of the element.
     """
     # The panels of a line share its width: first the image, then its maps.
     map_lines_of_rows = [_arrange_maps(row.looks) for row in rows]
@@ -372,8 +463,9 @@ def _draw_rows(rows: Sequence[Row], file_format: str) -> tuple[bytes, dict[str, 
 
     with plain_style(_STYLE):
         sheet = _Sheet()
-        y = float(_MARGIN)
+        y = float(_MARGIN)  # the lower edge of what is drawn so far
         for index, (row, map_lines) in enumerate(zip(rows, map_lines_of_rows, strict=True)):
+            # Rows of a single line share headings, like the rows of a table.
             has_headings = index % _ROWS_PER_HEADING == 0 or len(map_lines) > 1
             y = _draw_row(sheet, y, row, map_lines, panel_side, has_headings)
             y = _draw_captions(sheet, y, row, width) + _ROW_GAP
@@ -385,9 +477,11 @@ def _draw_rows(rows: Sequence[Row], file_format: str) -> tuple[bytes, dict[str, 
 
 
 class _Panel(NamedTuple):
-    """A map that is drawn: one view of a look, the attention of a model."""
+    """A map that is drawn."""
 
+    # The attention of a model on the pair of image and text.
     look: Look
+    # The map of one head of the model, or of the mean of all heads.
     view: View
 
 
@@ -395,10 +489,12 @@ def _arrange_maps(looks: Sequence[Look]) -> list[list[_Panel]]:
     """Arrange the maps of all models in lines of at most four panels.
 
     If every model has one map, models share lines. Otherwise each line has heads of one model. For
-    example, two models with six heads each have lines of 4, 2, 4 and 2 panels.
+    example, two models with six heads each have lines of 4, 2, 4 and 2 panels. `looks` are the
+    attention of each model on one pair of image and text.
     """
     panels_of_looks = [[_Panel(look, view) for view in look.views] for look in looks]
-    if all(len(panels) == 1 for panels in panels_of_looks):
+    has_one_map_per_model = all(len(panels) == 1 for panels in panels_of_looks)
+    if has_one_map_per_model:
         panels_of_looks = [[panels[0] for panels in panels_of_looks]]
     lines = []
     for panels in panels_of_looks:
@@ -415,17 +511,25 @@ def _draw_row(
     panel_side: float,
     has_headings: bool,
 ) -> float:
-    """Draw the image of a row on the left and its maps beside it, from y on downwards.
+    """Draw the image of a row on the left and its maps beside it, and return the lower edge.
 
-    `map_lines` are the maps by line. `panel_side` is the longest side of every image in pixels.
-    Lines after the first one leave the place of the image empty. Return the lower edge.
+    Lines after the first one leave the place of the image empty.
+
+    Args:
+        sheet: The figure to draw on.
+        y: The upper edge.
+        row: A pair of image and text.
+        map_lines: The maps of each line, see `_arrange_maps`.
+        panel_side: The longest side of every image in pixels.
+        has_headings: True if the model and the kind of each map are written above it.
     """
     for line_index, panels in enumerate(map_lines):
-        # Column 0 is the image's.
+        # The left edges of the maps. Column 0 is the image's.
         left_edges = []
         for column in range(1, len(panels) + 1):
             left_edges.append(_MARGIN + (panel_side + _GAP) * column)
 
+        # Panels begin at the same height, below the longest heading.
         if has_headings:
             heading_bottoms = []
             for x, (look, view) in zip(left_edges, panels, strict=True):
@@ -444,7 +548,7 @@ def _draw_row(
 def _image_size(row: Row, panel_side: float) -> tuple[float, float]:
     """Return the width and height at which a row's image and maps are drawn.
 
-    The longest side is `panel_side`: (680, 510) becomes (200, 150) for a side of 200.
+    The longest side is `panel_side`. For example, (680, 510) becomes (200, 150) for a side of 200.
     """
     width, height = row.picture.size
     longest = max(width, height)
@@ -452,9 +556,10 @@ def _image_size(row: Row, panel_side: float) -> tuple[float, float]:
 
 
 def _draw_image(sheet: _Sheet, y: float, row: Row, panel_side: float) -> float:
-    """Draw the image of a row at the left margin, from y on, with its name and size below.
+    """Draw the image of a row at the left margin, with its name and size below.
 
-    `panel_side` is the longest side of the image in pixels. Return the lower edge.
+    Return the lower edge. `y` is the upper edge, and `panel_side` the longest side of the image in
+    pixels.
     """
     width, height = _image_size(row, panel_side)
     name = describe.printable(row.name)
@@ -468,10 +573,18 @@ def _draw_image(sheet: _Sheet, y: float, row: Row, panel_side: float) -> float:
 def _draw_map(
     sheet: _Sheet, x: float, y: float, row: Row, look: Look, view: View, panel_side: float
 ) -> float:
-    """Draw a map over its image with its upper left corner at (x, y), and its range below.
+    """Draw a map over its image, with its range of values below, and return the lower edge.
 
-    If there are several heads, the caption of the head is written below, too. Return the lower
-    edge.
+    If there are several heads, the caption of the head is written below, too.
+
+    Args:
+        sheet: The figure to draw on.
+        x: The left edge.
+        y: The upper edge.
+        row: The pair of image and text that the map belongs to.
+        look: The attention of the model on the pair.
+        view: The map of one head of the model, or of the mean of all heads.
+        panel_side: The longest side of the image in pixels.
     """
     width, height = _image_size(row, panel_side)
     map_over_image = draw_map_over(view, row.picture)
@@ -485,9 +598,15 @@ def _draw_map(
 def _draw_heading(
     sheet: _Sheet, x: float, y: float, look: Look, view: View, panel_side: float
 ) -> float:
-    """Write the heading of a map from (x, y) on: its model, its kind and its head.
+    """Write the heading of a map, its model, its kind and its head, and return the lower edge.
 
-    Texts are at most `panel_side` pixels wide. Return the lower edge.
+    Args:
+        sheet: The figure to draw on.
+        x: The left edge.
+        y: The upper edge.
+        look: The attention of the model.
+        view: The map of one head of the model, or of the mean of all heads.
+        panel_side: The largest width of texts in pixels.
     """
     model = shorten_start(describe.printable(look.info.spec), _SMALL, panel_side, bold=True)
     sheet.text(x, y, model, _SMALL, _INK, bold=True)
@@ -501,18 +620,29 @@ def _draw_captions(sheet: _Sheet, y: float, row: Row, width: float) -> float:
     """Write the text of a row once for each model, with the words on their colours.
 
     If several models weigh words, the name of each model stands above. If no model does, the text
-    is written once without colours. Return the lower edge.
+    is written once without colours.
+
+    Args:
+        sheet: The figure to draw on.
+        y: The upper edge.
+        row: The pair of image and text, with the attention of all models.
+        width: The width of a line in pixels.
+
+    Returns:
+        The lower edge.
     """
     if not describe.has_words(row.looks):
         return sheet.paragraph(_MARGIN, y, describe.printable(row.text), width, _BODY, _INK)
-    captions = []
+    model_captions = []
     for look in row.looks:
         # The captions of several heads stand below their maps.
-        if len(look.views) == 1 and look.views[0].caption:
-            captions.append((look.info, look.views[0].caption))
-    for info, caption in captions:
-        if len(captions) > 1:
-            y = sheet.paragraph(_MARGIN, y, describe.printable(info.spec), width) + 4
+        has_one_map = len(look.views) == 1
+        caption = look.views[0].caption
+        if has_one_map and caption:
+            model_captions.append((look.info.spec, caption))
+    for model, caption in model_captions:
+        if len(model_captions) > 1:
+            y = sheet.paragraph(_MARGIN, y, describe.printable(model), width) + 4
         y = sheet.caption(_MARGIN, y, caption, width)
     return y
 
@@ -520,7 +650,7 @@ def _draw_captions(sheet: _Sheet, y: float, row: Row, width: float) -> float:
 def _draw_legend(sheet: _Sheet, y: float, rows: Sequence[Row], width: float) -> float:
     """Draw the legend below all rows: the scale of colours, the colours of words, and notes.
 
-    It begins at y and has a width in pixels. Return the lower edge.
+    Return the lower edge. `y` is the upper edge, and `width` the width of the legend in pixels.
     """
     looks = [look for row in rows for look in row.looks]
     # The scale: a bar of all colours between 0 and 1, and the kinds of maps beside it.

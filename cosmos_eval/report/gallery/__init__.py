@@ -100,9 +100,13 @@ def collect(
 def attention_examples(sources: Sequence[ResultSource], options: RunOptions) -> list[ImageWithText]:
     """Choose the images and texts that attention maps are drawn for.
 
-    These are captions of retrieval sets, or prompts of classes without captions. If results
-    were measured on the scenes that come with this package, their captions that name one small
-    thing come first.
+    These are captions of retrieval sets or, if there are none, prompts of classes. If results were
+    measured on the scenes that come with this package, their captions that name one small thing
+    come first.
+
+    Args:
+        sources: The sources of examples of all results, with their images and texts.
+        options: How data are opened.
     """
     images_with_captions: list[ImageWithText] = []
     images_with_prompts: list[ImageWithText] = []
@@ -122,10 +126,10 @@ def attention_examples(sources: Sequence[ResultSource], options: RunOptions) -> 
 def _read_small_scenes(options: RunOptions) -> list[ImageWithText]:
     """Return a few scenes of this package, each with a sentence that names one small thing.
 
-    The caption names several small things, and its first sentence one of them.
+    The caption of a scene names several small things, and its first sentence one of them.
     """
     protocol: Any = find_protocol(_SMALL_SCENES)
-    prepare(protocol)
+    prepare(protocol)  # renders the scenes unless they are there
     scenes = []
     for scene in captioned_images(protocol, open_data(protocol, options)):
         first_sentence = scene.text.partition(". ")[0]

@@ -17,7 +17,12 @@ class ClassificationSource(ResultSource):
     """Images of a classification set with the outcomes of all results of a group."""
 
     def __init__(self, group: ResultGroup, options: RunOptions) -> None:
-        """Open the images that the results of the group were measured on."""
+        """Open the images that the results of the group were measured on.
+
+        Args:
+            group: The results on a data set by one protocol.
+            options: How data are opened and models are run.
+        """
         super().__init__(group, options)
         self._opened_results = self.open_results()
 
@@ -39,5 +44,8 @@ class ClassificationSource(ResultSource):
         )
 
     def judge(self, data: Any, samples: Sequence[Samples]) -> ClassJudgement:
-        """Return which models are right on which images."""
+        """Return which models are right on which images.
+
+        `data` are the opened data, and `samples` the stored arrays of each model's result.
+        """
         return ClassJudgement(self.protocol, data, samples)

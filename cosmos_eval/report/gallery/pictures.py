@@ -40,7 +40,7 @@ Size = tuple[int, int]
 
 
 class Canvas:
-    """Draws pictures at one scale, each only once.
+    """Draws images as encoded pictures of one scale, each only once.
 
     Threads may share a canvas; at worst, two of them draw the same picture.
     """
@@ -58,17 +58,24 @@ class Canvas:
         return self._thumbnails[source.name]
 
     def large(self, image: Image.Image, longest: int = LARGE) -> Picture:
-        """Encode an RGB image, reduced so that its longest side has at most `longest` pixels."""
+        """Encode an RGB image, reduced so that its longest side has at most `longest` pixels.
+
+        The number of pixels is multiplied by the scale of the canvas.
+        """
         size = _fit_size(image.size, longest * self._scale)
         # Resizing to the same size changes no pixel.
         return self._encode(image.resize(size, Image.Resampling.LANCZOS))
 
     def label_map(self, classes: Label, colours: Sequence[Rgb8], size: Size) -> Picture:
-        """Draw a label map (H, W) of class indices at a size in pixels.
+        """Draw a label map in the colours of its classes.
 
-        Class i has the colour `colours[i]`. Pixels without a class, whose value is larger, are
-        transparent.
+        Args:
+            classes: (H, W), the index of the class of each pixel. Larger values are pixels without
+                a class, which are transparent.
+            colours: The colour of each class.
+            size: The width and height of the picture in pixels.
         """
+        # The colour and the opacity of each value of a pixel. Those without a class stay 0.
         rgba_by_value = np.zeros((VALUES, 4), np.uint8)
         rgba_by_value[: len(colours)] = [(*colour, 255) for colour in colours]
         resized = Image.fromarray(shrunk(classes)).resize(size, Image.Resampling.NEAREST)
@@ -76,15 +83,19 @@ class Canvas:
         return self._encode(Image.fromarray(rgba), _LOSSLESS)
 
     def heat_map(self, values: NDArray[np.float32], size: Size) -> Picture:
-        """Draw the values (h, w) of an image's patches at a size in pixels.
+        """Draw the values of an image's patches, such as an attention map, in colours.
 
         The colours go from a faint blue for the least value to yellow for the largest.
+
+        Args:
+            values: (h, w), the value of each patch.
+            size: The width and height of the picture in pixels.
         """
         scaled_values = (values - values.min()) / (np.ptp(values) or 1)  # from 0 to 1
         # Linear between the centres of patches, as in cosmos_eval.models.maps.
         resized = Image.fromarray(scaled_values).resize(size, Image.Resampling.BILINEAR)
         pixels = np.asarray(resized)
-        # Interpolate each channel between the colours of viridis, and the opacity.
+        # Interpolate red, green and blue between the colours of viridis, and also the opacity.
         steps = np.linspace(0, 1, len(_VIRIDIS))
         channels = [np.interp(pixels, steps, channel) for channel in np.transpose(_VIRIDIS)]
         alpha = 255 * np.interp(pixels, (0, 1), _OPACITY)
@@ -96,7 +107,7 @@ class Canvas:
         return _fit_size(image_size, LARGE * self._scale)
 
     def _encode(self, image: Image.Image, encoding: dict[str, Any] = _LOSSY) -> Picture:
-        """Encode an image as WebP. Pictures of equal content are the same object."""
+        """Encode an image as WebP, by options of Pillow. Equal pictures become one object."""
         content = io.BytesIO()
         image.save(content, format="WEBP", **encoding)
         picture = Picture(content.getvalue(), "image/webp", image.width, image.height)
@@ -132,20 +143,27 @@ class Candidate(NamedTuple):
 def select(
     candidates: Sequence[Candidate], budget: int, workers: int, progress: OnProgress
 ) -> tuple[list[Example], list[str]]:
-    """Draw as many whole rounds of candidates as fit into `budget` bytes of pictures.
+    """Draw as many whole rounds of examples as fit into a budget of bytes.
 
     If round 0 does not fit, all pictures are drawn smaller. If it does not fit at the smallest
     scale either, as many of its examples as fit are drawn. A picture of several examples counts
-    once. `workers` threads draw examples at the same time.
+    once.
 
-    Return the examples in the order of their candidates, and a note on each thing that is not
-    shown.
+    Args:
+        candidates: The examples that can be drawn, each with its round.
+        budget: The most bytes of all pictures.
+        workers: The number of threads that draw examples at the same time.
+        progress: Called with the number of examples that were drawn.
+
+    Returns:
+        The examples in the order of their candidates, and a note on each thing that is not shown.
     """
     n_rounds = max((candidate.round for candidate in candidates), default=-1) + 1
     for scale in _SCALES:
         selection = _Selection(candidates, scale, budget, workers, progress)
         while selection.n_rounds < n_rounds:
-            if not selection.add_round():
+            fits = selection.add_round()
+            if not fits:
                 break
         if selection.n_rounds > 0:
             return selection.examples(), selection.notes()
@@ -163,10 +181,16 @@ class _Selection:
         workers: int,
         progress: OnProgress,
     ) -> None:
-        """Start without any example, see `select` for the arguments.
+        """Start without any example.
 
-        `scale` is the width and height of pictures relative to their usual ones.
+        Args:
+            candidates: The examples that can be drawn, each with its round.
+            scale: The width and height of pictures relative to their usual ones.
+            budget: The most bytes of all pictures.
+            workers: The number of threads that draw examples at the same time.
+            progress: Called with the number of examples that were drawn.
         """
+        # The rounds that were added so far.
         self.n_rounds = 0
         self._candidates = candidates
         self._scale = scale
@@ -183,23 +207,27 @@ class _Selection:
         If the pictures of the round do not fit into the budget, add nothing and return False. At
         the smallest scale round 0 always fits: examples that do not fit are left out.
         """
-        may_leave_out = self.n_rounds == 0 and self._scale == _SCALES[-1]
+        is_smallest_scale = self._scale == _SCALES[-1]
+        may_leave_out = is_smallest_scale and self.n_rounds == 0
         indices = []
         for index, candidate in enumerate(self._candidates):
             if candidate.round == self.n_rounds:
                 indices.append(index)
+
+        # The round is kept only if all of it fits: work on copies.
         drawn = dict(self._drawn)
         examples = self.examples()
-        picture_sizes = _picture_sizes(examples)
+        size_by_content = _picture_sizes(examples)
         n_done = len(examples)
         results = prefetch(indices, self._draw, workers=self._workers, window=4 * self._workers)
         for index, result in zip(indices, results, strict=True):
-            sizes_with_result = dict(picture_sizes)
+            sizes_with_result = dict(size_by_content)
             if isinstance(result, Example):
                 sizes_with_result.update(_picture_sizes([result]))
-            if sum(sizes_with_result.values()) <= self._budget:
+            fits_into_budget = sum(sizes_with_result.values()) <= self._budget
+            if fits_into_budget:
                 drawn[index] = result
-                picture_sizes = sizes_with_result
+                size_by_content = sizes_with_result
             elif not may_leave_out:
                 return False
             n_done += 1

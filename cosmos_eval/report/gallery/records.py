@@ -159,6 +159,7 @@ class Gallery:
         """
         section_key = attrgetter("protocol", "dataset", "model")
         examples = sorted(getattr(self, kind), key=section_key)
+        # groupby needs equal keys side by side.
         return [list(section) for _, section in groupby(examples, section_key)]
 
     @property
@@ -177,7 +178,8 @@ class Gallery:
     def limited(self, n_rounds: int) -> Gallery:
         """Return a gallery with the first rounds of examples of every section.
 
-        Its notes count the examples that are left out.
+        Its notes count the examples that are left out. For example, a section of 13 samples, six in
+        a round, has 12 of them in the first two rounds.
         """
         examples_by_kind: dict[str, Any] = {}
         notes = list(self.notes)

@@ -80,8 +80,14 @@ class RetrievalSource(ResultSource):
     """
 
     def __init__(self, group: ResultGroup, options: RunOptions) -> None:
-        """Open the data, and request the ranked items of each result's queries."""
+        """Open the data, and request the ranked items of each result's queries.
+
+        Args:
+            group: The results on a data set by one protocol.
+            options: How data are opened and models are run.
+        """
         super().__init__(group, options)
+        # How many items of each query the model ranks a second time, or None if it does not.
         self._candidates_per_query = cast(RetrievalProtocol, group.protocol).pairs
         # By model and query; None if the query's rank differs from the measured one.
         self._ranked_items: dict[str, dict[Query, RankedItems | None]] = {}
@@ -110,7 +116,10 @@ class RetrievalSource(ResultSource):
         return sample_list_hash(data) == result.row.provenance["hashes"].get("sample_list")
 
     def judge(self, data: Any, samples: Sequence[Samples]) -> CaptionJudgement:
-        """Return which models are right on which captions."""
+        """Return which models are right on which captions.
+
+        `data` are the opened data, and `samples` the stored arrays of each model's result.
+        """
         return CaptionJudgement(data, samples)
 
     def rank_queries(
@@ -118,9 +127,16 @@ class RetrievalSource(ResultSource):
     ) -> None:
         """Rank and keep items for the chosen queries of a result.
 
-        `encoder` is the loaded model. If a query does not get the rank that was measured, None is
-        kept instead of its items. Raises UsageError if more images, captions or pairs are missing
-        in the cache than a report should embed.
+        If a query does not get the rank that was measured, None is kept instead of its items.
+
+        Args:
+            opened_result: A result of the group, and the data that it was measured on.
+            encoder: The loaded model of the result.
+            progress: Called with the number of images, captions or pairs that were embedded.
+
+        Raises:
+            UsageError: More images, captions or pairs are missing in the cache than a report should
+                embed.
         """
         from cosmos_eval.embedding.embed import TooManyError, embed_images, embed_texts
 
@@ -137,7 +153,8 @@ class RetrievalSource(ResultSource):
                 phase="captions",
                 max_missing=_MOST_CAPTIONS,
             )
-            # Under some protocols, the model scores pairs of each query and its best items.
+            # Under some protocols, the model scores pairs of each query and its best items, the
+            # candidates, from image and text together.
             if self._candidates_per_query is not None:
                 candidates = select_candidates(
                     self._candidates_per_query, images.features, texts.features
@@ -168,7 +185,7 @@ class RetrievalSource(ResultSource):
             next_round: dict[Direction, int] = {"image_to_text": 0, "text_to_image": 0}
             for query in choose_queries(result.samples):
                 drawing = _QueryDrawing(result, data, query, ranked_items.get(query))
-                yield Candidate(next_round[query.direction], drawing.draw)
+                yield Candidate(round=next_round[query.direction], draw=drawing.draw)
                 next_round[query.direction] += 1
             for items in ranked_items.values():
                 if items is None:
@@ -196,7 +213,8 @@ class _RankingRequest(Request):
 def captioned_images(protocol: Protocol, data: RetrievalData) -> Iterator[ImageWithText]:
     """Yield a few images of a retrieval set, each with its first caption.
 
-    The images are spread evenly over the set, see `spread_indices`.
+    The images are spread evenly over the set, see `spread_indices`. `protocol` names the data set,
+    and `data` holds its images and captions.
     """
     for image_index in spread_indices(len(data.images)):
         # `argmax` returns the first caption that belongs to the image.
@@ -212,16 +230,19 @@ def captioned_images(protocol: Protocol, data: RetrievalData) -> Iterator[ImageW
 def choose_queries(samples: Samples) -> list[Query]:
     """Choose a few queries of both directions, in which failures and successes are mixed.
 
-    `samples` are the stored arrays of a result. A query succeeds if the first item that belongs to
-    it has rank 1. The order within a direction is: the failure with the worst rank, a success, then
-    other failures and successes.
+    A query succeeds if the first item that belongs to it has rank 1. The order within a direction
+    is: the failure with the worst rank, a success, then other failures and successes.
+
+    Args:
+        samples: The stored arrays of a result, among them the ranks of its queries.
     """
     queries: list[Query] = []
     for direction, rank_name in _RANK_NAMES.items():
         ranks = samples[rank_name]
-        by_rank = np.argsort(ranks, kind="stable")
+        by_rank = np.argsort(ranks, kind="stable")  # the best first
         n_successes = np.count_nonzero(ranks == 1)
-        all_successes, all_failures = by_rank[:n_successes], by_rank[n_successes:]
+        all_successes = by_rank[:n_successes]
+        all_failures = by_rank[n_successes:]
         chosen_successes = spread_indices(len(all_successes), _SUCCESSES)
         successes = all_successes[chosen_successes].tolist()
         chosen_failures = _spread_over_ranks(ranks[all_failures])
@@ -234,8 +255,9 @@ def choose_queries(samples: Samples) -> list[Query]:
 def _spread_over_ranks(ranks: NDArray[np.integer]) -> list[int]:
     """Return up to three indices into ascending ranks: the worst, the best, and one between them.
 
-    The rank between them is the nearest one to their geometric mean. For example, the ranks
-    [2, 5, 9, 50] have a geometric mean of 10 and give the indices [3, 0, 2].
+    The rank between them is the one that is nearest to the geometric mean of the worst and the
+    best. For example, the ranks [2, 5, 9, 50] give the indices [3, 0, 2], because 9 is nearest to
+    sqrt(2 * 50) = 10.
     """
     if not len(ranks):
         return []
@@ -244,7 +266,8 @@ def _spread_over_ranks(ranks: NDArray[np.integer]) -> list[int]:
     index_of_middle = int(np.abs(logarithms - middle).argmin())
     # The last index is for ranks that are all equal.
     indices = [len(ranks) - 1, 0, index_of_middle, len(ranks) // 2]
-    return list(dict.fromkeys(indices))[:_FAILURES]
+    distinct_indices = list(dict.fromkeys(indices))
+    return distinct_indices[:_FAILURES]
 
 
 class _PairRescoring:
@@ -260,10 +283,14 @@ class _PairRescoring:
         self._scores = scores
 
     def rescore(self, query: Query, scores: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Replace the scores of a query's candidates in `scores`, and return `scores`.
+        """Replace the scores of a query's candidates by scores of pairs, and return all scores.
 
-        `scores` holds the product of features for each item. The scores of candidates are shifted
-        so that they rank above all other items.
+        The scores of candidates are shifted so that they rank above all other items.
+
+        Args:
+            query: The image or caption.
+            scores: For each item, the product of its features with those of the query. The array is
+                changed in place.
         """
         if query.direction == "image_to_text":
             items = self._candidates.texts[query.query_index]
@@ -283,17 +310,28 @@ def rank_items(
     image_of_text: NDArray[np.int64],
     pair_scores: _PairRescoring | None = None,
 ) -> RankedItems | None:
-    """Rank images (N, D) for a text, or texts (M, D) for an image, by the product of features.
+    """Rank all images for a text, or all texts for an image, by the product of features.
 
-    `image_of_text` (M,) holds the index of each text's image. With `pair_scores`, candidates are
-    ranked by scores of pairs instead. Among items with equal scores, the ones that belong to the
-    query come last, as in the measured ranks. Return None if the query does not get the rank that
-    was measured.
+    Among items with equal scores, the ones that belong to the query come last, as in the measured
+    ranks.
+
+    Args:
+        query: The image or caption, with the rank that was measured.
+        images: (N, D), the features of all images.
+        texts: (M, D), the features of all texts.
+        image_of_text: (M,), the index of each text's image.
+        pair_scores: The scores of pairs by which candidates are ranked instead, if any.
+
+    Returns:
+        The items with the highest ranks, or None if the query does not get the rank that was
+        measured.
     """
     if query.direction == "image_to_text":
-        query_feature, item_features = images[query.query_index], texts
+        query_feature = images[query.query_index]
+        item_features = texts
     else:
-        query_feature, item_features = texts[query.query_index], images
+        query_feature = texts[query.query_index]
+        item_features = images
     # Sums are exact before they are rounded to float32, so that equal features score the same.
     scores = item_features.astype(np.float64) @ query_feature.astype(np.float64)
     if pair_scores is not None:
@@ -302,8 +340,9 @@ def rank_items(
     # Sort by score, then by whether the item matches: lexsort begins with the last key.
     order = np.lexsort((is_matching, -scores.astype(np.float32)))
     rank = 1 + int(np.argmax(is_matching[order]))
-    # Low ranks may differ by rounding. Ranks of items that are shown must be equal.
-    if min(rank, query.rank) <= _SHOWN_ITEMS:
+    # Ranks of items that are shown must be equal. Lower ranks may differ by rounding.
+    is_shown = min(rank, query.rank) <= _SHOWN_ITEMS
+    if is_shown:
         is_measured_rank = rank == query.rank
     else:
         is_measured_rank = abs(rank - query.rank) <= max(1, _RANK_TOLERANCE * query.rank)
@@ -317,8 +356,14 @@ def _matching_items(
 ) -> NDArray[np.bool_]:
     """Return whether each item belongs to the query, (M,) for texts or (N,) for images.
 
-    `image_of_text` (M,) holds the index of each text's image. For example, if it is [0, 0, 1], the
-    image 0 has the texts [True, True, False].
+    Args:
+        query: An image, whose items are all texts, or a text, whose items are all images.
+        image_of_text: (M,), the index of each text's image.
+        n_images: The number N of images.
+
+    Example:
+        If `image_of_text` is [0, 0, 1], the image 0 has the texts [True, True, False], and the text
+        2 has the image [False, True].
     """
     if query.direction == "image_to_text":
         return image_of_text == query.query_index
@@ -329,6 +374,7 @@ class _QueryDrawing(NamedTuple):
     """A query that can be drawn, with the items that were found for it."""
 
     result: SampledResult
+    # The images and captions that the result was measured on.
     data: RetrievalData
     query: Query
     # None if the model's features could not be computed.
@@ -337,8 +383,8 @@ class _QueryDrawing(NamedTuple):
     def draw(self, canvas: Canvas) -> RetrievalExample:
         """Draw the query, an item that belongs to it, and the items that the model found.
 
-        Without ranked items, no items are shown as found. Raises UsageError if an image cannot be
-        used.
+        Without ranked items, no items are shown as found. `canvas` encodes the pictures. Raises
+        UsageError if an image cannot be used.
         """
         query = self.query
         is_matching = _matching_items(query, self.data.image_of_text, len(self.data.images))
@@ -366,7 +412,10 @@ class _QueryDrawing(NamedTuple):
         )
 
     def _draw_item(self, canvas: Canvas, index: int, *, is_image: bool) -> Picture | str:
-        """Return the image with an index as a picture, or the caption with this index as text."""
+        """Return the image with an index as a picture, or the caption with this index as text.
+
+        `is_image` says which of both it is. `canvas` encodes the picture.
+        """
         if is_image:
             picture = canvas.thumbnail(self.data.images[index])
             return picture._replace(file=self.data.names[index])

@@ -33,9 +33,10 @@ _RIGHT_IOU = 0.5  # a model is right on a class of an image if its IoU is at lea
 
 
 class Judgement(ABC):
-    """The outcomes of models on the samples of a data set. Each task has a subclass.
+    """The samples of a data set on which each of several models is right. Each task has a subclass.
 
-    Samples and models are named by their indices.
+    A sample is a small thing to show, such as an image with its class, or a caption. Methods get
+    samples and models by their indices.
 
     Attributes:
         right: True for each model and sample (K, N) if the model is right.
@@ -80,7 +81,10 @@ class ClassJudgement(Judgement):
     ) -> None:
         """Compare the first predictions of all models with the labels.
 
-        `samples` holds the stored arrays of each model's result.
+        Args:
+            protocol: The settings of the measurement, among them the names of classes.
+            data: The images and their labels.
+            samples: For each model, the stored arrays of its result: labels and predictions.
         """
         self._data = data
         self._labels = samples[0][LABELS]
@@ -117,12 +121,18 @@ class CaptionJudgement(Judgement):
     metric = "text_to_image_R@1"
 
     def __init__(self, data: RetrievalData, samples: Sequence[Samples]) -> None:
-        """Read the rank of each caption's image from the stored arrays of each model's result."""
+        """Read the rank that each model gives each caption's image.
+
+        Args:
+            data: The images and captions.
+            samples: For each model, the stored arrays of its result, among them the ranks.
+        """
         self._data = data
         self._ranks = np.stack([samples_of_model[TEXT_RANK] for samples_of_model in samples])
         self._n_words = np.array([len(caption.split()) for caption in data.captions])
-        quartiles = np.quantile(self._n_words, (0.25, 0.5, 0.75))
         self.right = self._ranks == 1
+        # The quarter of all captions, 0 to 3, that each caption belongs to.
+        quartiles = np.quantile(self._n_words, (0.25, 0.5, 0.75))
         self.kind = np.digitize(self._n_words, quartiles)
 
     def file(self, sample: int) -> str:
@@ -152,9 +162,15 @@ class LabelMapJudgement(Judgement):
     def __init__(
         self, protocol: SegmentationProtocol, data: LabelMaps, samples: Sequence[Samples]
     ) -> None:
-        """Compute the IoU of each class in each image, by the pixel counts of each model's result.
+        """Compute the IoU of each class in each image.
 
-        A class is a sample if it has at least 0.1% of the labelled pixels of the image.
+        A sample is a class in an image that has at least 0.1% of the image's labelled pixels.
+
+        Args:
+            protocol: The settings of the measurement, among them the names of classes.
+            data: The images and their label maps.
+            samples: For each model, the stored arrays of its result: names and pixel counts of
+                images.
         """
         self._data = data
         self._class_names = protocol.class_names
@@ -188,7 +204,8 @@ class LabelMapJudgement(Judgement):
 
     def description(self, sample: int) -> dict[str, Any]:
         """Return the name of a sample's class as text and group, and the share of its pixels."""
-        image_index, class_index = self._images[sample], self._classes[sample]
+        image_index = self._images[sample]
+        class_index = self._classes[sample]
         class_name = self._class_names[class_index]
         size = float(self._pixel_shares[image_index, class_index])
         return {"text": class_name, "group": class_name, "size": size}
@@ -199,18 +216,18 @@ class LabelMapJudgement(Judgement):
 
 
 class SampleDrawing(NamedTuple):
-    """A sample that can be drawn, with the results of all models."""
+    """A sample that can be drawn, with the answers of all models."""
 
+    # The results of all models, and which of the models are right. Both have the same order.
     results: Sequence[SampledResult]
-    # The outcomes of the results' models, in the same order.
     judgement: Judgement
     # The index of the sample.
     sample: int
 
     def draw(self, canvas: Canvas) -> SampleExample:
-        """Draw the sample with the outcomes of all models.
+        """Draw the image of the sample, and add the answers of all models.
 
-        Raises UsageError if its image is damaged.
+        `canvas` encodes the picture. Raises UsageError if the image is damaged.
         """
         outcomes = {}
         for model_index, result in enumerate(self.results):
@@ -232,15 +249,21 @@ class SampleDrawing(NamedTuple):
 def choose_samples(
     right: NDArray[np.bool_], kind: NDArray[Any], most: int = MOST_SAMPLES
 ) -> list[int]:
-    """Return the indices of at most `most` samples that differ in their outcomes and kinds.
+    """Return the indices of a few samples that differ in their outcomes and kinds.
 
-    `right` (K, N) tells which models are right on each sample, `kind` (N,) is the kind of a sample,
-    such as its class. Samples with the same column of `right` have the same pattern.
+    Samples have the same pattern if the same models are right on them. Patterns take turns: the
+    first sample of every pattern comes before the second sample of any pattern. Within a turn,
+    samples on which models disagree come first. Within a pattern, kinds take turns in the same way.
+    Otherwise the order is random, but always the same.
 
-    Patterns take turns: the first sample of every pattern comes before the second sample of any
-    pattern. Within a turn, samples on which models disagree come first. Within a pattern, kinds
-    take turns in the same way. Otherwise the order is random, but always the same. For example, if
-    the samples have the patterns [a, a, a, b], the chosen samples have [a, b, a, a].
+    Args:
+        right: (K, N), whether each of K models is right on each of N samples.
+        kind: (N,), the kind of each sample, such as its class.
+        most: The largest number of samples to return.
+
+    Example:
+        If the samples have the patterns [a, a, a, b], the chosen samples have [a, b, a, a] or
+        [b, a, a, a], depending on whether models disagree in pattern b.
     """
     samples = np.random.default_rng(0).permutation(len(kind))
 
@@ -263,7 +286,8 @@ def choose_samples(
 def _pattern_indices(right: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Return the index of each sample's pattern, (N,), where a pattern is a column of `right`.
 
-    Samples have the same index if the same models are right on them. `right` is (K, N).
+    Samples have the same index if the same models are right on them. `right` (K, N) says whether
+    each model is right on each sample. For example, [[1, 0, 1], [1, 1, 1]] gives [1, 0, 1].
     """
     _, indices = np.unique(right, axis=1, return_inverse=True)
     return indices.ravel()
@@ -275,6 +299,7 @@ def _count_earlier(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
     sorted_numbers = numbers[order]
     # The place in the sorted array at which each number begins: [7, 7, 8] -> [0, 0, 2].
     starts = np.searchsorted(sorted_numbers, sorted_numbers)
+    # The stable sort keeps equal numbers in their order, so that earlier ones come before.
     n_earlier = np.empty(len(numbers), np.int64)
     n_earlier[order] = np.arange(len(numbers)) - starts
     return n_earlier

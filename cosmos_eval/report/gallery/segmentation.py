@@ -65,18 +65,33 @@ class SegmentationSource(ResultSource):
     def __init__(self, group: ResultGroup, options: RunOptions, predictions: Path | None) -> None:
         """Choose images, read the label maps that runs saved, and request the others.
 
-        `predictions` is a folder that `cosmos-eval run --save-predictions` wrote, or None.
+        Args:
+            group: The results on a data set by one protocol.
+            options: How data are opened and models are run.
+            predictions: A folder that `cosmos-eval run --save-predictions` wrote, or None.
         """
         super().__init__(group, options)
-        self._images: list[LabelledImage] = []
         # Predicted label maps as drawn, by model and index of the image.
         self._maps: dict[tuple[str, int], Label] = {}
         # Models whose predictions are not all the measured ones.
         self._models_that_differ: set[str] = set()
         self._opened_results = self.open_results(whole=True)
         self._results = [opened_result.result for opened_result in self._opened_results]
+
+        # Choose the images that are shown, and read their true label maps.
+        self._images: list[LabelledImage] = []
         if self._opened_results:
-            self._read_images(self._opened_results[0].data)
+            data = self._opened_results[0].data
+            for index in choose_images([result.samples for result in self._results]):
+                sample = data.samples[index]
+                try:
+                    label = read_label(sample, self.protocol)
+                except UsageError as error:
+                    self.notes.append(str(error))
+                else:
+                    self._images.append(LabelledImage(index, sample, label))
+
+        # Request the label maps of each model that were not saved.
         for result in self._results:
             if predictions is not None:
                 self._read_saved_maps(predictions, result)
@@ -111,39 +126,21 @@ class SegmentationSource(ResultSource):
         return names == measured_names and measured_classes == list(self.protocol.class_names)
 
     def judge(self, data: Any, samples: Sequence[Samples]) -> LabelMapJudgement:
-        """Return which models are right on which classes of which images."""
+        """Return which models are right on which classes of which images.
+
+        `data` are the opened data, and `samples` the stored arrays of each model's result.
+        """
         return LabelMapJudgement(self.protocol, data, samples)
-
-    def _read_images(self, data: LabelMaps) -> None:
-        """Choose the images that are shown, and read and keep their true label maps.
-
-        A note names each label map that cannot be read.
-        """
-        for index in choose_images([result.samples for result in self._results]):
-            sample = data.samples[index]
-            try:
-                label = read_label(sample, self.protocol)
-            except UsageError as error:
-                self.notes.append(str(error))
-            else:
-                self._images.append(LabelledImage(index, sample, label))
-
-    def _protocol_of(self, result: SampledResult) -> SegmentationProtocol:
-        """Return the protocol with the constants that were tuned for a result's model, if any.
-
-        Raises UsageError if the result has a tuned constant that does not exist any more.
-        """
-        protocol: SegmentationProtocol = self.protocol
-        tuned = result.row.provenance.get("tuned")
-        if tuned is None:
-            return protocol
-        return tuned_protocol(tuned, protocol, result.row.model["spec"])
 
     def _read_saved_maps(self, predictions: Path, result: SampledResult) -> None:
         """Read and keep the label maps of a result that a run saved below a folder.
 
         Maps that do not give the measured pixel counts, or cannot be read, are left out with a
         note. Maps that were not saved are left out without one.
+
+        Args:
+            predictions: The folder that runs saved label maps in.
+            result: A result of the group.
         """
         folder = self._find_saved_maps(predictions, result)
         saved_maps: list[tuple[LabelledImage, Label]] = []
@@ -154,13 +151,15 @@ class SegmentationSource(ResultSource):
                     saved_maps.append((image, _read_saved_map(file)))
                 except UsageError as error:
                     self.notes.append(str(error))
-        if not self._add_measured_maps(result, saved_maps):
+        all_were_measured = self._add_measured_maps(result, saved_maps)
+        if not all_were_measured:
             self.notes.append(f"{folder}: not the label maps that {result.model} was measured with")
 
     def _find_saved_maps(self, predictions: Path, result: SampledResult) -> Path:
-        """Return the folder below `predictions` in which a run wrote the label maps of a result.
+        """Return the folder in which a run wrote the label maps of a result.
 
-        Its name depends on the model, the data set, the protocol and the form of attention.
+        It lies below the folder `predictions`. Its path depends on the model, the data set, the
+        protocol and the form of attention.
         """
         record = result.row.provenance
         auxiliary = auxiliary_of(record)
@@ -177,7 +176,14 @@ class SegmentationSource(ResultSource):
     ) -> None:
         """Predict and keep the label maps of images with the options that a result was measured by.
 
-        `encoder` is the loaded model. Raises UsageError if the maps cannot be predicted.
+        Args:
+            result: A result of the group.
+            images: The images to predict label maps for.
+            encoder: The loaded model of the result.
+
+        Raises:
+            UsageError: The maps cannot be predicted, or the result has a tuned constant that does
+                not exist any more.
         """
         from cosmos_eval.tasks.segmentation.inference import predictions
 
@@ -185,9 +191,15 @@ class SegmentationSource(ResultSource):
         options = replace(
             self.options, attention=record["attention"], auxiliary=auxiliary_of(record)
         )
+        # Some constants of the protocol may have been tuned for the model.
+        protocol: SegmentationProtocol = self.protocol
+        tuned = record.get("tuned")
+        if tuned is not None:
+            protocol = tuned_protocol(tuned, protocol, result.row.model["spec"])
         samples = [image.sample for image in images]
-        maps = predictions(encoder, self._protocol_of(result), samples, options)
-        if not self._add_measured_maps(result, list(zip(images, maps, strict=True))):
+        maps = predictions(encoder, protocol, samples, options)
+        all_were_measured = self._add_measured_maps(result, list(zip(images, maps, strict=True)))
+        if not all_were_measured:
             self._models_that_differ.add(result.model)
 
     def _add_measured_maps(
@@ -195,8 +207,12 @@ class SegmentationSource(ResultSource):
     ) -> bool:
         """Keep the label maps that give the pixel counts of a result, in the size that is drawn.
 
-        `maps` are images with their predicted label maps. Return whether all of them give these
-        counts.
+        Args:
+            result: A result of the group, which stores pixel counts.
+            maps: Images, each with its predicted classes (H, W).
+
+        Returns:
+            True if all of the maps give the stored counts.
         """
         all_were_measured = True
         for image, classes in maps:
@@ -214,12 +230,12 @@ class SegmentationSource(ResultSource):
         """
         n_classes = len(self.protocol.class_names)
         for image in self._images:
-            # Larger values are pixels without a class.
+            # The number of pixels of each class. Larger values are pixels without a class.
             class_pixels = np.bincount(image.label.ravel(), minlength=n_classes)[:n_classes]
             visible_classes = np.flatnonzero(class_pixels >= _EASILY_SEEN * image.label.size)
             if len(visible_classes):
                 smallest_class = visible_classes[np.argmin(class_pixels[visible_classes])]
-                class_name = self.protocol.queries[smallest_class][0]
+                class_name = self.protocol.queries[smallest_class][0]  # the first of its names
                 yield ImageWithText(
                     dataset=self.protocol.dataset,
                     name=image.sample.name,
@@ -247,7 +263,8 @@ class SegmentationSource(ResultSource):
                 if (model, image.sample_index) in self._maps:
                     map_by_model[model] = self._maps[model, image.sample_index]
             drawing = _LabelMapDrawing(protocol, image, map_by_model)
-            yield Candidate(index, drawing.draw)
+            # The first image is in round 0, the second one in round 1.
+            yield Candidate(round=index, draw=drawing.draw)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,17 +283,21 @@ class _LabelMapRequest(Request):
 def choose_images(results: Sequence[Samples]) -> list[int]:
     """Return the indices of at most three images to show, chosen by their pixel accuracy.
 
-    `results` holds the stored arrays of each model's result. If there are several results, the
-    first image is the one on which their accuracies differ most. Then come a typical, a poor and a
-    good image by the mean accuracy of all results. Only images that all results have are chosen.
+    If there are several results, the first image is the one on which their accuracies differ most.
+    Then come a typical, a poor and a good image by the mean accuracy of all results. Only images
+    that all results have are chosen.
+
+    Args:
+        results: For each model, the stored arrays of its result.
     """
-    # (models, images); NaN for images without labels.
+    # A result on fewer images has the first ones.
     n_images = min(len(samples[NAME]) for samples in results)
     accuracies_of_models = []
     for samples in results:
         accuracy = pixel_accuracy(segmentation.TASK.derive(samples)[AREAS])
         accuracies_of_models.append(accuracy[:n_images])
-    accuracies = np.stack(accuracies_of_models)
+    accuracies = np.stack(accuracies_of_models)  # (models, images)
+    # The accuracy is NaN for images without labels.
     labelled_images = np.flatnonzero(~np.isnan(accuracies).any(axis=0))
     if not len(labelled_images):
         return []
@@ -287,27 +308,34 @@ def choose_images(results: Sequence[Samples]) -> list[int]:
     if len(results) > 1:
         spread = np.ptp(accuracies, axis=0)  # the largest minus the smallest accuracy
         chosen.append(int(np.argmax(spread)))
-    by_mean = np.argsort(accuracies.mean(axis=0), kind="stable")
+    by_mean = np.argsort(accuracies.mean(axis=0), kind="stable")  # the poorest first
     by_mean = by_mean[~np.isin(by_mean, chosen)]
     if len(by_mean):
-        for quantile in _QUANTILES[: _MOST_IMAGES - len(chosen)]:
+        n_missing = _MOST_IMAGES - len(chosen)
+        for quantile in _QUANTILES[:n_missing]:
             place = round(quantile * (len(by_mean) - 1))
             chosen.append(int(by_mean[place]))
-    return [int(labelled_images[index]) for index in dict.fromkeys(chosen)]
+    return [int(labelled_images[index]) for index in dict.fromkeys(chosen)]  # each once
 
 
 def _gives_measured_counts(
     classes: Label, image: LabelledImage, result: SampledResult, protocol: SegmentationProtocol
 ) -> bool:
-    """Return whether predicted classes (H, W) of an image give the pixel counts of a result.
+    """Return whether a predicted label map gives the pixel counts that a result stores.
 
     The counts may differ by the share of pixels that rounding moves at borders of classes.
+
+    Args:
+        classes: (H, W), the predicted class of each pixel.
+        image: The image with its true classes.
+        result: The result, which stores the pixels of each pair of a true and a predicted class.
+        protocol: The settings of the measurement, among them the names of classes.
     """
     n_classes = len(protocol.class_names)
     if classes.shape != image.label.shape or classes.max() >= n_classes:
         return False
-    # Results store the pixels of each pair of true and predicted class that an image has. The
-    # number of a pair is true class * n_classes + predicted class, as in a flat confusion matrix.
+    # The number of a pair of a true and a predicted class is true class * n_classes + predicted
+    # class, as in a flat confusion matrix. Results store only pairs that an image has.
     samples = result.samples
     is_of_image = samples["image"] == image.sample_index
     stored_counts = np.zeros(n_classes**2, np.int64)
@@ -326,7 +354,8 @@ def _read_saved_map(file: Path) -> Label:
     """
     try:
         with open_image(file) as image:
-            mode, classes = image.mode, np.asarray(image)
+            mode = image.mode
+            classes = np.asarray(image)
     except (OSError, SyntaxError) as error:  # PIL raises SyntaxError for a broken PNG
         raise UsageError(f"cannot read the saved label map {file}: {error}") from error
     if mode not in ("P", "L", "I;16", "I"):
@@ -335,16 +364,18 @@ def _read_saved_map(file: Path) -> Label:
 
 
 class _LabelMapDrawing(NamedTuple):
-    """An image that can be drawn, with its predicted label maps (H, W) by model."""
+    """An image that can be drawn, with its true and its predicted label maps."""
 
+    # The settings of the measurement, among them the names of classes.
     protocol: SegmentationProtocol
     image: LabelledImage
+    # The predicted classes (H, W) of each model, in the size that is drawn.
     map_by_model: Mapping[str, Label]
 
     def draw(self, canvas: Canvas) -> SegmentationExample:
         """Draw the image, its true label map and its predicted label maps.
 
-        Raises UsageError if the image cannot be read.
+        `canvas` encodes the pictures. Raises UsageError if the image cannot be read.
         """
         sample = self.image.sample
         rgb_image = pictures.read_image(sample.image)

@@ -109,14 +109,20 @@ def group_results(
 ) -> tuple[list[ResultGroup], list[str]]:
     """Read results and their samples, and group them by data set and protocol.
 
-    `paths` are files of results. `user_files` are YAML files that describe users' data sets. Return
-    the groups, and notes on results that cannot have pictures. Raises UsageError for a YAML file
-    that describes a data set without a result.
+    Args:
+        paths: The files of the results.
+        user_files: YAML files that describe users' data sets.
+
+    Returns:
+        The groups, sorted by task and name, and notes on results that cannot have pictures.
+
+    Raises:
+        UsageError: A YAML file describes a data set without a result.
     """
     stored_results = read_checked(paths)
     user_protocols = _read_user_protocols(user_files, (stored.row for stored in stored_results))
 
-    # Read the samples of each result.
+    # Read the samples of each result: the stored arrays that its metrics are computed from.
     results_by_set: dict[_SetName, list[SampledResult]] = {}
     notes = []
     for stored in _usable_results(stored_results):
@@ -130,7 +136,7 @@ def group_results(
         set_name = _SetName(files.row.task, files.row.dataset, files.row.protocol)
         results_by_set.setdefault(set_name, []).append(result)
 
-    # Find the protocol of each group. Groups are sorted by task, then by name.
+    # Find the protocol of each group.
     groups = []
     for set_name in sorted(results_by_set, key=lambda name: (_TASKS.index(name.task), name)):
         results = sorted(results_by_set[set_name], key=attrgetter("model"))
@@ -143,9 +149,10 @@ def group_results(
 
 
 def _usable_results(stored_results: Sequence[StoredResult]) -> list[StoredResult]:
-    """Return the results that can have examples: one of equal results, and no edited ones.
+    """Return the results that can have examples, in the order of the tasks.
 
-    Only some tasks have examples. The results are in the order of these tasks.
+    Only some tasks have examples. One of several results that are copies is returned. Results whose
+    files were edited by hand are left out.
     """
     usable_results: list[StoredResult] = []
     for task in _TASKS:
@@ -160,10 +167,17 @@ def _usable_results(stored_results: Sequence[StoredResult]) -> list[StoredResult
 def _find_ready_protocol(
     set_name: _SetName, user_protocols: Mapping[_SetName, Protocol]
 ) -> Protocol:
-    """Return the protocol with these names, ready to be used.
+    """Return the protocol with these names, and prepare the data that it needs.
 
-    Data that a protocol needs are prepared, such as rendered scenes. Raises UsageError if the
-    protocol is not known. `user_protocols` are those from users' YAML files.
+    A protocol holds the fixed settings of a measurement. Some protocols need data to be prepared,
+    such as scenes to be rendered.
+
+    Args:
+        set_name: The names of the task, the data set and the protocol.
+        user_protocols: The protocols from users' YAML files, by their names.
+
+    Raises:
+        UsageError: The protocol is not known.
     """
     if not _is_user_protocol(set_name.protocol):
         protocol = find_protocol(set_name.dataset, set_name.protocol)
@@ -183,9 +197,14 @@ def require_inputs(
 ) -> None:
     """Check the inputs of a report with pictures before anything is computed.
 
-    `rows` are the records of all results. Raises UsageError if the folder `data_root` or
-    `predictions` does not exist, and if one of the YAML files `datasets` describes a data set
-    without a result.
+    Args:
+        rows: The records of all results.
+        data_root: The folder of data sets, or None for the usual one.
+        datasets: YAML files that describe users' data sets.
+        predictions: The folder of saved label maps, or None.
+
+    Raises:
+        UsageError: A folder does not exist, or a YAML file describes a data set without a result.
     """
     for folder, option in ((data_root, "--data-root"), (predictions, "--predictions")):
         if folder is not None and not Path(folder).is_dir():
@@ -198,7 +217,12 @@ def _read_user_protocols(
 ) -> dict[_SetName, Protocol]:
     """Read the protocols in users' YAML files, by their names.
 
-    Raises UsageError for a data set that none of the results, with records `rows`, was measured on.
+    Args:
+        files: The YAML files, which describe users' data sets.
+        rows: The records of all results.
+
+    Raises:
+        UsageError: None of the results was measured on one of the data sets.
     """
     if not files:
         return {}
@@ -292,14 +316,20 @@ class ResultSource(Source):
 
     @abstractmethod
     def judge(self, data: Any, samples: Sequence[Samples]) -> Judgement:
-        """Return which models are right on which samples, for several results on the same data."""
+        """Return which models are right on which samples of the data.
+
+        `data` are the opened data, and `samples` the stored arrays of several results on them.
+        """
 
     def open_results(self, *, whole: bool = False) -> list[OpenedResult]:
         """Return the results of the group with the data that they were measured on.
 
-        A result with a `--limit` gets the first samples only, unless `whole` is True. Results that
-        were measured on other data, or whose data cannot be opened, are left out. A note names
-        them.
+        Results that were measured on other data, or whose data cannot be opened, are left out. A
+        note names them.
+
+        Args:
+            whole: True if all results get the whole data set. By default, a result with a `--limit`
+                gets the first samples only.
         """
         # Open the data once for each limit.
         limits: list[int | None] = []
@@ -341,9 +371,10 @@ class ResultSource(Source):
         self.notes.append(f"{self.group.name}: no pictures: {reason}{hint}")
 
     def sample_candidates(self, opened_results: Sequence[OpenedResult]) -> list[Candidate]:
-        """Return a few samples to be drawn as small pictures, each with the outcomes of models.
+        """Return a few samples to be drawn as small pictures, each with the answers of all models.
 
         Results on the same data are shown together. The samples are chosen by `choose_samples`.
+        `opened_results` are the results, each with the data that it was measured on.
         """
         # Results with the same limit share the object that holds their data.
         opened_by_data_id: dict[int, list[OpenedResult]] = {}
@@ -357,7 +388,7 @@ class ResultSource(Source):
             sample_indices = choose_samples(judgement.right, judgement.kind)
             for turn, sample_index in enumerate(sample_indices):
                 drawing = SampleDrawing(results, judgement, sample_index)
-                # For example, the first six samples are in round 0.
+                # A round adds six samples: the first six are in round 0, the next six in round 1.
                 round_number = turn // SampleExample.per_round
                 candidates.append(Candidate(round_number, drawing.draw))
         return candidates
@@ -366,8 +397,8 @@ class ResultSource(Source):
 def label_of(result: SampledResult) -> str:
     """Return the label of a result's model, as if it was measured without options.
 
-    The label does not name a limit or a form of attention, because attention maps do not depend on
-    them.
+    The label does not name a limit, such as "first 10 only", or a form of attention, because
+    attention maps do not depend on them.
     """
     provenance = dict(result.row.provenance)
     provenance.pop("partial", None)
@@ -378,7 +409,7 @@ def label_of(result: SampledResult) -> str:
 
 
 def spread_indices(n: int, most: int = IMAGES_WITH_TEXTS) -> list[int]:
-    """Return at most `most` of the indices 0 to n - 1, spread evenly.
+    """Return at most `most` of the indices 0 to n - 1, spread evenly over a list of n items.
 
     They are the last, the first, the middle, then the quarters. For example, n = 9 gives [8, 0, 4],
     and with `most` of 5 it gives [8, 0, 4, 6, 2].
@@ -392,11 +423,17 @@ def spread_indices(n: int, most: int = IMAGES_WITH_TEXTS) -> list[int]:
 def run_requests(
     requests: Iterable[Request], device: str, show_progress: ShowProgress
 ) -> list[str]:
-    """Run all requests for outputs of models.
+    """Run all requests for outputs of models, such as attention maps.
 
     One model is loaded after the other, and each only once. Models are not downloaded.
-    `show_progress` is called with the progress. Return one line for each thing that could not be
-    computed.
+
+    Args:
+        requests: The requests, in any order of models.
+        device: The device that models run on, such as "cuda", or "auto".
+        show_progress: Called with the name of the current step and its progress.
+
+    Returns:
+        One line for each thing that could not be computed.
     """
     # Group the requests by model. Results with an equal key have models with the same outputs.
     requests_by_model: dict[tuple[Any, ...], list[Request]] = {}
@@ -428,9 +465,12 @@ def run_requests(
 
 
 def _pass_on_progress(show_progress: ShowProgress, name: str, step: Progress) -> None:
-    """Call `show_progress` with the progress of the request with a name.
+    """Show the progress of a request, without its notes unless they are warnings.
 
-    Notes are dropped unless they are warnings.
+    Args:
+        show_progress: Called with the name and the progress.
+        name: The name of the request, such as "model-a on coco".
+        step: The progress, with a note such as "warning: ...".
     """
     is_warning = step.note.startswith("warning: ")
     show_progress(name, step if is_warning else step._replace(note=""))
@@ -439,16 +479,21 @@ def _pass_on_progress(show_progress: ShowProgress, name: str, step: Progress) ->
 def _load_measured_model(row: ResultRow, device: str) -> Encoder:
     """Load the model that a result was measured with, without downloads.
 
-    Raises UsageError if its weights, or those of the encoder that guides it, are not on this
-    machine or have changed since the measurement.
+    Args:
+        row: The record of the result, which names the model and the hash of its weights.
+        device: The device that the model runs on, or "auto".
+
+    Raises:
+        UsageError: The weights of the model, or of the encoder that guides it, are not on this
+            machine or have changed since the measurement.
     """
     from cosmos_eval.data.hub import was_not_fetched
     from cosmos_eval.models import load_encoder
     from cosmos_eval.models.hub import offline
 
     model = row.model
-    # The architecture is for files that do not state their own.
     weights: Weights = model["weights"] or "teacher"
+    # The architecture is for files that do not state their own.
     spec = parse_model_spec(model["spec"], arch=model["architecture"], weights=weights)
     try:
         with offline():
@@ -463,7 +508,8 @@ def _load_measured_model(row: ResultRow, device: str) -> Encoder:
             raise UsageError("its weights are not on this machine") from error
         raise
     info = encoder.info
-    if (info.weights_sha256, info.random) != (model["weights_sha256"], model["random"]):
+    has_same_weights = info.weights_sha256 == model["weights_sha256"]
+    if not has_same_weights or info.random != model["random"]:
         raise UsageError("its weights are not those that were measured any more")
     if info.auxiliary != row.provenance.get("auxiliary"):
         raise UsageError("the encoder that guides it is not the one that was measured any more")
@@ -481,9 +527,11 @@ def _refusal_lines(refusals: Sequence[_Refusal]) -> list[str]:
     """Return lines that say which models lack which outputs, and why.
 
     Models that lack the same outputs for the same reason share a line. For example, "model-a,
-    model-b: no attention maps on coco: its weights are not on this machine".
+    model-b: no attention maps on coco: its weights are not on this machine". `refusals` are the
+    requests that could not be computed.
     """
-    # For each model and reason: the data sets by the kind of the missing outputs.
+    # For each model and reason: the data sets by the kind of the missing outputs. For example,
+    # missing_outputs["model-a", "out of memory"] is {"attention maps": ["coco", "flickr30k"]}.
     missing_outputs: dict[tuple[str, str], dict[str, list[str]]] = {}
     for request, reason in refusals:
         # The message for an unknown model lists similar names, which do not help here.
@@ -491,12 +539,13 @@ def _refusal_lines(refusals: Sequence[_Refusal]) -> list[str]:
         datasets_by_kind = missing_outputs.setdefault((request.label, short_reason), {})
         datasets_by_kind.setdefault(request.kind, []).append(request.dataset)
 
-    # Models by the rest of their line.
+    # Write the line of each model without its name, and collect the models that have the same line.
     models_by_message: dict[str, list[str]] = {}
     for (model, reason), datasets_by_kind in missing_outputs.items():
         outputs = []
         for kind, datasets in datasets_by_kind.items():
-            outputs.append(f"no {kind} on {listed(list(dict.fromkeys(datasets)))}")
+            distinct_datasets = list(dict.fromkeys(datasets))
+            outputs.append(f"no {kind} on {listed(distinct_datasets)}")
         advice = _SAVE_MAPS if MAPS in datasets_by_kind else ""
         message = f"{', '.join(outputs)}: {reason}{advice}"
         models_by_message.setdefault(message, []).append(model)

@@ -80,7 +80,7 @@ def _names_of_runs(runs: Sequence[Path]) -> list[str]:
 
 
 def _draw_panel(axes: Axes, title: str, curves: Sequence[Curve], colours: dict[str, str]) -> None:
-    """Draw the curves of a panel, with a legend of line styles if they are of several kinds."""
+    """Draw the curves of a panel, with a legend of line styles if they have several kinds."""
     kinds = list(dict.fromkeys(curve.line for curve in curves))
     for curve in curves:
         style = _LINE_STYLES[kinds.index(curve.line) % len(_LINE_STYLES)]

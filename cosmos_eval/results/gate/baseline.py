@@ -250,7 +250,7 @@ def result_problems(results: Sequence[VerifiedResult], *, strict: bool) -> Itera
 
     Args:
         results: The results.
-        strict: Whether results must also state the commit of their code, which must not have been
+        strict: True if results must also state the commit of their code, which must not have been
             edited.
     """
     # Results of models that share a name have notes, which tell the models apart.
@@ -273,7 +273,7 @@ def _provenance_problems(result: VerifiedResult, *, strict: bool) -> Iterator[Pr
 
     Args:
         result: The result.
-        strict: Whether the result must state the commit of its code, which must not have been
+        strict: True if the result must state the commit of its code, which must not have been
             edited.
     """
     path = str(result.path)

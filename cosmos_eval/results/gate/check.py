@@ -241,7 +241,7 @@ def check_results(
     Args:
         results: The new results, whose metrics were verified, see `read_results`.
         path: The JSON file of the baseline.
-        strict: Whether results that were measured with edited code, or from an unknown commit, are
+        strict: True if results that were measured with edited code, or from an unknown commit, are
             problems too.
         problems: The problems of results that could not be read, see `read_results`.
 

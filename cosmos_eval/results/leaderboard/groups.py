@@ -177,9 +177,9 @@ def _row_sort_key(
     Args:
         mean: The mean in the row: a metric of a group on a data set.
         means: All means of the table.
-        sort: What decides which groups are better: "rank" for all metrics of the data set, whose
-            numbers of better groups are averaged, or the name of one metric. Otherwise the number
-            of better groups is 0, so that groups are in alphabetical order.
+        sort: The rule that decides which groups are better: "rank" for all metrics of the data set,
+            whose numbers of better groups are averaged, or the name of one metric. Otherwise the
+            number of better groups is 0, so that groups are in alphabetical order.
     """
     means_on_data_set = []
     for other_mean in means:

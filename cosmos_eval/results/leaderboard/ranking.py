@@ -258,7 +258,7 @@ def _rank_column(column: _Column, ties: Ties, decimals: int | None) -> dict[Key,
 
 
 class _ComparisonWithBest(NamedTuple):
-    """Whether an entry of a column may be as good as the best entry."""
+    """True if an entry of a column may be as good as the best entry."""
 
     # Why the number is marked as tied in tables: "paired" or "intervals"; empty if it is not.
     tie: Tie

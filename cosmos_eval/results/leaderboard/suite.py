@@ -495,7 +495,7 @@ def _column_notes(suite: Suite, common: Sequence[SuiteMember], *, is_ranked: boo
     Args:
         suite: The members, and the data sets that were left out.
         common: The members that all models have; empty if no model lacks a member.
-        is_ranked: Whether rows have ranks.
+        is_ranked: True if rows have ranks.
     """
     members = suite.members
     n_members = f"all {len(members)}"

@@ -64,7 +64,7 @@ SUMS = "sums"  # derived: stats.localisation.Sums of every image
 
 
 def _areas_of_things(samples: Samples) -> NDArray[np.float64]:
-    """Return, for each pair of an image and a thing in it, the area of the thing, (P,).
+    """Return the area of the thing, (P,), for each of P pairs of an image and a thing in it.
 
     It is a fraction of the labelled pixels of the image.
     """
@@ -86,7 +86,7 @@ class _SizeEstimate:
         return FunctionOfSums(samples[SUMS], self.value)
 
     def value(self, sums: stats.Sums) -> Values:
-        """Return the metric from the sums of all sizes."""
+        """Return the metric (...,) of the things of this size from sums (..., sizes)."""
         return self.compute_metric(stats.of_size(self.size, sums))
 
 
@@ -95,26 +95,25 @@ def _metrics() -> Iterator[Metric]:
 
     Tables show only metrics of all things, and not their area, which is the same for all models.
     """
+    unit_by_name: dict[str, Unit] = {}
+    for name in stats.METRICS:
+        unit_by_name[name] = "ratio" if "_over_" in name else "fraction"
     for name, compute_metric in stats.METRICS.items():
+        is_area = name == "area"
+        label = name.replace("_over_", " / ").replace("_", " ")  # "mass_over_area" -> "mass / area"
         yield Metric(
             name,
             _SizeEstimate(compute_metric, size=None),
-            _unit_of_metric(name),
-            label="" if name == "area" else name.replace("_over_", " / ").replace("_", " "),
-            headline=name != "area",
+            unit_by_name[name],
+            label="" if is_area else label,
+            headline=not is_area,
             primary=name in ("attention_mass", "AUC"),
         )
     for size, size_name in enumerate(stats.SIZES):
         for name, compute_metric in stats.METRICS.items():
-            yield Metric(
-                f"{name}_{size_name}", _SizeEstimate(compute_metric, size), _unit_of_metric(name)
-            )
+            estimate = _SizeEstimate(compute_metric, size)
+            yield Metric(f"{name}_{size_name}", estimate, unit_by_name[name])
     yield Metric("pointing_game_by_class", _pointing_game_by_class, later=True)
-
-
-def _unit_of_metric(name: str) -> Unit:
-    """Return the unit of a metric. Names such as `mass_over_area` belong to ratios."""
-    return "ratio" if "_over_" in name else "fraction"
 
 
 def _pointing_game_by_class(samples: Derived) -> GroupMean | None:
@@ -150,7 +149,16 @@ class Localisation(Task):
         options: RunOptions,
         progress: OnProgress,
     ) -> Iterator[Measurement]:
-        """Score the maps of all classes over the images, and yield a measurement per protocol.
+        """Measure a model, and yield a measurement for each protocol, in their order.
+
+        The maps of all classes over the images are scored by the label maps.
+
+        Args:
+            encoder: The model.
+            protocols: The protocols. Each is a data set, and how it is measured.
+            data: The images and label maps of each protocol, from `open_data`.
+            options: The options of the run.
+            progress: Called with the progress.
 
         Raises UsageError for a model without the requested kind of map, and for damaged images.
         """
@@ -162,18 +170,19 @@ class Localisation(Task):
     def image_pass(
         self, protocol: LocalisationProtocol, options: RunOptions, data: LabelMaps
     ) -> Hashable:
-        """Return the name of the data set and of the protocol.
+        """Return the names of the data set and of the protocol, so that no two keys are equal.
 
-        So every protocol is measured by itself, because protocols do not share any computation.
+        Every protocol is therefore measured by itself: protocols do not share any computation.
         """
         return protocol.dataset, protocol.protocol_name
 
     def derive(self, samples: Samples) -> Derived:
-        """Add the sums over the things of each size in each image, (N, sizes) each.
+        """Add the sums of scores over the things of each size in each image, (N, sizes) each.
 
         With the bounds 0.01 and 0.1, a thing is small (0) if it covers less than 1% of its image,
-        large (2) if it covers 10% or more, and else medium (1).
+        large (2) if it covers 10% or more, and otherwise medium (1).
         """
+        # Each of these arrays (P,) has an entry for each pair of an image and a thing in it.
         fraction_of_image = samples[THING] / samples[PIXELS][samples[IMAGE]]
         size_of_pair = np.searchsorted(samples[BOUNDS], fraction_of_image, side="right")
         scores = stats.MapScores(

@@ -45,11 +45,19 @@ def measure_data(
 ) -> Iterator[types.Measurement]:
     """Score the maps of all classes over the images of a data set, and yield the measurement.
 
-    The data were checked before. The kind of maps is the protocol's, or else the usual one of the
-    model. Images are measured in shards, which are stored below `options.unfinished`, so that an
-    interrupted run can be resumed. They are removed when the caller, who has stored the
-    measurement, asks for the next one. Raises UsageError for a model without the requested kind of
-    map, and for damaged images.
+    Images are measured in shards, which are stored below the folder `options.unfinished`, so that
+    an interrupted run can be resumed. They are removed when the caller, who has stored the
+    measurement, asks for the next one.
+
+    Args:
+        encoder: The model.
+        protocol: The data set, and how it is measured. It may name a kind of map, such as
+            `similarity`. Otherwise the maps have the usual kind of the model.
+        options: The options of the run.
+        progress: Called with the number of images that are measured.
+        data: The images and label maps, which were checked before.
+
+    Raises UsageError for a model without the requested kind of map, and for damaged images.
     """
     attention = options.attention or protocol.attention
     kind = protocol.map or maps.default_map_kind(encoder)
@@ -84,9 +92,17 @@ def _measurement(
 ) -> types.Measurement:
     """Compute the metrics from the arrays of all images, and return the measurement.
 
-    `arrays` are the arrays of `_join_images`, for all images. `kind` is the kind of the maps.
-    Images in which one class fills all labelled pixels were left out, which a note says. Raises
-    UsageError if no other image has a thing.
+    Images in which one class fills all labelled pixels were left out, which a note says.
+
+    Args:
+        protocol: The protocol that was measured.
+        names: The names of all images.
+        arrays: The scores and numbers of pixels of all images and things, by name.
+        options: The options of the run.
+        kind: The kind of the maps, such as `similarity`.
+        seconds: The seconds that each phase took, by its name.
+
+    Raises UsageError if no image has a thing beside something else.
     """
     dataset = protocol.dataset
     if not len(arrays[localisation.IMAGE]):
@@ -136,7 +152,17 @@ class _Scoring(label_maps.ShardedMeasurement[Sample, "LoadedImage"]):
         options: types.RunOptions,
         progress: types.OnProgress,
     ) -> None:
-        """`kind` is the kind of maps, such as `similarity`, and `samples` lists all images."""
+        """Prepare to score. The names of classes are encoded later, by `prepare`.
+
+        Args:
+            encoder: The model.
+            kind: The kind of maps, such as `similarity`.
+            protocol: The protocol that is measured.
+            stores: A list with the store for finished shards.
+            samples: The images of the data set with their label maps.
+            options: The options of the run.
+            progress: Called with the number of images that are measured.
+        """
         super().__init__(stores, samples, options, progress)
         self._encoder = encoder
         self._kind = kind
@@ -154,7 +180,17 @@ class _Scoring(label_maps.ShardedMeasurement[Sample, "LoadedImage"]):
         return load_image(sample, self._encoder, self._protocol)
 
     def measure_shard(self, shard: range, images: Iterator[LoadedImage]) -> list[Arrays]:
-        """Score the maps of the things in the images of a shard, and return the arrays to store."""
+        """Score the maps of the things in the images of a shard.
+
+        A thing is a class that an image contains.
+
+        Args:
+            shard: The indices of the images in the data set.
+            images: The loaded images.
+
+        Returns:
+            A list with the arrays to store, by name.
+        """
         loaded_images = list(images)
         scores: list[MapScores | None] = [None] * len(loaded_images)
         for indices, (maps_of_batch,) in copy_to_host(self._compute_maps(loaded_images)):
@@ -173,8 +209,9 @@ class _Scoring(label_maps.ShardedMeasurement[Sample, "LoadedImage"]):
     ) -> Iterator[tuple[list[int], list[Tensor]]]:
         """Compute the maps of all classes over images, batch by batch, on the model's device.
 
-        For each batch, yields the indices of its B images, and a list with one tensor: the maps
-        (B, C, h, w).
+        Yields:
+            The indices of the B images of a batch, and the maps (B, C, h, w) of C classes. The maps
+            are the only tensor of a list, because `copy_to_host` takes lists of tensors.
         """
         assert self._class_maps is not None  # shards are measured after `prepare`
         for indices in _batch_by_size(self._encoder, images, self._options.batch_size):
@@ -189,7 +226,15 @@ def _batch_by_size(
 ) -> Iterator[list[int]]:
     """Yield the indices of images that are encoded together. All images of a batch have one size.
 
-    If images 0 and 2 are landscapes and image 1 is a portrait, the batches are [0, 2] and [1].
+    Args:
+        encoder: The model.
+        images: The images, of any sizes.
+        batch_size: The batch size that the user asked for. On a CPU, batches of large images are
+            smaller.
+
+    Example:
+        If images 0 and 2 are landscapes of one size, and image 1 is a portrait, the batches are
+        [0, 2] and [1].
     """
     indices_of_size: dict[tuple[int, int], list[int]] = defaultdict(list)
     for index, image in enumerate(images):
@@ -198,6 +243,7 @@ def _batch_by_size(
     for image_hw, indices in indices_of_size.items():
         n_at_once = label_maps.images_at_once(encoder, image_hw, batch_size)
         n_batches = math.ceil(len(indices) / n_at_once)
+        # `array_split` makes batches of about the same size.
         for batch in np.array_split(indices, n_batches):
             yield batch.tolist()
 
@@ -207,9 +253,13 @@ def _join_images(
 ) -> Arrays:
     """Join the images of a shard to the arrays that are stored, by name.
 
-    Some arrays have an entry per image, others an entry per thing in an image. `shard` holds the
-    indices of the images in the data set. `scores` holds the scores of the maps of the things in
-    each image, or None for an image without things.
+    Some arrays have an entry per image, others an entry per thing in an image.
+
+    Args:
+        shard: The indices of the images in the data set.
+        images: The images of the shard.
+        scores: For each image, the scores of the maps of the things in it; None for an image
+            without things.
     """
     # (4, P) for the P things of all images. The empty array serves shards without things.
     no_scores = np.zeros((len(MapScores._fields), 0), np.float32)
@@ -219,7 +269,8 @@ def _join_images(
         if scores_of_image is not None
     ]
     scores_of_things = np.concatenate([no_scores, *scores_of_images], axis=1)
-    n_things = [len(image.classes) for image in images]
+
+    n_things_of_image = [len(image.classes) for image in images]
     classes: list[int] = []
     thing_pixels: list[int] = []
     for image in images:
@@ -230,7 +281,7 @@ def _join_images(
         localisation.LABELLED: np.array([image.labelled_pixels for image in images], np.int32),
         ALONE: np.array([image.has_one_class for image in images]),
         label_maps.CONTENT: label_maps.content_array([image.sha256 for image in images]),
-        localisation.IMAGE: np.repeat(np.array(shard, np.int32), n_things),
+        localisation.IMAGE: np.repeat(np.array(shard, np.int32), n_things_of_image),
         localisation.CLASS: np.array(classes, np.int16),
         localisation.THING: np.array(thing_pixels, np.int32),
         **dict(zip(localisation.SCORES, scores_of_things, strict=True)),
@@ -262,8 +313,15 @@ def load_image(
     """Read an image and its label map, and find the things in it.
 
     A thing is a class, other than the background, that has pixels in the label map. If one class
-    fills all labelled pixels, the image counts as one without things. Raises UsageError for a file
-    that cannot be read, and for a label map whose size is not the image's.
+    fills all labelled pixels, the image counts as one without things.
+
+    Args:
+        sample: The paths of the image and of its label map.
+        encoder: The model, whose transform is applied to the image.
+        protocol: The protocol, with the names of the classes.
+
+    Raises UsageError for a file that cannot be read, and for a label map whose size is not the
+    image's.
     """
     source = ImageFile(sample.image)
     content = source.read()
@@ -317,7 +375,15 @@ class ClassMaps:
         options: types.RunOptions,
         progress: types.OnProgress,
     ) -> None:
-        """Encode the names of all classes. `kind` is the kind of maps, such as `similarity`."""
+        """Encode the names of all classes.
+
+        Args:
+            encoder: The model.
+            kind: The kind of maps, such as `similarity`.
+            protocol: The protocol, with the names of the classes and their templates.
+            options: The options of the run, such as the form of attention.
+            progress: Called with the number of names that are encoded.
+        """
         self._encoder = encoder
         self._kind = kind
         self._attention = options.attention or protocol.attention
@@ -341,15 +407,16 @@ class ClassMaps:
     def __call__(self, images: Tensor) -> Tensor:
         """Return the maps (B, C, h, w) float64 of C classes over images (B, 3, H, W).
 
-        The weights of a map sum to 1.
+        A map has a weight for each of h x w patches. The weights sum to 1.
         """
+        # (B, Q, heads, h, w) for Q names
         maps_of_names = maps.heatmaps_of_features(
             self._encoder, images, self._features, kind=self._kind, attention=self._attention
         )
         mean_over_heads = maps_of_names.double().mean(dim=2)
         maps_of_classes = torch.einsum("cq,bqhw->bchw", self._averaging_matrix, mean_over_heads)
         if self._kind == "cross-attention":
-            return maps_of_classes
+            return maps_of_classes  # which are weights already
         logits = self._scale * maps_of_classes
         return logits.flatten(2).softmax(-1).view_as(maps_of_classes)
 
@@ -357,10 +424,11 @@ class ClassMaps:
 def _averaging_matrix(protocol: types.LocalisationProtocol) -> Tensor:
     """Return the matrix (C, Q) float64 that averages the maps of Q names to maps of C classes.
 
-    If the first of two classes has two names, and the second has one, the matrix is
-    [[1/2, 1/2, 0], [0, 0, 1]].
+    Example:
+        If the first of two classes has two names, and the second has one, the matrix is
+        [[1/2, 1/2, 0], [0, 0, 1]].
     """
-    weights_of_classes = [
-        torch.full((len(synonyms), 1), 1 / len(synonyms)).double() for synonyms in protocol.queries
-    ]
+    weights_of_classes = []
+    for names in protocol.queries:
+        weights_of_classes.append(torch.full((len(names), 1), 1 / len(names)).double())
     return torch.block_diag(*weights_of_classes).T

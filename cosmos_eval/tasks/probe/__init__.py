@@ -70,9 +70,12 @@ def _neighbours_accuracy(samples: Derived) -> Proportion:
 
 
 def _few_shot_accuracy(samples: Derived, member: str) -> CrossedMean:
-    """Return the accuracy of the probes of few shots, as the mean over test images and draws.
+    """Return the accuracy of few-shot probes, as the mean over test images and draws.
 
-    `member` completes the name of the metric: `16_acc1` stands for 16 training images per class.
+    Args:
+        samples: The stored arrays by name.
+        member: The end of the metric's name after `fewshot_`. For example, `16_acc1` stands for
+            probes of 16 training images per class.
     """
     shots = int(member.removesuffix("_acc1"))
     row = samples[SHOTS].tolist().index(shots)
@@ -117,8 +120,12 @@ class Probes(Task):
     def open_data(self, protocol: types.ProbeProtocol, options: types.RunOptions) -> ProbeData:
         """List the training images and the test images of a data set.
 
-        If `options.limit` is set, the first test image of every class is kept, then the second one
-        of every class, and so on until that many are kept. All training images are always used.
+        Args:
+            protocol: The protocol, which names the folders of training and test images.
+            options: The options of the run. If their `limit` is set, the first test image of every
+                class is kept, then the second one of every class, and so on until that many are
+                kept. All training images are always used.
+
         Raises UsageError if training and test images have different classes, and if a class has too
         few training images.
         """
@@ -151,13 +158,22 @@ class Probes(Task):
         options: types.RunOptions,
         progress: types.OnProgress,
     ) -> types.Measurement:
-        """Embed the images of a protocol, fit its probes, and return the measurement."""
+        """Embed the images of a protocol, fit its probes, and return the measurement.
+
+        Args:
+            encoder: The model.
+            protocol: The protocol: the numbers of shots, and how probes are fitted.
+            data: The training and the test images.
+            options: The options of the run, such as the seed.
+            progress: Called with the number of images that are embedded, and of fitted probes.
+        """
         from cosmos_eval.embedding.embed import embed_images
 
         started = perf_counter()
         train = embed_images(encoder, data.train.images, options, progress)
         test = embed_images(encoder, data.test.images, options, progress)
         images_done = perf_counter()
+
         probe = Probe(
             protocol,
             train.features,
@@ -175,7 +191,7 @@ class Probes(Task):
             LINEAR: linear.predicted,
             NEIGHBOURS: probe.predict_neighbours(),
             SHOTS: np.array(protocol.shots),
-            CORRECT: few_shots_are_correct.transpose(0, 2, 1),
+            CORRECT: few_shots_are_correct.transpose(0, 2, 1),  # (S, N, D)
             CLASSES: np.array(data.test.classes),
         }
         return self.measurement(
@@ -246,8 +262,13 @@ class Probes(Task):
 def _record_fits(probe: Probe, linear: LinearProbe, few_shots: FewShotProbes) -> dict[str, Any]:
     """Return how the probes were fitted, as a result records it.
 
-    The record holds the solver, the numbers of training and held-out images, and each C that was
-    chosen: of the linear probe, and of every draw of few shots, by the number of shots as text.
+    It is the solver, the numbers of training and held-out images, and each regularisation C that
+    was chosen.
+
+    Args:
+        probe: The training images and the constants.
+        linear: The linear probe of all training images.
+        few_shots: The probes of few training images, with several draws for each number of shots.
     """
     c_by_shots = {}
     for shots, c_of_draws in zip(probe.protocol.shots, few_shots.c_values, strict=True):
@@ -265,10 +286,10 @@ def _record_fits(probe: Probe, linear: LinearProbe, few_shots: FewShotProbes) ->
 def _train_and_test_split(
     protocol: types.ProbeProtocol,
 ) -> tuple[types.ClassificationProtocol, types.ClassificationProtocol]:
-    """Return how the training images and the test images of a data set are read.
+    """Return two classification protocols, by which the training and the test images are read.
 
-    Known data sets state two classification protocols. For a user's data set, they are made of its
-    folders of training and test images.
+    Known data sets state them. For a user's data set, they are made of its folders of training and
+    test images.
     """
     if protocol.splits is not None:
         return protocol.splits
@@ -287,10 +308,11 @@ def _open_training(split: types.ClassificationProtocol, options: types.RunOption
     try:
         return classification.open_data(split, replace(options, limit=None, allow_partial=False))
     except types.UsageError as error:
-        # The message for an incomplete data set ends with the advice to measure the images that
-        # there are. Training images cannot be measured so.
+        # If the data set is incomplete, the message ends with the advice to measure the images that
+        # are there. This does not help for training images: replace the advice.
         fault, advice, _ = str(error).partition(ADVICE)
-        if advice:
+        is_incomplete = advice != ""
+        if is_incomplete:
             fault += "; a probe needs all training images"
         raise types.UsageError(fault) from error
 
@@ -315,7 +337,8 @@ def _require_valid(protocol: types.ProbeProtocol) -> None:
 
 def _require_same_classes(protocol: types.ProbeProtocol, train: ClassData, test: ClassData) -> None:
     """Raise UsageError for a class that only the training or only the test images have."""
-    for name in sorted(set(train.classes) ^ set(test.classes)):
+    different_classes = set(train.classes) ^ set(test.classes)
+    for name in sorted(different_classes):  # the first one raises the error
         if name in test.classes:
             places = f"in {protocol.test}, but not in {protocol.train}"
         else:
@@ -326,7 +349,8 @@ def _require_same_classes(protocol: types.ProbeProtocol, train: ClassData, test:
 def _require_enough_shots(protocol: types.ProbeProtocol, train: ClassData) -> None:
     """Raise UsageError for a class with too few training images for the largest number of shots.
 
-    For 16 shots, a class needs 16 images to train on, and 4 more to choose C by.
+    Shots are the training images per class of a probe. For 16 shots, a class needs 16 images to
+    train on, and 4 more to choose the regularisation by.
     """
     n_images_of_class = np.bincount(train.labels)
     most_shots = max(protocol.shots)
@@ -358,16 +382,20 @@ def _hash_constants(protocol: types.ProbeProtocol, seed: int) -> str:
 def _notes(probe: Probe, linear: LinearProbe) -> list[str]:
     """Return notes on what makes the metrics of the probes doubtful.
 
-    They tell of test images that are also training images, of a best C at the end of the values
-    that were tried, and of fits that did not converge.
+    They tell of test images that are also training images, of a best regularisation C at the end of
+    the values that were tried, and of fits that did not converge.
+
+    Args:
+        probe: The features of the training and test images, and the constants.
+        linear: The linear probe of all training images.
     """
     notes = []
-    c_values = probe.protocol.c_values
     test_features = {row.tobytes() for row in probe.test_features}
     training_features = {row.tobytes() for row in probe.train_features}
     n_shared = len(test_features & training_features)
     if n_shared:
         notes.append(f"{n_shared} test images have the features of training images")
+    c_values = probe.protocol.c_values
     if linear.c in (min(c_values), max(c_values)):
         notes.append(
             f"C of the linear probe, {linear.c:g}, is at the end of c_values: others may be best"

@@ -67,14 +67,25 @@ class Objective:
     """
 
     def __init__(self, data: Labelled, n_classes: int, c: float, device: str) -> None:
-        """`c` is the inverse strength of regularisation. Products are computed on `device`."""
+        """Keep the data, and the strength of regularisation.
+
+        Args:
+            data: The features and labels of the N rows.
+            n_classes: The number C of classes.
+            c: The inverse strength of regularisation.
+            device: The device that products are computed on.
+        """
         self.data = data
         self.n_classes = n_classes
         self.c = c
         self.device = device
 
     def __call__(self, flat_weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        """Return the loss, and its gradient, for weights. Both arrays are flat ((D + 1) * C,)."""
+        """Return the loss, and its gradient with respect to the weights.
+
+        `flat_weights` ((D + 1) * C,) are the weights (D + 1, C), flattened. The gradient is flat as
+        well. The last row of the weights is the intercept.
+        """
         import torch
 
         weights = torch.from_numpy(flat_weights).view(-1, self.n_classes).to(self.device)
@@ -87,7 +98,7 @@ class Objective:
         # The cross entropies of all rows and their gradients.
         weights_fp32 = weights.float()
         for features, labels in self.data.blocks(self.device):
-            logits = torch.addmm(weights_fp32[-1], features, weights_fp32[:-1])
+            logits = torch.addmm(weights_fp32[-1], features, weights_fp32[:-1])  # (B, C)
             log_probabilities = logits.log_softmax(dim=1)
             log_likelihoods = log_probabilities.gather(1, labels[:, None])
             loss -= log_likelihoods.sum(dtype=torch.float64)
@@ -103,14 +114,21 @@ class Objective:
 def fit(data: Labelled, n_classes: int, c: float, device: str = "cpu") -> Linear:
     """Fit multinomial logistic regression by L-BFGS, starting from zero weights.
 
-    `c` is the inverse strength of regularisation, as in scikit-learn. Products are computed in
-    float32, and sums in float64.
+    Products are computed in float32, and sums in float64.
+
+    Args:
+        data: The features and labels to fit to.
+        n_classes: The number of classes.
+        c: The inverse strength of regularisation, as in scikit-learn.
+        device: The device that products are computed on.
     """
     from scipy.optimize import minimize
 
     objective = Objective(data, n_classes, c, device)
     n_features = data.features.shape[1]
-    zero_weights = np.zeros((n_features + 1) * n_classes)
+    zero_weights = np.zeros((n_features + 1) * n_classes)  # with a row for the intercept
+
+    # The fit ends when the gradient is small, relative to the gradient at the start.
     _, first_gradient = objective(zero_weights)
     tolerance = _TOLERANCE * np.abs(first_gradient).max()
     options = {"maxiter": ITERATIONS, "gtol": tolerance, "ftol": 0}
@@ -122,7 +140,16 @@ def fit(data: Labelled, n_classes: int, c: float, device: str = "cpu") -> Linear
 
 
 def predict(linear: Linear, features: Features, device: str = "cpu") -> Ints:
-    """Return the class with the highest logit for each of the features (M, D), (M,)."""
+    """Return the class with the highest logit for each feature.
+
+    Args:
+        linear: The classifier, with weights (D + 1, C) whose last row is the intercept.
+        features: The features (M, D).
+        device: The device that logits are computed on.
+
+    Returns:
+        The classes (M,).
+    """
     import torch
 
     weights = torch.from_numpy(linear.weights).float().to(device)
@@ -147,8 +174,14 @@ def choose(
 ) -> Choice:
     """Fit a classifier with each candidate C, and choose the C with the highest accuracy.
 
-    The accuracy is measured on the `held_out` rows (H,), which `train` does not use. The smallest
-    of several values with the same accuracy is chosen.
+    The smallest of several values with the same accuracy is chosen.
+
+    Args:
+        train: The features and labels, and the rows of them that classifiers are fitted to.
+        held_out: Other rows (H,), which the accuracy is measured on.
+        n_classes: The number of classes.
+        candidates: The values of C, the inverse strength of regularisation.
+        device: The device that products are computed on.
     """
     features, labels = train.features[held_out], train.labels[held_out]
     c_values = sorted(candidates)
@@ -171,10 +204,18 @@ def nearest_classes(
     temperature: float,
     device: str = "cpu",
 ) -> Ints:
-    """Return the class of each query (M, D) for which its nearest training rows vote, (M,).
+    """Return the class (M,) of each query for which its nearest training rows vote.
 
-    `neighbours` is the number of rows that vote. A row votes for its class with the weight
-    exp(cosine similarity / temperature): Caron et al. 2021, arXiv 2104.14294, appendix F.1.
+    A row votes for its class with the weight exp(cosine similarity / temperature): Caron et al.
+    2021, arXiv 2104.14294, appendix F.1.
+
+    Args:
+        train: The training rows: normalised features with labels.
+        queries: The normalised features (M, D) of the queries.
+        n_classes: The number of classes.
+        neighbours: The number of rows that vote on a query.
+        temperature: The temperature of the weights.
+        device: The device that similarities are computed on.
     """
     import torch
 
@@ -193,6 +234,10 @@ def nearest_classes(
             candidate_labels = torch.cat([nearest_labels[rows], labels_in_block.cpu()], dim=1)
             nearest_similarities[rows], best = candidates.topk(neighbours, dim=1)
             nearest_labels[rows] = candidate_labels.gather(1, best)
+
+    # Add the weight of each neighbour to the votes for its class. Dividing all weights of a query
+    # by their sum, as the softmax does, changes no winner.
+    weights = (nearest_similarities / temperature).softmax(dim=1)
     votes = torch.zeros(len(queries), n_classes)
-    votes.scatter_add_(1, nearest_labels, (nearest_similarities / temperature).softmax(dim=1))
+    votes.scatter_add_(1, nearest_labels, weights)
     return votes.argmax(dim=1).numpy()

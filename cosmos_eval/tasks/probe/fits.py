@@ -23,7 +23,10 @@ MOST_HELD_OUT = 4
 def in_random_order(labels: Ints, seed: int) -> list[Ints]:
     """Return the rows of each class, in a random order that the seed decides.
 
-    The labels (N,) [0, 1, 0] give, for example, [[2, 0], [1]].
+    `labels` (N,) holds the class of each row.
+
+    Example:
+        [0, 1, 0] -> [[2, 0], [1]] or [[0, 2], [1]]
     """
     rng = np.random.default_rng(seed)
     n_classes = labels.max() + 1
@@ -31,11 +34,18 @@ def in_random_order(labels: Ints, seed: int) -> list[Ints]:
 
 
 def few_shots(labels: Ints, shots: int, seed: int) -> tuple[Ints, Ints]:
-    """Draw training rows and held-out rows at random from rows with labels (N,).
+    """Draw training rows and held-out rows at random.
 
-    For each class, `shots` rows are drawn to train on, and min(shots, MOST_HELD_OUT) other rows to
-    choose C by. With the same seed, the training rows of more shots include all training rows of
-    fewer shots.
+    With the same seed, the training rows of more shots include all training rows of fewer shots.
+
+    Args:
+        labels: The class (N,) of each row.
+        shots: The number of training rows for each class.
+        seed: The seed of the random order.
+
+    Returns:
+        The training rows, and the held-out rows to choose the regularisation by. Each class has
+        min(shots, 4) held-out rows.
     """
     n_held_out = min(shots, MOST_HELD_OUT)
     rows_of_classes = in_random_order(labels, seed)
@@ -45,14 +55,21 @@ def few_shots(labels: Ints, shots: int, seed: int) -> tuple[Ints, Ints]:
 
 
 def split(labels: Ints, fraction: float, seed: int) -> tuple[Ints, Ints]:
-    """Divide all rows, which have labels (N,), into training rows and held-out rows.
+    """Divide all rows at random into training rows and held-out rows.
 
-    About this fraction of the rows of each class is held out: at least one row, and at most all
-    rows but one. Both results are in ascending order.
+    Args:
+        labels: The class (N,) of each row.
+        fraction: About this fraction of the rows of each class is held out: at least one row, and
+            at most all rows but one.
+        seed: The seed of the random order.
+
+    Returns:
+        The training rows and the held-out rows, both in ascending order.
     """
     training_rows, held_out_rows = [], []
     for rows in in_random_order(labels, seed):
-        n_held_out = min(max(1, round(fraction * len(rows))), len(rows) - 1)
+        n_requested = max(1, round(fraction * len(rows)))
+        n_held_out = min(n_requested, len(rows) - 1)
         training_rows.append(rows[n_held_out:])
         held_out_rows.append(rows[:n_held_out])
     return np.sort(np.concatenate(training_rows)), np.sort(np.concatenate(held_out_rows))
@@ -79,10 +96,7 @@ class FewShotProbes(NamedTuple):
 
 
 class Probe:
-    """Fits the probes of one protocol to the features of training images, and applies them.
-
-    The features are (F, D) of training images, and (N, D) of test images.
-    """
+    """Fits the probes of one protocol to the features of training images, and applies them."""
 
     def __init__(
         self,
@@ -94,7 +108,17 @@ class Probe:
         device: str,
         progress: types.OnProgress = types.no_progress,
     ) -> None:
-        """Labels are (F,), in the order of the training features. Fits run on `device`."""
+        """Keep the features. Nothing is fitted yet.
+
+        Args:
+            protocol: The protocol: the numbers of shots, and how probes are fitted.
+            train_features: The features (F, D) of the training images.
+            train_labels: The class (F,) of each training image.
+            test_features: The features (N, D) of the test images.
+            seed: The seed of all random draws.
+            device: The device that fits run on.
+            progress: Called with the number of few-shot probes that are fitted.
+        """
         self.protocol = protocol
         self.train_features = train_features
         self.train_labels = train_labels
@@ -124,14 +148,21 @@ class Probe:
         )
 
     def fit_linear(self) -> LinearProbe:
-        """Choose C by held-out training images, and fit a linear probe to all training images."""
+        """Fit a linear probe to all training images.
+
+        Its regularisation C is chosen by training images that are held out at first.
+        """
         training_rows, held_out_rows = split(self.train_labels, self.protocol.validation, self.seed)
         all_rows = np.arange(len(self.train_labels))
         predicted, c = self._choose_and_fit(training_rows, held_out_rows, all_rows)
         return LinearProbe(predicted, c, len(held_out_rows))
 
     def fit_few_shots(self) -> FewShotProbes:
-        """Fit a linear probe to every draw of every number of training images per class."""
+        """Fit linear probes to a few training images per class, the shots.
+
+        For each number of shots, training images are drawn several times, with different seeds, and
+        a probe is fitted to each draw.
+        """
         n_numbers_of_shots, n_draws = len(self.protocol.shots), self.protocol.draws
         n_probes = n_numbers_of_shots * n_draws
         predictions_of_probes: list[Ints] = []
@@ -152,10 +183,17 @@ class Probe:
     def _choose_and_fit(
         self, training_rows: Ints, held_out_rows: Ints, final_rows: Ints
     ) -> tuple[Ints, float]:
-        """Choose C by fits to training rows, and fit a probe with this C to the final rows.
+        """Choose the regularisation C of a linear probe, and fit the probe.
 
-        The fits are judged by the held-out rows. Returns the classes (N,) that the probe predicts
-        for the test images, and C. `self.converged` becomes False if a fit did not converge.
+        `self.converged` becomes False if a fit did not converge.
+
+        Args:
+            training_rows: The rows of the training features that fits with each C use.
+            held_out_rows: Other rows, which these fits are judged by.
+            final_rows: The rows that the probe is fitted to, with the best C.
+
+        Returns:
+            The classes (N,) that the probe predicts for the test images, and C.
         """
         choice = choose(
             Labelled(self.train_features, self.train_labels, training_rows),

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -55,52 +56,38 @@ _CONSTANTS = (
 )
 
 
-def _estimate_from_areas(
-    samples: Derived, compute_metric: Callable[[stats.Areas], stats.Values]
-) -> FunctionOfSums:
-    """Return the estimate of a metric that is computed from areas, summed over all images.
-
-    The areas of a class are its intersection, labelled and predicted pixels.
-    """
-    return FunctionOfSums(samples[AREAS], compute_metric, jackknife=True)
+# The areas of a class are its intersection, labelled and predicted pixels. All metrics are computed
+# from the areas, summed over all images.
 
 
 def _mean_iou(samples: Derived) -> FunctionOfSums:
     """Return mIoU: the mean over the classes of intersection over union."""
-    return _estimate_from_areas(samples, stats.mean_iou)
+    return FunctionOfSums(samples[AREAS], stats.mean_iou, jackknife=True)
 
 
 def _mean_accuracy(samples: Derived) -> FunctionOfSums:
-    """Return mAcc: the mean over the classes of the fraction of labelled pixels that are right."""
-    return _estimate_from_areas(samples, stats.mean_accuracy)
+    """Return mAcc: the mean over the classes of the fraction of correct pixels of the class."""
+    return FunctionOfSums(samples[AREAS], stats.mean_accuracy, jackknife=True)
 
 
 def _pixel_accuracy(samples: Derived) -> FunctionOfSums:
-    """Return aAcc: the fraction of all labelled pixels that are right."""
-    return _estimate_from_areas(samples, stats.pixel_accuracy)
+    """Return aAcc: the fraction of all labelled pixels whose prediction is correct."""
+    return FunctionOfSums(samples[AREAS], stats.pixel_accuracy, jackknife=True)
 
 
 def _mean_iou_of_class_group(samples: Derived, group_name: str) -> FunctionOfSums | None:
-    """Return the mean IoU over the classes of a group, such as `things`.
+    """Return the mean IoU over the classes of a group.
 
-    Return None if the protocol does not have a group of this name.
+    The group `things` has the classes that can be counted, such as cars, and `stuff` those that
+    cannot, such as sky. Return None if the protocol does not have a group of this name.
     """
     group_names = samples[GROUPS].tolist()
     if group_name not in group_names:
         return None
     is_member = samples[MEMBERS][group_names.index(group_name)]
-    classes = np.flatnonzero(is_member)
-    return _estimate_from_areas(samples, partial(stats.mean_iou, members=classes))
-
-
-def _mean_iou_of_things(samples: Derived) -> FunctionOfSums | None:
-    """Return the mean IoU over classes that can be counted, such as cars, or None without them."""
-    return _mean_iou_of_class_group(samples, "things")
-
-
-def _mean_iou_of_stuff(samples: Derived) -> FunctionOfSums | None:
-    """Return the mean IoU over classes such as sky, which cannot be counted, or None."""
-    return _mean_iou_of_class_group(samples, "stuff")
+    member_classes = np.flatnonzero(is_member)
+    mean_iou_of_members = partial(stats.mean_iou, members=member_classes)
+    return FunctionOfSums(samples[AREAS], mean_iou_of_members, jackknife=True)
 
 
 def _class_group_names(samples: Derived) -> list[str]:
@@ -117,8 +104,18 @@ class Segmentation(Task):
         Metric("mIoU", _mean_iou, primary=True),
         Metric("mAcc", _mean_accuracy),
         Metric("aAcc", _pixel_accuracy),
-        Metric("mIoU_things", _mean_iou_of_things, label="mIoU things", headline=True),
-        Metric("mIoU_stuff", _mean_iou_of_stuff, label="mIoU stuff", headline=True),
+        Metric(
+            "mIoU_things",
+            partial(_mean_iou_of_class_group, group_name="things"),
+            label="mIoU things",
+            headline=True,
+        ),
+        Metric(
+            "mIoU_stuff",
+            partial(_mean_iou_of_class_group, group_name="stuff"),
+            label="mIoU stuff",
+            headline=True,
+        ),
         Metric("mIoU_*", _mean_iou_of_class_group, members=_class_group_names),
     )
     truth = (NAME, CLASSES, GROUPS, MEMBERS, LABELLED)
@@ -143,10 +140,18 @@ class Segmentation(Task):
         options: types.RunOptions,
         progress: types.OnProgress,
     ) -> Iterator[types.Measurement]:
-        """Segment the images, and yield the measurement of every protocol.
+        """Measure a model, and yield a measurement for each protocol, in their order.
 
-        The protocols see the same images in the same way. Each image is encoded once, segmented by
-        the prompts of each protocol, and compared with the label map of each.
+        Each image is encoded once, segmented by the prompts of each protocol, and compared with the
+        label map of each.
+
+        Args:
+            encoder: The model.
+            protocols: The protocols. Each is a data set, and how it is measured. They have the same
+                images, which a model sees in the same way.
+            data: The images and label maps of each protocol, from `open_data`.
+            options: The options of the run.
+            progress: Called with the number of images that are measured.
         """
         from cosmos_eval.tasks.segmentation.evaluate import measure_data
 
@@ -155,7 +160,7 @@ class Segmentation(Task):
     def image_pass(
         self, protocol: types.SegmentationProtocol, options: types.RunOptions, data: LabelMaps
     ) -> Hashable:
-        """Return everything that decides what a model sees of the images.
+        """Return everything that decides what a model sees of the images, to compare protocols.
 
         Protocols with the same images, resize, windows, normalisation and form of attention are
         measured together, since they can share the patch embeddings.
@@ -172,9 +177,10 @@ class Segmentation(Task):
         )
 
     def derive(self, samples: types.Samples) -> Derived:
-        """Add the areas of each class in each image, and the labelled pixels, both (N, C).
+        """Add the areas of each of C classes in each of N images, and the labelled pixels (N, C).
 
-        They are sums of the stored confusion counts.
+        The areas of a class are its intersection, labelled and predicted pixels, each (N, C). They
+        are sums of the stored confusion counts.
         """
         confusion = stats.SparseConfusion(
             image=samples["image"], pair=samples["pair"], pixels=samples["pixels"]
@@ -185,14 +191,14 @@ class Segmentation(Task):
     def require_consistent(self, samples: types.Samples) -> None:
         """Raise ValueError for class numbers without a class, and for too many images and classes.
 
-        A pair of C classes is stored as the number label * C + prediction, which is below C * C.
+        The true and the predicted class of a pixel are stored as one number, true * C + predicted
+        for C classes, which is below C * C.
         """
         pairs = samples["pair"]
         n_images, n_classes = len(samples[NAME]), len(samples[CLASSES])
-        if len(pairs) and pairs.max() >= n_classes**2:
-            raise ValueError(
-                f"`pair` holds {pairs.max()}, and {n_classes} classes have {n_classes**2}"
-            )
+        n_pairs = n_classes**2
+        if len(pairs) and pairs.max() >= n_pairs:
+            raise ValueError(f"`pair` holds {pairs.max()}, and {n_classes} classes have {n_pairs}")
         if n_images * n_classes > MOST_CELLS:
             raise ValueError(
                 f"{n_images:,} images by {n_classes:,} classes are more than can be read"
@@ -201,7 +207,8 @@ class Segmentation(Task):
     def per_class(self, samples: types.Samples) -> Mapping[str, Mapping[str, float | None]]:
         """Return the IoU and the accuracy of every class over all images, by its name.
 
-        They are None if no image has the class.
+        The IoU is None if no pixel of the class is labelled or predicted, and the accuracy is None
+        if none is labelled.
         """
         areas_of_images = self.derive(samples)[AREAS]
         areas = stats.Areas(
@@ -210,11 +217,13 @@ class Segmentation(Task):
             predicted=areas_of_images.predicted.sum(axis=0),
         )
         ious, accuracies = stats.class_scores(areas)
-        metrics_by_class = {}
-        for name, iou, accuracy in zip(
-            samples[CLASSES].tolist(), ious.tolist(), accuracies.tolist(), strict=True
-        ):
-            metrics_by_class[name] = {"IoU": _nan_to_none(iou), "Acc": _nan_to_none(accuracy)}
+        metrics_by_class: dict[str, dict[str, float | None]] = {}
+        for index, name in enumerate(samples[CLASSES].tolist()):
+            iou, accuracy = float(ious[index]), float(accuracies[index])
+            metrics_by_class[name] = {
+                "IoU": None if math.isnan(iou) else iou,
+                "Acc": None if math.isnan(accuracy) else accuracy,
+            }
         return metrics_by_class
 
     def columns(self, samples: types.Samples) -> Mapping[str, Any]:
@@ -228,13 +237,15 @@ class Segmentation(Task):
     def mistakes(self, samples: types.Samples) -> types.Mistakes:
         """Count the pixels of each true class for which each other class was predicted."""
         classes = samples[CLASSES].tolist()
-        # A pair of a true and a predicted class has the number true * C + predicted, which is its
-        # place in the flattened matrix of true classes (rows) and predicted classes (columns).
+
+        # Sum the stored counts to a confusion matrix, true classes x predicted classes. A pair of
+        # classes is stored as its place in the flattened matrix, true * C + predicted.
         n_pixels_of_pair = np.zeros(len(classes) ** 2, np.int64)
         np.add.at(n_pixels_of_pair, samples["pair"], samples["pixels"])
         confusion = n_pixels_of_pair.reshape(len(classes), -1)
         totals = confusion.sum(axis=1)
-        # The diagonal holds the correct pixels.
+
+        # Leave out the correct pixels, which are on the diagonal.
         np.fill_diagonal(confusion, 0)
         true_classes, predicted_classes = np.nonzero(confusion)
         return types.Mistakes(
@@ -249,9 +260,14 @@ class Segmentation(Task):
     def upgrade(self, samples: types.Samples, record: Mapping[str, Any]) -> types.Samples:
         """Add classes and groups of classes to the samples of a result of format version 1.
 
-        Version 1 did not store them. They are taken from the protocol that `record` names. Raises
-        UsageError if the protocol does not exist any more, and ValueError if its classes have
-        changed.
+        Version 1 did not store them. They are taken from the protocol that the result names.
+
+        Args:
+            samples: The stored arrays by name.
+            record: The JSON record of the result.
+
+        Raises UsageError if the protocol does not exist any more, and ValueError if its classes
+        have changed.
         """
         from cosmos_eval.protocols import find_known  # which takes longer than reading a result
 
@@ -297,16 +313,15 @@ class Segmentation(Task):
         return protocol.attention
 
 
-def _nan_to_none(value: float) -> float | None:
-    """Return None for NaN, which JSON cannot hold, and any other number as it is."""
-    return None if np.isnan(value) else value
-
-
 def class_arrays(protocol: types.SegmentationProtocol) -> dict[str, NDArray[Any]]:
-    """Return the names of classes (C,), the names of groups (G,), and the groups' members (G, C).
+    """Return the stored arrays that describe the C classes and the G groups of classes, by name.
 
-    They are the stored arrays CLASSES, GROUPS and MEMBERS, by name. If the group `things` of the
-    classes `cat` and `sky` holds `cat`, MEMBERS is [[True, False]].
+    They are the names of the classes (C,) and of the groups (G,), and whether each group holds each
+    class (G, C).
+
+    Example:
+        If the classes are `cat` and `sky`, and the group `things` holds `cat`, then the arrays are
+        {"classes": ["cat", "sky"], "groups": ["things"], "members": [[True, False]]}.
     """
     classes, groups = protocol.class_names, protocol.groups
     is_member = np.zeros((len(groups), len(classes)), dtype=np.bool_)
@@ -322,13 +337,19 @@ def class_arrays(protocol: types.SegmentationProtocol) -> dict[str, NDArray[Any]
 def constants(protocol: types.SegmentationProtocol, attention: types.Attention) -> dict[str, Any]:
     """Return the constants that decide the numbers of a protocol, by name, to be hashed.
 
-    `attention` is the form of attention that the images are encoded with, which may not be the
-    protocol's own. Class names, prompts and templates are hashed apart.
+    Class names, prompts and templates are hashed apart.
+
+    Args:
+        protocol: The data set, its prompts, and how images are resized and segmented.
+        attention: The form of attention that the images are encoded with. It may be another one
+            than the protocol's.
     """
     values = {name: getattr(protocol, name) for name in _CONSTANTS}
+    # Without windows, the stride has no effect, so that its value must not change the hash.
     if protocol.window is None:
-        values["stride"] = None  # it has no effect, so that its value must not change the hash
-    if protocol.refinement is not None:  # else left out, so that older results keep their hash
+        values["stride"] = None
+    # Without refinement, the name is left out, so that older results keep their hash.
+    if protocol.refinement is not None:
         values["refinement"] = protocol.refinement
     values["attention"] = attention
     return values
@@ -337,8 +358,10 @@ def constants(protocol: types.SegmentationProtocol, attention: types.Attention) 
 def shared_prompts(protocol: types.SegmentationProtocol) -> tuple[str, ...]:
     """Return a note for each prompt that several classes share.
 
-    A pixel that fits such a prompt best is always given the first of these classes. An example is
-    "prompt 'person' belongs to man and woman: man always wins with it".
+    A pixel that fits such a prompt best is always given the first of these classes.
+
+    Example:
+        ("prompt 'person' belongs to man and woman: man always wins with it",)
     """
     classes_by_prompt = defaultdict[str, list[str]](list)
     for class_name, prompts in zip(protocol.class_names, protocol.queries, strict=True):

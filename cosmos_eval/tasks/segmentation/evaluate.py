@@ -56,38 +56,38 @@ def measure_data(
 ) -> Iterator[Measurement]:
     """Segment the images of a data set, and yield the measurement of each protocol.
 
-    All protocols have the same images, and a model sees them in the same way. `data` holds the
-    images and label maps of each protocol, which were checked before. `options.batch_size` is the
-    number of windows that are encoded together.
+    Images are measured in shards. The pixel counts of finished shards are stored below the folder
+    `options.unfinished`, so that an interrupted run can be resumed. They are removed after the last
+    measurement was yielded.
 
-    If `options.save_predictions` is set, the predicted label maps are saved below this folder, in
-    a folder per protocol: as PNG files with a palette, named like the images. Images are measured
-    in shards. The counts of finished shards are stored below `options.unfinished`, so that an
-    interrupted run can be resumed. They are removed after the last measurement was yielded. Raises
-    UsageError for models without patches and for damaged images.
+    Args:
+        encoder: The model.
+        protocols: Data sets, and how they are measured. They have the same images, which a model
+            sees in the same way.
+        options: The options of the run. The batch size is the number of windows that are encoded
+            together. If `save_predictions` is set, the predicted label maps are saved below this
+            folder, in a folder per protocol: as PNG files with a palette, named like the images.
+        progress: Called with the number of images that are measured.
+        data: The images and label maps of each protocol, which were checked before.
+
+    Raises UsageError for models without patches and for damaged images.
     """
-    synchronized = options.distributed.synchronized
     attention = options.attention or protocols[0].attention
     for protocol in protocols:
         _require_tuned_model(protocol, encoder.info)
-    dense = synchronized(lambda: require_patches(encoder, attention))
-    fitted_protocols = [inference.fit_to_model(protocol, dense) for protocol in protocols]
-
-    def make_jobs() -> list[Job]:
-        """Return the job of each protocol."""
-        return [
-            _make_job(dense, protocol, label_maps, options)
-            for protocol, label_maps in zip(fitted_protocols, data, strict=True)
-        ]
+    # An error in one process is raised in all of them.
+    synchronized = options.distributed.synchronized
+    dense_encoder = synchronized(lambda: require_patches(encoder, attention))
+    fitted_protocols = [inference.fit_to_model(protocol, dense_encoder) for protocol in protocols]
+    jobs = synchronized(lambda: _make_jobs(dense_encoder, fitted_protocols, data, options))
 
     def make_segmenters() -> list[Segmenter]:
         """Encode the prompts of each protocol, and return its segmenter."""
-        return [
-            inference.make_segmenter(dense, protocol, options, progress)
-            for protocol in fitted_protocols
-        ]
+        segmenters = []
+        for protocol in fitted_protocols:
+            segmenters.append(inference.make_segmenter(dense_encoder, protocol, options, progress))
+        return segmenters
 
-    jobs = synchronized(make_jobs)
     counts_of_jobs, seconds = count_images(jobs, make_segmenters, options, progress)
     for job, counts in zip(jobs, counts_of_jobs, strict=True):
         yield _measurement(job, counts, options, seconds)
@@ -96,35 +96,50 @@ def measure_data(
 
 
 def _require_tuned_model(protocol: SegmentationProtocol, info: EncoderInfo) -> None:
-    """Raise UsageError if a protocol was tuned for a model of the same name with other weights.
+    """Raise UsageError if a protocol was tuned for another state of the model.
 
-    Other code of the model counts as well. Tuned settings of a model with another name are allowed:
-    their protocol has a name of its own.
+    The state of a model are its weights and its code. A protocol that was tuned for a model with
+    another name is allowed.
+
+    Args:
+        protocol: The protocol. If it was tuned, it records the model that it was tuned for.
+        info: The description of the model that is measured.
     """
     if protocol.tuned is None:
         return
     tuned_model = protocol.tuned["model"]
     has_same_name = tuned_model.get("spec") == info.spec
-    if has_same_name and tuned_model != tuning.model_record(info):
+    has_same_state = tuned_model == tuning.model_record(info)
+    if has_same_name and not has_same_state:
         raise UsageError(f"the settings were chosen for another state of {info.spec}: tune again")
 
 
-def _make_job(
-    encoder: Encoder, protocol: SegmentationProtocol, data: LabelMaps, options: RunOptions
-) -> Job:
-    """Return the job of a protocol: its images, its store of finished shards, and its folder.
+def _make_jobs(
+    encoder: Encoder,
+    protocols: Sequence[SegmentationProtocol],
+    data: Sequence[LabelMaps],
+    options: RunOptions,
+) -> list[Job]:
+    """Return the job of each protocol: its images, and where its results are stored.
 
-    The folder is for predicted label maps, and lies below `options.save_predictions`. Without this
-    option, it is None.
+    Args:
+        encoder: The model.
+        protocols: The protocols that are measured.
+        data: The images and label maps of each protocol.
+        options: The options of the run. Predicted label maps are saved in a folder of the protocol
+            below `save_predictions`, unless that is None.
     """
-    picture_folder = None
-    if options.save_predictions:
-        # With an auxiliary encoder, the name of the model's folder states the attention.
-        attention = None if options.auxiliary else options.attention
-        model_folder = Path(options.save_predictions)
-        picture_folder = pictures.predictions_folder(model_folder, protocol, attention)
-    store = unfinished_store(encoder.info, protocol, options, data.samples)
-    return Job(protocol, data, store, picture_folder, options.overlays)
+    jobs = []
+    for protocol, label_maps in zip(protocols, data, strict=True):
+        picture_folder = None
+        if options.save_predictions:
+            # With an auxiliary encoder, the name of the model's folder states the attention.
+            attention = None if options.auxiliary else options.attention
+            model_folder = Path(options.save_predictions)
+            picture_folder = pictures.predictions_folder(model_folder, protocol, attention)
+        store = unfinished_store(encoder.info, protocol, options, label_maps.samples)
+        jobs.append(Job(protocol, label_maps, store, picture_folder, options.overlays))
+    return jobs
 
 
 def _measurement(
@@ -132,8 +147,13 @@ def _measurement(
 ) -> Measurement:
     """Compute the metrics of a job from its confusion counts, and return the measurement.
 
-    `counts` holds the fields of `SparseConfusion` and the array CONTENT, by name. `seconds` holds
-    the time that each phase took. Raises UsageError if no pixel of any image is labelled.
+    Args:
+        job: The protocol and its images.
+        counts: The fields of `SparseConfusion`, by name, and the array `content` of hashes.
+        options: The options of the run.
+        seconds: The seconds that each phase took, by its name.
+
+    Raises UsageError if no pixel of any image is labelled.
     """
     protocol = job.protocol
     if not counts["pixels"].any():
@@ -141,8 +161,13 @@ def _measurement(
     names = [sample.name for sample in job.data.samples]
     content = content_hash(counts.pop(CONTENT))
     constants = segmentation.constants(protocol, options.attention or protocol.attention)
+    samples = {
+        segmentation.NAME: np.array(names),
+        **segmentation.class_arrays(protocol),
+        **counts,
+    }
     return segmentation.TASK.measurement(
-        {segmentation.NAME: np.array(names), **segmentation.class_arrays(protocol), **counts},
+        samples,
         options,
         content=content,
         hashes=fingerprints(protocol, names, constants),
@@ -158,12 +183,21 @@ def count_images(
     options: RunOptions,
     progress: OnProgress,
 ) -> tuple[list[Joined], dict[str, float]]:
-    """Segment all images, and return the confusion counts for every job, and seconds by phase.
+    """Segment all images, and count their pixels by label and predicted class, for every job.
 
-    The counts of a job are the fields of `SparseConfusion` by name, and the array CONTENT with
-    hashes of the files. All processes return the same. `make_segmenters` returns the segmenter of
-    each job. It is not called if the counts of all images were stored by an earlier run. Raises
-    UsageError for damaged images.
+    Args:
+        jobs: The protocols that are measured, with the same images.
+        make_segmenters: A function that returns the segmenter of each job. It is not called if an
+            earlier run has stored the counts of all images.
+        options: The options of the run.
+        progress: Called with the number of images that are measured.
+
+    Returns:
+        For each job, the fields of `SparseConfusion`, by name, and the array `content` with a hash
+        of the files of each image, which are the same in all processes; and the seconds of each
+        phase by its name.
+
+    Raises UsageError for damaged images.
     """
     counts_of_jobs, seconds = _Counting(jobs, make_segmenters, options, progress).run()
     for counts in counts_of_jobs:
@@ -185,9 +219,17 @@ class _Counting(ShardedMeasurement[Sequence[Sample], list[LoadedImage]]):
         options: RunOptions,
         progress: OnProgress,
     ) -> None:
-        """All jobs have the same images. `make_segmenters` returns a segmenter for each job."""
-        samples = list(zip(*(job.data.samples for job in jobs), strict=True))
-        super().__init__([job.store for job in jobs], samples, options, progress)
+        """Prepare to count. The prompts are encoded later, by `prepare`.
+
+        Args:
+            jobs: The protocols that are measured, with the same images.
+            make_segmenters: A function that returns the segmenter of each job.
+            options: The options of the run.
+            progress: Called with the number of images that are measured.
+        """
+        # An item for each image: its samples for all jobs.
+        samples_of_images = list(zip(*(job.data.samples for job in jobs), strict=True))
+        super().__init__([job.store for job in jobs], samples_of_images, options, progress)
         self._jobs = jobs
         self._make_segmenters = make_segmenters
         self._segmenters: Sequence[Segmenter] = ()
@@ -197,17 +239,20 @@ class _Counting(ShardedMeasurement[Sequence[Sample], list[LoadedImage]]):
         self._segmenters = self._make_segmenters()
 
     def load(self, samples: Sequence[Sample]) -> list[LoadedImage]:
-        """Read an image, and the label map of every job."""
+        """Read an image, and the label map that each job has of it."""
         return inference.load_together(samples, [job.protocol for job in self._jobs])
 
     def is_valid(self, shard: range, arrays: Sequence[Arrays]) -> bool:
-        """Return whether all label maps of a shard are on disk as they were saved.
+        """Return whether all predicted label maps of a shard are on disk as they were saved.
 
-        `arrays` holds the stored arrays of the shard for every job. If a file is missing or was
-        changed, the shard is measured again.
+        If a file is missing or was changed, the shard is measured again.
+
+        Args:
+            shard: The indices of the images.
+            arrays: The stored arrays of the shard for every job, with the hashes of the files.
         """
         for job, arrays_of_job in zip(self._jobs, arrays, strict=True):
-            if job.pictures is None:
+            if job.pictures is None:  # label maps are not saved
                 continue
             for index, sha256 in zip(shard, arrays_of_job[_PICTURES], strict=True):
                 name = job.data.samples[index].name
@@ -216,9 +261,16 @@ class _Counting(ShardedMeasurement[Sequence[Sample], list[LoadedImage]]):
         return True
 
     def measure_shard(self, shard: range, images: Iterator[list[LoadedImage]]) -> list[Arrays]:
-        """Segment the images of a shard, and return their counts for every job.
+        """Segment the images of a shard, and count their pixels for every job.
 
-        Label maps are saved on the way if they are requested.
+        Predicted label maps are saved on the way if the user has asked for them.
+
+        Args:
+            shard: The indices of the images in the data set.
+            images: Each image, with the label map of every job.
+
+        Returns:
+            For every job, the arrays of the shard by name.
         """
         counted_images_of_jobs: list[list[_CountedImage]] = [[] for _ in self._jobs]
         for predictions in inference.predict_together(self._segmenters, images):
@@ -226,9 +278,10 @@ class _Counting(ShardedMeasurement[Sequence[Sample], list[LoadedImage]]):
                 counted_image = _count_and_save(image, classes, self._jobs[index])
                 counted_images_of_jobs[index].append(counted_image)
             self.image_done()
-        return [
-            _join_counted_images(shard, counted_images) for counted_images in counted_images_of_jobs
-        ]
+        arrays_of_jobs = []
+        for counted_images in counted_images_of_jobs:
+            arrays_of_jobs.append(_join_counted_images(shard, counted_images))
+        return arrays_of_jobs
 
 
 class _CountedImage(NamedTuple):
@@ -244,8 +297,12 @@ class _CountedImage(NamedTuple):
 def _count_and_save(image: LoadedImage, classes: Label, job: Job) -> _CountedImage:
     """Count the pixels of an image by label and prediction, and save the files that a job requests.
 
-    `classes` (H, W) are the predictions. The files are the predicted label map, and a picture of it
-    beside the image.
+    The files are the predicted label map, and a picture of it beside the image.
+
+    Args:
+        image: The image with the label map of the job.
+        classes: The predicted class (H, W) of each pixel.
+        job: The protocol, and the folder for the files.
     """
     protocol = job.protocol
     counts = confusion(image.label, classes, len(protocol.class_names), protocol.ignore_index)
@@ -263,9 +320,15 @@ def _count_and_save(image: LoadedImage, classes: Label, job: Job) -> _CountedIma
 def _join_counted_images(shard: range, counted_images: Sequence[_CountedImage]) -> Arrays:
     """Join the counts and hashes of the images of a shard to the arrays that are stored.
 
-    `shard` holds the indices of the images in the data set. The counts of each image have the image
-    index 0, which is replaced by its index in the data set.
+    Args:
+        shard: The indices of the images in the data set.
+        counted_images: The images of the shard.
+
+    Returns:
+        The fields of `SparseConfusion`, and the hashes of each image's files, by name.
     """
+    # Every image was counted on its own, so that its counts have the image index 0. Replace it by
+    # the index in the data set.
     image_indices = []
     for index, counted_image in zip(shard, counted_images, strict=True):
         image_indices.append(counted_image.counts.image + np.int32(index))

@@ -55,12 +55,20 @@ def load_together(
 ) -> list[LoadedImage]:
     """Read an image once, and the label map that each protocol has of it.
 
-    `samples` holds a sample for each protocol. All of them have the same image file. Returns a
-    `LoadedImage` for each protocol, which share the pixels. Raises UsageError for a file that
-    cannot be read, and for a label map whose size is not the image's.
+    Args:
+        samples: For each protocol, the paths of the image and of its label map. All samples have
+            the same image.
+        protocols: The protocols, which resize and normalise the image in the same way.
+
+    Returns:
+        The image with the label map of each protocol. The pixels are shared.
+
+    Raises UsageError for a file that cannot be read, and for a label map whose size is not the
+    image's.
     """
-    content = ImageFile(samples[0].image).read()
-    image = pictures.decode(samples[0].image, content)
+    image_path = samples[0].image
+    content = ImageFile(image_path).read()
+    image = pictures.decode(image_path, content)
     image_hw = (image.shape[0], image.shape[1])
     pixels = normalised(image, protocols[0])
     loaded_images = []
@@ -74,7 +82,13 @@ def load_together(
 def normalised(image: NDArray[np.uint8], protocol: SegmentationProtocol) -> Tensor:
     """Return an image as a model sees it: resized by the protocol, and normalised.
 
-    `image` is (H, W, 3) RGB uint8, and the result (3, h, w) float32 with the same ratio of sides.
+    Args:
+        image: The pixels (H, W, 3), RGB uint8.
+        protocol: The protocol, whose `mean` and `std` are on the scale from 0 to 255.
+
+    Returns:
+        The pixels (3, h, w) float32, with the same ratio of sides.
+
     Raises ValueError for a protocol without mean and std.
     """
     if protocol.mean is None or protocol.std is None:
@@ -89,11 +103,15 @@ def normalised(image: NDArray[np.uint8], protocol: SegmentationProtocol) -> Tens
 def resized_hw(image_hw: tuple[int, int], protocol: SegmentationProtocol) -> tuple[int, int]:
     """Return the height and width that an image (height, width) is resized to.
 
-    They are the largest with the same ratio for which neither the short nor the long side exceeds
-    the protocol's. For example, an image of 375 x 500 becomes 336 x 448 if the short side is 336
-    and the long side 2048. `mmcv.rescale_size` does the same.
+    The image is made as large as possible with the same ratio of sides, so that its short side is
+    at most `protocol.short_side`, and its long side at most `protocol.long_side`.
+    `mmcv.rescale_size` does the same.
+
+    Example:
+        (375, 500) -> (336, 448) for a short side of 336 and a long side of 2048.
     """
     scale = min(protocol.long_side / max(image_hw), protocol.short_side / min(image_hw))
+    # Round to whole pixels, halves up.
     height, width = (int(side * scale + 0.5) for side in image_hw)
     return max(height, 1), max(width, 1)
 
@@ -144,7 +162,12 @@ def make_segmenter(
 ) -> Segmenter:
     """Encode the prompts of a protocol, and return the segmenter that compares patches with them.
 
-    The form of attention is the option's, or else the protocol's.
+    Args:
+        encoder: The model.
+        protocol: The protocol, with the names of all classes and prompt templates.
+        options: The options of the run, such as the batch size. Their form of attention replaces
+            the protocol's, if they have one.
+        progress: Called with the number of names that are encoded.
     """
     names = [name for synonyms in protocol.queries for name in synonyms]
     queries = prompt_embeddings(encoder, names, protocol.templates, options, progress)
@@ -162,40 +185,33 @@ class _Windows(NamedTuple):
     """A grid of windows of one shape over an image."""
 
     # The same image for each protocol, with the label map of the protocol.
-    images: Sequence[LoadedImage]
+    loaded_images: Sequence[LoadedImage]
     # (3, H, W), on the model's device.
     pixels: Tensor
     # The windows along the height, and along the width.
     rows: Axis
     columns: Axis
-
-    @property
-    def total(self) -> int:
-        """The number of windows of the image."""
-        return len(self.rows.starts) * len(self.columns.starts)
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """The height and width of a window in pixels. A window is not larger than the image."""
-        rows, columns = self.rows, self.columns
-        return min(rows.window, rows.length), min(columns.window, columns.length)
+    # The height and width of a window in pixels. A window is not larger than the image.
+    window_hw: tuple[int, int]
+    # The number of windows of the image.
+    n_windows: int
 
     def cut(self) -> Iterator[Tensor]:
         """Yield the pixels (3, h, w) of each window: the first row from the left, then the next."""
-        height, width = self.shape
+        height, width = self.window_hw
         for top in self.rows.starts:
             for left in self.columns.starts:
                 yield self.pixels[:, top : top + height, left : left + width]
 
 
 def predict(segmenter: Segmenter, images: Iterable[LoadedImage]) -> Iterator[Label]:
-    """Yield the predicted classes (H, W) of each image, in the order of the images.
+    """Segment images, and yield the predicted classes (H, W) of each, in the order of the images.
 
-    Raises UsageError as `predict_together` does.
+    Raises UsageError for images smaller than a patch, and for embeddings that are not finite.
     """
     images_of_one_segmenter = ([image] for image in images)
     for predictions in predict_together([segmenter], images_of_one_segmenter):
-        ((_, classes),) = predictions
+        ((_, classes),) = predictions  # the image and its classes, by the only segmenter
         yield classes
 
 
@@ -205,22 +221,28 @@ def predict_together(
 ) -> Iterator[list[tuple[LoadedImage, Label]]]:
     """Segment images by several segmenters, which share one pass through the image encoder.
 
-    `images` yields, for each image, a `LoadedImage` per segmenter: always the same pixels, with the
-    label map of the segmenter's protocol. The segmenters have the same model, batch size and
-    windows. For each image, yields a pair per segmenter: its `LoadedImage`, and the predicted
-    classes (H, W). Raises UsageError for images smaller than a patch, and for embeddings that are
-    not finite.
+    Args:
+        segmenters: The segmenters, with the same model, batch size and windows.
+        images: For each image, a `LoadedImage` per segmenter: always the same pixels, with the
+            label map of the segmenter's protocol.
+
+    Yields:
+        For each image, a pair per segmenter: its `LoadedImage`, and the predicted classes (H, W).
+
+    Raises UsageError for images smaller than a patch, and for embeddings that are not finite.
     """
     info = segmenters[0].encoder.info
     for loaded_images, tensors in copy_to_host(_segment_images(segmenters, images)):
-        magnitude, *label_maps = tensors
-        names_of_rows = [loaded_images[0].sample.name]
-        require_finite(magnitude, info, names_of_rows.__getitem__)
+        largest_magnitude, *label_maps = tensors
+        names_of_rows = [loaded_images[0].sample.name]  # the magnitude has one row
+        require_finite(largest_magnitude, info, names_of_rows.__getitem__)
         predictions = []
         for loaded_image, classes in zip(loaded_images, label_maps, strict=True):
-            array = classes.numpy()  # uint8, or int16 that stands for uint16
-            unsigned = array.view(f"u{array.itemsize}")  # "u1" or "u2"
-            predictions.append((loaded_image, unsigned))
+            # Classes above 255 are int16 on the device, because Torch has few operations for
+            # uint16. The bits are the same.
+            class_array = classes.numpy()
+            unsigned_dtype = "uint8" if class_array.itemsize == 1 else "uint16"
+            predictions.append((loaded_image, class_array.view(unsigned_dtype)))
         yield predictions
 
 
@@ -229,10 +251,15 @@ def _segment_images(
 ) -> Iterator[tuple[Sequence[LoadedImage], list[Tensor]]]:
     """Segment images on the model's device.
 
-    For each image, yields its `LoadedImage`s (one per segmenter) and a list of tensors: first the
-    largest magnitude (1, 1) of its patch embeddings, and then the classes (H, W) by each segmenter.
-    The magnitude is finite only if all embeddings are finite. The caller checks it after copying
-    all tensors from the device at once, because a check on the device would make the CPU wait.
+    Args:
+        segmenters: The segmenters, with the same model, batch size and windows.
+        images: For each image, a `LoadedImage` per segmenter.
+
+    Yields:
+        The `LoadedImage`s of an image, and a list of tensors: the largest magnitude (1, 1) of its
+        patch embeddings, followed by the classes (H, W) by each segmenter. The magnitude is finite
+        only if all embeddings are finite. The caller checks it after it has copied all tensors
+        from the device, because a check on the device would make the CPU wait.
     """
     first_segmenter = segmenters[0]
     attentions = list(dict.fromkeys(segmenter.attention for segmenter in segmenters))
@@ -240,34 +267,39 @@ def _segment_images(
     for batch in _batch_images(windows_of_images, first_segmenter.batch_size):
         patches_of_images = _encode_patches(batch, first_segmenter, attentions)
         for windows, patches_by_attention in zip(batch, patches_of_images, strict=True):
-            tensors = [_largest_magnitude(patches_by_attention.values())]
+            magnitudes = []
+            for patches in patches_by_attention.values():
+                magnitudes.append(torch.linalg.vector_norm(patches.flatten(), torch.inf))
+            largest_magnitude = torch.stack(magnitudes).amax().view(1, 1)
+            label_maps = []
             for segmenter in segmenters:
                 patches = patches_by_attention[segmenter.attention]
-                tensors.append(_classify_pixels(windows, patches, segmenter))
-            yield windows.images, tensors
-
-
-def _largest_magnitude(tensors: Iterable[Tensor]) -> Tensor:
-    """Return the largest absolute value in any of the tensors, as a tensor (1, 1)."""
-    magnitudes = [torch.linalg.vector_norm(tensor.flatten(), torch.inf) for tensor in tensors]
-    return torch.stack(magnitudes).amax().view(1, 1)
+                label_maps.append(_classify_pixels(windows, patches, segmenter))
+            yield windows.loaded_images, [largest_magnitude, *label_maps]
 
 
 def _classify_pixels(windows: _Windows, patches: Tensor, segmenter: Segmenter) -> Tensor:
     """Return the class of each pixel of an image, (H, W), at the original size of the image.
 
-    `patches` (n, h, w, D) are the patch embeddings of the image's n windows. The patches are
-    compared with the queries of the segmenter, and the logits are interpolated to pixels.
+    The patches are compared with the queries of the segmenter, which are names of classes. The
+    logits are then interpolated to pixels.
+
+    Args:
+        windows: The windows of the image.
+        patches: The patch embeddings (n, h, w, D) of the n windows.
+        segmenter: The queries and the protocol, which says how logits become classes.
     """
-    protocol, label = segmenter.protocol, windows.images[0].label
+    protocol = segmenter.protocol
     device = segmenter.encoder.info.device
     queries = to_device(torch.from_numpy(segmenter.queries), device)
+
     # Three classes with 1, 2 and 1 names have the classes of queries [0, 1, 1, 2].
-    n_queries = torch.tensor([len(names) for names in protocol.queries])
-    n_classes = len(n_queries)
+    n_queries_of_class = torch.tensor([len(names) for names in protocol.queries])
+    n_classes = len(n_queries_of_class)
     dtype = torch.uint8 if n_classes <= 256 else torch.int16  # uint16 has few operations
-    class_of_query = torch.arange(n_classes, dtype=dtype).repeat_interleave(n_queries)
-    height, width = label.shape
+    class_of_query = torch.arange(n_classes, dtype=dtype).repeat_interleave(n_queries_of_class)
+
+    height, width = windows.loaded_images[0].label.shape
     decision = Decision(
         class_of_query=to_device(class_of_query, device),
         scale=protocol.scale,
@@ -286,48 +318,84 @@ def _classify_pixels(windows: _Windows, patches: Tensor, segmenter: Segmenter) -
 def _place_windows(images: Sequence[LoadedImage], segmenter: Segmenter) -> _Windows:
     """Return the grid of windows over an image, and put its pixels on the model's device.
 
-    `images` holds the same image for each protocol. If the protocol has no window size, the only
-    window is the whole image. Raises UsageError if a patch does not fit into a window.
+    If the protocol has no window size, the only window is the whole image.
+
+    Args:
+        images: The same image for each protocol, with the label map of the protocol.
+        segmenter: The model and the protocol. The protocols of all segmenters have equal windows.
+
+    Raises UsageError if a patch does not fit into a window.
     """
     protocol, patch_size = segmenter.protocol, segmenter.encoder.patch_size
-    height, width = images[0].pixels.shape[1:]
-    if patch_size > min(height, width, protocol.window or patch_size):
+    image = images[0]
+    height, width = image.pixels.shape[1:]
+    smallest_side = min(height, width, protocol.window or height)
+    if smallest_side < patch_size:
         windows = f" and windows are {protocol.window} px" if protocol.window else ""
         raise UsageError(
-            f"image {images[0].sample.image} is {width}x{height} px after the resize{windows}, "
+            f"image {image.sample.image} is {width}x{height} px after the resize{windows}, "
             f"but a patch of this model needs {patch_size}"
         )
+
+    rows = _windows_along_axis(height, protocol, patch_size)
+    columns = _windows_along_axis(width, protocol, patch_size)
     return _Windows(
-        images=images,
-        pixels=to_device(images[0].pixels, segmenter.encoder.info.device),
-        rows=_windows_along_axis(height, protocol, patch_size),
-        columns=_windows_along_axis(width, protocol, patch_size),
+        loaded_images=images,
+        pixels=to_device(image.pixels, segmenter.encoder.info.device),
+        rows=rows,
+        columns=columns,
+        window_hw=(min(rows.window, height), min(columns.window, width)),
+        n_windows=len(rows.starts) * len(columns.starts),
     )
 
 
 def _windows_along_axis(length: int, protocol: SegmentationProtocol, patch_size: int) -> Axis:
-    """Return the windows of a protocol along one side of an image, which has `length` pixels."""
+    """Return the windows along one side of an image: their size, stride and number of tokens.
+
+    Args:
+        length: The length of the side, in pixels.
+        protocol: The protocol, with the size and the stride of windows. If it has no window size,
+            the only window is the whole image.
+        patch_size: The side of a patch, in pixels. A window has one token per patch.
+    """
     if protocol.window is None:
-        return Axis(length, length, length, length // patch_size, is_whole=True)
-    n_tokens = min(protocol.window, length) // patch_size
-    return Axis(length, protocol.window, protocol.stride, n_tokens)
+        return Axis(
+            length=length,
+            window=length,
+            stride=length,
+            tokens=length // patch_size,
+            is_whole=True,
+        )
+    return Axis(
+        length=length,
+        window=protocol.window,
+        stride=protocol.stride,
+        tokens=min(protocol.window, length) // patch_size,
+    )
 
 
 def _batch_images(images: Iterable[_Windows], batch_size: int) -> Iterator[list[_Windows]]:
-    """Yield consecutive images in lists, such that a list has at most `batch_size` windows.
+    """Divide images into batches of consecutive images with at most `batch_size` windows.
 
-    An image with more windows is in a list of its own. With a batch size of 4, images of 2, 1, 3
-    and 6 windows are yielded as [2, 1], [3] and [6].
+    An image with more windows is a batch of its own.
+
+    Args:
+        images: The images with their windows.
+        batch_size: The largest number of windows of all images of a batch.
+
+    Example:
+        With a batch size of 4, images of 2, 1, 3 and 6 windows are yielded as [2, 1], [3] and [6].
     """
     batch: list[_Windows] = []
-    n_windows = 0
+    n_windows_in_batch = 0
     for image in images:
-        if batch and n_windows + image.total > batch_size:
+        fits_into_batch = n_windows_in_batch + image.n_windows <= batch_size
+        if batch and not fits_into_batch:
             yield batch
             batch = []
-            n_windows = 0
+            n_windows_in_batch = 0
         batch.append(image)
-        n_windows += image.total
+        n_windows_in_batch += image.n_windows
     if batch:
         yield batch
 
@@ -335,22 +403,32 @@ def _batch_images(images: Iterable[_Windows], batch_size: int) -> Iterator[list[
 def _encode_patches(
     images: Sequence[_Windows], segmenter: Segmenter, attentions: Sequence[Attention]
 ) -> list[dict[Attention, Tensor]]:
-    """Return, for each image, the patch embeddings of its n windows by form of attention.
+    """Encode the windows of images by each form of attention.
 
-    They are (n, h, w, D) for h x w patches in a window. Windows of equal shape are encoded
-    together, also if they belong to different images.
+    Windows of equal shape are encoded together, also if they belong to different images.
+
+    Args:
+        images: The images with their windows.
+        segmenter: The model and its batch size.
+        attentions: The forms of attention of the last block.
+
+    Returns:
+        For each image, the patch embeddings (n, h, w, D) of its n windows of h x w patches, by the
+        form of attention.
     """
-    images_of_shape = defaultdict(list)  # indices of images by the shape of their windows
+    # The indices of the images whose windows have a height and width.
+    indices_by_hw: dict[tuple[int, int], list[int]] = defaultdict(list)
     for index, windows in enumerate(images):
-        images_of_shape[windows.shape].append(index)
+        indices_by_hw[windows.window_hw].append(index)
+
     patches_of_images: list[dict[Attention, Tensor]] = [{} for _ in images]
-    for indices in images_of_shape.values():
+    for indices in indices_by_hw.values():
         pixels = torch.stack([window for index in indices for window in images[index].cut()])
-        n_windows_of_image = [images[index].total for index in indices]
-        encoded_by_attention = _encode_windows(pixels, segmenter, attentions)
-        for attention, encoded in zip(attentions, encoded_by_attention, strict=True):
+        n_windows_of_images = [images[index].n_windows for index in indices]
+        patches_of_attentions = _encode_windows(pixels, segmenter, attentions)
+        for attention, patches_of_windows in zip(attentions, patches_of_attentions, strict=True):
             # Give every image the embeddings of its own windows.
-            chunks = encoded.split(n_windows_of_image)
+            chunks = patches_of_windows.split(n_windows_of_images)
             for index, patches in zip(indices, chunks, strict=True):
                 patches_of_images[index][attention] = patches
     return patches_of_images
@@ -359,15 +437,23 @@ def _encode_patches(
 def _encode_windows(
     pixels: Tensor, segmenter: Segmenter, attentions: Sequence[Attention]
 ) -> list[Tensor]:
-    """Encode windows (n, 3, H, W) batch by batch, by each form of attention.
+    """Encode windows of one shape batch by batch, by each form of attention.
 
-    Returns the patch embeddings (n, h, w, D) by each form. The forms share all blocks but the last
-    one. All batches have about the same size.
+    The forms of attention share all blocks but the last one. All batches have about the same size.
+
+    Args:
+        pixels: The pixels (n, 3, H, W) of n windows.
+        segmenter: The model and its batch size.
+        attentions: The forms of attention of the last block.
+
+    Returns:
+        The patch embeddings (n, h, w, D) for each form of attention.
     """
     encoder = segmenter.encoder
     window_hw = (pixels.shape[2], pixels.shape[3])
     batch_size = images_at_once(encoder, window_hw, segmenter.batch_size)
-    batches = pixels.chunk(math.ceil(len(pixels) / batch_size))
+    n_batches = math.ceil(len(pixels) / batch_size)
+    batches = pixels.chunk(n_batches)
     encoded_batches: list[list[Tensor]] = [[] for _ in attentions]
     with shared_blocks():
         for batch in batches:
@@ -379,38 +465,55 @@ def _encode_windows(
 def _arrange_windows(logits: Tensor, windows: _Windows) -> Tensor:
     """Put the logits of all windows side by side, as the windows lie on the image.
 
-    `logits` (n, h, w, Q) holds the logits of h x w tokens in each of n windows. With R rows and S
-    columns of windows, the result is (Q, R * h, S * w). For example, 2 rows and 3 columns of
-    windows with 14 x 14 tokens give (Q, 28, 42).
+    Args:
+        logits: The logits (n, h, w, Q) of h x w tokens in each of n windows, for Q queries.
+        windows: The windows, in R rows and S columns, with R * S = n.
+
+    Returns:
+        The logits (Q, R * h, S * w).
+
+    Example:
+        2 rows and 3 columns of windows with 14 x 14 tokens: (6, 14, 14, Q) -> (Q, 28, 42).
     """
-    grid = logits.unflatten(0, (len(windows.rows.starts), len(windows.columns.starts)))
-    # (R, S, h, w, Q) -> (Q, R, h, S, w) -> (Q, R * h, S * w)
-    return grid.permute(4, 0, 2, 1, 3).flatten(3, 4).flatten(1, 2).contiguous()
+    n_rows, n_columns = len(windows.rows.starts), len(windows.columns.starts)
+    grid = logits.unflatten(0, (n_rows, n_columns))  # (R, S, h, w, Q)
+    tokens_by_row = grid.permute(4, 0, 2, 1, 3)  # (Q, R, h, S, w)
+    return tokens_by_row.flatten(3, 4).flatten(1, 2).contiguous()
 
 
 def draw_image(
     encoder: Encoder, protocol: SegmentationProtocol, path: Path, options: RunOptions
 ) -> tuple[Image.Image, dict[str, float]]:
-    """Segment an image file, and draw the image, the predicted classes over it, and a legend.
+    """Segment an image file, and draw the predicted classes over the image.
 
-    Returns the picture, and the fraction of the pixels of each predicted class by its name, the
-    largest fraction first. Raises UsageError for a file that is not an image, and for a model
-    without patches.
+    Args:
+        encoder: The model.
+        protocol: The classes, their prompts, and how images are segmented.
+        path: The image file.
+        options: The options of the run, such as the form of attention.
+
+    Returns:
+        A picture of the image, of the predicted classes over it, and of a legend; and the fraction
+        of the pixels of each predicted class by its name, the largest fraction first.
+
+    Raises UsageError for a file that is not an image, and for a model without patches.
     """
     check_constants(protocol)
     image = pictures.decode(path)
     dense_encoder = require_patches(encoder, options.attention or protocol.attention)
     segmenter = make_segmenter(dense_encoder, protocol, options)
+
     # The image has no label map. An empty one states the size of the prediction.
     pixels = normalised(image, segmenter.protocol)
     unlabelled = np.full(image.shape[:2], protocol.ignore_index, np.uint16)
     loaded_image = LoadedImage(Sample(path.stem, path, path, {}), pixels, unlabelled)
     (classes,) = predict(segmenter, [loaded_image])
+
     panels = [(path.name, image, None), (encoder.info.spec, image, classes)]
     names = protocol.class_names
-    fractions = pictures.shares(classes, len(names))
+    fractions = pictures.class_fractions(classes, len(names))
     colours = pictures.distinct_colours(len(names))
-    picture = pictures.picture(panels, names, colours, fractions)
+    picture = pictures.draw_picture(panels, names, colours, fractions)
     return picture, {names[index]: fraction for index, fraction in fractions.items()}
 
 
@@ -418,6 +521,12 @@ def predictions(
     encoder: Encoder, protocol: SegmentationProtocol, samples: Sequence[Sample], options: RunOptions
 ) -> Iterator[Label]:
     """Segment images of a data set, and yield their predicted classes (H, W) at the original size.
+
+    Args:
+        encoder: The model.
+        protocol: The classes, their prompts, and how images are segmented.
+        samples: The paths of the images and of their label maps.
+        options: The options of the run, such as the form of attention.
 
     Raises UsageError for a model without patches, and for damaged files.
     """

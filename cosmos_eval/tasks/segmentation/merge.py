@@ -93,24 +93,36 @@ class Decision(NamedTuple):
 def placement(axis: Axis, size: int) -> Tensor:
     """Return the matrix that maps the tokens of all windows along one axis to output pixels.
 
-    The matrix (size, windows * tokens) does three things at once: it upsamples the tokens of each
-    window to the pixels of the window, averages the windows that cover a pixel, and resizes the
-    image to `size` pixels. For example, without resizing, two windows of 4 pixels and one token
-    each, which start at 0 and 2 of 6 pixels, give
+    It does three things at once: it upsamples the tokens of each window to the pixels of the
+    window, averages the windows that cover a pixel, and resizes the image to `size` pixels.
 
-        [[1, 0], [1, 0], [0.5, 0.5], [0.5, 0.5], [0, 1], [0, 1]]
+    Args:
+        axis: The windows along one axis of the image.
+        size: The number of output pixels along this axis.
+
+    Returns:
+        The matrix (size, windows * tokens).
+
+    Example:
+        Two windows of 4 pixels with one token each start at the pixels 0 and 2 of 6 pixels. The
+        output has 6 pixels, too: [[1, 0], [1, 0], [0.5, 0.5], [0.5, 0.5], [0, 1], [0, 1]]
     """
     # All steps are linear. Interpolating a unit vector, a row of the identity matrix, gives the
     # weights of one token in all pixels, with the same rounding as interpolating the tokens.
+    unit_vectors = torch.eye(axis.tokens)
     if axis.is_whole:
-        return _interpolate(torch.eye(axis.tokens), size).T.contiguous()
+        return _interpolate(unit_vectors, size).T.contiguous()
+
+    # Upsample the tokens of a window to its pixels, and put each window in its place.
     window = min(axis.window, axis.length)
-    weights_in_window = _interpolate(torch.eye(axis.tokens), window)
+    weights_in_window = _interpolate(unit_vectors, window)  # (tokens, window)
     weights = torch.zeros(len(axis.starts), axis.tokens, axis.length)
     n_windows_of_pixel = torch.zeros(axis.length)
     for index, start in enumerate(axis.starts):
         weights[index, :, start : start + window] = weights_in_window
         n_windows_of_pixel[start : start + window] += 1
+
+    # Average the windows that cover a pixel, and resize to the output pixels.
     mean_weights = weights.flatten(0, 1) / n_windows_of_pixel
     return _interpolate(mean_weights, size).T.contiguous()
 
@@ -120,14 +132,19 @@ def label_map(
 ) -> Tensor:
     """Return the class of each pixel, (H, W), from the logits of tokens.
 
-    `tokens` (Q, A, B) holds the logits of Q queries for the tokens of all windows, side by side.
-    `rows` (H, A) and `columns` (W, B) are the matrices that `placement` returns for both axes. The
-    logits of a query are rows @ tokens[query] @ columns.T, (H, W). If `pixels` (3, h, w) of the
-    resized image are given, the logits are refined by the colours of the image (PAMR).
-
     A pixel has the class of its best query, the first one of equals. It has class 0 if the
-    probability of the best query is below `prob_thd`. With `area_thd`, small classes are ruled out:
-    the classes are computed once to measure them, and a second time without the small classes.
+    probability of the best query is below `decision.prob_thd`. If `decision.area_thd` is set, small
+    classes are ruled out: the classes are computed once to measure them, and a second time without
+    the small ones.
+
+    Args:
+        tokens: The logits (Q, A, B) of Q queries for the tokens of all windows, side by side.
+        rows: The matrix (H, A) of `placement` that maps rows of tokens to rows of pixels.
+        columns: The matrix (W, B) of `placement` that maps columns of tokens to columns of pixels.
+            The logits (H, W) of a query are rows @ tokens[query] @ columns.T.
+        decision: The class of each query, and the thresholds.
+        pixels: The pixels (3, h, w) of the resized image, to refine the logits by its colours
+            (PAMR); None for no refinement.
     """
     weights = None
     if pixels is not None:
@@ -136,14 +153,16 @@ def label_map(
         weights = affinities(image)
     if decision.area_thd is None:
         return _best_classes(tokens, rows, columns, weights, decision, None)
+
+    # Count the pixels of each class. `bincount` would do the same, but its checks make the CPU wait
+    # for a GPU. There are at most as many classes as queries.
     without_threshold = decision._replace(prob_thd=0.0)
     classes = _best_classes(tokens, rows, columns, weights, without_threshold, None)
-    # The number of pixels of each class. `bincount` would do the same, but its checks make the CPU
-    # wait for a GPU. There are at most as many classes as queries.
     areas = torch.zeros(len(tokens), dtype=torch.int64, device=tokens.device)
     one_per_pixel = areas.new_ones(()).expand(classes.numel())
     areas.index_add_(0, classes.flatten().int(), one_per_pixel)
-    # Class 0 is never ruled out.
+
+    # Rule out the small classes, but never class 0.
     is_small = areas <= decision.area_thd * areas[1:].sum()
     is_small[:1].fill_(False)
     query_is_ruled_out = is_small[decision.class_of_query.long()]
@@ -155,14 +174,23 @@ def tiles(
 ) -> Iterator[tuple[tuple[slice, slice], Tensor]]:
     """Compute the logits rows @ tokens @ columns.T (Q, H, W), one rectangle of pixels at a time.
 
-    For each tile of about _TILE_VALUES logits, yields its slices of rows and columns, and its
-    logits (Q, h, w). Shapes are the same as in `label_map`.
+    A rectangle, or tile, has a fixed number of logits, so that they stay in a fast memory.
+
+    Args:
+        tokens: The logits (Q, A, B) of Q queries for the tokens of all windows, side by side.
+        rows: The matrix (H, A) that maps rows of tokens to rows of pixels.
+        columns: The matrix (W, B) that maps columns of tokens to columns of pixels.
+
+    Yields:
+        The slices of the pixel rows and columns of a tile, and its logits (Q, h, w).
     """
     n_queries, n_token_rows, _ = tokens.shape
     tile_values = _GPU_TILE_VALUES if tokens.is_cuda else _TILE_VALUES
+
+    # A band is a number of pixel columns. It has Q * A values for each of them, and a tile has Q
+    # values for each of its pixels.
     width = max(1, min(_BAND_VALUES // (n_queries * n_token_rows), tile_values // n_queries))
     for left in range(0, len(columns), width):
-        # First place the tokens along the columns, for a band of pixel columns.
         columns_of_band = columns[left : left + width]
         band = tokens @ columns_of_band.T  # (Q, A, w)
         height = max(1, tile_values // (n_queries * len(columns_of_band)))
@@ -172,7 +200,8 @@ def tiles(
             if rows_of_tile.is_cuda:
                 yield tile, rows_of_tile @ band
             else:
-                # A few pixel rows use few token rows. (A GPU would make the CPU wait for them.)
+                # A few pixel rows use few token rows: multiply only those. (On a GPU, the CPU would
+                # have to wait for their indices.)
                 used_token_rows = rows_of_tile.any(0).nonzero()[:, 0]
                 yield tile, rows_of_tile[:, used_token_rows] @ band[:, used_token_rows]
 
@@ -185,27 +214,27 @@ def _best_classes(
     decision: Decision,
     ruled_out: Tensor | None,
 ) -> Tensor:
-    """Return the classes (H, W) of the best queries, by refined logits if there are `weights`.
+    """Return the class of the best query of each pixel, (H, W).
 
-    `tokens` (Q, A, B), `rows` (H, A) and `columns` (W, B) are the arguments of `label_map`, and
-    `weights` (P, H, W) is what `affinities` returns. A query that is `ruled_out`, (Q,) bool, cannot
-    be the best one, but it still counts in the softmax.
+    It is computed tile by tile. In plain terms, without refinement, and if no query is ruled out:
+
+        logits = rows @ tokens @ columns.T  # (Q, H, W)
+        classes = class_of_query[logits.argmax(0)]
+        best_probability = (scale * logits).softmax(0).max(0).values
+        classes[best_probability < prob_thd] = 0
+
+    Args:
+        tokens: The logits (Q, A, B) of Q queries for the tokens of all windows, side by side.
+        rows: The matrix (H, A) that maps rows of tokens to rows of pixels.
+        columns: The matrix (W, B) that maps columns of tokens to columns of pixels.
+        weights: The weights (P, H, W) of the P neighbours of each pixel, which `affinities`
+            returns, to refine the logits; None for no refinement.
+        decision: The class of each query, and the thresholds.
+        ruled_out: True if each query (Q,) cannot be the best one. It still counts in the softmax.
+            None if no query is ruled out.
     """
-    if weights is None:
-        return _best_unrefined_classes(tokens, rows, columns, decision, ruled_out)
-    return _best_refined_classes(tokens, rows, columns, weights, decision, ruled_out)
-
-
-def _best_unrefined_classes(
-    tokens: Tensor, rows: Tensor, columns: Tensor, decision: Decision, ruled_out: Tensor | None
-) -> Tensor:
-    """Return the classes (H, W) of the best queries, tile by tile.
-
-    In plain terms, with logits (Q, H, W):
-
-        best, classes = logits.max(0).values, class_of_query[logits.max(0).indices]
-        classes[(scale * logits).softmax(0).max(0).values < prob_thd] = 0
-    """
+    if weights is not None:
+        return _best_refined_classes(tokens, rows, columns, weights, decision, ruled_out)
     classes = decision.class_of_query.new_empty(len(rows), len(columns))
     for tile, logits in tiles(tokens, rows, columns):
         allowed_logits = logits
@@ -217,23 +246,27 @@ def _best_unrefined_classes(
             # The softmax of the best query is one over the sum of exp(scale (logit - best logit)),
             # which needs no division for each query.
             total = logits.sub_(best.values).mul_(decision.scale).exp_().sum(0)
-            classes_of_tile.masked_fill_(total.reciprocal() < decision.prob_thd, 0)
+            best_probability = total.reciprocal()
+            classes_of_tile.masked_fill_(best_probability < decision.prob_thd, 0)
         classes[tile] = classes_of_tile
     return classes
 
 
 def affinities(image: Tensor) -> Tensor:
-    """Return the weights of the P neighbours of every pixel of an image (C, H, W), (P, H, W).
+    """Return the weights of the P neighbours of every pixel of an image, (P, H, W).
 
     A neighbour has more weight if its colour is similar to the pixel's. The weights of the
     neighbours x_n of a pixel x are the softmax over n of
 
         -mean over channels of |x - x_n| / (0.1 s + 1e-8)
 
-    where s is the standard deviation, for each channel, of all x_n and of x. The pixel x counts
-    once for each dilation.
+    Here s is the standard deviation, for each channel, of all x_n and of x. The pixel x counts once
+    for each dilation.
+
+    Args:
+        image: The pixels (C, H, W) of the image.
     """
-    # Mean and standard deviation over the neighbours and the pixel itself.
+    # Mean and standard deviation of each channel, over the neighbours and the pixel itself.
     n_values = len(_OFFSETS) + len(DILATIONS)
     mean = sum(_shifted_maps(image), len(DILATIONS) * image) / n_values
     deviations = ((neighbour - mean).square() for neighbour in _shifted_maps(image))
@@ -251,9 +284,11 @@ def affinities(image: Tensor) -> Tensor:
 
 
 def refine(scores: Tensor, weights: Tensor) -> Tensor:
-    """Replace each score by the weighted mean of the scores of its neighbours, STEPS times.
+    """Replace each score by the weighted mean of the scores of its neighbours, ten times.
 
-    `scores` are (Q, H, W). `weights` (P, H, W) is what `affinities` returns for the image.
+    Args:
+        scores: The scores (Q, H, W) of Q queries.
+        weights: The weights (P, H, W) of the P neighbours of each pixel, which sum to 1.
     """
     for _ in range(STEPS):
         refined = torch.zeros_like(scores)
@@ -264,10 +299,13 @@ def refine(scores: Tensor, weights: Tensor) -> Tensor:
 
 
 def _shifted_maps(maps: Tensor) -> Iterator[Tensor]:
-    """Yield maps (C, H, W) shifted by every offset, such that each pixel holds its neighbour.
+    """Yield maps (C, H, W) shifted by every offset, so that each pixel holds its neighbour.
 
-    For the offset (0, 8), the value at row r and column c is that of row r and column c + 8.
     Beyond the border, the values of the border are repeated.
+
+    Example:
+        For the offset (0, 8), the pixel at row r and column c holds the value of row r and column
+        c + 8.
     """
     height, width = maps.shape[1:]
     padded = F.pad(maps[None], [_REACH] * 4, mode="replicate")[0]
@@ -284,13 +322,23 @@ def _best_refined_classes(
     decision: Decision,
     ruled_out: Tensor | None,
 ) -> Tensor:
-    """Return the classes (H, W) of the best queries by refined logits, a few queries at a time.
+    """Return the class of the best query of each pixel, (H, W), by refined logits.
 
-    `weights` (P, H, W) is what `affinities` returns. In plain terms:
+    It is computed for a few queries at a time. In plain terms, if no query is ruled out:
 
-        logits = scale * refine(rows @ tokens @ columns.T, weights)
-        classes = class_of_query[logits.max(0).indices]
-        classes[logits.softmax(0).max(0).values < prob_thd] = 0
+        logits = scale * refine(rows @ tokens @ columns.T, weights)  # (Q, H, W)
+        classes = class_of_query[logits.argmax(0)]
+        best_probability = logits.softmax(0).max(0).values
+        classes[best_probability < prob_thd] = 0
+
+    Args:
+        tokens: The logits (Q, A, B) of Q queries for the tokens of all windows, side by side.
+        rows: The matrix (H, A) that maps rows of tokens to rows of pixels.
+        columns: The matrix (W, B) that maps columns of tokens to columns of pixels.
+        weights: The weights (P, H, W) of the P neighbours of each pixel.
+        decision: The class of each query, and the thresholds.
+        ruled_out: True if each query (Q,) cannot be the best one. It still counts in the softmax.
+            None if no query is ruled out.
     """
     # The best logits of the queries so far, their classes, and the logarithm of the sum of the
     # exponentials of all logits so far, (H, W) each.
@@ -305,6 +353,7 @@ def _best_refined_classes(
             log_total = torch.logaddexp(log_total, logits.logsumexp(0))
         if ruled_out is not None:
             logits.masked_fill_(ruled_out[queries][:, None, None], -torch.inf)
+
         # Keep the best of these queries where it is better than all queries before.
         best = logits.max(0)
         is_better = best.values > best_logits

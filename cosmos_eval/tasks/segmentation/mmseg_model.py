@@ -35,10 +35,8 @@ _MMSEG_IGNORE = 255
 class CosmosSegmentor(mmseg_module("models").BaseSegmentor):  # type: ignore[misc]
     """A zero-shot model that segments images by the protocol of a data set.
 
-    `cosmos_eval.evaluate` has the same arguments. `dataset` is the name of a data set or a YAML
-    file. It decides the classes, the prompts and every constant. The pipeline must leave images as
-    LoadImageFromFile reads them: BGR, 0 to 255, at their own size. Raises UsageError as `evaluate`
-    does.
+    The pipeline must leave images as LoadImageFromFile reads them: BGR, 0 to 255, at their own
+    size. `cosmos_eval.evaluate` has the same arguments, and raises the same errors.
     """
 
     def __init__(
@@ -54,7 +52,21 @@ class CosmosSegmentor(mmseg_module("models").BaseSegmentor):  # type: ignore[mis
         batch_size: int = 32,
         data_preprocessor: dict[str, Any] | None = None,
     ) -> None:
-        """Load the model, and encode the prompts of the data set's protocol."""
+        """Load the model, and encode the prompts of the data set's protocol.
+
+        Args:
+            model: The name of a model, a checkpoint, or a model of another library.
+            dataset: The name of a data set or a YAML file, which decides the classes, the prompts
+                and every constant.
+            protocol: The name of one of the protocols of the data set; None for the usual one.
+            arch: The architecture of a checkpoint that does not state it.
+            weights: The weights of a checkpoint to load, "teacher" or "student".
+            attention: The form of attention of the last block; None for the protocol's.
+            auxiliary: The name of an auxiliary encoder; None for none.
+            precision: The precision of the model, such as "fp32".
+            batch_size: The number of windows that are encoded together.
+            data_preprocessor: The configuration of MMEngine's preprocessor.
+        """
         super().__init__(data_preprocessor=data_preprocessor)
         # Names are checked first: a model takes long to load.
         dataset_protocol = _segmentation_protocol(dataset, protocol)
@@ -67,10 +79,14 @@ class CosmosSegmentor(mmseg_module("models").BaseSegmentor):  # type: ignore[mis
     def predict(
         self, inputs: Sequence[Tensor], data_samples: Sequence[Any] | None = None
     ) -> list[Any]:
-        """Segment images (3, H, W), and store the classes in their data samples.
+        """Segment images, and store the classes in their data samples.
 
-        Returns the data samples, whose `pred_sem_seg` is (1, H, W) int64. They are created if
-        `data_samples` is None.
+        Args:
+            inputs: The images (3, H, W), BGR.
+            data_samples: The data sample of each image; None to create them.
+
+        Returns:
+            The data samples, whose `pred_sem_seg` is (1, H, W) int64.
         """
         if data_samples is None:
             data_samples = [SegDataSample() for _ in inputs]
@@ -85,7 +101,12 @@ class CosmosSegmentor(mmseg_module("models").BaseSegmentor):  # type: ignore[mis
         return samples
 
     def _load_image(self, image: Tensor, sample: Any) -> inference.LoadedImage:
-        """Convert a BGR image (3, H, W) of the pipeline to what the segmenter takes."""
+        """Convert an image of the pipeline to an image for the segmenter.
+
+        Args:
+            image: The pixels (3, H, W), BGR, from 0 to 255.
+            sample: The data sample of the image, which holds its path.
+        """
         # (3, H, W) BGR -> (H, W, 3) RGB
         rgb = image.flip(0).permute(1, 2, 0).to("cpu", torch.uint8).contiguous().numpy()
         path = Path(sample.metainfo.get("img_path", "an image of the batch"))
@@ -104,9 +125,8 @@ class CosmosSegmentor(mmseg_module("models").BaseSegmentor):  # type: ignore[mis
 class CosmosEvalDataset(mmseg_module("datasets").BaseSegDataset):  # type: ignore[misc]
     """The images and label maps of a data set that `cosmos-eval` knows, or of a YAML file.
 
-    The arguments `data_root`, `limit` and `allow_partial` have the same meaning as in
-    `cosmos_eval.evaluate`, and the same errors are raised. The classes are the protocol's. Pixels
-    that do not count have the label 255.
+    The classes are the protocol's. Pixels that do not count have the label 255. The same errors are
+    raised as by `cosmos_eval.evaluate`.
     """
 
     def __init__(
@@ -117,15 +137,24 @@ class CosmosEvalDataset(mmseg_module("datasets").BaseSegDataset):  # type: ignor
         pipeline: Sequence[Any] = (),
         allow_partial: bool = False,
     ) -> None:
-        """Find the protocol of the data set, and list its images and label maps."""
+        """Find the protocol of the data set, and list its images and label maps.
+
+        Args:
+            dataset: The name of a data set or a YAML file.
+            data_root: The folder of the data set; None for the usual one.
+            limit: The largest number of images; None for all.
+            pipeline: The transforms of MMSegmentation that images go through.
+            allow_partial: True to allow a data set that lacks images.
+        """
         protocol = _segmentation_protocol(dataset)
         if protocol.label_bits > 8:
             raise UsageError(f"{dataset}: MMSegmentation casts its label maps to 8 bits")
         prepare(protocol)
         options = RunOptions(data_root=data_root, limit=limit, allow_partial=allow_partial)
         data = open_data(protocol, options)
-        relabelled = {protocol.ignore_index: _MMSEG_IGNORE}
-        self._records = [{**sample.record, "label_map": relabelled} for sample in data.samples]
+        # The label that does not count becomes 255.
+        label_map = {protocol.ignore_index: _MMSEG_IGNORE}
+        self._records = [{**sample.record, "label_map": label_map} for sample in data.samples]
         super().__init__(
             metainfo={"classes": protocol.class_names, "palette": list(data.palette)},
             reduce_zero_label=protocol.reduce_zero_label,

@@ -46,6 +46,7 @@ def distinct_colours(count: int) -> tuple[Colour, ...]:
     They are chosen one by one from a grid of colours of medium lightness. Each is as far as
     possible, in the colour space CIELAB, from black, white and all colours that were chosen before.
     """
+    # The candidates (K, 3) are a grid of RGB colours, without very dark and very light ones.
     channel_values = np.arange(0, 256, _GRID_STEP)
     axes = np.meshgrid(channel_values, channel_values, channel_values)
     candidates = np.stack(axes, axis=-1).reshape(-1, 3)
@@ -53,14 +54,17 @@ def distinct_colours(count: int) -> tuple[Colour, ...]:
     lightness = lab[:, 0]
     is_medium = (lightness > _LIGHTNESS[0]) & (lightness < _LIGHTNESS[1])
     candidates, lab = candidates[is_medium], lab[is_medium]
+
+    # The distance of each candidate to the nearest of the colours so far: black and white.
     black_and_white = _rgb_to_lab([(0, 0, 0), (255, 255, 255)])
-    # The distance of each candidate to the nearest colour so far.
-    distances = np.linalg.norm(lab[:, None] - black_and_white, axis=-1).min(axis=1)
+    nearest_distances = np.linalg.norm(lab[:, None] - black_and_white, axis=-1).min(axis=1)
+
     chosen_indices: list[int] = []
     for _ in range(count):
-        farthest = int(distances.argmax())
+        farthest = int(nearest_distances.argmax())
         chosen_indices.append(farthest)
-        distances = np.minimum(distances, np.linalg.norm(lab - lab[farthest], axis=1))
+        distances = np.linalg.norm(lab - lab[farthest], axis=1)
+        nearest_distances = np.minimum(nearest_distances, distances)
     return tuple((red, green, blue) for red, green, blue in candidates[chosen_indices].tolist())
 
 
@@ -70,11 +74,15 @@ def _rgb_to_lab(colours: Any) -> NDArray[np.float32]:
     return cv2.cvtColor(one_row_image, cv2.COLOR_RGB2Lab)[0].astype(np.float32, copy=False)
 
 
-def shares(classes: Label, n_classes: int) -> dict[int, float]:
+def class_fractions(classes: Label, n_classes: int) -> dict[int, float]:
     """Return the fraction of the pixels of every class that occurs, the largest fraction first.
 
-    `classes` (H, W) holds the class of each pixel. Values of `n_classes` or more stand for no
-    class. For example, [[2, 2], [2, 0]] gives {2: 0.75, 0: 0.25}.
+    Args:
+        classes: The class (H, W) of each pixel. Values of `n_classes` or more stand for no class.
+        n_classes: The number of classes.
+
+    Example:
+        [[2, 2], [2, 0]] -> {2: 0.75, 0: 0.25}
     """
     counts = np.bincount(classes.ravel(), minlength=n_classes)[:n_classes]
     n_occurring_classes = np.count_nonzero(counts)
@@ -83,19 +91,24 @@ def shares(classes: Label, n_classes: int) -> dict[int, float]:
     return {index: counts[index] / classes.size for index in occurring_classes}
 
 
-def picture(
+def draw_picture(
     panels: Sequence[Panel],
     names: Sequence[str],
     colours: Sequence[Colour],
-    shares: Mapping[int, float],
+    fractions: Mapping[int, float],
 ) -> Image.Image:
     """Draw panels side by side, with titles above and a legend of classes on the right.
 
-    `names` and `colours` belong to all classes. `shares` maps the indices of the classes in the
-    legend, in order, to their fractions of pixels, which the legend states.
+    Args:
+        panels: The title of each panel, its image (H, W, 3), and the classes (H, W) to draw over
+            the image, or None.
+        names: The names of all classes.
+        colours: The RGB colours (0-255) of all classes.
+        fractions: The classes in the legend, in order: the fraction of pixels, which the legend
+            states, by the index of the class.
     """
     images = [_draw_panel(image, classes, colours) for _, image, classes in panels]
-    legend = [f"{names[index]}  {100 * share:.1f}%" for index, share in shares.items()]
+    legend = [f"{names[index]}  {100 * fraction:.1f}%" for index, fraction in fractions.items()]
     font = ImageFont.load_default(size=15)
 
     # The page holds a row of panels and the legend, below a line with the titles.
@@ -111,7 +124,7 @@ def picture(
         draw.text((left, _MARGIN // 2), title, "black", font)
         page.paste(image, (left, top))
         left += image.width + _MARGIN
-    for index, line in zip(shares, legend, strict=True):
+    for index, line in zip(fractions, legend, strict=True):
         draw.rectangle((left, top, left + _SWATCH, top + _SWATCH), colours[index], "black")
         draw.text((left + _LINE, top - 1), line, "black", font)
         top += _LINE
@@ -121,15 +134,20 @@ def picture(
 def _draw_panel(image: Pixels, classes: Label | None, colours: Sequence[Colour]) -> Image.Image:
     """Return an image at the size of a panel, with the colours of its classes drawn over it.
 
-    `classes` (H, W) may be None. Pixels without a class are not coloured.
+    Args:
+        image: The pixels (H, W, 3), RGB uint8.
+        classes: The class (H, W) of each pixel, or None to draw the image only. Values without a
+            colour stand for no class: such pixels are not coloured.
+        colours: The RGB colour (0-255) of each class.
     """
     if classes is not None:
-        # A lookup table with an entry for every value that a label map can hold.
+        # A lookup table with a colour for every value that a label map can hold.
         colour_of_value = np.zeros((VALUES, 3), np.float32)
         colour_of_value[: len(colours)] = colours
         mixed = (1 - _OPACITY) * image + _OPACITY * colour_of_value[classes]
         has_class = classes[..., None] < len(colours)
         image = np.where(has_class, mixed, image).round().astype(np.uint8)
+    # Scale the longest side to the size of a panel.
     scale = _PANEL / max(image.shape[:2])
     height, width = (max(1, round(side * scale)) for side in image.shape[:2])
     return Image.fromarray(image).resize((width, height))
@@ -140,9 +158,14 @@ def predictions_folder(
 ) -> Path:
     """Return the folder for the predictions on a data set, below the folder of the model.
 
-    It is called `voc20__cosmos`, for example. `attention` is the form of attention that images are
-    encoded with, None for the protocol's. Another form than the protocol's has a folder of its own,
-    such as `voc20__cosmos__naclip`.
+    Args:
+        folder: The folder of the model.
+        protocol: The protocol of the data set.
+        attention: The form of attention that images are encoded with; None for the protocol's.
+
+    Example:
+        "voc20__cosmos" below the folder of the model, or "voc20__cosmos__naclip" for another form
+        of attention than the protocol's.
     """
     name = f"{protocol.dataset}__{protocol.protocol_name}"
     if attention is not None and attention != protocol.attention:
@@ -167,17 +190,24 @@ def colours(protocol: SegmentationProtocol) -> tuple[Colour, ...]:
         return distinct_colours(n_classes)
     lab = _rgb_to_lab(mmseg_palette)
     distances = np.linalg.norm(lab[:, None] - lab, axis=-1)
+    # The matrix is symmetric: the entries above the diagonal have each pair of colours once.
     distances_of_pairs = distances[np.triu_indices(len(lab), 1)]
-    if distances_of_pairs.min(initial=np.inf) < _ALIKE:
+    two_look_alike = distances_of_pairs.min(initial=np.inf) < _ALIKE
+    if two_look_alike:
         return distinct_colours(n_classes)
     return mmseg_palette
 
 
 def save_label_map(path: Path, classes: Label, colours: Sequence[Colour]) -> bytes:
-    """Write the class indices (H, W) of an image as a PNG file, and return the file's SHA-256.
+    """Write the class indices of an image as a PNG file, and return the file's SHA-256.
 
     Indices of 8 bits are written as a palette image, which viewers show in the colours of the
     classes. Indices of 16 bits are written as grey values.
+
+    Args:
+        path: The file to write.
+        classes: The class index (H, W) of each pixel, uint8 or uint16.
+        colours: The RGB colour (0-255) of each class.
     """
     image = Image.fromarray(classes)
     if classes.dtype == np.uint8:
@@ -191,8 +221,16 @@ def save_overlay(
 ) -> None:
     """Write a JPEG file that shows the image, its true classes and the predicted ones.
 
-    The three are drawn side by side, with a legend of the classes that occur. `names` and `colours`
-    belong to all classes. Raises UsageError if the file cannot be written.
+    The three are drawn side by side, with a legend of the classes that occur.
+
+    Args:
+        path: The file to write.
+        image: The image with its label map.
+        classes: The predicted class (H, W) of each pixel.
+        names: The names of all classes.
+        colours: The RGB colours (0-255) of all classes.
+
+    Raises UsageError if the file cannot be written.
     """
     rgb_image = decode(image.sample.image)
     panels = [
@@ -201,14 +239,20 @@ def save_overlay(
         ("prediction", rgb_image, classes),
     ]
     # The predicted classes come first, then the true classes that were not predicted.
-    fractions = shares(classes, len(names))
-    for true_class in sorted(shares(image.label, len(names))):
+    fractions = class_fractions(classes, len(names))
+    for true_class in sorted(class_fractions(image.label, len(names))):
         fractions.setdefault(true_class, 0.0)
-    _write_image(path, picture(panels, names, colours, fractions), "JPEG")
+    _write_image(path, draw_picture(panels, names, colours, fractions), "JPEG")
 
 
 def is_saved(folder: Path, name: str, sha256: bytes) -> bool:
-    """Return whether the label map of the image with a name is on disk, and has this SHA-256."""
+    """Return whether the predicted label map of an image is on disk as it was saved.
+
+    Args:
+        folder: The folder of the predicted label maps.
+        name: The name of the image.
+        sha256: The SHA-256 of the file that was saved.
+    """
     try:
         content = prediction_file(folder, name).read_bytes()
     except OSError:
@@ -229,10 +273,13 @@ def _write_image(path: Path, image: Image.Image, file_format: str) -> bytes:
 
 
 def decode(path: Path, content: bytes | None = None) -> Pixels:
-    """Decode an image file to (H, W, 3) RGB uint8 by OpenCV, as MMSegmentation does.
+    """Decode an image file to pixels (H, W, 3), RGB uint8, by OpenCV, as MMSegmentation does.
 
-    `content` is the content of the file. If it is None, the file is read here. Raises UsageError
-    for a file that is not an image.
+    Args:
+        path: The image file, which messages name.
+        content: The content of the file. If it is None, the file is read here.
+
+    Raises UsageError for a file that cannot be read, or is not an image.
     """
     try:
         encoded = read_bytes(path) if content is None else content

@@ -77,10 +77,15 @@ class _Space(pydantic.BaseModel):
 
 
 def read_space(path: Path) -> dict[str, list[Any]]:
-    """Read a YAML file of the values to try for fields of a protocol, such as `stride: [16, 32]`.
+    """Read a YAML file of the values to try for fields of a protocol.
 
-    Returns the list of values of each field that the file names, as JSON holds them. Raises
-    UsageError for an unknown field, a value that the field cannot have, and an empty file.
+    Returns:
+        For each field that the file names, the list of its values, as JSON holds them.
+
+    Raises UsageError for an unknown field, a value that the field cannot have, and an empty file.
+
+    Example:
+        A file with the line `stride: [16, 32]` -> {"stride": [16, 32]}
     """
     with report_faults_at(f"{path}: "):
         space: _Space = parse(_Space, read_yaml(path, "window: [224, 336]"))
@@ -92,24 +97,31 @@ def read_space(path: Path) -> dict[str, list[Any]]:
 def with_setting(protocol: SegmentationProtocol, setting: Setting) -> SegmentationProtocol:
     """Return a copy of a protocol with the values of a setting.
 
-    A setting maps fields of the protocol to values, such as `{"window": 224}`. Its `prompts` map
-    a class, or a group of classes, to the texts that it is named by. In these texts, `{}` stands
-    for the name of the class: `{"things": ["a {}"]}` gives the class `cat` of the group `things`
-    the prompt "a cat". The key `templates` of `prompts` holds prompt templates, or the name of a
-    known set of them. Raises UsageError for a class or group that the protocol does not have.
+    Args:
+        protocol: The protocol, whose other fields are kept.
+        setting: Maps fields of the protocol to values, such as `{"window": 224}`. The value of
+            `prompts` is a mapping from a class, or a group of classes, to the texts that it is
+            named by. In these texts, `{}` stands for the name of the class. The key `templates` of
+            this mapping holds prompt templates, or the name of a known set of them.
+
+    Raises UsageError for a class or group that the protocol does not have.
+
+    Example:
+        If the class `cat` is in the group `things`, the setting {"prompts": {"things": ["a {}"]}}
+        gives it the prompt "a cat".
     """
     fields = {name: value for name, value in setting.items() if name != _PROMPTS}
     prompts_of_class = dict(zip(protocol.class_names, protocol.queries, strict=True))
     for name, texts in setting.get(_PROMPTS, {}).items():
         if name == _TEMPLATES:
-            is_known_set = len(texts) == 1 and "{}" not in texts[0]
-            fields[_TEMPLATES] = texts[0] if is_known_set else tuple(texts)
+            is_name_of_set = len(texts) == 1 and "{}" not in texts[0]
+            fields[_TEMPLATES] = texts[0] if is_name_of_set else tuple(texts)
         elif name in protocol.groups or name in prompts_of_class:
             # A class is handled as a group with one member.
-            for class_name in protocol.groups.get(name, (name,)):
-                prompts_of_class[class_name] = tuple(
-                    text.replace("{}", class_name) for text in texts
-                )
+            members = protocol.groups.get(name, (name,))
+            for class_name in members:
+                prompts = tuple(text.replace("{}", class_name) for text in texts)
+                prompts_of_class[class_name] = prompts
         else:
             known = nearest(name, [_TEMPLATES, *protocol.groups, *prompts_of_class])
             raise UsageError(f"prompts: no class or group {name!r}; nearest known: {known}")
@@ -119,13 +131,24 @@ def with_setting(protocol: SegmentationProtocol, setting: Setting) -> Segmentati
 def settings_of(
     protocol: SegmentationProtocol, space: Mapping[str, Sequence[Any]]
 ) -> tuple[list[Setting], int]:
-    """Return the settings to try, and the number of settings that contradict themselves.
+    """Return the settings to try: the combinations of one value of each field.
 
-    A setting combines one value of each field in `space`: `{"window": [224, 336], "stride": [112]}`
-    gives `{"window": 224, "stride": 112}` and `{"window": 336, "stride": 112}`. A setting
-    contradicts itself if the protocol with its values is invalid. Such settings are left out. Only
-    the first of several settings that give the same label maps is returned. Raises UsageError for a
-    space with too many combinations, and if all of them contradict themselves.
+    A setting contradicts itself if the protocol with its values is invalid. Such settings are left
+    out. If several settings give the same label maps, only the first one is returned.
+
+    Args:
+        protocol: The protocol whose fields are changed.
+        space: For each field, the values to try.
+
+    Returns:
+        The settings, and the number of settings that contradict themselves.
+
+    Raises UsageError for a space with too many combinations, and if all of them contradict
+    themselves.
+
+    Example:
+        {"window": [224, 336], "stride": [112]} ->
+        [{"window": 224, "stride": 112}, {"window": 336, "stride": 112}], 0
     """
     n_combinations = math.prod(len(values) for values in space.values())
     if n_combinations > _MOST_COMBINATIONS:
@@ -165,12 +188,17 @@ class Scorer:
     """Computes the mIoU of a model under several protocols on the images of one data set.
 
     The values are equal, to the last bit, to the mIoU that `cosmos-eval run` reports. Prompts are
-    encoded once for all calls of `mean_ious`. Raises UsageError for a form of attention that the
-    model does not have, and for damaged images.
+    encoded once for all calls of `mean_ious`.
     """
 
     def __init__(self, encoder: Encoder, data: LabelMaps, options: RunOptions) -> None:
-        """`data` holds the images and label maps that the settings are chosen by."""
+        """Keep the model and the data. Nothing is encoded yet.
+
+        Args:
+            encoder: The model.
+            data: The images and label maps that settings are chosen by.
+            options: The options of the run, such as the batch size.
+        """
         self._encoder = encoder
         self._data = data
         self._options = options
@@ -182,26 +210,36 @@ class Scorer:
     def mean_ious(self, protocols: Sequence[SegmentationProtocol]) -> list[float]:
         """Return the mIoU under each protocol, with one pass over the images for all of them.
 
-        The protocols have the same images, resize, windows and normalisation. They may have
-        different prompts and forms of attention: all blocks but the last run once per image.
+        Args:
+            protocols: Protocols with the same images, label maps, resize, windows and
+                normalisation. They may have different prompts and forms of attention: all blocks
+                of the model but the last run once per image.
+
+        Raises UsageError for a form of attention that the model does not have, for damaged images,
+        and if no pixel is labelled.
         """
         from cosmos_eval.tasks.label_maps import IMAGES_PER_SHARD
         from cosmos_eval.tasks.segmentation import inference
 
         segmenters = [self._make_segmenter(protocol) for protocol in protocols]
         n_classes, ignore_index = len(protocols[0].class_names), protocols[0].ignore_index
+
+        # Threads load each image once, with its label map.
         load = partial(inference.load_together, protocols=[segmenters[0].protocol])
         samples = [[sample] for sample in self._data.samples]
         images = prefetch(samples, load, workers=self._options.workers)
+
         # (protocols, 3, C): intersection, labelled and predicted pixels of each class, as in Areas.
         areas = np.zeros((len(protocols), len(Areas._fields), n_classes), np.int64)
         for _ in range(0, len(samples), IMAGES_PER_SHARD):
             # `run` makes its batches from as many images. Batches of other sizes could change the
-            # last bits. Every protocol has the same label map of an image.
+            # last bits.
             images_of_shard = islice(images, IMAGES_PER_SHARD)
+            # An image is a list of one item. Repeat the item for every protocol.
             repeated_images = (loaded * len(protocols) for loaded in images_of_shard)
             for predictions in inference.predict_together(segmenters, repeated_images):
                 for index, (image, classes) in enumerate(predictions):
+                    # (true classes, predicted classes)
                     counts = confusion(image.label, classes, n_classes, ignore_index)
                     areas[index] += np.diagonal(counts), counts.sum(1), counts.sum(0)
         if not areas.any():
@@ -209,9 +247,10 @@ class Scorer:
         return [float(mean_iou(Areas(*areas_of_protocol))) for areas_of_protocol in areas]
 
     def _make_segmenter(self, protocol: SegmentationProtocol) -> Segmenter:
-        """Return a segmenter by a protocol.
+        """Return the segmenter of a protocol.
 
-        The model with its form of attention, and the embedded prompts, are stored for later calls.
+        The model with the protocol's form of attention, and the embedded prompts, are kept for
+        later calls.
         """
         from cosmos_eval.models.maps import require_patches
         from cosmos_eval.tasks.segmentation import inference
@@ -229,9 +268,10 @@ class Scorer:
         )
 
     def _embed_queries(self, protocol: SegmentationProtocol) -> NDArray[np.float32]:
-        """Return the embeddings (Q, D) of the names of all classes of a protocol.
+        """Return the embeddings (Q, D) of all Q names of the classes of a protocol.
 
-        All names of the first class come first, then the names of the next class.
+        All names of the first class come first, then the names of the next class. The embeddings
+        are kept for protocols with the same names and templates.
         """
         from cosmos_eval.tasks.segmentation import inference
 
@@ -259,8 +299,7 @@ def model_record(info: EncoderInfo) -> dict[str, Any]:
 def settings_file(record: Mapping[str, Any]) -> bytes:
     """Return the content of the YAML file for a record of chosen settings.
 
-    The hash `sha256` of the record is added, by which `read_settings` notices that a file was
-    edited.
+    A hash of the record, `sha256`, is added, so that `read_settings` notices if the file is edited.
     """
     content = {**record, "sha256": json_sha256(record)}
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True).encode()
@@ -292,17 +331,26 @@ def tuned_protocol(
 ) -> SegmentationProtocol:
     """Return a copy of a protocol with tuned settings, under a name such as `tuned-0123456789ab`.
 
-    `record` is what `read_settings` returned, and `model` the name of the model to measure. Only
-    models with the same protocol name are ranked together. So the name holds a hash of the search:
-    its space, budget, seed and split. If the settings were tuned for another model, that model is
-    hashed as well. Raises UsageError if the settings were chosen for another data set, or if its
-    protocol has changed since.
+    Only models with the same protocol name are ranked together. So the name holds a hash of the
+    search: its space, budget, seed and split. If the settings were tuned for another model, the
+    name of that model is hashed as well.
+
+    Args:
+        record: The record of the chosen settings, which `read_settings` returned.
+        protocol: The protocol of the data set that the settings were chosen for.
+        model: The name of the model to measure.
+
+    Raises UsageError if the settings were chosen for another data set, or if its protocol has
+    changed since.
     """
     search, dataset = record["search"], protocol.dataset
-    if (dataset, protocol.protocol_name) != (search["dataset"], search["protocol"]):
+    is_same_dataset = dataset == search["dataset"]
+    is_same_protocol = protocol.protocol_name == search["protocol"]
+    if not (is_same_dataset and is_same_protocol):
         raise UsageError(f"these settings were chosen for {search['dataset']}, not {dataset}")
     if protocol_sha256(protocol) != search["protocol_sha256"]:
         raise UsageError(f"{dataset} has other constants or prompts now: tune again")
+
     tuned_model = record["model"]["spec"]
     other_model = None if model == tuned_model else tuned_model
     identity = json_sha256([search, other_model])

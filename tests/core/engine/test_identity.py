@@ -26,7 +26,7 @@ from cosmos_core.engine.trainer import Trainer
 from cosmos_core.model.checkpoint import read_checkpoint
 from cosmos_core.recipes import RECIPES
 from cosmos_core.recipes.overrides import override
-from cosmos_core.utils.recipe import training_identity, without_added
+from cosmos_core.utils.recipe import remove_added_defaults, training_identity
 
 SHORT = (
     *("optim.steps=1", "optim.batch_size=4", "data.workers=0", "watch.pictures=false"),
@@ -111,7 +111,7 @@ def test_options_that_a_version_added_count_where_they_are_used():
     older["optim"] = {k: v for k, v in config["optim"].items() if k != "layer_decay"}
     assert training_identity({"config": config}) == training_identity({"config": older})
     assert plain_config(override(RECIPES["scenes_cosmos"](), [])).keys() == older.keys()
-    assert without_added({"a": {}, "b": {"c": 1}, "method_sha256": "1"}) == {
+    assert remove_added_defaults({"a": {}, "b": {"c": 1}, "method_sha256": "1"}) == {
         **{"a": {}, "b": {"c": 1}, "method_sha256": "1"}
     }
 

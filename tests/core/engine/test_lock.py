@@ -132,7 +132,7 @@ def test_the_lock_of_a_job_that_has_ended_is_taken_over_at_once(
 ):
     slurm(*state)
     job_lock(tmp_path / lock.LOCK)
-    monkeypatch.setattr(lock, "_is_renewed", refuse_to_wait)
+    monkeypatch.setattr(lock, "_wait_for_renewal", refuse_to_wait)
     assert take(tmp_path)["job"] == "8"
 
 
@@ -141,7 +141,7 @@ def test_a_job_that_was_requeued_takes_over_its_own_lock_at_once(tmp_path, slurm
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     slurm(*RUNNING)
     job_lock(tmp_path / lock.LOCK)
-    monkeypatch.setattr(lock, "_is_renewed", refuse_to_wait)
+    monkeypatch.setattr(lock, "_wait_for_renewal", refuse_to_wait)
     assert take(tmp_path)["restarts"] == "1"
 
 
@@ -153,7 +153,7 @@ def test_a_lock_is_watched_where_slurm_does_not_know_that_its_job_has_ended(
 ):
     slurm(*state)
     job_lock(tmp_path / lock.LOCK, **values)
-    monkeypatch.setattr(lock, "_is_renewed", lambda *_: True)
+    monkeypatch.setattr(lock, "_wait_for_renewal", lambda *_: True)
     with pytest.raises(ValueError, match="in use by a run: process 12 on node7"):
         take(tmp_path)
 

@@ -97,25 +97,22 @@ def write_shard(path, image):
     path.write_bytes(tar_of([("0.png", content), ("0.json", record)]))
 
 
-def test_a_known_image_is_shown_as_it_is_and_a_wrong_view_as_it_is_not(tmp_path, setting):
+def test_a_known_image_is_shown_as_it_is(tmp_path, setting):
     """From the shard through the views, the normalising and the picture to the file, in place of
     the pictures of another run."""
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     shard = tmp_path / "one.tar"
     write_shard(shard, image)
-    enlarged = image.repeat(3, 0).repeat(3, 1)
-    for name, changes in (("plain", ()), ("flipped", ("image.flip_p=1",))):
-        chosen = config("method=clip", "optim.batch_size=1", "optim.steps=1", *AS_IT_IS, *changes)
-        output = tmp_path / name
-        output.mkdir()
-        for stale in ("views.png", "views-resumed.png", "losses.png"):
-            (output / stale).write_bytes(b"another run's")
-        Trainer(chosen, setting._replace(output=output)).run(str(shard))
-        assert names(output) == ["losses.png", "views.png"]
-        assert page(output / "losses.png").ndim == 3
-        drawn = page(output / "views.png")
-        assert bool(find_pixels(drawn, enlarged)) == (name == "plain")
-        assert bool(find_pixels(drawn, enlarged[:, ::-1])) == (name == "flipped")
+    setting.output.mkdir()
+    for stale in ("views.png", "views-resumed.png", "losses.png"):
+        (setting.output / stale).write_bytes(b"another run's")
+    chosen = config("method=clip", "optim.batch_size=1", "optim.steps=1", *AS_IT_IS)
+    Trainer(chosen, setting).run(str(shard))
+    assert names(setting.output) == ["losses.png", "views.png"]
+    assert page(setting.output / "losses.png").ndim == 3
+    enlarged, drawn = image.repeat(3, 0).repeat(3, 1), page(setting.output / "views.png")
+    assert len(find_pixels(drawn, enlarged)) == 1
+    assert find_pixels(drawn, enlarged[:, ::-1]) == []
 
 
 def test_a_resumed_run_keeps_the_picture_of_its_start(setting, scene_shards, capsys):

@@ -30,8 +30,8 @@ def unchanged(training, before):
 )
 def test_a_batch_is_learned(name, precision):
     training, views = start(name, precision, lr=3e-3)
-    losses = [sum(step(training, views, precision=precision).terms.values()) for _ in range(30)]
-    assert losses[-1] < 0.85 * losses[0]
+    losses = [sum(step(training, views, precision=precision).terms.values()) for _ in range(10)]
+    assert losses[-1] < 0.7 * losses[0]
     assert training.scaler.is_enabled() == (precision == "fp16")
 
 
@@ -63,12 +63,12 @@ def test_only_the_encoders_forward_passes_are_in_mixed_precision():
 @pytest.mark.parametrize("parts", [1, 2])
 def test_an_overflow_skips_the_optimizer_and_halves_the_scale(parts):
     training, views = start(precision="fp16", accumulate=parts)
-    training.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**24)
+    training.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**18)
     before = weights(training)
     report = step(training, views, precision="fp16", n_chunks=parts)
     assert not math.isfinite(report.gradient_norm)
     assert unchanged(training, before)
-    assert training.scaler.get_scale() == 2.0**23
+    assert training.scaler.get_scale() == 2.0**17
     while not math.isfinite(report.gradient_norm):
         assert unchanged(training, before)
         report = step(training, views, precision="fp16", n_chunks=parts)

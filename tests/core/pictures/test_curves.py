@@ -177,7 +177,7 @@ def test_a_short_line_is_not_thinned():
 
 
 def test_many_lines_make_a_small_file():
-    noise = np.random.default_rng(0).normal(1, 0.1, 20_000).tolist()
+    noise = np.random.default_rng(0).normal(1, 0.1, 5 * curves.MAX_POINTS).tolist()
     records = [record(step, clip=value, total=value + 3) for step, value in enumerate(noise)]
     content = curves.draw_curves(records, TITLE, TERMS)
     assert len(content) < 300_000

@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 from support.encoders import CHECKPOINT, CONFIG
@@ -18,16 +17,10 @@ from cosmos_eval.results.checked import read_results
 pytestmark = pytest.mark.slow  # starts processes of its own
 
 
-def command() -> list[str]:
+def program() -> list[str]:
     """The installed program beside this Python, or the module where it is not installed."""
-    program = shutil.which("cosmos-eval", path=str(Path(sys.executable).parent))
-    return [program] if program else [sys.executable, "-m", "cosmos_eval"]
-
-
-def run(folder: Path, *words: str, **more: Any) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run([*command(), *words], cwd=folder, capture_output=True, text=True, **more)
-    assert done.returncode == 0, done.stderr
-    return done
+    installed = shutil.which("cosmos-eval", path=str(Path(sys.executable).parent))
+    return [installed] if installed else [sys.executable, "-m", "cosmos_eval"]
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +28,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory):
     folder = tmp_path_factory.mktemp("empty")
     cache = {"COSMOS_EVAL_CACHE": str(tmp_path_factory.mktemp("cache")), "HF_HUB_OFFLINE": "1"}
     model = ["--model", f"cosmos:{CHECKPOINT}", "--arch", str(CONFIG)]
-    options = [*model, "--limit", "10", "--json", "--device", "cpu"]
-    return folder, run(folder, "run", *options, env={**os.environ, **cache})
+    words = [*program(), "run", *model, "--limit", "10", "--json", "--device", "cpu"]
+    environment = {**os.environ, **cache}
+    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return folder, done
 
 
 def test_all_tasks_are_measured_and_stored(finished):
@@ -63,11 +59,11 @@ def test_standard_output_is_one_document_of_the_stored_results(finished):
     assert done.stderr.count("wrote runs/eval/") == 4
 
 
-def test_the_leaderboard_marks_them_as_partial(finished):
-    folder, _ = finished
-    assert "(first 10 only)" in run(folder, "leaderboard", "--format", "md").stdout
+def test_the_leaderboard_marks_them_as_partial(finished, command, monkeypatch):
+    monkeypatch.chdir(finished[0])
+    assert "(first 10 only)" in command("leaderboard", "--format", "md").out
 
 
-def test_they_are_verified(finished):
-    folder, _ = finished
-    assert run(folder, "verify").stdout.endswith("4 results: 4 verified\n")
+def test_they_are_verified(finished, command, monkeypatch):
+    monkeypatch.chdir(finished[0])
+    assert command("verify").out.endswith("4 results: 4 verified\n")

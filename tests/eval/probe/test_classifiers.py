@@ -16,7 +16,7 @@ def small_blocks(monkeypatch):
     monkeypatch.setattr(classifiers, "BLOCK", 37)
 
 
-@pytest.mark.parametrize("c", [1e-2, 1.0, 100.0, 1e4])
+@pytest.mark.parametrize("c", [1e-2, 100.0, 1e4])
 def test_a_fit_is_scikit_learns(small_blocks, c):
     features, labels = make_up(600)
     queries, _ = make_up(2000, seed=1)

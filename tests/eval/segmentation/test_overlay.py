@@ -13,12 +13,20 @@ from cosmos_eval.data.label_maps import palette
 from cosmos_eval.runner.plan import make_plan
 from cosmos_eval.tasks import find_protocol
 from cosmos_eval.tasks.segmentation.inference import draw_image
-from cosmos_eval.tasks.segmentation.pictures import colours, distinct_colours, picture, shares
+from cosmos_eval.tasks.segmentation.pictures import (
+    class_fractions,
+    colours,
+    distinct_colours,
+    draw_picture,
+)
 from cosmos_eval.types import RunOptions, UsageError
 
 
 def test_shares_count_classes_and_leave_out_ignored_pixels():
-    assert list(shares(np.array([[0, 2, 2, 255]], np.uint8), 3).items()) == [(2, 0.5), (0, 0.25)]
+    assert list(class_fractions(np.array([[0, 2, 2, 255]], np.uint8), 3).items()) == [
+        (2, 0.5),
+        (0, 0.25),
+    ]
 
 
 def lab_distance(first, second):
@@ -55,7 +63,7 @@ def test_the_legend_lists_classes_by_size_and_pixels_without_one_stay():
     classes[:120], classes[120:180] = 1, 0
     panels = [("image", white, None), ("found", white, classes)]
     colours = ((255, 0, 0), (0, 0, 255), (0, 255, 0))
-    pixels = np.asarray(picture(panels, ("sky", "sea", "sand"), colours, {0: 1, 1: 0.5}))
+    pixels = np.asarray(draw_picture(panels, ("sky", "sea", "sand"), colours, {0: 1, 1: 0.5}))
     left, top = 10 + 480 + 10, 32  # of the second panel: two margins and a panel, a title
     # 0.6 of the class's colour, 0.4 of white.
     assert pixels[top + 60, left + 60].tolist() == [102, 102, 255]
@@ -73,7 +81,7 @@ def test_an_image_of_no_data_set_is_drawn_as_it_is_segmented(
     options = RunOptions(data_root=str(tmp_path / "data"), save_predictions=str(tmp_path / "out"))
     measure(encoder, protocol, options)
     with Image.open(tmp_path / "out/pets__user/one.png") as saved:
-        expected = shares(np.asarray(saved), 4)
+        expected = class_fractions(np.asarray(saved), 4)
     _, found = draw_image(encoder, protocol, tmp_path / "data/images/one.png", RunOptions())
     named = [(protocol.class_names[i], share) for i, share in expected.items()]
     assert list(found.items()) == named
