@@ -318,7 +318,7 @@ def page_data(content: Content, tables: Sequence[ClassTable]) -> dict[str, Any]:
         - `models`: the names of the models. Everywhere else a model is its index into this list.
         - `first`: the two models that are compared until the reader chooses others.
         - `metrics`: the metrics that were tested; tests hold indices into this list. Each has its
-          `protocol`, `dataset` and `title`, and `share` if its values are percentages.
+          `protocol`, `dataset`, `name` and `title`, and `share` if its values are percentages.
         - `pairs`: every two models with their tests, see `_pair_record`.
         - `classes`: the tables of classes, see `_class_record`.
         - `curves`: the curves of trainings, see `Curve`.

@@ -1,6 +1,7 @@
 // Charts. Each is drawn when it comes into view; the program that draws them is unpacked for the first.
 const MOST_BARS = 40;
 const BAR = 26;  // height of a bar in pixels
+const MOST_NAMES = 25;  // beside points
 const NARROW = 600;  // charts that are narrower in pixels leave things out
 // Colours of lines, one per model.
 const LINES = ["a", "b", "c", "d", "e", "f", "g", "soft"];
@@ -62,6 +63,35 @@ const classRows = () => chosenClasses().map(({ name, a, b }) => ({
   label: `${name}: A ${a.toFixed(1)}, B ${b.toFixed(1)}`,
 }));
 
+const shareRows = () => {
+  const { tests } = pairOf(Number(choice.a.value), Number(choice.b.value));
+  return tests.filter(isShare).map(({ metric, a, b, better }) => {
+    const { dataset, protocol, title } = data.metrics[metric];
+    return {
+      a, b, side: better ? `${better} better` : "neither",
+      label: `${dataset} (${protocol}), ${title}: A ${a.toFixed(1)}, B ${b.toFixed(1)}`,
+    };
+  });
+};
+
+// The rows of a leaderboard that have a number in both chosen columns.
+const metricRows = (chart) => {
+  const table = chart.closest("section").querySelector("table");
+  const selects = all("select", chart);
+  const firstColumn = table.tHead.rows[0].cells.length - selects[0].options.length;
+  const showsSource = firstColumn > 1;
+  const rows = Array.from(table.tBodies[0].rows).filter((row) => !row.hidden);
+  return rows.flatMap((row) => {
+    const [across, up] = selects.map((select) => row.cells[firstColumn + Number(select.value)]);
+    if (!across.dataset.value || !up.dataset.value) return [];
+    const x = barRow(row, across, showsSource), y = barRow(row, up, showsSource);
+    return [{
+      name: x.name, source: x.source, x: x.value, xLow: x.low, xHigh: x.high, y: y.value, yLow: y.low, yHigh: y.high,
+      label: `${x.label} across, ${y.label.split(": ").pop()} up`,
+    }];
+  });
+};
+
 const costRows = (chart) => {
   const table = chart.closest("details").querySelector("table");
   const select = chart.querySelector("select");
@@ -114,10 +144,18 @@ const curveRows = (chart) => {
     })));
 };
 
-const chartRows = { curves: curveRows, intervals: intervalRows, classes: classRows, costs: costRows, lengths: lengthRows };
+const chartRows = { curves: curveRows, intervals: intervalRows, classes: classRows, shares: shareRows, metrics: metricRows, costs: costRows, lengths: lengthRows };
 
 // Changes of a chart's specification that depend on its rows or on the width of its place.
 const adaptations = {
+  metrics: (specification, rows, width, chosen) => {
+    [specification.encoding.x.title, specification.encoding.y.title] = chosen;
+    if (rows.every(({ source }) => source === "measured")) {
+      for (const channel of ["color", "shape"]) specification.layer[2].encoding[channel].legend = null;
+    }
+    // There is no room for names beside points.
+    if (width < NARROW || rows.length > MOST_NAMES) specification.layer.pop();
+  },
   costs: (specification, rows, width) => {
     if (width >= NARROW) return;
     // There is no room for names beside points.
@@ -140,17 +178,19 @@ const adaptations = {
   },
 };
 
-const specificationOf = (kind, description, rows, width) => {
+const specificationOf = (kind, description, rows, width, chosen) => {
   const specification = {
     $schema: "https://vega.github.io/schema/vega-lite/v6.json", autosize: { type: "fit-x", contains: "padding" },
     width: "container", description, data: { name: "rows" }, ...structuredClone(data.charts[kind]),
   };
-  adaptations[kind]?.(specification, rows, width);
+  adaptations[kind]?.(specification, rows, width, chosen);
   specification.datasets = { ...specification.datasets, rows };
   // A height by steps would make Vega-Lite warn of the width, which it takes from the page.
   specification.height ??= BAR * rows.length;
   return specification;
 };
+
+const chosenTexts = (chart) => all("select", chart).map((select) => select.selectedOptions[0].text);
 
 const drawChart = async (chart) => {
   const kind = chart.dataset.chart;
@@ -171,7 +211,7 @@ const drawChart = async (chart) => {
       return;
     }
     // The page's policy forbids code from expressions (hence `ast`) and style elements.
-    chart.view = await embed(plot, specificationOf(kind, chart.label, rows, plot.clientWidth), {
+    chart.view = await embed(plot, specificationOf(kind, chart.label, rows, plot.clientWidth, chosenTexts(chart)), {
       ast: true, renderer: "svg", actions: false, defaultStyle: false, config: chartConfig(),
       tooltip: { disableDefaultStyle: true },
     });
@@ -211,7 +251,7 @@ const chartPng = async (chart) => {
 };
 
 // The name of a chart's file: the kind of the chart, and what is chosen in it.
-const chartName = (chart) => [chart.dataset.chart, ...all("select", chart).map((select) => select.selectedOptions[0].text)].join(" ");
+const chartName = (chart) => [chart.dataset.chart, ...chosenTexts(chart)].join(" ");
 
 const saveButtons = (chart) => [["svg", chartSvg], ["png", chartPng]].map(([extension, contentOf]) => {
   const text = `Save ${extension.toUpperCase()}`;
@@ -237,8 +277,8 @@ for (const chart of charts) {
   for (const select of all("select", chart)) select.addEventListener("change", () => drawChart(chart));
   watcher.observe(chart);
 }
-filterListeners.push(redraw("intervals"));
-compareListeners.push(redraw("classes"));
+filterListeners.push(redraw("intervals"), redraw("metrics"));
+compareListeners.push(redraw("classes"), redraw("shares"));
 // The other charts are drawn when the browser is idle, so that they are printed too.
 addEventListener("load", () => (window.requestIdleCallback ?? setTimeout)(async () => {
   for (const chart of charts.filter((candidate) => !drawn.has(candidate) && candidate.querySelector(".plot").clientWidth > 0)) {
