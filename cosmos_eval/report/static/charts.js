@@ -147,7 +147,15 @@ const curveRows = (chart) => {
 const chartRows = { curves: curveRows, intervals: intervalRows, classes: classRows, shares: shareRows, metrics: metricRows, costs: costRows, lengths: lengthRows };
 
 // Changes of a chart's specification that depend on its rows or on the width of its place.
+const nameAxesByModels = (specification) => {
+  const titleOf = (side) => `${side.toUpperCase()}: ${choice[side].selectedOptions[0].text}, %`;
+  specification.encoding.x.title = titleOf("a");
+  specification.encoding.y.title = titleOf("b");
+};
+
 const adaptations = {
+  classes: nameAxesByModels,
+  shares: nameAxesByModels,
   metrics: (specification, rows, width, chosen) => {
     [specification.encoding.x.title, specification.encoding.y.title] = chosen;
     if (rows.every(({ source }) => source === "measured")) {
