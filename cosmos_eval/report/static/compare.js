@@ -1,5 +1,4 @@
 // The comparison of two models that the reader chooses: on all data sets, then class by class.
-// tables.py (`page_data`) says what `data` holds.
 const compareListeners = [];
 const choice = { a: document.getElementById("model-a"), b: document.getElementById("model-b") };
 const classChoice = document.getElementById("class-table");

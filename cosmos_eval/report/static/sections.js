@@ -3,20 +3,6 @@ const sectionBlocks = all("details.section");
 for (const block of sectionBlocks) block.isOpenAtStart = block.open;
 const openButton = document.getElementById("open-sections");
 
-// Open everything that an element is in, and the section that it is.
-const reveal = (element) => {
-  for (let ancestor = element; ancestor; ancestor = ancestor.parentElement) {
-    if (ancestor.tagName === "DETAILS") ancestor.open = true;
-  }
-  const ownBlock = element?.querySelector(":scope > details.section");
-  if (ownBlock) ownBlock.open = true;
-};
-
-const revealAndScroll = (element) => {
-  reveal(element);
-  element?.scrollIntoView();
-};
-
 const areAllOpen = () => sectionBlocks.every((block) => block.open);
 const labelOpenButton = () => {
   openButton.textContent = areAllOpen() ? "Close all sections" : "Open all sections";

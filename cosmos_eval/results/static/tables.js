@@ -1,8 +1,12 @@
 // Tables that readers sort by a click on a column's title, download as CSV, and copy as CSV or LaTeX.
+// The titles of columns stand in the last row of a head. Above them may be names of several columns.
+const titlesOf = (table) => Array.from(Array.from(table.tHead.rows).at(-1).cells);
+
 const sortKey = (cell, isText) => {
   if (isText) return cell.textContent.trim().toLowerCase();
   const text = cell.dataset.value ?? cell.textContent;
-  return text.trim() === "" ? null : Number(text.replace(/[<+]/g, "").replace("\u2212", "-"));
+  const number = Number.parseFloat(text.replace(/[<+]/g, "").replace("\u2212", "-"));
+  return Number.isNaN(number) ? null : number;
 };
 
 // Cells without a number come last in both directions.
@@ -30,7 +34,7 @@ const nextDirection = (title) => {
 };
 
 for (const table of all("table.sortable")) {
-  for (const title of table.tHead.rows[0].cells) {
+  for (const title of titlesOf(table)) {
     const button = make("button", { type: "button" }, Array.from(title.childNodes));
     button.addEventListener("click", () => {
       sortBy(table, title, nextDirection(title));
@@ -51,7 +55,7 @@ stateParts.push({
     for (const sorting of state.getAll("sort")) {
       const [, key, column, direction] = sorting.match(/^(.*) (\d+) (down|up)$/s) ?? [];
       const table = all("table[data-key]").find((candidate) => candidate.dataset.key === key);
-      const title = table?.tHead.rows[0].cells[Number(column)];
+      const title = table && titlesOf(table)[Number(column)];
       if (title) sortBy(table, title, direction === "down" ? -1 : 1);
     }
   },
@@ -65,14 +69,16 @@ const csvCell = (text) => {
   return `"${isFormula ? "'" : ""}${text.replaceAll('"', '""')}"`;
 };
 
+const columnTitle = (title) => [title.dataset.group, plainText(title)].filter(Boolean).join(" ");
+
 // Write the visible rows and columns; two more columns hold the ends of intervals.
 const toCsv = (table) => {
-  const titles = Array.from(table.tHead.rows[0].cells);
+  const titles = titlesOf(table);
   const rows = Array.from(table.tBodies[0].rows).filter((row) => !row.hidden);
   const columns = titles.map((_, column) => column).filter((column) => !titles[column].hidden);
   const hasEnds = (column) => rows.some((row) => row.cells[column].dataset.low);
   const head = columns.flatMap((column) => {
-    const title = plainText(titles[column]);
+    const title = columnTitle(titles[column]);
     return hasEnds(column) ? [title, `${title} low`, `${title} high`] : [title];
   });
   const cells = (row) => columns.flatMap((column) => {
@@ -99,19 +105,20 @@ const latexCell = (cell) => {
     return `{\\footnotesize ${latexText(plainText(small))}}`;
   });
   const text = latexText(plainText(copy));
-  return [cell.classList.contains("best") ? `\\textbf{${text}}` : text, ...details].join(" ");
+  return [cell.matches(".best, :has(> b)") ? `\\textbf{${text}}` : text, ...details].join(" ");
 };
 
 // Write the visible rows and columns for the package booktabs; columns of bars are left out.
 const toLatex = (table) => {
-  const titles = Array.from(table.tHead.rows[0].cells);
+  const titles = titlesOf(table);
   const columns = titles.map((_, column) => column).filter((column) => !titles[column].hidden && !titles[column].classList.contains("forest"));
-  const line = (row) => `${columns.map((column) => latexCell(row.cells[column])).join(" & ")} \\\\`;
+  const line = (texts) => `${texts.join(" & ")} \\\\`;
   const rows = Array.from(table.tBodies[0].rows).filter((row) => !row.hidden);
   const types = columns.map((column) => (column === 0 || "text" in titles[column].dataset ? "l" : "r")).join("");
   return [
-    "% needs \\usepackage{booktabs}", `\\begin{tabular}{@{}${types}@{}}`, "\\toprule", line(table.tHead.rows[0]),
-    "\\midrule", ...rows.map(line), "\\bottomrule", "\\end{tabular}", "",
+    "% needs \\usepackage{booktabs}", `\\begin{tabular}{@{}${types}@{}}`, "\\toprule",
+    line(columns.map((column) => latexText(columnTitle(titles[column])))), "\\midrule",
+    ...rows.map((row) => line(columns.map((column) => latexCell(row.cells[column])))), "\\bottomrule", "\\end{tabular}", "",
   ].join("\n");
 };
 

@@ -1,6 +1,4 @@
 // Functions that all scripts use. Texts from data become text nodes, never markup.
-const data = JSON.parse(document.getElementById("data").textContent);
-
 const all = (selector, within = document) => Array.from(within.querySelectorAll(selector));
 
 const make = (tag, properties = {}, children = []) => {
@@ -66,6 +64,20 @@ const copyText = async (text) => {
   area.select();
   document.execCommand("copy");
   area.remove();
+};
+
+// Open everything that an element is in, and the section that it is.
+const reveal = (element) => {
+  for (let ancestor = element; ancestor; ancestor = ancestor.parentElement) {
+    if (ancestor.tagName === "DETAILS") ancestor.open = true;
+  }
+  const ownBlock = element?.querySelector(":scope > details.section");
+  if (ownBlock) ownBlock.open = true;
+};
+
+const revealAndScroll = (element) => {
+  reveal(element);
+  element?.scrollIntoView();
 };
 
 for (const element of all(".scripted")) element.hidden = false;
