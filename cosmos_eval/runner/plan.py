@@ -375,9 +375,9 @@ def open_dataset(
     processes = options.distributed
     is_streamed = options.streams(protocol)
 
-    processes.main_process_first(partial(prepare, protocol))
+    processes.main_process_first(lambda: prepare(protocol))
     if options.download and not is_streamed:
-        processes.main_process_first(partial(task.fetch, protocol, options))
+        processes.main_process_first(lambda: task.fetch(protocol, options))
     if protocol.repository is not None:
         from cosmos_eval.data import hub  # which imports the hub's client
 

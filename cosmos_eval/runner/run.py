@@ -281,8 +281,8 @@ def _store(
     pair = plans.pair_of(job.spec, protocol)
     if job.output is None:
         return plans.Result(pair, row, samples)
-    write = partial(store_result, job.output, row, samples)
-    stored = job.options.distributed.main_process_only(write)
+    output = job.output
+    stored = job.options.distributed.main_process_only(lambda: store_result(output, row, samples))
     if stored is None:  # this is not the main process
         return plans.Result(pair, row)
     return plans.Result(pair, stored.row, path=stored.path, former_result=stored.displaced_path)
