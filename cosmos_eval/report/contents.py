@@ -74,9 +74,9 @@ def _blocks(
     }
     for (title, section_id), blocks in sets_by_section.items():
         for number, block in enumerate(blocks, start=1):
-            task = task_by_set.get((block.dataset, block.protocol))
-            if task is not None:
-                yield _Block(task, title, f"{section_id}-{number}")
+            task_of_block = task_by_set.get((block.dataset, block.protocol))
+            if task_of_block is not None:
+                yield _Block(task_of_block, title, f"{section_id}-{number}")
     for task, kind in (("seg", "segmentation"), ("retrieval", "retrieval")):
         for number in range(1, 1 + len(gallery.sections(kind))):
             yield _Block(task, "Examples", f"{kind}-{number}")
