@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import rankdata
 
+from cosmos_eval.results.labels import count_models
 from cosmos_eval.results.leaderboard.entries import Entry
 from cosmos_eval.results.leaderboard.suite import Row, SuiteScore, entry_of, suite_score
 from cosmos_eval.results.store import ReadSamples
@@ -34,6 +35,8 @@ class Overview(NamedTuple):
     score: SuiteScore
     # The mean of each model's ranks on the single data sets.
     average_ranks: dict[str, float]
+    # One line for each data set that is not in the mean, with the reason.
+    exclusions: tuple[str, ...] = ()
 
     @property
     def rows(self) -> tuple[Row, ...]:
@@ -132,7 +135,46 @@ def overview_of(
         return None
     ranks_of_members = [_rank_models(member, models, ranked_entries) for member in suite.members]
     average_ranks = np.mean(ranks_of_members, axis=0).tolist()
-    return Overview(scope, score, dict(zip(models, average_ranks, strict=True)))
+    return Overview(
+        scope=scope,
+        score=score,
+        average_ranks=dict(zip(models, average_ranks, strict=True)),
+        exclusions=explain_exclusions(suite, ranked_entries),
+    )
+
+
+def explain_exclusions(suite: Suite, entries: Sequence[Entry]) -> tuple[str, ...]:
+    """Return one line for each data set that is not in the mean over a suite, with the reason.
+
+    Args:
+        suite: The data sets of the mean. Its name is empty if they were chosen by `choose_members`.
+        entries: The entries of all models that could be ranked.
+
+    Example:
+        ("coco (karpathy): measured for 1 of 4 models",)
+    """
+    member_sets = {(member.task, member.dataset, member.protocol) for member in suite.members}
+    mean_protocols = {member.protocol for member in suite.members}
+    n_models = count_models(entry.stored for entry in entries if entry.stored)
+    entries_by_set: dict[tuple[str, str, str], list[Entry]] = {}
+    for entry in entries:
+        entries_by_set.setdefault((entry.task, entry.dataset, entry.protocol), []).append(entry)
+    lines = []
+    for data_set, entries_of_set in sorted(entries_by_set.items()):
+        if data_set in member_sets:
+            continue
+        _, dataset, protocol = data_set
+        if suite.name:
+            reason = f"not in suite {suite.name}"
+        elif protocol not in mean_protocols:
+            reason = "another protocol than that of the mean"
+        elif not _main_fractions(entries_of_set[0]):
+            reason = "its main metrics are not shares of which more is better"
+        else:
+            n_models_of_set = count_models(entry.stored for entry in entries_of_set if entry.stored)
+            reason = f"measured for {n_models_of_set} of {n_models} models"
+        lines.append(f"{dataset} ({protocol}): {reason}")
+    return tuple(lines)
 
 
 def choose_members(entries: Sequence[Entry], protocol: str) -> tuple[SuiteMember, ...]:

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import base64
 import gzip
-import hashlib
 import json
 import re
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cosmos_eval._version import __version__
 from cosmos_eval.report import groups, tables
 from cosmos_eval.report.content import Content, ModelPair
+from cosmos_eval.report.contents import section_links
 from cosmos_eval.report.gallery.records import KINDS, Gallery, Picture
 from cosmos_eval.report.gallery.samples import MOST_SAMPLES
 from cosmos_eval.report.models import cost_rows
 from cosmos_eval.results.labels import shorten_names
 from cosmos_eval.results.leaderboard.facts import model_table
+from cosmos_eval.results.pages import TABLE_SCRIPTS, join_scripts, read_static, security_policy
 from cosmos_eval.results.text import html_templates, html_value, percent, rounded, script_json
 from cosmos_eval.tasks import known_tasks
 from cosmos_eval.types import UsageError
@@ -35,9 +35,12 @@ NO_PICTURES = Gallery()
 # The files of the scripts, in the order in which they run.
 _SCRIPTS = (
     "common",
+    "data",
     "theme",
+    "sections",
     "tables",
     "filters",
+    "dialogs",
     "origins",
     "compare",
     "charts",
@@ -132,7 +135,7 @@ class _Album:
 
     def __init__(self) -> None:
         """Start without any picture."""
-        self._ids: dict[Picture, str] = {}
+        self._id_by_content: dict[bytes, str] = {}
 
     def place(self, picture: Picture) -> tuple[str, str]:
         """Return the id of a picture, such as "picture-1", and its address.
@@ -140,11 +143,11 @@ class _Album:
         The address is a data URI, which holds the content of the picture. It is empty if the
         picture was placed before.
         """
-        was_placed_before = picture in self._ids
-        if was_placed_before:
-            return self._ids[picture], ""
-        self._ids[picture] = f"picture-{len(self._ids) + 1}"
-        return self._ids[picture], picture.address
+        if picture.content in self._id_by_content:
+            return self._id_by_content[picture.content], ""
+        picture_id = f"picture-{len(self._id_by_content) + 1}"
+        self._id_by_content[picture.content] = picture_id
+        return picture_id, picture.address
 
 
 class _ModelNames:
@@ -170,17 +173,15 @@ def _render(content: Content, gallery: Gallery) -> bytes:
     """Return the page with all content and all pictures of the gallery, as HTML in UTF-8."""
     # The style sheet, with a class for the length of a bar of each whole percent.
     bar_lengths = "".join(f".w{percent}{{--w:{percent}%}}" for percent in range(101))
-    style = f"{_read_static('page.css')}{bar_lengths}\n"
+    style = f"{read_static('cosmos_eval.report', 'page.css')}{bar_lengths}\n"
 
-    # All scripts become one function, so that they leave no names in the page's window.
-    scripts = "\n".join(_read_static(f"{name}.js") for name in _SCRIPTS)
-    script = f'(() => {{\n"use strict";\n{scripts}}})();\n'
+    script = join_scripts(_read_script(name) for name in _SCRIPTS)
     chart_program = program()
 
     # The data that the scripts draw from.
     class_tables = tables.class_tables(content.results)
     data = tables.page_data(content, class_tables)
-    data["charts"] = json.loads(_read_static("charts.json"))
+    data["charts"] = json.loads(read_static("cosmos_eval.report", "charts.json"))
 
     # The HTML id of each leaderboard entry, which other parts of the page link to.
     anchors = {}
@@ -199,7 +200,7 @@ def _render(content: Content, gallery: Gallery) -> bytes:
     environment.globals["bars_of"] = tables.bars_of
     environment.globals["cost_rows"] = cost_rows
     html = environment.get_template("page.html").render(
-        policy=_security_policy(style, script, chart_program.text),
+        policy=security_policy(style, script, chart_program.text),
         style=style,
         script=script,
         charts=chart_program,
@@ -209,6 +210,7 @@ def _render(content: Content, gallery: Gallery) -> bytes:
         notes=[*content.notes, *gallery.notes],
         content=content,
         tables=class_tables,
+        contents=section_links(content, class_tables, gallery),
         few_classes=_FEW_CLASSES,
         overview_bars=tables.overview_bars(content.overview) if content.overview else None,
         anchors=anchors,
@@ -281,30 +283,10 @@ def _task_name(task_index: int) -> str:
     return [*known_tasks(), "other"][task_index]
 
 
-def _security_policy(style: str, *scripts: str) -> str:
-    """Return the content security policy of a page, which keeps out everything that is foreign.
-
-    Under it, a browser loads nothing but pictures in the page, the text of one style sheet and the
-    texts of the scripts. The texts are allowed by their hashes, such as "'sha256-...'".
-
-    Args:
-        style: The CSS of the page.
-        scripts: The JavaScript of each of its scripts.
-    """
-    hashes = []
-    for text in (style, *scripts):
-        digest = hashlib.sha256(text.encode()).digest()
-        hashes.append(f"'sha256-{base64.b64encode(digest).decode()}'")
-    style_hash, *script_hashes = hashes
-    return (
-        f"default-src 'none'; img-src data:; style-src {style_hash}; "
-        f"script-src {' '.join(script_hashes)}; base-uri 'none'; form-action 'none'"
-    )
-
-
-def _read_static(name: str) -> str:
-    """Return the text of a file in the folder `static` beside this file."""
-    return files("cosmos_eval.report").joinpath("static", name).read_text("utf-8")
+def _read_script(name: str) -> str:
+    """Return the text of a script, which is shared with other pages or of this page only."""
+    package = "cosmos_eval.results" if name in TABLE_SCRIPTS else "cosmos_eval.report"
+    return read_static(package, f"{name}.js")
 
 
 def _escape_breakable(name: str) -> Markup:

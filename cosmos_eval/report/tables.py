@@ -8,7 +8,7 @@ from cosmos_eval.report.content import Content, ModelPair, group_by_data_set
 from cosmos_eval.report.overview import Overview
 from cosmos_eval.results.compare import MetricTest
 from cosmos_eval.results.identity import is_partial
-from cosmos_eval.results.labels import StoredResult
+from cosmos_eval.results.labels import StoredResult, count_models
 from cosmos_eval.results.leaderboard.board import Board
 from cosmos_eval.results.leaderboard.entries import Entry, headlines_of
 from cosmos_eval.results.text import (
@@ -271,12 +271,15 @@ def summary_of(results: Sequence[StoredResult]) -> dict[str, str]:
     """
     # How each result was measured.
     records = [result.row.provenance for result in results]
+    n_models = count_models(results)
+    n_variants = len({result.model for result in results})
     n_edited = sum(bool(record["dirty"]) for record in records)
     n_random = sum(bool(result.row.model["random"]) for result in results)
     n_partial = sum(is_partial(result.row) for result in results)
     text_by_title = {
         "Results": str(len(results)),
-        "Models": str(len({result.model for result in results})),
+        "Models": str(n_models),
+        "Models and their variants": str(n_variants) if n_variants > n_models else "",
         "Data sets": str(len({result.row.dataset for result in results})),
         "Protocols": _list_distinct(result.row.protocol for result in results),
         "Measured (UTC)": _format_period([record["utc"] for record in records]),
@@ -327,7 +330,7 @@ def page_data(content: Content, tables: Sequence[ClassTable]) -> dict[str, Any]:
         - `models`: the names of the models. Everywhere else a model is its index into this list.
         - `first`: the two models that are compared until the reader chooses others.
         - `metrics`: the metrics that were tested; tests hold indices into this list. Each has its
-          `protocol`, `dataset` and `title`, and `share` if its values are percentages.
+          `protocol`, `dataset`, `name` and `title`, and `share` if its values are percentages.
         - `pairs`: every two models with their tests, see `_pair_record`.
         - `classes`: the tables of classes, see `_class_record`.
         - `curves`: the curves of trainings, see `Curve`.
@@ -346,6 +349,7 @@ def page_data(content: Content, tables: Sequence[ClassTable]) -> dict[str, Any]:
             {
                 "protocol": test.protocol,
                 "dataset": test.dataset,
+                "name": test.metric,
                 "title": test.metric_record.label or test.metric,
                 "share": test.metric_record.unit == "fraction",
             }

@@ -155,6 +155,21 @@ def label_results(results: Iterable[StoredResult]) -> list[StoredResult]:
     return _add_model_notes(labelled_results)
 
 
+def count_models(results: Iterable[StoredResult]) -> int:
+    """Return the number of models in labelled results, without counting variants of a model.
+
+    Variants differ in how they were measured, such as their attention or precision. The teacher and
+    the student of a distillation have different weights, so they are two models.
+    """
+    models = set()
+    for result in results:
+        is_student = "student" in result.identity.variants
+        # Notes tell models of one name apart. The note of an edited result is its fault.
+        notes = () if result.is_edited else result.notes
+        models.add((result.shown_name, result.identity.random_words, is_student, notes))
+    return len(models)
+
+
 def _add_data_notes(results: list[StoredResult]) -> list[StoredResult]:
     """Return results with `data_notes`, which tell versions of a data set apart.
 

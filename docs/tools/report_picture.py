@@ -19,7 +19,7 @@ from playwright.sync_api import Browser, Locator, Page
 
 ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "tests"))
-from support.report_pages import open_browser  # noqa: E402
+from support.report_pages import OPEN_ALL, open_browser  # noqa: E402
 
 WIDTH, MARGIN = 1240, 24
 BOARD = "section.board:has(h3:text-is('Protocol scenes'))"
@@ -49,14 +49,17 @@ def _opened(browser: Browser, path: Path) -> Page:
     subprocess.run(command, cwd=ROOT, check=True)
     page = browser.new_page(viewport={"width": WIDTH, "height": 900})
     page.goto(path.as_uri())
-    page.locator(f"{BOARD} .chart").scroll_into_view_if_needed()
-    page.locator(f"{BOARD} .plot svg").wait_for()
+    page.evaluate(OPEN_ALL)
+    page.locator(f"{BOARD} .chart").first.scroll_into_view_if_needed()
+    page.locator(f"{BOARD} .plot svg").first.wait_for()
     # The second model is wiped over the first one, up to the middle.
     for slider in page.get_by_role("slider").all():
         slider.evaluate("one => { one.value = 1.5; one.dispatchEvent(new Event('input')); }")
     # In the way of what is scrolled below it, and too long.
-    for selector in ("nav", "#pair-classes"):
-        page.locator(selector).evaluate("one => { one.hidden = true; }")
+    for selector in ("nav", "#pair details", ".tools", ".enlarge:not(:has(img))"):
+        page.locator(selector).evaluate_all(
+            "elements => elements.forEach(element => { element.hidden = true; })"
+        )
     return page
 
 

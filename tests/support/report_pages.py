@@ -119,7 +119,7 @@ RED, GREEN, BLUE = ((255, 0, 0), (0, 160, 0), (0, 0, 255))
 
 def gallery_of(models: Sequence[str], text: str = "a red square", dataset: str = "set") -> Gallery:
     """An example of every kind; `text` stands wherever an example has one."""
-    image = plain_picture(RED)
+    image = plain_picture(RED)._replace(file=f"{text}.png")
     where: dict[str, Any] = {"dataset": dataset, "protocol": "scenes"}
     maps = {
         model: plain_picture((*colour, 255))

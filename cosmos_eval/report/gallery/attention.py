@@ -142,7 +142,7 @@ class _AttentionDrawing(NamedTuple):
             dataset=self.image_with_text.dataset,
             name=self.image_with_text.name,
             caption=self.image_with_text.text,
-            image=canvas.large(image),
+            image=canvas.large(image)._replace(file=self.image_with_text.name),
             maps=maps,
             kinds=kinds,
             words=words,

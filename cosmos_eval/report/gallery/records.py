@@ -25,6 +25,8 @@ class Picture(NamedTuple):
     # In pixels.
     width: int
     height: int
+    # The name of the file that the picture was drawn from; empty for maps.
+    file: str = ""
 
     @property
     def address(self) -> str:
@@ -85,6 +87,8 @@ class SampleExample(Example):
     text: str
     # By model.
     outcomes: Mapping[str, Outcome]
+    # The metric that is the fraction of right samples, such as "acc1"; empty if there is none.
+    metric: str = ""
     # The class; empty for a caption.
     group: str = ""
     # The number of words of a caption; None for a class.

@@ -417,5 +417,6 @@ class _QueryDrawing(NamedTuple):
         `is_image` says which of both it is. `canvas` encodes the picture.
         """
         if is_image:
-            return canvas.thumbnail(self.data.images[index])
+            picture = canvas.thumbnail(self.data.images[index])
+            return picture._replace(file=self.data.names[index])
         return self.data.captions[index]

@@ -5,7 +5,7 @@ Shapes: K models, N samples.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,10 +42,16 @@ class Judgement(ABC):
     Attributes:
         right: True for each model and sample (K, N) if the model is right.
         kind: The kind of each sample (N,), such as its class. Chosen samples differ in their kinds.
+        metric: The metric that is the fraction of right samples; empty if there is none.
     """
 
+    metric: ClassVar[str] = ""
     right: NDArray[np.bool_]
     kind: NDArray[Any]
+
+    @abstractmethod
+    def file(self, sample: int) -> str:
+        """Return the name of the image file of a sample, with its folders in the data set."""
 
     @abstractmethod
     def image(self, sample: int) -> Image.Image:
@@ -69,6 +75,8 @@ class ClassJudgement(Judgement):
     The kind of an image is its true class.
     """
 
+    metric = "acc1"
+
     def __init__(
         self, protocol: ClassificationProtocol, data: ClassData, samples: Sequence[Samples]
     ) -> None:
@@ -86,6 +94,10 @@ class ClassJudgement(Judgement):
         self._predicted = np.stack(first_predictions)  # (K, N)
         self.right = self._predicted == self._labels
         self.kind = self._labels
+
+    def file(self, sample: int) -> str:
+        """Return the name of an image, such as "wolf/1.jpg"."""
+        return self._data.names[sample]
 
     def image(self, sample: int) -> Image.Image:
         """Return an image. Raises UsageError if it is damaged."""
@@ -107,6 +119,8 @@ class CaptionJudgement(Judgement):
     The kind of a caption is the quarter of all captions, by number of words, that it belongs to.
     """
 
+    metric = "text_to_image_R@1"
+
     def __init__(self, data: RetrievalData, samples: Sequence[Samples]) -> None:
         """Read the rank that each model gives each caption's image.
 
@@ -121,6 +135,10 @@ class CaptionJudgement(Judgement):
         # The quarter of all captions, 0 to 3, that each caption belongs to.
         quartiles = np.quantile(self._n_words, (0.25, 0.5, 0.75))
         self.kind = np.digitize(self._n_words, quartiles)
+
+    def file(self, sample: int) -> str:
+        """Return the name of the image of a caption, as the file of captions writes it."""
+        return self._data.names[self._data.image_of_text[sample]]
 
     def image(self, sample: int) -> Image.Image:
         """Return the image of a caption. Raises UsageError if it is damaged."""
@@ -157,6 +175,7 @@ class LabelMapJudgement(Judgement):
         """
         self._data = data
         self._class_names = protocol.class_names
+        self._names = samples[0][NAME]
         areas_of_models = []
         for samples_of_model in samples:
             areas_of_models.append(segmentation.TASK.derive(samples_of_model)[AREAS])
@@ -174,6 +193,10 @@ class LabelMapJudgement(Judgement):
         self._ious = np.stack(ious)  # (K, N)
         self.right = self._ious >= _RIGHT_IOU
         self.kind = self._classes
+
+    def file(self, sample: int) -> str:
+        """Return the name of the image of a sample."""
+        return str(self._names[self._images[sample]])
 
     def image(self, sample: int) -> Image.Image:
         """Return the image of a sample. Raises UsageError if it is damaged."""
@@ -213,10 +236,12 @@ class SampleDrawing(NamedTuple):
             is_right = bool(self.judgement.right[model_index, self.sample])
             outcomes[result.model] = Outcome(answer, is_right)
         row = self.results[0].row
+        image = canvas.large(self.judgement.image(self.sample), _THUMBNAIL)
         return SampleExample(
             dataset=row.dataset,
             protocol=row.protocol,
-            image=canvas.large(self.judgement.image(self.sample), _THUMBNAIL),
+            image=image._replace(file=self.judgement.file(self.sample)),
+            metric=self.judgement.metric,
             outcomes=outcomes,
             **self.judgement.description(self.sample),
         )

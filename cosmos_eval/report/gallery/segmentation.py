@@ -388,7 +388,7 @@ class _LabelMapDrawing(NamedTuple):
             dataset=self.protocol.dataset,
             protocol=self.protocol.protocol_name,
             name=sample.name,
-            image=canvas.large(rgb_image),
+            image=canvas.large(rgb_image)._replace(file=sample.name),
             truth=canvas.label_map(self.image.label, palette, size),
             predictions=predictions,
             legend=self._make_legend(palette),

@@ -1,6 +1,7 @@
 // Charts. Each is drawn when it comes into view; the program that draws them is unpacked for the first.
 const MOST_BARS = 40;
 const BAR = 26;  // height of a bar in pixels
+const MOST_NAMES = 25;  // beside points
 const NARROW = 600;  // charts that are narrower in pixels leave things out
 // Colours of lines, one per model.
 const LINES = ["a", "b", "c", "d", "e", "f", "g", "soft"];
@@ -62,6 +63,35 @@ const classRows = () => chosenClasses().map(({ name, a, b }) => ({
   label: `${name}: A ${rounded(a)}, B ${rounded(b)}`,
 }));
 
+const shareRows = () => {
+  const { tests } = pairOf(Number(choice.a.value), Number(choice.b.value));
+  return tests.filter(isShare).map(({ metric, a, b, better }) => {
+    const { dataset, protocol, title } = data.metrics[metric];
+    return {
+      a, b, side: better ? `${better} better` : "neither",
+      label: `${dataset} (${protocol}), ${title}: A ${a.toFixed(1)}, B ${b.toFixed(1)}`,
+    };
+  });
+};
+
+// The rows of a leaderboard that have a number in both chosen columns.
+const metricRows = (chart) => {
+  const table = chart.closest("section").querySelector("table");
+  const selects = all("select", chart);
+  const firstColumn = table.tHead.rows[0].cells.length - selects[0].options.length;
+  const showsSource = firstColumn > 1;
+  const rows = Array.from(table.tBodies[0].rows).filter((row) => !row.hidden);
+  return rows.flatMap((row) => {
+    const [across, up] = selects.map((select) => row.cells[firstColumn + Number(select.value)]);
+    if (!across.dataset.value || !up.dataset.value) return [];
+    const x = barRow(row, across, showsSource), y = barRow(row, up, showsSource);
+    return [{
+      name: x.name, source: x.source, x: x.value, xLow: x.low, xHigh: x.high, y: y.value, yLow: y.low, yHigh: y.high,
+      label: `${x.label} across, ${y.label.split(": ").pop()} up`,
+    }];
+  });
+};
+
 const costRows = (chart) => {
   const table = chart.closest("details").querySelector("table");
   const select = chart.querySelector("select");
@@ -114,10 +144,26 @@ const curveRows = (chart) => {
     })));
 };
 
-const chartRows = { curves: curveRows, intervals: intervalRows, classes: classRows, costs: costRows, lengths: lengthRows };
+const chartRows = { curves: curveRows, intervals: intervalRows, classes: classRows, shares: shareRows, metrics: metricRows, costs: costRows, lengths: lengthRows };
 
 // Changes of a chart's specification that depend on its rows or on the width of its place.
+const nameAxesByModels = (specification) => {
+  const titleOf = (side) => `${side.toUpperCase()}: ${choice[side].selectedOptions[0].text}, %`;
+  specification.encoding.x.title = titleOf("a");
+  specification.encoding.y.title = titleOf("b");
+};
+
 const adaptations = {
+  classes: nameAxesByModels,
+  shares: nameAxesByModels,
+  metrics: (specification, rows, width, chosen) => {
+    [specification.encoding.x.title, specification.encoding.y.title] = chosen;
+    if (rows.every(({ source }) => source === "measured")) {
+      for (const channel of ["color", "shape"]) specification.layer[2].encoding[channel].legend = null;
+    }
+    // There is no room for names beside points.
+    if (width < NARROW || rows.length > MOST_NAMES) specification.layer.pop();
+  },
   costs: (specification, rows, width) => {
     if (width >= NARROW) return;
     // There is no room for names beside points.
@@ -140,17 +186,19 @@ const adaptations = {
   },
 };
 
-const specificationOf = (kind, description, rows, width) => {
+const specificationOf = (kind, description, rows, width, chosen) => {
   const specification = {
     $schema: "https://vega.github.io/schema/vega-lite/v6.json", autosize: { type: "fit-x", contains: "padding" },
     width: "container", description, data: { name: "rows" }, ...structuredClone(data.charts[kind]),
   };
-  adaptations[kind]?.(specification, rows, width);
+  adaptations[kind]?.(specification, rows, width, chosen);
   specification.datasets = { ...specification.datasets, rows };
   // A height by steps would make Vega-Lite warn of the width, which it takes from the page.
   specification.height ??= BAR * rows.length;
   return specification;
 };
+
+const chosenTexts = (chart) => all("select", chart).map((select) => select.selectedOptions[0].text);
 
 const drawChart = async (chart) => {
   const kind = chart.dataset.chart;
@@ -165,19 +213,61 @@ const drawChart = async (chart) => {
     const rows = chartRows[kind](chart);
     chart.view?.finalize();
     chart.view = null;
+    chart.savers.hidden = true;
     if (rows.length === 0) {
       plot.textContent = "No number of this column is shown.";
       return;
     }
     // The page's policy forbids code from expressions (hence `ast`) and style elements.
-    chart.view = await embed(plot, specificationOf(kind, chart.label, rows, plot.clientWidth), {
+    chart.view = await embed(plot, specificationOf(kind, chart.label, rows, plot.clientWidth, chosenTexts(chart)), {
       ast: true, renderer: "svg", actions: false, defaultStyle: false, config: chartConfig(),
       tooltip: { disableDefaultStyle: true },
     });
+    chart.savers.hidden = false;
   } catch (problem) {
     plot.textContent = `No chart can be drawn by this browser (${problem.message}); its numbers are in the table.`;
   }
 };
+
+// A file is for paper: it has the light colours, whichever the page has.
+const paperColour = (name) => {
+  const probe = make("span", { hidden: true });
+  probe.style.colorScheme = "light";
+  probe.style.color = colour(name);
+  document.body.append(probe);
+  const value = getComputedStyle(probe).color;
+  probe.remove();
+  return value;
+};
+
+const chartSvg = async (chart) => {
+  const svg = await chart.view.view.toSVG();
+  return svg.replace(/var\(--([\w-]+)\)/g, (_, name) => paperColour(name));
+};
+
+const PNG_SCALE = 3;  // pixels per pixel of the screen
+
+const chartPng = async (chart) => {
+  const image = make("img", { src: `data:image/svg+xml;charset=utf-8,${encodeURIComponent(await chartSvg(chart))}` });
+  await image.decode();
+  const canvas = make("canvas", { width: PNG_SCALE * image.naturalWidth, height: PNG_SCALE * image.naturalHeight });
+  const context = canvas.getContext("2d");
+  context.fillStyle = "white";
+  context.fillRect(0, 0, canvas.width, canvas.height);
+  context.drawImage(image, 0, 0, canvas.width, canvas.height);
+  return new Promise((resolve) => canvas.toBlob(resolve));
+};
+
+// The name of a chart's file: the kind of the chart, and what is chosen in it.
+const chartName = (chart) => [chart.dataset.chart, ...chosenTexts(chart)].join(" ");
+
+const saveButtons = (chart) => [["svg", chartSvg], ["png", chartPng]].map(([extension, contentOf]) => {
+  const text = `Save ${extension.toUpperCase()}`;
+  const label = `${text}: ${chart.querySelector(".plot").getAttribute("aria-label")}`;
+  const button = make("button", { type: "button", textContent: text, ariaLabel: label });
+  button.addEventListener("click", async () => saveFile(chartName(chart), extension, await contentOf(chart), "image/svg+xml"));
+  return button;
+});
 
 const charts = all(".chart");
 const drawn = new WeakSet();
@@ -190,11 +280,13 @@ const watcher = new IntersectionObserver((entries) => {
 }, { rootMargin: "200px" });
 const redraw = (kind) => soon(() => charts.filter((chart) => drawn.has(chart) && (!kind || chart.dataset.chart === kind)).forEach(drawChart));
 for (const chart of charts) {
-  chart.querySelector("select")?.addEventListener("change", () => drawChart(chart));
+  chart.savers = make("p", { className: "controls tools", hidden: true }, saveButtons(chart));
+  chart.append(chart.savers);
+  for (const select of all("select", chart)) select.addEventListener("change", () => drawChart(chart));
   watcher.observe(chart);
 }
-filterListeners.push(redraw("intervals"));
-compareListeners.push(redraw("classes"));
+filterListeners.push(redraw("intervals"), redraw("metrics"));
+compareListeners.push(redraw("classes"), redraw("shares"));
 // The other charts are drawn when the browser is idle, so that they are printed too.
 addEventListener("load", () => (window.requestIdleCallback ?? setTimeout)(async () => {
   for (const chart of charts.filter((candidate) => !drawn.has(candidate) && candidate.querySelector(".plot").clientWidth > 0)) {

@@ -1,5 +1,4 @@
 // The comparison of two models that the reader chooses: on all data sets, then class by class.
-// tables.py (`page_data`) says what `data` holds.
 const compareListeners = [];
 const choice = { a: document.getElementById("model-a"), b: document.getElementById("model-b") };
 const classChoice = document.getElementById("class-table");
@@ -49,6 +48,18 @@ const textCell = (text) => make("td", { textContent: text ?? "" });
 // Shares are in percent; other metrics have a scale of their own.
 const isShare = (test) => data.metrics[test.metric].share;
 
+// A number of samples that only one model has right, as a button that shows them if the page has
+// samples of this data set and metric.
+const sampleCountCell = (count, { dataset, protocol, name }, side) => {
+  const set = `${dataset} ${protocol}`;
+  const hasSamples = all(".samples .cards").some((cards) => cards.dataset.set === set && cards.dataset.metric === name);
+  if (!count || !hasSamples) return make("td", { textContent: count ?? "" });
+  const label = `${count}: show samples of ${set} that only ${side} has right`;
+  const button = make("button", { type: "button", className: "count-button", textContent: count, ariaLabel: label });
+  button.addEventListener("click", () => showSamples(set, side === "A" ? "10" : "01"));
+  return make("td", {}, [button]);
+};
+
 const testRow = (test, reach) => {
   const metric = data.metrics[test.metric];
   const digits = metric.share ? 1 : 2;
@@ -69,8 +80,8 @@ const testRow = (test, reach) => {
     textCell(test.p),
     textCell(test.holm),
     make("td", { className: `text side-${side}`, textContent: test.better }),
-    textCell(test.onlyA),
-    textCell(test.onlyB),
+    sampleCountCell(test.onlyA, metric, "A"),
+    sampleCountCell(test.onlyB, metric, "B"),
   ]);
 };
 

@@ -1,8 +1,5 @@
 // A dialog that shows the provenance of a number, copied from the end of the page.
-const originDialog = document.getElementById("origin");
-const originTitle = document.getElementById("origin-title");
-const originBody = originDialog.querySelector(".dialog-body");
-let originFrom = null;
+const showOrigin = makeDialog("origin");
 
 // The metric of the column that a link stands in.
 const metricOf = (link) => {
@@ -16,15 +13,11 @@ const openOrigin = (link, origin) => {
   for (const row of all("tbody tr", copy)) row.classList.toggle("chosen", row.cells[0].textContent === metric);
   copy.removeAttribute("id");
   const heading = copy.querySelector("h4");
-  originTitle.textContent = heading.textContent;
   heading.remove();
   for (const kind of all(".kind", copy)) {
     kind.replaceWith(make("h3", { className: "kind", textContent: kind.textContent }));
   }
-  originBody.replaceChildren(copy);
-  originFrom = link;
-  originDialog.showModal();
-  originBody.scrollTop = 0;
+  showOrigin(heading.textContent, copy, link);
 };
 
 for (const link of all("a.number")) {
@@ -37,8 +30,3 @@ for (const link of all("a.number")) {
     openOrigin(link, origin);
   });
 }
-originDialog.querySelector(".close").addEventListener("click", () => originDialog.close());
-originDialog.addEventListener("click", (event) => {
-  if (event.target === originDialog) originDialog.close();
-});
-originDialog.addEventListener("close", () => originFrom?.focus());

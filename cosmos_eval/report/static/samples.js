@@ -1,4 +1,5 @@
-// Filters of samples: by the outcomes of the two compared models, by class, size and number of words.
+// Filters of samples: by text, data set, outcomes of the two compared models, class, size and number
+// of words.
 const sampleForm = document.getElementById("sample-filters");
 
 const isWithin = (text, range) => {
@@ -9,6 +10,7 @@ const isWithin = (text, range) => {
 const filterSamples = () => {
   const wanted = Object.fromEntries(new FormData(sampleForm));
   const models = choice.a ? [choice.a.value, choice.b.value] : [String(data.first[0])];
+  const wantedText = wanted.text.trim().toLowerCase();
   let visibleSamples = 0;
   for (const figure of all("figure.sample")) {
     const outcomes = models.map((model) => figure.querySelector(`li[data-model="${model}"]`));
@@ -21,8 +23,12 @@ const filterSamples = () => {
     // For example "10": A is right and B is wrong.
     const outcomeCode = outcomes.map((outcome) => (outcome ? Number(outcome.classList.contains("good")) : "?")).join("");
     const { group, size, words } = figure.dataset;
+    const answers = outcomes.map((outcome) => outcome?.textContent ?? "");
+    const text = [figure.dataset.title, ...answers, figure.querySelector("img").dataset.file ?? ""].join(" ");
     figure.hidden = !(
-      outcomes.some(Boolean) && (!wanted.outcome || wanted.outcome === outcomeCode) && (!wanted.group || wanted.group === group) &&
+      outcomes.some(Boolean) && text.toLowerCase().includes(wantedText) &&
+      (!wanted.dataset || wanted.dataset === figure.parentElement.dataset.set) &&
+      (!wanted.outcome || wanted.outcome === outcomeCode) && (!wanted.group || wanted.group === group) &&
       (!wanted.size || isWithin(size, wanted.size)) && (!wanted.words || isWithin(words, wanted.words)));
     if (!figure.hidden) visibleSamples += 1;
   }
@@ -32,8 +38,21 @@ const filterSamples = () => {
     section.querySelector(".count").textContent = `${visible} samples`;
   }
   models.forEach((model, side) => { document.getElementById(`sample-${"ab"[side]}`).textContent = data.models[Number(model)]; });
-  document.getElementById("samples-found").textContent = `${visibleSamples} samples`;
+  document.getElementById("samples-found").textContent =
+    `${visibleSamples} of ${all("figure.sample").length} samples on this page`;
   saveState();
+};
+
+// Show the samples of a data set that only A (outcome 10) or only B (01) has right.
+const showSamples = (set, outcome) => {
+  const { dataset, outcome: outcomeChoice } = sampleForm.elements;
+  sampleForm.reset();
+  outcomeChoice.value = outcome;
+  if (dataset) dataset.value = set;
+  filterSamples();
+  for (const block of all(".samples:not([hidden])")) block.open = true;
+  revealAndScroll(document.getElementById("samples"));
+  outcomeChoice.focus({ preventScroll: true });
 };
 
 if (sampleForm) {

@@ -26,6 +26,7 @@ from cosmos_eval.results.leaderboard.ranking import (
     rank_entries,
 )
 from cosmos_eval.results.leaderboard.task_tables import tables_of as task_tables
+from cosmos_eval.results.pages import TABLE_SCRIPTS, join_scripts, read_static, security_policy
 from cosmos_eval.results.table import Table, TableOptions, number_links, sections_to_column
 from cosmos_eval.results.table import to_html as tables_to_html
 from cosmos_eval.results.table import to_markdown as markdown
@@ -332,9 +333,20 @@ def to_markdown(leaderboard: Leaderboard) -> str:
 
 
 def to_html(leaderboard: Leaderboard) -> str:
-    """Return the tables of a leaderboard as an HTML page that needs no other file."""
+    """Return the tables of a leaderboard as an HTML page that needs no other file.
+
+    Its tables are sorted and copied by the scripts that the page of `report` uses.
+    """
     page = text.html_templates("cosmos_eval.results").get_template("leaderboard/page.html")
-    return page.render(tables=[sections_to_column(table) for table in tables_of(leaderboard)])
+    style = read_static("cosmos_eval.results", "leaderboard.css")
+    scripts = [read_static("cosmos_eval.results", f"{name}.js") for name in TABLE_SCRIPTS]
+    script = join_scripts(scripts)
+    return page.render(
+        tables=[sections_to_column(table) for table in tables_of(leaderboard)],
+        style=style,
+        script=script,
+        policy=security_policy(style, script),
+    )
 
 
 def to_tex(leaderboard: Leaderboard) -> str:

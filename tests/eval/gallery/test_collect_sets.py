@@ -135,6 +135,32 @@ def test_what_was_found_is_what_the_model_says(measured_once, model) -> None:
             assert example.right[example.rank - 1]
 
 
+def test_pictures_have_the_names_of_their_files(measured_once) -> None:
+    found = measured_once.gallery
+    queries = [one for one in found.retrieval if one.direction == "image_to_text"]
+    assert queries
+    for example in queries:
+        assert example.query.file == f"{colour_of(example.query)}.png"
+    assert {example.image.file for example in found.samples if example.words is None} == {
+        f"class_{colour}/{number}.png" for colour in COLOURS for number in range(3)
+    }
+    for example in found.samples:
+        folder = "" if example.words else "class_"
+        assert example.image.file.startswith(f"{folder}{colour_of(example.image)}")
+    assert all(example.image.file == example.name for example in found.attention)
+
+
+def test_the_metric_of_samples_is_the_share_of_right_ones(measured_once) -> None:
+    """Both sets are so small that all of their samples are shown."""
+    for path in (measured_once.of_retrieval, measured_once.of_classes):
+        row = read_result(path)
+        shown = [one for one in measured_once.gallery.samples if one.dataset == row.dataset]
+        (metric,) = {one.metric for one in shown}
+        right = [outcome.right for one in shown for outcome in one.outcomes.values()]
+        assert len(right) == row.n_samples or len(right) == sum(map(len, CAPTIONS.values()))
+        assert np.mean(right) == pytest.approx(row.metrics[metric])
+
+
 def test_captions_light_up_patches(measured_once, model) -> None:
     found = measured_once.gallery
     assert [example.name for example in found.attention] == ["blue.png", "red.png", "green.png"]

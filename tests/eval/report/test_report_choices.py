@@ -86,6 +86,7 @@ ENDS = ("low", "high")
 
 def test_the_address_keeps_what_is_chosen(page, open_page, file):
     assert "#" not in page.url
+    page.evaluate(OPEN_ALL)
     page.locator("#filters [name=task]").select_option("cls")
     page.locator(".leaderboard thead button", has_text="scenes-cls").click()
     page.locator("#model-b").select_option("alpha")
@@ -97,6 +98,7 @@ def test_the_address_keeps_what_is_chosen(page, open_page, file):
     other = open_page(file)
     other.evaluate("address => { location.hash = address; }", address)
     expect(other.locator("#model-b option:checked")).to_have_text("alpha")
+    expect(other.locator("#leaderboards > details")).to_have_attribute("open", "")
     assert heads(other) == ["Model", "scenes-cls acc1"]
     sorted_by = other.locator(".leaderboard th[aria-sort=descending]")
     assert "scenes-cls" in sorted_by.inner_text()
@@ -132,12 +134,12 @@ def test_samples_by_what_two_models_made_of_them(shared_page):
 
 def test_charts_are_drawn_for_paper_and_follow_its_colours(page):
     """Those that nobody has scrolled to as well, as soon as the browser has nothing to do."""
-    open_charts = page.locator(".chart:visible")
-    expect(page.locator(".chart:visible .plot svg")).to_have_count(open_charts.count())
-    text = page.locator(".chart:visible .role-axis-label text").first
+    charts = page.locator(".chart")
+    expect(page.locator(".chart .plot svg")).to_have_count(charts.count())
+    text = page.locator(".chart .role-axis-label text").first
     colour = "one => getComputedStyle(one).fill"
     page.get_by_label("Colours").select_option("dark")
     assert text.evaluate(colour) == "rgb(231, 234, 238)"
     page.emulate_media(media="print")
     assert text.evaluate(colour) == "rgb(0, 0, 0)"
-    assert open_charts.count() > 0
+    assert charts.count() > 0

@@ -252,6 +252,7 @@ def compared(page):
 
 
 def test_two_models_are_compared(page, made_up):
+    page.evaluate(OPEN_ALL)
     chosen = page.locator("#model-a option:checked, #model-b option:checked").all_inner_texts()
     assert chosen == ["gamma", "beta"]  # which won most tests
     page.get_by_label("B", exact=True).first.select_option("alpha")
@@ -412,6 +413,8 @@ def test_it_is_printed_with_its_tables_and_without_controls(page):
 
 def test_it_can_be_read_without_scripts(open_page, file):
     page = open_page(file, java_script_enabled=False)
+    for section in ("Leaderboards", "Two models", "Examples"):
+        page.locator("summary", has=page.get_by_role("heading", name=section, level=2)).click()
     assert visible_models(page) == ["alpha", "beta", "beta", "delta", "gamma"]
     assert page.locator("table.wins").is_visible()
     assert page.get_by_text("two models are compared by").is_visible()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from support.models import make_result
-from support.report_pages import MadeUpResults, made_up_results
+from support.report_pages import OPEN_ALL, MadeUpResults, made_up_results
 
 from cosmos_eval.report.page import to_page
 from cosmos_eval.report.tables import class_tables
@@ -78,6 +78,7 @@ def test_the_chart(made_up, open_page, tmp_path):
     path = tmp_path / "report.html"
     path.write_bytes(to_page(made_up.content()).content)
     page = open_page(path)
+    page.evaluate(OPEN_ALL)
     chart = page.locator("#lengths .chart")
     chart.scroll_into_view_if_needed()
     chart.locator("svg").wait_for()

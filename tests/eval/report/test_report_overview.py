@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from support.models import make_result
@@ -9,8 +11,10 @@ from support.report_pages import MadeUpResults, made_up_results
 from support.rows import make_row
 
 from cosmos_eval.report.content import content_of
-from cosmos_eval.report.overview import choose_members
-from cosmos_eval.results.leaderboard.entries import entries_of_rows
+from cosmos_eval.report.overview import choose_members, explain_exclusions
+from cosmos_eval.report.page import to_page
+from cosmos_eval.results.labels import StoredResult, label_results
+from cosmos_eval.results.leaderboard.entries import entries_of, entries_of_rows
 from cosmos_eval.types import Suite, SuiteMember, UsageError
 
 RIGHT = {"a": 30, "b": 60, "c": 60, "d": 100}  # of 120 images
@@ -115,3 +119,33 @@ def test_a_model_without_samples_is_not_ranked():
 
     content = content_of(made_up.results, read)
     assert [row.model for row in content.overview.rows] == ["c", "b"]
+
+
+def test_the_reason_why_a_data_set_is_not_in_the_mean():
+    """Three models on one set of protocol p, two on another, and sets that cannot be averaged."""
+    rows = [
+        *(make_row(model={"spec": m}, dataset="x", protocol="p") for m in "abc"),
+        *(make_row(model={"spec": m}, dataset="y", protocol="p") for m in "ab"),
+        make_row(model={"spec": "a"}, dataset="x", protocol="q"),
+        make_row(model={"spec": "a"}, dataset="z", protocol="p", metrics={"acc5": 0.5}),
+    ]
+    stored = label_results([StoredResult(Path(f"{n}.json"), row) for n, row in enumerate(rows)])
+    all_entries = entries_of(stored)
+    mean = Suite("", (), (), (), (SuiteMember("cls", "x", "p", ("acc1",)),), {}, "")
+    assert explain_exclusions(mean, all_entries) == (
+        "x (q): another protocol than that of the mean",
+        "y (p): measured for 2 of 3 models",
+        "z (p): its main metrics are not shares of which more is better",
+    )
+    suite = mean._replace(name="mine")
+    assert set(explain_exclusions(suite, all_entries)) == {
+        f"{name}: not in suite mine" for name in ("x (q)", "y (p)", "z (p)")
+    }
+
+
+def test_the_ranking_says_which_data_sets_it_leaves_out():
+    made_up = made_up_results(["a", "b"])
+    made_up.add(*make_result("cls", model={"spec": "a"}, dataset="more"))
+    content = made_up.content()
+    assert content.overview.exclusions == ("more (scenes): measured for 1 of 2 models",)
+    assert "Why 1 data set is not in the mean" in to_page(content).content.decode()

@@ -196,7 +196,13 @@ def test_data_of_the_page():
     reported = page_data(content, class_tables(content.results))
     assert (reported["models"], reported["first"]) == (["a", "b"], [1, 0])
     assert reported["metrics"] == [
-        {"protocol": "scenes", "dataset": "scenes-cls", "title": "acc1", "share": True}
+        {
+            "protocol": "scenes",
+            "dataset": "scenes-cls",
+            "name": "acc1",
+            "title": "acc1",
+            "share": True,
+        }
     ]
     ((pair,), (table,)) = reported["pairs"], reported["classes"]
     rows = {one.row.model["spec"]: one.row for one in made_up.results}

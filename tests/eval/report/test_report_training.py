@@ -7,7 +7,7 @@ import json
 import pytest
 from playwright.sync_api import expect
 from support.models import make_result
-from support.report_pages import MadeUpResults
+from support.report_pages import OPEN_ALL, MadeUpResults
 
 from cosmos_eval.report.page import to_page
 
@@ -58,6 +58,7 @@ def test_the_section_of_a_page(content, open_page, tmp_path):
     path = tmp_path / "report.html"
     path.write_bytes(to_page(content).content)
     page = open_page(path)
+    page.evaluate(OPEN_ALL)
     chart = page.locator("[data-chart=curves]")
     chart.scroll_into_view_if_needed()
     expect(chart.locator(".mark-line path")).to_have_count(2)

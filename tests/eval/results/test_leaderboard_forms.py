@@ -1,5 +1,7 @@
 """The leaderboard for papers, browsers and terminals."""
 
+import base64
+import hashlib
 import itertools
 import json
 import os
@@ -147,7 +149,14 @@ def test_latex_compiles_and_fits_the_text(tmp_path, entries, options):
 def test_html_is_one_page_that_needs_nothing_else(entries):
     text = to_html(Leaderboard(entries))
     page = Page(text)
-    assert not page.all("script", "link", "img", "iframe")
+    assert not page.all("link", "img", "iframe")
+    style, script = page.all("style", "script")
+    (policy,) = [content for content in page.values("content") if "default-src" in content]
+    for allowed in (style.text, script.text):
+        digest = base64.b64encode(hashlib.sha256(allowed.encode()).digest()).decode()
+        assert f"-src 'sha256-{digest}'" in policy
+    assert policy.startswith("default-src 'none'; img-src data:; style-src 'sha256-")
+    assert "unsafe" not in policy
     assert not [name for name in page.names if name.startswith("on")]
     assert "@import" not in text
     assert "url(" not in text
@@ -163,8 +172,13 @@ def test_names_are_text_in_html(entries):
 
 def test_html_shows_best_ties_ranks_and_sources(entries):
     text = to_html(Leaderboard(entries, options=TableOptions(ranks=True)))
-    assert "<td><b>26.0</b> <small>+24.0/-13.5</small> <small>(1-2)</small></td>" in text
-    assert "<td>25.0‡ <small>+25.0/-12.5</small> <small>(1-2)</small></td>" in text
+    assert (
+        '<td data-value="26.0"><b>26.0</b> <small>+24.0/-13.5</small> <small>(1-2)</small></td>'
+        in text
+    )
+    assert (
+        '<td data-value="25.0">25.0‡ <small>+25.0/-12.5</small> <small>(1-2)</small></td>' in text
+    )
     url = (
         "https://github.com/wangf3014/SCLIP/blob/b56bd3014b9e8a3ee3450bcfc53700a67d627b7a/README.md"
     )

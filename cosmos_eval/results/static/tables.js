@@ -1,8 +1,12 @@
-// Tables that readers sort by a click on a column's title, and download as CSV.
+// Tables that readers sort by a click on a column's title, download as CSV, and copy as CSV or LaTeX.
+// The titles of columns stand in the last row of a head. Above them may be names of several columns.
+const titlesOf = (table) => Array.from(Array.from(table.tHead.rows).at(-1).cells);
+
 const sortKey = (cell, isText) => {
   if (isText) return cell.textContent.trim().toLowerCase();
   const text = cell.dataset.value ?? cell.textContent;
-  return text.trim() === "" ? null : Number(text.replace(/[<+]/g, "").replace("\u2212", "-"));
+  const number = Number.parseFloat(text.replace(/[<+]/g, "").replace("\u2212", "-"));
+  return Number.isNaN(number) ? null : number;
 };
 
 // Cells without a number come last in both directions.
@@ -30,7 +34,7 @@ const nextDirection = (title) => {
 };
 
 for (const table of all("table.sortable")) {
-  for (const title of table.tHead.rows[0].cells) {
+  for (const title of titlesOf(table)) {
     const button = make("button", { type: "button" }, Array.from(title.childNodes));
     button.addEventListener("click", () => {
       sortBy(table, title, nextDirection(title));
@@ -51,7 +55,7 @@ stateParts.push({
     for (const sorting of state.getAll("sort")) {
       const [, key, column, direction] = sorting.match(/^(.*) (\d+) (down|up)$/s) ?? [];
       const table = all("table[data-key]").find((candidate) => candidate.dataset.key === key);
-      const title = table?.tHead.rows[0].cells[Number(column)];
+      const title = table && titlesOf(table)[Number(column)];
       if (title) sortBy(table, title, direction === "down" ? -1 : 1);
     }
   },
@@ -65,14 +69,16 @@ const csvCell = (text) => {
   return `"${isFormula ? "'" : ""}${text.replaceAll('"', '""')}"`;
 };
 
+const columnTitle = (title) => [title.dataset.group, plainText(title)].filter(Boolean).join(" ");
+
 // Write the visible rows and columns; two more columns hold the ends of intervals.
 const toCsv = (table) => {
-  const titles = Array.from(table.tHead.rows[0].cells);
+  const titles = titlesOf(table);
   const rows = Array.from(table.tBodies[0].rows).filter((row) => !row.hidden);
   const columns = titles.map((_, column) => column).filter((column) => !titles[column].hidden);
   const hasEnds = (column) => rows.some((row) => row.cells[column].dataset.low);
   const head = columns.flatMap((column) => {
-    const title = plainText(titles[column]);
+    const title = columnTitle(titles[column]);
     return hasEnds(column) ? [title, `${title} low`, `${title} high`] : [title];
   });
   const cells = (row) => columns.flatMap((column) => {
@@ -83,15 +89,59 @@ const toCsv = (table) => {
   return [head, ...rows.map(cells)].map((line) => `${line.map(csvCell).join(",")}\r\n`).join("");
 };
 
+const LATEX = {
+  "\\": "\\textbackslash{}", "^": "\\textasciicircum{}", "~": "\\textasciitilde{}", "<": "\\textless{}",
+  ">": "\\textgreater{}", "|": "\\textbar{}", "[": "{[}", "]": "{]}", "\u2212": "$-$", "\u25c6": "$\\diamond$",
+  "\u2020": "$\\dagger$", "\u2021": "$\\ddagger$",
+};
+const latexText = (text) => text.replace(/[\\^~<>|[\]\u2212\u25c6\u2020\u2021{}$&#%_]/g, (character) => LATEX[character] ?? `\\${character}`);
+
+// The text of a cell without what only screen readers read, and its small texts in a smaller font.
+const latexCell = (cell) => {
+  const copy = cell.cloneNode(true);
+  for (const unseen of all(".unseen, svg", copy)) unseen.remove();
+  const details = all("small", copy).map((small) => {
+    small.remove();
+    return `{\\footnotesize ${latexText(plainText(small))}}`;
+  });
+  const text = latexText(plainText(copy));
+  return [cell.matches(".best, :has(> b)") ? `\\textbf{${text}}` : text, ...details].join(" ");
+};
+
+// Write the visible rows and columns for the package booktabs; columns of bars are left out.
+const toLatex = (table) => {
+  const titles = titlesOf(table);
+  const columns = titles.map((_, column) => column).filter((column) => !titles[column].hidden && !titles[column].classList.contains("forest"));
+  const line = (texts) => `${texts.join(" & ")} \\\\`;
+  const rows = Array.from(table.tBodies[0].rows).filter((row) => !row.hidden);
+  const types = columns.map((column) => (column === 0 || "text" in titles[column].dataset ? "l" : "r")).join("");
+  return [
+    "% needs \\usepackage{booktabs}", `\\begin{tabular}{@{}${types}@{}}`, "\\toprule",
+    line(columns.map((column) => latexText(columnTitle(titles[column])))), "\\midrule",
+    ...rows.map((row) => line(columns.map((column) => latexCell(row.cells[column])))), "\\bottomrule", "\\end{tabular}", "",
+  ].join("\n");
+};
+
 const nameOf = (table) => table.caption?.textContent ?? document.getElementById(table.getAttribute("aria-labelledby")).textContent;
 
+const copyTable = async (table, form, text) => {
+  try {
+    await copyText(text);
+    tell(`Copied as ${form}: ${nameOf(table)}`);
+  } catch (problem) {
+    tell(`This browser does not allow copying (${problem.message}).`);
+  }
+};
+
 for (const table of all("table.sortable")) {
-  const button = make("button", { type: "button", textContent: "Download CSV" });
-  button.addEventListener("click", () => {
-    const address = URL.createObjectURL(new Blob([toCsv(table)], { type: "text/csv" }));
-    make("a", { href: address, download: `${nameOf(table).replace(/[^\w.-]+/g, "-").slice(0, 80)}.csv` }).click();
-    setTimeout(() => URL.revokeObjectURL(address));
-  });
-  button.setAttribute("aria-label", `Download CSV: ${nameOf(table)}`);
-  table.parentElement.after(make("p", { className: "controls tools" }, [button]));
+  const toolButton = (text, action) => {
+    const button = make("button", { type: "button", textContent: text, ariaLabel: `${text}: ${nameOf(table)}` });
+    button.addEventListener("click", action);
+    return button;
+  };
+  table.parentElement.after(make("p", { className: "controls tools" }, [
+    toolButton("Download CSV", () => saveFile(nameOf(table), "csv", toCsv(table), "text/csv")),
+    toolButton("Copy CSV", () => copyTable(table, "CSV", toCsv(table))),
+    toolButton("Copy LaTeX", () => copyTable(table, "LaTeX", toLatex(table))),
+  ]));
 }

@@ -3,8 +3,12 @@ const readState = () => {
   const address = location.hash.slice(1);
   const state = new URLSearchParams(address);
   for (const part of stateParts) part.read(state);
-  if (address.includes("=")) document.getElementById(sectionOf(address))?.scrollIntoView();
+  revealAndScroll(document.getElementById(sectionOf(address)));
 };
 readState();
 // A link to a section has no state: the page keeps its state.
-addEventListener("hashchange", () => (location.hash.includes("=") ? readState() : saveState()));
+addEventListener("hashchange", () => {
+  if (location.hash.includes("=")) return readState();
+  saveState();
+  reveal(document.getElementById(sectionOf(location.hash.slice(1))));
+});

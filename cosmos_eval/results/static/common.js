@@ -1,6 +1,4 @@
 // Functions that all scripts use. Texts from data become text nodes, never markup.
-const data = JSON.parse(document.getElementById("data").textContent);
-
 const all = (selector, within = document) => Array.from(within.querySelectorAll(selector));
 
 const make = (tag, properties = {}, children = []) => {
@@ -55,6 +53,42 @@ const saveState = soon(() => {
   const text = [sectionOf(address), state.toString()].filter(Boolean).join("&");
   history.replaceState(null, "", text ? `${page}#${text}` : page);
 });
+
+// Save a file as a download. Characters that file names should not have become hyphens.
+const saveFile = (name, extension, content, type) => {
+  const address = URL.createObjectURL(content instanceof Blob ? content : new Blob([content], { type }));
+  make("a", { href: address, download: `${name.replace(/[^\w.-]+/g, "-").slice(0, 80)}.${extension}` }).click();
+  setTimeout(() => URL.revokeObjectURL(address));
+};
+
+// Say what was done, to screen readers too.
+const tell = (text) => {
+  document.getElementById("told").textContent = text;
+};
+
+// Pages that are served without encryption have no `clipboard`.
+const copyText = async (text) => {
+  if (navigator.clipboard) return navigator.clipboard.writeText(text);
+  const area = make("textarea", { value: text });
+  document.body.append(area);
+  area.select();
+  document.execCommand("copy");
+  area.remove();
+};
+
+// Open everything that an element is in, and the section that it is.
+const reveal = (element) => {
+  for (let ancestor = element; ancestor; ancestor = ancestor.parentElement) {
+    if (ancestor.tagName === "DETAILS") ancestor.open = true;
+  }
+  const ownBlock = element?.querySelector(":scope > details.section");
+  if (ownBlock) ownBlock.open = true;
+};
+
+const revealAndScroll = (element) => {
+  reveal(element);
+  element?.scrollIntoView();
+};
 
 for (const element of all(".scripted")) element.hidden = false;
 for (const element of all(".unscripted")) element.hidden = true;
