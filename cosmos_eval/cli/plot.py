@@ -63,10 +63,19 @@ def _read_entries(
     protocols: Texts,
     metrics: Texts,
 ) -> list[Entry]:
-    """Read the results in a folder, and return the entries that the options select."""
+    """Read the results in a folder, and return the entries that the options select.
+
+    Args:
+        directory: The folder of results.
+        with_published: True if numbers that others published are added.
+        models: Patterns of the models to draw; all if it is None.
+        datasets: Patterns of the data sets.
+        protocols: Patterns of the protocols.
+        metrics: Patterns of the metrics.
+    """
     from cosmos_eval.results.checked import read_checked
     from cosmos_eval.results.leaderboard.entries import entries_of, published_beside
-    from cosmos_eval.results.leaderboard.task_tables import select_entries
+    from cosmos_eval.results.leaderboard.task_tables import headline_entries, select_entries
     from cosmos_eval.results.store import result_paths
 
     results = read_checked(result_paths(directory))
@@ -79,7 +88,12 @@ def _read_entries(
         protocols=split_patterns(protocols),
         metrics=split_patterns(metrics),
     )
-    return select_entries(entries, table_options)
+    # As in tables: variants of a protocol, and other settings, only if they are named.
+    return headline_entries(
+        select_entries(entries, table_options),
+        with_variants=protocols is not None,
+        with_other_settings=models is not None,
+    )
 
 
 @plot.command(cls=Command)

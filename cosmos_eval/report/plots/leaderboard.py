@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _PANELS_PER_ROW = {1: 2, 2: 4}
-_ROW_HEIGHT, _PANEL_MARGIN = 0.16, 0.45  # inches: of a bar, and of the titles of a panel
+_ROW_HEIGHT, _PANEL_MARGIN = 0.16, 0.6  # inches: of a bar, and of the titles of a panel
 _LONGEST_NAME = {1: 22, 2: 28}  # characters of a model's name
 _MOST_HEIGHT = 9.0  # inches: the height of a page
 
@@ -84,13 +84,20 @@ def task_of_column(board: Board, column_index: int) -> str:
 
 
 def panel_title(board: Board, column: Column) -> str:
-    """Return the title of a panel on two lines: the data set with its protocol, and the metric."""
-    return f"{column.dataset} ({board.name})\n{column.title}"
+    """Return the title of a panel on three lines: the data set, the protocol, and the metric."""
+    return f"{column.dataset}\n{board.name}\n{column.title}"
 
 
 def row_label(row: Row) -> str:
-    """Return the name of a row's model, with its source unless it was measured here."""
-    return row.model if row.source == "measured" else f"{row.model} ({row.source})"
+    """Return the name of a row's model, with its source unless it was measured here.
+
+    The name is without the kind of attention map, which tables of localisation add: a model has one
+    row in all panels.
+    """
+    for entry in row.entries:
+        if entry is not None and entry.stored is not None:
+            return entry.stored.model
+    return f"{row.model} ({row.source})"
 
 
 def _draw_panel(axes: Axes, board: Board, column_index: int, row_labels: Sequence[str]) -> None:

@@ -7,7 +7,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from cosmos_eval.report.models import CostRow, cost_rows
-from cosmos_eval.report.plots.leaderboard import panel_title, primary_panels, task_of_column
+from cosmos_eval.report.plots.leaderboard import (
+    panel_title,
+    primary_panels,
+    row_label,
+    task_of_column,
+)
 from cosmos_eval.report.plots.style import BLUE, GREY, new_figure, shorten
 from cosmos_eval.results.leaderboard.board import Board, make_boards
 from cosmos_eval.results.leaderboard.entries import Entry
@@ -19,7 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _PANELS_PER_ROW = {1: 1, 2: 3}
-_PANEL_HEIGHT = 2.0  # inches
+_PANEL_HEIGHT = 2.1  # inches
 _MOST_PANELS = {1: 4, 2: 12}  # on a page
 _LONGEST_NAME = 20  # characters of a model's name
 _LABEL_GAP = 0.06  # between names above each other, as a fraction of the height of a panel
@@ -93,7 +98,7 @@ def _draw_panel(
             ends = [metric.factor * interval["low"], metric.factor * interval["high"]]
             axes.plot([cost_row.gflops] * 2, ends, color=colour, linewidth=0.8)
         axes.plot(cost_row.gflops, value, "o", color=colour, markersize=3)
-        points.append(_Point(shorten(row.model, _LONGEST_NAME), cost_row.gflops, value))
+        points.append(_Point(shorten(row_label(row), _LONGEST_NAME), cost_row.gflops, value))
         if is_on_front:
             front.append((cost_row.gflops, value))
     if front:

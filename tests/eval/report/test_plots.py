@@ -37,9 +37,9 @@ def entries(*datasets: str) -> list:
 def test_bars_are_the_stored_metrics_and_whiskers_the_intervals():
     figure = draw_leaderboard(entries("scenes-cls", "scenes-seg"), columns=1)
     panels = {axes.get_title(): axes for axes in figure.axes}
-    assert list(panels) == ["scenes-cls (scenes)\nacc1 (%)", "scenes-seg (scenes)\nmIoU (%)"]
+    assert list(panels) == ["scenes-cls\nscenes\nacc1 (%)", "scenes-seg\nscenes\nmIoU (%)"]
     for (title, metric), dataset in zip(
-        [("scenes-cls (scenes)\nacc1 (%)", "acc1"), ("scenes-seg (scenes)\nmIoU (%)", "mIoU")],
+        [("scenes-cls\nscenes\nacc1 (%)", "acc1"), ("scenes-seg\nscenes\nmIoU (%)", "mIoU")],
         ["scenes-cls", "scenes-seg"],
         strict=True,
     ):
@@ -53,6 +53,11 @@ def test_bars_are_the_stored_metrics_and_whiskers_the_intervals():
         ]
     names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert names == list(MODELS)
+
+
+def test_a_model_has_one_row_though_tables_of_localisation_name_its_map():
+    figure = draw_leaderboard(entries("scenes-cls", "scenes-loc"), columns=2)
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == list(MODELS)
 
 
 def test_points_are_the_paired_differences_in_the_colour_of_the_better_side():
@@ -159,9 +164,12 @@ def test_files_are_equal_each_time_and_as_wide_as_a_column(tmp_path, command, su
     ("arguments", "message"),
     [
         (("leaderboard", RESULTS, "--output", "f.jpg"), "ends with .pdf, .svg, .png"),
-        (("leaderboard", RESULTS, "--output", "f.pdf"), "choose with --datasets"),
+        (
+            ("leaderboard", RESULTS, "--protocols", "*", "--models", "*", "--output", "f.pdf"),
+            "choose with --datasets",
+        ),
         (("leaderboard", RESULTS, "--metrics", "ece", "--output", "f.pdf"), "nothing to draw"),
-        (("scaling", RESULTS, "--output", "f.pdf"), "a page has room for"),
+        (("scaling", RESULTS, "--protocols", "*", "--output", "f.pdf"), "a page has room for"),
         (("compare", RESULTS, "--output", "f.pdf"), "--model or --group twice"),
         (("compare", RESULTS, "--same-seeds", "--output", "f.pdf"), "--same-seeds needs --group"),
         (("curves", "nowhere", "--output", "f.pdf"), "name the folder of a training"),
