@@ -42,7 +42,7 @@ from cosmos_eval.results.table import TableOptions, select_metrics, split_patter
 from cosmos_eval.types import RunOptions, UsageError
 
 if TYPE_CHECKING:
-    from cosmos_eval.results.compare import Comparison, MetricTest
+    from cosmos_eval.results.compare import Comparison
     from cosmos_eval.results.labels import StoredResult
     from cosmos_eval.results.leaderboard.writers import Leaderboard
     from cosmos_eval.results.verify import Verdict
@@ -380,14 +380,15 @@ def compare(
         print_records(planned_cells, section=("dataset", "protocol"), texts=2, sort=sort)
         print_notes(comparison.notes)
         return
-    print_records(
-        [_test_cells(test, table_options) for test in shown_tests],
-        section=("data set", "protocol"),
-        texts=2,
-        sort=sort,
-    )
+    rows = []
+    for test in shown_tests:
+        cells = comparisons.to_cells(test, table_options)
+        rows.append(comparisons.join_error_components(cells, test.difference))
+    print_records(rows, section=("data set", "protocol"), texts=2, sort=sort)
     print_notes(comparison.notes)
-    _print_not_shown(len(tests) - len(shown_tests))
+    n_hidden = len(tests) - len(shown_tests)
+    if n_hidden:
+        print_notes([f"other metrics not shown: {n_hidden} (--all-metrics shows them)"])
 
 
 def _comparison_to_tex(comparison: Comparison, table_options: TableOptions) -> str:
@@ -399,19 +400,6 @@ def _comparison_to_tex(comparison: Comparison, table_options: TableOptions) -> s
         raise UsageError("no headline metric was compared: name metrics with --metrics")
     table = comparison_table(comparison, table_options)
     return PREAMBLE + to_latex(table, table_options.paper_columns)
-
-
-def _test_cells(test: MetricTest, table_options: TableOptions) -> dict[str, str | None]:
-    """Return the row of a test, with what its error consists of in the cell of the test."""
-    from cosmos_eval.results.compare import join_error_components, to_cells
-
-    return join_error_components(to_cells(test, table_options), test.difference)
-
-
-def _print_not_shown(n_metrics: int) -> None:
-    """Print a note on metrics that a table leaves out, if there are any."""
-    if n_metrics:
-        print_notes([f"other metrics not shown: {n_metrics} (--all-metrics shows them)"])
 
 
 def side_text(comparison: Comparison, side: int) -> str:

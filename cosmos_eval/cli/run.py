@@ -173,7 +173,13 @@ def run(
 
     n_failed = sum(result.error is not None for result in results)
     if is_main_process():
-        print_results(results, as_json=as_json, suite=suite, names_protocols=protocol is not None)
+        print_results(
+            results,
+            as_json=as_json,
+            suite=suite,
+            names_protocols=protocol is not None,
+            output=output,
+        )
         if suite is not None or keep_going:
             n_reused = sum(existing.get(result.pair) is result for result in results)
             n_measured = len(results) - n_reused - n_failed
@@ -258,6 +264,7 @@ def print_results(
     as_json: bool,
     suite: str | None = None,
     names_protocols: bool = False,
+    output: Path = RESULTS,
 ) -> None:
     """Print results as a table or as JSON; failed results are left out.
 
@@ -268,6 +275,7 @@ def print_results(
         as_json: True if JSON is printed in place of a table.
         suite: The name or file of the suite that was measured, whose score the table shows.
         names_protocols: Whether a user named the protocols, so that no variant is left out.
+        output: The folder of the results, which a note names.
     """
     from cosmos_eval.results.labels import StoredResult, distinct_results, label_results
     from cosmos_eval.results.leaderboard.entries import entries_of
@@ -308,7 +316,7 @@ def print_results(
             print_line(f"most confused by {measured}: {', '.join(mistakes)}", error=True)
     print_notes(dict.fromkeys(note for row in rows for note in row.provenance["notes"]))
     n_left_out = len(entries) - len(shown_entries)
-    print_left_out(n_left_out, "cosmos-eval leaderboard DIR --all")
+    print_left_out(n_left_out, f"cosmos-eval leaderboard {output} --all")
 
 
 def _suite_score(suite_name: str, entries: Sequence[Entry]) -> SuiteScore | None:

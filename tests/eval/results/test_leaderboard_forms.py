@@ -381,7 +381,7 @@ def test_run_leaves_out_variants_that_nobody_named(capsys):
     assert "cosmos-pairs" not in shown.out
     assert "first 2 only" in shown.out
     note = "results not shown: 1, variants of protocols, or other settings"
-    assert f"note: {note} (cosmos-eval leaderboard DIR --all shows them)\n" in shown.err
+    assert f"note: {note} (cosmos-eval leaderboard runs/eval --all shows them)\n" in shown.err
     print_results(results, as_json=False, names_protocols=True)
     shown = capsys.readouterr()
     assert "cosmos-pairs" in shown.out
