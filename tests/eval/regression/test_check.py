@@ -127,7 +127,16 @@ def test_a_renamed_model_is_found_by_its_hash(command, update, tmp_path, old_nam
     store(tmp_path / "fp32", "cls", model={"name": new_name})
     update("old")
     assert command("check", "new", "--baseline", "base.json").status == 0
-    assert command("check", "fp32", "--baseline", "base.json").status == 2
+    ended = command("check", "fp32", "--baseline", "base.json")
+    assert ended.status == 2
+    assert f"{new_name} on scenes-cls (scenes): is not in the baseline" in ended.out + ended.err
+
+
+def test_brackets_of_a_new_name_are_no_settings(command, update, tmp_path):
+    store(tmp_path / "old", "cls", model={"name": "clip"})
+    store(tmp_path / "new", "cls", model={"name": "ours (B/16)"})
+    update("old")
+    assert command("check", "new", "--baseline", "base.json").status == 0
 
 
 def test_a_loss_within_the_tolerance_passes(command, update, tmp_path):
