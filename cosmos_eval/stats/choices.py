@@ -86,7 +86,7 @@ def count_shared_best(image_features: Features, class_embeddings: Features) -> i
     n_shared = 0
     for _, scores in _score_blocks(image_features, class_embeddings):
         is_best = scores == scores.max(axis=1, keepdims=True)
-        n_shared += np.count_nonzero(is_best.sum(axis=1) > 1)
+        n_shared += int(np.count_nonzero(is_best.sum(axis=1) > 1))
     return n_shared
 
 
