@@ -36,6 +36,7 @@ _SCRIPT_EM = 8.0  # points, of \scriptsize, and about that of exponents
 # Widths in em of characters of cmr9 (its TFM file), rounded up; other characters have 0.6 em.
 _CHARACTER_WIDTHS = dict.fromkeys("ijl.,:;'|!I[]()/-", 0.4) | dict.fromkeys("mwMW%@", 1.06)
 _CHARACTER_WIDTHS |= dict.fromkeys("ABCDEFGHJKLNOPQRSTUVXYZ&_+−×<>", 0.8)
+_CHARACTER_WIDTHS |= dict.fromkeys("frst", 0.42) | dict.fromkeys("acegoz", 0.52)
 _FIGURE_SPACE = "\u2007"  # as wide as a digit
 _CHARACTER_WIDTHS |= dict.fromkeys(f"0123456789 {_FIGURE_SPACE}", 0.52)
 _OTHER_WIDTH = 0.6
@@ -341,7 +342,8 @@ def _text_column_widths(table: Table, layout: _Layout) -> list[_TextColumnWidth]
         With room for 190 points, columns that need 40, 100 and 200 points may have 40, 75 and 75.
     """
     value_columns = range(table.n_text_columns, len(table.heads))
-    room = layout.width - _values_width(table, value_columns, layout)
+    gaps_width = (table.n_text_columns - 1) * layout.gap
+    room = layout.width - gaps_width - _values_width(table, value_columns, layout)
     if room < _LEAST_TEXT_SHARE * layout.width:
         room = _TEXT_SHARE * layout.width
     needed_widths = [_column_width(table, column, layout) for column in range(table.n_text_columns)]
