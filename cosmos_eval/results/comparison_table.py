@@ -19,7 +19,7 @@ def comparison_table(comparison: Comparison, options: TableOptions) -> Table:
     """Return the table of a comparison for a paper, below a heading for each data set.
 
     The better side of a test is bold. A table for one column of a paper has no detectable
-    differences, and p-values without correction only if a metric has no other ones.
+    differences, and a single column of p-values: with Holm's correction if all metrics have it.
 
     Args:
         comparison: The comparison, with the tests that the table shows.
@@ -31,7 +31,7 @@ def comparison_table(comparison: Comparison, options: TableOptions) -> Table:
     titles = ["metric", "A", "B", "A − B"]
     if has_room or not all(is_corrected):
         titles.append("p")
-    if any(is_corrected):
+    if all(is_corrected) or (has_room and any(is_corrected)):
         titles.append("p (Holm)")
     if has_room:
         titles.append("detectable")
@@ -99,9 +99,10 @@ def _notes(comparison: Comparison, options: TableOptions, titles: list[str]) -> 
     """
     tests = comparison.tests
     if any(test.better for test in tests):
-        yield "Bold: better, by p (Holm) of at most 0.05."
-    if "p (Holm)" in titles:
-        yield "p (Holm): with Holm's correction for all headline metrics of the comparison."
+        yield (
+            "Bold: better, by a p-value of at most 0.05 with Holm's correction for all headline "
+            "metrics of the comparison."
+        )
     if options.intervals:
         yield "±, or + and -: how far the 95% interval of A − B reaches above and below it."
     if "detectable" in titles:

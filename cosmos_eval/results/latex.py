@@ -31,11 +31,12 @@ _LEAST_TEXT_SHARE = 0.3  # of the width: what values must leave for all columns 
 _TEXT_SHARE = 0.55  # of the width, for all columns of texts of a table that is split
 _BREAKING_LOSS = 1.2  # a text broken into lines needs about a fifth more room
 _TITLE_LENGTH = 9  # characters of a line of a title, unless a word is longer
-_STRETCH_OF_TWO_ENDS = 1.25  # distance of rows whose intervals have ends one above the other
+_HEIGHT_OF_TWO_ENDS = 13.75  # points, of a row whose intervals have ends one above the other
 _SCRIPT_EM = 8.0  # points, of \scriptsize, and about that of exponents
 # Widths in em of characters of cmr9 (its TFM file), rounded up; other characters have 0.6 em.
 _CHARACTER_WIDTHS = dict.fromkeys("ijl.,:;'|!I[]()/-", 0.4) | dict.fromkeys("mwMW%@", 1.06)
 _CHARACTER_WIDTHS |= dict.fromkeys("ABCDEFGHJKLNOPQRSTUVXYZ&_+−×<>", 0.8)
+_CHARACTER_WIDTHS |= dict.fromkeys("frst", 0.42) | dict.fromkeys("acegoz", 0.52)
 _FIGURE_SPACE = "\u2007"  # as wide as a digit
 _CHARACTER_WIDTHS |= dict.fromkeys(f"0123456789 {_FIGURE_SPACE}", 0.52)
 _OTHER_WIDTH = 0.6
@@ -136,7 +137,7 @@ def _row_heights(table: Table, layout: _Layout) -> list[float]:
     first row of a section includes the name of the section and the space above it.
     """
     column_widths = _text_column_widths(table, layout)
-    row_stretch = _row_stretch(table)
+    row_stretch = _row_stretch(table, layout)
     heights = []
     former_section = ""
     for row_index, row in enumerate(table.rows):
@@ -275,7 +276,7 @@ def _format_float(page: Table, layout: _Layout, page_number: int, n_pages: int) 
     caption = rf"\caption{{{caption_title}.}}"
     if notes:
         caption = rf"\caption[{{{caption_title}}}]{{{caption_title}. {notes}}}"
-    stretch = _row_stretch(page)
+    stretch = _row_stretch(page, layout)
     lines = [
         rf"\begin{{{layout.environment}}}",
         r"\centering",
@@ -284,7 +285,7 @@ def _format_float(page: Table, layout: _Layout, page_number: int, n_pages: int) 
         r"\medskip",
         layout.font,
         rf"\setlength{{\tabcolsep}}{{{layout.gap / 2:g}pt}}",
-        *([rf"\renewcommand{{\arraystretch}}{{{stretch:g}}}"] if stretch != 1 else []),
+        *([rf"\renewcommand{{\arraystretch}}{{{stretch:.2f}}}"] if stretch != 1 else []),
         rf"\begin{{tabular}}{{@{{}}{_column_types(page, layout)}@{{}}}}",
         r"\toprule",
         *_format_header(page),
@@ -310,10 +311,10 @@ def _column_types(table: Table, layout: _Layout) -> str:
     return types + "r" * n_value_columns
 
 
-def _row_stretch(table: Table) -> float:
+def _row_stretch(table: Table, layout: _Layout) -> float:
     """Return the distance of rows relative to lines, which is 1 unless intervals have two ends."""
     has_two_ends = any(len(cell.ends) == 2 for row in table.rows for cell in row)
-    return _STRETCH_OF_TWO_ENDS if has_two_ends else 1.0
+    return _HEIGHT_OF_TWO_ENDS / layout.line_height if has_two_ends else 1.0
 
 
 class _TextColumnWidth(NamedTuple):
@@ -341,7 +342,8 @@ def _text_column_widths(table: Table, layout: _Layout) -> list[_TextColumnWidth]
         With room for 190 points, columns that need 40, 100 and 200 points may have 40, 75 and 75.
     """
     value_columns = range(table.n_text_columns, len(table.heads))
-    room = layout.width - _values_width(table, value_columns, layout)
+    gaps_width = (table.n_text_columns - 1) * layout.gap
+    room = layout.width - gaps_width - _values_width(table, value_columns, layout)
     if room < _LEAST_TEXT_SHARE * layout.width:
         room = _TEXT_SHARE * layout.width
     needed_widths = [_column_width(table, column, layout) for column in range(table.n_text_columns)]

@@ -343,8 +343,7 @@ class _TaskTable:
 
     def _caption_notes(self) -> Iterator[str]:
         """Yield the sentences of a paper: numbers of samples, methods of intervals, versions."""
-        sizes = []
-        versions = []
+        sizes, versions, protocols = [], [], []
         methods_by_level: dict[float, list[tuple[str, str]]] = {}
         for table_column in self.columns:
             column = table_column.board_column
@@ -354,6 +353,7 @@ class _TaskTable:
                     continue
                 sizes.append((column.dataset, entry.stored.row.n_samples))
                 versions.append(entry.stored.row.provenance["version"])
+                protocols.append(table_column.protocol)
                 if self.options.intervals and column.metric in entry.intervals:
                     interval = entry.intervals[column.metric]
                     method = INTERVAL_METHODS.get(interval["method"], interval["method"])
@@ -366,7 +366,7 @@ class _TaskTable:
         for level, methods in methods_by_level.items():
             yield methods_sentence(f"{100 * level:g}% intervals", methods)
         coverage = "test images, not seeds" if methods_by_level else ""
-        yield measured_sentence(versions, self.protocols, coverage)
+        yield measured_sentence(versions, protocols, coverage)
 
     def _sorted_names(self) -> list[_RowName]:
         """Return the names of the rows in the order that the options ask for.
