@@ -224,7 +224,7 @@ def test_a_comparison_is_a_table():
         cosmos_eval.compare(RESULTS, models=models, groups=models)
 
 
-def test_a_leaderboard_is_a_table():
+def test_a_leaderboard_is_a_table(tmp_path):
     board = cosmos_eval.leaderboard(COSMOS, CLIP)
     rows = {(row.model, row.metric): row for row in board.frame.itertuples()}
     for path in (COSMOS, CLIP):
@@ -245,8 +245,13 @@ def test_a_leaderboard_is_a_table():
     assert set(chosen.frame.metric) == {"acc1", "acc5"}
     published = cosmos_eval.leaderboard(RESULTS, published=True, protocols="clearclip").frame
     assert set(published.source) == {"published"}
-    suite = cosmos_eval.leaderboard(RESULTS, suite="scenes").frame
-    assert suite.query("task == 'suite'").metric.unique().tolist() == ["mean"]
+    suite = tmp_path / "suite.yaml"
+    suite.write_text("datasets: {scenes: [scenes-cls]}\nscore: {metric: acc1}\n")
+    means = cosmos_eval.leaderboard(COSMOS, CLIP, suite=str(suite)).frame.query("task == 'suite'")
+    assert dict(zip(means.model, means.value, strict=True)) == {
+        "scenes-cosmos": hits_of(COSMOS).mean(),
+        "scenes-clip": hits_of(CLIP).mean(),
+    }
     with pytest.raises(UsageError, match="no results"):
         cosmos_eval.leaderboard(ROOT / "docs")
 
