@@ -85,7 +85,7 @@ def leaderboard(
         models: Only these models, in this order.
         datasets: Only these data sets, in this order.
         protocols: Only these protocols, in this order.
-        metrics: Only these metrics in the tables of notebooks. `frame` has all metrics.
+        metrics: Only these metrics; by default all in `frame`, and the usual ones in notebooks.
         ties: The test of ties with the best result: `paired` (of samples), `intervals` (whether
             they overlap), or `auto`.
 

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from cosmos_core.model.build import MODELS, Architecture, ModelKind, create_model
 from cosmos_core.model.clip import HEAD, MultiViewCLIP
+from cosmos_core.utils.errors import UsageError
 from cosmos_core.utils.files import write_atomically
 from cosmos_core.utils.text import parse_json
 
@@ -41,7 +42,7 @@ SNAPSHOTS = "snapshots"
 CHECKPOINT = "checkpoint.safetensors"
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UsageError, ValueError):
     """A checkpoint cannot be used. The message states the reason in one line."""
 
 

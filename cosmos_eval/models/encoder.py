@@ -420,7 +420,9 @@ def require_encoder(model: Any, model_name: str) -> None:
         missing_members = [name for name in members if not hasattr(model, name)]
         if missing_members:
             raise UsageError(
-                f"{model_name} is not a cosmos_eval.Encoder: it has no {', '.join(missing_members)}"
+                f"{model_name} is not a cosmos_eval.Encoder: it has no "
+                f"{', '.join(missing_members)}; wrap it in a subclass of cosmos_eval.TwoTower, as "
+                "examples/two_tower.py does"
             )
 
         faults = _find_info_faults(model.info)

@@ -68,8 +68,12 @@ def embed(
     """
     if isinstance(images_or_texts, str | os.PathLike | Image.Image):
         inputs: list[Input] = [images_or_texts]
-    else:
+    elif isinstance(images_or_texts, Iterable):
         inputs = list(images_or_texts)
+    else:
+        raise types.UsageError(
+            f"images or texts must be one or several, not {type(images_or_texts).__name__}"
+        )
     images, texts = _split_inputs(inputs)
     is_named_model = isinstance(model, str)
     model_options = types.ModelOptions(device=device, precision=precision)

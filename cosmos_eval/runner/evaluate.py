@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from cosmos_eval.runner.run import LoadedModel, measure, run_all
 
 def evaluate(
     model: str | Encoder,
-    dataset: str | Mapping[str, Any] | types.Protocol,
+    dataset: str | os.PathLike[str] | Mapping[str, Any] | types.Protocol,
     *,
     name: str | None = None,
     protocol: str | None = None,

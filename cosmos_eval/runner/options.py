@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from numbers import Integral
 from pathlib import Path
+from typing import Any, get_args
 
 from cosmos_core.utils.distributed import SINGLE_PROCESS, Distributed
 from cosmos_eval.embedding.cache import embeddings_folder
-from cosmos_eval.types import DataOptions, ModelOptions, RunOptions
+from cosmos_eval.types import (
+    Attention,
+    DataOptions,
+    ModelOptions,
+    Precision,
+    RunOptions,
+    UsageError,
+)
 
 
 def make_run_options(
@@ -37,8 +47,16 @@ def make_run_options(
         distributed: The processes that share the work.
 
     Raises:
-        UsageError: If options contradict each other.
+        UsageError: If a value is impossible, or if options contradict each other.
     """
+    _require_count("batch_size", batch_size, least=1)
+    _require_count("workers", workers, least=0)
+    if data_options.limit is not None:
+        _require_count("limit", data_options.limit, least=1)
+    _require_choice("precision", model_options.precision, get_args(Precision))
+    if model_options.attention is not None:
+        _require_choice("attention", model_options.attention, get_args(Attention))
+
     cache_folder = str(embeddings_folder()) if use_cache else None
     unfinished_folder = None if output is None else str(output / ".partial")
     return RunOptions(
@@ -52,3 +70,16 @@ def make_run_options(
         cache=cache_folder,
         distributed=distributed,
     )
+
+
+def _require_count(option: str, value: Any, *, least: int) -> None:
+    """Raise UsageError unless the value of an option is a whole number of at least `least`."""
+    is_count = isinstance(value, Integral) and int(value) >= least
+    if not is_count:
+        raise UsageError(f"{option} must be a whole number, {least} or more, not {value!r}")
+
+
+def _require_choice(option: str, value: Any, choices: Sequence[str]) -> None:
+    """Raise UsageError unless the value of an option is one of the choices."""
+    if value not in choices:
+        raise UsageError(f"{option} must be one of {', '.join(choices)}, not {value!r}")

@@ -113,7 +113,7 @@ def make_plan(
     *,
     suite: str | None = None,
     task: str = "all",
-    datasets: Sequence[str | Mapping[str, Any] | types.Protocol] = (),
+    datasets: Sequence[str | os.PathLike[str] | Mapping[str, Any] | types.Protocol] = (),
     protocol_names: Sequence[str] = (),
     models: Sequence[str] = (),
     names: Sequence[str | None] = (),
@@ -245,7 +245,7 @@ def _require_guidable(auxiliary: str, protocols: Sequence[types.Protocol]) -> No
 
 def _choose_protocols(
     task: str,
-    datasets: Sequence[str | Mapping[str, Any] | types.Protocol],
+    datasets: Sequence[str | os.PathLike[str] | Mapping[str, Any] | types.Protocol],
     protocol_names: Sequence[str],
 ) -> Sequence[types.Protocol]:
     """Return the protocols of data sets, or of the embedded data sets if none is named.

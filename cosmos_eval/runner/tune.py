@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -409,7 +410,7 @@ def _passes_over_images(
 
 def tuned_plan(
     path: Path,
-    datasets: Sequence[str | Mapping[str, Any] | Protocol],
+    datasets: Sequence[str | PathLike[str] | Mapping[str, Any] | Protocol],
     models: Sequence[ModelSpec],
     options: RunOptions,
     *,

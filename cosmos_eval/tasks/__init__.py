@@ -4,6 +4,7 @@ Modules are imported when a task is looked up, and import torch only to measure.
 bring tasks of their own by entry points of the group `cosmos_eval.tasks`, which name a subclass.
 """
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -236,7 +237,8 @@ def metric_of(task: str, name: str) -> Metric:
 
 
 def find_protocol(
-    dataset: str | Mapping[str, Any] | Protocol, protocol_name: str | None = None
+    dataset: str | os.PathLike[str] | Mapping[str, Any] | Protocol,
+    protocol_name: str | None = None,
 ) -> Protocol:
     """Return the protocol by which a data set is measured: its classes, prompts and constants.
 
@@ -246,11 +248,19 @@ def find_protocol(
         protocol_name: The name of one of the protocols of a known data set; None for the usual
             one. It must be None unless `dataset` is the name of a known data set.
 
-    Raises UsageError for an unknown name, with the nearest known ones, and for a faulty file.
+    Raises UsageError for an unknown name, with the nearest known ones, for a faulty file, and for
+    an object that is none of these.
     """
     from cosmos_eval.data.user_yaml import parse_protocol, read_protocol
     from cosmos_eval.protocols import find_known  # which makes images
 
+    if isinstance(dataset, os.PathLike):
+        dataset = os.fspath(dataset)
+    if not isinstance(dataset, str | Mapping | Protocol):
+        raise UsageError(
+            "a data set must be a name, a YAML file, a dict with the keys of such a file, or a "
+            f"protocol, not {type(dataset).__name__}"
+        )
     is_path = isinstance(dataset, str) and Path(dataset).suffix in (".yaml", ".yml")
     if isinstance(dataset, str) and not is_path:
         return find_known(dataset, protocol_name)

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
 import sys
 import venv
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from scipy.stats import binomtest
+from support.models import store
+from support.pages import blocks
+from support.rows import PROVENANCE, make_row
 
 import cosmos_core
 import cosmos_eval
@@ -180,3 +188,155 @@ def test_a_wheel_brings_types(tmp_path):
         'Argument 1 to "embed" has incompatible type "int"',
         'Argument 2 to "create_model" has incompatible type "Literal[7]"',
     ]
+
+
+RESULTS = ROOT / "results"
+COSMOS, CLIP = (
+    RESULTS / f"{model}__scenes-cls__scenes.json" for model in ("scenes-cosmos", "scenes-clip")
+)
+
+
+def hits_of(result: Path) -> np.ndarray:
+    """Whether each image is classified right, from the stored samples of a result."""
+    with np.load(result.parent / json.loads(result.read_text())["samples"]) as samples:
+        return samples["labels"] == samples["top5"][:, 0]
+
+
+def test_a_comparison_is_a_table():
+    comparison = cosmos_eval.compare(COSMOS, str(CLIP))
+    (row,) = comparison.frame.query("metric == 'acc1'").to_dict("records")
+    a, b = hits_of(COSMOS), hits_of(CLIP)
+    assert (row["dataset"], row["samples"], row["better"]) == ("scenes-cls", len(a), "A")
+    assert (row["a"], row["b"]) == (a.mean(), b.mean())
+    assert row["difference"] == pytest.approx(a.mean() - b.mean())
+    n_only_a = int((a & ~b).sum())
+    n_discordant = int((a != b).sum())
+    assert row["p_value"] == pytest.approx(binomtest(n_only_a, n_discordant).pvalue)
+    assert row["low"] < row["difference"] < row["high"]
+
+    html = comparison._repr_html_()
+    assert "<h2>scenes-cosmos (A) and scenes-clip (B)</h2>" in html
+    assert f"<td>{100 * a.mean():.2f}</td>\n<td>{100 * b.mean():.2f}</td>" in html
+    models = ["scenes-cosmos", "scenes-clip"]
+    with pytest.raises(UsageError, match="no result of model 'scenes-clap'"):
+        cosmos_eval.compare(RESULTS, models=["scenes-cosmos", "scenes-clap"])
+    with pytest.raises(UsageError, match="without --model"):
+        cosmos_eval.compare(RESULTS, models=models, groups=models)
+
+
+def test_a_leaderboard_is_a_table(tmp_path):
+    board = cosmos_eval.leaderboard(COSMOS, CLIP)
+    rows = {(row.model, row.metric): row for row in board.frame.itertuples()}
+    for path in (COSMOS, CLIP):
+        record = json.loads(path.read_text())
+        for metric, value in record["metrics"].items():
+            row = rows.pop((record["model"]["spec"], metric))
+            interval = record["intervals"].get(metric, {"low": None, "high": None})
+            assert row.value == value
+            if interval["low"] is not None:
+                assert (row.low, row.high) == (interval["low"], interval["high"])
+    assert rows == {}
+    best = board.frame.query("best == 'yes' and metric == 'acc1'")
+    assert best.model.tolist() == ["scenes-cosmos"]
+
+    assert f"<b>{100 * hits_of(COSMOS).mean():.1f}</b>" in board._repr_html_()
+    chosen = cosmos_eval.leaderboard(RESULTS, datasets="scenes-cls,scenes-cls-*", metrics=["acc*"])
+    assert set(chosen.frame.dataset) == {"scenes-cls", "scenes-cls-small"}
+    assert set(chosen.frame.metric) == {"acc1", "acc5"}
+    published = cosmos_eval.leaderboard(RESULTS, published=True, protocols="clearclip").frame
+    assert set(published.source) == {"published"}
+    suite = tmp_path / "suite.yaml"
+    suite.write_text("datasets: {scenes: [scenes-cls]}\nscore: {metric: acc1}\n")
+    means = cosmos_eval.leaderboard(COSMOS, CLIP, suite=str(suite)).frame.query("task == 'suite'")
+    assert dict(zip(means.model, means.value, strict=True)) == {
+        "scenes-cosmos": hits_of(COSMOS).mean(),
+        "scenes-clip": hits_of(CLIP).mean(),
+    }
+    with pytest.raises(UsageError, match="no results"):
+        cosmos_eval.leaderboard(ROOT / "docs")
+
+
+def test_a_check_is_a_table(command, tmp_path):
+    store(tmp_path / "old", "cls", 0.7)
+    words = ("--baseline", "b.json", "--update", "--reason", "the first one")
+    assert command("check", "old", *words).status == 0
+    report = cosmos_eval.check("old", "b.json")
+    assert (report.status, set(report.frame.change)) == (0, {0.0})
+
+    store(tmp_path / "new", "cls", 0.3, 1)
+    report = cosmos_eval.check([tmp_path / "new"], tmp_path / "b.json")
+    assert report.status == 1
+    (row,) = report.frame.query("metric == 'acc1'").to_dict("records")
+    (old,), (new,) = ((tmp_path / name).glob("*.json") for name in ("old", "new"))
+    assert (row["baseline"], row["new"]) == (hits_of(old).mean(), hits_of(new).mean())
+    assert (row["decision"], row["gated"]) == ("regression", True)
+    assert f"<h2>{report.verdict}</h2>" in report._repr_html_()
+    with pytest.raises(UsageError, match=r"c\.json"):
+        cosmos_eval.check("old", "c.json")
+
+
+def test_a_report_is_the_page_of_the_command(command, tmp_path):
+    words = ("--output", "a.html", "--no-pictures", "--no-published")
+    assert command("report", RESULTS, *words).status == 0
+    for _ in range(2):  # by its function first, then by the package of this name
+        written = cosmos_eval.report(RESULTS, "b.html", pictures=False, published=False)
+        assert written == Path("b.html")
+    assert (tmp_path / "b.html").read_bytes() == (tmp_path / "a.html").read_bytes()
+    with pytest.raises(UsageError, match=r"end its name in \.html"):
+        cosmos_eval.report(RESULTS, "b.pdf")
+
+
+def test_a_result_is_shown_as_a_table_by_notebooks(tmp_path):
+    provenance = {**PROVENANCE, "notes": ["5% < 10%"]}
+    row = make_row(metrics={"acc1": 0.5, "acc5": 0.75}, provenance=provenance)
+    html = replace(row, model={**row.model, "name": "<b>"})._repr_html_()
+    assert "&lt;b&gt;" in html
+    assert "<b>" not in html
+    assert re.search(r'<th scope="row">acc1</th>\n<td>50.0', html)
+    assert re.search(r'<th scope="row">acc5</th>\n<td>75.0', html)
+    assert "<li>5% &lt; 10%</li>" in html
+
+
+@pytest.mark.parametrize("page", ["results", "comparing", "leaderboard"])
+def test_python_examples_of_the_pages_run(page, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    path = ROOT / "docs" / f"{page}.md"
+    names: dict[str, object] = {}
+    for block in blocks(path, "python"):
+        exec(block, names)
+    assert "scenes-cls" in capsys.readouterr().out or page == "comparing"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model": torch.nn.Linear(2, 2)}, r"Linear is not a cosmos_eval\.Encoder: .*\.TwoTower"),
+        ({"model": Path("last.pt")}, "PosixPath is not a cosmos_eval.Encoder"),
+        ({"model": "cosmos:none.pt"}, "'cosmos:none.pt': no such file"),
+        ({"model": "openclip:ViT-B-32/none.pt"}, "'none.pt' is neither a file nor"),
+        ({"dataset": 7}, "a data set must be a name, a YAML file, .* not int"),
+        ({"dataset": None}, "a data set must be a name, a YAML file, .* not NoneType"),
+        ({"dataset": Path("none.yaml")}, "none.yaml: no such file"),
+        ({"limit": 0}, "limit must be a whole number, 1 or more, not 0"),
+        ({"limit": "3"}, "limit must be a whole number, 1 or more, not '3'"),
+        ({"batch_size": 0}, "batch_size must be a whole number, 1 or more, not 0"),
+        ({"workers": -1}, "workers must be a whole number, 0 or more, not -1"),
+        ({"precision": "fp8"}, "precision must be one of fp32, .* not 'fp8'"),
+        ({"attention": "none"}, "attention must be one of vanilla, .* not 'none'"),
+    ],
+)
+def test_faults_of_users_are_usage_errors(options, message):
+    arguments = {"model": "scenes-clip", "dataset": "scenes-cls", "limit": 2, **options}
+    model, dataset = arguments.pop("model"), arguments.pop("dataset")
+    with pytest.raises(UsageError, match=message):
+        cosmos_eval.evaluate(model, dataset, **arguments)
+
+
+def test_missing_checkpoints_and_modules_are_usage_errors_everywhere(save_colour, tmp_path):
+    with pytest.raises(UsageError, match=r"none.pt: no such checkpoint"):
+        cosmos_core.load_model("none.pt", "ViT-B-16")
+    image = save_colour(tmp_path / "red.png", "red")
+    with pytest.raises(UsageError, match=r"a model must be a name such as .* not Linear"):
+        cosmos_eval.attend(image, "a car", torch.nn.Linear(2, 2))
+    with pytest.raises(UsageError, match="images or texts must be one or several, not int"):
+        cosmos_eval.embed("scenes-clip", 7)

@@ -58,6 +58,10 @@ def attend(
     Raises:
         UsageError: for bad input.
     """
+    if not isinstance(model, str):
+        raise UsageError(
+            f"a model must be a name such as 'scenes-cosmos', not {type(model).__name__}"
+        )
     options = compute.AttendOptions(
         kind=kind, heads=heads, attention=attention, device=device, precision=precision
     )

@@ -1,5 +1,6 @@
 """Snapshot files: what stays, what is passed over, what is refused."""
 
+import gc
 import os
 import random
 import signal
@@ -178,6 +179,7 @@ def background():
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     yield SINGLE_PROCESS.in_background()
     dist.destroy_process_group()
+    gc.collect()  # a process that is forked later would wait for ever when it frees the group
 
 
 @pytest.fixture
