@@ -19,7 +19,7 @@ from playwright.sync_api import Browser, Locator, Page
 
 ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "tests"))
-from support.report_pages import OPEN_ALL, open_browser  # noqa: E402
+from support.report_pages import open_browser  # noqa: E402
 
 WIDTH, MARGIN = 1240, 24
 BOARD = "section.board:has(h3:text-is('Protocol scenes'))"
@@ -49,7 +49,8 @@ def _opened(browser: Browser, path: Path) -> Page:
     subprocess.run(command, cwd=ROOT, check=True)
     page = browser.new_page(viewport={"width": WIDTH, "height": 900})
     page.goto(path.as_uri())
-    page.evaluate(OPEN_ALL)
+    for section in ("compare", "leaderboards", "examples"):
+        page.locator(f"#{section} > details").evaluate("details => { details.open = true; }")
     page.locator(f"{BOARD} .chart").first.scroll_into_view_if_needed()
     page.locator(f"{BOARD} .plot svg").first.wait_for()
     # The second model is wiped over the first one, up to the middle.
