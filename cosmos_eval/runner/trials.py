@@ -119,7 +119,7 @@ class TrialFiles:
         is_valid = (
             isinstance(stored, dict)
             and _is_unchanged(stored)
-            and stored["search"] == self._identity_sha256
+            and stored.get("search") == self._identity_sha256
         )
         if not is_valid:
             report_note(f"{self._partial_path} is damaged or was edited, and is ignored")

@@ -45,9 +45,9 @@ def test_lines_say_how_long_is_left(clock, capsys):
         (10, Progress("images", 20, 100), "a: images 20/100, 0:00:40 left\n"),
         (5, Progress("images", 40, 100), ""),
         (5, Progress("images", 60, 100), "a: images 60/100, 0:00:13 left\n"),
-        # The second half of another set is ready at once.
-        (0, Progress("images", 50, 100, "50 are ready"), "a: 50 are ready\n"),
-        (10, Progress("images", 55, 100), "a: images 55/100, 0:01:30 left\n"),
+        # Thirty images are ready at once.
+        (0, Progress("images", 90, 100, "30 are ready"), "a: 30 are ready\n"),
+        (10, Progress("images", 95, 100), "a: images 95/100, 0:00:10 left\n"),
         # The next set begins.
         (10, Progress("images", 0, 8), "a: images 0/8\n"),
         (20, Progress("images", 5, 8), "a: images 5/8, 0:00:12 left\n"),

@@ -1,5 +1,6 @@
 """Settings chosen on training images, and measured on the test set."""
 
+import hashlib
 import json
 import os
 import re
@@ -23,7 +24,7 @@ from cosmos_eval.results.store import result_paths
 from cosmos_eval.runner import trials
 from cosmos_eval.runner.tune import make_search, tune
 from cosmos_eval.tasks import label_maps
-from cosmos_eval.tasks.segmentation import tuning
+from cosmos_eval.tasks.segmentation import TASK, tuning
 from cosmos_eval.types import RunOptions, UsageError, no_progress
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
@@ -309,23 +310,26 @@ def test_a_trial_scores_what_a_run_measures(search, encoder):
     assert scores == [measure(encoder, one, options).metrics["mIoU"] for one in protocols]
 
 
-def test_counts_go_on_at_any_image(search, encoder, encoded):
-    """Shards have three images, so that the next image may be in the middle of one."""
-    options = RunOptions(batch_size=8)
-    protocols = [tuning.with_setting(search.protocol, one) for one in search.settings[:3]]
-    protocols = [one for one in protocols if one.window == protocols[0].window]
-    scorer = tuning.Scorer(encoder, search.data, options)
+def test_counts_go_on_at_any_image(protocol, encoder, encoded, write_set, monkeypatch, tmp_path):
+    """Seven images of one window are in shards of three, and in batches of two at most."""
+    monkeypatch.setattr(label_maps, "IMAGES_PER_SHARD", 3)
+    write_set(tmp_path, {f"{i}": (32, 32) for i in range(7)})
+    options = RunOptions(data_root=str(tmp_path), batch_size=2)
+    protocol = replace(protocol, window=None, short_side=32)
+    protocols = [protocol, replace(protocol, prob_thd=0.3)]
+    scorer = tuning.Scorer(encoder, TASK.open_data(protocol, options), options)
     whole = list(scorer.count_images(protocols))
     assert [counts.n_images for counts in whole] == [1, 2, 3, 4, 5, 6, 7]
-    n_windows = sum(encoded)
-    for counts in whole:
+    assert encoded == [2, 1, 2, 1, 1]
+    # The batches that are encoded after 1, 2, ... 7 images were counted.
+    expected_batches = ([2, 1, 2, 1, 1], [1, 2, 1, 1], [2, 1, 1], [2, 1, 1], [1, 1], [1], [])
+    for counts, batches in zip(whole, expected_batches, strict=True):
         encoded.clear()
         later = list(scorer.count_images(protocols, counts))
+        assert encoded == batches
         assert [one.n_images for one in later] == list(range(counts.n_images + 1, 8))
         for one, expected in zip(later, whole[counts.n_images :], strict=True):
             np.testing.assert_array_equal(one.areas, expected.areas)
-        # The shard of the next image begins again, except for its batches that are counted.
-        assert sum(encoded) < n_windows or counts.n_images < 3
 
 
 def test_an_interrupted_search_goes_on(search, encoder, encoded, monkeypatch, tmp_path):
@@ -364,6 +368,7 @@ def test_an_interrupted_search_goes_on(search, encoder, encoded, monkeypatch, tm
     ]
     assert steps[0].done == 11
     assert again.scores == whole.scores
+    assert sorted(files_of(tmp_path / "half")) == ["scenes-clip.trials.json", "scenes-clip.yaml"]
     assert files_of(tmp_path / "half") == files_of(tmp_path / "whole")
     encoded.clear()
     tune(*run, tmp_path / "half", no_progress)
@@ -374,7 +379,7 @@ def test_an_interrupted_search_goes_on(search, encoder, encoded, monkeypatch, tm
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {path.name: path.read_bytes() for path in folder.glob("[!.]*")}
 
 
 def start_and_stop(search, run, folder, image=4):
@@ -390,6 +395,14 @@ def start_and_stop(search, run, folder, image=4):
     return path
 
 
+def of_another_search(content: str) -> str:
+    """The same file as another search would write it, with its own hash."""
+    stored = json.loads(content) | {"search": "0" * 64}
+    del stored["sha256"]
+    text = json.dumps(stored, sort_keys=True, separators=(",", ":"))
+    return json.dumps({**stored, "sha256": hashlib.sha256(text.encode()).hexdigest()})
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -398,6 +411,7 @@ def start_and_stop(search, run, folder, image=4):
         lambda content: content.replace('"images": 3', '"images": 2'),
         lambda content: json.dumps({**json.loads(content), "search": "0" * 64}),
         lambda content: "[1]",
+        of_another_search,
     ],
 )
 def test_a_damaged_or_edited_partial_search_is_ignored(
@@ -494,7 +508,7 @@ def test_a_stopped_command_goes_on(halves, command, number):
     if number == signal.SIGINT:
         assert process.returncode == 130
         assert err.splitlines()[-1] == "cosmos-eval: interrupted; the same command resumes"
-    (path,) = Path("tuned").iterdir()
+    (path,) = Path("tuned").glob("[!.]*")
     assert path.name.endswith(".partial.json")
 
     ended = command("tune", *arguments)
