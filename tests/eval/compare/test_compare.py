@@ -323,6 +323,7 @@ def test_results_that_do_not_say_their_samples(command, tmp_path):
         (["a", "a", "--model", "x", "--model", "y", "--model", "z"], "at most twice"),
         (["a", "a", "--model", "scenes-clop"], "model 'scenes-clop'; nearest: scenes-cosmos$"),
         (["two", "a"], "two has several models"),
+        (["a", "--group", "x", "--group", "y"], "is called 'x'; nearest: scenes-cosmos$"),
     ],
 )
 def test_usage_errors(command, tmp_path, arguments, message):
