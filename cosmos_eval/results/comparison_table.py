@@ -68,6 +68,11 @@ def _side_name(comparison: Comparison, side: int) -> str:
     return f"{name}, {n_trainings} training{'' if n_trainings == 1 else 's'}"
 
 
+def _metric_title(test: MetricTest) -> str:
+    """Return what tables call the metric of a test, such as "image to text R@1"."""
+    return test.metric_record.label or test.metric.replace("_", " ")
+
+
 def _test_cells(test: MetricTest, options: TableOptions) -> dict[str, Cell]:
     """Return the cells of a test by the titles of their columns."""
     metric, decimals = test.metric_record, options.decimals
@@ -77,7 +82,7 @@ def _test_cells(test: MetricTest, options: TableOptions) -> dict[str, Cell]:
     interval = difference.interval()._asdict() if options.intervals else None
     change = round_metric(metric, difference.difference, decimals)
     return {
-        "metric": Cell(metric.label or test.metric.replace("_", " ")),
+        "metric": Cell(_metric_title(test)),
         "A": Cell(metric_text(metric, difference.a, decimals), best=test.better == "A"),
         "B": Cell(metric_text(metric, difference.b, decimals), best=test.better == "B"),
         "A − B": Cell(
@@ -113,8 +118,8 @@ def _notes(comparison: Comparison, options: TableOptions, titles: list[str]) -> 
     yield sizes_sentence((test.dataset, test.difference.units) for test in tests)
     methods: list[tuple[str, str]] = []
     for test in tests:
-        title = test.metric_record.label or test.metric.replace("_", " ")
-        methods.append((title, TEST_METHODS.get(test.difference.method, test.difference.method)))
+        method = test.difference.method
+        methods.append((_metric_title(test), TEST_METHODS.get(method, method)))
     yield methods_sentence("Paired tests and their 95% intervals", methods)
     compares_groups = any(isinstance(test.difference, GroupDifference) for test in tests)
     coverage = "seeds and test images" if compares_groups else "test images, not seeds"

@@ -5,8 +5,8 @@ several ones if it is longer than a page, or wider than the text: a column of a 
 (`table`), both columns (`table*`), or the text of LaTeX's `article`, the narrowest of usual classes
 of one column.
 
-Numbers line up in their columns, and so do their intervals: whatever a cell has not got behind its
-number, such as a mark, becomes a `\phantom` as wide as what other cells of the column have.
+Numbers line up in their columns, and so do their intervals: a mark or an interval that a cell lacks
+becomes a `\phantom`, which is as wide as the one of other cells in the column.
 """
 
 import re
@@ -559,8 +559,8 @@ def _format_number(cell: Cell, layout: _Layout) -> _Part:
         "-1.42x" -> `$-$1.42$\times$`, "6.3e-05" -> `6.3$\times10^{-5}$`, "" -> `--`
     """
     # A minus, a factor and a power of ten are wider than the characters that stand for them.
-    signs = cell.text.translate(_WIDE_SIGNS)
-    width = _text_width(signs or _NO_NUMBER, layout.em)
+    wide_text = cell.text.translate(_WIDE_SIGNS)
+    width = _text_width(wide_text or _NO_NUMBER, layout.em)
     if cell.text in ("", "-"):
         return _Part(_NO_NUMBER, width)
     value = latex_text(cell.text)

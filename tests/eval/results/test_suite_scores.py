@@ -121,7 +121,7 @@ def test_every_form_has_the_table(results, capsys):
     assert suite["models"][0]["ranks"] == [1, 2]
     texts = [one.text.strip() for one in Page(printed(capsys, results, "html")).elements]
     assert {"Suite own (%)", "62.5", "1 of 2"} <= set(texts)
-    assert r"lacks & - & - & 1 of 2 & - & 80.0" in printed(capsys, results, "tex")
+    assert r"lacks & -- & -- & 1 of 2 & -- & 80.0" in printed(capsys, results, "tex")
     assert "Suite own (%)" in printed(capsys, results, "table")
 
 
