@@ -113,8 +113,7 @@ def test_inputs_that_are_the_same_may_have_the_same_feature(tmp_path: Path):
 
 def test_texts_that_a_vocabulary_does_not_know(capsys: pytest.CaptureFixture[str]):
     model = make(tokenize=lambda texts: torch.ones(len(texts), 9, dtype=torch.long))
-    with pytest.warns(UserWarning, match="did not fit"):
-        assert cosmos_eval.embed(model, ["un chien", "un chat"], progress=True).shape == (2, 16)
+    assert cosmos_eval.embed(model, ["un chien", "un chat"], progress=True).shape == (2, 16)
     assert (
         "mine has the same tokens for 2 different texts: it knows no word"
         in capsys.readouterr().err

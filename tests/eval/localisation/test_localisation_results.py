@@ -39,7 +39,7 @@ def test_tables_tell_the_kinds_of_maps_apart(command, tmp_path):
         ("localisation-similarity", "scenes-clip"),
         ("localisation-similarity", "scenes-cosmos"),
     ]
-    markdown = command("leaderboard", "all", "--format", "md").out
+    markdown = command("leaderboard", "all", "--all", "--format", "md").out
     assert markdown.count("scenes-loc (localisation) mass / area |") == 1
     assert markdown.count("scenes-loc (localisation-similarity) mass / area |") == 1
     rows = [line for line in markdown.splitlines() if line.startswith("| scenes-")]
@@ -81,7 +81,7 @@ def test_both_families_of_a_folder_are_compared(command, tmp_path):
     for test in found["tests"]:
         if test["metric"] == "mass_over_area_small":
             row = f"{test['a']:.2f} {test['b']:.2f} "
-            assert row in " ".join(command("compare", "all", "all", *models).out.split())
+            assert row in " ".join(command("compare", "all", *models, "--all-metrics").out.split())
     area = next(test for test in found["tests"] if test["metric"] == "area")
     assert (area["difference"], area["p_value"]) == (0, 1)
 
