@@ -74,7 +74,7 @@ def make_run_options(
 
 def _require_count(option: str, value: Any, *, least: int) -> None:
     """Raise UsageError unless the value of an option is a whole number of at least `least`."""
-    is_count = isinstance(value, Integral) and value >= least
+    is_count = isinstance(value, Integral) and int(value) >= least
     if not is_count:
         raise UsageError(f"{option} must be a whole number, {least} or more, not {value!r}")
 

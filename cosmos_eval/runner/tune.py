@@ -6,6 +6,7 @@ All models try the same settings: they have one space, budget, seed and split.
 from __future__ import annotations
 
 import json
+import os
 from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -390,7 +391,7 @@ def _stored_scores(path: Path, identity: Mapping[str, Any], n_settings: int) -> 
 
 def tuned_plan(
     path: Path,
-    datasets: Sequence[str | Mapping[str, Any] | Protocol],
+    datasets: Sequence[str | os.PathLike[str] | Mapping[str, Any] | Protocol],
     models: Sequence[ModelSpec],
     options: RunOptions,
     *,
