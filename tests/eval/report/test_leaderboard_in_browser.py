@@ -55,3 +55,14 @@ def test_a_table_is_copied_with_the_names_above_its_titles(open_page, file):
     (best,) = (line for line in lines if line.startswith("b "))
     assert best.startswith(r"b & \textbf{75.0")
     assert r"a\_1 & 50.0 &" in "\n".join(lines)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1440), ("dark", 360)])
+def test_axe_finds_no_violation(open_page, file, scheme, width):
+    from axe_playwright_python.sync_playwright import Axe
+
+    page = open_page(file, color_scheme=scheme, viewport={"width": width, "height": 800})
+    found = Axe().run(page).response["violations"]
+    assert [(one["id"], [node["html"] for node in one["nodes"]]) for one in found] == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
