@@ -321,7 +321,7 @@ def test_counts_go_on_at_any_image(protocol, encoder, encoded, write_set, monkey
     scorer = tuning.Scorer(encoder, TASK.open_data(protocol, options), options)
     whole = list(scorer.count_images(protocols))
     assert [counts.n_images for counts in whole] == [1, 2, 3, 4, 5, 6, 7]
-    assert encoded == [2, 1, 2, 1, 1]
+    assert encoded[-5:] == [2, 1, 2, 1, 1]  # after a trial of the attention
     # The batches that are encoded after 1, 2, ... 7 images were counted.
     expected_batches = ([2, 1, 2, 1, 1], [1, 2, 1, 1], [2, 1, 1], [2, 1, 1], [1, 1], [1], [])
     for counts, batches in zip(whole, expected_batches, strict=True):
