@@ -98,13 +98,13 @@ def _print_faults(diagnosis: Diagnosis) -> None:
 def _diagnosis_record(diagnosis: Diagnosis) -> dict[str, str | None]:
     """Return the row of the table of `data doctor` for a data set, by the headings of the columns.
 
-    For example `{"dataset": "voc20", "whole": "NO", "images": "1448 of 1449", ...}`. Values that
+    For example `{"dataset": "voc20", "complete": "NO", "images": "1448 of 1449", ...}`. Values that
     the data set does not have are None.
     """
     return {
         "dataset": diagnosis.dataset,
         "task": diagnosis.task,
-        "whole": "yes" if diagnosis.whole else "NO",
+        "complete": "yes" if diagnosis.whole else "NO",
         "images": _count_text(diagnosis.images, diagnosis.expected),
         "captions": _count_text(diagnosis.captions, diagnosis.expected_captions),
         "items": _count_text(diagnosis.items, diagnosis.expected_items),

@@ -249,7 +249,7 @@ def test_other_tasks_are_checked_as_before_a_run(tmp_path, command):
     assert "checked for cls: class folders" in ended.out
     # Columns without a value are left out.
     header, _, row, *_ = (line.split() for line in ended.out.splitlines() if line.strip())
-    assert header == ["dataset", "task", "whole", "images", "decoded", "classes", "folder"]
+    assert header == ["dataset", "task", "complete", "images", "decoded", "classes", "folder"]
     assert row[:10] == ["photos", "cls", "yes", "2", "of", "2", "2", "of", "2", "2"]
     (tmp_path / "photos/b/one.png").unlink()
     ended = command("data", "doctor", path)
