@@ -1,6 +1,7 @@
 """Suggestions for names of models that users mistype: an architecture alone, or a path alone."""
 
 import importlib.util
+import os
 import re
 from pathlib import Path
 
@@ -82,13 +83,14 @@ def suggest_architecture(text: str) -> str | None:
 
 def _suggest_for_folder(text: str) -> str | None:
     """Return the specification of the model in a folder; None if there is no model or no folder."""
+    # Unlike Path.is_file, os.path.isfile raises no error for a text too long for a file's name.
     folder = Path(text)
-    if (folder / DESCRIPTION).is_file():
+    if os.path.isfile(folder / DESCRIPTION):
         return f"openclip:{text}"
-    if (folder / "config.json").is_file():
+    if os.path.isfile(folder / "config.json"):
         return f"hf:{text}"
     checkpoint = folder / "checkpoint.safetensors"  # as `cosmos-train` writes it
-    if checkpoint.is_file():
+    if os.path.isfile(checkpoint):
         return f"cosmos:{checkpoint}"
     return None
 

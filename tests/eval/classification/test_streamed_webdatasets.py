@@ -86,7 +86,8 @@ def measured(ended: Any) -> dict[str, Any]:
 def test_the_result_is_that_of_the_downloaded_set_and_few_archives_lie_on_the_disk(
     kind: str, stl10: Hub, command: Any, temporary: Path, tiny_archs: dict[str, str]
 ) -> None:
-    captions = tuple(f"a {colour}\none of {i}" for i, colour in enumerate(COLOURS))
+    words = ("red", "green", "blue")  # which the model knows
+    captions = tuple(f"a {words[i % 3]} {colour}\none of {i}" for i, colour in enumerate(COLOURS))
     stl10.files[f"{FLICKR}/dataset_type.txt"] = b"retrieval\n"
     stl10.files[f"{FLICKR}/test/nshards.txt"] = b"10\n"
     for i, content in enumerate(archives(captions, "txt")):
