@@ -294,7 +294,7 @@ def test_a_result_is_shown_as_a_table_by_notebooks(tmp_path):
     assert "&lt;b&gt;" in html
     assert "<b>" not in html
     assert re.search(r'<th scope="row">acc1</th>\n<td data-value="[^"]*">50.0', html)
-    assert re.search(r'<th scope="row">acc5</th>\n<td>75.0', html)
+    assert re.search(r'<th scope="row">acc5</th>\n<td data-value="[^"]*">75.0', html)
     assert "<li>5% &lt; 10%</li>" in html
 
 
