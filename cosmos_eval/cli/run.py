@@ -274,7 +274,7 @@ def print_results(
         results: The results of a run.
         as_json: True if JSON is printed in place of a table.
         suite: The name or file of the suite that was measured, whose score the table shows.
-        names_protocols: Whether a user named the protocols, so that no variant is left out.
+        names_protocols: True if a user named the protocols, so that no variant is left out.
         output: The folder of the results, which a note names.
     """
     from cosmos_eval.results.labels import StoredResult, distinct_results, label_results

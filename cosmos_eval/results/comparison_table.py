@@ -99,7 +99,7 @@ def _notes(comparison: Comparison, options: TableOptions, titles: list[str]) -> 
 
     Args:
         comparison: The comparison, with the tests that the table shows.
-        options: Whether intervals are shown, and whether the caption states methods.
+        options: True if intervals are shown, and whether the caption states methods.
         titles: The titles of the columns.
     """
     tests = comparison.tests

@@ -446,7 +446,7 @@ def _hits(
         protocol: The protocol, with the rule for items of two images and two captions.
         data: The items.
         score: Maps indices of images and captions to scores.
-        ties_are_hits: Whether a right answer need not score higher than all wrong ones, but may
+        ties_are_hits: True if a right answer need not score higher than all wrong ones, but may
             have the same score.
     """
     if data.chosen == "both":
@@ -464,7 +464,7 @@ def _hits_of_pairs(
             find their image. Otherwise both images must find their caption as well.
         data: The items.
         score: Maps indices of images and captions to scores.
-        ties_are_hits: Whether equal scores count as higher.
+        ties_are_hits: True if equal scores count as higher.
 
     Returns:
         The arrays (N,) to store, by name. `text_correct` says whether each of the two images scores
@@ -501,7 +501,7 @@ def _hits_of_single_choices(
     Args:
         data: The items.
         score: Maps indices of images and captions to scores.
-        ties_are_hits: Whether equal scores count as higher.
+        ties_are_hits: True if equal scores count as higher.
     """
     if data.chosen == "captions":
         images = np.concatenate(data.images_of_item)

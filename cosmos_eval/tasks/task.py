@@ -49,7 +49,7 @@ class ScoredSamples(NamedTuple):
 
     # The arrays to store with the result, by name.
     samples: Samples
-    # What a reader of the result should know, in sentences.
+    # Sentences that a reader of the result should know.
     notes: Sequence[str] = ()
 
 

@@ -110,8 +110,8 @@ def headline_entries(
 
     Args:
         entries: The entries that a user selected.
-        with_variants: Whether variants of protocols stay.
-        with_other_settings: Whether results with other settings stay.
+        with_variants: True if variants of protocols stay.
+        with_other_settings: True if results with other settings stay.
     """
     headlines = []
     for entry in entries:

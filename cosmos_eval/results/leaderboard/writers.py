@@ -372,7 +372,7 @@ def to_texts(leaderboard: Leaderboard, width: int, *, marks_best: bool = False) 
     Args:
         leaderboard: The leaderboard.
         width: The width in characters that no line exceeds.
-        marks_best: Whether the best numbers are marked by `*`, for output without bold text.
+        marks_best: True if the best numbers are marked by `*`, for output without bold text.
     """
     tables = number_links(tables_of(leaderboard))
     if marks_best:
