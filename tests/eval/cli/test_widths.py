@@ -86,7 +86,14 @@ def own(tmp_path: Path) -> dict[str, str]:
 
 def measured(own: dict[str, str]) -> list[str]:
     sets = ("--dataset", "photos.yaml", "--dataset", "test/halves.yaml")
-    return ["run", "--model", own["first"], "--model", own["second"], *sets]
+    return ["run", *models_of(own), *sets]
+
+
+def models_of(own: dict[str, str]) -> list[str]:
+    """The options that name both models, whose files give them one name."""
+    models = ["--model", own["first"], "--model", own["second"]]
+    names = [f"a-model-with-a-rather-long-name-that-is-the-{name}-of-both" for name in own]
+    return [*models, "--name", names[0], "--name", names[1]]
 
 
 @pytest.mark.slow
@@ -94,8 +101,7 @@ def test_commands_that_measure_cut_nothing_either(command, own, monkeypatch):
     require_whole(command, measured(own), monkeypatch)
     search = ["--dataset", "test/halves.yaml", "--split", "training/halves.yaml", "--budget", "2"]
     search += ["--space", "space.yaml", "--output", "tuned"]
-    models = ["--model", own["first"], "--model", own["second"]]
-    require_whole(command, ["tune", *models, *search], monkeypatch)
+    require_whole(command, ["tune", *models_of(own), *search], monkeypatch)
     picture, shard = "test/images/one.png", "a-shard-of-many-training-images-with-a-long-name.tar"
     with tarfile.open(shard, "w") as tar:
         tar.add(picture, "a-key-of-a-training-image-with-a-long-name.png")
