@@ -249,7 +249,7 @@ def _sample_chunks(features: Tensor, candidates: Tensor) -> Iterator[slice]:
 
     Args:
         features: Features (V, B, D).
-        candidates: Features (U, N, D). The slices are of the N samples.
+        candidates: Features (U, N, D). They are slices of the N samples.
     """
     logits_per_sample = features.shape[:2].numel() * len(candidates)
     samples_per_chunk = max(1, CHUNK // logits_per_sample)

@@ -1,6 +1,6 @@
 """Stored results in Python: `cosmos_eval.leaderboard`, `compare` and `check`.
 
-What they return has a pandas DataFrame as `frame`, and is shown as tables by notebooks. `report` is
+Their results have a pandas DataFrame as `frame`, and is shown as tables by notebooks. `report` is
 in `cosmos_eval.report`.
 """
 

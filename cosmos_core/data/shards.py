@@ -511,7 +511,7 @@ class KeyedPermutation:
         """Draw the keys of a permutation.
 
         Args:
-            size: The permutation is of the numbers from 0 to `size` - 1.
+            size: It permutes the numbers from 0 to `size` - 1.
             seed: Integers >= 0, on which the permutation depends.
         """
         self._size = size

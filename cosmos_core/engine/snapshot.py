@@ -253,7 +253,7 @@ class Snapshots:
 
         Returns:
             The values of the state by name, and the path of the snapshot under the key "path". None
-            if there is no snapshot, or if all of them are damaged.
+            without a snapshot, or if all of them are damaged.
 
         Raises:
             SnapshotError: If a snapshot has another format, or another step than its name.

@@ -100,7 +100,7 @@ def first_of(names: Sequence[str], most: int = 3) -> str:
 def nearest(name: str, known_names: Iterable[str]) -> str:
     """Return the known names that are most similar to an unknown one, separated by commas.
 
-    They are those of `nearest_names`: `nearest("VOC20", ["voc21", "dtd", "voc20"])` gives
+    `nearest_names` chooses them: `nearest("VOC20", ["voc21", "dtd", "voc20"])` gives
     `voc20, voc21`.
     """
     return ", ".join(nearest_names(name, known_names))

@@ -118,8 +118,8 @@ def all_exist(root: Path, *required_paths: Paths) -> bool:
 def describe_similar_file(path: Path) -> str:
     """Return the end of a message about a missing file, which names a similar file.
 
-    The similar file lies in the same folder and has another suffix. The result is empty if there is
-    no such file.
+    The similar file lies in the same folder and has another suffix. The result is empty if the file
+    does not exist.
 
     Example:
         If `1.jpg` is missing, the result is `; there is 1.jpg.gz` or `; there is 1.png`.

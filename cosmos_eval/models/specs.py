@@ -347,7 +347,7 @@ def local_weights(spec: ModelSpec) -> list[Path]:
     """Return the files of this machine that hold the weights of a model.
 
     The list is empty if a file is missing, or if the name of the model does not refer to files of
-    this machine. Python files are no weights.
+    this machine. Python files do not hold weights.
 
     Example:
         The model cosmos:a.pt has the file a.pt, and the model openclip:ViT-B-32/openai has none.

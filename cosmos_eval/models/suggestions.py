@@ -54,7 +54,7 @@ def suggest_architecture(text: str) -> str | None:
 
     "RN50/yfcc15m" gives "openclip:RN50/yfcc15m", and "RN50" gives "openclip:RN50/openai (or
     yfcc15m, cc12m)". "ViT-B/32" is read as "ViT-B-32", as OpenAI writes it. Capital letters do not
-    matter. None if there is no such architecture.
+    matter. None if the architecture does not exist.
     """
     architecture_by_lower_case = {name.lower(): name for name in _list_architectures()}
     name = text.strip("/")
@@ -82,7 +82,7 @@ def suggest_architecture(text: str) -> str | None:
 
 
 def _suggest_for_folder(text: str) -> str | None:
-    """Return the specification of the model in a folder; None if there is no model or no folder."""
+    """Return the specification of the model in a folder; None without a model or a folder."""
     # Unlike Path.is_file, os.path.isfile raises no error for a text too long for a file's name.
     folder = Path(text)
     if os.path.isfile(folder / DESCRIPTION):

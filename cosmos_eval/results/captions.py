@@ -34,7 +34,7 @@ INTERVAL_METHODS: Mapping[str, str] = MappingProxyType(
         shares.LOWEST: "Clopper-Pearson, corrected for the number of groups",
     }
 )
-"""What papers call the methods of intervals, by their names in results."""
+"""The names of the methods of intervals in papers, by their names in results."""
 
 TEST_METHODS: Mapping[str, str] = MappingProxyType(
     {
@@ -48,7 +48,7 @@ TEST_METHODS: Mapping[str, str] = MappingProxyType(
         groups.IMAGES_ONLY: "Student's t over images alone",
     }
 )
-"""What papers call the paired tests and their intervals, by their names in comparisons."""
+"""The names of the paired tests in papers, by their names in comparisons."""
 
 
 def sizes_sentence(sizes: Iterable[tuple[str, int]]) -> str:
@@ -74,7 +74,7 @@ def methods_sentence(subject: str, methods: Iterable[tuple[str, str]]) -> str:
     """Return a sentence with the method of each metric.
 
     Args:
-        subject: What the methods are methods of, such as "95% intervals".
+        subject: The purpose of the methods, such as "95% intervals".
         methods: The titles of metrics with their methods, which may repeat.
 
     If many metrics have the most frequent method, they are the other metrics.
@@ -108,7 +108,8 @@ def measured_sentence(versions: Iterable[str], protocols: Iterable[str], coverag
     Args:
         versions: The versions of cosmos-eval that measured the numbers, which may repeat.
         protocols: The protocols of the numbers.
-        coverage: What intervals cover, such as "seeds and test images"; empty if none are shown.
+        coverage: The sources of error that intervals cover, such as "seeds and test images"; empty
+            if none are shown.
     """
     names = list(dict.fromkeys(protocols))
     noun = "protocol" if len(names) == 1 else "protocols"

@@ -322,7 +322,7 @@ def estimate_moments(
     """Return the values and the covariance of each metric that several results have, by name.
 
     Args:
-        measurements: The results, as comparisons need them. All are of the same samples.
+        measurements: The results, as comparisons need them. All belong to the same samples.
         only: The names of the metrics; None for all.
 
     Returns:

@@ -32,7 +32,7 @@ class OverallProgress:
 
         Args:
             show_progress: Shows the progress of the stages, and of the whole under OVERALL.
-            name: What the whole is called, such as `all results`.
+            name: The name of the whole, such as `all results`.
             stages: The stages in their order.
         """
         self._show_progress = show_progress
@@ -43,7 +43,7 @@ class OverallProgress:
         self._show()
 
     def show(self, title: str, step: Progress) -> None:
-        """Show a step, and how far the whole is if the step is of the current stage.
+        """Show a step, and how far the whole is if the step belongs to the current stage.
 
         A step of the phase of a later stage ends the stages before.
         """

@@ -57,7 +57,7 @@ class TrialFiles:
         self._time_of_write = 0.0
 
     def read_scores(self) -> list[float] | None:
-        """Return the mIoU of every setting, or None if there is no file of a finished search.
+        """Return the mIoU of every setting, or None without a file of a finished search.
 
         Raises UsageError for a file with another identity, and for a file that was edited.
         """

@@ -267,7 +267,7 @@ def tune(
             images and in all passes.
 
     Raises:
-        UsageError: If the files in the folder are of another search, model or version.
+        UsageError: If the files in the folder belong to another search, model or version.
     """
     from cosmos_eval.models import load_encoder
 
@@ -306,7 +306,7 @@ def _score_settings(
     files: TrialFiles,
     progress: OnProgress,
 ) -> list[float]:
-    """Return the mIoU of every setting. What an earlier call has scored or counted is used again.
+    """Return the mIoU of every setting. Scores and counts of an earlier call are used again.
 
     Args:
         search: The settings, and the images that they are scored on.

@@ -285,7 +285,7 @@ def list_translated_maps(protocol: LabelMapProtocol, data_root: str | None) -> W
         data_root: The folder that the user named with --data-root.
 
     Raises:
-        UsageError: If there are no images, or if an original is missing.
+        UsageError: If the folder has no images, or if an original is missing.
     """
     root = find_root(protocol, data_root, (protocol.images, protocol.masks))
     image_folder = root / protocol.images

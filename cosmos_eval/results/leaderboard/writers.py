@@ -70,7 +70,7 @@ class Leaderboard(NamedTuple):
         return frame_of(self)
 
     def _repr_html_(self) -> str:
-        """Return the tables that notebooks show, which are those of `to_html`."""
+        """Return the tables that notebooks show, the same as in `to_html`."""
         return tables_to_html(tables_of(self))
 
 
