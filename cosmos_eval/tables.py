@@ -1,7 +1,7 @@
 """Stored results in Python: `cosmos_eval.leaderboard`, `compare` and `check`.
 
-Their results have a pandas DataFrame as `frame`, and is shown as tables by notebooks. `report` is
-in `cosmos_eval.report`.
+Their results have a pandas DataFrame as `frame`, and notebooks show them as tables. `report` is in
+`cosmos_eval.report`.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from cosmos_eval.cli.options import (
     option,
     output_file,
 )
-from cosmos_eval.cli.output import print_written
+from cosmos_eval.cli.output import print_left_out, print_written
 from cosmos_eval.results import RESULTS
 from cosmos_eval.results.table import TableOptions, split_patterns
 from cosmos_eval.types import UsageError
@@ -35,6 +35,9 @@ plot = typer.Typer(
     cls=options.CommandGroup,
     help="Draw figures for papers: results, differences, suites, costs, training curves.",
 )
+
+# The options that show the results which a figure leaves out.
+_WAY_TO_SHOW = "--protocols '*' --models '*'"
 
 _Output = Annotated[Path, output_file("FIG.pdf|svg|png", "The figure to write.")]
 _Columns = Annotated[
@@ -62,8 +65,8 @@ def _read_entries(
     datasets: Texts,
     protocols: Texts,
     metrics: Texts,
-) -> list[Entry]:
-    """Read the results in a folder, and return the entries that the options select.
+) -> tuple[list[Entry], int]:
+    """Read the results in a folder, and return the entries to draw and how many are left out.
 
     Args:
         directory: The folder of results.
@@ -89,11 +92,13 @@ def _read_entries(
         metrics=split_patterns(metrics),
     )
     # As in tables: variants of a protocol, and other settings, only if they are named.
-    return headline_entries(
-        select_entries(entries, table_options),
+    selected_entries = select_entries(entries, table_options)
+    shown_entries = headline_entries(
+        selected_entries,
         with_variants=protocols is not None,
         with_other_settings=models is not None,
     )
+    return shown_entries, len(selected_entries) - len(shown_entries)
 
 
 @plot.command(cls=Command)
@@ -110,8 +115,11 @@ def leaderboard(
     """Draw the primary metrics of models as bars with 95% intervals."""
     from cosmos_eval.report.plots.leaderboard import draw_leaderboard
 
-    entries = _read_entries(directory, with_published, models, datasets, protocols, metrics)
+    entries, n_left_out = _read_entries(
+        directory, with_published, models, datasets, protocols, metrics
+    )
     _write(lambda: draw_leaderboard(entries, columns), output)
+    print_left_out(n_left_out, _WAY_TO_SHOW)
 
 
 @plot.command(cls=Command)
@@ -184,8 +192,9 @@ def scaling(
     """Draw primary metrics against the GFLOPs of an image, with the Pareto front."""
     from cosmos_eval.report.plots.scaling import draw_scaling
 
-    entries = _read_entries(directory, False, models, datasets, protocols, metrics)
+    entries, n_left_out = _read_entries(directory, False, models, datasets, protocols, metrics)
     _write(lambda: draw_scaling(entries, columns), output)
+    print_left_out(n_left_out, _WAY_TO_SHOW)
 
 
 @plot.command(cls=Command)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cosmos_eval.report.plots.style import LINE_COLOURS, new_figure, shorten
+from cosmos_eval.report.plots.style import LINE_COLOURS, new_figure, new_panels, shorten
 from cosmos_eval.report.training import LOG, Curve, read_curves
 from cosmos_eval.types import UsageError
 
@@ -49,15 +49,12 @@ def draw_curves(runs: Sequence[Path], columns: int, *, all_panels: bool = False)
             f"{len(curves_by_panel)} panels, and a page has room for {_MOST_PANELS[columns]}: use "
             "--columns 2, or leave out --all-panels"
         )
-    n_per_row = min(_PANELS_PER_ROW[columns], len(curves_by_panel))
-    n_rows = math.ceil(len(curves_by_panel) / n_per_row)
+    n_rows = math.ceil(len(curves_by_panel) / _PANELS_PER_ROW[columns])
     figure = new_figure(columns, n_rows * _PANEL_HEIGHT + 0.15 * len(names))
-    all_axes = list(figure.subplots(n_rows, n_per_row, squeeze=False).flat)
+    all_axes = new_panels(figure, len(curves_by_panel), n_rows)
     colours = {name: LINE_COLOURS[index % len(LINE_COLOURS)] for index, name in enumerate(names)}
-    for axes, (title, curves) in zip(all_axes, curves_by_panel.items(), strict=False):
+    for axes, (title, curves) in zip(all_axes, curves_by_panel.items(), strict=True):
         _draw_panel(axes, title, curves, colours)
-    for axes in all_axes[len(curves_by_panel) :]:
-        axes.set_visible(False)
     _draw_legend(figure, colours)
     return figure
 

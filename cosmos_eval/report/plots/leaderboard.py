@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from cosmos_eval.report.plots.style import BLUE, draw_bars, new_figure, shorten
+from cosmos_eval.report.plots.style import BLUE, draw_bars, new_figure, new_panels, shorten
 from cosmos_eval.results.leaderboard.board import Board, Column, Row, make_boards
 from cosmos_eval.results.leaderboard.entries import Entry
 from cosmos_eval.tasks import metric_of
@@ -38,8 +38,7 @@ def draw_leaderboard(entries: Sequence[Entry], columns: int) -> Figure:
     panels = primary_panels(make_boards(entries))
     if not panels:
         raise UsageError("nothing to draw: no result has a primary metric")
-    n_per_row = min(_PANELS_PER_ROW[columns], len(panels))
-    n_rows = math.ceil(len(panels) / n_per_row)
+    n_rows = math.ceil(len(panels) / _PANELS_PER_ROW[columns])
     row_labels = list(dict.fromkeys(row_label(row) for board, _ in panels for row in board.rows))
     height = n_rows * (_PANEL_MARGIN + _ROW_HEIGHT * len(row_labels))
     if height > _MOST_HEIGHT:
@@ -49,12 +48,9 @@ def draw_leaderboard(entries: Sequence[Entry], columns: int) -> Figure:
         )
 
     figure = new_figure(columns, height)
-    grid = figure.subplots(n_rows, n_per_row, squeeze=False, sharey=True)
-    all_axes = list(grid.flat)
-    for axes, (board, column_index) in zip(all_axes, panels, strict=False):
+    all_axes = new_panels(figure, len(panels), n_rows, share_rows=True)
+    for axes, (board, column_index) in zip(all_axes, panels, strict=True):
         _draw_panel(axes, board, column_index, row_labels)
-    for axes in all_axes[len(panels) :]:
-        axes.set_visible(False)
     short_labels = [shorten(label, _LONGEST_NAME[columns]) for label in row_labels]
     all_axes[0].set_yticks(range(len(row_labels)), short_labels)
     return figure

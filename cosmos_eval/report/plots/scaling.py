@@ -13,7 +13,7 @@ from cosmos_eval.report.plots.leaderboard import (
     row_label,
     task_of_column,
 )
-from cosmos_eval.report.plots.style import BLUE, GREY, new_figure, shorten
+from cosmos_eval.report.plots.style import BLUE, GREY, new_figure, new_panels, shorten
 from cosmos_eval.results.leaderboard.board import Board, make_boards
 from cosmos_eval.results.leaderboard.entries import Entry
 from cosmos_eval.tasks import metric_of
@@ -55,14 +55,11 @@ def draw_scaling(entries: Sequence[Entry], columns: int) -> Figure:
             f"{len(panels)} panels, and a page has room for {_MOST_PANELS[columns]}: choose with "
             "--datasets, --metrics or --protocols"
         )
-    n_per_row = min(_PANELS_PER_ROW[columns], len(panels))
-    n_rows = math.ceil(len(panels) / n_per_row)
+    n_rows = math.ceil(len(panels) / _PANELS_PER_ROW[columns])
     figure = new_figure(columns, n_rows * _PANEL_HEIGHT)
-    all_axes = list(figure.subplots(n_rows, n_per_row, squeeze=False).flat)
-    for axes, (board, column_index, rows_with_cost) in zip(all_axes, panels, strict=False):
+    all_axes = new_panels(figure, len(panels), n_rows)
+    for axes, (board, column_index, rows_with_cost) in zip(all_axes, panels, strict=True):
         _draw_panel(axes, board, column_index, rows_with_cost)
-    for axes in all_axes[len(panels) :]:
-        axes.set_visible(False)
     return figure
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,6 +66,25 @@ def new_figure(columns: int, height: float) -> Figure:
     from matplotlib.figure import Figure
 
     return Figure(figsize=(WIDTHS[columns], height), layout="constrained")
+
+
+def new_panels(
+    figure: Figure, n_panels: int, n_rows: int, *, share_rows: bool = False
+) -> list[Axes]:
+    """Return the axes of panels in a grid, from left to right and top to bottom.
+
+    Args:
+        figure: The figure that the panels fill.
+        n_panels: The number of panels. Places of the grid without a panel stay empty.
+        n_rows: The number of rows of the grid.
+        share_rows: True if all panels have the same rows on their vertical axis.
+    """
+    n_columns = math.ceil(n_panels / n_rows)
+    grid = figure.subplots(n_rows, n_columns, squeeze=False, sharey=share_rows)
+    all_axes = list(grid.flat)
+    for axes in all_axes[n_panels:]:
+        axes.set_visible(False)
+    return all_axes[:n_panels]
 
 
 def require_figure_name(path: Path) -> None:
