@@ -32,9 +32,9 @@ from pathlib import Path
 from _report import Measurement, Spread, interleave, measurement, parser, report
 from threadpoolctl import threadpool_limits
 
-from cosmos_eval.report.content import Content, compare_set, content_of, result_sets
-from cosmos_eval.report.gallery.records import KINDS, pictures_of
-from cosmos_eval.report.page import to_page
+from cosmos_eval.reporting.content import Content, compare_set, content_of, result_sets
+from cosmos_eval.reporting.gallery.records import KINDS, pictures_of
+from cosmos_eval.reporting.page import to_page
 from cosmos_eval.results.compare import all_differences
 from cosmos_eval.results.identity import model_label
 from cosmos_eval.results.labels import StoredResult

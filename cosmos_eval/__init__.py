@@ -12,8 +12,8 @@ from cosmos_eval._version import __version__
 if TYPE_CHECKING:
     from cosmos_eval.models.encoder import DenseEncoder, Encoder, PairScorer
     from cosmos_eval.models.user import TwoTower
-    from cosmos_eval.report.attention import attend
-    from cosmos_eval.report.write import report
+    from cosmos_eval.reporting.attention import attend
+    from cosmos_eval.reporting.write import report
     from cosmos_eval.results.checked import read_results
     from cosmos_eval.results.export import load_results, load_samples
     from cosmos_eval.runner.embed import embed
@@ -28,8 +28,8 @@ __all__ += ["load_samples", "read_results", "report"]
 _MODULES = {
     "models.encoder": ("DenseEncoder", "Encoder", "PairScorer"),
     "models.user": ("TwoTower",),
-    "report.attention": ("attend",),
-    "report.write": ("report",),
+    "reporting.attention": ("attend",),
+    "reporting.write": ("report",),
     "results.export": ("load_results", "load_samples"),
     "results.checked": ("read_results",),
     "runner.embed": ("embed",),

@@ -1,7 +1,7 @@
 """Stored results in Python: `cosmos_eval.leaderboard`, `compare` and `check`.
 
 Their results have a pandas DataFrame as `frame`, and notebooks show them as tables. `report` is in
-`cosmos_eval.report`.
+`cosmos_eval.reporting.write`.
 """
 
 from __future__ import annotations

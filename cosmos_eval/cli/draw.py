@@ -55,9 +55,9 @@ def attend(
     models = model or ["scenes-cosmos"]
     specs = [parse_model_spec(name, arch=arch, weights=weights) for name in models]
     # Imported after the names of the models are checked, since this imports torch.
-    from cosmos_eval.report.attention import draw
-    from cosmos_eval.report.attention.compute import AttendOptions, read_pairs
-    from cosmos_eval.report.attention.describe import map_table, notes, to_records, word_tables
+    from cosmos_eval.reporting.attention import draw
+    from cosmos_eval.reporting.attention.compute import AttendOptions, read_pairs
+    from cosmos_eval.reporting.attention.describe import map_table, notes, to_records, word_tables
 
     attend_options = AttendOptions(
         kind=kind, heads=heads, attention=attention, device=device, precision=precision
@@ -101,7 +101,7 @@ def segment(
     dataset_protocol = find_protocol(dataset, protocol)
     spec = parse_model_spec(model, arch=arch, weights=weights)
     # Imported after all names are checked, since this imports torch.
-    from cosmos_eval.report.segment import segment as draw
+    from cosmos_eval.reporting.segment import segment as draw
     from cosmos_eval.results.text import percent
 
     class_names: tuple[str, ...] = ()

@@ -50,7 +50,7 @@ _Protocols = Annotated[Texts, option("NAME,...", "Only these protocols.", CONTEN
 
 def _write(draw: Callable[[], Figure], output: Path) -> None:
     """Draw a figure and write it to a file, with the fonts and lines of a paper."""
-    from cosmos_eval.report.plots.style import paper_style, require_figure_name, write_figure
+    from cosmos_eval.reporting.plots.style import paper_style, require_figure_name, write_figure
 
     require_figure_name(output)
     with paper_style():
@@ -113,7 +113,7 @@ def leaderboard(
     metrics: options.Metrics = None,
 ) -> None:
     """Draw the primary metrics of models as bars with 95% intervals."""
-    from cosmos_eval.report.plots.leaderboard import draw_leaderboard
+    from cosmos_eval.reporting.plots.leaderboard import draw_leaderboard
 
     entries, n_left_out = _read_entries(
         directory, with_published, models, datasets, protocols, metrics
@@ -139,7 +139,7 @@ def compare(
     ] = False,
 ) -> None:
     """Draw the paired differences of two models or methods with their 95% intervals."""
-    from cosmos_eval.report.plots.comparison import draw_comparison
+    from cosmos_eval.reporting.plots.comparison import draw_comparison
     from cosmos_eval.results.sides import read_comparison
 
     if same_seeds and not group:
@@ -164,7 +164,7 @@ def suite(
 ) -> None:
     """Draw the means of models over a suite as bars with 95% intervals."""
     from cosmos_eval.cli.results import read_results
-    from cosmos_eval.report.plots.suite import draw_suite
+    from cosmos_eval.reporting.plots.suite import draw_suite
     from cosmos_eval.results.leaderboard.entries import entries_of
     from cosmos_eval.runner.suites import score_suite
 
@@ -190,7 +190,7 @@ def scaling(
     metrics: options.Metrics = None,
 ) -> None:
     """Draw primary metrics against the GFLOPs of an image, with the Pareto front."""
-    from cosmos_eval.report.plots.scaling import draw_scaling
+    from cosmos_eval.reporting.plots.scaling import draw_scaling
 
     entries, n_left_out = _read_entries(directory, False, models, datasets, protocols, metrics)
     _write(lambda: draw_scaling(entries, columns), output)
@@ -211,6 +211,6 @@ def curves(
     """Draw the losses and evaluations of trainings over the steps."""
     if not runs:
         raise UsageError("name the folders of one or more trainings")
-    from cosmos_eval.report.plots.curves import draw_curves
+    from cosmos_eval.reporting.plots.curves import draw_curves
 
     _write(lambda: draw_curves(runs, columns, all_panels=all_panels), output)

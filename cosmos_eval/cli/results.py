@@ -288,7 +288,7 @@ def report(
     # Threads of models that wait actively take the cores from each other and from other processes.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is imported
     from cosmos_eval.cli.progress import Progress
-    from cosmos_eval.report.write import write_report
+    from cosmos_eval.reporting.write import write_report
 
     with Progress() as progress:
         page, results = write_report(

@@ -66,7 +66,7 @@ def tune(
             tuned_models.append(tune_model(search, spec, run_options, output, report))
             overall.end_stage()
             progress.hide_bars()
-    from cosmos_eval.report.tuning import draw  # which imports Matplotlib
+    from cosmos_eval.reporting.tuning import draw  # which imports Matplotlib
 
     figure = draw(search, tuned_models, output / "trials.png")
     if format == "json":

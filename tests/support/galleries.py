@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cosmos_eval.report.gallery import collect
-from cosmos_eval.report.gallery.records import KINDS, Example, Gallery, Picture, pictures_of
+from cosmos_eval.reporting.gallery import collect
+from cosmos_eval.reporting.gallery.records import KINDS, Example, Gallery, Picture, pictures_of
 from cosmos_eval.results.store import result_paths
 from cosmos_eval.runner.plan import make_plan
 from cosmos_eval.runner.run import run_all

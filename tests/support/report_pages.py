@@ -15,9 +15,9 @@ from PIL import Image
 from support.models import cls_samples, make_result
 from support.ten_by_twelve import encoded
 
-from cosmos_eval.report.attention.compute import WordShare
-from cosmos_eval.report.content import Content, content_of
-from cosmos_eval.report.gallery.records import (
+from cosmos_eval.reporting.attention.compute import WordShare
+from cosmos_eval.reporting.content import Content, content_of
+from cosmos_eval.reporting.gallery.records import (
     AttentionExample,
     Gallery,
     Outcome,

@@ -18,8 +18,8 @@ from PIL import Image
 from support.results import metrics_of
 from support.rows import make_row, write_result
 
-from cosmos_eval.report.attention.compute import WordShare
-from cosmos_eval.report.gallery.records import (
+from cosmos_eval.reporting.attention.compute import WordShare
+from cosmos_eval.reporting.gallery.records import (
     AttentionExample,
     Gallery,
     Outcome,

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from support.pages import blocks, typed
 
-from cosmos_eval.report.attention import FORMATS
+from cosmos_eval.reporting.attention import FORMATS
 
 DOCS = Path(__file__).parents[3] / "docs"
 PAGE = DOCS / "attention.md"

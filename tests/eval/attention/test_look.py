@@ -14,8 +14,8 @@ import cosmos_eval
 from cosmos_eval.models import load_encoder
 from cosmos_eval.models.maps import whole_image
 from cosmos_eval.models.specs import parse_model_spec
-from cosmos_eval.report.attention import draw
-from cosmos_eval.report.attention.compute import AttendOptions, Look, read_pairs
+from cosmos_eval.reporting.attention import draw
+from cosmos_eval.reporting.attention.compute import AttendOptions, Look, read_pairs
 from cosmos_eval.types import MAPS, UsageError
 
 PARITY = Path(__file__).parents[2] / "parity"

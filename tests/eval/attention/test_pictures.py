@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 from support.colours import contrast, luminance
 
-from cosmos_eval.report.attention.compute import CaptionShares, Look, Row, View, WordShare
-from cosmos_eval.report.attention.describe import notes, padding_line, printable
-from cosmos_eval.report.attention.figure import (
+from cosmos_eval.reporting.attention.compute import CaptionShares, Look, Row, View, WordShare
+from cosmos_eval.reporting.attention.describe import notes, padding_line, printable
+from cosmos_eval.reporting.attention.figure import (
     LEVELS,
     OPACITY,
     PLAIN,

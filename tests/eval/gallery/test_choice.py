@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cosmos_eval.report.gallery.retrieval import Query, RankedItems, choose_queries, rank_items
-from cosmos_eval.report.gallery.samples import LabelMapJudgement, choose_samples
-from cosmos_eval.report.gallery.segmentation import choose_images
-from cosmos_eval.report.gallery.source import spread_indices
+from cosmos_eval.reporting.gallery.retrieval import Query, RankedItems, choose_queries, rank_items
+from cosmos_eval.reporting.gallery.samples import LabelMapJudgement, choose_samples
+from cosmos_eval.reporting.gallery.segmentation import choose_images
+from cosmos_eval.reporting.gallery.source import spread_indices
 from cosmos_eval.stats.segmentation import pack
 from cosmos_eval.tasks import find_protocol
 

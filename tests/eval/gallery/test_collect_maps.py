@@ -14,7 +14,7 @@ from support.galleries import all_of_class_0, gallery, measure, pixels
 from support.models import store
 
 from cosmos_eval.data.label_maps import open_data
-from cosmos_eval.report.gallery.records import Gallery, SegmentationExample
+from cosmos_eval.reporting.gallery.records import Gallery, SegmentationExample
 from cosmos_eval.results.store import result_paths
 from cosmos_eval.tasks import find_protocol
 from cosmos_eval.types import RunOptions

@@ -9,7 +9,7 @@ import pytest
 from support.galleries import gallery, measure
 from support.scene_files import write_scenes
 
-from cosmos_eval.report.gallery import retrieval as queries
+from cosmos_eval.reporting.gallery import retrieval as queries
 from cosmos_eval.results.store import read_files, samples_of
 
 

@@ -10,8 +10,8 @@ from PIL import Image
 from support.galleries import bytes_of, examples_of, gallery, measure, pixels
 
 from cosmos_eval.embedding.cache import embeddings_folder
-from cosmos_eval.report.gallery import collect
-from cosmos_eval.report.gallery.records import Gallery
+from cosmos_eval.reporting.gallery import collect
+from cosmos_eval.reporting.gallery.records import Gallery
 from cosmos_eval.results.store import result_paths
 from cosmos_eval.runner.plan import show_no_progress
 from cosmos_eval.tasks import find_protocol

@@ -21,7 +21,7 @@ from support.rows import write_result
 
 from cosmos_eval.models import load_encoder
 from cosmos_eval.models.specs import RELEASED, parse_model_spec
-from cosmos_eval.report.gallery.records import Gallery
+from cosmos_eval.reporting.gallery.records import Gallery
 from cosmos_eval.results.store import read_result, read_samples
 from cosmos_eval.tasks import find_protocol
 from cosmos_eval.types import UsageError
@@ -349,7 +349,7 @@ def test_no_torch_where_no_model_is_loaded(measured_once) -> None:
     """Also what makes collecting from many results quick to start."""
     path, classes = measured_once.of_classes, measured_once.classes
     code = (
-        "import sys; from pathlib import Path; from cosmos_eval.report.gallery import collect\n"
+        "import sys; from pathlib import Path; from cosmos_eval.reporting.gallery import collect\n"
         "from cosmos_eval.types import RunOptions\n"
         "found = collect([Path(sys.argv[1])], RunOptions(), datasets=[sys.argv[2]])\n"
         "assert found.samples, found.notes\n"

@@ -9,7 +9,7 @@ from PIL import Image
 from support.galleries import pixels
 
 from cosmos_eval.data.sources import ImageFile
-from cosmos_eval.report.gallery.pictures import Canvas
+from cosmos_eval.reporting.gallery.pictures import Canvas
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 

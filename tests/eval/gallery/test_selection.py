@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 from support.galleries import bytes_of
 
-from cosmos_eval.report.gallery.pictures import Candidate, Canvas, select
-from cosmos_eval.report.gallery.records import SampleExample, pictures_of
+from cosmos_eval.reporting.gallery.pictures import Candidate, Canvas, select
+from cosmos_eval.reporting.gallery.records import SampleExample, pictures_of
 from cosmos_eval.types import Progress, UsageError, no_progress
 
 ROUNDS, A_ROUND = 3, 4

@@ -10,10 +10,10 @@ import pytest
 from matplotlib.colors import to_hex
 from PIL import Image
 
-from cosmos_eval.report.plots.comparison import draw_comparison
-from cosmos_eval.report.plots.curves import draw_curves
-from cosmos_eval.report.plots.leaderboard import draw_leaderboard
-from cosmos_eval.report.plots.scaling import draw_scaling
+from cosmos_eval.reporting.plots.comparison import draw_comparison
+from cosmos_eval.reporting.plots.curves import draw_curves
+from cosmos_eval.reporting.plots.leaderboard import draw_leaderboard
+from cosmos_eval.reporting.plots.scaling import draw_scaling
 from cosmos_eval.results.checked import read_checked
 from cosmos_eval.results.leaderboard.entries import entries_of
 from cosmos_eval.results.sides import read_comparison

@@ -9,7 +9,7 @@ from playwright.sync_api import expect
 from support.colours import contrast
 from support.report_pages import OPEN_ALL, PUBLISHED, gallery_of, made_up_results
 
-from cosmos_eval.report.page import to_page
+from cosmos_eval.reporting.page import to_page
 
 MODELS = ["alpha", "beta", "gamma"]
 

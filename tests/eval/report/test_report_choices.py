@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import expect
 from support.report_pages import OPEN_ALL, gallery_of, made_up_results
 
-from cosmos_eval.report.page import to_page
+from cosmos_eval.reporting.page import to_page
 
 MODELS = ["alpha", "=beta", "gamma"]
 

@@ -7,8 +7,8 @@ from support.html import Page
 from support.models import make_result
 from support.report_pages import ODD, MadeUpResults
 
-from cosmos_eval.report.groups import difference_lines, mean_lines, summarize_groups
-from cosmos_eval.report.page import to_page
+from cosmos_eval.reporting.groups import difference_lines, mean_lines, summarize_groups
+from cosmos_eval.reporting.page import to_page
 from cosmos_eval.results.groups import compare, select_group_results
 
 FACTS = dict.fromkeys(["recipe_sha256", "data_sha256", "samples", "flops"])

@@ -18,7 +18,7 @@ from support.report_pages import (
     odd_results,
 )
 
-from cosmos_eval.report.page import to_page
+from cosmos_eval.reporting.page import to_page
 
 ROWS = ".leaderboard tbody tr:visible"
 MODELS = ["alpha", "beta", "gamma"]

@@ -7,8 +7,8 @@ import pytest
 from support.models import make_result
 from support.report_pages import OPEN_ALL, MadeUpResults, made_up_results
 
-from cosmos_eval.report.page import to_page
-from cosmos_eval.report.tables import class_tables
+from cosmos_eval.reporting.page import to_page
+from cosmos_eval.reporting.tables import class_tables
 from cosmos_eval.stats.intervals import intervals
 from cosmos_eval.tasks import retrieval
 

@@ -10,8 +10,8 @@ from support.html import Page
 from support.report_pages import OPEN_ALL, PUBLISHED, MadeUpResults, made_up_results
 from support.rows import make_row
 
-from cosmos_eval.report.models import cost_rows
-from cosmos_eval.report.page import to_page
+from cosmos_eval.reporting.models import cost_rows
+from cosmos_eval.reporting.page import to_page
 from cosmos_eval.results.leaderboard.board import make_boards
 from cosmos_eval.results.leaderboard.entries import entries_of_rows
 from cosmos_eval.results.record import ResultRow

@@ -10,9 +10,9 @@ from support.models import make_result
 from support.report_pages import MadeUpResults, made_up_results
 from support.rows import make_row
 
-from cosmos_eval.report.content import content_of
-from cosmos_eval.report.overview import choose_members, explain_exclusions
-from cosmos_eval.report.page import to_page
+from cosmos_eval.reporting.content import content_of
+from cosmos_eval.reporting.overview import choose_members, explain_exclusions
+from cosmos_eval.reporting.page import to_page
 from cosmos_eval.results.labels import StoredResult, label_results
 from cosmos_eval.results.leaderboard.entries import entries_of, entries_of_rows
 from cosmos_eval.types import Suite, SuiteMember, UsageError

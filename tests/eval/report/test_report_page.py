@@ -23,10 +23,10 @@ from support.report_pages import (
     odd_results,
 )
 
-from cosmos_eval.report import page as page_module
-from cosmos_eval.report.content import content_of
-from cosmos_eval.report.gallery.records import Gallery, SampleExample, SegmentationExample
-from cosmos_eval.report.page import LIMIT, program, room_for_pictures, to_page
+from cosmos_eval.reporting import page as page_module
+from cosmos_eval.reporting.content import content_of
+from cosmos_eval.reporting.gallery.records import Gallery, SampleExample, SegmentationExample
+from cosmos_eval.reporting.page import LIMIT, program, room_for_pictures, to_page
 
 MODELS = ["a", "b", "c"]
 

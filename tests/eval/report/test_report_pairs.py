@@ -9,8 +9,8 @@ import pytest
 from support.models import make_result
 from support.report_pages import TASKS, MadeUpResults, made_up_results
 
-from cosmos_eval.report.content import compare_set, pair_models, result_sets
-from cosmos_eval.report.page import to_page
+from cosmos_eval.reporting.content import compare_set, pair_models, result_sets
+from cosmos_eval.reporting.page import to_page
 from cosmos_eval.results.compare import compare, pair_results
 from cosmos_eval.types import UsageError
 

@@ -12,10 +12,10 @@ from PIL import Image
 from playwright.sync_api import expect
 from support.report_pages import OPEN_ALL, PUBLISHED, gallery_of, made_up_results, plain_picture
 
-from cosmos_eval.report.contents import SectionLink, section_links
-from cosmos_eval.report.gallery.records import Gallery, Outcome, SampleExample
-from cosmos_eval.report.page import to_page
-from cosmos_eval.report.tables import class_tables, summary_of
+from cosmos_eval.reporting.contents import SectionLink, section_links
+from cosmos_eval.reporting.gallery.records import Gallery, Outcome, SampleExample
+from cosmos_eval.reporting.page import to_page
+from cosmos_eval.reporting.tables import class_tables, summary_of
 from cosmos_eval.results.labels import count_models, label_results
 
 MODELS = ["al_pha", "beta & 5%", "gamma"]

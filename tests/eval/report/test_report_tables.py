@@ -14,9 +14,9 @@ from support.report_pages import PUBLISHED, MadeUpResults, made_up_results
 from support.results import SAMPLES
 from support.rows import make_row
 
-from cosmos_eval.report.content import mistakes_of, result_sets
-from cosmos_eval.report.page import to_page
-from cosmos_eval.report.tables import bars_of, class_tables, figures_of, page_data, summary_of
+from cosmos_eval.reporting.content import mistakes_of, result_sets
+from cosmos_eval.reporting.page import to_page
+from cosmos_eval.reporting.tables import bars_of, class_tables, figures_of, page_data, summary_of
 from cosmos_eval.results.labels import StoredResult
 from cosmos_eval.results.leaderboard.board import make_boards
 from cosmos_eval.results.leaderboard.entries import entries_of_rows

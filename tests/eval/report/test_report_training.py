@@ -9,7 +9,7 @@ from playwright.sync_api import expect
 from support.models import make_result
 from support.report_pages import OPEN_ALL, MadeUpResults
 
-from cosmos_eval.report.page import to_page
+from cosmos_eval.reporting.page import to_page
 
 
 def write_run(folder, losses):

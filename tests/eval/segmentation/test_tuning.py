@@ -19,7 +19,7 @@ from support.segmenting import measure, write_halves
 
 from cosmos_eval import models as encoders
 from cosmos_eval.models.specs import parse_model_spec
-from cosmos_eval.report.gallery import collect
+from cosmos_eval.reporting.gallery import collect
 from cosmos_eval.results.store import result_paths
 from cosmos_eval.runner import trials
 from cosmos_eval.runner.tune import make_search, tune

@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image
 
 from cosmos_eval.models.specs import parse_model_spec
-from cosmos_eval.report import write_file
-from cosmos_eval.report.attention import compute, describe, figure
+from cosmos_eval.reporting import write_file
+from cosmos_eval.reporting.attention import compute, describe, figure
 from cosmos_eval.results.text import html_templates
 from cosmos_eval.types import Attention, MapName, ModelSpec, Precision, UsageError, Weights
 
@@ -124,7 +124,7 @@ def to_html(rows: Sequence[compute.Row]) -> bytes:
     A row is a pair of image and text, with the attention of all models on it. The page has a slider
     for the opacity of maps, and a choice between heads if maps have several.
     """
-    environment = html_templates("cosmos_eval.report.attention")
+    environment = html_templates("cosmos_eval.reporting.attention")
     environment.globals["describe"] = describe
     environment.globals["data_uri"] = _encode_data_uri
     environment.globals["map_uri"] = _encode_map_uri

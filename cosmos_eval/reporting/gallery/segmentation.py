@@ -15,11 +15,11 @@ import numpy as np
 
 from cosmos_core.data.pixels import open_image
 from cosmos_eval.data.label_maps import Label, LabelMaps, Sample, open_data, read_label
-from cosmos_eval.report.content import SampledResult
-from cosmos_eval.report.gallery.pictures import Candidate, Canvas, shrunk
-from cosmos_eval.report.gallery.records import SegmentationExample
-from cosmos_eval.report.gallery.samples import LabelMapJudgement
-from cosmos_eval.report.gallery.source import (
+from cosmos_eval.reporting.content import SampledResult
+from cosmos_eval.reporting.gallery.pictures import Candidate, Canvas, shrunk
+from cosmos_eval.reporting.gallery.records import SegmentationExample
+from cosmos_eval.reporting.gallery.samples import LabelMapJudgement
+from cosmos_eval.reporting.gallery.source import (
     MAPS,
     ImageWithText,
     Request,

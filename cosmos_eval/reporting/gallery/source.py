@@ -20,10 +20,10 @@ from cosmos_core.utils.distributed import own_device
 from cosmos_eval.data.user_yaml import PROTOCOL_NAME as USER
 from cosmos_eval.models.specs import parse_model_spec
 from cosmos_eval.protocols import prepare
-from cosmos_eval.report.content import SampledResult
-from cosmos_eval.report.gallery.pictures import Candidate
-from cosmos_eval.report.gallery.records import SampleExample
-from cosmos_eval.report.gallery.samples import Judgement, SampleDrawing, choose_samples
+from cosmos_eval.reporting.content import SampledResult
+from cosmos_eval.reporting.gallery.pictures import Candidate
+from cosmos_eval.reporting.gallery.records import SampleExample
+from cosmos_eval.reporting.gallery.samples import Judgement, SampleDrawing, choose_samples
 from cosmos_eval.results.checked import read_checked
 from cosmos_eval.results.identity import auxiliary_of
 from cosmos_eval.results.labels import StoredResult, distinct_results

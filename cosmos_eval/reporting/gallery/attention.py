@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
-from cosmos_eval.report.gallery.pictures import Candidate, Canvas
-from cosmos_eval.report.gallery.records import AttentionExample
-from cosmos_eval.report.gallery.source import (
+from cosmos_eval.reporting.gallery.pictures import Candidate, Canvas
+from cosmos_eval.reporting.gallery.records import AttentionExample
+from cosmos_eval.reporting.gallery.source import (
     IMAGES_WITH_TEXTS,
     ImageWithText,
     Request,
@@ -21,7 +21,7 @@ from cosmos_eval.types import OnProgress
 
 if TYPE_CHECKING:
     from cosmos_eval.models.encoder import Encoder
-    from cosmos_eval.report.attention.compute import Look
+    from cosmos_eval.reporting.attention.compute import Look
 
 
 class AttentionSource(Source):
@@ -78,7 +78,7 @@ class AttentionSource(Source):
             UsageError: The model has no patches, or an image cannot be used.
         """
         from cosmos_eval.models.maps import default_map_kind
-        from cosmos_eval.report.attention.compute import AttendOptions, looks_at_image
+        from cosmos_eval.reporting.attention.compute import AttendOptions, looks_at_image
 
         kind = default_map_kind(encoder)
         looks: list[Look] = []

@@ -8,13 +8,13 @@ from typing import Any
 from cosmos_eval.data.retrieval import open_data
 from cosmos_eval.protocols import prepare
 from cosmos_eval.protocols.scenes import PROTOCOL_NAME as SCENES
-from cosmos_eval.report.gallery.attention import AttentionSource
-from cosmos_eval.report.gallery.classification import ClassificationSource
-from cosmos_eval.report.gallery.pictures import Candidate, select
-from cosmos_eval.report.gallery.records import KINDS, Gallery
-from cosmos_eval.report.gallery.retrieval import RetrievalSource, captioned_images
-from cosmos_eval.report.gallery.segmentation import SegmentationSource
-from cosmos_eval.report.gallery.source import (
+from cosmos_eval.reporting.gallery.attention import AttentionSource
+from cosmos_eval.reporting.gallery.classification import ClassificationSource
+from cosmos_eval.reporting.gallery.pictures import Candidate, select
+from cosmos_eval.reporting.gallery.records import KINDS, Gallery
+from cosmos_eval.reporting.gallery.retrieval import RetrievalSource, captioned_images
+from cosmos_eval.reporting.gallery.segmentation import SegmentationSource
+from cosmos_eval.reporting.gallery.source import (
     ImageWithText,
     Request,
     ResultSource,

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, NamedTuple
 
-from cosmos_eval.report.content import Content, ModelPair, group_by_data_set
-from cosmos_eval.report.overview import Overview
+from cosmos_eval.reporting.content import Content, ModelPair, group_by_data_set
+from cosmos_eval.reporting.overview import Overview
 from cosmos_eval.results.compare import MetricTest
 from cosmos_eval.results.identity import is_partial
 from cosmos_eval.results.labels import StoredResult, count_models

@@ -11,7 +11,7 @@ from PIL import Image
 from cosmos_eval.data.label_maps import VALUES, Label
 from cosmos_eval.data.prefetch import prefetch
 from cosmos_eval.data.sources import ImageSource, decode_source
-from cosmos_eval.report.gallery.records import Example, Picture, pictures_of
+from cosmos_eval.reporting.gallery.records import Example, Picture, pictures_of
 from cosmos_eval.types import OnProgress, Progress, UsageError
 
 THUMBNAIL = 224  # longest side in pixels

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cosmos_eval.report.plots.style import SKY_BLUE, draw_bars, new_figure, shorten
+from cosmos_eval.reporting.plots.style import SKY_BLUE, draw_bars, new_figure, shorten
 from cosmos_eval.results.leaderboard.suite import SuiteScore
 from cosmos_eval.types import UsageError
 

@@ -5,10 +5,10 @@ from typing import Any
 
 from cosmos_eval.data.class_names import ClassData
 from cosmos_eval.data.classification import open_data, sample_list_hash
-from cosmos_eval.report.content import SampledResult
-from cosmos_eval.report.gallery.pictures import Candidate
-from cosmos_eval.report.gallery.samples import ClassJudgement
-from cosmos_eval.report.gallery.source import ResultGroup, ResultSource
+from cosmos_eval.reporting.content import SampledResult
+from cosmos_eval.reporting.gallery.pictures import Candidate
+from cosmos_eval.reporting.gallery.samples import ClassJudgement
+from cosmos_eval.reporting.gallery.source import ResultGroup, ResultSource
 from cosmos_eval.tasks.classification import CLASSES, LABELS
 from cosmos_eval.types import RunOptions, Samples
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cosmos_eval.models.maps import LONGEST, SIMILARITY, VALUES
-from cosmos_eval.report.attention.compute import CaptionShares, Level, Look, Row, View
+from cosmos_eval.reporting.attention.compute import CaptionShares, Level, Look, Row, View
 from cosmos_eval.results.text import rounded
 
 FAMILY = "DejaVu Sans"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cosmos_core.utils.distributed import own_device
 from cosmos_eval.models import load_encoder
-from cosmos_eval.report import write_file
+from cosmos_eval.reporting import write_file
 from cosmos_eval.tasks.segmentation import require_segmentation
 from cosmos_eval.tasks.segmentation.inference import draw_image
 from cosmos_eval.types import ModelSpec, Protocol, RunOptions, UsageError

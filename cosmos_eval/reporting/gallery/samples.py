@@ -15,9 +15,9 @@ from cosmos_eval.data.class_names import ClassData, displayed_class_names
 from cosmos_eval.data.label_maps import LabelMaps
 from cosmos_eval.data.retrieval import RetrievalData
 from cosmos_eval.data.sources import decode_source
-from cosmos_eval.report.content import SampledResult
-from cosmos_eval.report.gallery.pictures import Canvas
-from cosmos_eval.report.gallery.records import Outcome, SampleExample
+from cosmos_eval.reporting.content import SampledResult
+from cosmos_eval.reporting.gallery.pictures import Canvas
+from cosmos_eval.reporting.gallery.records import Outcome, SampleExample
 from cosmos_eval.results.text import percent
 from cosmos_eval.stats.segmentation import class_scores
 from cosmos_eval.tasks import segmentation

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from cosmos_eval.data.retrieval import RetrievalData, open_data, sample_list_hash
 from cosmos_eval.data.sources import decode_source
-from cosmos_eval.report.content import SampledResult
-from cosmos_eval.report.gallery.pictures import Candidate, Canvas
-from cosmos_eval.report.gallery.records import Picture, RetrievalExample
-from cosmos_eval.report.gallery.samples import CaptionJudgement
-from cosmos_eval.report.gallery.source import (
+from cosmos_eval.reporting.content import SampledResult
+from cosmos_eval.reporting.gallery.pictures import Candidate, Canvas
+from cosmos_eval.reporting.gallery.records import Picture, RetrievalExample
+from cosmos_eval.reporting.gallery.samples import CaptionJudgement
+from cosmos_eval.reporting.gallery.source import (
     ImageWithText,
     OpenedResult,
     Request,

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cosmos_eval._version import __version__
-from cosmos_eval.report import groups, tables
-from cosmos_eval.report.content import Content, ModelPair
-from cosmos_eval.report.contents import section_links
-from cosmos_eval.report.gallery.records import KINDS, Gallery, Picture
-from cosmos_eval.report.gallery.samples import MOST_SAMPLES
-from cosmos_eval.report.models import cost_rows
+from cosmos_eval.reporting import groups, tables
+from cosmos_eval.reporting.content import Content, ModelPair
+from cosmos_eval.reporting.contents import section_links
+from cosmos_eval.reporting.gallery.records import KINDS, Gallery, Picture
+from cosmos_eval.reporting.gallery.samples import MOST_SAMPLES
+from cosmos_eval.reporting.models import cost_rows
 from cosmos_eval.results.labels import shorten_names
 from cosmos_eval.results.leaderboard.facts import model_table
 from cosmos_eval.results.pages import TABLE_SCRIPTS, join_scripts, read_static, security_policy
@@ -173,7 +173,7 @@ def _render(content: Content, gallery: Gallery) -> bytes:
     """Return the page with all content and all pictures of the gallery, as HTML in UTF-8."""
     # The style sheet, with a class for the length of a bar of each whole percent.
     bar_lengths = "".join(f".w{percent}{{--w:{percent}%}}" for percent in range(101))
-    style = f"{read_static('cosmos_eval.report', 'page.css')}{bar_lengths}\n"
+    style = f"{read_static('cosmos_eval.reporting', 'page.css')}{bar_lengths}\n"
 
     script = join_scripts(_read_script(name) for name in _SCRIPTS)
     chart_program = program()
@@ -181,7 +181,7 @@ def _render(content: Content, gallery: Gallery) -> bytes:
     # The data that the scripts draw from.
     class_tables = tables.class_tables(content.results)
     data = tables.page_data(content, class_tables)
-    data["charts"] = json.loads(read_static("cosmos_eval.report", "charts.json"))
+    data["charts"] = json.loads(read_static("cosmos_eval.reporting", "charts.json"))
 
     # The HTML id of each leaderboard entry, which other parts of the page link to.
     anchors = {}
@@ -189,7 +189,7 @@ def _render(content: Content, gallery: Gallery) -> bytes:
         anchors[entry.key] = f"entry-{number}"
 
     # Jinja's environment, with the filters and functions that the templates use.
-    environment = html_templates("cosmos_eval.report", "templates")
+    environment = html_templates("cosmos_eval.reporting", "templates")
     environment.filters["step"] = _bar_class
     environment.filters["breakable"] = _escape_breakable
     environment.filters["signed"] = _format_signed
@@ -285,7 +285,7 @@ def _task_name(task_index: int) -> str:
 
 def _read_script(name: str) -> str:
     """Return the text of a script, which is shared with other pages or of this page only."""
-    package = "cosmos_eval.results" if name in TABLE_SCRIPTS else "cosmos_eval.report"
+    package = "cosmos_eval.results" if name in TABLE_SCRIPTS else "cosmos_eval.reporting"
     return read_static(package, f"{name}.js")
 
 

@@ -7,7 +7,7 @@ from itertools import groupby
 from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
-from cosmos_eval.report.plots.style import BLUE, GREY, VERMILION, new_figure, shorten
+from cosmos_eval.reporting.plots.style import BLUE, GREY, VERMILION, new_figure, shorten
 from cosmos_eval.results.compare import Comparison, MetricTest
 from cosmos_eval.types import UsageError
 

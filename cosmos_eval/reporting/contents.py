@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from cosmos_eval.report.content import Content
-from cosmos_eval.report.gallery.records import Gallery
-from cosmos_eval.report.tables import ClassTable
+from cosmos_eval.reporting.content import Content
+from cosmos_eval.reporting.gallery.records import Gallery
+from cosmos_eval.reporting.tables import ClassTable
 from cosmos_eval.tasks import known_tasks
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 from cosmos_eval.types import MapKind
 
 if TYPE_CHECKING:
-    from cosmos_eval.report.attention.compute import WordShare
+    from cosmos_eval.reporting.attention.compute import WordShare
 
 
 class Picture(NamedTuple):

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cosmos_eval.report.plots.style import LINE_COLOURS, new_figure, new_panels, shorten
-from cosmos_eval.report.training import LOG, Curve, read_curves
+from cosmos_eval.reporting.plots.style import LINE_COLOURS, new_figure, new_panels, shorten
+from cosmos_eval.reporting.training import LOG, Curve, read_curves
 from cosmos_eval.types import UsageError
 
 if TYPE_CHECKING:

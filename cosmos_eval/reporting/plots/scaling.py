@@ -6,14 +6,14 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from cosmos_eval.report.models import CostRow, cost_rows
-from cosmos_eval.report.plots.leaderboard import (
+from cosmos_eval.reporting.models import CostRow, cost_rows
+from cosmos_eval.reporting.plots.leaderboard import (
     panel_title,
     primary_panels,
     row_label,
     task_of_column,
 )
-from cosmos_eval.report.plots.style import BLUE, GREY, new_figure, new_panels, shorten
+from cosmos_eval.reporting.plots.style import BLUE, GREY, new_figure, new_panels, shorten
 from cosmos_eval.results.leaderboard.board import Board, make_boards
 from cosmos_eval.results.leaderboard.entries import Entry
 from cosmos_eval.tasks import metric_of

@@ -11,9 +11,9 @@ from typing import NamedTuple
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from cosmos_eval.report.groups import TrainingGroups, summarize_groups
-from cosmos_eval.report.overview import Overview, overview_of
-from cosmos_eval.report.training import Curve, curves_of
+from cosmos_eval.reporting.groups import TrainingGroups, summarize_groups
+from cosmos_eval.reporting.overview import Overview, overview_of
+from cosmos_eval.reporting.training import Curve, curves_of
 from cosmos_eval.results import compare
 from cosmos_eval.results.labels import StoredResult, distinct_results, label_results
 from cosmos_eval.results.leaderboard.board import Board, make_boards

@@ -14,8 +14,8 @@ from PIL import Image
 
 from cosmos_core.utils.figures import plain_style
 from cosmos_eval.models.maps import scale_to_unit_range, upsample
-from cosmos_eval.report.attention import describe
-from cosmos_eval.report.attention.compute import CaptionShares, Level, Look, Row, View
+from cosmos_eval.reporting.attention import describe
+from cosmos_eval.reporting.attention.compute import CaptionShares, Level, Look, Row, View
 from cosmos_eval.types import UsageError
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""`cosmos_eval.report`: write all results as one web page."""
+"""`cosmos_eval.reporting`: write all results as one web page."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cosmos_eval.embedding.cache import embeddings_folder
-from cosmos_eval.report import write_file
-from cosmos_eval.report.content import content_of
-from cosmos_eval.report.gallery import STAGES, collect
-from cosmos_eval.report.gallery.records import Gallery
-from cosmos_eval.report.gallery.source import require_inputs
-from cosmos_eval.report.page import Page, require_page_name, room_for_pictures, to_page
+from cosmos_eval.reporting import write_file
+from cosmos_eval.reporting.content import content_of
+from cosmos_eval.reporting.gallery import STAGES, collect
+from cosmos_eval.reporting.gallery.records import Gallery
+from cosmos_eval.reporting.gallery.source import require_inputs
+from cosmos_eval.reporting.page import Page, require_page_name, room_for_pictures, to_page
 from cosmos_eval.results import RESULTS
 from cosmos_eval.results.checked import read_checked
 from cosmos_eval.results.labels import StoredResult

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from cosmos_eval.report.plots.style import BLUE, draw_bars, new_figure, new_panels, shorten
+from cosmos_eval.reporting.plots.style import BLUE, draw_bars, new_figure, new_panels, shorten
 from cosmos_eval.results.leaderboard.board import Board, Column, Row, make_boards
 from cosmos_eval.results.leaderboard.entries import Entry
 from cosmos_eval.tasks import metric_of
