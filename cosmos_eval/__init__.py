@@ -18,10 +18,12 @@ if TYPE_CHECKING:
     from cosmos_eval.results.export import load_results, load_samples
     from cosmos_eval.runner.embed import embed
     from cosmos_eval.runner.evaluate import evaluate
+    from cosmos_eval.runner.evaluation import Evaluation
     from cosmos_eval.tables import check, compare, leaderboard
     from cosmos_eval.types import UsageError
 
-__all__ = ["DenseEncoder", "Encoder", "PairScorer", "TwoTower", "UsageError", "__version__"]
+__all__ = ["DenseEncoder", "Encoder", "Evaluation", "PairScorer", "TwoTower", "UsageError"]
+__all__ += ["__version__"]
 __all__ += ["attend", "check", "compare", "embed", "evaluate", "leaderboard", "load_results"]
 __all__ += ["load_samples", "read_results", "report"]
 
@@ -34,6 +36,7 @@ _MODULES = {
     "results.checked": ("read_results",),
     "runner.embed": ("embed",),
     "runner.evaluate": ("evaluate",),
+    "runner.evaluation": ("Evaluation",),
     "tables": ("check", "compare", "leaderboard"),
     "types": ("UsageError",),
 }

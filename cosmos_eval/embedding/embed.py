@@ -21,7 +21,15 @@ from cosmos_eval.data.prefetch import prefetch
 from cosmos_eval.data.sources import ImageContent, ImageSource
 from cosmos_eval.embedding.cache import EMBEDDING, Report, ShardStore, fingerprint, limit_bytes
 from cosmos_eval.models.encoder import Encoder, copy_to_host, is_gpu, require_finite, stack_on_host
-from cosmos_eval.types import EncoderInfo, OnProgress, Progress, RunOptions, UsageError, no_progress
+from cosmos_eval.types import (
+    EncoderInfo,
+    InputMemory,
+    OnProgress,
+    Progress,
+    RunOptions,
+    UsageError,
+    no_progress,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -361,29 +369,36 @@ def hash_image_files(images: Sequence[ImageSource], options: RunOptions) -> list
 
     The processes of a distributed run share the images.
     """
-    hash_files = partial(_hash_with_threads, options.workers)
+    hash_files = partial(_hash_with_threads, options)
     return options.distributed.map_sharded(hash_files, images, unit=_IMAGES_PER_PROCESS)
 
 
-def _hash_with_threads(workers: int, images: Sequence[ImageSource]) -> list[bytes]:
-    """Return the SHA-256 of each image's file.
+def _hash_with_threads(options: RunOptions, images: Sequence[ImageSource]) -> list[bytes]:
+    """Return the SHA-256 of each image's file. Hashes that are in memory are not computed again.
 
     A thread takes a chunk of several images at a time, because handing an image to a thread takes
     longer than hashing a small image.
 
     Args:
-        workers: The number of threads that read files.
+        options: The options of the run: the threads that read files, and the memory.
         images: The images.
     """
+    memory = options.memory
+
+    def hash_image(image: ImageSource) -> bytes:
+        def compute() -> bytes:
+            return hashlib.sha256(image.read()).digest()
+
+        return compute() if memory is None else memory.sha256(image, compute)
 
     def hash_chunk(chunk: Sequence[ImageSource]) -> list[bytes]:
-        return [hashlib.sha256(image.read()).digest() for image in chunk]
+        return [hash_image(image) for image in chunk]
 
     chunks = []
     for start in range(0, len(images), _IMAGES_PER_THREAD):
         chunks.append(images[start : start + _IMAGES_PER_THREAD])
     sha256s: list[bytes] = []
-    for sha256s_of_chunk in prefetch(chunks, hash_chunk, workers=workers):
+    for sha256s_of_chunk in prefetch(chunks, hash_chunk, workers=options.workers):
         sha256s += sha256s_of_chunk
     return sha256s
 
@@ -479,7 +494,7 @@ def image_batches(
         With a batch size of 2, the shards [0, 1, 2] and [3] give batches of the images [0, 1],
         [2] and [3].
     """
-    loader = _ImageLoader(encoder, images, keys)
+    loader = _ImageLoader(encoder, images, keys, options.memory)
     places = _image_places(shards, options.batch_size)
     n_images_ahead = 2 * options.batch_size
     loaded_images = prefetch(places, loader.load, workers=options.workers, window=n_images_ahead)
@@ -542,30 +557,49 @@ def _group_by_batch(loaded_images: Iterable[_LoadedImage]) -> Iterator[list[_Loa
 class _ImageLoader:
     """Reads images for a model, and stacks them into batches."""
 
-    def __init__(self, encoder: Encoder, images: Images, keys: Sequence[bytes]) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        images: Images,
+        keys: Sequence[bytes],
+        memory: InputMemory | None = None,
+    ) -> None:
         """Keep the images and their keys.
 
         Args:
             encoder: The model, whose transform is applied to each image.
             images: The images by index.
             keys: The SHA-256 that each image's file had when it was hashed.
+            memory: Keeps pixels for the next measurement; None: they are not kept.
         """
         self.encoder = encoder
         self.images = images
         self.keys = keys
+        self.memory = memory
 
     def load(self, place: _ImagePlace) -> _LoadedImage:
+        """Return the pixels of an image, from the memory or by `_read`."""
+        if self.memory is None:
+            pixels = self._read(place.image_index)
+        else:
+            pixels = self.memory.pixels(
+                self.keys[place.image_index],
+                self.encoder.transform,
+                partial(self._read, place.image_index),
+            )
+        return _LoadedImage(pixels, place)
+
+    def _read(self, image_index: int) -> Tensor:
         """Read an image and apply the model's transform.
 
         Raises UsageError if the image's file has changed since its key was computed.
         """
-        image = self.images[place.image_index]
+        image = self.images[image_index]
         content = image.read()
-        has_changed = hashlib.sha256(content).digest() != self.keys[place.image_index]
+        has_changed = hashlib.sha256(content).digest() != self.keys[image_index]
         if has_changed:
             raise UsageError(f"{image.name} has changed while it was read; run again")
-        pixels = self.encoder.transform(image.decode(content))
-        return _LoadedImage(pixels, place)
+        return self.encoder.transform(image.decode(content))
 
     def stack(self, loaded_images: Sequence[_LoadedImage]) -> ImageBatch:
         """Return the batch of the loaded images. Raises UsageError if their shapes differ."""

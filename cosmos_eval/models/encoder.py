@@ -231,7 +231,8 @@ def run_parts_on_device(info: EncoderInfo, function: Callable[..., Any], *inputs
         dtype=dtype_by_precision.get(info.precision),
         enabled=info.precision in dtype_by_precision,
     )
-    with torch.inference_mode(), autocast:
+    # Not inference mode: a tensor that a model in training keeps from now on could not be trained.
+    with torch.no_grad(), autocast:
         inputs_on_device = [to_device(tensor, info.device) for tensor in inputs]
         output = function(*inputs_on_device)
 
@@ -605,7 +606,7 @@ def _find_feature_fault(features: Any, n_inputs: int, feature_sizes: set[int]) -
     if features.dtype != torch.float32:
         return f"{features.dtype}, not float32"
     if features.requires_grad:
-        return "features with a gradient: use torch.inference_mode()"
+        return "features with a gradient: use torch.no_grad()"
 
     feature_sizes.add(features.shape[1])
     if len(feature_sizes) > 1:

@@ -1,15 +1,45 @@
-"""Measure a model that its owner goes on to train, and leave no trace in it."""
+"""Models in training as encoders: they are measured as they are, and left as they were.
+
+`make_encoder` takes a module of OpenCLIP, of transformers or of a user, also inside
+DistributedDataParallel and FSDP. `LiveEncoder` remembers tokens from one measurement to the next.
+"""
+
+from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
+import PIL.Image
+import PIL.ImageFile
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed import fsdp
 
+from cosmos_core.utils.distributed import SINGLE_PROCESS, Distributed
+from cosmos_eval.models.encoder import (
+    CrossAttentionEncoder,
+    Encoder,
+    PairScorer,
+    public_members,
+    require_encoder,
+    tensors_sha256,
+)
 from cosmos_eval.models.user import TwoTower, referred_weights
+from cosmos_eval.types import EncoderInfo, Precision, Rgb, UsageError
+
+_PRECISION_BY_DTYPE: dict[torch.dtype, Precision] = {
+    torch.bfloat16: "bf16",
+    torch.float16: "fp16",
+}
+# The calls of sharded models, and what a process that waits for the others announces.
+_CALLS = ("nothing", "encode_image", "encode_text")
+_EXAMPLE_TEXT = "a"
+# What describes an encoder besides its `info`.
+_DESCRIPTION = ("preprocessing", "tokenizer", "notes", "has_image_size", "added_texts")
 
 
 @contextmanager
@@ -17,12 +47,25 @@ def evaluation_mode(encoder: Any) -> Iterator[None]:
     """Put a model that is being trained into evaluation mode, within the context.
 
     The encoder records the model's weights and device as they are now. Afterwards, also after an
-    error, every submodule has its former mode, and the random generators and the recording of
-    gradients have their former states.
+    error, everything that `unchanged` names has its former state.
     """
     weights = [*referred_weights([getattr(encoder, "__dict__", {})], set())]
     modules = [module for module in weights if isinstance(module, nn.Module)]
+    with unchanged(modules):
+        for module in modules:
+            module.eval()
+        if isinstance(encoder, TwoTower):
+            encoder.refresh_info()
+        yield
 
+
+@contextmanager
+def unchanged(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Restore states at the end of the context, also after an error.
+
+    These are the mode of every submodule, the random generators, the recording of gradients, the
+    number of threads of PyTorch, and whether Pillow loads truncated images.
+    """
     # Keep the former states. A model may use the random generators of the GPUs that it is on.
     former_modes = []
     gpu_indices = set()
@@ -33,18 +76,370 @@ def evaluation_mode(encoder: Any) -> Iterator[None]:
             if parameter.device.type == "cuda":
                 gpu_indices.add(parameter.device.index)
     was_grad_enabled = torch.is_grad_enabled()
+    n_threads = torch.get_num_threads()
+    loads_truncated_images = PIL.ImageFile.LOAD_TRUNCATED_IMAGES
     python_state, numpy_state = random.getstate(), np.random.get_state()
 
     try:
         with torch.random.fork_rng(devices=sorted(gpu_indices)):
-            for module in modules:
-                module.eval()
-            if isinstance(encoder, TwoTower):
-                encoder.refresh_info()
             yield
     finally:
         random.setstate(python_state)
         np.random.set_state(numpy_state)
         torch.set_grad_enabled(was_grad_enabled)
+        if torch.get_num_threads() != n_threads:
+            torch.set_num_threads(n_threads)
+        PIL.ImageFile.LOAD_TRUNCATED_IMAGES = loads_truncated_images
         for submodule, was_training in former_modes:
             submodule.training = was_training  # `train()` would change its submodules as well
+
+
+def unwrap(model: Any) -> Any:
+    """Return the module inside DistributedDataParallel, DataParallel, FSDP and torch.compile."""
+    wrappers = (
+        nn.parallel.DistributedDataParallel,
+        nn.DataParallel,
+        fsdp.FullyShardedDataParallel,
+    )
+    while True:
+        if isinstance(model, torch._dynamo.OptimizedModule):
+            model = model._orig_mod
+        elif isinstance(model, wrappers):
+            model = model.module
+        else:
+            return model
+
+
+def is_sharded(model: Any) -> bool:
+    """Return whether FSDP, in either version, shards the weights of a model among processes."""
+    # FSDPModule is what `fully_shard` makes of a module. It is public since PyTorch 2.6.
+    sharded_classes = [fsdp.FullyShardedDataParallel, getattr(fsdp, "FSDPModule", None)]
+    classes = tuple(filter(None, sharded_classes))
+    return isinstance(model, nn.Module) and any(
+        isinstance(module, classes) for module in model.modules()
+    )
+
+
+def hash_weights(model: nn.Module, distributed: Distributed) -> str:
+    """Return the SHA-256 of the weights of a model, as the first process has them.
+
+    All processes that share a sharded model call this together.
+    """
+    if is_sharded(model):
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+        # The first process gets all weights, and the others none.
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        state = get_model_state_dict(model, options=options)
+    else:
+        state = unwrap(model).state_dict()
+    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    own_hash = tensors_sha256(tensors) if distributed.rank == 0 else ""
+    return distributed.gather(own_hash)[0]
+
+
+def make_encoder(
+    model: Any,
+    tokenizer: Any,
+    transform: Any,
+    name: str,
+    precision: Precision | None,
+    weights_sha256: str,
+) -> Encoder:
+    """Return a model in training as an encoder, checked on an example.
+
+    All processes that share a sharded model call this together, in evaluation mode.
+
+    Args:
+        model: One of
+            - an Encoder, such as a `TwoTower`, which is returned as it is,
+            - a model of transformers with `get_image_features` and `get_text_features`,
+            - any module with `encode_image` and `encode_text`, such as OpenCLIP's,
+            - a module of DistributedDataParallel, FSDP or torch.compile around one of these.
+        tokenizer: Maps a list of texts to tokens (B, L). For a model of transformers, its
+            tokenizer. None for an Encoder.
+        transform: Maps an RGB image to pixels (3, H, W). For a model of transformers, its image
+            processor. None for an Encoder, and for a model of OpenCLIP, which states its own.
+        name: The name of the model in tables and messages.
+        precision: The precision it is run in; None: float32, unless its weights are bfloat16 or
+            float16.
+        weights_sha256: The hash of the weights. It is not used for an Encoder, which has its own.
+
+    Raises:
+        UsageError: If the model is none of these, if the tokenizer or the transform is missing or
+            does not fit, and if the encoder cannot encode an example.
+    """
+    if isinstance(model, Encoder):
+        if tokenizer is not None or transform is not None:
+            raise UsageError(f"{name} is an Encoder: leave tokenizer= and transform= out")
+        require_encoder(model, name)
+        return model
+
+    module = unwrap(model)
+    if not isinstance(module, nn.Module):
+        class_name = type(module).__name__
+        raise UsageError(f"{name} must be a torch.nn.Module or an Encoder, not {class_name}")
+    first_parameter = next(module.parameters())
+    info = EncoderInfo(
+        spec=name,
+        architecture=type(module).__name__,
+        weights=None,
+        weights_sha256=weights_sha256,
+        random=False,
+        precision=precision or _PRECISION_BY_DTYPE.get(first_parameter.dtype, "fp32"),
+        device=str(first_parameter.device),
+        name=name,
+    )
+    towers = _ShardedTowers(model) if is_sharded(model) else module
+    encoder: Encoder
+    if hasattr(module, "get_image_features") and hasattr(module, "get_text_features"):
+        encoder = _make_transformers_encoder(towers, tokenizer, transform, info)
+    elif hasattr(module, "encode_image") and hasattr(module, "encode_text"):
+        encoder = _make_two_tower_encoder(towers, module, tokenizer, transform, info)
+    else:
+        raise UsageError(
+            f"{name}: {type(module).__name__} has neither `encode_image` and `encode_text` nor "
+            "`get_image_features` and `get_text_features`: wrap it in a cosmos_eval.TwoTower"
+        )
+    require_encoder(encoder, name)
+    return encoder
+
+
+def _make_two_tower_encoder(
+    towers: Any, module: nn.Module, tokenizer: Any, transform: Any, info: EncoderInfo
+) -> Encoder:
+    """Return the encoder of a module with `encode_image` and `encode_text`.
+
+    If it has an image tower `visual` with patches, as models of OpenCLIP have, the encoder has
+    features of patches. A sharded model has none: a part of its last block is run by itself.
+
+    Args:
+        towers: Has the methods `encode_image` and `encode_text`: the module itself, or a stand-in
+            for a sharded one.
+        module: The module.
+        tokenizer: Maps a list of texts to tokens.
+        transform: Maps an RGB image to pixels. It may be None if the image tower states its
+            preprocessing.
+        info: The description of the model.
+    """
+    from cosmos_eval.models.dense import encode_patches, find_patch_size
+
+    tower = getattr(module, "visual", None)
+    config = getattr(tower, "preprocess_cfg", None)
+    image_mean: Rgb = (0.0, 0.0, 0.0)
+    image_std: Rgb = (1.0, 1.0, 1.0)
+    if config is not None:  # a model of OpenCLIP
+        from open_clip.transform import image_transform_v2
+
+        from cosmos_eval.models.openclip import make_preprocessing
+
+        preprocessing = make_preprocessing(config)
+        image_mean, image_std = preprocessing.mean, preprocessing.std
+        if transform is None:
+            transform = image_transform_v2(preprocessing, is_train=False)
+    for argument, function in (("tokenizer", tokenizer), ("transform", transform)):
+        if not callable(function):
+            raise UsageError(f"{info.spec}: give the {argument} of the evaluation as {argument}=")
+    if not isinstance(transform, Hashable):  # pixels in memory are found by their transform
+        transform = partial(transform)
+
+    patch_size = 0
+    if isinstance(tower, nn.Module) and towers is module:
+        patch_size = find_patch_size(tower)
+    encoder = TwoTower(
+        name=info.spec,
+        weights={},  # they are hashed once for each measurement, not here
+        encode_image=towers.encode_image,
+        encode_text=towers.encode_text,
+        transform=transform,
+        tokenize=tokenizer,
+        encode_patches=partial(encode_patches, tower) if patch_size else None,
+        patch_size=patch_size,
+        image_mean=image_mean,
+        image_std=image_std,
+    )
+    encoder.info = info
+    return encoder
+
+
+def _make_transformers_encoder(
+    towers: Any, tokenizer: Any, processor: Any, info: EncoderInfo
+) -> Encoder:
+    """Return the encoder of a model of transformers.
+
+    Args:
+        towers: The model, or a stand-in for a sharded one.
+        tokenizer: Its tokenizer. It may be None if the processor has one.
+        processor: Its image processor, or a processor that has one.
+        info: The description of the model.
+
+    Raises:
+        UsageError: If the tokenizer or the image processor is missing or does not fit the model.
+    """
+    from cosmos_eval.models.hf import HfEncoder, NaflexEncoder
+
+    tokenizer = tokenizer or getattr(processor, "tokenizer", None)
+    image_processor = getattr(processor, "image_processor", processor)
+    if not hasattr(tokenizer, "model_input_names"):
+        raise UsageError(f"{info.spec}: give the tokenizer of transformers as tokenizer=")
+    if not hasattr(image_processor, "preprocess"):
+        raise UsageError(f"{info.spec}: give the image processor of transformers as transform=")
+    encoder_class = NaflexEncoder if towers.config.model_type == "siglip2" else HfEncoder
+    encoder = encoder_class((towers, image_processor, tokenizer), {}, info)
+    encoder.require_independent_texts()
+    return encoder
+
+
+class _ShardedTowers:
+    """Stands in for a module whose weights FSDP shards, and runs its methods.
+
+    FSDP gathers weights when a module is called, which calls `forward`, but not when another
+    method of the module is called. So the method takes the place of `forward` for one call.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        """Keep the model: the module itself, or FSDP around it."""
+        self._model = model
+        self._module: Any = unwrap(model)
+
+    def __getattr__(self, name: str) -> Any:
+        """Return an attribute of the module, such as its `config`."""
+        return getattr(self._module, name)
+
+    def encode_image(self, images: Tensor) -> Any:
+        """Return the features of images, by the module's `encode_image`."""
+        return self._call("encode_image", images)
+
+    def encode_text(self, tokens: Tensor) -> Any:
+        """Return the features of tokens, by the module's `encode_text`."""
+        return self._call("encode_text", tokens)
+
+    def get_image_features(self, **inputs: Tensor) -> Any:
+        """Return the features of images, by the method of a model of transformers."""
+        return self._call("get_image_features", **inputs)
+
+    def get_text_features(self, **inputs: Tensor) -> Any:
+        """Return the features of texts, by the method of a model of transformers."""
+        return self._call("get_text_features", **inputs)
+
+    def _call(self, method_name: str, *arguments: Any, **named_arguments: Any) -> Any:
+        """Call a method of the module in place of its `forward`."""
+        module = self._module
+        method = getattr(module, method_name)
+
+        def forward(*arguments: Any, **named_arguments: Any) -> Any:
+            del module.forward  # the method may call `forward` itself
+            return method(*arguments, **named_arguments)
+
+        module.forward = forward
+        try:
+            return self._model(*arguments, **named_arguments)
+        finally:
+            module.__dict__.pop("forward", None)
+
+
+class LiveEncoder:
+    """An encoder of a model in training, which is measured again and again.
+
+    It remembers the tokens of all texts, and the features of texts until the weights change. It has
+    the further methods of the encoder, such as `encode_patches`.
+
+    The layers of a model that is sharded by FSDP gather their weights from all processes in every
+    call. So all processes have to make the same calls, though one of them may have more images than
+    another one. Each process announces its call first. A process that waits for the others, in
+    `gather`, encodes an example together with them. Its features are not used.
+    """
+
+    def __init__(self, encoder: Encoder, *, sharded: bool) -> None:
+        """Keep an encoder.
+
+        Args:
+            encoder: The encoder.
+            sharded: True if the processes share the weights.
+        """
+        # Interfaces are recognised by the attributes of the object itself.
+        names = {*public_members(CrossAttentionEncoder), *public_members(PairScorer), *_DESCRIPTION}
+        for name in names.difference(dir(type(self))):
+            if hasattr(encoder, name):
+                setattr(self, name, getattr(encoder, name))
+        self.built = encoder  # whose parameters are counted
+        self.info = encoder.info
+        # The size and the cost of the model, once they are counted.
+        self.facts: Mapping[str, Any] | None = None
+        self._distributed = SINGLE_PROCESS
+        self._sharded = sharded
+        self._tokens: dict[tuple[str, ...], Tensor] = {}
+        self._overlong: dict[tuple[str, ...], Tensor] = {}
+        self._text_features: dict[bytes, Tensor] = {}
+
+    def join(self, distributed: Distributed) -> None:
+        """Share the work with these processes from now on."""
+        self._distributed = distributed
+
+    def set_weights(self, weights_sha256: str) -> None:
+        """Record the hash of the weights, and forget the features of other weights."""
+        if self.info.weights_sha256 != weights_sha256:
+            self._text_features.clear()
+        self.info = self.info._replace(weights_sha256=weights_sha256)
+
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        """Return the tokens (B, L) of texts, int64, which are computed once."""
+        key = tuple(texts)
+        if key not in self._tokens:
+            self._tokens[key] = self.built.tokenize(texts)
+        return self._tokens[key]
+
+    def overlong(self, texts: Sequence[str]) -> Tensor:
+        """Return whether `tokenize` cuts each text to the context, (B,) bool, computed once."""
+        key = tuple(texts)
+        if key not in self._overlong:
+            self._overlong[key] = self.built.overlong(texts)
+        return self._overlong[key]
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """Return the L2-normalised features (B, D) of images (B, 3, H, W)."""
+        self._meet("encode_image")
+        return self.built.encode_image(images)
+
+    def encode_text(self, tokens: Tensor) -> Tensor:
+        """Return the L2-normalised features (B, D) of tokens (B, L).
+
+        Only texts whose features are not known are encoded.
+        """
+        keys = [row.tobytes() for row in tokens.cpu().numpy()]
+        missing_rows = [row for row, key in enumerate(keys) if key not in self._text_features]
+        if missing_rows:
+            self._meet("encode_text")
+            features = self.built.encode_text(tokens[missing_rows])
+            for row, feature in zip(missing_rows, features, strict=True):
+                self._text_features[keys[row]] = feature
+        return torch.stack([self._text_features[key] for key in keys])
+
+    def gather(self, item: Any) -> list[Any]:
+        """Return the items of all processes by rank, as `Distributed.gather` does.
+
+        Until all processes are here, this process encodes examples together with the others.
+        """
+        self._meet("nothing")
+        return self._distributed.gather(item)
+
+    def _meet(self, call: str) -> None:
+        """Wait until all processes that share the weights can make a call.
+
+        Args:
+            call: The call that this process is about to make.
+
+        If another process makes another call, this process makes it as well, with an example.
+        """
+        if not self._sharded:
+            return
+        while True:
+            calls = self._distributed.gather(call)
+            next_call = max(calls, key=_CALLS.index)
+            if next_call == call:
+                return
+            if next_call == "encode_image":
+                picture = PIL.Image.new("RGB", (64, 64))
+                self.built.encode_image(self.built.transform(picture)[None])
+            else:
+                self.built.encode_text(self.built.tokenize([_EXAMPLE_TEXT]))

@@ -86,7 +86,7 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> ClipEncoder:
         precision=precision,
         device=device,
     )
-    preprocessing = _make_preprocessing(model.visual.preprocess_cfg)
+    preprocessing = make_preprocessing(model.visual.preprocess_cfg)
     encoder = ClipEncoder(model, preprocessing, tokenizer, info)
     if source.weights_file:
         encoder.notes = audit.notes_on_unused_weights(source.weights_file, stored_tensors)
@@ -308,7 +308,7 @@ def _create_model(source: _Source, has_quick_gelu: bool, has_logit_bias: bool) -
     )
 
 
-def _make_preprocessing(config: Mapping[str, Any]) -> PreprocessCfg:
+def make_preprocessing(config: Mapping[str, Any]) -> PreprocessCfg:
     """Return the settings of the transform from the configuration of a model.
 
     In the configuration, the mean and the std may be one number for all channels: 0.5 becomes

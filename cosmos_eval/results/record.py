@@ -92,6 +92,7 @@ def validated_as(kind: Any) -> pydantic.GetPydanticSchema:
 
 _CODE = Field(description="SHA-256 of the user's Python file with its arguments.")
 _REVISION = Field(description="The commit of a repository that hf: names.")
+_STEP = Field(description="The step of the training in which the model was measured.", ge=0)
 _HASH_UNLESS_RANDOM: Any = {
     "if": {"properties": {"random": {"const": False}}},
     "then": {"properties": {"weights_sha256": {"type": "string"}}},
@@ -161,6 +162,7 @@ class ModelRecord(TypedDict):
     revision: NotRequired[Annotated[Name, _REVISION]]
     facts: NotRequired[FactsRecord]
     training: NotRequired[TrainingRecord]
+    step: NotRequired[Annotated[int, _STEP]]
 
 
 def _require_weights_hash(model: ModelRecord) -> ModelRecord:

@@ -107,6 +107,10 @@ class LoadedModel:
     show_progress: plans.ShowProgress = plans.show_no_progress
     # How long loading took.
     load_seconds: float = 0.0
+    # The step of the training in which the model is measured; None for a finished model.
+    step: int | None = None
+    # The size and the cost of the model; None: they are counted.
+    facts: Mapping[str, Any] | None = None
 
     @cached_property
     def record(self) -> Mapping[str, Any]:
@@ -133,8 +137,12 @@ class LoadedModel:
         training = {} if info.random else training_record(self.spec)
         if training:
             record["training"] = training
+        if self.step is not None:
+            record["step"] = self.step
         # The size and the cost of the model.
-        record["facts"] = facts_of(self.encoder, self.spec, self.options, self._show_note)
+        if self.facts is None:
+            self.facts = facts_of(self.encoder, self.spec, self.options, self._show_note)
+        record["facts"] = self.facts
         return record
 
     def _show_note(self, note: str) -> None:

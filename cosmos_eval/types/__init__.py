@@ -24,6 +24,7 @@ from cosmos_eval.types.models import (
 from cosmos_eval.types.options import (
     DataOptions,
     Executor,
+    InputMemory,
     ModelOptions,
     OnProgress,
     Progress,
@@ -69,6 +70,7 @@ __all__ = [
     "FacesProtocol",
     "Figures",
     "FoundSamples",
+    "InputMemory",
     "Interval",
     "LabelMapProtocol",
     "LocalisationProtocol",

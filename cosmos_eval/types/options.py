@@ -6,9 +6,10 @@ how results are computed and stored, and the processes (`Distributed`) that shar
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Protocol as Interface
 
 from cosmos_core.utils.distributed import SINGLE_PROCESS, Distributed
 from cosmos_eval.types.errors import UsageError
@@ -16,6 +17,26 @@ from cosmos_eval.types.models import Attention, Precision
 from cosmos_eval.types.protocols import Protocol
 
 Executor = Literal["local", "ray", "slurm"]
+
+Value = TypeVar("Value")
+
+
+class InputMemory(Interface):
+    """Keeps prepared inputs for the next measurement of the same data set.
+
+    `cosmos_eval.embedding.prepared.PreparedInputs` explains the methods.
+    """
+
+    def get(self, key: Hashable, prepare: Callable[[], Value]) -> Value:
+        """Return the value that is kept under a key, or prepare it and keep it."""
+
+    def sha256(self, image: Any, compute: Callable[[], bytes]) -> bytes:
+        """Return the SHA-256 of an image's file."""
+
+    def pixels(
+        self, sha256: bytes, transform: Callable[[Any], Any], load: Callable[[], Any]
+    ) -> Any:
+        """Return the pixels (3, H, W) float32 of an image, as a transform returns them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +97,8 @@ class RunOptions(DataOptions, ModelOptions):
     # The folder for embeddings; None: they are not cached.
     cache: str | None = None
     seed: int = 0
+    # Keeps images in memory for the next measurement; None: they are read each time.
+    memory: InputMemory | None = None
     # The processes that share the work; by default, there is only one.
     distributed: Distributed = SINGLE_PROCESS
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -177,7 +178,13 @@ class _Scoring(label_maps.ShardedMeasurement[Sample, "LoadedImage"]):
 
     def load(self, sample: Sample) -> LoadedImage:
         """Read an image and its label map, and find the things in it."""
-        return load_image(sample, self._encoder, self._protocol)
+        load = partial(load_image, sample, self._encoder, self._protocol)
+        if self._options.memory is None:
+            return load()
+        protocol = self._protocol
+        names = (protocol.dataset, protocol.protocol_name)
+        key = (sample.image, sample.mask, *names, self._encoder.transform)
+        return self._options.memory.get(key, load)
 
     def measure_shard(self, shard: range, images: Iterator[LoadedImage]) -> list[Arrays]:
         """Score the maps of the things in the images of a shard.

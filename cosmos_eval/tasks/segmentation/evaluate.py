@@ -240,7 +240,8 @@ class _Counting(ShardedMeasurement[Sequence[Sample], list[LoadedImage]]):
 
     def load(self, samples: Sequence[Sample]) -> list[LoadedImage]:
         """Read an image, and the label map that each job has of it."""
-        return inference.load_together(samples, [job.protocol for job in self._jobs])
+        protocols = [job.protocol for job in self._jobs]
+        return inference.load_together(samples, protocols, self._options.memory)
 
     def is_valid(self, shard: range, arrays: Sequence[Arrays]) -> bool:
         """Return whether all predicted label maps of a shard are on disk as they were saved.

@@ -8,6 +8,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,8 +51,21 @@ class LoadedImage(NamedTuple):
     sha256: bytes = b""
 
 
+class _ResizedImage(NamedTuple):
+    """An image that was read and resized, and the label maps of several protocols."""
+
+    # (h, w, 3), RGB uint8.
+    pixels: NDArray[np.uint8]
+    # At the original size, one for each protocol.
+    labels: list[Label]
+    # The SHA-256 of the image with each label map.
+    sha256s: list[bytes]
+
+
 def load_together(
-    samples: Sequence[Sample], protocols: Sequence[SegmentationProtocol]
+    samples: Sequence[Sample],
+    protocols: Sequence[SegmentationProtocol],
+    memory: types.InputMemory | None = None,
 ) -> list[LoadedImage]:
     """Read an image once, and the label map that each protocol has of it.
 
@@ -59,6 +73,7 @@ def load_together(
         samples: For each protocol, the paths of the image and of its label map. All samples have
             the same image.
         protocols: The protocols, which resize and normalise the image in the same way.
+        memory: Keeps resized images for the next measurement; None: they are not kept.
 
     Returns:
         The image with the label map of each protocol. The pixels are shared.
@@ -66,17 +81,40 @@ def load_together(
     Raises UsageError for a file that cannot be read, and for a label map whose size is not the
     image's.
     """
+    read = partial(_read_and_resize, samples, protocols)
+    if memory is None:
+        image = read()
+    else:
+        sizes = [(protocol.short_side, protocol.long_side) for protocol in protocols]
+        names = [(protocol.dataset, protocol.protocol_name) for protocol in protocols]
+        files = [(sample.image, sample.mask) for sample in samples]
+        image = memory.get((*files, *sizes, *names), read)
+    pixels = _normalise(image.pixels, protocols[0])
+    loaded_images = []
+    for sample, label, sha256 in zip(samples, image.labels, image.sha256s, strict=True):
+        loaded_images.append(LoadedImage(sample, pixels, label, sha256))
+    return loaded_images
+
+
+def _read_and_resize(
+    samples: Sequence[Sample], protocols: Sequence[SegmentationProtocol]
+) -> _ResizedImage:
+    """Read and resize an image, and read the label map that each protocol has of it.
+
+    The arguments are those of `load_together`.
+    """
     image_path = samples[0].image
     content = ImageFile(image_path).read()
     image = pictures.decode(image_path, content)
     image_hw = (image.shape[0], image.shape[1])
-    pixels = normalised(image, protocols[0])
-    loaded_images = []
+    labels = []
+    sha256s = []
     for sample, protocol in zip(samples, protocols, strict=True):
         label = read_label(sample, protocol)
         require_same_size(sample, image_hw, label)
-        loaded_images.append(LoadedImage(sample, pixels, label, content_sha256(content, sample)))
-    return loaded_images
+        labels.append(label)
+        sha256s.append(content_sha256(content, sample))
+    return _ResizedImage(_resize(image, protocols[0]), labels, sha256s)
 
 
 def normalised(image: NDArray[np.uint8], protocol: SegmentationProtocol) -> Tensor:
@@ -91,10 +129,23 @@ def normalised(image: NDArray[np.uint8], protocol: SegmentationProtocol) -> Tens
 
     Raises ValueError for a protocol without mean and std.
     """
-    if protocol.mean is None or protocol.std is None:
-        raise ValueError(f"{protocol.dataset}: mean and std are still to be taken from a model")
+    return _normalise(_resize(image, protocol), protocol)
+
+
+def _resize(image: NDArray[np.uint8], protocol: SegmentationProtocol) -> NDArray[np.uint8]:
+    """Return an image (H, W, 3) resized by the protocol, (h, w, 3), RGB uint8."""
     height, width = resized_hw((image.shape[0], image.shape[1]), protocol)
     resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(resized, np.uint8)
+
+
+def _normalise(resized: NDArray[np.uint8], protocol: SegmentationProtocol) -> Tensor:
+    """Return the normalised pixels (3, h, w) float32 of a resized image (h, w, 3).
+
+    Raises ValueError for a protocol without mean and std.
+    """
+    if protocol.mean is None or protocol.std is None:
+        raise ValueError(f"{protocol.dataset}: mean and std are still to be taken from a model")
     mean, std = np.array(protocol.mean, np.float32), np.array(protocol.std, np.float32)
     normalised_pixels = (resized.astype(np.float32) - mean) / std
     return torch.from_numpy(normalised_pixels).permute(2, 0, 1).contiguous()
@@ -215,7 +266,7 @@ def predict(segmenter: Segmenter, images: Iterable[LoadedImage]) -> Iterator[Lab
         yield classes
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def predict_together(
     segmenters: Sequence[Segmenter],
     images: Iterable[Sequence[LoadedImage]],
