@@ -176,9 +176,6 @@ def make_encoder(
         return model
 
     module = unwrap(model)
-    if not isinstance(module, nn.Module):
-        class_name = type(module).__name__
-        raise UsageError(f"{name} must be a torch.nn.Module or an Encoder, not {class_name}")
     first_parameter = next(module.parameters())
     info = EncoderInfo(
         spec=name,

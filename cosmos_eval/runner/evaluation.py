@@ -237,11 +237,15 @@ class Evaluation:
         from torch import nn
 
         from cosmos_eval.models import live
+        from cosmos_eval.models.encoder import Encoder
         from cosmos_eval.models.user import TwoTower, referred_weights
 
         weights = [model]
         if not isinstance(model, nn.Module):
-            weights = [*referred_weights([getattr(model, "__dict__", {})], set())]
+            if not isinstance(model, Encoder):
+                class_name = type(model).__name__
+                raise types.UsageError(f"model must be a module or an Encoder, not {class_name}")
+            weights = [*referred_weights([vars(model)], set())]
         modules = [module for module in weights if isinstance(module, nn.Module)]
         with live.unchanged(modules):
             for module in modules:

@@ -1,0 +1,323 @@
+"""`cosmos_eval.Evaluation`: models in training measured in their loop, and left as they were."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import PIL.ImageFile
+import pytest
+import torch
+from support.scene_files import write_scenes
+from support.user_models import pixels_of, tokens_of
+from torch import Tensor, nn
+
+import cosmos_eval
+from cosmos_eval import Evaluation, TwoTower, UsageError
+from cosmos_eval.models import load_encoder
+from cosmos_eval.models.specs import parse_model_spec
+
+SCENES = 40  # more than a batch of images
+KINDS = ("found", "named", "segmented", "chosen", "looked-at")
+
+
+@pytest.fixture(scope="module")
+def data_sets(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """A set of few scenes for each of five tasks."""
+    return write_scenes(tmp_path_factory.mktemp("data") / "scenes", SCENES, *KINDS)
+
+
+@pytest.fixture
+def classes(data_sets: list[str]) -> str:
+    return data_sets[KINDS.index("named")]
+
+
+@pytest.fixture
+def openclip(tiny_archs: dict[str, str]) -> Callable[[], Any]:
+    """Makes the same tiny model of OpenCLIP, in training mode, each time."""
+    return lambda: load_encoder(parse_model_spec(f"openclip:{tiny_archs['tiny']}/random")).model
+
+
+@pytest.fixture
+def tokenizer(tiny_archs: dict[str, str]) -> Any:
+    return open_clip.get_tokenizer(tiny_archs["tiny"])
+
+
+def train(model: nn.Module) -> None:
+    """Change the weights."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+
+
+def metrics_of(encoder: Any, datasets: list[str]) -> dict[str, float]:
+    """The metrics that `evaluate` computes of an encoder, named as the hook names them."""
+    rows = [cosmos_eval.evaluate(encoder, dataset) for dataset in datasets]
+    return {f"{row.dataset}/{name}": row.metrics[name] for row in rows for name in row.metrics}
+
+
+def test_a_model_of_openclip_has_the_metrics_of_its_file(
+    data_sets, openclip, tokenizer, tiny_encoder
+):
+    evaluation = Evaluation(data_sets, on_error="raise")
+    metrics = evaluation(openclip(), tokenizer=tokenizer, step=1)
+    assert {name.split("/")[0] for name in metrics} == set(KINDS)
+    assert metrics == pytest.approx(metrics_of(tiny_encoder, data_sets), abs=1e-6)
+
+
+def test_later_calls_read_no_file(tmp_path, openclip, tokenizer):
+    datasets = write_scenes(tmp_path / "scenes", SCENES, *KINDS)
+    model = openclip()
+    evaluation = Evaluation(datasets, on_error="raise")
+    first = evaluation(model, tokenizer=tokenizer, step=1)
+    folders = [tmp_path / "scenes" / folder for folder in ("coco", "folder", "voc")]
+    for folder in folders:
+        folder.rename(tmp_path / folder.name)
+    assert evaluation(model, tokenizer=tokenizer, step=2) == first
+
+    train(model)
+    trained = evaluation(model, tokenizer=tokenizer, step=3)
+    assert trained != first
+    for folder in folders:
+        (tmp_path / folder.name).rename(folder)
+    again = Evaluation(datasets, on_error="raise")(model, tokenizer=tokenizer, step=3)
+    assert trained == again
+
+
+def test_without_memory_images_are_read_again(tmp_path, openclip, tokenizer):
+    datasets = write_scenes(tmp_path / "scenes", SCENES, "named", "segmented")
+    evaluation = Evaluation(datasets, memory_gb=0, on_error="raise")
+    model = openclip()
+    with pytest.warns(UserWarning, match="memory_gb is too small for all images"):
+        first = evaluation(model, tokenizer=tokenizer, step=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # it is said once
+        assert evaluation(model, tokenizer=tokenizer, step=2) == first
+    shutil.rmtree(tmp_path / "scenes" / "folder")
+    with pytest.raises(UsageError, match="image not found"):
+        evaluation(model, tokenizer=tokenizer, step=3)
+
+
+def test_results_are_stored_by_step(tmp_path, classes, openclip, tokenizer, command):
+    evaluation = Evaluation([classes], name="run 1", every=10, output=tmp_path / "results")
+    model = openclip()
+    assert evaluation(model, tokenizer=tokenizer, step=5) == {}
+    metrics = [evaluation(model, tokenizer=tokenizer, step=10)]
+    train(model)
+    metrics.append(evaluation(model, tokenizer=tokenizer, step=20))
+
+    rows = cosmos_eval.read_results(tmp_path / "results")
+    assert [row.model["spec"] for row in rows] == ["run 1-step10", "run 1-step20"]
+    assert [row.model["step"] for row in rows] == [10, 20]
+    assert len({row.model["weights_sha256"] for row in rows}) == 2
+    for row, metrics_of_step in zip(rows, metrics, strict=True):
+        assert metrics_of_step == {f"named/{name}": row.metrics[name] for name in row.metrics}
+        assert row.model["facts"]["parameters"] == sum(map(torch.numel, model.parameters()))
+    assert command("verify", str(tmp_path / "results")).status == 0
+
+
+class Towers(nn.Module):
+    """Towers with dropout and batch statistics, which keep a tensor of their first call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.image = nn.Sequential(nn.Linear(48, 16), nn.BatchNorm1d(16), nn.Dropout(0.5))
+        self.text = nn.Sequential(nn.Linear(9, 16), nn.BatchNorm1d(16), nn.Dropout(0.5))
+        self.scale: Tensor | None = None
+        self.n_texts = 0
+        self.fails = False
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        random.random(), np.random.random(), torch.rand(1), torch.set_grad_enabled(False)
+        torch.set_num_threads(torch.get_num_threads() + 1)
+        if self.fails:
+            raise RuntimeError("out of memory")
+        if self.scale is None:
+            self.scale = torch.ones(16) * 2
+        return self.scale * self.image(nn.functional.adaptive_avg_pool2d(images, 4).flatten(1))
+
+    def encode_text(self, tokens: Tensor) -> Tensor:
+        self.n_texts += len(tokens)
+        return self.text(tokens / 100)
+
+
+@pytest.fixture
+def towers() -> Towers:
+    torch.manual_seed(0)
+    towers = Towers().train()
+    towers.text[1].eval()
+    return towers
+
+
+def state_of(model: nn.Module) -> tuple[Any, ...]:
+    """Everything that a call must leave as it was."""
+    modes = [module.training for module in model.modules()]
+    numpy_state = np.random.get_state()[1].tolist()
+    random_states = random.getstate(), numpy_state, torch.get_rng_state().tolist()
+    process = torch.is_grad_enabled(), torch.get_num_threads(), PIL.ImageFile.LOAD_TRUNCATED_IMAGES
+    return modes, random_states, process, [value.tolist() for value in model.state_dict().values()]
+
+
+def call(evaluation: Evaluation, model: Any, step: int = 1) -> dict[str, float]:
+    return evaluation(model, tokenizer=tokens_of, transform=pixels_of, step=step)
+
+
+def test_a_call_leaves_no_trace(classes, towers, monkeypatch):
+    monkeypatch.setattr(PIL.ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    evaluation = Evaluation([classes], on_error="raise")
+    before = state_of(towers)
+    metrics = call(evaluation, towers)
+    assert state_of(towers) == before
+    assert metrics == call(Evaluation([classes], on_error="raise"), towers.eval())
+
+    towers.fails = True
+    towers.train()
+    before = state_of(towers)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        call(evaluation, towers)
+    assert state_of(towers) == before
+
+
+def test_a_model_goes_on_training(classes, towers):
+    call(Evaluation([classes], on_error="raise"), towers)
+    images = torch.rand(4, 3, 8, 8)
+    features = towers.encode_image(images)  # which uses the tensor of the first call
+    torch.set_grad_enabled(True)
+    (towers.scale * towers.image(images.flatten(1)[:, :48])).sum().backward()
+    assert features.shape == (4, 16)
+    assert towers.image[0].weight.grad is not None
+
+
+def test_an_error_does_not_end_the_training(classes, towers):
+    evaluation = Evaluation([classes])
+    towers.fails = True
+    with pytest.warns(UserWarning, match=r"^evaluation at step 3 failed: .*out of memory"):
+        assert call(evaluation, towers, step=3) == {}
+    towers.fails = False
+    assert call(evaluation, towers, step=4)
+
+
+def test_prompts_are_encoded_once_per_weights(data_sets, classes, towers, tmp_path):
+    (same_classes,) = write_scenes(tmp_path / "scenes", SCENES // 2, "named")
+    renamed = tmp_path / "scenes" / "again-named.yaml"
+    Path(same_classes).rename(renamed)
+    evaluation = Evaluation([classes, str(renamed)], on_error="raise")
+    call(evaluation, towers)
+    n_classes = 10
+    n_example_texts = towers.n_texts - n_classes
+    assert 0 < n_example_texts < n_classes  # that check the model before its first measurement
+    call(evaluation, towers)
+    assert towers.n_texts == n_example_texts + n_classes
+    train(towers)
+    call(evaluation, towers)
+    assert towers.n_texts == n_example_texts + 2 * n_classes
+
+
+def test_the_best_step(classes, towers, openclip, tokenizer):
+    evaluation = Evaluation([classes], best="named/acc1", on_error="raise")
+    evaluation.load_state_dict({"best": "named/acc1", "best_value": 0.999, "best_step": 7})
+    call(evaluation, towers, step=8)
+    assert (evaluation.is_best, evaluation.best_step) == (False, 7)
+    evaluation.load_state_dict({"best": "named/acc1", "best_value": -0.001, "best_step": 7})
+    metrics = call(evaluation, towers, step=9)
+    assert evaluation.is_best
+    expected = {"best": "named/acc1", "best_value": metrics["named/acc1"], "best_step": 9}
+    assert evaluation.state_dict() == expected
+    call(evaluation, towers, step=10)
+    assert not evaluation.is_best  # the same value is not better
+    with pytest.raises(UsageError, match="the state has the best named/acc5"):
+        evaluation.load_state_dict({"best": "named/acc5"})
+
+
+def test_lower_ranks_are_better(data_sets, openclip, tokenizer):
+    best = "found/image_to_text_mean_rank"
+    evaluation = Evaluation(data_sets[:1], best=best, on_error="raise")
+    for former_value, is_best in ((1.0, False), (1e9, True)):
+        evaluation.load_state_dict({"best": best, "best_value": former_value, "best_step": 0})
+        evaluation(openclip(), tokenizer=tokenizer, step=1)
+        assert evaluation.is_best is is_best
+
+
+def test_two_towers(classes, towers):
+    encoder = TwoTower(
+        encode_image=towers.encode_image,
+        encode_text=towers.encode_text,
+        transform=pixels_of,
+        tokenize=tokens_of,
+        name="mine",
+    )
+    evaluation = Evaluation([classes], on_error="raise")
+    first = evaluation(encoder, step=1)
+    assert first == pytest.approx(call(Evaluation([classes], on_error="raise"), towers), abs=1e-6)
+    train(towers)
+    assert evaluation(encoder, step=2) != first
+    with pytest.raises(UsageError, match=r"model is an Encoder: leave tokenizer= and transform="):
+        call(evaluation, encoder)
+
+
+def test_student_and_teacher_take_turns(classes, openclip, tokenizer):
+    evaluation = Evaluation([classes], on_error="raise")
+    student, teacher = openclip(), openclip()
+    train(student)
+    measure = [evaluation(model, tokenizer=tokenizer, step=1) for model in (student, teacher) * 2]
+    assert measure[:2] == measure[2:]
+    assert measure[0] != measure[1]
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # of PyTorch's own modules
+@pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile])
+def test_wrapped_modules(wrap, classes, openclip, tokenizer):
+    evaluation = Evaluation([classes], on_error="raise")
+    expected = evaluation(openclip(), tokenizer=tokenizer, step=1)
+    assert evaluation(wrap(openclip()), tokenizer=tokenizer, step=1) == expected
+
+
+def test_half_precision_weights(classes, openclip, tokenizer, tmp_path):
+    evaluation = Evaluation([classes], on_error="raise", output=tmp_path)
+    evaluation(openclip().bfloat16(), tokenizer=tokenizer, step=1)
+    (row,) = cosmos_eval.read_results(tmp_path)
+    assert row.provenance["precision"] == "bf16"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"datasets": ["nosuch"]}, "unknown data set"),
+        ({"datasets": []}, "datasets must be a list"),
+        ({"datasets": "scenes-cls"}, "datasets must be a list"),
+        ({"every": 0}, "every must be 1 or more, not 0"),
+        ({"best": "scenes-cls/acc"}, "no data set has the metric scenes-cls/acc; nearest:"),
+        ({"on_error": "ignore"}, "on_error must be warn or raise, not 'ignore'"),
+        ({"precision": "int8"}, "precision must be one of"),
+    ],
+)
+def test_wrong_options_are_refused_before_the_training(options, message):
+    with pytest.raises(UsageError, match=message):
+        Evaluation(**{"datasets": ["scenes-cls"], **options})
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (nn.Linear(2, 2), "Linear has neither `encode_image` and `encode_text` nor"),
+        (7, "model must be a module or an Encoder, not int"),
+    ],
+)
+def test_wrong_models(model, message, classes):
+    with pytest.raises(UsageError, match=message):
+        call(Evaluation([classes], on_error="raise"), model)
+
+
+def test_missing_parts(classes, openclip, towers):
+    evaluation = Evaluation([classes], on_error="raise")
+    with pytest.raises(UsageError, match="give the tokenizer of the evaluation as tokenizer="):
+        evaluation(openclip(), step=1)
+    with pytest.raises(UsageError, match="give the transform of the evaluation as transform="):
+        evaluation(towers, tokenizer=tokens_of, step=1)

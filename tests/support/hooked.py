@@ -1,0 +1,92 @@
+"""Processes that train a model together, and measure it in their loop."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from torch import nn
+from torch.distributed import fsdp
+from torch.distributed.device_mesh import init_device_mesh
+from torch.nn.parallel import DistributedDataParallel
+
+from cosmos_core.engine.distributed import World
+from cosmos_eval import Evaluation, UsageError
+
+BATCH = 8  # so that the first of two processes has four batches of 40 images, and the second one
+
+
+def tiny_model(arch: str) -> Any:
+    """A model of OpenCLIP with random weights, always the same."""
+    torch.manual_seed(0)
+    return open_clip.create_model(arch).train()
+
+
+def measure_together(
+    world: World, wrapper: str, configs: str, arch: str, datasets: list[str], output: str
+) -> dict[str, Any]:
+    """Measure a wrapped model, train a step, and measure it again.
+
+    Returns what a test compares: the metrics before and after the step, the calls of towers in
+    this process, the weights after the step, and whether a call of one process was refused.
+    """
+    open_clip.add_model_config(Path(configs))
+    model = wrap(tiny_model(arch), wrapper)
+    tokenizer = open_clip.get_tokenizer(arch)
+    evaluation = Evaluation(
+        datasets,
+        batch_size=BATCH,
+        output=output,
+        on_error="raise",
+    )
+    before = evaluation(model, tokenizer=tokenizer, step=0)
+
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    torch.manual_seed(world.rank)
+    images = torch.randn(4, 3, 32, 32)
+    texts = torch.randint(1, 400, (4, 20))
+    image_features, text_features, logit_scale = model(images, texts)[:3]
+    (logit_scale * image_features @ text_features.T).diag().sum().neg().backward()
+    optimizer.step()
+    after = evaluation(model, tokenizer=tokenizer, step=1)
+    return {"before": before, "after": after, "training": model.training}
+
+
+def refuse_alone(world: World, configs: str, arch: str, dataset: str) -> str:
+    """Return the error of a sharded model that one process would measure alone."""
+    open_clip.add_model_config(Path(configs))
+    model = wrap(tiny_model(arch), "fsdp2")
+    evaluation = Evaluation([dataset], on_error="raise")
+    try:
+        evaluation(model, tokenizer=open_clip.get_tokenizer(arch), step=0, all_processes=False)
+    except UsageError as error:
+        return str(error)
+    return ""
+
+
+def measure_alone(world: World, configs: str, arch: str, dataset: str) -> dict[str, float]:
+    """Measure a model in the first process only, as OpenCLIP's own loop evaluates."""
+    open_clip.add_model_config(Path(configs))
+    model = wrap(tiny_model(arch), "ddp")
+    if world.rank > 0:
+        return {}
+    evaluation = Evaluation([dataset], on_error="raise")
+    tokenizer = open_clip.get_tokenizer(arch)
+    return evaluation(model, tokenizer=tokenizer, step=0, all_processes=False)
+
+
+def wrap(model: Any, wrapper: str) -> nn.Module:
+    """Return a model inside a wrapper of PyTorch: "none", "ddp", "fsdp1" or "fsdp2"."""
+    if wrapper == "ddp":
+        return DistributedDataParallel(model)
+    if wrapper == "fsdp1":
+        return fsdp.FullyShardedDataParallel(model, device_id=None, use_orig_params=True)
+    if wrapper == "fsdp2":
+        mesh = init_device_mesh("cpu", (torch.distributed.get_world_size(),))
+        for block in (*model.visual.transformer.resblocks, *model.transformer.resblocks):
+            fsdp.fully_shard(block, mesh=mesh)
+        # FSDP refuses parameters without a dimension.
+        return fsdp.fully_shard(model, mesh=mesh, ignored_params={model.logit_scale})
+    return model
