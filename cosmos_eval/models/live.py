@@ -282,8 +282,11 @@ def _make_transformers_encoder(
     if not hasattr(image_processor, "preprocess"):
         raise UsageError(f"{info.spec}: give the image processor of transformers as transform=")
     encoder_class = NaflexEncoder if towers.config.model_type == "siglip2" else HfEncoder
-    encoder = encoder_class((towers, image_processor, tokenizer), {}, info)
-    encoder.require_independent_texts()
+    try:
+        encoder = encoder_class((towers, image_processor, tokenizer), {}, info)
+        encoder.require_independent_texts()
+    except UsageError as error:
+        raise UsageError(f"{info.spec}: {error}") from error
     return encoder
 
 

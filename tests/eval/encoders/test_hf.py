@@ -16,6 +16,7 @@ import torch
 import transformers as t
 from support.dense import FORMS
 from support.encoders import load, noise, refusal
+from support.scene_files import write_scenes
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.testing import assert_close
 from torch.utils.flop_counter import FlopCounterMode
@@ -253,6 +254,23 @@ def test_features_are_those_of_transformers_forward(kind: str, kinds: Any, loade
     assert encoder.overlong(TEXTS).tolist() == [False] * 4 + [True]
     assert encoder.info.architecture == type(model.config).__name__
     assert not encoder.info.random
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip", "altclip", "naflex"])
+def test_a_model_in_training_has_the_metrics_of_its_folder(kind, kinds, loaded, tmp_path) -> None:
+    (model, images, tokenizer, _), _ = kinds(kind)
+    datasets = write_scenes(tmp_path / "scenes", 20, "found", "named")
+    evaluation = cosmos_eval.Evaluation(datasets, on_error="raise")
+    model.train()
+    try:
+        metrics = evaluation(model, tokenizer=tokenizer, transform=images, step=1)
+        assert all(module.training for module in model.modules())
+    finally:
+        model.eval()
+    for dataset in datasets:
+        row = cosmos_eval.evaluate(loaded(kind), dataset)
+        expected = {f"{row.dataset}/{name}": row.metrics[name] for name in row.metrics}
+        assert {name: metrics[name] for name in expected} == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "naflex"])
