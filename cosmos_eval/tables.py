@@ -6,9 +6,10 @@ Their results have a pandas DataFrame as `frame`, and notebooks show them as tab
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from cosmos_eval.data.readers import path_of
 from cosmos_eval.results import sides
 from cosmos_eval.results.compare import Comparison
 from cosmos_eval.results.export import read_places
@@ -50,8 +51,8 @@ def compare(
         `compare("results", models=["scenes-cosmos", "scenes-clip"]).frame`
     """
     return sides.read_comparison(
-        Path(a),
-        None if b is None else Path(b),
+        path_of(a, "a"),
+        None if b is None else path_of(b, "b"),
         models=models,
         trainings=groups,
         same_seeds=same_seeds,
@@ -132,6 +133,10 @@ def check(
     Example:
         `check("runs/eval", "baseline.json").verdict`
     """
-    places = [results] if isinstance(results, str | Path) else results
-    verified_results, problems = gate.read_results([Path(place) for place in places])
-    return gate.check_results(verified_results, Path(baseline), strict=strict, problems=problems)
+    if isinstance(results, Iterable) and not isinstance(results, str):
+        paths = [path_of(place, "a place of results") for place in results]
+    else:
+        paths = [path_of(results, "results")]
+    baseline_path = path_of(baseline, "baseline")
+    verified_results, problems = gate.read_results(paths)
+    return gate.check_results(verified_results, baseline_path, strict=strict, problems=problems)

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 from pydantic import AliasChoices, BaseModel, BeforeValidator, Field
 
-from cosmos_eval.data.readers import CONFIG, FileError, Text, parse, read_yaml
+from cosmos_eval.data.readers import CONFIG, FileError, Text, parse, path_of, read_yaml
 from cosmos_eval.data.user_yaml import PROTOCOL_NAME as USER_PROTOCOL
 from cosmos_eval.models.specs import parse_model_spec, with_complete_paths, with_labels
 from cosmos_eval.tasks import find_protocol, metric_of, task_named
@@ -96,7 +96,7 @@ def read_suite(name_or_file: str, *, with_models: bool = True) -> Suite:
             file.
     """
     path_by_name = known_suites()
-    path = path_by_name.get(name_or_file, Path(name_or_file))
+    path = path_by_name.get(str(name_or_file), path_of(name_or_file, "suite"))
     if path.suffix not in _SUFFIXES:
         raise UsageError(
             f"unknown suite {name_or_file!r}; nearest: {nearest(name_or_file, path_by_name)}; "
