@@ -282,11 +282,7 @@ def table_of_records(
     """
     keys = list(records[0]) if records else []
     name_keys = keys[: len(section) + n_text_columns]
-    columns = []
-    for key in keys:
-        is_empty = all(record[key] in ("", None) for record in records)
-        if key not in section and not is_empty:
-            columns.append(key)
+    columns = [key for key in _keys_with_values(records) if key not in section]
 
     rows, sections = [], []
     for record in records:
@@ -305,6 +301,12 @@ def table_of_records(
         n_text_columns=sum(key in name_keys for key in columns),
         sections=tuple(sections),
     )
+
+
+def _keys_with_values(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the keys of records, without those whose values are all empty texts or None."""
+    keys = list(records[0]) if records else []
+    return [key for key in keys if any(record[key] not in ("", None) for record in records)]
 
 
 def sorted_by(table: Table, column: str) -> Table:

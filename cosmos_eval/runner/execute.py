@@ -123,11 +123,7 @@ def execute(
             yielded before UsageError is raised.
         show_progress: Shows how far the run is.
     """
-    protocols = []
-    for protocol in plan.protocols:
-        pairs = [plans.pair_of(spec, protocol) for spec in plan.specs]
-        if any(pair not in skip for pair in pairs):
-            protocols.append(protocol)
+    protocols = _protocols_to_measure(plan, skip)
     if not protocols:
         return
 
@@ -137,13 +133,8 @@ def execute(
     datasets = plans.open_datasets(plan_to_measure, show_progress, raising=False)
 
     errors = [dataset.error for dataset in datasets if dataset.error is not None]
-    if len(errors) == 1 and not keep_going:
-        raise errors[0]
-    if errors and len(errors) == len(datasets) and not keep_going:
-        raise types.UsageError(
-            f"none of {len(errors)} data sets can be measured on (--dry-run lists them); the first "
-            f"error: {reason_of(errors[0])}"
-        )
+    if errors and not keep_going:
+        _raise_single_reason(errors, len(datasets))
     for dataset in datasets:
         if dataset.error is not None:
             yield _failures_of_dataset(plan, dataset, skip)
@@ -159,6 +150,41 @@ def execute(
         # Closing the outcomes cancels the jobs that have not ended if this generator ends early.
         with closing(engine(jobs, show_progress)) as outcomes:
             yield from _in_order_of_jobs(outcomes, raising=not keep_going)
+
+
+def _protocols_to_measure(plan: plans.Plan, skip: Container[plans.Pair]) -> list[types.Protocol]:
+    """Return the protocols of the data sets that at least one model is to be measured on.
+
+    Args:
+        plan: The models and data sets.
+        skip: Pairs of a model and a data set that are not measured.
+    """
+    protocols = []
+    for protocol in plan.protocols:
+        pairs = [plans.pair_of(spec, protocol) for spec in plan.specs]
+        if any(pair not in skip for pair in pairs):
+            protocols.append(protocol)
+    return protocols
+
+
+def _raise_single_reason(errors: Sequence[Exception], n_datasets: int) -> None:
+    """Raise the error of opening data sets if there is only one, or if no data set can be opened.
+
+    Args:
+        errors: At least one error, each of another data set.
+        n_datasets: The number of all data sets.
+
+    Raises:
+        Exception: The only error.
+        UsageError: If there are as many errors as data sets. The message has the first error.
+    """
+    if len(errors) == 1:
+        raise errors[0]
+    if len(errors) == n_datasets:
+        raise types.UsageError(
+            f"none of {len(errors)} data sets can be measured on (--dry-run lists them); the first "
+            f"error: {reason_of(errors[0])}"
+        )
 
 
 def _failures_of_dataset(
