@@ -19,6 +19,7 @@ from cosmos_eval.reporting.gallery.samples import MOST_SAMPLES
 from cosmos_eval.reporting.models import cost_rows
 from cosmos_eval.results.labels import shorten_names
 from cosmos_eval.results.leaderboard.facts import model_table
+from cosmos_eval.results.leaderboard.task_tables import capitalized_title
 from cosmos_eval.results.pages import TABLE_SCRIPTS, join_scripts, read_static, security_policy
 from cosmos_eval.results.text import html_templates, html_value, percent, rounded, script_json
 from cosmos_eval.tasks import known_tasks
@@ -196,6 +197,7 @@ def _render(content: Content, gallery: Gallery) -> bytes:
     environment.filters["percent"] = percent
     environment.filters["rounded"] = rounded
     environment.filters["task_name"] = _task_name
+    environment.globals["capitalized_title"] = capitalized_title
     environment.globals["figures_of"] = tables.figures_of
     environment.globals["bars_of"] = tables.bars_of
     environment.globals["cost_rows"] = cost_rows
