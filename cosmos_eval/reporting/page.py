@@ -43,6 +43,7 @@ _SCRIPTS = (
     "filters",
     "dialogs",
     "origins",
+    "counts",
     "compare",
     "charts",
     "samples",
@@ -265,14 +266,20 @@ def _gallery_values(gallery: Gallery) -> dict[str, Any]:
     - `gallery`: the sections of the page by kind of example, such as "retrieval".
     - `has_examples`: whether there are any examples besides samples.
     - `most_samples`: the most samples of a data set that are shown.
+    - `confused_classes`: the classes that any model takes a sample of another class for.
     - `picture`: the function that returns the id and the address of a picture.
     """
     sections_by_kind = {kind: gallery.sections(kind) for kind in KINDS}
+    confused_classes = set()
+    for sample in gallery.samples:
+        confused_classes.update(outcome.taken_for for outcome in sample.outcomes.values())
+    confused_classes.discard("")  # of samples that are not taken for another class
     has_examples = any(sections_by_kind[kind] for kind in KINDS if kind != "samples")
     return {
         "gallery": sections_by_kind,
         "has_examples": has_examples,
         "most_samples": MOST_SAMPLES,
+        "confused_classes": sorted(confused_classes),
         "picture": _Album().place,
     }
 
