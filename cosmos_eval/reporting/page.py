@@ -270,7 +270,7 @@ def _gallery_values(gallery: Gallery) -> dict[str, Any]:
     - `picture`: the function that returns the id and the address of a picture.
     """
     sections_by_kind = {kind: gallery.sections(kind) for kind in KINDS}
-    confused_classes = set()
+    confused_classes: set[str] = set()
     for sample in gallery.samples:
         confused_classes.update(outcome.taken_for for outcome in sample.outcomes.values())
     confused_classes.discard("")  # of samples that are not taken for another class

@@ -315,8 +315,8 @@ class _Comparisons:
                 case Mean(values_a), Mean(values_b) if name in differences_by_name:
                     if values_a.dtype == values_b.dtype == np.bool_:
                         changed = _count_changed(values_a, values_b)
-                        difference = differences_by_name[name]
-                        differences_by_name[name] = difference._replace(changed=changed)
+                        by_bootstrap = differences_by_name[name]
+                        differences_by_name[name] = by_bootstrap._replace(changed=changed)
                 case FunctionOfSums(jackknife=True), FunctionOfSums(jackknife=True) as estimate_b:
                     changes = self.jackknife_values[a][name] - self.jackknife_values[b][name]
                     difference = _compare_by_jackknife(estimate_a.value, estimate_b.value, changes)

@@ -36,7 +36,7 @@ const filterSamples = () => {
   for (const section of all(".samples")) {
     const visible = all("figure.sample:not([hidden])", section).length;
     section.hidden = visible === 0;
-    section.querySelector(".count").textContent = `${visible} samples`;
+    section.querySelector(".count").textContent = `${visible} ${visible === 1 ? "sample" : "samples"}`;
   }
   models.forEach((model, side) => { document.getElementById(`sample-${"ab"[side]}`).textContent = data.models[Number(model)]; });
   document.getElementById("samples-found").textContent =

@@ -151,6 +151,8 @@ def test_a_mistake_leads_to_its_images(page, predictions, model, models):
     assert shown_files(page) == {f"{number}.png" for number in numbers}
     assert compared_models(page) == models
     expect(page.locator("#sample-filters [name=taken]")).to_be_focused()
+    title = page.locator(".samples:visible > summary .count")
+    expect(title).to_have_text("1 sample" if len(numbers) == 1 else f"{len(numbers)} samples")
 
 
 def test_there_is_no_link_to_samples_that_the_page_lacks(open_page, made_up, tmp_path):
@@ -168,3 +170,17 @@ def test_there_is_no_link_to_samples_that_the_page_lacks(open_page, made_up, tmp
         "show samples of scenes-cls scenes of class b",
         "show samples of scenes-cls scenes of class b that alpha takes for c",
     ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1440), ("dark", 360), ("dark", 768)])
+def test_axe_finds_no_violation_in_counts_and_their_samples(open_page, file, scheme, width):
+    from axe_playwright_python.sync_playwright import Axe
+
+    page = open_page(file, color_scheme=scheme, viewport={"width": width, "height": 800})
+    page.evaluate(OPEN_ALL)
+    violations = list(Axe().run(page).response["violations"])
+    page.locator("#mistakes td").get_by_role("button").first.click()
+    violations += Axe().run(page).response["violations"]
+    assert [(one["id"], [node["html"] for node in one["nodes"]]) for one in violations] == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
