@@ -42,6 +42,15 @@ _TITLES = {
 }
 
 
+def capitalized_title(tasks: Sequence[str]) -> str:
+    """Return the titles of tasks as a heading: ["cls", "seg"] -> "Classification, segmentation".
+
+    The title of a task of another package is its name.
+    """
+    title = ", ".join(_TITLES.get(task, task) for task in tasks)
+    return title[:1].upper() + title[1:]
+
+
 class _TableColumn(NamedTuple):
     """A column of numbers in the table of a task: a column of a board, and the board's protocol."""
 
@@ -322,8 +331,7 @@ class _TaskTable:
 
         It names the protocol only if all columns have the same one.
         """
-        title = ", ".join(_TITLES.get(task, task) for task in self.task_names)
-        title = f"{title[:1].upper()}{title[1:]} (%)"
+        title = f"{capitalized_title(self.task_names)} (%)"
         if self.has_other_settings:
             title += ", other settings"
         if len(self.protocols) == 1:
