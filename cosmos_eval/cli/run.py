@@ -290,7 +290,7 @@ def print_results(
         if result.row is not None:
             # The samples beside the file decide ties. Another model of this run may have the same
             # name, so that its result has taken the place of this one.
-            path = current_path(result.path or Path(), result.row)
+            path = Path() if result.path is None else current_path(result.path, result.row)
             stored_results.append(StoredResult(path, result.row))
     rows = [result.row for result in stored_results]
     if as_json:
