@@ -96,7 +96,7 @@ def to_latex(table: Table, paper_columns: int | None = None) -> str:
     layout = _LAYOUTS[paper_columns]
     (numbered_table,) = number_links([table])
     if paper_columns == 1 and not _fits(numbered_table, layout):
-        layout = layout._replace(text_share=0.5, title_length=4, breaks_names=True)
+        layout = layout._replace(text_share=0.5, title_length=6, breaks_names=True)
         (numbered_table,) = number_links([abbreviate(table)])
     pages: list[tuple[Table, _Layout]] = []
     for narrow_table, table_layout in _split_width(numbered_table, layout):
