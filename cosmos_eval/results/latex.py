@@ -39,6 +39,7 @@ _CAPTION_EM, _CAPTION_LINE = 10.0, 12.0  # points, of \normalsize
 _LEAST_TEXT_SHARE = 0.3  # of the width: what values must leave for all columns of texts
 _BREAKING_LOSS = 1.2  # a text broken into lines needs about a fifth more room
 _NAME_LENGTH = 9  # characters of a line of a name above columns that is broken
+_ROUNDING = 1e-6  # points, more than errors of sums of widths
 _HEIGHT_OF_TWO_ENDS = 13.75  # points, of a row whose intervals have ends one above the other
 _SCRIPT_EM = 8.0  # points, of \scriptsize, and about that of exponents
 # Widths in em of characters of cmr9 (its TFM file), rounded up; other characters have 0.6 em.
@@ -253,9 +254,9 @@ def _split_columns(table: Table, layout: _Layout) -> Iterator[list[int]]:
         A table with names of rows in column 0 and six wide columns may give [1, 2, 3] and
         [4, 5, 6].
     """
-    # The width in points that the names of rows leave for values. The outer edges of a table have
-    # no space, so that there is one gap less than columns.
-    available_width = layout.width + layout.gap
+    # The width in points that the names of rows leave for values, which may need exactly that. The
+    # outer edges of a table have no space, so that there is one gap less than columns.
+    available_width = layout.width + layout.gap + _ROUNDING
     for text_column_width in _text_column_widths(table, layout):
         available_width -= min(text_column_width.full, text_column_width.limit) + layout.gap
 

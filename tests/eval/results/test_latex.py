@@ -234,6 +234,18 @@ def test_rows_become_columns_before_a_table_of_one_column_is_split():
     ]
 
 
+def test_names_may_need_exactly_the_room_that_numbers_leave():
+    """Six rows of three models: the names of data sets are broken so that all fit."""
+    heads = [Head("model")]
+    for dataset in ("scenes-seg", "scenes-seg-small"):
+        heads += [Head(title, dataset) for title in ("mIoU", "mIoU things", "mIoU stuff")]
+    models = ("scenes-clip", "scenes-clip-long", "scenes-cosmos")
+    rows = tuple((Cell(model), *[NUMBER] * 6) for model in models)
+    text = to_latex(Table("t", tuple(heads), rows), 1)
+    assert [len(row) for row in rows_of(text)] == [5] * 6
+    assert text.count(r"\end{table}") == 1
+
+
 def test_only_the_first_of_several_tables_has_less_room_for_its_notes():
     """The notes, 100 lines in a column of a paper, need a page, which has one row. The other 89
     rows of 9.5 points need two pages of 490 points."""
