@@ -269,13 +269,16 @@ def print_results(
     """
     from cosmos_eval.results.labels import StoredResult, distinct_results, label_results
     from cosmos_eval.results.leaderboard.writers import make_leaderboard, to_texts
-    from cosmos_eval.results.store import to_record
+    from cosmos_eval.results.store import current_path, to_record
     from cosmos_eval.results.table import TableOptions
 
     stored_results = []
     for result in results:
         if result.row is not None:
-            stored_results.append(StoredResult(result.path or Path(), result.row))
+            # The samples beside the file decide ties. Another model of this run may have the same
+            # name, so that its result has taken the place of this one.
+            path = Path() if result.path is None else current_path(result.path, result.row)
+            stored_results.append(StoredResult(path, result.row))
     rows = [result.row for result in stored_results]
     if as_json:
         print_json([to_record(row) for row in rows])
