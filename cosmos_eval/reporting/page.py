@@ -285,11 +285,11 @@ def _gallery_values(gallery: Gallery) -> dict[str, Any]:
 
 
 def _task_name(task_index: int) -> str:
-    """Return the name of the task with an index, such as "retrieval".
+    """Return the title of the task with an index, such as "Retrieval".
 
-    The index after the last task stands for tasks that are not known here: "other".
+    The index after the last task stands for tasks that are not known here: "Other".
     """
-    return [*known_tasks(), "other"][task_index]
+    return capitalized_title([[*known_tasks(), "other"][task_index]])
 
 
 def _read_script(name: str) -> str:

@@ -368,6 +368,9 @@ def test_faults_of_users_are_usage_errors(options, message):
         (lambda: cosmos_eval.check(RESULTS, 7), "baseline"),
         (lambda: cosmos_eval.evaluate("scenes-clip", "scenes-cls", output=7), "output"),
         (lambda: cosmos_eval.evaluate("scenes-clip", "voc20", data_root=7), "data_root"),
+        (lambda: cosmos_eval.report(7), "results"),
+        (lambda: cosmos_eval.report(RESULTS, 7), "output"),
+        (lambda: cosmos_eval.attend(7, "a ball"), "image"),
     ],
 )
 def test_values_that_are_not_paths_are_usage_errors(call, name):
