@@ -6,21 +6,18 @@ Their results have a pandas DataFrame as `frame`, and notebooks show them as tab
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal
 
+from cosmos_eval.data.readers import path_of
 from cosmos_eval.results import sides
 from cosmos_eval.results.compare import Comparison
 from cosmos_eval.results.export import read_places
 from cosmos_eval.results.gate import check as gate
-from cosmos_eval.results.leaderboard.entries import entries_of, published_beside
-from cosmos_eval.results.leaderboard.groups import group_means
-from cosmos_eval.results.leaderboard.ranking import find_ties
-from cosmos_eval.results.leaderboard.task_tables import select_entries
-from cosmos_eval.results.leaderboard.writers import Leaderboard
-from cosmos_eval.results.table import TableOptions, split_patterns
-from cosmos_eval.runner.suites import score_suite
+from cosmos_eval.results.leaderboard.ranking import TieRule
+from cosmos_eval.results.leaderboard.writers import Leaderboard, make_leaderboard
+from cosmos_eval.results.table import NamePatterns, TableOptions
+from cosmos_eval.runner.suites import read_score
 
 Names = str | Sequence[str]
 """One name or several. A name may hold `*` for any text, and commas between names."""
@@ -54,8 +51,8 @@ def compare(
         `compare("results", models=["scenes-cosmos", "scenes-clip"]).frame`
     """
     return sides.read_comparison(
-        Path(a),
-        None if b is None else Path(b),
+        path_of(a, "a"),
+        None if b is None else path_of(b, "b"),
         models=models,
         trainings=groups,
         same_seeds=same_seeds,
@@ -72,7 +69,7 @@ def leaderboard(
     datasets: Names = (),
     protocols: Names = (),
     metrics: Names = (),
-    ties: Literal["auto", "paired", "intervals"] = "auto",
+    ties: TieRule = "auto",
 ) -> Leaderboard:
     """Return results side by side. Warns of edited results.
 
@@ -100,31 +97,19 @@ def leaderboard(
     """
     results = read_places(places)
     options = TableOptions(
-        models=_split(models),
-        datasets=_split(datasets),
-        protocols=_split(protocols),
-        metrics=_split(metrics),
+        patterns=NamePatterns.split(
+            models=models, datasets=datasets, protocols=protocols, metrics=metrics
+        ),
         members=True,
     )
-    measured_entries = entries_of(results)
-    all_entries = list(measured_entries)
-    if published:
-        all_entries += published_beside(results)
-    entries = select_entries(all_entries, options)
-    score = None
-    if suite is not None:
-        score = score_suite(
-            suite,
-            measured_entries,
-            with_published=published,
-            by_group=groups,
-            model_patterns=options.models,
-        )
-    means = None
-    if groups:
-        means = group_means([entry for entry in entries if entry.stored is not None])
-    return Leaderboard(
-        entries, find_ties(entries, ties), facts=facts, suite=score, groups=means, options=options
+    return make_leaderboard(
+        results,
+        options,
+        suite=None if suite is None else read_score(suite),
+        groups=groups,
+        facts=facts,
+        published=published,
+        ties=ties,
     )
 
 
@@ -148,11 +133,10 @@ def check(
     Example:
         `check("runs/eval", "baseline.json").verdict`
     """
-    places = [results] if isinstance(results, str | Path) else results
-    verified_results, problems = gate.read_results([Path(place) for place in places])
-    return gate.check_results(verified_results, Path(baseline), strict=strict, problems=problems)
-
-
-def _split(names: Names) -> list[str]:
-    """Return names as a list: `"acc1, acc5"` gives `["acc1", "acc5"]`."""
-    return split_patterns([names] if isinstance(names, str) else names)
+    if isinstance(results, Iterable) and not isinstance(results, str):
+        paths = [path_of(place, "a place of results") for place in results]
+    else:
+        paths = [path_of(results, "results")]
+    baseline_path = path_of(baseline, "baseline")
+    verified_results, problems = gate.read_results(paths)
+    return gate.check_results(verified_results, baseline_path, strict=strict, problems=problems)

@@ -1,4 +1,4 @@
-# A model of your own, whatever its framework: cosmos-eval run --model python:examples/two_tower.py
+# A model of your own: cosmos-eval run --model python:examples/two_tower.py --task retrieval
 from open_clip import image_transform
 
 import cosmos_core

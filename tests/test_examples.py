@@ -230,7 +230,10 @@ def test_results_of_own_task_without_it(here, results, capsys):
     run("verify", str(results), status=2)
     assert capsys.readouterr().out.count(expected_message) == 2
     run("run", "--dataset", "own_task/pictures.yaml", status=2)
-    assert f"`kind` cannot be '{TASK}': give one of {', '.join(TASKS)}\n" in capsys.readouterr().err
+    assert (
+        f"`kind` cannot be '{TASK}': give one of {', '.join(TASKS)}; others are brought by "
+        "packages, which must be installed\n"
+    ) in capsys.readouterr().err
 
 
 def test_nothing_that_reads_results_imports_torch(here, results):

@@ -38,22 +38,9 @@ def make_loader(
     first_step: int = 0,
     positions: Mapping[int, samples.StreamPosition] | None = None,
 ) -> Iterator[samples.Batch]:
-    """Return this process's batches of uint8 views, from step `first_step` to the last of the run.
-
-    The batches of local tars depend only on the seed and the step. Those of streams depend on the
-    numbers of processes and workers too. No global random generator is used.
-
-    Args:
-        config: The configuration of the training, which names the shards.
-        tokenizer: Turns N captions into token ids (N, S).
-        rank: The number of this process.
-        world_size: The number of processes, which share each batch.
-        first_step: The first training step, which is later than 0 if a run is resumed.
-        positions: Where the workers of this process continue to read streams, by the number of the
-            worker. A worker without a position reads all samples before `first_step` again.
+    """Return the batches of `open_data`, which takes the same arguments and raises the same errors.
 
     Raises:
-        ValueError: If the shards or the numbers do not fit the configuration.
         UnreadableDataError: While batches are read, if no sample is good.
         ChildProcessError: While batches are read, if a worker died.
     """
@@ -77,7 +64,10 @@ def open_data(
     first_step: int = 0,
     positions: Mapping[int, samples.StreamPosition] | None = None,
 ) -> OpenedData:
-    """Open the training data of a process, which are local tars or streams.
+    """Open the training data of a process: its batches, from step `first_step` to the last one.
+
+    The batches of local tars depend only on the seed and the step. Those of streams depend on the
+    numbers of processes and workers too. No global random generator is used.
 
     Args:
         config: The configuration of the training, which names the shards.
@@ -86,10 +76,10 @@ def open_data(
         world_size: The number of processes, which share each batch.
         first_step: The first training step, which is later than 0 if a run is resumed.
         positions: Where the workers of this process continue to read streams, by the number of the
-            worker.
+            worker. A worker without a position reads all samples before `first_step` again.
 
     Returns:
-        The batches that `make_loader` describes, and the index of local tars.
+        The batches of uint8 views, and the index of local tars.
 
     Raises:
         ValueError: If the shards or the numbers do not fit the configuration.

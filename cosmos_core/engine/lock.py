@@ -290,12 +290,13 @@ def _read_entry(handle: int) -> dict[str, Any]:
 def _is_process_alive(process_id: Any) -> bool:
     """Return whether a process of this machine is running.
 
-    The id is from a lock file, so it may be missing or of another type than an integer.
+    The id is from a lock file, so it may be missing, too large, or of another type than an integer.
     """
     try:
         os.kill(process_id, 0)  # signal 0 is not sent: it only checks the process
-    except (ProcessLookupError, TypeError):
+    except PermissionError:
+        # Only a process that is running, here one of another user, refuses signals.
+        return True
+    except (ProcessLookupError, OverflowError, TypeError):
         return False
-    except PermissionError:  # the process of another user
-        pass
     return True

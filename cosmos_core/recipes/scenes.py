@@ -130,7 +130,7 @@ def scenes_lit() -> config.TrainConfig:
 def debug() -> config.TrainConfig:
     """Return a recipe of COSMOS on 256 scenes, for quick tests of an installation.
 
-    It uses every feature that `scenes_cosmos` uses, and takes half a minute on one CPU core.
+    It uses every feature that `scenes_cosmos` uses, and takes one or two minutes of CPU time.
     """
     recipe = scenes_cosmos()
     steps = DEBUG_EPOCHS * DEBUG_SCENES // recipe.optim.batch_size

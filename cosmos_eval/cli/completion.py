@@ -81,16 +81,28 @@ def run_option(app: Typer, arguments: Sequence[str]) -> NoReturn:
 def print_completions(app: Typer) -> NoReturn:
     """Print what can complete the line of a shell, which the environment holds, and exit.
 
-    bash splits a line at colons and equals signs too. It completes only what follows the last one:
-    for `--model cosmos:vitb16_`, the completion is `vitb16_cc3m` instead of `cosmos:vitb16_cc3m`.
+    Typer completes `--model=scenes-` to `scenes-clip`, without the option. Each shell replaces
+    another part of the line by a completion:
+    - bash splits a line at colons and equals signs, and replaces what follows the last one: for
+      `--model cosmos:vitb16_`, the completion is `vitb16_cc3m` instead of `cosmos:vitb16_cc3m`.
+    - zsh replaces what follows the equals sign if the builtin `compset` tells it to. It evaluates
+      what is printed here.
+    - fish replaces the whole word, so that the completion is `--model=scenes-clip`.
     """
-    prefix = ""
-    is_bash = os.environ[VARIABLE] == "complete_bash"
-    if is_bash:
+    removed_prefix = added_prefix = ""
+    shell = os.environ[VARIABLE].removeprefix("complete_")
+    if shell == "bash":
         words = os.environ["COMP_WORDS"].split("\n")
-        joined_words, prefix = join_words(words, int(os.environ["COMP_CWORD"]))
+        joined_words, removed_prefix = join_words(words, int(os.environ["COMP_CWORD"]))
         os.environ["COMP_WORDS"] = "\n".join(joined_words)
         os.environ["COMP_CWORD"] = str(len(joined_words) - 1)
+    elif shell == "zsh":
+        print("compset -P '--*=';")
+    elif shell == "fish":
+        current_word = os.environ["_TYPER_COMPLETE_ARGS"].rpartition(" ")[2]
+        if current_word.startswith("-"):
+            option, equals_sign, _ = current_word.partition("=")
+            added_prefix = option + equals_sign if equals_sign else ""
     completions = io.StringIO()
     status = 0
     with redirect_stdout(completions):
@@ -99,7 +111,7 @@ def print_completions(app: Typer) -> NoReturn:
         except SystemExit as ending:
             status = int(ending.code or 0)
     for completion in completions.getvalue().splitlines():
-        print(completion.removeprefix(prefix))
+        print(added_prefix + completion.removeprefix(removed_prefix))
     raise SystemExit(status)
 
 

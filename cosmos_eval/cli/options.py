@@ -11,7 +11,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from cosmos_eval import types
 from cosmos_eval.cli.completion import dataset_names, model_names, suite_names
-from cosmos_eval.results.table import TableOptions, split_patterns
+from cosmos_eval.results.table import NamePatterns, TableOptions
 
 MODELS, DATA, COMPUTATION = "Models", "Data", "Computation"
 CONTENT, LAYOUT = "Content of tables", "Layout of tables"
@@ -181,7 +181,7 @@ def make_table_options(
         sort: The column whose values give the order of the rows; empty: the usual order.
     """
     return TableOptions(
-        metrics=split_patterns(metrics),
+        patterns=NamePatterns.split(metrics=metrics),
         decimals=decimals,
         intervals=intervals is not False,
         sort=sort,

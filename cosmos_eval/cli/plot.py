@@ -23,7 +23,7 @@ from cosmos_eval.cli.options import (
 )
 from cosmos_eval.cli.output import print_left_out, print_written
 from cosmos_eval.results import RESULTS
-from cosmos_eval.results.table import TableOptions, split_patterns
+from cosmos_eval.results.table import NamePatterns, split_patterns
 from cosmos_eval.types import UsageError
 
 if TYPE_CHECKING:
@@ -59,22 +59,14 @@ def _write(draw: Callable[[], Figure], output: Path) -> None:
 
 
 def _read_entries(
-    directory: Path,
-    with_published: bool,
-    models: Texts,
-    datasets: Texts,
-    protocols: Texts,
-    metrics: Texts,
+    directory: Path, patterns: NamePatterns, *, with_published: bool = False
 ) -> tuple[list[Entry], int]:
     """Read the results in a folder, and return the entries to draw and how many are left out.
 
     Args:
         directory: The folder of results.
+        patterns: The models, data sets, protocols and metrics to draw.
         with_published: True if numbers that others published are added.
-        models: Patterns of the models to draw; all if it is None.
-        datasets: Patterns of the data sets.
-        protocols: Patterns of the protocols.
-        metrics: Patterns of the metrics.
     """
     from cosmos_eval.results.checked import read_checked
     from cosmos_eval.results.leaderboard.entries import entries_of, published_beside
@@ -85,18 +77,12 @@ def _read_entries(
     entries = entries_of(results)
     if with_published:
         entries += published_beside(results)
-    table_options = TableOptions(
-        models=split_patterns(models),
-        datasets=split_patterns(datasets),
-        protocols=split_patterns(protocols),
-        metrics=split_patterns(metrics),
-    )
     # As in tables: variants of a protocol, and other settings, only if they are named.
-    selected_entries = select_entries(entries, table_options)
+    selected_entries = select_entries(entries, patterns)
     shown_entries = headline_entries(
         selected_entries,
-        with_variants=protocols is not None,
-        with_other_settings=models is not None,
+        with_variants=len(patterns.protocols) > 0,
+        with_other_settings=len(patterns.models) > 0,
     )
     return shown_entries, len(selected_entries) - len(shown_entries)
 
@@ -115,9 +101,10 @@ def leaderboard(
     """Draw the primary metrics of models as bars with 95% intervals."""
     from cosmos_eval.reporting.plots.leaderboard import draw_leaderboard
 
-    entries, n_left_out = _read_entries(
-        directory, with_published, models, datasets, protocols, metrics
+    patterns = NamePatterns.split(
+        models=models, datasets=datasets, protocols=protocols, metrics=metrics
     )
+    entries, n_left_out = _read_entries(directory, patterns, with_published=with_published)
     _write(lambda: draw_leaderboard(entries, columns), output)
     print_left_out(n_left_out, _WAY_TO_SHOW)
 
@@ -166,11 +153,12 @@ def suite(
     from cosmos_eval.cli.results import read_results
     from cosmos_eval.reporting.plots.suite import draw_suite
     from cosmos_eval.results.leaderboard.entries import entries_of
-    from cosmos_eval.runner.suites import score_suite
+    from cosmos_eval.results.leaderboard.suite import score_models
+    from cosmos_eval.runner.suites import read_score
 
     entries = entries_of(read_results(directory))
-    score = score_suite(
-        suite,
+    score = score_models(
+        read_score(suite),
         entries,
         with_published=with_published,
         by_group=groups,
@@ -192,7 +180,10 @@ def scaling(
     """Draw primary metrics against the GFLOPs of an image, with the Pareto front."""
     from cosmos_eval.reporting.plots.scaling import draw_scaling
 
-    entries, n_left_out = _read_entries(directory, False, models, datasets, protocols, metrics)
+    patterns = NamePatterns.split(
+        models=models, datasets=datasets, protocols=protocols, metrics=metrics
+    )
+    entries, n_left_out = _read_entries(directory, patterns)
     _write(lambda: draw_scaling(entries, columns), output)
     print_left_out(n_left_out, _WAY_TO_SHOW)
 

@@ -38,11 +38,11 @@ from cosmos_eval.cli.output import (
     write_text,
 )
 from cosmos_eval.results import RESULTS
-from cosmos_eval.results.table import TableOptions, select_metrics, split_patterns
+from cosmos_eval.results.table import NamePatterns, TableOptions, select_metrics
 from cosmos_eval.types import RunOptions, UsageError
 
 if TYPE_CHECKING:
-    from cosmos_eval.results.compare import Comparison
+    from cosmos_eval.results.compare import Comparison, MetricTest
     from cosmos_eval.results.labels import StoredResult
     from cosmos_eval.results.leaderboard.writers import Leaderboard
     from cosmos_eval.results.verify import Verdict
@@ -119,80 +119,66 @@ def leaderboard(
     if format == "html" and output is None and sys.stdout.isatty():
         raise UsageError("--format html is a page for a browser: add --output board.html")
     _require_tex(format, columns, caption)
-    if members and suite is None:
-        raise UsageError("--members needs --suite: without it, these tables are shown anyway")
-    shows_only_score = suite and not (members or groups or format in _FORMATS_WITH_ALL)
-    if shows_only_score and (datasets or protocols or metrics):
-        raise UsageError("--datasets, --protocols and --metrics need --members with --suite")
-    from cosmos_eval.results.leaderboard.entries import entries_of, published_beside
-    from cosmos_eval.results.leaderboard.groups import group_means
-    from cosmos_eval.results.leaderboard.ranking import find_ties
-    from cosmos_eval.results.leaderboard.task_tables import headline_entries, select_entries
-    from cosmos_eval.results.leaderboard.writers import Leaderboard
+    patterns = NamePatterns.split(
+        models=models, datasets=datasets, protocols=protocols, metrics=metrics
+    )
+    shows_results = suite is None or members or groups or format in _FORMATS_WITH_ALL
+    _require_shown_results(suite, patterns, members=members, shows_results=shows_results)
+    from cosmos_eval.results.leaderboard.writers import make_leaderboard
+    from cosmos_eval.runner.suites import read_score
 
     results = read_results(directory)
-    shows_intervals = (format != "tex" or caption) if intervals is None else intervals
-    table_options = TableOptions(
-        models=split_patterns(models),
-        datasets=split_patterns(datasets),
-        protocols=split_patterns(protocols),
-        metrics=split_patterns(metrics),
-        decimals=decimals,
-        intervals=shows_intervals,
-        ranks=ranks,
-        second=second,
-        paper_columns=columns,
-        caption=caption,
-        sort=sort,
-        transpose=transpose,
-        members=members,
-    )
-    measured_entries = entries_of(results)
-    all_entries = list(measured_entries)
-    if with_published:
-        all_entries += published_beside(results)
-    selected_entries = select_entries(all_entries, table_options)
-    entries = selected_entries
-    if format not in _FORMATS_WITH_ALL:
-        # Who names protocols or models wants to see them.
-        entries = headline_entries(
-            selected_entries,
-            with_variants=all_results or protocols is not None,
-            with_other_settings=all_results or models is not None,
-        )
-
-    score = None
-    if suite is not None:
-        from cosmos_eval.runner.suites import score_suite
-
-        score = score_suite(
-            suite,
-            measured_entries,
-            with_published=with_published,
-            by_group=groups,
-            model_patterns=table_options.models,
-        )
-    means = None
-    if groups:
-        # Published numbers belong to no group of trainings.
-        means = group_means([entry for entry in entries if entry.stored is not None])
-    board = Leaderboard(
-        entries,
-        find_ties(entries, ties),
+    # Who names protocols or models wants to see them.
+    shows_all_results = all_results or format in _FORMATS_WITH_ALL
+    board = make_leaderboard(
+        results,
+        TableOptions(
+            patterns=patterns,
+            decimals=decimals,
+            intervals=(format != "tex" or caption) if intervals is None else intervals,
+            ranks=ranks,
+            second=second,
+            paper_columns=columns,
+            caption=caption,
+            sort=sort,
+            transpose=transpose,
+            members=members,
+        ),
+        suite=None if suite is None else read_score(suite),
+        groups=groups,
         facts=facts,
-        suite=score,
-        groups=means,
-        options=table_options,
+        published=with_published,
+        variants=shows_all_results or len(patterns.protocols) > 0,
+        other_settings=shows_all_results or len(patterns.models) > 0,
+        ties=ties,
     )
     _write_board(board, results, format, output)
-    if not shows_only_score:
-        print_left_out(len(selected_entries) - len(entries), "--all")
+    if shows_results:
+        print_left_out(board.n_left_out, "--all")
 
 
 def _require_tex(format: str, columns: int | None, caption: bool) -> None:
     """Raise UsageError if the options --columns and --caption are given for another format."""
     if format != "tex" and (columns is not None or caption):
         raise UsageError("--columns and --caption are for LaTeX: add --format tex")
+
+
+def _require_shown_results(
+    suite: str | None, patterns: NamePatterns, *, members: bool, shows_results: bool
+) -> None:
+    """Raise UsageError for options about the results of single data sets that change nothing.
+
+    Args:
+        suite: The suite whose score is shown; None without one.
+        patterns: The names that the user selects. Models are selected in the score, too.
+        members: True if the tables of single data sets follow the score.
+        shows_results: True if the results of single data sets are shown.
+    """
+    if members and suite is None:
+        raise UsageError("--members needs --suite: without it, these tables are shown anyway")
+    selects_results = patterns.datasets or patterns.protocols or patterns.metrics
+    if selects_results and not shows_results:
+        raise UsageError("--datasets, --protocols and --metrics need --members with --suite")
 
 
 def _write_board(
@@ -253,7 +239,7 @@ def reproduce(
     table_options = make_table_options(metrics, decimals, intervals, sort)
     all_numbers = reproduction.find_reproductions(entries_of(results))
     chosen_numbers = select_metrics(
-        all_numbers, table_options.metrics, lambda number: number.column.metric
+        all_numbers, table_options.patterns.metrics, lambda number: number.column.metric
     )
     numbers = list(chosen_numbers)
 
@@ -341,54 +327,85 @@ def compare(
 
     The first line says how many headline metrics show A, or B, to be better.
     """
-    from cosmos_eval.results import compare as comparisons
-    from cosmos_eval.results import groups
+    from cosmos_eval.results.compare import to_records
+    from cosmos_eval.results.groups import plan_trainings
     from cosmos_eval.results.sides import read_comparison
 
-    if (plan or same_seeds) and not group:
-        raise UsageError("--plan and --same-seeds need --group, given twice")
     _require_tex(format, columns, caption)
-    if format == "tex" and (plan or sort):
-        raise UsageError("--format tex has neither --plan nor --sort: print a table without it")
+    _require_comparison_options(format, group, plan=plan, same_seeds=same_seeds, sort=sort)
     comparison = read_comparison(
         a, b, models=model or (), trainings=group or (), same_seeds=same_seeds
     )
     table_options = make_table_options(metrics, decimals, intervals, sort)
-    tests = select_metrics(comparison.tests, table_options.metrics, lambda test: test.metric)
-    chosen_comparison = comparison._replace(tests=tests)
-    planned = groups.plan_trainings(chosen_comparison, difference, power) if plan else None
+    patterns = table_options.patterns.metrics
+    tests = select_metrics(comparison.tests, patterns, lambda test: test.metric)
+    selected_comparison = comparison._replace(tests=tests)
+    planned = plan_trainings(selected_comparison, difference, power) if plan else None
     if format == "json":
-        document = comparisons.to_records(chosen_comparison)
+        document = to_records(selected_comparison)
         if planned is not None:
             document["plan"] = planned
         print_json(document)
         return
 
-    shows_all = all_metrics or table_options.metrics
-    shown_tests = tests if shows_all else comparison.headline_tests
+    shown_tests = tests if all_metrics or patterns else comparison.headline_tests
     if format == "tex":
         shown_options = table_options._replace(paper_columns=columns, caption=caption)
         write_text(_comparison_to_tex(comparison._replace(tests=shown_tests), shown_options))
-        print_notes(comparison.notes)
-        return
+    else:
+        _print_comparison(comparison, shown_tests, planned, table_options)
+    print_notes(comparison.notes)
+    n_hidden = len(tests) - len(shown_tests)
+    if format == "table" and planned is None and n_hidden > 0:
+        print_notes([f"other metrics not shown: {n_hidden} (--all-metrics shows them)"])
+
+
+def _require_comparison_options(
+    format: str, groups: Sequence[str] | None, *, plan: bool, same_seeds: bool, sort: str
+) -> None:
+    """Raise UsageError for options of `compare` that have no effect together.
+
+    Args:
+        format: The form of what is printed.
+        groups: The names of two groups of trainings; None if models are compared.
+        plan: True if a plan of more trainings is printed.
+        same_seeds: True if trainings are paired by seed.
+        sort: The column whose values give the order of the rows; empty: the usual order.
+    """
+    if (plan or same_seeds) and not groups:
+        raise UsageError("--plan and --same-seeds need --group, given twice")
+    if format == "tex" and (plan or sort):
+        raise UsageError("--format tex has neither --plan nor --sort: print a table without it")
+
+
+def _print_comparison(
+    comparison: Comparison,
+    shown_tests: Sequence[MetricTest],
+    planned: Sequence[Mapping[str, Any]] | None,
+    table_options: TableOptions,
+) -> None:
+    """Print the verdict and the sides of a comparison, and the table of its tests or of its plan.
+
+    Args:
+        comparison: The comparison, with all tests that the verdict counts.
+        shown_tests: The tests in the table.
+        planned: The rows of the plan, which is printed in place of the tests; None without one.
+        table_options: The form of the numbers, and the order of the rows.
+    """
+    from cosmos_eval.results.compare import join_error_components, to_cells
 
     print_line(comparison.verdict)
     print_line(f"A: {side_text(comparison, 0)}")
     print_line(f"B: {side_text(comparison, 1)}")
+    sort = table_options.sort
     if planned is not None:
         planned_cells = [_planned_cells(record, table_options) for record in planned]
         print_records(planned_cells, section=("dataset", "protocol"), texts=2, sort=sort)
-        print_notes(comparison.notes)
         return
     rows = []
     for test in shown_tests:
-        cells = comparisons.to_cells(test, table_options)
-        rows.append(comparisons.join_error_components(cells, test.difference))
+        rows.append(join_error_components(to_cells(test, table_options), test.difference))
     print_records(rows, section=("data set", "protocol"), texts=2, sort=sort)
-    print_notes(comparison.notes)
-    n_hidden = len(tests) - len(shown_tests)
-    if n_hidden:
-        print_notes([f"other metrics not shown: {n_hidden} (--all-metrics shows them)"])
 
 
 def _comparison_to_tex(comparison: Comparison, table_options: TableOptions) -> str:

@@ -38,13 +38,13 @@ from cosmos_eval.types import (
     ModelOptions,
     ModelSpec,
     RunOptions,
+    Suite,
     UsageError,
 )
 
 if TYPE_CHECKING:
     from cosmos_eval.cli.progress import Progress
-    from cosmos_eval.results.leaderboard.entries import Entry
-    from cosmos_eval.results.leaderboard.suite import SuiteScore
+    from cosmos_eval.results.labels import StoredResult
     from cosmos_eval.runner.plan import Pair, Plan, Result
     from cosmos_eval.runner.preview import Preview
 
@@ -121,19 +121,17 @@ def run(
         if executor != "local" and distributed.world_size > 1:
             raise UsageError("torchrun needs --executor local")
 
-        data_options = DataOptions(
-            data_root=data_root,
-            download=download,
-            stream=stream,
-            limit=limit,
-            allow_partial=allow_partial,
-        )
-        model_options = ModelOptions(
-            attention=attention, auxiliary=auxiliary, device=device, precision=precision
-        )
         run_options = make_run_options(
-            data_options,
-            model_options,
+            DataOptions(
+                data_root=data_root,
+                download=download,
+                stream=stream,
+                limit=limit,
+                allow_partial=allow_partial,
+            ),
+            ModelOptions(
+                attention=attention, auxiliary=auxiliary, device=device, precision=precision
+            ),
             batch_size=batch_size,
             workers=workers,
             use_cache=not no_cache,
@@ -142,7 +140,6 @@ def run(
             overlays=overlays,
             distributed=distributed,
         )
-
         make_plan_of_options = partial(
             make_plan,
             suite=suite,
@@ -171,7 +168,6 @@ def run(
         with nullcontext() if no_cache else interrupts_are_resumable():
             results = _execute(plan, output, existing, executor, keep_going=keep_going)
 
-    n_failed = sum(result.error is not None for result in results)
     if is_main_process():
         print_results(
             results,
@@ -180,13 +176,7 @@ def run(
             names_protocols=protocol is not None,
             output=output,
         )
-        if suite is not None or keep_going:
-            n_reused = sum(existing.get(result.pair) is result for result in results)
-            n_measured = len(results) - n_reused - n_failed
-            counts = f"measured {n_measured}, there already {n_reused}, failed {n_failed}"
-            print_line(counts, error=True)
-        if n_failed:
-            raise Exit(1)
+        _end_run(results, existing, suite, keep_going=keep_going)
 
 
 def _execute(
@@ -278,65 +268,94 @@ def print_results(
         output: The folder of the results, which a note names.
     """
     from cosmos_eval.results.labels import StoredResult, distinct_results, label_results
-    from cosmos_eval.results.leaderboard.entries import entries_of
-    from cosmos_eval.results.leaderboard.ranking import find_ties
-    from cosmos_eval.results.leaderboard.task_tables import headline_entries
-    from cosmos_eval.results.leaderboard.writers import Leaderboard, to_texts
-    from cosmos_eval.results.store import to_record
+    from cosmos_eval.results.leaderboard.writers import make_leaderboard, to_texts
+    from cosmos_eval.results.store import current_path, to_record
     from cosmos_eval.results.table import TableOptions
 
     stored_results = []
     for result in results:
         if result.row is not None:
-            stored_results.append(StoredResult(result.path or Path(), result.row))
+            # The samples beside the file decide ties. Another model of this run may have the same
+            # name, so that its result has taken the place of this one.
+            path = Path() if result.path is None else current_path(result.path, result.row)
+            stored_results.append(StoredResult(path, result.row))
     rows = [result.row for result in stored_results]
     if as_json:
         print_json([to_record(row) for row in rows])
         return
 
     labelled_results = distinct_results(label_results(stored_results))
-    entries = entries_of(labelled_results)
-    score = None if suite is None else _suite_score(suite, entries)
-    table_options = TableOptions(members=True)
     # Other settings are only measured if options of the run ask for them.
-    shown_entries = headline_entries(
-        entries, with_variants=names_protocols, with_other_settings=True
+    leaderboard = make_leaderboard(
+        labelled_results,
+        TableOptions(members=True),
+        suite=None if suite is None else _scored_suite(suite, labelled_results),
+        variants=names_protocols,
     )
-    ties = find_ties(shown_entries, "auto")
-    leaderboard = Leaderboard(shown_entries, ties, suite=score, options=table_options)
     print_tables(partial(to_texts, leaderboard, marks_best=not shows_styles()))
-
-    for labelled_result in labelled_results:
-        row = labelled_result.row
-        mistakes = []
-        for pair in row.confusion_pairs[:_MISTAKES_SHOWN]:
-            mistakes.append(f"{pair['true']} as {pair['predicted']} ({pair['images']})")
-        if mistakes:
-            measured = f"{labelled_result.model} on {row.dataset} ({row.protocol})"
-            print_line(f"most confused by {measured}: {', '.join(mistakes)}", error=True)
+    _print_mistakes(labelled_results)
     print_notes(dict.fromkeys(note for row in rows for note in row.provenance["notes"]))
-    n_left_out = len(entries) - len(shown_entries)
-    print_left_out(n_left_out, f"cosmos-eval leaderboard {output} --all")
+    print_left_out(leaderboard.n_left_out, f"cosmos-eval leaderboard {output} --all")
 
 
-def _suite_score(suite_name: str, entries: Sequence[Entry]) -> SuiteScore | None:
-    """Return the score of a suite; None if it has no score, or none of the results counts.
+def _scored_suite(suite_name: str, results: Sequence[StoredResult]) -> Suite | None:
+    """Return a suite; None if it has no score, or none of the results counts in its score.
 
     Args:
         suite_name: The name or file of the suite.
-        entries: The results as rows of a leaderboard. Some of them may be unranked, such as results
-            of an incomplete data set; these do not count.
+        results: The results of a run. Some of them may be unranked, such as results of an
+            incomplete data set; these do not count.
     """
-    from cosmos_eval.results.leaderboard.suite import suite_score
+    from cosmos_eval.results.leaderboard.entries import entries_of
     from cosmos_eval.runner.suites import read_suite
 
     suite = read_suite(suite_name, with_models=False)
     members = {(member.task, member.dataset, member.protocol) for member in suite.members}
-    for entry in entries:
+    for entry in entries_of(results):
         is_member = (entry.task, entry.dataset_name, entry.protocol) in members
         if entry.is_ranked and is_member:
-            return suite_score(suite, entries)
+            return suite
     return None
+
+
+def _print_mistakes(results: Sequence[StoredResult]) -> None:
+    """Print the most frequent mistakes of each classification on standard error.
+
+    Example:
+        `most confused by scenes-clip on scenes-cls (scenes): cat as dog (12), cup as bowl (9)`
+    """
+    for result in results:
+        row = result.row
+        mistakes = []
+        for pair in row.confusion_pairs[:_MISTAKES_SHOWN]:
+            mistakes.append(f"{pair['true']} as {pair['predicted']} ({pair['images']})")
+        if mistakes:
+            measured = f"{result.model} on {row.dataset} ({row.protocol})"
+            print_line(f"most confused by {measured}: {', '.join(mistakes)}", error=True)
+
+
+def _end_run(
+    results: Sequence[Result], existing: Existing, suite: str | None, *, keep_going: bool
+) -> None:
+    """Print how many results a run measured, and end the command with status 1 if some failed.
+
+    Args:
+        results: The results of the run.
+        existing: The results that were there before the run.
+        suite: The name or file of the suite that was measured; None without one.
+        keep_going: True if failures did not end the run.
+
+    Raises:
+        Exit: If results failed.
+    """
+    n_failed = sum(result.error is not None for result in results)
+    if suite is not None or keep_going:
+        n_reused = sum(existing.get(result.pair) is result for result in results)
+        n_measured = len(results) - n_reused - n_failed
+        counts = f"measured {n_measured}, there already {n_reused}, failed {n_failed}"
+        print_line(counts, error=True)
+    if n_failed:
+        raise Exit(1)
 
 
 def _print_dry_run(plan: Plan, existing: Existing, output: Path, *, as_json: bool) -> None:
@@ -364,7 +383,15 @@ def _print_dry_run(plan: Plan, existing: Existing, output: Path, *, as_json: boo
             print_line(f"data of {dataset}: {state}")
     missing = [preview for preview in previews if preview.result is None or preview.result_fault]
     print_line(f"there already: {len(previews) - len(missing)} of {len(previews)}")
+    _print_estimate(missing)
 
+
+def _print_estimate(missing: Sequence[Preview]) -> None:
+    """Print how long measuring the missing results would take, and what the estimate is based on.
+
+    Args:
+        missing: The results that a run would measure. The time of some of them may be unknown.
+    """
     estimates = [
         preview.estimated_seconds for preview in missing if preview.estimated_seconds is not None
     ]

@@ -49,7 +49,12 @@ def tune(
     from cosmos_eval.embedding.cache import embeddings_folder
     from cosmos_eval.runner.overall import OverallProgress, Stage
     from cosmos_eval.runner.plan import model_specs
-    from cosmos_eval.runner.tune import ALL_PASSES, default_space, make_search
+    from cosmos_eval.runner.tune import (
+        ALL_PASSES,
+        default_space,
+        make_search,
+        require_separate_files,
+    )
     from cosmos_eval.runner.tune import tune as tune_model
     from cosmos_eval.tasks.segmentation.tuning import read_space
 
@@ -57,6 +62,8 @@ def tune(
     run_options = RunOptions(data_root=data_root, device=device, cache=str(embeddings_folder()))
     factor_values = read_space(space or default_space(dataset))
     search = make_search(dataset, split, factor_values, budget, seed, run_options)
+    if len(specs) > 1:  # the files of a single model are checked before it is scored
+        require_separate_files(search, specs, run_options, output)
     tuned_models = []
     with Progress() as progress, interrupts_are_resumable():
         stages = [Stage(ALL_PASSES, 1.0)] * len(specs)

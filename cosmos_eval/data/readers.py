@@ -3,6 +3,7 @@
 import ast
 import csv
 import io
+import os
 import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -70,6 +71,23 @@ def report_faults_at(location: str) -> Iterator[None]:
         yield
     except FileError as error:
         raise UsageError(f"{location}{error}") from error
+
+
+def path_of(value: Any, name: str) -> Path:
+    """Return the path that a user gave to a public function.
+
+    Args:
+        value: The value that the user gave.
+        name: Its name in messages, such as `output`.
+
+    Raises:
+        UsageError: If the value is neither a text nor an object such as a `pathlib.Path`.
+    """
+    if not isinstance(value, str | os.PathLike):
+        raise UsageError(
+            f"{name} must be a path, as a str or a pathlib.Path, not {type(value).__name__}"
+        )
+    return Path(value)
 
 
 def read_bytes(path: Path, largest: int = LARGEST) -> bytes:

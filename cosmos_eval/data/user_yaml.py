@@ -99,8 +99,13 @@ def _make_protocol_of_kind(
     if isinstance(kind, str):
         kind = short_task_name(kind, kinds)
     if kind not in kinds:
-        fault = "is missing" if kind is None else f"cannot be {shortened(kind)}"
-        raise FileError(f"`kind` {fault}: give one of {', '.join(kinds)}")
+        message = f"give one of {', '.join(kinds)}"
+        if kind is None:
+            raise FileError(f"`kind` is missing: {message}")
+        raise FileError(
+            f"`kind` cannot be {shortened(kind)}: {message}; others are brought by packages, "
+            "which must be installed"
+        )
     return _parse_protocol(content, path, type_of(kind))
 
 

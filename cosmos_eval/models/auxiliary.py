@@ -25,9 +25,10 @@ from cosmos_eval.models.clip import ClipEncoder
 from cosmos_eval.models.dense import crop_to_whole_patches
 from cosmos_eval.models.encoder import Encoder, tensors_sha256
 from cosmos_eval.models.specs import find_saved_weights, parse_auxiliary, weights_sha256
+from cosmos_eval.models.suggestions import nearest_guides
 from cosmos_eval.models.towers import timm_input_size
 from cosmos_eval.models.weight_files import require_weights
-from cosmos_eval.types import ModelSpec, Rgb, UsageError, nearest
+from cosmos_eval.types import ModelSpec, Rgb, UsageError
 
 # The `model_type` of transformers of each model with patch tokens.
 _TRANSFORMERS_TYPES = ("vit", "dinov2", "dinov2_with_registers", "dinov3_vit")
@@ -219,8 +220,8 @@ def _require_timm_vit(arch: str, path: str) -> None:
     """
     is_available = timm.is_model(arch) if path else timm.is_model_pretrained(arch)
     if not is_available:
-        nearest_archs = nearest(arch, timm.list_models("vit_*", pretrained=True))
-        raise UsageError(f"timm has no pretrained weights of '{arch}'; nearest: {nearest_archs}")
+        guides = ", ".join(nearest_guides(arch))
+        raise UsageError(f"timm has no pretrained weights of '{arch}'; nearest: {guides}")
     with torch.device("meta"):  # only the class is needed, no weights
         model_class = type(timm.create_model(arch))
     if not issubclass(model_class, VisionTransformer | Eva):

@@ -276,15 +276,19 @@ def parse_auxiliary(text: str) -> ModelSpec:
             transformers (hf:...) or of a Python file (python:...).
 
     Raises:
-        UsageError: If the text has any other form, and if a file is missing.
+        UsageError: If the text has any other form, and if a file is missing. The message has the
+            nearest names of timm.
     """
     kind, _, name = text.partition(":")
     if kind in ("hf", "python"):
         return parse_model_spec(text)
     arch, slash, path = name.partition("/")
     if kind != "timm" or not arch:
+        from cosmos_eval.models.suggestions import nearest_guides
+
         forms = "timm:ARCH, timm:ARCH/PATH, hf:FOLDER, hf:ORG/NAME[@REVISION], python:FILE.py"
-        raise UsageError(f"unknown auxiliary encoder '{text}'; forms: {forms}")
+        guides = ", ".join(nearest_guides(text))
+        raise UsageError(f"unknown auxiliary encoder '{text}'; nearest: {guides}; forms: {forms}")
     if slash and not Path(path).is_file():
         raise UsageError(f"'{text}': no such file {path}; use timm:ARCH or timm:ARCH/PATH")
     return ModelSpec(text=text, kind="timm", name=path, arch=arch)

@@ -49,6 +49,18 @@ def nearest_models(text: str) -> list[str]:
     return [spec_by_name[name] for name in nearest_names(name_without_kind, spec_by_name)]
 
 
+def nearest_guides(text: str) -> list[str]:
+    """Return the names of up to three ViTs of timm, as `--auxiliary` takes them, nearest to a text.
+
+    They have pretrained weights: "timm:vit_base_patch8_224.dino" and two others for "dino".
+    """
+    import timm  # which imports torch
+
+    _, _, name_without_kind = text.rpartition(":")
+    names = nearest_names(name_without_kind, timm.list_models("vit_*", pretrained=True))
+    return [f"timm:{name}" for name in names]
+
+
 def suggest_architecture(text: str) -> str | None:
     """Return the specifications of an architecture of OpenCLIP with its published weights.
 

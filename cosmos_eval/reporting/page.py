@@ -19,6 +19,7 @@ from cosmos_eval.reporting.gallery.samples import MOST_SAMPLES
 from cosmos_eval.reporting.models import cost_rows
 from cosmos_eval.results.labels import shorten_names
 from cosmos_eval.results.leaderboard.facts import model_table
+from cosmos_eval.results.leaderboard.task_tables import capitalized_title
 from cosmos_eval.results.pages import TABLE_SCRIPTS, join_scripts, read_static, security_policy
 from cosmos_eval.results.text import html_templates, html_value, percent, rounded, script_json
 from cosmos_eval.tasks import known_tasks
@@ -42,6 +43,7 @@ _SCRIPTS = (
     "filters",
     "dialogs",
     "origins",
+    "counts",
     "compare",
     "charts",
     "samples",
@@ -196,6 +198,7 @@ def _render(content: Content, gallery: Gallery) -> bytes:
     environment.filters["percent"] = percent
     environment.filters["rounded"] = rounded
     environment.filters["task_name"] = _task_name
+    environment.globals["capitalized_title"] = capitalized_title
     environment.globals["figures_of"] = tables.figures_of
     environment.globals["bars_of"] = tables.bars_of
     environment.globals["cost_rows"] = cost_rows
@@ -263,24 +266,30 @@ def _gallery_values(gallery: Gallery) -> dict[str, Any]:
     - `gallery`: the sections of the page by kind of example, such as "retrieval".
     - `has_examples`: whether there are any examples besides samples.
     - `most_samples`: the most samples of a data set that are shown.
+    - `confused_classes`: the classes that any model takes a sample of another class for.
     - `picture`: the function that returns the id and the address of a picture.
     """
     sections_by_kind = {kind: gallery.sections(kind) for kind in KINDS}
+    confused_classes: set[str] = set()
+    for sample in gallery.samples:
+        confused_classes.update(outcome.taken_for for outcome in sample.outcomes.values())
+    confused_classes.discard("")  # of samples that are not taken for another class
     has_examples = any(sections_by_kind[kind] for kind in KINDS if kind != "samples")
     return {
         "gallery": sections_by_kind,
         "has_examples": has_examples,
         "most_samples": MOST_SAMPLES,
+        "confused_classes": sorted(confused_classes),
         "picture": _Album().place,
     }
 
 
 def _task_name(task_index: int) -> str:
-    """Return the name of the task with an index, such as "retrieval".
+    """Return the title of the task with an index, such as "Retrieval".
 
-    The index after the last task stands for tasks that are not known here: "other".
+    The index after the last task stands for tasks that are not known here: "Other".
     """
-    return [*known_tasks(), "other"][task_index]
+    return capitalized_title([[*known_tasks(), "other"][task_index]])
 
 
 def _read_script(name: str) -> str:

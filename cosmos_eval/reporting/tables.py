@@ -464,7 +464,7 @@ def _test_record(test: MetricTest, metric_index: int) -> dict[str, Any]:
     difference = exact_difference(test.difference.a, test.difference.b)
     only_a = None
     only_b = None
-    # Only tests of proportions have the numbers of changed samples.
+    # Only metrics whose samples are right or wrong have the numbers of changed samples.
     changed = getattr(test.difference, "changed", None)
     if changed:
         only_a, only_b = changed

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from cosmos_eval.data.readers import path_of
 from cosmos_eval.embedding.cache import embeddings_folder
 from cosmos_eval.reporting import write_file
 from cosmos_eval.reporting.content import content_of
@@ -63,19 +64,20 @@ def report(
     Raises:
         UsageError: For a folder without results, and if the page cannot be written.
     """
+    page = path_of(output, "output")
     with bars(shown=progress) as show_progress:
         write_report(
-            Path(results),
-            Path(output),
+            path_of(results, "results"),
+            page,
             suite=suite,
             with_published=published,
             pictures=pictures,
             datasets=datasets,
-            predictions=None if predictions is None else Path(predictions),
+            predictions=None if predictions is None else path_of(predictions, "predictions"),
             options=RunOptions(data_root=data_root, device=device),
             show_progress=show_progress,
         )
-    return Path(output)
+    return page
 
 
 def write_report(

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from cosmos_eval.data.readers import FileError, MissingFileError
+from cosmos_eval.data.readers import FileError, MissingFileError, path_of
 from cosmos_eval.results.labels import (
     EDITED_METRICS,
     EDITED_SAMPLES,
@@ -85,7 +85,7 @@ def read_results(directory: str | Path) -> list[ResultRow]:
     Warns of edited results, and of different models with the same name. Raises UsageError if the
     folder has no results, or if a JSON file in it is not a result.
     """
-    results = read_checked(result_paths(Path(directory)))
+    results = read_checked(result_paths(path_of(directory, "directory")))
     for line in result_warnings(results):
         warnings.warn(one_line(line), stacklevel=2)
     return [result.row for result in results]

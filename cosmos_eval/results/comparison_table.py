@@ -1,6 +1,6 @@
 """The table of a comparison for a paper, with one row per metric."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from cosmos_eval._version import __version__
 from cosmos_eval.results.captions import (
@@ -26,16 +26,7 @@ def comparison_table(comparison: Comparison, options: TableOptions) -> Table:
         options: How many decimals numbers have, whether intervals are shown, how wide the table is,
             and whether its caption states methods.
     """
-    has_room = options.paper_columns != 1
-    is_corrected = [test.adjusted is not None for test in comparison.tests]
-    titles = ["metric", "A", "B", "A − B"]
-    if has_room or not all(is_corrected):
-        titles.append("p")
-    if all(is_corrected) or (has_room and any(is_corrected)):
-        titles.append("p (Holm)")
-    if has_room:
-        titles.append("detectable")
-
+    titles = _column_titles(comparison.tests, has_room=options.paper_columns != 1)
     protocols = {test.protocol for test in comparison.tests}
     rows, sections = [], []
     for test in comparison.tests:
@@ -57,6 +48,24 @@ def comparison_table(comparison: Comparison, options: TableOptions) -> Table:
         sections=tuple(sections),
         label="comparison",
     )
+
+
+def _column_titles(tests: Sequence[MetricTest], *, has_room: bool) -> list[str]:
+    """Return the titles of the columns, see `comparison_table`.
+
+    Args:
+        tests: The tests that the table shows.
+        has_room: True if the table is wider than one column of a paper of two columns.
+    """
+    is_corrected = [test.adjusted is not None for test in tests]
+    titles = ["metric", "A", "B", "A − B"]
+    if has_room or not all(is_corrected):
+        titles.append("p")
+    if all(is_corrected) or (has_room and any(is_corrected)):
+        titles.append("p (Holm)")
+    if has_room:
+        titles.append("detectable")
+    return titles
 
 
 def _side_name(comparison: Comparison, side: int) -> str:

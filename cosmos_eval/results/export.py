@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cosmos_core.utils.files import write_atomically
+from cosmos_eval.data.readers import path_of
 from cosmos_eval.results import RESULTS
 from cosmos_eval.results.checked import read_checked
 from cosmos_eval.results.identity import training_of
@@ -50,7 +51,8 @@ def load_results(*places: str | Path) -> pd.DataFrame:
     Warns of edited results, and of different models of the same name.
 
     Raises:
-        UsageError: For a folder without results and for files that are not results.
+        UsageError: For a folder without results, for files that are not results, and for values
+            that are not paths.
     """
     results = read_places(places)
     return table_of(results)
@@ -64,11 +66,12 @@ def read_places(places: Sequence[str | Path]) -> list[StoredResult]:
             places it is `runs/eval` in the current folder.
 
     Raises:
-        UsageError: For a folder without results and for files that are not results.
+        UsageError: For a folder without results, for files that are not results, and for values
+            that are not paths.
     """
     paths = []
     for place in places or (RESULTS,):
-        paths += result_paths(Path(place))
+        paths += result_paths(path_of(place, "a place of results"))
     results = read_checked(paths)
     for line in [*result_warnings(results), *repeat_notes(results)]:
         warnings.warn(one_line(line), stacklevel=3)
@@ -142,7 +145,7 @@ def load_samples(result: str | Path) -> pd.DataFrame:
     """
     import pandas as pd
 
-    path = Path(result)
+    path = path_of(result, "result")
     stored = read_files(path)
     samples = samples_of(path, stored)
     task = task_named(stored.row.task)

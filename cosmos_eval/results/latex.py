@@ -3,7 +3,8 @@ r"""Tables for a paper: `booktabs`, one number per cell, no wider than the text.
 The width of a table is estimated by the widths of Computer Modern's characters. A table becomes
 several ones if it is longer than a page, or wider than the text: a column of a paper of two columns
 (`table`), both columns (`table*`), or the text of LaTeX's `article`, the narrowest of usual classes
-of one column.
+of one column. Columns of numbers of the same models come into one table. In a column of a paper,
+words are abbreviated and rows exchanged with columns before a table is split.
 
 Numbers line up in their columns, and so do their intervals: a mark or an interval that a cell lacks
 becomes a `\phantom`, which is as wide as the one of other cells in the column.
@@ -16,7 +17,15 @@ from itertools import groupby, pairwise
 from math import ceil
 from typing import NamedTuple
 
-from cosmos_eval.results.table import Cell, Table, number_links, select_columns
+from cosmos_eval.results.abbreviations import abbreviate
+from cosmos_eval.results.table import (
+    Cell,
+    Table,
+    number_links,
+    sections_to_column,
+    select_columns,
+    transposed,
+)
 from cosmos_eval.results.text import latex_text, one_line
 
 PREAMBLE = "% needs \\usepackage{booktabs}\n"
@@ -28,9 +37,9 @@ _PAGE_HEIGHT = 550.0  # in points: \textheight of article at 10 pt
 _HEIGHT_OF_RULES = 60.0  # of the rules of a table, a line of its caption, and the space around
 _CAPTION_EM, _CAPTION_LINE = 10.0, 12.0  # points, of \normalsize
 _LEAST_TEXT_SHARE = 0.3  # of the width: what values must leave for all columns of texts
-_TEXT_SHARE = 0.55  # of the width, for all columns of texts of a table that is split
 _BREAKING_LOSS = 1.2  # a text broken into lines needs about a fifth more room
-_TITLE_LENGTH = 9  # characters of a line of a title, unless a word is longer
+_NAME_LENGTH = 9  # characters of a line of a name above columns that is broken
+_ROUNDING = 1e-6  # points, more than errors of sums of widths
 _HEIGHT_OF_TWO_ENDS = 13.75  # points, of a row whose intervals have ends one above the other
 _SCRIPT_EM = 8.0  # points, of \scriptsize, and about that of exponents
 # Widths in em of characters of cmr9 (its TFM file), rounded up; other characters have 0.6 em.
@@ -59,6 +68,12 @@ class _Layout(NamedTuple):
     line_height: float
     # The space between columns, which is twice \tabcolsep.
     gap: float
+    # The share of the width for all columns of texts of a table that is split.
+    text_share: float = 0.55
+    # The characters of a line of a title, unless a word is longer.
+    title_length: int = 9
+    # Whether the names above columns are broken over lines if they are wider than their columns.
+    breaks_names: bool = False
 
 
 _LAYOUTS: Mapping[int | None, _Layout] = {
@@ -72,7 +87,7 @@ def to_latex(table: Table, paper_columns: int | None = None) -> str:
     r"""Return a table as LaTeX floats with `\caption` and `\label`, several if one is too large.
 
     A table that is too wide is split between columns. A table that is longer than a page is split
-    between rows.
+    between rows. A table for one column of a paper is made narrower first, see `_split_width`.
 
     Args:
         table: The table.
@@ -80,36 +95,113 @@ def to_latex(table: Table, paper_columns: int | None = None) -> str:
             2; None for a paper of one column.
     """
     layout = _LAYOUTS[paper_columns]
-    (table,) = number_links([table])
-    pages: list[Table] = []
-    for columns in _split_columns(table, layout):
-        pages += _split_rows(select_columns(table, columns), layout)
+    (numbered_table,) = number_links([table])
+    if paper_columns == 1 and not _fits(numbered_table, layout):
+        layout = layout._replace(text_share=0.5, title_length=6, breaks_names=True)
+        (numbered_table,) = number_links([abbreviate(table)])
+    pages: list[tuple[Table, _Layout]] = []
+    for narrow_table, table_layout in _split_width(numbered_table, layout):
+        for page in _split_rows(narrow_table, table_layout, has_notes=not pages):
+            pages.append((page, table_layout))
     floats = []
-    for page_number, page in enumerate(pages, start=1):
-        floats.append(_format_float(page, layout, page_number, len(pages)))
+    for page_number, (page, page_layout) in enumerate(pages, start=1):
+        floats.append(_format_float(page, page_layout, page_number, len(pages)))
     return "\n".join(floats)
 
 
-def _split_rows(table: Table, layout: _Layout) -> Iterator[Table]:
+def _split_width(table: Table, layout: _Layout) -> Iterator[tuple[Table, _Layout]]:
+    """Yield tables that are no wider than the text, which have all numbers of a table together.
+
+    If the table is too wide, it is first split into tables with different rows, see
+    `_columns_by_rows`. If names above columns may be broken, rows and columns of such a table are
+    exchanged if it then fits. Others are split between columns.
+
+    Yields:
+        A table and its layout.
+    """
+    if _fits(table, layout):
+        yield table, layout
+        return
+    for columns in _columns_by_rows(table):
+        dense_table = select_columns(table, columns)
+        if layout.breaks_names and not table.sections and not _fits(dense_table, layout):
+            exchanged_table = sections_to_column(transposed(dense_table))
+            # The titles are names of models now, whose words are longer.
+            exchanged_layout = layout._replace(title_length=_NAME_LENGTH)
+            if _fits(exchanged_table, exchanged_layout):
+                yield exchanged_table, exchanged_layout
+                continue
+        for page_columns in _split_columns(dense_table, layout):
+            yield select_columns(dense_table, page_columns), layout
+
+
+def _fits(table: Table, layout: _Layout) -> bool:
+    """Return whether a table is no wider than the text."""
+    return len(list(_split_columns(table, layout))) == 1
+
+
+def _columns_by_rows(table: Table) -> list[list[int]]:
+    """Group the columns of values so that columns with values in the same row are in one group.
+
+    Columns that share a name above their titles stay together. Groups are in the order of their
+    first columns.
+
+    Example:
+        Columns 1 and 3 have values of the models a and b, and column 2 of the model c. The groups
+        are [[1, 3], [2]].
+    """
+    groups: list[list[int]] = []
+    rows_of_groups: list[set[int]] = []
+    for block in _column_blocks(table, range(table.n_text_columns, len(table.heads))):
+        columns = list(block)
+        rows = set()
+        for row_index, row in enumerate(table.rows):
+            if any(row[column].text for column in block):
+                rows.add(row_index)
+        # Join the block with all groups that have one of its rows.
+        for index in reversed(range(len(groups))):
+            if rows & rows_of_groups[index]:
+                columns += groups.pop(index)
+                rows |= rows_of_groups.pop(index)
+        groups.append(sorted(columns))
+        rows_of_groups.append(rows)
+    return sorted(groups)
+
+
+def _split_rows(table: Table, layout: _Layout, *, has_notes: bool) -> Iterator[Table]:
     """Split a table between rows into tables that fit on a page each, and are about equally high.
 
-    The caption of the first one has all notes, so that it has fewer rows.
+    Args:
+        table: The table.
+        layout: The width of the table, and the size of its text.
+        has_notes: True if the caption of the first page has the notes, so that it has fewer rows.
     """
-    caption = " ".join([table.title, *table.notes])
+    notes = table.notes if has_notes else [", part 10 of 10. Signs as in Table 10."]
+    caption = " ".join([table.title, *notes])
     n_more_lines = ceil(_text_width(caption, _CAPTION_EM) / layout.width) - 1
     # The height above each row: the notes and all rows above. The last value is the whole height.
     heights_above = [n_more_lines * _CAPTION_LINE]
-    for row_height in _row_heights(table, layout):
+    row_heights = _row_heights(table, layout)
+    for row_height in row_heights:
         heights_above.append(heights_above[-1] + row_height)
     table_height = heights_above[-1]
-    n_pages = max(1, ceil(table_height / _page_height(table, layout)))
+    page_height = _page_height(table, layout)
+    n_other_pages = max(1, ceil(table_height / page_height)) - 1
+
+    # All pages are equally high, unless the notes need more. The first page is then filled, and has
+    # a row in any case.
+    first_height = other_height = table_height / (n_other_pages + 1)
+    if heights_above[0] > first_height:
+        first_height = max(page_height - max(row_heights), heights_above[1])
+        n_other_pages = max(1, ceil((table_height - first_height) / page_height))
+        other_height = (table_height - first_height) / n_other_pages
 
     # A page begins with the first row that has the height of the former pages above it, and the
     # second page at least with the second row. For 100 lines without notes on 3 pages, these are
     # the rows with at least 0, 33.3 and 66.7 lines above them.
     first_rows = [0]
-    for page in range(1, n_pages + 1):
-        first_row = bisect_left(heights_above, table_height * page / n_pages)
+    for page in range(n_other_pages + 1):
+        first_row = bisect_left(heights_above, first_height + page * other_height)
         first_rows.append(max(first_row, 1))
     for first_row, end_row in pairwise(first_rows):
         if end_row > first_row:
@@ -122,10 +214,9 @@ def _page_height(table: Table, layout: _Layout) -> float:
     """Return the height in points that a page leaves for rows and notes below the titles."""
     n_title_lines = 1
     for column, head in enumerate(table.heads):
-        is_text = column < table.n_text_columns
-        n_lines = len(_title_lines(head.title, is_text=is_text))
+        n_lines = len(_title_lines(table, column, layout))
         if head.group:
-            n_lines += len(_name_and_protocol(head.group))
+            n_lines += len(_shared_name_lines(table, [column], layout))
         n_title_lines = max(n_title_lines, n_lines)
     return _PAGE_HEIGHT - _HEIGHT_OF_RULES - n_title_lines * layout.line_height
 
@@ -163,18 +254,17 @@ def _split_columns(table: Table, layout: _Layout) -> Iterator[list[int]]:
         A table with names of rows in column 0 and six wide columns may give [1, 2, 3] and
         [4, 5, 6].
     """
-    # The width in points that the names of rows leave for values. The outer edges of a table have
-    # no space, so that there is one gap less than columns.
-    available_width = layout.width + layout.gap
+    # The width in points that the names of rows leave for values, which may need exactly that. The
+    # outer edges of a table have no space, so that there is one gap less than columns.
+    available_width = layout.width + layout.gap + _ROUNDING
     for text_column_width in _text_column_widths(table, layout):
         available_width -= min(text_column_width.full, text_column_width.limit) + layout.gap
 
-    # The blocks of columns that stay together. If one is too wide, every column is a block.
-    value_columns = range(table.n_text_columns, len(table.heads))
-    blocks = _column_blocks(table, value_columns)
-    is_too_wide = any(_block_width(table, block, layout) > available_width for block in blocks)
-    if is_too_wide:
-        blocks = [[column] for column in value_columns]
+    # The blocks of columns that stay together. If one is too wide, each of its columns is a block.
+    blocks: list[list[int]] = []
+    for block in _column_blocks(table, range(table.n_text_columns, len(table.heads))):
+        is_too_wide = _block_width(table, block, layout) > available_width
+        blocks += [[column] for column in block] if is_too_wide else [block]
 
     # Each page has as many blocks as fit, and at least one.
     page_columns: list[int] = []
@@ -219,17 +309,41 @@ def _block_width(table: Table, columns: Sequence[int], layout: _Layout) -> float
         layout: The size of the text.
     """
     columns_width = sum(_column_width(table, column, layout) + layout.gap for column in columns)
-    shared_name = table.heads[columns[0]].group
-    name_width = max(_text_width(line, layout.em) for line in _name_and_protocol(shared_name))
+    name_lines = _shared_name_lines(table, columns, layout)
+    name_width = max(_text_width(line, layout.em) for line in name_lines)
     return max(columns_width, layout.gap + name_width)
+
+
+def _shared_name_lines(table: Table, columns: Sequence[int], layout: _Layout) -> list[str]:
+    """Return the lines of the name above columns, which are its data set and its protocol.
+
+    If the layout breaks names, a line that is wider than the columns becomes several lines.
+
+    Args:
+        table: The table.
+        columns: The indices of neighbouring columns, which share the name.
+        layout: The size of the text.
+
+    Example:
+        "flickr30k-val (cosmos)" -> ["flickr30k-val", "(cosmos)"], or above narrow columns
+        ["flickr30k-", "val", "(cosmos)"]
+    """
+    lines = _name_and_protocol(table.heads[columns[0]].group)
+    if not layout.breaks_names:
+        return lines
+    columns_width = sum(_column_width(table, column, layout) + layout.gap for column in columns)
+    broken_lines = []
+    for line in lines:
+        is_too_wide = layout.gap + _text_width(line, layout.em) > columns_width
+        broken_lines += _break_title(line, _NAME_LENGTH) if is_too_wide else [line]
+    return broken_lines
 
 
 def _column_width(table: Table, column: int, layout: _Layout) -> float:
     """Return the width in points of a column, without its gap and without breaking texts."""
-    is_text = column < table.n_text_columns
-    title_lines = _title_lines(table.heads[column].title, is_text=is_text)
+    title_lines = _title_lines(table, column, layout)
     widths = [_text_width(line, layout.em) for line in title_lines]
-    if is_text:
+    if column < table.n_text_columns:
         widths += [_text_width(row[column].text, layout.em) for row in table.rows]
     elif table.rows:
         values = _column_values(table, column, layout)
@@ -288,7 +402,7 @@ def _format_float(page: Table, layout: _Layout, page_number: int, n_pages: int) 
         *([rf"\renewcommand{{\arraystretch}}{{{stretch:.2f}}}"] if stretch != 1 else []),
         rf"\begin{{tabular}}{{@{{}}{_column_types(page, layout)}@{{}}}}",
         r"\toprule",
-        *_format_header(page),
+        *_format_header(page, layout),
         r"\midrule",
         *_format_body(page, layout),
         r"\bottomrule",
@@ -345,7 +459,7 @@ def _text_column_widths(table: Table, layout: _Layout) -> list[_TextColumnWidth]
     gaps_width = (table.n_text_columns - 1) * layout.gap
     room = layout.width - gaps_width - _values_width(table, value_columns, layout)
     if room < _LEAST_TEXT_SHARE * layout.width:
-        room = _TEXT_SHARE * layout.width
+        room = layout.text_share * layout.width
     needed_widths = [_column_width(table, column, layout) for column in range(table.n_text_columns)]
     equal_share = room / len(needed_widths)
     short_widths = [width for width in needed_widths if width <= equal_share]
@@ -371,24 +485,26 @@ def _format_note(note: str) -> str:
     return text
 
 
-def _format_header(table: Table) -> Iterator[str]:
+def _format_header(table: Table, layout: _Layout) -> Iterator[str]:
     """Yield the lines of LaTeX with the titles of columns, below the names that columns share."""
     if table.groups:
-        yield from _format_shared_names(table)
-    titles = []
-    for column, head in enumerate(table.heads):
-        is_text = column < table.n_text_columns
-        titles.append(_title_lines(head.title, is_text=is_text))
+        yield from _format_shared_names(table, layout)
+    titles = [_title_lines(table, column, layout) for column in range(len(table.heads))]
     for cells in _rows_of_lines(titles):
         yield _latex_row(cells)
 
 
-def _format_shared_names(table: Table) -> Iterator[str]:
+def _format_shared_names(table: Table, layout: _Layout) -> Iterator[str]:
     r"""Yield the rows with the names that columns share, and the line with the rules below them.
 
     A name above columns 2 to 4 gives `\multicolumn{3}{c}{name}` and `\cmidrule(lr){2-4}`.
     """
-    names = [_name_and_protocol(name) for name, _ in table.groups]
+    names = []
+    first_column = table.n_text_columns
+    for _, n_columns in table.groups:
+        columns = range(first_column, first_column + n_columns)
+        names.append(_shared_name_lines(table, columns, layout))
+        first_column += n_columns
     for texts in _rows_of_lines(names):
         cells = [""] * table.n_text_columns
         for text, (_, n_columns) in zip(texts, table.groups, strict=True):
@@ -426,21 +542,24 @@ def _latex_row(cells: Sequence[str]) -> str:
     return f"{' & '.join(cells)} \\\\"
 
 
-def _title_lines(title: str, *, is_text: bool) -> list[str]:
-    """Split the title of a column into lines.
+def _title_lines(table: Table, column: int, layout: _Layout) -> list[str]:
+    """Return the lines of the title of a column.
 
     The title of a column of numbers has short lines, since numbers are narrow. The title of a
     column of texts stays on one line.
+    """
+    title = table.heads[column].title
+    if column < table.n_text_columns or not title:
+        return [title]
+    return _break_title(title, layout.title_length)
 
-    Args:
-        title: The title.
-        is_text: True if the column has texts.
+
+def _break_title(title: str, length: int) -> list[str]:
+    """Split a title into lines of at most `length` characters, unless a word is longer.
 
     Example:
-        _title_lines("image to text", is_text=False) -> ["image to", "text"]
+        _break_title("image to text", 9) -> ["image to", "text"]
     """
-    if is_text or not title:
-        return [title]
     # Split the title at places where a line may end: after a space, and after a separator in a
     # word. NUL stands for the latter.
     title_with_breaks = re.sub(r"(?<=[-/:])(?=\w)", "\0", title)
@@ -449,7 +568,7 @@ def _title_lines(title: str, *, is_text: bool) -> list[str]:
     # Fill each line with as many pieces as fit.
     lines = [""]
     for piece in pieces:
-        is_too_long = len(lines[-1] + piece) > _TITLE_LENGTH
+        is_too_long = len(lines[-1] + piece) > length
         if lines[-1] and is_too_long:
             lines.append("")
         lines[-1] += piece

@@ -160,6 +160,24 @@ def _write_files(stored: StoredResult, archive: bytes, content: bytes) -> Path |
     return displaced_path
 
 
+def current_path(path: Path, row: ResultRow) -> Path:
+    """Return the JSON file that holds a result now.
+
+    It is another file than the one that the result was written to if a result of another model with
+    the same name was written to that file since, see `store_result`.
+
+    Args:
+        path: The JSON file that the result was written to.
+        row: The result.
+    """
+    renamed_path = renamed_result_path(path, row)
+    with suppress(UsageError):  # nothing was stored at the path
+        is_other_model = renamed_result_path(path, read_result(path)) != renamed_path
+        if is_other_model:
+            return renamed_path
+    return path
+
+
 def _referenced_samples(path: Path) -> set[str]:
     """Return the names of the samples files that results with similar file names refer to.
 

@@ -23,16 +23,45 @@ BY_NAME, BY_RANK = "model", "rank"
 _NUMBER = r"[<>+-]?\d[\d.,e+x%:/ \[\]-]*|\d[\d,]* of \d[\d,]*|-"
 
 
-class TableOptions(NamedTuple):
-    """The choices of a user on tables: which rows, columns and marks they show, and how."""
+class NamePatterns(NamedTuple):
+    """The names that a user wants to see, as patterns such as `scenes-*`; empty for all names.
 
-    # Patterns of the models that are shown, in this order; empty for all models. The same holds for
-    # data sets and protocols.
+    Tables show models, data sets, protocols and metrics in the order of their patterns.
+    """
+
     models: Sequence[str] = ()
     datasets: Sequence[str] = ()
     protocols: Sequence[str] = ()
-    # Patterns of the metrics that are shown; empty for the headline metrics of each task.
+    # Empty for the headline metrics of each task.
     metrics: Sequence[str] = ()
+
+    @classmethod
+    def split(
+        cls,
+        *,
+        models: str | Iterable[str] | None = None,
+        datasets: str | Iterable[str] | None = None,
+        protocols: str | Iterable[str] | None = None,
+        metrics: str | Iterable[str] | None = None,
+    ) -> NamePatterns:
+        """Return the patterns in texts with commas between patterns, see `split_patterns`.
+
+        Example:
+            NamePatterns.split(metrics="acc1, acc5") -> NamePatterns(metrics=["acc1", "acc5"])
+        """
+        return cls(
+            models=split_patterns(models),
+            datasets=split_patterns(datasets),
+            protocols=split_patterns(protocols),
+            metrics=split_patterns(metrics),
+        )
+
+
+class TableOptions(NamedTuple):
+    """The choices of a user on tables: which rows, columns and marks they show, and how."""
+
+    # The models, data sets, protocols and metrics that are shown, and their order.
+    patterns: NamePatterns = NamePatterns()
     # Digits after the decimal point; None for the usual number of a metric's unit.
     decimals: int | None = None
     intervals: bool = True
@@ -87,19 +116,20 @@ class TableOptions(NamedTuple):
 USUAL = TableOptions()
 
 
-def split_patterns(values: Iterable[str] | None) -> list[str]:
+def split_patterns(values: str | Iterable[str] | None) -> list[str]:
     """Split the values of a repeatable option at commas that are not inside brackets.
 
     Blank pieces are left out.
 
     Args:
-        values: The values that were given to the option; None if it was not given.
+        values: One value or several; None if the option was not given.
 
     Example:
         split_patterns(["a (b, c), d", "e"]) -> ["a (b, c)", "d", "e"]
     """
+    texts = [values] if isinstance(values, str) else values or ()
     patterns = []
-    for value in values or ():
+    for value in texts:
         # A comma is inside brackets if a closing bracket follows before the next opening one.
         for piece in re.split(r",(?![^(]*\))", value):
             pattern = piece.strip()
@@ -252,11 +282,7 @@ def table_of_records(
     """
     keys = list(records[0]) if records else []
     name_keys = keys[: len(section) + n_text_columns]
-    columns = []
-    for key in keys:
-        is_empty = all(record[key] in ("", None) for record in records)
-        if key not in section and not is_empty:
-            columns.append(key)
+    columns = [key for key in _keys_with_values(records) if key not in section]
 
     rows, sections = [], []
     for record in records:
@@ -277,6 +303,12 @@ def table_of_records(
     )
 
 
+def _keys_with_values(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the keys of records, without those whose values are all empty texts or None."""
+    keys = list(records[0]) if records else []
+    return [key for key in keys if any(record[key] not in ("", None) for record in records)]
+
+
 def sorted_by(table: Table, column: str) -> Table:
     """Return a table with its rows sorted by a column: numbers in ascending order, then texts.
 
@@ -293,7 +325,9 @@ def sorted_by(table: Table, column: str) -> Table:
         return table
     titles = [head.title.partition(" [")[0] for head in table.heads]
     if column not in titles:
-        raise UsageError(f"--sort {column}: give a column of the table: {', '.join(titles)}")
+        raise UsageError(
+            f"--sort {column}: give a column of the table; nearest: {nearest(column, titles)}"
+        )
     column_index = titles.index(column)
 
     # Find the order of the rows by their indices, so that sections can be sorted in the same way.

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cosmos_eval import types
+from cosmos_eval.data.readers import path_of
 from cosmos_eval.models.encoder import Encoder, require_encoder
 from cosmos_eval.models.specs import with_labels
 from cosmos_eval.results.record import ResultRow
@@ -84,7 +85,7 @@ def evaluate(
         `evaluate("scenes-clip", "scenes-cls").metrics["acc1"]`
     """
     is_named_model = isinstance(model, str)
-    folder = None if output is None else Path(output)
+    folder = None if output is None else path_of(output, "output")
     data_options = types.DataOptions(
         data_root=data_root,
         download=download,

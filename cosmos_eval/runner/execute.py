@@ -10,7 +10,7 @@ from functools import cache, partial
 from importlib import import_module
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from cosmos_eval import types
 from cosmos_eval.data.sources import image_sources
@@ -123,11 +123,7 @@ def execute(
             yielded before UsageError is raised.
         show_progress: Shows how far the run is.
     """
-    protocols = []
-    for protocol in plan.protocols:
-        pairs = [plans.pair_of(spec, protocol) for spec in plan.specs]
-        if any(pair not in skip for pair in pairs):
-            protocols.append(protocol)
+    protocols = _protocols_to_measure(plan, skip)
     if not protocols:
         return
 
@@ -137,13 +133,8 @@ def execute(
     datasets = plans.open_datasets(plan_to_measure, show_progress, raising=False)
 
     errors = [dataset.error for dataset in datasets if dataset.error is not None]
-    if len(errors) == 1 and not keep_going:
-        raise errors[0]
-    if errors and len(errors) == len(datasets) and not keep_going:
-        raise types.UsageError(
-            f"none of {len(errors)} data sets can be measured on (--dry-run lists them); the first "
-            f"error: {reason_of(errors[0])}"
-        )
+    if errors and not keep_going:
+        _raise_single_reason(errors, len(datasets))
     for dataset in datasets:
         if dataset.error is not None:
             yield _failures_of_dataset(plan, dataset, skip)
@@ -158,7 +149,42 @@ def execute(
     if jobs:
         # Closing the outcomes cancels the jobs that have not ended if this generator ends early.
         with closing(engine(jobs, show_progress)) as outcomes:
-            yield from _in_order_of_jobs(outcomes, raising=not keep_going)
+            yield from _in_order_of_jobs(outcomes, len(jobs), raising=not keep_going)
+
+
+def _protocols_to_measure(plan: plans.Plan, skip: Container[plans.Pair]) -> list[types.Protocol]:
+    """Return the protocols of the data sets that at least one model is to be measured on.
+
+    Args:
+        plan: The models and data sets.
+        skip: Pairs of a model and a data set that are not measured.
+    """
+    protocols = []
+    for protocol in plan.protocols:
+        pairs = [plans.pair_of(spec, protocol) for spec in plan.specs]
+        if any(pair not in skip for pair in pairs):
+            protocols.append(protocol)
+    return protocols
+
+
+def _raise_single_reason(errors: Sequence[Exception], n_datasets: int) -> None:
+    """Raise the error of opening data sets if there is only one, or if no data set can be opened.
+
+    Args:
+        errors: At least one error, each of another data set.
+        n_datasets: The number of all data sets.
+
+    Raises:
+        Exception: The only error.
+        UsageError: If there are as many errors as data sets. The message has the first error.
+    """
+    if len(errors) == 1:
+        raise errors[0]
+    if len(errors) == n_datasets:
+        raise types.UsageError(
+            f"none of {len(errors)} data sets can be measured on (--dry-run lists them); the first "
+            f"error: {reason_of(errors[0])}"
+        )
 
 
 def _failures_of_dataset(
@@ -179,13 +205,16 @@ def _failures_of_dataset(
     return failures
 
 
-def _in_order_of_jobs(outcomes: Outcomes, *, raising: bool) -> Iterator[list[plans.Result]]:
+def _in_order_of_jobs(
+    outcomes: Outcomes, n_jobs: int, *, raising: bool
+) -> Iterator[list[plans.Result]]:
     """Yield the measured results of each job, then its failed results, in the order of the jobs.
 
     A list without results is not yielded.
 
     Args:
         outcomes: The index and the results of each job, in the order in which the jobs end.
+        n_jobs: How many jobs there are.
         raising: True if the first error is raised when its job ends.
 
     Example:
@@ -193,11 +222,11 @@ def _in_order_of_jobs(outcomes: Outcomes, *, raising: bool) -> Iterator[list[pla
     """
     results_by_job: dict[int, list[plans.Result]] = {}  # of ended jobs, not yielded yet
     next_index = 0  # of the first job whose results are not yielded yet
-    for index, results in outcomes:
+    for n_ended, (index, results) in enumerate(outcomes, start=1):
         if raising:
             for result in results:
                 if result.error is not None:
-                    raise result.error
+                    _raise_end_of_run(result.error, n_jobs - n_ended)
         results_by_job[index] = results
         while next_index in results_by_job:
             job_results = results_by_job.pop(next_index)
@@ -208,6 +237,20 @@ def _in_order_of_jobs(outcomes: Outcomes, *, raising: bool) -> Iterator[list[pla
             if failed:
                 yield failed
             next_index += 1
+
+
+def _raise_end_of_run(error: Exception, n_unfinished: int) -> NoReturn:
+    """Raise the error of a job that ends a run.
+
+    If other jobs have not ended, a UsageError also says how to measure them.
+
+    Args:
+        error: The error of the job.
+        n_unfinished: How many other jobs have not ended.
+    """
+    if type(error) is types.UsageError and n_unfinished > 0:
+        raise types.UsageError(f"{error} (--keep-going measures the other results)") from error
+    raise error
 
 
 def reason_of(error: Exception) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from cosmos_core.utils.distributed import SINGLE_PROCESS, Distributed
+from cosmos_eval.data.readers import path_of
 from cosmos_eval.embedding.cache import embeddings_folder
 from cosmos_eval.types import (
     Attention,
@@ -53,6 +54,8 @@ def make_run_options(
     _require_count("workers", workers, least=0)
     if data_options.limit is not None:
         _require_count("limit", data_options.limit, least=1)
+    if data_options.data_root is not None:
+        path_of(data_options.data_root, "data_root")
     _require_choice("precision", model_options.precision, get_args(Precision))
     if model_options.attention is not None:
         _require_choice("attention", model_options.attention, get_args(Attention))

@@ -173,13 +173,19 @@ def make_plan(
         if not models:
             raise types.UsageError(f"suite {suite} names no models: name one with --model SPEC")
     specs = model_specs(models or BUNDLED, names, arch, weights, trainings)
+    _require_fitting_options(protocols, options)
+    return Plan(specs=specs, protocols=protocols, options=options)
 
+
+def _require_fitting_options(
+    protocols: Sequence[types.Protocol], options: types.RunOptions
+) -> None:
+    """Raise UsageError for repeated data sets, and for options that do not fit the data sets."""
     if options.auxiliary is not None:
         _require_guidable(options.auxiliary, protocols)
     refuse_repeated([f"{protocol.dataset} ({protocol.protocol_name})" for protocol in protocols])
     if options.stream:
         _require_streamable(protocols, options)
-    return Plan(specs=specs, protocols=protocols, options=options)
 
 
 def _require_streamable(protocols: Sequence[types.Protocol], options: types.RunOptions) -> None:

@@ -10,19 +10,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from pydantic import AliasChoices, BaseModel, BeforeValidator, Field
 
-from cosmos_eval.data.readers import CONFIG, FileError, Text, parse, read_yaml
+from cosmos_eval.data.readers import CONFIG, FileError, Text, parse, path_of, read_yaml
 from cosmos_eval.data.user_yaml import PROTOCOL_NAME as USER_PROTOCOL
 from cosmos_eval.models.specs import parse_model_spec, with_complete_paths, with_labels
 from cosmos_eval.tasks import find_protocol, metric_of, task_named
 from cosmos_eval.types import Protocol, Suite, SuiteMember, UsageError, nearest
-
-if TYPE_CHECKING:
-    from cosmos_eval.results.leaderboard.entries import Entry
-    from cosmos_eval.results.leaderboard.suite import SuiteScore
 
 _SUFFIXES = (".yaml", ".yml")
 _Names = Annotated[list[Text], Field(min_length=1)]
@@ -100,7 +96,7 @@ def read_suite(name_or_file: str, *, with_models: bool = True) -> Suite:
             file.
     """
     path_by_name = known_suites()
-    path = path_by_name.get(name_or_file, Path(name_or_file))
+    path = path_by_name.get(str(name_or_file), path_of(name_or_file, "suite"))
     if path.suffix not in _SUFFIXES:
         raise UsageError(
             f"unknown suite {name_or_file!r}; nearest: {nearest(name_or_file, path_by_name)}; "
@@ -126,35 +122,6 @@ def read_score(name_or_file: str) -> Suite:
             "`score: {metric: acc1}`"
         )
     return suite
-
-
-def score_suite(
-    suite_name: str,
-    measured_entries: Sequence[Entry],
-    *,
-    with_published: bool,
-    by_group: bool,
-    model_patterns: Sequence[str],
-) -> SuiteScore:
-    """Return the score of each model over a suite of data sets.
-
-    Args:
-        suite_name: The name or file of the suite.
-        measured_entries: The results as rows of a leaderboard.
-        with_published: True if models get a score from published numbers too.
-        by_group: True if the trainings of a group, such as several seeds, get one score.
-        model_patterns: Only models whose names match one of them are scored; empty: all.
-    """
-    from cosmos_eval.results.leaderboard.entries import read_published_entries
-    from cosmos_eval.results.leaderboard.suite import suite_score
-    from cosmos_eval.results.leaderboard.task_tables import select_entries
-    from cosmos_eval.results.table import TableOptions
-
-    entries = list(measured_entries)
-    if with_published:
-        entries += read_published_entries()
-    chosen_entries = select_entries(entries, TableOptions(models=model_patterns))
-    return suite_score(read_score(suite_name), chosen_entries, by_group=by_group)
 
 
 def _make_suite(content: _SuiteFile, path: Path, models: Sequence[_Model]) -> Suite:

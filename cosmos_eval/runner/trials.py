@@ -74,7 +74,8 @@ class TrialFiles:
         )
         if not has_same_identity:
             raise UsageError(
-                f"{path} belongs to another search, model or version: choose another --output"
+                f"{path} belongs to another search, model or version: choose another --name or "
+                "--output"
             )
         if not _is_unchanged(stored):
             raise UsageError(

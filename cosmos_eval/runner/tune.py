@@ -27,6 +27,7 @@ from cosmos_eval.runner.trials import TrialFiles, UnfinishedScores
 from cosmos_eval.tasks import find_protocol, segmentation
 from cosmos_eval.tasks.segmentation import require_segmentation, tuning
 from cosmos_eval.types import (
+    EncoderInfo,
     ModelSpec,
     OnProgress,
     Progress,
@@ -273,12 +274,7 @@ def tune(
 
     encoder = load_encoder(spec, device=own_device(options.device))
     spec = spec.named_by(encoder.info)
-    # Everything that the scores depend on.
-    identity = {
-        "model": tuning.model_record(encoder.info),
-        "search": search.record,
-        "code": fingerprint("cosmos_core", "cosmos_eval"),
-    }
+    identity = _identity_of_scores(search, encoder.info)
     files = TrialFiles(folder, spec.called, identity)
     scores = files.read_scores()
     if scores is None:
@@ -297,6 +293,53 @@ def tune(
     write_atomically(path, tuning.settings_file(record))
     files.remove_unfinished()
     return Tuned(spec.called, scores, best, path)
+
+
+def require_separate_files(
+    search: Search, specs: Sequence[ModelSpec], options: RunOptions, folder: Path
+) -> None:
+    """Check that the files of several models do not replace each other, nor those of other models.
+
+    A user's Python file may name its model, so that every model is loaded, one after the other.
+
+    Args:
+        search: The settings that all models are tried with.
+        specs: The models.
+        options: The device.
+        folder: The folder of all files.
+
+    Raises:
+        UsageError: If two models have the same name, and if the folder has the scores of another
+            search, model or version under one of the names.
+    """
+    from cosmos_eval.models import load_encoder
+
+    specs_by_file_name: dict[str, ModelSpec] = {}
+    for spec in specs:
+        info = load_encoder(spec, device=own_device(options.device)).info
+        named_spec = spec.named_by(info)
+        first_spec = specs_by_file_name.setdefault(safe_name(named_spec.called), named_spec)
+        if first_spec is not named_spec:
+            raise UsageError(
+                f"{first_spec.text} and {spec.text} are both called {named_spec.called}: give each "
+                "model a name with --name, or tune each into another --output"
+            )
+        identity = _identity_of_scores(search, info)
+        TrialFiles(folder, named_spec.called, identity).read_scores()
+
+
+def _identity_of_scores(search: Search, info: EncoderInfo) -> dict[str, Any]:
+    """Return everything that the scores of a model depend on: the model, the search and the code.
+
+    Args:
+        search: The search.
+        info: The description of the loaded model.
+    """
+    return {
+        "model": tuning.model_record(info),
+        "search": search.record,
+        "code": fingerprint("cosmos_core", "cosmos_eval"),
+    }
 
 
 def _score_settings(

@@ -886,16 +886,21 @@ def _uses_bootstrap(estimate: Estimate, stored_method: str) -> bool:
         case FunctionOfWeights():
             has_formula = estimate.interval is not None
             return not has_formula or stored_method == BOOTSTRAP
-        case GroupMean() if stored_method in (BOOTSTRAP, CLUSTER_BOOTSTRAP, OR_LIKELIHOOD):
-            return True
-        case GroupMean(hits) if not len(hits):
-            return True  # and resampling raises ValueError
-        case GroupMean(lowest=True) | GroupMean(clusters=None):
-            return False
         case GroupMean():
-            return estimate.value not in (0, 1)
+            return _group_mean_uses_bootstrap(estimate, stored_method)
         case Median():
             return True
+
+
+def _group_mean_uses_bootstrap(estimate: GroupMean, stored_method: str) -> bool:
+    """Return whether the interval of a mean over groups is by a bootstrap, as `_uses_bootstrap`."""
+    if stored_method in (BOOTSTRAP, CLUSTER_BOOTSTRAP, OR_LIKELIHOOD):
+        return True
+    if not len(estimate.hits):
+        return True  # and resampling raises ValueError
+    if estimate.lowest or estimate.clusters is None:
+        return False
+    return estimate.value not in (0, 1)
 
 
 def _interval_by_formula(estimate: Estimate, stored_method: str, level: float) -> Interval | None:

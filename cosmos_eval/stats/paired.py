@@ -30,6 +30,7 @@ from cosmos_eval.stats.estimates import (
     FunctionOfSums,
     GroupMean,
     Ints,
+    Mean,
     Median,
     Proportion,
     Values,
@@ -137,9 +138,18 @@ def mcnemar(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> PairedDifference:
         b: (N,), whether model B gets the same samples right.
     """
     both_right = int((a & b).sum())
-    only_a = int((a & ~b).sum())
-    only_b = int((b & ~a).sum())
+    only_a, only_b = _count_changed(a, b)
     return matched_shares(both_right, only_a, only_b, len(a))
+
+
+def _count_changed(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> tuple[int, int]:
+    """Return the number of samples that only A gets right, and the number that only B gets right.
+
+    Args:
+        a: (N,), whether model A gets each of N samples right.
+        b: (N,), whether model B gets the same samples right.
+    """
+    return int((a & ~b).sum()), int((b & ~a).sum())
 
 
 def matched_shares(both: int, only_a: int, only_b: int, n: int) -> PairedDifference:
@@ -297,11 +307,16 @@ class _Comparisons:
         differences_by_name: dict[str, PairedDifference] = {}
         for bootstrap in self.bootstraps:
             differences_by_name.update(bootstrap.compare(a, b))
-        # Add the estimates that have tests of their own.
+        # Add the estimates that have tests of their own, and count samples that are right or wrong.
         for name, estimate_a in self.models[a].items():
             match estimate_a, self.models[b].get(name):
                 case Proportion(hits_a), Proportion(hits_b):
                     differences_by_name[name] = mcnemar(hits_a, hits_b)
+                case Mean(values_a), Mean(values_b) if name in differences_by_name:
+                    if values_a.dtype == values_b.dtype == np.bool_:
+                        changed = _count_changed(values_a, values_b)
+                        by_bootstrap = differences_by_name[name]
+                        differences_by_name[name] = by_bootstrap._replace(changed=changed)
                 case FunctionOfSums(jackknife=True), FunctionOfSums(jackknife=True) as estimate_b:
                     changes = self.jackknife_values[a][name] - self.jackknife_values[b][name]
                     difference = _compare_by_jackknife(estimate_a.value, estimate_b.value, changes)

@@ -189,7 +189,7 @@ def _metrics() -> Iterator[Metric]:
     """
     yield Metric("accuracy", ItemMean(CORRECT), primary=True)
     yield Metric(CHANCE, ItemMean(CHANCE), reference=True, headline=True)
-    yield Metric("blind_accuracy", ItemMean(BLIND), reference=True, label="blind", headline=True)
+    yield Metric("blind_accuracy", ItemMean(BLIND), reference=True, label="no image", headline=True)
     yield Metric("shorter_accuracy", ItemMean(SHORTER), reference=True)
     yield Metric(TEXT_TO_TEXT, ItemMean(TEXT_TO_TEXT), label="text to text", headline=True)
     yield Metric(_TEXT_CHANCE, ItemMean(_TEXT_CHANCE), reference=True)

@@ -389,6 +389,20 @@ class SegmentationProtocol(LabelMapProtocol):
 
     def faults(self) -> Iterator[str]:
         """Yield a line for each contradiction among the constants."""
+        yield from self._threshold_faults()
+        for name in ("short_side", "long_side", "window", "stride"):
+            pixels = getattr(self, name)
+            if pixels is not None and pixels <= 0:
+                yield f"{name} must be above 0"
+        if self.mean is not None and not all(map(math.isfinite, self.mean)):
+            yield "mean must hold finite numbers"
+        if self.std is not None and not all(0 < value < math.inf for value in self.std):
+            yield "std must be above 0 and finite"
+        if self.window is not None and self.stride > self.window:
+            yield "stride must not exceed window: pixels between windows would have no prediction"
+
+    def _threshold_faults(self) -> Iterator[str]:
+        """Yield a line for each contradiction of the thresholds `prob_thd` and `area_thd`."""
         # Pixels with a low probability, and classes with a small area, become background.
         has_thresholds = self.prob_thd > 0 or self.area_thd is not None
         if has_thresholds and self.reduce_zero_label:
@@ -401,17 +415,6 @@ class SegmentationProtocol(LabelMapProtocol):
         area_threshold = self.area_thd or 0
         if not 0 <= self.prob_thd < 1 or not 0 <= area_threshold < 1:
             yield "prob_thd and area_thd must be in [0, 1)"
-
-        for name in ("short_side", "long_side", "window", "stride"):
-            pixels = getattr(self, name)
-            if pixels is not None and pixels <= 0:
-                yield f"{name} must be above 0"
-        if self.mean is not None and not all(map(math.isfinite, self.mean)):
-            yield "mean must hold finite numbers"
-        if self.std is not None and not all(0 < value < math.inf for value in self.std):
-            yield "std must be above 0 and finite"
-        if self.window is not None and self.stride > self.window:
-            yield "stride must not exceed window: pixels between windows would have no prediction"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import subprocess
@@ -12,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -257,6 +259,24 @@ def test_a_leaderboard_is_a_table(tmp_path):
         cosmos_eval.leaderboard(ROOT / "docs")
 
 
+def test_a_leaderboard_has_the_rows_of_the_command(command, tmp_path):
+    suite = tmp_path / "suite.yaml"
+    suite.write_text("datasets: {scenes: [scenes-cls]}\nscore: {metric: acc1}\n")
+    models = "scenes-*,cosmos:vitb16_merged30m"
+    words = ("--suite", suite, "--groups", "--published", "--models", models, "--format", "csv")
+    table = pd.read_csv(io.StringIO(command("leaderboard", RESULTS, *words).out))
+    frame = cosmos_eval.leaderboard(
+        RESULTS, suite=str(suite), groups=True, published=True, models=models
+    ).frame
+    assert {"cls", "suite"} < set(frame.task)
+    assert {"measured", "published"} <= set(frame.source)
+    assert frame.trainings.notna().any()
+    columns = ["model", "task", "dataset", "protocol", "metric", "value", "source", "tie"]
+    pd.testing.assert_frame_equal(
+        frame[columns].replace("", None), table[columns], check_dtype=False
+    )
+
+
 def test_a_check_is_a_table(command, tmp_path):
     store(tmp_path / "old", "cls", 0.7)
     words = ("--baseline", "b.json", "--update", "--reason", "the first one")
@@ -330,6 +350,32 @@ def test_faults_of_users_are_usage_errors(options, message):
     model, dataset = arguments.pop("model"), arguments.pop("dataset")
     with pytest.raises(UsageError, match=message):
         cosmos_eval.evaluate(model, dataset, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (lambda: cosmos_eval.load_results(7), "a place of results"),
+        (lambda: cosmos_eval.load_results([RESULTS]), "a place of results"),
+        (lambda: cosmos_eval.load_samples(7), "result"),
+        (lambda: cosmos_eval.read_results(None), "directory"),
+        (lambda: cosmos_eval.compare(7, models=["scenes-clip", "scenes-cosmos"]), "a"),
+        (lambda: cosmos_eval.compare(RESULTS, 7), "b"),
+        (lambda: cosmos_eval.leaderboard(RESULTS, 7), "a place of results"),
+        (lambda: cosmos_eval.leaderboard(RESULTS, suite=7), "suite"),
+        (lambda: cosmos_eval.check(7, "baseline.json"), "results"),
+        (lambda: cosmos_eval.check([RESULTS, 7], "baseline.json"), "a place of results"),
+        (lambda: cosmos_eval.check(RESULTS, 7), "baseline"),
+        (lambda: cosmos_eval.evaluate("scenes-clip", "scenes-cls", output=7), "output"),
+        (lambda: cosmos_eval.evaluate("scenes-clip", "voc20", data_root=7), "data_root"),
+        (lambda: cosmos_eval.report(7), "results"),
+        (lambda: cosmos_eval.report(RESULTS, 7), "output"),
+        (lambda: cosmos_eval.attend(7, "a ball"), "image"),
+    ],
+)
+def test_values_that_are_not_paths_are_usage_errors(call, name):
+    with pytest.raises(UsageError, match=f"^{name} must be a path, as a str .*, not [a-zA-Z]+$"):
+        call()
 
 
 def test_missing_checkpoints_and_modules_are_usage_errors_everywhere(save_colour, tmp_path):

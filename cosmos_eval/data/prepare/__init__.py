@@ -103,6 +103,7 @@ def can_prepare(name: str, data_root: str | None) -> bool:
         try:
             find_root(protocol, data_root, required_paths)
         except UsageError:
+            # A path is missing, or no folder is named. The paths of another alternative may exist.
             continue
         return True
     return False

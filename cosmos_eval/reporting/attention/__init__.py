@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from cosmos_eval.data.readers import path_of
 from cosmos_eval.models.specs import parse_model_spec
 from cosmos_eval.reporting import write_file
 from cosmos_eval.reporting.attention import compute, describe, figure
@@ -66,10 +67,10 @@ def attend(
         kind=kind, heads=heads, attention=attention, device=device, precision=precision
     )
     spec = parse_model_spec(model, arch=arch, weights=weights)
-    if isinstance(image, str):
-        image = Path(image)
+    if not isinstance(image, Image.Image):
+        image = path_of(image, "image")
     pairs = compute.image_with_texts(image, [text])
-    rows = draw(pairs, [spec], options, None if out is None else Path(out))
+    rows = draw(pairs, [spec], options, None if out is None else path_of(out, "out"))
     return rows[0].looks[0]
 
 

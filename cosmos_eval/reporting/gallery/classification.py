@@ -7,7 +7,7 @@ from cosmos_eval.data.class_names import ClassData
 from cosmos_eval.data.classification import open_data, sample_list_hash
 from cosmos_eval.reporting.content import SampledResult
 from cosmos_eval.reporting.gallery.pictures import Candidate
-from cosmos_eval.reporting.gallery.samples import ClassJudgement
+from cosmos_eval.reporting.gallery.samples import ClassJudgement, Judgement
 from cosmos_eval.reporting.gallery.source import ResultGroup, ResultSource
 from cosmos_eval.tasks.classification import CLASSES, LABELS
 from cosmos_eval.types import RunOptions, Samples
@@ -43,9 +43,9 @@ class ClassificationSource(ResultSource):
             and list(data.classes) == result.samples[CLASSES].tolist()
         )
 
-    def judge(self, data: Any, samples: Sequence[Samples]) -> ClassJudgement:
+    def judge(self, data: Any, samples: Sequence[Samples]) -> list[Judgement]:
         """Return which models are right on which images.
 
         `data` are the opened data, and `samples` the stored arrays of each model's result.
         """
-        return ClassJudgement(self.protocol, data, samples)
+        return [ClassJudgement(self.protocol, data, samples)]

@@ -47,6 +47,8 @@ class Example:
     protocol: str = ""
     # Empty if the example shows several models.
     model: str = ""
+    # The metric that is the fraction of right examples, such as "acc1"; empty if there is none.
+    metric: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,11 +76,16 @@ class Outcome(NamedTuple):
 
     answer: str
     right: bool
+    # The class that the model takes the sample for; empty for the true class and for retrieval.
+    taken_for: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SampleExample(Example):
-    """A small image with a class or a caption, and the outcomes of all models."""
+    """A small image with a class or a caption, and the outcomes of all models.
+
+    In retrieval, either the caption or the image is the query.
+    """
 
     kind: ClassVar[str] = "samples"
     per_round: ClassVar[int] = 6  # they are small
@@ -87,11 +94,11 @@ class SampleExample(Example):
     text: str
     # By model.
     outcomes: Mapping[str, Outcome]
-    # The metric that is the fraction of right samples, such as "acc1"; empty if there is none.
-    metric: str = ""
+    # The direction of retrieval, such as "image to text"; empty for a class.
+    direction: str = ""
     # The class; empty for a caption.
     group: str = ""
-    # The number of words of a caption; None for a class.
+    # The number of words of a caption that is the query; None for others.
     words: int | None = None
     # The share of the image's pixels that belong to the class; None if the image has no label map.
     size: float | None = None
@@ -154,10 +161,10 @@ class Gallery:
     def sections(self, kind: str) -> list[list[Any]]:
         """Return the examples of a kind, such as "retrieval", split into sections of a page.
 
-        A section has the examples of one protocol, data set and model, in the order of the gallery.
-        Sections are in alphabetical order.
+        A section has the examples of one protocol, data set, model and metric, in the order of the
+        gallery. Sections are in alphabetical order.
         """
-        section_key = attrgetter("protocol", "dataset", "model")
+        section_key = attrgetter("protocol", "dataset", "model", "metric")
         examples = sorted(getattr(self, kind), key=section_key)
         # groupby needs equal keys side by side.
         return [list(section) for _, section in groupby(examples, section_key)]

@@ -15,7 +15,11 @@ from cosmos_eval.data.sources import decode_source
 from cosmos_eval.reporting.content import SampledResult
 from cosmos_eval.reporting.gallery.pictures import Candidate, Canvas
 from cosmos_eval.reporting.gallery.records import Picture, RetrievalExample
-from cosmos_eval.reporting.gallery.samples import CaptionJudgement
+from cosmos_eval.reporting.gallery.samples import (
+    CaptionedImageJudgement,
+    CaptionJudgement,
+    Judgement,
+)
 from cosmos_eval.reporting.gallery.source import (
     ImageWithText,
     OpenedResult,
@@ -76,7 +80,7 @@ class RankedItems(NamedTuple):
 class RetrievalSource(ResultSource):
     """Queries of a retrieval set, with the items that each model of a group found for them.
 
-    Also a few captions with the outcomes of all models.
+    Also a few captions, and a few images, with the outcomes of all models.
     """
 
     def __init__(self, group: ResultGroup, options: RunOptions) -> None:
@@ -115,12 +119,12 @@ class RetrievalSource(ResultSource):
         """Return whether a result has the same images and captions as the data."""
         return sample_list_hash(data) == result.row.provenance["hashes"].get("sample_list")
 
-    def judge(self, data: Any, samples: Sequence[Samples]) -> CaptionJudgement:
-        """Return which models are right on which captions.
+    def judge(self, data: Any, samples: Sequence[Samples]) -> list[Judgement]:
+        """Return which models are right on which captions, and on which images.
 
         `data` are the opened data, and `samples` the stored arrays of each model's result.
         """
-        return CaptionJudgement(data, samples)
+        return [CaptionJudgement(data, samples), CaptionedImageJudgement(data, samples)]
 
     def rank_queries(
         self, opened_result: OpenedResult, encoder: Encoder, progress: OnProgress
@@ -173,7 +177,7 @@ class RetrievalSource(ResultSource):
         self._ranked_items[result.model] = ranked_items
 
     def candidates(self) -> Iterator[Candidate]:
-        """Yield the chosen captions of all results, then the chosen queries of every result.
+        """Yield the chosen samples of all results, then the chosen queries of every result.
 
         A note names the models whose ranks are not the measured ones.
         """

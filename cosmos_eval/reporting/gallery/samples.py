@@ -22,12 +22,12 @@ from cosmos_eval.results.text import percent
 from cosmos_eval.stats.segmentation import class_scores
 from cosmos_eval.tasks import segmentation
 from cosmos_eval.tasks.classification import LABELS, TOP5
-from cosmos_eval.tasks.retrieval import TEXT_RANK
-from cosmos_eval.tasks.segmentation import AREAS, NAME, pictures
+from cosmos_eval.tasks.retrieval import IMAGE_RANK, TEXT_RANK
+from cosmos_eval.tasks.segmentation import AREAS, CLASSES, NAME, pictures
 from cosmos_eval.types import ClassificationProtocol, Samples, SegmentationProtocol
 
 MOST_SAMPLES = 60
-"""The most samples of a data set that are shown."""
+"""The most samples of a data set that are shown, of retrieval sets in each direction."""
 _THUMBNAIL = 112  # longest side in pixels
 _LEAST_SHARE = 0.001  # a class is a sample if it has at least this share of the image's pixels
 _RIGHT_IOU = 0.5  # a model is right on a class of an image if its IoU is at least this
@@ -67,6 +67,13 @@ class Judgement(ABC):
     @abstractmethod
     def answer(self, model: int, sample: int) -> str:
         """Return the answer of a model on a sample as text, such as "rank 3"."""
+
+    def taken_for(self, model: int, sample: int) -> str:
+        """Return the class that a model takes a sample for, or "" if that is the true class.
+
+        Also return "" for samples without classes.
+        """
+        return ""
 
 
 class ClassJudgement(Judgement):
@@ -112,6 +119,10 @@ class ClassJudgement(Judgement):
         """Return the name of the class that a model predicts for an image."""
         return self._class_names[self._predicted[model, sample]]
 
+    def taken_for(self, model: int, sample: int) -> str:
+        """Return the name of the predicted class, or "" if it is the true class."""
+        return "" if self.right[model, sample] else self.answer(model, sample)
+
 
 class CaptionJudgement(Judgement):
     """Captions, on which a model is right if it ranks their image first.
@@ -147,10 +158,53 @@ class CaptionJudgement(Judgement):
 
     def description(self, sample: int) -> dict[str, Any]:
         """Return a caption and the number of its words."""
-        return {"text": self._data.captions[sample], "words": int(self._n_words[sample])}
+        return {
+            "text": self._data.captions[sample],
+            "direction": "text to image",
+            "words": int(self._n_words[sample]),
+        }
 
     def answer(self, model: int, sample: int) -> str:
         """Return the rank that a model gives the caption's image, such as "rank 3"."""
+        return f"rank {self._ranks[model, sample]}"
+
+
+class CaptionedImageJudgement(Judgement):
+    """Images with captions, on which a model is right if it ranks any of their captions first.
+
+    All images are of one kind.
+    """
+
+    metric = "image_to_text_R@1"
+
+    def __init__(self, data: RetrievalData, samples: Sequence[Samples]) -> None:
+        """Read the rank that each model gives each image's best caption.
+
+        Args:
+            data: The images and captions.
+            samples: For each model, the stored arrays of its result, among them the ranks.
+        """
+        self._data = data
+        self._ranks = np.stack([samples_of_model[IMAGE_RANK] for samples_of_model in samples])
+        self.right = self._ranks == 1
+        self.kind = np.zeros(self._ranks.shape[1], np.int64)
+
+    def file(self, sample: int) -> str:
+        """Return the name of an image, as the file of captions writes it."""
+        return self._data.names[sample]
+
+    def image(self, sample: int) -> Image.Image:
+        """Return an image. Raises UsageError if it is damaged."""
+        return decode_source(self._data.images[sample])
+
+    def description(self, sample: int) -> dict[str, Any]:
+        """Return the first caption of an image."""
+        # `argmax` returns the first caption that belongs to the image.
+        first_caption = int(np.argmax(self._data.image_of_text == sample))
+        return {"text": self._data.captions[first_caption], "direction": "image to text"}
+
+    def answer(self, model: int, sample: int) -> str:
+        """Return the rank that a model gives the image's best caption, such as "rank 3"."""
         return f"rank {self._ranks[model, sample]}"
 
 
@@ -177,8 +231,11 @@ class LabelMapJudgement(Judgement):
         self._class_names = protocol.class_names
         self._names = samples[0][NAME]
         areas_of_models = []
+        # For each model, the class (images, classes) that it takes most pixels of a class for.
+        self._predicted: list[NDArray[np.int64]] = []
         for samples_of_model in samples:
             areas_of_models.append(segmentation.TASK.derive(samples_of_model)[AREAS])
+            self._predicted.append(_most_predicted(samples_of_model))
         # A result on fewer images has the first ones.
         n_images = min(len(samples_of_model[NAME]) for samples_of_model in samples)
         class_pixels = areas_of_models[0].labelled[:n_images]  # (images, classes)
@@ -212,8 +269,44 @@ class LabelMapJudgement(Judgement):
         return {"text": class_name, "group": class_name, "size": size}
 
     def answer(self, model: int, sample: int) -> str:
-        """Return the IoU of a model on a sample, such as "IoU 62%"."""
-        return f"IoU {percent(self._ious[model, sample], 0)}%"
+        """Return the IoU of a model on a sample, such as "IoU 62%".
+
+        If the model takes most pixels of the class for another one, add its name: "IoU 8%, cat".
+        """
+        iou = f"IoU {percent(self._ious[model, sample], 0)}%"
+        other_class = self.taken_for(model, sample)
+        return f"{iou}, {other_class}" if other_class else iou
+
+    def taken_for(self, model: int, sample: int) -> str:
+        """Return the class that a model takes most pixels of the sample's class for.
+
+        Return "" if it is the sample's class.
+        """
+        true_class = self._classes[sample]
+        predicted_class = self._predicted[model][self._images[sample], true_class]
+        return "" if predicted_class == true_class else self._class_names[predicted_class]
+
+
+def _most_predicted(samples: Samples) -> NDArray[np.int64]:
+    """Return the class that most pixels of each class are predicted as, (images, classes).
+
+    A class without labelled pixels in an image has -1.
+
+    Args:
+        samples: The stored arrays of a result, among them the pixels of each pair of a true and a
+            predicted class in each image.
+
+    Example:
+        With two classes, an image with the confusion matrix [[1, 2], [0, 3]] has [1, 1].
+    """
+    n_classes = len(samples[CLASSES])
+    true_classes, predicted_classes = np.divmod(samples["pair"].astype(np.int64), n_classes)
+    most_predicted = np.full((len(samples[NAME]), n_classes), -1, np.int64)
+    # The pairs with the most pixels are written last, and replace the others of their class.
+    order = np.argsort(samples["pixels"], kind="stable")
+    images = samples["image"][order]
+    most_predicted[images, true_classes[order]] = predicted_classes[order]
+    return most_predicted
 
 
 class SampleDrawing(NamedTuple):
@@ -234,7 +327,8 @@ class SampleDrawing(NamedTuple):
         for model_index, result in enumerate(self.results):
             answer = self.judgement.answer(model_index, self.sample)
             is_right = bool(self.judgement.right[model_index, self.sample])
-            outcomes[result.model] = Outcome(answer, is_right)
+            taken_for = self.judgement.taken_for(model_index, self.sample)
+            outcomes[result.model] = Outcome(answer, is_right, taken_for)
         row = self.results[0].row
         image = canvas.large(self.judgement.image(self.sample), _THUMBNAIL)
         return SampleExample(

@@ -18,7 +18,7 @@ from cosmos_eval.data.label_maps import Label, LabelMaps, Sample, open_data, rea
 from cosmos_eval.reporting.content import SampledResult
 from cosmos_eval.reporting.gallery.pictures import Candidate, Canvas, shrunk
 from cosmos_eval.reporting.gallery.records import SegmentationExample
-from cosmos_eval.reporting.gallery.samples import LabelMapJudgement
+from cosmos_eval.reporting.gallery.samples import Judgement, LabelMapJudgement
 from cosmos_eval.reporting.gallery.source import (
     MAPS,
     ImageWithText,
@@ -125,12 +125,12 @@ class SegmentationSource(ResultSource):
         measured_classes = result.samples[CLASSES].tolist()
         return names == measured_names and measured_classes == list(self.protocol.class_names)
 
-    def judge(self, data: Any, samples: Sequence[Samples]) -> LabelMapJudgement:
+    def judge(self, data: Any, samples: Sequence[Samples]) -> list[Judgement]:
         """Return which models are right on which classes of which images.
 
         `data` are the opened data, and `samples` the stored arrays of each model's result.
         """
-        return LabelMapJudgement(self.protocol, data, samples)
+        return [LabelMapJudgement(self.protocol, data, samples)]
 
     def _read_saved_maps(self, predictions: Path, result: SampledResult) -> None:
         """Read and keep the label maps of a result that a run saved below a folder.

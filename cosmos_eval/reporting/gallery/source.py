@@ -316,8 +316,8 @@ class ResultSource(Source):
         """Return whether a result was measured on the opened data."""
 
     @abstractmethod
-    def judge(self, data: Any, samples: Sequence[Samples]) -> Judgement:
-        """Return which models are right on which samples of the data.
+    def judge(self, data: Any, samples: Sequence[Samples]) -> list[Judgement]:
+        """Return which models are right on which samples of the data, by kind of sample.
 
         `data` are the opened data, and `samples` the stored arrays of several results on them.
         """
@@ -385,13 +385,13 @@ class ResultSource(Source):
         for opened_of_data in opened_by_data_id.values():
             results = [opened_result.result for opened_result in opened_of_data]
             samples_of_results = [result.samples for result in results]
-            judgement = self.judge(opened_of_data[0].data, samples_of_results)
-            sample_indices = choose_samples(judgement.right, judgement.kind)
-            for turn, sample_index in enumerate(sample_indices):
-                drawing = SampleDrawing(results, judgement, sample_index)
-                # A round adds six samples: the first six are in round 0, the next six in round 1.
-                round_number = turn // SampleExample.per_round
-                candidates.append(Candidate(round_number, drawing.draw))
+            for judgement in self.judge(opened_of_data[0].data, samples_of_results):
+                sample_indices = choose_samples(judgement.right, judgement.kind)
+                for turn, sample_index in enumerate(sample_indices):
+                    drawing = SampleDrawing(results, judgement, sample_index)
+                    # A round adds six samples: the first six in round 0, the next six in round 1.
+                    round_number = turn // SampleExample.per_round
+                    candidates.append(Candidate(round_number, drawing.draw))
         return candidates
 
 

@@ -49,15 +49,18 @@ const textCell = (text) => make("td", { textContent: text ?? "" });
 const isShare = (test) => data.metrics[test.metric].share;
 
 // A number of samples that only one model has right, as a button that shows them if the page has
-// samples of this data set and metric.
+// such samples.
 const sampleCountCell = (count, { dataset, protocol, name }, side) => {
-  const set = `${dataset} ${protocol}`;
-  const hasSamples = all(".samples .cards").some((cards) => cards.dataset.set === set && cards.dataset.metric === name);
-  if (!count || !hasSamples) return make("td", { textContent: count ?? "" });
-  const label = `${count}: show samples of ${set} that only ${side} has right`;
-  const button = make("button", { type: "button", className: "count-button", textContent: count, ariaLabel: label });
-  button.addEventListener("click", () => showSamples(set, side === "A" ? "10" : "01"));
-  return make("td", {}, [button]);
+  const [right, wrong] = side === "A" ? [choice.a, choice.b] : [choice.b, choice.a];
+  const sample = `.sample:has(.good[data-model="${right.value}"]):has(.bad[data-model="${wrong.value}"])`;
+  const cards = sampleCards.find((candidate) =>
+    candidate.dataset.set === `${dataset} ${protocol}` && candidate.dataset.metric === name && candidate.querySelector(sample));
+  const cell = make("td", { textContent: count ?? "" });
+  if (cards) {
+    const label = `show samples of ${cards.dataset.name} that only ${side} has right`;
+    addCountButton(cell, label, () => showSamples({ dataset: cards.dataset.name, outcome: side === "A" ? "10" : "01" }));
+  }
+  return cell;
 };
 
 const testRow = (test, reach) => {
@@ -169,6 +172,13 @@ const choosePair = (a, b) => {
   choice.a.value = a;
   choice.b.value = b;
   showPair();
+};
+
+// Choose a model as A. If it is B, A and B change places. The page of a single model has no choice.
+const chooseA = (model) => {
+  if (!choice.a) return;
+  const a = Number(choice.a.value), b = Number(choice.b.value);
+  if (model !== a) choosePair(model, model === b ? a : b);
 };
 
 // A cell of the table of all models becomes a button that chooses its two models.

@@ -1,5 +1,5 @@
-// Filters of samples: by text, data set, outcomes of the two compared models, class, size and number
-// of words.
+// Filters of samples: by text, data set, outcomes of the two compared models, class, the class that
+// model A takes it for, size and number of words.
 const sampleForm = document.getElementById("sample-filters");
 
 const isWithin = (text, range) => {
@@ -27,15 +27,16 @@ const filterSamples = () => {
     const text = [figure.dataset.title, ...answers, figure.querySelector("img").dataset.file ?? ""].join(" ");
     figure.hidden = !(
       outcomes.some(Boolean) && text.toLowerCase().includes(wantedText) &&
-      (!wanted.dataset || wanted.dataset === figure.parentElement.dataset.set) &&
+      (!wanted.dataset || wanted.dataset === figure.parentElement.dataset.name) &&
       (!wanted.outcome || wanted.outcome === outcomeCode) && (!wanted.group || wanted.group === group) &&
+      (!wanted.taken || wanted.taken === outcomes[0]?.dataset.taken) &&
       (!wanted.size || isWithin(size, wanted.size)) && (!wanted.words || isWithin(words, wanted.words)));
     if (!figure.hidden) visibleSamples += 1;
   }
   for (const section of all(".samples")) {
     const visible = all("figure.sample:not([hidden])", section).length;
     section.hidden = visible === 0;
-    section.querySelector(".count").textContent = `${visible} samples`;
+    section.querySelector(".count").textContent = `${visible} ${visible === 1 ? "sample" : "samples"}`;
   }
   models.forEach((model, side) => { document.getElementById(`sample-${"ab"[side]}`).textContent = data.models[Number(model)]; });
   document.getElementById("samples-found").textContent =
@@ -43,16 +44,19 @@ const filterSamples = () => {
   saveState();
 };
 
-// Show the samples of a data set that only A (outcome 10) or only B (01) has right.
-const showSamples = (set, outcome) => {
-  const { dataset, outcome: outcomeChoice } = sampleForm.elements;
+// Show the samples that pass some filters, which are given by their names. For example, `outcome` is
+// "10" for those that only A has right. The last filter gets the focus.
+const showSamples = (filters) => {
   sampleForm.reset();
-  outcomeChoice.value = outcome;
-  if (dataset) dataset.value = set;
+  const { elements } = sampleForm;
+  for (const [name, value] of Object.entries(filters)) {
+    // A page with samples of one data set has no choice of data sets.
+    if (elements[name]) elements[name].value = value;
+  }
   filterSamples();
   for (const block of all(".samples:not([hidden])")) block.open = true;
   revealAndScroll(document.getElementById("samples"));
-  outcomeChoice.focus({ preventScroll: true });
+  elements[Object.keys(filters).at(-1)].focus({ preventScroll: true });
 };
 
 if (sampleForm) {

@@ -317,12 +317,7 @@ def _meanings_of_entries(entries: Sequence[Entry]) -> set[str]:
         entries: The entries of the board, each with one model's metrics on one data set.
     """
     names = set()
-    # The hashes of the images by data set. A result that records none has an empty text.
-    content_hashes: dict[str, list[str]] = {}
     for entry in entries:
-        if entry.stored is not None:
-            content_hash = data_identity(entry.stored.row)["content"]
-            content_hashes.setdefault(entry.dataset, []).append(content_hash)
         if entry.partial:
             names.add("partial")
         if entry.source == "second-hand":
@@ -336,12 +331,23 @@ def _meanings_of_entries(entries: Sequence[Entry]) -> set[str]:
             names.add("random_ties")
         if usable_task(entry.task) is None:
             names.add("unknown")
-
-    # Results on one data set may have different images if one of them records no hash of them.
-    for dataset_hashes in content_hashes.values():
-        if len(dataset_hashes) > 1 and "" in dataset_hashes:
-            names.add("content")
+    if _may_have_different_images(entries):
+        names.add("content")
     return names
+
+
+def _may_have_different_images(entries: Sequence[Entry]) -> bool:
+    """Return whether results on one data set may have different images.
+
+    This is so if one of several results records no hash of the images.
+    """
+    # The hashes of the images by data set. A result that records none has an empty text.
+    content_hashes: dict[str, list[str]] = {}
+    for entry in entries:
+        if entry.stored is not None:
+            content_hash = data_identity(entry.stored.row)["content"]
+            content_hashes.setdefault(entry.dataset, []).append(content_hash)
+    return any(len(hashes) > 1 and "" in hashes for hashes in content_hashes.values())
 
 
 def _condition_notes(entry: Entry) -> Iterator[str]:

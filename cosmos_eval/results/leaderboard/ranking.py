@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from cosmos_eval.stats.paired import PairedDifference  # SciPy takes long
 
 Tie = Literal["", "paired", "intervals"]
+TieRule = Literal["auto", "paired", "intervals"]
 
 # `auto` compares no samples beyond these limits: a bootstrap of COCO's 5,000 images takes seconds.
 _MOST_PAIRS = 16  # pairs of results
@@ -348,7 +349,7 @@ def _possible_ranks(
     return ranks
 
 
-def find_ties(entries: Sequence[Entry], rule: Literal["auto", "paired", "intervals"]) -> Ties:
+def find_ties(entries: Sequence[Entry], rule: TieRule) -> Ties:
     """Return the p-value of the paired test of each close pair of results, see `close_pairs`.
 
     Args:

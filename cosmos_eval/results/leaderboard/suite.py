@@ -10,7 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cosmos_eval.results.labels import StoredResult
-from cosmos_eval.results.leaderboard.entries import MEAN_RECALL, Entry, Source
+from cosmos_eval.results.leaderboard.entries import (
+    MEAN_RECALL,
+    Entry,
+    Source,
+    read_published_entries,
+)
 from cosmos_eval.results.leaderboard.suite_means import (
     GroupDifferences,
     Mean,
@@ -19,8 +24,18 @@ from cosmos_eval.results.leaderboard.suite_means import (
     sample_list_key,
     weighted_mean,
 )
+from cosmos_eval.results.leaderboard.task_tables import select_entries
 from cosmos_eval.results.store import ReadSamples, read_samples
-from cosmos_eval.results.table import BY_NAME, BY_RANK, USUAL, Cell, Head, Table, TableOptions
+from cosmos_eval.results.table import (
+    BY_NAME,
+    BY_RANK,
+    USUAL,
+    Cell,
+    Head,
+    NamePatterns,
+    Table,
+    TableOptions,
+)
 from cosmos_eval.results.text import interval_ends, metric_text, p_value_text
 from cosmos_eval.stats import suites
 from cosmos_eval.stats.groups import GroupDifference
@@ -197,6 +212,30 @@ def _mean_record(mean: Mean | None) -> dict[str, Any] | None:
     if mean.interval:
         record |= mean.interval._asdict()
     return record
+
+
+def score_models(
+    suite: Suite,
+    measured_entries: Sequence[Entry],
+    *,
+    with_published: bool,
+    by_group: bool,
+    model_patterns: Sequence[str],
+) -> SuiteScore:
+    """Return the means over a suite of the models that a user names, see `suite_score`.
+
+    Args:
+        suite: The members, which are data sets with their protocols and metrics.
+        measured_entries: The results as rows of a leaderboard.
+        with_published: True if models get a mean of published numbers too.
+        by_group: True if the trainings of a group, such as several seeds, get one mean.
+        model_patterns: Only models whose names match one of them are shown; empty: all.
+    """
+    entries = list(measured_entries)
+    if with_published:
+        entries += read_published_entries()
+    chosen_entries = select_entries(entries, NamePatterns(models=model_patterns))
+    return suite_score(suite, chosen_entries, by_group=by_group)
 
 
 def suite_score(

@@ -23,6 +23,7 @@ from cosmos_eval.results.table import (
     BY_RANK,
     Cell,
     Head,
+    NamePatterns,
     Table,
     TableOptions,
     pattern_index,
@@ -30,7 +31,7 @@ from cosmos_eval.results.table import (
     transposed,
 )
 from cosmos_eval.tasks import known_tasks, metric_of
-from cosmos_eval.types import UsageError
+from cosmos_eval.types import UsageError, nearest
 
 _TITLES = {
     "cls": "classification",
@@ -39,6 +40,15 @@ _TITLES = {
     "loc": "localisation",
     "assoc": "association",
 }
+
+
+def capitalized_title(tasks: Sequence[str]) -> str:
+    """Return the titles of tasks as a heading: ["cls", "seg"] -> "Classification, segmentation".
+
+    The title of a task of another package is its name.
+    """
+    title = ", ".join(_TITLES.get(task, task) for task in tasks)
+    return title[:1].upper() + title[1:]
 
 
 class _TableColumn(NamedTuple):
@@ -60,15 +70,15 @@ class _RowName(NamedTuple):
     url: str
 
 
-def select_entries(entries: Sequence[Entry], options: TableOptions) -> list[Entry]:
-    """Return the entries that match the patterns of the options, with only the metrics that match.
+def select_entries(entries: Sequence[Entry], patterns: NamePatterns) -> list[Entry]:
+    """Return the entries that match patterns of names, with only the metrics that match.
 
     A pattern such as "coco*" matches names as file names are matched in a shell. Without patterns,
     every name matches.
 
     Args:
         entries: The entries of a leaderboard.
-        options: The patterns of models, data sets, protocols and metrics.
+        patterns: The patterns of models, data sets, protocols and metrics.
 
     Raises:
         UsageError: For a pattern that matches nothing, and if no entry matches all patterns.
@@ -82,19 +92,19 @@ def select_entries(entries: Sequence[Entry], options: TableOptions) -> list[Entr
         label_in_comparisons = row_label if entry.stored is None else entry.stored.model
         model_names.append([row_label, label_in_comparisons])
         dataset_names.append([entry.dataset, entry.dataset_name])
-    require_known("model", options.models, chain.from_iterable(model_names))
-    require_known("data set", options.datasets, chain.from_iterable(dataset_names))
-    require_known("protocol", options.protocols, [entry.protocol for entry in entries])
+    require_known("model", patterns.models, chain.from_iterable(model_names))
+    require_known("data set", patterns.datasets, chain.from_iterable(dataset_names))
+    require_known("protocol", patterns.protocols, [entry.protocol for entry in entries])
 
     selected_entries = []
     for entry, models, datasets in zip(entries, model_names, dataset_names, strict=True):
-        has_model = _matches(models, options.models)
-        has_dataset = _matches(datasets, options.datasets)
-        has_protocol = _matches([entry.protocol], options.protocols)
+        has_model = _matches(models, patterns.models)
+        has_dataset = _matches(datasets, patterns.datasets)
+        has_protocol = _matches([entry.protocol], patterns.protocols)
         if has_model and has_dataset and has_protocol:
             selected_entries.append(entry)
-    if options.metrics:
-        selected_entries = _select_metrics(selected_entries, options.metrics)
+    if patterns.metrics:
+        selected_entries = _select_metrics(selected_entries, patterns.metrics)
     if entries and not selected_entries:
         raise UsageError("no result has these models, data sets, protocols and metrics together")
     return selected_entries
@@ -171,21 +181,14 @@ def tables_of(boards: Sequence[Board], options: TableOptions) -> list[Table]:
     Raises:
         UsageError: If rows are to be sorted by a metric that no table has.
     """
-    metrics = {column.metric for board in boards for column in board.columns}
-    if options.sort and options.sort not in (BY_NAME, BY_RANK, *metrics):
-        metric_names = ", ".join(sorted(metrics)) or "there is none"
-        raise UsageError(
-            f"--sort {options.sort}: give {BY_NAME}, {BY_RANK} or a metric of the tables: "
-            f"{metric_names}"
-        )
-
+    _require_sortable(boards, options.sort)
     tables = []
     for has_other_settings in (False, True):
         table_boards = [board for board in boards if board.has_other_settings == has_other_settings]
         columns = []
         for board in table_boards:
             columns += [_TableColumn(board.protocol, column) for column in board.columns]
-        columns.sort(key=lambda column: _column_sort_key(column, options))
+        columns.sort(key=lambda column: _column_sort_key(column, options.patterns))
         if options.transpose:
             if columns:
                 all_tasks_table = _TaskTable(table_boards, columns, options).make_table()
@@ -197,26 +200,42 @@ def tables_of(boards: Sequence[Board], options: TableOptions) -> list[Table]:
     return tables
 
 
-def _column_sort_key(table_column: _TableColumn, options: TableOptions) -> tuple[Any, ...]:
+def _require_sortable(boards: Sequence[Board], sort: str) -> None:
+    """Raise UsageError if rows are to be sorted by something that no table has.
+
+    Args:
+        boards: The boards of all protocols.
+        sort: `model`, `rank`, or a metric; empty for the usual order.
+    """
+    metrics = {column.metric for board in boards for column in board.columns}
+    if sort and sort not in (BY_NAME, BY_RANK, *metrics):
+        nearest_names = nearest(sort, (BY_NAME, BY_RANK, *sorted(metrics)))
+        raise UsageError(
+            f"--sort {sort}: give {BY_NAME}, {BY_RANK} or a metric of the tables; nearest: "
+            f"{nearest_names}"
+        )
+
+
+def _column_sort_key(table_column: _TableColumn, patterns: NamePatterns) -> tuple[Any, ...]:
     """Return the sort key by which columns are in order of task, data set, protocol and metric.
 
-    Data sets are in the order of the patterns in the options: `--datasets flickr30k,coco` shows
+    Data sets are in the order of their patterns: `--datasets flickr30k,coco` shows
     flickr30k first. Data sets that match the same pattern are in alphabetical order. The same
     applies to protocols and metrics.
 
     Args:
         table_column: The column: a metric on a data set, under a protocol.
-        options: The patterns of data sets, protocols and metrics.
+        patterns: The patterns of data sets, protocols and metrics.
     """
     protocol = table_column.protocol
     board_column = table_column.board_column
     return (
         board_column.task,
-        pattern_index([board_column.dataset], options.datasets),
+        pattern_index([board_column.dataset], patterns.datasets),
         board_column.dataset,
-        pattern_index([protocol], options.protocols),
+        pattern_index([protocol], patterns.protocols),
         protocol,
-        pattern_index([board_column.metric], options.metrics),
+        pattern_index([board_column.metric], patterns.metrics),
         board_column,
     )
 
@@ -312,8 +331,7 @@ class _TaskTable:
 
         It names the protocol only if all columns have the same one.
         """
-        title = ", ".join(_TITLES.get(task, task) for task in self.task_names)
-        title = f"{title[:1].upper()}{title[1:]} (%)"
+        title = f"{capitalized_title(self.task_names)} (%)"
         if self.has_other_settings:
             title += ", other settings"
         if len(self.protocols) == 1:
@@ -386,7 +404,7 @@ class _TaskTable:
         for name in self.entries:
             pattern_position = -1
             if sort != BY_NAME:
-                pattern_position = pattern_index([name.model], self.options.models)
+                pattern_position = pattern_index([name.model], self.options.patterns.models)
             better_share = _mean_better_share(name, losses_by_column)
             sort_keys[name] = (better_share, pattern_position, name)
         return sorted(sort_keys, key=lambda name: sort_keys[name])

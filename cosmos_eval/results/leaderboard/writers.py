@@ -12,25 +12,29 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from cosmos_eval.results import text
 from cosmos_eval.results.captions import measured_sentence, sizes_sentence
 from cosmos_eval.results.export import csv_of
-from cosmos_eval.results.labels import shorten_names
+from cosmos_eval.results.labels import StoredResult, shorten_names
 from cosmos_eval.results.latex import PREAMBLE, to_latex
 from cosmos_eval.results.leaderboard.board import BEST_BY_MARK, MEANINGS, make_boards
-from cosmos_eval.results.leaderboard.entries import Entry
+from cosmos_eval.results.leaderboard.entries import Entry, entries_of, published_beside
 from cosmos_eval.results.leaderboard.facts import COLUMNS, facts_of, model_table
-from cosmos_eval.results.leaderboard.groups import GroupMean, group_table
+from cosmos_eval.results.leaderboard.groups import GroupMean, group_means, group_table
 from cosmos_eval.results.leaderboard.ranking import (
     NO_TIES,
     Rank,
     RankedNumber,
+    TieRule,
     Ties,
+    find_ties,
     rank_entries,
 )
+from cosmos_eval.results.leaderboard.task_tables import headline_entries, select_entries
 from cosmos_eval.results.leaderboard.task_tables import tables_of as task_tables
 from cosmos_eval.results.pages import TABLE_SCRIPTS, join_scripts, read_static, security_policy
 from cosmos_eval.results.table import Table, TableOptions, number_links, sections_to_column
 from cosmos_eval.results.table import to_html as tables_to_html
 from cosmos_eval.results.table import to_markdown as markdown
 from cosmos_eval.results.terminal import notes_text, to_terminal
+from cosmos_eval.types import Suite
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,6 +67,8 @@ class Leaderboard(NamedTuple):
     groups: Sequence[GroupMean] | None = None
     # The rows, columns and marks that tables show.
     options: TableOptions = TableOptions()
+    # How many results are left out: variants of protocols, and results with other settings.
+    n_left_out: int = 0
 
     @property
     def frame(self) -> pd.DataFrame:
@@ -72,6 +78,71 @@ class Leaderboard(NamedTuple):
     def _repr_html_(self) -> str:
         """Return the tables that notebooks show, the same as in `to_html`."""
         return tables_to_html(tables_of(self))
+
+
+def make_leaderboard(
+    results: Sequence[StoredResult],
+    options: TableOptions,
+    *,
+    suite: Suite | None = None,
+    groups: bool = False,
+    facts: bool = False,
+    published: bool = False,
+    variants: bool = True,
+    other_settings: bool = True,
+    ties: TieRule = "auto",
+) -> Leaderboard:
+    """Return the leaderboard of results.
+
+    Args:
+        results: The results, which `label_results` labelled.
+        options: The names that are selected, and how tables show them.
+        suite: A suite of data sets, whose mean is added.
+        groups: True if means over the seeds of each group of trainings are added.
+        facts: True if facts of the models are added.
+        published: True if numbers that others published are added.
+        variants: False if variants of protocols are left out, unless there is nothing else.
+        other_settings: False if results with other settings than their protocol's are left out,
+            unless there is nothing else.
+        ties: The test of ties with the best result, see `find_ties`.
+
+    Raises:
+        UsageError: For names that no result has, for a suite without results, and if two results of
+            one model on one data set differ.
+    """
+    measured_entries = entries_of(results)
+    all_entries = list(measured_entries)
+    if published:
+        all_entries += published_beside(results)
+    selected_entries = select_entries(all_entries, options.patterns)
+    entries = headline_entries(
+        selected_entries, with_variants=variants, with_other_settings=other_settings
+    )
+
+    score = None
+    if suite is not None:
+        from cosmos_eval.results.leaderboard.suite import score_models
+
+        score = score_models(
+            suite,
+            measured_entries,
+            with_published=published,
+            by_group=groups,
+            model_patterns=options.patterns.models,
+        )
+    means = None
+    if groups:
+        # Published numbers belong to no group of trainings.
+        means = group_means([entry for entry in entries if entry.stored is not None])
+    return Leaderboard(
+        entries,
+        find_ties(entries, ties),
+        facts=facts,
+        suite=score,
+        groups=means,
+        options=options,
+        n_left_out=len(selected_entries) - len(entries),
+    )
 
 
 def frame_of(leaderboard: Leaderboard) -> pd.DataFrame:

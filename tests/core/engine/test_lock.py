@@ -53,6 +53,14 @@ def test_without_a_lock_of_the_file_system_a_living_process_is_recognised(
     assert take(tmp_path / "run")["process"] == os.getpid()
 
 
+@pytest.mark.parametrize("process", [10**30, None, "12"])
+def test_an_entry_that_names_no_possible_process_is_taken_over(tmp_path, monkeypatch, process):
+    monkeypatch.setattr(lock, "_take_system_lock", lambda handle: None)
+    entry = {"host": platform.node(), "process": process, "since": "then", "run": "none"}
+    (tmp_path / lock.LOCK).write_text(json.dumps(entry))
+    assert take(tmp_path)["process"] == os.getpid()
+
+
 @pytest.fixture
 def elsewhere(tmp_path, monkeypatch):
     """A living process that holds the lock of the folder `run` as if on another machine, on a file

@@ -27,13 +27,13 @@ COMPLETED = {
     "cosmos-eval data doctor imagenet-s": "ketch",
     "cosmos-eval leaderboard --format te": "x",
     "cosmos-eval leaderboard my-res": "ults",
-}
-# bash takes a colon and an equals sign for ends of words.
-COMPLETED_BY_BASH = {
     "cosmos-eval run --model=scenes-clip-l": "ong",
     "cosmos-eval run --model=cosmos:vitb32_pix": "elprose",
-    "cosmos-eval run --model python:my-mo": "del.py",
+    "cosmos-eval run --limit=5 --dataset=coco-k": "arpathy",
+    "cosmos-eval run --output=my-res": "ults",
 }
+# bash takes a colon for the end of a word, so that what follows may be a file.
+COMPLETED_BY_BASH = {"cosmos-eval run --model python:my-mo": "del.py"}
 
 
 @pytest.fixture

@@ -50,7 +50,14 @@ def test_options_of_tables_reach_a_comparison(command):
             "leaderboard {} --suite robustness --published --metrics acc1",
             "need --members with --suite",
         ),
-        ("reproduce {} --sort size", "--sort size: give a column of the table: model, published"),
+        (
+            "leaderboard {} --sort acc7",
+            "--sort acc7: give model, rank or a metric of the tables; nearest: acc1, ",
+        ),
+        (
+            "reproduce {} --sort publish",
+            "--sort publish: give a column of the table; nearest: published",
+        ),
         ("reproduce {} --metrics acc", "no metric is called 'acc'; nearest: acc"),
         ("compare {}", "Missing argument 'B': name it, or give --model or --group twice"),
         ("compare {} {} --plan", "--plan and --same-seeds need --group, given twice"),

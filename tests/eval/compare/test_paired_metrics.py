@@ -83,6 +83,18 @@ def test_the_interval_of_matched_shares_covers() -> None:
         assert 0.93 <= inside / 2000 <= 0.98
 
 
+def test_dependent_samples_that_only_one_model_has_right_by_hand() -> None:
+    """Only A has the first two of five captions right, only B the last; ranks are not right."""
+    clusters = np.array([0, 0, 1, 1, 2])
+    a = np.array([True, True, True, False, False])
+    b = np.array([False, False, True, False, True])
+    difference = difference_of(Mean(a, clusters), Mean(b, clusters))
+    assert difference.changed == (2, 1)
+    assert difference.flipped().changed == (1, 2)
+    assert difference.difference == pytest.approx(1 / 5)
+    assert difference_of(Mean(a * 2, clusters), Mean(b * 3, clusters)).changed is None
+
+
 @pytest.mark.parametrize(
     ("p_values", "adjusted"),
     # multipletests(p_values, method="holm")[1] of statsmodels 0.15.0

@@ -122,11 +122,12 @@ def test_what_cannot_guide_another_encoder(timm_name: str, tmp_path: Path) -> No
     path = Path(timm_name.removeprefix("timm:test_vit/"))
     state = torch.load(path)
     assert "timm's ResNet has no patch tokens" in refused("timm:resnet18")
-    assert "nearest" in refused("timm:vit_base_patch8_224.dinox")
+    assert "nearest: timm:vit_base_patch8_224.dino, " in refused("timm:vit_base_patch8_224.dinox")
     with offline():
         assert "offline mode is enabled" in refused("timm:vit_small_patch16_dinov3_qkvb.lvd1689m")
     assert "no such file" in refused("timm:test_vit/none.pt")
     assert "forms: timm:ARCH" in refused("openclip:ViT-B-16/openai")
+    assert "'dino'; nearest: timm:vit_base_patch8_224.dino, timm:vit_" in refused("dino")
     for change, message in (
         (lambda s: s.pop("blocks.0.attn.qkv.weight"), "Missing key"),
         (lambda s: s["norm.weight"].fill_(float("nan")), "NaN"),

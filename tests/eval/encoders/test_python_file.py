@@ -37,6 +37,22 @@ model = TwoTower(
 )
 """
 
+# Features are mean colours. The texts of red pictures are red, and those of blue ones are BLUE.
+COLOURS = """
+import torch
+from cosmos_eval import TwoTower
+
+BLUE = {blue}
+model = TwoTower(
+    encode_image=lambda images: images.mean((2, 3)),
+    encode_text=lambda tokens: tokens.float(),
+    transform=lambda image: torch.tensor(image.getpixel((0, 0))).float()[:, None, None],
+    tokenize=lambda texts: torch.tensor([BLUE if "blue" in text else [1, 0, 0] for text in texts]),
+    name="{name}",
+    weights={{"blue": torch.tensor(BLUE)}},
+)
+"""
+
 
 @pytest.fixture
 def own(tmp_path: Path):
@@ -244,6 +260,20 @@ def test_a_name_is_in_the_record_the_file_and_the_table(command, own, tmp_path, 
     done = command("leaderboard", "out", "--format", "json")
     assert {one["model"].partition(" (")[0] for one in json.loads(done.out)} == {"our model"}
     assert "2 models are called our model: their code differ" in done.err
+
+
+@pytest.mark.parametrize("second_name", ["colours", "other colours"])
+def test_a_run_compares_models_of_one_name_by_their_samples(command, tmp_path, photos, second_name):
+    """The first model calls both pictures red, the second one is right. One picture in which they
+    differ proves nothing: their samples tie, as they do under two names."""
+    (tmp_path / "first.py").write_text(COLOURS.format(name="colours", blue=[1, 0, -2]))
+    (tmp_path / "second.py").write_text(COLOURS.format(name=second_name, blue=[0, 0, 1]))
+    models = ("--model", "python:first.py", "--model", "python:second.py")
+    measured = command("run", *models, "--dataset", photos, "--output", "out")
+    stored = command("leaderboard", "out")
+    for printed in (measured.out, stored.out):
+        scores = re.findall(r"^(?:other )?colours .*(50|100)\.0([*†‡]?)", printed, re.MULTILINE)
+        assert sorted(scores) == [("100", "*"), ("50", "†")], printed
 
 
 @pytest.mark.parametrize(

@@ -61,9 +61,20 @@ class Failing:
 
 def test_the_first_failure_ends_all_at_once(plan, tmp_path):
     engine = Failing()
-    with pytest.raises(UsageError, match="no such"):
+    with pytest.raises(UsageError) as ended:
         next(execute(plan, tmp_path, engine))
+    assert str(ended.value) == "no such\nimage (--keep-going measures the other results)"
     assert engine.closed
+
+
+def test_a_failure_of_the_last_job_does_not_mention_other_results(plan, tmp_path):
+    def fail_last(jobs, show_progress):
+        yield from ((n, done(job)) for n, job in enumerate(jobs[:-1]))
+        yield len(jobs) - 1, jobs[-1].failed(UsageError("no image"))
+
+    with pytest.raises(UsageError) as ended:
+        list(execute(plan, tmp_path, fail_last))
+    assert str(ended.value) == "no image"
 
 
 def test_or_it_is_reported_in_its_place(plan, tmp_path):

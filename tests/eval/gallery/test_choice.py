@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from cosmos_eval.reporting.gallery.retrieval import Query, RankedItems, choose_queries, rank_items
-from cosmos_eval.reporting.gallery.samples import LabelMapJudgement, choose_samples
+from cosmos_eval.reporting.gallery.samples import (
+    CaptionedImageJudgement,
+    LabelMapJudgement,
+    choose_samples,
+)
 from cosmos_eval.reporting.gallery.segmentation import choose_images
 from cosmos_eval.reporting.gallery.source import spread_indices
 from cosmos_eval.stats.segmentation import pack
@@ -130,9 +135,48 @@ def test_classes_of_images_by_their_size_and_iou() -> None:
     assert found == [
         {"text": "a", "group": "a", "size": 0.6, "answer": "IoU 80%"},  # 48 / 60
         {"text": "b", "group": "b", "size": 0.4, "answer": "IoU 77%"},  # 40 / 52
-        {"text": "b", "group": "b", "size": 1.0, "answer": "IoU 0%"},
+        {"text": "b", "group": "b", "size": 1.0, "answer": "IoU 0%, a"},
     ]
     assert judged.right.tolist() == [[True, True, False]]
+    assert [judged.taken_for(0, n) for n in range(3)] == ["", "", "a"]
+
+
+def test_a_class_is_taken_for_the_one_that_most_of_its_pixels_get() -> None:
+    """In the first image a gets 2, 5 and 3 pixels as a, b and c, in the second one 1, 0 and 4."""
+    first = np.array([[2, 5, 3], [0, 9, 1], [0, 0, 0]])
+    second = np.array([[1, 0, 4], [0, 0, 0], [2, 2, 3]])
+    samples = {
+        "name": np.array(["one", "two"]),
+        "classes": np.array(["a", "b", "c"]),
+        **pack([first, second])._asdict(),
+    }
+    protocol = replace(find_protocol("scenes-seg"), class_names=("a", "b", "c"))
+    judged = LabelMapJudgement(protocol, None, [samples])
+    taken_for = {
+        (judged.file(n), judged.description(n)["text"]): judged.taken_for(0, n) for n in range(4)
+    }
+    assert taken_for == {
+        ("one", "a"): "b",
+        ("one", "b"): "",
+        ("two", "a"): "c",
+        ("two", "c"): "",
+    }
+
+
+def test_images_with_captions_by_the_rank_of_their_best_caption() -> None:
+    """Of three images the first model ranks a caption of the last two first, the second of none."""
+    captions = ["red", "a red one", "green", "blue"]
+    data = SimpleNamespace(
+        names=["r.png", "g.png", "b.png"], captions=captions, image_of_text=np.array([0, 0, 1, 2])
+    )
+    samples = [{"image_to_text_rank": np.array(ranks)} for ranks in ([3, 1, 1], [2, 4, 2])]
+    judged = CaptionedImageJudgement(data, samples)
+    assert judged.metric == "image_to_text_R@1"
+    assert judged.right.tolist() == [[False, True, True], [False, False, False]]
+    described = [(judged.file(n), judged.description(n)["text"]) for n in range(3)]
+    assert described == [("r.png", "red"), ("g.png", "green"), ("b.png", "blue")]
+    assert [judged.answer(0, n) for n in range(3)] == ["rank 3", "rank 1", "rank 1"]
+    assert [judged.taken_for(0, n) for n in range(3)] == ["", "", ""]
 
 
 def segmented(*shares: float) -> dict[str, np.ndarray]:

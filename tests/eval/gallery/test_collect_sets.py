@@ -141,24 +141,30 @@ def test_pictures_have_the_names_of_their_files(measured_once) -> None:
     assert queries
     for example in queries:
         assert example.query.file == f"{colour_of(example.query)}.png"
-    assert {example.image.file for example in found.samples if example.words is None} == {
+    assert {example.image.file for example in found.samples if example.metric == "acc1"} == {
         f"class_{colour}/{number}.png" for colour in COLOURS for number in range(3)
     }
     for example in found.samples:
-        folder = "" if example.words else "class_"
+        folder = "class_" if example.metric == "acc1" else ""
         assert example.image.file.startswith(f"{folder}{colour_of(example.image)}")
     assert all(example.image.file == example.name for example in found.attention)
 
 
 def test_the_metric_of_samples_is_the_share_of_right_ones(measured_once) -> None:
     """Both sets are so small that all of their samples are shown."""
-    for path in (measured_once.of_retrieval, measured_once.of_classes):
+    n_captions = sum(map(len, CAPTIONS.values()))
+    for path, metric, n_samples in (
+        (measured_once.of_retrieval, "image_to_text_R@1", len(CAPTIONS)),
+        (measured_once.of_retrieval, "text_to_image_R@1", n_captions),
+        (measured_once.of_classes, "acc1", 9),
+    ):
         row = read_result(path)
-        shown = [one for one in measured_once.gallery.samples if one.dataset == row.dataset]
-        (metric,) = {one.metric for one in shown}
+        samples = measured_once.gallery.samples
+        shown = [one for one in samples if (one.dataset, one.metric) == (row.dataset, metric)]
         right = [outcome.right for one in shown for outcome in one.outcomes.values()]
-        assert len(right) == row.n_samples or len(right) == sum(map(len, CAPTIONS.values()))
+        assert len(right) == n_samples
         assert np.mean(right) == pytest.approx(row.metrics[metric])
+    assert len(measured_once.gallery.samples) == len(CAPTIONS) + n_captions + 9
 
 
 def test_captions_light_up_patches(measured_once, model) -> None:
@@ -237,12 +243,13 @@ def test_images_with_their_classes_and_what_was_predicted(measured_once, model) 
     for example, outcome in zip(found, outcomes, strict=True):
         assert example.text == example.group == f"class {colour_of(example.image)}"
         assert (outcome.answer == example.group) == outcome.right
+        assert outcome.taken_for == ("" if outcome.right else outcome.answer)
         assert outcome.answer in ("class blue", "class green", "class red")
 
 
 def test_captions_with_their_ranks(measured_once) -> None:
     ranks = read_samples(measured_once.of_retrieval)["text_to_image_rank"].tolist()
-    found = [one for one in measured_once.gallery.samples if one.dataset == "colours"]
+    found = [one for one in measured_once.gallery.samples if one.direction == "text to image"]
     for example in found:
         (outcome,) = example.outcomes.values()
         assert example.text in CAPTIONS[colour_of(example.image)]
@@ -250,6 +257,19 @@ def test_captions_with_their_ranks(measured_once) -> None:
         assert (outcome.answer == "rank 1") == outcome.right
     listed = sorted(next(iter(one.outcomes.values())).answer for one in found)
     assert listed == sorted(f"rank {rank}" for rank in ranks)
+
+
+def test_images_with_the_ranks_of_their_captions(measured_once) -> None:
+    ranks = read_samples(measured_once.of_retrieval)["image_to_text_rank"].tolist()
+    found = [one for one in measured_once.gallery.samples if one.direction == "image to text"]
+    answers = {}
+    for example in found:
+        (outcome,) = example.outcomes.values()
+        assert example.text == CAPTIONS[colour_of(example.image)][0]
+        assert example.words is None
+        assert (outcome.answer == "rank 1") == outcome.right
+        answers[colour_of(example.image)] = outcome.answer
+    assert answers == {colour: f"rank {rank}" for colour, rank in zip(COLOURS, ranks, strict=True)}
 
 
 def test_data_of_another_kind_are_never_shown(retrieval, classes, model, tmp_path) -> None:

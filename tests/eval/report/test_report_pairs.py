@@ -11,6 +11,7 @@ from support.report_pages import TASKS, MadeUpResults, made_up_results
 
 from cosmos_eval.reporting.content import compare_set, pair_models, result_sets
 from cosmos_eval.reporting.page import to_page
+from cosmos_eval.reporting.tables import page_data
 from cosmos_eval.results.compare import compare, pair_results
 from cosmos_eval.types import UsageError
 
@@ -129,3 +130,24 @@ def test_wins_by_hand():
     assert won == {("a", "b"): (0, 0, 1), ("a", "c"): (0, 1, 1), ("b", "c"): (0, 1, 1)}
     (test,) = found["a", "c"].tests
     assert test.difference.changed == (0, 60)
+
+
+def test_queries_that_only_one_model_has_right_by_hand():
+    """Of two images with three captions each, A ranks more first: 1 : 0 images, 3 : 1 captions."""
+    made_up = MadeUpResults()
+    for model, image_ranks, text_ranks in (
+        ("a", [1, 2], [1, 1, 1, 2, 1, 2]),
+        ("b", [3, 2], [2, 1, 2, 1, 2, 2]),
+    ):
+        samples = {
+            "image_to_text_rank": np.array(image_ranks),
+            "text_to_image_rank": np.array(text_ranks),
+            "image_of_text": np.repeat([0, 1], 3),
+        }
+        made_up.add(*make_result("retrieval", samples=samples, model={"spec": model}))
+    content = made_up.content()
+    (pair,) = content.pairs
+    changed = {test.metric: test.difference.changed for test in pair.tests}
+    assert changed == {"image_to_text_R@1": (1, 0), "text_to_image_R@1": (3, 1)}
+    (record,) = page_data(content, [])["pairs"]
+    assert [(test["onlyA"], test["onlyB"]) for test in record["tests"]] == [(1, 0), (3, 1)]

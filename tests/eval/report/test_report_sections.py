@@ -17,6 +17,7 @@ from cosmos_eval.reporting.gallery.records import Gallery, Outcome, SampleExampl
 from cosmos_eval.reporting.page import to_page
 from cosmos_eval.reporting.tables import class_tables, summary_of
 from cosmos_eval.results.labels import count_models, label_results
+from cosmos_eval.results.leaderboard.task_tables import capitalized_title
 
 MODELS = ["al_pha", "beta & 5%", "gamma"]
 FIRST_MODELS = ("gamma", "beta & 5%")  # which won most tests
@@ -119,13 +120,25 @@ def test_links_and_addresses_open_what_they_lead_to(page, open_page, file):
     page.get_by_role("navigation", name="Contents").get_by_role("link", name="Classes").click()
     assert open_sections(page) == ["overview", "classes"]
     by_task = page.get_by_role("navigation", name="Sections by task")
-    by_task.locator("div", has_text="seg").get_by_role("link", name="Examples").click()
+    by_task.locator("div", has_text="Segmentation").get_by_role("link", name="Examples").click()
     assert open_sections(page) == ["overview", "classes", "examples"]
     expect(page.locator("#segmentation-1")).to_have_attribute("open", "")
     expect(page.locator("#segmentation-1")).to_be_in_viewport()
     other = open_page(file)
     other.goto(f"{file.as_uri()}#mistakes-1")
     assert open_sections(other) == ["overview", "mistakes"]
+
+
+def test_sections_are_listed_under_the_titles_of_tasks(page):
+    """A task of another package, whose title is unknown, would be listed under its name."""
+    terms = page.get_by_role("navigation", name="Sections by task").locator("dt")
+    assert terms.all_inner_texts() == [
+        "Retrieval",
+        "Classification",
+        "Segmentation",
+        "Caption selection",
+    ]
+    assert capitalized_title(["my-task"]) == "My-task"
 
 
 def test_sections_by_task(made_up, gallery):

@@ -72,7 +72,7 @@ def test_a_task_that_is_not_installed_has_columns():
     assert [texts[1] for texts in figures_of(*entries_of_rows([row]))] == ["0.5"]
     made_up = MadeUpResults()
     made_up.add(row, {})
-    assert 'data-task="other" data-metric="hits"' in to_page(made_up.content()).content.decode()
+    assert 'data-task="Other" data-metric="hits"' in to_page(made_up.content()).content.decode()
 
 
 def stored(*rows):

@@ -156,11 +156,104 @@ def test_tables_are_as_wide_as_their_columns_of_the_paper():
     heads = (Head("model"), *[Head("IoU")] * 10)
     texts = {columns: to_latex(Table("t", heads, rows), columns) for columns in (None, 1, 2)}
     floats = {c: re.findall(r"\\begin\{(table\*?)\}", text) for c, text in texts.items()}
-    # About 300, 260 and 300 points of 345, 235 and 497; fifteen numbers have 430.
-    assert floats == {None: ["table*"], 1: ["table", "table"], 2: ["table*"]}
+    # About 300, 260 and 300 points of 345, 235 and 497; fifteen numbers have 430. Ten rows of one
+    # number fit into a column of a paper.
+    assert floats == {None: ["table*"], 1: ["table"], 2: ["table*"]}
+    assert [len(row) for row in rows_of(texts[1])] == [2] * 10
     assert [r"\footnotesize" in texts[c] for c in (None, 1, 2)] == [False, True, False]
     wide = Table("t", (*heads, *heads[1:6]), ((*rows[0], *rows[0][1:6]),))
     assert [to_latex(wide, c).count(r"\end{table") for c in (None, 2)] == [2, 1]
+
+
+NUMBER = Cell("50.0")
+
+
+def test_columns_of_the_same_models_come_into_one_table():
+    """15 numbers of 26 points are too wide beside a name. Data sets 1 and 3 have the models a and
+    b, and data set 2 the model c, so that 10 and 5 columns are left. Empty cells need no table."""
+    heads = [Head("model")]
+    for dataset in ("one", "two", "three"):
+        heads += [Head("IoU", dataset)] * 5
+    first_rows = [(Cell(name), *[NUMBER] * 5, *[Cell()] * 5, *[NUMBER] * 5) for name in "ab"]
+    last_row = (Cell("c"), *[Cell()] * 5, *[NUMBER] * 5, *[Cell()] * 5)
+    text = to_latex(Table("t", tuple(heads), (*first_rows, last_row)))
+    first, second = text.split(r"\end{tabular}")[:2]
+    assert re.findall(r"multicolumn\{(\d+)\}\{c\}\{(\w+)\}", first) == [
+        ("5", "one"),
+        ("5", "three"),
+    ]
+    assert re.findall(r"multicolumn\{(\d+)\}\{c\}\{(\w+)\}", second) == [("5", "two")]
+    assert [(row[0], len(row)) for row in rows_of(text)] == [("a", 11), ("b", 11), ("c", 6)]
+
+
+def test_words_are_abbreviated_before_a_table_of_one_column_is_split():
+    """Four columns below "image to" have 4 x 39 points, and below "I2T" 4 x 24, at 8.5 points."""
+    heads = [Head("model"), Head("source")]
+    for dataset in ("coco-val2017", "flickr30k-val"):
+        heads += [
+            Head(f"{direction} R@1", dataset) for direction in ("image to text", "text to image")
+        ]
+    name = "openclip:ViT-B-32/laion2b_s34b_b79k"
+    published = Cell("published", url="https://a.b")
+    rows = ((Cell(name), published, *[NUMBER] * 4), (Cell(name), Cell("measured"), *[NUMBER] * 4))
+    table = Table("t", tuple(heads), rows, n_text_columns=2, notes=("Bold: the best.",))
+    narrow = to_latex(table, 1)
+    assert narrow.count(r"\end{table}") == 1
+    assert (
+        "{t. Bold: the best. p: published, m: measured, I2T: image to text, T2I: text to image. "
+        r"{[}1{]} https:/\allowbreak{}/\allowbreak{}a.b}"
+    ) in narrow
+    header = re.search(r"(?s)\\toprule\n(.*?)\\midrule", narrow)[1]
+    assert [line.split(" & ")[2:] for line in header.splitlines() if "rule" not in line] == [
+        [r"\multicolumn{2}{c}{coco-}", r"\multicolumn{2}{c}{flickr30k-} \\"],
+        [r"\multicolumn{2}{c}{val2017}", r"\multicolumn{2}{c}{val} \\"],
+        ["I2T", "T2I", "I2T", r"T2I \\"],
+        ["R@1", "R@1", "R@1", r"R@1 \\"],
+    ]
+    assert [row[1] for row in rows_of(narrow)] == ["p {[}1{]}", "m"]
+    # Nothing is abbreviated if there is room: across both columns.
+    assert "I2T" not in to_latex(table, 2)
+    assert "image to & text to & image to & text to" in to_latex(table, 2)
+
+
+def test_rows_become_columns_before_a_table_of_one_column_is_split():
+    """A model with ten data sets: ten rows with the names of data sets."""
+    heads = [Head("model"), *[Head("mIoU", f"set{number} (cosmos)") for number in range(10)]]
+    rows = ((Cell("openclip:ViT-B-16/openai"), *[Cell(f"{number}.0") for number in range(10)]),)
+    table = Table("t", tuple(heads), rows)
+    text = to_latex(table, 1)
+    assert text.count(r"\end{table}") == 1
+    assert rows_of(text) == [[f"set{n} (cosmos)", "mIoU", f"{n}.0"] for n in range(10)]
+    assert [line.strip() for line in text.partition(r"\midrule")[0].splitlines()[-4:]] == [
+        *(
+            r"\toprule",
+            r"&  & openclip: \\",
+            r"&  & ViT-B-16/ \\",
+            r"data set & metric & openai \\",
+        ),
+    ]
+
+
+def test_names_may_need_exactly_the_room_that_numbers_leave():
+    """Six rows of three models: the names of data sets are broken so that all fit."""
+    heads = [Head("model")]
+    for dataset in ("scenes-seg", "scenes-seg-small"):
+        heads += [Head(title, dataset) for title in ("mIoU", "mIoU things", "mIoU stuff")]
+    models = ("scenes-clip", "scenes-clip-long", "scenes-cosmos")
+    rows = tuple((Cell(model), *[NUMBER] * 6) for model in models)
+    text = to_latex(Table("t", tuple(heads), rows), 1)
+    assert [len(row) for row in rows_of(text)] == [5] * 6
+    assert text.count(r"\end{table}") == 1
+
+
+def test_only_the_first_of_several_tables_has_less_room_for_its_notes():
+    """The notes, 100 lines in a column of a paper, need a page, which has one row. The other 89
+    rows of 9.5 points need two pages of 490 points."""
+    rows = tuple((Cell(f"model {number}"), NUMBER) for number in range(90))
+    notes = ("A note of about forty characters of text. " * 100,)
+    text = to_latex(Table("t", (Head("model"), Head("IoU")), rows, notes=notes), 1)
+    n_rows = [len(rows_of(page)) for page in text.split(r"\end{table}") if "midrule" in page]
+    assert n_rows == [1, 45, 44]
 
 
 def test_names_are_broken_before_a_table_is_split():

@@ -20,7 +20,7 @@ from cosmos_eval.results.leaderboard.board import make_boards
 from cosmos_eval.results.leaderboard.entries import Entry, entries_of_rows, published_beside
 from cosmos_eval.results.leaderboard.task_tables import select_entries, tables_of
 from cosmos_eval.results.leaderboard.writers import Leaderboard, to_html, to_tex, to_texts
-from cosmos_eval.results.table import TableOptions, split_patterns
+from cosmos_eval.results.table import NamePatterns, TableOptions, split_patterns
 from cosmos_eval.results.text import latex_text
 from cosmos_eval.runner.plan import Pair, Result
 from cosmos_eval.types import UsageError
@@ -391,35 +391,35 @@ def test_run_leaves_out_variants_that_nobody_named(capsys):
 def test_what_is_selected_is_shown_in_its_order():
     rows = [make_row(model={"spec": name}, dataset=d) for name in ("a", "b", "c") for d in "xyz"]
     found = entries_of_rows(rows)
-    options = TableOptions(models=("c", "a*"), datasets=("z", "x"), metrics=("acc5",))
-    (table,) = tables_of(make_boards(select_entries(found, options)), options)
+    options = TableOptions(NamePatterns(models=("c", "a*"), datasets=("z", "x"), metrics=("acc5",)))
+    (table,) = tables_of(make_boards(select_entries(found, options.patterns)), options)
     assert [row[0].text for row in table.rows] == ["c", "a"]
     assert [(head.group, head.title) for head in table.heads[1:]] == [("z", "acc5"), ("x", "acc5")]
     assert {cell.text for row in table.rows for cell in row[1:]} == {"75.0"}
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("patterns", "message"),
     [
         (
-            TableOptions(models=("scenes-cosmo",)),
+            NamePatterns(models=("scenes-cosmo",)),
             "no model is called 'scenes-cosmo'; nearest: scenes-c",
         ),
         (
-            TableOptions(datasets=("scenes",)),
+            NamePatterns(datasets=("scenes",)),
             "no data set is called 'scenes'; nearest: scenes-cls",
         ),
-        (TableOptions(protocols=("x",)), "no protocol is called 'x'; nearest: scenes"),
-        (TableOptions(metrics=("acc",)), "no metric is called 'acc'; nearest: acc"),
+        (NamePatterns(protocols=("x",)), "no protocol is called 'x'; nearest: scenes"),
+        (NamePatterns(metrics=("acc",)), "no metric is called 'acc'; nearest: acc"),
         (
-            TableOptions(models=("scenes-clip",), datasets=("my_set",), metrics=("acc1",)),
+            NamePatterns(models=("scenes-clip",), datasets=("my_set",), metrics=("acc1",)),
             "no metric",
         ),
     ],
 )
-def test_what_nothing_has_is_refused(options, message):
+def test_what_nothing_has_is_refused(patterns, message):
     with pytest.raises(UsageError, match=re.escape(message)):
-        select_entries(entries_of_rows(small()), options)
+        select_entries(entries_of_rows(small()), patterns)
 
 
 def test_rows_are_sorted_by_a_metric_or_by_all():
@@ -432,8 +432,8 @@ def test_rows_are_sorted_by_a_metric_or_by_all():
     found = entries_of_rows(rows)
 
     def order(sort, dataset="*"):
-        options = TableOptions(datasets=(dataset,), sort=sort)
-        (table,) = tables_of(make_boards(select_entries(found, options)), options)
+        options = TableOptions(NamePatterns(datasets=(dataset,)), sort=sort)
+        (table,) = tables_of(make_boards(select_entries(found, options.patterns)), options)
         return "".join(row[0].text for row in table.rows)
 
     assert order("") == order("model") == "abcd"

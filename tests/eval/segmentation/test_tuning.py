@@ -206,6 +206,36 @@ def test_settings_of_another_model_are_refused_unless_stated(tuned, halves, comm
     assert "chosen for another state of python:colours.py" in ended.err
 
 
+def test_models_of_one_name_are_refused_before_any_is_scored(halves, command):
+    """Files of models can state a name. Here, both state the name that the example has."""
+    Path("others.py").write_text(Path("colours.py").read_text() + "# Another model\n")
+    both = [*words(halves), "--model", "python:others.py"]
+    ended = command("tune", *both)
+    assert ended.status == 2
+    assert ended.err == (
+        "cosmos-eval: python:colours.py and python:others.py are both called shares of 11 "
+        "colours: give each model a name with --name, or tune each into another --output\n"
+    )
+    assert not Path("tuned").exists()
+    assert command("tune", *both, "--name", "a", "--name", "b").status == 0
+    files = ["a.trials.json", "a.yaml", "b.trials.json", "b.yaml", "trials.png"]
+    assert sorted(path.name for path in Path("tuned").iterdir()) == files
+
+
+def test_files_of_another_model_are_not_replaced(tuned, halves, command):
+    """The first model of the command has no scores yet, and gets none."""
+    Path("others.py").write_text(Path("colours.py").read_text() + "# Another model\n")
+    files = sorted(tuned.parent.iterdir())
+    names = ("--name", "first", "--name", "shares of 11 colours")
+    ended = command("tune", *words(halves), "--model", "python:others.py", *names)
+    assert ended.status == 2
+    assert ended.err.endswith(
+        "tuned/shares-of-11-colours.trials.json belongs to another search, model or version: "
+        "choose another --name or --output\n"
+    )
+    assert sorted(tuned.parent.iterdir()) == files
+
+
 def test_other_files_are_no_settings(tuned, halves, command):
     for content, fault in (
         (tuned.read_text().replace("csa", "naclip"), "was edited"),

@@ -135,7 +135,7 @@ def test_references_are_shown_and_not_ranked(command, stored):
     table = command("leaderboard", "--format", "md").out.splitlines()
     cells = {line.split(" | ")[0][2:]: line.split(" | ") for line in table if line[:1] == "|"}
     titles = [title.removeprefix("scenes-cls ").rstrip(" |") for title in cells["model"]]
-    assert titles[1:4] == ["accuracy", "chance", "blind"]
+    assert titles[1:4] == ["accuracy", "chance", "no image"]
     assert cells["one"][2:4] == ["45.8", "50.0"]
     assert not cells["old"][2].strip()
     entries = json.loads(command("leaderboard", "--format", "json").out)
