@@ -54,7 +54,7 @@ def test_openclip_train(tmp_path, arch, classes):
     installed = Path(str(find_spec("open_clip_train").submodule_search_locations[0]))
     package = shutil.copytree(installed, tmp_path / "patched" / "open_clip_train")
     patch = (ROOT / "examples" / "openclip_train.patch").read_bytes()
-    subprocess.run(["patch", "-p1"], cwd=package.parent, input=patch, check=True)
+    subprocess.run(["git", "apply", "-"], cwd=package.parent, input=patch, check=True)
     source = (
         (package / "train.py")
         .read_text()
@@ -187,3 +187,9 @@ def test_lightning(tmp_path, arch, classes, example):
     assert logged == pytest.approx(final, abs=1e-6)
     assert evaluation.best_value is not None
     assert [*(tmp_path / "best").glob("*.ckpt")]
+
+
+def test_the_docs_show_the_whole_patch():
+    page = (ROOT / "docs" / "your-loop.md").read_text("utf-8")
+    patch = (ROOT / "examples" / "openclip_train.patch").read_text("utf-8")
+    assert f"```diff\n{patch}```" in page

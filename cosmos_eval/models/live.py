@@ -7,7 +7,7 @@ DistributedDataParallel and FSDP. `LiveEncoder` remembers tokens from one measur
 from __future__ import annotations
 
 import random
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -29,7 +29,7 @@ from cosmos_eval.models.encoder import (
     tensors_sha256,
 )
 from cosmos_eval.models.user import TwoTower, referred_weights
-from cosmos_eval.types import EncoderInfo, Precision, Rgb, UsageError
+from cosmos_eval.types import EncoderInfo, Precision, UsageError
 
 _PRECISION_BY_DTYPE: dict[torch.dtype, Precision] = {
     torch.bfloat16: "bf16",
@@ -207,56 +207,82 @@ def _make_two_tower_encoder(
 ) -> Encoder:
     """Return the encoder of a module with `encode_image` and `encode_text`.
 
-    If it has an image tower `visual` with patches, as models of OpenCLIP have, the encoder has
-    features of patches. A sharded model has none: a part of its last block is run by itself.
-
     Args:
         towers: Has the methods `encode_image` and `encode_text`: the module itself, or a stand-in
             for a sharded one.
         module: The module.
         tokenizer: Maps a list of texts to tokens.
-        transform: Maps an RGB image to pixels. It may be None if the image tower states its
-            preprocessing.
+        transform: Maps an RGB image to pixels. It may be None for a model of OpenCLIP.
         info: The description of the model.
     """
-    from cosmos_eval.models.dense import encode_patches, find_patch_size
-
-    tower = getattr(module, "visual", None)
-    config = getattr(tower, "preprocess_cfg", None)
-    image_mean: Rgb = (0.0, 0.0, 0.0)
-    image_std: Rgb = (1.0, 1.0, 1.0)
-    if config is not None:  # a model of OpenCLIP
-        from open_clip.transform import image_transform_v2
-
-        from cosmos_eval.models.openclip import make_preprocessing
-
-        preprocessing = make_preprocessing(config)
-        image_mean, image_std = preprocessing.mean, preprocessing.std
-        if transform is None:
-            transform = image_transform_v2(preprocessing, is_train=False)
+    config = getattr(getattr(module, "visual", None), "preprocess_cfg", None)
+    if config is not None:
+        return _make_openclip_encoder(towers, module, tokenizer, transform, info)
     for argument, function in (("tokenizer", tokenizer), ("transform", transform)):
         if not callable(function):
             raise UsageError(f"{info.spec}: give the {argument} of the evaluation as {argument}=")
-    if not isinstance(transform, Hashable):  # pixels in memory are found by their transform
-        transform = partial(transform)
-
-    patch_size = 0
-    if isinstance(tower, nn.Module) and towers is module:
-        patch_size = find_patch_size(tower)
     encoder = TwoTower(
         name=info.spec,
         weights={},  # they are hashed once for each measurement, not here
         encode_image=towers.encode_image,
         encode_text=towers.encode_text,
-        transform=transform,
+        transform=_hashable(transform),
         tokenize=tokenizer,
-        encode_patches=partial(encode_patches, tower) if patch_size else None,
-        patch_size=patch_size,
-        image_mean=image_mean,
-        image_std=image_std,
     )
     encoder.info = info
     return encoder
+
+
+def _make_openclip_encoder(
+    towers: Any, module: Any, tokenizer: Any, transform: Any, info: EncoderInfo
+) -> Encoder:
+    """Return the encoder of a model of OpenCLIP, which states its preprocessing.
+
+    A sharded model has no features of patches: a part of its last block is run by itself.
+
+    The arguments are those of `_make_two_tower_encoder`.
+    """
+    from open_clip.transform import image_transform_v2
+
+    from cosmos_eval.models import clip, dense, openclip
+
+    if not callable(tokenizer):
+        raise UsageError(f"{info.spec}: give open_clip.get_tokenizer(...) as tokenizer=")
+    preprocessing = openclip.make_preprocessing(module.visual.preprocess_cfg)
+    is_sharded_model = towers is not module
+    if isinstance(tokenizer, clip.Tokenizer) and not is_sharded_model:
+        # It runs in float32 until `info` says otherwise: for other precisions, the constructor
+        # would change the model.
+        float_info = info._replace(precision="fp32")
+        encoder = clip.ClipEncoder(module, preprocessing, tokenizer, float_info)
+        encoder.info = info
+        if transform is not None:
+            encoder.transform = _hashable(transform)
+            encoder.preprocessing = {"transform": repr(transform)}
+        return encoder
+
+    if transform is None:
+        transform = image_transform_v2(preprocessing, is_train=False)
+    patch_size = 0 if is_sharded_model else dense.find_patch_size(module.visual)
+    two_tower = TwoTower(
+        name=info.spec,
+        weights={},
+        encode_image=towers.encode_image,
+        encode_text=towers.encode_text,
+        transform=_hashable(transform),
+        tokenize=tokenizer,
+        encode_patches=partial(dense.encode_patches, module.visual) if patch_size else None,
+        patch_size=patch_size,
+        image_mean=preprocessing.mean,
+        image_std=preprocessing.std,
+    )
+    two_tower.info = info
+    return two_tower
+
+
+def _hashable(transform: Any) -> Any:
+    """Return a transform, or a wrapper that can be a key: pixels in memory are found by it."""
+    return transform if isinstance(transform, Hashable) else partial(transform)
 
 
 def _make_transformers_encoder(
@@ -350,6 +376,12 @@ class LiveEncoder:
     `gather`, encodes an example together with them. Its features are not used.
     """
 
+    # Those of the encoder, see the interface `Encoder`.
+    preprocessing: Mapping[str, Any]
+    tokenizer: Mapping[str, Any]
+    transform: Callable[[PIL.Image.Image], Tensor]
+    trims_text: bool
+
     def __init__(self, encoder: Encoder, *, sharded: bool) -> None:
         """Keep an encoder.
 
@@ -406,7 +438,8 @@ class LiveEncoder:
 
         Only texts whose features are not known are encoded.
         """
-        keys = [row.tobytes() for row in tokens.cpu().numpy()]
+        # Without their padding, which may be cut off, the tokens are those of the text.
+        keys = [np.trim_zeros(row, "b").tobytes() for row in tokens.cpu().numpy()]
         missing_rows = [row for row, key in enumerate(keys) if key not in self._text_features]
         if missing_rows:
             self._meet("encode_text")

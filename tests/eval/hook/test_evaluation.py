@@ -72,6 +72,12 @@ def test_a_model_of_openclip_has_the_metrics_of_its_file(
     assert metrics == pytest.approx(metrics_of(tiny_encoder, data_sets), abs=1e-6)
 
 
+def test_a_tokenizer_of_a_user(data_sets, openclip, tokenizer, tiny_encoder):
+    evaluation = Evaluation(data_sets, on_error="raise")
+    metrics = evaluation(openclip(), tokenizer=lambda texts: tokenizer(texts), step=1)
+    assert metrics == pytest.approx(metrics_of(tiny_encoder, data_sets), abs=1e-6)
+
+
 def test_later_calls_read_no_file(tmp_path, openclip, tokenizer):
     datasets = write_scenes(tmp_path / "scenes", SCENES, *KINDS)
     model = openclip()
@@ -317,7 +323,7 @@ def test_wrong_models(model, message, classes):
 
 def test_missing_parts(classes, openclip, towers):
     evaluation = Evaluation([classes], on_error="raise")
-    with pytest.raises(UsageError, match="give the tokenizer of the evaluation as tokenizer="):
+    with pytest.raises(UsageError, match=r"give open_clip.get_tokenizer\(...\) as tokenizer="):
         evaluation(openclip(), step=1)
     with pytest.raises(UsageError, match="give the transform of the evaluation as transform="):
         evaluation(towers, tokenizer=tokens_of, step=1)
