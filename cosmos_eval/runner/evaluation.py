@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from cosmos_core.utils.distributed import SINGLE_PROCESS, Distributed, gather_objects
 from cosmos_eval import types
+from cosmos_eval.data.readers import path_of
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.runner import plan as plans
 from cosmos_eval.runner.options import make_run_options
@@ -39,8 +40,7 @@ class Evaluation:
         best: The metric that chooses the best step, such as `"imagenet1k/acc1"`.
         name: The name of the training. Results are those of the model `NAME-stepSTEP`.
         output: The folder that results are stored in; None: they are not stored.
-        data_root: The folder of downloaded data sets.
-        download: True if missing data sets are fetched, before the training.
+        data_root: The folder of downloaded data sets. Webdatasets are read from the hub's cache.
         limit: How many samples of each data set are measured, from the first one on; None: all.
         precision: `fp32`, `bf16`, `fp16` or `amp`; None: float32, unless the weights of the model
             are bfloat16 or float16.
@@ -73,7 +73,6 @@ class Evaluation:
         name: str = "model",
         output: str | Path | None = None,
         data_root: str | None = None,
-        download: bool = False,
         limit: int | None = None,
         precision: types.Precision | None = None,
         batch_size: int = types.RunOptions.batch_size,
@@ -90,10 +89,10 @@ class Evaluation:
         self.every = every
         self.name = name
         self.on_error = on_error
-        self.output = None if output is None else Path(output)
+        self.output = None if output is None else path_of(output, "output")
         self._precision = precision
         self._memory = PreparedInputs(limit=int(memory_gb * 1e9))
-        data_options = types.DataOptions(data_root=data_root, download=download, limit=limit)
+        data_options = types.DataOptions(data_root=data_root, limit=limit)
         model_options = types.ModelOptions(precision=precision or types.RunOptions.precision)
         options = make_run_options(
             data_options, model_options, batch_size=batch_size, workers=workers, use_cache=False

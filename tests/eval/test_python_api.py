@@ -369,6 +369,7 @@ def test_faults_of_users_are_usage_errors(options, message):
         (lambda: cosmos_eval.evaluate("scenes-clip", "scenes-cls", output=7), "output"),
         (lambda: cosmos_eval.evaluate("scenes-clip", "voc20", data_root=7), "data_root"),
         (lambda: cosmos_eval.report(7), "results"),
+        (lambda: cosmos_eval.Evaluation(["scenes-cls"], output=7), "output"),
         (lambda: cosmos_eval.report(RESULTS, 7), "output"),
         (lambda: cosmos_eval.attend(7, "a ball"), "image"),
     ],
