@@ -12,9 +12,13 @@ from typing import Literal
 
 from cosmos_eval.results import sides
 from cosmos_eval.results.compare import Comparison
-from cosmos_eval.results.export import read_places
+from cosmos_eval.results.exchange.places import read_all_places
 from cosmos_eval.results.gate import check as gate
-from cosmos_eval.results.leaderboard.entries import entries_of, published_beside
+from cosmos_eval.results.leaderboard.entries import (
+    entries_of,
+    imported_entries,
+    published_beside,
+)
 from cosmos_eval.results.leaderboard.groups import group_means
 from cosmos_eval.results.leaderboard.ranking import find_ties
 from cosmos_eval.results.leaderboard.task_tables import select_entries
@@ -77,7 +81,8 @@ def leaderboard(
     """Return results side by side. Warns of edited results.
 
     Args:
-        places: Result files and folders; without any, `runs/eval` in the current folder.
+        places: Result files and folders; without any, `runs/eval` in the current folder. They may
+            also be files of other tools, see docs/exchange.md.
         suite: The name or file of a suite of data sets, whose mean is added.
         groups: True if means over the seeds of each group of trainings are added.
         facts: True if facts of the models are added, such as parameters and GFLOPs.
@@ -98,7 +103,7 @@ def leaderboard(
     Example:
         `leaderboard("results", datasets="scenes-cls").frame`
     """
-    results = read_places(places)
+    results, imported_results = read_all_places(places)
     options = TableOptions(
         models=_split(models),
         datasets=_split(datasets),
@@ -106,16 +111,16 @@ def leaderboard(
         metrics=_split(metrics),
         members=True,
     )
-    measured_entries = entries_of(results)
-    all_entries = list(measured_entries)
+    result_entries = [*entries_of(results), *imported_entries(imported_results)]
+    all_entries = list(result_entries)
     if published:
-        all_entries += published_beside(results)
+        all_entries += published_beside(result_entries)
     entries = select_entries(all_entries, options)
     score = None
     if suite is not None:
         score = score_suite(
             suite,
-            measured_entries,
+            result_entries,
             with_published=published,
             by_group=groups,
             model_patterns=options.models,

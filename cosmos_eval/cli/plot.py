@@ -84,7 +84,7 @@ def _read_entries(
     results = read_checked(result_paths(directory))
     entries = entries_of(results)
     if with_published:
-        entries += published_beside(results)
+        entries += published_beside(entries)
     table_options = TableOptions(
         models=split_patterns(models),
         datasets=split_patterns(datasets),

@@ -67,7 +67,13 @@ def _print_warnings(results: Sequence[StoredResult]) -> None:
 
 
 def leaderboard(
-    directory: options.ResultFolder = RESULTS,
+    places: Annotated[
+        list[Path] | None,
+        Argument(
+            metavar="[DIR]...",
+            help=f"Folders of results, or files, also of other tools. Default: {RESULTS}.",
+        ),
+    ] = None,
     format: Annotated[
         Literal["table", "md", "csv", "tex", "html", "json"],
         option("NAME", "table, md, csv, tex, html, or json, for which --json is short."),
@@ -110,7 +116,7 @@ def leaderboard(
         bool, flag("--transpose", "One table of all tasks, a column per model.", LAYOUT)
     ] = False,
 ) -> None:
-    """Print results side by side, one table per task.
+    """Print results side by side, one table per task, also of other tools' files.
 
     Tables leave out localisation by one kind of map, scores of pairs, and results with other
     settings than their protocol's; csv and json have them. A table that is too wide for the
@@ -124,13 +130,20 @@ def leaderboard(
     shows_only_score = suite and not (members or groups or format in _FORMATS_WITH_ALL)
     if shows_only_score and (datasets or protocols or metrics):
         raise UsageError("--datasets, --protocols and --metrics need --members with --suite")
-    from cosmos_eval.results.leaderboard.entries import entries_of, published_beside
+    from cosmos_eval.results.checked import read_checked
+    from cosmos_eval.results.exchange.places import find_results
+    from cosmos_eval.results.leaderboard.entries import (
+        entries_of,
+        imported_entries,
+        published_beside,
+    )
     from cosmos_eval.results.leaderboard.groups import group_means
     from cosmos_eval.results.leaderboard.ranking import find_ties
     from cosmos_eval.results.leaderboard.task_tables import headline_entries, select_entries
     from cosmos_eval.results.leaderboard.writers import Leaderboard
 
-    results = read_results(directory)
+    files = find_results(places or [RESULTS])
+    results = read_checked(files.paths)
     shows_intervals = (format != "tex" or caption) if intervals is None else intervals
     table_options = TableOptions(
         models=split_patterns(models),
@@ -147,10 +160,10 @@ def leaderboard(
         transpose=transpose,
         members=members,
     )
-    measured_entries = entries_of(results)
-    all_entries = list(measured_entries)
+    result_entries = [*entries_of(results), *imported_entries(files.imported)]
+    all_entries = list(result_entries)
     if with_published:
-        all_entries += published_beside(results)
+        all_entries += published_beside(result_entries)
     selected_entries = select_entries(all_entries, table_options)
     entries = selected_entries
     if format not in _FORMATS_WITH_ALL:
@@ -167,7 +180,7 @@ def leaderboard(
 
         score = score_suite(
             suite,
-            measured_entries,
+            result_entries,
             with_published=with_published,
             by_group=groups,
             model_patterns=table_options.models,
@@ -185,6 +198,7 @@ def leaderboard(
         options=table_options,
     )
     _write_board(board, results, format, output)
+    print_notes(files.notes)
     if not shows_only_score:
         print_left_out(len(selected_entries) - len(entries), "--all")
 

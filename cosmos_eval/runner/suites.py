@@ -130,7 +130,7 @@ def read_score(name_or_file: str) -> Suite:
 
 def score_suite(
     suite_name: str,
-    measured_entries: Sequence[Entry],
+    result_entries: Sequence[Entry],
     *,
     with_published: bool,
     by_group: bool,
@@ -140,7 +140,7 @@ def score_suite(
 
     Args:
         suite_name: The name or file of the suite.
-        measured_entries: The results as rows of a leaderboard.
+        result_entries: The measured and imported results as rows of a leaderboard.
         with_published: True if models get a score from published numbers too.
         by_group: True if the trainings of a group, such as several seeds, get one score.
         model_patterns: Only models whose names match one of them are scored; empty: all.
@@ -150,7 +150,7 @@ def score_suite(
     from cosmos_eval.results.leaderboard.task_tables import select_entries
     from cosmos_eval.results.table import TableOptions
 
-    entries = list(measured_entries)
+    entries = list(result_entries)
     if with_published:
         entries += read_published_entries()
     chosen_entries = select_entries(entries, TableOptions(models=model_patterns))

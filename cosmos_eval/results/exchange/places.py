@@ -1,6 +1,7 @@
 """Find the results of cosmos-eval and of other tools in files and folders."""
 
 import re
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -8,9 +9,13 @@ from typing import NamedTuple
 
 from cosmos_core.utils.text import first_of
 from cosmos_eval.data.readers import FileError, read_text
+from cosmos_eval.results import RESULTS
+from cosmos_eval.results.checked import read_checked
 from cosmos_eval.results.exchange.formats import FORMATS
 from cosmos_eval.results.exchange.record import ImportedFile, ImportedResult
+from cosmos_eval.results.labels import StoredResult, repeat_notes, result_warnings
 from cosmos_eval.results.store import RESULT_SUFFIX, result_paths
+from cosmos_eval.results.text import one_line
 from cosmos_eval.types import UsageError
 
 _SUFFIXES = (RESULT_SUFFIX, *(suffix for format in FORMATS.values() for suffix in format.suffixes))
@@ -62,6 +67,28 @@ def find_results(places: Iterable[Path]) -> ResultFiles:
     for note, paths_of_note in paths_by_note.items():
         notes.append(f"{first_of(paths_of_note, _MOST_FILES)}: {note}")
     return ResultFiles(paths, merge_results(results), notes)
+
+
+def read_all_places(
+    places: Sequence[str | Path],
+) -> tuple[list[StoredResult], list[ImportedResult]]:
+    """Read results for a public function, and warn of faulty ones at the line that calls it.
+
+    Args:
+        places: Files and folders, see `find_results`. Without places it is `runs/eval` in the
+            current folder.
+
+    Returns:
+        The results of cosmos-eval, and the results of other tools.
+
+    Raises:
+        UsageError: As `find_results` does, and for files that are not results.
+    """
+    files = find_results([Path(place) for place in places or (RESULTS,)])
+    results = read_checked(files.paths)
+    for line in [*files.notes, *result_warnings(results), *repeat_notes(results)]:
+        warnings.warn(one_line(line), stacklevel=3)
+    return results, files.imported
 
 
 def _read_import(path: Path) -> ImportedFile | None:
