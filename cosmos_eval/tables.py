@@ -41,7 +41,7 @@ def compare(
     """Compare two models on the same samples, or two methods by groups of trainings.
 
     Args:
-        a: A result file, or a folder of results.
+        a: A result file, a folder of results, or a file of another tool (docs/exchange.md).
         b: The file or folder of the other side; None: the folder `a`.
         models: The names of both models, A's first. They are not needed if each side has the
             results of one model.

@@ -322,7 +322,9 @@ def report(
 
 
 def compare(
-    a: Annotated[Path, Argument(metavar="A", help="A result, or a folder of them.")],
+    a: Annotated[
+        Path, Argument(metavar="A", help="A result, also of another tool, or a folder of results.")
+    ],
     b: Annotated[File, Argument(metavar="B", help="Another one. Default: the folder A.")] = None,
     model: Annotated[
         Texts,
@@ -368,8 +370,8 @@ def compare(
         a, b, models=model or (), trainings=group or (), same_seeds=same_seeds
     )
     table_options = make_table_options(metrics, decimals, intervals, sort)
-    tests = select_metrics(comparison.tests, table_options.metrics, lambda test: test.metric)
-    chosen_comparison = comparison._replace(tests=tests)
+    chosen_comparison = comparisons.with_metrics(comparison, table_options.metrics)
+    tests = chosen_comparison.tests
     planned = groups.plan_trainings(chosen_comparison, difference, power) if plan else None
     if format == "json":
         document = comparisons.to_records(chosen_comparison)
@@ -398,9 +400,13 @@ def compare(
     for test in shown_tests:
         cells = comparisons.to_cells(test, table_options)
         rows.append(comparisons.join_error_components(cells, test.difference))
-    print_records(rows, section=("data set", "protocol"), texts=2, sort=sort)
+    differences = chosen_comparison.untested
+    shown_differences = differences if shows_all else comparisons.headlines_of(differences)
+    rows += [comparisons.untested_cells(row, table_options) for row in shown_differences]
+    n_text_columns = 1 if differences else 2
+    print_records(rows, section=("data set", "protocol"), texts=n_text_columns, sort=sort)
     print_notes(comparison.notes)
-    n_hidden = len(tests) - len(shown_tests)
+    n_hidden = len(tests) - len(shown_tests) + len(differences) - len(shown_differences)
     if n_hidden:
         print_notes([f"other metrics not shown: {n_hidden} (--all-metrics shows them)"])
 
@@ -410,6 +416,8 @@ def _comparison_to_tex(comparison: Comparison, table_options: TableOptions) -> s
     from cosmos_eval.results.comparison_table import comparison_table
     from cosmos_eval.results.latex import PREAMBLE, to_latex
 
+    if comparison.untested:
+        raise UsageError("--format tex shows tests, and imported results have none: leave it out")
     if not comparison.tests:
         raise UsageError("no headline metric was compared: name metrics with --metrics")
     table = comparison_table(comparison, table_options)
@@ -507,14 +515,44 @@ def _print_verdict(verdict: Verdict) -> None:
 
 
 def export(
-    output: Annotated[Path, output_file("FILE", "The .csv or .parquet file to write.")],
+    output: Annotated[
+        Path,
+        option(
+            "PATH",
+            "The .csv or .parquet file; for other tools, the file or folder to write.",
+        ),
+    ],
     directory: options.ResultFolder = RESULTS,
+    format: Annotated[
+        Literal["csv", "parquet", "clip-benchmark", "datacomp", "openclip"] | None,
+        option(
+            "NAME",
+            "csv, parquet, clip-benchmark, datacomp or openclip. Default: the suffix of --output.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
-    """Write all results as one table, one row per metric."""
-    from cosmos_eval.results import export as tables
+    """Write all results as one table, one row per metric, or as files of another tool.
 
+    `cosmos-eval list formats` prints the names of data sets and metrics in other tools.
+    """
+    from cosmos_eval.results import export as tables
+    from cosmos_eval.results.exchange.formats import FORMATS
+    from cosmos_eval.results.labels import distinct_results
+
+    if format in FORMATS:
+        results = read_results(directory)
+        written_files = FORMATS[format].write(distinct_results(results), output)
+        if len(written_files.paths) == 1:
+            print_written(written_files.paths[0])
+        else:
+            print_written(output, f", {len(written_files.paths)} files")
+        print_notes(written_files.notes)
+        _print_warnings(results)
+        return
+    options.require_writable(output)
     results = read_results(directory)
-    n_escaped = tables.export(tables.table_of(results), output)
+    n_escaped = tables.export(tables.table_of(results), output, format)
     print_written(output)
     if n_escaped:
         note = f"{n_escaped} texts would be formulas or several lines in CSV, and are escaped"

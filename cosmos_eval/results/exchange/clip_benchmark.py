@@ -19,7 +19,6 @@ from cosmos_eval.results.exchange.record import (
     ImportedResult,
     WrittenFiles,
     model_of_openclip,
-    notes_of_reading,
     notes_of_writing,
     openclip_names,
     parse_object,
@@ -105,15 +104,10 @@ def _read_records(
         task = _TASKS.get(fields["task"], fields["task"])
         if task == "cls" and metrics.get("mean_average_precision") not in (None, ""):
             task = "multilabel"
-        names_here = names.dataset_here(NAME, fields["dataset"])
-        if names_here is None:
-            unknown_datasets.append(fields["dataset"])
-        dataset, protocol = names_here or (fields["dataset"], NAME)
-        if fields["task"] in _OTHER_PROTOCOLS:
-            protocol = f"{NAME}-{fields['task']}"
-        language = fields.get("language") or _ENGLISH
-        if language != _ENGLISH:
-            dataset = f"{dataset} ({language})"
+        dataset, protocol = _find_dataset(fields)
+        is_unknown = names.dataset_there(NAME, dataset, protocol) is None
+        if is_unknown and not fields.get("protocol"):
+            unknown_datasets.append(dataset)
         values, unread_metrics = read_metrics(NAME, task, dataset, metrics)
         unread += unread_metrics
         result = ImportedResult(
@@ -121,11 +115,35 @@ def _read_records(
             model=model_of_openclip(fields["model"], fields["pretrained"] or ""),
             task=task,
             dataset=dataset,
-            protocol=str(fields.get("protocol") or protocol),
+            protocol=protocol,
             metrics=values,
         )
         results.append(result)
-    return ImportedFile(results, notes_of_reading(unread, unknown_datasets))
+    return ImportedFile(results, unread, unknown_datasets)
+
+
+def _find_dataset(fields: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the data set and the protocol here of a result of CLIP Benchmark.
+
+    An unknown data set keeps its name. Texts in another language than English make another data
+    set, and a linear probe another protocol.
+
+    Args:
+        fields: The fields of the result.
+
+    Example: a linear probe on "cars" -> ("stanford_cars", "clip-benchmark-linear_probe").
+    """
+    name = fields["dataset"]
+    dataset, protocol = names.dataset_here(NAME, name) or (name, NAME)
+    if fields["task"] in _OTHER_PROTOCOLS:
+        protocol = f"{NAME}-{fields['task']}"
+    language = fields.get("language") or _ENGLISH
+    if language != _ENGLISH:
+        dataset = f"{dataset} ({language})"
+
+    # Files that cosmos-eval wrote state the protocol. Other protocols keep the name of the data set.
+    stated_protocol = fields.get("protocol") or protocol
+    return (dataset if stated_protocol == protocol else name), str(stated_protocol)
 
 
 def write(results: Sequence[StoredResult], output: Path) -> WrittenFiles:

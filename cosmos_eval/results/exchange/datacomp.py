@@ -18,7 +18,6 @@ from cosmos_eval.results.exchange.record import (
     ImportedFile,
     ImportedResult,
     WrittenFiles,
-    notes_of_reading,
     notes_of_writing,
     parse_object_lines,
     read_metrics,
@@ -83,7 +82,7 @@ def read(text: str, path: Path) -> ImportedFile | None:
         if result.cell in results:
             unread.append(f"an earlier line of {record['key']}")
         results[result.cell] = result
-    return ImportedFile(list(results.values()), notes_of_reading(unread, unknown_datasets))
+    return ImportedFile(list(results.values()), unread, unknown_datasets)
 
 
 def _is_record(record: Mapping[str, Any]) -> bool:
@@ -156,11 +155,11 @@ def _to_record(result: StoredResult) -> dict[str, Any]:
 
 
 def metrics_with_mean(row: ResultRow) -> Mapping[str, float]:
-    """Return the metrics of a result, of retrieval also DataComp's mean of R@1.
+    """Return the metrics of a result, with the mean of R@1 for DataComp's sets of retrieval.
 
     It is the mean of both directions, like in eval_utils/retr_eval.py.
     """
-    if row.task != "retrieval":
+    if row.task != "retrieval" or row.protocol != NAME:
         return row.metrics
     metrics = dict(row.metrics)
     metrics[MEAN_RECALL] = 0.5 * sum(row.metrics[name] for name in _DIRECTIONS)

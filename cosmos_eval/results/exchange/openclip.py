@@ -21,7 +21,6 @@ from cosmos_eval.results.exchange.record import (
     ImportedResult,
     WrittenFiles,
     model_of_openclip,
-    notes_of_reading,
     notes_of_writing,
     openclip_names,
     parse_table,
@@ -77,7 +76,7 @@ def read(text: str, path: Path) -> ImportedFile | None:
                 metrics[column.metric] = value
         for (task, dataset), metrics in metrics_by_dataset.items():
             results.append(ImportedResult(path, model, task, dataset, datacomp.NAME, metrics))
-    return ImportedFile(results, notes_of_reading(unread, []))
+    return ImportedFile(results, unread)
 
 
 def _find_column(title: str) -> _Column | None:

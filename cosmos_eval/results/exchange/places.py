@@ -2,7 +2,7 @@
 
 import re
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -21,7 +21,7 @@ from cosmos_eval.types import UsageError
 _SUFFIXES = (RESULT_SUFFIX, *(suffix for format in FORMATS.values() for suffix in format.suffixes))
 # Only results of cosmos-eval have a version that is a number.
 _VERSION = re.compile(r'"schema_version"\s*:\s*\d')
-_MOST_FILES = 2  # that a note names
+_MOST_FILES, _MOST_NAMES = 2, 5  # that a note lists
 
 
 class ResultFiles(NamedTuple):
@@ -39,34 +39,52 @@ def find_results(places: Iterable[Path]) -> ResultFiles:
     """Find the results in files and folders, and read those that other tools wrote.
 
     Args:
-        places: Files, and folders, which are searched with the folders within them.
+        places: Files, and folders, which are searched with the folders within them. Other files
+            than .json in a folder are left alone if no known tool wrote them.
 
     Raises:
-        UsageError: For a place without results, for a file of an unknown tool, and if two files
-            give different numbers for one model, data set and metric.
+        UsageError: For a place without results, for a named file of an unknown tool, and if two
+            files give different numbers for one model, data set and metric.
     """
     paths = []
     results: list[ImportedResult] = []
-    paths_by_note: dict[str, list[str]] = {}
+    paths_by_unread_name: dict[str, list[str]] = {}
+    paths_by_unknown_dataset: dict[str, list[str]] = {}
     for place in places:
         for path in result_paths(place, _SUFFIXES):
             imported_file = _read_import(path)
             if imported_file is not None:
                 results += imported_file.results
-                for note in imported_file.notes:
-                    paths_by_note.setdefault(note, []).append(str(path))
+                for name in imported_file.unread:
+                    paths_by_unread_name.setdefault(name, []).append(str(path))
+                for name in imported_file.unknown_datasets:
+                    paths_by_unknown_dataset.setdefault(name, []).append(str(path))
             elif path.suffix == RESULT_SUFFIX or not path.is_file():
                 paths.append(path)
             elif path == place:
                 tools = ", ".join(format.tool for format in FORMATS.values())
                 raise UsageError(f"{path}: not a file of results of cosmos-eval, {tools}")
-            else:
-                note = "not read, since no known tool wrote it"
-                paths_by_note.setdefault(note, []).append(str(path))
-    notes = []
-    for note, paths_of_note in paths_by_note.items():
-        notes.append(f"{first_of(paths_of_note, _MOST_FILES)}: {note}")
+    notes = [
+        *_note("not read", paths_by_unread_name),
+        *_note("data sets unknown here", paths_by_unknown_dataset),
+    ]
     return ResultFiles(paths, merge_results(results), notes)
+
+
+def _note(kind: str, paths_by_name: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return a note on names in files, or an empty list without names.
+
+    Args:
+        kind: What the names have in common, such as "not read".
+        paths_by_name: The files that have each name.
+
+    Example: ["table.csv: not read: params (M), FLOPs (B)"].
+    """
+    if not paths_by_name:
+        return []
+    paths = dict.fromkeys(path for paths in paths_by_name.values() for path in paths)
+    names = first_of(list(paths_by_name), _MOST_NAMES)
+    return [f"{first_of(list(paths), _MOST_FILES)}: {kind}: {names}"]
 
 
 def read_all_places(

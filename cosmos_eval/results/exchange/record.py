@@ -50,8 +50,10 @@ class ImportedFile(NamedTuple):
     """The content of a file of another tool."""
 
     results: Sequence[ImportedResult]
-    # What was not read, and what is unknown, one line each without the name of the file.
-    notes: Sequence[str] = ()
+    # The names of keys, columns and metrics that were not read, perhaps with reasons in brackets.
+    unread: Sequence[str] = ()
+    # The names of data sets that this package does not know, which the results keep.
+    unknown_datasets: Sequence[str] = ()
 
 
 class WrittenFiles(NamedTuple):
@@ -197,23 +199,6 @@ def write_metrics(format_name: str, result: StoredResult) -> dict[str, float]:
     return metrics
 
 
-def notes_of_reading(unread: Iterable[str], unknown_datasets: Iterable[str]) -> list[str]:
-    """Return the notes on a file that was read, at most one line.
-
-    Args:
-        unread: The names of keys, columns and metrics that were not read.
-        unknown_datasets: The names of data sets that this package does not know.
-    """
-    parts = []
-    distinct_unread = list(dict.fromkeys(unread))
-    distinct_datasets = list(dict.fromkeys(unknown_datasets))
-    if distinct_unread:
-        parts.append(f"not read: {first_of(distinct_unread, _MOST_NAMES)}")
-    if distinct_datasets:
-        parts.append(f"data sets unknown here: {first_of(distinct_datasets, _MOST_NAMES)}")
-    return ["; ".join(parts)] if parts else []
-
-
 def notes_of_writing(
     tool: str, results: Sequence[StoredResult], written_results: Sequence[StoredResult], reason: str
 ) -> list[str]:
@@ -231,8 +216,9 @@ def notes_of_writing(
     left_out = [result for result in results if result not in written_results]
     if not left_out:
         return []
-    datasets = dict.fromkeys(f"{result.dataset} ({result.row.protocol})" for result in left_out)
-    note = f"not written for {tool}: {len(left_out)} {reason}: {first_of(datasets, _MOST_NAMES)}"
+    cells = {f"{result.dataset} ({result.row.protocol})" for result in left_out}
+    datasets = first_of(sorted(cells), _MOST_NAMES)
+    note = f"not written for {tool}: {len(left_out)} {reason}: {datasets}"
     if not written_results:
         raise UsageError(f"nothing to write: {note}")
     return [note]
