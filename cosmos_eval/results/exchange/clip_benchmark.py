@@ -108,7 +108,9 @@ def _read_records(
         is_unknown = names.dataset_there(NAME, dataset, protocol) is None
         if is_unknown and not fields.get("protocol"):
             unknown_datasets.append(dataset)
-        values, unread_metrics = read_metrics(NAME, task, dataset, metrics)
+        values, unread_metrics = read_metrics(
+            NAME, task, dataset, metrics, written_here=bool(fields.get("protocol"))
+        )
         unread += unread_metrics
         result = ImportedResult(
             path=path,
@@ -141,7 +143,7 @@ def _find_dataset(fields: Mapping[str, Any]) -> tuple[str, str]:
     if language != _ENGLISH:
         dataset = f"{dataset} ({language})"
 
-    # Files that cosmos-eval wrote state the protocol. Other protocols keep the name of the data set.
+    # Files that cosmos-eval wrote state the protocol. In another one, data sets keep their names.
     stated_protocol = fields.get("protocol") or protocol
     return (dataset if stated_protocol == protocol else name), str(stated_protocol)
 

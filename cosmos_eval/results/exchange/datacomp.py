@@ -67,7 +67,9 @@ def read(text: str, path: Path) -> ImportedFile | None:
         task = _task_of(record["key"])
         metrics = dict(record["metrics"])
         metrics.pop(_MAIN_METRIC, None)
-        values, unread_metrics = read_metrics(NAME, task, dataset, metrics)
+        values, unread_metrics = read_metrics(
+            NAME, task, dataset, metrics, written_here="model" in record
+        )
         unread += unread_metrics
         if all(name in values for name in _DIRECTIONS):
             values.pop(MEAN_RECALL, None)  # their mean

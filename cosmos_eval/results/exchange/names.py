@@ -9,7 +9,12 @@ from collections.abc import Iterator, Mapping
 
 from cosmos_eval.protocols.facts import read_table
 
-TABLE = "exchange.csv"
+_TABLE = "exchange.csv"
+
+
+def name_rows() -> list[dict[str, str]]:
+    """Return the rows of the table, each as texts by the names of columns."""
+    return read_table(_TABLE)
 
 
 def dataset_here(format_name: str, name: str) -> tuple[str, str] | None:
@@ -75,7 +80,7 @@ def metric_there(format_name: str, task: str, dataset: str, metric: str) -> str 
 
 def _rows(format_name: str, kind: str) -> Iterator[Mapping[str, str]]:
     """Yield the rows of the table for a format and a kind, `data set` or `metric`."""
-    for row in read_table(TABLE):
+    for row in name_rows():
         if row["format"] == format_name and row["kind"] == kind:
             yield row
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -119,7 +119,12 @@ def parse_table(text: str) -> list[dict[str, str]]:
 
 
 def read_metrics(
-    format_name: str, task: str, dataset: str, metrics: Mapping[str, Any]
+    format_name: str,
+    task: str,
+    dataset: str,
+    metrics: Mapping[str, Any],
+    *,
+    written_here: bool = False,
 ) -> tuple[dict[str, float], list[str]]:
     """Return the metrics of a record of another tool, by their names here.
 
@@ -131,6 +136,8 @@ def read_metrics(
         task: The name of the task here.
         dataset: The name of the data set here.
         metrics: The values by the names of the tool. They may be texts.
+        written_here: True if cosmos-eval wrote the file, so that metrics of groups such as
+            `acc1_urban`, which other tools have none of, are read.
 
     Returns:
         The metrics, and a text for each metric that was not read: its name, with a reason if its
@@ -145,7 +152,11 @@ def read_metrics(
     unread = []
     for name, content in metrics.items():
         metric_name = names.metric_here(format_name, task, dataset, name)
-        if metric_name is None and (known_task is None or known_task.has_metric(name)):
+        if metric_name is None and (
+            known_task is None
+            or name in known_task.by_name
+            or (written_here and known_task.has_metric(name))
+        ):
             metric_name = name
         value, fault = read_value(task, metric_name or name, content)
         if fault:
