@@ -159,7 +159,7 @@ def write(results: Sequence[StoredResult], output: Path) -> WrittenFiles:
         UsageError: If no result is of a task of CLIP Benchmark, or if files cannot be written.
     """
     chosen_results = [result for result in results if result.row.task in _TASKS_THERE]
-    notes = notes_of_writing("CLIP Benchmark", results, chosen_results, "results of other tasks")
+    notes = notes_of_writing("CLIP Benchmark", results, chosen_results, "other tasks")
     records = [_to_record(result) for result in chosen_results]
     if output.suffix == ".csv":
         return WrittenFiles([write_file(output, _to_table(records))], notes)

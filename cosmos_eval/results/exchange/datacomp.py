@@ -122,7 +122,7 @@ def write(results: Sequence[StoredResult], output: Path) -> WrittenFiles:
         for result in results
         if names.dataset_there(NAME, result.row.dataset, result.row.protocol) is not None
     ]
-    reason = "results of data sets or protocols that it does not have"
+    reason = "data sets or protocols that it does not have"
     notes = notes_of_writing("DataComp", results, chosen_results, reason)
     lines_by_model: dict[str, list[str]] = {}
     for result in chosen_results:

@@ -120,7 +120,7 @@ def write(results: Sequence[StoredResult], output: Path) -> WrittenFiles:
     for result in results:
         if result.row.protocol == datacomp.NAME and result.row.dataset in datasets:
             chosen_results.append(result)
-    reason = "results of data sets or protocols that it does not have"
+    reason = "data sets or protocols that it does not have"
     notes = notes_of_writing("OpenCLIP", results, chosen_results, reason)
 
     metrics_by_model: dict[str, dict[tuple[str, str], float]] = {}

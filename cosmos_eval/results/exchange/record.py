@@ -219,7 +219,7 @@ def notes_of_writing(
         tool: The name of the tool.
         results: All results.
         written_results: The results that the format can hold.
-        reason: What the other results are, such as "results of other tasks".
+        reason: What the other results are of, such as "other tasks".
 
     Raises:
         UsageError: If the format can hold none of the results.
@@ -229,7 +229,7 @@ def notes_of_writing(
         return []
     cells = {f"{result.dataset} ({result.row.protocol})" for result in left_out}
     datasets = first_of(sorted(cells), _MOST_NAMES)
-    note = f"not written for {tool}: {len(left_out)} {reason}: {datasets}"
+    note = f"results not written for {tool}: {len(left_out)}, of {reason}: {datasets}"
     if not written_results:
         raise UsageError(f"nothing to write: {note}")
     return [note]

@@ -209,7 +209,9 @@ def test_results_of_other_tasks_are_counted(tmp_path):
     labels = {"task": "seg", "dataset": "scenes-seg", "metrics": {"mIoU": 0.5}}
     written = FORMAT.write(made_up(SCENES, labels), tmp_path)
     (note,) = written.notes
-    assert note == "not written for CLIP Benchmark: 1 results of other tasks: scenes-seg (scenes)"
+    assert note == (
+        "results not written for CLIP Benchmark: 1, of other tasks: scenes-seg (scenes)"
+    )
 
 
 def test_its_build_makes_the_same_table_of_our_files(tmp_path, monkeypatch, capsys):
