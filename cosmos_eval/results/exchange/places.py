@@ -63,7 +63,7 @@ def find_results(places: Iterable[Path]) -> ResultFiles:
                 paths.append(path)
             elif path == place:
                 tools = ", ".join(format.tool for format in FORMATS.values())
-                raise UsageError(f"{path}: not a file of results of cosmos-eval, {tools}")
+                raise UsageError(f"{path}: cannot be read as results of cosmos-eval, {tools}")
     notes = [
         *_note("not read", paths_by_unread_name),
         *_note("data sets unknown here", paths_by_unknown_dataset),

@@ -132,8 +132,8 @@ def test_two_files_that_contradict_each_other_are_refused(command, tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("a.csv", "a,b\n1,2\n", "a.csv: not a file of results of cosmos-eval, CLIP Benchmark, "),
-        ("a.jsonl", '{"step": 1}', "a.jsonl: not a file of results of cosmos-eval, CLIP"),
+        ("a.csv", "a,b\n1,2\n", "a.csv: cannot be read as results of cosmos-eval, CLIP Benchmark, "),
+        ("a.jsonl", '{"step": 1}', "a.jsonl: cannot be read as results of cosmos-eval, CLIP"),
         ("a.json", '{"model": "x", "task": "y"}', "a.json: not a result: it has no `schema_ver"),
         ("a.json", '{"dataset', "a.json: cannot be read as a result: "),
     ],
