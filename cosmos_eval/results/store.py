@@ -487,7 +487,7 @@ def list_results(
         if not isinstance(error, FileNotFoundError):
             faults.append(f"cannot read folder {error.filename}: {error.strerror}")
     if not paths and not faults:
-        faults = [_no_results_in(place)]
+        faults = [no_results_in(place)]
     return sorted(paths), faults
 
 
@@ -497,13 +497,13 @@ def result_paths(place: Path, suffixes: Sequence[str] = (RESULT_SUFFIX,)) -> lis
     Raises UsageError if the folder is missing, has no results or cannot be read.
     """
     if not os.path.lexists(place):
-        raise UsageError(_no_results_in(place))
+        raise UsageError(no_results_in(place))
     paths, faults = list_results(place, suffixes)
     if faults:
         raise UsageError(faults[0])
     return paths
 
 
-def _no_results_in(place: Path) -> str:
+def no_results_in(place: Path) -> str:
     """Return the message for a folder without results."""
     return f"no results (*.json) in {place}: run `cosmos-eval run` first"

@@ -32,6 +32,9 @@ from cosmos_eval.types import UsageError
 
 NAME = "datacomp"
 FILE = "eval_results.jsonl"
+_FILES = (FILE, "results.jsonl")
+"""The names that DataComp gives to files, the second one in repositories of the hub."""
+
 _MAIN_METRIC = "main_metric"
 _DIRECTIONS = ("text_to_image_R@1", "image_to_text_R@1")
 _KEYS = ("key", "dataset", "metrics", "model")
@@ -103,7 +106,7 @@ def _task_of(key: str) -> str:
 
 def _name_of_place(path: Path) -> str:
     """Return what a model is called after: the folder of its file, or a file with another name."""
-    return path.absolute().parent.name if path.name == FILE else path.stem
+    return path.absolute().parent.name if path.name in _FILES else path.stem
 
 
 def write(results: Sequence[StoredResult], output: Path) -> WrittenFiles:

@@ -29,8 +29,7 @@ def compare_without_samples(a: Sequence[AnyResult], b: Sequence[AnyResult]) -> C
         b: The results of model B.
 
     Returns:
-        The differences of metrics that both have on the same data set under the same protocol, with
-        those of primary metrics first.
+        The differences of metrics that both have on the same data set under the same protocol.
 
     Raises:
         UsageError: For an edited result, and if both models have no metric in common.
@@ -41,35 +40,50 @@ def compare_without_samples(a: Sequence[AnyResult], b: Sequence[AnyResult]) -> C
         *_unpaired_note("A", results_a.keys() - results_b.keys()),
         *_unpaired_note("B", results_b.keys() - results_a.keys()),
     ]
-    differences = []
-    uncompared_metrics = []
-    for dataset, protocol in keys:
-        result_a, result_b = results_a[dataset, protocol], results_b[dataset, protocol]
-        metrics_a, metrics_b = _metrics_of(result_a), _metrics_of(result_b)
-        for metric in [*metrics_a, *metrics_b]:
-            if metric not in metrics_a or metric not in metrics_b:
-                uncompared_metrics.append(f"{metric} of {dataset}")
-        for metric in metrics_a:
-            if metric in metrics_b:
-                difference = UntestedDifference(
-                    dataset=dataset,
-                    protocol=protocol,
-                    task=_task_of(result_a),
-                    metric=metric,
-                    a=metrics_a[metric],
-                    b=metrics_b[metric],
-                )
-                differences.append(difference)
+    differences: list[UntestedDifference] = []
+    uncompared_metrics: list[str] = []
+    for key in keys:
+        differences += _differences_of_pair(results_a[key], results_b[key], key)
+        metrics_of_both = [_metrics_of(results[key]) for results in (results_a, results_b)]
+        for metric in sorted(metrics_of_both[0].keys() ^ metrics_of_both[1].keys()):
+            uncompared_metrics.append(f"{metric} of {key[0]}")
     if not differences:
         raise UsageError(f"no metric that both have; not compared: {first_of(uncompared_metrics)}")
     notes.append(_SETTINGS_NOTE)
     if uncompared_metrics:
         metrics = first_of(uncompared_metrics)
         notes.append(f"not compared, since only one of both has it: {metrics}")
-    differences.sort(key=lambda difference: not difference.metric_record.primary)
     return Comparison(
         a=a[0].model, b=b[0].model, tests=(), notes=tuple(notes), untested=tuple(differences)
     )
+
+
+def _differences_of_pair(
+    a: AnyResult, b: AnyResult, key: tuple[str, str]
+) -> list[UntestedDifference]:
+    """Return the differences of the metrics that two results have in common, primary ones first.
+
+    Args:
+        a: The result of model A.
+        b: The result of model B.
+        key: The data set and the protocol of both.
+    """
+    dataset, protocol = key
+    task = a.task if isinstance(a, ImportedResult) else a.row.task
+    metrics_a, metrics_b = _metrics_of(a), _metrics_of(b)
+    differences = []
+    for metric, value in metrics_a.items():
+        if metric in metrics_b:
+            difference = UntestedDifference(
+                dataset=dataset,
+                protocol=protocol,
+                task=task,
+                metric=metric,
+                a=value,
+                b=metrics_b[metric],
+            )
+            differences.append(difference)
+    return sorted(differences, key=lambda difference: not difference.metric_record.primary)
 
 
 def _unpaired_note(side: str, keys: Collection[tuple[str, str]]) -> list[str]:
@@ -95,8 +109,3 @@ def _metrics_of(result: AnyResult) -> Mapping[str, float]:
     if isinstance(result, ImportedResult):
         return result.metrics
     return metrics_with_mean(result.row)
-
-
-def _task_of(result: AnyResult) -> str:
-    """Return the name of the task of a result."""
-    return result.task if isinstance(result, ImportedResult) else result.row.task

@@ -65,18 +65,36 @@ def read(text: str, path: Path) -> ImportedFile | None:
 
     results = []
     for row in rows:
-        model = model_of_openclip(row["name"], row["pretrained"])
-        metrics_by_dataset: dict[tuple[str, str], dict[str, float]] = {}
-        for column in columns:
-            value, fault = read_value(column.task, column.metric, row[column.title])
-            if fault:
-                unread.append(f"{column.title} of {model} ({fault})")
-            if value is not None:
-                metrics = metrics_by_dataset.setdefault((column.task, column.dataset), {})
-                metrics[column.metric] = value
-        for (task, dataset), metrics in metrics_by_dataset.items():
-            results.append(ImportedResult(path, model, task, dataset, datacomp.NAME, metrics))
+        row_results, faults = _read_row(row, columns, path)
+        results += row_results
+        unread += faults
     return ImportedFile(results, unread)
+
+
+def _read_row(
+    row: Mapping[str, str], columns: Sequence[_Column], path: Path
+) -> tuple[list[ImportedResult], list[str]]:
+    """Return the results of a model in a row of a table, and what was not read.
+
+    Args:
+        row: The cells by the titles of columns.
+        columns: The columns that hold metrics.
+        path: The file of the table.
+    """
+    model = model_of_openclip(row["name"], row["pretrained"])
+    metrics_by_dataset: dict[tuple[str, str], dict[str, float]] = {}
+    faults = []
+    for column in columns:
+        value, fault = read_value(column.task, column.metric, row[column.title])
+        if fault:
+            faults.append(f"{column.title} of {model} ({fault})")
+        if value is not None:
+            metrics = metrics_by_dataset.setdefault((column.task, column.dataset), {})
+            metrics[column.metric] = value
+    results = []
+    for (task, dataset), metrics in metrics_by_dataset.items():
+        results.append(ImportedResult(path, model, task, dataset, datacomp.NAME, metrics))
+    return results, faults
 
 
 def _find_column(title: str) -> _Column | None:

@@ -14,7 +14,7 @@ from cosmos_eval.results.checked import read_checked
 from cosmos_eval.results.exchange.formats import FORMATS
 from cosmos_eval.results.exchange.record import ImportedFile, ImportedResult
 from cosmos_eval.results.labels import StoredResult, repeat_notes, result_warnings
-from cosmos_eval.results.store import RESULT_SUFFIX, result_paths
+from cosmos_eval.results.store import RESULT_SUFFIX, no_results_in, result_paths
 from cosmos_eval.results.text import one_line
 from cosmos_eval.types import UsageError
 
@@ -46,11 +46,12 @@ def find_results(places: Iterable[Path]) -> ResultFiles:
         UsageError: For a place without results, for a named file of an unknown tool, and if two
             files give different numbers for one model, data set and metric.
     """
-    paths = []
+    paths: list[Path] = []
     results: list[ImportedResult] = []
     paths_by_unread_name: dict[str, list[str]] = {}
     paths_by_unknown_dataset: dict[str, list[str]] = {}
     for place in places:
+        n_paths, n_results = len(paths), len(results)
         for path in result_paths(place, _SUFFIXES):
             imported_file = _read_import(path)
             if imported_file is not None:
@@ -61,14 +62,22 @@ def find_results(places: Iterable[Path]) -> ResultFiles:
                     paths_by_unknown_dataset.setdefault(name, []).append(str(path))
             elif path.suffix == RESULT_SUFFIX or not path.is_file():
                 paths.append(path)
-            elif path == place:
-                tools = ", ".join(format.tool for format in FORMATS.values())
-                raise UsageError(f"{path}: cannot be read as results of cosmos-eval, {tools}")
+        is_empty = (n_paths, n_results) == (len(paths), len(results))
+        if is_empty:
+            raise UsageError(_describe_empty_place(place))
     notes = [
         *_note("not read", paths_by_unread_name),
         *_note("data sets unknown here", paths_by_unknown_dataset),
     ]
     return ResultFiles(paths, merge_results(results), notes)
+
+
+def _describe_empty_place(place: Path) -> str:
+    """Return the message for a file or folder without any result."""
+    if place.is_dir():
+        return no_results_in(place)
+    tools = ", ".join(format.tool for format in FORMATS.values())
+    return f"{place}: cannot be read as results of cosmos-eval, {tools}"
 
 
 def _note(kind: str, paths_by_name: Mapping[str, Sequence[str]]) -> list[str]:

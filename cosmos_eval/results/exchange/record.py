@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -97,7 +98,7 @@ def parse_object_lines(text: str) -> tuple[list[dict[str, Any]], list[int]]:
     """
     records = []
     other_lines = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         record = parse_object(line)
         if record is not None:
             records.append(record)
@@ -112,7 +113,7 @@ def parse_table(text: str) -> list[dict[str, str]]:
     A row with more cells than columns loses the further cells. Missing cells are empty.
     """
     try:
-        rows = list(csv.DictReader(text.splitlines(), restkey="", restval=""))
+        rows = list(csv.DictReader(io.StringIO(text, newline=""), restkey="", restval=""))
     except csv.Error:
         return []
     return [{name: cell for name, cell in row.items() if name} for row in rows]
@@ -147,16 +148,11 @@ def read_metrics(
         `read_metrics("clip-benchmark", "multilabel", "wds/voc2007_multilabel",
         {"mean_average_precision": 0.75, "epochs": 10})` returns `({"mAP": 0.75}, ["epochs"])`.
     """
-    known_task = usable_task(task)
     values = {}
     unread = []
     for name, content in metrics.items():
         metric_name = names.metric_here(format_name, task, dataset, name)
-        if metric_name is None and (
-            known_task is None
-            or name in known_task.by_name
-            or (written_here and known_task.has_metric(name))
-        ):
+        if metric_name is None and _is_name_here(task, name, written_here=written_here):
             metric_name = name
         value, fault = read_value(task, metric_name or name, content)
         if fault:
@@ -166,6 +162,17 @@ def read_metrics(
         elif value is not None and metric_name is not None:
             values[metric_name] = value
     return values, unread
+
+
+def _is_name_here(task: str, name: str, *, written_here: bool) -> bool:
+    """Return whether a file that may be of another tool names a metric as this package does.
+
+    All names of a task that this package does not have count.
+    """
+    known_task = usable_task(task)
+    if known_task is None:
+        return True
+    return known_task.has_metric(name) if written_here else name in known_task.by_name
 
 
 def read_value(task: str, metric: str, content: Any) -> tuple[float | None, str]:
@@ -193,6 +200,8 @@ def read_value(task: str, metric: str, content: Any) -> tuple[float | None, str]
         return None, "not a number"
     if math.isnan(value):
         return None, ""
+    if math.isinf(value):
+        return None, "not a finite number"
     fault = metric_of(task, metric).fault(value).partition(";")[0]
     return (None if fault else value), fault
 

@@ -132,7 +132,11 @@ def test_two_files_that_contradict_each_other_are_refused(command, tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("a.csv", "a,b\n1,2\n", "a.csv: cannot be read as results of cosmos-eval, CLIP Benchmark, "),
+        (
+            "a.csv",
+            "a,b\n1,2\n",
+            "a.csv: cannot be read as results of cosmos-eval, CLIP Benchmark, ",
+        ),
         ("a.jsonl", '{"step": 1}', "a.jsonl: cannot be read as results of cosmos-eval, CLIP"),
         ("a.json", '{"model": "x", "task": "y"}', "a.json: not a result: it has no `schema_ver"),
         ("a.json", '{"dataset', "a.json: cannot be read as a result: "),
@@ -290,8 +294,7 @@ def test_all_names_here_are_names_here(command):
     for row in name_rows():
         assert row["source"].startswith("github.com/")
         if row["kind"] == "data set" and "*" not in row["here"]:
-            if row["here"] != "wds/retrieval/flickr30k":
-                assert find_known(row["here"], row["protocol"])
+            assert find_known(row["here"], row["protocol"])
         elif row["kind"] == "metric" and row["here"] not in ("", "mean_recall@1"):
             assert task_named(row["task"]).has_metric(row["here"].replace("*", "5"))
 
@@ -308,6 +311,39 @@ def test_names_of_metrics_of_groups_are_read_only_from_our_files(tmp_path):
     path.write_text(json.dumps(line | {"model": "m"}))
     files = find_results([path])
     assert (files.imported[0].metrics, files.notes) == (line["metrics"], [])
+
+
+def test_a_place_without_any_number_is_refused(command, tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "log.jsonl").write_text('{"step": 1}\n')
+    (tmp_path / "t.csv").write_text("name,pretrained,ImageNet 1k\nViT-B-32,openai,63.3\n")
+    for place in ("folder", "t.csv"):
+        ended = command("leaderboard", CLIP_BENCHMARK, place)
+        assert (ended.status, ended.out, len(ended.err.splitlines())) == (2, "", 1)
+        assert place in ended.err
+
+
+def test_a_cell_may_have_several_lines_and_a_line_any_letters(tmp_path):
+    row = "a,wds/cars,m,p,zeroshot_classification,0.5"
+    text = "classnames,dataset,model,pretrained,task,acc1\n" + row.replace("a,", '"a\nb",', 1)
+    (tmp_path / "t.csv").write_text(text + "\n")
+    line = {"key": "cars", "dataset": "\u2028", "metrics": {"acc1": 0.25}, "model": "x\u2028y"}
+    (tmp_path / "a.jsonl").write_text(json.dumps(line, ensure_ascii=False) + "\n", "utf-8")
+    results = find_results([tmp_path]).imported
+    assert {result.model: result.metrics for result in results} == {
+        "openclip:m/p": {"acc1": 0.5},
+        "x\u2028y": {"acc1": 0.25},
+    }
+
+
+@pytest.mark.parametrize("value", ["Infinity", "1e400", "-0.5", "true", "[1]", '"good"'])
+def test_an_impossible_value_is_named(tmp_path, value):
+    path = tmp_path / "eval_results.jsonl"
+    line = '{"key": "cars", "dataset": "Cars", "metrics": {"acc1": %s, "acc5": 0.5}}'
+    path.write_text(line % value)
+    files = find_results([path])
+    assert files.imported[0].metrics == {"acc5": 0.5}
+    assert files.notes[0].startswith(f"{path}: not read: acc1 (")
 
 
 def test_a_missing_place_is_refused(tmp_path):
