@@ -12,7 +12,7 @@ from pathlib import Path
 from cosmos_eval.data.readers import path_of
 from cosmos_eval.results import sides
 from cosmos_eval.results.compare import Comparison
-from cosmos_eval.results.export import read_places
+from cosmos_eval.results.exchange.places import read_all_places
 from cosmos_eval.results.gate import check as gate
 from cosmos_eval.results.leaderboard.ranking import TieRule
 from cosmos_eval.results.leaderboard.writers import Leaderboard, make_leaderboard
@@ -34,7 +34,7 @@ def compare(
     """Compare two models on the same samples, or two methods by groups of trainings.
 
     Args:
-        a: A result file, or a folder of results.
+        a: A result file, a folder of results, or a file of another tool (docs/exchange.md).
         b: The file or folder of the other side; None: the folder `a`.
         models: The names of both models, A's first. They are not needed if each side has the
             results of one model.
@@ -74,7 +74,8 @@ def leaderboard(
     """Return results side by side. Warns of edited results.
 
     Args:
-        places: Result files and folders; without any, `runs/eval` in the current folder.
+        places: Result files and folders; without any, `runs/eval` in the current folder. They may
+            also be files of other tools, see docs/exchange.md.
         suite: The name or file of a suite of data sets, whose mean is added.
         groups: True if means over the seeds of each group of trainings are added.
         facts: True if facts of the models are added, such as parameters and GFLOPs.
@@ -95,7 +96,7 @@ def leaderboard(
     Example:
         `leaderboard("results", datasets="scenes-cls").frame`
     """
-    results = read_places(places)
+    results, imported_results = read_all_places(places)
     options = TableOptions(
         patterns=NamePatterns.split(
             models=models, datasets=datasets, protocols=protocols, metrics=metrics
@@ -105,6 +106,7 @@ def leaderboard(
     return make_leaderboard(
         results,
         options,
+        imported=imported_results,
         suite=None if suite is None else read_score(suite),
         groups=groups,
         facts=facts,

@@ -27,11 +27,12 @@ _WORKERS = os.cpu_count() or 1
 
 def list_known(
     what: Annotated[
-        Literal["models", "tasks", "datasets", "protocols", "suites"], Argument(show_default=False)
+        Literal["models", "tasks", "datasets", "protocols", "suites", "formats"],
+        Argument(show_default=False),
     ],
     format: options.Format = "table",
 ) -> None:
-    """List known models, tasks, data sets, protocols or suites."""
+    """List known models, tasks, data sets, protocols, suites, or names in other tools' formats."""
     from cosmos_eval.runner.catalog import LISTS
 
     print_records(LISTS[what](), as_json=format == "json")

@@ -153,10 +153,10 @@ def output_file(metavar: str, help: str) -> Any:
 
     A file that cannot be written is refused before its content is computed.
     """
-    return Option("--output", metavar=metavar, callback=_require_writable, help=help)
+    return Option("--output", metavar=metavar, callback=require_writable, help=help)
 
 
-def _require_writable(path: Path | None) -> Path | None:
+def require_writable(path: Path | None) -> Path | None:
     """Return the path that an option names. Raises UsageError if no file can be written there."""
     from cosmos_core.utils.files import require_replaceable
 

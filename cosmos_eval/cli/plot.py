@@ -76,7 +76,7 @@ def _read_entries(
     results = read_checked(result_paths(directory))
     entries = entries_of(results)
     if with_published:
-        entries += published_beside(results)
+        entries += published_beside(entries)
     # As in tables: variants of a protocol, and other settings, only if they are named.
     selected_entries = select_entries(entries, patterns)
     shown_entries = headline_entries(

@@ -42,7 +42,7 @@ from cosmos_eval.results.table import NamePatterns, TableOptions, select_metrics
 from cosmos_eval.types import RunOptions, UsageError
 
 if TYPE_CHECKING:
-    from cosmos_eval.results.compare import Comparison, MetricTest
+    from cosmos_eval.results.compare import Comparison
     from cosmos_eval.results.labels import StoredResult
     from cosmos_eval.results.leaderboard.writers import Leaderboard
     from cosmos_eval.results.verify import Verdict
@@ -67,7 +67,13 @@ def _print_warnings(results: Sequence[StoredResult]) -> None:
 
 
 def leaderboard(
-    directory: options.ResultFolder = RESULTS,
+    places: Annotated[
+        list[Path] | None,
+        Argument(
+            metavar="[DIR]...",
+            help=f"Folders of results, or files, also of other tools. Default: {RESULTS}.",
+        ),
+    ] = None,
     format: Annotated[
         Literal["table", "md", "csv", "tex", "html", "json"],
         option("NAME", "table, md, csv, tex, html, or json, for which --json is short."),
@@ -110,7 +116,7 @@ def leaderboard(
         bool, flag("--transpose", "One table of all tasks, a column per model.", LAYOUT)
     ] = False,
 ) -> None:
-    """Print results side by side, one table per task.
+    """Print results side by side, one table per task, also of other tools' files.
 
     Tables leave out localisation by one kind of map, scores of pairs, and results with other
     settings than their protocol's; csv and json have them. A table that is too wide for the
@@ -124,10 +130,13 @@ def leaderboard(
     )
     shows_results = suite is None or members or groups or format in _FORMATS_WITH_ALL
     _require_shown_results(suite, patterns, members=members, shows_results=shows_results)
+    from cosmos_eval.results.checked import read_checked
+    from cosmos_eval.results.exchange.places import find_results
     from cosmos_eval.results.leaderboard.writers import make_leaderboard
     from cosmos_eval.runner.suites import read_score
 
-    results = read_results(directory)
+    files = find_results(places or [RESULTS])
+    results = read_checked(files.paths)
     # Who names protocols or models wants to see them.
     shows_all_results = all_results or format in _FORMATS_WITH_ALL
     board = make_leaderboard(
@@ -144,6 +153,7 @@ def leaderboard(
             transpose=transpose,
             members=members,
         ),
+        imported=files.imported,
         suite=None if suite is None else read_score(suite),
         groups=groups,
         facts=facts,
@@ -153,6 +163,7 @@ def leaderboard(
         ties=ties,
     )
     _write_board(board, results, format, output)
+    print_notes(files.notes)
     if shows_results:
         print_left_out(board.n_left_out, "--all")
 
@@ -294,7 +305,9 @@ def report(
 
 
 def compare(
-    a: Annotated[Path, Argument(metavar="A", help="A result, or a folder of them.")],
+    a: Annotated[
+        Path, Argument(metavar="A", help="A result, also of another tool, or a folder of results.")
+    ],
     b: Annotated[File, Argument(metavar="B", help="Another one. Default: the folder A.")] = None,
     model: Annotated[
         Texts,
@@ -327,7 +340,7 @@ def compare(
 
     The first line says how many headline metrics show A, or B, to be better.
     """
-    from cosmos_eval.results.compare import to_records
+    from cosmos_eval.results.compare import headlines_of, to_records, with_metrics
     from cosmos_eval.results.groups import plan_trainings
     from cosmos_eval.results.sides import read_comparison
 
@@ -337,9 +350,7 @@ def compare(
         a, b, models=model or (), trainings=group or (), same_seeds=same_seeds
     )
     table_options = make_table_options(metrics, decimals, intervals, sort)
-    patterns = table_options.patterns.metrics
-    tests = select_metrics(comparison.tests, patterns, lambda test: test.metric)
-    selected_comparison = comparison._replace(tests=tests)
+    selected_comparison = with_metrics(comparison, table_options.patterns.metrics)
     planned = plan_trainings(selected_comparison, difference, power) if plan else None
     if format == "json":
         document = to_records(selected_comparison)
@@ -348,16 +359,25 @@ def compare(
         print_json(document)
         return
 
-    shown_tests = tests if all_metrics or patterns else comparison.headline_tests
+    shown_comparison = selected_comparison
+    if not all_metrics and not table_options.patterns.metrics:
+        shown_comparison = comparison._replace(
+            tests=comparison.headline_tests, untested=tuple(headlines_of(comparison.untested))
+        )
     if format == "tex":
         shown_options = table_options._replace(paper_columns=columns, caption=caption)
-        write_text(_comparison_to_tex(comparison._replace(tests=shown_tests), shown_options))
+        write_text(_comparison_to_tex(shown_comparison, shown_options))
     else:
-        _print_comparison(comparison, shown_tests, planned, table_options)
+        _print_comparison(comparison.verdict, shown_comparison, planned, table_options)
     print_notes(comparison.notes)
-    n_hidden = len(tests) - len(shown_tests)
+    n_hidden = _count_rows(selected_comparison) - _count_rows(shown_comparison)
     if format == "table" and planned is None and n_hidden > 0:
         print_notes([f"other metrics not shown: {n_hidden} (--all-metrics shows them)"])
+
+
+def _count_rows(comparison: Comparison) -> int:
+    """Return the number of metrics that a comparison has, tested or not."""
+    return len(comparison.tests) + len(comparison.untested)
 
 
 def _require_comparison_options(
@@ -379,33 +399,36 @@ def _require_comparison_options(
 
 
 def _print_comparison(
-    comparison: Comparison,
-    shown_tests: Sequence[MetricTest],
+    verdict: str,
+    shown_comparison: Comparison,
     planned: Sequence[Mapping[str, Any]] | None,
     table_options: TableOptions,
 ) -> None:
-    """Print the verdict and the sides of a comparison, and the table of its tests or of its plan.
+    """Print the verdict and the sides of a comparison, and the table of its metrics or of its plan.
 
     Args:
-        comparison: The comparison, with all tests that the verdict counts.
-        shown_tests: The tests in the table.
-        planned: The rows of the plan, which is printed in place of the tests; None without one.
+        verdict: The verdict, which counts more metrics than the table may have.
+        shown_comparison: The comparison with the metrics in the table.
+        planned: The rows of the plan, which is printed in place of metrics; None without one.
         table_options: The form of the numbers, and the order of the rows.
     """
-    from cosmos_eval.results.compare import join_error_components, to_cells
+    from cosmos_eval.results.compare import join_error_components, to_cells, untested_cells
 
-    print_line(comparison.verdict)
-    print_line(f"A: {side_text(comparison, 0)}")
-    print_line(f"B: {side_text(comparison, 1)}")
+    print_line(verdict)
+    print_line(f"A: {side_text(shown_comparison, 0)}")
+    print_line(f"B: {side_text(shown_comparison, 1)}")
     sort = table_options.sort
     if planned is not None:
         planned_cells = [_planned_cells(record, table_options) for record in planned]
         print_records(planned_cells, section=("dataset", "protocol"), texts=2, sort=sort)
         return
     rows = []
-    for test in shown_tests:
+    for test in shown_comparison.tests:
         rows.append(join_error_components(to_cells(test, table_options), test.difference))
-    print_records(rows, section=("data set", "protocol"), texts=2, sort=sort)
+    for difference in shown_comparison.untested:
+        rows.append(untested_cells(difference, table_options))
+    n_text_columns = 1 if shown_comparison.untested else 2
+    print_records(rows, section=("data set", "protocol"), texts=n_text_columns, sort=sort)
 
 
 def _comparison_to_tex(comparison: Comparison, table_options: TableOptions) -> str:
@@ -413,6 +436,8 @@ def _comparison_to_tex(comparison: Comparison, table_options: TableOptions) -> s
     from cosmos_eval.results.comparison_table import comparison_table
     from cosmos_eval.results.latex import PREAMBLE, to_latex
 
+    if comparison.untested:
+        raise UsageError("--format tex shows tests, and imported results have none: leave it out")
     if not comparison.tests:
         raise UsageError("no headline metric was compared: name metrics with --metrics")
     table = comparison_table(comparison, table_options)
@@ -510,14 +535,44 @@ def _print_verdict(verdict: Verdict) -> None:
 
 
 def export(
-    output: Annotated[Path, output_file("FILE", "The .csv or .parquet file to write.")],
+    output: Annotated[
+        Path,
+        option(
+            "PATH",
+            "The .csv or .parquet file; for other tools, the file or folder to write.",
+        ),
+    ],
     directory: options.ResultFolder = RESULTS,
+    format: Annotated[
+        Literal["csv", "parquet", "clip-benchmark", "datacomp", "openclip"] | None,
+        option(
+            "NAME",
+            "csv, parquet, clip-benchmark, datacomp or openclip. Default: the suffix of --output.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
-    """Write all results as one table, one row per metric."""
-    from cosmos_eval.results import export as tables
+    """Write all results as one table, one row per metric, or as files of another tool.
 
+    `cosmos-eval list formats` prints the names of data sets and metrics in other tools.
+    """
+    from cosmos_eval.results import export as tables
+    from cosmos_eval.results.exchange.formats import FORMATS
+    from cosmos_eval.results.labels import distinct_results
+
+    if format is not None and format in FORMATS:
+        results = read_results(directory)
+        written_files = FORMATS[format].write(distinct_results(results), output)
+        if len(written_files.paths) == 1:
+            print_written(written_files.paths[0])
+        else:
+            print_written(output, f", {len(written_files.paths)} files")
+        print_notes(written_files.notes)
+        _print_warnings(results)
+        return
+    options.require_writable(output)
     results = read_results(directory)
-    n_escaped = tables.export(tables.table_of(results), output)
+    n_escaped = tables.export(tables.table_of(results), output, format)
     print_written(output)
     if n_escaped:
         note = f"{n_escaped} texts would be formulas or several lines in CSV, and are escaped"

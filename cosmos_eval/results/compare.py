@@ -12,6 +12,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from cosmos_core.utils.text import first_of
 from cosmos_eval.results.identity import CONTENT
 from cosmos_eval.results.labels import StoredResult, distinct_results, label_results
 from cosmos_eval.results.record import ResultRow
@@ -19,6 +20,7 @@ from cosmos_eval.results.table import (
     USUAL,
     TableOptions,
     frame_of_records,
+    select_metrics,
     table_of_records,
     to_html,
 )
@@ -42,6 +44,7 @@ _DATA_FIELDS = ("repository", "revision", _CONTENT)
 _PROVENANCE_FIELDS = ("attention", "limit", "partial", "repository", "revision")
 _EXPLANATIONS = {_CONTENT: " (images, label maps and labels that were measured)"}
 _HASH_LENGTH = 12  # characters of a hash that is shown
+_MOST_KEYS = 20  # data sets that a message names
 _ROUNDING = 1e-9  # sums in another order differ in their last bits
 
 
@@ -348,6 +351,28 @@ def adjust_p_values(tests: Iterable[MetricTest]) -> tuple[MetricTest, ...]:
     return tuple(adjusted_tests)
 
 
+class UntestedDifference(NamedTuple):
+    """A metric of two models of which one has no samples, so that nothing can be tested."""
+
+    dataset: str
+    protocol: str
+    task: str
+    metric: str
+    # The values of model A and model B.
+    a: float
+    b: float
+
+    @property
+    def difference(self) -> float:
+        """The value of A minus the value of B."""
+        return self.a - self.b
+
+    @property
+    def metric_record(self) -> Metric:
+        """The metric's definition: its unit, its bounds, and whether higher is better."""
+        return metric_of(self.task, self.metric)
+
+
 class Comparison(NamedTuple):
     """Two models, or two groups of trainings, and the tests of their metrics."""
 
@@ -361,6 +386,8 @@ class Comparison(NamedTuple):
     trainings: tuple[tuple[str, ...], ...] = ()
     # The seeds of these trainings, None for an unknown seed; empty for models.
     seeds: tuple[tuple[int | None, ...], ...] = ()
+    # The differences of models of which one was measured by another tool; empty if there are tests.
+    untested: tuple[UntestedDifference, ...] = ()
 
     @property
     def headline_tests(self) -> tuple[MetricTest, ...]:
@@ -371,6 +398,8 @@ class Comparison(NamedTuple):
     @property
     def verdict(self) -> str:
         """The outcome in one line, such as "A better in 10, B in 0 of 13 tests (Holm)"."""
+        if self.untested:
+            return "no verdict: a paired test needs samples, which imported results do not have"
         sides = [test.better for test in self.tests if test.adjusted is not None]
         if not sides:
             return "no verdict: no headline metric was tested"
@@ -387,19 +416,49 @@ class Comparison(NamedTuple):
 
         `a`, `b`, `difference`, its 95% interval `low` to `high`, and `detectable` are in the unit
         of the metric, which is a fraction for shares. `p_value_holm` and `better` are missing for
-        metrics that do not decide.
+        metrics that do not decide. Differences without a test have none of these but `difference`.
         """
+        if self.untested:
+            return frame_of_records(_untested_record(row) for row in self.untested)
         return frame_of_records(_test_record(test) for test in self.tests)
 
     def _repr_html_(self) -> str:
         """Return the table that notebooks show: all tests, fractions in percent, and the notes."""
+        rows = [to_cells(test) for test in self.tests]
+        rows += [untested_cells(difference) for difference in self.untested]
         table = table_of_records(
-            [to_cells(test) for test in self.tests],
+            rows,
             section=("data set", "protocol"),
             n_text_columns=2,
         )
         title = f"{self.a} (A) and {self.b} (B)"
         return to_html([table._replace(title=title, notes=self.notes)])
+
+
+def headlines_of(differences: Sequence[UntestedDifference]) -> list[UntestedDifference]:
+    """Return the differences of primary metrics, and all of data sets without any of these."""
+    cells_with_primary = set()
+    for row in differences:
+        if row.metric_record.primary:
+            cells_with_primary.add((row.dataset, row.protocol))
+    headlines = []
+    for row in differences:
+        has_primary = (row.dataset, row.protocol) in cells_with_primary
+        if row.metric_record.primary or not has_primary:
+            headlines.append(row)
+    return headlines
+
+
+def with_metrics(comparison: Comparison, patterns: Sequence[str]) -> Comparison:
+    """Return a comparison with only the metrics that match a pattern; without patterns, all.
+
+    Raises UsageError for a pattern that no metric matches.
+    """
+    if comparison.untested:
+        differences = select_metrics(comparison.untested, patterns, lambda row: row.metric)
+        return comparison._replace(untested=differences)
+    tests = select_metrics(comparison.tests, patterns, lambda test: test.metric)
+    return comparison._replace(tests=tests)
 
 
 def select_model_results(
@@ -504,24 +563,27 @@ def common_keys(
     if not keys_of_both:
         raise UsageError(
             "no data set and protocol that both have: "
-            f"A has {_keys_text(keys_a)}, B {_keys_text(keys_b)}"
+            f"A has {keys_text(keys_a)}, B {keys_text(keys_b)}"
         )
     notes = []
     for key in keys_a:
         if key not in keys_b:
-            notes.append(f"not compared: only A has {_keys_text([key])}")
+            notes.append(f"not compared: only A has {keys_text([key])}")
     for key in keys_b:
         if key not in keys_a:
-            notes.append(f"not compared: only B has {_keys_text([key])}")
+            notes.append(f"not compared: only B has {keys_text([key])}")
     return keys_of_both, tuple(notes)
 
 
-def _keys_text(keys: Iterable[tuple[str, str]]) -> str:
+def keys_text(keys: Iterable[tuple[str, str]]) -> str:
     """Return data sets and protocols as text.
+
+    At most 20 are named, and the others are counted.
 
     Example: [("coco", "karpathy")] -> "coco (karpathy)".
     """
-    return ", ".join(f"{dataset} ({protocol})" for dataset, protocol in sorted(keys))
+    texts = [f"{dataset} ({protocol})" for dataset, protocol in sorted(keys)]
+    return first_of(texts, _MOST_KEYS)
 
 
 def compare(
@@ -566,15 +628,20 @@ def require_comparable(*results: StoredResult) -> None:
     """
     for a, b in combinations(results, 2):
         for result in (a, b):
-            if result.is_edited:
-                raise UsageError(
-                    f"{result.path} was edited after it was written (`cosmos-eval verify` shows "
-                    "more): measure again"
-                )
+            require_unedited(result)
         try:
             require_same_settings([_setting_without_scores(a), _setting_without_scores(b)])
         except ValueError as error:
             raise UsageError(f"{a.path} and {b.path} cannot be compared: {error}") from error
+
+
+def require_unedited(result: StoredResult) -> None:
+    """Raise UsageError if a result was edited."""
+    if result.is_edited:
+        raise UsageError(
+            f"{result.path} was edited after it was written (`cosmos-eval verify` shows "
+            "more): measure again"
+        )
 
 
 def _setting_without_scores(result: StoredResult) -> dict[str, Any]:
@@ -645,10 +712,14 @@ def differing_settings(a: StoredResult, b: StoredResult) -> Iterator[str]:
 def to_records(comparison: Comparison) -> dict[str, Any]:
     """Return a comparison as a record for JSON, with one record per test.
 
-    The labels of trainings are left out in a comparison of two models.
+    The labels of trainings are left out in a comparison of two models, and `untested` if all
+    differences are tested.
     """
     content = comparison._asdict()
     del content["seeds"]
+    content["untested"] = [_untested_record(row) for row in comparison.untested]
+    if not comparison.untested:
+        del content["untested"]
     content["tests"] = [_test_record(test) for test in comparison.tests]
     if not comparison.trainings:
         del content["trainings"]
@@ -674,6 +745,41 @@ def _test_record(test: MetricTest) -> dict[str, Any]:
         "better": test.better or None,
     }
     return record | error_components(difference)
+
+
+def _untested_record(difference: UntestedDifference) -> dict[str, Any]:
+    """Return a difference without a test as a record for JSON."""
+    return {
+        "dataset": difference.dataset,
+        "protocol": difference.protocol,
+        "metric": difference.metric,
+        "a": difference.a,
+        "b": difference.b,
+        "difference": difference.difference,
+    }
+
+
+def untested_cells(
+    difference: UntestedDifference, options: TableOptions = USUAL
+) -> dict[str, str | None]:
+    """Return a difference without a test as a row of a table, by column title.
+
+    Fractions are in percent. Ranks and ratios stay as they are.
+
+    Args:
+        difference: The metric of both models.
+        options: How many decimals numbers have.
+    """
+    factor = difference.metric_record.factor
+    change = exact_difference(difference.a, difference.b)
+    return {
+        "data set": difference.dataset,
+        "protocol": difference.protocol,
+        "metric": difference.metric,
+        "A": options.format_number(difference.a, factor),
+        "B": options.format_number(difference.b, factor),
+        "A - B": options.format_number(change, factor, sign="+"),
+    }
 
 
 def error_components(difference: PairedDifference | GroupDifference) -> dict[str, Any]:

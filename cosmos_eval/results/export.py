@@ -162,12 +162,13 @@ def load_samples(result: str | Path) -> pd.DataFrame:
     return table.astype(dict.fromkeys(integer_columns, "Int64"))
 
 
-def export(table: pd.DataFrame, path: Path) -> int:
-    """Write a table to a .csv or .parquet file, with exact floats.
+def export(table: pd.DataFrame, path: Path, format: str | None = None) -> int:
+    """Write a table to a CSV or Parquet file, with exact floats.
 
     Args:
         table: The table.
-        path: The file, whose suffix decides on the format.
+        path: The file.
+        format: `csv` or `parquet`; None: the suffix of the file decides.
 
     Returns:
         The number of texts that were escaped in a CSV file, see `csv_of`; 0 for Parquet.
@@ -176,10 +177,11 @@ def export(table: pd.DataFrame, path: Path) -> int:
         UsageError: For another suffix, if pyarrow is missing, and if the file cannot be written.
     """
     n_escaped = 0
-    if path.suffix == ".csv":
+    suffix = f".{format}" if format else path.suffix
+    if suffix == ".csv":
         text, n_escaped = csv_of(table)
         content = text.encode()
-    elif path.suffix == ".parquet":
+    elif suffix == ".parquet":
         try:
             content = table.to_parquet(None, engine="pyarrow", index=False)
         except ImportError as error:
@@ -187,7 +189,8 @@ def export(table: pd.DataFrame, path: Path) -> int:
             raise UsageError(f"Parquet needs pyarrow: {command}, or export to .csv") from error
     else:
         raise UsageError(
-            f"cannot export to '{path.suffix}' files: end --output in .csv or .parquet"
+            f"cannot export to '{path.suffix}' files: end --output in .csv or .parquet, or name "
+            "the --format"
         )
     try:
         write_atomically(path, content)

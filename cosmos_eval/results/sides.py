@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
+from cosmos_core.utils.text import first_of
 from cosmos_eval.results import compare, groups
 from cosmos_eval.results.compare import Comparison
+from cosmos_eval.results.exchange.differences import compare_without_samples
+from cosmos_eval.results.exchange.places import find_results
+from cosmos_eval.results.exchange.record import ImportedResult
 from cosmos_eval.results.labels import StoredResult, result_warnings
-from cosmos_eval.results.store import read_samples, read_stored, result_paths
-from cosmos_eval.types import UsageError
+from cosmos_eval.results.store import read_samples, read_stored
+from cosmos_eval.types import UsageError, nearest
+
+_MOST_MODELS = 10  # that an error names
 
 
 def read_comparison(
@@ -23,7 +30,7 @@ def read_comparison(
     """Read results and compare two models on the same samples, or two groups of trainings.
 
     Args:
-        a: A result file, or a folder of results.
+        a: A result file, a folder of results, or a file of another tool.
         b: The file or folder of the other side. By default it is the folder `a`.
         models: The names of both models. One name stands for both sides. Without names, each side
             must have the results of one model.
@@ -37,21 +44,22 @@ def read_comparison(
         UsageError: If the sides are not two models or two groups, or cannot be compared.
     """
     _require_two_sides(b, models, trainings)
-    results_a = _read_results(a)
-    results_b = results_a if b is None else _read_results(b)
+    side_a = _read_side(a)
+    side_b = side_a if b is None else _read_side(b)
     if trainings:
         name_a, name_b = trainings
         comparison = groups.compare(
-            groups.select_group_results(results_a, name_a),
-            groups.select_group_results(results_a, name_b),
+            groups.select_group_results(side_a.results, name_a),
+            groups.select_group_results(side_a.results, name_b),
             read_samples,
             by_seed=same_seeds,
         )
     else:
-        comparison = _compare_models(a, results_a, b or a, results_b, models)
-    warnings = list(result_warnings(results_a))
-    if results_b is not results_a:
-        warnings += result_warnings(results_b)
+        comparison = _compare_models(side_a, side_b, models)
+    warnings = [*side_a.notes, *side_b.notes]
+    warnings += result_warnings(side_a.results)
+    if side_b is not side_a:
+        warnings += result_warnings(side_b.results)
     return comparison._replace(notes=(*dict.fromkeys(warnings), *comparison.notes))
 
 
@@ -68,25 +76,75 @@ def _require_two_sides(b: Path | None, models: Sequence[str], trainings: Sequenc
         raise UsageError("Missing argument 'B': name it, or give --model or --group twice")
 
 
-def _read_results(path: Path) -> list[StoredResult]:
-    """Read a result or a folder of results. Their metrics are checked when they are compared."""
-    return read_stored(result_paths(path) if path.is_dir() else [path])
+class _Side(NamedTuple):
+    """The results of a file or a folder."""
+
+    path: Path
+    # The results of cosmos-eval. Their metrics are checked when they are compared.
+    results: list[StoredResult]
+    # The results of other tools.
+    imported: list[ImportedResult]
+    # What was not read, one line each.
+    notes: list[str]
 
 
-def _compare_models(
-    path_a: Path,
-    results_a: Sequence[StoredResult],
-    path_b: Path,
-    results_b: Sequence[StoredResult],
-    models: Sequence[str],
-) -> Comparison:
+def _read_side(path: Path) -> _Side:
+    """Read a result, a folder of results, or a file of another tool."""
+    if not path.exists():
+        return _Side(path, read_stored([path]), [], [])  # raises an error that names the file
+    files = find_results([path])
+    return _Side(path, read_stored(files.paths), files.imported, files.notes)
+
+
+def _compare_models(side_a: _Side, side_b: _Side, models: Sequence[str]) -> Comparison:
     """Compare two models. `models` names one model for both sides, or A's model, then B's.
 
-    Without names, the results of each path must be results of one model.
+    Without names, the results of each side must be results of one model. If one of the models was
+    measured by another tool, differences are not tested.
     """
     names: Sequence[str | None] = models or [None]
-    chosen_a = compare.select_model_results(results_a, names[0], str(path_a))
-    chosen_b = compare.select_model_results(results_b, names[-1], str(path_b))
-    pairs, unpaired_notes = compare.pair_results(chosen_a, chosen_b)
-    comparison = compare.compare(pairs, read_samples)
-    return comparison._replace(notes=(*unpaired_notes, *comparison.notes))
+    imported_a = _select_imported(side_a, names[0])
+    imported_b = _select_imported(side_b, names[-1])
+    if not imported_a and not imported_b:
+        chosen_a = compare.select_model_results(side_a.results, names[0], str(side_a.path))
+        chosen_b = compare.select_model_results(side_b.results, names[-1], str(side_b.path))
+        pairs, unpaired_notes = compare.pair_results(chosen_a, chosen_b)
+        comparison = compare.compare(pairs, read_samples)
+        return comparison._replace(notes=(*unpaired_notes, *comparison.notes))
+
+    return compare_without_samples(
+        imported_a or compare.select_model_results(side_a.results, names[0], str(side_a.path)),
+        imported_b or compare.select_model_results(side_b.results, names[-1], str(side_b.path)),
+    )
+
+
+def _select_imported(side: _Side, name: str | None) -> list[ImportedResult]:
+    """Return the imported results of one model of a side.
+
+    Args:
+        side: The results.
+        name: The name of the model; None if the side must have one model.
+
+    Returns:
+        The results; empty if a model of that name was measured by cosmos-eval.
+
+    Raises:
+        UsageError: If no model, or several models without a name, are there.
+    """
+    measured_models = {result.model for result in side.results}
+    models = {result.model for result in side.imported}
+    if not models:
+        return []
+    if name is None and len(models | measured_models) > 1:
+        choices = first_of(sorted(models | measured_models), _MOST_MODELS)
+        raise UsageError(
+            f"{side.path} has several models ({choices}): choose with --model, A's then B's"
+        )
+    if any(name is None or result.is_called(name) for result in side.results):
+        return []
+    if name is not None and name not in models:
+        all_models = sorted(models | measured_models)
+        raise UsageError(
+            f"{side.path} has no result of model '{name}'; nearest: {nearest(name, all_models)}"
+        )
+    return [result for result in side.imported if name in (None, result.model)]

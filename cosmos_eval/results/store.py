@@ -9,7 +9,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +30,9 @@ Record = Mapping[str, Any]
 ReadSamples = Callable[[Path], Samples]
 """A function that returns the per-sample arrays of a result file, such as `read_samples`. It raises
 UsageError if there are none."""
+
+RESULT_SUFFIX = ".json"
+"""The suffix of the file of a result."""
 
 _MOST_BYTES = 1 << 30  # of samples; 5,000 images with 171 classes take 1.3 MB packed
 _TASKS_OF_VERSION_1 = frozenset({"retrieval", "cls", "seg", "select"})
@@ -74,7 +77,7 @@ def store_result(directory: Path, row: ResultRow, samples: Samples) -> StoredRes
     record["provenance"]["record_sha256"] = record_sha256(record)
 
     # Check the record as it will be read.
-    path = directory / f"{file_stem(row)}.json"
+    path = directory / f"{file_stem(row)}{RESULT_SUFFIX}"
     content = _to_json(record, indent=2).encode() + b"\n"
     stored = StoredResult(path, validate(ResultRow, content, str(path)))
     try:
@@ -468,14 +471,17 @@ def samples_of(path: Path, stored: ResultFiles) -> Samples:
     return samples
 
 
-def list_results(place: Path) -> tuple[list[Path], list[str]]:
-    """Return the JSON files in a folder and its subfolders, and messages on faults.
+def list_results(
+    place: Path, suffixes: Sequence[str] = (RESULT_SUFFIX,)
+) -> tuple[list[Path], list[str]]:
+    """Return the files of results in a folder and its subfolders, and messages on faults.
 
     Hidden files are left out, since killed runs may leave them, and so are hidden folders. Symbolic
     links to folders are not followed, since results would then be listed twice.
 
     Args:
         place: A folder, or a file, which is returned without a check.
+        suffixes: The suffixes of the files to list.
 
     Returns:
         The sorted paths, and one message for each folder that cannot be read, or one message if the
@@ -490,7 +496,7 @@ def list_results(place: Path) -> tuple[list[Path], list[str]]:
         # os.walk visits only the subfolders that stay in this list.
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         for name in file_names:
-            if name.endswith(".json") and not name.startswith("."):
+            if name.endswith(tuple(suffixes)) and not name.startswith("."):
                 paths.append(Path(folder, name))
 
     faults = []
@@ -499,23 +505,23 @@ def list_results(place: Path) -> tuple[list[Path], list[str]]:
         if not isinstance(error, FileNotFoundError):
             faults.append(f"cannot read folder {error.filename}: {error.strerror}")
     if not paths and not faults:
-        faults = [_no_results_in(place)]
+        faults = [no_results_in(place)]
     return sorted(paths), faults
 
 
-def result_paths(place: Path) -> list[Path]:
-    """Return the sorted JSON files of the results in a folder, as `list_results` does.
+def result_paths(place: Path, suffixes: Sequence[str] = (RESULT_SUFFIX,)) -> list[Path]:
+    """Return the sorted files of the results in a folder, as `list_results` does.
 
     Raises UsageError if the folder is missing, has no results or cannot be read.
     """
     if not os.path.lexists(place):
-        raise UsageError(_no_results_in(place))
-    paths, faults = list_results(place)
+        raise UsageError(no_results_in(place))
+    paths, faults = list_results(place, suffixes)
     if faults:
         raise UsageError(faults[0])
     return paths
 
 
-def _no_results_in(place: Path) -> str:
+def no_results_in(place: Path) -> str:
     """Return the message for a folder without results."""
     return f"no results (*.json) in {place}: run `cosmos-eval run` first"

@@ -146,11 +146,30 @@ def _datasets_text(suite: Suite) -> str:
     return "; ".join(texts)
 
 
+def formats() -> list[Record]:
+    """List the names of data sets and metrics in files of other tools, and their names here."""
+    from cosmos_eval.results.exchange.names import name_rows
+
+    records = []
+    for row in name_rows():
+        record = {
+            "format": row["format"],
+            "kind": row["kind"],
+            "name there": row["there"],
+            "name here": row["here"] or "not read",
+            "protocol": row["protocol"],
+            "only for": row["dataset"] or row["task"],
+        }
+        records.append(record)
+    return records
+
+
 LISTS = {
     "models": models,
     "tasks": tasks,
     "datasets": datasets,
     "protocols": protocols,
     "suites": suites,
+    "formats": formats,
 }
 """The functions that return the lists, by the argument of `cosmos-eval list`."""

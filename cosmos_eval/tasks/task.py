@@ -290,6 +290,13 @@ class Task(ABC):
                 return replace(metric, name=name)
         return Metric(name)
 
+    def has_metric(self, name: str) -> bool:
+        """Return whether the task has a metric, such as `acc1`, or `acc1_urban` by `acc1_*`."""
+        return name in self.by_name or any(
+            metric.members is not None and name.startswith(metric.name.removesuffix("*"))
+            for metric in self.metrics
+        )
+
     def measure_one(
         self,
         encoder: Encoder,

@@ -36,6 +36,8 @@ def draw_comparison(comparison: Comparison, columns: int, *, all_metrics: bool =
     Raises:
         UsageError: If there is nothing to draw.
     """
+    if comparison.untested:
+        raise UsageError("nothing to draw: imported results have no samples, so no intervals")
     tests_by_unit: dict[str, list[MetricTest]] = {}
     for test in comparison.tests:
         if all_metrics or test.metric_record.primary:

@@ -36,6 +36,7 @@ MEANINGS = {
     "partial": "Not ranked: results of a part of the samples only.",
     "second-hand": "Not ranked: second-hand numbers, quoted from a paper by somebody else.",
     "unverified": "Not ranked: unverified numbers, which are not from the authors' own page.",
+    "imported": "Not ranked: imported numbers, which another tool wrote to a file without samples.",
     "cut": "Captions cut: the share that did not fit the model's context.",
     "random_ties": "Random ties: R@1 if captions or images with equal features were in random "
     "order; R@1 itself ranks wrong ones above the right one.",
@@ -322,6 +323,8 @@ def _meanings_of_entries(entries: Sequence[Entry]) -> set[str]:
             names.add("partial")
         if entry.source == "second-hand":
             names.add("second-hand")
+        if entry.source == "imported":
+            names.add("imported")
         # An edited result is unverified too, but has a warning of its own.
         if entry.source == "unverified" and entry.stored is None:
             names.add("unverified")

@@ -10,14 +10,15 @@ from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, cast
 
 from cosmos_eval.protocols.webdatasets import WEBDATASETS, main_metric
+from cosmos_eval.results.exchange.record import ImportedResult
 from cosmos_eval.results.identity import is_partial
 from cosmos_eval.results.labels import StoredResult, distinct_results, label_results
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.text import difference_text
-from cosmos_eval.tasks import usable_task
+from cosmos_eval.tasks import metric_of, usable_task
 from cosmos_eval.types import base_protocol_name
 
-Source = Literal["measured", "published", "second-hand", "unverified"]
+Source = Literal["measured", "published", "second-hand", "unverified", "imported"]
 
 DATACOMP = "datacomp"
 MEAN_RECALL = "mean_recall@1"
@@ -55,7 +56,8 @@ class Entry(NamedTuple):
     metrics: Mapping[str, float]
     # The confidence interval of each metric, by name, with the keys `low` and `high`.
     intervals: Mapping[str, Mapping[str, Any]]
-    # Who measured the numbers. An edited result is `unverified`.
+    # Who measured the numbers. An edited result is `unverified`. The result of another tool, whose
+    # samples are unknown, is `imported`.
     source: Source
     # Whether only a part of the samples was measured; such results are shown and never ranked.
     partial: bool = False
@@ -209,6 +211,30 @@ def entries_of(results: Iterable[StoredResult]) -> list[Entry]:
     return sorted(entries, key=lambda entry: entry.key)
 
 
+def imported_entries(results: Iterable[ImportedResult]) -> list[Entry]:
+    """Return one entry per result of another tool, sorted by key.
+
+    Tables show the headline metrics, or all metrics of a result that has none, such as R@5.
+    """
+    entries = []
+    for result in results:
+        entry = Entry(
+            model=result.model,
+            task=result.task,
+            dataset=result.dataset,
+            protocol=result.protocol,
+            metrics=result.metrics,
+            intervals={},
+            source="imported",
+        )
+        has_headline = any(name in result.metrics for name in headlines_of(entry))
+        if not has_headline:
+            titles = {name: metric_of(result.task, name).label or name for name in result.metrics}
+            entry = entry._replace(titles=titles)
+        entries.append(entry)
+    return sorted(entries, key=lambda entry: entry.key)
+
+
 @cache
 def read_published_entries() -> tuple[Entry, ...]:
     """Return the entries of all numbers that others published, sorted by key.
@@ -281,14 +307,14 @@ def _read_published_lines(text: str) -> Iterator[Mapping[str, str]]:
             yield {**record, "model": line["model"], "percent": percent}
 
 
-def published_beside(results: Iterable[StoredResult]) -> list[Entry]:
-    """Return the published entries that are shown beside results.
+def published_beside(entries: Iterable[Entry]) -> list[Entry]:
+    """Return the published entries that are shown beside the entries of results.
 
     These are all entries, except that DataComp's numbers of 112 models are left out if no result
-    was measured under DataComp's protocol.
+    has DataComp's protocol.
     """
     published_entries = read_published_entries()
-    has_datacomp = any(result.row.protocol == DATACOMP for result in results)
+    has_datacomp = any(entry.protocol == DATACOMP for entry in entries)
     if has_datacomp:
         return list(published_entries)
     return [entry for entry in published_entries if entry.protocol != DATACOMP]

@@ -216,7 +216,7 @@ def _mean_record(mean: Mean | None) -> dict[str, Any] | None:
 
 def score_models(
     suite: Suite,
-    measured_entries: Sequence[Entry],
+    result_entries: Sequence[Entry],
     *,
     with_published: bool,
     by_group: bool,
@@ -226,12 +226,12 @@ def score_models(
 
     Args:
         suite: The members, which are data sets with their protocols and metrics.
-        measured_entries: The results as rows of a leaderboard.
+        result_entries: The measured and imported results as rows of a leaderboard.
         with_published: True if models get a mean of published numbers too.
         by_group: True if the trainings of a group, such as several seeds, get one mean.
         model_patterns: Only models whose names match one of them are shown; empty: all.
     """
-    entries = list(measured_entries)
+    entries = list(result_entries)
     if with_published:
         entries += read_published_entries()
     chosen_entries = select_entries(entries, NamePatterns(models=model_patterns))
@@ -282,8 +282,9 @@ def suite_score(
     for group in incomplete_groups:
         notes.append(_incomplete_note(group, members, suite_means.members_of(group)))
     notes += _exception_notes(members, results, entries)
-    for url in dict.fromkeys(row.url for row in published_rows):
+    for url in dict.fromkeys(row.url for row in published_rows if row.url):
         notes.append(f"Published: {url}.")
+    notes += _import_notes(published_rows, entries)
     return SuiteScore(
         suite=suite,
         metric=metric,
@@ -292,6 +293,22 @@ def suite_score(
         notes=tuple(notes),
         clusters=suite_means.clusters,
     )
+
+
+def _import_notes(rows: Iterable[Row], entries: Iterable[Entry]) -> Iterator[str]:
+    """Yield notes on the imported numbers of a suite, if there are any.
+
+    Args:
+        rows: The rows of models with imported numbers of all members, among others.
+        entries: The numbers of all models.
+    """
+    shown_models = {row.model for row in rows if row.source == "imported"}
+    models = {entry.model for entry in entries if entry.source == "imported"}
+    if shown_models:
+        yield "Imported: means of numbers that another tool wrote to files, not ranked."
+    hidden_models = sorted(models - shown_models)
+    if hidden_models:
+        yield f"Not shown, since their imported numbers lack members: {', '.join(hidden_models)}."
 
 
 def _measured_rows(
@@ -382,26 +399,28 @@ def entry_of(member: SuiteMember, entries: Iterable[Entry]) -> Entry | None:
 def _published_rows(
     members: Sequence[SuiteMember], entries: Iterable[Entry], metric: Metric
 ) -> list[Row]:
-    """Return a row for each model with published numbers of all members, from the best mean down.
+    """Return a row for each model with published or imported numbers of all members.
+
+    The best mean comes first.
 
     Args:
         members: The members of the suite.
         entries: The results and published numbers of all models.
         metric: A metric of the suite, which says whether higher is better.
     """
-    entries_by_model: dict[str, dict[tuple[str, str, str], Entry]] = {}
+    entries_by_row: dict[tuple[str, Source], dict[tuple[str, str, str], Entry]] = {}
     for entry in entries:
-        if entry.source == "published" and not entry.stored:
+        if entry.source in ("published", "imported") and not entry.stored:
             key = (entry.task, entry.dataset, entry.protocol)
-            entries_by_model.setdefault(entry.model, {})[key] = entry
+            entries_by_row.setdefault((entry.model, entry.source), {})[key] = entry
 
     # Sort by a number of which lower is better, and then by the name of the model.
     sign = -1 if metric.higher_is_better else 1
     rows_by_sort_key = {}
-    for model, model_entries in entries_by_model.items():
+    for (model, source), row_entries in entries_by_row.items():
         values, urls = [], set()
         for member in members:
-            member_entry = model_entries.get((member.task, member.dataset, member.protocol))
+            member_entry = row_entries.get((member.task, member.dataset, member.protocol))
             value = _published_value(member, member_entry)
             if member_entry and value is not None:
                 values.append(value)
@@ -410,8 +429,8 @@ def _published_rows(
         if has_all_members:
             mean = Mean(float(weighted_mean(values, members)))
             url = ", ".join(sorted(urls))
-            row = Row(model, len(members), mean, source="published", url=url)
-            rows_by_sort_key[sign * mean.value, model] = row
+            row = Row(model, len(members), mean, source=source, url=url)
+            rows_by_sort_key[sign * mean.value, model, source] = row
     return [rows_by_sort_key[sort_key] for sort_key in sorted(rows_by_sort_key)]
 
 

@@ -11,11 +11,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cosmos_eval.results import text
 from cosmos_eval.results.captions import measured_sentence, sizes_sentence
+from cosmos_eval.results.exchange.record import ImportedResult
 from cosmos_eval.results.export import csv_of
 from cosmos_eval.results.labels import StoredResult, shorten_names
 from cosmos_eval.results.latex import PREAMBLE, to_latex
 from cosmos_eval.results.leaderboard.board import BEST_BY_MARK, MEANINGS, make_boards
-from cosmos_eval.results.leaderboard.entries import Entry, entries_of, published_beside
+from cosmos_eval.results.leaderboard.entries import (
+    Entry,
+    entries_of,
+    imported_entries,
+    published_beside,
+)
 from cosmos_eval.results.leaderboard.facts import COLUMNS, facts_of, model_table
 from cosmos_eval.results.leaderboard.groups import GroupMean, group_means, group_table
 from cosmos_eval.results.leaderboard.ranking import (
@@ -84,6 +90,7 @@ def make_leaderboard(
     results: Sequence[StoredResult],
     options: TableOptions,
     *,
+    imported: Sequence[ImportedResult] = (),
     suite: Suite | None = None,
     groups: bool = False,
     facts: bool = False,
@@ -97,6 +104,7 @@ def make_leaderboard(
     Args:
         results: The results, which `label_results` labelled.
         options: The names that are selected, and how tables show them.
+        imported: Results that other tools wrote to files.
         suite: A suite of data sets, whose mean is added.
         groups: True if means over the seeds of each group of trainings are added.
         facts: True if facts of the models are added.
@@ -110,10 +118,10 @@ def make_leaderboard(
         UsageError: For names that no result has, for a suite without results, and if two results of
             one model on one data set differ.
     """
-    measured_entries = entries_of(results)
-    all_entries = list(measured_entries)
+    result_entries = [*entries_of(results), *imported_entries(imported)]
+    all_entries = list(result_entries)
     if published:
-        all_entries += published_beside(results)
+        all_entries += published_beside(result_entries)
     selected_entries = select_entries(all_entries, options.patterns)
     entries = headline_entries(
         selected_entries, with_variants=variants, with_other_settings=other_settings
@@ -125,7 +133,7 @@ def make_leaderboard(
 
         score = score_models(
             suite,
-            measured_entries,
+            result_entries,
             with_published=published,
             by_group=groups,
             model_patterns=options.patterns.models,

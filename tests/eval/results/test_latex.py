@@ -270,7 +270,7 @@ def test_a_paper_of_two_columns_with_tables_and_a_figure_compiles_and_fits(
 ):
     results = read_checked(result_paths(RESULTS))
     measured = entries_of(results)
-    all_entries = [*measured, *published_beside(results)]
+    all_entries = [*measured, *published_beside(measured)]
     file = tmp_path / "two.yaml"
     file.write_text(SUITE)
     suite = suite_score(read_score(str(file)), measured)
