@@ -19,7 +19,7 @@ from cosmos_eval.results.text import one_line
 from cosmos_eval.types import UsageError
 
 _SUFFIXES = (RESULT_SUFFIX, *(suffix for format in FORMATS.values() for suffix in format.suffixes))
-# Only results of cosmos-eval have a version that is a number.
+# Only results of cosmos-eval have a version that is a number. They need not be parsed here.
 _VERSION = re.compile(r'"schema_version"\s*:\s*\d')
 _MOST_FILES, _MOST_NAMES = 2, 5  # that a note lists
 
