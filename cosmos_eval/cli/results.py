@@ -474,16 +474,21 @@ def verify(
             metavar="[RESULT]...", help=f"Result files, or folders of them. Default: {RESULTS}."
         ),
     ] = None,
+    like: Annotated[
+        File, option("DIR", "Results whose data, revision, precision and settings are demanded.")
+    ] = None,
     format: options.Format = "table",
 ) -> None:
     """Recompute results from their stored samples.
 
     Every figure must be exactly the stored one. Exit status: 0 all are verified, 1 something
-    differs, 2 something cannot be read.
+    differs, 2 something cannot be read, or --like has no result of the data set.
     """
+    from cosmos_eval.results.accepted import read_accepted
     from cosmos_eval.results.verify import verify_all
 
-    verdicts = list(verify_all(results or [RESULTS]))
+    accepted = None if like is None else read_accepted(like)
+    verdicts = list(verify_all(results or [RESULTS], accepted))
     count_by_outcome = Counter(verdict.outcome for verdict in verdicts)
     if format == "json":
         print_json([verdict._asdict() | {"outcome": verdict.outcome} for verdict in verdicts])
