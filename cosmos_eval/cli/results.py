@@ -80,6 +80,7 @@ def leaderboard(
     groups: Annotated[
         bool, flag("--groups", "Add means over the seeds of a training; --suite, too.", CONTENT)
     ] = False,
+    labs: options.Labs = False,
     facts: Annotated[
         bool, flag("--facts", "Add parameters, GFLOPs, image size, training, speed.", CONTENT)
     ] = False,
@@ -119,15 +120,20 @@ def leaderboard(
     if format == "html" and output is None and sys.stdout.isatty():
         raise UsageError("--format html is a page for a browser: add --output board.html")
     _require_tex(format, columns, caption)
+    if labs and format == "csv":
+        raise UsageError("--labs has tables and JSON: choose another --format than csv")
     patterns = NamePatterns.split(
         models=models, datasets=datasets, protocols=protocols, metrics=metrics
     )
     shows_results = suite is None or members or groups or format in _FORMATS_WITH_ALL
     _require_shown_results(suite, patterns, members=members, shows_results=shows_results)
+    from cosmos_eval.results.labels import assign_labs
     from cosmos_eval.results.leaderboard.writers import make_leaderboard
     from cosmos_eval.runner.suites import read_score
 
     results = read_results(directory)
+    if labs:
+        results = assign_labs(results, directory)
     # Who names protocols or models wants to see them.
     shows_all_results = all_results or format in _FORMATS_WITH_ALL
     board = make_leaderboard(
@@ -146,6 +152,7 @@ def leaderboard(
         ),
         suite=None if suite is None else read_score(suite),
         groups=groups,
+        labs=labs,
         facts=facts,
         published=with_published,
         variants=shows_all_results or len(patterns.protocols) > 0,
@@ -203,7 +210,8 @@ def _write_board(
     has_no_room_for_warnings = format in ("csv", "json")  # others have them below their tables
     if has_no_room_for_warnings:
         print_notes(result_warnings(results))
-    print_notes(repeat_notes(results))
+    if board.labs is None:  # else the table of labs has the repeated results
+        print_notes(repeat_notes(results))
 
 
 def reproduce(
@@ -259,6 +267,7 @@ def report(
     output: Annotated[Path, output_file("FILE", "The .html page to write.")],
     directory: options.ResultFolder = RESULTS,
     suite: options.Suite = None,
+    labs: options.Labs = False,
     with_published: options.Published = True,
     pictures: Annotated[
         bool, flag("--pictures/--no-pictures", "Show examples; models may compute them.", CONTENT)
@@ -281,6 +290,7 @@ def report(
             directory,
             output,
             suite=suite,
+            labs=labs,
             with_published=with_published,
             pictures=pictures,
             datasets=dataset or (),
