@@ -485,7 +485,8 @@ def verify(
         ),
     ] = None,
     like: Annotated[
-        File, option("DIR", "Results whose data, revision, precision and settings are demanded.")
+        File,
+        option("DIR", "Other results, whose data, revision, precision and settings are demanded."),
     ] = None,
     format: options.Format = "table",
 ) -> None:
@@ -497,8 +498,9 @@ def verify(
     from cosmos_eval.results.accepted import read_accepted
     from cosmos_eval.results.verify import verify_all
 
-    accepted = None if like is None else read_accepted(like)
-    verdicts = list(verify_all(results or [RESULTS], accepted))
+    places = results or [RESULTS]
+    accepted = None if like is None else read_accepted(like, places)
+    verdicts = list(verify_all(places, accepted))
     count_by_outcome = Counter(verdict.outcome for verdict in verdicts)
     if format == "json":
         print_json([verdict._asdict() | {"outcome": verdict.outcome} for verdict in verdicts])

@@ -4,23 +4,33 @@ The terms are the setting that comparisons need, see `compare.setting_of_result`
 A new result must also record the hash of its data, and the revision, if the accepted results do.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from cosmos_eval.results.compare import DATA_FIELDS, describe_mismatches, setting_of_result
 from cosmos_eval.results.labels import StoredResult
 from cosmos_eval.results.record import ResultRow
-from cosmos_eval.results.store import read_stored, result_paths
+from cosmos_eval.results.store import list_results, read_stored, result_paths
 from cosmos_eval.types import UsageError
 
 
-def read_accepted(folder: Path) -> list[StoredResult]:
+def read_accepted(folder: Path, new_places: Iterable[Path] = ()) -> list[StoredResult]:
     """Read the accepted results in a folder and its subfolders.
 
-    Raises UsageError if there are none, or if a file is not a result or was edited.
+    Args:
+        folder: The folder, which may also hold new results.
+        new_places: Files and folders of new results, which are not read.
+
+    Raises:
+        UsageError: If the folder has no result at all, or if a file is not a result or was edited.
     """
-    results = read_stored(result_paths(folder))
+    new_paths = set()
+    for place in new_places:
+        paths, _ = list_results(place)
+        new_paths.update(path.resolve() for path in paths)
+    accepted_paths = [path for path in result_paths(folder) if path.resolve() not in new_paths]
+    results = read_stored(accepted_paths)
     for result in results:
         if result.unchanged is False:
             raise UsageError(f"{result.path}: this accepted result was edited: restore it")

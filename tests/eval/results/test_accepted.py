@@ -89,6 +89,18 @@ def test_a_field_that_only_the_new_result_records(verify_new) -> None:
 
 
 @pytest.mark.parametrize("difference", [{"dataset": "b"}, {"protocol": "b"}])
+def test_new_results_do_not_accept_themselves(command, tmp_path) -> None:
+    for model in ("a", "b"):
+        store(tmp_path / "all" / "new", model={"spec": model}, provenance={"precision": "bf16"})
+    done = command("verify", "all/new", "--like", "all")
+    assert done.status == 2
+    assert done.out.count("no accepted result of scenes-cls (scenes)") == 2
+    store(tmp_path / "all" / "old", model={"spec": "a"})
+    done = command("verify", "all/new", "--like", tmp_path / "all")
+    assert done.status == 1
+    assert done.out.count("precision is bf16 and fp32 there") == 2
+
+
 def test_a_data_set_without_an_accepted_result(verify_new, difference) -> None:
     store(Path("accepted"), **difference)
     status, lines = verify_new()
