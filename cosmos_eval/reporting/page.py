@@ -22,7 +22,6 @@ from cosmos_eval.results.leaderboard.facts import model_table
 from cosmos_eval.results.leaderboard.labs import lab_table
 from cosmos_eval.results.leaderboard.task_tables import capitalized_title
 from cosmos_eval.results.pages import TABLE_SCRIPTS, join_scripts, read_static, security_policy
-from cosmos_eval.results.table import sections_to_column
 from cosmos_eval.results.text import html_templates, html_value, percent, rounded, script_json
 from cosmos_eval.tasks import known_tasks
 from cosmos_eval.types import UsageError
@@ -219,7 +218,7 @@ def _render(content: Content, gallery: Gallery) -> bytes:
         few_classes=_FEW_CLASSES,
         overview_bars=tables.overview_bars(content.overview) if content.overview else None,
         anchors=anchors,
-        lab_table=sections_to_column(lab_table(content.labs)),
+        lab_table=lab_table(content.labs),
         **groups.template_values(content.groups),
         **_model_values(content),
         **_gallery_values(gallery),
