@@ -25,7 +25,7 @@ def read_accepted(folder: Path, new_places: Iterable[Path] = ()) -> list[StoredR
     Raises:
         UsageError: If the folder has no result at all, or if a file is not a result or was edited.
     """
-    new_paths = set()
+    new_paths: set[Path] = set()
     for place in new_places:
         paths, _ = list_results(place)
         new_paths.update(path.resolve() for path in paths)
