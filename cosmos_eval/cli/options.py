@@ -217,6 +217,9 @@ Model = Annotated[
 ]
 Names = Annotated[Texts, option("NAME", "Name of a model in tables; one per --model.")]
 ResultFolder = Annotated[Path, Argument(metavar="[DIR]", help="A folder of results.")]
+Labs = Annotated[
+    bool, flag("--labs", "Name and compare labs, each of which has a folder in DIR.", CONTENT)
+]
 Strict = Annotated[bool, flag("--strict", "Refuse results of edited code or an unknown commit.")]
 
 Arch = Annotated[Text, option("NAME|FILE", "OpenCLIP architecture of a checkpoint.", MODELS)]

@@ -86,6 +86,7 @@ def leaderboard(
     groups: Annotated[
         bool, flag("--groups", "Add means over the seeds of a training; --suite, too.", CONTENT)
     ] = False,
+    labs: options.Labs = False,
     facts: Annotated[
         bool, flag("--facts", "Add parameters, GFLOPs, image size, training, speed.", CONTENT)
     ] = False,
@@ -125,6 +126,8 @@ def leaderboard(
     if format == "html" and output is None and sys.stdout.isatty():
         raise UsageError("--format html is a page for a browser: add --output board.html")
     _require_tex(format, columns, caption)
+    if labs and format == "csv":
+        raise UsageError("--labs has tables and JSON: choose another --format than csv")
     patterns = NamePatterns.split(
         models=models, datasets=datasets, protocols=protocols, metrics=metrics
     )
@@ -132,11 +135,16 @@ def leaderboard(
     _require_shown_results(suite, patterns, members=members, shows_results=shows_results)
     from cosmos_eval.results.checked import read_checked
     from cosmos_eval.results.exchange.places import find_results
+    from cosmos_eval.results.labels import assign_labs
     from cosmos_eval.results.leaderboard.writers import make_leaderboard
     from cosmos_eval.runner.suites import read_score
 
+    if labs and len(places or [RESULTS]) > 1:
+        raise UsageError("--labs takes one folder, which has a folder for each lab")
     files = find_results(places or [RESULTS])
     results = read_checked(files.paths)
+    if labs:
+        results = assign_labs(results, (places or [RESULTS])[0])
     # Who names protocols or models wants to see them.
     shows_all_results = all_results or format in _FORMATS_WITH_ALL
     board = make_leaderboard(
@@ -156,6 +164,7 @@ def leaderboard(
         imported=files.imported,
         suite=None if suite is None else read_score(suite),
         groups=groups,
+        labs=labs,
         facts=facts,
         published=with_published,
         variants=shows_all_results or len(patterns.protocols) > 0,
@@ -214,7 +223,8 @@ def _write_board(
     has_no_room_for_warnings = format in ("csv", "json")  # others have them below their tables
     if has_no_room_for_warnings:
         print_notes(result_warnings(results))
-    print_notes(repeat_notes(results))
+    if board.labs is None:  # else the table of labs has the repeated results
+        print_notes(repeat_notes(results))
 
 
 def reproduce(
@@ -270,6 +280,7 @@ def report(
     output: Annotated[Path, output_file("FILE", "The .html page to write.")],
     directory: options.ResultFolder = RESULTS,
     suite: options.Suite = None,
+    labs: options.Labs = False,
     with_published: options.Published = True,
     pictures: Annotated[
         bool, flag("--pictures/--no-pictures", "Show examples; models may compute them.", CONTENT)
@@ -292,6 +303,7 @@ def report(
             directory,
             output,
             suite=suite,
+            labs=labs,
             with_published=with_published,
             pictures=pictures,
             datasets=dataset or (),
@@ -499,16 +511,23 @@ def verify(
             metavar="[RESULT]...", help=f"Result files, or folders of them. Default: {RESULTS}."
         ),
     ] = None,
+    like: Annotated[
+        File,
+        option("DIR", "Other results, whose data, revision, precision and settings are demanded."),
+    ] = None,
     format: options.Format = "table",
 ) -> None:
     """Recompute results from their stored samples.
 
     Every figure must be exactly the stored one. Exit status: 0 all are verified, 1 something
-    differs, 2 something cannot be read.
+    differs, 2 something cannot be read, or --like has no result of the data set.
     """
+    from cosmos_eval.results.accepted import read_accepted
     from cosmos_eval.results.verify import verify_all
 
-    verdicts = list(verify_all(results or [RESULTS]))
+    places = results or [RESULTS]
+    accepted = None if like is None else read_accepted(like, places)
+    verdicts = list(verify_all(places, accepted))
     count_by_outcome = Counter(verdict.outcome for verdict in verdicts)
     if format == "json":
         print_json([verdict._asdict() | {"outcome": verdict.outcome} for verdict in verdicts])

@@ -18,6 +18,7 @@ from cosmos_eval.results import compare
 from cosmos_eval.results.labels import StoredResult, distinct_results, label_results
 from cosmos_eval.results.leaderboard.board import Board, make_boards
 from cosmos_eval.results.leaderboard.entries import Entry, entries_of
+from cosmos_eval.results.leaderboard.labs import LabNumber, compare_labs
 from cosmos_eval.results.leaderboard.ranking import Ties, close_pairs, p_value_of
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.store import ReadSamples
@@ -172,6 +173,8 @@ class Content(NamedTuple):
     notes: tuple[str, ...]
     # Groups of trainings of one recipe.
     groups: TrainingGroups
+    # The numbers of models that several labs measured; empty if labs are not named.
+    labs: tuple[LabNumber, ...]
 
     @property
     def models(self) -> list[str]:
@@ -201,7 +204,8 @@ def content_of(
     Raises:
         UsageError: There are two different results of the same model, data set and protocol.
     """
-    results = distinct_results(label_results(results))
+    labelled_results = label_results(results)
+    results = distinct_results(labelled_results)
     unedited_results = [result for result in results if not result.is_edited]
 
     # The entries of leaderboards: measured here, and published ones of the same data sets.
@@ -248,6 +252,7 @@ def content_of(
         curves=curves_of(unedited_results),
         notes=tuple(notes),
         groups=groups,
+        labs=tuple(compare_labs(measured_entries, labelled_results)),
     )
 
 

@@ -19,6 +19,7 @@ from cosmos_eval.reporting.gallery.samples import MOST_SAMPLES
 from cosmos_eval.reporting.models import cost_rows
 from cosmos_eval.results.labels import shorten_names
 from cosmos_eval.results.leaderboard.facts import model_table
+from cosmos_eval.results.leaderboard.labs import lab_table
 from cosmos_eval.results.leaderboard.task_tables import capitalized_title
 from cosmos_eval.results.pages import TABLE_SCRIPTS, join_scripts, read_static, security_policy
 from cosmos_eval.results.text import html_templates, html_value, percent, rounded, script_json
@@ -217,6 +218,7 @@ def _render(content: Content, gallery: Gallery) -> bytes:
         few_classes=_FEW_CLASSES,
         overview_bars=tables.overview_bars(content.overview) if content.overview else None,
         anchors=anchors,
+        lab_table=lab_table(content.labs),
         **groups.template_values(content.groups),
         **_model_values(content),
         **_gallery_values(gallery),

@@ -17,7 +17,7 @@ from cosmos_eval.reporting.gallery.source import require_inputs
 from cosmos_eval.reporting.page import Page, require_page_name, room_for_pictures, to_page
 from cosmos_eval.results import RESULTS
 from cosmos_eval.results.checked import read_checked
-from cosmos_eval.results.labels import StoredResult
+from cosmos_eval.results.labels import StoredResult, assign_labs
 from cosmos_eval.results.leaderboard.entries import read_published_entries
 from cosmos_eval.results.store import read_samples, result_paths
 from cosmos_eval.runner.bars import bars
@@ -85,6 +85,7 @@ def write_report(
     output: Path,
     *,
     suite: str | None,
+    labs: bool = False,
     with_published: bool,
     pictures: bool,
     datasets: Sequence[str],
@@ -98,6 +99,7 @@ def write_report(
         directory: The folder of results.
         output: The .html file to write.
         suite: The name or file of a suite, by whose score models are ranked.
+        labs: True if each folder in `directory` has the results of a lab, which the page compares.
         with_published: True if numbers that others published are shown.
         pictures: True if examples are shown.
         datasets: YAML files of a user's data sets, for pictures.
@@ -113,6 +115,8 @@ def write_report(
     score = None if suite is None else read_score(suite)
     paths = result_paths(directory)
     results = read_checked(paths)
+    if labs:
+        results = assign_labs(results, directory)
     require_inputs((result.row for result in results), options.data_root, datasets, predictions)
 
     stages = [Stage("data sets compared", 1.0)]
@@ -132,6 +136,7 @@ def write_report(
             replace(options, cache=str(embeddings_folder())),
             datasets=datasets,
             predictions=predictions,
+            folder_of_labs=directory if labs else None,
             budget=room_for_pictures(content),
             show_progress=overall.show,
         )

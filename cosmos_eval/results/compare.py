@@ -39,7 +39,7 @@ _TUNED_FIELDS = ("attention", "hashes.constants", "hashes.queries", "hashes.temp
 SAMPLE_LISTS = ("hashes.sample_list", "hashes.samples")
 """Fields that may hold the hash of the list of samples. A setting has one of them."""
 _CONTENT = f"hashes.{CONTENT}"
-_DATA_FIELDS = ("repository", "revision", _CONTENT)
+DATA_FIELDS = ("repository", "revision", _CONTENT)
 """Fields of a setting that are compared only if both have them: not every result records them."""
 _PROVENANCE_FIELDS = ("attention", "limit", "partial", "repository", "revision")
 _EXPLANATIONS = {_CONTENT: " (images, label maps and labels that were measured)"}
@@ -111,7 +111,7 @@ def describe_mismatches(setting_a: Mapping[str, Any], setting_b: Mapping[str, An
         is_in_both = name in setting_a and name in setting_b
         if is_in_both and setting_a[name] == setting_b[name]:
             continue
-        if not is_in_both and name in _DATA_FIELDS:
+        if not is_in_both and name in DATA_FIELDS:
             continue
         explanation = _EXPLANATIONS.get(name, "")
         value_a = _field_text(setting_a, name)

@@ -45,6 +45,11 @@ class StoredResult:
     contradiction: str = ""
     # Whether the metrics were recomputed from the samples; True if there are no samples.
     recomputed: bool = True
+    # The lab that measured the result; empty unless `assign_labs` named it.
+    lab: str = ""
+    # Whether labels name the lab, since labs have different numbers of the model, set by
+    # `label_results`.
+    names_lab: bool = False
     # Hashes that tell models of one name apart, set by `label_results`.
     notes: tuple[str, ...] = ()
     # All names of the model if its results have several, set by `label_results`. Tables show the
@@ -86,7 +91,12 @@ class StoredResult:
         It is the same for all results of the model.
         """
         words = [*self.identity.random_words, *self.identity.variants, *self.notes]
-        return labelled(self.shown_name, words)
+        return labelled(self.shown_name, [*words, *self._lab_words])
+
+    @property
+    def _lab_words(self) -> list[str]:
+        """The name of the lab, if labels contain it."""
+        return [self.lab] if self.names_lab else []
 
     @property
     def model_without_notes(self) -> str:
@@ -103,7 +113,7 @@ class StoredResult:
         It is `model`, with the kind of attention map added if the protocol lets each model choose
         its own kind.
         """
-        return labelled(self.shown_name, [*self.row_words, *self.notes])
+        return labelled(self.shown_name, [*self.row_words, *self.notes, *self._lab_words])
 
     @property
     def row_words(self) -> list[str]:
@@ -149,10 +159,32 @@ def label_results(results: Iterable[StoredResult]) -> list[StoredResult]:
       "clip (weights 1a2b3c4d)" and "clip (weights 5e6f7a8b)".
     - Several versions of one data set: the labels of their columns get what differs, such as
       "coco (revision 1a2b3c4d)".
+    - One model of which labs have different results: its labels get the lab, such as "clip
+      (lab-a)".
     """
     labelled_results = _add_data_notes(list(results))
     labelled_results = _add_names(labelled_results)
-    return _add_model_notes(labelled_results)
+    labelled_results = _add_model_notes(labelled_results)
+    return _add_labs(labelled_results)
+
+
+def assign_labs(results: Iterable[StoredResult], directory: Path) -> list[StoredResult]:
+    """Return results with their labs, and with labels that name the lab if labs differ.
+
+    A lab is a folder in `directory`, and has the results in this folder and its subfolders.
+
+    Raises:
+        UsageError: If a result lies in `directory` itself.
+    """
+    results_of_labs = []
+    for result in results:
+        folders = result.path.relative_to(directory).parts[:-1]
+        if not folders:
+            raise UsageError(
+                f"{result.path} belongs to no lab: with --labs, {directory} has one folder per lab"
+            )
+        results_of_labs.append(replace(result, lab=folders[0]))
+    return label_results(results_of_labs)
 
 
 def count_models(results: Iterable[StoredResult]) -> int:
@@ -216,7 +248,7 @@ def _add_names(results: list[StoredResult]) -> list[StoredResult]:
     names_by_model: dict[str, tuple[str, ...]] = {}
     for model_sha256, model_results in _group_unedited(results, "identity.sha256").items():
         names = _names_by_preference(model_results)
-        if len(names) > 1 and _have_equal_repeats(model_results):
+        if len(names) > 1 and _have_equal_repeats(model_results, within_labs=True):
             names_by_model[model_sha256] = names
 
     named_results = []
@@ -311,16 +343,37 @@ def _names_by_preference(results: Iterable[StoredResult]) -> tuple[str, ...]:
     return (*sorted_names, *sorted_specs)
 
 
-def _have_equal_repeats(results: Iterable[StoredResult]) -> bool:
+def _add_labs(results: list[StoredResult]) -> list[StoredResult]:
+    """Return results with `names_lab` set for models of which labs have different metrics.
+
+    Edited results of labs are not compared, and always name their lab.
+    """
+    differing_models = set()
+    for model_sha256, model_results in _group_unedited(results, "identity.sha256").items():
+        if not _have_equal_repeats(model_results, within_labs=False):
+            differing_models.add(model_sha256)
+    results_with_labs = []
+    for result in results:
+        differs = result.is_edited or result.identity.sha256 in differing_models
+        results_with_labs.append(replace(result, names_lab=differs and result.lab != ""))
+    return results_with_labs
+
+
+def _have_equal_repeats(results: Iterable[StoredResult], *, within_labs: bool) -> bool:
     """Return whether repeated measurements of a model have equal metrics.
 
     Two results of the model repeat each other if they have the same settings, data set and
     protocol, so that tables show them in the same cell if they have the same name.
+
+    Args:
+        results: The results of the model.
+        within_labs: True if results of two labs do not repeat each other.
     """
     first_rows: dict[tuple[object, ...], ResultRow] = {}
     for result in results:
         settings = tuple(result.row_words)
-        cell_without_name = (settings, result.dataset, result.row.protocol)
+        lab = result.lab if within_labs else ""
+        cell_without_name = (lab, settings, result.dataset, result.row.protocol)
         first_row = first_rows.setdefault(cell_without_name, result.row)
         if not _have_same_metrics(first_row, result.row):
             return False

@@ -7,7 +7,7 @@ resampled sums in the order that is best for the processor. Imports no torch.
 
 import hashlib
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from cosmos_eval.data.readers import FileError, MissingFileError
+from cosmos_eval.results.accepted import departures_from_accepted
 from cosmos_eval.results.filenames import file_stem, renamed_result_path, samples_name
 from cosmos_eval.results.labels import StoredResult
 from cosmos_eval.results.record import SCHEMA_VERSION, ResultRow
@@ -75,24 +76,42 @@ class VerifiedResult(NamedTuple):
         return StoredResult(self.path, self.row)
 
 
-def verify_all(places: Iterable[Path]) -> Iterator[Verdict]:
+def verify_all(
+    places: Iterable[Path], accepted: Sequence[StoredResult] | None = None
+) -> Iterator[Verdict]:
     """Yield a verdict on each result in files and folders, sorted by path.
 
     A folder that has no results, or that cannot be read, has a verdict as well.
+
+    Args:
+        places: The files and folders.
+        accepted: Accepted results, whose data and settings each result must have; None for any.
     """
     for place in places:
         paths, faults = list_results(place)
         for fault in faults:
             yield Verdict(str(place), obstacle=fault)
         for path in paths:
-            yield verify(path)
+            yield verify(path, accepted)
 
 
-def verify(path: Path) -> Verdict:
-    """Verify the result in a JSON file, and return the verdict."""
+def verify(path: Path, accepted: Sequence[StoredResult] | None = None) -> Verdict:
+    """Verify the result in a JSON file, and return the verdict.
+
+    Args:
+        path: The JSON file.
+        accepted: Accepted results, whose data and settings the result must have; None for any.
+    """
     result = read_verified(path)
     if isinstance(result, Verdict):
         return result
+    if accepted is not None:
+        try:
+            departures = departures_from_accepted(result.row, accepted)
+        except UsageError as error:
+            return Verdict(str(path), obstacle=str(error))
+        if departures:
+            return Verdict(str(path), tuple(departures))
     weights = (result.row.model["weights_sha256"] or "none")[:_HASH_LENGTH]
     model = f"{result.stored.identity.label}, weights {weights}"
     return Verdict(str(path), figures=result.figures, model=model)

@@ -47,6 +47,7 @@ def collect(
     *,
     datasets: Sequence[str] = (),
     predictions: Path | None = None,
+    folder_of_labs: Path | None = None,
     budget: int = BUDGET,
     show_progress: ShowProgress = show_no_progress,
 ) -> Gallery:
@@ -61,6 +62,7 @@ def collect(
         options: How data are opened and models are run.
         datasets: YAML files that describe users' data sets.
         predictions: A folder of `--save-predictions` with label maps, which then need no model.
+        folder_of_labs: The folder with a folder per lab, if labels of models name labs.
         budget: The most bytes of all pictures.
         show_progress: Called with the progress.
 
@@ -68,7 +70,7 @@ def collect(
         UsageError: for files that are not results, and YAML files of data sets without a result.
     """
     # Open the data of all results, and choose what to show of them.
-    groups, notes = group_results(results, datasets)
+    groups, notes = group_results(results, datasets, folder_of_labs)
     result_sources: list[ResultSource] = []
     for n_done, group in enumerate(groups):
         show_progress("pictures", Progress("data sets", n_done, len(groups)))

@@ -26,7 +26,7 @@ from cosmos_eval.reporting.gallery.records import SampleExample
 from cosmos_eval.reporting.gallery.samples import Judgement, SampleDrawing, choose_samples
 from cosmos_eval.results.checked import read_checked
 from cosmos_eval.results.identity import auxiliary_of
-from cosmos_eval.results.labels import StoredResult, distinct_results
+from cosmos_eval.results.labels import StoredResult, assign_labs, distinct_results
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.store import read_files, samples_of
 from cosmos_eval.runner.plan import ShowProgress
@@ -106,13 +106,14 @@ class ResultGroup(NamedTuple):
 
 
 def group_results(
-    paths: Sequence[Path], user_files: Sequence[str]
+    paths: Sequence[Path], user_files: Sequence[str], folder_of_labs: Path | None = None
 ) -> tuple[list[ResultGroup], list[str]]:
     """Read results and their samples, and group them by data set and protocol.
 
     Args:
         paths: The files of the results.
         user_files: YAML files that describe users' data sets.
+        folder_of_labs: The folder with a folder per lab, if labels of models name labs.
 
     Returns:
         The groups, sorted by task and name, and notes on results that cannot have pictures.
@@ -121,6 +122,8 @@ def group_results(
         UsageError: A YAML file describes a data set without a result.
     """
     stored_results = read_checked(paths)
+    if folder_of_labs is not None:
+        stored_results = assign_labs(stored_results, folder_of_labs)
     user_protocols = _read_user_protocols(user_files, (stored.row for stored in stored_results))
 
     # Read the samples of each result: the stored arrays that its metrics are computed from.

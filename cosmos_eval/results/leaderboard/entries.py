@@ -112,14 +112,14 @@ class Entry(NamedTuple):
 
     @property
     def spec_label(self) -> str:
-        """The label of the row with the model's specification in place of a name of the user.
+        """The label of the row with the specification in place of a user's name, without a lab.
 
         It is needed to find published numbers, which name models by their specification. Example:
-        "openclip:ViT-B-32/openai (bf16)" if the label is "clip (bf16)".
+        "openclip:ViT-B-32/openai (bf16)" if the label is "clip (bf16, lab-a)".
         """
         if self.stored is None:
             return self.model
-        return replace(self.stored, names=(self.stored.identity.spec,)).label
+        return replace(self.stored, names=(self.stored.identity.spec,), names_lab=False).label
 
     def delta(self, metric: str, decimals: int | None = None) -> str:
         """Return a metric minus its published value in percentage points, such as "+0.4".

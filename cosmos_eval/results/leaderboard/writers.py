@@ -24,6 +24,7 @@ from cosmos_eval.results.leaderboard.entries import (
 )
 from cosmos_eval.results.leaderboard.facts import COLUMNS, facts_of, model_table
 from cosmos_eval.results.leaderboard.groups import GroupMean, group_means, group_table
+from cosmos_eval.results.leaderboard.labs import LabNumber, compare_labs, lab_table
 from cosmos_eval.results.leaderboard.ranking import (
     NO_TIES,
     Rank,
@@ -71,6 +72,8 @@ class Leaderboard(NamedTuple):
     suite: SuiteScore | None = None
     # The means of groups of trainings; None if these are not shown.
     groups: Sequence[GroupMean] | None = None
+    # The numbers of models that several labs measured; None if these are not compared.
+    labs: Sequence[LabNumber] | None = None
     # The rows, columns and marks that tables show.
     options: TableOptions = TableOptions()
     # How many results are left out: variants of protocols, and results with other settings.
@@ -93,6 +96,7 @@ def make_leaderboard(
     imported: Sequence[ImportedResult] = (),
     suite: Suite | None = None,
     groups: bool = False,
+    labs: bool = False,
     facts: bool = False,
     published: bool = False,
     variants: bool = True,
@@ -107,6 +111,7 @@ def make_leaderboard(
         imported: Results that other tools wrote to files.
         suite: A suite of data sets, whose mean is added.
         groups: True if means over the seeds of each group of trainings are added.
+        labs: True if the numbers of several labs are compared, which `assign_labs` named.
         facts: True if facts of the models are added.
         published: True if numbers that others published are added.
         variants: False if variants of protocols are left out, unless there is nothing else.
@@ -148,6 +153,7 @@ def make_leaderboard(
         facts=facts,
         suite=score,
         groups=means,
+        labs=compare_labs(entries, results) if labs else None,
         options=options,
         n_left_out=len(selected_entries) - len(entries),
     )
@@ -299,8 +305,8 @@ def _exact_fact_text(fact: Any) -> str:
 def to_json(leaderboard: Leaderboard) -> str:
     """Return a leaderboard as JSON: a list of records, one per entry, with metrics as fractions.
 
-    With a suite or with groups of trainings, it is an object instead, which has this list as
-    `results`, and `suite` or `groups` beside it.
+    With a suite, groups of trainings or labs, it is an object instead, which has this list as
+    `results`, and `suite`, `groups` or `labs` beside it.
     """
     entries = sorted(leaderboard.entries, key=lambda entry: entry.key)
     ranks = rank_entries(entries, leaderboard.ties)
@@ -311,13 +317,16 @@ def to_json(leaderboard: Leaderboard) -> str:
             record["facts"] = facts_of(entry)
         records.append(record)
 
+    additions: dict[str, Any] = {}
+    if leaderboard.suite is not None:
+        additions["suite"] = leaderboard.suite.record()
+    if leaderboard.groups is not None:
+        additions["groups"] = [mean.record() for mean in leaderboard.groups]
+    if leaderboard.labs is not None:
+        additions["labs"] = [number.record() for number in leaderboard.labs]
     content: Any = records
-    if leaderboard.suite is not None or leaderboard.groups is not None:
-        content = {"results": records}
-        if leaderboard.suite is not None:
-            content["suite"] = leaderboard.suite.record()
-        if leaderboard.groups is not None:
-            content["groups"] = [mean.record() for mean in leaderboard.groups]
+    if additions:
+        content = {"results": records} | additions
     return text.json_text(content, indent=2, sort_keys=True) + "\n"
 
 
@@ -356,8 +365,8 @@ def _entry_record(entry: Entry, ranks: Mapping[RankedNumber, Rank]) -> dict[str,
 def tables_of(leaderboard: Leaderboard) -> list[Table]:
     """Return the tables of a leaderboard.
 
-    They are the table of a suite, one table per task, the table of groups of trainings, and the
-    table of facts of models. With a suite, tasks have tables only if the options ask for them.
+    They are the table of a suite, one table per task, and the tables of groups of trainings, of
+    labs, and of facts of models. With a suite, tasks have tables only if the options ask for them.
     """
     options, suite = leaderboard.options, leaderboard.suite
     tables = []
@@ -372,6 +381,8 @@ def tables_of(leaderboard: Leaderboard) -> list[Table]:
         tables += task_tables(task_boards, options)
     if leaderboard.groups:
         tables.append(group_table(leaderboard.groups, options, ("data set", "protocol")))
+    if leaderboard.labs:
+        tables.append(lab_table(leaderboard.labs, options))
     if leaderboard.facts:
         tables.append(model_table(leaderboard.entries))
     return tables

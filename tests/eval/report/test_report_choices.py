@@ -65,7 +65,7 @@ def test_columns_are_hidden_and_shown(shared_page):
 
 def test_a_csv_file_has_what_is_shown(shared_page, made_up):
     page = shared_page
-    page.locator("#filters [name=task]").select_option("cls")
+    page.locator("#filters [name=task]").select_option("Classification")
     page.locator(".leaderboard thead button", has_text="scenes-cls").click()  # the best first
     head, *rows = downloaded(page, "Results by protocol scenes")
     page.get_by_role("button", name="Show all", exact=True).click()
@@ -87,7 +87,7 @@ ENDS = ("low", "high")
 def test_the_address_keeps_what_is_chosen(page, open_page, file):
     assert "#" not in page.url
     page.evaluate(OPEN_ALL)
-    page.locator("#filters [name=task]").select_option("cls")
+    page.locator("#filters [name=task]").select_option("Classification")
     page.locator(".leaderboard thead button", has_text="scenes-cls").click()
     page.locator("#model-b").select_option("alpha")
     page.locator("#sample-filters [name=outcome]").select_option("A wrong, B right")

@@ -241,7 +241,7 @@ def copied(page, name):
 
 def test_a_table_is_copied_as_latex(opened_page, made_up):
     page = opened_page
-    page.locator("#filters [name=task]").select_option("cls")
+    page.locator("#filters [name=task]").select_option("Classification")
     page.locator("#filters [name=source]").select_option("measured")
     page.locator(".leaderboard thead button", has_text="scenes-cls").click()  # the best first
     text = copied(page, "Copy LaTeX: Results by protocol scenes")
