@@ -58,8 +58,8 @@ _RESULT_KEYS = (
     "generation_config",
 )
 _UNKNOWN_SOURCE_NOTE = (
-    "before you publish the files, correct source_organization_name, evaluator_relationship and the "
-    "developer of models: results do not state them"
+    "before you publish the files, correct source_organization_name, evaluator_relationship and "
+    "developers of models that are `unknown`: results do not state them"
 )
 
 
@@ -226,7 +226,7 @@ def write(results: Sequence[StoredResult], output: Path) -> WrittenFiles:
         try:
             answers = _answers_of(result)
         except UsageError as error:
-            notes.append(f"samples not written: {one_line(error)}")
+            notes.append(f"samples not written: {one_line(str(error))}")
             answers = []
         path = Path(_repository_path(result, record["model_info"]["id"]))
         if answers:
@@ -383,14 +383,14 @@ def _answers_of(result: StoredResult) -> list[_Answer]:
     if "image" not in table:
         table["image"] = [f"sample {number}" for number in range(len(table))]
     answers = []
-    for row in table.to_dict("records"):
+    for number, row in enumerate(table.to_dict("records")):
         image = str(row["image"])
         if result.row.task == "cls":
             label, prediction = str(row["label"]), str(row["prediction"])
             answers.append(_Answer("acc1", image, label, prediction, row["rank"] == 1))
         elif result.row.task == "select":
-            answer = "right" if row["correct"] else "wrong"
-            answers.append(_Answer("accuracy", image, "right", answer, answer == "right"))
+            sample, answer = f"{image}, item {number}", "right" if row["correct"] else "wrong"
+            answers.append(_Answer("accuracy", sample, "right", answer, answer == "right"))
         elif row["query"] == "image":
             answer = f"rank {row['rank']}"
             answers.append(_Answer("image_to_text_R@1", image, "rank 1", answer, row["rank"] == 1))

@@ -102,7 +102,7 @@ def _parse_yaml(text: str, path: Path) -> Any:
     try:
         return yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UsageError(f"{path}: cannot be read as YAML: {one_line(error)}") from error
+        raise UsageError(f"{path}: cannot be read as YAML: {one_line(str(error))}") from error
 
 
 def _is_entry(entry: Any) -> bool:
@@ -182,7 +182,9 @@ def _model_index(path: Path) -> list[Any]:
     try:
         content = metadata_load(path)
     except (YAMLError, ValueError, RecursionError) as error:
-        raise UsageError(f"{path}: its front matter cannot be read: {one_line(error)}") from error
+        raise UsageError(
+            f"{path}: its front matter cannot be read: {one_line(str(error))}"
+        ) from error
     models = content.get("model-index") if content else None
     return models if isinstance(models, list) else []
 
@@ -379,7 +381,9 @@ def _write_card(model: str, results: Sequence[StoredResult], path: Path) -> Path
         text = path.read_text("utf-8") if path.is_file() else f"---\n{{}}\n---\n# {model}\n"
         card = ModelCard(text)
     except (OSError, ValueError) as error:
-        raise UsageError(f"{path}: cannot be read as a model card: {one_line(error)}") from error
+        raise UsageError(
+            f"{path}: cannot be read as a model card: {one_line(str(error))}"
+        ) from error
     for old_result in card.data.eval_results or []:
         if not any(old_result.is_equal_except_value(result) for result in card_results):
             card_results.append(old_result)

@@ -132,7 +132,11 @@ def test_two_files_that_contradict_each_other_are_refused(command, tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("a.csv", "a,b\n1,2\n", "a.csv: cannot be read as results of cosmos-eval, CLIP Benchmark, "),
+        (
+            "a.csv",
+            "a,b\n1,2\n",
+            "a.csv: cannot be read as results of cosmos-eval, CLIP Benchmark, ",
+        ),
         ("a.jsonl", '{"step": 1}', "a.jsonl: cannot be read as results of cosmos-eval, CLIP"),
         ("a.json", '{"model": "x", "task": "y"}', "a.json: not a result: it has no `schema_ver"),
         ("a.json", '{"dataset', "a.json: cannot be read as a result: "),
@@ -288,10 +292,10 @@ def test_all_names_here_are_names_here(command):
     listed = json.loads(command("list", "formats", "--json").out)
     assert len(listed) == len(name_rows())
     for row in name_rows():
-        assert row["source"].startswith("github.com/")
+        assert row["source"].startswith(("github.com/", "huggingface.co/"))
         if row["kind"] == "data set" and "*" not in row["here"]:
             if row["here"] != "wds/retrieval/flickr30k":
-                assert find_known(row["here"], row["protocol"])
+                assert find_known(row["here"], row["protocol"] or None)
         elif row["kind"] == "metric" and row["here"] not in ("", "mean_recall@1"):
             assert task_named(row["task"]).has_metric(row["here"].replace("*", "5"))
 
