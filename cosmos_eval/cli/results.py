@@ -550,7 +550,7 @@ def export(
     from cosmos_eval.results.exchange.formats import FORMATS
     from cosmos_eval.results.labels import distinct_results
 
-    if format in FORMATS:
+    if format is not None and format in FORMATS:
         results = read_results(directory)
         written_files = FORMATS[format].write(distinct_results(results), output)
         if len(written_files.paths) == 1:

@@ -93,8 +93,6 @@ def read(text: str, path: Path) -> ImportedFile | None:
     if record is None or not _is_record(record):
         return None
     is_written_here = _object(record, "eval_library").get("name") == _LIBRARY
-    model_info = record["model_info"]
-    model = model_info["name"] if is_written_here else model_info["id"]
     unread = sorted(record.keys() - set(_KEYS))
     metrics_by_cell: dict[_Cell, dict[str, Any]] = {}
     for number, result in enumerate(record["evaluation_results"], start=1):
@@ -109,23 +107,39 @@ def read(text: str, path: Path) -> ImportedFile | None:
             unread.append(f"a second {name} on {cell.dataset}")
         else:
             metrics[name] = _score(result, cell, name)
+    model = str(record["model_info"]["name" if is_written_here else "id"])
+    results, unread_metrics = _to_results(metrics_by_cell, model, path)
+    version = record["schema_version"]
+    return ImportedFile(
+        results=results,
+        unread=[*unread, *unread_metrics],
+        unknown_datasets=[cell.dataset for cell in metrics_by_cell if cell.task == NAME],
+        notes=[] if version == VERSION else [f"of schema version {version}, read as {VERSION}"],
+    )
 
+
+def _to_results(
+    metrics_by_cell: Mapping[_Cell, Mapping[str, Any]], model: str, path: Path
+) -> tuple[list[ImportedResult], list[str]]:
+    """Return the results that the values of a record make, and the metrics that were not read.
+
+    Args:
+        metrics_by_cell: The values of each task and data set, by the names of metrics there.
+        model: The name of the model.
+        path: The file.
+    """
     results = []
-    unknown_datasets = []
+    unread = []
     for cell, metrics in metrics_by_cell.items():
         values, unread_metrics = read_metrics(
             NAME, cell.task, cell.dataset, metrics, written_here=cell.written_here
         )
         unread += unread_metrics
-        if cell.task == NAME:
-            unknown_datasets.append(cell.dataset)
         if values:
             results.append(
-                ImportedResult(path, str(model), cell.task, cell.dataset, cell.protocol, values)
+                ImportedResult(path, model, cell.task, cell.dataset, cell.protocol, values)
             )
-    version = record["schema_version"]
-    notes = [] if version == VERSION else [f"of schema version {version}, read as {VERSION}"]
-    return ImportedFile(results, unread, unknown_datasets, notes)
+    return results, unread
 
 
 def _is_record(record: Mapping[str, Any]) -> bool:

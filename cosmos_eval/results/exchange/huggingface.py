@@ -70,18 +70,33 @@ def read(text: str, path: Path) -> ImportedFile | None:
     """Return the results in a YAML file of `.eval_results` or in a model card; None for others.
 
     Raises:
-        UsageError: If a file of `.eval_results`, or the front matter of a card, is not YAML.
+        UsageError: If a file of `.eval_results` is not a list in YAML, and for a card with a
+            model-index that cannot be read.
     """
-    if path.suffix == ".md":
-        return _read_card(path) if "model-index:" in text else None
+    if path.suffix == ".md" and "model-index:" in text:
+        return _read_card(path)
     is_in_folder = path.absolute().parent.name == HUB_FOLDER
     if path.suffix != ".yaml" or not (is_in_folder or "task_id:" in text):
         return None
-    entries = _parse_yaml(text, path)
-    if not isinstance(entries, list):
+    try:
+        content = _read_entries(text, path)
+    except UsageError:
         if is_in_folder:
-            raise UsageError(f"{path}: not a list of evaluation results of the hub: correct it")
-        return None
+            raise
+        return None  # another tool's file
+    return content if is_in_folder or content.results else None
+
+
+def _read_entries(text: str, path: Path) -> ImportedFile:
+    """Return the results in a YAML file. Raises UsageError if it is not a list in YAML."""
+    import yaml
+
+    try:
+        entries = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UsageError(f"{path}: cannot be read as YAML: {one_line(str(error))}") from error
+    if not isinstance(entries, list):
+        raise UsageError(f"{path}: not a list of evaluation results of the hub: correct it")
     model = _model_of_folder(path)
     values = []
     unread = []
@@ -92,17 +107,7 @@ def read(text: str, path: Path) -> ImportedFile | None:
         unread += sorted(entry.keys() - set(_ENTRY_KEYS))
         unread += [f"dataset.{key}" for key in sorted(entry["dataset"].keys() - set(_DATASET_KEYS))]
         values.append(_read_entry(entry, model))
-    return _to_file(values, path, unread) if values or is_in_folder else None
-
-
-def _parse_yaml(text: str, path: Path) -> Any:
-    """Return the content of a YAML text. Raises UsageError if it is not YAML."""
-    import yaml
-
-    try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UsageError(f"{path}: cannot be read as YAML: {one_line(str(error))}") from error
+    return _to_file(values, path, unread)
 
 
 def _is_entry(entry: Any) -> bool:
@@ -151,30 +156,36 @@ def _read_entry(entry: Mapping[str, Any], model: str) -> _Value:
 
 
 def _read_card(path: Path) -> ImportedFile | None:
-    """Return the results in the model-index of a card; None for a card without one."""
+    """Return the results in the model-index of a card; None for a card without one.
+
+    The library reads all results of a model-index or none, so it is given one at a time.
+    """
     from huggingface_hub.repocard_data import model_index_to_eval_results
 
     models = _model_index(path)
+    if not models:
+        return None
     values = []
     unread = []
     for model in models:
-        for number, result in enumerate(_results_of(model), start=1):
-            # The library reads all results or none, so it is given one at a time.
+        results = model.get("results") if isinstance(model, dict) else None
+        if not isinstance(results, list):
+            unread.append("a model without results")
+            continue
+        for number, result in enumerate(results, start=1):
             try:
-                name, card_results = model_index_to_eval_results([{**model, "results": [result]}])
+                name, card_results = model_index_to_eval_results([model | {"results": [result]}])
             except (KeyError, TypeError, AttributeError, ValueError):
                 unread.append(f"result {number}, which has no task, dataset and metrics")
                 continue
             values += [_read_card_result(card_result, str(name)) for card_result in card_results]
-    if not models:
-        return None
     return _to_file(values, path, unread)
 
 
 def _model_index(path: Path) -> list[Any]:
     """Return the models in the model-index of a card; an empty list without one.
 
-    Raises UsageError for a front matter that is not YAML.
+    Raises UsageError for a front matter that is not YAML, and for another kind of model-index.
     """
     from huggingface_hub import metadata_load
     from yaml import YAMLError
@@ -185,14 +196,10 @@ def _model_index(path: Path) -> list[Any]:
         raise UsageError(
             f"{path}: its front matter cannot be read: {one_line(str(error))}"
         ) from error
-    models = content.get("model-index") if content else None
-    return models if isinstance(models, list) else []
-
-
-def _results_of(model: Any) -> list[Any]:
-    """Return the results of a model in a model-index; an empty list if it has none."""
-    results = model.get("results") if isinstance(model, dict) else None
-    return results if isinstance(results, list) else []
+    models = (content or {}).get("model-index") or []
+    if not isinstance(models, list):
+        raise UsageError(f"{path}: its model-index is not a list of models: correct it")
+    return models
 
 
 def _read_card_result(result: Any, model: str) -> _Value:
@@ -384,11 +391,12 @@ def _write_card(model: str, results: Sequence[StoredResult], path: Path) -> Path
         raise UsageError(
             f"{path}: cannot be read as a model card: {one_line(str(error))}"
         ) from error
-    for old_result in card.data.eval_results or []:
+    metadata: Any = card.data
+    for old_result in metadata.eval_results or []:
         if not any(old_result.is_equal_except_value(result) for result in card_results):
             card_results.append(old_result)
-    card.data.model_name = card.data.model_name or model
-    card.data.eval_results = card_results
+    metadata.model_name = metadata.model_name or model
+    metadata.eval_results = card_results
     return write_file(path, str(card))
 
 

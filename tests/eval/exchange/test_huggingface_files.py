@@ -226,13 +226,17 @@ def test_two_models_in_one_card_are_both_read_beside_a_faulty_result(tmp_path):
     models = yaml.safe_load(CARD.read_text().split("---")[1])["model-index"]
     other = {"name": "other", "results": [models[0]["results"][0], {"task": {}}]}
     path = tmp_path / "README.md"
-    path.write_text(f"---\n{yaml.safe_dump({'model-index': [*models, other]})}---\n")
-    content = read("huggingface", path)
-    assert {result.model: result.metrics for result in content.results} == {
+    content = {"model-index": [*models, other, {"name": "third"}]}
+    path.write_text(f"---\n{yaml.safe_dump(content)}---\n")
+    file = read("huggingface", path)
+    assert {result.model: result.metrics for result in file.results} == {
         "my-cool-model": {"accuracy": 0.9, "f1": 0.66},
         "other": {"accuracy": 0.9},
     }
-    assert content.unread == ["result 2, which has no task, dataset and metrics"]
+    assert file.unread == [
+        "result 2, which has no task, dataset and metrics",
+        "a model without results",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -240,6 +244,7 @@ def test_two_models_in_one_card_are_both_read_beside_a_faulty_result(tmp_path):
     [
         (".eval_results/a.yaml", "- [", "a.yaml: cannot be read as YAML: "),
         (".eval_results/a.yaml", "a: 1", "a.yaml: not a list of evaluation results of the hub"),
+        ("README.md", "---\nmodel-index: {a: 1}\n---\n", "its model-index is not a list of models"),
         ("README.md", "---\nmodel-index: [\n---\n", "README.md: its front matter cannot be read: "),
     ],
 )
@@ -255,6 +260,8 @@ def test_a_broken_file_is_one_line(command, tmp_path, name, text, message):
 def test_other_yaml_files_and_readmes_are_left_alone(tmp_path):
     store_result(tmp_path, "cls")
     (tmp_path / "config.yaml").write_text("a: [")
+    (tmp_path / "task.yaml").write_text("task_id: [")
+    (tmp_path / "tasks.yaml").write_text("- {task_id: 1}\n")
     (tmp_path / "README.md").write_text("# Notes\n")
     (tmp_path / ".hidden").mkdir()
     (tmp_path / ".hidden" / "a.json").write_text("{")
