@@ -48,9 +48,9 @@ def find_results(places: Iterable[Path]) -> ResultFiles:
     """
     paths = []
     results: list[ImportedResult] = []
+    file_notes: list[str] = []
     paths_by_unread_name: dict[str, list[str]] = {}
     paths_by_unknown_dataset: dict[str, list[str]] = {}
-    notes: list[str] = []
     for place in places:
         for path in result_paths(place, _SUFFIXES):
             imported_file = _read_import(path)
@@ -60,15 +60,16 @@ def find_results(places: Iterable[Path]) -> ResultFiles:
                     paths_by_unread_name.setdefault(name, []).append(str(path))
                 for name in imported_file.unknown_datasets:
                     paths_by_unknown_dataset.setdefault(name, []).append(str(path))
-                notes += [f"{path}: {note}" for note in imported_file.notes]
+                file_notes += [f"{path}: {note}" for note in imported_file.notes]
             elif path.suffix == RESULT_SUFFIX or not path.is_file():
                 paths.append(path)
             elif path == place:
                 tools = ", ".join(format.tool for format in FORMATS.values())
                 raise UsageError(f"{path}: cannot be read as results of cosmos-eval, {tools}")
-    notes += [
+    notes = [
         *_note("not read", paths_by_unread_name),
         *_note("data sets unknown here", paths_by_unknown_dataset),
+        *file_notes,
     ]
     return ResultFiles(paths, merge_results(results), notes)
 
