@@ -563,10 +563,20 @@ def export(
     ],
     directory: options.ResultFolder = RESULTS,
     format: Annotated[
-        Literal["csv", "parquet", "clip-benchmark", "datacomp", "openclip"] | None,
+        Literal[
+            "csv",
+            "parquet",
+            "clip-benchmark",
+            "datacomp",
+            "openclip",
+            "huggingface",
+            "every-eval-ever",
+        ]
+        | None,
         option(
             "NAME",
-            "csv, parquet, clip-benchmark, datacomp or openclip. Default: the suffix of --output.",
+            "csv, parquet, clip-benchmark, datacomp, openclip, huggingface or every-eval-ever. "
+            "Default: the suffix of --output.",
             show_default=False,
         ),
     ] = None,

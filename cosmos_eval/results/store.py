@@ -34,6 +34,9 @@ UsageError if there are none."""
 RESULT_SUFFIX = ".json"
 """The suffix of the file of a result."""
 
+HUB_FOLDER = ".eval_results"
+"""The folder of a model's repository in which the Hugging Face hub keeps results as YAML files."""
+
 _MOST_BYTES = 1 << 30  # of samples; 5,000 images with 171 classes take 1.3 MB packed
 _TASKS_OF_VERSION_1 = frozenset({"retrieval", "cls", "seg", "select"})
 # The fields of records, by section, and the arrays of samples that version 2 added.
@@ -476,8 +479,9 @@ def list_results(
 ) -> tuple[list[Path], list[str]]:
     """Return the files of results in a folder and its subfolders, and messages on faults.
 
-    Hidden files are left out, since killed runs may leave them, and so are hidden folders. Symbolic
-    links to folders are not followed, since results would then be listed twice.
+    Hidden files are left out, since killed runs may leave them, and so are hidden folders, except
+    for those in which the Hugging Face hub keeps results. Symbolic links to folders are not
+    followed, since results would then be listed twice.
 
     Args:
         place: A folder, or a file, which is returned without a check.
@@ -494,7 +498,9 @@ def list_results(
     errors: list[OSError] = []
     for folder, subfolders, file_names in os.walk(place, onerror=errors.append):
         # os.walk visits only the subfolders that stay in this list.
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        subfolders[:] = sorted(
+            name for name in subfolders if not name.startswith(".") or name == HUB_FOLDER
+        )
         for name in file_names:
             if name.endswith(tuple(suffixes)) and not name.startswith("."):
                 paths.append(Path(folder, name))

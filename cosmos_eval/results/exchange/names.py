@@ -2,7 +2,8 @@
 
 In the table, `there` is the name in the tool and `here` the name in this package. A `*` stands for
 the same text in both. Rows with a task or a data set are only for these, and the first row counts.
-An empty `here` is a metric of the tool that says nothing.
+An empty `here` is a metric of the tool that says nothing. An empty protocol of a data set stands
+for any.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,6 +21,8 @@ def name_rows() -> list[dict[str, str]]:
 def dataset_here(format_name: str, name: str) -> tuple[str, str] | None:
     """Return the name and the protocol of a tool's data set here; None for an unknown one.
 
+    The protocol is empty if the tool states none.
+
     Example: ("clip-benchmark", "cars") -> ("stanford_cars", "clip-benchmark").
     """
     for row in _rows(format_name, "data set"):
@@ -32,13 +35,14 @@ def dataset_here(format_name: str, name: str) -> tuple[str, str] | None:
 def dataset_there(format_name: str, dataset: str, protocol: str) -> str | None:
     """Return the name of a data set in a tool; None for one that it does not have.
 
-    The protocol must be the one by which the tool measures the data set.
+    The protocol must be the one by which the tool measures the data set, unless the tool states no
+    protocol.
 
     Example: ("clip-benchmark", "stanford_cars", "clip-benchmark") -> "cars".
     """
     for row in _rows(format_name, "data set"):
         name = _translate(dataset, row["here"], row["there"])
-        if name is not None and row["protocol"] == protocol:
+        if name is not None and row["protocol"] in ("", protocol):
             return name
     return None
 

@@ -48,6 +48,7 @@ def find_results(places: Iterable[Path]) -> ResultFiles:
     """
     paths: list[Path] = []
     results: list[ImportedResult] = []
+    file_notes: list[str] = []
     paths_by_unread_name: dict[str, list[str]] = {}
     paths_by_unknown_dataset: dict[str, list[str]] = {}
     for place in places:
@@ -60,6 +61,7 @@ def find_results(places: Iterable[Path]) -> ResultFiles:
                     paths_by_unread_name.setdefault(name, []).append(str(path))
                 for name in imported_file.unknown_datasets:
                     paths_by_unknown_dataset.setdefault(name, []).append(str(path))
+                file_notes += [f"{path}: {note}" for note in imported_file.notes]
             elif path.suffix == RESULT_SUFFIX or not path.is_file():
                 paths.append(path)
         is_empty = (n_paths, n_results) == (len(paths), len(results))
@@ -68,6 +70,7 @@ def find_results(places: Iterable[Path]) -> ResultFiles:
     notes = [
         *_note("not read", paths_by_unread_name),
         *_note("data sets unknown here", paths_by_unknown_dataset),
+        *file_notes,
     ]
     return ResultFiles(paths, merge_results(results), notes)
 

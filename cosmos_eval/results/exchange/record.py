@@ -55,6 +55,8 @@ class ImportedFile(NamedTuple):
     unread: Sequence[str] = ()
     # The names of data sets that this package does not know, which the results keep.
     unknown_datasets: Sequence[str] = ()
+    # How the file was read, if readers of the numbers should know, one phrase each.
+    notes: Sequence[str] = ()
 
 
 class WrittenFiles(NamedTuple):

@@ -129,8 +129,20 @@ def test_what_the_folder_states(converted: tuple[Path, Path]) -> None:
     assert "license:" not in card
 
 
+def patch_tokens(model: Any, pixels: torch.Tensor) -> torch.Tensor:
+    """The patches after the last block but one of a model of OpenCLIP's or a COSMOS model."""
+    outputs: list[torch.Tensor] = []
+    transformer = model.visual.transformer
+    block = transformer.resblocks[-2]
+    hook = block.register_forward_hook(lambda module, inputs, output: outputs.append(output))
+    with torch.no_grad():
+        model.encode_image(pixels)
+    hook.remove()
+    return outputs[0].reshape(len(pixels), -1, transformer.width)[:, 1:]
+
+
 def test_an_image_tower_as_llava_takes_it(converted: tuple[Path, Path]) -> None:
-    """Features of the last block but one, without the class token."""
+    """The calls of LLaVA's CLIPVisionTower: llava/model/multimodal_encoder/clip_encoder.py."""
     own = open_clip.create_model(f"local-dir:{converted[0]}").eval()
     model, found = t.CLIPVisionModel.from_pretrained(converted[1], output_loading_info=True)
     assert not found["missing_keys"]
@@ -138,12 +150,60 @@ def test_an_image_tower_as_llava_takes_it(converted: tuple[Path, Path]) -> None:
     processor = t.CLIPImageProcessor.from_pretrained(converted[1])
     assert processor.crop_size == {"height": 32, "width": 32}
     pixels = processor(images=noise(40, 60), return_tensors="pt")["pixel_values"]
-    seen = []
-    own.visual.transformer.resblocks[-2].register_forward_hook(lambda *given: seen.append(given[2]))
     with torch.no_grad():
-        own.encode_image(pixels)
         states = model(pixels, output_hidden_states=True).hidden_states
-    assert_close(states[-2][:, 1:], seen[0][:, 1:], **CLOSE)
+    assert_close(states[-2][:, 1:], patch_tokens(own, pixels), **CLOSE)
+
+
+def test_an_image_tower_of_cosmos_as_llava_takes_it(tmp_path: Path) -> None:
+    run("scenes-cosmos", tmp_path / "hf")
+    own: Any = load("scenes-cosmos")
+    model = t.CLIPVisionModel.from_pretrained(tmp_path / "hf")
+    processor = t.CLIPImageProcessor.from_pretrained(tmp_path / "hf")
+    pixels = processor(images=noise(90, 60), return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        states = model(pixels, output_hidden_states=True).hidden_states
+    expected = patch_tokens(getattr(own, "built", own).model, pixels)
+    assert_close(states[-2][:, 1:], expected, rtol=0, atol=1e-5)
+
+
+def test_a_llava_of_transformers_with_the_image_tower(
+    converted: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """As docs/models.md makes it, and as lmms-eval's llava_hf loads it: from its own folder."""
+    text_config = t.LlamaConfig(
+        vocab_size=50,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+    )
+    image_token = 49
+    config = t.LlavaConfig(
+        vision_config=t.CLIPVisionConfig.from_pretrained(converted[1]),
+        text_config=text_config,
+        image_token_index=image_token,
+    )
+    torch.manual_seed(0)
+    model = t.LlavaForConditionalGeneration(config)
+    model.model.vision_tower = t.CLIPVisionModel.from_pretrained(converted[1])
+    model.save_pretrained(tmp_path / "llava")
+    loaded = t.AutoModelForImageTextToText.from_pretrained(tmp_path / "llava").eval()
+
+    processor = t.CLIPImageProcessor.from_pretrained(converted[1])
+    pixels = processor(images=noise(40, 60), return_tensors="pt")["pixel_values"]
+    own = open_clip.create_model(f"local-dir:{converted[0]}").eval()
+    tokens = patch_tokens(own, pixels)
+    seen: list[torch.Tensor] = []
+    projector = loaded.model.multi_modal_projector
+    projector.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    ids = torch.tensor([[1, *[image_token] * tokens.shape[1], 2]])
+    with torch.no_grad():
+        logits = loaded(input_ids=ids, pixel_values=pixels).logits
+    assert_close(seen[0], tokens, rtol=0, atol=1e-5)
+    assert logits.shape == (1, tokens.shape[1] + 2, 50)
+    assert logits.isfinite().all()
 
 
 def test_the_student_of_cosmos(tmp_path: Path) -> None:

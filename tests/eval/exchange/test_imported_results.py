@@ -292,9 +292,9 @@ def test_all_names_here_are_names_here(command):
     listed = json.loads(command("list", "formats", "--json").out)
     assert len(listed) == len(name_rows())
     for row in name_rows():
-        assert row["source"].startswith("github.com/")
+        assert row["source"].startswith(("github.com/", "huggingface.co/"))
         if row["kind"] == "data set" and "*" not in row["here"]:
-            assert find_known(row["here"], row["protocol"])
+            assert find_known(row["here"], row["protocol"] or None)
         elif row["kind"] == "metric" and row["here"] not in ("", "mean_recall@1"):
             assert task_named(row["task"]).has_metric(row["here"].replace("*", "5"))
 

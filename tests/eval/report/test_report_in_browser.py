@@ -130,7 +130,7 @@ def test_filters_by_model_source_task_and_data_set(filtered_page):
     expect(page.locator(ROWS)).to_have_count(5)
     page.locator("#filters [name=source]").select_option("published")
     assert visible_models(page) == ["beta", "delta"]
-    page.locator("#filters [name=task]").select_option("seg")
+    page.locator("#filters [name=task]").select_option("Segmentation")
     assert visible_models(page) == ["delta"]
     heads = [re.sub(r"\s+", " ", head) for head in texts(page, ".leaderboard thead th:visible")]
     assert heads == ["Model", "Source", "scenes-seg mIoU", "scenes-seg mIoU things"]
