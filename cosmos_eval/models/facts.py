@@ -1,5 +1,6 @@
 """The costs of a loaded model: parameters, operations per image and text, sizes of its inputs."""
 
+import math
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -154,17 +155,14 @@ def _encode_image_by_openclip(clip_encoder: Any, info: EncoderInfo, images: Tens
 def _example_images(encoder: Encoder) -> Any:
     """Return a batch of a black image, or None if the cost of images depends on their size.
 
-    The cost does not depend on it if two images of different sizes are transformed to tensors of
-    the same shapes.
+    The cost does not depend on it if the batches of two sizes have tensors of the same shapes.
     """
-    first_size, second_size = _EXAMPLE_SIZES
-    first_image = encoder.transform(PIL.Image.new("RGB", first_size))
-    second_image = encoder.transform(PIL.Image.new("RGB", second_size))
-    first_shapes = [tensor.shape for tensor in _tensors_in(first_image)]
-    second_shapes = [tensor.shape for tensor in _tensors_in(second_image)]
-    if first_shapes != second_shapes:
-        return None
-    return batch_images(encoder, [first_image])
+    batches = []
+    for size in _EXAMPLE_SIZES:
+        image = encoder.transform(PIL.Image.new("RGB", size))
+        batches.append(batch_images(encoder, [image]))
+    first_shapes, second_shapes = [[t.shape for t in _tensors_in(batch)] for batch in batches]
+    return batches[0] if first_shapes == second_shapes else None
 
 
 def _tensors_in(inputs: Any) -> list[Tensor]:
@@ -268,8 +266,9 @@ def _find_patch_size(models: Sequence[nn.Module]) -> int | None:
                     side = layer.kernel_size[0]
                     if stated_size in (side, (side, side), [side, side]):
                         return side
-                if isinstance(layer, nn.Linear) and isinstance(stated_size, int):
-                    n_values_per_patch = 3 * stated_size**2
-                    if layer.in_features == n_values_per_patch:
-                        return stated_size
+                if isinstance(layer, nn.Linear):
+                    side = math.isqrt(layer.in_features // 3)
+                    embeds_squares = layer.in_features == 3 * side**2
+                    if embeds_squares and stated_size in (side, (side, side), [side, side]):
+                        return side
     return None

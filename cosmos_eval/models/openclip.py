@@ -18,7 +18,7 @@ from cosmos_core.utils.files import file_sha256
 from cosmos_core.utils.hub import limit_waiting
 from cosmos_eval.data.hub import describe_error, quiet
 from cosmos_eval.models import audit
-from cosmos_eval.models.clip import ClipEncoder, Tokenizer
+from cosmos_eval.models.clip import ClipEncoder, NaflexClipEncoder, Tokenizer, has_naflex_tower
 from cosmos_eval.models.encoder import tensors_sha256
 from cosmos_eval.models.specs import DESCRIBED, DESCRIPTION, HUB, local_weights
 from cosmos_eval.types import EncoderInfo, ModelSpec, Precision, UsageError, nearest
@@ -87,7 +87,8 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> ClipEncoder:
         device=device,
     )
     preprocessing = _make_preprocessing(model.visual.preprocess_cfg)
-    encoder = ClipEncoder(model, preprocessing, tokenizer, info)
+    encoder_class = NaflexClipEncoder if has_naflex_tower(model) else ClipEncoder
+    encoder = encoder_class(model, preprocessing, tokenizer, info)
     if source.weights_file:
         encoder.notes = audit.notes_on_unused_weights(source.weights_file, stored_tensors)
     return encoder

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import json
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
+import open_clip
 import pytest
 import torch
 from open_clip.model import CLIPVisionCfg, _build_vision_tower
 from support.dense import FORMS
+from support.encoders import TINY, load, noise
 from support.openclip_blocks import Block
+from timm.data.naflex_dataset import NaFlexCollator
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cosmos_eval.models.attention import project_in_one_piece
+from cosmos_eval.models.clip import NaflexClipEncoder
 from cosmos_eval.models.dense import encode_patches
+from cosmos_eval.models.encoder import require_encoder
+from cosmos_eval.models.facts import model_facts
+from cosmos_eval.models.maps import require_patches
+from cosmos_eval.types import UsageError
 
 CLOSE = {"rtol": 0, "atol": 1e-6}
 TOWERS: dict[str, dict[str, Any]] = {"plain": {}, "layer-scale": {"ls_init_value": 0.1}}
@@ -98,3 +108,56 @@ def test_a_mask_and_other_keys_are_kept_in_one_piece(images: Tensor) -> None:
         torch.testing.assert_close(block(x, attn_mask=mask), expected[0], **CLOSE)
     torch.testing.assert_close(blocks[1].attn(x, k_x=y, v_x=y), expected[1], **CLOSE)
     assert not torch.allclose(blocks[0](x), expected[0], atol=1e-2)
+
+
+def small_naflex(folder: Path, **changes: Any) -> str:
+    """The spec of a tower of 13 patches of 16 x 16 pixels at most, with random weights."""
+    trunk = {"embed_dim": 24, "depth": 2, "num_heads": 2, "img_size": 64, "attn_pool_num_heads": 2}
+    vision = {
+        "image_size": 64,
+        "image_seq_len": 13,
+        "timm_model_name": "naflexvit_base_patch16_siglip",
+        "timm_model_kwargs": trunk,
+        "timm_pool": "map",
+        "timm_proj": "none",
+    }
+    config = {"embed_dim": 24, "custom_text": True, "text_cfg": TINY["text_cfg"]}
+    file = folder / "cosmos-eval-naflex.json"
+    file.write_text(json.dumps({**config, "vision_cfg": {**vision, **changes}}))
+    open_clip.add_model_config(folder)
+    return f"openclip:{file.stem}/random"
+
+
+@pytest.mark.skipif(
+    not hasattr(open_clip.transform, "naflex_eval_transform_v2"),
+    reason="OpenCLIP 4 has transforms into patches (NaFlex), and this is an earlier one",
+)
+def test_images_of_any_size_are_encoded_like_by_openclip(tmp_path: Path, command: Any) -> None:
+    """The transform, the collator and the forward of OpenCLIP's evaluation during training."""
+    encoder = load(small_naflex(tmp_path))
+    assert isinstance(encoder, NaflexClipEncoder)
+    pictures = [noise(40, 60), noise(90, 20), noise(64, 64), noise(8, 200), noise(300, 280)]
+
+    _, _, make_transform = open_clip.create_model_and_transforms(
+        "cosmos-eval-naflex", aug_cfg={"use_timm": True, "naflex": True}
+    )
+    transform: Any = make_transform(max_seq_len=13, patch_size=16)
+    labelled = [(transform(picture), 0) for picture in pictures]
+    assert len({len(image["patches"]) for image, _ in labelled}) > 2
+    batch, _ = NaFlexCollator(max_seq_len=13)(labelled)
+    with torch.no_grad():
+        expected = encoder.model.encode_image(batch, normalize=True)
+
+    images = [encoder.transform(picture) for picture in pictures]
+    torch.testing.assert_close(encoder.encode_image(encoder.collate(images)), expected, **CLOSE)
+    alone = [encoder.encode_image(encoder.collate([image])) for image in images]
+    torch.testing.assert_close(torch.cat(alone), expected, **CLOSE)
+    require_encoder(encoder, "it")
+    with pytest.raises(UsageError, match="has no patches to compare a text with"):
+        require_patches(encoder)
+    facts = model_facts(encoder)
+    assert (facts["image_size"], facts["patch_size"], facts["embedding_size"]) == (None, 16, 24)
+    assert facts["image_gflops"]
+    run = ("run", "--dataset", "scenes-cls", "--limit", 8, "--no-cache", "--output", "out")
+    done = command(*run, "--model", "openclip:cosmos-eval-naflex/random")
+    assert done.status == 0, done.err

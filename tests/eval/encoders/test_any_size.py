@@ -234,8 +234,12 @@ def test_near_duplicates_of_any_size(images: Any) -> None:
 
 
 def test_costs_of_images_of_any_size() -> None:
+    """The cost of the example depends on the size of an image, and that of a mean does not."""
+    facts = model_facts(load(f"python:{EXAMPLE}"))
+    assert (facts["image_size"], facts["image_gflops"], facts["embedding_size"]) == (None, None, 32)
     facts = model_facts(make())
-    assert (facts["image_size"], facts["image_gflops"], facts["embedding_size"]) == (None, None, 5)
+    assert (facts["image_size"], facts["embedding_size"]) == (None, 5)
+    assert facts["image_gflops"] == 2 * 3 * 5 / 1e9
 
 
 def test_maps_need_the_size_of_the_transform() -> None:
@@ -285,9 +289,7 @@ def test_images_of_different_sizes_without_collate(images: Any) -> None:
         encode_image=lambda images: towers(images.mean((2, 3))),
     )
     require_encoder(model, "it")
-    with pytest.raises(
-        UsageError, match=r"images of one batch have shapes .* needs collate="
-    ):
+    with pytest.raises(UsageError, match=r"images of one batch have shapes .* needs collate="):
         embed_images(model, images, RunOptions(batch_size=2))
 
 
