@@ -9,10 +9,10 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from cosmos_core.utils.files import file_sha256
+from cosmos_core.utils.files import file_sha256, json_sha256
 from cosmos_eval.data.hub import describe_error, quiet
 from cosmos_eval.models.dense import encode_patches, find_patch_size
-from cosmos_eval.models.encoder import require_encoder
+from cosmos_eval.models.encoder import require_encoder, tensors_sha256
 from cosmos_eval.models.hf_folder import (
     DESCRIBED,
     IMAGE_FILES,
@@ -29,6 +29,8 @@ from cosmos_eval.types import EncoderInfo, ModelSpec, Precision, Rgb, UsageError
 _UNMASKED = ("siglip", "siglip2")  # models that were trained with padding that is not masked
 # The first text is short, and the last one fills the context of any model.
 _EXAMPLE_TEXTS = ("a", "a photo of two dogs on a red sofa", "a dog and a cat " * 500)
+# Keys of a configuration that say where it was saved and by which version, and the saved type.
+_FILE_KEYS = {"_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype"}
 _FEATURE_TOLERANCE = 1e-5  # rounding may change the value of a feature by this much
 
 
@@ -255,6 +257,7 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> HfEncoder:
                 precision=precision,
                 device=device,
                 revision=commit,
+                loaded_sha256=_loaded_sha256(model, config),
             )
 
             # Check that the encoder can encode an example.
@@ -272,6 +275,27 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> HfEncoder:
         reason = describe_error(error, advice)
         raise UsageError(f"'{spec.text}' cannot be loaded: {reason}") from error
     return encoder
+
+
+def _loaded_sha256(model: nn.Module, config: Any) -> str:
+    """Return the SHA-256 of a model's tensors and configuration, whatever files hold them.
+
+    Keys of the configuration that state where it was saved, and by which version, do not count.
+    """
+    return json_sha256([tensors_sha256(model.state_dict()), _lasting_config(config.to_dict())])
+
+
+def _lasting_config(config: Any) -> Any:
+    """Return a configuration of transformers, or any value in it, without keys of its file.
+
+    Example:
+        {"depth": 12, "transformers_version": "5.0"} gives {"depth": 12}.
+    """
+    if isinstance(config, dict):
+        return {
+            key: _lasting_config(value) for key, value in config.items() if key not in _FILE_KEYS
+        }
+    return config
 
 
 def _describe_processor(processor: Any, sha256_by_file: dict[str, str]) -> dict[str, str]:

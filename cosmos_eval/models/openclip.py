@@ -77,6 +77,9 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> ClipEncoder:
         weights_sha256 = file_sha256(source.weights_file)
     elif not is_random:
         weights_sha256 = tensors_sha256(model.state_dict())
+    loaded_sha256 = None
+    if not is_random:
+        loaded_sha256 = audit.loaded_sha256(model, _effective_config(source))
     info = EncoderInfo(
         spec=spec.text,
         architecture=source.architecture,
@@ -85,6 +88,7 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> ClipEncoder:
         random=is_random,
         precision=precision,
         device=device,
+        loaded_sha256=loaded_sha256,
     )
     preprocessing = _make_preprocessing(model.visual.preprocess_cfg)
     encoder_class = NaflexClipEncoder if has_naflex_tower(model) else ClipEncoder
@@ -250,10 +254,7 @@ def _build(source: _Source, stored_tensors: Mapping[str, Tensor]) -> tuple[Any, 
         UsageError: If the model differs from the description of its weights, or does not fit its
             weights.
     """
-    # The activation is stated by the tag of the weights, or by the architecture.
-    tag_config = open_clip.get_pretrained_cfg(source.model_name, source.pretrained or "")
-    model_config = open_clip.get_model_config(source.model_name)
-    has_quick_gelu = bool(model_config.get("quick_gelu")) or bool(tag_config.get("quick_gelu"))
+    has_quick_gelu = _effective_config(source)["quick_gelu"]
     model: Any = _create_model(source, has_quick_gelu, audit.has_logit_bias(stored_tensors))
 
     # Compare the model with the description of its weights. The text of differences is empty if
@@ -278,6 +279,17 @@ def _build(source: _Source, stored_tensors: Mapping[str, Tensor]) -> tuple[Any, 
     model_name = str(source.weights_file or source.model_name)
     audit.require_vocabulary(text_tower.vocab_size, tokenizer, model_name)
     return model, tokenizer
+
+
+def _effective_config(source: _Source) -> dict[str, Any]:
+    """Return the configuration of a model with the activation that it has.
+
+    The activation is stated by the tag of the weights, or by the architecture.
+    """
+    tag_config = open_clip.get_pretrained_cfg(source.model_name, source.pretrained or "")
+    model_config = open_clip.get_model_config(source.model_name)
+    has_quick_gelu = bool(model_config.get("quick_gelu")) or bool(tag_config.get("quick_gelu"))
+    return {**model_config, "quick_gelu": has_quick_gelu}
 
 
 def _create_model(source: _Source, has_quick_gelu: bool, has_logit_bias: bool) -> nn.Module:

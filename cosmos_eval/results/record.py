@@ -92,6 +92,7 @@ def validated_as(kind: Any) -> pydantic.GetPydanticSchema:
 
 _CODE = Field(description="SHA-256 of the user's Python file with its arguments.")
 _REVISION = Field(description="The commit of a repository that hf: names.")
+_LOADED = Field(description="Hash of the tensors and configuration, whatever files held them.")
 _HASH_UNLESS_RANDOM: Any = {
     "if": {"properties": {"random": {"const": False}}},
     "then": {"properties": {"weights_sha256": {"type": "string"}}},
@@ -159,6 +160,7 @@ class ModelRecord(TypedDict):
     random: bool
     code_sha256: NotRequired[Annotated[Sha256, _CODE]]
     revision: NotRequired[Annotated[Name, _REVISION]]
+    loaded_sha256: NotRequired[Annotated[Sha256, _LOADED]]
     facts: NotRequired[FactsRecord]
     training: NotRequired[TrainingRecord]
 
