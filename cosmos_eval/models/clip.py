@@ -130,9 +130,12 @@ class NaflexClipEncoder(ClipEncoder):
         self.preprocessing = {**self.preprocessing, "naflex_patches": visual.image_seq_len}
         self._pad_patches = NaFlexCollator(visual.image_seq_len)
 
-    def collate(self, images: Sequence[Mapping[str, Tensor]]) -> dict[str, Any]:
+    def collate(self, images: Sequence[dict[str, Tensor]]) -> dict[str, Any]:
         """Return the patches of B images, (B, N, ...), with their places and a mask of padding."""
-        labelled_images = [(image, 0) for image in images]  # the collator of timm expects labels
+        # The collator of timm expects labels.
+        labelled_images: list[tuple[dict[str, Tensor], int | Tensor]] = [
+            (image, 0) for image in images
+        ]
         batch, _ = self._pad_patches(labelled_images)
         return dict(batch)
 
