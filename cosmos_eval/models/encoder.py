@@ -329,8 +329,8 @@ def _move_inputs(inputs: Any, device: str) -> Any:
     """Return the input of a model with all its tensors on a device.
 
     Args:
-        inputs: A tensor, or a tuple or a mapping with tensors among its values, such as a dict or a
-            BatchFeature of transformers. The result has the same type.
+        inputs: A tensor, or a tuple, a list or a mapping with tensors among its values, such as a
+            dict or a BatchFeature of transformers. The result has the same type.
         device: The device, such as "cuda:0".
     """
     from torch import Tensor
@@ -342,15 +342,16 @@ def _move_inputs(inputs: Any, device: str) -> Any:
         for name, value in inputs.items():
             moved_mapping[name] = _move_inputs(value, device)
         return moved_mapping
-    if isinstance(inputs, tuple):
+    if isinstance(inputs, tuple | list):
         values = [_move_inputs(value, device) for value in inputs]
-        is_named = hasattr(inputs, "_fields")
-        return type(inputs)(*values) if is_named else tuple(values)
+        is_named_tuple = hasattr(inputs, "_fields")
+        return type(inputs)(*values) if is_named_tuple else type(inputs)(values)
     return inputs
 
 
 def are_equal_inputs(first: Any, second: Any) -> bool:
     """Return whether two inputs of a model have equal tensors, in the same tuples or mappings."""
+    import numpy as np
     from torch import Tensor
 
     if isinstance(first, Tensor) and isinstance(second, Tensor):
@@ -361,6 +362,8 @@ def are_equal_inputs(first: Any, second: Any) -> bool:
     if isinstance(first, tuple | list) and isinstance(second, tuple | list):
         has_same_length = len(first) == len(second)
         return has_same_length and all(map(are_equal_inputs, first, second))
+    if isinstance(first, np.ndarray) and isinstance(second, np.ndarray):
+        return np.array_equal(first, second)
     return type(first) is type(second) and bool(first == second)
 
 

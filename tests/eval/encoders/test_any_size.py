@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import BatchFeature
 
 from cosmos_core.data.scenes.vocabulary import scenes_tokenizer
-from cosmos_eval import TwoTower, UsageError
+from cosmos_eval import TwoTower, UsageError, evaluate
 from cosmos_eval.data.sources import ImageArray, ImageFile
 from cosmos_eval.embedding.embed import embed_images
 from cosmos_eval.embedding.pairs import score_pairs
@@ -193,6 +193,34 @@ def test_a_batch_is_moved_to_the_device_of_the_model(kind: str) -> None:
     assert [str(tensor.device) for tensor in tensors[1]] == ["meta"] * 2
     if kind == "dict":
         assert moved["unit"] == "pixels"
+
+
+def test_collate_may_do_everything(images: Any) -> None:
+    """`transform` returns the picture itself, or an array; a list in a batch is moved too."""
+
+    def collate(pictures: list[Any]) -> dict[str, Any]:
+        return {"pixels": [transform(Image.fromarray(np.asarray(p))) for p in pictures]}
+
+    def encode_image(batch: Any) -> Tensor:
+        return towers(torch.stack([pixels.mean(0) for pixels in batch["pixels"]]))
+
+    means = torch.tensor(np.stack([image.pixels.mean((0, 1)) for image in images]) / 255)
+    expected = nn.functional.normalize(towers(means.float()), dim=-1).detach().numpy()
+    for take in (Image.Image.copy, np.asarray):
+        model = make(transform=take, collate=collate, encode_image=encode_image)
+        require_encoder(model, "it")
+        features = embed_images(model, images, RunOptions(batch_size=3)).features
+        np.testing.assert_allclose(features, expected, rtol=0, atol=1e-5)
+    moved = _move_inputs(collate([images[0].pixels]), "meta")
+    assert [str(pixels.device) for pixels in moved["pixels"]] == ["meta"]
+
+
+def test_an_object_is_measured() -> None:
+    """The facade for training loops: one image at a time and whole batches give the same."""
+    model = make()
+    rows = [evaluate(model, "scenes-cls", limit=6, batch_size=size) for size in (1, 4)]
+    assert rows[0].metrics == pytest.approx(rows[1].metrics, abs=1e-5)
+    assert rows[0].model["facts"]["image_size"] is None
 
 
 def test_pairs_are_scored(images: Any) -> None:
