@@ -19,13 +19,12 @@ import torch
 from open_clip.coca_model import MultimodalCfg
 from open_clip.model import CLIPTextCfg, CLIPVisionCfg
 from open_clip.transform import PreprocessCfg
-from torch import Tensor, nn
+from torch import Tensor
 
 from cosmos_core.utils.files import json_sha256
 from cosmos_core.utils.text import first_of
 from cosmos_eval.data.readers import read_json
 from cosmos_eval.models.clip import Tokenizer
-from cosmos_eval.models.encoder import tensors_sha256
 from cosmos_eval.models.weight_files import require_weights
 from cosmos_eval.types import UsageError
 
@@ -100,14 +99,14 @@ def describe_config_differences(stated: Mapping[str, Any], built: Mapping[str, A
     return _describe_differences(_flatten_config(stated), _flatten_config(built))
 
 
-def loaded_sha256(model: nn.Module, config: Mapping[str, Any]) -> str:
+def loaded_sha256(tensors_hash: str, config: Mapping[str, Any]) -> str:
     """Return the SHA-256 of an OpenCLIP model's tensors and configuration, as 64 digits.
 
     It is the same whatever files held the model: weights of a tag, a file or a repository. Values
     of the configuration that are OpenCLIP's defaults do not count, whether they are stated or not.
 
     Args:
-        model: The model with its weights.
+        tensors_hash: The SHA-256 of the model's tensors.
         config: Its configuration, in the form of `open_clip.get_model_config`.
     """
     default_values = _flatten_config({"vision_cfg": {}, "text_cfg": {}, "embed_dim": None})
@@ -116,7 +115,7 @@ def loaded_sha256(model: nn.Module, config: Mapping[str, Any]) -> str:
     for key, value in values.items():
         if key not in default_values or value != default_values[key]:
             other_values[key] = value
-    return json_sha256([tensors_sha256(model.state_dict()), other_values])
+    return json_sha256([tensors_hash, other_values])
 
 
 def describe_stated_differences(stated: Mapping[str, Any], built: Mapping[str, Any]) -> str:

@@ -161,7 +161,9 @@ def _example_images(encoder: Encoder) -> Any:
     for size in _EXAMPLE_SIZES:
         image = encoder.transform(PIL.Image.new("RGB", size))
         batches.append(batch_images(encoder, [image]))
-    first_shapes, second_shapes = [[t.shape for t in _tensors_in(batch)] for batch in batches]
+    first_shapes, second_shapes = [
+        [tensor.shape for tensor in _tensors_in(batch)] for batch in batches
+    ]
     return batches[0] if first_shapes == second_shapes else None
 
 

@@ -73,13 +73,12 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> ClipEncoder:
     # Describe the model for results. Random weights have no hash.
     is_random = source.pretrained == RANDOM
     weights_sha256: str | None = None
-    if source.weights_file:
-        weights_sha256 = file_sha256(source.weights_file)
-    elif not is_random:
-        weights_sha256 = tensors_sha256(model.state_dict())
-    loaded_sha256 = None
+    loaded_sha256: str | None = None
     if not is_random:
-        loaded_sha256 = audit.loaded_sha256(model, _effective_config(source))
+        tensors_hash = tensors_sha256(model.state_dict())
+        file = source.weights_file
+        weights_sha256 = file_sha256(file) if file else tensors_hash
+        loaded_sha256 = audit.loaded_sha256(tensors_hash, _effective_config(source))
     info = EncoderInfo(
         spec=spec.text,
         architecture=source.architecture,
