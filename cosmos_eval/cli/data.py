@@ -11,7 +11,7 @@ from typer import Argument, Exit, Typer
 
 from cosmos_eval.cli import options
 from cosmos_eval.cli.completion import dataset_names
-from cosmos_eval.cli.options import Texts, flag
+from cosmos_eval.cli.options import Texts, flag, option
 from cosmos_eval.cli.output import print_json, print_line, print_records
 from cosmos_eval.types import RunOptions
 
@@ -30,12 +30,22 @@ def list_known(
         Literal["models", "tasks", "datasets", "protocols", "suites", "formats"],
         Argument(show_default=False),
     ],
+    search: Annotated[
+        str | None,
+        option("TEXT", "Only rows with this text; of models, all tags of OpenCLIP too."),
+    ] = None,
     format: options.Format = "table",
 ) -> None:
     """List known models, tasks, data sets, protocols, suites, or names in other tools' formats."""
-    from cosmos_eval.runner.catalog import LISTS
+    from cosmos_eval.runner import catalog
 
-    print_records(LISTS[what](), as_json=format == "json")
+    if search is None:
+        records = catalog.LISTS[what]()
+    elif what == "models":
+        records = catalog.search_models(search)
+    else:
+        records = catalog.search(catalog.LISTS[what](), search)
+    print_records(records, as_json=format == "json")
 
 
 @data.command(cls=options.Command)

@@ -20,7 +20,14 @@ from numpy.typing import NDArray
 from cosmos_eval.data.prefetch import prefetch
 from cosmos_eval.data.sources import ImageContent, ImageSource
 from cosmos_eval.embedding.cache import EMBEDDING, Report, ShardStore, fingerprint, limit_bytes
-from cosmos_eval.models.encoder import Encoder, copy_to_host, is_gpu, require_finite, stack_on_host
+from cosmos_eval.models.encoder import (
+    Encoder,
+    are_equal_inputs,
+    batch_images,
+    copy_to_host,
+    is_gpu,
+    require_finite,
+)
 from cosmos_eval.types import (
     EncoderInfo,
     InputMemory,
@@ -354,12 +361,12 @@ def _pixels_differ(encoder: Encoder, images: Sequence[ImageSource]) -> bool:
 
     Different files may hold the same pixels. Then it is right that their features are equal.
     """
-    first_pixels: Tensor | None = None
+    first_pixels: Any = None
     for image in images[:_N_COMPARED_IMAGES]:
         pixels = encoder.transform(image.decode(image.read()))
         if first_pixels is None:
             first_pixels = pixels
-        elif not first_pixels.equal(pixels):
+        elif not are_equal_inputs(first_pixels, pixels):
             return True
     return False
 
@@ -408,8 +415,8 @@ class ImageBatch(NamedTuple):
 
     # The images' indices (B,).
     indices: Sequence[int]
-    # The images' pixels (B, 3, H, W).
-    pixels: Tensor
+    # The images' pixels (B, 3, H, W), or what the model's `collate` returns.
+    pixels: Any
     # True for the last batch of a shard.
     ends_shard: bool
 
@@ -465,7 +472,13 @@ class ImageInputs(Inputs):
         features_of_batches: list[Tensor] = []
         for batch in image_batches(self.encoder, self.images, self.keys, self.options, shards):
             indices += batch.indices
-            features_of_batches.append(self.encoder.encode_image(batch.pixels))
+            features = self.encoder.encode_image(batch.pixels)
+            if len(features) != len(batch.indices):
+                raise UsageError(
+                    f"{self.info.spec}: `encode_image` returns {len(features)} features for a "
+                    f"batch of {len(batch.indices)} images"
+                )
+            features_of_batches.append(features)
             if batch.ends_shard:
                 yield indices, [torch.cat(features_of_batches)]
                 indices, features_of_batches = [], []
@@ -514,9 +527,9 @@ class _ImagePlace(NamedTuple):
 
 
 class _LoadedImage(NamedTuple):
-    """The pixels (3, H, W) of an image, and its place."""
+    """The pixels (3, H, W) of an image, or whatever `transform` returns, and its place."""
 
-    pixels: Tensor
+    pixels: Any
     place: _ImagePlace
 
 
@@ -602,12 +615,8 @@ class _ImageLoader:
         return self.encoder.transform(image.decode(content))
 
     def stack(self, loaded_images: Sequence[_LoadedImage]) -> ImageBatch:
-        """Return the batch of the loaded images. Raises UsageError if their shapes differ."""
-        info = self.encoder.info
-        shapes = sorted({tuple(image.pixels.shape) for image in loaded_images})
-        if len(shapes) > 1:
-            raise UsageError(f"{info.spec}: images of one batch have shapes {shapes}")
-        pixels = stack_on_host([image.pixels for image in loaded_images], info.device)
+        """Return the batch of the loaded images. Raises UsageError if they do not fit together."""
+        pixels = batch_images(self.encoder, [image.pixels for image in loaded_images])
         indices = [image.place.image_index for image in loaded_images]
         ends_shard = loaded_images[-1].place.ends_shard
         return ImageBatch(indices, pixels, ends_shard)

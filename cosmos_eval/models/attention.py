@@ -91,7 +91,7 @@ def proxy_attention(
     Its weights are the `proxy_weights` of another encoder's features of patches.
 
     Args:
-        attention: The `nn.MultiheadAttention` of a block, which projects values and outputs.
+        attention: The plain attention of a block, which projects values and outputs.
         patches: The input of the block's attention (B, h * w, C).
         grid_hw: (h, w), the height and width of the grid of `patches`.
         guide_features: The other encoder's features (B, h', w', D).
@@ -148,13 +148,35 @@ def naclip_proximity(grid_hw: Grid, prefix: int, like: Tensor) -> Tensor:
     return F.pad(proximity, (prefix, 0, prefix, 0)).to(like.dtype)
 
 
-def self_attention(
-    attention: nn.MultiheadAttention, tokens: Tensor, mask: Tensor | None = None
-) -> Tensor:
+def is_plain_attention(module: Any) -> bool:
+    """Return whether a module has the parts of plain self-attention and no others.
+
+    `self_attention` computes its output. One matrix projects queries, keys and values, and another
+    one projects the output. `nn.MultiheadAttention` is such a module, and so is the attention of
+    OpenCLIP, unless they were made with options that add keys, norms or scales.
+    """
+    projection_names = ("in_proj_weight", "out_proj", "num_heads")
+    if any(getattr(module, name, None) is None for name in projection_names):
+        return False
+    # Options of `nn.MultiheadAttention`, and of OpenCLIP's attention.
+    adds_keys = getattr(module, "bias_k", None) is not None or bool(
+        getattr(module, "add_zero_attn", False)
+    )
+    has_scale = any(
+        getattr(module, name, None) is not None for name in ("logit_scale", "head_scale")
+    )
+    has_norm = any(
+        not isinstance(getattr(module, name, None), nn.Identity | None)
+        for name in ("ln_q", "ln_k", "ln_inner")
+    )
+    return not (adds_keys or has_scale or has_norm)
+
+
+def self_attention(attention: Any, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
     """Return the output (B, N, C) of a module's self-attention.
 
     Args:
-        attention: The module, whose projections and number of heads are used.
+        attention: A module of plain attention, whose projections and number of heads are used.
         tokens: Its input (B, N, C).
         mask: A matrix (N, N) that is added to the logits, or None.
     """
@@ -164,7 +186,8 @@ def self_attention(
     if mask is not None:
         mask = mask.to(q.dtype)
     mixed_values = attend(q, k, v, attn_mask=mask)
-    return attention.out_proj(mixed_values.transpose(1, 2).flatten(2))
+    output: Tensor = attention.out_proj(mixed_values.transpose(1, 2).flatten(2))
+    return output
 
 
 def project_in_one_piece(model: nn.Module) -> None:
@@ -173,19 +196,30 @@ def project_in_one_piece(model: nn.Module) -> None:
     `nn.MultiheadAttention` projects a transposed view of its input. For this, PyTorch multiplies
     sample by sample and, in bf16 on a CPU, copies the weights for each sample, which is most of the
     time of a ViT-B/16. The classes of these modules are replaced, and their names and hooks stay.
+
+    OpenCLIP's own attention takes the place of `nn.MultiheadAttention` in OpenCLIP 4. It projects
+    its input in one piece by itself if it is not given the same input as keys and values too.
     """
     for module in model.modules():
-        if type(module) is not nn.MultiheadAttention:
-            continue
-        # `self_attention` lacks these options of the class.
-        is_plain = (
-            module.in_proj_bias is not None
-            and module.batch_first
-            and module.bias_k is None
-            and not module.add_zero_attn
-        )
-        if is_plain:
-            module.__class__ = _SelfAttention
+        if type(module) is nn.MultiheadAttention:
+            # `self_attention` expects samples in the first dimension.
+            if module.batch_first and is_plain_attention(module):
+                module.__class__ = _SelfAttention
+        elif getattr(module, "in_proj_weight", None) is not None:
+            module.register_forward_pre_hook(_leave_out_equal_inputs, with_kwargs=True)
+
+
+def _leave_out_equal_inputs(
+    _module: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Leave out the keys `k_x` and the values `v_x` of an attention if they are its input.
+
+    A hook that runs before `forward`. The result holds the arguments of `forward`.
+    """
+    is_self_attention = options.get("k_x") is inputs[0] and options.get("v_x") is inputs[0]
+    if is_self_attention:
+        options = {name: value for name, value in options.items() if name not in ("k_x", "v_x")}
+    return inputs, options
 
 
 class _SelfAttention(nn.MultiheadAttention):

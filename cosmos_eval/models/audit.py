@@ -21,6 +21,7 @@ from open_clip.model import CLIPTextCfg, CLIPVisionCfg
 from open_clip.transform import PreprocessCfg
 from torch import Tensor
 
+from cosmos_core.utils.files import json_sha256
 from cosmos_core.utils.text import first_of
 from cosmos_eval.data.readers import read_json
 from cosmos_eval.models.clip import Tokenizer
@@ -96,6 +97,25 @@ def describe_config_differences(stated: Mapping[str, Any], built: Mapping[str, A
         "vision_cfg.layers is 12, not 24" if 12 is stated and 24 is built.
     """
     return _describe_differences(_flatten_config(stated), _flatten_config(built))
+
+
+def loaded_sha256(tensors_hash: str, config: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of an OpenCLIP model's tensors and configuration, as 64 digits.
+
+    It is the same whatever files held the model: weights of a tag, a file or a repository. Values
+    of the configuration that are OpenCLIP's defaults do not count, whether they are stated or not.
+
+    Args:
+        tensors_hash: The SHA-256 of the model's tensors.
+        config: Its configuration, in the form of `open_clip.get_model_config`.
+    """
+    default_values = _flatten_config({"vision_cfg": {}, "text_cfg": {}, "embed_dim": None})
+    values = _flatten_config(config)
+    other_values = {}
+    for key, value in values.items():
+        if key not in default_values or value != default_values[key]:
+            other_values[key] = value
+    return json_sha256([tensors_hash, other_values])
 
 
 def describe_stated_differences(stated: Mapping[str, Any], built: Mapping[str, Any]) -> str:

@@ -15,6 +15,7 @@ from open_clip import SimpleTokenizer
 from open_clip.tokenizer import HFTokenizer, SigLipTokenizer, basic_clean, canonicalize_text
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from open_clip.transformer import TextTransformer
+from timm.data.naflex_dataset import NaFlexCollator
 from torch import Tensor, nn
 
 from cosmos_core.utils.files import file_sha256, json_sha256
@@ -84,7 +85,7 @@ class ClipEncoder:
         n_tokens = torch.tensor(count_tokens(self.openclip_tokenizer, texts))
         return n_tokens > self.openclip_tokenizer.context_length
 
-    def encode_image(self, images: Tensor) -> Tensor:
+    def encode_image(self, images: Any) -> Tensor:
         """Return the L2-normalised features (B, D) of images (B, 3, H, W)."""
         features = run_on_device(self.info, self.model.encode_image, images)
         return F.normalize(features, dim=-1)
@@ -107,6 +108,43 @@ class ClipEncoder:
             guide = partial(self.guide, mean=self.image_mean, std=self.image_std)
         encode = partial(encode_patches, self.model.visual, attention=attention, guide=guide)
         return run_on_device(self.info, encode, images)
+
+
+class NaflexClipEncoder(ClipEncoder):
+    """A model of OpenCLIP whose image tower takes images of any size, as patches (NaFlex).
+
+    An image keeps its aspect, and has as many patches as fit. OpenCLIP 4 states their largest
+    number N as `visual.image_seq_len`, and has the transform. Earlier versions have neither.
+    """
+
+    def __init__(
+        self, model: Any, preprocessing: PreprocessCfg, tokenizer: Tokenizer, info: EncoderInfo
+    ) -> None:
+        """Use OpenCLIP's transform into patches. `ClipEncoder` explains the arguments."""
+        super().__init__(model, preprocessing, tokenizer, info)
+        visual = self.model.visual
+        make_transform: Any = open_clip.transform.naflex_eval_transform_v2(preprocessing)
+        self.transform = make_transform(
+            max_seq_len=visual.image_seq_len, patch_size=visual.trunk.get_patch_size()
+        )
+        self.preprocessing = {**self.preprocessing, "naflex_patches": visual.image_seq_len}
+        self._pad_patches = NaFlexCollator(visual.image_seq_len)
+
+    def collate(self, images: Sequence[dict[str, Tensor]]) -> dict[str, Any]:
+        """Return the patches of B images, (B, N, ...), with their places and a mask of padding."""
+        # The collator of timm expects labels.
+        labelled_images: list[tuple[dict[str, Tensor], int | Tensor]] = [
+            (image, 0) for image in images
+        ]
+        batch, _ = self._pad_patches(labelled_images)
+        return dict(batch)
+
+
+def has_naflex_tower(model: Any) -> bool:
+    """Return whether a model of OpenCLIP takes images of any size, as patches (NaFlex)."""
+    visual = model.visual
+    trunk = getattr(visual, "trunk", None)
+    return getattr(visual, "image_seq_len", None) is not None and hasattr(trunk, "get_patch_size")
 
 
 class _TrimmedTextEncoder(nn.Module):

@@ -24,8 +24,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cosmos_eval.models.attention import Grid, Mixing, proxy_attention
-from cosmos_eval.models.towers import Step, Tower, image_tower
+from cosmos_eval.models.attention import Grid, Mixing, is_plain_attention, proxy_attention
+from cosmos_eval.models.towers import OpenClipTower, Step, Tower, image_tower
 from cosmos_eval.types import Attention, UsageError
 
 
@@ -157,7 +157,7 @@ def _run_guided_block(
             "proxy needs an encoder that guides it: `run` or `segment --auxiliary SPEC`"
         )
     block: Any = tower.block
-    if not isinstance(getattr(block, "attn", None), nn.MultiheadAttention):
+    if not (isinstance(tower, OpenClipTower) and is_plain_attention(block.attn)):
         raise UsageError(
             f"--attention proxy is not defined for this model's last {type(block).__name__}: "
             "choose a COSMOS model or OpenCLIP's own CLIP ViT, such as ViT-B-16"
@@ -165,7 +165,7 @@ def _run_guided_block(
     patches = block.ln_1(tokens[:, tower.prefix :])
     mixed_patches = proxy_attention(block.attn, patches, grid_hw, guide_features)
     guide_hw = (guide_features.shape[1], guide_features.shape[2])
-    return block.ls_1(mixed_patches), guide_hw
+    return tower.after_attention(mixed_patches), guide_hw
 
 
 def _run_last_block(tower: Tower, tokens: Tensor, grid_hw: Grid, attention: Attention) -> Tensor:

@@ -8,6 +8,7 @@ import json
 import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 
@@ -28,6 +29,8 @@ _DIMENSIONS_BY_METHOD = {"transform": 3, "tokenize": 2, "overlong": 1}  # of the
 _TRANSFORM_REPEATS = 8  # so that even a random flip, of one image in two, is noticed
 # The largest distance of two normalised features of the same input: GPUs may add in another order.
 _REPEAT_DISTANCE = {"fp32": 1e-3, "amp": 1e-2, "bf16": 1e-2, "fp16": 1e-2}
+# The same in batches of other shapes, for which half precision may round differently everywhere.
+_BATCH_DISTANCE = {"fp32": 1e-3, "amp": 5e-2, "bf16": 5e-2, "fp16": 5e-2}
 
 
 @runtime_checkable
@@ -160,6 +163,22 @@ class PairScorer(Encoder, Protocol):
         """
 
 
+@runtime_checkable
+class CollatingEncoder(Encoder, Protocol):
+    """An encoder of images that differ in size, which makes the batches of images itself.
+
+    `transform` returns the input of one image in any form, such as its patches. `encode_image` and
+    `image_parts` are given what `collate` returns, and move it to the device. The feature of an
+    image must not depend on the other images of its batch, so padding has to be masked.
+    """
+
+    def collate(self, images: Sequence[Any]) -> Any:
+        """Return the batch of images, each of which is what `transform` returns.
+
+        A batch is a tensor, a tuple, or a mapping of names to tensors.
+        """
+
+
 def require_pair_scorer(encoder: Encoder) -> PairScorer:
     """Return the model itself. Raises UsageError if it cannot score an image and a text together.
 
@@ -193,7 +212,7 @@ def describe_pair_scores(encoder: Encoder, pairs: ScoredPairs) -> dict[str, Any]
     return {"pairs": pairs, "pair_score": require_pair_scorer(encoder).pair_score}
 
 
-def run_on_device(info: EncoderInfo, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+def run_on_device(info: EncoderInfo, function: Callable[..., Tensor], *inputs: Any) -> Tensor:
     """Return `function(*inputs)` as float32, computed on the model's device in its precision.
 
     Gradients are not recorded.
@@ -201,13 +220,13 @@ def run_on_device(info: EncoderInfo, function: Callable[..., Tensor], *inputs: T
     Args:
         info: States the device and the precision of the model.
         function: A function of the model that returns one tensor.
-        *inputs: Tensors, which are moved to the device first.
+        *inputs: Tensors, or batches of a CollatingEncoder, which are moved to the device first.
     """
     (output,) = run_parts_on_device(info, function, *inputs)
     return output
 
 
-def run_parts_on_device(info: EncoderInfo, function: Callable[..., Any], *inputs: Tensor) -> Parts:
+def run_parts_on_device(info: EncoderInfo, function: Callable[..., Any], *inputs: Any) -> Parts:
     """Return the outputs of `function(*inputs)` as a tuple of float32 tensors.
 
     They are computed on the model's device in its precision. Gradients are not recorded.
@@ -215,7 +234,7 @@ def run_parts_on_device(info: EncoderInfo, function: Callable[..., Any], *inputs
     Args:
         info: States the device and the precision of the model.
         function: A function of the model that returns one tensor or a tuple of tensors.
-        *inputs: Tensors, which are moved to the device first.
+        *inputs: Tensors, or batches of a CollatingEncoder, which are moved to the device first.
 
     Raises:
         TypeError: If the function returns anything else.
@@ -233,7 +252,7 @@ def run_parts_on_device(info: EncoderInfo, function: Callable[..., Any], *inputs
     )
     # Not inference mode: a tensor that a model in training keeps from now on could not be trained.
     with torch.no_grad(), autocast:
-        inputs_on_device = [to_device(tensor, info.device) for tensor in inputs]
+        inputs_on_device = [_move_inputs(value, info.device) for value in inputs]
         output = function(*inputs_on_device)
 
     outputs = output if isinstance(output, tuple) else (output,)
@@ -241,6 +260,30 @@ def run_parts_on_device(info: EncoderInfo, function: Callable[..., Any], *inputs
         if not isinstance(tensor, torch.Tensor):
             raise TypeError(f"a function returns {type(tensor).__name__}, not a tensor")
     return tuple(tensor.float() for tensor in outputs)
+
+
+def batch_images(encoder: Encoder, images: Sequence[Any]) -> Any:
+    """Return a batch of images, as the model's `encode_image` takes it.
+
+    Args:
+        encoder: The model.
+        images: What the model's `transform` returned for each of B images.
+
+    Returns:
+        What the model's `collate` returns for them. If it has none, their stack (B, 3, H, W).
+
+    Raises:
+        UsageError: If the images cannot be stacked, because their shapes differ.
+    """
+    if isinstance(encoder, CollatingEncoder):
+        return encoder.collate(images)
+    shapes = sorted({tuple(image.shape) for image in images})
+    if len(shapes) > 1:
+        raise UsageError(
+            f"{encoder.info.spec}: images of one batch have shapes {shapes}: a TwoTower needs "
+            "collate= to encode images of different sizes"
+        )
+    return stack_on_host(images, encoder.info.device)
 
 
 def stack_on_host(tensors: Sequence[Tensor], device: str) -> Tensor:
@@ -281,6 +324,48 @@ def to_device(tensor: Tensor, device: str) -> Tensor:
     # PyTorch does not reuse the memory of the tensor before these computations have read it.
     moved_tensor.record_stream(computing_stream)
     return moved_tensor
+
+
+def _move_inputs(inputs: Any, device: str) -> Any:
+    """Return the input of a model with all its tensors on a device.
+
+    Args:
+        inputs: A tensor, or a tuple, a list or a mapping with tensors among its values, such as a
+            dict or a BatchFeature of transformers. The result has the same type.
+        device: The device, such as "cuda:0".
+    """
+    from torch import Tensor
+
+    if isinstance(inputs, Tensor):
+        return to_device(inputs, device)
+    if isinstance(inputs, Mapping):
+        moved_mapping: Any = copy(inputs)
+        for name, value in inputs.items():
+            moved_mapping[name] = _move_inputs(value, device)
+        return moved_mapping
+    if isinstance(inputs, tuple | list):
+        values = [_move_inputs(value, device) for value in inputs]
+        is_named_tuple = hasattr(inputs, "_fields")
+        return type(inputs)(*values) if is_named_tuple else type(inputs)(values)
+    return inputs
+
+
+def are_equal_inputs(first: Any, second: Any) -> bool:
+    """Return whether two inputs of a model have equal tensors, in the same tuples or mappings."""
+    import numpy as np
+    from torch import Tensor
+
+    if isinstance(first, Tensor) and isinstance(second, Tensor):
+        return first.equal(second)
+    if isinstance(first, Mapping) and isinstance(second, Mapping):
+        has_same_names = first.keys() == second.keys()
+        return has_same_names and all(are_equal_inputs(first[key], second[key]) for key in first)
+    if isinstance(first, tuple | list) and isinstance(second, tuple | list):
+        has_same_length = len(first) == len(second)
+        return has_same_length and all(map(are_equal_inputs, first, second))
+    if isinstance(first, np.ndarray) and isinstance(second, np.ndarray):
+        return np.array_equal(first, second)
+    return type(first) is type(second) and bool(first == second)
 
 
 def copy_to_host(
@@ -472,7 +557,6 @@ def _check_with_example(model: Encoder, model_name: str) -> None:
     """
     import numpy as np
     import PIL.Image
-    import torch
 
     json.dumps([dict(model.preprocessing), dict(model.tokenizer)])  # raises if this is not JSON
     checker = _OutputChecker(model, model_name)
@@ -480,17 +564,21 @@ def _check_with_example(model: Encoder, model_name: str) -> None:
     # The colours of the picture differ from pixel to pixel, so that every crop differs.
     noise = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
     picture = PIL.Image.fromarray(noise)
-    pixels = checker.call("transform", picture)
+    is_collating = isinstance(model, CollatingEncoder)
+    pixels = model.transform(picture) if is_collating else checker.call("transform", picture)
     for _ in range(_TRANSFORM_REPEATS):
-        if not model.transform(picture).equal(pixels):
+        if not are_equal_inputs(model.transform(picture), pixels):
             raise UsageError(
                 f"{model_name}: `transform` returns other pixels for the same image: it must not "
                 "be random; use the transform of the evaluation, not that of the training"
             )
 
-    images = torch.stack([pixels, pixels])
+    images = batch_images(model, [pixels, pixels])
     tokens = checker.call("tokenize", _TEXTS)
     checker.require_same_features("encode_image", images)
+    if is_collating:
+        wide_picture = picture.resize((160, 48))
+        checker.require_independent_images([pixels, model.transform(wide_picture)])
     checker.require_same_features("encode_text", tokens)
     checker.call("overlong", _TEXTS)
     if isinstance(model, PairScorer):
@@ -541,6 +629,30 @@ class _OutputChecker:
                 "dropout or noise"
             )
 
+    def require_independent_images(self, images: Sequence[Any]) -> None:
+        """Raise UsageError if the feature of an image depends on the other images of its batch.
+
+        `images` are what the model's `transform` returned for pictures of different sizes.
+        """
+        import torch
+
+        batch_features = self.call("encode_image", batch_images(self.model, images))
+        if len(batch_features) != len(images):
+            raise UsageError(
+                f"{self.model_name}: `encode_image` returns {len(batch_features)} features for a "
+                f"batch of {len(images)} images"
+            )
+        single_batches = [batch_images(self.model, [image]) for image in images]
+        single_features = [self.call("encode_image", batch) for batch in single_batches]
+        distances = (batch_features - torch.cat(single_features)).norm(dim=1)
+        largest_distance = float(distances.max())
+        if largest_distance > _BATCH_DISTANCE[self.model.info.precision]:
+            raise UsageError(
+                f"{self.model_name}: `encode_image` returns other features for an image if its "
+                f"batch has an image of another size, by up to {largest_distance:.2g} of their "
+                "length: mask the padding that `collate` adds"
+            )
+
 
 def require_output(
     method: str, inputs: Any, output: Any, feature_sizes: set[int], model_name: str
@@ -555,9 +667,13 @@ def require_output(
             More than one size is a fault.
         model_name: The name of the model in error messages.
     """
+    from torch import Tensor
+
     fault = None
     if method in ("encode_image", "encode_text"):
-        fault = _find_feature_fault(output, len(inputs), feature_sizes)
+        # How many images a batch has is unknown if `collate` made it.
+        n_inputs = len(inputs) if isinstance(inputs, Tensor) else None
+        fault = _find_feature_fault(output, n_inputs, feature_sizes)
     elif method in _DIMENSIONS_BY_METHOD:
         n_rows = 3 if method == "transform" else len(inputs)  # a transform returns (3, H, W)
         fault = _find_shape_fault(output, n_rows, _DIMENSIONS_BY_METHOD[method])
@@ -585,7 +701,7 @@ def _find_shape_fault(output: Any, n_rows: int, n_dimensions: int) -> str | None
     return f"{shape}, not {n_rows} rows in {n_dimensions} dimensions"
 
 
-def _find_feature_fault(features: Any, n_inputs: int, feature_sizes: set[int]) -> str | None:
+def _find_feature_fault(features: Any, n_inputs: int | None, feature_sizes: set[int]) -> str | None:
     """Describe the first fault of features, or return None if they are valid.
 
     Valid features are a tensor (n_inputs, D) of float32 without a gradient, finite and normalised.
@@ -593,7 +709,7 @@ def _find_feature_fault(features: Any, n_inputs: int, feature_sizes: set[int]) -
 
     Args:
         features: The value that a model returned as features.
-        n_inputs: The number of images or texts.
+        n_inputs: The number of images or texts, or None if it is unknown.
         feature_sizes: All sizes D of the model's features so far. The size of `features` is added.
             More than one size is a fault.
     """
@@ -601,8 +717,12 @@ def _find_feature_fault(features: Any, n_inputs: int, feature_sizes: set[int]) -
 
     if not isinstance(features, torch.Tensor):
         return f"{type(features).__name__}, not a tensor"
-    if features.ndim != 2 or len(features) != n_inputs:
-        return f"{tuple(features.shape)} for {n_inputs} inputs, not ({n_inputs}, D)"
+    shape = tuple(features.shape)
+    if n_inputs is None:
+        if len(shape) != 2:
+            return f"{shape}, not (B, D) for B images"
+    elif len(shape) != 2 or shape[0] != n_inputs:
+        return f"{shape} for {n_inputs} inputs, not ({n_inputs}, D)"
     if features.dtype != torch.float32:
         return f"{features.dtype}, not float32"
     if features.requires_grad:

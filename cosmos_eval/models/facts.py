@@ -1,7 +1,8 @@
 """The costs of a loaded model: parameters, operations per image and text, sizes of its inputs."""
 
+import math
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias, TypeVar
@@ -15,11 +16,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from cosmos_eval.models.encoder import Encoder, run_on_device
+from cosmos_eval.models.encoder import CollatingEncoder, Encoder, batch_images, run_on_device
 from cosmos_eval.models.user import referred_weights
 from cosmos_eval.types import EncoderInfo
 
-Encode: TypeAlias = Callable[[Tensor], Tensor]
+Encode: TypeAlias = Callable[[Any], Tensor]
 Result = TypeVar("Result")
 
 # Sizes of two images, in pixels. A transform with a fixed size makes both equal.
@@ -55,10 +56,10 @@ def model_facts(encoder: Encoder, note: Callable[[str], object] | None = None) -
         openclip_encode_text = partial(open_clip.CLIP.encode_text, model.model)
         encode_text = partial(run_on_device, encoder.info, openclip_encode_text)
     with _countable_operations(parameters):
-        image = _attempt(f"the image size of {spec}", note, _example_image, encoder)
+        images = _attempt(f"the image size of {spec}", note, _example_images, encoder)
         tokens = _attempt(f"the context length of {spec}", note, _example_tokens, encoder)
         fact = f"GFLOPs per image of {spec}"
-        image_cost = _attempt(fact, note, _measure_cost, encode_image, image) or _EncodingCost()
+        image_cost = _attempt(fact, note, _measure_cost, encode_image, images) or _EncodingCost()
         fact = f"GFLOPs per text of {spec}"
         text_cost = _attempt(fact, note, _measure_cost, encode_text, tokens) or _EncodingCost()
 
@@ -67,8 +68,8 @@ def model_facts(encoder: Encoder, note: Callable[[str], object] | None = None) -
         # The cost includes the texts that the model adds to each batch.
         text_gflops /= 1 + getattr(model, "added_texts", 0)
     image_size = None
-    if image is not None and getattr(model, "has_image_size", True):
-        image_size = [*image.shape[2:]]
+    if isinstance(images, Tensor) and not isinstance(encoder, CollatingEncoder):
+        image_size = [*images.shape[2:]]
     return {
         "parameters": sum(parameter.numel() for parameter in parameters) or None,
         "image_parameters": image_cost.n_parameters,
@@ -77,7 +78,7 @@ def model_facts(encoder: Encoder, note: Callable[[str], object] | None = None) -
         "text_gflops": text_gflops,
         "image_size": image_size,
         "patch_size": _find_patch_size(modules) or getattr(model, "patch_size", 0) or None,
-        "embedding_size": image_cost.embedding_size,
+        "embedding_size": image_cost.embedding_size or text_cost.embedding_size,
         "context_length": None if tokens is None else tokens.shape[1],
     }
 
@@ -151,17 +152,25 @@ def _encode_image_by_openclip(clip_encoder: Any, info: EncoderInfo, images: Tens
     return run_on_device(info, encode, images)
 
 
-def _example_image(encoder: Encoder) -> Tensor | None:
-    """Return the pixels (1, 3, H, W) of a black image, or None if the model has no fixed size.
+def _example_images(encoder: Encoder) -> Any:
+    """Return a batch of a black image, or None if the cost of images depends on their size.
 
-    The size is fixed if two images of different sizes are transformed to the same size.
+    The cost does not depend on it if the batches of two sizes have tensors of the same shapes.
     """
-    first_size, second_size = _EXAMPLE_SIZES
-    first_pixels = encoder.transform(PIL.Image.new("RGB", first_size))
-    second_pixels = encoder.transform(PIL.Image.new("RGB", second_size))
-    if first_pixels.shape != second_pixels.shape:
-        return None
-    return first_pixels[None]
+    batches = []
+    for size in _EXAMPLE_SIZES:
+        image = encoder.transform(PIL.Image.new("RGB", size))
+        batches.append(batch_images(encoder, [image]))
+    first_shapes, second_shapes = [
+        [tensor.shape for tensor in _tensors_in(batch)] for batch in batches
+    ]
+    return batches[0] if first_shapes == second_shapes else None
+
+
+def _tensors_in(inputs: Any) -> list[Tensor]:
+    """Return the tensors in the input of a model, which may be a mapping such as a BatchFeature."""
+    values = dict(inputs) if isinstance(inputs, Mapping) else inputs
+    return [value for value in tree_leaves(values) if isinstance(value, Tensor)]
 
 
 def _example_tokens(encoder: Encoder) -> Tensor | None:
@@ -174,13 +183,13 @@ def _example_tokens(encoder: Encoder) -> Tensor | None:
     return encoder.tokenize(texts) if is_cut else None
 
 
-def _measure_cost(encode: Encode, example: Tensor | None) -> _EncodingCost:
+def _measure_cost(encode: Encode, example: Any) -> _EncodingCost:
     """Encode one image or one text, and return the cost.
 
     Args:
         encode: The function of a model that maps images or tokens to features (1, D).
-        example: The pixels (1, 3, H, W) of the image, or the tokens (1, L) of the text. If it is
-            None, the cost is unknown.
+        example: A batch of one image, or the tokens (1, L) of the text. If it is None, the cost is
+            unknown.
     """
     if example is None:
         return _EncodingCost()
@@ -259,8 +268,9 @@ def _find_patch_size(models: Sequence[nn.Module]) -> int | None:
                     side = layer.kernel_size[0]
                     if stated_size in (side, (side, side), [side, side]):
                         return side
-                if isinstance(layer, nn.Linear) and isinstance(stated_size, int):
-                    n_values_per_patch = 3 * stated_size**2
-                    if layer.in_features == n_values_per_patch:
-                        return stated_size
+                if isinstance(layer, nn.Linear):
+                    side = math.isqrt(layer.in_features // 3)
+                    embeds_squares = layer.in_features == 3 * side**2
+                    if embeds_squares and stated_size in (side, (side, side), [side, side]):
+                        return side
     return None

@@ -9,10 +9,10 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from cosmos_core.utils.files import file_sha256
+from cosmos_core.utils.files import file_sha256, json_sha256
 from cosmos_eval.data.hub import describe_error, quiet
 from cosmos_eval.models.dense import encode_patches, find_patch_size
-from cosmos_eval.models.encoder import require_encoder
+from cosmos_eval.models.encoder import require_encoder, tensors_sha256
 from cosmos_eval.models.hf_folder import (
     DESCRIBED,
     IMAGE_FILES,
@@ -29,6 +29,8 @@ from cosmos_eval.types import EncoderInfo, ModelSpec, Precision, Rgb, UsageError
 _UNMASKED = ("siglip", "siglip2")  # models that were trained with padding that is not masked
 # The first text is short, and the last one fills the context of any model.
 _EXAMPLE_TEXTS = ("a", "a photo of two dogs on a red sofa", "a dog and a cat " * 500)
+# Keys of a configuration that say where it was saved and by which version, and the saved type.
+_FILE_KEYS = {"_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype"}
 _FEATURE_TOLERANCE = 1e-5  # rounding may change the value of a feature by this much
 
 
@@ -148,12 +150,12 @@ class HfEncoder(TwoTower):
         largest_difference = float((batch_features - single_features).abs().max())
         return largest_difference <= _FEATURE_TOLERANCE
 
-    def _transform_image(self, image: PIL.Image.Image) -> Tensor:
+    def _transform_image(self, image: PIL.Image.Image) -> Any:
         """Return the pixels (3, H, W) float32 of an RGB image."""
         inputs = self._processor(images=image, return_tensors="pt")
         return inputs["pixel_values"][0].float()
 
-    def _encode_pixels(self, images: Tensor) -> Tensor:
+    def _encode_pixels(self, images: Any) -> Any:
         """Return the features (B, D) of images (B, 3, H, W), which are not normalised."""
         output = self._model.get_image_features(pixel_values=images)
         return getattr(output, "pooler_output", output)
@@ -199,49 +201,24 @@ class HfEncoder(TwoTower):
 class NaflexEncoder(HfEncoder):
     """SigLIP 2 for any size (NaFlex): an image keeps its aspect, and has as many patches as fit.
 
-    Images of different sizes have to fit into one batch. Therefore, the tensor of an image is a row
-    of P x P patches side by side, (3, P, (N + 1) P) for at most N patches. First come the patches
-    of the image, row by row, then padding, and then one more patch: the first two channels of its
-    first pixel are the height and the width of the image in patches.
+    The processor pads the patches of an image to the largest number N that the model takes.
     """
 
-    has_image_size = False
+    def _transform_image(self, image: PIL.Image.Image) -> dict[str, Tensor]:
+        """Return the processor's output for an RGB image, as tensors that begin with (1, ...).
 
-    def _transform_image(self, image: PIL.Image.Image) -> Tensor:
-        """Return an RGB image as a row of patches, (3, P, (N + 1) P) float32.
-
-        The last of the N + 1 patches holds the height and the width of the image in patches.
+        They are the patches (1, N, P * P * 3), which of them belong to the image (1, N), and the
+        height and the width of the image in patches (1, 2).
         """
-        inputs = self._processor(images=image, return_tensors="pt")
-        side = self._processor.patch_size
-        flat_patches = inputs["pixel_values"][0].float()  # (N, P * P * 3)
-        patches = flat_patches.unflatten(1, (side, side, 3))  # (N, P, P, 3)
+        return dict(self._processor(images=image, return_tensors="pt"))
 
-        # Append a patch whose first pixel holds the height and the width.
-        size_patch = torch.zeros_like(patches[:1])
-        size_patch[0, 0, 0, :2] = inputs["spatial_shapes"][0]
-        all_patches = torch.cat([patches, size_patch])  # (N + 1, P, P, 3)
+    def collate(self, images: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Return the tensors of B images, which begin with (B, ...)."""
+        return {name: torch.cat([image[name] for image in images]) for name in images[0]}
 
-        # Put the patches side by side.
-        return all_patches.permute(3, 1, 0, 2).flatten(2)
-
-    def _encode_pixels(self, images: Tensor) -> Tensor:
-        """Return the features (B, D) of rows of patches (B, 3, P, (N + 1) P), not normalised.
-
-        The last patch of a row holds the height and the width of the image in patches.
-        """
-        side = images.shape[2]
-        all_patches = images.unflatten(3, (-1, side)).permute(0, 3, 2, 4, 1)  # (B, N + 1, P, P, 3)
-        grid_sizes = all_patches[:, -1, 0, 0, :2].long()  # (B, 2): height and width in patches
-        patches = all_patches[:, :-1].flatten(2)  # (B, N, P * P * 3)
-
-        # The first height * width patches belong to the image, and the others are padding.
-        n_patches = grid_sizes.prod(dim=1, keepdim=True)  # (B, 1)
-        is_patch = torch.arange(patches.shape[1], device=images.device) < n_patches  # (B, N)
-        output = self._model.get_image_features(
-            pixel_values=patches, pixel_attention_mask=is_patch.int(), spatial_shapes=grid_sizes
-        )
-        return output.pooler_output
+    def _encode_pixels(self, images: dict[str, Tensor]) -> Any:
+        """Return the features (B, D) of a batch of images, which are not normalised."""
+        return self._model.get_image_features(**images).pooler_output
 
 
 def load(spec: ModelSpec, device: str, precision: Precision) -> HfEncoder:
@@ -280,6 +257,7 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> HfEncoder:
                 precision=precision,
                 device=device,
                 revision=commit,
+                loaded_sha256=_loaded_sha256(model, config),
             )
 
             # Check that the encoder can encode an example.
@@ -297,6 +275,27 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> HfEncoder:
         reason = describe_error(error, advice)
         raise UsageError(f"'{spec.text}' cannot be loaded: {reason}") from error
     return encoder
+
+
+def _loaded_sha256(model: nn.Module, config: Any) -> str:
+    """Return the SHA-256 of a model's tensors and configuration, whatever files hold them.
+
+    Keys of the configuration that state where it was saved, and by which version, do not count.
+    """
+    return json_sha256([tensors_sha256(model.state_dict()), _lasting_config(config.to_dict())])
+
+
+def _lasting_config(config: Any) -> Any:
+    """Return a configuration of transformers, or any value in it, without keys of its file.
+
+    Example:
+        {"depth": 12, "transformers_version": "5.0"} gives {"depth": 12}.
+    """
+    if isinstance(config, dict):
+        return {
+            key: _lasting_config(value) for key, value in config.items() if key not in _FILE_KEYS
+        }
+    return config
 
 
 def _describe_processor(processor: Any, sha256_by_file: dict[str, str]) -> dict[str, str]:

@@ -13,7 +13,7 @@ Ratios have this sign because a text takes attention away from what it names (do
 Shapes: B images, T texts, h x w patches, H x W pixels, D embedding, L positions of the context."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
@@ -78,11 +78,20 @@ def whole_image_size(encoder: DenseEncoder, image_hw: tuple[int, int]) -> tuple[
         encoder: The model. Its transform shows the size of its own images.
         image_hw: The height and width of the image, in pixels.
 
+    Raises:
+        UsageError: If the transform returns no pixels (3, H, W), because the model takes any size.
+
     Example:
         For a ViT-B/16 at 224 pixels, an image of 480 x 640 pixels becomes 224 x 304: 224 * 640 /
         480 is 299, and 304 is 224 + 5 * 16.
     """
-    model_hw = encoder.transform(Image.new("RGB", (64, 64))).shape[1:]
+    pixels: Any = encoder.transform(Image.new("RGB", (64, 64)))
+    if getattr(pixels, "ndim", None) != 3:
+        raise UsageError(
+            f"{encoder.info.spec}: its `transform` returns no pixels (3, H, W), whose size decides "
+            "the size of maps: choose another model"
+        )
+    model_hw = pixels.shape[1:]
     factor = max(model_hw[0] / image_hw[0], model_hw[1] / image_hw[1])
     sides = []
     for model_side, image_side in zip(model_hw, image_hw, strict=True):

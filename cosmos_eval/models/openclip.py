@@ -18,7 +18,7 @@ from cosmos_core.utils.files import file_sha256
 from cosmos_core.utils.hub import limit_waiting
 from cosmos_eval.data.hub import describe_error, quiet
 from cosmos_eval.models import audit
-from cosmos_eval.models.clip import ClipEncoder, Tokenizer
+from cosmos_eval.models.clip import ClipEncoder, NaflexClipEncoder, Tokenizer, has_naflex_tower
 from cosmos_eval.models.encoder import tensors_sha256
 from cosmos_eval.models.specs import DESCRIBED, DESCRIPTION, HUB, local_weights
 from cosmos_eval.types import EncoderInfo, ModelSpec, Precision, UsageError, nearest
@@ -73,10 +73,12 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> ClipEncoder:
     # Describe the model for results. Random weights have no hash.
     is_random = source.pretrained == RANDOM
     weights_sha256: str | None = None
-    if source.weights_file:
-        weights_sha256 = file_sha256(source.weights_file)
-    elif not is_random:
-        weights_sha256 = tensors_sha256(model.state_dict())
+    loaded_sha256: str | None = None
+    if not is_random:
+        tensors_hash = tensors_sha256(model.state_dict())
+        file = source.weights_file
+        weights_sha256 = file_sha256(file) if file else tensors_hash
+        loaded_sha256 = audit.loaded_sha256(tensors_hash, _effective_config(source))
     info = EncoderInfo(
         spec=spec.text,
         architecture=source.architecture,
@@ -85,9 +87,11 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> ClipEncoder:
         random=is_random,
         precision=precision,
         device=device,
+        loaded_sha256=loaded_sha256,
     )
     preprocessing = make_preprocessing(model.visual.preprocess_cfg)
-    encoder = ClipEncoder(model, preprocessing, tokenizer, info)
+    encoder_class = NaflexClipEncoder if has_naflex_tower(model) else ClipEncoder
+    encoder = encoder_class(model, preprocessing, tokenizer, info)
     if source.weights_file:
         encoder.notes = audit.notes_on_unused_weights(source.weights_file, stored_tensors)
     return encoder
@@ -249,10 +253,7 @@ def _build(source: _Source, stored_tensors: Mapping[str, Tensor]) -> tuple[Any, 
         UsageError: If the model differs from the description of its weights, or does not fit its
             weights.
     """
-    # The activation is stated by the tag of the weights, or by the architecture.
-    tag_config = open_clip.get_pretrained_cfg(source.model_name, source.pretrained or "")
-    model_config = open_clip.get_model_config(source.model_name)
-    has_quick_gelu = bool(model_config.get("quick_gelu")) or bool(tag_config.get("quick_gelu"))
+    has_quick_gelu = _effective_config(source)["quick_gelu"]
     model: Any = _create_model(source, has_quick_gelu, audit.has_logit_bias(stored_tensors))
 
     # Compare the model with the description of its weights. The text of differences is empty if
@@ -277,6 +278,17 @@ def _build(source: _Source, stored_tensors: Mapping[str, Tensor]) -> tuple[Any, 
     model_name = str(source.weights_file or source.model_name)
     audit.require_vocabulary(text_tower.vocab_size, tokenizer, model_name)
     return model, tokenizer
+
+
+def _effective_config(source: _Source) -> dict[str, Any]:
+    """Return the configuration of a model with the activation that it has.
+
+    The activation is stated by the tag of the weights, or by the architecture.
+    """
+    tag_config = open_clip.get_pretrained_cfg(source.model_name, source.pretrained or "")
+    model_config = open_clip.get_model_config(source.model_name)
+    has_quick_gelu = bool(model_config.get("quick_gelu")) or bool(tag_config.get("quick_gelu"))
+    return {**model_config, "quick_gelu": has_quick_gelu}
 
 
 def _create_model(source: _Source, has_quick_gelu: bool, has_logit_bias: bool) -> nn.Module:

@@ -19,7 +19,7 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cosmos_eval.models.attention import Grid, self_attention
+from cosmos_eval.models.attention import Grid, is_plain_attention, self_attention
 from cosmos_eval.types import UsageError
 
 Step = Callable[[Tensor], Tensor]
@@ -157,7 +157,7 @@ class OpenClipTower(Tower):
         attention: Any = self.block.attn
         if getattr(attention, "logit_scale", None) is not None:
             raise _unsupported_tower_error(
-                "a ViT with scaled cosine attention, which OpenCLIP itself fails to run"
+                "a ViT with scaled cosine attention, which OpenCLIP 3 fails to run"
             )
 
     def before_last(self, images: Tensor) -> Tensor:
@@ -183,9 +183,19 @@ class OpenClipTower(Tower):
         """Return the output of the last block's attention (B, N, C), with its norms and scale."""
         block: Any = self.block
         normed_tokens = block.ln_1(tokens)
-        if isinstance(block.attn, nn.MultiheadAttention):
-            return block.ls_1(self_attention(block.attn, normed_tokens))
-        return block.ls_1(block.ln_attn(block.attn(normed_tokens)))
+        if is_plain_attention(block.attn):
+            output = self_attention(block.attn, normed_tokens)
+        else:
+            output = block.attn(normed_tokens)
+        return self.after_attention(output)
+
+    def after_attention(self, output: Tensor) -> Tensor:
+        """Return the output of the last block's attention (B, N, C) after its norm and scale."""
+        block: Any = self.block
+        # Only the custom blocks of OpenCLIP have a norm here.
+        if hasattr(block, "ln_attn"):
+            output = block.ln_attn(output)
+        return block.ls_1(output)
 
     def mlp_branch(self, tokens: Tensor) -> Tensor:
         """Return the output of the last block's MLP (B, N, C), with its norm and scale."""

@@ -37,21 +37,25 @@ class TwoTower:
     restores the former mode, and `python:FILE.py` moves modules to the device.
 
     Args:
-        encode_image: Maps images (B, 3, H, W) to features (B, D) on the model's device. They are
-            normalised here.
+        encode_image: Maps images (B, 3, H, W), or what `collate` returns, to features (B, D) on the
+            model's device. They are normalised here.
         encode_text: Maps tokens (B, L) to features (B, D) on the model's device.
-        transform: Maps an RGB image to pixels (3, H, W) float32.
+        transform: Maps an RGB image to pixels (3, H, W) float32. With `collate`, it may return any
+            other form of an image.
         tokenize: Maps a list of texts to tokens (B, L) int64.
         name: The model's name in tables and file names, unless `--name` gives it another one.
         weights: A module or a state dict, whose tensors are hashed. It may be left out if the
             functions are methods of modules, or refer to modules or tensors in their closure or
             file.
+        collate: Maps a list of what `transform` returns to the batch that `encode_image` is given:
+            a tensor, a tuple, or a mapping of names to tensors, such as a BatchFeature. Models of
+            images that differ in size need it. By default, images are stacked.
         encode_patches: Maps images (B, 3, H, W) and the form of attention to features of patches
             (B, H // patch_size, W // patch_size, D).
         patch_size: The side of a patch in pixels, for `encode_patches`.
         image_mean: The mean that `transform` normalises by, RGB on the 0-1 scale.
         image_std: The standard deviation that `transform` normalises by.
-        image_parts: Maps images (B, 3, H, W) to one tensor or a tuple of tensors (B, ...).
+        image_parts: Maps the input of `encode_image` to one tensor or a tuple of tensors (B, ...).
         text_parts: Maps tokens (T, L) to one tensor or a tuple of tensors (T, ...).
         pair_scores: Maps the parts of B images and of T texts to scores (B, T).
 
@@ -63,25 +67,24 @@ class TwoTower:
     trims_text = False
     # Notes on the files of the model, which results record.
     notes: Sequence[str] = ()
-    # Whether the tensor of an image has a height and a width in pixels.
-    has_image_size = True
     # The number of texts that are encoded with each batch besides its own texts.
     added_texts = 0
 
     def __init__(
         self,
         *,
-        encode_image: Callable[[Tensor], Tensor],
+        encode_image: Callable[[Any], Tensor],
         encode_text: Callable[[Tensor], Tensor],
-        transform: Callable[[PIL.Image.Image], Tensor],
+        transform: Callable[[PIL.Image.Image], Any],
         tokenize: Callable[[list[str]], Any],
         name: str,
         weights: nn.Module | Mapping[str, Tensor] | None = None,
+        collate: Callable[[list[Any]], Any] | None = None,
         encode_patches: Callable[[Tensor, Attention], Tensor] | None = None,
         patch_size: int = 0,
         image_mean: Rgb = (0.0, 0.0, 0.0),
         image_std: Rgb = (1.0, 1.0, 1.0),
-        image_parts: Callable[[Tensor], Any] | None = None,
+        image_parts: Callable[[Any], Any] | None = None,
         text_parts: Callable[[Tensor], Any] | None = None,
         pair_scores: Callable[[Any, Any], Tensor] | None = None,
     ) -> None:
@@ -122,6 +125,9 @@ class TwoTower:
         self.preprocessing = {"transform": _stable_repr(transform)}
         self.tokenizer = {"tokenize": _stable_repr(tokenize)}
         # Without the optional functions, the object lacks the methods of the larger interfaces.
+        if collate is not None:
+            self.preprocessing["collate"] = _stable_repr(collate)
+            self.collate = collate
         if encode_patches is not None:
             self.patch_size = patch_size
             self.image_mean = image_mean
@@ -202,8 +208,8 @@ class TwoTower:
         tokens_with_end = self.tokenize([text[start:]])
         return not tokens_with_end.equal(self.tokenize([text[start:shortest]]))
 
-    def encode_image(self, images: Tensor) -> Tensor:
-        """Return the L2-normalised features (B, D) of images (B, 3, H, W)."""
+    def encode_image(self, images: Any) -> Tensor:
+        """Return the L2-normalised features (B, D) of images (B, 3, H, W), or of a batch."""
         features = run_on_device(self.info, self._encode_image, images)
         return F.normalize(features, dim=-1)
 
@@ -212,7 +218,7 @@ class TwoTower:
         features = run_on_device(self.info, self._encode_text, tokens)
         return F.normalize(features, dim=-1)
 
-    def _run_parts(self, encode_parts: Callable[[Tensor], Any], inputs: Tensor) -> Parts:
+    def _run_parts(self, encode_parts: Callable[[Any], Any], inputs: Any) -> Parts:
         """Return the tensors that the user's `image_parts` or `text_parts` makes of inputs."""
         return run_parts_on_device(self.info, encode_parts, inputs)
 
@@ -478,12 +484,34 @@ def _check_every_output(encoder: Any, path: Path) -> None:
     feature_sizes: set[int] = set()  # shared by all methods, because the sizes must be the same
     method_names = set(checks.public_members(checks.CrossAttentionEncoder))
     method_names.update(checks.public_members(checks.PairScorer))
-    for name in method_names:
-        method = getattr(encoder, name, None)
-        if callable(method):
+    # An encoder with `collate` decides itself in which form it takes images.
+    unchecked_names = set()
+    if isinstance(encoder, checks.CollatingEncoder):
+        unchecked_names = {"transform", "collate"}
+    for name in method_names | unchecked_names:
+        method: Any = getattr(encoder, name, None)
+        if name in unchecked_names:
+            setattr(encoder, name, partial(_call_user_code, path, name, method))
+        elif callable(method):
             # `referred_weights` looks into a partial, and finds the method's weights.
             checked_method = partial(_call_and_check, path, name, method, feature_sizes)
             setattr(encoder, name, checked_method)
+
+
+def _call_user_code(path: Path, name: str, method: Callable[[Any], Any], inputs: Any) -> Any:
+    """Call a method of a user's encoder, whose output may have any form, and return the output.
+
+    Args:
+        path: The user's file, which error messages name.
+        name: The name of the method, "transform" or "collate".
+        method: The method.
+        inputs: Its argument.
+
+    Raises:
+        UsageError: For errors of the method.
+    """
+    with errors_as_usage_errors(f"{path}: {name}"):
+        return method(inputs)
 
 
 def _call_and_check(

@@ -611,7 +611,7 @@ def compare(
 
     # Say which models were compared, by any of their results.
     a, b = pairs[0]
-    is_one_model = a.identity.sha256 == b.identity.sha256
+    is_one_model = not a.identity.hashes.isdisjoint(b.identity.hashes)
     if is_one_model:
         weights = str(a.row.model["weights_sha256"])[:_HASH_LENGTH]
         notes.insert(0, f"A and B are one model, of weights {weights}")

@@ -24,6 +24,13 @@ class ModelIdentity(NamedTuple):
     variants: tuple[str, ...]
     # The hash that is equal for the same model under any name, see `model_sha256`.
     sha256: str
+    # The hash that is equal for the same model in any files, None if the result does not record it.
+    loaded_sha256: str | None = None
+
+    @property
+    def hashes(self) -> set[str]:
+        """The hashes of the model. Two models are the same if they have a hash in common."""
+        return {self.sha256} if self.loaded_sha256 is None else {self.sha256, self.loaded_sha256}
 
     @property
     def label(self) -> str:
@@ -42,6 +49,7 @@ def model_identity(row: ResultRow) -> ModelIdentity:
         random_words=("random weights",) if model["random"] else (),
         variants=overrides_of(row.provenance, student=is_student),
         sha256=model_sha256(row),
+        loaded_sha256=_loaded_model_sha256(row),
     )
 
 
@@ -99,6 +107,19 @@ def model_sha256(row: ResultRow) -> str:
     # `False` stands for weights that are not random, which have a hash.
     spec_of_random_weights = model["spec"] if model["random"] else False
     return json_sha256([hashes, student_or_teacher, spec_of_random_weights])
+
+
+def _loaded_model_sha256(row: ResultRow) -> str | None:
+    """Return the hash that all results of one model share, whatever files the model was read from.
+
+    It covers the tensors and the configuration in place of the file of the weights and the name of
+    the architecture. None if the result does not record them.
+    """
+    loaded_sha256 = row.model.get("loaded_sha256")
+    if loaded_sha256 is None:
+        return None
+    hashes = component_hashes(row)
+    return json_sha256([loaded_sha256, hashes["code"], hashes["auxiliary"]])
 
 
 def overrides_of(settings: Mapping[str, Any], *, student: bool) -> tuple[str, ...]:

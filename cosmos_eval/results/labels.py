@@ -55,6 +55,8 @@ class StoredResult:
     # All names of the model if its results have several, set by `label_results`. Tables show the
     # first one.
     names: tuple[str, ...] = ()
+    # The hash of the model that `label_results` sets, which all results of the model share.
+    shared_sha256: str = ""
     # Words that tell several versions of one data set apart, set by `label_results`.
     data_notes: tuple[str, ...] = ()
     # The new path of a result of another model with the same name, which `store_result` renamed to
@@ -65,6 +67,14 @@ class StoredResult:
     def identity(self) -> ModelIdentity:
         """The names of the model that the result belongs to, and the hash of the model."""
         return model_identity(self.row)
+
+    @property
+    def model_sha256(self) -> str:
+        """The hash that all labelled results of the model share, also of its copies in other files.
+
+        For a result without labels, it is the hash of its own identity.
+        """
+        return self.shared_sha256 or self.identity.sha256
 
     @property
     def fault(self) -> str:
@@ -163,6 +173,7 @@ def label_results(results: Iterable[StoredResult]) -> list[StoredResult]:
       (lab-a)".
     """
     labelled_results = _add_data_notes(list(results))
+    labelled_results = _add_shared_hashes(labelled_results)
     labelled_results = _add_names(labelled_results)
     labelled_results = _add_model_notes(labelled_results)
     return _add_labs(labelled_results)
@@ -239,6 +250,28 @@ def _add_data_notes(results: list[StoredResult]) -> list[StoredResult]:
     return noted_results
 
 
+def _add_shared_hashes(results: list[StoredResult]) -> list[StoredResult]:
+    """Return results with `shared_sha256`, the same hash for all results of a model.
+
+    Two results belong to one model if their identities have a hash in common, or if other results
+    link them: a result with the hashes {a, b} links results with {a} and {b}.
+    """
+    shared_by_hash: dict[str, str] = {}
+    for result in results:
+        hashes = sorted(result.identity.hashes)
+        linked = [shared_by_hash[sha256] for sha256 in hashes if sha256 in shared_by_hash]
+        shared_sha256 = linked[0] if linked else result.identity.sha256
+        for sha256 in hashes:
+            shared_by_hash.setdefault(sha256, shared_sha256)
+        # Several hashes that were shared so far become one.
+        for sha256, former_sha256 in shared_by_hash.items():
+            if former_sha256 in linked:
+                shared_by_hash[sha256] = shared_sha256
+    return [
+        replace(result, shared_sha256=shared_by_hash[result.identity.sha256]) for result in results
+    ]
+
+
 def _add_names(results: list[StoredResult]) -> list[StoredResult]:
     """Return results with `names`, which are all names of a model, the preferred one first.
 
@@ -246,7 +279,7 @@ def _add_names(results: list[StoredResult]) -> list[StoredResult]:
     names contradict each other.
     """
     names_by_model: dict[str, tuple[str, ...]] = {}
-    for model_sha256, model_results in _group_unedited(results, "identity.sha256").items():
+    for model_sha256, model_results in _group_unedited(results, "model_sha256").items():
         names = _names_by_preference(model_results)
         if len(names) > 1 and _have_equal_repeats(model_results, within_labs=True):
             names_by_model[model_sha256] = names
@@ -255,7 +288,7 @@ def _add_names(results: list[StoredResult]) -> list[StoredResult]:
     for result in results:
         result_names: tuple[str, ...] = ()
         if not result.is_edited:
-            result_names = names_by_model.get(result.identity.sha256, ())
+            result_names = names_by_model.get(result.model_sha256, ())
         named_results.append(replace(result, names=result_names))
     return named_results
 
@@ -267,13 +300,14 @@ def _add_model_notes(results: list[StoredResult]) -> list[StoredResult]:
     note of an edited result is its fault, such as "edited samples".
     """
     components_by_label = _differing_components(results)
+    hashes_by_model = _component_hashes_by_model(results)
     noted_results = []
     for result in results:
         notes = []
         if result.is_edited:
             notes.append(result.fault)
         else:
-            hashes = component_hashes(result.row)
+            hashes = hashes_by_model[result.model_sha256]
             for component in components_by_label[result.model_without_notes]:
                 notes.append(f"{component} {hashes[component][:_HASH_LENGTH]}")
         noted_results.append(replace(result, notes=tuple(notes)))
@@ -287,8 +321,7 @@ def _group_unedited(
 
     Args:
         results: The results.
-        attribute: The attribute of a result whose value names its group, such as "label", or
-            "identity.sha256" for an attribute of an attribute.
+        attribute: The attribute of a result whose value names its group, such as "label".
 
     Returns:
         The results of each group, by the value of the attribute.
@@ -311,9 +344,11 @@ def _differing_components(results: Iterable[StoredResult]) -> dict[str, list[str
         {"clip": ["weights"], "siglip": []} if two models with different weights are called "clip",
         and one model is called "siglip".
     """
+    results = list(results)
+    hashes_by_model = _component_hashes_by_model(results)
     components_by_label = {}
     for label, same_label_results in _group_unedited(results, "model_without_notes").items():
-        hashes_of_results = [component_hashes(result.row) for result in same_label_results]
+        hashes_of_results = [hashes_by_model[result.model_sha256] for result in same_label_results]
         component_names = list(hashes_of_results[0])
         differing_components = []
         for component in component_names:
@@ -322,6 +357,17 @@ def _differing_components(results: Iterable[StoredResult]) -> dict[str, list[str
                 differing_components.append(component)
         components_by_label[label] = differing_components
     return components_by_label
+
+
+def _component_hashes_by_model(results: Iterable[StoredResult]) -> dict[str, dict[str, str]]:
+    """Return the `component_hashes` of each model, by its `model_sha256`.
+
+    If several files hold a model, they are those of its first result.
+    """
+    hashes_by_model = {}
+    for model_sha256, model_results in _group_unedited(results, "model_sha256").items():
+        hashes_by_model[model_sha256] = component_hashes(model_results[0].row)
+    return hashes_by_model
 
 
 def _names_by_preference(results: Iterable[StoredResult]) -> tuple[str, ...]:
@@ -461,7 +507,7 @@ def _shared_name_warnings(results: list[StoredResult]) -> list[str]:
     lines = []
     for label, components in sorted(components_by_label.items()):
         if components:
-            model_hashes = {result.identity.sha256 for result in results_by_label[label]}
+            model_hashes = {result.model_sha256 for result in results_by_label[label]}
             n_models = len(model_hashes)
             lines.append(
                 f"{n_models} models are called {label}: their {' and '.join(components)} "
@@ -485,7 +531,7 @@ def _several_names_warnings(results: list[StoredResult]) -> list[str]:
 
     # If they differ, every result keeps its name, see `_add_names`.
     results_without_names = [result for result in results if not result.names]
-    for model_results in _group_unedited(results_without_names, "identity.sha256").values():
+    for model_results in _group_unedited(results_without_names, "model_sha256").values():
         names = _names_by_preference(model_results)
         if len(names) > 1:
             line_ends[names] = ", under which its results differ: each has a row of its own"

@@ -93,6 +93,7 @@ def validated_as(kind: Any) -> pydantic.GetPydanticSchema:
 _CODE = Field(description="SHA-256 of the user's Python file with its arguments.")
 _REVISION = Field(description="The commit of a repository that hf: names.")
 _STEP = Field(description="The step of the training in which the model was measured.", ge=0)
+_LOADED = Field(description="Hash of the tensors and configuration, whatever files held them.")
 _HASH_UNLESS_RANDOM: Any = {
     "if": {"properties": {"random": {"const": False}}},
     "then": {"properties": {"weights_sha256": {"type": "string"}}},
@@ -160,6 +161,7 @@ class ModelRecord(TypedDict):
     random: bool
     code_sha256: NotRequired[Annotated[Sha256, _CODE]]
     revision: NotRequired[Annotated[Name, _REVISION]]
+    loaded_sha256: NotRequired[Annotated[Sha256, _LOADED]]
     facts: NotRequired[FactsRecord]
     training: NotRequired[TrainingRecord]
     step: NotRequired[Annotated[int, _STEP]]

@@ -1,12 +1,14 @@
 """The lists that `cosmos-eval list` prints. Imports no torch."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
 from cosmos_eval.models.specs import BUNDLED, RELEASED
 from cosmos_eval.protocols import described_sets, named_protocols, protocols_of_dataset
 from cosmos_eval.protocols.declared import read_yaml
+from cosmos_eval.protocols.facts import training_of
 from cosmos_eval.tasks import known_tasks, name_faults, packages_of, task_named
 from cosmos_eval.types import Suite, UsageError, base_protocol_name
 
@@ -17,7 +19,7 @@ COMPARABLE_WITH: dict[str, str] = read_yaml("protocols")
 
 _OTHER_MODELS = {
     "cosmos:PATH": "a COSMOS checkpoint; --arch where it does not state its architecture",
-    "openclip:ARCH/TAG": "a pretrained OpenCLIP model; TAG `random`: random weights",
+    "openclip:ARCH/TAG": "a pretrained OpenCLIP model (all: --search openclip) or TAG `random`",
     "openclip:ARCH/PATH": "an OpenCLIP checkpoint",
     "openclip:FOLDER": "a folder in OpenCLIP's hub layout, as `cosmos-train export` writes it",
     "openclip:hf-hub:ORG/NAME": "a repository of the Hugging Face hub in that layout",
@@ -34,6 +36,70 @@ def models() -> list[Record]:
     for form, kind in _OTHER_MODELS.items():
         records.append({"model": form, "kind": kind})
     return records
+
+
+def search_models(text: str) -> list[Record]:
+    """List the models whose row contains a text, also each pretrained model of OpenCLIP.
+
+    Rows also state the training data and the number of samples seen, as far as their sources
+    (protocols/facts) tell, and the published results that this package has.
+
+    Args:
+        text: The text. Capital letters do not matter.
+    """
+    # These imports take seconds: OpenCLIP imports torch.
+    import open_clip
+
+    from cosmos_eval.results.leaderboard.facts import count_text
+
+    records = models()
+    for arch, tag in open_clip.list_pretrained():
+        records.append({"model": f"openclip:{arch}/{tag}", "kind": "OpenCLIP"})
+    for record in records:
+        training = training_of(record["model"])
+        samples_seen = training.get("samples_seen")
+        record["training data"] = training.get("training_data", "")
+        record["samples seen"] = count_text(samples_seen) if samples_seen else ""
+        record["published"] = _published_text(record["model"])
+    return search(records, text)
+
+
+def search(records: Sequence[Record], text: str) -> list[Record]:
+    """Return the records that contain a text in any of their values, whatever its capital letters.
+
+    Raises UsageError if there is none.
+    """
+    matches = []
+    for record in records:
+        if text.lower() in "\n".join(record.values()).lower():
+            matches.append(record)
+    if not matches:
+        raise UsageError(f"no row contains {text!r}; see the list without --search")
+    return matches
+
+
+def _published_text(model: str) -> str:
+    """Return a summary of a model's published results that this package has.
+
+    Example:
+        `acc1 66.6 on imagenet1k; 39 data sets`. The text is empty without published results.
+    """
+    from cosmos_eval.results.leaderboard.entries import read_published_entries  # imports NumPy
+
+    name = model.replace("-quickgelu/", "/")  # published numbers leave the activation out
+    datasets = set()
+    accuracies = []
+    for entry in read_published_entries():
+        if entry.model == name and entry.source == "published":
+            # Two protocols name the same images "imagenet1k" and "wds/imagenet1k".
+            dataset = entry.dataset.rpartition("/")[2]
+            datasets.add(dataset)
+            if dataset == "imagenet1k":
+                accuracies.append(entry.metrics["acc1"])
+    texts = [f"acc1 {100 * accuracy:.1f} on imagenet1k" for accuracy in accuracies[:1]]
+    if datasets:
+        texts.append("1 data set" if len(datasets) == 1 else f"{len(datasets)} data sets")
+    return "; ".join(texts)
 
 
 def tasks() -> list[Record]:

@@ -24,6 +24,7 @@ from cosmos_core.data.pixels import open_image, to_rgb
 from cosmos_eval.data.prefetch import prefetch
 from cosmos_eval.data.sources import ImageFile, ImageSource, shard_images
 from cosmos_eval.embedding.embed import embed_images
+from cosmos_eval.models.encoder import batch_images
 from cosmos_eval.results.identity import model_label
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.stats.estimates import without
@@ -39,8 +40,6 @@ from cosmos_eval.types import (
 )
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from cosmos_eval.models.encoder import Encoder
 
 Pictures = NDArray[np.uint8]
@@ -411,20 +410,20 @@ class EmbeddingSearch:
         self._image_features = embed_images(encoder, sources, options, progress).features
 
     def near_duplicates(
-        self, shard: str, keys: Sequence[str], pixels: Sequence[Tensor]
+        self, shard: str, keys: Sequence[str], pixels: Sequence[Any]
     ) -> Iterator[Match]:
         """Yield all pairs of a training image and an evaluation image with close embeddings.
 
         Args:
             shard: The tar of the training images.
             keys: The name of each training image in the tar.
-            pixels: The transformed training images, (3, H, W) each.
+            pixels: What the model's `transform` returned for each training image.
         """
         import torch
 
         features = []
         for start in range(0, len(pixels), self._batch_size):
-            batch = torch.stack(list(pixels[start : start + self._batch_size]))
+            batch = batch_images(self._encoder, [*pixels[start : start + self._batch_size]])
             features.append(self._encoder.encode_image(batch).cpu())
         # Features have length 1. So their products are cosines, (training images, images).
         cosines = torch.cat(features).numpy() @ self._image_features.T
@@ -448,8 +447,8 @@ class _TrainingImage(NamedTuple):
     digest: bytes
     # The small grey picture; None if the image cannot be decoded.
     picture: Pictures | None = None
-    # The model's input (3, H, W); None if the image cannot be decoded, or without a model.
-    pixels: Tensor | None = None
+    # What the model's `transform` returns; None if the image cannot be decoded, or without a model.
+    pixels: Any = None
 
 
 class _ShardOverlap(NamedTuple):

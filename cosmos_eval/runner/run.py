@@ -133,6 +133,8 @@ class LoadedModel:
             record["code_sha256"] = info.code_sha256
         if info.revision:
             record["revision"] = info.revision
+        if info.loaded_sha256:
+            record["loaded_sha256"] = info.loaded_sha256
         # What identifies the training, such as its seed. Random weights have none.
         training = {} if info.random else training_record(self.spec)
         if training:

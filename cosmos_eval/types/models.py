@@ -87,6 +87,9 @@ class EncoderInfo(NamedTuple):
     auxiliary: Mapping[str, Any] | None = None
     # The name of the model in results that a user's Python file states; None: the specification.
     name: str | None = None
+    # The SHA-256 of the tensors and the configuration that were loaded, whatever files hold them.
+    # None if it is unknown.
+    loaded_sha256: str | None = None
 
 
 class CaptionWord(NamedTuple):

@@ -152,6 +152,15 @@ class Entry:
     training: Annotated[
         Mapping[str, Any] | None, record.validated_as(Annotated[TrainingRecord | None, _TRAINING])
     ] = None
+    loaded_model_sha256: Annotated[
+        record.Sha256 | None, Field(description="The same for a model read from any files.")
+    ] = None
+
+    @property
+    def model_hashes(self) -> set[str]:
+        """The known hashes of the model. Results of the same model have one of them."""
+        hashes = {self.model_sha256, self.loaded_model_sha256}
+        return {sha256 for sha256 in hashes if sha256 is not None}
 
     @property
     def key(self) -> Key:
@@ -460,6 +469,8 @@ def _make_document(
         entry_record = dict(vars(entry))
         if not entry.training:
             del entry_record["training"]
+        if entry.loaded_model_sha256 is None:
+            del entry_record["loaded_model_sha256"]
         records.append(entry_record)
     document: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
@@ -506,6 +517,7 @@ def _make_entry(row: record.ResultRow, archive: bytes | None) -> Entry:
         utc=row.provenance["utc"],
         model_sha256=identity.sha256,
         training=training,
+        loaded_model_sha256=identity.loaded_sha256,
     )
 
 

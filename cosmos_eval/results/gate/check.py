@@ -451,26 +451,26 @@ def _matching_key(baseline: Baseline, result: VerifiedResult) -> Key:
         return key
     # The name itself may end with brackets, which are no settings.
     name = result.stored.identity.name
-    key_of_settings = key._replace(model=key.model.removeprefix(name))
-    key_without_name = _key_without_name(key_of_settings, result.stored.identity.sha256)
+    key_without_name = _key_without_name(key._replace(model=key.model.removeprefix(name)))
     for entry in reversed(baseline.results):
-        if _key_without_name(entry.key, entry.model_sha256) == key_without_name:
+        is_same_model = not entry.model_hashes.isdisjoint(result.stored.identity.hashes)
+        if is_same_model and _key_without_name(entry.key) == key_without_name:
             return entry.key
     return key
 
 
-def _key_without_name(key: Key, model_sha256: str | None) -> tuple[str | None, ...]:
-    """Return the fields of a key, with the hash of the model in place of its name.
+def _key_without_name(key: Key) -> tuple[str, str, str]:
+    """Return the fields of a key without the name of the model.
 
     The words in the last brackets behind the name, which say how the settings differ from the
     defaults, still count.
 
     Example:
-        ("1a2b...", " (bf16)", "coco", "karpathy") for the model "clip (B/16) (bf16)".
+        (" (bf16)", "coco", "karpathy") for the model "clip (B/16) (bf16)".
     """
     last_brackets = _LAST_BRACKETS.search(key.model)
     setting_words = last_brackets.group() if last_brackets else ""
-    return model_sha256, setting_words, key.dataset, key.protocol
+    return setting_words, key.dataset, key.protocol
 
 
 def _group_findings(case: Case, path: Path) -> list[Finding]:

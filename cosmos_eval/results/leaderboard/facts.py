@@ -141,7 +141,7 @@ def _fact_text(name: str, value: Any) -> str:
     if value is None:
         return ""
     if name == "samples_seen":
-        return _count_text(value)
+        return count_text(value)
     if name == "parameters":
         return str(rounded(value / 1e6, 1))
     if name == "image_size":
@@ -152,7 +152,7 @@ def _fact_text(name: str, value: Any) -> str:
     return str(value)
 
 
-def _count_text(count: float) -> str:
+def count_text(count: float) -> str:
     """Return a count with three digits and a unit.
 
     Example: 34e9 -> "34B", 861.2e6 -> "861M", 999.6e6 -> "1B".

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 from support.results import SAMPLES, store_result
@@ -215,6 +216,31 @@ def test_lists(command):
     assert "scenes-seg" in listed["scenes"]
     assert {item["protocol"] for item in datasets} <= listed.keys()
     assert "scenes-retrieval-small" in command("list", "datasets").out
+
+
+def test_searches_of_lists(command):
+    """All tags of OpenCLIP, with facts of their sources and numbers of OpenCLIP's own tables."""
+    rows = json.loads(command("list", "models", "--search", "openclip", "--json").out)
+    by_model = {row["model"]: row for row in rows}
+    tags = {f"openclip:{arch}/{tag}" for arch, tag in open_clip.list_pretrained()}
+    assert tags < by_model.keys()
+    assert by_model["openclip:ViT-B-32/laion2b_s34b_b79k"] == {
+        "model": "openclip:ViT-B-32/laion2b_s34b_b79k",
+        "kind": "OpenCLIP",
+        "training data": "LAION-2B",
+        "samples seen": "34B",
+        "published": "acc1 66.6 on imagenet1k; 40 data sets",
+    }
+    assert by_model["openclip:ViT-H-14-378-quickgelu/dfn5b"]["published"].startswith("acc1 84.4 on")
+    assert by_model["openclip:ViT-H-14/metaclip_altogether"]["training data"] == ""
+    assert by_model["openclip:EVA02-E-14-plus/laion2b_s9b_b144k"]["samples seen"] == "9B"
+    (row,) = json.loads(command("list", "models", "--search", "SCENES-cos", "--json").out)
+    assert (row["model"], row["published"]) == ("scenes-cosmos", "")
+    rows = json.loads(command("list", "datasets", "--search", "food101", "--json").out)
+    assert [row["dataset"] for row in rows] == ["food101", "food101-probe", "wds/food101"]
+    done = command("list", "models", "--search", "no such thing")
+    assert (done.status, done.err.count("\n")) == (2, 1)
+    assert "no row contains 'no such thing'" in done.err
 
 
 def test_leaderboard_formats(command, tmp_path):

@@ -21,6 +21,7 @@ CHECKED = [
 ]
 COMMANDS = (
     *(("list", what) for what in ("models", "datasets", "suites")),
+    ("list", "models", "--search", "laion2b"),
     ("leaderboard", RESULTS, "--published", "--facts", "--ranks", "--decimals", "2"),
     ("leaderboard", RESULTS, "--transpose", "--no-intervals"),
     ("reproduce", RESULTS),

@@ -70,11 +70,12 @@ def test_other_hugging_face_tokenizers(
         make(clean="canonicalize"),
         make(strip_sep_token=True),
         make(tokenizer_mode="clips"),
-        make(padding_side="left"),
         HFTokenizer(other_words, context_length=8),
         HFTokenizer(other_rules, context_length=8),
         HFTokenizer(bert_tokenizer, context_length=8),
     ]
+    if open_clip.__version__ < "4":  # later, OpenCLIP pads on the right whatever is asked for
+        tokenizers.append(make(padding_side="left"))
     descriptions = [json.dumps(describe_tokenizer(one), sort_keys=True) for one in tokenizers]
     assert len(set(descriptions)) == len(descriptions)
     copy = HFTokenizer(same, context_length=8)

@@ -2,12 +2,15 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 from support.models import store
+from support.rows import MODEL, make_row
 
 import cosmos_eval
 from cosmos_eval.results.identity import model_sha256
+from cosmos_eval.results.labels import StoredResult, label_results
 from cosmos_eval.results.store import read_result, read_samples, read_stored, result_paths
 
 SHA = "a" * 64
@@ -47,6 +50,35 @@ def test_what_makes_another_model(tmp_path, changes):
     put(tmp_path, "cosmos:a.pt")
     put(tmp_path, "cosmos:b.pt", **changes)
     assert len({one.label for one in read_stored(result_paths(tmp_path))}) == 2
+
+
+def test_files_of_one_model_are_linked_by_what_was_loaded(command, tmp_path):
+    """The third result, which is of an earlier version, has the weights of the first one only."""
+    loaded = {"loaded_sha256": "c" * 64}
+    put(tmp_path / "r", "openclip:folder", sha="1" * 64, architecture="{}", **loaded)
+    put(tmp_path / "r", "openclip:A/tag", "seg", sha="2" * 64, architecture="A", **loaded)
+    put(tmp_path / "r", "openclip:other-folder", "retrieval", sha="1" * 64, architecture="{}")
+    put(tmp_path / "r", "openclip:A/tag2", "select", sha="2" * 64, architecture="A")
+    tasks = ("cls", "seg", "retrieval", "select")
+    assert rows_of(command, "r") == {("openclip:A/tag", f"scenes-{task}") for task in tasks}
+    names = "openclip:A/tag, openclip:A/tag2, openclip:folder, openclip:other-folder"
+    shown = " ".join(command("leaderboard", "r", "--format", "md").out.split())
+    assert f"names {names}, and is called openclip:A/tag." in shown
+    # Another code makes another model of the same tensors.
+    put(tmp_path / "r", "python:a.py", sha="3" * 64, code_sha256="4" * 64, **loaded)
+    assert ("python:a.py", "scenes-cls") in rows_of(command, "r")
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2), (1, 2, 0), (0, 2, 1)])
+def test_links_do_not_depend_on_the_order(order):
+    """Two groups that a later result joins: {a}, {b} and {a, b}."""
+    hashes = [("a" * 64, None), ("b" * 64, "c" * 64), ("a" * 64, "c" * 64)]
+    rows = []
+    for sha, loaded in (hashes[i] for i in order):
+        model = {"loaded_sha256": loaded} if loaded else {}
+        rows.append(make_row(model={**MODEL, "weights_sha256": sha, **model}))
+    results = label_results(StoredResult(Path(), row) for row in rows)
+    assert len({result.model_sha256 for result in results}) == 1
 
 
 def test_the_same_result_twice_is_shown_once_and_another_is_shown_beside(command, tmp_path):

@@ -1,0 +1,169 @@
+"""A model is one row whichever files hold it: a folder, a repository, a tag, another format."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pytest
+import safetensors.torch
+import torch
+import transformers as t
+from open_clip.pretrained import _pcfg
+from support.encoders import TINY, load
+from support.hub import COMMIT, Hub
+
+RUN = ("run", "--dataset", "scenes-cls", "--limit", "12", "--no-cache", "--output", "r")
+
+
+def save_clip(folder: Path, tokenizer: Path, **changes: Any) -> Path:
+    """A tiny CLIP of transformers with random weights of a fixed seed."""
+    size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    size |= {"num_attention_heads": 2}
+    text = {**size, "vocab_size": 14, "bos_token_id": 0, "eos_token_id": 1}
+    vision = {**size, "image_size": 16, "patch_size": 8}
+    torch.manual_seed(changes.pop("seed", 0))
+    model = t.SiglipModel(t.SiglipConfig(text_config=text, vision_config={**vision, **changes}))
+    model.save_pretrained(folder)
+    t.SiglipImageProcessor(size={"height": 16, "width": 16}).save_pretrained(folder)
+    t.AutoTokenizer.from_pretrained(tokenizer).save_pretrained(folder)
+    return folder
+
+
+def put(hub: Hub, repository: str, folder: Path) -> None:
+    hub.files |= {f"{repository}/{path.name}": path.read_bytes() for path in folder.iterdir()}
+
+
+def labels(command: Any, folder: str = "r") -> list[str]:
+    records = json.loads(command("leaderboard", folder, "--format", "json").out)
+    return [record["model"].removesuffix(" (first 12 only)") for record in records]
+
+
+@pytest.fixture
+def of_transformers(hub: Hub, siglip_tokenizer: Path, tmp_path: Path) -> Mapping[str, str]:
+    """The specifications of one model, by how its files are held."""
+    folder = save_clip(tmp_path / "plain", siglip_tokenizer)
+    shutil.copytree(folder, tmp_path / "sharded")
+    (tmp_path / "sharded" / "model.safetensors").unlink()
+    model = t.SiglipModel.from_pretrained(folder)
+    model.save_pretrained(tmp_path / "sharded", max_shard_size="8KB")
+    assert len([*(tmp_path / "sharded").glob("model-*.safetensors")]) > 1
+    put(hub, "made/two", folder)
+    hub.tags.append("v1")
+    return {
+        "folder": f"hf:{folder}",
+        "sharded": f"hf:{tmp_path / 'sharded'}",
+        "hub": "hf:made/two",
+        "tag": "hf:made/two@v1",
+        "commit": f"hf:made/two@{COMMIT}",
+    }
+
+
+def test_folders_and_revisions_are_one_row(of_transformers: Any, command: Any) -> None:
+    """In the leaderboard, the comparison and the gate; the file of the weights differs in one."""
+    models = [word for spec in of_transformers.values() for word in ("--model", spec)]
+    done = command(*RUN, *models)
+    assert done.status == 0, done.err
+    paths = sorted(Path("r").glob("*.json"))
+    rows = [json.loads(path.read_text("utf-8"))["model"] for path in paths]
+    assert len(rows) == len({row["spec"] for row in rows}) == 5
+    assert len({row["weights_sha256"] for row in rows}) == 2
+    assert len({row["loaded_sha256"] for row in rows}) == 1
+    assert labels(command) == ["hf:made/two"]
+
+    path_of = {row["spec"]: path for row, path in zip(rows, paths, strict=True)}
+    first, second = (path_of[of_transformers[kind]] for kind in ("folder", "sharded"))
+    compared = command("compare", first, second)
+    assert compared.status == 0, compared.err
+    assert "A and B are one model" in compared.out + compared.err
+
+    gate = ("--baseline", "baseline.json")
+    assert command("check", first, *gate, "--update", "--reason", "first").status == 0
+    for kind, spec in of_transformers.items():
+        checked = command("check", path_of[spec], *gate)
+        assert checked.status == 0, (kind, checked.err)
+        assert "regression" in checked.out or "no " in checked.out
+
+
+def test_other_weights_or_another_configuration_are_another_row(
+    siglip_tokenizer: Path, tmp_path: Path, command: Any
+) -> None:
+    folders = [save_clip(tmp_path / "a", siglip_tokenizer)]
+    folders.append(save_clip(tmp_path / "b", siglip_tokenizer, seed=1))
+    folders.append(save_clip(tmp_path / "c", siglip_tokenizer, hidden_act="relu"))
+    hashes = {load(f"hf:{folder}").info.loaded_sha256 for folder in folders}
+    assert len(hashes) == 3
+    models = [word for folder in folders for word in ("--model", f"hf:{folder}")]
+    assert command(*RUN, *models).status == 0
+    assert len(labels(command)) == 3
+
+
+@pytest.fixture
+def of_openclip(
+    hub: Hub, tiny_archs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Mapping[str, str]:
+    """A file, a folder and a repository that describe themselves, and a tag: the same tensors."""
+    arch = tiny_archs["tiny"]
+    torch.manual_seed(0)
+    state = open_clip.create_model(arch).state_dict()
+    folder = tmp_path / "described"
+    folder.mkdir()
+    safetensors.torch.save_file(state, folder / "open_clip_model.safetensors")
+    # Defaults may be stated or not.
+    config = {**TINY, "vision_cfg": {**TINY["vision_cfg"], "mlp_ratio": 4.0}, "quick_gelu": False}
+    preprocessing = {key: _pcfg()[key] for key in ("mean", "std")}
+    description = {"model_cfg": config, "preprocess_cfg": preprocessing}
+    (folder / "open_clip_config.json").write_text(json.dumps(description), "utf-8")
+    put(hub, "made/whole", folder)
+    torch.save(state, tmp_path / "state.pt")
+    put(hub, "made/tagged", folder)
+    tags = {"made": _pcfg(hf_hub="made/tagged/")}
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, arch, tags)
+    # QuickGELU, which an architecture of another name states, makes another model.
+    quick = tmp_path / "archs" / "cosmos-eval-quick.json"
+    quick.parent.mkdir()
+    quick.write_text(json.dumps({**TINY, "quick_gelu": True}), "utf-8")
+    open_clip.add_model_config(quick.parent)
+    return {
+        "folder": f"openclip:{folder}",
+        "hub": "openclip:hf-hub:made/whole",
+        "file": f"openclip:{arch}/{tmp_path / 'state.pt'}",
+        "tag": f"openclip:{arch}/made",
+    }
+
+
+def test_files_folders_and_tags_of_openclip_are_one_row(
+    of_openclip: Any, command: Any, tmp_path: Path
+) -> None:
+    quick = f"openclip:cosmos-eval-quick/{tmp_path / 'state.pt'}"
+    models = [word for spec in (*of_openclip.values(), quick) for word in ("--model", spec)]
+    done = command(*RUN, *models)
+    assert done.status == 0, done.err
+    assert sorted(labels(command)) == [quick, of_openclip["hub"]]
+    printed = " ".join(command("leaderboard", "r").out.split())
+    assert printed.count("ne model has the names ") == 1
+    assert "and is called openclip:hf-hub:made/whole" in printed
+    assert "weights" not in printed
+
+    # The same name for all of them is the name of one model.
+    named = [word for spec in of_openclip.values() for word in ("--model", spec, "--name", "mine")]
+    run = [word if word != "r" else "named" for word in RUN]
+    for i in range(0, len(named), 4):
+        assert command(*run, *named[i : i + 4]).status == 0
+    assert labels(command, "named") == ["mine"]
+
+    # A baseline of one of them gates another one.
+    file_of = {}
+    for path in Path("r").glob("*.json"):
+        file_of[json.loads(path.read_text("utf-8"))["model"]["spec"]] = path
+    gate = ("--baseline", "baseline.json")
+    tag, folder = file_of[of_openclip["tag"]], file_of[of_openclip["folder"]]
+    assert command("check", tag, *gate, "--update", "--reason", "first").status == 0
+    checked = command("check", folder, *gate)
+    assert checked.status == 0, checked.err
+    assert command("check", file_of[quick], *gate).status == 2
+    assert "A and B are one model" in command("compare", tag, folder).err
