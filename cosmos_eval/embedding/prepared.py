@@ -31,7 +31,7 @@ class PreparedInputs:
     """
 
     # The most bytes that are kept. Inputs beyond them are prepared in each measurement.
-    limit: int
+    limit: float
     # The bytes that are kept so far.
     size: int = 0
     # Whether an input was not kept because of the limit.
@@ -65,10 +65,10 @@ class PreparedInputs:
         return sha256
 
     def pixels(self, sha256: bytes, transform: Transform, load: Callable[[], Tensor]) -> Tensor:
-        """Return the pixels (3, H, W) float32 of an image, as a model's transform returns them.
+        """Return the pixels (3, H, W) of an image, as a model's transform returns them.
 
-        Pixels that a transform makes of the 256 levels of each channel are kept as uint8. The
-        pixels that are returned are the same, bit by bit.
+        Pixels float32 that a transform makes of the 256 levels of each channel are kept as uint8.
+        The pixels that are returned are the same, bit by bit.
 
         Args:
             sha256: The SHA-256 of the image's file.
@@ -81,15 +81,11 @@ class PreparedInputs:
         levels = self._levels(transform)
         if key in self._values:
             kept = self._values[key]
-            return torch.from_numpy(kept if levels is None else from_levels(kept, levels))
+            return kept if levels is None else torch.from_numpy(from_levels(kept, levels))
         pixels = load()
-        array = pixels.numpy()
-        if levels is not None:
-            indices = to_levels(array, levels)
-            if indices is None:
-                return pixels  # this image is not made of the levels, so it is not kept
-            array = indices
-        self._keep(key, array)
+        kept = pixels.clone() if levels is None else to_levels(pixels.numpy(), levels)
+        if kept is not None:  # else this image is not made of the levels
+            self._keep(key, kept)
         return pixels
 
     def _levels(self, transform: Transform) -> NDArray[np.float32] | None:
@@ -128,10 +124,12 @@ def find_levels(transform: Transform) -> NDArray[np.float32] | None:
     values. They leave a grey picture of the size that they return as it is, but for that. Return
     None for a transform of another kind.
     """
-    pixels = transform(PIL.Image.new("RGB", _PICTURE_SIZE)).numpy()
-    if pixels.ndim != 3 or len(pixels) != 3 or pixels[0].size < 256:
+    grey_pixels = transform(PIL.Image.new("RGB", _PICTURE_SIZE))
+    if grey_pixels.type() != "torch.FloatTensor":  # another type of number, or on a GPU
         return None
-    height, width = pixels.shape[1:]
+    if grey_pixels.ndim != 3 or len(grey_pixels) != 3 or grey_pixels[0].numel() < 256:
+        return None
+    height, width = grey_pixels.shape[1:]
     ramp = np.resize(np.arange(256, dtype=np.uint8), (height, width))
     pixels = transform(PIL.Image.fromarray(np.stack([ramp] * 3, axis=-1))).numpy()
     if pixels.shape != (3, height, width):

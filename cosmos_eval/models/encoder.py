@@ -695,10 +695,12 @@ def _find_shape_fault(output: Any, n_rows: int, n_dimensions: int) -> str | None
     """
     from torch import Tensor
 
-    if isinstance(output, Tensor) and output.ndim == n_dimensions and len(output) == n_rows:
-        return None
-    shape = tuple(output.shape) if hasattr(output, "shape") else type(output).__name__
-    return f"{shape}, not {n_rows} rows in {n_dimensions} dimensions"
+    expected_shape = f"{n_rows} rows in {n_dimensions} dimensions"
+    if not isinstance(output, Tensor):
+        return f"{type(output).__name__}, not a tensor of {expected_shape}"
+    if output.ndim != n_dimensions or len(output) != n_rows:
+        return f"{tuple(output.shape)}, not {expected_shape}"
+    return None
 
 
 def _find_feature_fault(features: Any, n_inputs: int | None, feature_sizes: set[int]) -> str | None:

@@ -95,8 +95,9 @@ def unchanged(modules: Sequence[nn.Module]) -> Iterator[None]:
 
 
 def unwrap(model: Any) -> Any:
-    """Return the module inside DistributedDataParallel, DataParallel, FSDP and torch.compile."""
+    """Return the module inside wrappers of PyTorch, such as DistributedDataParallel."""
     wrappers = (
+        torch.optim.swa_utils.AveragedModel,
         nn.parallel.DistributedDataParallel,
         nn.DataParallel,
         fsdp.FullyShardedDataParallel,
@@ -172,6 +173,9 @@ def make_encoder(
     if isinstance(model, Encoder):
         if tokenizer is not None or transform is not None:
             raise UsageError(f"{name} is an Encoder: leave tokenizer= and transform= out")
+        if precision not in (None, model.info.precision):
+            fault = f"{name} is an Encoder of precision {model.info.precision}"
+            raise UsageError(f"{fault}: leave precision= out")
         require_encoder(model, name)
         return model
 
@@ -292,7 +296,7 @@ def _make_transformers_encoder(
 
     Args:
         towers: The model, or a stand-in for a sharded one.
-        tokenizer: Its tokenizer. It may be None if the processor has one.
+        tokenizer: Its tokenizer, or a processor with one. None: that of `processor`.
         processor: Its image processor, or a processor that has one.
         info: The description of the model.
 
@@ -301,9 +305,11 @@ def _make_transformers_encoder(
     """
     from cosmos_eval.models.hf import HfEncoder, NaflexEncoder
 
-    tokenizer = tokenizer or getattr(processor, "tokenizer", None)
+    if tokenizer is None:
+        tokenizer = processor
+    tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
     image_processor = getattr(processor, "image_processor", processor)
-    if not hasattr(tokenizer, "model_input_names"):
+    if not hasattr(tokenizer, "get_vocab"):
         raise UsageError(f"{info.spec}: give the tokenizer of transformers as tokenizer=")
     if not hasattr(image_processor, "preprocess"):
         raise UsageError(f"{info.spec}: give the image processor of transformers as transform=")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
+import operator
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -14,16 +17,21 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from cosmos_core.utils.distributed import SINGLE_PROCESS, Distributed, gather_objects
 from cosmos_eval import types
 from cosmos_eval.data.readers import path_of
+from cosmos_eval.models.specs import require_label
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.runner import plan as plans
 from cosmos_eval.runner.options import make_run_options
 from cosmos_eval.runner.run import LoadedModel, measure
+from cosmos_eval.runner.suites import refuse_repeated
 from cosmos_eval.tasks import task_for
 
 if TYPE_CHECKING:
     from cosmos_eval.models.live import LiveEncoder
 
-_MOST_ENCODERS = 4  # models whose encoders are kept, such as a student and its teacher
+# How many encoders are kept, such as those of a student and its teacher. An encoder also keeps its
+# model in memory, which matters if each call is given a new copy of a model.
+_MOST_ENCODERS = 2
+_HINT = '(on_error="raise" shows where)'
 
 
 class Evaluation:
@@ -34,22 +42,23 @@ class Evaluation:
     `torch.distributed`, all of them call it together and share the images.
 
     Args:
-        datasets: Names of known data sets, YAML files, dicts with the keys of such a file, or
-            protocols.
-        every: Calls measure at the steps that are multiples of it. Other calls return at once.
+        datasets: A list of names of known data sets, YAML files, dicts with the keys of such a
+            file, or protocols.
+        every: Calls measure at step 0 and at multiples of it. Other calls return at once.
         best: The metric that chooses the best step, such as `"imagenet1k/acc1"`.
         name: The name of the training. Results are those of the model `NAME-stepSTEP`.
         output: The folder that results are stored in; None: they are not stored.
         data_root: The folder of downloaded data sets. Webdatasets are read from the hub's cache.
         limit: How many samples of each data set are measured, from the first one on; None: all.
         precision: `fp32`, `bf16`, `fp16` or `amp`; None: float32, unless the weights of the model
-            are bfloat16 or float16.
+            are bfloat16 or float16. A `TwoTower` has a precision of its own.
         batch_size: How many images each process encodes at once.
         workers: How many threads prepare images.
         memory_gb: How many gigabytes of images each process keeps. Images beyond it are read again
             by each call. 10,000 images of 224 x 224 pixels take 1.5 GB.
-        on_error: `warn`: an error becomes a warning, and the training goes on. `raise`: it is
-            raised. In either case, the model is as it was before the call.
+        on_error: `warn`: an error becomes a warning, the other data sets are measured, and the
+            training goes on. `raise`: it is raised. In either case, the model is as it was before
+            the call.
 
     Raises:
         UsageError: For unknown names, missing or inconsistent data, and a metric `best` that no
@@ -83,15 +92,19 @@ class Evaluation:
         """Open all data sets, and check everything that can be checked without a model."""
         from cosmos_eval.embedding.prepared import PreparedInputs
 
-        _require(isinstance(every, int) and every >= 1, f"every must be 1 or more, not {every!r}")
+        is_list = isinstance(datasets, Sequence) and not isinstance(datasets, str)
+        _require(is_list and bool(datasets), "datasets must be a list of names or files")
         _require(on_error in ("warn", "raise"), f"on_error must be warn or raise, not {on_error!r}")
-        _require(not isinstance(datasets, str) and bool(datasets), "datasets must be a list")
-        self.every = every
+        _require(memory_gb >= 0, f"memory_gb must be 0 or more, not {memory_gb}")
+        _require(isinstance(name, str), f"name must be a text, not {name!r}")
+        _require(best is None or isinstance(best, str), f"best must be one metric, not {best!r}")
+        require_label(name)
+        self.every = _whole_number("every", every, least=1)
         self.name = name
         self.on_error = on_error
         self.output = None if output is None else path_of(output, "output")
         self._precision = precision
-        self._memory = PreparedInputs(limit=int(memory_gb * 1e9))
+        self._memory = PreparedInputs(limit=memory_gb * 1e9)
         data_options = types.DataOptions(data_root=data_root, limit=limit)
         model_options = types.ModelOptions(precision=precision or types.RunOptions.precision)
         options = make_run_options(
@@ -100,6 +113,9 @@ class Evaluation:
         plans.require_outputs(options, self.output)
         options = replace(options, memory=self._memory)
         self._plan = plans.make_plan(datasets=datasets, options=options)
+        # Metrics are named by their data set only.
+        dataset_names = [protocol.dataset for protocol in self._plan.protocols]
+        refuse_repeated(dataset_names, "make an Evaluation for each protocol: ")
         self._datasets = plans.open_datasets(self._plan)
         self._encoders: list[_KeptEncoder] = []
         self._has_warned_of_limit = False
@@ -140,7 +156,7 @@ class Evaluation:
             transform: Maps an RGB image to pixels, as in an evaluation. For a model of
                 transformers, its image processor. None for a `TwoTower` and for a model of
                 OpenCLIP, which states its own. Give the same object in each call: the images in
-                memory belong to it.
+                memory belong to it. A warning says if it is another one.
             process_group: The processes of `torch.distributed` that share the images; None: all.
             all_processes: True if all processes of the group make this call together. False if
                 only this process makes it, and measures everything alone.
@@ -150,33 +166,32 @@ class Evaluation:
             They are fractions in [0, 1], and ranks start at 1. Empty if no measurement is due.
 
         Raises:
-            UsageError: For a model, tokenizer or transform that cannot be used, with
-                `on_error="raise"`.
+            UsageError: For a step that is not a whole number, and with `on_error="raise"` for a
+                model, tokenizer or transform that cannot be used.
         """
+        from cosmos_eval.models.live import is_sharded
+
         self.is_best = False
+        step = _whole_number("step", step, least=0)
         if not self.is_due(step):
             return {}
         metrics: dict[str, float] = {}
-        try:
-            distributed = _find_processes(process_group, all_processes=all_processes)
-            from cosmos_eval.models.live import is_sharded
-
+        with self._warn_of_errors(f"evaluation at step {step} failed"):
             if is_sharded(model) and not all_processes:
                 raise types.UsageError("a sharded model needs all processes: all_processes=True")
+            distributed = _find_processes(process_group, all_processes=all_processes)
             with self._live_encoder(model, tokenizer, transform, distributed) as encoder:
-                for row in self._measure(encoder, step, distributed):
-                    for metric, value in row.metrics.items():
-                        metrics[f"{row.dataset}/{metric}"] = value
-        except Exception as error:
-            if self.on_error == "raise":
-                raise
-            reason = str(error) or type(error).__name__
-            warnings.warn(f"evaluation at step {step} failed: {reason}", stacklevel=2)
+                for job in self._make_jobs(encoder, step, distributed):
+                    dataset_names = " + ".join(data.protocol.dataset for data in job.datasets)
+                    with self._warn_of_errors(f"{dataset_names} failed at step {step}"):
+                        for row in _measure_job(encoder, job, step):
+                            for metric, value in row.metrics.items():
+                                metrics[f"{row.dataset}/{metric}"] = value
+            self._note_best(metrics, step)
         if self._memory.is_full and not self._has_warned_of_limit:
             self._has_warned_of_limit = True
             fault = "memory_gb is too small for all images: some are read in each call"
             warnings.warn(fault, stacklevel=2)
-        self._note_best(metrics, step)
         return metrics
 
     def state_dict(self) -> dict[str, Any]:
@@ -198,31 +213,62 @@ class Evaluation:
 
         Raises UsageError if no data set has this metric.
         """
-        directions = {}
+        metrics = {}
         for dataset in self._datasets:
             for metric in task_for(dataset.protocol).metrics:
                 if metric.is_ranked:
-                    name = f"{dataset.protocol.dataset}/{metric.name}"
-                    directions[name] = metric.higher_is_better
-        if best not in directions:
-            nearest = types.nearest(best, directions)
-            raise types.UsageError(f"no data set has the metric {best}; nearest: {nearest}")
-        return directions[best]
+                    metrics[f"{dataset.protocol.dataset}/{metric.name}"] = metric
+        for name, metric in metrics.items():
+            if metric.members is None:
+                is_best = best == name
+            else:  # `acc1_*` stands for `acc1_urban` and others
+                is_best = best != name and fnmatchcase(best, name)
+            if is_best:
+                return metric.higher_is_better
+        nearest = types.nearest(best, metrics)
+        raise types.UsageError(f"no data set has the metric {best}; nearest: {nearest}")
 
     def _note_best(self, metrics: Mapping[str, float], step: int) -> None:
-        """Record whether the metric `best` has its best value so far."""
-        value = metrics.get(self.best or "")
-        if value is None:
+        """Record whether the metric `best` has its best value so far.
+
+        Nothing is recorded if its data set could not be measured. Raises UsageError if the results
+        of its data set lack the metric.
+        """
+        if self.best is None:
             return
-        former_value = self.best_value
-        if former_value is None:
+        if self.best not in metrics:
+            dataset_name = self.best.rpartition("/")[0]
+            if any(name.rpartition("/")[0] == dataset_name for name in metrics):
+                nearest = types.nearest(self.best, metrics)
+                raise types.UsageError(f"no result has the best {self.best}; nearest: {nearest}")
+            return
+        value = metrics[self.best]
+        if self.best_value is None:
             self.is_best = True
         elif self._higher_is_better:
-            self.is_best = value > former_value
+            self.is_best = value > self.best_value
         else:
-            self.is_best = value < former_value
+            self.is_best = value < self.best_value
         if self.is_best:
             self.best_value, self.best_step = value, step
+
+    @contextmanager
+    def _warn_of_errors(self, title: str) -> Iterator[None]:
+        """Make a warning of an error within the context, unless errors are to be raised.
+
+        Args:
+            title: The beginning of the warning.
+        """
+        try:
+            yield
+        except Exception as error:
+            if self.on_error == "raise":
+                raise
+            reason = str(error).replace("(--debug shows where)", _HINT)
+            if not isinstance(error, types.UsageError):
+                reason = f"{type(error).__name__}: {error} {_HINT}"
+            # The warning names the line that called this object.
+            warnings.warn(f"{title}: {reason}", stacklevel=4)
 
     @contextmanager
     def _live_encoder(
@@ -259,9 +305,12 @@ class Evaluation:
             objects = (model, tokenizer, transform)
             encoder = self._find_encoder(objects)
             if encoder is None:
-                made_encoder = live.make_encoder(
-                    *objects, self.name, self._precision, weights_sha256
+                make_encoder = partial(
+                    live.make_encoder, *objects, self.name, self._precision, weights_sha256
                 )
+                # An error in one process is raised in all of them, so that none waits for ever.
+                made_encoder = distributed.synchronized(make_encoder)
+                self._warn_of_another_transform(model, transform)
                 encoder = live.LiveEncoder(made_encoder, sharded=live.is_sharded(model))
                 self._encoders = [*self._encoders, _KeptEncoder(objects, encoder)][-_MOST_ENCODERS:]
             encoder.join(distributed)
@@ -271,14 +320,29 @@ class Evaluation:
     def _find_encoder(self, objects: tuple[Any, Any, Any]) -> LiveEncoder | None:
         """Return the encoder of an earlier call with the same objects, or None."""
         for kept in self._encoders:
-            if all(a is b for a, b in zip(kept.objects, objects, strict=True)):
+            if all(_is_same(a, b) for a, b in zip(kept.objects, objects, strict=True)):
                 return kept.encoder
         return None
 
-    def _measure(
+    def _warn_of_another_transform(self, model: Any, transform: Any) -> None:
+        """Warn if an earlier call had the same model and another transform."""
+        for kept_model, _, kept_transform in (kept.objects for kept in self._encoders):
+            if kept_model is model and not _is_same(kept_transform, transform):
+                fault = (
+                    "transform= is not the object of the last call, so all images are read again: "
+                    "make it once, before the loop"
+                )
+                # The warning names the line that called this object.
+                warnings.warn(fault, stacklevel=5)
+                return
+
+    def _make_jobs(
         self, encoder: LiveEncoder, step: int, distributed: Distributed
-    ) -> Iterator[ResultRow]:
-        """Yield the result of each data set, and store it if there is an output folder."""
+    ) -> list[plans.Job]:
+        """Return the jobs that measure an encoder, whose name is set to that of the step.
+
+        A job has one data set, or several that are measured in one pass over their images.
+        """
         name = f"{self.name}-step{step}"
         encoder.info = encoder.info._replace(spec=name, name=None)
         spec = types.ModelSpec(text=name, kind="python", name=name)
@@ -288,12 +352,16 @@ class Evaluation:
             precision=encoder.info.precision,
         )
         plan = replace(self._plan, specs=[spec], options=options)
-        for job in plans.jobs_of(plan, self._datasets, output=self.output):
-            model = LoadedModel(encoder, spec, options, step=step, facts=encoder.facts)
-            for result in measure(model, job):
-                assert result.row is not None  # an error would have been raised
-                yield result.row
-            encoder.facts = model.facts
+        return plans.jobs_of(plan, self._datasets, output=self.output)
+
+
+def _measure_job(encoder: LiveEncoder, job: plans.Job, step: int) -> Iterator[ResultRow]:
+    """Yield the result of each data set of a job. It is stored if the job has an output folder."""
+    model = LoadedModel(encoder, job.spec, job.options, step=step, facts=encoder.facts)
+    for result in measure(model, job):
+        assert result.row is not None  # an error would have been raised
+        yield result.row
+    encoder.facts = model.facts
 
 
 class _KeptEncoder(NamedTuple):
@@ -308,6 +376,25 @@ def _require(is_met: bool, fault: str) -> None:
     """Raise UsageError with a fault unless a condition is met."""
     if not is_met:
         raise types.UsageError(fault)
+
+
+def _whole_number(argument: str, value: Any, *, least: int) -> int:
+    """Return the value of an argument as an int: also a number of numpy, or a tensor with one.
+
+    Raises UsageError if it is not a whole number of at least `least`.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = least - 1
+    fault = f"{argument} must be a whole number, {least} or more, not {value!r}"
+    _require(number >= least, fault)
+    return number
+
+
+def _is_same(a: Any, b: Any) -> bool:
+    """Return whether two objects are the same, as `model.tokenize` and `model.tokenize` are."""
+    return a is b or (inspect.ismethod(a) and a == b)
 
 
 def _find_processes(process_group: Any, *, all_processes: bool) -> Distributed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,30 @@ def refuse_alone(world: World, configs: str, arch: str, dataset: str) -> str:
     except UsageError as error:
         return str(error)
     return ""
+
+
+def fail_alone(
+    world: World, configs: str, arch: str, dataset: str
+) -> tuple[list[str], dict[str, float]]:
+    """Measure with a tokenizer that fails in the second process, and then with a right one.
+
+    Returns the warnings of the first measurement, and the metrics of the second one.
+    """
+    open_clip.add_model_config(Path(configs))
+    model = wrap(tiny_model(arch), "ddp")
+    tokenizer = open_clip.get_tokenizer(arch)
+
+    def failing_tokenizer(texts: list[str]) -> torch.Tensor:
+        if world.rank == 1:
+            raise ValueError("no vocabulary")
+        return tokenizer(texts)
+
+    evaluation = Evaluation([dataset])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        evaluation(model, tokenizer=failing_tokenizer, step=0)
+    metrics = evaluation(model, tokenizer=tokenizer, step=1)
+    return [str(warning.message) for warning in caught], metrics
 
 
 def measure_alone(world: World, configs: str, arch: str, dataset: str) -> dict[str, float]:

@@ -22,6 +22,7 @@ import cosmos_eval
 from cosmos_eval import Evaluation, TwoTower, UsageError
 from cosmos_eval.models import load_encoder
 from cosmos_eval.models.specs import parse_model_spec
+from cosmos_eval.tasks import find_protocol
 
 SCENES = 40  # more than a batch of images
 KINDS = ("found", "named", "segmented", "chosen", "looked-at")
@@ -298,7 +299,15 @@ def test_half_precision_weights(classes, openclip, tokenizer, tmp_path):
         ({"datasets": ["nosuch"]}, "unknown data set"),
         ({"datasets": []}, "datasets must be a list"),
         ({"datasets": "scenes-cls"}, "datasets must be a list"),
-        ({"every": 0}, "every must be 1 or more, not 0"),
+        ({"datasets": {"kind": "cls"}}, "datasets must be a list"),
+        ({"datasets": Path("set.yaml")}, "datasets must be a list"),
+        ({"every": 0}, "every must be a whole number, 1 or more, not 0"),
+        ({"every": 0.5}, "every must be a whole number, 1 or more, not 0.5"),
+        ({"name": None}, "name must be a text, not None"),
+        ({"name": ""}, "name '': use 1 to 100 printable characters"),
+        ({"memory_gb": -1}, "memory_gb must be 0 or more, not -1"),
+        ({"best": ["scenes-cls/acc1"]}, "best must be one metric, not"),
+        ({"best": "scenes-cls/acc1_*"}, r"no data set has the metric scenes-cls/acc1_\*"),
         ({"best": "scenes-cls/acc"}, "no data set has the metric scenes-cls/acc; nearest:"),
         ({"on_error": "ignore"}, "on_error must be warn or raise, not 'ignore'"),
         ({"precision": "int8"}, "precision must be one of"),
@@ -327,3 +336,156 @@ def test_missing_parts(classes, openclip, towers):
         evaluation(openclip(), step=1)
     with pytest.raises(UsageError, match="give the transform of the evaluation as transform="):
         evaluation(towers, tokenizer=tokens_of, step=1)
+
+
+@pytest.mark.parametrize("step", [np.int64(20), torch.tensor(20), np.array(20)])
+def test_numbers_of_other_libraries(step, classes, towers, tmp_path):
+    options = {"output": tmp_path, "best": "named/acc1", "on_error": "raise"}
+    evaluation = Evaluation([classes], every=np.int64(10), **options)
+    assert call(evaluation, towers, step)
+    (row,) = cosmos_eval.read_results(tmp_path)
+    assert (row.model["spec"], row.model["step"]) == ("model-step20", 20)
+    torch.save(evaluation.state_dict(), tmp_path / "state.pt")
+    assert torch.load(tmp_path / "state.pt", weights_only=True)["best_step"] == 20
+
+
+@pytest.mark.parametrize("step", [2.5, 3.0, "3", None, -1])
+def test_wrong_steps(step, classes, towers):
+    with pytest.raises(UsageError, match="step must be a whole number, 0 or more, not"):
+        call(Evaluation([classes]), towers, step)
+
+
+def test_a_data_set_under_two_protocols():
+    protocols = [find_protocol("scenes-retrieval", name) for name in ("scenes", "scenes-pairs")]
+    message = "make an Evaluation for each protocol: scenes-retrieval is given twice"
+    with pytest.raises(UsageError, match=message):
+        Evaluation(protocols)
+
+
+def test_other_data_sets_are_measured_after_an_error(data_sets, classes, towers):
+    segmented = data_sets[KINDS.index("segmented")]
+    evaluation = Evaluation([segmented, classes], best="segmented/mIoU")
+    with pytest.warns(UserWarning, match=r"^segmented failed at step 1: .* has no patches"):
+        metrics = call(evaluation, towers)
+    assert metrics == call(Evaluation([classes], on_error="raise"), towers)
+    assert evaluation.best_step is None
+
+
+def test_warnings_of_errors_name_their_class_and_the_line(classes, towers):
+    def fail(texts: list[str]) -> Tensor:
+        raise KeyError("a")
+
+    evaluation = Evaluation([classes])
+    with pytest.warns(UserWarning, match=r"KeyError: 'a' \(on_error=\"raise\" shows") as warned:
+        evaluation(towers, tokenizer=fail, transform=pixels_of, step=1)
+    assert [Path(warning.filename).name for warning in warned] == [Path(__file__).name]
+
+    call(evaluation, towers)
+    towers.fails = True
+    train(towers)
+    match = r"^named failed at step 1: RuntimeError: out of memory \(on_error=\"raise\" shows"
+    with pytest.warns(UserWarning, match=match) as warned:
+        call(evaluation, towers)
+    assert [Path(warning.filename).name for warning in warned] == [Path(__file__).name]
+
+
+def test_a_best_metric_that_results_lack(classes, towers):
+    evaluation = Evaluation([classes], best="named/acc1_urban")  # a group of other data sets
+    with pytest.warns(UserWarning, match="no result has the best named/acc1_urban; nearest: named"):
+        assert call(evaluation, towers)
+    assert (evaluation.is_best, evaluation.best_step) == (False, None)
+
+
+def test_a_best_metric_of_a_group_of_classes(openclip, tokenizer, tmp_path):
+    (dataset,) = write_scenes(tmp_path / "scenes", 4, "segmented")
+    with open(dataset, "a") as file:
+        file.write("groups: {nature: [sky, tree]}\n")
+    evaluation = Evaluation([dataset], best="segmented/mIoU_nature", on_error="raise")
+    metrics = evaluation(openclip(), tokenizer=tokenizer, step=1)
+    assert evaluation.best_value == metrics["segmented/mIoU_nature"]
+
+
+def test_another_transform_in_each_call(classes, towers):
+    evaluation = Evaluation([classes], on_error="raise")
+    call(evaluation, towers)
+    with pytest.warns(UserWarning, match="make it once, before the loop") as warned:
+        evaluation(towers, tokenizer=tokens_of, transform=lambda image: pixels_of(image), step=2)
+    assert [Path(warning.filename).name for warning in warned] == [Path(__file__).name]
+
+
+def test_methods_are_the_same_object_in_each_call(classes, towers):
+    class Inputs:
+        n_calls = 0
+
+        def pixels(self, image: Any) -> Tensor:
+            return pixels_of(image)
+
+        def tokens(self, texts: list[str]) -> Tensor:
+            self.n_calls += 1
+            return tokens_of(texts)
+
+    inputs = Inputs()
+    evaluation = Evaluation([classes], on_error="raise")
+    for step in (1, 2):
+        n_calls = inputs.n_calls
+        evaluation(towers, tokenizer=inputs.tokens, transform=inputs.pixels, step=step)
+    assert inputs.n_calls == n_calls  # texts are tokenized once
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.bfloat16, torch.float64])
+def test_pixels_keep_their_type(dtype, classes, towers):
+    types = []
+
+    def encode_image(images: Tensor) -> Tensor:
+        types.append(images.dtype)
+        return nn.functional.adaptive_avg_pool2d(images.float(), 4).flatten(1)[:, :16]
+
+    def transform(image: Any) -> Tensor:
+        return (pixels_of(image.resize((32, 32))) * 255).to(dtype)
+
+    towers.encode_image = encode_image
+    evaluation = Evaluation([classes], on_error="raise")
+    first, second = (
+        evaluation(towers, tokenizer=tokens_of, transform=transform, step=step) for step in (1, 2)
+    )
+    assert first == second
+    assert set(types) == {dtype}
+
+
+def test_an_interrupted_call_leaves_no_trace(classes, towers):
+    encode_image = towers.encode_image
+
+    def interrupt(images: Tensor) -> Tensor:
+        if len(images) > 2:  # not the example, but a batch of images
+            raise KeyboardInterrupt
+        return encode_image(images)
+
+    towers.encode_image = interrupt
+    before = state_of(towers)
+    with pytest.raises(KeyboardInterrupt):
+        call(Evaluation([classes]), towers)
+    assert state_of(towers) == before
+
+
+def test_an_average_of_weights(classes, openclip, tokenizer):
+    evaluation = Evaluation([classes], on_error="raise")
+    expected = evaluation(openclip(), tokenizer=tokenizer, step=1)
+    average = torch.optim.swa_utils.AveragedModel(openclip())
+    assert evaluation(average, tokenizer=tokenizer, step=1) == expected
+
+
+def test_an_encoder_has_its_precision(classes, tiny_encoder):
+    evaluation = Evaluation([classes], precision="amp", on_error="raise")
+    with pytest.raises(UsageError, match="an Encoder of precision fp32: leave precision= out"):
+        evaluation(tiny_encoder, step=1)
+
+
+def test_tokens_that_are_no_tensor(classes, towers):
+    evaluation = Evaluation([classes], on_error="raise")
+    with pytest.raises(UsageError, match="`tokenize` returns list, not a tensor of 2 rows in 2"):
+        evaluation(
+            towers,
+            tokenizer=lambda texts: tokens_of(texts).tolist(),
+            transform=pixels_of,
+            step=1,
+        )

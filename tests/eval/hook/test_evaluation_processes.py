@@ -7,7 +7,7 @@ import json
 import open_clip
 import pytest
 import torch
-from support.hooked import measure_alone, measure_together, refuse_alone, tiny_model
+from support.hooked import fail_alone, measure_alone, measure_together, refuse_alone, tiny_model
 from support.processes import run_processes
 from support.scene_files import write_scenes
 
@@ -87,3 +87,12 @@ def test_one_process_measures_alone(configs, data_sets, expected):
 def test_a_sharded_model_needs_all_processes(configs, data_sets):
     errors = run_processes(refuse_alone, 2, configs, ARCH, data_sets[1])
     assert errors == ["a sharded model needs all processes: all_processes=True"] * 2
+
+
+def test_an_error_in_one_process_ends_the_call_of_all(configs, data_sets, expected):
+    for messages, metrics in run_processes(fail_alone, 2, configs, ARCH, data_sets[1]):
+        (message,) = messages
+        assert message.startswith("evaluation at step 0 failed: ")
+        assert "ValueError: no vocabulary" in message
+        assert metrics == pytest.approx({name: expected[name] for name in metrics}, abs=1e-6)
+        assert metrics
