@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from threading import Lock
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import PIL.Image
@@ -13,11 +13,8 @@ from numpy.typing import NDArray
 
 from cosmos_eval.data.sources import ImageSource
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
 Value = TypeVar("Value")
-Transform = Callable[[PIL.Image.Image], "Tensor"]
+Transform = Callable[[PIL.Image.Image], Any]
 
 _PICTURE_SIZE = (64, 64)  # of the picture that shows the size that a transform returns
 
@@ -64,8 +61,8 @@ class PreparedInputs:
         self._sha256_by_id[id(image)] = (image, sha256)
         return sha256
 
-    def pixels(self, sha256: bytes, transform: Transform, load: Callable[[], Tensor]) -> Tensor:
-        """Return the pixels (3, H, W) of an image, as a model's transform returns them.
+    def pixels(self, sha256: bytes, transform: Transform, load: Callable[[], Any]) -> Any:
+        """Return the pixels (3, H, W) of an image, or whatever else a model's transform returns.
 
         Pixels float32 that a transform makes of the 256 levels of each channel are kept as uint8.
         The pixels that are returned are the same, bit by bit.
@@ -83,7 +80,11 @@ class PreparedInputs:
             kept = self._values[key]
             return kept if levels is None else torch.from_numpy(from_levels(kept, levels))
         pixels = load()
-        kept = pixels.clone() if levels is None else to_levels(pixels.numpy(), levels)
+        if levels is not None:
+            kept = to_levels(pixels.numpy(), levels)
+        else:
+            # A transform may return the same tensor, with other values, for the next image.
+            kept = pixels.clone() if isinstance(pixels, torch.Tensor) else pixels
         if kept is not None:  # else this image is not made of the levels
             self._keep(key, kept)
         return pixels
@@ -107,11 +108,13 @@ class PreparedInputs:
 
 
 def _count_bytes(value: Any) -> int:
-    """Return the bytes of arrays, tensors and bytes in a value, which may be a sequence of them."""
+    """Return the bytes of arrays, tensors and bytes in a value, or in a collection of them."""
     if isinstance(value, bytes):
         return len(value)
     if hasattr(value, "nbytes"):
         return int(value.nbytes)
+    if isinstance(value, Mapping):
+        return sum(map(_count_bytes, value.values()))
     if isinstance(value, tuple | list):
         return sum(map(_count_bytes, value))
     return 0
@@ -125,8 +128,9 @@ def find_levels(transform: Transform) -> NDArray[np.float32] | None:
     None for a transform of another kind.
     """
     grey_pixels = transform(PIL.Image.new("RGB", _PICTURE_SIZE))
-    if grey_pixels.type() != "torch.FloatTensor":  # another type of number, or on a GPU
-        return None
+    is_tensor = hasattr(grey_pixels, "type")
+    if not is_tensor or grey_pixels.type() != "torch.FloatTensor":
+        return None  # not pixels, another type of number, or on a GPU
     if grey_pixels.ndim != 3 or len(grey_pixels) != 3 or grey_pixels[0].numel() < 256:
         return None
     height, width = grey_pixels.shape[1:]

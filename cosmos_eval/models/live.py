@@ -21,9 +21,11 @@ from torch.distributed import fsdp
 
 from cosmos_core.utils.distributed import SINGLE_PROCESS, Distributed
 from cosmos_eval.models.encoder import (
+    CollatingEncoder,
     CrossAttentionEncoder,
     Encoder,
     PairScorer,
+    batch_images,
     public_members,
     require_encoder,
     tensors_sha256,
@@ -258,7 +260,10 @@ def _make_openclip_encoder(
         # It runs in float32 until `info` says otherwise: for other precisions, the constructor
         # would change the model.
         float_info = info._replace(precision="fp32")
-        encoder = clip.ClipEncoder(module, preprocessing, tokenizer, float_info)
+        encoder_class = clip.ClipEncoder
+        if clip.has_naflex_tower(module):
+            encoder_class = clip.NaflexClipEncoder
+        encoder = encoder_class(module, preprocessing, tokenizer, float_info)
         encoder.info = info
         if transform is not None:
             encoder.transform = _hashable(transform)
@@ -396,7 +401,9 @@ class LiveEncoder:
             sharded: True if the processes share the weights.
         """
         # Interfaces are recognised by the attributes of the object itself.
-        names = {*public_members(CrossAttentionEncoder), *public_members(PairScorer), *_DESCRIPTION}
+        names = set(_DESCRIPTION)
+        for interface in (CrossAttentionEncoder, PairScorer, CollatingEncoder):
+            names.update(public_members(interface))
         for name in names.difference(dir(type(self))):
             if hasattr(encoder, name):
                 setattr(self, name, getattr(encoder, name))
@@ -479,6 +486,6 @@ class LiveEncoder:
                 return
             if next_call == "encode_image":
                 picture = PIL.Image.new("RGB", (64, 64))
-                self.built.encode_image(self.built.transform(picture)[None])
+                self.built.encode_image(batch_images(self.built, [self.built.transform(picture)]))
             else:
                 self.built.encode_text(self.built.tokenize([_EXAMPLE_TEXT]))
