@@ -268,6 +268,7 @@ def test_costs_of_images_of_any_size() -> None:
     facts = model_facts(make())
     assert (facts["image_size"], facts["embedding_size"]) == (None, 5)
     assert facts["image_gflops"] == 2 * 3 * 5 / 1e9
+    assert model_facts(make("tensor"))["image_size"] is None  # its batch has no height
 
 
 def test_maps_need_the_size_of_the_transform() -> None:

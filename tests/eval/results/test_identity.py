@@ -69,6 +69,17 @@ def test_files_of_one_model_are_linked_by_what_was_loaded(command, tmp_path):
     assert ("python:a.py", "scenes-cls") in rows_of(command, "r")
 
 
+def test_two_models_of_one_name_and_one_of_them_in_two_files(command, tmp_path):
+    """Both files of the first model have the hash of its first result, and one row."""
+    first = {"name": "mine", "loaded_sha256": "c" * 64}
+    put(tmp_path / "r", "openclip:A/tag", sha="1" * 64, **first)
+    put(tmp_path / "r", "openclip:folder", "seg", sha="2" * 64, **first)
+    put(tmp_path / "r", "openclip:B/tag", "select", sha="3" * 64, name="mine")
+    rows = rows_of(command, "r")
+    assert len({model for model, _ in rows}) == 2
+    assert ("mine (weights 33333333)", "scenes-select") in rows
+
+
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2), (1, 2, 0), (0, 2, 1)])
 def test_links_do_not_depend_on_the_order(order):
     """Two groups that a later result joins: {a}, {b} and {a, b}."""
