@@ -49,14 +49,21 @@ def evaluation_mode(encoder: Any) -> Iterator[None]:
     The encoder records the model's weights and device as they are now. Afterwards, also after an
     error, everything that `unchanged` names has its former state.
     """
-    weights = [*referred_weights([getattr(encoder, "__dict__", {})], set())]
-    modules = [module for module in weights if isinstance(module, nn.Module)]
+    modules = find_modules(encoder)
     with unchanged(modules):
         for module in modules:
             module.eval()
         if isinstance(encoder, TwoTower):
             encoder.refresh_info()
         yield
+
+
+def find_modules(model: Any) -> list[nn.Module]:
+    """Return the modules that a model consists of: itself, or those that an encoder refers to."""
+    if isinstance(model, nn.Module):
+        return [model]
+    weights = referred_weights([getattr(model, "__dict__", {})], set())
+    return [module for module in weights if isinstance(module, nn.Module)]
 
 
 @contextmanager

@@ -241,6 +241,8 @@ def test_the_best_step(classes, towers, openclip, tokenizer):
     assert not evaluation.is_best  # the same value is not better
     with pytest.raises(UsageError, match="the state has the best named/acc5"):
         evaluation.load_state_dict({"best": "named/acc5"})
+    evaluation.load_state_dict(Evaluation([classes]).state_dict())  # of a run without a best metric
+    assert (evaluation.best_value, evaluation.best_step) == (None, None)
 
 
 def test_lower_ranks_are_better(data_sets, openclip, tokenizer):
