@@ -152,7 +152,7 @@ def make_encoder(
     transform: Any,
     name: str,
     precision: Precision | None,
-    weights_sha256: str,
+    weights_sha256: str | None,
 ) -> Encoder:
     """Return a model in training as an encoder, checked on an example.
 
@@ -421,9 +421,14 @@ class LiveEncoder:
         """Share the work with these processes from now on."""
         self._distributed = distributed
 
-    def set_weights(self, weights_sha256: str) -> None:
-        """Record the hash of the weights, and forget the features of other weights."""
-        if self.info.weights_sha256 != weights_sha256:
+    def set_weights(self, weights_sha256: str | None, *, is_current: bool) -> None:
+        """Record the hash of the weights, and forget the features of other weights.
+
+        Args:
+            weights_sha256: The hash of the weights.
+            is_current: False if the weights may have changed since they were hashed.
+        """
+        if not is_current or self.info.weights_sha256 != weights_sha256:
             self._text_features.clear()
         self.info = self.info._replace(weights_sha256=weights_sha256)
 

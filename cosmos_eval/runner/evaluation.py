@@ -293,6 +293,7 @@ class Evaluation:
         with live.unchanged(modules):
             for module in modules:
                 module.eval()
+            weights_sha256: str | None
             if isinstance(model, nn.Module):
                 weights_sha256 = live.hash_weights(model, distributed)
             else:
@@ -312,7 +313,9 @@ class Evaluation:
                 encoder = live.LiveEncoder(made_encoder, sharded=live.is_sharded(model))
                 self._encoders = [*self._encoders, _KeptEncoder(objects, encoder)][-_MOST_ENCODERS:]
             encoder.join(distributed)
-            encoder.set_weights(weights_sha256)
+            # Other encoders hash their weights when they are made, if ever.
+            is_current = isinstance(model, nn.Module | TwoTower)
+            encoder.set_weights(weights_sha256, is_current=is_current)
             yield encoder
 
     def _find_encoder(self, objects: tuple[Any, Any, Any]) -> LiveEncoder | None:

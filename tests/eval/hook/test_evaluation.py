@@ -271,6 +271,18 @@ def test_two_towers(classes, towers):
         call(evaluation, encoder)
 
 
+def test_an_encoder_that_does_not_hash_its_weights_again(classes, tiny_archs):
+    encoder = load_encoder(parse_model_spec(f"openclip:{tiny_archs['tiny']}/random"))
+    evaluation = Evaluation([classes], on_error="raise")
+    first = evaluation(encoder, step=1)
+    with torch.no_grad():  # the features of images stay
+        torch.manual_seed(1)
+        encoder.model.text_projection.copy_(torch.randn_like(encoder.model.text_projection))
+    second = evaluation(encoder, step=2)
+    assert second != first
+    assert second == pytest.approx(metrics_of(encoder, [classes]), abs=1e-6)
+
+
 def test_student_and_teacher_take_turns(classes, openclip, tokenizer):
     evaluation = Evaluation([classes], on_error="raise")
     student, teacher = openclip(), openclip()
