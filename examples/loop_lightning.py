@@ -31,3 +31,11 @@ class EvaluationCallback(Callback):
             metrics = self.evaluation(pl_module.model, step=step, **self.inputs)
             pl_module.log_dict(metrics)
         self.last_step = step
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the best step, which Lightning stores in each checkpoint."""
+        return self.evaluation.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the best step from the checkpoint that a training resumes from."""
+        self.evaluation.load_state_dict(state_dict)

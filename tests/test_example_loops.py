@@ -186,7 +186,23 @@ def test_lightning(tmp_path, arch, classes, example):
     logged = {name: float(trainer.callback_metrics[name]) for name in final}
     assert logged == pytest.approx(final, abs=1e-6)
     assert evaluation.best_value is not None
-    assert [*(tmp_path / "best").glob("*.ckpt")]
+    (path,) = (tmp_path / "best").glob("*.ckpt")
+    # The checkpoint is written in the step of the best value, after it was measured.
+    state = torch.load(path, weights_only=True)["callbacks"]["EvaluationCallback"]
+    assert state == evaluation.state_dict()
+    resumed = Evaluation([classes], every=2, best="named/acc1", on_error="raise")
+    trainer = pl.Trainer(
+        max_steps=evaluation.best_step,  # no step more
+        accelerator="cpu",
+        callbacks=[EvaluationCallback(resumed, tokenizer)],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    pairs = torch.utils.data.DataLoader(pairs, batch_size=2)
+    trainer.fit(Module(), pairs, ckpt_path=path, weights_only=True)
+    assert resumed.best_step == evaluation.best_step
 
 
 def test_the_docs_show_the_whole_patch():

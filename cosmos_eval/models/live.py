@@ -51,14 +51,21 @@ def evaluation_mode(encoder: Any) -> Iterator[None]:
     The encoder records the model's weights and device as they are now. Afterwards, also after an
     error, everything that `unchanged` names has its former state.
     """
-    weights = [*referred_weights([getattr(encoder, "__dict__", {})], set())]
-    modules = [module for module in weights if isinstance(module, nn.Module)]
+    modules = find_modules(encoder)
     with unchanged(modules):
         for module in modules:
             module.eval()
         if isinstance(encoder, TwoTower):
             encoder.refresh_info()
         yield
+
+
+def find_modules(model: Any) -> list[nn.Module]:
+    """Return the modules that a model consists of: itself, or those that an encoder refers to."""
+    if isinstance(model, nn.Module):
+        return [model]
+    weights = referred_weights([getattr(model, "__dict__", {})], set())
+    return [module for module in weights if isinstance(module, nn.Module)]
 
 
 @contextmanager
@@ -147,7 +154,7 @@ def make_encoder(
     transform: Any,
     name: str,
     precision: Precision | None,
-    weights_sha256: str,
+    weights_sha256: str | None,
 ) -> Encoder:
     """Return a model in training as an encoder, checked on an example.
 
@@ -421,9 +428,14 @@ class LiveEncoder:
         """Share the work with these processes from now on."""
         self._distributed = distributed
 
-    def set_weights(self, weights_sha256: str) -> None:
-        """Record the hash of the weights, and forget the features of other weights."""
-        if self.info.weights_sha256 != weights_sha256:
+    def set_weights(self, weights_sha256: str | None, *, is_current: bool) -> None:
+        """Record the hash of the weights, and forget the features of other weights.
+
+        Args:
+            weights_sha256: The hash of the weights.
+            is_current: False if the weights may have changed since they were hashed.
+        """
+        if not is_current or self.info.weights_sha256 != weights_sha256:
             self._text_features.clear()
         self.info = self.info._replace(weights_sha256=weights_sha256)
 

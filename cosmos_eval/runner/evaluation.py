@@ -201,9 +201,10 @@ class Evaluation:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take the best value and its step from the state of an earlier run.
 
-        Raises UsageError if that run chose its best step by another metric.
+        Raises UsageError if that run chose its best step by another metric. If it chose none, there
+        is no best step yet.
         """
-        if state["best"] != self.best:
+        if state["best"] not in (None, self.best):
             raise types.UsageError(f"the state has the best {state['best']}, not {self.best}")
         self.best_value = state["best_value"]
         self.best_step = state["best_step"]
@@ -283,18 +284,16 @@ class Evaluation:
 
         from cosmos_eval.models import live
         from cosmos_eval.models.encoder import Encoder
-        from cosmos_eval.models.user import TwoTower, referred_weights
+        from cosmos_eval.models.user import TwoTower
 
-        weights = [model]
-        if not isinstance(model, nn.Module):
-            if not isinstance(model, Encoder):
-                class_name = type(model).__name__
-                raise types.UsageError(f"model must be a module or an Encoder, not {class_name}")
-            weights = [*referred_weights([vars(model)], set())]
-        modules = [module for module in weights if isinstance(module, nn.Module)]
+        if not isinstance(model, nn.Module | Encoder):
+            class_name = type(model).__name__
+            raise types.UsageError(f"model must be a module or an Encoder, not {class_name}")
+        modules = live.find_modules(model)
         with live.unchanged(modules):
             for module in modules:
                 module.eval()
+            weights_sha256: str | None
             if isinstance(model, nn.Module):
                 weights_sha256 = live.hash_weights(model, distributed)
             else:
@@ -314,7 +313,9 @@ class Evaluation:
                 encoder = live.LiveEncoder(made_encoder, sharded=live.is_sharded(model))
                 self._encoders = [*self._encoders, _KeptEncoder(objects, encoder)][-_MOST_ENCODERS:]
             encoder.join(distributed)
-            encoder.set_weights(weights_sha256)
+            # Other encoders hash their weights when they are made, if ever.
+            is_current = isinstance(model, nn.Module | TwoTower)
+            encoder.set_weights(weights_sha256, is_current=is_current)
             yield encoder
 
     def _find_encoder(self, objects: tuple[Any, Any, Any]) -> LiveEncoder | None:

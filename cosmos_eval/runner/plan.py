@@ -305,7 +305,8 @@ def require_data_root(protocol: types.Protocol, options: types.RunOptions) -> No
         return
     if options.data_root is None:
         raise types.UsageError(
-            f"{protocol.dataset} is not embedded: name its folder with --data-root DIR"
+            f"{protocol.dataset} is not embedded: name its folder with --data-root DIR, or "
+            "data_root= in Python"
         )
     if not Path(options.data_root).is_dir():
         raise types.UsageError(

@@ -241,6 +241,8 @@ def test_the_best_step(classes, towers, openclip, tokenizer):
     assert not evaluation.is_best  # the same value is not better
     with pytest.raises(UsageError, match="the state has the best named/acc5"):
         evaluation.load_state_dict({"best": "named/acc5"})
+    evaluation.load_state_dict(Evaluation([classes]).state_dict())  # of a run without a best metric
+    assert (evaluation.best_value, evaluation.best_step) == (None, None)
 
 
 def test_lower_ranks_are_better(data_sets, openclip, tokenizer):
@@ -267,6 +269,18 @@ def test_two_towers(classes, towers):
     assert evaluation(encoder, step=2) != first
     with pytest.raises(UsageError, match=r"model is an Encoder: leave tokenizer= and transform="):
         call(evaluation, encoder)
+
+
+def test_an_encoder_that_does_not_hash_its_weights_again(classes, tiny_archs):
+    encoder = load_encoder(parse_model_spec(f"openclip:{tiny_archs['tiny']}/random"))
+    evaluation = Evaluation([classes], on_error="raise")
+    first = evaluation(encoder, step=1)
+    with torch.no_grad():  # the features of images stay
+        torch.manual_seed(1)
+        encoder.model.text_projection.copy_(torch.randn_like(encoder.model.text_projection))
+    second = evaluation(encoder, step=2)
+    assert second != first
+    assert second == pytest.approx(metrics_of(encoder, [classes]), abs=1e-6)
 
 
 def test_student_and_teacher_take_turns(classes, openclip, tokenizer):
