@@ -1,7 +1,7 @@
 """Run a command as if some packages were not installed.
 
-`python -m support.without_packages MODULE,MODULE PROGRAM ARGUMENT...`: PROGRAM is cosmos_eval.cli.app or
-cosmos_core.cli, whose `main` is called.
+`python -m support.without_packages MODULE,MODULE PROGRAM ARGUMENT...`, where PROGRAM is the module
+cosmos_eval.cli.app or cosmos_core.cli, whose `main` is called.
 """
 
 import sys
