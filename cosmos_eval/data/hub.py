@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -280,6 +281,11 @@ def _explain_missing_package(error: BaseException) -> str | None:
     """Return which package a model of transformers lacks, or None for other errors."""
     if isinstance(error, ModuleNotFoundError) and error.name == "transformers":
         return missing_package("it", "transformers", "hf")
+    # transformers asks for either of two packages, and a vocabulary fits only one of them.
+    message = str(error).lower()
+    names_tokenizers = "sentencepiece" in message or "tiktoken" in message
+    if names_tokenizers and find_spec("sentencepiece") is None:
+        return missing_package("its tokenizer", "sentencepiece", "hf")
     return None
 
 
