@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from cosmos_core.model.build import model_config
 from cosmos_core.model.checkpoint import CheckpointError, read_checkpoint
 from cosmos_core.model.transformers_names import tensor_names, to_openclip
+from cosmos_core.utils.extras import missing_package
 from cosmos_core.utils.text import first_of
 
 Tower = Literal["image", "text"]
@@ -502,7 +503,10 @@ def _read_hugging_face(name: str) -> Pretrained:
 
 def _read_transformers(folder: Path) -> Pretrained:
     """Read a CLIP model of transformers from a folder, under OpenCLIP's names."""
-    from transformers import CLIPConfig
+    try:
+        from transformers import CLIPConfig
+    except ModuleNotFoundError as error:
+        raise ValueError(missing_package("it", "transformers", "hf")) from error
 
     clip_config: Any = CLIPConfig.from_pretrained(folder, local_files_only=True)
     if clip_config.model_type != "clip":

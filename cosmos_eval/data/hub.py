@@ -6,12 +6,14 @@ import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub as client
 from huggingface_hub import constants, errors, snapshot_download
 
+from cosmos_core.utils.extras import missing_package
 from cosmos_core.utils.files import file_sha256
 from cosmos_core.utils.hub import SlowHubError, limit_waiting
 from cosmos_eval.data.sources import numbered_archives
@@ -254,17 +256,18 @@ def was_not_fetched(error: BaseException) -> bool:
 def describe_error(error: BaseException, remedy: str = "") -> str:
     """Return a description of an error in one line, with what the user can do about it.
 
-    Errors of the hub, the connection and the disk are explained. Any other error is described by
-    its own message.
+    Errors of the hub, the connection and the disk, and packages that are not installed are
+    explained. Any other error is described by its own message.
 
     Args:
         error: The error. If it was raised because of another one, that one is explained.
         remedy: The text after the message of an error that is not explained, such as "; try again".
     """
     for cause in _iterate_causes(error):
-        explanation = _explain_access_error(cause) or _explain_connection_error(cause)
-        if explanation is not None:
-            return explanation
+        for explain in (_explain_missing_package, _explain_access_error, _explain_connection_error):
+            explanation = explain(cause)
+            if explanation is not None:
+                return explanation
         # huggingface_hub also raises LocalEntryNotFoundError if the hub refuses a file. Its cause
         # then says why.
         if isinstance(cause, errors.LocalEntryNotFoundError) and cause.__cause__ is not None:
@@ -272,6 +275,18 @@ def describe_error(error: BaseException, remedy: str = "") -> str:
 
     message = str(error) or type(error).__name__
     return textwrap.shorten(message, _MAX_REASON).rstrip(".") + remedy
+
+
+def _explain_missing_package(error: BaseException) -> str | None:
+    """Return which package a model of transformers lacks, or None for other errors."""
+    if isinstance(error, ModuleNotFoundError) and error.name == "transformers":
+        return missing_package("it", "transformers", "hf")
+    # transformers asks for either of two packages, and a vocabulary fits only one of them.
+    message = str(error).lower()
+    names_tokenizers = "sentencepiece" in message or "tiktoken" in message
+    if names_tokenizers and find_spec("sentencepiece") is None:
+        return missing_package("its tokenizer", "sentencepiece", "hf")
+    return None
 
 
 def _explain_access_error(error: BaseException) -> str | None:

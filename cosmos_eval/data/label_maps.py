@@ -8,6 +8,7 @@ import functools
 import importlib
 import importlib.util
 import inspect
+import io
 import sys
 import warnings
 from collections.abc import Mapping
@@ -374,6 +375,8 @@ def mmseg_module(name: str) -> ModuleType:
         name: The name of the module, such as `datasets`.
     """
     with warnings.catch_warnings(), contextlib.ExitStack() as cleanup:
+        # The fork onedl-mmsegmentation prints that it cannot import a package of its own.
+        cleanup.enter_context(contextlib.redirect_stdout(io.StringIO()))
         # mmcv.ops compiles two functions with torch.jit at import, which newer torch deprecates.
         warnings.filterwarnings("ignore", message="`torch.jit", category=DeprecationWarning)
         # MMCV warns of a name that has moved, even if the name is still there.

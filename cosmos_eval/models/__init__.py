@@ -31,7 +31,8 @@ def load_encoder(
             features of patches attention `proxy` needs.
 
     Raises:
-        UsageError: For unknown names, unusable files, a failed download and a missing device.
+        UsageError: For unknown names, unusable files, a failed download, a missing device, and if
+            transformers is not installed, which the model needs.
     """
     if device != "cpu":  # the CPU is always there, and torch is not imported for it
         import torch
@@ -44,7 +45,12 @@ def load_encoder(
 
     # Each kind of models has a module with a function `load`.
     module_name = "user" if spec.kind == "python" else spec.kind
-    module = import_module(f"cosmos_eval.models.{module_name}")
+    try:
+        module = import_module(f"cosmos_eval.models.{module_name}")
+    except ModuleNotFoundError as error:
+        from cosmos_eval.data.hub import describe_error
+
+        raise UsageError(f"'{spec.text}' cannot be loaded: {describe_error(error)}") from error
     encoder: Encoder = module.load(spec, device, precision)
     if auxiliary is None:
         return encoder

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import timm
 import torch
-import transformers
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from cosmos_core.utils.files import file_sha256
 from cosmos_core.utils.hub import limit_waiting
 from cosmos_eval.data.hub import describe_error, quiet
-from cosmos_eval.models import audit, hf_folder, user
+from cosmos_eval.models import audit, user
 from cosmos_eval.models.attention import PROXY_BETA, PROXY_GAMMA
 from cosmos_eval.models.clip import ClipEncoder
 from cosmos_eval.models.dense import crop_to_whole_patches
@@ -243,7 +242,13 @@ class TransformersGuide(Guide):
 
         Raises:
             UsageError: If it is not one of `_TRANSFORMERS_TYPES`, and if its weights do not fit.
+            ModuleNotFoundError: If transformers is not installed.
         """
+        # Guides of timm do not need transformers.
+        import transformers
+
+        from cosmos_eval.models import hf_folder
+
         folder, commit = hf_folder.fetch_folder(spec.name)
         config = transformers.AutoConfig.from_pretrained(folder, **hf_folder.OFFLINE)
         if config.model_type not in _TRANSFORMERS_TYPES:

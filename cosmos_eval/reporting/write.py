@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
+from cosmos_core.utils.extras import missing_package
 from cosmos_eval.data.readers import path_of
 from cosmos_eval.embedding.cache import embeddings_folder
 from cosmos_eval.reporting import write_file
@@ -24,7 +26,7 @@ from cosmos_eval.runner.bars import bars
 from cosmos_eval.runner.overall import OverallProgress, Stage
 from cosmos_eval.runner.plan import ShowProgress
 from cosmos_eval.runner.suites import read_score
-from cosmos_eval.types import Progress, RunOptions
+from cosmos_eval.types import Progress, RunOptions, UsageError
 
 
 class WrittenReport(NamedTuple):
@@ -108,9 +110,12 @@ def write_report(
         show_progress: Shows how far the report is.
 
     Raises:
-        UsageError: For a folder without results, and if the page cannot be written.
+        UsageError: For a folder without results, if the page cannot be written, and if the package
+            vl-convert is not installed, which has the program that draws charts.
     """
     # Faults of the options are reported before anything slow.
+    if find_spec("vl_convert") is None:
+        raise UsageError(missing_package("cosmos-eval report", "vl-convert", "report"))
     require_page_name(output)
     score = None if suite is None else read_score(suite)
     paths = result_paths(directory)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cosmos_core.utils.extras import missing_package
 from cosmos_core.utils.files import write_atomically
 from cosmos_eval.data.readers import path_of
 from cosmos_eval.results import RESULTS
@@ -185,8 +186,8 @@ def export(table: pd.DataFrame, path: Path, format: str | None = None) -> int:
         try:
             content = table.to_parquet(None, engine="pyarrow", index=False)
         except ImportError as error:
-            command = "pip install 'cosmos-eval[parquet]'"
-            raise UsageError(f"Parquet needs pyarrow: {command}, or export to .csv") from error
+            message = missing_package("Parquet", "pyarrow", "parquet")
+            raise UsageError(f"{message}, or export to .csv") from error
     else:
         raise UsageError(
             f"cannot export to '{path.suffix}' files: end --output in .csv or .parquet, or name "

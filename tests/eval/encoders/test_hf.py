@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -349,6 +352,25 @@ def test_a_vocabulary_of_sentencepiece_without_tokenizer_json(pieces: Path, tmp_
     ids = own.encode("two dogs on the red sofa")
     expected = torch.tensor([0, *(i + 1 for i in ids), 2] + [1] * (18 - len(ids)))
     assert_close(load(f"hf:{folder}").tokenize(["two dogs on the red sofa"])[0], expected)
+
+
+@pytest.mark.slow
+def test_a_vocabulary_of_sentencepiece_without_that_package(pieces: Path, tmp_path: Path) -> None:
+    folder = save(altclip(vocab_size=40), tmp_path)
+    (folder / "tokenizer.json").unlink()
+    shutil.copy(pieces, folder / "sentencepiece.bpe.model")
+    program = ("support.without_packages", "sentencepiece", "cosmos_eval.cli.app")
+    done = subprocess.run(
+        [sys.executable, "-m", *program, "run", "--model", f"hf:{folder}", "--task", "cls"],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    message = "its tokenizer needs sentencepiece: pip install 'cosmos-eval[hf]'"
+    assert done.stderr.endswith(f"'hf:{folder}' cannot be loaded: {message}\n")
 
 
 def test_a_text_that_just_fits(loaded: Any) -> None:

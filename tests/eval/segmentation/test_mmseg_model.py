@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import os
@@ -196,6 +197,17 @@ def test_placeholder_is_gone_after_the_import():
     assert "mmcv._ext" not in sys.modules
     if importlib.util.find_spec("mmcv._ext") is not None:
         pytest.skip("MMCV is compiled here")
+
+
+def test_what_an_import_prints_is_not_in_the_output(monkeypatch, tmp_path, capsys):
+    """As a fork of MMSegmentation prints, before the JSON document of `run --json`."""
+    mmseg = importlib.import_module("mmseg")
+    (tmp_path / "chatty.py").write_text("print('Could not import OneDL')\nVALUE = 1\n")
+    monkeypatch.setattr(mmseg, "__path__", [*mmseg.__path__, str(tmp_path)])
+    assert mmseg_module("chatty").VALUE == 1
+    assert capsys.readouterr().out == ""
+    print("the output is back")
+    assert capsys.readouterr().out == "the output is back\n"
 
 
 def test_calling_a_compiled_operation_fails():
