@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cosmos_core.utils.text import first_of
-from cosmos_eval.data.readers import FileError, read_text
+from cosmos_eval.data.readers import FileError, path_of, read_text
 from cosmos_eval.results import RESULTS
 from cosmos_eval.results.checked import read_checked
 from cosmos_eval.results.exchange.formats import FORMATS
@@ -114,7 +114,7 @@ def read_all_places(
     Raises:
         UsageError: As `find_results` does, and for files that are not results.
     """
-    files = find_results([Path(place) for place in places or (RESULTS,)])
+    files = find_results([path_of(place, "a place of results") for place in places or (RESULTS,)])
     results = read_checked(files.paths)
     for line in [*files.notes, *result_warnings(results), *repeat_notes(results)]:
         warnings.warn(one_line(line), stacklevel=3)

@@ -93,7 +93,7 @@ def test_the_address_keeps_what_is_chosen(page, open_page, file):
     page.locator("#sample-filters [name=outcome]").select_option("A wrong, B right")
     page.get_by_role("link", name="Samples").click()
     page.wait_for_url(re.compile("#samples&"))
-    assert len(page.url) < len(file.as_uri()) + 200
+    assert len(page.url) < len(file.as_uri()) + 220
     address = page.url.partition("#")[2]
     other = open_page(file)
     other.evaluate("address => { location.hash = address; }", address)
