@@ -5,7 +5,7 @@ def missing_package(user: str, package: str, extra: str) -> str:
     """Return a message: something needs a package that is not installed, and what to type.
 
     Args:
-        user: What needs the package, such as "cosmos-eval report".
+        user: The command or function that needs the package, such as "cosmos-eval report".
         package: The name of the package, such as "vl-convert".
         extra: The extra of cosmos-eval that brings it, such as "report".
 

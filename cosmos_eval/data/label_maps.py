@@ -157,7 +157,7 @@ def _select_class_colours(
         protocol: The protocol with the classes.
 
     Example:
-        Of 21 colours, 20 classes get all but the first.
+        20 classes get all of 21 colours but the first.
     """
     n_classes = len(protocol.class_names)
     return tuple((red, green, blue) for red, green, blue in colours[-n_classes:])

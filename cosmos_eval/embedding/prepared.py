@@ -62,7 +62,7 @@ class PreparedInputs:
         return sha256
 
     def pixels(self, sha256: bytes, transform: Transform, load: Callable[[], Any]) -> Any:
-        """Return the pixels (3, H, W) of an image, or whatever else a model's transform returns.
+        """Return the pixels (3, H, W) of an image, or another value of a model's transform.
 
         Pixels float32 that a transform makes of the 256 levels of each channel are kept as uint8.
         The pixels that are returned are the same, bit by bit.

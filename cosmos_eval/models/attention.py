@@ -62,7 +62,7 @@ class Mixing(TorchFunctionMode):
     ) -> Any:
         """Call a function of PyTorch, or compute this form of attention in its place.
 
-        Of the arguments of attention, only q, k, v (B, heads, N, C / heads) and `scale` are used.
+        Only the arguments q, k, v (B, heads, N, C / heads) and `scale` of attention are used.
         The result has their shape.
         """
         keyword_args = kwargs or {}

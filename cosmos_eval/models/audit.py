@@ -102,7 +102,7 @@ def describe_config_differences(stated: Mapping[str, Any], built: Mapping[str, A
 def loaded_sha256(tensors_hash: str, config: Mapping[str, Any]) -> str:
     """Return the SHA-256 of an OpenCLIP model's tensors and configuration, as 64 digits.
 
-    It is the same whatever files held the model: weights of a tag, a file or a repository. Values
+    It does not depend on the files that held the model: weights of a tag, a file or a repository. Values
     of the configuration that are OpenCLIP's defaults do not count, whether they are stated or not.
 
     Args:

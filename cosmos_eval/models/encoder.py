@@ -267,10 +267,10 @@ def batch_images(encoder: Encoder, images: Sequence[Any]) -> Any:
 
     Args:
         encoder: The model.
-        images: What the model's `transform` returned for each of B images.
+        images: The values of the model's `transform` for B images.
 
     Returns:
-        What the model's `collate` returns for them. If it has none, their stack (B, 3, H, W).
+        The batch that the model's `collate` makes of them. If it has none, their stack (B, 3, H, W).
 
     Raises:
         UsageError: If the images cannot be stacked, because their shapes differ.

@@ -278,7 +278,7 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> HfEncoder:
 
 
 def _loaded_sha256(model: nn.Module, config: Any) -> str:
-    """Return the SHA-256 of a model's tensors and configuration, whatever files hold them.
+    """Return the SHA-256 of a model's tensors and configuration, in any files.
 
     Keys of the configuration that state where it was saved, and by which version, do not count.
     """

@@ -253,7 +253,7 @@ def _make_openclip_encoder(
 
     A sharded model has no features of patches: a part of its last block is run by itself.
 
-    The arguments are those of `_make_two_tower_encoder`.
+    `_make_two_tower_encoder` explains the arguments.
     """
     from open_clip.transform import image_transform_v2
 

@@ -110,7 +110,7 @@ def to_latex(table: Table, paper_columns: int | None = None) -> str:
 
 
 def _split_width(table: Table, layout: _Layout) -> Iterator[tuple[Table, _Layout]]:
-    """Yield tables that are no wider than the text, which have all numbers of a table together.
+    """Yield tables that fit into the width of the text, which have all numbers of a table together.
 
     If the table is too wide, it is first split into tables with different rows, see
     `_columns_by_rows`. If names above columns may be broken, rows and columns of such a table are
@@ -136,7 +136,7 @@ def _split_width(table: Table, layout: _Layout) -> Iterator[tuple[Table, _Layout
 
 
 def _fits(table: Table, layout: _Layout) -> bool:
-    """Return whether a table is no wider than the text."""
+    """Return whether a table fits into the width of the text."""
     return len(list(_split_columns(table, layout))) == 1
 
 

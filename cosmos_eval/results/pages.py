@@ -1,4 +1,4 @@
-"""What the pages of this package share: scripts, and the policy under which browsers run them."""
+"""Common parts of the pages of this package: scripts, and the policy under which browsers run them."""
 
 import base64
 import hashlib

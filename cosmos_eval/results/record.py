@@ -93,7 +93,7 @@ def validated_as(kind: Any) -> pydantic.GetPydanticSchema:
 _CODE = Field(description="SHA-256 of the user's Python file with its arguments.")
 _REVISION = Field(description="The commit of a repository that hf: names.")
 _STEP = Field(description="The step of the training in which the model was measured.", ge=0)
-_LOADED = Field(description="Hash of the tensors and configuration, whatever files held them.")
+_LOADED = Field(description="Hash of the tensors and configuration, in any files.")
 _HASH_UNLESS_RANDOM: Any = {
     "if": {"properties": {"random": {"const": False}}},
     "then": {"properties": {"weights_sha256": {"type": "string"}}},

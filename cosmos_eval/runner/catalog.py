@@ -65,7 +65,7 @@ def search_models(text: str) -> list[Record]:
 
 
 def search(records: Sequence[Record], text: str) -> list[Record]:
-    """Return the records that contain a text in any of their values, whatever its capital letters.
+    """Return the records that contain a text in any of their values, in capitals or not.
 
     Raises UsageError if there is none.
     """

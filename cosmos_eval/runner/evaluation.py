@@ -1,4 +1,4 @@
-"""`cosmos_eval.Evaluation`: measure a model inside a training loop, whatever the framework."""
+"""`cosmos_eval.Evaluation`: measure a model inside a training loop."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Evaluation:
             file, or protocols.
         every: Calls measure at step 0 and at multiples of it. Other calls return at once.
         best: The metric that chooses the best step, such as `"imagenet1k/acc1"`.
-        name: The name of the training. Results are those of the model `NAME-stepSTEP`.
+        name: The name of the training. Results have the model name `NAME-stepSTEP`.
         output: The folder that results are stored in; None: they are not stored.
         data_root: The folder of downloaded data sets. Webdatasets are read from the hub's cache.
         limit: How many samples of each data set are measured, from the first one on; None: all.
@@ -159,7 +159,7 @@ class Evaluation:
                 memory belong to it. A warning says if it is another one.
             process_group: The processes of `torch.distributed` that share the images; None: all.
             all_processes: True if all processes of the group make this call together. False if
-                only this process makes it, and measures everything alone.
+                only this process makes it, and measures all images.
 
         Returns:
             Metrics by data set, such as `{"imagenet1k/acc1": 0.71}`, the same in all processes.
@@ -201,8 +201,8 @@ class Evaluation:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take the best value and its step from the state of an earlier run.
 
-        Raises UsageError if that run chose its best step by another metric. If it chose none, there
-        is no best step yet.
+        Raises UsageError if that run chose its best step by another metric. If it chose none, no step
+        is the best yet.
         """
         if state["best"] not in (None, self.best):
             raise types.UsageError(f"the state has the best {state['best']}, not {self.best}")
@@ -403,7 +403,7 @@ def _find_processes(process_group: Any, *, all_processes: bool) -> Distributed:
 
     Args:
         process_group: A group of `torch.distributed`; None: the group of all processes.
-        all_processes: False if this process measures alone.
+        all_processes: False if only this process measures.
     """
     import torch.distributed as dist
 

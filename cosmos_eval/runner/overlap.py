@@ -417,7 +417,7 @@ class EmbeddingSearch:
         Args:
             shard: The tar of the training images.
             keys: The name of each training image in the tar.
-            pixels: What the model's `transform` returned for each training image.
+            pixels: The values of the model's `transform` for training images.
         """
         import torch
 

@@ -44,7 +44,7 @@ _BLOCK_BYTES = 64 << 20  # of float32 scores or products
 def top_classes(image_features: Features, class_embeddings: Features, k: int = TOP) -> Ints:
     """Return the indices of the k best classes of each image, the best class first, (N, k).
 
-    The score of an image and a class is the product of their features. Of classes with the same
+    The score of an image and a class is the product of their features. If classes have the same
     score, the one that is listed first is better.
 
     Args:

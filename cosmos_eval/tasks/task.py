@@ -45,7 +45,7 @@ LEAST_NOTED_FRACTION = 0.01
 
 
 class ScoredSamples(NamedTuple):
-    """What a task computes from the features of images and captions."""
+    """The measurements that a task makes of the features of images and captions."""
 
     # The arrays to store with the result, by name.
     samples: Samples

@@ -172,7 +172,7 @@ class CaptionJudgement(Judgement):
 class CaptionedImageJudgement(Judgement):
     """Images with captions, on which a model is right if it ranks any of their captions first.
 
-    All images are of one kind.
+    All images have one kind.
     """
 
     metric = "image_to_text_R@1"

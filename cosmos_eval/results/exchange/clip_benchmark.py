@@ -156,7 +156,7 @@ def write(results: Sequence[StoredResult], output: Path) -> WrittenFiles:
         output: A .csv file for one table, or a folder for one JSON file per result.
 
     Raises:
-        UsageError: If no result is of a task of CLIP Benchmark, or if files cannot be written.
+        UsageError: If no result has a task of CLIP Benchmark, or if files cannot be written.
     """
     chosen_results = [result for result in results if result.row.task in _TASKS_THERE]
     notes = notes_of_writing("CLIP Benchmark", results, chosen_results, "other tasks")

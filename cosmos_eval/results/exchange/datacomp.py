@@ -50,8 +50,8 @@ _TASKS = {
 def read(text: str, path: Path) -> ImportedFile | None:
     """Return the results in a file of DataComp; None for another text.
 
-    The model is called by the key `model` or else after the folder of the file. Of several lines
-    for a data set, the last one counts, as in DataComp.
+    The model is called by the key `model` or else after the folder of the file. The last one of
+    several lines for a data set counts, as in DataComp.
     """
     records, other_lines = parse_object_lines(text)
     if not any(_is_record(record) for record in records):

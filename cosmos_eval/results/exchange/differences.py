@@ -22,7 +22,7 @@ _SETTINGS_NOTE = (
 
 
 def compare_without_samples(a: Sequence[AnyResult], b: Sequence[AnyResult]) -> Comparison:
-    """Compare two models by their metrics alone.
+    """Compare two models by their metrics, without samples.
 
     Args:
         a: The results of model A, at least one.

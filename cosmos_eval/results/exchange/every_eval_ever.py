@@ -3,7 +3,7 @@
 The schemas are eval.schema.json and instance_level_eval.schema.json, version 0.3.0
 (github.com/evaleval/every_eval_ever, commit 9bce413), and the paths are those of its datastore:
 data/DATA SET/DEVELOPER/MODEL/UUID.json and UUID_samples.jsonl. Records written here state task and
-protocol in `source_data.additional_details`. Of samples, only whether each is right is written.
+protocol in `source_data.additional_details`. A sample has only one value: true if the model is right.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class _Cell(NamedTuple):
 
 
 class _Answer(NamedTuple):
-    """Whether a model is right about a sample."""
+    """True if a model is right about a sample."""
 
     # The metric that is the fraction of right answers.
     metric: str
@@ -175,7 +175,7 @@ def _find_cell(result: Mapping[str, Any], *, written_here: bool) -> _Cell:
 
     Args:
         result: The evaluation result.
-        written_here: Whether cosmos-eval wrote the record.
+        written_here: True if cosmos-eval wrote the record.
     """
     source = result["source_data"]
     details = _object(source, "additional_details")
@@ -190,12 +190,11 @@ def _find_cell(result: Mapping[str, Any], *, written_here: bool) -> _Cell:
 def _metric_name(result: Mapping[str, Any], *, written_here: bool) -> str:
     """Return the name of the metric of an evaluation result.
 
-    Records of cosmos-eval have the name here. Of other records, the identifier of the metric
-    counts, or else its name.
+    Records of cosmos-eval have the name here. In other records, the identifier of the metric counts, or else its name.
 
     Args:
         result: The evaluation result.
-        written_here: Whether cosmos-eval wrote the record.
+        written_here: True if cosmos-eval wrote the record.
     """
     config = _object(result, "metric_config")
     keys = ("metric_name", "metric_id") if written_here else ("metric_id", "metric_name")

@@ -21,4 +21,4 @@ FORMATS: Mapping[str, Format] = {
         every_eval_ever.FORMAT,
     )
 }
-"""The formats by their names. A file is of the first format that recognises it."""
+"""The formats by their names. The first format that recognises a file reads it."""

@@ -232,7 +232,7 @@ def _to_file(values: Sequence[_Value], path: Path, unread: list[str]) -> Importe
     Args:
         values: The values in the file.
         path: The file.
-        unread: What was not read of the file, which is added to.
+        unread: The names in the file that were not read, which is added to.
     """
     is_percent = any(_is_percentage(value) for value in values)
     metrics_by_cell: dict[_Cell, dict[str, Any]] = {}
@@ -279,7 +279,7 @@ def _is_known(dataset: str) -> bool:
 
 
 def _is_fraction(value: _Value) -> bool:
-    """Return whether a value that another tool wrote is of a metric that is a fraction here."""
+    """Return whether a value that another tool wrote belongs to a metric that is a fraction here."""
     cell = value.cell
     metric = names.metric_here(NAME, cell.task, cell.dataset, value.metric) or value.metric
     return not cell.written_here and metric_of(cell.task, metric).unit == "fraction"

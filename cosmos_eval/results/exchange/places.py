@@ -40,7 +40,7 @@ def find_results(places: Iterable[Path]) -> ResultFiles:
 
     Args:
         places: Files, and folders, which are searched with the folders within them. Other files
-            than .json in a folder are left alone if no known tool wrote them.
+            than .json in a folder are skipped if no known tool wrote them.
 
     Raises:
         UsageError: For a place without results, for a named file of an unknown tool, and if two
@@ -87,7 +87,7 @@ def _note(kind: str, paths_by_name: Mapping[str, Sequence[str]]) -> list[str]:
     """Return a note on names in files, or an empty list without names.
 
     Args:
-        kind: What the names have in common, such as "not read".
+        kind: A title of the names, such as "not read".
         paths_by_name: The files that have each name.
 
     Example: ["table.csv: not read: params (M), FLOPs (B)"].
@@ -124,8 +124,7 @@ def read_all_places(
 def _read_import(path: Path) -> ImportedFile | None:
     """Return the content of a file of another tool; None for any other file.
 
-    A file that cannot be read is no file of another tool. Who reads it as a result of cosmos-eval
-    says what is wrong with it.
+    A file that cannot be read counts as a result of cosmos-eval, whose reader reports the fault.
     """
     try:
         text = read_text(path)

@@ -1,4 +1,4 @@
-"""What the modules of formats have in common: imported results, and how files of them are read."""
+"""Common parts of the modules of formats: imported results, and how files of them are read."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def _is_name_here(task: str, name: str, *, written_here: bool) -> bool:
 
 
 def read_value(task: str, metric: str, content: Any) -> tuple[float | None, str]:
-    """Return the value of a metric, which may be written as a text, and what is wrong with it.
+    """Return the value of a metric, which may be written as a text, and its fault.
 
     Args:
         task: The name of the task here.
@@ -230,7 +230,7 @@ def notes_of_writing(
         tool: The name of the tool.
         results: All results.
         written_results: The results that the format can hold.
-        reason: What the other results are of, such as "other tasks".
+        reason: A description of the other results, such as "other tasks".
 
     Raises:
         UsageError: If the format can hold none of the results.

@@ -354,7 +354,7 @@ def find_ties(entries: Sequence[Entry], rule: TieRule) -> Ties:
 
     Args:
         entries: The entries of all data sets and protocols.
-        rule: Which pairs are tested:
+        rule: The pairs that are tested:
             - `intervals`: none, so no samples are read.
             - `paired`: all of them.
             - `auto`: those that can be compared, or none if that would take long.

@@ -101,7 +101,7 @@ def _read_and_resize(
 ) -> _ResizedImage:
     """Read and resize an image, and read the label map that each protocol has of it.
 
-    The arguments are those of `load_together`.
+    `load_together` explains the arguments.
     """
     image_path = samples[0].image
     content = ImageFile(image_path).read()
