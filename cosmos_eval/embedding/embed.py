@@ -527,7 +527,7 @@ class _ImagePlace(NamedTuple):
 
 
 class _LoadedImage(NamedTuple):
-    """The pixels (3, H, W) of an image, or another value that `transform` returns, and its place."""
+    """The pixels (3, H, W) of an image, or another value of `transform`, and its place."""
 
     pixels: Any
     place: _ImagePlace

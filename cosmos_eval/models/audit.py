@@ -102,8 +102,8 @@ def describe_config_differences(stated: Mapping[str, Any], built: Mapping[str, A
 def loaded_sha256(tensors_hash: str, config: Mapping[str, Any]) -> str:
     """Return the SHA-256 of an OpenCLIP model's tensors and configuration, as 64 digits.
 
-    It does not depend on the files that held the model: weights of a tag, a file or a repository. Values
-    of the configuration that are OpenCLIP's defaults do not count, whether they are stated or not.
+    It does not depend on the files that held the model: weights of a tag, a file or a repository.
+    Values of the configuration that are OpenCLIP's defaults do not count, stated or not.
 
     Args:
         tensors_hash: The SHA-256 of the model's tensors.

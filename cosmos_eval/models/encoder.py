@@ -270,7 +270,7 @@ def batch_images(encoder: Encoder, images: Sequence[Any]) -> Any:
         images: The values of the model's `transform` for B images.
 
     Returns:
-        The batch that the model's `collate` makes of them. If it has none, their stack (B, 3, H, W).
+        The batch that the model's `collate` makes. If it has none, the stack (B, 3, H, W).
 
     Raises:
         UsageError: If the images cannot be stacked, because their shapes differ.

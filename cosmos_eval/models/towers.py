@@ -214,7 +214,8 @@ class OpenClipTower(Tower):
     def _pool_by_attention(self, sequences: Tensor) -> Tensor:
         """Return the attentional pooling (n, C) of n sequences of one token each, (n, 1, C).
 
-        The pooling has many queries, which attend to all tokens of a sequence. Every query gets the value of a single token. Therefore, only the first query runs.
+        The pooling has many queries, which attend to all tokens of a sequence. Every query gets the
+        value of a single token. Therefore, only the first query runs.
         """
         pooler = self.visual.attn_pool
         first_query = {"query": pooler.query[:1]}

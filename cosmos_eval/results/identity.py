@@ -110,7 +110,7 @@ def model_sha256(row: ResultRow) -> str:
 
 
 def _loaded_model_sha256(row: ResultRow) -> str | None:
-    """Return the hash that all results of one model share, for any files that the model was read from.
+    """Return the hash that all results of one model share, from any files.
 
     It covers the tensors and the configuration in place of the file of the weights and the name of
     the architecture. None if the result does not record them.

@@ -1,4 +1,4 @@
-"""Common parts of the pages of this package: scripts, and the policy under which browsers run them."""
+"""Common parts of the pages of this package: scripts, and the policy by which they run."""
 
 import base64
 import hashlib

@@ -201,8 +201,8 @@ class Evaluation:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take the best value and its step from the state of an earlier run.
 
-        Raises UsageError if that run chose its best step by another metric. If it chose none, no step
-        is the best yet.
+        Raises UsageError if that run chose its best step by another metric. If it chose none,
+        no step is the best yet.
         """
         if state["best"] not in (None, self.best):
             raise types.UsageError(f"the state has the best {state['best']}, not {self.best}")
@@ -277,8 +277,8 @@ class Evaluation:
     ) -> Iterator[LiveEncoder]:
         """Give the encoder of a model in evaluation mode, and restore the model afterwards.
 
-        The encoder of an earlier call with the same objects is used again. The arguments are those
-        of a call.
+        The encoder of an earlier call with the same objects is used again. `__call__` explains
+        the arguments.
         """
         from torch import nn
 

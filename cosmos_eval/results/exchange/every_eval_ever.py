@@ -1,9 +1,10 @@
 """Every Eval Ever's records: a JSON file per result, and its samples as JSON Lines beside it.
 
 The schemas are eval.schema.json and instance_level_eval.schema.json, version 0.3.0
-(github.com/evaleval/every_eval_ever, commit 9bce413), and the paths are those of its datastore:
+(github.com/evaleval/every_eval_ever, commit 9bce413), and the paths are as in its datastore:
 data/DATA SET/DEVELOPER/MODEL/UUID.json and UUID_samples.jsonl. Records written here state task and
-protocol in `source_data.additional_details`. A sample has only one value: true if the model is right.
+protocol in `source_data.additional_details`. The only value of a sample is true if the model is
+right.
 """
 
 from __future__ import annotations
@@ -190,7 +191,8 @@ def _find_cell(result: Mapping[str, Any], *, written_here: bool) -> _Cell:
 def _metric_name(result: Mapping[str, Any], *, written_here: bool) -> str:
     """Return the name of the metric of an evaluation result.
 
-    Records of cosmos-eval have the name here. In other records, the identifier of the metric counts, or else its name.
+    Records of cosmos-eval have the name here. In other records, the identifier of the metric
+    counts, or else its name.
 
     Args:
         result: The evaluation result.

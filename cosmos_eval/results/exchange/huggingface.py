@@ -279,7 +279,7 @@ def _is_known(dataset: str) -> bool:
 
 
 def _is_fraction(value: _Value) -> bool:
-    """Return whether a value that another tool wrote belongs to a metric that is a fraction here."""
+    """Return whether the metric of a value that another tool wrote is a fraction here."""
     cell = value.cell
     metric = names.metric_here(NAME, cell.task, cell.dataset, value.metric) or value.metric
     return not cell.written_here and metric_of(cell.task, metric).unit == "fraction"

@@ -502,7 +502,7 @@ def _group_findings(case: Case, path: Path) -> list[Finding]:
 
 
 def group_changes(case: Case, path: Path) -> dict[str, GroupDifference | None]:
-    """Return the mean metrics of new trainings minus the mean metrics of the baseline's trainings, by name.
+    """Return the mean metrics of new trainings minus the baseline's mean metrics, by name.
 
     Args:
         case: The trainings of the baseline and the new trainings on one data set.
