@@ -43,6 +43,7 @@ from cosmos_eval.types import RunOptions, UsageError
 
 if TYPE_CHECKING:
     from cosmos_eval.results.compare import Comparison
+    from cosmos_eval.results.exchange.places import ResultFiles
     from cosmos_eval.results.labels import StoredResult
     from cosmos_eval.results.leaderboard.writers import Leaderboard
     from cosmos_eval.results.verify import Verdict
@@ -126,25 +127,15 @@ def leaderboard(
     if format == "html" and output is None and sys.stdout.isatty():
         raise UsageError("--format html is a page for a browser: add --output board.html")
     _require_tex(format, columns, caption)
-    if labs and format == "csv":
-        raise UsageError("--labs has tables and JSON: choose another --format than csv")
     patterns = NamePatterns.split(
         models=models, datasets=datasets, protocols=protocols, metrics=metrics
     )
     shows_results = suite is None or members or groups or format in _FORMATS_WITH_ALL
     _require_shown_results(suite, patterns, members=members, shows_results=shows_results)
-    from cosmos_eval.results.checked import read_checked
-    from cosmos_eval.results.exchange.places import find_results
-    from cosmos_eval.results.labels import assign_labs
     from cosmos_eval.results.leaderboard.writers import make_leaderboard
     from cosmos_eval.runner.suites import read_score
 
-    if labs and len(places or [RESULTS]) > 1:
-        raise UsageError("--labs takes one folder, which has a folder for each lab")
-    files = find_results(places or [RESULTS])
-    results = read_checked(files.paths)
-    if labs:
-        results = assign_labs(results, (places or [RESULTS])[0])
+    results, files = _read_places(places or [RESULTS], format, labs=labs)
     # Who names protocols or models wants to see them.
     shows_all_results = all_results or format in _FORMATS_WITH_ALL
     board = make_leaderboard(
@@ -175,6 +166,31 @@ def leaderboard(
     print_notes(files.notes)
     if shows_results:
         print_left_out(board.n_left_out, "--all")
+
+
+def _read_places(
+    places: Sequence[Path], format: str, *, labs: bool
+) -> tuple[Sequence[StoredResult], ResultFiles]:
+    """Read results of cosmos-eval in files and folders, and find those of other tools.
+
+    Args:
+        places: The files and folders.
+        format: The form of what is printed.
+        labs: True if the one place is a folder with a folder for each lab.
+    """
+    from cosmos_eval.results.checked import read_checked
+    from cosmos_eval.results.exchange.places import find_results
+    from cosmos_eval.results.labels import assign_labs
+
+    if labs and format == "csv":
+        raise UsageError("--labs has tables and JSON: choose another --format than csv")
+    if labs and len(places) > 1:
+        raise UsageError("--labs takes one folder, which has a folder for each lab")
+    files = find_results(places)
+    results = read_checked(files.paths)
+    if labs:
+        return assign_labs(results, places[0]), files
+    return results, files
 
 
 def _require_tex(format: str, columns: int | None, caption: bool) -> None:
