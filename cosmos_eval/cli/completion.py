@@ -86,7 +86,7 @@ def print_completions(app: Typer) -> NoReturn:
     - bash splits a line at colons and equals signs, and replaces what follows the last one: for
       `--model cosmos:vitb16_`, the completion is `vitb16_cc3m` instead of `cosmos:vitb16_cc3m`.
     - zsh replaces what follows the equals sign if the builtin `compset` tells it to. It evaluates
-      what is printed here.
+      the printed text.
     - fish replaces the whole word, so that the completion is `--model=scenes-clip`.
     """
     removed_prefix = added_prefix = ""
