@@ -144,8 +144,8 @@ def hash_weights(model: nn.Module, distributed: Distributed) -> str:
     else:
         state = unwrap(model).state_dict()
     tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
-    own_hash = tensors_sha256(tensors) if distributed.rank == 0 else ""
-    return distributed.gather(own_hash)[0]
+    weights_sha256 = tensors_sha256(tensors) if distributed.rank == 0 else ""
+    return distributed.gather(weights_sha256)[0]
 
 
 def make_encoder(
@@ -176,8 +176,8 @@ def make_encoder(
         weights_sha256: The hash of the weights. It is not used for an Encoder, which has its own.
 
     Raises:
-        UsageError: If the model is none of these, if the tokenizer or the transform is missing or
-            does not fit, and if the encoder cannot encode an example.
+        UsageError: If the model is none of these or has no parameters, if the tokenizer or the
+            transform is missing or does not fit, and if the encoder cannot encode an example.
     """
     if isinstance(model, Encoder):
         if tokenizer is not None or transform is not None:
@@ -189,7 +189,11 @@ def make_encoder(
         return model
 
     module = unwrap(model)
-    first_parameter = next(module.parameters())
+    first_parameter = next(module.parameters(), None)
+    if first_parameter is None:
+        raise UsageError(
+            f"{name}: {type(module).__name__} has no parameters: give the model that is trained"
+        )
     info = EncoderInfo(
         spec=name,
         architecture=type(module).__name__,
@@ -484,10 +488,10 @@ class LiveEncoder:
     def _meet(self, call: str) -> None:
         """Wait until all processes that share the weights can make a call.
 
-        Args:
-            call: The call that this process is about to make.
-
         If another process makes another call, this process makes it as well, with an example.
+
+        Args:
+            call: The call that this process is about to make, one of `_CALLS`.
         """
         if not self._sharded:
             return

@@ -335,6 +335,7 @@ def test_wrong_options_are_refused_before_the_training(options, message):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
+        (nn.Identity(), "model: Identity has no parameters: give the model that is trained"),
         (nn.Linear(2, 2), "Linear has neither `encode_image` and `encode_text` nor"),
         (7, "model must be a module or an Encoder, not int"),
     ],
