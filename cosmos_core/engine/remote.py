@@ -123,20 +123,17 @@ class Remote(AbstractContextManager["Remote"]):
     def update(self) -> None:
         """Bring the copies up to date with the output folder.
 
-        New snapshots are copied, the newest first, and then the log and the record of the best
-        evaluation. Copies of snapshots that are gone are removed, except the one with the best
+        The log and the record of the best evaluation are copied, and then new snapshots, the newest
+        first. Copies of snapshots that are gone are removed, except the one with the best
         evaluation.
 
         Raises:
             Exception: Any error of the file system.
         """
-        # Copy new snapshots.
-        complete_steps = self.steps()
-        for step in reversed(self._snapshots.steps()):
-            if step not in complete_steps and self._snapshots.path(step).exists():
-                self._copy(step)
+        snapshot_steps = self._snapshots.steps()
 
-        # Copy the log and the record of the best evaluation.
+        # Copy the log and the record of the best evaluation. This comes before the snapshots: then
+        # the copied log has all steps of each complete copy, also if the process is killed here.
         for name in OTHER_FILES:
             path = self._output / name
             if path.exists():
@@ -144,6 +141,13 @@ class Remote(AbstractContextManager["Remote"]):
                 temporary_copy = f"{self._root}/.{path.name}.tmp"
                 self._file_system.put_file(str(path), temporary_copy)
                 self._file_system.mv(temporary_copy, f"{self._root}/{name}")
+
+        # Copy new snapshots. A snapshot that is written from now on is copied by the next call,
+        # because the copied log may lack its steps.
+        complete_steps = self.steps()
+        for step in reversed(snapshot_steps):
+            if step not in complete_steps and self._snapshots.path(step).exists():
+                self._copy(step)
 
         # Remove old copies. Copies that are newer than all snapshots stay. If there are no
         # snapshots, all copies stay.

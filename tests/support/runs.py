@@ -85,5 +85,6 @@ def assert_same_run(output, reference):
     ours, theirs = (load_file(folder / "checkpoint.safetensors") for folder in (output, reference))
     assert ours.keys() == theirs.keys()
     assert [name for name in ours if not ours[name].equal(theirs[name])] == []
-    assert reproducible(output) == reproducible(reference)
+    ours, theirs = reproducible(output), reproducible(reference)
+    assert ours == theirs, f"{ours}\n{theirs}"
     assert [record["step"] for record in log(output)] == list(range(STEPS))

@@ -99,6 +99,23 @@ def test_a_copy_that_is_not_whole_is_not_resumed_from(output, url, tmp_path):
     assert Snapshots(tmp_path / "empty", 1).steps() == []
 
 
+def test_a_copy_is_complete_only_after_its_log_is_copied(output, url, monkeypatch):
+    """Otherwise a run that is killed in between would lose the last lines of its log."""
+    Remote(url, output).update()
+    save(output, 6)
+    remote = Remote(url, output)
+
+    def put_file(path, copy):
+        assert not path.endswith("log.jsonl"), "killed before the log is copied"
+        return copy_file(path, copy)
+
+    copy_file = remote._file_system.put_file
+    monkeypatch.setattr(remote._file_system, "put_file", put_file)
+    with pytest.raises(AssertionError, match="killed"):
+        remote.update()
+    assert Remote(url, output).steps() == [2, 4]
+
+
 def test_a_new_run_does_not_mix_with_the_copies_of_another(output, url, tmp_path):
     Remote(url, output).update()
     with pytest.raises(SnapshotError, match="holds a run of 4 steps: go on by --resume"):
