@@ -92,12 +92,6 @@ def test_it_opens_and_draws_everything_without_a_complaint(shared_page):
     }))""")
 
 
-def test_it_is_soon_there(shared_page):
-    navigation = "performance.getEntriesByType('navigation')[0]"
-    ready = shared_page.evaluate(f"{navigation}.domContentLoadedEventEnd")
-    assert ready < 1000
-
-
 def test_sorting_by_mouse_and_by_keyboard(shared_page, made_up):
     """At the end the rows are in the order that they began with."""
     page = shared_page
