@@ -322,8 +322,8 @@ def require_outputs(options: types.RunOptions, output: Path | None) -> None:
         output: The folder of the results; None: they are not stored.
     """
     folder_by_option = {
-        "--output": output,
-        "--save-predictions": options.save_predictions,
+        "--output (in Python, output=)": output,
+        "--save-predictions (in Python, save_predictions=)": options.save_predictions,
         "COSMOS_EVAL_CACHE (--no-cache does without)": options.cache,
     }
     for option, folder in folder_by_option.items():
