@@ -602,7 +602,7 @@ def attend(
     """
     if q.device.type == "cpu" and q.dtype == torch.bfloat16:
         # PyTorch's fused attention is slow here. Its forward pass takes up to twice, and its
-        # backward pass three to eight times as long as plain products and a softmax (docs/log.md).
+        # backward pass three to eight times as long as plain products and a softmax.
         weights = _attention_weights(q.contiguous(), k.contiguous(), causal, mask)
         return weights @ v.contiguous()
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)

@@ -36,7 +36,7 @@ CONTENT = "content"
 """Name of the array (N, 32) of a shard: the SHA-256 of every image with its label map."""
 
 # Patches that a CPU encodes at once: eight windows of 224 pixels in patches of 16. More patches
-# take more memory, and longer, since they leave the caches of the CPU (docs/log.md).
+# take more memory, and longer, since they leave the caches of the CPU.
 _CPU_PATCHES = 8 * 14 * 14
 
 Item = TypeVar("Item")

@@ -45,7 +45,7 @@ _QUANTILES = (0.5, 0.1, 0.9)
 _EASILY_SEEN = 0.01
 _PROMPT = "a photo of a {}."
 # The share of an image's pixels whose prediction may differ from the measured one. Rounding moves
-# pixels at borders, under autocast more of them (docs/log.md: 1% of the pixels from fp32 to bf16).
+# pixels at borders, under autocast more of them (1% of the pixels from fp32 to bf16).
 _TOLERANCE: dict[str, float] = {"fp32": 0.001, "amp": 0.02, "bf16": 0.02, "fp16": 0.02}
 
 
