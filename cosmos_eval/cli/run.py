@@ -84,6 +84,7 @@ def run(
     auxiliary: options.Auxiliary = None,
     tuned: Annotated[File, option("FILE", "Values by `cosmos-eval tune`.", MODELS)] = None,
     transfer: Annotated[bool, flag("--transfer", "Allow --tuned of others.", MODELS)] = False,
+    wordings: Annotated[Text, option("FILE|N", "Measure other wordings too.", DATA)] = None,
     data_root: options.DataRoot = None,
     download: Annotated[bool, flag("--download", "Fetch wds/ and cls sets.", DATA)] = False,
     stream: Annotated[bool, flag("--stream", "Measure wds/ sets without storing.", DATA)] = False,
@@ -153,6 +154,7 @@ def run(
             trainings=trainings,
             tuned=tuned,
             transfer=transfer,
+            wordings=wordings,
             options=run_options,
         )
         plan = distributed.synchronized(make_plan_of_options)
