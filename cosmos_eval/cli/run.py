@@ -40,6 +40,7 @@ from cosmos_eval.types import (
     RunOptions,
     Suite,
     UsageError,
+    wording_name,
 )
 
 if TYPE_CHECKING:
@@ -361,11 +362,15 @@ def _scored_suite(suite_name: str, results: Sequence[StoredResult]) -> Suite | N
 def _print_mistakes(results: Sequence[StoredResult]) -> None:
     """Print the most frequent mistakes of each classification on standard error.
 
+    Results with other wordings are left out.
+
     Example:
         `most confused by scenes-clip on scenes-cls (scenes): cat as dog (12), cup as bowl (9)`
     """
     for result in results:
         row = result.row
+        if wording_name(row.protocol):
+            continue
         mistakes = []
         for pair in row.confusion_pairs[:_MISTAKES_SHOWN]:
             mistakes.append(f"{pair['true']} as {pair['predicted']} ({pair['images']})")

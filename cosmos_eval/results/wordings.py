@@ -328,7 +328,9 @@ def _tests_of_set(
         for metric, metric_estimates in estimates.items():
             test = _test_of_metric(key, metric, metric_estimates, sides, names)
             if test is None:
-                notes.append(f"{key[0]}: {metric} has no jackknife, and is not compared")
+                notes.append(
+                    f"{key[0]}: not over wordings, since Student's t does not hold: {metric}"
+                )
             else:
                 tests.append(test)
     except ValueError as error:
@@ -595,7 +597,7 @@ def row_cells(
         if test.published is not None:
             rows.append(("", test.published))
         for place, row in rows:
-            row_of_cells = {
+            row_of_cells: dict[str, str | None] = {
                 "data set": test.dataset,
                 "protocol": test.protocol,
                 "metric": test.metric,

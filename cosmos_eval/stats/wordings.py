@@ -26,7 +26,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import chdtri, stdtrit
 
-from cosmos_eval.stats.estimates import Estimate, Values
+from cosmos_eval.stats.estimates import Estimate, MeanRank, Values
 from cosmos_eval.stats.intervals import LEVEL
 from cosmos_eval.stats.jackknife import values_without_each
 from cosmos_eval.types import Interval
@@ -118,8 +118,8 @@ def worded_values(estimates: Sequence[Sequence[Estimate]]) -> WordedValues | Non
         estimates: The metric of each training (S) with each wording (W), on the same images.
 
     Returns:
-        The values, or None if the jackknife does not hold for the metric, as for medians, or if it
-        has no value without one of the images.
+        The values, or None if Student's t does not hold for the metric, as for medians, mean ranks
+        and calibration errors, or if it has no value without one of the images.
 
     Raises:
         ValueError: If there are fewer than two images.
@@ -128,7 +128,7 @@ def worded_values(estimates: Sequence[Sequence[Estimate]]) -> WordedValues | Non
     deviations = []
     for row in estimates:
         for estimate in row:
-            without_each = values_without_each(estimate)
+            without_each = values_without_each(estimate) if _is_usual(estimate) else None
             if without_each is None or not np.isfinite(without_each).all():
                 return None
             n_images = len(without_each)
@@ -137,6 +137,15 @@ def worded_values(estimates: Sequence[Sequence[Estimate]]) -> WordedValues | Non
             factor = math.sqrt((n_images - 1) / n_images)
             deviations.append(factor * (without_each - without_each.mean()))
     return WordedValues(values, np.reshape(deviations, (*values.shape, -1)))
+
+
+def _is_usual(estimate: Estimate) -> bool:
+    """Return whether a metric's errors are about normal, so that it needs no method of its own.
+
+    The mean rank has a long tail, and the calibration error is too high by chance.
+    """
+    has_own_method = getattr(estimate, "interval", None) is not None
+    return not (isinstance(estimate, MeanRank) or has_own_method)
 
 
 def require_enough_wordings(n_wordings: int) -> None:

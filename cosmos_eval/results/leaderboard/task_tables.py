@@ -116,20 +116,21 @@ def headline_entries(
     """Return the entries that tables show by default.
 
     Variants of protocols, and results with other settings than their protocol's, are left out. If
-    there are only such entries, all of them are returned.
+    there are only such entries, other settings stay, and variants of protocols only if there is
+    nothing else.
 
     Args:
         entries: The entries that a user selected.
         with_variants: True if variants of protocols stay.
         with_other_settings: True if results with other settings stay.
     """
-    headlines = []
+    headlines, with_shown_protocol = [], []
     for entry in entries:
-        has_shown_protocol = with_variants or not entry.has_variant_protocol
-        has_shown_settings = with_other_settings or not entry.has_other_settings
-        if has_shown_protocol and has_shown_settings:
-            headlines.append(entry)
-    return headlines or list(entries)
+        if with_variants or not entry.has_variant_protocol:
+            with_shown_protocol.append(entry)
+            if with_other_settings or not entry.has_other_settings:
+                headlines.append(entry)
+    return headlines or with_shown_protocol or list(entries)
 
 
 def _matches(names: Sequence[str], patterns: Sequence[str]) -> bool:
