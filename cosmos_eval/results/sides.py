@@ -12,10 +12,10 @@ from cosmos_eval.results.compare import Comparison
 from cosmos_eval.results.exchange.differences import compare_without_samples
 from cosmos_eval.results.exchange.places import find_results
 from cosmos_eval.results.exchange.record import ImportedResult
-from cosmos_eval.results.labels import StoredResult, result_warnings
+from cosmos_eval.results.labels import StoredResult, result_warnings, without_other_wordings
 from cosmos_eval.results.store import read_samples, read_stored
 from cosmos_eval.results.wordings import WordingComparison
-from cosmos_eval.types import UsageError, nearest, wording_name
+from cosmos_eval.types import UsageError, nearest
 
 _MOST_MODELS = 10  # that an error names
 
@@ -144,16 +144,11 @@ def _read_side(path: Path) -> _Side:
 
 
 def _with_published_wordings(side: _Side) -> _Side:
-    """Return a side without results with other wordings, unless it has no others.
-
-    A note says how many were left out.
-    """
-    published = [result for result in side.results if not wording_name(result.row.protocol)]
-    n_left_out = len(side.results) - len(published)
-    if not published or n_left_out == 0:
-        return side
-    note = f"left out: {n_left_out} results with other wordings (--over wording compares them)"
-    return side._replace(results=published, notes=[*side.notes, note])
+    """Return a side without results with other wordings, unless it has no others, and a note."""
+    results, notes = without_other_wordings(side.results)
+    return side._replace(
+        results=results, notes=[*side.notes, *(f"left out: {note}" for note in notes)]
+    )
 
 
 def _compare_models(side_a: _Side, side_b: _Side, models: Sequence[str]) -> Comparison:

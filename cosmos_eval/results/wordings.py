@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from cosmos_core.utils.text import first_of
 from cosmos_eval.results import compare as comparisons
 from cosmos_eval.results.compare import measurement_of, require_metric_of_samples
 from cosmos_eval.results.groups import require_distinct, training_key
@@ -40,6 +41,7 @@ _POPULATION = (
     "intervals speak of a random sample of wordings like these; the published wording is not in it"
 )
 _CAPTION_TASKS = ("retrieval", "select")
+_MOST_NAMES = 10  # wordings that a note names
 _LONGEST_TEXT = 36  # characters of what a wording changes, in tables
 
 ReadSamples = Callable[[Path], Samples]
@@ -204,31 +206,45 @@ def compare_over_wordings(
             settings, and metrics that cannot be compared over wordings.
     """
     sets_of_sides = [_sets_of(results, name) for results, name in zip(sides, "AB", strict=False)]
-    keys = [key for key in sets_of_sides[0] if all(key in sets for sets in sets_of_sides)]
-    if not keys:
-        raise UsageError(
-            "no data set that was measured with other wordings by both: measure both with "
-            "`cosmos-eval run --wordings`"
-        )
     only = None
     if metric_patterns:
         all_names = sorted({name for result in sides[0] for name in result.row.metrics})
         only = select_metrics(all_names, metric_patterns, str)
     notes: list[str] = []
     tests: list[WordingTest] = []
-    for key in keys:
+    for key in _common_keys(sets_of_sides):
         sides_of_key = [sets[key] for sets in sets_of_sides]
-        common_names = _common_wordings(sides_of_key, key, notes)
-        tests += _tests_of_set(key, sides_of_key, common_names, read_samples, only, notes)
+        names = _common_wordings(sides_of_key, key, notes)
+        try:
+            require_enough_wordings(len(names))
+        except ValueError as error:
+            notes.append(f"{key[0]} ({key[1]}): {error}")
+            continue
+        tests += _tests_of_set(key, sides_of_key, names, read_samples, only, notes)
     if not tests:
         raise UsageError("; ".join(notes) or "no metric can be compared over wordings")
     notes.append(_POPULATION)
     if len(tests) > 1:
         notes.append("intervals are not corrected for the number of metrics")
-    labels = [_label_of(results) for results in sides]
     return WordingComparison(
-        labels[0], (*labels, None)[1], tuple(tests), tuple(dict.fromkeys(notes))
+        a=_label_of(sides[0]),
+        b=_label_of(sides[1]) if len(sides) == 2 else None,
+        tests=tuple(tests),
+        notes=tuple(dict.fromkeys(notes)),
     )
+
+
+def _common_keys(
+    sets_of_sides: Sequence[Mapping[tuple[str, str], ResultsByWording]],
+) -> list[tuple[str, str]]:
+    """Return the data sets and protocols that all sides have, or raise UsageError for none."""
+    keys = [key for key in sets_of_sides[0] if all(key in sets for sets in sets_of_sides)]
+    if not keys:
+        raise UsageError(
+            "no data set that was measured with other wordings by both: measure both with "
+            "`cosmos-eval run --wordings`"
+        )
+    return keys
 
 
 def _label_of(results: Sequence[StoredResult]) -> str:
@@ -273,29 +289,26 @@ def _common_wordings(
 ) -> list[str]:
     """Return the names of the wordings with which all trainings of all sides were measured.
 
-    Others are named in a note. Raises UsageError if too few wordings are left.
+    Others are named in a note.
     """
-    names = [name for name in sides[0] if name and all(name in side for side in sides)]
-    all_names = {name for side in sides for name in side if name}
-    complete_names = []
-    for name in names:
-        is_complete = True
-        for side in sides:
-            n_trainings = max(len(results) for results in side.values())
-            is_complete = is_complete and len(side[name]) == n_trainings
-        if is_complete:
-            complete_names.append(name)
-    dataset, protocol = key
-    missing_names = sorted(all_names - set(complete_names))
+    all_names = dict.fromkeys(name for side in sides for name in side if name)
+    common_names, missing_names = [], []
+    for name in all_names:
+        if all(_has_all_trainings(side, name) for side in sides):
+            common_names.append(name)
+        else:
+            missing_names.append(name)
     if missing_names:
-        notes.append(
-            f"{dataset} ({protocol}): not all models have the wordings {', '.join(missing_names)}"
-        )
-    try:
-        require_enough_wordings(len(complete_names))
-    except ValueError as error:
-        raise UsageError(f"{dataset} ({protocol}): {error}") from error
-    return complete_names
+        dataset, protocol = key
+        names_text = first_of(sorted(missing_names), _MOST_NAMES)
+        notes.append(f"{dataset} ({protocol}): not all models have the wordings {names_text}")
+    return common_names
+
+
+def _has_all_trainings(side: ResultsByWording, name: str) -> bool:
+    """Return whether a wording has a result of every training of a side."""
+    n_trainings = max(len(results) for results in side.values())
+    return len(side.get(name, ())) == n_trainings
 
 
 def _tests_of_set(

@@ -11,7 +11,7 @@ and McCulloch 1992, "Variance Components", chapter 4). The images' share of each
 from the jackknife (Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapter 11), so
 that it holds for means over classes and intersections over unions, too.
 
-The variance of a mean over wordings adds up parts with different degrees of freedom. Its quantile
+The variance of a mean over wordings adds up terms with different degrees of freedom. Its quantile
 is the mean of their t quantiles, weighted by their variances (Cochran and Cox 1957, "Experimental
 Designs", section 4.14). Satterthwaite's degrees of freedom would be too many if few wordings look
 alike by chance. Intervals of components: Ting, Burdick, Graybill, Jeyaratnam and Lu 1990, Journal
@@ -74,8 +74,8 @@ class Components(NamedTuple):
     seeds: Component | None
 
 
-class Part(NamedTuple):
-    """A part of the variance of a mean, and its degrees of freedom."""
+class VarianceTerm(NamedTuple):
+    """A term of the variance of a mean, and its degrees of freedom."""
 
     variance: float
     dof: float
@@ -85,16 +85,16 @@ class WordedMean(NamedTuple):
     """The mean of a metric over wordings, or the mean difference of two models."""
 
     mean: float
-    # The parts of the variance by wordings, by the seeds of each method with several trainings, and
+    # The terms of the variance by wordings, by the seeds of each method with several trainings, and
     # by images.
-    parts: tuple[Part, ...]
+    terms: tuple[VarianceTerm, ...]
     # The variance by images only, as if neither wordings nor seeds had an effect.
-    images_only: Part
+    images_only: VarianceTerm
 
     @property
     def standard_error(self) -> float:
-        """The standard error of the mean, by all parts."""
-        return math.sqrt(sum(part.variance for part in self.parts))
+        """The standard error of the mean, by all terms."""
+        return math.sqrt(sum(term.variance for term in self.terms))
 
     def interval(self, level: float = LEVEL) -> Interval:
         """Return the confidence interval of the mean over images, wordings and seeds.
@@ -104,9 +104,9 @@ class WordedMean(NamedTuple):
         """
         tail = (1 - level) / 2
         half = -stdtrit(self.images_only.dof, tail) * math.sqrt(self.images_only.variance)
-        total = sum(part.variance for part in self.parts)
+        total = sum(term.variance for term in self.terms)
         if total > 0:
-            weighted = sum(part.variance * -stdtrit(part.dof, tail) for part in self.parts)
+            weighted = sum(term.variance * -stdtrit(term.dof, tail) for term in self.terms)
             half = max(half, weighted / math.sqrt(total))
         return Interval(self.mean - half, self.mean + half, METHOD, level)
 
@@ -182,23 +182,23 @@ def mean_over_wordings(a: WordedValues, b: WordedValues | None = None) -> Worded
 
     # The variance between wordings, and by seeds of each method. Each also holds a rest, by which
     # the draw of the images moves one wording or seed but not the others.
-    between, rest = _spread(differences, deviations)
-    parts = [Part(between / n_wordings, n_wordings - 1)]
-    rests = rest / n_wordings
+    between, residual = _spread(differences, deviations)
+    terms = [VarianceTerm(between / n_wordings, n_wordings - 1)]
+    residual_variance = residual / n_wordings
     for method in methods:
         n_seeds = len(method.values)
         if n_seeds > 1:
-            between, rest = _spread(method.values.mean(axis=1), method.deviations.mean(axis=1))
-            parts.append(Part(between / n_seeds, n_seeds - 1))
-            rests += rest / n_seeds
+            between, residual = _spread(method.values.mean(axis=1), method.deviations.mean(axis=1))
+            terms.append(VarianceTerm(between / n_seeds, n_seeds - 1))
+            residual_variance += residual / n_seeds
 
     # What images move in all wordings and seeds alike. It is at least the variance of one image
     # among all images: otherwise, models that are right on all images would have no error.
     n_images = deviations.shape[1]
     image_variance = float(np.square(deviations.mean(axis=0)).sum())
-    parts.append(Part(max(0.0, image_variance - rests), n_images - 1))
-    images_only = Part(max(image_variance, (n_images + 2) ** -2), n_images - 1)
-    return WordedMean(float(differences.mean()), tuple(parts), images_only)
+    terms.append(VarianceTerm(max(0.0, image_variance - residual_variance), n_images - 1))
+    images_only = VarianceTerm(max(image_variance, (n_images + 2) ** -2), n_images - 1)
+    return WordedMean(float(differences.mean()), tuple(terms), images_only)
 
 
 def _spread(values: Values, deviations: Values) -> tuple[float, float]:
@@ -213,8 +213,8 @@ def _spread(values: Values, deviations: Values) -> tuple[float, float]:
         either value by a variance of 1 and not both together: (2, 1).
     """
     between = float(values.var(ddof=1))
-    rest = float(np.square(deviations - deviations.mean(axis=0)).sum()) / (len(values) - 1)
-    return between, rest
+    residual = float(np.square(deviations - deviations.mean(axis=0)).sum()) / (len(values) - 1)
+    return between, residual
 
 
 def components(worded: WordedValues, level: float = LEVEL) -> Components:
@@ -248,16 +248,16 @@ def _factor_component(values: Values, deviations: Values, level: float) -> Compo
     """
     n_rows, n_columns = values.shape
     column_means = values.mean(axis=0)
-    between, rest_of_means = _spread(column_means, deviations.mean(axis=0))
+    between, residual_of_means = _spread(column_means, deviations.mean(axis=0))
     squares = [(1.0, between, n_columns - 1)]
-    interaction, rest = 0.0, rest_of_means
+    interaction, residual = 0.0, residual_of_means
     if n_rows > 1:
         dof = (n_rows - 1) * (n_columns - 1)
         interaction = float(np.square(_residuals(values)).sum()) / dof / n_rows
         # The interaction holds the part of the rest that differs between the rows as well.
-        rest -= float(np.square(_residuals(deviations)).sum()) / dof / n_rows
+        residual -= float(np.square(_residuals(deviations)).sum()) / dof / n_rows
         squares.append((-1.0, interaction, dof))
-    variance = between - interaction - rest
+    variance = between - interaction - residual
 
     # How far the variance may be too high, and too low.
     tail = (1 - level) / 2
@@ -290,7 +290,7 @@ def _image_component(deviations: Values, level: float) -> Component:
     products = _image_products(deviations)
     n_images = len(products)
     variance = float(products.sum())
-    parts = [Part(n_images * float(products.var(ddof=1)), n_images - 1)]
+    terms = [VarianceTerm(n_images * float(products.var(ddof=1)), n_images - 1)]
     for axis, least in ((1, 3), (0, 3)):
         k = deviations.shape[axis]
         if k >= least:
@@ -298,11 +298,11 @@ def _image_component(deviations: Values, level: float) -> Component:
             for index in range(k):
                 others = np.delete(deviations, index, axis)
                 variances.append(float(_image_products(others).sum()))
-            parts.append(Part((k - 1) ** 2 / k * float(np.var(variances, ddof=1)), k - 1))
+            terms.append(VarianceTerm((k - 1) ** 2 / k * float(np.var(variances, ddof=1)), k - 1))
 
-    total = sum(part.variance for part in parts)
+    total = sum(term.variance for term in terms)
     tail = (1 - level) / 2
-    weighted = sum(part.variance * -float(stdtrit(part.dof, tail)) for part in parts)
+    weighted = sum(term.variance * -float(stdtrit(term.dof, tail)) for term in terms)
     reach = weighted / math.sqrt(total) if total > 0 else 0.0
     if variance <= 0:
         return Component(variance, 0.0, max(0.0, variance + reach))

@@ -127,7 +127,7 @@ def test_difference_is_paired():
 def test_seeds_widen_the_interval():
     hits = random_hits(3, 5, 200)
     all_seeds = mean_over_wordings(values_of(hits))
-    assert len(all_seeds.parts) == 3
+    assert len(all_seeds.terms) == 3
     merged = WordedValues(
         values_of(hits).values.mean(axis=0)[None], values_of(hits).deviations.mean(axis=0)[None]
     )

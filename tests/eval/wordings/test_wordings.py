@@ -238,7 +238,7 @@ def test_run_and_compare(command, tmp_path):
     sides = ("--model", "scenes-cosmos", "--model", "scenes-clip-long")
     usual = command("compare", "r", *sides, "--json")
     assert {test["protocol"] for test in json.loads(usual.out)["tests"]} == {"scenes"}
-    assert "left out: 12 results with other wordings" in json.loads(usual.out)["notes"][0]
+    assert "left out: 12 results with other wordings: " in json.loads(usual.out)["notes"][0]
     assert "wording" not in command("leaderboard", "r").out
 
     ended = command("compare", "r", *sides, "--over", "wording")
