@@ -1,6 +1,7 @@
 """Other wordings: how they are declared, what they change, and that images are encoded once."""
 
 import json
+import pickle
 import re
 from collections import Counter
 from dataclasses import replace
@@ -20,8 +21,16 @@ from cosmos_eval.data.wordings import parse_wordings, reworded_caption, with_wor
 from cosmos_eval.protocols import scene_wordings
 from cosmos_eval.protocols.scenes import scenes_protocols
 from cosmos_eval.results.checked import read_results
+from cosmos_eval.runner.plan import jobs_of, make_plan, open_dataset, open_datasets
 from cosmos_eval.tasks import find_protocol
-from cosmos_eval.types import UsageError, Wording, published_protocol_name, wording_name
+from cosmos_eval.tasks.classification import TASK
+from cosmos_eval.types import (
+    RunOptions,
+    UsageError,
+    Wording,
+    published_protocol_name,
+    wording_name,
+)
 
 IMAGES = 24
 MODELS = ("--model", "scenes-cosmos", "--model", "scenes-clip-long")
@@ -286,3 +295,69 @@ def test_run_and_compare(command, tmp_path):
     )
     none = command("compare", "usual", "--model", "scenes-cosmos", "--over", "wording")
     assert (none.status, "A has no results with other wordings" in none.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    "dataset", ["scenes-cls", "scenes-retrieval", "scenes-seg", "scenes-select"]
+)
+def test_wordings_are_one_job(dataset):
+    """They share one opened data set, and the pass over its images, also in segmentation."""
+    options = RunOptions(limit=4)
+    plan = make_plan(datasets=[dataset], models=["scenes-clip"], wordings=3, options=options)
+    datasets = open_datasets(plan)
+    (job,) = jobs_of(plan, datasets)
+    assert len(job.datasets) == 4
+    published, *others = datasets
+    images = "samples" if dataset == "scenes-seg" else "images"
+    for other in others:
+        assert getattr(other.data, images) is getattr(published.data, images)
+
+
+def test_another_process_opens_the_same_wording():
+    """A data set is sent without its data, which a worker opens again."""
+    plan = make_plan(datasets=["scenes-select"], wordings=1, options=RunOptions(limit=4))
+    _, worded = open_datasets(plan)
+    sent = pickle.loads(pickle.dumps(worded))
+    assert sent.data is None
+    assert open_dataset(sent.protocol, plan.options).data.captions == worded.data.captions
+
+
+def test_the_example():
+    example = Path(__file__).parents[3] / "examples" / "wordings.yaml"
+    plan = make_plan(datasets=["scenes-cls"], wordings=example, options=RunOptions(limit=4))
+    assert [wording_name(protocol.protocol_name) for protocol in plan.protocols] == [
+        "", "photo", "upper", "insects", "clip-7",
+    ]  # fmt: skip
+    prompts = [TASK.prompts(dataset.protocol, dataset.data) for dataset in open_datasets(plan)]
+    (upper,) = prompts[2]
+    assert upper.names[:2] == ("APPLE", "BALL")
+    assert upper.templates[0] == "A LARGE {}"
+    (insects,) = prompts[3]
+    assert insects.names[1:7:5] == ("toy", "ladybug")
+    assert insects.templates == prompts[0][0].templates
+
+
+def test_an_unknown_class_is_refused_before_a_model_is_loaded():
+    wordings = {"new": {"synonyms": {"aple": "fruit"}}}
+    plan = make_plan(datasets=["scenes-cls"], wordings=wordings, options=RunOptions(limit=4))
+    with pytest.raises(UsageError, match="scenes-cls has no class 'aple'; nearest: apple"):
+        open_datasets(plan)
+
+
+def test_captions_to_choose_from_stay_different():
+    wordings = {"new": {"synonyms": dict.fromkeys(PALETTE, "grey")}}
+    plan = make_plan(datasets=["scenes-select"], wordings=wordings, options=RunOptions(limit=60))
+    with pytest.raises(UsageError, match="wording new makes captions of scenes-select equal"):
+        open_datasets(plan)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"options": RunOptions(stream=True)}, "--wordings needs images again"),
+        ({"tuned": Path("tuned.yaml")}, "leave --wordings out"),
+    ],
+)
+def test_options_that_exclude_wordings(arguments, message):
+    with pytest.raises(UsageError, match=message):
+        make_plan(wordings=3, **arguments)
