@@ -121,7 +121,7 @@ def simulate_pair(
 
 def coverage_row(name: str, n_wordings: int, n_seeds: int, n_studies: int) -> Row:
     """Return the row of one cell: a number of wordings and seeds, and the size of their effects."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng([list(RATIOS).index(name), n_wordings, n_seeds])
     # One training has no seeds to compare: its interval speaks of this training.
     effects = Effects(image=1.0, wording=RATIOS[name], seed=0.2 if n_seeds > 1 else 0.0)
     truth = float(ndtr(LEVEL / math.sqrt(effects.variance_without())))
@@ -162,7 +162,7 @@ def broken_row(n_wordings: int, n_studies: int) -> Row:
 
     Its mean over wordings is then far from normal.
     """
-    rng = np.random.default_rng(1)
+    rng = np.random.default_rng(n_wordings)
     effects = Effects(image=1.0, wording=0.1, seed=0.0)
     total_sd = math.sqrt(effects.variance_without())
     usual = float(ndtr(LEVEL / total_sd))
