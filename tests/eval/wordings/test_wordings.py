@@ -22,6 +22,7 @@ from cosmos_eval.protocols import scene_wordings
 from cosmos_eval.protocols.scenes import scenes_protocols
 from cosmos_eval.results.checked import read_results
 from cosmos_eval.runner.plan import jobs_of, make_plan, open_dataset, open_datasets
+from cosmos_eval.runner.run import Worker
 from cosmos_eval.tasks import find_protocol
 from cosmos_eval.tasks.classification import TASK
 from cosmos_eval.types import (
@@ -320,6 +321,21 @@ def test_another_process_opens_the_same_wording():
     sent = pickle.loads(pickle.dumps(worded))
     assert sent.data is None
     assert open_dataset(sent.protocol, plan.options).data.captions == worded.data.captions
+
+
+def test_another_process_measures_the_same_wording():
+    options = RunOptions(limit=4)
+    plan = make_plan(
+        datasets=["scenes-select"], models=["scenes-clip"], wordings=1, options=options
+    )
+    (job,) = jobs_of(plan, open_datasets(plan))
+    sent = pickle.loads(pickle.dumps(job))
+    hashes = [
+        [result.row.provenance["hashes"] for result in Worker().run(job)] for job in (job, sent)
+    ]
+    assert hashes[0] == hashes[1]
+    published, worded = hashes[0]
+    assert published["sample_list"] != worded["sample_list"]
 
 
 def test_the_example():
