@@ -136,7 +136,7 @@ class WordingComparison(NamedTuple):
         """The outcome in one line: of a single test, or how many metrics show A, or B, better.
 
         Examples:
-            "A better in 8 of 10 wordings; mean difference +2.10 [+0.30, +3.90] including wording",
+            "A better in 8 of 10 wordings; mean difference +2.10 [0.30, 3.90] incl. wording",
             "A better over wordings in 1, B in 0 of 3 metrics".
         """
         return verdict_text(self)
@@ -168,7 +168,7 @@ def outcome_text(test: WordingTest, options: TableOptions = USUAL) -> str:
     mean = options.format_number(test.mean.mean, factor)
     low = options.format_number(test.interval.low, factor)
     high = options.format_number(test.interval.high, factor)
-    return f"mean of {len(test.rows)} wordings {mean} [{low}, {high}] including {test.factors}"
+    return f"mean of {len(test.rows)} wordings {mean} [{low}, {high}] incl. {test.factors}"
 
 
 def _difference_text(test: WordingTest, options: TableOptions) -> str:
@@ -179,11 +179,11 @@ def _difference_text(test: WordingTest, options: TableOptions) -> str:
     equal = f", equal in {n_equal}" if n_equal else ""
     factor = test.metric_record.factor
     mean = options.format_number(test.mean.mean, factor, "+")
-    low = options.format_number(test.interval.low, factor, "+")
-    high = options.format_number(test.interval.high, factor, "+")
+    low = options.format_number(test.interval.low, factor)
+    high = options.format_number(test.interval.high, factor)
     return (
         f"A better in {n_a} of {n_wordings} wordings{equal}; mean difference {mean} "
-        f"[{low}, {high}] including {test.factors}"
+        f"[{low}, {high}] incl. {test.factors}"
     )
 
 
@@ -224,6 +224,8 @@ def compare_over_wordings(
     if not tests:
         raise UsageError("; ".join(notes) or "no metric can be compared over wordings")
     notes.append(_POPULATION)
+    if max(tests[0].trainings) == 1:
+        notes.append("intervals do not include seeds: `--group` compares trainings of a method")
     if len(tests) > 1:
         notes.append("intervals are not corrected for the number of metrics")
     return WordingComparison(

@@ -53,6 +53,7 @@ def test_two_models(command, tmp_path, task, metric):
     assert (ended.status, ended.out.splitlines()[1:3]) == (0, ["A: clip", "B: slip"])
     first = ended.out.splitlines()[0]
     assert re.match(r"A better in 0 of 4 wordings; mean difference -[\d.]+ \[", first)
+    assert "intervals do not include seeds" in ended.err
     document = json.loads(command("compare", "r", *BOTH, "--metrics", metric, "--json").out)
     (test,) = document["tests"]
     assert (test["better"], test["a_better"], test["b_better"]) == ("B", 0, 4)
@@ -83,7 +84,8 @@ def test_methods_by_their_trainings(command, tmp_path):
         put(tmp_path / "r", "slip", seed=seed, more=0.15)
     ended = command("compare", "r", "--group", "clip", "--group", "slip", "--over", "wording")
     assert ended.status == 0
-    assert ended.out.splitlines()[0].endswith("including wording and seeds")
+    assert ended.out.splitlines()[0].endswith("incl. wording and seeds")
+    assert "do not include seeds" not in ended.err
     assert ended.out.splitlines()[1:3] == ["A: clip (3 trainings)", "B: slip (3 trainings)"]
     assert re.search(r"\n +seeds +[\d.]+ \[", ended.out)
     alone = command("compare", "r", "--group", "clip", "--over", "wording", "--json")

@@ -258,10 +258,10 @@ def test_run_and_compare(command, tmp_path):
     first = one.out.splitlines()[0]
     assert re.fullmatch(
         r"A better in \d of 3 wordings(, equal in \d)?; mean difference [+-]?[\d.]+ "
-        r"\[[+-]?[\d.]+, [+-]?[\d.]+\] including wording",
+        r"\[[+-]?[\d.]+, [+-]?[\d.]+\] incl. wording",
         first,
     )
-    assert len(first) <= 100
+    assert len(first) <= 90
     document = json.loads(
         command("compare", "r", *sides, "--over", "wording", "--metrics", "acc1", "--json").out
     )
