@@ -206,10 +206,7 @@ def compare_over_wordings(
             settings, and metrics that cannot be compared over wordings.
     """
     sets_of_sides = [_sets_of(results, name) for results, name in zip(sides, "AB", strict=False)]
-    only = None
-    if metric_patterns:
-        all_names = sorted({name for result in sides[0] for name in result.row.metrics})
-        only = select_metrics(all_names, metric_patterns, str)
+    only = _metric_names(sides[0], metric_patterns)
     notes: list[str] = []
     tests: list[WordingTest] = []
     for key in _common_keys(sets_of_sides):
@@ -234,6 +231,14 @@ def compare_over_wordings(
         tests=tuple(tests),
         notes=tuple(dict.fromkeys(notes)),
     )
+
+
+def _metric_names(results: Sequence[StoredResult], patterns: Sequence[str]) -> Sequence[str] | None:
+    """Return the metrics of results that match a pattern, or None without patterns."""
+    if not patterns:
+        return None
+    names = {name for result in results for name in result.row.metrics}
+    return select_metrics(sorted(names), patterns, str)
 
 
 def _common_keys(
