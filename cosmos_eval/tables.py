@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Literal, overload
 
 from cosmos_eval.data.readers import path_of
 from cosmos_eval.results import sides
@@ -17,10 +18,36 @@ from cosmos_eval.results.gate import check as gate
 from cosmos_eval.results.leaderboard.ranking import TieRule
 from cosmos_eval.results.leaderboard.writers import Leaderboard, make_leaderboard
 from cosmos_eval.results.table import NamePatterns, TableOptions
+from cosmos_eval.results.wordings import WordingComparison
 from cosmos_eval.runner.suites import read_score
+from cosmos_eval.types import UsageError
 
 Names = str | Sequence[str]
 """One name or several. A name may hold `*` for any text, and commas between names."""
+
+
+@overload
+def compare(
+    a: str | Path,
+    b: str | Path | None = None,
+    *,
+    models: Sequence[str] = (),
+    groups: Sequence[str] = (),
+    same_seeds: bool = False,
+    over: None = None,
+) -> Comparison: ...
+
+
+@overload
+def compare(
+    a: str | Path,
+    b: str | Path | None = None,
+    *,
+    models: Sequence[str] = (),
+    groups: Sequence[str] = (),
+    same_seeds: bool = False,
+    over: Literal["wording"],
+) -> WordingComparison: ...
 
 
 def compare(
@@ -30,7 +57,8 @@ def compare(
     models: Sequence[str] = (),
     groups: Sequence[str] = (),
     same_seeds: bool = False,
-) -> Comparison:
+    over: Literal["wording"] | None = None,
+) -> Comparison | WordingComparison:
     """Compare two models on the same samples, or two methods by groups of trainings.
 
     Args:
@@ -40,9 +68,12 @@ def compare(
             results of one model.
         groups: The names of two groups of trainings in the folder `a`, instead of models.
         same_seeds: True if the trainings of both groups are paired by their seeds.
+        over: `wording` to compare over the other wordings that were measured (docs/wording.md). One
+            model, or one group, is then shown alone.
 
     Returns:
-        The comparison. Its `frame` has one row per metric.
+        The comparison. Its `frame` has one row per metric, and over wordings one per metric and
+        wording.
 
     Raises:
         UsageError: If the sides are not two models or two groups, or cannot be compared.
@@ -50,9 +81,15 @@ def compare(
     Example:
         `compare("results", models=["scenes-cosmos", "scenes-clip"]).frame`
     """
+    path_a = path_of(a, "a")
+    path_b = None if b is None else path_of(b, "b")
+    if over is not None:
+        if over != "wording" or same_seeds:
+            raise UsageError('over is "wording" or None, and takes no same_seeds')
+        return sides.read_over_wordings(path_a, path_b, models=models, trainings=groups)
     return sides.read_comparison(
-        path_of(a, "a"),
-        None if b is None else path_of(b, "b"),
+        path_a,
+        path_b,
         models=models,
         trainings=groups,
         same_seeds=same_seeds,

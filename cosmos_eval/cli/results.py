@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from cosmos_eval.results.labels import StoredResult
     from cosmos_eval.results.leaderboard.writers import Leaderboard
     from cosmos_eval.results.verify import Verdict
+    from cosmos_eval.results.wordings import WordingComparison
 
 
 _FORMATS_WITH_ALL = ("csv", "json")  # beside the score of a suite, they have all results
@@ -357,6 +358,10 @@ def compare(
     power: Annotated[
         float, option("P", "With --plan: probability to find it.", METHODS, min=0.5, max=0.99)
     ] = 0.8,
+    over: Annotated[
+        Literal["wording"] | None,
+        option("wording", "Over other wordings (run --wordings).", CONTENT, show_default=False),
+    ] = None,
     metrics: options.Metrics = None,
     decimals: options.Decimals = None,
     intervals: options.Intervals = None,
@@ -366,13 +371,24 @@ def compare(
 ) -> None:
     """Compare two models on the same samples, or two methods by groups of trainings.
 
-    The first line says how many headline metrics show A, or B, to be better.
+    The first line says how many headline metrics show A, or B, to be better. With --over wording,
+    it says in how many wordings A is better; one --model then shows how much wording moves it.
     """
     from cosmos_eval.results.compare import headlines_of, to_records, with_metrics
     from cosmos_eval.results.groups import plan_trainings
-    from cosmos_eval.results.sides import read_comparison
+    from cosmos_eval.results.sides import read_comparison, read_over_wordings
 
     _require_tex(format, columns, caption)
+    if over is not None:
+        if format == "tex" or plan or same_seeds or sort:
+            raise UsageError("--over wording takes no --format tex, --plan, --same-seeds or --sort")
+        table_options = make_table_options(metrics, decimals, intervals, sort)
+        patterns = ["*"] if all_metrics else table_options.patterns.metrics
+        wordings = read_over_wordings(
+            a, b, models=model or (), trainings=group or (), metrics=patterns
+        )
+        _print_over_wordings(wordings, table_options, as_json=format == "json")
+        return
     _require_comparison_options(format, group, plan=plan, same_seeds=same_seeds, sort=sort)
     comparison = read_comparison(
         a, b, models=model or (), trainings=group or (), same_seeds=same_seeds
@@ -401,6 +417,34 @@ def compare(
     n_hidden = _count_rows(selected_comparison) - _count_rows(shown_comparison)
     if format == "table" and planned is None and n_hidden > 0:
         print_notes([f"other metrics not shown: {n_hidden} (--all-metrics shows them)"])
+
+
+def _print_over_wordings(
+    comparison: WordingComparison, table_options: TableOptions, *, as_json: bool
+) -> None:
+    """Print a comparison over wordings: the verdict, all wordings, and the variance components."""
+    from cosmos_eval.results.wordings import (
+        component_cells,
+        row_cells,
+        summary_cells,
+        to_records,
+        verdict_text,
+    )
+
+    if as_json:
+        print_json(to_records(comparison))
+        return
+    print_line(verdict_text(comparison, table_options))
+    print_line(f"A: {comparison.a}")
+    if comparison.b is not None:
+        print_line(f"B: {comparison.b}")
+    if len(comparison.tests) > 1:
+        summary = summary_cells(comparison, table_options)
+        print_records(summary, section=("data set", "protocol"))
+    section = ("data set", "protocol", "metric")
+    print_records(row_cells(comparison, table_options), section=section, texts=3)
+    print_records(component_cells(comparison, table_options), section=section)
+    print_notes(comparison.notes)
 
 
 def _count_rows(comparison: Comparison) -> int:

@@ -40,6 +40,7 @@ from cosmos_eval.types import (
     RunOptions,
     Suite,
     UsageError,
+    wording_name,
 )
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ def run(
     auxiliary: options.Auxiliary = None,
     tuned: Annotated[File, option("FILE", "Values by `cosmos-eval tune`.", MODELS)] = None,
     transfer: Annotated[bool, flag("--transfer", "Allow --tuned of others.", MODELS)] = False,
+    wordings: Annotated[Text, option("FILE|N", "Measure other wordings too.", DATA)] = None,
     data_root: options.DataRoot = None,
     download: Annotated[bool, flag("--download", "Fetch wds/ and cls sets.", DATA)] = False,
     stream: Annotated[bool, flag("--stream", "Measure wds/ sets without storing.", DATA)] = False,
@@ -153,6 +155,7 @@ def run(
             trainings=trainings,
             tuned=tuned,
             transfer=transfer,
+            wordings=wordings,
             options=run_options,
         )
         plan = distributed.synchronized(make_plan_of_options)
@@ -176,6 +179,8 @@ def run(
             names_protocols=protocol is not None,
             output=output,
         )
+        if wordings is not None and not as_json:
+            _print_wordings(results)
         _end_run(results, existing, suite, keep_going=keep_going)
 
 
@@ -298,6 +303,42 @@ def print_results(
     print_left_out(leaderboard.n_left_out, f"cosmos-eval leaderboard {output} --all")
 
 
+def _print_wordings(results: Sequence[Result]) -> None:
+    """Print the mean of each model over other wordings, with an interval that includes wording.
+
+    Args:
+        results: The results of a run, with files. Failed ones are left out.
+    """
+    from cosmos_eval.results.labels import StoredResult, label_results
+    from cosmos_eval.results.store import read_samples
+    from cosmos_eval.results.wordings import compare_over_wordings, summary_cells
+
+    stored_results = []
+    for result in results:
+        if result.row is not None and result.path is not None:
+            stored_results.append(StoredResult(result.path, result.row))
+    labelled_results = label_results(stored_results)
+    rows: list[dict[str, str | None]] = []
+    notes: list[str] = []
+    for model in dict.fromkeys(result.model for result in labelled_results):
+        model_results = [result for result in labelled_results if result.model == model]
+        try:
+            comparison = compare_over_wordings([model_results], read_samples)
+        except UsageError as error:
+            notes.append(f"{model}: {error}")
+            continue
+        notes += comparison.notes
+        for cells in summary_cells(comparison):
+            section = {name: cells.pop(name) for name in ("data set", "protocol", "metric")}
+            rows.append(section | {"model": model} | cells)
+    if rows:
+        print_line("")
+        print_line("Over wordings, with intervals that include wording")
+        rows.sort(key=lambda row: (str(row["data set"]), str(row["metric"])))
+        print_records(rows, section=("data set", "protocol", "metric"))
+    print_notes(dict.fromkeys(notes))
+
+
 def _scored_suite(suite_name: str, results: Sequence[StoredResult]) -> Suite | None:
     """Return a suite; None if it has no score, or none of the results counts in its score.
 
@@ -321,11 +362,15 @@ def _scored_suite(suite_name: str, results: Sequence[StoredResult]) -> Suite | N
 def _print_mistakes(results: Sequence[StoredResult]) -> None:
     """Print the most frequent mistakes of each classification on standard error.
 
+    Results with other wordings are left out.
+
     Example:
         `most confused by scenes-clip on scenes-cls (scenes): cat as dog (12), cup as bowl (9)`
     """
     for result in results:
         row = result.row
+        if wording_name(row.protocol):
+            continue
         mistakes = []
         for pair in row.confusion_pairs[:_MISTAKES_SHOWN]:
             mistakes.append(f"{pair['true']} as {pair['predicted']} ({pair['images']})")

@@ -205,6 +205,29 @@ def template_faults(templates: tuple[str, ...] | str) -> Iterator[str]:
         )
 
 
+def resolve_templates(templates: tuple[str, ...] | str) -> tuple[str, ...]:
+    """Return the prompt templates that a protocol names or lists.
+
+    Args:
+        templates: The templates themselves, such as `("a photo of a {}.",)`, or the name of a known
+            set: `openai-imagenet`, or `clip-benchmark/NAME`.
+
+    Returns:
+        Texts with one `{}` each, which stands for the name of a class.
+
+    Raises UsageError for an unknown name, and for templates without exactly one `{}`.
+    """
+    for fault in template_faults(templates):  # the first fault, if there is any
+        raise UsageError(fault)
+    if isinstance(templates, tuple):
+        return templates
+    if templates.startswith(CLIP_BENCHMARK):
+        return clip_benchmark_templates(templates.removeprefix(CLIP_BENCHMARK))
+    import open_clip  # which imports torch
+
+    return tuple(template("{}") for template in open_clip.OPENAI_IMAGENET_TEMPLATES)
+
+
 def clip_benchmark_templates(key: str) -> tuple[str, ...]:
     """Return CLIP Benchmark's prompt templates of a data set, such as `a photo of a {}.`.
 

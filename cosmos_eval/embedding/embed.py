@@ -296,6 +296,26 @@ def embedding_identity(encoder: Encoder, role: str, **decisions: Any) -> dict[st
     }
 
 
+class ImageEmbedder:
+    """Embeds the images of several data sets in turn, and equal images that follow each other once.
+
+    The wordings of a data set have the same images, which are then encoded for all of them at once.
+    """
+
+    def __init__(self, encoder: Encoder, options: RunOptions, progress: OnProgress) -> None:
+        """Keep the model, the options of the run, and the function that is told the progress."""
+        self.encoder = encoder
+        self.options = options
+        self.progress = progress
+        self._last: tuple[Sequence[ImageSource], Embeddings] | None = None
+
+    def embed(self, images: Sequence[ImageSource]) -> Embeddings:
+        """Return the features of images, which are kept until other images are embedded."""
+        if self._last is None or self._last[0] != images:
+            self._last = images, embed_images(self.encoder, images, self.options, self.progress)
+        return self._last[1]
+
+
 def embed_images(
     encoder: Encoder,
     images: Sequence[ImageSource],

@@ -19,7 +19,7 @@ from cosmos_eval.reporting.gallery.source import require_inputs
 from cosmos_eval.reporting.page import Page, require_page_name, room_for_pictures, to_page
 from cosmos_eval.results import RESULTS
 from cosmos_eval.results.checked import read_checked
-from cosmos_eval.results.labels import StoredResult, assign_labs
+from cosmos_eval.results.labels import StoredResult, assign_labs, without_other_wordings
 from cosmos_eval.results.leaderboard.entries import read_published_entries
 from cosmos_eval.results.store import read_samples, result_paths
 from cosmos_eval.runner.bars import bars
@@ -119,7 +119,7 @@ def write_report(
     require_page_name(output)
     score = None if suite is None else read_score(suite)
     paths = result_paths(directory)
-    results = read_checked(paths)
+    results, wording_notes = without_other_wordings(read_checked(paths))
     if labs:
         results = assign_labs(results, directory)
     require_inputs((result.row for result in results), options.data_root, datasets, predictions)
@@ -137,7 +137,7 @@ def write_report(
     gallery = Gallery()
     if pictures:
         gallery = collect(
-            paths,
+            [result.path for result in results],
             replace(options, cache=str(embeddings_folder())),
             datasets=datasets,
             predictions=predictions,
@@ -146,5 +146,6 @@ def write_report(
             show_progress=overall.show,
         )
     page = to_page(content, gallery)
+    page = page._replace(notes=(*page.notes, *wording_notes))
     write_file(output, page.content)
     return WrittenReport(page, results)

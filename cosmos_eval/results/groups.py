@@ -169,7 +169,7 @@ def _group_name(result: StoredResult) -> str | None:
     return training_of(result.row).get("group")
 
 
-def _training_key(result: StoredResult) -> str:
+def training_key(result: StoredResult) -> str:
     """Return a text that differs between the trainings of a group, and sorts them by seed.
 
     It is "seed 0000000003", or the name of the model if the seed is unknown.
@@ -182,8 +182,8 @@ def _training_key(result: StoredResult) -> str:
 
 def _require_same_seeds(dataset: str, a: Sequence[StoredResult], b: Sequence[StoredResult]) -> None:
     """Raise UsageError unless groups A and B, which are sorted by seed, have the same seeds."""
-    keys_a = [_training_key(result) for result in a]
-    keys_b = [_training_key(result) for result in b]
+    keys_a = [training_key(result) for result in a]
+    keys_b = [training_key(result) for result in b]
     if keys_a != keys_b:
         raise UsageError(f"{dataset}: the trainings of A and B are not of the same seeds")
 
@@ -220,7 +220,7 @@ def common_sets(results: Sequence[StoredResult], side: str) -> tuple[ResultsByDa
     """
     # Settings that differ from the defaults, and the kind of attention map, also tell sets apart.
     sets: ResultsByDataset = {}
-    for result in sorted(results, key=_training_key):
+    for result in sorted(results, key=training_key):
         protocol_words = [result.row.protocol, *result.identity.variants]
         map_kind = result.row.provenance.get("map")
         if map_kind:
@@ -229,7 +229,7 @@ def common_sets(results: Sequence[StoredResult], side: str) -> tuple[ResultsByDa
         sets.setdefault(key, []).append(result)
 
     # Keep the sets that all trainings have.
-    n_trainings = len({_training_key(result) for result in results})
+    n_trainings = len({training_key(result) for result in results})
     notes = list(_training_notes(side, results, n_trainings))
     complete_sets: ResultsByDataset = {}
     for key, set_results in sets.items():
@@ -258,8 +258,8 @@ def require_distinct(results: Sequence[StoredResult]) -> None:
     for result in results:
         # Random weights have no hash, and the path stands for them.
         weights = result.row.model["weights_sha256"] or str(result.path)
-        for training_key in (_training_key(result), weights):
-            first = first_results.setdefault(training_key, result)
+        for key in (training_key(result), weights):
+            first = first_results.setdefault(key, result)
             is_repeated = first is not result
             if is_repeated:
                 raise UsageError(

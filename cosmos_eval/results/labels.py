@@ -1,7 +1,7 @@
 """Labels of models and data sets in tables: one label per model, and one model per label."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from operator import attrgetter
@@ -17,7 +17,7 @@ from cosmos_eval.results.identity import (
     model_identity,
 )
 from cosmos_eval.results.record import ResultRow
-from cosmos_eval.types import UsageError
+from cosmos_eval.types import UsageError, wording_name
 
 _MOST_FILES = 5  # files of edited results that a warning names
 _HASH_LENGTH = 8  # characters of a hash in a label
@@ -442,6 +442,22 @@ def _have_same_metrics(first: ResultRow, second: ResultRow) -> bool:
         first_hashes.pop(CONTENT, None)
         second_hashes.pop(CONTENT, None)
     return first_hashes == second_hashes
+
+
+def without_other_wordings(
+    results: Sequence[StoredResult],
+) -> tuple[list[StoredResult], list[str]]:
+    """Return the results with the protocols' own wordings, and a note if others were left out.
+
+    If all results have other wordings, all of them are returned.
+    """
+    with_own_wording = [result for result in results if not wording_name(result.row.protocol)]
+    n_left_out = len(results) - len(with_own_wording)
+    if n_left_out == 0 or not with_own_wording:
+        return list(results), []
+    return with_own_wording, [
+        f"{n_left_out} results with other wordings: `compare --over wording` compares them"
+    ]
 
 
 def distinct_results(results: Iterable[StoredResult]) -> list[StoredResult]:

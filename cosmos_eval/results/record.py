@@ -228,6 +228,10 @@ _PROTOCOL_ATTENTION = Field(
 _PAIRS_SCORED = Field(
     description="The number of candidates per query that were scored as pairs with it."
 )
+_WORDING = Field(
+    description="The name and the changes of the wording that was measured in place of the "
+    "protocol's own."
+)
 _PROTOCOL_MAP = Field(
     description="The kind that the protocol requires; null if it is each model's own."
 )
@@ -300,6 +304,7 @@ class Provenance(TypedDict):
     pair_score: NotRequired[
         Annotated[Name, Field(description="How the model scores an image with a text.")]
     ]
+    wording: NotRequired[Annotated[dict[str, Any], _WORDING]]
     repository: NotRequired[
         Annotated[Name, Field(description="The repository of a data set on the Hugging Face hub.")]
     ]

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cosmos_core.utils.text import first_of
-from cosmos_eval.results import compare, groups
+from cosmos_eval.results import compare, groups, wordings
 from cosmos_eval.results.compare import Comparison
 from cosmos_eval.results.exchange.differences import compare_without_samples
 from cosmos_eval.results.exchange.places import find_results
 from cosmos_eval.results.exchange.record import ImportedResult
-from cosmos_eval.results.labels import StoredResult, result_warnings
+from cosmos_eval.results.labels import StoredResult, result_warnings, without_other_wordings
 from cosmos_eval.results.store import read_samples, read_stored
+from cosmos_eval.results.wordings import WordingComparison
 from cosmos_eval.types import UsageError, nearest
 
 _MOST_MODELS = 10  # that an error names
@@ -44,8 +45,8 @@ def read_comparison(
         UsageError: If the sides are not two models or two groups, or cannot be compared.
     """
     _require_two_sides(b, models, trainings)
-    side_a = _read_side(a)
-    side_b = side_a if b is None else _read_side(b)
+    side_a = _with_published_wordings(_read_side(a))
+    side_b = side_a if b is None else _with_published_wordings(_read_side(b))
     if trainings:
         name_a, name_b = trainings
         comparison = groups.compare(
@@ -60,6 +61,52 @@ def read_comparison(
     warnings += result_warnings(side_a.results)
     if side_b is not side_a:
         warnings += result_warnings(side_b.results)
+    return comparison._replace(notes=(*dict.fromkeys(warnings), *comparison.notes))
+
+
+def read_over_wordings(
+    a: Path,
+    b: Path | None = None,
+    *,
+    models: Sequence[str] = (),
+    trainings: Sequence[str] = (),
+    metrics: Sequence[str] = (),
+) -> WordingComparison:
+    """Read results with other wordings, and compare two models or groups of trainings over them.
+
+    A single model, or a single group, is shown alone.
+
+    Args:
+        a: A folder of results.
+        b: The folder of the other side. By default it is the folder `a`.
+        models: The names of the models, A's first.
+        trainings: The names of groups of trainings in the folder `a`, instead of models.
+        metrics: Patterns of names of metrics; empty: headline metrics that decide comparisons.
+
+    Raises:
+        UsageError: If the sides are not one or two models or groups, or cannot be compared.
+    """
+    if len(models) > 2 or len(trainings) > 2 or (trainings and (models or b is not None)):
+        raise UsageError(
+            "--over wording takes --model once or twice, or --group once or twice and one folder"
+        )
+    side_a = _read_side(a)
+    side_b = side_a if b is None else _read_side(b)
+    sides: list[list[StoredResult]] = []
+    if trainings:
+        for name in trainings:
+            sides.append(groups.select_group_results(side_a.results, name))
+    else:
+        names: Sequence[str | None] = models or [None]
+        places = [(side_a, names[0])]
+        if b is not None or len(names) == 2:
+            places.append((side_b, names[-1]))
+        for side, model in places:
+            sides.append(compare.select_model_results(side.results, model, str(side.path)))
+    warnings = [*side_a.notes, *side_b.notes, *result_warnings(side_a.results)]
+    if side_b is not side_a:
+        warnings += result_warnings(side_b.results)
+    comparison = wordings.compare_over_wordings(sides, read_samples, metrics)
     return comparison._replace(notes=(*dict.fromkeys(warnings), *comparison.notes))
 
 
@@ -94,6 +141,14 @@ def _read_side(path: Path) -> _Side:
         return _Side(path, read_stored([path]), [], [])  # raises an error that names the file
     files = find_results([path])
     return _Side(path, read_stored(files.paths), files.imported, files.notes)
+
+
+def _with_published_wordings(side: _Side) -> _Side:
+    """Return a side without results with other wordings, unless it has no others, and a note."""
+    results, notes = without_other_wordings(side.results)
+    return side._replace(
+        results=results, notes=[*side.notes, *(f"left out: {note}" for note in notes)]
+    )
 
 
 def _compare_models(side_a: _Side, side_b: _Side, models: Sequence[str]) -> Comparison:

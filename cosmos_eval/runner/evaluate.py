@@ -10,6 +10,7 @@ from typing import Any
 
 from cosmos_eval import types
 from cosmos_eval.data.readers import path_of
+from cosmos_eval.data.wordings import Declared
 from cosmos_eval.models.encoder import Encoder, require_encoder
 from cosmos_eval.models.specs import with_labels
 from cosmos_eval.results.record import ResultRow
@@ -39,6 +40,7 @@ def evaluate(
     limit: int | None = None,
     allow_partial: bool = False,
     cache: bool = True,
+    wordings: Declared | None = None,
     output: str | Path | None = None,
     progress: bool = False,
 ) -> ResultRow:
@@ -70,12 +72,16 @@ def evaluate(
         allow_partial: True if a known data set that is not complete is measured on the samples on
             the disk.
         cache: True if embeddings are kept in the folder that `cosmos-eval cache info` shows.
+        wordings: With which other wordings the data set is measured too: how many, a YAML file
+            (docs/wording.md) or a dict with its content. Their results are stored in `output`,
+            where `compare(output, over="wording")` reads them.
         output: The folder that the result is stored in, where it replaces a former result of the
             same model and data set; None: it is not stored.
         progress: True if a bar is shown, in terminals and notebooks.
 
     Returns:
-        The result. Metrics are fractions in [0, 1], and ranks start at 1.
+        The result with the protocol's own wording. Metrics are fractions in [0, 1], and ranks
+        start at 1.
 
     Raises:
         UsageError: For unknown names, missing or inconsistent data, and objects that are not
@@ -85,6 +91,8 @@ def evaluate(
         `evaluate("scenes-clip", "scenes-cls").metrics["acc1"]`
     """
     is_named_model = isinstance(model, str)
+    if wordings is not None and output is None:
+        raise types.UsageError("wordings needs output: the folder where their results are stored")
     folder = None if output is None else path_of(output, "output")
     data_options = types.DataOptions(
         data_root=data_root,
@@ -126,11 +134,12 @@ def evaluate(
         names=names,
         arch=arch,
         weights=weights,
+        wordings=wordings,
         options=options,
     )
     with bars(shown=progress) as show_progress:
         if isinstance(model, str):
-            (result,) = run_all(plan, show_progress, folder)
+            result, *_ = run_all(plan, show_progress, folder)
         else:
             result = _measure_encoder(model, plan, name, show_progress, folder)
     assert result.row is not None  # an error would have been raised
@@ -148,7 +157,7 @@ def _measure_encoder(
 
     Args:
         encoder: The model, ready on its device. Its submodules are in evaluation mode meanwhile.
-        plan: It has one data set. Its models are ignored.
+        plan: It has one data set, also with other wordings. Its models are ignored.
         label: The name of the model in tables; None: the name of the encoder's class.
         show_progress: Shows how far the measurement is.
         output: The folder of the result; None: it is not stored.
@@ -164,5 +173,6 @@ def _measure_encoder(
         encoder_plan = replace(plan, specs=[labelled_spec])
         (job,) = plans.jobs_of(encoder_plan, datasets, output=output)
         model = LoadedModel(encoder, job.spec, job.options, show_progress)
-        (result,) = measure(model, job, show_progress)
+        # The first result is of the protocol's own wording, which other wordings follow.
+        result, *_ = measure(model, job, show_progress)
     return result

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Callable, Container, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from cosmos_core.utils import environment
 from cosmos_core.utils.files import require_writable
 from cosmos_eval import types
+from cosmos_eval.data.wordings import Declared, reworded_data, with_wordings
 from cosmos_eval.models.specs import BUNDLED, parse_auxiliary, parse_model_spec, with_labels
 from cosmos_eval.models.training import state_trainings
 from cosmos_eval.protocols import embedded_protocols, prepare
@@ -122,6 +123,7 @@ def make_plan(
     trainings: Path | None = None,
     tuned: Path | None = None,
     transfer: bool = False,
+    wordings: Declared | None = None,
     options: types.RunOptions | None = None,
 ) -> Plan:
     """Return the plan to measure models on data sets, both named as on the command line.
@@ -142,6 +144,7 @@ def make_plan(
         tuned: A file of settings by `cosmos-eval tune`, by which one model is measured on one
             segmentation data set. The file names both if `models` and `datasets` are empty.
         transfer: True if `tuned` may have been tuned for another model.
+        wordings: With which other wordings every data set is measured too: how many, or a file.
         options: How the models are run on the data sets; None: the default options.
 
     Raises:
@@ -153,6 +156,8 @@ def make_plan(
     if tuned is not None:
         if suite or protocol_names or task not in ("all", "seg"):
             raise types.UsageError("--tuned is for --task seg, without --suite and --protocol")
+        if wordings is not None:
+            raise types.UsageError("--tuned chose its values for one wording: leave --wordings out")
         from cosmos_eval.runner.tune import tuned_plan
 
         specs = model_specs(models, names, arch, weights, trainings)
@@ -172,6 +177,10 @@ def make_plan(
             models, names = contents.models, names or contents.names
         if not models:
             raise types.UsageError(f"suite {suite} names no models: name one with --model SPEC")
+    if wordings is not None:
+        if options.stream:
+            raise types.UsageError("--wordings needs images again: download instead of --stream")
+        protocols = with_wordings(protocols, wordings)
     specs = model_specs(models or BUNDLED, names, arch, weights, trainings)
     _require_fitting_options(protocols, options)
     return Plan(specs=specs, protocols=protocols, options=options)
@@ -351,12 +360,19 @@ def open_datasets(
     """
     for protocol in plan.protocols:
         require_data_root(protocol, plan.options)
-    datasets = []
+    datasets: list[Dataset] = []
+    # The last data set with its own wording. Its other wordings follow it, and share its data.
+    published: Dataset | None = None
     n_datasets = len(plan.protocols)
     for n_done, protocol in enumerate(plan.protocols):
         show_progress("data", types.Progress("check", n_done, n_datasets))
         try:
-            datasets.append(open_dataset(protocol, plan.options))
+            if protocol.wording is not None and published is not None:
+                datasets.append(_reword(published, protocol, plan.options))
+            else:
+                published = None
+                published = open_dataset(protocol, plan.options)
+                datasets.append(published)
         except Exception as error:
             if raising:
                 raise
@@ -396,8 +412,25 @@ def open_dataset(
         return Dataset(protocol)
 
     data = processes.synchronized(partial(task.open_data, protocol, options))
+    data = processes.synchronized(partial(reworded_data, protocol, data))
     if check:
         processes.synchronized(partial(task.check, protocol, options, data))
+    return Dataset(protocol, data)
+
+
+def _reword(published: Dataset, protocol: types.Protocol, options: types.RunOptions) -> Dataset:
+    """Return an opened data set with other texts. It shares the images of the published wording.
+
+    Args:
+        published: The opened data set with its published wording.
+        protocol: The same data set with another wording.
+        options: They say which processes open the data.
+    """
+    processes = options.distributed
+    protocol = replace(protocol, revision=published.protocol.revision)
+    data = processes.synchronized(partial(reworded_data, protocol, published.data))
+    check = task_for(protocol).check
+    processes.synchronized(partial(check, protocol, options, data))
     return Dataset(protocol, data)
 
 

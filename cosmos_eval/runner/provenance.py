@@ -128,6 +128,8 @@ def _make_provenance(
     record |= settings_of(protocol, replace(options, precision=info.precision), found_samples)
     if info.auxiliary is not None:
         record["auxiliary"] = dict(info.auxiliary)
+    if protocol.wording is not None:
+        record["wording"] = protocol.wording.record
     if protocol.repository:
         record["repository"] = protocol.repository
         record["revision"] = protocol.revision

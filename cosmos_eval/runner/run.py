@@ -12,6 +12,7 @@ from typing import Any
 from cosmos_core.utils.distributed import own_device
 from cosmos_eval import types
 from cosmos_eval.data.sources import archive_notes
+from cosmos_eval.data.wordings import reworded_data
 from cosmos_eval.models.encoder import Encoder
 from cosmos_eval.models.training import training_record
 from cosmos_eval.results.filenames import predictions_name
@@ -269,7 +270,7 @@ def _open_job(
 
             data = stream(encoder, protocol, options, progress, open_data)
         elif not is_open:
-            data = open_data(protocol, options)
+            data = reworded_data(protocol, open_data(protocol, options))
         protocols.append(protocol)
         data_of_protocols.append(data)
     return OpenedJob(protocols, data_of_protocols, time.perf_counter() - started)

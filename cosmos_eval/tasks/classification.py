@@ -17,6 +17,7 @@ from cosmos_eval.data.class_folders import find_folder
 from cosmos_eval.data.class_names import class_names, displayed_class_names, templates_of
 from cosmos_eval.data.classification import ClassData
 from cosmos_eval.data.folders import Survey, content_hash, fingerprint
+from cosmos_eval.data.wordings import replaced_names, worded_templates
 from cosmos_eval.models.encoder import Encoder
 from cosmos_eval.stats import choices
 from cosmos_eval.stats.calibration import calibration_error
@@ -89,6 +90,9 @@ class ClassTask(Task):
     ) -> None:
         """Raise UsageError for a single class, and for classes without a name for prompts."""
         class_data.require_prompts(protocol, options, data)
+        if protocol.wording is not None:
+            # Raises UsageError for a synonym of an unknown class.
+            replaced_names(class_names(protocol, data), protocol.wording, protocol.dataset)
 
     def survey(
         self,
@@ -119,7 +123,11 @@ class ClassTask(Task):
 
         Most data sets ask a single question: to which class the image belongs.
         """
-        return [Prompts(class_names(protocol, data), templates_of(protocol, data))]
+        names, templates = class_names(protocol, data), templates_of(protocol, data)
+        if protocol.wording is not None:
+            names = replaced_names(names, protocol.wording, protocol.dataset)
+            templates = worded_templates(templates, protocol.wording)
+        return [Prompts(names, templates)]
 
     @abstractmethod
     def make_samples(
@@ -163,9 +171,10 @@ class ClassTask(Task):
             options: The options of the run, such as the batch size.
             progress: Called with the progress.
         """
-        from cosmos_eval.embedding.embed import embed_images
+        from cosmos_eval.embedding.embed import ImageEmbedder
         from cosmos_eval.tasks.prompts import prompt_embeddings
 
+        embedder = ImageEmbedder(encoder, options, progress)
         for protocol, labelled_images in zip(protocols, data, strict=True):
             started = perf_counter()
             questions = self.prompts(protocol, labelled_images)
@@ -178,7 +187,7 @@ class ClassTask(Task):
             class_embeddings = np.concatenate(embeddings_of_questions)
             prompts_done = perf_counter()
 
-            images = embed_images(encoder, labelled_images.images, options, progress)
+            images = embedder.embed(labelled_images.images)
             samples = self.make_samples(
                 protocol, labelled_images, images.features, class_embeddings
             )

@@ -244,10 +244,12 @@ def unfinished_store(
         files.append(
             (sample.name, image.st_size, image.st_mtime_ns, mask.st_size, mask.st_mtime_ns)
         )
+    # The texts of a wording are in the protocol's other fields.
+    constants = {name: value for name, value in vars(protocol).items() if name != "wording"}
     identity = {
         "code": fingerprint("cosmos_core", "cosmos_eval"),
         "model": list(info._replace(spec="", name=None, device=info.device.partition(":")[0])),
-        "protocol": vars(protocol),
+        "protocol": constants,
         # Other options do not decide results. Batch size and threads change how sums are rounded,
         # which moves a pixel at a border now and then, as another processor would.
         "options": {"attention": options.attention, "overlays": options.overlays},

@@ -11,11 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cosmos_eval.data.class_names import (
-    CLIP_BENCHMARK,
-    clip_benchmark_templates,
-    template_faults,
-)
+from cosmos_eval.data.class_names import resolve_templates
 from cosmos_eval.embedding import embed as embedding
 from cosmos_eval.models.encoder import Encoder
 from cosmos_eval.types import OnProgress, RunOptions, UsageError, no_progress
@@ -25,29 +21,6 @@ if TYPE_CHECKING:
 
 # Prompts of the names that are encoded and cached together.
 PROMPTS_PER_SHARD = 4096
-
-
-def resolve_templates(templates: tuple[str, ...] | str) -> tuple[str, ...]:
-    """Return the prompt templates that a protocol names or lists.
-
-    Args:
-        templates: The templates themselves, such as `("a photo of a {}.",)`, or the name of a known
-            set: `openai-imagenet`, or `clip-benchmark/NAME`.
-
-    Returns:
-        Texts with one `{}` each, which stands for the name of a class.
-
-    Raises UsageError for an unknown name, and for templates without exactly one `{}`.
-    """
-    for fault in template_faults(templates):  # the first fault, if there is any
-        raise UsageError(fault)
-    if isinstance(templates, tuple):
-        return templates
-    if templates.startswith(CLIP_BENCHMARK):
-        return clip_benchmark_templates(templates.removeprefix(CLIP_BENCHMARK))
-    import open_clip
-
-    return tuple(template("{}") for template in open_clip.OPENAI_IMAGENET_TEMPLATES)
 
 
 def prompt_embeddings(

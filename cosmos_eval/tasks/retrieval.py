@@ -188,6 +188,9 @@ class Retrieval(Task):
                 their captions are measured.
             progress: Called with the progress.
         """
+        from cosmos_eval.embedding.embed import ImageEmbedder
+
+        embedder = ImageEmbedder(encoder, options, progress)
         for protocol, captioned_images in zip(protocols, data, strict=True):
             rank_queries = partial(
                 _rank_queries, encoder, protocol, captioned_images, options, progress
@@ -204,6 +207,7 @@ class Retrieval(Task):
                 options,
                 progress,
                 rank_queries,
+                embedder=embedder,
                 names=captioned_images.names,
                 hashes={"sample_list": retrieval_data.sample_list_hash(captioned_images)},
                 settings=describe_pair_scores(encoder, protocol.pairs),

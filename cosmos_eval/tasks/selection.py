@@ -246,6 +246,9 @@ class Selection(Task):
                 is measured, then the second item of each subset, and so on.
             progress: Called with the progress.
         """
+        from cosmos_eval.embedding.embed import ImageEmbedder
+
+        embedder = ImageEmbedder(encoder, options, progress)
         for protocol, items in zip(protocols, data, strict=True):
             score_items = partial(_score_items, encoder, protocol, items, options, progress)
             yield self.measure_captions(
@@ -254,6 +257,7 @@ class Selection(Task):
                 options,
                 progress,
                 score_items,
+                embedder=embedder,
                 hashes={"sample_list": _hash_sample_list(items)},
                 names=[items.pictures[images[0]].file for images in items.images_of_item],
                 settings=describe_pair_scores(encoder, protocol.pairs),

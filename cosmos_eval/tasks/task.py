@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from cosmos_eval.data.folders import Survey
     from cosmos_eval.data.retrieval import RetrievalData
     from cosmos_eval.data.selection import SelectionData
-    from cosmos_eval.embedding.embed import Embeddings, Features
+    from cosmos_eval.embedding.embed import Embeddings, Features, ImageEmbedder
     from cosmos_eval.models.encoder import Encoder
     from cosmos_eval.stats.estimates import Estimate
     from cosmos_eval.stats.lengths import LengthBin
@@ -469,6 +469,7 @@ class Task(ABC):
         progress: OnProgress,
         score: Callable[[Features, Embeddings], ScoredSamples],
         *,
+        embedder: ImageEmbedder | None = None,
         notes: Sequence[str] = (),
         **measurement_arguments: Any,
     ) -> Measurement:
@@ -484,14 +485,17 @@ class Task(ABC):
             progress: Called with the progress.
             score: A function of the image features (N, D) and the captions' embeddings (M, D). It
                 returns the arrays to store with the result, and notes.
+            embedder: Embeds the images; None: they are embedded for this data set only.
             notes: Sentences that a reader of the result should know.
             measurement_arguments: More arguments of the method `measurement`.
         """
         from cosmos_eval.data.folders import content_hash
-        from cosmos_eval.embedding.embed import embed_images, embed_texts
+        from cosmos_eval.embedding.embed import ImageEmbedder, embed_texts
 
         started = perf_counter()
-        images = embed_images(encoder, data.images, options, progress)
+        if embedder is None:
+            embedder = ImageEmbedder(encoder, options, progress)
+        images = embedder.embed(data.images)
         images_done = perf_counter()
         captions = embed_texts(encoder, data.captions, options, progress, phase="captions")
         captions_done = perf_counter()

@@ -55,6 +55,13 @@ from cosmos_eval.types.protocols import (
     yaml_fields,
 )
 from cosmos_eval.types.suites import Suite, SuiteMember
+from cosmos_eval.types.wordings import (
+    LetterCase,
+    Wording,
+    published_protocol_name,
+    worded_protocol_name,
+    wording_name,
+)
 
 __all__ = [
     "MAPS",
@@ -73,6 +80,7 @@ __all__ = [
     "InputMemory",
     "Interval",
     "LabelMapProtocol",
+    "LetterCase",
     "LocalisationProtocol",
     "MapKind",
     "MapName",
@@ -99,11 +107,15 @@ __all__ = [
     "SuiteMember",
     "UsageError",
     "Weights",
+    "Wording",
     "base_protocol_name",
     "nearest",
     "no_progress",
     "protocol_name_with_pairs",
     "protocol_name_with_sentences",
+    "published_protocol_name",
     "short_task_name",
+    "worded_protocol_name",
+    "wording_name",
     "yaml_fields",
 ]

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from cosmos_eval.types.models import Attention, MapKind
+from cosmos_eval.types.wordings import Wording
 
 ScoredPairs = int | Literal["all"] | None
 """The pairs of an image and a text that a protocol scores together.
@@ -74,6 +75,8 @@ class Protocol:
     revision: str | None = field(default=None, metadata=_FIXED)
     # The metric that the benchmark reports.
     main_metric: str | None = field(default=None, metadata=_FIXED)
+    # How the texts are changed, if this is a protocol with another wording.
+    wording: Wording | None = field(default=None, metadata=_FIXED)
 
 
 def yaml_fields(protocol: type[Protocol]) -> list[dataclasses.Field[Any]]:

@@ -16,7 +16,7 @@ from cosmos_eval.results.labels import StoredResult, distinct_results, label_res
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.text import difference_text
 from cosmos_eval.tasks import metric_of, usable_task
-from cosmos_eval.types import base_protocol_name
+from cosmos_eval.types import base_protocol_name, wording_name
 
 Source = Literal["measured", "published", "second-hand", "unverified", "imported"]
 
@@ -89,11 +89,13 @@ class Entry(NamedTuple):
         """True if the protocol is a variant of another one, and not a headline protocol.
 
         Examples are `cosmos-pairs100`, which scores pairs of images and texts, and localisation by
-        one kind of map for all models, such as `localisation-similarity`.
+        one kind of map for all models, such as `localisation-similarity`, or with other texts, such
+        as `cosmos-wording-lower`.
         """
         scores_pairs = base_protocol_name(self.protocol) != self.protocol
         has_one_map = self.task == "loc" and self.protocol != "localisation"
-        return scores_pairs or has_one_map
+        has_other_wording = wording_name(self.protocol) != ""
+        return scores_pairs or has_one_map or has_other_wording
 
     @property
     def key(self) -> Key:

@@ -31,7 +31,7 @@ from cosmos_eval.results.table import (
     transposed,
 )
 from cosmos_eval.tasks import known_tasks, metric_of
-from cosmos_eval.types import UsageError, nearest
+from cosmos_eval.types import UsageError, nearest, wording_name
 
 _TITLES = {
     "cls": "classification",
@@ -116,20 +116,23 @@ def headline_entries(
     """Return the entries that tables show by default.
 
     Variants of protocols, and results with other settings than their protocol's, are left out. If
-    there are only such entries, all of them are returned.
+    there are only such entries, all of them are returned, except for those with other wordings
+    unless there is nothing else.
 
     Args:
         entries: The entries that a user selected.
         with_variants: True if variants of protocols stay.
         with_other_settings: True if results with other settings stay.
     """
-    headlines = []
+    headlines, with_own_wording = [], []
     for entry in entries:
         has_shown_protocol = with_variants or not entry.has_variant_protocol
         has_shown_settings = with_other_settings or not entry.has_other_settings
         if has_shown_protocol and has_shown_settings:
             headlines.append(entry)
-    return headlines or list(entries)
+        if with_variants or not wording_name(entry.protocol):
+            with_own_wording.append(entry)
+    return headlines or with_own_wording or list(entries)
 
 
 def _matches(names: Sequence[str], patterns: Sequence[str]) -> bool:

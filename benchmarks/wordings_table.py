@@ -1,0 +1,124 @@
+"""`python benchmarks/wordings_table.py`: how much wording moves the bundled models on scenes.
+
+The first table has ten automatic wordings of every data set. The others have, on scenes-cls, the
+80 templates of CLIP one by one, and the published sets of 80, 7 and 1 templates. The results
+are stored in --output, from which `cosmos-eval compare --over wording` prints more.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import open_clip
+
+import cosmos_eval
+from cosmos_eval.results.wordings import WordingComparison, WordingTest, outcome_text
+from cosmos_eval.types import wording_name
+
+MODELS = ("scenes-cosmos", "scenes-clip-long", "scenes-clip")
+DATASETS = ("scenes-retrieval", "scenes-cls", "scenes-seg", "scenes-select")
+_WORDINGS = 10
+
+
+def published_sets() -> dict[str, Any]:
+    """Return the sets of templates that are published for ImageNet, as wordings.
+
+    The 80 of CLIP's paper, the seven that its notebook chose from them, and the usual single one.
+    """
+    seven = [template("{}") for template in open_clip.SIMPLE_IMAGENET_TEMPLATES]
+    return {
+        "clip-80": {"templates": "openai-imagenet"},
+        "clip-7": {"templates": seven},
+        "clip-1": {"templates": ["a photo of a {}."]},
+    }
+
+
+def single_templates() -> dict[str, Any]:
+    """Return the 80 templates of CLIP's paper one by one, as wordings."""
+    templates = [template("{}") for template in open_clip.OPENAI_IMAGENET_TEMPLATES]
+    return {f"template-{n}": {"templates": [text]} for n, text in enumerate(templates, start=1)}
+
+
+def means_of(model: str, comparison: WordingComparison) -> Iterator[Mapping[str, str]]:
+    """Yield a row of the table for each metric of a model over wordings."""
+    for test in comparison.tests:
+        factor = test.metric_record.factor
+        interval = test.interval
+        components = test.components["A"]
+        published = "" if test.published is None else f"{factor * test.published.a:.1f}"
+        yield {
+            "data set": test.dataset,
+            "metric": test.metric,
+            "model": model,
+            "published wording": published,
+            "mean over wordings [95%]": f"{factor * test.mean.mean:.1f} "
+            f"[{factor * interval.low:.1f}, {factor * interval.high:.1f}]",
+            "worst": f"{factor * test.rows[0].a:.1f}",
+            "best": f"{factor * test.rows[1].a:.1f}",
+            "sd by images": f"{factor * components.images.sd:.2f}",
+            "sd by wording": f"{factor * components.wording.sd:.2f}",
+        }
+
+
+def difference_row(test: WordingTest) -> Mapping[str, str]:
+    """Return what two models differ by: with the published wording, and over wordings."""
+    assert test.published is not None
+    published = test.metric_record.factor * test.published.shown
+    return {
+        "data set": test.dataset,
+        "metric": test.metric,
+        "published wording": f"{published:+.1f}",
+        "over wordings": outcome_text(test),
+    }
+
+
+def print_table(title: str, rows: list[Mapping[str, str]]) -> None:
+    """Print rows as a Markdown table below a title."""
+    print(f"### {title}\n")
+    print(f"| {' | '.join(rows[0])} |")
+    print(f"|{' --- |' * len(rows[0])}")
+    for row in rows:
+        print(f"| {' | '.join(row.values())} |")
+    print(flush=True)
+
+
+def main() -> None:
+    """Measure the bundled models with all wordings, and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", default="runs/wordings", help="folder of the results")
+    output = Path(parser.parse_args().output)
+    ten, single, sets = output / "ten", output / "single", output / "sets"
+    for model in MODELS:
+        for dataset in DATASETS:
+            cosmos_eval.evaluate(model, dataset, wordings=_WORDINGS, output=ten)
+        cosmos_eval.evaluate(model, "scenes-cls", wordings=single_templates(), output=single)
+        cosmos_eval.evaluate(model, "scenes-cls", wordings=published_sets(), output=sets)
+
+    for title, folder in (("Ten automatic wordings", ten), ("80 templates one by one", single)):
+        rows: list[Mapping[str, str]] = []
+        for model in MODELS:
+            rows += means_of(model, cosmos_eval.compare(folder, models=[model], over="wording"))
+        rows.sort(key=lambda row: (DATASETS.index(row["data set"]), row["metric"]))
+        print_table(title, rows)
+        comparison = cosmos_eval.compare(folder, models=MODELS[:2], over="wording")
+        differences = [difference_row(test) for test in comparison.tests]
+        print_table(f"{title}: {MODELS[0]} (A) and {MODELS[1]} (B)", differences)
+
+    values = {}
+    for result in cosmos_eval.read_results(sets):
+        name = wording_name(result.protocol) or "published wording"
+        values[result.model["spec"], name] = f"{100 * result.metrics['acc1']:.1f}"
+    rows = []
+    for model in MODELS:
+        cells = {"model": model}
+        for name in ("published wording", *published_sets()):
+            cells[name] = values[model, name]
+        rows.append(cells)
+    print_table("Published sets of templates: acc1 on scenes-cls", rows)
+
+
+if __name__ == "__main__":
+    main()
