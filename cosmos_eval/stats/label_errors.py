@@ -1,0 +1,214 @@
+"""How probable it is that labels are wrong, from the answers of several models.
+
+Models that err alike look like wrong labels: all of them give the same answer against the label.
+The two are told apart by how the number of agreeing models is distributed.
+
+- If the label is wrong, the image is a usual image of another class. The number of models that
+  answer this class is then distributed as the number of models that are right about other images.
+- If the label is right, the number m of models that share the most frequent wrong answer follows a
+  beta-binomial distribution, whose two parameters say how often models err and how much alike.
+
+A mixture of both is fitted to the counts of m by maximum likelihood. Its interval follows from the
+profile likelihood. The method assumes that wrong labels fall on all other classes equally often,
+and that errors which all models share are not more frequent than the errors which some of them
+share suggest. If images fool all models alike, both assumptions fail, and right labels look wrong.
+
+Shapes: K models, N items, C classes.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import betaln, gammaln
+
+from cosmos_eval.stats.estimates import Ints, Values
+
+FEWEST_MODELS = 3
+"""With fewer models, the distribution of shared errors cannot be estimated."""
+FEWEST_ITEMS = 100
+"""With fewer items, the interval of the share of wrong labels says nothing."""
+
+_DROP = 1.92  # half of the 95% quantile of chi-squared with one degree of freedom
+_RATES = np.concatenate([[0.0], np.geomspace(1e-4, 0.5, 120)])  # shares of wrong labels
+_ERROR_RATES = np.geomspace(1e-3, 0.8, 60)  # mean share of models with the shared wrong answer
+_CONCENTRATIONS = np.geomspace(0.02, 100, 60)  # small: models err alike
+_TINY = 1e-300
+
+
+class Agreement(NamedTuple):
+    """The answers of K models to N items, relative to the labels."""
+
+    # (N,) the number of models that give the label.
+    right: Ints
+    # (N,) the wrong answer that most models give; the lowest one of several; -1 if all are right.
+    answer: Ints
+    # (N,) the number of models that give this answer.
+    votes: Ints
+
+
+class LabelErrors(NamedTuple):
+    """The estimated share of wrong labels, and the probability of each item's label to be wrong."""
+
+    # The share of wrong labels, and its 95% interval by the profile likelihood.
+    rate: float
+    low: float
+    high: float
+    # (N,) the probability that each item's label is wrong, at `rate`.
+    probability: Values
+    # (N,) the same at the ends of the interval.
+    probability_low: Values
+    probability_high: Values
+
+    @property
+    def is_suspect(self) -> NDArray[np.bool_]:
+        """(N,) whether each label is more probably wrong than right."""
+        return self.probability > 0.5
+
+
+def agreement(answers: Ints, labels: Ints, n_classes: int) -> Agreement:
+    """Count for each item how many models give the label, and how many share a wrong answer.
+
+    Args:
+        answers: (K, N), the class that each model gives to each item.
+        labels: (N,), the labels.
+        n_classes: The number of classes.
+
+    Example:
+        The answers 2, 2, 1 and 0 of four models to an item with the label 0 give right = 1,
+        answer = 2 and votes = 2.
+    """
+    n_items = answers.shape[1]
+    items = np.arange(n_items)
+    votes = np.zeros((n_items, n_classes), np.int32)
+    for answers_of_model in answers:
+        votes[items, answers_of_model] += 1
+    right = votes[items, labels]
+    votes[items, labels] = 0
+    answer = votes.argmax(axis=1)
+    most_votes = votes[items, answer]
+    return Agreement(right, np.where(most_votes > 0, answer, -1), most_votes)
+
+
+def estimate_label_errors(
+    agreed: Agreement, labels: Ints, n_classes: int, n_models: int
+) -> LabelErrors:
+    """Estimate the share of wrong labels, and the probability of each label to be wrong.
+
+    By Bayes' rule, the probability for an item with m agreeing models is
+    e T(m) / (e T(m) + (1 - e) F(m) w). e is the share of wrong labels, T and F are the
+    distributions of m for wrong and right labels, and w says how much more often models confuse
+    this label with this answer than two classes on average (`_confusion_weights`).
+
+    Args:
+        agreed: The agreement of the models.
+        labels: (N,), the labels.
+        n_classes: The number C of classes that a wrong label may fall on; 2 for a choice that is
+            either right or wrong.
+        n_models: The number K of models.
+
+    Raises:
+        ValueError: For fewer than FEWEST_MODELS models or FEWEST_ITEMS items.
+    """
+    if n_models < FEWEST_MODELS or len(labels) < FEWEST_ITEMS:
+        raise ValueError(
+            f"wrong labels need {FEWEST_MODELS} models and {FEWEST_ITEMS} items, not {n_models} "
+            f"and {len(labels)}"
+        )
+    n_items_by_votes = np.bincount(agreed.votes, minlength=n_models + 1)
+    share_by_right = np.bincount(agreed.right, minlength=n_models + 1) / len(labels)
+    chance_distributions = _beta_binomials(n_models)
+    fits = []
+    for rate in _RATES:
+        of_wrong = _votes_of_wrong_labels(share_by_right, rate)
+        mixtures = (1 - rate) * chance_distributions + rate * of_wrong
+        log_likelihoods = np.log(mixtures + _TINY) @ n_items_by_votes
+        best = int(log_likelihoods.argmax())
+        fits.append(_Fit(float(log_likelihoods[best]), rate, chance_distributions[best], of_wrong))
+
+    best_fit = max(fits, key=lambda fit: fit.log_likelihood)
+    likely_fits = [fit for fit in fits if fit.log_likelihood > best_fit.log_likelihood - _DROP]
+    weights = _confusion_weights(agreed, labels, n_classes, n_models)
+    return LabelErrors(
+        rate=best_fit.rate,
+        low=likely_fits[0].rate,
+        high=likely_fits[-1].rate,
+        probability=best_fit.probabilities(agreed.votes, weights),
+        probability_low=likely_fits[0].probabilities(agreed.votes, weights),
+        probability_high=likely_fits[-1].probabilities(agreed.votes, weights),
+    )
+
+
+class _Fit(NamedTuple):
+    """The mixture that fits best at a share of wrong labels."""
+
+    log_likelihood: float
+    # The share of wrong labels.
+    rate: float
+    # (K + 1,) the distribution of the number of agreeing models if the label is right, and wrong.
+    of_right: Values
+    of_wrong: Values
+
+    def probabilities(self, votes: Ints, weights: Values) -> Values:
+        """Return the probability (N,) that each label is wrong, 0 if all models are right."""
+        if_wrong = self.rate * self.of_wrong[votes]
+        if_right = (1 - self.rate) * self.of_right[votes] * weights
+        return np.where(votes > 0, if_wrong / (if_wrong + if_right + _TINY), 0.0)
+
+
+def _beta_binomials(n: int) -> Values:
+    """Return beta-binomial distributions of n trials on a grid of their parameters, (G, n + 1)."""
+    means, concentrations = np.meshgrid(_ERROR_RATES, _CONCENTRATIONS, indexing="ij")
+    a = (means * concentrations).reshape(-1, 1)
+    b = ((1 - means) * concentrations).reshape(-1, 1)
+    m = np.arange(n + 1)
+    log_choices = gammaln(n + 1) - gammaln(m + 1) - gammaln(n - m + 1)
+    distributions: Values = np.exp(log_choices + betaln(m + a, n - m + b) - betaln(a, b))
+    return distributions
+
+
+def _votes_of_wrong_labels(share_by_right: Values, rate: float) -> Values:
+    """Return the distribution (K + 1,) of the number of models that agree against a wrong label.
+
+    It is the distribution of the number of models that are right about items with right labels.
+    Items with wrong labels, of which no model is right, are taken out.
+
+    Args:
+        share_by_right: (K + 1,), the share of all items about which so many models are right.
+        rate: The share of wrong labels.
+    """
+    shares = share_by_right.copy()
+    shares[0] = max(0.0, shares[0] - rate)
+    total = shares.sum()
+    if total == 0:  # no model is ever right
+        return np.full(len(shares), 1 / len(shares))
+    return shares / total
+
+
+def _confusion_weights(
+    agreed: Agreement, labels: Ints, n_classes: int, n_models: int
+) -> NDArray[np.float64]:
+    """Return how much more often models confuse each item's label and answer than usual, (N,).
+
+    The confusions are the items that some, but not all models answer wrongly. Among them, the share
+    of each pair of a label and an answer is divided by its share if answers fell on all other
+    classes equally often. As many equally distributed items are added, at most one per pair, so
+    that no pair has a weight of 0.
+
+    Args:
+        agreed: The agreement of the models.
+        labels: (N,), the labels.
+        n_classes: The number C of classes.
+        n_models: The number K of models.
+    """
+    is_confused = (agreed.votes > 0) & (agreed.votes < n_models)
+    _, pair_of_item = np.unique(labels * n_classes + agreed.answer, return_inverse=True)
+    n_confused_by_pair = np.bincount(pair_of_item, weights=is_confused)
+    share_of_label = np.bincount(labels, minlength=n_classes) / len(labels)
+    even_share_of_item = share_of_label[labels] / (n_classes - 1)
+    n_added = max(1.0, min(float(is_confused.sum()), n_classes * (n_classes - 1.0)))
+    n_with_added = n_confused_by_pair[pair_of_item] + n_added * even_share_of_item
+    weights: Values = n_with_added / (is_confused.sum() + n_added) / even_share_of_item
+    return weights
