@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import io
+from itertools import pairwise
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -40,7 +41,7 @@ def make_network(width: int) -> nn.Sequential:
     """Return a network of four convolutions, each with batch normalisation and pooling."""
     channels = [3, width, 3 * width, 5 * width, 8 * width]
     layers: list[nn.Module] = []
-    for inputs, outputs in zip(channels[:-1], channels[1:], strict=True):
+    for inputs, outputs in pairwise(channels):
         layers += [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs)]
         layers += [nn.ReLU(), nn.MaxPool2d(2)]
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(4 * channels[-1], 10))

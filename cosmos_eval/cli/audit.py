@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from cosmos_eval.results.labels import StoredResult
 
 _WORKERS = os.cpu_count() or 1
+_WIDTH = 80  # columns
+_OWN_ANSWERS = "*: chosen by these models' answers, so that intervals without them are too narrow"
 
 
 def audit(
@@ -46,7 +49,7 @@ def audit(
     from cosmos_eval.cli.progress import Progress
     from cosmos_eval.results.audit.document import items_csv, to_json
     from cosmos_eval.results.labels import repeat_notes, result_warnings
-    from cosmos_eval.results.table import NamePatterns, select_metrics
+    from cosmos_eval.results.table import NamePatterns
     from cosmos_eval.runner.audit import audit_results
 
     stored_results = _read_results(results)
@@ -56,17 +59,16 @@ def audit(
             stored_results,
             run_options,
             datasets=dataset or (),
+            metric_patterns=NamePatterns.split(metrics=metrics).metrics,
             reads_data=reads_data,
             show_progress=progress.steps_of,
         )
-    patterns = NamePatterns.split(metrics=metrics).metrics
-    chosen_audits = select_metrics(audits, patterns, lambda audit: audit.metric.metric)
     if format == "json":
-        print_json([to_json(chosen) for chosen in chosen_audits])
+        print_json([to_json(audit_of_metric) for audit_of_metric in audits])
     else:
-        _print_audits(chosen_audits, shows_examples=all_items)
+        _print_audits(audits, shows_examples=all_items)
     if output is not None:
-        write_text(items_csv(chosen_audits), output)
+        write_text(items_csv(audits), output)
     print_notes([*result_warnings(stored_results), *repeat_notes(stored_results), *notes])
 
 
@@ -80,36 +82,33 @@ def _read_results(places: Sequence[Path]) -> list[StoredResult]:
 
 
 def _print_audits(audits: Sequence[MetricAudit], *, shows_examples: bool) -> None:
-    """Print the verdicts, then the groups of items, then the ranks, and what is unknown.
+    """Print the verdicts, then groups of items and ranks of each metric, and what is unknown.
 
     Args:
         audits: The audit of each metric.
         shows_examples: True to list the most doubtful items of each group.
     """
-    from cosmos_eval.results.audit.document import (
-        example_lines,
-        group_records,
-        label_line,
-        rank_records,
-    )
+    from cosmos_eval.results.audit import document
 
     for audit in audits:
-        print_line(audit.verdict)
+        _print_wrapped(audit.verdict)
     for audit in audits:
         print_line("")
-        print_records(group_records(audit), section=("set",))
-        if label_line(audit):
-            print_line(label_line(audit))
+        print_line(audit.metric.name)
+        print_records(document.group_records(audit))
+        lines = [document.empty_groups(audit), document.label_line(audit)]
         if shows_examples:
-            for line in example_lines(audit):
-                print_line(f"  {line}")
-        ranks = rank_records(audit)
+            lines += document.example_lines(audit)
+        for line in filter(None, lines):
+            print_line(line)
+        ranks = document.rank_records(audit)
         if len(ranks) > 1:
             print_line("")
             print_records(ranks)
-    unknown_lines = []
-    for audit in audits:
-        for line in audit.unknown:
-            unknown_lines.append(f"{audit.metric.name}: unknown: {line}")
-    notes = ["* the models' own answers decide: intervals without these items are too narrow"]
-    print_notes([*notes, *unknown_lines])
+    print_notes([_OWN_ANSWERS, *document.unknown_lines(audits)])
+
+
+def _print_wrapped(text: str) -> None:
+    """Print a text in lines of at most 80 columns, of which all but the first are indented."""
+    for line in textwrap.wrap(text, _WIDTH, subsequent_indent="  ", break_on_hyphens=False):
+        print_line(line)

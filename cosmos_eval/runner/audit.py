@@ -17,6 +17,7 @@ from cosmos_eval.results.audit.metrics import AuditedMetric, read_metrics
 from cosmos_eval.results.identity import CONTENT
 from cosmos_eval.results.labels import StoredResult
 from cosmos_eval.results.record import ResultRow
+from cosmos_eval.results.table import select_metrics
 from cosmos_eval.runner.overlap import EvaluationImages
 from cosmos_eval.runner.plan import ShowProgress, open_dataset, require_data_root
 from cosmos_eval.stats.estimates import Ints
@@ -43,6 +44,7 @@ def audit_results(
     options: RunOptions,
     *,
     datasets: Sequence[str] = (),
+    metric_patterns: Sequence[str] = (),
     reads_data: bool = True,
     show_progress: ShowProgress | None = None,
 ) -> tuple[list[MetricAudit], list[str]]:
@@ -52,6 +54,7 @@ def audit_results(
         results: The results, also of several data sets.
         options: Where the data sets are, and how many threads read images.
         datasets: YAML files that describe users' data sets.
+        metric_patterns: Patterns of the names of the audited metrics; empty for all.
         reads_data: True to search the images and captions of data sets that are on the disk.
         show_progress: Returns the function that is told the progress of a data set, by its name.
 
@@ -65,6 +68,7 @@ def audit_results(
     metrics, notes = read_metrics(results)
     if not metrics:
         raise UsageError(f"nothing to audit: {'; '.join(notes) or 'there are no results'}")
+    chosen_metrics = select_metrics(metrics, metric_patterns, lambda metric: metric.metric)
     protocols = {}
     for file in datasets:
         protocol = find_protocol(file)
@@ -72,7 +76,7 @@ def audit_results(
 
     findings_by_set: dict[tuple[Any, ...], DataFindings] = {}
     audits = []
-    for metric in metrics:
+    for metric in chosen_metrics:
         row = metric.row
         key = (row.task, row.dataset, row.protocol, row.n_samples)
         if reads_data and key not in findings_by_set:
@@ -269,9 +273,7 @@ def _same_words_group(data: Any) -> ItemGroup:
     return ItemGroup(SAME_WORDS, is_same, 1 - np.array(chances), details, expected=0.0)
 
 
-def _retrieval_groups(
-    data: Any, copy_of: Ints, *, is_of_captions: bool
-) -> Iterator[ItemGroup]:
+def _retrieval_groups(data: Any, copy_of: Ints, *, is_of_captions: bool) -> Iterator[ItemGroup]:
     """Yield the queries whose image has copies, and those whose caption fits other images.
 
     A caption fits other images if another image has a caption with the same words, or if its image

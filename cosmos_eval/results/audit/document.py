@@ -85,13 +85,17 @@ class MetricAudit:
         if self.ranking.n_decided == 0:
             return "no two models are shown to differ"
         changes = {group.name: self.change(group) for group in self.tested_groups}
-        changed = [name for name, change in changes.items() if change and not change.survives]
-        if changed:
-            return f"ranking changes without {', '.join(changed)}"
+        losses = []
+        for name, change in changes.items():
+            if change is not None and not change.survives:
+                n_lost = change.lost + change.reversed
+                losses.append(f'"{name}" ({n_lost} of {self.ranking.n_decided} differences lost)')
+        if losses:
+            return f"ranking changes without {', '.join(losses)}"
         if not changes:
             return "no group can change the ranking"
         if len(changes) == 1:
-            return f"ranking survives without {next(iter(changes))}"
+            return f'ranking survives without "{next(iter(changes))}"'
         return f"ranking survives without each of {len(changes)} groups"
 
     @property
@@ -130,43 +134,70 @@ def audit_metric(
 
 
 def group_records(audit: MetricAudit) -> list[dict[str, Any]]:
-    """Return a row per group of items for a table.
+    """Return a row for all items, and a row per group that has items, for a table.
 
     The columns say how many items are in the group, how many would be without any fault, and how
-    many pairs of models stay decided, are no longer decided, are decided newly, or are reversed
-    without the group. A `*` marks groups that the models' own answers define.
+    many pairs of models stay decided without the group, or are decided differently. A `*` marks
+    groups that the models' own answers define.
     """
-    n_decided = audit.ranking.n_decided if audit.ranking else None
-    records = [_group_record(audit, "all items", audit.metric.n_items, None, None)]
-    records[0]["kept"] = n_decided
+    n_items = audit.metric.n_items
+    n_decided = "" if len(audit.metric.models) == 1 else _n_decided_text(audit)
+    records = [_group_record("all items", n_items, n_items, None)]
+    records[0]["decided"] = n_decided
     for group in audit.groups:
-        mark = " *" if group.by_answers else ""
+        if not group.count:
+            continue
+        name = f"{group.name} *" if group.by_answers else group.name
+        record = _group_record(name, group.count, n_items, group.expected)
         change = audit.change(group)
-        name = f"{group.name}{mark}"
-        records.append(_group_record(audit, name, group.count, group.expected, change))
+        if change is not None and len(audit.metric.models) > 1:
+            record["decided"] = change.kept + change.gained
+            record["lost"] = change.lost or ""
+            record["too few"] = change.too_few or ""
+            record["gained"] = change.gained or ""
+            record["reversed"] = change.reversed or ""
+            record["change"] = metric_text(audit.metric.record, change.largest_change)
+        records.append(record)
     return records
 
 
-def _group_record(
-    audit: MetricAudit,
-    name: str,
-    count: int,
-    expected: float | None,
-    change: RankingChange | None,
-) -> dict[str, Any]:
-    """Return the row of a group of `count` items; cells that do not apply are empty."""
+def _n_decided_text(audit: MetricAudit) -> str:
+    """Return how many pairs of models are decided on all items, such as "12 of 15"."""
+    if audit.ranking is None:
+        return ""
+    return f"{audit.ranking.n_decided} of {len(audit.ranking.tests)}"
+
+
+def _group_record(name: str, count: int, n_items: int, expected: float | None) -> dict[str, Any]:
+    """Return the row of a group of `count` of `n_items` items, without its effect on ranks."""
     return {
-        "set": audit.metric.name,
         "group": name,
         "items": f"{count:,}",
-        "%": f"{100 * count / audit.metric.n_items:.1f}",
+        "%": f"{100 * count / n_items:.1f}",
         "by chance": "" if expected is None else f"{expected:.1f}",
-        "kept": change.kept if change else "",
-        "lost": change.lost if change else "",
-        "gained": change.gained if change else "",
-        "reversed": change.reversed if change else "",
-        "change": metric_text(audit.metric.record, change.largest_change) if change else "",
+        "decided": "",
+        "lost": "",
+        "too few": "",
+        "gained": "",
+        "reversed": "",
+        "change": "",
     }
+
+
+def empty_groups(audit: MetricAudit) -> str:
+    """Return a line that names the groups without items; empty if there are none."""
+    names = [f'"{group.name}"' for group in audit.groups if not group.count]
+    return f"no items: {', '.join(names)}" if names else ""
+
+
+def unknown_lines(audits: Sequence[MetricAudit]) -> list[str]:
+    """Return a line for each judgement that was not possible, with the data sets it is about."""
+    sets_by_reason: dict[str, dict[str, None]] = {}
+    for audit in audits:
+        for reason in audit.unknown:
+            name = f"{audit.metric.results[0].dataset} ({audit.metric.row.protocol})"
+            sets_by_reason.setdefault(reason, {})[name] = None
+    return [f"not judged: {reason}: {', '.join(sets)}" for reason, sets in sets_by_reason.items()]
 
 
 def rank_records(audit: MetricAudit) -> list[dict[str, Any]]:
@@ -350,4 +381,3 @@ def items_csv(audits: Sequence[MetricAudit]) -> str:
                 cells = [*row, *texts, group.detail(item)]
                 writer.writerow([csv_text(str(cell)) for cell in cells])
     return file.getvalue()
-

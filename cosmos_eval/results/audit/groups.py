@@ -151,32 +151,39 @@ class _Evidence(NamedTuple):
 def _label_evidence(metric: AuditedMetric) -> _Evidence | str:
     """Return the evidence on wrong labels, or a sentence that says why there is none.
 
-    Only models count that are better than halfway between chance and perfect.
+    Only models count that are better than halfway between chance and perfect. Several models with
+    the same answers, such as copies under two names, count as one.
     """
     if metric.n_items < FEWEST_ITEMS:
         return f"wrong labels: {FEWEST_ITEMS} items are needed, not {metric.n_items}"
     chance = _chance_level(metric)
     if isinstance(chance, str):
         return f"wrong labels: {chance}"
+    is_classified = metric.row.task == classification.TASK.name
     least_accuracy = (1 + chance) / 2
-    able = [index for index, hits in enumerate(metric.hits) if hits.mean() > least_accuracy]
-    if len(able) < FEWEST_MODELS:
+    model_by_answers: dict[bytes, int] = {}
+    answers_of_models = []
+    for model, hits in enumerate(metric.hits):
+        answers = metric.samples[model][classification.TOP5][:, 0] if is_classified else hits
+        is_new = answers.tobytes() not in model_by_answers
+        if hits.mean() > least_accuracy and is_new:
+            model_by_answers[answers.tobytes()] = model
+            answers_of_models.append(answers)
+    if len(answers_of_models) < FEWEST_MODELS:
         return (
             f"wrong labels: {FEWEST_MODELS} models above {100 * least_accuracy:.0f}% are needed, "
-            f"not {len(able)}"
+            f"not {len(answers_of_models)}"
         )
-    models = [metric.models[index] for index in able]
+    models = [metric.models[model] for model in model_by_answers.values()]
     samples = metric.samples[0]
-    if metric.row.task == classification.TASK.name:
+    if is_classified:
         labels = samples[classification.LABELS].astype(np.int64)
         class_names = classification.displayed_names(samples)
-        answers = [metric.samples[index][classification.TOP5][:, 0] for index in able]
-        agreed = agreement(np.stack(answers), labels, len(class_names))
+        agreed = agreement(np.stack(answers_of_models), labels, len(class_names))
         return _Evidence(agreed, labels, len(class_names), models, class_names)
-    hits = metric.hits[able]
-    n_right = hits.sum(axis=0)
-    is_wrong = n_right < len(able)
-    agreed = Agreement(n_right, np.where(is_wrong, 1, -1), len(able) - n_right)
+    n_right = np.sum(answers_of_models, axis=0)
+    n_wrong = len(models) - n_right
+    agreed = Agreement(n_right, np.where(n_wrong > 0, 1, -1), n_wrong)
     return _Evidence(agreed, samples[selection.SUBSET].astype(np.int64), 2, models, [])
 
 

@@ -102,7 +102,7 @@ def read_metrics(results: Iterable[StoredResult]) -> tuple[list[AuditedMetric], 
         results: The results, also of several data sets and protocols.
 
     Returns:
-        The metrics, and a note for each data set that cannot be audited.
+        The metrics, and a note on the data sets that cannot be audited.
 
     Raises:
         UsageError: For edited results, results without samples, and results of one data set and
@@ -115,17 +115,17 @@ def read_metrics(results: Iterable[StoredResult]) -> tuple[list[AuditedMetric], 
         results_by_set.setdefault(_key_of_set(result), []).append(result)
 
     metrics: list[AuditedMetric] = []
-    notes = []
+    sets_not_audited: dict[str, None] = {}
     for set_results in results_by_set.values():
         row = set_results[0].row
         set_metrics = _metrics_of_set(task_named(row.task), set_results)
         metrics += set_metrics
         if not set_metrics:
-            notes.append(
-                f"{row.dataset} ({row.protocol}) is not audited: task {row.task} has no metric "
-                "that is a share of solved items"
-            )
-    return metrics, notes
+            sets_not_audited[row.dataset] = None
+    if not sets_not_audited:
+        return metrics, []
+    names = ", ".join(sorted(sets_not_audited))
+    return metrics, [f"not audited: {names}: their metrics are not shares of solved items"]
 
 
 def _key_of_set(result: StoredResult) -> tuple[Any, ...]:
@@ -170,10 +170,10 @@ def _auditable_metrics(task: Task, samples: Samples) -> list[str]:
     names = []
     for metric in task.metrics:
         estimate = estimates.get(metric.name)
-        is_primary = metric.primary and metric.higher_is_better
-        if is_primary and isinstance(estimate, Proportion | Mean):
-            if _values_of(estimate).dtype == np.bool_:
-                names.append(metric.name)
+        if not metric.primary or not metric.higher_is_better:
+            continue
+        if isinstance(estimate, Proportion | Mean) and _values_of(estimate).dtype == np.bool_:
+            names.append(metric.name)
     return names
 
 

@@ -75,8 +75,10 @@ class RankingChange(NamedTuple):
 
     # The pairs that are decided in both rankings for the same model.
     kept: int
-    # The pairs that are decided with the group only.
+    # The pairs that are decided with the group only, though as many other items would decide them.
     lost: int
+    # The pairs that are decided with the group only, because fewer items decide less.
+    too_few: int
     # The pairs that are decided without the group only.
     gained: int
     # The pairs that are decided for different models.
@@ -86,7 +88,7 @@ class RankingChange(NamedTuple):
 
     @property
     def survives(self) -> bool:
-        """True if every pair that is decided on all items is decided alike without the group."""
+        """True if no pair is decided differently, except that fewer items decide less."""
         return self.lost == 0 and self.reversed == 0
 
 
@@ -128,20 +130,39 @@ def rank_models(metric: AuditedMetric, keep: NDArray[np.bool_]) -> Ranking | Non
 
 def compare_rankings(on_all: Ranking, without: Ranking) -> RankingChange:
     """Count the pairs of models that are decided alike on all items and without a group."""
-    kept = lost = gained = n_reversed = 0
+    kept = lost = too_few = gained = n_reversed = 0
     largest_change = 0.0
-    for with_group, without_group in zip(on_all.tests, without.tests, strict=True):
+    is_decided_by_fewer = _decided_by_fewer_items(on_all, without.n_items)
+    for with_group, without_group, is_decided in zip(
+        on_all.tests, without.tests, is_decided_by_fewer, strict=True
+    ):
         change = with_group.difference.difference - without_group.difference.difference
         largest_change = max(largest_change, abs(change))
         if with_group.better is None:
             gained += without_group.better is not None
-        elif without_group.better is None:
-            lost += 1
-        elif with_group.better == without_group.better:
+        elif without_group.better == with_group.better:
             kept += 1
-        else:
+        elif without_group.better is not None:
             n_reversed += 1
-    return RankingChange(kept, lost, gained, n_reversed, largest_change)
+        elif is_decided:
+            lost += 1
+        else:
+            too_few += 1
+    return RankingChange(kept, lost, too_few, gained, n_reversed, largest_change)
+
+
+def _decided_by_fewer_items(ranking: Ranking, n_items: int) -> list[bool]:
+    """Return whether fewer items would decide each pair of models if they differed as much.
+
+    The standard error of a difference is multiplied by the square root of N / `n_items`.
+    """
+    factor = (ranking.n_items / n_items) ** 0.5
+    p_values = []
+    for test in ranking.tests:
+        smaller = test.difference._replace(error=factor * test.difference.error)
+        one_sided = smaller.p_below(0)
+        p_values.append(2 * min(one_sided, 1 - one_sided))
+    return [p_value <= 1 - LEVEL for p_value in holm(p_values)]
 
 
 def order_of(ranking: Ranking) -> Sequence[int]:
