@@ -149,7 +149,7 @@ def _label_row(
             labels = plant_evenly(group.labels, rate, rng)
         else:
             labels = plant_by_confusion(group, rate, rng)
-        agreed = agreement(group.answers, labels, n_classes)
+        agreed = agreement(group.answers, labels)
         errors = estimate_label_errors(agreed, labels, n_classes, len(group.models))
         is_planted = labels != group.labels
         shares.append(errors.rate)
@@ -335,7 +335,7 @@ def cifar_labels(cifar: Cifar) -> str:
         ("4 small ones", slice(1, None)),
     ):
         group = answers[chosen]
-        agreed = agreement(group, cifar.labels, 10)
+        agreed = agreement(group, cifar.labels)
         errors = estimate_label_errors(agreed, cifar.labels, 10, len(group))
         rows.append({"networks": name, **_cifar_row(errors, is_asked, is_rejected)})
     accuracies = ", ".join(f"{100 * np.mean(row == cifar.labels):.1f}" for row in answers)

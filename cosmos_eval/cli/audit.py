@@ -96,11 +96,15 @@ def _print_audits(audits: Sequence[MetricAudit], *, shows_examples: bool) -> Non
         print_line("")
         print_line(audit.metric.name)
         print_records(document.group_records(audit))
-        lines = [document.empty_groups(audit), document.label_line(audit)]
+        lines = [
+            document.empty_groups(audit),
+            document.baseline_line(audit),
+            document.label_line(audit),
+        ]
         if shows_examples:
             lines += document.example_lines(audit)
         for line in filter(None, lines):
-            print_line(line)
+            _print_wrapped(line)
         ranks = document.rank_records(audit)
         if len(ranks) > 1:
             print_line("")

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cosmos_eval.data import retrieval as retrieval_data
+from cosmos_eval.data import selection as selection_data
 from cosmos_eval.data.folders import content_hash
 from cosmos_eval.data.sources import ImageSource
 from cosmos_eval.results.audit.document import MetricAudit, audit_metric
-from cosmos_eval.results.audit.groups import ItemGroup
+from cosmos_eval.results.audit.groups import SAME_WORDS, ItemGroup
 from cosmos_eval.results.audit.metrics import AuditedMetric, read_metrics
 from cosmos_eval.results.identity import CONTENT
 from cosmos_eval.results.labels import StoredResult
@@ -33,7 +35,6 @@ from cosmos_eval.tasks.task import NAME
 from cosmos_eval.types import OnProgress, Protocol, RunOptions, UsageError
 
 COPIES, CONTRADICTING = "copies", "copies, other label"
-SAME_WORDS = "same words"
 SHARED_CAPTION = "caption fits others"
 
 _TASKS = (classification.TASK.name, selection.TASK.name, retrieval.TASK.name)
@@ -137,8 +138,8 @@ def find_in_data(
     row = metric.row
     if row.task not in _TASKS:
         return DataFindings(unknown=f"copies: data of task {row.task} are not searched")
+    protocol = protocols.get((row.task, row.dataset, row.protocol))
     try:
-        protocol = protocols.get((row.task, row.dataset, row.protocol))
         if protocol is None:
             protocol = find_protocol(row.dataset, row.protocol)
         limited_options = replace(
@@ -149,12 +150,35 @@ def find_in_data(
         require_data_root(protocol, limited_options)
         data = open_dataset(protocol, limited_options, check=False).data
     except UsageError as error:
-        return DataFindings(unknown=f"copies and captions: the data are not there: {error}")
+        data = _list_captions(protocol, options) if protocol else None
+        if data is None:
+            return DataFindings(unknown=f"copies and captions: the data are not there: {error}")
+        _require_measured_names(metric, data)
+        no_copies = np.arange(len(data.images))
+        return DataFindings(data, no_copies, f"copies: the images are not there: {error}")
 
     _require_measured_names(metric, data)
     images = EvaluationImages.read(_numbered_images(data), options, progress or _ignore)
     _require_measured_content(row, data, images)
     return DataFindings(data, find_copies(images, len(data.images)))
+
+
+def _list_captions(protocol: Any, options: RunOptions) -> Any:
+    """Return the captions of a complete data set whose images are missing; None without captions.
+
+    Args:
+        protocol: The protocol of the data set.
+        options: Where data sets are.
+    """
+    list_data_by_task = {
+        selection.TASK.name: selection_data.list_data,
+        retrieval.TASK.name: retrieval_data.list_data,
+    }
+    list_data = list_data_by_task.get(protocol.task)
+    try:
+        return None if list_data is None else list_data(protocol, options).data
+    except UsageError:
+        return None
 
 
 def _ignore(progress: Any) -> None:

@@ -68,28 +68,29 @@ class LabelErrors(NamedTuple):
         return self.probability > 0.5
 
 
-def agreement(answers: Ints, labels: Ints, n_classes: int) -> Agreement:
+def agreement(answers: Ints, labels: Ints) -> Agreement:
     """Count for each item how many models give the label, and how many share a wrong answer.
 
     Args:
-        answers: (K, N), the class that each model gives to each item.
-        labels: (N,), the labels.
-        n_classes: The number of classes.
+        answers: (K, N), the answer of each model to each item, from 0, or the label.
+        labels: (N,), the labels. If there are several right answers, -1 may stand for all of them.
 
     Example:
         The answers 2, 2, 1 and 0 of four models to an item with the label 0 give right = 1,
         answer = 2 and votes = 2.
     """
-    n_items = answers.shape[1]
-    items = np.arange(n_items)
-    votes = np.zeros((n_items, n_classes), np.int32)
-    for answers_of_model in answers:
-        votes[items, answers_of_model] += 1
-    right = votes[items, labels]
-    votes[items, labels] = 0
-    answer = votes.argmax(axis=1)
-    most_votes = votes[items, answer]
-    return Agreement(right, np.where(most_votes > 0, answer, -1), most_votes)
+    is_wrong = answers != labels
+    # (K, N): how many models give the answer of each model, 0 if it is the label.
+    votes = np.stack([(answers == answers_of_model).sum(axis=0) for answers_of_model in answers])
+    votes = np.where(is_wrong, votes, 0)
+    most_votes = votes.max(axis=0)
+    is_most = is_wrong & (votes == most_votes)
+    most_answers = np.where(is_most, answers, np.iinfo(np.int64).max).min(axis=0)
+    return Agreement(
+        right=(~is_wrong).sum(axis=0),
+        answer=np.where(most_votes > 0, most_answers, -1),
+        votes=most_votes,
+    )
 
 
 def estimate_label_errors(

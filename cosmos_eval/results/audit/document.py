@@ -11,6 +11,9 @@ from typing import Any
 import numpy as np
 
 from cosmos_eval.results.audit.groups import (
+    NO_IMAGE,
+    SAME_WORDS,
+    SHORTER,
     ItemGroup,
     SuspectLabels,
     groups_of_samples,
@@ -26,6 +29,7 @@ from cosmos_eval.results.audit.ranking import (
 )
 from cosmos_eval.results.text import csv_text, metric_text
 from cosmos_eval.stats.intervals import LEVEL
+from cosmos_eval.tasks import classification, selection
 
 MOST_EXAMPLES = 10
 """The examples of a group in JSON and in tables. The file of items has all items."""
@@ -244,6 +248,40 @@ def label_line(audit: MetricAudit) -> str:
     return line
 
 
+def baselines(audit: MetricAudit) -> dict[str, float]:
+    """Return the accuracies of answers that need no image, or no word order, by name.
+
+    - `chance`: random answers; `most frequent class`: always the same class.
+    - `no image`: the mean over models of the choice by the mean of all images.
+    - `shorter`: the caption with the fewest words.
+    - `bag of words`: the most that a model without word order can reach, if ties between captions
+      with the same words are broken at random; `bag of words, ties wrong`: the same if they count
+      as wrong, as they do in `accuracy`.
+    """
+    samples = audit.metric.samples[0]
+    values = {}
+    if audit.metric.row.task == classification.TASK.name:
+        n_images_by_class = np.bincount(samples[classification.LABELS])
+        values["most frequent class"] = float(n_images_by_class.max() / audit.metric.n_items)
+    if selection.CHANCE in samples:
+        values["chance"] = float(samples[selection.CHANCE].mean())
+    for group in audit.groups:
+        if group.name == NO_IMAGE:
+            values["no image"] = float(group.scores.mean())
+        if group.name == SHORTER:
+            values["shorter"] = float(group.scores.mean())
+        if group.name == SAME_WORDS:
+            values["bag of words"] = float(1 - group.scores.mean())
+            values["bag of words, ties wrong"] = float(1 - group.items.mean())
+    return values
+
+
+def baseline_line(audit: MetricAudit) -> str:
+    """Return the baselines as a line such as "baselines: chance 50.0, shorter 64.2"; or empty."""
+    texts = [f"{name} {100 * value:.1f}" for name, value in baselines(audit).items()]
+    return f"baselines (%): {'; '.join(texts)}" if texts else ""
+
+
 def example_lines(audit: MetricAudit) -> Iterator[str]:
     """Yield a line for each of the most doubtful items of every group, for a terminal."""
     for group in audit.groups:
@@ -266,6 +304,7 @@ def to_json(audit: MetricAudit) -> dict[str, Any]:
         "verdict": audit.verdict,
         "survives": _survives(audit),
         "wrong_labels": _label_document(audit.suspect_labels),
+        "baselines": baselines(audit),
         "groups": [_group_document(audit, group) for group in audit.groups],
         "ranking": _ranking_document(audit, audit.ranking),
         "unknown": list(audit.unknown),

@@ -20,14 +20,19 @@ from cosmos_eval.stats.label_errors import (
     agreement,
     estimate_label_errors,
 )
-from cosmos_eval.tasks import classification, selection
+from cosmos_eval.tasks import classification, retrieval, selection
+from cosmos_eval.tasks.task import NAME
 from cosmos_eval.types import Samples
 
 SUSPECT = "suspect labels"
 NONE_RIGHT, ALL_RIGHT = "no model right", "all models right"
 WORSE_RIGHT = "worse models right"
+SHARED_ANSWER = "same wrong answer"
 NO_IMAGE, SHORTER = "right without image", "shorter is right"
 UNSOLVABLE = "right equals wrong"
+SAME_WORDS = "same words"
+"""Items whose right and wrong captions have the same words. Their scores are the probabilities that
+a model without word order errs."""
 
 FEWEST_FOR_ORDER = 5
 """With fewer models, it is mostly chance whether better or worse models solve an item."""
@@ -102,17 +107,27 @@ def groups_of_samples(metric: AuditedMetric) -> SampleGroups:
     unknown = []
     evidence = _label_evidence(metric)
     if isinstance(evidence, str):
-        unknown.append(evidence)
+        if metric.row.task != retrieval.TASK.name:
+            unknown.append(evidence)
     else:
         suspect_labels = SuspectLabels(
             estimate_label_errors(
-                evidence.agreed, evidence.labels, evidence.n_classes, len(evidence.models)
+                evidence.agreed._replace(answer=evidence.answers),
+                evidence.labels,
+                evidence.n_classes,
+                len(evidence.models),
             ),
             tuple(evidence.models),
         )
         groups.append(_suspect_group(suspect_labels.errors, evidence))
     if metric.row.task == selection.TASK.name:
         groups += _selection_groups(metric)
+    if metric.row.task == retrieval.TASK.name:
+        shared_answers = _shared_answer_group(metric)
+        if isinstance(shared_answers, str):
+            unknown.append(shared_answers)
+        else:
+            groups.append(shared_answers)
     if len(metric.models) > 1:
         groups += _answer_groups(metric)
     else:
@@ -129,23 +144,23 @@ class _Evidence(NamedTuple):
     """What the estimate of wrong labels needs of K models and N items."""
 
     agreed: Agreement
-    # (N,) labels, or the subsets of items that are only right or wrong.
+    # (N,) class numbers of labels and shared answers, from which confusions are counted.
     labels: Ints
-    # The number of answers that an item may have.
+    answers: Ints
+    # The number of classes.
     n_classes: int
     # The labels of the models.
     models: list[str]
-    # The names of the classes; empty for items that are only right or wrong.
-    class_names: list[str]
+    # A phrase on the label of each item, such as "labelled cat, "; empty if it says nothing.
+    label_phrases: Sequence[str]
+    # Names of answers by their numbers.
+    answer_names: Sequence[str]
 
     def detail(self, item: int) -> str:
         """Return a phrase about an item: "labelled cat, 4 of 5 models say dog"."""
-        votes = f"{self.agreed.votes[item]} of {len(self.models)} models"
-        if not self.class_names:
-            return f"{votes} choose the wrong answer"
-        label = self.class_names[self.labels[item]]
-        answer = self.class_names[self.agreed.answer[item]]
-        return f"labelled {label}, {votes} say {answer}"
+        answer = self.answer_names[self.agreed.answer[item]]
+        votes = f"{self.agreed.votes[item]} of {len(self.models)} models say {answer}"
+        return f"{self.label_phrases[item]}{votes}" if len(self.label_phrases) else votes
 
 
 def _label_evidence(metric: AuditedMetric) -> _Evidence | str:
@@ -159,12 +174,11 @@ def _label_evidence(metric: AuditedMetric) -> _Evidence | str:
     chance = _chance_level(metric)
     if isinstance(chance, str):
         return f"wrong labels: {chance}"
-    is_classified = metric.row.task == classification.TASK.name
     least_accuracy = (1 + chance) / 2
     model_by_answers: dict[bytes, int] = {}
     answers_of_models = []
     for model, hits in enumerate(metric.hits):
-        answers = metric.samples[model][classification.TOP5][:, 0] if is_classified else hits
+        answers = _answers_of_model(metric, model)
         is_new = answers.tobytes() not in model_by_answers
         if hits.mean() > least_accuracy and is_new:
             model_by_answers[answers.tobytes()] = model
@@ -176,15 +190,24 @@ def _label_evidence(metric: AuditedMetric) -> _Evidence | str:
         )
     models = [metric.models[model] for model in model_by_answers.values()]
     samples = metric.samples[0]
-    if is_classified:
+    if metric.row.task == classification.TASK.name:
         labels = samples[classification.LABELS].astype(np.int64)
-        class_names = classification.displayed_names(samples)
-        agreed = agreement(np.stack(answers_of_models), labels, len(class_names))
-        return _Evidence(agreed, labels, len(class_names), models, class_names)
-    n_right = np.sum(answers_of_models, axis=0)
-    n_wrong = len(models) - n_right
-    agreed = Agreement(n_right, np.where(n_wrong > 0, 1, -1), n_wrong)
-    return _Evidence(agreed, samples[selection.SUBSET].astype(np.int64), 2, models, [])
+        names = classification.displayed_names(samples)
+        agreed = agreement(np.stack(answers_of_models), labels)
+        phrases = [f"labelled {names[label]}, " for label in labels]
+        return _Evidence(agreed, labels, agreed.answer, len(names), models, phrases, names)
+    # Items are right, -1, or wrong, 0. Confusions are counted by subset.
+    agreed = agreement(np.stack(answers_of_models), np.full(metric.n_items, -1))
+    subsets = samples[selection.SUBSET].astype(np.int64)
+    wrong_answers = np.where(agreed.votes > 0, 1, -1)
+    return _Evidence(agreed, subsets, wrong_answers, 2, models, (), ["the other one"])
+
+
+def _answers_of_model(metric: AuditedMetric, model: int) -> Ints:
+    """Return the answers (N,) of a model: classes, or -1 for right and 0 for wrong."""
+    if metric.row.task == classification.TASK.name:
+        return np.asarray(metric.samples[model][classification.TOP5][:, 0], np.int64)
+    return np.where(metric.hits[model], -1, 0)
 
 
 def _chance_level(metric: AuditedMetric) -> float | str:
@@ -193,11 +216,36 @@ def _chance_level(metric: AuditedMetric) -> float | str:
     if metric.row.task == classification.TASK.name:
         return 1 / len(samples[classification.CLASSES])
     if metric.row.task != selection.TASK.name:
-        return f"the samples of task {metric.row.task} do not hold the wrong answers"
+        return f"probabilities are not known for task {metric.row.task}"
     chances = samples.get(selection.CHANCE, np.zeros(1))
     if not np.isin(chances, (0, 0.5)).all():
         return "the samples do not say which of several wrong answers a model chose"
     return 0.5
+
+
+def _shared_answer_group(metric: AuditedMetric) -> ItemGroup | str:
+    """Return the queries of retrieval for which most models rank the same wrong item first.
+
+    The item may fit as well as the right one, or the models may err alike: the samples do not tell.
+    Return a sentence if the samples lack these items.
+    """
+    is_of_captions = metric.has_captions_as_items
+    array = retrieval.TEXT_FIRST if is_of_captions else retrieval.IMAGE_FIRST
+    if not all(array in samples for samples in metric.samples):
+        return "other answers that fit: the samples lack them; measure again, without pair scores"
+    first_items = np.unique([samples[array] for samples in metric.samples], axis=0)
+    n_models = len(first_items)
+    if n_models < FEWEST_MODELS:
+        return f"other answers that fit: {FEWEST_MODELS} models are needed, not {n_models}"
+    agreed = agreement(first_items, np.full(metric.n_items, -1))
+    is_shared = (agreed.votes >= FEWEST_MODELS) & (2 * agreed.votes > n_models)
+    samples = metric.samples[0]
+    names = [str(name) for name in samples.get(NAME, range(len(samples[retrieval.IMAGE_RANK])))]
+    details = []
+    for votes, answer in zip(agreed.votes, agreed.answer, strict=True):
+        item = names[answer] if is_of_captions else f"caption {answer}"
+        details.append(f"{votes} of {n_models} models say {item}" if votes else "")
+    return ItemGroup(SHARED_ANSWER, is_shared, agreed.votes / n_models, details, by_answers=True)
 
 
 def _suspect_group(errors: LabelErrors, evidence: _Evidence) -> ItemGroup:

@@ -75,9 +75,9 @@ class AuditedMetric:
         """
         samples = self.samples[0]
         names = [str(name) for name in samples.get(NAME, ())]
-        if len(names) == self.n_items and not self._has_captions_as_items:
+        if len(names) == self.n_items and not self.has_captions_as_items:
             return names
-        if self._has_captions_as_items and names:
+        if self.has_captions_as_items and names:
             image_of_text = samples[IMAGE_OF_TEXT]
             first_text = np.searchsorted(image_of_text, image_of_text)
             numbers = (np.arange(self.n_items) - first_text).tolist()
@@ -88,7 +88,7 @@ class AuditedMetric:
         return [""] * self.n_items
 
     @property
-    def _has_captions_as_items(self) -> bool:
+    def has_captions_as_items(self) -> bool:
         """True if captions are the queries of a retrieval metric."""
         return self.row.task == "retrieval" and self.metric.startswith("text_to_image")
 
