@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cosmos_eval.data import retrieval as retrieval_data
 from cosmos_eval.data import selection as selection_data
-from cosmos_eval.data.folders import content_hash
+from cosmos_eval.data.folders import Listing, content_hash
 from cosmos_eval.data.sources import ImageSource
 from cosmos_eval.results.audit.document import MetricAudit, audit_metric
 from cosmos_eval.results.audit.groups import SAME_WORDS, ItemGroup
@@ -21,7 +21,7 @@ from cosmos_eval.results.labels import StoredResult
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.table import select_metrics
 from cosmos_eval.runner.overlap import EvaluationImages
-from cosmos_eval.runner.plan import ShowProgress, open_dataset, require_data_root
+from cosmos_eval.runner.plan import open_dataset, require_data_root
 from cosmos_eval.stats.estimates import Ints
 from cosmos_eval.stats.items import (
     bag_of_words,
@@ -47,7 +47,7 @@ def audit_results(
     datasets: Sequence[str] = (),
     metric_patterns: Sequence[str] = (),
     reads_data: bool = True,
-    show_progress: ShowProgress | None = None,
+    show_progress: Callable[[str], OnProgress] | None = None,
 ) -> tuple[list[MetricAudit], list[str]]:
     """Audit all data sets of results.
 
@@ -79,7 +79,9 @@ def audit_results(
     audits = []
     for metric in chosen_metrics:
         row = metric.row
-        key = (row.task, row.dataset, row.protocol, row.n_samples)
+        # Two protocols may have the same data, which are read once.
+        hashes = row.provenance["hashes"]
+        key = (row.task, row.dataset, hashes.get("sample_list"), hashes.get(CONTENT))
         if reads_data and key not in findings_by_set:
             on_progress = show_progress(row.dataset) if show_progress else None
             findings_by_set[key] = find_in_data(metric, options, protocols, on_progress)
@@ -170,7 +172,7 @@ def _list_captions(protocol: Any, options: RunOptions) -> Any:
         protocol: The protocol of the data set.
         options: Where data sets are.
     """
-    list_data_by_task = {
+    list_data_by_task: dict[str, Callable[[Any, RunOptions], Listing[Any]]] = {
         selection.TASK.name: selection_data.list_data,
         retrieval.TASK.name: retrieval_data.list_data,
     }
@@ -309,7 +311,8 @@ def _retrieval_groups(data: Any, copy_of: Ints, *, is_of_captions: bool) -> Iter
     fits_others = contradictions(bag_of_text, copy_of[image_of_text])
     details = _copy_details(copy_of, data.names)
     if is_of_captions:
-        yield _group_of(COPIES, has_copies[image_of_text], [details[i] for i in image_of_text])
+        details_of_text = [details[image] for image in image_of_text.tolist()]
+        yield _group_of(COPIES, has_copies[image_of_text], details_of_text)
         yield _group_of(SHARED_CAPTION, fits_others, data.captions)
     else:
         yield _group_of(COPIES, has_copies, details)

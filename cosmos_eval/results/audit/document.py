@@ -215,7 +215,7 @@ def rank_records(audit: MetricAudit) -> list[dict[str, Any]]:
     for group in audit.tested_groups:
         ranking = audit.without[group.name]
         if ranking is not None:
-            columns[f"without {group.name}"] = ranking
+            columns[f"without: {group.name}"] = ranking
     records = []
     for model in order_of(audit.ranking):
         record: dict[str, Any] = {"model": audit.metric.models[model]}

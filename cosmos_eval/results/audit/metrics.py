@@ -159,8 +159,14 @@ def _metrics_of_set(task: Task, results: Sequence[StoredResult]) -> list[Audited
         raise UsageError(f"{name} cannot be audited: {error}") from error
     audited_metrics = []
     for metric_name in metric_names:
-        estimates = tuple(estimates[metric_name] for estimates in estimates_of_results)
-        audited_metrics.append(AuditedMetric(tuple(results), samples, metric_name, estimates))
+        estimates: list[Proportion | Mean] = []
+        for estimates_by_name in estimates_of_results:
+            estimate = estimates_by_name[metric_name]
+            if isinstance(estimate, Proportion | Mean):
+                estimates.append(estimate)
+        audited_metrics.append(
+            AuditedMetric(tuple(results), samples, metric_name, tuple(estimates))
+        )
     return audited_metrics
 
 
