@@ -145,7 +145,7 @@ def test_selection_by_plain_counting(command):
 
 
 def test_a_ranking_that_wrong_labels_decide(tmp_path, command):
-    """A fifth model agrees with 80 of 600 labels that are wrong, and is a little worse elsewhere."""
+    """A fifth model agrees with 80 of 600 labels that are wrong, and is else a little worse."""
     rng = np.random.default_rng(0)
     truth = rng.integers(0, 4, 600)
     labels = truth.copy()
