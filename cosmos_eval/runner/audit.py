@@ -70,10 +70,7 @@ def audit_results(
     if not metrics:
         raise UsageError(f"nothing to audit: {'; '.join(notes) or 'there are no results'}")
     chosen_metrics = select_metrics(metrics, metric_patterns, lambda metric: metric.metric)
-    protocols = {}
-    for file in datasets:
-        protocol = find_protocol(file)
-        protocols[protocol.task, protocol.dataset, protocol.protocol_name] = protocol
+    protocols = _read_protocols(datasets, metrics)
 
     findings_by_set: dict[tuple[Any, ...], DataFindings] = {}
     audits = []
@@ -91,6 +88,29 @@ def audit_results(
         else:
             audits.append(audit_metric(metric, findings.groups(metric), findings.unknown))
     return audits, notes
+
+
+def _read_protocols(
+    files: Sequence[str], metrics: Sequence[AuditedMetric]
+) -> dict[tuple[str, str, str], Protocol]:
+    """Return users' protocols by task, data set and protocol name.
+
+    Raises UsageError for a file whose data set no result was measured on.
+    """
+    measured_sets = {_names_of_set(metric.row) for metric in metrics}
+    protocols = {}
+    for file in files:
+        protocol = find_protocol(file)
+        key = (protocol.task, protocol.dataset, protocol.protocol_name)
+        if key not in measured_sets:
+            raise UsageError(f"no result was measured on {protocol.dataset}: leave --dataset out")
+        protocols[key] = protocol
+    return protocols
+
+
+def _names_of_set(row: ResultRow) -> tuple[str, str, str]:
+    """Return the task, the data set and the protocol of a result."""
+    return row.task, row.dataset, row.protocol
 
 
 class DataFindings:
@@ -140,7 +160,7 @@ def find_in_data(
     row = metric.row
     if row.task not in _TASKS:
         return DataFindings(unknown=f"copies: data of task {row.task} are not searched")
-    protocol = protocols.get((row.task, row.dataset, row.protocol))
+    protocol = protocols.get(_names_of_set(row))
     try:
         if protocol is None:
             protocol = find_protocol(row.dataset, row.protocol)

@@ -45,7 +45,8 @@ class MetricAudit:
     suspect_labels: SuspectLabels | None
     # The ranking on all items; None if there are too few.
     ranking: Ranking | None
-    # The ranking without each group; None if too few items would be kept.
+    # The ranking without each group; None if too few items would be kept, or if the group favours
+    # worse models.
     without: Mapping[str, Ranking | None]
     # One sentence for each judgement that was not possible.
     unknown: tuple[str, ...]
@@ -124,9 +125,10 @@ def audit_metric(
     """
     from_samples = groups_of_samples(metric)
     groups = (*data_groups, *from_samples.groups)
-    without = {}
+    without: dict[str, Ranking | None] = {}
     for group in groups:
-        without[group.name] = rank_models(metric, ~group.items) if group.count else None
+        is_ranked = group.count > 0 and not group.favours_worse
+        without[group.name] = rank_models(metric, ~group.items) if is_ranked else None
     return MetricAudit(
         metric=metric,
         groups=groups,
@@ -233,7 +235,8 @@ def label_line(audit: MetricAudit) -> str:
     It is empty if wrong labels were not judged.
 
     Example:
-        "wrong labels: 1.6% [0.6, 3.3] by 5 models; of 7 suspect ones 6.0 [3.1, 6.6] are wrong"
+        "wrong labels: 1.6% [0.6, 3.3] by 5 models; of 7 suspect ones, 6.0 [3.1, 6.6] expected to be
+        wrong"
     """
     if audit.suspect_labels is None:
         return ""
@@ -244,7 +247,10 @@ def label_line(audit: MetricAudit) -> str:
     n_suspect = int(errors.is_suspect.sum())
     if n_suspect:
         low, high = min(low, expected), max(high, expected)
-        line += f"; of {n_suspect} suspect {expected:.1f} [{low:.1f}, {high:.1f}] expected"
+        line += (
+            f"; of {n_suspect} suspect ones, {expected:.1f} [{low:.1f}, {high:.1f}] expected to be "
+            "wrong"
+        )
     return line
 
 

@@ -53,6 +53,9 @@ class ItemGroup:
     expected: float | None = None
     # Whether the answers of the audited models decide which items are in the group.
     by_answers: bool = False
+    # Whether better models are by definition worse on these items, so that a ranking without them
+    # would show differences that do not exist.
+    favours_worse: bool = False
 
     @property
     def count(self) -> int:
@@ -303,4 +306,6 @@ def _answer_groups(metric: AuditedMetric) -> Iterator[ItemGroup]:
             f"models that solve it are {-100 * value:.1f} points worse"
             for value in advantage.tolist()
         ]
-        yield ItemGroup(WORSE_RIGHT, advantage < 0, -advantage, details, by_answers=True)
+        yield ItemGroup(
+            WORSE_RIGHT, advantage < 0, -advantage, details, by_answers=True, favours_worse=True
+        )

@@ -230,6 +230,13 @@ def test_copies_with_equal_and_other_labels(measured, command):
     assert "copies" not in [group["name"] for group in without["groups"]]
     assert any(line.startswith("copies") for line in without["unknown"])
 
+    # So is a set that no result was measured on.
+    ended = command("audit", RESULTS / "scenes-clip__scenes-cls__scenes.json", "--dataset", file)
+    assert (ended.status, ended.err) == (
+        2,
+        "cosmos-eval: no result was measured on photos: leave --dataset out\n",
+    )
+
     # Other images under the same names are refused.
     Image.new("RGB", (64, 64), "red").save(file.parent / "photos" / "apple" / "02.png")
     ended = command("audit", runs, "--dataset", file)
