@@ -70,6 +70,16 @@ def test_planted_labels_are_found_with_the_precision_that_is_claimed(share_wrong
     assert n_wrong_suspects > least_recall * n_wrong
 
 
+def test_many_wrong_labels_do_not_hide_each_other():
+    """Items with wrong labels, of which no model is right, are no usual items of a class."""
+    rates, shares = [], []
+    for seed in range(4):
+        answers, labels, is_wrong = simulate(0.3, seed)
+        rates.append(estimate_label_errors(agreement(answers, labels), labels, 10, MODELS).rate)
+        shares.append(is_wrong.mean())
+    assert np.mean(rates) == pytest.approx(np.mean(shares), rel=0.05)
+
+
 def test_models_that_err_alike_give_no_wrong_labels():
     n_zero = 0
     for seed in range(8):
