@@ -13,6 +13,7 @@ from typer import Argument
 from cosmos_eval.cli import options
 from cosmos_eval.cli.options import CONTENT, DATA, File, flag, output_file
 from cosmos_eval.cli.output import print_json, print_line, print_notes, print_records, write_text
+from cosmos_eval.results.text import one_line
 from cosmos_eval.types import RunOptions
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def audit(
     format: options.Format = "table",
     output: Annotated[File, output_file("FILE", "A CSV file of all doubtful items.")] = None,
     all_items: Annotated[
-        bool, flag("--all", "Show examples of each group of items.", CONTENT)
+        bool, flag("--all", "Show examples of items, and differences of models.", CONTENT)
     ] = False,
     metrics: options.Metrics = None,
     reads_data: Annotated[
@@ -86,7 +87,7 @@ def _print_audits(audits: Sequence[MetricAudit], *, shows_examples: bool) -> Non
 
     Args:
         audits: The audit of each metric.
-        shows_examples: True to list the most doubtful items of each group.
+        shows_examples: True to add the most doubtful items, and the differences of models.
     """
     from cosmos_eval.results.audit import document
 
@@ -109,10 +110,13 @@ def _print_audits(audits: Sequence[MetricAudit], *, shows_examples: bool) -> Non
         if len(ranks) > 1:
             print_line("")
             print_records(ranks)
+            if shows_examples:
+                print_line("")
+                print_records(document.difference_records(audit))
     print_notes([_OWN_ANSWERS, *document.unknown_lines(audits)])
 
 
 def _print_wrapped(text: str) -> None:
     """Print a text in lines of at most 80 columns, of which all but the first are indented."""
-    for line in textwrap.wrap(text, _WIDTH, subsequent_indent="  ", break_on_hyphens=False):
-        print_line(line)
+    line = one_line(text)
+    print(textwrap.fill(line, _WIDTH, subsequent_indent="  ", break_on_hyphens=False))

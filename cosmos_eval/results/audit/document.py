@@ -21,6 +21,7 @@ from cosmos_eval.results.audit.groups import (
 from cosmos_eval.results.audit.metrics import AuditedMetric
 from cosmos_eval.results.audit.ranking import (
     FEWEST_ITEMS,
+    PairTest,
     Ranking,
     RankingChange,
     compare_rankings,
@@ -213,11 +214,7 @@ def rank_records(audit: MetricAudit) -> list[dict[str, Any]]:
     """
     if audit.ranking is None:
         return []
-    columns = {"all items": audit.ranking}
-    for group in audit.tested_groups:
-        ranking = audit.without[group.name]
-        if ranking is not None:
-            columns[f"without: {group.name}"] = ranking
+    columns = _ranking_columns(audit)
     records = []
     for model in order_of(audit.ranking):
         record: dict[str, Any] = {"model": audit.metric.models[model]}
@@ -227,6 +224,43 @@ def rank_records(audit: MetricAudit) -> list[dict[str, Any]]:
             record[title] = f"{metric_text(audit.metric.record, ranking.values[model])} ({ranks})"
         records.append(record)
     return records
+
+
+def difference_records(audit: MetricAudit) -> list[dict[str, Any]]:
+    """Return a row per pair of models: their difference on all items and without groups.
+
+    Cells are such as "+2.80 [-0.25, +5.83] >", in the metric's unit or in points of percent. A `>`
+    says that the first model is shown to be better, a `<` that the second one is.
+    """
+    columns = _ranking_columns(audit)
+    names = audit.metric.models
+    records: list[dict[str, Any]] = []
+    for pair, test in enumerate(audit.ranking.tests if audit.ranking else ()):
+        record: dict[str, Any] = {"A - B [95%]": f"{names[test.a]} - {names[test.b]}"}
+        for title, ranking in columns.items():
+            record[title] = _difference_text(ranking.tests[pair], audit.metric.record.factor)
+        records.append(record)
+    return records
+
+
+def _difference_text(test: PairTest, factor: int) -> str:
+    """Return the difference of two models with its interval, and which of them is better."""
+    interval = test.difference.interval()
+    ends = f"[{factor * interval.low:+.2f}, {factor * interval.high:+.2f}]"
+    mark = "" if test.better is None else " >" if test.better == test.a else " <"
+    return f"{factor * test.difference.difference:+.2f} {ends}{mark}"
+
+
+def _ranking_columns(audit: MetricAudit) -> dict[str, Ranking]:
+    """Return the rankings on all items and without the groups that may change it, by title."""
+    if audit.ranking is None:
+        return {}
+    columns = {"all items": audit.ranking}
+    for group in audit.tested_groups:
+        ranking = audit.without[group.name]
+        if ranking is not None:
+            columns[f"without: {group.name}"] = ranking
+    return columns
 
 
 def label_line(audit: MetricAudit) -> str:

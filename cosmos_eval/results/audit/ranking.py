@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations
+from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
@@ -75,9 +76,10 @@ class RankingChange(NamedTuple):
 
     # The pairs that are decided in both rankings for the same model.
     kept: int
-    # The pairs that are decided with the group only, though as many other items would decide them.
+    # The pairs that are decided with the group only, and whose difference changes by more than the
+    # removal of as many random items explains.
     lost: int
-    # The pairs that are decided with the group only, because fewer items decide less.
+    # The other pairs that are decided with the group only: fewer items decide less.
     too_few: int
     # The pairs that are decided without the group only.
     gained: int
@@ -132,9 +134,9 @@ def compare_rankings(on_all: Ranking, without: Ranking) -> RankingChange:
     """Count the pairs of models that are decided alike on all items and without a group."""
     kept = lost = too_few = gained = n_reversed = 0
     largest_change = 0.0
-    is_decided_by_fewer = _decided_by_fewer_items(on_all, without.n_items)
-    for with_group, without_group, is_decided in zip(
-        on_all.tests, without.tests, is_decided_by_fewer, strict=True
+    is_shifted = _shifted_pairs(on_all, without)
+    for with_group, without_group, has_shifted in zip(
+        on_all.tests, without.tests, is_shifted, strict=True
     ):
         change = with_group.difference.difference - without_group.difference.difference
         largest_change = max(largest_change, abs(change))
@@ -144,24 +146,27 @@ def compare_rankings(on_all: Ranking, without: Ranking) -> RankingChange:
             kept += 1
         elif without_group.better is not None:
             n_reversed += 1
-        elif is_decided:
+        elif has_shifted:
             lost += 1
         else:
             too_few += 1
     return RankingChange(kept, lost, too_few, gained, n_reversed, largest_change)
 
 
-def _decided_by_fewer_items(ranking: Ranking, n_items: int) -> list[bool]:
-    """Return whether fewer items would decide each pair of models if they differed as much.
+def _shifted_pairs(on_all: Ranking, without: Ranking) -> list[bool]:
+    """Return whether each pair's difference changes by more than a random removal explains.
 
-    The standard error of a difference is multiplied by the square root of N / `n_items`.
+    If n of N items are kept at random, the difference on them deviates from the difference on all
+    items with the standard error e sqrt(N / n - 1), in which e is the standard error on all items.
+    A change is shown if its normal p-value is at most 0.05 after Holm's correction for all pairs.
     """
-    factor = (ranking.n_items / n_items) ** 0.5
+    factor = (on_all.n_items / without.n_items - 1) ** 0.5
     p_values = []
-    for test in ranking.tests:
-        smaller = test.difference._replace(error=factor * test.difference.error)
-        one_sided = smaller.p_below(0)
-        p_values.append(2 * min(one_sided, 1 - one_sided))
+    for with_group, without_group in zip(on_all.tests, without.tests, strict=True):
+        change = without_group.difference.difference - with_group.difference.difference
+        error = factor * with_group.difference.error
+        z = abs(change) / error if error > 0 else 0.0
+        p_values.append(2 * NormalDist().cdf(-z))
     return [p_value <= 1 - LEVEL for p_value in holm(p_values)]
 
 

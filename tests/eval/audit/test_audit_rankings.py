@@ -63,13 +63,29 @@ def test_pairs_are_kept_lost_gained_and_reversed():
 
 
 def test_a_pair_that_fewer_items_cannot_decide_is_not_lost():
-    """2.5 standard errors: half of the items give 1.77, which is above 0.05."""
+    """Removing 20 of 100 random items moves a difference by 0.1 x sqrt(1 / 4) = 0.05 or so."""
     on_all = ranking(100, (0, 1, 0.25, 0.1, 0.012))
-    without = ranking(50, (0, 1, 0.25, 0.1414, 0.077))
-    change = compare_rankings(on_all, without)
-    assert (change.lost, change.too_few, change.survives) == (0, 1, True)
-    barely_fewer = ranking(99, (0, 1, 0.15, 0.1, 0.13))
-    assert compare_rankings(on_all, barely_fewer).lost == 1
+    for value, lost in ((0.25, 0), (0.16, 0), (0.34, 0), (0.14, 1), (0.36, 1)):
+        change = compare_rankings(on_all, ranking(80, (0, 1, value, 0.2, 0.2)))
+        assert (change.lost, change.too_few) == (lost, 1 - lost), value
+        assert change.survives == (lost == 0)
+
+    # Of two pairs, each needs 0.05 / 2: 2.24 standard errors in place of 1.96.
+    both = ((0, 1, 0.25, 0.1, 0.012), (0, 2, 0.25, 0.1, 0.012))
+    change = compare_rankings(
+        ranking(100, *both), ranking(80, (0, 1, 0.145, 0.2, 0.2), (0, 2, 0.25, 0.2, 0.2))
+    )
+    assert (change.lost, change.too_few) == (0, 2)
+
+
+def test_random_removals_rarely_lose_a_pair(accuracy):
+    rng = np.random.default_rng(0)
+    on_all = rank_models(accuracy, np.ones(accuracy.n_items, bool))
+    n_lost = 0
+    for _ in range(60):
+        keep = rng.random(accuracy.n_items) < 0.3
+        n_lost += not compare_rankings(on_all, rank_models(accuracy, keep)).survives
+    assert n_lost <= 6
 
 
 @pytest.fixture(scope="module")
