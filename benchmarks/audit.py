@@ -337,7 +337,11 @@ def cifar_labels(cifar: Cifar) -> str:
         group = answers[chosen]
         agreed = agreement(group, cifar.labels)
         errors = estimate_label_errors(agreed, cifar.labels, 10, len(group))
-        rows.append({"networks": name, **_cifar_row(errors, is_asked, is_rejected)})
+        is_shared = agreed.votes > len(group) // 2
+        is_unanimous = agreed.votes == len(group)
+        for answer, chosen_items in (("most", is_shared), ("all", is_unanimous)):
+            row = _cifar_row(errors, answer, len(group), chosen_items, is_asked, is_rejected)
+            rows.append({"networks": name, **row})
     accuracies = ", ".join(f"{100 * np.mean(row == cifar.labels):.1f}" for row in answers)
     table = markdown_table(rows[0], (row.values() for row in rows), n_text_columns=1)
     return (
@@ -347,19 +351,34 @@ def cifar_labels(cifar: Cifar) -> str:
 
 
 def _cifar_row(
-    errors: LabelErrors, is_asked: NDArray[np.bool_], is_rejected: NDArray[np.bool_]
+    errors: LabelErrors,
+    answer: str,
+    n_models: int,
+    chosen: NDArray[np.bool_],
+    is_asked: NDArray[np.bool_],
+    is_rejected: NDArray[np.bool_],
 ) -> Row:
-    """Return how the suspect labels compare with those that people rejected."""
-    suspect = errors.is_suspect
-    ranked = np.argsort(-errors.probability, kind="stable")[: is_rejected.sum()]
+    """Return how items on which networks agree compare with the labels that people rejected.
+
+    Args:
+        errors: The estimate of wrong labels.
+        answer: The share of networks that agree, "most" or "all".
+        n_models: The number of networks.
+        chosen: (N,) whether so many networks share an answer against the label.
+        is_asked: (N,) whether people were asked.
+        is_rejected: (N,) whether they rejected the label.
+    """
+    least_votes = n_models if answer == "all" else n_models // 2 + 1
     return {
         "estimated": f"{100 * errors.rate:.2f} [{100 * errors.low:.2f}, {100 * errors.high:.2f}]",
-        "suspect": str(suspect.sum()),
-        "claimed wrong": f"{errors.probability[suspect].sum():.0f}",
-        "of these asked about": str((suspect & is_asked).sum()),
-        "rejected": str((suspect & is_rejected).sum()),
-        "recall": f"{100 * (suspect & is_rejected).sum() / is_rejected.sum():.0f}%",
-        "rejected among the first 54": str(is_rejected[ranked].sum()),
+        "suspect": str(errors.is_suspect.sum()),
+        "answer alike": answer,
+        "items": str(chosen.sum()),
+        "by chance": f"{errors.expected_by_votes[least_votes:].sum():.0f}",
+        "asked about": str((chosen & is_asked).sum()),
+        "rejected": str((chosen & is_rejected).sum()),
+        "precision": f"{100 * (chosen & is_rejected).sum() / max(1, chosen.sum()):.1f}%",
+        "recall": f"{100 * (chosen & is_rejected).sum() / is_rejected.sum():.0f}%",
     }
 
 

@@ -262,7 +262,7 @@ def find_copies(images: EvaluationImages, n_images: int) -> NDArray[np.int64]:
 
     is_whole = np.array([name == "whole" for name in images.copy_names], bool)
     whole = np.flatnonzero(is_whole)
-    keys = [images.image_names[index] for index in whole]
+    keys = [images.image_names[index] for index in whole.tolist()]
     pairs = []
     for match in images.near_duplicates("", keys, images.pictures[whole]):
         pairs.append((int(match.key), int(match.image)))

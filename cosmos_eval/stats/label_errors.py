@@ -61,6 +61,8 @@ class LabelErrors(NamedTuple):
     # (N,) the same at the ends of the interval.
     probability_low: Values
     probability_high: Values
+    # (K + 1,) the expected number of right labels against which so many models share an answer.
+    expected_by_votes: Values
 
     @property
     def is_suspect(self) -> NDArray[np.bool_]:
@@ -139,6 +141,7 @@ def estimate_label_errors(
         probability=best_fit.probabilities(agreed.votes, weights),
         probability_low=likely_fits[0].probabilities(agreed.votes, weights),
         probability_high=likely_fits[-1].probabilities(agreed.votes, weights),
+        expected_by_votes=len(labels) * (1 - best_fit.rate) * best_fit.of_right,
     )
 
 

@@ -46,8 +46,8 @@ class MetricAudit:
     suspect_labels: SuspectLabels | None
     # The ranking on all items; None if there are too few.
     ranking: Ranking | None
-    # The ranking without each group; None if too few items would be kept, or if the group favours
-    # worse models.
+    # The ranking without each group; None if too few items would be kept, or if the group biases
+    # the ranking.
     without: Mapping[str, Ranking | None]
     # One sentence for each judgement that was not possible.
     unknown: tuple[str, ...]
@@ -128,7 +128,7 @@ def audit_metric(
     groups = (*data_groups, *from_samples.groups)
     without: dict[str, Ranking | None] = {}
     for group in groups:
-        is_ranked = group.count > 0 and not group.favours_worse
+        is_ranked = group.count > 0 and not group.biases_ranking
         without[group.name] = rank_models(metric, ~group.items) if is_ranked else None
     return MetricAudit(
         metric=metric,

@@ -53,9 +53,9 @@ class ItemGroup:
     expected: float | None = None
     # Whether the answers of the audited models decide which items are in the group.
     by_answers: bool = False
-    # Whether better models are by definition worse on these items, so that a ranking without them
-    # would show differences that do not exist.
-    favours_worse: bool = False
+    # Whether the items are chosen by which models are right, so that a ranking without them would
+    # show differences that do not exist, or hide some that do.
+    biases_ranking: bool = False
 
     @property
     def count(self) -> int:
@@ -123,10 +123,11 @@ def groups_of_samples(metric: AuditedMetric) -> SampleGroups:
             tuple(evidence.models),
         )
         groups.append(_suspect_group(suspect_labels.errors, evidence))
+        groups.append(_shared_answer_group(suspect_labels.errors, evidence))
     if metric.row.task == selection.TASK.name:
         groups += _selection_groups(metric)
     if metric.row.task == retrieval.TASK.name:
-        shared_answers = _shared_answer_group(metric)
+        shared_answers = _shared_item_group(metric)
         if isinstance(shared_answers, str):
             unknown.append(shared_answers)
         else:
@@ -226,7 +227,7 @@ def _chance_level(metric: AuditedMetric) -> float | str:
     return 0.5
 
 
-def _shared_answer_group(metric: AuditedMetric) -> ItemGroup | str:
+def _shared_item_group(metric: AuditedMetric) -> ItemGroup | str:
     """Return the queries of retrieval for which most models rank the same wrong item first.
 
     The item may fit as well as the right one, or the models may err alike: the samples do not tell.
@@ -241,14 +242,17 @@ def _shared_answer_group(metric: AuditedMetric) -> ItemGroup | str:
     if n_models < FEWEST_MODELS:
         return f"other answers that fit: {FEWEST_MODELS} models are needed, not {n_models}"
     agreed = agreement(first_items, np.full(metric.n_items, -1))
-    is_shared = (agreed.votes >= FEWEST_MODELS) & (2 * agreed.votes > n_models)
+    is_shared = agreed.votes >= _least_votes(n_models)
     samples = metric.samples[0]
     names = [str(name) for name in samples.get(NAME, range(len(samples[retrieval.IMAGE_RANK])))]
     details = []
     for votes, answer in zip(agreed.votes, agreed.answer, strict=True):
         item = names[answer] if is_of_captions else f"caption {answer}"
         details.append(f"{votes} of {n_models} models say {item}" if votes else "")
-    return ItemGroup(SHARED_ANSWER, is_shared, agreed.votes / n_models, details, by_answers=True)
+    scores = agreed.votes / n_models
+    return ItemGroup(
+        SHARED_ANSWER, is_shared, scores, details, by_answers=True, biases_ranking=True
+    )
 
 
 def _suspect_group(errors: LabelErrors, evidence: _Evidence) -> ItemGroup:
@@ -260,6 +264,29 @@ def _suspect_group(errors: LabelErrors, evidence: _Evidence) -> ItemGroup:
     return ItemGroup(
         SUSPECT, errors.is_suspect, errors.probability, details, expected, by_answers=True
     )
+
+
+def _shared_answer_group(errors: LabelErrors, evidence: _Evidence) -> ItemGroup:
+    """Return the items to which most models give the same wrong answer.
+
+    The number expected by chance is how many right labels would look so, since models err alike.
+    """
+    n_models = len(evidence.models)
+    least_votes = _least_votes(n_models)
+    is_shared = evidence.agreed.votes >= least_votes
+    details = []
+    for item, shared in enumerate(is_shared.tolist()):
+        details.append(evidence.detail(item) if shared else "")
+    expected = float(errors.expected_by_votes[least_votes:].sum())
+    scores = evidence.agreed.votes / n_models
+    return ItemGroup(
+        SHARED_ANSWER, is_shared, scores, details, expected, by_answers=True, biases_ranking=True
+    )
+
+
+def _least_votes(n_models: int) -> int:
+    """Return how many models share an answer that counts as shared: most of them, at least 3."""
+    return max(FEWEST_MODELS, n_models // 2 + 1)
 
 
 def _selection_groups(metric: AuditedMetric) -> Iterator[ItemGroup]:
@@ -307,5 +334,5 @@ def _answer_groups(metric: AuditedMetric) -> Iterator[ItemGroup]:
             for value in advantage.tolist()
         ]
         yield ItemGroup(
-            WORSE_RIGHT, advantage < 0, -advantage, details, by_answers=True, favours_worse=True
+            WORSE_RIGHT, advantage < 0, -advantage, details, by_answers=True, biases_ranking=True
         )

@@ -84,13 +84,23 @@ def test_planted_labels_are_listed_for_a_maintainer(planted, command, tmp_path):
     assert f"of {MODELS} models say" in suspects[0]["detail"]
     assert suspects[0]["name"].endswith(".jpg")
 
+    # Items to which at least four of seven models give the same wrong answer, by counting.
+    by_name = {group["name"]: group for group in document["groups"]}
+    answers = [read_samples(path)["top5"][:, 0] for path in sorted(folder.glob("*.json"))]
+    truth = read_samples(min(folder.glob("*.json")))["labels"]
+    n_shared = 0
+    for item, given in enumerate(np.transpose(answers)):
+        wrong_answers = given[given != truth[item]]
+        n_shared += len(wrong_answers) > 0 and np.bincount(wrong_answers).max() >= 4
+    assert by_name["same wrong answer"]["items"] == n_shared
+    assert 0 < by_name["same wrong answer"]["by_chance"] < n_shared
+
     # Items that no model, and that every model solves, by counting.
     hits = []
     for path in sorted(folder.glob("*.json")):
         samples = read_samples(path)
         hits.append(samples["top5"][:, 0] == samples["labels"])
     counts = np.sum(hits, axis=0)
-    by_name = {group["name"]: group for group in document["groups"]}
     assert by_name["no model right"]["items"] == (counts == 0).sum()
     assert by_name["all models right"]["items"] == (counts == MODELS).sum()
 

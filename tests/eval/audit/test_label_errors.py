@@ -112,6 +112,9 @@ def test_the_mixture_is_fitted_by_maximum_likelihood():
         best_by_rate[rate] = best
     most_likely = max(best_by_rate, key=best_by_rate.__getitem__)
     assert errors.rate == pytest.approx(most_likely, abs=0.005)
+    shared = errors.expected_by_votes[3:].sum() + errors.rate * ITEMS
+    assert shared == pytest.approx(counts[3:].sum(), rel=0.2)
+    assert errors.expected_by_votes.sum() == pytest.approx((1 - errors.rate) * ITEMS)
     least = best_by_rate[most_likely] - 1.92
     likely = [rate for rate, value in best_by_rate.items() if value > least]
     assert errors.low == pytest.approx(min(likely), abs=0.006)
