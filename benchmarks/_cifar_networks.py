@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-WIDTHS = (24, 20, 28, 24)
+WIDTHS = (24, 20, 28)
 EPOCHS, BATCH, PEAK_RATE = 3, 256, 0.01
 
 

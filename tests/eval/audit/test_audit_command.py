@@ -238,6 +238,8 @@ def test_copies_with_equal_and_other_labels(measured, command):
         "apple/other.png": "like ball/01.png",
         "ball/01.png": "like apple/other.png",
     }
+    assert groups["copies"]["ranking_without"]["items"] == 46 - 3
+    assert groups["copies, other label"]["ranking_without"]["items"] == 46 - 2
     assert "100 items are needed, not 46" in " ".join(document["unknown"])
 
     # Without its YAML file, or with --no-data, only the samples are audited.
