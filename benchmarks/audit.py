@@ -30,7 +30,7 @@ from cosmos_eval.data.selection_layouts import Item, read_items
 from cosmos_eval.data.sources import ZippedImage
 from cosmos_eval.protocols import prepare
 from cosmos_eval.results.store import read_samples, result_paths
-from cosmos_eval.results.text import markdown_table
+from cosmos_eval.results.text import markdown_table, p_value_text
 from cosmos_eval.runner.audit import find_copies
 from cosmos_eval.runner.overlap import EvaluationImages
 from cosmos_eval.stats.items import bag_of_words_chance
@@ -143,14 +143,18 @@ def _label_row(
     """Return a row of means over draws of wrong labels."""
     shares, covered, suspects, claimed, true, planted_counts = [], [], [], [], [], []
     lost_with, lost_without = [], []
+    n_draws, n_refused = draws if rate else 1, 0
     decided = _decisions(group.answers == group.labels)
-    for _ in range(draws if rate else 1):
+    for _ in range(n_draws):
         if is_even:
             labels = plant_evenly(group.labels, rate, rng)
         else:
             labels = plant_by_confusion(group, rate, rng)
         agreed = agreement(group.answers, labels)
         errors = estimate_label_errors(agreed, labels, n_classes, len(group.models))
+        if not errors.is_fitting:
+            n_refused += 1
+            continue
         is_planted = labels != group.labels
         shares.append(errors.rate)
         covered.append(errors.low <= is_planted.mean() <= errors.high)
@@ -161,20 +165,24 @@ def _label_row(
         hits = group.answers == labels
         lost_with.append(_n_changed(decided, _decisions(hits)))
         lost_without.append(_n_changed(decided, _decisions(hits[:, ~errors.is_suspect])))
-    n_suspects = np.sum(suspects)
-    return {
+    row = {
         "models": name,
         "planted": f"{100 * rate:.0f}%",
-        "estimated": f"{100 * np.mean(shares):.1f}",
-        "interval holds": f"{100 * np.mean(covered):.0f}",
-        "suspect": f"{np.mean(suspects):.1f}",
+        "refused": f"{100 * n_refused / n_draws:.0f}",
+    }
+    n_suspects = np.sum(suspects)
+    row |= {
+        "estimated": f"{100 * np.mean(shares):.1f}" if shares else "-",
+        "interval holds": f"{100 * np.mean(covered):.0f}" if shares else "-",
+        "suspect": f"{np.mean(suspects):.1f}" if shares else "-",
         "precision": f"{100 * np.sum(true) / n_suspects:.0f}" if n_suspects else "-",
         "precision claimed": f"{100 * np.sum(claimed) / n_suspects:.0f}" if n_suspects else "-",
-        "recall": f"{100 * np.sum(true) / np.sum(planted_counts):.0f}" if rate else "-",
+        "recall": f"{100 * np.sum(true) / np.sum(planted_counts):.0f}" if rate and shares else "-",
         "decided": str(sum(better != 0 for better in decided)),
-        "other with faults": f"{np.mean(lost_with):.1f}",
-        "other without suspects": f"{np.mean(lost_without):.1f}",
+        "other with faults": f"{np.mean(lost_with):.1f}" if shares else "-",
+        "other without suspects": f"{np.mean(lost_without):.1f}" if shares else "-",
     }
+    return row
 
 
 def _decisions(hits: NDArray[np.bool_]) -> list[int]:
@@ -368,12 +376,12 @@ def _cifar_row(
         is_rejected: (N,) whether they rejected the label.
     """
     least_votes = n_models if answer == "all" else n_models // 2 + 1
+    expected = errors.expected_by_votes[least_votes:].sum()
     return {
-        "estimated": f"{100 * errors.rate:.2f} [{100 * errors.low:.2f}, {100 * errors.high:.2f}]",
-        "suspect": str(errors.is_suspect.sum()),
+        "fit, p": p_value_text(errors.fit),
         "answer alike": answer,
         "items": str(chosen.sum()),
-        "by chance": f"{errors.expected_by_votes[least_votes:].sum():.0f}",
+        "by chance": f"{expected:.0f}" if errors.is_fitting else "-",
         "asked about": str((chosen & is_asked).sum()),
         "rejected": str((chosen & is_rejected).sum()),
         "precision": f"{100 * (chosen & is_rejected).sum() / max(1, chosen.sum()):.1f}%",

@@ -113,7 +113,9 @@ def _print_audits(audits: Sequence[MetricAudit], *, shows_examples: bool) -> Non
             if shows_examples:
                 print_line("")
                 print_records(document.difference_records(audit))
-    print_notes([_OWN_ANSWERS, *document.unknown_lines(audits)])
+    has_mark = any(group.by_answers and group.count for audit in audits for group in audit.groups)
+    notes = [_OWN_ANSWERS] if has_mark else []
+    print_notes([*notes, *document.unknown_lines(audits)])
 
 
 def _print_wrapped(text: str) -> None:

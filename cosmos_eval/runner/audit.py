@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -63,9 +64,11 @@ def audit_results(
         The audit of each metric, and notes on what was not audited.
 
     Raises:
-        UsageError: If results cannot be audited, or if a data set on the disk is not the one that
-            was measured.
+        UsageError: If results cannot be audited, if there is no folder of data sets as named, or if
+            a data set on the disk is not the one that was measured.
     """
+    if options.data_root is not None and not Path(options.data_root).is_dir():
+        raise UsageError(f"no folder {options.data_root}, see --data-root")
     metrics, notes = read_metrics(results)
     if not metrics:
         raise UsageError(f"nothing to audit: {'; '.join(notes) or 'there are no results'}")

@@ -12,6 +12,8 @@ A mixture of both is fitted to the counts of m by maximum likelihood. Its interv
 profile likelihood. The method assumes that wrong labels fall on all other classes equally often,
 and that errors which all models share are not more frequent than the errors which some of them
 share suggest. If images fool all models alike, both assumptions fail, and right labels look wrong.
+If no such mixture fits the counts, as for models of very different strength,
+`LabelErrors.is_fitting` is false.
 
 Shapes: K models, N items, C classes.
 """
@@ -22,7 +24,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import betaln, gammaln
+from scipy.special import betaln, chdtrc, gammaln
 
 from cosmos_eval.stats.estimates import Ints, Values
 
@@ -36,6 +38,9 @@ _RATES = np.concatenate([[0.0], np.geomspace(1e-4, 0.5, 120)])  # shares of wron
 _ERROR_RATES = np.geomspace(1e-3, 0.8, 60)  # mean share of models with the shared wrong answer
 _CONCENTRATIONS = np.geomspace(0.02, 100, 60)  # small: models err alike
 _TINY = 1e-300
+_LEAST_FIT = 0.01  # a smaller p-value of the fit says that the mixture is wrong
+_LEAST_EXPECTED = 5  # items of a cell of the test of the fit
+_N_PARAMETERS = 3  # the share of wrong labels, and two of the beta-binomial distribution
 
 
 class Agreement(NamedTuple):
@@ -63,6 +68,16 @@ class LabelErrors(NamedTuple):
     probability_high: Values
     # (K + 1,) the expected number of right labels against which so many models share an answer.
     expected_by_votes: Values
+    # The p-value of the mixture's fit to the counts of agreeing models (`fit_p_value`).
+    fit: float
+
+    @property
+    def is_fitting(self) -> bool:
+        """Whether the counts of agreeing models are as the mixture expects.
+
+        If they are not, neither the share nor the probabilities mean anything.
+        """
+        return self.fit >= _LEAST_FIT
 
     @property
     def is_suspect(self) -> NDArray[np.bool_]:
@@ -142,7 +157,34 @@ def estimate_label_errors(
         probability_low=likely_fits[0].probabilities(agreed.votes, weights),
         probability_high=likely_fits[-1].probabilities(agreed.votes, weights),
         expected_by_votes=len(labels) * (1 - best_fit.rate) * best_fit.of_right,
+        fit=fit_p_value(n_items_by_votes, len(labels) * best_fit.mixture),
     )
+
+
+def fit_p_value(observed: Ints, expected: Values) -> float:
+    """Return the p-value of Pearson's chi-squared test that counts are as expected.
+
+    Neighbouring cells are joined until each expects five items or more. Three degrees of freedom
+    are taken off for the fitted parameters, of which one is left at least.
+
+    Args:
+        observed: (M,), the observed counts.
+        expected: (M,), the expected counts, which were fitted.
+    """
+    observed_cells, expected_cells = [0.0], [0.0]
+    for n_observed, n_expected in zip(observed.tolist(), expected.tolist(), strict=True):
+        if expected_cells[-1] >= _LEAST_EXPECTED:
+            observed_cells.append(0.0)
+            expected_cells.append(0.0)
+        observed_cells[-1] += n_observed
+        expected_cells[-1] += n_expected
+    if len(expected_cells) > 1 and expected_cells[-1] < _LEAST_EXPECTED:
+        observed_cells[-2] += observed_cells.pop()
+        expected_cells[-2] += expected_cells.pop()
+    deviations = np.array(observed_cells) - np.array(expected_cells)
+    chi_squared = float((deviations**2 / np.array(expected_cells)).sum())
+    degrees = max(1, len(expected_cells) - 1 - _N_PARAMETERS)
+    return float(chdtrc(degrees, chi_squared))
 
 
 class _Fit(NamedTuple):
@@ -154,6 +196,11 @@ class _Fit(NamedTuple):
     # (K + 1,) the distribution of the number of agreeing models if the label is right, and wrong.
     of_right: Values
     of_wrong: Values
+
+    @property
+    def mixture(self) -> Values:
+        """(K + 1,) the distribution of the number of agreeing models over all items."""
+        return (1 - self.rate) * self.of_right + self.rate * self.of_wrong
 
     def probabilities(self, votes: Ints, weights: Values) -> Values:
         """Return the probability (N,) that each label is wrong, 0 if all models are right."""

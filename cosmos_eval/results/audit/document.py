@@ -296,7 +296,7 @@ def baselines(audit: MetricAudit) -> dict[str, float]:
     - `shorter`: the caption with the fewest words.
     - `bag of words`: the most that a model without word order can reach, if ties between captions
       with the same words are broken at random; `bag of words, ties wrong`: the same if they count
-      as wrong, as they do in `accuracy`.
+      as wrong, as they do in `accuracy`. Items with two images have neither.
     """
     samples = audit.metric.samples[0]
     values = {}
@@ -310,7 +310,7 @@ def baselines(audit: MetricAudit) -> dict[str, float]:
             values["no image"] = float(group.scores.mean())
         if group.name == SHORTER:
             values["shorter"] = float(group.scores.mean())
-        if group.name == SAME_WORDS:
+        if group.name == SAME_WORDS and selection.TEXT not in samples:
             values["bag of words"] = float(1 - group.scores.mean())
             values["bag of words, ties wrong"] = float(1 - group.items.mean())
     return values

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cosmos_eval.results.audit.metrics import AuditedMetric
+from cosmos_eval.results.text import p_value_text
 from cosmos_eval.stats.estimates import Ints, Values
 from cosmos_eval.stats.items import discrimination
 from cosmos_eval.stats.label_errors import (
@@ -109,21 +110,19 @@ def groups_of_samples(metric: AuditedMetric) -> SampleGroups:
     groups = []
     unknown = []
     evidence = _label_evidence(metric)
-    if isinstance(evidence, str):
-        if metric.row.task != retrieval.TASK.name:
-            unknown.append(evidence)
-    else:
-        suspect_labels = SuspectLabels(
-            estimate_label_errors(
-                evidence.agreed._replace(answer=evidence.answers),
-                evidence.labels,
-                evidence.n_classes,
-                len(evidence.models),
-            ),
-            tuple(evidence.models),
-        )
-        groups.append(_suspect_group(suspect_labels.errors, evidence))
-        groups.append(_shared_answer_group(suspect_labels.errors, evidence))
+    if isinstance(evidence, _Evidence):
+        errors = evidence.estimate()
+        if errors.is_fitting:
+            suspect_labels = SuspectLabels(errors, tuple(evidence.models))
+            groups.append(_suspect_group(errors, evidence))
+        else:
+            unknown.append(
+                "wrong labels: the numbers of models that err alike fit no known distribution "
+                f"(p = {p_value_text(errors.fit)}), as if models differ much"
+            )
+        groups.append(_shared_answer_group(errors, evidence))
+    elif metric.row.task != retrieval.TASK.name:
+        unknown.append(evidence)
     if metric.row.task == selection.TASK.name:
         groups += _selection_groups(metric)
     if metric.row.task == retrieval.TASK.name:
@@ -138,7 +137,7 @@ def groups_of_samples(metric: AuditedMetric) -> SampleGroups:
         unknown.append("one model: neither ranks, nor items that no or every model solves")
     if 1 < len(metric.models) < FEWEST_FOR_ORDER:
         unknown.append(
-            f"items that only worse models solve: {FEWEST_FOR_ORDER} models are needed, not "
+            f"items that worse models solve: {FEWEST_FOR_ORDER} models are needed, there are "
             f"{len(metric.models)}"
         )
     return SampleGroups(tuple(groups), suspect_labels, tuple(unknown))
@@ -160,6 +159,15 @@ class _Evidence(NamedTuple):
     # Names of answers by their numbers.
     answer_names: Sequence[str]
 
+    def estimate(self) -> LabelErrors:
+        """Estimate the share of wrong labels, and which they are."""
+        return estimate_label_errors(
+            self.agreed._replace(answer=self.answers),
+            self.labels,
+            self.n_classes,
+            len(self.models),
+        )
+
     def detail(self, item: int) -> str:
         """Return a phrase about an item: "labelled cat, 4 of 5 models say dog"."""
         answer = self.answer_names[self.agreed.answer[item]]
@@ -174,7 +182,7 @@ def _label_evidence(metric: AuditedMetric) -> _Evidence | str:
     the same answers, such as copies under two names, count as one.
     """
     if metric.n_items < FEWEST_ITEMS:
-        return f"wrong labels: {FEWEST_ITEMS} items are needed, not {metric.n_items}"
+        return f"wrong labels: {FEWEST_ITEMS} items are needed, there are {metric.n_items}"
     chance = _chance_level(metric)
     if isinstance(chance, str):
         return f"wrong labels: {chance}"
@@ -190,7 +198,7 @@ def _label_evidence(metric: AuditedMetric) -> _Evidence | str:
     if len(answers_of_models) < FEWEST_MODELS:
         return (
             f"wrong labels: {FEWEST_MODELS} models above {100 * least_accuracy:.0f}% are needed, "
-            f"not {len(answers_of_models)}"
+            f"there are {len(answers_of_models)}"
         )
     models = [metric.models[model] for model in model_by_answers.values()]
     samples = metric.samples[0]
@@ -240,7 +248,7 @@ def _shared_item_group(metric: AuditedMetric) -> ItemGroup | str:
     first_items = np.unique([samples[array] for samples in metric.samples], axis=0)
     n_models = len(first_items)
     if n_models < FEWEST_MODELS:
-        return f"other answers that fit: {FEWEST_MODELS} models are needed, not {n_models}"
+        return f"other answers that fit: {FEWEST_MODELS} models are needed, there are {n_models}"
     agreed = agreement(first_items, np.full(metric.n_items, -1))
     is_shared = agreed.votes >= _least_votes(n_models)
     samples = metric.samples[0]
@@ -269,7 +277,8 @@ def _suspect_group(errors: LabelErrors, evidence: _Evidence) -> ItemGroup:
 def _shared_answer_group(errors: LabelErrors, evidence: _Evidence) -> ItemGroup:
     """Return the items to which most models give the same wrong answer.
 
-    The number expected by chance is how many right labels would look so, since models err alike.
+    The number expected by chance is how many right labels would look so, since models err alike. It
+    is unknown if the mixture does not fit.
     """
     n_models = len(evidence.models)
     least_votes = _least_votes(n_models)
@@ -277,7 +286,7 @@ def _shared_answer_group(errors: LabelErrors, evidence: _Evidence) -> ItemGroup:
     details = []
     for item, shared in enumerate(is_shared.tolist()):
         details.append(evidence.detail(item) if shared else "")
-    expected = float(errors.expected_by_votes[least_votes:].sum())
+    expected = float(errors.expected_by_votes[least_votes:].sum()) if errors.is_fitting else None
     scores = evidence.agreed.votes / n_models
     return ItemGroup(
         SHARED_ANSWER, is_shared, scores, details, expected, by_answers=True, biases_ranking=True

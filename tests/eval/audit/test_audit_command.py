@@ -131,7 +131,7 @@ def test_what_is_printed_begins_with_the_verdict(command, monkeypatch):
     assert max(map(len, lines)) <= 80
     assert "no model right: 43 apple/000000000422.png" in lines
     assert "baselines (%): most frequent class 11.8" in lines
-    assert "not judged: wrong labels: 3 models above 55% are needed, not 2: scenes-cls" in ended.err
+    assert "wrong labels: 3 models above 55% are needed, there are 2: scenes-cls" in ended.err
     assert "not audited: scenes-loc, scenes-seg, scenes-seg-small" in ended.err
     assert ended.status == 0
 
@@ -240,7 +240,7 @@ def test_copies_with_equal_and_other_labels(measured, command):
     }
     assert groups["copies"]["ranking_without"]["items"] == 46 - 3
     assert groups["copies, other label"]["ranking_without"]["items"] == 46 - 2
-    assert "100 items are needed, not 46" in " ".join(document["unknown"])
+    assert "100 items are needed, there are 46" in " ".join(document["unknown"])
 
     # Without its YAML file, or with --no-data, only the samples are audited.
     without = json.loads(command("audit", runs, "--json").out)[0]
@@ -335,7 +335,7 @@ def test_retrieval_finds_answers_that_models_share(tmp_path, command):
     assert (item["name"], item["detail"]) == ("4.jpg#0", "3 of 3 models say 7.jpg")
     # Their answers to images are the same, so that there is one model.
     unknown = " ".join(by_metric["image_to_text_R@1"]["unknown"])
-    assert "other answers that fit: 3 models are needed, not 1" in unknown
+    assert "other answers that fit: 3 models are needed, there are 1" in unknown
 
 
 @pytest.mark.parametrize(
@@ -370,6 +370,8 @@ def test_bad_results_are_refused_in_one_line(planted, command, spoil, message):
 
 
 def test_nothing_to_audit_is_an_error(command):
+    ended = command("audit", RESULTS, "--data-root", "nowhere")
+    assert (ended.status, ended.err) == (2, "cosmos-eval: no folder nowhere, see --data-root\n")
     ended = command("audit", RESULTS / "scenes-clip__scenes-seg__scenes.json")
     assert ended.status == 2
     assert "nothing to audit: not audited: scenes-seg" in ended.err
