@@ -17,7 +17,11 @@ from support.excerpts import EXCERPTS
 from support.results import store_result
 
 from cosmos_eval.data.folders import fingerprint
-from cosmos_eval.results.store import read_samples
+from cosmos_eval.results.audit.document import audit_metric, to_json
+from cosmos_eval.results.audit.groups import ItemGroup
+from cosmos_eval.results.audit.metrics import read_metrics
+from cosmos_eval.results.checked import read_checked
+from cosmos_eval.results.store import read_result, read_samples
 
 ROOT = Path(__file__).parents[3]
 RESULTS = ROOT / "results"
@@ -154,7 +158,25 @@ def test_selection_by_plain_counting(command):
     assert "copies and captions: --no-data" in unknown
 
 
-def test_a_ranking_that_wrong_labels_decide(tmp_path, command):
+def test_models_of_very_different_strength_are_not_judged(planted, command):
+    folder, _ = planted
+    hard = np.random.default_rng(5).random(500) < 0.25
+    for path in sorted(folder.glob("*.json"))[1:]:
+        samples = dict(read_samples(path))
+        samples["top5"] = samples["top5"].copy()
+        samples["top5"][hard, 0] = (samples["labels"][hard] + 1) % 10
+        store(folder, "cls", samples, read_result(path).model["spec"])
+    (document,) = json.loads(command("audit", folder, "--json").out)
+    assert document["wrong_labels"] is None
+    assert "suspect label" not in document["verdict"]
+    assert "fit no known distribution (p = <1e-06)" in " ".join(document["unknown"])
+    shared = next(g for g in document["groups"] if g["name"] == "same wrong answer")
+    assert shared["items"] >= hard.sum() - 15
+    assert shared["by_chance"] is None
+    assert shared["ranking_without"] is None
+
+
+def test_a_model_that_knows_the_wrong_labels(tmp_path, command):
     """A fifth model agrees with 80 of 600 labels that are wrong, and is else a little worse."""
     rng = np.random.default_rng(0)
     truth = rng.integers(0, 4, 600)
@@ -169,17 +191,24 @@ def test_a_ranking_that_wrong_labels_decide(tmp_path, command):
         top5[:, 0] = answers
         samples = {"labels": labels, "top5": top5, "classes": np.array(["a", "b", "c", "d"])}
         store(tmp_path / "runs", "cls", samples, f"model-{number}")
+
+    # The answers fit no mixture, so that nothing is claimed about labels.
     (document,) = json.loads(command("audit", "runs", "--json").out)
-    suspect = next(group for group in document["groups"] if group["name"] == "suspect labels")
-    assert suspect["change"]["survives"] is False
-    assert suspect["change"]["lost"] == 4
-    assert document["survives"] is False
-    expected = 'ranking changes without "suspect labels" (4 of 4 differences lost)'
-    assert expected in document["verdict"]
+    assert document["wrong_labels"] is None
     best = max(document["ranking"]["models"], key=lambda model: model["value"])
     assert (best["model"], best["first_rank"], best["last_rank"]) == ("model-4", 1, 1)
-    without = suspect["ranking_without"]["models"]
-    assert all((model["first_rank"], model["last_rank"]) == (1, 5) for model in without)
+
+    # If the wrong labels are known otherwise, the ranking does not survive without them.
+    (metric,), _ = read_metrics(read_checked(sorted((tmp_path / "runs").glob("*.json"))))
+    is_wrong = np.arange(600) < 80
+    known = ItemGroup("wrong labels", is_wrong, is_wrong.astype(float))
+    audit = audit_metric(metric, [known])
+    change = audit.change(known)
+    assert (change.lost, change.reversed, change.survives) == (4, 0, False)
+    expected = 'ranking changes without "wrong labels" (4 of 4 differences lost)'
+    assert expected in audit.verdict
+    assert to_json(audit)["survives"] is False
+    assert audit.without["wrong labels"].ranks == [(1, 5)] * 5
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,9 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from scipy.stats import betabinom
+from scipy.stats import betabinom, chisquare
 
-from cosmos_eval.stats.label_errors import agreement, estimate_label_errors
+from cosmos_eval.stats.label_errors import agreement, estimate_label_errors, fit_p_value
 
 CLASSES, MODELS, ITEMS = 10, 5, 2000
 
@@ -119,6 +119,32 @@ def test_the_mixture_is_fitted_by_maximum_likelihood():
     likely = [rate for rate, value in best_by_rate.items() if value > least]
     assert errors.low == pytest.approx(min(likely), abs=0.006)
     assert errors.high == pytest.approx(max(likely), abs=0.006)
+
+
+def test_the_fit_is_pearsons_test_of_joined_cells():
+    observed = np.array([50, 20, 12, 9, 2, 1, 6])
+    expected = np.array([48.0, 24, 10, 8, 3, 2, 5])
+    joined = [50, 20, 12, 9, 3, 6], [48, 24, 10, 8, 5, 5]
+    assert fit_p_value(observed, expected) == pytest.approx(chisquare(*joined, ddof=3).pvalue)
+    # A last cell below 5 is joined with the one before; one degree of freedom is left.
+    assert fit_p_value(np.array([50, 30, 3]), np.array([40.0, 40, 3])) == pytest.approx(
+        chisquare([50, 33], [40, 43]).pvalue
+    )
+
+
+def test_models_of_very_different_strength_are_not_judged():
+    """Three weak models err alike on a fifth of the items, and a strong one on none of them."""
+    n_refused = n_fitting = 0
+    for seed in range(6):
+        answers, labels, _ = simulate(0.02, seed)
+        estimate = estimate_label_errors(agreement(answers, labels), labels, CLASSES, MODELS)
+        n_fitting += estimate.is_fitting
+        hard = np.random.default_rng(seed).random(ITEMS) < 0.2
+        answers[1:, hard] = (labels[hard] + 1) % CLASSES
+        estimate = estimate_label_errors(agreement(answers, labels), labels, CLASSES, MODELS)
+        n_refused += not estimate.is_fitting
+    assert n_fitting >= 5
+    assert n_refused == 6
 
 
 def test_confused_pairs_are_less_suspect_than_others():
