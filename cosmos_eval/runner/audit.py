@@ -263,11 +263,11 @@ def find_copies(images: EvaluationImages, n_images: int) -> NDArray[np.int64]:
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    is_whole = np.array([name == "whole" for name in images.copy_names], bool)
-    whole = np.flatnonzero(is_whole)
-    keys = [images.image_names[index] for index in whole.tolist()]
+    is_uncropped = np.array([name == "whole" for name in images.copy_names], bool)
+    uncropped = np.flatnonzero(is_uncropped)
+    keys = [images.image_names[index] for index in uncropped.tolist()]
     pairs = []
-    for match in images.near_duplicates("", keys, images.pictures[whole]):
+    for match in images.near_duplicates("", keys, images.pictures[uncropped]):
         pairs.append((int(match.key), int(match.image)))
     for names in images.names_by_digest.values():
         pairs += [(int(names[0]), int(name)) for name in names]

@@ -132,7 +132,7 @@ def rank_models(metric: AuditedMetric, keep: NDArray[np.bool_]) -> Ranking | Non
 
 def compare_rankings(on_all: Ranking, without: Ranking) -> RankingChange:
     """Count the pairs of models that are decided alike on all items and without a group."""
-    kept = lost = too_few = gained = n_reversed = 0
+    n_kept = n_lost = n_too_few = n_gained = n_reversed = 0
     largest_change = 0.0
     is_shifted = _shifted_pairs(on_all, without)
     for with_group, without_group, has_shifted in zip(
@@ -141,16 +141,16 @@ def compare_rankings(on_all: Ranking, without: Ranking) -> RankingChange:
         change = with_group.difference.difference - without_group.difference.difference
         largest_change = max(largest_change, abs(change))
         if with_group.better is None:
-            gained += without_group.better is not None
+            n_gained += without_group.better is not None
         elif without_group.better == with_group.better:
-            kept += 1
+            n_kept += 1
         elif without_group.better is not None:
             n_reversed += 1
         elif has_shifted:
-            lost += 1
+            n_lost += 1
         else:
-            too_few += 1
-    return RankingChange(kept, lost, too_few, gained, n_reversed, largest_change)
+            n_too_few += 1
+    return RankingChange(n_kept, n_lost, n_too_few, n_gained, n_reversed, largest_change)
 
 
 def _shifted_pairs(on_all: Ranking, without: Ranking) -> list[bool]:
