@@ -43,7 +43,7 @@ HERE = Path(__file__).parent
 TRAININGS = HERE / "study" / "trainings"
 NETWORKS = HERE / "cifar10_networks.npz"
 RATES = (0.0, 0.01, 0.02, 0.05, 0.1)
-DRAWS, QUICK_DRAWS = 100, 5
+DRAWS, QUICK_DRAWS = 50, 5
 LEAST_ACCURACY = 0.55  # halfway between chance and perfect
 
 Row = dict[str, str]

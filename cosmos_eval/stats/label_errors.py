@@ -4,7 +4,7 @@ Models that err alike look like wrong labels: all of them give the same answer a
 The two are told apart by how the number of agreeing models is distributed.
 
 - If the label is wrong, the image is a usual image of another class. The number of models that
-  answer this class is then distributed as the number of models that are right about other images.
+  share the most frequent answer is then distributed as for other images, whatever their labels.
 - If the label is right, the number m of models that share the most frequent wrong answer follows a
   beta-binomial distribution, whose two parameters say how often models err and how much alike.
 
@@ -34,9 +34,10 @@ FEWEST_ITEMS = 100
 """With fewer items, the interval of the share of wrong labels says nothing."""
 
 _DROP = 1.92  # half of the 95% quantile of chi-squared with one degree of freedom
-_RATES = np.concatenate([[0.0], np.geomspace(1e-4, 0.5, 120)])  # shares of wrong labels
-_ERROR_RATES = np.geomspace(1e-3, 0.8, 60)  # mean share of models with the shared wrong answer
-_CONCENTRATIONS = np.geomspace(0.02, 100, 60)  # small: models err alike
+_RATES = np.concatenate([[0.0], np.geomspace(2e-4, 0.5, 120)])  # shares of wrong labels
+_ERROR_RATES = np.geomspace(1e-3, 0.8, 40)  # mean share of models with the shared wrong answer
+_CONCENTRATIONS = np.geomspace(0.02, 100, 40)  # small: models err alike
+_GRID_STEPS = (1.25, 1.12, 1.06, 1.03, 1.01)  # the reach of each finer grid, as a factor
 _TINY = 1e-300
 _LEAST_FIT = 0.01  # a smaller p-value of the fit says that the mixture is wrong
 _LEAST_EXPECTED = 5  # items of a cell of the test of the fit
@@ -136,15 +137,10 @@ def estimate_label_errors(
             f"and {len(labels)}"
         )
     n_items_by_votes = np.bincount(agreed.votes, minlength=n_models + 1)
-    share_by_right = np.bincount(agreed.right, minlength=n_models + 1) / len(labels)
-    chance_distributions = _beta_binomials(n_models)
-    fits = []
-    for rate in _RATES:
-        of_wrong = _votes_of_wrong_labels(share_by_right, rate)
-        mixtures = (1 - rate) * chance_distributions + rate * of_wrong
-        log_likelihoods = np.log(mixtures + _TINY) @ n_items_by_votes
-        best = int(log_likelihoods.argmax())
-        fits.append(_Fit(float(log_likelihoods[best]), rate, chance_distributions[best], of_wrong))
+    most_frequent = np.maximum(agreed.right, agreed.votes)  # of all answers, also the label
+    of_wrong = np.bincount(most_frequent, minlength=n_models + 1) / len(labels)
+    grid = _Grid.around(n_models, _ERROR_RATES, _CONCENTRATIONS)
+    fits = [_fit_at_rate(n_items_by_votes, of_wrong, rate, grid) for rate in _RATES.tolist()]
 
     best_fit = max(fits, key=lambda fit: fit.log_likelihood)
     likely_fits = [fit for fit in fits if fit.log_likelihood > best_fit.log_likelihood - _DROP]
@@ -209,33 +205,61 @@ class _Fit(NamedTuple):
         return np.where(votes > 0, if_wrong / (if_wrong + if_right + _TINY), 0.0)
 
 
-def _beta_binomials(n: int) -> Values:
-    """Return beta-binomial distributions of n trials on a grid of their parameters, (G, n + 1)."""
-    means, concentrations = np.meshgrid(_ERROR_RATES, _CONCENTRATIONS, indexing="ij")
-    a = (means * concentrations).reshape(-1, 1)
-    b = ((1 - means) * concentrations).reshape(-1, 1)
+class _Grid(NamedTuple):
+    """Beta-binomial distributions on a grid of their parameters."""
+
+    # (G,), the mean share of successes, and how unlike the trials end.
+    means: Values
+    concentrations: Values
+    # (G, K + 1), the distributions of the number of successes.
+    distributions: Values
+
+    @classmethod
+    def around(cls, n: int, means: Values, concentrations: Values) -> _Grid:
+        """Return the distributions of n trials for all pairs of two parameters."""
+        grid_means, grid_concentrations = np.meshgrid(means, concentrations, indexing="ij")
+        pairs = grid_means.ravel(), grid_concentrations.ravel()
+        return cls(*pairs, _beta_binomials(n, *pairs))
+
+
+def _fit_at_rate(n_items_by_votes: Ints, of_wrong: Values, rate: float, grid: _Grid) -> _Fit:
+    """Fit the beta-binomial distribution of right labels by maximum likelihood.
+
+    The likelihood is searched on a grid of both parameters, then on finer grids around the best
+    ones.
+
+    Args:
+        n_items_by_votes: (K + 1,), how many items have so many agreeing models.
+        of_wrong: (K + 1,), the distribution of the number of agreeing models for wrong labels.
+        rate: The share of wrong labels.
+        grid: The first grid.
+    """
+    n_models = len(n_items_by_votes) - 1
+    for step in (*_GRID_STEPS, 1.0):
+        mixtures = (1 - rate) * grid.distributions + rate * of_wrong
+        log_likelihoods = np.log(mixtures + _TINY) @ n_items_by_votes
+        best = int(log_likelihoods.argmax())
+        fit = _Fit(float(log_likelihoods[best]), rate, grid.distributions[best], of_wrong)
+        factors = step ** np.linspace(-1, 1, 5)
+        means = np.minimum(grid.means[best] * factors, 0.99)
+        grid = _Grid.around(n_models, means, grid.concentrations[best] * factors)
+    return fit
+
+
+def _beta_binomials(n: int, means: Values, concentrations: Values) -> Values:
+    """Return beta-binomial distributions of n trials, (G, n + 1).
+
+    Args:
+        n: The number of trials.
+        means: (G,), the mean shares of successes, which are a / (a + b).
+        concentrations: (G,), a + b. The smaller it is, the more alike the trials end.
+    """
+    a = (means * concentrations)[:, None]
+    b = ((1 - means) * concentrations)[:, None]
     m = np.arange(n + 1)
     log_choices = gammaln(n + 1) - gammaln(m + 1) - gammaln(n - m + 1)
     distributions: Values = np.exp(log_choices + betaln(m + a, n - m + b) - betaln(a, b))
     return distributions
-
-
-def _votes_of_wrong_labels(share_by_right: Values, rate: float) -> Values:
-    """Return the distribution (K + 1,) of the number of models that agree against a wrong label.
-
-    It is the distribution of the number of models that are right about items with right labels.
-    Items with wrong labels, of which no model is right, are taken out.
-
-    Args:
-        share_by_right: (K + 1,), the share of all items about which so many models are right.
-        rate: The share of wrong labels.
-    """
-    shares = share_by_right.copy()
-    shares[0] = max(0.0, shares[0] - rate)
-    total = shares.sum()
-    if total == 0:  # no model is ever right
-        return np.full(len(shares), 1 / len(shares))
-    return shares / total
 
 
 def _confusion_weights(

@@ -13,7 +13,9 @@ from cosmos_eval.stats.label_errors import agreement, estimate_label_errors, fit
 CLASSES, MODELS, ITEMS = 10, 5, 2000
 
 
-def simulate(share_wrong: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def simulate(
+    share_wrong: float, seed: int = 0, errors: float = 0.1
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Answers (K, N), labels (N,), and whether a label is wrong, under the method's assumptions.
 
     An item has a difficulty, the chance that a model gives the wrong answer that tempts all models.
@@ -21,7 +23,7 @@ def simulate(share_wrong: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray,
     rng = np.random.default_rng(seed)
     truth = rng.integers(0, CLASSES, ITEMS)
     tempting = (truth + rng.integers(1, CLASSES, ITEMS)) % CLASSES
-    difficulty = rng.beta(0.3, 2.7, ITEMS)
+    difficulty = rng.beta(3 * errors, 3 * (1 - errors), ITEMS)
     is_tempted = rng.random((MODELS, ITEMS)) < difficulty
     answers = np.where(is_tempted, tempting, truth)
     is_wrong = rng.random(ITEMS) < share_wrong
@@ -55,7 +57,7 @@ def test_agreement_of_four_models():
 @pytest.mark.parametrize(("share_wrong", "least_recall"), [(0.01, 0.2), (0.05, 0.7)])
 def test_planted_labels_are_found_with_the_precision_that_is_claimed(share_wrong, least_recall):
     n_covered = n_suspect = n_claimed = n_wrong_suspects = n_wrong = 0
-    for seed in range(12):
+    for seed in range(10):
         answers, labels, is_wrong = simulate(share_wrong, seed)
         agreed = agreement(answers, labels)
         errors = estimate_label_errors(agreed, labels, CLASSES, MODELS)
@@ -64,17 +66,18 @@ def test_planted_labels_are_found_with_the_precision_that_is_claimed(share_wrong
         n_claimed += errors.probability[errors.is_suspect].sum()
         n_wrong_suspects += (errors.is_suspect & is_wrong).sum()
         n_wrong += is_wrong.sum()
-    assert n_covered >= 10
+    assert n_covered >= 8
     assert abs(n_claimed - n_wrong_suspects) < 0.1 * n_suspect
     assert n_wrong_suspects > 0.5 * n_suspect
     assert n_wrong_suspects > least_recall * n_wrong
 
 
-def test_many_wrong_labels_do_not_hide_each_other():
-    """Items with wrong labels, of which no model is right, are no usual items of a class."""
+@pytest.mark.parametrize(("share_wrong", "errors"), [(0.3, 0.1), (0.1, 0.25)])
+def test_many_wrong_labels_and_weak_models(share_wrong, errors):
+    """A quarter of the answers is wrong: of a wrong label, too, models often share another one."""
     rates, shares = [], []
-    for seed in range(4):
-        answers, labels, is_wrong = simulate(0.3, seed)
+    for seed in range(6):
+        answers, labels, is_wrong = simulate(share_wrong, seed, errors)
         rates.append(estimate_label_errors(agreement(answers, labels), labels, 10, MODELS).rate)
         shares.append(is_wrong.mean())
     assert np.mean(rates) == pytest.approx(np.mean(shares), rel=0.05)
@@ -97,21 +100,19 @@ def test_the_mixture_is_fitted_by_maximum_likelihood():
     agreed = agreement(answers, labels)
     errors = estimate_label_errors(agreed, labels, CLASSES, MODELS)
     counts = np.bincount(agreed.votes, minlength=MODELS + 1)
-    by_right = np.bincount(agreed.right, minlength=MODELS + 1) / ITEMS
+    most = [max(Counter(given).values()) for given in answers.T.tolist()]
+    wrong = np.bincount(most, minlength=MODELS + 1) / ITEMS
     m = np.arange(MODELS + 1)
     best_by_rate = {}
-    for rate in np.arange(0.0, 0.1, 0.004):
-        wrong = by_right.copy()
-        wrong[0] = max(0, wrong[0] - rate)
-        wrong = wrong / wrong.sum()
+    for rate in np.arange(0.02, 0.09, 0.004):
         best = -np.inf
-        for mean in np.linspace(0.06, 0.18, 25):
-            for size in np.geomspace(1, 12, 15):
+        for mean in np.linspace(0.07, 0.17, 25):
+            for size in np.geomspace(1, 8, 25):
                 right = betabinom.pmf(m, MODELS, mean * size, (1 - mean) * size)
                 best = max(best, counts @ np.log((1 - rate) * right + rate * wrong))
         best_by_rate[rate] = best
     most_likely = max(best_by_rate, key=best_by_rate.__getitem__)
-    assert errors.rate == pytest.approx(most_likely, abs=0.005)
+    assert errors.rate == pytest.approx(most_likely, abs=0.006)
     shared = errors.expected_by_votes[3:].sum() + errors.rate * ITEMS
     assert shared == pytest.approx(counts[3:].sum(), rel=0.2)
     assert errors.expected_by_votes.sum() == pytest.approx((1 - errors.rate) * ITEMS)
