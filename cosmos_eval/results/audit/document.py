@@ -370,6 +370,7 @@ def _label_document(suspect_labels: SuspectLabels | None) -> dict[str, Any] | No
         "models": list(suspect_labels.models),
         "share": {"value": errors.rate, "low": errors.low, "high": errors.high, "level": LEVEL},
         "suspect": int(errors.is_suspect.sum()),
+        "fit_p_value": errors.fit,
         "expected_wrong": {
             "value": expected,
             "low": min(low, expected),

@@ -73,6 +73,7 @@ def test_planted_labels_are_listed_for_a_maintainer(planted, command, tmp_path):
     labels = document["wrong_labels"]
     assert len(labels["models"]) == MODELS
     assert labels["share"]["low"] <= 15 / 500 <= labels["share"]["high"]
+    assert 0.01 <= labels["fit_p_value"] <= 1
     assert document["baselines"] == {"most frequent class": pytest.approx(0.1, abs=0.02)}
 
     rows = list(csv.DictReader(io.StringIO((tmp_path / "items.csv").read_text())))
