@@ -10,6 +10,7 @@ import typer
 from cosmos_core.utils.command import Ending, run_command
 from cosmos_eval._version import __version__
 from cosmos_eval.cli import completion, data, draw
+from cosmos_eval.cli.audit import audit
 from cosmos_eval.cli.check import check
 from cosmos_eval.cli.convert import convert
 from cosmos_eval.cli.options import Command, CommandGroup
@@ -30,7 +31,7 @@ app = typer.Typer(
 )
 _COMMANDS = {
     "Measure": (run, tune),
-    "Results": (leaderboard, report, reproduce, compare, check, verify, export),
+    "Results": (leaderboard, report, reproduce, compare, check, audit, verify, export),
     "Models and data": (data.list_known, draw.segment, draw.attend, convert, overlap),
 }
 for panel, commands in _COMMANDS.items():

@@ -299,6 +299,26 @@ def best_candidates(
     )
 
 
+def first_wrong_items(
+    queries: NDArray[np.float32], items: NDArray[np.float32], ranks: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Return the index of the item that each query ranks first, (Q,), or -1 if it is right.
+
+    A query is right if its best positive has rank 1. If scores are equal, the lower index is first,
+    which may be a positive that ties with another item.
+
+    Args:
+        queries: (Q, D), the features of the queries.
+        items: (I, D), the features of the items.
+        ranks: (Q,), the rank of the best positive of each query.
+    """
+    first_items = np.full(len(queries), -1, np.int64)
+    is_missed = ranks > 1
+    if is_missed.any():
+        first_items[is_missed] = _best_items(queries[is_missed], items, 1)[:, 0]
+    return first_items
+
+
 def _best_items(
     queries: NDArray[np.float32], items: NDArray[np.float32], k: int
 ) -> NDArray[np.int64]:

@@ -21,6 +21,7 @@ from cosmos_eval.stats.random_ties import RandomTies, count_decided, random_ties
 from cosmos_eval.stats.retrieval import (
     Candidates,
     best_candidates,
+    first_wrong_items,
     ranks_of_pairs,
     retrieval_ranks,
 )
@@ -40,6 +41,10 @@ IMAGE_OF_TEXT = "image_of_text"  # (M,) index of every caption's image
 # equal features are in random order. They are stored only if this order decides any query.
 IMAGE_TIES = "image_to_text_random_ties"
 TEXT_TIES = "text_to_image_random_ties"
+# The index of the wrong text that an image (N,) ranks first, and of the wrong image that a text
+# (M,) ranks first; -1 if the query is right. Older results, and scores of pairs, lack them.
+IMAGE_FIRST = "image_to_text_first"
+TEXT_FIRST = "text_to_image_first"
 # Results of older versions lack the next two.
 WORDS = "words"  # (M,) number of every caption's words
 CUT = "cut"  # (M,) whether a caption did not fit the model's context
@@ -51,6 +56,8 @@ ARRAYS = (
     SampleArray(IMAGE_OF_TEXT, "whole number", ("texts",), least=0, below="images"),
     SampleArray(IMAGE_TIES, "number", ("images",), least=0, most=1, optional=True),
     SampleArray(TEXT_TIES, "number", ("texts",), least=0, most=1, optional=True),
+    SampleArray(IMAGE_FIRST, "whole number", ("images",), least=-1, below="texts", optional=True),
+    SampleArray(TEXT_FIRST, "whole number", ("texts",), least=-1, below="images", optional=True),
     SampleArray(WORDS, "whole number", ("texts",), least=0, optional=True),
     SampleArray(CUT, "truth value", ("texts",), optional=True),
     SampleArray(FLOOR_MEDIAN, "truth value", (1,), optional=True),
@@ -350,6 +357,8 @@ def _rank_queries(
         if count_decided(ties.text_to_image):
             samples[TEXT_TIES] = ties.text_to_image
         notes = _tie_notes(ties)
+        samples[IMAGE_FIRST] = first_wrong_items(image_features, text_features, ranks.image_to_text)
+        samples[TEXT_FIRST] = first_wrong_items(text_features, image_features, ranks.text_to_image)
     samples[IMAGE_RANK] = ranks.image_to_text
     samples[TEXT_RANK] = ranks.text_to_image
     if protocol.floor_median:

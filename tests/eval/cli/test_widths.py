@@ -26,6 +26,7 @@ COMMANDS = (
     ("leaderboard", RESULTS, "--transpose", "--no-intervals"),
     ("reproduce", RESULTS),
     ("compare", RESULTS, RESULTS, *MODELS),
+    ("audit", RESULTS, "--no-data"),
     ("check", *CHECKED, "--baseline", str(ROOT / "benchmarks" / "baselines" / "scenes.json")),
     ("data", "doctor", "scenes-retrieval", "scenes-cls", "scenes-seg"),
     ("run", "--dry-run", "--no-cache"),

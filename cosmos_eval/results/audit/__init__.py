@@ -1,0 +1,1 @@
+"""Audit of benchmarks by stored samples: groups of doubtful items, and rankings without them."""

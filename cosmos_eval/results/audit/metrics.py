@@ -1,0 +1,188 @@
+"""The metrics of results that can be audited: which model is right about which item."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cosmos_eval.results.compare import require_same_settings, setting_of_result
+from cosmos_eval.results.labels import StoredResult, distinct_results
+from cosmos_eval.results.record import ResultRow
+from cosmos_eval.results.store import read_samples
+from cosmos_eval.stats.estimates import Mean, Proportion
+from cosmos_eval.tasks import Metric, Task, task_named
+from cosmos_eval.tasks.retrieval import IMAGE_OF_TEXT
+from cosmos_eval.tasks.task import NAME
+from cosmos_eval.types import Samples, UsageError
+
+
+@dataclass(frozen=True)
+class AuditedMetric:
+    """A metric of several models on the same items, each of which a model solves or not."""
+
+    # The results of K models on one data set under one protocol.
+    results: tuple[StoredResult, ...]
+    # The stored arrays of each result.
+    samples: tuple[Samples, ...]
+    # The name of the metric, such as "acc1".
+    metric: str
+    # The estimate of each model, whose truth values are (N,).
+    estimates: tuple[Proportion | Mean, ...]
+
+    @property
+    def row(self) -> ResultRow:
+        """The first result, for what all results share."""
+        return self.results[0].row
+
+    @property
+    def name(self) -> str:
+        """The data set, the protocol and the metric, such as "scenes-cls, scenes, acc1"."""
+        return f"{self.results[0].dataset}, {self.row.protocol}, {self.metric}"
+
+    @property
+    def models(self) -> list[str]:
+        """The labels of the models."""
+        return [result.label for result in self.results]
+
+    @property
+    def record(self) -> Metric:
+        """The definition of the metric."""
+        return task_named(self.row.task).metric(self.metric)
+
+    @cached_property
+    def hits(self) -> NDArray[np.bool_]:
+        """(K, N) whether each model solves each item."""
+        return np.stack([_values_of(estimate) for estimate in self.estimates])
+
+    @property
+    def n_items(self) -> int:
+        """The number N of items."""
+        return int(self.hits.shape[1])
+
+    @cached_property
+    def item_names(self) -> list[str]:
+        """(N,) the names of the items' images; captions have a number behind it.
+
+        Results of old versions may lack the names, which are then empty.
+
+        Example:
+            The second caption of an image as a query is "000001.jpg#1".
+        """
+        samples = self.samples[0]
+        names = [str(name) for name in samples.get(NAME, ())]
+        if len(names) == self.n_items and not self.has_captions_as_items:
+            return names
+        if self.has_captions_as_items and names:
+            image_of_text = samples[IMAGE_OF_TEXT]
+            first_text = np.searchsorted(image_of_text, image_of_text)
+            numbers = (np.arange(self.n_items) - first_text).tolist()
+            return [
+                f"{names[image]}#{number}"
+                for image, number in zip(image_of_text.tolist(), numbers, strict=True)
+            ]
+        return [""] * self.n_items
+
+    @property
+    def has_captions_as_items(self) -> bool:
+        """True if captions are the queries of a retrieval metric."""
+        return self.row.task == "retrieval" and self.metric.startswith("text_to_image")
+
+
+def read_metrics(results: Iterable[StoredResult]) -> tuple[list[AuditedMetric], list[str]]:
+    """Read the samples of results, and return the metrics that can be audited.
+
+    They are primary metrics that are the share of solved items, such as accuracy and R@1.
+
+    Args:
+        results: The results, also of several data sets and protocols.
+
+    Returns:
+        The metrics, and a note on the data sets that cannot be audited.
+
+    Raises:
+        UsageError: For edited results, results without samples, and results of one data set and
+            protocol with different samples or settings.
+    """
+    results_by_set: dict[tuple[Any, ...], list[StoredResult]] = {}
+    for result in distinct_results(results):
+        if result.is_edited:
+            raise UsageError(f"{result.path}: {result.fault} (`cosmos-eval verify` shows more)")
+        results_by_set.setdefault(_key_of_set(result), []).append(result)
+
+    metrics: list[AuditedMetric] = []
+    sets_not_audited: dict[str, None] = {}
+    for set_results in results_by_set.values():
+        row = set_results[0].row
+        set_metrics = _metrics_of_set(task_named(row.task), set_results)
+        metrics += set_metrics
+        if not set_metrics:
+            sets_not_audited[row.dataset] = None
+    if not sets_not_audited:
+        return metrics, []
+    names = ", ".join(sorted(sets_not_audited))
+    return metrics, [f"not audited: {names}: their metrics are not shares of solved items"]
+
+
+def _key_of_set(result: StoredResult) -> tuple[Any, ...]:
+    """Return the key of the results that a result is compared with: data set, protocol, limit."""
+    row = result.row
+    provenance = row.provenance
+    return row.task, row.dataset, row.protocol, provenance["limit"], provenance.get("partial")
+
+
+def _metrics_of_set(task: Task, results: Sequence[StoredResult]) -> list[AuditedMetric]:
+    """Return the audited metrics of results on one data set.
+
+    Args:
+        task: The task of the results.
+        results: The results. If the first one has no metric that can be audited, the others are
+            not read.
+
+    Raises:
+        UsageError: If the results have different samples or settings.
+    """
+    first_samples = read_samples(results[0].path)
+    metric_names = _auditable_metrics(task, first_samples)
+    if not metric_names:
+        return []
+    name = f"{results[0].row.dataset} ({results[0].row.protocol})"
+    try:
+        require_same_settings(setting_of_result(result.row) for result in results)
+        samples = (first_samples, *(read_samples(result.path) for result in results[1:]))
+        estimates_of_results = task.compared_estimates(samples, metric_names)
+    except ValueError as error:
+        raise UsageError(f"{name} cannot be audited: {error}") from error
+    audited_metrics = []
+    for metric_name in metric_names:
+        estimates: list[Proportion | Mean] = []
+        for estimates_by_name in estimates_of_results:
+            estimate = estimates_by_name[metric_name]
+            if isinstance(estimate, Proportion | Mean):
+                estimates.append(estimate)
+        audited_metrics.append(
+            AuditedMetric(tuple(results), samples, metric_name, tuple(estimates))
+        )
+    return audited_metrics
+
+
+def _auditable_metrics(task: Task, samples: Samples) -> list[str]:
+    """Return the primary metrics of samples that are the share of solved items."""
+    estimates = task.estimates(task.derive(samples))
+    names = []
+    for metric in task.metrics:
+        estimate = estimates.get(metric.name)
+        if not metric.primary or not metric.higher_is_better:
+            continue
+        if isinstance(estimate, Proportion | Mean) and _values_of(estimate).dtype == np.bool_:
+            names.append(metric.name)
+    return names
+
+
+def _values_of(estimate: Proportion | Mean) -> NDArray[Any]:
+    """Return the values of an estimate, one per item, (N,)."""
+    return estimate.hits if isinstance(estimate, Proportion) else estimate.values

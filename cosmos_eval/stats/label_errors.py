@@ -1,0 +1,289 @@
+"""How probable it is that labels are wrong, from the answers of several models.
+
+Models that err alike look like wrong labels: all of them give the same answer against the label.
+The two are told apart by how the number of agreeing models is distributed.
+
+- If the label is wrong, the image is a usual image of another class. The number of models that
+  share the most frequent answer is then distributed as for other images, whatever their labels.
+- If the label is right, the number m of models that share the most frequent wrong answer follows a
+  beta-binomial distribution, whose two parameters say how often models err and how much alike.
+
+A mixture of both is fitted to the counts of m by maximum likelihood. Its interval follows from the
+profile likelihood. The method assumes that wrong labels fall on all other classes equally often,
+and that errors which all models share are not more frequent than the errors which some of them
+share suggest. If images fool all models alike, both assumptions fail, and right labels look wrong.
+If no such mixture fits the counts, as for models of very different strength,
+`LabelErrors.is_fitting` is false.
+
+Shapes: K models, N items, C classes.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import betaln, chdtrc, gammaln
+
+from cosmos_eval.stats.estimates import Ints, Values
+
+FEWEST_MODELS = 3
+"""With fewer models, the distribution of shared errors cannot be estimated."""
+FEWEST_ITEMS = 100
+"""With fewer items, the interval of the share of wrong labels says nothing."""
+
+_DROP = 1.92  # half of the 95% quantile of chi-squared with one degree of freedom
+_RATES = np.concatenate([[0.0], np.geomspace(2e-4, 0.5, 120)])  # shares of wrong labels
+_ERROR_RATES = np.geomspace(1e-3, 0.8, 40)  # mean share of models with the shared wrong answer
+_CONCENTRATIONS = np.geomspace(0.02, 100, 40)  # small: models err alike
+_GRID_STEPS = (1.25, 1.12, 1.06, 1.03, 1.01)  # the reach of each finer grid, as a factor
+_TINY = 1e-300
+_LEAST_FIT = 0.01  # a smaller p-value of the fit says that the mixture is wrong
+_LEAST_EXPECTED = 5  # items of a cell of the test of the fit
+_N_PARAMETERS = 3  # the share of wrong labels, and two of the beta-binomial distribution
+
+
+class Agreement(NamedTuple):
+    """The answers of K models to N items, relative to the labels."""
+
+    # (N,) the number of models that give the label.
+    right: Ints
+    # (N,) the wrong answer that most models give; the lowest one of several; -1 if all are right.
+    answer: Ints
+    # (N,) the number of models that give this answer.
+    votes: Ints
+
+
+class LabelErrors(NamedTuple):
+    """The estimated share of wrong labels, and the probability of each item's label to be wrong."""
+
+    # The share of wrong labels, and its 95% interval by the profile likelihood.
+    rate: float
+    low: float
+    high: float
+    # (N,) the probability that each item's label is wrong, at `rate`.
+    probability: Values
+    # (N,) the same at the ends of the interval.
+    probability_low: Values
+    probability_high: Values
+    # (K + 1,) the expected number of right labels against which so many models share an answer.
+    expected_by_votes: Values
+    # The p-value of the mixture's fit to the counts of agreeing models (`fit_p_value`).
+    fit: float
+
+    @property
+    def is_fitting(self) -> bool:
+        """Whether the counts of agreeing models are as the mixture expects.
+
+        If they are not, neither the share nor the probabilities mean anything.
+        """
+        return self.fit >= _LEAST_FIT
+
+    @property
+    def is_suspect(self) -> NDArray[np.bool_]:
+        """(N,) whether each label is more probably wrong than right."""
+        return self.probability > 0.5
+
+
+def agreement(answers: Ints, labels: Ints) -> Agreement:
+    """Count for each item how many models give the label, and how many share a wrong answer.
+
+    Args:
+        answers: (K, N), the answer of each model to each item, from 0, or the label.
+        labels: (N,), the labels. If there are several right answers, -1 may stand for all of them.
+
+    Example:
+        The answers 2, 2, 1 and 0 of four models to an item with the label 0 give right = 1,
+        answer = 2 and votes = 2.
+    """
+    is_wrong = answers != labels
+    # (K, N): how many models give the answer of each model, 0 if it is the label.
+    votes = np.stack([(answers == answers_of_model).sum(axis=0) for answers_of_model in answers])
+    votes = np.where(is_wrong, votes, 0)
+    most_votes = votes.max(axis=0)
+    is_most = is_wrong & (votes == most_votes)
+    most_answers = np.where(is_most, answers, np.iinfo(np.int64).max).min(axis=0)
+    return Agreement(
+        right=(~is_wrong).sum(axis=0),
+        answer=np.where(most_votes > 0, most_answers, -1),
+        votes=most_votes,
+    )
+
+
+def estimate_label_errors(
+    agreed: Agreement, labels: Ints, n_classes: int, n_models: int
+) -> LabelErrors:
+    """Estimate the share of wrong labels, and the probability of each label to be wrong.
+
+    By Bayes' rule, the probability for an item with m agreeing models is
+    e T(m) / (e T(m) + (1 - e) F(m) w). e is the share of wrong labels, T and F are the
+    distributions of m for wrong and right labels, and w says how much more often models confuse
+    this label with this answer than two classes on average (`_confusion_weights`).
+
+    Args:
+        agreed: The agreement of the models.
+        labels: (N,), the labels.
+        n_classes: The number C of classes that a wrong label may fall on; 2 for a choice that is
+            either right or wrong.
+        n_models: The number K of models.
+
+    Raises:
+        ValueError: For fewer than FEWEST_MODELS models or FEWEST_ITEMS items.
+    """
+    if n_models < FEWEST_MODELS or len(labels) < FEWEST_ITEMS:
+        raise ValueError(
+            f"wrong labels need {FEWEST_MODELS} models and {FEWEST_ITEMS} items, not {n_models} "
+            f"and {len(labels)}"
+        )
+    n_items_by_votes = np.bincount(agreed.votes, minlength=n_models + 1)
+    most_frequent = np.maximum(agreed.right, agreed.votes)  # of all answers, also the label
+    of_wrong = np.bincount(most_frequent, minlength=n_models + 1) / len(labels)
+    grid = _Grid.around(n_models, _ERROR_RATES, _CONCENTRATIONS)
+    fits = [_fit_at_rate(n_items_by_votes, of_wrong, rate, grid) for rate in _RATES.tolist()]
+
+    best_fit = max(fits, key=lambda fit: fit.log_likelihood)
+    likely_fits = [fit for fit in fits if fit.log_likelihood > best_fit.log_likelihood - _DROP]
+    weights = _confusion_weights(agreed, labels, n_classes, n_models)
+    return LabelErrors(
+        rate=best_fit.rate,
+        low=likely_fits[0].rate,
+        high=likely_fits[-1].rate,
+        probability=best_fit.probabilities(agreed.votes, weights),
+        probability_low=likely_fits[0].probabilities(agreed.votes, weights),
+        probability_high=likely_fits[-1].probabilities(agreed.votes, weights),
+        expected_by_votes=len(labels) * (1 - best_fit.rate) * best_fit.of_right,
+        fit=fit_p_value(n_items_by_votes, len(labels) * best_fit.mixture),
+    )
+
+
+def fit_p_value(observed: Ints, expected: Values) -> float:
+    """Return the p-value of Pearson's chi-squared test that counts are as expected.
+
+    Neighbouring cells are joined until each expects five items or more. Three degrees of freedom
+    are taken off for the fitted parameters, of which one is left at least.
+
+    Args:
+        observed: (M,), the observed counts.
+        expected: (M,), the expected counts, which were fitted.
+    """
+    observed_cells, expected_cells = [0.0], [0.0]
+    for n_observed, n_expected in zip(observed.tolist(), expected.tolist(), strict=True):
+        if expected_cells[-1] >= _LEAST_EXPECTED:
+            observed_cells.append(0.0)
+            expected_cells.append(0.0)
+        observed_cells[-1] += n_observed
+        expected_cells[-1] += n_expected
+    if len(expected_cells) > 1 and expected_cells[-1] < _LEAST_EXPECTED:
+        observed_cells[-2] += observed_cells.pop()
+        expected_cells[-2] += expected_cells.pop()
+    deviations = np.array(observed_cells) - np.array(expected_cells)
+    chi_squared = float((deviations**2 / np.array(expected_cells)).sum())
+    degrees = max(1, len(expected_cells) - 1 - _N_PARAMETERS)
+    return float(chdtrc(degrees, chi_squared))
+
+
+class _Fit(NamedTuple):
+    """The mixture that fits best at a share of wrong labels."""
+
+    log_likelihood: float
+    # The share of wrong labels.
+    rate: float
+    # (K + 1,) the distribution of the number of agreeing models if the label is right, and wrong.
+    of_right: Values
+    of_wrong: Values
+
+    @property
+    def mixture(self) -> Values:
+        """(K + 1,) the distribution of the number of agreeing models over all items."""
+        return (1 - self.rate) * self.of_right + self.rate * self.of_wrong
+
+    def probabilities(self, votes: Ints, weights: Values) -> Values:
+        """Return the probability (N,) that each label is wrong, 0 if all models are right."""
+        if_wrong = self.rate * self.of_wrong[votes]
+        if_right = (1 - self.rate) * self.of_right[votes] * weights
+        return np.where(votes > 0, if_wrong / (if_wrong + if_right + _TINY), 0.0)
+
+
+class _Grid(NamedTuple):
+    """Beta-binomial distributions on a grid of their parameters."""
+
+    # (G,), the mean share of successes, and how unlike the trials end.
+    means: Values
+    concentrations: Values
+    # (G, K + 1), the distributions of the number of successes.
+    distributions: Values
+
+    @classmethod
+    def around(cls, n: int, means: Values, concentrations: Values) -> _Grid:
+        """Return the distributions of n trials for all pairs of two parameters."""
+        grid_means, grid_concentrations = np.meshgrid(means, concentrations, indexing="ij")
+        pairs = grid_means.ravel(), grid_concentrations.ravel()
+        return cls(*pairs, _beta_binomials(n, *pairs))
+
+
+def _fit_at_rate(n_items_by_votes: Ints, of_wrong: Values, rate: float, grid: _Grid) -> _Fit:
+    """Fit the beta-binomial distribution of right labels by maximum likelihood.
+
+    The likelihood is searched on a grid of both parameters, then on finer grids around the best
+    ones.
+
+    Args:
+        n_items_by_votes: (K + 1,), how many items have so many agreeing models.
+        of_wrong: (K + 1,), the distribution of the number of agreeing models for wrong labels.
+        rate: The share of wrong labels.
+        grid: The first grid.
+    """
+    n_models = len(n_items_by_votes) - 1
+    for step in (*_GRID_STEPS, 1.0):
+        mixtures = (1 - rate) * grid.distributions + rate * of_wrong
+        log_likelihoods = np.log(mixtures + _TINY) @ n_items_by_votes
+        best = int(log_likelihoods.argmax())
+        fit = _Fit(float(log_likelihoods[best]), rate, grid.distributions[best], of_wrong)
+        factors = step ** np.linspace(-1, 1, 5)
+        means = np.minimum(grid.means[best] * factors, 0.99)
+        grid = _Grid.around(n_models, means, grid.concentrations[best] * factors)
+    return fit
+
+
+def _beta_binomials(n: int, means: Values, concentrations: Values) -> Values:
+    """Return beta-binomial distributions of n trials, (G, n + 1).
+
+    Args:
+        n: The number of trials.
+        means: (G,), the mean shares of successes, which are a / (a + b).
+        concentrations: (G,), a + b. The smaller it is, the more alike the trials end.
+    """
+    a = (means * concentrations)[:, None]
+    b = ((1 - means) * concentrations)[:, None]
+    m = np.arange(n + 1)
+    log_choices = gammaln(n + 1) - gammaln(m + 1) - gammaln(n - m + 1)
+    distributions: Values = np.exp(log_choices + betaln(m + a, n - m + b) - betaln(a, b))
+    return distributions
+
+
+def _confusion_weights(
+    agreed: Agreement, labels: Ints, n_classes: int, n_models: int
+) -> NDArray[np.float64]:
+    """Return how much more often models confuse each item's label and answer than usual, (N,).
+
+    The confusions are the items that some, but not all models answer wrongly. Among them, the share
+    of each pair of a label and an answer is divided by its share if answers fell on all other
+    classes equally often. As many equally distributed items are added, at most one per pair, so
+    that no pair has a weight of 0.
+
+    Args:
+        agreed: The agreement of the models.
+        labels: (N,), the labels.
+        n_classes: The number C of classes.
+        n_models: The number K of models.
+    """
+    is_confused = (agreed.votes > 0) & (agreed.votes < n_models)
+    _, pair_of_item = np.unique(labels * n_classes + agreed.answer, return_inverse=True)
+    n_confused_by_pair = np.bincount(pair_of_item, weights=is_confused)
+    share_of_label = np.bincount(labels, minlength=n_classes) / len(labels)
+    even_share_of_item = share_of_label[labels] / (n_classes - 1)
+    n_added = max(1.0, min(float(is_confused.sum()), n_classes * (n_classes - 1.0)))
+    n_with_added = n_confused_by_pair[pair_of_item] + n_added * even_share_of_item
+    weights: Values = n_with_added / (is_confused.sum() + n_added) / even_share_of_item
+    return weights
