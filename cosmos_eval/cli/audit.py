@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 
 _WORKERS = os.cpu_count() or 1
 _WIDTH = 80  # columns
+_COLUMNS = (
+    "by chance: items that a sound set would have in the group; decided: pairs of models that "
+    "differ (paired tests, Holm); lost, too few, gained, reversed: pairs decided otherwise without the "
+    "group; change: the largest change of a difference of two models"
+)
 _OWN_ANSWERS = "*: chosen by these models' answers, so that intervals without them are too narrow"
 
 
@@ -114,7 +119,7 @@ def _print_audits(audits: Sequence[MetricAudit], *, shows_examples: bool) -> Non
                 print_line("")
                 print_records(document.difference_records(audit))
     has_mark = any(group.by_answers and group.count for audit in audits for group in audit.groups)
-    notes = [_OWN_ANSWERS] if has_mark else []
+    notes = [_COLUMNS, _OWN_ANSWERS] if has_mark else [_COLUMNS]
     print_notes([*notes, *document.unknown_lines(audits)])
 
 
