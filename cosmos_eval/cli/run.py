@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from typer import Exit
 
@@ -45,11 +45,13 @@ from cosmos_eval.types import (
 if TYPE_CHECKING:
     from cosmos_eval.cli.progress import Progress
     from cosmos_eval.results.labels import StoredResult
+    from cosmos_eval.runner.deciding import DecidingRun
     from cosmos_eval.runner.plan import Pair, Plan, Result
     from cosmos_eval.runner.preview import Preview
 
     Existing = Mapping[Pair, Result]
 
+UNTIL = "Stop early"
 _MISTAKES_SHOWN = 3  # the most frequent ones; the result file has more
 
 
@@ -91,6 +93,16 @@ def run(
         int | None, option("N", "Only the first N samples (marked).", DATA, min=1)
     ] = None,
     allow_partial: Annotated[bool, flag("--partial", "Allow missing files; marked.", DATA)] = False,
+    against: Annotated[
+        Text, option("FILE|DIR|NAME", "The stored result to compare with.", UNTIL)
+    ] = None,
+    until: Annotated[
+        Literal["decided"] | None,
+        option("decided", "Stop when better, worse or the same is certain.", UNTIL),
+    ] = None,
+    margin: Annotated[
+        float | None, option("M", "Points within which models are the same.", UNTIL)
+    ] = None,
     precision: options.Precision = RunOptions.precision,
     device: options.Device = RunOptions.device,
     batch_size: Annotated[
@@ -156,6 +168,22 @@ def run(
             options=run_options,
         )
         plan = distributed.synchronized(make_plan_of_options)
+        deciding_run = _make_deciding_run(
+            plan,
+            output,
+            against=against,
+            until=until,
+            margin=margin,
+            refused={
+                "--suite": suite is not None,
+                "--executor": executor != "local",
+                "--keep-going": keep_going,
+                "--dry-run": dry_run,
+            },
+        )
+        if deciding_run is not None:
+            _run_until_decided(deciding_run, as_json=as_json, no_cache=no_cache)
+            return
 
         existing: Existing = {}
         if suite is not None or dry_run:
@@ -177,6 +205,71 @@ def run(
             output=output,
         )
         _end_run(results, existing, suite, keep_going=keep_going)
+
+
+def _make_deciding_run(
+    plan: Plan,
+    output: Path,
+    *,
+    against: str | None,
+    until: str | None,
+    margin: float | None,
+    refused: Mapping[str, bool],
+) -> DecidingRun | None:
+    """Return the run that `--until decided` asks for, or None without this option.
+
+    Args:
+        plan: The models and data sets.
+        output: The folder of the results.
+        against: The place or the name of the baseline.
+        until: "decided", or None.
+        margin: The points within which models are the same.
+        refused: Options that do not go together with `--until`, and whether they were given.
+
+    Raises:
+        UsageError: For options that do not go together, and for bad baselines.
+    """
+    if until is None:
+        if against is not None or margin is not None:
+            raise UsageError("--against and --margin go with --until decided")
+        return None
+    if against is None:
+        raise UsageError("--until decided needs --against: a stored result to compare with")
+    if margin is not None and not 0 < margin < 100:
+        raise UsageError(f"--margin is in points, above 0 and below 100, not {margin:g}")
+    for option_name, is_given in refused.items():
+        if is_given:
+            raise UsageError(f"--until decided does not go together with {option_name}")
+    from cosmos_eval.runner.deciding import DecidingRun, read_baselines, require_decidable
+
+    require_decidable(plan)
+    baselines = read_baselines(against, output, plan.protocols)
+    return DecidingRun(plan, output, baselines, None if margin is None else margin / 100)
+
+
+def _run_until_decided(run: DecidingRun, *, as_json: bool, no_cache: bool) -> None:
+    """Measure until the answers are known, and print the results, and the answers last.
+
+    Args:
+        run: The models, the data sets and the baseline.
+        as_json: True if results are printed as JSON, and the answers on standard error.
+        no_cache: True if an interrupted run begins again.
+    """
+    from cosmos_eval.cli.progress import Progress
+
+    results = []
+    with nullcontext() if no_cache else interrupts_are_resumable(), Progress() as progress:
+        for result in run.run(progress.step):
+            _report([result], progress)
+            results.append(result)
+    print_results(results, as_json=as_json, output=run.output or RESULTS)
+    if not as_json:
+        print_line("")
+    for model in dict.fromkeys(answer.a for answer in run.answers):
+        answers = [answer for answer in run.answers if answer.a == model]
+        print_line(f"A: {model}, B: {answers[0].b}", error=as_json)
+        for answer in answers:
+            print_line(str(answer), error=as_json)
 
 
 def _execute(

@@ -77,12 +77,26 @@ def setting_of_result(row: ResultRow) -> dict[str, Any]:
         {"task": "cls", "dataset": "imagenet1k", "protocol": "clip", "limit": None,
         "n_samples": 50000, "hashes.sample_list": "1a2b...", "hashes.templates": "3c4d..."}
     """
-    provenance = row.provenance
-    setting: dict[str, Any] = {"task": row.task, "dataset": row.dataset, "protocol": row.protocol}
+    return make_setting(row.task, row.dataset, row.protocol, row.n_samples, row.provenance)
+
+
+def make_setting(
+    task: str, dataset: str, protocol: str, n_samples: int, provenance: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the setting of a result, see `setting_of_result`, from the fields that it needs.
+
+    Args:
+        task: The name of the task.
+        dataset: The name of the data set.
+        protocol: The name of the protocol.
+        n_samples: The number of samples.
+        provenance: The provenance, or those fields of it that are known before a measurement.
+    """
+    setting: dict[str, Any] = {"task": task, "dataset": dataset, "protocol": protocol}
     for name in _PROVENANCE_FIELDS:
         if name in provenance:
             setting[name] = provenance[name]
-    setting["n_samples"] = row.n_samples
+    setting["n_samples"] = n_samples
     for name, sha256 in sorted(provenance["hashes"].items()):
         setting[f"hashes.{name}"] = sha256
 

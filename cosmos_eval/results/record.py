@@ -215,6 +215,33 @@ class ProbeRecord(TypedDict):
     ]
 
 
+@with_config(STRICT)
+class StoppedRecord(TypedDict):
+    """A run that stopped before the last sample: A is its model, B is the baseline."""
+
+    answer: Literal["A better", "B better", "same"]
+    metric: Annotated[Name, Field(description="The metric that decided.")]
+    difference: Annotated[float, Field(description="A - B of the samples that were measured.")]
+    against: Annotated[Name, Field(description="The label of the baseline's model.")]
+    against_sha256: Annotated[Sha256, Field(description="record_sha256 or hash of its samples.")]
+    alpha: Annotated[
+        Level, Field(description="Probability of a wrong answer, corrected for the data sets.")
+    ]
+    margin: Annotated[
+        Annotated[float, Field(gt=0)] | None, Field(description="Models closer than this are same.")
+    ]
+    seed: Annotated[int, Field(description="The seed of the order of the samples.", ge=0)]
+    samples: Annotated[Count, Field(description="How many samples the whole data set has.")]
+    units: Annotated[Count, Field(description="How many independent units these samples are.")]
+    most: Annotated[Count, Field(description="The samples of the largest unit.")]
+    method: Literal["bounded", "asymptotic"]
+    start: Annotated[Count, Field(description="Samples before the first look, if asymptotic.")]
+    looks: Annotated[
+        list[tuple[Count, float, float]],
+        Field(description="Samples, and the ends of the interval of A - B, of each look."),
+    ]
+
+
 _COUNT = r"^[0-9]+ of [0-9]+ [a-z].*$"
 _PARTIAL = Field(
     description="How many samples of an incomplete set were there: `4 of 9 images`.", pattern=_COUNT
@@ -289,6 +316,7 @@ class Provenance(TypedDict):
         Count | None, Field(description="Only the first N samples were measured; null for all.")
     ]
     partial: NotRequired[Annotated[str, _PARTIAL]]
+    stopped: NotRequired[StoppedRecord]
     attention: Annotated[Attention | None, _ATTENTION]
     protocol_attention: NotRequired[Annotated[Attention | None, _PROTOCOL_ATTENTION]]
     auxiliary: NotRequired[AuxiliaryRecord]

@@ -41,7 +41,14 @@ _MOST_BYTES = 1 << 30  # of samples; 5,000 images with 171 classes take 1.3 MB p
 _TASKS_OF_VERSION_1 = frozenset({"retrieval", "cls", "seg", "select"})
 # The fields of records, by section, and the arrays of samples that version 2 added.
 _FIELDS_OF_VERSION_2 = {
-    "provenance": {"partial", "map", "protocol_map", "record_sha256", "images_per_second"},
+    "provenance": {
+        "partial",
+        "stopped",
+        "map",
+        "protocol_map",
+        "record_sha256",
+        "images_per_second",
+    },
     "model": {"name", "code_sha256", "revision", "loaded_sha256", "facts", "training"},
 }
 _ARRAYS_OF_VERSION_2 = frozenset({"classes", "groups", "members", "subsets"})

@@ -1,0 +1,399 @@
+"""Comparisons of a model with a stored result on a growing part of the samples.
+
+The samples are taken in a random order, and after every 32 of them there is a look at the paired
+difference A - B: model A is the one that is measured, B is the stored baseline. All intervals are
+confidence sequences (`stats.sequential`), so that a run may stop at any look. What is drawn at
+random is a unit: a sample, or all samples that depend on each other, such as the items of an image.
+
+Shapes: N samples of the whole data set, n samples so far.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cosmos_eval.results.record import ResultRow
+from cosmos_eval.stats.estimates import Estimate, Ints, Mean, Proportion, Values
+from cosmos_eval.stats.sampling import cut_into_looks, random_order
+from cosmos_eval.stats.sequential import (
+    START,
+    AsymptoticSequence,
+    BoundedSequence,
+    Decision,
+    decide,
+)
+from cosmos_eval.tasks import Task, task_named
+from cosmos_eval.types import Samples, UsageError
+
+ALPHA = 0.05
+"""The probability that any answer of a comparison is wrong."""
+SEED = 0
+"""The seed of the order of the samples."""
+STOPPED = "stopped"
+"""The field of the provenance that says when and why a run stopped before the last sample."""
+BASELINE_PREFIX = "baseline."
+"""The names of the baseline's arrays begin with it in the samples of a run that stopped."""
+UNIT = "unit"
+"""The array (n,) of a run that stopped: the unit of each sample."""
+# Slow metrics are looked at again when there are this many times the samples of the last look.
+_GROWTH = 1.1
+# The intervals of metrics: of a mean of bounded values, and of any other metric.
+BOUNDED, ASYMPTOTIC = "bounded", "asymptotic"
+
+
+class Look(NamedTuple):
+    """The interval of A - B after a number of samples."""
+
+    n_samples: int
+    low: float
+    high: float
+
+
+class AnsweredLook(NamedTuple):
+    """A look, and the answer at this look."""
+
+    look: Look
+    answer: Decision
+
+
+class Units(NamedTuple):
+    """The units of a data set, which are drawn at random, and what bounds their differences."""
+
+    # (N,): the number of each sample's unit, from 0 to the number of units - 1.
+    unit_of_sample: Ints
+    # The kind of the interval, BOUNDED or ASYMPTOTIC.
+    method: str
+
+    @property
+    def n_samples(self) -> int:
+        """The number of samples of the whole data set."""
+        return len(self.unit_of_sample)
+
+    @property
+    def n_units(self) -> int:
+        """The number of units of the whole data set."""
+        return int(self.unit_of_sample.max()) + 1
+
+    @property
+    def most(self) -> int:
+        """The number of samples of the largest unit."""
+        return int(np.bincount(self.unit_of_sample).max())
+
+
+class Shard(NamedTuple):
+    """The samples between two looks."""
+
+    # (n,): the indices of the samples. The samples of a unit follow each other.
+    samples: Ints
+    # (n,): the unit of each sample.
+    units: Ints
+
+
+def units_of(task: Task, samples: Samples) -> Units:
+    """Return the units of a data set, from the stored samples of a result.
+
+    Raises ValueError if the task has no metric that decides, or if the samples lack it.
+    """
+    estimate = deciding_estimate(task, samples)
+    if isinstance(estimate, Proportion | Mean):
+        _, unit_of_sample = np.unique(_clusters(estimate), return_inverse=True)
+        return Units(unit_of_sample, BOUNDED)
+    return Units(np.arange(task.count(samples)), ASYMPTOTIC)
+
+
+def deciding_estimate(task: Task, samples: Samples) -> Estimate:
+    """Return the estimate of the metric that decides.
+
+    Raises ValueError if the task has no such metric, or if the samples lack it.
+    """
+    metric = task.deciding_metric
+    estimate = None if metric is None else metric.estimate(task.derive(samples))
+    if estimate is None:
+        raise ValueError(f"task {task.name} has no metric that could decide")
+    return estimate
+
+
+def _clusters(estimate: Proportion | Mean) -> Ints:
+    """Return the cluster of each sample (N,): its own number if samples are independent."""
+    if isinstance(estimate, Proportion):
+        return np.arange(len(estimate.hits))
+    return estimate.clusters
+
+
+def _values(estimate: Estimate) -> Values:
+    """Return the values (N,) of the samples of a mean."""
+    values = estimate.hits if isinstance(estimate, Proportion) else estimate[0]
+    return np.asarray(values, np.float64)
+
+
+def cut_into_shards(units: Units, seed: int = SEED) -> list[Shard]:
+    """Return the samples of a data set in random order, cut at the looks.
+
+    Example:
+        If the samples 0 and 2 are unit 0 and sample 1 is unit 1, and the order of the units is
+        [1, 0], the samples of the only shard are [1, 0, 2], and their units [1, 0, 0].
+    """
+    samples_by_unit = np.argsort(units.unit_of_sample, kind="stable")
+    ends = np.cumsum(np.bincount(units.unit_of_sample))
+    samples_of_units = np.split(samples_by_unit, ends[:-1])
+    shards = []
+    for units_of_look in cut_into_looks(random_order(units.n_units, seed)):
+        samples = np.concatenate([samples_of_units[unit] for unit in units_of_look])
+        shards.append(Shard(samples, units.unit_of_sample[samples]))
+    return shards
+
+
+class PairedLooks:
+    """The evidence about A - B, to which the samples of one look after the other are added."""
+
+    def __init__(
+        self,
+        task: Task,
+        *,
+        method: str,
+        n_samples: int,
+        n_units: int,
+        most: int,
+        start: int = START,
+    ) -> None:
+        """Begin without samples.
+
+        Args:
+            task: The task of the data set.
+            method: BOUNDED or ASYMPTOTIC.
+            n_samples: The number of samples of the whole data set.
+            n_units: The number of units of the whole data set.
+            most: The number of samples of the largest unit.
+            start: The number of samples before the first look of an asymptotic sequence.
+        """
+        self.task = task
+        self.method = method
+        # The mean over units of the sum of a unit's differences, divided by the mean size of units,
+        # is the mean over samples.
+        self._mean_size = n_samples / n_units
+        self.n_all_samples = n_samples
+        self.n_samples = 0
+        # The difference A - B of the samples so far; NaN before the first look.
+        self.difference = float("nan")
+        self.sequence: BoundedSequence | AsymptoticSequence
+        if method == BOUNDED:
+            bound = most / self._mean_size
+            self.sequence = BoundedSequence(-bound, bound)
+        else:
+            self.sequence = AsymptoticSequence(start)
+        self._sum = 0.0
+        self._n_units = 0
+        self._pairs: list[tuple[Samples, Samples]] = []
+        self._n_last_look = 0
+
+    @classmethod
+    def of_units(cls, task: Task, units: Units) -> PairedLooks:
+        """Begin without samples of a data set with these units."""
+        return cls(
+            task,
+            method=units.method,
+            n_samples=units.n_samples,
+            n_units=units.n_units,
+            most=units.most,
+        )
+
+    @property
+    def is_complete(self) -> bool:
+        """True after the last sample of the data set."""
+        return self.n_samples == self.n_all_samples
+
+    def add(self, a: Samples, b: Samples, units: Ints) -> bool:
+        """Add the samples of a shard, and return whether there was a look.
+
+        Args:
+            a: The arrays of model A.
+            b: The arrays of the baseline, for the same samples.
+            units: (n,), the unit of each sample. The samples of a unit follow each other.
+
+        Raises ValueError if both were not measured on the same samples.
+        """
+        self.n_samples += len(units)
+        if self.method == BOUNDED:
+            self._add_bounded(a, b, units)
+            return True
+        return self._add_asymptotic(a, b)
+
+    def _add_bounded(self, a: Samples, b: Samples, units: Ints) -> None:
+        """Add the differences of a shard's units."""
+        values_a = _values(deciding_estimate(self.task, a))
+        values_b = _values(deciding_estimate(self.task, b))
+        differences = values_a - values_b
+        is_first_of_unit = np.append(True, units[1:] != units[:-1])
+        differences_of_units = np.add.reduceat(differences, np.flatnonzero(is_first_of_unit))
+        values = differences_of_units / self._mean_size
+        self.sequence.update(values)  # type: ignore[arg-type]
+        self._sum += float(values.sum())
+        self._n_units += len(values)
+        self.difference = self._sum / self._n_units
+
+    def _add_asymptotic(self, a: Samples, b: Samples) -> bool:
+        """Add a shard, and look at all samples so far if there are a tenth more than last time."""
+        self._pairs.append((a, b))
+        is_due = self.n_samples >= _GROWTH * self._n_last_look or self.is_complete
+        if self.n_samples < self.sequence.start or not is_due:  # type: ignore[union-attr]
+            return False
+        joined_a = self.task.join([pair[0] for pair in self._pairs])
+        joined_b = self.task.join([pair[1] for pair in self._pairs])
+        self._pairs = [(joined_a, joined_b)]
+        metric = self.task.deciding_metric
+        assert metric is not None  # otherwise there were no units
+        paired = self.task.differences([joined_a, joined_b], only=[metric.name])(0, 1)
+        self._n_last_look = self.n_samples
+        if metric.name not in paired:
+            return False
+        self.sequence.update(paired[metric.name])  # type: ignore[arg-type]
+        self.difference = paired[metric.name].difference
+        return True
+
+    def look(self, alpha: float) -> Look:
+        """Return the interval of A - B after the samples so far, within the metric's bounds."""
+        low, high = self.sequence.interval(alpha)
+        return Look(self.n_samples, max(-1.0, low), min(1.0, high))
+
+
+def go_through(
+    evidence: PairedLooks,
+    shards: Iterable[tuple[Samples, Samples, Ints]],
+    alpha: float,
+    margin: float | None,
+) -> Iterator[AnsweredLook]:
+    """Add shard after shard, and yield each look with its answer, until the answer is known.
+
+    Args:
+        evidence: The evidence so far, to which the shards are added.
+        shards: For each shard the arrays of A and of the baseline, and the units of the samples.
+        alpha: The probability of a wrong answer.
+        margin: The difference from which on models are not the same, as a fraction; None for none.
+    """
+    for a, b, units in shards:
+        if evidence.add(a, b, units):
+            answer = decide(evidence.sequence, alpha, margin)
+            yield AnsweredLook(evidence.look(alpha), answer)
+            if answer != "undecided":
+                return
+
+
+def stored_shards(
+    task: Task, units: Units, a: Samples, b: Samples, seed: int = SEED
+) -> Iterator[tuple[Samples, Samples, Ints]]:
+    """Yield the samples of two whole results in random order, look by look.
+
+    Args:
+        task: The task of both results.
+        units: The units of the data set.
+        a: The stored arrays of model A.
+        b: The stored arrays of the baseline.
+        seed: The seed of the order.
+    """
+    for shard in cut_into_shards(units, seed):
+        yield task.take(a, shard.samples), task.take(b, shard.samples), shard.units
+
+
+def is_stopped(row: ResultRow) -> bool:
+    """Return whether a result is of a run that stopped before the last sample."""
+    return STOPPED in row.provenance
+
+
+def require_whole(row: ResultRow, place: object) -> None:
+    """Raise UsageError if a result is of a run that stopped before the last sample.
+
+    `place` is its file, for the message.
+    """
+    if is_stopped(row):
+        raise UsageError(
+            f"{place}: the run stopped before the last sample: run it without --until, "
+            "or judge it by `check --sequential`"
+        )
+
+
+def stopped_samples(task: Task, shards: Sequence[tuple[Samples, Samples, Ints]]) -> dict[str, Any]:
+    """Return the arrays to store of a run that stopped, in the order in which samples were taken.
+
+    They are the arrays of model A, those of the baseline with BASELINE_PREFIX, and UNIT.
+    """
+    arrays = dict(task.join([a for a, _, _ in shards]))
+    for name, array in task.join([b for _, b, _ in shards]).items():
+        arrays[BASELINE_PREFIX + name] = array
+    arrays[UNIT] = np.concatenate([units for _, _, units in shards])
+    return arrays
+
+
+def split_stopped_samples(samples: Samples) -> tuple[Samples, Samples, Ints]:
+    """Return the arrays of model A, of the baseline, and UNIT, from `stopped_samples`.
+
+    Raises KeyError if there is no array UNIT.
+    """
+    a, b = {}, {}
+    for name, array in samples.items():
+        if name.startswith(BASELINE_PREFIX):
+            b[name.removeprefix(BASELINE_PREFIX)] = array
+        elif name != UNIT:
+            a[name] = array
+    return a, b, samples[UNIT]
+
+
+def shards_of_stopped(
+    task: Task, n_units: int, seed: int, samples: Samples
+) -> Iterator[tuple[Samples, Samples, Ints]]:
+    """Yield the samples of a run that stopped, look by look, from its stored arrays.
+
+    Raises ValueError if the units are not the first ones of the random order.
+    """
+    a, b, units = split_stopped_samples(samples)
+    is_first_of_unit = np.append(True, units[1:] != units[:-1])
+    first_samples = np.flatnonzero(is_first_of_unit)
+    order = random_order(n_units, seed)
+    if not np.array_equal(units[first_samples], order[: len(first_samples)]):
+        raise ValueError(f"`{UNIT}` is not in the order of seed {seed}")
+    ends = np.append(first_samples[1:], len(units))
+    start = 0
+    for places in cut_into_looks(np.arange(len(first_samples))):
+        end = int(ends[places[-1]])
+        rows = np.arange(start, end)
+        yield task.take(a, rows), task.take(b, rows), units[rows]
+        start = end
+
+
+class Recomputed(NamedTuple):
+    """What the stored samples of a run that stopped give."""
+
+    metrics: Mapping[str, float]
+    looks: list[Look]
+    answer: Decision
+    difference: float
+
+
+def recompute(row: ResultRow, samples: Samples) -> Recomputed:
+    """Return the metric, the looks and the answer of a run that stopped, from its stored samples.
+
+    Raises ValueError, KeyError or IndexError for samples that this run could not have.
+    """
+    record = row.provenance[STOPPED]
+    task = task_named(row.task)
+    evidence = PairedLooks(
+        task,
+        method=record["method"],
+        n_samples=record["samples"],
+        n_units=record["units"],
+        most=record["most"],
+        start=record["start"],
+    )
+    shards = shards_of_stopped(task, record["units"], record["seed"], samples)
+    looks = []
+    answer: Decision = "undecided"
+    for step in go_through(evidence, shards, record["alpha"], record["margin"]):
+        looks.append(step.look)
+        answer = step.answer
+    a, _, _ = split_stopped_samples(samples)
+    metric = task.deciding_metric
+    assert metric is not None  # otherwise there were no looks
+    metrics = {metric.name: deciding_estimate(task, a).value}
+    return Recomputed(metrics, looks, answer, evidence.difference)
