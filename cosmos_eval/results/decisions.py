@@ -17,7 +17,7 @@ import numpy as np
 
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.stats.estimates import Estimate, Ints, Mean, Proportion, Values
-from cosmos_eval.stats.sampling import cut_into_looks, random_order
+from cosmos_eval.stats.sampling import SEED, cut_into_looks, random_order
 from cosmos_eval.stats.sequential import (
     START,
     AsymptoticSequence,
@@ -30,8 +30,6 @@ from cosmos_eval.types import Samples, UsageError
 
 ALPHA = 0.05
 """The probability that any answer of a comparison is wrong."""
-SEED = 0
-"""The seed of the order of the samples."""
 STOPPED = "stopped"
 """The field of the provenance that says when and why a run stopped before the last sample."""
 BASELINE_PREFIX = "baseline."

@@ -27,6 +27,7 @@ from cosmos_eval.runner.facts import ImageCounter
 from cosmos_eval.runner.provenance import describe_environment, make_row, settings_of
 from cosmos_eval.runner.run import LoadedModel, load_model, store
 from cosmos_eval.stats.estimates import Ints
+from cosmos_eval.stats.sampling import SEED
 from cosmos_eval.stats.sequential import Decision, correct_over_sets
 from cosmos_eval.tasks import Task, task_for
 from cosmos_eval.tasks.ordered import OrderedMeasurement
@@ -288,7 +289,10 @@ class _Comparison:
             seconds_by_phase,
             images_per_second,
         )
-        return store(self.protocol, row, measurement.samples, job)
+        result = store(self.protocol, row, measurement.samples, job)
+        if self.evidence.is_complete:
+            ordered.forget()
+        return result
 
     def answer(self, model: LoadedModel, decision: Decision, alpha: float) -> Answer:
         """Return the answer of this data set after the run.
@@ -373,7 +377,7 @@ class _Comparison:
             "against_sha256": provenance.get("record_sha256") or provenance["samples_sha256"],
             "alpha": self.alpha,
             "margin": self.margin,
-            "seed": decisions.SEED,
+            "seed": SEED,
             "samples": self.units.n_samples,
             "units": self.units.n_units,
             "most": self.units.most,

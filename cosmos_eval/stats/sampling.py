@@ -7,6 +7,8 @@ import numpy as np
 
 from cosmos_eval.stats.estimates import Ints
 
+SEED = 0
+"""The seed of the order of the samples."""
 UNITS_PER_LOOK = 32
 """The number of units that are measured between two looks at the answer."""
 

@@ -11,8 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from cosmos_eval.data.folders import content_hash
 from cosmos_eval.types import Measurement, OnProgress, Protocol, RunOptions, Samples
 
@@ -50,6 +48,13 @@ class OrderedMeasurement(ABC):
 
         It is called after all shards were measured, and encodes no image again.
         """
+
+    def forget(self) -> None:
+        """Remove what was stored for a later run, after the whole result was stored.
+
+        By default, nothing was, since embeddings stay in the cache.
+        """
+        return None
 
 
 class EmbeddedMeasurement(OrderedMeasurement):
@@ -166,13 +171,3 @@ def require_no_pairs(protocol: Any) -> None:
             f"{protocol.dataset}: protocol {protocol.protocol_name} scores pairs of images and "
             "captions, and cannot stop when the answer is known: leave --until out"
         )
-
-
-def place_in(chosen: Ints, n: int) -> Ints:
-    """Return the place of each of N indices among the chosen ones, (N,), and -1 for the others.
-
-    For example, the chosen indices [2, 0] of 4 have the places [1, -1, 0, -1].
-    """
-    places = np.full(n, -1)
-    places[chosen] = np.arange(len(chosen))
-    return places

@@ -24,9 +24,10 @@ from cosmos_eval.data.label_maps import LabelMaps
 from cosmos_eval.data.sources import ImageFile
 from cosmos_eval.models.encoder import Encoder
 from cosmos_eval.stats import segmentation as stats
-from cosmos_eval.stats.estimates import FunctionOfSums
+from cosmos_eval.stats.estimates import FunctionOfSums, Ints
 from cosmos_eval.tasks.arrays import MOST_CELLS, SampleArray
 from cosmos_eval.tasks.metric import Derived, Metric
+from cosmos_eval.tasks.ordered import OrderedMeasurement
 from cosmos_eval.tasks.task import NAME, Task
 
 _MOST_PIXELS = 2**31  # of an image
@@ -156,6 +157,50 @@ class Segmentation(Task):
         from cosmos_eval.tasks.segmentation.evaluate import measure_data
 
         return measure_data(encoder, protocols, options, progress, data)
+
+    def in_order(
+        self,
+        encoder: Encoder,
+        protocol: types.SegmentationProtocol,
+        data: LabelMaps,
+        options: types.RunOptions,
+        progress: types.OnProgress,
+    ) -> OrderedMeasurement:
+        """Return a measurement that takes the images in a random order."""
+        from cosmos_eval.tasks.segmentation.evaluate import OrderedLabelMaps
+
+        return OrderedLabelMaps(encoder, protocol, data, options, progress)
+
+    def take(self, samples: types.Samples, indices: Ints) -> types.Samples:
+        """Return the arrays of some images (n,), in their order, with their counts of pixels."""
+        n_images = len(samples[NAME])
+        places = np.full(n_images, -1)
+        places[indices] = np.arange(len(indices))
+        place_of_count = places[samples["image"]]
+        is_taken = place_of_count >= 0
+        order = np.argsort(place_of_count[is_taken], kind="stable")
+        return {
+            **samples,
+            NAME: samples[NAME][indices],
+            "image": place_of_count[is_taken][order].astype(samples["image"].dtype),
+            "pair": samples["pair"][is_taken][order],
+            "pixels": samples["pixels"][is_taken][order],
+        }
+
+    def join(self, shards: Sequence[types.Samples]) -> types.Samples:
+        """Return the arrays of all images of several shards."""
+        images = []
+        n_images = 0
+        for samples in shards:
+            images.append(samples["image"] + np.int32(n_images))
+            n_images += len(samples[NAME])
+        return {
+            **shards[0],
+            NAME: np.concatenate([samples[NAME] for samples in shards]),
+            "image": np.concatenate(images),
+            "pair": np.concatenate([samples["pair"] for samples in shards]),
+            "pixels": np.concatenate([samples["pixels"] for samples in shards]),
+        }
 
     def image_pass(
         self, protocol: types.SegmentationProtocol, options: types.RunOptions, data: LabelMaps
