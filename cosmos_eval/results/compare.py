@@ -796,7 +796,7 @@ def untested_cells(
     }
 
 
-def error_components(difference: PairedDifference | GroupDifference) -> dict[str, Any]:
+def error_components(difference: object) -> dict[str, Any]:
     """Return the components of the error of a difference between groups of trainings, for JSON.
 
     These are the number of trainings `k` of each group, the standard deviation `seed_sd` between
@@ -890,7 +890,7 @@ def error_component_cells(
 
 
 def join_error_components(
-    cells: Mapping[str, str | None], difference: PairedDifference | GroupDifference
+    cells: Mapping[str, str | None], difference: object
 ) -> dict[str, str | None]:
     """Return a row of a table, with the components of its error in the cell of the test.
 

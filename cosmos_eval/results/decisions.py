@@ -10,8 +10,10 @@ Shapes: N samples of the whole data set, n samples so far.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -26,10 +28,11 @@ from cosmos_eval.stats.sequential import (
     decide,
 )
 from cosmos_eval.tasks import Task, task_named
-from cosmos_eval.types import Samples, UsageError
+from cosmos_eval.types import Interval, Samples, UsageError
 
 ALPHA = 0.05
 """The probability that any answer of a comparison is wrong."""
+STOPPED_EARLY = "the run stopped before the last sample: run it again without --until"
 STOPPED = "stopped"
 """The field of the provenance that says when and why a run stopped before the last sample."""
 BASELINE_PREFIX = "baseline."
@@ -42,12 +45,68 @@ _GROWTH = 1.1
 BOUNDED, ASYMPTOTIC = "bounded", "asymptotic"
 
 
+Shards: TypeAlias = tuple[Samples, Samples, Ints]
+"""The arrays of A and of the baseline between two looks, and the unit of each sample."""
+
+
 class Look(NamedTuple):
     """The interval of A - B after a number of samples."""
 
     n_samples: int
     low: float
     high: float
+
+
+@dataclass(frozen=True)
+class SequentialDifference:
+    """A metric of model A minus the same metric of model B, as a confidence sequence has it.
+
+    It has the members of `stats.paired.PairedDifference` that a check needs.
+    """
+
+    # The values of A and of B on the samples that were measured.
+    a: float
+    b: float
+    # The number of these samples.
+    units: int
+    # The name of the statistical method.
+    method: str
+    sequence: BoundedSequence | AsymptoticSequence
+    # True if A and B are exchanged in comparison with the sequence.
+    is_flipped: bool = False
+
+    @property
+    def difference(self) -> float:
+        """The value of A minus the value of B."""
+        return self.a - self.b
+
+    def interval(self, level: float = 1 - ALPHA) -> Interval:
+        """Return the interval of the difference, which holds at all looks at once."""
+        low, high = self.sequence.interval(1 - level)
+        low, high = max(-1.0, low), min(1.0, high)
+        if self.is_flipped:
+            low, high = -high, -low
+        return Interval(low, high, self.method, level)
+
+    def p_below(self, bound: float) -> float:
+        """Return the one-sided p-value against a true difference of `bound` or more.
+
+        It holds at all looks at once. The sequence must have been asked for the bound before the
+        first look, or else only the last look counts.
+        """
+        if self.is_flipped:
+            log_e = self.sequence.log_e_above(-bound)
+        else:
+            log_e = self.sequence.log_e_below(bound)
+        return math.exp(-max(0.0, log_e))
+
+    def detectable(self, alpha: float = ALPHA, power: float = 0.8) -> None:
+        """Return None: what a sequence finds depends on when it stops."""
+        return None
+
+    def flipped(self) -> SequentialDifference:
+        """Return the difference of the same models with A and B exchanged: B minus A."""
+        return replace(self, a=self.b, b=self.a, is_flipped=not self.is_flipped)
 
 
 class AnsweredLook(NamedTuple):
@@ -93,8 +152,10 @@ class Shard(NamedTuple):
 def units_of(task: Task, samples: Samples) -> Units:
     """Return the units of a data set, from the stored samples of a result.
 
-    Raises ValueError if the task has no metric that decides, or if the samples lack it.
+    Raises ValueError if the task cannot stop early, or if the samples lack the metric that decides.
     """
+    if not task.can_stop:
+        raise ValueError(f"task {task.name} needs all samples at once")
     estimate = deciding_estimate(task, samples)
     if isinstance(estimate, Proportion | Mean):
         _, unit_of_sample = np.unique(_clusters(estimate), return_inverse=True)
@@ -259,7 +320,7 @@ class PairedLooks:
 
 def go_through(
     evidence: PairedLooks,
-    shards: Iterable[tuple[Samples, Samples, Ints]],
+    shards: Iterable[Shards],
     alpha: float,
     margin: float | None,
 ) -> Iterator[AnsweredLook]:
@@ -281,7 +342,7 @@ def go_through(
 
 def stored_shards(
     task: Task, units: Units, a: Samples, b: Samples, seed: int = SEED
-) -> Iterator[tuple[Samples, Samples, Ints]]:
+) -> Iterator[Shards]:
     """Yield the samples of two whole results in random order, look by look.
 
     Args:
@@ -306,13 +367,10 @@ def require_whole(row: ResultRow, place: object) -> None:
     `place` is its file, for the message.
     """
     if is_stopped(row):
-        raise UsageError(
-            f"{place}: the run stopped before the last sample: run it without --until, "
-            "or judge it by `check --sequential`"
-        )
+        raise UsageError(f"{place}: {STOPPED_EARLY}")
 
 
-def stopped_samples(task: Task, shards: Sequence[tuple[Samples, Samples, Ints]]) -> dict[str, Any]:
+def stopped_samples(task: Task, shards: Sequence[Shards]) -> dict[str, Any]:
     """Return the arrays to store of a run that stopped, in the order in which samples were taken.
 
     They are the arrays of model A, those of the baseline with BASELINE_PREFIX, and UNIT.
@@ -338,9 +396,7 @@ def split_stopped_samples(samples: Samples) -> tuple[Samples, Samples, Ints]:
     return a, b, samples[UNIT]
 
 
-def shards_of_stopped(
-    task: Task, n_units: int, seed: int, samples: Samples
-) -> Iterator[tuple[Samples, Samples, Ints]]:
+def shards_of_stopped(task: Task, n_units: int, seed: int, samples: Samples) -> Iterator[Shards]:
     """Yield the samples of a run that stopped, look by look, from its stored arrays.
 
     Raises ValueError if the units are not the first ones of the random order.

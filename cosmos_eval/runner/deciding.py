@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from cosmos_eval import types
 from cosmos_eval.results import decisions
 from cosmos_eval.results.compare import describe_mismatches, make_setting, setting_of_result
-from cosmos_eval.results.decisions import Look, PairedLooks
+from cosmos_eval.results.decisions import Look, PairedLooks, Shards
 from cosmos_eval.results.labels import StoredResult
 from cosmos_eval.results.store import read_stored, result_paths
 from cosmos_eval.results.text import decided_line, difference_and_interval
@@ -26,13 +26,10 @@ from cosmos_eval.runner import plan as plans
 from cosmos_eval.runner.facts import ImageCounter
 from cosmos_eval.runner.provenance import describe_environment, make_row, settings_of
 from cosmos_eval.runner.run import LoadedModel, load_model, store
-from cosmos_eval.stats.estimates import Ints
 from cosmos_eval.stats.sampling import SEED
 from cosmos_eval.stats.sequential import Decision, correct_over_sets
 from cosmos_eval.tasks import Task, task_for
 from cosmos_eval.tasks.ordered import OrderedMeasurement
-
-Pairs = tuple[types.Samples, types.Samples, Ints]
 
 
 class Answer(NamedTuple):
@@ -241,7 +238,7 @@ class _Comparison:
         self.alpha = decisions.ALPHA
         self.looks: list[Look] = []
         # The samples so far.
-        self._pairs: list[Pairs] = []
+        self._pairs: list[Shards] = []
 
     def measure(
         self, model: LoadedModel, job: plans.Job, show_progress: plans.ShowProgress
@@ -319,7 +316,7 @@ class _Comparison:
             unit=self.task.sample_noun,
         )
 
-    def _measured_pairs(self, ordered: OrderedMeasurement) -> Iterator[Pairs]:
+    def _measured_pairs(self, ordered: OrderedMeasurement) -> Iterator[Shards]:
         """Yield the samples of the model and of the baseline, look by look, and keep them."""
         shards = decisions.cut_into_shards(self.units)
         measured = ordered.measure([shard.samples for shard in shards])

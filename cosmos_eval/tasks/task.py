@@ -326,6 +326,11 @@ class Task(ABC):
         return {metric.name: metric for metric in self.metrics}
 
     @property
+    def can_stop(self) -> bool:
+        """True if the samples can be measured in any order, so that a run may stop early."""
+        return type(self).in_order is not Task.in_order
+
+    @property
     def deciding_metric(self) -> Metric | None:
         """The metric that decides when a run may stop: the first primary one, if there is any."""
         return next((metric for metric in self.metrics if metric.primary), None)

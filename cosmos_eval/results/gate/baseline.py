@@ -23,6 +23,7 @@ from cosmos_eval._version import __version__
 from cosmos_eval.data import readers
 from cosmos_eval.results import record
 from cosmos_eval.results.compare import setting_of_result
+from cosmos_eval.results.decisions import STOPPED_EARLY, is_stopped
 from cosmos_eval.results.filenames import file_stem, safe_name
 from cosmos_eval.results.groups import require_distinct
 from cosmos_eval.results.identity import group_label, model_identity, training_of
@@ -255,7 +256,7 @@ class Problem(NamedTuple):
 def result_problems(results: Sequence[VerifiedResult], *, strict: bool) -> Iterator[Problem]:
     """Yield a problem for each reason why a result cannot be trusted.
 
-    The reasons are random weights, and a name that several models share.
+    The reasons are random weights, a run that stopped early, and a name that several models share.
 
     Args:
         results: The results.
@@ -278,7 +279,9 @@ def result_problems(results: Sequence[VerifiedResult], *, strict: bool) -> Itera
 
 
 def _provenance_problems(result: VerifiedResult, *, strict: bool) -> Iterator[Problem]:
-    """Yield a problem for random weights, and with `strict` for code that is unknown or edited.
+    """Yield a problem for a run that stopped early, and for random weights.
+
+    With `strict`, there is also one for code that is unknown or edited.
 
     Args:
         result: The result.
@@ -287,6 +290,8 @@ def _provenance_problems(result: VerifiedResult, *, strict: bool) -> Iterator[Pr
     """
     path = str(result.path)
     provenance = result.row.provenance
+    if is_stopped(result.row):
+        yield Problem(path, f"{STOPPED_EARLY}, or judge it by `check --sequential`")
     if result.row.model["random"]:
         yield Problem(path, "has random weights, which measure nothing")
     if not strict:

@@ -18,7 +18,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from scipy.special import ndtri
@@ -56,6 +56,8 @@ from cosmos_eval.types import UsageError
 if TYPE_CHECKING:
     import pandas as pd
 
+    from cosmos_eval.results.decisions import SequentialDifference
+
 # The brackets at the end of a label, which may hold further brackets.
 _LAST_BRACKETS = re.compile(r" \((?:[^()]|\([^()]*\))*\)$")
 _HASH_LENGTH = 8  # characters of a hash that is shown
@@ -63,7 +65,7 @@ _LEAST_TRAININGS = 4  # in total: the variance between seeds then has two degree
 ALPHA = 0.025
 """The probability of a false alarm on any gated metric of a whole check, by one-sided tests."""
 
-Change = PairedDifference | GroupDifference
+Change: TypeAlias = "PairedDifference | GroupDifference | SequentialDifference"
 """A metric of new results minus the same metric of the baseline."""
 
 
