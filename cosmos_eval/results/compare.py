@@ -41,7 +41,8 @@ SAMPLE_LISTS = ("hashes.sample_list", "hashes.samples")
 _CONTENT = f"hashes.{CONTENT}"
 DATA_FIELDS = ("repository", "revision", _CONTENT)
 """Fields of a setting that are compared only if both have them: not every result records them."""
-_PROVENANCE_FIELDS = ("attention", "limit", "partial", "repository", "revision")
+_STOPPED = "stopped"
+_PROVENANCE_FIELDS = ("attention", "limit", "partial", _STOPPED, "repository", "revision")
 _EXPLANATIONS = {_CONTENT: " (images, label maps and labels that were measured)"}
 _HASH_LENGTH = 12  # characters of a hash that is shown
 _MOST_KEYS = 20  # data sets that a message names
@@ -113,12 +114,15 @@ def describe_mismatches(setting_a: Mapping[str, Any], setting_b: Mapping[str, An
 
     A field that only one setting has is a difference, except for the repository, the revision and
     the hash of the content, which older results do not record. Settings without a hash of the list
-    of samples never agree, since it is unknown whether they have the same samples.
+    of samples never agree, since it is unknown whether they have the same samples. The setting of a
+    run that stopped before the last sample agrees with no other one.
 
     Args:
         setting_a: The setting of a result A, from `setting_of_result`.
         setting_b: The setting of a result B.
     """
+    if _STOPPED in setting_a or _STOPPED in setting_b:
+        return ["a run stopped before the last sample, which only `check --sequential` judges"]
     mismatches = []
     all_names = dict.fromkeys([*setting_a, *setting_b])
     for name in all_names:

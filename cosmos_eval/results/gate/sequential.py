@@ -238,7 +238,8 @@ def _require_same_settings(result: VerifiedResult, entry: Entry) -> None:
     n_samples = row.n_samples
     if is_stopped(row):
         n_samples = row.provenance[STOPPED]["samples"]
-    setting = make_setting(row.task, row.dataset, row.protocol, n_samples, row.provenance)
+    provenance = _unmarked(result).row.provenance
+    setting = make_setting(row.task, row.dataset, row.protocol, n_samples, provenance)
     try:
         require_same_settings([entry.setting, setting])
     except ValueError as error:
