@@ -26,6 +26,7 @@ from cosmos_eval.stats.sequential import (
     BoundedSequence,
     Decision,
     decide,
+    start_for_classes,
 )
 from cosmos_eval.tasks import Task, task_named
 from cosmos_eval.types import Interval, Samples, UsageError
@@ -123,6 +124,8 @@ class Units(NamedTuple):
     unit_of_sample: Ints
     # The kind of the interval, BOUNDED or ASYMPTOTIC.
     method: str
+    # The number of samples before the first look of an asymptotic sequence.
+    start: int = START
 
     @property
     def n_samples(self) -> int:
@@ -160,7 +163,10 @@ def units_of(task: Task, samples: Samples) -> Units:
     if isinstance(estimate, Proportion | Mean):
         _, unit_of_sample = np.unique(_clusters(estimate), return_inverse=True)
         return Units(unit_of_sample, BOUNDED)
-    return Units(np.arange(task.count(samples)), ASYMPTOTIC)
+    n_samples = task.count(samples)
+    class_sizes = task.class_sizes(samples)
+    start = START if class_sizes is None else start_for_classes(class_sizes, n_samples)
+    return Units(np.arange(n_samples), ASYMPTOTIC, start)
 
 
 def deciding_estimate(task: Task, samples: Samples) -> Estimate:
@@ -257,6 +263,7 @@ class PairedLooks:
             n_samples=units.n_samples,
             n_units=units.n_units,
             most=units.most,
+            start=units.start,
         )
 
     @property

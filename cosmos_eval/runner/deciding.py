@@ -260,6 +260,13 @@ class _Comparison:
         hashes = ordered.hashes()
         self._require_same_data(job.options, hashes)
         answer: Decision = "undecided"
+        if self.units.method == decisions.ASYMPTOTIC and self.units.start > self.units.n_samples:
+            noun = self.task.sample_noun
+            note = (
+                f"the first look is after {self.units.start:,} {noun}, and there are "
+                f"{self.units.n_samples:,}: this run cannot stop early"
+            )
+            progress(types.Progress("decision", 0, self.units.n_samples, note))
         pairs = self._measured_pairs(ordered)
         for step in decisions.go_through(self.evidence, pairs, self.alpha, self.margin):
             self.looks.append(step.look)
@@ -379,7 +386,7 @@ class _Comparison:
             "units": self.units.n_units,
             "most": self.units.most,
             "method": self.units.method,
-            "start": decisions.START,
+            "start": self.units.start,
             "looks": [list(look) for look in self.looks],
         }
         note = (

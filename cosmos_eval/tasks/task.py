@@ -164,6 +164,14 @@ class Task(ABC):
         """
         return ()
 
+    def class_sizes(self, samples: Samples) -> Ints | None:
+        """Return the number of samples in which each of C classes occurs, (C,).
+
+        Return None unless the deciding metric is a mean over classes, whose comparison has to wait
+        for rare classes.
+        """
+        return None
+
     def mistakes(self, samples: Samples) -> Mistakes | None:
         """Return the numbers of all mistakes by true and predicted class.
 

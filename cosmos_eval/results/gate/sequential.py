@@ -47,7 +47,7 @@ from cosmos_eval.results.gate.check import (
     match_results,
 )
 from cosmos_eval.results.verify import VerifiedResult
-from cosmos_eval.stats.sequential import START, Decision, decide
+from cosmos_eval.stats.sequential import Decision, decide
 from cosmos_eval.tasks import Task, task_named
 from cosmos_eval.types import Samples, UsageError
 
@@ -173,10 +173,10 @@ def _judge(
     task = task_named(case.task)
     units = units_of(task, entry_samples)
     evidence = PairedLooks.of_units(task, units)
-    if units.method == ASYMPTOTIC and result.row.n_samples < START:
+    if units.method == ASYMPTOTIC and result.row.n_samples < units.start:
         raise ValueError(
-            f"{task.name} is judged by an asymptotic sequence, which begins at {START} "
-            f"{task.sample_noun}, and there are {result.row.n_samples}"
+            f"task {task.name} is judged by an asymptotic sequence, which begins at "
+            f"{units.start:,} {task.sample_noun}, and there are {result.row.n_samples:,}"
         )
 
     # The evidence at all looks counts for bounds that are named before the first one.

@@ -279,6 +279,10 @@ class Segmentation(Task):
         areas = self.derive(samples)[AREAS]
         return {"pixel_accuracy": stats.pixel_accuracy(areas), "mIoU": stats.mean_iou(areas)}
 
+    def class_sizes(self, samples: types.Samples) -> Ints:
+        """Return the number of images in which each of C classes is labelled, (C,)."""
+        return np.count_nonzero(self.derive(samples)[LABELLED], axis=0)
+
     def mistakes(self, samples: types.Samples) -> types.Mistakes:
         """Count the pixels of each true class for which each other class was predicted."""
         classes = samples[CLASSES].tolist()
