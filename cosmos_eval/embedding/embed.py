@@ -388,7 +388,7 @@ def embed_in_order(
     """
     inputs = ImageInputs(encoder, images, file_sha256s, options)
     store = open_store(inputs.identity, options)
-    index_by_key = {}
+    index_by_key: dict[bytes, int] = {}
     for index in order:
         index_by_key.setdefault(file_sha256s[index], index)
     n_inputs = len(index_by_key)

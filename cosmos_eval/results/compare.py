@@ -868,7 +868,7 @@ def detectable_text(test: MetricTest, options: TableOptions) -> str | None:
 
 
 def error_component_cells(
-    difference: PairedDifference | GroupDifference, factor: int, options: TableOptions = USUAL
+    difference: object, factor: int, options: TableOptions = USUAL
 ) -> dict[str, str]:
     """Return the components of the error of a difference as cells of a table, by column title.
 

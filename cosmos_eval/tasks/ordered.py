@@ -123,8 +123,8 @@ class EmbeddedMeasurement(OrderedMeasurement):
 
         images_of_shards = []
         for shard in shards:
-            images = dict.fromkeys(image for sample in shard for image in self.images_of(sample))
-            images_of_shards.append(list(images))
+            needed = [image for sample in shard for image in self.images_of(sample)]
+            images_of_shards.append(list(dict.fromkeys(needed)))
         order = [image for images in images_of_shards for image in images]
         embedded = embed_in_order(
             self.encoder, self.data.images, self.image_sha256s, order, self.options, self.progress

@@ -186,19 +186,23 @@ def _judge(
     answer: Decision = "undecided"
     n_needed = 0
     measured: list[tuple[Samples, Samples]] = []
-    for a, b, unit_of_sample in _shards(task, result, entry_samples):
-        measured.append((a, b))
-        has_look = evidence.add(a, b, unit_of_sample)
+    for shard in _shards(task, result, entry_samples):
+        measured.append(shard[:2])
+        has_look = evidence.add(*shard)
         if has_look and answer == "undecided":
             answer = decide(evidence.sequence, 2 * ALPHA / n_sets)
             n_needed = evidence.n_samples
 
     metric = task.deciding_metric
     assert metric is not None  # `units_of` requires it
-    a = deciding_estimate(task, task.join([pair[0] for pair in measured])).value
-    b = deciding_estimate(task, task.join([pair[1] for pair in measured])).value
+    new_samples = task.join([samples for samples, _ in measured])
+    old_samples = task.join([samples for _, samples in measured])
     change = SequentialDifference(
-        a, b, evidence.n_samples, METHODS[units.method], evidence.sequence
+        a=deciding_estimate(task, new_samples).value,
+        b=deciding_estimate(task, old_samples).value,
+        units=evidence.n_samples,
+        method=METHODS[units.method],
+        sequence=evidence.sequence,
     )
     counts = f"{evidence.n_samples:,} of {units.n_samples:,} {task.sample_noun}"
     note = f"{case.key}: {metric.name} of {counts}, undecided"

@@ -1,0 +1,265 @@
+"""Runs that stop when the answer is known: what they say, what they leave, and how they go on."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.forging import forge, packed, seal
+
+from cosmos_eval.cli.app import main
+from cosmos_eval.results import decisions
+from cosmos_eval.results.store import read_result, read_samples
+from cosmos_eval.stats.sequential import BoundedSequence, correct_over_sets
+
+LIMIT = 96
+SETS = ("scenes-cls", "scenes-retrieval", "scenes-select")
+SELECTED = ("scenes-cls", "scenes-retrieval", "scenes-seg", "scenes-select")
+CLIP, COSMOS = "scenes-clip", "scenes-cosmos"
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Whole results of both models on the first scenes."""
+    folder = tmp_path_factory.mktemp("whole")
+    arguments = ["run", "--model", CLIP, "--model", COSMOS, "--limit", str(LIMIT)]
+    for name in SELECTED:
+        arguments += ["--dataset", name]
+    with pytest.raises(SystemExit) as ended:
+        main([*arguments, "--output", str(folder)])
+    assert not ended.value.code
+    return folder
+
+
+def result_of(folder: Path, model: str, dataset: str) -> Path:
+    """The one result of a model on a data set, stopped or not."""
+    (path,) = folder.glob(f"{model}__{dataset}__scenes__*.json")
+    return path
+
+
+def hits_of(folder: Path, model: str, dataset: str) -> np.ndarray:
+    """The hits (N, items of a unit) of whole results, by plain formulas."""
+    samples = read_samples(result_of(folder, model, dataset))
+    if dataset == "scenes-cls":
+        return (samples["top5"][:, 0] == samples["labels"])[:, None]
+    if dataset == "scenes-retrieval":
+        return (samples["image_to_text_rank"] == 1)[:, None]
+    _, unit = np.unique(samples["cluster"], return_inverse=True)
+    return np.array([samples["correct"][unit == number] for number in range(unit.max() + 1)])
+
+
+def run(command: Callable, whole: Path, *arguments: object, against: object = CLIP):
+    """Measure COSMOS until it is decided, into the folder `out`."""
+    shutil.copytree(whole, "out", dirs_exist_ok=True)
+    for path in Path("out").glob(f"{COSMOS}__*"):
+        path.unlink()
+    options = ("--limit", LIMIT, "--output", "out", "--until", "decided")
+    return command("run", "--model", COSMOS, *options, "--against", against, *arguments)
+
+
+def test_it_stops_at_the_look_at_which_a_plain_loop_over_whole_results_would(command, whole):
+    ended = run(command, whole, *(word for name in SETS for word in ("--dataset", name)))
+    assert ended.status == 0, ended.err
+
+    # The same by whole results: NumPy's permutation, and one sequence for each data set.
+    sequences = {name: BoundedSequence(-1, 1) for name in SETS}
+    lines = ended.out.splitlines()
+    assert lines[-4] == f"A: {COSMOS}, B: {CLIP} (first {LIMIT} only)"
+    for name, line in zip(SETS, lines[-3:], strict=True):
+        new, old = (hits_of(whole, model, name) for model in (COSMOS, CLIP))
+        order = np.random.default_rng(0).permutation(len(new))
+        for start in range(0, len(new), 32):
+            end = min(start + 32, len(new))
+            shard = order[start:end]
+            sequences[name].update(new[shard].mean(axis=1) - old[shard].mean(axis=1))
+            decision = correct_over_sets(sequences)[name].decision
+            if decision != "undecided":
+                break
+        n_samples, total = end * new.shape[1], new.size
+        difference = 100 * (new[order[:end]].mean() - old[order[:end]].mean())
+        assert line.startswith(f"{name}: {decision}, {difference:+.1f}"), line
+        assert f"after {n_samples:,} of {total:,} " in line
+        if n_samples == total:
+            continue
+        row = read_result(result_of(Path("out"), COSMOS, name))
+        assert row.model["name" if "name" in row.model else "spec"] == COSMOS
+        assert list(row.metrics.values()) == [new[order[:end]].mean()]
+        assert (row.n_samples, row.intervals) == (n_samples, {})
+        assert f"stopped-after-{n_samples}-of-{total}" in result_of(Path("out"), COSMOS, name).name
+    assert lines[-3].startswith("scenes-cls: A better, +62.5 [")
+
+
+def test_a_stopped_run_is_marked_never_ranked_and_never_compared(command, whole):
+    assert run(command, whole, "--dataset", "scenes-cls").status == 0
+    stopped = result_of(Path("out"), COSMOS, "scenes-cls")
+    assert command("verify", stopped).status == 0
+    board = json.loads(command("leaderboard", "out", "--all", "--json").out)
+    (entry,) = [row for row in board if row["model"].startswith(COSMOS)]
+    assert "stopped after 32 of 96" in entry["model"] or "stopped" in json.dumps(entry)
+    assert entry["metrics"] == {"acc1": pytest.approx(entry["metrics"]["acc1"])}
+    table = command("leaderboard", "out", "--all").out
+    assert "(first 96 only, stopped after 32 of 96)" in table
+    assert "Not ranked: results of a part of the samples only." in table
+
+    clip = result_of(whole, CLIP, "scenes-cls")
+    ended = command("compare", stopped, clip)
+    assert ended.status == 2
+    assert "stopped before the last sample" in ended.err
+    update = ("--baseline", "line.json", "--update", "--reason", "none")
+    ended = command("check", stopped, *update)
+    assert (ended.status, Path("line.json").exists()) == (2, False)
+    assert "run it again without --until" in ended.err
+    ended = run(command, whole, "--dataset", "scenes-cls", against=stopped)
+    assert ended.status == 2
+
+
+def test_a_stopped_run_goes_on_to_the_bytes_of_one_that_never_stopped(
+    command, whole, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("COSMOS_EVAL_CACHE", str(tmp_path / "cache"))
+    # Means over classes wait for 500 images, and there are fewer here.
+    monkeypatch.setattr(decisions, "start_for_classes", lambda sizes, n_samples: 64)
+    words = ("--dataset", "scenes-cls", "--dataset", "scenes-seg")
+    assert run(command, whole, *words).status == 0
+    stopped = {name: read_result(result_of(Path("out"), COSMOS, name)) for name in words[1::2]}
+    assert {row.n_samples for row in stopped.values()} <= {32, 64, 96}
+    assert command("verify", *Path("out").glob(f"{COSMOS}__*.json")).status == 0
+
+    ended = command("run", "--model", COSMOS, "--limit", LIMIT, "--output", "out", *words)
+    assert ended.status == 0, ended.err
+    assert f"32 of {LIMIT} images were embedded already" in ended.err
+    assert "resumed: 64 of 96 images were measured already" in ended.err
+    for name in words[1::2]:
+        theirs = result_of(whole, COSMOS, name)
+        ours = Path("out", theirs.name)
+        rows = [read_result(path) for path in (ours, theirs)]
+        archives = [p.with_name(r.samples).read_bytes() for p, r in zip((ours, theirs), rows)]
+        assert archives[0] == archives[1]
+        for field in ("metrics", "intervals", "per_class", "n_samples"):
+            assert getattr(rows[0], field) == getattr(rows[1], field)
+        assert rows[0].provenance["hashes"] == rows[1].provenance["hashes"]
+
+
+def test_equal_models_are_undecided_or_the_same(command, whole):
+    baseline = result_of(whole, COSMOS, "scenes-cls")
+    ended = run(command, whole, "--dataset", "scenes-cls", against=baseline)
+    last = ended.out.splitlines()[-1]
+    assert last.startswith("scenes-cls: undecided, +0.0 [-")
+    assert last.endswith("after 96 of 96 images (100%)")
+    # The result is the one of a usual run.
+    ours = result_of(Path("out"), COSMOS, "scenes-cls")
+    assert ours.name == baseline.name
+    assert (
+        read_result(ours).provenance["samples_sha256"]
+        == (read_result(baseline).provenance["samples_sha256"])
+    )
+    ended = run(command, whole, "--dataset", "scenes-cls", "--margin", 15, against=baseline)
+    assert ended.out.splitlines()[-1].startswith("scenes-cls: same, +0.0 [-")
+    assert read_result(result_of(Path("out"), COSMOS, "scenes-cls")).n_samples < LIMIT
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--until", "decided"), "needs --against"),
+        (("--against", CLIP), "go with --until decided"),
+        (("--margin", "1"), "go with --until decided"),
+        (("--until", "decided", "--against", "nobody"), "no result of such a model"),
+        (("--until", "decided", "--against", "whole"), "results of 2 models"),
+        (("--until", "decided", "--against", CLIP, "--margin", "0"), "above 0"),
+        (("--until", "decided", "--against", CLIP, "--dry-run"), "--dry-run"),
+        (("--until", "decided", "--against", CLIP, "--keep-going"), "--keep-going"),
+        (("--until", "decided", "--against", CLIP, "--executor", "ray"), "--executor"),
+        (("--until", "decided", "--against", CLIP, "--save-predictions", "p"), "--save-pred"),
+        (("--until", "decided", "--against", CLIP, "--dataset", "scenes-loc"), "no result on"),
+        (("--until", "decided", "--against", CLIP, "--limit", "9"), "limit is 9 and 96"),
+    ],
+)
+def test_what_does_not_go_together_is_one_line(command, whole, words, message):
+    Path("whole").symlink_to(whole)
+    words = [*words, *(() if "--dataset" in words else ("--dataset", "scenes-cls"))]
+    words += () if "--limit" in words else ("--limit", LIMIT)
+    ended = command("run", "--model", COSMOS, "--output", "whole", *words)
+    assert ended.status == 2
+    assert message in ended.err.splitlines()[-1]
+    assert "Traceback" not in ended.err
+
+
+def test_other_images_under_the_same_names_are_refused(command, whole, tmp_path):
+    baseline = tmp_path / "other"
+    shutil.copytree(whole, baseline)
+    path = result_of(baseline, CLIP, "scenes-cls")
+    record = json.loads(path.read_text())
+    record["provenance"]["hashes"]["content"] = 64 * "0"
+    seal(path, record)
+    ended = run(command, whole, "--dataset", "scenes-cls", against=path)
+    assert ended.status == 2
+    assert "hashes.content (images, label maps and labels" in ended.err
+
+
+def test_tasks_that_need_all_samples_are_named(command, tmp_path):
+    words = ("run", "--model", CLIP, "--dataset", "scenes-loc", "--limit", "4")
+    assert command(*words).status == 0
+    ended = command(*words, "--against", CLIP, "--until", "decided")
+    assert ended.status == 2
+    assert ended.err.splitlines()[-1].endswith("scenes-loc: task loc needs all samples at once")
+
+
+@pytest.fixture
+def stopped(command, whole) -> Path:
+    assert run(command, whole, "--dataset", "scenes-cls").status == 0
+    return result_of(Path("out"), COSMOS, "scenes-cls")
+
+
+def set_answer(record):
+    record["answer"] = "B better"
+
+
+def set_difference(record):
+    record["difference"] += 0.01
+
+
+def set_look(record):
+    record["looks"][-1][1] += 0.01
+
+
+def set_alpha(record):
+    record["alpha"] /= 4
+
+
+def set_seed(record):
+    record["seed"] = 1
+
+
+@pytest.mark.parametrize(
+    ("edit", "sign"),
+    [
+        (set_answer, "edited answer"),
+        (set_difference, "edited difference"),
+        (set_look, "edited looks"),
+        (set_alpha, "edited"),
+        (set_seed, "not in the order of seed 1"),
+    ],
+)
+def test_verify_recomputes_the_decision(command, stopped, edit, sign):
+    record = json.loads(stopped.read_text())
+    edit(record["provenance"]["stopped"])
+    seal(stopped, record)
+    ended = command("verify", stopped)
+    assert ended.status == 1
+    assert sign in ended.out
+
+
+def test_verify_finds_samples_of_a_later_look(command, stopped):
+    """A run that saw one wrong prediction more has another metric and other looks."""
+    samples = dict(read_samples(stopped))
+    samples["top5"] = samples["top5"].copy()
+    right = np.flatnonzero(samples["top5"][:, 0] == samples["labels"])
+    samples["top5"][right[0], 0] = (samples["labels"][right[0]] + 1) % 10
+    forge(stopped, packed(samples))
+    ended = command("verify", stopped)
+    assert ended.status == 1
+    assert "edited metric acc1" in ended.out
+    assert "edited looks" in ended.out
