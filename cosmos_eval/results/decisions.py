@@ -11,6 +11,7 @@ Shapes: N samples of the whole data set, n samples so far.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeAlias
@@ -211,66 +212,25 @@ def cut_into_shards(units: Units, seed: int = SEED) -> list[Shard]:
     return shards
 
 
-class PairedLooks:
+class PairedLooks(ABC):
     """The evidence about A - B, to which the samples of one look after the other are added."""
 
-    def __init__(
-        self,
-        task: Task,
-        *,
-        method: str,
-        n_samples: int,
-        n_units: int,
-        most: int,
-        start: int = START,
-    ) -> None:
+    sequence: BoundedSequence | AsymptoticSequence
+
+    def __init__(self, task: Task, n_all_samples: int) -> None:
         """Begin without samples.
 
         Args:
             task: The task of the data set.
-            method: BOUNDED or ASYMPTOTIC.
-            n_samples: The number of samples of the whole data set.
-            n_units: The number of units of the whole data set.
-            most: The number of samples of the largest unit.
-            start: The number of samples before the first look of an asymptotic sequence.
+            n_all_samples: The number of samples of the whole data set.
         """
         self.task = task
-        self.method = method
-        # The mean over units of the sum of a unit's differences, divided by the mean size of units,
-        # is the mean over samples.
-        self._mean_size = n_samples / n_units
-        self.n_all_samples = n_samples
+        self.n_all_samples = n_all_samples
         self.n_samples = 0
         # The difference A - B of the samples so far; NaN before the first look.
-        self.difference = float("nan")
-        self.sequence: BoundedSequence | AsymptoticSequence
-        if method == BOUNDED:
-            bound = most / self._mean_size
-            self.sequence = BoundedSequence(-bound, bound)
-        else:
-            self.sequence = AsymptoticSequence(start)
-        self._sum = 0.0
-        self._n_units = 0
-        self._pairs: list[tuple[Samples, Samples]] = []
-        self._n_last_look = 0
+        self.difference = math.nan
 
-    @classmethod
-    def of_units(cls, task: Task, units: Units) -> PairedLooks:
-        """Begin without samples of a data set with these units."""
-        return cls(
-            task,
-            method=units.method,
-            n_samples=units.n_samples,
-            n_units=units.n_units,
-            most=units.most,
-            start=units.start,
-        )
-
-    @property
-    def is_complete(self) -> bool:
-        """True after the last sample of the data set."""
-        return self.n_samples == self.n_all_samples
-
+    @abstractmethod
     def add(self, a: Samples, b: Samples, units: Ints) -> bool:
         """Add the samples of a shard, and return whether there was a look.
 
@@ -281,48 +241,105 @@ class PairedLooks:
 
         Raises ValueError if both were not measured on the same samples.
         """
-        self.n_samples += len(units)
-        if self.method == BOUNDED:
-            self._add_bounded(a, b, units)
-            return True
-        return self._add_asymptotic(a, b)
 
-    def _add_bounded(self, a: Samples, b: Samples, units: Ints) -> None:
-        """Add the differences of a shard's units."""
-        values_a = _values(deciding_estimate(self.task, a))
-        values_b = _values(deciding_estimate(self.task, b))
-        differences = values_a - values_b
-        is_first_of_unit = np.append(True, units[1:] != units[:-1])
-        differences_of_units = np.add.reduceat(differences, np.flatnonzero(is_first_of_unit))
-        values = differences_of_units / self._mean_size
-        self.sequence.update(values)  # type: ignore[arg-type]
-        self._sum += float(values.sum())
-        self._n_units += len(values)
-        self.difference = self._sum / self._n_units
-
-    def _add_asymptotic(self, a: Samples, b: Samples) -> bool:
-        """Add a shard, and look at all samples so far if there are a tenth more than last time."""
-        self._pairs.append((a, b))
-        is_due = self.n_samples >= _GROWTH * self._n_last_look or self.is_complete
-        if self.n_samples < self.sequence.start or not is_due:  # type: ignore[union-attr]
-            return False
-        joined_a = self.task.join([pair[0] for pair in self._pairs])
-        joined_b = self.task.join([pair[1] for pair in self._pairs])
-        self._pairs = [(joined_a, joined_b)]
-        metric = self.task.deciding_metric
-        assert metric is not None  # otherwise there were no units
-        paired = self.task.differences([joined_a, joined_b], only=[metric.name])(0, 1)
-        self._n_last_look = self.n_samples
-        if metric.name not in paired:
-            return False
-        self.sequence.update(paired[metric.name])  # type: ignore[arg-type]
-        self.difference = paired[metric.name].difference
-        return True
+    @property
+    def is_complete(self) -> bool:
+        """True after the last sample of the data set."""
+        return self.n_samples == self.n_all_samples
 
     def look(self, alpha: float) -> Look:
         """Return the interval of A - B after the samples so far, within the metric's bounds."""
         low, high = self.sequence.interval(alpha)
         return Look(self.n_samples, max(-1.0, low), min(1.0, high))
+
+
+class BoundedLooks(PairedLooks):
+    """The evidence about a difference of means of values in [0, 1].
+
+    The sum of a unit's differences, divided by the mean size of the units, is a value of the unit.
+    The mean of these values over all units is the difference of both means.
+
+    Example:
+        Units of 1 and 3 samples have the mean size 2. If A is right and B is wrong on one sample of
+        each, both have the value 0.5, which is the difference on all four samples.
+    """
+
+    def __init__(self, task: Task, n_all_samples: int, n_units: int, most: int) -> None:
+        """Begin without samples.
+
+        Args:
+            task: The task of the data set.
+            n_all_samples: The number of samples of the whole data set.
+            n_units: The number of its units.
+            most: The number of samples of the largest unit.
+        """
+        super().__init__(task, n_all_samples)
+        self._mean_size = n_all_samples / n_units
+        self._bound = most / self._mean_size
+        self.sequence: BoundedSequence = BoundedSequence(-self._bound, self._bound)
+        self._sum = 0.0
+        self._n_units = 0
+
+    def add(self, a: Samples, b: Samples, units: Ints) -> bool:
+        """Add the values of a shard's units, and return True: there is a look after each shard."""
+        self.n_samples += len(units)
+        values_a = _values(deciding_estimate(self.task, a))
+        values_b = _values(deciding_estimate(self.task, b))
+        is_first_of_unit = np.append(True, units[1:] != units[:-1])
+        sums = np.add.reduceat(values_a - values_b, np.flatnonzero(is_first_of_unit))
+        # Clipping only undoes errors of rounding.
+        values = np.clip(sums / self._mean_size, -self._bound, self._bound)
+        self.sequence.update(values)
+        self._sum += float(values.sum())
+        self._n_units += len(values)
+        self.difference = self._sum / self._n_units
+        return True
+
+
+class AsymptoticLooks(PairedLooks):
+    """The evidence about a difference of other metrics, such as mIoU."""
+
+    def __init__(self, task: Task, n_all_samples: int, start: int) -> None:
+        """Begin without samples.
+
+        Args:
+            task: The task of the data set.
+            n_all_samples: The number of samples of the whole data set.
+            start: The number of samples before the first look.
+        """
+        super().__init__(task, n_all_samples)
+        self.sequence: AsymptoticSequence = AsymptoticSequence(start)
+        self._a: list[Samples] = []
+        self._b: list[Samples] = []
+        self._n_at_last_look = 0
+
+    def add(self, a: Samples, b: Samples, units: Ints) -> bool:
+        """Add a shard, and look at all samples so far if there are a tenth more than last time."""
+        self.n_samples += len(units)
+        self._a.append(a)
+        self._b.append(b)
+        has_grown = self.n_samples >= _GROWTH * self._n_at_last_look
+        if self.n_samples < self.sequence.start or not (has_grown or self.is_complete):
+            return False
+        self._n_at_last_look = self.n_samples
+        self._a = [self.task.join(self._a)]
+        self._b = [self.task.join(self._b)]
+        metric = self.task.deciding_metric
+        assert metric is not None  # otherwise there were no units
+        compare = self.task.differences([*self._a, *self._b], only=[metric.name])
+        paired = compare(0, 1).get(metric.name)
+        if paired is None:
+            return False
+        self.sequence.update(paired)
+        self.difference = paired.difference
+        return True
+
+
+def begin_looks(task: Task, units: Units) -> PairedLooks:
+    """Return the evidence about A - B on a data set with these units, before the first sample."""
+    if units.method == BOUNDED:
+        return BoundedLooks(task, units.n_samples, units.n_units, units.most)
+    return AsymptoticLooks(task, units.n_samples, units.start)
 
 
 def go_through(
@@ -439,14 +456,11 @@ def recompute(row: ResultRow, samples: Samples) -> Recomputed:
     """
     record = row.provenance[STOPPED]
     task = task_named(row.task)
-    evidence = PairedLooks(
-        task,
-        method=record["method"],
-        n_samples=record["samples"],
-        n_units=record["units"],
-        most=record["most"],
-        start=record["start"],
-    )
+    evidence: PairedLooks
+    if record["method"] == BOUNDED:
+        evidence = BoundedLooks(task, record["samples"], record["units"], record["most"])
+    else:
+        evidence = AsymptoticLooks(task, record["samples"], record["start"])
     shards = shards_of_stopped(task, record["units"], record["seed"], samples)
     looks = []
     answer: Decision = "undecided"

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from cosmos_eval import types
 from cosmos_eval.results import decisions
 from cosmos_eval.results.compare import describe_mismatches, make_setting, setting_of_result
-from cosmos_eval.results.decisions import Look, PairedLooks, Shards
+from cosmos_eval.results.decisions import Look, Shards
 from cosmos_eval.results.labels import StoredResult
 from cosmos_eval.results.store import read_stored, result_paths
 from cosmos_eval.results.text import decided_line, difference_and_interval
@@ -233,7 +233,7 @@ class _Comparison:
             self.units = decisions.units_of(self.task, baseline.samples)
         except ValueError as error:
             raise types.UsageError(f"{self.protocol.dataset}: {error}") from error
-        self.evidence = PairedLooks.of_units(self.task, self.units)
+        self.evidence = decisions.begin_looks(self.task, self.units)
         # The error probability of this data set, which the run sets before the first look.
         self.alpha = decisions.ALPHA
         self.looks: list[Look] = []

@@ -20,9 +20,9 @@ from cosmos_eval.results.compare import make_setting, require_same_settings
 from cosmos_eval.results.decisions import (
     ASYMPTOTIC,
     STOPPED,
-    PairedLooks,
     SequentialDifference,
     Shards,
+    begin_looks,
     cut_into_shards,
     deciding_estimate,
     is_stopped,
@@ -172,7 +172,7 @@ def _judge(
     _require_same_settings(result, entry)
     task = task_named(case.task)
     units = units_of(task, entry_samples)
-    evidence = PairedLooks.of_units(task, units)
+    evidence = begin_looks(task, units)
     if units.method == ASYMPTOTIC and result.row.n_samples < units.start:
         raise ValueError(
             f"task {task.name} is judged by an asymptotic sequence, which begins at "

@@ -88,7 +88,7 @@ def test_it_stops_at_the_look_at_which_a_plain_loop_over_whole_results_would(com
         assert list(row.metrics.values()) == [new[order[:end]].mean()]
         assert (row.n_samples, row.intervals) == (n_samples, {})
         assert f"stopped-after-{n_samples}-of-{total}" in result_of(Path("out"), COSMOS, name).name
-    assert lines[-3].startswith("scenes-cls: A better, +62.5 [")
+    assert lines[-3].startswith("scenes-cls: A better, +65.6 [17.0, 90.5], after 32 of 96")
 
 
 def test_a_stopped_run_is_marked_never_ranked_and_never_compared(command, whole):
@@ -135,7 +135,9 @@ def test_a_stopped_run_goes_on_to_the_bytes_of_one_that_never_stopped(
         theirs = result_of(whole, COSMOS, name)
         ours = Path("out", theirs.name)
         rows = [read_result(path) for path in (ours, theirs)]
-        archives = [p.with_name(r.samples).read_bytes() for p, r in zip((ours, theirs), rows)]
+        archives = [
+            p.with_name(r.samples).read_bytes() for p, r in zip((ours, theirs), rows, strict=True)
+        ]
         assert archives[0] == archives[1]
         for field in ("metrics", "intervals", "per_class", "n_samples"):
             assert getattr(rows[0], field) == getattr(rows[1], field)
