@@ -124,6 +124,7 @@ def run(
     Without options: the bundled models on the embedded scenes. `cosmos-eval list` shows models,
     tasks, data sets, protocols and suites; --model, --name, --dataset, --protocol are repeatable.
     """
+    from cosmos_eval.runner.deciding import make_deciding_run
     from cosmos_eval.runner.execute import existing_results
     from cosmos_eval.runner.options import make_run_options
     from cosmos_eval.runner.plan import make_plan
@@ -168,20 +169,18 @@ def run(
             options=run_options,
         )
         plan = distributed.synchronized(make_plan_of_options)
-        deciding_run = _make_deciding_run(
-            plan,
-            output,
-            against=against,
-            until=until,
-            margin=margin,
-            refused={
-                "--suite": suite is not None,
-                "--executor": executor != "local",
-                "--keep-going": keep_going,
-                "--dry-run": dry_run,
-            },
-        )
-        if deciding_run is not None:
+        if until is not None or against is not None or margin is not None:
+            _require_no_option_beside_until(
+                {
+                    "--suite": suite is not None,
+                    "--executor": executor != "local",
+                    "--keep-going": keep_going,
+                    "--dry-run": dry_run,
+                }
+            )
+            deciding_run = make_deciding_run(
+                plan, output, against=against, until=until, margin=margin
+            )
             _run_until_decided(deciding_run, as_json=as_json, no_cache=no_cache)
             return
 
@@ -207,44 +206,11 @@ def run(
         _end_run(results, existing, suite, keep_going=keep_going)
 
 
-def _make_deciding_run(
-    plan: Plan,
-    output: Path,
-    *,
-    against: str | None,
-    until: str | None,
-    margin: float | None,
-    refused: Mapping[str, bool],
-) -> DecidingRun | None:
-    """Return the run that `--until decided` asks for, or None without this option.
-
-    Args:
-        plan: The models and data sets.
-        output: The folder of the results.
-        against: The place or the name of the baseline.
-        until: "decided", or None.
-        margin: The points within which models are the same.
-        refused: Options that do not go together with `--until`, and whether they were given.
-
-    Raises:
-        UsageError: For options that do not go together, and for bad baselines.
-    """
-    if until is None:
-        if against is not None or margin is not None:
-            raise UsageError("--against and --margin go with --until decided")
-        return None
-    if against is None:
-        raise UsageError("--until decided needs --against: a stored result to compare with")
-    if margin is not None and not 0 < margin < 100:
-        raise UsageError(f"--margin is in points, above 0 and below 100, not {margin:g}")
-    for option_name, is_given in refused.items():
+def _require_no_option_beside_until(is_given_by_option: Mapping[str, bool]) -> None:
+    """Raise UsageError if an option is given that does not go together with `--until decided`."""
+    for option_name, is_given in is_given_by_option.items():
         if is_given:
             raise UsageError(f"--until decided does not go together with {option_name}")
-    from cosmos_eval.runner.deciding import DecidingRun, read_baselines, require_decidable
-
-    require_decidable(plan)
-    baselines = read_baselines(against, output, plan.protocols)
-    return DecidingRun(plan, output, baselines, None if margin is None else margin / 100)
 
 
 def _run_until_decided(run: DecidingRun, *, as_json: bool, no_cache: bool) -> None:

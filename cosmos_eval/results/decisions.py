@@ -332,7 +332,8 @@ class AsymptoticLooks(PairedLooks):
             return False
         self.sequence.update(paired)
         self.difference = paired.difference
-        return True
+        # A sequence ignores differences without an error, such as those of equal models.
+        return math.isfinite(self.sequence.interval(ALPHA)[0])
 
 
 def begin_looks(task: Task, units: Units) -> PairedLooks:

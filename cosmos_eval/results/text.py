@@ -343,7 +343,7 @@ def decided_line(
         dataset: The name of the data set.
         decision: The answer, such as "A better".
         difference: A - B as a fraction.
-        interval: The interval of A - B; None if there were too few samples for one.
+        interval: The interval of A - B; None if there is none yet.
         n_samples: The number of samples that were measured.
         n_all_samples: The number of samples of the data set.
         unit: The noun for samples, such as "images".
@@ -351,7 +351,7 @@ def decided_line(
     Example:
         "scenes-cls: A better, +4.2 [1.1, 7.3], after 256 of 1,000 images (26%)"
     """
-    numbers = "too few for an interval"
+    numbers = "no interval"
     if interval is not None:
         numbers = difference_and_interval(difference, interval)
     share = f"{n_samples / n_all_samples:.0%}"

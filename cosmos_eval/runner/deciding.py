@@ -31,6 +31,8 @@ from cosmos_eval.stats.sequential import Decision, correct_over_sets
 from cosmos_eval.tasks import Task, task_for
 from cosmos_eval.tasks.ordered import OrderedMeasurement
 
+_MOST_POINTS = 100  # percentage points of a metric
+
 
 class Answer(NamedTuple):
     """What is known about a model A and the baseline B on one data set."""
@@ -146,17 +148,6 @@ def _key(protocol: types.Protocol) -> plans.Pair:
     return plans.Pair("", protocol.dataset, protocol.protocol_name)
 
 
-def require_decidable(plan: plans.Plan) -> None:
-    """Raise UsageError for options that do not go together with a run that may stop early."""
-    options = plan.options
-    if options.distributed.world_size > 1:
-        raise types.UsageError("--until decided runs in one process: no torchrun")
-    if options.stream:
-        raise types.UsageError("--until decided takes images in random order: no --stream")
-    if options.save_predictions is not None:
-        raise types.UsageError("--until decided does not see all images: no --save-predictions")
-
-
 @dataclass
 class DecidingRun:
     """A run that stops on each data set when the answer is known."""
@@ -182,7 +173,6 @@ class DecidingRun:
             UsageError: For bad data or models, and if a data set, its hash or its list of samples
                 is not the one of the baseline.
         """
-        require_decidable(self.plan)
         datasets = plans.open_datasets(self.plan, show_progress)
         for spec in self.plan.specs:
             comparisons = []
@@ -211,6 +201,43 @@ def _correct(comparisons: Sequence[_Comparison]) -> Mapping[str, Any]:
         if comparison.margin is not None:
             margins[comparison.name] = comparison.margin
     return correct_over_sets(sequences, decisions.ALPHA, margins)
+
+
+def make_deciding_run(
+    plan: plans.Plan,
+    output: Path | None,
+    *,
+    against: str | None,
+    until: str | None,
+    margin: float | None,
+) -> DecidingRun:
+    """Return a run that stops when the answer is known, and read the results of its baseline.
+
+    Args:
+        plan: The models and data sets.
+        output: The folder of the results; None: they are not stored.
+        against: The place or the name of the baseline, see `read_baselines`.
+        until: "decided". None is an error here: the other options then make no sense.
+        margin: The points within which models are the same; None: they never are.
+
+    Raises:
+        UsageError: For options that do not go together, and for bad baselines.
+    """
+    options = plan.options
+    if until != "decided":
+        raise types.UsageError("--against and --margin go with --until decided")
+    if against is None:
+        raise types.UsageError("--until decided needs --against: a stored result to compare with")
+    if margin is not None and not 0 < margin < _MOST_POINTS:
+        raise types.UsageError(f"--margin is in points, above 0 and below 100, not {margin:g}")
+    if options.distributed.world_size > 1:
+        raise types.UsageError("--until decided runs in one process: no torchrun")
+    if options.stream:
+        raise types.UsageError("--until decided takes images in random order: no --stream")
+    if options.save_predictions is not None:
+        raise types.UsageError("--until decided does not see all images: no --save-predictions")
+    baselines = read_baselines(against, output, plan.protocols)
+    return DecidingRun(plan, output, baselines, None if margin is None else margin / _MOST_POINTS)
 
 
 class _Comparison:

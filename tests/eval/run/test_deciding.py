@@ -265,3 +265,83 @@ def test_verify_finds_samples_of_a_later_look(command, stopped):
     assert ended.status == 1
     assert "edited metric acc1" in ended.out
     assert "edited looks" in ended.out
+
+
+@pytest.fixture
+def line(command, whole) -> Path:
+    """A baseline of COSMOS on all four data sets, under the name `model`."""
+    Path("model").mkdir()
+    rename(whole, COSMOS, Path("model"))
+    words = ("--baseline", "line.json", "--update", "--reason", "first")
+    assert command("check", "model", *words).status == 0
+    return Path("line.json")
+
+
+def rename(source: Path, model: str, folder: Path) -> None:
+    """Copy the results of a model under the name `model`."""
+    for path in source.glob(f"{model}__*.json"):
+        record = json.loads(path.read_text())
+        samples = path.with_name(record["samples"])
+        record["model"]["name"] = "model"
+        record["samples"] = samples.name.replace(model, "model")
+        shutil.copy(samples, folder / record["samples"])
+        seal(folder / path.name.replace(model, "model"), record)
+
+
+def test_check_judges_stopped_runs_and_whole_ones(command, whole, line):
+    # Worse: CLIP, stopped and whole.
+    words = [word for name in SELECTED for word in ("--dataset", name)]
+    options = ("--limit", LIMIT, "--name", "model", "--output", "new")
+    decided = ("--until", "decided", "--against", "model")
+    assert command("run", "--model", CLIP, *words, *options, *decided).status == 0
+    assert len(list(Path("new").glob("*stopped*.json"))) == 1
+    ended = command("check", "new", "--baseline", line)
+    assert ended.status == 1 or "stopped before" in ended.err
+    ended = command("check", "new", "--baseline", line, "--sequential", "--json")
+    assert ended.status == 1
+    report = json.loads(ended.out)
+    findings = {finding["dataset"]: finding for finding in report["findings"]}
+    assert findings["scenes-cls"]["decision"] == "regression"
+    assert findings["scenes-cls"]["interval"]["high"] < 0
+    # mIoU needs 500 images, and there are 96: that is a problem, not a number.
+    (problem,) = [p for p in report["problems"] if "scenes-seg" in p["where"]]
+    assert "begins at 500 images, and there are 96" in problem["message"]
+    assert set(findings) == {"scenes-cls", "scenes-retrieval", "scenes-select"}
+
+    # The whole result of the same model takes the place of the one that stopped.
+    rename(whole, CLIP, Path("new"))
+    ended = command("check", "new", "--baseline", line, "--sequential")
+    assert ended.status == 1
+    assert "since new/model__scenes-cls__scenes__first-96-only.json is whole" in ended.err
+    assert "acc1 of 96 of 96 images, baseline better was known after 32" in ended.err
+
+
+def test_check_without_a_regression(command, whole, line):
+    for path in Path("model").glob("*seg*"):
+        path.unlink()
+    words = ("--baseline", "line.json", "--update", "--reason", "without mIoU")
+    assert command("check", "model", *words).status == 0
+    ended = command("check", "model", "--baseline", line, "--sequential")
+    assert ended.status == 0, ended.err
+    assert ended.out.startswith("no regression shown, of 3 metrics")
+    assert "undecided" in ended.err
+
+    # Without samples, nothing is decided; a baseline is of whole results.
+    assert command("check", "model", *words, "--metrics-only").status == 0
+    ended = command("check", "model", "--baseline", line, "--sequential")
+    assert ended.status == 2
+    assert "--sequential needs samples, which --metrics-only left out" in ended.err
+    assert command("check", "model", *words, "--sequential").status == 2
+
+
+def test_python_has_the_same_options(whole, tmp_path):
+    import cosmos_eval
+
+    options = {"limit": LIMIT, "until": "decided"}
+    row = cosmos_eval.evaluate(
+        COSMOS, "scenes-cls", against=result_of(whole, CLIP, "scenes-cls"), **options
+    )
+    assert row.provenance["stopped"]["answer"] == "A better"
+    assert row.n_samples == 32
+    with pytest.raises(cosmos_eval.UsageError, match="needs --against"):
+        cosmos_eval.evaluate(COSMOS, "scenes-cls", **options)
