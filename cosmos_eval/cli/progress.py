@@ -88,7 +88,7 @@ class Progress:
         if subject == OVERALL:
             count = f"{100 * step.done // step.total}%"
         if step.state:
-            count = f"{step.state} after {step.done:,} of {step.total:,}"
+            count = step.state
 
         if self._console.is_terminal:
             if title not in self._tasks:

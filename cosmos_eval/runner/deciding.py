@@ -37,7 +37,7 @@ _MOST_POINTS = 100  # percentage points of a metric
 class Answer(NamedTuple):
     """What is known about a model A and the baseline B on one data set."""
 
-    # The labels of both models, and the data set.
+    # The label of model A, and of the baseline with the folder of its result.
     a: str
     b: str
     dataset: str
@@ -339,7 +339,7 @@ class _Comparison:
             look = self.evidence.look(alpha)
         return Answer(
             a=model.spec.called,
-            b=self.baseline.stored.identity.label,
+            b=f"{self.baseline.stored.identity.label} of {self.baseline.path.parent}",
             dataset=self.protocol.dataset,
             protocol=self.protocol.protocol_name,
             decision=decision,
@@ -364,7 +364,9 @@ class _Comparison:
         """Return the progress of the decision after a look."""
         interval = difference_and_interval(self.evidence.difference, (look.low, look.high))
         n_all = self.units.n_samples
-        return types.Progress("decision", look.n_samples, n_all, state=f"A - B: {interval}")
+        counts = f"{look.n_samples:,} of {n_all:,} {self.task.sample_noun}"
+        state = f"A - B: {interval} after {counts}"
+        return types.Progress("decision", look.n_samples, n_all, state=state)
 
     def _require_same_data(self, options: types.RunOptions, hashes: Mapping[str, str]) -> None:
         """Raise UsageError if the baseline was measured on other data, or in another way."""
