@@ -43,6 +43,7 @@ UNIT = "unit"
 """The array (n,) of a run that stopped: the unit of each sample."""
 # Slow metrics are looked at again when there are this many times the samples of the last look.
 _GROWTH = 1.1
+_ROUNDING = 1e-9  # of sums of values
 # The intervals of metrics: of a mean of bounded values, and of any other metric.
 BOUNDED, ASYMPTOTIC = "bounded", "asymptotic"
 
@@ -287,8 +288,10 @@ class BoundedLooks(PairedLooks):
         values_b = _values(deciding_estimate(self.task, b))
         is_first_of_unit = np.append(True, units[1:] != units[:-1])
         sums = np.add.reduceat(values_a - values_b, np.flatnonzero(is_first_of_unit))
-        # Clipping only undoes errors of rounding.
-        values = np.clip(sums / self._mean_size, -self._bound, self._bound)
+        values = sums / self._mean_size
+        if (np.abs(values) > self._bound + _ROUNDING).any():
+            raise ValueError("a unit has more samples than the largest one")
+        values = np.clip(values, -self._bound, self._bound)
         self.sequence.update(values)
         self._sum += float(values.sum())
         self._n_units += len(values)
@@ -457,6 +460,9 @@ def recompute(row: ResultRow, samples: Samples) -> Recomputed:
     """
     record = row.provenance[STOPPED]
     task = task_named(row.task)
+    a, _, _ = split_stopped_samples(samples)
+    estimate = deciding_estimate(task, a)
+    _require_usual_method(estimate, record)
     evidence: PairedLooks
     if record["method"] == BOUNDED:
         evidence = BoundedLooks(task, record["samples"], record["units"], record["most"])
@@ -468,8 +474,22 @@ def recompute(row: ResultRow, samples: Samples) -> Recomputed:
     for step in go_through(evidence, shards, record["alpha"], record["margin"]):
         looks.append(step.look)
         answer = step.answer
-    a, _, _ = split_stopped_samples(samples)
     metric = task.deciding_metric
     assert metric is not None  # otherwise there were no looks
-    metrics = {metric.name: deciding_estimate(task, a).value}
-    return Recomputed(metrics, looks, answer, evidence.difference)
+    return Recomputed({metric.name: estimate.value}, looks, answer, evidence.difference)
+
+
+def _require_usual_method(estimate: Estimate, record: Mapping[str, Any]) -> None:
+    """Raise ValueError if a run cannot have stopped by the method that it records.
+
+    Args:
+        estimate: The estimate of the metric that decided.
+        record: The record of the run that stopped.
+    """
+    method = BOUNDED if isinstance(estimate, Proportion | Mean) else ASYMPTOTIC
+    if record["method"] != method:
+        raise ValueError(f"the method is {method}, not {record['method']}")
+    if record["alpha"] > ALPHA:
+        raise ValueError(f"alpha is {ALPHA} at most, not {record['alpha']}")
+    if record["start"] < START:
+        raise ValueError(f"the first look is after {START} samples or later")

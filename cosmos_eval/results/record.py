@@ -13,6 +13,7 @@ from pydantic_core import PydanticCustomError
 from typing_extensions import NotRequired, TypedDict
 
 from cosmos_eval.tasks import metric_of
+from cosmos_eval.tasks.arrays import MOST_ENTRIES
 from cosmos_eval.types import Attention, MapKind, Precision, UsageError, Weights
 
 SCHEMA_VERSION = 2
@@ -215,6 +216,9 @@ class ProbeRecord(TypedDict):
     ]
 
 
+_Size = Annotated[int, Field(ge=1, le=MOST_ENTRIES)]
+
+
 @with_config(STRICT)
 class StoppedRecord(TypedDict):
     """A run that stopped before the last sample: A is its model, B is the baseline."""
@@ -231,14 +235,17 @@ class StoppedRecord(TypedDict):
         Annotated[float, Field(gt=0)] | None, Field(description="Models closer than this are same.")
     ]
     seed: Annotated[int, Field(description="The seed of the order of the samples.", ge=0)]
-    samples: Annotated[Count, Field(description="How many samples the whole data set has.")]
-    units: Annotated[Count, Field(description="How many independent units these samples are.")]
-    most: Annotated[Count, Field(description="The samples of the largest unit.")]
+    samples: Annotated[_Size, Field(description="How many samples the whole data set has.")]
+    units: Annotated[_Size, Field(description="How many independent units these samples are.")]
+    most: Annotated[_Size, Field(description="The samples of the largest unit.")]
     method: Literal["bounded", "asymptotic"]
     start: Annotated[Count, Field(description="Samples before the first look, if asymptotic.")]
     looks: Annotated[
         list[tuple[Count, float, float]],
-        Field(description="Samples, and the ends of the interval of A - B, of each look."),
+        Field(
+            description="Samples, and the ends of the interval of A - B, of each look.",
+            min_length=1,
+        ),
     ]
 
 

@@ -127,6 +127,7 @@ def test_a_stopped_run_goes_on_to_the_bytes_of_one_that_never_stopped(
     monkeypatch.setenv("COSMOS_EVAL_CACHE", str(tmp_path / "cache"))
     # Means over classes wait for 500 images, and there are fewer here.
     monkeypatch.setattr(decisions, "start_for_classes", lambda sizes, n_samples: 64)
+    monkeypatch.setattr(decisions, "START", 64)
     words = ("--dataset", "scenes-cls", "--dataset", "scenes-seg")
     assert run(command, whole, *words).status == 0
     stopped = {name: read_result(result_of(Path("out"), COSMOS, name)) for name in words[1::2]}
@@ -241,6 +242,22 @@ def set_seed(record):
     record["seed"] = 1
 
 
+def set_method(record):
+    record["method"] = "asymptotic"
+
+
+def set_high_alpha(record):
+    record["alpha"] = 0.2
+
+
+def set_units(record):
+    record["units"] = LIMIT + 1
+
+
+def set_start(record):
+    record["start"] = 8
+
+
 @pytest.mark.parametrize(
     ("edit", "sign"),
     [
@@ -249,6 +266,10 @@ def set_seed(record):
         (set_look, "edited looks"),
         (set_alpha, "edited"),
         (set_seed, "not in the order of seed 1"),
+        (set_method, "the method is bounded"),
+        (set_high_alpha, "alpha is 0.05 at most"),
+        (set_units, "not in the order of seed 0"),
+        (set_start, "after 500 samples or later"),
     ],
 )
 def test_verify_recomputes_the_decision(command, stopped, edit, sign):
