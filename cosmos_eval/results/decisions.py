@@ -2,8 +2,8 @@
 
 The samples are taken in a random order, and after every 32 of them there is a look at the paired
 difference A - B: model A is the one that is measured, B is the stored baseline. All intervals are
-confidence sequences (`stats.sequential`), so that a run may stop at any look. What is drawn at
-random is a unit: a sample, or all samples that depend on each other, such as the items of an image.
+confidence sequences (`stats.sequential`), so that a run may stop at any look. Units are drawn at
+random: a unit is a sample, or all samples that depend on each other, such as the items of an image.
 
 Shapes: N samples of the whole data set, n samples so far.
 """

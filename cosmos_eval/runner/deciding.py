@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,7 +34,7 @@ _MOST_POINTS = 100  # percentage points of a metric
 
 
 class Answer(NamedTuple):
-    """What is known about a model A and the baseline B on one data set."""
+    """The answer whether model A or the baseline B is better on one data set."""
 
     # The label of model A, and of the baseline with the folder of its result.
     a: str
@@ -114,33 +113,44 @@ def _results_of_baseline(place: str, output: Path | None) -> list[StoredResult]:
         results = read_stored([path])
         decisions.require_whole(results[0].row, f"--against {place}")
         return results
-    folder = path if path.is_dir() else output
-    if folder is None:
-        raise types.UsageError(f"--against {place}: there is no such file or folder of results")
-    results = []
-    for result in read_stored(result_paths(folder)):
-        if not decisions.is_stopped(result.row):
-            results.append(result)
     if path.is_dir():
-        models = sorted({result.model for result in results})
+        results = _read_whole_results(path)
+        models = {result.model for result in results}
         if len(models) != 1:
             raise types.UsageError(
                 f"--against {place} has results of {len(models)} models: name one of the files"
             )
         return results
-    matching = [result for result in results if result.model == place]
-    if not matching:
-        matching = [result for result in results if result.is_called(place)]
-    labels = sorted({result.model for result in matching})
-    if len(labels) == 1:
-        return matching
-    if labels:
-        raise types.UsageError(f"--against {place}: choose one of {', '.join(labels)}")
-    names = sorted({result.model for result in results})
-    raise types.UsageError(
-        f"--against {place} is no file or folder, and {folder} has no result of such a model; "
-        f"nearest: {types.nearest(place, names)}"
-    )
+    if output is None:
+        raise types.UsageError(f"--against {place}: there is no such file or folder of results")
+    return _results_called(place, output)
+
+
+def _read_whole_results(folder: Path) -> list[StoredResult]:
+    """Return the results in a folder without those of runs that stopped."""
+    results = read_stored(result_paths(folder))
+    return [result for result in results if not decisions.is_stopped(result.row)]
+
+
+def _results_called(name: str, folder: Path) -> list[StoredResult]:
+    """Return the whole results of the model in a folder that has a name.
+
+    Raises UsageError if no model or several models have it.
+    """
+    results = _read_whole_results(folder)
+    matching_results = [result for result in results if result.model == name]
+    if not matching_results:
+        matching_results = [result for result in results if result.is_called(name)]
+    labels = sorted({result.model for result in matching_results})
+    if not labels:
+        all_labels = sorted({result.model for result in results})
+        raise types.UsageError(
+            f"--against {name} is no file or folder, and {folder} has no result of such a model; "
+            f"nearest: {types.nearest(name, all_labels)}"
+        )
+    if len(labels) > 1:
+        raise types.UsageError(f"--against {name}: choose one of {', '.join(labels)}")
+    return matching_results
 
 
 def _key(protocol: types.Protocol) -> plans.Pair:
@@ -173,6 +183,7 @@ class DecidingRun:
             UsageError: For bad data or models, and if a data set, its hash or its list of samples
                 is not the one of the baseline.
         """
+        plans.require_outputs(self.plan.options, self.output)
         datasets = plans.open_datasets(self.plan, show_progress)
         for spec in self.plan.specs:
             comparisons = []
@@ -275,12 +286,16 @@ class _Comparison:
         Args:
             model: The model.
             job: The job of the model with this data set.
-            show_progress: Shows how far the run is, and what is known.
+            show_progress: Shows how far the run is, and the answer so far.
         """
-        describe_environment()
+        describe_environment()  # records the state of the code now, before it can be edited
         started = time.perf_counter()
         title = f"{model.spec.called} on {self.protocol.dataset}"
-        progress = ImageCounter(partial(show_progress, title))
+
+        def show(step: types.Progress) -> None:
+            show_progress(title, step)
+
+        progress = ImageCounter(show)
         ordered = self.task.in_order(
             model.encoder, self.protocol, self.dataset.data, job.options, progress
         )
