@@ -110,7 +110,7 @@ def test_a_look_at_other_metrics_is_the_paired_difference_of_all_samples():
     """From `start` on, and then after every tenth more."""
     task = task_named("seg")
     rng = np.random.default_rng(0)
-    n_images = 96
+    n_images = 712
     image = np.repeat(np.arange(n_images), 4).astype(np.int32)
     base = {
         "name": np.array([str(number) for number in range(n_images)]),
@@ -133,10 +133,15 @@ def test_a_look_at_other_metrics_is_the_paired_difference_of_all_samples():
     looks = AsymptoticLooks(task, n_images, start=40)
     order = random_order(n_images, 0)
     shards = stored_shards(task, units, models["a"], models["b"])
-    for n_samples, shard in zip((32, 64, 96), shards, strict=True):
-        assert looks.add(*shard) is (n_samples > 40)
-        if n_samples <= 40:
+    n_at_last_look = 0
+    for number, shard in enumerate(shards, start=1):
+        n_samples = min(32 * number, n_images)
+        has_grown = 10 * n_samples >= 11 * n_at_last_look
+        is_due = n_samples >= 40 and (has_grown or n_samples == n_images)
+        assert looks.add(*shard) is is_due
+        if not is_due:
             continue
+        n_at_last_look = n_samples
         ious = []
         for model in "ab":
             counts = models[model]["pixels"].reshape(n_images, 2, 2)[order[:n_samples]].sum(axis=0)
@@ -145,6 +150,7 @@ def test_a_look_at_other_metrics_is_the_paired_difference_of_all_samples():
         assert looks.difference == pytest.approx(ious[0] - ious[1])
         _, low, high = looks.look(0.05)
         assert low < looks.difference < high
+    assert n_at_last_look == n_images < 32 * 23
 
 
 def test_stored_samples_of_a_stopped_run_are_cut_at_the_same_looks():
@@ -192,7 +198,7 @@ def test_selected_items_keep_their_images_and_captions():
         captions=("p", "q", "r", "s"),
         images_of_item=[np.array([0]), np.array([2, 1]), np.array([1])],
         captions_of_item=[np.array([0, 1]), np.array([3, 2]), np.array([1, 0])],
-        n_correct_of_item=np.array([1, 1, 1]),
+        n_correct_of_item=np.array([1, 2, 1]),
         subsets=("",),
         subset_of_item=np.array([0, 0, 0]),
         counts_in_mean=np.array([True]),
@@ -204,6 +210,7 @@ def test_selected_items_keep_their_images_and_captions():
     assert items.captions == ("p", "q", "r", "s")
     assert [images.tolist() for images in items.images_of_item] == [[1, 0], [0]]
     assert [captions.tolist() for captions in items.captions_of_item] == [[3, 2], [1, 0]]
+    assert items.n_correct_of_item.tolist() == [2, 1]
     last = select_items(data, np.array([2]))
     assert (last.images, last.captions) == (("B",), ("p", "q"))
     assert last.captions_of_item[0].tolist() == [1, 0]
