@@ -190,14 +190,18 @@ class DecidingRun:
             for dataset in datasets:
                 baseline = self.baselines[_key(dataset.protocol)]
                 comparisons.append(_Comparison(dataset, baseline, self.margin))
+            # The data of all data sets are checked before any is measured.
             model: LoadedModel | None = None
+            prepared_measurements = []
             for comparison in comparisons:
                 plan = replace(self.plan, specs=[spec])
                 (job,) = plans.jobs_of(plan, [comparison.dataset], output=self.output)
                 if model is None:
                     model = load_model(job, show_progress)
+                prepared_measurements.append(comparison.prepare(model, job, show_progress))
+            for comparison, prepared in zip(comparisons, prepared_measurements, strict=True):
                 comparison.alpha = _correct(comparisons)[comparison.name].alpha
-                yield comparison.measure(model, job, show_progress)
+                yield comparison.measure(prepared)
             assert model is not None  # a plan has data sets
             for comparison in comparisons:
                 decision = _correct(comparisons)[comparison.name]
@@ -251,6 +255,19 @@ def make_deciding_run(
     return DecidingRun(plan, output, baselines, None if margin is None else margin / _MOST_POINTS)
 
 
+class _Prepared(NamedTuple):
+    """A measurement whose data were checked."""
+
+    model: LoadedModel
+    job: plans.Job
+    ordered: OrderedMeasurement
+    # The hashes that a whole result records.
+    hashes: Mapping[str, str]
+    progress: ImageCounter
+    # How long preparing took.
+    seconds: float
+
+
 class _Comparison:
     """A model against the baseline on one data set."""
 
@@ -278,15 +295,18 @@ class _Comparison:
         # The samples so far.
         self._pairs: list[Shards] = []
 
-    def measure(
+    def prepare(
         self, model: LoadedModel, job: plans.Job, show_progress: plans.ShowProgress
-    ) -> plans.Result:
-        """Measure a model until the answer is known, store the result and return it.
+    ) -> _Prepared:
+        """Hash the data, and return a measurement that can begin.
 
         Args:
             model: The model.
             job: The job of the model with this data set.
             show_progress: Shows how far the run is, and the answer so far.
+
+        Raises:
+            UsageError: If the baseline was measured on other data, or in another way.
         """
         describe_environment()  # records the state of the code now, before it can be edited
         started = time.perf_counter()
@@ -301,7 +321,13 @@ class _Comparison:
         )
         hashes = ordered.hashes()
         self._require_same_data(job.options, hashes)
-        answer: Decision = "undecided"
+        seconds = time.perf_counter() - started
+        return _Prepared(model, job, ordered, hashes, progress, seconds)
+
+    def measure(self, prepared: _Prepared) -> plans.Result:
+        """Measure a model until the answer is known, store the result and return it."""
+        started = time.perf_counter() - prepared.seconds
+        model, job, progress = prepared.model, prepared.job, prepared.progress
         if self.units.method == decisions.ASYMPTOTIC and self.units.start > self.units.n_samples:
             noun = self.task.sample_noun
             note = (
@@ -309,7 +335,8 @@ class _Comparison:
                 f"{self.units.n_samples:,}: this run cannot stop early"
             )
             progress(types.Progress("decision", 0, self.units.n_samples, note))
-        pairs = self._measured_pairs(ordered)
+        answer: Decision = "undecided"
+        pairs = self._measured_pairs(prepared.ordered)
         for step in decisions.go_through(self.evidence, pairs, self.alpha, self.margin):
             self.looks.append(step.look)
             answer = step.answer
@@ -317,28 +344,32 @@ class _Comparison:
         seconds = time.perf_counter() - started
 
         if answer == "undecided" or self.evidence.is_complete:
-            measurement = ordered.finish()
+            measurement = prepared.ordered.finish()
         else:
-            measurement = self._stopped_measurement(answer, hashes, job.options)
+            measurement = self._stopped_measurement(answer, prepared.hashes)
         seconds_by_phase = {"load": model.load_seconds, **measurement.seconds, "images": seconds}
         seconds_by_phase["total"] = time.perf_counter() - started
-        images_per_second = progress.images_per_second(seconds_by_phase, job.options.distributed)
-        found_samples = None
-        if job.options.allow_partial:
-            found_samples = getattr(self.dataset.data, "found_samples", None)
         row = make_row(
             model,
             job,
             self.protocol,
             measurement,
-            found_samples,
+            self._found_samples(job.options),
             seconds_by_phase,
-            images_per_second,
+            progress.images_per_second(seconds_by_phase, job.options.distributed),
         )
         result = store(self.protocol, row, measurement.samples, job)
         if self.evidence.is_complete:
-            ordered.forget()
+            prepared.ordered.forget()
         return result
+
+    def _found_samples(self, options: types.RunOptions) -> types.FoundSamples | None:
+        """Return how many samples of an incomplete data set are there; None for a complete one."""
+        if not options.allow_partial:
+            return None
+        found_samples: types.FoundSamples | None
+        found_samples = getattr(self.dataset.data, "found_samples", None)
+        return found_samples
 
     def answer(self, model: LoadedModel, decision: Decision, alpha: float) -> Answer:
         """Return the answer of this data set after the run.
@@ -385,10 +416,7 @@ class _Comparison:
 
     def _require_same_data(self, options: types.RunOptions, hashes: Mapping[str, str]) -> None:
         """Raise UsageError if the baseline was measured on other data, or in another way."""
-        found_samples = getattr(self.dataset.data, "found_samples", None)
-        provenance = settings_of(
-            self.protocol, options, found_samples if options.allow_partial else None
-        )
+        provenance = settings_of(self.protocol, options, self._found_samples(options))
         provenance["hashes"] = dict(hashes)
         if self.protocol.repository:
             provenance["repository"] = self.protocol.repository
@@ -409,7 +437,7 @@ class _Comparison:
             )
 
     def _stopped_measurement(
-        self, answer: Decision, hashes: Mapping[str, str], options: types.RunOptions
+        self, answer: Decision, hashes: Mapping[str, str]
     ) -> types.Measurement:
         """Return the measurement of a run that stopped: the metric that decided, and the looks."""
         metric = self.task.deciding_metric

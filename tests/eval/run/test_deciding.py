@@ -203,8 +203,12 @@ def test_other_images_under_the_same_names_are_refused(command, whole, tmp_path)
     record = json.loads(path.read_text())
     record["provenance"]["hashes"]["content"] = 64 * "0"
     seal(path, record)
-    ended = run(command, whole, "--dataset", "scenes-cls", against=path)
+    words = ("--dataset", "scenes-retrieval", "--dataset", "scenes-cls")
+    for result in baseline.glob(f"{COSMOS}__*"):
+        result.unlink()
+    ended = run(command, whole, *words, against=baseline)
     assert ended.status == 2
+    assert not list(Path("out").glob(f"{COSMOS}__*"))  # nothing was measured
     assert "hashes.content (images, label maps and labels" in ended.err
 
 
