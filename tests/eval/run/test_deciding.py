@@ -9,11 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.forging import forge, packed, seal
+from support.one_set import protocol_of, write_set
 
 from cosmos_eval.cli.app import main
 from cosmos_eval.results import decisions
 from cosmos_eval.results.store import read_result, read_samples
+from cosmos_eval.runner.deciding import make_deciding_run
+from cosmos_eval.runner.plan import make_plan
+from cosmos_eval.runner.run import run_all
 from cosmos_eval.stats.sequential import BoundedSequence, correct_over_sets
+from cosmos_eval.tasks import known_tasks
+from cosmos_eval.types import RunOptions
 
 LIMIT = 80
 SETS = ("scenes-cls", "scenes-retrieval", "scenes-select")
@@ -218,6 +224,27 @@ def test_tasks_that_need_all_samples_are_named(command, tmp_path):
     ended = command(*words, "--against", CLIP, "--until", "decided")
     assert ended.status == 2
     assert ended.err.splitlines()[-1].endswith("scenes-loc: task loc needs all samples at once")
+
+
+@pytest.mark.parametrize("task", [name for name, task in known_tasks().items() if task.can_stop])
+def test_a_run_that_never_stops_is_a_usual_run(task, tiny_archs, tmp_path):
+    """Of every task: the hashes that are checked before, and all that is stored in the end."""
+    write_set(tmp_path)
+    model = f"openclip:{tiny_archs['tiny']}/random"
+    options = RunOptions(cache=str(tmp_path / "cache"), unfinished=str(tmp_path / "unfinished"))
+    plan = make_plan(datasets=[protocol_of(task, tmp_path)], models=[model], options=options)
+    usual, early = tmp_path / "usual", tmp_path / "early"
+    (one,) = run_all(plan, output=usual)
+    run = make_deciding_run(plan, early, against=str(usual), until="decided", margin=0.5)
+    (other,) = run.run()
+    (answer,) = run.answers
+    assert (answer.decision, answer.n_samples) == ("undecided", answer.n_all_samples)
+    assert other.path.name == one.path.name
+    for field in ("metrics", "intervals", "per_class", "confusion_pairs", "n_samples", "samples"):
+        assert getattr(other.row, field) == getattr(one.row, field)
+    assert other.row.provenance["hashes"] == one.row.provenance["hashes"]
+    assert other.row.provenance["notes"] == one.row.provenance["notes"]
+    assert not list((tmp_path / "unfinished").rglob("*.safetensors"))
 
 
 @pytest.fixture
