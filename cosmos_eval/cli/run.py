@@ -124,7 +124,7 @@ def run(
     Without options: the bundled models on the embedded scenes. `cosmos-eval list` shows models,
     tasks, data sets, protocols and suites; --model, --name, --dataset, --protocol are repeatable.
     """
-    from cosmos_eval.runner.deciding import make_deciding_run
+    from cosmos_eval.runner.deciding import make_deciding_run, require_deciding_options
     from cosmos_eval.runner.execute import existing_results
     from cosmos_eval.runner.options import make_run_options
     from cosmos_eval.runner.plan import make_plan
@@ -169,15 +169,17 @@ def run(
             options=run_options,
         )
         plan = distributed.synchronized(make_plan_of_options)
-        if until is not None or against is not None or margin is not None:
+        may_stop = until is not None or against is not None or margin is not None
+        if may_stop:
+            require_deciding_options(run_options, against=against, until=until, margin=margin)
             _require_no_option_beside_until(
                 {
                     "--suite": suite is not None,
                     "--executor": executor != "local",
                     "--keep-going": keep_going,
-                    "--dry-run": dry_run,
                 }
             )
+        if may_stop and not dry_run:
             deciding_run = make_deciding_run(
                 plan, output, against=against, until=until, margin=margin
             )

@@ -218,6 +218,35 @@ def _correct(comparisons: Sequence[_Comparison]) -> Mapping[str, Any]:
     return correct_over_sets(sequences, decisions.ALPHA, margins)
 
 
+def require_deciding_options(
+    options: types.RunOptions, *, against: str | None, until: str | None, margin: float | None
+) -> str:
+    """Return the place of the baseline, if all options go together with a run that may stop.
+
+    Args:
+        options: The options of the run.
+        against: The place or the name of the baseline.
+        until: "decided". None is an error here: the other options then make no sense.
+        margin: The points within which models are the same; None: they never are.
+
+    Raises:
+        UsageError: For options that do not go together.
+    """
+    if until != "decided":
+        raise types.UsageError("--against and --margin go with --until decided")
+    if against is None:
+        raise types.UsageError("--until decided needs --against: a stored result to compare with")
+    if margin is not None and not 0 < margin < _MOST_POINTS:
+        raise types.UsageError(f"--margin is in points, above 0 and below 100, not {margin:g}")
+    if options.distributed.world_size > 1:
+        raise types.UsageError("--until decided runs in one process: no torchrun")
+    if options.stream:
+        raise types.UsageError("--until decided takes images in random order: no --stream")
+    if options.save_predictions is not None:
+        raise types.UsageError("--until decided does not see all images: no --save-predictions")
+    return against
+
+
 def make_deciding_run(
     plan: plans.Plan,
     output: Path | None,
@@ -232,26 +261,14 @@ def make_deciding_run(
         plan: The models and data sets.
         output: The folder of the results; None: they are not stored.
         against: The place or the name of the baseline, see `read_baselines`.
-        until: "decided". None is an error here: the other options then make no sense.
+        until: "decided".
         margin: The points within which models are the same; None: they never are.
 
     Raises:
         UsageError: For options that do not go together, and for bad baselines.
     """
-    options = plan.options
-    if until != "decided":
-        raise types.UsageError("--against and --margin go with --until decided")
-    if against is None:
-        raise types.UsageError("--until decided needs --against: a stored result to compare with")
-    if margin is not None and not 0 < margin < _MOST_POINTS:
-        raise types.UsageError(f"--margin is in points, above 0 and below 100, not {margin:g}")
-    if options.distributed.world_size > 1:
-        raise types.UsageError("--until decided runs in one process: no torchrun")
-    if options.stream:
-        raise types.UsageError("--until decided takes images in random order: no --stream")
-    if options.save_predictions is not None:
-        raise types.UsageError("--until decided does not see all images: no --save-predictions")
-    baselines = read_baselines(against, output, plan.protocols)
+    place = require_deciding_options(plan.options, against=against, until=until, margin=margin)
+    baselines = read_baselines(place, output, plan.protocols)
     return DecidingRun(plan, output, baselines, None if margin is None else margin / _MOST_POINTS)
 
 

@@ -331,6 +331,36 @@ def drop_renamed_results(
     return latest_results, notes
 
 
+def drop_superseded_results(
+    results: Sequence[VerifiedResult],
+) -> tuple[list[VerifiedResult], list[str]]:
+    """Leave out runs that stopped early if there is a whole result of the same model and data set.
+
+    Args:
+        results: The results.
+
+    Returns:
+        The other results, and one note for each result that is left out.
+    """
+    whole_results = {}
+    for result in results:
+        if not is_stopped(result.row):
+            whole_results[_measured_key(result)] = result
+    kept_results, notes = [], []
+    for result in results:
+        whole_result = whole_results.get(_measured_key(result))
+        if is_stopped(result.row) and whole_result is not None:
+            notes.append(f"left out: {result.path}, since {whole_result.path} is whole")
+        else:
+            kept_results.append(result)
+    return kept_results, notes
+
+
+def _measured_key(result: VerifiedResult) -> tuple[str, str, str]:
+    """Return the hash of the model, the data set and the protocol of a result."""
+    return result.stored.identity.sha256, result.row.dataset, result.row.protocol
+
+
 def read_baseline(path: Path) -> Baseline:
     """Read a baseline from its JSON file, without its samples.
 
@@ -384,6 +414,8 @@ def replace_baseline(
     """
     # Check the results.
     results, notes = drop_renamed_results(results)
+    results, notes_on_stopped = drop_superseded_results(results)
+    notes += notes_on_stopped
     _require_usable(results, [*problems, *result_problems(results, strict=strict)])
     if path.suffix != ".json":
         raise UsageError(f"cannot write {path}: the name of a baseline ends with .json")

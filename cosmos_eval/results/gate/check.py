@@ -38,6 +38,7 @@ from cosmos_eval.results.gate.baseline import (
     Problem,
     baseline_samples,
     drop_renamed_results,
+    drop_superseded_results,
     read_baseline,
     result_key,
     result_problems,
@@ -287,6 +288,8 @@ def check_results(
     """
     baseline = read_baseline(path)
     results, notes = drop_renamed_results(results)
+    results, notes_on_stopped = drop_superseded_results(results)
+    notes += notes_on_stopped
     cases = match_results(baseline, results)
     all_cases = [*cases.pairs, *cases.groups]
     all_problems = [*problems, *cases.problems, *result_problems(results, strict=strict)]

@@ -35,6 +35,7 @@ from cosmos_eval.results.gate.baseline import (
     Problem,
     baseline_samples,
     drop_renamed_results,
+    drop_superseded_results,
     read_baseline,
     result_problems,
 )
@@ -86,7 +87,7 @@ def check_sequentially(
     """
     baseline = read_baseline(path)
     results, notes = drop_renamed_results(results)
-    results, notes_on_stopped = _prefer_whole(results)
+    results, notes_on_stopped = drop_superseded_results(results)
     notes += notes_on_stopped
     # A run that stopped is matched by the name that a whole run would have.
     stopped_rows = {result.path: result.row for result in results if is_stopped(result.row)}
@@ -121,33 +122,6 @@ def _unmarked(result: VerifiedResult) -> VerifiedResult:
     """Return a result without the record that its run stopped."""
     provenance = {name: value for name, value in result.row.provenance.items() if name != STOPPED}
     return result._replace(row=replace(result.row, provenance=provenance))
-
-
-def _prefer_whole(
-    results: Sequence[VerifiedResult],
-) -> tuple[list[VerifiedResult], list[str]]:
-    """Leave out runs that stopped if there is a whole result of the same model and data set.
-
-    Returns:
-        The other results, and one note for each that is left out.
-    """
-    whole_results = {}
-    for result in results:
-        if not is_stopped(result.row):
-            whole_results[_key_of(result)] = result
-    kept, notes = [], []
-    for result in results:
-        whole_result = whole_results.get(_key_of(result))
-        if is_stopped(result.row) and whole_result is not None:
-            notes.append(f"left out: {result.path}, since {whole_result.path} is whole")
-        else:
-            kept.append(result)
-    return kept, notes
-
-
-def _key_of(result: VerifiedResult) -> tuple[str, str, str]:
-    """Return the hash of the model, the data set and the protocol of a result."""
-    return result.stored.identity.sha256, result.row.dataset, result.row.protocol
 
 
 def _judge(

@@ -114,6 +114,16 @@ def test_a_stopped_run_is_marked_never_ranked_and_never_compared(command, whole)
     ended = command("compare", stopped, clip)
     assert ended.status == 2
     assert "stopped before the last sample" in ended.err
+    Path("stopped").mkdir()
+    for path in (stopped, stopped.with_name(read_result(stopped).samples)):
+        shutil.copy(path, "stopped")
+    ended = command("compare", "stopped", clip)
+    assert (ended.status, "only results of runs that stopped early" in ended.err) == (2, True)
+    ended = command("compare", "out", whole, "--model", CLIP)
+    assert (ended.status, "left out: 1" in ended.err) == (0, True)
+    ended = command("export", "stopped", "--format", "clip-benchmark", "--output", "other")
+    assert (ended.status, Path("other").exists()) == (2, False)
+
     update = ("--baseline", "line.json", "--update", "--reason", "none")
     ended = command("check", stopped, *update)
     assert (ended.status, Path("line.json").exists()) == (2, False)
@@ -184,7 +194,7 @@ def test_equal_models_are_undecided_or_the_same(command, whole):
         (("--until", "decided", "--against", "nobody"), "no result of such a model"),
         (("--until", "decided", "--against", "whole"), "results of 2 models"),
         (("--until", "decided", "--against", CLIP, "--margin", "0"), "above 0"),
-        (("--until", "decided", "--against", CLIP, "--dry-run"), "--dry-run"),
+        (("--until", "decided", "--dry-run"), "needs --against"),
         (("--until", "decided", "--against", CLIP, "--keep-going"), "--keep-going"),
         (("--until", "decided", "--against", CLIP, "--executor", "ray"), "--executor"),
         (("--until", "decided", "--against", CLIP, "--save-predictions", "p"), "--save-pred"),
@@ -373,6 +383,20 @@ def test_check_judges_stopped_runs_and_whole_ones(command, whole, line):
     assert ended.status == 1
     assert "since new/model__scenes-cls__scenes__first-80-only.json is whole" in ended.err
     assert "acc1 of 80 of 80 images, baseline better was known after 32" in ended.err
+
+
+def test_a_stopped_run_beside_a_whole_result_is_left_out(command, whole, line):
+    shutil.copytree("model", "new")
+    words = ("--limit", LIMIT, "--name", "model", "--output", "new", "--dataset", "scenes-cls")
+    decided = ("--until", "decided", "--against", "model", "--margin", 20)
+    assert command("run", "--model", COSMOS, *words, *decided).status == 0
+    assert len(list(Path("new").glob("*stopped*.json"))) == 1
+    ended = command("check", "new", "--baseline", line)
+    assert ended.status == 0, ended.err
+    assert "is whole" in ended.err
+    words = ("--baseline", "other.json", "--update", "--reason", "again")
+    assert command("check", "new", *words).status == 0
+    assert len(json.loads(Path("other.json").read_text())["results"]) == len(SELECTED)
 
 
 def test_check_without_a_regression(command, whole, line):
