@@ -167,6 +167,18 @@ def test_a_stopped_run_goes_on_to_the_bytes_of_one_that_never_stopped(
         assert rows[0].provenance["hashes"] == rows[1].provenance["hashes"]
 
 
+def test_an_answer_at_the_last_sample_is_of_a_whole_run(command, whole):
+    words = ("run", "--dataset", "scenes-cls", "--limit", 32, "--output", "out")
+    assert command(*words, "--model", CLIP).status == 0
+    ended = command(*words, "--model", COSMOS, "--until", "decided", "--against", CLIP)
+    assert ended.status == 0, ended.err
+    assert "scenes-cls: A better, +" in ended.out.splitlines()[-1]
+    assert ended.out.splitlines()[-1].endswith("after 32 of 32 images (100%)")
+    row = read_result(result_of(Path("out"), COSMOS, "scenes-cls"))
+    assert "stopped" not in row.provenance
+    assert "acc1" in row.intervals
+
+
 def test_equal_models_are_undecided_or_the_same(command, whole):
     baseline = result_of(whole, COSMOS, "scenes-cls")
     ended = run(command, whole, "--dataset", "scenes-cls", against=baseline)
