@@ -15,6 +15,7 @@ from cosmos_eval.results import sides
 from cosmos_eval.results.compare import Comparison
 from cosmos_eval.results.exchange.places import read_all_places
 from cosmos_eval.results.gate import check as gate
+from cosmos_eval.results.gate.sequential import check_sequentially
 from cosmos_eval.results.leaderboard.ranking import TieRule
 from cosmos_eval.results.leaderboard.writers import Leaderboard, make_leaderboard
 from cosmos_eval.results.table import NamePatterns, TableOptions
@@ -153,7 +154,11 @@ def leaderboard(
 
 
 def check(
-    results: str | Path | Sequence[str | Path], baseline: str | Path, *, strict: bool = False
+    results: str | Path | Sequence[str | Path],
+    baseline: str | Path,
+    *,
+    strict: bool = False,
+    sequential: bool = False,
 ) -> gate.Report:
     """Check results against a baseline, for regressions.
 
@@ -161,6 +166,7 @@ def check(
         results: Result files and folders.
         baseline: The file that `cosmos-eval check --update` wrote.
         strict: True if results of edited code, or of an unknown commit, are problems too.
+        sequential: True if results are judged look by look, so that runs may have stopped early.
 
     Returns:
         The outcome. Its `status` is 0 if no regression is shown, 1 if one is, and 2 if `problems`
@@ -178,4 +184,5 @@ def check(
         paths = [path_of(results, "results")]
     baseline_path = path_of(baseline, "baseline")
     verified_results, problems = gate.read_results(paths)
-    return gate.check_results(verified_results, baseline_path, strict=strict, problems=problems)
+    check_all = check_sequentially if sequential else gate.check_results
+    return check_all(verified_results, baseline_path, strict=strict, problems=problems)

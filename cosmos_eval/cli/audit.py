@@ -24,8 +24,8 @@ _WORKERS = os.cpu_count() or 1
 _WIDTH = 80  # columns
 _COLUMNS = (
     "by chance: items that a sound set would have in the group; decided: pairs of models that "
-    "differ (paired tests, Holm); lost, too few, gained, reversed: pairs decided otherwise without the "
-    "group; change: the largest change of a difference of two models"
+    "differ (paired tests, Holm); lost, too few, gained, reversed: pairs decided otherwise without "
+    "the group; change: the largest change of a difference of two models"
 )
 _OWN_ANSWERS = "*: chosen by these models' answers, so that intervals without them are too narrow"
 

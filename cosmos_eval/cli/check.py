@@ -31,6 +31,9 @@ def check(
     intervals: options.Intervals = None,
     sort: options.Sort = "",
     strict: options.Strict = False,
+    sequential: Annotated[
+        bool, flag("--sequential", "Judge runs that stopped early, too, by sequences.")
+    ] = False,
     summary: Annotated[
         File, option("FILE", "Append a report in Markdown.", envvar="GITHUB_STEP_SUMMARY")
     ] = None,
@@ -58,6 +61,10 @@ def check(
     """
     as_json = format == "json"
     if update:
+        if sequential:
+            raise UsageError(
+                "--sequential judges results; --update writes a baseline of whole ones"
+            )
         if not (reason or "").strip():
             raise UsageError("--update needs --reason TEXT: why these results are the new baseline")
         _update_baseline(
@@ -75,7 +82,7 @@ def check(
     if has_update_options:
         raise UsageError("--reason, --tolerance and --metrics-only go with --update")
 
-    report, error = _examine(results, baseline, strict=strict)
+    report, error = _examine(results, baseline, strict=strict, sequential=sequential)
     table_options = make_table_options(None, decimals, intervals, sort)
     try:
         if as_json or error is None:
@@ -129,7 +136,9 @@ def _update_baseline(
     print_notes(notes)
 
 
-def _examine(paths: list[Path], baseline: Path, *, strict: bool) -> tuple[Report, Exception | None]:
+def _examine(
+    paths: list[Path], baseline: Path, *, strict: bool, sequential: bool
+) -> tuple[Report, Exception | None]:
     """Check results against a baseline; return the report, and an unexpected error or None.
 
     An error that is raised would end the command with status 1, which here means a regression. So
@@ -140,14 +149,17 @@ def _examine(paths: list[Path], baseline: Path, *, strict: bool) -> tuple[Report
         paths: Result files, or folders of them.
         baseline: The file of the baseline.
         strict: True if results of edited code or of an unknown commit are refused.
+        sequential: True if results are judged look by look, so that runs may have stopped early.
     """
     from cosmos_eval.results.gate.baseline import Problem
     from cosmos_eval.results.gate.check import Report, check_results, read_results
+    from cosmos_eval.results.gate.sequential import check_sequentially
 
     problems: list[Problem] = []
     try:
         results, problems = read_results(paths)
-        return check_results(results, baseline, strict=strict, problems=problems), None
+        check_all = check_sequentially if sequential else check_results
+        return check_all(results, baseline, strict=strict, problems=problems), None
     except UsageError as error:
         problem = Problem("check", str(error))
         return Report(baseline, (), (*problems, problem)), None

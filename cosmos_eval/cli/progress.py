@@ -87,6 +87,8 @@ class Progress:
         count = f"{step.done}/{step.total}"
         if subject == OVERALL:
             count = f"{100 * step.done // step.total}%"
+        if step.state:
+            count = step.state
 
         if self._console.is_terminal:
             if title not in self._tasks:

@@ -646,12 +646,19 @@ def export(
     `cosmos-eval list formats` prints the names of data sets and metrics in other tools.
     """
     from cosmos_eval.results import export as tables
+    from cosmos_eval.results.decisions import is_stopped
     from cosmos_eval.results.exchange.formats import FORMATS
     from cosmos_eval.results.labels import distinct_results
 
     if format is not None and format in FORMATS:
         results = read_results(directory)
-        written_files = FORMATS[format].write(distinct_results(results), output)
+        whole_results = [result for result in results if not is_stopped(result.row)]
+        n_stopped = len(results) - len(whole_results)
+        if not whole_results:
+            raise UsageError(f"{directory} has only results of runs that stopped early")
+        if n_stopped:
+            print_notes([f"results not written: {n_stopped}, of runs that stopped early"])
+        written_files = FORMATS[format].write(distinct_results(whole_results), output)
         if len(written_files.paths) == 1:
             print_written(written_files.paths[0])
         else:

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from typer import Exit
 
@@ -46,11 +46,13 @@ from cosmos_eval.types import (
 if TYPE_CHECKING:
     from cosmos_eval.cli.progress import Progress
     from cosmos_eval.results.labels import StoredResult
+    from cosmos_eval.runner.deciding import DecidingRun
     from cosmos_eval.runner.plan import Pair, Plan, Result
     from cosmos_eval.runner.preview import Preview
 
     Existing = Mapping[Pair, Result]
 
+UNTIL = "Stop early"
 _MISTAKES_SHOWN = 3  # the most frequent ones; the result file has more
 
 
@@ -93,6 +95,16 @@ def run(
         int | None, option("N", "Only the first N samples (marked).", DATA, min=1)
     ] = None,
     allow_partial: Annotated[bool, flag("--partial", "Allow missing files; marked.", DATA)] = False,
+    against: Annotated[
+        Text, option("FILE|DIR|NAME", "The stored result to compare with.", UNTIL)
+    ] = None,
+    until: Annotated[
+        Literal["decided"] | None,
+        option("decided", "Stop when better, worse or the same is certain.", UNTIL),
+    ] = None,
+    margin: Annotated[
+        float | None, option("M", "Points within which models are the same.", UNTIL)
+    ] = None,
     precision: options.Precision = RunOptions.precision,
     device: options.Device = RunOptions.device,
     batch_size: Annotated[
@@ -114,6 +126,7 @@ def run(
     Without options: the bundled models on the embedded scenes. `cosmos-eval list` shows models,
     tasks, data sets, protocols and suites; --model, --name, --dataset, --protocol are repeatable.
     """
+    from cosmos_eval.runner.deciding import make_deciding_run, require_deciding_options
     from cosmos_eval.runner.execute import existing_results
     from cosmos_eval.runner.options import make_run_options
     from cosmos_eval.runner.plan import make_plan
@@ -159,6 +172,22 @@ def run(
             options=run_options,
         )
         plan = distributed.synchronized(make_plan_of_options)
+        may_stop = until is not None or against is not None or margin is not None
+        if may_stop:
+            require_deciding_options(run_options, against=against, until=until, margin=margin)
+            _require_no_option_beside_until(
+                {
+                    "--suite": suite is not None,
+                    "--executor": executor != "local",
+                    "--keep-going": keep_going,
+                }
+            )
+        if may_stop and not dry_run:
+            deciding_run = make_deciding_run(
+                plan, output, against=against, until=until, margin=margin
+            )
+            _run_until_decided(deciding_run, as_json=as_json, no_cache=no_cache)
+            return
 
         existing: Existing = {}
         if suite is not None or dry_run:
@@ -182,6 +211,38 @@ def run(
         if wordings is not None and not as_json:
             _print_wordings(results)
         _end_run(results, existing, suite, keep_going=keep_going)
+
+
+def _require_no_option_beside_until(is_given_by_option: Mapping[str, bool]) -> None:
+    """Raise UsageError if an option is given that does not go together with `--until decided`."""
+    for option_name, is_given in is_given_by_option.items():
+        if is_given:
+            raise UsageError(f"--until decided does not go together with {option_name}")
+
+
+def _run_until_decided(run: DecidingRun, *, as_json: bool, no_cache: bool) -> None:
+    """Measure until the answers are known, and print the results, and the answers last.
+
+    Args:
+        run: The models, the data sets and the baseline.
+        as_json: True if results are printed as JSON, and the answers on standard error.
+        no_cache: True if an interrupted run begins again.
+    """
+    from cosmos_eval.cli.progress import Progress
+
+    results = []
+    with nullcontext() if no_cache else interrupts_are_resumable(), Progress() as progress:
+        for result in run.run(progress.step):
+            _report([result], progress)
+            results.append(result)
+    print_results(results, as_json=as_json, output=run.output or RESULTS)
+    if not as_json:
+        print_line("")
+    for model in dict.fromkeys(answer.a for answer in run.answers):
+        answers = [answer for answer in run.answers if answer.a == model]
+        print_line(f"A: {model}, B: {answers[0].b}", error=as_json)
+        for answer in answers:
+            print_line(str(answer), error=as_json)
 
 
 def _execute(

@@ -49,6 +49,39 @@ class SelectionData(NamedTuple):
     found_samples: FoundSamples | None = None
 
 
+def select_items(data: SelectionData, items: NDArray[np.integer]) -> SelectionData:
+    """Return the data with only some items (n,), in their order, and with what these refer to.
+
+    Subsets stay the same. Groups of items are left out, since some of their items may be missing.
+    """
+    images_of_item = [data.images_of_item[item] for item in items]
+    captions_of_item = [data.captions_of_item[item] for item in items]
+    images, images_of_item = _renumber(images_of_item)
+    captions, captions_of_item = _renumber(captions_of_item)
+    return data._replace(
+        pictures=tuple(data.pictures[image] for image in images),
+        images=tuple(data.images[image] for image in images),
+        captions=tuple(data.captions[caption] for caption in captions),
+        images_of_item=images_of_item,
+        captions_of_item=captions_of_item,
+        n_correct_of_item=data.n_correct_of_item[items],
+        subset_of_item=data.subset_of_item[items],
+        groups={},
+    )
+
+
+def _renumber(
+    indices_of_item: list[NDArray[np.int64]],
+) -> tuple[list[int], list[NDArray[np.int64]]]:
+    """Return the distinct indices of all items, sorted, and the indices as places among these.
+
+    For example, [[7, 2], [2]] gives [2, 7] and [[1, 0], [0]].
+    """
+    distinct, places = np.unique(np.concatenate(indices_of_item), return_inverse=True)
+    ends = np.cumsum([len(indices) for indices in indices_of_item])
+    return distinct.tolist(), np.split(places, ends[:-1])
+
+
 def open_data(protocol: SelectionProtocol, options: RunOptions) -> SelectionData:
     """Return the items of a caption selection set, with their images and captions.
 

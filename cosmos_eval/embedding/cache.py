@@ -226,6 +226,10 @@ class ShardStore:
             _remove_least_recently_used(self._folder.parent, self._limit)
             self._bytes_before_measuring = min(_BYTES_BETWEEN_MEASUREMENTS, self._limit // 100)
 
+    def has_shards(self) -> bool:
+        """Return whether any shard is stored."""
+        return self._folder is not None and any(_list_shards(self._folder))
+
     def remove(self) -> None:
         """Remove the folder of this identity with all its shards."""
         if self._folder is not None:

@@ -137,9 +137,7 @@ def embed(
             distinct_indices.append(index)
 
     # Cut the distinct inputs into shards, and embed the shards.
-    shards = []
-    for start in range(0, len(distinct_indices), inputs.shard_size):
-        shards.append(distinct_indices[start : start + inputs.shard_size])
+    shards = _cut_into_shards(distinct_indices, inputs.shard_size)
     embed_shards = partial(_embed_shards, inputs, options, progress, max_missing)
     features_of_shards = options.distributed.map_sharded(embed_shards, shards)
 
@@ -180,13 +178,14 @@ def _embed_shards(
     requested_keys = [keys[index] for shard in shards for index in shard]
     features_by_key = read_cached_features(store, requested_keys, report_warning)
 
-    # Leave out what is cached. If only input 1 is cached, [[0, 1], [2, 3]] becomes [[0], [2, 3]].
-    shards_to_encode = []
+    # Leave out what is cached, and cut the others into shards of the usual size again: the size of
+    # a batch may change the last bits of its features, but not which images are in the batch. If
+    # only input 1 is cached, [[0, 1], [2, 3]] becomes [[0, 2], [3]].
+    missing_indices = []
     for shard in shards:
-        missing_indices = [index for index in shard if keys[index] not in features_by_key]
-        if missing_indices:
-            shards_to_encode.append(missing_indices)
-    n_missing = sum(map(len, shards_to_encode))
+        missing_indices += [index for index in shard if keys[index] not in features_by_key]
+    shards_to_encode = _cut_into_shards(missing_indices, inputs.shard_size)
+    n_missing = len(missing_indices)
     if max_missing is not None and n_missing > max_missing:
         raise TooManyError(f"{n_missing:,} of {n_inputs:,} {phase} are not cached")
     n_done = n_inputs - n_missing
@@ -205,6 +204,17 @@ def _embed_shards(
     for shard in shards:
         features_of_shards.append(np.stack([features_by_key[keys[index]] for index in shard]))
     return features_of_shards
+
+
+def _cut_into_shards(indices: Sequence[int], shard_size: int) -> list[Sequence[int]]:
+    """Cut indices into shards of the same size, of which the last one may be smaller.
+
+    For example, [4, 7, 9] with two indices per shard gives [[4, 7], [9]].
+    """
+    shards = []
+    for start in range(0, len(indices), shard_size):
+        shards.append(indices[start : start + shard_size])
+    return shards
 
 
 def open_store(identity: Mapping[str, Any], options: RunOptions) -> ShardStore:
@@ -367,6 +377,58 @@ def embed_images(
                 raise UsageError(f"{warning}: check its image tower and its weights")
             progress(Progress("images", len(images), len(images), warning))
     return Embeddings(features, image_sha256s=file_sha256s)
+
+
+def embed_in_order(
+    encoder: Encoder,
+    images: Sequence[ImageSource],
+    file_sha256s: Sequence[bytes],
+    order: Sequence[int],
+    options: RunOptions,
+    progress: OnProgress = no_progress,
+) -> Iterator[FeaturesByKey]:
+    """Embed images in an order, shard by shard, so that the caller may stop after any shard.
+
+    The features are cached. `embed_images` later encodes the other images in shards of the same
+    size, and gives the features that it would have given without this function.
+
+    Args:
+        encoder: The model.
+        images: N images.
+        file_sha256s: The SHA-256 (N,) of each image's file, from `hash_image_files`.
+        order: The indices of the images to embed. An index may occur several times.
+        options: The options of the run, such as the batch size.
+        progress: Called with the number of features that are ready, after each shard.
+
+    Yields:
+        The features of all images so far, by the SHA-256 of their files. It is the same dictionary
+        each time, to which features are added. The first one has the cached features.
+
+    Raises UsageError for an image that cannot be read, and for features that are not finite.
+    """
+    inputs = ImageInputs(encoder, images, file_sha256s, options)
+    store = open_store(inputs.identity, options)
+    index_by_key: dict[bytes, int] = {}
+    for index in order:
+        index_by_key.setdefault(file_sha256s[index], index)
+    n_inputs = len(index_by_key)
+
+    def report_warning(warning: str) -> None:
+        progress(Progress(inputs.phase, 0, n_inputs, warning))
+
+    features_by_key = read_cached_features(store, index_by_key, report_warning)
+    n_done = len(features_by_key)
+    if n_done:
+        note = f"{n_done} of {n_inputs} {inputs.phase} were embedded already"
+        progress(Progress(inputs.phase, n_done, n_inputs, note))
+    yield features_by_key
+
+    missing = [index for key, index in index_by_key.items() if key not in features_by_key]
+    for indices, features in inputs.encode(_cut_into_shards(missing, inputs.shard_size)):
+        add_features(inputs, store, indices, features, features_by_key)
+        n_done += len(indices)
+        progress(Progress(inputs.phase, n_done, n_inputs))
+        yield features_by_key
 
 
 def are_all_equal(features: Features) -> bool:

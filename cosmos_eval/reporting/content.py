@@ -15,6 +15,7 @@ from cosmos_eval.reporting.groups import TrainingGroups, summarize_groups
 from cosmos_eval.reporting.overview import Overview, overview_of
 from cosmos_eval.reporting.training import Curve, curves_of
 from cosmos_eval.results import compare
+from cosmos_eval.results.decisions import is_stopped
 from cosmos_eval.results.labels import StoredResult, distinct_results, label_results
 from cosmos_eval.results.leaderboard.board import Board, make_boards
 from cosmos_eval.results.leaderboard.entries import Entry, entries_of
@@ -206,7 +207,10 @@ def content_of(
     """
     labelled_results = label_results(results)
     results = distinct_results(labelled_results)
-    unedited_results = [result for result in results if not result.is_edited]
+    unedited_results = []
+    for result in results:
+        if not result.is_edited and not is_stopped(result.row):
+            unedited_results.append(result)
 
     # The entries of leaderboards: measured here, and published ones of the same data sets.
     measured_entries = entries_of(results)
@@ -229,6 +233,8 @@ def content_of(
     for result in results:
         if result.is_edited:
             notes.append(f"in leaderboards alone: {result.path} ({result.fault})")
+        elif is_stopped(result.row):
+            notes.append(f"in leaderboards alone: {result.path} (the run stopped early)")
 
     # Rank the models over all data sets.
     sampled_entries = []

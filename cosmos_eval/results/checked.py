@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cosmos_eval.data.readers import FileError, MissingFileError, path_of
+from cosmos_eval.results.decisions import STOPPED, is_stopped, recompute
 from cosmos_eval.results.labels import (
     EDITED_METRICS,
     EDITED_SAMPLES,
@@ -130,6 +131,11 @@ def contradiction_of_metrics(path: Path) -> str:
     interval_methods = {name: interval["method"] for name, interval in row.intervals.items()}
     try:
         samples = samples_of(path, files)
+        if is_stopped(row):
+            recomputed = recompute(row, samples)
+            is_same = recomputed.metrics == row.metrics
+            is_same &= recomputed.answer == row.provenance[STOPPED]["answer"]
+            return "" if is_same else EDITED_METRICS
         estimates = task.estimates(task.derive(samples))
         metrics = task.values(estimates, interval_methods)
     except Exception:  # a task of another package may raise any error for foreign samples

@@ -41,7 +41,8 @@ SAMPLE_LISTS = ("hashes.sample_list", "hashes.samples")
 _CONTENT = f"hashes.{CONTENT}"
 DATA_FIELDS = ("repository", "revision", _CONTENT)
 """Fields of a setting that are compared only if both have them: not every result records them."""
-_PROVENANCE_FIELDS = ("attention", "limit", "partial", "repository", "revision")
+_STOPPED = "stopped"
+_PROVENANCE_FIELDS = ("attention", "limit", "partial", _STOPPED, "repository", "revision")
 _EXPLANATIONS = {_CONTENT: " (images, label maps and labels that were measured)"}
 _HASH_LENGTH = 12  # characters of a hash that is shown
 _MOST_KEYS = 20  # data sets that a message names
@@ -77,12 +78,26 @@ def setting_of_result(row: ResultRow) -> dict[str, Any]:
         {"task": "cls", "dataset": "imagenet1k", "protocol": "clip", "limit": None,
         "n_samples": 50000, "hashes.sample_list": "1a2b...", "hashes.templates": "3c4d..."}
     """
-    provenance = row.provenance
-    setting: dict[str, Any] = {"task": row.task, "dataset": row.dataset, "protocol": row.protocol}
+    return make_setting(row.task, row.dataset, row.protocol, row.n_samples, row.provenance)
+
+
+def make_setting(
+    task: str, dataset: str, protocol: str, n_samples: int, provenance: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the setting of a result, see `setting_of_result`, from the fields that it needs.
+
+    Args:
+        task: The name of the task.
+        dataset: The name of the data set.
+        protocol: The name of the protocol.
+        n_samples: The number of samples.
+        provenance: The provenance, or those fields of it that are known before a measurement.
+    """
+    setting: dict[str, Any] = {"task": task, "dataset": dataset, "protocol": protocol}
     for name in _PROVENANCE_FIELDS:
         if name in provenance:
             setting[name] = provenance[name]
-    setting["n_samples"] = row.n_samples
+    setting["n_samples"] = n_samples
     for name, sha256 in sorted(provenance["hashes"].items()):
         setting[f"hashes.{name}"] = sha256
 
@@ -99,12 +114,15 @@ def describe_mismatches(setting_a: Mapping[str, Any], setting_b: Mapping[str, An
 
     A field that only one setting has is a difference, except for the repository, the revision and
     the hash of the content, which older results do not record. Settings without a hash of the list
-    of samples never agree, since it is unknown whether they have the same samples.
+    of samples never agree, since it is unknown whether they have the same samples. The setting of a
+    run that stopped before the last sample agrees with no other one.
 
     Args:
         setting_a: The setting of a result A, from `setting_of_result`.
         setting_b: The setting of a result B.
     """
+    if _STOPPED in setting_a or _STOPPED in setting_b:
+        return ["a run stopped before the last sample, which only `check --sequential` judges"]
     mismatches = []
     all_names = dict.fromkeys([*setting_a, *setting_b])
     for name in all_names:
@@ -782,7 +800,7 @@ def untested_cells(
     }
 
 
-def error_components(difference: PairedDifference | GroupDifference) -> dict[str, Any]:
+def error_components(difference: object) -> dict[str, Any]:
     """Return the components of the error of a difference between groups of trainings, for JSON.
 
     These are the number of trainings `k` of each group, the standard deviation `seed_sd` between
@@ -850,7 +868,7 @@ def detectable_text(test: MetricTest, options: TableOptions) -> str | None:
 
 
 def error_component_cells(
-    difference: PairedDifference | GroupDifference, factor: int, options: TableOptions = USUAL
+    difference: object, factor: int, options: TableOptions = USUAL
 ) -> dict[str, str]:
     """Return the components of the error of a difference as cells of a table, by column title.
 
@@ -876,7 +894,7 @@ def error_component_cells(
 
 
 def join_error_components(
-    cells: Mapping[str, str | None], difference: PairedDifference | GroupDifference
+    cells: Mapping[str, str | None], difference: object
 ) -> dict[str, str | None]:
     """Return a row of a table, with the components of its error in the cell of the test.
 

@@ -152,6 +152,9 @@ def overrides_of(settings: Mapping[str, Any], *, student: bool) -> tuple[str, ..
         words.append(f"first {settings['limit']} only")
     if settings.get("partial") is not None:
         words.append(f"partial ({settings['partial']})")
+    if settings.get("stopped") is not None:
+        n_samples = settings["stopped"]["looks"][-1][0]
+        words.append(f"stopped after {n_samples} of {settings['stopped']['samples']}")
     return tuple(words)
 
 
@@ -169,9 +172,11 @@ def auxiliary_of(settings: Mapping[str, Any]) -> str | None:
 def is_partial(row: ResultRow) -> bool:
     """Return whether a result was measured on some of the samples only.
 
-    Either the number of samples was limited, or the data set on disk was incomplete.
+    The number of samples was limited, the data set on disk was incomplete, or the run stopped when
+    the answer was known.
     """
-    return row.provenance["limit"] is not None or "partial" in row.provenance
+    provenance = row.provenance
+    return provenance["limit"] is not None or "partial" in provenance or "stopped" in provenance
 
 
 def training_of(row: ResultRow) -> Mapping[str, Any]:

@@ -13,6 +13,7 @@ from pydantic_core import PydanticCustomError
 from typing_extensions import NotRequired, TypedDict
 
 from cosmos_eval.tasks import metric_of
+from cosmos_eval.tasks.arrays import MOST_ENTRIES
 from cosmos_eval.types import Attention, MapKind, Precision, UsageError, Weights
 
 SCHEMA_VERSION = 2
@@ -215,6 +216,39 @@ class ProbeRecord(TypedDict):
     ]
 
 
+_Size = Annotated[int, Field(ge=1, le=MOST_ENTRIES)]
+
+
+@with_config(STRICT)
+class StoppedRecord(TypedDict):
+    """A run that stopped before the last sample: A is its model, B is the baseline."""
+
+    answer: Literal["A better", "B better", "same"]
+    metric: Annotated[Name, Field(description="The metric that decided.")]
+    difference: Annotated[float, Field(description="A - B of the samples that were measured.")]
+    against: Annotated[Name, Field(description="The label of the baseline's model.")]
+    against_sha256: Annotated[Sha256, Field(description="record_sha256 or hash of its samples.")]
+    alpha: Annotated[
+        Level, Field(description="Probability of a wrong answer, corrected for the data sets.")
+    ]
+    margin: Annotated[
+        Annotated[float, Field(gt=0)] | None, Field(description="Models closer than this are same.")
+    ]
+    seed: Annotated[int, Field(description="The seed of the order of the samples.", ge=0)]
+    samples: Annotated[_Size, Field(description="How many samples the whole data set has.")]
+    units: Annotated[_Size, Field(description="How many independent units these samples are.")]
+    most: Annotated[_Size, Field(description="The samples of the largest unit.")]
+    method: Literal["bounded", "asymptotic"]
+    start: Annotated[Count, Field(description="Samples before the first look, if asymptotic.")]
+    looks: Annotated[
+        list[tuple[Count, float, float]],
+        Field(
+            description="Samples, and the ends of the interval of A - B, of each look.",
+            min_length=1,
+        ),
+    ]
+
+
 _COUNT = r"^[0-9]+ of [0-9]+ [a-z].*$"
 _PARTIAL = Field(
     description="How many samples of an incomplete set were there: `4 of 9 images`.", pattern=_COUNT
@@ -293,6 +327,7 @@ class Provenance(TypedDict):
         Count | None, Field(description="Only the first N samples were measured; null for all.")
     ]
     partial: NotRequired[Annotated[str, _PARTIAL]]
+    stopped: NotRequired[StoppedRecord]
     attention: Annotated[Attention | None, _ATTENTION]
     protocol_attention: NotRequired[Annotated[Attention | None, _PROTOCOL_ATTENTION]]
     auxiliary: NotRequired[AuxiliaryRecord]

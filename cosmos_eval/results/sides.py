@@ -9,6 +9,7 @@ from typing import NamedTuple
 from cosmos_core.utils.text import first_of
 from cosmos_eval.results import compare, groups, wordings
 from cosmos_eval.results.compare import Comparison
+from cosmos_eval.results.decisions import is_stopped
 from cosmos_eval.results.exchange.differences import compare_without_samples
 from cosmos_eval.results.exchange.places import find_results
 from cosmos_eval.results.exchange.record import ImportedResult
@@ -140,7 +141,20 @@ def _read_side(path: Path) -> _Side:
     if not path.exists():
         return _Side(path, read_stored([path]), [], [])  # raises an error that names the file
     files = find_results([path])
-    return _Side(path, read_stored(files.paths), files.imported, files.notes)
+    results = read_stored(files.paths)
+    if not path.is_dir():
+        return _Side(path, results, files.imported, files.notes)
+    # A run that stopped early is not compared, and must not look like a second model.
+    whole_results = [result for result in results if not is_stopped(result.row)]
+    notes = list(files.notes)
+    n_stopped = len(results) - len(whole_results)
+    if n_stopped and not whole_results and not files.imported:
+        raise UsageError(
+            f"{path} has only results of runs that stopped early: run again without --until"
+        )
+    if n_stopped:
+        notes.append(f"{path}: results of runs that stopped early are left out: {n_stopped}")
+    return _Side(path, whole_results, files.imported, notes)
 
 
 def _with_published_wordings(side: _Side) -> _Side:

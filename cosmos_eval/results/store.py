@@ -41,7 +41,14 @@ _MOST_BYTES = 1 << 30  # of samples; 5,000 images with 171 classes take 1.3 MB p
 _TASKS_OF_VERSION_1 = frozenset({"retrieval", "cls", "seg", "select"})
 # The fields of records, by section, and the arrays of samples that version 2 added.
 _FIELDS_OF_VERSION_2 = {
-    "provenance": {"partial", "map", "protocol_map", "record_sha256", "images_per_second"},
+    "provenance": {
+        "partial",
+        "stopped",
+        "map",
+        "protocol_map",
+        "record_sha256",
+        "images_per_second",
+    },
     "model": {"name", "code_sha256", "revision", "loaded_sha256", "facts", "training"},
 }
 _ARRAYS_OF_VERSION_2 = frozenset({"classes", "groups", "members", "subsets"})
@@ -459,9 +466,10 @@ def samples_of(path: Path, stored: ResultFiles) -> Samples:
         raise UsageError(f"{samples_path} holds no arrays: measure again ({error})") from error
     samples = _upgrade_samples(arrays, record, str(path))
 
-    # Samples of a task that is not installed cannot be checked.
+    # Samples of a task that is not installed cannot be checked. A run that stopped stores other
+    # arrays, which `decisions.recompute` checks.
     tasks = known_tasks()
-    if row.task not in tasks:
+    if row.task not in tasks or "stopped" in row.provenance:
         return samples
     # Versions before 1 stored no names of images for most tasks.
     has_names = not row.provenance["version"].startswith("0.")

@@ -61,6 +61,7 @@ _LATEX = str.maketrans(
         "−": "$-$",
     }
 )
+_MOST_DECIMALS = 4  # of a difference in percentage points
 
 
 def markdown_text(text: str) -> str:
@@ -307,6 +308,55 @@ def difference_text(fraction: float, other: float, decimals: int | None = None) 
     if points == 0:
         return f"{abs(points)}"  # -0.0 without its sign
     return f"{points:+}"
+
+
+def difference_and_interval(difference: float, interval: tuple[float, float]) -> str:
+    """Return the difference of two fractions and its interval in percentage points.
+
+    There is one digit after the point, and more if an end would be rounded to 0 that is not 0.
+
+    Example:
+        difference_and_interval(0.0421, (0.0112, 0.0731)) -> "+4.2 [1.1, 7.3]"
+        difference_and_interval(0.0421, (0.0002, 0.0731)) -> "+4.21 [0.02, 7.31]"
+    """
+    decimals = 1
+    while decimals < _MOST_DECIMALS and any(
+        end != 0 and round(100 * end, decimals) == 0 for end in interval
+    ):
+        decimals += 1
+    low, high = (f"{100 * end:.{decimals}f}" for end in interval)
+    return f"{100 * difference:+.{decimals}f} [{low}, {high}]"
+
+
+def decided_line(
+    dataset: str,
+    decision: str,
+    difference: float,
+    interval: tuple[float, float] | None,
+    n_samples: int,
+    n_all_samples: int,
+    unit: str,
+) -> str:
+    """Return what is known about two models on a data set after a part of its samples.
+
+    Args:
+        dataset: The name of the data set.
+        decision: The answer, such as "A better".
+        difference: A - B as a fraction.
+        interval: The interval of A - B; None if there is none yet.
+        n_samples: The number of samples that were measured.
+        n_all_samples: The number of samples of the data set.
+        unit: The noun for samples, such as "images".
+
+    Example:
+        "scenes-cls: A better, +4.2 [1.1, 7.3], after 256 of 1,000 images (26%)"
+    """
+    numbers = "no interval"
+    if interval is not None:
+        numbers = difference_and_interval(difference, interval)
+    share = f"{n_samples / n_all_samples:.0%}"
+    counts = f"after {n_samples:,} of {n_all_samples:,} {unit} ({share})"
+    return f"{dataset}: {decision}, {numbers}, {counts}"
 
 
 def p_value_text(value: float) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 
 from cosmos_eval.data.readers import FileError, MissingFileError
 from cosmos_eval.results.accepted import departures_from_accepted
+from cosmos_eval.results.decisions import STOPPED, is_stopped, recompute
 from cosmos_eval.results.filenames import file_stem, renamed_result_path, samples_name
 from cosmos_eval.results.labels import StoredResult
 from cosmos_eval.results.record import SCHEMA_VERSION, ResultRow
@@ -154,6 +155,9 @@ def _verify_files(path: Path, stored: ResultFiles) -> VerifiedResult | Verdict:
     except ImpossibleSamplesError as error:
         return Verdict(str(path), (f"impossible samples: {error}",))
 
+    if is_stopped(row):
+        return _verify_stopped(path, stored, samples)
+
     # Compute all figures again. The seed and the methods decide on the intervals.
     interval_methods = {name: interval["method"] for name, interval in row.intervals.items()}
     try:
@@ -177,6 +181,57 @@ def _verify_files(path: Path, stored: ResultFiles) -> VerifiedResult | Verdict:
     n_figures = len(figures.metrics) + len(figures.intervals)
     n_figures += sum(len(class_figures) for class_figures in figures.per_class.values())
     return VerifiedResult(path, row, samples, n_figures)
+
+
+def _verify_stopped(path: Path, stored: ResultFiles, samples: Samples) -> VerifiedResult | Verdict:
+    """Compare the metric, the looks and the answer of a run that stopped with those of its samples.
+
+    Args:
+        path: The JSON file of the result.
+        stored: The contents of both files.
+        samples: The arrays of the model, and of the baseline on the same samples.
+
+    Returns:
+        The verified result, or the verdict if something differs.
+    """
+    row = stored.row
+    try:
+        recomputed = recompute(row, samples)
+    except (KeyError, ValueError, IndexError, TypeError) as error:
+        difference = f"impossible samples: {row.samples} gives no decision: {error!r}"
+        return Verdict(str(path), (difference,))
+    record = row.provenance[STOPPED]
+    differences = list(_differing_figures("metric", row.metrics, recomputed.metrics))
+    if row.intervals or row.per_class or row.confusion_pairs:
+        differences.append("edited figures: a run that stopped has a metric and no other figures")
+    if record["metric"] not in recomputed.metrics:
+        differences.append(f"edited metric of the decision: {record['metric']}")
+    if record["answer"] != recomputed.answer:
+        differences.append(
+            f"edited answer: {record['answer']}, its samples give {recomputed.answer}"
+        )
+    if not math.isclose(record["difference"], recomputed.difference, abs_tol=1e-12):
+        differences.append(
+            f"edited difference: {record['difference']}, its samples give {recomputed.difference}"
+        )
+    stored_looks = np.array(record["looks"], np.float64)
+    looks = np.array(recomputed.looks, np.float64)
+    has_same_looks = stored_looks.shape == looks.shape and np.allclose(
+        stored_looks, looks, rtol=0, atol=1e-9
+    )
+    if not has_same_looks:
+        differences.append(f"edited looks: not the {len(looks)} intervals that its samples give")
+    elif row.n_samples != recomputed.looks[-1].n_samples:
+        differences.append(
+            f"edited n_samples: {row.n_samples}, its samples are {recomputed.looks[-1].n_samples}"
+        )
+    if not differences and record_is_unchanged(stored.record) is False:
+        differences.append(
+            "edited record: its figures follow from its samples, but something else was changed"
+        )
+    if differences:
+        return Verdict(str(path), tuple(differences))
+    return VerifiedResult(path, row, samples, len(recomputed.metrics) + len(looks))
 
 
 def _without_later_figures(figures: Figures, row: ResultRow) -> Figures:

@@ -44,6 +44,7 @@ class _Bar:
             self.close()
             self._title = title
             self._bar = self._tqdm(total=step.total, desc=title, leave=False)
+        self._bar.set_postfix_str(step.state, refresh=False)
         self._bar.update(step.done - self._bar.n)
 
     def close(self) -> None:

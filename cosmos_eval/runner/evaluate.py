@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from cosmos_eval import types
 from cosmos_eval.data.readers import path_of
@@ -16,6 +16,7 @@ from cosmos_eval.models.specs import with_labels
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.runner import plan as plans
 from cosmos_eval.runner.bars import bars
+from cosmos_eval.runner.deciding import make_deciding_run
 from cosmos_eval.runner.options import make_run_options
 from cosmos_eval.runner.run import LoadedModel, measure, run_all
 
@@ -39,6 +40,9 @@ def evaluate(
     workers: int = types.RunOptions.workers,
     limit: int | None = None,
     allow_partial: bool = False,
+    against: str | Path | None = None,
+    until: Literal["decided"] | None = None,
+    margin: float | None = None,
     cache: bool = True,
     wordings: Declared | None = None,
     output: str | Path | None = None,
@@ -71,6 +75,12 @@ def evaluate(
         limit: How many samples are measured, from the first one on; None: all.
         allow_partial: True if a known data set that is not complete is measured on the samples on
             the disk.
+        against: The stored result to compare with: a file, a folder with the results of one model,
+            or the name of a model in `output`.
+        until: "decided" to stop as soon as the model is known to be better or worse than `against`,
+            or the same. The answer is `row.provenance["stopped"]`, which is missing if all samples
+            were measured.
+        margin: The percentage points within which models are the same.
         cache: True if embeddings are kept in the folder that `cosmos-eval cache info` shows.
         wordings: With which other wordings the data set is measured too: how many, a YAML file
             (docs/wording.md) or a dict with its content. Their results are stored in `output`,
@@ -137,8 +147,16 @@ def evaluate(
         wordings=wordings,
         options=options,
     )
+    deciding_run = None
+    if against is not None or until is not None or margin is not None:
+        if not is_named_model:
+            raise types.UsageError("against, until and margin go with a named model")
+        place = None if against is None else str(against)
+        deciding_run = make_deciding_run(plan, folder, against=place, until=until, margin=margin)
     with bars(shown=progress) as show_progress:
-        if isinstance(model, str):
+        if deciding_run is not None:
+            (result,) = deciding_run.run(show_progress)
+        elif isinstance(model, str):
             result, *_ = run_all(plan, show_progress, folder)
         else:
             result = _measure_encoder(model, plan, name, show_progress, folder)

@@ -89,7 +89,7 @@ class Worker:
             self._load_error = None
             self._model_key = model_key
             try:
-                self._model = _load_model(job, self._show_progress)
+                self._model = load_model(job, self._show_progress)
             except Exception as error:
                 self._load_error = error
         if self._model is None:
@@ -153,7 +153,7 @@ class LoadedModel:
         self.show_progress(self.spec.called, types.Progress("facts", 0, 1, note=note))
 
 
-def _load_model(job: plans.Job, show_progress: plans.ShowProgress) -> LoadedModel:
+def load_model(job: plans.Job, show_progress: plans.ShowProgress) -> LoadedModel:
     """Load the model of a job, in all processes, and show its notes."""
     from cosmos_eval.models import load_encoder
 
@@ -242,7 +242,7 @@ def measure(
             seconds_by_phase,
             images_per_second,
         )
-        yield _store(protocol, row, measurement.samples, job)
+        yield store(protocol, row, measurement.samples, job)
 
 
 def _open_job(
@@ -276,7 +276,7 @@ def _open_job(
     return OpenedJob(protocols, data_of_protocols, time.perf_counter() - started)
 
 
-def _store(
+def store(
     protocol: types.Protocol, row: ResultRow, samples: types.Samples, job: plans.Job
 ) -> plans.Result:
     """Store a measurement in the output folder of its job, and return its result.

@@ -79,6 +79,34 @@ def retrieval_ranks(
     return ranks._replace(text_to_image=ranks.text_to_image[inverse_order])
 
 
+def ranks_of_images(
+    image_features: NDArray[np.float32],
+    text_features: NDArray[np.float32],
+    image_of_text: NDArray[np.integer],
+    images: NDArray[np.integer],
+) -> NDArray[np.int64]:
+    """Return the rank of the best positive of some images among all texts, from 1, (n,).
+
+    They are the ranks of images of `retrieval_ranks`, by the formula at the top of this file.
+
+    Args:
+        image_features: (n, D), the embeddings of the images.
+        text_features: (M, D), the embeddings of all texts.
+        image_of_text: (M,), the index of each text's image in the data set.
+        images: (n,), the indices of the images in the data set. Each has a text.
+
+    Raises:
+        ValueError: Features are not finite.
+    """
+    require_finite(image_features, text_features)
+    # Equal features have one score, whatever the rounding of a matrix product.
+    first_text = first_equal(text_features)
+    scores = (image_features @ text_features.T)[:, first_text]  # (n, M)
+    is_positive = image_of_text == images[:, None]
+    best = np.where(is_positive, scores, -np.inf).max(axis=1, keepdims=True)
+    return 1 + np.count_nonzero((scores >= best) & ~is_positive, axis=1)
+
+
 class _ScoreMatrix(NamedTuple):
     """The matrix of the scores of all texts (rows) with all images (columns).
 

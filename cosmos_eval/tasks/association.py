@@ -8,8 +8,8 @@ commit 170b603).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +20,10 @@ from cosmos_eval.data import association as association_data
 from cosmos_eval.data.association import AssociationData
 from cosmos_eval.data.folders import Survey, all_exist, fetch_repository, fingerprint
 from cosmos_eval.stats.choices import jaccard_indices, products
-from cosmos_eval.stats.estimates import Mean
+from cosmos_eval.stats.estimates import Ints, Mean
 from cosmos_eval.tasks.arrays import SampleArray
 from cosmos_eval.tasks.metric import Derived, Metric
+from cosmos_eval.tasks.ordered import EmbeddedMeasurement
 from cosmos_eval.tasks.task import ScoredSamples, Task
 
 if TYPE_CHECKING:
@@ -120,19 +121,26 @@ class Association(Task):
             progress: Called with the progress.
         """
         for associations in data:
-            # Everything that identifies the samples, to be hashed.
-            sample_list: list[Any] = [associations.names, associations.captions]
-            for cue, images, is_associated in associations.items:
-                sample_list.append((cue, images.tolist(), is_associated.tolist()))
             yield self.measure_captions(
                 encoder,
                 associations,
                 options,
                 progress,
                 partial(_score_items, associations),
-                hashes={"sample_list": fingerprint(sample_list)},
+                hashes={"sample_list": _hash_sample_list(associations)},
                 unit="items",
             )
+
+    def in_order(
+        self,
+        encoder: Encoder,
+        protocol: types.AssociationProtocol,
+        data: AssociationData,
+        options: types.RunOptions,
+        progress: types.OnProgress,
+    ) -> EmbeddedMeasurement:
+        """Return a measurement that takes the items in any order."""
+        return _OrderedItems(self, encoder, protocol, data, options, progress)
 
     def survey(
         self,
@@ -156,6 +164,62 @@ class Association(Task):
         fetch_repository(protocol, options)
 
 
+class _OrderedItems(EmbeddedMeasurement):
+    """Measures items in any order. All cues are embedded before the first item."""
+
+    def hashes_of_names(self) -> Mapping[str, str]:
+        """Return the hash of the images' names, the cues and the items."""
+        return {"sample_list": _hash_sample_list(self.data)}
+
+    def images_of(self, sample: int) -> Sequence[int]:
+        """Return the indices of the candidate images of an item."""
+        images: list[int] = self.data.items[sample][1].tolist()
+        return images
+
+    @cached_property
+    def cues(self) -> Embeddings:
+        """The embeddings of all cues."""
+        from cosmos_eval.embedding.embed import embed_texts
+
+        return embed_texts(
+            self.encoder, self.data.captions, self.options, self.progress, phase="captions"
+        )
+
+    @cached_property
+    def cluster_of_item(self) -> Ints:
+        """The number of each item's cluster, (N,)."""
+        return _cluster_items(self.data)
+
+    def score(self, samples: Ints) -> types.Samples:
+        """Return the Jaccard index of items (n,), and their clusters."""
+        images = sorted({image for sample in samples for image in self.images_of(sample)})
+        items = []
+        for sample in samples:
+            cue, candidates, is_associated = self.data.items[sample]
+            items.append((cue, np.searchsorted(images, candidates), is_associated))
+        score = products(self.embeddings(images).features, self.cues.features)
+        return {
+            JACCARD: jaccard_indices(score, items),
+            CANDIDATES: np.array([len(candidates) for _, candidates, _ in items]),
+            CLUSTER: self.cluster_of_item[samples],
+        }
+
+
+def _hash_sample_list(data: AssociationData) -> str:
+    """Return a SHA-256 that identifies the images, the cues and the items."""
+    sample_list: list[Any] = [data.names, data.captions]
+    for cue, images, is_associated in data.items:
+        sample_list.append((cue, images.tolist(), is_associated.tolist()))
+    return fingerprint(sample_list)
+
+
+def _cluster_items(data: AssociationData) -> Ints:
+    """Return the number of each item's cluster, (N,): items with the same candidates are in one."""
+    candidates_of_items = [str(images.tolist()) for _, images, _ in data.items]
+    _, cluster_of_item = np.unique(candidates_of_items, return_inverse=True)
+    return cluster_of_item
+
+
 def _score_items(
     data: AssociationData, image_features: Features, cues: Embeddings
 ) -> ScoredSamples:
@@ -168,13 +232,10 @@ def _score_items(
         cues: The embeddings (T, D) of all cues.
     """
     score = products(image_features, cues.features)
-    # Items with the same list of candidate images are in one cluster.
-    candidates_of_items = [str(images.tolist()) for _, images, _ in data.items]
-    _, cluster_of_item = np.unique(candidates_of_items, return_inverse=True)
     samples = {
         JACCARD: jaccard_indices(score, data.items),
         CANDIDATES: np.array([len(images) for _, images, _ in data.items]),
-        CLUSTER: cluster_of_item,
+        CLUSTER: _cluster_items(data),
         CUE: np.array([data.captions[cue] for cue, _, _ in data.items]),
     }
     return ScoredSamples(samples)

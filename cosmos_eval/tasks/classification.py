@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -27,11 +28,13 @@ from cosmos_eval.stats.estimates import (
     FunctionOfSums,
     FunctionOfWeights,
     GroupMean,
+    Ints,
     Proportion,
     means_of_groups,
 )
 from cosmos_eval.tasks.arrays import SampleArray
 from cosmos_eval.tasks.metric import Derived, Metric
+from cosmos_eval.tasks.ordered import EmbeddedMeasurement
 from cosmos_eval.tasks.task import LEAST_NOTED_FRACTION, NAME, Task
 
 # Stored arrays of N images, C classes and G groups.
@@ -154,6 +157,36 @@ class ClassTask(Task):
         """
         return []
 
+    def embed_classes(
+        self,
+        encoder: Encoder,
+        protocol: Any,
+        data: ClassData,
+        options: types.RunOptions,
+        progress: types.OnProgress,
+    ) -> Features:
+        """Return the embeddings (C, D) of the classes, in the order of `prompts`."""
+        from cosmos_eval.tasks.prompts import prompt_embeddings
+
+        embeddings_of_questions = []
+        for question in self.prompts(protocol, data):
+            embeddings = prompt_embeddings(
+                encoder, question.names, question.templates, options, progress
+            )
+            embeddings_of_questions.append(embeddings)
+        return np.concatenate(embeddings_of_questions)
+
+    def in_order(
+        self,
+        encoder: Encoder,
+        protocol: Any,
+        data: ClassData,
+        options: types.RunOptions,
+        progress: types.OnProgress,
+    ) -> EmbeddedMeasurement:
+        """Return a measurement that takes the images in any order."""
+        return _OrderedClasses(self, encoder, protocol, data, options, progress)
+
     def measure(
         self,
         encoder: Encoder,
@@ -172,19 +205,13 @@ class ClassTask(Task):
             progress: Called with the progress.
         """
         from cosmos_eval.embedding.embed import ImageEmbedder
-        from cosmos_eval.tasks.prompts import prompt_embeddings
 
         embedder = ImageEmbedder(encoder, options, progress)
         for protocol, labelled_images in zip(protocols, data, strict=True):
             started = perf_counter()
-            questions = self.prompts(protocol, labelled_images)
-            embeddings_of_questions = []
-            for question in questions:
-                embeddings = prompt_embeddings(
-                    encoder, question.names, question.templates, options, progress
-                )
-                embeddings_of_questions.append(embeddings)
-            class_embeddings = np.concatenate(embeddings_of_questions)
+            class_embeddings = self.embed_classes(
+                encoder, protocol, labelled_images, options, progress
+            )
             prompts_done = perf_counter()
 
             images = embedder.embed(labelled_images.images)
@@ -199,13 +226,43 @@ class ClassTask(Task):
                 options,
                 names=labelled_images.names,
                 content=content_hash(images.image_sha256s, labelled_images.labels),
-                hashes=_hash_data_and_prompts(labelled_images, questions),
+                hashes=_hash_data_and_prompts(
+                    labelled_images, self.prompts(protocol, labelled_images)
+                ),
                 seconds={
                     "prompts": prompts_done - started,
                     "images": perf_counter() - prompts_done,
                 },
                 notes=notes,
             )
+
+
+class _OrderedClasses(EmbeddedMeasurement):
+    """Measures labelled images in any order."""
+
+    task: ClassTask
+
+    def hashes_of_names(self) -> Mapping[str, str]:
+        """Return the hashes of the names of images and classes, and of the templates."""
+        return _hash_data_and_prompts(self.data, self.task.prompts(self.protocol, self.data))
+
+    def images_of(self, sample: int) -> Sequence[int]:
+        """Return the index of the image, which is the sample itself."""
+        return (sample,)
+
+    @cached_property
+    def class_embeddings(self) -> Features:
+        """The embeddings (C, D) of the classes."""
+        return self.task.embed_classes(
+            self.encoder, self.protocol, self.data, self.options, self.progress
+        )
+
+    def score(self, samples: Ints) -> types.Samples:
+        """Return labels and predictions of images (n,) that are embedded."""
+        indices = samples.tolist()
+        data = self.data.select(indices)
+        features = self.embeddings(indices).features
+        return self.task.make_samples(self.protocol, data, features, self.class_embeddings)
 
 
 def _hash_data_and_prompts(data: ClassData, questions: Sequence[Prompts]) -> dict[str, str]:

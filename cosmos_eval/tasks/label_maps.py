@@ -126,9 +126,7 @@ class ShardedMeasurement(ABC, Generic[Item, Image]):
         """
         started = perf_counter()
         n_images = len(self._samples)
-        shards = []
-        for start in range(0, n_images, IMAGES_PER_SHARD):
-            shards.append(range(start, min(start + IMAGES_PER_SHARD, n_images)))
+        shards = self._cut_into_shards()
 
         # Read the stored shards. The entry of a shard that must be measured is None.
         distributed = self._options.distributed
@@ -139,8 +137,7 @@ class ShardedMeasurement(ABC, Generic[Item, Image]):
                 missing_shards.append(shard)
         self._n_done = n_images - sum(len(shard) for shard in missing_shards)
         if self._n_done:
-            note = f"resumed: {self._n_done:,} of {n_images:,} images were measured already"
-            self._report(note)
+            self._report_resumed()
 
         # Measure the missing shards, and put their arrays in the places of the Nones.
         if missing_shards:
@@ -160,6 +157,47 @@ class ShardedMeasurement(ABC, Generic[Item, Image]):
             joined_by_store.append(joined)
         seconds = {"prompts": prepared - started, "images": perf_counter() - prepared}
         return joined_by_store, seconds
+
+    def measure_in_turn(self) -> Iterator[tuple[range, Sequence[Arrays]]]:
+        """Measure one shard after the other, or read what an earlier run has stored.
+
+        Shards are stored as soon as they are measured. Only one process may call this.
+
+        Yields:
+            The indices of the images of each shard, and its arrays for each store.
+
+        Raises UsageError for files that cannot be used.
+        """
+        shards = self._cut_into_shards()
+        stored_arrays = self._read_stored(shards)
+        missing_samples = []
+        for shard, arrays in zip(shards, stored_arrays, strict=True):
+            if arrays is None:
+                missing_samples += [self._samples[index] for index in shard]
+        self._n_total = len(self._samples)
+        self._n_done = self._n_total - len(missing_samples)
+        if self._n_done:
+            self._report_resumed()
+        if missing_samples:
+            self.prepare()
+        images = prefetch(missing_samples, self.load, workers=self._options.workers)
+        for shard, arrays in zip(shards, stored_arrays, strict=True):
+            if arrays is None:
+                arrays = self._measure_and_store(shard, images)
+            yield shard, arrays
+
+    def _cut_into_shards(self) -> list[range]:
+        """Return the indices of the images of each shard."""
+        n_images = len(self._samples)
+        shards = []
+        for start in range(0, n_images, IMAGES_PER_SHARD):
+            shards.append(range(start, min(start + IMAGES_PER_SHARD, n_images)))
+        return shards
+
+    def _report_resumed(self) -> None:
+        """Show how many images an earlier run has measured."""
+        n_images = len(self._samples)
+        self._report(f"resumed: {self._n_done:,} of {n_images:,} images were measured already")
 
     def _report(self, note: str) -> None:
         """Show a note beside the progress."""
@@ -207,12 +245,38 @@ class ShardedMeasurement(ABC, Generic[Item, Image]):
         images = prefetch(samples, self.load, workers=self._options.workers)
         measured_shards = []
         for shard in shards:
-            images_of_shard = islice(images, len(shard))
-            arrays = self.measure_shard(shard, images_of_shard)
-            for store, arrays_of_store in zip(self._stores, arrays, strict=True):
-                store.add([_key_of_shard(shard)], arrays_of_store)
-            measured_shards.append(arrays)
+            measured_shards.append(self._measure_and_store(shard, images))
         return measured_shards
+
+    def _measure_and_store(self, shard: range, images: Iterator[Image]) -> Sequence[Arrays]:
+        """Measure the next images of an iterator, which are a shard, and store its arrays.
+
+        Args:
+            shard: The indices of the images.
+            images: The loaded images of this shard and later ones.
+
+        Returns:
+            The arrays for each store.
+        """
+        arrays = self.measure_shard(shard, islice(images, len(shard)))
+        for store, arrays_of_store in zip(self._stores, arrays, strict=True):
+            store.add([_key_of_shard(shard)], arrays_of_store)
+        return arrays
+
+
+def hash_contents(samples: Sequence[Sample], options: RunOptions) -> list[bytes]:
+    """Return the SHA-256 of each image with its label map, without decoding them.
+
+    Raises UsageError for a file that cannot be read.
+    """
+
+    def hash_sample(sample: Sample) -> bytes:
+        try:
+            return content_sha256(read_bytes(sample.image), sample)
+        except FileError as error:
+            raise UsageError(f"cannot read image {sample.image}: {error}") from error
+
+    return list(prefetch(samples, hash_sample, workers=options.workers))
 
 
 def _key_of_shard(shard: range) -> bytes:

@@ -10,7 +10,7 @@ import numpy as np
 from cosmos_eval import types
 from cosmos_eval.data.class_names import ClassData
 from cosmos_eval.stats.choices import class_scores
-from cosmos_eval.stats.estimates import Features, FunctionOfWeights
+from cosmos_eval.stats.estimates import Features, FunctionOfWeights, Ints
 from cosmos_eval.stats.precision import average_precisions, mean_average_precision
 from cosmos_eval.tasks import classification
 from cosmos_eval.tasks.arrays import SampleArray
@@ -83,6 +83,10 @@ class Multilabel(classification.ClassTask):
             average_precision = float(precisions[index]) if n_images else None
             metrics_by_class[name] = {"average_precision": average_precision, "images": n_images}
         return metrics_by_class
+
+    def class_sizes(self, samples: types.Samples) -> Ints:
+        """Return the number of images that have each of C classes, (C,)."""
+        return np.asarray(samples[LABELS].sum(axis=0))
 
     def columns(self, samples: types.Samples) -> Mapping[str, Any]:
         """Return a table with one row per image and class, as arrays (N * C,) by column names.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,18 +15,20 @@ from cosmos_eval.data import retrieval as retrieval_data
 from cosmos_eval.data.folders import Survey, all_exist, as_tuple, fetch_repository
 from cosmos_eval.data.retrieval import RetrievalData
 from cosmos_eval.models.encoder import Encoder, describe_pair_scores, require_pair_scorer
-from cosmos_eval.stats.estimates import Mean, MeanRank, Median
+from cosmos_eval.stats.estimates import Ints, Mean, MeanRank, Median
 from cosmos_eval.stats.lengths import LengthBin, length_bins
 from cosmos_eval.stats.random_ties import RandomTies, count_decided, random_ties
 from cosmos_eval.stats.retrieval import (
     Candidates,
     best_candidates,
     first_wrong_items,
+    ranks_of_images,
     ranks_of_pairs,
     retrieval_ranks,
 )
 from cosmos_eval.tasks.arrays import SampleArray
 from cosmos_eval.tasks.metric import Derived, Metric
+from cosmos_eval.tasks.ordered import EmbeddedMeasurement, require_no_pairs
 from cosmos_eval.tasks.task import LEAST_NOTED_FRACTION, NAME, ScoredSamples, Task
 
 if TYPE_CHECKING:
@@ -221,6 +223,31 @@ class Retrieval(Task):
                 notes=notes,
             )
 
+    def in_order(
+        self,
+        encoder: Encoder,
+        protocol: types.RetrievalProtocol,
+        data: RetrievalData,
+        options: types.RunOptions,
+        progress: types.OnProgress,
+    ) -> EmbeddedMeasurement:
+        """Return a measurement that takes the images in any order, as queries for all captions.
+
+        All captions are embedded before the first image. Captions as queries would need all images.
+
+        Raises UsageError for a protocol that scores pairs.
+        """
+        require_no_pairs(protocol)
+        return _OrderedQueries(self, encoder, protocol, data, options, progress)
+
+    def take(self, samples: types.Samples, indices: Ints) -> types.Samples:
+        """Return the arrays of some images, without those of captions, which need all images."""
+        arrays_of_texts = {array.name for array in ARRAYS if array.axes == ("texts",)}
+        arrays_of_images = {
+            name: array for name, array in samples.items() if name not in arrays_of_texts
+        }
+        return super().take(arrays_of_images, indices)
+
     def derive(self, samples: types.Samples) -> Derived:
         """Add the index of every image, (N,), so that both directions have an array of images."""
         n_images = len(samples[IMAGE_RANK])
@@ -312,6 +339,36 @@ class Retrieval(Task):
     def fetch(self, protocol: types.RetrievalProtocol, options: types.RunOptions) -> None:
         """Download the data set if `options` ask for it and it is known where from."""
         fetch_repository(protocol, options)
+
+
+class _OrderedQueries(EmbeddedMeasurement):
+    """Ranks all captions for images in any order."""
+
+    def hashes_of_names(self) -> Mapping[str, str]:
+        """Return the hash of the images' names, the captions and their pairs."""
+        return {"sample_list": retrieval_data.sample_list_hash(self.data)}
+
+    def images_of(self, sample: int) -> Sequence[int]:
+        """Return the index of the image, which is the sample itself."""
+        return (sample,)
+
+    @cached_property
+    def text_features(self) -> Features:
+        """The features (M, D) of all captions."""
+        from cosmos_eval.embedding.embed import embed_texts
+
+        captions = embed_texts(
+            self.encoder, self.data.captions, self.options, self.progress, phase="captions"
+        )
+        return captions.features
+
+    def score(self, samples: Ints) -> types.Samples:
+        """Return the rank of the best caption of images (n,)."""
+        image_features = self.embeddings(samples.tolist()).features
+        ranks = ranks_of_images(
+            image_features, self.text_features, self.data.image_of_text, samples
+        )
+        return {IMAGE_RANK: ranks}
 
 
 def _rank_queries(

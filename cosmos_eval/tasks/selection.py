@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from cosmos_eval.stats.choices import Score, products
 from cosmos_eval.stats.estimates import GroupMean, Ints, Mean, Proportion, means_of_groups
 from cosmos_eval.tasks.arrays import SampleArray
 from cosmos_eval.tasks.metric import Derived, Metric
+from cosmos_eval.tasks.ordered import EmbeddedMeasurement, require_no_pairs
 from cosmos_eval.tasks.task import LEAST_NOTED_FRACTION, NAME, ScoredSamples, Task
 
 if TYPE_CHECKING:
@@ -265,6 +266,21 @@ class Selection(Task):
                 unit="items",
             )
 
+    def in_order(
+        self,
+        encoder: Encoder,
+        protocol: types.SelectionProtocol,
+        data: SelectionData,
+        options: types.RunOptions,
+        progress: types.OnProgress,
+    ) -> EmbeddedMeasurement:
+        """Return a measurement that takes the items in any order.
+
+        Raises UsageError for a protocol that scores pairs.
+        """
+        require_no_pairs(protocol)
+        return _OrderedItems(self, encoder, protocol, data, options, progress)
+
     def derive(self, samples: types.Samples) -> Derived:
         """Add arrays for items with two images and two captions, as in Winoground.
 
@@ -337,6 +353,37 @@ class Selection(Task):
     def n_samples(self, protocol: types.SelectionProtocol) -> int | None:
         """Return the number of items of the complete data set, or None if it is unknown."""
         return protocol.n_items
+
+
+class _OrderedItems(EmbeddedMeasurement):
+    """Measures items in any order. The captions of an item are embedded after its images."""
+
+    def hashes_of_names(self) -> Mapping[str, str]:
+        """Return the hash of the images' names, the captions and the items."""
+        return {"sample_list": _hash_sample_list(self.data)}
+
+    def images_of(self, sample: int) -> Sequence[int]:
+        """Return the indices of the images of an item."""
+        images: list[int] = self.data.images_of_item[sample].tolist()
+        return images
+
+    @cached_property
+    def cluster_of_item(self) -> Ints:
+        """The number of each item's cluster, (N,)."""
+        return _cluster_items(self.data)
+
+    def score(self, samples: Ints) -> types.Samples:
+        """Return which items (n,) are correct, and their clusters."""
+        from cosmos_eval.embedding.embed import embed_texts
+
+        items = selection_data.select_items(self.data, samples)
+        images = sorted({image for sample in samples for image in self.images_of(sample)})
+        captions = embed_texts(self.encoder, items.captions, self.options)
+        score: Score = products(self.embeddings(images).features, captions.features)
+        return {
+            **_hits(self.protocol, items, score),
+            CLUSTER: self.cluster_of_item[samples],
+        }
 
 
 def _notes(data: SelectionData) -> list[str]:

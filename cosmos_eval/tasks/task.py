@@ -22,6 +22,7 @@ from cosmos_eval.types import (
     Protocol,
     RunOptions,
     Samples,
+    UsageError,
     no_progress,
 )
 
@@ -33,10 +34,11 @@ if TYPE_CHECKING:
     from cosmos_eval.data.selection import SelectionData
     from cosmos_eval.embedding.embed import Embeddings, Features, ImageEmbedder
     from cosmos_eval.models.encoder import Encoder
-    from cosmos_eval.stats.estimates import Estimate
+    from cosmos_eval.stats.estimates import Estimate, Ints
     from cosmos_eval.stats.lengths import LengthBin
     from cosmos_eval.stats.paired import Compare
     from cosmos_eval.tasks.arrays import SampleArray
+    from cosmos_eval.tasks.ordered import OrderedMeasurement
 
 NAME = "name"
 """The name of the array (N,) with the names of images, or other samples, as the data have them."""
@@ -162,6 +164,14 @@ class Task(ABC):
         """
         return ()
 
+    def class_sizes(self, samples: Samples) -> Ints | None:
+        """Return the number of samples in which each of C classes occurs, (C,).
+
+        Return None unless the deciding metric is a mean over classes, whose comparison has to wait
+        for rare classes.
+        """
+        return None
+
     def mistakes(self, samples: Samples) -> Mistakes | None:
         """Return the numbers of all mistakes by true and predicted class.
 
@@ -194,6 +204,37 @@ class Task(ABC):
         Each array was checked against `arrays` before.
         """
         return None
+
+    def take(self, samples: Samples, indices: Ints) -> Samples:
+        """Return the arrays of some samples, in the order of their indices (n,).
+
+        Arrays without an entry for each sample, such as names of classes, stay the same.
+        """
+        taken = dict(samples)
+        for name in self._arrays_by_sample & samples.keys():
+            taken[name] = samples[name][indices]
+        return taken
+
+    def join(self, shards: Sequence[Samples]) -> Samples:
+        """Return the arrays of all samples of several shards, which have the same arrays."""
+        import numpy as np
+
+        joined = dict(shards[0])
+        for name in self._arrays_by_sample & shards[0].keys():
+            joined[name] = np.concatenate([samples[name] for samples in shards])
+        return joined
+
+    @cached_property
+    def _arrays_by_sample(self) -> frozenset[str]:
+        """The names of the stored arrays that have one entry for each sample."""
+        return frozenset(array.name for array in self.arrays if array.axes[0] == self.sample_noun)
+
+    @cached_property
+    def sample_noun(self) -> str:
+        """The noun for samples: the axis of the array that counts them, such as `images`."""
+        counted_array = self.per_sample or self.truth[0]
+        axes = [array.axes for array in self.arrays if array.name == counted_array]
+        return str(axes[0][0]) if axes else "samples"
 
     # Methods for protocols and their data.
 
@@ -254,6 +295,32 @@ class Task(ABC):
         """
         return None
 
+    def in_order(
+        self,
+        encoder: Encoder,
+        protocol: Any,
+        data: Any,
+        options: RunOptions,
+        progress: OnProgress,
+    ) -> OrderedMeasurement:
+        """Return a measurement that takes the samples in any order, and may stop after a part.
+
+        By default, a task cannot be measured so.
+
+        Args:
+            encoder: The model.
+            protocol: A protocol of this task.
+            data: The data that `open_data` returned.
+            options: The options of the run.
+            progress: Called with the progress.
+
+        Raises UsageError if the task or the protocol cannot be measured so.
+        """
+        raise UsageError(
+            f"{protocol.dataset}: task {self.name} needs all samples, and cannot stop when the "
+            "answer is known: leave --until out"
+        )
+
     # Methods that every task has.
 
     @property
@@ -265,6 +332,16 @@ class Task(ABC):
     def by_name(self) -> Mapping[str, Metric]:
         """The metrics by name."""
         return {metric.name: metric for metric in self.metrics}
+
+    @property
+    def can_stop(self) -> bool:
+        """True if the samples can be measured in any order, so that a run may stop early."""
+        return type(self).in_order is not Task.in_order
+
+    @property
+    def deciding_metric(self) -> Metric | None:
+        """The metric that decides when a run may stop: the first primary one, if there is any."""
+        return next((metric for metric in self.metrics if metric.primary), None)
 
     @property
     def headlines(self) -> Mapping[str, str]:

@@ -124,6 +124,8 @@ class Progress(NamedTuple):
     total: int
     # A line for the user.
     note: str = ""
+    # What is known so far, such as `A - B: +2.1 [-0.4, 4.6] after 512 of 5,000 images`.
+    state: str = ""
 
 
 OnProgress = Callable[[Progress], None]

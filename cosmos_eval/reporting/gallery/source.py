@@ -25,6 +25,7 @@ from cosmos_eval.reporting.gallery.pictures import Candidate
 from cosmos_eval.reporting.gallery.records import SampleExample
 from cosmos_eval.reporting.gallery.samples import Judgement, SampleDrawing, choose_samples
 from cosmos_eval.results.checked import read_checked
+from cosmos_eval.results.decisions import is_stopped
 from cosmos_eval.results.identity import auxiliary_of
 from cosmos_eval.results.labels import StoredResult, assign_labs, distinct_results
 from cosmos_eval.results.record import ResultRow
@@ -156,7 +157,7 @@ def _usable_results(stored_results: Sequence[StoredResult]) -> list[StoredResult
     """Return the results that can have examples, in the order of the tasks.
 
     Only some tasks have examples. One of several results that are copies is returned. Results whose
-    files were edited by hand are left out.
+    files were edited by hand, and results of runs that stopped early, are left out.
     """
     usable_results: list[StoredResult] = []
     for task in _TASKS:
@@ -164,7 +165,9 @@ def _usable_results(stored_results: Sequence[StoredResult]) -> list[StoredResult
         task_results = distinct_results(
             stored for stored in stored_results if stored.row.task == task
         )
-        usable_results += [stored for stored in task_results if not stored.is_edited]
+        for stored in task_results:
+            if not stored.is_edited and not is_stopped(stored.row):
+                usable_results.append(stored)
     return usable_results
 
 

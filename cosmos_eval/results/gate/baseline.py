@@ -23,6 +23,7 @@ from cosmos_eval._version import __version__
 from cosmos_eval.data import readers
 from cosmos_eval.results import record
 from cosmos_eval.results.compare import setting_of_result
+from cosmos_eval.results.decisions import STOPPED_EARLY, is_stopped
 from cosmos_eval.results.filenames import file_stem, safe_name
 from cosmos_eval.results.groups import require_distinct
 from cosmos_eval.results.identity import group_label, model_identity, training_of
@@ -255,7 +256,7 @@ class Problem(NamedTuple):
 def result_problems(results: Sequence[VerifiedResult], *, strict: bool) -> Iterator[Problem]:
     """Yield a problem for each reason why a result cannot be trusted.
 
-    The reasons are random weights, and a name that several models share.
+    The reasons are random weights, a run that stopped early, and a name that several models share.
 
     Args:
         results: The results.
@@ -278,7 +279,9 @@ def result_problems(results: Sequence[VerifiedResult], *, strict: bool) -> Itera
 
 
 def _provenance_problems(result: VerifiedResult, *, strict: bool) -> Iterator[Problem]:
-    """Yield a problem for random weights, and with `strict` for code that is unknown or edited.
+    """Yield a problem for a run that stopped early, and for random weights.
+
+    With `strict`, there is also one for code that is unknown or edited.
 
     Args:
         result: The result.
@@ -287,6 +290,8 @@ def _provenance_problems(result: VerifiedResult, *, strict: bool) -> Iterator[Pr
     """
     path = str(result.path)
     provenance = result.row.provenance
+    if is_stopped(result.row):
+        yield Problem(path, f"{STOPPED_EARLY}, or judge it by `check --sequential`")
     if result.row.model["random"]:
         yield Problem(path, "has random weights, which measure nothing")
     if not strict:
@@ -324,6 +329,36 @@ def drop_renamed_results(
         else:
             latest_results.append(result)
     return latest_results, notes
+
+
+def drop_superseded_results(
+    results: Sequence[VerifiedResult],
+) -> tuple[list[VerifiedResult], list[str]]:
+    """Leave out runs that stopped early if there is a whole result of the same model and data set.
+
+    Args:
+        results: The results.
+
+    Returns:
+        The other results, and one note for each result that is left out.
+    """
+    whole_results = {}
+    for result in results:
+        if not is_stopped(result.row):
+            whole_results[_measured_key(result)] = result
+    kept_results, notes = [], []
+    for result in results:
+        whole_result = whole_results.get(_measured_key(result))
+        if is_stopped(result.row) and whole_result is not None:
+            notes.append(f"left out: {result.path}, since {whole_result.path} is whole")
+        else:
+            kept_results.append(result)
+    return kept_results, notes
+
+
+def _measured_key(result: VerifiedResult) -> tuple[str, str, str]:
+    """Return the hash of the model, the data set and the protocol of a result."""
+    return result.stored.identity.sha256, result.row.dataset, result.row.protocol
 
 
 def read_baseline(path: Path) -> Baseline:
@@ -379,6 +414,8 @@ def replace_baseline(
     """
     # Check the results.
     results, notes = drop_renamed_results(results)
+    results, notes_on_stopped = drop_superseded_results(results)
+    notes += notes_on_stopped
     _require_usable(results, [*problems, *result_problems(results, strict=strict)])
     if path.suffix != ".json":
         raise UsageError(f"cannot write {path}: the name of a baseline ends with .json")

@@ -18,7 +18,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from scipy.special import ndtri
@@ -38,6 +38,7 @@ from cosmos_eval.results.gate.baseline import (
     Problem,
     baseline_samples,
     drop_renamed_results,
+    drop_superseded_results,
     read_baseline,
     result_key,
     result_problems,
@@ -56,6 +57,8 @@ from cosmos_eval.types import UsageError
 if TYPE_CHECKING:
     import pandas as pd
 
+    from cosmos_eval.results.decisions import SequentialDifference
+
 # The brackets at the end of a label, which may hold further brackets.
 _LAST_BRACKETS = re.compile(r" \((?:[^()]|\([^()]*\))*\)$")
 _HASH_LENGTH = 8  # characters of a hash that is shown
@@ -63,7 +66,7 @@ _LEAST_TRAININGS = 4  # in total: the variance between seeds then has two degree
 ALPHA = 0.025
 """The probability of a false alarm on any gated metric of a whole check, by one-sided tests."""
 
-Change = PairedDifference | GroupDifference
+Change: TypeAlias = "PairedDifference | GroupDifference | SequentialDifference"
 """A metric of new results minus the same metric of the baseline."""
 
 
@@ -285,6 +288,8 @@ def check_results(
     """
     baseline = read_baseline(path)
     results, notes = drop_renamed_results(results)
+    results, notes_on_stopped = drop_superseded_results(results)
+    notes += notes_on_stopped
     cases = match_results(baseline, results)
     all_cases = [*cases.pairs, *cases.groups]
     all_problems = [*problems, *cases.problems, *result_problems(results, strict=strict)]

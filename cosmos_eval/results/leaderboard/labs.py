@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 from cosmos_eval.results.compare import describe_mismatches, setting_of_result
+from cosmos_eval.results.decisions import is_stopped
 from cosmos_eval.results.labels import StoredResult
 from cosmos_eval.results.leaderboard.entries import Entry, headlines_of
 from cosmos_eval.results.leaderboard.reproduce import TOLERANCE
@@ -90,7 +91,7 @@ def compare_labs(entries: Iterable[Entry], results: Iterable[StoredResult]) -> l
 
     numbers: list[LabNumber] = []
     for entry in sorted(entries, key=lambda entry: entry.key):
-        if entry.stored is None or entry.stored.is_edited:
+        if entry.stored is None or entry.stored.is_edited or is_stopped(entry.stored.row):
             continue
         # A measurement has an entry per lab if the labs' numbers differ. The first one counts.
         repeats = results_by_measurement.pop(_measurement_key(entry.stored), [])

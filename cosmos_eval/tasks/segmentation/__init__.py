@@ -24,9 +24,10 @@ from cosmos_eval.data.label_maps import LabelMaps
 from cosmos_eval.data.sources import ImageFile
 from cosmos_eval.models.encoder import Encoder
 from cosmos_eval.stats import segmentation as stats
-from cosmos_eval.stats.estimates import FunctionOfSums
+from cosmos_eval.stats.estimates import FunctionOfSums, Ints
 from cosmos_eval.tasks.arrays import MOST_CELLS, SampleArray
 from cosmos_eval.tasks.metric import Derived, Metric
+from cosmos_eval.tasks.ordered import OrderedMeasurement
 from cosmos_eval.tasks.task import NAME, Task
 
 _MOST_PIXELS = 2**31  # of an image
@@ -157,6 +158,50 @@ class Segmentation(Task):
 
         return measure_data(encoder, protocols, options, progress, data)
 
+    def in_order(
+        self,
+        encoder: Encoder,
+        protocol: types.SegmentationProtocol,
+        data: LabelMaps,
+        options: types.RunOptions,
+        progress: types.OnProgress,
+    ) -> OrderedMeasurement:
+        """Return a measurement that takes the images in a random order."""
+        from cosmos_eval.tasks.segmentation.evaluate import OrderedLabelMaps
+
+        return OrderedLabelMaps(encoder, protocol, data, options, progress)
+
+    def take(self, samples: types.Samples, indices: Ints) -> types.Samples:
+        """Return the arrays of some images (n,), in their order, with their counts of pixels."""
+        n_images = len(samples[NAME])
+        places = np.full(n_images, -1)
+        places[indices] = np.arange(len(indices))
+        place_of_count = places[samples["image"]]
+        is_taken = place_of_count >= 0
+        order = np.argsort(place_of_count[is_taken], kind="stable")
+        return {
+            **samples,
+            NAME: samples[NAME][indices],
+            "image": place_of_count[is_taken][order].astype(samples["image"].dtype),
+            "pair": samples["pair"][is_taken][order],
+            "pixels": samples["pixels"][is_taken][order],
+        }
+
+    def join(self, shards: Sequence[types.Samples]) -> types.Samples:
+        """Return the arrays of all images of several shards."""
+        images = []
+        n_images = 0
+        for samples in shards:
+            images.append(samples["image"] + np.int32(n_images))
+            n_images += len(samples[NAME])
+        return {
+            **shards[0],
+            NAME: np.concatenate([samples[NAME] for samples in shards]),
+            "image": np.concatenate(images),
+            "pair": np.concatenate([samples["pair"] for samples in shards]),
+            "pixels": np.concatenate([samples["pixels"] for samples in shards]),
+        }
+
     def image_pass(
         self, protocol: types.SegmentationProtocol, options: types.RunOptions, data: LabelMaps
     ) -> Hashable:
@@ -233,6 +278,10 @@ class Segmentation(Task):
         """
         areas = self.derive(samples)[AREAS]
         return {"pixel_accuracy": stats.pixel_accuracy(areas), "mIoU": stats.mean_iou(areas)}
+
+    def class_sizes(self, samples: types.Samples) -> Ints:
+        """Return the number of images in which each of C classes is labelled, (C,)."""
+        return np.count_nonzero(self.derive(samples)[LABELLED], axis=0)
 
     def mistakes(self, samples: types.Samples) -> types.Mistakes:
         """Count the pixels of each true class for which each other class was predicted."""

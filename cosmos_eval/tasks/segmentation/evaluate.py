@@ -1,16 +1,21 @@
 """Segmentation of images for several protocols: encoded once, and counted for each protocol."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
+from time import perf_counter
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cosmos_eval.data.folders import content_hash
 from cosmos_eval.data.label_maps import Label, LabelMaps, Sample
 from cosmos_eval.embedding.cache import Arrays, ShardStore
-from cosmos_eval.models.encoder import Encoder
+from cosmos_eval.models.encoder import DenseEncoder, Encoder
 from cosmos_eval.models.maps import require_patches
+from cosmos_eval.stats.estimates import Ints
+from cosmos_eval.stats.sampling import SEED, cut_into_looks, random_order
 from cosmos_eval.stats.segmentation import SparseConfusion, confusion, pack
 from cosmos_eval.tasks import segmentation
 from cosmos_eval.tasks.label_maps import (
@@ -19,15 +24,19 @@ from cosmos_eval.tasks.label_maps import (
     ShardedMeasurement,
     content_array,
     fingerprints,
+    hash_contents,
     unfinished_store,
 )
+from cosmos_eval.tasks.ordered import OrderedMeasurement
 from cosmos_eval.tasks.segmentation import inference, pictures, tuning
 from cosmos_eval.tasks.segmentation.inference import LoadedImage, Segmenter
 from cosmos_eval.types import (
+    Attention,
     EncoderInfo,
     Measurement,
     OnProgress,
     RunOptions,
+    Samples,
     SegmentationProtocol,
     UsageError,
 )
@@ -72,6 +81,19 @@ def measure_data(
 
     Raises UsageError for models without patches and for damaged images.
     """
+    ordered_measurements = []
+    for protocol, label_maps in zip(protocols, data, strict=True):
+        ordered_measurements.append(
+            OrderedLabelMaps(encoder, protocol, label_maps, options, progress)
+        )
+    # A run of one process that stopped when its answer was known has left shards in random order.
+    has_one_process = options.distributed.world_size == 1
+    if has_one_process and any(ordered.has_shards() for ordered in ordered_measurements):
+        for ordered in ordered_measurements:
+            yield ordered.resume()
+            ordered.forget()
+        return
+
     attention = options.attention or protocols[0].attention
     for protocol in protocols:
         _require_tuned_model(protocol, encoder.info)
@@ -93,6 +115,141 @@ def measure_data(
         yield _measurement(job, counts, options, seconds)
     for job in jobs:
         job.store.remove()
+
+
+class OrderedLabelMaps(OrderedMeasurement):
+    """Measures images with label maps in a random order, in shards of 32 as a usual run does.
+
+    Finished shards are stored, so that a later run goes on in the same order, with the same shards.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        protocol: SegmentationProtocol,
+        data: LabelMaps,
+        options: RunOptions,
+        progress: OnProgress,
+    ) -> None:
+        """Prepare to measure. Nothing is read or encoded before it is needed.
+
+        Args:
+            encoder: The model.
+            protocol: The data set, and how it is measured.
+            data: The images and label maps, which were checked before.
+            options: The options of the run.
+            progress: Called with the number of images that are measured.
+        """
+        self._encoder = encoder
+        self._protocol = protocol
+        self._data = data
+        self._options = options
+        self._progress = progress
+        self._started = perf_counter()
+        # The arrays of all images so far, and the SHA-256s (n, 32) of their files, by shard.
+        self._samples: list[Samples] = []
+        self._contents: list[NDArray[np.uint8]] = []
+        # The indices (n,) of these images.
+        self._indices: list[Ints] = []
+
+    def hashes(self) -> Mapping[str, str]:
+        """Return the hashes that the result of a whole run records, by name."""
+        contents = hash_contents(self._data.samples, self._options)
+        return {"content": content_hash(contents), **self._hashes_of_names}
+
+    @property
+    def _hashes_of_names(self) -> dict[str, str]:
+        """The hashes of the names of images and classes, the prompts and the constants."""
+        protocol = self._job.protocol
+        names = [sample.name for sample in self._data.samples]
+        constants = segmentation.constants(protocol, self._attention)
+        return fingerprints(protocol, names, constants)
+
+    @property
+    def _attention(self) -> Attention:
+        """The form of attention of the last block."""
+        return self._options.attention or self._protocol.attention
+
+    @cached_property
+    def _dense_encoder(self) -> DenseEncoder:
+        """The model, as it encodes patches. Raises UsageError if it cannot."""
+        _require_tuned_model(self._protocol, self._encoder.info)
+        return require_patches(self._encoder, self._attention)
+
+    @cached_property
+    def _job(self) -> Job:
+        """The job of the images in the order of the data set."""
+        protocol = inference.fit_to_model(self._protocol, self._dense_encoder)
+        (job,) = _make_jobs(self._dense_encoder, [protocol], [self._data], self._options)
+        return job
+
+    def _ordered_job(self, order: Ints) -> Job:
+        """Return the job of the images in another order, which has a store of its own."""
+        samples = tuple(self._data.samples[index] for index in order)
+        data = self._data._replace(samples=samples)
+        (job,) = _make_jobs(self._dense_encoder, [self._job.protocol], [data], self._options)
+        return job
+
+    @cached_property
+    def _random_job(self) -> Job:
+        """The job of the images in the random order of `--until decided`."""
+        return self._ordered_job(random_order(len(self._data.samples), SEED))
+
+    def has_shards(self) -> bool:
+        """Return whether an earlier run has stored shards in random order."""
+        if self._options.unfinished is None:
+            return False
+        return self._random_job.store.has_shards()
+
+    def measure(self, shards: Sequence[Ints]) -> Iterator[Samples]:
+        """Yield the arrays of one shard of images after the other.
+
+        Args:
+            shards: The indices of the images of each shard: 32, or fewer in the last one.
+        """
+        job = self._ordered_job(np.concatenate(shards))
+
+        def make_segmenters() -> list[Segmenter]:
+            """Encode the prompts, and return the segmenter."""
+            segmenter = inference.make_segmenter(
+                self._dense_encoder, job.protocol, self._options, self._progress
+            )
+            return [segmenter]
+
+        counting = _Counting([job], make_segmenters, self._options, self._progress)
+        measured_shards = counting.measure_in_turn()
+        for indices, (places, (arrays,)) in zip(shards, measured_shards, strict=True):
+            samples = {
+                segmentation.NAME: np.array([job.data.samples[place].name for place in places]),
+                **segmentation.class_arrays(job.protocol),
+                "image": arrays["image"] - np.int32(places.start),
+                "pair": arrays["pair"],
+                "pixels": arrays["pixels"],
+            }
+            self._indices.append(indices)
+            self._samples.append(samples)
+            self._contents.append(arrays[CONTENT])
+            yield samples
+
+    def finish(self) -> Measurement:
+        """Return the measurement of all images, in the order of the data set."""
+        places = np.argsort(np.concatenate(self._indices))
+        samples = segmentation.TASK.take(segmentation.TASK.join(self._samples), places)
+        counts = {name: samples[name] for name in SparseConfusion._fields}
+        counts[CONTENT] = np.concatenate(self._contents)[places]
+        seconds = {"images": perf_counter() - self._started}
+        return _measurement(self._job, counts, self._options, seconds)
+
+    def resume(self) -> Measurement:
+        """Measure the images that an earlier run has not measured, and return the measurement."""
+        order = random_order(len(self._data.samples), SEED)
+        for _ in self.measure(cut_into_looks(order)):
+            pass  # `finish` joins the shards
+        return self.finish()
+
+    def forget(self) -> None:
+        """Remove the stored shards, since the result is stored."""
+        self._random_job.store.remove()
 
 
 def _require_tuned_model(protocol: SegmentationProtocol, info: EncoderInfo) -> None:

@@ -60,6 +60,15 @@ def test_lines_say_how_long_is_left(clock, capsys):
             assert capsys.readouterr().err == expected
 
 
+def test_the_state_of_a_decision_takes_the_place_of_the_count(clock, capsys):
+    state = "A - B: +2.1 [-0.4, 4.6] after 512 of 5,000 images"
+    with bars.Progress() as progress:
+        progress.step("a", Progress("decision", 480, 5000, state="A - B: +2.0 [-0.5, 4.5]"))
+        clock.now += 10
+        progress.step("a", Progress("decision", 512, 5000, state=state))
+    assert capsys.readouterr().err == f"a: decision {state}, 0:23:22 left\n"
+
+
 def test_bars_say_how_long_is_left(clock, capsys, monkeypatch):
     monkeypatch.delenv("NO_COLOR")
     monkeypatch.setenv("FORCE_COLOR", "1")

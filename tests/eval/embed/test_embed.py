@@ -5,15 +5,23 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from copy import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from cosmos_eval.data.prefetch import prefetch
 from cosmos_eval.data.sources import ImageArray, ImageFile
 from cosmos_eval.embedding import embed
-from cosmos_eval.embedding.embed import embed_images, embed_texts
+from cosmos_eval.embedding.embed import (
+    embed_images,
+    embed_in_order,
+    embed_texts,
+    hash_image_files,
+)
 from cosmos_eval.types import Progress, RunOptions, UsageError
 
 SUFFIX = {"CMYK": "jpg"}
@@ -154,3 +162,44 @@ def test_prefetch_can_be_given_up_by_one_of_its_own_threads():
     assert ended.wait(10)
     assert problems == []
     assert list(results) == []
+
+
+def test_images_that_are_not_cached_are_encoded_in_full_batches(
+    tiny_encoder, tmp_path, monkeypatch
+):
+    """After a part in random order, the others make batches as large as in a run of their own. So
+    all features have the bits of a run that never stopped."""
+    monkeypatch.setattr(embed, "IMAGES_PER_SHARD", 4)
+    rng = np.random.default_rng(0)
+    images = []
+    for number in range(10):
+        pixels = rng.integers(0, 256, (32, 32, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+        images.append(ImageFile(tmp_path / f"{number}.png"))
+    images.append(images[3])  # which is not encoded twice
+    encoder = copy(tiny_encoder)
+    sizes: list[int] = []
+
+    def encode_image(batch):
+        sizes.append(len(batch))
+        return tiny_encoder.encode_image(batch)
+
+    encoder.encode_image = encode_image
+    options = RunOptions(batch_size=4, cache=str(tmp_path / "cache"))
+    without_cache = embed_images(encoder, images, replace(options, cache=None)).features
+    assert sizes == [4, 4, 2]
+
+    sizes.clear()
+    keys = hash_image_files(images, options)
+    in_order = embed_in_order(encoder, images, keys, [7, 2, 10, 5, 3, 9, 0, 1], options)
+    assert next(in_order) == {}
+    assert set(next(in_order)) == {keys[index] for index in (7, 2, 3, 5)}
+    in_order.close()
+    assert sizes == [4]
+
+    sizes.clear()
+    later = embed_images(encoder, images, options).features
+    assert sizes == [4, 2]
+    np.testing.assert_array_equal(later, without_cache)
+    (cached,) = embed_in_order(encoder, images, keys, range(11), options)
+    assert len(cached) == 10
