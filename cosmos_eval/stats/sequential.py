@@ -77,7 +77,7 @@ def log_gains(values: Values, mean: float, low: float) -> Values:
 
 
 def log_mixture(log_capitals: Values) -> Values:
-    """Return the logarithms (...) of the mean capital over bets from those of each bet, (..., B)."""
+    """Return the log mean (...) of the capitals of B bets from their logarithms (..., B)."""
     greatest = log_capitals.max(axis=-1, keepdims=True)
     means = np.exp(log_capitals - greatest).mean(axis=-1)
     return greatest[..., 0] + np.log(means)
@@ -112,23 +112,32 @@ class BoundedSequence:
         # That the mean is below m is that the mean of the negative values is above -m.
         self._below = _EvidenceAbove(-self.high, -self.low)
 
-    def update(self, differences: NDArray[np.number]) -> None:
+    def update(self, differences: NDArray[np.number], slack: float = 0.0) -> None:
         """Add the differences (N,) of a shard of samples, which count as one look.
 
+        Args:
+            differences: (N,), independent draws, such as the hits of A minus the hits of B.
+            slack: By how much the expectation of these differences may be off the true mean, see
+                `stats.control_variates`. They are moved by it in both unfavourable directions.
+
         Raises:
-            ValueError: The array has other than one dimension, or a value is NaN or out of bounds.
+            ValueError: The array has other than one dimension, the slack is negative, or a value
+                is NaN or, with the slack, out of bounds.
         """
         values = np.asarray(differences, np.float64)
         if values.ndim != 1:
             raise ValueError(f"differences must have one dimension, not {values.ndim}")
-        is_inside = (values >= self.low) & (values <= self.high)  # False for NaN
-        if not is_inside.all():
-            outside = values[~is_inside][0]
-            raise ValueError(f"a difference of {outside} is not within {self.low} to {self.high}")
+        if not slack >= 0:
+            raise ValueError(f"the slack must be 0 or more, not {slack}")
         distinct, counts = np.unique(values, return_counts=True)
+        lowered, raised = distinct - slack, distinct + slack
+        is_inside = (lowered >= self.low) & (raised <= self.high)  # False for NaN
+        if not is_inside.all():
+            outside = distinct[~is_inside][0]
+            raise ValueError(f"a difference of {outside} is not within {self.low} to {self.high}")
         self.n_samples += len(values)
-        self._above.update(distinct, counts.astype(np.float64))
-        self._below.update(-distinct, counts.astype(np.float64))
+        self._above.update(lowered, counts.astype(np.float64))
+        self._below.update(-raised, counts.astype(np.float64))
 
     def log_e_above(self, mean: float) -> float:
         """Return the greatest log e-value so far against "the mean is at most `mean`".
@@ -162,9 +171,9 @@ class BoundedSequence:
         """Return the interval of the mean at this look, for the error probability alpha.
 
         It is within the intervals of all earlier calls with this alpha, and together they contain
-        the mean with probability 1 - alpha: each end errs with alpha / 2. Ends are rounded outwards.
-        If nothing is left between the ends, which has a probability of alpha at most, both are
-        their mean.
+        the mean with probability 1 - alpha: each end errs with alpha / 2. Ends are rounded
+        outwards. If nothing is left between the ends, which has a probability of alpha at most,
+        both are their mean.
         """
         low = self._above.bound(_checked_level(alpha) / 2)
         high = -self._below.bound(alpha / 2)
