@@ -133,7 +133,7 @@ class Adjustment:
     def coefficients(self) -> Values:
         """Return the coefficients (K,) for the next shard, fitted by least squares.
 
-        They are 0 as long as there are few samples, and if the adjustment would not pay.
+        They are 0 if there are few samples, if nothing varies, or if the adjustment would not pay.
         """
         centers, half_widths = self.means
         none = np.zeros(len(centers))
@@ -145,6 +145,8 @@ class Adjustment:
         fitted *= min(1.0, self.reach / change) if change > 0 else 0.0
         slack = float(np.abs(fitted) @ half_widths)
         variance, adjusted_variance = self._variances(fitted)
+        if variance == 0:
+            return none
         error = math.sqrt(variance / self.n_samples)
         return fitted if pays(adjusted_variance / variance, error, slack) else none
 

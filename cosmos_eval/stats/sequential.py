@@ -31,7 +31,7 @@ from typing import Literal, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cosmos_eval.stats.estimates import Values
+from cosmos_eval.stats.estimates import Ints, Values
 from cosmos_eval.stats.paired import PairedDifference
 
 Decision = Literal["A better", "B better", "same", "undecided"]
@@ -39,8 +39,10 @@ Decision = Literal["A better", "B better", "same", "undecided"]
 # The shares of the capital that are bet, as multiples of the greatest bet that cannot lose more
 # than there is. The capital is divided equally among them.
 BETS = np.geomspace(1 / 128, 0.98, 24)
-# The number of samples before the first look of an asymptotic sequence.
+# The number of samples before the first look of an asymptotic sequence, and the expected number of
+# samples of the rarest class. Both are from the simulations of benchmarks/sequential.md.
 START = 500
+_START_OF_RAREST = 10
 # Values with more distinct levels are rounded for intervals, in the direction that widens them.
 _LEVELS = 4096
 # By how much the logarithm of the capital has to exceed a threshold, against rounding errors.
@@ -347,6 +349,29 @@ class AsymptoticSequence:
             rejected = np.where(reaches, middle, rejected)
             accepted = np.where(reaches, accepted, middle)
         return rejected
+
+
+def start_for_classes(class_sizes: Ints, n_samples: int) -> int:
+    """Return the number of samples before the first look at a mean over classes, such as mIoU.
+
+    Until the rarest class has occurred a few times, the first samples say nothing about it, and a
+    mean over classes looks more certain than it is. Therefore, 10 samples of the rarest class are
+    expected at the first look, and there are 500 samples or more. For example, classes in 20 and 990
+    of 1,000 images give 500, and classes in 5 and 990 images give 2,000: more than there are, so
+    that the comparison cannot stop early.
+
+    Args:
+        class_sizes: (C,), the number of samples in which each class occurs. Classes without any do
+            not count.
+        n_samples: The number of all samples of the data set, such as images.
+
+    Raises:
+        ValueError: No class has samples.
+    """
+    sizes = class_sizes[class_sizes > 0]
+    if not len(sizes):
+        raise ValueError("no class has samples")
+    return max(START, math.ceil(_START_OF_RAREST * n_samples / int(sizes.min())))
 
 
 def is_rejected(log_e: float, alpha: float) -> bool:
