@@ -121,7 +121,7 @@ class Adjustment:
         if not ((controls >= 0) & (controls <= 1)).all():
             raise ValueError("a control is not within 0 to 1")
         coefficients = self.coefficients()
-        centred = controls - self.means.centers
+        centred: Values = np.asarray(controls, np.float64) - self.means.centers
         adjusted = np.asarray(differences, np.float64) - centred @ coefficients
         slack = float(np.abs(coefficients) @ self.means.half_widths)
 
@@ -165,8 +165,8 @@ class Adjustment:
 
     def _fit(self) -> Values:
         """Return the coefficients (K,) of least squares with a constant, of the least norm."""
-        solution: Values = np.linalg.lstsq(self._products[:-1, :-1], self._products[:-1, -1])[0]
-        return solution[1:]
+        solution = np.linalg.lstsq(self._products[:-1, :-1], self._products[:-1, -1])[0]
+        return np.asarray(solution[1:], np.float64)
 
     def _variances(self, coefficients: Values) -> tuple[float, float]:
         """Return the variance of the differences so far without and with an adjustment."""

@@ -254,7 +254,8 @@ class _EvidenceAbove:
 def _merge(values: Values, counts: Values) -> tuple[Values, Values]:
     """Return the distinct values and the sum of the counts of each."""
     distinct, index = np.unique(values, return_inverse=True)
-    return distinct, np.bincount(index, weights=counts, minlength=len(distinct))
+    merged = np.bincount(index, weights=counts, minlength=len(distinct))
+    return distinct, merged.astype(np.float64)
 
 
 class AsymptoticSequence:
@@ -356,8 +357,8 @@ def start_for_classes(class_sizes: Ints, n_samples: int) -> int:
 
     Until the rarest class has occurred a few times, the first samples say nothing about it, and a
     mean over classes looks more certain than it is. Therefore, 10 samples of the rarest class are
-    expected at the first look, and there are 500 samples or more. For example, classes in 20 and 990
-    of 1,000 images give 500, and classes in 5 and 990 images give 2,000: more than there are, so
+    expected at the first look, and there are 500 samples or more. For example, classes in 20 and
+    990 of 1,000 images give 500. Classes in 5 and 990 images give 2,000, more than there are, so
     that the comparison cannot stop early.
 
     Args:
