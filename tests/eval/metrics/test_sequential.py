@@ -156,6 +156,13 @@ def test_intervals_are_within_all_earlier_ones():
     assert high - low < 0.12
 
 
+def test_an_interval_agrees_with_an_answer_of_an_earlier_look():
+    sequence = sequence_of([1.0] * 12, [-1.0, -1.0, 0.0])
+    assert decide(sequence) == "A better"
+    assert sequence.log_e_value(0) < math.log(1 / ALPHA)
+    assert sequence.interval(ALPHA)[0] == 0
+
+
 def test_an_empty_interval_is_a_point():
     sequence = BoundedSequence(-1, 1)
     for sign in (1, -1):
@@ -404,11 +411,12 @@ def test_interval_is_where_the_e_values_reject():
     sequence = AsymptoticSequence(50)
     for n, difference, error in ((60, 0.1, 0.02), (200, 0.04, 0.01), (300, 0.05, 0.009)):
         sequence.update(paired(n, difference, error))
-    low, high = sequence.interval(ALPHA)
-    threshold = math.log(2 / ALPHA)
-    assert sequence.log_e_above(low) == pytest.approx(threshold, abs=1e-6)
-    assert sequence.log_e_below(high) == pytest.approx(threshold, abs=1e-6)
-    assert sequence.log_e_below(low) == 0
+    for alpha in (0.9, ALPHA):
+        low, high = sequence.interval(alpha)
+        threshold = math.log(2 / alpha)
+        assert sequence.log_e_above(low) == pytest.approx(threshold, abs=1e-6)
+        assert sequence.log_e_below(high) == pytest.approx(threshold, abs=1e-6)
+        assert sequence.log_e_below(low) == 0
     # The low end comes from the first or last look, the high end from the second.
     second = AsymptoticSequence(50)
     second.update(paired(200, 0.04, 0.01))
