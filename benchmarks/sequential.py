@@ -483,6 +483,7 @@ def asymptotic(quick: bool) -> Iterator[Row]:
         "recall of 50 classes, the rarest 0.5%": lambda s: z_of_recall(s, looks, 50, 0.005),
         "mIoU of 10 classes, the rarest 5%": lambda s: z_of_miou(s, looks, 10, 0.05),
         "mIoU of 10 classes, the rarest 1%": lambda s: z_of_miou(s, looks, 10, 0.01),
+        "mIoU of 20 classes, the rarest 0.5%": lambda s: z_of_miou(s, looks, 20, 0.005),
     }
     for label, simulate in simulations.items():
         n_replays = replays // 10 if "mIoU" in label else replays
