@@ -1,7 +1,7 @@
 """`python benchmarks/sequential.py [SECTION ...] [--quick] [--json]`: does stopping early hold?
 
-Replays of comparisons of two models that stop when the answer is known, of which the truth is
-known: how often they are wrong, and how many images they need. One Markdown table per section; all
+Replays of comparisons of two models that stop when the answer is known. The truth is known, too:
+how often they are wrong, and how many images they need. One Markdown table per section; all
 sections without a name. `--quick` has fewer replays and ends within 60 seconds.
 
 Shapes: R replays, L looks, V distinct differences, K data sets.
@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import brentq
 from scipy.special import bdtr, ndtr, ndtri
 
 from cosmos_eval.results.text import markdown_table
@@ -25,6 +26,7 @@ from cosmos_eval.stats.control_variates import Adjustment, ControlMeans, control
 from cosmos_eval.stats.estimates import FunctionOfSums, Values
 from cosmos_eval.stats.jackknife import sums_without_each
 from cosmos_eval.stats.paired import differences
+from cosmos_eval.stats.precision import mean_average_precision
 from cosmos_eval.stats.segmentation import Areas, mean_iou
 from cosmos_eval.stats.sequential import (
     AsymptoticSequence,
@@ -248,7 +250,7 @@ def stored_pairs() -> Iterator[StoredPair]:
 
 
 def samples(model: str, dataset: str) -> dict[str, NDArray]:
-    """Return the stored arrays of a model on a data set under the protocol of its own name."""
+    """Return the stored arrays of a model on a data set under its main protocol."""
     protocol = "localisation" if dataset.startswith("scenes-loc") else "scenes"
     (path,) = RESULTS.glob(f"{model}__{dataset}__{protocol}.*.npz")
     with np.load(path) as archive:
@@ -417,8 +419,9 @@ def _median_images(images: Values) -> str:
 def _controlled(
     seed: int, ability: float, n_controls: int, n: int, shard: int = 100
 ) -> tuple[float, float, float, float]:
-    """Return the variance ratio, and the images until the answer with three kinds of controls.
+    """Return the variance ratio, and the images until the answer of three kinds of comparisons.
 
+    They are without controls, with controls of exactly known means, and with means by these images.
     An image has a difficulty that all models share, with a correlation of 0.9. The baseline and the
     new model share more, 0.95.
     """
@@ -434,26 +437,31 @@ def _controlled(
     stored_hits = np.column_stack([hits(*skill) for skill in skills])
     changes = hits(0.5 + ability, 0.95) - stored_hits[:, 0]
     true_means = np.array([ndtr(mean) for mean, _ in skills])
-    known = ControlMeans(true_means, np.zeros(n_controls))
-    estimated = control_means(stored_hits, ALPHA / 10)
-    ratio, images = 0.0, []
-    for means, alpha in ((None, ALPHA), (known, ALPHA), (estimated, 0.9 * ALPHA)):
-        adjustment = Adjustment(means) if means is not None else None
-        reach = 0.0 if adjustment is None else adjustment.reach
-        sequence = BoundedSequence(-1 - reach, 1 + reach)
-        images.append(np.inf)
-        for begin in range(0, n, shard):
-            chunk = slice(begin, begin + shard)
-            if adjustment is None:
-                sequence.update(changes[chunk])
-            else:
-                sequence.update(*adjustment.adjust(changes[chunk], stored_hits[chunk]))
-            if decide(sequence, alpha) != "undecided":
-                images[-1] = begin + shard
-                break
-        if means is known:
-            ratio = adjustment.variance_ratio() if adjustment else 0.0
-    return ratio, images[0], images[1], images[2]
+    exact = Adjustment(ControlMeans(true_means, np.zeros(n_controls)))
+    own_set = Adjustment(control_means(stored_hits, ALPHA / 10))
+    images = (
+        _images_until_answer(changes, stored_hits, None, ALPHA, shard),
+        _images_until_answer(changes, stored_hits, exact, ALPHA, shard),
+        _images_until_answer(changes, stored_hits, own_set, 0.9 * ALPHA, shard),
+    )
+    return exact.variance_ratio(), *images
+
+
+def _images_until_answer(
+    changes: Values, controls: Values, adjustment: Adjustment | None, alpha: float, shard: int
+) -> float:
+    """Return the number of images at the first answer, or infinity."""
+    reach = 0.0 if adjustment is None else adjustment.reach
+    sequence = BoundedSequence(-1 - reach, 1 + reach)
+    for begin in range(0, len(changes), shard):
+        chunk = slice(begin, begin + shard)
+        if adjustment is None:
+            sequence.update(changes[chunk])
+        else:
+            sequence.update(*adjustment.adjust(changes[chunk], controls[chunk]))
+        if decide(sequence, alpha) != "undecided":
+            return begin + shard
+    return np.inf
 
 
 class Looks(NamedTuple):
@@ -465,35 +473,52 @@ class Looks(NamedTuple):
     z: Values
 
 
+class Simulation(NamedTuple):
+    """A metric of two equally good models."""
+
+    label: str
+    # The function that takes a seed, the looks (L,) and `arguments`, and returns z (L,).
+    simulate: Callable[..., Values]
+    arguments: tuple[float, ...]
+    # By how much fewer replays there are, since a replay takes long.
+    fewer: int = 1
+
+
+def simulations() -> list[Simulation]:
+    """Return the metrics of the section `asymptotic`."""
+    return [
+        Simulation("accuracy, models differ on 10% of the images", z_of_signs, (0.1,)),
+        Simulation("accuracy, models differ on 1% of the images", z_of_signs, (0.01,)),
+        Simulation("ratio of sums, log-normal sizes", z_of_ratio, ()),
+        Simulation("recall of 10 classes, the rarest 5%", z_of_recall, (10, 0.05)),
+        Simulation("recall of 10 classes, the rarest 2%", z_of_recall, (10, 0.02)),
+        Simulation("recall of 10 classes, the rarest 1%", z_of_recall, (10, 0.01)),
+        Simulation("recall of 10 classes, the rarest 0.5%", z_of_recall, (10, 0.005)),
+        Simulation("recall of 50 classes, the rarest 0.5%", z_of_recall, (50, 0.005)),
+        Simulation("mIoU of 10 classes, the rarest 5%", z_of_miou, (10, 0.05), 10),
+        Simulation("mIoU of 10 classes, the rarest 1%", z_of_miou, (10, 0.01), 10),
+        Simulation("mIoU of 20 classes, the rarest 0.5%", z_of_miou, (20, 0.005), 10),
+        Simulation("mAP of 5 classes, the rarest 2%", z_of_map, (0.02,), 10),
+        Simulation("mAP of 5 classes, the rarest 1%", z_of_map, (0.01,), 10),
+    ]
+
+
 def asymptotic(quick: bool) -> Iterator[Row]:
     """Wrong answers of asymptotic sequences of equal models by the number of samples at the start.
 
-    There is a look every 20 images, up to 6,000 images; for mIoU every 200 images from 400 on.
+    There is a look every 20 images, up to 6,000 images; for mIoU and mAP there are fewer.
     """
     replays = 40 if quick else 2000
     looks = np.arange(20, 6001, 20)
-    simulations: dict[str, Callable[[int], Values]] = {
-        "accuracy, models differ on 10% of the images": lambda s: z_of_signs(s, looks, 0.1),
-        "accuracy, models differ on 1% of the images": lambda s: z_of_signs(s, looks, 0.01),
-        "ratio of sums, log-normal sizes": lambda s: z_of_ratio(s, looks),
-        "recall of 10 classes, the rarest 5%": lambda s: z_of_recall(s, looks, 10, 0.05),
-        "recall of 10 classes, the rarest 2%": lambda s: z_of_recall(s, looks, 10, 0.02),
-        "recall of 10 classes, the rarest 1%": lambda s: z_of_recall(s, looks, 10, 0.01),
-        "recall of 10 classes, the rarest 0.5%": lambda s: z_of_recall(s, looks, 10, 0.005),
-        "recall of 50 classes, the rarest 0.5%": lambda s: z_of_recall(s, looks, 50, 0.005),
-        "mIoU of 10 classes, the rarest 5%": lambda s: z_of_miou(s, looks, 10, 0.05),
-        "mIoU of 10 classes, the rarest 1%": lambda s: z_of_miou(s, looks, 10, 0.01),
-        "mIoU of 20 classes, the rarest 0.5%": lambda s: z_of_miou(s, looks, 20, 0.005),
-    }
-    for label, simulate in simulations.items():
-        n_replays = replays // 10 if "mIoU" in label else replays
-        z = np.array([simulate(seed) for seed in range(n_replays)])
+    is_late = looks >= 500
+    for label, simulate, arguments, fewer in simulations():
+        n_replays = replays // fewer
+        z = np.array([simulate(seed, looks, *arguments) for seed in range(n_replays)])
         row = {"metric": label, "replays": f"{n_replays:,}"}
         for start in STARTS:
             row[f"start {start:,}"] = percent(wrong_share(Looks(looks, z), start))
-        is_late = looks >= 500
-        always_wrong = (np.abs(z[:, is_late]) > ndtri(1 - ALPHA / 2)).any(1)
-        row["95% interval at every look from 500"] = percent(always_wrong.mean())
+        is_outside = np.abs(z[:, is_late]) > ndtri(1 - ALPHA / 2)
+        row["95% interval at every look from 500"] = percent(is_outside.any(1).mean())
         yield row
 
 
@@ -601,6 +626,45 @@ def z_of_miou(seed: int, looks: Values, n_classes: int, rarest: float) -> Values
     return z
 
 
+def z_of_map(seed: int, looks: Values, rarest: float) -> Values:
+    """Return z of the difference of mAP by the paired bootstrap at some looks up to 4,000, else 0.
+
+    The looks are every 100 images up to 1,000, and every 500 from there on. Four classes are in 20%
+    of the images, and the last one in a share of `rarest`. Scores are normal, and higher for images
+    of the class. B ranks the rarest class much better, and A all others a little better.
+    """
+    rng = np.random.default_rng(seed)
+    shares = np.array([0.2, 0.2, 0.2, 0.2, rarest])
+    labels = rng.random((4000, 5)) < shares
+    common = brentq(lambda shift: mean_gap(shift, rarest), 1, 5)
+    noise = rng.normal(size=(4000, 5))
+    scores = []
+    for shifts in ((common, common, common, common, 0.5), (1.5, 1.5, 1.5, 1.5, 2.5)):
+        own_noise = rng.normal(size=noise.shape)
+        scores.append(labels * np.array(shifts) + np.sqrt(0.7) * noise + np.sqrt(0.3) * own_noise)
+    z = np.zeros(len(looks))
+    for n in (*range(100, 1000, 100), *range(1000, 4001, 500)):
+        models = [{"mAP": mean_average_precision(model[:n], labels[:n])} for model in scores]
+        paired = differences(models, resamples=100)(0, 1).get("mAP")
+        if paired is not None and paired.error > 0:
+            z[np.searchsorted(looks, n)] = paired.difference / paired.error
+    return z
+
+
+def mean_gap(shift: float, rarest: float) -> float:
+    """Return mAP of A minus mAP of B on the population, if A's common classes have this shift."""
+    gap_of_common = population_precision(shift, 0.2) - population_precision(1.5, 0.2)
+    gap_of_rarest = population_precision(0.5, rarest) - population_precision(2.5, rarest)
+    return 4 * gap_of_common + gap_of_rarest
+
+
+def population_precision(shift: float, share: float) -> float:
+    """Return the average precision of normal scores, which are `shift` higher for the class."""
+    recall = (np.arange(2000) + 0.5) / 2000
+    wrong = ndtr(ndtri(recall) - shift)  # the share of other images that are retrieved
+    return float((share * recall / (share * recall + (1 - share) * wrong)).mean())
+
+
 def order(quick: bool) -> Iterator[Row]:
     """Equal models on images in random order and sorted by class: 10 classes of 500 images.
 
@@ -624,7 +688,7 @@ def order(quick: bool) -> Iterator[Row]:
 
 
 def seconds(quick: bool) -> Iterator[Row]:
-    """CPU time of one look, beside that of encoding 32 images by ViT-B/32 on this machine."""
+    """CPU time of one look, and its share of the time of encoding 32 images by ViT-B/32."""
     encoding = _seconds_of_encoding()
     rng = np.random.default_rng(0)
     signs = rng.choice(SIGNS, 50_000, p=shares_of_signs(0, 0.1))

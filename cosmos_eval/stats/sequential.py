@@ -396,8 +396,8 @@ def decide(
     "same" for one of `margin` or more in size. If the true difference is 0, the first two are
     wrong, with alpha / 2 each. If it is positive, "B better" is wrong, and "same" if it is as great
     as the margin. Both reject "at least the true difference", which together happens with alpha / 2
-    at most. The answers are those of the interval of `sequence.interval(alpha)`: above 0, below 0,
-    or within the margin.
+    at most. The interval of `sequence.interval(alpha)` shows the answer: it is above 0, below 0, or
+    within the margin.
 
     Args:
         sequence: The sequence after any number of looks.
@@ -432,7 +432,7 @@ class SetDecision(NamedTuple):
     """The answer for one of several data sets."""
 
     decision: Decision
-    # The corrected error probability of this set. The answer is that of `sequence.interval(alpha)`.
+    # The corrected error probability of this set. `sequence.interval(alpha)` shows the answer.
     alpha: float
 
 
