@@ -406,8 +406,8 @@ def controls(quick: bool) -> Iterator[Row]:
             "means known": _median_images(exact),
             "means of these images": _median_images(own_set),
             "decided: no controls": percent(np.isfinite(plain).mean()),
-            "means known ": percent(np.isfinite(exact).mean()),
-            "means of these images ": percent(np.isfinite(own_set).mean()),
+            "decided: means known": percent(np.isfinite(exact).mean()),
+            "decided: means of these images": percent(np.isfinite(own_set).mean()),
         }
 
 
