@@ -395,8 +395,8 @@ def decide(
     answers are "A better" for a true difference of 0 or less, "B better" for one of 0 or more, and
     "same" for one of `margin` or more in size. If the true difference is 0, the first two are
     wrong, with alpha / 2 each. If it is positive, "B better" is wrong, and "same" if it is as great
-    as the margin. Both reject "at least the true difference", which together happens with alpha / 2
-    at most. The interval of `sequence.interval(alpha)` shows the answer: it is above 0, below 0, or
+    as the margin. Both of these reject "at least the true difference", which has a probability of
+    alpha / 2 at most. The interval of `sequence.interval(alpha)` shows the answer: it is above 0, below 0, or
     within the margin.
 
     Args:
@@ -470,7 +470,6 @@ def correct_over_sets(
         log_e_values += [sequence.log_e_above(0.0), sequence.log_e_below(0.0)]
     n_rejected = 0
     for log_e in sorted(log_e_values, reverse=True):
-        # A set whose both sides are rejected would contradict itself.
         if not is_rejected(log_e, _checked_level(alpha) / (n_sides - n_rejected)):
             break
         n_rejected += 1
