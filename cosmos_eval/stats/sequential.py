@@ -396,8 +396,8 @@ def decide(
     "same" for one of `margin` or more in size. If the true difference is 0, the first two are
     wrong, with alpha / 2 each. If it is positive, "B better" is wrong, and "same" if it is as great
     as the margin. Both of these reject "at least the true difference", which has a probability of
-    alpha / 2 at most. The interval of `sequence.interval(alpha)` shows the answer: it is above 0, below 0, or
-    within the margin.
+    alpha / 2 at most. The interval of `sequence.interval(alpha)` shows the answer: it is above 0,
+    below 0, or within the margin.
 
     Args:
         sequence: The sequence after any number of looks.
