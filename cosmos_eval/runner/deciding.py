@@ -268,6 +268,8 @@ def make_deciding_run(
         UsageError: For options that do not go together, and for bad baselines.
     """
     place = require_deciding_options(plan.options, against=against, until=until, margin=margin)
+    if any(protocol.wording is not None for protocol in plan.protocols):
+        raise types.UsageError("--until decided compares one wording: leave --wordings out")
     baselines = read_baselines(place, output, plan.protocols)
     return DecidingRun(plan, output, baselines, None if margin is None else margin / _MOST_POINTS)
 

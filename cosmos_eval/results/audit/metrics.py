@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cosmos_eval.results.compare import require_same_settings, setting_of_result
+from cosmos_eval.results.decisions import is_stopped
 from cosmos_eval.results.labels import StoredResult, distinct_results
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.store import read_samples
@@ -18,7 +19,7 @@ from cosmos_eval.stats.estimates import Mean, Proportion
 from cosmos_eval.tasks import Metric, Task, task_named
 from cosmos_eval.tasks.retrieval import IMAGE_OF_TEXT
 from cosmos_eval.tasks.task import NAME
-from cosmos_eval.types import Samples, UsageError
+from cosmos_eval.types import Samples, UsageError, wording_name
 
 
 @dataclass(frozen=True)
@@ -102,14 +103,15 @@ def read_metrics(results: Iterable[StoredResult]) -> tuple[list[AuditedMetric], 
         results: The results, also of several data sets and protocols.
 
     Returns:
-        The metrics, and a note on the data sets that cannot be audited.
+        The metrics, and notes on the results and data sets that are not audited.
 
     Raises:
         UsageError: For edited results, results without samples, and results of one data set and
             protocol with different samples or settings.
     """
+    whole_results, notes = _choose_whole_results(distinct_results(results))
     results_by_set: dict[tuple[Any, ...], list[StoredResult]] = {}
-    for result in distinct_results(results):
+    for result in whole_results:
         if result.is_edited:
             raise UsageError(f"{result.path}: {result.fault} (`cosmos-eval verify` shows more)")
         results_by_set.setdefault(_key_of_set(result), []).append(result)
@@ -122,10 +124,35 @@ def read_metrics(results: Iterable[StoredResult]) -> tuple[list[AuditedMetric], 
         metrics += set_metrics
         if not set_metrics:
             sets_not_audited[row.dataset] = None
-    if not sets_not_audited:
-        return metrics, []
-    names = ", ".join(sorted(sets_not_audited))
-    return metrics, [f"not audited: {names}: their metrics are not shares of solved items"]
+    if sets_not_audited:
+        names = ", ".join(sorted(sets_not_audited))
+        notes.append(f"not audited: {names}: their metrics are not shares of solved items")
+    return metrics, notes
+
+
+def _choose_whole_results(
+    results: Iterable[StoredResult],
+) -> tuple[list[StoredResult], list[str]]:
+    """Leave out results of runs that stopped early, and results with other wordings.
+
+    Returns:
+        The other results, and notes on how many were left out.
+    """
+    chosen_results = []
+    n_stopped = n_reworded = 0
+    for result in results:
+        if is_stopped(result.row):
+            n_stopped += 1
+        elif wording_name(result.row.protocol):
+            n_reworded += 1
+        else:
+            chosen_results.append(result)
+    notes = []
+    if n_stopped:
+        notes.append(f"not audited: results of runs that stopped early: {n_stopped}")
+    if n_reworded:
+        notes.append(f"not audited: results with other wordings: {n_reworded}")
+    return chosen_results, notes
 
 
 def _key_of_set(result: StoredResult) -> tuple[Any, ...]:

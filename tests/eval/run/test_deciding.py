@@ -123,6 +123,9 @@ def test_a_stopped_run_is_marked_never_ranked_and_never_compared(command, whole)
     assert (ended.status, "left out: 1" in ended.err) == (0, True)
     ended = command("export", "stopped", "--format", "clip-benchmark", "--output", "other")
     assert (ended.status, Path("other").exists()) == (2, False)
+    ended = command("audit", "stopped")
+    assert (ended.status, ended.out) == (2, "")
+    assert "not audited: results of runs that stopped early: 1" in ended.err
 
     update = ("--baseline", "line.json", "--update", "--reason", "none")
     ended = command("check", stopped, *update)
@@ -208,6 +211,7 @@ def test_equal_models_are_undecided_or_the_same(command, whole):
         (("--until", "decided", "--against", CLIP, "--margin", "0"), "above 0"),
         (("--until", "decided", "--dry-run"), "needs --against"),
         (("--until", "decided", "--against", CLIP, "--keep-going"), "--keep-going"),
+        (("--until", "decided", "--against", CLIP, "--wordings", "3"), "leave --wordings out"),
         (("--until", "decided", "--against", CLIP, "--executor", "ray"), "--executor"),
         (("--until", "decided", "--against", CLIP, "--save-predictions", "p"), "--save-pred"),
         (("--until", "decided", "--against", CLIP, "--dataset", "scenes-loc"), "no result on"),

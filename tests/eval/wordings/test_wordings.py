@@ -250,6 +250,9 @@ def test_run_and_compare(command, tmp_path):
     assert {test["protocol"] for test in json.loads(usual.out)["tests"]} == {"scenes"}
     assert "left out: 12 results with other wordings: " in json.loads(usual.out)["notes"][0]
     assert "wording" not in command("leaderboard", "r").out
+    audited = command("audit", "r")
+    assert "wording" not in audited.out
+    assert "not audited: results with other wordings: 12" in audited.err
 
     ended = command("compare", "r", *sides, "--over", "wording")
     assert ended.status == 0
