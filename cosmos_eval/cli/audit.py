@@ -88,7 +88,7 @@ def _read_results(places: Sequence[Path]) -> list[StoredResult]:
 
 
 def _print_audits(audits: Sequence[MetricAudit], *, shows_examples: bool) -> None:
-    """Print the verdicts, then groups of items and ranks of each metric, and what is unknown.
+    """Print the verdicts, then groups of items and ranks of each metric, and unknown things.
 
     Args:
         audits: The audit of each metric.

@@ -32,7 +32,7 @@ _SEED = 0  # of the order of paraphrases
 
 
 class _Kind(NamedTuple):
-    """The sentence patterns that say the same: those of one kind with the same fields."""
+    """Sentence patterns that say the same, and have the same fields."""
 
     patterns: tuple[str, ...]
     # One regular expression for each pattern.

@@ -385,12 +385,12 @@ def stored_shards(
 
 
 def is_stopped(row: ResultRow) -> bool:
-    """Return whether a result is of a run that stopped before the last sample."""
+    """Return whether the run of a result stopped before the last sample."""
     return STOPPED in row.provenance
 
 
 def require_whole(row: ResultRow, place: object) -> None:
-    """Raise UsageError if a result is of a run that stopped before the last sample.
+    """Raise UsageError if the run of a result stopped before the last sample.
 
     `place` is its file, for the message.
     """
@@ -413,7 +413,7 @@ def stopped_samples(task: Task, shards: Sequence[Shards]) -> dict[str, Any]:
 def split_stopped_samples(samples: Samples) -> tuple[Samples, Samples, Ints]:
     """Return the arrays of model A, of the baseline, and UNIT, from `stopped_samples`.
 
-    Raises KeyError if there is no array UNIT.
+    Raises KeyError without an array UNIT.
     """
     a, b = {}, {}
     for name, array in samples.items():
@@ -445,7 +445,7 @@ def shards_of_stopped(task: Task, n_units: int, seed: int, samples: Samples) -> 
 
 
 class Recomputed(NamedTuple):
-    """What the stored samples of a run that stopped give."""
+    """The figures that follow from the stored samples of a run that stopped."""
 
     metrics: Mapping[str, float]
     looks: list[Look]

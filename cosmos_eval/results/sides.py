@@ -75,7 +75,7 @@ def read_over_wordings(
 ) -> WordingComparison:
     """Read results with other wordings, and compare two models or groups of trainings over them.
 
-    A single model, or a single group, is shown alone.
+    A single model, or a single group, is allowed.
 
     Args:
         a: A folder of results.

@@ -195,8 +195,8 @@ def compare_over_wordings(
     """Compare models, or the trainings of two methods, over the wordings that both have.
 
     Args:
-        sides: All results of model A, or of the trainings of method A. If A is not shown alone,
-            also those of B.
+        sides: All results of model A, or of the trainings of method A. If there are two sides, also
+            all results of B.
         read_samples: A function that returns the per-sample arrays of a result file.
         metric_patterns: Patterns of names of metrics; empty: headline metrics that decide
             comparisons.
@@ -638,7 +638,8 @@ def component_cells(
 ) -> list[dict[str, str | None]]:
     """Return the rows of the table of variance components, as standard deviations with intervals.
 
-    They are in percentage points, ranks or ratios. The one by images is of as many images.
+    They are in percentage points, ranks or ratios. The row for images holds the standard
+    deviation between draws of as many images as were measured.
     """
     cells = []
     for test in comparison.tests:

@@ -117,13 +117,13 @@ def _names_of_set(row: ResultRow) -> tuple[str, str, str]:
 
 
 class DataFindings:
-    """What the images and captions of a data set show, whatever models answer."""
+    """The faults that the images and captions of a data set show without any model."""
 
     def __init__(self, data: Any = None, copy_of: Ints | None = None, unknown: str = "") -> None:
         """Keep the opened data, and which images are copies of each other.
 
         Args:
-            data: What the task's `open_data` returned; None if the data are not there.
+            data: The result of the task's `open_data`; None if the data are not there.
             copy_of: (I,) numbers that images share with their copies.
             unknown: Why nothing is known; empty if the data are there.
         """

@@ -127,7 +127,7 @@ def _results_of_baseline(place: str, output: Path | None) -> list[StoredResult]:
 
 
 def _read_whole_results(folder: Path) -> list[StoredResult]:
-    """Return the results in a folder without those of runs that stopped."""
+    """Return the results in a folder whose runs reached the last sample."""
     results = read_stored(result_paths(folder))
     return [result for result in results if not decisions.is_stopped(result.row)]
 

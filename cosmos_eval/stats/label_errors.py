@@ -74,7 +74,7 @@ class LabelErrors(NamedTuple):
 
     @property
     def is_fitting(self) -> bool:
-        """Whether the counts of agreeing models are as the mixture expects.
+        """True if the counts of agreeing models are as the mixture expects.
 
         If they are not, neither the share nor the probabilities mean anything.
         """

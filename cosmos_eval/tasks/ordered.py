@@ -78,7 +78,7 @@ class EmbeddedMeasurement(OrderedMeasurement):
             task: The task of the protocol.
             encoder: The model.
             protocol: The data set, and how it is measured.
-            data: What the `open_data` of the task returned. Its field `images` has the images.
+            data: The result of the `open_data` of the task. Its field `images` has the images.
             options: The options of the run.
             progress: Called with the progress.
         """

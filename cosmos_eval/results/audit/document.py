@@ -83,7 +83,7 @@ class MetricAudit:
 
     @property
     def _ranking_verdict(self) -> str:
-        """What the verdict says about the ranking."""
+        """The words of the verdict about the ranking."""
         if len(self.metric.models) == 1:
             return "no ranking"
         if self.ranking is None:
@@ -106,7 +106,7 @@ class MetricAudit:
 
     @property
     def _label_verdict(self) -> str:
-        """What the verdict says about wrong labels; empty if they were not judged."""
+        """The words of the verdict about wrong labels; empty if they were not judged."""
         if self.suspect_labels is None:
             return ""
         errors = self.suspect_labels.errors

@@ -144,7 +144,7 @@ def groups_of_samples(metric: AuditedMetric) -> SampleGroups:
 
 
 class _Evidence(NamedTuple):
-    """What the estimate of wrong labels needs of K models and N items."""
+    """The data from which wrong labels are estimated, of K models and N items."""
 
     agreed: Agreement
     # (N,) class numbers of labels and shared answers, from which confusions are counted.

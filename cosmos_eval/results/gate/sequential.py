@@ -1,9 +1,9 @@
 """Check results of runs that stopped, and whole results, by confidence sequences.
 
 A run that stopped when its answer was known has no interval of a fixed number of samples. Its
-samples are compared with those of the baseline look by look, in the random order in which they were
-measured. The samples of a whole result are read in this order, too. One metric of each data set is
-judged, the one that decides when a run stops.
+samples are compared with the samples of the baseline look by look, in the random order in which
+they were measured. The samples of a whole result are read in this order, too. One metric of each
+data set is judged, the one that decides when a run stops.
 
 A metric has regressed if the sequence rejects that the difference, new minus baseline, is minus the
 tolerance or more: Holm's step-down over one-sided tests at 2.5%, whose p-values hold at all looks.
