@@ -70,7 +70,7 @@ def compare(
         groups: The names of two groups of trainings in the folder `a`, instead of models.
         same_seeds: True if the trainings of both groups are paired by their seeds.
         over: `wording` to compare over the other wordings that were measured (docs/wording.md). A
-        single model, or a single group, is then allowed.
+            single model, or a single group, is then allowed.
 
     Returns:
         The comparison. Its `frame` has one row per metric, and over wordings one per metric and
