@@ -100,7 +100,7 @@ def run(
     ] = None,
     until: Annotated[
         Literal["decided"] | None,
-        option("decided", "Stop when better, worse or the same is certain.", UNTIL),
+        option("decided", "Stop when it is known which model is better.", UNTIL),
     ] = None,
     margin: Annotated[
         float | None, option("M", "Points within which models are the same.", UNTIL)
