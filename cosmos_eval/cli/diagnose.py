@@ -1,0 +1,207 @@
+"""`cosmos-eval diagnose`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+from typer import Argument
+
+from cosmos_core.utils.distributed import own_device
+from cosmos_eval.cli import options
+from cosmos_eval.cli.completion import dataset_names, model_names
+from cosmos_eval.cli.options import Text, option
+from cosmos_eval.cli.output import print_json, print_line, print_notes, print_records
+from cosmos_eval.results.text import percent
+from cosmos_eval.types import DataOptions, ModelOptions, ModelSpec, RunOptions, UsageError
+
+if TYPE_CHECKING:
+    from cosmos_eval.runner.diagnosis.diagnose import Diagnosis, Explanation
+
+_N_PRINTED = 8  # explanations; the JSON document has all
+_N_TIED_DESCRIBED = 5  # tied explanations whose faults are described
+
+
+def diagnose(
+    model: Annotated[
+        str,
+        Argument(
+            metavar="MODEL",
+            help="A model, see `cosmos-eval list models`.",
+            autocompletion=model_names,
+        ),
+    ],
+    dataset: Annotated[
+        str,
+        Argument(
+            metavar="DATASET", help="A known data set or YAML file.", autocompletion=dataset_names
+        ),
+    ],
+    known: Annotated[str, option("VALUE", "The number from elsewhere, in percent, as written.")],
+    metric: Annotated[
+        Text, option("NAME", "Its metric. Default: acc1, or image_to_text_R@1.")
+    ] = None,
+    protocol: Annotated[Text, option("NAME", "Its protocol. Default: the usual one.")] = None,
+    samples: Annotated[
+        int, option("N", "Images that are run again under each fault.", min=30)
+    ] = 300,
+    format: options.Format = "table",
+    arch: options.Arch = None,
+    weights: options.Weights = ModelSpec.weights,
+    data_root: options.DataRoot = None,
+    device: options.Device = RunOptions.device,
+    precision: options.Precision = RunOptions.precision,
+    batch_size: Annotated[
+        int, option("N", "Images encoded at once.", options.COMPUTATION, min=1)
+    ] = RunOptions.batch_size,
+    workers: options.Workers = RunOptions.workers,
+) -> None:
+    """Name the fault behind a wrong number: here, or where VALUE comes from.
+
+    The model is measured. If VALUE differs by more than rounding and precision, a few hundred
+    images are run again under a catalogue of faults, alone and in pairs.
+    """
+    from cosmos_eval.cli.progress import Progress
+    from cosmos_eval.models.specs import parse_model_spec
+    from cosmos_eval.runner.options import make_run_options
+    from cosmos_eval.runner.plan import open_dataset, require_data_root
+    from cosmos_eval.tasks import find_protocol
+
+    run_options = make_run_options(
+        DataOptions(data_root=data_root),
+        ModelOptions(device=device, precision=precision),
+        batch_size=batch_size,
+        workers=workers,
+        use_cache=True,
+    )
+    # All names are checked before anything slow.
+    spec = parse_model_spec(model, arch=arch, weights=weights)
+    dataset_protocol = find_protocol(dataset, protocol)
+    from cosmos_eval.runner.diagnosis import diagnose as diagnosis  # which imports torch
+
+    known_number = diagnosis.parse_known(known)
+    chosen_metric = diagnosis.choose_metric(dataset_protocol.task, metric)
+    require_data_root(dataset_protocol, run_options)
+    opened = open_dataset(dataset_protocol, run_options)
+    if getattr(opened.data, "found_samples", None) is not None:
+        raise UsageError(f"{dataset_protocol.dataset} is not complete: VALUE is of the whole set")
+
+    from cosmos_eval.models import load_encoder
+
+    with Progress() as progress:
+        encoder = load_encoder(spec, device=own_device(run_options.device), precision=precision)
+        result = diagnosis.diagnose(
+            encoder,
+            opened.protocol,
+            opened.data,
+            known_number,
+            run_options,
+            progress.steps_of(f"{spec.called} on {dataset_protocol.dataset}"),
+            metric=chosen_metric,
+            n_samples=samples,
+        )
+    subject = f"{spec.called} on {dataset_protocol.dataset}, protocol {opened.protocol.protocol_name}"
+    if format == "json":
+        print_json(_document(result) | {"subject": subject})
+        return
+    _print_diagnosis(result, subject, known)
+    print_notes(_notes(result))
+
+
+def _print_diagnosis(result: Diagnosis, subject: str, known: str) -> None:
+    """Print the verdict, what is wrong and what to check, and the explanations.
+
+    Args:
+        result: The diagnosis.
+        subject: The names of model, data set and protocol.
+        known: The known number as it was typed.
+    """
+    for line in _verdict_lines(result, known):
+        print_line(line)
+    print_line(subject)
+    if result.explanations:
+        print_records([_record(one) for one in result.explanations[:_N_PRINTED]])
+        print_line(f"something else: {_chance(result.something_else)}")
+
+
+def _verdict_lines(result: Diagnosis, known: str) -> Iterator[str]:
+    """Yield the verdict in words: the first line says it, the others what to do."""
+    numbers = f"{result.metric} is {percent(result.value, 2)} here, {known} is known"
+    if result.verdict == "agrees":
+        yield f"no fault: {numbers}, which rounding and precision explain"
+        return
+    if result.verdict == "chance":
+        yield f"cannot tell: {numbers}, and guessing gives {percent(result.chance, 2)}"
+        yield "no fault is visible in a model that guesses: check its weights first"
+        return
+    if result.verdict == "none":
+        yield f"none of the catalogue explains it: {numbers}"
+    else:
+        yield f"{_named(result)}: {numbers}"
+    tied = result.explanations[: min(result.n_tied, _N_TIED_DESCRIBED)]
+    if result.verdict == "fault":
+        described = dict.fromkeys(fault for explanation in tied for fault in explanation.faults)
+        for fault in described:
+            yield f"  {fault.name}: {fault.wrong}; {fault.check}"
+        if result.known.value < result.value:
+            yield "if this result is right: look for it where the known number comes from"
+            yield "if the known number is right: look for the reverse of it here"
+        else:
+            yield "if the known number is right: it was measured so, and the model needs it"
+            yield "if this result is right: look for it where the known number comes from"
+
+
+def _named(result: Diagnosis) -> str:
+    """Return the beginning of the verdict, such as `most likely BGR (76%)`."""
+    first = result.explanations[0]
+    if result.n_tied == 1:
+        return f"most likely {first.name} ({_chance(first.probability)})"
+    return f"tied: {result.n_tied} explanations, the first is {first.name}"
+
+
+def _record(explanation: Explanation) -> dict[str, Any]:
+    """Return the row of a table: the faults, their number with its interval, the probability."""
+    low, high = percent(explanation.low), percent(explanation.high)
+    return {
+        "with": explanation.name,
+        "number [95%]": f"{percent(explanation.value)} [{low}, {high}]",
+        "probability": _chance(explanation.probability),
+    }
+
+
+def _chance(probability: float) -> str:
+    """Return a probability in percent, such as `76%`, or `<1%`."""
+    return "<1%" if probability < 0.01 else f"{100 * probability:.0f}%"
+
+
+def _notes(result: Diagnosis) -> Iterator[str]:
+    """Yield what was run, which faults change nothing here, and which cannot be applied."""
+    if not result.explanations:
+        return
+    yield (
+        f"{result.n_samples} of {result.n_images} images, {result.n_image_passes} passes over "
+        f"images, {result.n_text_passes} over texts, {len(result.explanations)} explanations"
+    )
+    if result.without_effect:
+        yield f"change nothing here: {', '.join(result.without_effect)}"
+    for name, reason in (result.not_applicable or {}).items():
+        yield f"not applicable: {name} ({reason})"
+
+
+def _document(result: Diagnosis) -> dict[str, Any]:
+    """Return a diagnosis as a JSON document, with numbers as fractions."""
+    document = asdict(result)
+    document["known"] = result.known._asdict()
+    document["explanations"] = [
+        {
+            "faults": [fault.name for fault in explanation.faults],
+            "value": explanation.value,
+            "low": explanation.low,
+            "high": explanation.high,
+            "fits": explanation.fits,
+            "probability": explanation.probability,
+        }
+        for explanation in result.explanations
+    ]
+    return document

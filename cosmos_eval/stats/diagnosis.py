@@ -1,0 +1,240 @@
+"""Which fault explains a wrong number: predicted numbers, their errors, and probabilities.
+
+A few samples are measured with and without a fault. The number of the whole set under the fault is
+the right number of the whole set plus the mean difference on these samples. Explanations are then
+weighed by Bayes' rule.
+
+- The error of a difference adds half a sample to each cell of the table of right and wrong (Agresti
+  and Min 2005, Statistics in Medicine 24), and has the correction for a finite population (Cochran
+  1977, "Sampling Techniques", section 2.6).
+- Explanations tie if the ratio of their probabilities is below 3, which is "not worth more than a
+  bare mention" (Kass and Raftery 1995, Journal of the American Statistical Association 90).
+- A rank among few items is carried over to all items by a beta-binomial distribution (Skellam 1948,
+  Journal of the Royal Statistical Society B 10).
+
+Shapes: n samples, H explanations.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from scipy.special import betaln, ndtr
+from scipy.stats import betabinom
+
+from cosmos_eval.stats.estimates import Ints, Values
+
+SINGLE, PAIR, ELSE = 0.75, 0.2, 0.05
+"""Prior probabilities that one fault, two faults or something else made the number wrong."""
+TIE_RATIO = 3.0
+"""Explanations tie with the best one if it is less than this many times as probable."""
+_Z95 = 1.96  # the quantile 97.5% of the normal distribution
+_LARGEST_LOG = 12.0  # bound of the logarithms of the parameters of a beta distribution
+
+
+class Prediction(NamedTuple):
+    """The number that a metric would have under a fault, as a fraction."""
+
+    value: float
+    # The standard error of the value.
+    error: float
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95% interval within [0, 1], from the standard error."""
+        half_width = _Z95 * self.error
+        return max(0.0, self.value - half_width), min(1.0, self.value + half_width)
+
+
+def predict(
+    whole_value: float, right: Values, faulty: Values, n_whole: int, noise: float = 0.0
+) -> Prediction:
+    """Return the number of a whole set under a fault, from a random part of its samples.
+
+    Args:
+        whole_value: The number of the whole set without the fault.
+        right: (n,), what each sample of the part contributes to the number without the fault. The
+            mean over the whole set is the number.
+        faulty: (n,), the same with the fault.
+        n_whole: The number of samples of the whole set.
+        noise: The standard deviation of the number by precision, which is added to the error.
+
+    Example:
+        Without the fault, 80% of 100 samples are right. If 5 of 10 samples are right with the
+        fault, which all are right without it, the prediction is 0.8 - 0.5 = 0.3.
+    """
+    changes = faulty - right
+    n = len(changes)
+    # Half a sample in each of four cells: the changes +1 and -1 with a half, 0 with one.
+    mean_square = (float((changes**2).sum()) + 1) / (n + 2)
+    mean = float(changes.sum()) / (n + 2)
+    share_not_drawn = 1 - n / n_whole
+    variance = (mean_square - mean**2) / n * share_not_drawn
+    return Prediction(
+        value=whole_value + float(changes.mean()),
+        error=math.sqrt(max(variance, 0.0) + noise**2),
+    )
+
+
+def precision_noise(exact: Values, rounded: Values, n_whole: int) -> float:
+    """Return the standard deviation of a number by rounding: another precision, device or library.
+
+    A sample whose outcome changes does so in either direction. The share of such samples is
+    estimated with Jeffreys's prior, so that it is never 0.
+
+    Args:
+        exact: (n,), what each sample contributes to the number.
+        rounded: (n,), the same in a lower precision.
+        n_whole: The number of samples of the whole set.
+    """
+    share_changed = (float(((rounded - exact) ** 2).sum()) + 0.5) / (len(exact) + 1)
+    return math.sqrt(share_changed / n_whole)
+
+
+def is_explained_by_precision(
+    value: float, known_value: float, half_width: float, noise: float
+) -> bool:
+    """Return whether rounding and precision explain the difference of two numbers.
+
+    Args:
+        value: The number that was measured.
+        known_value: The number that is known, rounded.
+        half_width: Half of a unit of its last digit.
+        noise: The standard deviation of the number by precision.
+    """
+    return abs(value - known_value) <= half_width + _Z95 * noise
+
+
+def is_chance(value: float, chance: float, n: int, half_width: float = 0.0) -> bool:
+    """Return whether a number of n samples may be that of guessing.
+
+    Args:
+        value: The number.
+        chance: The expected number of guesses.
+        n: The number of samples.
+        half_width: Half of a unit of the last digit of the number, if it was rounded.
+    """
+    error = math.sqrt(chance * (1 - chance) / n)
+    return abs(value - chance) <= half_width + _Z95 * error
+
+
+def predict_other_samples(whole_value: float, right: Values, n_whole: int) -> Prediction:
+    """Return the number on as many other samples of the same kind.
+
+    Both the number and that of the whole set vary with their samples.
+
+    Args:
+        whole_value: The number of the whole set.
+        right: (n,), what each sample of a part contributes to it.
+        n_whole: The number of samples of the whole set.
+    """
+    return Prediction(whole_value, float(right.std()) * math.sqrt(2 / n_whole))
+
+
+def log_likelihoods(
+    predictions: Sequence[Prediction], known_value: float, half_width: float
+) -> Values:
+    """Return the log-probability (H,) of a rounded number under each prediction.
+
+    It is the probability that a normal variable rounds to the known number. It is not below that of
+    ten standard errors, so that all explanations can be compared.
+    """
+    values = np.array([prediction.value for prediction in predictions])
+    errors = np.array([max(prediction.error, 1e-6) for prediction in predictions])
+    distances = np.abs(known_value - values)  # the normal distribution is symmetric
+    upper = ndtr(-(distances - half_width) / errors)
+    lower = ndtr(-(distances + half_width) / errors)
+    log_probabilities: Values = np.log(np.maximum(upper - lower, 1e-23))
+    return log_probabilities
+
+
+def probabilities(
+    log_likelihood: Values, n_faults: Ints, half_width: float
+) -> tuple[Values, float]:
+    """Return the probability of each explanation, and of something else, by Bayes' rule.
+
+    All explanations by one fault have equal prior probabilities, which sum to SINGLE, and those by
+    two faults sum to PAIR. Something else has the prior ELSE and gives every number in [0, 1] with
+    the same probability.
+
+    Args:
+        log_likelihood: (H,), from `log_likelihoods`.
+        n_faults: (H,), the number of faults of each explanation, 1 or 2.
+        half_width: Half of a unit of the last digit of the known number, as a fraction.
+
+    Returns:
+        The probabilities (H,) of the explanations, and that of something else. They sum to 1.
+    """
+    is_single = n_faults == 1
+    priors = np.where(is_single, SINGLE / max(is_single.sum(), 1), 0.0)
+    priors += np.where(is_single, 0.0, PAIR / max((~is_single).sum(), 1))
+    weights = priors * np.exp(log_likelihood)
+    weight_of_else = ELSE * 2 * half_width
+    total = weights.sum() + weight_of_else
+    return weights / total, float(weight_of_else / total)
+
+
+def count_tied(probabilities_in_order: Sequence[float]) -> int:
+    """Return how many explanations tie with the first, itself included.
+
+    Example:
+        For the probabilities [0.4, 0.3, 0.1], the result is 2, since 0.3 is more than a third of
+        0.4, and 0.1 is not.
+    """
+    if not probabilities_in_order:
+        return 0
+    least = probabilities_in_order[0] / TIE_RATIO
+    return sum(probability > least for probability in probabilities_in_order)
+
+
+def expected_hits(n_better: Ints, n_rivals: int, n_rivals_whole: int, k: int) -> Values:
+    """Return the probability that each query has its item among the first k of a larger gallery.
+
+    A rival is better than the item of a query with a probability that differs from query to query.
+    These probabilities have a beta distribution, which is fitted to the counts. Given its own
+    count, a query's number of better rivals among those that were not seen is beta-binomial.
+
+    Args:
+        n_better: (n,), how many of the rivals seen are better than the query's own item.
+        n_rivals: The number of rivals of each query that were seen.
+        n_rivals_whole: The number of rivals in the whole gallery.
+        k: The number of places that count as a hit.
+
+    Returns:
+        The probabilities (n,). If all rivals were seen, they are 0 or 1.
+    """
+    n_unseen = n_rivals_whole - n_rivals
+    if n_unseen <= 0:
+        return (n_better < k).astype(np.float64)
+    counts, query_counts = np.unique(n_better, return_counts=True)
+    a, b = _fit_beta(counts, query_counts, n_rivals)
+    places_left = k - 1 - counts  # so many of the unseen rivals may be better
+    chances = betabinom.cdf(places_left, n_unseen, a + counts, b + n_rivals - counts)
+    chance_by_count = dict(zip(counts.tolist(), np.nan_to_num(chances).tolist(), strict=True))
+    return np.array([chance_by_count[count] for count in n_better.tolist()])
+
+
+def _fit_beta(counts: Ints, weights: Ints, n_trials: int) -> tuple[float, float]:
+    """Return the parameters of the beta distribution under which counts are most likely.
+
+    Args:
+        counts: Distinct numbers of successes among `n_trials`, which are beta-binomial.
+        weights: How often each of them occurs.
+        n_trials: The number of trials.
+    """
+
+    def negative_log_likelihood(logarithms: NDArray[np.float64]) -> float:
+        a, b = np.exp(np.clip(logarithms, -_LARGEST_LOG, _LARGEST_LOG))
+        terms = betaln(counts + a, n_trials - counts + b) - betaln(a, b)
+        return -float((weights * terms).sum())
+
+    mean = float((counts * weights).sum() + 0.5) / (weights.sum() * n_trials + 1)
+    start = np.log([max(mean, 1e-4), 1.0])
+    fit = minimize(negative_log_likelihood, start, method="Nelder-Mead", options={"maxiter": 200})
+    a, b = np.exp(np.clip(fit.x, -_LARGEST_LOG, _LARGEST_LOG)).tolist()
+    return a, b
