@@ -38,7 +38,10 @@ def diagnose(
             metavar="DATASET", help="A known data set or YAML file.", autocompletion=dataset_names
         ),
     ],
-    known: Annotated[str, option("VALUE", "The number from elsewhere, in percent, as written.")],
+    known: Annotated[
+        str,
+        option("VALUE|FILE", "The number from elsewhere, in percent; or a result with samples."),
+    ],
     metric: Annotated[
         Text, option("NAME", "Its metric. Default: acc1, or image_to_text_R@1.")
     ] = None,
@@ -78,15 +81,19 @@ def diagnose(
     # All names are checked before anything slow.
     spec = parse_model_spec(model, arch=arch, weights=weights)
     dataset_protocol = find_protocol(dataset, protocol)
-    from cosmos_eval.runner.diagnosis import diagnose as diagnosis  # which imports torch
+    # These import torch.
+    from cosmos_eval.runner.diagnosis import diagnose as diagnosis
+    from cosmos_eval.runner.diagnosis.known import parse_known, read_known
 
-    known_number = diagnosis.parse_known(known)
     chosen_metric = diagnosis.choose_metric(dataset_protocol.task, metric)
+    if not known.endswith(".json"):
+        parse_known(known)
     require_data_root(dataset_protocol, run_options)
     opened = open_dataset(dataset_protocol, run_options)
     if getattr(opened.data, "found_samples", None) is not None:
         raise UsageError(f"{dataset_protocol.dataset} is not complete: VALUE is of the whole set")
 
+    known_number = read_known(known, opened.data, dataset_protocol.task, chosen_metric)
     from cosmos_eval.models import load_encoder
 
     with Progress() as progress:
@@ -101,7 +108,9 @@ def diagnose(
             metric=chosen_metric,
             n_samples=samples,
         )
-    subject = f"{spec.called} on {dataset_protocol.dataset}, protocol {opened.protocol.protocol_name}"
+    subject = (
+        f"{spec.called} on {dataset_protocol.dataset}, protocol {opened.protocol.protocol_name}"
+    )
     if format == "json":
         print_json(_document(result) | {"subject": subject})
         return
@@ -117,6 +126,8 @@ def _print_diagnosis(result: Diagnosis, subject: str, known: str) -> None:
         subject: The names of model, data set and protocol.
         known: The known number as it was typed.
     """
+    if result.known.half_width == 0:  # of a result
+        known = str(percent(result.known.value, 2))
     for line in _verdict_lines(result, known):
         print_line(line)
     print_line(subject)
@@ -192,7 +203,7 @@ def _notes(result: Diagnosis) -> Iterator[str]:
 def _document(result: Diagnosis) -> dict[str, Any]:
     """Return a diagnosis as a JSON document, with numbers as fractions."""
     document = asdict(result)
-    document["known"] = result.known._asdict()
+    document["known"] = {"value": result.known.value, "half_width": result.known.half_width}
     document["explanations"] = [
         {
             "faults": [fault.name for fault in explanation.faults],

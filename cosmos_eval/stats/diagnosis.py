@@ -29,8 +29,8 @@ from scipy.stats import betabinom
 
 from cosmos_eval.stats.estimates import Ints, Values
 
-SINGLE, PAIR, ELSE = 0.75, 0.2, 0.05
-"""Prior probabilities that one fault, two faults or something else made the number wrong."""
+SINGLE, PAIR, OTHER_SAMPLES, ELSE = 0.65, 0.2, 0.1, 0.05
+"""Prior probabilities: one fault, two faults, other samples or something else made the number."""
 TIE_RATIO = 3.0
 """Explanations tie with the best one if it is less than this many times as probable."""
 _Z95 = 1.96  # the quantile 97.5% of the normal distribution
@@ -75,9 +75,12 @@ def predict(
     mean = float(changes.sum()) / (n + 2)
     share_not_drawn = 1 - n / n_whole
     variance = (mean_square - mean**2) / n * share_not_drawn
+    # An outcome between 0 and 1 is the probability of a hit, which is drawn once in the whole set.
+    chances = np.clip(faulty, 0, 1)
+    variance_of_draws = float((chances * (1 - chances)).mean()) / n_whole
     return Prediction(
         value=whole_value + float(changes.mean()),
-        error=math.sqrt(max(variance, 0.0) + noise**2),
+        error=math.sqrt(max(variance, 0.0) + variance_of_draws + noise**2),
     )
 
 
@@ -153,30 +156,77 @@ def log_likelihoods(
     return log_probabilities
 
 
+def log_likelihoods_of_hits(outcomes: NDArray[np.float64], hits: Values, slip: float) -> Values:
+    """Return the log-probability (H,) of the hits of each sample under each explanation.
+
+    Args:
+        outcomes: (H, n), the probability of a hit of each sample under each explanation.
+        hits: (n,), 1 for a sample that is known to be right, and 0 for one that is wrong. Means
+            over the captions of an image lie between.
+        slip: The share of samples whose outcome is random, by small differences of the code.
+    """
+    chances = slip / 2 + (1 - slip) * np.clip(outcomes, 0, 1)
+    log_probabilities: Values = (hits * np.log(chances) + (1 - hits) * np.log(1 - chances)).sum(
+        axis=1
+    )
+    return log_probabilities
+
+
+def log_likelihood_of_unknown(right: Values, hits: Values) -> float:
+    """Return the log-probability of the hits of each sample under a fault that is not known.
+
+    Such a fault leaves a share of the samples right that were right, and makes a share of the
+    others right. Both shares are equally likely to be any number in [0, 1].
+
+    Args:
+        right: (n,), the outcome of each sample without a fault.
+        hits: (n,), as in `log_likelihoods_of_hits`.
+    """
+    log_probability = 0.0
+    for is_of_kind in (right >= 0.5, right < 0.5):
+        n_samples, n_hits = float(is_of_kind.sum()), float(hits[is_of_kind].sum())
+        log_probability += float(betaln(n_hits + 1, n_samples - n_hits + 1))
+    return log_probability
+
+
+def prior_probabilities(n_faults: Ints) -> Values:
+    """Return the prior probability (H,) of each explanation; something else has ELSE.
+
+    All explanations by one fault are equally probable, and so are all by two faults.
+
+    Args:
+        n_faults: (H,), the number of faults: 1 or 2, and 0 for other samples.
+
+    Example:
+        Other samples, two faults and their pair, [0, 1, 1, 2], have 0.1, 0.325, 0.325 and 0.2.
+    """
+    priors = np.zeros(len(n_faults))
+    for n, prior in enumerate((OTHER_SAMPLES, SINGLE, PAIR)):
+        is_of_kind = n_faults == n
+        priors[is_of_kind] = prior / max(int(is_of_kind.sum()), 1)
+    return priors
+
+
 def probabilities(
-    log_likelihood: Values, n_faults: Ints, half_width: float
+    log_likelihood: Values, n_faults: Ints, log_likelihood_of_else: float
 ) -> tuple[Values, float]:
     """Return the probability of each explanation, and of something else, by Bayes' rule.
 
-    All explanations by one fault have equal prior probabilities, which sum to SINGLE, and those by
-    two faults sum to PAIR. Something else has the prior ELSE and gives every number in [0, 1] with
-    the same probability.
-
     Args:
-        log_likelihood: (H,), from `log_likelihoods`.
-        n_faults: (H,), the number of faults of each explanation, 1 or 2.
-        half_width: Half of a unit of the last digit of the known number, as a fraction.
+        log_likelihood: (H,), of what is known under each explanation.
+        n_faults: (H,), the number of faults: 1 or 2, and 0 for other samples.
+        log_likelihood_of_else: The same under something else.
 
     Returns:
         The probabilities (H,) of the explanations, and that of something else. They sum to 1.
     """
-    is_single = n_faults == 1
-    priors = np.where(is_single, SINGLE / max(is_single.sum(), 1), 0.0)
-    priors += np.where(is_single, 0.0, PAIR / max((~is_single).sum(), 1))
-    weights = priors * np.exp(log_likelihood)
-    weight_of_else = ELSE * 2 * half_width
-    total = weights.sum() + weight_of_else
-    return weights / total, float(weight_of_else / total)
+    log_weights = np.log(prior_probabilities(n_faults)) + log_likelihood
+    log_weight_of_else = math.log(ELSE) + log_likelihood_of_else
+    largest = max(float(log_weights.max()), log_weight_of_else)
+    weights = np.exp(log_weights - largest)
+    weight_of_else = math.exp(log_weight_of_else - largest)
+    total = float(weights.sum()) + weight_of_else
+    return weights / total, weight_of_else / total
 
 
 def count_tied(probabilities_in_order: Sequence[float]) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -13,7 +12,8 @@ import numpy as np
 from cosmos_eval.models.encoder import Encoder
 from cosmos_eval.runner.diagnosis.faults import Fault, NotApplicableError
 from cosmos_eval.runner.diagnosis.images import IMAGE_FAULTS, NO_IMAGE_FAULT
-from cosmos_eval.runner.diagnosis.labels import LABEL_FAULTS, Truth
+from cosmos_eval.runner.diagnosis.known import Known
+from cosmos_eval.runner.diagnosis.labels import LABEL_FAULTS, LabelFault, Truth
 from cosmos_eval.runner.diagnosis.modules import MODULE_FAULTS
 from cosmos_eval.runner.diagnosis.passes import (
     Passes,
@@ -35,15 +35,8 @@ OTHER_IMAGES = Fault(
     wrong="another split, or other images of the same kind, were measured",
     check="compare the lists of images",
 )
-_NOBODY = "something else"
-
-
-class KnownNumber(NamedTuple):
-    """A number that is known from elsewhere, as a fraction."""
-
-    value: float
-    # Half of a unit of its last digit.
-    half_width: float
+SLIP = 0.02
+"""The share of samples whose outcome differs by small differences of the code, besides precision."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +65,7 @@ class Diagnosis:
 
     verdict: Verdict
     metric: str
-    known: KnownNumber
+    known: Known
     # The number that was measured here, on how many images, and the number by chance.
     value: float
     n_images: int
@@ -93,26 +86,11 @@ class Diagnosis:
     n_text_passes: int = 0
 
 
-def parse_known(text: str) -> KnownNumber:
-    """Return a number in percent as a fraction, with the half unit of its last digit.
-
-    Raises UsageError for other texts, and for numbers above 100.
-
-    Example:
-        "74.0" gives (0.74, 0.0005), and "74" gives (0.74, 0.005).
-    """
-    match = re.fullmatch(r"(\d+)(?:\.(\d+))?%?", text.strip())
-    if match is None or float(text.strip().rstrip("%")) > 100:
-        raise UsageError(f"--known '{text}' is not a number in percent, such as 74.0")
-    n_decimals = len(match[2] or "")
-    return KnownNumber(float(text.strip().rstrip("%")) / 100, 0.5 * 10.0**-n_decimals / 100)
-
-
 def diagnose(
     encoder: Encoder,
     protocol: Protocol,
     data: Any,
-    known: KnownNumber,
+    known: Known,
     options: RunOptions,
     progress: OnProgress,
     metric: str | None = None,
@@ -145,8 +123,9 @@ def diagnose(
     rounded = subject.outcomes(*other_features, subject.truth)
     noise = stats.precision_noise(right, rounded, subject.n_whole)
 
+    slip = SLIP + noise**2 * subject.n_whole
     verdict: Verdict | None = None
-    if stats.is_explained_by_precision(subject.value, known.value, known.half_width, noise):
+    if agrees(subject, right, known, noise, slip):
         verdict = "agrees"
     elif stats.is_chance(subject.value, subject.chance, subject.n_whole) and stats.is_chance(
         known.value, subject.chance, subject.n_whole, known.half_width
@@ -168,8 +147,8 @@ def diagnose(
         subject, IMAGE_FAULTS, TEXT_FAULTS, MODULE_FAULTS, options, progress
     )
     trials = Trials(subject, passes, right)
-    explanations, something_else = weigh(trials, known, noise)
-    is_explained = something_else < 0.5 and any(one.fits for one in explanations)
+    explanations, something_else = weigh(predict_all(trials, noise), known, subject, right, slip)
+    is_explained = is_any_explained(explanations, something_else)
     return Diagnosis(
         verdict="fault" if is_explained else "none",
         explanations=tuple(explanations),
@@ -183,6 +162,25 @@ def diagnose(
     )
 
 
+def agrees(subject: Subject, right: Values, known: Known, noise: float, slip: float) -> bool:
+    """Return whether rounding and precision explain the difference of the known number.
+
+    If the hits of its images are known, they must agree as well.
+
+    Args:
+        subject: The model and the samples.
+        right: (n,), the outcomes without a fault.
+        known: The number to explain.
+        noise: The standard deviation of the number by precision.
+        slip: The share of samples whose outcome may differ.
+    """
+    if not stats.is_explained_by_precision(subject.value, known.value, known.half_width, noise):
+        return False
+    if known.hits is None:
+        return True
+    return float(np.abs(known.hits[subject.indices] - right).mean()) <= 2 * slip
+
+
 def choose_metric(task_name: str, metric: str | None) -> str:
     """Return the metric to diagnose. Raises UsageError for one that cannot be diagnosed."""
     metrics = metrics_of(task_name)
@@ -193,6 +191,14 @@ def choose_metric(task_name: str, metric: str | None) -> str:
     return metric
 
 
+def is_any_explained(explanations: Sequence[Explanation], something_else: float) -> bool:
+    """Return whether a fault explains the known number better than something else.
+
+    The number must be in the interval of an explanation.
+    """
+    return something_else < 0.5 and any(explanation.fits for explanation in explanations)
+
+
 class Trials:
     """The outcomes of a subject's samples under all faults, alone and in pairs.
 
@@ -200,29 +206,37 @@ class Trials:
     combined by the product of their features, and either with a fault of labels.
     """
 
-    def __init__(self, subject: Subject, passes: Passes, right: Values) -> None:
+    def __init__(
+        self,
+        subject: Subject,
+        passes: Passes,
+        right: Values,
+        label_faults: Sequence[LabelFault] = LABEL_FAULTS,
+    ) -> None:
         """Apply the faults of labels, and list the faults that change an outcome.
 
         Args:
             subject: The model and the samples.
             passes: The features under faults of images, of texts and of the model.
             right: (n,), the outcomes without a fault.
+            label_faults: The faults of labels.
         """
         self.subject = subject
         self.passes = passes
         self.right = right
+        self.label_faults = label_faults
         self.reasons = dict(passes.reasons)
-        self._truth_by_fault: dict[Fault, Truth] = {}
-        for fault in LABEL_FAULTS:
+        self._truths_by_fault: dict[Fault, list[Truth]] = {}
+        for fault in label_faults:
             try:
-                self._truth_by_fault[fault] = fault.apply(subject.truth)
+                self._truths_by_fault[fault] = fault.apply(subject.truth)
             except NotApplicableError as error:
                 self.reasons[fault] = str(error)
 
         # The outcomes of each fault alone, if it changes any.
         self.singles: dict[Fault, Values] = {}
         self.without_effect: list[Fault] = []
-        for fault in (*IMAGE_FAULTS, *TEXT_FAULTS, *MODULE_FAULTS, *LABEL_FAULTS):
+        for fault in (*IMAGE_FAULTS, *TEXT_FAULTS, *MODULE_FAULTS, *label_faults):
             if fault in self.reasons:
                 continue
             outcomes = self.outcomes([fault])
@@ -235,18 +249,20 @@ class Trials:
         """Return the outcomes (n,) with faults, at most one of each kind."""
         image_features: Features = self.subject.image_features
         text_features: Features = self.subject.text_features
-        truth = self.subject.truth
+        truths = [self.subject.truth]
         for fault in faults:
             image_features = self.passes.images.get(fault, image_features)
             text_features = self.passes.texts.get(fault, text_features)
-            truth = self._truth_by_fault.get(fault, truth)
-        return self.subject.outcomes(image_features, text_features, truth)
+            truths = self._truths_by_fault.get(fault, truths)
+        # A random fault has several truths. The mean of their outcomes is a probability.
+        outcomes = [self.subject.outcomes(image_features, text_features, truth) for truth in truths]
+        return np.mean(outcomes, axis=0)
 
     def pairs(self) -> Iterator[tuple[tuple[Fault, Fault], Values]]:
         """Yield the pairs of faults of different kinds whose outcomes differ from either alone."""
         image_faults = [fault for fault in IMAGE_FAULTS if fault in self.singles]
         text_faults = [fault for fault in TEXT_FAULTS if fault in self.singles]
-        label_faults = [fault for fault in LABEL_FAULTS if fault in self.singles]
+        label_faults = [fault for fault in self.label_faults if fault in self.singles]
         module_faults = [fault for fault in MODULE_FAULTS if fault in self.singles]
         pairs: list[tuple[Fault, Fault]] = [
             *product(image_faults, text_faults),
@@ -261,38 +277,78 @@ class Trials:
                 yield pair, outcomes
 
 
-def weigh(trials: Trials, known: KnownNumber, noise: float) -> tuple[list[Explanation], float]:
-    """Return the explanations of a known number, and the probability of something else.
+class Hypothesis(NamedTuple):
+    """One fault or two, and the number that they would give."""
+
+    faults: tuple[Fault, ...]
+    prediction: stats.Prediction
+    # (n,) the outcomes of the samples with the faults; None for other images.
+    outcomes: Values | None = None
+
+    @property
+    def n_faults(self) -> int:
+        """The number of faults, 0 for other images."""
+        return 0 if self.outcomes is None else len(self.faults)
+
+
+def predict_all(trials: Trials, noise: float) -> list[Hypothesis]:
+    """Return the predicted number of each fault, of each pair, and of other images.
 
     Args:
         trials: The outcomes under faults.
-        known: The number to explain.
         noise: The standard deviation of the number by precision.
+    """
+    subject, right = trials.subject, trials.right
+    other_images = stats.predict_other_samples(subject.value, right, subject.n_whole)
+    hypotheses = [Hypothesis((OTHER_IMAGES,), other_images)]
+    outcomes_by_faults: list[tuple[tuple[Fault, ...], Values]] = [
+        *(((fault,), outcomes) for fault, outcomes in trials.singles.items()),
+        *trials.pairs(),
+    ]
+    for faults, outcomes in outcomes_by_faults:
+        prediction = stats.predict(subject.value, right, outcomes, subject.n_whole, noise)
+        hypotheses.append(Hypothesis(faults, prediction, outcomes))
+    return hypotheses
+
+
+def weigh(
+    hypotheses: Sequence[Hypothesis],
+    known: Known,
+    subject: Subject,
+    right: Values,
+    slip: float,
+) -> tuple[list[Explanation], float]:
+    """Return the explanations of a known number, and the probability of something else.
+
+    Args:
+        hypotheses: What may have happened, with predicted numbers.
+        known: The number to explain, perhaps with the hits of its images.
+        subject: The model and the samples.
+        right: (n,), the outcomes without a fault.
+        slip: The share of samples whose outcome may differ under the same faults.
 
     Returns:
         The explanations with the most probable one first, and a probability.
     """
-    subject, right = trials.subject, trials.right
-    hypotheses: list[tuple[tuple[Fault, ...], stats.Prediction]] = []
-    other_images = stats.predict_other_samples(subject.value, right, subject.n_whole)
-    hypotheses.append(((OTHER_IMAGES,), other_images))
-    for fault, outcomes in trials.singles.items():
-        prediction = stats.predict(subject.value, right, outcomes, subject.n_whole, noise)
-        hypotheses.append(((fault,), prediction))
-    for pair, outcomes in trials.pairs():
-        prediction = stats.predict(subject.value, right, outcomes, subject.n_whole, noise)
-        hypotheses.append((pair, prediction))
-
-    log_likelihood = stats.log_likelihoods(
-        [prediction for _, prediction in hypotheses], known.value, known.half_width
+    if known.hits is None:
+        predictions = [hypothesis.prediction for hypothesis in hypotheses]
+        log_likelihood = stats.log_likelihoods(predictions, known.value, known.half_width)
+        log_likelihood_of_else = float(np.log(2 * known.half_width))  # any number in [0, 1]
+    else:
+        hits = known.hits[subject.indices]
+        hypotheses = [one for one in hypotheses if one.outcomes is not None]
+        outcomes = np.array([hypothesis.outcomes for hypothesis in hypotheses])
+        log_likelihood = stats.log_likelihoods_of_hits(outcomes, hits, slip)
+        log_likelihood_of_else = stats.log_likelihood_of_unknown(right, hits)
+    n_faults = np.array([hypothesis.n_faults for hypothesis in hypotheses])
+    probabilities, something_else = stats.probabilities(
+        log_likelihood, n_faults, log_likelihood_of_else
     )
-    n_faults = np.array([len(faults) for faults, _ in hypotheses])
-    probabilities, something_else = stats.probabilities(log_likelihood, n_faults, known.half_width)
     explanations = []
-    for (faults, prediction), probability in zip(hypotheses, probabilities.tolist(), strict=True):
-        low, high = prediction.interval
+    for hypothesis, probability in zip(hypotheses, probabilities.tolist(), strict=True):
+        low, high = hypothesis.prediction.interval
         fits = low - known.half_width <= known.value <= high + known.half_width
-        value = min(max(prediction.value, 0.0), 1.0)
-        explanations.append(Explanation(faults, value, low, high, fits, probability))
+        value = min(max(hypothesis.prediction.value, 0.0), 1.0)
+        explanations.append(Explanation(hypothesis.faults, value, low, high, fits, probability))
     explanations.sort(key=lambda explanation: -explanation.probability)
     return explanations, something_else

@@ -29,9 +29,17 @@ class Truth(NamedTuple):
 class LabelFault(Fault):
     """A fault of labels. The base class itself changes nothing."""
 
-    def apply(self, truth: Truth) -> Truth:
+    def change(self, truth: Truth) -> Truth:
         """Return the labels with the fault. Raises NotApplicableError."""
         return truth
+
+    def apply(self, truth: Truth) -> list[Truth]:
+        """Return the labels with the fault, several times if it is random.
+
+        Raises:
+            NotApplicableError: If the data set cannot have the fault.
+        """
+        return [self.change(truth)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +48,7 @@ class ShiftFault(LabelFault):
 
     step: int
 
-    def apply(self, truth: Truth) -> Truth:
+    def change(self, truth: Truth) -> Truth:
         """Return the labels plus the step; the last class is followed by the first."""
         return truth._replace(labels=(truth.labels + self.step) % truth.n_targets)
 
@@ -51,15 +59,19 @@ class ScrambleFault(LabelFault):
 
     # The share of the samples whose labels change places.
     share: float
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4, 5, 6, 7)
 
-    def apply(self, truth: Truth) -> Truth:
-        """Return the labels of samples in a random order, the same every time."""
-        rng = np.random.default_rng(0)
+    def apply(self, truth: Truth) -> list[Truth]:
+        """Return the labels of samples in several random orders, the same every time."""
+        truths = []
         n_samples = len(truth.labels)
-        chosen = rng.choice(n_samples, round(self.share * n_samples), replace=False)
-        labels = truth.labels.copy()
-        labels[chosen] = labels[rng.permutation(chosen)]
-        return truth._replace(labels=labels)
+        for seed in self.seeds:
+            rng = np.random.default_rng(seed)
+            chosen = rng.choice(n_samples, round(self.share * n_samples), replace=False)
+            labels = truth.labels.copy()
+            labels[chosen] = labels[rng.permutation(chosen)]
+            truths.append(truth._replace(labels=labels))
+        return truths
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +81,7 @@ class ClassOrderFault(LabelFault):
     # Whether classes are sorted by name; if not, by their numbers as texts: 0, 1, 10, 11, 2.
     by_name: bool
 
-    def apply(self, truth: Truth) -> Truth:
+    def change(self, truth: Truth) -> Truth:
         """Return, for every image, the class whose prompt stands in the place of its label."""
         if truth.class_names is None:
             raise NotApplicableError("captions have no classes")
@@ -85,7 +97,7 @@ class ClassOrderFault(LabelFault):
 class FirstCaptionFault(LabelFault):
     """Only the first caption of every image is used."""
 
-    def apply(self, truth: Truth) -> Truth:
+    def change(self, truth: Truth) -> Truth:
         """Return the captions of which none before has the same image."""
         if truth.kept_captions is None:
             raise NotApplicableError("the data set has no captions")

@@ -178,9 +178,7 @@ def _encode_texts(
     passes.n_text_passes += 1
 
 
-def encode_wording(
-    encoder: Encoder, wording: Wording, tokens: Tensor, batch_size: int
-) -> Features:
+def encode_wording(encoder: Encoder, wording: Wording, tokens: Tensor, batch_size: int) -> Features:
     """Return one normalised feature per name of a wording, (N, D): the mean over its templates.
 
     Args:

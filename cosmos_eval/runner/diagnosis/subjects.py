@@ -43,7 +43,9 @@ class Subject(ABC):
     chance: float
     # The number of images of the whole set.
     n_whole: int
-    # The part: its n images, their texts, and what is right.
+    # The part: the indices (n,) of its images in the whole set.
+    indices: Ints
+    # Its n images, their texts, and what is right.
     images: Sequence[ImageSource]
     wording: Wording
     truth: Truth
@@ -52,9 +54,7 @@ class Subject(ABC):
     text_features: Features
 
     @abstractmethod
-    def outcomes(
-        self, image_features: Features, text_features: Features, truth: Truth
-    ) -> Values:
+    def outcomes(self, image_features: Features, text_features: Features, truth: Truth) -> Values:
         """Return the outcome (n,) of each image of the part.
 
         Args:
@@ -71,9 +71,7 @@ class ClassificationSubject(Subject):
     # (n,) the weight of each image in the metric, with the mean 1 over the whole set.
     weights: Values
 
-    def outcomes(
-        self, image_features: Features, text_features: Features, truth: Truth
-    ) -> Values:
+    def outcomes(self, image_features: Features, text_features: Features, truth: Truth) -> Values:
         """Return the weight (n,) of each image that is right, and 0 for the others."""
         n_places = _PLACES_BY_METRIC[self.metric]
         predicted = top_classes(image_features, text_features, n_places)
@@ -92,9 +90,7 @@ class RetrievalSubject(Subject):
     # The number of captions of the whole set.
     n_captions_whole: int
 
-    def outcomes(
-        self, image_features: Features, text_features: Features, truth: Truth
-    ) -> Values:
+    def outcomes(self, image_features: Features, text_features: Features, truth: Truth) -> Values:
         """Return the mean over each image's queries of the probability of a hit, (n,)."""
         assert truth.kept_captions is not None
         kept = truth.kept_captions
@@ -196,6 +192,7 @@ def _make_classification(
         value=_value_of(protocol, samples, metric),
         chance=_PLACES_BY_METRIC[metric] / n_classes,
         n_whole=n_whole,
+        indices=chosen,
         images=[data.images[index] for index in chosen],
         wording=Wording(tuple(names), templates, tuple(data.classes)),
         truth=Truth(data.labels[chosen], n_classes, tuple(names)),
@@ -238,6 +235,7 @@ def _make_retrieval(
         value=_value_of(protocol, samples, metric),
         chance=int(metric.rpartition("@")[2]) / n_whole,
         n_whole=n_whole,
+        indices=chosen,
         images=[data.images[index] for index in chosen],
         wording=Wording(tuple(data.captions[index] for index in chosen_texts), ("{}",)),
         truth=Truth(image_of_text, len(chosen), None, np.ones(len(chosen_texts), np.bool_)),
