@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +25,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import open_clip
 import PIL.Image
+import torch
+import transformers
 import yaml
 from _photographs import jpegs
 from PIL import ImageFilter, ImageOps
@@ -34,6 +38,7 @@ from cosmos_core.data.scenes.layouts import write_layouts
 from cosmos_eval.models import load_encoder
 from cosmos_eval.models.convert import convert
 from cosmos_eval.models.specs import parse_model_spec
+from cosmos_eval.results.text import markdown_table
 from cosmos_eval.runner.diagnosis.diagnose import (
     SLIP,
     Hypothesis,
@@ -51,7 +56,6 @@ from cosmos_eval.runner.diagnosis.passes import encode_in_other_precision, encod
 from cosmos_eval.runner.diagnosis.subjects import Subject, make_subject
 from cosmos_eval.runner.diagnosis.texts import TEXT_FAULTS
 from cosmos_eval.runner.plan import open_dataset
-from cosmos_eval.results.text import markdown_table
 from cosmos_eval.stats import diagnosis as stats
 from cosmos_eval.stats.estimates import Values
 from cosmos_eval.tasks import find_protocol
@@ -61,6 +65,12 @@ OPTIONS = RunOptions(device="cpu", cache=None)
 N_WIDE, N_PHOTOGRAPHS = 1200, 300
 N_SAMPLES = (300, 100)
 N_REDRAWN = 200
+TINY_NAME = "diagnosed-tiny"
+TINY = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8},
+    "text_cfg": {"context_length": 20, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 2},
+}
 KNOWN = ("number", "file")
 PRIORS = {
     **{"single": stats.SINGLE, "pair": stats.PAIR},
@@ -159,6 +169,19 @@ def subjects(folder: Path, quick: bool) -> Iterator[tuple[str, str, str]]:
     yield f"hf:{hf}", wide, "mean_per_class_recall"
     yield f"openclip:{openclip}", wide, "acc1"
 
+    # Random weights are at chance, where nothing can be seen.
+    photographs = write_photographs(folder / "photographs")
+    random_hf = folder / "random-hf"
+    shutil.copytree(hf, random_hf)
+    torch.manual_seed(0)
+    config = transformers.CLIPConfig.from_pretrained(hf)
+    transformers.CLIPModel(config).save_pretrained(random_hf)
+    (folder / f"{TINY_NAME}.json").write_text(json.dumps(TINY))
+    open_clip.add_model_config(folder / f"{TINY_NAME}.json")
+    yield f"hf:{random_hf}", wide, "acc1"
+    yield f"hf:{random_hf}", photographs, "acc1"
+    yield f"openclip:{TINY_NAME}/random", photographs, "acc1"
+
 
 def write_wide(folder: Path) -> str:
     """Write a set of scenes that are not square, and return the path of its YAML file."""
@@ -178,6 +201,17 @@ def write_wide(folder: Path) -> str:
     }
     (folder / "wide.yaml").write_text(yaml.safe_dump(content))
     return str(folder / "wide.yaml")
+
+
+def write_photographs(folder: Path) -> str:
+    """Write made-up photographs with labels at random, and return the path of the YAML file."""
+    for number, content in enumerate(jpegs(N_PHOTOGRAPHS, (160, 120))):
+        target = folder / "images" / f"{sorted(CLASSES)[number % 10]}"
+        target.mkdir(parents=True, exist_ok=True)
+        (target / f"{number:03}.jpg").write_bytes(content)
+    description = {"kind": "cls", "folder": "images", "templates": ["a photo of a {}"]}
+    (folder / "photographs.yaml").write_text(yaml.safe_dump(description))
+    return str(folder / "photographs.yaml")
 
 
 def save_wide(picture: PIL.Image.Image, path: Path, rng: np.random.Generator) -> None:
@@ -305,9 +339,9 @@ class PreparedDiagnosis:
 
 
 def label(name: str) -> str:
-    """Return a name without folders: `hf` for `hf:/tmp/x`, `wide` for `/tmp/x/wide.yaml`."""
-    kind, colon, _ = name.partition(":")
-    return kind if colon else Path(name).stem
+    """Return a name without folders: `hf:x` for `hf:/tmp/x`, `wide` for `/tmp/x/wide.yaml`."""
+    kind, colon, path = name.partition(":")
+    return f"{kind}:{Path(path).name}" if colon else Path(name).stem
 
 
 def tables(injections: Sequence[Injection]) -> Iterator[str]:
@@ -333,6 +367,7 @@ def by_subject(injections: Sequence[Injection]) -> list[dict[str, str]]:
     groups: dict[tuple[str, int], list[Injection]] = defaultdict(list)
     for injection in injections:
         groups[injection.subject, injection.n_samples].append(injection)
+        groups["all", injection.n_samples].append(injection)
     rows = []
     for (subject, n_samples), group in groups.items():
         row = {"subject": subject, "images": str(n_samples)}

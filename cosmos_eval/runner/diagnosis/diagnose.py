@@ -11,7 +11,7 @@ import numpy as np
 
 from cosmos_eval.models.encoder import Encoder
 from cosmos_eval.runner.diagnosis.faults import Fault, NotApplicableError
-from cosmos_eval.runner.diagnosis.images import IMAGE_FAULTS, NO_IMAGE_FAULT
+from cosmos_eval.runner.diagnosis.images import IMAGE_FAULTS
 from cosmos_eval.runner.diagnosis.known import Known
 from cosmos_eval.runner.diagnosis.labels import LABEL_FAULTS, LabelFault, Truth
 from cosmos_eval.runner.diagnosis.modules import MODULE_FAULTS
@@ -21,7 +21,7 @@ from cosmos_eval.runner.diagnosis.passes import (
     encode_with_faults,
 )
 from cosmos_eval.runner.diagnosis.subjects import Subject, make_subject, metrics_of
-from cosmos_eval.runner.diagnosis.texts import NO_TEXT_FAULT, TEXT_FAULTS
+from cosmos_eval.runner.diagnosis.texts import TEXT_FAULTS
 from cosmos_eval.stats import diagnosis as stats
 from cosmos_eval.stats.estimates import Features, Values
 from cosmos_eval.types import OnProgress, Protocol, RunOptions, UsageError
@@ -36,7 +36,7 @@ OTHER_IMAGES = Fault(
     check="compare the lists of images",
 )
 SLIP = 0.02
-"""The share of samples whose outcome differs by small differences of the code, besides precision."""
+"""The share of samples whose outcome differs by details of the code, besides precision."""
 
 
 @dataclass(frozen=True)
@@ -254,9 +254,28 @@ class Trials:
             image_features = self.passes.images.get(fault, image_features)
             text_features = self.passes.texts.get(fault, text_features)
             truths = self._truths_by_fault.get(fault, truths)
-        # A random fault has several truths. The mean of their outcomes is a probability.
-        outcomes = [self.subject.outcomes(image_features, text_features, truth) for truth in truths]
-        return np.mean(outcomes, axis=0)
+        if len(truths) == 1:
+            return self.subject.outcomes(image_features, text_features, truths[0])
+        return self._random_outcomes(image_features, text_features, truths)
+
+    def _random_outcomes(
+        self, image_features: Features, text_features: Features, truths: Sequence[Truth]
+    ) -> Values:
+        """Return the probabilities (n,) of a hit under a random fault of labels.
+
+        They are the same for all samples that are right without this fault, and for all others:
+        the mean over several draws.
+        """
+        outcomes = self.subject.outcomes(image_features, text_features, self.subject.truth)
+        mean_of_draws = np.mean(
+            [self.subject.outcomes(image_features, text_features, truth) for truth in truths],
+            axis=0,
+        )
+        probabilities = np.zeros(len(outcomes))
+        for is_of_kind in (outcomes >= 0.5, outcomes < 0.5):
+            if is_of_kind.any():
+                probabilities[is_of_kind] = mean_of_draws[is_of_kind].mean()
+        return probabilities
 
     def pairs(self) -> Iterator[tuple[tuple[Fault, Fault], Values]]:
         """Yield the pairs of faults of different kinds whose outcomes differ from either alone."""

@@ -195,7 +195,9 @@ class ResizeFault(ImageFault):
 
     def change_picture(self, picture: PIL.Image.Image, transform: Transform) -> PIL.Image.Image:
         """Return the picture in the size of the model's pixels."""
-        assert transform.size and transform.mode and transform.interpolation
+        assert transform.size
+        assert transform.mode
+        assert transform.interpolation
         return resize(
             picture,
             transform.size,
@@ -244,7 +246,8 @@ class NormalisationFault(ImageFault):
 
     def change_pixels(self, pixels: Any, transform: Transform) -> Any:
         """Return the pixels (3, H, W), normalised again by the fault's constants."""
-        assert transform.mean and transform.std
+        assert transform.mean
+        assert transform.std
         colours = pixels * _column(transform.std) + _column(transform.mean)
         mean, std = self.mean_and_std or (transform.mean, transform.std)
         return _normalise(self.scale * colours, mean, std)

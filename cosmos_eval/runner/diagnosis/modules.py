@@ -64,7 +64,7 @@ class ActivationFault(ModuleFault):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingModeFault(ModuleFault):
-    """The model is in training mode: dropout is active, and batches are normalised by themselves."""
+    """The model is in training mode: dropout, and batch norms that use their own batch."""
 
     @contextmanager
     def apply(self, modules: Sequence[nn.Module]) -> Iterator[None]:
