@@ -83,11 +83,10 @@ def diagnose(
     dataset_protocol = find_protocol(dataset, protocol)
     # These import torch.
     from cosmos_eval.runner.diagnosis import diagnose as diagnosis
-    from cosmos_eval.runner.diagnosis.known import parse_known, read_known
+    from cosmos_eval.runner.diagnosis.known import check_known, read_known
 
     chosen_metric = diagnosis.choose_metric(dataset_protocol.task, metric)
-    if not known.endswith(".json"):
-        parse_known(known)
+    check_known(known)
     require_data_root(dataset_protocol, run_options)
     opened = open_dataset(dataset_protocol, run_options)
     if getattr(opened.data, "found_samples", None) is not None:
@@ -137,38 +136,42 @@ def _print_diagnosis(result: Diagnosis, subject: str, known: str) -> None:
 
 
 def _verdict_lines(result: Diagnosis, known: str) -> Iterator[str]:
-    """Yield the verdict in words: the first line says it, the others what to do."""
+    """Yield the verdict in words: the first line says it, the others what to do.
+
+    Args:
+        result: The diagnosis.
+        known: The known number in percent.
+    """
     numbers = f"{result.metric} is {percent(result.value, 2)} here, {known} is known"
     if result.verdict == "agrees":
         yield f"no fault: {numbers}, which rounding and precision explain"
-        return
-    if result.verdict == "chance":
+    elif result.verdict == "chance":
         yield f"cannot tell: {numbers}, and guessing gives {percent(result.chance, 2)}"
         yield "no fault is visible in a model that guesses: check its weights first"
-        return
-    if result.verdict == "none":
+    elif result.verdict == "none":
         yield f"none of the catalogue explains it: {numbers}"
     else:
-        yield f"{_named(result)}: {numbers}"
-    tied = result.explanations[: min(result.n_tied, _N_TIED_DESCRIBED)]
-    if result.verdict == "fault":
-        described = dict.fromkeys(fault for explanation in tied for fault in explanation.faults)
-        for fault in described:
-            yield f"  {fault.name}: {fault.wrong}; {fault.check}"
-        if result.known.value < result.value:
-            yield "if this result is right: look for it where the known number comes from"
-            yield "if the known number is right: look for the reverse of it here"
+        first = result.explanations[0]
+        if result.n_tied == 1:
+            yield f"most likely {first.name} ({_chance(first.probability)}): {numbers}"
         else:
-            yield "if the known number is right: it was measured so, and the model needs it"
-            yield "if this result is right: look for it where the known number comes from"
+            yield f"tied, {result.n_tied} explanations: {numbers}"
+        yield from _advice_lines(result)
 
 
-def _named(result: Diagnosis) -> str:
-    """Return the beginning of the verdict, such as `most likely BGR (76%)`."""
-    first = result.explanations[0]
-    if result.n_tied == 1:
-        return f"most likely {first.name} ({_chance(first.probability)})"
-    return f"tied: {result.n_tied} explanations, the first is {first.name}"
+def _advice_lines(result: Diagnosis) -> Iterator[str]:
+    """Yield what is wrong with the tied explanations, what to check, and on which side."""
+    tied = result.explanations[: min(result.n_tied, _N_TIED_DESCRIBED)]
+    # A fault of several explanations is described once.
+    for fault in dict.fromkeys(fault for explanation in tied for fault in explanation.faults):
+        yield f"{fault.name}: {fault.wrong}"
+        yield f"- to check: {fault.check}"
+    if result.known.value < result.value:
+        yield "if this result is right, look for it where the known number comes from;"
+        yield "if the known number is right, look for its reverse in this model's files"
+    else:
+        yield "if the known number is right, it was measured so, and this model needs it;"
+        yield "if this result is right, look for it where the known number comes from"
 
 
 def _record(explanation: Explanation) -> dict[str, Any]:
@@ -196,8 +199,11 @@ def _notes(result: Diagnosis) -> Iterator[str]:
     )
     if result.without_effect:
         yield f"change nothing here: {', '.join(result.without_effect)}"
+    names_by_reason: dict[str, list[str]] = {}
     for name, reason in (result.not_applicable or {}).items():
-        yield f"not applicable: {name} ({reason})"
+        names_by_reason.setdefault(reason, []).append(name)
+    for reason, names in names_by_reason.items():
+        yield f"not applicable, since {reason}: {', '.join(names)}"
 
 
 def _document(result: Diagnosis) -> dict[str, Any]:

@@ -25,7 +25,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import betaln, ndtr
-from scipy.stats import betabinom
 
 from cosmos_eval.stats.estimates import Ints, Values
 
@@ -263,9 +262,14 @@ def expected_hits(n_better: Ints, n_rivals: int, n_rivals_whole: int, k: int) ->
         return (n_better < k).astype(np.float64)
     counts, query_counts = np.unique(n_better, return_counts=True)
     a, b = _fit_beta(counts, query_counts, n_rivals)
-    places_left = k - 1 - counts  # so many of the unseen rivals may be better
-    chances = betabinom.cdf(places_left, n_unseen, a + counts, b + n_rivals - counts)
-    chance_by_count = dict(zip(counts.tolist(), np.nan_to_num(chances).tolist(), strict=True))
+    # The probability of each number of better rivals among the unseen, (counts, k).
+    n_better_unseen = np.arange(min(k, n_unseen + 1))
+    log_ways = -betaln(n_unseen - n_better_unseen + 1, n_better_unseen + 1) - math.log(n_unseen + 1)
+    a_given, b_given = (a + counts)[:, None], (b + n_rivals - counts)[:, None]
+    log_chances = betaln(n_better_unseen + a_given, n_unseen - n_better_unseen + b_given)
+    chances = np.exp(log_ways + log_chances - betaln(a_given, b_given))
+    is_hit = n_better_unseen < k - counts[:, None]
+    chance_by_count = dict(zip(counts.tolist(), (chances * is_hit).sum(axis=1), strict=True))
     return np.array([chance_by_count[count] for count in n_better.tolist()])
 
 

@@ -304,19 +304,19 @@ IMAGE_FAULTS: tuple[ImageFault, ...] = (
     ResizeFault(
         name="bicubic",
         wrong="images are resized with the bicubic filter",
-        check="compare the filter (`resample`, `interpolation`) of the two transforms",
+        check="compare the filters (resample=, interpolation=)",
         interpolation="bicubic",
     ),
     ResizeFault(
         name="bilinear",
         wrong="images are resized with the bilinear filter",
-        check="compare the filter (`resample`, `interpolation`) of the two transforms",
+        check="compare the filters (resample=, interpolation=)",
         interpolation="bilinear",
     ),
     ResizeFault(
         name="nearest",
         wrong="images are resized to the nearest pixel",
-        check="compare the filter (`resample`, `interpolation`) of the two transforms",
+        check="compare the filters (resample=, interpolation=)",
         interpolation="nearest",
     ),
     ResizeFault(
@@ -336,19 +336,19 @@ IMAGE_FAULTS: tuple[ImageFault, ...] = (
         check="look for exif_transpose, and at how the images were saved",
     ),
     NormalisationFault(
-        name="mean and std of OpenAI",
+        name="OpenAI mean/std",
         wrong="pixels are normalised by the mean and std of OpenAI's CLIP",
         check="compare mean and std of the two transforms",
         mean_and_std=_OPENAI,
     ),
     NormalisationFault(
-        name="mean and std of 0.5",
+        name="0.5 mean/std",
         wrong="pixels are normalised by a mean and std of 0.5",
         check="compare mean and std of the two transforms",
         mean_and_std=_HALF,
     ),
     NormalisationFault(
-        name="mean and std of ImageNet",
+        name="ImageNet mean/std",
         wrong="pixels are normalised by the mean and std of ImageNet",
         check="compare mean and std of the two transforms",
         mean_and_std=_IMAGENET,

@@ -26,6 +26,17 @@ class Known(NamedTuple):
     hits: Values | None = None
 
 
+def check_known(text: str) -> None:
+    """Raise UsageError unless a text is a number in percent, or the path of a JSON file.
+
+    It needs no data set, so that mistakes are reported at once.
+    """
+    if not text.endswith(".json"):
+        parse_known(text)
+    elif not Path(text).is_file():
+        raise UsageError(f"--known {text}: no such file")
+
+
 def read_known(text: str, data: Any, task_name: str, metric: str) -> Known:
     """Return the number that a user gives: a number in percent, or the JSON file of a result.
 

@@ -128,7 +128,7 @@ LABEL_FAULTS: tuple[LabelFault, ...] = (
         share=1.0,
     ),
     ScrambleFault(
-        name="half of the labels scrambled",
+        name="half of labels scrambled",
         wrong="half of the samples have the labels of other samples",
         check="look for batches that are shuffled, lost or repeated",
         share=0.5,
@@ -140,7 +140,7 @@ LABEL_FAULTS: tuple[LabelFault, ...] = (
         by_name=True,
     ),
     ClassOrderFault(
-        name="class order 0, 1, 10, 11, 2",
+        name="class order as text",
         wrong="numbers of classes are sorted as texts: 0, 1, 10, 11, 2",
         check="look for sorted() over names of folders that are numbers",
         by_name=False,

@@ -88,7 +88,7 @@ MODULE_FAULTS: tuple[ModuleFault, ...] = (
     ActivationFault(
         name="GELU / QuickGELU",
         wrong="the model has GELU instead of QuickGELU, or the reverse",
-        check="use the -quickgelu architecture for weights of OpenAI, and only for such weights",
+        check="use -quickgelu architectures for such weights only",
     ),
     TrainingModeFault(
         name="training mode",

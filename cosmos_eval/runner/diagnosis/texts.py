@@ -239,7 +239,7 @@ TEXT_FAULTS: tuple[TextFault, ...] = (
         templates=_CAPTION_TEMPLATES,
     ),
     PromptFault(
-        name="template 'a photo of a {}.'",
+        name="'a photo of a {}.'",
         wrong="all class names are put into 'a photo of a {}.'",
         check="compare the templates",
         templates=("a photo of a {}.",),
@@ -252,7 +252,7 @@ TEXT_FAULTS: tuple[TextFault, ...] = (
     ),
     ClassNameFault(
         name="names of folders",
-        wrong="prompts have the names of folders instead of the protocol's class names",
+        wrong="prompts have names of folders, not the class names",
         check="compare the lists of class names",
     ),
     CaseFault(
@@ -283,7 +283,7 @@ TEXT_FAULTS: tuple[TextFault, ...] = (
         check="look at padding_side of the tokenizer",
     ),
     PaddingLengthFault(
-        name="padding to the longest text",
+        name="padding to longest",
         wrong="texts are padded to the longest of them, not to the context",
         check='pass padding="max_length" and max_length to the tokenizer',
     ),
