@@ -107,13 +107,12 @@ def diagnose(
             metric=chosen_metric,
             n_samples=samples,
         )
-    subject = (
-        f"{spec.called} on {dataset_protocol.dataset}, protocol {opened.protocol.protocol_name}"
-    )
+    dataset_name, protocol_name = dataset_protocol.dataset, dataset_protocol.protocol_name
     if format == "json":
-        print_json(_document(result) | {"subject": subject})
+        names = {"model": spec.called, "dataset": dataset_name, "protocol": protocol_name}
+        print_json(names | _document(result))
         return
-    _print_diagnosis(result, subject, known)
+    _print_diagnosis(result, f"{spec.called} on {dataset_name}, protocol {protocol_name}", known)
     print_notes(_notes(result))
 
 
@@ -125,13 +124,13 @@ def _print_diagnosis(result: Diagnosis, subject: str, known: str) -> None:
         subject: The names of model, data set and protocol.
         known: The known number as it was typed.
     """
-    if result.known.half_width == 0:  # of a result
+    if result.known.hits is not None:  # of a result
         known = str(percent(result.known.value, 2))
     for line in _verdict_lines(result, known):
         print_line(line)
     print_line(subject)
     if result.explanations:
-        print_records([_record(one) for one in result.explanations[:_N_PRINTED]])
+        print_records([_record(explanation) for explanation in result.explanations[:_N_PRINTED]])
         print_line(f"something else: {_chance(result.something_else)}")
 
 
@@ -142,11 +141,13 @@ def _verdict_lines(result: Diagnosis, known: str) -> Iterator[str]:
         result: The diagnosis.
         known: The known number in percent.
     """
-    numbers = f"{result.metric} is {percent(result.value, 2)} here, {known} is known"
+    numbers = (
+        f"{result.measured.metric} is {percent(result.measured.value, 2)} here, {known} is known"
+    )
     if result.verdict == "agrees":
         yield f"no fault: {numbers}, which rounding and precision explain"
     elif result.verdict == "chance":
-        yield f"cannot tell: {numbers}, and guessing gives {percent(result.chance, 2)}"
+        yield f"cannot tell: {numbers}, and guessing gives {percent(result.measured.chance, 2)}"
         yield "no fault is visible in a model that guesses: check its weights first"
     elif result.verdict == "none":
         yield f"none of the catalogue explains it: {numbers}"
@@ -166,7 +167,7 @@ def _advice_lines(result: Diagnosis) -> Iterator[str]:
     for fault in dict.fromkeys(fault for explanation in tied for fault in explanation.faults):
         yield f"{fault.name}: {fault.wrong}"
         yield f"- to check: {fault.check}"
-    if result.known.value < result.value:
+    if result.known.value < result.measured.value:
         yield "if this result is right, look for it where the known number comes from;"
         yield "if the known number is right, look for its reverse in this model's files"
     else:
@@ -193,14 +194,15 @@ def _notes(result: Diagnosis) -> Iterator[str]:
     """Yield what was run, which faults change nothing here, and which cannot be applied."""
     if not result.explanations:
         return
+    n_samples, n_images = result.measured.n_samples, result.measured.n_images
     yield (
-        f"{result.n_samples} of {result.n_images} images, {result.n_image_passes} passes over "
-        f"images, {result.n_text_passes} over texts, {len(result.explanations)} explanations"
+        f"{n_samples} of {n_images} images, {result.n_image_passes} passes over images, "
+        f"{result.n_text_passes} over texts, {len(result.explanations)} explanations"
     )
     if result.without_effect:
         yield f"change nothing here: {', '.join(result.without_effect)}"
     names_by_reason: dict[str, list[str]] = {}
-    for name, reason in (result.not_applicable or {}).items():
+    for name, reason in result.not_applicable.items():
         names_by_reason.setdefault(reason, []).append(name)
     for reason, names in names_by_reason.items():
         yield f"not applicable, since {reason}: {', '.join(names)}"

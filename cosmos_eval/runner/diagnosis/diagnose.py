@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from typing import Any, Literal, NamedTuple
 
@@ -60,13 +60,11 @@ class Explanation:
 
 
 @dataclass(frozen=True)
-class Diagnosis:
-    """What explains a known number of a model on a data set."""
+class Measured:
+    """What was measured without a fault."""
 
-    verdict: Verdict
     metric: str
-    known: Known
-    # The number that was measured here, on how many images, and the number by chance.
+    # The number, on how many images, and the number by chance.
     value: float
     n_images: int
     chance: float
@@ -74,6 +72,15 @@ class Diagnosis:
     noise: float
     # How many images were run again.
     n_samples: int
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What explains a known number of a model on a data set."""
+
+    verdict: Verdict
+    known: Known
+    measured: Measured
     # The explanations, the most probable one first, and how many of them are tied.
     explanations: tuple[Explanation, ...] = ()
     n_tied: int = 0
@@ -81,7 +88,7 @@ class Diagnosis:
     something_else: float = 0.0
     # Faults that change no outcome here, and why others cannot be applied.
     without_effect: tuple[str, ...] = ()
-    not_applicable: Mapping[str, str] | None = None
+    not_applicable: Mapping[str, str] = field(default_factory=dict)
     n_image_passes: int = 0
     n_text_passes: int = 0
 
@@ -131,26 +138,26 @@ def diagnose(
         known.value, subject.chance, subject.n_whole, known.half_width
     ):
         verdict = "chance"
-    facts: dict[str, Any] = {
-        "metric": subject.metric,
-        "known": known,
-        "value": subject.value,
-        "n_images": subject.n_whole,
-        "chance": subject.chance,
-        "noise": noise,
-        "n_samples": len(subject.images),
-    }
+    measured = Measured(
+        metric=subject.metric,
+        value=subject.value,
+        n_images=subject.n_whole,
+        chance=subject.chance,
+        noise=noise,
+        n_samples=len(subject.images),
+    )
     if verdict is not None:
-        return Diagnosis(verdict=verdict, **facts)
+        return Diagnosis(verdict, known, measured)
 
     passes = encode_with_faults(
         subject, IMAGE_FAULTS, TEXT_FAULTS, MODULE_FAULTS, options, progress
     )
     trials = Trials(subject, passes, right)
     explanations, something_else = weigh(predict_all(trials, noise), known, subject, right, slip)
-    is_explained = is_any_explained(explanations, something_else)
     return Diagnosis(
-        verdict="fault" if is_explained else "none",
+        verdict="fault" if is_any_explained(explanations, something_else) else "none",
+        known=known,
+        measured=measured,
         explanations=tuple(explanations),
         n_tied=stats.count_tied([explanation.probability for explanation in explanations]),
         something_else=something_else,
@@ -158,7 +165,6 @@ def diagnose(
         not_applicable={fault.name: reason for fault, reason in trials.reasons.items()},
         n_image_passes=passes.n_image_passes,
         n_text_passes=passes.n_text_passes,
-        **facts,
     )
 
 
@@ -227,16 +233,22 @@ class Trials:
         self.label_faults = label_faults
         self.reasons = dict(passes.reasons)
         self._truths_by_fault: dict[Fault, list[Truth]] = {}
-        for fault in label_faults:
+        for label_fault in label_faults:
             try:
-                self._truths_by_fault[fault] = fault.apply(subject.truth)
+                self._truths_by_fault[label_fault] = label_fault.apply(subject.truth)
             except NotApplicableError as error:
-                self.reasons[fault] = str(error)
+                self.reasons[label_fault] = str(error)
 
         # The outcomes of each fault alone, if it changes any.
         self.singles: dict[Fault, Values] = {}
         self.without_effect: list[Fault] = []
-        for fault in (*IMAGE_FAULTS, *TEXT_FAULTS, *MODULE_FAULTS, *label_faults):
+        faults: tuple[Fault, ...] = (
+            *IMAGE_FAULTS,
+            *TEXT_FAULTS,
+            *MODULE_FAULTS,
+            *label_faults,
+        )
+        for fault in faults:
             if fault in self.reasons:
                 continue
             outcomes = self.outcomes([fault])
@@ -355,7 +367,7 @@ def weigh(
         log_likelihood_of_else = float(np.log(2 * known.half_width))  # any number in [0, 1]
     else:
         hits = known.hits[subject.indices]
-        hypotheses = [one for one in hypotheses if one.outcomes is not None]
+        hypotheses = [hypothesis for hypothesis in hypotheses if hypothesis.outcomes is not None]
         outcomes = np.array([hypothesis.outcomes for hypothesis in hypotheses])
         log_likelihood = stats.log_likelihoods_of_hits(outcomes, hits, slip)
         log_likelihood_of_else = stats.log_likelihood_of_unknown(right, hits)

@@ -321,7 +321,7 @@ IMAGE_FAULTS: tuple[ImageFault, ...] = (
     ),
     ResizeFault(
         name="no antialiasing",
-        wrong="images are made smaller without antialiasing, as cv2.resize does",
+        wrong="images are shrunk without antialiasing, as by cv2.resize",
         check="pass antialias=True, or resize with Pillow",
         antialias=False,
     ),

@@ -104,4 +104,5 @@ def _hits_of(samples: Samples, task_name: str, metric: str) -> Values:
     image_of_text = samples[retrieval.IMAGE_OF_TEXT]
     n_images = len(image_ranks)
     n_hits = np.bincount(image_of_text, weights=text_ranks <= int(k), minlength=n_images)
-    return n_hits / np.bincount(image_of_text, minlength=n_images)
+    n_captions = np.bincount(image_of_text, minlength=n_images).astype(np.float64)
+    return n_hits / n_captions

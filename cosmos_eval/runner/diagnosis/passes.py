@@ -77,10 +77,8 @@ def encode_with_faults(
     _encode_images(subject, applicable_faults, modules, transform, options, progress, passes)
 
     applicable_modules = [fault for fault in applicable_faults if isinstance(fault, ModuleFault)]
-    text_and_module_faults = [*text_faults, *applicable_modules]
-    for n_done, fault in enumerate(text_and_module_faults):
-        progress(Progress("faults of texts", n_done, len(text_and_module_faults)))
-        _encode_texts(subject, fault, modules, options.batch_size, passes)
+    all_text_faults: list[TextFault | ModuleFault] = [*text_faults, *applicable_modules]
+    _encode_texts(subject, all_text_faults, modules, options.batch_size, progress, passes)
     return passes
 
 
@@ -99,7 +97,7 @@ def _encode_images(
     """
     encoder = subject.encoder
     features_by_fault: dict[Fault, list[Features]] = {fault: [] for fault in faults}
-    changing_faults = set()
+    changing_faults: set[Fault] = set()
     pictures = prefetch(subject.images, decode_source, workers=options.workers)
     n_done, n_images = 0, len(subject.images)
     for batch in _batches(pictures, options.batch_size):
@@ -150,32 +148,40 @@ def _finite(features: Tensor) -> Features:
 
 def _encode_texts(
     subject: Subject,
-    fault: TextFault | ModuleFault,
+    faults: Sequence[TextFault | ModuleFault],
     modules: Sequence[nn.Module],
     batch_size: int,
+    progress: OnProgress,
     passes: Passes,
 ) -> None:
-    """Add the features of the texts under a fault to `passes`, in place, or why there are none."""
+    """Add the features of the texts under each fault to `passes`, in place.
+
+    For a fault that cannot be applied, the reason is added.
+    """
     encoder, wording = subject.encoder, subject.wording
+    layout = study_tokenizer(encoder)
     right_tokens = encoder.tokenize(wording.texts)
-    try:
-        if isinstance(fault, ModuleFault):
-            with fault.apply(modules):
-                features = encode_wording(encoder, wording, right_tokens, batch_size)
-        else:
-            wording = fault.change_wording(wording)
-            tokens = fault.apply(encoder, wording, study_tokenizer(encoder))
-            if wording.templates == subject.wording.templates and tokens.equal(right_tokens):
-                return
-            features = encode_wording(encoder, wording, tokens, batch_size)
-    except NotApplicableError as error:
-        passes.reasons[fault] = str(error)
-        return
-    except Exception as error:  # whoever makes this mistake gets an error, and no number
-        passes.reasons[fault] = f"its text tower refuses such texts ({type(error).__name__})"
-        return
-    passes.texts[fault] = features
-    passes.n_text_passes += 1
+    for n_done, fault in enumerate(faults):
+        progress(Progress("faults of texts", n_done, len(faults)))
+        try:
+            if isinstance(fault, ModuleFault):
+                with fault.apply(modules):
+                    features = encode_wording(encoder, wording, right_tokens, batch_size)
+            else:
+                changed_wording = fault.change_wording(wording)
+                tokens = fault.apply(encoder, changed_wording, layout)
+                if changed_wording.templates == wording.templates and tokens.equal(right_tokens):
+                    continue
+                features = encode_wording(encoder, changed_wording, tokens, batch_size)
+        except NotApplicableError as error:
+            passes.reasons[fault] = str(error)
+            continue
+        except Exception as error:  # whoever makes this mistake gets an error, and no number
+            passes.reasons[fault] = f"its text tower refuses such texts ({type(error).__name__})"
+            continue
+        passes.texts[fault] = features
+        passes.n_text_passes += 1
+    progress(Progress("faults of texts", len(faults), len(faults)))
 
 
 def encode_wording(encoder: Encoder, wording: Wording, tokens: Tensor, batch_size: int) -> Features:

@@ -63,7 +63,7 @@ def test_a_fault_is_named_by_its_number(command: Run, sets: list[str], bgr: Path
     assert of_bgr["low"] <= value <= of_bgr["high"]
     assert of_bgr["fits"]
     right = cosmos_eval.evaluate("scenes-cosmos", sets[0]).metrics["acc1"]
-    assert found["value"] == right
+    assert found["measured"]["value"] == right
     total = sum(one["probability"] for one in found["explanations"]) + found["something_else"]
     assert total == pytest.approx(1)
     # Every fault is in one of three places.
@@ -95,12 +95,15 @@ def test_retrieval_has_the_number_of_a_run(command: Run, sets: list[str]) -> Non
     metrics = cosmos_eval.evaluate("scenes-cosmos", sets[1]).metrics
     known = f"{100 * metrics['image_to_text_R@1']:.2f}"
     found = diagnosed(command, "scenes-cosmos", sets[1], "--known", known, "--samples", 40)
-    assert (found["verdict"], found["value"]) == ("agrees", metrics["image_to_text_R@1"])
+    assert (found["verdict"], found["measured"]["value"]) == (
+        "agrees",
+        metrics["image_to_text_R@1"],
+    )
 
     metric = "text_to_image_R@5"
     options = ("--known", "0.9", "--metric", metric, "--samples", 30)
     found = diagnosed(command, "scenes-cosmos", sets[1], *options)
-    assert found["value"] == metrics[metric]
+    assert found["measured"]["value"] == metrics[metric]
     (shifted,) = (one for one in found["explanations"] if one["faults"] == ["labels + 1"])
     assert shifted["value"] < 0.3
 
@@ -159,12 +162,14 @@ def test_wrong_usage_is_one_line(command: Run, arguments: tuple[str, ...], messa
     assert len(ended.err.strip().splitlines()) == 1
 
 
-def test_results_of_other_images_are_refused(command: Run, bgr: Path, tmp_path: Path) -> None:
+def test_results_of_other_images_are_refused(
+    command: Run, sets: list[str], bgr: Path, tmp_path: Path
+) -> None:
     (described,) = write_scenes(tmp_path / "few", 20, "named")
     ended = command("diagnose", "scenes-clip", described, "--known", bgr)
     assert ended.status == 2
     assert "is about other images than the data set" in ended.err
-    other_task = command("diagnose", "scenes-clip", "scenes-retrieval", "--known", bgr)
+    other_task = command("diagnose", "scenes-clip", sets[1], "--known", bgr)
     assert "is of task cls" in other_task.err
 
 
