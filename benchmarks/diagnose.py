@@ -17,7 +17,7 @@ import argparse
 import json
 import shutil
 import tempfile
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -316,7 +316,7 @@ class PreparedDiagnosis:
             verdict="",
             value=number.value,
         )
-        names = [tuple(fault.name for fault in one.faults) for one in self.hypotheses]
+        names = [tuple(fault.name for fault in hypothesis.faults) for hypothesis in self.hypotheses]
         if number.faults in names:
             prediction = self.hypotheses[names.index(number.faults)].prediction
             injection = replace(injection, predicted=prediction.interval)
@@ -327,8 +327,11 @@ class PreparedDiagnosis:
         if is_chance and stats.is_chance(known.value, part.chance, part.n_whole, known.half_width):
             return replace(injection, verdict="chance")
         explanations, something_else = weigh(self.hypotheses, known, part, self.right, slip)
-        n_tied = stats.count_tied([one.probability for one in explanations])
-        tied = tuple(tuple(fault.name for fault in one.faults) for one in explanations[:n_tied])
+        n_tied = stats.count_tied([explanation.probability for explanation in explanations])
+        tied = tuple(
+            tuple(fault.name for fault in explanation.faults)
+            for explanation in explanations[:n_tied]
+        )
         return replace(
             injection,
             verdict="fault" if is_any_explained(explanations, something_else) else "none",
@@ -345,11 +348,13 @@ def label(name: str) -> str:
 
 
 def tables(injections: Sequence[Injection]) -> Iterator[str]:
-    """Yield tables in Markdown: by subject, by fault, and what the faults are mistaken for."""
-    yield markdown(by_subject(injections))
-    yield markdown(by_fault(injections))
-    yield markdown(without_catalogue(injections))
-    yield markdown(calibration(injections))
+    """Yield tables in Markdown."""
+    with_skill = [injection for injection in injections if injection.verdict != "chance"]
+    yield "## All models and sets\n\n" + markdown(all_rates(with_skill))
+    yield "## By model and set\n\n" + markdown(rates_by_subject(injections))
+    yield "## By fault\n\n" + markdown(confusions(with_skill))
+    yield "## Numbers that no fault of the catalogue made\n\n" + markdown(other_numbers(with_skill))
+    yield "## Probabilities\n\n" + markdown(calibration(with_skill))
 
 
 def markdown(rows: Sequence[Mapping[str, str]]) -> str:
@@ -358,32 +363,8 @@ def markdown(rows: Sequence[Mapping[str, str]]) -> str:
 
 
 def share(flags: Sequence[bool]) -> str:
-    """Return a share in percent, with the number it is of."""
-    return f"{100 * sum(flags) / len(flags):.0f} of {len(flags)}" if flags else "-"
-
-
-def by_subject(injections: Sequence[Injection]) -> list[dict[str, str]]:
-    """Return a row per subject and number of samples."""
-    groups: dict[tuple[str, int], list[Injection]] = defaultdict(list)
-    for injection in injections:
-        groups[injection.subject, injection.n_samples].append(injection)
-        groups["all", injection.n_samples].append(injection)
-    rows = []
-    for (subject, n_samples), group in groups.items():
-        row = {"subject": subject, "images": str(n_samples)}
-        for kind in ("single", "pair"):
-            for known in ("number", "file"):
-                visible = [one for one in group if (one.kind, one.known) == (kind, known)]
-                visible = [one for one in visible if one.verdict in ("fault", "none")]
-                row[f"{kind}, {known}: first"] = share([is_first(one) for one in visible])
-                row["or tied" + " " * (len(row) % 7)] = share([is_tied(one) for one in visible])
-        of_single = [one for one in group if (one.kind, one.known) == ("single", "number")]
-        row["hidden"] = share([one.verdict == "agrees" for one in of_single])
-        row["at chance"] = share([one.verdict == "chance" for one in of_single])
-        predicted = [one for one in group if one.predicted is not None and one.known == "number"]
-        row["in the interval"] = share([is_covered(one) for one in predicted])
-        rows.append(row)
-    return rows
+    """Return a share in percent."""
+    return f"{100 * sum(flags) / len(flags):.0f}" if flags else "-"
 
 
 def is_first(injection: Injection) -> bool:
@@ -404,67 +385,111 @@ def is_covered(injection: Injection) -> bool:
     return bool(low - 1e-9 <= injection.value <= high + 1e-9)
 
 
-def by_fault(injections: Sequence[Injection]) -> list[dict[str, str]]:
-    """Return a row per single fault: how often it is named, and what is named instead."""
-    groups: dict[tuple[str, ...], list[Injection]] = defaultdict(list)
-    for injection in injections:
-        is_listed = injection.kind == "single" and injection.known == "number"
-        if is_listed and injection.n_samples == N_SAMPLES[0]:
-            groups[injection.faults].append(injection)
+def visible_ones(injections: Sequence[Injection]) -> list[Injection]:
+    """Return the injections that are neither hidden nor at chance."""
+    return [injection for injection in injections if injection.verdict in ("fault", "none")]
+
+
+def select(injections: Sequence[Injection], **values: Any) -> list[Injection]:
+    """Return the injections whose fields have these values."""
+    return [
+        injection
+        for injection in injections
+        if all(getattr(injection, name) == value for name, value in values.items())
+    ]
+
+
+def all_rates(injections: Sequence[Injection]) -> list[dict[str, str]]:
+    """Return a row per kind of injection, of what is known, and number of images."""
     rows = []
-    for faults, group in groups.items():
-        visible = [one for one in group if one.verdict in ("fault", "none")]
-        wrong = Counter(
-            " + ".join(one.first) if one.verdict == "fault" else "none"
-            for one in visible
-            if not is_first(one)
-        )
+    for kind, known, n_samples in product(("single", "pair"), KNOWN, N_SAMPLES):
+        group = select(injections, kind=kind, known=known, n_samples=n_samples)
+        visible = visible_ones(group)
+        predicted = [injection for injection in group if injection.predicted is not None]
         rows.append(
             {
-                "injected": faults[0],
-                "hidden": share([one.verdict == "agrees" for one in group]),
-                "first": share([is_first(one) for one in visible]),
-                "first or tied": share([is_tied(one) for one in visible]),
-                "named instead": ", ".join(f"{name} ({n})" for name, n in wrong.most_common(3)),
+                "injected": "one fault" if kind == "single" else "a pair",
+                "known": known,
+                "images": str(n_samples),
+                "injections": str(len(group)),
+                "hidden": share([injection.verdict == "agrees" for injection in group]),
+                "first": share([is_first(injection) for injection in visible]),
+                "first or tied": share([is_tied(injection) for injection in visible]),
+                "none named": share([injection.verdict == "none" for injection in visible]),
+                "in the interval": share([is_covered(injection) for injection in predicted]),
             }
         )
     return rows
 
 
-def without_catalogue(injections: Sequence[Injection]) -> list[dict[str, str]]:
+def rates_by_subject(injections: Sequence[Injection]) -> list[dict[str, str]]:
+    """Return a row per model and data set, for the larger number of images."""
+    rows = []
+    for subject in dict.fromkeys(injection.subject for injection in injections):
+        row = {"model and set": subject}
+        of_subject = select(injections, subject=subject, n_samples=N_SAMPLES[0])
+        singles = select(of_subject, kind="single", known="number")
+        row["faults"] = str(len(singles))
+        row["at chance"] = share([injection.verdict == "chance" for injection in singles])
+        row["hidden"] = share([injection.verdict == "agrees" for injection in singles])
+        for kind, known in product(("single", "pair"), KNOWN):
+            visible = visible_ones(select(of_subject, kind=kind, known=known))
+            first = share([is_first(injection) for injection in visible])
+            tied = share([is_tied(injection) for injection in visible])
+            row[f"{kind} by {known}: first / or tied"] = f"{first} / {tied}"
+        rows.append(row)
+    return rows
+
+
+def confusions(injections: Sequence[Injection]) -> list[dict[str, str]]:
+    """Return a row per fault: how often it is named, and what is named instead."""
+    singles = select(injections, kind="single", known="number", n_samples=N_SAMPLES[0])
+    rows = []
+    for faults in dict.fromkeys(injection.faults for injection in singles):
+        group = select(singles, faults=faults)
+        visible = visible_ones(group)
+        instead = Counter(
+            " + ".join(injection.first) if injection.verdict == "fault" else "none"
+            for injection in visible
+            if not is_first(injection)
+        )
+        rows.append(
+            {
+                "injected": faults[0],
+                "times": str(len(group)),
+                "hidden": str(len(group) - len(visible)),
+                "first": str(sum(map(is_first, visible))),
+                "first or tied": str(sum(map(is_tied, visible))),
+                "named instead": ", ".join(f"{name} {n}" for name, n in instead.most_common()),
+            }
+        )
+    return rows
+
+
+def other_numbers(injections: Sequence[Injection]) -> list[dict[str, str]]:
     """Return a row per kind of number that no fault of the catalogue made."""
     rows = []
-    cases = [(kind, known) for kind in ("precision", "redrawn", "outside") for known in KNOWN]
-    for (kind, known), n_samples in product(cases, N_SAMPLES):
-        case = (kind, known, n_samples)
-        group = [one for one in injections if (one.kind, one.known, one.n_samples) == case]
-        group = [one for one in group if one.verdict != "chance"]
+    cases = product(("precision", "redrawn", "outside"), KNOWN, N_SAMPLES)
+    for kind, known, n_samples in cases:
+        group = select(injections, kind=kind, known=known, n_samples=n_samples)
         if not group:
             continue
-        is_other = [one.first == ("other images",) for one in group]
-        is_named = [
-            one.verdict == "fault" and not other for one, other in zip(group, is_other, strict=True)
+        explained = select(group, verdict="fault")
+        of_catalogue = [
+            injection for injection in explained if tuple(injection.first) != ("other images",)
         ]
+        without_tie = [injection for injection in of_catalogue if len(injection.tied) == 1]
         rows.append(
             {
                 "number": kind,
                 "known": known,
                 "images": str(n_samples),
-                "agrees": share([one.verdict == "agrees" for one in group]),
-                "none": share([one.verdict == "none" for one in group]),
-                "other images": share(
-                    [
-                        one.verdict == "fault" and other
-                        for one, other in zip(group, is_other, strict=True)
-                    ]
-                ),
-                "a fault": share(is_named),
-                "a fault without a tie": share(
-                    [
-                        named and len(one.tied) == 1
-                        for one, named in zip(group, is_named, strict=True)
-                    ]
-                ),
+                "numbers": str(len(group)),
+                "agrees": share([injection.verdict == "agrees" for injection in group]),
+                "none": share([injection.verdict == "none" for injection in group]),
+                "other images": f"{100 * (len(explained) - len(of_catalogue)) / len(group):.0f}",
+                "a fault": f"{100 * len(of_catalogue) / len(group):.0f}",
+                "a fault without a tie": f"{100 * len(without_tie) / len(group):.0f}",
             }
         )
     return rows
@@ -476,25 +501,36 @@ def calibration(injections: Sequence[Injection]) -> list[dict[str, str]]:
     A number is weighed by the prior probability of its kind, shared among all numbers of a subject
     that are of this kind.
     """
-    n_of_kind = Counter((one.subject, one.n_samples, one.known, one.kind) for one in injections)
+    in_prior = [injection for injection in injections if injection.kind in PRIORS]
+    n_by_group = Counter(map(group_of, in_prior))
     rows = []
     for low, high in ((0, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 0.9), (0.9, 1.01)):
-        row = {"probability of the first": f"{100 * low:.0f} to {min(100 * high, 100):.0f}%"}
+        row = {"probability of the first": f"{100 * low:.0f} to {min(100 * high, 100):.0f}"}
         for known in KNOWN:
-            weight_of_right = weight = mean_probability = 0.0
-            for one in injections:
-                is_in_range = one.verdict == "fault" and low <= one.probability < high
-                if one.known != known or not is_in_range or one.kind not in PRIORS:
-                    continue
-                group = (one.subject, one.n_samples, one.known, one.kind)
-                prior = PRIORS[one.kind] / n_of_kind[group]
-                weight += prior
-                weight_of_right += prior * (set(one.first) == set(one.faults))
-                mean_probability += prior * one.probability
-            row[f"{known}: mean"] = f"{100 * mean_probability / weight:.0f}" if weight else "-"
-            row[f"{known}: right"] = f"{100 * weight_of_right / weight:.0f}" if weight else "-"
+            group = [
+                injection
+                for injection in select(in_prior, known=known, verdict="fault")
+                if low <= injection.probability < high
+            ]
+            weights = [
+                PRIORS[injection.kind] / n_by_group[group_of(injection)] for injection in group
+            ]
+            if group:
+                probability = np.average(
+                    [injection.probability for injection in group], weights=weights
+                )
+                right = np.average([is_first(injection) for injection in group], weights=weights)
+                row[f"{known}: mean"] = f"{100 * probability:.0f}"
+                row[f"{known}: right"] = f"{100 * right:.0f}"
+            else:
+                row[f"{known}: mean"] = row[f"{known}: right"] = "-"
         rows.append(row)
     return rows
+
+
+def group_of(injection: Injection) -> tuple[str, int, str, str]:
+    """Return what the numbers have in common that share a prior probability."""
+    return injection.subject, injection.n_samples, injection.known, injection.kind
 
 
 if __name__ == "__main__":

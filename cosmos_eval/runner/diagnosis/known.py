@@ -95,14 +95,15 @@ def _hits_of(samples: Samples, task_name: str, metric: str) -> Values:
     if task_name == "cls":
         n_places = int(metric.removeprefix("acc"))
         predicted = samples[classification.TOP5][:, :n_places]
-        hits: Values = (predicted == samples[classification.LABELS][:, None]).any(axis=1) * 1.0
-        return hits
+        is_hit = (predicted == samples[classification.LABELS][:, None]).any(axis=1)
+        return is_hit.astype(np.float64)
     direction, _, k = metric.rpartition("_R@")
     image_ranks, text_ranks = samples[retrieval.IMAGE_RANK], samples[retrieval.TEXT_RANK]
     if direction == "image_to_text":
-        return (image_ranks <= int(k)) * 1.0
+        return (image_ranks <= int(k)).astype(np.float64)
     image_of_text = samples[retrieval.IMAGE_OF_TEXT]
     n_images = len(image_ranks)
     n_hits = np.bincount(image_of_text, weights=text_ranks <= int(k), minlength=n_images)
-    n_captions = np.bincount(image_of_text, minlength=n_images).astype(np.float64)
-    return n_hits / n_captions
+    n_captions = np.bincount(image_of_text, minlength=n_images)
+    shares: Values = (n_hits / n_captions).astype(np.float64)
+    return shares
