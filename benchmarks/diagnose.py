@@ -139,11 +139,13 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--quick", action="store_true", help="one model on one set")
     arguments.add_argument("--json", action="store_true", help="print every injection")
+    arguments.add_argument("--model", default="", help="only models with this in their name")
     chosen = arguments.parse_args()
     injections: list[Injection] = []
     with tempfile.TemporaryDirectory() as folder:
         for model, dataset, metric in subjects(Path(folder), chosen.quick):
-            injections += study(model, dataset, metric)
+            if chosen.model in label(model):
+                injections += study(model, dataset, metric)
     if chosen.json:
         print(json.dumps([vars(injection) for injection in injections], indent=1))
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -163,19 +163,22 @@ def _encode_texts(
     right_tokens = encoder.tokenize(wording.texts)
     for n_done, fault in enumerate(faults):
         progress(Progress("faults of texts", n_done, len(faults)))
-        try:
-            if isinstance(fault, ModuleFault):
-                with fault.apply(modules):
-                    features = encode_wording(encoder, wording, right_tokens, batch_size)
-            else:
+        changed_wording, tokens = wording, right_tokens
+        context: AbstractContextManager[None] = nullcontext()
+        if isinstance(fault, ModuleFault):
+            context = fault.apply(modules)
+        else:
+            try:
                 changed_wording = fault.change_wording(wording)
                 tokens = fault.apply(encoder, changed_wording, layout)
-                if changed_wording.templates == wording.templates and tokens.equal(right_tokens):
-                    continue
+            except NotApplicableError as error:
+                passes.reasons[fault] = str(error)
+                continue
+            if changed_wording.templates == wording.templates and tokens.equal(right_tokens):
+                continue
+        try:
+            with context:
                 features = encode_wording(encoder, changed_wording, tokens, batch_size)
-        except NotApplicableError as error:
-            passes.reasons[fault] = str(error)
-            continue
         except Exception as error:  # whoever makes this mistake gets an error, and no number
             passes.reasons[fault] = f"its text tower refuses such texts ({type(error).__name__})"
             continue

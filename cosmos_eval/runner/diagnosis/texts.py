@@ -40,9 +40,21 @@ class TokenLayout(NamedTuple):
 
     # The id of padding after a text.
     padding: int | None
-    # The ids before and after every text.
+    # The ids before and after every text. In some models the end has the id of the padding.
     start: int | None
     end: int | None
+
+    def count(self, row: Sequence[int]) -> int:
+        """Return the number of tokens of a padded text, with its start and its end.
+
+        Example:
+            If both the padding and the end are 9, [8, 5, 9, 9, 9] has 3 tokens.
+        """
+        length = len(row)
+        while length > 1 and self.padding is not None and row[length - 1] == self.padding:
+            length -= 1
+        has_hidden_end = self.end is not None and self.end == self.padding
+        return min(length + has_hidden_end, len(row))
 
 
 def study_tokenizer(encoder: Encoder) -> TokenLayout:
@@ -54,18 +66,10 @@ def study_tokenizer(encoder: Encoder) -> TokenLayout:
     is_padded = short[-1] == short[-2] == empty[-1]
     padding = short[-1] if is_padded else None
     has_start = short[0] == other[0] == empty[0] and short[0] != padding
-    start = short[0] if has_start else None
-    last_tokens = {row[_length(row, padding) - 1] for row in (short, other)}
-    end = last_tokens.pop() if len(last_tokens) == 1 else None
-    return TokenLayout(padding, start, end)
-
-
-def _length(row: Sequence[int], padding: int | None) -> int:
-    """Return the number of tokens before the padding of a row."""
-    length = len(row)
-    while length > 1 and padding is not None and row[length - 1] == padding:
-        length -= 1
-    return length
+    layout = TokenLayout(padding, short[0] if has_start else None, None)
+    last_tokens = {row[layout.count(row) - 1] for row in (short, other)}
+    end = last_tokens.pop() if len(last_tokens) == 1 else padding
+    return layout._replace(end=end)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,10 +169,10 @@ class PaddingSideFault(TextFault):
 
     def change_tokens(self, tokens: Tensor, layout: TokenLayout) -> Tensor:
         """Return the tokens with all padding moved to the left."""
-        padding = _require_padding(layout)
+        _require_padding(layout)
         rows = []
         for row in tokens.tolist():
-            length = _length(row, padding)
+            length = layout.count(row)
             rows.append(row[length:] + row[:length])
         return torch.tensor(rows)
 
@@ -179,8 +183,8 @@ class PaddingLengthFault(TextFault):
 
     def change_tokens(self, tokens: Tensor, layout: TokenLayout) -> Tensor:
         """Return the tokens (N, l) without the positions that are padding in all texts."""
-        padding = _require_padding(layout)
-        longest = max(_length(row, padding) for row in tokens.tolist())
+        _require_padding(layout)
+        longest = max(layout.count(row) for row in tokens.tolist())
         return tokens[:, :longest]
 
 
@@ -190,11 +194,11 @@ class SpecialTokenFault(TextFault):
 
     def change_tokens(self, tokens: Tensor, layout: TokenLayout) -> Tensor:
         """Return the tokens without the start and the end of text, padded at the end."""
-        if layout.start is None and layout.end is None:
+        if layout.start is None and layout.end in (None, layout.padding):
             raise NotApplicableError("its tokenizer adds no special tokens")
         rows = []
         for row in tokens.tolist():
-            length = _length(row, layout.padding)
+            length = layout.count(row)
             first = int(row[0] == layout.start)
             last = length - int(row[length - 1] == layout.end)
             kept_tokens = row[first:last]
@@ -215,7 +219,7 @@ class TruncationFault(TextFault):
         longest = max(2, int(self.fraction * tokens.shape[1]))
         rows = []
         for row in tokens.tolist():
-            length = _length(row, padding)
+            length = layout.count(row)
             if length > longest:
                 last = [row[length - 1]]
                 row = row[: longest - 1] + last + [padding] * (len(row) - longest)

@@ -9,6 +9,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+import transformers
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from support.encoders import load, noise
@@ -184,6 +185,22 @@ def test_tokens_by_hand(name: str, found: list[list[int]]) -> None:
     assert fault(name).change_tokens(tokens, LAYOUT).tolist() == found
 
 
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("padding on the left", [[9, 9, 8, 5, 9], [8, 5, 6, 7, 9]]),
+        ("no special tokens", [[5, 9, 9, 9, 9], [5, 6, 7, 9, 9]]),
+        ("padding to longest", [[8, 5, 9, 9, 9], [8, 5, 6, 7, 9]]),
+        ("truncation to half", [[8, 9, 9, 9, 9], [8, 9, 9, 9, 9]]),
+    ],
+)
+def test_an_end_that_is_padding_stays(name: str, found: list[list[int]]) -> None:
+    """CLIP of transformers pads with the end of text."""
+    tokens = torch.tensor([[8, 5, 9, 9, 9], [8, 5, 6, 7, 9]])
+    layout = TokenLayout(padding=9, start=8, end=9)
+    assert fault(name).change_tokens(tokens, layout).tolist() == found
+
+
 def test_padding_of_all_texts_is_cut() -> None:
     tokens = torch.tensor([[8, 5, 9, 0, 0], [8, 9, 0, 0, 0]])
     found = fault("padding to longest").change_tokens(tokens, LAYOUT)
@@ -198,6 +215,21 @@ def test_texts_without_padding_have_no_padding_faults() -> None:
 
 def test_the_tokenizer_is_recognised(tiny_encoder: ClipEncoder) -> None:
     assert study_tokenizer(tiny_encoder) == (0, 49406, 49407)
+
+
+def test_processors_of_transformers_are_recognised() -> None:
+    processors = {
+        "squash": transformers.SiglipImageProcessor(size={"height": 32, "width": 32}),
+        "shortest": transformers.CLIPImageProcessor(),  # of 224 pixels
+    }
+    for mode, processor in processors.items():
+
+        def transform(image: Image.Image, processor: Any = processor) -> Any:
+            return processor(images=image, return_tensors="pt")["pixel_values"][0].float()
+
+        studied = study_transform(SimpleNamespace(transform=transform))
+        assert (studied.mode, studied.interpolation) == (mode, "bicubic")
+        assert studied.mean == pytest.approx(processor.image_mean, abs=1e-5)
 
 
 def test_case_of_texts(tiny_encoder: ClipEncoder) -> None:
