@@ -6,7 +6,7 @@ runs a random part of the images. Faults that move the number by no more than ro
 are left out: they are `hidden`. Scrambled labels are scrambled by other seeds.
 
 Models are the bundled ones, the same converted to `hf:` and `openclip:` folders, and random ones.
-`wide` is a drawn set of 1,200 scenes as JPEG files that are not square, of which a fifth has an
+`wide` is a drawn set of 800 scenes as JPEG files that are not square, of which a fifth has an
 EXIF orientation; classes and templates have capitals and full stops, and the folders are in another
 order than the names. `photographs` are made-up photographs with labels at random.
 """
@@ -62,7 +62,7 @@ from cosmos_eval.tasks import find_protocol
 from cosmos_eval.types import RunOptions, no_progress
 
 OPTIONS = RunOptions(device="cpu", cache=None)
-N_WIDE, N_PHOTOGRAPHS = 1200, 300
+N_WIDE, N_PHOTOGRAPHS = 800, 200
 N_SAMPLES = (300, 100)
 N_REDRAWN = 200
 TINY_NAME = "diagnosed-tiny"
@@ -138,17 +138,21 @@ def main() -> None:
     """Inject, diagnose, and print."""
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--quick", action="store_true", help="one model on one set")
-    arguments.add_argument("--json", action="store_true", help="print every injection")
+    arguments.add_argument(
+        "--json", action="store_true", help="print the injections, a list per model and set"
+    )
     arguments.add_argument("--model", default="", help="only models with this in their name")
     chosen = arguments.parse_args()
     injections: list[Injection] = []
     with tempfile.TemporaryDirectory() as folder:
         for model, dataset, metric in subjects(Path(folder), chosen.quick):
-            if chosen.model in label(model):
-                injections += study(model, dataset, metric)
-    if chosen.json:
-        print(json.dumps([vars(injection) for injection in injections], indent=1))
-    else:
+            if chosen.model not in label(model):
+                continue
+            new_injections = [*study(model, dataset, metric)]
+            injections += new_injections
+            if chosen.json:
+                print(json.dumps([vars(injection) for injection in new_injections]), flush=True)
+    if not chosen.json:
         print("\n\n".join(tables(injections)))
 
 
@@ -157,19 +161,15 @@ def subjects(folder: Path, quick: bool) -> Iterator[tuple[str, str, str]]:
     yield "scenes-cosmos", "scenes-cls", "acc1"
     if quick:
         return
-    yield "scenes-cosmos", "scenes-cls-small", "acc1"
     yield "scenes-cosmos", "scenes-retrieval", "image_to_text_R@1"
-    yield "scenes-cosmos", "scenes-retrieval-five", "text_to_image_R@1"
-    yield "scenes-clip-long", "scenes-cls", "acc1"
-    yield "scenes-clip-long", "scenes-retrieval", "text_to_image_R@1"
+    yield "scenes-clip-long", "scenes-retrieval-five", "text_to_image_R@1"
     wide = write_wide(folder / "wide")
     hf, openclip = folder / "hf", folder / "openclip"
     convert(parse_model_spec("scenes-clip-long"), hf)
     convert(parse_model_spec(f"hf:{hf}"), openclip)
     yield "scenes-cosmos", wide, "acc1"
     yield f"hf:{hf}", wide, "acc1"
-    yield f"hf:{hf}", wide, "mean_per_class_recall"
-    yield f"openclip:{openclip}", wide, "acc1"
+    yield f"openclip:{openclip}", wide, "mean_per_class_recall"
 
     # Random weights are at chance, where nothing can be seen.
     photographs = write_photographs(folder / "photographs")
@@ -180,7 +180,6 @@ def subjects(folder: Path, quick: bool) -> Iterator[tuple[str, str, str]]:
     transformers.CLIPModel(config).save_pretrained(random_hf)
     (folder / f"{TINY_NAME}.json").write_text(json.dumps(TINY))
     open_clip.add_model_config(folder / f"{TINY_NAME}.json")
-    yield f"hf:{random_hf}", wide, "acc1"
     yield f"hf:{random_hf}", photographs, "acc1"
     yield f"openclip:{TINY_NAME}/random", photographs, "acc1"
 
@@ -189,11 +188,12 @@ def write_wide(folder: Path) -> str:
     """Write a set of scenes that are not square, and return the path of its YAML file."""
     write_layouts(folder / "square", split="test", count=N_WIDE, layouts=["folder"])
     rng = np.random.default_rng(0)
-    names = [str(name) for name in rng.permutation(sorted(CLASSES))]
+    class_folders = {path.name: path for path in (folder / "square/folder/test").iterdir()}
+    names = [str(name) for name in rng.permutation(sorted(class_folders))]
     for number, name in enumerate(names):
         target = folder / "images" / f"c{number:02}"
         target.mkdir(parents=True)
-        for path in sorted((folder / "square" / "folder" / "test" / name).iterdir()):
+        for path in sorted(class_folders[name].iterdir()):
             save_wide(PIL.Image.open(path).convert("RGB"), target / f"{path.stem}.jpg", rng)
     content = {
         "kind": "cls",

@@ -84,6 +84,17 @@ class TrainingModeFault(ModuleFault):
                     buffer.copy_(value)
 
 
+@dataclass(frozen=True, kw_only=True)
+class LogitScaleFault(ModuleFault):
+    """Another logit scale, which changes calibration only. It is listed for completeness."""
+
+    @contextmanager
+    def apply(self, modules: Sequence[nn.Module]) -> Iterator[None]:
+        """Raise NotApplicableError, since the order of scores stays the same."""
+        raise NotApplicableError("no metric here depends on it")
+        yield
+
+
 MODULE_FAULTS: tuple[ModuleFault, ...] = (
     ActivationFault(
         name="GELU / QuickGELU",
@@ -94,5 +105,10 @@ MODULE_FAULTS: tuple[ModuleFault, ...] = (
         name="training mode",
         wrong="the model is in training mode, with dropout",
         check="call model.eval()",
+    ),
+    LogitScaleFault(
+        name="logit scale",
+        wrong="similarities are multiplied by another scale",
+        check="compare the values of logit_scale, and whether it is exponentiated",
     ),
 )

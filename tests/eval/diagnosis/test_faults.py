@@ -159,6 +159,11 @@ def test_activations_are_exchanged(tiny_archs: dict[str, str]) -> None:
     assert_close(encoder.encode_image(images), right)
 
 
+def test_a_logit_scale_changes_no_order() -> None:
+    with pytest.raises(NotApplicableError, match="no metric"), fault("logit scale").apply([]):
+        pass
+
+
 def test_training_mode_is_undone(tiny_archs: dict[str, str]) -> None:
     encoder = load(f"openclip:{tiny_archs['tiny-resnet']}/random")
     images = torch.randn(4, 3, 32, 32)
