@@ -323,7 +323,7 @@ class PreparedDiagnosis:
             prediction = self.hypotheses[names.index(number.faults)].prediction
             injection = replace(injection, predicted=prediction.interval)
         part, slip = self.part, SLIP + self.noise**2 * self.part.n_whole
-        if agrees(part, self.right, known, self.noise, slip):
+        if agrees(part, known, self.noise, slip):
             return replace(injection, verdict="agrees")
         is_chance = stats.is_chance(part.value, part.chance, part.n_whole)
         if is_chance and stats.is_chance(known.value, part.chance, part.n_whole, known.half_width):

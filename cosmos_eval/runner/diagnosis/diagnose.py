@@ -132,7 +132,7 @@ def diagnose(
 
     slip = SLIP + noise**2 * subject.n_whole
     verdict: Verdict | None = None
-    if agrees(subject, right, known, noise, slip):
+    if agrees(subject, known, noise, slip):
         verdict = "agrees"
     elif stats.is_chance(subject.value, subject.chance, subject.n_whole) and stats.is_chance(
         known.value, subject.chance, subject.n_whole, known.half_width
@@ -168,14 +168,13 @@ def diagnose(
     )
 
 
-def agrees(subject: Subject, right: Values, known: Known, noise: float, slip: float) -> bool:
+def agrees(subject: Subject, known: Known, noise: float, slip: float) -> bool:
     """Return whether rounding and precision explain the difference of the known number.
 
     If the hits of its images are known, they must agree as well.
 
     Args:
         subject: The model and the samples.
-        right: (n,), the outcomes without a fault.
         known: The number to explain.
         noise: The standard deviation of the number by precision.
         slip: The share of samples whose outcome may differ.
@@ -184,7 +183,7 @@ def agrees(subject: Subject, right: Values, known: Known, noise: float, slip: fl
         return False
     if known.hits is None:
         return True
-    return float(np.abs(known.hits[subject.indices] - right).mean()) <= 2 * slip
+    return float(np.abs(known.hits[subject.indices] - subject.hits).mean()) <= 2 * slip
 
 
 def choose_metric(task_name: str, metric: str | None) -> str:

@@ -15,6 +15,9 @@ from cosmos_eval.tasks import classification, retrieval
 from cosmos_eval.tasks.task import NAME
 from cosmos_eval.types import Samples, UsageError
 
+PLACES_BY_METRIC = {"acc1": 1, "acc5": 5, "mean_per_class_recall": 1}
+"""How many predictions of an image count, for the metrics of classification."""
+
 
 class Known(NamedTuple):
     """A number that is known from elsewhere, as a fraction."""
@@ -87,13 +90,13 @@ def _read_result(path: Path, data: Any, task_name: str, metric: str) -> Known:
     names = samples.get(NAME)
     if names is None or names.tolist() != list(data.names):
         raise UsageError(f"{path} is about other images than the data set, or does not name them")
-    return Known(result.row.metrics[metric], 0.0, _hits_of(samples, task_name, metric))
+    return Known(result.row.metrics[metric], 0.0, hits_of(samples, task_name, metric))
 
 
-def _hits_of(samples: Samples, task_name: str, metric: str) -> Values:
+def hits_of(samples: Samples, task_name: str, metric: str) -> Values:
     """Return the share of each image's queries that are hits, (N,), from stored samples."""
     if task_name == "cls":
-        n_places = int(metric.removeprefix("acc"))
+        n_places = PLACES_BY_METRIC[metric]
         predicted = samples[classification.TOP5][:, :n_places]
         is_hit = (predicted == samples[classification.LABELS][:, None]).any(axis=1)
         return is_hit.astype(np.float64)

@@ -14,6 +14,7 @@ from cosmos_eval.data.class_names import class_names, templates_of
 from cosmos_eval.data.sources import ImageSource
 from cosmos_eval.embedding.embed import embed_images, embed_texts
 from cosmos_eval.models.encoder import Encoder
+from cosmos_eval.runner.diagnosis.known import PLACES_BY_METRIC, hits_of
 from cosmos_eval.runner.diagnosis.labels import Truth
 from cosmos_eval.runner.diagnosis.texts import Wording
 from cosmos_eval.stats.choices import top_classes
@@ -24,7 +25,6 @@ from cosmos_eval.tasks import classification, retrieval, task_for
 from cosmos_eval.tasks.prompts import prompt_embeddings, resolve_templates
 
 _SEED = 0  # of the choice of samples
-_PLACES_BY_METRIC = {"acc1": 1, "acc5": 5, "mean_per_class_recall": 1}
 _IMAGE_TO_TEXT = "image_to_text"
 
 
@@ -45,6 +45,8 @@ class Subject(ABC):
     n_whole: int
     # The part: the indices (n,) of its images in the whole set.
     indices: Ints
+    # (n,) the share of hits of each image's queries in the whole set, without a fault.
+    hits: Values
     # Its n images, their texts, and what is right.
     images: Sequence[ImageSource]
     wording: Wording
@@ -73,7 +75,7 @@ class ClassificationSubject(Subject):
 
     def outcomes(self, image_features: Features, text_features: Features, truth: Truth) -> Values:
         """Return the weight (n,) of each image that is right, and 0 for the others."""
-        n_places = _PLACES_BY_METRIC[self.metric]
+        n_places = PLACES_BY_METRIC[self.metric]
         predicted = top_classes(image_features, text_features, n_places)
         hits = (predicted == truth.labels[:, None]).any(axis=1)
         return self.weights * hits
@@ -118,7 +120,7 @@ def metrics_of(task_name: str) -> list[str]:
     Raises UsageError for a task without any.
     """
     if task_name == "cls":
-        return [*_PLACES_BY_METRIC]
+        return [*PLACES_BY_METRIC]
     if task_name == "retrieval":
         directions = (_IMAGE_TO_TEXT, "text_to_image")
         return [f"{direction}_R@{k}" for direction in directions for k in (1, 5, 10)]
@@ -190,9 +192,10 @@ def _make_classification(
         encoder=encoder,
         metric=metric,
         value=_value_of(protocol, samples, metric),
-        chance=_PLACES_BY_METRIC[metric] / n_classes,
+        chance=PLACES_BY_METRIC[metric] / n_classes,
         n_whole=n_whole,
         indices=chosen,
+        hits=hits_of(samples, protocol.task, metric)[chosen],
         images=[data.images[index] for index in chosen],
         wording=Wording(tuple(names), templates, tuple(data.classes)),
         truth=Truth(data.labels[chosen], n_classes, tuple(names)),
@@ -236,6 +239,7 @@ def _make_retrieval(
         chance=int(metric.rpartition("@")[2]) / n_whole,
         n_whole=n_whole,
         indices=chosen,
+        hits=hits_of(samples, protocol.task, metric)[chosen],
         images=[data.images[index] for index in chosen],
         wording=Wording(tuple(data.captions[index] for index in chosen_texts), ("{}",)),
         truth=Truth(image_of_text, len(chosen), None, np.ones(len(chosen_texts), np.bool_)),
