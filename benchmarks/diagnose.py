@@ -247,12 +247,12 @@ def study(model: str, dataset: str, metric: str) -> Iterator[Injection]:
         part = make_subject(encoder, protocol, data, metric, n_samples, OPTIONS, no_progress)
         right = part.outcomes(part.image_features, part.text_features, part.truth)
         rounded = part.outcomes(*encode_in_other_precision(part, OPTIONS), part.truth)
-        noise = stats.precision_noise(right, rounded, n_whole)
+        noise = stats.precision_noise(right.values, rounded.values, n_whole)
         passes = encode_with_faults(
             part, IMAGE_FAULTS, TEXT_FAULTS, MODULE_FAULTS, OPTIONS, no_progress
         )
         hypotheses = predict_all(Trials(part, passes, right), noise)
-        diagnosis = PreparedDiagnosis(subject_name, part, right, hypotheses, noise)
+        diagnosis = PreparedDiagnosis(subject_name, part, hypotheses, noise)
         for number in numbers:
             known = parse_known(f"{100 * number.value:.1f}")
             yield diagnosis.judge(number, known)
@@ -273,23 +273,27 @@ def injected_numbers(whole: Subject) -> list[Number]:
     trials = Trials(whole, passes, right, scrambled)
     numbers = []
     for fault, outcomes in trials.singles.items():
-        numbers.append(Number("single", (fault.name,), float(outcomes.mean()), outcomes))
+        numbers.append(
+            Number("single", (fault.name,), float(outcomes.values.mean()), outcomes.values)
+        )
     for pair, outcomes in trials.pairs():
         names = tuple(fault.name for fault in pair)
-        numbers.append(Number("pair", names, float(outcomes.mean()), outcomes))
+        numbers.append(Number("pair", names, float(outcomes.values.mean()), outcomes.values))
     for outside in OUTSIDE:
         if outside in passes.images:
             outcomes = trials.outcomes([outside])
-            numbers.append(Number("outside", (outside.name,), float(outcomes.mean()), outcomes))
+            numbers.append(
+                Number("outside", (outside.name,), float(outcomes.values.mean()), outcomes.values)
+            )
     rounded = whole.outcomes(*encode_in_other_precision(whole, OPTIONS), whole.truth)
-    numbers.append(Number("precision", ("bf16",), float(rounded.mean()), rounded))
-    numbers.append(Number("precision", ("none",), whole.value, right))
+    numbers.append(Number("precision", ("bf16",), float(rounded.values.mean()), rounded.values))
+    numbers.append(Number("precision", ("none",), whole.value, right.values))
     return numbers
 
 
 def redrawn_numbers(whole: Subject) -> list[Number]:
     """Return numbers of as many other images of the same kind, drawn from outcomes."""
-    right = whole.outcomes(whole.image_features, whole.text_features, whole.truth)
+    right = whole.right_values
     rng = np.random.default_rng(OTHER_SEEDS)
     # Two draws, since the images at hand are a draw as well.
     draws = [rng.choice(right, (N_REDRAWN, len(right))).mean(axis=1) for _ in range(2)]
@@ -303,7 +307,6 @@ class PreparedDiagnosis:
 
     name: str
     part: Subject
-    right: Values
     hypotheses: Sequence[Hypothesis]
     noise: float
 
@@ -328,7 +331,7 @@ class PreparedDiagnosis:
         is_chance = stats.is_chance(part.value, part.chance, part.n_whole)
         if is_chance and stats.is_chance(known.value, part.chance, part.n_whole, known.half_width):
             return replace(injection, verdict="chance")
-        explanations, something_else = weigh(self.hypotheses, known, part, self.right, slip)
+        explanations, something_else = weigh(self.hypotheses, known, part, slip)
         n_tied = stats.count_tied([explanation.probability for explanation in explanations])
         tied = tuple(
             tuple(fault.name for fault in explanation.faults)

@@ -32,8 +32,24 @@ SINGLE, PAIR, OTHER_SAMPLES, ELSE = 0.65, 0.2, 0.1, 0.05
 """Prior probabilities: one fault, two faults, other samples or something else made the number."""
 TIE_RATIO = 3.0
 """Explanations tie with the best one if it is less than this many times as probable."""
+_GROUPS = 8  # of samples that the jackknife leaves out
+# The share of the correction for unseen rivals that counts as its standard error. Intervals of
+# predictions then hold in simulations and on scenes (benchmarks/diagnose.md).
+_MODEL_ERROR = 0.3
 _Z95 = 1.96  # the quantile 97.5% of the normal distribution
 _LARGEST_LOG = 12.0  # bound of the logarithms of the parameters of a beta distribution
+
+
+class Outcomes(NamedTuple):
+    """What each of n samples contributes to a metric."""
+
+    # (n,): 1 for a hit and 0 for a miss; or the probability of a hit.
+    values: Values
+    # If a distribution was fitted to the samples: (G,) the mean of the values of a fit without
+    # each group of samples, of which group g has the samples g, g + G, g + 2 G, ...
+    means_without_group: Values | None = None
+    # By how much the fit changed the mean of the values.
+    correction: float = 0.0
 
 
 class Prediction(NamedTuple):
@@ -51,7 +67,7 @@ class Prediction(NamedTuple):
 
 
 def predict(
-    whole_value: float, right: Values, faulty: Values, n_whole: int, noise: float = 0.0
+    whole_value: float, right: Values, faulty: Outcomes, n_whole: int, noise: float = 0.0
 ) -> Prediction:
     """Return the number of a whole set under a fault, from a random part of its samples.
 
@@ -59,7 +75,7 @@ def predict(
         whole_value: The number of the whole set without the fault.
         right: (n,), what each sample of the part contributes to the number without the fault. The
             mean over the whole set is the number.
-        faulty: (n,), the same with the fault.
+        faulty: The outcomes of the same samples with the fault.
         n_whole: The number of samples of the whole set.
         noise: The standard deviation of the number by precision, which is added to the error.
 
@@ -67,20 +83,38 @@ def predict(
         Without the fault, 80% of 100 samples are right. If 5 of 10 samples are right with the
         fault, which all are right without it, the prediction is 0.8 - 0.5 = 0.3.
     """
-    changes = faulty - right
+    n = len(right)
+    share_not_drawn = 1 - n / n_whole
+    variance = _variance_of_mean(right, faulty) * share_not_drawn
+    # An outcome between 0 and 1 is the probability of a hit, which is drawn once in the whole set.
+    chances = np.clip(faulty.values, 0, 1)
+    variance_of_draws = float((chances * (1 - chances)).mean()) / n_whole
+    model_error = _MODEL_ERROR * faulty.correction
+    return Prediction(
+        value=whole_value + float((faulty.values - right).mean()),
+        error=math.sqrt(variance + variance_of_draws + model_error**2 + noise**2),
+    )
+
+
+def _variance_of_mean(right: Values, faulty: Outcomes) -> float:
+    """Return the variance of the mean difference of outcomes, with and without a fault.
+
+    If a distribution was fitted to the samples, it is the jackknife's, which leaves out groups of
+    samples and fits again (Efron and Tibshirani 1993, "An Introduction to the Bootstrap", 11).
+    """
+    changes = faulty.values - right
     n = len(changes)
     # Half a sample in each of four cells: the changes +1 and -1 with a half, 0 with one.
     mean_square = (float((changes**2).sum()) + 1) / (n + 2)
-    mean = float(changes.sum()) / (n + 2)
-    share_not_drawn = 1 - n / n_whole
-    variance = (mean_square - mean**2) / n * share_not_drawn
-    # An outcome between 0 and 1 is the probability of a hit, which is drawn once in the whole set.
-    chances = np.clip(faulty, 0, 1)
-    variance_of_draws = float((chances * (1 - chances)).mean()) / n_whole
-    return Prediction(
-        value=whole_value + float(changes.mean()),
-        error=math.sqrt(max(variance, 0.0) + variance_of_draws + noise**2),
-    )
+    variance = (mean_square - (float(changes.sum()) / (n + 2)) ** 2) / n
+    if faulty.means_without_group is None:
+        return variance
+    n_groups = len(faulty.means_without_group)
+    groups = np.arange(n) % n_groups
+    right_means = [right[groups != group].mean() for group in range(n_groups)]
+    differences = faulty.means_without_group - np.array(right_means)
+    squares = (differences - differences.mean()) ** 2
+    return float((n_groups - 1) / n_groups * squares.sum()) + 0.25 / n**2
 
 
 def precision_noise(exact: Values, rounded: Values, n_whole: int) -> float:
@@ -241,7 +275,9 @@ def count_tied(probabilities_in_order: Sequence[float]) -> int:
     return sum(probability > least for probability in probabilities_in_order)
 
 
-def expected_hits(n_better: Ints, n_rivals: int, n_rivals_whole: int, k: int) -> Values:
+def expected_hits(
+    n_better: Ints, sample_of_query: Ints, n_rivals: int, n_rivals_whole: int, k: int
+) -> Outcomes:
     """Return the probability that each query has its item among the first k of a larger gallery.
 
     A rival is better than the item of a query with a probability that differs from query to query.
@@ -249,28 +285,51 @@ def expected_hits(n_better: Ints, n_rivals: int, n_rivals_whole: int, k: int) ->
     count, a query's number of better rivals among those that were not seen is beta-binomial.
 
     Args:
-        n_better: (n,), how many of the rivals seen are better than the query's own item.
+        n_better: (Q,), how many of the rivals seen are better than the query's own item.
+        sample_of_query: (Q,), the sample that each query belongs to, from 0 to n - 1.
         n_rivals: The number of rivals of each query that were seen.
         n_rivals_whole: The number of rivals in the whole gallery.
         k: The number of places that count as a hit.
 
     Returns:
-        The probabilities (n,). If all rivals were seen, they are 0 or 1.
+        The mean probability of each sample's queries, as a share of the mean number of queries. If
+        all rivals were seen, probabilities are 0 or 1, and nothing is fitted.
     """
+    is_hit = (n_better < k).astype(np.float64)
+    n_samples = int(sample_of_query.max()) + 1
+    queries_per_sample = len(n_better) / n_samples
+    if n_rivals_whole <= n_rivals:
+        hits = np.bincount(sample_of_query, weights=is_hit, minlength=n_samples)
+        return Outcomes(hits / queries_per_sample)
+
+    chances = _chances_of_hits(n_better, n_rivals, n_rivals_whole, k)
+    means_without_group = []
+    for group in range(_GROUPS):
+        n_better_of_others = n_better[sample_of_query % _GROUPS != group]
+        chances_of_others = _chances_of_hits(n_better_of_others, n_rivals, n_rivals_whole, k)
+        means_without_group.append(chances_of_others.mean())
+    values = np.bincount(sample_of_query, weights=chances, minlength=n_samples)
+    return Outcomes(
+        values / queries_per_sample,
+        np.array(means_without_group),
+        float(is_hit.mean() - chances.mean()),
+    )
+
+
+def _chances_of_hits(n_better: Ints, n_rivals: int, n_rivals_whole: int, k: int) -> Values:
+    """Return the probability of a hit of each query, (Q,), as `expected_hits` explains it."""
     n_unseen = n_rivals_whole - n_rivals
-    if n_unseen <= 0:
-        return (n_better < k).astype(np.float64)
     counts, query_counts = np.unique(n_better, return_counts=True)
     a, b = _fit_beta(counts, query_counts, n_rivals)
     # The probability of each number of better rivals among the unseen, (counts, k).
     n_better_unseen = np.arange(min(k, n_unseen + 1))
     log_ways = -betaln(n_unseen - n_better_unseen + 1, n_better_unseen + 1) - math.log(n_unseen + 1)
-    a_given, b_given = (a + counts)[:, None], (b + n_rivals - counts)[:, None]
-    log_chances = betaln(n_better_unseen + a_given, n_unseen - n_better_unseen + b_given)
-    chances = np.exp(log_ways + log_chances - betaln(a_given, b_given))
+    a_of_count, b_of_count = (a + counts)[:, None], (b + n_rivals - counts)[:, None]
+    log_chances = betaln(n_better_unseen + a_of_count, n_unseen - n_better_unseen + b_of_count)
+    chances = np.exp(log_ways + log_chances - betaln(a_of_count, b_of_count))
     is_hit = n_better_unseen < k - counts[:, None]
-    chance_by_count = dict(zip(counts.tolist(), (chances * is_hit).sum(axis=1), strict=True))
-    return np.array([chance_by_count[count] for count in n_better.tolist()])
+    chance_of_count: Values = (chances * is_hit).sum(axis=1)
+    return chance_of_count[np.searchsorted(counts, n_better)]
 
 
 def _fit_beta(counts: Ints, weights: Ints, n_trials: int) -> tuple[float, float]:
@@ -289,6 +348,7 @@ def _fit_beta(counts: Ints, weights: Ints, n_trials: int) -> tuple[float, float]
 
     mean = float((counts * weights).sum() + 0.5) / (weights.sum() * n_trials + 1)
     start = np.log([max(mean, 1e-4), 1.0])
-    fit = minimize(negative_log_likelihood, start, method="Nelder-Mead", options={"maxiter": 200})
+    options = {"maxiter": 200, "xatol": 0.01, "fatol": 0.01}  # of the logarithms
+    fit = minimize(negative_log_likelihood, start, method="Nelder-Mead", options=options)
     a, b = np.exp(np.clip(fit.x, -_LARGEST_LOG, _LARGEST_LOG)).tolist()
     return a, b

@@ -23,6 +23,7 @@ from cosmos_eval.runner.diagnosis.passes import (
 from cosmos_eval.runner.diagnosis.subjects import Subject, make_subject, metrics_of
 from cosmos_eval.runner.diagnosis.texts import TEXT_FAULTS
 from cosmos_eval.stats import diagnosis as stats
+from cosmos_eval.stats.diagnosis import Outcomes
 from cosmos_eval.stats.estimates import Features, Values
 from cosmos_eval.types import OnProgress, Protocol, RunOptions, UsageError
 
@@ -128,7 +129,7 @@ def diagnose(
     right = subject.outcomes(subject.image_features, subject.text_features, subject.truth)
     other_features = encode_in_other_precision(subject, options)
     rounded = subject.outcomes(*other_features, subject.truth)
-    noise = stats.precision_noise(right, rounded, subject.n_whole)
+    noise = stats.precision_noise(right.values, rounded.values, subject.n_whole)
 
     slip = SLIP + noise**2 * subject.n_whole
     verdict: Verdict | None = None
@@ -153,7 +154,7 @@ def diagnose(
         subject, IMAGE_FAULTS, TEXT_FAULTS, MODULE_FAULTS, options, progress
     )
     trials = Trials(subject, passes, right)
-    explanations, something_else = weigh(predict_all(trials, noise), known, subject, right, slip)
+    explanations, something_else = weigh(predict_all(trials, noise), known, subject, slip)
     return Diagnosis(
         verdict="fault" if is_any_explained(explanations, something_else) else "none",
         known=known,
@@ -215,7 +216,7 @@ class Trials:
         self,
         subject: Subject,
         passes: Passes,
-        right: Values,
+        right: Outcomes,
         label_faults: Sequence[LabelFault] = LABEL_FAULTS,
     ) -> None:
         """Apply the faults of labels, and list the faults that change an outcome.
@@ -223,7 +224,7 @@ class Trials:
         Args:
             subject: The model and the samples.
             passes: The features under faults of images, of texts and of the model.
-            right: (n,), the outcomes without a fault.
+            right: The outcomes without a fault.
             label_faults: The faults of labels.
         """
         self.subject = subject
@@ -239,7 +240,7 @@ class Trials:
                 self.reasons[label_fault] = str(error)
 
         # The outcomes of each fault alone, if it changes any.
-        self.singles: dict[Fault, Values] = {}
+        self.singles: dict[Fault, Outcomes] = {}
         self.without_effect: list[Fault] = []
         faults: tuple[Fault, ...] = (
             *IMAGE_FAULTS,
@@ -251,13 +252,13 @@ class Trials:
             if fault in self.reasons:
                 continue
             outcomes = self.outcomes([fault])
-            if np.allclose(outcomes, right):
+            if np.allclose(outcomes.values, right.values):
                 self.without_effect.append(fault)
             else:
                 self.singles[fault] = outcomes
 
-    def outcomes(self, faults: Sequence[Fault]) -> Values:
-        """Return the outcomes (n,) with faults, at most one of each kind."""
+    def outcomes(self, faults: Sequence[Fault]) -> Outcomes:
+        """Return the outcomes with faults, at most one of each kind."""
         image_features: Features = self.subject.image_features
         text_features: Features = self.subject.text_features
         truths = [self.subject.truth]
@@ -271,24 +272,22 @@ class Trials:
 
     def _random_outcomes(
         self, image_features: Features, text_features: Features, truths: Sequence[Truth]
-    ) -> Values:
-        """Return the probabilities (n,) of a hit under a random fault of labels.
+    ) -> Outcomes:
+        """Return the probabilities of a hit under a random fault of labels.
 
         They are the same for all samples that are right without this fault, and for all others:
         the mean over several draws.
         """
         outcomes = self.subject.outcomes(image_features, text_features, self.subject.truth)
-        mean_of_draws = np.mean(
-            [self.subject.outcomes(image_features, text_features, truth) for truth in truths],
-            axis=0,
-        )
-        probabilities = np.zeros(len(outcomes))
-        for is_of_kind in (outcomes >= 0.5, outcomes < 0.5):
+        draws = [self.subject.outcomes(image_features, text_features, truth) for truth in truths]
+        mean_of_draws = np.mean([draw.values for draw in draws], axis=0)
+        probabilities = np.zeros(len(mean_of_draws))
+        for is_of_kind in (outcomes.values >= 0.5, outcomes.values < 0.5):
             if is_of_kind.any():
                 probabilities[is_of_kind] = mean_of_draws[is_of_kind].mean()
-        return probabilities
+        return draws[0]._replace(values=probabilities)
 
-    def pairs(self) -> Iterator[tuple[tuple[Fault, Fault], Values]]:
+    def pairs(self) -> Iterator[tuple[tuple[Fault, Fault], Outcomes]]:
         """Yield the pairs of faults of different kinds whose outcomes differ from either alone."""
         image_faults = [fault for fault in IMAGE_FAULTS if fault in self.singles]
         text_faults = [fault for fault in TEXT_FAULTS if fault in self.singles]
@@ -302,8 +301,10 @@ class Trials:
         ]
         for pair in pairs:
             outcomes = self.outcomes(pair)
-            is_new = not any(np.allclose(outcomes, self.singles[fault]) for fault in pair)
-            if is_new and not np.allclose(outcomes, self.right):
+            is_new = not any(
+                np.allclose(outcomes.values, self.singles[fault].values) for fault in pair
+            )
+            if is_new and not np.allclose(outcomes.values, self.right.values):
                 yield pair, outcomes
 
 
@@ -328,16 +329,17 @@ def predict_all(trials: Trials, noise: float) -> list[Hypothesis]:
         trials: The outcomes under faults.
         noise: The standard deviation of the number by precision.
     """
-    subject, right = trials.subject, trials.right
+    subject = trials.subject
+    right = subject.right_values
     other_images = stats.predict_other_samples(subject.value, right, subject.n_whole)
     hypotheses = [Hypothesis((OTHER_IMAGES,), other_images)]
-    outcomes_by_faults: list[tuple[tuple[Fault, ...], Values]] = [
+    outcomes_by_faults: list[tuple[tuple[Fault, ...], Outcomes]] = [
         *(((fault,), outcomes) for fault, outcomes in trials.singles.items()),
         *trials.pairs(),
     ]
     for faults, outcomes in outcomes_by_faults:
         prediction = stats.predict(subject.value, right, outcomes, subject.n_whole, noise)
-        hypotheses.append(Hypothesis(faults, prediction, outcomes))
+        hypotheses.append(Hypothesis(faults, prediction, outcomes.values))
     return hypotheses
 
 
@@ -345,7 +347,6 @@ def weigh(
     hypotheses: Sequence[Hypothesis],
     known: Known,
     subject: Subject,
-    right: Values,
     slip: float,
 ) -> tuple[list[Explanation], float]:
     """Return the explanations of a known number, and the probability of something else.
@@ -354,7 +355,6 @@ def weigh(
         hypotheses: What may have happened, with predicted numbers.
         known: The number to explain, perhaps with the hits of its images.
         subject: The model and the samples.
-        right: (n,), the outcomes without a fault.
         slip: The share of samples whose outcome may differ under the same faults.
 
     Returns:
@@ -369,7 +369,7 @@ def weigh(
         hypotheses = [hypothesis for hypothesis in hypotheses if hypothesis.outcomes is not None]
         outcomes = np.array([hypothesis.outcomes for hypothesis in hypotheses])
         log_likelihood = stats.log_likelihoods_of_hits(outcomes, hits, slip)
-        log_likelihood_of_else = stats.log_likelihood_of_unknown(right, hits)
+        log_likelihood_of_else = stats.log_likelihood_of_unknown(subject.hits, hits)
     n_faults = np.array([hypothesis.n_faults for hypothesis in hypotheses])
     probabilities, something_else = stats.probabilities(
         log_likelihood, n_faults, log_likelihood_of_else

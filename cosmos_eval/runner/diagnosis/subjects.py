@@ -18,7 +18,7 @@ from cosmos_eval.runner.diagnosis.known import PLACES_BY_METRIC, hits_of
 from cosmos_eval.runner.diagnosis.labels import Truth
 from cosmos_eval.runner.diagnosis.texts import Wording
 from cosmos_eval.stats.choices import top_classes
-from cosmos_eval.stats.diagnosis import expected_hits
+from cosmos_eval.stats.diagnosis import Outcomes, expected_hits
 from cosmos_eval.stats.estimates import Features, Ints, Values
 from cosmos_eval.stats.retrieval import retrieval_ranks
 from cosmos_eval.tasks import classification, retrieval, task_for
@@ -45,8 +45,10 @@ class Subject(ABC):
     n_whole: int
     # The part: the indices (n,) of its images in the whole set.
     indices: Ints
-    # (n,) the share of hits of each image's queries in the whole set, without a fault.
+    # (n,) the share of hits of each image's queries in the whole set without a fault, and what it
+    # contributes to the number.
     hits: Values
+    right_values: Values
     # Its n images, their texts, and what is right.
     images: Sequence[ImageSource]
     wording: Wording
@@ -56,8 +58,8 @@ class Subject(ABC):
     text_features: Features
 
     @abstractmethod
-    def outcomes(self, image_features: Features, text_features: Features, truth: Truth) -> Values:
-        """Return the outcome (n,) of each image of the part.
+    def outcomes(self, image_features: Features, text_features: Features, truth: Truth) -> Outcomes:
+        """Return the outcomes of the n images of the part.
 
         Args:
             image_features: (n, D), perhaps with a fault.
@@ -73,12 +75,12 @@ class ClassificationSubject(Subject):
     # (n,) the weight of each image in the metric, with the mean 1 over the whole set.
     weights: Values
 
-    def outcomes(self, image_features: Features, text_features: Features, truth: Truth) -> Values:
-        """Return the weight (n,) of each image that is right, and 0 for the others."""
+    def outcomes(self, image_features: Features, text_features: Features, truth: Truth) -> Outcomes:
+        """Return the weight of each image that is right, and 0 for the others."""
         n_places = PLACES_BY_METRIC[self.metric]
         predicted = top_classes(image_features, text_features, n_places)
         hits = (predicted == truth.labels[:, None]).any(axis=1)
-        return self.weights * hits
+        return Outcomes(self.weights * hits)
 
 
 @dataclass(frozen=True)
@@ -92,8 +94,8 @@ class RetrievalSubject(Subject):
     # The number of captions of the whole set.
     n_captions_whole: int
 
-    def outcomes(self, image_features: Features, text_features: Features, truth: Truth) -> Values:
-        """Return the mean over each image's queries of the probability of a hit, (n,)."""
+    def outcomes(self, image_features: Features, text_features: Features, truth: Truth) -> Outcomes:
+        """Return the mean over each image's queries of the probability of a hit."""
         assert truth.kept_captions is not None
         kept = truth.kept_captions
         image_of_text = truth.labels[kept]
@@ -105,13 +107,18 @@ class RetrievalSubject(Subject):
             captions_per_image = n_texts / n_images
             return expected_hits(
                 ranks.image_to_text - 1,
-                round(n_texts - captions_per_image),
-                round(n_texts_whole - captions_per_image),
-                int(k),
+                np.arange(n_images),
+                n_rivals=round(n_texts - captions_per_image),
+                n_rivals_whole=round(n_texts_whole - captions_per_image),
+                k=int(k),
             )
-        hits = expected_hits(ranks.text_to_image - 1, n_images - 1, self.n_whole - 1, int(k))
-        hits_of_image = np.bincount(image_of_text, weights=hits, minlength=n_images)
-        return hits_of_image * n_images / n_texts
+        return expected_hits(
+            ranks.text_to_image - 1,
+            image_of_text,
+            n_rivals=n_images - 1,
+            n_rivals_whole=self.n_whole - 1,
+            k=int(k),
+        )
 
 
 def metrics_of(task_name: str) -> list[str]:
@@ -183,6 +190,7 @@ def _make_classification(
         raise types.UsageError(f"{protocol.dataset} has {n_classes} classes, too few for acc5")
 
     chosen = _choose(n_whole, n_samples)
+    hits = hits_of(samples, protocol.task, metric)
     weights = np.ones(n_whole)
     if metric == "mean_per_class_recall":
         images_of_class = np.bincount(data.labels, minlength=n_classes)
@@ -195,7 +203,8 @@ def _make_classification(
         chance=PLACES_BY_METRIC[metric] / n_classes,
         n_whole=n_whole,
         indices=chosen,
-        hits=hits_of(samples, protocol.task, metric)[chosen],
+        hits=hits[chosen],
+        right_values=(weights * hits)[chosen],
         images=[data.images[index] for index in chosen],
         wording=Wording(tuple(names), templates, tuple(data.classes)),
         truth=Truth(data.labels[chosen], n_classes, tuple(names)),
@@ -230,6 +239,10 @@ def _make_retrieval(
     }
     n_whole = len(data.images)
     chosen = _choose(n_whole, n_samples)
+    hits = hits_of(samples, protocol.task, metric)
+    queries_of_image = np.ones(n_whole)
+    if not metric.startswith(_IMAGE_TO_TEXT):
+        queries_of_image = np.bincount(data.image_of_text, minlength=n_whole).astype(np.float64)
     chosen_texts = np.flatnonzero(np.isin(data.image_of_text, chosen))
     image_of_text = np.searchsorted(chosen, data.image_of_text[chosen_texts])
     return RetrievalSubject(
@@ -239,7 +252,8 @@ def _make_retrieval(
         chance=int(metric.rpartition("@")[2]) / n_whole,
         n_whole=n_whole,
         indices=chosen,
-        hits=hits_of(samples, protocol.task, metric)[chosen],
+        hits=hits[chosen],
+        right_values=(hits * queries_of_image / queries_of_image.mean())[chosen],
         images=[data.images[index] for index in chosen],
         wording=Wording(tuple(data.captions[index] for index in chosen_texts), ("{}",)),
         truth=Truth(image_of_text, len(chosen), None, np.ones(len(chosen_texts), np.bool_)),

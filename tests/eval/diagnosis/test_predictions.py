@@ -13,6 +13,7 @@ from cosmos_eval.stats.diagnosis import (
     OTHER_SAMPLES,
     PAIR,
     SINGLE,
+    Outcomes,
     Prediction,
     count_tied,
     expected_hits,
@@ -32,7 +33,7 @@ from cosmos_eval.stats.paired import matched_shares
 
 def test_a_prediction_from_all_samples_is_exact() -> None:
     right, faulty = np.array([1.0, 1, 1, 0]), np.array([0.0, 1, 0, 1])
-    prediction = predict(0.75, right, faulty, n_whole=4)
+    prediction = predict(0.75, right, Outcomes(faulty), n_whole=4)
     assert prediction == pytest.approx((0.5, 0.0))
 
 
@@ -41,7 +42,7 @@ def test_the_error_of_a_small_part_is_that_of_agresti_and_min() -> None:
     right = np.repeat([1.0, 0, 1, 0], [5, 2, 40, 53])
     faulty = np.repeat([0.0, 1, 1, 0], [5, 2, 40, 53])
     expected = matched_shares(both=40, only_a=5, only_b=2, n=100)
-    prediction = predict(0.6, right, faulty, n_whole=10**9)
+    prediction = predict(0.6, right, Outcomes(faulty), n_whole=10**9)
     assert prediction.value == pytest.approx(0.6 - 0.03)
     # Theirs divides by n + 2.
     assert prediction.error == pytest.approx(expected.error * math.sqrt(102 / 100), rel=1e-6)
@@ -55,7 +56,7 @@ def test_the_intervals_of_predictions_hold() -> None:
         right = (rng.random(1000) < 0.8).astype(float)
         faulty = np.where(rng.random(1000) < 0.3, rng.random(1000) < 0.4, right).astype(float)
         part = rng.choice(1000, 300, replace=False)
-        low, high = predict(right.mean(), right[part], faulty[part], 1000).interval
+        low, high = predict(right.mean(), right[part], Outcomes(faulty[part]), 1000).interval
         covered.append(low <= faulty.mean() <= high)
     assert 0.92 <= np.mean(covered) <= 0.99
 
@@ -63,7 +64,7 @@ def test_the_intervals_of_predictions_hold() -> None:
 def test_random_outcomes_are_drawn_once() -> None:
     """1,000 samples that are right with a probability of a half: an error of sqrt(1/4 / 1000)."""
     right, faulty = np.ones(1000), np.full(1000, 0.5)
-    assert predict(1.0, right, faulty, 1000).error == pytest.approx(0.5 / math.sqrt(1000))
+    assert predict(1.0, right, Outcomes(faulty), 1000).error == pytest.approx(0.5 / math.sqrt(1000))
 
 
 def test_other_samples_have_the_error_of_two_draws() -> None:
@@ -130,14 +131,17 @@ def test_an_unknown_fault_has_any_share_of_hits() -> None:
 
 
 def test_hits_are_certain_if_all_rivals_were_seen() -> None:
-    found = expected_hits(np.array([0, 4, 5]), n_rivals=99, n_rivals_whole=99, k=5)
-    assert found.tolist() == [1, 1, 0]
+    found = expected_hits(np.array([0, 4, 5]), np.arange(3), 99, 99, k=5)
+    assert found.values.tolist() == [1, 1, 0]
+    captions = expected_hits(np.array([0, 4, 5, 6]), np.array([0, 0, 1, 1]), 99, 99, k=5)
+    assert captions.values.tolist() == [1, 0]
+    assert captions.means_without_group is None
 
 
 def test_unseen_rivals_are_beta_binomial() -> None:
     """Of equal queries, each with 2 of 20 better rivals, the chance of a better one is 0.1."""
-    found = expected_hits(np.full(400, 2), n_rivals=20, n_rivals_whole=30, k=4)
-    assert found == pytest.approx(binom.cdf(1, 10, 0.1), abs=2e-3)
+    found = expected_hits(np.full(400, 2), np.arange(400), 20, 30, k=4)
+    assert found.values == pytest.approx(binom.cdf(1, 10, 0.1), abs=2e-3)
 
 
 @pytest.mark.parametrize("k", [1, 5])
@@ -148,6 +152,23 @@ def test_hits_in_a_larger_gallery_are_foreseen(k: int) -> None:
     seen, unseen = rng.binomial(200, chances), rng.binomial(1800, chances)
     truth = (seen + unseen < k).mean()
     naive = (seen < k).mean()
-    found = expected_hits(seen, 200, 2000, k).mean()
+    found = expected_hits(seen, np.arange(2000), 200, 2000, k)
     assert naive > truth + 0.05
-    assert found == pytest.approx(truth, abs=0.025)
+    assert found.values.mean() == pytest.approx(truth, abs=0.025)
+    assert found.correction == pytest.approx(naive - found.values.mean())
+
+
+def test_the_intervals_of_predictions_in_a_larger_gallery_hold() -> None:
+    """60 of 600 images: the intervals have the number of the whole gallery."""
+    rng = np.random.default_rng(2)
+    covered = []
+    for _ in range(30):
+        right = rng.random(600) < 0.8
+        chances = rng.beta(0.1, 8, 600)
+        seen = rng.binomial(59, chances)
+        better = seen + rng.binomial(540, chances)
+        part = slice(0, 60)
+        faulty = expected_hits(seen[part], np.arange(60), 59, 599, k=1)
+        low, high = predict(right.mean(), right[part] * 1.0, faulty, 600).interval
+        covered.append(low <= (better < 1).mean() <= high)
+    assert np.mean(covered) >= 0.86
