@@ -62,7 +62,7 @@ from cosmos_eval.tasks import find_protocol
 from cosmos_eval.types import RunOptions, no_progress
 
 OPTIONS = RunOptions(device="cpu", cache=None)
-N_WIDE, N_PHOTOGRAPHS = 800, 200
+N_WIDE, N_PHOTOGRAPHS = 800, 400
 N_SAMPLES = (300, 100)
 N_REDRAWN = 200
 TINY_NAME = "diagnosed-tiny"
@@ -354,7 +354,7 @@ def label(name: str) -> str:
 
 def tables(injections: Sequence[Injection]) -> Iterator[str]:
     """Yield tables in Markdown."""
-    with_skill = [injection for injection in injections if injection.verdict != "chance"]
+    with_skill = [injection for injection in injections if "random" not in injection.subject]
     yield "## All models and sets\n\n" + markdown(all_rates(with_skill))
     yield "## By model and set\n\n" + markdown(rates_by_subject(injections))
     yield "## By fault\n\n" + markdown(confusions(with_skill))
@@ -441,7 +441,7 @@ def rates_by_subject(injections: Sequence[Injection]) -> list[dict[str, str]]:
             visible = visible_ones(select(of_subject, kind=kind, known=known))
             first = share([is_first(injection) for injection in visible])
             tied = share([is_tied(injection) for injection in visible])
-            row[f"{kind} by {known}: first / or tied"] = f"{first} / {tied}"
+            row[f"{kind}, {known}: first / or tied"] = f"{first} / {tied}"
         rows.append(row)
     return rows
 
