@@ -1,4 +1,4 @@
-"""Which fault explains a wrong number: predicted numbers, their errors, and probabilities.
+"""Explain a wrong number by faults: predicted numbers, their errors, and probabilities.
 
 A few samples are measured with and without a fault. The number of the whole set under the fault is
 the right number of the whole set plus the mean difference on these samples. Explanations are then
@@ -41,7 +41,7 @@ _LARGEST_LOG = 12.0  # bound of the logarithms of the parameters of a beta distr
 
 
 class Outcomes(NamedTuple):
-    """What each of n samples contributes to a metric."""
+    """The contributions of n samples to a metric."""
 
     # (n,): 1 for a hit and 0 for a miss; or the probability of a hit.
     values: Values

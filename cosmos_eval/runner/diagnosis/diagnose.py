@@ -62,7 +62,7 @@ class Explanation:
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured without a fault."""
+    """A measurement without a fault."""
 
     metric: str
     # The number, on how many images, and the number by chance.
@@ -77,7 +77,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What explains a known number of a model on a data set."""
+    """The explanations of a known number of a model on a data set."""
 
     verdict: Verdict
     known: Known

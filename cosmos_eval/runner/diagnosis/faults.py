@@ -1,4 +1,4 @@
-"""What all faults have: a name, what is wrong, and what to check."""
+"""The base class of faults: a name, a description, and advice."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ class Fault:
 
     # The name in tables, such as `BGR`.
     name: str
-    # What is wrong, as a sentence without a full stop.
+    # The mistake, as a sentence without a full stop.
     wrong: str
-    # What to look at, as an imperative clause.
+    # The advice, as an imperative clause.
     check: str

@@ -43,7 +43,7 @@ _IMAGENET: tuple[Rgb, Rgb] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 @dataclass(frozen=True)
 class Transform:
-    """What is known about a model's transform from the pictures that were put through it."""
+    """The properties of a model's transform, from pictures that were put through it."""
 
     # The height and width of all pixels; None if they depend on the picture.
     size: tuple[int, int] | None = None
@@ -58,7 +58,7 @@ class Transform:
 
 
 def study_transform(encoder: Encoder) -> Transform:
-    """Return what a model's transform does, from what it makes of drawn pictures."""
+    """Return the properties of a model's transform, from its pixels of drawn pictures."""
     black, white, small = (
         encoder.transform(picture)
         for picture in (

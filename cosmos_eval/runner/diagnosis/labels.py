@@ -13,7 +13,7 @@ from cosmos_eval.stats.estimates import Ints
 
 
 class Truth(NamedTuple):
-    """What is right: the class of every image, or the image of every caption."""
+    """The right answers: the class of every image, or the image of every caption."""
 
     # (N,) the classes of images, or (M,) the images of captions.
     labels: Ints

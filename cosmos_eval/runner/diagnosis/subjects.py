@@ -1,4 +1,4 @@
-"""What is diagnosed: a model on a data set, its number, and a few samples that are run again."""
+"""Subjects of a diagnosis: a model on a data set, its number, and samples to run again."""
 
 from __future__ import annotations
 
@@ -45,10 +45,8 @@ class Subject(ABC):
     n_whole: int
     # The part: the indices (n,) of its images in the whole set.
     indices: Ints
-    # (n,) the share of hits of each image's queries in the whole set without a fault, and what it
-    # contributes to the number.
+    # (n,) the share of hits of each image's queries in the whole set without a fault.
     hits: Values
-    right_values: Values
     # Its n images, their texts, and what is right.
     images: Sequence[ImageSource]
     wording: Wording
@@ -56,6 +54,11 @@ class Subject(ABC):
     # The features of the part without a fault, from the whole set.
     image_features: Features
     text_features: Features
+
+    @property
+    @abstractmethod
+    def right_values(self) -> Values:
+        """The contribution (n,) of each image to the number without a fault."""
 
     @abstractmethod
     def outcomes(self, image_features: Features, text_features: Features, truth: Truth) -> Outcomes:
@@ -75,6 +78,11 @@ class ClassificationSubject(Subject):
     # (n,) the weight of each image in the metric, with the mean 1 over the whole set.
     weights: Values
 
+    @property
+    def right_values(self) -> Values:
+        """The weight (n,) of each image that is right, and 0 for the others."""
+        return self.weights * self.hits
+
     def outcomes(self, image_features: Features, text_features: Features, truth: Truth) -> Outcomes:
         """Return the weight of each image that is right, and 0 for the others."""
         n_places = PLACES_BY_METRIC[self.metric]
@@ -93,6 +101,15 @@ class RetrievalSubject(Subject):
 
     # The number of captions of the whole set.
     n_captions_whole: int
+
+    @property
+    def right_values(self) -> Values:
+        """The share of hits (n,) of each image, weighed by its number of queries."""
+        if self.metric.startswith(_IMAGE_TO_TEXT):
+            return self.hits
+        n_captions = np.bincount(self.truth.labels, minlength=len(self.hits))
+        weighed: Values = self.hits * n_captions / n_captions.mean()
+        return weighed
 
     def outcomes(self, image_features: Features, text_features: Features, truth: Truth) -> Outcomes:
         """Return the mean over each image's queries of the probability of a hit."""
@@ -204,7 +221,6 @@ def _make_classification(
         n_whole=n_whole,
         indices=chosen,
         hits=hits[chosen],
-        right_values=(weights * hits)[chosen],
         images=[data.images[index] for index in chosen],
         wording=Wording(tuple(names), templates, tuple(data.classes)),
         truth=Truth(data.labels[chosen], n_classes, tuple(names)),
@@ -240,9 +256,6 @@ def _make_retrieval(
     n_whole = len(data.images)
     chosen = _choose(n_whole, n_samples)
     hits = hits_of(samples, protocol.task, metric)
-    queries_of_image = np.ones(n_whole)
-    if not metric.startswith(_IMAGE_TO_TEXT):
-        queries_of_image = np.bincount(data.image_of_text, minlength=n_whole).astype(np.float64)
     chosen_texts = np.flatnonzero(np.isin(data.image_of_text, chosen))
     image_of_text = np.searchsorted(chosen, data.image_of_text[chosen_texts])
     return RetrievalSubject(
@@ -253,7 +266,6 @@ def _make_retrieval(
         n_whole=n_whole,
         indices=chosen,
         hits=hits[chosen],
-        right_values=(hits * queries_of_image / queries_of_image.mean())[chosen],
         images=[data.images[index] for index in chosen],
         wording=Wording(tuple(data.captions[index] for index in chosen_texts), ("{}",)),
         truth=Truth(image_of_text, len(chosen), None, np.ones(len(chosen_texts), np.bool_)),
