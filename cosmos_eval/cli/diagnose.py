@@ -199,6 +199,8 @@ def _notes(result: Diagnosis) -> Iterator[str]:
         f"{n_samples} of {n_images} images, {result.n_image_passes} passes over images, "
         f"{result.n_text_passes} over texts, {len(result.explanations)} explanations"
     )
+    if result.n_tied > 1 and result.known.hits is None:
+        yield "--known FILE, a result with samples, or more --samples tell ties apart"
     if result.known.value < 0.01 < result.measured.value:
         yield "the known number is read in percent: write 74.0 for 0.74"
     if result.without_effect:

@@ -91,6 +91,14 @@ def test_a_number_that_agrees_runs_no_fault(command: Run, sets: list[str]) -> No
     assert (found["verdict"], found["explanations"], found["n_image_passes"]) == ("agrees", [], 0)
 
 
+def test_a_result_that_agrees_runs_no_fault(command: Run, sets: list[str], tmp_path: Path) -> None:
+    """Hits in the whole gallery are compared, not those that are foreseen from few images."""
+    cosmos_eval.evaluate("scenes-clip-long", sets[1], output=tmp_path)
+    (path,) = tmp_path.glob("*.json")
+    found = diagnosed(command, "scenes-clip-long", sets[1], "--known", path, "--samples", 30)
+    assert (found["verdict"], found["n_image_passes"]) == ("agrees", 0)
+
+
 def test_retrieval_has_the_number_of_a_run(command: Run, sets: list[str]) -> None:
     metrics = cosmos_eval.evaluate("scenes-cosmos", sets[1]).metrics
     known = f"{100 * metrics['image_to_text_R@1']:.2f}"
