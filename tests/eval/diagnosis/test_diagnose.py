@@ -68,6 +68,7 @@ def test_a_fault_is_named_by_its_number(command: Run, sets: list[str], bgr: Path
     assert total == pytest.approx(1)
     # Every fault is in one of three places.
     assert "squash" in found["without_effect"]
+    assert found["not_applicable"]["bicubic"] == "the model is evaluated so"
     assert found["not_applicable"]["first caption only"] == "the data set has no captions"
 
 
