@@ -13,6 +13,7 @@ from cosmos_eval.cli import completion, data, draw
 from cosmos_eval.cli.audit import audit
 from cosmos_eval.cli.check import check
 from cosmos_eval.cli.convert import convert
+from cosmos_eval.cli.diagnose import diagnose
 from cosmos_eval.cli.options import Command, CommandGroup
 from cosmos_eval.cli.overlap import overlap
 from cosmos_eval.cli.plot import plot
@@ -30,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 _COMMANDS = {
-    "Measure": (run, tune),
+    "Measure": (run, tune, diagnose),
     "Results": (leaderboard, report, reproduce, compare, check, audit, verify, export),
     "Models and data": (data.list_known, draw.segment, draw.attend, convert, overlap),
 }

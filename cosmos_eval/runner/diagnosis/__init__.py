@@ -1,0 +1,1 @@
+"""Name the fault behind a wrong number: rerun a few samples under a catalogue of faults."""
