@@ -646,8 +646,8 @@ def export(
     `cosmos-eval list formats` prints the names of data sets and metrics in other tools.
     """
     from cosmos_eval.results import export as tables
-    from cosmos_eval.results.decisions import is_stopped
     from cosmos_eval.results.exchange.formats import FORMATS
+    from cosmos_eval.results.identity import is_stopped
     from cosmos_eval.results.labels import distinct_results
 
     if format is not None and format in FORMATS:

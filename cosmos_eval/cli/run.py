@@ -126,7 +126,6 @@ def run(
     Without options: the bundled models on the embedded scenes. `cosmos-eval list` shows models,
     tasks, data sets, protocols and suites; --model, --name, --dataset, --protocol are repeatable.
     """
-    from cosmos_eval.runner.deciding import make_deciding_run, require_deciding_options
     from cosmos_eval.runner.execute import existing_results
     from cosmos_eval.runner.options import make_run_options
     from cosmos_eval.runner.plan import make_plan
@@ -172,8 +171,9 @@ def run(
             options=run_options,
         )
         plan = distributed.synchronized(make_plan_of_options)
-        may_stop = until is not None or against is not None or margin is not None
-        if may_stop:
+        if until is not None or against is not None or margin is not None:
+            from cosmos_eval.runner.deciding import make_deciding_run, require_deciding_options
+
             require_deciding_options(run_options, against=against, until=until, margin=margin)
             _require_no_option_beside_until(
                 {
@@ -182,12 +182,12 @@ def run(
                     "--keep-going": keep_going,
                 }
             )
-        if may_stop and not dry_run:
-            deciding_run = make_deciding_run(
-                plan, output, against=against, until=until, margin=margin
-            )
-            _run_until_decided(deciding_run, as_json=as_json, no_cache=no_cache)
-            return
+            if not dry_run:
+                deciding_run = make_deciding_run(
+                    plan, output, against=against, until=until, margin=margin
+                )
+                _run_until_decided(deciding_run, as_json=as_json, no_cache=no_cache)
+                return
 
         existing: Existing = {}
         if suite is not None or dry_run:

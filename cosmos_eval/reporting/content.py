@@ -15,7 +15,7 @@ from cosmos_eval.reporting.groups import TrainingGroups, summarize_groups
 from cosmos_eval.reporting.overview import Overview, overview_of
 from cosmos_eval.reporting.training import Curve, curves_of
 from cosmos_eval.results import compare
-from cosmos_eval.results.decisions import is_stopped
+from cosmos_eval.results.identity import is_stopped
 from cosmos_eval.results.labels import StoredResult, distinct_results, label_results
 from cosmos_eval.results.leaderboard.board import Board, make_boards
 from cosmos_eval.results.leaderboard.entries import Entry, entries_of

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cosmos_eval.data.readers import FileError, MissingFileError, path_of
-from cosmos_eval.results.decisions import STOPPED, is_stopped, recompute
+from cosmos_eval.results.identity import STOPPED, is_stopped
 from cosmos_eval.results.labels import (
     EDITED_METRICS,
     EDITED_SAMPLES,
@@ -132,6 +132,8 @@ def contradiction_of_metrics(path: Path) -> str:
     try:
         samples = samples_of(path, files)
         if is_stopped(row):
+            from cosmos_eval.results.decisions import recompute  # imports SciPy
+
             recomputed = recompute(row, samples)
             is_same = recomputed.metrics == row.metrics
             is_same &= recomputed.answer == row.provenance[STOPPED]["answer"]

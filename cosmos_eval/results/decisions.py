@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from cosmos_eval.results.identity import STOPPED
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.stats.estimates import Estimate, Ints, Mean, Proportion, Values
 from cosmos_eval.stats.sampling import SEED, cut_into_looks, random_order
@@ -30,13 +31,10 @@ from cosmos_eval.stats.sequential import (
     start_for_classes,
 )
 from cosmos_eval.tasks import Task, task_named
-from cosmos_eval.types import Interval, Samples, UsageError
+from cosmos_eval.types import Interval, Samples
 
 ALPHA = 0.05
 """The probability that any answer of a comparison is wrong."""
-STOPPED_EARLY = "the run stopped before the last sample: run it again without --until"
-STOPPED = "stopped"
-"""The field of the provenance that says when and why a run stopped before the last sample."""
 BASELINE_PREFIX = "baseline."
 """The names of the baseline's arrays begin with it in the samples of a run that stopped."""
 UNIT = "unit"
@@ -382,20 +380,6 @@ def stored_shards(
     """
     for shard in cut_into_shards(units, seed):
         yield task.take(a, shard.samples), task.take(b, shard.samples), shard.units
-
-
-def is_stopped(row: ResultRow) -> bool:
-    """Return whether the run of a result stopped before the last sample."""
-    return STOPPED in row.provenance
-
-
-def require_whole(row: ResultRow, place: object) -> None:
-    """Raise UsageError if the run of a result stopped before the last sample.
-
-    `place` is its file, for the message.
-    """
-    if is_stopped(row):
-        raise UsageError(f"{place}: {STOPPED_EARLY}")
 
 
 def stopped_samples(task: Task, shards: Sequence[Shards]) -> dict[str, Any]:

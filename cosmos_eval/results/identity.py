@@ -6,9 +6,13 @@ from typing import Any, NamedTuple
 
 from cosmos_core.utils.files import json_sha256
 from cosmos_eval.results.record import ResultRow
+from cosmos_eval.types import UsageError
 
 CONTENT = "content"
 """The key of a result's hash of the images and labels themselves, which older results lack."""
+STOPPED = "stopped"
+"""The field of the provenance that says when and why a run stopped before the last sample."""
+STOPPED_EARLY = "the run stopped before the last sample: run it again without --until"
 
 
 class ModelIdentity(NamedTuple):
@@ -152,8 +156,8 @@ def overrides_of(settings: Mapping[str, Any], *, student: bool) -> tuple[str, ..
         words.append(f"first {settings['limit']} only")
     if settings.get("partial") is not None:
         words.append(f"partial ({settings['partial']})")
-    if settings.get("stopped") is not None:
-        n_samples = settings["stopped"]["looks"][-1][0]
+    if settings.get(STOPPED) is not None:
+        n_samples = settings[STOPPED]["looks"][-1][0]
         words.append(f"stopped after {n_samples} of {settings['stopped']['samples']}")
     return tuple(words)
 
@@ -176,7 +180,21 @@ def is_partial(row: ResultRow) -> bool:
     the answer was known.
     """
     provenance = row.provenance
-    return provenance["limit"] is not None or "partial" in provenance or "stopped" in provenance
+    return provenance["limit"] is not None or "partial" in provenance or is_stopped(row)
+
+
+def is_stopped(row: ResultRow) -> bool:
+    """Return whether the run of a result stopped before the last sample."""
+    return STOPPED in row.provenance
+
+
+def require_whole(row: ResultRow, place: object) -> None:
+    """Raise UsageError if the run of a result stopped before the last sample.
+
+    `place` is its file, for the message.
+    """
+    if is_stopped(row):
+        raise UsageError(f"{place}: {STOPPED_EARLY}")
 
 
 def training_of(row: ResultRow) -> Mapping[str, Any]:

@@ -9,10 +9,10 @@ from typing import NamedTuple
 from cosmos_core.utils.text import first_of
 from cosmos_eval.results import compare, groups, wordings
 from cosmos_eval.results.compare import Comparison
-from cosmos_eval.results.decisions import is_stopped
 from cosmos_eval.results.exchange.differences import compare_without_samples
 from cosmos_eval.results.exchange.places import find_results
 from cosmos_eval.results.exchange.record import ImportedResult
+from cosmos_eval.results.identity import is_stopped
 from cosmos_eval.results.labels import StoredResult, result_warnings, without_other_wordings
 from cosmos_eval.results.store import read_samples, read_stored
 from cosmos_eval.results.wordings import WordingComparison

@@ -17,8 +17,9 @@ import numpy as np
 
 from cosmos_eval.data.readers import FileError, MissingFileError
 from cosmos_eval.results.accepted import departures_from_accepted
-from cosmos_eval.results.decisions import STOPPED, is_stopped, recompute
+from cosmos_eval.results.decisions import recompute
 from cosmos_eval.results.filenames import file_stem, renamed_result_path, samples_name
+from cosmos_eval.results.identity import STOPPED, is_stopped
 from cosmos_eval.results.labels import StoredResult
 from cosmos_eval.results.record import SCHEMA_VERSION, ResultRow
 from cosmos_eval.results.store import (

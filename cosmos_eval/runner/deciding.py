@@ -17,6 +17,7 @@ from cosmos_eval import types
 from cosmos_eval.results import decisions
 from cosmos_eval.results.compare import describe_mismatches, make_setting, setting_of_result
 from cosmos_eval.results.decisions import Look, Shards
+from cosmos_eval.results.identity import STOPPED, is_stopped, require_whole
 from cosmos_eval.results.labels import StoredResult
 from cosmos_eval.results.store import read_stored, result_paths
 from cosmos_eval.results.text import decided_line, difference_and_interval
@@ -111,7 +112,7 @@ def _results_of_baseline(place: str, output: Path | None) -> list[StoredResult]:
     path = Path(place)
     if path.is_file():
         results = read_stored([path])
-        decisions.require_whole(results[0].row, f"--against {place}")
+        require_whole(results[0].row, f"--against {place}")
         return results
     if path.is_dir():
         results = _read_whole_results(path)
@@ -129,7 +130,7 @@ def _results_of_baseline(place: str, output: Path | None) -> list[StoredResult]:
 def _read_whole_results(folder: Path) -> list[StoredResult]:
     """Return the results in a folder whose runs reached the last sample."""
     results = read_stored(result_paths(folder))
-    return [result for result in results if not decisions.is_stopped(result.row)]
+    return [result for result in results if not is_stopped(result.row)]
 
 
 def _results_called(name: str, folder: Path) -> list[StoredResult]:
@@ -490,6 +491,6 @@ class _Comparison:
             n_samples=self.evidence.n_samples,
             samples=samples,
             hashes=dict(hashes),
-            settings={decisions.STOPPED: record},
+            settings={STOPPED: record},
             notes=(note,),
         )

@@ -25,8 +25,7 @@ from cosmos_eval.reporting.gallery.pictures import Candidate
 from cosmos_eval.reporting.gallery.records import SampleExample
 from cosmos_eval.reporting.gallery.samples import Judgement, SampleDrawing, choose_samples
 from cosmos_eval.results.checked import read_checked
-from cosmos_eval.results.decisions import is_stopped
-from cosmos_eval.results.identity import auxiliary_of
+from cosmos_eval.results.identity import auxiliary_of, is_stopped
 from cosmos_eval.results.labels import StoredResult, assign_labs, distinct_results
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.store import read_files, samples_of

@@ -23,10 +23,15 @@ from cosmos_eval._version import __version__
 from cosmos_eval.data import readers
 from cosmos_eval.results import record
 from cosmos_eval.results.compare import setting_of_result
-from cosmos_eval.results.decisions import STOPPED_EARLY, is_stopped
 from cosmos_eval.results.filenames import file_stem, safe_name
 from cosmos_eval.results.groups import require_distinct
-from cosmos_eval.results.identity import group_label, model_identity, training_of
+from cosmos_eval.results.identity import (
+    STOPPED_EARLY,
+    group_label,
+    is_stopped,
+    model_identity,
+    training_of,
+)
 from cosmos_eval.results.labels import StoredResult, label_results
 from cosmos_eval.results.verify import VerifiedResult
 from cosmos_eval.tasks import known_tasks, metric_of

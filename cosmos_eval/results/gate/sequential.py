@@ -19,13 +19,11 @@ from typing import NamedTuple
 from cosmos_eval.results.compare import make_setting, require_same_settings
 from cosmos_eval.results.decisions import (
     ASYMPTOTIC,
-    STOPPED,
     SequentialDifference,
     Shards,
     begin_looks,
     cut_into_shards,
     deciding_estimate,
-    is_stopped,
     shards_of_stopped,
     stored_shards,
     units_of,
@@ -47,6 +45,7 @@ from cosmos_eval.results.gate.check import (
     decide_findings,
     match_results,
 )
+from cosmos_eval.results.identity import STOPPED, is_stopped
 from cosmos_eval.results.verify import VerifiedResult
 from cosmos_eval.stats.sequential import Decision, decide
 from cosmos_eval.tasks import Task, task_named

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 from cosmos_eval.results.compare import describe_mismatches, setting_of_result
-from cosmos_eval.results.decisions import is_stopped
+from cosmos_eval.results.identity import is_stopped
 from cosmos_eval.results.labels import StoredResult
 from cosmos_eval.results.leaderboard.entries import Entry, headlines_of
 from cosmos_eval.results.leaderboard.reproduce import TOLERANCE
