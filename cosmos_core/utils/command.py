@@ -139,7 +139,7 @@ def _common_ending(error: BaseException) -> Ending | None:
         return Ending(f"EOFError: {error.__cause__} (--debug shows where)", 1)
     if isinstance(error, ResumableInterruptError):
         return Ending("interrupted; the same command resumes", 130, everywhere=True)
-    if isinstance(error, KeyboardInterrupt | typer.Abort):
+    if isinstance(error, typer.Abort) or _is_interrupt(error):
         return Ending("interrupted; files written so far are complete", 130, everywhere=True)
     if isinstance(error, usage_error):
         return Ending(f"{error.format_message()} (see --help)", 2, everywhere=True)
@@ -148,6 +148,24 @@ def _common_ending(error: BaseException) -> Ending | None:
     if isinstance(error, OutputError):
         return Ending(f"cannot write the output: {error}", 2)
     return None
+
+
+def _is_interrupt(error: BaseException) -> bool:
+    """Return whether an error is Ctrl-C, or was raised while Ctrl-C ended what ran.
+
+    For example, an interrupt may leave a file that is closed twice, which raises an OSError.
+    """
+    errors_to_visit: list[BaseException | None] = [error]
+    visited_errors: set[int] = set()
+    while errors_to_visit:
+        next_error = errors_to_visit.pop()
+        if next_error is None or id(next_error) in visited_errors:
+            continue
+        if isinstance(next_error, KeyboardInterrupt):
+            return True
+        visited_errors.add(id(next_error))
+        errors_to_visit += [next_error.__cause__, next_error.__context__]
+    return False
 
 
 class OutputError(OSError):
