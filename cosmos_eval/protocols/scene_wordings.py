@@ -53,8 +53,8 @@ def paraphrase(sentence: str, number: int) -> str:
         number: The number of the paraphrase, from 1.
 
     Raises:
-        UsageError: If the sentence is not of the grammar of scenes, or if there is no paraphrase of
-            this number.
+        UsageError: If the sentence does not follow the grammar of scenes, or if there is no
+            paraphrase of this number.
 
     Example:
         "a small red ball on the left" may become "on the left sits a tiny red ball".

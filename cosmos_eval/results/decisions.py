@@ -2,8 +2,8 @@
 
 Model A is the one that is measured, and B is the stored baseline. The words used here:
 
-- A unit is what is drawn at random: a single sample, or all samples that depend on each other, such
-  as the items of one image. The units of a data set are taken in a random order.
+- A unit is drawn at random as a whole. It is a single sample, or all samples that depend on each
+  other, such as the items of one image. The units of a data set are taken in a random order.
 - A look is a point at which the paired difference A - B of all samples so far is judged. There is
   one after every 32 units.
 - A shard is the samples between two looks.

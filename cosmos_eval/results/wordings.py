@@ -4,7 +4,7 @@ A wording is one way to write the texts of a data set: its prompts or captions. 
 how many wordings a model is better. Its interval says how far the mean difference would move with
 other wordings, other images and other seeds.
 
-A side is what is compared: model A or model B, or all trainings (seeds) of method A or of method B.
+A comparison has one or two sides. A side is a model, A or B, or all trainings (seeds) of a method.
 """
 
 from __future__ import annotations

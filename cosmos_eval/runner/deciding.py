@@ -129,7 +129,7 @@ def _results_of_baseline(place: str, output: Path | None) -> list[StoredResult]:
 
 
 def _read_whole_results(folder: Path) -> list[StoredResult]:
-    """Return the results in a folder, without those of runs that stopped early."""
+    """Return the results in a folder. Results of runs that stopped early are left out."""
     results = read_stored(result_paths(folder))
     return [result for result in results if not is_stopped(result.row)]
 
@@ -376,7 +376,9 @@ class _Comparison:
             measurement = prepared.ordered.finish()
         else:
             measurement = self._stopped_measurement(answer, prepared.hashes)
-        seconds_by_phase = {"load": model.load_seconds, **measurement.seconds, "images": seconds}
+        seconds_by_phase = {"load": model.load_seconds}
+        seconds_by_phase.update(measurement.seconds)
+        seconds_by_phase["images"] = seconds
         seconds_by_phase["total"] = time.perf_counter() - started
         row = make_row(
             model,
@@ -426,7 +428,7 @@ class _Comparison:
         )
 
     def _measure_shards(self, ordered: OrderedMeasurement) -> Iterator[Shards]:
-        """Measure and yield the samples look by look, together with those of the baseline.
+        """Measure and yield the samples look by look, together with the baseline's samples.
 
         All of them are kept for `_stopped_measurement`.
         """

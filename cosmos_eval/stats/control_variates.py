@@ -161,7 +161,7 @@ class Adjustment:
         return no_adjustment
 
     def variance_ratio(self) -> float:
-        """Return the variance of the adjusted differences divided by that of the differences.
+        """Return the variance of the adjusted differences over the variance of the differences.
 
         It is corrected for the number of fitted coefficients, so that it is 1 on average for
         useless controls. It is NaN if the differences are all equal, or if there are too few

@@ -4,7 +4,7 @@ Models that err alike look like wrong labels: in both cases, many models give th
 is not the label. The two are told apart by the distribution of the number of agreeing models.
 
 - If the label is wrong, the image is a usual image of another class. The number of models that
-  share the most frequent answer is then distributed as for other images, whatever their labels.
+  share the most frequent answer then has the same distribution as for all images.
 - If the label is right, the number m of models that share the most frequent wrong answer follows a
   beta-binomial distribution, whose two parameters say how often models err and how much alike.
 

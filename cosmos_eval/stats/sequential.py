@@ -407,7 +407,7 @@ def is_rejected(log_e: float, alpha: float) -> bool:
 def decide(
     sequence: ConfidenceSequence, alpha: float = 0.05, margin: float | None = None
 ) -> Decision:
-    """Return what is known about the difference of A and B at this look.
+    """Return the answer at this look: which of A and B is better, or whether they are the same.
 
     - "A better": the difference is above 0, rejecting "at most 0" at alpha / 2.
     - "B better": the difference is below 0, rejecting "at least 0" at alpha / 2.
@@ -482,7 +482,7 @@ def correct_over_sets(
 
     This is valid for any dependence of the sets, and each set may stop at its own time, for any
     reason. The reason is that e-values are the greatest so far: if a hypothesis is true, the
-    probability that its p-value is ever p or less is p at most, whichever look was the last one.
+    probability that its p-value is p or less at any look is p at most.
     If T sides are true, all of them are still counted at the first wrong answer. One of them must
     then have a p-value of alpha / T or less. This has a probability of T * alpha / T at most.
 

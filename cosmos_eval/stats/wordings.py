@@ -346,7 +346,7 @@ def _image_products(deviations: Values) -> Values:
         wording and [3, 4] with the second. The products are 1 x 3 and 2 x 4.
     """
     n_seeds, n_wordings, _ = deviations.shape
-    # All products, minus those of one wording, and minus those of one seed.
+    # All products, minus the products within a wording, minus the products within a seed.
     products = deviations.sum(axis=(0, 1)) ** 2 - np.square(deviations.sum(axis=0)).sum(axis=0)
     n_pairs = n_wordings * (n_wordings - 1)
     if n_seeds > 1:

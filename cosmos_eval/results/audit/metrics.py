@@ -70,7 +70,7 @@ class AuditedMetric:
         """(N,) the names of the items.
 
         An item is named after its image. If captions are the items, the name of the image is
-        followed by the number of the caption among those of its image. The second caption of
+        followed by the number of the caption among the image's captions. The second caption of
         "000001.jpg" is "000001.jpg#1". The names are empty if results of old versions lack them.
         """
         samples = self.samples[0]

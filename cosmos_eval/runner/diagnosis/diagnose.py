@@ -31,7 +31,7 @@ Verdict = Literal["agrees", "chance", "none", "fault"]
 """The outcome of a diagnosis:
 
 - "agrees": rounding and precision explain the difference between the known and the measured number.
-- "chance": both numbers are as those of a model that guesses.
+- "chance": a model that guesses would reach about both numbers.
 - "none": nothing in the catalogue explains the difference.
 - "fault": a fault of the catalogue explains it.
 """
@@ -55,7 +55,7 @@ class Explanation:
     value: float
     low: float
     high: float
-    # Whether the known number, before it was rounded, may be in the interval.
+    # True if the known number, before it was rounded, may be in the interval.
     fits: bool
     # The probability that these faults are the reason for the known number.
     probability: float
@@ -118,7 +118,7 @@ def diagnose(
     """Measure a model, compare the number with a known one, and look for a fault.
 
     The whole set is measured first. If rounding and precision explain the difference, or if both
-    numbers are as those of a model that guesses, no fault is tried.
+    numbers could come from a model that guesses, no fault is tried.
 
     Args:
         encoder: The model.
@@ -195,7 +195,7 @@ def agrees(subject: Subject, known: Known, noise: float, slip: float) -> bool:
 
 
 def are_both_chance(subject: Subject, known: Known) -> bool:
-    """Return whether the measured and the known number are as those of a model that guesses."""
+    """Return whether the measured and the known number could come from a model that guesses."""
     is_measured_chance = stats.is_chance(subject.value, subject.chance, subject.n_whole)
     is_known_chance = stats.is_chance(
         known.value, subject.chance, subject.n_whole, known.half_width
@@ -226,7 +226,7 @@ def is_any_explained(explanations: Sequence[Explanation], something_else: float)
 
 
 class Trials:
-    """The outcomes of a subject's samples under all faults, alone and in pairs.
+    """The outcomes of a subject's samples under single faults and under pairs of faults.
 
     The features of images and texts were computed separately. A fault of images is therefore
     combined with a fault of texts by comparing the features of both, without another pass of the
@@ -240,7 +240,7 @@ class Trials:
         right: Outcomes,
         label_faults: Sequence[LabelFault] = LABEL_FAULTS,
     ) -> None:
-        """Compute the outcomes of each fault alone, and list the faults that change none.
+        """Compute the outcomes of each single fault, and list the faults that change none.
 
         Args:
             subject: The model and the samples.
@@ -260,7 +260,7 @@ class Trials:
             except NotApplicableError as error:
                 self.reasons[label_fault] = str(error)
 
-        # The outcomes of each fault alone, if it changes any.
+        # The outcomes of each single fault, if it changes any.
         self.singles: dict[Fault, Outcomes] = {}
         self.without_effect: list[Fault] = []
         faults: tuple[Fault, ...] = (
@@ -316,8 +316,8 @@ class Trials:
     def pairs(self) -> Iterator[tuple[tuple[Fault, Fault], Outcomes]]:
         """Yield each pair of faults of different kinds that has an effect of its own.
 
-        The outcomes of the pair must differ from the outcomes of either fault alone, and from those
-        without a fault.
+        The outcomes of the pair must differ from the outcomes of each single fault, and from the
+        outcomes without a fault.
         """
         image_faults = [fault for fault in IMAGE_FAULTS if fault in self.singles]
         text_faults = [fault for fault in TEXT_FAULTS if fault in self.singles]
@@ -339,7 +339,7 @@ class Trials:
 
 
 class Hypothesis(NamedTuple):
-    """What may have happened: one fault or two, and the number that they would give."""
+    """A possible reason for the known number: one fault or two, and the number that they give."""
 
     faults: tuple[Fault, ...]
     prediction: stats.Prediction

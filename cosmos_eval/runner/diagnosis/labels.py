@@ -78,7 +78,7 @@ class ScrambleFault(LabelFault):
 class ClassOrderFault(LabelFault):
     """The prompts of classes are in another order than the numbers of the labels."""
 
-    # Whether classes are sorted by name; if not, by their numbers as texts: 0, 1, 10, 11, 2.
+    # True to sort classes by name, false to sort their numbers as texts: 0, 1, 10, 11, 2.
     by_name: bool
 
     def change(self, truth: Truth) -> Truth:

@@ -37,8 +37,8 @@ class ModuleFault(Fault):
 class ActivationFault(ModuleFault):
     """QuickGELU and GELU are exchanged."""
 
-    # What the names of the modules' classes contain, in small letters. An example is
-    # `QuickGELUActivation` of transformers.
+    # Parts of the names of modules' classes, in small letters. For example, `quickgelu` is a part
+    # of `QuickGELUActivation` of transformers.
     quick: ClassVar[str] = "quickgelu"
     gelu: ClassVar[str] = "gelu"
 

@@ -79,7 +79,7 @@ def encode_with_faults(
     faults_of_images: list[ImageFault | ModuleFault]
     faults_of_images = [*applicable_image_faults, *applicable_module_faults]
     _encode_images(subject, faults_of_images, modules, transform, options, progress, passes)
-    # Whether a fault of texts can be applied is found out when texts are tokenized.
+    # Faults of texts that cannot be applied are found when the texts are tokenized.
     faults_of_texts: list[TextFault | ModuleFault]
     faults_of_texts = [*text_faults, *applicable_module_faults]
     _encode_texts(subject, faults_of_texts, modules, options.batch_size, progress, passes)
