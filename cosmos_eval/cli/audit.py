@@ -79,7 +79,7 @@ def audit(
 
 
 def _read_results(places: Sequence[Path]) -> list[StoredResult]:
-    """Read results in files and folders, and check that they were not edited."""
+    """Read the results in files and folders, and mark those that were edited."""
     from cosmos_eval.results.checked import read_checked
     from cosmos_eval.results.store import result_paths
 
@@ -88,7 +88,7 @@ def _read_results(places: Sequence[Path]) -> list[StoredResult]:
 
 
 def _print_audits(audits: Sequence[MetricAudit], *, shows_examples: bool) -> None:
-    """Print the verdicts, then groups of items and ranks of each metric, and unknown things.
+    """Print all verdicts, then the tables of each metric, and then what was not judged.
 
     Args:
         audits: The audit of each metric.
@@ -99,31 +99,45 @@ def _print_audits(audits: Sequence[MetricAudit], *, shows_examples: bool) -> Non
     for audit in audits:
         _print_wrapped(audit.verdict)
     for audit in audits:
-        print_line("")
-        print_line(audit.metric.name)
-        print_records(document.group_records(audit))
-        lines = [
-            document.empty_groups(audit),
-            document.baseline_line(audit),
-            document.label_line(audit),
-        ]
-        if shows_examples:
-            lines += document.example_lines(audit)
-        for line in filter(None, lines):
-            _print_wrapped(line)
-        ranks = document.rank_records(audit)
-        if len(ranks) > 1:
-            print_line("")
-            print_records(ranks)
-            if shows_examples:
-                print_line("")
-                print_records(document.difference_records(audit))
-    has_mark = any(group.by_answers and group.count for audit in audits for group in audit.groups)
-    notes = [_COLUMNS, _OWN_ANSWERS] if has_mark else [_COLUMNS]
+        _print_metric(audit, shows_examples=shows_examples)
+    notes = [_COLUMNS]
+    if any(group.by_answers and group.count for audit in audits for group in audit.groups):
+        notes.append(_OWN_ANSWERS)
     print_notes([*notes, *document.unknown_lines(audits)])
 
 
+def _print_metric(audit: MetricAudit, *, shows_examples: bool) -> None:
+    """Print the groups of items of one metric, and the ranks of the models.
+
+    Args:
+        audit: The audit of the metric.
+        shows_examples: True to add the most doubtful items, and the differences of models.
+    """
+    from cosmos_eval.results.audit import document
+
+    print_line("")
+    print_line(audit.metric.name)
+    print_records(document.group_records(audit))
+    lines = [
+        document.empty_groups(audit),
+        document.baseline_line(audit),
+        document.label_line(audit),
+    ]
+    if shows_examples:
+        lines += document.example_lines(audit)
+    for line in lines:
+        if line:
+            _print_wrapped(line)
+    ranks = document.rank_records(audit)
+    if len(ranks) > 1:
+        print_line("")
+        print_records(ranks)
+        if shows_examples:
+            print_line("")
+            print_records(document.difference_records(audit))
+
+
 def _print_wrapped(text: str) -> None:
-    """Print a text in lines of at most 80 columns, of which all but the first are indented."""
+    """Print a text in lines of at most 80 columns. All lines but the first are indented."""
     line = one_line(text)
     print(textwrap.fill(line, _WIDTH, subsequent_indent="  ", break_on_hyphens=False))

@@ -19,8 +19,8 @@ from cosmos_eval.types import DataOptions, ModelOptions, ModelSpec, RunOptions, 
 if TYPE_CHECKING:
     from cosmos_eval.runner.diagnosis.diagnose import Diagnosis, Explanation
 
-_N_PRINTED = 8  # explanations; the JSON document has all
-_N_TIED_DESCRIBED = 5  # tied explanations whose faults are described
+_N_PRINTED = 8  # the number of explanations in the table; the JSON document has all
+_N_TIED_DESCRIBED = 5  # the number of tied explanations whose faults are described
 
 
 def diagnose(
@@ -81,7 +81,7 @@ def diagnose(
     # All names are checked before anything slow.
     spec = parse_model_spec(model, arch=arch, weights=weights)
     dataset_protocol = find_protocol(dataset, protocol)
-    # These import torch.
+    # These modules import torch, which takes a second.
     from cosmos_eval.runner.diagnosis import diagnose as diagnosis
     from cosmos_eval.runner.diagnosis.known import check_known, read_known
 
@@ -124,7 +124,7 @@ def _print_diagnosis(result: Diagnosis, subject: str, known: str) -> None:
         subject: The names of model, data set and protocol.
         known: The known number as it was typed.
     """
-    if result.known.hits is not None:  # of a result
+    if result.known.hits is not None:  # the path of a result was typed
         known = str(percent(result.known.value, 2))
     for line in _verdict_lines(result, known):
         print_line(line)
@@ -135,7 +135,7 @@ def _print_diagnosis(result: Diagnosis, subject: str, known: str) -> None:
 
 
 def _verdict_lines(result: Diagnosis, known: str) -> Iterator[str]:
-    """Yield the verdict in words: the first line says it, the others what to do.
+    """Yield the lines of the verdict. The first one states it, and the others say what to do.
 
     Args:
         result: The diagnosis.
@@ -161,10 +161,10 @@ def _verdict_lines(result: Diagnosis, known: str) -> Iterator[str]:
 
 
 def _advice_lines(result: Diagnosis) -> Iterator[str]:
-    """Yield what is wrong with the tied explanations, what to check, and on which side."""
-    tied = result.explanations[: min(result.n_tied, _N_TIED_DESCRIBED)]
-    # A fault of several explanations is described once.
-    for fault in dict.fromkeys(fault for explanation in tied for fault in explanation.faults):
+    """Yield what each fault of the tied explanations is, what to check, and where to look."""
+    tied_explanations = result.explanations[: min(result.n_tied, _N_TIED_DESCRIBED)]
+    faults = [fault for explanation in tied_explanations for fault in explanation.faults]
+    for fault in dict.fromkeys(faults):  # a fault of several explanations is described once
         yield f"{fault.name}: {fault.wrong}"
         yield f"- to check: {fault.check}"
     if result.known.value < result.measured.value:
@@ -176,7 +176,7 @@ def _advice_lines(result: Diagnosis) -> Iterator[str]:
 
 
 def _record(explanation: Explanation) -> dict[str, Any]:
-    """Return the row of a table: the faults, their number with its interval, the probability."""
+    """Return the row of an explanation in the table: faults, number and probability."""
     low, high = percent(explanation.low), percent(explanation.high)
     return {
         "with": explanation.name,
@@ -191,7 +191,7 @@ def _chance(probability: float) -> str:
 
 
 def _notes(result: Diagnosis) -> Iterator[str]:
-    """Yield what was run, which faults change nothing here, and which cannot be applied."""
+    """Yield notes: what was run, which faults change nothing, and which cannot be applied."""
     if not result.explanations:
         return
     n_samples, n_images = result.measured.n_samples, result.measured.n_images

@@ -30,13 +30,13 @@ WORDED_TASKS = ("retrieval", "cls", "seg", "select")
 """The tasks that measure other wordings."""
 _CAPTION_TASKS = ("retrieval", "select")
 _OPENAI_TEMPLATES = 80
-_SEED = 0  # of the order of OpenAI's templates
-_SHUFFLES = 20  # automatic wordings that shuffle sentences
+_SEED = 0  # of the random order of OpenAI's templates
+_SHUFFLES = 20  # the number of automatic wordings that shuffle sentences
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 _SHUFFLED = "shuffled-"
 
 Declared = int | str | os.PathLike[str] | Mapping[str, Any]
-"""A number of automatic wordings, a YAML file that declares them, or the content of such a file."""
+"""The number of automatic wordings, a YAML file that declares wordings, or its content."""
 Data = TypeVar("Data", bound=Any)
 
 
@@ -56,14 +56,14 @@ class _Changes(pydantic.BaseModel):
 
 
 def with_wordings(protocols: Sequence[Protocol], declared: Declared) -> list[Protocol]:
-    """Return protocols, each followed by itself with every declared wording.
+    """Return all protocols. Each is followed by its copies, one with each declared wording.
 
     Args:
         protocols: The protocols with their published wordings.
-        declared: A number of automatic wordings, a file or its content.
+        declared: The number of automatic wordings, a file that declares wordings, or its content.
 
     Raises:
-        UsageError: For tasks without wordings, and for anything wrong in the declaration.
+        UsageError: If a task does not measure other wordings, or if the declaration has a fault.
 
     Example:
         The protocol `scenes` of scenes-cls, with one wording `lower`, gives `scenes` and
@@ -99,7 +99,7 @@ def _number_of(declared: Declared) -> int | None:
 def _read_wordings(declared: Declared) -> list[Wording]:
     """Return the wordings that a YAML file, or its content, declares.
 
-    Raises UsageError, in one line, for anything wrong in it.
+    Raises UsageError, with a message of one line, if the declaration has a fault.
     """
     if isinstance(declared, Mapping):
         location, content = "wordings", dict(declared)
@@ -115,31 +115,36 @@ def _read_wordings(declared: Declared) -> list[Wording]:
 
 
 def parse_wordings(content: Mapping[str, Any]) -> list[Wording]:
-    """Return the wordings that the content of a file declares, by their names.
+    """Return the wordings that the content of a file declares.
 
-    Raises FileError for the first fault.
+    Args:
+        content: The changes of each wording, by its name.
+
+    Raises:
+        FileError: For the first fault.
 
     Example:
-        {"art": {"templates": ["art of a {}"], "case": "upper"}} -> [Wording(name="art",
-        templates=("art of a {}",), case="upper")]
+        {"art": {"templates": ["art of a {}"], "case": "upper"}} gives [Wording(name="art",
+        templates=("art of a {}",), case="upper")].
     """
     wordings: list[Wording] = []
     names_by_changes: dict[str, str] = {}
-    for name, settings in content.items():
+    for name, declared_changes in content.items():
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise FileError(f"the name {name!r}: use at most 40 small letters, digits and hyphens")
-        if not isinstance(settings, dict) or not settings:
+        if not isinstance(declared_changes, dict) or not declared_changes:
             raise FileError(
                 f"{name} declares no change: write one such as `{name}: {{case: lower}}`"
             )
         try:
-            changes = readers.parse(_Changes, settings)
+            changes = readers.parse(_Changes, declared_changes)
         except FileError as error:
             raise FileError(f"{name}: {error}") from error
         fields = {key: value for key, value in changes if value is not None}
         for fault in template_faults(fields.get("templates", OPENAI)):
             raise FileError(f"{name}: {fault}")
         wording = Wording(name=name, **fields)
+        # Two names for the same changes are a mistake.
         first_name = names_by_changes.setdefault(repr(sorted(fields.items())), name)
         if first_name != name:
             raise FileError(f"{first_name} and {name} declare the same: leave one of them out")
@@ -148,11 +153,12 @@ def parse_wordings(content: Mapping[str, Any]) -> list[Wording]:
 
 
 def automatic_wordings(protocol: Protocol, number: int) -> list[Wording]:
-    """Return the first wordings of those that are declared for a protocol automatically.
+    """Return the first `number` automatic wordings of a protocol.
 
-    On scenes, they follow from the grammar of scenes. For classes of other data sets, each is one
-    of OpenAI's templates for ImageNet. Captions are reversed, shortened, spelled in other cases and
-    shuffled.
+    - Embedded scenes: paraphrases and templates by the grammar of scenes.
+    - Captions of other data sets: sentences are reversed, left out, put into another case and
+      shuffled.
+    - Classes of other data sets: each wording is one of OpenAI's templates for ImageNet.
 
     Raises:
         UsageError: If there are fewer wordings than `number`, or if `number` is below 1.
@@ -188,9 +194,10 @@ def _scene_wordings(protocol: Protocol) -> list[Wording]:
 
 
 def _caption_wordings(protocol: Protocol) -> list[Wording]:
-    """Return the wordings of captions: their sentences, and their case.
+    """Return the automatic wordings of captions: by the order of sentences, and by the case.
 
-    Captions that are chosen from keep their first sentence, in which they may differ.
+    In caption selection, no first sentence is left out, since the captions of an item may differ in
+    nothing else.
     """
     wordings = [Wording(name="reversed", sentence_order="reversed")]
     if protocol.task != "select":
@@ -223,9 +230,10 @@ def _template_wordings() -> list[Wording]:
 
 
 def worded_protocol(protocol: Protocol, wording: Wording) -> Protocol:
-    """Return a protocol with another wording, whose name contains the name of the wording.
+    """Return a protocol with another wording. Its name contains the name of the wording.
 
-    The prompts of label maps are changed here, all other texts when they are read.
+    The prompts of label maps are part of the protocol and are changed here. All other texts are
+    changed when they are read.
 
     Raises:
         UsageError: If the wording declares changes that the task does not have.
@@ -234,11 +242,17 @@ def worded_protocol(protocol: Protocol, wording: Wording) -> Protocol:
     protocol_name = worded_protocol_name(protocol.protocol_name, wording.name)
     worded = replace(protocol, protocol_name=protocol_name, wording=wording)
     if isinstance(worded, LabelMapProtocol):
-        prompts = [prompt for prompts in worded.queries for prompt in prompts]
-        replaced_prompts = iter(replaced_names(prompts, wording, protocol.dataset))
-        queries = tuple(tuple(next(replaced_prompts) for _ in names) for names in worded.queries)
+        # All prompts are replaced at once, since a synonym must be for any of them.
+        prompts = [prompt for class_prompts in worded.queries for prompt in class_prompts]
+        replaced_prompts = replaced_names(prompts, wording, protocol.dataset)
+        queries = []
+        start = 0
+        for class_prompts in worded.queries:
+            end = start + len(class_prompts)
+            queries.append(replaced_prompts[start:end])
+            start = end
         templates = worded_templates(worded.templates, wording)
-        worded = replace(worded, queries=queries, templates=templates)
+        worded = replace(worded, queries=tuple(queries), templates=templates)
     return worded
 
 
@@ -262,7 +276,12 @@ def _require_fitting_changes(protocol: Protocol, wording: Wording) -> None:
 
 
 def replaced_names(names: Sequence[str], wording: Wording, dataset: str) -> tuple[str, ...]:
-    """Return names of classes with the synonyms and the case of a wording.
+    """Return the names of classes with the synonyms and the case of a wording.
+
+    Args:
+        names: The names of all classes of the data set, or all prompts.
+        wording: The wording.
+        dataset: The name of the data set, for messages.
 
     Raises:
         UsageError: For a synonym of a name that the data set does not have.
@@ -277,7 +296,10 @@ def replaced_names(names: Sequence[str], wording: Wording, dataset: str) -> tupl
 
 
 def worded_templates(templates: tuple[str, ...] | str, wording: Wording) -> tuple[str, ...] | str:
-    """Return prompt templates, or the name of a known set, with the changes of a wording."""
+    """Return the prompt templates of a protocol with the changes of a wording.
+
+    If the templates are a known set that stays the same, the name of the set is returned.
+    """
     templates = wording.templates or templates
     if wording.case is None:
         return templates
@@ -285,7 +307,7 @@ def worded_templates(templates: tuple[str, ...] | str, wording: Wording) -> tupl
 
 
 def in_case(text: str, wording: Wording) -> str:
-    """Return a text in the case of a wording: "a Photo" -> "a photo" for `lower`."""
+    """Return a text in the case of a wording. For `lower`, "a Photo" becomes "a photo"."""
     match wording.case:
         case "lower":
             return text.lower()
@@ -299,11 +321,11 @@ def in_case(text: str, wording: Wording) -> str:
 def reworded_data(protocol: Protocol, data: Data) -> Data:
     """Return the opened data of a protocol with its wording. The images stay the same objects.
 
-    Data without captions are returned as they are: prompts are changed when they are made.
+    Data without captions are returned unchanged: prompts are changed when they are made.
 
     Raises:
-        UsageError: If the wording leaves all captions as they are, or makes captions equal that
-            are chosen from.
+        UsageError: If the wording changes no caption, or if it makes two captions equal between
+            which a model must choose.
     """
     wording = protocol.wording
     if wording is None or protocol.task not in _CAPTION_TASKS:
@@ -343,7 +365,7 @@ def reworded_caption(caption: str, wording: Wording) -> str:
 def _reworded_sentences(caption: str, wording: Wording) -> str:
     """Return a caption whose sentences are paraphrased, left out and put into another order.
 
-    A caption that ends with a full stop still does.
+    If the caption ends with a full stop, so does the result.
     """
     sentences = split_sentences(caption)
     if wording.paraphrase is not None:

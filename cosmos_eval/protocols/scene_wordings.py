@@ -1,8 +1,8 @@
 """Other wordings of the embedded scenes, by their grammar. Imports no torch until they are made.
 
-The captioners of scenes write the same content in several sentence patterns. A paraphrase chooses
-one pattern of each kind, and writes every sentence of this kind by it. It therefore says exactly
-what the caption says, in words that models of scenes know.
+The captioners of scenes have several sentence patterns for the same content. Patterns with the same
+content are a kind. A paraphrase chooses one pattern of each kind, and writes every sentence of this
+kind in this pattern. The content of a caption stays the same, and models of scenes know all words.
 """
 
 import random
@@ -28,12 +28,13 @@ STUFF_TEMPLATES = (
 )
 """Templates for names of stuff, such as grass."""
 _ADJECTIVES = ("small", "tiny", "little")
-_SEED = 0  # of the order of paraphrases
+_SEED = 0  # of the random order of paraphrases
 
 
 class _Kind(NamedTuple):
-    """Sentence patterns that say the same, and have the same fields."""
+    """Sentence patterns that have the same content and the same fields."""
 
+    # Patterns such as "{a} {place}".
     patterns: tuple[str, ...]
     # One regular expression for each pattern.
     expressions: tuple[re.Pattern[str], ...]
@@ -41,7 +42,7 @@ class _Kind(NamedTuple):
 
 def n_paraphrases() -> int:
     """Return how many paraphrases of captions of scenes there are."""
-    return len(_orders()) - 1
+    return len(_styles()) - 1
 
 
 def paraphrase(sentence: str, number: int) -> str:
@@ -52,20 +53,21 @@ def paraphrase(sentence: str, number: int) -> str:
         number: The number of the paraphrase, from 1.
 
     Raises:
-        UsageError: For a sentence that captions of scenes do not have, or too high a number.
+        UsageError: If the sentence does not follow the grammar of scenes, or if there is no
+            paraphrase of this number.
 
     Example:
         "a small red ball on the left" may become "on the left sits a tiny red ball".
     """
-    kinds, orders = _kinds(), _orders()
-    if not 1 <= number < len(orders):
-        raise UsageError(f"scenes have paraphrases 1 to {len(orders) - 1}, not {number}")
-    pattern_by_kind, adjective = orders[number]
-    for kind, pattern_index in zip(kinds, pattern_by_kind, strict=True):
+    styles = _styles()
+    if not 1 <= number < len(styles):
+        raise UsageError(f"scenes have paraphrases 1 to {len(styles) - 1}, not {number}")
+    style = styles[number]
+    for kind, pattern_index in zip(_kinds(), style.pattern_indices, strict=True):
         for expression in kind.expressions:
             match = expression.fullmatch(sentence)
             if match is not None:
-                return _fill(kind.patterns[pattern_index], match.groupdict(), adjective)
+                return _fill(kind.patterns[pattern_index], match.groupdict(), style.adjective)
     raise UsageError(
         f"only captions of the embedded scenes have paraphrases, and '{sentence}' is not a "
         "sentence of their grammar: declare other wordings in a file"
@@ -73,19 +75,21 @@ def paraphrase(sentence: str, number: int) -> str:
 
 
 def _fill(pattern: str, fields: Mapping[str, str], adjective: str) -> str:
-    """Return a sentence by a pattern.
+    """Return a sentence in a pattern.
 
     Args:
         pattern: A sentence pattern, such as "{a} {place}".
-        fields: The texts of the fields: `a` and `b` are things without an article, `other` is the
-            kind of another thing.
-        adjective: The adjective in place of small, tiny or little.
+        fields: The texts of the pattern's fields. `a` and `b` are things without an article, such
+            as "tiny red ball". `other` is a thing without its properties, such as "ball".
+        adjective: The adjective that replaces small, tiny and little.
     """
     values = dict(fields)
     for name in ("a", "b"):
         if name in fields:
-            first, _, others = fields[name].partition(" ")
-            phrase = f"{adjective} {others}" if first in _ADJECTIVES else fields[name]
+            first_word, _, other_words = fields[name].partition(" ")
+            phrase = fields[name]
+            if first_word in _ADJECTIVES:
+                phrase = f"{adjective} {other_words}"
             values[name] = f"an {phrase}" if phrase[0] in "aeiou" else f"a {phrase}"
             if name == "a":
                 values["bare"] = phrase
@@ -96,17 +100,21 @@ def _fill(pattern: str, fields: Mapping[str, str], adjective: str) -> str:
 
 @cache
 def _kinds() -> tuple[_Kind, ...]:
-    """Return all kinds of sentences, from the patterns of the captioners."""
+    """Return all kinds of sentences, from the patterns of the captioners.
+
+    Two patterns are of the same kind if they have the same name, such as "ground", and the same
+    fields.
+    """
     from cosmos_core.data.scenes.captions import RAW_PATTERNS, STYLES
 
     patterns_by_kind: dict[tuple[str, frozenset[str]], list[str]] = {}
-    sources: list[tuple[str, str]] = [("raw", pattern) for pattern in RAW_PATTERNS]
+    named_patterns: list[tuple[str, str]] = [("raw", pattern) for pattern in RAW_PATTERNS]
     for style in STYLES.values():
         for name in ("large", "ground", "background", "beside", "everywhere", "relation"):
-            sources += [(name, pattern) for pattern in getattr(style, name)]
-        # A short caption about a thing and its place says what a sentence about a thing does.
-        sources += [("thing", pattern) for pattern in (*style.small, *style.short)]
-    for name, pattern in sources:
+            named_patterns += [(name, pattern) for pattern in getattr(style, name)]
+        # A short caption has the same content as a sentence about a small thing.
+        named_patterns += [("thing", pattern) for pattern in (*style.small, *style.short)]
+    for name, pattern in named_patterns:
         fields = frozenset(re.findall(r"{(\w+)}", pattern.replace("{bare}", "{a}")))
         patterns = patterns_by_kind.setdefault((name, fields), [])
         if pattern not in patterns:
@@ -121,7 +129,11 @@ def _kinds() -> tuple[_Kind, ...]:
 def _expression(pattern: str, kind: str) -> re.Pattern[str]:
     """Return the regular expression that matches the sentences of a pattern.
 
-    Its groups have the names of the pattern's fields; `a` and `b` are things without an article.
+    The groups of the expression have the names of the pattern's fields, see `_fill`.
+
+    Args:
+        pattern: A sentence pattern, such as "{a} {place}".
+        kind: The name of the kind, such as "relation".
     """
     from cosmos_core.data.scenes import PALETTE
     from cosmos_core.data.scenes.captions import PLACE_PHRASES, SIDES
@@ -129,7 +141,7 @@ def _expression(pattern: str, kind: str) -> re.Pattern[str]:
     adjectives, colours = "|".join(_ADJECTIVES), "|".join(PALETTE)
     thing = rf"(?:(?:{adjectives}) )?(?:(?:{colours}) )?(?:{'|'.join(THINGS)})"
     sides = [*SIDES.values()] if kind == "relation" else ["left", "right"]
-    # In a relation, the other thing is named by its kind alone.
+    # In a relation, the other thing has neither a size nor a colour.
     other = f"(?P<other>{'|'.join(THINGS)})" if kind == "relation" else f"an? (?P<b>{thing})"
     expression_by_field = {
         "{a}": f"an? (?P<a>{thing})",
@@ -145,13 +157,22 @@ def _expression(pattern: str, kind: str) -> re.Pattern[str]:
     return re.compile(expression)
 
 
-@cache
-def _orders() -> list[tuple[tuple[int, ...], str]]:
-    """Return the pattern of each kind, and the adjective, of all paraphrases.
+class _Style(NamedTuple):
+    """The choices of a paraphrase."""
 
-    The first one is how the captioner of the long captions writes. The order of the others is
-    random, with a fixed seed. No two of them write sentences about small things in the same way,
-    which all captions have.
+    # For each kind, the index of its pattern.
+    pattern_indices: tuple[int, ...]
+    adjective: str
+
+
+@cache
+def _styles() -> list[_Style]:
+    """Return the choices of all paraphrases. The first one is not a paraphrase.
+
+    All captions have sentences about small things. The paraphrases are the combinations of a
+    pattern for these sentences with an adjective, in a random order with a fixed seed. The patterns
+    of the other kinds are random. The first combination is left out of the paraphrases, since the
+    captioner of the long captions writes so.
     """
     sizes = [len(kind.patterns) for kind in _kinds()]
     thing_kind = _kind_of("a red ball on the left")
@@ -159,12 +180,12 @@ def _orders() -> list[tuple[tuple[int, ...], str]]:
     other_choices = choices[1:]
     rng = random.Random(_SEED)
     rng.shuffle(other_choices)
-    orders = []
+    styles = []
     for thing_pattern, adjective in (choices[0], *other_choices):
-        patterns = [rng.randrange(size) for size in sizes]
-        patterns[thing_kind] = thing_pattern
-        orders.append((tuple(patterns), adjective))
-    return orders
+        pattern_indices = [rng.randrange(size) for size in sizes]
+        pattern_indices[thing_kind] = thing_pattern
+        styles.append(_Style(tuple(pattern_indices), adjective))
+    return styles
 
 
 def _kind_of(sentence: str) -> int:

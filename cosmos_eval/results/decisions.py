@@ -1,11 +1,16 @@
-"""Comparisons of a model with a stored result on a growing part of the samples.
+"""Comparisons of a model with a stored result on a growing number of samples.
 
-The samples are taken in a random order, and after every 32 of them there is a look at the paired
-difference A - B: model A is the one that is measured, B is the stored baseline. All intervals are
-confidence sequences (`stats.sequential`), so that a run may stop at any look. Units are drawn at
-random: a unit is a sample, or all samples that depend on each other, such as the items of an image.
+Model A is the one that is measured, and B is the stored baseline. The words used here:
 
-Shapes: N samples of the whole data set, n samples so far.
+- A unit is drawn at random as a whole. It is a single sample, or all samples that depend on each
+  other, such as the items of one image. The units of a data set are taken in a random order.
+- A look is a point at which the paired difference A - B of all samples so far is judged. There is
+  one after every 32 units.
+- A shard is the samples between two looks.
+
+All intervals are confidence sequences (`stats.sequential`), so that a run may stop at any look.
+
+Shapes: N samples of the whole data set, n samples of a shard or of a run that stopped.
 """
 
 from __future__ import annotations
@@ -36,18 +41,18 @@ from cosmos_eval.types import Interval, Samples
 ALPHA = 0.05
 """The probability that any answer of a comparison is wrong."""
 BASELINE_PREFIX = "baseline."
-"""The names of the baseline's arrays begin with it in the samples of a run that stopped."""
+"""The prefix of the names of the baseline's arrays, in the samples of a run that stopped."""
 UNIT = "unit"
-"""The array (n,) of a run that stopped: the unit of each sample."""
+"""The name of the array (n,) that holds the unit of each sample, for a run that stopped."""
 # Slow metrics are looked at again when there are this many times the samples of the last look.
 _GROWTH = 1.1
-_ROUNDING = 1e-9  # of sums of values
-# The intervals of metrics: of a mean of bounded values, and of any other metric.
+_ROUNDING = 1e-9  # the tolerated rounding error of sums of values
+# The kinds of intervals: for a mean of bounded values, and for any other metric.
 BOUNDED, ASYMPTOTIC = "bounded", "asymptotic"
 
 
 Shards: TypeAlias = tuple[Samples, Samples, Ints]
-"""The arrays of A and of the baseline between two looks, and the unit of each sample."""
+"""The samples of a shard: the arrays of A, the arrays of the baseline, the unit of each sample."""
 
 
 class Look(NamedTuple):
@@ -60,9 +65,10 @@ class Look(NamedTuple):
 
 @dataclass(frozen=True)
 class SequentialDifference:
-    """A metric of model A minus the same metric of model B, as a confidence sequence has it.
+    """A metric of model A minus the same metric of model B, with a confidence sequence.
 
-    It has the members of `stats.paired.PairedDifference` that a check needs.
+    It has those members of `stats.paired.PairedDifference` that a check against a baseline needs,
+    so that it can take the place of a paired difference of a fixed number of samples.
     """
 
     # The values of A and of B on the samples that were measured.
@@ -73,7 +79,7 @@ class SequentialDifference:
     # The name of the statistical method.
     method: str
     sequence: BoundedSequence | AsymptoticSequence
-    # True if A and B are exchanged in comparison with the sequence.
+    # True if the sequence is about B - A instead of A - B.
     is_flipped: bool = False
 
     @property
@@ -92,8 +98,9 @@ class SequentialDifference:
     def p_below(self, bound: float) -> float:
         """Return the one-sided p-value against a true difference of `bound` or more.
 
-        It holds at all looks at once. The sequence must have been asked for the bound before the
-        first look, or else only the last look counts.
+        It holds at all looks at once. The sequence begins to keep the evidence of each look when it
+        is first asked for a bound. If it was not asked for this bound before the first look, only
+        the last look counts.
         """
         if self.is_flipped:
             log_e = self.sequence.log_e_above(-bound)
@@ -102,7 +109,7 @@ class SequentialDifference:
         return math.exp(-max(0.0, log_e))
 
     def detectable(self, alpha: float = ALPHA, power: float = 0.8) -> None:
-        """Return None: what a sequence finds depends on when it stops."""
+        """Return None: the smallest detectable difference depends on when the sequence stops."""
         return None
 
     def flipped(self) -> SequentialDifference:
@@ -118,7 +125,7 @@ class AnsweredLook(NamedTuple):
 
 
 class Units(NamedTuple):
-    """The units of a data set, which are drawn at random, and what bounds their differences."""
+    """The units of a data set, which are drawn at random, and the kind of interval for them."""
 
     # (N,): the number of each sample's unit, from 0 to the number of units - 1.
     unit_of_sample: Ints
@@ -153,7 +160,7 @@ class Shard(NamedTuple):
 
 
 def units_of(task: Task, samples: Samples) -> Units:
-    """Return the units of a data set, from the stored samples of a result.
+    """Find the units of a data set by the stored samples of a result.
 
     Raises ValueError if the task cannot stop early, or if the samples lack the metric that decides.
     """
@@ -170,7 +177,7 @@ def units_of(task: Task, samples: Samples) -> Units:
 
 
 def deciding_estimate(task: Task, samples: Samples) -> Estimate:
-    """Return the estimate of the metric that decides.
+    """Return the estimate of the task's metric by which models are compared in a run that may stop.
 
     Raises ValueError if the task has no such metric, or if the samples lack it.
     """
@@ -182,24 +189,24 @@ def deciding_estimate(task: Task, samples: Samples) -> Estimate:
 
 
 def _clusters(estimate: Proportion | Mean) -> Ints:
-    """Return the cluster of each sample (N,): its own number if samples are independent."""
+    """Return the cluster of each sample, (N,). An independent sample is a cluster of its own."""
     if isinstance(estimate, Proportion):
         return np.arange(len(estimate.hits))
     return estimate.clusters
 
 
 def _values(estimate: Estimate) -> Values:
-    """Return the values (N,) of the samples of a mean."""
+    """Return the values (N,) of the samples, of which the estimate is the mean."""
     values = estimate.hits if isinstance(estimate, Proportion) else estimate[0]
     return np.asarray(values, np.float64)
 
 
 def cut_into_shards(units: Units, seed: int = SEED) -> list[Shard]:
-    """Return the samples of a data set in random order, cut at the looks.
+    """Put the units of a data set into random order, and return the samples between the looks.
 
     Example:
-        If the samples 0 and 2 are unit 0 and sample 1 is unit 1, and the order of the units is
-        [1, 0], the samples of the only shard are [1, 0, 2], and their units [1, 0, 0].
+        The samples 0 and 2 are unit 0, and sample 1 is unit 1. If the random order of the units is
+        [1, 0], the only shard has the samples [1, 0, 2], which belong to the units [1, 0, 0].
     """
     samples_by_unit = np.argsort(units.unit_of_sample, kind="stable")
     ends = np.cumsum(np.bincount(units.unit_of_sample))
@@ -212,7 +219,7 @@ def cut_into_shards(units: Units, seed: int = SEED) -> list[Shard]:
 
 
 class PairedLooks(ABC):
-    """The evidence about A - B, to which the samples of one look after the other are added."""
+    """The evidence about A - B. It grows by one shard of samples after another."""
 
     sequence: BoundedSequence | AsymptoticSequence
 
@@ -231,14 +238,15 @@ class PairedLooks(ABC):
 
     @abstractmethod
     def add(self, a: Samples, b: Samples, units: Ints) -> bool:
-        """Add the samples of a shard, and return whether there was a look.
+        """Add the samples of a shard, and return whether the difference was judged after it.
 
         Args:
             a: The arrays of model A.
             b: The arrays of the baseline, for the same samples.
             units: (n,), the unit of each sample. The samples of a unit follow each other.
 
-        Raises ValueError if both were not measured on the same samples.
+        Raises:
+            ValueError: If A and the baseline were not measured on the same samples.
         """
 
     @property
@@ -253,14 +261,18 @@ class PairedLooks(ABC):
 
 
 class BoundedLooks(PairedLooks):
-    """The evidence about a difference of means of values in [0, 1].
+    """The evidence about a difference of means of values in [0, 1], such as accuracies.
 
-    The sum of a unit's differences, divided by the mean size of the units, is a value of the unit.
-    The mean of these values over all units is the difference of both means.
+    A confidence sequence needs one value for each unit, and units may differ in size:
+
+        value of a unit = sum of its samples' differences / mean number of samples of all units
+
+    The mean of these values over all units is then the difference of the means of all samples.
 
     Example:
-        Units of 1 and 3 samples have the mean size 2. If A is right and B is wrong on one sample of
-        each, both have the value 0.5, which is the difference on all four samples.
+        One unit has 1 sample and another has 3, so that the mean size is 2. In each unit, A is
+        right and B is wrong on one sample. Both units have the value 1 / 2. Their mean is 0.5, and
+        so is the difference on all samples, 2 / 4.
     """
 
     def __init__(self, task: Task, n_all_samples: int, n_units: int, most: int) -> None:
@@ -274,9 +286,10 @@ class BoundedLooks(PairedLooks):
         """
         super().__init__(task, n_all_samples)
         self._mean_size = n_all_samples / n_units
-        self._bound = most / self._mean_size
+        self._bound = most / self._mean_size  # the largest possible value of a unit
         self.sequence: BoundedSequence = BoundedSequence(-self._bound, self._bound)
-        self._sum = 0.0
+        # The sum of the values of all units so far, and their number.
+        self._sum_of_values = 0.0
         self._n_units = 0
 
     def add(self, a: Samples, b: Samples, units: Ints) -> bool:
@@ -284,21 +297,37 @@ class BoundedLooks(PairedLooks):
         self.n_samples += len(units)
         values_a = _values(deciding_estimate(self.task, a))
         values_b = _values(deciding_estimate(self.task, b))
-        is_first_of_unit = np.append(True, units[1:] != units[:-1])
-        sums = np.add.reduceat(values_a - values_b, np.flatnonzero(is_first_of_unit))
+        sums = np.add.reduceat(values_a - values_b, _first_samples(units))
         values = sums / self._mean_size
         if (np.abs(values) > self._bound + _ROUNDING).any():
             raise ValueError("a unit has more samples than the largest one")
         values = np.clip(values, -self._bound, self._bound)
         self.sequence.update(values)
-        self._sum += float(values.sum())
+        self._sum_of_values += float(values.sum())
         self._n_units += len(values)
-        self.difference = self._sum / self._n_units
+        self.difference = self._sum_of_values / self._n_units
         return True
 
 
+def _first_samples(units: Ints) -> Ints:
+    """Return the index of the first sample of each unit.
+
+    Args:
+        units: (n,), the unit of each sample. The samples of a unit follow each other.
+
+    Example:
+        The units [5, 5, 2, 7, 7] give [0, 2, 3].
+    """
+    is_first_of_unit = np.append(True, units[1:] != units[:-1])
+    return np.flatnonzero(is_first_of_unit)
+
+
 class AsymptoticLooks(PairedLooks):
-    """The evidence about a difference of other metrics, such as mIoU."""
+    """The evidence about a difference of a metric that is not a mean, such as mIoU.
+
+    The metric is computed from all samples so far, which takes long. There is therefore a look only
+    if there are a tenth more samples than at the last look, and after the last sample.
+    """
 
     def __init__(self, task: Task, n_all_samples: int, start: int) -> None:
         """Begin without samples.
@@ -310,30 +339,34 @@ class AsymptoticLooks(PairedLooks):
         """
         super().__init__(task, n_all_samples)
         self.sequence: AsymptoticSequence = AsymptoticSequence(start)
+        # The arrays of both models so far, in one or several pieces.
         self._a: list[Samples] = []
         self._b: list[Samples] = []
-        self._n_at_last_look = 0
+        self._n_samples_at_last_look = 0
 
     def add(self, a: Samples, b: Samples, units: Ints) -> bool:
-        """Add a shard, and look at all samples so far if there are a tenth more than last time."""
+        """Add the samples of a shard, and judge the difference if it is time for a look.
+
+        Return whether there was a look, and it gave an interval.
+        """
         self.n_samples += len(units)
         self._a.append(a)
         self._b.append(b)
-        has_grown = self.n_samples >= _GROWTH * self._n_at_last_look
+        has_grown = self.n_samples >= _GROWTH * self._n_samples_at_last_look
         if self.n_samples < self.sequence.start or not (has_grown or self.is_complete):
             return False
-        self._n_at_last_look = self.n_samples
+        self._n_samples_at_last_look = self.n_samples
         self._a = [self.task.join(self._a)]
         self._b = [self.task.join(self._b)]
         metric = self.task.deciding_metric
-        assert metric is not None  # otherwise there were no units
+        assert metric is not None  # `units_of` requires it
         compare = self.task.differences([*self._a, *self._b], only=[metric.name])
         paired = compare(0, 1).get(metric.name)
         if paired is None:
             return False
         self.sequence.update(paired)
         self.difference = paired.difference
-        # A sequence ignores differences without an error, such as those of equal models.
+        # A sequence ignores a difference without an error, such as the one of equal models.
         return math.isfinite(self.sequence.interval(ALPHA)[0])
 
 
@@ -350,13 +383,16 @@ def go_through(
     alpha: float,
     margin: float | None,
 ) -> Iterator[AnsweredLook]:
-    """Add shard after shard, and yield each look with its answer, until the answer is known.
+    """Add one shard after another, and yield each look with its answer.
+
+    It ends after the first look at which the answer is known, or after the last shard.
 
     Args:
         evidence: The evidence so far, to which the shards are added.
         shards: For each shard the arrays of A and of the baseline, and the units of the samples.
         alpha: The probability of a wrong answer.
-        margin: The difference from which on models are not the same, as a fraction; None for none.
+        margin: Models whose difference is smaller count as the same, as a fraction; None: models
+            are never the same.
     """
     for a, b, units in shards:
         if evidence.add(a, b, units):
@@ -383,9 +419,10 @@ def stored_shards(
 
 
 def stopped_samples(task: Task, shards: Sequence[Shards]) -> dict[str, Any]:
-    """Return the arrays to store of a run that stopped, in the order in which samples were taken.
+    """Return the arrays that the result of a run that stopped stores.
 
-    They are the arrays of model A, those of the baseline with BASELINE_PREFIX, and UNIT.
+    They are the arrays of model A, the arrays of the baseline, whose names begin with
+    BASELINE_PREFIX, and UNIT. The samples are in the order in which they were measured.
     """
     arrays = dict(task.join([a for a, _, _ in shards]))
     for name, array in task.join([b for _, b, _ in shards]).items():
@@ -395,9 +432,9 @@ def stopped_samples(task: Task, shards: Sequence[Shards]) -> dict[str, Any]:
 
 
 def split_stopped_samples(samples: Samples) -> tuple[Samples, Samples, Ints]:
-    """Return the arrays of model A, of the baseline, and UNIT, from `stopped_samples`.
+    """Return the arrays of model A, the arrays of the baseline, and the unit of each sample.
 
-    Raises KeyError without an array UNIT.
+    It is the reverse of `stopped_samples`. Raises KeyError if there is no array UNIT.
     """
     a, b = {}, {}
     for name, array in samples.items():
@@ -411,36 +448,46 @@ def split_stopped_samples(samples: Samples) -> tuple[Samples, Samples, Ints]:
 def shards_of_stopped(task: Task, n_units: int, seed: int, samples: Samples) -> Iterator[Shards]:
     """Yield the samples of a run that stopped, look by look, from its stored arrays.
 
-    Raises ValueError if the units are not the first ones of the random order.
+    Args:
+        task: The task of the result.
+        n_units: The number of units of the whole data set.
+        seed: The seed of the random order of the units.
+        samples: The stored arrays of the result.
+
+    Raises:
+        ValueError: If the units are not the first ones of the random order.
     """
     a, b, units = split_stopped_samples(samples)
-    is_first_of_unit = np.append(True, units[1:] != units[:-1])
-    first_samples = np.flatnonzero(is_first_of_unit)
+    first_samples = _first_samples(units)
     order = random_order(n_units, seed)
     if not np.array_equal(units[first_samples], order[: len(first_samples)]):
         raise ValueError(f"`{UNIT}` is not in the order of seed {seed}")
+    # The end of each unit's samples is where the next unit begins.
     ends = np.append(first_samples[1:], len(units))
     start = 0
-    for places in cut_into_looks(np.arange(len(first_samples))):
-        end = int(ends[places[-1]])
+    for units_of_look in cut_into_looks(np.arange(len(first_samples))):
+        end = int(ends[units_of_look[-1]])
         rows = np.arange(start, end)
         yield task.take(a, rows), task.take(b, rows), units[rows]
         start = end
 
 
 class Recomputed(NamedTuple):
-    """The figures that follow from the stored samples of a run that stopped."""
+    """The figures of a run that stopped, computed again from its stored samples."""
 
+    # The value of the metric that decided, by its name.
     metrics: Mapping[str, float]
     looks: list[Look]
     answer: Decision
+    # The difference A - B of all stored samples.
     difference: float
 
 
 def recompute(row: ResultRow, samples: Samples) -> Recomputed:
-    """Return the metric, the looks and the answer of a run that stopped, from its stored samples.
+    """Compute the metric, the looks and the answer of a run that stopped from its stored samples.
 
-    Raises ValueError, KeyError or IndexError for samples that this run could not have.
+    Raises:
+        ValueError, KeyError, IndexError: If the run cannot have stored these samples.
     """
     record = row.provenance[STOPPED]
     task = task_named(row.task)
@@ -459,12 +506,12 @@ def recompute(row: ResultRow, samples: Samples) -> Recomputed:
         looks.append(step.look)
         answer = step.answer
     metric = task.deciding_metric
-    assert metric is not None  # otherwise there were no looks
+    assert metric is not None  # `deciding_estimate` requires it
     return Recomputed({metric.name: estimate.value}, looks, answer, evidence.difference)
 
 
 def _require_usual_method(estimate: Estimate, record: Mapping[str, Any]) -> None:
-    """Raise ValueError if a run cannot have stopped by the method that it records.
+    """Raise ValueError if the recorded method is not the one that a run uses for this metric.
 
     Args:
         estimate: The estimate of the metric that decided.

@@ -1,7 +1,10 @@
-"""Compare models over other wordings of the same data sets.
+"""Compare models over several wordings of the same data sets.
 
-In how many wordings is one better, and how far would the mean difference move if other wordings,
-images and seeds were drawn?
+A wording is one way to write the texts of a data set: its prompts or captions. A comparison says in
+how many wordings a model is better. Its interval says how far the mean difference would move with
+other wordings, other images and other seeds.
+
+A comparison has one or two sides. A side is a model, A or B, or all trainings (seeds) of a method.
 """
 
 from __future__ import annotations
@@ -36,35 +39,40 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _TEXT_FIELDS = ("hashes.templates", "hashes.class_names", "hashes.queries", "protocol")
-"""Fields of a setting that differ between the wordings of a data set."""
+"""The fields of a setting that may differ between the wordings of a data set."""
 _POPULATION = (
     "intervals speak of a random sample of wordings like these; the published wording is not in it"
 )
 _CAPTION_TASKS = ("retrieval", "select")
-_MOST_NAMES = 10  # wordings that a note names
-_LONGEST_TEXT = 36  # characters of what a wording changes, in tables
+_MOST_NAMES = 10  # of wordings in a note
+_LONGEST_TEXT = 36  # characters of the column `changes` in tables
 
 ReadSamples = Callable[[Path], Samples]
 """A function that returns the per-sample arrays of a result file."""
 
 ResultsByWording = dict[str, list[StoredResult]]
-"""The results of the trainings of a side on a data set, in the order of seeds, by wording. The
-protocol's own wording has an empty name."""
+"""The results of one side on one data set: for the name of each wording, the results of all
+trainings in the order of seeds. The name of the protocol's own wording is empty."""
+
+DatasetKey = tuple[str, str]
+"""The data set and its protocol."""
 
 
 class WordingRow(NamedTuple):
-    """The values of a metric with one wording, which are means over the trainings of a side."""
+    """The values of a metric with one wording. They are means over the trainings of a side."""
 
+    # The name of the wording.
     wording: str
-    # What the wording changes, in short.
+    # A short description of what the wording changes.
     text: str
+    # The value of A.
     a: float
-    # None if a single model is shown.
+    # The value of B; None if there is no B.
     b: float | None
 
     @property
     def shown(self) -> float:
-        """The difference of A and B, or else the value of A."""
+        """The difference A - B, or the value of A if there is no B."""
         return self.a if self.b is None else self.a - self.b
 
 
@@ -82,7 +90,7 @@ class WordingTest(NamedTuple):
     published: WordingRow | None
     # The mean of A, or the mean difference of A and B, over the wordings.
     mean: WordedMean
-    # The variance components of A, of B, and of the difference.
+    # The variance components of "A", and also of "B" and of "A - B" if there is a B.
     components: Mapping[str, Components]
     # The numbers of trainings of A and of B.
     trainings: tuple[int, ...]
@@ -101,7 +109,7 @@ class WordingTest(NamedTuple):
 
     @property
     def n_better(self) -> tuple[int, int]:
-        """In how many wordings A is better, and in how many B is. They may also be equal."""
+        """In how many wordings A is better, and in how many B is better. They may also be equal."""
         sign = 1 if self.metric_record.higher_is_better else -1
         n_a = sum(sign * row.shown > 0 for row in self.rows)
         n_b = sum(sign * row.shown < 0 for row in self.rows)
@@ -125,15 +133,18 @@ class WordingTest(NamedTuple):
 class WordingComparison(NamedTuple):
     """One model, or two models or groups of trainings, over wordings."""
 
+    # The names of A and of B; B is None if there is only one model.
     a: str
-    # None for a single model.
     b: str | None
     tests: tuple[WordingTest, ...]
     notes: tuple[str, ...]
 
     @property
     def verdict(self) -> str:
-        """The outcome in one line: of a single test, or how many metrics show A, or B, better.
+        """The outcome in one line.
+
+        If there is one test, the line describes it. If there are several, the line counts in how
+        many of them A is shown to be better, and in how many B is.
 
         Examples:
             "A better in 8 of 10 wordings; mean difference +2.10 [0.30, 3.90] incl. wording",
@@ -206,18 +217,21 @@ def compare_over_wordings(
             settings, and metrics that cannot be compared over wordings.
     """
     sets_of_sides = [_sets_of(results, name) for results, name in zip(sides, "AB", strict=False)]
-    only = _metric_names(sides[0], metric_patterns)
+    metric_names = _matching_metrics(sides[0], metric_patterns)
     notes: list[str] = []
     tests: list[WordingTest] = []
-    for key in _common_keys(sets_of_sides):
-        sides_of_key = [sets[key] for sets in sets_of_sides]
-        names = _common_wordings(sides_of_key, key, notes)
+    for dataset, protocol in _common_keys(sets_of_sides):
+        key = (dataset, protocol)
+        sides_on_dataset = [sets[key] for sets in sets_of_sides]
+        wording_names = _common_wordings(sides_on_dataset, key, notes)
         try:
-            require_enough_wordings(len(names))
+            require_enough_wordings(len(wording_names))
         except ValueError as error:
-            notes.append(f"{key[0]} ({key[1]}): {error}")
+            notes.append(f"{dataset} ({protocol}): {error}")
             continue
-        tests += _tests_of_set(key, sides_of_key, names, read_samples, only, notes)
+        tests += _tests_of_set(
+            key, sides_on_dataset, wording_names, read_samples, metric_names, notes
+        )
     if not tests:
         raise UsageError("; ".join(notes) or "no metric can be compared over wordings")
     notes.append(_POPULATION)
@@ -233,8 +247,10 @@ def compare_over_wordings(
     )
 
 
-def _metric_names(results: Sequence[StoredResult], patterns: Sequence[str]) -> Sequence[str] | None:
-    """Return the metrics of results that match a pattern, or None without patterns."""
+def _matching_metrics(
+    results: Sequence[StoredResult], patterns: Sequence[str]
+) -> Sequence[str] | None:
+    """Return the names of the metrics that match any of the patterns; None without patterns."""
     if not patterns:
         return None
     names = {name for result in results for name in result.row.metrics}
@@ -242,9 +258,9 @@ def _metric_names(results: Sequence[StoredResult], patterns: Sequence[str]) -> S
 
 
 def _common_keys(
-    sets_of_sides: Sequence[Mapping[tuple[str, str], ResultsByWording]],
-) -> list[tuple[str, str]]:
-    """Return the data sets and protocols that all sides have, or raise UsageError for none."""
+    sets_of_sides: Sequence[Mapping[DatasetKey, ResultsByWording]],
+) -> list[DatasetKey]:
+    """Return the data sets and protocols that all sides have. Raises UsageError without any."""
     keys = [key for key in sets_of_sides[0] if all(key in sets for sets in sets_of_sides)]
     if not keys:
         raise UsageError(
@@ -255,34 +271,39 @@ def _common_keys(
 
 
 def _label_of(results: Sequence[StoredResult]) -> str:
-    """Return the name of a model, or of a group with the number of its trainings."""
+    """Return the name of a model, or the name of a group with the number of its trainings."""
     models = {result.model for result in results}
     if len(models) == 1:
         return results[0].model
     return f"{training_of(results[0].row)['group']} ({len(models)} trainings)"
 
 
-def _sets_of(results: Sequence[StoredResult], side: str) -> dict[tuple[str, str], ResultsByWording]:
+def _sets_of(results: Sequence[StoredResult], side: str) -> dict[DatasetKey, ResultsByWording]:
     """Return the results of a side by data set and protocol, and by wording.
 
     Settings that differ from the defaults are a part of the protocol's name: "scenes, bf16". Data
-    sets without other wordings are left out.
+    sets that were measured with the protocol's own wording only are left out.
+
+    Args:
+        results: All results of the side.
+        side: "A" or "B", for messages.
 
     Raises:
-        UsageError: If a training has two results with one wording.
+        UsageError: If a training has two results with the same wording, or if there are no results
+            with other wordings.
     """
-    sets: dict[tuple[str, str], ResultsByWording] = {}
+    sets: dict[DatasetKey, ResultsByWording] = {}
     for result in sorted(results, key=training_key):
         protocol = published_protocol_name(result.row.protocol)
-        protocol_words = ", ".join([protocol, *result.identity.variants])
-        by_wording = sets.setdefault((result.row.dataset, protocol_words), {})
-        by_wording.setdefault(wording_name(result.row.protocol), []).append(result)
+        protocol_and_variants = ", ".join([protocol, *result.identity.variants])
+        results_by_wording = sets.setdefault((result.row.dataset, protocol_and_variants), {})
+        results_by_wording.setdefault(wording_name(result.row.protocol), []).append(result)
     worded_sets = {}
-    for key, by_wording in sets.items():
-        for wording_results in by_wording.values():
-            require_distinct(wording_results)
-        if set(by_wording) != {""}:
-            worded_sets[key] = by_wording
+    for key, results_by_wording in sets.items():
+        for results_of_wording in results_by_wording.values():
+            require_distinct(results_of_wording)
+        if set(results_by_wording) != {""}:
+            worded_sets[key] = results_by_wording
     if not worded_sets:
         raise UsageError(
             f"{side} has no results with other wordings: measure them with "
@@ -292,11 +313,12 @@ def _sets_of(results: Sequence[StoredResult], side: str) -> dict[tuple[str, str]
 
 
 def _common_wordings(
-    sides: Sequence[ResultsByWording], key: tuple[str, str], notes: list[str]
+    sides: Sequence[ResultsByWording], key: DatasetKey, notes: list[str]
 ) -> list[str]:
     """Return the names of the wordings with which all trainings of all sides were measured.
 
-    Others are named in a note.
+    The other wordings are named in a note, which is added to `notes`. The protocol's own wording,
+    whose name is empty, is not in the list.
     """
     all_names = dict.fromkeys(name for side in sides for name in side if name)
     common_names, missing_names = [], []
@@ -313,40 +335,47 @@ def _common_wordings(
 
 
 def _has_all_trainings(side: ResultsByWording, name: str) -> bool:
-    """Return whether a wording has a result of every training of a side."""
+    """Return whether every training of a side was measured with the wording of this name."""
     n_trainings = max(len(results) for results in side.values())
     return len(side.get(name, ())) == n_trainings
 
 
 def _tests_of_set(
-    key: tuple[str, str],
+    key: DatasetKey,
     sides: Sequence[ResultsByWording],
     names: Sequence[str],
     read_samples: ReadSamples,
-    only: Collection[str] | None,
+    metric_names: Collection[str] | None,
     notes: list[str],
 ) -> list[WordingTest]:
-    """Return the tests of all metrics on one data set. Metrics without a test are noted.
+    """Return the tests of all metrics on one data set.
+
+    Metrics that cannot be tested are named in notes.
 
     Args:
         key: The data set and the protocol.
         sides: The results of A, or of A and B, by wording.
-        names: The wordings.
+        names: The names of the wordings.
         read_samples: A function that returns the per-sample arrays of a result file.
-        only: The names of the metrics; None for headline metrics that decide comparisons.
-        notes: The notes, to which some are added.
+        metric_names: The names of the metrics; None for headline metrics that decide comparisons.
+        notes: The list to which notes are added.
+
+    Raises:
+        UsageError: If the results cannot be compared.
     """
-    # Results by side, training and wording, flattened in this order.
+    # For example, with two trainings of A, one of B and the wordings x and y:
+    # A1 with x, A1 with y, A2 with x, A2 with y, B1 with x, B1 with y.
     results = []
     for side in sides:
-        for index in range(len(side[names[0]])):
-            results += [side[name][index] for name in names]
+        n_trainings = len(side[names[0]])
+        for training in range(n_trainings):
+            results += [side[name][training] for name in names]
     _require_comparable_wordings(results, len(names))
     try:
-        estimates = _estimates_of(results, read_samples, only)
+        estimates_by_metric = _estimates_of(results, read_samples, metric_names)
         tests = []
-        for metric, metric_estimates in estimates.items():
-            test = _test_of_metric(key, metric, metric_estimates, sides, names)
+        for metric, estimates in estimates_by_metric.items():
+            test = _test_of_metric(key, metric, estimates, sides, names)
             if test is None:
                 notes.append(
                     f"{key[0]}: not over wordings, since Student's t does not hold: {metric}"
@@ -359,9 +388,9 @@ def _tests_of_set(
 
 
 def _require_comparable_wordings(results: Sequence[StoredResult], n_wordings: int) -> None:
-    """Raise UsageError for edited results, and unless only the texts differ between wordings.
+    """Raise UsageError if a result was edited, or if more than the texts differs between wordings.
 
-    With the same wording, models have the same setting, which includes the texts.
+    Results with the same wording must have the same setting, which includes the texts.
 
     Args:
         results: The results by side, training and wording, flattened in this order.
@@ -369,8 +398,9 @@ def _require_comparable_wordings(results: Sequence[StoredResult], n_wordings: in
     """
     for result in results:
         comparisons.require_unedited(result)
-    for index in range(n_wordings):
-        comparisons.require_comparable(*results[index::n_wordings])
+    for wording in range(n_wordings):
+        results_with_wording = results[wording::n_wordings]
+        comparisons.require_comparable(*results_with_wording)
     settings = [_setting_without_texts(result.row) for result in results]
     for result, setting in zip(results[1:], settings[1:], strict=True):
         mismatches = comparisons.describe_mismatches(settings[0], setting)
@@ -382,10 +412,10 @@ def _require_comparable_wordings(results: Sequence[StoredResult], n_wordings: in
 
 
 def _setting_without_texts(row: ResultRow) -> dict[str, Any]:
-    """Return the setting of a result without what another wording changes.
+    """Return the setting of a result without the fields that another wording changes.
 
-    The list of samples of a caption task holds the captions: the hash of the images takes its
-    place.
+    For tasks with captions, the hash of the list of samples includes the captions. It is replaced
+    by the hash of the images.
     """
     setting = comparisons.setting_of_result(row)
     for name in _TEXT_FIELDS:
@@ -396,55 +426,63 @@ def _setting_without_texts(row: ResultRow) -> dict[str, Any]:
 
 
 def _estimates_of(
-    results: Sequence[StoredResult], read_samples: ReadSamples, only: Collection[str] | None
+    results: Sequence[StoredResult],
+    read_samples: ReadSamples,
+    metric_names: Collection[str] | None,
 ) -> dict[str, list[Estimate]]:
-    """Return the estimates of every metric that all results have, in the order of the results.
+    """Return for each metric that all results have its estimates, in the order of the results.
+
+    Args:
+        results: The results on one data set.
+        read_samples: A function that returns the per-sample arrays of a result file.
+        metric_names: The names of the metrics; None for headline metrics that decide comparisons.
 
     Raises:
-        ValueError: If the samples are not of the same images and labels, and for a stored metric
-            that the samples do not give.
+        ValueError: If the results have samples of different images or labels, or if the value of a
+            metric does not follow from the samples.
     """
     task = task_named(results[0].row.task)
     measurements = [measurement_of(result.row, read_samples(result.path)) for result in results]
-    if only is None:
-        only = [name for name in results[0].row.metrics if task.metric(name).primary]
-    estimates = task.compared_estimates([entry.samples for entry in measurements], only)
+    if metric_names is None:
+        metric_names = [name for name in results[0].row.metrics if task.metric(name).primary]
+    samples_of_results = [measurement.samples for measurement in measurements]
+    estimates_of_results = task.compared_estimates(samples_of_results, metric_names)
     estimates_by_metric = {}
-    for name in estimates[0]:
-        if not all(name in entry.metrics for entry in measurements):
+    for name in estimates_of_results[0]:
+        if not all(name in measurement.metrics for measurement in measurements):
             continue
-        for measurement, estimate_by_name in zip(measurements, estimates, strict=True):
-            estimate = estimate_by_name.get(name)
+        for measurement, estimates in zip(measurements, estimates_of_results, strict=True):
+            estimate = estimates.get(name)
             value = None if estimate is None else estimate.value
             require_metric_of_samples(name, measurement.metrics[name], value)
-        estimates_by_metric[name] = [estimate_by_name[name] for estimate_by_name in estimates]
+        estimates_by_metric[name] = [estimates[name] for estimates in estimates_of_results]
     return estimates_by_metric
 
 
 def _test_of_metric(
-    key: tuple[str, str],
+    key: DatasetKey,
     metric: str,
     estimates: Sequence[Estimate],
     sides: Sequence[ResultsByWording],
     names: Sequence[str],
 ) -> WordingTest | None:
-    """Return the test of a metric, or None if the jackknife does not hold for it.
+    """Return the test of a metric over the wordings; None if Student's t does not hold for it.
 
     Args:
         key: The data set and the protocol.
         metric: The name of the metric.
         estimates: The estimates by side, training and wording, flattened in this order.
         sides: The results of A, or of A and B, by wording.
-        names: The wordings.
+        names: The names of the wordings.
     """
     values_of_sides: list[WordedValues] = []
     start = 0
     for side in sides:
-        grid = []
-        for _ in side[names[0]]:
-            grid.append(estimates[start : start + len(names)])
+        estimates_of_trainings = []
+        for _training in side[names[0]]:
+            estimates_of_trainings.append(estimates[start : start + len(names)])
             start += len(names)
-        values = worded_values(grid)
+        values = worded_values(estimates_of_trainings)
         if values is None:
             return None
         values_of_sides.append(values)
@@ -453,19 +491,21 @@ def _test_of_metric(
     if len(sides) == 2:
         components_by_side["B"] = components(values_of_sides[1])
         components_by_side["A - B"] = components(_difference_of(*values_of_sides))
-    row = sides[0][names[0]][0].row
-    rows = []
+    # For each side: the mean over its trainings with each wording.
     means = [side_values.values.mean(axis=0).tolist() for side_values in values_of_sides]
+    rows = []
     for index, name in enumerate(names):
         text = wording_text(sides[0][name][0].row)
         b = means[1][index] if len(sides) == 2 else None
         rows.append(WordingRow(name, text, means[0][index], b))
+    dataset, protocol = key
+    task_name = sides[0][names[0]][0].row.task
     return WordingTest(
-        dataset=key[0],
-        protocol=key[1],
-        task=row.task,
+        dataset=dataset,
+        protocol=protocol,
+        task=task_name,
         metric=metric,
-        rows=_worst_and_best_first(rows, metric_of(row.task, metric)),
+        rows=_worst_and_best_first(rows, metric_of(task_name, metric)),
         published=_published_row(sides, metric),
         mean=mean_over_wordings(*values_of_sides),
         components=components_by_side,
@@ -474,14 +514,17 @@ def _test_of_metric(
 
 
 def _difference_of(a: WordedValues, b: WordedValues) -> WordedValues:
-    """Return the differences of the means of A and B over trainings, as of a single training."""
+    """Return the differences between the means of A and B over their trainings.
+
+    They have the form of the values of a single training.
+    """
     values = a.values.mean(axis=0) - b.values.mean(axis=0)
     deviations = a.deviations.mean(axis=0) - b.deviations.mean(axis=0)
     return WordedValues(values[None], deviations[None])
 
 
 def _worst_and_best_first(rows: Sequence[WordingRow], metric: Metric) -> tuple[WordingRow, ...]:
-    """Return rows in the order worst, best, and the others from worse to better for A."""
+    """Return the worst row for A, then the best one, then the others from worse to better."""
     sign = 1 if metric.higher_is_better else -1
     ordered_rows = sorted(rows, key=lambda row: sign * row.shown)
     return (ordered_rows[0], ordered_rows[-1], *ordered_rows[1:-1])
@@ -496,29 +539,44 @@ def _published_row(sides: Sequence[ResultsByWording], metric: str) -> WordingRow
         if not known_values or len(known_values) < len(values):
             return None
         means.append(sum(known_values) / len(known_values))
-    return WordingRow("published", "the protocol's own", means[0], (*means, None)[1])
+    b = means[1] if len(means) == 2 else None
+    return WordingRow("published", "the protocol's own", means[0], b)
 
 
 def wording_text(row: ResultRow) -> str:
-    """Return in short what the wording of a result changes: "templates: art of a {}"."""
-    record = dict(row.provenance.get("wording", {}))
-    record.pop("name", None)
+    """Return in short what the wording of a result changes.
+
+    Examples:
+        "templates: art of a {}", "synonyms: cat -> kitten; case: lower", "drop first sentence".
+    """
+    changes = dict(row.provenance.get("wording", {}))
+    changes.pop("name", None)
     phrases = []
-    for name, value in record.items():
-        if isinstance(value, list):
-            value = value[0] if len(value) == 1 else f"{len(value)}, {value[0]} ..."
+    for name, value in changes.items():
+        title = name.replace("_", " ")
+        if value is True:
+            phrases.append(title)
+        elif isinstance(value, list):
+            text = value[0] if len(value) == 1 else f"{len(value)}, {value[0]} ..."
+            phrases.append(f"{title}: {text}")
         elif isinstance(value, dict):
-            first, synonym = next(iter(value.items()))
-            value = f"{first} -> {synonym}" if len(value) == 1 else f"{synonym} ..."
-        phrase = name.replace("_", " ") if value is True else f"{name.replace('_', ' ')}: {value}"
-        phrases.append(phrase)
-    text = "; ".join(phrases)
-    return text if len(text) <= _LONGEST_TEXT else f"{text[: _LONGEST_TEXT - 3]}..."
+            word, synonym = next(iter(value.items()))
+            text = f"{word} -> {synonym}" if len(value) == 1 else f"{synonym} ..."
+            phrases.append(f"{title}: {text}")
+        else:
+            phrases.append(f"{title}: {value}")
+    description = "; ".join(phrases)
+    if len(description) <= _LONGEST_TEXT:
+        return description
+    return f"{description[: _LONGEST_TEXT - 3]}..."
 
 
 def row_records(test: WordingTest) -> Iterable[dict[str, Any]]:
     """Yield a record for each wording of a test, the protocol's own one first."""
-    for row in (*((test.published,) if test.published else ()), *test.rows):
+    rows = list(test.rows)
+    if test.published is not None:
+        rows.insert(0, test.published)
+    for row in rows:
         record = {
             "dataset": test.dataset,
             "protocol": test.protocol,
@@ -568,11 +626,14 @@ def _test_record(test: WordingTest) -> dict[str, Any]:
 
 
 def _component_records(side_components: Components) -> dict[str, Any]:
-    """Return variance components by factor, each with its interval; None for unknown seeds."""
-    return {
-        factor: None if component is None else component._asdict()
-        for factor, component in side_components._asdict().items()
-    }
+    """Return the variance components of one side by factor, each with its interval, for JSON.
+
+    The component of seeds is None if there is a single training.
+    """
+    records: dict[str, Any] = {}
+    for factor, component in side_components._asdict().items():
+        records[factor] = None if component is None else component._asdict()
+    return records
 
 
 def summary_cells(
@@ -582,7 +643,7 @@ def summary_cells(
     cells = []
     for test in comparison.tests:
         factor = test.metric_record.factor
-        ends = (test.interval.low, test.interval.high)
+        low, high = test.interval.low, test.interval.high
         row: dict[str, str | None] = {
             "data set": test.dataset,
             "protocol": test.protocol,
@@ -591,16 +652,19 @@ def summary_cells(
         }
         if comparison.b is not None:
             row["A better in"] = str(test.n_better[0])
-            row |= options.format_change("mean A - B", test.mean.mean, ends, factor)
+            row |= options.format_change("mean A - B", test.mean.mean, (low, high), factor)
             row["better"] = test.better
         else:
-            low, high = (options.format_number(end, factor) for end in ends)
             mean = options.format_number(test.mean.mean, factor)
-            row["mean [95%]"] = f"{mean} [{low}, {high}]"
+            low_text = options.format_number(low, factor)
+            high_text = options.format_number(high, factor)
+            row["mean [95%]"] = f"{mean} [{low_text}, {high_text}]"
             row["worst"] = options.format_number(test.rows[0].a, factor)
             row["best"] = options.format_number(test.rows[1].a, factor)
             published = test.published
-            row["published"] = published and options.format_number(published.a, factor)
+            row["published"] = None
+            if published is not None:
+                row["published"] = options.format_number(published.a, factor)
         cells.append(row)
     return cells
 
@@ -612,18 +676,19 @@ def row_cells(
     cells = []
     for test in comparison.tests:
         factor = test.metric_record.factor
-        places = ["worst", "best", *[""] * (len(test.rows) - 2)]
-        rows = [*zip(places, test.rows, strict=True)]
+        rows = list(test.rows)
         if test.published is not None:
-            rows.append(("", test.published))
-        for place, row in rows:
+            rows.append(test.published)
+        for index, row in enumerate(rows):
+            # The rows begin with the worst and the best wording.
+            mark = ("worst", "best")[index] if index < 2 else ""
             row_of_cells: dict[str, str | None] = {
                 "data set": test.dataset,
                 "protocol": test.protocol,
                 "metric": test.metric,
                 "wording": row.wording,
                 "changes": row.text,
-                "": place,
+                "": mark,
                 "A": options.format_number(row.a, factor),
             }
             if row.b is not None:
@@ -638,8 +703,8 @@ def component_cells(
 ) -> list[dict[str, str | None]]:
     """Return the rows of the table of variance components, as standard deviations with intervals.
 
-    They are in percentage points, ranks or ratios. The row for images holds the standard
-    deviation between draws of as many images as were measured.
+    They are in the unit of the metric: percentage points, ranks or ratios. The row for images says
+    how much the value varies if as many other images are drawn.
     """
     cells = []
     for test in comparison.tests:

@@ -1,4 +1,4 @@
-"""Audit benchmarks by stored results, and by the images and captions if they are on the disk."""
+"""Audit benchmarks by stored results, and by their images and captions if these are on the disk."""
 
 from __future__ import annotations
 
@@ -50,22 +50,23 @@ def audit_results(
     reads_data: bool = True,
     show_progress: Callable[[str], OnProgress] | None = None,
 ) -> tuple[list[MetricAudit], list[str]]:
-    """Audit all data sets of results.
+    """Audit the benchmarks on which results were measured.
 
     Args:
-        results: The results, also of several data sets.
+        results: The results. They may have several data sets.
         options: Where the data sets are, and how many threads read images.
         datasets: YAML files that describe users' data sets.
         metric_patterns: Patterns of the names of the audited metrics; empty for all.
         reads_data: True to search the images and captions of data sets that are on the disk.
-        show_progress: Returns the function that is told the progress of a data set, by its name.
+        show_progress: A function that returns, for the name of a data set, the function that is
+            called with the progress of searching it.
 
     Returns:
         The audit of each metric, and notes on what was not audited.
 
     Raises:
-        UsageError: If results cannot be audited, if there is no folder of data sets as named, or if
-            a data set on the disk is not the one that was measured.
+        UsageError: If the results cannot be audited, if the folder of data sets does not exist, or
+            if a data set on the disk is not the one that was measured.
     """
     if options.data_root is not None and not Path(options.data_root).is_dir():
         raise UsageError(f"no folder {options.data_root}, see --data-root")
@@ -79,7 +80,7 @@ def audit_results(
     audits = []
     for metric in chosen_metrics:
         row = metric.row
-        # Two protocols may have the same data, which are read once.
+        # Two protocols may have the same data, which are then read once.
         hashes = row.provenance["hashes"]
         key = (row.task, row.dataset, hashes.get("sample_list"), hashes.get(CONTENT))
         if reads_data and key not in findings_by_set:
@@ -96,9 +97,17 @@ def audit_results(
 def _read_protocols(
     files: Sequence[str], metrics: Sequence[AuditedMetric]
 ) -> dict[tuple[str, str, str], Protocol]:
-    """Return users' protocols by task, data set and protocol name.
+    """Read the YAML files of users' data sets.
 
-    Raises UsageError for a file whose data set no result was measured on.
+    Args:
+        files: The paths of the files.
+        metrics: The metrics to audit.
+
+    Returns:
+        The protocols by task, data set and protocol name.
+
+    Raises:
+        UsageError: If no result was measured on the data set of a file.
     """
     measured_sets = {_names_of_set(metric.row) for metric in metrics}
     protocols = {}
@@ -112,35 +121,38 @@ def _read_protocols(
 
 
 def _names_of_set(row: ResultRow) -> tuple[str, str, str]:
-    """Return the task, the data set and the protocol of a result."""
+    """Return the names of the task, the data set and the protocol of a result."""
     return row.task, row.dataset, row.protocol
 
 
 class DataFindings:
-    """The faults that the images and captions of a data set show without any model."""
+    """The doubtful items that are found by searching the images and captions of a data set."""
 
     def __init__(self, data: Any = None, copy_of: Ints | None = None, unknown: str = "") -> None:
         """Keep the opened data, and which images are copies of each other.
 
         Args:
-            data: The result of the task's `open_data`; None if the data are not there.
-            copy_of: (I,) numbers that images share with their copies.
-            unknown: Why nothing is known; empty if the data are there.
+            data: The result of the task's `open_data`; None if the data are not on the disk.
+            copy_of: (I,), a number for each image. Images that are copies have the same number.
+            unknown: A sentence that says what could not be searched; empty if everything was.
         """
         self._data = data
         self._copy_of = copy_of
         self.unknown = [unknown] if unknown else []
 
     def groups(self, metric: AuditedMetric) -> list[ItemGroup]:
-        """Return the groups of a metric's items that follow from the data."""
+        """Return the groups of doubtful items of a metric; none if the data are not on the disk."""
         if self._data is None or self._copy_of is None:
             return []
         if metric.row.task == classification.TASK.name:
             return list(_class_groups(self._data.labels, self._copy_of, self._data.names))
         if metric.row.task == selection.TASK.name:
             return list(_selection_groups(self._data, self._copy_of))
-        is_of_captions = metric.metric.startswith("text_to_image")
-        return list(_retrieval_groups(self._data, self._copy_of, is_of_captions=is_of_captions))
+        return list(
+            _retrieval_groups(
+                self._data, self._copy_of, are_queries_captions=metric.has_captions_as_items
+            )
+        )
 
 
 def find_in_data(
@@ -149,7 +161,9 @@ def find_in_data(
     protocols: Mapping[tuple[str, str, str], Protocol],
     progress: OnProgress | None = None,
 ) -> DataFindings:
-    """Open the data of a result and search them for copies.
+    """Open the data set of a metric, and search its images for copies.
+
+    If only the captions are on the disk, no images are searched.
 
     Args:
         metric: A metric on the data set.
@@ -179,8 +193,8 @@ def find_in_data(
         if data is None:
             return DataFindings(unknown=f"copies and captions: the data are not there: {error}")
         _require_measured_names(metric, data)
-        no_copies = np.arange(len(data.images))
-        return DataFindings(data, no_copies, f"copies: the images are not there: {error}")
+        without_copies = np.arange(len(data.images))  # every image has a number of its own
+        return DataFindings(data, without_copies, f"copies: the images are not there: {error}")
 
     _require_measured_names(metric, data)
     images = EvaluationImages.read(_numbered_images(data), options, progress or _ignore)
@@ -189,7 +203,9 @@ def find_in_data(
 
 
 def _list_captions(protocol: Any, options: RunOptions) -> Any:
-    """Return the captions of a complete data set whose images are missing; None without captions.
+    """Return the captions of a data set whose images are missing.
+
+    Return None if the task has no captions, or if they are missing as well.
 
     Args:
         protocol: The protocol of the data set.
@@ -200,23 +216,25 @@ def _list_captions(protocol: Any, options: RunOptions) -> Any:
         retrieval.TASK.name: retrieval_data.list_data,
     }
     list_data = list_data_by_task.get(protocol.task)
+    if list_data is None:
+        return None
     try:
-        return None if list_data is None else list_data(protocol, options).data
+        return list_data(protocol, options).data
     except UsageError:
         return None
 
 
 def _ignore(progress: Any) -> None:
-    """Report no progress."""
+    """Do nothing, if no progress is shown."""
 
 
 def _numbered_images(data: Any) -> dict[str, ImageSource]:
-    """Return the images of opened data by their indices as texts, since names may repeat."""
+    """Return the images of a data set by their index as a text, since names may occur twice."""
     return {str(index): image for index, image in enumerate(data.images)}
 
 
 def _require_measured_names(metric: AuditedMetric, data: Any) -> None:
-    """Raise UsageError unless the opened data have the items whose names a result holds."""
+    """Raise UsageError unless the opened data have the items that were measured, by their names."""
     samples = metric.samples[0]
     if hasattr(data, "names"):
         names = [str(name) for name in data.names]
@@ -229,7 +247,7 @@ def _require_measured_names(metric: AuditedMetric, data: Any) -> None:
 
 
 def _require_measured_content(row: ResultRow, data: Any, images: EvaluationImages) -> None:
-    """Raise UsageError unless the images have the hash that a result recorded, if it did."""
+    """Raise UsageError if a result recorded a hash of the images, and these have another one."""
     recorded_content = row.provenance["hashes"].get(CONTENT)
     if recorded_content is None:
         return
@@ -251,10 +269,11 @@ def _other_data_error(row: ResultRow, difference: str) -> UsageError:
 
 
 def find_copies(images: EvaluationImages, n_images: int) -> NDArray[np.int64]:
-    """Return numbers (I,) that images share if they are copies of each other.
+    """Return a number for each image (I,). Images that are copies of each other have the same one.
 
     Images are copies if their files are the same, or if `cosmos-eval overlap` would report them.
-    Copies of copies count as copies.
+    Copies of copies count as copies: the numbers are those of the connected components of a graph
+    in which each edge joins two copies.
 
     Args:
         images: The images, whose names are their indices as texts.
@@ -271,14 +290,21 @@ def find_copies(images: EvaluationImages, n_images: int) -> NDArray[np.int64]:
         pairs.append((int(match.key), int(match.image)))
     for names in images.names_by_digest.values():
         pairs += [(int(names[0]), int(name)) for name in names]
-    rows, columns = np.array(pairs, np.int64).reshape(-1, 2).T
-    edges = coo_array((np.ones(len(rows), bool), (rows, columns)), shape=(n_images, n_images))
+    first_images, second_images = np.array(pairs, np.int64).reshape(-1, 2).T
+    is_edge = np.ones(len(pairs), bool)
+    edges = coo_array((is_edge, (first_images, second_images)), shape=(n_images, n_images))
     _, copy_of = connected_components(edges, directed=False)
     return np.asarray(copy_of, np.int64)
 
 
 def _class_groups(labels: Ints, copy_of: Ints, names: Sequence[str]) -> Iterator[ItemGroup]:
-    """Yield the copies of images with the same label, and with another one."""
+    """Yield the group of copies with the same label, and the group of copies with another label.
+
+    Args:
+        labels: (N,), the labels of the images.
+        copy_of: (N,), a number for each image. Copies have the same number.
+        names: (N,), the names of the images.
+    """
     is_contradicted = contradictions(copy_of, labels)
     details = _copy_details(copy_of, names)
     is_repeat = repeats(copy_of) & ~is_contradicted
@@ -287,9 +313,15 @@ def _class_groups(labels: Ints, copy_of: Ints, names: Sequence[str]) -> Iterator
 
 
 def _selection_groups(data: Any, copy_of: Ints) -> Iterator[ItemGroup]:
-    """Yield the copies of items, and the items whose right and wrong captions have the same words.
+    """Yield the groups of doubtful items of caption selection.
 
-    Items are copies if their images are, and if they have the same captions.
+    They are the items that are copies, with the same or another right caption, and the items whose
+    right and wrong captions have the same words. Items are copies if their images are copies and
+    their captions are the same.
+
+    Args:
+        data: The opened data set.
+        copy_of: (I,), a number for each image. Copies have the same number.
     """
     keys = []
     right_answers = []
@@ -309,7 +341,7 @@ def _selection_groups(data: Any, copy_of: Ints) -> Iterator[ItemGroup]:
 
 
 def _same_words_group(data: Any) -> ItemGroup:
-    """Return the items that a model without word order solves by chance only."""
+    """Return the group of items that a model which ignores word order solves by chance only."""
     chances = []
     details = []
     for captions, n_right in zip(data.captions_of_item, data.n_correct_of_item, strict=True):
@@ -322,40 +354,50 @@ def _same_words_group(data: Any) -> ItemGroup:
     return ItemGroup(SAME_WORDS, is_same, 1 - np.array(chances), details, expected=0.0)
 
 
-def _retrieval_groups(data: Any, copy_of: Ints, *, is_of_captions: bool) -> Iterator[ItemGroup]:
-    """Yield the queries whose image has copies, and those whose caption fits other images.
+def _retrieval_groups(
+    data: Any, copy_of: Ints, *, are_queries_captions: bool
+) -> Iterator[ItemGroup]:
+    """Yield the queries whose image has copies, and the queries whose caption fits other images.
 
-    A caption fits other images if another image has a caption with the same words, or if its image
-    has copies.
+    A caption fits another image that is not a copy if that image has a caption with the same words.
+
+    Args:
+        data: The opened data set.
+        copy_of: (I,), a number for each image. Copies have the same number.
+        are_queries_captions: True if captions are the queries, false if images are.
     """
     image_of_text = np.asarray(data.image_of_text)
     has_copies = np.bincount(copy_of)[copy_of] > 1
     bag_of_text = number_equal([bag_of_words(caption) for caption in data.captions])
     fits_others = contradictions(bag_of_text, copy_of[image_of_text])
     details = _copy_details(copy_of, data.names)
-    if is_of_captions:
+    if are_queries_captions:
         details_of_text = [details[image] for image in image_of_text.tolist()]
         yield _group_of(COPIES, has_copies[image_of_text], details_of_text)
         yield _group_of(SHARED_CAPTION, fits_others, data.captions)
     else:
         yield _group_of(COPIES, has_copies, details)
-        image_fits = np.zeros(len(copy_of), bool)
-        image_fits[image_of_text[fits_others]] = True
-        yield _group_of(SHARED_CAPTION, image_fits, ())
+        has_shared_caption = np.zeros(len(copy_of), bool)
+        has_shared_caption[image_of_text[fits_others]] = True
+        yield _group_of(SHARED_CAPTION, has_shared_caption, ())
 
 
 def _group_of(name: str, items: NDArray[np.bool_], details: Sequence[str]) -> ItemGroup:
-    """Return a group of items that all have the score 1."""
+    """Return a group whose items are all equally doubtful. None is expected without a fault."""
     return ItemGroup(name, items, items.astype(float), details, expected=0.0)
 
 
 def _copy_details(copy_of: Ints, names: Sequence[str]) -> list[str]:
-    """Return for each item a phrase that names its copies, (N,); empty without copies."""
+    """Return for each item a phrase that names its copies, (N,). It is empty without copies.
+
+    Example:
+        The numbers [0, 1, 0] and the names a, b and c give ["like c", "", "like a"].
+    """
     items_by_number: dict[int, list[int]] = {}
     for item, number in enumerate(copy_of.tolist()):
         items_by_number.setdefault(number, []).append(item)
     details = []
     for item, number in enumerate(copy_of.tolist()):
-        others = [names[other] for other in items_by_number[number] if other != item]
-        details.append(f"like {', '.join(others)}" if others else "")
+        copies = [names[other] for other in items_by_number[number] if other != item]
+        details.append(f"like {', '.join(copies)}" if copies else "")
     return details

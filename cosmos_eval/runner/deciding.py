@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from cosmos_eval import types
 from cosmos_eval.results import decisions
@@ -27,27 +27,28 @@ from cosmos_eval.runner.facts import ImageCounter
 from cosmos_eval.runner.provenance import describe_environment, make_row, settings_of
 from cosmos_eval.runner.run import LoadedModel, load_model, store
 from cosmos_eval.stats.sampling import SEED
-from cosmos_eval.stats.sequential import Decision, correct_over_sets
+from cosmos_eval.stats.sequential import Decision, SetDecision, correct_over_sets
 from cosmos_eval.tasks import Task, task_for
 from cosmos_eval.tasks.ordered import OrderedMeasurement
 
-_MOST_POINTS = 100  # percentage points of a metric
+_MOST_POINTS = 100  # of percent: the largest possible difference of a metric
 
 
 class Answer(NamedTuple):
     """The answer whether model A or the baseline B is better on one data set."""
 
-    # The label of model A, and of the baseline with the folder of its result.
+    # The label of model A.
     a: str
+    # The label of the baseline, with the folder of its result.
     b: str
     dataset: str
     protocol: str
     decision: Decision
-    # A - B of the samples that were measured, as a fraction; NaN if there was no look.
+    # The difference A - B on the measured samples, as a fraction; NaN if there was no look.
     difference: float
-    # The interval at the last look; None before the first one.
+    # The interval at the last look; None if there was no look.
     look: Look | None
-    # The number of measured samples, and of all samples.
+    # The number of measured samples, and the number of all samples.
     n_samples: int
     n_all_samples: int
     # The noun for samples, such as `images`.
@@ -78,8 +79,8 @@ def read_baselines(
         protocols: The data sets of the run.
 
     Raises:
-        UsageError: If the place has no model or several ones, if a result is missing, was edited or
-            is itself of a run that stopped.
+        UsageError: If the place has no model or several ones, or if a result is missing, was edited
+            or comes from a run that stopped.
     """
     results = _results_of_baseline(place, output)
     baselines = {}
@@ -128,15 +129,17 @@ def _results_of_baseline(place: str, output: Path | None) -> list[StoredResult]:
 
 
 def _read_whole_results(folder: Path) -> list[StoredResult]:
-    """Return the results in a folder whose runs reached the last sample."""
+    """Return the results in a folder. Results of runs that stopped early are left out."""
     results = read_stored(result_paths(folder))
     return [result for result in results if not is_stopped(result.row)]
 
 
 def _results_called(name: str, folder: Path) -> list[StoredResult]:
-    """Return the whole results of the model in a folder that has a name.
+    """Return the whole results of the model that is called `name`, from a folder.
 
-    Raises UsageError if no model or several models have it.
+    A model whose full label is `name` comes before models that can be called so in short.
+
+    Raises UsageError if no model or several models are called so.
     """
     results = _read_whole_results(folder)
     matching_results = [result for result in results if result.model == name]
@@ -155,7 +158,7 @@ def _results_called(name: str, folder: Path) -> list[StoredResult]:
 
 
 def _key(protocol: types.Protocol) -> plans.Pair:
-    """Return the key of a data set, without a model."""
+    """Return the key of a data set and its protocol, with an empty name of a model."""
     return plans.Pair("", protocol.dataset, protocol.protocol_name)
 
 
@@ -168,7 +171,8 @@ class DecidingRun:
     output: Path | None
     # The results of the baseline, from `read_baselines`.
     baselines: Mapping[plans.Pair, VerifiedResult]
-    # The difference, as a fraction, from which on models are not the same; None: they never are.
+    # Models whose difference is smaller than this fraction count as the same; None: models are
+    # never the same.
     margin: float | None = None
     # The answers of all models that were measured so far.
     answers: list[Answer] = field(default_factory=list)
@@ -191,16 +195,17 @@ class DecidingRun:
             for dataset in datasets:
                 baseline = self.baselines[_key(dataset.protocol)]
                 comparisons.append(_Comparison(dataset, baseline, self.margin))
-            # The data of all data sets are checked before any is measured.
+            # All data sets are checked before the first one is measured.
+            plan_of_model = replace(self.plan, specs=[spec])
             model: LoadedModel | None = None
             prepared_measurements = []
             for comparison in comparisons:
-                plan = replace(self.plan, specs=[spec])
-                (job,) = plans.jobs_of(plan, [comparison.dataset], output=self.output)
+                (job,) = plans.jobs_of(plan_of_model, [comparison.dataset], output=self.output)
                 if model is None:
                     model = load_model(job, show_progress)
                 prepared_measurements.append(comparison.prepare(model, job, show_progress))
             for comparison, prepared in zip(comparisons, prepared_measurements, strict=True):
+                # Each data set that is decided leaves a greater error probability to the others.
                 comparison.alpha = _correct(comparisons)[comparison.name].alpha
                 yield comparison.measure(prepared)
             assert model is not None  # a plan has data sets
@@ -209,8 +214,8 @@ class DecidingRun:
                 self.answers.append(comparison.answer(model, decision.decision, decision.alpha))
 
 
-def _correct(comparisons: Sequence[_Comparison]) -> Mapping[str, Any]:
-    """Return the answer of each data set of a model, corrected for their number."""
+def _correct(comparisons: Sequence[_Comparison]) -> Mapping[str, SetDecision]:
+    """Return the answer for each data set of a model by its name, corrected for their number."""
     sequences = {comparison.name: comparison.evidence.sequence for comparison in comparisons}
     margins: dict[str, float] = {}
     for comparison in comparisons:
@@ -222,13 +227,15 @@ def _correct(comparisons: Sequence[_Comparison]) -> Mapping[str, Any]:
 def require_deciding_options(
     options: types.RunOptions, *, against: str | None, until: str | None, margin: float | None
 ) -> str:
-    """Return the place of the baseline, if all options go together with a run that may stop.
+    """Check that the options go together with a run that may stop, and return `against`.
 
     Args:
         options: The options of the run.
         against: The place or the name of the baseline.
-        until: "decided". None is an error here: the other options then make no sense.
-        margin: The points within which models are the same; None: they never are.
+        until: "decided", or None if `--until` was left out. The other options then have no meaning,
+            which is an error.
+        margin: Models whose difference is smaller than this many points of percent count as the
+            same; None: models are never the same.
 
     Raises:
         UsageError: For options that do not go together.
@@ -262,8 +269,9 @@ def make_deciding_run(
         plan: The models and data sets.
         output: The folder of the results; None: they are not stored.
         against: The place or the name of the baseline, see `read_baselines`.
-        until: "decided".
-        margin: The points within which models are the same; None: they never are.
+        until: "decided", or None if `--until` was left out, which is an error.
+        margin: Models whose difference is smaller than this many points of percent count as the
+            same; None: models are never the same.
 
     Raises:
         UsageError: For options that do not go together, and for bad baselines.
@@ -272,11 +280,12 @@ def make_deciding_run(
     if any(protocol.wording is not None for protocol in plan.protocols):
         raise types.UsageError("--until decided compares one wording: leave --wordings out")
     baselines = read_baselines(place, output, plan.protocols)
-    return DecidingRun(plan, output, baselines, None if margin is None else margin / _MOST_POINTS)
+    margin_as_fraction = None if margin is None else margin / _MOST_POINTS
+    return DecidingRun(plan, output, baselines, margin_as_fraction)
 
 
 class _Prepared(NamedTuple):
-    """A measurement whose data were checked."""
+    """A measurement that can begin, since its data were checked."""
 
     model: LoadedModel
     job: plans.Job
@@ -284,19 +293,19 @@ class _Prepared(NamedTuple):
     # The hashes that a whole result records.
     hashes: Mapping[str, str]
     progress: ImageCounter
-    # How long preparing took.
+    # How long the preparation took.
     seconds: float
 
 
 class _Comparison:
-    """A model against the baseline on one data set."""
+    """The comparison of a model with the baseline on one data set."""
 
     def __init__(
         self, dataset: plans.Dataset, baseline: VerifiedResult, margin: float | None
     ) -> None:
-        """Find the units of the data set in the baseline's samples.
+        """Find the units that are drawn at random, by the baseline's samples.
 
-        Raises UsageError if the task has no metric that decides.
+        Raises UsageError if the task has no metric by which a run could be decided.
         """
         self.dataset = dataset
         self.protocol = dataset.protocol
@@ -309,21 +318,21 @@ class _Comparison:
         except ValueError as error:
             raise types.UsageError(f"{self.protocol.dataset}: {error}") from error
         self.evidence = decisions.begin_looks(self.task, self.units)
-        # The error probability of this data set, which the run sets before the first look.
+        # The error probability of this data set. The run sets it before the first look.
         self.alpha = decisions.ALPHA
         self.looks: list[Look] = []
-        # The samples so far.
-        self._pairs: list[Shards] = []
+        # The samples of the model and of the baseline so far, look by look.
+        self._measured_shards: list[Shards] = []
 
     def prepare(
         self, model: LoadedModel, job: plans.Job, show_progress: plans.ShowProgress
     ) -> _Prepared:
-        """Hash the data, and return a measurement that can begin.
+        """Hash the data, check that the baseline was measured on them, and prepare to measure.
 
         Args:
             model: The model.
             job: The job of the model with this data set.
-            show_progress: Shows how far the run is, and the answer so far.
+            show_progress: Called with a title and with the progress of the run.
 
         Raises:
             UsageError: If the baseline was measured on other data, or in another way.
@@ -356,18 +365,20 @@ class _Comparison:
             )
             progress(types.Progress("decision", 0, self.units.n_samples, note))
         answer: Decision = "undecided"
-        pairs = self._measured_pairs(prepared.ordered)
-        for step in decisions.go_through(self.evidence, pairs, self.alpha, self.margin):
-            self.looks.append(step.look)
-            answer = step.answer
-            progress(self._state(step.look))
+        shards = self._measure_shards(prepared.ordered)
+        for answered_look in decisions.go_through(self.evidence, shards, self.alpha, self.margin):
+            self.looks.append(answered_look.look)
+            answer = answered_look.answer
+            progress(self._state(answered_look.look))
         seconds = time.perf_counter() - started
 
         if answer == "undecided" or self.evidence.is_complete:
             measurement = prepared.ordered.finish()
         else:
             measurement = self._stopped_measurement(answer, prepared.hashes)
-        seconds_by_phase = {"load": model.load_seconds, **measurement.seconds, "images": seconds}
+        seconds_by_phase = {"load": model.load_seconds}
+        seconds_by_phase.update(measurement.seconds)
+        seconds_by_phase["images"] = seconds
         seconds_by_phase["total"] = time.perf_counter() - started
         row = make_row(
             model,
@@ -384,7 +395,7 @@ class _Comparison:
         return result
 
     def _found_samples(self, options: types.RunOptions) -> types.FoundSamples | None:
-        """Return how many samples of an incomplete data set are there; None for a complete one."""
+        """Return how many samples of an incomplete data set exist; None for a complete one."""
         if not options.allow_partial:
             return None
         found_samples: types.FoundSamples | None
@@ -392,13 +403,13 @@ class _Comparison:
         return found_samples
 
     def answer(self, model: LoadedModel, decision: Decision, alpha: float) -> Answer:
-        """Return the answer of this data set after the run.
+        """Return the answer for this data set after the run.
 
         Args:
             model: The model.
-            decision: The answer, corrected for all data sets.
-            alpha: The error probability of the data set after the run. The interval of a run that
-                did not stop is for this probability.
+            decision: The answer, corrected for the number of data sets.
+            alpha: The error probability of this data set after all were measured. If the run
+                reached the last sample, the interval is computed again for this probability.
         """
         look = self.looks[-1] if self.looks else None
         if look is not None and self.evidence.is_complete:
@@ -416,18 +427,21 @@ class _Comparison:
             unit=self.task.sample_noun,
         )
 
-    def _measured_pairs(self, ordered: OrderedMeasurement) -> Iterator[Shards]:
-        """Yield the samples of the model and of the baseline, look by look, and keep them."""
+    def _measure_shards(self, ordered: OrderedMeasurement) -> Iterator[Shards]:
+        """Measure and yield the samples look by look, together with the baseline's samples.
+
+        All of them are kept for `_stopped_measurement`.
+        """
         shards = decisions.cut_into_shards(self.units)
-        measured = ordered.measure([shard.samples for shard in shards])
-        for shard, samples in zip(shards, measured, strict=True):
-            stored = self.task.take(self.baseline.samples, shard.samples)
-            pair = (samples, stored, shard.units)
-            self._pairs.append(pair)
-            yield pair
+        measured_samples = ordered.measure([shard.samples for shard in shards])
+        for shard, samples in zip(shards, measured_samples, strict=True):
+            baseline_samples = self.task.take(self.baseline.samples, shard.samples)
+            measured_shard = (samples, baseline_samples, shard.units)
+            self._measured_shards.append(measured_shard)
+            yield measured_shard
 
     def _state(self, look: Look) -> types.Progress:
-        """Return the progress of the decision after a look."""
+        """Return the progress to show after a look: the difference, its interval and the count."""
         interval = difference_and_interval(self.evidence.difference, (look.low, look.high))
         n_all = self.units.n_samples
         counts = f"{look.n_samples:,} of {n_all:,} {self.task.sample_noun}"
@@ -459,11 +473,18 @@ class _Comparison:
     def _stopped_measurement(
         self, answer: Decision, hashes: Mapping[str, str]
     ) -> types.Measurement:
-        """Return the measurement of a run that stopped: the metric that decided, and the looks."""
+        """Return the measurement of a run that stopped.
+
+        It holds the metric that decided, and a record that is enough to compute the decision again.
+
+        Args:
+            answer: The answer at the last look.
+            hashes: The hashes that a whole result records, by name.
+        """
         metric = self.task.deciding_metric
-        assert metric is not None  # otherwise there were no units
-        samples = decisions.stopped_samples(self.task, self._pairs)
-        measured, _, _ = decisions.split_stopped_samples(samples)
+        assert metric is not None  # `units_of` requires it
+        samples = decisions.stopped_samples(self.task, self._measured_shards)
+        samples_of_model, _, _ = decisions.split_stopped_samples(samples)
         provenance = self.baseline.row.provenance
         record = {
             "answer": answer,
@@ -486,7 +507,7 @@ class _Comparison:
             f"{self.task.sample_noun}: values are not ranked, and have no intervals of their own"
         )
         return types.Measurement(
-            metrics={metric.name: decisions.deciding_estimate(self.task, measured).value},
+            metrics={metric.name: decisions.deciding_estimate(self.task, samples_of_model).value},
             intervals={},
             n_samples=self.evidence.n_samples,
             samples=samples,

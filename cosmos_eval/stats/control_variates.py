@@ -1,20 +1,23 @@
-"""Control variates: paired differences from which a prediction by stored results is subtracted.
+"""Control variates: reduce the variance of paired differences by means of stored results.
 
-Results of other models on the same images, such as the hits of the baseline, predict a part of the
-difference of two models. Without this part, the differences vary less:
+A control is a stored result of another model on the same images, such as the hits of the baseline.
+Controls predict a part of the difference of two models. Without this part, the differences vary
+less, and a comparison can stop earlier:
 
-    adjusted = difference - coefficients . (controls - their means)
+    adjusted difference = difference - coefficients . (controls - means of the controls)
 
 The coefficients of a shard are fitted on earlier shards only, so that an adjusted difference has
 the same expectation as the difference, and a sequence of `stats.sequential` stays exact. (For a
 fixed number of samples: Lavenberg and Welch 1981, Management Science 27.)
 
-The means must be those of the population. Results that were stored for all images of a data set
-give the mean of this set, which differs from the mean of the population. An interval of each mean,
-which holds with probability 1 - alpha for all controls at once, keeps the sequence exact: adjusted
-differences are moved by the `slack` that these intervals leave, and the error probability is the
-sum of both. The slack is often greater than what the adjustment gains, unless the comparison stops
-after a small part of the images.
+The means must be those of the population, and they are not known: the stored results of all images
+of a data set give the mean of this set. Each mean is therefore known up to an interval. With
+probability 1 - alpha, the intervals of all controls contain their means at once. The slack is the
+most by which the adjusted differences may be wrong because of these intervals. The sequence takes
+it into account and stays exact: its error probability is the sum of its own alpha and this one.
+
+The slack is often greater than what the adjustment gains, unless the comparison stops after a small
+part of the images.
 
 Shapes: N samples, K controls.
 """
@@ -28,10 +31,10 @@ from numpy.typing import NDArray
 from cosmos_eval.stats.estimates import Values
 from cosmos_eval.stats.sequential import BoundedSequence
 
-# Coefficients are 0 before this many samples for each control.
+# The coefficients are 0 until there are this many samples for each control.
 _SAMPLES_PER_CONTROL = 50
-# The half-width of a confidence sequence in standard errors, about. Only what is worth adjusting
-# follows from it, not the guarantee.
+# The approximate half-width of a confidence sequence in standard errors. It decides only whether an
+# adjustment is worth its slack. The guarantee does not depend on it.
 _HALF_WIDTH = 3.4
 
 
@@ -40,19 +43,19 @@ class ControlMeans(NamedTuple):
 
     # (K,): the middle of the interval of each mean.
     centers: Values
-    # (K,): half the width of the interval. It is 0 if the mean is known exactly.
+    # (K,): half of the width of the interval of each mean. It is 0 if the mean is known exactly.
     half_widths: Values
 
 
 def control_means(controls: NDArray[np.number], alpha: float) -> ControlMeans:
-    """Return the population means of controls in [0, 1] from the stored results of all images.
+    """Estimate the population means of controls from the stored results of all images.
 
-    The intervals are exact. They contain all K means with probability 1 - alpha.
+    The intervals are exact. With probability 1 - alpha, they contain all K means at once.
 
     Args:
         controls: (N, K), values in [0, 1], such as hits of the baseline.
-        alpha: The probability that an interval lacks its mean, which adds to the error probability
-            of the sequence.
+        alpha: The probability that any interval does not contain its mean. It adds to the error
+            probability of the sequence.
 
     Raises:
         ValueError: A control is not within [0, 1].
@@ -83,7 +86,8 @@ class Adjustment:
 
         Args:
             means: The means of the controls.
-            reach: The most by which a difference is changed. Greater coefficients are scaled down.
+            reach: The most by which the adjustment may change a difference. If coefficients would
+                change it by more, they are scaled down.
 
         Raises:
             ValueError: `reach` is not above 0.
@@ -92,9 +96,10 @@ class Adjustment:
             raise ValueError(f"the reach of an adjustment must be above 0, not {reach}")
         self.means = means
         self.reach = reach
-        n_columns = len(means.centers) + 2
         self.n_samples = 0
-        # Sums of products of the columns: 1, centred controls, difference.
+        # The samples so far as a matrix X with K + 2 columns: the number 1, the K centred controls,
+        # and the difference. Only X^T X is kept, from which least squares and variances follow.
+        n_columns = len(means.centers) + 2
         self._products = np.zeros((n_columns, n_columns))
 
     def adjust(
@@ -102,8 +107,9 @@ class Adjustment:
     ) -> tuple[Values, float]:
         """Return the adjusted differences (N,) of a shard, and their slack.
 
-        The slack is the most by which their expectation differs from the mean difference, as far
-        as the means of the controls are known. The shard itself changes only later coefficients.
+        The slack is the most by which the expectation of the adjusted differences may deviate from
+        the mean difference, if every mean of a control is within its interval. The coefficients
+        were fitted on earlier shards. This shard is used for the coefficients of later ones.
 
         Args:
             differences: (N,), the differences of the two models.
@@ -133,28 +139,33 @@ class Adjustment:
     def coefficients(self) -> Values:
         """Return the coefficients (K,) for the next shard, fitted by least squares.
 
-        They are 0 if there are few samples, if nothing varies, or if the adjustment would not pay.
+        They are 0 if there are few samples, if all differences are equal, or if the adjustment
+        would not make the interval narrower.
         """
         centers, half_widths = self.means
-        none = np.zeros(len(centers))
+        no_adjustment = np.zeros(len(centers))
         if self.n_samples < _SAMPLES_PER_CONTROL * len(centers):
-            return none
+            return no_adjustment
         fitted = self._fit()
+        # A control in [0, 1] is at most this far from its mean.
         farthest = np.maximum(centers, 1 - centers) + half_widths
-        change = float(np.abs(fitted) @ farthest)
-        fitted *= min(1.0, self.reach / change) if change > 0 else 0.0
+        largest_change = float(np.abs(fitted) @ farthest)
+        fitted *= min(1.0, self.reach / largest_change) if largest_change > 0 else 0.0
         slack = float(np.abs(fitted) @ half_widths)
         variance, adjusted_variance = self._variances(fitted)
         if variance == 0:
-            return none
+            return no_adjustment
         error = math.sqrt(variance / self.n_samples)
-        return fitted if pays(adjusted_variance / variance, error, slack) else none
+        if pays(adjusted_variance / variance, error, slack):
+            return fitted
+        return no_adjustment
 
     def variance_ratio(self) -> float:
-        """Return the variance of the differences after the adjustment over the one before it.
+        """Return the variance of the adjusted differences over the variance of the differences.
 
-        It is corrected for the number of fitted coefficients: for useless controls, it is 1 on
-        average. It is NaN if differences do not vary, or if there are too few samples.
+        It is corrected for the number of fitted coefficients, so that it is 1 on average for
+        useless controls. It is NaN if the differences are all equal, or if there are too few
+        samples.
         """
         n_fitted = len(self.means.centers) + 1
         if self.n_samples <= n_fitted:
@@ -164,12 +175,15 @@ class Adjustment:
         return adjusted_variance / variance * degrees if variance > 0 else math.nan
 
     def _fit(self) -> Values:
-        """Return the coefficients (K,) of least squares with a constant, of the least norm."""
+        """Return the coefficients (K,) of a least-squares fit with a constant.
+
+        If several coefficients fit equally well, they are those with the smallest norm.
+        """
         solution = np.linalg.lstsq(self._products[:-1, :-1], self._products[:-1, -1])[0]
         return np.asarray(solution[1:], np.float64)
 
     def _variances(self, coefficients: Values) -> tuple[float, float]:
-        """Return the variance of the differences so far without and with an adjustment."""
+        """Return the variance of the differences so far, without and with the adjustment."""
         n = self.n_samples
         sums = self._products[0]
         covariance = self._products / n - np.outer(sums, sums) / n**2
@@ -178,15 +192,16 @@ class Adjustment:
 
 
 def pays(variance_ratio: float, error: float, slack: float) -> bool:
-    """Return whether an adjustment makes the interval of a sequence narrower, about.
-
-    For example, a variance ratio of 0.75 narrows a half-width of 2 points to 1.73 points, which
-    pays if the slack is below 0.27 points.
+    """Return whether an adjustment is expected to make the interval of a sequence narrower.
 
     Args:
         variance_ratio: The variance after the adjustment over the variance before it.
         error: The standard error of the mean difference without the adjustment.
-        slack: By how much the interval is widened since means of controls are not known.
+        slack: By how much the interval is widened because the means of controls are not known.
+
+    Example:
+        A variance ratio of 0.75 narrows a half-width of 2 points to sqrt(0.75) * 2 = 1.73 points.
+        The adjustment pays if the slack is below 0.27 points.
     """
     half_width = _HALF_WIDTH * error
     return math.sqrt(variance_ratio) * half_width + slack < half_width

@@ -1,18 +1,18 @@
 """Explain a wrong number by faults: predicted numbers, their errors, and probabilities.
 
-A few samples are measured with and without a fault. The number of the whole set under the fault is
-the right number of the whole set plus the mean difference on these samples. Explanations are then
-weighed by Bayes' rule.
+The number is the value of a metric on a whole data set. A subset of its samples is measured with
+and without a fault. The number under the fault is predicted as the number without the fault plus
+the mean difference on these samples. Bayes' rule then gives the probability of each explanation.
 
 - The error of a difference adds half a sample to each cell of the table of right and wrong (Agresti
   and Min 2005, Statistics in Medicine 24), and has the correction for a finite population (Cochran
   1977, "Sampling Techniques", section 2.6).
 - Explanations tie if the ratio of their probabilities is below 3, which is "not worth more than a
   bare mention" (Kass and Raftery 1995, Journal of the American Statistical Association 90).
-- A rank among few items is carried over to all items by a beta-binomial distribution (Skellam 1948,
-  Journal of the Royal Statistical Society B 10).
+- In retrieval, a rank among the items of the subset is carried over to all items by a beta-binomial
+  distribution (Skellam 1948, Journal of the Royal Statistical Society B 10).
 
-Shapes: n samples, H explanations.
+Shapes: n samples of the subset, H explanations.
 """
 
 from __future__ import annotations
@@ -29,12 +29,13 @@ from scipy.special import betaln, ndtr
 from cosmos_eval.stats.estimates import Ints, Values
 
 SINGLE, PAIR, OTHER_SAMPLES, ELSE = 0.65, 0.2, 0.1, 0.05
-"""Prior probabilities: one fault, two faults, other samples or something else made the number."""
+"""Prior probabilities of what made the number: one fault, two faults, other samples (the right ones
+were not measured), or something that is not in the catalogue."""
 TIE_RATIO = 3.0
 """Explanations tie with the best one if it is less than this many times as probable."""
-_GROUPS = 8  # of samples that the jackknife leaves out
-# The share of the correction for unseen rivals that counts as its standard error. Intervals of
-# predictions then hold in simulations and on scenes (benchmarks/diagnose.md).
+_GROUPS = 8  # the number of groups of samples, each of which the jackknife leaves out once
+# The standard error of the correction for unseen rivals, as a share of the correction. With it, the
+# intervals of predictions hold in simulations and on scenes (benchmarks/diagnose.md).
 _MODEL_ERROR = 0.3
 _Z95 = 1.96  # the quantile 97.5% of the normal distribution
 _LARGEST_LOG = 12.0  # bound of the logarithms of the parameters of a beta distribution
@@ -45,15 +46,16 @@ class Outcomes(NamedTuple):
 
     # (n,): 1 for a hit and 0 for a miss; or the probability of a hit.
     values: Values
-    # If a distribution was fitted to the samples: (G,) the mean of the values of a fit without
-    # each group of samples, of which group g has the samples g, g + G, g + 2 G, ...
+    # (G,) for the jackknife: the mean of the values if one of G groups of samples is left out and
+    # the distribution is fitted again. Group g has the samples g, g + G, g + 2 G and so on. None if
+    # no distribution was fitted.
     means_without_group: Values | None = None
-    # By how much the fit changed the mean of the values.
+    # By how much the fitted distribution changed the mean of the values.
     correction: float = 0.0
 
 
 class Prediction(NamedTuple):
-    """The number that a metric would have under a fault, as a fraction."""
+    """The predicted value of a metric under a fault, as a fraction."""
 
     value: float
     # The standard error of the value.
@@ -69,24 +71,24 @@ class Prediction(NamedTuple):
 def predict(
     whole_value: float, right: Values, faulty: Outcomes, n_whole: int, noise: float = 0.0
 ) -> Prediction:
-    """Return the number of a whole set under a fault, from a random part of its samples.
+    """Predict the number of a whole set under a fault, from a random subset of its samples.
 
     Args:
         whole_value: The number of the whole set without the fault.
-        right: (n,), what each sample of the part contributes to the number without the fault. The
-            mean over the whole set is the number.
+        right: (n,), the contribution of each sample of the subset to the number without the fault.
+            The number is the mean contribution over the whole set.
         faulty: The outcomes of the same samples with the fault.
         n_whole: The number of samples of the whole set.
-        noise: The standard deviation of the number by precision, which is added to the error.
+        noise: The standard deviation of the number due to precision. It is added to the error.
 
     Example:
-        Without the fault, 80% of 100 samples are right. If 5 of 10 samples are right with the
-        fault, which all are right without it, the prediction is 0.8 - 0.5 = 0.3.
+        Without the fault, 80% of 100 samples are right, among them all 10 samples of the subset.
+        With the fault, 5 of these 10 are right. The prediction is 0.8 + (0.5 - 1.0) = 0.3.
     """
     n = len(right)
     share_not_drawn = 1 - n / n_whole
     variance = _variance_of_mean(right, faulty) * share_not_drawn
-    # An outcome between 0 and 1 is the probability of a hit, which is drawn once in the whole set.
+    # An outcome between 0 and 1 is the probability of a hit, and each hit is a random draw.
     chances = np.clip(faulty.values, 0, 1)
     variance_of_draws = float((chances * (1 - chances)).mean()) / n_whole
     model_error = _MODEL_ERROR * faulty.correction
@@ -97,14 +99,20 @@ def predict(
 
 
 def _variance_of_mean(right: Values, faulty: Outcomes) -> float:
-    """Return the variance of the mean difference of outcomes, with and without a fault.
+    """Return the variance of the mean difference between outcomes with and without a fault.
 
-    If a distribution was fitted to the samples, it is the jackknife's, which leaves out groups of
-    samples and fits again (Efron and Tibshirani 1993, "An Introduction to the Bootstrap", 11).
+    If a distribution was fitted to the outcomes, the variance is computed by the jackknife, which
+    leaves out one group of samples at a time and fits again (Efron and Tibshirani 1993, "An
+    Introduction to the Bootstrap", chapter 11).
+
+    Args:
+        right: (n,), the outcomes without the fault.
+        faulty: The outcomes with the fault.
     """
     changes = faulty.values - right
     n = len(changes)
-    # Half a sample in each of four cells: the changes +1 and -1 with a half, 0 with one.
+    # Half a sample is added to each cell of the table of right and wrong, with and without the
+    # fault. These are half a change of +1, half a change of -1, and one change of 0.
     mean_square = (float((changes**2).sum()) + 1) / (n + 2)
     variance = (mean_square - (float(changes.sum()) / (n + 2)) ** 2) / n
     if faulty.means_without_group is None:
@@ -118,14 +126,14 @@ def _variance_of_mean(right: Values, faulty: Outcomes) -> float:
 
 
 def precision_noise(exact: Values, rounded: Values, n_whole: int) -> float:
-    """Return the standard deviation of a number by rounding: another precision, device or library.
+    """Return the standard deviation of a number due to another precision, device or library.
 
-    A sample whose outcome changes does so in either direction. The share of such samples is
+    Some samples change their outcome, in either direction with the same probability. Their share is
     estimated with Jeffreys's prior, so that it is never 0.
 
     Args:
-        exact: (n,), what each sample contributes to the number.
-        rounded: (n,), the same in a lower precision.
+        exact: (n,), the contribution of each sample to the number.
+        rounded: (n,), the same in another precision.
         n_whole: The number of samples of the whole set.
     """
     share_changed = (float(((rounded - exact) ** 2).sum()) + 0.5) / (len(exact) + 1)
@@ -141,17 +149,17 @@ def is_explained_by_precision(
         value: The number that was measured.
         known_value: The number that is known, rounded.
         half_width: Half of a unit of its last digit.
-        noise: The standard deviation of the number by precision.
+        noise: The standard deviation of the number due to precision.
     """
     return abs(value - known_value) <= half_width + _Z95 * noise
 
 
 def is_chance(value: float, chance: float, n: int, half_width: float = 0.0) -> bool:
-    """Return whether a number of n samples may be that of guessing.
+    """Return whether a number may be the one of a model that guesses.
 
     Args:
         value: The number.
-        chance: The expected number of guesses.
+        chance: The expected number of a model that guesses.
         n: The number of samples.
         half_width: Half of a unit of the last digit of the number, if it was rounded.
     """
@@ -160,13 +168,13 @@ def is_chance(value: float, chance: float, n: int, half_width: float = 0.0) -> b
 
 
 def predict_other_samples(whole_value: float, right: Values, n_whole: int) -> Prediction:
-    """Return the number on as many other samples of the same kind.
+    """Predict the number on a set of other samples of the same kind and of the same size.
 
-    Both the number and that of the whole set vary with their samples.
+    The standard error contains a factor of sqrt(2), since both sets are random draws of samples.
 
     Args:
         whole_value: The number of the whole set.
-        right: (n,), what each sample of a part contributes to it.
+        right: (n,), the contribution of each sample of the subset to this number.
         n_whole: The number of samples of the whole set.
     """
     return Prediction(whole_value, float(right.std()) * math.sqrt(2 / n_whole))
@@ -177,8 +185,14 @@ def log_likelihoods(
 ) -> Values:
     """Return the log-probability (H,) of a rounded number under each prediction.
 
-    It is the probability that a normal variable rounds to the known number. It is not below that of
-    ten standard errors, so that all explanations can be compared.
+    The probability is the one that a normal variable, with the value and the error of the
+    prediction, rounds to the known number. It is at least 1e-23, the probability of about ten
+    standard errors, so that its logarithm is finite.
+
+    Args:
+        predictions: H predictions.
+        known_value: The known number, rounded.
+        half_width: Half of a unit of its last digit.
     """
     values = np.array([prediction.value for prediction in predictions])
     errors = np.array([max(prediction.error, 1e-6) for prediction in predictions])
@@ -190,13 +204,13 @@ def log_likelihoods(
 
 
 def log_likelihoods_of_hits(outcomes: NDArray[np.float64], hits: Values, slip: float) -> Values:
-    """Return the log-probability (H,) of the hits of each sample under each explanation.
+    """Return the log-probability (H,) of the known hits of all samples under each explanation.
 
     Args:
         outcomes: (H, n), the probability of a hit of each sample under each explanation.
-        hits: (n,), 1 for a sample that is known to be right, and 0 for one that is wrong. Means
-            over the captions of an image lie between.
-        slip: The share of samples whose outcome is random, by small differences of the code.
+        hits: (n,), 1 for a sample that is known to be right, and 0 for one that is wrong. Values
+            between are means over the captions of an image.
+        slip: The share of samples whose outcome is random, due to small differences of the code.
     """
     chances = slip / 2 + (1 - slip) * np.clip(outcomes, 0, 1)
     log_probabilities: Values = (hits * np.log(chances) + (1 - hits) * np.log(1 - chances)).sum(
@@ -206,37 +220,39 @@ def log_likelihoods_of_hits(outcomes: NDArray[np.float64], hits: Values, slip: f
 
 
 def log_likelihood_of_unknown(right: Values, hits: Values) -> float:
-    """Return the log-probability of the hits of each sample under a fault that is not known.
+    """Return the log-probability of the known hits of all samples under an unknown fault.
 
-    Such a fault leaves a share of the samples right that were right, and makes a share of the
-    others right. Both shares are equally likely to be any number in [0, 1].
+    Such a fault leaves a share of the right samples right, and turns a share of the wrong samples
+    into right ones. Both shares have a uniform distribution on [0, 1].
 
     Args:
         right: (n,), the outcome of each sample without a fault.
-        hits: (n,), as in `log_likelihoods_of_hits`.
+        hits: (n,), the known hits, see `log_likelihoods_of_hits`.
     """
     log_probability = 0.0
-    for is_of_kind in (right >= 0.5, right < 0.5):
-        n_samples, n_hits = float(is_of_kind.sum()), float(hits[is_of_kind].sum())
+    for is_selected in (right >= 0.5, right < 0.5):
+        n_samples, n_hits = float(is_selected.sum()), float(hits[is_selected].sum())
         log_probability += float(betaln(n_hits + 1, n_samples - n_hits + 1))
     return log_probability
 
 
 def prior_probabilities(n_faults: Ints) -> Values:
-    """Return the prior probability (H,) of each explanation; something else has ELSE.
+    """Return the prior probability (H,) of each explanation.
 
-    All explanations by one fault are equally probable, and so are all by two faults.
+    All explanations by one fault are equally probable, and so are all explanations by two faults.
+    The probabilities sum to 1 - ELSE.
 
     Args:
         n_faults: (H,), the number of faults: 1 or 2, and 0 for other samples.
 
     Example:
-        Other samples, two faults and their pair, [0, 1, 1, 2], have 0.1, 0.325, 0.325 and 0.2.
+        The explanations are other samples, two faults and their pair. [0, 1, 1, 2] gives [0.1,
+        0.325, 0.325, 0.2].
     """
     priors = np.zeros(len(n_faults))
     for n, prior in enumerate((OTHER_SAMPLES, SINGLE, PAIR)):
-        is_of_kind = n_faults == n
-        priors[is_of_kind] = prior / max(int(is_of_kind.sum()), 1)
+        has_n_faults = n_faults == n
+        priors[has_n_faults] = prior / max(int(has_n_faults.sum()), 1)
     return priors
 
 
@@ -246,12 +262,13 @@ def probabilities(
     """Return the probability of each explanation, and of something else, by Bayes' rule.
 
     Args:
-        log_likelihood: (H,), of what is known under each explanation.
+        log_likelihood: (H,), the log-probability of the known number or hits under each of them.
         n_faults: (H,), the number of faults: 1 or 2, and 0 for other samples.
         log_likelihood_of_else: The same under something else.
 
     Returns:
-        The probabilities (H,) of the explanations, and that of something else. They sum to 1.
+        The probabilities (H,) of the explanations, and the probability of something else. All of
+        them sum to 1.
     """
     log_weights = np.log(prior_probabilities(n_faults)) + log_likelihood
     log_weight_of_else = math.log(ELSE) + log_likelihood_of_else
@@ -263,7 +280,10 @@ def probabilities(
 
 
 def count_tied(probabilities_in_order: Sequence[float]) -> int:
-    """Return how many explanations tie with the first, itself included.
+    """Return how many explanations tie with the most probable one, itself included.
+
+    Args:
+        probabilities_in_order: The probabilities of all explanations, the greatest one first.
 
     Example:
         For the probabilities [0.4, 0.3, 0.1], the result is 2, since 0.3 is more than a third of
@@ -280,20 +300,22 @@ def expected_hits(
 ) -> Outcomes:
     """Return the probability that each query has its item among the first k of a larger gallery.
 
-    A rival is better than the item of a query with a probability that differs from query to query.
-    These probabilities have a beta distribution, which is fitted to the counts. Given its own
-    count, a query's number of better rivals among those that were not seen is beta-binomial.
+    The rivals of a query are the wrong items. Only those of the subset were seen. Each rival is
+    better than the right item with a probability that differs from query to query. These
+    probabilities have a beta distribution, which is fitted to the numbers of better rivals among
+    the seen ones. Given this number, the number of better rivals among the unseen ones has a
+    beta-binomial distribution.
 
     Args:
-        n_better: (Q,), how many of the rivals seen are better than the query's own item.
+        n_better: (Q,), how many of the seen rivals are better than the right item of each query.
         sample_of_query: (Q,), the sample that each query belongs to, from 0 to n - 1.
         n_rivals: The number of rivals of each query that were seen.
         n_rivals_whole: The number of rivals in the whole gallery.
         k: The number of places that count as a hit.
 
     Returns:
-        The mean probability of each sample's queries, as a share of the mean number of queries. If
-        all rivals were seen, probabilities are 0 or 1, and nothing is fitted.
+        The sum of the probabilities of each sample's queries, divided by the mean number of queries
+        per sample. If all rivals were seen, the probabilities are 0 or 1, and nothing is fitted.
     """
     is_hit = (n_better < k).astype(np.float64)
     n_samples = int(sample_of_query.max()) + 1
@@ -305,23 +327,31 @@ def expected_hits(
     chances = _chances_of_hits(n_better, n_rivals, n_rivals_whole, k)
     means_without_group = []
     for group in range(_GROUPS):
-        n_better_of_others = n_better[sample_of_query % _GROUPS != group]
-        chances_of_others = _chances_of_hits(n_better_of_others, n_rivals, n_rivals_whole, k)
-        means_without_group.append(chances_of_others.mean())
+        is_in_other_group = sample_of_query % _GROUPS != group
+        chances_without = _chances_of_hits(n_better[is_in_other_group], n_rivals, n_rivals_whole, k)
+        means_without_group.append(chances_without.mean())
     values = np.bincount(sample_of_query, weights=chances, minlength=n_samples)
     return Outcomes(
-        values / queries_per_sample,
-        np.array(means_without_group),
-        float(is_hit.mean() - chances.mean()),
+        values=values / queries_per_sample,
+        means_without_group=np.array(means_without_group),
+        correction=float(is_hit.mean() - chances.mean()),
     )
 
 
 def _chances_of_hits(n_better: Ints, n_rivals: int, n_rivals_whole: int, k: int) -> Values:
-    """Return the probability of a hit of each query, (Q,), as `expected_hits` explains it."""
+    """Return the probability that each query is a hit, (Q,), see `expected_hits`.
+
+    With the fitted beta distribution (a, b), r seen and u unseen rivals, and m better ones seen:
+
+        P(j unseen rivals are better)
+            = C(u, j) B(j + a + m, u - j + b + r - m) / B(a + m, b + r - m)
+
+    It is summed over all j < k - m. Queries with the same m share their result.
+    """
     n_unseen = n_rivals_whole - n_rivals
     counts, query_counts = np.unique(n_better, return_counts=True)
     a, b = _fit_beta(counts, query_counts, n_rivals)
-    # The probability of each number of better rivals among the unseen, (counts, k).
+    # (counts, k): the probability of each number of better rivals among the unseen ones.
     n_better_unseen = np.arange(min(k, n_unseen + 1))
     log_ways = -betaln(n_unseen - n_better_unseen + 1, n_better_unseen + 1) - math.log(n_unseen + 1)
     a_of_count, b_of_count = (a + counts)[:, None], (b + n_rivals - counts)[:, None]
@@ -336,8 +366,8 @@ def _fit_beta(counts: Ints, weights: Ints, n_trials: int) -> tuple[float, float]
     """Return the parameters of the beta distribution under which counts are most likely.
 
     Args:
-        counts: Distinct numbers of successes among `n_trials`, which are beta-binomial.
-        weights: How often each of them occurs.
+        counts: The distinct numbers of successes among `n_trials`. They are beta-binomial.
+        weights: How often each of these numbers occurs.
         n_trials: The number of trials.
     """
 

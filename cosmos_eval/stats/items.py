@@ -55,7 +55,9 @@ def bag_of_words_chance(captions: Sequence[str], n_right: int) -> float:
 
 
 def number_equal(keys: Sequence[Hashable]) -> NDArray[np.int64]:
-    """Return numbers (N,) that are equal if and only if the keys are equal, from 0.
+    """Number the distinct keys from 0 in the order of their first occurrence.
+
+    Return the number (N,) of each key.
 
     Example:
         ["a", "b", "a"] gives [0, 1, 0].
@@ -68,7 +70,7 @@ def repeats(copy_of: Ints) -> NDArray[np.bool_]:
     """Return whether each item is a copy of an earlier one, (N,).
 
     Args:
-        copy_of: (N,) numbers: items with the same number are copies of each other.
+        copy_of: (N,), a number for each item. Items with the same number are copies of each other.
 
     Example:
         [4, 7, 4, 4] gives [False, False, True, True].
@@ -83,13 +85,14 @@ def contradictions(copy_of: Ints, answers: Ints) -> NDArray[np.bool_]:
     """Return whether each item has a copy with another right answer, (N,).
 
     Args:
-        copy_of: (N,) numbers: items with the same number are copies of each other.
-        answers: (N,) the right answers, such as labels.
+        copy_of: (N,), a number for each item. Items with the same number are copies of each other.
+        answers: (N,), the right answers, such as labels.
 
     Example:
         Copies [0, 0, 1, 1] with the labels [5, 6, 5, 5] give [True, True, False, False].
     """
     _, set_of_item = np.unique(copy_of, return_inverse=True)
+    # The lowest and the highest answer in each set of copies. They differ in a contradiction.
     lowest = np.full(set_of_item.max() + 1, np.iinfo(np.int64).max)
     highest = np.full(set_of_item.max() + 1, np.iinfo(np.int64).min)
     np.minimum.at(lowest, set_of_item, answers)
@@ -99,10 +102,13 @@ def contradictions(copy_of: Ints, answers: Ints) -> NDArray[np.bool_]:
 
 
 def discrimination(hits: NDArray[np.bool_]) -> Values:
-    """Return how much better the models are that solve an item than those that do not, (N,).
+    """Return for each item how much better the models are that solve it, (N,).
 
-    It is the difference of their mean accuracies on the other items, and NaN for an item that no
-    model or every model solves.
+        discrimination = mean accuracy of the models that solve the item
+                         - mean accuracy of the models that do not
+
+    The accuracies are on all other items. It is NaN for an item that no model or every model
+    solves.
 
     Args:
         hits: (K, N), whether each model solves each item.
@@ -113,7 +119,7 @@ def discrimination(hits: NDArray[np.bool_]) -> Values:
     is_mixed = (n_solving > 0) & (n_solving < n_models)
     sum_of_solving = np.where(hits, accuracy_on_others, 0.0).sum(axis=0)
     sum_of_failing = np.where(hits, 0.0, accuracy_on_others).sum(axis=0)
-    result = np.full(n_items, np.nan)
-    result[is_mixed] = sum_of_solving[is_mixed] / n_solving[is_mixed]
-    result[is_mixed] -= sum_of_failing[is_mixed] / (n_models - n_solving[is_mixed])
-    return result
+    differences = np.full(n_items, np.nan)
+    differences[is_mixed] = sum_of_solving[is_mixed] / n_solving[is_mixed]
+    differences[is_mixed] -= sum_of_failing[is_mixed] / (n_models - n_solving[is_mixed])
+    return differences

@@ -1,10 +1,10 @@
 """How probable it is that labels are wrong, from the answers of several models.
 
-Models that err alike look like wrong labels: all of them give the same answer against the label.
-The two are told apart by how the number of agreeing models is distributed.
+Models that err alike look like wrong labels: in both cases, many models give the same answer, which
+is not the label. The two are told apart by the distribution of the number of agreeing models.
 
 - If the label is wrong, the image is a usual image of another class. The number of models that
-  share the most frequent answer is then distributed as for other images, whatever their labels.
+  share the most frequent answer then has the same distribution as for all images.
 - If the label is right, the number m of models that share the most frequent wrong answer follows a
   beta-binomial distribution, whose two parameters say how often models err and how much alike.
 
@@ -33,14 +33,16 @@ FEWEST_MODELS = 3
 FEWEST_ITEMS = 100
 """With fewer items, the interval of the share of wrong labels says nothing."""
 
-_DROP = 1.92  # half of the 95% quantile of chi-squared with one degree of freedom
+# The interval has all shares whose log-likelihood is less than this below the greatest one: half of
+# the 95% quantile of chi-squared with one degree of freedom.
+_DROP = 1.92
 _RATES = np.concatenate([[0.0], np.geomspace(2e-4, 0.5, 120)])  # shares of wrong labels
 _ERROR_RATES = np.geomspace(1e-3, 0.8, 40)  # mean share of models with the shared wrong answer
 _CONCENTRATIONS = np.geomspace(0.02, 100, 40)  # small: models err alike
 _GRID_STEPS = (1.25, 1.12, 1.06, 1.03, 1.01)  # the reach of each finer grid, as a factor
 _TINY = 1e-300
 _LEAST_FIT = 0.01  # a smaller p-value of the fit says that the mixture is wrong
-_LEAST_EXPECTED = 5  # items of a cell of the test of the fit
+_LEAST_EXPECTED = 5  # the expected number of items in a cell of the test of the fit
 _N_PARAMETERS = 3  # the share of wrong labels, and two of the beta-binomial distribution
 
 
@@ -49,7 +51,8 @@ class Agreement(NamedTuple):
 
     # (N,) the number of models that give the label.
     right: Ints
-    # (N,) the wrong answer that most models give; the lowest one of several; -1 if all are right.
+    # (N,) the wrong answer that most models give. If several are equally frequent, it is the lowest
+    # one. It is -1 if all models give the label.
     answer: Ints
     # (N,) the number of models that give this answer.
     votes: Ints
@@ -58,7 +61,7 @@ class Agreement(NamedTuple):
 class LabelErrors(NamedTuple):
     """The estimated share of wrong labels, and the probability of each item's label to be wrong."""
 
-    # The share of wrong labels, and its 95% interval by the profile likelihood.
+    # The estimated share of wrong labels, and its 95% interval by the profile likelihood.
     rate: float
     low: float
     high: float
@@ -67,22 +70,23 @@ class LabelErrors(NamedTuple):
     # (N,) the same at the ends of the interval.
     probability_low: Values
     probability_high: Values
-    # (K + 1,) the expected number of right labels against which so many models share an answer.
+    # (K + 1,) the expected number of right labels that are contradicted by a wrong answer which
+    # exactly k models share, for k from 0 to K.
     expected_by_votes: Values
     # The p-value of the mixture's fit to the counts of agreeing models (`fit_p_value`).
     fit: float
 
     @property
     def is_fitting(self) -> bool:
-        """True if the counts of agreeing models are as the mixture expects.
+        """True if the mixture fits the counts of agreeing models.
 
-        If they are not, neither the share nor the probabilities mean anything.
+        If it does not fit, neither the share nor the probabilities have a meaning.
         """
         return self.fit >= _LEAST_FIT
 
     @property
     def is_suspect(self) -> NDArray[np.bool_]:
-        """(N,) whether each label is more probably wrong than right."""
+        """(N,) true for labels that are more probably wrong than right."""
         return self.probability > 0.5
 
 
@@ -102,11 +106,11 @@ def agreement(answers: Ints, labels: Ints) -> Agreement:
     votes = np.stack([(answers == answers_of_model).sum(axis=0) for answers_of_model in answers])
     votes = np.where(is_wrong, votes, 0)
     most_votes = votes.max(axis=0)
-    is_most = is_wrong & (votes == most_votes)
-    most_answers = np.where(is_most, answers, np.iinfo(np.int64).max).min(axis=0)
+    is_most_frequent = is_wrong & (votes == most_votes)
+    lowest_answers = np.where(is_most_frequent, answers, np.iinfo(np.int64).max).min(axis=0)
     return Agreement(
         right=(~is_wrong).sum(axis=0),
-        answer=np.where(most_votes > 0, most_answers, -1),
+        answer=np.where(most_votes > 0, lowest_answers, -1),
         votes=most_votes,
     )
 
@@ -116,16 +120,18 @@ def estimate_label_errors(
 ) -> LabelErrors:
     """Estimate the share of wrong labels, and the probability of each label to be wrong.
 
-    By Bayes' rule, the probability for an item with m agreeing models is
-    e T(m) / (e T(m) + (1 - e) F(m) w). e is the share of wrong labels, T and F are the
-    distributions of m for wrong and right labels, and w says how much more often models confuse
-    this label with this answer than two classes on average (`_confusion_weights`).
+    By Bayes' rule, the label of an item with m agreeing models is wrong with the probability
+
+        e T(m) / (e T(m) + (1 - e) F(m) w)
+
+    e is the share of wrong labels. T and F are the distributions of m for wrong and for right
+    labels. w says how much more often models confuse this label with this answer than they confuse
+    two classes on average (`_confusion_weights`).
 
     Args:
         agreed: The agreement of the models.
         labels: (N,), the labels.
-        n_classes: The number C of classes that a wrong label may fall on; 2 for a choice that is
-            either right or wrong.
+        n_classes: The number C of classes. It is 2 for a choice that is either right or wrong.
         n_models: The number K of models.
 
     Raises:
@@ -137,10 +143,11 @@ def estimate_label_errors(
             f"and {len(labels)}"
         )
     n_items_by_votes = np.bincount(agreed.votes, minlength=n_models + 1)
-    most_frequent = np.maximum(agreed.right, agreed.votes)  # of all answers, also the label
-    of_wrong = np.bincount(most_frequent, minlength=n_models + 1) / len(labels)
+    # T(m): how many models give the most frequent answer to an item, which may be the label.
+    n_models_with_top_answer = np.maximum(agreed.right, agreed.votes)
+    if_wrong = np.bincount(n_models_with_top_answer, minlength=n_models + 1) / len(labels)
     grid = _Grid.around(n_models, _ERROR_RATES, _CONCENTRATIONS)
-    fits = [_fit_at_rate(n_items_by_votes, of_wrong, rate, grid) for rate in _RATES.tolist()]
+    fits = [_fit_at_rate(n_items_by_votes, if_wrong, rate, grid) for rate in _RATES.tolist()]
 
     best_fit = max(fits, key=lambda fit: fit.log_likelihood)
     likely_fits = [fit for fit in fits if fit.log_likelihood > best_fit.log_likelihood - _DROP]
@@ -152,7 +159,7 @@ def estimate_label_errors(
         probability=best_fit.probabilities(agreed.votes, weights),
         probability_low=likely_fits[0].probabilities(agreed.votes, weights),
         probability_high=likely_fits[-1].probabilities(agreed.votes, weights),
-        expected_by_votes=len(labels) * (1 - best_fit.rate) * best_fit.of_right,
+        expected_by_votes=len(labels) * (1 - best_fit.rate) * best_fit.if_right,
         fit=fit_p_value(n_items_by_votes, len(labels) * best_fit.mixture),
     )
 
@@ -160,8 +167,8 @@ def estimate_label_errors(
 def fit_p_value(observed: Ints, expected: Values) -> float:
     """Return the p-value of Pearson's chi-squared test that counts are as expected.
 
-    Neighbouring cells are joined until each expects five items or more. Three degrees of freedom
-    are taken off for the fitted parameters, of which one is left at least.
+    Neighbouring cells are joined until at least five items are expected in each. Three degrees of
+    freedom are subtracted for the fitted parameters, but at least one remains.
 
     Args:
         observed: (M,), the observed counts.
@@ -184,31 +191,39 @@ def fit_p_value(observed: Ints, expected: Values) -> float:
 
 
 class _Fit(NamedTuple):
-    """The mixture that fits best at a share of wrong labels."""
+    """The mixture that fits best for a given share of wrong labels."""
 
     log_likelihood: float
     # The share of wrong labels.
     rate: float
-    # (K + 1,) the distribution of the number of agreeing models if the label is right, and wrong.
-    of_right: Values
-    of_wrong: Values
+    # (K + 1,) the distribution of the number of agreeing models if the label is right.
+    if_right: Values
+    # (K + 1,) the same if the label is wrong.
+    if_wrong: Values
 
     @property
     def mixture(self) -> Values:
         """(K + 1,) the distribution of the number of agreeing models over all items."""
-        return (1 - self.rate) * self.of_right + self.rate * self.of_wrong
+        return (1 - self.rate) * self.if_right + self.rate * self.if_wrong
 
     def probabilities(self, votes: Ints, weights: Values) -> Values:
-        """Return the probability (N,) that each label is wrong, 0 if all models are right."""
-        if_wrong = self.rate * self.of_wrong[votes]
-        if_right = (1 - self.rate) * self.of_right[votes] * weights
-        return np.where(votes > 0, if_wrong / (if_wrong + if_right + _TINY), 0.0)
+        """Return the probability (N,) that each label is wrong. It is 0 if all models give it.
+
+        Args:
+            votes: (N,), the number of models that share a wrong answer.
+            weights: (N,), from `_confusion_weights`.
+        """
+        likelihood_if_wrong = self.rate * self.if_wrong[votes]
+        likelihood_if_right = (1 - self.rate) * self.if_right[votes] * weights
+        total = likelihood_if_wrong + likelihood_if_right + _TINY
+        return np.where(votes > 0, likelihood_if_wrong / total, 0.0)
 
 
 class _Grid(NamedTuple):
     """Beta-binomial distributions on a grid of their parameters."""
 
-    # (G,), the mean share of successes, and how unlike the trials end.
+    # (G,), the mean share of successes, and the concentration. The smaller the concentration is,
+    # the more often all trials of an item end alike.
     means: Values
     concentrations: Values
     # (G, K + 1), the distributions of the number of successes.
@@ -216,30 +231,31 @@ class _Grid(NamedTuple):
 
     @classmethod
     def around(cls, n: int, means: Values, concentrations: Values) -> _Grid:
-        """Return the distributions of n trials for all pairs of two parameters."""
-        grid_means, grid_concentrations = np.meshgrid(means, concentrations, indexing="ij")
-        pairs = grid_means.ravel(), grid_concentrations.ravel()
-        return cls(*pairs, _beta_binomials(n, *pairs))
+        """Return the distributions of n trials for each mean with each concentration."""
+        mean_table, concentration_table = np.meshgrid(means, concentrations, indexing="ij")
+        grid_means, grid_concentrations = mean_table.ravel(), concentration_table.ravel()
+        distributions = _beta_binomials(n, grid_means, grid_concentrations)
+        return cls(grid_means, grid_concentrations, distributions)
 
 
-def _fit_at_rate(n_items_by_votes: Ints, of_wrong: Values, rate: float, grid: _Grid) -> _Fit:
+def _fit_at_rate(n_items_by_votes: Ints, if_wrong: Values, rate: float, grid: _Grid) -> _Fit:
     """Fit the beta-binomial distribution of right labels by maximum likelihood.
 
     The likelihood is searched on a grid of both parameters, then on finer grids around the best
     ones.
 
     Args:
-        n_items_by_votes: (K + 1,), how many items have so many agreeing models.
-        of_wrong: (K + 1,), the distribution of the number of agreeing models for wrong labels.
+        n_items_by_votes: (K + 1,), the number of items with k agreeing models, for k from 0 to K.
+        if_wrong: (K + 1,), the distribution of the number of agreeing models for wrong labels.
         rate: The share of wrong labels.
         grid: The first grid.
     """
     n_models = len(n_items_by_votes) - 1
     for step in (*_GRID_STEPS, 1.0):
-        mixtures = (1 - rate) * grid.distributions + rate * of_wrong
+        mixtures = (1 - rate) * grid.distributions + rate * if_wrong
         log_likelihoods = np.log(mixtures + _TINY) @ n_items_by_votes
         best = int(log_likelihoods.argmax())
-        fit = _Fit(float(log_likelihoods[best]), rate, grid.distributions[best], of_wrong)
+        fit = _Fit(float(log_likelihoods[best]), rate, grid.distributions[best], if_wrong)
         factors = step ** np.linspace(-1, 1, 5)
         means = np.minimum(grid.means[best] * factors, 0.99)
         grid = _Grid.around(n_models, means, grid.concentrations[best] * factors)
@@ -252,7 +268,7 @@ def _beta_binomials(n: int, means: Values, concentrations: Values) -> Values:
     Args:
         n: The number of trials.
         means: (G,), the mean shares of successes, which are a / (a + b).
-        concentrations: (G,), a + b. The smaller it is, the more alike the trials end.
+        concentrations: (G,), a + b. The smaller it is, the more often all trials end alike.
     """
     a = (means * concentrations)[:, None]
     b = ((1 - means) * concentrations)[:, None]
@@ -265,12 +281,15 @@ def _beta_binomials(n: int, means: Values, concentrations: Values) -> Values:
 def _confusion_weights(
     agreed: Agreement, labels: Ints, n_classes: int, n_models: int
 ) -> NDArray[np.float64]:
-    """Return how much more often models confuse each item's label and answer than usual, (N,).
+    """Return for each item how often models confuse its label with its answer, (N,).
 
-    The confusions are the items that some, but not all models answer wrongly. Among them, the share
-    of each pair of a label and an answer is divided by its share if answers fell on all other
-    classes equally often. As many equally distributed items are added, at most one per pair, so
-    that no pair has a weight of 0.
+    The confusions are the items that some, but not all models answer wrongly.
+
+        weight = share of the pair (label, answer) among the confusions / its even share
+
+    The even share is the one that the pair would have if the answers fell on all other classes
+    equally often. So that no weight is 0, as many evenly distributed items as there are confusions
+    are added before, but at most one per pair of classes.
 
     Args:
         agreed: The agreement of the models.

@@ -1,8 +1,9 @@
 """Comparisons of two models that may stop at any look: confidence sequences and decisions.
 
-A confidence sequence is one interval per look. All of them contain the true difference at once with
-probability 1 - alpha, so that a comparison may stop whenever its answer is known. A fixed-n
-interval that is looked at repeatedly does not have this property.
+Samples are measured in shards. A look is made after each shard: the difference of all samples so
+far is judged, and the comparison may stop. A confidence sequence gives an interval at each look.
+With probability 1 - alpha, all these intervals contain the true difference at once. The usual
+interval for a fixed number of samples does not have this property if it is looked at repeatedly.
 
 - Means of bounded differences: capital of bets, an exact method (Waudby-Smith and Ramdas 2024,
   "Estimating means of bounded random variables by betting", JRSS B 86; Howard et al. 2021,
@@ -11,15 +12,15 @@ interval that is looked at repeatedly does not have this property.
   a first look with many samples (Waudby-Smith et al. 2024, "Time-uniform central limit theory and
   asymptotic confidence sequences", Annals of Statistics 52, arXiv:2103.06476).
 
-All of this is about the population that the samples were drawn from. The samples are independent
-draws, and their order is random and does not depend on the models. Any number of first samples is
-then a set of independent draws, too. If the question is only which model is better on this finite
-set, samples are drawn without replacement. The answer is then known with certainty after the last
-sample. The sequences here do not shrink to a point, and their guarantee is not about this question.
+The intervals are about the population that the samples were drawn from. The samples are independent
+draws, and their order is random and does not depend on the models. The first n samples are then
+independent draws, too, for any n. The intervals are not about the question which model is better on
+exactly this finite set of samples. That answer would be certain after the last sample, and these
+intervals do not shrink to a point.
 
 An e-value is the capital of a player who began with 1 and bets against a hypothesis at fair odds.
-If the hypothesis is true, the capital ever reaches 1 / alpha with probability alpha at most (Ville
-1939). Therefore, 1 over the greatest capital so far is a p-value at all looks.
+If the hypothesis is true, the probability that the capital ever reaches 1 / alpha is at most alpha
+(Ville 1939). Therefore, 1 over the greatest capital so far is a p-value that holds at all looks.
 
 Shapes: N samples, V distinct values, B bets, L looks.
 """
@@ -36,16 +37,16 @@ from cosmos_eval.stats.paired import PairedDifference
 
 Decision = Literal["A better", "B better", "same", "undecided"]
 
-# The shares of the capital that are bet, as multiples of the greatest bet that cannot lose more
-# than there is. The capital is divided equally among them.
+# The bets, as multiples of the greatest bet that cannot lose more than the whole capital. The
+# capital is divided equally among them.
 BETS = np.geomspace(1 / 128, 0.98, 24)
 # The number of samples before the first look of an asymptotic sequence, and the expected number of
 # samples of the rarest class. Both are from the simulations of benchmarks/sequential.md.
 START = 500
 _START_OF_RAREST = 10
-# Values with more distinct levels are rounded for intervals, in the direction that widens them.
+# If there are more distinct values, they are rounded in the direction that widens the interval.
 _LEVELS = 4096
-# By how much the logarithm of the capital has to exceed a threshold, against rounding errors.
+# The log capital must exceed a threshold by this much, so that rounding errors do not decide.
 _ROUNDING = 1e-9
 
 
@@ -63,12 +64,15 @@ class ConfidenceSequence(Protocol):
 
 
 def log_gains(values: Values, mean: float, low: float) -> Values:
-    """Return how much each bet against "the mean is at most `mean`" gains by values, (V, B).
+    """Return the log gains (V, B) of each bet against "the mean is at most `mean`" by each value.
 
-    A bet on a share s of (value - mean) / (mean - low) multiplies the capital by
-        1 + s (value - mean) / (mean - low),
-    which is at least 1 - s > 0 and whose expectation is at most 1 under the hypothesis. It falls as
-    `mean` rises. For example, a share of 0.5 gains log(1.5) if value, mean and low are 1, 0 and -1.
+    A bet s multiplies the capital by
+
+        1 + s (value - mean) / (mean - low)
+
+    This factor is at least 1 - s > 0, and falls as `mean` rises. If the hypothesis is true, its
+    expectation is at most 1. For example, a bet of 0.5 gains log(1.5) if value, mean and low are 1,
+    0 and -1.
 
     Args:
         values: (V,), values of samples, none below `low`.
@@ -79,7 +83,7 @@ def log_gains(values: Values, mean: float, low: float) -> Values:
 
 
 def log_mixture(log_capitals: Values) -> Values:
-    """Return the log mean (...) of the capitals of B bets from their logarithms (..., B)."""
+    """Return the logarithm (...) of the mean capital of B bets with log capitals (..., B)."""
     greatest = log_capitals.max(axis=-1, keepdims=True)
     means = np.exp(log_capitals - greatest).mean(axis=-1)
     return greatest[..., 0] + np.log(means)
@@ -111,20 +115,21 @@ class BoundedSequence:
         self.low, self.high = float(low), float(high)
         self.n_samples = 0
         self._above = _EvidenceAbove(self.low, self.high)
-        # That the mean is below m is that the mean of the negative values is above -m.
+        # The mean is below m if the mean of the negative values is above -m.
         self._below = _EvidenceAbove(-self.high, -self.low)
 
     def update(self, differences: NDArray[np.number], slack: float = 0.0) -> None:
-        """Add the differences (N,) of a shard of samples, which count as one look.
+        """Add the differences (N,) of a shard of samples, and make a look.
 
         Args:
             differences: (N,), independent draws, such as the hits of A minus the hits of B.
-            slack: By how much the expectation of these differences may be off the true mean, see
-                `stats.control_variates`. They are moved by it in both unfavourable directions.
+            slack: The most by which the expectation of these differences may deviate from the true
+                mean, see `stats.control_variates`. To stay on the safe side, the slack is
+                subtracted for the lower end of the interval and added for the upper end.
 
         Raises:
-            ValueError: The array has other than one dimension, the slack is negative, or a value
-                is NaN or, with the slack, out of bounds.
+            ValueError: The array does not have one dimension, the slack is negative, or a value is
+                NaN or is out of bounds after the slack was subtracted or added.
         """
         values = np.asarray(differences, np.float64)
         if values.ndim != 1:
@@ -162,24 +167,25 @@ class BoundedSequence:
     def log_e_value(self, mean: float) -> float:
         """Return the log e-value at this look against "the mean is equal to `mean`".
 
-        It is the logarithm of the mean of both one-sided capitals. It falls again if the evidence
-        vanishes.
+        It is the logarithm of the mean of both one-sided capitals. It is not the greatest one so
+        far, and may fall from look to look.
         """
         mean = self._checked(mean)
-        both = (self._above.log_e_now(mean), self._below.log_e_now(-mean))
-        return float(np.logaddexp(*both)) - math.log(2)
+        log_e_above = self._above.log_e_now(mean)
+        log_e_below = self._below.log_e_now(-mean)
+        return float(np.logaddexp(log_e_above, log_e_below)) - math.log(2)
 
     def interval(self, alpha: float) -> tuple[float, float]:
         """Return the interval of the mean at this look, for the error probability alpha.
 
-        It is within the intervals of all earlier calls with this alpha, and together they contain
-        the mean with probability 1 - alpha: each end errs with alpha / 2. Ends are rounded
-        outwards. If nothing is left between the ends, which has a probability of alpha at most,
-        both are their mean.
+        It lies within the intervals of all earlier calls with this alpha. With probability
+        1 - alpha, all of them contain the mean: each end is wrong with probability alpha / 2. Ends
+        are rounded outwards. If the lower end is above the upper end, which has a probability of
+        alpha at most, both ends are set to their middle.
         """
         low = self._above.bound(_checked_level(alpha) / 2)
         high = -self._below.bound(alpha / 2)
-        return (low, high) if low <= high else ((low + high) / 2, (low + high) / 2)
+        return _ordered_ends(low, high)
 
     def _checked(self, mean: float) -> float:
         """Return `mean`, or raise ValueError if it is not strictly within the bounds."""
@@ -188,18 +194,27 @@ class BoundedSequence:
         return float(mean)
 
 
+def _ordered_ends(low: float, high: float) -> tuple[float, float]:
+    """Return the ends of an interval. If the lower one is above the upper, return their middle."""
+    if low <= high:
+        return low, high
+    middle = (low + high) / 2
+    return middle, middle
+
+
 class _EvidenceAbove:
-    """The capital of bets against "the mean is at most m", for any m, and the lower bound of m."""
+    """The evidence that the mean is above m, for any m: the capital of bets against "at most m"."""
 
     def __init__(self, low: float, high: float) -> None:
-        """Begin without samples, whose values will be within [low, high]."""
+        """Begin without samples. All values that are added must be within [low, high]."""
         self.low, self.high = low, high
         # A power of two, so that rounding to multiples of it is exact.
         self._step = 2.0 ** math.ceil(math.log2((high - low) / _LEVELS))
         # The distinct values (V,) so far, and how often each occurred.
         self._values, self._counts = np.empty(0), np.empty(0)
-        # For each mean that was asked for: the log capital (B,), and the greatest log e-value.
+        # For each mean that `log_e` was called with: the log capital of each bet, (B,).
         self._log_capitals: dict[float, Values] = {}
+        # For each of these means: the greatest log e-value so far.
         self._greatest: dict[float, float] = {}
         # The lower bound of the last call by error probability.
         self._bounds: dict[float, float] = {}
@@ -229,10 +244,11 @@ class _EvidenceAbove:
         return float(log_mixture(self._counts @ log_gains(self._values, mean, self.low)))
 
     def bound(self, alpha: float) -> float:
-        """Return a mean that is rejected with all smaller means, or the lowest value.
+        """Return the greatest mean that is rejected, or the lowest possible value if none is.
 
-        The capital falls as the mean rises, so that bisection finds the greatest such mean. The
-        returned end of the last bracket is rejected itself. The bound never falls.
+        All smaller means are rejected, too, since the capital falls as the mean rises. Bisection
+        finds the mean up to a small error, by which it may be too low. The bound never falls from
+        call to call.
         """
         rejected = self._bounds.get(alpha, self.low)
         for mean, log_e in self._greatest.items():
@@ -240,7 +256,8 @@ class _EvidenceAbove:
                 rejected = max(rejected, mean)
         accepted = self.high
         resolution = (self.high - self.low) / 2**20
-        middle = rejected + resolution  # most looks do not move the bound
+        # The first try is next to the old bound, since most looks do not move the bound.
+        middle = rejected + resolution
         while accepted - rejected > resolution:
             if is_rejected(self.log_e_now(middle), alpha):
                 rejected = middle
@@ -252,7 +269,7 @@ class _EvidenceAbove:
 
 
 def _merge(values: Values, counts: Values) -> tuple[Values, Values]:
-    """Return the distinct values and the sum of the counts of each."""
+    """Return the distinct values, and the sum of the counts of each of them."""
     distinct, index = np.unique(values, return_inverse=True)
     merged = np.bincount(index, weights=counts, minlength=len(distinct))
     return distinct, merged.astype(np.float64)
@@ -262,21 +279,25 @@ class AsymptoticSequence:
     """The confidence sequence of a difference that is not a mean, such as a difference of mIoU.
 
     It is an approximation by the normal distribution, whose errors approach alpha as the number of
-    samples at the first look grows. There is no interval before `start` samples. Each look brings
-    the paired difference of all samples so far, as `stats.paired.differences` computes it.
+    samples at the first look grows. There is no interval before `start` samples. At each look, the
+    paired difference of all samples so far is added, as `stats.paired.differences` computes it.
 
-    The e-value is the capital of bets on z = (difference - m) / standard error, mixed over a
-    half-normal distribution: with r = n / (n + tightest_at / 8.8),
-        2 sqrt(1 - r) exp(r z^2 / 2) Phi(sqrt(r) z).
+    The e-value against "the difference is at most m" after n samples is the capital of bets on the
+    standardised difference z, mixed over a half-normal distribution:
+
+        z = (difference - m) / standard error
+        r = n / (n + tightest_at / 8.78)
+        e-value = 2 sqrt(1 - r) exp(r z^2 / 2) Phi(sqrt(r) z)
     """
 
     def __init__(self, start: int = START, tightest_at: int | None = None) -> None:
         """Begin without looks.
 
         Args:
-            start: The number of samples, or clusters, before the first look that counts.
-            tightest_at: The number of samples at which the interval is the narrowest possible. By
-                default 4 * start.
+            start: The number of samples, or of clusters of dependent samples, before the first look
+                that counts.
+            tightest_at: The number of samples for which the interval is made as narrow as possible.
+                By default 4 * start.
 
         Raises:
             ValueError: `start` is below 2.
@@ -297,7 +318,7 @@ class AsymptoticSequence:
         ignored.
 
         Raises:
-            ValueError: There are fewer samples than at the look before.
+            ValueError: There are fewer samples than at the previous look.
         """
         if paired.units < self.n_samples:
             raise ValueError(f"{paired.units} samples are fewer than {self.n_samples} before")
@@ -314,7 +335,7 @@ class AsymptoticSequence:
         return self._greatest_log_e(-1, mean)
 
     def _greatest_log_e(self, sign: int, mean: float) -> float:
-        """Return the greatest log e-value so far that sign * (difference - mean) is positive."""
+        """Return the greatest log e-value so far in favour of sign * (difference - mean) > 0."""
         if not self._looks:
             return 0.0
         n, difference, error = np.array(self._looks).T
@@ -322,7 +343,7 @@ class AsymptoticSequence:
         return max(0.0, float(self.log_e_of(z, n).max()))
 
     def log_e_of(self, z: Values, n: Values) -> Values:
-        """Return the log e-values of standardised differences (...) of n samples (...)."""
+        """Return the log e-values (...) of standardised differences (...) of n samples (...)."""
         from scipy.special import log_ndtr
 
         ratio = n / (n + self._prior_samples)
@@ -331,18 +352,19 @@ class AsymptoticSequence:
     def interval(self, alpha: float) -> tuple[float, float]:
         """Return the interval of the difference at this look, for the error probability alpha.
 
-        It is the intersection over all looks, and (-inf, inf) before `start` samples. Each end errs
-        with alpha / 2. If nothing is left between the ends, both are their mean.
+        It is the intersection of the intervals of all looks, and (-inf, inf) before `start`
+        samples. Each end is wrong with probability alpha / 2. If the lower end is above the upper
+        end, both are set to their middle.
         """
         if not self._looks:
             return -math.inf, math.inf
         n, difference, error = np.array(self._looks).T
         half_width = self.critical_z(n, _checked_level(alpha) / 2) * error
         low, high = float((difference - half_width).max()), float((difference + half_width).min())
-        return (low, high) if low <= high else ((low + high) / 2, (low + high) / 2)
+        return _ordered_ends(low, high)
 
     def critical_z(self, n: Values, alpha: float) -> Values:
-        """Return the smallest z (L,) whose e-value with n (L,) samples reaches 1 / alpha."""
+        """Return the smallest z (L,) whose e-value after n (L,) samples reaches 1 / alpha."""
         accepted, rejected = np.zeros(len(n)), np.full(len(n), 100.0)
         for _ in range(60):  # bisection: the e-value rises with z
             middle = (accepted + rejected) / 2
@@ -356,18 +378,20 @@ def start_for_classes(class_sizes: Ints, n_samples: int) -> int:
     """Return the number of samples before the first look at a mean over classes, such as mIoU.
 
     Until the rarest class has occurred a few times, the first samples say nothing about it, and a
-    mean over classes looks more certain than it is. Therefore, 10 samples of the rarest class are
-    expected at the first look, and there are 500 samples or more. For example, classes in 20 and
-    990 of 1,000 images give 500. Classes in 5 and 990 images give 2,000, more than there are, so
-    that the comparison cannot stop early.
+    mean over classes looks more certain than it is. The first look is therefore made when 10
+    samples of the rarest class are expected, and not before 500 samples.
 
     Args:
-        class_sizes: (C,), the number of samples in which each class occurs. Classes without any do
-            not count.
+        class_sizes: (C,), the number of samples in which each class occurs. Classes that occur in
+            no sample are ignored.
         n_samples: The number of all samples of the data set, such as images.
 
     Raises:
         ValueError: No class has samples.
+
+    Example:
+        There are 1,000 images. If one class occurs in 20 of them and the other in 990, the result
+        is 500. If the rarer one occurs in 5, it is 2,000: the comparison cannot stop early.
     """
     sizes = class_sizes[class_sizes > 0]
     if not len(sizes):
@@ -383,26 +407,32 @@ def is_rejected(log_e: float, alpha: float) -> bool:
 def decide(
     sequence: ConfidenceSequence, alpha: float = 0.05, margin: float | None = None
 ) -> Decision:
-    """Return what is known about the difference of A and B at this look.
+    """Return the answer at this look: which of A and B is better, or whether they are the same.
 
     - "A better": the difference is above 0, rejecting "at most 0" at alpha / 2.
     - "B better": the difference is below 0, rejecting "at least 0" at alpha / 2.
-    - "same": it is above -margin and below margin, rejecting both opposites at alpha / 2 each.
+    - "same": the difference is above -margin and below margin, rejecting "at most -margin" and "at
+      least margin" at alpha / 2 each.
 
     If the difference is both above 0 and within the margin, the answer is "A better".
 
+    The interval of `sequence.interval(alpha)` shows the answer: it is above 0, below 0, or within
+    the margin.
+
     The probability that this function returns a wrong answer at any look is alpha at most. Wrong
-    answers are "A better" for a true difference of 0 or less, "B better" for one of 0 or more, and
-    "same" for one of `margin` or more in size. If the true difference is 0, the first two are
-    wrong, with alpha / 2 each. If it is positive, "B better" is wrong, and "same" if it is as great
-    as the margin. Both of these reject "at least the true difference", which has a probability of
-    alpha / 2 at most. The interval of `sequence.interval(alpha)` shows the answer: it is above 0,
-    below 0, or within the margin.
+    answers are "A better" if the true difference is 0 or less, "B better" if it is 0 or more, and
+    "same" if its size is `margin` or more.
+
+    - If the true difference is 0, "A better" and "B better" are wrong. Each has a probability of
+      alpha / 2 at most.
+    - If it is positive, "B better" is wrong. "same" is wrong, too, if it is as great as the margin.
+      Both answers reject "at least the true difference", so that the probability of either is
+      alpha / 2 at most. The same holds with A and B exchanged if it is negative.
 
     Args:
         sequence: The sequence after any number of looks.
         alpha: The probability of a wrong answer.
-        margin: The difference from which on models are not the same, in the metric's unit. Without
+        margin: Models whose difference is smaller count as the same, in the metric's unit. Without
             a margin, "same" is never the answer.
 
     Raises:
@@ -418,7 +448,9 @@ def decide(
 
 
 def _log_e_same(sequence: ConfidenceSequence, margin: float) -> float:
-    """Return the smaller of the log e-values that the difference is above -margin and below margin.
+    """Return the log e-value that the difference is within the margin.
+
+    It is the smaller one of the log e-values against "at most -margin" and "at least margin".
 
     Raises:
         ValueError: The margin is not above 0.
@@ -443,17 +475,18 @@ def correct_over_sets(
 ) -> dict[str, SetDecision]:
     """Return the answers for several data sets. The probability that any is wrong is alpha at most.
 
-    It is Holm's method on the two sides of every set. With K sets there are 2 K sides, and each is
-    tested at alpha / (2 K). If a side rejects a difference of 0, its set is decided, and the sides
-    that remain are tested at alpha over their number, until no more sides are rejected. "same"
-    leaves both sides of its set, since 0 is not rejected.
+    It is Holm's method. Each set has two sides, the hypotheses that its difference is at most 0 and
+    that it is at least 0. With K sets there are 2 K sides, and each is tested at alpha / (2 K). If
+    a side is rejected, its set is decided. The remaining sides are then tested at alpha over their
+    number, until no other side is rejected. The answer "same" rejects neither side of its set.
 
     This is valid for any dependence of the sets, and each set may stop at its own time, for any
-    reason. The e-values are the greatest so far. Therefore, the probability that a side with a true
-    hypothesis ever has a p-value of a or less is a at most, however its last look was chosen. Sides
-    with true hypotheses never leave the count before the first wrong answer. If there are T of
-    them, the first wrong answer needs a p-value of alpha / T at most from one of them, which has
-    the probability T * alpha / T. A set must not be left out because of its results.
+    reason. The reason is that e-values are the greatest so far: if a hypothesis is true, the
+    probability that its p-value is p or less at any look is p at most.
+    If T sides are true, all of them are still counted at the first wrong answer. One of them must
+    then have a p-value of alpha / T or less. This has a probability of T * alpha / T at most.
+
+    A set must not be left out because of its results.
 
     Args:
         sequences: The sequence of each data set by name, stopped or not.

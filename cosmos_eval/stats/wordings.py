@@ -1,21 +1,26 @@
 """Errors of a metric over wordings of its texts, beside images and seeds.
 
-Model: value of a training with a wording on an image = model + wording + seed + image + all their
-interactions. All terms but the model are random and crossed: every training sees every image with
-every wording. The wordings count as a random sample of a population of wordings like these.
+A method is a model, or several trainings of a model with different seeds. The statistical model is
 
-Components follow from products of values that share a factor or not, which makes them unbiased: a
-covariance over wordings between two different seeds, for example, holds no effect of the seeds.
-For a mean over images, they are the components by mean squares of a crossed table (Searle, Casella
-and McCulloch 1992, "Variance Components", chapter 4). The images' share of each product follows
-from the jackknife (Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapter 11), so
-that it holds for means over classes and intersections over unions, too.
+    value of a training with a wording on an image
+        = method + wording + seed + image + all interactions of wording, seed and image
 
-The variance of a mean over wordings adds up terms with different degrees of freedom. Its quantile
-is the mean of their t quantiles, weighted by their variances (Cochran and Cox 1957, "Experimental
-Designs", section 4.14). Satterthwaite's degrees of freedom would be too many if few wordings look
-alike by chance. Intervals of components: Ting, Burdick, Graybill, Jeyaratnam and Lu 1990, Journal
-of Statistical Computation and Simulation 35.
+All terms but the method are random and crossed: every training is measured on every image with
+every wording. The wordings are considered as a random sample of a population of similar wordings.
+
+Variance components are computed from products of values that share one factor and no other. They
+are therefore unbiased: a covariance over wordings between two different seeds, for example, has no
+effect of the seeds. For a mean over images, they are the components by mean squares of a crossed
+table (Searle, Casella and McCulloch 1992, "Variance Components", chapter 4). What images contribute
+to each product follows from the jackknife (Efron and Tibshirani 1993, "An Introduction to the
+Bootstrap", chapter 11), so that it holds for means over classes and intersections over unions, too.
+
+The variance of a mean over wordings is a sum of terms with different degrees of freedom. Its
+quantile is the mean of their t quantiles, weighted by their variances (Cochran and Cox 1957,
+"Experimental Designs", section 4.14). Satterthwaite's degrees of freedom would be too many if a few
+wordings are similar by chance. Intervals of components are by Ting, Burdick, Graybill, Jeyaratnam
+and Lu 1990, Journal of Statistical Computation and Simulation 35.
+
 Shapes: S seeds, W wordings, C images (or clusters of samples that depend on each other).
 """
 
@@ -33,18 +38,18 @@ from cosmos_eval.types import Interval
 
 LEAST_WORDINGS = 3
 """The fewest wordings that an interval is computed from. Two would have one degree of freedom,
-whose quantile, 12.7, makes most intervals useless and any smaller one a guess."""
-_MOST_LOGARITHM = 50.0  # of the factor between a variance and an end of its interval
+whose quantile, 12.7, makes most intervals uselessly wide."""
+_MOST_LOGARITHM = 50.0  # the limit of log(end of an interval / variance)
 METHOD = "images x wordings, weighted t"
 
 
 class WordedValues(NamedTuple):
-    """The values of a metric of all trainings of a method with all wordings, on the same images."""
+    """The values of a metric for all trainings of a method with all wordings on the same images."""
 
     # (S, W), the value of each training with each wording.
     values: Values
-    # (S, W, C), how far each image moves each value: the products of these deviations, summed over
-    # images, are the covariances of the values over other draws of the images.
+    # (S, W, C), how far each image moves each value, by the jackknife. The sum over images of the
+    # products of two values' deviations is the covariance of the values, if images are drawn again.
     deviations: Values
 
 
@@ -53,7 +58,7 @@ class Component(NamedTuple):
 
     # The variance, in the square of the metric's unit.
     variance: float
-    # The ends of the interval of the variance, which are at least 0.
+    # The ends of the interval of the variance. They are at least 0.
     low: float
     high: float
 
@@ -66,11 +71,11 @@ class Component(NamedTuple):
 class Components(NamedTuple):
     """How much a metric varies by images, by wordings and by seeds."""
 
-    # Over draws of as many images: the part of the variance that all wordings and seeds share.
+    # The variance if as many images are drawn again, in so far as all wordings and seeds share it.
     images: Component
-    # Over wordings, for unlimited images.
+    # The variance over wordings on infinitely many images.
     wording: Component
-    # Over seeds, for unlimited images; None for a single training.
+    # The variance over seeds on infinitely many images; None for a single training.
     seeds: Component | None
 
 
@@ -85,41 +90,46 @@ class WordedMean(NamedTuple):
     """The mean of a metric over wordings, or the mean difference of two models."""
 
     mean: float
-    # The terms of the variance by wordings, by the seeds of each method with several trainings, and
-    # by images.
+    # The terms of the variance of the mean: one by wordings, one by the seeds of each method that
+    # has several trainings, and one by images.
     terms: tuple[VarianceTerm, ...]
-    # The variance by images only, as if neither wordings nor seeds had an effect.
+    # The variance of the mean if neither wordings nor seeds had an effect.
     images_only: VarianceTerm
 
     @property
     def standard_error(self) -> float:
-        """The standard error of the mean, by all terms."""
+        """The standard error of the mean, from the sum of all terms."""
         return math.sqrt(sum(term.variance for term in self.terms))
 
     def interval(self, level: float = LEVEL) -> Interval:
         """Return the confidence interval of the mean over images, wordings and seeds.
 
-        It is the mean plus and minus the standard error times a quantile, and is never narrower
-        than the interval by images only.
+        The half-width is the standard error times the mean t quantile of the terms, weighted by
+        their variances v:
+
+            sqrt(sum(v)) * sum(v * t quantile) / sum(v) = sum(v * t quantile) / sqrt(sum(v))
+
+        It is never smaller than the half-width for images only.
         """
         tail = (1 - level) / 2
-        half = -stdtrit(self.images_only.dof, tail) * math.sqrt(self.images_only.variance)
+        half_width = -stdtrit(self.images_only.dof, tail) * math.sqrt(self.images_only.variance)
         total = sum(term.variance for term in self.terms)
         if total > 0:
-            weighted = sum(term.variance * -stdtrit(term.dof, tail) for term in self.terms)
-            half = max(half, weighted / math.sqrt(total))
-        return Interval(self.mean - half, self.mean + half, METHOD, level)
+            weighted_sum = sum(term.variance * -stdtrit(term.dof, tail) for term in self.terms)
+            half_width = max(half_width, weighted_sum / math.sqrt(total))
+        return Interval(self.mean - half_width, self.mean + half_width, METHOD, level)
 
 
 def worded_values(estimates: Sequence[Sequence[Estimate]]) -> WordedValues | None:
     """Return the values of a metric and how far each image moves them.
 
     Args:
-        estimates: The metric of each training (S) with each wording (W), on the same images.
+        estimates: The estimates of the metric: S trainings, each with W wordings, on the same
+            images.
 
     Returns:
-        The values, or None if Student's t does not hold for the metric, as for medians, mean ranks
-        and calibration errors, or if it has no value without one of the images.
+        The values. None if Student's t does not hold for the metric, as for medians, mean ranks and
+        calibration errors, or if the metric has no value when one of the images is left out.
 
     Raises:
         ValueError: If there are fewer than two images.
@@ -140,9 +150,10 @@ def worded_values(estimates: Sequence[Sequence[Estimate]]) -> WordedValues | Non
 
 
 def _is_usual(estimate: Estimate) -> bool:
-    """Return whether a metric's errors are about normal, so that it needs no method of its own.
+    """Return whether the errors of an estimate are approximately normal.
 
-    The mean rank has a long tail, and the calibration error is too high by chance.
+    If they are not, the estimate has a method of its own for its interval. The mean rank is not
+    usual either, since its distribution has a long tail.
     """
     has_own_method = getattr(estimate, "interval", None) is not None
     return not (isinstance(estimate, MeanRank) or has_own_method)
@@ -161,12 +172,13 @@ def require_enough_wordings(n_wordings: int) -> None:
 def mean_over_wordings(a: WordedValues, b: WordedValues | None = None) -> WordedMean:
     """Return the mean of a method over wordings, or its mean difference to another method.
 
-    Both methods have the same wordings and images, in the same order. Trainings of A and of B are
-    independent. The mean of B is subtracted for each wording and image, so that what makes a
-    wording or an image hard for both methods cancels out.
+    Both methods have the same wordings and images, in the same order. The trainings of A and of B
+    are independent. The mean of B is subtracted for each wording and each image. The difficulty
+    that a wording or an image has for both methods therefore cancels out.
 
     Raises:
-        ValueError: If there are fewer than three wordings, or other wordings or images.
+        ValueError: If there are fewer than three wordings, or if B has other numbers of wordings or
+            images than A.
     """
     n_wordings = a.values.shape[1]
     require_enough_wordings(n_wordings)
@@ -180,8 +192,8 @@ def mean_over_wordings(a: WordedValues, b: WordedValues | None = None) -> Worded
         differences = differences - b.values.mean(axis=0)
         deviations = deviations - b.deviations.mean(axis=0)
 
-    # The variance between wordings, and by seeds of each method. Each also holds a rest, by which
-    # the draw of the images moves one wording or seed but not the others.
+    # The variance between wordings, and the variance between the seeds of each method. Both include
+    # a residual: the draw of images moves one wording or seed more than the others.
     between, residual = _spread(differences, deviations)
     terms = [VarianceTerm(between / n_wordings, n_wordings - 1)]
     residual_variance = residual / n_wordings
@@ -192,8 +204,8 @@ def mean_over_wordings(a: WordedValues, b: WordedValues | None = None) -> Worded
             terms.append(VarianceTerm(between / n_seeds, n_seeds - 1))
             residual_variance += residual / n_seeds
 
-    # What images move in all wordings and seeds alike. It is at least the variance of one image
-    # among all images: otherwise, models that are right on all images would have no error.
+    # The variance by which images move all wordings and seeds alike. For images only, it is at
+    # least that by one image: otherwise, models that are right on all images would have no error.
     n_images = deviations.shape[1]
     image_variance = float(np.square(deviations.mean(axis=0)).sum())
     terms.append(VarianceTerm(max(0.0, image_variance - residual_variance), n_images - 1))
@@ -202,15 +214,15 @@ def mean_over_wordings(a: WordedValues, b: WordedValues | None = None) -> Worded
 
 
 def _spread(values: Values, deviations: Values) -> tuple[float, float]:
-    """Return the variance between k values, and the part of it that is due to the draw of images.
+    """Return the variance between k values, and the residual: its part by the draw of images.
 
     Args:
         values: (k,), the value of each wording or seed.
         deviations: (k, C), how far each image moves each value.
 
     Example:
-        The values [1, 3] have the variance 2. With the deviations [[1, 0], [0, 1]], images move
-        either value by a variance of 1 and not both together: (2, 1).
+        The values [1, 3] have the variance 2. With the deviations [[1, 0], [0, 1]], the draw of
+        images gives each value a variance of 1, and does not move both together: (2, 1).
     """
     between = float(values.var(ddof=1))
     residual = float(np.square(deviations - deviations.mean(axis=0)).sum()) / (len(values) - 1)
@@ -220,7 +232,7 @@ def _spread(values: Values, deviations: Values) -> tuple[float, float]:
 def components(worded: WordedValues, level: float = LEVEL) -> Components:
     """Return the unbiased variance components of a metric with their intervals.
 
-    With a single training, wording stands for wording and its interaction with this training.
+    With a single training, the component of the wording includes its interaction with the training.
 
     Raises:
         ValueError: If there are fewer than three wordings.
@@ -236,13 +248,14 @@ def components(worded: WordedValues, level: float = LEVEL) -> Components:
 
 
 def _factor_component(values: Values, deviations: Values, level: float) -> Component:
-    """Return the variance component of the factor of the second axis, with its interval.
+    """Return the variance component of the factor that belongs to the columns, with its interval.
 
-    The component is the variance b between the columns' means, less the interaction e of both
-    factors, less the rest, by which images move one column but not the others.
+        component = variance between the means of the columns
+                    - interaction of both factors
+                    - residual, by which the draw of images moves some columns more than others
 
     Args:
-        values: (K, L), the values by two crossed factors. K may be 1.
+        values: (K, L), the values for each level of two crossed factors. K may be 1.
         deviations: (K, L, C), how far each image moves each value.
         level: The level of the interval.
     """
@@ -254,34 +267,41 @@ def _factor_component(values: Values, deviations: Values, level: float) -> Compo
     if n_rows > 1:
         dof = (n_rows - 1) * (n_columns - 1)
         interaction = float(np.square(_residuals(values)).sum()) / dof / n_rows
-        # The interaction holds the part of the rest that differs between the rows as well.
+        # The interaction already includes the part of the residual that differs between rows.
         residual -= float(np.square(_residuals(deviations)).sum()) / dof / n_rows
         squares.append((-1.0, interaction, dof))
     variance = between - interaction - residual
 
-    # How far the variance may be too high, and too low.
+    # Each mean square has an interval by the chi-squared distribution. Their distances to its ends
+    # are added as squares. A square that is subtracted moves the variance the other way.
     tail = (1 - level) / 2
-    below, above = 0.0, 0.0
+    squared_distance_below, squared_distance_above = 0.0, 0.0
     for sign, square, dof in squares:
-        shrink = square * (1 - dof / chdtri(dof, tail))
-        grow = square * (dof / chdtri(dof, 1 - tail) - 1)
-        below += (shrink if sign > 0 else grow) ** 2
-        above += (grow if sign > 0 else shrink) ** 2
-    low = max(0.0, variance - math.sqrt(below))
-    return Component(variance, low, max(low, variance + math.sqrt(above)))
+        distance_below = square * (1 - dof / chdtri(dof, tail))
+        distance_above = square * (dof / chdtri(dof, 1 - tail) - 1)
+        if sign > 0:
+            squared_distance_below += distance_below**2
+            squared_distance_above += distance_above**2
+        else:
+            squared_distance_below += distance_above**2
+            squared_distance_above += distance_below**2
+    low = max(0.0, variance - math.sqrt(squared_distance_below))
+    high = max(low, variance + math.sqrt(squared_distance_above))
+    return Component(variance, low, high)
 
 
 def _residuals(table: Values) -> Values:
-    """Return a table (K, L, ...) less the means of its rows and columns."""
+    """Return a table (K, L, ...) without the means of its rows and columns."""
     return table - table.mean(axis=0) - table.mean(axis=1, keepdims=True) + table.mean(axis=(0, 1))
 
 
 def _image_component(deviations: Values, level: float) -> Component:
     """Return the variance by images that all wordings and seeds share, with its interval.
 
-    Images, wordings and seeds are left out in turn to find how far the variance may be off: shares
-    near 0 or 100%, to which a wording may move a model, vary less by images. The interval is on a
-    logarithmic scale, since a variance is skewed.
+    The interval is by the jackknife: images are left out one by one, and so are wordings and seeds
+    if there are three or more. The variance by images depends on the wording, too. For example, a
+    wording with which an accuracy is near 100% makes it smaller. The interval is on a logarithmic
+    scale, since the distribution of a variance is skewed.
 
     Args:
         deviations: (S, W, C), how far each image moves each value.
@@ -291,37 +311,42 @@ def _image_component(deviations: Values, level: float) -> Component:
     n_images = len(products)
     variance = float(products.sum())
     terms = [VarianceTerm(n_images * float(products.var(ddof=1)), n_images - 1)]
-    for axis, least in ((1, 3), (0, 3)):
+    wording_axis, seed_axis = 1, 0
+    for axis in (wording_axis, seed_axis):
         k = deviations.shape[axis]
-        if k >= least:
+        if k >= 3:
             variances = []
             for index in range(k):
-                others = np.delete(deviations, index, axis)
-                variances.append(float(_image_products(others).sum()))
+                remaining_deviations = np.delete(deviations, index, axis)
+                variances.append(float(_image_products(remaining_deviations).sum()))
             terms.append(VarianceTerm((k - 1) ** 2 / k * float(np.var(variances, ddof=1)), k - 1))
 
     total = sum(term.variance for term in terms)
     tail = (1 - level) / 2
-    weighted = sum(term.variance * -float(stdtrit(term.dof, tail)) for term in terms)
-    reach = weighted / math.sqrt(total) if total > 0 else 0.0
+    weighted_sum = sum(term.variance * -float(stdtrit(term.dof, tail)) for term in terms)
+    half_width = weighted_sum / math.sqrt(total) if total > 0 else 0.0
     if variance <= 0:
-        return Component(variance, 0.0, max(0.0, variance + reach))
-    factor = math.exp(min(reach / variance, _MOST_LOGARITHM))
+        return Component(variance, 0.0, max(0.0, variance + half_width))
+    factor = math.exp(min(half_width / variance, _MOST_LOGARITHM))
     return Component(variance, variance / factor, variance * factor)
 
 
 def _image_products(deviations: Values) -> Values:
-    """Return the mean product of deviations of each image that share no factor but the image, (C,).
+    """Return for each image the mean product of two of its deviations, (C,).
 
-    The two deviations of a product differ in the wording and in the seed; with a single training,
-    in the wording. The sum over images is the variance by images.
+    The two deviations of a product are from different wordings and from different seeds. With a
+    single training, they are from different wordings only. The sum of the products over images is
+    the variance by images.
+
+    Args:
+        deviations: (S, W, C), how far each image moves each value.
 
     Example:
-        One training with two wordings and the deviations [[1, 2], [3, 4]] of two images: 1 x 3 and
-        2 x 4.
+        One training has two wordings, and two images. The deviations are [1, 2] with the first
+        wording and [3, 4] with the second. The products are 1 x 3 and 2 x 4.
     """
     n_seeds, n_wordings, _ = deviations.shape
-    # All products, less those that share the wording, and less those that share the seed.
+    # All products, minus the products within a wording, minus the products within a seed.
     products = deviations.sum(axis=(0, 1)) ** 2 - np.square(deviations.sum(axis=0)).sum(axis=0)
     n_pairs = n_wordings * (n_wordings - 1)
     if n_seeds > 1:

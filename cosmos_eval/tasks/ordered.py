@@ -1,7 +1,7 @@
 """Measurements of the samples of a data set in any order, a few at a time, which may stop early.
 
-`OrderedMeasurement` is what a run needs that stops when the answer is known. Tasks that embed each
-image once derive theirs from `EmbeddedMeasurement`.
+`OrderedMeasurement` is the interface for a run that stops when the answer is known. Tasks that
+embed each image once derive their class from `EmbeddedMeasurement`.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ class OrderedMeasurement(ABC):
 
     @abstractmethod
     def measure(self, shards: Sequence[Ints]) -> Iterator[Samples]:
-        """Yield the arrays of one shard of samples after the other, encoding what they need.
+        """Measure one shard of samples after another, and yield its arrays.
 
-        The arrays hold what the metric that decides is computed from, and perhaps others. Other
-        shards are encoded only when their arrays are requested, or just ahead.
+        The arrays hold at least what the metric that decides is computed from. A shard is encoded
+        when its arrays are requested, or slightly ahead.
 
         Args:
             shards: The indices (n,) of the samples of each shard, in the order of their arrays.
@@ -44,23 +44,23 @@ class OrderedMeasurement(ABC):
 
     @abstractmethod
     def finish(self) -> Measurement:
-        """Return the measurement of the whole data set, as a run gives it that never stops.
+        """Return the measurement of the whole data set, the same as of a run that cannot stop.
 
         It is called after all shards were measured, and encodes no image again.
         """
 
     def forget(self) -> None:
-        """Remove what was stored for a later run, after the whole result was stored.
+        """Remove files that an interrupted run would need, after the whole result was stored.
 
-        By default, nothing was, since embeddings stay in the cache.
+        By default, nothing is removed, since embeddings stay in the cache.
         """
         return None
 
 
 class EmbeddedMeasurement(OrderedMeasurement):
-    """Embeds the images that samples need, and scores the samples by the features.
+    """Embeds each image when a sample first needs it, and scores samples by the features.
 
-    A subclass says which images a sample needs, and how samples are scored.
+    A subclass says which images a sample needs (`images_of`), and how samples are scored (`score`).
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class EmbeddedMeasurement(OrderedMeasurement):
 
     @abstractmethod
     def hashes_of_names(self) -> Mapping[str, str]:
-        """Return the hashes of everything but the images: names, prompts, items."""
+        """Return the hashes of everything but the images: names, prompts and items."""
 
     @abstractmethod
     def images_of(self, sample: int) -> Sequence[int]:
@@ -100,7 +100,7 @@ class EmbeddedMeasurement(OrderedMeasurement):
 
     @abstractmethod
     def score(self, samples: Ints) -> Samples:
-        """Return the arrays of samples (n,), whose images are embedded."""
+        """Return the arrays of the samples with these indices (n,). Their images are embedded."""
 
     @cached_property
     def image_sha256s(self) -> Sequence[bytes]:
@@ -112,31 +112,36 @@ class EmbeddedMeasurement(OrderedMeasurement):
     def hashes(self) -> Mapping[str, str]:
         """Return the hashes that the result of a whole run records, by name."""
         labels = getattr(self.data, "labels", None)
-        return {
-            **self.hashes_of_names(),
-            "content": content_hash(self.image_sha256s, labels),
-        }
+        hashes = dict(self.hashes_of_names())
+        hashes["content"] = content_hash(self.image_sha256s, labels)
+        return hashes
 
     def measure(self, shards: Sequence[Ints]) -> Iterator[Samples]:
-        """Yield the arrays of one shard of samples after the other, encoding what they need."""
+        """Measure one shard of samples after another, and yield its arrays."""
         from cosmos_eval.embedding.embed import embed_in_order
 
-        images_of_shards = []
+        images_of_shards: list[list[int]] = []
         for shard in shards:
-            needed = [image for sample in shard for image in self.images_of(sample)]
-            images_of_shards.append(list(dict.fromkeys(needed)))
-        order = [image for images in images_of_shards for image in images]
-        embedded = embed_in_order(
-            self.encoder, self.data.images, self.image_sha256s, order, self.options, self.progress
+            images = [image for sample in shard for image in self.images_of(sample)]
+            images_of_shards.append(list(dict.fromkeys(images)))  # each image once
+        image_order = [image for images in images_of_shards for image in images]
+        # Each item holds the features of all images that were embedded so far.
+        embedded_so_far = embed_in_order(
+            self.encoder,
+            self.data.images,
+            self.image_sha256s,
+            image_order,
+            self.options,
+            self.progress,
         )
         for shard, images in zip(shards, images_of_shards, strict=True):
-            keys = {self.image_sha256s[image] for image in images}
-            while not keys <= self._features_by_key.keys():
-                self._features_by_key = next(embedded)
+            needed_keys = {self.image_sha256s[image] for image in images}
+            while not needed_keys <= self._features_by_key.keys():
+                self._features_by_key = next(embedded_so_far)
             yield self.score(shard)
 
     def embedded_images(self, images: Sequence[int]) -> tuple[EmbeddedImage, ...]:
-        """Return images with their features, which were computed before."""
+        """Return images with their features, which `measure` has computed."""
         from cosmos_eval.embedding.embed import EmbeddedImage
 
         embedded_images = []
@@ -147,9 +152,9 @@ class EmbeddedMeasurement(OrderedMeasurement):
         return tuple(embedded_images)
 
     def embeddings(self, images: Sequence[int]) -> Embeddings:
-        """Return the embeddings of images, which were computed before.
+        """Return the embeddings of images, which `measure` has computed.
 
-        Raises UsageError if many different images all have the same feature: the model is broken.
+        Raises UsageError if many different images have the same feature, since the model is broken.
         """
         from cosmos_eval.embedding.embed import embed_images
 

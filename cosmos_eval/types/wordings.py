@@ -1,4 +1,7 @@
-"""Wordings: other texts for the same images and classes, with which a protocol is measured too."""
+"""Wordings: other texts for the same images and classes.
+
+A protocol can be measured with other wordings to see how much its numbers depend on the texts.
+"""
 
 from __future__ import annotations
 
@@ -16,32 +19,34 @@ _SEPARATOR = "-wording-"
 class Wording:
     """How the texts of a protocol are changed.
 
-    All changes that are declared are made, in the order of the fields.
+    All declared changes are made. A caption is paraphrased, shortened and put into another order
+    first. Synonyms, the template and the case follow.
     """
 
-    # The name, which is a part of the names of protocol and result file.
+    # The name. It becomes a part of the names of the protocol and of the result file.
     name: str
     # The number of a paraphrase by the grammar of scenes, from 1; None: no paraphrase.
     paraphrase: int | None = None
-    # Words or names of classes, and what takes their place.
+    # Words or names of classes, each with the text that replaces it.
     synonyms: Mapping[str, str] = field(default_factory=dict, hash=False)
-    # Whether a caption loses its first sentence if it has another one.
+    # True to leave out the first sentence of each caption that has several.
     drop_first_sentence: bool = False
-    # The order of the sentences of a caption: `reversed`, or `shuffled-1` and so on; None: as is.
+    # The order of the sentences of a caption: `reversed`, or `shuffled-1` and so on; None: the
+    # order stays.
     sentence_order: str | None = None
     # Prompt templates, or the name of a known set of them. Captions take exactly one template.
     templates: tuple[str, ...] | str | None = None
-    # The case of all letters; None: as they are.
+    # The case of all letters; None: the case stays.
     case: LetterCase | None = None
 
     @property
     def record(self) -> dict[str, Any]:
-        """The name and all changes, as results record them. Fields without a change are missing."""
+        """The name and the changes, as results record them, without the other fields."""
         record: dict[str, Any] = {"name": self.name}
-        for entry in dataclasses.fields(self):
-            value = getattr(self, entry.name)
-            if entry.name != "name" and value:
-                record[entry.name] = list(value) if isinstance(value, tuple) else value
+        for change in dataclasses.fields(self):
+            value = getattr(self, change.name)
+            if change.name != "name" and value:
+                record[change.name] = list(value) if isinstance(value, tuple) else value
         return record
 
 

@@ -33,7 +33,7 @@ from cosmos_eval.stats.intervals import LEVEL
 from cosmos_eval.tasks import classification, selection
 
 MOST_EXAMPLES = 10
-"""The examples of a group in JSON and in tables. The file of items has all items."""
+"""How many items of a group are shown as examples. The CSV file has all items."""
 CSV_COLUMNS = ("dataset", "protocol", "metric", "sample", "name", "group", "score", "detail")
 
 
@@ -46,14 +46,14 @@ class MetricAudit:
     suspect_labels: SuspectLabels | None
     # The ranking on all items; None if there are too few.
     ranking: Ranking | None
-    # The ranking without each group; None if too few items would be kept, or if the group biases
-    # the ranking.
+    # The ranking without the items of each group, by the group's name. It is None if too few items
+    # remain, or if leaving out the group would bias the ranking.
     without: Mapping[str, Ranking | None]
-    # One sentence for each judgement that was not possible.
+    # For each judgement that was not possible, a sentence that says why.
     unknown: tuple[str, ...]
 
     def change(self, group: ItemGroup) -> RankingChange | None:
-        """Return how the ranking changes without a group; None if it cannot be ranked without."""
+        """Return how the ranking changes without a group; None if one of the two is missing."""
         without = self.without.get(group.name)
         if self.ranking is None or without is None:
             return None
@@ -63,27 +63,32 @@ class MetricAudit:
     def tested_groups(self) -> list[ItemGroup]:
         """The groups without which the ranking might change.
 
-        Items that every model or no model solves count for all models alike, so that a group of
-        only such items is left out.
+        Items that every model solves, or no model, count alike for all models. A group that has
+        only such items cannot change the ranking.
         """
         share_right = self.metric.hits.mean(axis=0)
-        tells_apart = (share_right > 0) & (share_right < 1)
-        return [
-            group
-            for group in self.groups
-            if (group.items & tells_apart).any() and self.change(group) is not None
-        ]
+        tells_models_apart = (share_right > 0) & (share_right < 1)
+        tested_groups = []
+        for group in self.groups:
+            is_relevant = bool((group.items & tells_models_apart).any())
+            if is_relevant and self.change(group) is not None:
+                tested_groups.append(group)
+        return tested_groups
 
     @property
     def verdict(self) -> str:
-        """One line that says whether the ranking survives, and how many labels are suspect."""
+        """A line that says whether the ranking survives, and how many labels are suspect.
+
+        The ranking survives if the tests decide no pair of models differently without any one of
+        the groups.
+        """
         models = self.metric.models
         n_models = f"{len(models)} model{'s' if len(models) > 1 else ''}"
         return f"{self.metric.name}: {n_models}; {self._ranking_verdict}{self._label_verdict}"
 
     @property
     def _ranking_verdict(self) -> str:
-        """The words of the verdict about the ranking."""
+        """The part of the verdict that is about the ranking."""
         if len(self.metric.models) == 1:
             return "no ranking"
         if self.ranking is None:
@@ -106,7 +111,7 @@ class MetricAudit:
 
     @property
     def _label_verdict(self) -> str:
-        """The words of the verdict about wrong labels; empty if they were not judged."""
+        """The part of the verdict that is about wrong labels; empty if they were not judged."""
         if self.suspect_labels is None:
             return ""
         errors = self.suspect_labels.errors
@@ -121,11 +126,11 @@ def audit_metric(
 
     Args:
         metric: The metric of several models on the same items.
-        data_groups: Groups that follow from the images and captions.
-        unknown: One sentence for each judgement that the data did not allow.
+        data_groups: The groups that were found by searching the images and captions.
+        unknown: For each judgement that the data did not allow, a sentence that says why.
     """
-    from_samples = groups_of_samples(metric)
-    groups = (*data_groups, *from_samples.groups)
+    sample_groups = groups_of_samples(metric)
+    groups = (*data_groups, *sample_groups.groups)
     without: dict[str, Ranking | None] = {}
     for group in groups:
         is_ranked = group.count > 0 and not group.biases_ranking
@@ -133,19 +138,19 @@ def audit_metric(
     return MetricAudit(
         metric=metric,
         groups=groups,
-        suspect_labels=from_samples.suspect_labels,
+        suspect_labels=sample_groups.suspect_labels,
         ranking=rank_models(metric, np.ones(metric.n_items, bool)),
         without=without,
-        unknown=(*unknown, *from_samples.unknown),
+        unknown=(*unknown, *sample_groups.unknown),
     )
 
 
 def group_records(audit: MetricAudit) -> list[dict[str, Any]]:
-    """Return a row for all items, and a row per group that has items, for a table.
+    """Return the rows of a table: one for all items, and one for each group that has items.
 
-    The columns say how many items are in the group, how many would be without any fault, and how
-    many pairs of models stay decided without the group, or are decided differently. A `*` marks
-    groups that the models' own answers define.
+    The columns say how many items the group has, how many it would have if the benchmark had no
+    fault, and how the decided pairs of models change without the group. A `*` marks groups that are
+    chosen by the answers of the audited models.
     """
     n_items = audit.metric.n_items
     n_decided = "" if len(audit.metric.models) == 1 else _n_decided_text(audit)
@@ -169,14 +174,21 @@ def group_records(audit: MetricAudit) -> list[dict[str, Any]]:
 
 
 def _n_decided_text(audit: MetricAudit) -> str:
-    """Return how many pairs of models are decided on all items, such as "12 of 15"."""
+    """Return how many pairs of models are decided on all items, such as "12 of 15"; or empty."""
     if audit.ranking is None:
         return ""
     return f"{audit.ranking.n_decided} of {len(audit.ranking.tests)}"
 
 
 def _group_record(name: str, count: int, n_items: int, expected: float | None) -> dict[str, Any]:
-    """Return the row of a group of `count` of `n_items` items, without its effect on ranks."""
+    """Return the row of a group in which the effect on the ranking is still empty.
+
+    Args:
+        name: The title of the row.
+        count: The number of items in the group.
+        n_items: The number of all items.
+        expected: The number of items that are expected in the group by chance; None if unknown.
+    """
     return {
         "group": name,
         "items": f"{count:,}",
@@ -198,7 +210,7 @@ def empty_groups(audit: MetricAudit) -> str:
 
 
 def unknown_lines(audits: Sequence[MetricAudit]) -> list[str]:
-    """Return a line for each judgement that was not possible, with the data sets it is about."""
+    """Return a line for each reason why something was not judged, with the data sets concerned."""
     sets_by_reason: dict[str, dict[str, None]] = {}
     for audit in audits:
         for reason in audit.unknown:
@@ -208,9 +220,10 @@ def unknown_lines(audits: Sequence[MetricAudit]) -> list[str]:
 
 
 def rank_records(audit: MetricAudit) -> list[dict[str, Any]]:
-    """Return a row per model for a table: its value and ranks on all items and without groups.
+    """Return the rows of a table, one per model: its value and ranks with and without groups.
 
-    Cells are such as "89.6 (1-2)". Groups without which the ranking cannot change are left out.
+    A cell such as "89.6 (1-2)" holds a value and the first and last possible rank. Groups without
+    which the ranking cannot change are left out.
     """
     if audit.ranking is None:
         return []
@@ -227,15 +240,18 @@ def rank_records(audit: MetricAudit) -> list[dict[str, Any]]:
 
 
 def difference_records(audit: MetricAudit) -> list[dict[str, Any]]:
-    """Return a row per pair of models: their difference on all items and without groups.
+    """Return the rows of a table, one per pair of models: their difference with and without groups.
 
-    Cells are such as "+2.80 [-0.25, +5.83] >", in the metric's unit or in points of percent. A `>`
-    says that the first model is shown to be better, a `<` that the second one is.
+    A cell such as "+2.80 [-0.25, +5.83] >" holds a difference with its interval, in points of
+    percent or in the metric's unit. A `>` says that the first model is shown to be better, and a
+    `<` that the second one is.
     """
     columns = _ranking_columns(audit)
     names = audit.metric.models
     records: list[dict[str, Any]] = []
-    for pair, test in enumerate(audit.ranking.tests if audit.ranking else ()):
+    if audit.ranking is None:
+        return []
+    for pair, test in enumerate(audit.ranking.tests):
         record: dict[str, Any] = {"A - B [95%]": f"{names[test.a]} - {names[test.b]}"}
         for title, ranking in columns.items():
             record[title] = _difference_text(ranking.tests[pair], audit.metric.record.factor)
@@ -244,10 +260,17 @@ def difference_records(audit: MetricAudit) -> list[dict[str, Any]]:
 
 
 def _difference_text(test: PairTest, factor: int) -> str:
-    """Return the difference of two models with its interval, and which of them is better."""
+    """Return the difference of two models with its interval, and a mark for the better one.
+
+    Args:
+        test: The test of the two models.
+        factor: The factor from fractions to the metric's unit, such as 100 for percent.
+    """
     interval = test.difference.interval()
     ends = f"[{factor * interval.low:+.2f}, {factor * interval.high:+.2f}]"
-    mark = "" if test.better is None else " >" if test.better == test.a else " <"
+    mark = ""
+    if test.better is not None:
+        mark = " >" if test.better == test.a else " <"
     return f"{factor * test.difference.difference:+.2f} {ends}{mark}"
 
 
@@ -264,9 +287,9 @@ def _ranking_columns(audit: MetricAudit) -> dict[str, Ranking]:
 
 
 def label_line(audit: MetricAudit) -> str:
-    """Return a line about wrong labels: their share and how many suspect ones are wrong.
+    """Return a line about wrong labels: their share, and how many suspect labels are wrong.
 
-    It is empty if wrong labels were not judged.
+    The line is empty if wrong labels were not judged.
 
     Example:
         "wrong labels: 1.6% [0.6, 3.3] by 5 models; of 7 suspect ones, 6.0 [3.1, 6.6] expected to be
@@ -289,14 +312,17 @@ def label_line(audit: MetricAudit) -> str:
 
 
 def baselines(audit: MetricAudit) -> dict[str, float]:
-    """Return the accuracies of answers that need no image, or no word order, by name.
+    """Return the accuracies that can be reached without the image, or without word order, by name.
 
-    - `chance`: random answers; `most frequent class`: always the same class.
-    - `no image`: the mean over models of the choice by the mean of all images.
-    - `shorter`: the caption with the fewest words.
+    - `chance`: by random answers.
+    - `most frequent class`: by the same class for every image.
+    - `no image`: by the mean feature of all images instead of the item's image. It is the mean over
+      the models.
+    - `shorter`: by the caption with the fewest words.
     - `bag of words`: the most that a model without word order can reach, if ties between captions
-      with the same words are broken at random; `bag of words, ties wrong`: the same if they count
-      as wrong, as they do in `accuracy`. Items with two images have neither.
+      with the same words are broken at random.
+    - `bag of words, ties wrong`: the same if ties count as wrong, as they do in `accuracy`. Items
+      with two images have neither of the two.
     """
     samples = audit.metric.samples[0]
     values = {}
@@ -332,7 +358,7 @@ def example_lines(audit: MetricAudit) -> Iterator[str]:
 
 
 def to_json(audit: MetricAudit) -> dict[str, Any]:
-    """Return everything that was found about a metric, as docs/auditing.md describes it."""
+    """Return the audit of a metric as a JSON document, which docs/auditing.md describes."""
     metric = audit.metric
     document: dict[str, Any] = {
         "task": metric.row.task,
@@ -353,7 +379,10 @@ def to_json(audit: MetricAudit) -> dict[str, Any]:
 
 
 def _survives(audit: MetricAudit) -> bool | None:
-    """Return whether the ranking survives without each group; None if nothing can be said."""
+    """Return whether the ranking survives without each group; None if this cannot be said.
+
+    It cannot be said if no pair of models is decided, or if no group was tested.
+    """
     if audit.ranking is None or audit.ranking.n_decided == 0 or not audit.tested_groups:
         return None
     changes = [audit.change(group) for group in audit.tested_groups]
@@ -361,7 +390,7 @@ def _survives(audit: MetricAudit) -> bool | None:
 
 
 def _label_document(suspect_labels: SuspectLabels | None) -> dict[str, Any] | None:
-    """Return the share of wrong labels and the expected number of wrong ones among suspects."""
+    """Return the estimate of wrong labels for JSON; None if wrong labels were not judged."""
     if suspect_labels is None:
         return None
     errors = suspect_labels.errors
@@ -381,7 +410,7 @@ def _label_document(suspect_labels: SuspectLabels | None) -> dict[str, Any] | No
 
 
 def _group_document(audit: MetricAudit, group: ItemGroup) -> dict[str, Any]:
-    """Return a group of items, with examples, and the ranking without it."""
+    """Return a group of items for JSON, with examples and the ranking without the group."""
     change = audit.change(group)
     examples = []
     for item in group.most_doubtful()[:MOST_EXAMPLES]:
@@ -393,6 +422,10 @@ def _group_document(audit: MetricAudit, group: ItemGroup) -> dict[str, Any]:
                 "detail": group.detail(item),
             }
         )
+    change_document: dict[str, Any] | None = None
+    if change is not None:
+        change_document = change._asdict()
+        change_document["survives"] = change.survives
     return {
         "name": group.name,
         "items": group.count,
@@ -400,21 +433,20 @@ def _group_document(audit: MetricAudit, group: ItemGroup) -> dict[str, Any]:
         "by_chance": group.expected,
         "by_answers": group.by_answers,
         "examples": examples,
-        "change": None if change is None else {**change._asdict(), "survives": change.survives},
+        "change": change_document,
         "ranking_without": _ranking_document(audit, audit.without[group.name]),
     }
 
 
 def _ranking_document(audit: MetricAudit, ranking: Ranking | None) -> dict[str, Any] | None:
-    """Return the values, ranks and differences of models; None without a ranking."""
+    """Return the values, ranks and differences of models for JSON; None without a ranking."""
     if ranking is None:
         return None
     names = audit.metric.models
     models = []
-    for name, value, interval, ranks in zip(
+    for name, value, interval, (first, last) in zip(
         names, ranking.values, ranking.intervals, ranking.ranks, strict=True
     ):
-        first, last = ranks
         models.append(
             {
                 "model": name,
@@ -456,8 +488,15 @@ def items_csv(audits: Sequence[MetricAudit]) -> str:
         metric = audit.metric
         for group in audit.groups:
             for item in group.most_doubtful():
-                row = [metric.results[0].dataset, metric.row.protocol, metric.metric, item]
-                texts = [metric.item_names[item], group.name, f"{group.scores[item]:.4f}"]
-                cells = [*row, *texts, group.detail(item)]
-                writer.writerow([csv_text(str(cell)) for cell in cells])
+                cells = [
+                    metric.results[0].dataset,
+                    metric.row.protocol,
+                    metric.metric,
+                    str(item),
+                    metric.item_names[item],
+                    group.name,
+                    f"{group.scores[item]:.4f}",
+                    group.detail(item),
+                ]
+                writer.writerow([csv_text(cell) for cell in cells])
     return file.getvalue()

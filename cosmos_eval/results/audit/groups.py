@@ -32,8 +32,8 @@ SHARED_ANSWER = "same wrong answer"
 NO_IMAGE, SHORTER = "right without image", "shorter is right"
 UNSOLVABLE = "right equals wrong"
 SAME_WORDS = "same words"
-"""Items whose right and wrong captions have the same words. Their scores are the probabilities that
-a model without word order errs."""
+"""Items whose right and wrong captions have the same words. The score of an item is the probability
+that a model which ignores word order is wrong."""
 
 FEWEST_FOR_ORDER = 5
 """With fewer models, it is mostly chance whether better or worse models solve an item."""
@@ -44,18 +44,18 @@ class ItemGroup:
     """Items that have a property which makes them doubtful, or useless for a comparison."""
 
     name: str
-    # (N,) whether each item is in the group.
+    # (N,) true for the items that are in the group.
     items: NDArray[np.bool_]
-    # (N,) how strongly each item has the property; the higher, the more doubtful.
+    # (N,) how doubtful each item is: the higher, the more.
     scores: Values
-    # (N,) a phrase about each item, such as "labelled cat, 5 of 5 models say dog"; or empty.
+    # (N,) a phrase about each item, such as "labelled cat, 5 of 5 models say dog"; or no phrases.
     details: Sequence[str] = ()
-    # How many items are expected in the group if the benchmark has no fault; None: unknown.
+    # How many items are expected in the group if the benchmark has no fault; None if unknown.
     expected: float | None = None
-    # Whether the answers of the audited models decide which items are in the group.
+    # True if the answers of the audited models decide which items are in the group.
     by_answers: bool = False
-    # Whether the items are chosen by which models are right, so that a ranking without them would
-    # show differences that do not exist, or hide some that do.
+    # True if it depends on the models that are right whether an item is in the group. A ranking
+    # without these items would show differences that do not exist, or hide real ones.
     biases_ranking: bool = False
 
     @property
@@ -64,28 +64,28 @@ class ItemGroup:
         return int(self.items.sum())
 
     def detail(self, item: int) -> str:
-        """Return the phrase about an item, which may be empty."""
+        """Return the phrase about an item. It may be empty."""
         return self.details[item] if len(self.details) else ""
 
     def most_doubtful(self) -> list[int]:
-        """Return the indices of the group's items, the highest score first."""
-        members = np.flatnonzero(self.items)
-        order = np.argsort(-self.scores[members], kind="stable")
-        return [int(item) for item in members[order]]
+        """Return the indices of the group's items, the item with the highest score first."""
+        item_indices = np.flatnonzero(self.items)
+        order = np.argsort(-self.scores[item_indices], kind="stable")
+        return [int(item) for item in item_indices[order]]
 
 
 class SuspectLabels(NamedTuple):
-    """The estimate of wrong labels, and the models whose answers it follows from."""
+    """The estimate of wrong labels, and the models by whose answers they were found."""
 
     errors: LabelErrors
-    # The labels of the models.
+    # The names of the models.
     models: tuple[str, ...]
 
     @property
     def expected_wrong(self) -> tuple[float, float, float]:
-        """How many of the suspect labels are expected to be wrong, with the ends of the interval.
+        """How many of the suspect labels are expected to be wrong, and its lower and upper limit.
 
-        The interval follows from the interval of the share of wrong labels.
+        The limits follow from the limits of the share of wrong labels.
         """
         is_suspect = self.errors.is_suspect
         return (
@@ -96,11 +96,12 @@ class SuspectLabels(NamedTuple):
 
 
 class SampleGroups(NamedTuple):
-    """The groups that follow from samples, and what could not be judged."""
+    """The groups of items that follow from stored samples, and reasons why others are missing."""
 
     groups: tuple[ItemGroup, ...]
+    # None if wrong labels cannot be estimated.
     suspect_labels: SuspectLabels | None
-    # One sentence for each judgement that the samples do not allow.
+    # For each judgement that the samples do not allow, a sentence that says why.
     unknown: tuple[str, ...]
 
 
@@ -144,23 +145,25 @@ def groups_of_samples(metric: AuditedMetric) -> SampleGroups:
 
 
 class _Evidence(NamedTuple):
-    """The data from which wrong labels are estimated, of K models and N items."""
+    """The data from which wrong labels are estimated, for K models and N items."""
 
+    # How many models agree on an answer to each item.
     agreed: Agreement
-    # (N,) class numbers of labels and shared answers, from which confusions are counted.
+    # (N,) the labels, and the wrong answers that most models give. How often which label is
+    # confused with which answer is counted from both. They are class numbers, or subsets of items.
     labels: Ints
     answers: Ints
     # The number of classes.
     n_classes: int
-    # The labels of the models.
+    # The names of the models.
     models: list[str]
-    # A phrase on the label of each item, such as "labelled cat, "; empty if it says nothing.
+    # (N,) a phrase about the label of each item, such as "labelled cat, "; or no phrases.
     label_phrases: Sequence[str]
-    # Names of answers by their numbers.
+    # The name of each answer.
     answer_names: Sequence[str]
 
     def estimate(self) -> LabelErrors:
-        """Estimate the share of wrong labels, and which they are."""
+        """Estimate the share of wrong labels, and how probably each label is wrong."""
         return estimate_label_errors(
             self.agreed._replace(answer=self.answers),
             self.labels,
@@ -178,8 +181,8 @@ class _Evidence(NamedTuple):
 def _label_evidence(metric: AuditedMetric) -> _Evidence | str:
     """Return the evidence on wrong labels, or a sentence that says why there is none.
 
-    Only models count that are better than halfway between chance and perfect. Several models with
-    the same answers, such as copies under two names, count as one.
+    Only models whose accuracy is above the middle between chance and 100% are used. Several models
+    with the same answers, such as copies under two names, count as one.
     """
     if metric.n_items < FEWEST_ITEMS:
         return f"wrong labels: {FEWEST_ITEMS} items are needed, there are {metric.n_items}"
@@ -208,7 +211,7 @@ def _label_evidence(metric: AuditedMetric) -> _Evidence | str:
         agreed = agreement(np.stack(answers_of_models), labels)
         phrases = [f"labelled {names[label]}, " for label in labels]
         return _Evidence(agreed, labels, agreed.answer, len(names), models, phrases, names)
-    # Items are right, -1, or wrong, 0. Confusions are counted by subset.
+    # An answer is either right, -1, or wrong, 0. Confusions are counted for each subset.
     agreed = agreement(np.stack(answers_of_models), np.full(metric.n_items, -1))
     subsets = samples[selection.SUBSET].astype(np.int64)
     wrong_answers = np.where(agreed.votes > 0, 1, -1)
@@ -216,14 +219,14 @@ def _label_evidence(metric: AuditedMetric) -> _Evidence | str:
 
 
 def _answers_of_model(metric: AuditedMetric, model: int) -> Ints:
-    """Return the answers (N,) of a model: classes, or -1 for right and 0 for wrong."""
+    """Return the answers (N,) of a model: class numbers, or -1 if it is right and 0 if wrong."""
     if metric.row.task == classification.TASK.name:
         return np.asarray(metric.samples[model][classification.TOP5][:, 0], np.int64)
     return np.where(metric.hits[model], -1, 0)
 
 
 def _chance_level(metric: AuditedMetric) -> float | str:
-    """Return the accuracy of random answers, or a reason why wrong labels cannot be found."""
+    """Return the accuracy of random answers, or a reason why labels cannot be judged."""
     samples = metric.samples[0]
     if metric.row.task == classification.TASK.name:
         return 1 / len(samples[classification.CLASSES])
@@ -238,14 +241,18 @@ def _chance_level(metric: AuditedMetric) -> float | str:
 def _shared_item_group(metric: AuditedMetric) -> ItemGroup | str:
     """Return the queries of retrieval for which most models rank the same wrong item first.
 
-    The item may fit as well as the right one, or the models may err alike: the samples do not tell.
-    Return a sentence if the samples lack these items.
+    The item may fit as well as the right one, or the models may err alike. The samples do not tell
+    which is the case.
+
+    Returns:
+        The group, or a sentence that says why it is missing.
     """
-    is_of_captions = metric.has_captions_as_items
-    array = retrieval.TEXT_FIRST if is_of_captions else retrieval.IMAGE_FIRST
-    if not all(array in samples for samples in metric.samples):
+    are_queries_captions = metric.has_captions_as_items
+    array_name = retrieval.TEXT_FIRST if are_queries_captions else retrieval.IMAGE_FIRST
+    if not all(array_name in samples for samples in metric.samples):
         return "other answers that fit: the samples lack them; measure again, without pair scores"
-    first_items = np.unique([samples[array] for samples in metric.samples], axis=0)
+    # Several models with the same answers count as one.
+    first_items = np.unique([samples[array_name] for samples in metric.samples], axis=0)
     n_models = len(first_items)
     if n_models < FEWEST_MODELS:
         return f"other answers that fit: {FEWEST_MODELS} models are needed, there are {n_models}"
@@ -255,7 +262,7 @@ def _shared_item_group(metric: AuditedMetric) -> ItemGroup | str:
     names = [str(name) for name in samples.get(NAME, range(len(samples[retrieval.IMAGE_RANK])))]
     details = []
     for votes, answer in zip(agreed.votes, agreed.answer, strict=True):
-        item = names[answer] if is_of_captions else f"caption {answer}"
+        item = names[answer] if are_queries_captions else f"caption {answer}"
         details.append(f"{votes} of {n_models} models say {item}" if votes else "")
     scores = agreed.votes / n_models
     return ItemGroup(
@@ -277,8 +284,8 @@ def _suspect_group(errors: LabelErrors, evidence: _Evidence) -> ItemGroup:
 def _shared_answer_group(errors: LabelErrors, evidence: _Evidence) -> ItemGroup:
     """Return the items to which most models give the same wrong answer.
 
-    The number expected by chance is how many right labels would look so, since models err alike. It
-    is unknown if the mixture does not fit.
+    Models err alike, so that right labels are in this group, too. Their expected number is the
+    number expected by chance. It is unknown if the mixture of `stats.label_errors` does not fit.
     """
     n_models = len(evidence.models)
     least_votes = _least_votes(n_models)
@@ -294,15 +301,16 @@ def _shared_answer_group(errors: LabelErrors, evidence: _Evidence) -> ItemGroup:
 
 
 def _least_votes(n_models: int) -> int:
-    """Return how many models share an answer that counts as shared: most of them, at least 3."""
+    """Return how many models must give the same answer: more than half of them, at least 3."""
     return max(FEWEST_MODELS, n_models // 2 + 1)
 
 
 def _selection_groups(metric: AuditedMetric) -> Iterator[ItemGroup]:
-    """Yield the groups of items of caption selection that are solved without looking.
+    """Yield the groups of items of caption selection that can be solved without the image.
 
-    Items count as solved without the image if most models choose right by the mean of all images
-    (or captions). The number expected by chance is the sum of the items' chance levels.
+    An item counts as solved without the image if most models choose correctly when the mean of all
+    images (or captions) takes the place of its image (or caption). The number expected by chance is
+    the sum of the probabilities with which random answers solve the items.
     """
     samples = metric.samples[0]
     if selection.CHANCE not in samples:
@@ -319,11 +327,11 @@ def _selection_groups(metric: AuditedMetric) -> Iterator[ItemGroup]:
     if selection.SHORTER in samples:
         shorter = samples[selection.SHORTER]
         is_shorter = (shorter == 1) & (chances < 1)
-        # Captions of equal length are not counted: the shorter one of the others is right as often
-        # as chance.
-        differs = (shorter != chances) & (chances > 0)
-        by_chance = float(chances[differs].sum())
-        yield ItemGroup(SHORTER, is_shorter, shorter.astype(float), expected=by_chance)
+        # Items whose captions have equal lengths are not counted. Among the other items, the
+        # shorter caption is expected to be right as often as a random one.
+        has_different_lengths = (shorter != chances) & (chances > 0)
+        expected_shorter = float(chances[has_different_lengths].sum())
+        yield ItemGroup(SHORTER, is_shorter, shorter.astype(float), expected=expected_shorter)
 
 
 def _blind_hits(samples: Samples) -> NDArray[np.bool_]:
@@ -332,7 +340,11 @@ def _blind_hits(samples: Samples) -> NDArray[np.bool_]:
 
 
 def _answer_groups(metric: AuditedMetric) -> Iterator[ItemGroup]:
-    """Yield the groups of items that tell models apart badly, by the number of models they fool."""
+    """Yield the groups of items that say little or the wrong thing about which model is better.
+
+    They are the items that no model solves, that all models solve, and, if there are enough models,
+    those that worse models solve more often than better ones.
+    """
     share_right = metric.hits.mean(axis=0)
     yield ItemGroup(NONE_RIGHT, share_right == 0, 1 - share_right, by_answers=True)
     yield ItemGroup(ALL_RIGHT, share_right == 1, share_right, by_answers=True)

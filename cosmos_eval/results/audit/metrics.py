@@ -1,4 +1,4 @@
-"""The metrics of results that can be audited: which model is right about which item."""
+"""The metrics of results that can be audited: those that say which model solves which item."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class AuditedMetric:
     samples: tuple[Samples, ...]
     # The name of the metric, such as "acc1".
     metric: str
-    # The estimate of each model, whose truth values are (N,).
+    # The estimate of each model, the mean of N truth values.
     estimates: tuple[Proportion | Mean, ...]
 
     @property
     def row(self) -> ResultRow:
-        """The first result, for what all results share."""
+        """The row of the first result. It is used for fields that all results share."""
         return self.results[0].row
 
     @property
@@ -57,7 +57,7 @@ class AuditedMetric:
 
     @cached_property
     def hits(self) -> NDArray[np.bool_]:
-        """(K, N) whether each model solves each item."""
+        """(K, N), true for the items that a model solves."""
         return np.stack([_values_of(estimate) for estimate in self.estimates])
 
     @property
@@ -67,12 +67,11 @@ class AuditedMetric:
 
     @cached_property
     def item_names(self) -> list[str]:
-        """(N,) the names of the items' images; captions have a number behind it.
+        """(N,) the names of the items.
 
-        Results of old versions may lack the names, which are then empty.
-
-        Example:
-            The second caption of an image as a query is "000001.jpg#1".
+        An item is named after its image. If captions are the items, the name of the image is
+        followed by the number of the caption among the image's captions. The second caption of
+        "000001.jpg" is "000001.jpg#1". The names are empty if results of old versions lack them.
         """
         samples = self.samples[0]
         names = [str(name) for name in samples.get(NAME, ())]
@@ -80,27 +79,28 @@ class AuditedMetric:
             return names
         if self.has_captions_as_items and names:
             image_of_text = samples[IMAGE_OF_TEXT]
-            first_text = np.searchsorted(image_of_text, image_of_text)
-            numbers = (np.arange(self.n_items) - first_text).tolist()
-            return [
-                f"{names[image]}#{number}"
-                for image, number in zip(image_of_text.tolist(), numbers, strict=True)
-            ]
+            # The images of captions are sorted: [0, 0, 1, 1, 1] gives the numbers [0, 1, 0, 1, 2].
+            first_text_of_image = np.searchsorted(image_of_text, image_of_text)
+            numbers = np.arange(self.n_items) - first_text_of_image
+            caption_names = []
+            for image, number in zip(image_of_text.tolist(), numbers.tolist(), strict=True):
+                caption_names.append(f"{names[image]}#{number}")
+            return caption_names
         return [""] * self.n_items
 
     @property
     def has_captions_as_items(self) -> bool:
-        """True if captions are the queries of a retrieval metric."""
+        """True if the items are captions, as in retrieval of images by captions."""
         return self.row.task == "retrieval" and self.metric.startswith("text_to_image")
 
 
 def read_metrics(results: Iterable[StoredResult]) -> tuple[list[AuditedMetric], list[str]]:
     """Read the samples of results, and return the metrics that can be audited.
 
-    They are primary metrics that are the share of solved items, such as accuracy and R@1.
+    A metric can be audited if it is primary and is the share of solved items, as accuracy and R@1.
 
     Args:
-        results: The results, also of several data sets and protocols.
+        results: The results. They may have several data sets and protocols.
 
     Returns:
         The metrics, and notes on the results and data sets that are not audited.
@@ -136,7 +136,7 @@ def _choose_whole_results(
     """Leave out results of runs that stopped early, and results with other wordings.
 
     Returns:
-        The other results, and notes on how many were left out.
+        The results that remain, and notes on how many were left out.
     """
     chosen_results = []
     n_stopped = n_reworded = 0
@@ -156,7 +156,7 @@ def _choose_whole_results(
 
 
 def _key_of_set(result: StoredResult) -> tuple[Any, ...]:
-    """Return the key of the results that a result is compared with: data set, protocol, limit."""
+    """Return a key that is the same for all results that are compared with each other."""
     row = result.row
     provenance = row.provenance
     return row.task, row.dataset, row.protocol, provenance["limit"], provenance.get("partial")
@@ -167,8 +167,8 @@ def _metrics_of_set(task: Task, results: Sequence[StoredResult]) -> list[Audited
 
     Args:
         task: The task of the results.
-        results: The results. If the first one has no metric that can be audited, the others are
-            not read.
+        results: The results. If the first one has no metric that can be audited, the samples of the
+            others are not read.
 
     Raises:
         UsageError: If the results have different samples or settings.
@@ -180,7 +180,8 @@ def _metrics_of_set(task: Task, results: Sequence[StoredResult]) -> list[Audited
     name = f"{results[0].row.dataset} ({results[0].row.protocol})"
     try:
         require_same_settings(setting_of_result(result.row) for result in results)
-        samples = (first_samples, *(read_samples(result.path) for result in results[1:]))
+        other_samples = [read_samples(result.path) for result in results[1:]]
+        samples = (first_samples, *other_samples)
         estimates_of_results = task.compared_estimates(samples, metric_names)
     except ValueError as error:
         raise UsageError(f"{name} cannot be audited: {error}") from error
@@ -198,7 +199,7 @@ def _metrics_of_set(task: Task, results: Sequence[StoredResult]) -> list[Audited
 
 
 def _auditable_metrics(task: Task, samples: Samples) -> list[str]:
-    """Return the primary metrics of samples that are the share of solved items."""
+    """Return the names of the primary metrics of a task that are the share of solved items."""
     estimates = task.estimates(task.derive(samples))
     names = []
     for metric in task.metrics:

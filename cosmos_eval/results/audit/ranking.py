@@ -24,7 +24,7 @@ FEWEST_ITEMS = 30
 class PairTest(NamedTuple):
     """The paired test of two models."""
 
-    # The indices of the models.
+    # The indices of models A and B.
     a: int
     b: int
     # The value of model A minus the value of model B.
@@ -50,7 +50,7 @@ class Ranking(NamedTuple):
 
     @property
     def n_decided(self) -> int:
-        """The number of pairs of models of which one is shown to be better."""
+        """The number of decided pairs: those in which one model is shown to be better."""
         return sum(test.better is not None for test in self.tests)
 
     @property
@@ -58,39 +58,48 @@ class Ranking(NamedTuple):
         """The first and last rank that each model can have, from 1.
 
         A model ranks behind all models that are shown to be better, and before all models that are
-        shown to be worse. The ranks of all models hold at once with 95%, as the tests do.
+        shown to be worse. All ranks are right at once with 95%, since the tests are.
+
+        Example:
+            Of three models, only the first is shown to be better than the third. The ranks are
+            (1, 2), (1, 3) and (2, 3).
         """
         n_models = len(self.values)
         n_better = [0] * n_models
         n_worse = [0] * n_models
         for test in self.tests:
             if test.better is not None:
-                worse = test.a + test.b - test.better
+                worse = test.b if test.better == test.a else test.a
                 n_better[worse] += 1
                 n_worse[test.better] += 1
-        return [(1 + n_better[model], n_models - n_worse[model]) for model in range(n_models)]
+        ranks = []
+        for model in range(n_models):
+            ranks.append((1 + n_better[model], n_models - n_worse[model]))
+        return ranks
 
 
 class RankingChange(NamedTuple):
-    """How the decided pairs of models differ between the ranking with and without a group."""
+    """How many pairs of models are decided differently on all items and without a group."""
 
-    # The pairs that are decided in both rankings for the same model.
+    # The number of pairs that are decided for the same model in both rankings.
     kept: int
-    # The pairs that are decided with the group only, and whose difference changes by more than the
-    # removal of as many random items explains.
+    # The number of pairs that are decided only on all items, and whose difference changes by more
+    # than the removal of as many random items explains.
     lost: int
-    # The other pairs that are decided with the group only: fewer items decide less.
+    # The number of the other pairs that are decided only on all items. They may be undecided
+    # without the group just because there are fewer items.
     too_few: int
-    # The pairs that are decided without the group only.
+    # The number of pairs that are decided only without the group.
     gained: int
-    # The pairs that are decided for different models.
+    # The number of pairs that are decided for one model on all items, and for the other without
+    # the group.
     reversed: int
     # The greatest change of the difference of two models, in the unit of the metric.
     largest_change: float
 
     @property
     def survives(self) -> bool:
-        """True if no pair is decided differently, except that fewer items decide less."""
+        """True if no pair is lost or reversed. Pairs that are `too_few` or gained do not count."""
         return self.lost == 0 and self.reversed == 0
 
 
@@ -99,10 +108,11 @@ def rank_models(metric: AuditedMetric, keep: NDArray[np.bool_]) -> Ranking | Non
 
     Args:
         metric: The metric of K models.
-        keep: (N,), whether each item is kept.
+        keep: (N,), true for the items on which the models are ranked.
 
     Returns:
-        The ranking, or None if fewer than FEWEST_ITEMS items, or items of a single image, are kept.
+        The ranking. It is None if fewer than FEWEST_ITEMS items are kept, or if all kept items
+        belong to one image.
     """
     estimates = [_keep_items(estimate, keep) for estimate in metric.estimates]
     first = estimates[0]
@@ -131,7 +141,12 @@ def rank_models(metric: AuditedMetric, keep: NDArray[np.bool_]) -> Ranking | Non
 
 
 def compare_rankings(on_all: Ranking, without: Ranking) -> RankingChange:
-    """Count the pairs of models that are decided alike on all items and without a group."""
+    """Count the pairs of models that are decided alike, or differently, without a group.
+
+    Args:
+        on_all: The ranking on all items.
+        without: The ranking without the items of the group.
+    """
     n_kept = n_lost = n_too_few = n_gained = n_reversed = 0
     largest_change = 0.0
     is_shifted = _shifted_pairs(on_all, without)
@@ -141,7 +156,8 @@ def compare_rankings(on_all: Ranking, without: Ranking) -> RankingChange:
         change = with_group.difference.difference - without_group.difference.difference
         largest_change = max(largest_change, abs(change))
         if with_group.better is None:
-            n_gained += without_group.better is not None
+            if without_group.better is not None:
+                n_gained += 1
         elif without_group.better == with_group.better:
             n_kept += 1
         elif without_group.better is not None:
@@ -154,11 +170,14 @@ def compare_rankings(on_all: Ranking, without: Ranking) -> RankingChange:
 
 
 def _shifted_pairs(on_all: Ranking, without: Ranking) -> list[bool]:
-    """Return whether each pair's difference changes by more than a random removal explains.
+    """Return for each pair of models whether its difference has shifted without the group.
 
-    If n of N items are kept at random, the difference on them deviates from the difference on all
-    items with the standard error e sqrt(N / n - 1), in which e is the standard error on all items.
-    A change is shown if its normal p-value is at most 0.05 after Holm's correction for all pairs.
+    It has shifted if it changes by more than the removal of as many random items explains. If n of
+    N items are kept at random, the standard error of the change is
+
+        e * sqrt(N / n - 1), where e is the standard error of the difference on all items.
+
+    A shift is shown if its normal p-value is at most 0.05 after Holm's correction for all pairs.
     """
     factor = (on_all.n_items / without.n_items - 1) ** 0.5
     p_values = []
@@ -172,11 +191,12 @@ def _shifted_pairs(on_all: Ranking, without: Ranking) -> list[bool]:
 
 def order_of(ranking: Ranking) -> Sequence[int]:
     """Return the indices of the models from the highest to the lowest value."""
-    return sorted(range(len(ranking.values)), key=lambda model: -ranking.values[model])
+    n_models = len(ranking.values)
+    return sorted(range(n_models), key=lambda model: -ranking.values[model])
 
 
 def _keep_items(estimate: Proportion | Mean, keep: NDArray[np.bool_]) -> Proportion | Mean:
-    """Return an estimate of the kept items only. `keep` (N,) says which items are kept."""
+    """Return the estimate on the kept items only. `keep` (N,) is true for these items."""
     if isinstance(estimate, Proportion):
         return Proportion(estimate.hits[keep])
     return Mean(estimate.values[keep], estimate.clusters[keep])

@@ -1,12 +1,13 @@
 """Check results of runs that stopped, and whole results, by confidence sequences.
 
-A run that stopped when its answer was known has no interval of a fixed number of samples. Its
+A run that stopped when its answer was known has no interval for a fixed number of samples. Its
 samples are compared with the samples of the baseline look by look, in the random order in which
-they were measured. The samples of a whole result are read in this order, too. One metric of each
-data set is judged, the one that decides when a run stops.
+they were measured. The samples of a whole result are read in this order, too. Only one metric of
+each data set is judged, the one that decides when a run stops.
 
-A metric has regressed if the sequence rejects that the difference, new minus baseline, is minus the
-tolerance or more: Holm's step-down over one-sided tests at 2.5%, whose p-values hold at all looks.
+The null hypothesis is that the difference, new minus baseline, is -tolerance or more. A metric has
+regressed if its sequence rejects this hypothesis. The one-sided tests at 2.5% are corrected by
+Holm's step-down method, and their p-values hold at all looks at once.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ METHODS = {"bounded": "exact sequence", ASYMPTOTIC: "asymptotic sequence"}
 
 
 class _Judged(NamedTuple):
-    """The finding on a result, and a note on when a run could have stopped."""
+    """The finding on a result, and a note that says when a run could have stopped."""
 
     finding: Finding
     note: str
@@ -88,11 +89,12 @@ def check_sequentially(
     results, notes = drop_renamed_results(results)
     results, notes_on_stopped = drop_superseded_results(results)
     notes += notes_on_stopped
-    # A run that stopped is matched by the name that a whole run would have.
+    # A run that stopped has another name than a whole run. To match it with the baseline's whole
+    # run, the record that it stopped is removed, and is put back before the result is judged.
     stopped_rows = {result.path: result.row for result in results if is_stopped(result.row)}
-    unmarked_results = [_unmarked(result) for result in results]
-    cases = match_results(baseline, unmarked_results)
-    all_problems = [*problems, *cases.problems, *result_problems(unmarked_results, strict=strict)]
+    results_to_match = [_without_stop(result) for result in results]
+    cases = match_results(baseline, results_to_match)
+    all_problems = [*problems, *cases.problems, *result_problems(results_to_match, strict=strict)]
     all_problems += cases.unmatched()
     for case in cases.groups:
         message = "--sequential judges single results, and the baseline has several trainings"
@@ -117,8 +119,8 @@ def check_sequentially(
     return Report(path, decided_findings, tuple(all_problems), tuple(notes), baseline.tolerance)
 
 
-def _unmarked(result: VerifiedResult) -> VerifiedResult:
-    """Return a result without the record that its run stopped."""
+def _without_stop(result: VerifiedResult) -> VerifiedResult:
+    """Return a result without the record that its run stopped early."""
     provenance = {name: value for name, value in result.row.provenance.items() if name != STOPPED}
     return result._replace(row=replace(result.row, provenance=provenance))
 
@@ -130,10 +132,10 @@ def _judge(
 
     Args:
         case: The entry of the baseline.
-        result: The new result, with the record that its run stopped, if it did.
+        result: The new result. If its run stopped, the result has the record of this.
         path: The JSON file of the baseline.
         tolerance: The tolerated loss, as a fraction.
-        n_sets: The number of data sets of the baseline, for the note.
+        n_sets: The number of data sets of the baseline, for which the note is corrected.
 
     Raises:
         ValueError: If the result was measured otherwise than the baseline, or cannot be judged.
@@ -152,27 +154,27 @@ def _judge(
             f"{units.start:,} {task.sample_noun}, and there are {result.row.n_samples:,}"
         )
 
-    # The evidence at all looks counts for bounds that are named before the first one.
+    # A sequence keeps the evidence of all looks for those bounds that it was asked for before.
     for bound in {0.0, -tolerance}:
         evidence.sequence.log_e_below(bound)
         evidence.sequence.log_e_above(-bound)
     answer: Decision = "undecided"
     n_needed = 0
-    measured: list[tuple[Samples, Samples]] = []
-    for shard in _shards(task, result, entry_samples):
-        measured.append(shard[:2])
-        has_look = evidence.add(*shard)
+    new_shards: list[Samples] = []
+    baseline_shards: list[Samples] = []
+    for new_shard, baseline_shard, unit_of_sample in _shards(task, result, entry_samples):
+        new_shards.append(new_shard)
+        baseline_shards.append(baseline_shard)
+        has_look = evidence.add(new_shard, baseline_shard, unit_of_sample)
         if has_look and answer == "undecided":
             answer = decide(evidence.sequence, 2 * ALPHA / n_sets)
             n_needed = evidence.n_samples
 
     metric = task.deciding_metric
     assert metric is not None  # `units_of` requires it
-    new_samples = task.join([samples for samples, _ in measured])
-    old_samples = task.join([samples for _, samples in measured])
     change = SequentialDifference(
-        a=deciding_estimate(task, new_samples).value,
-        b=deciding_estimate(task, old_samples).value,
+        a=deciding_estimate(task, task.join(new_shards)).value,
+        b=deciding_estimate(task, task.join(baseline_shards)).value,
         units=evidence.n_samples,
         method=METHODS[units.method],
         sequence=evidence.sequence,
@@ -180,8 +182,10 @@ def _judge(
     counts = f"{evidence.n_samples:,} of {units.n_samples:,} {task.sample_noun}"
     note = f"{case.key}: {metric.name} of {counts}, undecided"
     if answer != "undecided":
-        side = "new" if answer == "A better" else "baseline"
-        note = f"{case.key}: {metric.name} of {counts}, {side} better was known after {n_needed:,}"
+        winner = "new" if answer == "A better" else "baseline"
+        note = (
+            f"{case.key}: {metric.name} of {counts}, {winner} better was known after {n_needed:,}"
+        )
     return _Judged(Finding(case.key, case.task, metric.name, change), note)
 
 
@@ -189,9 +193,12 @@ def _shards(task: Task, result: VerifiedResult, entry_samples: Samples) -> Itera
     """Yield the samples of a result and of the baseline, look by look.
 
     Args:
-        task: The task of both.
-        result: The new result.
+        task: The task of the data set.
+        result: The new result, of a whole run or of one that stopped.
         entry_samples: The arrays of the baseline's entry.
+
+    Raises:
+        ValueError: If the run that stopped had other units than the baseline.
     """
     units = units_of(task, entry_samples)
     if not is_stopped(result.row):
@@ -209,13 +216,14 @@ def _shards(task: Task, result: VerifiedResult, entry_samples: Samples) -> Itera
 def _require_same_settings(result: VerifiedResult, entry: Entry) -> None:
     """Raise ValueError if a result was measured otherwise than an entry of the baseline.
 
-    The number of samples of a run that stopped is the one of the whole data set.
+    For a run that stopped, the number of samples of the whole data set is compared, since the run
+    has measured only some of them.
     """
     row = result.row
     n_samples = row.n_samples
     if is_stopped(row):
         n_samples = row.provenance[STOPPED]["samples"]
-    provenance = _unmarked(result).row.provenance
+    provenance = _without_stop(result).row.provenance
     setting = make_setting(row.task, row.dataset, row.protocol, n_samples, provenance)
     try:
         require_same_settings([entry.setting, setting])

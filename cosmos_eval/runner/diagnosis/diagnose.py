@@ -28,8 +28,13 @@ from cosmos_eval.stats.estimates import Features, Values
 from cosmos_eval.types import OnProgress, Protocol, RunOptions, UsageError
 
 Verdict = Literal["agrees", "chance", "none", "fault"]
-"""The known number is that of the result; both are those of guessing; nothing in the catalogue
-explains it; or a fault does."""
+"""The outcome of a diagnosis:
+
+- "agrees": rounding and precision explain the difference between the known and the measured number.
+- "chance": a model that guesses would reach about both numbers.
+- "none": nothing in the catalogue explains the difference.
+- "fault": a fault of the catalogue explains it.
+"""
 
 OTHER_IMAGES = Fault(
     name="other images",
@@ -37,7 +42,8 @@ OTHER_IMAGES = Fault(
     check="compare the lists of images",
 )
 SLIP = 0.02
-"""The share of samples whose outcome differs by details of the code, besides precision."""
+"""The expected share of samples whose outcome differs between two implementations, even if both are
+right and compute in the same precision."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +51,13 @@ class Explanation:
     """One fault or two, and the number that they would give."""
 
     faults: tuple[Fault, ...]
-    # The number of the whole set with the faults, and its 95% interval.
+    # The predicted number of the whole set with the faults, and its 95% interval.
     value: float
     low: float
     high: float
-    # Whether the known number, before it was rounded, may be in the interval.
+    # True if the known number, before it was rounded, may be in the interval.
     fits: bool
-    # The probability that this is why the known number differs.
+    # The probability that these faults are the reason for the known number.
     probability: float
 
     @property
@@ -65,11 +71,13 @@ class Measured:
     """A measurement without a fault."""
 
     metric: str
-    # The number, on how many images, and the number by chance.
+    # The number of the whole set.
     value: float
+    # The number of images of the whole set.
     n_images: int
+    # The number that a model which guesses reaches.
     chance: float
-    # The standard deviation of the number by precision.
+    # The standard deviation of the number due to the precision of the computation.
     noise: float
     # How many images were run again.
     n_samples: int
@@ -82,14 +90,17 @@ class Diagnosis:
     verdict: Verdict
     known: Known
     measured: Measured
-    # The explanations, the most probable one first, and how many of them are tied.
+    # The explanations, the most probable one first.
     explanations: tuple[Explanation, ...] = ()
+    # How many explanations are about as probable as the first one, itself included.
     n_tied: int = 0
-    # The probability of something that is not in the catalogue.
+    # The probability of a reason that is not in the catalogue.
     something_else: float = 0.0
-    # Faults that change no outcome here, and why others cannot be applied.
+    # The names of faults that change no outcome here.
     without_effect: tuple[str, ...] = ()
+    # For each fault that cannot be applied: its name, and the reason.
     not_applicable: Mapping[str, str] = field(default_factory=dict)
+    # How often the model encoded the images, and the texts.
     n_image_passes: int = 0
     n_text_passes: int = 0
 
@@ -104,10 +115,10 @@ def diagnose(
     metric: str | None = None,
     n_samples: int = 300,
 ) -> Diagnosis:
-    """Compare a known number with that of a model on a data set, and look for a fault.
+    """Measure a model, compare the number with a known one, and look for a fault.
 
     The whole set is measured first. If rounding and precision explain the difference, or if both
-    numbers are those of guessing, no fault is run.
+    numbers could come from a model that guesses, no fault is tried.
 
     Args:
         encoder: The model.
@@ -122,23 +133,16 @@ def diagnose(
     Raises:
         UsageError: For tasks, metrics and protocols that cannot be diagnosed.
     """
-    encoder = getattr(encoder, "built", encoder)  # of a bundled model, which is built when used
+    encoder = getattr(encoder, "built", encoder)  # bundled models are built when they are used
     subject = make_subject(
         encoder, protocol, data, choose_metric(protocol.task, metric), n_samples, options, progress
     )
     right = subject.outcomes(subject.image_features, subject.text_features, subject.truth)
     other_features = encode_in_other_precision(subject, options)
-    rounded = subject.outcomes(*other_features, subject.truth)
-    noise = stats.precision_noise(right.values, rounded.values, subject.n_whole)
-
+    in_other_precision = subject.outcomes(*other_features, subject.truth)
+    noise = stats.precision_noise(right.values, in_other_precision.values, subject.n_whole)
+    # noise**2 * n_whole is the share of samples whose outcome depends on the precision.
     slip = SLIP + noise**2 * subject.n_whole
-    verdict: Verdict | None = None
-    if agrees(subject, known, noise, slip):
-        verdict = "agrees"
-    elif stats.is_chance(subject.value, subject.chance, subject.n_whole) and stats.is_chance(
-        known.value, subject.chance, subject.n_whole, known.half_width
-    ):
-        verdict = "chance"
     measured = Measured(
         metric=subject.metric,
         value=subject.value,
@@ -147,8 +151,10 @@ def diagnose(
         noise=noise,
         n_samples=len(subject.images),
     )
-    if verdict is not None:
-        return Diagnosis(verdict, known, measured)
+    if agrees(subject, known, noise, slip):
+        return Diagnosis("agrees", known, measured)
+    if are_both_chance(subject, known):
+        return Diagnosis("chance", known, measured)
 
     passes = encode_with_faults(
         subject, IMAGE_FAULTS, TEXT_FAULTS, MODULE_FAULTS, options, progress
@@ -170,15 +176,16 @@ def diagnose(
 
 
 def agrees(subject: Subject, known: Known, noise: float, slip: float) -> bool:
-    """Return whether rounding and precision explain the difference of the known number.
+    """Return whether rounding and precision explain why the known number is not the measured one.
 
-    If the hits of its images are known, they must agree as well.
+    If the known number comes with the hits of its images, the hits must agree as well: at most
+    2 * slip of them may differ.
 
     Args:
         subject: The model and the samples.
         known: The number to explain.
-        noise: The standard deviation of the number by precision.
-        slip: The share of samples whose outcome may differ.
+        noise: The standard deviation of the number due to precision.
+        slip: The expected share of samples whose outcome differs without a fault.
     """
     if not stats.is_explained_by_precision(subject.value, known.value, known.half_width, noise):
         return False
@@ -187,8 +194,20 @@ def agrees(subject: Subject, known: Known, noise: float, slip: float) -> bool:
     return float(np.abs(known.hits[subject.indices] - subject.hits).mean()) <= 2 * slip
 
 
+def are_both_chance(subject: Subject, known: Known) -> bool:
+    """Return whether the measured and the known number could come from a model that guesses."""
+    is_measured_chance = stats.is_chance(subject.value, subject.chance, subject.n_whole)
+    is_known_chance = stats.is_chance(
+        known.value, subject.chance, subject.n_whole, known.half_width
+    )
+    return is_measured_chance and is_known_chance
+
+
 def choose_metric(task_name: str, metric: str | None) -> str:
-    """Return the metric to diagnose. Raises UsageError for one that cannot be diagnosed."""
+    """Return the metric to diagnose: the named one, or the usual one of the task for None.
+
+    Raises UsageError if the metric, or any metric of the task, cannot be diagnosed.
+    """
     metrics = metrics_of(task_name)
     if metric is None:
         return metrics[0]
@@ -198,18 +217,20 @@ def choose_metric(task_name: str, metric: str | None) -> str:
 
 
 def is_any_explained(explanations: Sequence[Explanation], something_else: float) -> bool:
-    """Return whether a fault explains the known number better than something else.
+    """Return whether faults of the catalogue explain the known number.
 
-    The number must be in the interval of an explanation.
+    They do if the catalogue is more probable than something else, and if the known number is in the
+    interval of at least one explanation.
     """
     return something_else < 0.5 and any(explanation.fits for explanation in explanations)
 
 
 class Trials:
-    """The outcomes of a subject's samples under all faults, alone and in pairs.
+    """The outcomes of a subject's samples under single faults and under pairs of faults.
 
-    Features of images and of texts are computed apart. A fault of images and a fault of texts are
-    combined by the product of their features, and either with a fault of labels.
+    The features of images and texts were computed separately. A fault of images is therefore
+    combined with a fault of texts by comparing the features of both, without another pass of the
+    model. Either of them is combined with a fault of labels in the same way.
     """
 
     def __init__(
@@ -219,13 +240,13 @@ class Trials:
         right: Outcomes,
         label_faults: Sequence[LabelFault] = LABEL_FAULTS,
     ) -> None:
-        """Apply the faults of labels, and list the faults that change an outcome.
+        """Compute the outcomes of each single fault, and list the faults that change none.
 
         Args:
             subject: The model and the samples.
             passes: The features under faults of images, of texts and of the model.
             right: The outcomes without a fault.
-            label_faults: The faults of labels.
+            label_faults: The faults of labels, which are applied here.
         """
         self.subject = subject
         self.passes = passes
@@ -239,7 +260,7 @@ class Trials:
             except NotApplicableError as error:
                 self.reasons[label_fault] = str(error)
 
-        # The outcomes of each fault alone, if it changes any.
+        # The outcomes of each single fault, if it changes any.
         self.singles: dict[Fault, Outcomes] = {}
         self.without_effect: list[Fault] = []
         faults: tuple[Fault, ...] = (
@@ -275,8 +296,13 @@ class Trials:
     ) -> Outcomes:
         """Return the probabilities of a hit under a random fault of labels.
 
-        They are the same for all samples that are right without this fault, and for all others:
-        the mean over several draws.
+        All samples that are hits without this fault have the same probability: their share of hits
+        over all draws. The same is done for the samples that are misses.
+
+        Args:
+            image_features: (n, D), perhaps with a fault.
+            text_features: (T, D), perhaps with a fault.
+            truths: The right answers with each draw of the random fault.
         """
         outcomes = self.subject.outcomes(image_features, text_features, self.subject.truth)
         draws = [self.subject.outcomes(image_features, text_features, truth) for truth in truths]
@@ -288,7 +314,11 @@ class Trials:
         return draws[0]._replace(values=probabilities)
 
     def pairs(self) -> Iterator[tuple[tuple[Fault, Fault], Outcomes]]:
-        """Yield the pairs of faults of different kinds whose outcomes differ from either alone."""
+        """Yield each pair of faults of different kinds that has an effect of its own.
+
+        The outcomes of the pair must differ from the outcomes of each single fault, and from the
+        outcomes without a fault.
+        """
         image_faults = [fault for fault in IMAGE_FAULTS if fault in self.singles]
         text_faults = [fault for fault in TEXT_FAULTS if fault in self.singles]
         label_faults = [fault for fault in self.label_faults if fault in self.singles]
@@ -309,35 +339,35 @@ class Trials:
 
 
 class Hypothesis(NamedTuple):
-    """One fault or two, and the number that they would give."""
+    """A possible reason for the known number: one fault or two, and the number that they give."""
 
     faults: tuple[Fault, ...]
     prediction: stats.Prediction
-    # (n,) the outcomes of the samples with the faults; None for other images.
+    # (n,) the outcomes of the samples with the faults; None if other images were measured.
     outcomes: Values | None = None
 
     @property
     def n_faults(self) -> int:
-        """The number of faults, 0 for other images."""
+        """The number of faults. It is 0 if other images were measured."""
         return 0 if self.outcomes is None else len(self.faults)
 
 
 def predict_all(trials: Trials, noise: float) -> list[Hypothesis]:
-    """Return the predicted number of each fault, of each pair, and of other images.
+    """Predict the number of the whole set under each fault, each pair, and with other images.
 
     Args:
         trials: The outcomes under faults.
-        noise: The standard deviation of the number by precision.
+        noise: The standard deviation of the number due to precision.
     """
     subject = trials.subject
     right = subject.right_values
     other_images = stats.predict_other_samples(subject.value, right, subject.n_whole)
     hypotheses = [Hypothesis((OTHER_IMAGES,), other_images)]
-    outcomes_by_faults: list[tuple[tuple[Fault, ...], Outcomes]] = [
-        *(((fault,), outcomes) for fault, outcomes in trials.singles.items()),
-        *trials.pairs(),
-    ]
-    for faults, outcomes in outcomes_by_faults:
+    outcomes_with_faults: list[tuple[tuple[Fault, ...], Outcomes]] = []
+    for fault, outcomes in trials.singles.items():
+        outcomes_with_faults.append(((fault,), outcomes))
+    outcomes_with_faults += trials.pairs()
+    for faults, outcomes in outcomes_with_faults:
         prediction = stats.predict(subject.value, right, outcomes, subject.n_whole, noise)
         hypotheses.append(Hypothesis(faults, prediction, outcomes.values))
     return hypotheses
@@ -349,16 +379,20 @@ def weigh(
     subject: Subject,
     slip: float,
 ) -> tuple[list[Explanation], float]:
-    """Return the explanations of a known number, and the probability of something else.
+    """Return the probability of each hypothesis, given the known number.
+
+    If the known number comes with the hits of its images, the hits are compared with the outcomes
+    of each hypothesis. If not, only the numbers are compared.
 
     Args:
-        hypotheses: What may have happened, with predicted numbers.
+        hypotheses: The faults that may have been made, with predicted numbers.
         known: The number to explain, perhaps with the hits of its images.
         subject: The model and the samples.
         slip: The share of samples whose outcome may differ under the same faults.
 
     Returns:
-        The explanations with the most probable one first, and a probability.
+        The explanations with the most probable one first, and the probability that something else
+        is the reason for the known number.
     """
     if known.hits is None:
         predictions = [hypothesis.prediction for hypothesis in hypotheses]

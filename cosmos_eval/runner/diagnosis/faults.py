@@ -11,7 +11,7 @@ class NotApplicableError(Exception):
 class Fault:
     """A mistake that somebody makes when a model is evaluated.
 
-    A subclass is a family of faults, and has a method `apply`, which makes the mistake.
+    A subclass stands for one kind of mistake, and has a method `apply`, which makes the mistake.
     """
 
     # The name in tables, such as `BGR`.

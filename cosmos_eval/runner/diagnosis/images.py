@@ -1,8 +1,9 @@
 """Faults of images, from the decoded picture to the pixels that a model is given.
 
-They need no knowledge of the model's code. A picture that already has the size of the model's
-pixels passes its transform without being resized, so a picture can be resized wrongly before. How
-the transform resizes and normalises follows from what it makes of a few drawn pictures.
+The code of the model's transform is not needed. A transform does not resize a picture that already
+has the size of the model's input. A picture can therefore be resized in a wrong way before it is
+given to the transform. How the transform resizes and normalises is found out by a few drawn
+pictures.
 """
 
 from __future__ import annotations
@@ -25,7 +26,12 @@ from cosmos_eval.runner.diagnosis.faults import Fault, NotApplicableError
 from cosmos_eval.types import Rgb
 
 ResizeMode = Literal["shortest", "squash", "longest"]
-"""The shortest side is resized, and the middle cropped; both sides; the longest, then padded."""
+"""How a picture gets the size of the model's input:
+
+- "shortest": its shortest side is resized, and its middle is cropped.
+- "squash": both sides are resized, which changes their ratio.
+- "longest": its longest side is resized, and black borders are added.
+"""
 Interpolation = Literal["bicubic", "bilinear", "nearest"]
 
 _MODES: tuple[ResizeMode, ...] = ("shortest", "squash", "longest")
@@ -43,14 +49,14 @@ _IMAGENET: tuple[Rgb, Rgb] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 @dataclass(frozen=True)
 class Transform:
-    """The properties of a model's transform, from pictures that were put through it."""
+    """The properties of a model's transform, as `study_transform` finds them."""
 
-    # The height and width of all pixels; None if they depend on the picture.
+    # The height and width of the model's input; None if they depend on the picture.
     size: tuple[int, int] | None = None
     # The mean and std of each channel on the 0-1 scale; None if pixels are not linear in colours.
     mean: Rgb | None = None
     std: Rgb | None = None
-    # How pictures are resized; None for any other way.
+    # How pictures are resized; None if it is in a way that `resize` does not know.
     mode: ResizeMode | None = None
     interpolation: Interpolation | None = None
     # True if a picture of this size is not resized.
@@ -58,17 +64,17 @@ class Transform:
 
 
 def study_transform(encoder: Encoder) -> Transform:
-    """Return the properties of a model's transform, from its pixels of drawn pictures."""
-    black, white, small = (
-        encoder.transform(picture)
-        for picture in (
-            PIL.Image.new("RGB", (64, 48), "black"),
-            PIL.Image.new("RGB", (64, 48), "white"),
-            PIL.Image.new("RGB", (40, 70), "black"),
-        )
-    )
-    is_fixed = isinstance(black, Tensor) and black.ndim == 3 and black.shape == small.shape
-    if not is_fixed:
+    """Return the properties of a model's transform, from what it makes of drawn pictures.
+
+    Two pictures of different size tell whether the model's input always has the same size. A black
+    and a white picture give the mean and the std. Noise in the size of the model's input shows
+    whether it is left as it is, and larger noise shows how it is resized.
+    """
+    black = encoder.transform(PIL.Image.new("RGB", (64, 48), "black"))
+    white = encoder.transform(PIL.Image.new("RGB", (64, 48), "white"))
+    upright = encoder.transform(PIL.Image.new("RGB", (40, 70), "black"))
+    has_fixed_size = isinstance(black, Tensor) and black.ndim == 3 and black.shape == upright.shape
+    if not has_fixed_size:
         return Transform()
     height, width = int(black.shape[1]), int(black.shape[2])
     # The middle of a picture is never padding.
@@ -92,7 +98,11 @@ def study_transform(encoder: Encoder) -> Transform:
 def _find_resizing(
     encoder: Encoder, height: int, width: int
 ) -> tuple[ResizeMode | None, Interpolation | None]:
-    """Return the resizing that comes nearest to a model's transform; None if none is near."""
+    """Return the mode and the filter of a model's transform; None for both if none is near.
+
+    A large picture is put through the transform, and is also resized in every known way before the
+    transform. The nearest way is the one with the least mean difference of pixels.
+    """
     # No side is rounded if this picture is resized, and no border if it is cropped.
     picture = _draw_noise(2 * height, 4 * width)
     pixels = encoder.transform(picture)
@@ -117,9 +127,9 @@ def resize(
     Args:
         picture: An RGB picture of any size.
         size: The height and width.
-        mode: Which side is resized. The longest side leaves black borders.
+        mode: Which side is resized, see `ResizeMode`.
         interpolation: The name of the filter.
-        antialias: True if a smaller picture is filtered first, as Pillow does.
+        antialias: True to filter a picture that is made smaller, as Pillow does.
     """
     filter_mode = InterpolationMode(interpolation)
     if not antialias:
@@ -143,7 +153,10 @@ def _resize_without_antialiasing(
     mode: ResizeMode,
     interpolation: InterpolationMode,
 ) -> PIL.Image.Image:
-    """Return a picture whose pixels are picked or interpolated, as OpenCV and PyTorch do it."""
+    """Return a resized picture whose pixels are interpolated without a filter, as in OpenCV.
+
+    With the mode "shortest" or "longest", only one side has the size afterwards.
+    """
     height, width = size
     scales = (height / picture.height, width / picture.width)
     if mode != "squash":
@@ -157,7 +170,10 @@ def _resize_without_antialiasing(
 
 @dataclass(frozen=True, kw_only=True)
 class ImageFault(Fault):
-    """A fault of images. The base class itself changes nothing."""
+    """A fault of images. The base class itself changes nothing.
+
+    A subclass changes the picture before the model's transform, or the pixels after it.
+    """
 
     def require_applicable(self, transform: Transform) -> None:
         """Raise NotApplicableError if the fault cannot be applied to a model's transform."""
@@ -178,20 +194,22 @@ class ImageFault(Fault):
 
 @dataclass(frozen=True, kw_only=True)
 class ResizeFault(ImageFault):
-    """A picture is resized in another way. What is None stays as the model has it."""
+    """A picture is resized in another way than by the model's transform."""
 
+    # The wrong mode and the wrong filter; None: as the model's transform has them.
     mode: ResizeMode | None = None
     interpolation: Interpolation | None = None
     antialias: bool = True
 
     def require_applicable(self, transform: Transform) -> None:
-        """Raise NotApplicableError for transforms whose resizing is not known."""
+        """Raise NotApplicableError if the transform's resizing is unknown, or is the same."""
         if transform.size is None:
             raise NotApplicableError("the size of its pixels depends on the picture")
         if not transform.keeps_size or transform.mode is None:
             raise NotApplicableError("its transform resizes in a way that is not known here")
-        asked = (self.mode or transform.mode, self.interpolation or transform.interpolation)
-        if self.antialias and asked == (transform.mode, transform.interpolation):
+        has_same_mode = self.mode in (None, transform.mode)
+        has_same_filter = self.interpolation in (None, transform.interpolation)
+        if self.antialias and has_same_mode and has_same_filter:
             raise NotApplicableError("the model is evaluated so")
 
     def change_picture(self, picture: PIL.Image.Image, transform: Transform) -> PIL.Image.Image:
@@ -229,15 +247,15 @@ class OrientationFault(ImageFault):
 
 @dataclass(frozen=True, kw_only=True)
 class NormalisationFault(ImageFault):
-    """Pixels are normalised by other constants."""
+    """Pixels are normalised by other constants: (scale * colour - mean) / std."""
 
-    # The mean and std on the 0-1 scale; None: the model's own.
+    # The mean and std on the 0-1 scale; None: as the model's transform has them.
     mean_and_std: tuple[Rgb, Rgb] | None = None
-    # The factor of the colours on the 0-1 scale.
+    # The factor by which colours on the 0-1 scale are multiplied.
     scale: float = 1.0
 
     def require_applicable(self, transform: Transform) -> None:
-        """Raise NotApplicableError if the model's constants are not known, or are these."""
+        """Raise NotApplicableError if the transform's constants are unknown, or are the same."""
         if transform.mean is None or transform.std is None:
             raise NotApplicableError("its transform does not normalise by a mean and std")
         if self.mean_and_std and self.scale == 1:
@@ -255,7 +273,7 @@ class NormalisationFault(ImageFault):
 
 
 def _draw_noise(height: int, width: int) -> PIL.Image.Image:
-    """Return a picture in which every pixel has another colour."""
+    """Return a picture of random colours, the same every time."""
     noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
     return PIL.Image.fromarray(noise)
 
@@ -277,7 +295,7 @@ def _rgb(values: Tensor) -> Rgb:
 
 
 def _distance(first: Any, second: Any) -> float:
-    """Return the mean difference of pixels (3, H, W)."""
+    """Return the mean absolute difference of two images' pixels (3, H, W)."""
     return float((first - second).abs().mean())
 
 

@@ -16,16 +16,17 @@ from cosmos_eval.tasks.task import NAME
 from cosmos_eval.types import Samples, UsageError
 
 PLACES_BY_METRIC = {"acc1": 1, "acc5": 5, "mean_per_class_recall": 1}
-"""How many predictions of an image count, for the metrics of classification."""
+"""For each metric of classification: among how many predictions the class of a hit is."""
 
 
 class Known(NamedTuple):
     """A number that is known from elsewhere, as a fraction."""
 
     value: float
-    # Half of a unit of its last digit; 0 for a result's own number.
+    # Half of a unit of the last digit, since the number was rounded; 0 for the value of a result.
     half_width: float
-    # (N,) what each image of the whole set contributes to the number; None if only it is known.
+    # (N,) the share of hits among the queries of each image of the whole set; None if only the
+    # number is known.
     hits: Values | None = None
 
 
@@ -50,7 +51,8 @@ def read_known(text: str, data: Any, task_name: str, metric: str) -> Known:
         metric: The metric of the number.
 
     Raises:
-        UsageError: If the text is neither, and if the result is about other images or was edited.
+        UsageError: If the text is neither a number nor a path, if the result is about other images,
+            or if it was edited.
     """
     if text.endswith(".json"):
         return _read_result(Path(text), data, task_name, metric)
@@ -76,7 +78,10 @@ def parse_known(text: str) -> Known:
 
 
 def _read_result(path: Path, data: Any, task_name: str, metric: str) -> Known:
-    """Return the number of a stored result with the hits of its images, as `read_known`."""
+    """Return the value of a metric of a stored result, with the hits of its images.
+
+    `read_known` explains the arguments and the errors.
+    """
     if metric == "mean_per_class_recall":
         raise UsageError("--known FILE is not for mean_per_class_recall: choose --metric acc1")
     (result,) = read_checked([path])
@@ -94,7 +99,11 @@ def _read_result(path: Path, data: Any, task_name: str, metric: str) -> Known:
 
 
 def hits_of(samples: Samples, task_name: str, metric: str) -> Values:
-    """Return the share of each image's queries that are hits, (N,), from stored samples."""
+    """Return for each image the share of its queries that are hits, (N,), from stored samples.
+
+    The queries of an image are its captions if captions are searched with ("text to image"). In all
+    other cases the image itself is the only query.
+    """
     if task_name == "cls":
         n_places = PLACES_BY_METRIC[metric]
         predicted = samples[classification.TOP5][:, :n_places]

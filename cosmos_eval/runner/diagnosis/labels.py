@@ -62,27 +62,32 @@ class ScrambleFault(LabelFault):
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4, 5, 6, 7)
 
     def apply(self, truth: Truth) -> list[Truth]:
-        """Return the labels of samples in several random orders, the same every time."""
+        """Return the labels in a random order, once for each seed."""
         truths = []
         n_samples = len(truth.labels)
         for seed in self.seeds:
             rng = np.random.default_rng(seed)
-            chosen = rng.choice(n_samples, round(self.share * n_samples), replace=False)
+            chosen_samples = rng.choice(n_samples, round(self.share * n_samples), replace=False)
             labels = truth.labels.copy()
-            labels[chosen] = labels[rng.permutation(chosen)]
+            labels[chosen_samples] = labels[rng.permutation(chosen_samples)]
             truths.append(truth._replace(labels=labels))
         return truths
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassOrderFault(LabelFault):
-    """Prompts are in another order than the labels count the classes."""
+    """The prompts of classes are in another order than the numbers of the labels."""
 
-    # Whether classes are sorted by name; if not, by their numbers as texts: 0, 1, 10, 11, 2.
+    # True to sort classes by name, false to sort their numbers as texts: 0, 1, 10, 11, 2.
     by_name: bool
 
     def change(self, truth: Truth) -> Truth:
-        """Return, for every image, the class whose prompt stands in the place of its label."""
+        """Return for every image the class whose prompt stands at the place of the image's label.
+
+        Example:
+            The classes dog, cat and ant have the numbers 0, 1 and 2. Their prompts are sorted: ant,
+            cat, dog. An image with the label 0 is then compared with the prompt of ant, class 2.
+        """
         if truth.class_names is None:
             raise NotApplicableError("captions have no classes")
         classes = range(truth.n_targets)
@@ -98,7 +103,7 @@ class FirstCaptionFault(LabelFault):
     """Only the first caption of every image is used."""
 
     def change(self, truth: Truth) -> Truth:
-        """Return the captions of which none before has the same image."""
+        """Keep each caption that is the first one of its image, and drop the others."""
         if truth.kept_captions is None:
             raise NotApplicableError("the data set has no captions")
         _, first_captions = np.unique(truth.labels, return_index=True)

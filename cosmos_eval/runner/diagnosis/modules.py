@@ -24,7 +24,7 @@ class QuickGelu(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class ModuleFault(Fault):
-    """A fault of both towers."""
+    """A fault of the modules of the model, which concerns images and texts."""
 
     @contextmanager
     def apply(self, modules: Sequence[nn.Module]) -> Iterator[None]:
@@ -37,13 +37,14 @@ class ModuleFault(Fault):
 class ActivationFault(ModuleFault):
     """QuickGELU and GELU are exchanged."""
 
-    # The parts of names of classes, such as `QuickGELUActivation` of transformers.
+    # Parts of the names of modules' classes, in small letters. For example, `quickgelu` is a part
+    # of `QuickGELUActivation` of transformers.
     quick: ClassVar[str] = "quickgelu"
     gelu: ClassVar[str] = "gelu"
 
     @contextmanager
     def apply(self, modules: Sequence[nn.Module]) -> Iterator[None]:
-        """Exchange the activations within the context."""
+        """Exchange the activations within the context. Raises NotApplicableError without any."""
         replaced: list[tuple[nn.Module, str, nn.Module]] = []
         for module in modules:
             for parent in module.modules():
@@ -69,10 +70,10 @@ class TrainingModeFault(ModuleFault):
     @contextmanager
     def apply(self, modules: Sequence[nn.Module]) -> Iterator[None]:
         """Put the modules into training mode within the context, with the random seed 0."""
-        kept_tensors = []
+        original_buffers = []
         for module in modules:
             for buffer in module.buffers():  # running means of batch norms change in this mode
-                kept_tensors.append((buffer, buffer.clone()))
+                original_buffers.append((buffer, buffer.clone()))
         with unchanged(modules):
             torch.manual_seed(0)
             for module in modules:
@@ -80,13 +81,13 @@ class TrainingModeFault(ModuleFault):
             try:
                 yield
             finally:
-                for buffer, value in kept_tensors:
+                for buffer, value in original_buffers:
                     buffer.copy_(value)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LogitScaleFault(ModuleFault):
-    """Another logit scale, which changes calibration only. It is listed for completeness."""
+    """Another logit scale. It changes calibration only, and is listed for completeness."""
 
     @contextmanager
     def apply(self, modules: Sequence[nn.Module]) -> Iterator[None]:

@@ -48,7 +48,7 @@ def encode_with_faults(
 ) -> Passes:
     """Encode the images and texts of a subject under each fault.
 
-    Faults that change no input of the model are not in the result.
+    Faults that change no input of the model are left out of the result.
 
     Args:
         subject: The model, and the images and texts.
@@ -61,24 +61,28 @@ def encode_with_faults(
     passes = Passes()
     modules = find_modules(subject.encoder)
     transform = study_transform(subject.encoder)
-    applicable_faults: list[ImageFault | ModuleFault] = []
+    applicable_image_faults: list[ImageFault] = []
     for image_fault in image_faults:
         try:
             image_fault.require_applicable(transform)
-            applicable_faults.append(image_fault)
+            applicable_image_faults.append(image_fault)
         except NotApplicableError as error:
             passes.reasons[image_fault] = str(error)
+    applicable_module_faults: list[ModuleFault] = []
     for module_fault in module_faults:
         try:
             with module_fault.apply(modules):
-                applicable_faults.append(module_fault)
+                applicable_module_faults.append(module_fault)
         except NotApplicableError as error:
             passes.reasons[module_fault] = str(error)
-    _encode_images(subject, applicable_faults, modules, transform, options, progress, passes)
 
-    applicable_modules = [fault for fault in applicable_faults if isinstance(fault, ModuleFault)]
-    all_text_faults: list[TextFault | ModuleFault] = [*text_faults, *applicable_modules]
-    _encode_texts(subject, all_text_faults, modules, options.batch_size, progress, passes)
+    faults_of_images: list[ImageFault | ModuleFault]
+    faults_of_images = [*applicable_image_faults, *applicable_module_faults]
+    _encode_images(subject, faults_of_images, modules, transform, options, progress, passes)
+    # Faults of texts that cannot be applied are found when the texts are tokenized.
+    faults_of_texts: list[TextFault | ModuleFault]
+    faults_of_texts = [*text_faults, *applicable_module_faults]
+    _encode_texts(subject, faults_of_texts, modules, options.batch_size, progress, passes)
     return passes
 
 
@@ -91,9 +95,10 @@ def _encode_images(
     progress: OnProgress,
     passes: Passes,
 ) -> None:
-    """Add the features of the images under each fault to `passes`, in place.
+    """Add the features of the images under each fault to `passes`.
 
-    Every image is decoded once. A batch in which a fault changes nothing is not encoded again.
+    Every image is decoded once. A batch in which a fault changes no pixel is not encoded again, and
+    a fault that changes no pixel of any image is left out.
     """
     encoder = subject.encoder
     features_by_fault: dict[Fault, list[Features]] = {fault: [] for fault in faults}
@@ -125,7 +130,7 @@ def _encode_images(
 
 
 def _batches(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
-    """Yield lists of `size` items, and the rest."""
+    """Yield lists of `size` items. The last list may be shorter."""
     batch = []
     for item in items:
         batch.append(item)
@@ -137,12 +142,12 @@ def _batches(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
 
 
 def _encode_pixels(encoder: Encoder, pixels: Sequence[Any]) -> Features:
-    """Return the features (B, D) of what the transform returned for B images."""
+    """Return the features (B, D) of B images, from their pixels as the transform returns them."""
     return _finite(encoder.encode_image(batch_images(encoder, pixels)))
 
 
 def _finite(features: Tensor) -> Features:
-    """Return features (B, D) on the CPU. A faulty input may overflow, which becomes 0."""
+    """Return features (B, D) on the CPU. NaN, which a faulty input may cause, becomes 0."""
     return torch.nan_to_num(features).cpu().numpy()
 
 
@@ -154,9 +159,10 @@ def _encode_texts(
     progress: OnProgress,
     passes: Passes,
 ) -> None:
-    """Add the features of the texts under each fault to `passes`, in place.
+    """Add the features of the texts under each fault to `passes`.
 
-    For a fault that cannot be applied, the reason is added.
+    A fault that changes no token is left out. If a fault cannot be applied, or if the model raises
+    an error for its tokens, the reason is added to `passes.reasons`.
     """
     encoder, wording = subject.encoder, subject.wording
     layout = study_tokenizer(encoder)
@@ -179,7 +185,7 @@ def _encode_texts(
         try:
             with context:
                 features = encode_wording(encoder, changed_wording, tokens, batch_size)
-        except Exception as error:  # whoever makes this mistake gets an error, and no number
+        except Exception as error:  # this mistake gives an error, which nobody takes for a number
             passes.reasons[fault] = f"its text tower refuses such texts ({type(error).__name__})"
             continue
         passes.texts[fault] = features
@@ -188,12 +194,12 @@ def _encode_texts(
 
 
 def encode_wording(encoder: Encoder, wording: Wording, tokens: Tensor, batch_size: int) -> Features:
-    """Return one normalised feature per name of a wording, (N, D): the mean over its templates.
+    """Return the normalised feature (N, D) of each name: the mean feature over its templates.
 
     Args:
         encoder: The model.
         wording: N names and their templates.
-        tokens: The tokens (N * templates, L) of its texts.
+        tokens: (N * templates, L), the tokens of the texts, in the order of `wording.texts`.
         batch_size: How many texts are encoded at once.
     """
     (features,) = encode_tokens(encoder, [tokens], batch_size)
@@ -211,14 +217,15 @@ def encode_in_other_precision(subject: Subject, options: RunOptions) -> tuple[Fe
     """
     encoder = subject.encoder
     other_precision: Precision = "bf16" if encoder.info.precision == "fp32" else "fp32"
-    features = []
+    image_features = []
     with _precision(encoder, other_precision):
         pictures = prefetch(subject.images, decode_source, workers=options.workers)
         for batch in _batches(pictures, options.batch_size):
-            features.append(_encode_pixels(encoder, [encoder.transform(image) for image in batch]))
+            pixels = [encoder.transform(picture) for picture in batch]
+            image_features.append(_encode_pixels(encoder, pixels))
         tokens = encoder.tokenize(subject.wording.texts)
         text_features = encode_wording(encoder, subject.wording, tokens, options.batch_size)
-    return np.concatenate(features), text_features
+    return np.concatenate(image_features), text_features
 
 
 @contextmanager

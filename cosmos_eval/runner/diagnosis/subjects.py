@@ -1,4 +1,8 @@
-"""Subjects of a diagnosis: a model on a data set, its number, and samples to run again."""
+"""Subjects of a diagnosis: a model on a data set, its number, and the images to run again.
+
+A diagnosis measures the whole data set once without a fault. It then runs a random subset of the
+images again under each fault, since this is much faster than to measure everything again.
+"""
 
 from __future__ import annotations
 
@@ -30,44 +34,49 @@ _IMAGE_TO_TEXT = "image_to_text"
 
 @dataclass(frozen=True)
 class Subject(ABC):
-    """A model on a data set: the number of the whole set, and the part that is run again.
+    """A model on a data set: the metric of the whole set, and the subset that is run again.
 
-    The outcome of a sample is what it contributes to the metric: the mean outcome of all samples of
-    the whole set is the number. A sample is an image, with its captions.
+    A sample is an image with its captions. The outcome of a sample is its contribution to the
+    metric: the mean outcome of all samples of the whole set is the value of the metric.
     """
 
     encoder: Encoder
     metric: str
-    # The number of the whole set, as `cosmos-eval run` measures it, and the number by chance.
+    # The value of the metric on the whole set, as `cosmos-eval run` measures it.
     value: float
+    # The value that a model which guesses reaches.
     chance: float
     # The number of images of the whole set.
     n_whole: int
-    # The part: the indices (n,) of its images in the whole set.
+    # (n,) the indices of the subset's images in the whole set.
     indices: Ints
-    # (n,) the share of hits of each image's queries in the whole set without a fault.
+    # (n,) the share of hits among the queries of each image of the subset, without a fault. The
+    # queries are compared with the whole set.
     hits: Values
-    # Its n images, their texts, and what is right.
+    # The n images of the subset.
     images: Sequence[ImageSource]
+    # The prompts of all classes, or the captions of the subset's images.
     wording: Wording
+    # The right answers for the subset.
     truth: Truth
-    # The features of the part without a fault, from the whole set.
+    # (n, D), the features of the subset's images without a fault.
     image_features: Features
+    # (T, D), the features of the texts of `wording` without a fault.
     text_features: Features
 
     @property
     @abstractmethod
     def right_values(self) -> Values:
-        """The contribution (n,) of each image to the number without a fault."""
+        """The contribution (n,) of each image of the subset to the metric, without a fault."""
 
     @abstractmethod
     def outcomes(self, image_features: Features, text_features: Features, truth: Truth) -> Outcomes:
-        """Return the outcomes of the n images of the part.
+        """Return the outcomes of the n images of the subset.
 
         Args:
-            image_features: (n, D), perhaps with a fault.
-            text_features: (T, D) of the texts of the part, perhaps with a fault.
-            truth: What is right, perhaps with a fault.
+            image_features: (n, D), the features of the images, perhaps with a fault.
+            text_features: (T, D), the features of the texts, perhaps with a fault.
+            truth: The right answers, perhaps with a fault.
         """
 
 
@@ -80,11 +89,11 @@ class ClassificationSubject(Subject):
 
     @property
     def right_values(self) -> Values:
-        """The weight (n,) of each image that is right, and 0 for the others."""
+        """(n,) the weight of each image that is classified correctly, and 0 for the others."""
         return self.weights * self.hits
 
     def outcomes(self, image_features: Features, text_features: Features, truth: Truth) -> Outcomes:
-        """Return the weight of each image that is right, and 0 for the others."""
+        """Return the weight of each image that is classified correctly, and 0 for the others."""
         n_places = PLACES_BY_METRIC[self.metric]
         predicted = top_classes(image_features, text_features, n_places)
         hits = (predicted == truth.labels[:, None]).any(axis=1)
@@ -93,10 +102,10 @@ class ClassificationSubject(Subject):
 
 @dataclass(frozen=True)
 class RetrievalSubject(Subject):
-    """Retrieval: images and captions of the part are compared with each other.
+    """Retrieval: the images and captions of the subset are compared with each other.
 
-    The gallery of the whole set is larger. A query's rank there follows from the number of better
-    rivals in the part (`expected_hits`).
+    The gallery of the whole set is larger than the subset. `expected_hits` therefore estimates from
+    the rank of a query in the subset how probably the query is a hit in the whole set.
     """
 
     # The number of captions of the whole set.
@@ -104,24 +113,25 @@ class RetrievalSubject(Subject):
 
     @property
     def right_values(self) -> Values:
-        """The share of hits (n,) of each image, weighed by its number of queries."""
+        """(n,) the share of hits of each image, weighted by its number of queries."""
         if self.metric.startswith(_IMAGE_TO_TEXT):
             return self.hits
         n_captions = np.bincount(self.truth.labels, minlength=len(self.hits))
-        weighed: Values = self.hits * n_captions / n_captions.mean()
-        return weighed
+        weighted_hits: Values = self.hits * n_captions / n_captions.mean()
+        return weighted_hits
 
     def outcomes(self, image_features: Features, text_features: Features, truth: Truth) -> Outcomes:
-        """Return the mean over each image's queries of the probability of a hit."""
-        assert truth.kept_captions is not None
-        kept = truth.kept_captions
-        image_of_text = truth.labels[kept]
-        n_images, n_texts = len(image_features), int(kept.sum())
-        ranks = retrieval_ranks(image_features, text_features[kept], image_of_text)
+        """Return the probability of a hit, averaged over the queries of each image."""
+        is_kept = truth.kept_captions
+        assert is_kept is not None  # only subjects of classification have none
+        image_of_text = truth.labels[is_kept]
+        n_images, n_texts = len(image_features), int(is_kept.sum())
+        ranks = retrieval_ranks(image_features, text_features[is_kept], image_of_text)
         direction, _, k = self.metric.rpartition("_R@")
         if direction == _IMAGE_TO_TEXT:
-            n_texts_whole = round(self.n_captions_whole * n_texts / len(kept))
-            captions_per_image = n_texts / n_images
+            # If a fault drops captions, it drops the same share of them in the whole set.
+            n_texts_whole = round(self.n_captions_whole * n_texts / len(is_kept))
+            captions_per_image = n_texts / n_images  # the right ones, which are not rivals
             return expected_hits(
                 ranks.image_to_text - 1,
                 np.arange(n_images),
@@ -139,12 +149,12 @@ class RetrievalSubject(Subject):
 
 
 def metrics_of(task_name: str) -> list[str]:
-    """Return the metrics of a task that can be diagnosed, the usual one first.
+    """Return the names of the metrics of a task that can be diagnosed, the usual one first.
 
-    Raises UsageError for a task without any.
+    Raises UsageError for tasks that cannot be diagnosed.
     """
     if task_name == "cls":
-        return [*PLACES_BY_METRIC]
+        return list(PLACES_BY_METRIC)
     if task_name == "retrieval":
         directions = (_IMAGE_TO_TEXT, "text_to_image")
         return [f"{direction}_R@{k}" for direction in directions for k in (1, 5, 10)]
@@ -162,32 +172,32 @@ def make_subject(
     options: types.RunOptions,
     progress: types.OnProgress,
 ) -> Subject:
-    """Measure a model on a whole data set, and choose the samples that are run again.
+    """Measure a model on a whole data set, and choose the images that are run again.
 
     Args:
         encoder: The model.
         protocol: The protocol of the data set, of classification or retrieval.
         data: The opened data set.
         metric: The metric, one of `metrics_of`.
-        n_samples: How many images are chosen at random, if there are more.
+        n_samples: How many images are chosen at random. All are chosen if there are fewer.
         options: The options of the run. Embeddings of the whole set are cached.
         progress: Called with the progress.
     """
     if isinstance(protocol, types.ClassificationProtocol):
-        make = _make_classification
-    else:
-        make = _make_retrieval
-    return make(encoder, protocol, data, metric, n_samples, options, progress)
+        return _measure_classification(
+            encoder, protocol, data, metric, n_samples, options, progress
+        )
+    return _measure_retrieval(encoder, protocol, data, metric, n_samples, options, progress)
 
 
-def _choose(n_whole: int, n_samples: int) -> Ints:
-    """Return the sorted indices of samples that are chosen at random."""
+def _choose_images(n_whole: int, n_samples: int) -> Ints:
+    """Return the sorted indices of `n_samples` of `n_whole` images, chosen at random."""
     n_chosen = min(n_samples, n_whole)
-    chosen = np.random.default_rng(_SEED).choice(n_whole, n_chosen, replace=False)
-    return np.sort(chosen)
+    chosen_images = np.random.default_rng(_SEED).choice(n_whole, n_chosen, replace=False)
+    return np.sort(chosen_images)
 
 
-def _make_classification(
+def _measure_classification(
     encoder: Encoder,
     protocol: Any,
     data: Any,
@@ -196,7 +206,13 @@ def _make_classification(
     options: types.RunOptions,
     progress: types.OnProgress,
 ) -> Subject:
-    """Measure classification, and choose images. `make_subject` explains the arguments."""
+    """Classify all images of a data set, and choose the images that are run again.
+
+    `make_subject` explains the arguments.
+
+    Raises:
+        UsageError: If the metric is top-5 accuracy and there are fewer than five classes.
+    """
     names = class_names(protocol, data)
     templates = resolve_templates(templates_of(protocol, data))
     class_embeddings = prompt_embeddings(encoder, names, templates, options, progress)
@@ -206,10 +222,11 @@ def _make_classification(
     if metric == "acc5" and n_classes < 5:
         raise types.UsageError(f"{protocol.dataset} has {n_classes} classes, too few for acc5")
 
-    chosen = _choose(n_whole, n_samples)
+    chosen_images = _choose_images(n_whole, n_samples)
     hits = hits_of(samples, protocol.task, metric)
     weights = np.ones(n_whole)
     if metric == "mean_per_class_recall":
+        # Every class counts alike, so that an image of a small class counts more.
         images_of_class = np.bincount(data.labels, minlength=n_classes)
         n_classes_with_images = np.count_nonzero(images_of_class)
         weights = n_whole / (n_classes_with_images * images_of_class[data.labels])
@@ -219,18 +236,18 @@ def _make_classification(
         value=_value_of(protocol, samples, metric),
         chance=PLACES_BY_METRIC[metric] / n_classes,
         n_whole=n_whole,
-        indices=chosen,
-        hits=hits[chosen],
-        images=[data.images[index] for index in chosen],
+        indices=chosen_images,
+        hits=hits[chosen_images],
+        images=[data.images[index] for index in chosen_images],
         wording=Wording(tuple(names), templates, tuple(data.classes)),
-        truth=Truth(data.labels[chosen], n_classes, tuple(names)),
-        image_features=image_features[chosen],
+        truth=Truth(data.labels[chosen_images], n_classes, tuple(names)),
+        image_features=image_features[chosen_images],
         text_features=class_embeddings,
-        weights=weights[chosen],
+        weights=weights[chosen_images],
     )
 
 
-def _make_retrieval(
+def _measure_retrieval(
     encoder: Encoder,
     protocol: Any,
     data: Any,
@@ -239,7 +256,13 @@ def _make_retrieval(
     options: types.RunOptions,
     progress: types.OnProgress,
 ) -> Subject:
-    """Measure retrieval, and choose images with their captions. As `make_subject`."""
+    """Rank all images and captions of a data set, and choose the images that are run again.
+
+    The captions of a chosen image are run again, too. `make_subject` explains the arguments.
+
+    Raises:
+        UsageError: If the protocol scores pairs of images and captions.
+    """
     if protocol.pairs is not None:
         raise types.UsageError(
             f"{protocol.protocol_name} scores pairs, which cannot be diagnosed: choose a protocol "
@@ -254,29 +277,30 @@ def _make_retrieval(
         retrieval.IMAGE_OF_TEXT: data.image_of_text,
     }
     n_whole = len(data.images)
-    chosen = _choose(n_whole, n_samples)
+    chosen_images = _choose_images(n_whole, n_samples)
     hits = hits_of(samples, protocol.task, metric)
-    chosen_texts = np.flatnonzero(np.isin(data.image_of_text, chosen))
-    image_of_text = np.searchsorted(chosen, data.image_of_text[chosen_texts])
+    chosen_texts = np.flatnonzero(np.isin(data.image_of_text, chosen_images))
+    # The place of each caption's image in the subset: if images 3 and 7 are chosen, 7 becomes 1.
+    image_of_text = np.searchsorted(chosen_images, data.image_of_text[chosen_texts])
     return RetrievalSubject(
         encoder=encoder,
         metric=metric,
         value=_value_of(protocol, samples, metric),
         chance=int(metric.rpartition("@")[2]) / n_whole,
         n_whole=n_whole,
-        indices=chosen,
-        hits=hits[chosen],
-        images=[data.images[index] for index in chosen],
+        indices=chosen_images,
+        hits=hits[chosen_images],
+        images=[data.images[index] for index in chosen_images],
         wording=Wording(tuple(data.captions[index] for index in chosen_texts), ("{}",)),
-        truth=Truth(image_of_text, len(chosen), None, np.ones(len(chosen_texts), np.bool_)),
-        image_features=image_features[chosen],
+        truth=Truth(image_of_text, len(chosen_images), None, np.ones(len(chosen_texts), np.bool_)),
+        image_features=image_features[chosen_images],
         text_features=captions.features[chosen_texts],
         n_captions_whole=len(data.captions),
     )
 
 
 def _value_of(protocol: types.Protocol, samples: types.Samples, metric: str) -> float:
-    """Return the value of a metric of the samples of the whole set."""
+    """Return the value of a metric, computed from the arrays of all samples."""
     task = task_for(protocol)
     estimates = task.estimates(task.derive(samples))
     return estimates[metric].value

@@ -22,43 +22,55 @@ _CAPTION_TEMPLATES = ("{}",)
 
 @dataclass(frozen=True)
 class Wording:
-    """The texts of a data set: class names in templates, or captions in the template `{}`."""
+    """The texts of a data set: class names in templates, or captions in the template `{}`.
+
+    N is the number of names, and T the number of templates.
+    """
 
     names: tuple[str, ...]
     templates: tuple[str, ...]
-    # The names of the classes in the data; None for captions.
+    # The names that the data set itself has for its classes, such as names of folders; None for
+    # captions.
     data_names: tuple[str, ...] | None = None
 
     @property
     def texts(self) -> list[str]:
-        """Every name in every template; the templates of a name follow each other."""
+        """(N * T,) every name in every template. All texts of a name stand together."""
         return [template.replace("{}", name) for name in self.names for template in self.templates]
 
 
 class TokenLayout(NamedTuple):
-    """How a tokenizer lays out the tokens of a text; None for tokens that it does not have."""
+    """The special tokens that a tokenizer adds to a text. They are None if it adds none."""
 
-    # The id of padding after a text.
+    # The id of the padding after a text.
     padding: int | None
-    # The ids before and after every text. In some models the end has the id of the padding.
+    # The ids that begin and end every text. In some models, the end and the padding have one id.
     start: int | None
     end: int | None
 
     def count(self, row: Sequence[int]) -> int:
-        """Return the number of tokens of a padded text, with its start and its end.
+        """Return the number of tokens of a padded text. Its start and its end are counted.
+
+        Args:
+            row: The token ids of one text, padded at the end.
 
         Example:
-            If both the padding and the end are 9, [8, 5, 9, 9, 9] has 3 tokens.
+            If both the padding and the end are 9, [8, 5, 9, 9, 9] has the 3 tokens [8, 5, 9].
         """
         length = len(row)
         while length > 1 and self.padding is not None and row[length - 1] == self.padding:
             length -= 1
-        has_hidden_end = self.end is not None and self.end == self.padding
-        return min(length + has_hidden_end, len(row))
+        if self.end is not None and self.end == self.padding:
+            length += 1  # the loop took the end of the text for padding
+        return min(length, len(row))
 
 
 def study_tokenizer(encoder: Encoder) -> TokenLayout:
-    """Return how a model's tokenizer lays out a text, from the tokens of short texts."""
+    """Find the special tokens of a model's tokenizer by the tokens of three short texts.
+
+    The texts are "a", "a b" and the empty text. If all end with the same id, it is the padding. If
+    all begin with the same id, it is the start. The end is the last id before the padding.
+    """
     tokens = encoder.tokenize([_SHORT_TEXT, _OTHER_TEXT, ""])
     if tokens.shape[1] < 4:
         return TokenLayout(None, None, None)
@@ -74,7 +86,11 @@ def study_tokenizer(encoder: Encoder) -> TokenLayout:
 
 @dataclass(frozen=True, kw_only=True)
 class TextFault(Fault):
-    """A fault of texts. The base class itself changes nothing."""
+    """A fault of texts. The base class itself changes nothing.
+
+    A subclass overrides the step in which the mistake is made: the wording (which names are put
+    into which templates), the letters of a text, the tokenizer, or the tokens.
+    """
 
     def change_wording(self, wording: Wording) -> Wording:
         """Return the names and templates with the fault. Raises NotApplicableError."""
@@ -93,7 +109,12 @@ class TextFault(Fault):
         return tokens
 
     def apply(self, encoder: Encoder, wording: Wording, layout: TokenLayout) -> Tensor:
-        """Return the tokens (N, L) of all texts of a wording that this fault has changed already.
+        """Return the tokens (N, L) of all texts with the fault.
+
+        Args:
+            encoder: The model.
+            wording: The names and templates, as `change_wording` returned them.
+            layout: The special tokens of the model's tokenizer.
 
         Raises:
             NotApplicableError: If the model cannot have the fault.
@@ -118,10 +139,10 @@ class PromptFault(TextFault):
 
 @dataclass(frozen=True, kw_only=True)
 class ClassNameFault(TextFault):
-    """Prompts have the names of classes in the data, such as folders."""
+    """Prompts have the names that the data set has for its classes, such as names of folders."""
 
     def change_wording(self, wording: Wording) -> Wording:
-        """Return the names of the data in the protocol's templates."""
+        """Return the data set's own names of the classes in the protocol's templates."""
         if wording.data_names is None:
             raise NotApplicableError("captions have no classes")
         return replace(wording, names=wording.data_names)
@@ -143,14 +164,14 @@ class KeptCaseFault(TextFault):
     """The tokenizer of OpenCLIP does not turn capitals into small letters."""
 
     def tokenize(self, encoder: Encoder, texts: Sequence[str]) -> Tensor:
-        """Return the tokens of texts, whose capitals stay."""
+        """Return the tokens of texts, in which capitals stay capitals."""
         tokenizer: Any = getattr(encoder, "openclip_tokenizer", None)
         is_lowering = getattr(tokenizer, "clean_fn", None) is get_clean_fn("lower")
         if not isinstance(tokenizer, SimpleTokenizer) or not is_lowering:
             raise NotApplicableError("only OpenCLIP's own tokenizer is changed here")
-        keeping_tokenizer = copy(tokenizer)
-        keeping_tokenizer.clean_fn = get_clean_fn("whitespace")
-        return keeping_tokenizer(list(texts))
+        tokenizer_with_capitals = copy(tokenizer)
+        tokenizer_with_capitals.clean_fn = get_clean_fn("whitespace")
+        return tokenizer_with_capitals(list(texts))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,11 +220,13 @@ class SpecialTokenFault(TextFault):
         rows = []
         for row in tokens.tolist():
             length = layout.count(row)
-            first = int(row[0] == layout.start)
-            last = length - int(row[length - 1] == layout.end)
-            kept_tokens = row[first:last]
+            text_tokens = row[:length]
+            if text_tokens[-1] == layout.end:
+                text_tokens = text_tokens[:-1]
+            if row[0] == layout.start:
+                text_tokens = text_tokens[1:]
             padding = 0 if layout.padding is None else layout.padding
-            rows.append(kept_tokens + [padding] * (len(row) - len(kept_tokens)))
+            rows.append(text_tokens + [padding] * (len(row) - len(text_tokens)))
         return torch.tensor(rows)
 
 
@@ -214,15 +237,21 @@ class TruncationFault(TextFault):
     fraction: float
 
     def change_tokens(self, tokens: Tensor, layout: TokenLayout) -> Tensor:
-        """Return the tokens, of which a text keeps the first ones and its end of text."""
+        """Return the tokens (N, L). A long text keeps its first tokens and its end of text.
+
+        Example:
+            With a fraction of 0.5, [1, 5, 6, 7, 8, 2, 0, 0], which ends with 2, is cut to four
+            tokens and padded with 0: [1, 5, 6, 2, 0, 0, 0, 0].
+        """
         padding = _require_padding(layout)
         longest = max(2, int(self.fraction * tokens.shape[1]))
         rows = []
         for row in tokens.tolist():
             length = layout.count(row)
             if length > longest:
-                last = [row[length - 1]]
-                row = row[: longest - 1] + last + [padding] * (len(row) - longest)
+                last_token = row[length - 1]
+                shortened = [*row[: longest - 1], last_token]
+                row = shortened + [padding] * (len(row) - longest)
             rows.append(row)
         return torch.tensor(rows)
 
