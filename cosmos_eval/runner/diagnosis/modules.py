@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -23,14 +24,12 @@ class QuickGelu(nn.Module):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModuleFault(Fault):
+class ModuleFault(Fault, ABC):
     """A fault of the modules of the model, which concerns images and texts."""
 
-    @contextmanager
-    def apply(self, modules: Sequence[nn.Module]) -> Iterator[None]:
+    @abstractmethod
+    def apply(self, modules: Sequence[nn.Module]) -> AbstractContextManager[None]:
         """Make the mistake within the context, and undo it. Raises NotApplicableError."""
-        raise NotImplementedError
-        yield
 
 
 @dataclass(frozen=True, kw_only=True)
