@@ -15,7 +15,7 @@ from typer.core import TyperCommand
 
 from cosmos_core.config import TrainConfig
 from cosmos_core.data.prepare import prepare as prepare_shards
-from cosmos_core.data.scenes import TRAIN
+from cosmos_core.data.scenes import TRAIN, VERSIONS, Version
 from cosmos_core.data.scenes.layouts import write_layouts
 from cosmos_core.engine.check import check_config, make_tokenizer
 from cosmos_core.engine.distributed import World, join_world
@@ -36,7 +36,7 @@ from cosmos_core.recipes.overrides import option_sources, option_values, overrid
 from cosmos_core.utils.command import Ending, run_command
 from cosmos_core.utils.distributed import is_main_process, restarts
 from cosmos_core.utils.files import require_writable
-from cosmos_core.utils.recipe import SCENES
+from cosmos_core.utils.recipe import asks_for_scenes
 from cosmos_core.utils.text import OneLineFormatter, nearest
 
 logger = logging.getLogger(__name__)
@@ -284,20 +284,21 @@ def run(config: TrainConfig, output: Path, command: str, world: World, *, resume
     inverse = Inverse(preprocess["mean"], preprocess["std"], tokenizer.decode)
     setting = Setting(tokenizer, inverse, output, command, world, evaluator)
     trainer = Trainer(config, setting, resume=resume)
-    if not config.data.shards.startswith(SCENES):
+    if not asks_for_scenes(config.data.shards):
         return trainer.run(config.data.shards)
 
     # Write scenes as shards: "scenes:1000" asks for 1000 of them.
-    n_scenes = int(config.data.shards.removeprefix(SCENES))
-    scenes_folder = output / f"scenes-{n_scenes}"
-    world.main_process_only(partial(_write_scenes, scenes_folder, n_scenes))
+    version_name, _, n_scenes = config.data.shards.partition(":")
+    scenes_folder = output / f"{version_name}-{n_scenes}"
+    version = VERSIONS[version_name]
+    world.main_process_only(partial(_write_scenes, scenes_folder, int(n_scenes), version))
     return trainer.run(str(scenes_folder / "shards" / "*.tar"))
 
 
-def _write_scenes(folder: Path, count: int) -> None:
+def _write_scenes(folder: Path, count: int, version: Version) -> None:
     """Write scenes of the training split as shards, unless the folder exists."""
     if not folder.exists():
-        write_layouts(folder, split=TRAIN, count=count, layouts=["shards"])
+        write_layouts(folder, split=TRAIN, count=count, layouts=["shards"], version=version)
 
 
 def main() -> None:

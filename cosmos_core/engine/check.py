@@ -7,13 +7,14 @@ import open_clip
 import torch
 
 from cosmos_core.config import DataConfig, TrainConfig
+from cosmos_core.data.scenes import VERSIONS
 from cosmos_core.data.scenes.vocabulary import scenes_tokenizer
 from cosmos_core.data.shards import parse_shards
 from cosmos_core.engine.loggers import missing_packages
 from cosmos_core.model.build import model_config
 from cosmos_core.model.clip import MultiViewCLIP
 from cosmos_core.model.cosmos import CROSS_ATTENTION_HEADS
-from cosmos_core.utils.recipe import SCENES
+from cosmos_core.utils.recipe import asks_for_scenes
 
 WEIGHT_BYTES = 4  # float32
 TOKEN_BYTES = 8  # int64
@@ -74,7 +75,7 @@ def _check_data(data: DataConfig) -> None:
 
     Args:
         data: The options of the data. `data.shards` names tar files, or a number of rendered
-            scenes, such as "scenes:1000".
+            scenes, such as "scenes:1000" of version 1, or "scenes2:1000" of version 2.
 
     Raises:
         ValueError: If no data are named, if they do not exist, or if the number of scenes is not a
@@ -82,14 +83,14 @@ def _check_data(data: DataConfig) -> None:
     """
     if not data.shards:
         raise ValueError("no training data: name its shards, --set data.shards='FOLDER/*.tar'")
-    if not data.shards.startswith(SCENES):
+    if not asks_for_scenes(data.shards):
         # This raises ValueError if a shard does not exist.
         parse_shards(data)
         return
-    n_scenes = data.shards.removeprefix(SCENES)
+    name, _, n_scenes = data.shards.partition(":")
     is_number = n_scenes.isdecimal() and len(n_scenes) < 10
     if not is_number or int(n_scenes) == 0:
-        raise ValueError(f"data.shards={data.shards:.40}: {SCENES}N takes a number of scenes")
+        raise ValueError(f"data.shards={data.shards:.40}: {name}:N takes a number of scenes")
     if data.weights:
         raise ValueError("data.weights weighs several sets, and the scenes are one; leave it empty")
 
@@ -215,7 +216,7 @@ def _check_texts(data: DataConfig, model: MultiViewCLIP) -> None:
     """
     vocab_size = make_tokenizer(data.shards, model.context_length).vocab_size
     if model.vocab_size != vocab_size:
-        kind = "scenes" if data.shards.startswith(SCENES) else "shards"
+        kind = "scenes" if asks_for_scenes(data.shards) else "shards"
         raise ValueError(
             f"the architecture has a vocabulary of {model.vocab_size} tokens, the tokenizer of "
             f"{kind} one of {vocab_size}"
@@ -226,10 +227,11 @@ def make_tokenizer(shards: str, context_length: int) -> open_clip.SimpleTokenize
     """Return the tokenizer for the captions of the training data.
 
     Args:
-        shards: The option `data.shards`. If it is "scenes:N", the data are rendered scenes, which
-            have a tokenizer of their own. Otherwise the tokenizer is CLIP's.
+        shards: The option `data.shards`. If it is "scenes:N" or "scenes2:N", the data are
+            rendered scenes, whose versions have tokenizers of their own. Otherwise the tokenizer is CLIP's.
         context_length: The number of tokens to which captions are padded.
     """
-    if shards.startswith(SCENES):
-        return scenes_tokenizer(context_length=context_length)
+    if asks_for_scenes(shards):
+        version = VERSIONS[shards.partition(":")[0]]
+        return scenes_tokenizer(context_length, version)
     return open_clip.SimpleTokenizer(context_length=context_length)

@@ -43,7 +43,7 @@ from cosmos_core.utils.files import (
     replacing,
     write_atomically,
 )
-from cosmos_core.utils.recipe import FREE, SCENES, SHARDS, remove_added_defaults
+from cosmos_core.utils.recipe import FREE, SHARDS, asks_for_scenes, remove_added_defaults
 
 # The file in the folder of snapshots that records the best evaluation.
 BEST = "best.json"
@@ -378,7 +378,7 @@ def find_state(
 
     # Compare the configurations. Shards may have been moved: their fingerprint is compared later.
     allowed_differences: tuple[str, ...] = FREE
-    if state.get("data") and not config.data.shards.startswith(SCENES):
+    if state.get("data") and not asks_for_scenes(config.data.shards):
         allowed_differences = (*FREE, SHARDS)
     difference = _describe_difference(state["config"], plain_config(config), allowed_differences)
     if difference:

@@ -20,7 +20,7 @@ from cosmos_core.methods import METHODS, load_method
 from cosmos_core.model.build import model_config
 from cosmos_core.types import Method
 from cosmos_core.utils.files import file_sha256
-from cosmos_core.utils.recipe import SCENES
+from cosmos_core.utils.recipe import asks_for_scenes
 from cosmos_core.utils.text import parse_json
 
 # If a run is shortened, its warm-up takes at most this fraction of its steps.
@@ -57,7 +57,7 @@ def override(config: TrainConfig, assignments: Sequence[str]) -> TrainConfig:
         ValueError: If an option is unknown, or if a value does not fit. The message has one line.
     """
     recipe = config
-    is_on_scenes = recipe.data.shards.startswith(SCENES)
+    is_on_scenes = asks_for_scenes(recipe.data.shards)
     is_warmup_assigned = False
     # False sorts before True, so an assignment of the method comes first.
     method_first = sorted(assignments, key=lambda text: not text.startswith("method="))

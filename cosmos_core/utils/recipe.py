@@ -13,7 +13,6 @@ from cosmos_core.utils.files import json_sha256
 
 # The values that `training_identity` returns.
 IDENTITY = ("group", "seed", "recipe_sha256", "data_sha256", "samples", "flops")
-SCENES = "scenes:"  # the prefix of `data.shards` that asks for a number of embedded scenes
 SHARDS = "data.shards"
 
 # Options that may differ between a run and its continuation: they do not change the weights.
@@ -48,6 +47,17 @@ ADDED = {
     "parallel": "ddp",
     "method.bias": -10.0,
 }
+
+
+def asks_for_scenes(shards: str) -> bool:
+    """Return whether the option `data.shards` asks for a number of embedded scenes.
+
+    Example::
+
+        "scenes:1000" or "scenes2:1000" -> True
+        "scenes/00000.tar" -> False
+    """
+    return shards.startswith(("scenes:", "scenes2:"))
 
 
 def training_identity(training: Any) -> dict[str, Any]:
@@ -128,8 +138,7 @@ def _recipe_options(
         if value and not is_added_default and not name.startswith(ignored_prefixes):
             options[name] = value
 
-    uses_scenes = str(options.get(SHARDS)).startswith(SCENES)
-    if data_sha256 is not None and not uses_scenes:
+    if data_sha256 is not None and not asks_for_scenes(str(options.get(SHARDS))):
         options[SHARDS] = data_sha256
     if options.get("optim.gradient") == "published":
         # This gradient is divided by the number of processes.

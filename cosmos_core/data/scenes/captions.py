@@ -11,13 +11,12 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from cosmos_core.data.scenes import COLOURS, PALETTE, SIDE, THINGS
+from cosmos_core.data.scenes import COLOURS, LARGE, PALETTE, SIDE, SMALL, THINGS
 
 T = TypeVar("T")
 Captions = dict[str, list[str]]  # key as in DreamLIP's releases -> sentences
 Box = tuple[int, int, int, int]
 
-LARGE, SMALL = "large", "small"
 _MIN_SENTENCES, _MAX_SENTENCES = 4, 7  # of a long caption
 # Pixels between the centres of two things that are clearly beside, above or below each other.
 _MIN_RELATION_DISTANCE = 18
@@ -492,11 +491,14 @@ def _is_clearly_false(claimed_thing: Thing, things: Sequence[Thing]) -> bool:
     claimed_look = (claimed_thing.kind, claimed_thing.colour, claimed_thing.size)
     for thing in things:
         has_claimed_look = (thing.kind, thing.colour, thing.size) == claimed_look
-        if has_claimed_look:
-            distance = _distance_to_place(thing, claimed_thing.place)
-            if distance < _MIN_WRONG_DISTANCE:
-                return False
+        if has_claimed_look and not is_clearly_elsewhere(thing, claimed_thing.place):
+            return False
     return True
+
+
+def is_clearly_elsewhere(thing: Thing, place: str) -> bool:
+    """Return whether a thing's centre is clearly outside of a place, a key of PLACE_PHRASES."""
+    return _distance_to_place(thing, place) >= _MIN_WRONG_DISTANCE
 
 
 def _distance_to_place(thing: Thing, place: str) -> float:

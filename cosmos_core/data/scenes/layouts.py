@@ -10,18 +10,21 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image as PILImage
 
-from cosmos_core.data.scenes import CLASSES, TEST, THINGS
-from cosmos_core.data.scenes.captions import ATTRIBUTES, STYLES, join_sentences, make_caption_pair
+from cosmos_core.data.scenes import TEST, VERSION_1, Version
+from cosmos_core.data.scenes.captions import (
+    ATTRIBUTES,
+    STYLES,
+    Thing,
+    join_sentences,
+    make_caption_pair,
+)
+from cosmos_core.data.scenes.questions import WORDS, ask_questions, choose_among_siblings
 from cosmos_core.data.scenes.scene import Scene, split_scenes
-from cosmos_core.data.scenes.vocabulary import CONTEXT_LENGTH
 from cosmos_core.utils.files import appearing, errors_of
 
 JPEG_QUALITY = 95
 SHARD_SIZE = 1000
 IGNORED = 255  # the label of ignored pixels, as in PASCAL VOC
-
-_MAX_TOKENS = CONTEXT_LENGTH - 2  # without the start and the end token
-
 
 class _Entry(NamedTuple):
     """A scene that is to be written."""
@@ -35,6 +38,14 @@ class _Entry(NamedTuple):
 _Entries = Iterator[_Entry]
 
 
+class _Target(NamedTuple):
+    """Where scenes are written, and which scenes they are."""
+
+    root: Path
+    split: str
+    version: Version
+
+
 def write_layouts(
     root: Path,
     *,
@@ -42,6 +53,8 @@ def write_layouts(
     count: int = 400,
     start: int = 0,
     layouts: Sequence[str] | None = None,
+    version: Version = VERSION_1,
+    is_control: bool = False,
 ) -> Path:
     """Write scenes into a new folder, in the layouts of usual data sets.
 
@@ -49,11 +62,14 @@ def write_layouts(
 
     Args:
         root: The folder to create.
-        split: "train" or "test". Each split has its own scenes.
+        split: A split of the version, such as "train" or "test".
         count: The number of scenes.
         start: The index of the first scene in the split.
         layouts: The names of the layouts to write, such as "coco" and "voc". None or an empty list
             means all of LAYOUTS.
+        version: The version of the scenes. The layout "choices" is of version 1, and "questions"
+            and "siblings" are of version 2.
+        is_control: True for scenes whose dominant thing is rendered as small as the others.
 
     Returns:
         `root`.
@@ -62,59 +78,61 @@ def write_layouts(
         FileExistsError: If `root` exists.
         ValueError: If the split or a layout is unknown.
     """
-    layouts = layouts or LAYOUTS
+    layouts = layouts or LAYOUTS[version.name]
     unknown_layouts = [name for name in layouts if name not in _WRITERS]
     if unknown_layouts:
-        raise ValueError(f"unknown layouts {unknown_layouts}; known: {', '.join(LAYOUTS)}")
+        raise ValueError(f"unknown layouts {unknown_layouts}; known: {', '.join(_WRITERS)}")
     if root.exists():
         raise FileExistsError(f"{root} exists already")
     with errors_of(root), appearing(root) as folder:
         # A chain of generators: each writer writes an entry and yields it to the next writer. So
         # every scene is rendered once, and one scene at a time is in memory.
-        entries = _render_entries(split, count, start)
+        scenes = split_scenes(split, count, start, version=version, is_control=is_control)
+        entries = _encode_scenes(scenes)
+        target = _Target(folder, split, version)
         for name in layouts:
-            entries = _WRITERS[name](entries, folder, split)
+            entries = _WRITERS[name](entries, target)
         for _ in entries:
             pass
     return root
 
 
-def image_captions(scene: Scene) -> list[str]:
+def image_captions(scene: Scene, version: Version = VERSION_1) -> list[str]:
     """Return five captions of a scene: three long captions as one text each, and two short ones."""
     captions = []
     for captioner in STYLES:
         sentences = scene.captions[f"long{captioner}_captions"]
-        captions.append(join_sentences(sentences, _MAX_TOKENS))
+        captions.append(join_sentences(sentences, _most_tokens(version)))
     captions += scene.captions["shortSV_captions"]
     captions += scene.captions["shortLLA_captions"]
     return captions
 
 
-def joined_caption(scene: Scene) -> str:
+def joined_caption(scene: Scene, version: Version = VERSION_1) -> str:
     """Return one long description of a scene: the joined sentences of one captioner."""
-    return join_sentences(scene.captions["longIB_captions"], _MAX_TOKENS)
+    return join_sentences(scene.captions["longIB_captions"], _most_tokens(version))
 
 
-def _render_entries(split: str, count: int, start: int) -> _Entries:
-    """Yield scenes of a split with their JPEG files.
+def _most_tokens(version: Version) -> int:
+    """Return how many tokens a text may have besides the start and the end token."""
+    return version.context_length - 2
 
-    Args:
-        split: "train" or "test".
-        count: The number of scenes.
-        start: The index of the first scene in the split.
-    """
-    for number, scene in enumerate(split_scenes(split, count, start), start=1):
+
+def _encode_scenes(scenes: Iterator[Scene]) -> _Entries:
+    """Yield scenes with their JPEG files."""
+    for number, scene in enumerate(scenes, start=1):
         buffer = io.BytesIO()
         image = PILImage.fromarray(scene.image)
         image.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
         yield _Entry(number, f"{number:012d}", scene, buffer.getvalue())
 
 
-# Each of the following functions writes one layout below the folder `root`. It takes scenes with
-# their JPEG files (entries), and yields every entry after it has written it, for the next function.
+# Each of the following functions writes one layout below the folder of the target. It takes scenes
+# with their JPEG files (entries), and yields every entry after it has written it, for the next
+# function.
 
 
-def _write_coco(entries: _Entries, root: Path, split: str) -> _Entries:
+def _write_coco(entries: _Entries, target: _Target) -> _Entries:
     """Write scenes as images and COCO's caption files, and yield the scenes again.
 
     `captions_SPLIT.json` has five captions per image, and `captions_SPLIT_joined.json` one long
@@ -122,9 +140,9 @@ def _write_coco(entries: _Entries, root: Path, split: str) -> _Entries:
 
     Args:
         entries: The scenes with their JPEG files.
-        root: The folder below which files are written.
-        split: The name of the split, "train" or "test".
+        target: The folder, the split and the version.
     """
+    root, split = target.root, target.split
     folder = root / "coco" / "images" / split
     folder.mkdir(parents=True)
     images: list[dict[str, object]] = []
@@ -135,9 +153,9 @@ def _write_coco(entries: _Entries, root: Path, split: str) -> _Entries:
         name, side = f"{entry.id}.jpg", entry.scene.image.shape[0]
         (folder / name).write_bytes(entry.jpeg)
         images.append({"id": entry.number, "file_name": name, "height": side, "width": side})
-        for caption in image_captions(entry.scene):
+        for caption in image_captions(entry.scene, target.version):
             captions.append((entry.number, caption))
-        joined_captions.append((entry.number, joined_caption(entry.scene)))
+        joined_captions.append((entry.number, joined_caption(entry.scene, target.version)))
         yield entry
 
     # Write both caption files.
@@ -154,27 +172,26 @@ def _write_coco(entries: _Entries, root: Path, split: str) -> _Entries:
         _write_json(root / "coco" / "annotations" / f"captions_{split}{suffix}.json", content)
 
 
-def _write_folder(entries: _Entries, root: Path, split: str) -> _Entries:
+def _write_folder(entries: _Entries, target: _Target) -> _Entries:
     """Write one folder of images per kind of dominant thing, and yield the scenes again.
 
     torchvision's ImageFolder reads them.
 
     Args:
         entries: The scenes with their JPEG files.
-        root: The folder below which files are written.
-        split: The name of the split, "train" or "test".
+        target: The folder, the split and the version.
     """
-    folders = [root / "folder" / split / kind for kind in THINGS]
+    folders = [target.root / "folder" / target.split / kind for kind in target.version.things]
     for folder in folders:
         folder.mkdir(parents=True)
     for entry in entries:
-        # The label of a scene is the index of the dominant thing in THINGS.
+        # The label of a scene is the index of the dominant kind.
         folder = folders[entry.scene.label]
         (folder / f"{entry.id}.jpg").write_bytes(entry.jpeg)
         yield entry
 
 
-def _write_voc(entries: _Entries, root: Path, split: str) -> _Entries:
+def _write_voc(entries: _Entries, target: _Target) -> _Entries:
     """Write images and label maps as in PASCAL VOC, and yield the scenes again.
 
     In a second folder of label maps, the pixels of the dominant thing are ignored, so that only
@@ -182,10 +199,9 @@ def _write_voc(entries: _Entries, root: Path, split: str) -> _Entries:
 
     Args:
         entries: The scenes with their JPEG files.
-        root: The folder below which files are written.
-        split: The name of the split, "train" or "test".
+        target: The folder, the split and the version.
     """
-    voc_folder = root / "voc"
+    voc_folder = target.root / "voc"
     image_folder = voc_folder / "JPEGImages"
     label_folder = voc_folder / "SegmentationClass"
     small_label_folder = voc_folder / "SegmentationClassSmall"
@@ -205,8 +221,9 @@ def _write_voc(entries: _Entries, root: Path, split: str) -> _Entries:
         yield entry
 
     list_text = "".join(f"{name}\n" for name in ids)
-    (list_folder / f"{split}.txt").write_text(list_text, encoding="utf-8")
-    (voc_folder / "classes.txt").write_text("".join(f"{name}\n" for name in CLASSES))
+    (list_folder / f"{target.split}.txt").write_text(list_text, encoding="utf-8")
+    classes_text = "".join(f"{name}\n" for name in target.version.classes)
+    (voc_folder / "classes.txt").write_text(classes_text)
 
 
 def _write_labels(path: Path, labels: npt.NDArray[np.uint8]) -> None:
@@ -234,7 +251,7 @@ def palette() -> list[int]:
     return colours.ravel().tolist()
 
 
-def _write_shards(entries: _Entries, root: Path, split: str) -> _Entries:
+def _write_shards(entries: _Entries, target: _Target) -> _Entries:
     """Write webdataset tars with an image and a JSON record per scene, and yield the scenes again.
 
     `000000000001.json` holds the captions by DreamLIP's keys, and the label. The same scenes give
@@ -242,13 +259,12 @@ def _write_shards(entries: _Entries, root: Path, split: str) -> _Entries:
 
     Args:
         entries: The scenes with their JPEG files.
-        root: The folder below which files are written.
-        split: The name of the split, which is not needed here.
+        target: The folder, the split and the version.
     """
     # Imported here: it is slow to import, and only this layout needs it.
     from webdataset import ShardWriter
 
-    folder = root / "shards"
+    folder = target.root / "shards"
     folder.mkdir()
     # A percent sign in the name of the folder is doubled, since this is a format.
     pattern = str(folder).replace("%", "%%") + "/scenes-%06d.tar"
@@ -268,15 +284,14 @@ def _write_shards(entries: _Entries, root: Path, split: str) -> _Entries:
             yield entry
 
 
-def _write_records(entries: _Entries, root: Path, split: str) -> _Entries:
+def _write_records(entries: _Entries, target: _Target) -> _Entries:
     """Write the things and the stuff of each scene to a JSON file, and yield the scenes again.
 
     With the file `annotations.json`, metrics can be computed for small things only.
 
     Args:
         entries: The scenes with their JPEG files.
-        root: The folder in which the file is written.
-        split: The name of the split, "train" or "test".
+        target: The folder, the split and the version.
     """
     records = []
     for entry in entries:
@@ -290,10 +305,11 @@ def _write_records(entries: _Entries, root: Path, split: str) -> _Entries:
             }
         )
         yield entry
-    _write_json(root / "annotations.json", {"split": split, "classes": CLASSES, "scenes": records})
+    content = {"split": target.split, "classes": target.version.classes, "scenes": records}
+    _write_json(target.root / "annotations.json", content)
 
 
-def _write_choices(entries: _Entries, root: Path, split: str) -> _Entries:
+def _write_choices(entries: _Entries, target: _Target) -> _Entries:
     """Write pairs of a correct and a false caption as SugarCrepe does, and yield the scenes again.
 
     There is a file for each attribute in which the captions differ, such as `colour.json`. The
@@ -301,8 +317,7 @@ def _write_choices(entries: _Entries, root: Path, split: str) -> _Entries:
 
     Args:
         entries: The scenes with their JPEG files.
-        root: The folder below which files are written.
-        split: The name of the split, which is not needed here.
+        target: The folder, the split and the version.
     """
     # For each attribute, the items of its file, by their numbers as texts.
     items_by_attribute: dict[str, dict[str, dict[str, str]]] = {name: {} for name in ATTRIBUTES}
@@ -318,7 +333,65 @@ def _write_choices(entries: _Entries, root: Path, split: str) -> _Entries:
             }
         yield entry
     for attribute, items in items_by_attribute.items():
-        _write_json(root / "choices" / f"{attribute}.json", items)
+        _write_json(target.root / "choices" / f"{attribute}.json", items)
+
+
+def _write_questions(entries: _Entries, target: _Target) -> _Entries:
+    """Write questions about the dominant and a small thing, and yield the scenes again.
+
+    There is a file for each word that is false in a caption, such as `colour.json`. Besides the
+    keys that SugarCrepe's items have, an item says which object the word is about (`object`,
+    "dominant" or "small"), the word (`word`), and the areas of this object and of the dominant one.
+    The images are in the COCO layout.
+
+    Args:
+        entries: The scenes with their JPEG files.
+        target: The folder, the split and the version.
+    """
+    items_by_word: dict[str, dict[str, dict[str, object]]] = {word: {} for word in WORDS}
+    for entry in entries:
+        # A random generator of its own: the captions of scenes do not depend on this layout.
+        rng = np.random.default_rng(entry.number)
+        for question in ask_questions(rng, entry.scene.things, target.version):
+            items = items_by_word[question.word]
+            items[str(len(items))] = {
+                "filename": f"{entry.id}.jpg",
+                "caption": question.caption,
+                "negative_caption": question.false_caption,
+                "object": question.object,
+                "word": question.word,
+                "area": question.area,
+                "dominant_area": question.dominant_area,
+            }
+        yield entry
+    for word, items in items_by_word.items():
+        _write_json(target.root / "questions" / f"{word}.json", items)
+
+
+def _write_siblings(entries: _Entries, target: _Target) -> _Entries:
+    """Write choices among captions with the same dominant thing, and yield the scenes again.
+
+    The file `siblings.json` has an item for each scene, with nine false captions, in SugarCrepe's
+    form. The images are in the COCO layout.
+
+    Args:
+        entries: The scenes with their JPEG files.
+        target: The folder, the split and the version.
+    """
+    ids: list[str] = []
+    scenes: list[tuple[Thing, ...]] = []
+    for entry in entries:
+        ids.append(entry.id)
+        scenes.append(entry.scene.things)
+        yield entry
+    items = {}
+    for choice in choose_among_siblings(scenes):
+        items[str(choice.scene)] = {
+            "filename": f"{ids[choice.scene]}.jpg",
+            "caption": choice.caption,
+            "negative_caption": list(choice.false_captions),
+        }
+    _write_json(target.root / "siblings.json", items)
 
 
 def _write_json(path: Path, content: object) -> None:
@@ -335,5 +408,12 @@ _WRITERS = {
     "shards": _write_shards,
     "records": _write_records,
     "choices": _write_choices,
+    "questions": _write_questions,
+    "siblings": _write_siblings,
 }
-LAYOUTS = tuple(_WRITERS)  # names of the layouts that `write_layouts` knows
+_COMMON_LAYOUTS = ("coco", "folder", "voc", "shards", "records")
+# The names of the layouts of each version.
+LAYOUTS = {
+    "scenes": (*_COMMON_LAYOUTS, "choices"),
+    "scenes2": (*_COMMON_LAYOUTS, "questions", "siblings"),
+}

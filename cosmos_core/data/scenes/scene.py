@@ -8,21 +8,20 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from cosmos_core.data.scenes import CLASSES, COLOURS, SIDE, SPLIT_SEEDS, STUFF, THINGS
-from cosmos_core.data.scenes.captions import (
+from cosmos_core.data.scenes import (
     LARGE,
+    SIDE,
     SMALL,
-    Box,
-    Stuff,
-    Thing,
-    describe_scene,
-    place_of,
+    STUFF,
+    VERSION_1,
+    VERSION_2,
+    Split,
+    Version,
 )
+from cosmos_core.data.scenes.captions import Box, Stuff, Thing, describe_scene, place_of
+from cosmos_core.data.scenes.sprites import SPRITE_SIDES, draw_sprites
 from cosmos_core.data.scenes.stuff import Image, Rng, sample_texture
-from cosmos_core.data.scenes.things import SPRITE_SIDES, VARIANTS, draw_sprites
 
-# The smallest and the largest side of a thing, as fractions of the scene's side.
-_SIDE_RANGES = {LARGE: (0.42, 0.56), SMALL: (0.18, 0.26)}
 # The largest turn to either side in degrees. Other kinds of things stand nearly upright.
 _MAX_TURNS = {"ball": 180.0, "ladybird": 60.0, "fish": 18.0, "apple": 18.0}
 _OTHER_MAX_TURN = 9.0
@@ -32,9 +31,9 @@ _OPAQUE = 128  # a pixel belongs to a thing if its alpha is at least this
 _ONE_REGION_CHANCE = 0.1
 _TWO_REGIONS_ABOVE_CHANCE = 0.68
 _SKY_CHANCE = 0.1  # of the upper region
-_SAME_KIND_CHANCE = 0.08  # that two small things are of the same kind
+_SAME_KIND_CHANCE = 0.08  # in version 1, that two small things are of the same kind
 _GROUND = tuple(kind for kind in STUFF if kind != "sky")
-# The chance of the commonest colour of a kind; its other colours have equal chances.
+# The chance of the commonest colour of a kind in version 1; its other colours have equal chances.
 _COMMON_COLOUR_CHANCE = 0.34
 _N_POSITIONS = 48  # how many random positions are tried for a thing; the freest is taken
 _MAX_OVERLAP = 0.25  # a small thing is left out if other things cover more of it
@@ -45,65 +44,103 @@ class Scene:
     """A rendered scene, with its labels and captions."""
 
     image: Image  # (128, 128, 3) RGB
-    label_map: Image  # (128, 128) indices into CLASSES; every pixel is labelled
-    label: int  # the index of the dominant thing in THINGS
+    label_map: Image  # (128, 128) indices into the version's classes; every pixel is labelled
+    label: int  # the index of the dominant thing's kind in the version's things
     things: tuple[Thing, ...]  # the dominant thing first, then two to four small things
     stuff: tuple[Stuff, ...]
     captions: dict[str, list[str]]  # key as in DreamLIP's releases -> sentences
 
 
-def split_scenes(split: str, count: int, start: int = 0) -> Iterator[Scene]:
+def split_scenes(
+    split: str,
+    count: int,
+    start: int = 0,
+    *,
+    version: Version = VERSION_1,
+    is_control: bool = False,
+) -> Iterator[Scene]:
     """Return an iterator over scenes of a split, which are rendered one by one.
 
     Args:
-        split: "train" or "test". Each split has its own scenes.
+        split: A split of the version, such as "train" or "test". Each split has its own scenes.
         count: The number of scenes.
         start: The index of the first scene in the split.
+        version: VERSION_1 or VERSION_2.
+        is_control: True for scenes whose dominant thing is rendered as small as the others.
 
     Raises:
         ValueError: At once, if the split does not exist.
     """
-    if split not in SPLIT_SEEDS:
-        raise ValueError(f"unknown split {split!r}; known: {', '.join(SPLIT_SEEDS)}")
-    return (render_scene(SPLIT_SEEDS[split], index) for index in range(start, start + count))
+    if split not in version.splits:
+        raise ValueError(f"unknown split {split!r}; known: {', '.join(version.splits)}")
+    rendering = _Rendering(version, version.splits[split], is_control)
+    return (_render(rendering, index) for index in range(start, start + count))
 
 
 def render_scene(seed: int, index: int) -> Scene:
-    """Render a scene, which depends only on the seed and the index.
+    """Render a scene of version 1, which depends only on the seed and the index.
 
     Args:
         seed: The seed of the split.
         index: The number of the scene in its split. The kinds of dominant things take turns by
             index: scenes 0, 10 and 20 show an apple.
     """
-    rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, index])))
-    label = index % len(THINGS)
+    split = next(iter(VERSION_1.splits.values()))._replace(seed=seed)
+    return _render(_Rendering(VERSION_1, split), index)
+
+
+class _Rendering(NamedTuple):
+    """What all scenes of a split have in common."""
+
+    version: Version
+    split: Split
+    # Whether the dominant thing is as small as the others, at the same place. All else is equal.
+    is_control: bool = False
+
+
+def _render(rendering: _Rendering, index: int) -> Scene:
+    """Render a scene.
+
+    Args:
+        rendering: The version and the split.
+        index: The number of the scene in its split. The kinds of dominant things take turns by
+            index. In version 2, so do their colours after all kinds: with 30 kinds and 4 colours,
+            scenes 0, 120 and 240 have a dominant thing of the same kind and colour.
+    """
+    version, split, _ = rendering
+    classes = version.classes
+    rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([split.seed, index])))
+    label = index % len(version.things)
 
     # Draw stuff, which fills the whole image. The map is 0 in the first region, and 255 in the
     # second, if there is one.
     region_map, regions = _draw_regions(rng)
-    image = sample_texture(rng, regions[0].kind)
+    image = sample_texture(rng, regions[0].kind, split.textures)
     if len(regions) == 2:
-        image = cv2.copyTo(sample_texture(rng, regions[1].kind), region_map, image)
+        second_image = sample_texture(rng, regions[1].kind, split.textures)
+        image = cv2.copyTo(second_image, region_map, image)
 
     # Draw things on top of it. The map has the number of the thing at each pixel, from 1. It is 0
     # for stuff.
     thing_map = np.zeros((SIDE, SIDE), np.uint8)
-    planned_things = _plan_things(rng, label)
-    painted_things = _paint_things(rng, planned_things, image, thing_map)
+    if version is VERSION_2:
+        planned_things = _plan_balanced_things(rng, index)
+    else:
+        planned_things = _plan_things(rng, label)
+    painted_things = _paint_things(rng, rendering, planned_things, image, thing_map)
     things = []
     for number, planned_thing in enumerate(painted_things, start=1):
         things.append(_describe_thing(planned_thing, is_visible=thing_map == number))
 
     # Find the class of each pixel: first of the stuff, then of the things that cover it.
-    region_labels = [CLASSES.index(region.kind) for region in regions]
+    region_labels = [classes.index(region.kind) for region in regions]
     label_map = np.where(region_map > 0, region_labels[-1], region_labels[0]).astype(np.uint8)
-    thing_labels = [CLASSES.index(planned_thing.kind) for planned_thing in painted_things]
+    thing_labels = [classes.index(planned_thing.kind) for planned_thing in painted_things]
     label_by_thing_number = np.array([0, *thing_labels], np.uint8)
     label_map = np.where(thing_map > 0, label_by_thing_number[thing_map], label_map)
 
     # Describe the stuff by the area that is visible of it.
-    pixel_counts = np.bincount(label_map.ravel(), minlength=len(CLASSES))
+    pixel_counts = np.bincount(label_map.ravel(), minlength=len(classes))
     area_by_label = (pixel_counts / SIDE**2).tolist()
     stuff = []
     for region, region_label in zip(regions, region_labels, strict=True):
@@ -178,24 +215,25 @@ class _PlannedThing(NamedTuple):
 
 
 def _plan_things(rng: Rng, label: int) -> list[_PlannedThing]:
-    """Choose the kinds and colours of the things in a scene.
+    """Choose the kinds and colours of the things in a scene of version 1.
 
     Args:
         rng: The random generator.
-        label: The index of the dominant thing's kind in THINGS.
+        label: The index of the dominant thing's kind.
 
     Returns:
         The dominant thing first, then two to four small things of other kinds.
     """
+    kinds = VERSION_1.things
     n_small = int(rng.integers(2, 5))
-    other_kinds = [THINGS[i] for i in rng.permutation(len(THINGS)) if i != label]
+    other_kinds = [kinds[i] for i in rng.permutation(len(kinds)) if i != label]
     small_kinds = other_kinds[:n_small]
     if rng.random() < _SAME_KIND_CHANCE:
         small_kinds[-1] = small_kinds[0]
     # Choose a colour for each thing.
     planned_things: list[_PlannedThing] = []
-    for kind in (THINGS[label], *small_kinds):
-        common_colour, *other_colours = COLOURS[kind]
+    for kind in (kinds[label], *small_kinds):
+        common_colour, *other_colours = VERSION_1.colours[kind]
         common_draw, other_draw = rng.random(2).tolist()
         colour = common_colour
         if common_draw >= _COMMON_COLOUR_CHANCE:
@@ -205,8 +243,37 @@ def _plan_things(rng: Rng, label: int) -> list[_PlannedThing]:
     return planned_things
 
 
+def _plan_balanced_things(rng: Rng, index: int) -> list[_PlannedThing]:
+    """Choose the kinds and colours of the things in a scene of version 2.
+
+    The kinds of a scene differ, and each colour of a kind has the same chance.
+
+    Args:
+        rng: The random generator.
+        index: The number of the scene in its split, which decides the dominant thing.
+
+    Returns:
+        The dominant thing first, then two to four small things.
+    """
+    kinds, colours = VERSION_2.things, VERSION_2.colours
+    label = index % len(kinds)
+    dominant_colours = colours[kinds[label]]
+    dominant_colour = dominant_colours[index // len(kinds) % len(dominant_colours)]
+    planned_things = [_PlannedThing(kinds[label], dominant_colour, LARGE)]
+    n_small = int(rng.integers(2, 5))
+    other_kinds = [kinds[i] for i in rng.permutation(len(kinds)) if i != label]
+    for kind in other_kinds[:n_small]:
+        colour = colours[kind][int(rng.integers(len(colours[kind])))]
+        planned_things.append(_PlannedThing(kind, colour, SMALL))
+    return planned_things
+
+
 def _paint_things(
-    rng: Rng, planned_things: list[_PlannedThing], image: Image, thing_map: Image
+    rng: Rng,
+    rendering: _Rendering,
+    planned_things: list[_PlannedThing],
+    image: Image,
+    thing_map: Image,
 ) -> list[_PlannedThing]:
     """Paint things onto an image, in place.
 
@@ -215,6 +282,8 @@ def _paint_things(
 
     Args:
         rng: The random generator.
+        rendering: The version and the split. In a control, the dominant thing is painted small, in
+            the middle of the box that it would otherwise have.
         planned_things: The dominant thing, and then small things.
         image: The image of the scene (SIDE, SIDE, 3), which is changed.
         thing_map: A map (SIDE, SIDE), into which the number of each painted thing is written at its
@@ -226,14 +295,24 @@ def _paint_things(
     painted_things: list[_PlannedThing] = []
     boxes: list[Box] = []
     for planned_thing in planned_things:
-        patch = _render_thing(rng, planned_thing)
+        look = _draw_look(rng, rendering.split)
+        patch = _render_thing(planned_thing, look, rendering.version)
         height, width = patch.shape[:2]
-        x, y, covered_fraction = _find_free_position(rng, height, width, boxes)
-        has_two_small_things = len(painted_things) > 2
-        if covered_fraction > _MAX_OVERLAP and has_two_small_things:
-            continue
-        painted_things.append(planned_thing)
+        if planned_thing.size == LARGE and rendering.version is VERSION_2:
+            x, y = _draw_position_in_a_ninth(rng, height, width)
+        else:
+            x, y, covered_fraction = _find_free_position(rng, height, width, boxes)
+            has_two_small_things = len(painted_things) > 2
+            if covered_fraction > _MAX_OVERLAP and has_two_small_things:
+                continue
         boxes.append((x, y, x + width, y + height))
+        if planned_thing.size == LARGE and rendering.is_control:
+            planned_thing = planned_thing._replace(size=SMALL)
+            patch = _render_thing(planned_thing, look, rendering.version)
+            x += (width - patch.shape[1]) // 2
+            y += (height - patch.shape[0]) // 2
+            height, width = patch.shape[:2]
+        painted_things.append(planned_thing)
 
         # Blend the thing with the pixels below it. Its colours are multiplied by alpha already, so
         # that the result is thing + (1 - alpha) * background, rounded.
@@ -249,32 +328,47 @@ def _paint_things(
     return painted_things
 
 
-def _render_thing(rng: Rng, planned_thing: _PlannedThing) -> Image:
+class _Look(NamedTuple):
+    """How a thing is drawn, by random numbers from 0 to 1."""
+
+    # The number of the drawing of its kind and colour.
+    drawing: int
+    size_draw: float
+    turn_draw: float
+    aspect_draw: float
+    light_draw: float
+    is_mirrored: bool
+
+
+def _draw_look(rng: Rng, split: Split) -> _Look:
+    """Return a random look of a thing, with one of the drawings of a split."""
+    drawing = split.drawings[int(rng.integers(len(split.drawings)))]
+    size_draw, turn_draw, aspect_draw, light_draw = rng.random(4).tolist()
+    is_mirrored = rng.random() < 0.5
+    return _Look(drawing, size_draw, turn_draw, aspect_draw, light_draw, is_mirrored)
+
+
+def _render_thing(planned_thing: _PlannedThing, look: _Look, version: Version) -> Image:
     """Return the image of a thing in premultiplied RGBA (h, w, 4), cropped to its pixels.
 
-    It is one of the drawings of its kind and colour. Its size, proportions, turn and brightness are
-    random, and it may be mirrored.
-
     Args:
-        rng: The random generator.
         planned_thing: The kind, the colour and the size of the thing.
+        look: Its drawing, its size within the range of sizes, proportions, turn and brightness.
+        version: The version of the scenes, which has its own drawings and sizes.
     """
-    # Choose a drawing (sprite).
-    variant = int(rng.integers(VARIANTS))
-    sprite_by_size = draw_sprites(planned_thing.kind, planned_thing.colour, variant)
-    sprite = sprite_by_size[planned_thing.size]
-    size_draw, turn_draw, aspect_draw, light_draw = rng.random(4).tolist()
+    kind, colour, size = planned_thing
+    sprite = draw_sprites(kind, colour, look.drawing, version.name)[size]
 
     # Make a matrix that scales, mirrors and turns the sprite. The longer side has the scale 1
     # before it is scaled to `side` pixels.
-    min_side, max_side = _SIDE_RANGES[planned_thing.size]
-    side = (min_side + (max_side - min_side) * size_draw) * SIDE  # in pixels
-    aspect = 0.92 + 0.16 * aspect_draw  # width / height
-    mirror = -1.0 if rng.random() < 0.5 else 1.0
+    min_side, max_side = version.side_ranges[size]
+    side = (min_side + (max_side - min_side) * look.size_draw) * SIDE  # in pixels
+    aspect = 0.92 + 0.16 * look.aspect_draw  # width / height
+    mirror = -1.0 if look.is_mirrored else 1.0
     aspect_matrix = np.diag([mirror * min(1.0, aspect), min(1.0, 1 / aspect)])
-    scale_matrix = aspect_matrix * side / SPRITE_SIDES[planned_thing.size]
-    max_turn = _MAX_TURNS.get(planned_thing.kind, _OTHER_MAX_TURN)
-    angle = np.radians((2 * turn_draw - 1) * max_turn)
+    scale_matrix = aspect_matrix * side / SPRITE_SIDES[size]
+    max_turn = _MAX_TURNS.get(kind, _OTHER_MAX_TURN)
+    angle = np.radians((2 * look.turn_draw - 1) * max_turn)
     cos, sin = float(np.cos(angle)), float(np.sin(angle))
     matrix = np.array([[cos, -sin], [sin, cos]]) @ scale_matrix
 
@@ -287,11 +381,36 @@ def _render_thing(rng: Rng, planned_thing: _PlannedThing) -> Image:
     canvas = cv2.warpAffine(sprite, affine_matrix, (canvas_side, canvas_side))
 
     # Change the brightness, and crop the canvas to the pixels of the thing.
-    gain = 0.88 + 0.2 * light_draw
+    gain = 0.88 + 0.2 * look.light_draw
     canvas = cv2.multiply(canvas, (gain, gain, gain, 1.0))
     is_opaque = canvas[..., 3] >= _OPAQUE
     x, y, width, height = cv2.boundingRect(is_opaque.view(np.uint8))
     return np.ascontiguousarray(canvas[y : y + height, x : x + width])
+
+
+def _draw_position_in_a_ninth(rng: Rng, height: int, width: int) -> tuple[int, int]:
+    """Return a random position for a dominant thing: each ninth of the scene has the same chance.
+
+    So a place does not tell whether a thing is dominant.
+
+    Args:
+        rng: The random generator.
+        height: The height of the thing in pixels.
+        width: Its width.
+
+    Returns:
+        x and y of its upper left corner in pixels. Its centre is in a ninth, as far as the thing
+        does not leave the scene.
+    """
+    corners = []
+    for length in (width, height):
+        third = int(rng.integers(3))
+        smallest_centre = max(third * SIDE / 3, length / 2)
+        largest_centre = min((third + 1) * SIDE / 3, SIDE - length / 2)
+        centre = rng.uniform(smallest_centre, max(largest_centre, smallest_centre))
+        corner = int(centre - length / 2)
+        corners.append(min(max(corner, 0), SIDE - length))
+    return corners[0], corners[1]
 
 
 def _find_free_position(

@@ -12,12 +12,11 @@ Image = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 Rng = np.random.Generator
 
-VARIANTS = 10  # textures of each kind
 TILE = SIDE + 64  # side of a texture in pixels: larger than a scene, so that crops differ
 _BANK_SEED = 7001  # differs from the seeds of scenes: textures belong to no split
 
 
-def sample_texture(rng: Rng, kind: str) -> Image:
+def sample_texture(rng: Rng, kind: str, textures: range) -> Image:
     """Return a random image (SIDE, SIDE, 3) of a kind of stuff.
 
     It is a crop of one of the textures of this kind, randomly tinted, and sometimes mirrored.
@@ -25,9 +24,11 @@ def sample_texture(rng: Rng, kind: str) -> Image:
     Args:
         rng: The random generator.
         kind: The kind of stuff in STUFF, such as "grass".
+        textures: The numbers of the textures of the kind that may be taken.
     """
-    variant, y, x, is_mirrored = rng.integers((VARIANTS, TILE - SIDE, TILE - SIDE, 2)).tolist()
-    crop = texture(kind, variant)[y : y + SIDE, x : x + SIDE]
+    n_textures = len(textures)
+    number, y, x, is_mirrored = rng.integers((n_textures, TILE - SIDE, TILE - SIDE, 2)).tolist()
+    crop = texture(kind, textures[number])[y : y + SIDE, x : x + SIDE]
     if is_mirrored:
         crop = crop[:, ::-1]
     channel_gains = rng.uniform(0.95, 1.05, 3)
@@ -44,7 +45,7 @@ def texture(kind: str, variant: int) -> Image:
 
     Args:
         kind: The kind of stuff in STUFF, such as "grass".
-        variant: The number of the texture, from 0 to VARIANTS - 1.
+        variant: The number of the texture, from 0.
     """
     kind_index = STUFF.index(kind)
     rng = np.random.default_rng([_BANK_SEED, kind_index, variant])

@@ -11,14 +11,15 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cosmos_core.data.scenes import CLASSES, PALETTE
+from cosmos_core.data.scenes import PALETTE, VERSION_1, VERSIONS, Version
 from cosmos_core.data.scenes.captions import PLACE_PHRASES, RAW_PATTERNS, SIDES, STYLES
 
 if TYPE_CHECKING:
     from open_clip.tokenizer import SimpleTokenizer
 
-CONTEXT_LENGTH = 64  # tokens with start and end: five of the longest sentences joined fit
-MERGES_FILE = Path(__file__).parents[2] / "bundled" / "scenes_merges.txt.gz"
+CONTEXT_LENGTH = VERSION_1.context_length
+_BUNDLED = Path(__file__).parents[2] / "bundled"
+MERGES_FILE = _BUNDLED / "scenes_merges.txt.gz"  # of version 1
 
 # Words of the 80 prompts that OpenAI published for ImageNet (open_clip,
 # zero_shot_metadata.py: OPENAI_IMAGENET_TEMPLATES) and of a few other usual prompts.
@@ -33,10 +34,19 @@ _PROMPT_WORDS = """
 """
 
 
-@lru_cache(maxsize=1)
-def words() -> tuple[str, ...]:
-    """Return every word that captions of scenes and usual prompts can contain, sorted."""
-    vocabulary = {*CLASSES, *PALETTE, *_PROMPT_WORDS.split()}
+def merges_file(version: Version) -> Path:
+    """Return the bundled file of the byte pair merges of a version's captions."""
+    return _BUNDLED / f"{version.name}_merges.txt.gz"
+
+
+@lru_cache
+def words(version: str = VERSION_1.name) -> tuple[str, ...]:
+    """Return every word that captions of scenes and usual prompts can contain, sorted.
+
+    Args:
+        version: The name of the version of the scenes.
+    """
+    vocabulary = {*VERSIONS[version].classes, *PALETTE, *_PROMPT_WORDS.split()}
     patterns = [*RAW_PATTERNS, *PLACE_PHRASES.values(), *SIDES.values(), "and a an left right"]
     for style in STYLES.values():
         vocabulary.add(style.small_adjective)
@@ -50,8 +60,8 @@ def words() -> tuple[str, ...]:
     return tuple(sorted(vocabulary))
 
 
-def merges() -> list[tuple[str, str]]:
-    """Return the byte pair merges, in order, that make each of `words()` one token.
+def merges(version: str = VERSION_1.name) -> list[tuple[str, str]]:
+    """Return the byte pair merges, in order, that make each of `words(version)` one token.
 
     A word begins as its letters and an end mark, as symbols: "red" as `r e d</w>`. In each round,
     the pair of neighbouring symbols that occurs in most words is merged in all of them. For
@@ -59,7 +69,7 @@ def merges() -> list[tuple[str, str]]:
     symbol.
     """
     # Words as symbols with blanks between them.
-    spelled_words = {" ".join(word) + "</w>" for word in words()}
+    spelled_words = {" ".join(word) + "</w>" for word in words(version)}
     merged_pairs: list[tuple[str, str]] = []
     while True:
         spelled_words = {word for word in spelled_words if " " in word}
@@ -76,29 +86,36 @@ def merges() -> list[tuple[str, str]]:
         spelled_words = {pattern.sub("".join(best_pair), word) for word in spelled_words}
 
 
-def write_merges(path: Path) -> None:
+def write_merges(path: Path, version: str = VERSION_1.name) -> None:
     """Write the merges to a gzip file that OpenCLIP's SimpleTokenizer reads.
 
     The file has no time stamp, so that the same merges give the same bytes.
+
+    Args:
+        path: The file to write.
+        version: The name of the version of the scenes.
     """
     header = "#version: scenes, byte pairs of the scenes' captions and of prompt templates"
     lines = [header]
-    for pair in merges():
+    for pair in merges(version):
         lines.append(" ".join(pair))
     text = "\n".join(lines)
     with open(path, "wb") as raw, gzip.GzipFile("", "wb", 9, raw, mtime=0) as file:
         file.write(text.encode())
 
 
-def scenes_tokenizer(context_length: int = CONTEXT_LENGTH) -> SimpleTokenizer:
+def scenes_tokenizer(
+    context_length: int = CONTEXT_LENGTH, version: Version = VERSION_1
+) -> SimpleTokenizer:
     """Return OpenCLIP's tokenizer with the bundled vocabulary of the scenes.
 
     It converts a list of N texts to token ids, int64 (N, context_length).
 
     Args:
         context_length: The number of tokens to which texts are padded or cut.
+        version: The version of the scenes.
     """
     # Imported here: it imports torch, which pictures and captions do not need.
     from open_clip.tokenizer import SimpleTokenizer
 
-    return SimpleTokenizer(bpe_path=str(MERGES_FILE), context_length=context_length)
+    return SimpleTokenizer(bpe_path=str(merges_file(version)), context_length=context_length)

@@ -1,0 +1,165 @@
+"""Questions about single things of a scene: is the dominant thing known, and are small things?
+
+A question has a correct caption and false captions. They are about the scenes of version 2, in
+which every kind of thing is at most once in a scene.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from cosmos_core.data.scenes import Version
+from cosmos_core.data.scenes.captions import PLACE_PHRASES, Thing, is_clearly_elsewhere
+
+DOMINANT, SMALL_OBJECT = "dominant", "small"  # what a question is about
+WORDS = ("kind", "colour", "place")  # the word that is false in a false caption
+N_SIBLINGS = 10  # captions of one choice among scenes with the same dominant thing
+_MOST_SMALL_THINGS = 3  # in such a caption, so that it fits into the context
+
+
+class Question(NamedTuple):
+    """A correct caption of a scene, and the same caption with one false word."""
+
+    caption: str
+    false_caption: str
+    # DOMINANT or SMALL_OBJECT: the thing whose word is false.
+    object: str
+    # The false word, one of WORDS.
+    word: str
+    # The visible area of that thing, and of the dominant thing, as fractions of the image.
+    area: float
+    dominant_area: float
+
+
+def ask_questions(
+    rng: np.random.Generator, things: Sequence[Thing], version: Version
+) -> list[Question]:
+    """Return six questions: each of WORDS of the dominant thing, and of one small thing.
+
+    All questions have the same correct caption, which names both things in a random order. So the
+    questions about the dominant thing differ from those about the small thing only in the thing
+    whose word is false.
+
+    Args:
+        rng: The random generator.
+        things: The dominant thing of a scene first, then at least two small things.
+        version: The version of the scenes.
+
+    Example:
+        "a small blue ball on the left. a large red car in the center" and, for the colour of the
+        small thing, "a small green ball on the left. a large red car in the center".
+    """
+    small_thing = things[1 + int(rng.integers(len(things) - 1))]
+    dominant_is_first = rng.random() < 0.5
+    questions = []
+    for target, role in ((things[0], DOMINANT), (small_thing, SMALL_OBJECT)):
+        for word in WORDS:
+            claimed_thing = _with_false_word(rng, target, word, things, version)
+            correct = [things[0], small_thing]
+            false = [claimed_thing if thing is target else thing for thing in correct]
+            if not dominant_is_first:
+                correct.reverse()
+                false.reverse()
+            question = Question(
+                caption=_caption_of(correct),
+                false_caption=_caption_of(false),
+                object=role,
+                word=word,
+                area=target.area,
+                dominant_area=things[0].area,
+            )
+            questions.append(question)
+    return questions
+
+
+def _with_false_word(
+    rng: np.random.Generator, thing: Thing, word: str, things: Sequence[Thing], version: Version
+) -> Thing:
+    """Return a thing with one false word, which is drawn from all words that are clearly false.
+
+    Args:
+        rng: The random generator.
+        thing: The thing as it is.
+        word: "kind": a kind that no thing of the scene has. "colour": another colour of the kind.
+            "place": a place that the thing's centre is clearly outside of.
+        things: All things of the scene.
+        version: The version of the scenes, which has the kinds and their colours.
+    """
+    if word == "kind":
+        kinds_in_scene = {other.kind for other in things}
+        kinds = [kind for kind in version.things if kind not in kinds_in_scene]
+        return thing._replace(kind=kinds[int(rng.integers(len(kinds)))])
+    if word == "colour":
+        colours = [colour for colour in version.colours[thing.kind] if colour != thing.colour]
+        return thing._replace(colour=colours[int(rng.integers(len(colours)))])
+    # The first of a random order, instead of a random one of the clearly false: so a scene and its
+    # control, whose dominant things have centres that may differ by a pixel, get the same place.
+    places = [*PLACE_PHRASES]
+    for index in rng.permutation(len(places)):
+        if is_clearly_elsewhere(thing, places[index]):
+            return thing._replace(place=places[index])
+    raise AssertionError("a thing is near at most four of nine places")
+
+
+def _caption_of(things: Sequence[Thing]) -> str:
+    """Return a caption with a sentence about each thing, as captioner IB writes them."""
+    return ". ".join(_sentence_about(thing) for thing in things)
+
+
+def _sentence_about(thing: Thing) -> str:
+    """Return a sentence about a thing, such as "a small blue ball on the left"."""
+    return f"a {thing.size} {thing.colour} {thing.kind} {PLACE_PHRASES[thing.place]}"
+
+
+class SiblingChoice(NamedTuple):
+    """A scene with its caption, and the captions of scenes with the same dominant thing."""
+
+    # The index of the scene.
+    scene: int
+    caption: str
+    false_captions: tuple[str, ...]
+    dominant_area: float
+
+
+def choose_among_siblings(scenes: Sequence[Sequence[Thing]]) -> list[SiblingChoice]:
+    """Return a choice for each scene: its caption among those of scenes with an equal dominant.
+
+    Siblings are scenes whose dominant things have the same kind and colour. Captions name the
+    dominant thing without its place, and then up to three small things. So only small things decide
+    which caption belongs to a scene.
+
+    Args:
+        scenes: The things of each scene, the dominant thing first. Their numbers of siblings are
+            multiples of N_SIBLINGS.
+
+    Raises:
+        ValueError: If a group of siblings cannot be split into parts of N_SIBLINGS scenes.
+    """
+    groups: dict[tuple[str, str], list[int]] = {}
+    for index, things in enumerate(scenes):
+        groups.setdefault((things[0].kind, things[0].colour), []).append(index)
+    choices = []
+    for (kind, colour), indices in groups.items():
+        if len(indices) % N_SIBLINGS:
+            raise ValueError(
+                f"{len(indices)} scenes have a dominant {colour} {kind}: not a multiple of "
+                f"{N_SIBLINGS}"
+            )
+        for start in range(0, len(indices), N_SIBLINGS):
+            siblings = indices[start : start + N_SIBLINGS]
+            captions = [_sibling_caption(scenes[index]) for index in siblings]
+            for place, index in enumerate(siblings):
+                others = (*captions[:place], *captions[place + 1 :])
+                area = scenes[index][0].area
+                choices.append(SiblingChoice(index, captions[place], others, area))
+    return sorted(choices)
+
+
+def _sibling_caption(things: Sequence[Thing]) -> str:
+    """Return a caption such as "a large red car. a small blue ball on the left. ..."."""
+    dominant = things[0]
+    sentences = [f"a {dominant.size} {dominant.colour} {dominant.kind}"]
+    for thing in things[1 : 1 + _MOST_SMALL_THINGS]:
+        sentences.append(_sentence_about(thing))
+    return ". ".join(sentences)
