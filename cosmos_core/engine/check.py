@@ -228,7 +228,8 @@ def make_tokenizer(shards: str, context_length: int) -> open_clip.SimpleTokenize
 
     Args:
         shards: The option `data.shards`. If it is "scenes:N" or "scenes2:N", the data are
-            rendered scenes, whose versions have tokenizers of their own. Otherwise the tokenizer is CLIP's.
+            rendered scenes, whose versions have tokenizers of their own. Otherwise the tokenizer is
+            CLIP's.
         context_length: The number of tokens to which captions are padded.
     """
     if asks_for_scenes(shards):

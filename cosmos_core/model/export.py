@@ -52,6 +52,10 @@ TRAINING_FACTS = {
     "PyTorch": "torch",
 }
 
+# The sizes of the vocabularies of the rendered scenes, and the names of their versions in
+# cosmos_core.data.scenes. A test compares them with the tokenizers.
+_SCENES_VERSIONS = {882: "VERSION_1", 928: "VERSION_2"}
+
 
 def export(
     checkpoint: Path,
@@ -232,8 +236,10 @@ def _tokenizer_code(config: Mapping[str, Any]) -> str:
     if vocab_size == clip_vocab_size:
         return "tokenizer = open_clip.get_tokenizer(name)"
     length = text_config.get("context_length", open_clip.CLIPTextCfg.context_length)
+    version = _SCENES_VERSIONS.get(vocab_size, "VERSION_1")
     return f"""# Not open_clip.get_tokenizer, whose vocabulary is another: this one has {vocab_size}
 # tokens, and OpenCLIP's configuration cannot carry it. The scenes' comes with cosmos_core:
+from cosmos_core.data.scenes import {version}
 from cosmos_core.data.scenes.vocabulary import scenes_tokenizer
 
-tokenizer = scenes_tokenizer({length})"""
+tokenizer = scenes_tokenizer({length}, {version})"""

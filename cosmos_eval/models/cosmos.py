@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import cosmos_core
+from cosmos_core.data.scenes import VERSION_1, VERSION_2
 from cosmos_core.data.scenes.vocabulary import scenes_tokenizer
 from cosmos_core.model.build import model_config
 from cosmos_core.model.flair import Flair
@@ -235,8 +236,8 @@ def _make_preprocessing(image_size: tuple[int, int], config: Mapping[str, Any]) 
 def _make_tokenizer(vocab_size: int, context_length: int) -> SimpleTokenizer:
     """Return the tokenizer that has a vocabulary of a model's size.
 
-    It is OpenCLIP's own tokenizer, or the small one of the bundled models, which know only the
-    words of synthetic scenes.
+    It is OpenCLIP's own tokenizer, or a small one of models that know only the words of synthetic
+    scenes of version 1 or 2.
 
     Args:
         vocab_size: The number of tokens that the model knows.
@@ -247,7 +248,8 @@ def _make_tokenizer(vocab_size: int, context_length: int) -> SimpleTokenizer:
     """
     tokenizers = [
         SimpleTokenizer(context_length=context_length),
-        scenes_tokenizer(context_length=context_length),
+        scenes_tokenizer(context_length, VERSION_1),
+        scenes_tokenizer(context_length, VERSION_2),
     ]
     for tokenizer in tokenizers:
         if tokenizer.vocab_size == vocab_size:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from cosmos_eval.protocols import scenes, segmentation
+from cosmos_eval.protocols import scenes, scenes2, segmentation
 from cosmos_eval.protocols.classification import (
     CLASSIFICATION,
     CLASSIFICATION_BY_PROTOCOL,
@@ -34,7 +34,7 @@ def known_protocols() -> Mapping[str, Protocol]:
 
     The embedded data sets come first. Every data set is in its usual protocol.
     """
-    protocols: dict[str, Protocol] = dict(scenes.scenes_protocols())
+    protocols: dict[str, Protocol] = dict(_embedded_by_name())
     protocols.update(RETRIEVAL)
     protocols.update(CLASSIFICATION)
     protocols.update(ROBUSTNESS)
@@ -113,12 +113,19 @@ def embedded_protocols(*, on_request: bool = False) -> Sequence[Protocol]:
     return [protocols[name] for name in names]
 
 
+def _embedded_by_name() -> Mapping[str, Protocol]:
+    """Return all embedded data sets, scenes of version 1 and of version 2, by their names."""
+    protocols = dict(scenes.scenes_protocols())
+    protocols.update(scenes2.scenes2_protocols())
+    return protocols
+
+
 def is_embedded(protocol: Protocol) -> bool:
     """Return whether a data set is one of the embedded scenes.
 
     A user's data set may have the same name. It has another folder (`root`).
     """
-    embedded = scenes.scenes_protocols().get(protocol.dataset)
+    embedded = _embedded_by_name().get(protocol.dataset)
     return embedded is not None and embedded.root == protocol.root
 
 
@@ -224,7 +231,11 @@ def _describe_folder_remedy(folder: str) -> str:
 
 def prepare(protocol: Protocol) -> None:
     """Render an embedded data set unless it is on the disk; do nothing for other data sets."""
-    if is_embedded(protocol):
+    if not is_embedded(protocol):
+        return
+    if protocol.dataset in scenes2.scenes2_protocols():
+        scenes2.prepare_scenes2(protocol)
+    else:
         scenes.prepare_scenes()
         if protocol.dataset in (scenes.PROBE, scenes.TRAINING):
             scenes.prepare_training(protocol.dataset)

@@ -44,8 +44,7 @@ STUFF = ("grass", "water", "brick", "sand", "wood", "snow", "stone", "sky")
 
 # Prompts in the style of the scenes' captions. They were chosen, like the windows below, on 100
 # scenes of the training split (docs/log.md).
-_THING_TEMPLATES = ("a large {}", "a picture of a {}", "the main object is a {}")
-_QUERIES = (*(f"we see a {name}" for name in THINGS), *(f"with {name}" for name in STUFF))
+THING_TEMPLATES = ("a large {}", "a picture of a {}", "the main object is a {}")
 # Fractions of a picture. A small thing covers 1.6 to 6%, the dominant thing 7.7 to 25%, stuff 20%
 # and more. Two small things of the same kind are one class.
 _SMALL, _LARGE = 0.06, 0.2
@@ -78,7 +77,7 @@ def _protocols_below(root: str) -> Mapping[str, types.Protocol]:
         protocol_name=PROTOCOL_NAME,
         root=root,
         folder="folder/test",
-        templates=_THING_TEMPLATES,
+        templates=THING_TEMPLATES,
     )
     # cosmos_core.data.scenes.captions says how the wrong captions are made.
     selection = types.SelectionProtocol(
@@ -99,7 +98,7 @@ def _protocols_below(root: str) -> Mapping[str, types.Protocol]:
     protocols: tuple[types.Protocol, ...] = (
         retrieval,
         classification,
-        _segmentation_protocol("scenes-seg", root, "voc/SegmentationClass"),
+        scenes_segmentation("scenes-seg", root, "voc/SegmentationClass"),
         selection,
         replace(
             classification,
@@ -113,8 +112,8 @@ def _protocols_below(root: str) -> Mapping[str, types.Protocol]:
             annotations=f"{_COCO}/captions_test.json",
         ),
         replace(retrieval, dataset="scenes-retrieval-small", annotations=_SMALL_CAPTIONS),
-        _segmentation_protocol("scenes-seg-small", root, "voc/SegmentationClassSmall"),
-        _segmentation_protocol(TRAINING, f"{root}/{_TRAINING}", "voc/SegmentationClass", "train"),
+        scenes_segmentation("scenes-seg-small", root, "voc/SegmentationClassSmall"),
+        scenes_segmentation(TRAINING, f"{root}/{_TRAINING}", "voc/SegmentationClass", "train"),
         scenes_localisation(LOCALISATION),
         probe,
     )
@@ -127,16 +126,14 @@ def scenes_localisation(protocol_name: str) -> types.LocalisationProtocol:
     `protocol_name` is a key of `cosmos_eval.protocols.segmentation.MAPS`, which decides the kind of
     attention map.
     """
-    segmentation = _segmentation_protocol(
-        "scenes-seg", str(_scenes_folder()), "voc/SegmentationClass"
-    )
+    segmentation = scenes_segmentation("scenes-seg", str(_scenes_folder()), "voc/SegmentationClass")
     return localisation_of(
         segmentation, protocol_name, dataset="scenes-loc", small=_SMALL, large=_LARGE
     )
 
 
-def _segmentation_protocol(
-    dataset: str, root: str, masks: str, split: str = "test"
+def scenes_segmentation(
+    dataset: str, root: str, masks: str, split: str = "test", things: tuple[str, ...] = THINGS
 ) -> types.SegmentationProtocol:
     """Return a segmentation protocol on the scenes.
 
@@ -144,8 +141,11 @@ def _segmentation_protocol(
         dataset: The name of the data set.
         root: The folder that contains `voc`, the layout of PASCAL VOC.
         masks: The folder of the label maps, relative to `root`.
-        split: The name of the file that lists the images: `test` or `train`.
+        split: The name of the file that lists the images, such as `test`.
+        things: The kinds of things of the version of the scenes.
     """
+    queries = [f"we see a {name}" for name in things]
+    queries += [f"with {name}" for name in STUFF]
     return types.SegmentationProtocol(
         dataset=dataset,
         protocol_name=PROTOCOL_NAME,
@@ -153,15 +153,15 @@ def _segmentation_protocol(
         images="voc/JPEGImages",
         masks=masks,
         split=f"voc/ImageSets/Segmentation/{split}.txt",
-        class_names=THINGS + STUFF,
-        queries=tuple((query,) for query in _QUERIES),
+        class_names=things + STUFF,
+        queries=tuple((query,) for query in queries),
         templates=("{}",),
         short_side=128,
         window=40,  # a thing fills the window, as it fills a local crop in training
         stride=20,
         mean=MEAN,
         std=STD,
-        groups={"things": THINGS, "stuff": STUFF},
+        groups={"things": things, "stuff": STUFF},
     )
 
 
@@ -174,7 +174,7 @@ def prepare_scenes() -> None:
     root = _scenes_folder()
     if root.is_dir():
         return
-    with _report_write_errors(root), appearing(root) as temporary_folder:
+    with report_write_errors(root), appearing(root) as temporary_folder:
         _render_test_scenes(temporary_folder)
 
 
@@ -200,12 +200,12 @@ def prepare_training(dataset: str) -> None:
         start, count = TRAIN_SCENES + PROBE_IMAGES, TRAINING_IMAGES
     if root.is_dir():
         return
-    with _report_write_errors(root):
+    with report_write_errors(root):
         write_layouts(root, split=TRAIN, count=count, start=start, layouts=[layout])
 
 
 @contextmanager
-def _report_write_errors(root: Path) -> Iterator[None]:
+def report_write_errors(root: Path) -> Iterator[None]:
     """Turn an OSError in the block, which writes the folder `root`, into a UsageError.
 
     Ignore the error if the folder exists after it.
@@ -286,12 +286,12 @@ def _scenes_folder() -> Path:
     It is named by a hash of everything that decides its content, so that other code renders other
     folders.
     """
-    sha256 = _hash_code(TEST_IMAGES, PROBE_IMAGES, TRAINING_IMAGES)
+    sha256 = hash_code(TEST_IMAGES, PROBE_IMAGES, TRAINING_IMAGES)
     return cache_folder() / f"scenes-{sha256[:12]}"
 
 
 @cache
-def _hash_code(*counts: int) -> str:
+def hash_code(*counts: int) -> str:
     """Return the SHA-256 of all code that renders scenes, and of numbers of images.
 
     `counts` are the numbers of images, which tests change. The files of cosmos_core are found

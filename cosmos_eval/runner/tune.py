@@ -20,7 +20,7 @@ from cosmos_eval.data.label_maps import LabelMaps, Sample
 from cosmos_eval.embedding.cache import fingerprint
 from cosmos_eval.models.encoder import Encoder
 from cosmos_eval.models.specs import parse_model_spec
-from cosmos_eval.protocols import scenes
+from cosmos_eval.protocols import scenes, scenes2
 from cosmos_eval.results.filenames import safe_name
 from cosmos_eval.runner.plan import Plan, open_datasets
 from cosmos_eval.runner.trials import TrialFiles, UnfinishedScores
@@ -103,7 +103,7 @@ def default_space(dataset: str) -> Path:
 
     The embedded scenes have a file of their own. All other data sets are photographs.
     """
-    is_scenes = dataset in scenes.scenes_protocols()
+    is_scenes = dataset in scenes.scenes_protocols() or dataset in scenes2.scenes2_protocols()
     name = "scenes" if is_scenes else "photographs"
     return Path(scenes.__file__).parent / "spaces" / f"{name}.yaml"
 
@@ -182,9 +182,10 @@ def _training_protocol(split: str, protocol: SegmentationProtocol) -> Segmentati
     """
     split_protocol = require_segmentation(find_protocol(split))
     is_file = Path(split).suffix in (".yaml", ".yml")
-    if split != scenes.TRAINING and not is_file:
+    training_splits = (scenes.TRAINING, scenes2.TRAINING)
+    if split not in training_splits and not is_file:
         raise UsageError(
-            f"{split} is a test set: settings are chosen on {scenes.TRAINING} or a YAML file"
+            f"{split} is a test set: settings are chosen on {scenes.TRAINING}, {scenes2.TRAINING} or a YAML file"
         )
     if protocol.class_names != split_protocol.class_names:
         raise UsageError(f"{split} has other classes than {protocol.dataset}")

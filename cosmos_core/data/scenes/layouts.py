@@ -26,6 +26,7 @@ JPEG_QUALITY = 95
 SHARD_SIZE = 1000
 IGNORED = 255  # the label of ignored pixels, as in PASCAL VOC
 
+
 class _Entry(NamedTuple):
     """A scene that is to be written."""
 

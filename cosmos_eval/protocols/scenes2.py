@@ -1,0 +1,131 @@
+"""The embedded data sets of scenes of version 2: how far do dominant things suppress small ones?
+
+Test scenes have drawings and textures that no training scene has. `scenes2-select` asks about the
+dominant thing and about small things. `scenes2-select-control` asks the same about the same scenes,
+whose dominant thing is rendered as small as the others. `scenes2-select-seen` asks about new scenes
+with the drawings and textures of the training scenes. All are made in the user's cache folder.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+from cosmos_core.utils.files import cache_folder
+from cosmos_eval import types
+from cosmos_eval.protocols.scenes import (
+    PROTOCOL_NAME,
+    THING_TEMPLATES,
+    hash_code,
+    report_write_errors,
+    scenes_segmentation,
+)
+
+TRAINING = "scenes2-seg-train"
+"""Scenes on which settings of scenes2-seg are chosen: never a test set."""
+
+# How many scenes are measured: ten for each kind and colour of the dominant thing.
+TEST_IMAGES = 1200
+# How many scenes settings are chosen on.
+TRAINING_IMAGES = 120
+
+# The classes in the order of the label maps, as in cosmos_core.data.scenes.VERSION_2, which a test
+# compares. They are written out, because importing cosmos_core imports torch.
+THINGS = (
+    *("apple", "ball", "balloon", "bell", "boat", "butterfly", "cactus", "car", "cat", "chair"),
+    *("cherry", "clock", "cup", "duck", "fish", "guitar", "house", "key", "kite", "ladybird"),
+    *("lamp", "leaf", "mushroom", "pear", "rocket", "snail", "sunflower", "train", "tree"),
+    "umbrella",
+)
+
+# The folders of the scenes.
+_TEST, _CONTROL, _SEEN, _TRAINING = "test", "control", "test-seen", "validation"
+# The layouts that are written to each of them.
+_LAYOUTS = {
+    _TEST: ("coco", "folder", "voc", "records", "questions", "siblings"),
+    _CONTROL: ("coco", "questions"),
+    _SEEN: ("coco", "questions"),
+    _TRAINING: ("voc",),
+}
+
+
+def scenes2_protocols() -> Mapping[str, types.Protocol]:
+    """Return the protocols of the data sets by name. Their files may not exist yet."""
+    return _protocols_below(str(_scenes_folder()))
+
+
+@cache
+def _protocols_below(folder: str) -> Mapping[str, types.Protocol]:
+    """Return the protocols of the data sets, by name, with files below `folder`."""
+    test = f"{folder}/{_TEST}"
+    selection = types.SelectionProtocol(
+        dataset="scenes2-select",
+        protocol_name=PROTOCOL_NAME,
+        root=test,
+        images="coco/images/test",
+        annotations="questions",
+        layout="sugarcrepe",
+    )
+    maps = "voc/SegmentationClass"
+    protocols: tuple[types.Protocol, ...] = (
+        types.RetrievalProtocol(
+            dataset="scenes2-retrieval",
+            protocol_name=PROTOCOL_NAME,
+            root=test,
+            images="coco/images/test",
+            annotations="coco/annotations/captions_test_joined.json",
+        ),
+        types.ClassificationProtocol(
+            dataset="scenes2-cls",
+            protocol_name=PROTOCOL_NAME,
+            root=test,
+            folder="folder/test",
+            templates=THING_TEMPLATES,
+        ),
+        scenes_segmentation("scenes2-seg", test, maps, _TEST, THINGS),
+        selection,
+        replace(selection, dataset="scenes2-select-control", root=f"{folder}/{_CONTROL}"),
+        replace(
+            selection,
+            dataset="scenes2-select-seen",
+            root=f"{folder}/{_SEEN}",
+            images="coco/images/test-seen",
+        ),
+        replace(selection, dataset="scenes2-siblings", annotations="siblings.json"),
+        scenes_segmentation(TRAINING, f"{folder}/{_TRAINING}", maps, _TRAINING, THINGS),
+    )
+    return {protocol.dataset: protocol for protocol in protocols}
+
+
+def prepare_scenes2(protocol: types.Protocol) -> None:
+    """Render the scenes of a data set into the cache folder, unless they are there.
+
+    The folder gets its name when it is complete. A run that is killed, or that renders at the same
+    time, therefore does no harm. Raise UsageError if the folder cannot be written.
+    """
+    from cosmos_core.data.scenes import VERSION_2
+    from cosmos_core.data.scenes.layouts import write_layouts
+
+    root = Path(protocol.root)
+    if root.is_dir():
+        return
+    is_control = root.name == _CONTROL
+    with report_write_errors(root):
+        write_layouts(
+            root,
+            split=_TEST if is_control else root.name,
+            count=TRAINING_IMAGES if root.name == _TRAINING else TEST_IMAGES,
+            layouts=_LAYOUTS[root.name],
+            version=VERSION_2,
+            is_control=is_control,
+        )
+
+
+def _scenes_folder() -> Path:
+    """Return the folder of the scenes in the cache.
+
+    It is named by a hash of everything that decides its content, so that other code renders other
+    folders.
+    """
+    sha256 = hash_code(TEST_IMAGES, TRAINING_IMAGES)
+    return cache_folder() / f"scenes2-{sha256[:12]}"
