@@ -185,7 +185,8 @@ def _training_protocol(split: str, protocol: SegmentationProtocol) -> Segmentati
     training_splits = (scenes.TRAINING, scenes2.TRAINING)
     if split not in training_splits and not is_file:
         raise UsageError(
-            f"{split} is a test set: settings are chosen on {scenes.TRAINING}, {scenes2.TRAINING} or a YAML file"
+            f"{split} is a test set: settings are chosen on {scenes.TRAINING}, {scenes2.TRAINING} "
+            "or a YAML file"
         )
     if protocol.class_names != split_protocol.class_names:
         raise UsageError(f"{split} has other classes than {protocol.dataset}")
