@@ -100,7 +100,7 @@ def test_records_hold_every_small_thing(root):
 
 
 def test_a_failed_writing_leaves_nothing(tmp_path, monkeypatch):
-    def stop_at_third(split, count, start):
+    def stop_at_third(split, count, start, **_):
         yield from split_scenes(split, 2)
         raise KeyboardInterrupt
 

@@ -1,0 +1,383 @@
+"""`python benchmarks/suppression_study.py OUTPUT [--list]`: eight methods by eight seeds each.
+
+All trainings have the recipe `scenes_tiny`: scenes of version 2, the same model, batch and steps.
+The learning rate of each method is chosen first, by full trainings with a seed of their own, on
+scenes whose drawings no other split shows. Then come the seeds, and CLIP and multi-view CLIP with
+as many FLOPs as COSMOS. Every training is measured on the test scenes, into
+benchmarks/suppression/trainings.
+
+The command can be stopped at any moment, and the same command goes on. Several of them may run side
+by side with one OUTPUT: each takes the next training that no other one works on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import json
+import os
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cosmos_core import read_checkpoint
+from cosmos_core.data.scenes import TRAIN, VALIDATION, VERSION_2
+from cosmos_core.data.scenes.layouts import write_layouts
+from cosmos_core.engine.loggers import LOG
+from cosmos_core.engine.snapshot import CHECKPOINT, Snapshots
+from cosmos_core.recipes import RECIPES
+from cosmos_core.recipes.scenes import TRAIN_SCENES
+from cosmos_eval import read_results
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "suppression" / "trainings"
+TUNING_RESULTS = ROOT / "benchmarks" / "suppression" / "tuning"
+RECIPE = "scenes_tiny"
+
+# The settings of `cosmos-train scenes_tiny` that make each method.
+METHODS: dict[str, tuple[str, ...]] = {
+    "CLIP": ("method=clip",),
+    "SLIP": ("method=slip", "method.hidden=512", "method.out=128"),
+    "SILC": ("method=silc", "method.hidden=512", "method.bottleneck=128", "method.prototypes=1024"),
+    "SigLIP": ("method=siglip", f"method.bias={RECIPES['scenes_siglip']().method.bias}"),
+    "FLAIR": (
+        "method=flair",
+        f"method.bias={RECIPES['scenes_flair']().method.bias}",
+        "text.max_sentences=3",
+    ),
+    "multi-view CLIP": ("method.distillation=false",),
+    "COSMOS without cross-attention": ("method.cross_attention=false",),
+    "COSMOS": (),
+}
+# The steps with which a method has the FLOPs of COSMOS; a test counts them.
+EQUAL_COMPUTE_STEPS = {"CLIP": 0, "multi-view CLIP": 0}
+LEARNING_RATES = ("0.001", "0.0005", "0.002")
+SEEDS = range(8)
+TUNING_SEED = 100  # differs from the seeds of the study, so that no seed of it was tuned
+TEST_SETS = (
+    "scenes2-select",
+    "scenes2-select-control",
+    "scenes2-select-seen",
+    "scenes2-siblings",
+    "scenes2-retrieval",
+    "scenes2-cls",
+)
+VALIDATION_SCENES = 600
+VALIDATION_SETS = ("retrieval", "cls", "select")
+# Threads that wait for each other cost more than they save with small models. Memory is kept
+# instead of given back to the system at each step, and so is the code that oneDNN generates for
+# each number of tokens. The numbers are the same.
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "20000",
+    "MALLOC_MMAP_THRESHOLD_": str(2**32),
+    "MALLOC_TRIM_THRESHOLD_": str(2**33),
+}
+
+
+class Job(NamedTuple):
+    """One training of the study."""
+
+    # The row of the tables, such as "CLIP" or "CLIP, equal compute".
+    row: str
+    method: str
+    learning_rate: str
+    seed: int
+    steps: int
+
+    @property
+    def is_tuning(self) -> bool:
+        """Whether the training only serves to choose the learning rate."""
+        return self.seed == TUNING_SEED
+
+    @property
+    def name(self) -> str:
+        """The name of the training's folder."""
+        row = self.row.lower().replace(",", "").replace(" ", "-")
+        if self.is_tuning:
+            return f"{row}-lr-{self.learning_rate}"
+        return f"{row}-seed-{self.seed}"
+
+    @property
+    def settings(self) -> list[str]:
+        """The settings of `cosmos-train scenes_tiny`."""
+        row = self.row.lower().replace(",", "").replace(" ", "-")
+        return [
+            *METHODS[self.method],
+            f"recipe={row}",
+            f"optim.lr={self.learning_rate}",
+            f"optim.steps={self.steps}",
+            f"seed={self.seed}",
+            "save.every=250",
+            "data.workers=0",
+            "watch.pictures=false",
+        ]
+
+    @property
+    def results_folder(self) -> Path:
+        """The folder of the results."""
+        return (TUNING_RESULTS if self.is_tuning else RESULTS) / self.name
+
+
+def tuning_jobs() -> list[Job]:
+    """Return the trainings that choose learning rates."""
+    steps = RECIPES[RECIPE]().optim.steps
+    jobs = []
+    for learning_rate in LEARNING_RATES:
+        for method in METHODS:
+            jobs.append(Job(method, method, learning_rate, TUNING_SEED, steps))
+    return jobs
+
+
+def study_jobs(learning_rates: dict[str, str]) -> list[Job]:
+    """Return the trainings of the study, one seed of all rows after the other.
+
+    Args:
+        learning_rates: The chosen learning rate of each method.
+    """
+    steps = RECIPES[RECIPE]().optim.steps
+    jobs = []
+    for seed in SEEDS:
+        for method in METHODS:
+            jobs.append(Job(method, method, learning_rates[method], seed, steps))
+        for method, more_steps in EQUAL_COMPUTE_STEPS.items():
+            row = f"{method}, equal compute"
+            jobs.append(Job(row, method, learning_rates[method], seed, more_steps))
+    return jobs
+
+
+def choose_learning_rates() -> dict[str, str] | None:
+    """Return the learning rate of each method with the best score, or None before all are measured.
+
+    Of equal scores, the first in the order of LEARNING_RATES is taken.
+    """
+    scores: dict[str, dict[str, float]] = {method: {} for method in METHODS}
+    for job in tuning_jobs():
+        if not is_measured(job):
+            return None
+        scores[job.method][job.learning_rate] = validation_score(job.results_folder)
+    chosen = {}
+    for method, score_by_rate in scores.items():
+        chosen[method] = max(score_by_rate, key=score_by_rate.__getitem__)
+    return chosen
+
+
+def validation_score(folder: Path) -> float:
+    """Return the mean of R@1 (both directions), acc1 and the accuracy of choices, from 0 to 1."""
+    metrics = {row.dataset: row.metrics for row in read_results(folder)}
+    recall = statistics.mean([metrics["retrieval"][f"{direction}_R@1"] for direction in DIRECTIONS])
+    return statistics.mean([recall, metrics["cls"]["acc1"], metrics["select"]["accuracy"]])
+
+
+DIRECTIONS = ("image_to_text", "text_to_image")
+
+
+def is_trained(checkpoint: Path, job: Job) -> bool:
+    """Return whether a checkpoint is the one of a training's last step."""
+    training = read_checkpoint(checkpoint).training if checkpoint.exists() else None
+    return training is not None and training["steps"] == job.steps
+
+
+def is_measured(job: Job) -> bool:
+    """Return whether all results of a training are there."""
+    n_sets = len(VALIDATION_SETS if job.is_tuning else TEST_SETS)
+    return len([*job.results_folder.glob("*.json")]) == n_sets
+
+
+def remaining_jobs() -> list[Job]:
+    """Return the trainings that are not measured yet, and can be made now, in their order."""
+    learning_rates = choose_learning_rates()
+    jobs = tuning_jobs() if learning_rates is None else study_jobs(learning_rates)
+    return [job for job in jobs if not is_measured(job)]
+
+
+def work(output: Path) -> None:
+    """Train and measure, until every training is measured or another process works on it."""
+    prepare_scenes(output)
+    tried: set[Job] = set()
+    while True:
+        jobs = [job for job in remaining_jobs() if job not in tried]
+        if not jobs:
+            return
+        tried.add(jobs[0])
+        with lock_of(output / jobs[0].name) as log:
+            if log is not None and not is_measured(jobs[0]):
+                print(jobs[0].name, flush=True)
+                train(jobs[0], output, log)
+                measure(jobs[0], output, log)
+
+
+@contextmanager
+def lock_of(folder: Path) -> Iterator[Any]:
+    """Lock the log file of a training's folder, and yield it; yield None if it is locked."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "log.txt").open("ab") as log:
+        try:
+            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield None
+            return
+        yield log
+
+
+def prepare_scenes(output: Path) -> None:
+    """Write the training and the validation scenes, and descriptions of the latter, if missing."""
+    output.mkdir(parents=True, exist_ok=True)
+    with (output / "scenes.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not training_scenes(output).exists():
+            write_layouts(
+                training_scenes(output),
+                split=TRAIN,
+                count=TRAIN_SCENES,
+                layouts=["shards"],
+                version=VERSION_2,
+            )
+        folder = output / VALIDATION
+        if not folder.exists():
+            write_layouts(
+                folder,
+                split=VALIDATION,
+                count=VALIDATION_SCENES,
+                layouts=["coco", "folder", "questions"],
+                version=VERSION_2,
+            )
+        describe_validation_sets(folder)
+
+
+def training_scenes(output: Path) -> Path:
+    """Return the folder of the training scenes."""
+    return output / f"{VERSION_2.name}-{TRAIN_SCENES}"
+
+
+def describe_validation_sets(folder: Path) -> None:
+    """Write a description of each validation set, in JSON, which is YAML too."""
+    images = f"coco/images/{VALIDATION}"
+    captions = f"coco/annotations/captions_{VALIDATION}_joined.json"
+    descriptions = {
+        "retrieval": {"kind": "retrieval", "images": images, "annotations": captions},
+        "cls": {"kind": "cls", "folder": f"folder/{VALIDATION}", "templates": ["a large {}"]},
+        "select": {
+            "kind": "select",
+            "images": images,
+            "annotations": "questions",
+            "layout": "sugarcrepe",
+        },
+    }
+    for name, description in descriptions.items():
+        text = json.dumps({"root": ".", "name": name, **description}, indent=1)
+        (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
+
+
+def train(job: Job, output: Path, log: Any) -> None:
+    """Train a model, from its newest snapshot if there is one."""
+    folder = output / job.name / "run"
+    if is_trained(folder / CHECKPOINT, job):
+        return
+    command = ["-m", "cosmos_core.train", RECIPE, "--output", str(folder)]
+    for setting in job.settings:
+        command += ["--set", setting]
+    if folder.exists() and Snapshots(folder, 1).steps():
+        command.append("--resume")
+    else:
+        # A training that was killed before its first snapshot starts again.
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        scenes = training_scenes(output)
+        (folder / scenes.name).symlink_to(scenes.resolve())
+    run(command, log)
+    shutil.rmtree(folder / "snapshots", ignore_errors=True)
+
+
+def measure(job: Job, output: Path, log: Any) -> None:
+    """Measure a trained model. Its results appear at once, or not at all."""
+    new_folder = output / job.name / "results"
+    shutil.rmtree(new_folder, ignore_errors=True)
+    checkpoint = output / job.name / "run" / CHECKPOINT
+    command = ["-m", "cosmos_eval", "run", "--output", str(new_folder), "--workers", "0"]
+    command += ["--model", f"cosmos:{checkpoint}", "--name", f"{job.row}, seed {job.seed}"]
+    if job.is_tuning:
+        datasets = [str(output / VALIDATION / f"{name}.yaml") for name in VALIDATION_SETS]
+    else:
+        datasets = [*TEST_SETS]
+    for dataset in datasets:
+        command += ["--dataset", dataset]
+    run(command, log)
+    job.results_folder.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(job.results_folder, ignore_errors=True)
+    shutil.move(new_folder, job.results_folder)
+
+
+def run(command: Sequence[str], log: Any) -> None:
+    """Run a Python command with the log as its outputs. Raise SystemExit if it fails."""
+    environment = os.environ | ENVIRONMENT
+    child = subprocess.Popen([sys.executable, *command], env=environment, stdout=log, stderr=log)
+    try:
+        status = child.wait()
+    except BaseException:
+        child.terminate()  # it writes a snapshot
+        child.wait()
+        raise
+    if status:
+        raise SystemExit(f"{' '.join(command[:2])} ended with status {status}; see {log.name}")
+
+
+def listing(output: Path) -> Iterator[str]:
+    """Yield a line for each training with its state, and the hours left in one process."""
+    learning_rates = choose_learning_rates()
+    planned_rates = learning_rates or dict.fromkeys(METHODS, LEARNING_RATES[0])
+    jobs = [*tuning_jobs(), *study_jobs(planned_rates)]
+    seconds_per_step = _seconds_per_step(jobs, output)
+    hours = 0.0
+    for job in jobs:
+        n_steps = 0 if is_measured(job) else job.steps - _steps_done(job, output)
+        hours += n_steps * seconds_per_step.get(job.method, 0.0) / 3600
+        state = "measured" if n_steps == 0 else f"{job.steps - n_steps}/{job.steps} steps"
+        yield f"{job.name:45} {state}"
+    yield f"{hours:.1f} hours left in one process, by the pace of trainings so far"
+
+
+def _steps_done(job: Job, output: Path) -> int:
+    """Return the number of steps of a training in its log."""
+    path = output / job.name / "run" / LOG
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return int(json.loads(lines[-1])["step"]) + 1 if lines else 0
+
+
+def _seconds_per_step(jobs: Sequence[Job], output: Path) -> dict[str, float]:
+    """Return the median duration of a step of each method, over its finished trainings."""
+    seconds: dict[str, list[float]] = {}
+    for job in jobs:
+        checkpoint = output / job.name / "run" / CHECKPOINT
+        if checkpoint.exists():
+            training = read_checkpoint(checkpoint).training
+            assert training is not None
+            seconds.setdefault(job.method, []).append(training["seconds"] / training["steps"])
+    return {method: statistics.median(values) for method, values in seconds.items()}
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("output", type=Path, help="folder of the trainings and scenes")
+    parser.add_argument(
+        "--list", action="store_true", help="only list what is done, and hours left"
+    )
+    arguments = parser.parse_args()
+    if arguments.list:
+        print("\n".join(listing(arguments.output)))
+        return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    work(arguments.output.resolve())
+
+
+if __name__ == "__main__":
+    main()
