@@ -91,7 +91,7 @@ def _protocols_below(folder: str) -> Mapping[str, types.Protocol]:
             root=f"{folder}/{_SEEN}",
             images="coco/images/test-seen",
         ),
-        replace(selection, dataset="scenes2-siblings", annotations="siblings.json"),
+        replace(selection, dataset="scenes2-siblings", annotations="siblings"),
         scenes_segmentation(TRAINING, f"{folder}/{_TRAINING}", maps, _TRAINING, THINGS),
     )
     return {protocol.dataset: protocol for protocol in protocols}

@@ -372,7 +372,7 @@ def _write_questions(entries: _Entries, target: _Target) -> _Entries:
 def _write_siblings(entries: _Entries, target: _Target) -> _Entries:
     """Write choices among captions with the same dominant thing, and yield the scenes again.
 
-    The file `siblings.json` has an item for each scene, with nine false captions, in SugarCrepe's
+    The file `siblings/siblings.json` has an item for each scene, with nine false captions, in SugarCrepe's
     form. The images are in the COCO layout.
 
     Args:
@@ -392,7 +392,7 @@ def _write_siblings(entries: _Entries, target: _Target) -> _Entries:
             "caption": choice.caption,
             "negative_caption": list(choice.false_captions),
         }
-    _write_json(target.root / "siblings.json", items)
+    _write_json(target.root / "siblings" / "siblings.json", items)
 
 
 def _write_json(path: Path, content: object) -> None:
