@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple
 
 from cosmos_eval.data.asked_objects import AskedObject, read_asked_object, states_objects
+from cosmos_eval.data.coco_objects import read_questions
 from cosmos_eval.data.readers import read_records, report_faults_at
 from cosmos_eval.types import SelectionProtocol, UsageError
 
@@ -450,6 +451,20 @@ def _read_negbench(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
         yield Item((picture,), (correct_caption, *captions), subset, record.location)
 
 
+def _read_coco_objects(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
+    """Yield items built from COCO's instances: the kind of an object, and a kind that is absent."""
+    with report_faults_at(f"{path}: "):
+        questions = read_questions(path)
+    for number, question in enumerate(questions):
+        yield Item(
+            pictures=(Picture(question.file_name),),
+            captions=(question.kind, question.absent_kind),
+            subset="",
+            location=f"{path}, question {number}",
+            asked=question.asked,
+        )
+
+
 def _read_mmvp(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
     """Yield the pairs of MMVP-VLM: two images and two statements, from two rows of the table.
 
@@ -514,4 +529,5 @@ _LAYOUTS: Mapping[str, Callable[[SelectionProtocol, Path], Iterator[Item]]] = {
     "gqa-spatial": _read_gqa_spatial,
     "negbench": _read_negbench,
     "eqben": _read_eqben,
+    "coco-objects": _read_coco_objects,
 }
