@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cosmos_eval.data import folders
+from cosmos_eval.data import asked_objects, folders
 from cosmos_eval.data.selection_layouts import Chosen, Item, Picture, read_items
 from cosmos_eval.data.sources import CroppedImage, ImageFile, ImageSource, PixelFile
 from cosmos_eval.types import FoundSamples, RunOptions, SelectionProtocol, UsageError
@@ -45,6 +45,9 @@ class SelectionData(NamedTuple):
     groups: Mapping[str, NDArray[np.int64]]
     # The kind of choice: among captions, among images, or among both.
     chosen: Chosen
+    # What the items state about the objects that they ask about, as arrays (N,) by the names of
+    # `asked_objects.FIELDS`; empty if they do not.
+    asked: Mapping[str, NDArray[Any]]
     # How many items can be measured, if the complete data set has more.
     found_samples: FoundSamples | None = None
 
@@ -67,6 +70,7 @@ def select_items(data: SelectionData, items: NDArray[np.integer]) -> SelectionDa
         n_correct_of_item=data.n_correct_of_item[items],
         subset_of_item=data.subset_of_item[items],
         groups={},
+        asked={name: array[items] for name, array in data.asked.items()},
     )
 
 
@@ -336,6 +340,7 @@ def _make_data(
         counts_in_mean=~is_left_out & is_large_enough,
         groups=_number_groups(chosen_items, listed_items),
         chosen=chosen_items[0].chosen,
+        asked=asked_objects.make_arrays([item.asked for item in chosen_items]),
     )
 
 

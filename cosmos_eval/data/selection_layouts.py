@@ -8,6 +8,8 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple
 
+from cosmos_eval.data.asked_objects import AskedObject, read_asked_object, states_objects
+from cosmos_eval.data.coco_objects import read_questions
 from cosmos_eval.data.readers import read_records, report_faults_at
 from cosmos_eval.types import SelectionProtocol, UsageError
 
@@ -44,6 +46,8 @@ class Item(NamedTuple):
     pair: str = ""
     # The name of a larger group of items, which counts in the same way.
     set: str = ""
+    # The object of the image that the item asks about.
+    asked: AskedObject = AskedObject()
 
     @property
     def chosen(self) -> Chosen:
@@ -204,13 +208,15 @@ def _read_items(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
 
     A record has an `image` and its `caption`. Fields whose names begin with `positive` hold more
     correct captions, `negative` wrong captions, and `negative_image` wrong images. A `pair_id`, a
-    `set_id` and a subset are optional.
+    `set_id`, a subset and the fields of `asked_objects` are optional.
 
     Example:
         `{"image": "1.jpg", "caption": "A dog", "negative": "A cat"}` is an image with a correct and
         a wrong caption.
     """
-    for record in _read_records(path):
+    records = _read_records(path)
+    objects = _read_asked_objects(records)
+    for record, asked_object in zip(records, objects, strict=True):
         correct_captions = (record.text("caption"), *record.texts("positive"))
         wrong_captions = record.texts("negative", excluded_prefix="negative_image")
         wrong_images = record.texts("negative_image")
@@ -228,7 +234,18 @@ def _read_items(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
             n_correct=len(correct_captions),
             pair=record.identifier("pair_id"),
             set=record.identifier("set_id"),
+            asked=asked_object,
         )
+
+
+def _read_asked_objects(records: Sequence[_Record]) -> list[AskedObject]:
+    """Return the object that each record of a data set asks about.
+
+    It is unknown for all records if none of them states it. Raise UsageError for a wrong value.
+    """
+    if not states_objects([record.fields for record in records]):
+        return [AskedObject()] * len(records)
+    return [read_asked_object(record.fields, record.location) for record in records]
 
 
 # The ends of the names of the two images and captions of a pair: image_0 and image_1 in Winoground,
@@ -268,19 +285,27 @@ def _read_eqben(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
 def _read_sugarcrepe(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
     """Yield the items of SugarCrepe: an image with a correct and a wrong caption.
 
-    The fields are `filename`, `caption` and `negative_caption`. SugarCrepe++ has a second correct
-    caption in `caption2`.
+    The fields are `filename`, `caption` and `negative_caption`, which may be a list of wrong
+    captions. SugarCrepe++ has a second correct caption in `caption2`. The fields of `asked_objects`
+    are optional.
     """
-    for subset, record in _read_subset_files(path):
+    subset_records = list(_read_subset_files(path))
+    objects = _read_asked_objects([record for _, record in subset_records])
+    for (subset, record), asked_object in zip(subset_records, objects, strict=True):
         correct_captions = [record.text("caption")]
         if "caption2" in record.fields:
             correct_captions.append(record.text("caption2"))
+        if isinstance(record.fields.get("negative_caption"), list):
+            wrong_captions = record.texts("negative_caption")
+        else:
+            wrong_captions = (record.text("negative_caption"),)
         yield Item(
             pictures=_make_pictures(protocol, [record.text("filename")]),
-            captions=(*correct_captions, record.text("negative_caption")),
+            captions=(*correct_captions, *wrong_captions),
             subset=subset,
             location=record.location,
             n_correct=len(correct_captions),
+            asked=asked_object,
         )
 
 
@@ -426,6 +451,20 @@ def _read_negbench(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
         yield Item((picture,), (correct_caption, *captions), subset, record.location)
 
 
+def _read_coco_objects(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
+    """Yield items built from COCO's instances: the kind of an object, and a kind that is absent."""
+    with report_faults_at(f"{path}: "):
+        questions = read_questions(path)
+    for number, question in enumerate(questions):
+        yield Item(
+            pictures=(Picture(question.file_name),),
+            captions=(question.kind, question.absent_kind),
+            subset="",
+            location=f"{path}, question {number}",
+            asked=question.asked,
+        )
+
+
 def _read_mmvp(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
     """Yield the pairs of MMVP-VLM: two images and two statements, from two rows of the table.
 
@@ -490,4 +529,5 @@ _LAYOUTS: Mapping[str, Callable[[SelectionProtocol, Path], Iterator[Item]]] = {
     "gqa-spatial": _read_gqa_spatial,
     "negbench": _read_negbench,
     "eqben": _read_eqben,
+    "coco-objects": _read_coco_objects,
 }

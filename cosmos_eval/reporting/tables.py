@@ -251,7 +251,7 @@ def figures_of(entry: Entry) -> Iterator[MetricFacts]:
         value = entry.metrics[name]
         interval = entry.intervals.get(name)
         value_text = str(round_metric(metric, value))
-        if metric.unit == "fraction":
+        if metric.in_percent:
             value_text += " %"
         method = ""
         if interval:
@@ -351,7 +351,7 @@ def page_data(content: Content, tables: Sequence[ClassTable]) -> dict[str, Any]:
                 "dataset": test.dataset,
                 "name": test.metric,
                 "title": test.metric_record.label or test.metric,
-                "share": test.metric_record.unit == "fraction",
+                "share": test.metric_record.in_percent,
             }
         )
 

@@ -34,9 +34,8 @@ def comparison_table(comparison: Comparison, options: TableOptions) -> Table:
         rows.append(tuple(cells[title] for title in titles))
         has_one_protocol = len(protocols) == 1
         sections.append(test.dataset if has_one_protocol else f"{test.dataset} ({test.protocol})")
-    units = {test.metric_record.unit for test in comparison.tests}
     title = f"{_side_name(comparison, 0)} (A) and {_side_name(comparison, 1)} (B)"
-    if units == {"fraction"}:
+    if all(test.metric_record.in_percent for test in comparison.tests):
         title += " (%)"
     if len(protocols) == 1:
         title += f", protocol {comparison.tests[0].protocol}"
@@ -85,7 +84,7 @@ def _metric_title(test: MetricTest) -> str:
 def _test_cells(test: MetricTest, options: TableOptions) -> dict[str, Cell]:
     """Return the cells of a test by the titles of their columns."""
     metric, decimals = test.metric_record, options.decimals
-    if decimals is None and metric.unit == "fraction":
+    if decimals is None and metric.in_percent:
         decimals = 1
     difference = test.difference
     interval = difference.interval()._asdict() if options.intervals else None

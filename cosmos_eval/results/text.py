@@ -234,7 +234,7 @@ def round_metric(metric: Metric, value: float, decimals: int | None = None) -> D
     Example:
         The accuracy 0.6705 -> 67.1, the mean rank 12.345 -> 12.35.
     """
-    if metric.unit == "fraction":
+    if metric.in_percent:
         return percent(value, decimals)
     if metric.unit == "unknown" and decimals is None:
         return Decimal(repr(float(rounded(value, 4))))  # without zeros at the end

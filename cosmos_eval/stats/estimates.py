@@ -184,6 +184,23 @@ class FunctionOfWeights(NamedTuple):
 Estimate = Proportion | Mean | Median | GroupMean | CrossedMean | FunctionOfSums | FunctionOfWeights
 
 
+def mean_of_items(values: NDArray[Any], clusters: Ints) -> Proportion | Mean:
+    """Return the estimate of the mean of the values of items.
+
+    If every item is a cluster of its own, the items are independent, and the estimate is a
+    `Proportion`. Otherwise it is a `Mean`, whose interval resamples clusters.
+
+    Args:
+        values: The value (N,) of each item.
+        clusters: The number (N,) of each item's cluster. Items of one cluster depend on each other,
+            for example because they share an image.
+    """
+    are_independent = len(np.unique(clusters)) == len(clusters)
+    if are_independent:
+        return Proportion(values)
+    return Mean(values, clusters)
+
+
 def without(estimate: Estimate, keep: NDArray[np.bool_]) -> Estimate:
     """Return the estimate without some of its clusters, which are left out with all their samples.
 

@@ -626,15 +626,27 @@ def clustered_wilson(
         clusters: (N,) numbers. Samples with the same number depend on each other.
         level: The probability that the interval contains the true proportion.
     """
-    n_samples = len(hits)
     cluster_index = np.unique(clusters, return_inverse=True)[1]
-    sizes = np.bincount(cluster_index)
-    n_clusters = len(sizes)
-    if n_clusters == n_samples:  # all samples are independent
-        return wilson(int(hits.sum()), n_samples, level)
-
-    share = float(hits.mean())
     hits_of_clusters = np.bincount(cluster_index, weights=hits)
+    return wilson_of_clusters(hits_of_clusters, np.bincount(cluster_index), level)
+
+
+def wilson_of_clusters(
+    hits_of_clusters: Values, sizes: NDArray[np.number], level: float = LEVEL
+) -> Interval:
+    """Return the interval of `clustered_wilson` from the sums of each cluster.
+
+    Args:
+        hits_of_clusters: (C,), the number of hits in each cluster, which may be a fraction.
+        sizes: (C,), the number of samples in each cluster. Clusters without samples do not count.
+        level: The probability that the interval contains the true proportion.
+    """
+    n_samples = float(sizes.sum())
+    n_clusters = int(np.count_nonzero(sizes))
+    share = float(hits_of_clusters.sum()) / n_samples
+    if n_clusters == n_samples:  # all samples are independent
+        return _wilson(share, n_samples, "wilson", level)
+
     deviations = hits_of_clusters - share * sizes
     variance = float(np.square(deviations).sum()) * n_clusters / max(1, n_clusters - 1)
     least_n = n_samples**2 / float(np.square(sizes).sum())

@@ -15,15 +15,16 @@ if TYPE_CHECKING:
 Derived = Mapping[str, Any]
 """Stored samples, and the arrays that a task derives from them for several metrics."""
 
-Unit = Literal["fraction", "rank", "ratio", "number", "unknown"]
+Unit = Literal["fraction", "difference", "rank", "ratio", "number", "unknown"]
 """The unit of a metric.
 
-Fractions lie in [0, 1] and are shown in percent, ranks start at 1, ratios start at 0, and numbers
-may be any, such as a correlation. Metrics of tasks that are not installed are `unknown`: they are
+Fractions lie in [0, 1] and are shown in percent, differences of two fractions lie in [-1, 1] and
+are shown in percentage points, ranks start at 1, ratios start at 0, and numbers may be any, such as
+a correlation. Metrics of tasks that are not installed are `unknown`: they are
 shown as they are stored and never ranked.
 """
 
-_BOUNDS = {"fraction": (0, 1), "rank": (1, math.inf), "ratio": (0, math.inf)}
+_BOUNDS = {"fraction": (0, 1), "difference": (-1, 1), "rank": (1, math.inf), "ratio": (0, math.inf)}
 
 
 def no_estimate(samples: Derived) -> None:
@@ -67,9 +68,14 @@ class Metric:
         return not (self.reference or self.unit == "unknown")
 
     @property
+    def in_percent(self) -> bool:
+        """True if values are shown in percent, or in percentage points."""
+        return self.unit in ("fraction", "difference")
+
+    @property
     def factor(self) -> int:
         """The number that values are multiplied by for display: 100 for percent, else 1."""
-        return 100 if self.unit == "fraction" else 1
+        return 100 if self.in_percent else 1
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -93,7 +99,7 @@ class Metric:
         is_possible = least <= value <= greatest
         if is_possible:
             return ""
-        bounds = "from 0 to 1" if greatest == 1 else f"{least} or more"
+        bounds = f"from {least} to 1" if greatest == 1 else f"{least} or more"
         return (
             f"{value} is not a {self.unit}, which is {bounds}; "
             "the unit of other metrics is declared as `number`"

@@ -18,7 +18,15 @@ from cosmos_eval.data.selection import SelectionData
 from cosmos_eval.models.encoder import Encoder, describe_pair_scores, require_pair_scorer
 from cosmos_eval.stats import choices
 from cosmos_eval.stats.choices import Score, products
-from cosmos_eval.stats.estimates import GroupMean, Ints, Mean, Proportion, means_of_groups
+from cosmos_eval.stats.estimates import (
+    GroupMean,
+    Ints,
+    Mean,
+    Proportion,
+    mean_of_items,
+    means_of_groups,
+)
+from cosmos_eval.tasks import suppression
 from cosmos_eval.tasks.arrays import SampleArray
 from cosmos_eval.tasks.metric import Derived, Metric
 from cosmos_eval.tasks.ordered import EmbeddedMeasurement, require_no_pairs
@@ -62,6 +70,7 @@ ARRAYS = (
     SampleArray(TEXT_TO_TEXT, "truth value", ("items",), optional=True),
     SampleArray(_TEXT_CHANCE, "number", ("items",), least=0, most=1, optional=True),
     SampleArray(NAME, "text", ("items",), optional=True),
+    *suppression.ARRAYS,
 )
 _GROUP = "group_correct"  # (N,) derived, for pairs: whether both TEXT and IMAGE are true
 # A random order of a pair's four scores is correct with a probability of 1 / _ORDERS[array].
@@ -81,7 +90,7 @@ class ItemMean:
         """Return the mean of the array over all items, or None if the samples do not have it."""
         if self.array not in samples:
             return None
-        return _mean_of_items(samples[self.array], samples[CLUSTER])
+        return mean_of_items(samples[self.array], samples[CLUSTER])
 
 
 @dataclass(frozen=True)
@@ -123,7 +132,7 @@ class AllCorrect:
         # All items of a pair are in one cluster. Items that are in no complete pair have -1.
         cluster_of_pair = samples[CLUSTER][first_item_of_pair]
         is_complete = pair_numbers >= 0
-        return _mean_of_items(all_correct[is_complete], cluster_of_pair[is_complete])
+        return mean_of_items(all_correct[is_complete], cluster_of_pair[is_complete])
 
 
 @dataclass(frozen=True)
@@ -165,23 +174,6 @@ class SubsetMean:
         )
 
 
-def _mean_of_items(values: NDArray[Any], clusters: NDArray[np.int64]) -> Proportion | Mean:
-    """Return the estimate of the mean of the values of items.
-
-    If every item is a cluster of its own, the items are independent, and the estimate is a
-    `Proportion`. Otherwise it is a `Mean`, whose interval resamples clusters.
-
-    Args:
-        values: The value (N,) of each item.
-        clusters: The number (N,) of each item's cluster. Items of one cluster depend on each other,
-            for example because they share an image.
-    """
-    are_independent = len(np.unique(clusters)) == len(clusters)
-    if are_independent:
-        return Proportion(values)
-    return Mean(values, clusters)
-
-
 def _metrics() -> Iterator[Metric]:
     """Yield the metrics in the order of tables, each followed by its baselines.
 
@@ -189,6 +181,7 @@ def _metrics() -> Iterator[Metric]:
     the probability that a random choice is correct.
     """
     yield Metric("accuracy", ItemMean(CORRECT), primary=True)
+    yield from suppression.headline_metrics(CORRECT, BLIND, CLUSTER)
     yield Metric(CHANCE, ItemMean(CHANCE), reference=True, headline=True)
     yield Metric("blind_accuracy", ItemMean(BLIND), reference=True, label="no image", headline=True)
     yield Metric("shorter_accuracy", ItemMean(SHORTER), reference=True)
@@ -209,6 +202,7 @@ def _metrics() -> Iterator[Metric]:
     for name, array in (("text_score", TEXT), ("image_score", IMAGE), ("group_score", _GROUP)):
         yield Metric(name, ItemMean(array), label=name.replace("_", " "), headline=True)
         yield Metric(f"{name}_chance", ItemMean(f"{array}_{CHANCE}"), reference=True)
+    yield from suppression.detail_metrics(CORRECT, CLUSTER)
 
 
 class Selection(Task):
@@ -297,9 +291,18 @@ class Selection(Task):
         return derived
 
     def require_consistent(self, samples: types.Samples) -> None:
-        """Raise ValueError unless the text scores and the image scores are stored together."""
+        """Raise ValueError for arrays that contradict each other.
+
+        The text scores and the image scores are stored together, and objects are dominant or small.
+        """
         if (TEXT in samples) != (IMAGE in samples):
             raise ValueError(f"`{TEXT}` and `{IMAGE}` are stored together")
+        suppression.require_roles(samples)
+
+    def require_same_truth(self, first: Derived, second: Derived) -> None:
+        """Raise ValueError unless two results have the same items, about the same objects."""
+        super().require_same_truth(first, second)
+        suppression.require_same_objects(first, second)
 
     def per_class(self, samples: types.Samples) -> Mapping[str, Mapping[str, float | None]]:
         """Return the accuracy, the baselines and the number of items of every subset, by its name.
@@ -446,6 +449,7 @@ def _score_items(
         AVERAGED: data.counts_in_mean,
         CLUSTER: _cluster_items(data),
         **data.groups,
+        **data.asked,
         **baselines,
     }
     return ScoredSamples(samples, notes)
@@ -709,8 +713,8 @@ def _hash_sample_list(data: SelectionData) -> str:
     """Return a SHA-256 that identifies the images, the captions and the items.
 
     The numbers of correct captions are hashed only if an item has several, and pairs and sets of
-    items only if there are any. So other data sets keep the hash that they had before these fields
-    existed.
+    items, and the objects that items ask about, only if there are any. So other data sets keep the
+    hash that they had before these fields existed.
     """
     sample_list: list[Any] = [
         data.pictures,
@@ -723,6 +727,7 @@ def _hash_sample_list(data: SelectionData) -> str:
     if (data.n_correct_of_item > 1).any():
         sample_list.append(data.n_correct_of_item.tolist())
     sample_list += [group_of_item.tolist() for group_of_item in data.groups.values()]
+    sample_list += [[name, values.tolist()] for name, values in data.asked.items()]
     return fingerprint(sample_list)
 
 

@@ -19,7 +19,12 @@ _ROW_HEIGHT, _PANEL_MARGIN, _LEGEND_HEIGHT = 0.17, 0.45, 0.25  # inches
 _LONGEST_LABEL = {1: 34, 2: 60}  # characters of the name of a row
 _LONGEST_NAME = {1: 24, 2: 50}  # characters of the name of a model
 _COLOURS = {"A": BLUE, "B": VERMILION, "": GREY}
-_UNIT_LABELS = {"fraction": "percentage points", "rank": "ranks", "ratio": "ratio"}
+_UNIT_LABELS = {
+    "fraction": "percentage points",
+    "difference": "percentage points",
+    "rank": "ranks",
+    "ratio": "ratio",
+}
 
 
 def draw_comparison(comparison: Comparison, columns: int, *, all_metrics: bool = False) -> Figure:

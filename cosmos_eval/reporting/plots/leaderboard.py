@@ -116,6 +116,6 @@ def _draw_panel(axes: Axes, board: Board, column_index: int, row_labels: Sequenc
         else:
             intervals.append((metric.factor * interval["low"], metric.factor * interval["high"]))
     draw_bars(axes, values, intervals, BLUE)
-    unit = " (%)" if metric.unit == "fraction" else ""
+    unit = " (%)" if metric.in_percent else ""
     axes.set_title(f"{panel_title(board, column)}{unit}")
     axes.tick_params(axis="y", length=0)

@@ -101,7 +101,7 @@ def _draw_panel(
     if front:
         costs, values = zip(*front, strict=True)
         axes.plot(costs, values, color=BLUE, linewidth=0.8, alpha=0.6)
-    unit = " (%)" if metric.unit == "fraction" else ""
+    unit = " (%)" if metric.in_percent else ""
     axes.set_title(f"{panel_title(board, column)}{unit}")
     axes.set(xscale="log", xlabel="GFLOPs per image")
     axes.xaxis.set_major_formatter("{x:g}")

@@ -50,6 +50,6 @@ def draw_suite(score: SuiteScore, columns: int) -> Figure:
     draw_bars(axes, values, intervals, SKY_BLUE)
     axes.set_yticks(range(len(labels)), labels)
     axes.tick_params(axis="y", length=0)
-    unit = ", %" if score.metric.unit == "fraction" else ""
+    unit = ", %" if score.metric.in_percent else ""
     axes.set_xlabel(f"mean over {len(score.suite.members)} members of {score.suite.name}{unit}")
     return figure

@@ -669,7 +669,7 @@ def decide_findings(findings: Sequence[Finding], tolerance: float, total: int) -
     tolerated_losses = []
     p_values = []
     for finding in findings:
-        is_absolute = finding.metric_record.unit == "fraction"
+        is_absolute = finding.metric_record.in_percent
         baseline_value = abs(finding.change.b)
         tolerated_loss = tolerance if is_absolute else tolerance * baseline_value
         tolerated_losses.append(tolerated_loss)

@@ -172,7 +172,7 @@ def _agreement(first: StoredResult, second: StoredResult, metric: str) -> Agreem
         return "other settings"
     first_value, value = first.row.metrics[metric], second.row.metrics[metric]
     difference = abs(float(exact_difference(value, first_value)))
-    if metric_of(first.row.task, metric).unit == "fraction":
+    if metric_of(first.row.task, metric).in_percent:
         tolerance = max(TOLERANCE, 1 / first.row.n_samples)  # or one sample
     else:
         tolerance = TOLERANCE * abs(first_value)

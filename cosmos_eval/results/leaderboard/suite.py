@@ -113,7 +113,7 @@ class SuiteScore(NamedTuple):
         rows = self.rows
         if options.sort == BY_NAME:
             rows = tuple(sorted(rows, key=lambda row: row.model))
-        unit = " (%)" if self.metric.unit == "fraction" else ""
+        unit = " (%)" if self.metric.in_percent else ""
         return Table(
             title=f"Suite {self.suite.name}{unit}",
             heads=tuple(Head(title) for title in titles),

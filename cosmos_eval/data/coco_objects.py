@@ -1,0 +1,206 @@
+"""Questions about the dominant and the small objects of COCO's images. Imports no torch.
+
+They are built from COCO's instance annotations (Lin et al. 2014, arXiv 1405.0312), whose 80 kinds
+are annotated exhaustively: a kind without annotations is absent from the image.
+docs/caption-selection.md describes the protocol.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import pydantic
+
+from cosmos_eval.data import readers
+from cosmos_eval.data.asked_objects import DOMINANT, ROLES, SMALL, AskedObject
+from cosmos_eval.data.readers import FileError
+
+LEAST_DOMINANT = 0.2
+"""The least fraction of an image that a dominant object covers."""
+SMALL_RANGE = (0.01, 0.05)
+"""The least and the largest fraction of an image that all objects of a small kind cover."""
+
+
+class Question(NamedTuple):
+    """An image, a kind of object that it shows, and a kind that it does not show."""
+
+    file_name: str
+    kind: str
+    absent_kind: str
+    asked: AskedObject
+
+
+class _Image(pydantic.BaseModel, strict=True):
+    """The fields of an image that are read."""
+
+    id: int
+    file_name: str
+    width: pydantic.PositiveInt
+    height: pydantic.PositiveInt
+
+
+class _Instance(pydantic.BaseModel, strict=True):
+    """The fields of an annotated object that are read, or of a crowd of objects of one kind."""
+
+    image_id: int
+    category_id: int
+    # In pixels of the object's mask.
+    area: pydantic.NonNegativeFloat
+    iscrowd: int = 0
+
+
+class _Category(pydantic.BaseModel, strict=True):
+    """A kind of object."""
+
+    id: int
+    name: readers.Text
+
+
+class _Instances(pydantic.BaseModel, strict=True):
+    """The fields that are read from a file of COCO's instances."""
+
+    images: list[_Image]
+    annotations: list[_Instance]
+    categories: list[_Category]
+
+
+class _Asked(NamedTuple):
+    """An object that is asked about, without a kind that is absent from its image."""
+
+    image: _Image
+    kind: int
+    asked: AskedObject
+    # The kinds that the image shows.
+    present_kinds: frozenset[int]
+
+    @property
+    def rank(self) -> str:
+        """A hash that orders objects at random, but always alike."""
+        return hashlib.sha256(f"{self.image.id} {self.kind}".encode()).hexdigest()
+
+
+def read_questions(path: Path) -> list[Question]:
+    """Return the questions about the images of a file of COCO's instances.
+
+    An image is taken if its largest annotated object covers LEAST_DOMINANT of it or more, and if
+    all objects of at least one other kind together cover a fraction in SMALL_RANGE. There is a
+    question about the dominant object, and one about each such kind. A kind that has a crowd in the
+    image is present, but is not asked about.
+
+    The absent kind is the kind of another question about the same role, see `_pair_questions`.
+
+    Args:
+        path: The JSON file, such as `instances_val2017.json`.
+
+    Returns:
+        The questions, in the order of the images in the file.
+
+    Raises:
+        FileError: If the file has another format, or if ids are not consistent.
+    """
+    content = readers.read_json(path)
+    if not isinstance(content, dict):
+        raise FileError("must hold `images`, `annotations` and `categories`")
+    coco = readers.parse(_Instances, content)
+    name_by_kind = {category.id: category.name for category in coco.categories}
+    instances_by_image: dict[int, list[_Instance]] = {image.id: [] for image in coco.images}
+    for instance in coco.annotations:
+        if instance.image_id not in instances_by_image:
+            raise FileError(f"annotates image id {instance.image_id}, which it does not list")
+        if instance.category_id not in name_by_kind:
+            raise FileError(f"has no category of id {instance.category_id}")
+        instances_by_image[instance.image_id].append(instance)
+
+    asked_objects: list[_Asked] = []
+    for image in coco.images:
+        asked_objects += _choose_objects(image, instances_by_image[image.id])
+    absent_kinds: dict[tuple[int, int], int] = {}
+    for role in ROLES:
+        absent_kinds |= _pair_questions(
+            [entry for entry in asked_objects if entry.asked.role == role]
+        )
+
+    questions = []
+    for entry in asked_objects:
+        absent_kind = absent_kinds.get((entry.image.id, entry.kind))
+        if absent_kind is not None:
+            questions.append(
+                Question(
+                    entry.image.file_name,
+                    name_by_kind[entry.kind],
+                    name_by_kind[absent_kind],
+                    entry.asked,
+                )
+            )
+    return questions
+
+
+def _choose_objects(image: _Image, instances: Sequence[_Instance]) -> list[_Asked]:
+    """Return the objects of an image that are asked about, the dominant one first.
+
+    Return none if the image has no dominant object or no small kind.
+
+    Args:
+        image: The image.
+        instances: Its annotated objects.
+    """
+    if not instances:
+        return []
+    n_pixels = image.width * image.height
+    area_by_kind: Counter[int] = Counter()
+    for instance in instances:
+        area_by_kind[instance.category_id] += instance.area / n_pixels
+    crowded_kinds = {instance.category_id for instance in instances if instance.iscrowd}
+    largest = max(instances, key=lambda instance: instance.area)
+    dominant_area = min(1.0, largest.area / n_pixels)
+    if dominant_area < LEAST_DOMINANT or largest.category_id in crowded_kinds:
+        return []
+
+    asked = [(largest.category_id, AskedObject(DOMINANT, "kind", dominant_area, dominant_area))]
+    least, most = SMALL_RANGE
+    for kind, area in sorted(area_by_kind.items()):
+        if least <= area <= most and kind not in crowded_kinds:
+            asked.append((kind, AskedObject(SMALL, "kind", area, dominant_area)))
+    if len(asked) == 1:
+        return []
+    present_kinds = frozenset(area_by_kind)
+    return [_Asked(image, kind, asked_object, present_kinds) for kind, asked_object in asked]
+
+
+def _pair_questions(entries: Sequence[_Asked]) -> dict[tuple[int, int], int]:
+    """Return the absent kind of questions about one role, by the ids of their image and kind.
+
+    Questions are paired so that the kind of each is absent from the image of the other. Each takes
+    the kind of the other as its absent kind. A model that does not see the image chooses the same
+    kind in both questions, and is right in one: its accuracy is exactly one half.
+
+    Kinds with many questions choose their partners first, in an order of hashes. Questions that
+    find no partner are left out.
+
+    Args:
+        entries: The objects that are asked about.
+
+    Example:
+        A question about a cat in an image without dogs, and one about a dog in an image without
+        cats, are a pair: dog is the absent kind of the first one, and cat of the second one.
+    """
+    by_hash = sorted(entries, key=lambda entry: entry.rank)
+    n_questions = Counter(entry.kind for entry in entries)
+    by_frequency = sorted(by_hash, key=lambda entry: (-n_questions[entry.kind], entry.kind))
+    absent_kinds: dict[tuple[int, int], int] = {}
+    for entry in by_frequency:
+        if (entry.image.id, entry.kind) in absent_kinds:
+            continue
+        for partner in by_hash:
+            is_free = (partner.image.id, partner.kind) not in absent_kinds
+            if (
+                is_free
+                and partner.kind not in entry.present_kinds
+                and entry.kind not in partner.present_kinds
+            ):
+                absent_kinds[entry.image.id, entry.kind] = partner.kind
+                absent_kinds[partner.image.id, partner.kind] = entry.kind
+                break
+    return absent_kinds

@@ -1,0 +1,193 @@
+"""Suppression: how much better a model is at dominant objects than at small ones.
+
+COSMOS (Kim et al. 2024, arXiv 2412.01814) holds that the global loss of CLIP lets the dominant
+object of an image suppress all others. A question about an object is a hit or a miss. Suppression
+is the share of hits of questions about dominant objects, less the share of those about small ones.
+
+Its interval joins Wilson's intervals of both shares: MOVER, the method of variance estimates
+recovery (Zou and Donner 2008, "Construction of confidence limits about effect measures", Statistics
+in Medicine 27; Newcombe 1998, "Improved confidence intervals for the difference between binomial
+proportions based on paired data", Statistics in Medicine 17). It holds if a share is near 0 or 1.
+Shapes: N items, C clusters of items that depend on each other, such as the items of one image; R
+resamples.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cosmos_eval.stats.estimates import (
+    FunctionOfSums,
+    FunctionOfWeights,
+    Ints,
+    Values,
+    ratio,
+)
+from cosmos_eval.types import Interval
+
+METHOD = "wilson, difference"
+AREA_STEP = 0.1
+"""The difference of dominant areas that the odds ratio is for: 10% of the image."""
+_STEPS = 25  # of Newton's method
+_CONVERGED = 1e-6  # the largest last step of Newton's method
+
+
+class RoleHits(NamedTuple):
+    """The numbers of items, and of hits, by role: in each cluster (C,), or sums (...,) of them.
+
+    Hits may be fractions.
+    """
+
+    dominant_hits: Values
+    dominant_items: Values
+    small_hits: Values
+    small_items: Values
+
+
+def count_role_hits(
+    hits: NDArray[np.number] | NDArray[np.bool_],
+    is_dominant: NDArray[np.bool_],
+    is_small: NDArray[np.bool_],
+    clusters: Ints,
+) -> RoleHits:
+    """Return the numbers of items and of hits of each role in each cluster.
+
+    Args:
+        hits: (N,), whether each item is a hit, or which share of it is.
+        is_dominant: (N,), whether each item asks about a dominant object.
+        is_small: (N,), whether each item asks about a small object. Items of neither role do not
+            count.
+        clusters: (N,) numbers. Items with the same number depend on each other.
+
+    Example:
+        The hits [1, 0, 1], of a dominant and two small objects in the clusters [4, 4, 7], give
+        dominant_hits [1, 0], dominant_items [1, 0], small_hits [0, 1] and small_items [1, 1].
+    """
+    _, cluster_index = np.unique(clusters, return_inverse=True)
+    counts = []
+    for has_role in (is_dominant, is_small):
+        for values in (has_role * hits, has_role):
+            counts.append(np.bincount(cluster_index, weights=values))
+    return RoleHits(*counts)
+
+
+def difference_of_shares(sums: RoleHits) -> Values:
+    """Return the share of hits of dominant objects, less the share of small objects, (...,).
+
+    It is NaN without items of a role.
+    """
+    dominant_share = ratio(sums.dominant_hits, sums.dominant_items)
+    return dominant_share - ratio(sums.small_hits, sums.small_items)
+
+
+def suppression(hits: RoleHits) -> FunctionOfSums | None:
+    """Return the estimate of the suppression, or None if a role has no items.
+
+    `hits` (C,) are the numbers of items and of hits in each cluster.
+    """
+    if not (hits.dominant_items.any() and hits.small_items.any()):
+        return None
+    return FunctionOfSums(hits, difference_of_shares, interval=suppression_interval)
+
+
+def suppression_interval(hits: RoleHits, level: float) -> Interval:
+    """Return the interval of the suppression d = p - q by MOVER.
+
+    With Wilson's intervals from p_low to p_high and from q_low to q_high, and the correlation r of
+    the two shares, it goes from
+        d - sqrt((p - p_low)^2 - 2 r (p - p_low) (q_high - q) + (q_high - q)^2)  to
+        d + sqrt((p_high - p)^2 - 2 r (p_high - p) (q - q_low) + (q - q_low)^2).
+    Items of one cluster may depend on each other, within a role and between the roles: Wilson's
+    intervals are for effective numbers of items, and r follows from how far the hits of a cluster
+    are above p or q times its items.
+
+    Args:
+        hits: (C,), the numbers of items and of hits in each cluster. Both roles have items.
+        level: The probability that the interval contains the true value.
+    """
+    from cosmos_eval.stats.intervals import wilson_of_clusters  # which imports SciPy
+
+    dominant = wilson_of_clusters(hits.dominant_hits, hits.dominant_items, level)
+    small = wilson_of_clusters(hits.small_hits, hits.small_items, level)
+    p = float(hits.dominant_hits.sum() / hits.dominant_items.sum())
+    q = float(hits.small_hits.sum() / hits.small_items.sum())
+    # How far the hits of each cluster are above their expected number.
+    dominant_deviations = hits.dominant_hits - p * hits.dominant_items
+    small_deviations = hits.small_hits - q * hits.small_items
+    norm = math.sqrt((dominant_deviations**2).sum() * (small_deviations**2).sum())
+    r = float(dominant_deviations @ small_deviations) / norm if norm > 0 else 0.0
+
+    p_below, p_above = p - dominant.low, dominant.high - p
+    q_below, q_above = q - small.low, small.high - q
+    # Rounding may make a sum of squares slightly negative.
+    below = math.sqrt(max(0.0, p_below**2 - 2 * r * p_below * q_above + q_above**2))
+    above = math.sqrt(max(0.0, p_above**2 - 2 * r * p_above * q_below + q_below**2))
+    return Interval(max(-1.0, p - q - below), min(1.0, p - q + above), METHOD, level)
+
+
+def odds_ratio_by_area(
+    hits: NDArray[np.bool_], dominant_area: Values, clusters: Ints
+) -> FunctionOfWeights | None:
+    """Return how the odds of a hit change if the dominant object covers 10% more of the image.
+
+    It is the odds ratio exp(0.1 * slope) of the logistic regression
+        log(P(hit) / P(miss)) = intercept + slope * dominant_area.
+    Below 1, larger dominant objects suppress small ones more. It has no value if the areas separate
+    hits from misses, so that the regression has no solution.
+
+    Args:
+        hits: (N,), whether each item about a small object is a hit.
+        dominant_area: (N,), the fraction of the image that its dominant object covers.
+        clusters: (N,) numbers. Items with the same number depend on each other. If their areas
+            differ, their mean counts.
+
+    Returns:
+        The estimate, or None if all areas are equal.
+    """
+    _, cluster_index = np.unique(clusters, return_inverse=True)
+    n_items = np.bincount(cluster_index)
+    n_hits = np.bincount(cluster_index, weights=hits)
+    areas = np.bincount(cluster_index, weights=dominant_area) / n_items
+    if np.ptp(areas) == 0:
+        return None
+    return FunctionOfWeights(np.stack([n_items, n_hits, areas], axis=1), _WeightedOddsRatio)
+
+
+class _WeightedOddsRatio:
+    """A function that computes the odds ratio of several resamples at once."""
+
+    def __init__(self, samples: Values) -> None:
+        """Keep the items, the hits and the dominant area of each cluster, `samples` (C, 3)."""
+        self._n_items, self._n_hits, areas = samples.T
+        self._mean_area = float(areas.mean())
+        self._steps_of_area = (areas - self._mean_area) / AREA_STEP
+
+    def __call__(self, weights: Values) -> Values:
+        """Return the odds ratios (R,) of R resamples, by Newton's method for all at once.
+
+        A resample whose regression does not converge has NaN.
+
+        Args:
+            weights: (R, C) says how often each cluster is drawn in each resample.
+        """
+        x = self._steps_of_area
+        n_items, n_hits = weights * self._n_items, weights * self._n_hits  # (R, C)
+        intercept = np.zeros(len(weights))
+        slope = np.zeros(len(weights))
+        step_of_slope = np.full(len(weights), np.inf)
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            for _ in range(_STEPS):
+                probability = 1 / (1 + np.exp(-(intercept[:, None] + slope[:, None] * x)))
+                residuals = n_hits - n_items * probability
+                variances = n_items * probability * (1 - probability)
+                # The gradient, and the second derivatives, of the log-likelihood.
+                gradient, gradient_x = residuals.sum(axis=1), residuals @ x
+                s, s_x, s_xx = variances.sum(axis=1), variances @ x, variances @ (x * x)
+                determinant = s * s_xx - s_x * s_x
+                intercept += (s_xx * gradient - s_x * gradient_x) / determinant
+                step_of_slope = (s * gradient_x - s_x * gradient) / determinant
+                slope += step_of_slope
+            is_converged = np.abs(step_of_slope) < _CONVERGED
+            return np.where(is_converged, np.exp(slope), np.nan)
