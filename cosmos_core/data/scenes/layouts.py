@@ -342,7 +342,7 @@ def _write_questions(entries: _Entries, target: _Target) -> _Entries:
 
     There is a file for each word that is false in a caption, such as `colour.json`. Besides the
     keys that SugarCrepe's items have, an item says which object the word is about (`object`,
-    "dominant" or "small"), the word (`word`), and the areas of this object and of the dominant one.
+    "dominant" or "small"), the word (`word`), and the areas of this object and of the largest one.
     The images are in the COCO layout.
 
     Args:

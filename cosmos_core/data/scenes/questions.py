@@ -23,11 +23,12 @@ class Question(NamedTuple):
 
     caption: str
     false_caption: str
-    # DOMINANT or SMALL_OBJECT: the thing whose word is false.
+    # DOMINANT or SMALL_OBJECT: the thing whose word is false. In a control, the thing that
+    # dominates the other scene counts as dominant.
     object: str
     # The false word, one of WORDS.
     word: str
-    # The visible area of that thing, and of the dominant thing, as fractions of the image.
+    # The visible area of that thing, and of the largest thing, as fractions of the image.
     area: float
     dominant_area: float
 
@@ -67,7 +68,7 @@ def ask_questions(
                 object=role,
                 word=word,
                 area=target.area,
-                dominant_area=things[0].area,
+                dominant_area=max(thing.area for thing in things),
             )
             questions.append(question)
     return questions
