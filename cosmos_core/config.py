@@ -136,6 +136,9 @@ class DataConfig:
     keyed_order: bool = False
     # Processes that load data, for each process that trains.
     workers: Annotated[int, Field(ge=0, le=1024)] = 2
+    # Whether each process that loads data keeps all samples of local shards in memory that it has
+    # decoded: for a data set that fits. An image takes 3 bytes a pixel.
+    keep_decoded: bool = False
     # The fraction of samples that may be unreadable; with more, the run stops.
     max_bad: Fraction = 0.05
 

@@ -110,7 +110,8 @@ def open_data(
         schedule,
         keyed=config.data.keyed_order,
     )
-    batches = _load(config, LocalBatches(index, view_maker), order, workers)
+    dataset = LocalBatches(index, view_maker, keep_decoded=config.data.keep_decoded)
+    batches = _load(config, dataset, order, workers)
     return OpenedData(batches, index)
 
 
@@ -152,10 +153,20 @@ class LocalBatches(Dataset[samples.Item]):
     other one, up to MAX_SUBSTITUTES times. The draw's seed decides which one.
     """
 
-    def __init__(self, index: SampleIndex, view_maker: samples.ViewMaker) -> None:
-        """Create the batches of an index of samples, with views from `view_maker`."""
+    def __init__(
+        self, index: SampleIndex, view_maker: samples.ViewMaker, *, keep_decoded: bool = False
+    ) -> None:
+        """Create the batches of an index of samples.
+
+        Args:
+            index: The index of all samples.
+            view_maker: Makes the views of decoded samples.
+            keep_decoded: True to keep decoded samples in memory, so that each is decoded once.
+        """
         self._index = index
         self._view_maker = view_maker
+        self._keep_decoded = keep_decoded
+        self._decoded_samples: dict[int, samples.Sample] = {}
 
     def __getitem__(self, draws: Sequence[Draw]) -> samples.Item:
         """Return the batch of drawn samples.
@@ -187,7 +198,7 @@ class LocalBatches(Dataset[samples.Item]):
         sample_number = draw.number
         for attempt in range(1, MAX_SUBSTITUTES + 1):
             try:
-                sample = samples.decode_sample(self._index.read(sample_number))
+                sample = self._read_sample(sample_number)
             except samples.BadSampleError as error:
                 shard, key = self._index.shard_and_key(sample_number)
                 problems.append(error.problem(shard, key))
@@ -198,6 +209,15 @@ class LocalBatches(Dataset[samples.Item]):
         raise samples.UnreadableDataError(
             f"{MAX_SUBSTITUTES} samples in a row could not be read, the last one {problems[-1]}"
         )
+
+    def _read_sample(self, number: int) -> samples.Sample:
+        """Return the decoded sample of a number. Raise BadSampleError if it cannot be decoded."""
+        if number in self._decoded_samples:
+            return self._decoded_samples[number]
+        sample = samples.decode_sample(self._index.read(number))
+        if self._keep_decoded:
+            self._decoded_samples[number] = sample
+        return sample
 
 
 def _load(

@@ -122,7 +122,6 @@ def scenes_tiny() -> config.TrainConfig:
     recipe = scenes_small()
     architecture = recipe.architecture
     assert isinstance(architecture, dict)
-    architecture["vision_cfg"].update(patch_size=16)
     architecture["text_cfg"].update(
         context_length=VERSION_2.context_length,
         vocab_size=scenes_tokenizer(version=VERSION_2).vocab_size,

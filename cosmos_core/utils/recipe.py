@@ -16,7 +16,15 @@ IDENTITY = ("group", "seed", "recipe_sha256", "data_sha256", "samples", "flops")
 SHARDS = "data.shards"
 
 # Options that may differ between a run and its continuation: they do not change the weights.
-FREE = ("data.workers", "save", "watch", "compute.checkpointing", "compute.timeout", "parallel")
+FREE = (
+    "data.workers",
+    "data.keep_decoded",
+    "save",
+    "watch",
+    "compute.checkpointing",
+    "compute.timeout",
+    "parallel",
+)
 
 # Other options in which trainings of one recipe may differ: names, and the rounding of weights.
 _RUN_OPTIONS = (

@@ -372,8 +372,8 @@ def _write_questions(entries: _Entries, target: _Target) -> _Entries:
 def _write_siblings(entries: _Entries, target: _Target) -> _Entries:
     """Write choices among captions with the same dominant thing, and yield the scenes again.
 
-    The file `siblings/siblings.json` has an item for each scene, with nine false captions, in SugarCrepe's
-    form. The images are in the COCO layout.
+    The file `siblings/siblings.json` has an item for each scene, with nine false captions, in
+    SugarCrepe's form. The images are in the COCO layout.
 
     Args:
         entries: The scenes with their JPEG files.

@@ -116,6 +116,6 @@ def scenes_tokenizer(
         version: The version of the scenes.
     """
     # Imported here: it imports torch, which pictures and captions do not need.
-    from open_clip.tokenizer import SimpleTokenizer
+    from cosmos_core.data.scenes.tokenizer import ScenesTokenizer
 
-    return SimpleTokenizer(bpe_path=str(merges_file(version)), context_length=context_length)
+    return ScenesTokenizer(version, context_length)

@@ -5,6 +5,8 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import torch
+from open_clip.tokenizer import SimpleTokenizer
 
 from cosmos_core.data.scenes import (
     PALETTE,
@@ -252,6 +254,18 @@ def test_each_word_is_one_token_and_the_bundled_file_is_the_one_of_this_code(tmp
         assert len(tokenizer.encode(caption)) <= VERSION_2.context_length - 2
         texts = [text for texts in scene.captions.values() for text in texts]
         assert {word for text in texts for word in text.split()} <= set(words("scenes2"))
+
+
+@pytest.mark.parametrize("version", [VERSION_1, VERSION_2], ids=["1", "2"])
+def test_the_quick_tokenizer_gives_the_tokens_of_openclip(version):
+    quick = scenes_tokenizer(40, version)
+    slow = SimpleTokenizer(bpe_path=str(merges_file(version)), context_length=40)
+    texts = ["A Red  car.", "unknownword ball", "ball.", "a  ball", "", "it's", "red car. ", ". ."]
+    for scene in split_scenes(TRAIN, 20, version=version):
+        for sentences in scene.captions.values():
+            texts += [*sentences, ". ".join(sentences)]
+    assert [quick.encode(text) for text in texts] == [slow.encode(text) for text in texts]
+    assert torch.equal(quick(texts), slow(texts))
 
 
 def test_layouts_of_questions_hold_what_the_scenes_say(tmp_path, scenes):
