@@ -3,7 +3,7 @@
 Shapes are N points (x, y) in a square from -1 to 1; y points downwards.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from itertools import product
@@ -32,13 +32,13 @@ _RIM_WIDTHS = {LARGE: 9, SMALL: 7}
 # The factor by which a margin for the light enlarges a sprite: three pixels around a small one.
 _MARGIN_FACTOR = 1 + 2 * 3 / SPRITE_SIDES[SMALL]
 
-_DARK: Colour = (34, 28, 34)
-_WHITE: Colour = (246, 246, 242)
-_HIGHLIGHT: Colour = (255, 255, 255)
-_CREAM: Colour = (240, 226, 196)
-_BARK: Colour = (112, 72, 42)
-_LEAF: Colour = (62, 142, 52)
-_GLASS: Colour = (168, 214, 240)
+DARK: Colour = (34, 28, 34)
+WHITE: Colour = (246, 246, 242)
+HIGHLIGHT: Colour = (255, 255, 255)
+CREAM: Colour = (240, 226, 196)
+BARK: Colour = (112, 72, 42)
+LEAF: Colour = (62, 142, 52)
+GLASS: Colour = (168, 214, 240)
 
 
 @cache
@@ -59,9 +59,22 @@ def draw_sprites(kind: str, colour: str, variant: int) -> dict[str, Image]:
     kind_index = THINGS.index(kind)
     colour_index = COLOURS[kind].index(colour)
     rng = np.random.default_rng([_BANK_SEED, kind_index, colour_index, variant])
+    return paint_sprites(_PAINTERS[kind_index], PALETTE[colour], rng)
+
+
+def paint_sprites(paint: "Painter", colour: Colour, rng: Rng) -> dict[str, Image]:
+    """Paint a thing, and return a large and a small image of it.
+
+    Args:
+        paint: The function that draws things of one kind.
+        colour: The red, green and blue values of the main colour, from 0 to 255.
+        rng: The random generator, which varies the drawing.
+
+    Returns:
+        The images, as `draw_sprites` returns them.
+    """
     canvas = Canvas()
-    paint = _PAINTERS[kind_index]
-    paint(canvas, PALETTE[colour], rng)
+    paint(canvas, colour, rng)
 
     # Crop the square around the thing's centre that holds the thing and a margin.
     x, y, width, height = cv2.boundingRect(canvas.rgba[..., 3])
@@ -191,6 +204,10 @@ class Canvas:
         cv2.copyTo(rgba_before, outside_mask, self.rgba)
 
 
+# A function that draws one thing of its kind on a canvas, in a colour, varied by a generator.
+Painter = Callable[[Canvas, Colour, Rng], None]
+
+
 def _finish_sprite(rgba: Image, size: str) -> Image:
     """Return a sprite, which is the image of a thing in the size in which scenes show it.
 
@@ -204,7 +221,7 @@ def _finish_sprite(rgba: Image, size: str) -> Image:
     # The distance in pixels from each transparent pixel to the thing.
     distance = cv2.distanceTransform((rgba[..., 3] == 0).view(np.uint8), cv2.DIST_L2, 3)
     # Premultiplied colours of the outline, the light, and the pixels further away.
-    rim_colours = np.array([(*_DARK, 255), (110, 110, 106, 112), (0, 0, 0, 0)], np.uint8)
+    rim_colours = np.array([(*DARK, 255), (110, 110, 106, 112), (0, 0, 0, 0)], np.uint8)
     is_beyond_outline = distance > _OUTLINE_WIDTH
     is_beyond_light = distance > _RIM_WIDTHS[size]
     # 0 in the outline, 1 in the light, and 2 beyond both.
@@ -253,11 +270,11 @@ def _paint_apple(canvas: Canvas, colour: Colour, rng: Rng) -> None:
     highlight = oval(-0.42, -0.12, 0.1, 0.2, 28)
     canvas.fill(highlight, shade(colour, 1.8))
     stem = [(0, -0.22), (0.03, -0.55), (0.12, -0.86)]
-    canvas.line(stem, _BARK, 15)
+    canvas.line(stem, BARK, 15)
     leaf = oval(0.38, -0.7, 0.3, 0.13, -22)
-    canvas.fill(leaf, _LEAF, 3)
+    canvas.fill(leaf, LEAF, 3)
     leaf_vein = [(0.14, -0.6), (0.6, -0.8)]
-    canvas.line(leaf_vein, shade(_LEAF, 0.6), 3)
+    canvas.line(leaf_vein, shade(LEAF, 0.6), 3)
 
 
 def _paint_ball(canvas: Canvas, colour: Colour, rng: Rng) -> None:
@@ -271,7 +288,7 @@ def _paint_ball(canvas: Canvas, colour: Colour, rng: Rng) -> None:
     pole = rng.uniform(-0.3, 0.3, 2)
     n_wedges = int(rng.choice([3, 4]))
     first_turn = rng.uniform(0, 2 * np.pi)
-    with canvas.inside(circle(0, 0, 0.9), _WHITE):
+    with canvas.inside(circle(0, 0, 0.9), WHITE):
         for wedge in range(n_wedges):
             # A wedge takes half of its share of the circle. It ends outside of the ball.
             turns = first_turn + (wedge + np.linspace(0, 0.5, 9)) / n_wedges * 2 * np.pi
@@ -280,7 +297,7 @@ def _paint_ball(canvas: Canvas, colour: Colour, rng: Rng) -> None:
         pole_disc = circle(pole[0], pole[1], 0.17)
         canvas.fill(pole_disc, shade(colour, 0.7), 4)
         highlight = oval(-0.45, -0.5, 0.16, 0.09, -45)
-        canvas.fill(highlight, _HIGHLIGHT)
+        canvas.fill(highlight, HIGHLIGHT)
 
 
 def _paint_boat(canvas: Canvas, colour: Colour, rng: Rng) -> None:
@@ -292,9 +309,9 @@ def _paint_boat(canvas: Canvas, colour: Colour, rng: Rng) -> None:
         rng: The random generator, which varies the drawing.
     """
     mast_x = rng.uniform(-0.12, 0.08)
-    sail_colour = PALETTE["white"] if colour != PALETTE["white"] else _CREAM
+    sail_colour = PALETTE["white"] if colour != PALETTE["white"] else CREAM
     mast = box(mast_x - 0.035, -0.9, mast_x + 0.035, 0.4)
-    canvas.fill(mast, _BARK)
+    canvas.fill(mast, BARK)
 
     # The sails, to the right and to the left of the mast.
     mainsail_end, jib_end = rng.uniform(0.62, 0.8), rng.uniform(-0.72, -0.5)
@@ -315,7 +332,7 @@ def _paint_boat(canvas: Canvas, colour: Colour, rng: Rng) -> None:
     n_portholes = int(rng.integers(2, 5))
     for x in np.linspace(-0.45, 0.45, n_portholes):
         porthole = circle(x, 0.59, 0.075)
-        canvas.fill(porthole, _GLASS, 4)
+        canvas.fill(porthole, GLASS, 4)
     flag = [(mast_x, -0.98), (mast_x, -0.78), (mast_x + 0.3, -0.88)]
     canvas.fill(flag, shade(colour, 0.8))
 
@@ -355,8 +372,8 @@ def _paint_car(canvas: Canvas, colour: Colour, rng: Rng) -> None:
         (roof_front - 0.04, window_top),
         (roof_front + 0.14, window_bottom),
     ]
-    canvas.fill(back_window, _GLASS, 3)
-    canvas.fill(front_window, _GLASS, 3)
+    canvas.fill(back_window, GLASS, 3)
+    canvas.fill(front_window, GLASS, 3)
 
     sill = box(-0.95, 0.24, 0.95, 0.38)
     canvas.fill(sill, shade(colour, 0.68))
@@ -405,15 +422,15 @@ def _paint_fish(canvas: Canvas, colour: Colour, rng: Rng) -> None:
         if has_stripes:
             for x in (-0.32, 0.04):
                 stripe = [(x, -1), (x + 0.16, -1), (x + 0.12, 1), (x - 0.04, 1)]
-                canvas.fill(stripe, _WHITE)
+                canvas.fill(stripe, WHITE)
         gill = oval(0.34, 0, 0.24, height * 1.1)
         _draw_right_half(canvas, gill, fin_colour, 6)
 
     eye, pupil = circle(0.68, -0.1, 0.11), circle(0.7, -0.1, 0.055)
-    canvas.fill(eye, _HIGHLIGHT, 3)
+    canvas.fill(eye, HIGHLIGHT, 3)
     canvas.fill(pupil, (16, 16, 20))
     mouth = [(0.86, 0.12), (0.76, 0.17), (0.68, 0.15)]
-    canvas.line(mouth, _DARK, 5)
+    canvas.line(mouth, DARK, 5)
 
 
 def _draw_right_half(
@@ -471,7 +488,7 @@ def _paint_house(canvas: Canvas, colour: Colour, rng: Rng) -> None:
     half_pane = half_window * 0.33
     for x in (-wall_x + 0.27, wall_x - 0.27):
         y = rng.uniform(0.2, 0.34)
-        canvas.fill(_square(x, y, half_window), _WHITE)
+        canvas.fill(_square(x, y, half_window), WHITE)
         for pane_side_x, pane_side_y in product((-0.45, 0.45), repeat=2):
             pane_x, pane_y = x + pane_side_x * half_window, y + pane_side_y * half_window
             canvas.fill(_square(pane_x, pane_y, half_pane), (70, 130, 190))
@@ -494,16 +511,16 @@ def _paint_ladybird(canvas: Canvas, colour: Colour, rng: Rng) -> None:
         foot_x = rng.uniform(0.86, 0.96)
         for side in (-1, 1):
             leg = [(0, y), (side * 0.78, y), (side * foot_x, y + 0.14)]
-            canvas.line(leg, _DARK, 11)
+            canvas.line(leg, DARK, 11)
 
     for side in (-1, 1):
         feeler = [(0, -0.6), (side * 0.2, -0.84), (side * 0.36, -0.94)]
-        canvas.line(feeler, _DARK, 8)
+        canvas.line(feeler, DARK, 8)
     head = oval(0, -0.56, 0.4, 0.28)
     canvas.fill(head, (30, 28, 32))
     for side in (-1, 1):
         eye = oval(side * 0.2, -0.62, 0.09, 0.08)
-        canvas.fill(eye, _WHITE)
+        canvas.fill(eye, WHITE)
 
     wings = oval(0, 0.16, 0.7, 0.72)
     with canvas.inside(wings, colour):
@@ -515,9 +532,9 @@ def _paint_ladybird(canvas: Canvas, colour: Colour, rng: Rng) -> None:
         for x, y in spot_places[:n_spots]:
             for side in (-1, 1):
                 spot = circle(side * x, y, spot_radius)
-                canvas.fill(spot, _DARK)
+                canvas.fill(spot, DARK)
         seam = [(0, -0.6), (0, 0.9)]  # between the wings
-        canvas.line(seam, _DARK, 8)
+        canvas.line(seam, DARK, 8)
 
 
 def _paint_mushroom(canvas: Canvas, colour: Colour, rng: Rng) -> None:
@@ -530,18 +547,18 @@ def _paint_mushroom(canvas: Canvas, colour: Colour, rng: Rng) -> None:
     """
     stem_x = rng.uniform(0.17, 0.25)  # of the stem's right edge at its top
     stem = [(-stem_x, -0.1), (stem_x, -0.1), (stem_x + 0.12, 0.84), (-stem_x - 0.12, 0.84)]
-    with canvas.inside(stem, _CREAM):
+    with canvas.inside(stem, CREAM):
         shadow, ring = box(stem_x * 0.35, -0.1, 1, 0.9), oval(0, 0.3, 0.5, 0.07)
-        canvas.fill(shadow, shade(_CREAM, 0.84))
-        canvas.fill(ring, shade(_CREAM, 0.7))
+        canvas.fill(shadow, shade(CREAM, 0.84))
+        canvas.fill(ring, shade(CREAM, 0.7))
 
     cap_height = rng.uniform(0.86, 1.02)
     dome = oval(0, 0.06, 0.9, cap_height)
     underside = oval(0, 0.06, 0.9, 0.16)
-    with canvas.inside(underside, shade(_CREAM, 0.82)):
+    with canvas.inside(underside, shade(CREAM, 0.82)):
         for x in np.linspace(-0.8, 0.8, 15):
             gill = [(x * 0.3, -0.1), (x, 0.3)]
-            canvas.line(gill, shade(_CREAM, 0.55), 3)
+            canvas.line(gill, shade(CREAM, 0.55), 3)
 
     # The cap is the upper half of the dome, from the right end to the left. The lower half of a
     # flat ellipse, from the left end to the right, closes it.
@@ -565,7 +582,7 @@ def _paint_mushroom(canvas: Canvas, colour: Colour, rng: Rng) -> None:
             radius = rng.uniform(0.09, 0.15)
             spot_x = x + rng.uniform(-0.06, 0.06)
             spot = oval(spot_x, y * cap_height, radius, radius * 0.85)
-            canvas.fill(spot, _WHITE)
+            canvas.fill(spot, WHITE)
 
 
 def _paint_sunflower(canvas: Canvas, colour: Colour, rng: Rng) -> None:
@@ -578,13 +595,13 @@ def _paint_sunflower(canvas: Canvas, colour: Colour, rng: Rng) -> None:
     """
     sway = rng.uniform(-0.12, 0.12)
     stem = [(0, -0.3), (sway, 0.4), (0, 0.95)]
-    canvas.line(stem, _LEAF, 19)
+    canvas.line(stem, LEAF, 19)
     for side in (-1, 1):
         leaf_y = rng.uniform(0.5, 0.72)
         leaf = oval(side * 0.32, leaf_y, 0.3, 0.12, -side * 28)
-        canvas.fill(leaf, _LEAF, 4)
+        canvas.fill(leaf, LEAF, 4)
         leaf_vein = [(0, leaf_y + 0.14), (side * 0.52, leaf_y - 0.1)]
-        canvas.line(leaf_vein, shade(_LEAF, 0.6), 3)
+        canvas.line(leaf_vein, shade(LEAF, 0.6), 3)
 
     # The petals, in a circle around (0, -0.34); every other one is darker.
     n_petals = int(rng.integers(11, 16))
@@ -613,10 +630,10 @@ def _paint_tree(canvas: Canvas, colour: Colour, rng: Rng) -> None:
     """
     foot_x = rng.uniform(0.2, 0.28)
     trunk = [(-0.12, 0), (0.12, 0), (0.14, 0.7), (foot_x, 0.92), (-foot_x, 0.92), (-0.14, 0.7)]
-    with canvas.inside(trunk, _BARK):
+    with canvas.inside(trunk, BARK):
         for x in (-0.08, 0.0, 0.07):
             crack = [(x, 0), (x * 1.3, 1)]
-            canvas.line(crack, shade(_BARK, 0.6), 4)
+            canvas.line(crack, shade(BARK, 0.6), 4)
 
     # The crown: an oval in the middle, and others in a circle around it.
     crown_ovals = [oval(0, -0.32, 0.5, 0.42)]
@@ -641,7 +658,7 @@ def _paint_tree(canvas: Canvas, colour: Colour, rng: Rng) -> None:
 
 
 # The painters of the kinds of things, in the order of THINGS.
-_PAINTERS = (
+_PAINTERS: tuple[Painter, ...] = (
     _paint_apple,
     _paint_ball,
     _paint_boat,
