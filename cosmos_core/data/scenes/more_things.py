@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
+from cosmos_core.data.scenes import PALETTE
 from cosmos_core.data.scenes.things import (
     BARK,
     CREAM,
@@ -98,23 +99,27 @@ def _draw_tubes(canvas: Canvas, tubes: list[Shape], colour: Colour, width: int) 
 
 
 def _draw_pattern(canvas: Canvas, colour: Colour, rng: Rng) -> None:
-    """Draw stripes, bands or dots on the whole canvas, or nothing.
+    """Draw stripes, bands, dots or zigzags on the whole canvas, or nothing.
 
     Args:
         canvas: The canvas, which is clipped to the thing that gets the pattern.
         colour: The colour of the thing. The pattern is darker or lighter.
         rng: The random generator, which chooses the pattern, its shade and its density.
     """
-    pattern = str(rng.choice(["plain", "stripes", "bands", "dots"]))
+    pattern = str(rng.choice(["plain", "stripes", "bands", "dots", "zigzags"]))
     pattern_colour = shade(colour, float(rng.choice([0.72, 1.45])))
     step = rng.uniform(0.24, 0.36)
     width = int(rng.integers(9, 15))
     first = rng.uniform(-1, -1 + step)
+    zigzag_x = np.linspace(-1, 1, 17)
     for place in np.arange(first, 1, step):
         if pattern == "stripes":
             canvas.line([(place, -1), (place, 1)], pattern_colour, width)
         elif pattern == "bands":
             canvas.line([(-1, place), (1, place)], pattern_colour, width)
+        elif pattern == "zigzags":
+            zigzag = np.stack([zigzag_x, place + 0.1 * (np.arange(17) % 2)], 1)
+            canvas.line(zigzag, pattern_colour, width)
         elif pattern == "dots":
             for y in np.arange(first, 1, step):
                 canvas.fill(circle(place, y, step * 0.24), pattern_colour)
@@ -366,7 +371,7 @@ def _paint_clock(canvas: Canvas, colour: Colour, rng: Rng) -> None:
         rng: The random generator, which varies the drawing.
     """
     radius = rng.uniform(0.68, 0.76)
-    dial_radius = radius * rng.uniform(0.6, 0.68)
+    dial_radius = radius * rng.uniform(0.54, 0.62)
     centre_y = 0.9 - radius
     centre = np.array([0, centre_y])
     hammer = [(0, centre_y - radius), (0, -0.86)]
@@ -374,12 +379,12 @@ def _paint_clock(canvas: Canvas, colour: Colour, rng: Rng) -> None:
     canvas.line([(-0.12, -0.88), (0.12, -0.88)], DARK, 15)
     for side in (-1, 1):
         foot = [(side * 0.4, centre_y + 0.5), (side * 0.66, 0.94)]
-        canvas.line(foot, shade(colour, 0.45), 21)
+        canvas.line(foot, shade(colour, 0.6), 21)
         bell = _arc(0, 0, 0.36, 0.34, 180, 360)
         bell_place = [side * 0.55, centre_y - radius + 0.08]
         canvas.fill(_turned(bell, side * 36) + bell_place, shade(colour, 0.8), 5)
 
-    dial_colour = WHITE if min(colour) < 200 else shade(GLASS, 1.3)
+    dial_colour = WHITE if colour != PALETTE["white"] else GLASS
     canvas.fill(circle(0, centre_y, radius), colour, 5)
     canvas.fill(circle(0, centre_y, dial_radius), dial_colour, 5)
     n_marks = int(rng.choice([4, 12]))
@@ -451,7 +456,7 @@ def _paint_duck(canvas: Canvas, colour: Colour, rng: Rng) -> None:
         (-0.96, 0.6),
     ]
     # The beak is orange, or yellow if the duck is orange.
-    beak_colour: Colour = (232, 116, 22) if colour[2] != 28 else (250, 214, 70)
+    beak_colour: Colour = (232, 116, 22) if colour != PALETTE["orange"] else PALETTE["yellow"]
     beak = _rounded([(-0.2, -0.14), (-0.36, -0.2), (-0.62, 0.06), (-0.62, 0.2), (-0.2, 0.2)])
     beak_place = [head_x - head_radius + 0.22, head_y + 0.04]
     with canvas.inside(_rounded(body), colour, 5):
@@ -464,12 +469,28 @@ def _paint_duck(canvas: Canvas, colour: Colour, rng: Rng) -> None:
     canvas.fill(circle(eye_x, head_y - 0.08, 0.085), DARK)
     canvas.fill(circle(eye_x - 0.02, head_y - 0.11, 0.03), HIGHLIGHT)
 
+    _draw_wing(canvas, colour, rng)
+
+
+def _draw_wing(canvas: Canvas, colour: Colour, rng: Rng) -> None:
+    """Draw the wing of a duck: a tip that points to the tail, and feathers.
+
+    Args:
+        canvas: The canvas to draw on.
+        colour: The colour of the duck. The wing is darker or lighter.
+        rng: The random generator, which varies the wing.
+    """
     wing_level = rng.choice([0.72, 1.4])
-    wing_x = rng.uniform(0.12, 0.24)
-    n_feathers = int(rng.integers(2, 5))
-    for size in np.linspace(1, 0.45, n_feathers):
-        wing = oval(wing_x - 0.1 * (1 - size), 0.36, 0.42 * size, 0.24 * size, -14)
-        canvas.fill(wing, shade(colour, wing_level), 4)
+    tip_x, tip_y = rng.uniform(0.62, 0.78), rng.uniform(0.14, 0.3)
+    shoulder_x = rng.uniform(-0.3, -0.16)
+    wing = _rounded(
+        [(shoulder_x, 0.1), (tip_x, tip_y - 0.2), (tip_x, tip_y), (0.2, 0.84), (-0.34, 0.6)]
+    )
+    with canvas.inside(wing, shade(colour, wing_level), 5):
+        n_feathers = int(rng.integers(2, 5))
+        for x in np.linspace(0.4, 0.0, n_feathers):
+            feather = _arc(x - 0.3, 0.2, 0.34, 0.36, -10, 100)
+            canvas.line(feather, shade(colour, wing_level * 0.72), 6)
 
 
 def _paint_guitar(canvas: Canvas, colour: Colour, rng: Rng) -> None:
@@ -556,22 +577,23 @@ def _paint_kite(canvas: Canvas, colour: Colour, rng: Rng) -> None:
         colour: The main colour of the kite.
         rng: The random generator, which varies the drawing.
     """
-    lean = rng.uniform(8, 24)
-    half_width, cross_y = rng.uniform(0.62, 0.72), rng.uniform(-0.44, -0.28)
-    top, bottom = (0.0, -1.0), (0.0, 0.5)
+    lean = rng.uniform(16, 30)
+    half_width, cross_y = rng.uniform(0.54, 0.68), rng.uniform(-0.5, -0.3)
+    top, bottom = (0.0, -1.1), (0.0, rng.uniform(0.5, 0.66))
     upright_corners = [top, (half_width, cross_y), bottom, (-half_width, cross_y)]
     corners = _turned(upright_corners, lean)
     centre = _turned([(0, cross_y)], lean)[0]
     tail_x, tail_y = corners[2]
     turns = np.linspace(0, 2 * np.pi, 24)
-    tail = np.stack(
-        [tail_x + 0.4 * turns / 6.3 + 0.13 * np.sin(turns), np.linspace(tail_y, 0.93, 24)], 1
-    )
+    tail_end = rng.uniform(0.86, 0.98)
+    tail_x_values = np.linspace(tail_x, tail_end, 24)
+    tail_y_values = np.linspace(tail_y, 0.7, 24) + 0.22 * np.sin(turns * 0.75)
+    tail = np.stack([tail_x_values, tail_y_values], 1)
     canvas.line(tail, DARK, 7)
-    n_bows = int(rng.integers(2, 4))
-    for x, y in tail[np.linspace(8, 22, n_bows).astype(int)]:
+    bow_index = [int(rng.integers(9, 13)), int(rng.integers(19, 23))]
+    for x, y in tail[bow_index]:
         for side in (-1, 1):
-            bow = [(x, y), (x + side * 0.19, y - 0.1), (x + side * 0.19, y + 0.1)]
+            bow = [(x, y), (x - 0.1, y + side * 0.17), (x + 0.1, y + side * 0.17)]
             canvas.fill(bow, shade(colour, 0.8), 3)
 
     # Two panels that face each other are darker or lighter.
@@ -630,7 +652,7 @@ def _paint_leaf(canvas: Canvas, colour: Colour, rng: Rng) -> None:
         rng: The random generator, which varies the drawing.
     """
     turn = rng.uniform(-52, -38)
-    half_width = rng.uniform(0.5, 0.62)
+    half_width = rng.uniform(0.42, 0.66)
     n_teeth = int(rng.integers(5, 9))
     depth = rng.uniform(0.05, 0.12)  # of the teeth
 
@@ -768,7 +790,7 @@ def _paint_snail(canvas: Canvas, colour: Colour, rng: Rng) -> None:
         for turn in np.arange(rng.integers(0, 12)) * 0.6:
             ray = np.array([(0, 0), (np.cos(turn), np.sin(turn))]) * radius
             canvas.line(ray + centre, shade(colour, 0.8), 6)
-        canvas.line(spiral + centre, shade(colour, 0.45), 11)
+        canvas.line(spiral + centre, shade(colour, 0.55), 9)
         canvas.line(spiral + centre + [-0.05, -0.05], shade(colour, 1.4), 5)
 
 
@@ -820,10 +842,11 @@ def _paint_umbrella(canvas: Canvas, colour: Colour, rng: Rng) -> None:
         rng: The random generator, which varies the drawing.
     """
     n_panels = int(rng.integers(4, 8))
-    height = rng.uniform(0.8, 0.92)
-    rim_y = 0.06
-    hook = _arc(0.2, 0.7, 0.2, 0.24, 180, 0)
-    handle = np.vstack([[(0, -0.95), (0, 0.7)], hook])
+    height = rng.uniform(0.74, 0.94)
+    rim_y, scallop_height = rng.uniform(0.0, 0.12), rng.uniform(0.08, 0.18)
+    hook_radius = rng.uniform(0.16, 0.26)
+    hook = _arc(hook_radius, 0.7, hook_radius, 0.24, 180, 0)
+    handle = np.vstack([[(0, rim_y - height - 0.12), (0, 0.7)], hook])
     canvas.line(handle, BARK, 15)
 
     # The rim of the canopy, from the right to the left, has an arc for each panel.
@@ -831,7 +854,7 @@ def _paint_umbrella(canvas: Canvas, colour: Colour, rng: Rng) -> None:
     rim = []
     for right_x, left_x in pairwise(rib_x):
         middle_x, half = (right_x + left_x) / 2, (right_x - left_x) / 2
-        rim.append(_arc(middle_x, rim_y, half, 0.13, 360, 180))
+        rim.append(_arc(middle_x, rim_y, half, scallop_height, 360, 180))
     canopy = np.vstack([_arc(0, rim_y, 0.96, height, 180, 360), *rim])
 
     # A rib runs from the top to the rim on a quarter of an ellipse. A panel lies between two ribs.
