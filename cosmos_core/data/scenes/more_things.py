@@ -203,8 +203,8 @@ def _paint_butterfly(canvas: Canvas, colour: Colour, rng: Rng) -> None:
         (0.04, 0.04),
         (0.1, -0.4),
         (0.5, upper_y),
-        (1.02, upper_y),
-        (1.02, -0.3),
+        (0.95, upper_y),
+        (0.95, -0.3),
         (0.72, 0.08),
     ]
     lower_x = rng.uniform(0.7, 0.86)
@@ -371,7 +371,7 @@ def _paint_clock(canvas: Canvas, colour: Colour, rng: Rng) -> None:
         rng: The random generator, which varies the drawing.
     """
     radius = rng.uniform(0.68, 0.76)
-    dial_radius = radius * rng.uniform(0.6, 0.68)
+    dial_radius = radius * rng.uniform(0.54, 0.62)
     centre_y = 0.9 - radius
     centre = np.array([0, centre_y])
     hammer = [(0, centre_y - radius), (0, -0.86)]
@@ -379,7 +379,7 @@ def _paint_clock(canvas: Canvas, colour: Colour, rng: Rng) -> None:
     canvas.line([(-0.12, -0.88), (0.12, -0.88)], DARK, 15)
     for side in (-1, 1):
         foot = [(side * 0.4, centre_y + 0.5), (side * 0.66, 0.94)]
-        canvas.line(foot, shade(colour, 0.45), 21)
+        canvas.line(foot, shade(colour, 0.6), 21)
         bell = _arc(0, 0, 0.36, 0.34, 180, 360)
         bell_place = [side * 0.55, centre_y - radius + 0.08]
         canvas.fill(_turned(bell, side * 36) + bell_place, shade(colour, 0.8), 5)
@@ -441,23 +441,23 @@ def _paint_duck(canvas: Canvas, colour: Colour, rng: Rng) -> None:
         colour: The main colour of the duck.
         rng: The random generator, which varies the drawing.
     """
-    head_x, head_y = rng.uniform(-0.48, -0.36), rng.uniform(-0.54, -0.46)
-    head_radius = rng.uniform(0.35, 0.42)
+    head_x, head_y = rng.uniform(-0.38, -0.28), rng.uniform(-0.54, -0.46)
+    head_radius = rng.uniform(0.35, 0.4)
     tail_y = rng.uniform(-0.36, -0.16)
     body = [
         (-0.9, 0.1),
         (-0.3, -0.1),
         (0.2, 0.06),
         (0.6, 0.0),
-        (1.04, tail_y - 0.1),
+        (0.98, tail_y - 0.1),
         (0.96, 0.5),
         (0.6, 0.94),
         (-0.5, 0.94),
-        (-0.96, 0.6),
+        (-0.92, 0.6),
     ]
     # The beak is orange, or yellow if the duck is orange.
     beak_colour: Colour = (232, 116, 22) if colour != PALETTE["orange"] else PALETTE["yellow"]
-    beak = _rounded([(-0.2, -0.14), (-0.36, -0.2), (-0.62, 0.06), (-0.62, 0.2), (-0.2, 0.2)])
+    beak = _rounded([(-0.2, -0.14), (-0.36, -0.2), (-0.4, 0.06), (-0.4, 0.2), (-0.2, 0.2)])
     beak_place = [head_x - head_radius + 0.22, head_y + 0.04]
     with canvas.inside(_rounded(body), colour, 5):
         belly = oval(-0.05, 0.98, 0.9, 0.26)
@@ -469,7 +469,17 @@ def _paint_duck(canvas: Canvas, colour: Colour, rng: Rng) -> None:
     canvas.fill(circle(eye_x, head_y - 0.08, 0.085), DARK)
     canvas.fill(circle(eye_x - 0.02, head_y - 0.11, 0.03), HIGHLIGHT)
 
-    # The wing: a tip that points to the tail, and feathers below the shoulder.
+    _draw_wing(canvas, colour, rng)
+
+
+def _draw_wing(canvas: Canvas, colour: Colour, rng: Rng) -> None:
+    """Draw the wing of a duck: a tip that points to the tail, and feathers.
+
+    Args:
+        canvas: The canvas to draw on.
+        colour: The colour of the duck. The wing is darker or lighter.
+        rng: The random generator, which varies the wing.
+    """
     wing_level = rng.choice([0.72, 1.4])
     tip_x, tip_y = rng.uniform(0.62, 0.78), rng.uniform(0.14, 0.3)
     shoulder_x = rng.uniform(-0.3, -0.16)
@@ -493,7 +503,7 @@ def _paint_guitar(canvas: Canvas, colour: Colour, rng: Rng) -> None:
     """
     lean = rng.uniform(38, 50)
     lower_x, waist_x, upper_x = (
-        rng.uniform(0.5, 0.58),
+        rng.uniform(0.46, 0.54),
         rng.uniform(0.26, 0.34),
         rng.uniform(0.4, 0.48),
     )
@@ -503,23 +513,23 @@ def _paint_guitar(canvas: Canvas, colour: Colour, rng: Rng) -> None:
         (upper_x, 0.16),
         (waist_x, 0.38),
         (lower_x, 0.56),
-        (lower_x, 1.08),
-        (lower_x * 0.6, 1.22),
-        (0, 1.2),
+        (lower_x, 0.92),
+        (lower_x * 0.6, 1.02),
+        (0, 1.02),
     ]
     neck_colour = shade(colour, 0.45)
-    head = [(-0.17, -1.24), (0.17, -1.24), (0.12, -0.9), (-0.12, -0.9)]
+    head = [(-0.17, -1.16), (0.17, -1.16), (0.12, -0.9), (-0.12, -0.9)]
     canvas.fill(_turned(_rounded(_mirrored(right_half)), lean), colour, 6)
     canvas.fill(_turned(box(-0.085, -0.95, 0.085, 0.36), lean), neck_colour)
     canvas.fill(_turned(head, lean), colour, 5)
-    for y in np.linspace(-1.18, -0.98, int(rng.integers(2, 4))):
+    for y in np.linspace(-1.1, -0.97, int(rng.integers(2, 4))):
         canvas.line(_turned([(-0.22, y), (0.22, y)], lean), _METAL, 6)
 
     guard = oval(0.2, 0.66, 0.12, 0.2, rng.uniform(-30, 10))
     canvas.fill(_turned(guard, lean), shade(colour, 0.66))
     hole_radius = rng.uniform(0.15, 0.19)
     canvas.fill(_turned(circle(0, 0.46, hole_radius), lean), DARK)
-    bridge_y = rng.uniform(0.84, 0.96)
+    bridge_y = rng.uniform(0.74, 0.84)
     canvas.fill(_turned(box(-0.2, bridge_y, 0.2, bridge_y + 0.09), lean), DARK)
     for x in (-0.05, 0, 0.05):
         canvas.line(_turned([(x, -0.95), (x, bridge_y)], lean), shade(CREAM, 0.9), 2)
@@ -538,17 +548,17 @@ def _paint_key(canvas: Canvas, colour: Colour, rng: Rng) -> None:
     n_lobes = int(rng.choice([1, 3]))
     bow: list[Shape] = []
     if n_lobes == 1:
-        bow.append(_arc(0, -0.78, rng.uniform(0.3, 0.36), rng.uniform(0.28, 0.36), 0, 360))
+        bow.append(_arc(0, -0.72, rng.uniform(0.3, 0.36), rng.uniform(0.28, 0.36), 0, 360))
     else:
         lobe_radius = rng.uniform(0.2, 0.23)
         for lobe_turn in (0, 180, 270):
-            x, y = _turned([(0.27, 0)], lobe_turn)[0]
-            bow.append(_arc(x, y - 0.72, lobe_radius, lobe_radius, 0, 360))
-    shaft: Shape = [(0, -0.42), (0, 1.12)]
+            x, y = _turned([(0.25, 0)], lobe_turn)[0]
+            bow.append(_arc(x, y - 0.62, lobe_radius, lobe_radius, 0, 360))
+    shaft: Shape = [(0, -0.42), (0, 1.06)]
     teeth: list[Shape] = []
     n_teeth = int(rng.integers(2, 4))
-    for y in np.linspace(1.06, 0.66, n_teeth):
-        length = rng.uniform(0.24, 0.4)
+    for y in np.linspace(0.98, 0.6, n_teeth):
+        length = rng.uniform(0.2, 0.32)
         teeth.append([(0, y), (length, y)])
     tubes = [_turned(tube, turn) for tube in (*bow, shaft)]
     _draw_tubes(canvas, [_turned(tooth, turn) for tooth in teeth], colour, 19)
@@ -567,23 +577,23 @@ def _paint_kite(canvas: Canvas, colour: Colour, rng: Rng) -> None:
         colour: The main colour of the kite.
         rng: The random generator, which varies the drawing.
     """
-    lean = rng.uniform(12, 32)
-    half_width, cross_y = rng.uniform(0.68, 0.82), rng.uniform(-0.44, -0.28)
-    top, bottom = (0.0, -1.0), (0.0, rng.uniform(0.48, 0.6))
+    lean = rng.uniform(16, 30)
+    half_width, cross_y = rng.uniform(0.54, 0.68), rng.uniform(-0.5, -0.3)
+    top, bottom = (0.0, -1.0), (0.0, rng.uniform(0.5, 0.66))
     upright_corners = [top, (half_width, cross_y), bottom, (-half_width, cross_y)]
     corners = _turned(upright_corners, lean)
     centre = _turned([(0, cross_y)], lean)[0]
     tail_x, tail_y = corners[2]
     turns = np.linspace(0, 2 * np.pi, 24)
-    tail_end = rng.uniform(0.5, 0.8)
+    tail_end = rng.uniform(0.86, 0.98)
     tail_x_values = np.linspace(tail_x, tail_end, 24)
-    tail_y_values = np.linspace(tail_y, 0.78, 24) + 0.13 * np.sin(turns)
+    tail_y_values = np.linspace(tail_y, 0.7, 24) + 0.22 * np.sin(turns * 0.75)
     tail = np.stack([tail_x_values, tail_y_values], 1)
     canvas.line(tail, DARK, 7)
-    n_bows = int(rng.integers(2, 4))
-    for x, y in tail[np.linspace(9, 22, n_bows).astype(int)]:
+    bow_index = [int(rng.integers(9, 13)), int(rng.integers(19, 23))]
+    for x, y in tail[bow_index]:
         for side in (-1, 1):
-            bow = [(x, y), (x - 0.11, y + side * 0.18), (x + 0.11, y + side * 0.18)]
+            bow = [(x, y), (x - 0.1, y + side * 0.17), (x + 0.1, y + side * 0.17)]
             canvas.fill(bow, shade(colour, 0.8), 3)
 
     # Two panels that face each other are darker or lighter.
@@ -642,7 +652,7 @@ def _paint_leaf(canvas: Canvas, colour: Colour, rng: Rng) -> None:
         rng: The random generator, which varies the drawing.
     """
     turn = rng.uniform(-52, -38)
-    half_width = rng.uniform(0.5, 0.62)
+    half_width = rng.uniform(0.42, 0.66)
     n_teeth = int(rng.integers(5, 9))
     depth = rng.uniform(0.05, 0.12)  # of the teeth
 
@@ -722,7 +732,7 @@ def _paint_rocket(canvas: Canvas, colour: Colour, rng: Rng) -> None:
         canvas.fill(np.array(fin) * [side, 1], shade(colour, 0.68), 5)
 
     right_half = [
-        (0, -1.06),
+        (0, -1.0),
         (0.1, -0.96),
         (half_width, -0.5),
         (half_width + 0.06, 0.1),
@@ -780,7 +790,7 @@ def _paint_snail(canvas: Canvas, colour: Colour, rng: Rng) -> None:
         for turn in np.arange(rng.integers(0, 12)) * 0.6:
             ray = np.array([(0, 0), (np.cos(turn), np.sin(turn))]) * radius
             canvas.line(ray + centre, shade(colour, 0.8), 6)
-        canvas.line(spiral + centre, shade(colour, 0.45), 11)
+        canvas.line(spiral + centre, shade(colour, 0.55), 9)
         canvas.line(spiral + centre + [-0.05, -0.05], shade(colour, 1.4), 5)
 
 
@@ -832,10 +842,11 @@ def _paint_umbrella(canvas: Canvas, colour: Colour, rng: Rng) -> None:
         rng: The random generator, which varies the drawing.
     """
     n_panels = int(rng.integers(4, 8))
-    height = rng.uniform(0.8, 0.92)
-    rim_y = 0.06
-    hook = _arc(0.2, 0.7, 0.2, 0.24, 180, 0)
-    handle = np.vstack([[(0, -0.95), (0, 0.7)], hook])
+    height = rng.uniform(0.7, 0.86)
+    rim_y, scallop_height = rng.uniform(0.0, 0.12), rng.uniform(0.08, 0.18)
+    hook_radius = rng.uniform(0.16, 0.26)
+    hook = _arc(hook_radius, 0.7, hook_radius, 0.24, 180, 0)
+    handle = np.vstack([[(0, rim_y - height - 0.12), (0, 0.7)], hook])
     canvas.line(handle, BARK, 15)
 
     # The rim of the canopy, from the right to the left, has an arc for each panel.
@@ -843,7 +854,7 @@ def _paint_umbrella(canvas: Canvas, colour: Colour, rng: Rng) -> None:
     rim = []
     for right_x, left_x in pairwise(rib_x):
         middle_x, half = (right_x + left_x) / 2, (right_x - left_x) / 2
-        rim.append(_arc(middle_x, rim_y, half, 0.13, 360, 180))
+        rim.append(_arc(middle_x, rim_y, half, scallop_height, 360, 180))
     canopy = np.vstack([_arc(0, rim_y, 0.96, height, 180, 360), *rim])
 
     # A rib runs from the top to the rim on a quarter of an ellipse. A panel lies between two ribs.

@@ -7,7 +7,7 @@ import numpy as np
 
 from cosmos_core.data.scenes import LARGE, PALETTE, SMALL, VERSION_1, VERSIONS
 from cosmos_core.data.scenes.more_things import MORE_PAINTERS
-from cosmos_core.data.scenes.things import DARK, PAINTERS, Canvas, Image
+from cosmos_core.data.scenes.things import DARK, PAINTERS, Canvas, Colour, Image, Painter, Rng
 
 SPRITE_SIDES = {LARGE: 92, SMALL: 46}  # pixels of a sprite without its margin
 # They differ from the seeds of scenes: a drawing does not depend on the scenes that show it.
@@ -42,9 +42,22 @@ def draw_sprites(
     kind_index = scenes.things.index(kind)
     colour_index = scenes.colours[kind].index(colour)
     rng = np.random.default_rng([_BANK_SEEDS[version], kind_index, colour_index, drawing])
+    return paint_sprites(_PAINTERS[kind], PALETTE[colour], rng)
+
+
+def paint_sprites(paint: Painter, colour: Colour, rng: Rng) -> dict[str, Image]:
+    """Paint a thing, and return a large and a small image of it.
+
+    Args:
+        paint: The function that draws things of one kind.
+        colour: The red, green and blue values of the main colour, from 0 to 255.
+        rng: The random generator, which varies the drawing.
+
+    Returns:
+        The images, as `draw_sprites` returns them.
+    """
     canvas = Canvas()
-    paint = _PAINTERS[kind]
-    paint(canvas, PALETTE[colour], rng)
+    paint(canvas, colour, rng)
 
     # Crop the square around the thing's centre that holds the thing and a margin.
     x, y, width, height = cv2.boundingRect(canvas.rgba[..., 3])
