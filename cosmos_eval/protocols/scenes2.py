@@ -26,6 +26,8 @@ TRAINING = "scenes2-seg-train"
 
 # How many scenes are measured: ten for each kind and colour of the dominant thing.
 TEST_IMAGES = 1200
+# How many scenes are segmented: three for each kind and colour, since windows take time.
+SEGMENTED_IMAGES = 360
 # How many scenes settings are chosen on.
 TRAINING_IMAGES = 120
 
@@ -39,12 +41,14 @@ THINGS = (
 )
 
 # The folders of the scenes.
-_TEST, _CONTROL, _SEEN, _TRAINING = "test", "control", "test-seen", "validation"
+_TEST, _CONTROL, _SEEN = "test", "control", "test-seen"
+_SEGMENTED, _TRAINING = "segmented", "validation"
 # The layouts that are written to each of them.
 _LAYOUTS = {
-    _TEST: ("coco", "folder", "voc", "records", "questions", "siblings"),
+    _TEST: ("coco", "folder", "records", "questions", "siblings"),
     _CONTROL: ("coco", "questions"),
     _SEEN: ("coco", "questions"),
+    _SEGMENTED: ("voc",),
     _TRAINING: ("voc",),
 }
 
@@ -82,7 +86,7 @@ def _protocols_below(folder: str) -> Mapping[str, types.Protocol]:
             folder="folder/test",
             templates=THING_TEMPLATES,
         ),
-        scenes_segmentation("scenes2-seg", test, maps, _TEST, THINGS),
+        scenes_segmentation("scenes2-seg", f"{folder}/{_SEGMENTED}", maps, _TEST, THINGS),
         selection,
         replace(selection, dataset="scenes2-select-control", root=f"{folder}/{_CONTROL}"),
         replace(
@@ -109,15 +113,15 @@ def prepare_scenes2(protocol: types.Protocol) -> None:
     root = Path(protocol.root)
     if root.is_dir():
         return
-    is_control = root.name == _CONTROL
+    counts = {_SEGMENTED: SEGMENTED_IMAGES, _TRAINING: TRAINING_IMAGES}
     with report_write_errors(root):
         write_layouts(
             root,
-            split=_TEST if is_control else root.name,
-            count=TRAINING_IMAGES if root.name == _TRAINING else TEST_IMAGES,
+            split=root.name if root.name in VERSION_2.splits else _TEST,
+            count=counts.get(root.name, TEST_IMAGES),
             layouts=_LAYOUTS[root.name],
             version=VERSION_2,
-            is_control=is_control,
+            is_control=root.name == _CONTROL,
         )
 
 
@@ -127,5 +131,5 @@ def _scenes_folder() -> Path:
     It is named by a hash of everything that decides its content, so that other code renders other
     folders.
     """
-    sha256 = hash_code(TEST_IMAGES, TRAINING_IMAGES)
+    sha256 = hash_code(TEST_IMAGES, SEGMENTED_IMAGES, TRAINING_IMAGES)
     return cache_folder() / f"scenes2-{sha256[:12]}"

@@ -1,10 +1,10 @@
-"""`python benchmarks/suppression_study.py OUTPUT [--list]`: eight methods by eight seeds each.
+"""`python benchmarks/scenes2_study.py OUTPUT [--list]`: eight methods by eight seeds each.
 
 All trainings have the recipe `scenes_tiny`: scenes of version 2, the same model, batch and steps.
 The learning rate of each method is chosen first, by full trainings with a seed of their own, on
 scenes whose drawings no other split shows. Then come the seeds, and CLIP and multi-view CLIP with
 as many FLOPs as COSMOS. Every training is measured on the test scenes, into
-benchmarks/suppression/trainings.
+benchmarks/scenes2/trainings.
 
 The command can be stopped at any moment, and the same command goes on. Several of them may run side
 by side with one OUTPUT: each takes the next training that no other one works on.
@@ -36,8 +36,8 @@ from cosmos_core.recipes.scenes import TRAIN_SCENES
 from cosmos_eval import read_results
 
 ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "benchmarks" / "suppression" / "trainings"
-TUNING_RESULTS = ROOT / "benchmarks" / "suppression" / "tuning"
+RESULTS = ROOT / "benchmarks" / "scenes2" / "trainings"
+TUNING_RESULTS = ROOT / "benchmarks" / "scenes2" / "tuning"
 RECIPE = "scenes_tiny"
 
 # The settings of `cosmos-train scenes_tiny` that make each method.
@@ -57,7 +57,7 @@ METHODS: dict[str, tuple[str, ...]] = {
 }
 # The steps with which a method has the FLOPs of COSMOS; a test counts them.
 EQUAL_COMPUTE_STEPS = {"CLIP": 0, "multi-view CLIP": 0}
-LEARNING_RATES = ("0.001", "0.0005", "0.002")
+LEARNING_RATES = ("0.001", "0.002", "0.004")
 SEEDS = range(8)
 TUNING_SEED = 100  # differs from the seeds of the study, so that no seed of it was tuned
 TEST_SETS = (
@@ -110,12 +110,13 @@ class Job(NamedTuple):
         row = self.row.lower().replace(",", "").replace(" ", "-")
         return [
             *METHODS[self.method],
-            f"recipe={row}",
+            f"recipe=scenes2-{row}",
             f"optim.lr={self.learning_rate}",
             f"optim.steps={self.steps}",
             f"seed={self.seed}",
             "save.every=250",
             "data.workers=0",
+            "data.keep_decoded=true",
             "watch.pictures=false",
         ]
 
