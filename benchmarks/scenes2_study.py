@@ -56,8 +56,8 @@ METHODS: dict[str, tuple[str, ...]] = {
     "COSMOS": (),
 }
 # The steps with which a method has the FLOPs of COSMOS; a test counts them.
-EQUAL_COMPUTE_STEPS = {"CLIP": 0, "multi-view CLIP": 0}
-LEARNING_RATES = ("0.001", "0.002", "0.004")
+EQUAL_COMPUTE_STEPS = {"CLIP": 10_043, "multi-view CLIP": 3_611}
+LEARNING_RATES = ("0.0005", "0.001", "0.002")
 SEEDS = range(8)
 TUNING_SEED = 100  # differs from the seeds of the study, so that no seed of it was tuned
 TEST_SETS = (
@@ -68,6 +68,9 @@ TEST_SETS = (
     "scenes2-retrieval",
     "scenes2-cls",
 )
+# Settings of segmentation are chosen for each training, among as many of this space.
+SPACE = ROOT / "benchmarks" / "study" / "space.yaml"
+SEGMENTATION_TRIALS = 40
 VALIDATION_SCENES = 600
 VALIDATION_SETS = ("retrieval", "cls", "select")
 # Threads that wait for each other cost more than they save with small models. Memory is kept
@@ -187,8 +190,9 @@ def is_trained(checkpoint: Path, job: Job) -> bool:
 
 def is_measured(job: Job) -> bool:
     """Return whether all results of a training are there."""
-    n_sets = len(VALIDATION_SETS if job.is_tuning else TEST_SETS)
-    return len([*job.results_folder.glob("*.json")]) == n_sets
+    # Of a training of the study, scenes2-seg is measured besides.
+    n_results = len(VALIDATION_SETS) if job.is_tuning else len(TEST_SETS) + 1
+    return len([*job.results_folder.glob("*.json")]) == n_results
 
 
 def remaining_jobs() -> list[Job]:
@@ -272,7 +276,7 @@ def describe_validation_sets(folder: Path) -> None:
         },
     }
     for name, description in descriptions.items():
-        text = json.dumps({"root": ".", "name": name, **description}, indent=1)
+        text = json.dumps({"name": name} | description, indent=1)
         (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
 
 
@@ -301,18 +305,40 @@ def measure(job: Job, output: Path, log: Any) -> None:
     new_folder = output / job.name / "results"
     shutil.rmtree(new_folder, ignore_errors=True)
     checkpoint = output / job.name / "run" / CHECKPOINT
-    command = ["-m", "cosmos_eval", "run", "--output", str(new_folder), "--workers", "0"]
-    command += ["--model", f"cosmos:{checkpoint}", "--name", f"{job.row}, seed {job.seed}"]
+    # Results hold the command: a relative path says nothing of this machine.
+    model = ["--model", f"cosmos:{os.path.relpath(checkpoint)}"]
+    run_command = ["-m", "cosmos_eval", "run", "--output", os.path.relpath(new_folder)]
+    run_command += ["--workers", "0", *model, "--name", f"{job.row}, seed {job.seed}"]
     if job.is_tuning:
         datasets = [str(output / VALIDATION / f"{name}.yaml") for name in VALIDATION_SETS]
     else:
         datasets = [*TEST_SETS]
+    command = [*run_command]
     for dataset in datasets:
-        command += ["--dataset", dataset]
+        command += ["--dataset", os.path.relpath(dataset) if job.is_tuning else dataset]
     run(command, log)
+    if not job.is_tuning:
+        settings = choose_segmentation_settings(model, output / job.name / "settings", log)
+        run([*run_command, "--tuned", os.path.relpath(settings)], log)
     job.results_folder.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(job.results_folder, ignore_errors=True)
     shutil.move(new_folder, job.results_folder)
+
+
+def choose_segmentation_settings(model: Sequence[str], folder: Path, log: Any) -> Path:
+    """Return the file of the settings of scenes2-seg that are best for a model on other scenes.
+
+    Args:
+        model: The option of `cosmos-eval` that names the model.
+        folder: The folder of the file. A search that was stopped goes on there.
+        log: The file that the output is written to.
+    """
+    command = ["-m", "cosmos_eval", "tune", "--dataset", "scenes2-seg", *model]
+    command += ["--split", "scenes2-seg-train", "--space", os.path.relpath(SPACE)]
+    command += ["--budget", str(SEGMENTATION_TRIALS), "--output", os.path.relpath(folder)]
+    run(command, log)
+    (settings,) = folder.glob("*.yaml")
+    return settings
 
 
 def run(command: Sequence[str], log: Any) -> None:
