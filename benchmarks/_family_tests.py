@@ -77,7 +77,8 @@ def results_by_side(family: Family, stored: Sequence[StoredResult]) -> SideResul
 
     Raises:
         UsageError: For a method whose results belong to several groups, for a training that occurs
-            twice, and for results that were edited or measured by different settings.
+            twice, for results that were edited or measured by different settings, and for trainings
+            on different data.
     """
     groups_of_methods = {title: _group_name(family, title, stored) for title in family.methods}
     sides = dict.fromkeys(side for test in family.planned_tests() for side in (test.a, test.b))
@@ -96,6 +97,7 @@ def results_by_side(family: Family, stored: Sequence[StoredResult]) -> SideResul
         results[side] = dict(sorted(results_by_seed.items()))
     for metric_title in family.metrics:
         _require_same_settings(metric_title, results)
+    _require_same_training_data(results)
     return results
 
 
@@ -134,6 +136,19 @@ def _require_same_settings(metric_title: str, results: SideResults) -> None:
     for result in results_in_metric:
         require_unedited(result)
         require_comparable(results_in_metric[0], result)
+
+
+def _require_same_training_data(results: SideResults) -> None:
+    """Raise UsageError if trainings state different training data."""
+    first_method_by_data: dict[str, str] = {}
+    for side, results_by_seed in results.items():
+        for result in results_by_seed.values():
+            data_sha256 = training_of(result.row).get("data_sha256")
+            if data_sha256 is not None:
+                first_method_by_data.setdefault(data_sha256, side.method)
+    if len(first_method_by_data) > 1:
+        methods = " and ".join(first_method_by_data.values())
+        raise UsageError(f"trainings of {methods} saw different training data")
 
 
 def missing_results(family: Family, results: SideResults) -> list[str]:

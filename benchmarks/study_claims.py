@@ -27,6 +27,7 @@ from _family_tests import (
 )
 
 from cosmos_core.utils.files import file_sha256
+from cosmos_eval.results.identity import training_of
 from cosmos_eval.results.labels import StoredResult
 from cosmos_eval.results.store import read_stored, result_paths
 from cosmos_eval.results.text import markdown_table, p_value_text
@@ -53,7 +54,7 @@ def main() -> None:
             lines = [*interim_report(family, results)]
         else:
             study = StudyTests(family, results)
-            lines = [*report(study), "\n## Notes\n"]
+            lines = [*report(study), "\n## Trainings\n", trainings_table(study), "## Notes\n"]
             lines += [wrap(note) for note in notes(study, arguments.family, stored)]
     except UsageError as error:
         parser.exit(2, f"study_claims: {error}\n")
