@@ -189,6 +189,30 @@ def _shown(family: Family, outcome: Outcome) -> str:
     return "A higher" if outcome.difference > 0 else "A lower"
 
 
+def trainings_table(study: StudyTests) -> str:
+    """Return a table of each method's seeds, and of how much a training saw and computed."""
+    rows = []
+    for method in study.family.methods:
+        results_by_seed: dict[int, StoredResult] = {}
+        for side, results_of_side in study.results.items():
+            if side.method == method:
+                results_by_seed |= results_of_side
+        trainings = [training_of(result.row) for result in results_by_seed.values()]
+        samples = {training["samples"] for training in trainings}
+        # Some trainings do not state their FLOPs, which vary by the texts that a seed draws.
+        flops = [training["flops"] for training in trainings if training["flops"] is not None]
+        rows.append(
+            [
+                method,
+                ", ".join(str(seed) for seed in sorted(results_by_seed)),
+                " or ".join(f"{number:,}" for number in sorted(samples)),
+                f"{mean(flops) / 1e12:.0f}" if flops else "",
+            ]
+        )
+    header = ["method", "seeds", "samples", "mean TFLOPs"]
+    return markdown_table(header, rows, n_text_columns=2)
+
+
 def notes(study: StudyTests, path: Path, stored: Sequence[StoredResult]) -> Iterator[str]:
     """Yield the notes on the tests of a family.
 
