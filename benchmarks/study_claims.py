@@ -198,8 +198,8 @@ def trainings_table(study: StudyTests) -> str:
             if side.method == method:
                 results_by_seed |= results_of_side
         trainings = [training_of(result.row) for result in results_by_seed.values()]
-        samples = {training["samples"] for training in trainings}
-        # Some trainings do not state their FLOPs, which vary by the texts that a seed draws.
+        # Some trainings do not state these. FLOPs vary by the texts that a seed draws.
+        samples = {training["samples"] for training in trainings} - {None}
         flops = [training["flops"] for training in trainings if training["flops"] is not None]
         rows.append(
             [
