@@ -1,148 +1,302 @@
-"""`python benchmarks/study_claims.py`: every test that docs/study.md draws on.
+"""`python benchmarks/study_claims.py [FAMILY] [TRAININGS] [--interim]`: the tests of a study.
 
-The table has a row per comparison and metric: the means over trainings, the difference with its
-95% interval over seeds and images, the p-value, and the p-value with Holm's correction over all.
-`cosmos-eval compare --group` corrects within one comparison; a text that draws on five comparisons
-must correct over the tests of all five. Everything is computed from the stored results of
-benchmarks/study/trainings.
+FAMILY is the file of a family of tests, by default benchmarks/study/family.yaml. Everything is
+computed from the stored results in TRAININGS, by default the folder beside FAMILY.
+`cosmos-eval compare --group` corrects within one comparison; a text that draws on several
+comparisons must correct over the tests of all of them.
+
+Without all trainings nothing is tested. `--interim` prints the means of those that are there.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from statistics import mean, stdev
 
-import numpy as np
+from _family import Family, Side, read_family, seeds_text
+from _family_tests import (
+    Outcome,
+    SideResults,
+    StudyTests,
+    extra_seeds,
+    first_result_time,
+    results_by_side,
+)
 
-from cosmos_eval.results import groups
-from cosmos_eval.results.compare import measurement_of
+from cosmos_core.utils.files import file_sha256
 from cosmos_eval.results.identity import training_of
 from cosmos_eval.results.labels import StoredResult
-from cosmos_eval.results.store import read_samples, read_stored, result_paths
-from cosmos_eval.results.text import p_value_text
-from cosmos_eval.stats.groups import GroupDifference
-from cosmos_eval.stats.paired import holm
+from cosmos_eval.results.store import read_stored, result_paths
+from cosmos_eval.results.text import markdown_table, p_value_text
+from cosmos_eval.tasks import metric_of
+from cosmos_eval.types import UsageError
 
-TRAININGS = Path(__file__).parent / "study" / "trainings"
-COSMOS = "scenes_cosmos-84153edb"
-OTHER_METHODS = {
-    "multi-view CLIP": "multi-view-clip-b73cd7f4",
-    "CLIP": "scenes_clip-fdaf36bd",
-    "COSMOS without cross-attention": "cosmos-without-cross-attention-0667997f",
-    "multi-view CLIP, equal compute": "multi-view-clip-equal-compute-6bd9c271",
-    "CLIP, equal compute": "scenes_clip_long-0d9ab892",
-}
+FAMILY = Path(__file__).parent / "study" / "family.yaml"
+_TIME = "%Y-%m-%d %H:%M UTC"
 
 
-class Metric(NamedTuple):
-    """A column of the study's table: where its values are stored, and its title."""
-
-    dataset: str
-    protocol: str  # `tuned`: settings chosen for each training
-    name: str
-    title: str
-
-
-METRICS = (
-    Metric("scenes-retrieval", "scenes", "image_to_text_R@1", "R@1 image to text"),
-    Metric("scenes-retrieval", "scenes", "text_to_image_R@1", "R@1 text to image"),
-    Metric("scenes-cls", "scenes", "acc1", "acc1"),
-    Metric("scenes-seg", "scenes", "mIoU", "mIoU"),
-    Metric("scenes-seg", "tuned", "mIoU", "mIoU, tuned"),
-    Metric("scenes-seg", "tuned", "mIoU_things", "mIoU, things, tuned"),
-)
-PATCHES = {"patches": "scenes", "patches, tuned": "tuned"}
-"""What the values of the cross-attention are compared with as dense features, and its protocol."""
-
-
-class HeadlineTest(NamedTuple):
-    """A difference of two methods, or of two kinds of dense features of one method."""
-
-    comparison: str
-    metric: str
-    difference: GroupDifference
+def main() -> None:
+    """Print the outcomes of a family of tests."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("family", nargs="?", type=Path, default=FAMILY)
+    parser.add_argument("trainings", nargs="?", type=Path, help="by default beside the family")
+    parser.add_argument("--interim", action="store_true", help="print means and counts, no tests")
+    arguments = parser.parse_args()
+    try:
+        family = read_family(arguments.family)
+        trainings = arguments.trainings or arguments.family.parent / "trainings"
+        stored = read_stored(result_paths(trainings))
+        results = results_by_side(family, stored)
+        if arguments.interim:
+            lines = [*interim_report(family, results)]
+        else:
+            study = StudyTests(family, results)
+            lines = [*report(study), "\n## Trainings\n", trainings_table(study), "## Notes\n"]
+            lines += [wrap(note) for note in notes(study, arguments.family, stored)]
+    except UsageError as error:
+        parser.exit(2, f"study_claims: {error}\n")
+    print("\n".join(lines))
 
 
-def results_of(
-    stored: Sequence[StoredResult],
-    group: str,
-    dataset: str,
-    protocol: str,
-    attention: str | None = None,
-) -> list[StoredResult]:
-    """Return the results of a group of trainings on a data set, in the order of seeds.
+def report(study: StudyTests) -> Iterator[str]:
+    """Yield the lines of the verdict and the tables, in Markdown."""
+    family = study.family
+    outcomes = study.outcomes()
+    yield f"# {family.title}: the tests\n"
+    yield wrap(verdict(family, outcomes))
+    seeds = [seed for seed in family.settings_chosen_with_seeds if is_tested(seed, study.results)]
+    if not seeds:
+        yield from tables(family, outcomes, "")
+        return
+    other_outcomes = study.outcomes(without_seeds=seeds)
+    condition = f" without {seeds_text(seeds)}"
+    yield wrap(
+        f"Without {seeds_text(seeds)}, with which settings were chosen: "
+        f"{verdict(family, other_outcomes)}"
+    )
+    yield from tables(family, outcomes, "")
+    yield from tables(family, other_outcomes, condition)
 
-    `attention` is the form of the last block, or None for the protocol's own form.
+
+def wrap(note: str) -> str:
+    """Return a text as an item of a list in Markdown, in lines of at most 100 characters."""
+    return textwrap.fill(
+        note, 100, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False
+    )
+
+
+def is_tested(seed: int, results: SideResults) -> bool:
+    """Return whether a training with a seed is among the results."""
+    return any(seed in results_by_seed for results_by_seed in results.values())
+
+
+def verdict(family: Family, outcomes: Sequence[Outcome]) -> str:
+    """Return how many tests show a difference or an equivalence.
+
+    Example:
+        "10 of 32 differences (10 as expected) and 0 of 9 equivalences are shown at 5%, with Holm's
+        correction over all 41 tests."
     """
-    results = []
-    for result in stored:
-        row = result.row
-        is_crossmodal = row.provenance["attention"] == "crossmodal"
-        if (
-            training_of(row).get("group") == group
-            and row.dataset == dataset
-            and row.protocol.partition("-")[0] == protocol
-            and is_crossmodal == (attention == "crossmodal")
-        ):
-            results.append(result)
-    return sorted(results, key=lambda result: training_of(result.row)["seed"])
+    differences = [outcome for outcome in outcomes if not outcome.test.is_equivalence]
+    shown = [outcome for outcome in differences if outcome.p_holm <= family.tests.level]
+    n_expected = sum(is_as_expected(family, outcome) for outcome in shown)
+    text = f"{len(shown)} of {len(differences)} differences ({n_expected} as expected)"
+    equivalences = [outcome for outcome in outcomes if outcome.test.is_equivalence]
+    if equivalences:
+        n_shown = sum(outcome.p_holm <= family.tests.level for outcome in equivalences)
+        text += f" and {n_shown} of {len(equivalences)} equivalences"
+    level = f"{100 * family.tests.level:g}%"
+    tests = f"all {len(outcomes)} tests"
+    return f"{text} are shown at {level}, with Holm's correction over {tests}."
 
 
-def difference_of(
-    a: Sequence[StoredResult], b: Sequence[StoredResult], metric: str, *, by_seed: bool = False
-) -> GroupDifference:
-    """Return the mean of a metric over trainings A minus the mean over trainings B."""
-    measured = [measurement_of(result.row, read_samples(result.path)) for result in (*a, *b)]
-    moments = groups.estimate_moments(measured, [metric])[metric]
-    assert moments is not None
-    indices = np.arange(len(measured))
-    return moments.difference(indices[: len(a)], indices[len(a) :], by_seed=by_seed)
+def is_as_expected(family: Family, outcome: Outcome) -> bool:
+    """Return whether a difference has the sign that the paper expects."""
+    expected_sign = 1 if family.metrics[outcome.test.a.metric].expected == "higher" else -1
+    return expected_sign * outcome.difference > 0
 
 
-def tests(stored: Sequence[StoredResult]) -> list[HeadlineTest]:
-    """Return all tests that the text draws on."""
-    family = []
-    for title, group in OTHER_METHODS.items():
-        for metric in METRICS:
-            a = results_of(stored, COSMOS, metric.dataset, metric.protocol)
-            b = results_of(stored, group, metric.dataset, metric.protocol)
-            difference = difference_of(a, b, metric.name)
-            family.append(HeadlineTest(f"COSMOS minus {title}", metric.title, difference))
-    values = results_of(stored, COSMOS, "scenes-seg", "scenes", "crossmodal")
-    for title, protocol in PATCHES.items():
-        patches = results_of(stored, COSMOS, "scenes-seg", protocol)
-        difference = difference_of(values, patches, "mIoU", by_seed=True)
-        family.append(HeadlineTest(f"COSMOS: values minus {title}", "mIoU", difference))
-    return family
+def tables(family: Family, outcomes: Sequence[Outcome], condition: str) -> Iterator[str]:
+    """Yield the lines of a section on differences, and of one on equivalences if there are any.
+
+    Args:
+        family: The family of the tests.
+        outcomes: The outcomes of the tests.
+        condition: What the titles of the sections end with, such as " without seed 0".
+    """
+    differences = [outcome for outcome in outcomes if not outcome.test.is_equivalence]
+    equivalences = [outcome for outcome in outcomes if outcome.test.is_equivalence]
+    level = 100 * family.tests.level
+    yield f"\n## Differences{condition}\n"
+    yield _table(family, differences, f"A - B [{100 - level:g}%]", "shown").rstrip()
+    if equivalences:
+        title = f"within {family.tests.margin.points:g} {family.tests.margin.unit}"
+        yield f"\n## Equivalences{condition}\n"
+        yield _table(family, equivalences, f"A - B [{100 - 2 * level:g}%]", title).rstrip()
 
 
-def table(family: Sequence[HeadlineTest]) -> str:
-    """Return the tests as a table in Markdown, in percent."""
-    corrected = holm([test.difference.p_value for test in family])
-    lines = [
-        f"| comparison | metric | A | B | difference | p | p (Holm, {len(family)} tests) |",
-        "| --- | --- | --: | --: | --: | --: | --: |",
+def _table(family: Family, outcomes: Sequence[Outcome], interval_title: str, shown: str) -> str:
+    """Return a table of tests in Markdown.
+
+    Args:
+        family: The family of the tests.
+        outcomes: The outcomes of the tests.
+        interval_title: The title of the column with the difference and its interval.
+        shown: The title of the column that says what the tests show.
+    """
+    header = [
+        "comparison",
+        "metric",
+        shown,
+        "k",
+        "A",
+        "B",
+        interval_title,
+        "p, seeds and images",
+        "p, permutation",
+        "least possible",
+        "p (Holm)",
     ]
-    for test, p_holm in zip(family, corrected, strict=True):
-        difference = test.difference
-        low, high, *_ = difference.interval()
-        cells = [
-            test.comparison,
-            test.metric,
-            f"{100 * difference.a:.1f}",
-            f"{100 * difference.b:.1f}",
-            f"{100 * difference.difference:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]",
-            p_value_text(difference.p_value),
-            p_value_text(p_holm),
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    rows = []
+    for outcome in outcomes:
+        rows.append(
+            [
+                outcome.test.comparison,
+                outcome.test.a.metric,
+                _shown(family, outcome),
+                f"{outcome.n_a} / {outcome.n_b}",
+                f"{outcome.a:.1f}",
+                f"{outcome.b:.1f}",
+                f"{outcome.difference:+.1f} [{outcome.low:+.1f}, {outcome.high:+.1f}]",
+                p_value_text(outcome.p_model),
+                p_value_text(outcome.p_exact),
+                p_value_text(outcome.least_p_exact),
+                p_value_text(outcome.p_holm),
+            ]
+        )
+    return markdown_table(header, rows, n_text_columns=3)
+
+
+def _shown(family: Family, outcome: Outcome) -> str:
+    """Return what a test shows: "A higher", "A lower", "yes" for an equivalence, or "no"."""
+    if outcome.p_holm > family.tests.level:
+        return "no"
+    if outcome.test.is_equivalence:
+        return "yes"
+    return "A higher" if outcome.difference > 0 else "A lower"
+
+
+def trainings_table(study: StudyTests) -> str:
+    """Return a table of each method's seeds, and of how much a training saw and computed."""
+    rows = []
+    for method in study.family.methods:
+        results_by_seed: dict[int, StoredResult] = {}
+        for side, results_of_side in study.results.items():
+            if side.method == method:
+                results_by_seed |= results_of_side
+        trainings = [training_of(result.row) for result in results_by_seed.values()]
+        # Some trainings do not state these. FLOPs vary by the texts that a seed draws.
+        samples = {training["samples"] for training in trainings} - {None}
+        flops = [training["flops"] for training in trainings if training["flops"] is not None]
+        rows.append(
+            [
+                method,
+                ", ".join(str(seed) for seed in sorted(results_by_seed)),
+                " or ".join(f"{number:,}" for number in sorted(samples)),
+                f"{mean(flops) / 1e12:.0f}" if flops else "",
+            ]
+        )
+    header = ["method", "seeds", "samples", "mean TFLOPs"]
+    return markdown_table(header, rows, n_text_columns=2)
+
+
+def notes(study: StudyTests, path: Path, stored: Sequence[StoredResult]) -> Iterator[str]:
+    """Yield the notes on the tests of a family.
+
+    Args:
+        study: The tests.
+        path: The file of the family.
+        stored: All stored results, of which the study's are a selection.
+    """
+    family = study.family
+    first_time = first_result_time(study.results)
+    order = "before" if family.time < first_time else "after"
+    yield (
+        f"The tests were stated in `{path.name}` (SHA-256 {file_sha256(path)[:12]}) on "
+        f"{family.time:{_TIME}}, {order} the first result of {first_time:{_TIME}}."
+    )
+    yield (
+        "k: trainings of A and B. `p, seeds and images` takes both as random (docs/comparing.md). "
+        "`p, permutation` divides the trainings among A and B in all ways; it takes the images as "
+        f"they are. `p (Holm)` corrects `p, {family.tests.decides}`."
+    )
+    yield from _notes_on_power(study)
+    if family.tests.equivalences:
+        yield (
+            f"Equivalence: two one-sided tests with a margin of {family.tests.margin.points:g} "
+            f"{family.tests.margin.unit}. {family.tests.margin.reason}"
+        )
+    for failure in family.failed:
+        yield f"Failed: {failure.method}, seed {failure.seed}: {failure.reason}"
+    for method, seeds in extra_seeds(family, stored).items():
+        yield f"Not in the family: {method}, {seeds_text(seeds)}."
+    yield from family.rules
+    yield f"Not in the family, so not tested: {'; '.join(family.exploratory)}."
+
+
+def _notes_on_power(study: StudyTests) -> Iterator[str]:
+    """Yield a note if no permutation test can pass Holm's correction."""
+    outcomes = study.outcomes()
+    least_p_holm = len(outcomes) * min(outcome.least_p_exact for outcome in outcomes)
+    if least_p_holm > study.family.tests.level:
+        yield (
+            f"With so few trainings no permutation test can pass the correction: {len(outcomes)} "
+            f"times its least p-value is {p_value_text(min(least_p_holm, 1))}."
+        )
+
+
+def interim_report(family: Family, results: SideResults) -> Iterator[str]:
+    """Yield the lines of a table of means of the trainings that are there, without any test.
+
+    Cells have the mean and the standard deviation over trainings, and their number in brackets.
+    """
+    n_planned = sum(len(family.seeds_of(method)) for method in family.methods)
+    complete = {method: complete_seeds(method, results) for method in family.methods}
+    n_complete = sum(len(seeds) for seeds in complete.values())
+    yield f"# INTERIM: {family.title}"
+    yield ""
+    yield f"{n_complete} of {n_planned} trainings are complete. Nothing is tested before all are."
+    yield ""
+    titles = list(dict.fromkeys(side.metric for side in results))
+    rows = []
+    for method in family.methods:
+        cells = [method, f"{len(complete[method])} / {len(family.seeds_of(method))}"]
+        for title in titles:
+            cells.append(_interim_cell(family, title, results.get(Side(method, title), {})))
+        rows.append(cells)
+    yield markdown_table(["method", "complete", *titles], rows, n_text_columns=1)
+
+
+def complete_seeds(method: str, results: SideResults) -> set[int]:
+    """Return the seeds of a method's trainings that have all metrics of the method's tests."""
+    seeds_by_metric = [set(seeds) for side, seeds in results.items() if side.method == method]
+    return set.intersection(*seeds_by_metric) if seeds_by_metric else set()
+
+
+def _interim_cell(family: Family, title: str, results: Mapping[int, StoredResult]) -> str:
+    """Return the mean of a metric over trainings, such as "44.3 ± 4.9 (5)"; empty without any."""
+    if not results:
+        return ""
+    name = family.metrics[title].metric
+    rows = [result.row for result in results.values()]
+    factor = metric_of(rows[0].task, name).factor
+    values = [factor * row.metrics[name] for row in rows]
+    spread = f" ± {stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{mean(values):.1f}{spread} ({len(values)})"
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("trainings", nargs="?", type=Path, default=TRAININGS)
-    results = read_stored(result_paths(parser.parse_args().trainings))
-    print(table(tests(results)))
+    main()

@@ -31,6 +31,7 @@ def script_output(capsys, monkeypatch):
     def run(name, *arguments):
         program = str(ROOT / "benchmarks" / name)
         monkeypatch.setattr("sys.argv", [program, *arguments])
+        monkeypatch.syspath_prepend(ROOT / "benchmarks")
         runpy.run_path(program, run_name="__main__")
         return capsys.readouterr().out
 
@@ -69,42 +70,51 @@ def test_a_page_shows_what_the_leaderboard_prints(capsys, monkeypatch):
     assert f"<!-- scenes table -->\n\n{table}\n<!-- end of scenes table -->" in page
 
 
-def claims():
-    """The tests of the study by comparison and metric: difference, p with Holm's correction."""
-    lines = (ROOT / "benchmarks/study/claims.md").read_text("utf-8").splitlines()[2:]
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    return {(row[0], row[1]): (row[4], float(row[6].strip("<"))) for row in cells}
+def claims(section):
+    """The tests of the study in a section of their page: cells by comparison and metric."""
+    page = (ROOT / "benchmarks/study/claims.md").read_text("utf-8")
+    lines = page.partition(f"\n## {section}\n")[2].partition("\n## ")[0].splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if "|" in line]
+    header, _, *tests = rows
+    return {(row[0], row[1]): dict(zip(header, row, strict=True)) for row in tests}
 
 
 def test_the_tests_of_the_study_follow_from_its_results(script_output):
-    table = script_output("study_claims.py")
-    assert table == (ROOT / "benchmarks/study/claims.md").read_text("utf-8")
+    claims_page = (ROOT / "benchmarks/study/claims.md").read_text("utf-8")
+    assert script_output("study_claims.py") == claims_page
 
 
 def test_the_page_on_the_study_claims_what_its_tests_show():
     page = " ".join((ROOT / "docs/study.md").read_text("utf-8").split())
     study = page.partition("Claims rest on one family")[2].partition("The package includes")[0]
+    differences, equivalences = claims("Differences"), claims("Equivalences")
+    without_seed_0 = claims("Differences without seed 0")
     figures = re.findall(r"[+-][0-9.]+ \[[^]]*\]", study)
     assert len(figures) >= 10
-    assert set(figures) <= {difference for difference, _ in claims().values()}
-    assert f"{len(claims())} tests" in page
+    assert set(figures) <= {
+        cells[column]
+        for tests, column in ((differences, "A - B [95%]"), (without_seed_0, "A - B [95%]"))
+        for cells in tests.values()
+    }
+    assert f"{len(differences) + len(equivalences)} tests" in page
 
-    def significant(comparison):
+    def significant(tests, comparison):
         return {
             metric
-            for (name, metric), (_, p) in claims().items()
-            if name == comparison and p <= 0.05
+            for (name, metric), cells in tests.items()
+            if name == comparison and cells["shown"] == "A higher"
         }
 
     retrieval = {"R@1 image to text", "R@1 text to image"}
     tuned = {"mIoU, tuned", "mIoU, things, tuned"}
-    assert significant("COSMOS minus multi-view CLIP") == {*retrieval, "acc1", *tuned}
-    assert significant("COSMOS minus CLIP") == {*retrieval, "acc1", *tuned}
-    assert significant("COSMOS minus multi-view CLIP, equal compute") == set()
-    assert significant("COSMOS minus CLIP, equal compute") == set()
-    assert significant("COSMOS minus COSMOS without cross-attention") == set()
-    assert significant("COSMOS: values minus patches") == set()
-    assert significant("COSMOS: values minus patches, tuned") == set()
+    for title in ("multi-view CLIP", "CLIP"):
+        shown = significant(differences, f"COSMOS minus {title}")
+        assert shown == {*retrieval, "acc1", *tuned}
+    n_shown = sum(cells["shown"] != "no" for cells in differences.values())
+    assert n_shown == 2 * 5  # none at equal compute, by fixed settings, or of the cross-attention
+    assert {cells["within 1 point"] for cells in equivalences.values()} == {"no"}
+    assert significant(without_seed_0, "COSMOS minus multi-view CLIP") == {"acc1"}
+    assert significant(without_seed_0, "COSMOS minus CLIP") == {*retrieval, "acc1"}
 
 
 def test_results_are_of_this_version_and_its_methods():

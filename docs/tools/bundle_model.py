@@ -17,6 +17,8 @@ CARD = """# {name}
 
 Trained on the embedded scenes (`cosmos_core/data/scenes`) and of use on nothing else. Student and
 teacher (the moving average of the student) in float16; evaluation takes the teacher by default.
+One training: another seed has other scores, and the settings of segmentation on scenes were chosen
+with scenes-cosmos. docs/study.md compares the methods.
 MIT licence, like the code.
 
 {facts}
