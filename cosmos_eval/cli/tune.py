@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -131,6 +132,8 @@ def _tuned_column(search: Search, tuned: Tuned) -> dict[str, str]:
             high = percent(float(high_ends[n_trials - 1]))
             column[f"best of {n_trials}"] = f"{expected} [{low}, {high}]"
     for factor, values in search.factors.items():
-        percent_explained = 100 * explained(scores, values)
-        column[factor] = f"{values[tuned.best]} ({percent_explained:.0f}%)"
+        share = explained(scores, values)
+        # It is not known if each value was tried once.
+        share_text = "" if math.isnan(share) else f" ({100 * share:.0f}%)"
+        column[factor] = f"{values[tuned.best]}{share_text}"
     return column
