@@ -1,0 +1,109 @@
+"""The study of scenes of version 2: its trainings are comparable, and its family names them."""
+
+import dataclasses
+import statistics
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from cosmos_core.data.loading import make_loader
+from cosmos_core.data.scenes import TRAIN, VERSION_2
+from cosmos_core.data.scenes.layouts import write_layouts
+from cosmos_core.data.scenes.vocabulary import scenes_tokenizer
+from cosmos_core.engine.flops import sample_flops
+from cosmos_core.engine.step import normalise, split_views
+from cosmos_core.recipes import RECIPES
+from cosmos_core.recipes.overrides import override
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def study():
+    sys.path.insert(0, str(BENCHMARKS))
+    try:
+        import scenes2_study
+    finally:
+        sys.path.remove(str(BENCHMARKS))
+    return scenes2_study
+
+
+@pytest.fixture(scope="module")
+def flops(study, tmp_path_factory):
+    """Floating-point operations of a sample by method, over 256 samples: they depend on texts."""
+    root = tmp_path_factory.mktemp("scenes2") / "data"
+    write_layouts(root, split=TRAIN, count=256, layouts=["shards"], version=VERSION_2)
+    flops = {}
+    for method in ("CLIP", "multi-view CLIP", "COSMOS"):
+        config = override(RECIPES[study.RECIPE](), study.METHODS[method])
+        data = dataclasses.replace(config.data, shards=f"{root}/shards/*.tar", workers=0)
+        config = dataclasses.replace(config, data=data)
+        batches = iter(make_loader(config, scenes_tokenizer(40, VERSION_2)))
+        counts = []
+        for _ in range(4):
+            views = normalise(next(batches).views, torch.full((3,), 0.5), torch.full((3,), 0.25))
+            for part in split_views(views, 8):
+                counts.append(sample_flops(config, part))
+        flops[method] = statistics.mean(counts)
+    return flops
+
+
+def test_equal_compute_is_the_compute_of_cosmos(study, flops):
+    steps = RECIPES[study.RECIPE]().optim.steps
+    assert [*study.EQUAL_COMPUTE_STEPS] == ["CLIP", "multi-view CLIP"]
+    for method, more_steps in study.EQUAL_COMPUTE_STEPS.items():
+        assert flops[method] * more_steps == pytest.approx(flops["COSMOS"] * steps, rel=0.015)
+
+
+def test_trainings_differ_in_method_rate_steps_and_seed_alone(study):
+    rates = dict.fromkeys(study.METHODS, "0.001")
+    jobs = study.study_jobs(rates)
+    assert len(jobs) == 8 * (8 + 2)
+    assert len({job.name for job in [*jobs, *study.tuning_jobs()]}) == 80 + 24
+    assert study.TUNING_SEED not in {job.seed for job in jobs}
+    configs = [override(RECIPES[study.RECIPE](), job.settings) for job in jobs]
+    first = configs[0]
+    for job, config in zip(jobs, configs, strict=True):
+        text = dataclasses.replace(config.text, max_sentences=first.text.max_sentences)
+        optim = dataclasses.replace(config.optim, steps=first.optim.steps)
+        alike = dataclasses.replace(
+            config,
+            recipe=first.recipe,
+            method=first.method,
+            seed=first.seed,
+            optim=optim,
+            text=text if job.method == "FLAIR" else config.text,
+        )
+        assert alike == first
+    # Seeds come one after the other, so that a stopped study has all methods.
+    assert [job.seed for job in jobs] == sorted(job.seed for job in jobs)
+
+
+def test_the_family_names_every_training(study):
+    family = yaml.safe_load((BENCHMARKS / "scenes2" / "family.yaml").read_text())
+    jobs = study.study_jobs(dict.fromkeys(study.METHODS, "0.001"))
+    groups = {}
+    for job in jobs:
+        config = override(RECIPES[study.RECIPE](), job.settings)
+        groups.setdefault(job.row, (config.recipe, []))[1].append(job.seed)
+    stated = {row: (entry["group"], entry["seeds"]) for row, entry in family["methods"].items()}
+    assert stated == groups
+
+
+def test_the_best_learning_rate_is_chosen_once_all_are_measured(study, monkeypatch):
+    scores = {}
+    for job in study.tuning_jobs():
+        scores[job.results_folder] = 0.5
+        if (job.method, job.learning_rate) in (("CLIP", "0.002"), ("SLIP", "0.0005")):
+            scores[job.results_folder] = 0.6
+    monkeypatch.setattr(study, "validation_score", scores.__getitem__)
+    monkeypatch.setattr(study, "is_measured", lambda job: job.name != "cosmos-lr-0.002")
+    assert study.choose_learning_rates() is None
+    assert {job.name for job in study.remaining_jobs()} == {"cosmos-lr-0.002"}
+    monkeypatch.setattr(study, "is_measured", lambda job: job.is_tuning)
+    chosen = study.choose_learning_rates()
+    assert (chosen["CLIP"], chosen["SLIP"], chosen["COSMOS"]) == ("0.002", "0.0005", "0.0005")
+    assert len(study.remaining_jobs()) == 80
