@@ -491,14 +491,11 @@ def _is_clearly_false(claimed_thing: Thing, things: Sequence[Thing]) -> bool:
     claimed_look = (claimed_thing.kind, claimed_thing.colour, claimed_thing.size)
     for thing in things:
         has_claimed_look = (thing.kind, thing.colour, thing.size) == claimed_look
-        if has_claimed_look and not is_clearly_elsewhere(thing, claimed_thing.place):
-            return False
+        if has_claimed_look:
+            distance = _distance_to_place(thing, claimed_thing.place)
+            if distance < _MIN_WRONG_DISTANCE:
+                return False
     return True
-
-
-def is_clearly_elsewhere(thing: Thing, place: str) -> bool:
-    """Return whether a thing's centre is clearly outside of a place, a key of PLACE_PHRASES."""
-    return _distance_to_place(thing, place) >= _MIN_WRONG_DISTANCE
 
 
 def _distance_to_place(thing: Thing, place: str) -> float:

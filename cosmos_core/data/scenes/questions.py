@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cosmos_core.data.scenes import Version
-from cosmos_core.data.scenes.captions import PLACE_PHRASES, Thing, is_clearly_elsewhere
+from cosmos_core.data.scenes.captions import PLACE_PHRASES, Thing
 
 DOMINANT, SMALL_OBJECT = "dominant", "small"  # what a question is about
 WORDS = ("kind", "colour", "place")  # the word that is false in a false caption
@@ -36,7 +36,9 @@ class Question(NamedTuple):
 def ask_questions(
     rng: np.random.Generator, things: Sequence[Thing], version: Version
 ) -> list[Question]:
-    """Return six questions: each of WORDS of the dominant thing, and of one small thing.
+    """Return up to six questions: each of WORDS of the dominant thing, and of one small thing.
+
+    There is none about the place of a thing in the center, which has no mirror image.
 
     All questions have the same correct caption, which names both things in a random order. So the
     questions about the dominant thing differ from those about the small thing only in the thing
@@ -57,6 +59,8 @@ def ask_questions(
     for target, role in ((things[0], DOMINANT), (small_thing, SMALL_OBJECT)):
         for word in WORDS:
             claimed_thing = _with_false_word(rng, target, word, things, version)
+            if claimed_thing is None:
+                continue
             correct = [things[0], small_thing]
             false = [claimed_thing if thing is target else thing for thing in correct]
             if not dominant_is_first:
@@ -76,16 +80,23 @@ def ask_questions(
 
 def _with_false_word(
     rng: np.random.Generator, thing: Thing, word: str, things: Sequence[Thing], version: Version
-) -> Thing:
-    """Return a thing with one false word, which is drawn from all words that are clearly false.
+) -> Thing | None:
+    """Return a thing with one false word, which is drawn from several words that are clearly false.
+
+    Over many scenes, a false word is as frequent as it is as a correct word, so that captions alone
+    do not give the answer away.
 
     Args:
         rng: The random generator.
         thing: The thing as it is.
         word: "kind": a kind that no thing of the scene has. "colour": another colour of the kind.
-            "place": a place that the thing's centre is clearly outside of.
+            "place": a mirror image of its place, to the other side, to the top or the bottom, or
+            both.
         things: All things of the scene.
         version: The version of the scenes, which has the kinds and their colours.
+
+    Returns:
+        The thing, or None for the place of a thing in the center.
     """
     if word == "kind":
         kinds_in_scene = {other.kind for other in things}
@@ -94,13 +105,33 @@ def _with_false_word(
     if word == "colour":
         colours = [colour for colour in version.colours[thing.kind] if colour != thing.colour]
         return thing._replace(colour=colours[int(rng.integers(len(colours)))])
-    # The first of a random order, instead of a random one of the clearly false: so a scene and its
-    # control, whose dominant things have centres that may differ by a pixel, get the same place.
-    places = [*PLACE_PHRASES]
-    for index in rng.permutation(len(places)):
-        if is_clearly_elsewhere(thing, places[index]):
-            return thing._replace(place=places[index])
-    raise AssertionError("a thing is near at most four of nine places")
+    places = _mirrored_places(thing.place)
+    if not places:
+        return None
+    return thing._replace(place=places[int(rng.integers(len(places)))])
+
+
+def _mirrored_places(place: str) -> list[str]:
+    """Return the mirror images of a place that differ from it.
+
+    Example::
+
+        "upper left" -> ["upper right", "lower left", "lower right"]
+        "left" -> ["right"]
+        "center" -> []
+    """
+    places = [*PLACE_PHRASES]  # the ninths of an image, row by row
+    row, column = divmod(places.index(place), 3)
+    mirrored_places = []
+    for mirrored_row, mirrored_column in (
+        (row, 2 - column),
+        (2 - row, column),
+        (2 - row, 2 - column),
+    ):
+        mirrored_place = places[3 * mirrored_row + mirrored_column]
+        if mirrored_place != place and mirrored_place not in mirrored_places:
+            mirrored_places.append(mirrored_place)
+    return mirrored_places
 
 
 def _caption_of(things: Sequence[Thing]) -> str:
