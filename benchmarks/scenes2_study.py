@@ -403,7 +403,10 @@ def main() -> None:
         print("\n".join(listing(arguments.output)))
         return
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    work(arguments.output.resolve())
+    try:
+        work(arguments.output.resolve())
+    except KeyboardInterrupt:
+        sys.exit("stopped; the same command goes on from the last snapshot")
 
 
 if __name__ == "__main__":
