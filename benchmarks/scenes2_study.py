@@ -120,6 +120,7 @@ class Job(NamedTuple):
             "save.every=250",
             "data.workers=0",
             "data.keep_decoded=true",
+            "compute.compile=true",
             "watch.pictures=false",
         ]
 
