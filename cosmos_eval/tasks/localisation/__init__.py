@@ -259,9 +259,9 @@ class Localisation(Task):
         Results of older versions do not say which classes are objects, and are compared without.
         """
         super().require_same_truth(first, second)
-        if OBJECTS in first and OBJECTS in second:
-            if not np.array_equal(first[OBJECTS], second[OBJECTS]):
-                raise ValueError(f"`{OBJECTS}` of the samples differs")
+        have_objects = OBJECTS in first and OBJECTS in second
+        if have_objects and not np.array_equal(first[OBJECTS], second[OBJECTS]):
+            raise ValueError(f"`{OBJECTS}` of the samples differs")
 
     def require_consistent(self, samples: Samples) -> None:
         """Raise ValueError for numbers of pixels that contradict each other.
