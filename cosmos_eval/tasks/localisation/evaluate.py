@@ -142,11 +142,10 @@ def _measurement(
 def _are_objects(protocol: types.LocalisationProtocol) -> NDArray[np.bool_]:
     """Return whether each class counts as an object, (C,).
 
-    If the protocol has a group of classes `things`, these are the objects, and otherwise all
-    classes but the background are.
+    They are the protocol's `things`; if it names none, all classes but the background.
     """
-    if "things" in protocol.groups:
-        return np.isin(protocol.class_names, protocol.groups["things"])
+    if protocol.things:
+        return np.isin(protocol.class_names, protocol.things)
     are_objects = np.ones(len(protocol.class_names), bool)
     are_objects[0] = not protocol.has_background
     return are_objects
