@@ -414,9 +414,22 @@ def compare(
     else:
         _print_comparison(comparison.verdict, shown_comparison, planned, table_options)
     print_notes(comparison.notes)
+    if format == "table":
+        _print_direction(shown_comparison)
     n_hidden = _count_rows(selected_comparison) - _count_rows(shown_comparison)
     if format == "table" and planned is None and n_hidden > 0:
         print_notes([f"other metrics not shown: {n_hidden} (--all-metrics shows them)"])
+
+
+def _print_direction(comparison: Comparison) -> None:
+    """Print a note with the differences of fractions of which lower ones are better, if any."""
+    names = {}
+    for test in comparison.tests:
+        metric = test.metric_record
+        if metric.unit == "difference" and not metric.higher_is_better:
+            names[test.metric] = None
+    if names:
+        print_notes([f"lower is better: {', '.join(names)}"])
 
 
 def _print_over_wordings(

@@ -8,6 +8,7 @@ docs/caption-selection.md describes the protocol.
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -100,41 +101,46 @@ def read_questions(path: Path) -> list[Question]:
     Raises:
         FileError: If the file has another format, or if ids are not consistent.
     """
+    coco = _read_instances(path)
+    instances_by_image: dict[int, list[_Instance]] = {image.id: [] for image in coco.images}
+    for instance in coco.annotations:
+        instances_by_image[instance.image_id].append(instance)
+    asked_objects: list[_Asked] = []
+    for image in coco.images:
+        asked_objects += _choose_objects(image, instances_by_image[image.id])
+
+    absent_kinds: dict[tuple[int, int], int] = {}
+    for role in ROLES:
+        of_role = [entry for entry in asked_objects if entry.asked.role == role]
+        absent_kinds.update(_pair_questions(of_role))
+
+    name_by_kind = {category.id: category.name for category in coco.categories}
+    questions = []
+    for image, kind, asked, _ in asked_objects:
+        absent_kind = absent_kinds.get((image.id, kind))
+        if absent_kind is not None:
+            absent_name = name_by_kind[absent_kind]
+            questions.append(Question(image.file_name, name_by_kind[kind], absent_name, asked))
+    return questions
+
+
+def _read_instances(path: Path) -> _Instances:
+    """Return the content of a file of COCO's instances.
+
+    Raise FileError for another format, and for annotations of unlisted images or kinds.
+    """
     content = readers.read_json(path)
     if not isinstance(content, dict):
         raise FileError("must hold `images`, `annotations` and `categories`")
     coco = readers.parse(_Instances, content)
-    name_by_kind = {category.id: category.name for category in coco.categories}
-    instances_by_image: dict[int, list[_Instance]] = {image.id: [] for image in coco.images}
+    image_ids = {image.id for image in coco.images}
+    kinds = {category.id for category in coco.categories}
     for instance in coco.annotations:
-        if instance.image_id not in instances_by_image:
+        if instance.image_id not in image_ids:
             raise FileError(f"annotates image id {instance.image_id}, which it does not list")
-        if instance.category_id not in name_by_kind:
+        if instance.category_id not in kinds:
             raise FileError(f"has no category of id {instance.category_id}")
-        instances_by_image[instance.image_id].append(instance)
-
-    asked_objects: list[_Asked] = []
-    for image in coco.images:
-        asked_objects += _choose_objects(image, instances_by_image[image.id])
-    absent_kinds: dict[tuple[int, int], int] = {}
-    for role in ROLES:
-        absent_kinds |= _pair_questions(
-            [entry for entry in asked_objects if entry.asked.role == role]
-        )
-
-    questions = []
-    for entry in asked_objects:
-        absent_kind = absent_kinds.get((entry.image.id, entry.kind))
-        if absent_kind is not None:
-            questions.append(
-                Question(
-                    entry.image.file_name,
-                    name_by_kind[entry.kind],
-                    name_by_kind[absent_kind],
-                    entry.asked,
-                )
-            )
-    return questions
+    return coco
 
 
 def _choose_objects(image: _Image, instances: Sequence[_Instance]) -> list[_Asked]:
@@ -153,7 +159,7 @@ def _choose_objects(image: _Image, instances: Sequence[_Instance]) -> list[_Aske
     for instance in instances:
         area_by_kind[instance.category_id] += instance.area / n_pixels
     crowded_kinds = {instance.category_id for instance in instances if instance.iscrowd}
-    largest = max(instances, key=lambda instance: instance.area)
+    largest = max(instances, key=attrgetter("area"))
     dominant_area = min(1.0, largest.area / n_pixels)
     if dominant_area < LEAST_DOMINANT or largest.category_id in crowded_kinds:
         return []
@@ -186,7 +192,7 @@ def _pair_questions(entries: Sequence[_Asked]) -> dict[tuple[int, int], int]:
         A question about a cat in an image without dogs, and one about a dog in an image without
         cats, are a pair: dog is the absent kind of the first one, and cat of the second one.
     """
-    by_hash = sorted(entries, key=lambda entry: entry.rank)
+    by_hash = sorted(entries, key=attrgetter("rank"))
     n_questions = Counter(entry.kind for entry in entries)
     by_frequency = sorted(by_hash, key=lambda entry: (-n_questions[entry.kind], entry.kind))
     absent_kinds: dict[tuple[int, int], int] = {}

@@ -128,7 +128,12 @@ def scenes_localisation(protocol_name: str) -> types.LocalisationProtocol:
     """
     segmentation = scenes_segmentation("scenes-seg", str(_scenes_folder()), "voc/SegmentationClass")
     return localisation_of(
-        segmentation, protocol_name, dataset="scenes-loc", small=_SMALL, large=_LARGE
+        segmentation,
+        protocol_name,
+        dataset="scenes-loc",
+        small=_SMALL,
+        large=_LARGE,
+        things=THINGS,
     )
 
 

@@ -8,6 +8,7 @@ from cosmos_eval.stats.calibration import INVERTED_TEST
 from cosmos_eval.stats.class_means import JACKKNIFE_OR_LIKELIHOOD
 from cosmos_eval.stats.crossed import OVER_DRAWS
 from cosmos_eval.stats.mean_rank import HALL
+from cosmos_eval.stats.suppression import METHOD as WILSON_DIFFERENCE
 
 _RESAMPLES = f"{intervals.RESAMPLES:,} resamples"
 _MOST_TITLES = 6  # of metrics with one method that a sentence lists
@@ -18,6 +19,7 @@ INTERVAL_METHODS: Mapping[str, str] = MappingProxyType(
         "wilson": "Wilson score",
         "wilson, effective n": "Wilson score with an effective number of samples "
         "(Dean and Pagano, 2015)",
+        WILSON_DIFFERENCE: "difference of Wilson scores (Zou and Donner, 2008)",
         OVER_DRAWS: "Wilson score with an effective number of samples and Student's t over draws",
         intervals.JACKKNIFE: "jackknife over images with Student's t",
         intervals.BOOTSTRAP: f"percentile bootstrap, {_RESAMPLES}",

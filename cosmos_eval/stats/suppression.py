@@ -73,13 +73,22 @@ def count_role_hits(
     return RoleHits(*counts)
 
 
+def dominant_share(sums: RoleHits) -> Values:
+    """Return the share of hits of dominant objects, (...,); NaN without items."""
+    return ratio(sums.dominant_hits, sums.dominant_items)
+
+
+def small_share(sums: RoleHits) -> Values:
+    """Return the share of hits of small objects, (...,); NaN without items."""
+    return ratio(sums.small_hits, sums.small_items)
+
+
 def difference_of_shares(sums: RoleHits) -> Values:
     """Return the share of hits of dominant objects, less the share of small objects, (...,).
 
     It is NaN without items of a role.
     """
-    dominant_share = ratio(sums.dominant_hits, sums.dominant_items)
-    return dominant_share - ratio(sums.small_hits, sums.small_items)
+    return dominant_share(sums) - small_share(sums)
 
 
 def suppression(hits: RoleHits) -> FunctionOfSums | None:

@@ -438,11 +438,17 @@ class LocalisationProtocol(LabelMapProtocol):
     # cocoeval.py), in images of 640 x 480.
     small: float = 32**2 / (640 * 480)
     large: float = 96**2 / (640 * 480)
+    # The names of the classes that are objects, and not stuff such as grass; empty: all classes but
+    # the background. Of several objects in an image, the largest is the dominant one.
+    things: tuple[str, ...] = ()
 
     def faults(self) -> Iterator[str]:
         """Yield a line for each contradiction among the constants."""
         if not 0 < self.small < self.large < 1:
             yield "small and large must be shares of the image, small below large"
+        for name in self.things:
+            if name not in self.class_names:
+                yield f"things names no class {name!r}"
 
 
 @dataclass(frozen=True, kw_only=True)

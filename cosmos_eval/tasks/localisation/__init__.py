@@ -19,6 +19,7 @@ from cosmos_eval.data.label_maps import LabelMaps
 from cosmos_eval.models.encoder import Encoder
 from cosmos_eval.stats import localisation as stats
 from cosmos_eval.stats.estimates import FunctionOfSums, GroupMean, Values, means_of_groups
+from cosmos_eval.stats.suppression import RoleHits, dominant_share, small_share, suppression
 from cosmos_eval.tasks.arrays import SampleArray
 from cosmos_eval.tasks.metric import Derived, Metric, Unit
 from cosmos_eval.tasks.task import NAME, Task
@@ -35,6 +36,7 @@ from cosmos_eval.types import (
 PIXELS = "image_pixels"  # (N,)
 LABELLED = "labelled_pixels"  # (N,) pixels with a label
 CLASSES = "classes"  # (C,) names
+OBJECTS = "objects"  # (C,) whether a class is an object, and not stuff such as grass
 BOUNDS = "bounds"  # (2,) the least fraction of an image that a medium, and a large, thing covers
 IMAGE = "image"  # (P,) index of the image of a pair
 CLASS = "class"  # (P,) index of the class of a pair
@@ -49,6 +51,7 @@ _MOST_PIXELS = 2**31  # of an image
 ARRAYS = (
     SampleArray(NAME, "text", ("images",)),
     SampleArray(CLASSES, "text", ("classes",)),
+    SampleArray(OBJECTS, "truth value", ("classes",), optional=True),
     SampleArray(BOUNDS, "number", (2,), least=0, most=1),
     SampleArray(PIXELS, "whole number", ("images",), least=1, most=_MOST_PIXELS),
     SampleArray(LABELLED, "whole number", ("images",), least=0, most=_MOST_PIXELS),
@@ -61,6 +64,7 @@ ARRAYS = (
     SampleArray(OTHER_NAMES, "number", ("pairs",), least=0, most=1, may_be_nan=True),
 )
 SUMS = "sums"  # derived: stats.localisation.Sums of every image
+ROLES = "roles"  # derived: stats.suppression.RoleHits of every image
 
 
 def _areas_of_things(samples: Samples) -> NDArray[np.float64]:
@@ -114,6 +118,57 @@ def _metrics() -> Iterator[Metric]:
             estimate = _SizeEstimate(compute_metric, size)
             yield Metric(f"{name}_{size_name}", estimate, unit_by_name[name])
     yield Metric("pointing_game_by_class", _pointing_game_by_class, later=True)
+    for name, share_of_hits in (
+        ("pointing_game_dominant", dominant_share),
+        ("pointing_game_others", small_share),
+    ):
+        yield Metric(name, _RoleEstimate(share_of_hits))
+    yield Metric("suppression", _suppression, unit="difference", higher_is_better=False)
+
+
+@dataclass(frozen=True)
+class _RoleEstimate:
+    """Computes the hit rate of dominant objects, or of the other objects of the same images."""
+
+    # Computes the rate (...,) from sums (...,) over images.
+    share_of_hits: Callable[[RoleHits], Values]
+
+    def __call__(self, samples: Derived) -> FunctionOfSums | None:
+        """Return the estimate, or None for samples that do not say which classes are objects."""
+        if ROLES not in samples:
+            return None
+        return FunctionOfSums(samples[ROLES], self.share_of_hits)
+
+
+def _suppression(samples: Derived) -> FunctionOfSums | None:
+    """Return the suppression: the hit rate of dominant objects, less the rate of other objects.
+
+    Return None for samples that do not say which classes are objects, and without images of several
+    objects.
+    """
+    return suppression(samples[ROLES]) if ROLES in samples else None
+
+
+def _count_hits_by_role(samples: Samples) -> RoleHits:
+    """Return the hits of the dominant object, and of the other objects, of each image.
+
+    The dominant object is the one with the most pixels, and the first of several of them. Objects
+    that are alone in their image do not count.
+    """
+    is_object = samples[OBJECTS][samples[CLASS]].astype(bool)
+    images, n_images = samples[IMAGE], len(samples[NAME])
+    n_objects = np.bincount(images[is_object], minlength=n_images)
+    # lexsort sorts by its last key first, so that the first pair of an image is its largest object.
+    order = np.lexsort((-samples[THING], ~is_object, images))
+    _, first_places = np.unique(images[order], return_index=True)
+    is_largest = np.zeros(len(images), bool)
+    is_largest[order[first_places]] = True
+    counts = is_object & (n_objects[images] > 1)
+    hits = []
+    for has_role in (counts & is_largest, counts & ~is_largest):
+        for values in (has_role * samples[HIT].astype(np.float64), has_role):
+            hits.append(np.bincount(images, weights=values, minlength=n_images))
+    return RoleHits(*hits)
 
 
 def _pointing_game_by_class(samples: Derived) -> GroupMean | None:
@@ -180,7 +235,8 @@ class Localisation(Task):
         """Add the sums of scores over the things of each size in each image, (N, sizes) each.
 
         With the bounds 0.01 and 0.1, a thing is small (0) if it covers less than 1% of its image,
-        large (2) if it covers 10% or more, and otherwise medium (1).
+        large (2) if it covers 10% or more, and otherwise medium (1). Also add the hits of dominant
+        and of other objects, if the samples say which classes are objects.
         """
         # Each of these arrays (P,) has an entry for each pair of an image and a thing in it.
         fraction_of_image = samples[THING] / samples[PIXELS][samples[IMAGE]]
@@ -192,7 +248,20 @@ class Localisation(Task):
             other_names=samples[OTHER_NAMES].astype(np.float64),
         )
         pairs = stats.Pairs(samples[IMAGE], size_of_pair, _areas_of_things(samples), scores)
-        return {**samples, SUMS: stats.sums_of_images(pairs, len(samples[NAME]))}
+        derived = {**samples, SUMS: stats.sums_of_images(pairs, len(samples[NAME]))}
+        if OBJECTS in samples:
+            derived[ROLES] = _count_hits_by_role(samples)
+        return derived
+
+    def require_same_truth(self, first: Derived, second: Derived) -> None:
+        """Raise ValueError unless two results have the same images, label maps and objects.
+
+        Results of older versions do not say which classes are objects, and are compared without.
+        """
+        super().require_same_truth(first, second)
+        have_objects = OBJECTS in first and OBJECTS in second
+        if have_objects and not np.array_equal(first[OBJECTS], second[OBJECTS]):
+            raise ValueError(f"`{OBJECTS}` of the samples differs")
 
     def require_consistent(self, samples: Samples) -> None:
         """Raise ValueError for numbers of pixels that contradict each other.

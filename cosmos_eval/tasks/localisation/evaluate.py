@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import ImageOps
 from torch import Tensor
 
@@ -123,6 +124,7 @@ def _measurement(
     samples = {
         localisation.NAME: np.array(names),
         localisation.CLASSES: np.array(protocol.class_names),
+        localisation.OBJECTS: _are_objects(protocol),
         localisation.BOUNDS: np.array([protocol.small, protocol.large]),
         **arrays,
     }
@@ -135,6 +137,18 @@ def _measurement(
         settings={"map": kind, "protocol_map": protocol.map},
         seconds=seconds,
     )
+
+
+def _are_objects(protocol: types.LocalisationProtocol) -> NDArray[np.bool_]:
+    """Return whether each class counts as an object, (C,).
+
+    They are the protocol's `things`; if it names none, all classes but the background.
+    """
+    if protocol.things:
+        return np.isin(protocol.class_names, protocol.things)
+    are_objects = np.ones(len(protocol.class_names), bool)
+    are_objects[0] = not protocol.has_background
+    return are_objects
 
 
 class _Scoring(label_maps.ShardedMeasurement[Sample, "LoadedImage"]):

@@ -271,7 +271,7 @@ def test_known_sets():
     assert not [name for name in relation.left_out if name != name.strip() or not name]
     # docs/caption-selection.md names those whose number of items no source states.
     unknown = {"svo-probes", "negbench-coco", "negbench-voc2007", "eqben-subset"}
-    unknown |= {"coco-spatial", "gqa-spatial", "colorswap"}
+    unknown |= {"coco-spatial", "gqa-spatial", "colorswap", "coco-suppression"}
     for protocol in SELECTION.values():
         assert isinstance(protocol, SelectionProtocol)
         assert (protocol.n_items is None) == (protocol.dataset in unknown)
