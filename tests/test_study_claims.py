@@ -182,6 +182,7 @@ def outcomes_of(study, modules):
 
 
 def test_outcomes_are_those_of_the_stored_metrics(study, modules):
+    study.family["tests"]["margin"]["points"] = 2.0
     values = {group: [] for group in SKILLS}
     for path in sorted((study.folder / "trainings").glob("*.json")):
         record = json.loads(path.read_text())
@@ -192,7 +193,8 @@ def test_outcomes_are_those_of_the_stored_metrics(study, modules):
         enumerated_p(ours, clip),
         enumerated_p(ours, as_good),
         max(
-            enumerated_p(ours - 0.3, as_good, "less"), enumerated_p(ours + 0.3, as_good, "greater")
+            enumerated_p(ours - 0.02, as_good, "less"),
+            enumerated_p(ours + 0.02, as_good, "greater"),
         ),
     ]
     for outcome, p_value in zip((better, same, equivalent), p_values, strict=True):
@@ -205,6 +207,9 @@ def test_outcomes_are_those_of_the_stored_metrics(study, modules):
     assert sorted(outcome.p_holm for outcome in (better, same, equivalent)) == pytest.approx(
         np.minimum(expected, 1)
     )
+    # 90% of a level of 5% for equivalence, which is narrower than 95% of the same difference.
+    assert equivalent.difference == same.difference
+    assert same.low < equivalent.low < equivalent.high < same.high
     assert better.least_p_exact == pytest.approx(2 / 252)
     assert equivalent.least_p_exact == pytest.approx(1 / 252)
 
