@@ -98,7 +98,7 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class OptimConfig:
-    """AdamW with linear warm-up and cosine decay to zero; the defaults are published constants."""
+    """The optimizer and its schedules; the defaults are published constants."""
 
     # Below 10**8, since the names of snapshots have eight digits.
     steps: Annotated[int, Field(gt=0, lt=10**8)]
@@ -108,7 +108,12 @@ class OptimConfig:
     betas: tuple[Fraction, Fraction] = (0.9, 0.98)
     eps: PositiveFloat = 1e-8
     weight_decay: NonNegative = 0.5
+    # How the learning rate falls to zero after a linear warm-up: along a half cosine over all steps
+    # ("cosine"), not at all ("constant"), or in the last `cooldown_steps` ("wsd": warm-up, stable
+    # phase, decay).
+    schedule: Literal["cosine", "constant", "wsd"] = "cosine"
     warmup_steps: Count = 2000
+    cooldown_steps: Count = 0
     # Momentum of the teacher, and whether it is raised to 1 by a cosine over the run.
     momentum: Fraction = 0.999
     momentum_ramp: bool = False

@@ -179,10 +179,19 @@ def param_groups(
 def learning_rate(step: int, optim: OptimConfig) -> float:
     """Return the learning rate of a training step, where steps are counted from 0.
 
-    It rises linearly to `optim.lr` during the warm-up, and then falls along a half cosine to zero.
+    It rises linearly to `optim.lr` during the warm-up. Then it falls along a half cosine to zero
+    ("cosine"), or stays ("constant"). With the schedule "wsd" (MiniCPM, arXiv 2404.06395) it stays,
+    and falls to zero in the last N = `optim.cooldown_steps` steps: after n of them it is 1 -
+    sqrt(n / N) of `optim.lr`. Hägele et al. (arXiv 2405.18392) found this shape to be better than a
+    line.
     """
     if step < optim.warmup_steps:
         return optim.lr * (step + 1) / optim.warmup_steps
+    if optim.schedule == "constant":
+        return optim.lr
+    if optim.schedule == "wsd":
+        n_cooldown_steps_done = max(0, step - (optim.steps - optim.cooldown_steps))
+        return optim.lr * (1 - math.sqrt(n_cooldown_steps_done / optim.cooldown_steps))
     # The fraction of the steps after the warm-up, from 0 to 1.
     progress = (step - optim.warmup_steps) / max(1, optim.steps - optim.warmup_steps)
     return 0.5 * (1 + math.cos(math.pi * progress)) * optim.lr

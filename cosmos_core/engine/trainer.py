@@ -22,6 +22,7 @@ from cosmos_core.data.samples import Batch, ProblemCounter, StreamPosition, Toke
 from cosmos_core.data.shards import parse_shards
 from cosmos_core.data.stream import pack_positions, resumed_positions
 from cosmos_core.engine import snapshot
+from cosmos_core.engine.branch import read_start
 from cosmos_core.engine.build import learning_rate, make_training, teacher_momentum
 from cosmos_core.engine.distributed import World, broadcast, make_gather, require_agreement
 from cosmos_core.engine.evaluate import Evaluator, evaluate
@@ -75,20 +76,28 @@ class _StartedStep(NamedTuple):
 
 
 class Trainer:
-    """Trains a model from the start, or from the newest snapshot in the output folder.
+    """Trains a model from the start, from a snapshot of another training, or from its own newest.
 
     Raises:
         SnapshotError: If the folder cannot be used: if a new training finds files of another one,
             or if no snapshot exists to resume from.
     """
 
-    def __init__(self, config: TrainConfig, setting: Setting, *, resume: bool = False) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        setting: Setting,
+        *,
+        resume: bool = False,
+        start: Path | None = None,
+    ) -> None:
         """Build the models and the optimizer, or restore them from the newest snapshot.
 
         Args:
             config: The configuration of the training.
             setting: The output folder, the tokenizer and the processes.
             resume: True to go on from the newest snapshot.
+            start: A snapshot of another training, from which a new one starts.
         """
         self._config = config
         self._setting = setting
@@ -96,7 +105,7 @@ class Trainer:
         self._checkpoint_path = setting.output / CHECKPOINT
         self._snapshots = snapshot.Snapshots(setting.output, config.save.keep)
         # The state to resume from, or None for a new training.
-        state = self._find_state(resume=resume)
+        state = self._find_state(resume=resume, start=start)
 
         self._training = make_training(config, self._world, pretrained=state is None)
         self._models = {"student": self._training.model, "teacher": self._training.teacher}
@@ -143,18 +152,24 @@ class Trainer:
             self._resume(state)
         require_agreement(self._world, self._steps_done, *self._models.values())
 
-    def _find_state(self, *, resume: bool) -> dict[str, Any] | None:
-        """Return the state to resume from, or None for a new training, in all processes.
+    def _find_state(self, *, resume: bool, start: Path | None) -> dict[str, Any] | None:
+        """Return the state to start from, or None for random or pretrained weights.
+
+        All processes get the same state.
 
         Args:
             resume: True to go on from the newest snapshot in the output folder.
+            start: The snapshot from which a training starts that does not resume.
         """
 
         def find_state() -> dict[str, Any] | None:
-            """Read the state from the newest snapshot, if there is one to resume from."""
-            return snapshot.find_state(
+            """Read the state from the newest snapshot, or from the one of another training."""
+            state = snapshot.find_state(
                 self._snapshots, self._setting.output, self._config, resume=resume
             )
+            if state is None and start is not None:
+                return read_start(start, self._config)
+            return state
 
         # Only the first process reads it, because other processes could choose another snapshot.
         state = self._world.main_process_only(find_state)

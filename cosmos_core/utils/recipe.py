@@ -19,6 +19,10 @@ SHARDS = "data.shards"
 # Options that may differ between a run and its continuation: they do not change the weights.
 FREE = ("data.workers", "save", "watch", "compute.checkpointing", "compute.timeout", "parallel")
 
+# Options that may also differ between a run and a branch of it, if all steps that the branch takes
+# over have the same learning rate.
+BUDGET = ("optim.steps", "optim.schedule", "optim.cooldown_steps")
+
 # Other options in which trainings of one recipe may differ: names, and the rounding of weights.
 _RUN_OPTIONS = (
     "seed",
@@ -43,6 +47,8 @@ ADDED = {
     "model.partial": False,
     "model.freeze": "",
     "optim.layer_decay": 1.0,
+    "optim.schedule": "cosine",
+    "optim.cooldown_steps": 0,
     "data.keyed_order": False,
     "compute.gather_bf16": False,
     "parallel": "ddp",
