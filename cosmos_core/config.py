@@ -104,6 +104,9 @@ class OptimConfig:
     steps: Annotated[int, Field(gt=0, lt=10**8)]
     # Samples of all processes in a step.
     batch_size: Positive
+    # "adamw"; "muon", which is Muon for the matrices of transformer blocks and AdamW for all other
+    # weights; or an optimizer of timm, such as "timm:lion".
+    optimizer: str = "adamw"
     lr: PositiveFloat = 5e-4
     betas: tuple[Fraction, Fraction] = (0.9, 0.98)
     eps: PositiveFloat = 1e-8
@@ -119,6 +122,9 @@ class OptimConfig:
     momentum_ramp: bool = False
     # The largest norm of the gradient; 0: it is not clipped.
     clip_norm: NonNegative = 0.0
+    # So many steps of the run may be skipped because their loss or gradient is not finite. With
+    # more, the run ends.
+    max_skipped: Count = 0
     # "published": as the released models were trained, the true gradient is divided by the number
     # of processes, except that of the scales.
     gradient: Literal["true", "published"] = "true"

@@ -12,6 +12,8 @@ from torch.nn.parallel import DistributedDataParallel
 from cosmos_core.config import ComputeConfig, OptimConfig, TrainConfig
 from cosmos_core.engine import sharding
 from cosmos_core.engine.distributed import World
+from cosmos_core.engine.optimizers import make_optimizer
+from cosmos_core.engine.skipping import SkippedSteps
 from cosmos_core.engine.step import Loss, StudentEncoder, TeacherEncoder, Training
 from cosmos_core.model.cosmos import create_teacher
 from cosmos_core.model.pretrained import Audit, freeze, initialise, layers_above
@@ -79,16 +81,16 @@ def make_training(config: TrainConfig, world: World, *, pretrained: bool = True)
         # As in OpenCLIP, patch dropout differs by process. The first process keeps its state.
         torch.manual_seed(config.seed + world.rank)
     wrapped_student = student_encoder if is_sharded else _wrap_in_ddp(student_encoder, world)
-    optimizer = torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=True)
     return Training(
         method=method,
         model=model,
         student_encoder=wrapped_student,
         teacher=teacher,
         teacher_encoder=teacher_encoder,
-        optimizer=optimizer,
+        optimizer=make_optimizer(groups, model, optim),
         scaler=torch.amp.GradScaler(world.device.type, enabled=compute.precision == "fp16"),
         loss=loss,
+        skipped_steps=SkippedSteps(optim.max_skipped),
         audit=audit,
     )
 
@@ -123,7 +125,7 @@ def _set_gpu_arithmetic(compute: ComputeConfig) -> None:
 def param_groups(
     model: nn.Module, weight_decay: float, layer_decay: float = 1.0
 ) -> list[dict[str, Any]]:
-    """Return parameter groups for `torch.optim.AdamW`.
+    """Return parameter groups for an optimizer.
 
     As in github.com/ExplainableML/cosmos, after OpenCLIP, weight decay does not apply to parameters
     with fewer than two dimensions, and to those whose names contain one of NO_DECAY_NAMES. Frozen

@@ -10,6 +10,7 @@ from cosmos_core.config import DataConfig, OptimConfig, TrainConfig
 from cosmos_core.data.scenes.vocabulary import scenes_tokenizer
 from cosmos_core.data.shards import parse_shards
 from cosmos_core.engine.loggers import missing_packages
+from cosmos_core.engine.optimizers import check_optimizer
 from cosmos_core.model.build import model_config
 from cosmos_core.model.clip import MultiViewCLIP
 from cosmos_core.model.cosmos import CROSS_ATTENTION_HEADS
@@ -44,6 +45,7 @@ def check_config(config: TrainConfig, *, world_size: int) -> None:
             f"{accumulate} parts each; give a multiple of {n_chunks}"
         )
     _check_schedule(config.optim)
+    check_optimizer(config.optim, config.parallel)
     _check_pretrained(config)
     _check_model(config, world_size)
     if config.parallel != "ddp" and config.compute.precision == "fp16":

@@ -43,7 +43,7 @@ from cosmos_core.utils.files import (
     replacing,
     write_atomically,
 )
-from cosmos_core.utils.recipe import FREE, SCENES, SHARDS, remove_added_defaults
+from cosmos_core.utils.recipe import FREE, RAISABLE, SCENES, SHARDS, remove_added_defaults
 
 # The file in the folder of snapshots that records the best evaluation.
 BEST = "best.json"
@@ -594,12 +594,12 @@ def describe_difference(
     Args:
         state: The state in the snapshot.
         config: The configuration of the training.
-        allowed: The full names of options that may differ, besides those that change no weights.
+        allowed: The full names of options that may differ, besides FREE and RAISABLE.
 
     Returns:
         A text such as "optim.lr is 0.1 there and 0.2 here", or None if no option differs.
     """
-    allowed_differences = (*FREE, *allowed)
+    allowed_differences = (*FREE, RAISABLE, *allowed)
     # Shards may have been moved: their fingerprint is compared when they are opened.
     if state.get("data") and not config.data.shards.startswith(SCENES):
         allowed_differences = (*allowed_differences, SHARDS)

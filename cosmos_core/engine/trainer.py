@@ -185,7 +185,8 @@ class Trainer:
             The number of steps of the training so far.
 
         Raises:
-            FloatingPointError: If a loss or a gradient is not finite.
+            FloatingPointError: If a loss or a gradient is not finite, in more steps than may be
+                skipped.
             ValueError: If there are too many bad samples.
         """
         config, output, world = self._config, self._setting.output, self._world
@@ -324,6 +325,7 @@ class Trainer:
         with snapshot.restoring(state, "seconds"):
             self._seconds = float(state["seconds"])
         # Snapshots of older versions lack these values.
+        self._training.skipped_steps.count = state.get("skipped_steps", 0)
         self._sample_flops = state.get("sample_flops")
         self._pretrained_sha256 = state.get("init_sha256")
         self._data_fingerprint = state.get("data")
@@ -474,6 +476,8 @@ class Trainer:
             "momentum": momentum,
             "bad_samples": self._problem_counter.bad,
         }
+        if optim.max_skipped:
+            scheduled_values["skipped_steps"] = self._training.skipped_steps.count
         return _StartedStep(step, scheduled_values, report)
 
     def _finish_step(self, watch: Watch) -> None:
@@ -486,7 +490,8 @@ class Trainer:
             watch: Logs the values of the step.
 
         Raises:
-            FloatingPointError: If a loss or the gradient is not finite. All processes raise it.
+            FloatingPointError: If a loss or the gradient is not finite, and the step was not
+                skipped. All processes raise it.
         """
         if self._unfinished_step is None:
             return
@@ -495,7 +500,11 @@ class Trainer:
         try:
             values = report.check()
         except FloatingPointError as error:
-            raise FloatingPointError(f"step {step}: {error}; no snapshot has this step") from error
+            if not report.is_skipped:
+                message = f"step {step}: {error}; no snapshot has this step"
+                raise FloatingPointError(message) from error
+            watch.say(f"step {step}: skipped, because {error}")
+            values = report.read()
         record: dict[str, float] = {"samples_seen": (step + 1) * self._config.optim.batch_size}
         record.update(scheduled_values)
         record.update(values)
@@ -576,6 +585,7 @@ class Trainer:
             "scaler": self._training.scaler.state_dict(),
             "random": self._world.gather(snapshot.random_state()),
             "problems": total_counts,
+            "skipped_steps": self._training.skipped_steps.count,
             "seconds": self._seconds,
             "sample_flops": self._sample_flops,
             "data": self._data_fingerprint,

@@ -49,6 +49,7 @@ def test_every_recipe_is_accepted_once_it_has_shards(recipe, world_size, tars):
         ["method=clip", "image.local_size=30", "image.locals=0"],
         ["image.locals=0"],
         [*WSD, "optim.steps=11", "optim.warmup_steps=2"],
+        ["optim.optimizer=timm:lion"],
     ],
     ids=" ".join,
 )
@@ -86,6 +87,20 @@ def test_published_recipes_ask_for_their_shards(name):
         ([ODD % "depth"], "a model of this architecture cannot be built: "),
         (["save.best=scenes-cls/teacher/acc1"], "save.best needs evaluations"),
         (["method=silc", "image.locals=0"], "image.locals is 0, and SILC needs local views"),
+        (["optim.optimizer=lamb"], "optim.optimizer=lamb: takes adamw, muon or timm:NAME"),
+        (
+            ["optim.optimizer=timm:liom"],
+            "optim.optimizer=timm:liom: not among the usable optimizers of timm; nearest: lion",
+        ),
+        (["optim.optimizer=timm:muon"], "optim.optimizer=timm:muon: not among the usable"),
+        (
+            ["optim.optimizer=timm:lion", "optim.eps=0.1"],
+            "optim.optimizer=timm:lion has an eps of its own; leave out optim.eps",
+        ),
+        (
+            ["optim.optimizer=timm:lion", "parallel=fsdp"],
+            "optim.optimizer=timm:lion needs whole weights, and parallel=fsdp shards them",
+        ),
         (["optim.cooldown_steps=9"], "optim.cooldown_steps needs the schedule wsd"),
         (["optim.schedule=wsd"], "optim.schedule=wsd needs the length of its decay: set optim.c"),
         (
