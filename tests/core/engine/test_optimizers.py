@@ -6,7 +6,7 @@ import re
 
 import pytest
 import torch
-from support.training import METHODS, SINGLE_PROCESS, SMALL_MODEL, step, tiny_config, tiny_views
+from support.training import METHODS, SINGLE_PROCESS, SMALL_MODEL, tiny_config
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
@@ -29,20 +29,23 @@ def training_with(optimizer, **options):
 
 
 def steps_of(training, count=3):
-    """Before each step the weights and their gradients by name, and the weights after the last."""
-    views, history = tiny_views(METHOD), []
+    """The weights by name before each step of the optimizer and after the last, and the gradients
+    of each step, which are random."""
+    generator = torch.Generator().manual_seed(0)
     parameters = dict(training.model.named_parameters())
-    hooks = {}
-    for name, parameter in parameters.items():
-        gradients = hooks.setdefault(name, [])
-        parameter.register_post_accumulate_grad_hook(
-            lambda weight, kept=gradients: kept.append(weight.grad.clone())
-        )
+    history, gradients = [], {name: [] for name in parameters}
     for _ in range(count):
         history.append({name: weight.detach().clone() for name, weight in parameters.items()})
-        step(training, views)
+        for name, weight in parameters.items():
+            weight.grad = torch.randn(weight.shape, generator=generator)
+            gradients[name].append(weight.grad.clone())
+        training.optimizer.step()
     history.append({name: weight.detach().clone() for name, weight in parameters.items()})
-    return history, hooks
+    return history, gradients
+
+
+def is_decayed(name, parameter):
+    return parameter.ndim > 1 and not any(part in name for part in ("bn", "ln", "bias"))
 
 
 def orthogonal(matrix):
@@ -72,8 +75,8 @@ def test_muon_moves_hidden_matrices_by_the_published_formula():
             direction = orthogonal(0.95 * momentum + 0.05 * gradient)
             size = 1e-3 * 0.2 * max(gradient.shape) ** 0.5
             moved = after[name] - before[name] * (1 - 1e-3 * 0.1)
-            assert torch.allclose(moved, -size * direction, atol=0.03 * size), name
-            assert (torch.linalg.svdvals(moved / size) < 1.5).all()
+            assert (moved + size * direction).norm() < 0.06 * (size * direction).norm(), name
+            assert (torch.linalg.svdvals(moved / size) < 1.3).all()
 
 
 @needs_muon
@@ -82,7 +85,6 @@ def test_all_other_parameters_move_as_by_adamw():
     history, gradients = steps_of(training)
     others = [name for name in history[0] if not re.search(HIDDEN, name)]
     parameters = {name: nn.Parameter(history[0][name].clone()) for name in others}
-    model = nn.ParameterDict({name.replace(".", "/"): p for name, p in parameters.items()})
     groups = [
         {"params": [p for n, p in parameters.items() if is_decayed(n, p)], "weight_decay": 0.1},
         {"params": [p for n, p in parameters.items() if not is_decayed(n, p)], "weight_decay": 0},
@@ -92,14 +94,8 @@ def test_all_other_parameters_move_as_by_adamw():
         for name, parameter in parameters.items():
             parameter.grad = gradients[name][number]
         plain.step()
-    assert len(list(model.parameters())) == len(others)
     for name, parameter in parameters.items():
-        if name != "logit_scale":  # which is clamped
-            assert torch.allclose(parameter, history[3][name], atol=1e-6), name
-
-
-def is_decayed(name, parameter):
-    return parameter.ndim > 1 and not any(part in name for part in ("bn", "ln", "bias"))
+        assert torch.allclose(parameter, history[3][name], atol=1e-6), name
 
 
 @needs_muon
@@ -129,8 +125,7 @@ def test_lion_moves_by_the_published_formula():
             direction = torch.sign(0.9 * momentum + 0.1 * gradient)
             momentum = 0.98 * momentum + 0.02 * gradient
             expected = before[name] * (1 - 1e-3 * decay) - 1e-3 * direction
-            if name != "logit_scale":  # which is clamped
-                assert torch.allclose(after[name], expected, atol=1e-7), name
+            assert torch.allclose(after[name], expected, atol=1e-7), name
 
 
 @pytest.mark.parametrize(

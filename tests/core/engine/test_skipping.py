@@ -101,12 +101,13 @@ def test_a_run_says_logs_and_remembers_what_it_skipped(setting, scene_shards, ca
     config = override(RECIPES["scenes_clip"](), [*SETTINGS, "optim.max_skipped=2"])
     trainer = Trainer(config, setting)
     spoil(trainer._training, {1, 3, 4})
-    with pytest.raises(FloatingPointError, match="^step 4: the gradient's norm is "):
+    with pytest.raises(FloatingPointError, match=r"^step 4: the gradient's norm is "):
         trainer.run(scene_shards)
     lines = [line for line in capsys.readouterr().err.splitlines() if "skipped" in line]
-    assert lines == [
-        f"step {number}: skipped, because the gradient's norm is inf" for number in (1, 3)
-    ] or all("skipped, because the gradient's norm is " in line for line in lines)
+    assert [line.partition(" the")[0] for line in lines] == [
+        "step 1: skipped, because",
+        "step 3: skipped, because",
+    ]
     records = log(setting.output)
     assert [record["skipped_steps"] for record in records] == [0, 1, 1, 2]
     assert [record["gradient_norm"] is None for record in records] == [False, True, False, True]
