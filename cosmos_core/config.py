@@ -147,6 +147,9 @@ class DataConfig:
     keyed_order: bool = False
     # Processes that load data, for each process that trains.
     workers: Annotated[int, Field(ge=0, le=1024)] = 2
+    # Memory in gigabytes for decoded samples of local tars, for each process that trains. With any,
+    # data workers also keep the tokens of captions.
+    cache_gb: NonNegative = 0.0
     # The fraction of samples that may be unreadable; with more, the run stops.
     max_bad: Fraction = 0.05
 

@@ -17,7 +17,15 @@ SCENES = "scenes:"  # the prefix of `data.shards` that asks for a number of embe
 SHARDS = "data.shards"
 
 # Options that may differ between a run and its continuation: they do not change the weights.
-FREE = ("data.workers", "save", "watch", "compute.checkpointing", "compute.timeout", "parallel")
+FREE = (
+    "data.workers",
+    "data.cache_gb",
+    "save",
+    "watch",
+    "compute.checkpointing",
+    "compute.timeout",
+    "parallel",
+)
 
 # An option that may differ too, though it changes the weights: a run that ended goes on with more.
 RAISABLE = "optim.max_skipped"
@@ -55,6 +63,7 @@ ADDED = {
     "optim.cooldown_steps": 0,
     "optim.max_skipped": 0,
     "data.keyed_order": False,
+    "data.cache_gb": 0.0,
     "compute.gather_bf16": False,
     "parallel": "ddp",
     "method.bias": -10.0,
