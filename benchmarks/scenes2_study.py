@@ -119,7 +119,7 @@ class Job(NamedTuple):
             f"seed={self.seed}",
             "save.every=250",
             "data.workers=0",
-            "data.keep_decoded=true",
+            "data.cache_gb=1.5",
             "compute.compile=true",
             "watch.pictures=false",
         ]

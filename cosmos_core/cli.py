@@ -98,6 +98,14 @@ def train(
             help="Go on from the newest snapshot in the folder; auto: start if there is none.",
         ),
     ] = None,
+    start: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="SNAPSHOT",
+            help="Start from a snapshot of a run with other optim.steps, before its cooldown.",
+        ),
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Train a model by a recipe."""
@@ -109,6 +117,8 @@ def train(
     command = f"cosmos-train {shlex.quote(recipe)}"
     for assignment in assignments:
         command += f" --set {shlex.quote(assignment)}"
+    if start is not None:
+        command += f" --from {shlex.quote(str(start))}"
     check_config(config, world_size=int(os.environ.get("WORLD_SIZE", "1")))
     has_restarted = restarts() > 0
     if has_restarted:
@@ -119,7 +129,9 @@ def train(
         try:
             # The main process locks the folder, and tells all processes whether the run resumes.
             resumes_snapshot = world.gather(world.main_process_only(lock_output))[0]
-            n_steps = run(config, output, command, world, resume=bool(resumes_snapshot))
+            n_steps = run(
+                config, output, command, world, resume=bool(resumes_snapshot), start=start
+            )
         except OSError as error:
             _add_resume_hint(error, output, config)
             raise
@@ -254,7 +266,15 @@ def export(
         typer.echo(str(path))
 
 
-def run(config: TrainConfig, output: Path, command: str, world: World, *, resume: bool) -> int:
+def run(
+    config: TrainConfig,
+    output: Path,
+    command: str,
+    world: World,
+    *,
+    resume: bool,
+    start: Path | None = None,
+) -> int:
     """Train a model. If the data are scenes, they are first written as shards.
 
     Args:
@@ -263,6 +283,7 @@ def run(config: TrainConfig, output: Path, command: str, world: World, *, resume
         command: The command line, which is stored in the checkpoint.
         world: The processes of the training.
         resume: True to go on from the newest snapshot in the folder.
+        start: The snapshot of another run from which a run starts that does not resume.
 
     Returns:
         The number of steps after which the training ended. It is smaller than `optim.steps` if the
@@ -283,7 +304,7 @@ def run(config: TrainConfig, output: Path, command: str, world: World, *, resume
     tokenizer = make_tokenizer(config.data.shards, context_length)
     inverse = Inverse(preprocess["mean"], preprocess["std"], tokenizer.decode)
     setting = Setting(tokenizer, inverse, output, command, world, evaluator)
-    trainer = Trainer(config, setting, resume=resume)
+    trainer = Trainer(config, setting, resume=resume, start=start)
     if not asks_for_scenes(config.data.shards):
         return trainer.run(config.data.shards)
 

@@ -98,22 +98,33 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class OptimConfig:
-    """AdamW with linear warm-up and cosine decay to zero; the defaults are published constants."""
+    """The optimizer and its schedules; the defaults are published constants."""
 
     # Below 10**8, since the names of snapshots have eight digits.
     steps: Annotated[int, Field(gt=0, lt=10**8)]
     # Samples of all processes in a step.
     batch_size: Positive
+    # "adamw"; "muon", which is Muon for the matrices of transformer blocks and AdamW for all other
+    # weights; or an optimizer of timm, such as "timm:lion".
+    optimizer: str = "adamw"
     lr: PositiveFloat = 5e-4
     betas: tuple[Fraction, Fraction] = (0.9, 0.98)
     eps: PositiveFloat = 1e-8
     weight_decay: NonNegative = 0.5
+    # How the learning rate falls to zero after a linear warm-up: along a half cosine over all steps
+    # ("cosine"), not at all ("constant"), or in the last `cooldown_steps` ("wsd": warm-up, stable
+    # phase, decay).
+    schedule: Literal["cosine", "constant", "wsd"] = "cosine"
     warmup_steps: Count = 2000
+    cooldown_steps: Count = 0
     # Momentum of the teacher, and whether it is raised to 1 by a cosine over the run.
     momentum: Fraction = 0.999
     momentum_ramp: bool = False
     # The largest norm of the gradient; 0: it is not clipped.
     clip_norm: NonNegative = 0.0
+    # So many steps of the run may be skipped because their loss or gradient is not finite. With
+    # more, the run ends.
+    max_skipped: Count = 0
     # "published": as the released models were trained, the true gradient is divided by the number
     # of processes, except that of the scales.
     gradient: Literal["true", "published"] = "true"
@@ -136,9 +147,9 @@ class DataConfig:
     keyed_order: bool = False
     # Processes that load data, for each process that trains.
     workers: Annotated[int, Field(ge=0, le=1024)] = 2
-    # Whether each process that loads data keeps all samples of local shards in memory that it has
-    # decoded: for a data set that fits. An image takes 3 bytes a pixel.
-    keep_decoded: bool = False
+    # Memory in gigabytes for decoded samples of local tars, for each process that trains. With any,
+    # data workers also keep the tokens of captions.
+    cache_gb: NonNegative = 0.0
     # The fraction of samples that may be unreadable; with more, the run stops.
     max_bad: Fraction = 0.05
 

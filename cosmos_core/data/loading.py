@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from cosmos_core.config import TrainConfig
 from cosmos_core.data import samples
+from cosmos_core.data.cache import CachedTokenizer, decode_samples
 from cosmos_core.data.index import SampleIndex, index_shards
 from cosmos_core.data.shards import BatchOrder, Draw, Schedule, ShardSets, parse_shards
 from cosmos_core.data.stream import StreamBatches
@@ -92,6 +93,8 @@ def open_data(
         )
 
     shards = parse_shards(config.data)
+    if config.data.cache_gb:
+        tokenizer = CachedTokenizer(tokenizer)
     view_maker = samples.ViewMaker(config, tokenizer)
     schedule = Schedule(batch_size, config.optim.steps, first_step, rank, world_size)
     if shards.streams:
@@ -110,7 +113,8 @@ def open_data(
         schedule,
         keyed=config.data.keyed_order,
     )
-    dataset = LocalBatches(index, view_maker, keep_decoded=config.data.keep_decoded)
+    decoded_samples = decode_samples(index, config.data.cache_gb)
+    dataset = LocalBatches(index, view_maker, decoded_samples)
     batches = _load(config, dataset, order, workers)
     return OpenedData(batches, index)
 
@@ -154,19 +158,21 @@ class LocalBatches(Dataset[samples.Item]):
     """
 
     def __init__(
-        self, index: SampleIndex, view_maker: samples.ViewMaker, *, keep_decoded: bool = False
+        self,
+        index: SampleIndex,
+        view_maker: samples.ViewMaker,
+        decoded_samples: Mapping[int, samples.Sample],
     ) -> None:
-        """Create the batches of an index of samples.
+        """Describe the batches.
 
         Args:
             index: The index of all samples.
-            view_maker: Makes the views of decoded samples.
-            keep_decoded: True to keep decoded samples in memory, so that each is decoded once.
+            view_maker: Makes the views of samples.
+            decoded_samples: Samples that need not be read again, by their numbers.
         """
         self._index = index
         self._view_maker = view_maker
-        self._keep_decoded = keep_decoded
-        self._decoded_samples: dict[int, samples.Sample] = {}
+        self._decoded_samples = decoded_samples
 
     def __getitem__(self, draws: Sequence[Draw]) -> samples.Item:
         """Return the batch of drawn samples.
@@ -198,7 +204,7 @@ class LocalBatches(Dataset[samples.Item]):
         sample_number = draw.number
         for attempt in range(1, MAX_SUBSTITUTES + 1):
             try:
-                sample = self._read_sample(sample_number)
+                sample = self._read(sample_number)
             except samples.BadSampleError as error:
                 shard, key = self._index.shard_and_key(sample_number)
                 problems.append(error.problem(shard, key))
@@ -210,14 +216,15 @@ class LocalBatches(Dataset[samples.Item]):
             f"{MAX_SUBSTITUTES} samples in a row could not be read, the last one {problems[-1]}"
         )
 
-    def _read_sample(self, number: int) -> samples.Sample:
-        """Return the decoded sample of a number. Raise BadSampleError if it cannot be decoded."""
-        if number in self._decoded_samples:
-            return self._decoded_samples[number]
-        sample = samples.decode_sample(self._index.read(number))
-        if self._keep_decoded:
-            self._decoded_samples[number] = sample
-        return sample
+    def _read(self, sample_number: int) -> samples.Sample:
+        """Return a sample, which is decoded unless it is in memory.
+
+        Raises:
+            BadSampleError: If it is bad.
+        """
+        if sample_number in self._decoded_samples:
+            return self._decoded_samples[sample_number]
+        return samples.decode_sample(self._index.read(sample_number))
 
 
 def _load(

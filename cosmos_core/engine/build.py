@@ -12,6 +12,8 @@ from torch.nn.parallel import DistributedDataParallel
 from cosmos_core.config import ComputeConfig, OptimConfig, TrainConfig
 from cosmos_core.engine import sharding
 from cosmos_core.engine.distributed import World
+from cosmos_core.engine.optimizers import make_optimizer
+from cosmos_core.engine.skipping import SkippedSteps
 from cosmos_core.engine.step import Loss, StudentEncoder, TeacherEncoder, Training
 from cosmos_core.model.cosmos import create_teacher
 from cosmos_core.model.pretrained import Audit, freeze, initialise, layers_above
@@ -79,16 +81,16 @@ def make_training(config: TrainConfig, world: World, *, pretrained: bool = True)
         # As in OpenCLIP, patch dropout differs by process. The first process keeps its state.
         torch.manual_seed(config.seed + world.rank)
     wrapped_student = student_encoder if is_sharded else _wrap_in_ddp(student_encoder, world)
-    optimizer = torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=True)
     return Training(
         method=method,
         model=model,
         student_encoder=wrapped_student,
         teacher=teacher,
         teacher_encoder=teacher_encoder,
-        optimizer=optimizer,
+        optimizer=make_optimizer(groups, model, optim),
         scaler=torch.amp.GradScaler(world.device.type, enabled=compute.precision == "fp16"),
         loss=loss,
+        skipped_steps=SkippedSteps(optim.max_skipped),
         audit=audit,
     )
 
@@ -123,7 +125,7 @@ def _set_gpu_arithmetic(compute: ComputeConfig) -> None:
 def param_groups(
     model: nn.Module, weight_decay: float, layer_decay: float = 1.0
 ) -> list[dict[str, Any]]:
-    """Return parameter groups for `torch.optim.AdamW`.
+    """Return parameter groups for an optimizer.
 
     As in github.com/ExplainableML/cosmos, after OpenCLIP, weight decay does not apply to parameters
     with fewer than two dimensions, and to those whose names contain one of NO_DECAY_NAMES. Frozen
@@ -179,10 +181,19 @@ def param_groups(
 def learning_rate(step: int, optim: OptimConfig) -> float:
     """Return the learning rate of a training step, where steps are counted from 0.
 
-    It rises linearly to `optim.lr` during the warm-up, and then falls along a half cosine to zero.
+    It rises linearly to `optim.lr` during the warm-up. Then it falls along a half cosine to zero
+    ("cosine"), or stays ("constant"). With the schedule "wsd" (MiniCPM, arXiv 2404.06395) it stays,
+    and falls to zero in the last N = `optim.cooldown_steps` steps: after n of them it is 1 -
+    sqrt(n / N) of `optim.lr`. Hägele et al. (arXiv 2405.18392) found this shape to be better than a
+    line.
     """
     if step < optim.warmup_steps:
         return optim.lr * (step + 1) / optim.warmup_steps
+    if optim.schedule == "constant":
+        return optim.lr
+    if optim.schedule == "wsd":
+        n_cooldown_steps_done = max(0, step - (optim.steps - optim.cooldown_steps))
+        return optim.lr * (1 - math.sqrt(n_cooldown_steps_done / optim.cooldown_steps))
     # The fraction of the steps after the warm-up, from 0 to 1.
     progress = (step - optim.warmup_steps) / max(1, optim.steps - optim.warmup_steps)
     return 0.5 * (1 + math.cos(math.pi * progress)) * optim.lr

@@ -6,11 +6,12 @@ import shutil
 import open_clip
 import torch
 
-from cosmos_core.config import DataConfig, TrainConfig
+from cosmos_core.config import DataConfig, OptimConfig, TrainConfig
 from cosmos_core.data.scenes import VERSIONS
 from cosmos_core.data.scenes.vocabulary import scenes_tokenizer
 from cosmos_core.data.shards import parse_shards
 from cosmos_core.engine.loggers import missing_packages
+from cosmos_core.engine.optimizers import check_optimizer
 from cosmos_core.model.build import model_config
 from cosmos_core.model.clip import MultiViewCLIP
 from cosmos_core.model.cosmos import CROSS_ATTENTION_HEADS
@@ -44,6 +45,8 @@ def check_config(config: TrainConfig, *, world_size: int) -> None:
             f"optim.batch_size={batch_size} cannot be dealt to {world_size} processes in "
             f"{accumulate} parts each; give a multiple of {n_chunks}"
         )
+    _check_schedule(config.optim)
+    check_optimizer(config.optim, config.parallel)
     _check_pretrained(config)
     _check_model(config, world_size)
     if config.parallel != "ddp" and config.compute.precision == "fp16":
@@ -54,6 +57,29 @@ def check_config(config: TrainConfig, *, world_size: int) -> None:
         raise ValueError("compute.compile needs a C++ compiler: install g++, or name one in CXX")
     if config.save.best and not config.watch.evaluate_every:
         raise ValueError("save.best needs evaluations: set watch.evaluate_every, watch.datasets")
+
+
+def _check_schedule(optim: OptimConfig) -> None:
+    """Check that the phases of the learning rate fit the schedule and the number of steps.
+
+    Raises:
+        ValueError: If a schedule lacks its cooldown, has one that it does not use, or has one that
+            begins before the end of the warm-up.
+    """
+    if optim.schedule != "wsd":
+        if optim.cooldown_steps:
+            raise ValueError("optim.cooldown_steps needs the schedule wsd: set optim.schedule=wsd")
+        return
+    if not optim.cooldown_steps:
+        raise ValueError(
+            "optim.schedule=wsd needs the length of its decay: set optim.cooldown_steps, such as a "
+            "fifth of the steps"
+        )
+    if optim.warmup_steps + optim.cooldown_steps > optim.steps:
+        raise ValueError(
+            f"optim.steps={optim.steps} are fewer than the {optim.warmup_steps} steps of warm-up "
+            f"and the {optim.cooldown_steps} of cooldown"
+        )
 
 
 def _check_pretrained(config: TrainConfig) -> None:

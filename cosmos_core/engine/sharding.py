@@ -21,6 +21,7 @@ from torch.nn.utils import parametrize
 
 from cosmos_core.config import TrainConfig
 from cosmos_core.engine.distributed import World
+from cosmos_core.engine.optimizers import MuonWithAdamW
 from cosmos_core.model.sharded import MODELS, read_shards, read_tensor_metadata
 
 
@@ -178,11 +179,15 @@ def load_state(
         ValueError: If the snapshot has other keys than the models and the optimizer.
         Exception: Other errors, if the snapshot does not fit in another way.
     """
+    # The moments of other optimizers may have any shape, and their weights are never sharded.
+    has_moments_like_weights = isinstance(optimizer, torch.optim.AdamW | MuonWithAdamW)
+
     # Find the keys of the tensors in the snapshot.
     folder = Path(state["folder"]) if "folder" in state else None
     stored_tensors: Mapping[str, Any]
     if folder is None:
-        stored_tensors = _flatten_tensors(state, state["optimizer"]["state"])
+        stored_moments = state["optimizer"]["state"] if has_moments_like_weights else {}
+        stored_tensors = _flatten_tensors(state, stored_moments)
     else:
         stored_tensors = read_tensor_metadata(folder)
 
@@ -205,6 +210,8 @@ def load_state(
     else:
         read_shards(folder, tensors)
     param_groups = state["optimizer"]["param_groups"]
+    if not has_moments_like_weights:
+        moments = state["optimizer"]["state"]
     optimizer.load_state_dict({"state": moments, "param_groups": param_groups})
 
 
@@ -256,7 +263,8 @@ def require_finite(models: Mapping[str, nn.Module], optimizer: torch.optim.Optim
             tensors[f"{model_name}.{unsharded_name(key)}"] = parameter.detach()
     for number, moments in optimizer.state_dict()["state"].items():
         for moment_name, moment in moments.items():
-            tensors[f"optimizer.{number}.{moment_name}"] = moment
+            if isinstance(moment, Tensor):
+                tensors[f"optimizer.{number}.{moment_name}"] = moment
 
     for key, tensor in tensors.items():
         local_tensor = tensor.to_local() if isinstance(tensor, DTensor) else tensor

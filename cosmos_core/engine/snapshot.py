@@ -43,7 +43,7 @@ from cosmos_core.utils.files import (
     replacing,
     write_atomically,
 )
-from cosmos_core.utils.recipe import FREE, SHARDS, asks_for_scenes, remove_added_defaults
+from cosmos_core.utils.recipe import FREE, RAISABLE, SHARDS, remove_added_defaults
 
 # The file in the folder of snapshots that records the best evaluation.
 BEST = "best.json"
@@ -376,11 +376,7 @@ def find_state(
     if state is None:
         raise SnapshotError(f"{output}: no whole snapshot to resume from")
 
-    # Compare the configurations. Shards may have been moved: their fingerprint is compared later.
-    allowed_differences: tuple[str, ...] = FREE
-    if state.get("data") and not asks_for_scenes(config.data.shards):
-        allowed_differences = (*FREE, SHARDS)
-    difference = _describe_difference(state["config"], plain_config(config), allowed_differences)
+    difference = describe_difference(state, config)
     if difference:
         raise SnapshotError(f"{output} holds another run: {difference}")
     if state["step"] > config.optim.steps:
@@ -590,7 +586,27 @@ def plain_config(config: TrainConfig) -> dict[str, Any]:
     return remove_added_defaults(json.loads(config_as_json))
 
 
-def _describe_difference(
+def describe_difference(
+    state: Mapping[str, Any], config: TrainConfig, *, allowed: tuple[str, ...] = ()
+) -> str | None:
+    """Describe the first option in which a training differs from the one of a snapshot.
+
+    Args:
+        state: The state in the snapshot.
+        config: The configuration of the training.
+        allowed: The full names of options that may differ, besides FREE and RAISABLE.
+
+    Returns:
+        A text such as "optim.lr is 0.1 there and 0.2 here", or None if no option differs.
+    """
+    allowed_differences = (*FREE, RAISABLE, *allowed)
+    # Shards may have been moved: their fingerprint is compared when they are opened.
+    if state.get("data") and not asks_for_scenes(config.data.shards):
+        allowed_differences = (*allowed_differences, SHARDS)
+    return _first_different_option(state["config"], plain_config(config), allowed_differences)
+
+
+def _first_different_option(
     stored: Any, current: Any, allowed_prefixes: tuple[str, ...], name: str = ""
 ) -> str | None:
     """Describe the first option in which two configurations differ.
@@ -614,7 +630,7 @@ def _describe_difference(
         return f"{name} is {stored!r} there and {current!r} here"
     for key in sorted(stored.keys() | current.keys()):
         full_name = f"{name}.{key}" if name else key
-        difference = _describe_difference(
+        difference = _first_different_option(
             stored.get(key), current.get(key), allowed_prefixes, full_name
         )
         if difference is not None:

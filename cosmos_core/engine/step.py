@@ -11,7 +11,7 @@ one row per sample. Other tensors, such as logit scales, belong to the whole bat
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
 import torch
@@ -21,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_map_only
 
 from cosmos_core.engine.distributed import full_tensor, mean_over_processes
+from cosmos_core.engine.skipping import SkippedSteps
 from cosmos_core.model.cosmos import SCALES, clamp_logit_scales, scalars, update_teacher
 from cosmos_core.model.pretrained import Audit
 from cosmos_core.types import Gather, LossTerms, Method, Views
@@ -88,6 +89,8 @@ class Training:
     loss: Loss
     # A record of the pretrained weights that were loaded at the start, or None.
     audit: Audit | None = None
+    # Decides whether a step is skipped because its loss or gradient is not finite.
+    skipped_steps: SkippedSteps = field(default_factory=SkippedSteps)
 
 
 class StepReport:
@@ -98,7 +101,12 @@ class StepReport:
     """
 
     def __init__(
-        self, terms: Terms, other_values: dict[str, Tensor], *, uses_gradient_scaler: bool
+        self,
+        terms: Terms,
+        other_values: dict[str, Tensor],
+        *,
+        uses_gradient_scaler: bool,
+        is_skipped: bool = False,
     ) -> None:
         """Start to copy the values of a step to the host.
 
@@ -106,7 +114,10 @@ class StepReport:
             terms: The loss terms by name.
             other_values: Other values of the step by name, such as "gradient_norm".
             uses_gradient_scaler: True if a gradient scaler handles gradients that are not finite.
+            is_skipped: True if the step was skipped, because a value is not finite.
         """
+        # Whether the step was skipped, because a value is not finite.
+        self.is_skipped = is_skipped
         self._term_names = list(terms)
         self._names = [*terms, *other_values]
         # A gradient scaler handles gradients that are not finite.
@@ -229,12 +240,10 @@ def train_step(
     max_norm = clip_norm if clip_norm > 0 else math.inf
     gradient_norm = full_tensor(nn.utils.clip_grad_norm_(training.model.parameters(), max_norm))
 
-    # Update the teacher and the student.
-    update_teacher(training.teacher, training.model, momentum)
-    training.scaler.step(training.optimizer)
+    is_skipped = _should_skip(training, terms, gradient_norm)
+    if not is_skipped:
+        _update_models(training, momentum)
     training.scaler.update()
-    clamp_logit_scales(training.model)
-    clamp_logit_scales(training.teacher)
 
     # Report the scales after the step, and the norm of the gradient.
     other_values = {}
@@ -242,7 +251,37 @@ def train_step(
         value = full_tensor(parameter.detach()).squeeze()
         other_values[name] = value.exp() if name in SCALES else value
     other_values["gradient_norm"] = gradient_norm
-    return StepReport(terms, other_values, uses_gradient_scaler=training.scaler.is_enabled())
+    return StepReport(
+        terms,
+        other_values,
+        uses_gradient_scaler=training.scaler.is_enabled(),
+        is_skipped=is_skipped,
+    )
+
+
+def _should_skip(training: Training, terms: Terms, gradient_norm: Tensor) -> bool:
+    """Return whether a step is skipped, because its loss or its gradient is not finite.
+
+    All processes return the same, since they have the same values. A gradient scaler handles
+    gradients that are not finite in its own way.
+    """
+    values = [*terms.values()]
+    if not training.scaler.is_enabled():
+        values.append(gradient_norm)
+    return training.skipped_steps.should_skip(values)
+
+
+def _update_models(training: Training, momentum: float) -> None:
+    """Move the teacher towards the student, and the student by its gradient.
+
+    Args:
+        training: The models, the optimizer and the gradient scaler.
+        momentum: The momentum of the teacher's moving average.
+    """
+    update_teacher(training.teacher, training.model, momentum)
+    training.scaler.step(training.optimizer)
+    clamp_logit_scales(training.model)
+    clamp_logit_scales(training.teacher)
 
 
 def _backward_in_chunks(

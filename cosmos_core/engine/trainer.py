@@ -22,6 +22,7 @@ from cosmos_core.data.samples import Batch, ProblemCounter, StreamPosition, Toke
 from cosmos_core.data.shards import parse_shards
 from cosmos_core.data.stream import pack_positions, resumed_positions
 from cosmos_core.engine import snapshot
+from cosmos_core.engine.branch import read_start
 from cosmos_core.engine.build import learning_rate, make_training, teacher_momentum
 from cosmos_core.engine.distributed import World, broadcast, make_gather, require_agreement
 from cosmos_core.engine.evaluate import Evaluator, evaluate
@@ -75,20 +76,28 @@ class _StartedStep(NamedTuple):
 
 
 class Trainer:
-    """Trains a model from the start, or from the newest snapshot in the output folder.
+    """Trains a model from the start, from a snapshot of another training, or from its own newest.
 
     Raises:
         SnapshotError: If the folder cannot be used: if a new training finds files of another one,
             or if no snapshot exists to resume from.
     """
 
-    def __init__(self, config: TrainConfig, setting: Setting, *, resume: bool = False) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        setting: Setting,
+        *,
+        resume: bool = False,
+        start: Path | None = None,
+    ) -> None:
         """Build the models and the optimizer, or restore them from the newest snapshot.
 
         Args:
             config: The configuration of the training.
             setting: The output folder, the tokenizer and the processes.
             resume: True to go on from the newest snapshot.
+            start: A snapshot of another training, from which a new one starts.
         """
         self._config = config
         self._setting = setting
@@ -96,7 +105,7 @@ class Trainer:
         self._checkpoint_path = setting.output / CHECKPOINT
         self._snapshots = snapshot.Snapshots(setting.output, config.save.keep)
         # The state to resume from, or None for a new training.
-        state = self._find_state(resume=resume)
+        state = self._find_state(resume=resume, start=start)
 
         self._training = make_training(config, self._world, pretrained=state is None)
         self._models = {"student": self._training.model, "teacher": self._training.teacher}
@@ -143,18 +152,24 @@ class Trainer:
             self._resume(state)
         require_agreement(self._world, self._steps_done, *self._models.values())
 
-    def _find_state(self, *, resume: bool) -> dict[str, Any] | None:
-        """Return the state to resume from, or None for a new training, in all processes.
+    def _find_state(self, *, resume: bool, start: Path | None) -> dict[str, Any] | None:
+        """Return the state to start from, or None for random or pretrained weights.
+
+        All processes get the same state.
 
         Args:
             resume: True to go on from the newest snapshot in the output folder.
+            start: The snapshot from which a training starts that does not resume.
         """
 
         def find_state() -> dict[str, Any] | None:
-            """Read the state from the newest snapshot, if there is one to resume from."""
-            return snapshot.find_state(
+            """Read the state from the newest snapshot, or from the one of another training."""
+            state = snapshot.find_state(
                 self._snapshots, self._setting.output, self._config, resume=resume
             )
+            if state is None and start is not None:
+                return read_start(start, self._config)
+            return state
 
         # Only the first process reads it, because other processes could choose another snapshot.
         state = self._world.main_process_only(find_state)
@@ -170,7 +185,8 @@ class Trainer:
             The number of steps of the training so far.
 
         Raises:
-            FloatingPointError: If a loss or a gradient is not finite.
+            FloatingPointError: If a loss or a gradient is not finite, in more steps than may be
+                skipped.
             ValueError: If there are too many bad samples.
         """
         config, output, world = self._config, self._setting.output, self._world
@@ -309,6 +325,7 @@ class Trainer:
         with snapshot.restoring(state, "seconds"):
             self._seconds = float(state["seconds"])
         # Snapshots of older versions lack these values.
+        self._training.skipped_steps.count = state.get("skipped_steps", 0)
         self._sample_flops = state.get("sample_flops")
         self._pretrained_sha256 = state.get("init_sha256")
         self._data_fingerprint = state.get("data")
@@ -459,6 +476,8 @@ class Trainer:
             "momentum": momentum,
             "bad_samples": self._problem_counter.bad,
         }
+        if optim.max_skipped:
+            scheduled_values["skipped_steps"] = self._training.skipped_steps.count
         return _StartedStep(step, scheduled_values, report)
 
     def _finish_step(self, watch: Watch) -> None:
@@ -471,7 +490,8 @@ class Trainer:
             watch: Logs the values of the step.
 
         Raises:
-            FloatingPointError: If a loss or the gradient is not finite. All processes raise it.
+            FloatingPointError: If a loss or the gradient is not finite, and the step was not
+                skipped. All processes raise it.
         """
         if self._unfinished_step is None:
             return
@@ -480,7 +500,11 @@ class Trainer:
         try:
             values = report.check()
         except FloatingPointError as error:
-            raise FloatingPointError(f"step {step}: {error}; no snapshot has this step") from error
+            if not report.is_skipped:
+                message = f"step {step}: {error}; no snapshot has this step"
+                raise FloatingPointError(message) from error
+            watch.say(f"step {step}: skipped, because {error}")
+            values = report.read()
         record: dict[str, float] = {"samples_seen": (step + 1) * self._config.optim.batch_size}
         record.update(scheduled_values)
         record.update(values)
@@ -561,6 +585,7 @@ class Trainer:
             "scaler": self._training.scaler.state_dict(),
             "random": self._world.gather(snapshot.random_state()),
             "problems": total_counts,
+            "skipped_steps": self._training.skipped_steps.count,
             "seconds": self._seconds,
             "sample_flops": self._sample_flops,
             "data": self._data_fingerprint,

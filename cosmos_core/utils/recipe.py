@@ -18,13 +18,20 @@ SHARDS = "data.shards"
 # Options that may differ between a run and its continuation: they do not change the weights.
 FREE = (
     "data.workers",
-    "data.keep_decoded",
+    "data.cache_gb",
     "save",
     "watch",
     "compute.checkpointing",
     "compute.timeout",
     "parallel",
 )
+
+# An option that may differ too, though it changes the weights: a run that ended goes on with more.
+RAISABLE = "optim.max_skipped"
+
+# Options that may also differ between a run and a branch of it, if all steps that the branch takes
+# over have the same learning rate.
+BUDGET = ("optim.steps", "optim.schedule", "optim.cooldown_steps")
 
 # Other options in which trainings of one recipe may differ: names, and the rounding of weights.
 _RUN_OPTIONS = (
@@ -50,7 +57,12 @@ ADDED = {
     "model.partial": False,
     "model.freeze": "",
     "optim.layer_decay": 1.0,
+    "optim.optimizer": "adamw",
+    "optim.schedule": "cosine",
+    "optim.cooldown_steps": 0,
+    "optim.max_skipped": 0,
     "data.keyed_order": False,
+    "data.cache_gb": 0.0,
     "compute.gather_bf16": False,
     "parallel": "ddp",
     "method.bias": -10.0,

@@ -10,9 +10,11 @@ import time
 
 import pytest
 from support import forked
+from support.training import SMALL_MODEL
 
 import cosmos_core
 from cosmos_core.data.samples import DREAMLIP_KEYS
+from cosmos_core.model.checkpoint import read_checkpoint
 from cosmos_core.recipes import RECIPES
 from cosmos_core.recipes.overrides import override
 
@@ -61,6 +63,30 @@ def test_the_same_seed_gives_the_same_losses(tmp_path):
         lines = (tmp_path / name / "log.jsonl").read_text().splitlines()
         logs.append([{**json.loads(line), "timing": None} for line in lines])
     assert logs[0] == logs[1]
+
+
+def test_a_run_starts_from_a_snapshot_of_another(tmp_path):
+    settings = ("optim.warmup_steps=1", "save.every=1", "watch.pictures=false", SMALL_MODEL)
+    words = [*TINY, *(word for setting in settings for word in ("--set", setting))]
+    constant = ["--set", "optim.schedule=constant", "--set", "optim.steps=3"]
+    done = train("scenes_clip", *words, *constant, "--output", tmp_path / "long")
+    assert done.returncode == 0, done.stderr
+    start = tmp_path / "long" / "snapshots" / "step-00000002.pt"
+    cooldown = ["--set", "optim.schedule=wsd", "--set", "optim.cooldown_steps=2"]
+    words += [*cooldown, "--from", start, "--output", tmp_path / "branch"]
+    done = train("scenes_clip", *words, "--set", "optim.steps=4")
+    assert done.returncode == 0, done.stderr
+    assert f"cosmos-train: goes on from {start}, after 2 of 4 steps\n" in done.stderr
+    log = (tmp_path / "branch" / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in log] == [2, 3]
+    training = read_checkpoint(tmp_path / "branch" / "checkpoint.safetensors").training
+    assert training["command"].endswith(f" --from {start}")
+    start = start.with_name("step-00000003.pt")  # after the first step of the cooldown
+    words += ["--from", start, "--output", tmp_path / "short", "--set", "optim.steps=3"]
+    done = train("scenes_clip", *words)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"cosmos-train: {start} cannot be branched: the learning rate of")
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -178,6 +178,24 @@ def meet(world: World) -> list[tuple[int, str]]:
     return world.gather((world.rank, f"process {world.rank}"))
 
 
+def one_bad_process_is_skipped(world: World, bad: int) -> tuple[int, bool, bool]:
+    """How many steps of SILC are skipped, where one process has an infinite local image, and
+    whether the weights stay in it and move in the next step, which is the second bad one."""
+    method = METHODS["silc"]
+    training = make_training(tiny_config(method), world)
+    training.skipped_steps.limit = 1
+    views = share(tiny_views(method), world)
+    if world.rank == bad:
+        views.local_images[0, 0, 0, 0, 0] = torch.inf
+    weight, stays = training.model.get_parameter("visual.proj"), []
+    for _ in range(2):
+        before = weight.detach().clone()
+        report = train_step(training, views, make_gather(world, "true"), momentum=0.9)
+        stays.append(torch.equal(weight, before))
+        assert report.is_skipped == stays[-1]
+    return training.skipped_steps.count, *stays
+
+
 def one_bad_process(world: World, bad: int) -> str:
     """What a step of SILC raises where one process has an infinite local image."""
     method = METHODS["silc"]

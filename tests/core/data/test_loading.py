@@ -1,6 +1,5 @@
 """Batches of local tars: the same for any workers, processes and first step, whatever is broken."""
 
-import dataclasses
 import os
 import random
 import signal
@@ -21,9 +20,8 @@ from support.shards import (
     write_shards,
 )
 
-from cosmos_core.data import samples
 from cosmos_core.data.loading import make_loader
-from cosmos_core.data.samples import Batch, UnreadableDataError, decode_sample
+from cosmos_core.data.samples import Batch, UnreadableDataError
 from cosmos_core.data.shards import ShardError
 from cosmos_core.types import Views
 
@@ -69,21 +67,6 @@ def test_batches_are_the_same_for_any_workers_processes_and_first_step(folder):
         parts = [load(config, rank=rank, world_size=size) for rank in range(size)]
         assert_same_batches(list(joined(parts)), whole)
     assert load(config, first_step=6) == []
-
-
-def test_samples_that_are_kept_are_decoded_once_and_give_the_same_batches(folder, monkeypatch):
-    config = train_config(f"{folder}/*.tar")
-    plain = load(config)
-    decoded = []
-
-    def decode_and_count(raw):
-        decoded.append(raw.record)
-        return decode_sample(raw)
-
-    monkeypatch.setattr(samples, "decode_sample", decode_and_count)
-    data = dataclasses.replace(config.data, keep_decoded=True, workers=0)
-    assert_same_batches(load(dataclasses.replace(config, data=data)), plain)
-    assert len(decoded) == len(set(decoded)) <= 21
 
 
 def test_every_epoch_has_every_sample_augmented_anew(folder):

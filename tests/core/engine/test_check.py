@@ -17,6 +17,7 @@ SMALL = (
     '"head_width": 16}, "text_cfg": {"context_length": 64, "vocab_size": %d, "width": 32, '
     '"heads": 2, "layers": 1%s}}'
 )
+WSD = ("optim.schedule=wsd", "optim.cooldown_steps=9")
 ODD = "architecture=" + SMALL % (16, 882, ', "%s": true')
 
 
@@ -47,6 +48,8 @@ def test_every_recipe_is_accepted_once_it_has_shards(recipe, world_size, tars):
         ["optim.steps=10", "optim.warmup_steps=200"],
         ["method=clip", "image.local_size=30", "image.locals=0"],
         ["image.locals=0"],
+        [*WSD, "optim.steps=11", "optim.warmup_steps=2"],
+        ["optim.optimizer=timm:lion"],
     ],
     ids=" ".join,
 )
@@ -84,6 +87,26 @@ def test_published_recipes_ask_for_their_shards(name):
         ([ODD % "depth"], "a model of this architecture cannot be built: "),
         (["save.best=scenes-cls/teacher/acc1"], "save.best needs evaluations"),
         (["method=silc", "image.locals=0"], "image.locals is 0, and SILC needs local views"),
+        (["optim.optimizer=lamb"], "optim.optimizer=lamb: takes adamw, muon or timm:NAME"),
+        (
+            ["optim.optimizer=timm:liom"],
+            "optim.optimizer=timm:liom: not among the usable optimizers of timm; nearest: lion",
+        ),
+        (["optim.optimizer=timm:muon"], "optim.optimizer=timm:muon: not among the usable"),
+        (
+            ["optim.optimizer=timm:lion", "optim.eps=0.1"],
+            "optim.optimizer=timm:lion has an eps of its own; leave out optim.eps",
+        ),
+        (
+            ["optim.optimizer=timm:lion", "parallel=fsdp"],
+            "optim.optimizer=timm:lion needs whole weights, and parallel=fsdp shards them",
+        ),
+        (["optim.cooldown_steps=9"], "optim.cooldown_steps needs the schedule wsd"),
+        (["optim.schedule=wsd"], "optim.schedule=wsd needs the length of its decay: set optim.c"),
+        (
+            [*WSD, "optim.steps=10", "optim.warmup_steps=2"],
+            "optim.steps=10 are fewer than the 2 steps of warm-up and the 9 of cooldown",
+        ),
     ],
 )
 def test_what_cannot_be_trained_is_refused_in_one_line(assignments, message):

@@ -164,6 +164,10 @@ def test_a_loss_that_is_not_finite_in_one_process_stops_all(size):
     assert refusals == ["the distill loss is nan"] * size
 
 
+def test_a_step_that_is_not_finite_in_one_process_is_skipped_in_all():
+    assert run_processes(workers.one_bad_process_is_skipped, 2, 1) == [(1, True, False)] * 2
+
+
 @pytest.mark.parametrize("size", [2, 4])
 def test_objects_of_all_processes_come_in_the_order_of_their_numbers(size):
     expected = [(rank, f"process {rank}") for rank in range(size)]

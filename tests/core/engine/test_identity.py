@@ -79,7 +79,7 @@ def group(*settings, recipe="scenes_cosmos", **metadata):
 @pytest.mark.parametrize(
     "free",
     [
-        *("seed=3", "data.workers=7", "save.keep=1", "watch.log_every=1"),
+        *("seed=3", "data.workers=7", "data.cache_gb=1", "save.keep=1", "watch.log_every=1"),
         *("compute.device=cuda", "compute.accumulate=2", "compute.compile=true"),
     ],
 )
@@ -94,6 +94,9 @@ def test_what_does_not_decide_the_weights_does_not_decide_the_group(free):
         *("compute.precision=fp32", "method.distillation=false", "text.max_sentences=2"),
         *(
             "optim.layer_decay=0.9",
+            "optim.optimizer=muon",
+            "optim.schedule=constant",
+            "optim.max_skipped=1",
             "model.init=a.pt",
             "optim.gradient=published",
             "architecture=ViT-B-32",
