@@ -94,6 +94,9 @@ class ModelConfig:
     partial: bool = False
     # A tower that is not trained.
     freeze: Literal["", "image", "text"] = ""
+    # The fraction of patches that the student does not see, drawn for each view of an image (FLIP,
+    # arXiv 2212.00794). The teacher and evaluations see all patches.
+    patch_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -103,7 +103,7 @@ def _create_model(config: TrainConfig, *, pretrained: bool) -> tuple[nn.Module, 
     Returns:
         The model, and a record of the weights that were loaded, or None if none were.
     """
-    model = config.method.create_student(config.architecture)
+    model = create_student(config)
     audit = None
     if config.model.init and pretrained:
         audit = initialise(
@@ -111,6 +111,15 @@ def _create_model(config: TrainConfig, *, pretrained: bool) -> tuple[nn.Module, 
         )
     freeze(model, config.model.freeze)
     return model, audit
+
+
+def create_student(config: TrainConfig) -> nn.Module:
+    """Create the student's model with random weights and the configured patch dropout."""
+    model = config.method.create_student(config.architecture)
+    if config.model.patch_dropout > 0:
+        visual = model.get_submodule("visual")
+        visual.patch_dropout = PatchDropout(config.model.patch_dropout)
+    return model
 
 
 def _set_gpu_arithmetic(compute: ComputeConfig) -> None:
@@ -247,12 +256,11 @@ def _wrap_in_ddp(
 
 
 def _refuse_dropout(model: nn.Module) -> None:
-    """Raise ValueError if a module of the model drops units or patches at random.
+    """Raise ValueError if a module of the model drops units at random.
 
     If a batch is encoded in chunks, each chunk is encoded twice, and must give the same features.
+    Dropped patches are drawn again, but not units, whose random numbers are drawn on the GPU.
     """
     for name, module in model.named_modules():
-        drops_patches = isinstance(module, PatchDropout) and module.prob > 0
-        drops_units = isinstance(module, nn.Dropout) and module.p > 0
-        if drops_patches or drops_units:
+        if isinstance(module, nn.Dropout) and module.p > 0:
             raise ValueError(f"a batch in parts needs a model without dropout, and {name} has it")

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
+from open_clip.transformer import PatchDropout
 from torch import Tensor, nn
 
 from cosmos_core.model.clip import MultiViewCLIP
@@ -336,8 +337,17 @@ def scalars(model: nn.Module, names: Sequence[str]) -> dict[str, Tensor]:
 
 
 def create_teacher(student: Model) -> Model:
-    """Return a copy of the student whose parameters do not require gradients."""
-    return copy.deepcopy(student).requires_grad_(False)
+    """Return a copy of the student that sees all patches and does not require gradients."""
+    teacher = copy.deepcopy(student).requires_grad_(False)
+    show_all_patches(teacher)
+    return teacher
+
+
+def show_all_patches(model: nn.Module) -> None:
+    """Switch the patch dropout of a model off, in place, also while the model is trained."""
+    for module in model.modules():
+        if isinstance(module, PatchDropout):
+            module.eval()
 
 
 @torch.no_grad()

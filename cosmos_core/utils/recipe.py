@@ -42,6 +42,7 @@ ADDED = {
     "model.init": "",
     "model.partial": False,
     "model.freeze": "",
+    "model.patch_dropout": 0.0,
     "optim.layer_decay": 1.0,
     "data.keyed_order": False,
     "compute.gather_bf16": False,
