@@ -122,6 +122,11 @@ class OptimConfig:
     gradient: Literal["true", "published"] = "true"
     # A factor of the learning rate for each layer of a tower, counted from the last one down.
     layer_decay: PositiveFraction = 1.0
+    # Factors of the learning rate and of the weight decay of a tower and its projection.
+    image_lr: PositiveFloat = 1.0
+    text_lr: PositiveFloat = 1.0
+    image_weight_decay: NonNegative = 1.0
+    text_weight_decay: NonNegative = 1.0
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

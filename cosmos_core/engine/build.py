@@ -2,6 +2,7 @@
 
 import inspect
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from cosmos_core.engine import sharding
 from cosmos_core.engine.distributed import World
 from cosmos_core.engine.step import Loss, StudentEncoder, TeacherEncoder, Training
 from cosmos_core.model.cosmos import create_teacher
-from cosmos_core.model.pretrained import Audit, freeze, initialise, layers_above
+from cosmos_core.model.pretrained import Audit, freeze, initialise, layers_above, tower_of
 
 # Parameters whose names contain one of these have no weight decay.
 NO_DECAY_NAMES = ("bn", "ln", "bias", "logit_scale")
@@ -73,7 +74,13 @@ def make_training(config: TrainConfig, world: World, *, pretrained: bool = True)
         sharding.shard_model(student_encoder, mesh)
         sharding.shard_model(teacher_encoder, mesh, reshard_after_forward=True)
 
-    groups = param_groups(model, optim.weight_decay, optim.layer_decay)
+    groups = param_groups(
+        model,
+        optim.weight_decay,
+        optim.layer_decay,
+        lr_factors={"image": optim.image_lr, "text": optim.text_lr},
+        decay_factors={"image": optim.image_weight_decay, "text": optim.text_weight_decay},
+    )
     sharding.sort_parameters(groups, model, parameter_names)
     if world.rank > 0:
         # As in OpenCLIP, patch dropout differs by process. The first process keeps its state.
@@ -130,7 +137,12 @@ def _set_gpu_arithmetic(compute: ComputeConfig) -> None:
 
 
 def param_groups(
-    model: nn.Module, weight_decay: float, layer_decay: float = 1.0
+    model: nn.Module,
+    weight_decay: float,
+    layer_decay: float = 1.0,
+    *,
+    lr_factors: Mapping[str | None, float] | None = None,
+    decay_factors: Mapping[str | None, float] | None = None,
 ) -> list[dict[str, Any]]:
     """Return parameter groups for `torch.optim.AdamW`.
 
@@ -143,42 +155,51 @@ def param_groups(
         weight_decay: The weight decay of all other parameters.
         layer_decay: The factor from the learning rate of a layer to the one of the layer below. 1
             means that all layers have the same learning rate.
+        lr_factors: Factors of the learning rates of the towers "image" and "text". A tower without
+            a factor, and parameters outside the towers, have 1.
+        decay_factors: Factors of the weight decay of the towers, in the same way.
 
     Returns:
         Two groups for each layer: first its parameters without weight decay, then those with it.
-        With `layer_decay` 1 there are only two groups for the whole model. The caller multiplies
-        the learning rate of a group by its "lr_scale", which is `layer_decay` to the power of the
-        number of layers above.
+        With `layer_decay` 1 there are only two groups for the whole model. A layer of towers with
+        other factors has two groups for each pair of factors. The caller multiplies the learning
+        rate of a group by its "lr_scale", which is `layer_decay` to the power of the number of
+        layers above, times the factor of the tower.
     """
+    lr_factors, decay_factors = lr_factors or {}, decay_factors or {}
     parameters = dict(model.named_parameters())
     n_layers_above = dict.fromkeys(parameters, 0)
     if layer_decay < 1:
         n_layers_above = layers_above(parameters)
 
-    # Collect the parameters without and with weight decay by the number of layers above them.
-    not_decayed: dict[int, list[nn.Parameter]] = {}
-    decayed: dict[int, list[nn.Parameter]] = {}
+    # Collect the parameters without and with weight decay by the number of layers above them and
+    # by the factors of their tower.
+    not_decayed: dict[tuple[int, float, float], list[nn.Parameter]] = {}
+    decayed: dict[tuple[int, float, float], list[nn.Parameter]] = {}
     for name, parameter in parameters.items():
         if not parameter.requires_grad:
             continue
+        tower = tower_of(name)
+        key = (n_layers_above[name], lr_factors.get(tower, 1.0), decay_factors.get(tower, 1.0))
         is_exempt = parameter.ndim < 2 or any(pattern in name for pattern in NO_DECAY_NAMES)
-        parameters_by_layer = not_decayed if is_exempt else decayed
-        parameters_by_layer.setdefault(n_layers_above[name], []).append(parameter)
+        parameters_by_key = not_decayed if is_exempt else decayed
+        parameters_by_key.setdefault(key, []).append(parameter)
 
     groups: list[dict[str, Any]] = []
-    for n_layers in sorted(not_decayed.keys() | decayed.keys()):
-        lr_scale = layer_decay**n_layers
+    for key in sorted(not_decayed.keys() | decayed.keys()):
+        n_layers, lr_factor, decay_factor = key
+        lr_scale = layer_decay**n_layers * lr_factor
         groups.append(
             {
-                "params": not_decayed.get(n_layers, []),
+                "params": not_decayed.get(key, []),
                 "weight_decay": 0.0,
                 "lr_scale": lr_scale,
             }
         )
         groups.append(
             {
-                "params": decayed.get(n_layers, []),
-                "weight_decay": weight_decay,
+                "params": decayed.get(key, []),
+                "weight_decay": weight_decay * decay_factor,
                 "lr_scale": lr_scale,
             }
         )
