@@ -94,6 +94,11 @@ class ModelConfig:
     partial: bool = False
     # A tower that is not trained.
     freeze: Literal["", "image", "text"] = ""
+    # So many groups of this tower are trained, counted from its end: the projection, the last block
+    # with the norm after it, the block before it, and so on, at last the embeddings.
+    unlocked_groups: Count = 0
+    # The tower is frozen for so many steps, and then trained; 0: to the end.
+    freeze_steps: Count = 0
     # The fraction of patches that the student does not see, drawn for each view of an image (FLIP,
     # arXiv 2212.00794). The teacher and evaluations see all patches.
     patch_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0

@@ -10,7 +10,7 @@ from open_clip.transformer import PatchDropout, ResidualAttentionBlock, Transfor
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from cosmos_core.config import ComputeConfig, OptimConfig, TrainConfig
+from cosmos_core.config import ComputeConfig, ModelConfig, OptimConfig, TrainConfig
 from cosmos_core.engine import sharding
 from cosmos_core.engine.distributed import World
 from cosmos_core.engine.step import Loss, StudentEncoder, TeacherEncoder, Training
@@ -82,6 +82,7 @@ def make_training(config: TrainConfig, world: World, *, pretrained: bool = True)
         decay_factors={"image": optim.image_weight_decay, "text": optim.text_weight_decay},
     )
     sharding.sort_parameters(groups, model, parameter_names)
+    frozen = _freeze_at_first(model, config.model)
     if world.rank > 0:
         # As in OpenCLIP, patch dropout differs by process. The first process keeps its state.
         torch.manual_seed(config.seed + world.rank)
@@ -97,11 +98,12 @@ def make_training(config: TrainConfig, world: World, *, pretrained: bool = True)
         scaler=torch.amp.GradScaler(world.device.type, enabled=compute.precision == "fp16"),
         loss=loss,
         audit=audit,
+        frozen=frozen,
     )
 
 
 def _create_model(config: TrainConfig, *, pretrained: bool) -> tuple[nn.Module, Audit | None]:
-    """Create the student's model, load pretrained weights into it, and freeze a tower.
+    """Create the student's model, load pretrained weights, and freeze a tower to the end.
 
     Args:
         config: The configuration, which names the architecture, the weights and the tower.
@@ -116,8 +118,40 @@ def _create_model(config: TrainConfig, *, pretrained: bool) -> tuple[nn.Module, 
         audit = initialise(
             model, config.architecture, config.model.init, partial=config.model.partial
         )
-    freeze(model, config.model.freeze)
+    if not config.model.freeze_steps:
+        freeze(model, config.model.freeze, config.model.unlocked_groups)
     return model, audit
+
+
+def _freeze_at_first(model: nn.Module, options: ModelConfig) -> list[nn.Parameter]:
+    """Freeze a tower that is trained later, and return the parameters that were frozen.
+
+    The optimizer must have them already. Until they are trained it leaves them as they are, since
+    they have no gradient.
+
+    Args:
+        model: The student's model, whose weights may be sharded.
+        options: The options that name the tower and state how long it is frozen.
+    """
+    if not options.freeze_steps:
+        return []
+    return freeze(model, options.freeze, options.unlocked_groups)
+
+
+def unfreeze(training: Training, world: World) -> None:
+    """Train all parameters that were frozen at first, from the next step on.
+
+    Args:
+        training: The models and the optimizer, which has these parameters already.
+        world: The processes of the training.
+    """
+    for parameter in training.frozen:
+        parameter.requires_grad_(True)
+    training.frozen = []
+    encoder = training.student_encoder
+    if isinstance(encoder, DistributedDataParallel):
+        # DDP exchanges the gradients of the parameters that were trained when it was created.
+        training.student_encoder = _wrap_in_ddp(encoder.module, world)
 
 
 def create_student(config: TrainConfig) -> nn.Module:
@@ -216,6 +250,16 @@ def learning_rate(step: int, optim: OptimConfig) -> float:
     # The fraction of the steps after the warm-up, from 0 to 1.
     progress = (step - optim.warmup_steps) / max(1, optim.steps - optim.warmup_steps)
     return 0.5 * (1 + math.cos(math.pi * progress)) * optim.lr
+
+
+def phase_start(step: int, config: TrainConfig) -> int:
+    """Return the first step of the phase that a step is in, both counted from 0.
+
+    A new phase begins when a frozen tower is trained. All steps of a phase take the same number of
+    operations per sample.
+    """
+    starts = (0, config.model.freeze_steps)
+    return max(start for start in starts if start <= step)
 
 
 def teacher_momentum(step: int, optim: OptimConfig) -> float:

@@ -13,6 +13,7 @@ from cosmos_core.engine.loggers import missing_packages
 from cosmos_core.model.build import model_config
 from cosmos_core.model.clip import MultiViewCLIP
 from cosmos_core.model.cosmos import CROSS_ATTENTION_HEADS
+from cosmos_core.model.pretrained import layers_above, tower_of
 from cosmos_core.utils.recipe import SCENES
 
 WEIGHT_BYTES = 4  # float32
@@ -120,6 +121,7 @@ def _check_model(config: TrainConfig, world_size: int) -> None:
         raise ValueError(f"a model of this size cannot be built: {reason}") from error
     assert isinstance(model, MultiViewCLIP)
     _check_memory(config, model, world_size)
+    _check_freezing(config, model)
     _check_images(config, model)
     _check_texts(config.data, model)
 
@@ -171,6 +173,43 @@ def _bytes_of_sample(config: TrainConfig, context_length: int) -> int:
     if counts.local_texts:
         n_texts += config.text.locals
     return 3 * n_pixels + n_texts * TOKEN_BYTES * context_length
+
+
+def _check_freezing(config: TrainConfig, model: MultiViewCLIP) -> None:
+    """Check that a tower that is frozen in part, or only at first, is one that is frozen.
+
+    Args:
+        config: The configuration of the training.
+        model: The model, which may be on the meta device.
+
+    Raises:
+        ValueError: If no tower is frozen, or if nothing or everything of it would be.
+    """
+    options, n_steps = config.model, config.optim.steps
+    if not options.unlocked_groups and not options.freeze_steps:
+        return
+    if not options.freeze:
+        raise ValueError(
+            "model.unlocked_groups and model.freeze_steps are of a frozen tower: name it by "
+            "model.freeze"
+        )
+    if config.method.name == "lit" and options.freeze == "image":
+        raise ValueError(
+            "LiT never trains its image tower; take --set method=clip to freeze it in part or at "
+            "first"
+        )
+    if options.freeze_steps >= n_steps:
+        raise ValueError(
+            f"model.freeze_steps={options.freeze_steps} is not below optim.steps={n_steps}; leave "
+            "it out to freeze the tower to the end"
+        )
+    names = [name for name, _ in model.named_parameters() if tower_of(name) == options.freeze]
+    n_groups = max(layers_above(names).values()) + 1
+    if options.unlocked_groups >= n_groups:
+        raise ValueError(
+            f"model.unlocked_groups={options.unlocked_groups} trains all {n_groups} groups of the "
+            f"{options.freeze} tower; leave model.freeze out"
+        )
 
 
 def _check_images(config: TrainConfig, model: MultiViewCLIP) -> None:

@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from cosmos_core.config import ComputeConfig, TrainConfig
 from cosmos_core.engine.build import create_student
 from cosmos_core.model.cosmos import show_all_patches
+from cosmos_core.model.pretrained import freeze
 from cosmos_core.types import Views
 
 # The operations of so many samples of a batch are counted.
@@ -34,7 +35,7 @@ INPUT_LAYERS = ("visual.conv1.weight", "token_embedding.weight")
 
 # Patch dropout draws random numbers, which must not change later draws.
 @torch.random.fork_rng(devices=[])
-def sample_flops(config: TrainConfig, views: Views) -> float:
+def sample_flops(config: TrainConfig, views: Views, step: int = 0) -> float:
     """Return the number of floating-point operations of a training step per sample.
 
     This is 3 times the student's forward pass over all views, because the backward pass takes twice
@@ -47,6 +48,7 @@ def sample_flops(config: TrainConfig, views: Views) -> float:
     Args:
         config: The configuration of the training.
         views: The views of a batch, whose shapes decide the number of operations.
+        step: The training step, counted from 0. A tower may be frozen only at first.
     """
     # A few samples are enough, since the number per sample is the same.
     few_views = Views(*[tensor[:, :SAMPLES] for tensor in views])
@@ -54,6 +56,8 @@ def sample_flops(config: TrainConfig, views: Views) -> float:
     # Create a model without initialising its weights, whose values do not matter.
     with torch.device("meta"):
         model = create_student(config)
+    if not 0 < config.model.freeze_steps <= step:
+        freeze(model, config.model.freeze, config.model.unlocked_groups)
     model.to_empty(device=few_views.global_images.device)
     trainable = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     has_frozen_tower = not all(trainable.get(name, True) for name in INPUT_LAYERS)

@@ -11,7 +11,7 @@ one row per sample. Other tensors, such as logit scales, belong to the whole bat
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
 import torch
@@ -88,6 +88,8 @@ class Training:
     loss: Loss
     # A record of the pretrained weights that were loaded at the start, or None.
     audit: Audit | None = None
+    # Parameters that the optimizer has, but that are frozen for the first steps.
+    frozen: list[nn.Parameter] = field(default_factory=list)
 
 
 class StepReport:

@@ -42,6 +42,8 @@ ADDED = {
     "model.init": "",
     "model.partial": False,
     "model.freeze": "",
+    "model.unlocked_groups": 0,
+    "model.freeze_steps": 0,
     "model.patch_dropout": 0.0,
     "optim.layer_decay": 1.0,
     "optim.image_lr": 1.0,
