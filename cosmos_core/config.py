@@ -56,6 +56,10 @@ class ImageViewConfig:
     # The sides of global and local views, in pixels.
     global_size: Positive = 224
     local_size: Positive = 96
+    # The side of global views in the first steps, and the number of these steps; 0: there are none
+    # (FLIP, arXiv 2212.00794; CLIPA, arXiv 2305.07017).
+    first_size: Count = 0
+    first_steps: Count = 0
     # The number of local views.
     locals: Count = 6
     global_scale: Scale = (0.4, 1.0)

@@ -255,10 +255,10 @@ def learning_rate(step: int, optim: OptimConfig) -> float:
 def phase_start(step: int, config: TrainConfig) -> int:
     """Return the first step of the phase that a step is in, both counted from 0.
 
-    A new phase begins when a frozen tower is trained. All steps of a phase take the same number of
-    operations per sample.
+    A new phase begins when a frozen tower is trained, and when global views get their final size.
+    All steps of a phase take the same number of operations per sample.
     """
-    starts = (0, config.model.freeze_steps)
+    starts = (0, config.model.freeze_steps, config.image.first_steps)
     return max(start for start in starts if start <= step)
 
 

@@ -6,7 +6,7 @@ import shutil
 import open_clip
 import torch
 
-from cosmos_core.config import DataConfig, TrainConfig
+from cosmos_core.config import DataConfig, ImageViewConfig, TrainConfig
 from cosmos_core.data.scenes.vocabulary import scenes_tokenizer
 from cosmos_core.data.shards import parse_shards
 from cosmos_core.engine.loggers import missing_packages
@@ -68,6 +68,11 @@ def _check_pretrained(config: TrainConfig) -> None:
         raise ValueError("a frozen tower needs pretrained weights: name some by model.init")
     if config.model.partial:
         raise ValueError("model.partial=true needs pretrained weights: name some by model.init")
+    if config.optim.momentum == 1:
+        raise ValueError(
+            "optim.momentum=1 keeps the teacher at its random weights: give less, or name "
+            "pretrained weights by model.init"
+        )
 
 
 def _check_data(data: DataConfig) -> None:
@@ -229,17 +234,45 @@ def _check_images(config: TrainConfig, model: MultiViewCLIP) -> None:
             f"image.global_size is {image.global_size}, but the architecture takes images of "
             f"{height}x{width}"
         )
+    _check_first_size(image, config.optim.steps)
     patch_height, patch_width = model.visual.patch_size
-    has_whole_patches = image.local_size % patch_height == 0 and image.local_size % patch_width == 0
-    if counts.local_images and not has_whole_patches:
-        raise ValueError(
-            f"image.local_size={image.local_size} is not a multiple of the architecture's patches "
-            f"of {patch_height}x{patch_width}"
-        )
+    local_size = image.local_size if counts.local_images else 0
+    for name, size in (("local_size", local_size), ("first_size", image.first_size)):
+        if size % patch_height != 0 or size % patch_width != 0:
+            raise ValueError(
+                f"image.{name}={size} is not a multiple of the architecture's patches of "
+                f"{patch_height}x{patch_width}"
+            )
     if config.method.name in ("cosmos", "silc") and image.caption_scale:
         raise ValueError("image.caption_scale adds a view, for SLIP; leave it empty")
     if config.method.name == "silc" and not image.locals:
         raise ValueError("image.locals is 0, and SILC needs local views; set it to 1 or more")
+
+
+def _check_first_size(image: ImageViewConfig, n_steps: int) -> None:
+    """Check that the first steps of a training, if they have other views, are fewer and smaller.
+
+    Args:
+        image: The options of image views.
+        n_steps: The number of steps of the training.
+
+    Raises:
+        ValueError: If this is not so.
+    """
+    if not image.first_size and not image.first_steps:
+        return
+    if not image.first_size or not image.first_steps:
+        raise ValueError("image.first_size and image.first_steps need each other: set both")
+    if image.first_size >= image.global_size:
+        raise ValueError(
+            f"image.first_size={image.first_size} is not below image.global_size="
+            f"{image.global_size}, the size of later steps and of evaluations"
+        )
+    if image.first_steps >= n_steps:
+        raise ValueError(
+            f"image.first_steps={image.first_steps} is not below optim.steps={n_steps}; the last "
+            "steps must have the size of evaluations"
+        )
 
 
 def _check_texts(data: DataConfig, model: MultiViewCLIP) -> None:

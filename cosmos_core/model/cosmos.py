@@ -177,12 +177,16 @@ class Cosmos(MultiViewCLIP):
         )
 
     @torch.no_grad()
-    def encode_globals(self, views: Views) -> Features:
-        """Return the teacher's features of two global views and two captions, without gradient.
+    def encode_globals(self, views: Views, n_views: int = 2) -> Features:
+        """Return the teacher's features of global views and global captions, without gradient.
 
         It has no cross-modal features, because the loss uses only the student's.
+
+        Args:
+            views: The views of B samples.
+            n_views: The number of global images, and of global captions, that are encoded.
         """
-        image, text = self.encode_pairs(views.global_images, views.texts[:2])
+        image, text = self.encode_pairs(views.global_images[:n_views], views.texts[:n_views])
         return Features(
             image=image,
             text=text,

@@ -36,6 +36,8 @@ _RUN_OPTIONS = (
 ADDED = {
     "method_sha256": "",
     "image.caption_scale": [],
+    "image.first_size": 0,
+    "image.first_steps": 0,
     "compute.tf32": True,
     "compute.cudnn_benchmark": True,
     "compute.timeout": 0.0,
@@ -54,6 +56,7 @@ ADDED = {
     "compute.gather_bf16": False,
     "parallel": "ddp",
     "method.bias": -10.0,
+    "method.teacher_views": 2,
 }
 
 

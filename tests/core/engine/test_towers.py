@@ -1,20 +1,33 @@
 """Towers that learn at their own rates, in part, or from a later step on."""
 
+import re
 from dataclasses import replace
 
+import open_clip
 import pytest
 import torch
+from support import sharded
+from support.processes import run_processes
 from support.training import (
+    ARCHITECTURE,
     METHODS,
     SINGLE_PROCESS,
     SMALL_MODEL,
+    double_precision,
     step,
     tiny_config,
     tiny_views,
 )
 
-from cosmos_core.engine.build import make_training
+from cosmos_core.config import ModelConfig
+from cosmos_core.engine.build import make_training, phase_start
+from cosmos_core.engine.check import check_config
+from cosmos_core.engine.flops import sample_flops
 from cosmos_core.engine.trainer import Trainer
+from cosmos_core.losses import gather_locally
+from cosmos_core.model.checkpoint import read_checkpoint
+from cosmos_core.model.cosmos import clamp_logit_scales
+from cosmos_core.model.pretrained import freeze, tower_of
 from cosmos_core.recipes import RECIPES
 from cosmos_core.recipes.overrides import override
 
@@ -98,3 +111,164 @@ def test_without_factors_the_groups_are_the_old_ones():
         in_group = [names[id(parameter)] for parameter in group["params"]]
         assert in_group == [name for name in names.values() if name in in_group]
         assert group["lr_scale"] == 1.0
+
+
+@pytest.mark.parametrize("tower", ["image", "text"])
+@pytest.mark.parametrize("n_groups", range(5))
+def test_unlocked_groups_are_openclips(tower, n_groups):
+    """Of two blocks: none, the projection, the last block, the first block, and the embeddings."""
+    model, plain = METHODS["cosmos"].create_student(ARCHITECTURE), open_clip.CLIP(**ARCHITECTURE)
+    frozen = freeze(model, tower, n_groups)
+    if tower == "image":
+        plain.lock_image_tower(unlocked_groups=n_groups)
+    else:
+        plain.lock_text_tower(unlocked_layers=n_groups)
+    ours, theirs = (
+        {name for name, parameter in either.named_parameters() if not parameter.requires_grad}
+        for either in (model, plain)
+    )
+    assert ours == theirs
+    assert {names_of(model)[id(parameter)] for parameter in frozen} == ours
+
+
+def plain_frozen_steps(frozen):
+    """Four steps of COSMOS with a loop over parameters, the gradients of some thrown away."""
+    method = METHODS["cosmos"]
+    with double_precision():
+        training = make_training(tiny_config(method), SINGLE_PROCESS)
+        student, teacher = training.model, training.teacher
+        groups = [("visual.proj", "text_projection"), ("resblocks.1.", "ln_post", "ln_final")]
+        unlocked = [text for group in groups[: frozen.unlocked_groups] for text in group]
+        for number in range(4):
+            training.optimizer.zero_grad()
+            views = tiny_views(method, seed=number)
+            features = method.student_features(student, views)
+            targets = method.teacher_features(teacher, views)
+            method.loss(features, targets, gather_locally).total.backward()
+            pairs = zip(student.named_parameters(), teacher.parameters(), strict=True)
+            for (name, parameter), average in pairs:
+                is_unlocked = any(text in name for text in unlocked)
+                is_early = number < (frozen.freeze_steps or 9)
+                if tower_of(name) == frozen.freeze and is_early and not is_unlocked:
+                    parameter.grad = None
+                average.data.mul_(0.9).add_(parameter.data, alpha=0.1)
+            training.optimizer.step()
+            for model in (student, teacher):
+                clamp_logit_scales(model)
+    weights = {f"student.{name}": value for name, value in student.state_dict().items()}
+    weights |= {f"teacher.{name}": value for name, value in teacher.state_dict().items()}
+    return weights
+
+
+FROZEN = {
+    "image at first": ModelConfig(freeze="image", freeze_steps=2),
+    "text in part at first": ModelConfig(freeze="text", freeze_steps=3, unlocked_groups=1),
+    "image in part": ModelConfig(freeze="image", unlocked_groups=2),
+}
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return {name: plain_frozen_steps(frozen) for name, frozen in FROZEN.items()}
+
+
+def assert_near(state, expected):
+    for name, value in expected.items():
+        assert (state[name].squeeze() - value).abs().max() < 1e-9, name
+
+
+@pytest.mark.parametrize("name", FROZEN)
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_frozen_tower_is_one_whose_gradients_are_thrown_away(plain, name, parts):
+    state = sharded.frozen_steps(SINGLE_PROCESS, "ddp", parts, FROZEN[name])
+    assert_near(state, plain[name])
+    start = make_training(tiny_config(METHODS["cosmos"]), SINGLE_PROCESS).model.state_dict()
+    changed = state["student.visual.conv1.weight"] - start["visual.conv1.weight"]
+    assert (changed.abs().max() > 1e-4) == (name != "image in part")
+
+
+@pytest.mark.slow
+def test_frozen_towers_of_several_processes_are_those_of_one(plain):
+    """DDP and FSDP, before and after the tower is trained."""
+    cases = [
+        (parallel, parts, name)
+        for parallel, parts in (("ddp", 1), ("ddp", 2), ("fsdp", 1), ("fsdp", 2))
+        for name in FROZEN
+    ]
+    jobs = [(parallel, parts, FROZEN[name]) for parallel, parts, name in cases]
+    for states in run_processes(sharded.frozen_runs, 2, jobs):
+        for (_, _, name), state in zip(cases, states, strict=True):
+            assert_near(state, plain[name])
+
+
+def weights_of(output):
+    return read_checkpoint(output / "checkpoint.safetensors").weights["student"]
+
+
+@pytest.mark.parametrize("left", [1, 2])
+def test_a_run_resumes_before_and_at_the_step_that_trains_the_tower(setting, scene_shards, left):
+    """The tower stays for two steps. FLOPs are counted of both phases."""
+    config = override(RECIPES["scenes_cosmos"](), SHORT)
+    config = replace(config, model=ModelConfig(freeze="image", freeze_steps=2))
+    Trainer(config, setting).run(scene_shards)
+    whole = read_checkpoint(setting.output / "checkpoint.safetensors")
+    snapshots = {
+        n: torch.load(setting.output / f"snapshots/step-{n:08d}.pt", weights_only=True)["student"]
+        for n in range(1, 5)
+    }
+    for key in snapshots[1]:
+        is_frozen = tower_of(key) == "image"
+        assert torch.equal(snapshots[1][key], snapshots[2][key]) == is_frozen, key
+        assert not torch.equal(snapshots[2][key], snapshots[3][key]), key
+    for n in range(left + 1, 5):
+        (setting.output / f"snapshots/step-{n:08d}.pt").unlink()
+    Trainer(config, setting, resume=True).run(scene_shards)
+    resumed = read_checkpoint(setting.output / "checkpoint.safetensors")
+    for name, state in whole.weights.items():
+        assert all(torch.equal(resumed.weights[name][key], state[key]) for key in state)
+    assert resumed.training["flops"] == whole.training["flops"]
+
+
+def test_flops_of_a_run_are_the_sum_over_its_phases(setting, scene_shards):
+    config = override(RECIPES["scenes_cosmos"](), SHORT)
+    config = replace(config, model=ModelConfig(freeze="image", freeze_steps=1))
+    trainer = Trainer(config, setting)
+    trainer.run(scene_shards)
+    frozen, trained = trainer._sample_flops[0], trainer._sample_flops[1]
+    assert frozen < 0.9 * trained
+    tiny, views = tiny_config(METHODS["clip"]), tiny_views(METHODS["clip"])
+    at_first = replace(tiny, model=ModelConfig(freeze="image", freeze_steps=1))
+    to_the_end = replace(tiny, model=ModelConfig(freeze="image"))
+    assert sample_flops(at_first, views, 1) == sample_flops(tiny, views)
+    assert sample_flops(at_first, views, 0) == sample_flops(to_the_end, views, 5)
+    lit = replace(tiny, method=METHODS["lit"])
+    assert sample_flops(to_the_end, views) == sample_flops(lit, views)
+    recorded = read_checkpoint(setting.output / "checkpoint.safetensors").training["flops"]
+    assert recorded == 4 * frozen + 12 * trained  # batches of 4, one step and three
+    assert [phase_start(step, config) for step in range(3)] == [0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["model.unlocked_groups=1"], "model.unlocked_groups and model.freeze_steps are of a froz"),
+        (["model.freeze_steps=1"], "model.unlocked_groups and model.freeze_steps are of a frozen"),
+        (
+            ["model.freeze=text", "model.freeze_steps=4"],
+            "model.freeze_steps=4 is not below optim.steps=4; leave it out to freeze the tower to",
+        ),
+        (
+            ["model.freeze=text", "model.unlocked_groups=4"],
+            "model.unlocked_groups=4 trains all 4 groups of the text tower; leave model.freeze out",
+        ),
+        (
+            ["method=lit", "model.freeze=image", "model.unlocked_groups=1"],
+            "LiT never trains its image tower; take --set method=clip to freeze it in part or at",
+        ),
+    ],
+)
+def test_towers_that_cannot_be_frozen_so_are_one_line(settings, message):
+    config = override(RECIPES["scenes_clip"](), [*SHORT, "model.init=scenes-clip", *settings])
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}") as caught:
+        check_config(config, world_size=1)
+    assert "\n" not in str(caught.value)
