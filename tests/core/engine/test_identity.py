@@ -94,6 +94,10 @@ def test_what_does_not_decide_the_weights_does_not_decide_the_group(free):
         *("compute.precision=fp32", "method.distillation=false", "text.max_sentences=2"),
         *(
             "optim.layer_decay=0.9",
+            *("optim.image_lr=0.1", "optim.text_lr=2", "optim.image_weight_decay=0"),
+            *("optim.text_weight_decay=2", "model.patch_dropout=0.5", "method.teacher_views=1"),
+            *("model.unlocked_groups=1", "model.freeze_steps=9"),
+            *("image.first_size=32", "image.first_steps=9"),
             "model.init=a.pt",
             "optim.gradient=published",
             "architecture=ViT-B-32",
