@@ -195,7 +195,7 @@ def _check_freezing(config: TrainConfig, model: MultiViewCLIP) -> None:
         return
     if not options.freeze:
         raise ValueError(
-            "model.unlocked_groups and model.freeze_steps are of a frozen tower: name it by "
+            "model.unlocked_groups and model.freeze_steps need a frozen tower: name it by "
             "model.freeze"
         )
     if config.method.name == "lit" and options.freeze == "image":

@@ -249,8 +249,8 @@ def test_flops_of_a_run_are_the_sum_over_its_phases(setting, scene_shards):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (["model.unlocked_groups=1"], "model.unlocked_groups and model.freeze_steps are of a froz"),
-        (["model.freeze_steps=1"], "model.unlocked_groups and model.freeze_steps are of a frozen"),
+        (["model.unlocked_groups=1"], "model.unlocked_groups and model.freeze_steps need a froze"),
+        (["model.freeze_steps=1"], "model.unlocked_groups and model.freeze_steps need a frozen"),
         (
             ["model.freeze=text", "model.freeze_steps=4"],
             "model.freeze_steps=4 is not below optim.steps=4; leave it out to freeze the tower to",
