@@ -7,9 +7,11 @@ fp32. Memory is the peak of a process of its own, since peaks of one process do 
 The targets are of batch 8; `--quick` takes a smaller batch, so it has none, and leaves the memory
 out.
 
-`--recipe scenes_cosmos` instead measures that recipe in several forms (compiled, other batches,
-channels last, threads and processes), each in processes of its own: CPU time a sample, all threads
-and processes together, which other programs on the machine disturb less than the clock.
+`--recipe NAME...` instead measures these recipes in several forms (compiled, other batches,
+channels last, threads and processes; `--quick`: only as it is), each in processes of its own: CPU
+time per sample, all threads and processes together, which other programs on the machine disturb
+less than the clock. Without names it measures the recipes of the study, scenes_cosmos and
+scenes_clip.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -52,6 +54,7 @@ MOMENTUM = 0.99
 TARGETS = {("ViT-B-32", "fp32"): 1.4, ("ViT-B-16", "fp32"): 1.2, ("ViT-B-32", "bf16"): 2.5}
 MEMORY_TARGET = 0.8
 SCENES, STEPS = 256, 8  # of a recipe
+STUDY_RECIPES = ("scenes_cosmos", "scenes_clip")
 
 
 class Form(NamedTuple):
@@ -91,15 +94,17 @@ def main() -> None:
     arguments.add_argument("--rounds", type=int, help=f"{ROUNDS}, or 1 if quick")
     arguments.add_argument("--batch-size", type=int, help=f"{BATCH}, or {QUICK_BATCH} if quick")
     arguments.add_argument("--peak", help=argparse.SUPPRESS)  # of one step, for a child process
-    arguments.add_argument("--recipe", help="measure this recipe in several forms")
+    arguments.add_argument("--recipe", nargs="*", help="measure these recipes in several forms")
     arguments.add_argument("--form", help=argparse.SUPPRESS)  # of one, for a child process
     given = arguments.parse_args()
     if given.form:
-        print(_seconds_of(given.recipe, FORMS[given.form]))
+        print(_seconds_of(given.recipe[0], FORMS[given.form]))
         return
-    if given.recipe:
-        lines = _form_lines(given.recipe, given.rounds or (1 if given.quick else ROUNDS))
-        report(f"CPU time of {given.recipe}", lines, given.json)
+    if given.recipe is not None:
+        recipes = given.recipe or STUDY_RECIPES
+        forms = [*FORMS][:1] if given.quick else [*FORMS]
+        lines = _form_lines(recipes, forms, given.rounds or (1 if given.quick else ROUNDS))
+        report(f"CPU time of a step of {', '.join(recipes)}", lines, given.json)
         return
     torch.set_num_threads(given.threads)
     size = Size(given.batch_size or (QUICK_BATCH if given.quick else BATCH), given.threads)
@@ -214,15 +219,19 @@ def _peak_of(kind: str, model: str, batch: int) -> float:
     return int(peak) * 1024 / 1e9
 
 
-def _form_lines(recipe: str, rounds: int) -> Iterator[Measurement]:
-    seconds: dict[str, list[float]] = {name: [] for name in FORMS}
-    for _, name in itertools.product(range(rounds), FORMS):
-        seconds[name].append(_of_children(recipe, name))
-    spreads = {name: Spread(tuple(values)) for name, values in seconds.items()}
-    for name, spread in spreads.items():
-        yield measurement(name, spread, "ms a sample")
-    for name in list(FORMS)[1:]:
-        yield measurement(f"as it is to {name}", spreads["as it is"].over(spreads[name]), "x")
+def _form_lines(recipes: Sequence[str], forms: Sequence[str], rounds: int) -> Iterator[Measurement]:
+    """Milliseconds per sample of each recipe in each form, then how much faster each form is."""
+    pairs = list(itertools.product(recipes, forms))
+    milliseconds: dict[tuple[str, str], list[float]] = {pair: [] for pair in pairs}
+    for _, pair in itertools.product(range(rounds), pairs):
+        milliseconds[pair].append(_of_children(*pair))
+    spreads = {pair: Spread(tuple(values)) for pair, values in milliseconds.items()}
+    for (recipe, form), spread in spreads.items():
+        yield measurement(f"{recipe} {form}", spread, "ms a sample")
+    for recipe, form in pairs:
+        if form != forms[0]:
+            ratio = spreads[recipe, forms[0]].over(spreads[recipe, form])
+            yield measurement(f"{recipe} {forms[0]} to {form}", ratio, "x")
 
 
 def _of_children(recipe: str, name: str) -> float:

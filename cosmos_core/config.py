@@ -56,6 +56,10 @@ class ImageViewConfig:
     # The sides of global and local views, in pixels.
     global_size: Positive = 224
     local_size: Positive = 96
+    # The side of global views in the first steps, and the number of these steps; 0: there are none
+    # (FLIP, arXiv 2212.00794; CLIPA, arXiv 2305.07017).
+    first_size: Count = 0
+    first_steps: Count = 0
     # The number of local views.
     locals: Count = 6
     global_scale: Scale = (0.4, 1.0)
@@ -94,6 +98,14 @@ class ModelConfig:
     partial: bool = False
     # A tower that is not trained.
     freeze: Literal["", "image", "text"] = ""
+    # So many groups of this tower are trained, counted from its end: the projection, the last block
+    # with the norm after it, the block before it, and so on, at last the embeddings.
+    unlocked_groups: Count = 0
+    # The tower is frozen for so many steps, and then trained; 0: to the end.
+    freeze_steps: Count = 0
+    # The fraction of patches that the student does not see, drawn for each view of an image (FLIP,
+    # arXiv 2212.00794). The teacher and evaluations see all patches.
+    patch_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -130,6 +142,11 @@ class OptimConfig:
     gradient: Literal["true", "published"] = "true"
     # A factor of the learning rate for each layer of a tower, counted from the last one down.
     layer_decay: PositiveFraction = 1.0
+    # Factors of the learning rate and of the weight decay of a tower and its projection.
+    image_lr: PositiveFloat = 1.0
+    text_lr: PositiveFloat = 1.0
+    image_weight_decay: NonNegative = 1.0
+    text_weight_decay: NonNegative = 1.0
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

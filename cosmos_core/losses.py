@@ -341,7 +341,7 @@ def cosmos_loss(student: Features, teacher: Features, gather: Gather = gather_lo
 
     The CLIP term compares the student's two global image views with all of its captions. The
     distillation term compares the student's cross-modal features, of images and of captions, with
-    the teacher's features, of both modalities too. All student views are compared with both views
+    the teacher's features, of both modalities too. All student views are compared with all views
     of the teacher::
 
         for student_views in (student.image_crossmodal, student.text_crossmodal):

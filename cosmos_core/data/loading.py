@@ -178,7 +178,7 @@ class LocalBatches(Dataset[samples.Item]):
         """Return the batch of drawn samples.
 
         Args:
-            draws: The numbers of the samples, and the seeds of their views.
+            draws: The numbers of the samples, the seeds of their views, and their step.
 
         Returns:
             The batch, or an UnreadableDataError if too many samples are bad. It is not raised here,
@@ -195,7 +195,7 @@ class LocalBatches(Dataset[samples.Item]):
         """Return the views of a drawn sample, or of a random other sample if it is bad.
 
         Args:
-            draw: The number of the sample, and the seed of its views.
+            draw: The number of the sample, and the seed and the step of its views.
             problems: A list to which the problems of bad samples are appended.
 
         Raises:
@@ -211,7 +211,7 @@ class LocalBatches(Dataset[samples.Item]):
                 rng = np.random.default_rng((*draw.seed, attempt))
                 sample_number = int(rng.integers(len(self._index)))
             else:
-                return self._view_maker.views(sample, draw.seed)
+                return self._view_maker.views(sample, draw.seed, draw.step)
         raise samples.UnreadableDataError(
             f"{MAX_SUBSTITUTES} samples in a row could not be read, the last one {problems[-1]}"
         )

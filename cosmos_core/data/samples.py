@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -293,21 +294,29 @@ class ViewMaker:
         self._text_config = config.text
         self._view_counts = config.method.counts
         self._make_image_views = MultiCrop(config.image, self._view_counts)
+        # The views of the first steps, which may be smaller.
+        self._first_steps = config.image.first_steps
+        first_size = config.image.first_size or config.image.global_size
+        first_image = replace(config.image, global_size=first_size)
+        self._make_first_views = MultiCrop(first_image, self._view_counts)
         self._tokenizer = tokenizer
 
-    def views(self, sample: Sample, seed: Sequence[int]) -> SampleViews:
-        """Return random crops and captions of a sample. They depend only on it and on the seed.
+    def views(self, sample: Sample, seed: Sequence[int], step: int) -> SampleViews:
+        """Return random crops and captions of a sample, which depend only on the arguments.
 
         Args:
             sample: The decoded sample.
             seed: Integers >= 0.
+            step: The training step, counted from 0, which decides the size of global views.
 
         Returns:
             The image views, as uint8 tensors, and the caption views, as texts.
         """
         rng = np.random.default_rng(seed)
         captions = caption_views(sample.sentences, self._text_config, rng, self._view_counts)
-        return self._make_image_views(sample.image, rng), captions
+        is_first = step < self._first_steps
+        make_image_views = self._make_first_views if is_first else self._make_image_views
+        return make_image_views(sample.image, rng), captions
 
     def batch(self, samples: Sequence[SampleViews], problems: Sequence[Problem]) -> Batch:
         """Stack the views of B samples to a batch.

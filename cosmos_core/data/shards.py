@@ -287,6 +287,8 @@ class Draw(NamedTuple):
     number: int
     # The seed of its random views.
     seed: tuple[int, ...]
+    # The training step of the batch, counted from 0.
+    step: int
 
 
 class Schedule(NamedTuple):
@@ -362,14 +364,15 @@ class BatchOrder(Sampler[list[Draw]]):
         for step in range(schedule.first_step, schedule.steps):
             batch_start = step * schedule.batch_size
             first = batch_start + schedule.rank * process_batch_size
-            yield self._draws(np.arange(first, first + process_batch_size))
+            yield self._draws(np.arange(first, first + process_batch_size), step)
 
-    def _draws(self, positions: npt.NDArray[np.int64]) -> list[Draw]:
+    def _draws(self, positions: npt.NDArray[np.int64], step: int) -> list[Draw]:
         """Return the samples that are drawn at some positions, and the seeds of their views.
 
         Args:
             positions: Ascending positions (N,), which are counted over all epochs. With 10 samples,
                 position 23 is position 3 of epoch 2.
+            step: The training step of the batch.
         """
         epoch_by_position, positions_in_epochs = np.divmod(positions, self._n_samples)
         draws = []
@@ -385,7 +388,7 @@ class BatchOrder(Sampler[list[Draw]]):
                 if self._weights is not None:
                     # A sample can be drawn twice in an epoch. Its views should then differ.
                     seed = (*seed, position)
-                draws.append(Draw(number, seed))
+                draws.append(Draw(number, seed, step))
         return draws
 
     def _order_of_epoch(self, epoch: int) -> Order:

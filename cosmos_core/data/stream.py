@@ -129,7 +129,9 @@ class StreamBatches(IterableDataset[samples.Item]):
                     for _ in batch_samples:
                         pass
                 else:
-                    views = [self._view_maker.views(sample, seed) for sample, seed in batch_samples]
+                    views = []
+                    for sample, seed in batch_samples:
+                        views.append(self._view_maker.views(sample, seed, step))
                     batch = self._view_maker.batch(views, problems)
                     yield batch._replace(lane=lane, position=reader.position())
                 problems.clear()

@@ -2,6 +2,7 @@
 
 import inspect
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -9,14 +10,14 @@ from open_clip.transformer import PatchDropout, ResidualAttentionBlock, Transfor
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from cosmos_core.config import ComputeConfig, OptimConfig, TrainConfig
+from cosmos_core.config import ComputeConfig, ModelConfig, OptimConfig, TrainConfig
 from cosmos_core.engine import sharding
 from cosmos_core.engine.distributed import World
 from cosmos_core.engine.optimizers import make_optimizer
 from cosmos_core.engine.skipping import SkippedSteps
 from cosmos_core.engine.step import Loss, StudentEncoder, TeacherEncoder, Training
 from cosmos_core.model.cosmos import create_teacher
-from cosmos_core.model.pretrained import Audit, freeze, initialise, layers_above
+from cosmos_core.model.pretrained import Audit, freeze, initialise, layers_above, tower_of
 
 # Parameters whose names contain one of these have no weight decay.
 NO_DECAY_NAMES = ("bn", "ln", "bias", "logit_scale")
@@ -75,8 +76,15 @@ def make_training(config: TrainConfig, world: World, *, pretrained: bool = True)
         sharding.shard_model(student_encoder, mesh)
         sharding.shard_model(teacher_encoder, mesh, reshard_after_forward=True)
 
-    groups = param_groups(model, optim.weight_decay, optim.layer_decay)
+    groups = param_groups(
+        model,
+        optim.weight_decay,
+        optim.layer_decay,
+        lr_factors={"image": optim.image_lr, "text": optim.text_lr},
+        decay_factors={"image": optim.image_weight_decay, "text": optim.text_weight_decay},
+    )
     sharding.sort_parameters(groups, model, parameter_names)
+    frozen = _freeze_at_first(model, config.model)
     if world.rank > 0:
         # As in OpenCLIP, patch dropout differs by process. The first process keeps its state.
         torch.manual_seed(config.seed + world.rank)
@@ -92,11 +100,12 @@ def make_training(config: TrainConfig, world: World, *, pretrained: bool = True)
         loss=loss,
         skipped_steps=SkippedSteps(optim.max_skipped),
         audit=audit,
+        frozen=frozen,
     )
 
 
 def _create_model(config: TrainConfig, *, pretrained: bool) -> tuple[nn.Module, Audit | None]:
-    """Create the student's model, load pretrained weights into it, and freeze a tower.
+    """Create the student's model, load pretrained weights, and freeze a tower to the end.
 
     Args:
         config: The configuration, which names the architecture, the weights and the tower.
@@ -105,14 +114,55 @@ def _create_model(config: TrainConfig, *, pretrained: bool) -> tuple[nn.Module, 
     Returns:
         The model, and a record of the weights that were loaded, or None if none were.
     """
-    model = config.method.create_student(config.architecture)
+    model = create_student(config)
     audit = None
     if config.model.init and pretrained:
         audit = initialise(
             model, config.architecture, config.model.init, partial=config.model.partial
         )
-    freeze(model, config.model.freeze)
+    if not config.model.freeze_steps:
+        freeze(model, config.model.freeze, config.model.unlocked_groups)
     return model, audit
+
+
+def _freeze_at_first(model: nn.Module, options: ModelConfig) -> list[nn.Parameter]:
+    """Freeze a tower that is trained later, and return the parameters that were frozen.
+
+    The optimizer must have them already. Until they are trained it leaves them as they are, since
+    they have no gradient.
+
+    Args:
+        model: The student's model, whose weights may be sharded.
+        options: The options that name the tower and state how long it is frozen.
+    """
+    if not options.freeze_steps:
+        return []
+    return freeze(model, options.freeze, options.unlocked_groups)
+
+
+def unfreeze(training: Training, world: World) -> None:
+    """Train all parameters that were frozen at first, from the next step on.
+
+    Args:
+        training: The models and the optimizer, which has these parameters already.
+        world: The processes of the training.
+    """
+    for parameter in training.frozen:
+        parameter.requires_grad_(True)
+    training.frozen = []
+    encoder = training.student_encoder
+    if isinstance(encoder, DistributedDataParallel):
+        # DDP exchanges the gradients of the parameters that were trained when it was created.
+        training.student_encoder = _wrap_in_ddp(encoder.module, world)
+
+
+def create_student(config: TrainConfig) -> nn.Module:
+    """Create the student's model with random weights and the configured patch dropout."""
+    model = config.method.create_student(config.architecture)
+    if config.model.patch_dropout > 0:
+        visual = model.get_submodule("visual")
+        visual.patch_dropout = PatchDropout(config.model.patch_dropout)
+    return model
 
 
 def _set_gpu_arithmetic(compute: ComputeConfig) -> None:
@@ -123,7 +173,12 @@ def _set_gpu_arithmetic(compute: ComputeConfig) -> None:
 
 
 def param_groups(
-    model: nn.Module, weight_decay: float, layer_decay: float = 1.0
+    model: nn.Module,
+    weight_decay: float,
+    layer_decay: float = 1.0,
+    *,
+    lr_factors: Mapping[str | None, float] | None = None,
+    decay_factors: Mapping[str | None, float] | None = None,
 ) -> list[dict[str, Any]]:
     """Return parameter groups for an optimizer.
 
@@ -136,42 +191,51 @@ def param_groups(
         weight_decay: The weight decay of all other parameters.
         layer_decay: The factor from the learning rate of a layer to the one of the layer below. 1
             means that all layers have the same learning rate.
+        lr_factors: Factors of the learning rates of the towers "image" and "text". A tower without
+            a factor, and parameters outside the towers, have 1.
+        decay_factors: Factors of the weight decay of the towers, in the same way.
 
     Returns:
         Two groups for each layer: first its parameters without weight decay, then those with it.
-        With `layer_decay` 1 there are only two groups for the whole model. The caller multiplies
-        the learning rate of a group by its "lr_scale", which is `layer_decay` to the power of the
-        number of layers above.
+        With `layer_decay` 1 there are only two groups for the whole model. A layer of towers with
+        other factors has two groups for each pair of factors. The caller multiplies the learning
+        rate of a group by its "lr_scale", which is `layer_decay` to the power of the number of
+        layers above, times the factor of the tower.
     """
+    lr_factors, decay_factors = lr_factors or {}, decay_factors or {}
     parameters = dict(model.named_parameters())
     n_layers_above = dict.fromkeys(parameters, 0)
     if layer_decay < 1:
         n_layers_above = layers_above(parameters)
 
-    # Collect the parameters without and with weight decay by the number of layers above them.
-    not_decayed: dict[int, list[nn.Parameter]] = {}
-    decayed: dict[int, list[nn.Parameter]] = {}
+    # Collect the parameters without and with weight decay by the number of layers above them and
+    # by the factors of their tower.
+    not_decayed: dict[tuple[int, float, float], list[nn.Parameter]] = {}
+    decayed: dict[tuple[int, float, float], list[nn.Parameter]] = {}
     for name, parameter in parameters.items():
         if not parameter.requires_grad:
             continue
+        tower = tower_of(name)
+        key = (n_layers_above[name], lr_factors.get(tower, 1.0), decay_factors.get(tower, 1.0))
         is_exempt = parameter.ndim < 2 or any(pattern in name for pattern in NO_DECAY_NAMES)
-        parameters_by_layer = not_decayed if is_exempt else decayed
-        parameters_by_layer.setdefault(n_layers_above[name], []).append(parameter)
+        parameters_by_key = not_decayed if is_exempt else decayed
+        parameters_by_key.setdefault(key, []).append(parameter)
 
     groups: list[dict[str, Any]] = []
-    for n_layers in sorted(not_decayed.keys() | decayed.keys()):
-        lr_scale = layer_decay**n_layers
+    for key in sorted(not_decayed.keys() | decayed.keys()):
+        n_layers, lr_factor, decay_factor = key
+        lr_scale = layer_decay**n_layers * lr_factor
         groups.append(
             {
-                "params": not_decayed.get(n_layers, []),
+                "params": not_decayed.get(key, []),
                 "weight_decay": 0.0,
                 "lr_scale": lr_scale,
             }
         )
         groups.append(
             {
-                "params": decayed.get(n_layers, []),
-                "weight_decay": weight_decay,
+                "params": decayed.get(key, []),
+                "weight_decay": weight_decay * decay_factor,
                 "lr_scale": lr_scale,
             }
         )
@@ -197,6 +261,16 @@ def learning_rate(step: int, optim: OptimConfig) -> float:
     # The fraction of the steps after the warm-up, from 0 to 1.
     progress = (step - optim.warmup_steps) / max(1, optim.steps - optim.warmup_steps)
     return 0.5 * (1 + math.cos(math.pi * progress)) * optim.lr
+
+
+def phase_start(step: int, config: TrainConfig) -> int:
+    """Return the first step of the phase that a step is in, both counted from 0.
+
+    A new phase begins when a frozen tower is trained, and when global views get their final size.
+    All steps of a phase take the same number of operations per sample.
+    """
+    starts = (0, config.model.freeze_steps, config.image.first_steps)
+    return max(start for start in starts if start <= step)
 
 
 def teacher_momentum(step: int, optim: OptimConfig) -> float:
@@ -258,12 +332,11 @@ def _wrap_in_ddp(
 
 
 def _refuse_dropout(model: nn.Module) -> None:
-    """Raise ValueError if a module of the model drops units or patches at random.
+    """Raise ValueError if a module of the model drops units at random.
 
     If a batch is encoded in chunks, each chunk is encoded twice, and must give the same features.
+    Dropped patches are drawn again, but not units, whose random numbers are drawn on the GPU.
     """
     for name, module in model.named_modules():
-        drops_patches = isinstance(module, PatchDropout) and module.prob > 0
-        drops_units = isinstance(module, nn.Dropout) and module.p > 0
-        if drops_patches or drops_units:
+        if isinstance(module, nn.Dropout) and module.p > 0:
             raise ValueError(f"a batch in parts needs a model without dropout, and {name} has it")

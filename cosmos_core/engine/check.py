@@ -6,7 +6,7 @@ import shutil
 import open_clip
 import torch
 
-from cosmos_core.config import DataConfig, OptimConfig, TrainConfig
+from cosmos_core.config import DataConfig, ImageViewConfig, OptimConfig, TrainConfig
 from cosmos_core.data.scenes import VERSIONS
 from cosmos_core.data.scenes.vocabulary import scenes_tokenizer
 from cosmos_core.data.shards import parse_shards
@@ -15,6 +15,7 @@ from cosmos_core.engine.optimizers import check_optimizer
 from cosmos_core.model.build import model_config
 from cosmos_core.model.clip import MultiViewCLIP
 from cosmos_core.model.cosmos import CROSS_ATTENTION_HEADS
+from cosmos_core.model.pretrained import layers_above, tower_of
 from cosmos_core.utils.recipe import asks_for_scenes
 
 WEIGHT_BYTES = 4  # float32
@@ -94,6 +95,11 @@ def _check_pretrained(config: TrainConfig) -> None:
         raise ValueError("a frozen tower needs pretrained weights: name some by model.init")
     if config.model.partial:
         raise ValueError("model.partial=true needs pretrained weights: name some by model.init")
+    if config.optim.momentum == 1:
+        raise ValueError(
+            "optim.momentum=1 keeps the teacher at its random weights: give less, or name "
+            "pretrained weights by model.init"
+        )
 
 
 def _check_data(data: DataConfig) -> None:
@@ -147,6 +153,7 @@ def _check_model(config: TrainConfig, world_size: int) -> None:
         raise ValueError(f"a model of this size cannot be built: {reason}") from error
     assert isinstance(model, MultiViewCLIP)
     _check_memory(config, model, world_size)
+    _check_freezing(config, model)
     _check_images(config, model)
     _check_texts(config.data, model)
 
@@ -200,6 +207,43 @@ def _bytes_of_sample(config: TrainConfig, context_length: int) -> int:
     return 3 * n_pixels + n_texts * TOKEN_BYTES * context_length
 
 
+def _check_freezing(config: TrainConfig, model: MultiViewCLIP) -> None:
+    """Check that a tower that is frozen in part, or only at first, is one that is frozen.
+
+    Args:
+        config: The configuration of the training.
+        model: The model, which may be on the meta device.
+
+    Raises:
+        ValueError: If no tower is frozen, or if nothing or everything of it would be.
+    """
+    options, n_steps = config.model, config.optim.steps
+    if not options.unlocked_groups and not options.freeze_steps:
+        return
+    if not options.freeze:
+        raise ValueError(
+            "model.unlocked_groups and model.freeze_steps need a frozen tower: name it by "
+            "model.freeze"
+        )
+    if config.method.name == "lit" and options.freeze == "image":
+        raise ValueError(
+            "LiT never trains its image tower; take --set method=clip to freeze it in part or at "
+            "first"
+        )
+    if options.freeze_steps >= n_steps:
+        raise ValueError(
+            f"model.freeze_steps={options.freeze_steps} is not below optim.steps={n_steps}; leave "
+            "it out to freeze the tower to the end"
+        )
+    names = [name for name, _ in model.named_parameters() if tower_of(name) == options.freeze]
+    n_groups = max(layers_above(names).values()) + 1
+    if options.unlocked_groups >= n_groups:
+        raise ValueError(
+            f"model.unlocked_groups={options.unlocked_groups} trains all {n_groups} groups of the "
+            f"{options.freeze} tower; leave model.freeze out"
+        )
+
+
 def _check_images(config: TrainConfig, model: MultiViewCLIP) -> None:
     """Check that the views of images fit the architecture and the training method.
 
@@ -217,17 +261,45 @@ def _check_images(config: TrainConfig, model: MultiViewCLIP) -> None:
             f"image.global_size is {image.global_size}, but the architecture takes images of "
             f"{height}x{width}"
         )
+    _check_first_size(image, config.optim.steps)
     patch_height, patch_width = model.visual.patch_size
-    has_whole_patches = image.local_size % patch_height == 0 and image.local_size % patch_width == 0
-    if counts.local_images and not has_whole_patches:
-        raise ValueError(
-            f"image.local_size={image.local_size} is not a multiple of the architecture's patches "
-            f"of {patch_height}x{patch_width}"
-        )
+    local_size = image.local_size if counts.local_images else 0
+    for name, size in (("local_size", local_size), ("first_size", image.first_size)):
+        if size % patch_height != 0 or size % patch_width != 0:
+            raise ValueError(
+                f"image.{name}={size} is not a multiple of the architecture's patches of "
+                f"{patch_height}x{patch_width}"
+            )
     if config.method.name in ("cosmos", "silc") and image.caption_scale:
         raise ValueError("image.caption_scale adds a view, for SLIP; leave it empty")
     if config.method.name == "silc" and not image.locals:
         raise ValueError("image.locals is 0, and SILC needs local views; set it to 1 or more")
+
+
+def _check_first_size(image: ImageViewConfig, n_steps: int) -> None:
+    """Check that the first steps of a training, if they have other views, are fewer and smaller.
+
+    Args:
+        image: The options of image views.
+        n_steps: The number of steps of the training.
+
+    Raises:
+        ValueError: If this is not so.
+    """
+    if not image.first_size and not image.first_steps:
+        return
+    if not image.first_size or not image.first_steps:
+        raise ValueError("image.first_size and image.first_steps need each other: set both")
+    if image.first_size >= image.global_size:
+        raise ValueError(
+            f"image.first_size={image.first_size} is not below image.global_size="
+            f"{image.global_size}, the size of later steps and of evaluations"
+        )
+    if image.first_steps >= n_steps:
+        raise ValueError(
+            f"image.first_steps={image.first_steps} is not below optim.steps={n_steps}; the last "
+            "steps must have the size of evaluations"
+        )
 
 
 def _check_texts(data: DataConfig, model: MultiViewCLIP) -> None:

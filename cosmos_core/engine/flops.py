@@ -7,6 +7,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from cosmos_core.config import ComputeConfig, TrainConfig
+from cosmos_core.engine.build import create_student
+from cosmos_core.model.cosmos import show_all_patches
+from cosmos_core.model.pretrained import freeze
 from cosmos_core.types import Views
 
 # The operations of so many samples of a batch are counted.
@@ -30,7 +33,9 @@ PEAKS = {
 INPUT_LAYERS = ("visual.conv1.weight", "token_embedding.weight")
 
 
-def sample_flops(config: TrainConfig, views: Views) -> float:
+# Patch dropout draws random numbers, which must not change later draws.
+@torch.random.fork_rng(devices=[])
+def sample_flops(config: TrainConfig, views: Views, step: int = 0) -> float:
     """Return the number of floating-point operations of a training step per sample.
 
     This is 3 times the student's forward pass over all views, because the backward pass takes twice
@@ -43,13 +48,16 @@ def sample_flops(config: TrainConfig, views: Views) -> float:
     Args:
         config: The configuration of the training.
         views: The views of a batch, whose shapes decide the number of operations.
+        step: The training step, counted from 0. A tower may be frozen only at first.
     """
     # A few samples are enough, since the number per sample is the same.
     few_views = Views(*[tensor[:, :SAMPLES] for tensor in views])
 
     # Create a model without initialising its weights, whose values do not matter.
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        model = config.method.create_student(config.architecture)
+    with torch.device("meta"):
+        model = create_student(config)
+    if not 0 < config.model.freeze_steps <= step:
+        freeze(model, config.model.freeze, config.model.unlocked_groups)
     model.to_empty(device=few_views.global_images.device)
     trainable = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     has_frozen_tower = not all(trainable.get(name, True) for name in INPUT_LAYERS)
@@ -66,6 +74,7 @@ def sample_flops(config: TrainConfig, views: Views) -> float:
         else:
             # So far only the forward pass has been counted.
             uncounted_backward_flops = 2 * counter.get_total_flops()
+        show_all_patches(model)
         with torch.no_grad():
             config.method.teacher_features(model, few_views)
     n_samples = few_views.texts.shape[1]

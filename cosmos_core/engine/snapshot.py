@@ -43,7 +43,7 @@ from cosmos_core.utils.files import (
     replacing,
     write_atomically,
 )
-from cosmos_core.utils.recipe import FREE, RAISABLE, SHARDS, remove_added_defaults
+from cosmos_core.utils.recipe import FREE, RAISABLE, SHARDS, asks_for_scenes, remove_added_defaults
 
 # The file in the folder of snapshots that records the best evaluation.
 BEST = "best.json"

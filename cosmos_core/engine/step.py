@@ -91,6 +91,8 @@ class Training:
     audit: Audit | None = None
     # Decides whether a step is skipped because its loss or gradient is not finite.
     skipped_steps: SkippedSteps = field(default_factory=SkippedSteps)
+    # Parameters that the optimizer has, but that are frozen for the first steps.
+    frozen: list[nn.Parameter] = field(default_factory=list)
 
 
 class StepReport:
@@ -306,9 +308,12 @@ def _backward_in_chunks(
     # Compute the features of the batch, and the gradient of the loss with respect to them. It is
     # stored in the `grad` of the student's features.
     view_chunks = split_views(views, n_chunks)
+    student_chunks, teacher_chunks, random_states = [], [], []
     with torch.no_grad(), autocast:
-        student_chunks = [as_leaves(training.student_encoder(chunk)) for chunk in view_chunks]
-        teacher_chunks = [training.teacher_encoder(chunk) for chunk in view_chunks]
+        for chunk in view_chunks:
+            random_states.append(torch.get_rng_state())
+            student_chunks.append(as_leaves(training.student_encoder(chunk)))
+            teacher_chunks.append(training.teacher_encoder(chunk))
     student_features = join_features(student_chunks)
     teacher_features = join_features(teacher_chunks)
     terms = _backward_from_loss(training, student_features, teacher_features, gather)
@@ -318,6 +323,8 @@ def _backward_in_chunks(
         # Processes exchange their gradients only once, after the last chunk.
         is_last_chunk = index == n_chunks - 1
         with _gradient_exchange(training.student_encoder, enabled=is_last_chunk):
+            # Patch dropout, which draws on the CPU, drops the same patches as the first time.
+            torch.set_rng_state(random_states[index])
             with autocast:
                 features = training.student_encoder(chunk)
             carry_back(features, leaves)

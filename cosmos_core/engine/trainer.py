@@ -23,7 +23,13 @@ from cosmos_core.data.shards import parse_shards
 from cosmos_core.data.stream import pack_positions, resumed_positions
 from cosmos_core.engine import snapshot
 from cosmos_core.engine.branch import read_start
-from cosmos_core.engine.build import learning_rate, make_training, teacher_momentum
+from cosmos_core.engine.build import (
+    learning_rate,
+    make_training,
+    phase_start,
+    teacher_momentum,
+    unfreeze,
+)
 from cosmos_core.engine.distributed import World, broadcast, make_gather, require_agreement
 from cosmos_core.engine.evaluate import Evaluator, evaluate
 from cosmos_core.engine.flops import sample_flops
@@ -129,8 +135,9 @@ class Trainer:
         # The step that was started last, until `_finish_step` has read its values.
         self._unfinished_step: _StartedStep | None = None
         self._random_state = snapshot.random_state()
-        # The FLOPs of a training step per sample, once they are known.
-        self._sample_flops: float | None = None
+        # The FLOPs of a training step per sample, by the first step of the phase that they hold in.
+        # Only the first process knows them.
+        self._sample_flops: dict[int, float] = {}
 
         # The number of steps of the newest snapshot.
         self._saved_steps: int | None = None
@@ -214,9 +221,7 @@ class Trainer:
         ):
             for batch in self._batches(shards, watch, stop):
                 views = self._prepare_views(batch)
-                if self._sample_flops is None and world.rank == 0:
-                    self._sample_flops = sample_flops(config, views)
-                watch.flops = self._sample_flops
+                watch.flops = self._flops_of_step(views)
                 pictures.draw_first_batch(views)
                 trace.before(self._steps_done)
 
@@ -326,7 +331,11 @@ class Trainer:
             self._seconds = float(state["seconds"])
         # Snapshots of older versions lack these values.
         self._training.skipped_steps.count = state.get("skipped_steps", 0)
-        self._sample_flops = state.get("sample_flops")
+        stored_flops = state.get("sample_flops")
+        if isinstance(stored_flops, float):
+            # In older versions they were the same in all steps.
+            stored_flops = {0: stored_flops}
+        self._sample_flops = stored_flops or {}
         self._pretrained_sha256 = state.get("init_sha256")
         self._data_fingerprint = state.get("data")
         if state.get("streams") is not None:
@@ -452,12 +461,33 @@ class Trainer:
         )
         return normalise(views, self._mean, self._std)
 
+    def _flops_of_step(self, views: Views) -> float | None:
+        """Return the FLOPs of this step per sample, which are counted once in each phase.
+
+        Only the first process knows them. Others return None.
+        """
+        start = phase_start(self._steps_done, self._config)
+        if start not in self._sample_flops and self._world.rank == 0:
+            self._sample_flops[start] = sample_flops(self._config, views, self._steps_done)
+        return self._sample_flops.get(start)
+
+    def _total_flops(self) -> float | None:
+        """Return the FLOPs of all steps so far, or None if they are unknown."""
+        starts = sorted(self._sample_flops)
+        total = 0.0
+        for start, end in zip(starts, [*starts[1:], self._steps_done], strict=True):
+            n_samples = (end - start) * self._config.optim.batch_size
+            total += n_samples * self._sample_flops[start]
+        return total or None
+
     def _start_step(self, views: Views) -> _StartedStep:
         """Start a training step with the learning rate and the momentum of this step.
 
         A GPU computes the step after this method has returned. `_finish_step` reads its values.
         """
         optim, compute, step = self._config.optim, self._config.compute, self._steps_done
+        if self._training.frozen and step >= self._config.model.freeze_steps:
+            unfreeze(self._training, self._world)
         lr = learning_rate(step, optim)
         momentum = teacher_momentum(step, optim)
         for group in self._training.optimizer.param_groups:
@@ -669,7 +699,7 @@ class Trainer:
             "config": asdict(self._config),
             "data_sha256": self._data_sha256,
             "date": utc_now(),
-            "flops": samples_seen * self._sample_flops if self._sample_flops else None,
+            "flops": self._total_flops(),
             "init_sha256": self._pretrained_sha256,
             "processes": self._world.world_size,
             "samples_seen": samples_seen,

@@ -1,5 +1,8 @@
 """COSMOS (arXiv 2412.01814), complete or without one of its components."""
 
+from typing import Annotated
+
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from cosmos_core.config import STRICT
@@ -23,6 +26,9 @@ class CosmosMethod:
     cross_attention: bool = True
     # If true, the loss has a distillation term besides CLIP's term.
     distillation: bool = True
+    # The number of global views and of global captions that the teacher encodes. With 1 it encodes
+    # the first ones, to which all views of the student are then compared.
+    teacher_views: Annotated[int, Field(ge=1, le=2)] = 2
 
     @property
     def counts(self) -> ViewCounts:
@@ -66,7 +72,7 @@ class CosmosMethod:
 
     def teacher_features(self, teacher: Cosmos, views: Views) -> Features | None:
         """Return the teacher's features of the global views, or None without distillation."""
-        return teacher.encode_globals(views) if self.distillation else None
+        return teacher.encode_globals(views, self.teacher_views) if self.distillation else None
 
     def loss(self, student: Features, teacher: Features | None, gather: Gather) -> LossTerms:
         """Return the loss of COSMOS, or only CLIP's loss of the global views without a teacher.

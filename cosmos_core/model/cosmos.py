@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
+from open_clip.transformer import PatchDropout
 from torch import Tensor, nn
 
 from cosmos_core.model.clip import MultiViewCLIP
@@ -176,12 +177,16 @@ class Cosmos(MultiViewCLIP):
         )
 
     @torch.no_grad()
-    def encode_globals(self, views: Views) -> Features:
-        """Return the teacher's features of two global views and two captions, without gradient.
+    def encode_globals(self, views: Views, n_views: int = 2) -> Features:
+        """Return the teacher's features of global views and global captions, without gradient.
 
         It has no cross-modal features, because the loss uses only the student's.
+
+        Args:
+            views: The views of B samples.
+            n_views: The number of global images, and of global captions, that are encoded.
         """
-        image, text = self.encode_pairs(views.global_images, views.texts[:2])
+        image, text = self.encode_pairs(views.global_images[:n_views], views.texts[:n_views])
         return Features(
             image=image,
             text=text,
@@ -336,8 +341,17 @@ def scalars(model: nn.Module, names: Sequence[str]) -> dict[str, Tensor]:
 
 
 def create_teacher(student: Model) -> Model:
-    """Return a copy of the student whose parameters do not require gradients."""
-    return copy.deepcopy(student).requires_grad_(False)
+    """Return a copy of the student that sees all patches and does not require gradients."""
+    teacher = copy.deepcopy(student).requires_grad_(False)
+    show_all_patches(teacher)
+    return teacher
+
+
+def show_all_patches(model: nn.Module) -> None:
+    """Switch the patch dropout of a model off, in place, also while the model is trained."""
+    for module in model.modules():
+        if isinstance(module, PatchDropout):
+            module.eval()
 
 
 @torch.no_grad()

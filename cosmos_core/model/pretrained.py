@@ -119,16 +119,28 @@ def tower_of(key: str) -> Tower | None:
     return None
 
 
-def freeze(model: nn.Module, tower: str) -> None:
-    """Exclude a tower and its projection from training.
+def freeze(model: nn.Module, tower: str, unlocked_groups: int = 0) -> list[nn.Parameter]:
+    """Exclude a tower and its projection, or their first layers, from training.
 
     Args:
         model: The model, whose parameters are changed in place.
         tower: "image", "text", or "" to exclude nothing.
+        unlocked_groups: The number of the last groups of the tower that are still trained. Groups
+            are the layers that `layers_above` counts, as in OpenCLIP's `lock_image_tower` and
+            `lock_text_tower`: 1 is the projection, 2 also the last block and the norm after it.
+
+    Returns:
+        The parameters that were trained before.
     """
-    for key, parameter in model.named_parameters():
-        if tower_of(key) == tower:
+    parameters = dict(model.named_parameters())
+    n_layers_above = layers_above(parameters)
+    frozen = []
+    for key, parameter in parameters.items():
+        is_locked = tower_of(key) == tower and n_layers_above[key] >= unlocked_groups
+        if is_locked and parameter.requires_grad:
             parameter.requires_grad_(False)
+            frozen.append(parameter)
+    return frozen
 
 
 def layers_above(keys: Iterable[str]) -> dict[str, int]:

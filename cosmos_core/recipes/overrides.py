@@ -36,6 +36,8 @@ SYNONYMS = {
     "warmup": "warmup_steps",
     "num_workers": "workers",
     "image_size": "global_size",
+    "ema": "momentum",
+    "ema_decay": "momentum",
     "grad_clip_norm": "clip_norm",
     "train_data": "shards",
 }
@@ -121,6 +123,8 @@ def _with_method_views(config: TrainConfig, recipe: TrainConfig) -> TrainConfig:
         method_views,
         global_size=recipe.image.global_size,
         local_size=recipe.image.local_size,
+        first_size=recipe.image.first_size,
+        first_steps=recipe.image.first_steps,
     )
     momentum = getattr(method, "momentum", OptimConfig.momentum)
     optim = dataclasses.replace(config.optim, momentum=momentum, momentum_ramp=False)

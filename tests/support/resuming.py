@@ -10,6 +10,7 @@ import threading
 import time
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -17,11 +18,11 @@ from unittest.mock import patch
 import torch
 import torch.distributed as dist
 from support.forked import train_in_process
-from support.training import ARCHITECTURE, METHODS, VISION, tiny_config
+from support.training import METHODS, tiny_config
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from cosmos_core.config import TrainConfig
+from cosmos_core.config import ModelConfig, TrainConfig
 from cosmos_core.data.scenes.vocabulary import scenes_tokenizer
 from cosmos_core.engine import lock, snapshot, trainer
 from cosmos_core.engine.build import make_training
@@ -175,10 +176,8 @@ def hold_elsewhere(output: Path, ready: Any) -> None:
 
 def dropped_patches(world: World) -> Tensor:
     """The patches that a process keeps of an image at its first step."""
-    vision = {**VISION, "patch_dropout": 0.5}
-    config = tiny_config(METHODS["clip"], architecture={**ARCHITECTURE, "vision_cfg": vision})
-    training = make_training(config, world)
-    dropout = training.model.visual.patch_dropout.train()
+    config = replace(tiny_config(METHODS["clip"]), model=ModelConfig(patch_dropout=0.5))
+    dropout = make_training(config, world).model.visual.patch_dropout
     return dropout(torch.arange(17.0).reshape(1, 17, 1)).flatten()
 
 

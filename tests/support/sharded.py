@@ -11,7 +11,8 @@ from support.training import METHODS, double_precision, share, tiny_config, tiny
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from cosmos_core.engine.build import make_training
+from cosmos_core.config import ModelConfig
+from cosmos_core.engine.build import make_training, unfreeze
 from cosmos_core.engine.distributed import World, full_tensor, make_gather
 from cosmos_core.engine.sharding import is_sharded, load_state, split_state
 from cosmos_core.engine.snapshot import HostCopy, Snapshots
@@ -59,6 +60,26 @@ def steps(
 def runs(world: World, cases: list[tuple[Any, ...]]) -> list[Any]:
     """`steps` of each case."""
     return [steps(world, *case) for case in cases]
+
+
+def frozen_steps(world: World, parallel: str, parts: int, frozen: ModelConfig) -> State:
+    """The whole state after four steps of COSMOS, the tower being frozen as `frozen` says."""
+    with double_precision():
+        method = METHODS["cosmos"]
+        config = replace(tiny_config(method, accumulate=parts), parallel=parallel, model=frozen)
+        training, gather = make_training(config, world), make_gather(world, "true")
+        for step in range(4):
+            if training.frozen and step == frozen.freeze_steps:
+                unfreeze(training, world)
+            views = share(tiny_views(method, seed=step), world)
+            train_step(training, views, gather, momentum=0.9, n_chunks=parts).check()
+        tensors, _ = split_state(_state(training))
+        return {key: full_tensor(tensor).detach().clone() for key, tensor in tensors.items()}
+
+
+def frozen_runs(world: World, cases: list[tuple[Any, ...]]) -> list[State]:
+    """`frozen_steps` of each case."""
+    return [frozen_steps(world, *case) for case in cases]
 
 
 def _models(training: Training) -> dict[str, Any]:

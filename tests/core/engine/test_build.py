@@ -20,13 +20,10 @@ from support.training import (
 from cosmos_core import losses
 from cosmos_core.config import ComputeConfig
 from cosmos_core.engine import build
+from cosmos_core.methods.clip import ClipMethod
 from cosmos_core.methods.cosmos import CosmosMethod
 
 METHOD = METHODS["cosmos"]
-
-
-def with_vision(**options):
-    return {**ARCHITECTURE, "vision_cfg": {**ARCHITECTURE["vision_cfg"], **options}}
 
 
 def test_weights_follow_from_the_seed():
@@ -120,9 +117,18 @@ def test_a_compiled_step_is_the_plain_one(name, options, monkeypatch):
         assert all((ours[key] - theirs[key]).abs().max() < 1e-5 for key in theirs)
 
 
-def test_parts_with_dropout_are_refused():
-    config = tiny_config(METHOD, architecture=with_vision(patch_dropout=0.5), accumulate=2)
-    with pytest.raises(ValueError, match=r"without dropout, and visual\.patch_dropout has it"):
+class DropoutMethod(ClipMethod):
+    """CLIP with a projection head that drops units."""
+
+    def create_student(self, architecture):
+        student = super().create_student(architecture)
+        student.add_module("head", torch.nn.Dropout(0.1))
+        return student
+
+
+def test_parts_with_dropped_units_are_refused():
+    config = tiny_config(DropoutMethod(), accumulate=2)
+    with pytest.raises(ValueError, match=r"a model without dropout, and head has it"):
         build.make_training(config, SINGLE_PROCESS)
 
 

@@ -83,6 +83,7 @@ def test_lit_learns_a_text_tower_for_a_locked_image_tower(setting, scene_shards,
     [
         (["method=lit"], "a frozen tower needs pretrained weights: name some by model.init"),
         (["model.freeze=text"], "a frozen tower needs pretrained weights"),
+        (["optim.momentum=1"], "optim.momentum=1 keeps the teacher at its random weights: give"),
         (["model.partial=true"], "model.partial=true needs pretrained weights: name some by"),
     ],
 )

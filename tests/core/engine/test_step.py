@@ -36,6 +36,29 @@ def test_teacher_moves_towards_the_student_before_the_optimizer():
     assert not torch.equal(student.visual.proj, own)
 
 
+@pytest.mark.parametrize("name", ["clip", "siglip", "slip", "flair"])
+def test_the_teacher_of_a_method_without_one_is_an_exponential_moving_average(name):
+    """As of arXiv 1703.01780, in closed form: m^k w_0 + (1 - m) sum m^(k - 1 - i) w_i over the
+    student's weights w_i before step i. It costs no forward pass."""
+    method, momentum, weights = METHODS[name], 0.75, []
+    training = make_training(tiny_config(method, lr=0.01), SINGLE_PROCESS)
+    calls = []
+    training.teacher.register_forward_pre_hook(lambda *_: calls.append(1))
+    training.teacher.visual.conv1.register_forward_pre_hook(lambda *_: calls.append(1))
+    training.teacher.token_embedding.register_forward_pre_hook(lambda *_: calls.append(1))
+    for number in range(4):
+        weights.append({k: v.clone() for k, v in training.model.state_dict().items()})
+        step(training, tiny_views(method, seed=number), momentum=momentum)
+    teacher = training.teacher.state_dict()
+    for key, start in weights[0].items():
+        expected = momentum**4 * start
+        for number in range(4):
+            expected += (1 - momentum) * momentum ** (3 - number) * weights[number][key]
+        assert torch.allclose(teacher[key], expected, rtol=1e-5, atol=1e-6), key
+    assert not torch.allclose(teacher["visual.proj"], weights[0]["visual.proj"], atol=1e-3)
+    assert calls == []
+
+
 def test_scales_are_clamped():
     training = start()
     with torch.no_grad():

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import pytest
 import torch
 import torch.nn.functional as F
+from open_clip import ClipLoss
 from support.training import (
     ABLATIONS,
     ARCHITECTURE,
@@ -18,10 +19,13 @@ from support.training import (
     tiny_views,
 )
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from cosmos_core import create_teacher, update_teacher
 from cosmos_core import methods as package
 from cosmos_core.engine.build import make_training
+from cosmos_core.engine.flops import sample_flops
 from cosmos_core.losses import contrastive_loss, gather_locally
 from cosmos_core.methods.cosmos import CosmosMethod
 from cosmos_core.model.clip import HEAD, PrototypeHead
@@ -196,3 +200,43 @@ def test_slip_with_a_view_for_captions_is_clip_of_it_and_simclr_of_the_others():
         ).item()
     )
     torch.testing.assert_close(terms.simclr, method.loss(both, None, gather_locally).simclr)
+
+
+@pytest.mark.parametrize("cross_attention", [True, False])
+def test_one_view_of_the_teacher_is_the_target_of_all_views_of_the_student(cross_attention):
+    """A loop over OpenCLIP's loss: the teacher encodes the first image and the first caption."""
+    method = CosmosMethod(teacher_views=1, cross_attention=cross_attention)
+    views = tiny_views(method)
+    training = make_training(tiny_config(method), SINGLE_PROCESS)
+    with torch.no_grad():
+        for parameter in training.teacher.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+        student = method.student_features(training.model, views)
+        teacher = method.teacher_features(training.teacher, views)
+        first_image = training.teacher.encode_image(views.global_images[0], normalize=True)
+        first_text = training.teacher.encode_text(views.texts[0], normalize=True)
+    assert (teacher.image.shape[0], teacher.text.shape[0]) == (1, 1)
+    expected = []
+    for own_views in (student.image_crossmodal, student.text_crossmodal):
+        for target in (first_image, first_text):
+            pairs = [ClipLoss()(own, target, student.distill_logit_scale) for own in own_views]
+            expected.append(sum(pairs) / len(pairs))
+    terms = method.loss(student, teacher, gather_locally)
+    assert terms.distill.item() == pytest.approx((sum(expected) / 4).item(), rel=1e-5)
+    both = CosmosMethod(cross_attention=cross_attention)
+    published = both.loss(student, both.teacher_features(training.teacher, views), gather_locally)
+    assert terms.clip == published.clip
+    assert terms.distill != published.distill
+
+
+def test_one_view_halves_the_teachers_cost():
+    flops = {}
+    for n_views in (1, 2):
+        method = CosmosMethod(teacher_views=n_views)
+        flops[n_views] = sample_flops(tiny_config(method), tiny_views(method))
+    model = CosmosMethod().create_student(ARCHITECTURE)
+    views = tiny_views(CosmosMethod())
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        CosmosMethod().teacher_features(model, views)
+    saved = (flops[2] - flops[1]) / (counter.get_total_flops() / 8)
+    assert saved == pytest.approx(0.5, abs=0.05)  # captions have other lengths

@@ -74,6 +74,7 @@ def test_texts_become_values_of_the_type_of_their_field(config, assignment, valu
         ("optim.step=7", "no 'step'; nearest: optim.steps"),
         ("optm.steps=7", "no 'optm'; nearest: optim.steps"),
         ("optim.learning_rate=7", "no 'learning_rate'; nearest: optim.lr"),
+        ("optim.ema=0.9999", "no 'ema'; nearest: optim.momentum"),
         ("nothing.like.it=7", "no 'nothing'; nearest: recipe, method, architecture, data"),
         ("optim.steps", "takes key=value, not 'optim.steps'"),
         ("optim.steps=many", "a valid integer, not "),
