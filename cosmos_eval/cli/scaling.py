@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from typer import Argument
 
 from cosmos_eval.cli import options
-from cosmos_eval.cli.options import CONTENT, METHODS, Text, Texts, option
+from cosmos_eval.cli.options import CONTENT, option
 from cosmos_eval.cli.output import print_json, print_line, print_notes, print_records
 from cosmos_eval.results.text import one_line
 
@@ -21,16 +21,11 @@ def scaling(
         list[Path], Argument(metavar="RESULTS...", help="Results, or folders of them.")
     ],
     format: options.Format = "table",
-    group: Annotated[
-        Texts,
-        option("NAME,...", "A method: recipes or groups; `*` is any text; repeatable.", METHODS),
-    ] = None,
+    group: options.ScalingGroups = None,
     x: Annotated[
         Literal["samples", "flops"], option("samples|flops", "What budgets are counted in.")
     ] = "samples",
-    hold_out: Annotated[
-        Text, option("BUDGET|largest", "Leave out this budget, and predict it.", CONTENT)
-    ] = None,
+    hold_out: options.HoldOut = None,
     predict: Annotated[
         float | None, option("BUDGET", "Predict one new training of this budget.", CONTENT, min=1)
     ] = None,

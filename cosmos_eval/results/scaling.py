@@ -21,12 +21,14 @@ from cosmos_eval.results.groups import Moments, training_key
 from cosmos_eval.results.identity import is_stopped, training_of
 from cosmos_eval.results.labels import StoredResult, without_other_wordings
 from cosmos_eval.results.table import (
+    NamePatterns,
     frame_of_records,
     pattern_index,
     require_known,
     split_patterns,
 )
 from cosmos_eval.stats.scaling import (
+    LEAST_BUDGETS,
     MISFIT,
     Crossing,
     FittedLadder,
@@ -253,6 +255,33 @@ def _usable_results(results: Sequence[StoredResult]) -> tuple[list[StoredResult]
             "seed and samples in a file, `cosmos-eval run --trainings FILE`"
         )
     return usable_results, notes
+
+
+def has_ladder(results: Sequence[StoredResult]) -> bool:
+    """Return whether a method has trainings at enough budgets for a law."""
+    samples_of_method: dict[str, set[int]] = {}
+    for result in results:
+        training = training_of(result.row)
+        if training.get("group") and training.get("samples"):
+            name = method_name(training["group"])
+            samples_of_method.setdefault(name, set()).add(training["samples"])
+    return any(len(samples) >= LEAST_BUDGETS for samples in samples_of_method.values())
+
+
+def select_results(results: Sequence[StoredResult], patterns: NamePatterns) -> list[StoredResult]:
+    """Return the results of the models, data sets and protocols that patterns name."""
+    chosen_results = []
+    for result in results:
+        names_and_patterns = (
+            ([result.model, result.identity.name, result.identity.spec], patterns.models),
+            ([result.row.dataset], patterns.datasets),
+            ([result.row.protocol], patterns.protocols),
+        )
+        if all(
+            not texts or pattern_index(names, texts) >= 0 for names, texts in names_and_patterns
+        ):
+            chosen_results.append(result)
+    return chosen_results
 
 
 def method_name(group: str) -> str:

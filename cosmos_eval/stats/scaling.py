@@ -55,9 +55,9 @@ SHOWN = 0.975
 RESAMPLES = 2000
 
 _LEAST_EXPONENT, _GREATEST_EXPONENT = 0.01, 4.0
-_EXPONENTS = np.geomspace(_LEAST_EXPONENT, _GREATEST_EXPONENT, 120)
+_EXPONENTS = np.geomspace(_LEAST_EXPONENT, _GREATEST_EXPONENT, 60)
 _ZOOM_POINTS = 9  # exponents of each refinement, which divides their distance by 4
-_ZOOMS, _REPLICATE_ZOOMS = 10, 3
+_ZOOMS, _REPLICATE_ZOOMS = 10, 3  # refinements of the law, and of replicates
 _CROSSING_POINTS = 129  # budgets at which two laws are compared
 _TINY = 1e-12
 
