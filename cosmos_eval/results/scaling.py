@@ -25,6 +25,7 @@ from cosmos_eval.results.table import (
     frame_of_records,
     pattern_index,
     require_known,
+    select_metrics,
     split_patterns,
 )
 from cosmos_eval.stats.scaling import (
@@ -51,7 +52,7 @@ LARGEST: Literal["largest"] = "largest"
 _HASH = re.compile(r"-[0-9a-f]{8}(?: at step \d+)?$")
 _MOST_NAMES = 8  # that a message lists
 _MOST_FAULTS = 3  # that a message lists
-_SAME_BUDGET = 1e-3  # the relative difference of budgets that count as equal
+_SAME_BUDGET = 1e-2  # the relative difference of budgets that count as equal
 _SIDES = "AB"
 
 ReadSamples = Callable[[Path], Samples]
@@ -223,7 +224,7 @@ def fit_scaling(
             laws += _laws_of_set(key, results_by_method, read_samples, options, notes)
     if not laws:
         raise UsageError("; ".join(list(dict.fromkeys(faults))[:_MOST_FAULTS]))
-    _require_prediction(laws)
+    _require_prediction(laws, options)
     return Scaling(tuple(laws), tuple(dict.fromkeys([*notes, *faults])))
 
 
@@ -477,8 +478,7 @@ def _metrics_of(results: Sequence[StoredResult], patterns: Sequence[str]) -> lis
     row = results[0].row
     names = [name for name in row.metrics if metric_of(row.task, name).is_ranked]
     if patterns:
-        matching = [name for name in names if pattern_index([name], patterns) >= 0]
-        return list(matching)
+        return list(select_metrics(names, patterns, str))
     return [name for name in names if metric_of(row.task, name).primary]
 
 
@@ -550,18 +550,26 @@ def _predictions(fitted: FittedLadder, options: ScalingOptions) -> Iterator[Pred
         )
 
 
-def _require_prediction(all_laws: Sequence[MetricLaws]) -> None:
+def _require_prediction(all_laws: Sequence[MetricLaws], options: ScalingOptions) -> None:
     """Raise UsageError if predictions are asked for and none of them is supported."""
+    methods = [(laws, method) for laws in all_laws for method in laws.methods]
+    if options.hold_out is not None and all(
+        method.fitted.ladder.is_fitted.all() for _, method in methods
+    ):
+        budgets = [budget_text(float(b)) for b in methods[0][1].fitted.ladder.budgets]
+        raise UsageError(
+            f"no method has a budget of {options.hold_out:g} {options.unit} to hold out: "
+            f"{methods[0][1].name} has {first_of(budgets, _MOST_NAMES)}"
+        )
     refusals = []
-    for laws in all_laws:
-        for method in laws.methods:
-            for prediction in method.predictions:
-                if not prediction.refusal:
-                    return
-                refusals.append(
-                    f"{laws.dataset} {laws.metric}, {method.name} at "
-                    f"{budget_text(prediction.budget)} {laws.unit}: {prediction.refusal}"
-                )
+    for laws, method in methods:
+        for prediction in method.predictions:
+            if not prediction.refusal:
+                return
+            refusals.append(
+                f"{laws.dataset} {laws.metric}, {method.name} at "
+                f"{budget_text(prediction.budget)} {laws.unit}: {prediction.refusal}"
+            )
     if refusals:
         raise UsageError(f"not predicted: {'; '.join(refusals[:_MOST_FAULTS])}")
 
@@ -579,7 +587,9 @@ def budget_text(budget: float) -> str:
 
 def headlines_of(laws: MetricLaws) -> Iterator[str]:
     """Yield the outcome of a metric: each crossing, or the law of a single method; predictions."""
-    place = f"{laws.dataset} {laws.metric}"
+    place = f"{laws.dataset}, error of {laws.metric}"
+    if not laws.metric_record.higher_is_better:
+        place = f"{laws.dataset}, {laws.metric}"
     for (index_a, index_b), crossing in laws.crossings.items():
         methods = (laws.methods[index_a], laws.methods[index_b])
         yield f"{place}: {_crossing_text(crossing, methods, laws.unit)}"
@@ -605,8 +615,10 @@ def _crossing_text(crossing: Crossing, methods: Sequence[MethodLaw], unit: Unit)
         if _misfits(method):
             return f"{method.name} does not follow the law, so no crossing is computed"
     if crossing.crosses and crossing.budget is not None:
-        low = "before" if crossing.low is None else budget_text(crossing.low)
-        high = "after" if crossing.high is None else budget_text(crossing.high)
+        low = budget_text(crossing.low or crossing.low_budget)
+        high = budget_text(crossing.high or crossing.high_budget)
+        low = low if crossing.low else f"<{low}"
+        high = high if crossing.high else f">{high}"
         return (
             f"{lower} below {higher} from {budget_text(crossing.budget)} {unit} on [{low}, {high}]"
         )
@@ -622,7 +634,10 @@ def _misfits(method: MethodLaw) -> bool:
 
 
 def _law_text(laws: MetricLaws, method: MethodLaw) -> str:
-    """Return how the error of a method falls, such as "error of clip falls as samples^-0.52"."""
+    """Return how the error of a method falls.
+
+    Example: "clip falls to 4.20 as samples^-0.52, alpha on [0.41, 0.66]".
+    """
     if _misfits(method):
         return f"{method.name} does not follow a law E + A C^-alpha"
     if not method.fitted.falls:
@@ -630,8 +645,8 @@ def _law_text(laws: MetricLaws, method: MethodLaw) -> str:
     interval = method.fitted.parameter_interval("exponent")
     floor = laws.factor * method.fitted.law.floor
     return (
-        f"error of {method.name} - {floor:.3g} falls as {laws.unit}^-"
-        f"{method.fitted.law.exponent:.2f} [{interval.low:.2f}, {interval.high:.2f}]"
+        f"{method.name} falls to {floor:.2f} as {laws.unit}^-{method.fitted.law.exponent:.2f}, "
+        f"alpha on [{interval.low:.2f}, {interval.high:.2f}]"
     )
 
 

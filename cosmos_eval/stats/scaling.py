@@ -347,8 +347,9 @@ def fit_ladders(
 def require_enough_budgets(budgets: Values) -> None:
     """Raise ValueError unless a law can be fitted to the budgets (B,), which rise."""
     if len(budgets) < LEAST_BUDGETS:
+        noun = "budget" if len(budgets) == 1 else "budgets"
         raise ValueError(
-            f"{len(budgets)} budgets, and a law with three parameters needs {LEAST_BUDGETS} or more"
+            f"{len(budgets)} {noun}, and a law with three parameters needs {LEAST_BUDGETS} or more"
         )
     ratio = budgets[-1] / budgets[0]
     if ratio < LEAST_RANGE:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cosmos_eval.reporting.plots.style import LINE_COLOURS, new_figure, new_panels, shorten
-from cosmos_eval.results.scaling import MethodLaw, MetricLaws
+from cosmos_eval.results.scaling import MethodLaw, MetricLaws, budget_text
 from cosmos_eval.types import UsageError
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ _PANEL_HEIGHT = 2.1  # inches
 _MOST_PANELS = {1: 4, 2: 12}  # on a page
 _LONGEST_NAME = 24  # characters of the name of a method
 _POINTS = 65  # budgets of a curve
+_MOST_TICKS = 6
 _UNITS = {"samples": "samples seen", "flops": "FLOPs of the training"}
 
 
@@ -55,9 +56,19 @@ def draw_laws(all_laws: Sequence[MetricLaws], columns: int) -> Figure:
                 axes.axvspan(low, high, color="black", alpha=0.08, linewidth=0)
         unit = " (%)" if laws.factor == 100 else ""
         axes.set_title(f"{laws.dataset}, error of {laws.metric}{unit}")
-        axes.set(xscale="log", xlabel=_UNITS[laws.unit])
+        axes.set(xscale="log", xlabel=_UNITS[laws.unit], ylim=(0, None))
+        _name_budgets(axes, laws)
         axes.legend(fontsize=5.5, frameon=False)
     return figure
+
+
+def _name_budgets(axes: Axes, laws: MetricLaws) -> None:
+    """Put a tick at each budget of the method with the most of them, at every other one if many."""
+    budgets = max((method.fitted.ladder.budgets for method in laws.methods), key=len)
+    step = math.ceil(len(budgets) / _MOST_TICKS)
+    ticks = budgets[::step]
+    axes.set_xticks(ticks, [budget_text(float(tick)) for tick in ticks])
+    axes.xaxis.set_minor_formatter("")
 
 
 def _draw_method(axes: Axes, laws: MetricLaws, method: MethodLaw, colour: str) -> None:
