@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Literal, overload
 
 from cosmos_eval.data.readers import path_of
-from cosmos_eval.results import scaling as laws_of_scale
 from cosmos_eval.results import sides
 from cosmos_eval.results.compare import Comparison
 from cosmos_eval.results.exchange.places import read_all_places
 from cosmos_eval.results.gate import check as gate
 from cosmos_eval.results.gate.sequential import check_sequentially
+from cosmos_eval.results.laws import Scaling, Unit
 from cosmos_eval.results.leaderboard.ranking import TieRule
 from cosmos_eval.results.leaderboard.writers import Leaderboard, make_leaderboard
+from cosmos_eval.results.scaling import fit_scaling, make_options
 from cosmos_eval.results.store import read_samples
 from cosmos_eval.results.table import NamePatterns, TableOptions
 from cosmos_eval.results.wordings import WordingComparison
@@ -158,11 +159,11 @@ def leaderboard(
 def scaling(
     *places: str | Path,
     groups: Names = (),
-    x: laws_of_scale.Unit = "samples",
+    x: Unit = "samples",
     metrics: Names = (),
     hold_out: float | Literal["largest"] | None = None,
     predict: float | None = None,
-) -> laws_of_scale.Scaling:
+) -> Scaling:
     """Fit error = E + A * C^-alpha to methods that were trained at several budgets C.
 
     Args:
@@ -184,14 +185,14 @@ def scaling(
         `scaling("runs/eval", hold_out="largest").verdict`
     """
     results, _ = read_all_places(places)
-    options = laws_of_scale.make_options(
+    options = make_options(
         unit=x,
         methods=[groups] if isinstance(groups, str) else groups,
         metrics=metrics,
         hold_out=hold_out,
         predict=predict,
     )
-    return laws_of_scale.fit_scaling(results, read_samples, options)
+    return fit_scaling(results, read_samples, options)
 
 
 def check(

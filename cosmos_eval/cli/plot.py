@@ -195,7 +195,12 @@ def scaling(
     from cosmos_eval.cli.results import read_results
     from cosmos_eval.reporting.plots.laws import draw_laws
     from cosmos_eval.reporting.plots.scaling import draw_scaling
-    from cosmos_eval.results import scaling as laws_of_scale
+    from cosmos_eval.results.scaling import (
+        fit_scaling,
+        has_ladder,
+        make_options,
+        select_results,
+    )
     from cosmos_eval.results.store import read_samples
 
     patterns = NamePatterns.split(
@@ -203,7 +208,7 @@ def scaling(
     )
     results = read_results(directory)
     if x is None:
-        x = "samples" if laws_of_scale.has_ladder(results) else "gflops"
+        x = "samples" if has_ladder(results) else "gflops"
     if x == "gflops":
         if group or hold_out:
             raise UsageError("--group and --hold-out need --x samples or --x flops")
@@ -211,11 +216,11 @@ def scaling(
         _write(lambda: draw_scaling(entries, columns), output)
         print_left_out(n_left_out, _WAY_TO_SHOW)
         return
-    scaling_options = laws_of_scale.make_options(
+    scaling_options = make_options(
         unit=x, methods=group or (), metrics=metrics or (), hold_out=hold_out
     )
-    chosen_results = laws_of_scale.select_results(results, patterns)
-    report = laws_of_scale.fit_scaling(chosen_results, read_samples, scaling_options)
+    chosen_results = select_results(results, patterns)
+    report = fit_scaling(chosen_results, read_samples, scaling_options)
     _write(lambda: draw_laws(report.laws, columns), output)
     print_notes(report.notes)
 

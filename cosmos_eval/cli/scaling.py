@@ -36,27 +36,28 @@ def scaling(
     Fits error = E + A * C^-alpha to trainings of each method at four budgets C or more. Intervals
     are over seeds and images.
     """
-    from cosmos_eval.results import scaling as laws_of_scale
+    from cosmos_eval.results import laws
     from cosmos_eval.results.checked import read_checked
     from cosmos_eval.results.labels import result_warnings
+    from cosmos_eval.results.scaling import fit_scaling, make_options
     from cosmos_eval.results.store import read_samples, result_paths
 
     paths = dict.fromkeys(path for place in results for path in result_paths(place))
     stored_results = read_checked(paths)
-    scaling_options = laws_of_scale.make_options(
+    scaling_options = make_options(
         unit=x, methods=group or (), metrics=metrics or (), hold_out=hold_out, predict=predict
     )
-    report = laws_of_scale.fit_scaling(stored_results, read_samples, scaling_options)
+    report = fit_scaling(stored_results, read_samples, scaling_options)
     if format == "json":
-        print_json([laws_of_scale.to_document(laws) for laws in report.laws])
+        print_json([laws.to_document(metric_laws) for metric_laws in report.laws])
     else:
         for line in report.headlines:
             print(textwrap.fill(one_line(line), _WIDTH, subsequent_indent="  "))
-        for laws in report.laws:
+        for metric_laws in report.laws:
             print_line("")
-            print_line(f"{laws.dataset}, {laws.protocol}, {laws.metric}")
-            print_records(laws_of_scale.law_records(laws))
+            print_line(f"{metric_laws.dataset}, {metric_laws.protocol}, {metric_laws.metric}")
+            print_records(laws.law_records(metric_laws))
             print_line("")
-            print_records(laws_of_scale.budget_records(laws))
+            print_records(laws.budget_records(metric_laws))
     notes = [*result_warnings(stored_results), *report.notes]
-    print_notes([*notes, *laws_of_scale.reading_notes(report.laws)])
+    print_notes([*notes, *laws.reading_notes(report.laws)])

@@ -8,21 +8,28 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
 from cosmos_core.utils.text import first_of
 from cosmos_eval.results import groups
-from cosmos_eval.results.groups import Moments, training_key
+from cosmos_eval.results.groups import Moments, ReadSamples, training_key
 from cosmos_eval.results.identity import is_stopped, training_of
 from cosmos_eval.results.labels import StoredResult, without_other_wordings
+from cosmos_eval.results.laws import (
+    MethodLaw,
+    MetricLaws,
+    Prediction,
+    Scaling,
+    Unit,
+    budget_text,
+)
 from cosmos_eval.results.table import (
     NamePatterns,
-    frame_of_records,
     pattern_index,
     require_known,
     select_metrics,
@@ -30,8 +37,6 @@ from cosmos_eval.results.table import (
 )
 from cosmos_eval.stats.scaling import (
     LEAST_BUDGETS,
-    MISFIT,
-    Crossing,
     FittedLadder,
     Ladder,
     find_crossing,
@@ -40,30 +45,20 @@ from cosmos_eval.stats.scaling import (
     require_enough_budgets,
 )
 from cosmos_eval.tasks import Metric, metric_of
-from cosmos_eval.types import Interval, Samples, UsageError
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-Unit = Literal["samples", "flops"]
-"""What budgets are counted in."""
+from cosmos_eval.types import UsageError
 
 LARGEST: Literal["largest"] = "largest"
 _HASH = re.compile(r"-[0-9a-f]{8}(?: at step \d+)?$")
 _MOST_NAMES = 8  # that a message lists
 _MOST_FAULTS = 3  # that a message lists
 _SAME_BUDGET = 1e-2  # the relative difference of budgets that count as equal
-_SIDES = "AB"
-
-ReadSamples = Callable[[Path], Samples]
-"""A function that returns the per-sample arrays of a result file."""
 
 DatasetKey = tuple[str, str]
 """The data set, and its protocol with the settings that differ from the defaults."""
 
 
 class ScalingOptions(NamedTuple):
-    """What laws are fitted to, and what they are to predict."""
+    """The choices of a user: methods, metrics, budgets."""
 
     unit: Unit = "samples"
     # One text for each method: names of recipes or groups, with commas between them and `*` for any
@@ -113,84 +108,6 @@ def make_options(
         hold_out=budget,
         predict=predict,
     )
-
-
-class Prediction(NamedTuple):
-    """The predicted error of a method at a budget that the law was not fitted to."""
-
-    budget: float
-    # The error by the law, and its interval: the mean over all seeds and images.
-    error: float
-    mean: Interval
-    # The measured mean error of a held-out budget; None for a budget without trainings.
-    measured: float | None
-    # The number of trainings whose mean error `interval` predicts, on the same images.
-    trainings: int
-    interval: Interval
-    # Why the law must not predict this budget; empty if it may.
-    refusal: str
-
-    @property
-    def is_inside(self) -> bool | None:
-        """Whether the measured error lies in the interval; None if there is none."""
-        if self.measured is None:
-            return None
-        return self.interval.low <= self.measured <= self.interval.high
-
-
-class MethodLaw(NamedTuple):
-    """The law of one method on one metric."""
-
-    name: str
-    fitted: FittedLadder
-    # Predictions of the held-out budget and of the budget of `--predict`, as far as there are any.
-    predictions: tuple[Prediction, ...]
-
-
-class MetricLaws(NamedTuple):
-    """The laws of all methods on one metric of a data set, and where they cross."""
-
-    dataset: str
-    protocol: str
-    task: str
-    metric: str
-    unit: Unit
-    methods: tuple[MethodLaw, ...]
-    # The crossing of every two methods, by the indices of both.
-    crossings: Mapping[tuple[int, int], Crossing]
-
-    @property
-    def metric_record(self) -> Metric:
-        """The metric's definition: its unit, and whether higher is better."""
-        return metric_of(self.task, self.metric)
-
-    @property
-    def factor(self) -> int:
-        """The number that errors are multiplied by for display: 100 for percent, else 1."""
-        return self.metric_record.factor
-
-
-class Scaling(NamedTuple):
-    """Laws of scale of all data sets and metrics."""
-
-    laws: tuple[MetricLaws, ...]
-    # What a reader should know, one line each.
-    notes: tuple[str, ...]
-
-    @property
-    def headlines(self) -> list[str]:
-        """The outcome of each metric, one or more lines each."""
-        return [line for laws in self.laws for line in headlines_of(laws)]
-
-    @property
-    def verdict(self) -> str:
-        """All headlines, one per line."""
-        return "\n".join(self.headlines)
-
-    @property
-    def frame(self) -> pd.DataFrame:
-        """The budgets of all methods as a table, one row each; errors as fractions."""
-        return frame_of_records(row for laws in self.laws for row in budget_rows(laws))
 
 
 def fit_scaling(
@@ -572,255 +489,3 @@ def _require_prediction(all_laws: Sequence[MetricLaws], options: ScalingOptions)
             )
     if refusals:
         raise UsageError(f"not predicted: {'; '.join(refusals[:_MOST_FAULTS])}")
-
-
-def budget_text(budget: float) -> str:
-    """Return a budget with two digits.
-
-    Example: 1234567 -> "1.2e6", 640 -> "640".
-    """
-    if budget < 1000:
-        return f"{budget:.3g}"
-    mantissa, exponent = f"{budget:.1e}".split("e")
-    return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
-
-
-def headlines_of(laws: MetricLaws) -> Iterator[str]:
-    """Yield the outcome of a metric: each crossing, or the law of a single method; predictions."""
-    place = f"{laws.dataset}, error of {laws.metric}"
-    if not laws.metric_record.higher_is_better:
-        place = f"{laws.dataset}, {laws.metric}"
-    for (index_a, index_b), crossing in laws.crossings.items():
-        methods = (laws.methods[index_a], laws.methods[index_b])
-        yield f"{place}: {_crossing_text(crossing, methods, laws.unit)}"
-    if len(laws.methods) == 1:
-        yield f"{place}: {_law_text(laws, laws.methods[0])}"
-    for method in laws.methods:
-        for prediction in method.predictions:
-            yield f"{place}: {method.name} {_prediction_text(laws, prediction)}"
-
-
-def _crossing_text(crossing: Crossing, methods: Sequence[MethodLaw], unit: Unit) -> str:
-    """Return where the laws of two methods cross, in one sentence.
-
-    Examples:
-        "cosmos below clip from 2.1e5 samples on [1.4e5, 3.9e5]",
-        "cosmos below clip from 4e4 to 6.4e5 samples",
-        "no crossing of cosmos and clip shown from 4e4 to 6.4e5 samples".
-    """
-    lower = methods[_SIDES.index(crossing.lower_at_end)].name
-    higher = methods[1 - _SIDES.index(crossing.lower_at_end)].name
-    span = f"from {budget_text(crossing.low_budget)} to {budget_text(crossing.high_budget)} {unit}"
-    for method in methods:
-        if _misfits(method):
-            return f"{method.name} does not follow the law, so no crossing is computed"
-    if crossing.crosses and crossing.budget is not None:
-        low = budget_text(crossing.low or crossing.low_budget)
-        high = budget_text(crossing.high or crossing.high_budget)
-        low = low if crossing.low else f"<{low}"
-        high = high if crossing.high else f">{high}"
-        return (
-            f"{lower} below {higher} from {budget_text(crossing.budget)} {unit} on [{low}, {high}]"
-        )
-    if crossing.is_below:
-        return f"{lower} below {higher} {span}"
-    return f"no crossing of {lower} and {higher} shown {span}"
-
-
-def _misfits(method: MethodLaw) -> bool:
-    """Return whether the trainings of a method are shown to deviate from their law."""
-    misfit_p = method.fitted.misfit_p
-    return misfit_p is not None and misfit_p < MISFIT
-
-
-def _law_text(laws: MetricLaws, method: MethodLaw) -> str:
-    """Return how the error of a method falls.
-
-    Example: "clip falls to 4.20 as samples^-0.52, alpha on [0.41, 0.66]".
-    """
-    if _misfits(method):
-        return f"{method.name} does not follow a law E + A C^-alpha"
-    if not method.fitted.falls:
-        return f"no law of {method.name} shown: the interval of alpha includes 0"
-    interval = method.fitted.parameter_interval("exponent")
-    floor = laws.factor * method.fitted.law.floor
-    return (
-        f"{method.name} falls to {floor:.2f} as {laws.unit}^-{method.fitted.law.exponent:.2f}, "
-        f"alpha on [{interval.low:.2f}, {interval.high:.2f}]"
-    )
-
-
-def _prediction_text(laws: MetricLaws, prediction: Prediction) -> str:
-    """Return a prediction in a few words, with the measured error if there is one."""
-    budget = f"{budget_text(prediction.budget)} {laws.unit}"
-    if prediction.refusal:
-        return f"at {budget} not predicted: {prediction.refusal}"
-    error, low, high = (
-        f"{laws.factor * value:.2f}"
-        for value in (prediction.error, prediction.interval.low, prediction.interval.high)
-    )
-    text = f"at {budget} predicted {error} [{low}, {high}]"
-    if prediction.measured is None:
-        return text
-    outcome = "inside" if prediction.is_inside else "outside"
-    return f"{text}, measured {laws.factor * prediction.measured:.2f}: {outcome}"
-
-
-def budget_rows(laws: MetricLaws) -> Iterator[dict[str, Any]]:
-    """Yield a row for each budget of each method; errors are fractions, or as the metric.
-
-    `error` is the mean over trainings; `law`, `low` and `high` are the mean over all seeds and
-    images by the law. `predicted_low` and `predicted_high` are the interval for the mean of
-    `trainings` trainings on the same images. They and `refusal`, the reason why there are none, are
-    None for budgets that the law was fitted to.
-    """
-    for method in laws.methods:
-        ladder = method.fitted.ladder
-        predictions = {prediction.budget: prediction for prediction in method.predictions}
-        budgets = {float(budget): index for index, budget in enumerate(ladder.budgets)}
-        for budget in sorted({*budgets, *predictions}):
-            index = budgets.get(budget)
-            prediction = predictions.get(budget)
-            is_refused = prediction is not None and prediction.refusal != ""
-            mean = method.fitted.mean_interval(budget)
-            row: dict[str, Any] = {
-                "dataset": laws.dataset,
-                "protocol": laws.protocol,
-                "metric": laws.metric,
-                "method": method.name,
-                "unit": laws.unit,
-                "budget": budget,
-                "trainings": 0 if index is None else len(ladder.errors[index]),
-                "fitted": index is not None and bool(ladder.is_fitted[index]),
-                "error": None if index is None else float(ladder.means[index]),
-                "law": None if is_refused else float(method.fitted.law.error_at(budget)),
-                "low": None if is_refused else mean.low,
-                "high": None if is_refused else mean.high,
-                "predicted_trainings": None if prediction is None else prediction.trainings,
-                "predicted_low": None,
-                "predicted_high": None,
-                "refusal": None if prediction is None else prediction.refusal,
-            }
-            if prediction is not None and not is_refused:
-                row["predicted_low"] = prediction.interval.low
-                row["predicted_high"] = prediction.interval.high
-            yield row
-
-
-def law_records(laws: MetricLaws) -> list[dict[str, Any]]:
-    """Return the parameters of the laws as rows of a table, by the titles of the columns.
-
-    E is in percent for fractions. If no law is shown, there are no parameters.
-    """
-    records = []
-    for method in laws.methods:
-        fitted = method.fitted
-        law = fitted.law
-        floor = fitted.parameter_interval("floor")
-        exponent = fitted.parameter_interval("exponent")
-        is_shown = fitted.falls and not _misfits(method)
-        records.append(
-            {
-                "law": method.name,
-                "E [95%]": _value_text(law.floor, floor, laws.factor, 2) if is_shown else "",
-                "alpha [95%]": _value_text(law.exponent, exponent, 1, 2) if is_shown else "",
-                "A": f"{laws.factor * law.scale:.3g}" if is_shown else "",
-                "misfit p": "" if fitted.misfit_p is None else f"{fitted.misfit_p:.2g}",
-            }
-        )
-    return records
-
-
-def budget_records(laws: MetricLaws) -> list[dict[str, Any]]:
-    """Return the budgets of all methods as rows of a table, by the titles of the columns."""
-    records = []
-    for row in budget_rows(laws):
-        law = ""
-        if row["law"] is not None:
-            ends = Interval(row["low"], row["high"], "", 0.95)
-            law = _value_text(row["law"], ends, laws.factor, 2)
-        predicted = ""
-        if row["predicted_low"] is not None:
-            low, high = laws.factor * row["predicted_low"], laws.factor * row["predicted_high"]
-            predicted = f"[{low:.2f}, {high:.2f}]"
-        budget = row["budget"]
-        records.append(
-            {
-                "method": row["method"],
-                laws.unit: f"{budget:,.0f}" if laws.unit == "samples" else f"{budget:.3g}",
-                "k": str(row["trainings"]),
-                "error": "" if row["error"] is None else f"{laws.factor * row['error']:.2f}",
-                "law [95%]": law,
-                "predicted": predicted,
-            }
-        )
-    return records
-
-
-def _value_text(value: float, interval: Interval, factor: float, decimals: int) -> str:
-    """Return a value with its interval, such as "4.20 [0.00, 9.10]"."""
-    texts = [f"{factor * number:.{decimals}f}" for number in (value, interval.low, interval.high)]
-    return f"{texts[0]} [{texts[1]}, {texts[2]}]"
-
-
-def to_document(laws: MetricLaws) -> dict[str, Any]:
-    """Return the laws of a metric as a JSON document. Errors are fractions, or as the metric."""
-    methods = []
-    for method in laws.methods:
-        fitted = method.fitted
-        parameters = {}
-        for name, field in (("E", "floor"), ("A", "scale"), ("alpha", "exponent")):
-            interval = fitted.parameter_interval(field)
-            parameters[name] = {
-                "value": float(getattr(fitted.law, field)),
-                "low": interval.low,
-                "high": interval.high,
-            }
-        methods.append(
-            {
-                "name": method.name,
-                "parameters": parameters,
-                "shown": fitted.falls and not _misfits(method),
-                "misfit_p": fitted.misfit_p,
-                "seed_correlation": fitted.spread.correlation,
-                "interval_method": fitted.method,
-            }
-        )
-    crossings = []
-    for (a, b), crossing in laws.crossings.items():
-        document = {"a": laws.methods[a].name, "b": laws.methods[b].name, **crossing._asdict()}
-        document["shown"] = crossing.crosses
-        crossings.append(document)
-    return {
-        "dataset": laws.dataset,
-        "protocol": laws.protocol,
-        "task": laws.task,
-        "metric": laws.metric,
-        "unit": laws.unit,
-        "headlines": list(headlines_of(laws)),
-        "methods": methods,
-        "budgets": list(budget_rows(laws)),
-        "crossings": crossings,
-    }
-
-
-def reading_notes(all_laws: Sequence[MetricLaws]) -> Iterator[str]:
-    """Yield what the columns of the tables mean, and what the intervals cover."""
-    is_percent = all(laws.factor == 100 for laws in all_laws)
-    unit = "100 - metric, in percent" if is_percent else "1 - metric for fractions, in percent"
-    fitted_ladders = [method.fitted for laws in all_laws for method in laws.methods]
-    yield f"error: {unit}, mean over k trainings; law: E + A C^-alpha"
-    if all(fitted.spread.dof > 0 for fitted in fitted_ladders):
-        yield "intervals are over seeds and images"
-    else:
-        yield (
-            "intervals are over images only where no budget has two trainings: other seeds may "
-            "give other laws"
-        )
-    if any(method.predictions for laws in all_laws for method in laws.methods):
-        yield (
-            "predicted: for the mean of the k held-out trainings, or for one new training, on "
-            "these images"
-        )
-    if len(all_laws) > 1 or len(all_laws[0].crossings) > 1:
-        yield "intervals are not corrected for the number of metrics and pairs"

@@ -10,7 +10,7 @@ Analysis 10). So there are no starting points and no local optima. Budgets are w
 number of trainings over the variance of one.
 
 Variance. Trainings of one budget differ by seed. Their variance is pooled over the budgets: it is
-taken to be proportional to e (1 - e) for fractions, and to e^2 for other errors e. Where the errors
+taken to be proportional to e (1 - e) for fractions, and to e^2 for other errors e. If the errors
 of one seed agree over budgets, as in cooldowns of one run, their correlation is estimated. Images
 move all trainings at once (`image_covariance` in stats.groups).
 
@@ -26,7 +26,7 @@ Shapes: B budgets, S trainings of all methods, R replicates, K exponents.
 
 import math
 from collections.abc import Sequence
-from itertools import combinations
+from itertools import combinations, product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -97,9 +97,9 @@ class Ladder(NamedTuple):
     # The seeds of the trainings of each budget. Trainings of unknown seed have negative numbers,
     # which all differ.
     seeds: tuple[Ints, ...]
-    # (B,), whether the law is fitted to the budget. Other budgets are held out.
+    # (B,), True if the law is fitted to the budget. Other budgets are held out.
     is_fitted: Any
-    # Whether errors are fractions, whose variance is proportional to e (1 - e).
+    # True if errors are fractions, whose variance is proportional to e (1 - e).
     are_fractions: bool = True
 
     @property
@@ -129,8 +129,8 @@ class Ladder(NamedTuple):
 class SeedSpread(NamedTuple):
     """How much trainings of one budget differ, pooled over the fitted budgets."""
 
-    # The variance between trainings, divided by `Ladder.variance_shape`. It includes what the draw
-    # of the images moves in one training only.
+    # The variance between trainings, divided by `Ladder.variance_shape`. It includes changes by the
+    # draw of the images that only one training has.
     factor: float
     # The correlation of the errors of one seed at two budgets.
     correlation: float
@@ -139,7 +139,7 @@ class SeedSpread(NamedTuple):
 
 
 class Replicates(NamedTuple):
-    """What other seeds and images would have given if a law were true."""
+    """Simulated errors under other seeds and images if a law is true, and their fits."""
 
     # The law that is simulated.
     truth: Law
@@ -172,7 +172,7 @@ class FittedLadder(NamedTuple):
 
     @property
     def falls(self) -> bool:
-        """Whether the error is shown to fall with the budget: the interval of alpha is above 0."""
+        """True if the error is shown to fall with the budget: alpha's interval is above 0."""
         return self.parameter_interval("exponent").low > 1.01 * _LEAST_EXPONENT
 
     def parameter_interval(self, name: str) -> Interval:
@@ -388,26 +388,48 @@ def _fit_ladder(
 
     replicates = []
     for truth in truths:
-        # The estimated variance is distributed like the true one * chi-squared / dof.
-        n_replicates = len(image_changes)
-        factors = np.zeros(n_replicates)
-        if spread.dof > 0:
-            factors = spread.factor * spread.dof / random.chisquare(spread.dof, n_replicates)
-        shapes = ladder.variance_shape(truth.error_at(ladder.budgets))
-        deviations = np.sqrt(np.maximum(0, factors[:, None] * shapes - rest_variances))  # (R, B)
-        draws = _draw_seeds(ladder, spread.correlation, n_replicates, random)  # (R, S)
-        changes = image_changes + deviations[:, _budget_indices(ladder)] * draws
-        means = truth.error_at(ladder.budgets) + changes @ averages
-        laws = fit_law(ladder.fitted_budgets, means[:, ladder.is_fitted], _weights(ladder, truth))
-        largest = np.flatnonzero(ladder.is_fitted)[-1]
-        change_of_largest = (image_changes @ averages)[:, largest]
-        replicates.append(Replicates(truth, laws, means, change_of_largest, factors))
-
+        replicates.append(_simulate(ladder, truth, spread, rest_variances, image_changes, random))
     misfit_p = None
     if spread.dof > 0:
         free_dof = len(ladder.fitted_budgets) - 3
         misfit_p = float(fdtrc(free_dof, spread.dof, deviation / free_dof))
     return FittedLadder(ladder, law, spread, tuple(replicates), misfit_p)
+
+
+def _simulate(
+    ladder: Ladder,
+    truth: Law,
+    spread: SeedSpread,
+    rest_variances: Values,
+    image_changes: Values,
+    random: np.random.Generator,
+) -> Replicates:
+    """Draw replicates of a method's trainings under a law, and fit laws to them.
+
+    Args:
+        ladder: The method.
+        truth: The law that the replicates follow.
+        spread: How much trainings of one budget differ.
+        rest_variances: (B,), see `_rest_variances`. They are in `image_changes`, too.
+        image_changes: (R, S), the changes of the errors by the draw of the images.
+        random: The generator of the draws of seeds.
+    """
+    n_replicates = len(image_changes)
+    averages = _averaging_matrix(ladder)
+    true_errors = truth.error_at(ladder.budgets)
+    factors = np.zeros(n_replicates)
+    if spread.dof > 0:
+        # The estimated variance is distributed like the true one * chi-squared / dof.
+        factors = spread.factor * spread.dof / random.chisquare(spread.dof, n_replicates)
+    variances = factors[:, None] * ladder.variance_shape(true_errors) - rest_variances  # (R, B)
+    deviations = np.sqrt(np.maximum(0, variances))
+    draws = _draw_seeds(ladder, spread.correlation, n_replicates, random)  # (R, S)
+    changes = image_changes + deviations[:, _budget_indices(ladder)] * draws
+    means = true_errors + changes @ averages
+    weights = _weights(ladder, truth)
+    laws = fit_law(ladder.fitted_budgets, means[:, ladder.is_fitted], weights)
+    largest = np.flatnonzero(ladder.is_fitted)[-1]
+    return Replicates(truth, laws, means, (image_changes @ averages)[:, largest], factors)
 
 
 def _fit_means(ladder: Ladder, *, floor: bool = True) -> Law:
@@ -526,7 +548,7 @@ def _draw_seeds(
 
 
 class Crossing(NamedTuple):
-    """Where the laws of two methods A and B cross, within the budgets that both were fitted to."""
+    """The crossing of the laws of two methods A and B, within the budgets that both have."""
 
     # The range of budgets that is searched.
     low_budget: float
@@ -546,12 +568,12 @@ class Crossing(NamedTuple):
 
     @property
     def crosses(self) -> bool:
-        """Whether a crossing is shown."""
+        """True if a crossing is shown."""
         return self.budget is not None and self.share_crossing >= SHOWN
 
     @property
     def is_below(self) -> bool:
-        """Whether `lower_at_end` is shown to be lower at all budgets of the range."""
+        """True if `lower_at_end` is shown to be lower at all budgets of the range."""
         return self.share_below >= SHOWN
 
 
@@ -574,33 +596,36 @@ def find_crossing(a: FittedLadder, b: FittedLadder) -> Crossing:
     (fitted_place,), _ = _crossing_places(sign * fitted)
 
     shares_crossing, shares_below, ends = [], [], []
-    for replicates_a in a.replicates:
-        for replicates_b in b.replicates:
-            errors_a = replicates_a.laws.error_at(budgets[:, None]).T
-            errors_b = replicates_b.laws.error_at(budgets[:, None]).T
-            places, is_below = _crossing_places(sign * (errors_a - errors_b))
-            shares_crossing.append(float(np.isfinite(places).mean()))
-            shares_below.append(float(is_below.mean()))
-            ends.append(np.quantile(places, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], method="nearest"))
+    for replicates_a, replicates_b in product(a.replicates, b.replicates):
+        errors_a = replicates_a.laws.error_at(budgets[:, None]).T
+        errors_b = replicates_b.laws.error_at(budgets[:, None]).T
+        places, is_below = _crossing_places(sign * (errors_a - errors_b))
+        shares_crossing.append(float(np.isfinite(places).mean()))
+        shares_below.append(float(is_below.mean()))
+        ends.append(np.quantile(places, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], method="nearest"))
     low_place = min(float(low) for low, _ in ends)
     high_place = max(float(high) for _, high in ends)
-
-    def budget_at(place: float) -> float | None:
-        """Return the budget at a place of the range, from 0 to 1, or None outside."""
-        if not math.isfinite(place):
-            return None
-        return float(low_budget * (high_budget / low_budget) ** place)
 
     return Crossing(
         low_budget=low_budget,
         high_budget=high_budget,
-        budget=budget_at(float(fitted_place)),
-        low=budget_at(low_place),
-        high=budget_at(high_place),
+        budget=_budget_at(float(fitted_place), low_budget, high_budget),
+        low=_budget_at(low_place, low_budget, high_budget),
+        high=_budget_at(high_place, low_budget, high_budget),
         lower_at_end="A" if is_a_lower else "B",
         share_crossing=min(shares_crossing),
         share_below=min(shares_below),
     )
+
+
+def _budget_at(place: float, low_budget: float, high_budget: float) -> float | None:
+    """Return the budget at a place of a range, from 0 to 1; None outside of it.
+
+    Example: the place 0.5 of the range from 100 to 400 is 200.
+    """
+    if not math.isfinite(place):
+        return None
+    return float(low_budget * (high_budget / low_budget) ** place)
 
 
 def _crossing_places(differences: Values) -> tuple[Values, Any]:

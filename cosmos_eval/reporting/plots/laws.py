@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cosmos_eval.reporting.plots.style import LINE_COLOURS, new_figure, new_panels, shorten
-from cosmos_eval.results.scaling import MethodLaw, MetricLaws, budget_text
+from cosmos_eval.results.laws import MethodLaw, MetricLaws, budget_text
 from cosmos_eval.types import UsageError
 
 if TYPE_CHECKING:

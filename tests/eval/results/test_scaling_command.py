@@ -13,7 +13,8 @@ from support.models import store
 
 import cosmos_eval
 from cosmos_eval.reporting.plots.laws import draw_laws
-from cosmos_eval.results.scaling import budget_text, make_options, method_name
+from cosmos_eval.results.laws import budget_text
+from cosmos_eval.results.scaling import make_options, method_name
 from cosmos_eval.types import UsageError
 
 STUDY = Path(__file__).parents[3] / "benchmarks" / "study" / "trainings"
