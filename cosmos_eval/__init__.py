@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from cosmos_eval.runner.embed import embed
     from cosmos_eval.runner.evaluate import evaluate
     from cosmos_eval.runner.evaluation import Evaluation
-    from cosmos_eval.tables import check, compare, leaderboard
+    from cosmos_eval.tables import check, compare, leaderboard, scaling
     from cosmos_eval.types import UsageError
 
 __all__ = ["DenseEncoder", "Encoder", "Evaluation", "PairScorer", "TwoTower", "UsageError"]
 __all__ += ["__version__"]
 __all__ += ["attend", "check", "compare", "embed", "evaluate", "leaderboard", "load_results"]
-__all__ += ["load_samples", "read_results", "report"]
+__all__ += ["load_samples", "read_results", "report", "scaling"]
 
 _MODULES = {
     "models.encoder": ("DenseEncoder", "Encoder", "PairScorer"),
@@ -37,7 +37,7 @@ _MODULES = {
     "runner.embed": ("embed",),
     "runner.evaluate": ("evaluate",),
     "runner.evaluation": ("Evaluation",),
-    "tables": ("check", "compare", "leaderboard"),
+    "tables": ("check", "compare", "leaderboard", "scaling"),
     "types": ("UsageError",),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}

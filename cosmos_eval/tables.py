@@ -1,4 +1,4 @@
-"""Stored results in Python: `cosmos_eval.leaderboard`, `compare` and `check`.
+"""Stored results in Python: `cosmos_eval.leaderboard`, `compare`, `scaling` and `check`.
 
 Their results have a pandas DataFrame as `frame`, and notebooks show them as tables. `report` is in
 `cosmos_eval.reporting.write`.
@@ -16,8 +16,11 @@ from cosmos_eval.results.compare import Comparison
 from cosmos_eval.results.exchange.places import read_all_places
 from cosmos_eval.results.gate import check as gate
 from cosmos_eval.results.gate.sequential import check_sequentially
+from cosmos_eval.results.laws import Scaling, Unit
 from cosmos_eval.results.leaderboard.ranking import TieRule
 from cosmos_eval.results.leaderboard.writers import Leaderboard, make_leaderboard
+from cosmos_eval.results.scaling import fit_scaling, make_options
+from cosmos_eval.results.store import read_samples
 from cosmos_eval.results.table import NamePatterns, TableOptions
 from cosmos_eval.results.wordings import WordingComparison
 from cosmos_eval.runner.suites import read_score
@@ -151,6 +154,45 @@ def leaderboard(
         published=published,
         ties=ties,
     )
+
+
+def scaling(
+    *places: str | Path,
+    groups: Names = (),
+    x: Unit = "samples",
+    metrics: Names = (),
+    hold_out: float | Literal["largest"] | None = None,
+    predict: float | None = None,
+) -> Scaling:
+    """Fit error = E + A * C^-alpha to methods that were trained at several budgets C.
+
+    Args:
+        places: Result files and folders; without any, `runs/eval` in the current folder.
+        groups: The methods, one text for each: names of recipes or groups of trainings, with commas
+            between them. By default, all trainings whose recipe has the same name are a method.
+        x: What budgets are counted in: `samples` or `flops`.
+        metrics: Only these metrics; by default the primary ones.
+        hold_out: A budget that the laws are not fitted to, but predict: a number, or `largest`.
+        predict: A budget at which one new training is predicted.
+
+    Returns:
+        The laws. Their `frame` has one row per method, budget and metric, `verdict` the outcome.
+
+    Raises:
+        UsageError: If the results do not support a law, or none of the predictions.
+
+    Example:
+        `scaling("runs/eval", hold_out="largest").verdict`
+    """
+    results, _ = read_all_places(places)
+    options = make_options(
+        unit=x,
+        methods=[groups] if isinstance(groups, str) else groups,
+        metrics=metrics,
+        hold_out=hold_out,
+        predict=predict,
+    )
+    return fit_scaling(results, read_samples, options)
 
 
 def check(

@@ -19,6 +19,7 @@ from cosmos_eval.cli.overlap import overlap
 from cosmos_eval.cli.plot import plot
 from cosmos_eval.cli.results import compare, export, leaderboard, report, reproduce, verify
 from cosmos_eval.cli.run import run
+from cosmos_eval.cli.scaling import scaling
 from cosmos_eval.cli.tune import tune
 from cosmos_eval.types import CosmosEvalError, UsageError
 
@@ -32,7 +33,7 @@ app = typer.Typer(
 )
 _COMMANDS = {
     "Measure": (run, tune, diagnose),
-    "Results": (leaderboard, report, reproduce, compare, check, audit, verify, export),
+    "Results": (leaderboard, report, reproduce, compare, check, audit, scaling, verify, export),
     "Models and data": (data.list_known, draw.segment, draw.attend, convert, overlap),
 }
 for panel, commands in _COMMANDS.items():

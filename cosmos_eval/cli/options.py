@@ -252,6 +252,13 @@ Published = Annotated[
 Metrics = Annotated[
     Texts, option("NAME,...", "Only these metrics, as JSON names them; `*` is any text.", CONTENT)
 ]
+ScalingGroups = Annotated[
+    Texts,
+    option("NAME,...", "A method: recipes or groups; `*` is any text; repeatable.", METHODS),
+]
+HoldOut = Annotated[
+    Text, option("BUDGET|largest", "Fit without this budget, and predict it.", CONTENT)
+]
 Decimals = Annotated[int | None, option("N", "Digits after the point.", LAYOUT, min=0, max=6)]
 Intervals = Annotated[
     bool | None,

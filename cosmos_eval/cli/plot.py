@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from typer import Argument
@@ -21,7 +21,7 @@ from cosmos_eval.cli.options import (
     option,
     output_file,
 )
-from cosmos_eval.cli.output import print_left_out, print_written
+from cosmos_eval.cli.output import print_left_out, print_notes, print_written
 from cosmos_eval.results import RESULTS
 from cosmos_eval.results.table import NamePatterns, split_patterns
 from cosmos_eval.types import UsageError
@@ -176,16 +176,53 @@ def scaling(
     datasets: _Datasets = None,
     protocols: _Protocols = None,
     metrics: options.Metrics = None,
+    x: Annotated[
+        Literal["gflops", "samples", "flops"] | None,
+        option(
+            "gflops|samples|flops",
+            "GFLOPs of an image; or budgets of trainings, if there are four.",
+            CONTENT,
+            show_default=False,
+        ),
+    ] = None,
+    group: options.ScalingGroups = None,
+    hold_out: options.HoldOut = None,
 ) -> None:
-    """Draw primary metrics against the GFLOPs of an image, with the Pareto front."""
+    """Draw metrics against GFLOPs per image, or errors against the budgets of trainings.
+
+    GFLOPs of an image come with the Pareto front, budgets with laws of scale as in `scaling`.
+    """
+    from cosmos_eval.cli.results import read_results
+    from cosmos_eval.reporting.plots.laws import draw_laws
     from cosmos_eval.reporting.plots.scaling import draw_scaling
+    from cosmos_eval.results.scaling import (
+        fit_scaling,
+        has_ladder,
+        make_options,
+        select_results,
+    )
+    from cosmos_eval.results.store import read_samples
 
     patterns = NamePatterns.split(
         models=models, datasets=datasets, protocols=protocols, metrics=metrics
     )
-    entries, n_left_out = _read_entries(directory, patterns)
-    _write(lambda: draw_scaling(entries, columns), output)
-    print_left_out(n_left_out, _WAY_TO_SHOW)
+    results = read_results(directory)
+    if x is None:
+        x = "samples" if has_ladder(results) else "gflops"
+    if x == "gflops":
+        if group or hold_out:
+            raise UsageError("--group and --hold-out need --x samples or --x flops")
+        entries, n_left_out = _read_entries(directory, patterns)
+        _write(lambda: draw_scaling(entries, columns), output)
+        print_left_out(n_left_out, _WAY_TO_SHOW)
+        return
+    scaling_options = make_options(
+        unit=x, methods=group or (), metrics=metrics or (), hold_out=hold_out
+    )
+    chosen_results = select_results(results, patterns)
+    report = fit_scaling(chosen_results, read_samples, scaling_options)
+    _write(lambda: draw_laws(report.laws, columns), output)
+    print_notes(report.notes)
 
 
 @plot.command(cls=Command)

@@ -1,0 +1,491 @@
+"""Laws of scale of training methods, from stored results of trainings at several budgets.
+
+A method is all trainings whose recipe has the same name. The name of a training's group ends with
+the hash of its recipe, in which the number of steps counts, so that each budget is a group.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+
+from cosmos_core.utils.text import first_of
+from cosmos_eval.results import groups
+from cosmos_eval.results.groups import Moments, ReadSamples, training_key
+from cosmos_eval.results.identity import is_stopped, training_of
+from cosmos_eval.results.labels import StoredResult, without_other_wordings
+from cosmos_eval.results.laws import (
+    MethodLaw,
+    MetricLaws,
+    Prediction,
+    Scaling,
+    Unit,
+    budget_text,
+)
+from cosmos_eval.results.table import (
+    NamePatterns,
+    pattern_index,
+    require_known,
+    select_metrics,
+    split_patterns,
+)
+from cosmos_eval.stats.scaling import (
+    LEAST_BUDGETS,
+    FittedLadder,
+    Ladder,
+    find_crossing,
+    fit_ladders,
+    refusal_of_prediction,
+    require_enough_budgets,
+)
+from cosmos_eval.tasks import Metric, metric_of
+from cosmos_eval.types import UsageError
+
+LARGEST: Literal["largest"] = "largest"
+_HASH = re.compile(r"-[0-9a-f]{8}(?: at step \d+)?$")
+_MOST_NAMES = 8  # that a message lists
+_MOST_FAULTS = 3  # that a message lists
+_SAME_BUDGET = 1e-2  # the relative difference of budgets that count as equal
+
+DatasetKey = tuple[str, str]
+"""The data set, and its protocol with the settings that differ from the defaults."""
+
+
+class ScalingOptions(NamedTuple):
+    """The choices of a user: methods, metrics, budgets."""
+
+    unit: Unit = "samples"
+    # One text for each method: names of recipes or groups, with commas between them and `*` for any
+    # text. Empty: each name of a recipe is a method.
+    methods: tuple[str, ...] = ()
+    # Patterns of names of metrics; empty: primary metrics.
+    metrics: tuple[str, ...] = ()
+    # The budget that is held out: a number, or "largest" for the largest one of each method.
+    hold_out: float | Literal["largest"] | None = None
+    # The budget at which one new training is predicted.
+    predict: float | None = None
+
+
+def make_options(
+    *,
+    unit: Unit = "samples",
+    methods: Sequence[str] = (),
+    metrics: str | Sequence[str] = (),
+    hold_out: str | float | None = None,
+    predict: float | None = None,
+) -> ScalingOptions:
+    """Return the options from texts as users write them, see `ScalingOptions`.
+
+    Raises:
+        UsageError: If a budget is not a positive number, and for an unknown unit.
+
+    Example:
+        `make_options(hold_out="6.4e5").hold_out` is 640000.0.
+    """
+    if unit not in get_args(Unit):
+        raise UsageError(f"budgets are in samples or flops, not in {unit}")
+    budget: float | Literal["largest"] | None = None
+    if hold_out == LARGEST:
+        budget = LARGEST
+    elif hold_out is not None:
+        try:
+            budget = float(hold_out)
+        except ValueError:
+            budget = math.nan
+    for number in (budget, predict):
+        if isinstance(number, float) and not 0 < number < math.inf:
+            raise UsageError("a budget is a positive number such as 640000 or 6.4e5, or `largest`")
+    return ScalingOptions(
+        unit=unit,
+        methods=tuple(methods),
+        metrics=tuple(split_patterns(metrics)),
+        hold_out=budget,
+        predict=predict,
+    )
+
+
+def fit_scaling(
+    results: Sequence[StoredResult], read_samples: ReadSamples, options: ScalingOptions
+) -> Scaling:
+    """Fit laws of scale to all methods, data sets and metrics that have enough budgets.
+
+    Args:
+        results: The results of trainings.
+        read_samples: A function that returns the per-sample arrays of a result file.
+        options: The choices of the user.
+
+    Raises:
+        UsageError: If no law can be fitted, if none of the predictions that are asked for is
+            supported, for edited results, and for different data or settings.
+    """
+    usable_results, notes = _usable_results(results)
+    methods = _methods_of(usable_results, options.methods)
+    laws: list[MetricLaws] = []
+    faults: list[str] = []
+    keys = dict.fromkeys(_key_of(result) for result in usable_results)
+    for key in keys:
+        results_by_method = {}
+        for name, method_results in methods.items():
+            on_key = [result for result in method_results if _key_of(result) == key]
+            try:
+                results_by_method[name] = _results_by_budget(name, on_key, options, notes)
+            except _TooFewError as error:
+                faults.append(f"{key[0]}: {error}")
+        if results_by_method:
+            laws += _laws_of_set(key, results_by_method, read_samples, options, notes)
+    if not laws:
+        raise UsageError("; ".join(list(dict.fromkeys(faults))[:_MOST_FAULTS]))
+    _require_prediction(laws, options)
+    return Scaling(tuple(laws), tuple(dict.fromkeys([*notes, *faults])))
+
+
+class _TooFewError(Exception):
+    """A method has too few budgets on a data set."""
+
+
+def _usable_results(results: Sequence[StoredResult]) -> tuple[list[StoredResult], list[str]]:
+    """Return the results of trainings whose group and number of samples are known, and notes."""
+    published_results, notes = without_other_wordings(results)
+    usable_results = []
+    n_unknown = 0
+    for result in published_results:
+        training = training_of(result.row)
+        if is_stopped(result.row) or not training.get("group"):
+            continue
+        if training.get("samples"):
+            usable_results.append(result)
+        else:
+            n_unknown += 1
+    if n_unknown:
+        notes = [
+            *notes,
+            f"left out: {n_unknown} results do not state the samples of their training",
+        ]
+    if not usable_results:
+        raise UsageError(
+            "no result states its training: measure checkpoints of cosmos-train, or state group, "
+            "seed and samples in a file, `cosmos-eval run --trainings FILE`"
+        )
+    return usable_results, notes
+
+
+def has_ladder(results: Sequence[StoredResult]) -> bool:
+    """Return whether a method has trainings at enough budgets for a law."""
+    samples_of_method: dict[str, set[int]] = {}
+    for result in results:
+        training = training_of(result.row)
+        if training.get("group") and training.get("samples"):
+            name = method_name(training["group"])
+            samples_of_method.setdefault(name, set()).add(training["samples"])
+    return any(len(samples) >= LEAST_BUDGETS for samples in samples_of_method.values())
+
+
+def select_results(results: Sequence[StoredResult], patterns: NamePatterns) -> list[StoredResult]:
+    """Return the results of the models, data sets and protocols that patterns name."""
+    chosen_results = []
+    for result in results:
+        names_and_patterns = (
+            ([result.model, result.identity.name, result.identity.spec], patterns.models),
+            ([result.row.dataset], patterns.datasets),
+            ([result.row.protocol], patterns.protocols),
+        )
+        if all(
+            not texts or pattern_index(names, texts) >= 0 for names, texts in names_and_patterns
+        ):
+            chosen_results.append(result)
+    return chosen_results
+
+
+def method_name(group: str) -> str:
+    """Return the name of the method of a group of trainings, which is the name of its recipe.
+
+    Example: "scenes_clip-fdaf36bd" and "scenes_clip-1a2b3c4d at step 400" -> "scenes_clip".
+    """
+    return _HASH.sub("", group)
+
+
+def _methods_of(
+    results: Sequence[StoredResult], patterns: Sequence[str]
+) -> dict[str, list[StoredResult]]:
+    """Return the results of each method, by its name.
+
+    Args:
+        results: The results of trainings.
+        patterns: The methods that the user names, see `ScalingOptions.methods`.
+
+    Raises:
+        UsageError: If a pattern matches nothing, or a training belongs to two methods.
+    """
+    methods: dict[str, list[StoredResult]] = {}
+    if not patterns:
+        for result in results:
+            name = method_name(training_of(result.row)["group"])
+            methods.setdefault(name, []).append(result)
+        return methods
+    all_groups = [training_of(result.row)["group"] for result in results]
+    all_names = [*all_groups, *(method_name(group) for group in all_groups)]
+    owners: dict[Path, str] = {}
+    for text in patterns:
+        names = split_patterns(text)
+        require_known("group of trainings", names, all_names)
+        for result, group in zip(results, all_groups, strict=True):
+            if pattern_index([group, method_name(group)], names) < 0:
+                continue
+            owner = owners.setdefault(result.path, text)
+            if owner != text:
+                raise UsageError(f"--group {owner} and --group {text} both have {group}")
+            methods.setdefault(text, []).append(result)
+    return methods
+
+
+def _key_of(result: StoredResult) -> DatasetKey:
+    """Return the data set of a result, and its protocol with other settings than the defaults."""
+    words = [result.row.protocol, *result.identity.variants]
+    if result.row.provenance.get("map"):
+        words.append(result.row.provenance["map"])
+    return result.row.dataset, ", ".join(words)
+
+
+def _results_by_budget(
+    name: str, results: Sequence[StoredResult], options: ScalingOptions, notes: list[str]
+) -> dict[float, list[StoredResult]]:
+    """Return the results of a method on one data set by budget, the smallest first.
+
+    Within a budget they are in the order of seeds.
+
+    Args:
+        name: The name of the method.
+        results: Its results on the data set.
+        options: The unit of budgets, and the budget that is held out.
+        notes: The list to which notes are added.
+
+    Raises:
+        _TooFewError: If there are too few budgets for a law.
+        UsageError: If trainings of one budget follow different recipes, a training occurs twice,
+            or trainings have different architectures.
+    """
+    by_samples: dict[int, list[StoredResult]] = {}
+    for result in sorted(results, key=training_key):
+        by_samples.setdefault(training_of(result.row)["samples"], []).append(result)
+    for samples, budget_results in sorted(by_samples.items()):
+        _require_one_recipe(f"{name} with {samples:,} samples", budget_results)
+    scale = 1.0
+    if options.unit == "flops":
+        scale = _flops_per_sample(name, results)
+    budgets = {samples * scale: by_samples[samples] for samples in sorted(by_samples)}
+    is_fitted = _fitted_mask(list(budgets), options)
+    try:
+        require_enough_budgets(np.array(list(budgets))[is_fitted])
+    except ValueError as error:
+        held_out = "" if is_fitted.all() else " (without the held-out one)"
+        raise _TooFewError(f"no law of {name}{held_out}: {error}") from None
+    _require_one_architecture(name, results, options.unit)
+    data = {training_of(result.row).get("data_sha256") for result in results}
+    if len(data - {None}) > 1:
+        notes.append(f"the trainings of {name} differ in data_sha256")
+    return budgets
+
+
+def _require_one_recipe(label: str, results: Sequence[StoredResult]) -> None:
+    """Raise UsageError if trainings of a budget follow different recipes, or one occurs twice."""
+    groups.require_distinct(results)
+    recipes = {training_of(result.row).get("recipe_sha256") for result in results} - {None}
+    if len(recipes) > 1:
+        names = sorted({training_of(result.row)["group"] for result in results})
+        raise UsageError(
+            f"{label} has trainings of different recipes ({first_of(names, _MOST_NAMES)}): name "
+            "the groups of one recipe with --group"
+        )
+
+
+def _require_one_architecture(name: str, results: Sequence[StoredResult], unit: Unit) -> None:
+    """Raise UsageError if trainings of a method differ in their architecture.
+
+    Budgets in FLOPs may be those of larger and larger models.
+    """
+    architectures = {result.row.model["architecture"] for result in results}
+    if unit == "samples" and len(architectures) > 1:
+        raise UsageError(
+            f"the trainings of {name} have {len(architectures)} architectures: use --x flops, or "
+            "name the groups of one architecture with --group"
+        )
+
+
+def _flops_per_sample(name: str, results: Sequence[StoredResult]) -> float:
+    """Return the mean FLOPs per sample of the trainings that state them.
+
+    The count of single trainings differs by the lengths of the captions in the batch that PyTorch
+    counted, so that trainings of one budget would have different budgets.
+    """
+    ratios = []
+    for result in results:
+        training = training_of(result.row)
+        if training.get("flops"):
+            ratios.append(training["flops"] / training["samples"])
+    if not ratios:
+        raise UsageError(f"no training of {name} states its FLOPs: use --x samples")
+    return float(np.mean(ratios))
+
+
+def _fitted_mask(budgets: Sequence[float], options: ScalingOptions) -> Any:
+    """Return which budgets the law is fitted to, (B,)."""
+    mask = np.ones(len(budgets), bool)
+    if options.hold_out == LARGEST:
+        mask[-1] = False
+    elif options.hold_out is not None:
+        mask = ~np.isclose(budgets, options.hold_out, rtol=_SAME_BUDGET, atol=0)
+    return mask
+
+
+def _laws_of_set(
+    key: DatasetKey,
+    results_by_method: Mapping[str, Mapping[float, Sequence[StoredResult]]],
+    read_samples: ReadSamples,
+    options: ScalingOptions,
+    notes: list[str],
+) -> list[MetricLaws]:
+    """Return the laws of all methods on the metrics of one data set.
+
+    Args:
+        key: The data set and the protocol.
+        results_by_method: The results of each method by budget.
+        read_samples: A function that returns the per-sample arrays of a result file.
+        options: The choices of the user.
+        notes: The list to which notes are added.
+    """
+    results: list[StoredResult] = []
+    for results_by_budget in results_by_method.values():
+        for budget_results in results_by_budget.values():
+            results += budget_results
+    task = results[0].row.task
+    metric_names = _metrics_of(results, options.metrics)
+    moments_by_metric = groups.estimate_moments_of_results(results, read_samples, metric_names)
+    all_laws = []
+    for metric_name in metric_names:
+        moments = moments_by_metric.get(metric_name)
+        metric = metric_of(task, metric_name)
+        if moments is None or (metric.higher_is_better and metric.unit != "fraction"):
+            notes.append(f"{key[0]}: no law of {metric_name}, whose error is not known")
+            continue
+        ladders = _make_ladders(results_by_method, moments, metric, options)
+        fitted_ladders = fit_ladders(ladders, moments.covariance)
+        methods = []
+        for name, fitted in zip(results_by_method, fitted_ladders, strict=True):
+            methods.append(MethodLaw(name, fitted, tuple(_predictions(fitted, options))))
+        crossings = {}
+        for a, b in combinations(range(len(methods)), 2):
+            try:
+                crossings[a, b] = find_crossing(fitted_ladders[a], fitted_ladders[b])
+            except ValueError as error:
+                notes.append(f"{methods[a].name} and {methods[b].name}: {error}")
+        all_laws.append(
+            MetricLaws(*key, task, metric_name, options.unit, tuple(methods), crossings)
+        )
+    return all_laws
+
+
+def _metrics_of(results: Sequence[StoredResult], patterns: Sequence[str]) -> list[str]:
+    """Return the names of the metrics that match a pattern, or of the primary ones."""
+    row = results[0].row
+    names = [name for name in row.metrics if metric_of(row.task, name).is_ranked]
+    if patterns:
+        return list(select_metrics(names, patterns, str))
+    return [name for name in names if metric_of(row.task, name).primary]
+
+
+def _make_ladders(
+    results_by_method: Mapping[str, Mapping[float, Sequence[StoredResult]]],
+    moments: Moments,
+    metric: Metric,
+    options: ScalingOptions,
+) -> list[Ladder]:
+    """Return the errors of each method's trainings by budget.
+
+    Args:
+        results_by_method: The results of each method by budget.
+        moments: The values of the metric, in the order of the results.
+        metric: The metric.
+        options: The choices of the user.
+    """
+    values = 1 - moments.values if metric.higher_is_better else moments.values
+    ladders = []
+    start = 0
+    for results_by_budget in results_by_method.values():
+        errors, seeds = [], []
+        for results in results_by_budget.values():
+            errors.append(values[start : start + len(results)])
+            numbers = []
+            for index, result in enumerate(results):
+                seed = training_of(result.row).get("seed")
+                numbers.append(-1 - start - index if seed is None else seed)
+            seeds.append(np.array(numbers))
+            start += len(results)
+        budgets = list(results_by_budget)
+        ladders.append(
+            Ladder(
+                budgets=np.array(budgets, float),
+                errors=tuple(errors),
+                seeds=tuple(seeds),
+                is_fitted=_fitted_mask(budgets, options),
+                are_fractions=metric.unit == "fraction",
+            )
+        )
+    return ladders
+
+
+def _predictions(fitted: FittedLadder, options: ScalingOptions) -> Iterator[Prediction]:
+    """Yield the predictions of held-out budgets, and of the budget that the user asks for."""
+    ladder = fitted.ladder
+    for index in np.flatnonzero(~ladder.is_fitted).tolist():
+        budget = float(ladder.budgets[index])
+        mean = fitted.mean_interval(budget)
+        yield Prediction(
+            budget=budget,
+            error=float(fitted.law.error_at(budget)),
+            mean=mean,
+            measured=float(ladder.means[index]),
+            trainings=int(ladder.counts[index]),
+            interval=fitted.held_out_interval(index),
+            refusal=refusal_of_prediction(fitted, budget, mean),
+        )
+    if options.predict is not None:
+        mean = fitted.mean_interval(options.predict)
+        yield Prediction(
+            budget=options.predict,
+            error=float(fitted.law.error_at(options.predict)),
+            mean=mean,
+            measured=None,
+            trainings=1,
+            interval=fitted.training_interval(options.predict),
+            refusal=refusal_of_prediction(fitted, options.predict, mean),
+        )
+
+
+def _require_prediction(all_laws: Sequence[MetricLaws], options: ScalingOptions) -> None:
+    """Raise UsageError if predictions are asked for and none of them is supported."""
+    methods = [(laws, method) for laws in all_laws for method in laws.methods]
+    if options.hold_out is not None and all(
+        method.fitted.ladder.is_fitted.all() for _, method in methods
+    ):
+        budgets = [budget_text(float(b)) for b in methods[0][1].fitted.ladder.budgets]
+        raise UsageError(
+            f"no method has a budget of {options.hold_out:g} {options.unit} to hold out: "
+            f"{methods[0][1].name} has {first_of(budgets, _MOST_NAMES)}"
+        )
+    refusals = []
+    for laws, method in methods:
+        for prediction in method.predictions:
+            if not prediction.refusal:
+                return
+            refusals.append(
+                f"{laws.dataset} {laws.metric}, {method.name} at "
+                f"{budget_text(prediction.budget)} {laws.unit}: {prediction.refusal}"
+            )
+    if refusals:
+        raise UsageError(f"not predicted: {'; '.join(refusals[:_MOST_FAULTS])}")

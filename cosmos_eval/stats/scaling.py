@@ -1,0 +1,683 @@
+"""Laws of scale: the error of a training method as a function of its budget, with intervals.
+
+The law is error = E + A * C^-alpha for a budget C, such as samples or FLOPs, with E, A, alpha >= 0
+(Hoffmann et al. 2022, arXiv 2203.15556, approach 3, with one variable). E is the error that no
+budget removes. Errors are 1 - metric for fractions, or the metric itself if lower is better.
+
+Fit. For a given exponent the law is linear in E and A: both are solved exactly, and only the
+exponent is searched (variable projection, Golub and Pereyra 1973, SIAM Journal on Numerical
+Analysis 10). So there are no starting points and no local optima. Budgets are weighted by their
+number of trainings over the variance of one.
+
+Variance. Trainings of one budget differ by seed. Their variance is pooled over the budgets: it is
+taken to be proportional to e (1 - e) for fractions, and to e^2 for other errors e. If the errors
+of one seed agree over budgets, as in cooldowns of one run, their correlation is estimated. Images
+move all trainings at once (`image_covariance` in stats.groups).
+
+Intervals are percentiles of a parametric bootstrap. Each replicate draws the images once for all
+trainings of all methods, the variance between seeds by chi-squared, and a seed for each training,
+and is fitted as the data are. With three seeds, resampling the seeds themselves would make the
+intervals too narrow. An estimate of E cannot fall below 0, so replicates of a law with E > 0 are
+biased if the true E is 0. If E = 0 fits the data, too, it is also simulated, and the interval
+covers both. Simulations of the coverage are in benchmarks/scaling.md.
+
+Shapes: B budgets, S trainings of all methods, R replicates, K exponents.
+"""
+
+import math
+from collections.abc import Sequence
+from itertools import combinations, product
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.special import fdtrc, ndtri, stdtrit
+
+from cosmos_eval.stats.estimates import Ints, Values
+from cosmos_eval.stats.intervals import LEVEL
+from cosmos_eval.types import Interval
+
+METHOD = "parametric bootstrap over seeds and images"
+IMAGES_ONLY = "parametric bootstrap over images"
+LEAST_BUDGETS = 4
+"""The fewest budgets that a law is fitted to. A law has three parameters, so that three budgets
+would fit every law exactly and show none."""
+LEAST_RANGE = 4.0
+"""The least ratio of the largest fitted budget to the smallest. Over a smaller range, E and alpha
+cannot be told apart."""
+MOST_EXTRAPOLATION = 4.0
+"""The largest budget that is predicted, as a multiple of the largest fitted one. Curves that are no
+power law, and that the test of misfit lets pass, are predicted well up to here
+(benchmarks/scaling.md)."""
+MISFIT = 0.01
+"""The p-value below which trainings do not follow the law."""
+SHOWN = 0.975
+"""The share of replicates that must fall, cross or lie below for this to count as shown."""
+RESAMPLES = 2000
+
+_LEAST_EXPONENT, _GREATEST_EXPONENT = 0.01, 4.0
+_EXPONENTS = np.geomspace(_LEAST_EXPONENT, _GREATEST_EXPONENT, 60)
+_ZOOM_POINTS = 9  # exponents of each refinement, which divides their distance by 4
+_ZOOMS, _REPLICATE_ZOOMS = 10, 3  # refinements of the law, and of replicates
+_CROSSING_POINTS = 129  # budgets at which two laws are compared
+_TINY = 1e-12
+
+
+class Law(NamedTuple):
+    """The law error = floor + drop * (budget / smallest)^-exponent, or R of them.
+
+    Fields of type Any are numbers, or arrays (R,) with one element for each replicate.
+    """
+
+    # E, the error that no budget removes.
+    floor: Any
+    # The error at the smallest budget above E.
+    drop: Any
+    # alpha.
+    exponent: Any
+    # The smallest budget.
+    smallest: float
+
+    @property
+    def scale(self) -> Any:
+        """A of the law E + A * C^-alpha."""
+        return self.drop * self.smallest**self.exponent
+
+    def error_at(self, budget: Any) -> Any:
+        """Return the error at a budget. Budgets (P, 1) give errors (P, R)."""
+        return self.floor + self.drop * (budget / self.smallest) ** -np.asarray(self.exponent)
+
+
+class Ladder(NamedTuple):
+    """The trainings of one method at B budgets, which rise."""
+
+    # (B,), in samples or FLOPs.
+    budgets: Values
+    # The errors of the trainings of each budget.
+    errors: tuple[Values, ...]
+    # The seeds of the trainings of each budget. Trainings of unknown seed have negative numbers,
+    # which all differ.
+    seeds: tuple[Ints, ...]
+    # (B,), True if the law is fitted to the budget. Other budgets are held out.
+    is_fitted: Any
+    # True if errors are fractions, whose variance is proportional to e (1 - e).
+    are_fractions: bool = True
+
+    @property
+    def counts(self) -> Ints:
+        """The number of trainings of each budget, (B,)."""
+        return np.array([len(errors) for errors in self.errors])
+
+    @property
+    def means(self) -> Values:
+        """The mean error of each budget, (B,)."""
+        return np.array([errors.mean() for errors in self.errors])
+
+    @property
+    def fitted_budgets(self) -> Values:
+        """The budgets that the law is fitted to, (number of fitted budgets,)."""
+        budgets: Values = self.budgets[self.is_fitted]
+        return budgets
+
+    def variance_shape(self, errors: Any) -> Any:
+        """Return the variance between seeds at these errors, up to a common factor."""
+        if self.are_fractions:
+            inside = np.clip(errors, 1e-3, 1 - 1e-3)
+            return inside * (1 - inside)
+        return np.maximum(errors, _TINY) ** 2
+
+
+class SeedSpread(NamedTuple):
+    """How much trainings of one budget differ, pooled over the fitted budgets."""
+
+    # The variance between trainings, divided by `Ladder.variance_shape`. It includes changes by the
+    # draw of the images that only one training has.
+    factor: float
+    # The correlation of the errors of one seed at two budgets.
+    correlation: float
+    # The degrees of freedom of `factor`; 0 if no budget has two trainings.
+    dof: float
+
+
+class Replicates(NamedTuple):
+    """Simulated errors under other seeds and images if a law is true, and their fits."""
+
+    # The law that is simulated.
+    truth: Law
+    # The laws that are fitted to the replicates, (R,) each.
+    laws: Law
+    # (R, B), the mean errors of all budgets, held-out ones included.
+    means: Values
+    # (R,), the change of the error of the largest fitted budget by the draw of the images.
+    image_changes: Values
+    # (R,), the factors of the variance between trainings, see `SeedSpread.factor`.
+    factors: Values
+
+
+class FittedLadder(NamedTuple):
+    """A law that was fitted to the trainings of a method, with its replicates."""
+
+    ladder: Ladder
+    law: Law
+    spread: SeedSpread
+    # Replicates of the fitted law and, if E = 0 fits as well, of the best law with E = 0.
+    replicates: tuple[Replicates, ...]
+    # The p-value of the test whether the mean errors deviate from the law by more than seeds and
+    # images explain; None without trainings of several seeds.
+    misfit_p: float | None
+
+    @property
+    def method(self) -> str:
+        """The name of the method of the intervals."""
+        return METHOD if self.spread.dof > 0 else IMAGES_ONLY
+
+    @property
+    def falls(self) -> bool:
+        """True if the error is shown to fall with the budget: alpha's interval is above 0."""
+        return self.parameter_interval("exponent").low > 1.01 * _LEAST_EXPONENT
+
+    def parameter_interval(self, name: str) -> Interval:
+        """Return the interval of "floor", "scale" or "exponent" over seeds and images.
+
+        The exponent of a replicate that does not fall is 0.
+        """
+        values = []
+        for replicates in self.replicates:
+            laws = replicates.laws
+            value = getattr(laws, name)
+            if name == "exponent":
+                value = np.where(laws.drop > 0, value, 0.0)
+            values.append(value)
+        return self._interval(values)
+
+    def mean_interval(self, budget: float) -> Interval:
+        """Return the interval of the mean error at a budget, over other seeds and images."""
+        return self._interval([item.laws.error_at(budget) for item in self.replicates])
+
+    def held_out_interval(self, index: int) -> Interval:
+        """Return the interval that predicts the measured mean of a held-out budget.
+
+        The measured mean is over as many trainings as the budget has, on the same images.
+
+        Args:
+            index: The index of the budget.
+        """
+        budget = self.ladder.budgets[index]
+        values = []
+        for item in self.replicates:
+            errors_of_prediction = item.laws.error_at(budget) - item.means[:, index]
+            values.append(item.truth.error_at(budget) + errors_of_prediction)
+        return self._interval(values)
+
+    def training_interval(self, budget: float, *, seed: int = 0) -> Interval:
+        """Return the interval that predicts one new training at a budget, on the same images.
+
+        The images are taken to move its error as they move the largest fitted budget.
+        """
+        random = np.random.default_rng(seed)
+        values = []
+        for item in self.replicates:
+            true_error = item.truth.error_at(budget)
+            variances = item.factors * self.ladder.variance_shape(true_error)
+            changes = np.sqrt(variances) * random.standard_normal(len(variances))
+            values.append(item.laws.error_at(budget) - item.image_changes + changes)
+        return self._interval(values)
+
+    def _interval(self, values: Sequence[Values]) -> Interval:
+        """Return the smallest interval that holds the 95% intervals of several simulated laws."""
+        tails = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
+        ends = np.array([np.quantile(replicate_values, tails) for replicate_values in values])
+        low, high = float(ends[:, 0].min()), float(ends[:, 1].max())
+        return Interval(max(0.0, low), high, self.method, LEVEL)
+
+
+def fit_law(budgets: Values, errors: Values, weights: Values, *, floor: bool = True) -> Law:
+    """Return the laws that fit R rows of errors with the least weighted sum of squares.
+
+    Args:
+        budgets: (B,), which rise.
+        errors: (R, B), the mean errors of each replicate.
+        weights: (B,), the weight of each budget.
+        floor: False if E is fixed at 0.
+
+    Returns:
+        The laws, with arrays (R,).
+
+    Example:
+        Errors of 0.6, 0.35, 0.225 and 0.1625 at budgets of 1, 2, 4 and 8 give E = 0.1, A = 0.5 and
+        alpha = 1.
+    """
+    log_ratios = np.log(budgets / budgets[0])
+    log_exponents = np.broadcast_to(np.log(_EXPONENTS), (len(errors), len(_EXPONENTS)))
+    step = log_exponents[0, 1] - log_exponents[0, 0]
+    n_zooms = _ZOOMS if len(errors) == 1 else _REPLICATE_ZOOMS
+    for zoom in range(n_zooms + 1):
+        # (K, B) for all replicates at first, and (R, K, B) for the exponents around the best ones.
+        shared = log_exponents[0] if zoom == 0 else log_exponents
+        powers = np.exp(-np.exp(shared)[..., None] * log_ratios)
+        floors, drops, gains = _solve_linear(errors, weights, powers, floor=floor)
+        best = gains.argmax(axis=1)[:, None]
+        centres = np.take_along_axis(log_exponents, best, axis=1)
+        if zoom < n_zooms:
+            offsets = step * np.linspace(-1, 1, _ZOOM_POINTS)
+            log_exponents = np.clip(
+                centres + offsets, math.log(_LEAST_EXPONENT), math.log(_GREATEST_EXPONENT)
+            )
+            step *= 2 / (_ZOOM_POINTS - 1)
+    return Law(
+        floor=np.take_along_axis(floors, best, axis=1)[:, 0],
+        drop=np.take_along_axis(drops, best, axis=1)[:, 0],
+        exponent=np.exp(centres[:, 0]),
+        smallest=float(budgets[0]),
+    )
+
+
+def _solve_linear(
+    errors: Values, weights: Values, powers: Values, *, floor: bool
+) -> tuple[Values, Values, Values]:
+    """Return the best floors and drops for each replicate and exponent, which are at least 0.
+
+    Args:
+        errors: (R, B).
+        weights: (B,).
+        powers: (K, B) or (R, K, B), the falling part of the law at each budget, 1 at the smallest.
+        floor: False if floors are fixed at 0.
+
+    Returns:
+        The floors, the drops, and by how much they reduce the weighted sum of squares, (R, K) each.
+    """
+    weighted = errors * weights
+    sum_weights = weights.sum()
+    sum_errors = weighted.sum(axis=1)[:, None]
+    sum_powers = powers @ weights
+    sum_squares = powers**2 @ weights
+    if powers.ndim == 2:
+        sum_products = weighted @ powers.T
+    else:
+        sum_products = (powers @ weighted[:, :, None])[:, :, 0]
+
+    drops = sum_products / sum_squares
+    floors = np.zeros_like(drops)
+    if floor:
+        determinant = sum_weights * sum_squares - sum_powers**2
+        free_drops = (sum_weights * sum_products - sum_powers * sum_errors) / determinant
+        free_floors = (sum_errors - free_drops * sum_powers) / sum_weights
+        is_falling = free_drops > 0
+        free_drops = np.where(is_falling, free_drops, 0.0)
+        free_floors = np.where(is_falling, free_floors, sum_errors / sum_weights)
+        is_above = free_floors >= 0
+        drops = np.where(is_above, free_drops, drops)
+        floors = np.where(is_above, free_floors, floors)
+    gains = floors * sum_errors + drops * sum_products
+    return floors, drops, gains
+
+
+def fit_ladders(
+    ladders: Sequence[Ladder], covariance: Values, *, seed: int = 0, resamples: int = RESAMPLES
+) -> list[FittedLadder]:
+    """Fit a law to each method, with replicates that draw the same images for all of them.
+
+    Args:
+        ladders: The methods.
+        covariance: (S, S), the covariance of the errors of all trainings over other draws of the
+            images. The trainings are in the order of the methods, and within a method in the order
+            of its budgets.
+        seed: The seed of the bootstrap.
+        resamples: The number R of replicates.
+
+    Raises:
+        ValueError: If a method has fewer than four fitted budgets, or less than a range of 4 x.
+    """
+    for ladder in ladders:
+        require_enough_budgets(ladder.fitted_budgets)
+    random = np.random.default_rng(seed)
+    eigenvalues, eigenvectors = np.linalg.eigh(covariance)
+    root = eigenvectors * np.sqrt(np.maximum(eigenvalues, 0))
+    all_changes = random.standard_normal((resamples, len(covariance))) @ root.T  # (R, S)
+    fitted_ladders = []
+    start = 0
+    for ladder in ladders:
+        end = start + int(ladder.counts.sum())
+        fitted_ladders.append(
+            _fit_ladder(ladder, covariance[start:end, start:end], all_changes[:, start:end], random)
+        )
+        start = end
+    return fitted_ladders
+
+
+def require_enough_budgets(budgets: Values) -> None:
+    """Raise ValueError unless a law can be fitted to the budgets (B,), which rise."""
+    if len(budgets) < LEAST_BUDGETS:
+        noun = "budget" if len(budgets) == 1 else "budgets"
+        raise ValueError(
+            f"{len(budgets)} {noun}, and a law with three parameters needs {LEAST_BUDGETS} or more"
+        )
+    ratio = budgets[-1] / budgets[0]
+    if ratio < LEAST_RANGE:
+        raise ValueError(
+            f"the largest budget is {ratio:.3g} x the smallest, and a law needs {LEAST_RANGE:g} x"
+        )
+
+
+def _fit_ladder(
+    ladder: Ladder, covariance: Values, image_changes: Values, random: np.random.Generator
+) -> FittedLadder:
+    """Fit a law to a method and to its replicates.
+
+    Args:
+        ladder: The method, with S trainings.
+        covariance: (S, S), the covariance of their errors by the draw of the images.
+        image_changes: (R, S), the changes of their errors in each replicate's draw of the images.
+        random: The generator of the draws of seeds.
+    """
+    law = _fit_means(ladder)
+    spread = _measure_spread(ladder, law)
+    averages = _averaging_matrix(ladder)
+    rest_variances = _rest_variances(ladder, covariance)
+    shapes = ladder.variance_shape(law.error_at(ladder.budgets))
+    seed_variances = np.maximum(0, spread.factor * shapes - rest_variances)
+    variance_of_means = averages.T @ covariance @ averages  # by images
+    variance_of_means += np.diag(seed_variances / ladder.counts + _TINY)
+
+    deviation = _deviation(ladder, law, variance_of_means)
+    truths = [law]
+    floorless_law = _fit_means(ladder, floor=False)
+    added_deviation = _deviation(ladder, floorless_law, variance_of_means) - deviation
+    quantile = stdtrit(spread.dof, (1 + LEVEL) / 2) if spread.dof else ndtri((1 + LEVEL) / 2)
+    if law.floor > 0 and added_deviation < quantile**2:
+        truths.append(floorless_law)
+
+    replicates = []
+    for truth in truths:
+        replicates.append(_simulate(ladder, truth, spread, rest_variances, image_changes, random))
+    misfit_p = None
+    if spread.dof > 0:
+        free_dof = len(ladder.fitted_budgets) - 3
+        misfit_p = float(fdtrc(free_dof, spread.dof, deviation / free_dof))
+    return FittedLadder(ladder, law, spread, tuple(replicates), misfit_p)
+
+
+def _simulate(
+    ladder: Ladder,
+    truth: Law,
+    spread: SeedSpread,
+    rest_variances: Values,
+    image_changes: Values,
+    random: np.random.Generator,
+) -> Replicates:
+    """Draw replicates of a method's trainings under a law, and fit laws to them.
+
+    Args:
+        ladder: The method.
+        truth: The law that the replicates follow.
+        spread: How much trainings of one budget differ.
+        rest_variances: (B,), see `_rest_variances`. They are in `image_changes`, too.
+        image_changes: (R, S), the changes of the errors by the draw of the images.
+        random: The generator of the draws of seeds.
+    """
+    n_replicates = len(image_changes)
+    averages = _averaging_matrix(ladder)
+    true_errors = truth.error_at(ladder.budgets)
+    factors = np.zeros(n_replicates)
+    if spread.dof > 0:
+        # The estimated variance is distributed like the true one * chi-squared / dof.
+        factors = spread.factor * spread.dof / random.chisquare(spread.dof, n_replicates)
+    variances = factors[:, None] * ladder.variance_shape(true_errors) - rest_variances  # (R, B)
+    deviations = np.sqrt(np.maximum(0, variances))
+    draws = _draw_seeds(ladder, spread.correlation, n_replicates, random)  # (R, S)
+    changes = image_changes + deviations[:, _budget_indices(ladder)] * draws
+    means = true_errors + changes @ averages
+    weights = _weights(ladder, truth)
+    laws = fit_law(ladder.fitted_budgets, means[:, ladder.is_fitted], weights)
+    largest = np.flatnonzero(ladder.is_fitted)[-1]
+    return Replicates(truth, laws, means, (image_changes @ averages)[:, largest], factors)
+
+
+def _fit_means(ladder: Ladder, *, floor: bool = True) -> Law:
+    """Return the law of a method's mean errors. Its fields are numbers.
+
+    The weights follow from the errors. They are computed from the mean errors first, and again from
+    the law.
+    """
+    means = ladder.means[None, ladder.is_fitted]
+    weights = (ladder.counts / ladder.variance_shape(ladder.means))[ladder.is_fitted]
+    for _ in range(2):
+        laws = fit_law(ladder.fitted_budgets, means, weights, floor=floor)
+        law = Law(float(laws.floor[0]), float(laws.drop[0]), float(laws.exponent[0]), laws.smallest)
+        weights = _weights(ladder, law)
+    return law
+
+
+def _weights(ladder: Ladder, law: Law) -> Values:
+    """Return the weights of the fitted budgets: trainings over the variance of one by the law."""
+    shapes = ladder.variance_shape(law.error_at(ladder.fitted_budgets))
+    weights: Values = ladder.counts[ladder.is_fitted] / shapes
+    return weights
+
+
+def _measure_spread(ladder: Ladder, law: Law) -> SeedSpread:
+    """Return the variance between the trainings of a budget, and the correlation of a seed's.
+
+    The variance is pooled over all fitted budgets. If it is larger at the two largest of them, that
+    one is used, so that predictions of larger budgets are not too narrow.
+    """
+    # Of each fitted budget with several trainings: the sum of squares and its degrees of freedom.
+    squares: list[float] = []
+    dofs: list[int] = []
+    # Standardised deviations from the mean of their budget, by seed.
+    deviations_by_seed: dict[int, list[float]] = {}
+    for index in np.flatnonzero(ladder.is_fitted):
+        errors = ladder.errors[index]
+        k = len(errors)
+        if k < 2:
+            continue
+        shape = float(ladder.variance_shape(law.error_at(ladder.budgets[index])))
+        deviations = (errors - errors.mean()) / math.sqrt(shape)
+        squares.append(float(deviations @ deviations))
+        dofs.append(k - 1)
+        unbiased = deviations * math.sqrt(k / (k - 1))
+        for seed, deviation in zip(ladder.seeds[index].tolist(), unbiased, strict=True):
+            deviations_by_seed.setdefault(seed, []).append(float(deviation))
+    if not dofs:
+        return SeedSpread(factor=0.0, correlation=0.0, dof=0.0)
+
+    pooled_factor = sum(squares) / sum(dofs)
+    products = []
+    for deviations_of_seed in deviations_by_seed.values():
+        products += [a * b for a, b in combinations(deviations_of_seed, 2)]
+    correlation = 0.0
+    if products and pooled_factor > 0:
+        correlation = min(1.0, max(0.0, float(np.mean(products)) / pooled_factor))
+    return SeedSpread(
+        factor=max(pooled_factor, sum(squares[-2:]) / sum(dofs[-2:])),
+        correlation=correlation,
+        # Correlated variances are worth fewer independent ones.
+        dof=sum(dofs) / (1 + (len(dofs) - 1) * correlation**2),
+    )
+
+
+def _budget_indices(ladder: Ladder) -> Ints:
+    """Return the index of the budget of each training, (S,)."""
+    return np.repeat(np.arange(len(ladder.budgets)), ladder.counts)
+
+
+def _averaging_matrix(ladder: Ladder) -> Values:
+    """Return the matrix (S, B) whose product with errors (R, S) gives the means of budgets."""
+    one_hot = _budget_indices(ladder)[:, None] == np.arange(len(ladder.budgets))
+    return one_hot / ladder.counts
+
+
+def _rest_variances(ladder: Ladder, covariance: Values) -> Values:
+    """Return for each budget how much the draw of the images moves one training only, (B,).
+
+    See `Trainings.rest_variance` in stats.groups. It is 0 for a budget with one training.
+    """
+    variances = np.zeros(len(ladder.budgets))
+    budget_indices = _budget_indices(ladder)
+    for index, k in enumerate(ladder.counts):
+        if k > 1:
+            is_inside = budget_indices == index
+            block = covariance[np.ix_(is_inside, is_inside)]
+            mean_covariance = (block.sum() - np.trace(block)) / (k * (k - 1))
+            variances[index] = max(0.0, np.trace(block) / k - mean_covariance)
+    return variances
+
+
+def _deviation(ladder: Ladder, law: Law, variance_of_means: Values) -> float:
+    """Return the squared distance r' V^-1 r of the mean errors from a law, in standard errors.
+
+    Args:
+        ladder: The method.
+        law: The law.
+        variance_of_means: (B, B), the covariance V of the mean errors over seeds and images.
+    """
+    is_fitted = np.flatnonzero(ladder.is_fitted)
+    residuals = (ladder.means - law.error_at(ladder.budgets))[is_fitted]
+    covariance = variance_of_means[np.ix_(is_fitted, is_fitted)]
+    return float(residuals @ np.linalg.solve(covariance, residuals))
+
+
+def _draw_seeds(
+    ladder: Ladder, correlation: float, resamples: int, random: np.random.Generator
+) -> Values:
+    """Return standard normal draws (R, S), correlated between trainings of the same seed."""
+    _, seed_index = np.unique(np.concatenate(ladder.seeds), return_inverse=True)
+    shared = random.standard_normal((resamples, int(seed_index.max()) + 1))[:, seed_index]
+    single = random.standard_normal((resamples, len(seed_index)))
+    draws: Values = math.sqrt(correlation) * shared + math.sqrt(1 - correlation) * single
+    return draws
+
+
+class Crossing(NamedTuple):
+    """The crossing of the laws of two methods A and B, within the budgets that both have."""
+
+    # The range of budgets that is searched.
+    low_budget: float
+    high_budget: float
+    # The budget from which on the other method has the lower error; None if the laws do not cross
+    # once in the range.
+    budget: float | None
+    # The ends of the 95% interval of the budget; None where it reaches beyond the range.
+    low: float | None
+    high: float | None
+    # The method with the lower error at the largest budget, "A" or "B", by the fitted laws.
+    lower_at_end: str
+    # The least share of replicates that cross in the same direction, over the simulated laws.
+    share_crossing: float
+    # The least share of replicates in which `lower_at_end` is lower at all budgets of the range.
+    share_below: float
+
+    @property
+    def crosses(self) -> bool:
+        """True if a crossing is shown."""
+        return self.budget is not None and self.share_crossing >= SHOWN
+
+    @property
+    def is_below(self) -> bool:
+        """True if `lower_at_end` is shown to be lower at all budgets of the range."""
+        return self.share_below >= SHOWN
+
+
+def find_crossing(a: FittedLadder, b: FittedLadder) -> Crossing:
+    """Return where the laws of two methods cross.
+
+    Both must have been fitted by one call of `fit_ladders`, so that replicates share their images.
+
+    Raises:
+        ValueError: If the methods have no common range of budgets.
+    """
+    low_budget = float(max(a.ladder.fitted_budgets[0], b.ladder.fitted_budgets[0]))
+    high_budget = float(min(a.ladder.fitted_budgets[-1], b.ladder.fitted_budgets[-1]))
+    if low_budget >= high_budget:
+        raise ValueError("the budgets of the two methods do not overlap")
+    budgets = np.geomspace(low_budget, high_budget, _CROSSING_POINTS)
+    fitted = (a.law.error_at(budgets) - b.law.error_at(budgets))[None]
+    is_a_lower = bool(fitted[0, -1] < 0)
+    sign = 1.0 if is_a_lower else -1.0  # the fitted difference * sign ends below 0
+    (fitted_place,), _ = _crossing_places(sign * fitted)
+
+    shares_crossing, shares_below, ends = [], [], []
+    for replicates_a, replicates_b in product(a.replicates, b.replicates):
+        errors_a = replicates_a.laws.error_at(budgets[:, None]).T
+        errors_b = replicates_b.laws.error_at(budgets[:, None]).T
+        places, is_below = _crossing_places(sign * (errors_a - errors_b))
+        shares_crossing.append(float(np.isfinite(places).mean()))
+        shares_below.append(float(is_below.mean()))
+        ends.append(np.quantile(places, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], method="nearest"))
+    low_place = min(float(low) for low, _ in ends)
+    high_place = max(float(high) for _, high in ends)
+
+    return Crossing(
+        low_budget=low_budget,
+        high_budget=high_budget,
+        budget=_budget_at(float(fitted_place), low_budget, high_budget),
+        low=_budget_at(low_place, low_budget, high_budget),
+        high=_budget_at(high_place, low_budget, high_budget),
+        lower_at_end="A" if is_a_lower else "B",
+        share_crossing=min(shares_crossing),
+        share_below=min(shares_below),
+    )
+
+
+def _budget_at(place: float, low_budget: float, high_budget: float) -> float | None:
+    """Return the budget at a place of a range, from 0 to 1; None outside of it.
+
+    Example: the place 0.5 of the range from 100 to 400 is 200.
+    """
+    if not math.isfinite(place):
+        return None
+    return float(low_budget * (high_budget / low_budget) ** place)
+
+
+def _crossing_places(differences: Values) -> tuple[Values, Any]:
+    """Return where differences fall below 0 for good, and which are below 0 everywhere.
+
+    Args:
+        differences: (R, P), at P places that divide the range evenly.
+
+    Returns:
+        The places (R,) from 0 to 1, and a mask (R,). A place is -inf if the difference is below 0
+        everywhere, and inf if it does not end below 0.
+
+    Example:
+        The differences [3, 1, -1] cross at the place 0.75.
+    """
+    n_steps = differences.shape[1] - 1
+    is_negative = differences < 0
+    ends_negative = is_negative[:, -1]
+    is_below = is_negative.all(axis=1)
+    # The last place with a difference of 0 or more.
+    last = n_steps - np.argmin(is_negative[:, ::-1], axis=1)
+    before = np.minimum(last, n_steps - 1)
+    rows = np.arange(len(differences))
+    value, next_value = differences[rows, before], differences[rows, before + 1]
+    steps = np.divide(value, value - next_value, out=np.zeros(len(rows)), where=value != next_value)
+    places = (before + steps) / n_steps
+    places = np.where(is_below, -math.inf, np.where(ends_negative, places, math.inf))
+    return places, is_below
+
+
+def refusal_of_prediction(fitted: FittedLadder, budget: float, interval: Interval) -> str:
+    """Return why the error at a budget is not predicted; empty if it is.
+
+    Args:
+        fitted: The law of the method.
+        budget: The budget.
+        interval: The interval of the mean error at the budget.
+    """
+    budgets = fitted.ladder.fitted_budgets
+    if fitted.misfit_p is not None and fitted.misfit_p < MISFIT:
+        return f"the trainings deviate from the law (p = {fitted.misfit_p:.1g})"
+    if not fitted.falls:
+        return "no law shown: the interval of alpha includes 0"
+    if budget > MOST_EXTRAPOLATION * budgets[-1] * (1 + 1e-9):
+        ratio = budget / budgets[-1]
+        return (
+            f"{ratio:.3g} x the largest fitted budget, and predictions reach to "
+            f"{MOST_EXTRAPOLATION:g} x"
+        )
+    if budget < budgets[0]:
+        return "the budget is below the smallest fitted one"
+    means = fitted.ladder.means[fitted.ladder.is_fitted]
+    if interval.high - interval.low > means.max() - means.min():
+        return "the interval is wider than the range of the measured errors"
+    return ""

@@ -1,0 +1,204 @@
+"""`cosmos-eval scaling` and `plot scaling` on stored results of trainings at several budgets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support.models import store
+
+import cosmos_eval
+from cosmos_eval.reporting.plots.laws import draw_laws
+from cosmos_eval.results.laws import budget_text
+from cosmos_eval.results.scaling import make_options, method_name
+from cosmos_eval.types import UsageError
+
+STUDY = Path(__file__).parents[3] / "benchmarks" / "study" / "trainings"
+SAMPLES = (40_000, 80_000, 160_000, 320_000, 640_000)
+# E, the error above it at 40,000 samples, and alpha
+METHODS = {"clip": (0.05, 0.75, 0.45), "cosmos": (0.03, 0.92, 0.95)}
+
+
+def put(folder: Path, group: str, samples: int, seed: int, error: float, **changes: Any) -> Path:
+    """Store the result of a training."""
+    number = abs(hash_of(group, samples, seed))
+    training = {
+        "group": group,
+        "seed": seed,
+        "recipe_sha256": changes.pop("recipe_sha256", None),
+        "data_sha256": None,
+        "samples": samples,
+        "flops": samples * 1e8 * (1 + 0.01 * seed),
+    }
+    model = {
+        "spec": f"{group}-{samples}-{seed}",
+        "weights_sha256": f"{number:064x}",
+        "training": training,
+        **changes.pop("model", {}),
+    }
+    return store(folder, "cls", 1 - error, number % 1000, model=model, **changes)
+
+
+def hash_of(group: str, samples: int, seed: int) -> int:
+    """A number for each training."""
+    return sum(map(ord, group)) * 10**9 + samples * 10 + seed
+
+
+def put_ladder(folder: Path, name: str, seeds: int = 3, budgets: tuple[int, ...] = SAMPLES) -> None:
+    """Store the trainings of a method, whose groups end with another hash for each budget."""
+    floor, drop, exponent = METHODS[name]
+    random = np.random.default_rng(0)
+    for index, samples in enumerate(budgets):
+        for seed in range(seeds):
+            error = floor + drop * (samples / SAMPLES[0]) ** -exponent
+            error += 0.03 * np.sqrt(error * (1 - error)) * random.standard_normal()
+            put(folder, f"{name}-{index:08x}", samples, seed, float(error))
+
+
+@pytest.fixture(scope="module")
+def ladder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ladder")
+    for name in METHODS:
+        put_ladder(folder, name)
+    return folder
+
+
+def test_two_methods_cross(command: Callable[..., Any], ladder: Path) -> None:
+    ended = command("scaling", ladder, "--hold-out", "largest")
+    assert ended.status == 0, ended.err
+    lines = ended.out.splitlines()
+    assert lines[0].startswith("scenes-cls, error of acc1: cosmos below clip from ")
+    assert max(map(len, lines)) <= 80
+    assert ended.out.count(": inside") == 2
+    assert "error: 100 - metric, in percent" in ended.err
+    assert ended.err.splitlines()[-1].startswith("note: predicted: for the mean of the k held-out")
+
+    (document,) = json.loads(command("scaling", ladder, "--hold-out", "640000", "--json").out)
+    assert document["headlines"][0] in ended.out.replace("\n ", "")
+    (crossing,) = document["crossings"]
+    assert crossing["shown"]
+    assert (crossing["a"], crossing["b"], crossing["lower_at_end"]) == ("clip", "cosmos", "B")
+    for method in document["methods"]:
+        floor, _, exponent = METHODS[method["name"]]
+        for name, truth in (("E", floor), ("alpha", exponent)):
+            parameter = method["parameters"][name]
+            assert parameter["low"] <= truth <= parameter["high"]
+    rows = document["budgets"]
+    assert [row["budget"] for row in rows] == [*SAMPLES, *SAMPLES]
+    assert [row["fitted"] for row in rows] == [*[True] * 4, False] * 2
+    held_out = rows[4]
+    assert held_out["predicted_low"] <= held_out["error"] <= held_out["predicted_high"]
+    # The error is the mean of 1 - acc1 of the three stored results.
+    stored = [json.loads(path.read_text()) for path in ladder.glob("*.json")]
+    of_clip = [r for r in stored if r["model"]["training"]["group"] == "clip-00000004"]
+    accuracies = [record["metrics"]["acc1"] for record in of_clip]
+    assert len(accuracies) == 3
+    assert held_out["error"] == pytest.approx(1 - sum(accuracies) / 3)
+
+
+def test_python_and_the_figure_have_the_same_laws(
+    command: Callable[..., Any], ladder: Path, tmp_path: Path
+) -> None:
+    report = cosmos_eval.scaling(ladder, groups="cosmos", x="flops", predict=2e14)
+    frame = report.frame
+    assert len(frame) == 6
+    # FLOPs are the samples times the mean FLOPs of a sample, 1.01e8.
+    assert frame["budget"].iloc[0] == pytest.approx(40_000 * 1.01e8)
+    assert frame["error"].isna().tolist() == [False] * 5 + [True]
+    first, second = report.headlines
+    assert first.startswith("scenes-cls, error of acc1: cosmos falls to ")
+    assert second.startswith("scenes-cls, error of acc1: cosmos at 2e14 flops predicted ")
+
+    report = cosmos_eval.scaling(ladder, hold_out="largest")
+    (axes,) = draw_laws(report.laws, columns=1).axes
+    points = [line for line in axes.lines if line.get_marker() == "o"]
+    assert [line.get_xdata()[0] for line in points] == [*SAMPLES, *SAMPLES]
+    assert [line.get_fillstyle() for line in points] == [*["full"] * 4, "none"] * 2
+    shown = report.frame["error"]
+    means = [np.mean(line.get_ydata()) for line in points]
+    assert means == pytest.approx((100 * shown).tolist())
+    for arguments in ((), ("--x", "samples", "--hold-out", "largest", "--columns", "2")):
+        ended = command("plot", "scaling", ladder, "--output", "laws.svg", *arguments)
+        assert (ended.status, Path("laws.svg").exists()) == (0, True)
+        assert "samples seen" in Path("laws.svg").read_text()
+    assert command("plot", "scaling", ladder, "--x", "gflops", "--output", "a.svg").status == 2
+
+
+def test_one_training_per_budget_has_intervals_over_images(
+    command: Callable[..., Any], tmp_path: Path
+) -> None:
+    put_ladder(tmp_path / "r", "cosmos", seeds=1)
+    ended = command("scaling", "r", "--json")
+    (document,) = json.loads(ended.out)
+    assert document["methods"][0]["interval_method"] == "parametric bootstrap over images"
+    assert document["methods"][0]["misfit_p"] is None
+    assert "intervals are over images only" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--predict", "1e8"), "x the largest fitted budget, and predictions reach to 4 x"),
+        (("--hold-out", "123"), "no method has a budget of 123 samples to hold out: clip has 4e4"),
+        (("--hold-out", "big"), "a budget is a positive number such as 640000"),
+        (("--group", "nothing"), "no group of trainings is called 'nothing'; nearest: "),
+        (("--group", "clip", "--group", "c*"), "--group clip and --group c* both have clip-0"),
+        (("--group", "clip-00000001"), "no law of clip-00000001: 1 budget, and a law"),
+        (("--metrics", "acc9"), "no metric is called 'acc9'"),
+    ],
+)
+def test_what_is_refused(
+    command: Callable[..., Any], ladder: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    ended = command("scaling", ladder, *arguments)
+    assert (ended.status, ended.out, ended.err.count("\n")) == (2, "", 1)
+    assert message in ended.err
+
+
+def test_mixtures_are_refused(command: Callable[..., Any], tmp_path: Path) -> None:
+    def refusal_with(name: str, *training: Any, **changes: Any) -> str:
+        put_ladder(tmp_path / name, "cosmos", seeds=2, budgets=SAMPLES[:4])
+        put(tmp_path / name, *training, **changes)
+        ended = command("scaling", name)
+        assert (ended.status, ended.out) == (2, "")
+        return str(ended.err)
+
+    last = ("cosmos-00000003", SAMPLES[3])
+    assert "(images, label maps and labels that were measured) is" in refusal_with(
+        "images", *last, 7, 0.2, hashes={"content": "e" * 64}
+    )
+    assert "belong to one training" in refusal_with("twice", "cosmos-ffffffff", SAMPLES[3], 1, 0.1)
+    put(tmp_path / "recipes", *last, 5, 0.2, recipe_sha256="1" * 64)
+    assert "cosmos with 320,000 samples has trainings of different recipes" in refusal_with(
+        "recipes", "cosmos-22222222", SAMPLES[3], 7, 0.2, recipe_sha256="2" * 64
+    )
+    assert "have 2 architectures: use --x flops" in refusal_with(
+        "sizes", *last, 7, 0.2, model={"architecture": "larger"}
+    )
+
+
+def test_the_study_has_too_few_budgets(command: Callable[..., Any]) -> None:
+    results = sorted(STUDY.glob("clip-*/*__scenes-cls__scenes.json"))
+    assert len(results) == 8
+    ended = command("scaling", *results, "--group", "scenes_clip*")
+    assert (ended.status, ended.out) == (2, "")
+    assert ended.err == (
+        "cosmos-eval: scenes-cls: no law of scenes_clip*: 2 budgets, and a law with three "
+        "parameters needs 4 or more\n"
+    )
+
+
+def test_names_and_numbers() -> None:
+    assert method_name("scenes_clip-fdaf36bd") == "scenes_clip"
+    assert method_name("scenes_clip-fdaf36bd at step 400") == "scenes_clip"
+    assert method_name("my-clip") == "my-clip"
+    texts = {1_234_567.0: "1.2e6", 640_000.0: "6.4e5", 999_999.0: "1e6", 640.0: "640"}
+    assert {number: budget_text(number) for number in texts} == texts
+    assert make_options(hold_out="6.4e5").hold_out == 640_000
+    for wrong in ("0", "-1", "inf", "nan", "x"):
+        with pytest.raises(UsageError, match="a budget is a positive number"):
+            make_options(hold_out=wrong)
