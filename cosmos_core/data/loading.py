@@ -214,7 +214,7 @@ class LocalBatches(Dataset[samples.Item]):
         """Return the decoded sample of a number. Raise BadSampleError if it cannot be decoded."""
         if number in self._decoded_samples:
             return self._decoded_samples[number]
-        sample = samples.decode_sample(self._index.read(number))
+        sample = self._view_maker.decode(self._index.read(number))
         if self._keep_decoded:
             self._decoded_samples[number] = sample
         return sample

@@ -3,7 +3,7 @@
 from pydantic.dataclasses import dataclass
 
 from cosmos_core.config import STRICT
-from cosmos_core.losses import clip_loss, cosmos_loss
+from cosmos_core.losses import clip_loss, cosmos_loss, image_distillation_loss
 from cosmos_core.model.build import Architecture, create_model
 from cosmos_core.model.cosmos import Cosmos
 from cosmos_core.types import EVERY_VIEW, Features, Gather, LossTerms, ViewCounts, Views
@@ -23,6 +23,9 @@ class CosmosMethod:
     cross_attention: bool = True
     # If true, the loss has a distillation term besides CLIP's term.
     distillation: bool = True
+    # If true, the distillation term has captions too, of the student and of the teacher. Otherwise
+    # it only distils the teacher's images into the student's images.
+    text_distillation: bool = True
 
     @property
     def counts(self) -> ViewCounts:
@@ -50,6 +53,10 @@ class CosmosMethod:
         if not is_crossmodal:
             for module in student.cross_attention_modules():
                 module.requires_grad_(False)
+        elif not self.text_distillation:
+            # No caption pools the tokens of an image.
+            student.image_token_mapping.requires_grad_(False)
+            student.visual.attn_cross_pool.requires_grad_(False)
         return student
 
     def student_features(self, student: Cosmos, views: Views) -> Features:
@@ -79,4 +86,6 @@ class CosmosMethod:
         if teacher is None:
             global_images = student.image[:2]
             return clip_loss(global_images, student.text, student.logit_scale, gather)
+        if not self.text_distillation:
+            return image_distillation_loss(student, teacher, gather)
         return cosmos_loss(student, teacher, gather)

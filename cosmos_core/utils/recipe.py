@@ -54,6 +54,8 @@ ADDED = {
     "compute.gather_bf16": False,
     "parallel": "ddp",
     "method.bias": -10.0,
+    "method.text_distillation": True,
+    "text.captions": [],
 }
 
 

@@ -76,9 +76,9 @@ def test_samples_that_are_kept_are_decoded_once_and_give_the_same_batches(folder
     plain = load(config)
     decoded = []
 
-    def decode_and_count(raw):
+    def decode_and_count(raw, caption_keys):
         decoded.append(raw.record)
-        return decode_sample(raw)
+        return decode_sample(raw, caption_keys)
 
     monkeypatch.setattr(samples, "decode_sample", decode_and_count)
     data = dataclasses.replace(config.data, keep_decoded=True, workers=0)
