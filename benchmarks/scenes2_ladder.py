@@ -46,9 +46,9 @@ class Part(NamedTuple):
 
 _RAW = "text.captions=raw_caption"
 _NO_LOCAL_TEXTS = "method.local_texts=false"
-_IMAGES_ONLY = ("method.cross_attention=false", "method.text_distillation=false")
+_IMAGES_ONLY = ("method.cross_attention=false", "method.distill_images_only=true")
 
-# What is read in the released code (github.com/ExplainableML/cosmos, commit 9d64d0b) is marked so.
+# What is read in the released code (github.com/ExplainableML/cosmos, commit c80348f) is marked so.
 # The text of the paper's section on Table 5 could not be read: the rest is a reading of its titles.
 PARTS = (
     Part(

@@ -23,9 +23,9 @@ class CosmosMethod:
     cross_attention: bool = True
     # If true, the loss has a distillation term besides CLIP's term.
     distillation: bool = True
-    # If true, the distillation term has captions too, of the student and of the teacher. Otherwise
-    # it only distils the teacher's images into the student's images.
-    text_distillation: bool = True
+    # If true, the distillation term has no captions: it only distils the teacher's images into the
+    # student's images.
+    distill_images_only: bool = False
 
     @property
     def counts(self) -> ViewCounts:
@@ -53,7 +53,7 @@ class CosmosMethod:
         if not is_crossmodal:
             for module in student.cross_attention_modules():
                 module.requires_grad_(False)
-        elif not self.text_distillation:
+        elif self.distill_images_only:
             # No caption pools the tokens of an image.
             student.image_token_mapping.requires_grad_(False)
             student.visual.attn_cross_pool.requires_grad_(False)
@@ -86,6 +86,6 @@ class CosmosMethod:
         if teacher is None:
             global_images = student.image[:2]
             return clip_loss(global_images, student.text, student.logit_scale, gather)
-        if not self.text_distillation:
+        if self.distill_images_only:
             return image_distillation_loss(student, teacher, gather)
         return cosmos_loss(student, teacher, gather)

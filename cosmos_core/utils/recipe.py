@@ -54,7 +54,7 @@ ADDED = {
     "compute.gather_bf16": False,
     "parallel": "ddp",
     "method.bias": -10.0,
-    "method.text_distillation": True,
+    "method.distill_images_only": False,
     "text.captions": [],
 }
 

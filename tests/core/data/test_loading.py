@@ -86,6 +86,28 @@ def test_samples_that_are_kept_are_decoded_once_and_give_the_same_batches(folder
     assert len(decoded) == len(set(decoded)) <= 21
 
 
+@pytest.mark.parametrize("prefix", ["", "pipe:cat "])
+def test_captions_of_a_training_are_chosen_by_their_keys(tmp_path, prefix):
+    """Every third sample lacks the raw caption: it is bad, and replaced."""
+    entries = [sample(number) for number in range(9)]
+    for number, entry in enumerate(entries):
+        record = {"longIB_captions": ["x" * 20]} | (entry["json"] if number % 3 else {})
+        entries[number] = {**entry, "json": record}
+    path = write_shard(tmp_path / "0.tar", entries)
+    config = train_config(f"{prefix}{path}", workers=0, batch_size=6, steps=2)
+    for batch in load(config):
+        assert (batch.views.texts == ord("x")).any()
+        assert batch.problems == ()
+    raw = dataclasses.replace(config.text, captions=("raw_caption",))
+    problems = []
+    for batch in load(dataclasses.replace(config, text=raw)):
+        assert not (batch.views.texts == ord("x")).any()
+        assert {number % 3 for number in numbers_in(batch)} == {1, 2}
+        problems += batch.problems
+    assert {problem.kind for problem in problems} == {"captions_missing"}
+    assert str(problems[0]).endswith("0.tar: no raw_caption among: longIB_captions")
+
+
 def test_every_epoch_has_every_sample_augmented_anew(folder):
     batches = load(train_config(f"{folder}/*.tar", steps=6, batch_size=7))
     numbers = [number for batch in batches for number in numbers_in(batch)]
