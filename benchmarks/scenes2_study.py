@@ -21,7 +21,7 @@ import signal
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -100,20 +100,43 @@ class Job(NamedTuple):
         return self.seed == TUNING_SEED
 
     @property
+    def _file_name(self) -> str:
+        """The row in small letters, such as "clip-equal-compute"."""
+        return self.row.lower().replace(",", "").replace(" ", "-")
+
+    @property
     def name(self) -> str:
         """The name of the training's folder."""
-        row = self.row.lower().replace(",", "").replace(" ", "-")
         if self.is_tuning:
-            return f"{row}-lr-{self.learning_rate}"
-        return f"{row}-seed-{self.seed}"
+            return f"{self._file_name}-lr-{self.learning_rate}"
+        return f"{self._file_name}-seed-{self.seed}"
+
+    @property
+    def group(self) -> str:
+        """The name of the trainings of the row in results, without the hash of the recipe."""
+        return f"scenes2-{self._file_name}"
+
+    @property
+    def method_settings(self) -> tuple[str, ...]:
+        """The settings that make the method."""
+        return METHODS[self.method]
+
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        """The sets that the training is measured on, without segmentation."""
+        return VALIDATION_SETS if self.is_tuning else TEST_SETS
+
+    @property
+    def has_segmentation(self) -> bool:
+        """Whether scenes2-seg is measured besides."""
+        return not self.is_tuning
 
     @property
     def settings(self) -> list[str]:
         """The settings of `cosmos-train scenes_tiny`."""
-        row = self.row.lower().replace(",", "").replace(" ", "-")
         return [
-            *METHODS[self.method],
-            f"recipe=scenes2-{row}",
+            *self.method_settings,
+            f"recipe={self.group}",
             f"optim.lr={self.learning_rate}",
             f"optim.steps={self.steps}",
             f"seed={self.seed}",
@@ -158,19 +181,28 @@ def study_jobs(learning_rates: dict[str, str]) -> list[Job]:
 
 
 def choose_learning_rates() -> dict[str, str] | None:
-    """Return the learning rate of each method with the best score, or None before all are measured.
+    """Return the chosen learning rate of each method, or None before all are measured."""
+    chosen = {}
+    for method in METHODS:
+        learning_rate = choose_learning_rate(method)
+        if learning_rate is None:
+            return None
+        chosen[method] = learning_rate
+    return chosen
+
+
+def choose_learning_rate(method: str) -> str | None:
+    """Return the learning rate of a method with the best score, or None before all are measured.
 
     Of equal scores, the first in the order of LEARNING_RATES is taken.
     """
-    scores: dict[str, dict[str, float]] = {method: {} for method in METHODS}
+    scores: dict[str, float] = {}
     for job in tuning_jobs():
-        if not is_measured(job):
-            return None
-        scores[job.method][job.learning_rate] = validation_score(job.results_folder)
-    chosen = {}
-    for method, score_by_rate in scores.items():
-        chosen[method] = max(score_by_rate, key=score_by_rate.__getitem__)
-    return chosen
+        if job.method == method:
+            if not is_measured(job):
+                return None
+            scores[job.learning_rate] = validation_score(job.results_folder)
+    return max(scores, key=scores.__getitem__)
 
 
 def validation_score(folder: Path) -> float:
@@ -191,24 +223,27 @@ def is_trained(checkpoint: Path, job: Job) -> bool:
 
 def is_measured(job: Job) -> bool:
     """Return whether all results of a training are there."""
-    # Of a training of the study, scenes2-seg is measured besides.
-    n_results = len(VALIDATION_SETS) if job.is_tuning else len(TEST_SETS) + 1
+    n_results = len(job.datasets) + int(job.has_segmentation)
     return len([*job.results_folder.glob("*.json")]) == n_results
 
 
-def remaining_jobs() -> list[Job]:
-    """Return the trainings that are not measured yet, and can be made now, in their order."""
+def possible_jobs() -> list[Job]:
+    """Return the trainings that can be made now, in their order."""
     learning_rates = choose_learning_rates()
-    jobs = tuning_jobs() if learning_rates is None else study_jobs(learning_rates)
-    return [job for job in jobs if not is_measured(job)]
+    return tuning_jobs() if learning_rates is None else study_jobs(learning_rates)
 
 
-def work(output: Path) -> None:
-    """Train and measure, until every training is measured or another process works on it."""
+def work(output: Path, list_jobs: Callable[[], Sequence[Job]]) -> None:
+    """Train and measure, until every training is measured or another process works on it.
+
+    Args:
+        output: The folder of the trainings and scenes.
+        list_jobs: Returns the trainings that can be made now, in their order.
+    """
     prepare_scenes(output)
     tried: set[Job] = set()
     while True:
-        jobs = [job for job in remaining_jobs() if job not in tried]
+        jobs = [job for job in list_jobs() if job not in tried and not is_measured(job)]
         if not jobs:
             return
         tried.add(jobs[0])
@@ -313,12 +348,12 @@ def measure(job: Job, output: Path, log: Any) -> None:
     if job.is_tuning:
         datasets = [str(output / VALIDATION / f"{name}.yaml") for name in VALIDATION_SETS]
     else:
-        datasets = [*TEST_SETS]
+        datasets = [*job.datasets]
     command = [*run_command]
     for dataset in datasets:
         command += ["--dataset", os.path.relpath(dataset) if job.is_tuning else dataset]
     run(command, log)
-    if not job.is_tuning:
+    if job.has_segmentation:
         settings = choose_segmentation_settings(model, output / job.name / "settings", log)
         run([*run_command, "--tuned", os.path.relpath(settings)], log)
     job.results_folder.parent.mkdir(parents=True, exist_ok=True)
@@ -356,11 +391,19 @@ def run(command: Sequence[str], log: Any) -> None:
         raise SystemExit(f"{' '.join(command[:2])} ended with status {status}; see {log.name}")
 
 
-def listing(output: Path) -> Iterator[str]:
-    """Yield a line for each training with its state, and the hours left in one process."""
-    learning_rates = choose_learning_rates()
-    planned_rates = learning_rates or dict.fromkeys(METHODS, LEARNING_RATES[0])
-    jobs = [*tuning_jobs(), *study_jobs(planned_rates)]
+def planned_jobs() -> list[Job]:
+    """Return all trainings. Before learning rates are chosen, the study has any of them."""
+    planned_rates = choose_learning_rates() or dict.fromkeys(METHODS, LEARNING_RATES[0])
+    return [*tuning_jobs(), *study_jobs(planned_rates)]
+
+
+def listing(jobs: Sequence[Job], output: Path) -> Iterator[str]:
+    """Yield a line for each training with its state, and the hours left in one process.
+
+    Args:
+        jobs: The trainings.
+        output: The folder of the trainings and scenes.
+    """
     seconds_per_step = _seconds_per_step(jobs, output)
     hours = 0.0
     for job in jobs:
@@ -401,11 +444,11 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     if arguments.list:
-        print("\n".join(listing(arguments.output)))
+        print("\n".join(listing(planned_jobs(), arguments.output)))
         return
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        work(arguments.output.resolve())
+        work(arguments.output.resolve(), possible_jobs)
     except KeyboardInterrupt:
         sys.exit("stopped; the same command goes on from the last snapshot")
 

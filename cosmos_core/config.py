@@ -43,6 +43,18 @@ NonNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 PositiveFraction = Annotated[float, Field(gt=0, le=1)]
 Strengths = tuple[NonNegative, NonNegative, NonNegative, NonNegative]
+# The keys of captions in a sample's JSON record: DreamLIP's, then PixelProse's.
+CaptionKey = Literal[
+    "raw_caption",
+    "shortIB_captions",
+    "longIB_captions",
+    "shortSV_captions",
+    "longSV_captions",
+    "shortLLA_captions",
+    "longLLA_captions",
+    "original_caption",
+    "caption",
+]
 Scale = Annotated[tuple[PositiveFraction, PositiveFraction], AfterValidator(_ordered)]
 
 
@@ -85,6 +97,9 @@ class TextViewConfig:
     max_sentences: Positive = 5
     # The number of local views, of one sentence each.
     locals: Count = 6
+    # The keys of the captions that are used; empty: all. `raw_caption` alone trains on captions
+    # from the web, without synthetic ones.
+    captions: tuple[CaptionKey, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

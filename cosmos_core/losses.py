@@ -377,6 +377,40 @@ def cosmos_loss(student: Features, teacher: Features, gather: Gather = gather_lo
     return LossTerms(clip=clip, distill=(image_distill + text_distill) / 2)
 
 
+def image_distillation_loss(
+    student: Features, teacher: Features, gather: Gather = gather_locally
+) -> LossTerms:
+    """Return the COSMOS loss without captions in its distillation term.
+
+    The CLIP term is the one of `cosmos_loss`. The distillation term compares all of the student's
+    cross-modal image views with both image views of the teacher::
+
+        distill = contrastive_loss(student.image_crossmodal, teacher.image, distill_scale)
+
+    Args:
+        student: The student's features of all views, global views first.
+        teacher: The teacher's features of the global views.
+        gather: Collects the student's features over the processes in one collective, and the
+            teacher's features in another.
+
+    Returns:
+        Two terms, "clip" and "distill".
+
+    Raises:
+        ValueError: If the student has no cross-modal features.
+    """
+    if student.image_crossmodal is None:
+        raise ValueError("image distillation needs the student's cross-modal features")
+    if student.distill_logit_scale is None:
+        raise ValueError("image distillation needs the student's distill_logit_scale")
+    image, text, image_crossmodal = gather(
+        [student.image[:2], student.text, student.image_crossmodal]
+    )
+    (teacher_image,) = gather([teacher.image[:2]])
+    distill = contrastive_loss(image_crossmodal, teacher_image, student.distill_logit_scale)
+    return LossTerms(clip=contrastive_loss(image, text, student.logit_scale), distill=distill)
+
+
 def slip_loss(
     image: Tensor,
     text: Tensor,

@@ -18,13 +18,16 @@ _PIXEL_BYTES = 4
 _MAX_SENTENCES = 100_000
 
 
-def decode_samples(index: SampleIndex, limit_gb: float) -> dict[int, samples.Sample]:
+def decode_samples(
+    index: SampleIndex, view_maker: samples.ViewMaker, limit_gb: float
+) -> dict[int, samples.Sample]:
     """Decode the first samples of local tars, as many as fit into the memory.
 
     Workers that are forked later share this memory.
 
     Args:
         index: The index of all samples.
+        view_maker: Decodes samples with the captions that the training uses.
         limit_gb: The memory for decoded images in gigabytes (10**9 bytes). 0 means no samples.
 
     Returns:
@@ -35,7 +38,7 @@ def decode_samples(index: SampleIndex, limit_gb: float) -> dict[int, samples.Sam
     n_bytes = 0
     for number in range(len(index)) if limit_gb else ():
         try:
-            sample = samples.decode_sample(index.read(number))
+            sample = view_maker.decode(index.read(number))
         except samples.BadSampleError:
             continue
         n_bytes += _PIXEL_BYTES * sample.image.width * sample.image.height

@@ -113,7 +113,7 @@ def open_data(
         schedule,
         keyed=config.data.keyed_order,
     )
-    decoded_samples = decode_samples(index, config.data.cache_gb)
+    decoded_samples = decode_samples(index, view_maker, config.data.cache_gb)
     dataset = LocalBatches(index, view_maker, decoded_samples)
     batches = _load(config, dataset, order, workers)
     return OpenedData(batches, index)
@@ -224,7 +224,7 @@ class LocalBatches(Dataset[samples.Item]):
         """
         if sample_number in self._decoded_samples:
             return self._decoded_samples[sample_number]
-        return samples.decode_sample(self._index.read(sample_number))
+        return self._view_maker.decode(self._index.read(sample_number))
 
 
 def _load(

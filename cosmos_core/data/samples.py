@@ -5,7 +5,7 @@ import json
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -158,8 +158,8 @@ class Sample(NamedTuple):
     sentences: list[str]
 
 
-def caption_sentences(record: Mapping[str, Any]) -> list[str]:
-    """Return all caption sentences of a sample's JSON record, stripped. There is at least one.
+def caption_sentences(record: Mapping[str, Any], keys: Collection[str] = ()) -> list[str]:
+    """Return the caption sentences of a sample's JSON record, stripped. There is at least one.
 
     A caption of DreamLIP is a list of sentences, or a text that is split into sentences, as FLAIR's
     presplit_captions.py does (github.com/ExplainableML/flair). PixelProse has an original caption,
@@ -172,22 +172,25 @@ def caption_sentences(record: Mapping[str, Any]) -> list[str]:
 
     Args:
         record: The content of the sample's JSON file.
+        keys: The keys of the captions to use. If there are none, all captions are used.
 
     Raises:
-        BadSampleError: If the sample has no captions, or if a caption is not text.
+        BadSampleError: If the sample has no such captions, or if a caption is not text.
     """
+    captions = {key: record[key] for key in record if not keys or key in keys}
     sentences = []
-    if any(key in record for key in DREAMLIP_KEYS):
+    if any(key in captions for key in DREAMLIP_KEYS):
         for key in DREAMLIP_KEYS:
-            if key in record:
-                sentences += _split_dreamlip_caption(key, record[key])
-    elif any(key in record for key in PIXELPROSE_KEYS):
+            if key in captions:
+                sentences += _split_dreamlip_caption(key, captions[key])
+    elif any(key in captions for key in PIXELPROSE_KEYS):
         original_key, long_key = PIXELPROSE_KEYS
-        sentences.append(_require_text(original_key, record.get(original_key, "")))
-        sentences += split_sentences(_require_text(long_key, record.get(long_key, "")))
+        sentences.append(_require_text(original_key, captions.get(original_key, "")))
+        sentences += split_sentences(_require_text(long_key, captions.get(long_key, "")))
     else:
-        keys = ", ".join(sorted(record)) or "none"
-        raise BadSampleError("captions_missing", f"no caption key among: {keys}")
+        missing = " or ".join(keys) or "caption key"
+        record_keys = ", ".join(sorted(record)) or "none"
+        raise BadSampleError("captions_missing", f"no {missing} among: {record_keys}")
 
     stripped_sentences = [sentence.strip() for sentence in sentences]
     non_empty_sentences = [sentence for sentence in stripped_sentences if sentence]
@@ -230,11 +233,12 @@ def _require_text(key: str, value: Any) -> str:
     return value
 
 
-def decode_sample(raw: RawSample) -> Sample:
+def decode_sample(raw: RawSample, caption_keys: Collection[str] = ()) -> Sample:
     """Decode the image and the captions of a sample.
 
     Args:
         raw: The content of the image file and of the JSON file, or None for a missing file.
+        caption_keys: The keys of the captions to use. If there are none, all captions are used.
 
     Raises:
         BadSampleError: If a file is missing or broken. No other error is raised.
@@ -248,7 +252,7 @@ def decode_sample(raw: RawSample) -> Sample:
     if not isinstance(record, dict):
         type_name = type(record).__name__
         raise BadSampleError("record_broken", f"JSON holds a {type_name}, not an object")
-    sentences = caption_sentences(record)
+    sentences = caption_sentences(record, caption_keys)
     return Sample(_decode_image(raw.image), sentences)
 
 
@@ -300,6 +304,14 @@ class ViewMaker:
         first_image = replace(config.image, global_size=first_size)
         self._make_first_views = MultiCrop(first_image, self._view_counts)
         self._tokenizer = tokenizer
+
+    def decode(self, raw: RawSample) -> Sample:
+        """Decode a sample with the captions that the configuration uses.
+
+        Raises:
+            BadSampleError: If a file is missing or broken, or if there is no such caption.
+        """
+        return decode_sample(raw, self._text_config.captions)
 
     def views(self, sample: Sample, seed: Sequence[int], step: int) -> SampleViews:
         """Return random crops and captions of a sample, which depend only on the arguments.

@@ -41,10 +41,14 @@ class StreamSample(NamedTuple):
     key: str
     raw: samples.RawSample
 
-    def decode(self) -> samples.Sample | samples.Problem:
-        """Return the decoded sample, or its problem if it cannot be decoded."""
+    def decode(self, view_maker: samples.ViewMaker) -> samples.Sample | samples.Problem:
+        """Return the decoded sample, or its problem if it cannot be decoded.
+
+        Args:
+            view_maker: Decodes the sample with the captions that a training uses.
+        """
         try:
-            return samples.decode_sample(self.raw)
+            return view_maker.decode(self.raw)
         except samples.BadSampleError as error:
             return error.problem(self.shard, self.key)
 
@@ -93,7 +97,7 @@ class StreamBatches(IterableDataset[samples.Item]):
         self._seed = seed
         self._schedule = schedule
         self._n_lanes = lanes
-        self._view_maker = view_maker
+        self.view_maker = view_maker
         self._position_by_lane = positions or {}
 
     def __iter__(self) -> Iterator[samples.Item]:
@@ -131,8 +135,8 @@ class StreamBatches(IterableDataset[samples.Item]):
                 else:
                     views = []
                     for sample, seed in batch_samples:
-                        views.append(self._view_maker.views(sample, seed, step))
-                    batch = self._view_maker.batch(views, problems)
+                        views.append(self.view_maker.views(sample, seed, step))
+                    batch = self.view_maker.batch(views, problems)
                     yield batch._replace(lane=lane, position=reader.position())
                 problems.clear()
         except samples.UnreadableDataError as error:
@@ -251,13 +255,14 @@ class LaneReader:
             UnreadableDataError: After a pass without a good sample, and if a shard no longer has
                 the samples that the position counts.
         """
+        view_maker = self._streams.view_maker
         start = self._start
         last_problem: samples.Problem | None = None
         while True:
             self._n_good = start.n_good
             for entry, seed in self._shuffled_entries(start):
                 self._n_taken += 1
-                decoded = entry if isinstance(entry, samples.Problem) else entry.decode()
+                decoded = entry if isinstance(entry, samples.Problem) else entry.decode(view_maker)
                 if isinstance(decoded, samples.Problem):
                     problems.append(decoded)
                     last_problem = decoded

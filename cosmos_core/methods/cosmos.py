@@ -6,7 +6,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from cosmos_core.config import STRICT
-from cosmos_core.losses import clip_loss, cosmos_loss
+from cosmos_core.losses import clip_loss, cosmos_loss, image_distillation_loss
 from cosmos_core.model.build import Architecture, create_model
 from cosmos_core.model.cosmos import Cosmos
 from cosmos_core.types import EVERY_VIEW, Features, Gather, LossTerms, ViewCounts, Views
@@ -29,6 +29,9 @@ class CosmosMethod:
     # The number of global views and of global captions that the teacher encodes. With 1 it encodes
     # the first ones, to which all views of the student are then compared.
     teacher_views: Annotated[int, Field(ge=1, le=2)] = 2
+    # If true, the distillation term has no captions: it only distils the teacher's images into the
+    # student's images.
+    distill_images_only: bool = False
 
     @property
     def counts(self) -> ViewCounts:
@@ -56,6 +59,10 @@ class CosmosMethod:
         if not is_crossmodal:
             for module in student.cross_attention_modules():
                 module.requires_grad_(False)
+        elif self.distill_images_only:
+            # No caption pools the tokens of an image.
+            student.image_token_mapping.requires_grad_(False)
+            student.visual.attn_cross_pool.requires_grad_(False)
         return student
 
     def student_features(self, student: Cosmos, views: Views) -> Features:
@@ -85,4 +92,6 @@ class CosmosMethod:
         if teacher is None:
             global_images = student.image[:2]
             return clip_loss(global_images, student.text, student.logit_scale, gather)
+        if self.distill_images_only:
+            return image_distillation_loss(student, teacher, gather)
         return cosmos_loss(student, teacher, gather)

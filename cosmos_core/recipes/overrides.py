@@ -360,6 +360,7 @@ def _parse_as_type_of(old_value: Any, text: str) -> Any:
 
         (0.4, 1.0), "0.5, 1" -> (0.5, 1)
         ("a", "b"), "c d" -> ("c", "d")
+        (), "c,d" -> ("c", "d")
         "red", "blue" -> "blue"
     """
     if isinstance(old_value, str):
@@ -368,11 +369,18 @@ def _parse_as_type_of(old_value: Any, text: str) -> Any:
         return _parse_json_or_text(text)
     is_tuple_of_strings = len(old_value) > 0 and isinstance(old_value[0], str)
     if is_tuple_of_strings:
-        # The words between blanks, commas, brackets and quotes.
-        return tuple(re.findall(r"[^\s,\[\]\"']+", text))
+        return _words(text)
     json_list = text if text.startswith("[") else f"[{text}]"
     value = _parse_json_or_text(json_list)
-    return tuple(value) if isinstance(value, list) else value
+    if isinstance(value, list):
+        return tuple(value)
+    # An empty tuple does not tell its type: a text that is not JSON is a list of words.
+    return value if old_value else _words(text)
+
+
+def _words(text: str) -> tuple[str, ...]:
+    """Return the words between blanks, commas, brackets and quotes."""
+    return tuple(re.findall(r"[^\s,\[\]\"']+", text))
 
 
 def _parse_json_or_text(text: str) -> Any:

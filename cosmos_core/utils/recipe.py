@@ -76,6 +76,8 @@ ADDED = {
     "parallel": "ddp",
     "method.bias": -10.0,
     "method.teacher_views": 2,
+    "method.distill_images_only": False,
+    "text.captions": [],
 }
 
 

@@ -110,6 +110,7 @@ def prepare_scenes2(protocol: types.Protocol) -> None:
     from cosmos_core.data.scenes import VERSION_2
     from cosmos_core.data.scenes.layouts import write_layouts
 
+    assert protocol.root is not None
     root = Path(protocol.root)
     if root.is_dir():
         return

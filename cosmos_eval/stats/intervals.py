@@ -628,7 +628,8 @@ def clustered_wilson(
     """
     cluster_index = np.unique(clusters, return_inverse=True)[1]
     hits_of_clusters = np.bincount(cluster_index, weights=hits)
-    return wilson_of_clusters(hits_of_clusters, np.bincount(cluster_index), level)
+    sizes = np.bincount(cluster_index).astype(np.float64)
+    return wilson_of_clusters(hits_of_clusters, sizes, level)
 
 
 def wilson_of_clusters(

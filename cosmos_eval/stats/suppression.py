@@ -66,10 +66,10 @@ def count_role_hits(
         dominant_hits [1, 0], dominant_items [1, 0], small_hits [0, 1] and small_items [1, 1].
     """
     _, cluster_index = np.unique(clusters, return_inverse=True)
-    counts = []
+    counts: list[Values] = []
     for has_role in (is_dominant, is_small):
         for values in (has_role * hits, has_role):
-            counts.append(np.bincount(cluster_index, weights=values))
+            counts.append(np.bincount(cluster_index, weights=values).astype(np.float64))
     return RoleHits(*counts)
 
 

@@ -52,6 +52,7 @@ ABLATIONS: dict[str, Method] = {
     "without local texts": CosmosMethod(local_texts=False),
     "without cross-attention": CosmosMethod(cross_attention=False),
     "without distillation": CosmosMethod(distillation=False),
+    "distilling images only": CosmosMethod(distill_images_only=True),
 }
 
 

@@ -390,11 +390,11 @@ def _paint_clock(canvas: Canvas, colour: Colour, rng: Rng) -> None:
     n_marks = int(rng.choice([4, 12]))
     for turn in np.arange(n_marks) * 2 * np.pi / n_marks:
         direction = np.array([np.cos(turn), np.sin(turn)]) * dial_radius
-        canvas.line([centre + direction * 0.76, centre + direction * 0.88], DARK, 5)
+        canvas.line(np.stack([centre + direction * 0.76, centre + direction * 0.88]), DARK, 5)
     for length, width in ((0.5, 12), (0.7, 8)):
         turn = rng.uniform(0, 2 * np.pi)
         tip = centre + np.array([np.cos(turn), np.sin(turn)]) * dial_radius * length
-        canvas.line([centre, tip], DARK, width)
+        canvas.line(np.stack([centre, tip]), DARK, width)
 
 
 def _paint_cup(canvas: Canvas, colour: Colour, rng: Rng) -> None:

@@ -16,7 +16,7 @@ from support.shards import (
 from cosmos_core.data import cache
 from cosmos_core.data.index import index_shards
 from cosmos_core.data.loading import make_loader
-from cosmos_core.data.samples import decode_sample
+from cosmos_core.data.samples import ViewMaker, decode_sample
 from cosmos_core.data.scenes.vocabulary import scenes_tokenizer
 
 
@@ -45,7 +45,8 @@ def test_batches_are_the_same(folder, cache_gb, workers):
 
 def test_samples_are_kept_until_the_memory_is_full(folder, caplog):
     index = index_of(folder)
-    whole = cache.decode_samples(index, 1.0)
+    view_maker = ViewMaker(train_config(f"{folder}/*.tar"), tokenize)
+    whole = cache.decode_samples(index, view_maker, 1.0)
     assert len(index) == 22
     assert len(whole) == 21
     for number, kept in whole.items():
@@ -54,9 +55,9 @@ def test_samples_are_kept_until_the_memory_is_full(folder, caplog):
         assert np.array_equal(np.array(kept.image), np.array(expected.image))
     size = next(iter(whole.values())).image.size
     caplog.set_level("INFO")
-    assert len(cache.decode_samples(index, 3.5e-9 * 4 * size[0] * size[1])) == 3
+    assert len(cache.decode_samples(index, view_maker, 3.5e-9 * 4 * size[0] * size[1])) == 3
     assert caplog.messages[-1].endswith(" of 22 samples")
-    assert cache.decode_samples(index, 0.0) == {}
+    assert cache.decode_samples(index, view_maker, 0.0) == {}
 
 
 def test_sentences_are_tokenised_once():

@@ -1,5 +1,6 @@
 """Batches of local tars: the same for any workers, processes and first step, whatever is broken."""
 
+import dataclasses
 import os
 import random
 import signal
@@ -67,6 +68,28 @@ def test_batches_are_the_same_for_any_workers_processes_and_first_step(folder):
         parts = [load(config, rank=rank, world_size=size) for rank in range(size)]
         assert_same_batches(list(joined(parts)), whole)
     assert load(config, first_step=6) == []
+
+
+@pytest.mark.parametrize("prefix", ["", "pipe:cat "])
+def test_captions_of_a_training_are_chosen_by_their_keys(tmp_path, prefix):
+    """Every third sample lacks the raw caption: it is bad, and replaced."""
+    entries = [sample(number) for number in range(9)]
+    for number, entry in enumerate(entries):
+        record = {"longIB_captions": ["x" * 20]} | (entry["json"] if number % 3 else {})
+        entries[number] = {**entry, "json": record}
+    path = write_shard(tmp_path / "0.tar", entries)
+    config = train_config(f"{prefix}{path}", workers=0, batch_size=6, steps=2)
+    for batch in load(config):
+        assert (batch.views.texts == ord("x")).any()
+        assert batch.problems == ()
+    raw = dataclasses.replace(config.text, captions=("raw_caption",))
+    problems = []
+    for batch in load(dataclasses.replace(config, text=raw)):
+        assert not (batch.views.texts == ord("x")).any()
+        assert {number % 3 for number in numbers_in(batch)} == {1, 2}
+        problems += batch.problems
+    assert {problem.kind for problem in problems} == {"captions_missing"}
+    assert str(problems[0]).endswith("0.tar: no raw_caption among: longIB_captions")
 
 
 def test_every_epoch_has_every_sample_augmented_anew(folder):

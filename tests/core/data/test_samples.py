@@ -5,12 +5,14 @@ import json
 import logging
 import struct
 import zlib
+from typing import get_args
 
 import numpy as np
 import PIL.Image
 import pytest
 from support.shards import encoded, jpeg
 
+from cosmos_core.config import CaptionKey
 from cosmos_core.data import samples
 
 RECORD = json.dumps({"raw_caption": ["a"]}).encode()
@@ -46,6 +48,40 @@ def test_what_is_no_caption_is_a_kind_of_bad_sample(record, kind, detail):
     with pytest.raises(samples.BadSampleError, match=detail) as error:
         samples.caption_sentences(json.loads(record))
     assert error.value.kind == kind
+
+
+DREAMLIP = {"raw_caption": ["a"], "shortSV_captions": ["b"], "longSV_captions": "c. d", "n": 1}
+PIXELPROSE = {"original_caption": "e. f", "caption": "g. h"}
+
+
+@pytest.mark.parametrize(
+    ("record", "keys", "sentences"),
+    [
+        (DREAMLIP, ["raw_caption"], ["a"]),
+        (DREAMLIP, ["longSV_captions", "raw_caption", "longIB_captions"], ["a", "c", "d"]),
+        (PIXELPROSE, ["original_caption"], ["e. f"]),
+        (PIXELPROSE, ["caption", "raw_caption"], ["g", "h"]),
+    ],
+)
+def test_captions_are_chosen_by_their_keys(record, keys, sentences):
+    assert samples.caption_sentences(record, keys) == sentences
+    raw = samples.RawSample(jpeg(0), json.dumps(record).encode())
+    assert samples.decode_sample(raw, keys).sentences == sentences
+
+
+def test_a_sample_without_the_chosen_captions_is_bad():
+    missing = "^no original_caption or raw_caption among: caption$"
+    with pytest.raises(samples.BadSampleError, match=missing) as error:
+        samples.caption_sentences({"caption": "a"}, ["original_caption", "raw_caption"])
+    assert error.value.kind == "captions_missing"
+    with pytest.raises(samples.BadSampleError, match="every caption is empty"):
+        samples.caption_sentences({"raw_caption": [" "], "longIB_captions": "a"}, ["raw_caption"])
+    # Captions that are not used need not be texts.
+    assert samples.caption_sentences({"raw_caption": "a", "longIB_captions": 3}, ["raw_caption"])
+
+
+def test_every_key_can_be_chosen():
+    assert get_args(CaptionKey) == samples.DREAMLIP_KEYS + samples.PIXELPROSE_KEYS
 
 
 def png(width, height):

@@ -96,9 +96,9 @@ def work(monkeypatch):
         counts["opened"] += 1
         return read(shard)
 
-    def counted_decode(entry):
+    def counted_decode(entry, view_maker):
         counts["decoded"] += 1
-        return decode(entry)
+        return decode(entry, view_maker)
 
     monkeypatch.setattr(stream, "read_stream", counted_read)
     monkeypatch.setattr(stream.StreamSample, "decode", counted_decode)

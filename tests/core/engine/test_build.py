@@ -52,6 +52,11 @@ def test_what_an_ablation_leaves_idle_is_frozen():
         (CosmosMethod(local_texts=False), ()),
         (CosmosMethod(cross_attention=False), cross),
         (CosmosMethod(distillation=False), (*cross, "distill_logit_scale")),
+        (
+            CosmosMethod(distill_images_only=True),
+            ("image_token_mapping", "visual.attn_cross_pool"),
+        ),
+        (CosmosMethod(cross_attention=False, distill_images_only=True), cross),
     ):
         for name, parameter in method.create_student(ARCHITECTURE).named_parameters():
             assert parameter.requires_grad == (not any(part in name for part in parts)), name

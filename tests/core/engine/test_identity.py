@@ -92,6 +92,7 @@ def test_what_does_not_decide_the_weights_does_not_decide_the_group(free):
     [
         *("optim.lr=0.002", "optim.steps=4999", "data.shards=scenes:100", "image.locals=0"),
         *("compute.precision=fp32", "method.distillation=false", "text.max_sentences=2"),
+        *("method.distill_images_only=true", "text.captions=raw_caption"),
         *(
             "optim.layer_decay=0.9",
             "optim.optimizer=muon",
@@ -121,6 +122,15 @@ def test_options_that_a_version_added_count_where_they_are_used():
     assert remove_added_defaults({"a": {}, "b": {"c": 1}, "method_sha256": "1"}) == {
         **{"a": {}, "b": {"c": 1}, "method_sha256": "1"}
     }
+
+
+def test_a_cosmos_of_an_earlier_version_is_the_same_training():
+    recipe = override(RECIPES["scenes_cosmos"](), [])
+    config, stored = asdict(recipe), plain_config(recipe)
+    assert "captions" not in stored["text"]
+    assert "distill_images_only" not in stored["method"]
+    del config["text"]["captions"], config["method"]["distill_images_only"]
+    assert training_identity({"config": config}) == training_identity({"config": asdict(recipe)})
 
 
 def test_shards_count_by_their_fingerprint_and_a_training_that_is_not_whole_by_its_steps():

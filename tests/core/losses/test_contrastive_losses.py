@@ -120,9 +120,24 @@ def test_cosmos_without_distillation_is_clip_over_views():
     assert terms.total.item() == pytest.approx(clip, rel=1e-12)
 
 
-def test_cosmos_loss_refuses_features_without_cross_attention():
+def test_distillation_of_images_only_compares_images_with_the_teachers_images():
+    student, teacher = random_features(8, 8), random_features(2, 2, crossmodal=False, seed=1)
+    method = CosmosMethod(distill_images_only=True)
+    terms = method.loss(student, teacher, gather_locally)
+    clip = mean_of_pairs(student.image[:2], student.text, student.logit_scale)
+    distill = mean_of_pairs(student.image_crossmodal, teacher.image, student.distill_logit_scale)
+    assert terms.clip.item() == pytest.approx(clip, rel=1e-12)
+    assert terms.distill.item() == pytest.approx(distill, rel=1e-12)
+    assert [*terms] == [*method.terms]
+
+
+@pytest.mark.parametrize("loss", [cosmos_loss, losses.image_distillation_loss])
+def test_distillation_refuses_features_without_cross_attention(loss):
     with pytest.raises(ValueError, match="cross-modal"):
-        cosmos_loss(random_features(8, 8, crossmodal=False), random_features(2, 2))
+        loss(random_features(8, 8, crossmodal=False), random_features(2, 2))
+    student = random_features(8, 8)._replace(distill_logit_scale=None)
+    with pytest.raises(ValueError, match="distill_logit_scale"):
+        loss(student, random_features(2, 2))
 
 
 def test_a_loss_in_chunks_equals_the_whole_one_and_its_gradient(monkeypatch):

@@ -108,6 +108,7 @@ def test_every_method_has_its_name():
         ("without local texts", (2, True, 2, False)),
         ("without cross-attention", (2, True, 2, True)),
         ("without distillation", (2, False, 2, True)),
+        ("distilling images only", (2, True, 2, True)),
     ],
 )
 def test_a_method_asks_for_the_views_it_looks_at(name, counts):

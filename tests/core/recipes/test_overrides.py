@@ -134,6 +134,31 @@ def test_values_outside_of_their_range_are_refused(config, assignment, reason):
         override(config, ["method=silc", assignment])
 
 
+@pytest.mark.parametrize(
+    ("text", "keys"),
+    [
+        ("raw_caption", ("raw_caption",)),
+        ("raw_caption,shortIB_captions", ("raw_caption", "shortIB_captions")),
+        ('["original_caption", "caption"]', ("original_caption", "caption")),
+        ("", ()),
+        ("[]", ()),
+    ],
+)
+def test_captions_are_named_by_their_keys(config, text, keys):
+    changed = override(config, ["text.captions=longIB_captions", f"text.captions={text}"])
+    assert changed.text.captions == keys
+    assert override(config, [f"text.captions={text}"]).text.captions == keys
+
+
+def test_an_unknown_key_of_captions_is_one_line(config):
+    with pytest.raises(
+        ValueError, match=r"^--set text\.captions: Input should be 'raw_cap"
+    ) as caught:
+        override(config, ["text.captions=raw_captions"])
+    assert str(caught.value).endswith("not 'raw_captions'; nearest: raw_caption")
+    assert "\n" not in str(caught.value)
+
+
 def test_a_method_is_chosen_by_name_and_brings_its_own_options(config):
     assert override(config, ["method=slip"]).method == SlipMethod()
     changed = override(config, ["method=silc", "method.prototypes=64"])
