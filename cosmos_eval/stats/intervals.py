@@ -627,7 +627,7 @@ def clustered_wilson(
         level: The probability that the interval contains the true proportion.
     """
     cluster_index = np.unique(clusters, return_inverse=True)[1]
-    hits_of_clusters = np.bincount(cluster_index, weights=hits)
+    hits_of_clusters = np.bincount(cluster_index, weights=hits).astype(np.float64)
     sizes = np.bincount(cluster_index).astype(np.float64)
     return wilson_of_clusters(hits_of_clusters, sizes, level)
 
