@@ -151,8 +151,8 @@ def _recipe_options(
 ) -> dict[str, Any]:
     """Return the options of a training that decide its weights, except the seed.
 
-    An option that is off, zero or empty is left out. So an option that a later version adds, and
-    that is off, does not change the hash of a recipe.
+    An option that is off, zero or empty is left out, and one in ADDED that has the value stated
+    there. So an option that a later version adds does not change the hash of a recipe.
 
     Args:
         config: The configuration of the training.
@@ -166,8 +166,9 @@ def _recipe_options(
     ignored_prefixes = (*FREE, *_RUN_OPTIONS)
     options = {}
     for name, value in _flat_options(config):
-        is_added_default = name in ADDED and value == ADDED[name]
-        if value and not is_added_default and not name.startswith(ignored_prefixes):
+        # A factor of 0, for example, has an effect if the default is 1.
+        has_no_effect = value == ADDED[name] if name in ADDED else not value
+        if not has_no_effect and not name.startswith(ignored_prefixes):
             options[name] = value
 
     if data_sha256 is not None and not asks_for_scenes(str(options.get(SHARDS))):
