@@ -101,10 +101,7 @@ def main() -> None:
         print(_seconds_of(given.recipe[0], FORMS[given.form]))
         return
     if given.recipe is not None:
-        recipes = given.recipe or STUDY_RECIPES
-        forms = [*FORMS][:1] if given.quick else [*FORMS]
-        lines = _form_lines(recipes, forms, given.rounds or (1 if given.quick else ROUNDS))
-        report(f"CPU time of a step of {', '.join(recipes)}", lines, given.json)
+        _report_recipes(given)
         return
     torch.set_num_threads(given.threads)
     size = Size(given.batch_size or (QUICK_BATCH if given.quick else BATCH), given.threads)
@@ -217,6 +214,14 @@ def _peak_of(kind: str, model: str, batch: int) -> float:
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     (peak,) = re.findall(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
     return int(peak) * 1024 / 1e9
+
+
+def _report_recipes(given: argparse.Namespace) -> None:
+    """Measure and print the steps of recipes."""
+    recipes = given.recipe or STUDY_RECIPES
+    forms = [*FORMS][:1] if given.quick else [*FORMS]
+    lines = _form_lines(recipes, forms, given.rounds or (1 if given.quick else ROUNDS))
+    report(f"CPU time of a step of {', '.join(recipes)}", lines, given.json)
 
 
 def _form_lines(recipes: Sequence[str], forms: Sequence[str], rounds: int) -> Iterator[Measurement]:

@@ -166,8 +166,9 @@ def _recipe_options(
     ignored_prefixes = (*FREE, *_RUN_OPTIONS)
     options = {}
     for name, value in _flat_options(config):
-        # A factor of 0, for example, has an effect if the default is 1.
-        has_no_effect = value == ADDED[name] if name in ADDED else not value
+        # Zero is off, except for an option such as a factor of 1, which has an effect if it is 0.
+        default = ADDED.get(name)
+        has_no_effect = value == default or (not value and not default)
         if not has_no_effect and not name.startswith(ignored_prefixes):
             options[name] = value
 
