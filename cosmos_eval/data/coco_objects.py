@@ -6,7 +6,7 @@ docs/caption-selection.md describes the protocol.
 """
 
 import hashlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from operator import attrgetter
 from pathlib import Path
@@ -155,7 +155,7 @@ def _choose_objects(image: _Image, instances: Sequence[_Instance]) -> list[_Aske
     if not instances:
         return []
     n_pixels = image.width * image.height
-    area_by_kind: Counter[int] = Counter()
+    area_by_kind: defaultdict[int, float] = defaultdict(float)
     for instance in instances:
         area_by_kind[instance.category_id] += instance.area / n_pixels
     crowded_kinds = {instance.category_id for instance in instances if instance.iscrowd}

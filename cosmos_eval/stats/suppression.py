@@ -69,7 +69,7 @@ def count_role_hits(
     counts = []
     for has_role in (is_dominant, is_small):
         for values in (has_role * hits, has_role):
-            counts.append(np.bincount(cluster_index, weights=values))
+            counts.append(np.bincount(cluster_index, weights=values).astype(np.float64))
     return RoleHits(*counts)
 
 
