@@ -633,7 +633,7 @@ def clustered_wilson(
 
 
 def wilson_of_clusters(
-    hits_of_clusters: Values, sizes: NDArray[np.number], level: float = LEVEL
+    hits_of_clusters: NDArray[np.number], sizes: NDArray[np.number], level: float = LEVEL
 ) -> Interval:
     """Return the interval of `clustered_wilson` from the sums of each cluster.
 
