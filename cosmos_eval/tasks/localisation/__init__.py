@@ -167,7 +167,8 @@ def _count_hits_by_role(samples: Samples) -> RoleHits:
     hits = []
     for has_role in (counts & is_largest, counts & ~is_largest):
         for values in (has_role * samples[HIT].astype(np.float64), has_role):
-            hits.append(np.bincount(images, weights=values, minlength=n_images))
+            sums = np.bincount(images, weights=values, minlength=n_images)
+            hits.append(sums.astype(np.float64))
     return RoleHits(*hits)
 
 
