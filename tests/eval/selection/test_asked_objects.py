@@ -67,17 +67,17 @@ def test_measured_by_hand(make_set, colour_encoder):
 
 def test_thirds_of_the_dominant_area(make_set, colour_encoder):
     records = []
-    for place, area in enumerate([0.5, 0.1, 0.3, 0.2, 0.6, 0.4]):
-        wrong = "red or blue" if area < 0.25 else "blue" if area < 0.45 else "red and more"
-        record = {**RED, "caption": "red", "negative": wrong, "area": 0.02, "dominant_area": area}
-        records.append({**record, "caption": "red" if place else "a red", "word": "kind"})
+    for area in (0.5, 0.1, 0.3, 0.2, 0.6, 0.4, 0.7):
+        # A wrong caption of the same colour scores the same, and the item is wrong.
+        wrong = "red as well" if area in (0.3, 0.7) else "blue"
+        record = {**RED, "negative": wrong, "area": 0.02, "dominant_area": area}
+        records.append({**record, "caption": f"red beside {area}"})
     result = selection.TASK.measure_one(colour_encoder, make_set(IMAGES, records), RunOptions())
-    # Captions with the same colours as the right one score the same, and are wrong.
     thirds = [
         result.metrics[f"accuracy_small_by_dominant_area_{third}"]
         for third in ("low", "middle", "high")
     ]
-    assert thirds == [1, 1, 0]
+    assert thirds == [2 / 3, 1, 1 / 2]  # up to 0.3, up to 0.5, and above
     assert set(result.samples["object"]) == {"small"}  # by their areas
     assert "suppression" not in result.metrics
 
