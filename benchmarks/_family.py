@@ -36,7 +36,7 @@ class StudyMetric(BaseModel):
     model_config = CONFIG
 
     dataset: Text
-    # The protocol without the hash of tuned settings: `tuned` stands for `tuned-4073c4510f72`.
+    # The protocol, without the hash of a search: `tuned` stands for `tuned-4073c4510f72`.
     protocol: Text
     metric: Text
     # Settings that differ from the protocol, as labels name them, such as `crossmodal`.

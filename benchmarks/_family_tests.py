@@ -24,7 +24,12 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import permutation_test
 
 from cosmos_eval.results import groups
-from cosmos_eval.results.compare import measurement_of, require_comparable, require_unedited
+from cosmos_eval.results.compare import (
+    Measurement,
+    measurement_of,
+    require_comparable,
+    require_unedited,
+)
 from cosmos_eval.results.identity import training_of
 from cosmos_eval.results.labels import StoredResult
 from cosmos_eval.results.store import read_samples
@@ -118,7 +123,7 @@ def _group_name(family: Family, method: str, stored: Sequence[StoredResult]) -> 
 def _has_metric(result: StoredResult, metric: StudyMetric) -> bool:
     """Return whether a result is measured on the data set and by the settings of a metric."""
     row = result.row
-    protocol = re.sub("-[0-9a-f]{12}$", "", row.protocol)  # without the hash of tuned settings
+    protocol = re.sub("-[0-9a-f]{12}$", "", row.protocol)  # without the hash of a search
     return (
         row.dataset == metric.dataset
         and protocol == metric.protocol
@@ -296,7 +301,7 @@ class StudyTests:
         return self._moments[titles]
 
 
-def _estimate_moments(measurements: Sequence[object], name: str, title: str) -> groups.Moments:
+def _estimate_moments(measurements: Sequence[Measurement], name: str, title: str) -> groups.Moments:
     """Return the values of a metric and their covariance by images.
 
     Raises UsageError if the samples differ or do not give the metric.
@@ -370,4 +375,5 @@ def _difference_of_means(
     a: NDArray[np.float64], b: NDArray[np.float64], axis: int
 ) -> NDArray[np.float64]:
     """Return the mean of A minus the mean of B along an axis."""
-    return a.mean(axis=axis) - b.mean(axis=axis)
+    difference: NDArray[np.float64] = a.mean(axis=axis) - b.mean(axis=axis)
+    return difference

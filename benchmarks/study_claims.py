@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 
-from _family import Family, Side, read_family, seeds_text
+from _family import Family, Side, least_p_value, read_family, seeds_text
 from _family_tests import (
     Outcome,
     SideResults,
@@ -249,12 +249,16 @@ def notes(study: StudyTests, path: Path, stored: Sequence[StoredResult]) -> Iter
 
 def _notes_on_power(study: StudyTests) -> Iterator[str]:
     """Yield a note if no permutation test can pass Holm's correction."""
-    outcomes = study.outcomes()
-    least_p_holm = len(outcomes) * min(outcome.least_p_exact for outcome in outcomes)
+    least_p_values = []
+    for test in study.family.planned_tests():
+        n_a, n_b = len(study.results[test.a]), len(study.results[test.b])
+        least_p_values.append(least_p_value(test, n_a, n_b))
+    least_p_holm = len(least_p_values) * min(least_p_values)
     if least_p_holm > study.family.tests.level:
         yield (
-            f"With so few trainings no permutation test can pass the correction: {len(outcomes)} "
-            f"times its least p-value is {p_value_text(min(least_p_holm, 1))}."
+            "With so few trainings no permutation test can pass the correction: "
+            f"{len(least_p_values)} times its least p-value is "
+            f"{p_value_text(min(least_p_holm, 1))}."
         )
 
 

@@ -117,6 +117,23 @@ def test_the_page_on_the_study_claims_what_its_tests_show():
     assert significant(without_seed_0, "COSMOS minus CLIP") == {*retrieval, "acc1"}
 
 
+def test_other_pages_have_the_p_values_of_the_study():
+    differences = claims("Differences")
+
+    def p_holm(comparison, metric="mIoU, tuned"):
+        return differences[f"COSMOS minus {comparison}", metric]["p (Holm)"]
+
+    page = " ".join(
+        (ROOT / "docs/reporting-intervals.md").read_text("utf-8").replace(">", "").split()
+    )
+    n_tests = len(differences) + len(claims("Equivalences"))
+    p_value = p_holm("multi-view CLIP")
+    assert f"p = {p_value} after Holm's correction for all {n_tests} tests of the study" in page
+    log = " ".join((ROOT / "docs/log.md").read_text("utf-8").split())
+    p_values = [p_holm(f"{title}, equal compute") for title in ("multi-view CLIP", "CLIP")]
+    assert f"no metric passes (p = {p_values[0]} and {p_values[1]} for tuned mIoU)" in log
+
+
 def test_results_are_of_this_version_and_its_methods():
     """Whoever runs the README's first command gets the intervals that are stored here; those of
     the large sets of one model stand for all, which were measured by one command."""
