@@ -1,8 +1,8 @@
 """Start a training from a snapshot of another one, to train it for another number of steps.
 
 One training with a constant learning rate gives models for several budgets: each branch of it goes
-on from one of its snapshots, and lets the learning rate fall to zero. The weights of a branch equal
-those of a training with the same options that was not branched.
+on from one of its snapshots, and lets the learning rate fall to zero. A branch has the same weights
+as a training with the same options that was not branched.
 """
 
 import logging
@@ -32,13 +32,13 @@ def read_start(path: Path, config: TrainConfig) -> dict[str, Any]:
         The values of the state by name, and the path of the snapshot under the key "path".
 
     Raises:
-        SnapshotError: If the snapshot is missing or damaged, if its training differs in another
-            option than those of BUDGET, or if a step that it has done would have another learning
-            rate now.
+        SnapshotError: If the snapshot is missing or damaged, if its training differs in an option
+            that is not in BUDGET, or if a step that it has done would have another learning rate
+            now.
     """
     if not path.exists():
         raise SnapshotError(
-            f"{path}: no such snapshot; --from takes one of those in RUN/{snapshot.SNAPSHOTS}"
+            f"{path}: no such snapshot; --from takes a snapshot in RUN/{snapshot.SNAPSHOTS}"
         )
     try:
         state = read_state(path)
@@ -63,8 +63,8 @@ def _require_same_schedule(path: Path, state: Mapping[str, Any], optim: OptimCon
 
     Args:
         path: The path of the snapshot.
-        state: The state in the snapshot. The options of its optimizer may differ from `optim` in
-            those of BUDGET only.
+        state: The state in the snapshot. The options of its optimizer may differ from `optim` only
+            in BUDGET.
         optim: The options of the branch.
 
     Raises:

@@ -105,8 +105,8 @@ def _split_groups(
         matrices = [weight for weight in group["params"] if id(weight) in matrix_ids]
         others = [weight for weight in group["params"] if id(weight) not in matrix_ids]
         if matrices:
-            muon_groups.append({**group, "params": matrices})
-        adamw_groups.append({**group, "params": others})
+            muon_groups.append(dict(group, params=matrices))
+        adamw_groups.append(dict(group, params=others))
     return muon_groups, adamw_groups
 
 

@@ -253,12 +253,8 @@ def train_step(
         value = full_tensor(parameter.detach()).squeeze()
         other_values[name] = value.exp() if name in SCALES else value
     other_values["gradient_norm"] = gradient_norm
-    return StepReport(
-        terms,
-        other_values,
-        uses_gradient_scaler=training.scaler.is_enabled(),
-        is_skipped=is_skipped,
-    )
+    uses_scaler = training.scaler.is_enabled()
+    return StepReport(terms, other_values, uses_gradient_scaler=uses_scaler, is_skipped=is_skipped)
 
 
 def _should_skip(training: Training, terms: Terms, gradient_norm: Tensor) -> bool:

@@ -65,8 +65,10 @@ def test_the_same_seed_gives_the_same_losses(tmp_path):
     assert logs[0] == logs[1]
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_a_snapshot_of_another(tmp_path):
-    settings = ("optim.warmup_steps=1", "save.every=1", "watch.pictures=false", SMALL_MODEL)
+    settings = ["optim.warmup_steps=1", "save.every=1", "watch.pictures=false", SMALL_MODEL]
+    settings.append("watch.loggers=[]")
     words = [*TINY, *(word for setting in settings for word in ("--set", setting))]
     constant = ["--set", "optim.schedule=constant", "--set", "optim.steps=3"]
     done = train("scenes_clip", *words, *constant, "--output", tmp_path / "long")

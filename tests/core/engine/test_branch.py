@@ -91,7 +91,7 @@ STEP_4 = r"the learning rate of step 4 was 0\.001 and would be 0\.000292893; bra
         (("optim.steps=8",), 5, "cannot be branched: the learning rate of step 3 was 0.001 and"),
         ((*cooldown(7, 2), "optim.lr=0.5"), 3, "branched: optim.lr is 0.001 there and 0.5 here"),
         ((*cooldown(7, 2), "seed=1"), 3, "cannot be branched: seed is 0 there and 1 here"),
-        (cooldown(7, 2), 9, "step-00000009.pt: no such snapshot; --from takes one of those in"),
+        (cooldown(7, 2), 9, "step-00000009.pt: no such snapshot; --from takes a snapshot in"),
     ],
 )
 def test_what_would_not_equal_a_run_of_its_own_is_refused(
