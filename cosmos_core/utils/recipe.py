@@ -119,8 +119,8 @@ def _recipe_options(
 ) -> dict[str, Any]:
     """Return the options of a training that decide its weights, except the seed.
 
-    An option that is off, zero or empty is left out. So an option that a later version adds, and
-    that is off, does not change the hash of a recipe.
+    An option that is off, zero or empty is left out, unless ADDED states another default. So an
+    option that a later version adds, and that is off, does not change the hash of a recipe.
 
     Args:
         config: The configuration of the training.
@@ -135,7 +135,10 @@ def _recipe_options(
     options = {}
     for name, value in _flat_options(config):
         is_added_default = name in ADDED and value == ADDED[name]
-        if value and not is_added_default and not name.startswith(ignored_prefixes):
+        # A factor of zero is not off: its default is one.
+        is_off = not value and not ADDED.get(name)
+        is_left_out = is_off or is_added_default or name.startswith(ignored_prefixes)
+        if not is_left_out:
             options[name] = value
 
     uses_scenes = str(options.get(SHARDS)).startswith(SCENES)
