@@ -119,8 +119,8 @@ def _recipe_options(
 ) -> dict[str, Any]:
     """Return the options of a training that decide its weights, except the seed.
 
-    An option that is off, zero or empty is left out, unless ADDED states another default. So an
-    option that a later version adds, and that is off, does not change the hash of a recipe.
+    An option that is off, zero or empty is left out, and one in ADDED that has the value stated
+    there. So an option that a later version adds does not change the hash of a recipe.
 
     Args:
         config: The configuration of the training.
@@ -134,11 +134,10 @@ def _recipe_options(
     ignored_prefixes = (*FREE, *_RUN_OPTIONS)
     options = {}
     for name, value in _flat_options(config):
-        is_added_default = name in ADDED and value == ADDED[name]
-        # A factor of zero is not off: its default is one.
-        is_off = not value and not ADDED.get(name)
-        is_left_out = is_off or is_added_default or name.startswith(ignored_prefixes)
-        if not is_left_out:
+        # Zero is off, except for an option such as a factor of 1, which has an effect if it is 0.
+        default = ADDED.get(name)
+        has_no_effect = value == default or (not value and not default)
+        if not has_no_effect and not name.startswith(ignored_prefixes):
             options[name] = value
 
     uses_scenes = str(options.get(SHARDS)).startswith(SCENES)
