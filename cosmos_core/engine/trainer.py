@@ -11,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict, replace
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -473,9 +474,8 @@ class Trainer:
 
     def _total_flops(self) -> float | None:
         """Return the FLOPs of all steps so far, or None if they are unknown."""
-        starts = sorted(self._sample_flops)
         total = 0.0
-        for start, end in zip(starts, [*starts[1:], self._steps_done], strict=True):
+        for start, end in pairwise([*sorted(self._sample_flops), self._steps_done]):
             n_samples = (end - start) * self._config.optim.batch_size
             total += n_samples * self._sample_flops[start]
         return total or None

@@ -132,3 +132,14 @@ def test_sizes_that_cannot_be_trained_are_one_line(settings, message):
         check_config(chosen(*settings), world_size=1)
     assert "\n" not in str(caught.value)
     check_config(chosen(*FIRST), world_size=1)
+
+
+def test_flops_of_an_older_snapshot_are_those_of_all_steps(whole, tmp_path):
+    setting, _ = whole
+    output = tmp_path / "run"
+    (output / "snapshots").mkdir(parents=True)
+    name = "snapshots/step-00000002.pt"
+    state = torch.load(setting.output / name, weights_only=True)
+    torch.save({**state, "sample_flops": 5.0}, output / name)
+    resumed = Trainer(chosen(*FIRST), setting._replace(output=output), resume=True)
+    assert resumed._total_flops() == 2 * 4 * 5.0
