@@ -19,7 +19,9 @@ trainings of all methods, the variance between seeds by chi-squared, and a seed 
 and is fitted as the data are. With three seeds, resampling the seeds themselves would make the
 intervals too narrow. An estimate of E cannot fall below 0, so replicates of a law with E > 0 are
 biased if the true E is 0. If E = 0 fits the data, too, it is also simulated, and the interval
-covers both. Simulations of the coverage are in benchmarks/scaling.md.
+covers both. Predictions also cover a law with E < 0 if the errors seem to fall that fast, as curves
+in the shape of an S do before they flatten. Simulations of the coverage are in
+benchmarks/scaling.md.
 
 Shapes: B budgets, S trainings of all methods, R replicates, K exponents.
 """
@@ -30,7 +32,7 @@ from itertools import combinations, product
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from scipy.special import fdtrc, ndtri, stdtr, stdtrit
+from scipy.special import fdtrc, ndtr, ndtri, stdtr, stdtrit
 
 from cosmos_eval.stats.estimates import Ints, Values
 from cosmos_eval.stats.intervals import LEVEL
@@ -58,6 +60,7 @@ SHOWN = 0.975
 """The share of replicates that must fall, cross or lie below for this to count as shown."""
 RESAMPLES = 2000
 
+_LEANING = 0.25  # the p-value of a negative E below which predictions allow for it
 _LEAST_EXPONENT, _GREATEST_EXPONENT = 0.01, 4.0
 _EXPONENTS = np.geomspace(_LEAST_EXPONENT, _GREATEST_EXPONENT, 60)
 _ZOOM_POINTS = 9  # exponents of each refinement, which divides their distance by 4
@@ -165,9 +168,18 @@ class FittedLadder(NamedTuple):
     spread: SeedSpread
     # Replicates of the fitted law and, if E = 0 fits as well, of the best law with E = 0.
     replicates: tuple[Replicates, ...]
-    # The p-value of the test whether the mean errors deviate from the law by more than seeds and
-    # images explain; None without trainings of several seeds.
+    # The p-value of the mean errors if they follow a law, by two tests with Bonferroni's correction:
+    # any deviation (F), and errors that fall faster than any law with E >= 0, as near a steep step
+    # (t, one-sided). None without trainings of several seeds.
     misfit_p: float | None
+    # Replicates of the best law with E < 0 if the errors seem to fall faster than any law with
+    # E >= 0, by chance or because they follow no law. They widen predictions.
+    faster: Replicates | None
+
+    @property
+    def _predicting(self) -> list[Replicates]:
+        """The replicates that predictions are based on."""
+        return [*self.replicates, *([] if self.faster is None else [self.faster])]
 
     @property
     def method(self) -> str:
@@ -195,7 +207,7 @@ class FittedLadder(NamedTuple):
 
     def mean_interval(self, budget: float) -> Interval:
         """Return the interval of the mean error at a budget, over other seeds and images."""
-        return self._interval([item.laws.error_at(budget) for item in self.replicates])
+        return self._interval([item.laws.error_at(budget) for item in self._predicting])
 
     def held_out_interval(self, index: int) -> Interval:
         """Return the interval that predicts the measured mean of a held-out budget.
@@ -207,7 +219,7 @@ class FittedLadder(NamedTuple):
         """
         budget = self.ladder.budgets[index]
         values = []
-        for item in self.replicates:
+        for item in self._predicting:
             errors_of_prediction = item.laws.error_at(budget) - item.means[:, index]
             values.append(item.truth.error_at(budget) + errors_of_prediction)
         return self._interval(values)
@@ -219,7 +231,7 @@ class FittedLadder(NamedTuple):
         """
         random = np.random.default_rng(seed)
         values = []
-        for item in self.replicates:
+        for item in self._predicting:
             true_error = item.truth.error_at(budget)
             variances = item.factors * self.ladder.variance_shape(true_error)
             changes = np.sqrt(variances) * random.standard_normal(len(variances))
@@ -393,30 +405,22 @@ def _fit_ladder(
     replicates = []
     for truth in truths:
         replicates.append(_simulate(ladder, truth, spread, rest_variances, image_changes, random))
+    free_law = _fit_means(ladder, floor="free")
+    free_deviation = _deviation(ladder, free_law, variance_of_means)
+    faster, faster_p = None, 1.0
+    if free_law.floor < 0:
+        distance = math.sqrt(max(0.0, deviation - free_deviation))
+        faster_p = float(stdtr(spread.dof, -distance) if spread.dof else ndtr(-distance))
+    if faster_p < _LEANING:
+        faster = _simulate(
+            ladder, free_law, spread, rest_variances, image_changes, random, floor="free"
+        )
     misfit_p = None
     if spread.dof > 0:
-        free_law = _fit_means(ladder, floor="free")
-        reduction = deviation - _deviation(ladder, free_law, variance_of_means)
-        misfit_p = _misfit_p(ladder, spread, deviation, reduction if free_law.floor < 0 else 0.0)
-    return FittedLadder(ladder, law, spread, tuple(replicates), misfit_p)
-
-
-def _misfit_p(ladder: Ladder, spread: SeedSpread, deviation: float, reduction: float) -> float:
-    """Return the p-value of the mean errors if they follow a law.
-
-    Two tests are combined by Bonferroni's correction: of any deviation (F), and of errors that fall
-    faster than any law with E >= 0, as near a steep step (t, one-sided).
-
-    Args:
-        ladder: The method.
-        spread: How much trainings of one budget differ.
-        deviation: The squared distance of the mean errors from the law, see `_deviation`.
-        reduction: By how much a negative E reduces it.
-    """
-    free_dof = len(ladder.fitted_budgets) - 3
-    any_p = float(fdtrc(free_dof, spread.dof, deviation / free_dof))
-    faster_p = float(stdtr(spread.dof, -math.sqrt(max(0.0, reduction))))
-    return min(1.0, 2 * any_p, 2 * faster_p)
+        free_dof = len(ladder.fitted_budgets) - 3
+        any_p = float(fdtrc(free_dof, spread.dof, deviation / free_dof))
+        misfit_p = min(1.0, 2 * any_p, 2 * faster_p)
+    return FittedLadder(ladder, law, spread, tuple(replicates), misfit_p, faster)
 
 
 def _simulate(
@@ -426,6 +430,7 @@ def _simulate(
     rest_variances: Values,
     image_changes: Values,
     random: np.random.Generator,
+    floor: Floor = "bounded",
 ) -> Replicates:
     """Draw replicates of a method's trainings under a law, and fit laws to them.
 
@@ -436,6 +441,7 @@ def _simulate(
         rest_variances: (B,), see `_rest_variances`. They are in `image_changes`, too.
         image_changes: (R, S), the changes of the errors by the draw of the images.
         random: The generator of the draws of seeds.
+        floor: The laws that are fitted, see `fit_law`.
     """
     n_replicates = len(image_changes)
     averages = _averaging_matrix(ladder)
@@ -450,7 +456,8 @@ def _simulate(
     changes = image_changes + deviations[:, _budget_indices(ladder)] * draws
     means = true_errors + changes @ averages
     weights = _weights(ladder, truth)
-    laws = fit_law(ladder.fitted_budgets, means[:, ladder.is_fitted], weights)
+    fitted_means = means[:, ladder.is_fitted]
+    laws = fit_law(ladder.fitted_budgets, fitted_means, weights, floor=floor)
     largest = np.flatnonzero(ladder.is_fitted)[-1]
     return Replicates(truth, laws, means, (image_changes @ averages)[:, largest], factors)
 
