@@ -168,9 +168,9 @@ class FittedLadder(NamedTuple):
     spread: SeedSpread
     # Replicates of the fitted law and, if E = 0 fits as well, of the best law with E = 0.
     replicates: tuple[Replicates, ...]
-    # The p-value of the mean errors if they follow a law, by two tests with Bonferroni's correction:
-    # any deviation (F), and errors that fall faster than any law with E >= 0, as near a steep step
-    # (t, one-sided). None without trainings of several seeds.
+    # The p-value of the mean errors if they follow a law, of two tests with Bonferroni's
+    # correction: any deviation (F), and errors that fall faster than any law with E >= 0, as near a
+    # steep step (t, one-sided). None without trainings of several seeds.
     misfit_p: float | None
     # Replicates of the best law with E < 0 if the errors seem to fall faster than any law with
     # E >= 0, by chance or because they follow no law. They widen predictions.
@@ -487,12 +487,10 @@ def _weights(ladder: Ladder, law: Law) -> Values:
 def _measure_spread(ladder: Ladder, law: Law) -> SeedSpread:
     """Return the variance between the trainings of a budget, and the correlation of a seed's.
 
-    The variance is pooled over all fitted budgets. If it is larger at the two largest of them, that
-    one is used, so that predictions of larger budgets are not too narrow.
+    The variance is pooled over all fitted budgets with several trainings.
     """
-    # Of each fitted budget with several trainings: the sum of squares and its degrees of freedom.
-    squares: list[float] = []
-    dofs: list[int] = []
+    sum_squares = 0.0
+    dofs: list[int] = []  # the degrees of freedom of each budget
     # Standardised deviations from the mean of their budget, by seed.
     deviations_by_seed: dict[int, list[float]] = {}
     for index in np.flatnonzero(ladder.is_fitted):
@@ -502,7 +500,7 @@ def _measure_spread(ladder: Ladder, law: Law) -> SeedSpread:
             continue
         shape = float(ladder.variance_shape(law.error_at(ladder.budgets[index])))
         deviations = (errors - errors.mean()) / math.sqrt(shape)
-        squares.append(float(deviations @ deviations))
+        sum_squares += float(deviations @ deviations)
         dofs.append(k - 1)
         unbiased = deviations * math.sqrt(k / (k - 1))
         for seed, deviation in zip(ladder.seeds[index].tolist(), unbiased, strict=True):
@@ -510,15 +508,15 @@ def _measure_spread(ladder: Ladder, law: Law) -> SeedSpread:
     if not dofs:
         return SeedSpread(factor=0.0, correlation=0.0, dof=0.0)
 
-    pooled_factor = sum(squares) / sum(dofs)
+    factor = sum_squares / sum(dofs)
     products = []
     for deviations_of_seed in deviations_by_seed.values():
         products += [a * b for a, b in combinations(deviations_of_seed, 2)]
     correlation = 0.0
-    if products and pooled_factor > 0:
-        correlation = min(1.0, max(0.0, float(np.mean(products)) / pooled_factor))
+    if products and factor > 0:
+        correlation = min(1.0, max(0.0, float(np.mean(products)) / factor))
     return SeedSpread(
-        factor=max(pooled_factor, sum(squares[-2:]) / sum(dofs[-2:])),
+        factor=factor,
         correlation=correlation,
         # Correlated variances are worth fewer independent ones.
         dof=sum(dofs) / (1 + (len(dofs) - 1) * correlation**2),
