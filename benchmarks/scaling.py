@@ -264,6 +264,10 @@ def extrapolation(quick: bool) -> Iterator[Row]:
         values: Values = expit(1.0 - 0.6 * np.log2(budgets / SMALLEST))
         return values
 
+    def slow_logistic(budgets: Values) -> Values:
+        values: Values = expit(1.5 - 0.5 * np.log2(budgets / SMALLEST))
+        return values
+
     def broken(budgets: Values) -> Values:
         """A power law whose exponent falls from 0.6 to 0.3 at the largest fitted budget."""
         errors = 0.7 * (budgets / SMALLEST) ** -0.6
@@ -273,7 +277,8 @@ def extrapolation(quick: bool) -> Iterator[Row]:
 
     curves = {
         "law, E = 0.05, alpha = 0.5": power_law,
-        "straight line in log odds": logistic,
+        "straight line in log odds, 73 to 20%": logistic,
+        "straight line in log odds, 82 to 38%": slow_logistic,
         "exponent falls from 0.6 to 0.3": broken,
     }
     for number, (label, curve) in enumerate(curves.items()):

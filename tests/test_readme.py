@@ -117,7 +117,7 @@ def users_folder(folder: Path, own_task: None, monkeypatch: pytest.MonkeyPatch) 
 # Commands that need results or data of the user's.
 HELP_ONLY = (
     *("leaderboard", "data", "segment", "verify", "export", "reproduce"),
-    *("compare", "check", "audit", "report", "overlap", "tune", "plot", "diagnose"),
+    *("compare", "check", "audit", "report", "overlap", "tune", "plot", "diagnose", "scaling"),
 )
 
 

@@ -347,10 +347,11 @@ def to_document(laws: MetricLaws) -> dict[str, Any]:
 
 def reading_notes(all_laws: Sequence[MetricLaws]) -> Iterator[str]:
     """Yield explanations of the columns of tables, and of the intervals."""
-    is_percent = all(laws.factor == 100 for laws in all_laws)
-    unit = "100 - metric, in percent" if is_percent else "1 - metric for fractions, in percent"
     fitted_ladders = [method.fitted for laws in all_laws for method in laws.methods]
-    yield f"error: {unit}, mean over k trainings; law: E + A C^-alpha"
+    error = "100 - metric, in percent"
+    if not all(laws.metric_record.higher_is_better for laws in all_laws):
+        error += ", or the metric if lower is better"
+    yield f"error: {error}, mean over k trainings; law: E + A C^-alpha"
     if all(fitted.spread.dof > 0 for fitted in fitted_ladders):
         yield "intervals are over seeds and images"
     else:

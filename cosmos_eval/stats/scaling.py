@@ -19,7 +19,9 @@ trainings of all methods, the variance between seeds by chi-squared, and a seed 
 and is fitted as the data are. With three seeds, resampling the seeds themselves would make the
 intervals too narrow. An estimate of E cannot fall below 0, so replicates of a law with E > 0 are
 biased if the true E is 0. If E = 0 fits the data, too, it is also simulated, and the interval
-covers both. Simulations of the coverage are in benchmarks/scaling.md.
+covers both. Predictions also cover a law with E < 0 if the errors seem to fall that fast, as curves
+in the shape of an S do before they flatten. Simulations of the coverage are in
+benchmarks/scaling.md.
 
 Shapes: B budgets, S trainings of all methods, R replicates, K exponents.
 """
@@ -27,10 +29,10 @@ Shapes: B budgets, S trainings of all methods, R replicates, K exponents.
 import math
 from collections.abc import Sequence
 from itertools import combinations, product
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from scipy.special import fdtrc, ndtri, stdtrit
+from scipy.special import fdtrc, ndtr, ndtri, stdtr, stdtrit
 
 from cosmos_eval.stats.estimates import Ints, Values
 from cosmos_eval.stats.intervals import LEVEL
@@ -48,12 +50,17 @@ MOST_EXTRAPOLATION = 4.0
 """The largest budget that is predicted, as a multiple of the largest fitted one. Curves that are no
 power law, and that the test of misfit lets pass, are predicted well up to here
 (benchmarks/scaling.md)."""
-MISFIT = 0.01
+MISFIT = 0.05
 """The p-value below which trainings do not follow the law."""
+
+Floor = Literal["bounded", "zero", "free"]
+"""Whether E is at least 0, is 0, or may be negative, which no law allows."""
+
 SHOWN = 0.975
 """The share of replicates that must fall, cross or lie below for this to count as shown."""
 RESAMPLES = 2000
 
+_LEANING = 0.25  # the p-value of a negative E below which predictions allow for it
 _LEAST_EXPONENT, _GREATEST_EXPONENT = 0.01, 4.0
 _EXPONENTS = np.geomspace(_LEAST_EXPONENT, _GREATEST_EXPONENT, 60)
 _ZOOM_POINTS = 9  # exponents of each refinement, which divides their distance by 4
@@ -161,9 +168,18 @@ class FittedLadder(NamedTuple):
     spread: SeedSpread
     # Replicates of the fitted law and, if E = 0 fits as well, of the best law with E = 0.
     replicates: tuple[Replicates, ...]
-    # The p-value of the test whether the mean errors deviate from the law by more than seeds and
-    # images explain; None without trainings of several seeds.
+    # The p-value of the mean errors if they follow a law, of two tests with Bonferroni's
+    # correction: any deviation (F), and errors that fall faster than any law with E >= 0, as near a
+    # steep step (t, one-sided). None without trainings of several seeds.
     misfit_p: float | None
+    # Replicates of the best law with E < 0 if the errors seem to fall faster than any law with
+    # E >= 0, by chance or because they follow no law. They widen predictions.
+    faster: Replicates | None
+
+    @property
+    def _predicting(self) -> list[Replicates]:
+        """The replicates that predictions are based on."""
+        return [*self.replicates, *([] if self.faster is None else [self.faster])]
 
     @property
     def method(self) -> str:
@@ -191,7 +207,7 @@ class FittedLadder(NamedTuple):
 
     def mean_interval(self, budget: float) -> Interval:
         """Return the interval of the mean error at a budget, over other seeds and images."""
-        return self._interval([item.laws.error_at(budget) for item in self.replicates])
+        return self._interval([item.laws.error_at(budget) for item in self._predicting])
 
     def held_out_interval(self, index: int) -> Interval:
         """Return the interval that predicts the measured mean of a held-out budget.
@@ -203,7 +219,7 @@ class FittedLadder(NamedTuple):
         """
         budget = self.ladder.budgets[index]
         values = []
-        for item in self.replicates:
+        for item in self._predicting:
             errors_of_prediction = item.laws.error_at(budget) - item.means[:, index]
             values.append(item.truth.error_at(budget) + errors_of_prediction)
         return self._interval(values)
@@ -215,7 +231,7 @@ class FittedLadder(NamedTuple):
         """
         random = np.random.default_rng(seed)
         values = []
-        for item in self.replicates:
+        for item in self._predicting:
             true_error = item.truth.error_at(budget)
             variances = item.factors * self.ladder.variance_shape(true_error)
             changes = np.sqrt(variances) * random.standard_normal(len(variances))
@@ -230,14 +246,14 @@ class FittedLadder(NamedTuple):
         return Interval(max(0.0, low), high, self.method, LEVEL)
 
 
-def fit_law(budgets: Values, errors: Values, weights: Values, *, floor: bool = True) -> Law:
+def fit_law(budgets: Values, errors: Values, weights: Values, *, floor: Floor = "bounded") -> Law:
     """Return the laws that fit R rows of errors with the least weighted sum of squares.
 
     Args:
         budgets: (B,), which rise.
         errors: (R, B), the mean errors of each replicate.
         weights: (B,), the weight of each budget.
-        floor: False if E is fixed at 0.
+        floor: "bounded" if E is at least 0, "zero" if E is 0, "free" if E may be negative.
 
     Returns:
         The laws, with arrays (R,).
@@ -272,15 +288,15 @@ def fit_law(budgets: Values, errors: Values, weights: Values, *, floor: bool = T
 
 
 def _solve_linear(
-    errors: Values, weights: Values, powers: Values, *, floor: bool
+    errors: Values, weights: Values, powers: Values, *, floor: Floor
 ) -> tuple[Values, Values, Values]:
-    """Return the best floors and drops for each replicate and exponent, which are at least 0.
+    """Return the best floors and drops for each replicate and exponent. Drops are at least 0.
 
     Args:
         errors: (R, B).
         weights: (B,).
         powers: (K, B) or (R, K, B), the falling part of the law at each budget, 1 at the smallest.
-        floor: False if floors are fixed at 0.
+        floor: See `fit_law`.
 
     Returns:
         The floors, the drops, and by how much they reduce the weighted sum of squares, (R, K) each.
@@ -297,16 +313,16 @@ def _solve_linear(
 
     drops = sum_products / sum_squares
     floors = np.zeros_like(drops)
-    if floor:
+    if floor != "zero":
         determinant = sum_weights * sum_squares - sum_powers**2
         free_drops = (sum_weights * sum_products - sum_powers * sum_errors) / determinant
         free_floors = (sum_errors - free_drops * sum_powers) / sum_weights
         is_falling = free_drops > 0
         free_drops = np.where(is_falling, free_drops, 0.0)
         free_floors = np.where(is_falling, free_floors, sum_errors / sum_weights)
-        is_above = free_floors >= 0
-        drops = np.where(is_above, free_drops, drops)
-        floors = np.where(is_above, free_floors, floors)
+        is_allowed = (free_floors >= 0) | (floor == "free")
+        drops = np.where(is_allowed, free_drops, drops)
+        floors = np.where(is_allowed, free_floors, floors)
     gains = floors * sum_errors + drops * sum_products
     return floors, drops, gains
 
@@ -380,7 +396,7 @@ def _fit_ladder(
 
     deviation = _deviation(ladder, law, variance_of_means)
     truths = [law]
-    floorless_law = _fit_means(ladder, floor=False)
+    floorless_law = _fit_means(ladder, floor="zero")
     added_deviation = _deviation(ladder, floorless_law, variance_of_means) - deviation
     quantile = stdtrit(spread.dof, (1 + LEVEL) / 2) if spread.dof else ndtri((1 + LEVEL) / 2)
     if law.floor > 0 and added_deviation < quantile**2:
@@ -389,11 +405,22 @@ def _fit_ladder(
     replicates = []
     for truth in truths:
         replicates.append(_simulate(ladder, truth, spread, rest_variances, image_changes, random))
+    free_law = _fit_means(ladder, floor="free")
+    free_deviation = _deviation(ladder, free_law, variance_of_means)
+    faster, faster_p = None, 1.0
+    if free_law.floor < 0:
+        distance = math.sqrt(max(0.0, deviation - free_deviation))
+        faster_p = float(stdtr(spread.dof, -distance) if spread.dof else ndtr(-distance))
+    if faster_p < _LEANING:
+        faster = _simulate(
+            ladder, free_law, spread, rest_variances, image_changes, random, floor="free"
+        )
     misfit_p = None
     if spread.dof > 0:
         free_dof = len(ladder.fitted_budgets) - 3
-        misfit_p = float(fdtrc(free_dof, spread.dof, deviation / free_dof))
-    return FittedLadder(ladder, law, spread, tuple(replicates), misfit_p)
+        any_p = float(fdtrc(free_dof, spread.dof, deviation / free_dof))
+        misfit_p = min(1.0, 2 * any_p, 2 * faster_p)
+    return FittedLadder(ladder, law, spread, tuple(replicates), misfit_p, faster)
 
 
 def _simulate(
@@ -403,6 +430,7 @@ def _simulate(
     rest_variances: Values,
     image_changes: Values,
     random: np.random.Generator,
+    floor: Floor = "bounded",
 ) -> Replicates:
     """Draw replicates of a method's trainings under a law, and fit laws to them.
 
@@ -413,6 +441,7 @@ def _simulate(
         rest_variances: (B,), see `_rest_variances`. They are in `image_changes`, too.
         image_changes: (R, S), the changes of the errors by the draw of the images.
         random: The generator of the draws of seeds.
+        floor: The laws that are fitted, see `fit_law`.
     """
     n_replicates = len(image_changes)
     averages = _averaging_matrix(ladder)
@@ -427,12 +456,13 @@ def _simulate(
     changes = image_changes + deviations[:, _budget_indices(ladder)] * draws
     means = true_errors + changes @ averages
     weights = _weights(ladder, truth)
-    laws = fit_law(ladder.fitted_budgets, means[:, ladder.is_fitted], weights)
+    fitted_means = means[:, ladder.is_fitted]
+    laws = fit_law(ladder.fitted_budgets, fitted_means, weights, floor=floor)
     largest = np.flatnonzero(ladder.is_fitted)[-1]
     return Replicates(truth, laws, means, (image_changes @ averages)[:, largest], factors)
 
 
-def _fit_means(ladder: Ladder, *, floor: bool = True) -> Law:
+def _fit_means(ladder: Ladder, *, floor: Floor = "bounded") -> Law:
     """Return the law of a method's mean errors. Its fields are numbers.
 
     The weights follow from the errors. They are computed from the mean errors first, and again from
@@ -457,12 +487,10 @@ def _weights(ladder: Ladder, law: Law) -> Values:
 def _measure_spread(ladder: Ladder, law: Law) -> SeedSpread:
     """Return the variance between the trainings of a budget, and the correlation of a seed's.
 
-    The variance is pooled over all fitted budgets. If it is larger at the two largest of them, that
-    one is used, so that predictions of larger budgets are not too narrow.
+    The variance is pooled over all fitted budgets with several trainings.
     """
-    # Of each fitted budget with several trainings: the sum of squares and its degrees of freedom.
-    squares: list[float] = []
-    dofs: list[int] = []
+    sum_squares = 0.0
+    dofs: list[int] = []  # the degrees of freedom of each budget
     # Standardised deviations from the mean of their budget, by seed.
     deviations_by_seed: dict[int, list[float]] = {}
     for index in np.flatnonzero(ladder.is_fitted):
@@ -472,7 +500,7 @@ def _measure_spread(ladder: Ladder, law: Law) -> SeedSpread:
             continue
         shape = float(ladder.variance_shape(law.error_at(ladder.budgets[index])))
         deviations = (errors - errors.mean()) / math.sqrt(shape)
-        squares.append(float(deviations @ deviations))
+        sum_squares += float(deviations @ deviations)
         dofs.append(k - 1)
         unbiased = deviations * math.sqrt(k / (k - 1))
         for seed, deviation in zip(ladder.seeds[index].tolist(), unbiased, strict=True):
@@ -480,15 +508,15 @@ def _measure_spread(ladder: Ladder, law: Law) -> SeedSpread:
     if not dofs:
         return SeedSpread(factor=0.0, correlation=0.0, dof=0.0)
 
-    pooled_factor = sum(squares) / sum(dofs)
+    factor = sum_squares / sum(dofs)
     products = []
     for deviations_of_seed in deviations_by_seed.values():
         products += [a * b for a, b in combinations(deviations_of_seed, 2)]
     correlation = 0.0
-    if products and pooled_factor > 0:
-        correlation = min(1.0, max(0.0, float(np.mean(products)) / pooled_factor))
+    if products and factor > 0:
+        correlation = min(1.0, max(0.0, float(np.mean(products)) / factor))
     return SeedSpread(
-        factor=max(pooled_factor, sum(squares[-2:]) / sum(dofs[-2:])),
+        factor=factor,
         correlation=correlation,
         # Correlated variances are worth fewer independent ones.
         dof=sum(dofs) / (1 + (len(dofs) - 1) * correlation**2),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -202,3 +203,11 @@ def test_names_and_numbers() -> None:
     for wrong in ("0", "-1", "inf", "nan", "x"):
         with pytest.raises(UsageError, match="a budget is a positive number"):
             make_options(hold_out=wrong)
+
+
+def test_the_benchmark_prints_a_ladder(ladder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    script = Path(__file__).parents[3] / "benchmarks" / "scaling.py"
+    runpy.run_path(str(script))["print_ladder"](ladder)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("scenes-cls, error of acc1: cosmos below clip from ")
+    assert len([line for line in lines if line.startswith("| scenes-cls | acc1 | ")]) == 10
