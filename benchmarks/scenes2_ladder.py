@@ -20,7 +20,6 @@ from typing import NamedTuple
 import scenes2_study as study
 from _ladder_table import Rung, RungTrainings, report
 
-from cosmos_core.recipes import RECIPES
 from cosmos_eval.types import UsageError
 
 RESULTS = study.ROOT / "benchmarks" / "scenes2" / "ladder"
@@ -144,7 +143,7 @@ def jobs_of(part: Part) -> list[study.Job]:
     learning_rate = study.choose_learning_rate(FINISHED_METHOD)
     if learning_rate is None:
         return []
-    steps = RECIPES[study.RECIPE]().optim.steps
+    steps = study.recipe_steps()
     if part.study_method:
         study_rate = study.choose_learning_rate(part.study_method)
         if study_rate is None:
