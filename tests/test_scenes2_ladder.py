@@ -13,7 +13,7 @@ import torch
 from open_clip import ClipLoss
 from scipy.stats import ttest_1samp
 from support.models import select_samples, store
-from support.shards import tokenize
+from support.shards import jpeg, tokenize
 from support.training import ARCHITECTURE, tiny_views
 
 from cosmos_core import create_teacher
@@ -25,8 +25,8 @@ from cosmos_core.methods.clip import ClipMethod
 from cosmos_core.methods.cosmos import CosmosMethod
 from cosmos_core.recipes import RECIPES
 from cosmos_core.recipes.overrides import override
-from cosmos_eval.results.groups import compare
-from cosmos_eval.results.store import read_stored, result_paths
+from cosmos_eval.results.groups import compare, select_group_results
+from cosmos_eval.results.store import read_samples, read_stored, result_paths
 from cosmos_eval.tasks.suppression import DOMINANT, OBJECT, SMALL
 from cosmos_eval.types import UsageError
 
@@ -148,7 +148,7 @@ def test_only_the_lower_rungs_see_raw_captions_alone(configs):
     record = json.dumps(scene.captions).encode()
     for rung, config in enumerate(configs):
         maker = ViewMaker(config, tokenize)
-        captions = maker.decode(RawSample(jpeg_of(scene), record)).sentences
+        captions = maker.decode(RawSample(jpeg(0), record)).sentences
         assert (captions == raw) == (rung in RAW_RUNGS)
         assert set(raw) <= set(captions)
     counts = [config.method.counts for config in configs]
@@ -157,21 +157,13 @@ def test_only_the_lower_rungs_see_raw_captions_alone(configs):
     assert [count.local_texts for count in counts] == [False, False, False, True, True, True]
 
 
-def jpeg_of(scene):
-    import PIL.Image
-    from support.shards import encoded
-
-    return encoded(PIL.Image.fromarray(scene.image), "JPEG")
-
-
 def test_rungs_are_the_studys_if_the_learning_rate_is_the_same(ladder, modules, monkeypatch):
     study = modules[2]
     rates = {"COSMOS": "0.001", "COSMOS without cross-attention": "0.001"}
     monkeypatch.setattr(study, "choose_learning_rate", rates.get)
     lower, fifth, last = ladder.PARTS[0], ladder.PARTS[4], ladder.PARTS[5]
-    assert [job.name for job in ladder.jobs_of(lower)] == [
-        f"ladder-clip-seed-{n}" for n in (0, 1, 2)
-    ]
+    names = [job.name for job in ladder.jobs_of(lower)]
+    assert names == ["ladder-clip-seed-0", "ladder-clip-seed-1", "ladder-clip-seed-2"]
     study_jobs = study.study_jobs(dict.fromkeys(study.METHODS, "0.001"))
     for part in (fifth, last):
         for job in ladder.jobs_of(part):
@@ -300,8 +292,9 @@ def test_intervals_of_steps_are_those_of_compare(trained, modules):
     ladder = table.read_ladder(trained.of(table), (0, 1))
     steps = table.measured_steps(ladder)
     assert len(steps) == 5 * 6
-    stored = read_stored(result_paths(trained.folder))
-    comparison = compare(stored, "rung-1-0123abcd", "rung-0-0123abcd")
+    results = read_stored(result_paths(trained.folder))
+    groups = [select_group_results(results, f"rung-{number}-0123abcd") for number in (1, 0)]
+    comparison = compare(*groups, read_samples)
     tests = {(test.dataset, test.metric): test for test in comparison.tests}
     test = tests["scenes2-retrieval", "text_to_image_R@1"]
     interval = test.difference.interval()
