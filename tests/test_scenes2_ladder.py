@@ -31,7 +31,7 @@ from cosmos_eval.tasks.suppression import DOMINANT, OBJECT, SMALL
 from cosmos_eval.types import UsageError
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-RUNGS = range(6)
+NUMBERS = range(6)
 RAW_RUNGS = (0, 1, 2)
 IMAGE_RUNGS = (2, 3)
 
@@ -53,10 +53,10 @@ def ladder(modules):
     return modules[0]
 
 
-@pytest.fixture
-def configs(ladder):
+@pytest.fixture(scope="module")
+def configs(modules):
     """The configuration of each rung."""
-    return [override(RECIPES["scenes_tiny"](), part.settings) for part in ladder.PARTS]
+    return [override(RECIPES["scenes_tiny"](), rung.settings) for rung in modules[0].RUNGS]
 
 
 def terms_of(method, student, teacher, views):
@@ -106,7 +106,7 @@ def plain_terms(rung, student, teacher, views):
     return terms
 
 
-@pytest.mark.parametrize("rung", RUNGS[:5])
+@pytest.mark.parametrize("rung", NUMBERS[:5])
 def test_the_loss_of_a_rung_equals_a_plain_one(configs, rung):
     method = configs[rung].method
     student, teacher = pair_of_models(method)
@@ -161,14 +161,14 @@ def test_rungs_are_the_studys_if_the_learning_rate_is_the_same(ladder, modules, 
     study = modules[2]
     rates = {"COSMOS": "0.001", "COSMOS without cross-attention": "0.001"}
     monkeypatch.setattr(study, "choose_learning_rate", rates.get)
-    lower, fifth, last = ladder.PARTS[0], ladder.PARTS[4], ladder.PARTS[5]
+    lower, fifth, last = ladder.RUNGS[0], ladder.RUNGS[4], ladder.RUNGS[5]
     names = [job.name for job in ladder.jobs_of(lower)]
     assert names == ["ladder-clip-seed-0", "ladder-clip-seed-1", "ladder-clip-seed-2"]
     study_jobs = study.study_jobs(dict.fromkeys(study.METHODS, "0.001"))
-    for part in (fifth, last):
-        for job in ladder.jobs_of(part):
+    for rung in (fifth, last):
+        for job in ladder.jobs_of(rung):
             assert job in study_jobs
-            assert job.settings[: len(part.settings)] == [*part.settings]
+            assert job.settings[: len(rung.settings)] == [*rung.settings]
     jobs = ladder.rung_jobs()
     assert [job.seed for job in jobs] == [0] * 4 + [1] * 4 + [2] * 4
     assert {job.learning_rate for job in jobs} == {"0.001"}
@@ -189,8 +189,8 @@ def test_settings_of_all_rungs_fit_the_recipe(ladder, monkeypatch, modules):
     rates = {"COSMOS": "0.002", "COSMOS without cross-attention": "0.001"}
     monkeypatch.setattr(modules[2], "choose_learning_rate", rates.get)
     names = set()
-    for part in ladder.PARTS:
-        job = ladder.jobs_of(part)[1]
+    for rung in ladder.RUNGS:
+        job = ladder.jobs_of(rung)[1]
         config = override(RECIPES["scenes_tiny"](), job.settings)
         assert (config.seed, config.optim.lr, config.optim.steps) == (1, 0.002, job.steps)
         assert config.recipe == job.group
@@ -243,7 +243,7 @@ SKILLS = (0.3, 0.35, 0.4, 0.7, 0.65, 0.72)
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, modules):
     """Two trainings of each rung."""
-    rungs = [part.rung for part in modules[0].PARTS]
+    rungs = [entry.rung for entry in modules[0].RUNGS]
     trainings = Trainings(tmp_path_factory.mktemp("ladder"), rungs)
     for number, skill in enumerate(SKILLS):
         for seed in (0, 1):
