@@ -178,7 +178,10 @@ def learning_rate_note() -> str:
             "The learning rate is not chosen yet: `benchmarks/scenes2_study.py OUTPUT` does it, "
             "among its first trainings."
         )
-    return f"All rungs have the learning rate {learning_rate}, which tuning chose for COSMOS."
+    return (
+        f"All rungs have the learning rate {learning_rate}, which tuning chose for COSMOS; it was "
+        "not tuned for the other rungs."
+    )
 
 
 def main() -> None:

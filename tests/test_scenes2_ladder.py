@@ -269,6 +269,7 @@ def test_means_and_steps_are_those_of_the_stored_metrics(trained, modules):
     table = modules[1]
     lines = [*table.report(trained.of(table), (0, 1), "A note.")]
     assert lines[0] == "# What each part of COSMOS brings on scenes\n"
+    assert " of 10 steps of R@1 have the paper's sign, " in lines[1]
     rung, step = cells_of(lines, "+ text augmentation")
     assert rung[1] == "0, 1"
     assert rung[-3:] == ["4", "50.4", "37.5"]  # TFLOPs, and the paper's figures
@@ -336,8 +337,8 @@ def test_the_verdict_counts_signs_and_names_the_largest_step(trained, modules):
     steps[table.Side(names[2], titles[0])] = table.Step(9.0, -2.0, 20.0)
     steps[table.Side(names[4], titles[1])] = table.Step(9.0, 8.0, 10.0)
     assert [*table.verdict(ladder, steps)] == [
-        "8 of 10 steps of R@1 have the paper's sign, 7 of them with an interval that excludes 0; "
-        "1 with such an interval have the opposite sign.",
+        "8 of 10 steps of R@1 have the paper's sign, 7 of them with an interval that excludes 0. "
+        "With the opposite sign and such an interval: 1.",
         "The largest step of R@1 image to text is text augmentation, also the paper's.",
         "The largest step of R@1 text to image is cross-attention = COSMOS, not text augmentation.",
     ]
@@ -360,7 +361,7 @@ def test_missing_trainings_leave_cells_empty(trained, modules, tmp_path):
     assert step[1] == step[7] == ""
     assert cells_of(lines, "+ text augmentation")[1][1] == ""
     assert cells_of(lines, "+ text self-distillation")[1][1] != ""
-    assert "The largest step" not in "\n".join(lines)
+    assert "have the paper's sign" not in "\n".join(lines)
     # Of a training that lacks a data set, nothing is shown.
     for path in few[0].folders[1].glob("*.json"):
         if "siblings" not in path.name:
