@@ -209,8 +209,9 @@ def report(
     yield f"# {'INTERIM: ' if is_interim else ''}What each part of COSMOS brings on scenes\n"
     if is_interim:
         yield wrap(f"{n_complete} of {n_planned} trainings are complete.")
-    for sentence in verdict(ladder, steps):
-        yield wrap(sentence)
+    else:
+        for sentence in verdict(ladder, steps):
+            yield wrap(sentence)
     yield f"\n## Rungs\n\n{rungs_table(ladder)}"
     yield f"## Steps\n\n{steps_table(ladder, steps)}"
     yield "## Notes\n"
@@ -219,22 +220,19 @@ def report(
 
 
 def verdict(ladder: Ladder, steps: Steps) -> Iterator[str]:
-    """Yield sentences on which steps of R@1 agree with the paper's.
+    """Yield sentences on which steps of R@1 agree with the paper's, if no training is missing.
 
     Example:
-        "9 of 10 steps of R@1 have the paper's sign, 7 of them with an interval that excludes 0."
+        "9 of 10 steps of R@1 have the paper's sign, 7 of them with an interval that excludes 0.
+        With the opposite sign and such an interval: 0."
     """
-    if not steps:
-        return
     sides = [side for side in steps if side.metric in PAPER_METRICS]
     signs = [steps[side].sign_text(paper_step(ladder, side)) for side in sides]
     yield (
         f"{signs.count('same') + signs.count('same, not shown')} of {len(sides)} steps of R@1 have "
-        f"the paper's sign, {signs.count('same')} of them with an interval that excludes 0; "
-        f"{signs.count('opposite')} with such an interval have the opposite sign."
+        f"the paper's sign, {signs.count('same')} of them with an interval that excludes 0. "
+        f"With the opposite sign and such an interval: {signs.count('opposite')}."
     )
-    if len(steps) < len(METRICS) * (len(ladder.rungs) - 1):
-        return
     for title in PAPER_METRICS:
         sides_of_metric = [side for side in sides if side.metric == title]
         largest = max(sides_of_metric, key=lambda side: steps[side].difference)
@@ -287,7 +285,7 @@ def mean_text(values: Sequence[float]) -> str:
 def _flops_text(ladder: Ladder, rung: Rung) -> str:
     """Return the mean TFLOPs of the trainings of a rung; empty if they are unknown."""
     results = ladder.results[Side(rung.name, METRICS[0])].values()
-    flops = [training_of(result.row)["flops"] for result in results]
+    flops = [training_of(result.row).get("flops") for result in results]
     return f"{mean(flops) / 1e12:.0f}" if flops and None not in flops else ""
 
 

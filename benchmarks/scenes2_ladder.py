@@ -20,7 +20,6 @@ from typing import NamedTuple
 import scenes2_study as study
 from _ladder_table import Rung, RungTrainings, report
 
-from cosmos_core.recipes import RECIPES
 from cosmos_eval.types import UsageError
 
 RESULTS = study.ROOT / "benchmarks" / "scenes2" / "ladder"
@@ -29,7 +28,7 @@ DATASETS = ("scenes2-select", "scenes2-siblings", "scenes2-retrieval", "scenes2-
 FINISHED_METHOD = "COSMOS"
 
 
-class Part(NamedTuple):
+class RungRecipe(NamedTuple):
     """How a rung is trained."""
 
     rung: Rung
@@ -50,8 +49,8 @@ _IMAGES_ONLY = ("method.cross_attention=false", "method.distill_images_only=true
 
 # What is read in the released code (github.com/ExplainableML/cosmos, commit c80348f) is marked so.
 # The text of the paper's section on Table 5 could not be read: the rest is a reading of its titles.
-PARTS = (
-    Part(
+RUNGS = (
+    RungRecipe(
         Rung(
             "CLIP",
             "CLIP ViT-B/16 (CC3M-recap)",
@@ -60,7 +59,7 @@ PARTS = (
         ),
         ("method=clip", _RAW, "image.global_scale=0.9,1", "image.jitter_p=0"),
     ),
-    Part(
+    RungRecipe(
         Rung(
             "image augmentation",
             "CLIP ViT-B/16 + image augmentation (CC3M-recap)",
@@ -69,7 +68,7 @@ PARTS = (
         ),
         ("method.distillation=false", _NO_LOCAL_TEXTS, _RAW),
     ),
-    Part(
+    RungRecipe(
         Rung(
             "image self-distillation",
             "CLIP ViT-B/16 + image self-distillation (CC3M-recap)",
@@ -77,7 +76,7 @@ PARTS = (
         ),
         (*_IMAGES_ONLY, _NO_LOCAL_TEXTS, _RAW),
     ),
-    Part(
+    RungRecipe(
         Rung(
             "text augmentation",
             "CLIP ViT-B/16 + text augmentation (CC3M-recap)",
@@ -86,7 +85,7 @@ PARTS = (
         ),
         _IMAGES_ONLY,
     ),
-    Part(
+    RungRecipe(
         Rung(
             "text self-distillation",
             "CLIP ViT-B/16 + text self-distillation (CC3M-recap)",
@@ -97,7 +96,7 @@ PARTS = (
         ("method.cross_attention=false",),
         study_method="COSMOS without cross-attention",
     ),
-    Part(
+    RungRecipe(
         Rung(
             "cross-attention = COSMOS",
             "CLIP ViT-B/16 + cross-attention = COSMOS (CC3M-recap)",
@@ -107,7 +106,7 @@ PARTS = (
         study_method=FINISHED_METHOD,
     ),
 )
-_PART_BY_ROW = {part.row: part for part in PARTS}
+_RUNG_BY_ROW = {rung_recipe.row: rung_recipe for rung_recipe in RUNGS}
 
 
 class RungJob(study.Job):
@@ -118,7 +117,7 @@ class RungJob(study.Job):
     @property
     def method_settings(self) -> tuple[str, ...]:
         """The settings that make the rung."""
-        return _PART_BY_ROW[self.row].settings
+        return _RUNG_BY_ROW[self.row].settings
 
     @property
     def datasets(self) -> tuple[str, ...]:
@@ -136,7 +135,7 @@ class RungJob(study.Job):
         return RESULTS / self.name
 
 
-def jobs_of(part: Part) -> list[study.Job]:
+def jobs_of(rung_recipe: RungRecipe) -> list[study.Job]:
     """Return the trainings of a rung: the study's, or the ladder's own.
 
     The list is empty before the study has chosen the learning rates that decide this.
@@ -144,31 +143,31 @@ def jobs_of(part: Part) -> list[study.Job]:
     learning_rate = study.choose_learning_rate(FINISHED_METHOD)
     if learning_rate is None:
         return []
-    steps = RECIPES[study.RECIPE]().optim.steps
-    if part.study_method:
-        study_rate = study.choose_learning_rate(part.study_method)
+    steps = study.recipe_steps()
+    if rung_recipe.study_method:
+        study_rate = study.choose_learning_rate(rung_recipe.study_method)
         if study_rate is None:
             return []
         if study_rate == learning_rate:
-            method = part.study_method
+            method = rung_recipe.study_method
             return [study.Job(method, method, study_rate, seed, steps) for seed in SEEDS]
-    return [RungJob(part.row, part.row, learning_rate, seed, steps) for seed in SEEDS]
+    return [RungJob(rung_recipe.row, rung_recipe.row, learning_rate, seed, steps) for seed in SEEDS]
 
 
 def rung_jobs() -> list[study.Job]:
     """Return the trainings that the study does not have, one seed of all rungs after the other."""
     jobs = []
-    for part in PARTS:
-        jobs += [job for job in jobs_of(part) if isinstance(job, RungJob)]
+    for rung_recipe in RUNGS:
+        jobs += [job for job in jobs_of(rung_recipe) if isinstance(job, RungJob)]
     return sorted(jobs, key=lambda job: job.seed)
 
 
-def rung_trainings(part: Part) -> RungTrainings:
+def rung_trainings(rung_recipe: RungRecipe) -> RungTrainings:
     """Return where the results of a rung are."""
-    jobs = jobs_of(part)
+    jobs = jobs_of(rung_recipe)
     group = jobs[0].group if jobs else ""
     folders = [job.results_folder for job in jobs if study.is_measured(job)]
-    return RungTrainings(part.rung, group, folders)
+    return RungTrainings(rung_recipe.rung, group, folders)
 
 
 def learning_rate_note() -> str:
@@ -179,7 +178,10 @@ def learning_rate_note() -> str:
             "The learning rate is not chosen yet: `benchmarks/scenes2_study.py OUTPUT` does it, "
             "among its first trainings."
         )
-    return f"All rungs have the learning rate {learning_rate}, which tuning chose for COSMOS."
+    return (
+        f"All rungs have the learning rate {learning_rate}, which tuning chose for COSMOS; it was "
+        "not tuned for the other rungs."
+    )
 
 
 def main() -> None:
@@ -204,7 +206,7 @@ def main() -> None:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         study.work(arguments.output.resolve(), rung_jobs)
     try:
-        trainings = [rung_trainings(part) for part in PARTS]
+        trainings = [rung_trainings(rung_recipe) for rung_recipe in RUNGS]
         print("\n".join(report(trainings, SEEDS, learning_rate_note())))
     except UsageError as error:
         parser.exit(2, f"scenes2_ladder: {error}\n")

@@ -23,6 +23,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -153,9 +154,15 @@ class Job(NamedTuple):
         return (TUNING_RESULTS if self.is_tuning else RESULTS) / self.name
 
 
+@cache
+def recipe_steps() -> int:
+    """Return the steps of a training by the recipe."""
+    return RECIPES[RECIPE]().optim.steps
+
+
 def tuning_jobs() -> list[Job]:
     """Return the trainings that choose learning rates."""
-    steps = RECIPES[RECIPE]().optim.steps
+    steps = recipe_steps()
     jobs = []
     for learning_rate in LEARNING_RATES:
         for method in METHODS:
@@ -169,7 +176,7 @@ def study_jobs(learning_rates: dict[str, str]) -> list[Job]:
     Args:
         learning_rates: The chosen learning rate of each method.
     """
-    steps = RECIPES[RECIPE]().optim.steps
+    steps = recipe_steps()
     jobs = []
     for seed in SEEDS:
         for method in METHODS:

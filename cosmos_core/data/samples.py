@@ -177,26 +177,38 @@ def caption_sentences(record: Mapping[str, Any], keys: Collection[str] = ()) -> 
     Raises:
         BadSampleError: If the sample has no such captions, or if a caption is not text.
     """
-    captions = {key: record[key] for key in record if not keys or key in keys}
+    used_keys = keys or (*DREAMLIP_KEYS, *PIXELPROSE_KEYS)
+    captions = {key: record[key] for key in used_keys if key in record}
+    if not captions:
+        missing = " or ".join(keys) or "caption key"
+        record_keys = ", ".join(sorted(record)) or "none"
+        raise BadSampleError("captions_missing", f"no {missing} among: {record_keys}")
+    stripped_sentences = [sentence.strip() for sentence in _split_captions(captions)]
+    non_empty_sentences = [sentence for sentence in stripped_sentences if sentence]
+    if not non_empty_sentences:
+        raise BadSampleError("captions_missing", "every caption is empty")
+    return non_empty_sentences
+
+
+def _split_captions(captions: Mapping[str, Any]) -> list[str]:
+    """Return the sentences of captions, DreamLIP's if there are any, and otherwise PixelProse's.
+
+    Args:
+        captions: The captions by their keys in the record, at least one.
+
+    Raises:
+        BadSampleError: If a caption is not text.
+    """
     sentences = []
     if any(key in captions for key in DREAMLIP_KEYS):
         for key in DREAMLIP_KEYS:
             if key in captions:
                 sentences += _split_dreamlip_caption(key, captions[key])
-    elif any(key in captions for key in PIXELPROSE_KEYS):
+    else:
         original_key, long_key = PIXELPROSE_KEYS
         sentences.append(_require_text(original_key, captions.get(original_key, "")))
         sentences += split_sentences(_require_text(long_key, captions.get(long_key, "")))
-    else:
-        missing = " or ".join(keys) or "caption key"
-        record_keys = ", ".join(sorted(record)) or "none"
-        raise BadSampleError("captions_missing", f"no {missing} among: {record_keys}")
-
-    stripped_sentences = [sentence.strip() for sentence in sentences]
-    non_empty_sentences = [sentence for sentence in stripped_sentences if sentence]
-    if not non_empty_sentences:
-        raise BadSampleError("captions_missing", "every caption is empty")
-    return non_empty_sentences
+    return sentences
 
 
 def _split_dreamlip_caption(key: str, caption: Any) -> list[str]:
