@@ -102,8 +102,8 @@ def test_the_best_learning_rate_is_chosen_once_all_are_measured(study, monkeypat
     monkeypatch.setattr(study, "validation_score", scores.__getitem__)
     monkeypatch.setattr(study, "is_measured", lambda job: job.name != "cosmos-lr-0.002")
     assert study.choose_learning_rates() is None
-    assert {job.name for job in study.remaining_jobs()} == {"cosmos-lr-0.002"}
+    assert study.possible_jobs() == study.tuning_jobs()
     monkeypatch.setattr(study, "is_measured", lambda job: job.is_tuning)
     chosen = study.choose_learning_rates()
     assert (chosen["CLIP"], chosen["SLIP"], chosen["COSMOS"]) == ("0.002", "0.0005", "0.0005")
-    assert len(study.remaining_jobs()) == 80
+    assert study.possible_jobs() == study.study_jobs(chosen)
