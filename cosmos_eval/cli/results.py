@@ -423,7 +423,7 @@ def compare(
 
 def _print_direction(comparison: Comparison) -> None:
     """Print a note with the differences of fractions of which lower ones are better, if any."""
-    names = {}
+    names: dict[str, None] = {}
     for test in comparison.tests:
         metric = test.metric_record
         if metric.unit == "difference" and not metric.higher_is_better:
