@@ -232,8 +232,18 @@ def test_studies_of_one_folder_render_its_scenes_once(tmp_path, monkeypatch):
     assert (tmp_path / "scenes-16").is_dir()
 
 
-def test_the_page_on_the_study_has_the_table():
+def test_the_table_that_the_page_on_the_study_links_follows_from_its_runs():
     root = SCRIPT.parents[1]
-    table = (root / "benchmarks" / "study" / "table.md").read_text(encoding="utf-8")
-    shown = f"<!-- study table -->\n\n{table.split(chr(10) * 2)[0]}\n\n<!-- end of study table -->"
-    assert shown in (root / "docs" / "study.md").read_text(encoding="utf-8")
+    assert "(../benchmarks/study/table.md)" in (root / "docs" / "study.md").read_text("utf-8")
+    runs = pd.read_csv(root / "benchmarks" / "study" / "runs.csv")
+    full = runs[runs["samples_seen"] >= 160_000].set_index(["variant", "dataset", "metric"])
+    table = (root / "benchmarks" / "study" / "table.md").read_text("utf-8").split("\n\n")[0]
+    methods = [line.strip("| ").split(" | ") for line in table.splitlines()[2:]]
+    assert {name for name, *_ in methods} == set(full.index.get_level_values("variant"))
+    for name, seeds, *cells in methods:
+        for key, cell in zip(study.METRICS | study.TUNED, cells, strict=True):
+            trainings = full.loc[[(name, *key)]]
+            assert seeds == ", ".join(map(str, sorted(trainings["seed"])))
+            percent = [100 * value for value in trainings["value"]]
+            spread = statistics.stdev(percent)
+            assert cell == f"{statistics.mean(percent):.1f} ± {spread:.1f}", (name, key)
