@@ -1,6 +1,5 @@
 """Create the optimizer of a training by its name in the option `optim.optimizer`."""
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -63,7 +62,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
 
 
 def make_optimizer(
-    groups: Sequence[Mapping[str, Any]], model: nn.Module, optim: OptimConfig
+    groups: list[dict[str, Any]], model: nn.Module, optim: OptimConfig
 ) -> torch.optim.Optimizer:
     """Create the optimizer of a training.
 
@@ -87,7 +86,7 @@ def make_optimizer(
 
 
 def _split_groups(
-    groups: Sequence[Mapping[str, Any]], model: nn.Module
+    groups: list[dict[str, Any]], model: nn.Module
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Split parameter groups into those of Muon and those of AdamW.
 
@@ -95,7 +94,7 @@ def _split_groups(
         groups: The parameter groups, whose other values, such as "weight_decay", stay.
         model: The model. The matrices of its transformer blocks belong to Muon.
     """
-    matrix_ids = set()
+    matrix_ids: set[int] = set()
     for module in model.modules():
         if isinstance(module, ResidualAttentionBlock):
             matrix_ids.update(id(weight) for weight in module.parameters() if weight.ndim == 2)
