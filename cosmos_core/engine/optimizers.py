@@ -1,6 +1,5 @@
 """Create the optimizer of a training by its name in the option `optim.optimizer`."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -63,7 +62,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
 
 
 def make_optimizer(
-    groups: Sequence[dict[str, Any]], model: nn.Module, optim: OptimConfig
+    groups: list[dict[str, Any]], model: nn.Module, optim: OptimConfig
 ) -> torch.optim.Optimizer:
     """Create the optimizer of a training.
 
@@ -87,7 +86,7 @@ def make_optimizer(
 
 
 def _split_groups(
-    groups: Sequence[dict[str, Any]], model: nn.Module
+    groups: list[dict[str, Any]], model: nn.Module
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Split parameter groups into those of Muon and those of AdamW.
 

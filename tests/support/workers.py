@@ -178,7 +178,7 @@ def meet(world: World) -> list[tuple[int, str]]:
     return world.gather((world.rank, f"process {world.rank}"))
 
 
-def one_bad_process_is_skipped(world: World, bad: int) -> tuple[int, bool, bool]:
+def one_bad_process_is_skipped(world: World, bad: int) -> tuple[int, ...]:
     """How many steps of SILC are skipped, where one process has an infinite local image, and
     whether the weights stay in it and move in the next step, which is the second bad one."""
     method = METHODS["silc"]
