@@ -292,16 +292,18 @@ def extrapolation(quick: bool) -> Iterator[Row]:
                 budget = factor * largest
                 interval = fitted.mean_interval(budget)
                 reason = refusal_of_prediction(fitted, min(budget, 4 * largest), interval)
-                shares.add(f"refused {factor}", bool(reason))
                 if not reason:
                     error = float(curve(np.array([budget]))[0])
                     shares.add(f"holds {factor}", interval.low <= error <= interval.high)
                     shares.add(f"width {factor}", (interval.high - interval.low) / error)
+                    bounded = fitted._replace(faster=None).mean_interval(budget)
+                    shares.add(f"bounded {factor}", bounded.low <= error <= bounded.high)
         row = {"true curve": label, "misfit": shares.percent("misfit")}
         for factor in FACTORS:
             row[f"{factor} x"] = shares.percent(f"holds {factor}")
         for factor in FACTORS:
             row[f"width {factor} x"] = shares.median(f"width {factor}")
+        row["E >= 0 only: 2 x"] = shares.percent("bounded 2")
         yield row
 
 

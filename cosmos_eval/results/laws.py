@@ -351,7 +351,7 @@ def reading_notes(all_laws: Sequence[MetricLaws]) -> Iterator[str]:
     error = "100 - metric, in percent"
     if not all(laws.metric_record.higher_is_better for laws in all_laws):
         error += ", or the metric if lower is better"
-    yield f"error: {error}, mean over k trainings; law: E + A C^-alpha"
+    yield f"error: {error}, mean of k trainings; law: E + A C^-alpha"
     if all(fitted.spread.dof > 0 for fitted in fitted_ladders):
         yield "intervals are over seeds and images"
     else:
@@ -360,9 +360,6 @@ def reading_notes(all_laws: Sequence[MetricLaws]) -> Iterator[str]:
             "give other laws"
         )
     if any(method.predictions for laws in all_laws for method in laws.methods):
-        yield (
-            "predicted: for the mean of the k held-out trainings, or for one new training, on "
-            "these images"
-        )
+        yield "predicted: mean of k held-out trainings, or one new one, on these images"
     if len(all_laws) > 1 or len(all_laws[0].crossings) > 1:
         yield "intervals are not corrected for the number of metrics and pairs"

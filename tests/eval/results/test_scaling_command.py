@@ -76,7 +76,7 @@ def test_two_methods_cross(command: Callable[..., Any], ladder: Path) -> None:
     assert max(map(len, lines)) <= 80
     assert ended.out.count(": inside") == 2
     assert "error: 100 - metric, in percent" in ended.err
-    assert ended.err.splitlines()[-1].startswith("note: predicted: for the mean of the k held-out")
+    assert ended.err.splitlines()[-1].startswith("note: predicted: mean of k held-out")
 
     (document,) = json.loads(command("scaling", ladder, "--hold-out", "640000", "--json").out)
     assert document["headlines"][0] in ended.out.replace("\n ", "")
