@@ -329,9 +329,12 @@ def to_document(laws: MetricLaws) -> dict[str, Any]:
         )
     crossings = []
     for (a, b), crossing in laws.crossings.items():
-        document = {"a": laws.methods[a].name, "b": laws.methods[b].name, **crossing._asdict()}
-        document["shown"] = crossing.crosses
-        crossings.append(document)
+        names: dict[str, Any] = {
+            "a": laws.methods[a].name,
+            "b": laws.methods[b].name,
+            "shown": crossing.crosses,
+        }
+        crossings.append(names | crossing._asdict())
     return {
         "dataset": laws.dataset,
         "protocol": laws.protocol,

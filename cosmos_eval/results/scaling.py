@@ -133,6 +133,8 @@ def fit_scaling(
         results_by_method = {}
         for name, method_results in methods.items():
             on_key = [result for result in method_results if _key_of(result) == key]
+            if not on_key:
+                continue
             try:
                 results_by_method[name] = _results_by_budget(name, on_key, options, notes)
             except _TooFewError as error:

@@ -207,7 +207,7 @@ class FittedLadder(NamedTuple):
 
     def mean_interval(self, budget: float) -> Interval:
         """Return the interval of the mean error at a budget, over other seeds and images."""
-        return self._interval([item.laws.error_at(budget) for item in self._predicting])
+        return self._error_interval([item.laws.error_at(budget) for item in self._predicting])
 
     def held_out_interval(self, index: int) -> Interval:
         """Return the interval that predicts the measured mean of a held-out budget.
@@ -222,7 +222,7 @@ class FittedLadder(NamedTuple):
         for item in self._predicting:
             errors_of_prediction = item.laws.error_at(budget) - item.means[:, index]
             values.append(item.truth.error_at(budget) + errors_of_prediction)
-        return self._interval(values)
+        return self._error_interval(values)
 
     def training_interval(self, budget: float, *, seed: int = 0) -> Interval:
         """Return the interval that predicts one new training at a budget, on the same images.
@@ -236,7 +236,14 @@ class FittedLadder(NamedTuple):
             variances = item.factors * self.ladder.variance_shape(true_error)
             changes = np.sqrt(variances) * random.standard_normal(len(variances))
             values.append(item.laws.error_at(budget) - item.image_changes + changes)
-        return self._interval(values)
+        return self._error_interval(values)
+
+    def _error_interval(self, values: Sequence[Values]) -> Interval:
+        """Return the interval of an error, which is at most 1 for fractions."""
+        interval = self._interval(values)
+        if not self.ladder.are_fractions:
+            return interval
+        return interval._replace(low=min(1.0, interval.low), high=min(1.0, interval.high))
 
     def _interval(self, values: Sequence[Values]) -> Interval:
         """Return the smallest interval that holds the 95% intervals of several simulated laws."""

@@ -254,6 +254,14 @@ def test_errors_without_a_bound() -> None:
     assert math.isfinite(fitted.mean_interval(BUDGETS[-1]).high)
 
 
+def test_errors_of_fractions_are_at_most_1() -> None:
+    """Two trainings of one budget hardly show how much seeds vary."""
+    change = np.zeros((5, 2))
+    change[0] = [0.1, -0.1]
+    interval = fit_one(make_ladder(power_law(0.1, 0.8, 0.5), change)).training_interval(BUDGETS[0])
+    assert interval.high == 1
+
+
 def test_a_law_in_other_units() -> None:
     law = Law(0.1, 0.5, 0.5, 100.0)
     assert law.scale == pytest.approx(5)

@@ -182,6 +182,17 @@ def test_mixtures_are_refused(command: Callable[..., Any], tmp_path: Path) -> No
     )
 
 
+def test_methods_on_other_data_sets_are_noted(command: Callable[..., Any], tmp_path: Path) -> None:
+    put_ladder(tmp_path / "r", "cosmos", seeds=2)
+    put(tmp_path / "r", "clip-00000000", 40_000, 0, 0.3, dataset="other-cls")
+    for arguments in (("--hold-out", "largest"), ("--x", "flops")):
+        ended = command("scaling", "r", *arguments)
+        assert ended.status == 0, ended.err
+        assert "note: other-cls: no law of clip" in ended.err
+        assert "cosmos" in ended.out
+        assert "clip" not in ended.out
+
+
 def test_the_study_has_too_few_budgets(command: Callable[..., Any]) -> None:
     results = sorted(STUDY.glob("clip-*/*__scenes-cls__scenes.json"))
     assert len(results) == 8
