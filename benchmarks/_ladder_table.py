@@ -85,6 +85,8 @@ class Step(NamedTuple):
 
     def sign_text(self, paper_step: float) -> str:
         """Return whether a step has the sign of the paper's: "same", "opposite, not shown", ..."""
+        if self.difference == 0:
+            return "none, not shown"
         sign = "same" if self.difference * paper_step > 0 else "opposite"
         return sign if self.is_shown else f"{sign}, not shown"
 

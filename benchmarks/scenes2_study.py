@@ -414,9 +414,9 @@ def listing(jobs: Sequence[Job], output: Path) -> Iterator[str]:
     seconds_per_step = _seconds_per_step(jobs, output)
     hours = 0.0
     for job in jobs:
-        n_steps = 0 if is_measured(job) else job.steps - _steps_done(job, output)
-        hours += n_steps * seconds_per_step.get(job.method, 0.0) / 3600
-        state = "measured" if n_steps == 0 else f"{job.steps - n_steps}/{job.steps} steps"
+        n_steps_done = job.steps if is_measured(job) else _steps_done(job, output)
+        hours += (job.steps - n_steps_done) * seconds_per_step.get(job.method, 0.0) / 3600
+        state = "measured" if is_measured(job) else f"{n_steps_done}/{job.steps} steps"
         yield f"{job.name:45} {state}"
     yield f"{hours:.1f} hours left in one process, by the pace of trainings so far"
 

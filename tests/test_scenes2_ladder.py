@@ -317,6 +317,7 @@ def test_the_mean_of_trainings_by_hand(modules):
         (2.0, -1.0, 5.0, "same, not shown"),
         (-2.0, -5.0, 1.0, "opposite, not shown"),
         (-2.0, -3.0, -1.0, "opposite"),
+        (0.0, -1.0, 1.0, "none, not shown"),
     ],
 )
 def test_signs_of_steps(modules, difference, low, high, text):
