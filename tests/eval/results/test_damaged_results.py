@@ -263,7 +263,8 @@ def test_no_command_leaves_a_folder_out(
     scan = os.scandir
 
     def refuse(place: Any) -> Any:
-        if os.fspath(place).endswith("locked"):
+        # pytest removes folders by their descriptors.
+        if not isinstance(place, int) and os.fspath(place).endswith("locked"):
             raise PermissionError(13, "Permission denied", place)
         return scan(place)
 

@@ -203,6 +203,7 @@ def test_selected_items_keep_their_images_and_captions():
         subset_of_item=np.array([0, 0, 0]),
         counts_in_mean=np.array([True]),
         groups={"pair": np.array([0, 0, -1])},
+        asked={},
         chosen="captions",
     )
     items = select_items(data, np.array([1, 2]))
