@@ -61,14 +61,14 @@ def ask_questions(
             claimed_thing = _with_false_word(rng, target, word, things, version)
             if claimed_thing is None:
                 continue
-            correct = [things[0], small_thing]
-            false = [claimed_thing if thing is target else thing for thing in correct]
+            named_things = [things[0], small_thing]
+            claimed_things = [claimed_thing if t is target else t for t in named_things]
             if not dominant_is_first:
-                correct.reverse()
-                false.reverse()
+                named_things.reverse()
+                claimed_things.reverse()
             question = Question(
-                caption=_caption_of(correct),
-                false_caption=_caption_of(false),
+                caption=_caption_of(named_things),
+                false_caption=_caption_of(claimed_things),
                 object=role,
                 word=word,
                 area=target.area,
@@ -99,7 +99,7 @@ def _with_false_word(
         The thing, or None for the place of a thing in the center.
     """
     if word == "kind":
-        kinds_in_scene = {other.kind for other in things}
+        kinds_in_scene = {thing_of_scene.kind for thing_of_scene in things}
         kinds = [kind for kind in version.things if kind not in kinds_in_scene]
         return thing._replace(kind=kinds[int(rng.integers(len(kinds)))])
     if word == "colour":
@@ -182,9 +182,9 @@ def choose_among_siblings(scenes: Sequence[Sequence[Thing]]) -> list[SiblingChoi
             siblings = indices[start : start + N_SIBLINGS]
             captions = [_sibling_caption(scenes[index]) for index in siblings]
             for place, index in enumerate(siblings):
-                others = (*captions[:place], *captions[place + 1 :])
+                false_captions = (*captions[:place], *captions[place + 1 :])
                 area = scenes[index][0].area
-                choices.append(SiblingChoice(index, captions[place], others, area))
+                choices.append(SiblingChoice(index, captions[place], false_captions, area))
     return sorted(choices)
 
 
