@@ -151,19 +151,18 @@ class SiblingChoice(NamedTuple):
     scene: int
     caption: str
     false_captions: tuple[str, ...]
-    dominant_area: float
 
 
 def choose_among_siblings(scenes: Sequence[Sequence[Thing]]) -> list[SiblingChoice]:
-    """Return a choice for each scene: its caption among those of scenes with an equal dominant.
+    """Return a choice for each scene: its caption among the captions of its siblings.
 
     Siblings are scenes whose dominant things have the same kind and colour. Captions name the
     dominant thing without its place, and then up to three small things. So only small things decide
     which caption belongs to a scene.
 
     Args:
-        scenes: The things of each scene, the dominant thing first. Their numbers of siblings are
-            multiples of N_SIBLINGS.
+        scenes: The things of each scene, the dominant thing first. For each kind and colour of the
+            dominant thing, the number of scenes is a multiple of N_SIBLINGS.
 
     Raises:
         ValueError: If a group of siblings cannot be split into parts of N_SIBLINGS scenes.
@@ -183,8 +182,7 @@ def choose_among_siblings(scenes: Sequence[Sequence[Thing]]) -> list[SiblingChoi
             captions = [_sibling_caption(scenes[index]) for index in siblings]
             for place, index in enumerate(siblings):
                 false_captions = (*captions[:place], *captions[place + 1 :])
-                area = scenes[index][0].area
-                choices.append(SiblingChoice(index, captions[place], false_captions, area))
+                choices.append(SiblingChoice(index, captions[place], false_captions))
     return sorted(choices)
 
 

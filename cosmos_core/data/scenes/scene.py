@@ -13,6 +13,7 @@ from cosmos_core.data.scenes import (
     SIDE,
     SMALL,
     STUFF,
+    TRAIN,
     VERSION_1,
     VERSION_2,
     Split,
@@ -85,7 +86,7 @@ def render_scene(seed: int, index: int) -> Scene:
         index: The number of the scene in its split. The kinds of dominant things take turns by
             index: scenes 0, 10 and 20 show an apple.
     """
-    split = next(iter(VERSION_1.splits.values()))._replace(seed=seed)
+    split = VERSION_1.splits[TRAIN]._replace(seed=seed)
     return _render(_Rendering(VERSION_1, split), index)
 
 
