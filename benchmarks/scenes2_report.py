@@ -22,6 +22,7 @@ from cosmos_eval import read_results
 from cosmos_eval.results.identity import training_of
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.text import markdown_table
+from cosmos_eval.types import UsageError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -58,8 +59,11 @@ def main() -> None:
     parser.add_argument("trainings", nargs="?", type=Path, default=FOLDER / "trainings")
     parser.add_argument("--figure", type=Path, help="a PNG file to write")
     arguments = parser.parse_args()
-    family = read_family(FOLDER / "family.yaml")
-    rows_by_method = group_by_method(family, read_results(arguments.trainings))
+    try:
+        family = read_family(FOLDER / "family.yaml")
+        rows_by_method = group_by_method(family, read_results(arguments.trainings))
+    except UsageError as error:
+        parser.exit(2, f"scenes2_report: {error}\n")
     print("\n".join(report(family, rows_by_method)))
     if arguments.figure is not None:
         draw(rows_by_method, arguments.figure)

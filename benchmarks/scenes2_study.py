@@ -413,12 +413,20 @@ def listing(jobs: Sequence[Job], output: Path) -> Iterator[str]:
     """
     seconds_per_step = _seconds_per_step(jobs, output)
     hours = 0.0
+    methods_of_unknown_pace = set()
     for job in jobs:
         n_steps_done = job.steps if is_measured(job) else _steps_done(job, output)
-        hours += (job.steps - n_steps_done) * seconds_per_step.get(job.method, 0.0) / 3600
+        n_steps_left = job.steps - n_steps_done
+        if job.method in seconds_per_step:
+            hours += n_steps_left * seconds_per_step[job.method] / 3600
+        elif n_steps_left > 0:
+            methods_of_unknown_pace.add(job.method)
         state = "measured" if is_measured(job) else f"{n_steps_done}/{job.steps} steps"
         yield f"{job.name:45} {state}"
     yield f"{hours:.1f} hours left in one process, by the pace of trainings so far"
+    if methods_of_unknown_pace:
+        names = ", ".join(sorted(methods_of_unknown_pace))
+        yield f"without the trainings of methods of which none has finished: {names}"
 
 
 def _steps_done(job: Job, output: Path) -> int:

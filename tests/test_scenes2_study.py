@@ -107,3 +107,9 @@ def test_the_best_learning_rate_is_chosen_once_all_are_measured(study, monkeypat
     chosen = study.choose_learning_rates()
     assert (chosen["CLIP"], chosen["SLIP"], chosen["COSMOS"]) == ("0.002", "0.0005", "0.0005")
     assert study.possible_jobs() == study.study_jobs(chosen)
+
+
+def test_hours_of_methods_that_have_no_finished_training_are_not_stated_as_zero(study, tmp_path):
+    *_, hours, unknown = study.listing(study.tuning_jobs(), tmp_path)
+    assert hours.startswith("0.0 hours left")
+    assert unknown.endswith(": " + ", ".join(sorted(study.METHODS)))
