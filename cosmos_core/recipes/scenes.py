@@ -115,14 +115,19 @@ def scenes_small() -> config.TrainConfig:
 def scenes_tiny() -> config.TrainConfig:
     """Return a recipe on scenes of version 2, at a third of the cost of `scenes_cosmos` per sample.
 
-    The model is that of `scenes_small`, with captions of 40 tokens. There are two local views of
-    images and of captions. Its method is COSMOS, which can be replaced by another one
+    The model has as many blocks as that of `scenes_small`, but a width of 96, and attention heads
+    of width 16, with which models learn faster. Captions have 40 tokens. There are two local views
+    of images and of captions. Its method is COSMOS, which can be replaced by another one
     (`method=clip`).
     """
     recipe = scenes_small()
     architecture = recipe.architecture
     assert isinstance(architecture, dict)
+    architecture["embed_dim"] = 96
+    architecture["vision_cfg"].update(width=96, head_width=16)
     architecture["text_cfg"].update(
+        width=96,
+        heads=6,
         context_length=VERSION_2.context_length,
         vocab_size=scenes_tokenizer(version=VERSION_2).vocab_size,
     )
