@@ -53,17 +53,23 @@ class ClassData(NamedTuple):
     group_names: tuple[str, ...] = ()
     # (N,) the index of each image's group; None without groups.
     group_of_image: NDArray[np.int64] | None = None
+    # (N,) the index of the class that is written on each image; None if nothing is written.
+    written_classes: NDArray[np.int64] | None = None
+    # (N,) a number for each image that versions of the same image share, such as the severities of
+    # a corruption; None if no image has several versions.
+    origins: NDArray[np.int64] | None = None
 
     def select(self, indices: Sequence[int]) -> ClassData:
         """Return the data with only the images at these indices. The classes stay the same."""
-        group_of_image = self.group_of_image
-        if group_of_image is not None:
-            group_of_image = group_of_image[indices]
+        selected = {}
+        for field in ("group_of_image", "written_classes", "origins"):
+            values = getattr(self, field)
+            selected[field] = None if values is None else values[indices]
         return self._replace(
             names=tuple(self.names[i] for i in indices),
             images=tuple(self.images[i] for i in indices),
             labels=self.labels[indices],
-            group_of_image=group_of_image,
+            **selected,
         )
 
     def with_groups(self, groups: Sequence[str]) -> ClassData:

@@ -13,15 +13,18 @@ from typing import Any
 import numpy as np
 
 from cosmos_eval.data import folders
+from cosmos_eval.data.altered_images import corrupt_images, write_wrong_classes
 from cosmos_eval.data.class_folders import (
     find_folder,
     is_subset_of_list,
     read_folders,
     read_objectnet,
+    read_severities,
     read_webdataset,
 )
 from cosmos_eval.data.class_names import (
     ClassData,
+    class_names,
     describe_class_differences,
     make_data,
     template_faults,
@@ -57,10 +60,21 @@ def open_data(protocol: ClassificationProtocol, options: RunOptions) -> ClassDat
         options: `limit` keeps that many images, taken from the classes in turn. `allow_partial`
             leaves out images whose files are missing.
 
+    Returns:
+        The data. If the protocol alters images, they are the altered ones: with a written word, or
+        five versions of each image with the severities of a corruption.
+
     Raises:
         UsageError: If anything else is wrong with the data set.
     """
-    return _list_data(protocol, options).checked_data(protocol, options)
+    data = _list_data(protocol, options).checked_data(protocol, options)
+    if protocol.typographic and protocol.corruption is not None:
+        raise UsageError(f"{protocol.dataset}: give `typographic` or `corruption`, not both")
+    if protocol.typographic:
+        return write_wrong_classes(data, class_names(protocol, data), protocol.dataset)
+    if protocol.corruption is not None:
+        return corrupt_images(data, protocol.corruption)
+    return data
 
 
 def survey(
@@ -296,6 +310,8 @@ def _read_data(protocol: ClassificationProtocol, options: RunOptions) -> tuple[P
         data = read_webdataset(folder, protocol)
     elif protocol.layout == "objectnet":
         data = read_objectnet(folder)
+    elif protocol.layout == "severities":
+        data = read_severities(folder, protocol, options)
     else:
         data = read_folders(folder, protocol, options)
     if protocol.class_names:
