@@ -144,14 +144,10 @@ def draw_wrong_classes(
     drawn_classes = np.empty(len(labels), np.int64)
     for index, (name, label) in enumerate(zip(image_names, labels.tolist(), strict=True)):
         wrong_classes = wrong_classes_by_label[label]
-        drawn_classes[index] = wrong_classes[seed_of(name) % len(wrong_classes)]
+        digest = hashlib.sha256(name.encode(errors="surrogateescape")).digest()
+        drawn_number = int.from_bytes(digest[:8], "big")
+        drawn_classes[index] = wrong_classes[drawn_number % len(wrong_classes)]
     return drawn_classes
-
-
-def seed_of(name: str) -> int:
-    """Return a number of 64 bits that depends on a name: the beginning of its SHA-256."""
-    digest = hashlib.sha256(name.encode(errors="surrogateescape")).digest()
-    return int.from_bytes(digest[:8], "big")
 
 
 @dataclass(frozen=True)
@@ -183,7 +179,9 @@ class CorruptedImage:
         """
         _, _, image_content = content.partition(b"\n")
         image = _resize_and_crop(self.image.decode(image_content))
-        seed = int.from_bytes(hashlib.sha256(content).digest()[:4], "big")
+        # Versions of packages, which the first line has too, do not change the seed.
+        label = f"{self.corruption} {self.severity}\n".encode()
+        seed = int.from_bytes(hashlib.sha256(label + image_content).digest()[:4], "big")
         pixels = corrupt_pixels(np.asarray(image), self.corruption, self.severity, seed)
         file = io.BytesIO()
         Image.fromarray(pixels).save(file, "JPEG", quality=_JPEG_QUALITY, optimize=True)

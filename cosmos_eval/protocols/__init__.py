@@ -16,7 +16,7 @@ from cosmos_eval.protocols.retrieval import RETRIEVAL, RETRIEVAL_BY_PROTOCOL
 from cosmos_eval.protocols.segmentation import SEGMENTATION
 from cosmos_eval.protocols.selection import SELECTION
 from cosmos_eval.protocols.sets import read_set, set_names
-from cosmos_eval.protocols.shifts import IMAGENET_C, attacked_dataset, make_typographic
+from cosmos_eval.protocols.shifts import IMAGENET_C, SHIFTS, attacked_dataset, make_typographic
 from cosmos_eval.protocols.webdatasets import WEBDATASETS
 from cosmos_eval.types import (
     ClassificationProtocol,
@@ -41,7 +41,7 @@ def known_protocols() -> Mapping[str, Protocol]:
     protocols.update(RETRIEVAL)
     protocols.update(CLASSIFICATION)
     protocols.update(ROBUSTNESS)
-    protocols.update(IMAGENET_C["imagenet-c"])
+    protocols.update(SHIFTS)
     protocols.update(SEGMENTATION)
     protocols.update(SELECTION)
     return protocols

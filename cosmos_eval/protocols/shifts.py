@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from cosmos_eval.protocols.classification import CLASSIFICATION_BY_PROTOCOL
-from cosmos_eval.protocols.declared import read_yaml
-from cosmos_eval.types import ClassificationProtocol
+from cosmos_eval.protocols.declared import fields_of, read_yaml
+from cosmos_eval.types import ClassificationProtocol, ImageTable, OodProtocol
 
 ON_THE_FLY = "imagenet-c-on-the-fly"
 """The protocol whose corrupted images are made from ImageNet's, by a package."""
@@ -16,6 +16,7 @@ TYPOGRAPHIC = "typographic"
 """The protocol that writes the name of a wrong class on every image."""
 
 _DECLARED = read_yaml("shifts")
+_OOD_FOLDER = "ImageNet_OOD_dataset"
 _TYPOGRAPHIC_SUFFIX = f"-{TYPOGRAPHIC}"
 
 
@@ -62,6 +63,82 @@ def _make_imagenet_c() -> dict[str, dict[str, ClassificationProtocol]]:
 
 IMAGENET_C: Mapping[str, Mapping[str, ClassificationProtocol]] = _make_imagenet_c()
 """Protocols of ImageNet-C by the name of the protocol, then by the data set."""
+
+
+def _make_grouped_sets() -> dict[str, ClassificationProtocol]:
+    """Return the protocols of the sets with groups that shifts.yaml declares, by name."""
+    protocols = {}
+    for name, entry in _DECLARED[".groups"].items():
+        fields = fields_of(entry)
+        table = ImageTable(**fields_of(fields.pop("table")))
+        protocols[name] = ClassificationProtocol(
+            dataset=name,
+            protocol_name="groups",
+            source="arXiv 1911.08731; prompts of github.com/chingyaoc/debias_vl",
+            table=table,
+            main_metric="worst_group_acc1",
+            **fields,
+        )
+    return protocols
+
+
+def _make_imagenet_9() -> dict[str, ClassificationProtocol]:
+    """Return the protocols of the variations of ImageNet-9, such as `imagenet-9/mixed_rand`."""
+    declared = _DECLARED[".imagenet-9"]
+    protocols = {}
+    for variation in declared["variations"]:
+        name = f"imagenet-9/{variation}"
+        protocols[name] = ClassificationProtocol(
+            dataset=name,
+            protocol_name="imagenet-9",
+            source="arXiv 2006.09994; github.com/MadryLab/backgrounds_challenge",
+            download=declared["download"],
+            folder=f"bg_challenge/{variation}/val",
+            usual_folders=(f"imagenet-9/{variation}/val",),
+            names_in_order=tuple(declared["names"]),
+            templates="openai-imagenet",
+            n_classes=len(declared["names"]),
+            n_images=declared["n_images"],
+        )
+    return protocols
+
+
+def _make_ood_sets() -> dict[str, OodProtocol]:
+    """Return the protocols of images outside of ImageNet's classes, such as `imagenet-ood/sun`."""
+    imagenet = CLASSIFICATION_BY_PROTOCOL["clip-benchmark"]["imagenet1k"]
+    protocols = {}
+    for key, entry in _DECLARED[".ood"].items():
+        name = f"imagenet-ood/{key}"
+        fields = fields_of(entry)
+        folders = (fields["folder"], *fields.get("usual_folders", ()))
+        outside = ClassificationProtocol(
+            dataset=name,
+            protocol_name="mcm",
+            download=fields["download"],
+            folder=f"{_OOD_FOLDER}/{folders[0]}",
+            usual_folders=folders,
+            n_images=fields["n_images"],
+        )
+        protocol = OodProtocol(
+            dataset=name,
+            protocol_name="mcm",
+            source="arXiv 2211.13445; github.com/deeplearning-wisc/MCM",
+            download=fields["download"],
+            inside=imagenet.folder,
+            outside=outside.folder,
+        )
+        inside = replace(imagenet, templates=protocol.templates)
+        protocols[name] = replace(protocol, splits=(inside, outside))
+    return protocols
+
+
+SHIFTS: Mapping[str, ClassificationProtocol | OodProtocol] = {
+    **IMAGENET_C["imagenet-c"],
+    **_make_grouped_sets(),
+    **_make_imagenet_9(),
+    **_make_ood_sets(),
+}
+"""All sets that shifts.yaml declares, by name, each in its usual protocol."""
 
 
 def attacked_dataset(dataset: str) -> str | None:

@@ -368,9 +368,7 @@ def _top5_accuracy(samples: Derived) -> Proportion | Mean | None:
 
 def _mean_per_class_recall(samples: Derived) -> GroupMean:
     """Return the mean over the classes of the top-1 accuracy on the images of each class."""
-    return GroupMean(
-        samples[HITS][:, 0], groups=samples[LABELS], clusters=samples.get(ORIGIN)
-    )
+    return GroupMean(samples[HITS][:, 0], groups=samples[LABELS], clusters=samples.get(ORIGIN))
 
 
 def _corruption_error(samples: Derived) -> Mean | None:

@@ -153,6 +153,25 @@ ClassLayout = Literal["folders", "webdataset", "objectnet", "severities"]
 
 
 @dataclass(frozen=True, kw_only=True)
+class ImageTable:
+    """A table that lists the images of a classification set with their classes and splits."""
+
+    # The file of the table, and the keys of its columns, below the folder of the data set.
+    file: str
+    image_key: str
+    label_key: str
+    # The table of the splits, which may be another one; the key of its column; the value of the
+    # test images.
+    split_file: str
+    split_key: str
+    split: str
+    # The keys of the columns whose values make the group of an image.
+    group_keys: tuple[str, ...] = ()
+    # The folder of the images below the folder of the data set.
+    images: str = "."
+
+
+@dataclass(frozen=True, kw_only=True)
 class ClassFiles(Protocol):
     """Where the images of a classification data set are, and where their classes are stated.
 
@@ -167,6 +186,8 @@ class ClassFiles(Protocol):
     torchvision: str | None = field(default=None, metadata=_FIXED)
     # Other paths at which the folder may be.
     usual_folders: tuple[str, ...] = field(default=(), metadata=_FIXED)
+    # In place of a folder per class: the table that lists the images.
+    table: ImageTable | None = field(default=None, metadata=_FIXED)
     # The file that states the group of each image. A record has the image under `image_key`, and
     # the values that make its group under `group_keys`.
     group_file: str | None = None
@@ -193,6 +214,8 @@ class ClassificationProtocol(ClassFiles):
     # Prompt templates such as `a photo of a {}.`, or the name of a known set of templates. None:
     # the templates that the data state, or else OpenAI's for ImageNet.
     templates: tuple[str, ...] | str | None = None
+    # In place of `class_names`: the names of all classes in the order of their folders.
+    names_in_order: tuple[str, ...] = field(default=(), metadata=_FIXED)
     # Metrics that are measured besides the usual ones.
     metrics: tuple[Literal["f1_macro", "worst_group_acc5"], ...] = ()
     # The number of classes of the complete data set, if it is known.
@@ -512,6 +535,30 @@ class ProbeProtocol(Protocol):
     # vote is exp(similarity / temperature).
     neighbours: int = 20
     temperature: float = 0.07
+
+
+@dataclass(frozen=True, kw_only=True)
+class OodProtocol(Protocol):
+    """How the detection of images outside the classes of a data set is measured, without training.
+
+    A model scores every image by its similarity to the prompts of the classes.
+    """
+
+    task: ClassVar[str] = "ood"
+
+    # The folder of images of the classes, and the folder of images of none of them, each with a
+    # folder per class. The names of the latter folders do not matter.
+    inside: str
+    outside: str
+    # In place of the folders: the images inside and outside of a known data set.
+    splits: tuple[ClassificationProtocol, ClassificationProtocol] | None = field(
+        default=None, metadata=_FIXED
+    )
+    # The names of classes in prompts, or a known list of them, and the templates, as for the task
+    # `cls`.
+    class_names: Mapping[str, str] = field(default_factory=dict)
+    class_list: str | None = None
+    templates: tuple[str, ...] | str = ("a photo of a {}",)
 
 
 def short_task_name(name: str, task_names: Container[str]) -> str:
