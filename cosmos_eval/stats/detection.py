@@ -21,7 +21,6 @@ from cosmos_eval.types import Interval
 
 RECALL = 0.95
 """The share of inliers that the threshold of FPR95 accepts."""
-_METHOD = "wilson, DeLong's n"
 
 
 def auroc(scores: Features, is_inlier: NDArray[np.bool_]) -> FunctionOfWeights:
@@ -147,4 +146,4 @@ def auroc_interval(samples: Features, level: float) -> Interval:
     effective_n = float(min(n_inliers, n_outliers))
     if 0 < share < 1 and variance:
         effective_n = min(share * (1 - share) / variance, n_inliers + n_outliers)
-    return share_interval(share, effective_n, _METHOD, level)
+    return share_interval(share, effective_n, "wilson, effective n", level)
