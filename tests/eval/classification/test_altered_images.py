@@ -70,7 +70,7 @@ def test_a_word_is_white_and_black_in_the_lower_half_of_the_central_square(width
             assert written.max() >= 250
     assert np.asarray(grey).min() == 128  # the image itself stays as it is
     # Letters of a short word are as high as the protocol says.
-    rows = np.nonzero((np.asarray(write_word(grey, "H")) == 255).all(axis=2))[0]
+    rows = np.nonzero((np.asarray(write_word(grey, "H")) >= 200).all(axis=2))[0]
     assert (np.ptp(rows) + 1) / side == pytest.approx(0.7 / 6, abs=0.03)  # capitals: 0.7 of it
 
 

@@ -246,6 +246,7 @@ def test_two_folders_with_holm_over_all_headlines(command, tmp_path):
         ("scenes-loc", "AUC"),
         ("scenes-loc", "attention_mass"),
         ("scenes-multilabel", "mAP"),
+        ("scenes-ood", "auroc"),
         ("scenes-probe", "linear_acc1"),
         ("scenes-retrieval", "image_to_text_R@1"),
         ("scenes-retrieval", "text_to_image_R@1"),
