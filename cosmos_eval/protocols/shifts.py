@@ -26,39 +26,51 @@ def _make_imagenet_c() -> dict[str, dict[str, ClassificationProtocol]]:
     Every corruption is a data set, such as `imagenet-c/fog`, with all its severities. The protocol
     `imagenet-c` reads the published images, and the other one corrupts ImageNet's.
     """
-    imagenet = CLASSIFICATION_BY_PROTOCOL["clip-benchmark"]["imagenet1k"]
     published, on_the_fly = {}, {}
     for archive, errors in _DECLARED[".imagenet-c"].items():
         for corruption, alexnet_error in errors.items():
-            name = f"imagenet-c/{corruption}"
-            published[name] = replace(
-                imagenet,
-                dataset=name,
-                protocol_name="imagenet-c",
-                source="arXiv 1903.12261; github.com/hendrycks/robustness",
-                download="https://zenodo.org/records/2235448",
-                folder=name,
-                usual_folders=(
-                    f"imagenet-c/{archive}/{corruption}",
-                    f"ImageNet-C/{corruption}",
-                    f"ImageNet-C/{archive}/{corruption}",
-                ),
-                layout="severities",
-                n_images=imagenet.n_images and 5 * imagenet.n_images,
+            imagenet = replace(
+                CLASSIFICATION_BY_PROTOCOL["clip-benchmark"]["imagenet1k"],
+                dataset=f"imagenet-c/{corruption}",
                 alexnet_error=alexnet_error,
                 main_metric="CE",
             )
-            on_the_fly[name] = replace(
+            published[imagenet.dataset] = _make_published_corruption(imagenet, archive, corruption)
+            on_the_fly[imagenet.dataset] = replace(
                 imagenet,
-                dataset=name,
                 protocol_name=ON_THE_FLY,
                 source="arXiv 1903.12261; imagecorruptions-imaug",
                 corruption=corruption,
-                alexnet_error=alexnet_error,
-                main_metric="CE",
                 remark="corrupted by this run: not comparable with the published JPEGs",
             )
     return {"imagenet-c": published, ON_THE_FLY: on_the_fly}
+
+
+def _make_published_corruption(
+    imagenet: ClassificationProtocol, archive: str, corruption: str
+) -> ClassificationProtocol:
+    """Return the protocol of the published images of a corruption, with five severities.
+
+    Args:
+        imagenet: The protocol of the clean images, already with the name of the data set.
+        archive: The name of the published archive without `.tar`, such as `weather`.
+        corruption: The name of the corruption.
+    """
+    folder = f"imagenet-c/{corruption}"
+    return replace(
+        imagenet,
+        protocol_name="imagenet-c",
+        source="arXiv 1903.12261; github.com/hendrycks/robustness",
+        download="https://zenodo.org/records/2235448",
+        folder=folder,
+        usual_folders=(
+            f"imagenet-c/{archive}/{corruption}",
+            f"ImageNet-C/{corruption}",
+            f"ImageNet-C/{archive}/{corruption}",
+        ),
+        layout="severities",
+        n_images=imagenet.n_images and 5 * imagenet.n_images,
+    )
 
 
 IMAGENET_C: Mapping[str, Mapping[str, ClassificationProtocol]] = _make_imagenet_c()
@@ -132,12 +144,17 @@ def _make_ood_sets() -> dict[str, OodProtocol]:
     return protocols
 
 
-SHIFTS: Mapping[str, ClassificationProtocol | OodProtocol] = {
-    **IMAGENET_C["imagenet-c"],
-    **_make_grouped_sets(),
-    **_make_imagenet_9(),
-    **_make_ood_sets(),
-}
+def _make_shifts() -> dict[str, ClassificationProtocol | OodProtocol]:
+    """Return the protocols of all sets that shifts.yaml declares, by name."""
+    protocols: dict[str, ClassificationProtocol | OodProtocol] = {}
+    protocols.update(IMAGENET_C["imagenet-c"])
+    protocols.update(_make_grouped_sets())
+    protocols.update(_make_imagenet_9())
+    protocols.update(_make_ood_sets())
+    return protocols
+
+
+SHIFTS: Mapping[str, ClassificationProtocol | OodProtocol] = _make_shifts()
 """All sets that shifts.yaml declares, by name, each in its usual protocol."""
 
 

@@ -11,7 +11,7 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -26,6 +26,9 @@ from cosmos_eval.stats.estimates import FunctionOfWeights
 from cosmos_eval.tasks.arrays import SampleArray
 from cosmos_eval.tasks.metric import Derived, Metric
 from cosmos_eval.tasks.task import NAME, Task
+
+if TYPE_CHECKING:
+    from cosmos_eval.embedding.embed import ImageEmbedder  # which imports slow packages
 
 # Stored arrays of N images: all images inside the classes, then all images outside.
 INSIDE = "inside"  # (N,) whether the image shows one of the classes
@@ -122,42 +125,61 @@ class OutOfDistribution(Task):
             options: The options of the run, such as the batch size.
             progress: Called with the progress.
         """
-        from cosmos_eval.embedding.embed import ImageEmbedder, embed_images
-        from cosmos_eval.tasks.prompts import prompt_embeddings, resolve_templates
+        from cosmos_eval.embedding.embed import ImageEmbedder
 
         embedder = ImageEmbedder(encoder, options, progress)
         for protocol, split_images in zip(protocols, data, strict=True):
-            started = perf_counter()
-            names = class_names(splits_of(protocol)[0], split_images.inside)
-            class_embeddings = prompt_embeddings(
-                encoder, names, protocol.templates, options, progress
-            )
-            prompts_done = perf_counter()
-            inside = embedder.embed(split_images.inside.images)
-            outside = embed_images(encoder, split_images.outside.images, options, progress)
-            features = np.concatenate([inside.features, outside.features])
-            image_names = [*split_images.inside.names, *split_images.outside.names]
-            is_inside = np.arange(len(features)) < len(inside.features)
-            yield self.measurement(
-                {
-                    INSIDE: is_inside,
-                    MCM: choices.top_confidences(features, class_embeddings, scale=1),
-                    MAX_LOGIT: choices.top_scores(features, class_embeddings),
-                },
-                options,
-                names=image_names,
-                sample_list=[split_images.inside.names, split_images.outside.names],
-                content=content_hash([*inside.image_sha256s, *outside.image_sha256s], is_inside),
-                hashes={
-                    "class_names": fingerprint(names),
-                    "templates": fingerprint(resolve_templates(protocol.templates)),
-                },
-                seconds={
-                    "prompts": prompts_done - started,
-                    "images": perf_counter() - prompts_done,
-                },
-                unit="images inside, and as many outside,",
-            )
+            yield self._measure_protocol(embedder, protocol, split_images, progress)
+
+    def _measure_protocol(
+        self,
+        embedder: ImageEmbedder,
+        protocol: types.OodProtocol,
+        data: OodData,
+        progress: types.OnProgress,
+    ) -> types.Measurement:
+        """Score the images of a protocol, and return the measurement.
+
+        Args:
+            embedder: The model, which keeps the features of the images inside.
+            protocol: The protocol.
+            data: The images inside and outside.
+            progress: Called with the progress.
+        """
+        from cosmos_eval.embedding.embed import embed_images
+        from cosmos_eval.tasks.prompts import prompt_embeddings, resolve_templates
+
+        encoder, options = embedder.encoder, embedder.options
+        started = perf_counter()
+        names = class_names(splits_of(protocol)[0], data.inside)
+        class_embeddings = prompt_embeddings(encoder, names, protocol.templates, options, progress)
+        prompts_done = perf_counter()
+
+        inside = embedder.embed(data.inside.images)
+        outside = embed_images(encoder, data.outside.images, options, progress)
+        features = np.concatenate([inside.features, outside.features])
+        is_inside = np.arange(len(features)) < len(inside.features)
+        samples = {
+            INSIDE: is_inside,
+            MCM: choices.top_confidences(features, class_embeddings, scale=1),
+            MAX_LOGIT: choices.top_scores(features, class_embeddings),
+        }
+        return self.measurement(
+            samples,
+            options,
+            names=[*data.inside.names, *data.outside.names],
+            sample_list=[data.inside.names, data.outside.names],
+            content=content_hash([*inside.image_sha256s, *outside.image_sha256s], is_inside),
+            hashes={
+                "class_names": fingerprint(names),
+                "templates": fingerprint(resolve_templates(protocol.templates)),
+            },
+            seconds={
+                "prompts": prompts_done - started,
+                "images": perf_counter() - prompts_done,
+            },
+            unit="images inside, and as many outside,",
+        )
 
     def columns(self, samples: types.Samples) -> Mapping[str, Any]:
         """Return a table with a row per image: whether it is inside, and both scores."""
