@@ -61,15 +61,13 @@ class ClassData(NamedTuple):
 
     def select(self, indices: Sequence[int]) -> ClassData:
         """Return the data with only the images at these indices. The classes stay the same."""
-        selected = {}
-        for field in ("group_of_image", "written_classes", "origins"):
-            values = getattr(self, field)
-            selected[field] = None if values is None else values[indices]
         return self._replace(
             names=tuple(self.names[i] for i in indices),
             images=tuple(self.images[i] for i in indices),
             labels=self.labels[indices],
-            **selected,
+            group_of_image=_take(self.group_of_image, indices),
+            written_classes=_take(self.written_classes, indices),
+            origins=_take(self.origins, indices),
         )
 
     def with_groups(self, groups: Sequence[str]) -> ClassData:
@@ -86,6 +84,11 @@ class ClassData(NamedTuple):
         return self._replace(
             group_names=tuple(distinct_names.tolist()), group_of_image=group_indices
         )
+
+
+def _take(values: NDArray[np.int64] | None, indices: Sequence[int]) -> NDArray[np.int64] | None:
+    """Return the values at these indices, or None if there are no values."""
+    return None if values is None else values[indices]
 
 
 def make_data(classes: Sequence[str], samples: Iterable[tuple[str, ImageSource, Any]]) -> ClassData:
