@@ -175,7 +175,7 @@ def read_severities(
     Raises:
         UsageError: If a severity is missing, or has other classes or images than severity 1.
     """
-    versions = []
+    versions: list[ClassData] = []
     for severity in SEVERITIES:
         subfolder = folder / str(severity)
         if not subfolder.is_dir():

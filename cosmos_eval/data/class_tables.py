@@ -37,7 +37,7 @@ def read_class_table(
         split_rows = rows
         if table.split_file != table.file:
             split_path = folder / table.split_file
-            with report_faults_at(f"{split_path}: "):
+            with report_faults_at(f"{protocol.dataset}: {split_path}: "):
                 split_rows = _read_rows(split_path, table.image_key, [table.split_key])
             _require_same_images(rows, split_rows, split_path)
         index_by_label = number_distinct(protocol.class_names)
