@@ -89,7 +89,7 @@ def test_attack_success_and_accuracy_by_hand():
     samples = {
         "labels": np.array([0, 1, 1, 2]),
         "top5": np.array([[0, 1, 2], [0, 1, 2], [0, 2, 1], [1, 0, 2]]),
-        "written": np.array([1, 0, 2, 1]),
+        "written": np.array([2, 0, 2, 1]),
         "classes": np.array(["a", "b", "c"]),
     }
     metrics = metrics_of("cls", samples)
