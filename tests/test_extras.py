@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from PIL import Image
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -66,7 +67,8 @@ def test_the_extra_all_is_every_extra_for_users():
     ]
     (all_extras,) = map(Requirement, extras["all"])
     assert all_extras.extras == set(MODULES)
-    assert set(extras) == {*MODULES, "all", "train", "docs", "test", "dev"}
+    # The package of `corruptions` brings 0.3 GB.
+    assert set(extras) == {*MODULES, "corruptions", "all", "train", "docs", "test", "dev"}
 
 
 def test_a_plain_installation_measures_ranks_compares_and_checks(run_without, tmp_path):
@@ -147,6 +149,19 @@ REFUSED = {
     "ray": (*("ray", EVAL, "run --executor ray"), "pip install 'cosmos-eval[ray]'"),
     "slurm": (*("submitit", EVAL, "run --executor slurm"), "pip install 'cosmos-eval[slurm]'"),
 }
+
+
+def test_a_corruption_names_its_extra(run_without, tmp_path):
+    pytest.importorskip("imagecorruptions")
+    for name in ("red", "blue"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        Image.new("RGB", (40, 40), name).save(tmp_path / "images" / name / "1.png")
+    (tmp_path / "own.yaml").write_text("kind: cls\nfolder: images\ncorruption: fog\n")
+    command = ("run", "--dataset", "own.yaml", "--model", "scenes-clip")
+    done = run_without(("imagecorruptions",), EVAL, *command)
+    assert done.returncode == 2
+    message = "a corruption needs imagecorruptions-imaug: pip install 'cosmos-eval[corruptions]'"
+    assert message in " ".join(done.stderr.split())
 
 
 @pytest.mark.parametrize("case", REFUSED)

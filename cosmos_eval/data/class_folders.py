@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cosmos_eval.data import sources
+from cosmos_eval.data.altered_images import join_severities
 from cosmos_eval.data.class_names import (
     WORDNET_ID,
     ClassData,
@@ -39,6 +40,7 @@ from cosmos_eval.types import (
     RunOptions,
     UsageError,
 )
+from cosmos_eval.types.protocols import SEVERITIES
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """IMG_EXTENSIONS of torchvision/datasets/folder.py, which a test compares."""
@@ -156,6 +158,51 @@ def read_folders(folder: Path, protocol: ClassificationProtocol, options: RunOpt
         classes.sort(key=int)  # 2 before 10
     _require_listed_classes(protocol, folder, classes, "class folders")
     return _read_class_folders(folder, classes)
+
+
+def read_severities(
+    folder: Path, protocol: ClassificationProtocol, options: RunOptions
+) -> ClassData:
+    """Return corrupted images in the layout of ImageNet-C: `FOLDER/SEVERITY/CLASS/IMAGE`.
+
+    The severities are 1 to 5, and each must have the same images.
+
+    Args:
+        folder: The folder of the corruption, such as `imagenet-c/fog`.
+        protocol: The data set and its class list, if it has one.
+        options: The options of the command, for the advice in error messages.
+
+    Raises:
+        UsageError: If a severity is missing, or has other classes or images than severity 1.
+    """
+    versions: list[ClassData] = []
+    for severity in SEVERITIES:
+        subfolder = folder / str(severity)
+        if not subfolder.is_dir():
+            raise UsageError(f"{folder} has no folder {severity}: severities are 1 to 5")
+        version = read_folders(subfolder, protocol, options)
+        if versions:
+            _require_same_images(subfolder, versions[0], version)
+        versions.append(version)
+    named_versions = []
+    for severity, version in zip(SEVERITIES, versions, strict=True):
+        names = tuple(f"{severity}/{name}" for name in version.names)
+        named_versions.append(version._replace(names=names))
+    return join_severities(named_versions)
+
+
+def _require_same_images(folder: Path, first: ClassData, version: ClassData) -> None:
+    """Raise UsageError unless a folder has the classes and the images of the first severity."""
+    missing = set(first.names) - set(version.names)
+    unknown = set(version.names) - set(first.names)
+    if missing:
+        raise UsageError(
+            f"{folder} lacks {len(missing)} images of severity 1, the first: {min(missing)}"
+        )
+    if unknown:
+        raise UsageError(
+            f"{folder} has {len(unknown)} images that severity 1 lacks, the first: {min(unknown)}"
+        )
 
 
 def read_objectnet(folder: Path) -> ClassData:

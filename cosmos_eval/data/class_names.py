@@ -53,17 +53,21 @@ class ClassData(NamedTuple):
     group_names: tuple[str, ...] = ()
     # (N,) the index of each image's group; None without groups.
     group_of_image: NDArray[np.int64] | None = None
+    # (N,) the index of the class that is written on each image; None if nothing is written.
+    written_classes: NDArray[np.int64] | None = None
+    # (N,) a number for each image that versions of the same image share, such as the severities of
+    # a corruption; None if no image has several versions.
+    origins: NDArray[np.int64] | None = None
 
     def select(self, indices: Sequence[int]) -> ClassData:
         """Return the data with only the images at these indices. The classes stay the same."""
-        group_of_image = self.group_of_image
-        if group_of_image is not None:
-            group_of_image = group_of_image[indices]
         return self._replace(
             names=tuple(self.names[i] for i in indices),
             images=tuple(self.images[i] for i in indices),
             labels=self.labels[indices],
-            group_of_image=group_of_image,
+            group_of_image=_take(self.group_of_image, indices),
+            written_classes=_take(self.written_classes, indices),
+            origins=_take(self.origins, indices),
         )
 
     def with_groups(self, groups: Sequence[str]) -> ClassData:
@@ -80,6 +84,11 @@ class ClassData(NamedTuple):
         return self._replace(
             group_names=tuple(distinct_names.tolist()), group_of_image=group_indices
         )
+
+
+def _take(values: NDArray[np.int64] | None, indices: Sequence[int]) -> NDArray[np.int64] | None:
+    """Return the values at these indices, or None if there are no values."""
+    return None if values is None else values[indices]
 
 
 def make_data(classes: Sequence[str], samples: Iterable[tuple[str, ImageSource, Any]]) -> ClassData:

@@ -13,21 +13,25 @@ from typing import Any
 import numpy as np
 
 from cosmos_eval.data import folders
+from cosmos_eval.data.altered_images import corrupt_images, write_wrong_classes
 from cosmos_eval.data.class_folders import (
     find_folder,
     is_subset_of_list,
     read_folders,
     read_objectnet,
+    read_severities,
     read_webdataset,
 )
 from cosmos_eval.data.class_names import (
     ClassData,
+    class_names,
     describe_class_differences,
     make_data,
     template_faults,
     templates_of,
     unnamed_class_faults,
 )
+from cosmos_eval.data.class_tables import read_class_table
 from cosmos_eval.data.prepare import can_prepare
 from cosmos_eval.data.readers import FileError, read_records, report_faults_at, shortened
 from cosmos_eval.data.sources import ImageFile
@@ -57,14 +61,29 @@ def open_data(protocol: ClassificationProtocol, options: RunOptions) -> ClassDat
         options: `limit` keeps that many images, taken from the classes in turn. `allow_partial`
             leaves out images whose files are missing.
 
+    Returns:
+        The data. If the protocol alters images, they are the altered ones: with a written word, or
+        five versions of each image with the severities of a corruption.
+
     Raises:
         UsageError: If anything else is wrong with the data set.
     """
-    return _list_data(protocol, options).checked_data(protocol, options)
+    data = _list_data(protocol, options).checked_data(protocol, options)
+    if protocol.typographic and protocol.corruption is not None:
+        raise UsageError(f"{protocol.dataset}: give `typographic` or `corruption`, not both")
+    if protocol.typographic:
+        return write_wrong_classes(data, class_names(protocol, data), protocol.dataset)
+    if protocol.corruption is not None:
+        return corrupt_images(data, protocol.corruption)
+    return data
 
 
 def survey(
-    protocol: ClassificationProtocol, options: RunOptions, progress: OnProgress
+    protocol: ClassificationProtocol,
+    options: RunOptions,
+    progress: OnProgress,
+    *,
+    has_prompts: bool = True,
 ) -> folders.Survey:
     """Return the number of images, and everything that is wrong with the data set.
 
@@ -72,11 +91,12 @@ def survey(
         protocol: The data set and how it is measured.
         options: The options of the command, such as --data-root.
         progress: Not used, because only paths are listed. All functions that survey data have it.
+        has_prompts: Whether prompts must tell the classes of the images apart.
     """
     try:
         listing = _list_data(protocol, options)
         listing_survey = listing.complete_survey(protocol, options)
-        prompt_faults = _prompt_faults(protocol, listing.data)
+        prompt_faults = _prompt_faults(protocol, listing.data) if has_prompts else ()
         return replace(listing_survey, faults=(*listing_survey.faults, *prompt_faults))
     except UsageError as error:
         return folders.Survey(faults=(str(error),), remedy=_find_remedy(protocol, options))
@@ -290,14 +310,20 @@ def _read_data(protocol: ClassificationProtocol, options: RunOptions) -> tuple[P
         raise UsageError(f"{error}{_download_advice(protocol)}") from error
 
     # Read the layout of all other data sets.
+    if protocol.table is not None:
+        return folder, read_class_table(protocol, protocol.table, folder)
     if isinstance(protocol, MultilabelProtocol) and protocol.layout != "webdataset":
         return folder, _read_multilabel_list(protocol, options, folder)
     if protocol.layout == "webdataset":
         data = read_webdataset(folder, protocol)
     elif protocol.layout == "objectnet":
         data = read_objectnet(folder)
+    elif protocol.layout == "severities":
+        data = read_severities(folder, protocol, options)
     else:
         data = read_folders(folder, protocol, options)
+    if protocol.names_in_order:
+        data = data._replace(prompts=protocol.names_in_order)
     if protocol.class_names:
         _require_same_classes(protocol, folder, data.classes)
     return folder, data
@@ -515,11 +541,12 @@ def _require_same_classes(
 def _find_missing_files(protocol: ClassificationProtocol, data: ClassData) -> dict[int, Path]:
     """Return the paths of missing image files, by the indices of the images in the data.
 
-    Images can only be missing if a list names them: one of torchvision's, or a user's list of
-    images with several labels. Other images were found by looking into folders or archives.
+    Images can only be missing if a list names them: one of torchvision's, a table, or a user's list
+    of images with several labels. Other images were found by looking into folders or archives.
     """
     is_user_list = isinstance(protocol, MultilabelProtocol) and protocol.layout != "webdataset"
-    if protocol.torchvision is None and not is_user_list:
+    is_listed = protocol.torchvision is not None or protocol.table is not None or is_user_list
+    if not is_listed:
         return {}
     missing_file_by_index = {}
     for index, image in enumerate(data.images):

@@ -34,7 +34,7 @@ _BYTES_BETWEEN_MEASUREMENTS = 64_000_000  # written before the size of all store
 EMBEDDING = (
     *("cosmos_core.model", "cosmos_core.data.pixels", "cosmos_core.data.scenes.vocabulary"),
     *("cosmos_eval.models", "cosmos_eval.embedding.embed", "cosmos_eval.embedding.pairs"),
-    *("cosmos_eval.data.sources", "cosmos_eval.tasks.prompts"),
+    *("cosmos_eval.data.sources", "cosmos_eval.data.altered_images", "cosmos_eval.tasks.prompts"),
 )
 # Distributions that decode, resize, tokenise and encode.
 _LIBRARIES = (

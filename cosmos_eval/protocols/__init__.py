@@ -1,6 +1,7 @@
 """Known data sets, each with the protocols that measure it. Imports no torch."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,8 +16,10 @@ from cosmos_eval.protocols.retrieval import RETRIEVAL, RETRIEVAL_BY_PROTOCOL
 from cosmos_eval.protocols.segmentation import SEGMENTATION
 from cosmos_eval.protocols.selection import SELECTION
 from cosmos_eval.protocols.sets import read_set, set_names
+from cosmos_eval.protocols.shifts import IMAGENET_C, SHIFTS, attacked_dataset, make_typographic
 from cosmos_eval.protocols.webdatasets import WEBDATASETS
 from cosmos_eval.types import (
+    ClassificationProtocol,
     Protocol,
     RetrievalProtocol,
     SelectionProtocol,
@@ -38,6 +41,7 @@ def known_protocols() -> Mapping[str, Protocol]:
     protocols.update(RETRIEVAL)
     protocols.update(CLASSIFICATION)
     protocols.update(ROBUSTNESS)
+    protocols.update(SHIFTS)
     protocols.update(SEGMENTATION)
     protocols.update(SELECTION)
     return protocols
@@ -125,7 +129,7 @@ def is_embedded(protocol: Protocol) -> bool:
 
     A user's data set may have the same name. It has another folder (`root`).
     """
-    embedded = _embedded_by_name().get(protocol.dataset)
+    embedded = _embedded_by_name().get(attacked_dataset(protocol.dataset) or protocol.dataset)
     return embedded is not None and embedded.root == protocol.root
 
 
@@ -134,6 +138,10 @@ def protocols_of_dataset(dataset: str) -> Mapping[str, Protocol]:
 
     Raise KeyError for an unknown data set.
     """
+    attacked = attacked_dataset(dataset)
+    if attacked is not None:
+        typographic = _find_typographic(attacked)
+        return {typographic.protocol_name: typographic}
     if dataset in set_names():
         described = read_set(dataset)
         return {described.protocol_name: described}
@@ -145,6 +153,7 @@ def protocols_of_dataset(dataset: str) -> Mapping[str, Protocol]:
     # Each of these tables holds the data sets of one further protocol.
     for protocol_by_dataset in (
         *CLASSIFICATION_BY_PROTOCOL.values(),
+        *IMAGENET_C.values(),
         *RETRIEVAL_BY_PROTOCOL.values(),
         *segmentation.SEGMENTATION_BY_PROTOCOL.values(),
         *segmentation.LOCALISATION_BY_PROTOCOL.values(),
@@ -178,6 +187,20 @@ def _with_scored_pairs(protocols: Sequence[Protocol]) -> list[Protocol]:
     return pair_protocols
 
 
+def _find_typographic(dataset: str) -> ClassificationProtocol:
+    """Return the protocol of a typographic attack on the images of a classification set.
+
+    Class names are those of the protocol `clip-benchmark`, without errors, if the set has it.
+    Raise KeyError for other data sets.
+    """
+    protocol = CLASSIFICATION_BY_PROTOCOL["clip-benchmark"].get(dataset)
+    usual_protocol = protocol or named_protocols()[dataset]
+    # Subclasses have several labels for an image.
+    if type(usual_protocol) is not ClassificationProtocol:
+        raise KeyError(dataset)
+    return make_typographic(usual_protocol)
+
+
 def find_known(name: str, protocol_name: str | None = None) -> Protocol:
     """Return a known data set under one of its protocols.
 
@@ -191,6 +214,10 @@ def find_known(name: str, protocol_name: str | None = None) -> Protocol:
     """
     known_names = [*named_protocols(), *set_names()]
     dataset, separator, revision = name.partition("@")
+    if attacked_dataset(dataset) is not None:
+        with suppress(KeyError):  # of a set that cannot be attacked
+            _find_typographic(str(attacked_dataset(dataset)))
+            known_names.append(dataset)
     # Only webdatasets have revisions, and a revision must not be empty.
     can_have_revision = revision != "" and dataset in WEBDATASETS
     if dataset not in known_names or (separator and not can_have_revision):
@@ -233,9 +260,10 @@ def prepare(protocol: Protocol) -> None:
     """Render an embedded data set unless it is on the disk; do nothing for other data sets."""
     if not is_embedded(protocol):
         return
-    if protocol.dataset in scenes2.scenes2_protocols():
+    dataset = attacked_dataset(protocol.dataset) or protocol.dataset
+    if dataset in scenes2.scenes2_protocols():
         scenes2.prepare_scenes2(protocol)
     else:
         scenes.prepare_scenes()
-        if protocol.dataset in (scenes.PROBE, scenes.TRAINING):
-            scenes.prepare_training(protocol.dataset)
+        if dataset in (scenes.PROBE, scenes.TRAINING):
+            scenes.prepare_training(dataset)

@@ -211,6 +211,10 @@ def _require_streamable(protocols: Sequence[types.Protocol], options: types.RunO
         scores_pairs = name != types.base_protocol_name(name)
         if scores_pairs:
             raise types.UsageError(f"{name} needs images twice: --stream cannot do that")
+        if isinstance(protocol, types.ClassificationProtocol) and protocol.alters_images:
+            raise types.UsageError(
+                f"{protocol.dataset} alters images: --stream cannot do that; use --download"
+            )
 
 
 def model_specs(

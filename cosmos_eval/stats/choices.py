@@ -94,6 +94,16 @@ def top_confidences(
     return confidences
 
 
+def top_scores(image_features: Features, class_embeddings: Features) -> Features:
+    """Return the highest score of each of N images with any of C classes, (N,).
+
+    The score of an image and a class is the product of their features, (N, D) and (C, D). Raises
+    ValueError for features that are not finite.
+    """
+    blocks = _score_blocks(image_features, class_embeddings)
+    return np.concatenate([scores.max(axis=1) for _, scores in blocks])
+
+
 def count_shared_best(image_features: Features, class_embeddings: Features) -> int:
     """Return the number of images whose highest score is shared by several classes.
 

@@ -582,10 +582,12 @@ def wilson(successes: int, n: int, level: float = LEVEL) -> Interval:
     """
     if not 0 <= successes <= n or n == 0:
         raise ValueError(f"no share of {successes} in {n}")
-    return _wilson(successes / n, n, "wilson", level)
+    return share_interval(successes / n, n, "wilson", level)
 
 
-def _wilson(share: float, n: float, method: str, level: float, dof: float = math.inf) -> Interval:
+def share_interval(
+    share: float, n: float, method: str, level: float, dof: float = math.inf
+) -> Interval:
     """Return Wilson's score interval of a share of n samples.
 
     With the quantile z of the level, such as 1.96 for 95%, its ends are
@@ -646,7 +648,7 @@ def wilson_of_clusters(
     n_clusters = int(np.count_nonzero(sizes))
     share = float(hits_of_clusters.sum()) / n_samples
     if n_clusters == n_samples:  # all samples are independent
-        return _wilson(share, n_samples, "wilson", level)
+        return share_interval(share, n_samples, "wilson", level)
 
     deviations = hits_of_clusters - share * sizes
     variance = float(np.square(deviations).sum()) * n_clusters / max(1, n_clusters - 1)
@@ -655,7 +657,7 @@ def wilson_of_clusters(
     if 0 < share < 1 and variance:
         effective_n = share * (1 - share) * n_samples**2 / variance
     effective_n = min(max(effective_n, least_n), n_samples)
-    return _wilson(share, effective_n, "wilson, effective n", level)
+    return share_interval(share, effective_n, "wilson, effective n", level)
 
 
 def jackknife(estimate: FunctionOfSums, level: float = LEVEL) -> Interval | None:
@@ -931,7 +933,7 @@ def _interval_by_formula(estimate: Estimate, stored_method: str, level: float) -
             return mean_rank_interval(estimate, level)
         case CrossedMean():
             effective = effective_samples(estimate)
-            return _wilson(estimate.value, effective.n, OVER_DRAWS, level, effective.dof)
+            return share_interval(estimate.value, effective.n, OVER_DRAWS, level, effective.dof)
         case Mean(hits, clusters):
             return clustered_wilson(hits, clusters, level)
         case FunctionOfSums(terms) if estimate.interval is not None:

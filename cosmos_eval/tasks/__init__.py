@@ -27,6 +27,7 @@ _MODULES: Mapping[str, str] = {
     "loc": "cosmos_eval.tasks.localisation",
     "assoc": "cosmos_eval.tasks.association",
     "probe": "cosmos_eval.tasks.probe",
+    "ood": "cosmos_eval.tasks.ood",
 }
 TASKS = tuple(_MODULES)
 """The names of the tasks of this package, in the order of tables."""

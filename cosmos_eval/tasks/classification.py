@@ -29,6 +29,7 @@ from cosmos_eval.stats.estimates import (
     FunctionOfWeights,
     GroupMean,
     Ints,
+    Mean,
     Proportion,
     means_of_groups,
 )
@@ -36,6 +37,7 @@ from cosmos_eval.tasks.arrays import SampleArray
 from cosmos_eval.tasks.metric import Derived, Metric
 from cosmos_eval.tasks.ordered import EmbeddedMeasurement
 from cosmos_eval.tasks.task import LEAST_NOTED_FRACTION, NAME, Task
+from cosmos_eval.types.protocols import SEVERITIES
 
 # Stored arrays of N images, C classes and G groups.
 LABELS = "labels"  # (N,) class numbers
@@ -46,7 +48,11 @@ CLASSES = "classes"  # (C,) the data's own names, since several classes may shar
 SHOWN = "class_names"  # (C,) displayed names, if the protocol names the classes otherwise
 GROUP = "group"  # (N,) group numbers, if the data have groups
 GROUPS = "groups"  # (G,) names of the groups
+WRITTEN = "written"  # (N,) classes that are written on the images, if the protocol writes any
+ORIGIN = "origin"  # (N,) images that versions share, from 0, if images have several versions
+ALEXNET_ERROR = "alexnet_error"  # (1,) error of AlexNet, if the protocol states it
 METRICS = "metrics"  # (M,) names of metrics beside the usual ones, if the protocol has any
+_LEAST_ERROR = 1e-3  # errors are divided by it
 ARRAYS = (
     SampleArray(LABELS, "whole number", ("images",), least=0, below="classes"),
     SampleArray(TOP5, "whole number", ("images", None), least=-1, below="classes"),
@@ -56,6 +62,9 @@ ARRAYS = (
     SampleArray(GROUP, "whole number", ("images",), least=0, below="groups", optional=True),
     SampleArray(GROUPS, "text", ("groups",), optional=True),
     SampleArray(METRICS, "text", ("metrics",), optional=True),
+    SampleArray(WRITTEN, "whole number", ("images",), least=0, below="classes", optional=True),
+    SampleArray(ORIGIN, "whole number", ("images",), least=0, below="images", optional=True),
+    SampleArray(ALEXNET_ERROR, "number", (1,), least=_LEAST_ERROR, most=1, optional=True),
     SampleArray(NAME, "text", ("images",), optional=True),
 )
 HITS = "hits"  # (N, 5) derived: whether each prediction is the label
@@ -114,8 +123,13 @@ class ClassTask(Task):
             return False
 
     def n_samples(self, protocol: types.ClassificationProtocol) -> int | None:
-        """Return the number of images of the complete data set, or None if it is unknown."""
-        return protocol.n_images
+        """Return the number of images of the complete data set, or None if it is unknown.
+
+        An image counts once with each severity of a corruption.
+        """
+        if protocol.n_images is None or protocol.corruption is None:
+            return protocol.n_images
+        return protocol.n_images * len(SEVERITIES)
 
     def fetch(self, protocol: types.ClassificationProtocol, options: types.RunOptions) -> None:
         """Download the data set if `options` ask for it and it is known where from."""
@@ -184,7 +198,14 @@ class ClassTask(Task):
         options: types.RunOptions,
         progress: types.OnProgress,
     ) -> EmbeddedMeasurement:
-        """Return a measurement that takes the images in any order."""
+        """Return a measurement that takes the images in any order.
+
+        Raises UsageError for severities of a corruption, which are measured together.
+        """
+        if protocol.has_severities:
+            raise types.UsageError(
+                f"{protocol.dataset} has five versions of every image: leave --until out"
+            )
         return _OrderedClasses(self, encoder, protocol, data, options, progress)
 
     def measure(
@@ -320,33 +341,65 @@ def _has_five_classes(samples: Derived) -> bool:
     return bool((samples[TOP5] >= 0).all())
 
 
-def _top1_accuracy(samples: Derived) -> Proportion:
+def _fraction(hits: NDArray[np.bool_], samples: Derived) -> Proportion | Mean:
+    """Return the fraction of hits (N,) among images.
+
+    Versions of an image, such as the severities of a corruption, depend on each other.
+    """
+    if ORIGIN in samples:
+        return Mean(hits, clusters=samples[ORIGIN])
+    return Proportion(hits)
+
+
+def _top1_accuracy(samples: Derived) -> Proportion | Mean:
     """Return the fraction of images whose first prediction is correct."""
-    return Proportion(samples[HITS][:, 0])
+    return _fraction(samples[HITS][:, 0], samples)
 
 
-def _top5_accuracy(samples: Derived) -> Proportion | None:
+def _top5_accuracy(samples: Derived) -> Proportion | Mean | None:
     """Return the fraction of images with the correct class among the first five predictions.
 
     Return None for fewer than five classes, as CLIP Benchmark does.
     """
     if not _has_five_classes(samples):
         return None
-    return Proportion(samples[HITS].any(axis=1))
+    return _fraction(samples[HITS].any(axis=1), samples)
 
 
 def _mean_per_class_recall(samples: Derived) -> GroupMean:
     """Return the mean over the classes of the top-1 accuracy on the images of each class."""
-    return GroupMean(samples[HITS][:, 0], groups=samples[LABELS])
+    return GroupMean(samples[HITS][:, 0], groups=samples[LABELS], clusters=samples.get(ORIGIN))
+
+
+def _corruption_error(samples: Derived) -> Mean | None:
+    """Return the top-1 error under a corruption, over all severities, divided by AlexNet's.
+
+    It is CE of Hendrycks and Dietterich 2019, arXiv 1903.12261, section 4. Its mean over the
+    corruptions of ImageNet-C is mCE. Return None if AlexNet's error is unknown.
+    """
+    if ALEXNET_ERROR not in samples:
+        return None
+    relative_errors = ~samples[HITS][:, 0] / samples[ALEXNET_ERROR][0]
+    return Mean(relative_errors, clusters=samples[ORIGIN])
+
+
+def _attack_success(samples: Derived) -> Proportion | None:
+    """Return the fraction of images for which the class that is written on them is predicted.
+
+    Return None if nothing is written.
+    """
+    if WRITTEN not in samples:
+        return None
+    return Proportion(samples[TOP5][:, 0] == samples[WRITTEN])
 
 
 def _expected_calibration_error(samples: Derived) -> FunctionOfSums | None:
     """Return the expected calibration error of the first predictions.
 
     It is how far their probabilities are from their accuracy. Return None for older results, which
-    do not store the probabilities.
+    do not store the probabilities, and for several versions of an image, which are not independent.
     """
-    if CONFIDENCE not in samples:
+    if CONFIDENCE not in samples or ORIGIN in samples:
         return None
     return calibration_error(samples[CONFIDENCE], samples[HITS][:, 0])
 
@@ -359,8 +412,11 @@ def _macro_f1(samples: Derived) -> FunctionOfWeights | None:
 
 
 def _worst_group_acc1(samples: Derived) -> GroupMean | None:
-    """Return the lowest top-1 accuracy of any group of images, or None without groups."""
-    if GROUP not in samples:
+    """Return the lowest top-1 accuracy of any group of images.
+
+    Return None without groups, and if the groups are severities of a corruption.
+    """
+    if GROUP not in samples or ORIGIN in samples:
         return None
     return GroupMean(samples[HITS][:, 0], groups=samples[GROUP], lowest=True)
 
@@ -401,6 +457,14 @@ class Classification(ClassTask):
         Metric("acc1", _top1_accuracy, primary=True),
         Metric("acc5", _top5_accuracy),
         Metric("mean_per_class_recall", _mean_per_class_recall),
+        Metric("CE", _corruption_error, unit="ratio", higher_is_better=False, headline=True),
+        Metric(
+            "attack_success",
+            _attack_success,
+            higher_is_better=False,
+            label="attack success",
+            headline=True,
+        ),
         Metric("ece", _expected_calibration_error, higher_is_better=False, label="ECE"),
         Metric("worst_group_acc1", _worst_group_acc1, label="worst-group acc1", headline=True),
         Metric("worst_group_acc5", _worst_group_acc5, label="worst-group acc5", headline=True),
@@ -446,6 +510,13 @@ class Classification(ClassTask):
         if data.group_of_image is not None:
             samples[GROUP] = data.group_of_image
             samples[GROUPS] = np.array(data.group_names)
+        if data.written_classes is not None:
+            samples[WRITTEN] = data.written_classes
+        if data.origins is not None:
+            # A limit may leave out some images: number the others from 0.
+            samples[ORIGIN] = np.unique(data.origins, return_inverse=True)[1]
+        if protocol.alexnet_error is not None:
+            samples[ALEXNET_ERROR] = np.array([protocol.alexnet_error])
         return samples
 
     def tie_notes(self, image_features: Features, class_embeddings: Features) -> list[str]:
@@ -478,6 +549,8 @@ class Classification(ClassTask):
             )
         if (GROUP in samples) != (GROUPS in samples):
             raise ValueError(f"`{GROUP}` and `{GROUPS}` are stored together")
+        if ALEXNET_ERROR in samples and ORIGIN not in samples:
+            raise ValueError(f"`{ALEXNET_ERROR}` is stored without `{ORIGIN}`")
 
     def per_class(self, samples: types.Samples) -> Mapping[str, Mapping[str, float | None]]:
         """Return the recall and the number of images of every class, by its displayed name."""
@@ -562,6 +635,8 @@ class Classification(ClassTask):
         }
         if GROUP in samples:
             columns["group"] = samples[GROUPS][samples[GROUP]]
+        if WRITTEN in samples:
+            columns["written"] = classes[samples[WRITTEN]]
         return columns
 
 

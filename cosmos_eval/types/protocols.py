@@ -33,6 +33,16 @@ SelectionLayout = Literal[
 ]
 # fmt: on
 """The form of the annotations of a caption selection set (docs/caption-selection.md)."""
+# fmt: off
+Corruption = Literal[
+    "gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur",
+    "zoom_blur", "snow", "frost", "fog", "brightness", "contrast", "elastic_transform", "pixelate",
+    "jpeg_compression",
+]
+# fmt: on
+"""The corruptions of ImageNet-C, in the order of its table (arXiv 1903.12261)."""
+SEVERITIES = (1, 2, 3, 4, 5)
+"""The severities of each corruption."""
 Rgb = tuple[float, float, float]
 
 TASKS_BY_WORD: Mapping[str, str] = {
@@ -138,6 +148,29 @@ class RetrievalProtocol(CaptionFiles):
     n_captions: int | None = field(default=None, metadata=_FIXED)
 
 
+ClassLayout = Literal["folders", "webdataset", "objectnet", "severities"]
+"""The form of the files of a classification set."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageTable:
+    """A table that lists the images of a classification set with their classes and splits."""
+
+    # The file of the table, and the keys of its columns, below the folder of the data set.
+    file: str
+    image_key: str
+    label_key: str
+    # The table of the splits, which may be another one; the key of its column; the value of the
+    # test images.
+    split_file: str
+    split_key: str
+    split: str
+    # The keys of the columns whose values make the group of an image.
+    group_keys: tuple[str, ...] = ()
+    # The folder of the images below the folder of the data set.
+    images: str = "."
+
+
 @dataclass(frozen=True, kw_only=True)
 class ClassFiles(Protocol):
     """Where the images of a classification data set are, and where their classes are stated.
@@ -145,13 +178,16 @@ class ClassFiles(Protocol):
     Images may also be in groups, such as regions, whose accuracies are compared.
     """
 
-    # The folder of the data set, with a folder per class, tar archives, or the files of ObjectNet.
+    # The folder of the data set, with a folder per class, tar archives, the files of ObjectNet, or
+    # for corrupted images a folder per severity (1 to 5), each with a folder per class.
     folder: str
-    layout: Literal["folders", "webdataset", "objectnet"] = "folders"
+    layout: ClassLayout = "folders"
     # The name of a data set that torchvision reads, such as `food101`.
     torchvision: str | None = field(default=None, metadata=_FIXED)
     # Other paths at which the folder may be.
     usual_folders: tuple[str, ...] = field(default=(), metadata=_FIXED)
+    # In place of a folder per class: the table that lists the images.
+    table: ImageTable | None = field(default=None, metadata=_FIXED)
     # The file that states the group of each image. A record has the image under `image_key`, and
     # the values that make its group under `group_keys`.
     group_file: str | None = None
@@ -178,12 +214,30 @@ class ClassificationProtocol(ClassFiles):
     # Prompt templates such as `a photo of a {}.`, or the name of a known set of templates. None:
     # the templates that the data state, or else OpenAI's for ImageNet.
     templates: tuple[str, ...] | str | None = None
+    # In place of `class_names`: the names of all classes in the order of their folders.
+    names_in_order: tuple[str, ...] = field(default=(), metadata=_FIXED)
     # Metrics that are measured besides the usual ones.
     metrics: tuple[Literal["f1_macro", "worst_group_acc5"], ...] = ()
     # The number of classes of the complete data set, if it is known.
     n_classes: int | None = field(default=None, metadata=_FIXED)
     # A note for those who read the numbers.
     remark: str = field(default="", metadata=_FIXED)
+    # Whether the name of a wrong class is written on every image, as a typographic attack.
+    typographic: bool = False
+    # The corruption that is applied to every image, once with each severity; None: none.
+    corruption: Corruption | None = None
+    # The error of AlexNet under a corruption, by which the error of a model is divided.
+    alexnet_error: float | None = field(default=None, metadata=_FIXED)
+
+    @property
+    def alters_images(self) -> bool:
+        """True if images are altered after they are decoded, and so cannot be streamed."""
+        return self.typographic or self.corruption is not None
+
+    @property
+    def has_severities(self) -> bool:
+        """True if every image is measured once with each severity of a corruption."""
+        return self.corruption is not None or self.layout == "severities"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,6 +257,8 @@ class MultilabelProtocol(ClassificationProtocol):
     metrics: tuple[Literal["f1_macro", "worst_group_acc5"], ...] = field(
         default=(), metadata=_FIXED
     )
+    typographic: bool = field(default=False, metadata=_FIXED)
+    corruption: Corruption | None = field(default=None, metadata=_FIXED)
     # The file that lists the images below `folder`. A record has the path of an image under
     # `image_key`, and its classes under `label_key`: `cat | dog`, or a list.
     annotations: str | None = None
@@ -220,9 +276,7 @@ class FacesProtocol(ClassificationProtocol):
 
     task: ClassVar[str] = "faces"
 
-    layout: Literal["folders", "webdataset", "objectnet"] = field(
-        default="webdataset", metadata=_FIXED
-    )
+    layout: ClassLayout = field(default="webdataset", metadata=_FIXED)
     class_list: str | None = field(default=None, metadata=_FIXED)
     group_file: str | None = field(default=None, metadata=_FIXED)
     group_keys: tuple[str, ...] | str = field(default="group", metadata=_FIXED)
@@ -230,6 +284,8 @@ class FacesProtocol(ClassificationProtocol):
     metrics: tuple[Literal["f1_macro", "worst_group_acc5"], ...] = field(
         default=(), metadata=_FIXED
     )
+    typographic: bool = field(default=False, metadata=_FIXED)
+    corruption: Corruption | None = field(default=None, metadata=_FIXED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -479,6 +535,30 @@ class ProbeProtocol(Protocol):
     # vote is exp(similarity / temperature).
     neighbours: int = 20
     temperature: float = 0.07
+
+
+@dataclass(frozen=True, kw_only=True)
+class OodProtocol(Protocol):
+    """How the detection of images outside the classes of a data set is measured, without training.
+
+    A model scores every image by its similarity to the prompts of the classes.
+    """
+
+    task: ClassVar[str] = "ood"
+
+    # The folder of images of the classes, and the folder of images of none of them, each with a
+    # folder per class. The names of the latter folders do not matter.
+    inside: str
+    outside: str
+    # In place of the folders: the images inside and outside of a known data set.
+    splits: tuple[ClassificationProtocol, ClassificationProtocol] | None = field(
+        default=None, metadata=_FIXED
+    )
+    # The names of classes in prompts, or a known list of them, and the templates, as for the task
+    # `cls`.
+    class_names: Mapping[str, str] = field(default_factory=dict)
+    class_list: str | None = None
+    templates: tuple[str, ...] | str = ("a photo of a {}",)
 
 
 def short_task_name(name: str, task_names: Container[str]) -> str:

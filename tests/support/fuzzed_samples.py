@@ -176,6 +176,11 @@ def _probe(s: Samples) -> bool:
     return indices and _is_within(s["fewshot_correct"], range(2)) and min(s["shots"].tolist()) > 0
 
 
+def _ood(s: Samples) -> bool:
+    is_cosine = bool((np.abs(s["max_logit"]) <= 1).all())
+    return _is_within(s["inside"], range(2)) and _is_share(s["mcm"]) and is_cosine
+
+
 POSSIBLE: Mapping[str, Callable[[Samples], bool]] = {
     "retrieval": _retrieval,
     "cls": _cls,
@@ -186,6 +191,7 @@ POSSIBLE: Mapping[str, Callable[[Samples], bool]] = {
     "loc": _loc,
     "assoc": _assoc,
     "probe": _probe,
+    "ood": _ood,
 }
 
 

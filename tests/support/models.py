@@ -141,6 +141,14 @@ def assoc_samples(skill: float, rng: np.random.Generator) -> Samples:
     }
 
 
+def ood_samples(skill: float, rng: np.random.Generator) -> Samples:
+    """Images inside and outside, whose scores differ the more the better the model is."""
+    inside = np.arange(IMAGES) % 2 == 0
+    scores = np.clip(0.4 + 0.4 * skill * inside + rng.normal(0, 0.2, (2, IMAGES)), 0, 1)
+    mcm, max_logit = scores.astype(np.float32)
+    return {"inside": inside, "mcm": mcm, "max_logit": max_logit}
+
+
 def probe_samples(skill: float, rng: np.random.Generator) -> Samples:
     linear, neighbours = (
         np.where(_right(skill - less, rng), LABELS, (LABELS + 1) % CLASSES) for less in (0, 0.1)
@@ -165,6 +173,7 @@ SAMPLES = {
         "multilabel": multilabel_samples,
         "faces": faces_samples,
         "probe": probe_samples,
+        "ood": ood_samples,
     },
 }
 _MAP = {"map": "text-to-patch similarity", "protocol_map": "text-to-patch similarity"}

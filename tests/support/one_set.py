@@ -26,6 +26,7 @@ _YAML = {
     "select": "images: photos\nannotations: items.csv\nlayout: items\n",
     "loc": f"{_MAPS}classes: [background, blue]\n",
     "assoc": "images: photos\nannotations: cues.jsonl\nimage_suffix: .png\n",
+    "ood": "inside: photos\noutside: train\ntemplates: ['a {}']\n",
     "probe": "train: train\ntest: photos\nshots: [1]\ndraws: 1\nc_values: [0.1, 1.0]\n",
 }
 _QUESTIONS = ("race:black", "race:red", "gender:green", "gender:red", "age:red", "age:blue")

@@ -79,6 +79,11 @@ SAMPLES: dict[str, Samples] = {
             ]
         ),
     },
+    "ood": {
+        "inside": np.array([True, True, False, False]),
+        "mcm": np.array([0.75, 0.5, 0.625, 0.25], np.float32),
+        "max_logit": np.array([0.5, 0.375, 0.25, 0.125], np.float32),
+    },
     "assoc": {
         "jaccard": np.array([1, 0.5, 0.25]),
         "candidates": np.array([5, 6, 10]),

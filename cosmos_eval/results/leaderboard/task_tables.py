@@ -39,6 +39,7 @@ _TITLES = {
     "select": "caption selection",
     "loc": "localisation",
     "assoc": "association",
+    "ood": "out-of-distribution detection",
 }
 
 

@@ -22,7 +22,10 @@ from cosmos_eval.results.text import p_value_text
 from cosmos_eval.stats.paired import PairedDifference
 from cosmos_eval.types import UsageError
 
-TASKS = ("cls", "retrieval", "multilabel", "faces", "seg", "select", "loc", "assoc", "probe")
+TASKS = (
+    *("cls", "retrieval", "multilabel", "faces", "seg", "select", "loc", "assoc", "probe"),
+    "ood",
+)
 OTHER = {"model": {"spec": "scenes-clip"}}
 SAME = {"hashes": {"sample_list": "1" * 64}}
 
@@ -243,6 +246,7 @@ def test_two_folders_with_holm_over_all_headlines(command, tmp_path):
         ("scenes-loc", "AUC"),
         ("scenes-loc", "attention_mass"),
         ("scenes-multilabel", "mAP"),
+        ("scenes-ood", "auroc"),
         ("scenes-probe", "linear_acc1"),
         ("scenes-retrieval", "image_to_text_R@1"),
         ("scenes-retrieval", "text_to_image_R@1"),

@@ -116,9 +116,15 @@ def probe(n: int, labels: np.ndarray, score: float) -> Samples:
     }
 
 
+def ood(n: int, labels: np.ndarray, score: float) -> Samples:
+    inside = np.arange(max(2, n)) % 2 == 0  # one image of each kind at least
+    scores = np.where(inside, score, 1 - score).astype(np.float32)
+    return {"inside": inside, "mcm": scores, "max_logit": scores}
+
+
 SAMPLES: dict[str, Callable[[int, np.ndarray, float], Samples]] = {
     **{"cls": cls, "multilabel": multilabel, "faces": faces, "retrieval": retrieval},
-    **{"select": select, "assoc": assoc, "seg": seg, "loc": loc, "probe": probe},
+    **{"select": select, "assoc": assoc, "seg": seg, "loc": loc, "probe": probe, "ood": ood},
 }
 CASES = {
     **{f"all {name}": (12, 3, score) for name, score in (("right", 1), ("wrong", 0))},

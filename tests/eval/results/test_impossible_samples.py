@@ -63,6 +63,8 @@ IMPOSSIBLE = [
     ("loc", "thing_pixels", 0, 90, "holds more than `labelled_pixels` of its image"),
     ("assoc", "jaccard", 0, 1.25, "holds 1.25, and its values are 0 to 1"),
     ("assoc", "candidates", 0, 0, "holds 0, and its values are 1 or more"),
+    ("ood", "mcm", 0, 1.25, "holds 1.25, and its values are 0 to 1"),
+    ("ood", "max_logit", 0, -2, "holds -2.0, and its values are -1 to 1"),
     ("probe", "linear", 0, HUGE, "holds 10000000000, and its values are 0 to 2"),
     ("probe", "shots", 0, 4, "holds a number twice"),
 ]

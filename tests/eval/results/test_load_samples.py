@@ -68,6 +68,15 @@ EXPECTED = {
         },
     ),
     "assoc": ([], {"jaccard": [1, 0.5, 0.25], "candidates": [5, 6, 10]}),
+    "ood": (
+        ["a", "b", "c", "d"],
+        {
+            "image": ["a", "b", "c", "d"],
+            "inside": [True, True, False, False],
+            "mcm": [0.75, 0.5, 0.625, 0.25],
+            "max_logit": [0.5, 0.375, 0.25, 0.125],
+        },
+    ),
     "probe": (
         ["a", "b", "c", "d"],
         {

@@ -109,6 +109,7 @@ def test_it_is_the_hash_of_files_in_the_order_of_the_list(encoder, root):
         "multilabel": sha256_of_all(images, [[label == n for n in range(3)] for label in labels]),
         "seg": sha256_of_all(both),
         "loc": sha256_of_all(both),
+        "ood": sha256_of_all(images + training, [True] * 6 + [False] * 6),
         "probe": sha256_of_all(training + images, labels + labels),
     }
     options = options_for(root)
