@@ -28,6 +28,7 @@ from cosmos_eval.data.class_names import (
     templates_of,
     unnamed_class_faults,
 )
+from cosmos_eval.data.coop_splits import read_coop_split
 from cosmos_eval.data.prepare import can_prepare
 from cosmos_eval.data.readers import FileError, read_records, report_faults_at, shortened
 from cosmos_eval.data.sources import ImageFile
@@ -292,7 +293,9 @@ def _read_data(protocol: ClassificationProtocol, options: RunOptions) -> tuple[P
     # Read the layout of all other data sets.
     if isinstance(protocol, MultilabelProtocol) and protocol.layout != "webdataset":
         return folder, _read_multilabel_list(protocol, options, folder)
-    if protocol.layout == "webdataset":
+    if protocol.split_file is not None:
+        data = read_coop_split(folder, protocol, options)
+    elif protocol.layout == "webdataset":
         data = read_webdataset(folder, protocol)
     elif protocol.layout == "objectnet":
         data = read_objectnet(folder)
@@ -515,11 +518,12 @@ def _require_same_classes(
 def _find_missing_files(protocol: ClassificationProtocol, data: ClassData) -> dict[int, Path]:
     """Return the paths of missing image files, by the indices of the images in the data.
 
-    Images can only be missing if a list names them: one of torchvision's, or a user's list of
-    images with several labels. Other images were found by looking into folders or archives.
+    Images can only be missing if a list names them: one of torchvision's or CoOp's, or a user's
+    list of images with several labels. Other images were found by looking into folders or archives.
     """
     is_user_list = isinstance(protocol, MultilabelProtocol) and protocol.layout != "webdataset"
-    if protocol.torchvision is None and not is_user_list:
+    is_listed = is_user_list or protocol.split_file is not None
+    if protocol.torchvision is None and not is_listed:
         return {}
     missing_file_by_index = {}
     for index, image in enumerate(data.images):

@@ -11,6 +11,7 @@ from cosmos_eval.protocols.classification import (
     PROBES,
     ROBUSTNESS,
 )
+from cosmos_eval.protocols.coop import COOP, COOP_BY_PROTOCOL
 from cosmos_eval.protocols.retrieval import RETRIEVAL, RETRIEVAL_BY_PROTOCOL
 from cosmos_eval.protocols.segmentation import SEGMENTATION
 from cosmos_eval.protocols.selection import SELECTION
@@ -51,6 +52,7 @@ def named_protocols() -> Mapping[str, Protocol]:
     """
     protocols = dict(known_protocols())
     protocols.update(PROBES)
+    protocols.update(COOP)
     protocols.update(webdatasets())
     return protocols
 
@@ -145,6 +147,7 @@ def protocols_of_dataset(dataset: str) -> Mapping[str, Protocol]:
     # Each of these tables holds the data sets of one further protocol.
     for protocol_by_dataset in (
         *CLASSIFICATION_BY_PROTOCOL.values(),
+        *COOP_BY_PROTOCOL.values(),
         *RETRIEVAL_BY_PROTOCOL.values(),
         *segmentation.SEGMENTATION_BY_PROTOCOL.values(),
         *segmentation.LOCALISATION_BY_PROTOCOL.values(),
