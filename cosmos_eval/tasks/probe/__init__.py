@@ -20,7 +20,7 @@ from cosmos_eval.models.encoder import Encoder
 from cosmos_eval.stats.estimates import CrossedMean, GroupMean, Proportion, means_of_groups
 from cosmos_eval.tasks.arrays import SampleArray
 from cosmos_eval.tasks.metric import Derived, Metric
-from cosmos_eval.tasks.probe import coop
+from cosmos_eval.tasks.probe import coop, coop_metrics
 from cosmos_eval.tasks.probe.fits import MOST_HELD_OUT, FewShotProbes, LinearProbe, Probe
 from cosmos_eval.tasks.task import NAME, Task
 
@@ -39,7 +39,7 @@ ARRAYS = (
     SampleArray(CORRECT, "truth value", ("shots", "images", "draws"), optional=True),
     SampleArray(CLASSES, "text", ("classes",)),
     SampleArray(NAME, "text", ("images",), optional=True),
-    *coop.ARRAYS,
+    *coop_metrics.ARRAYS,
 )
 # The arrays of probes that are not measured by CoOp's rules.
 _PROBE_ARRAYS = (LINEAR, NEIGHBOURS, CORRECT)
@@ -126,7 +126,7 @@ class Probes(Task):
             conditional_on=_TRAINING,
         ),
         Metric("fewshot_*", _few_shot_accuracy, members=_few_shot_members),
-        *coop.METRICS,
+        *coop_metrics.METRICS,
     )
     truth = (LABELS, SHOTS)
     checked = "class folders of training and test images, and how many images are there"
@@ -281,8 +281,8 @@ class Probes(Task):
         """
         if len(np.unique(samples[SHOTS])) < len(samples[SHOTS]):
             raise ValueError(f"`{SHOTS}` holds a number twice")
-        if coop.ZERO_SHOT in samples:
-            coop.require_consistent(samples)
+        if coop_metrics.ZERO_SHOT in samples:
+            coop_metrics.require_consistent(samples)
             return
         for name in _PROBE_ARRAYS:
             if name not in samples:
@@ -293,7 +293,7 @@ class Probes(Task):
 
         It is the linear probe of all training images, or by CoOp's rules the zero-shot classifier.
         """
-        predicted = samples[coop.ZERO_SHOT if coop.ZERO_SHOT in samples else LINEAR]
+        predicted = samples[coop_metrics.ZERO_SHOT if coop_metrics.ZERO_SHOT in samples else LINEAR]
         is_correct = predicted == samples[LABELS]
         classes = samples[CLASSES].tolist()
         return means_of_groups(classes, samples[LABELS], {"recall": is_correct}, "images")
@@ -302,7 +302,7 @@ class Probes(Task):
         """Return a table with a row per test image: its label and the predictions, as names."""
         classes = samples[CLASSES]
         columns = {"label": classes[samples[LABELS]]}
-        for name in (LINEAR, NEIGHBOURS, coop.ZERO_SHOT, coop.IN_HALF):
+        for name in (LINEAR, NEIGHBOURS, coop_metrics.ZERO_SHOT, coop_metrics.IN_HALF):
             if name in samples:
                 columns[name] = classes[samples[name]]
         return columns
