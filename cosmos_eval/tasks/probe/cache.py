@@ -9,10 +9,10 @@ Shapes: N images, M cached images, C classes, D embedding.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cosmos_eval.stats.estimates import Features, Ints
 from cosmos_eval.tasks.probe.classifiers import BLOCK
@@ -24,6 +24,8 @@ LOGIT_SCALE = 100.0
 """The scale of cosines of images and classes."""
 BETAS, ALPHAS = 200, 20
 """How many values of beta and alpha are tried: `search_step` of all published configurations."""
+SEARCH_BLOCK = 1024
+"""Images whose logits with all alphas are computed at once."""
 _LEAST = 0.1  # the first value that is tried
 
 
@@ -105,19 +107,18 @@ class CacheModel:
 
     def _count_correct(
         self, features: Features, labels: Ints, betas: list[float], alphas: list[float]
-    ) -> Iterator[list[int]]:
-        """Yield, for each beta, how many images each alpha classifies correctly."""
+    ) -> NDArray[np.int64]:
+        """Return how many images are classified correctly with each beta and alpha (B, A)."""
         import torch
 
         correct = torch.from_numpy(labels).to(self._device)
+        weights = torch.tensor(alphas, device=self._device)[:, None, None]
         zero_shot_logits, similarities = self._compare(features)
+        counts = []
         for beta in betas:
-            votes = self._votes(similarities, beta)
-            counts = []
-            for alpha in alphas:
-                predicted = torch.add(zero_shot_logits, votes, alpha=alpha).argmax(dim=1)
-                counts.append((predicted == correct).sum())
-            yield torch.stack(counts).tolist()
+            logits = zero_shot_logits + weights * self._votes(similarities, beta)  # (A, N, C)
+            counts.append((logits.argmax(dim=2) == correct).sum(dim=1))
+        return torch.stack(counts).cpu().numpy()
 
     def _compare(self, features: Features) -> tuple[Tensor, Tensor]:
         """Return the zero-shot logits (N, C) and the similarities to cached images (N, M)."""

@@ -112,7 +112,7 @@ def require_halves(protocol: types.ProbeProtocol, test: ClassData) -> None:
         )
 
 
-class _Problem(NamedTuple):
+class Problem(NamedTuple):
     """A choice among C classes, with L labelled images to learn from and N images to classify."""
 
     # (L, D) and (L,): the training images, and after them the validation images if there are any.
@@ -127,7 +127,7 @@ class _Problem(NamedTuple):
     # The draws by number of shots and seed, as rows of `features`.
     draws: list[list[Draw]]
 
-    def of_base_classes(self, test_labels: Ints) -> _Problem:
+    def of_base_classes(self, test_labels: Ints) -> Problem:
         """Return the same problem among the first half of the classes.
 
         `test_labels` (N,) are the classes of the images to classify.
@@ -144,7 +144,7 @@ class _Problem(NamedTuple):
         draws = []
         for draws_of_shots in self.draws:
             draws.append([Draw(*map(keep, draw)) for draw in draws_of_shots])
-        return _Problem(
+        return Problem(
             self.features[is_base],
             self.labels[is_base],
             keep(self.validation_rows),
@@ -169,7 +169,7 @@ class _Predictions(NamedTuple):
 
 
 def _learn(
-    problem: _Problem,
+    problem: Problem,
     protocol: types.ProbeProtocol,
     device: str,
     report: Callable[[], None],
@@ -218,7 +218,7 @@ def _learn(
 
 
 def _choose_constants(
-    model: CacheModel, problem: _Problem, protocol: types.ProbeProtocol
+    model: CacheModel, problem: Problem, protocol: types.ProbeProtocol
 ) -> Constants:
     """Return the constants of a cache model that are best on the validation images.
 
@@ -326,7 +326,7 @@ def measure_coop(
 
 def _make_problem(
     data: CoopData, features: Features, test_features: Features, class_embeddings: Features
-) -> _Problem:
+) -> Problem:
     """Return the choice among all classes.
 
     Args:
@@ -337,7 +337,7 @@ def _make_problem(
     """
     n_training = len(data.train.labels)
     if data.validation is None:
-        return _Problem(
+        return Problem(
             features,
             data.train.labels,
             np.zeros(0, np.int64),
@@ -352,7 +352,7 @@ def _make_problem(
         for draw in draws_of_shots:
             moved_draws.append(Draw(draw.training_rows, draw.held_out_rows + n_training))
         draws.append(moved_draws)
-    return _Problem(
+    return Problem(
         features,
         np.concatenate([data.train.labels, data.validation.labels]),
         np.arange(n_training, len(features)),
@@ -365,7 +365,7 @@ def _make_problem(
 def _make_samples(
     protocol: types.ProbeProtocol,
     test: ClassData,
-    problem: _Problem,
+    problem: Problem,
     predictions: _Predictions,
     base_predictions: _Predictions,
 ) -> types.Samples:

@@ -177,15 +177,10 @@ _CACHE = _FewShotMetric(CACHE, CACHE_BASE)
 _DRAWS = "draws"  # which the interval of a harmonic mean is conditional on
 METRICS = (
     Metric("zero_shot_acc1", _zero_shot_accuracy, label="zero-shot acc1", headline=True),
-    Metric("zero_shot_base_acc1", _zero_shot_base_accuracy, label="base acc1", headline=True),
-    Metric("zero_shot_new_acc1", _zero_shot_new_accuracy, label="new acc1", headline=True),
-    Metric("zero_shot_harmonic_mean", _zero_shot_harmonic_mean, label="H", headline=True),
-    Metric(
-        "linear_probe_16_acc1",
-        _SixteenShots(_LINEAR, "acc1"),
-        label="16-shot linear acc1",
-        headline=True,
-    ),
+    Metric("zero_shot_base_acc1", _zero_shot_base_accuracy),
+    Metric("zero_shot_new_acc1", _zero_shot_new_accuracy),
+    Metric("zero_shot_harmonic_mean", _zero_shot_harmonic_mean, label="base-new H", headline=True),
+    Metric("linear_probe_16_acc1", _SixteenShots(_LINEAR, "acc1")),
     Metric(
         "cache_16_acc1", _SixteenShots(_CACHE, "acc1"), label="16-shot cache acc1", headline=True
     ),
