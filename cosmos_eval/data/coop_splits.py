@@ -6,7 +6,7 @@ github.com/KaiyangZhou/CoOp at ff61507. Images keep the order of the list, on wh
 depend. Imports no torch.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -97,9 +97,22 @@ def _read_json_splits(path: Path, split: str) -> tuple[list[str], list[_Entry]]:
         raise FileError("expected `train`, `val` and `test`, the lists of a CoOp split file")
     entries_by_split = {name: list(_parse_entries(content[name], name)) for name in SPLITS}
 
-    # Every label has one name in all splits, and every image occurs once.
-    name_by_label: dict[int, str] = {}
+    # Every image occurs once.
     listed_paths = set()
+    for split_name, entries in entries_by_split.items():
+        for entry in entries:
+            if entry.path in listed_paths:
+                raise FileError(f"{split_name}: image {entry.path} is listed twice")
+            listed_paths.add(entry.path)
+    return _class_names(entries_by_split), entries_by_split[split]
+
+
+def _class_names(entries_by_split: Mapping[str, Sequence[_Entry]]) -> list[str]:
+    """Return the names of the classes 0, 1, 2... of which all have training images.
+
+    Raise FileError for a class with two names, and for a class without training images.
+    """
+    name_by_label: dict[int, str] = {}
     for split_name, entries in entries_by_split.items():
         for entry in entries:
             class_name = name_by_label.setdefault(entry.label, entry.class_name)
@@ -108,17 +121,11 @@ def _read_json_splits(path: Path, split: str) -> tuple[list[str], list[_Entry]]:
                     f"{split_name}: class {entry.label} is called {class_name} and "
                     f"{entry.class_name}"
                 )
-            if entry.path in listed_paths:
-                raise FileError(f"{split_name}: image {entry.path} is listed twice")
-            listed_paths.add(entry.path)
-
-    # Labels are 0, 1, 2..., as training images have them.
     training_labels = {entry.label for entry in entries_by_split["train"]}
     for label in range(max(name_by_label, default=0) + 1):
         if label not in training_labels:
             raise FileError(f"train: class {label} has no image")
-    classes = [name_by_label[label] for label in sorted(name_by_label)]
-    return classes, entries_by_split[split]
+    return [name_by_label[label] for label in sorted(name_by_label)]
 
 
 def _parse_entries(items: Any, split: str) -> Iterator[_Entry]:

@@ -395,27 +395,38 @@ def _open_training(split: types.ClassificationProtocol, options: types.RunOption
 
 def _require_valid(protocol: types.ProbeProtocol) -> None:
     """Raise UsageError for contradictory paths, and for constants that no probe can have."""
-    shots = protocol.shots
-    has_folders = bool(protocol.train and protocol.test)
-    fault = ""
-    if protocol.split_file is not None and (protocol.train or protocol.test):
-        fault = "give train and test, or split_file, not both"
-    elif not has_folders and not protocol.uses_coop_rules:
-        fault = "give train and test, the folders of images, or split_file"
-    elif has_folders and protocol.train == protocol.test:
-        fault = "train and test must be different folders"
-    elif min(shots) < 1 or len(set(shots)) < len(shots):
-        fault = "shots must be different numbers from 1"
-    elif min(protocol.draws, protocol.neighbours) < 1:
-        fault = "draws and neighbours must be 1 or more"
-    elif min(protocol.temperature, *protocol.c_values) <= 0:
-        fault = "temperature and c_values must be above 0"
-    elif min(protocol.cache_search) <= 0:
-        fault = "cache_search must be above 0"
-    elif not 0 < protocol.validation < 1:
-        fault = "validation must be a share between 0 and 1"
+    fault = _path_fault(protocol) or _constant_fault(protocol)
     if fault:
         raise types.UsageError(f"{protocol.dataset}: {fault}")
+
+
+def _constant_fault(protocol: types.ProbeProtocol) -> str:
+    """Return what is wrong with the constants of a protocol; empty if nothing is."""
+    shots = protocol.shots
+    if min(shots) < 1 or len(set(shots)) < len(shots):
+        return "shots must be different numbers from 1"
+    if min(protocol.draws, protocol.neighbours) < 1:
+        return "draws and neighbours must be 1 or more"
+    if min(protocol.temperature, *protocol.c_values) <= 0:
+        return "temperature and c_values must be above 0"
+    if min(protocol.cache_search) <= 0:
+        return "cache_search must be above 0"
+    if not 0 < protocol.validation < 1:
+        return "validation must be a share between 0 and 1"
+    return ""
+
+
+def _path_fault(protocol: types.ProbeProtocol) -> str:
+    """Return what is wrong with the folders and files of a protocol; empty if nothing is."""
+    has_folders = bool(protocol.train and protocol.test)
+    if protocol.split_file is not None:
+        if protocol.train or protocol.test:
+            return "give train and test, or split_file, not both"
+    elif not has_folders:
+        return "give train and test, the folders of images, or split_file"
+    elif protocol.train == protocol.test:
+        return "train and test must be different folders"
+    return ""
 
 
 def _require_same_classes(protocol: types.ProbeProtocol, train: ClassData, test: ClassData) -> None:

@@ -1,8 +1,8 @@
 """Tip-Adapter: a zero-shot classifier with a cache of a few labelled training images.
 
 Zhang et al. 2022, arXiv 2207.09519, as github.com/gaopengcuhk/Tip-Adapter has it at d0e2d6f
-(main.py, utils.py), without the training of the cache (Tip-Adapter-F). The features of training
-images are of one view here. The published code averages 10 random crops.
+(main.py, utils.py), without the training of the cache (Tip-Adapter-F). Features of training images
+show one view. The published code averages the features of 10 random crops.
 
 Shapes: N images, M cached images, C classes, D embedding.
 """

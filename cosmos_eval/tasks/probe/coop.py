@@ -8,7 +8,8 @@ classifier knows them, and a cache of base classes adds the same to the logits o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -85,22 +86,42 @@ def draw_data(
             draws_of_shots.append(draw_shots(train.labels, validation_labels, shots, seed))
         draws.append(draws_of_shots)
 
-    # Number the rows of the training images that are kept.
-    used_rows = [draw.training_rows for draws_of_shots in draws for draw in draws_of_shots]
-    if validation is None:
-        used_rows += [draw.held_out_rows for draws_of_shots in draws for draw in draws_of_shots]
+    return _keep_drawn_images(draws, train, validation, test)
+
+
+def _keep_drawn_images(
+    draws: Sequence[Sequence[Draw]],
+    train: ClassData,
+    validation: ClassData | None,
+    test: ClassData,
+) -> CoopData:
+    """Return the data with only the training images that are in a draw.
+
+    Args:
+        draws: The draws by number of shots and seed, with rows of `train`.
+        train: All training images.
+        validation: All validation images. If it is None, held-out images are training images too.
+        test: The test images.
+    """
+    used_rows = []
+    for draw in chain.from_iterable(draws):
+        used_rows.append(draw.training_rows)
+        if validation is None:
+            used_rows.append(draw.held_out_rows)
     kept_rows = np.unique(np.concatenate(used_rows))
-    kept_draws = []
+
+    renumbered_draws = []
     for draws_of_shots in draws:
-        renumbered_draws = []
+        renumbered_draws_of_shots = []
         for draw in draws_of_shots:
             held_out_rows = draw.held_out_rows
             if validation is None:
                 held_out_rows = np.searchsorted(kept_rows, held_out_rows)
             training_rows = np.searchsorted(kept_rows, draw.training_rows)
-            renumbered_draws.append(Draw(training_rows, held_out_rows))
-        kept_draws.append(tuple(renumbered_draws))
-    return CoopData(train.select(kept_rows.tolist()), validation, test, tuple(kept_draws))
+            renumbered_draws_of_shots.append(Draw(training_rows, held_out_rows))
+        renumbered_draws.append(tuple(renumbered_draws_of_shots))
+    kept_train = train.select(kept_rows.tolist())
+    return CoopData(kept_train, validation, test, tuple(renumbered_draws))
 
 
 def require_halves(protocol: types.ProbeProtocol, test: ClassData) -> None:
@@ -137,7 +158,7 @@ class Problem(NamedTuple):
         new_row = np.cumsum(is_base) - 1  # of every row that is kept
 
         def keep(rows: Ints) -> Ints:
-            """Return the new numbers of the rows that are of base classes."""
+            """Return the new numbers of the rows of base classes."""
             kept_rows: Ints = new_row[rows[is_base[rows]]]
             return kept_rows
 

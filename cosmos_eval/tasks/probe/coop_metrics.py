@@ -38,7 +38,7 @@ ARRAYS = (
 
 
 def _is_base(samples: Derived) -> NDArray[np.bool_]:
-    """Return whether each test image (N,) is of a base class."""
+    """Return whether each test image (N,) shows a base class."""
     is_base: NDArray[np.bool_] = samples[LABELS] < count_base_classes(len(samples[CLASSES]))
     return is_base
 
@@ -71,7 +71,7 @@ def _accuracy_in_half(samples: Derived, *, of_base: bool) -> Proportion | None:
 
 
 class _HalfTerms(NamedTuple):
-    """For each test image (N,), whether it is of a base class, and how far it is correct."""
+    """For each test image (N,), whether it shows a base class, and how far it is correct."""
 
     base: Values
     base_correct: Values

@@ -224,24 +224,17 @@ def test_a_run_is_verified_and_encodes_each_image_once(photos, command):
     assert "2 verified" in command("verify", "one", "two").out
 
 
+# A split, an entry that is added to it (None: the split is removed; a mapping replaces it), and the
+# message.
 FAULTS = {
-    "no split": (lambda s: s.pop("val"), "expected `train`, `val` and `test`"),
-    "no list": (lambda s: s.update(val={}), "val: expected a list"),
-    "an entry": (lambda s: s["test"].append(["a.png", "1", "x"]), r"test: entry 17 must be \[path"),
-    "another name": (
-        lambda s: s["val"].append(["a.png", 1, "x"]),
-        "class 1 is called b_green and x",
-    ),
-    "twice": (
-        lambda s: s["test"].append(s["train"][0]),
-        "test: image train_2/0.png is listed twice",
-    ),
-    "no training image": (
-        lambda s: s["test"].append(["a.png", 5, "x"]),
-        "train: class 4 has no image",
-    ),
+    "no split": ("val", None, "expected `train`, `val` and `test`"),
+    "no list": ("val", {}, "val: expected a list"),
+    "an entry": ("test", ["a.png", "1", "x"], r"test: entry 17 must be \[path"),
+    "another name": ("val", ["a.png", 1, "x"], "class 1 is called b_green and x"),
+    "twice": ("test", ["train_2/0.png", 2, "c_blue"], "image train_2/0.png is listed twice"),
+    "no training image": ("test", ["a.png", 5, "x"], "train: class 4 has no image"),
     "no file": (
-        lambda s: s["val"].append(["a.png", 1, "b_green"]),
+        *("val", ["a.png", 1, "b_green"]),
         "1 of 13 validation images are not there, the first: .*a.png",
     ),
 }
@@ -249,9 +242,12 @@ FAULTS = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_faulty_split_files_are_one_line(photos, fault):
-    change, message = FAULTS[fault]
+    name, entry, message = FAULTS[fault]
     split = json.loads((photos / "split.json").read_text())
-    change(split)
+    if isinstance(entry, list):
+        split[name].append(entry)
+    else:
+        split = {**split, name: entry} if entry is not None else {"train": [], "test": []}
     (photos / "split.json").write_text(json.dumps(split))
     with pytest.raises(UsageError, match=message) as raised:
         probe.TASK.open_data(find_protocol(photos / "photos.yaml"), RunOptions())
