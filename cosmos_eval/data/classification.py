@@ -32,6 +32,7 @@ from cosmos_eval.data.class_names import (
     unnamed_class_faults,
 )
 from cosmos_eval.data.class_tables import read_class_table
+from cosmos_eval.data.coop_splits import read_coop_split
 from cosmos_eval.data.prepare import can_prepare
 from cosmos_eval.data.readers import FileError, read_records, report_faults_at, shortened
 from cosmos_eval.data.sources import ImageFile
@@ -314,7 +315,9 @@ def _read_data(protocol: ClassificationProtocol, options: RunOptions) -> tuple[P
         return folder, read_class_table(protocol, protocol.table, folder)
     if isinstance(protocol, MultilabelProtocol) and protocol.layout != "webdataset":
         return folder, _read_multilabel_list(protocol, options, folder)
-    if protocol.layout == "webdataset":
+    if protocol.split_file is not None:
+        data = read_coop_split(folder, protocol, options)
+    elif protocol.layout == "webdataset":
         data = read_webdataset(folder, protocol)
     elif protocol.layout == "objectnet":
         data = read_objectnet(folder)
@@ -541,12 +544,13 @@ def _require_same_classes(
 def _find_missing_files(protocol: ClassificationProtocol, data: ClassData) -> dict[int, Path]:
     """Return the paths of missing image files, by the indices of the images in the data.
 
-    Images can only be missing if a list names them: one of torchvision's, a table, or a user's list
-    of images with several labels. Other images were found by looking into folders or archives.
+    Images can only be missing if a list names them: one of torchvision's or CoOp's, a table, or a
+    user's list of images with several labels. Other images were found by looking into folders or
+    archives.
     """
     is_user_list = isinstance(protocol, MultilabelProtocol) and protocol.layout != "webdataset"
-    is_listed = protocol.torchvision is not None or protocol.table is not None or is_user_list
-    if not is_listed:
+    lists = (protocol.torchvision, protocol.table, protocol.split_file)
+    if lists == (None, None, None) and not is_user_list:
         return {}
     missing_file_by_index = {}
     for index, image in enumerate(data.images):

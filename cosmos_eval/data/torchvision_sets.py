@@ -46,8 +46,11 @@ _REQUIRED_FILES: Mapping[str, tuple[str, ...]] = {
 
 
 def split_name(protocol: ClassificationProtocol) -> str:
-    """Return `training` or `test`, depending on which images of a data set a protocol reads."""
-    return "training" if str(protocol.torchvision).endswith(TRAIN) else "test"
+    """Return `training`, `validation` or `test`: which images of a data set a protocol reads."""
+    if protocol.split == "val":
+        return "validation"
+    is_training = protocol.split == "train" or str(protocol.torchvision).endswith(TRAIN)
+    return "training" if is_training else "test"
 
 
 def read_torchvision(protocol: ClassificationProtocol, root: Path) -> ClassData:

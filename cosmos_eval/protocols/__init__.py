@@ -12,6 +12,7 @@ from cosmos_eval.protocols.classification import (
     PROBES,
     ROBUSTNESS,
 )
+from cosmos_eval.protocols.coop import COOP, COOP_BY_PROTOCOL
 from cosmos_eval.protocols.retrieval import RETRIEVAL, RETRIEVAL_BY_PROTOCOL
 from cosmos_eval.protocols.segmentation import SEGMENTATION
 from cosmos_eval.protocols.selection import SELECTION
@@ -55,6 +56,7 @@ def named_protocols() -> Mapping[str, Protocol]:
     """
     protocols = dict(known_protocols())
     protocols.update(PROBES)
+    protocols.update(COOP)
     protocols.update(webdatasets())
     return protocols
 
@@ -154,6 +156,7 @@ def protocols_of_dataset(dataset: str) -> Mapping[str, Protocol]:
     for protocol_by_dataset in (
         *CLASSIFICATION_BY_PROTOCOL.values(),
         *IMAGENET_C.values(),
+        *COOP_BY_PROTOCOL.values(),
         *RETRIEVAL_BY_PROTOCOL.values(),
         *segmentation.SEGMENTATION_BY_PROTOCOL.values(),
         *segmentation.LOCALISATION_BY_PROTOCOL.values(),

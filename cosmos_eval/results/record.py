@@ -216,6 +216,28 @@ class ProbeRecord(TypedDict):
     ]
 
 
+_ByShots = dict[str, list[float]]
+
+
+@with_config(STRICT)
+class CoopRecord(TypedDict):
+    """How few-shot classifiers were fitted by CoOp's rules. Lists have a value for each draw."""
+
+    draw_seeds: Annotated[list[int], Field(description="The seeds of draws.")]
+    drawn_training_images: Annotated[
+        Count, Field(description="The different training images of all draws.")
+    ]
+    validation_images: Annotated[
+        Annotated[int, Field(ge=0)], Field(description="The images that alpha and beta fit best.")
+    ]
+    linear_probe_C: Annotated[_ByShots, Field(description="C, by number of shots.")]
+    linear_probe_base_C: Annotated[_ByShots, Field(description="C among base classes.")]
+    cache_alpha: Annotated[_ByShots, Field(description="alpha of the cache, by number of shots.")]
+    cache_beta: Annotated[_ByShots, Field(description="beta of the cache, by number of shots.")]
+    cache_base_alpha: Annotated[_ByShots, Field(description="alpha among base classes.")]
+    cache_base_beta: Annotated[_ByShots, Field(description="beta among base classes.")]
+
+
 _Size = Annotated[int, Field(ge=1, le=MOST_ENTRIES)]
 
 
@@ -347,6 +369,7 @@ class Provenance(TypedDict):
         Annotated[Name, Field(description="The commit of the repository that was read.")]
     ]
     probe: NotRequired[ProbeRecord]
+    coop: NotRequired[CoopRecord]
     tuned: NotRequired[Annotated[dict[str, Any], _TUNED]]
     batch_size: Count
     seconds: Annotated[

@@ -192,7 +192,8 @@ def _score_text(suite: Suite) -> str:
     if not n_datasets_of_metrics:
         return "none"
     texts = [f"{metrics} ({n:g})" for metrics, n in n_datasets_of_metrics.items()]
-    return f"mean of {', '.join(texts)}"
+    kind = "harmonic mean" if suite.is_harmonic else "mean"
+    return f"{kind} of {', '.join(texts)}"
 
 
 def _datasets_text(suite: Suite) -> str:

@@ -41,6 +41,9 @@ class _Score(BaseModel):
     metrics: dict[Text, Text] = {}
     # Lists of data sets that count as one data set.
     as_one: list[_Names] = []
+    # Two metrics or more of all data sets, in place of `metric`. Each of them is averaged over the
+    # data sets, and the score is the harmonic mean of these means.
+    harmonic_mean: Annotated[list[Text], Field(min_length=2)] | None = None
 
 
 class _Model(BaseModel):
@@ -164,6 +167,7 @@ def _make_suite(content: _SuiteFile, path: Path, models: Sequence[_Model]) -> Su
         members=members,
         left_out=content.left_out,
         source=content.source or "",
+        is_harmonic=content.score is not None and content.score.harmonic_mean is not None,
     )
 
 
@@ -200,6 +204,8 @@ def _make_members(score: _Score, protocols: Sequence[Protocol]) -> tuple[SuiteMe
         With `as_one: [[imagenet-a, imagenet-r]]`, both data sets are members with the weight 1/2,
         and all other data sets have the weight 1.
     """
+    if score.harmonic_mean and (score.metric or score.metrics):
+        raise UsageError("score: give `harmonic_mean`, or `metric` and `metrics`, not both")
     all_names = list(dict.fromkeys(protocol.protocol_name for protocol in protocols))
     chosen_names = score.protocols or all_names
     chosen_protocols = [
@@ -218,38 +224,42 @@ def _make_members(score: _Score, protocols: Sequence[Protocol]) -> tuple[SuiteMe
             weight_by_dataset[name] = 1 / len(names)
     members = []
     for protocol in chosen_protocols:
-        metric = score.metrics.get(protocol.dataset, score.metric)
         weight = weight_by_dataset.get(protocol.dataset, 1.0)
-        members.append(_make_member(protocol, metric, weight))
+        metric_names = score.harmonic_mean
+        if metric_names is None:
+            metric = score.metrics.get(protocol.dataset, score.metric)
+            metric_names = [] if metric is None else [metric]
+        members.append(_make_member(protocol, metric_names, weight))
     _require_one_kind_of_metric(members)
     return tuple(members)
 
 
-def _make_member(protocol: Protocol, metric_name: str | None, weight: float) -> SuiteMember:
+def _make_member(protocol: Protocol, metric_names: Sequence[str], weight: float) -> SuiteMember:
     """Return a data set as the member of a mean.
 
     Args:
         protocol: The protocol of the data set.
-        metric_name: The metric that counts. None: the main metric of the data set if it has one, or
-            else the mean of all primary metrics of its task.
+        metric_names: The metrics that count. Empty: the main metric of the data set if it has one,
+            or else all primary metrics of its task.
         weight: The weight of the data set in the mean.
 
     Raises:
-        UsageError: If the task does not have the metric.
+        UsageError: If the task does not have a metric.
     """
     task_metrics = task_named(protocol.task).metrics
     # A metric such as `acc1_*` stands for one metric for each subset, and has no value itself.
-    metric_names = [metric.name for metric in task_metrics if metric.members is None]
-    if metric_name is not None and metric_name not in metric_names:
-        raise UsageError(
-            f"score: {protocol.dataset} has no metric '{metric_name}'; "
-            f"{protocol.task} has {nearest(metric_name, metric_names)}"
-        )
-    single_metric = metric_name or protocol.main_metric
-    if single_metric is None:
+    names_of_task = [metric.name for metric in task_metrics if metric.members is None]
+    for name in metric_names:
+        if name not in names_of_task:
+            raise UsageError(
+                f"score: {protocol.dataset} has no metric '{name}'; "
+                f"{protocol.task} has {nearest(name, names_of_task)}"
+            )
+    metrics = tuple(metric_names)
+    if not metrics and protocol.main_metric is not None:
+        metrics = (protocol.main_metric,)
+    elif not metrics:
         metrics = tuple(metric.name for metric in task_metrics if metric.primary)
-    else:
-        metrics = (single_metric,)
     return SuiteMember(protocol.task, protocol.dataset, protocol.protocol_name, metrics, weight)
 
 

@@ -182,6 +182,11 @@ class ClassFiles(Protocol):
     # for corrupted images a folder per severity (1 to 5), each with a folder per class.
     folder: str
     layout: ClassLayout = "folders"
+    # The file that lists the images of `folder` in CoOp's form, in place of a layout of folders:
+    # JSON with three splits, or `images_variant_SPLIT.txt` of FGVC-Aircraft.
+    split_file: str | None = field(default=None, metadata=_FIXED)
+    # The split that is read of this file: `train`, `val` or `test`.
+    split: str = field(default="test", metadata=_FIXED)
     # The name of a data set that torchvision reads, such as `food101`.
     torchvision: str | None = field(default=None, metadata=_FIXED)
     # Other paths at which the folder may be.
@@ -518,12 +523,24 @@ class ProbeProtocol(Protocol):
     task: ClassVar[str] = "probe"
 
     # The folders of training and of test images, each with a folder per class.
-    train: str
-    test: str
-    # In place of the folders: the training and the test images of a known data set.
-    splits: tuple[ClassificationProtocol, ClassificationProtocol] | None = field(
-        default=None, metadata=_FIXED
-    )
+    train: str = ""
+    test: str = ""
+    # In place of these folders: a file with the splits `train`, `val` and `test` in CoOp's form,
+    # whose images are below `images`. Few shots are then drawn and measured by CoOp's rules.
+    split_file: str | None = None
+    images: str = "."
+    # The prompt templates of the zero-shot classifier under CoOp's rules.
+    templates: tuple[str, ...] | str = ("a photo of a {}.",)
+    # In place of folders or a file: the training and the test images of a known data set, under
+    # CoOp's rules with the validation images between them if there are any.
+    splits: tuple[ClassificationProtocol, ...] | None = field(default=None, metadata=_FIXED)
+    # Whether a known data set is measured by CoOp's rules.
+    is_coop: bool = field(default=False, metadata=_FIXED)
+    # The greatest beta and alpha of Tip-Adapter that are tried on the validation images, and its
+    # alpha and beta if there are none.
+    cache_search: tuple[float, float] = (7.0, 3.0)
+    cache_alpha: float = field(default=1.17, metadata=_FIXED)
+    cache_beta: float = field(default=1.0, metadata=_FIXED)
     # The candidates for C, the inverse strength of regularisation in scikit-learn.
     c_values: tuple[float, ...] = tuple(10.0**power for power in range(-3, 7))
     # The fraction of the training images on which C is chosen.
@@ -535,6 +552,11 @@ class ProbeProtocol(Protocol):
     # vote is exp(similarity / temperature).
     neighbours: int = 20
     temperature: float = 0.07
+
+    @property
+    def uses_coop_rules(self) -> bool:
+        """Whether few shots are drawn and measured by the rules of CoOp (arXiv 2109.01134)."""
+        return self.is_coop or self.split_file is not None
 
 
 @dataclass(frozen=True, kw_only=True)

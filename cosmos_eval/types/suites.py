@@ -35,6 +35,9 @@ class Suite(NamedTuple):
     left_out: Mapping[str, str]
     # The publication that the suite is from.
     source: str
+    # Whether the score is the harmonic mean of the means of the metrics over all members, and not
+    # the mean of the members' means.
+    is_harmonic: bool = False
 
     def present(self, n_present: int) -> str:
         """Return how many data sets of the suite are present as a text, such as `3 of 38`.

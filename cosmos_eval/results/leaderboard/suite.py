@@ -21,8 +21,8 @@ from cosmos_eval.results.leaderboard.suite_means import (
     Mean,
     ModelResults,
     SuiteMeans,
+    mean_over,
     sample_list_key,
-    weighted_mean,
 )
 from cosmos_eval.results.leaderboard.task_tables import select_entries
 from cosmos_eval.results.store import ReadSamples, read_samples
@@ -38,6 +38,7 @@ from cosmos_eval.results.table import (
 )
 from cosmos_eval.results.text import interval_ends, metric_text, p_value_text
 from cosmos_eval.stats import suites
+from cosmos_eval.stats.estimates import Values
 from cosmos_eval.stats.groups import GroupDifference
 from cosmos_eval.tasks import Metric, metric_of
 from cosmos_eval.types import Suite, SuiteMember, UsageError
@@ -261,14 +262,14 @@ def suite_score(
     members = suite.members
     results = _results_by_model(members, entries)
     metric = metric_of(members[0].task, members[0].metrics[0])
-    published_rows = _published_rows(members, entries, metric)
+    published_rows = _published_rows(suite, entries, metric)
     if not results and not published_rows:
         raise UsageError(
             f"suite {suite.name}: no complete and unedited result of any member, which are "
             f"{_names_of_members(members)}"
         )
 
-    suite_means = SuiteMeans(results, read, by_group=by_group)
+    suite_means = SuiteMeans(results, read, by_group=by_group, is_harmonic=suite.is_harmonic)
     rows, common, warnings = _measured_rows(suite_means, members, metric)
     if by_group:
         rows = [row._replace(trainings=len(suite_means.groups[row.model])) for row in rows]
@@ -396,18 +397,17 @@ def entry_of(member: SuiteMember, entries: Iterable[Entry]) -> Entry | None:
     return member_entries[0] if member_entries else None
 
 
-def _published_rows(
-    members: Sequence[SuiteMember], entries: Iterable[Entry], metric: Metric
-) -> list[Row]:
+def _published_rows(suite: Suite, entries: Iterable[Entry], metric: Metric) -> list[Row]:
     """Return a row for each model with published or imported numbers of all members.
 
     The best mean comes first.
 
     Args:
-        members: The members of the suite.
+        suite: The members of the suite, and whether their mean is harmonic.
         entries: The results and published numbers of all models.
         metric: A metric of the suite, which says whether higher is better.
     """
+    members = suite.members
     entries_by_row: dict[tuple[str, Source], dict[tuple[str, str, str], Entry]] = {}
     for entry in entries:
         if entry.source in ("published", "imported") and not entry.stored:
@@ -421,21 +421,21 @@ def _published_rows(
         values, urls = [], set()
         for member in members:
             member_entry = row_entries.get((member.task, member.dataset, member.protocol))
-            value = _published_value(member, member_entry)
-            if member_entry and value is not None:
-                values.append(value)
+            member_values = _published_values(member, member_entry)
+            if member_entry and member_values is not None:
+                values.append(member_values)
                 urls.add(member_entry.url)
         has_all_members = len(values) == len(members)
         if has_all_members:
-            mean = Mean(float(weighted_mean(values, members)))
+            mean = Mean(float(mean_over(values, members, is_harmonic=suite.is_harmonic)))
             url = ", ".join(sorted(urls))
             row = Row(model, len(members), mean, source=source, url=url)
             rows_by_sort_key[sign * mean.value, model, source] = row
     return [rows_by_sort_key[sort_key] for sort_key in sorted(rows_by_sort_key)]
 
 
-def _published_value(member: SuiteMember, entry: Entry | None) -> float | None:
-    """Return the published mean of a member's metrics, or None if it is not published.
+def _published_values(member: SuiteMember, entry: Entry | None) -> Values | None:
+    """Return the published metrics (M,) of a member, or None if they are not published.
 
     DataComp publishes the mean recall of retrieval in place of the recalls of both directions.
 
@@ -447,8 +447,10 @@ def _published_value(member: SuiteMember, entry: Entry | None) -> float | None:
         return None
     has_all_metrics = all(name in entry.metrics for name in member.metrics)
     if has_all_metrics:
-        return float(np.mean([entry.metrics[name] for name in member.metrics]))
-    return entry.metrics.get(MEAN_RECALL)
+        return np.array([entry.metrics[name] for name in member.metrics])
+    if MEAN_RECALL in entry.metrics:
+        return np.array([entry.metrics[MEAN_RECALL]])
+    return None
 
 
 def _common_members(
@@ -559,7 +561,8 @@ def _column_notes(suite: Suite, common: Sequence[SuiteMember], *, is_ranked: boo
     n_members = f"all {len(members)}"
     if suite.left_out:
         n_members = suite.present(len(members))
-    yield f"Mean: over {n_members} members, {'; '.join(_describe_metrics(members))}."
+    kind = "harmonic, of the means over" if suite.is_harmonic else "over"
+    yield f"Mean: {kind} {n_members} members, {'; '.join(_describe_metrics(members))}."
     weighted_members = [member for member in members if member.weight < 1]
     if weighted_members:
         yield f"Counted in part, as several of them are one: {_names_of_members(weighted_members)}."

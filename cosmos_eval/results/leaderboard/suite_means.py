@@ -70,7 +70,12 @@ class SuiteMeans:
     """
 
     def __init__(
-        self, results: Mapping[str, ModelResults], read: ReadSamples, *, by_group: bool
+        self,
+        results: Mapping[str, ModelResults],
+        read: ReadSamples,
+        *,
+        by_group: bool,
+        is_harmonic: bool = False,
     ) -> None:
         """Resample the results of all models.
 
@@ -78,6 +83,7 @@ class SuiteMeans:
             results: The results that count in the means, by model and member.
             read: A function that returns the per-sample arrays of a result file.
             by_group: True if the trainings of a group have a common mean.
+            is_harmonic: True for the harmonic mean of the metrics' means over all members.
 
         Raises:
             UsageError: For samples that are missing or do not give the metrics, for a training that
@@ -85,7 +91,8 @@ class SuiteMeans:
         """
         self._results = results
         self._by_group = by_group
-        # The values (R,) in R resampled test sets, by model and member.
+        self._is_harmonic = is_harmonic
+        # The values (M, R) of M metrics in R resampled test sets, by model and member.
         self._resampled_values: Mapping[str, Mapping[SuiteMember, Values]] = {}
         self.clusters = 0
         if results:
@@ -124,8 +131,8 @@ class SuiteMeans:
     def _model_means(self, members: Sequence[SuiteMember]) -> dict[str, Mean]:
         """Return the weighted mean over members of each model that has all of them, by model.
 
-        The value of a member is the mean of its metrics. The interval of the mean follows from the
-        values that the mean has in the resampled test sets.
+        The interval of the mean follows from the values that the mean has in the resampled test
+        sets.
         """
         means = {}
         for model, results in self._results.items():
@@ -133,16 +140,18 @@ class SuiteMeans:
             if not has_all_members:
                 continue
 
-            # Collect the value of each member, and its values in the resampled test sets.
+            # Collect the metrics of each member, and their values in the resampled test sets.
             member_values = []
             resampled_member_values = []
             for member in members:
                 metrics = results[member].row.metrics
-                member_values.append(np.mean([metrics[name] for name in member.metrics]))
-                resampled_member_values.append(self._resampled_values[model][member])  # (R,)
+                member_values.append(np.array([metrics[name] for name in member.metrics]))
+                resampled_member_values.append(self._resampled_values[model][member])  # (M, R)
 
-            value = float(weighted_mean(member_values, members))
-            resampled_values = weighted_mean(resampled_member_values, members)  # (R,)
+            value = float(mean_over(member_values, members, is_harmonic=self._is_harmonic))
+            resampled_values = mean_over(  # (R,)
+                resampled_member_values, members, is_harmonic=self._is_harmonic
+            )
             interval = suites.interval_of(value, resampled_values, self.clusters)
             means[model] = Mean(value, interval, resampled_values)
         return means
@@ -200,6 +209,31 @@ def weighted_mean(values: Sequence[Any], members: Sequence[SuiteMember]) -> Valu
     return mean
 
 
+def mean_over(
+    values: Sequence[Values], members: Sequence[SuiteMember], *, is_harmonic: bool
+) -> Values:
+    """Return the mean of the metrics of members over the members of a suite.
+
+    It is the mean over members of the mean of a member's metrics, or the harmonic mean over metrics
+    of the mean of a metric over the members.
+
+    Args:
+        values: The values of the M metrics of each member, (M,) or (M, R).
+        members: The members of the suite, with their weights.
+        is_harmonic: Whether the harmonic mean is returned. All members then have the same metrics.
+
+    Example:
+        Two members have the accuracies [0.4, 0.8] and [0.8, 0.8] on base and on new classes. Their
+        mean is 0.7. The harmonic mean of 0.6 and 0.8 is 0.686.
+    """
+    if not is_harmonic:
+        return weighted_mean([member_values.mean(axis=0) for member_values in values], members)
+    means = weighted_mean(values, members)
+    with np.errstate(divide="ignore"):  # a mean of 0 makes the harmonic mean 0
+        harmonic_mean: Values = len(means) / (1 / means).sum(axis=0)
+    return harmonic_mean
+
+
 def _models_by_group(
     results: Mapping[str, ModelResults], *, by_group: bool
 ) -> dict[str, list[str]]:
@@ -252,8 +286,8 @@ def _resample_all(
         read: A function that returns the per-sample arrays of a result file.
 
     Returns:
-        The values (R,) in R resampled test sets, by model and member, and the least number of
-        clusters that a test set was resampled by.
+        The values (M, R) of the M metrics of a member in R resampled test sets, by model and
+        member, and the least number of clusters that a test set was resampled by.
     """
     # Group the results by their samples.
     results_by_sample_list: dict[str, list[_MemberResult]] = {}
@@ -285,8 +319,8 @@ def _resample_together(
         read: A function that returns the per-sample arrays of a result file.
 
     Returns:
-        The mean of the member's metrics (R,) in R resampled test sets, for every result, and the
-        number of clusters that were drawn.
+        The values (M, R) of the member's M metrics in R resampled test sets, for every result, and
+        the number of clusters that were drawn.
 
     Raises:
         UsageError: If the samples cannot be resampled.
@@ -309,7 +343,7 @@ def _resample_together(
     for index, member_result in enumerate(member_results):
         metric_names = member_result.member.metrics
         metric_values = [resampled_metrics[f"{index} {name}"] for name in metric_names]  # of (R,)
-        values.append(np.mean(metric_values, axis=0))
+        values.append(np.stack(metric_values))
     return values, n_clusters
 
 

@@ -15,10 +15,12 @@ from cosmos_eval.data import classification
 from cosmos_eval.data.class_folders import find_folder
 from cosmos_eval.data.class_names import ClassData
 from cosmos_eval.data.folders import ADVICE, Survey, content_hash, fingerprint
+from cosmos_eval.data.sources import image_sources
 from cosmos_eval.models.encoder import Encoder
 from cosmos_eval.stats.estimates import CrossedMean, GroupMean, Proportion, means_of_groups
 from cosmos_eval.tasks.arrays import SampleArray
 from cosmos_eval.tasks.metric import Derived, Metric
+from cosmos_eval.tasks.probe import coop, coop_metrics
 from cosmos_eval.tasks.probe.fits import MOST_HELD_OUT, FewShotProbes, LinearProbe, Probe
 from cosmos_eval.tasks.task import NAME, Task
 
@@ -31,13 +33,16 @@ CORRECT = "fewshot_correct"  # (S, N, D) whether the probe of a draw predicts th
 CLASSES = "classes"  # (C,) names
 ARRAYS = (
     SampleArray(LABELS, "whole number", ("images",), least=0, below="classes"),
-    SampleArray(LINEAR, "whole number", ("images",), least=0, below="classes"),
-    SampleArray(NEIGHBOURS, "whole number", ("images",), least=0, below="classes"),
+    SampleArray(LINEAR, "whole number", ("images",), least=0, below="classes", optional=True),
+    SampleArray(NEIGHBOURS, "whole number", ("images",), least=0, below="classes", optional=True),
     SampleArray(SHOTS, "whole number", ("shots",), least=1),
-    SampleArray(CORRECT, "truth value", ("shots", "images", "draws")),
+    SampleArray(CORRECT, "truth value", ("shots", "images", "draws"), optional=True),
     SampleArray(CLASSES, "text", ("classes",)),
     SampleArray(NAME, "text", ("images",), optional=True),
+    *coop_metrics.ARRAYS,
 )
+# The arrays of probes that are not measured by CoOp's rules.
+_PROBE_ARRAYS = (LINEAR, NEIGHBOURS, CORRECT)
 # Intervals of probes that are fitted once hold for these training images only.
 _TRAINING = "training images"
 
@@ -54,18 +59,27 @@ class ProbeData(NamedTuple):
         return self.test.found_samples
 
 
-def _linear_accuracy(samples: Derived) -> Proportion:
-    """Return the accuracy of the linear probe on the test images."""
+def _linear_accuracy(samples: Derived) -> Proportion | None:
+    """Return the accuracy of the linear probe on the test images; None under CoOp's rules."""
+    if LINEAR not in samples:
+        return None
     return Proportion(samples[LINEAR] == samples[LABELS])
 
 
-def _linear_mean_per_class_recall(samples: Derived) -> GroupMean:
-    """Return the mean over the classes of the linear probe's accuracy on the images of a class."""
+def _linear_mean_per_class_recall(samples: Derived) -> GroupMean | None:
+    """Return the mean over the classes of the linear probe's accuracy on the images of a class.
+
+    Return None under CoOp's rules, by which no probe is fitted to all training images.
+    """
+    if LINEAR not in samples:
+        return None
     return GroupMean(samples[LINEAR] == samples[LABELS], groups=samples[LABELS])
 
 
-def _neighbours_accuracy(samples: Derived) -> Proportion:
-    """Return the accuracy of the votes of nearest training images, on the test images."""
+def _neighbours_accuracy(samples: Derived) -> Proportion | None:
+    """Return the accuracy of the votes of nearest training images; None under CoOp's rules."""
+    if NEIGHBOURS not in samples:
+        return None
     return Proportion(samples[NEIGHBOURS] == samples[LABELS])
 
 
@@ -84,7 +98,7 @@ def _few_shot_accuracy(samples: Derived, member: str) -> CrossedMean:
 
 def _few_shot_members(samples: Derived) -> list[str]:
     """Return what completes the names of the few-shot metrics, such as ["1_acc1", "16_acc1"]."""
-    return [f"{shots}_acc1" for shots in samples[SHOTS]]
+    return [f"{shots}_acc1" for shots in samples[SHOTS]] if CORRECT in samples else []
 
 
 class Probes(Task):
@@ -112,13 +126,18 @@ class Probes(Task):
             conditional_on=_TRAINING,
         ),
         Metric("fewshot_*", _few_shot_accuracy, members=_few_shot_members),
+        *coop_metrics.METRICS,
     )
     truth = (LABELS, SHOTS)
     checked = "class folders of training and test images, and how many images are there"
     arrays = ARRAYS
 
-    def open_data(self, protocol: types.ProbeProtocol, options: types.RunOptions) -> ProbeData:
+    def open_data(
+        self, protocol: types.ProbeProtocol, options: types.RunOptions
+    ) -> ProbeData | coop.CoopData:
         """List the training images and the test images of a data set.
+
+        By CoOp's rules, the validation images are listed too, and few training images are drawn.
 
         Args:
             protocol: The protocol, which names the folders of training and test images.
@@ -130,11 +149,15 @@ class Probes(Task):
         few training images.
         """
         _require_valid(protocol)
-        train_split, test_split = _train_and_test_split(protocol)
-        train = _open_training(train_split, options)
-        test = classification.open_data(test_split, options)
-        classification.require_choice(test_split, options, test)
+        splits = _splits_of(protocol)
+        train = _open_training(splits["train"], options)
+        test = classification.open_data(splits["test"], options)
+        classification.require_choice(splits["test"], options, test)
         _require_same_classes(protocol, train, test)
+        if protocol.uses_coop_rules:
+            coop.require_halves(protocol, test)
+            validation = _open_training(splits["val"], options) if "val" in splits else None
+            return coop.draw_data(protocol, train, validation, test)
         _require_enough_shots(protocol, train)
         return ProbeData(train, test)
 
@@ -142,13 +165,52 @@ class Probes(Task):
         self,
         encoder: Encoder,
         protocols: Sequence[types.ProbeProtocol],
-        data: Sequence[ProbeData],
+        data: Sequence[ProbeData | coop.CoopData],
         options: types.RunOptions,
         progress: types.OnProgress,
     ) -> Iterator[types.Measurement]:
         """Yield the accuracy of all probes of every protocol on the test images."""
         for protocol, split_images in zip(protocols, data, strict=True):
-            yield self._measure_protocol(encoder, protocol, split_images, options, progress)
+            if isinstance(split_images, coop.CoopData):
+                yield self._measure_coop(encoder, protocol, split_images, options, progress)
+            else:
+                yield self._measure_protocol(encoder, protocol, split_images, options, progress)
+
+    def _measure_coop(
+        self,
+        encoder: Encoder,
+        protocol: types.ProbeProtocol,
+        data: coop.CoopData,
+        options: types.RunOptions,
+        progress: types.OnProgress,
+    ) -> types.Measurement:
+        """Measure a protocol by CoOp's rules, and return the measurement.
+
+        Args:
+            encoder: The model.
+            protocol: The protocol: the numbers of shots, and how constants are chosen.
+            data: The images, and the draws of training images.
+            options: The options of the run.
+            progress: Called with the number of images that are embedded, and of measured draws.
+        """
+        test_split = _splits_of(protocol)["test"]
+        measured = coop.measure_coop(encoder, protocol, test_split, data, options, progress)
+        labelled = [data.train, data.test]
+        if data.validation is not None:
+            labelled.insert(1, data.validation)
+        return self.measurement(
+            measured.samples,
+            options,
+            names=data.test.names,
+            sample_list=[split.names for split in labelled],
+            content=content_hash(
+                measured.image_sha256s, np.concatenate([split.labels for split in labelled])
+            ),
+            hashes={"probe": coop.hash_constants(protocol, test_split, data.test)},
+            settings={"coop": measured.record},
+            seconds=measured.seconds,
+            notes=measured.notes,
+        )
 
     def _measure_protocol(
         self,
@@ -213,43 +275,56 @@ class Probes(Task):
         )
 
     def require_consistent(self, samples: types.Samples) -> None:
-        """Raise ValueError if two rows of few-shot probes have the same number of shots."""
+        """Raise ValueError if two rows of few-shot probes have the same number of shots.
+
+        Raise it as well if an array is missing.
+        """
         if len(np.unique(samples[SHOTS])) < len(samples[SHOTS]):
             raise ValueError(f"`{SHOTS}` holds a number twice")
+        if coop_metrics.ZERO_SHOT in samples:
+            coop_metrics.require_consistent(samples)
+            return
+        for name in _PROBE_ARRAYS:
+            if name not in samples:
+                raise ValueError(f"there is no array `{name}`")
 
     def per_class(self, samples: types.Samples) -> Mapping[str, Mapping[str, float | None]]:
-        """Return, for every class, the recall of the linear probe and the number of test images."""
-        is_correct = samples[LINEAR] == samples[LABELS]
+        """Return, for every class, the recall of a classifier and the number of test images.
+
+        It is the linear probe of all training images, or by CoOp's rules the zero-shot classifier.
+        """
+        predicted = samples[coop_metrics.ZERO_SHOT if coop_metrics.ZERO_SHOT in samples else LINEAR]
+        is_correct = predicted == samples[LABELS]
         classes = samples[CLASSES].tolist()
         return means_of_groups(classes, samples[LABELS], {"recall": is_correct}, "images")
 
     def columns(self, samples: types.Samples) -> Mapping[str, Any]:
         """Return a table with a row per test image: its label and the predictions, as names."""
         classes = samples[CLASSES]
-        return {
-            "label": classes[samples[LABELS]],
-            LINEAR: classes[samples[LINEAR]],
-            NEIGHBOURS: classes[samples[NEIGHBOURS]],
-        }
+        columns = {"label": classes[samples[LABELS]]}
+        for name in (LINEAR, NEIGHBOURS, coop_metrics.ZERO_SHOT, coop_metrics.IN_HALF):
+            if name in samples:
+                columns[name] = classes[samples[name]]
+        return columns
 
     def survey(
         self, protocol: types.ProbeProtocol, options: types.RunOptions, progress: types.OnProgress
     ) -> Survey:
         """Count the training and test images. Raises UsageError for data that cannot be opened."""
-        train, test = self.open_data(protocol, options)
-        n_images = len(train.images) + len(test.images)
+        data = self.open_data(protocol, options)
+        n_images = len(image_sources(data))
         return Survey(
             folder=protocol.root or options.data_root,
             expected=n_images,
             images=n_images,
-            n_classes=len(test.classes),
+            n_classes=len(data.test.classes),
         )
 
     def is_there(self, protocol: types.ProbeProtocol, root: Path) -> bool:
         """Return whether the folder `root` holds both the training and the test images."""
         options = types.RunOptions(data_root=str(root))
         try:
-            return all(find_folder(split, options) for split in _train_and_test_split(protocol))
+            return all(find_folder(split, options) for split in _splits_of(protocol).values())
         except types.UsageError:
             return False
 
@@ -283,24 +358,25 @@ def _record_fits(probe: Probe, linear: LinearProbe, few_shots: FewShotProbes) ->
     }
 
 
-def _train_and_test_split(
-    protocol: types.ProbeProtocol,
-) -> tuple[types.ClassificationProtocol, types.ClassificationProtocol]:
-    """Return two classification protocols, by which the training and the test images are read.
+def _splits_of(protocol: types.ProbeProtocol) -> Mapping[str, types.ClassificationProtocol]:
+    """Return the classification protocols by which images are read, by the name of the split.
 
+    The splits are `train` and `test`, and `val` if validation images are read by CoOp's rules.
     Known data sets state them. For a user's data set, they are made of its folders of training and
-    test images.
+    test images, or of its split file.
     """
+    if protocol.uses_coop_rules:
+        return coop.known_splits(protocol)
     if protocol.splits is not None:
-        return protocol.splits
+        train, test = protocol.splits
+        return {"train": train, "test": test}
     train = types.ClassificationProtocol(
         dataset=protocol.dataset,
         protocol_name=protocol.protocol_name,
         root=protocol.root,
         folder=protocol.train,
     )
-    test = replace(train, folder=protocol.test)
-    return train, test
+    return {"train": train, "test": replace(train, folder=protocol.test)}
 
 
 def _open_training(split: types.ClassificationProtocol, options: types.RunOptions) -> ClassData:
@@ -318,21 +394,39 @@ def _open_training(split: types.ClassificationProtocol, options: types.RunOption
 
 
 def _require_valid(protocol: types.ProbeProtocol) -> None:
-    """Raise UsageError for constants of a protocol by which no probe can be fitted."""
-    shots = protocol.shots
-    fault = ""
-    if protocol.train == protocol.test:
-        fault = "train and test must be different folders"
-    elif min(shots) < 1 or len(set(shots)) < len(shots):
-        fault = "shots must be different numbers from 1"
-    elif min(protocol.draws, protocol.neighbours) < 1:
-        fault = "draws and neighbours must be 1 or more"
-    elif min(protocol.temperature, *protocol.c_values) <= 0:
-        fault = "temperature and c_values must be above 0"
-    elif not 0 < protocol.validation < 1:
-        fault = "validation must be a share between 0 and 1"
+    """Raise UsageError for contradictory paths, and for constants that no probe can have."""
+    fault = _path_fault(protocol) or _constant_fault(protocol)
     if fault:
         raise types.UsageError(f"{protocol.dataset}: {fault}")
+
+
+def _constant_fault(protocol: types.ProbeProtocol) -> str:
+    """Return what is wrong with the constants of a protocol; empty if nothing is."""
+    shots = protocol.shots
+    if min(shots) < 1 or len(set(shots)) < len(shots):
+        return "shots must be different numbers from 1"
+    if min(protocol.draws, protocol.neighbours) < 1:
+        return "draws and neighbours must be 1 or more"
+    if min(protocol.temperature, *protocol.c_values) <= 0:
+        return "temperature and c_values must be above 0"
+    if min(protocol.cache_search) <= 0:
+        return "cache_search must be above 0"
+    if not 0 < protocol.validation < 1:
+        return "validation must be a share between 0 and 1"
+    return ""
+
+
+def _path_fault(protocol: types.ProbeProtocol) -> str:
+    """Return what is wrong with the folders and files of a protocol; empty if nothing is."""
+    has_folders = bool(protocol.train and protocol.test)
+    if protocol.split_file is not None:
+        if protocol.train or protocol.test:
+            return "give train and test, or split_file, not both"
+    elif not has_folders:
+        return "give train and test, the folders of images, or split_file"
+    elif protocol.train == protocol.test:
+        return "train and test must be different folders"
+    return ""
 
 
 def _require_same_classes(protocol: types.ProbeProtocol, train: ClassData, test: ClassData) -> None:

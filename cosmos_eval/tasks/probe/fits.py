@@ -154,7 +154,7 @@ class Probe:
         """
         training_rows, held_out_rows = split(self.train_labels, self.protocol.validation, self.seed)
         all_rows = np.arange(len(self.train_labels))
-        predicted, c = self._choose_and_fit(training_rows, held_out_rows, all_rows)
+        predicted, c = self.choose_and_fit(training_rows, held_out_rows, all_rows)
         return LinearProbe(predicted, c, len(held_out_rows))
 
     def fit_few_shots(self) -> FewShotProbes:
@@ -171,7 +171,7 @@ class Probe:
             c_of_draws = []
             for seed in self.draw_seeds:
                 training_rows, held_out_rows = few_shots(self.train_labels, shots, seed)
-                predicted, c = self._choose_and_fit(training_rows, held_out_rows, training_rows)
+                predicted, c = self.choose_and_fit(training_rows, held_out_rows, training_rows)
                 predictions_of_probes.append(predicted)
                 c_of_draws.append(c)
                 n_done = len(predictions_of_probes)
@@ -180,7 +180,7 @@ class Probe:
         predictions = np.stack(predictions_of_probes).reshape(n_numbers_of_shots, n_draws, -1)
         return FewShotProbes(predictions, c_values)
 
-    def _choose_and_fit(
+    def choose_and_fit(
         self, training_rows: Ints, held_out_rows: Ints, final_rows: Ints
     ) -> tuple[Ints, float]:
         """Choose the regularisation C of a linear probe, and fit the probe.

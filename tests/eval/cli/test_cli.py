@@ -237,7 +237,8 @@ def test_searches_of_lists(command):
     (row,) = json.loads(command("list", "models", "--search", "SCENES-cos", "--json").out)
     assert (row["model"], row["published"]) == ("scenes-cosmos", "")
     rows = json.loads(command("list", "datasets", "--search", "food101", "--json").out)
-    assert [row["dataset"] for row in rows] == ["food101", "food101-probe", "wds/food101"]
+    names = ["food101", "food101-probe", "coop/food101", "wds/food101"]
+    assert [row["dataset"] for row in rows] == names
     done = command("list", "models", "--search", "no such thing")
     assert (done.status, done.err.count("\n")) == (2, 1)
     assert "no row contains 'no such thing'" in done.err

@@ -35,6 +35,7 @@ CLEARCLIP = (
     "https://github.com/mc-lan/ClearCLIP/blob/ad68a404d55d48d27330b93554eb64a234ff717f/README.md"
 )
 LOTLIP = "https://github.com/wuw2019/LoTLIP/blob/301b906e70953ad8ac575f4eeac9e0817d565bdb/README.md"
+TIP_ADAPTER = "https://github.com/gaopengcuhk/Tip-Adapter/blob/d0e2d6f8c5feb8b6ce937b757810761f7155d4d5/exp.log"
 _OPENCLIP = (
     "https://github.com/mlfoundations/open_clip/blob/f862f86cd92123615a8695ce8bcb6ecc066af452/docs"
 )
@@ -232,6 +233,17 @@ EXPECTED = {
         _mious("naclip", NACLIP, EIGHT),
         "openclip:ViT-B-16/openai 64.07 34.99 36.19 83.03 38.27 38.35 19.05 25.69",
     ),
+    # The number beside each set's name: zero-shot CLIP. Its prompts of ImageNet are others.
+    "tip_adapter.csv": _table(
+        tuple(
+            ("probe", f"coop/{name}", "coop", "zero_shot_acc1", TIP_ADAPTER)
+            for name in (
+                *("caltech101", "oxford_pets", "stanford_cars", "oxford_flowers", "food101"),
+                *("fgvc_aircraft", "sun397", "dtd", "eurosat", "ucf101"),
+            )
+        ),
+        "openclip:RN50/openai 85.92 85.83 55.74 66.02 77.32 17.10 58.52 42.20 37.52 61.35",
+    ),
 }
 
 
@@ -316,7 +328,7 @@ def test_the_leaderboard_shows_exactly_these():
         for cell, (number, source, url) in table.items()
     }
     assert found == expected
-    assert len(found) == 50 + 6 + 72 + 8 + 8 + 5 + 24 + 27
+    assert len(found) == 50 + 6 + 72 + 8 + 8 + 5 + 24 + 27 + 10
 
     # What the quoted tables say of the released checkpoints is what the authors' README says.
     for quoted, released in (
@@ -334,7 +346,7 @@ def test_links_of_published_numbers_name_a_commit():
         for entry in read_published_entries()
         if entry.url.startswith("https://github.com")
     }
-    assert len(code_hosts) >= 8
+    assert len(code_hosts) >= 9
     for url in code_hosts:
         assert re.search("/blob/[0-9a-f]{40}/", url), url
 
