@@ -216,6 +216,20 @@ class ProbeRecord(TypedDict):
     ]
 
 
+@with_config(STRICT)
+class DenseProbeRecord(TypedDict):
+    """How a linear probe of patch features was fitted."""
+
+    solver: Name
+    strength: NotRequired[
+        Annotated[float, Field(description="Chosen strength of ridge regression.", gt=0)]
+    ]
+    training_images: Count
+    validation_images: NotRequired[
+        Annotated[Count, Field(description="The training images that chose the strength.")]
+    ]
+
+
 _Size = Annotated[int, Field(ge=1, le=MOST_ENTRIES)]
 
 
@@ -347,6 +361,7 @@ class Provenance(TypedDict):
         Annotated[Name, Field(description="The commit of the repository that was read.")]
     ]
     probe: NotRequired[ProbeRecord]
+    dense_probe: NotRequired[DenseProbeRecord]
     tuned: NotRequired[Annotated[dict[str, Any], _TUNED]]
     batch_size: Count
     seconds: Annotated[

@@ -27,6 +27,8 @@ _MODULES: Mapping[str, str] = {
     "loc": "cosmos_eval.tasks.localisation",
     "assoc": "cosmos_eval.tasks.association",
     "probe": "cosmos_eval.tasks.probe",
+    "seg-probe": "cosmos_eval.tasks.dense_probe.segmentation",
+    "depth-probe": "cosmos_eval.tasks.dense_probe.depth",
 }
 TASKS = tuple(_MODULES)
 """The names of the tasks of this package, in the order of tables."""

@@ -180,6 +180,8 @@ class Segmenter(NamedTuple):
     attention: Attention
     # The number of windows that are encoded together.
     batch_size: int
+    # (Q,) numbers that are added to the logits of the queries; None: nothing is added.
+    bias: NDArray[np.float32] | None = None
 
 
 def fit_to_model(protocol: SegmentationProtocol, encoder: DenseEncoder) -> SegmentationProtocol:
@@ -249,10 +251,15 @@ class _Windows(NamedTuple):
 
     def cut(self) -> Iterator[Tensor]:
         """Yield the pixels (3, h, w) of each window: the first row from the left, then the next."""
+        for rows, columns in self.slices():
+            yield self.pixels[:, rows, columns]
+
+    def slices(self) -> Iterator[tuple[slice, slice]]:
+        """Yield the rows and columns of the image's pixels that each window covers."""
         height, width = self.window_hw
         for top in self.rows.starts:
             for left in self.columns.starts:
-                yield self.pixels[:, top : top + height, left : left + width]
+                yield slice(top, top + height), slice(left, left + width)
 
 
 def predict(segmenter: Segmenter, images: Iterable[LoadedImage]) -> Iterator[Label]:
@@ -299,6 +306,52 @@ def predict_together(
             unsigned_dtype = "uint8" if class_array.itemsize == 1 else "uint16"
             predictions.append((loaded_image, class_array.view(unsigned_dtype)))
         yield predictions
+
+
+class LabelledPatches(NamedTuple):
+    """The patch embeddings of an image, with the classes of the pixels under each patch."""
+
+    image: LoadedImage
+    # (n, h, w, D) embeddings of h x w patches in each of n windows, on the model's device.
+    patches: Tensor
+    # For each window, the classes (H, W) of its pixels in the resized image.
+    labels: list[Label]
+
+
+@torch.no_grad()
+def encode_labelled_patches(
+    encoder: DenseEncoder,
+    protocol: SegmentationProtocol,
+    attention: Attention,
+    batch_size: int,
+    images: Iterable[LoadedImage],
+) -> Iterator[LabelledPatches]:
+    """Encode images in the windows in which they are segmented, and yield the patches of each.
+
+    Label maps are resized to the image as the model sees it, by the nearest pixel.
+
+    Args:
+        encoder: The model.
+        protocol: The resize and the windows, with mean and std as `fit_to_model` returns it.
+        attention: The form of attention in the last block.
+        batch_size: The number of windows that are encoded together.
+        images: The images with their label maps.
+
+    Raises UsageError for images smaller than a patch, and for embeddings that are not finite.
+    """
+    no_queries = np.zeros((0, 0), np.float32)
+    segmenter = Segmenter(encoder, no_queries, protocol, attention, batch_size)
+    windows_of_images = (_place_windows([image], segmenter) for image in images)
+    for batch in _batch_images(windows_of_images, batch_size):
+        for windows, by_attention in zip(
+            batch, _encode_patches(batch, segmenter, [attention]), strict=True
+        ):
+            (image,), patches = windows.loaded_images, by_attention[attention]
+            require_finite(patches[None], encoder.info, [image.sample.name].__getitem__)
+            height, width = image.pixels.shape[1:]
+            label = cv2.resize(image.label, (width, height), interpolation=cv2.INTER_NEAREST)
+            labels = [label[rows, columns] for rows, columns in windows.slices()]
+            yield LabelledPatches(image, patches, labels)
 
 
 def _segment_images(
@@ -369,8 +422,12 @@ def _classify_pixels(windows: _Windows, patches: Tensor, segmenter: Segmenter) -
         prob_thd=protocol.prob_thd,
         area_thd=protocol.area_thd,
     )
+    logits = patches @ queries.T
+    if segmenter.bias is not None:
+        # Averages of windows and interpolation keep what is added to all patches.
+        logits += to_device(torch.from_numpy(segmenter.bias), device)
     return label_map(
-        _arrange_windows(patches @ queries.T, windows),
+        _arrange_windows(logits, windows),
         to_device(placement(windows.rows, height), device),
         to_device(placement(windows.columns, width), device),
         decision,
