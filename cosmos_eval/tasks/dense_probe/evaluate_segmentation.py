@@ -10,17 +10,26 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
 
 from cosmos_eval.data.folders import content_hash, fingerprint
-from cosmos_eval.data.label_maps import Label, LabelMaps, Sample
+from cosmos_eval.data.label_maps import (
+    Label,
+    LabelMaps,
+    Sample,
+    read_label,
+    require_same_size,
+)
 from cosmos_eval.data.prefetch import prefetch
 from cosmos_eval.embedding.cache import ShardStore
 from cosmos_eval.models.encoder import DenseEncoder, Encoder
 from cosmos_eval.models.maps import require_patches
 from cosmos_eval.tasks import segmentation
-from cosmos_eval.tasks.dense_probe import fits
+from cosmos_eval.tasks.dense_probe import fits, steps, views
 from cosmos_eval.tasks.dense_probe.fits import FittedProbe, PatchSamples
-from cosmos_eval.tasks.label_maps import CONTENT, fingerprints, unfinished_store
+from cosmos_eval.tasks.dense_probe.steps import View
+from cosmos_eval.tasks.label_maps import CONTENT, fingerprints, hash_contents, unfinished_store
 from cosmos_eval.tasks.segmentation import inference, pictures
 from cosmos_eval.tasks.segmentation.evaluate import Job, count_images
 from cosmos_eval.tasks.segmentation.inference import LoadedImage, Segmenter
@@ -33,6 +42,8 @@ from cosmos_eval.types import (
     SegmentationProbeProtocol,
     UsageError,
 )
+
+_DROPOUT = 0.1  # the probability that a feature of an image is 0 in a step of AdamW
 
 
 def measure_protocol(
@@ -97,8 +108,22 @@ def _fit(
 ) -> FittedProbe:
     """Fit the probe to the training images by the method that the protocol names."""
     attention = options.attention or protocol.attention
-    reader = _TrainingImages(encoder, protocol, attention, samples, options, progress)
-    return fits.fit_ridge(protocol, len(samples), options, reader.read)
+    images = _TrainingImages(encoder, protocol, attention, samples, options, progress)
+    if protocol.iterations is None:
+        return fits.fit_ridge(protocol, len(samples), options, images.read)
+
+    training = steps.Training(
+        encoder=encoder,
+        attention=attention,
+        protocol=protocol,
+        schedule=steps.Schedule(protocol.iterations, protocol.warmup, protocol.learning_rate),
+        n_images=len(samples),
+        load=images.load_view,
+        loss=images.loss,
+        n_outputs=len(protocol.class_names),
+        dropout=_DROPOUT,
+    )
+    return fits.fit_by_steps(training, options, progress, hash_contents(samples, options))
 
 
 class _TrainingImages:
@@ -144,6 +169,41 @@ class _TrainingImages:
                 index, encoded.image.sha256, features, counts, counts_of_class, squares
             )
             self._progress(Progress("training images", done, len(indices)))
+
+    def load_view(self, index: int, generator: np.random.Generator) -> View:
+        """Return a random square of a training image, with the classes of its pixels.
+
+        The image is resized at random, cut, turned from left to right in half of the cases, and
+        changed in its colours. Squares have the side of a window.
+        """
+        sample, protocol = self._samples[index], self._protocol
+        image = pictures.decode(sample.image)
+        label = read_label(sample, protocol)
+        require_same_size(sample, (image.shape[0], image.shape[1]), label)
+
+        short_side = views.random_size(protocol.short_side, generator)
+        resized = inference.resize_image(image, replace(protocol, short_side=short_side))
+        label = inference.resize_label(label, (resized.shape[0], resized.shape[1]))
+        side = protocol.window or protocol.short_side
+        square, label = views.random_crop(resized, label, side, protocol.ignore_index, generator)
+        if generator.integers(2):
+            square, label = square[:, ::-1], label[:, ::-1]
+        colours = views.distort_colours(np.ascontiguousarray(square), generator)
+        pixels = inference.normalise_pixels(colours, protocol)
+        return View(*views.pad(pixels, label.copy(), side, protocol.ignore_index))
+
+    def loss(self, logits: Tensor, classes: Tensor, step: int) -> Tensor:
+        """Return the mean cross entropy of pixels, where pixels without a class count as 0.
+
+        Args:
+            logits: The logits (B, C, h, w) of patches, which are interpolated to pixels.
+            classes: The class (B, H, W) of each pixel.
+            step: The number of the step, which is not used.
+        """
+        size = (classes.shape[1], classes.shape[2])
+        logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+        ignore_index = self._protocol.ignore_index
+        return F.cross_entropy(logits, classes, ignore_index=ignore_index, reduction="none").mean()
 
     def _load(self, index: int) -> LoadedImage:
         """Read a training image and its label map."""

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cosmos_eval.stats import ridge
 from cosmos_eval.stats.ridge import LinearMap, Moments
-from cosmos_eval.types import DenseProbe, RunOptions, UsageError
+from cosmos_eval.types import DenseProbe, OnProgress, RunOptions, UsageError
+
+if TYPE_CHECKING:
+    # At run time it would import torch.
+    from cosmos_eval.tasks.dense_probe.steps import Training
 
 CONSTANTS = ("iterations", "strengths", "validation")
 """The fields of a protocol that decide how ridge regression is fitted."""
@@ -128,6 +132,31 @@ def fit_ridge(
     }
     notes = [*_strength_notes(strength, protocol), *_missing_notes(sums.fit + sums.held_out)]
     return FittedProbe(_parameters(linear_map), record, sums.sha256s, tuple(notes))
+
+
+def fit_by_steps(
+    training: Training, options: RunOptions, progress: OnProgress, sha256s: list[bytes]
+) -> FittedProbe:
+    """Fit a probe by AdamW, in the first process for all of them.
+
+    Args:
+        training: The model, the views and the loss.
+        options: The options of the run.
+        progress: Called with the number of steps that are done.
+        sha256s: The SHA-256s of the training images with their maps.
+    """
+
+    def fit(items: Sequence[int]) -> list[dict[str, NDArray[Any]]]:
+        """Return the parameters, as the only result, in the process that has the only item."""
+        return [training.fit(options, progress) for _ in items]
+
+    (parameters,) = options.distributed.map_sharded(fit, [0])
+    protocol = training.protocol
+    record = {
+        "solver": f"AdamW, {protocol.iterations} steps",
+        "training_images": training.n_images,
+    }
+    return FittedProbe(parameters, record, sha256s)
 
 
 class _Sums(NamedTuple):

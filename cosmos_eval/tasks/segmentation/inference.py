@@ -89,7 +89,7 @@ def load_together(
         names = [(protocol.dataset, protocol.protocol_name) for protocol in protocols]
         files = [(sample.image, sample.mask) for sample in samples]
         image = memory.get((*files, *sizes, *names), read)
-    pixels = _normalise(image.pixels, protocols[0])
+    pixels = normalise_pixels(image.pixels, protocols[0])
     loaded_images = []
     for sample, label, sha256 in zip(samples, image.labels, image.sha256s, strict=True):
         loaded_images.append(LoadedImage(sample, pixels, label, sha256))
@@ -114,7 +114,7 @@ def _read_and_resize(
         require_same_size(sample, image_hw, label)
         labels.append(label)
         sha256s.append(content_sha256(content, sample))
-    return _ResizedImage(_resize(image, protocols[0]), labels, sha256s)
+    return _ResizedImage(resize_image(image, protocols[0]), labels, sha256s)
 
 
 def normalised(image: NDArray[np.uint8], protocol: SegmentationProtocol) -> Tensor:
@@ -129,17 +129,17 @@ def normalised(image: NDArray[np.uint8], protocol: SegmentationProtocol) -> Tens
 
     Raises ValueError for a protocol without mean and std.
     """
-    return _normalise(_resize(image, protocol), protocol)
+    return normalise_pixels(resize_image(image, protocol), protocol)
 
 
-def _resize(image: NDArray[np.uint8], protocol: SegmentationProtocol) -> NDArray[np.uint8]:
+def resize_image(image: NDArray[np.uint8], protocol: SegmentationProtocol) -> NDArray[np.uint8]:
     """Return an image (H, W, 3) resized by the protocol, (h, w, 3), RGB uint8."""
     height, width = resized_hw((image.shape[0], image.shape[1]), protocol)
     resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
     return np.asarray(resized, np.uint8)
 
 
-def _normalise(resized: NDArray[np.uint8], protocol: SegmentationProtocol) -> Tensor:
+def normalise_pixels(resized: NDArray[np.uint8], protocol: SegmentationProtocol) -> Tensor:
     """Return the normalised pixels (3, h, w) float32 of a resized image (h, w, 3).
 
     Raises ValueError for a protocol without mean and std.
@@ -165,6 +165,13 @@ def resized_hw(image_hw: tuple[int, int], protocol: SegmentationProtocol) -> tup
     # Round to whole pixels, halves up.
     height, width = (int(side * scale + 0.5) for side in image_hw)
     return max(height, 1), max(width, 1)
+
+
+def resize_label(label: Label, image_hw: tuple[int, int]) -> Label:
+    """Return a label map of another height and width, by the nearest pixels."""
+    height, width = image_hw
+    resized = cv2.resize(label, (width, height), interpolation=cv2.INTER_NEAREST)
+    return np.asarray(resized, label.dtype)
 
 
 class Segmenter(NamedTuple):
@@ -349,7 +356,7 @@ def encode_labelled_patches(
             (image,), patches = windows.loaded_images, by_attention[attention]
             require_finite(patches[None], encoder.info, [image.sample.name].__getitem__)
             height, width = image.pixels.shape[1:]
-            label = cv2.resize(image.label, (width, height), interpolation=cv2.INTER_NEAREST)
+            label = resize_label(image.label, (height, width))
             labels = [label[rows, columns] for rows, columns in windows.slices()]
             yield LabelledPatches(image, patches, labels)
 
