@@ -82,7 +82,8 @@ def _scenes_probes_of(root: str) -> Mapping[str, SegmentationProbeProtocol]:
     """Return the protocols of `scenes-seg-probe` by name, with files below `root`."""
     scenes = scenes_protocols()
     test, train = scenes["scenes-seg"], scenes[TRAINING]
-    assert isinstance(test, SegmentationProtocol) and isinstance(train, SegmentationProtocol)
+    assert isinstance(test, SegmentationProtocol)
+    assert isinstance(train, SegmentationProtocol)
     folder = (train.root or "").removeprefix(f"{root}/")
     shared = {
         "train_images": f"{folder}/{train.images}",

@@ -39,6 +39,8 @@ _TITLES = {
     "select": "caption selection",
     "loc": "localisation",
     "assoc": "association",
+    "seg-probe": "segmentation probe",
+    "depth-probe": "depth probe",
 }
 
 

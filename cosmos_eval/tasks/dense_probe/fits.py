@@ -1,4 +1,4 @@
-"""The fit of ridge regression to streamed features, its record, and what both dense probes share."""
+"""The fit of ridge regression to streamed features, and what both dense probes share."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ class SegmentationProbe(Segmentation):
     def survey(
         self, protocol: Any, options: types.RunOptions, progress: types.OnProgress
     ) -> Survey:
-        """Check all test and training images and label maps, and report missing and damaged ones."""
+        """Check every image and label map, and report missing and damaged files."""
         test = label_map_checks.survey(protocol, options, progress)
         train = label_map_checks.survey(
             protocol.training_protocol, _training_options(options), progress

@@ -106,14 +106,16 @@ class LinearHead(nn.Module):
     @torch.no_grad()
     def parameters_by_name(self) -> dict[str, NDArray[Any]]:
         """Return the map with the normalisation in it: `weights` (C, D) and `bias` (C,)."""
+        self.cpu()  # other devices may lack float64
         norm, weights = self.norm, self.map.weight[:, :, 0, 0].double()
         mean, variance = norm.running_mean, norm.running_var
-        assert mean is not None and variance is not None
+        assert mean is not None
+        assert variance is not None
         scale = norm.weight.double() / (variance.double() + norm.eps).sqrt()
         shift = norm.bias.double() - mean.double() * scale
         bias = self.map.bias.double() + weights @ shift  # type: ignore[union-attr]
         folded = {"weights": weights * scale, "bias": bias}
-        return {name: values.float().cpu().numpy() for name, values in folded.items()}
+        return {name: values.float().numpy() for name, values in folded.items()}
 
 
 @dataclass(frozen=True)
