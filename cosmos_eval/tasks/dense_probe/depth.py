@@ -17,7 +17,7 @@ from cosmos_eval.data.sources import ImageFile
 from cosmos_eval.models.encoder import Encoder
 from cosmos_eval.stats.estimates import Mean
 from cosmos_eval.tasks.arrays import SampleArray
-from cosmos_eval.tasks.dense_probe.fits import require_valid
+from cosmos_eval.tasks.dense_probe.fits import require_enough, require_valid
 from cosmos_eval.tasks.metric import Derived, Metric
 from cosmos_eval.tasks.task import NAME, Task
 
@@ -92,8 +92,9 @@ class DepthProbe(Task):
 
     def open_data(self, protocol: types.DepthProbeProtocol, options: types.RunOptions) -> DepthMaps:
         """List the test images and all training images, with their depth maps."""
+        require_valid(protocol, protocol.faults())
         data = depth_maps.open_data(protocol, options)
-        require_valid(protocol, protocol.faults(), len(data.train))
+        require_enough(protocol, len(data.train))
         return data
 
     def measure(

@@ -67,17 +67,15 @@ def constants(protocol: DenseProbe) -> dict[str, Any]:
     return {name: getattr(protocol, name) for name in names}
 
 
-def require_valid(protocol: DenseProbe, faults: Iterable[str], n_images: int) -> None:
-    """Raise UsageError for constants that contradict each other, and without images to hold out.
-
-    Args:
-        protocol: The protocol.
-        faults: A line for each contradiction among its constants.
-        n_images: The number of training images.
-    """
+def require_valid(protocol: DenseProbe, faults: Iterable[str]) -> None:
+    """Raise UsageError for the first of the contradictions among a protocol's constants."""
     for fault in faults:
         raise UsageError(f"{protocol.dataset}: {fault}")
-    if n_images < 2:
+
+
+def require_enough(protocol: DenseProbe, n_images: int) -> None:
+    """Raise UsageError if no training image can be held out to choose the strength."""
+    if protocol.iterations is None and n_images < 2:
         raise UsageError(f"{protocol.dataset}: a probe needs two training images or more")
 
 

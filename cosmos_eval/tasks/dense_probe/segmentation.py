@@ -12,7 +12,7 @@ from cosmos_eval.data import label_map_checks, label_maps
 from cosmos_eval.data.folders import Survey
 from cosmos_eval.data.label_maps import LabelMaps
 from cosmos_eval.models.encoder import Encoder
-from cosmos_eval.tasks.dense_probe.fits import require_valid
+from cosmos_eval.tasks.dense_probe.fits import require_enough, require_valid
 from cosmos_eval.tasks.metric import Metric
 from cosmos_eval.tasks.segmentation import Segmentation
 from cosmos_eval.tasks.task import Task
@@ -36,9 +36,10 @@ class SegmentationProbe(Segmentation):
 
         Raises UsageError for an image that is in both lists.
         """
+        require_valid(protocol, protocol.faults())
         test = label_maps.open_data(protocol, options)
         train = label_maps.open_data(protocol.training_protocol, _training_options(options))
-        require_valid(protocol, protocol.faults(), len(train.samples))
+        require_enough(protocol, len(train.samples))
         test_images = {sample.image for sample in test.samples}
         for sample in train.samples:
             if sample.image in test_images:
