@@ -116,7 +116,7 @@ def mean_squared_error(linear_map: LinearMap, moments: Moments) -> float:
         If W and b are 0, it is the mean of |y|^2.
     """
     weights, bias = linear_map
-    predictions_squared = np.sum((weights @ moments.xx) * weights)
+    predictions_squared = float(np.sum((weights @ moments.xx) * weights))
     predictions_squared += 2 * bias @ (weights @ moments.x) + moments.count * (bias @ bias)
     products = np.sum(weights * moments.xy.T) + bias @ moments.y
     return float((predictions_squared - 2 * products + moments.yy) / moments.count)

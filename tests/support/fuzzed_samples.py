@@ -176,6 +176,12 @@ def _probe(s: Samples) -> bool:
     return indices and _is_within(s["fewshot_correct"], range(2)) and min(s["shots"].tolist()) > 0
 
 
+def _depth_probe(s: Samples) -> bool:
+    known = s["pixels"] > 0
+    shares = all(_is_share(s[f"delta{n}"][known]) for n in (1, 2, 3))
+    return shares and all(bool((s[name][known] >= 0).all()) for name in ("rmse", "abs_rel"))
+
+
 POSSIBLE: Mapping[str, Callable[[Samples], bool]] = {
     "retrieval": _retrieval,
     "cls": _cls,
@@ -186,6 +192,8 @@ POSSIBLE: Mapping[str, Callable[[Samples], bool]] = {
     "loc": _loc,
     "assoc": _assoc,
     "probe": _probe,
+    "seg-probe": _seg,
+    "depth-probe": _depth_probe,
 }
 
 

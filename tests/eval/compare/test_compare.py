@@ -23,6 +23,7 @@ from cosmos_eval.stats.paired import PairedDifference
 from cosmos_eval.types import UsageError
 
 TASKS = ("cls", "retrieval", "multilabel", "faces", "seg", "select", "loc", "assoc", "probe")
+TASKS = (*TASKS, "seg-probe", "depth-probe")
 OTHER = {"model": {"spec": "scenes-clip"}}
 SAME = {"hashes": {"sample_list": "1" * 64}}
 
@@ -111,6 +112,8 @@ def test_pairs_of_images_and_captions_are_compared_by_score():
         ("loc", "class"),
         ("loc", "thing_pixels"),
         ("probe", "shots"),
+        ("seg-probe", "name"),
+        ("depth-probe", "pixels"),
     ],
 )
 def test_samples_of_other_images_are_refused(task, array):

@@ -10,7 +10,7 @@ from PIL import Image
 
 import cosmos_eval
 from cosmos_eval import models as encoders
-from cosmos_eval.protocols import known_protocols, webdatasets
+from cosmos_eval.protocols import known_protocols, named_protocols
 from cosmos_eval.results.store import read_result
 from cosmos_eval.runner.plan import jobs_of, make_plan, open_datasets
 from cosmos_eval.runner.run import Worker, run_all
@@ -125,12 +125,12 @@ def test_every_task_has_metrics_data_sets_and_an_embedded_one():
         assert {metric.name for metric in task.metrics if metric.primary} <= set(task.headlines)
         assert any(metric.primary for metric in task.metrics)
         assert task.truth
-    of_hub = {"multilabel", "faces", "assoc"}  # no set of these tasks is embedded
+    without = {"multilabel", "faces", "assoc", "depth-probe"}  # no set of these tasks is embedded
     known = {protocol.task for protocol in known_protocols().values()}
-    assert known == set(TASKS) - of_hub
-    assert known | {protocol.task for protocol in webdatasets().values()} == set(TASKS)
-    assert {p.task for p in make_plan().protocols} == known - {"loc", "probe"}
-    for name in of_hub:
+    assert known == set(TASKS) - without
+    assert {protocol.task for protocol in named_protocols().values()} == set(TASKS)
+    assert {p.task for p in make_plan().protocols} == known - {"loc", "probe", "seg-probe"}
+    for name in without:
         with pytest.raises(UsageError, match=f"task {name} has no embedded data set"):
             make_plan(task=name)
     for name in known:
