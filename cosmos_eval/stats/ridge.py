@@ -116,7 +116,8 @@ def mean_squared_error(linear_map: LinearMap, moments: Moments) -> float:
         If W and b are 0, it is the mean of |y|^2.
     """
     weights, bias = linear_map
-    predictions_squared = float(np.sum((weights @ moments.xx) * weights))
-    predictions_squared += 2 * bias @ (weights @ moments.x) + moments.count * (bias @ bias)
-    products = np.sum(weights * moments.xy.T) + bias @ moments.y
-    return float((predictions_squared - 2 * products + moments.yy) / moments.count)
+    sum_of_squares = np.sum((weights @ moments.xx) * weights)  # of W x
+    mixed = 2 * np.sum(bias * (weights @ moments.x))
+    sum_of_predictions_squared = sum_of_squares + mixed + moments.count * np.sum(bias**2)
+    products = np.sum(weights * moments.xy.T) + np.sum(bias * moments.y)
+    return float((sum_of_predictions_squared - 2 * products + moments.yy) / moments.count)

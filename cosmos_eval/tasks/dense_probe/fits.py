@@ -27,7 +27,7 @@ class PatchSamples(NamedTuple):
     """The patch features of a training image, and the labelled pixels under each patch."""
 
     # The index of the image among the training images.
-    index: int
+    image: int
     # The SHA-256 of the image with its label or depth map.
     sha256: bytes
     # (n, D) features of n patches.
@@ -175,14 +175,14 @@ def _add_up(images: Iterable[PatchSamples], held_out: set[int]) -> _Sums:
     """Return the sums over images. `held_out` are the indices of images for the second sum."""
     moments: list[Moments | None] = [None, None]
     sha256_by_index = {}
-    for image in images:
-        sha256_by_index[image.index] = image.sha256
-        place = int(image.index in held_out)
+    for patches in images:
+        sha256_by_index[patches.image] = patches.sha256
+        place = int(patches.image in held_out)
         sums = moments[place]
         if sums is None:
-            sums = Moments(image.features.shape[1], image.target_sums.shape[1])
+            sums = Moments(patches.features.shape[1], patches.target_sums.shape[1])
             moments[place] = sums
-        sums.add(image.features, image.counts, image.target_sums, image.squares)
+        sums.add(patches.features, patches.counts, patches.target_sums, patches.squares)
     return _Sums(moments[0], moments[1], sha256_by_index)
 
 

@@ -97,11 +97,12 @@ class LinearHead(nn.Module):
         self.norm = nn.BatchNorm2d(n_features)
         self.map = nn.Conv2d(n_features, n_outputs, kernel_size=1)
         nn.init.normal_(self.map.weight, std=0.01)
+        assert self.map.bias is not None
         nn.init.zeros_(self.map.bias)
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the outputs (B, C, h, w) for patch features (B, D, h, w)."""
-        return self.map(self.norm(self.dropout(features)))  # type: ignore[no-any-return]
+        return self.map(self.norm(self.dropout(features)))
 
     @torch.no_grad()
     def parameters_by_name(self) -> dict[str, NDArray[Any]]:
@@ -169,7 +170,7 @@ class Training:
                 group["lr"] = schedule.rate(step)
                 group["betas"] = (schedule.beta1(step), schedule.beta2)
             optimizer.zero_grad()
-            self.loss(head(features), targets, step).backward()  # type: ignore[no-untyped-call]
+            self.loss(head(features), targets, step).backward()
             nn.utils.clip_grad_norm_(head.parameters(), schedule.clip)
             optimizer.step()
             progress(Progress("training steps", step + 1, steps))

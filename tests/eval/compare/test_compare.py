@@ -242,6 +242,7 @@ def test_two_folders_with_holm_over_all_headlines(command, tmp_path):
     assert sorted((test["dataset"], test["metric"]) for test in headlines) == [
         ("scenes-assoc", "jaccard"),
         ("scenes-cls", "acc1"),
+        ("scenes-depth-probe", "rmse"),
         *(("scenes-faces", f"acc_{name}") for name in ("age", "gender", "race")),
         ("scenes-loc", "AUC"),
         ("scenes-loc", "attention_mass"),
@@ -250,6 +251,7 @@ def test_two_folders_with_holm_over_all_headlines(command, tmp_path):
         ("scenes-retrieval", "image_to_text_R@1"),
         ("scenes-retrieval", "text_to_image_R@1"),
         ("scenes-seg", "mIoU"),
+        ("scenes-seg-probe", "mIoU"),
         ("scenes-select", "accuracy"),
     ]
     least = min(headlines, key=lambda test: test["p_value"])
