@@ -1,6 +1,7 @@
 """Ridge regression from streamed sums, against a hand-solved case and scikit-learn."""
 
 import tracemalloc
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -8,6 +9,8 @@ from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 
 from cosmos_eval.stats.ridge import LinearMap, Moments, fit, mean_squared_error
+from cosmos_eval.tasks.dense_probe.fits import PatchSamples, fit_ridge
+from cosmos_eval.types import DepthProbeProtocol, RunOptions
 
 
 def made_up(n: int = 400, n_features: int = 24, n_targets: int = 3, seed: int = 0):
@@ -78,18 +81,28 @@ def test_a_constant_feature_has_no_weight():
     np.testing.assert_allclose(found.bias, y.mean(0))
 
 
-def test_memory_does_not_grow_with_the_number_of_samples():
-    def peak(n_batches: int) -> int:
-        rng = np.random.default_rng(0)
-        tracemalloc.start()
-        moments = Moments(64, 3)
-        for _ in range(n_batches):
-            x = rng.normal(size=(500, 64)).astype(np.float32)
-            moments.add(x, np.ones(500), np.ones((500, 3)), 500.0)
-        fit(moments, [1.0])
-        memory = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        return memory
+def peak_of(act: Callable[[], object]) -> int:
+    """The most bytes that are allocated at a time."""
+    tracemalloc.start()
+    act()
+    memory = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return memory
 
-    peak(2)
-    assert peak(100) < 1.05 * peak(5)
+
+def test_memory_does_not_grow_with_the_number_of_images():
+    protocol = DepthProbeProtocol(dataset="d", protocol_name="p", train="a", test="b")
+
+    def read(indices: Sequence[int]) -> Iterator[PatchSamples]:
+        for index in indices:
+            x = np.random.default_rng(index).normal(size=(200, 256)).astype(np.float32)
+            yield PatchSamples(index, bytes(32), x, np.ones(200), x[:, :3], 300.0)
+
+    def peak(n_images: int) -> int:
+        return peak_of(lambda: fit_ridge(protocol, n_images, RunOptions(), read))
+
+    peak(5)  # imports and caches
+    few, many = peak(20), peak(400)
+    features = 400 * 200 * 256 * 4
+    assert many < 1.05 * few
+    assert many < features / 5
