@@ -13,7 +13,6 @@ from cosmos_eval.data.folders import Survey
 from cosmos_eval.data.label_maps import LabelMaps
 from cosmos_eval.models.encoder import Encoder
 from cosmos_eval.tasks.dense_probe.fits import require_enough, require_valid
-from cosmos_eval.tasks.metric import Metric
 from cosmos_eval.tasks.segmentation import Segmentation
 from cosmos_eval.tasks.task import Task
 
@@ -25,9 +24,7 @@ class SegmentationProbe(Segmentation):
     """A linear map from patch features to classes, fitted to training images."""
 
     protocol = types.SegmentationProbeProtocol
-    metrics: tuple[Metric, ...] = tuple(
-        replace(metric, conditional_on=_TRAINING) for metric in Segmentation.metrics
-    )
+    metrics = tuple(replace(metric, conditional_on=_TRAINING) for metric in Segmentation.metrics)
     shares_pass = False
     in_order = Task.in_order  # a probe is fitted before any image is measured
 

@@ -100,8 +100,8 @@ def _class_group_names(samples: Derived) -> list[str]:
 class Segmentation(Task):
     """Zero-shot semantic segmentation."""
 
-    protocol = types.SegmentationProtocol
-    metrics = (
+    protocol: type[types.Protocol] = types.SegmentationProtocol
+    metrics: Sequence[Metric] = (
         Metric("mIoU", _mean_iou, primary=True),
         Metric("mAcc", _mean_accuracy),
         Metric("aAcc", _pixel_accuracy),

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -37,6 +37,8 @@ from cosmos_eval.tasks.prompts import prompt_embeddings
 from cosmos_eval.tasks.segmentation import pictures
 from cosmos_eval.tasks.segmentation.merge import Axis, Decision, label_map, placement
 from cosmos_eval.types import Attention, OnProgress, RunOptions, SegmentationProtocol, UsageError
+
+AnyProtocol = TypeVar("AnyProtocol", bound=SegmentationProtocol)
 
 
 class LoadedImage(NamedTuple):
@@ -191,7 +193,7 @@ class Segmenter(NamedTuple):
     bias: NDArray[np.float32] | None = None
 
 
-def fit_to_model(protocol: SegmentationProtocol, encoder: DenseEncoder) -> SegmentationProtocol:
+def fit_to_model(protocol: AnyProtocol, encoder: DenseEncoder) -> AnyProtocol:
     """Return the protocol with a mean and std of pixels, on the scale from 0 to 255.
 
     If the protocol does not state them, they are taken from the model.
