@@ -13,7 +13,14 @@ from typing import Any, Generic, NoReturn, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from cosmos_eval.types import FoundSamples, LabelMapProtocol, Protocol, RunOptions, UsageError
+from cosmos_eval.types import (
+    DepthProbeProtocol,
+    FoundSamples,
+    LabelMapProtocol,
+    Protocol,
+    RunOptions,
+    UsageError,
+)
 
 Data = TypeVar("Data")
 Paths = tuple[str, ...] | str
@@ -208,9 +215,11 @@ def missing_path_error(
 
 
 def find_root(
-    protocol: LabelMapProtocol, data_root: str | None, required: Sequence[str] | None = None
+    protocol: LabelMapProtocol | DepthProbeProtocol,
+    data_root: str | None,
+    required: Sequence[str] | None = None,
 ) -> Path:
-    """Return the folder that holds all required paths of a data set with label maps.
+    """Return the folder that holds all required paths of a data set with label or depth maps.
 
     It is the root of the data set (`protocol.root` or `data_root`), or the folder below it where
     MMSegmentation's documentation keeps the data set (`protocol.usual_folder`).
@@ -219,13 +228,15 @@ def find_root(
         protocol: The data set and how it is measured.
         data_root: The folder that the user named with --data-root, or None.
         required: Paths that must exist in the folder. By default, these are the images, the label
-            maps and the list of image names.
+            maps and the list of image names; for depth maps, both lists.
 
     Raises:
         UsageError: If neither folder holds all paths. The message names the first missing path in
             each of them.
     """
-    if not required:
+    if isinstance(protocol, DepthProbeProtocol):
+        required = [protocol.train, protocol.test]
+    elif not required:
         required = [path for path in (protocol.images, protocol.masks, protocol.split) if path]
     root = protocol.root or data_root
     usual_folder = protocol.usual_folder or ""

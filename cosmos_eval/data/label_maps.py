@@ -63,6 +63,8 @@ class LabelMaps(NamedTuple):
     palette: tuple[tuple[int, int, int], ...]
     # How many samples are on the disk, if the complete data set has more.
     found_samples: FoundSamples | None = None
+    # The training samples of a probe.
+    train: tuple[Sample, ...] = ()
 
 
 def open_data(protocol: LabelMapProtocol, options: RunOptions) -> LabelMaps:

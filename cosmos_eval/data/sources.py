@@ -556,7 +556,7 @@ def image_sources(data: Any) -> list[ImageSource]:
 
             - If it has an attribute `images`, these images are returned.
             - If it has an attribute `samples`, which have label maps, the image of each sample is
-              returned.
+              returned, and then of the samples `train`, if there are any.
             - If it is a list or tuple, such as the training and the test data of a probe, the
               images of all entries are returned.
             - If it is an image source itself, it is returned.
@@ -565,7 +565,8 @@ def image_sources(data: Any) -> list[ImageSource]:
     if hasattr(data, "images"):
         return list(data.images)
     if hasattr(data, "samples"):
-        return [ImageFile(sample.image) for sample in data.samples]
+        samples = (*data.samples, *getattr(data, "train", ()))
+        return [ImageFile(sample.image) for sample in samples]
     if isinstance(data, list | tuple):
         sources: list[ImageSource] = []
         for entry in data:

@@ -13,6 +13,11 @@ from cosmos_eval.protocols.classification import (
     ROBUSTNESS,
 )
 from cosmos_eval.protocols.coop import COOP, COOP_BY_PROTOCOL
+from cosmos_eval.protocols.dense_probes import (
+    DENSE_PROBES_BY_PROTOCOL,
+    SCENES_PROBE,
+    scenes_probes,
+)
 from cosmos_eval.protocols.retrieval import RETRIEVAL, RETRIEVAL_BY_PROTOCOL
 from cosmos_eval.protocols.segmentation import SEGMENTATION
 from cosmos_eval.protocols.selection import SELECTION
@@ -57,6 +62,7 @@ def named_protocols() -> Mapping[str, Protocol]:
     protocols = dict(known_protocols())
     protocols.update(PROBES)
     protocols.update(COOP)
+    protocols.update(DENSE_PROBES_BY_PROTOCOL["ridge"])
     protocols.update(webdatasets())
     return protocols
 
@@ -114,8 +120,8 @@ def embedded_protocols(*, on_request: bool = False) -> Sequence[Protocol]:
     """
     names = [*scenes.DEFAULT]
     if on_request:
-        names += scenes.ON_REQUEST
-    protocols = scenes.scenes_protocols()
+        names += [*scenes.ON_REQUEST, SCENES_PROBE]
+    protocols = _embedded_by_name()
     return [protocols[name] for name in names]
 
 
@@ -123,6 +129,7 @@ def _embedded_by_name() -> Mapping[str, Protocol]:
     """Return all embedded data sets, scenes of version 1 and of version 2, by their names."""
     protocols = dict(scenes.scenes_protocols())
     protocols.update(scenes2.scenes2_protocols())
+    protocols[SCENES_PROBE] = scenes_probes()["ridge"]
     return protocols
 
 
@@ -160,12 +167,15 @@ def protocols_of_dataset(dataset: str) -> Mapping[str, Protocol]:
         *RETRIEVAL_BY_PROTOCOL.values(),
         *segmentation.SEGMENTATION_BY_PROTOCOL.values(),
         *segmentation.LOCALISATION_BY_PROTOCOL.values(),
+        *DENSE_PROBES_BY_PROTOCOL.values(),
     ):
         if dataset in protocol_by_dataset:
             protocols.append(protocol_by_dataset[dataset])
     if dataset == "scenes-loc":
         for protocol_name in segmentation.MAPS:
             protocols.append(scenes.scenes_localisation(protocol_name))
+    if dataset == SCENES_PROBE:
+        protocols.extend(scenes_probes().values())
     protocols.extend(_with_scored_pairs(protocols))
     return {protocol.protocol_name: protocol for protocol in protocols}
 
@@ -270,3 +280,5 @@ def prepare(protocol: Protocol) -> None:
         scenes.prepare_scenes()
         if dataset in (scenes.PROBE, scenes.TRAINING):
             scenes.prepare_training(dataset)
+        if dataset == SCENES_PROBE:
+            scenes.prepare_training(scenes.TRAINING)

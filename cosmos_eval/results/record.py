@@ -238,6 +238,20 @@ class CoopRecord(TypedDict):
     cache_base_beta: Annotated[_ByShots, Field(description="beta among base classes.")]
 
 
+@with_config(STRICT)
+class DenseProbeRecord(TypedDict):
+    """How a linear probe of patch features was fitted."""
+
+    solver: Name
+    strength: NotRequired[
+        Annotated[float, Field(description="Chosen strength of ridge regression.", gt=0)]
+    ]
+    training_images: Count
+    validation_images: NotRequired[
+        Annotated[Count, Field(description="The training images that chose the strength.")]
+    ]
+
+
 _Size = Annotated[int, Field(ge=1, le=MOST_ENTRIES)]
 
 
@@ -370,6 +384,7 @@ class Provenance(TypedDict):
     ]
     probe: NotRequired[ProbeRecord]
     coop: NotRequired[CoopRecord]
+    dense_probe: NotRequired[DenseProbeRecord]
     tuned: NotRequired[Annotated[dict[str, Any], _TUNED]]
     batch_size: Count
     seconds: Annotated[

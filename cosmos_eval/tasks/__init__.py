@@ -28,6 +28,8 @@ _MODULES: Mapping[str, str] = {
     "assoc": "cosmos_eval.tasks.association",
     "probe": "cosmos_eval.tasks.probe",
     "ood": "cosmos_eval.tasks.ood",
+    "seg-probe": "cosmos_eval.tasks.dense_probe.segmentation",
+    "depth-probe": "cosmos_eval.tasks.dense_probe.depth",
 }
 TASKS = tuple(_MODULES)
 """The names of the tasks of this package, in the order of tables."""

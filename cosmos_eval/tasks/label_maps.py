@@ -27,6 +27,7 @@ from cosmos_eval.types import (
     LabelMapProtocol,
     OnProgress,
     Progress,
+    Protocol,
     RunOptions,
     UsageError,
 )
@@ -285,7 +286,11 @@ def _key_of_shard(shard: range) -> bytes:
 
 
 def unfinished_store(
-    info: EncoderInfo, protocol: LabelMapProtocol, options: RunOptions, samples: Sequence[Sample]
+    info: EncoderInfo,
+    protocol: Protocol,
+    options: RunOptions,
+    samples: Sequence[Sample],
+    fitted_sha256: str = "",
 ) -> ShardStore:
     """Return the store for the finished shards of a measurement that is not finished.
 
@@ -297,6 +302,7 @@ def unfinished_store(
         options: The options of the run. The store lies in the folder `options.unfinished`. If that
             is None, the store keeps nothing.
         samples: The images of the data set with their label maps.
+        fitted_sha256: The SHA-256 of everything that was fitted before; empty: nothing was.
     """
     if options.unfinished is None:
         return ShardStore(None, {})
@@ -319,6 +325,8 @@ def unfinished_store(
         "options": {"attention": options.attention, "overlays": options.overlays},
         "samples": hashlib.sha256(json.dumps(files).encode()).hexdigest(),
     }
+    if fitted_sha256:
+        identity["fitted"] = fitted_sha256
     return ShardStore(options.unfinished, identity)
 
 

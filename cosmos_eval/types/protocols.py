@@ -583,6 +583,125 @@ class OodProtocol(Protocol):
     templates: tuple[str, ...] | str = ("a photo of a {}",)
 
 
+@dataclass(frozen=True, kw_only=True)
+class DenseProbe(Protocol):
+    """How a linear map is fitted to the patch features of training images."""
+
+    # The candidates for the strength of ridge regression. It multiplies the squared weights of
+    # standardised features, beside the mean squared error of a pixel.
+    strengths: tuple[float, ...] = tuple(10.0**power for power in range(-6, 3))
+    # The fraction of the training images on which the strength is chosen.
+    validation: float = 0.2
+    # The steps of AdamW, in place of ridge regression; None: ridge regression.
+    iterations: int | None = None
+    # How many images a step has, and its constants.
+    batch: int = 16
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-3
+    # In how many steps the learning rate rises.
+    warmup: int = 1500
+    # The number of training images of the complete data set, if it is known.
+    n_train_images: int | None = field(default=None, metadata=_FIXED)
+
+    def fit_faults(self) -> Iterator[str]:
+        """Yield a line for each constant by which nothing can be fitted."""
+        if min(self.strengths) <= 0:
+            yield "strengths must be above 0"
+        if not 0 < self.validation < 1:
+            yield "validation must be a share between 0 and 1"
+        if min(self.batch, self.iterations or 1) < 1 or self.iterations == 0:
+            yield "batch and iterations must be 1 or more"
+        if self.learning_rate <= 0:
+            yield "learning_rate must be above 0"
+        if self.iterations is not None and self.warmup >= self.iterations:
+            yield "warmup must be below iterations"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentationProbeProtocol(DenseProbe, SegmentationProtocol):
+    """How a linear map from patch features to classes is fitted, and measured on test images.
+
+    Training images have the same classes, and are resized and cut into windows as test images are.
+    """
+
+    task: ClassVar[str] = "seg-probe"
+
+    # The folders of training images and of their label maps, and the file that lists them.
+    train_images: str
+    train_masks: str
+    train_split: str | None = None
+    attention: Attention = "vanilla"
+    # Fields of zero-shot segmentation that have no meaning here.
+    templates: tuple[str, ...] | str = field(default=("{}",), metadata=_FIXED)
+    scale: float = field(default=40.0, metadata=_FIXED)
+    prob_thd: float = field(default=0.0, metadata=_FIXED)
+    area_thd: float | None = field(default=None, metadata=_FIXED)
+    refinement: Literal["pamr"] | None = field(default=None, metadata=_FIXED)
+
+    @property
+    def training_protocol(self) -> SegmentationProbeProtocol:
+        """The same protocol with the training images in place of the test images."""
+        return dataclasses.replace(
+            self,
+            images=self.train_images,
+            masks=self.train_masks,
+            split=self.train_split,
+            n_images=self.n_train_images,
+        )
+
+    def faults(self) -> Iterator[str]:
+        """Yield a line for each contradiction among the constants."""
+        yield from super().faults()
+        yield from self.fit_faults()
+
+
+@dataclass(frozen=True, kw_only=True)
+class DepthProbeProtocol(DenseProbe):
+    """How a linear map from patch features to depth is fitted, and measured on test images.
+
+    Depth is in metres. All images have the same size.
+    """
+
+    task: ClassVar[str] = "depth-probe"
+
+    # Files whose lines name an image and its depth map, relative to the folder of the data set.
+    train: str
+    test: str
+    # The folder in which the original code keeps the data set.
+    usual_folder: str | None = field(default=None, metadata=_FIXED)
+    # The number of test images of the complete data set, if it is known.
+    n_images: int | None = field(default=None, metadata=_FIXED)
+    # The value of a depth map that stands for one metre. The value 0 stands for no depth.
+    units_per_metre: float = 1000.0
+    # Pixels count if their depth is between these, and predictions are cut to them (metres).
+    min_depth: float = 0.001
+    max_depth: float = 10.0
+    # The box (left, top, right, bottom) of training images that is used, and of test images that
+    # counts, in pixels of an image of 640 x 480; None: everything.
+    train_box: tuple[int, int, int, int] | None = None
+    test_box: tuple[int, int, int, int] | None = None
+    # How many depths the map has a score for; AdamW only.
+    bins: int = 256
+    # The height and width of training crops in pixels; AdamW only.
+    crop: tuple[int, int] = (416, 544)
+    attention: Attention = "vanilla"
+
+    def faults(self) -> Iterator[str]:
+        """Yield a line for each contradiction among the constants."""
+        yield from self.fit_faults()
+        if not 0 < self.min_depth < self.max_depth:
+            yield "min_depth must be above 0 and below max_depth"
+        if self.units_per_metre <= 0:
+            yield "units_per_metre must be above 0"
+        if self.train == self.test:
+            yield "train and test must be different lists"
+        for box in (self.train_box, self.test_box):
+            if box is not None and not (box[0] < box[2] <= 640 and box[1] < box[3] <= 480):
+                yield "boxes must be [left, top, right, bottom] in an image of 640 x 480"
+        if self.bins < 2 or min(self.crop) < 1:
+            yield "bins must be 2 or more, and crop above 0"
+
+
 def short_task_name(name: str, task_names: Container[str]) -> str:
     """Return the name of the task that a user calls by a full word: "classification" -> "cls".
 

@@ -181,6 +181,12 @@ def _ood(s: Samples) -> bool:
     return _is_within(s["inside"], range(2)) and _is_share(s["mcm"]) and is_cosine
 
 
+def _depth_probe(s: Samples) -> bool:
+    known = s["pixels"] > 0
+    shares = all(_is_share(s[f"delta{n}"][known]) for n in (1, 2, 3))
+    return shares and all(bool((s[name][known] >= 0).all()) for name in ("rmse", "abs_rel"))
+
+
 POSSIBLE: Mapping[str, Callable[[Samples], bool]] = {
     "retrieval": _retrieval,
     "cls": _cls,
@@ -192,6 +198,8 @@ POSSIBLE: Mapping[str, Callable[[Samples], bool]] = {
     "assoc": _assoc,
     "probe": _probe,
     "ood": _ood,
+    "seg-probe": _seg,
+    "depth-probe": _depth_probe,
 }
 
 

@@ -164,6 +164,14 @@ def probe_samples(skill: float, rng: np.random.Generator) -> Samples:
     }
 
 
+def depth_probe_samples(skill: float, rng: np.random.Generator) -> Samples:
+    error = np.clip(1 - skill + 0.2 * HARDNESS + 0.1 * rng.normal(size=IMAGES), 0.01, 2)
+    deltas = {f"delta{n}": np.clip(1 - error / n, 0, 1) for n in (1, 2, 3)}
+    names = np.array([f"{number}" for number in range(IMAGES)])
+    pixels = 100 + np.arange(IMAGES)
+    return {"name": names, "pixels": pixels, "rmse": error, "abs_rel": error / 3, **deltas}
+
+
 SAMPLES = {
     **{"cls": cls_samples, "retrieval": retrieval_samples, "select": select_samples},
     **{
@@ -174,8 +182,11 @@ SAMPLES = {
         "faces": faces_samples,
         "probe": probe_samples,
         "ood": ood_samples,
+        "seg-probe": seg_samples,
+        "depth-probe": depth_probe_samples,
     },
 }
+_DENSE = ("seg", "loc", "seg-probe", "depth-probe")
 _MAP = {"map": "text-to-patch similarity", "protocol_map": "text-to-patch similarity"}
 
 
@@ -208,7 +219,7 @@ def make_result(
         "hashes": {name: value for name, value in hashes.items() if value},
         "commit": "1" * 40,
         "dirty": False,
-        **({"attention": "csa", "protocol_attention": "csa"} if task in ("seg", "loc") else {}),
+        **({"attention": "csa", "protocol_attention": "csa"} if task in _DENSE else {}),
         **(_MAP if task == "loc" else {}),
         **changes.pop("provenance", {}),
     }

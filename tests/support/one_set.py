@@ -28,6 +28,9 @@ _YAML = {
     "assoc": "images: photos\nannotations: cues.jsonl\nimage_suffix: .png\n",
     "ood": "inside: photos\noutside: train\ntemplates: ['a {}']\n",
     "probe": "train: train\ntest: photos\nshots: [1]\ndraws: 1\nc_values: [0.1, 1.0]\n",
+    "seg-probe": "images: photos\nmasks: masks\ntrain_images: train\ntrain_masks: masks\n"
+    "image_suffix: .png\nclasses: [green, blue]\nshort_side: 32\nwindow: null\n",
+    "depth-probe": "train: train.txt\ntest: photos.txt\n",
 }
 _QUESTIONS = ("race:black", "race:red", "gender:green", "gender:red", "age:red", "age:blue")
 _TOXIC = tuple(f"toxic:{number} red" for number in range(21))
@@ -40,6 +43,10 @@ def write_set(root: Path) -> None:
             write_photo(root / folder / f"{photo}.png", COLOURS[photo.partition("/")[0]])
     for photo in PHOTOS:
         write_label_map(root / "masks" / f"{photo}.png", split_at=12)
+        write_depth_map(root / "depth" / f"{photo}.png", split_at=12)
+    for folder in ("photos", "train"):
+        lines = [f"{folder}/{photo}.png depth/{photo}.png\n" for photo in PHOTOS]
+        (root / f"{folder}.txt").write_text("".join(lines))
     files = [f"{photo}.png" for photo in PHOTOS]
     captions = [{"image": file, "caption": [f"a {file.partition('/')[0]} one"]} for file in files]
     (root / "captions.json").write_text(json.dumps(captions))
@@ -66,6 +73,14 @@ def write_label_map(path: Path, split_at: int) -> None:
     labels = np.zeros((32, 32), np.uint8)
     labels[:, split_at:] = 1
     Image.fromarray(labels).save(path)
+
+
+def write_depth_map(path: Path, split_at: int) -> None:
+    """Write a depth map of one metre, and of three metres from a column on."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    millimetres = np.full((32, 32), 1000, np.uint16)
+    millimetres[:, split_at:] = 3000
+    Image.fromarray(millimetres).save(path)
 
 
 def write_faces(root: Path, first_colour: str) -> None:

@@ -100,7 +100,18 @@ SAMPLES: dict[str, Samples] = {
         ),
         "classes": np.array(["pear", "apple", "fig"]),
     },
+    # No pixel of the last image counts.
+    "depth-probe": {
+        "name": np.array(["a", "b", "c"]),
+        "pixels": np.array([10, 20, 0]),
+        "rmse": np.array([0.5, 0.25, np.nan]),
+        "abs_rel": np.array([0.125, 0.25, np.nan]),
+        "delta1": np.array([0.5, 0.75, np.nan]),
+        "delta2": np.array([0.75, 0.875, np.nan]),
+        "delta3": np.array([1, 1, np.nan]),
+    },
 }
+SAMPLES["seg-probe"] = SAMPLES["seg"]
 
 
 def metrics_of(task: str, samples: Samples) -> dict[str, float]:

@@ -40,6 +40,8 @@ _TITLES = {
     "loc": "localisation",
     "assoc": "association",
     "ood": "out-of-distribution detection",
+    "seg-probe": "segmentation probe",
+    "depth-probe": "depth probe",
 }
 
 

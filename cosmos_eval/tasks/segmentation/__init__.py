@@ -100,8 +100,8 @@ def _class_group_names(samples: Derived) -> list[str]:
 class Segmentation(Task):
     """Zero-shot semantic segmentation."""
 
-    protocol = types.SegmentationProtocol
-    metrics = (
+    protocol: type[types.Protocol] = types.SegmentationProtocol
+    metrics: Sequence[Metric] = (
         Metric("mIoU", _mean_iou, primary=True),
         Metric("mAcc", _mean_accuracy),
         Metric("aAcc", _pixel_accuracy),
@@ -429,7 +429,8 @@ def shared_prompts(protocol: types.SegmentationProtocol) -> tuple[str, ...]:
 
 def require_segmentation(protocol: types.Protocol) -> types.SegmentationProtocol:
     """Return a segmentation protocol as it is. Raises UsageError for a protocol of another task."""
-    if not isinstance(protocol, types.SegmentationProtocol):
+    is_zero_shot = protocol.task == types.SegmentationProtocol.task
+    if not (isinstance(protocol, types.SegmentationProtocol) and is_zero_shot):
         raise types.UsageError(
             f"{protocol.dataset} is not a segmentation data set: name one, such as voc20"
         )

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -37,6 +37,8 @@ from cosmos_eval.tasks.prompts import prompt_embeddings
 from cosmos_eval.tasks.segmentation import pictures
 from cosmos_eval.tasks.segmentation.merge import Axis, Decision, label_map, placement
 from cosmos_eval.types import Attention, OnProgress, RunOptions, SegmentationProtocol, UsageError
+
+AnyProtocol = TypeVar("AnyProtocol", bound=SegmentationProtocol)
 
 
 class LoadedImage(NamedTuple):
@@ -89,7 +91,7 @@ def load_together(
         names = [(protocol.dataset, protocol.protocol_name) for protocol in protocols]
         files = [(sample.image, sample.mask) for sample in samples]
         image = memory.get((*files, *sizes, *names), read)
-    pixels = _normalise(image.pixels, protocols[0])
+    pixels = normalise_pixels(image.pixels, protocols[0])
     loaded_images = []
     for sample, label, sha256 in zip(samples, image.labels, image.sha256s, strict=True):
         loaded_images.append(LoadedImage(sample, pixels, label, sha256))
@@ -114,7 +116,7 @@ def _read_and_resize(
         require_same_size(sample, image_hw, label)
         labels.append(label)
         sha256s.append(content_sha256(content, sample))
-    return _ResizedImage(_resize(image, protocols[0]), labels, sha256s)
+    return _ResizedImage(resize_image(image, protocols[0]), labels, sha256s)
 
 
 def normalised(image: NDArray[np.uint8], protocol: SegmentationProtocol) -> Tensor:
@@ -129,17 +131,17 @@ def normalised(image: NDArray[np.uint8], protocol: SegmentationProtocol) -> Tens
 
     Raises ValueError for a protocol without mean and std.
     """
-    return _normalise(_resize(image, protocol), protocol)
+    return normalise_pixels(resize_image(image, protocol), protocol)
 
 
-def _resize(image: NDArray[np.uint8], protocol: SegmentationProtocol) -> NDArray[np.uint8]:
+def resize_image(image: NDArray[np.uint8], protocol: SegmentationProtocol) -> NDArray[np.uint8]:
     """Return an image (H, W, 3) resized by the protocol, (h, w, 3), RGB uint8."""
     height, width = resized_hw((image.shape[0], image.shape[1]), protocol)
     resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
     return np.asarray(resized, np.uint8)
 
 
-def _normalise(resized: NDArray[np.uint8], protocol: SegmentationProtocol) -> Tensor:
+def normalise_pixels(resized: NDArray[np.uint8], protocol: SegmentationProtocol) -> Tensor:
     """Return the normalised pixels (3, h, w) float32 of a resized image (h, w, 3).
 
     Raises ValueError for a protocol without mean and std.
@@ -167,6 +169,13 @@ def resized_hw(image_hw: tuple[int, int], protocol: SegmentationProtocol) -> tup
     return max(height, 1), max(width, 1)
 
 
+def resize_label(label: Label, image_hw: tuple[int, int]) -> Label:
+    """Return a label map of another height and width, by the nearest pixels."""
+    height, width = image_hw
+    resized = cv2.resize(label, (width, height), interpolation=cv2.INTER_NEAREST)
+    return np.asarray(resized, label.dtype)
+
+
 class Segmenter(NamedTuple):
     """A model, together with the protocol by which it segments images and its encoded prompts."""
 
@@ -180,9 +189,11 @@ class Segmenter(NamedTuple):
     attention: Attention
     # The number of windows that are encoded together.
     batch_size: int
+    # (Q,) numbers that are added to the logits of the queries; None: nothing is added.
+    bias: NDArray[np.float32] | None = None
 
 
-def fit_to_model(protocol: SegmentationProtocol, encoder: DenseEncoder) -> SegmentationProtocol:
+def fit_to_model(protocol: AnyProtocol, encoder: DenseEncoder) -> AnyProtocol:
     """Return the protocol with a mean and std of pixels, on the scale from 0 to 255.
 
     If the protocol does not state them, they are taken from the model.
@@ -249,10 +260,15 @@ class _Windows(NamedTuple):
 
     def cut(self) -> Iterator[Tensor]:
         """Yield the pixels (3, h, w) of each window: the first row from the left, then the next."""
+        for rows, columns in self.slices():
+            yield self.pixels[:, rows, columns]
+
+    def slices(self) -> Iterator[tuple[slice, slice]]:
+        """Yield the rows and columns of the image's pixels that each window covers."""
         height, width = self.window_hw
         for top in self.rows.starts:
             for left in self.columns.starts:
-                yield self.pixels[:, top : top + height, left : left + width]
+                yield slice(top, top + height), slice(left, left + width)
 
 
 def predict(segmenter: Segmenter, images: Iterable[LoadedImage]) -> Iterator[Label]:
@@ -299,6 +315,52 @@ def predict_together(
             unsigned_dtype = "uint8" if class_array.itemsize == 1 else "uint16"
             predictions.append((loaded_image, class_array.view(unsigned_dtype)))
         yield predictions
+
+
+class LabelledPatches(NamedTuple):
+    """The patch embeddings of an image, with the classes of the pixels under each patch."""
+
+    image: LoadedImage
+    # (n, h, w, D) embeddings of h x w patches in each of n windows, on the model's device.
+    patches: Tensor
+    # For each window, the classes (H, W) of its pixels in the resized image.
+    labels: list[Label]
+
+
+@torch.no_grad()
+def encode_labelled_patches(
+    encoder: DenseEncoder,
+    protocol: SegmentationProtocol,
+    attention: Attention,
+    batch_size: int,
+    images: Iterable[LoadedImage],
+) -> Iterator[LabelledPatches]:
+    """Encode images in the windows in which they are segmented, and yield the patches of each.
+
+    Label maps are resized to the image as the model sees it, by the nearest pixel.
+
+    Args:
+        encoder: The model.
+        protocol: The resize and the windows, with mean and std as `fit_to_model` returns it.
+        attention: The form of attention in the last block.
+        batch_size: The number of windows that are encoded together.
+        images: The images with their label maps.
+
+    Raises UsageError for images smaller than a patch, and for embeddings that are not finite.
+    """
+    no_queries = np.zeros((0, 0), np.float32)
+    segmenter = Segmenter(encoder, no_queries, protocol, attention, batch_size)
+    windows_of_images = (_place_windows([image], segmenter) for image in images)
+    for batch in _batch_images(windows_of_images, batch_size):
+        for windows, by_attention in zip(
+            batch, _encode_patches(batch, segmenter, [attention]), strict=True
+        ):
+            (image,), patches = windows.loaded_images, by_attention[attention]
+            require_finite(patches[None], encoder.info, [image.sample.name].__getitem__)
+            height, width = image.pixels.shape[1:]
+            label = resize_label(image.label, (height, width))
+            labels = [label[rows, columns] for rows, columns in windows.slices()]
+            yield LabelledPatches(image, patches, labels)
 
 
 def _segment_images(
@@ -369,8 +431,12 @@ def _classify_pixels(windows: _Windows, patches: Tensor, segmenter: Segmenter) -
         prob_thd=protocol.prob_thd,
         area_thd=protocol.area_thd,
     )
+    logits = patches @ queries.T
+    if segmenter.bias is not None:
+        # Averages of windows and interpolation keep what is added to all patches.
+        logits += to_device(torch.from_numpy(segmenter.bias), device)
     return label_map(
-        _arrange_windows(patches @ queries.T, windows),
+        _arrange_windows(logits, windows),
         to_device(placement(windows.rows, height), device),
         to_device(placement(windows.columns, width), device),
         decision,

@@ -24,7 +24,7 @@ from cosmos_eval.types import UsageError
 
 TASKS = (
     *("cls", "retrieval", "multilabel", "faces", "seg", "select", "loc", "assoc", "probe"),
-    "ood",
+    *("ood", "seg-probe", "depth-probe"),
 )
 OTHER = {"model": {"spec": "scenes-clip"}}
 SAME = {"hashes": {"sample_list": "1" * 64}}
@@ -114,6 +114,8 @@ def test_pairs_of_images_and_captions_are_compared_by_score():
         ("loc", "class"),
         ("loc", "thing_pixels"),
         ("probe", "shots"),
+        ("seg-probe", "name"),
+        ("depth-probe", "pixels"),
     ],
 )
 def test_samples_of_other_images_are_refused(task, array):
@@ -242,6 +244,7 @@ def test_two_folders_with_holm_over_all_headlines(command, tmp_path):
     assert sorted((test["dataset"], test["metric"]) for test in headlines) == [
         ("scenes-assoc", "jaccard"),
         ("scenes-cls", "acc1"),
+        ("scenes-depth-probe", "rmse"),
         *(("scenes-faces", f"acc_{name}") for name in ("age", "gender", "race")),
         ("scenes-loc", "AUC"),
         ("scenes-loc", "attention_mass"),
@@ -251,6 +254,7 @@ def test_two_folders_with_holm_over_all_headlines(command, tmp_path):
         ("scenes-retrieval", "image_to_text_R@1"),
         ("scenes-retrieval", "text_to_image_R@1"),
         ("scenes-seg", "mIoU"),
+        ("scenes-seg-probe", "mIoU"),
         ("scenes-select", "accuracy"),
     ]
     least = min(headlines, key=lambda test: test["p_value"])

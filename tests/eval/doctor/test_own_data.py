@@ -63,10 +63,16 @@ def folder(tmp_path: Path) -> Path:
         label.putpixel((0, 0), 2)
         (tmp_path / "masks").mkdir(exist_ok=True)
         label.save(tmp_path / f"masks/{i}.png")
+        (tmp_path / "depth").mkdir(exist_ok=True)
+        Image.fromarray(np.full((12, 16), 1000, np.uint16)).save(tmp_path / f"depth/{i}.png")
+        write(tmp_path / f"pictures/{i}.jpg", image)
         write(tmp_path / f"colours/{i}.png", picture("PNG"))
         for split in ("train", "test"):
             for of in ("cat", "dog"):
                 write(tmp_path / f"{split}/{of}/{i}.jpg", picture())
+    for name in ("images", "pictures", "cut"):
+        pairs = "".join(f"{name}/{i}.jpg depth/{i}.png\n" for i in range(4))
+        write(tmp_path / f"{name}.txt", pairs)
     rows = "".join(f"{i}.jpg,picture {i}\n" for i in range(4))
     write(tmp_path / "captions.csv", f"image,caption\n{rows}")
     write(tmp_path / "columns.csv", f"file,text\n{rows}")
@@ -104,6 +110,9 @@ KINDS = {
     "loc": "kind: loc\nimages: images\nmasks: masks\nclasses: [background, cat, dog]",
     "ood": "kind: ood\ninside: photos\noutside: train",
     "probe": "kind: probe\ntrain: train\ntest: test\nshots: [1, 2]",
+    "seg-probe": "kind: seg-probe\nimages: images\nmasks: masks\ntrain_images: pictures\n"
+    "train_masks: masks\nclasses: [sky, cat, dog]",
+    "depth-probe": "kind: depth-probe\ntrain: pictures.txt\ntest: images.txt",
 }
 IMAGES = {"select": 2, "assoc": 3, "probe": 16, "ood": 12, "wds": 1, "faces": 1, "tars": 1}
 CLASSES = {
@@ -116,6 +125,8 @@ CLASSES = {
     "probe": 2,
     "ood": 2,
 }
+IMAGES |= {"seg-probe": 8, "depth-probe": 8}
+CLASSES |= {"seg-probe": 3}
 
 
 def described(folder: Path, text: str) -> str:

@@ -122,9 +122,20 @@ def ood(n: int, labels: np.ndarray, score: float) -> Samples:
     return {"inside": inside, "mcm": scores, "max_logit": scores}
 
 
+def depth_probe(n: int, labels: np.ndarray, score: float) -> Samples:
+    error = np.full(n, 1.0 - score)
+    return {
+        "name": np.array([f"{number}" for number in range(n)]),
+        "pixels": np.full(n, 9),
+        **dict.fromkeys(("rmse", "abs_rel"), error),
+        **{f"delta{power}": np.full(n, float(score)) for power in (1, 2, 3)},
+    }
+
+
 SAMPLES: dict[str, Callable[[int, np.ndarray, float], Samples]] = {
     **{"cls": cls, "multilabel": multilabel, "faces": faces, "retrieval": retrieval},
     **{"select": select, "assoc": assoc, "seg": seg, "loc": loc, "probe": probe, "ood": ood},
+    **{"seg-probe": seg, "depth-probe": depth_probe},
 }
 CASES = {
     **{f"all {name}": (12, 3, score) for name, score in (("right", 1), ("wrong", 0))},

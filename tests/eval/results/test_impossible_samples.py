@@ -67,6 +67,10 @@ IMPOSSIBLE = [
     ("ood", "max_logit", 0, -2, "holds -2.0, and its values are -1 to 1"),
     ("probe", "linear", 0, HUGE, "holds 10000000000, and its values are 0 to 2"),
     ("probe", "shots", 0, 4, "holds a number twice"),
+    ("seg-probe", "pair", 0, 9, "holds 9, and 3 classes have 9"),
+    ("depth-probe", "rmse", 0, -0.5, "holds -0.5, and its values are 0 or more"),
+    ("depth-probe", "rmse", 0, float("nan"), "lacks the number of an image with `pixels`"),
+    ("depth-probe", "delta1", 1, 1.25, "holds 1.25, and its values are 0 to 1"),
 ]
 
 

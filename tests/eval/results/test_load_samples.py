@@ -67,6 +67,14 @@ EXPECTED = {
             "rank": [1, 3, 3, 2, 2, 4, 4, 1],
         },
     ),
+    "seg-probe": (
+        ["a", "b"],
+        {"image": ["a", "b"], "pixel_accuracy": [5 / 7, 1], "mIoU": [5 / 7 / 2, 1]},
+    ),
+    "depth-probe": (
+        ["a", "b", "c"],
+        {"image": ["a", "b", "c"], "pixels": [10, 20, 0], "rmse": [0.5, 0.25, np.nan]},
+    ),
     "assoc": ([], {"jaccard": [1, 0.5, 0.25], "candidates": [5, 6, 10]}),
     "ood": (
         ["a", "b", "c", "d"],

@@ -29,7 +29,7 @@ from cosmos_eval.tasks import TASKS, task_for
 from cosmos_eval.types import OnProgress, Protocol, RunOptions, no_progress
 
 MODEL = f"python:{Path(__file__).parents[3] / 'examples/own_model.py'}"
-WITH_LABEL_MAPS = ("seg", "loc")
+WITH_LABEL_MAPS = ("seg", "loc", "seg-probe")
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +78,9 @@ def test_another_image_under_its_name_changes_this_hash_alone(task, encoder, roo
     assert {name for name in before if before[name] != after[name]} == {"content"}
 
 
-def test_training_images_of_a_probe_belong_to_it(encoder, root):
-    protocol, options = protocol_of("probe", root), options_for(root)
+@pytest.mark.parametrize("task", ["probe", "seg-probe", "depth-probe"])
+def test_training_images_of_a_probe_belong_to_it(task, encoder, root):
+    protocol, options = protocol_of(task, root), options_for(root)
     before = hashes_of(encoder, protocol, options)
     write_photo(root / "train/green/0.png", (1, 2, 3))
     after = hashes_of(encoder, protocol, options)
@@ -100,6 +101,12 @@ def test_it_is_the_hash_of_files_in_the_order_of_the_list(encoder, root):
     masks = [sha256((root / f"masks/{photo}.png").read_bytes()) for photo in PHOTOS]
     both = [sha256(image + mask) for image, mask in zip(images, masks, strict=True)]
     training = [sha256((root / f"train/{photo}.png").read_bytes()) for photo in PHOTOS]
+    depth = [sha256((root / f"depth/{photo}.png").read_bytes()) for photo in PHOTOS]
+    with_depth = [sha256(image + map_) for image, map_ in zip(images, depth, strict=True)]
+    trained_on = {
+        name: [sha256(image + map_) for image, map_ in zip(training, maps, strict=True)]
+        for name, maps in (("masks", masks), ("depth", depth))
+    }
     labels = [0, 0, 1, 1, 2, 2]
     expected = {
         "retrieval": sha256_of_all(images),
@@ -111,6 +118,8 @@ def test_it_is_the_hash_of_files_in_the_order_of_the_list(encoder, root):
         "loc": sha256_of_all(both),
         "ood": sha256_of_all(images + training, [True] * 6 + [False] * 6),
         "probe": sha256_of_all(training + images, labels + labels),
+        "seg-probe": sha256_of_all([*trained_on["masks"], *both]),
+        "depth-probe": sha256_of_all([*trained_on["depth"], *with_depth]),
     }
     options = options_for(root)
     found = {

@@ -126,13 +126,13 @@ def test_every_task_has_metrics_data_sets_and_an_embedded_one():
         assert any(metric.primary for metric in task.metrics)
         assert task.truth
     of_hub = {"multilabel", "faces", "assoc"}
-    not_embedded = of_hub | {"ood"}
-    known = {protocol.task for protocol in known_protocols().values()} - {"ood"}
-    assert known == set(TASKS) - not_embedded
+    of_files = {"ood", "depth-probe"}  # of these tasks, no set is embedded or on the hub
+    known = {protocol.task for protocol in known_protocols().values()} - of_files
+    assert known == set(TASKS) - of_hub - of_files
     of_webdatasets = {protocol.task for protocol in webdatasets().values()}
-    assert known | of_webdatasets == set(TASKS) - {"ood"}
-    assert {p.task for p in make_plan().protocols} == known - {"loc", "probe"}
-    for name in not_embedded:
+    assert known | of_webdatasets == set(TASKS) - of_files
+    assert {p.task for p in make_plan().protocols} == known - {"loc", "probe", "seg-probe"}
+    for name in of_hub | of_files:
         with pytest.raises(UsageError, match=f"task {name} has no embedded data set"):
             make_plan(task=name)
     for name in known:

@@ -1,0 +1,108 @@
+"""Ridge regression from streamed sums, against a hand-solved case and scikit-learn."""
+
+import tracemalloc
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import pytest
+from sklearn.linear_model import Ridge
+from sklearn.preprocessing import StandardScaler
+
+from cosmos_eval.stats.ridge import LinearMap, Moments, fit, mean_squared_error
+from cosmos_eval.tasks.dense_probe.fits import PatchSamples, fit_ridge
+from cosmos_eval.types import DepthProbeProtocol, RunOptions
+
+
+def made_up(n: int = 400, n_features: int = 24, n_targets: int = 3, seed: int = 0):
+    """Features with a mean, correlations and a constant, as patches have, and their targets."""
+    rng = np.random.default_rng(seed)
+    mixing = rng.normal(size=(n_features, n_features))
+    x = rng.normal(size=(n, n_features)) @ mixing + 5
+    x[:, 7] = 0.25
+    y = np.eye(n_targets)[(x[:, :n_targets] + rng.normal(size=(n, n_targets))).argmax(1)]
+    return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32), y
+
+
+def moments_of(x, y, counts=None):
+    counts = np.ones(len(x)) if counts is None else counts
+    moments = Moments(x.shape[1], y.shape[1])
+    squares = (counts[:, None] * y**2).sum(1)
+    for rows in np.array_split(np.arange(len(x)), 7):
+        weighted = counts[rows, None] * y[rows]
+        moments.add(x[rows], counts[rows], weighted, float(squares[rows].sum()))
+    return moments
+
+
+def test_a_case_solved_by_hand():
+    # x is 0 or 2: standardised -1 or 1, covariance with y = 2x is 2, and the mean of y is 2.
+    moments = moments_of(np.array([[0.0], [2.0]]), np.array([[0.0], [4.0]]))
+    for strength, found in zip((1e-9, 1.0, 3.0), fit(moments, (1e-9, 1.0, 3.0)), strict=True):
+        weight = 2 / (1 + strength)
+        np.testing.assert_allclose(found.weights, [[weight]], rtol=1e-12)
+        np.testing.assert_allclose(found.bias, [2 - weight], atol=1e-12)
+    # Predictions are 1 and 3 for a strength of 1: both are wrong by 1.
+    assert mean_squared_error(fit(moments, [1.0])[0], moments) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("strength", [1e-6, 1e-3, 1.0, 100.0])
+def test_predictions_are_scikit_learns(strength):
+    x, y = made_up()
+    x[:, 7] = 0  # scikit-learn does not centre its features as exactly as it would have to
+    counts = np.random.default_rng(1).integers(0, 5, len(x)).astype(float)
+    (found,) = fit(moments_of(x, y, counts), [strength])
+
+    rows = np.repeat(np.arange(len(x)), counts.astype(int))
+    scaler = StandardScaler().fit(x[rows].astype(np.float64))
+    ridge = Ridge(alpha=strength * len(rows), solver="svd")
+    ridge.fit(scaler.transform(x[rows].astype(np.float64)), y[rows])
+    expected = ridge.predict(scaler.transform(x.astype(np.float64)))
+    np.testing.assert_allclose(x @ found.weights.T + found.bias, expected, atol=1e-6)
+
+
+def test_the_error_from_sums_is_that_of_the_samples():
+    x, y = made_up(seed=3)
+    linear_map = LinearMap(*(np.random.default_rng(2).normal(size=s) for s in ((3, 24), (3,))))
+    errors = x.astype(np.float64) @ linear_map.weights.T + linear_map.bias - y
+    expected = (errors**2).sum(1).mean()
+    assert mean_squared_error(linear_map, moments_of(x, y)) == pytest.approx(expected, rel=1e-9)
+
+
+def test_sums_of_two_parts_are_the_sums_of_all():
+    x, y = made_up()
+    total = moments_of(x[:150], y[:150]) + moments_of(x[150:], y[150:])
+    for name, values in vars(moments_of(x, y)).items():
+        np.testing.assert_allclose(getattr(total, name), values, rtol=1e-9)
+
+
+def test_a_constant_feature_has_no_weight():
+    x, y = made_up()
+    (found,) = fit(moments_of(x * 0 + 0.1, y), [1e-6])
+    assert not found.weights.any()
+    np.testing.assert_allclose(found.bias, y.mean(0))
+
+
+def peak_of(act: Callable[[], object]) -> int:
+    """The most bytes that are allocated at a time."""
+    tracemalloc.start()
+    act()
+    memory = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return memory
+
+
+def test_memory_does_not_grow_with_the_number_of_images():
+    protocol = DepthProbeProtocol(dataset="d", protocol_name="p", train="a", test="b")
+
+    def read(indices: Sequence[int]) -> Iterator[PatchSamples]:
+        for index in indices:
+            x = np.random.default_rng(index).normal(size=(200, 256)).astype(np.float32)
+            yield PatchSamples(index, bytes(32), x, np.ones(200), x[:, :3], 300.0)
+
+    def peak(n_images: int) -> int:
+        return peak_of(lambda: fit_ridge(protocol, n_images, RunOptions(), read))
+
+    peak(5)  # imports and caches
+    few, many = peak(20), peak(400)
+    features = 400 * 200 * 256 * 4
+    assert many < 1.05 * few
+    assert many < features / 5
