@@ -9,7 +9,7 @@ from cosmos_eval.models.specs import BUNDLED, RELEASED
 from cosmos_eval.protocols import described_sets, named_protocols, protocols_of_dataset
 from cosmos_eval.protocols.declared import read_yaml
 from cosmos_eval.protocols.facts import training_of
-from cosmos_eval.protocols.languages import language_sets
+from cosmos_eval.protocols.languages import language_of, language_sets
 from cosmos_eval.tasks import known_tasks, name_faults, packages_of, task_named
 from cosmos_eval.types import Suite, UsageError, base_protocol_name
 
@@ -94,7 +94,8 @@ def _published_text(model: str) -> str:
         if entry.model == name and entry.source == "published":
             # Two protocols name the same images "imagenet1k" and "wds/imagenet1k".
             dataset = entry.dataset.rpartition("/")[2]
-            datasets.add(dataset)
+            language = language_of(entry.dataset)
+            datasets.add(language.language_set if language else dataset)
             if dataset == "imagenet1k":
                 accuracies.append(entry.metrics["acc1"])
     texts = [f"acc1 {100 * accuracy:.1f} on imagenet1k" for accuracy in accuracies[:1]]
@@ -211,7 +212,10 @@ def _datasets_text(suite: Suite) -> str:
     """
     datasets_by_protocol: dict[str, list[str]] = defaultdict(list)
     for protocol in suite.protocols:
-        datasets_by_protocol[protocol.protocol_name].append(protocol.dataset)
+        names = datasets_by_protocol[protocol.protocol_name]
+        name = protocol.language_set or protocol.dataset
+        if name not in names:
+            names.append(name)
     texts = [
         f"{protocol_name}: {', '.join(names)}"
         for protocol_name, names in datasets_by_protocol.items()
