@@ -77,6 +77,7 @@ def translate_classes(data: ClassData, name: str) -> ClassData:
     )
 
 
+@cache
 def _read_checked(file_name: str) -> dict[str, Any]:
     """Return the content of a JSON file of the package clip_benchmark.
 

@@ -1,5 +1,7 @@
 """The entries of a leaderboard: results measured here, and numbers that others published."""
 
+from __future__ import annotations
+
 import csv
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
