@@ -134,9 +134,11 @@ const lengthRows = (chart) => {
 const languageRows = (chart) => {
   const table = chart.closest("details").querySelector("table");
   const titles = Array.from(table.tHead.rows[0].cells);
+  chart.querySelector(".cut").textContent =
+    titles.length > MOST_NAMES + 1 ? `The first ${MOST_NAMES} of ${titles.length - 1} models; the table has all.` : "";
   return Array.from(table.tBodies[0].rows).flatMap((row) => {
     const language = row.cells[0].textContent;
-    return Array.from(row.cells).slice(1).filter((cell) => cell.dataset.value).map((cell) => {
+    return Array.from(row.cells).slice(1, MOST_NAMES + 1).filter((cell) => cell.dataset.value).map((cell) => {
       const title = titles[cell.cellIndex];
       return {
         language, name: title.querySelector(".name").textContent, value: Number(cell.textContent),

@@ -24,7 +24,8 @@ class LanguageTable(NamedTuple):
     protocol: str
     # The metrics whose mean is the number of a language; they have the same unit.
     metrics: tuple[Metric, ...]
-    # The names of the models, with the source of numbers that were not measured here.
+    # The names of the models, with the source of numbers that were not measured here. Measured ones
+    # come first, then the others from the highest mean down.
     models: tuple[str, ...]
     # The languages from the one with the lowest mean over the models up.
     languages: tuple[str, ...]
@@ -125,12 +126,23 @@ def _make_table(
         """Return the mean over the models, and the name."""
         return float(np.mean(values_by_language[language])), language
 
+    measured_models = [entry.model for entry in entries if entry.source == "measured"]
+    values_by_model: dict[str, list[float]] = {}
+    for (_, model), value in values.items():
+        values_by_model.setdefault(model, []).append(value)
+
+    def model_key(model: str) -> tuple[bool, float, str]:
+        """Return whether a model was measured elsewhere, minus its mean then, and its name."""
+        is_measured = model in measured_models
+        mean = 0.0 if is_measured else float(np.mean(values_by_model[model]))
+        return not is_measured, -mean, model
+
     return LanguageTable(
         task=task,
         language_set=language_set,
         protocol=protocol,
         metrics=tuple(metric_of(task, name) for name in metric_names),
-        models=tuple(dict.fromkeys(_model_name(entry) for entry in entries)),
+        models=tuple(sorted(values_by_model, key=model_key)),
         languages=tuple(sorted(values_by_language, key=sort_key)),
         values=values,
     )
