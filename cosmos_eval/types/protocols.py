@@ -29,7 +29,7 @@ Sentences = Literal["each", "joined"] | None
 # fmt: off
 SelectionLayout = Literal[
     "items", "pairs", "sugarcrepe", "mmvp", "aro", "svo", "valse", "whatsup", "coco-spatial",
-    "gqa-spatial", "negbench", "eqben", "coco-objects",
+    "gqa-spatial", "negbench", "eqben", "coco-objects", "cvqa", "cvqa-english",
 ]
 # fmt: on
 """The form of the annotations of a caption selection set (docs/caption-selection.md)."""
