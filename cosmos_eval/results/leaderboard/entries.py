@@ -33,6 +33,15 @@ _OPENCLIP_LANGUAGES_URL = (
     "https://github.com/mlfoundations/open_clip/blob/48633c714de0b1b9179b1a03e8777c345ea0d5bb/"
     "docs/openclip_multilingual_retrieval_results.csv"
 )
+# Of tables of languages, by the set of languages.
+_LANGUAGE_URLS = {
+    "xm3600": _OPENCLIP_LANGUAGES_URL,
+    "xtd10": _OPENCLIP_LANGUAGES_URL,
+    "babel-imagenet": (
+        "https://github.com/gregor-ge/Babel-ImageNet/blob/317c49896f04bc61d0c7a5dfc6fd4e3b0d8a9430/"
+        "results/babel-imagenet"
+    ),
+}
 
 AMP = " (amp)"
 """The end of a model's label if mixed precision is all that differs from the defaults."""
@@ -300,7 +309,7 @@ class _ColumnOfNumbers(NamedTuple):
 def _entries_of_columns(lines: csv.DictReader[str]) -> Iterator[Entry]:
     """Yield the entries of a file with one line for each model, and one column for each number.
 
-    These are OpenCLIP's tables of DataComp's data sets and of languages. Numbers are fractions.
+    These are tables of DataComp's data sets and of languages. Numbers are fractions.
 
     Example:
         The line "openclip:ViT-H-14/dfn5b,0.8344,..." under the header "model,wds/imagenet1k,..."
@@ -335,7 +344,8 @@ def _column_of_numbers(name: str) -> _ColumnOfNumbers | None:
     dataset, _, metric = name.partition(" ")
     language_protocol = language_protocols().get(dataset)
     if language_protocol is not None:
-        return _ColumnOfNumbers(name, dataset, metric, language_protocol, _OPENCLIP_LANGUAGES_URL)
+        url = _LANGUAGE_URLS[str(language_protocol.language_set)]
+        return _ColumnOfNumbers(name, dataset, metric, language_protocol, url)
     protocol = WEBDATASETS.get(name, {}).get(DATACOMP)
     if protocol is None:
         return None

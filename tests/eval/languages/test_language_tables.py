@@ -76,8 +76,35 @@ def test_the_published_table():
         assert mean == pytest.approx(float(line["mean"]), abs=5.1e-5)
 
 
+BABEL_COMMIT = "317c49896f04bc61d0c7a5dfc6fd4e3b0d8a9430"
+# Accuracies with the prompts `nllb_dist13b_prompts` in results/babel-imagenet of Babel-ImageNet.
+BABEL = {
+    ("openclip:xlm-roberta-base-ViT-B-32/laion5b_s13b_b90k", "de"): 0.47577235772357723,
+    ("openclip:ViT-B-16-SigLIP-i18n-256/webli", "de"): 0.6710027100271003,
+    ("openclip:nllb-clip-large-siglip/v1", "de"): 0.4443360433604336,
+    ("M-CLIP/XLM-Roberta-Large-Vit-L-14", "de"): 0.46387533875338754,
+}
+
+
+def test_published_babel_imagenet():
+    values = {}
+    for entry in read_published_entries():
+        language = language_of(entry.dataset)
+        if language is not None and language.language_set == "babel-imagenet":
+            assert (entry.task, entry.protocol) == ("cls", "clip-benchmark")
+            assert BABEL_COMMIT in entry.url
+            values[entry.model, language.language] = entry.metrics["acc1"]
+    assert len(values) == 12 * 90
+    for key, accuracy in BABEL.items():
+        assert values[key] == pytest.approx(accuracy, abs=5.1e-5)
+
+
 def test_published_entries():
-    entries = [entry for entry in read_published_entries() if language_of(entry.dataset)]
+    entries = [
+        entry
+        for entry in read_published_entries()
+        if entry.dataset.startswith(("xm3600-", "xtd10-"))
+    ]
     assert len(entries) == 123 * 47
     assert {(e.task, e.protocol, e.source) for e in entries} == {
         ("retrieval", "clip-benchmark", "published")
