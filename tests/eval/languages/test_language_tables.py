@@ -145,7 +145,7 @@ def write_results(folder: Path, datasets: tuple[str, ...], *, same_hits: bool) -
         hits = generator.random(N) < 0.5
         for number, dataset in enumerate(datasets):
             if not same_hits:
-                hits = generator.random(N) < 0.2 + 0.2 * number
+                hits = generator.random(N) < 0.8 - 0.2 * number
             ranks = RetrievalRanks(ranks_of(hits), ranks_of(hits))
             samples = {
                 "image_to_text_rank": ranks[0],
