@@ -35,9 +35,10 @@ def model_names() -> list[str]:
 def dataset_names() -> list[str]:
     """Return the names of all known data sets."""
     from cosmos_eval.protocols import named_protocols
+    from cosmos_eval.protocols.languages import language_protocols, language_sets
     from cosmos_eval.protocols.sets import set_names
 
-    return [*named_protocols(), *set_names()]
+    return [*named_protocols(), *set_names(), *language_sets(), *language_protocols()]
 
 
 def protocol_names() -> list[str]:

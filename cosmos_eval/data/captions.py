@@ -150,8 +150,9 @@ def _read_texts(folder: Path, protocol: RetrievalProtocol) -> list[CaptionedImag
 
 
 def _read_json(path: Path, protocol: RetrievalProtocol) -> list[CaptionedImage]:
-    """Read captioned images from a JSON file in one of four formats.
+    """Read captioned images from a JSON file in one of five formats.
 
+    - CLIP Benchmark's list of one language: `{"image_paths": [...], "annotations": [...]}`.
     - Densely Captioned Images: `{"train": [...], "valid": [...], "test": [...]}`.
     - COCO: `{"images": [...], "annotations": [...]}`.
     - Karpathy's splits: `{"images": [{"filename", "split", "sentences"}, ...]}`.
@@ -168,6 +169,9 @@ def _read_json(path: Path, protocol: RetrievalProtocol) -> list[CaptionedImage]:
         # Densely Captioned Images.
         if content.keys() == {"train", "valid", "test"}:
             return _read_dense_captions(content, path)
+        # CLIP Benchmark's files of one language.
+        if "image_paths" in content:
+            return _pair_lines(content["image_paths"], content.get("annotations"), path)
         # FLAIR's files hold the list of records in `annotations`.
         if "images" not in content:
             content = content.get("annotations", content)
@@ -462,6 +466,87 @@ def _parse_karpathy(content: dict[str, Any], path: Path, split: str) -> list[Cap
     return captioned_images
 
 
+def _read_text_list(path: Path, protocol: RetrievalProtocol) -> list[CaptionedImage]:
+    """Read a list of captions with one caption on each line, in one of three forms.
+
+    - The caption alone. The name of its image is on the same line of another file, the protocol's
+      `image_list`.
+    - `1000092795#zhm#0<TAB>caption` or `1000092795.jpg#0<TAB>caption`, without a header, as in
+      Flickr30k-CN and in Flickr30k's own list. The suffix of the image may be left out.
+    - A header, and then `1.jpg,caption`, as CLIP Benchmark and Kaggle distribute captions.
+    """
+    if protocol.image_list:
+        names = _read_plain_lines(_find_image_list(path, protocol))
+        return _pair_lines(names, _read_plain_lines(path), path)
+    text = readers.read_text(path)
+    first_line = text.partition("\n")[0]
+    if "#" in first_line.partition("\t")[0] and "\t" in first_line:
+        return _parse_numbered_captions(text, path)
+    return _read_flickr_list(path, protocol)
+
+
+def _find_image_list(path: Path, protocol: RetrievalProtocol) -> Path:
+    """Return the path of the file that names the images of a list of captions.
+
+    Args:
+        path: The path of the captions, to whose folder the protocol's `image_list` is relative.
+        protocol: Its `image_list` may name several places. The first that exists is taken.
+
+    Raises:
+        FileError: If none of them exists.
+    """
+    places = [path.parent / place for place in as_tuple(protocol.image_list)]
+    for place in places:
+        if place.is_file():
+            return place
+    raise FileError(f"has captions alone: {places[0]}, which names their images, is not there")
+
+
+def _read_plain_lines(path: Path) -> list[str]:
+    """Return the lines of a text file without white space at their ends, also blank ones."""
+    return [line.strip() for line in readers.read_text(path).rstrip().split("\n")]
+
+
+def _pair_lines(names: Any, captions: Any, path: Path) -> list[CaptionedImage]:
+    """Return images with one caption each, from a list of names and a list of captions.
+
+    Args:
+        names: The names of N images.
+        captions: The N captions, in the same order.
+        path: The path of the captions, for error messages.
+
+    Raises:
+        FileError: If the numbers differ, and for values that are not lists of texts.
+        UsageError: For a blank caption.
+    """
+    if not isinstance(names, list) or not isinstance(captions, list):
+        raise FileError("must have a list of images and a list of captions")
+    if len(names) != len(captions):
+        raise FileError(f"has {len(captions)} captions for {len(names)} images")
+    images = []
+    for number, (name, caption) in enumerate(zip(names, captions, strict=True), start=1):
+        if not isinstance(name, str) or not name:
+            raise FileError(f"line {number}: must name an image, not {name!r}")
+        images.append(CaptionedImage(name, _check_captions(caption, f"{path}, line {number}")))
+    return images
+
+
+def _parse_numbered_captions(text: str, path: Path) -> list[CaptionedImage]:
+    """Return the captioned images of lines such as `1000092795#zhm#0<TAB>caption`.
+
+    Raise FileError for a line in another form. `path` names the file in error messages.
+    """
+    images = []
+    for number, line in readers.lines(text):
+        identity, tab, caption = line.partition("\t")
+        name = identity.partition("#")[0].strip()
+        if not tab or not name:
+            raise FileError(f"line {number}: expected IMAGE#NUMBER, a tab and a caption")
+        captions = _check_captions(caption.strip(), f"{path}, line {number}")
+        images.append(CaptionedImage(name, captions))
+    return _merge_by_name(images)
+
+
 class _FlickrLine(NamedTuple):
     """A line such as `1.jpg,"A dog, asleep"` of a list of captions."""
 
@@ -560,7 +645,7 @@ _READERS: Mapping[str, Callable[[Path, RetrievalProtocol], list[CaptionedImage]]
     ".jsonlines": _read_records,
     ".csv": _read_records,
     ".tsv": _read_records,
-    ".txt": _read_flickr_list,
+    ".txt": _read_text_list,
 }
 
 
@@ -692,6 +777,9 @@ def _read_caption_value(
 ) -> Any:
     """Return the value of a record that holds its captions, without checking it.
 
+    Captions in several languages are records below the name of their language, as in Crossmodal-
+    3600: `{"image/key": "1", "de": {"caption": ["Ein Hund"]}, "en": {"caption": ["A dog"]}}`.
+
     Args:
         record: A record such as `{"image": "1.jpg", "caption": "A dog"}`.
         protocol: The key of the value is `protocol.caption_key`, or else one of the usual keys such
@@ -701,6 +789,11 @@ def _read_caption_value(
     Raises:
         UsageError: If the record has no such key.
     """
+    if protocol.language is not None:
+        record = _require_key(record, protocol.language, location)
+        location = f"{location}, {protocol.language}"
+        if not isinstance(record, Mapping):
+            raise UsageError(f"{location}: must be a record with captions")
     if protocol.caption_key is not None:
         return _require_key(record, protocol.caption_key, location)
     return _require_one_key(record, _CAPTION_KEYS, "caption_key", location)

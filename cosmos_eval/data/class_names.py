@@ -131,8 +131,8 @@ def class_names(protocol: ClassificationProtocol, data: ClassData) -> tuple[str,
     3. the names in prompts that the data state,
     4. the names in the data, with separators replaced by spaces.
     """
-    # The class list that the protocol names.
-    if protocol.class_list is not None:
+    # The class list that the protocol names. Of translated classes, the data state the names.
+    if protocol.class_list is not None and protocol.translation is None:
         prompt_names = read_prompt_names(protocol.class_list)
         list_classes = read_folder_names(protocol.class_list)
         if set(data.classes) <= set(list_classes):

@@ -37,6 +37,7 @@ from cosmos_eval.data.prepare import can_prepare
 from cosmos_eval.data.readers import FileError, read_records, report_faults_at, shortened
 from cosmos_eval.data.sources import ImageFile
 from cosmos_eval.data.torchvision_sets import download_torchvision, read_torchvision, split_name
+from cosmos_eval.data.translations import translate_classes
 from cosmos_eval.protocols.classification import CLASS_LISTS
 from cosmos_eval.types import (
     ClassificationProtocol,
@@ -329,6 +330,8 @@ def _read_data(protocol: ClassificationProtocol, options: RunOptions) -> tuple[P
         data = data._replace(prompts=protocol.names_in_order)
     if protocol.class_names:
         _require_same_classes(protocol, folder, data.classes)
+    if protocol.translation is not None:
+        data = translate_classes(data, protocol.translation)
     return folder, data
 
 
@@ -602,7 +605,9 @@ def _class_count_faults(
         "data/food-101 has 100 classes, not the 101; get the whole set from https://..."
     """
     class_list = CLASS_LISTS.get(protocol.class_list or "")
-    n_expected = protocol.n_classes if class_list is None else class_list.n_classes
+    n_expected = protocol.n_classes
+    if class_list is not None and protocol.translation is None:
+        n_expected = class_list.n_classes
     has_expected_number = n_expected is None or n_expected == len(data.classes)
     if has_expected_number or is_subset_of_list(protocol, data.classes):
         return

@@ -244,8 +244,9 @@ def _locate_images(
         root: The folder that the paths of the protocol are relative to.
         protocol: `protocol.images` may name several folders or zip files. They are alternatives,
             and the one that lacks the fewest images is returned. Only if the list of captions is
-            spread over several files (`protocol.parts`), images are spread over all of the folders.
-            Then every folder is searched, and the first one is returned.
+            spread over several files (`protocol.parts`), or if the protocol says so
+            (`spread_images`), images are spread over all of the folders. Then every folder is
+            searched, and the first one is returned.
         captioned_images: The images to locate.
 
     Raises:
@@ -260,7 +261,7 @@ def _locate_images(
             existing_paths.append(path)
     if not existing_paths:
         raise folders.missing_path_error(protocol, root, relative_paths, "images")
-    if protocol.parts:
+    if protocol.parts or protocol.spread_images:
         return existing_paths[0], _find_images(captioned_images, existing_paths)
 
     # Find the path that lacks the fewest images.

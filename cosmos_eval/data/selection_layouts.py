@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 from cosmos_eval.data.asked_objects import AskedObject, read_asked_object, states_objects
 from cosmos_eval.data.coco_objects import read_questions
-from cosmos_eval.data.readers import read_records, report_faults_at
+from cosmos_eval.data.readers import parse_list, read_records, report_faults_at
 from cosmos_eval.types import SelectionProtocol, UsageError
 
 Chosen = Literal["captions", "images", "both"]
@@ -465,6 +465,53 @@ def _read_coco_objects(protocol: SelectionProtocol, path: Path) -> Iterator[Item
         )
 
 
+def _read_cvqa(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
+    """Yield the questions of CVQA in the language of the place that their image is from."""
+    return _read_questions_of_cvqa(protocol, path, prefix="")
+
+
+def _read_cvqa_english(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
+    """Yield the questions of CVQA in English."""
+    return _read_questions_of_cvqa(protocol, path, prefix="Translated ")
+
+
+def _read_questions_of_cvqa(protocol: SelectionProtocol, path: Path, prefix: str) -> Iterator[Item]:
+    """Yield the questions of CVQA. Each has an image and four options, one of which is correct.
+
+    A caption is the question and an option: `What is this? A boat`. A record has the columns of the
+    hub's file: `ID`, which is also the name of the image, `Question`, `Options`, which is a list or
+    its text, and `Label`, the number of the correct option.
+
+    Args:
+        protocol: The suffix of the images, and the key of the subset: a language and a country.
+        path: The path of the file.
+        prefix: The beginning of the names of the columns of the question and the options.
+
+    Raises:
+        UsageError: For labels that are not the number of an option. The public file has -1 for all.
+    """
+    for record in _read_records(path):
+        question = record.text(f"{prefix}Question").strip()
+        with report_faults_at(f"{record.location}, `{prefix}Options`: "):
+            options = parse_list(record.fields.get(f"{prefix}Options"))
+        if not isinstance(options, list) or len(options) < 2:
+            raise UsageError(f"{record.location}: `{prefix}Options` must list texts")
+        label = record.number("Label")
+        if label not in range(len(options)):
+            raise UsageError(
+                f"{record.location}: `Label` is {label}, not the number of an option; the public "
+                "file withholds labels (-1): ask the authors for them (cvqa-benchmark.org)"
+            )
+        captions = [f"{question} {str(option).strip()}" for option in options]
+        correct_caption = captions.pop(label)
+        yield Item(
+            pictures=_make_pictures(protocol, [record.text("ID")]),
+            captions=(correct_caption, *captions),
+            subset=record.optional_text(protocol.subset_key),
+            location=record.location,
+        )
+
+
 def _read_mmvp(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
     """Yield the pairs of MMVP-VLM: two images and two statements, from two rows of the table.
 
@@ -530,4 +577,6 @@ _LAYOUTS: Mapping[str, Callable[[SelectionProtocol, Path], Iterator[Item]]] = {
     "negbench": _read_negbench,
     "eqben": _read_eqben,
     "coco-objects": _read_coco_objects,
+    "cvqa": _read_cvqa,
+    "cvqa-english": _read_cvqa_english,
 }

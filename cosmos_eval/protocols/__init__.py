@@ -18,6 +18,7 @@ from cosmos_eval.protocols.dense_probes import (
     SCENES_PROBE,
     scenes_probes,
 )
+from cosmos_eval.protocols.languages import language_protocols, language_sets
 from cosmos_eval.protocols.retrieval import RETRIEVAL, RETRIEVAL_BY_PROTOCOL
 from cosmos_eval.protocols.segmentation import SEGMENTATION
 from cosmos_eval.protocols.selection import SELECTION
@@ -156,6 +157,8 @@ def protocols_of_dataset(dataset: str) -> Mapping[str, Protocol]:
         return {described.protocol_name: described}
     if dataset in WEBDATASETS:
         protocols = list(WEBDATASETS[dataset].values())
+    elif dataset in language_protocols():
+        protocols = [language_protocols()[dataset]]
     else:
         protocols = [named_protocols()[dataset]]
 
@@ -225,7 +228,12 @@ def find_known(name: str, protocol_name: str | None = None) -> Protocol:
     Raises:
         UsageError: For an unknown data set or protocol, with the nearest names, and for a folder.
     """
-    known_names = [*named_protocols(), *set_names()]
+    if name in language_sets():
+        raise UsageError(
+            f"{name} is data sets in {len(language_sets()[name])} languages: name one of them, "
+            f"such as {next(iter(language_sets()[name]))}"
+        )
+    known_names = [*named_protocols(), *set_names(), *language_protocols()]
     dataset, separator, revision = name.partition("@")
     if attacked_dataset(dataset) is not None:
         with suppress(KeyError):  # of a set that cannot be attacked

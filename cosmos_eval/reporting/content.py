@@ -20,6 +20,7 @@ from cosmos_eval.results.labels import StoredResult, distinct_results, label_res
 from cosmos_eval.results.leaderboard.board import Board, make_boards
 from cosmos_eval.results.leaderboard.entries import Entry, entries_of
 from cosmos_eval.results.leaderboard.labs import LabNumber, compare_labs
+from cosmos_eval.results.leaderboard.languages import LanguageTable, language_tables
 from cosmos_eval.results.leaderboard.ranking import Ties, close_pairs, p_value_of
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.store import ReadSamples
@@ -164,6 +165,8 @@ class Content(NamedTuple):
     # All results that were measured here, and published numbers beside them.
     entries: tuple[Entry, ...]
     boards: tuple[Board, ...]
+    # Data sets in several languages.
+    languages: tuple[LanguageTable, ...]
     # Every two models.
     pairs: tuple[ModelPair, ...]
     lengths: tuple[LengthTable, ...]
@@ -252,6 +255,7 @@ def content_of(
         results=tuple(unedited_results),
         entries=tuple(sorted(entries, key=attrgetter("key"))),
         boards=_sort_boards(make_boards(entries, ties)),
+        languages=tuple(language_tables(entries)),
         pairs=tuple(pair_models(contents.comparisons)),
         lengths=tuple(contents.lengths),
         mistakes=tuple(contents.mistakes),

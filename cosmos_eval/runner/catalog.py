@@ -9,6 +9,7 @@ from cosmos_eval.models.specs import BUNDLED, RELEASED
 from cosmos_eval.protocols import described_sets, named_protocols, protocols_of_dataset
 from cosmos_eval.protocols.declared import read_yaml
 from cosmos_eval.protocols.facts import training_of
+from cosmos_eval.protocols.languages import language_of, language_sets
 from cosmos_eval.tasks import known_tasks, name_faults, packages_of, task_named
 from cosmos_eval.types import Suite, UsageError, base_protocol_name
 
@@ -93,7 +94,8 @@ def _published_text(model: str) -> str:
         if entry.model == name and entry.source == "published":
             # Two protocols name the same images "imagenet1k" and "wds/imagenet1k".
             dataset = entry.dataset.rpartition("/")[2]
-            datasets.add(dataset)
+            language = language_of(entry.dataset)
+            datasets.add(language.language_set if language else dataset)
             if dataset == "imagenet1k":
                 accuracies.append(entry.metrics["acc1"])
     texts = [f"acc1 {100 * accuracy:.1f} on imagenet1k" for accuracy in accuracies[:1]]
@@ -118,9 +120,14 @@ def tasks() -> list[Record]:
 
 
 def datasets() -> list[Record]:
-    """List known data sets with their task and usual protocol."""
+    """List known data sets with their task and usual protocol.
+
+    A set in many languages, such as `xm3600`, is one row for all of its languages.
+    """
     protocols_by_name = dict(named_protocols())
     protocols_by_name.update(described_sets())
+    for name, protocols_of_set in language_sets().items():
+        protocols_by_name[name] = next(iter(protocols_of_set.values()))
     records = []
     for name, protocol in protocols_by_name.items():
         records.append({"dataset": name, "task": protocol.task, "protocol": protocol.protocol_name})
@@ -140,6 +147,9 @@ def protocols() -> list[Record]:
             if scores_pairs:
                 pairs = _scored_pairs(protocol)
                 meanings[protocol_name] = f"itself: `{base_name}`, scored by a PairScorer, {pairs}"
+    for name, protocols_of_set in language_sets().items():
+        protocol_name = next(iter(protocols_of_set.values())).protocol_name
+        datasets_by_protocol[protocol_name].append(name)
     records = []
     for protocol_name, meaning in meanings.items():
         record = {
@@ -203,7 +213,10 @@ def _datasets_text(suite: Suite) -> str:
     """
     datasets_by_protocol: dict[str, list[str]] = defaultdict(list)
     for protocol in suite.protocols:
-        datasets_by_protocol[protocol.protocol_name].append(protocol.dataset)
+        names = datasets_by_protocol[protocol.protocol_name]
+        name = protocol.language_set or protocol.dataset
+        if name not in names:
+            names.append(name)
     texts = [
         f"{protocol_name}: {', '.join(names)}"
         for protocol_name, names in datasets_by_protocol.items()

@@ -12,6 +12,7 @@ from cosmos_eval.data.folders import ADVICE, Survey, remedy_of
 from cosmos_eval.data.prefetch import prefetch
 from cosmos_eval.data.sources import ImageSource, archive_notes, image_sources
 from cosmos_eval.protocols import is_embedded, known_protocols
+from cosmos_eval.protocols.languages import with_all_languages
 from cosmos_eval.runner.plan import require_data_root
 from cosmos_eval.runner.suites import read_suite
 from cosmos_eval.tasks import find_protocol, task_named
@@ -45,7 +46,7 @@ def choose(names: Sequence[str], suite: str | None, options: RunOptions) -> list
     Raises:
         UsageError: For unknown names, and if the data root is missing.
     """
-    protocols = [find_protocol(name) for name in names]
+    protocols = [find_protocol(name) for name in with_all_languages(names)]
     if suite is not None:
         protocols += read_suite(suite, with_models=False).protocols
     needs_data_root = bool(protocols) or options.data_root is not None

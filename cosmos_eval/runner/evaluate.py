@@ -13,6 +13,8 @@ from cosmos_eval.data.readers import path_of
 from cosmos_eval.data.wordings import Declared
 from cosmos_eval.models.encoder import Encoder, require_encoder
 from cosmos_eval.models.specs import with_labels
+from cosmos_eval.protocols import find_known
+from cosmos_eval.protocols.languages import language_sets
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.runner import plan as plans
 from cosmos_eval.runner.bars import bars
@@ -101,6 +103,8 @@ def evaluate(
         `evaluate("scenes-clip", "scenes-cls").metrics["acc1"]`
     """
     is_named_model = isinstance(model, str)
+    if isinstance(dataset, str) and dataset in language_sets():
+        find_known(dataset)  # raises UsageError: there would be a result for each language
     if wordings is not None and output is None:
         raise types.UsageError("wordings needs output: the folder where their results are stored")
     folder = None if output is None else path_of(output, "output")

@@ -17,6 +17,7 @@ from cosmos_eval.data.wordings import Declared, reworded_data, with_wordings
 from cosmos_eval.models.specs import BUNDLED, parse_auxiliary, parse_model_spec, with_labels
 from cosmos_eval.models.training import state_trainings
 from cosmos_eval.protocols import embedded_protocols, prepare
+from cosmos_eval.protocols.languages import with_all_languages
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.runner.suites import read_suite, refuse_repeated
 from cosmos_eval.tasks import find_protocol, known_tasks, task_for, task_named
@@ -295,7 +296,7 @@ def _choose_protocols(
 
     usual_protocol: list[str | None] = [None]
     protocols = []
-    for dataset in datasets:
+    for dataset in with_all_languages(datasets):
         for protocol_name in protocol_names or usual_protocol:
             protocols.append(find_protocol(dataset, protocol_name))
     for protocol in protocols:

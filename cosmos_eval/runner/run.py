@@ -212,7 +212,9 @@ def measure(
         # Every model has a folder of its own for its predicted label maps.
         folder = predictions_name(model.spec.called, options.auxiliary)
         options = replace(options, save_predictions=str(Path(options.save_predictions, folder)))
-    dataset_names = dict.fromkeys(dataset.protocol.dataset for dataset in job.datasets)
+    protocols = [dataset.protocol for dataset in job.datasets]
+    names_of_sets = [protocol.language_set or protocol.dataset for protocol in protocols]
+    dataset_names = dict.fromkeys(names_of_sets)
     title = f"{model.spec.called} on {' + '.join(dataset_names)}"
     progress = ImageCounter(partial(show_progress, title))
 

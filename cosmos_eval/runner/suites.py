@@ -17,6 +17,7 @@ from pydantic import AliasChoices, BaseModel, BeforeValidator, Field
 from cosmos_eval.data.readers import CONFIG, FileError, Text, parse, path_of, read_yaml
 from cosmos_eval.data.user_yaml import PROTOCOL_NAME as USER_PROTOCOL
 from cosmos_eval.models.specs import parse_model_spec, with_complete_paths, with_labels
+from cosmos_eval.protocols.languages import with_all_languages
 from cosmos_eval.tasks import find_protocol, metric_of, task_named
 from cosmos_eval.types import Protocol, Suite, SuiteMember, UsageError, nearest
 
@@ -143,7 +144,7 @@ def _make_suite(content: _SuiteFile, path: Path, models: Sequence[_Model]) -> Su
 
     protocols = []
     for protocol_name, dataset_names in content.datasets.items():
-        for dataset_name in dataset_names:
+        for dataset_name in with_all_languages(dataset_names):
             protocols.append(_find_protocol(dataset_name, protocol_name, folder))
     refuse_repeated(
         [f"{protocol.dataset} ({protocol.protocol_name})" for protocol in protocols], "datasets: "

@@ -242,9 +242,9 @@ class Task(ABC):
         """Return a key that decides which protocols are measured together.
 
         Protocols with equal keys are handed to one call of `measure`. By default, these are the
-        protocols of one data set.
+        protocols of one data set, and all languages of a data set that has several.
         """
-        return protocol.dataset
+        return protocol.language_set or protocol.dataset
 
     def check(self, protocol: Any, options: RunOptions, data: Any) -> None:
         """Raise UsageError for opened data that cannot be measured.

@@ -29,7 +29,7 @@ Sentences = Literal["each", "joined"] | None
 # fmt: off
 SelectionLayout = Literal[
     "items", "pairs", "sugarcrepe", "mmvp", "aro", "svo", "valse", "whatsup", "coco-spatial",
-    "gqa-spatial", "negbench", "eqben", "coco-objects",
+    "gqa-spatial", "negbench", "eqben", "coco-objects", "cvqa", "cvqa-english",
 ]
 # fmt: on
 """The form of the annotations of a caption selection set (docs/caption-selection.md)."""
@@ -85,6 +85,10 @@ class Protocol:
     revision: str | None = field(default=None, metadata=_FIXED)
     # The metric that the benchmark reports.
     main_metric: str | None = field(default=None, metadata=_FIXED)
+    # The language of the texts, and the data sets in many languages that this is one of: `de` and
+    # `xm3600`. The images of such a set are embedded in one pass.
+    language: str | None = field(default=None, metadata=_FIXED)
+    language_set: str | None = field(default=None, metadata=_FIXED)
     # How the texts are changed, if this is a protocol with another wording.
     wording: Wording | None = field(default=None, metadata=_FIXED)
 
@@ -117,6 +121,11 @@ class CaptionFiles(Protocol):
     # The names of files below the folder `annotations`, if the list is spread over several files.
     # The images may then be in all of the folders `images`.
     parts: tuple[str, ...] = field(default=(), metadata=_FIXED)
+    # Whether the images of a single list are in all of the folders `images`, too.
+    spread_images: bool = field(default=False, metadata=_FIXED)
+    # The file with the name of an image on each line, if the captions are lines without names. It
+    # is relative to the file of the captions. Of several alternatives, the first one is read.
+    image_list: tuple[str, ...] | str = field(default=(), metadata=_FIXED)
     # The keys or columns of images and captions, if they have unusual names.
     image_key: str | None = None
     caption_key: str | None = None
@@ -221,6 +230,9 @@ class ClassificationProtocol(ClassFiles):
     templates: tuple[str, ...] | str | None = None
     # In place of `class_names`: the names of all classes in the order of their folders.
     names_in_order: tuple[str, ...] = field(default=(), metadata=_FIXED)
+    # The names and templates of ImageNet's classes in another language, which may be of a part of
+    # the classes only: `it`, or `babel/de`.
+    translation: str | None = field(default=None, metadata=_FIXED)
     # Metrics that are measured besides the usual ones.
     metrics: tuple[Literal["f1_macro", "worst_group_acc5"], ...] = ()
     # The number of classes of the complete data set, if it is known.

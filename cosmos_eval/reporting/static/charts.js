@@ -1,6 +1,7 @@
 // Charts. Each is drawn when it comes into view; the program that draws them is unpacked for the first.
 const MOST_BARS = 40;
 const BAR = 26;  // height of a bar in pixels
+const LANGUAGE = 16;  // height of a row of the heat map in pixels
 const MOST_NAMES = 25;  // beside points
 const NARROW = 600;  // charts that are narrower in pixels leave things out
 // Colours of lines, one per model.
@@ -129,6 +130,24 @@ const lengthRows = (chart) => {
   }));
 };
 
+// A cell of the heat map for each language and model.
+const languageRows = (chart) => {
+  const table = chart.closest("details").querySelector("table");
+  const titles = Array.from(table.tHead.rows[0].cells);
+  chart.querySelector(".cut").textContent =
+    titles.length > MOST_NAMES + 1 ? `The first ${MOST_NAMES} of ${titles.length - 1} models; the table has all.` : "";
+  return Array.from(table.tBodies[0].rows).flatMap((row) => {
+    const language = row.cells[0].textContent;
+    return Array.from(row.cells).slice(1, MOST_NAMES + 1).filter((cell) => cell.dataset.value).map((cell) => {
+      const title = titles[cell.cellIndex];
+      return {
+        language, name: title.querySelector(".name").textContent, value: Number(cell.textContent),
+        label: `${title.dataset.model}, ${language}: ${cell.textContent}`,
+      };
+    });
+  });
+};
+
 // Several models have one colour each, and dashes tell the lines of a model apart. The lines of a
 // single model have one colour each.
 const curveRows = (chart) => {
@@ -144,7 +163,7 @@ const curveRows = (chart) => {
     })));
 };
 
-const chartRows = { curves: curveRows, intervals: intervalRows, classes: classRows, shares: shareRows, metrics: metricRows, costs: costRows, lengths: lengthRows };
+const chartRows = { curves: curveRows, intervals: intervalRows, classes: classRows, shares: shareRows, metrics: metricRows, costs: costRows, lengths: lengthRows, languages: languageRows };
 
 // Changes of a chart's specification that depend on its rows or on the width of its place.
 const nameAxesByModels = (specification) => {
@@ -177,6 +196,9 @@ const adaptations = {
     const { color, strokeDash } = specification.layer[0].encoding;
     color.scale = { range: LINES.map(colour) };
     if (new Set(rows.map(({ line }) => line)).size === 1) strokeDash.legend = null;
+  },
+  languages: (specification, rows) => {
+    specification.height = LANGUAGE * new Set(rows.map(({ language }) => language)).size;
   },
   lengths: (specification, rows, width) => {
     for (const { encoding: { stroke, color, shape } } of specification.layer) {

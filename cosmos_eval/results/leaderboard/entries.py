@@ -1,5 +1,7 @@
 """The entries of a leaderboard: results measured here, and numbers that others published."""
 
+from __future__ import annotations
+
 import csv
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -9,6 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, cast
 
+from cosmos_eval.protocols.languages import language_of, language_protocols
 from cosmos_eval.protocols.webdatasets import WEBDATASETS, main_metric
 from cosmos_eval.results.exchange.record import ImportedResult
 from cosmos_eval.results.identity import is_partial
@@ -16,7 +19,7 @@ from cosmos_eval.results.labels import StoredResult, distinct_results, label_res
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.text import difference_text
 from cosmos_eval.tasks import metric_of, usable_task
-from cosmos_eval.types import base_protocol_name, wording_name
+from cosmos_eval.types import Protocol, base_protocol_name, wording_name
 
 Source = Literal["measured", "published", "second-hand", "unverified", "imported"]
 
@@ -26,6 +29,19 @@ MEAN_RECALL = "mean_recall@1"
 
 _OPENCLIP_TABLE = "f862f86cd92123615a8695ce8bcb6ecc066af452/docs/openclip_results.csv"
 _OPENCLIP_URL = f"https://github.com/mlfoundations/open_clip/blob/{_OPENCLIP_TABLE}"
+_OPENCLIP_LANGUAGES_URL = (
+    "https://github.com/mlfoundations/open_clip/blob/48633c714de0b1b9179b1a03e8777c345ea0d5bb/"
+    "docs/openclip_multilingual_retrieval_results.csv"
+)
+# Of tables of languages, by the set of languages.
+_LANGUAGE_URLS = {
+    "xm3600": _OPENCLIP_LANGUAGES_URL,
+    "xtd10": _OPENCLIP_LANGUAGES_URL,
+    "babel-imagenet": (
+        "https://github.com/gregor-ge/Babel-ImageNet/blob/317c49896f04bc61d0c7a5dfc6fd4e3b0d8a9430/"
+        "results/babel-imagenet"
+    ),
+}
 
 AMP = " (amp)"
 """The end of a model's label if mixed precision is all that differs from the defaults."""
@@ -245,19 +261,29 @@ def read_published_entries() -> tuple[Entry, ...]:
     a page of the model's authors or names such a page, `second-hand` if somebody else quotes a
     table of the paper, and `unverified` otherwise.
     """
-    # A line of a file has one metric. Join the metrics of each model, data set and source.
+    entries: list[Entry] = []
+    for file in files("cosmos_eval.protocols").joinpath("published").iterdir():
+        lines = csv.DictReader(file.read_text("utf-8").splitlines())
+        has_line_per_metric = "metric" in (lines.fieldnames or ())
+        entries += _entries_of_lines(lines) if has_line_per_metric else _entries_of_columns(lines)
+    return tuple(sorted(entries, key=lambda entry: entry.key))
+
+
+def _entries_of_lines(lines: Iterable[Mapping[str, str]]) -> Iterator[Entry]:
+    """Yield the entries of a file with one line for each metric.
+
+    A line has the columns model, task, dataset, protocol, source, url, metric and percent. The
+    metrics of a model, data set and source are joined.
+    """
     key_columns = ("model", "task", "dataset", "protocol", "source", "url")
     metrics_by_entry: dict[tuple[str, ...], dict[str, float]] = {}
-    for file in files("cosmos_eval.protocols").joinpath("published").iterdir():
-        for line in _read_published_lines(file.read_text("utf-8")):
-            key = tuple(line[column] for column in key_columns)
-            # The sources give at most two decimals of a percentage.
-            value = round(float(line["percent"]) / 100, 4)
-            metrics_by_entry.setdefault(key, {})[line["metric"]] = value
-
-    entries = []
+    for line in lines:
+        key = tuple(line[column] for column in key_columns)
+        # The sources give at most two decimals of a percentage.
+        value = round(float(line["percent"]) / 100, 4)
+        metrics_by_entry.setdefault(key, {})[line["metric"]] = value
     for (model, task, dataset, protocol, source, url), metrics in metrics_by_entry.items():
-        entry = Entry(
+        yield Entry(
             model=model,
             task=task,
             dataset=dataset,
@@ -267,59 +293,83 @@ def read_published_entries() -> tuple[Entry, ...]:
             source=cast(Source, source),
             url=url,
         )
-        entries.append(entry)
-    return tuple(sorted(entries, key=lambda entry: entry.key))
 
 
-def _read_published_lines(text: str) -> Iterator[Mapping[str, str]]:
-    """Yield one record for each published metric in the text of a CSV file.
+class _ColumnOfNumbers(NamedTuple):
+    """A column of one of OpenCLIP's tables, which has the numbers of all models on a data set."""
 
-    A record has the keys model, task, dataset, protocol, source, url, metric and percent. Most
-    files have one line per metric with just these columns. The other file, OpenCLIP's table of
-    DataComp's data sets, has one line per model and one column per data set, which holds the main
-    metric of the data set as a fraction.
+    # The name of the column, such as `xm3600-de text_to_image_R@1`.
+    name: str
+    dataset: str
+    metric: str
+    protocol: Protocol
+    url: str
+
+
+def _entries_of_columns(lines: csv.DictReader[str]) -> Iterator[Entry]:
+    """Yield the entries of a file with one line for each model, and one column for each number.
+
+    These are tables of DataComp's data sets and of languages. Numbers are fractions.
 
     Example:
         The line "openclip:ViT-H-14/dfn5b,0.8344,..." under the header "model,wds/imagenet1k,..."
-        gives a record with this model, the data set "wds/imagenet1k" and "83.44" percent.
+        gives an entry of this model and the data set "wds/imagenet1k" with {"acc1": 0.8344}.
     """
-    lines = csv.DictReader(text.splitlines())
-    column_names = lines.fieldnames or ()
-    has_line_per_metric = "metric" in column_names
-    if has_line_per_metric:
-        yield from lines
-        return
-
-    # Prepare the parts of the records that are equal for all models.
-    records_by_dataset: dict[str, dict[str, str]] = {}
-    for column_name in column_names:
-        protocol = WEBDATASETS.get(column_name, {}).get(DATACOMP)
-        if protocol is not None:  # the column is named after a data set
-            records_by_dataset[column_name] = {
-                "source": "published",
-                "url": _OPENCLIP_URL,
-                "dataset": column_name,
-                "protocol": DATACOMP,
-                "task": protocol.task,
-                "metric": protocol.main_metric or MEAN_RECALL,
-            }
+    columns_by_dataset: dict[str, list[_ColumnOfNumbers]] = {}
+    for name in lines.fieldnames or ():
+        column = _column_of_numbers(name)
+        if column is not None:
+            columns_by_dataset.setdefault(column.dataset, []).append(column)
     for line in lines:
-        for dataset, record in records_by_dataset.items():
-            percent = str(100 * float(line[dataset]))
-            yield {**record, "model": line["model"], "percent": percent}
+        for dataset, columns in columns_by_dataset.items():
+            protocol = columns[0].protocol
+            yield Entry(
+                model=line["model"],
+                task=protocol.task,
+                dataset=dataset,
+                protocol=protocol.protocol_name,
+                metrics={column.metric: float(line[column.name]) for column in columns},
+                intervals={},
+                source="published",
+                url=columns[0].url,
+            )
+
+
+def _column_of_numbers(name: str) -> _ColumnOfNumbers | None:
+    """Return what a column holds by its name, or None for a column without numbers of data sets.
+
+    A column is named after a webdataset, whose main metric it holds, or after a language of a data
+    set and a metric: `xm3600-de text_to_image_R@1`.
+    """
+    dataset, _, metric = name.partition(" ")
+    language_protocol = language_protocols().get(dataset)
+    if language_protocol is not None:
+        url = _LANGUAGE_URLS[str(language_protocol.language_set)]
+        return _ColumnOfNumbers(name, dataset, metric, language_protocol, url)
+    protocol = WEBDATASETS.get(name, {}).get(DATACOMP)
+    if protocol is None:
+        return None
+    main = protocol.main_metric or MEAN_RECALL
+    return _ColumnOfNumbers(name, name, main, protocol, _OPENCLIP_URL)
 
 
 def published_beside(entries: Iterable[Entry]) -> list[Entry]:
     """Return the published entries that are shown beside the entries of results.
 
     These are all entries, except that DataComp's numbers of 112 models are left out if no result
-    has DataComp's protocol.
+    has DataComp's protocol, and numbers of a language if no result is of its data set.
     """
-    published_entries = read_published_entries()
+    entries = list(entries)
     has_datacomp = any(entry.protocol == DATACOMP for entry in entries)
-    if has_datacomp:
-        return list(published_entries)
-    return [entry for entry in published_entries if entry.protocol != DATACOMP]
+    measured_datasets = {entry.dataset_name for entry in entries}
+    shown_entries = []
+    for entry in read_published_entries():
+        is_shown = has_datacomp or entry.protocol != DATACOMP
+        if language_of(entry.dataset) is not None:
+            is_shown = entry.dataset in measured_datasets
+        if is_shown:
+            shown_entries.append(entry)
+    return shown_entries
 
 
 @cache

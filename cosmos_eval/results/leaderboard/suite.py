@@ -5,10 +5,12 @@ with results of all members have a mean and ranks.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from cosmos_eval.protocols.languages import language_of
 from cosmos_eval.results.labels import StoredResult
 from cosmos_eval.results.leaderboard.entries import (
     MEAN_RECALL,
@@ -44,6 +46,7 @@ from cosmos_eval.tasks import Metric, metric_of
 from cosmos_eval.types import Suite, SuiteMember, UsageError
 
 _ABSENT = "-"
+_N_LOWEST = 3  # languages with the lowest numbers that a table shows
 
 _GROUP_NOTES = (
     "Group: the mean of all of its trainings. Its interval, ranks and p-value cover seeds "
@@ -72,6 +75,9 @@ class Row(NamedTuple):
     url: str = ""
     # The number of trainings of a group; None for a model.
     trainings: int | None = None
+    # The number of the model in each language that it has, by data set, the lowest first; empty for
+    # groups of trainings, and for suites without data sets in several languages.
+    languages: Mapping[str, float] = MappingProxyType({})
 
 
 class SuiteScore(NamedTuple):
@@ -108,6 +114,8 @@ class SuiteScore(NamedTuple):
         if self.has_groups:
             name_titles.append("trainings")
         titles = [*name_titles, "rank", "mean", "members", "p (next)"]
+        if self.has_languages:
+            titles.append("lowest languages")
         if self.common:
             titles.append("mean over common members")
 
@@ -134,6 +142,21 @@ class SuiteScore(NamedTuple):
         """True if a row has published numbers."""
         return any(row.source != "measured" for row in self.rows)
 
+    @property
+    def has_languages(self) -> bool:
+        """True if a row has numbers of languages."""
+        return any(row.languages for row in self.rows)
+
+    def _lowest_languages(self, row: Row, options: TableOptions) -> str:
+        """Return the languages with the lowest numbers of a row: "quz 1.2, mi 2.0, te 2.1"."""
+        texts = []
+        for dataset, value in list(row.languages.items())[:_N_LOWEST]:
+            language = language_of(dataset)
+            if language is not None:
+                number = metric_text(self.metric, value, options.decimals)
+                texts.append(f"{language.language} {number}")
+        return ", ".join(texts)
+
     def _cells(self, row: Row, options: TableOptions) -> tuple[Cell, ...]:
         """Return the cells of a row, in the order of the columns of `table`.
 
@@ -159,6 +182,8 @@ class SuiteScore(NamedTuple):
         cells.append(_mean_cell(self.metric, row.mean, options))
         cells.append(Cell(self.suite.present(row.present)))
         cells.append(Cell(_ABSENT if row.p_next is None else p_value_text(row.p_next)))
+        if self.has_languages:
+            cells.append(Cell(self._lowest_languages(row, options) or _ABSENT))
         if self.common:
             cells.append(_mean_cell(self.metric, row.common, options))
         return tuple(cells)
@@ -172,6 +197,9 @@ class SuiteScore(NamedTuple):
             model["common"] = _mean_record(row.common)
             if not self.has_groups:
                 del model["trainings"]
+            del model["languages"]
+            if row.languages:
+                model["languages"] = dict(row.languages)
             models.append(model)
 
         record: dict[str, Any] = {
@@ -273,6 +301,8 @@ def suite_score(
     rows, common, warnings = _measured_rows(suite_means, members, metric)
     if by_group:
         rows = [row._replace(trainings=len(suite_means.groups[row.model])) for row in rows]
+    else:
+        rows = [row._replace(languages=_numbers_of_languages(results[row.model])) for row in rows]
     n_ranked = sum(row.mean is not None for row in rows)
     incomplete_groups = [row.model for row in rows if row.mean is None]
 
@@ -429,9 +459,39 @@ def _published_rows(suite: Suite, entries: Iterable[Entry], metric: Metric) -> l
         if has_all_members:
             mean = Mean(float(mean_over(values, members, is_harmonic=suite.is_harmonic)))
             url = ", ".join(sorted(urls))
-            row = Row(model, len(members), mean, source=source, url=url)
+            numbers = {}
+            for member, member_values in zip(members, values, strict=True):
+                numbers[member] = float(np.mean(member_values))
+            languages = _sort_languages(numbers, higher_is_better=metric.higher_is_better)
+            row = Row(model, len(members), mean, source=source, url=url, languages=languages)
             rows_by_sort_key[sign * mean.value, model, source] = row
     return [rows_by_sort_key[sort_key] for sort_key in sorted(rows_by_sort_key)]
+
+
+def _numbers_of_languages(results: ModelResults) -> Mapping[str, float]:
+    """Return the numbers of a model in each language, by data set, the worst first.
+
+    Args:
+        results: The results of the model by member of the suite. The number of a language is the
+            mean of the member's metrics.
+    """
+    numbers = {}
+    for member, stored in results.items():
+        numbers[member] = float(np.mean([stored.row.metrics[name] for name in member.metrics]))
+    metrics = [metric_of(member.task, member.metrics[0]) for member in numbers]
+    return _sort_languages(numbers, higher_is_better=all(m.higher_is_better for m in metrics))
+
+
+def _sort_languages(
+    numbers: Mapping[SuiteMember, float], *, higher_is_better: bool
+) -> Mapping[str, float]:
+    """Return the numbers of the members that are languages, by data set, the worst first."""
+    sign = 1 if higher_is_better else -1
+    languages = []
+    for member, number in numbers.items():
+        if language_of(member.dataset) is not None:
+            languages.append((sign * number, member.dataset, number))
+    return {dataset: number for _, dataset, number in sorted(languages)}
 
 
 def _published_values(member: SuiteMember, entry: Entry | None) -> Values | None:
@@ -545,8 +605,22 @@ class _Ranking:
 
 
 def _names_of_members(members: Iterable[SuiteMember]) -> str:
-    """Return the members of a suite as text: "coco (karpathy), flickr30k (karpathy)"."""
-    return ", ".join(f"{member.dataset} ({member.protocol})" for member in members)
+    """Return the members of a suite as text: "coco (karpathy), xtd10 in 11 languages (karpathy)".
+
+    A set of which there is one language only is called by its data set, such as `xtd10-de`.
+    """
+    datasets_by_name: dict[tuple[str, str], list[str]] = {}
+    for member in members:
+        language = language_of(member.dataset)
+        name = member.dataset if language is None else language.language_set
+        datasets_by_name.setdefault((name, member.protocol), []).append(member.dataset)
+    texts = []
+    for (name, protocol), datasets in datasets_by_name.items():
+        if len(datasets) > 1:
+            texts.append(f"{name} in {len(datasets)} languages ({protocol})")
+        else:
+            texts.append(f"{datasets[0]} ({protocol})")
+    return ", ".join(texts)
 
 
 def _column_notes(suite: Suite, common: Sequence[SuiteMember], *, is_ranked: bool) -> Iterator[str]:
@@ -569,9 +643,11 @@ def _column_notes(suite: Suite, common: Sequence[SuiteMember], *, is_ranked: boo
     if suite.left_out:
         reasons = [f"{name}: {reason}" for name, reason in suite.left_out.items()]
         yield f"Left out: {'; '.join(reasons)}."
+    has_languages = any(language_of(member.dataset) for member in members)
+    exception = " or are languages of the same images" if has_languages else ""
     yield (
         "95% interval: by resampling within every member; members are independent unless they have "
-        "the same list of samples."
+        f"the same list of samples{exception}."
     )
     if is_ranked:
         yield (

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cosmos_eval.protocols.languages import language_of
 from cosmos_eval.results.compare import (
     SAMPLE_LISTS,
     require_comparable,
@@ -350,11 +351,15 @@ def _resample_together(
 def sample_list_key(stored: StoredResult) -> str:
     """Return a text that is equal for results on the same samples, and differs for others.
 
-    It is the hash of the list of samples, followed by the notes that tell versions of a data set
-    apart. For a result that records no hash, it is the model, the data set and the protocol, so no
-    other result has the same text.
+    Results in several languages on the same images are on the same samples. Otherwise, it is the
+    hash of the list of samples, followed by the notes that tell versions of a data set apart. For a
+    result that records no hash, it is the model, the data set and the protocol, so no other result
+    has the same text.
     """
     setting = setting_of_result(stored.row)
+    image_hash = setting.get("hashes.content")
+    if image_hash and language_of(stored.row.dataset) is not None:
+        return ", ".join([image_hash, *stored.data_notes])
     for field in SAMPLE_LISTS:
         sample_list_hash = setting.get(field)
         if sample_list_hash:

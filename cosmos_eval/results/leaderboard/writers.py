@@ -25,6 +25,7 @@ from cosmos_eval.results.leaderboard.entries import (
 from cosmos_eval.results.leaderboard.facts import COLUMNS, facts_of, model_table
 from cosmos_eval.results.leaderboard.groups import GroupMean, group_means, group_table
 from cosmos_eval.results.leaderboard.labs import LabNumber, compare_labs, lab_table
+from cosmos_eval.results.leaderboard.languages import language_tables, without_languages
 from cosmos_eval.results.leaderboard.ranking import (
     NO_TIES,
     Rank,
@@ -365,8 +366,9 @@ def _entry_record(entry: Entry, ranks: Mapping[RankedNumber, Rank]) -> dict[str,
 def tables_of(leaderboard: Leaderboard) -> list[Table]:
     """Return the tables of a leaderboard.
 
-    They are the table of a suite, one table per task, and the tables of groups of trainings, of
-    labs, and of facts of models. With a suite, tasks have tables only if the options ask for them.
+    They are the table of a suite, one table per task, one per data set in several languages, and
+    the tables of groups of trainings, of labs, and of facts of models. With a suite, tasks and
+    languages have tables only if the options ask for them.
     """
     options, suite = leaderboard.options, leaderboard.suite
     tables = []
@@ -377,8 +379,11 @@ def tables_of(leaderboard: Leaderboard) -> list[Table]:
             suite_table = suite_table._replace(notes=notes)
         tables.append(suite_table)
     if suite is None or options.members:
-        task_boards = make_boards(leaderboard.entries, leaderboard.ties, options.decimals)
+        tables_of_languages = language_tables(leaderboard.entries)
+        other_entries = without_languages(leaderboard.entries, tables_of_languages)
+        task_boards = make_boards(other_entries, leaderboard.ties, options.decimals)
         tables += task_tables(task_boards, options)
+        tables += [table.table(options) for table in tables_of_languages]
     if leaderboard.groups:
         tables.append(group_table(leaderboard.groups, options, ("data set", "protocol")))
     if leaderboard.labs:

@@ -11,6 +11,7 @@ import pytest
 from support.rows import make_row
 
 from cosmos_eval.protocols import protocols_of_dataset
+from cosmos_eval.protocols.languages import language_of
 from cosmos_eval.results.leaderboard.entries import (
     DATACOMP,
     entries_of_rows,
@@ -34,6 +35,7 @@ NACLIP = "https://github.com/sinahmr/NACLIP/blob/0cac3a651f753b11315ea799cfbfabf
 CLEARCLIP = (
     "https://github.com/mc-lan/ClearCLIP/blob/ad68a404d55d48d27330b93554eb64a234ff717f/README.md"
 )
+CHINESE_CLIP = "https://github.com/OFA-Sys/Chinese-CLIP/blob/31863c707501bf1605d36842f43deb78793dbc5d/Results.md"
 LOTLIP = "https://github.com/wuw2019/LoTLIP/blob/301b906e70953ad8ac575f4eeac9e0817d565bdb/README.md"
 TIP_ADAPTER = "https://github.com/gaopengcuhk/Tip-Adapter/blob/d0e2d6f8c5feb8b6ce937b757810761f7155d4d5/exp.log"
 _OPENCLIP = (
@@ -44,6 +46,8 @@ OPENCLIP_RETRIEVAL = f"{_OPENCLIP}/openclip_retrieval_results.csv"
 
 I2T, T2I = "image_to_text_R@1", "text_to_image_R@1"
 WIDE = "openclip_datacomp.csv"  # a line per model, a column per set
+LANGUAGES = "openclip_multilingual.csv"  # a line per model, a column per language and metric
+BABEL = "babel_imagenet.csv"  # the same
 # The row ViT-B-16 openai of docs/openclip_results.csv at f862f86: the key of the set that has the
 # title of the column as its name in DataComp's tasklist.yml, the cell, the title.
 ROW = """
@@ -163,6 +167,20 @@ LoTLIP ViT-B/16 (100M pairs) 64.11 62.63 94.28 92.65 88.40 82.72
 LoTLIP ViT-B/32 (100M pairs) 59.90 56.36 93.14 91.83 83.76 78.97
 """
 
+# Zero-shot R@1 of the tables "Flickr30K-CN Retrieval" and "COCO-CN Retrieval", whose first columns
+# are from text to image.
+CHINESE_COLUMNS = tuple(
+    ("retrieval", dataset, "chinese-clip", metric, CHINESE_CLIP)
+    for dataset in ("flickr30k-cna", "coco-cn")
+    for metric in (T2I, I2T)
+)
+CHINESE_TABLE = """
+hf:OFA-Sys/chinese-clip-vit-base-patch16        62.7 74.6 62.2 57.0
+hf:OFA-Sys/chinese-clip-vit-large-patch14       68.0 80.2 64.0 60.4
+hf:OFA-Sys/chinese-clip-vit-large-patch14-336px 69.0 83.3 64.7 63.4
+hf:OFA-Sys/chinese-clip-vit-huge-patch14        71.2 81.6 69.2 63.0
+"""
+
 # Table 5 of the paper (ViT-B/16, CC3M with DreamLIP's captions) as others quote it: each row adds
 # to the row above.
 COMPONENT_COLUMNS = (
@@ -219,6 +237,7 @@ EXPECTED = {
         **_table(NOTE_COLUMNS, NOTE_TABLE, "second-hand"),
     },
     "openclip.csv": OPENCLIP_CELLS,
+    "chinese_clip.csv": _table(CHINESE_COLUMNS, CHINESE_TABLE),
     "lotlip.csv": _table(LOTLIP_COLUMNS, LOTLIP_TABLE),
     "sclip.csv": _table(
         _mious("sclip", SCLIP, EIGHT),
@@ -271,6 +290,11 @@ def lines_of(name="openclip.csv"):
 
 
 ROWS = {line["model"]: line["row"] for line in (*lines_of(), *lines_of(WIDE))}
+for line in lines_of(LANGUAGES):
+    # Rows of weights that were trained with another activation have no name of OpenCLIP's, and the
+    # rows that repeat those of OpenAI's weights have the name with the activation.
+    if line["model"].startswith("openclip:") and "-quickgelu/" not in line["model"]:
+        ROWS[line["model"]] = line["row"]
 
 
 @pytest.mark.parametrize("model", ROWS)
@@ -312,14 +336,14 @@ def test_the_other_name_of_the_same_model_meets_the_same_numbers(model):
 
 def test_no_file_is_unchecked():
     folder = files("cosmos_eval.protocols").joinpath("published")
-    assert {file.name for file in folder.iterdir()} == {*EXPECTED, WIDE}
+    assert {file.name for file in folder.iterdir()} == {*EXPECTED, WIDE, LANGUAGES, BABEL}
 
 
 def test_the_leaderboard_shows_exactly_these():
     found = {
         (*entry[:4], metric): (value, entry.source, entry.url)
         for entry in read_published_entries()
-        if entry.protocol != DATACOMP
+        if entry.protocol != DATACOMP and language_of(entry.dataset) is None
         for metric, value in entry.metrics.items()
     }
     expected = {
@@ -328,7 +352,7 @@ def test_the_leaderboard_shows_exactly_these():
         for cell, (number, source, url) in table.items()
     }
     assert found == expected
-    assert len(found) == 50 + 6 + 72 + 8 + 8 + 5 + 24 + 27 + 10
+    assert len(found) == 50 + 6 + 72 + 8 + 8 + 5 + 24 + 27 + 10 + 16
 
     # What the quoted tables say of the released checkpoints is what the authors' README says.
     for quoted, released in (

@@ -23,6 +23,8 @@ FAMILY_AND_SIZES = {
     "flickr30k-val": ("cosmos", 1014, 5070),
     "negbench-coco-retrieval": ("negbench", 5000, 25014),
     "negbench-coco-negated": ("negbench", 5000, 25014),
+    "flickr30k-cna": ("chinese-clip", 1000, 5000),
+    "coco-cn": ("chinese-clip", 1000, 1053),
 }
 CAPTIONS = ["a red one", "red, or so"]
 COCO_NAME, FLICKR = "COCO_val2014_000000391895.jpg", "1007129816.jpg"

@@ -105,8 +105,8 @@ def test_smaller_suites_of_the_field():
     for name in ("retrieval", "long-text"):
         assert {m.metrics for m in read_score(name).members} == {RECALLS}
     compositional = {m.dataset for m in read_score("compositionality").members}
-    # coco-suppression asks about the size of objects, not about how captions are composed.
-    assert compositional == {*SELECTION} - {"coco-suppression"}
+    # These ask about the size of objects, and about cultures, not about how captions are composed.
+    assert compositional == {*SELECTION} - {"coco-suppression", "cvqa", "cvqa-english"}
     assert measured("segmentation-8") == {"cosmos": list(SEGMENTATION)}
 
 
