@@ -21,6 +21,8 @@ CONSTANTS = ("iterations", "strengths", "validation")
 """The fields of a protocol that decide how ridge regression is fitted."""
 STEP_CONSTANTS = ("iterations", "batch", "learning_rate", "weight_decay", "warmup")
 """The fields of a protocol that decide how AdamW fits."""
+# The fraction by which an error has to be lower than another one to be clearly lower.
+_CLEARLY_LESS = 1e-3
 
 
 class PatchSamples(NamedTuple):
@@ -128,7 +130,10 @@ def fit_ridge(
         "training_images": n_images,
         "validation_images": n_held_out,
     }
-    notes = [*_strength_notes(strength, protocol), *_missing_notes(sums.fit + sums.held_out)]
+    notes = [
+        *strength_notes(protocol.strengths, errors),
+        *_missing_notes(sums.fit + sums.held_out),
+    ]
     return FittedProbe(_parameters(linear_map), record, sums.sha256s, tuple(notes))
 
 
@@ -211,10 +216,23 @@ def _parameters(linear_map: LinearMap) -> dict[str, NDArray[Any]]:
     return {name: values.astype(np.float32) for name, values in linear_map._asdict().items()}
 
 
-def _strength_notes(strength: float, protocol: DenseProbe) -> Iterator[str]:
-    """Yield a note if the best strength is at an end of the candidates."""
-    if strength in (min(protocol.strengths), max(protocol.strengths)):
-        yield f"the strength {strength:g} is at the end of strengths: others may be best"
+def strength_notes(strengths: Sequence[float], errors: Sequence[float]) -> Iterator[str]:
+    """Yield a note if a strength beyond the candidates is likely to be better than all of them.
+
+    This is so if the best one is at an end, and its error is clearly below its neighbour's.
+
+    Args:
+        strengths: The candidates, in any order.
+        errors: The mean squared error with each of them.
+    """
+    if len(strengths) < 2:
+        return
+    in_order = sorted(zip(strengths, errors, strict=True))
+    for end, neighbour in ((0, 1), (-1, -2)):
+        strength, error = in_order[end]
+        _, error_of_neighbour = in_order[neighbour]
+        if error == min(errors) and error < (1 - _CLEARLY_LESS) * error_of_neighbour:
+            yield f"the strength {strength:g} is at the end of strengths: others may be best"
 
 
 def _missing_notes(moments: Moments) -> Iterator[str]:

@@ -9,7 +9,7 @@ from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 
 from cosmos_eval.stats.ridge import LinearMap, Moments, fit, mean_squared_error
-from cosmos_eval.tasks.dense_probe.fits import PatchSamples, fit_ridge
+from cosmos_eval.tasks.dense_probe.fits import PatchSamples, fit_ridge, strength_notes
 from cosmos_eval.types import DepthProbeProtocol, RunOptions
 
 
@@ -106,3 +106,19 @@ def test_memory_does_not_grow_with_the_number_of_images():
     features = 400 * 200 * 256 * 4
     assert many < 1.05 * few
     assert many < features / 5
+
+
+@pytest.mark.parametrize(
+    ("errors", "strength"),
+    [
+        ((0.5, 0.4, 0.45), None),  # the best is inside
+        ((0.5, 0.45, 0.4), "10"),
+        ((0.4, 0.45, 0.5), "0.1"),
+        ((0.44999, 0.45, 0.5), None),  # weaker ones make no difference
+        ((0.4,), None),
+    ],
+)
+def test_a_note_says_that_the_best_strength_may_be_beyond_the_candidates(errors, strength):
+    notes = list(strength_notes((0.1, 1.0, 10.0)[: len(errors)], errors))
+    expected = f"the strength {strength} is at the end of strengths: others may be best"
+    assert notes == ([] if strength is None else [expected])
