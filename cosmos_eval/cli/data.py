@@ -75,10 +75,10 @@ def list_known(
 
 def _print_datasets(rows: Sequence[Mapping[str, str]]) -> None:
     """Print data sets by topic, and what the columns hold."""
-    print_line(f"{len(rows)} data sets by topic; --search TEXT prints rows in full")
-    print_records(rows, section=("topic",))
-    print_line("GB to fetch: size of the download. read: whether the reader was tried on")
-    print_line("original files, on their lists only, or not. Empty: no source states it")
+    print_line(f"{len(rows)} data sets by topic and task; --search TEXT prints rows in full")
+    print_records(rows, section=("topic", "task"))
+    print_line("original: whether the reader was tried on original files (read), on their")
+    print_line("annotations only (lists), or not (no). Empty cells: no source states it")
 
 
 def _print_suites(rows: Sequence[Mapping[str, str]]) -> None:

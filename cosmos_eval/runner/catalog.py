@@ -28,6 +28,7 @@ Record = dict[str, str]
 RecordKind = TypeVar("RecordKind", bound=Mapping[str, Any])
 
 _BYTES_PER_GB = 10**9
+_OTHER = "other: "  # before the task, as the topic of a data set without a row of facts
 
 COMPARABLE_WITH: dict[str, str] = read_yaml("protocols")
 """The numbers with which the results of a protocol can be compared."""
@@ -164,7 +165,7 @@ def datasets(task: str | None = None) -> list[dict[str, Any]]:
             "dataset": name,
             "task": protocol.task,
             "protocol": protocol.protocol_name,
-            "topic": facts.get("topic", f"other: {_task_word(protocol.task)}"),
+            "topic": facts.get("topic", _OTHER + _task_word(protocol.task)),
             "download_bytes": int(n_bytes) if n_bytes else None,
             "licence": facts.get("licence", ""),
             "original": facts.get("original", ""),
@@ -183,7 +184,7 @@ def _task_word(task: str) -> str:
 
 
 def dataset_rows(records: Sequence[Mapping[str, Any]]) -> list[Record]:
-    """Return the rows of the table of data sets, sorted by topics, which fit 80 columns.
+    """Return the rows of the table of data sets, by topics and tasks, which fit 80 columns.
 
     Args:
         records: Records of `datasets`.
@@ -192,20 +193,23 @@ def dataset_rows(records: Sequence[Mapping[str, Any]]) -> list[Record]:
     for record in sorted(records, key=_topic_order):
         row = {
             "topic": record["topic"],
-            "dataset": record["dataset"],
             "task": record["task"],
-            "GB to fetch": _gigabytes_text(record["download_bytes"]),
+            "dataset": record["dataset"],
+            "download GB": _gigabytes_text(record["download_bytes"]),
             "licence": record["licence"],
-            "read": record["original"],
+            "original": record["original"],
         }
         rows.append(row)
     return rows
 
 
-def _topic_order(record: Mapping[str, Any]) -> tuple[bool, str]:
-    """Return the key that sorts records by topics, with the topics that are tasks at the end."""
+def _topic_order(record: Mapping[str, Any]) -> tuple[bool, str, int]:
+    """Return the key that sorts records by topic, then by task.
+
+    The topics of data sets without facts, which are tasks, come last.
+    """
     topic: str = record["topic"]
-    return topic.startswith("other: "), topic
+    return topic.startswith(_OTHER), topic, list(known_tasks()).index(record["task"])
 
 
 def _gigabytes_text(n_bytes: int | None) -> str:
@@ -227,7 +231,7 @@ def dataset_details(records: Sequence[Mapping[str, Any]]) -> list[Record]:
             "topic": record["topic"],
             "task": record["task"],
             "protocol": record["protocol"],
-            "GB to fetch": _gigabytes_text(record["download_bytes"]),
+            "download GB": _gigabytes_text(record["download_bytes"]),
             "licence": record["licence"],
             "original": record["original"],
             "sources": " ".join(record["sources"]),
