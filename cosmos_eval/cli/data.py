@@ -6,7 +6,7 @@ import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from typer import Argument, Exit, Typer
 
@@ -14,7 +14,7 @@ from cosmos_eval.cli import options
 from cosmos_eval.cli.completion import dataset_names, task_names
 from cosmos_eval.cli.options import Texts, flag, option
 from cosmos_eval.cli.output import print_details, print_json, print_line, print_records
-from cosmos_eval.types import RunOptions, UsageError
+from cosmos_eval.types import RunOptions
 
 if TYPE_CHECKING:
     from cosmos_eval.embedding.cache import Space
@@ -44,23 +44,11 @@ def list_known(
     """List known models, tasks, data sets, protocols, suites, or names in other tools' formats."""
     from cosmos_eval.runner import catalog
 
-    if task is not None and what != "datasets":
-        raise UsageError(f"--task is for `list datasets`: give `list {what}` --search")
     as_json = format == "json"
-    if what == "suites" and search is None and not as_json:
+    if what == "suites" and search is None and task is None and not as_json:
         _print_suites(catalog.suite_rows())
         return
-
-    records: Sequence[Mapping[str, Any]]
-    if what == "datasets":
-        records = catalog.datasets(task)
-    elif what == "models" and search is not None:
-        records = catalog.search_models(search)
-    else:
-        records = catalog.LISTS[what]()
-    if search is not None:
-        records = catalog.search(records, search)
-
+    records = catalog.list_records(what, search, task)
     if as_json:
         print_json(records)
     elif what == "datasets" and search is None:

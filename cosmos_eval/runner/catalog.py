@@ -15,7 +15,14 @@ from cosmos_eval.protocols import (
 )
 from cosmos_eval.protocols.declared import read_yaml
 from cosmos_eval.protocols.facts import facts_of_datasets, training_of
-from cosmos_eval.tasks import known_tasks, name_faults, packages_of, require_task, task_named
+from cosmos_eval.tasks import (
+    TASKS,
+    known_tasks,
+    name_faults,
+    packages_of,
+    require_task,
+    task_named,
+)
 from cosmos_eval.types import (
     TASKS_BY_WORD,
     Suite,
@@ -52,6 +59,29 @@ def models() -> list[Record]:
     for form, kind in _OTHER_MODELS.items():
         records.append({"model": form, "kind": kind})
     return records
+
+
+def list_records(
+    list_name: str, text: str | None = None, task: str | None = None
+) -> Sequence[Mapping[str, Any]]:
+    """Return the records of a list.
+
+    Args:
+        list_name: The argument of `cosmos-eval list`, such as `models`.
+        text: Only records with this text are returned, see `search`; None for all records. Of
+            models, all of OpenCLIP are searched too.
+        task: Only data sets of this task are returned; None for all tasks, and for other lists.
+
+    Raises:
+        UsageError: If no record contains the text, for an unknown task, and for a task of a list
+            other than `datasets`.
+    """
+    if task is not None and list_name != "datasets":
+        raise UsageError(f"--task is for `list datasets`: give `list {list_name}` --search")
+    if list_name == "models" and text is not None:
+        return search_models(text)
+    records = datasets(task) if list_name == "datasets" else LISTS[list_name]()
+    return records if text is None else search(records, text)
 
 
 def search_models(text: str) -> list[Record]:
@@ -209,7 +239,7 @@ def _topic_order(record: Mapping[str, Any]) -> tuple[bool, str, int]:
     The topics of data sets without facts, which are tasks, come last.
     """
     topic: str = record["topic"]
-    return topic.startswith(_OTHER), topic, list(known_tasks()).index(record["task"])
+    return topic.startswith(_OTHER), topic, TASKS.index(record["task"])
 
 
 def _gigabytes_text(n_bytes: int | None) -> str:
@@ -225,8 +255,9 @@ def _gigabytes_text(n_bytes: int | None) -> str:
 
 def dataset_details(records: Sequence[Mapping[str, Any]]) -> list[Record]:
     """Return records of `datasets` as texts that show everything, by the names of the facts."""
-    return [
-        {
+    details = []
+    for record in records:
+        detail = {
             "dataset": record["dataset"],
             "topic": record["topic"],
             "task": record["task"],
@@ -236,8 +267,8 @@ def dataset_details(records: Sequence[Mapping[str, Any]]) -> list[Record]:
             "original": record["original"],
             "sources": " ".join(record["sources"]),
         }
-        for record in records
-    ]
+        details.append(detail)
+    return details
 
 
 def protocols() -> list[Record]:
@@ -308,8 +339,19 @@ def _suite_row(name: str, content: Mapping[str, Any]) -> Record:
         "models": str(len(content["models"])) if "models" in content else "",
         "sets": f"{n_datasets} of {n_datasets + n_left_out}" if n_left_out else str(n_datasets),
         "tasks": ", ".join(tasks_of_suite),
-        "mean of": "" if score is None else score.get("metric", "main metrics"),
+        "mean of": "" if score is None else _short_score_text(score),
     }
+
+
+def _short_score_text(score: Mapping[str, Any]) -> str:
+    """Return the metric of a suite's mean: `acc1`, or `accuracy, ...` if members have others.
+
+    Args:
+        score: The entry `score` of the suite's file. Without a metric, it is `main metrics`.
+    """
+    metric: str = score.get("metric", "main metrics")
+    other_metrics = {*score.get("metrics", {}).values()} - {metric}
+    return f"{metric}, ..." if other_metrics else metric
 
 
 def _suite_record(suite: Suite) -> Record:
