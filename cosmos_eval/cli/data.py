@@ -73,6 +73,7 @@ def _print_suites(rows: Sequence[Mapping[str, str]]) -> None:
     """Print suites with one short line for each."""
     print_line(f"{len(rows)} suites; --search NAME prints data sets and source of one")
     print_records(rows)
+    print_line("models: those that a suite names; the other suites need --model")
 
 
 @data.command(cls=options.Command)
