@@ -25,6 +25,7 @@ from cosmos_eval.tasks import (
 )
 from cosmos_eval.types import (
     TASKS_BY_WORD,
+    Protocol,
     Suite,
     UsageError,
     base_protocol_name,
@@ -315,15 +316,23 @@ def suite_rows() -> list[Record]:
 
     The files of the suites are not checked. `suites` reads them in full.
     """
-    return [_suite_row(name, read_yaml(f"suites/{name}")) for name in suite_names()]
+    usual_protocols = named_protocols()
+    rows = []
+    for name in suite_names():
+        rows.append(_suite_row(name, read_yaml(f"suites/{name}"), usual_protocols))
+    return rows
 
 
-def _suite_row(name: str, content: Mapping[str, Any]) -> Record:
+def _suite_row(
+    name: str, content: Mapping[str, Any], usual_protocols: Mapping[str, Protocol]
+) -> Record:
     """Return a suite as a row of the short table, by the headings of the columns.
 
     Args:
         name: The name of the suite.
         content: The content of its file.
+        usual_protocols: The usual protocol of data sets by their names. Other protocols, and
+            protocols of other data sets, are looked up, which takes longer.
     """
     score = content.get("score")
     all_names = content["datasets"]
@@ -333,7 +342,10 @@ def _suite_row(name: str, content: Mapping[str, Any]) -> Record:
     tasks_of_suite: dict[str, None] = {}
     for protocol_name, dataset_names in all_names.items():
         for dataset_name in dataset_names:
-            tasks_of_suite[find_known(dataset_name, protocol_name).task] = None
+            protocol = usual_protocols.get(dataset_name)
+            if protocol is None or protocol.protocol_name != protocol_name:
+                protocol = find_known(dataset_name, protocol_name)
+            tasks_of_suite[protocol.task] = None
     return {
         "suite": name,
         "models": str(len(content["models"])) if "models" in content else "",
