@@ -57,9 +57,9 @@ def task_names() -> list[str]:
 
 def suite_names() -> list[str]:
     """Return the names of the suites of this package."""
-    from cosmos_eval.runner.suites import known_suites
+    from cosmos_eval.protocols import suite_names as names_of_suites
 
-    return list(known_suites())
+    return names_of_suites()
 
 
 def run_option(app: Typer, arguments: Sequence[str]) -> NoReturn:

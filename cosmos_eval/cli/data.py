@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from typer import Argument, Exit, Typer
 
 from cosmos_eval.cli import options
-from cosmos_eval.cli.completion import dataset_names
+from cosmos_eval.cli.completion import dataset_names, task_names
 from cosmos_eval.cli.options import Texts, flag, option
-from cosmos_eval.cli.output import print_json, print_line, print_records
+from cosmos_eval.cli.output import print_details, print_json, print_line, print_records
 from cosmos_eval.types import RunOptions
 
 if TYPE_CHECKING:
@@ -32,20 +33,47 @@ def list_known(
     ],
     search: Annotated[
         str | None,
-        option("TEXT", "Only rows with this text; of models, all tags of OpenCLIP too."),
+        option("TEXT", "Only rows with this text, in full; of models, all tags of OpenCLIP too."),
+    ] = None,
+    task: Annotated[
+        str | None,
+        option("NAME", "Only data sets of this task.", autocompletion=task_names),
     ] = None,
     format: options.Format = "table",
 ) -> None:
     """List known models, tasks, data sets, protocols, suites, or names in other tools' formats."""
     from cosmos_eval.runner import catalog
 
-    if search is None:
-        records = catalog.LISTS[what]()
-    elif what == "models":
-        records = catalog.search_models(search)
+    as_json = format == "json"
+    if what == "suites" and search is None and task is None and not as_json:
+        _print_suites(catalog.suite_rows())
+        return
+    records = catalog.list_records(what, search, task)
+    if as_json:
+        print_json(records)
+    elif what == "datasets" and search is None:
+        _print_datasets(catalog.dataset_rows(records))
+    elif what == "datasets":
+        print_details(catalog.dataset_details(records))
+    elif what == "suites":
+        print_details(records)
     else:
-        records = catalog.search(catalog.LISTS[what](), search)
-    print_records(records, as_json=format == "json")
+        print_records(records)
+
+
+def _print_datasets(rows: Sequence[Mapping[str, str]]) -> None:
+    """Print data sets by topic, and what the columns hold."""
+    print_line(f"{len(rows)} data sets by topic and task; --search TEXT prints rows in full")
+    print_records(rows, section=("topic", "task"))
+    print_line("original: whether the reader was tried on original files (read), on their")
+    print_line("annotations only (lists), or not (no). Empty cells: no source states it")
+
+
+def _print_suites(rows: Sequence[Mapping[str, str]]) -> None:
+    """Print suites with one short line for each."""
+    print_line(f"{len(rows)} suites; --search NAME prints data sets and source of one")
+    print_records(rows)
+    print_line("models: those that a suite names; the other suites need --model")
 
 
 @data.command(cls=options.Command)

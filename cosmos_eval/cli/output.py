@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cosmos_eval.results.table import sorted_by, table_of_records
-from cosmos_eval.results.terminal import to_terminal
+from cosmos_eval.results.terminal import draw_as_list, to_terminal
 from cosmos_eval.results.text import json_text, one_line
 
 if TYPE_CHECKING:
@@ -69,6 +69,12 @@ def print_records(
         return
     table = sorted_by(table_of_records(records, section=section, n_text_columns=texts), sort)
     print_tables(lambda width: to_terminal(table, width, can_turn=False))
+
+
+def print_details(records: Sequence[Mapping[str, Any]]) -> None:
+    """Print records that have the same keys, with every value on a line behind its key."""
+    table = table_of_records(records)
+    print_tables(lambda width: [draw_as_list(table, width)])
 
 
 def print_tables(texts_of: Callable[[int], Iterable[Text]], out: Path | None = None) -> None:

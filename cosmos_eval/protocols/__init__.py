@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from importlib.resources import files
 from pathlib import Path
 
 from cosmos_eval.protocols import scenes, scenes2, segmentation
@@ -111,6 +112,12 @@ def described_sets() -> Mapping[str, Protocol]:
     All files are read. To find one of the data sets, use `find_known`.
     """
     return {name: read_set(name) for name in set_names()}
+
+
+def suite_names() -> list[str]:
+    """Return the sorted names of the suites, which are the files of the folder suites."""
+    folder = Path(str(files(__name__))) / "suites"
+    return sorted(path.stem for path in folder.glob("*.yaml"))
 
 
 def embedded_protocols(*, on_request: bool = False) -> Sequence[Protocol]:

@@ -88,7 +88,7 @@ def to_terminal(table: Table, width: int, *, can_turn: bool = True) -> list[Text
         if _table_width(layout.columns) <= width:
             return [_draw(layout, width)]
     if not can_turn:
-        return [_draw_as_list(table, width)]
+        return [draw_as_list(table, width)]
 
     # No layout fits. Split the table, or the transposed table if that takes fewer lines.
     splits = [_draw_split(layout.table, width) for layout in layouts if not layout.is_stacked]
@@ -575,7 +575,7 @@ def _wrap(text: str, width: int) -> list[str]:
     return [*lines, line.rstrip()]
 
 
-def _draw_as_list(table: Table, width: int) -> Text:
+def draw_as_list(table: Table, width: int) -> Text:
     """Draw a table as a list, with every value on a line behind the title of its column.
 
     A blank line separates the rows of the table. Empty values are left out. A value that is too
@@ -583,6 +583,7 @@ def _draw_as_list(table: Table, width: int) -> Text:
     """
     from rich.text import Text
 
+    table = _without_line_breaks(table)
     titles = [head.title for head in table.heads]
     title_width = max(_text_width(title) for title in titles) + _GAP
     value_width = max(_LEAST_VALUE_WIDTH, width - title_width)

@@ -1,19 +1,43 @@
 """The lists that `cosmos-eval list` prints. Imports no torch."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
 from cosmos_eval.models.specs import BUNDLED, RELEASED
-from cosmos_eval.protocols import described_sets, named_protocols, protocols_of_dataset
+from cosmos_eval.protocols import (
+    described_sets,
+    find_known,
+    named_protocols,
+    protocols_of_dataset,
+    suite_names,
+)
 from cosmos_eval.protocols.declared import read_yaml
-from cosmos_eval.protocols.facts import training_of
-from cosmos_eval.protocols.languages import language_of, language_sets
-from cosmos_eval.tasks import known_tasks, name_faults, packages_of, task_named
-from cosmos_eval.types import Suite, UsageError, base_protocol_name
+from cosmos_eval.protocols.facts import facts_of_datasets, training_of
+from cosmos_eval.protocols.languages import language_of, language_sets, with_all_languages
+from cosmos_eval.tasks import (
+    TASKS,
+    known_tasks,
+    name_faults,
+    packages_of,
+    require_task,
+    task_named,
+)
+from cosmos_eval.types import (
+    TASKS_BY_WORD,
+    Protocol,
+    Suite,
+    UsageError,
+    base_protocol_name,
+    short_task_name,
+)
 
 Record = dict[str, str]
+RecordKind = TypeVar("RecordKind", bound=Mapping[str, Any])
+
+_BYTES_PER_GB = 10**9
+_OTHER = "other: "  # before the task, as the topic of a data set without a row of facts
 
 COMPARABLE_WITH: dict[str, str] = read_yaml("protocols")
 """The numbers with which the results of a protocol can be compared."""
@@ -37,6 +61,29 @@ def models() -> list[Record]:
     for form, kind in _OTHER_MODELS.items():
         records.append({"model": form, "kind": kind})
     return records
+
+
+def list_records(
+    list_name: str, text: str | None = None, task: str | None = None
+) -> Sequence[Mapping[str, Any]]:
+    """Return the records of a list.
+
+    Args:
+        list_name: The argument of `cosmos-eval list`, such as `models`.
+        text: Only records with this text are returned, see `search`; None for all records. Of
+            models, all of OpenCLIP are searched too.
+        task: Only data sets of this task are returned; None for all tasks, and for other lists.
+
+    Raises:
+        UsageError: If no record contains the text, for an unknown task, and for a task of a list
+            other than `datasets`.
+    """
+    if task is not None and list_name != "datasets":
+        raise UsageError(f"--task is for `list datasets`: give `list {list_name}` --search")
+    if list_name == "models" and text is not None:
+        return search_models(text)
+    records = datasets(task) if list_name == "datasets" else LISTS[list_name]()
+    return records if text is None else search(records, text)
 
 
 def search_models(text: str) -> list[Record]:
@@ -65,14 +112,17 @@ def search_models(text: str) -> list[Record]:
     return search(records, text)
 
 
-def search(records: Sequence[Record], text: str) -> list[Record]:
-    """Return the records that contain a text in any of their values, in capitals or not.
+def search(records: Sequence[RecordKind], text: str) -> list[RecordKind]:
+    """Return the records that contain a text in any of their texts, in capitals or not.
+
+    Numbers and lists in a record are not searched.
 
     Raises UsageError if there is none.
     """
     matches = []
     for record in records:
-        if text.lower() in "\n".join(record.values()).lower():
+        texts = [value for value in record.values() if isinstance(value, str)]
+        if text.lower() in "\n".join(texts).lower():
             matches.append(record)
     if not matches:
         raise UsageError(f"no row contains {text!r}; see the list without --search")
@@ -119,19 +169,113 @@ def tasks() -> list[Record]:
     return records
 
 
-def datasets() -> list[Record]:
-    """List known data sets with their task and usual protocol.
+def datasets(task: str | None = None) -> list[dict[str, Any]]:
+    """List known data sets with their task, their usual protocol and facts about them.
 
     A set in many languages, such as `xm3600`, is one row for all of its languages.
+
+    The facts are from protocols/facts/datasets.csv: the topic, bytes to download, the licence,
+    whether the reader was tried on original files, and the URLs of the sources. Without a row, the
+    topic is the task, bytes are None, and other facts are empty.
+
+    Args:
+        task: The name of a task, whose data sets are listed; None for all data sets.
+
+    Raises:
+        UsageError: For an unknown task.
     """
+    if task is not None:
+        task = short_task_name(task, known_tasks())
+        require_task(task)
     protocols_by_name = dict(named_protocols())
     protocols_by_name.update(described_sets())
     for name, protocols_of_set in language_sets().items():
         protocols_by_name[name] = next(iter(protocols_of_set.values()))
+    facts_by_name = facts_of_datasets(protocols_by_name)
     records = []
     for name, protocol in protocols_by_name.items():
-        records.append({"dataset": name, "task": protocol.task, "protocol": protocol.protocol_name})
+        if task not in (None, protocol.task):
+            continue
+        facts = facts_by_name[name]
+        n_bytes = facts.get("download_bytes")
+        record = {
+            "dataset": name,
+            "task": protocol.task,
+            "protocol": protocol.protocol_name,
+            "topic": facts.get("topic", _OTHER + _task_word(protocol.task)),
+            "download_bytes": int(n_bytes) if n_bytes else None,
+            "licence": facts.get("licence", ""),
+            "original": facts.get("original", ""),
+            "sources": facts.get("sources", "").split(),
+        }
+        records.append(record)
     return records
+
+
+def _task_word(task: str) -> str:
+    """Return the full word for a task with a short name: `classification` for `cls`."""
+    for word, name in TASKS_BY_WORD.items():
+        if name == task:
+            return word
+    return task
+
+
+def dataset_rows(records: Sequence[Mapping[str, Any]]) -> list[Record]:
+    """Return the rows of the table of data sets, by topics and tasks, which fit 80 columns.
+
+    Args:
+        records: Records of `datasets`.
+    """
+    rows = []
+    for record in sorted(records, key=_topic_order):
+        row = {
+            "topic": record["topic"],
+            "task": record["task"],
+            "dataset": record["dataset"],
+            "download GB": _gigabytes_text(record["download_bytes"]),
+            "licence": record["licence"],
+            "original": record["original"],
+        }
+        rows.append(row)
+    return rows
+
+
+def _topic_order(record: Mapping[str, Any]) -> tuple[bool, str, int]:
+    """Return the key that sorts records by topic, then by task.
+
+    The topics of data sets without facts, which are tasks, come last.
+    """
+    topic: str = record["topic"]
+    return topic.startswith(_OTHER), topic, TASKS.index(record["task"])
+
+
+def _gigabytes_text(n_bytes: int | None) -> str:
+    """Return a number of bytes in gigabytes with two or more digits: `0.047`, `5.0` or `138`.
+
+    The text is empty if the number is None.
+    """
+    if n_bytes is None:
+        return ""
+    gigabytes = n_bytes / _BYTES_PER_GB
+    return f"{gigabytes:.0f}" if gigabytes >= 9.95 else f"{gigabytes:#.2g}"
+
+
+def dataset_details(records: Sequence[Mapping[str, Any]]) -> list[Record]:
+    """Return records of `datasets` as texts that show everything, by the names of the facts."""
+    details = []
+    for record in records:
+        detail = {
+            "dataset": record["dataset"],
+            "topic": record["topic"],
+            "task": record["task"],
+            "protocol": record["protocol"],
+            "download GB": _gigabytes_text(record["download_bytes"]),
+            "licence": record["licence"],
+            "original": record["original"],
+            "sources": " ".join(record["sources"]),
+        }
+        details.append(detail)
+    return details
 
 
 def protocols() -> list[Record]:
@@ -171,9 +315,67 @@ def _scored_pairs(protocol: Any) -> str:
 
 def suites() -> list[Record]:
     """List the suites of this package: members, tasks, the rule of the mean, and the source."""
-    from cosmos_eval.runner.suites import known_suites, read_suite  # which imports NumPy
+    from cosmos_eval.runner.suites import read_suite  # which imports NumPy
 
-    return [_suite_record(read_suite(name)) for name in known_suites()]
+    return [_suite_record(read_suite(name)) for name in suite_names()]
+
+
+def suite_rows() -> list[Record]:
+    """Return the rows of the table of suites, one short line each, without importing NumPy.
+
+    The files of the suites are not checked. `suites` reads them in full.
+    """
+    usual_protocols = named_protocols()
+    rows = []
+    for name in suite_names():
+        rows.append(_suite_row(name, read_yaml(f"suites/{name}"), usual_protocols))
+    return rows
+
+
+def _suite_row(
+    name: str, content: Mapping[str, Any], usual_protocols: Mapping[str, Protocol]
+) -> Record:
+    """Return a suite as a row of the short table, by the headings of the columns.
+
+    Args:
+        name: The name of the suite.
+        content: The content of its file.
+        usual_protocols: The usual protocol of data sets by their names. Other protocols, and
+            protocols of other data sets, are looked up, which takes longer.
+    """
+    score = content.get("score")
+    all_names = {
+        protocol_name: with_all_languages(dataset_names)
+        for protocol_name, dataset_names in content["datasets"].items()
+    }
+    counted_protocols = (score or {}).get("protocols", all_names)
+    n_datasets = sum(len(all_names[protocol_name]) for protocol_name in counted_protocols)
+    n_left_out = len(content.get("left_out", {}))
+    tasks_of_suite: dict[str, None] = {}
+    for protocol_name, dataset_names in all_names.items():
+        for dataset_name in dataset_names:
+            protocol = usual_protocols.get(dataset_name)
+            if protocol is None or protocol.protocol_name != protocol_name:
+                protocol = find_known(dataset_name, protocol_name)
+            tasks_of_suite[protocol.task] = None
+    return {
+        "suite": name,
+        "models": str(len(content["models"])) if "models" in content else "",
+        "sets": f"{n_datasets} of {n_datasets + n_left_out}" if n_left_out else str(n_datasets),
+        "tasks": ", ".join(tasks_of_suite),
+        "mean of": "" if score is None else _short_score_text(score),
+    }
+
+
+def _short_score_text(score: Mapping[str, Any]) -> str:
+    """Return the metric of a suite's mean: `acc1`, or `accuracy, ...` if members have others.
+
+    Args:
+        score: The entry `score` of the suite's file. Without a metric, it is `main metrics`.
+    """
+    metric: str = score.get("metric", "main metrics")
+    other_metrics = {*score.get("metrics", {}).values()} - {metric}
+    return f"{metric}, ..." if other_metrics else metric
 
 
 def _suite_record(suite: Suite) -> Record:
@@ -247,9 +449,8 @@ def formats() -> list[Record]:
 LISTS = {
     "models": models,
     "tasks": tasks,
-    "datasets": datasets,
     "protocols": protocols,
     "suites": suites,
     "formats": formats,
 }
-"""The functions that return the lists, by the argument of `cosmos-eval list`."""
+"""The functions that return the lists but `datasets`, by the argument of `cosmos-eval list`."""

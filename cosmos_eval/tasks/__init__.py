@@ -200,9 +200,15 @@ def task_named(name: str) -> Task:
     Raises UsageError for an unknown task, with the nearest known names, and for a task whose
     package is broken.
     """
-    if name in TASKS or name in _find_installed_tasks().entry_points:
-        return _load_task(name)
-    faults = _find_installed_tasks().faults
+    require_task(name)
+    return _load_task(name)
+
+
+def require_task(name: str) -> None:
+    """Raise UsageError for an unknown task, with the nearest known names. No task is loaded."""
+    if name in known_tasks():
+        return
+    faults = name_faults()
     if name in faults:
         raise UsageError(faults[name])
     nearest_names = nearest(name, [*known_tasks(), *TASKS_BY_WORD])

@@ -5,13 +5,24 @@ per multiply-accumulate. training.csv has the training of models by patterns of 
 which the first that matches counts; facts that its source does not state are empty. webdatasets.csv
 has the names, sizes and main metrics of webdatasets (protocols/webdatasets.py). released.csv has
 the SHA-256 of released checkpoints' files, if it is known.
+
+datasets.csv has facts about data sets. A row states facts of one source on the data sets in its
+first column, whose names may hold `*`. `download_bytes` is the size of all files to download for
+the data set, packed as they are published. `original` says whether the reader was tried on original
+files: `read` (at least parts with images), `lists` (only annotations), `no`. What no source states
+is empty. Topics are this package's.
 """
 
 import csv
+from collections.abc import Collection
+from fnmatch import filter as matching_names
 from fnmatch import fnmatchcase
 from functools import cache
 from importlib.resources import files
 from typing import Any
+
+DATASET_FACTS = ("topic", "download_bytes", "licence", "original")
+"""The columns of datasets.csv that hold facts."""
 
 
 def profile_of(architecture: str) -> dict[str, Any]:
@@ -72,6 +83,40 @@ def released_model(weights_sha256: str | None) -> str | None:
         if row["sha256"] == weights_sha256:
             return row["model"]
     return None
+
+
+def facts_of_datasets(names: Collection[str]) -> dict[str, dict[str, str]]:
+    """Return the facts about data sets that datasets.csv has, by the names of the data sets.
+
+    If several rows state a fact about a data set, the first one counts.
+
+    Args:
+        names: The names of data sets.
+
+    Returns:
+        The facts of each data set by the names in `DATASET_FACTS`, and `sources`, the URLs of the
+        rows that state them, separated by spaces. Facts without a row are left out.
+
+    Example:
+        `facts_of_datasets(["food101"])` gives `{"food101": {"topic": "food", "original": "lists",
+        "download_bytes": "4996278331", "sources": "https://..."}}`.
+    """
+    facts_by_name: dict[str, dict[str, str]] = {name: {} for name in names}
+    for row in read_table("datasets.csv"):
+        for pattern in row["datasets"].split():
+            for name in matching_names(names, pattern) if "*" in pattern else [pattern]:
+                if name in facts_by_name:
+                    _add_facts(facts_by_name[name], row)
+    return facts_by_name
+
+
+def _add_facts(facts: dict[str, str], row: dict[str, str]) -> None:
+    """Add the facts of a row of datasets.csv that are still missing, and the row's source."""
+    new_facts = [key for key in DATASET_FACTS if row[key] and key not in facts]
+    for key in new_facts:
+        facts[key] = row[key]
+    if new_facts and row["source"]:
+        facts["sources"] = f"{facts.get('sources', '')} {row['source']}".strip()
 
 
 @cache

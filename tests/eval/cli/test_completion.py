@@ -20,6 +20,7 @@ COMPLETED = {
     "cosmos-eval leaderb": "oard",
     "cosmos-eval list prot": "ocols",
     "cosmos-eval run --task ret": "rieval",
+    "cosmos-eval list datasets --task mul": "tilabel",
     "cosmos-eval run --model cosmos:vitb32_pix": "elprose",
     "cosmos-eval run --dataset coco-k": "arpathy",
     "cosmos-eval run --protocol kar": "pathy",
