@@ -145,7 +145,7 @@ def test_faults_of_a_file_of_classes_are_named(read, tmp_path, lines, message):
         (CLS + "templates: {cat: [a cat]}\n", "the same for all .*'cat'"),
         (
             CLS + "layout: tar\n",
-            "`layout` must be 'folders', 'webdataset' or 'obj.*', not 'tar'",
+            "`layout` must be 'folders', 'webdataset', 'obj.*' or 'sev.*', not 'tar'",
         ),
         (CLS + "torchvision: dtd\n", "unknown key `torchvision`"),
         (RETRIEVAL + "captions_per_image: x\n", "whole number"),
