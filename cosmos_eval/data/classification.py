@@ -28,10 +28,12 @@ from cosmos_eval.data.class_names import (
     templates_of,
     unnamed_class_faults,
 )
+from cosmos_eval.data.frames import open_video_folder
 from cosmos_eval.data.prepare import can_prepare
 from cosmos_eval.data.readers import FileError, read_records, report_faults_at, shortened
 from cosmos_eval.data.sources import ImageFile
 from cosmos_eval.data.torchvision_sets import download_torchvision, read_torchvision, split_name
+from cosmos_eval.data.video_lists import read_videos
 from cosmos_eval.protocols.classification import CLASS_LISTS
 from cosmos_eval.types import (
     ClassificationProtocol,
@@ -292,7 +294,10 @@ def _read_data(protocol: ClassificationProtocol, options: RunOptions) -> tuple[P
     # Read the layout of all other data sets.
     if isinstance(protocol, MultilabelProtocol) and protocol.layout != "webdataset":
         return folder, _read_multilabel_list(protocol, options, folder)
-    if protocol.layout == "webdataset":
+    if protocol.video_list:
+        list_path = folders.data_path(protocol, options, protocol.video_list, "videos")
+        data = read_videos(list_path, open_video_folder(folder, protocol.frames))
+    elif protocol.layout == "webdataset":
         data = read_webdataset(folder, protocol)
     elif protocol.layout == "objectnet":
         data = read_objectnet(folder)
@@ -515,14 +520,16 @@ def _require_same_classes(
 def _find_missing_files(protocol: ClassificationProtocol, data: ClassData) -> dict[int, Path]:
     """Return the paths of missing image files, by the indices of the images in the data.
 
-    Images can only be missing if a list names them: one of torchvision's, or a user's list of
-    images with several labels. Other images were found by looking into folders or archives.
+    Images can only be missing if a list names them: one of torchvision's, one of videos, or a
+    user's list of images with several labels. Other images were found by looking into folders or
+    archives.
     """
     is_user_list = isinstance(protocol, MultilabelProtocol) and protocol.layout != "webdataset"
-    if protocol.torchvision is None and not is_user_list:
+    if protocol.torchvision is None and not is_user_list and not protocol.video_list:
         return {}
     missing_file_by_index = {}
     for index, image in enumerate(data.images):
+        # The source of a missing video is the path of its folder, which is no file either.
         if isinstance(image, ImageFile) and not image.path.is_file():
             missing_file_by_index[index] = image.path
     return missing_file_by_index

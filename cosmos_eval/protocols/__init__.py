@@ -10,6 +10,7 @@ from cosmos_eval.protocols.classification import (
     CLASSIFICATION_BY_PROTOCOL,
     PROBES,
     ROBUSTNESS,
+    VIDEOS,
 )
 from cosmos_eval.protocols.retrieval import RETRIEVAL, RETRIEVAL_BY_PROTOCOL
 from cosmos_eval.protocols.segmentation import SEGMENTATION
@@ -38,6 +39,7 @@ def known_protocols() -> Mapping[str, Protocol]:
     protocols.update(RETRIEVAL)
     protocols.update(CLASSIFICATION)
     protocols.update(ROBUSTNESS)
+    protocols.update(VIDEOS)
     protocols.update(SEGMENTATION)
     protocols.update(SELECTION)
     return protocols
@@ -169,6 +171,8 @@ def _with_scored_pairs(protocols: Sequence[Protocol]) -> list[Protocol]:
     """
     pair_protocols: list[Protocol] = []
     for protocol in protocols:
+        if isinstance(protocol, RetrievalProtocol) and protocol.frames is not None:
+            continue  # videos are measured as a whole
         if isinstance(protocol, RetrievalProtocol):
             name = protocol_name_with_pairs(protocol.protocol_name, RERANKED)
             pair_protocols.append(replace(protocol, protocol_name=name, pairs=RERANKED))

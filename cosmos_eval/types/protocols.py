@@ -112,6 +112,13 @@ class CaptionFiles(Protocol):
     caption_key: str | None = None
     # A suffix such as `.jpg` that the list leaves out of the names of images.
     image_suffix: str = ""
+    # The file that lists the names of the images that are measured, one per line; None: all images.
+    # Of several alternatives, the first that exists is read.
+    name_list: tuple[str, ...] | str | None = field(default=None, metadata=_FIXED)
+    # Whether all captions of an image are joined by spaces, as the paragraph of a video.
+    paragraph: bool = field(default=False, metadata=_FIXED)
+    # How many frames of each video are encoded, if samples are folders of frames and not images.
+    frames: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,6 +168,11 @@ class ClassFiles(Protocol):
     metadata: tuple[str, ...] = ()
     # The number of images of the complete data set, if it is known.
     n_images: int | None = field(default=None, metadata=_FIXED)
+    # The list of test videos, if samples are folders of frames: a file or folder in the form of
+    # UCF101, HMDB51 or Kinetics. Of several alternatives, the first that exists is read.
+    video_list: tuple[str, ...] = field(default=(), metadata=_FIXED)
+    # How many frames of each video are encoded.
+    frames: int = field(default=8, metadata=_FIXED)
 
 
 @dataclass(frozen=True, kw_only=True)
