@@ -554,8 +554,7 @@ def image_sources(data: Any) -> list[ImageSource]:
     Args:
         data: The data set. Its form depends on the task:
 
-            - If it has an attribute `images`, these images are returned, and of a video its
-              frames.
+            - If it has an attribute `images`, these images are returned.
             - If it has an attribute `samples`, which have label maps, the image of each sample is
               returned.
             - If it is a list or tuple, such as the training and the test data of a probe, the
@@ -564,10 +563,7 @@ def image_sources(data: Any) -> list[ImageSource]:
             - Anything else has no images.
     """
     if hasattr(data, "images"):
-        images: list[ImageSource] = []
-        for image in data.images:
-            images.extend(getattr(image, "frames", (image,)))
-        return images
+        return list(data.images)
     if hasattr(data, "samples"):
         return [ImageFile(sample.image) for sample in data.samples]
     if isinstance(data, list | tuple):

@@ -12,6 +12,7 @@ from cosmos_eval.protocols.classification import (
     ROBUSTNESS,
     VIDEOS,
 )
+from cosmos_eval.protocols.ratings import RATINGS
 from cosmos_eval.protocols.retrieval import RETRIEVAL, RETRIEVAL_BY_PROTOCOL
 from cosmos_eval.protocols.segmentation import SEGMENTATION
 from cosmos_eval.protocols.selection import SELECTION
@@ -42,6 +43,7 @@ def known_protocols() -> Mapping[str, Protocol]:
     protocols.update(VIDEOS)
     protocols.update(SEGMENTATION)
     protocols.update(SELECTION)
+    protocols.update(RATINGS)
     return protocols
 
 

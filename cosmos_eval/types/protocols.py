@@ -29,7 +29,7 @@ Sentences = Literal["each", "joined"] | None
 # fmt: off
 SelectionLayout = Literal[
     "items", "pairs", "sugarcrepe", "mmvp", "aro", "svo", "valse", "whatsup", "coco-spatial",
-    "gqa-spatial", "negbench", "eqben", "coco-objects",
+    "gqa-spatial", "negbench", "eqben", "coco-objects", "pascal-50s",
 ]
 # fmt: on
 """The form of the annotations of a caption selection set (docs/caption-selection.md)."""
@@ -307,6 +307,27 @@ class AssociationProtocol(Protocol):
     # The suffix that the file leaves out of the names of images.
     image_suffix: str = ".jpg"
     # The number of items of the complete data set, if it is known.
+    n_items: int | None = field(default=None, metadata=_FIXED)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RatingsProtocol(Protocol):
+    """How it is measured whether CLIPScore agrees with people who rated captions of images."""
+
+    task: ClassVar[str] = "ratings"
+
+    # The folders or zip files of the images. An image may be in any of them.
+    images: tuple[str, ...] | str
+    # The file of the ratings, or a folder of files. Of several alternatives, the first that exists
+    # is read.
+    annotations: tuple[str, ...] | str
+    # The form of the file. Records have an `image`, a `caption` and a `rating`.
+    layout: Literal["records", "flickr8k-expert", "flickr8k-cf", "composite"] = "records"
+    # The prompt that a caption is put into, with `{}` for the caption.
+    template: str = "A photo depicts {}"
+    # The variant of Kendall's tau.
+    tau: Literal["b", "c"] = "c"
+    # The number of ratings of the complete data set, if it is known.
     n_items: int | None = field(default=None, metadata=_FIXED)
 
 
