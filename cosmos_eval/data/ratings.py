@@ -20,7 +20,7 @@ from cosmos_eval.data.readers import (
     shortened,
 )
 from cosmos_eval.data.sources import ImageFile, ImageSource, open_image_place
-from cosmos_eval.types import FoundSamples, RatingsProtocol, RunOptions, UsageError
+from cosmos_eval.types import FoundSamples, RatingsProtocol, RunOptions
 
 _TOKENS = "Flickr8k.token.txt"
 # The lists of Composite, whose rows have an image's address in this column, then the captions and
@@ -251,7 +251,7 @@ def _read_composite(folder: Path) -> Iterator[_Rating]:
 
 
 def _read_listed_ratings(path: Path) -> Iterator[_Rating]:
-    """Yield the ratings of records such as `{"image": "1.jpg", "caption": "A dog", "rating": 3}`."""
+    """Yield the ratings of records `{"image": "1.jpg", "caption": "A dog", "rating": 3}`."""
     for location, record in read_records(path):
         fields = record if isinstance(record, dict) else {}
         yield _make_rating(

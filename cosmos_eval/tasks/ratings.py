@@ -19,7 +19,7 @@ from cosmos_eval.data.folders import Survey, all_exist, fingerprint
 from cosmos_eval.data.ratings import RatedData
 from cosmos_eval.stats.estimates import FunctionOfWeights
 from cosmos_eval.stats.kendall import tau_b, tau_c
-from cosmos_eval.tasks.arrays import SampleArray
+from cosmos_eval.tasks.arrays import MOST_CELLS, SampleArray
 from cosmos_eval.tasks.metric import Derived, Metric
 from cosmos_eval.tasks.task import ScoredSamples, Task
 
@@ -104,9 +104,13 @@ class Ratings(Task):
             )
 
     def require_consistent(self, samples: types.Samples) -> None:
-        """Raise ValueError for an unknown variant of Kendall's tau."""
+        """Raise ValueError for an unknown variant of Kendall's tau, and for too many ratings."""
         if samples[VARIANT][0] not in ("b", "c"):
             raise ValueError(f"`{VARIANT}` must be b or c")
+        # Resampling takes a table of all images and the ratings of the image with most of them.
+        _, n_ratings = np.unique(samples[IMAGE], return_counts=True)
+        if len(n_ratings) * max(n_ratings, default=0) > MOST_CELLS:
+            raise ValueError(f"an image in `{IMAGE}` has too many ratings")
 
     def survey(
         self,

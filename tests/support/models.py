@@ -141,6 +141,17 @@ def assoc_samples(skill: float, rng: np.random.Generator) -> Samples:
     }
 
 
+def ratings_samples(skill: float, rng: np.random.Generator) -> Samples:
+    rating = np.random.default_rng(0).integers(1, 5, IMAGES).astype(float)
+    noise = rng.uniform(0, 1, IMAGES)
+    return {
+        "clip_score": skill * rating / 4 + (1 - skill) * noise,
+        "rating": rating,
+        "image": np.arange(IMAGES) // 2,
+        "variant": np.array(["c"]),
+    }
+
+
 def probe_samples(skill: float, rng: np.random.Generator) -> Samples:
     linear, neighbours = (
         np.where(_right(skill - less, rng), LABELS, (LABELS + 1) % CLASSES) for less in (0, 0.1)
@@ -162,6 +173,7 @@ SAMPLES = {
         "seg": seg_samples,
         "loc": loc_samples,
         "assoc": assoc_samples,
+        "ratings": ratings_samples,
         "multilabel": multilabel_samples,
         "faces": faces_samples,
         "probe": probe_samples,
