@@ -247,6 +247,7 @@ def test_two_folders_with_holm_over_all_headlines(command, tmp_path):
         ("scenes-loc", "attention_mass"),
         ("scenes-multilabel", "mAP"),
         ("scenes-probe", "linear_acc1"),
+        ("scenes-ratings", "kendall_tau_c"),
         ("scenes-retrieval", "image_to_text_R@1"),
         ("scenes-retrieval", "text_to_image_R@1"),
         ("scenes-seg", "mIoU"),
