@@ -5,7 +5,7 @@ al. 2021, arXiv 2104.08860; github.com/ArrowLuo/CLIP4Clip, commit 508ffa3, modul
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -72,6 +72,15 @@ def open_video_folder(path: Path, n_frames: int) -> VideoFolder:
     if not path.is_dir():
         raise UsageError(f"{path}: frames are read from folders: unpack it")
     return VideoFolder(path, n_frames)
+
+
+def require_no_videos(images: Iterable[ImageSource]) -> None:
+    """Raise UsageError if any of the images is a video, whose frames must not be told apart."""
+    if any(isinstance(image, Video) for image in images):
+        raise UsageError(
+            "videos are measured as a whole, without --until and scores of pairs; diagnose, audit "
+            "and overlap need images"
+        )
 
 
 def choose_frames(n_frames: int, n_chosen: int) -> list[int]:

@@ -42,31 +42,40 @@ def read_pairs(folder: Path) -> Iterator[RatedPair]:
     Raises:
         UsageError: If a file is missing or broken, or if their numbers of entries do not fit.
     """
-    pairs_path, votes_path = folder / "pair_pascal.mat", folder / "consensus_pascal.mat"
-    with report_faults_at(f"{pairs_path}: "):
-        pairs_content = _read_mat(pairs_path, ("new_input", "category"))
-        pairs = [[_value(cell) for cell in row] for row in pairs_content["new_input"].flat]
-        categories = [_CATEGORIES.get(int(number)) for number in pairs_content["category"].flat]
-        are_complete = all(len(pair) == 3 for pair in pairs) and None not in categories
-        if not are_complete or len(categories) != len(pairs):
-            raise FileError("must hold an image, two captions and a category 1 to 4 for each pair")
+    pairs = _read_judged_pairs(folder / "pair_pascal.mat")
+    votes_path = folder / "consensus_pascal.mat"
     with report_faults_at(f"{votes_path}: "):
         votes = list(_read_mat(votes_path, ("triplets",))["triplets"].flat)
         if len(votes) != VOTES * len(pairs):
             raise FileError(f"has {len(votes)} votes, not {VOTES} for each of {len(pairs)} pairs")
 
     generator = random.Random(_SEED)
-    for number, ((image, first, second), category) in enumerate(
-        zip(pairs, categories, strict=True)
-    ):
-        first, second = str(first).strip(), str(second).strip()
+    for number, (image, (first, second), category) in enumerate(pairs):
         n_votes: Counter[str] = Counter()
         for vote in votes[number * VOTES : (number + 1) * VOTES]:
             _, caption_b, caption_c, winner = (_value(cell) for cell in vote)
             n_votes[str(caption_b if winner == 1 else caption_c).strip()] += 1
         is_first_better = n_votes[first] > n_votes[second] + generator.random() - 0.5
         captions = (first, second) if is_first_better else (second, first)
-        yield RatedPair(str(image), captions, str(category))
+        yield RatedPair(image, captions, category)
+
+
+def _read_judged_pairs(path: Path) -> list[RatedPair]:
+    """Return the pairs of `pair_pascal.mat` in the order of the file, before any votes.
+
+    Raise UsageError if it is broken.
+    """
+    with report_faults_at(f"{path}: "):
+        content = _read_mat(path, ("new_input", "category"))
+        rows = [[str(_value(cell)).strip() for cell in row] for row in content["new_input"].flat]
+        categories = [_CATEGORIES.get(int(number), "") for number in content["category"].flat]
+        are_complete = all(len(row) == 3 for row in rows) and all(categories)
+        if not are_complete or len(categories) != len(rows):
+            raise FileError("must hold an image, two captions and a category 1 to 4 for each pair")
+    pairs = []
+    for (image, first, second), category in zip(rows, categories, strict=True):
+        pairs.append(RatedPair(image, (first, second), category))
+    return pairs
 
 
 def _read_mat(path: Path, names: tuple[str, ...]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cosmos_eval.data.frames import Video
+from cosmos_eval.data.frames import Video, require_no_videos
 from cosmos_eval.data.prefetch import prefetch
 from cosmos_eval.data.sources import ImageContent, ImageSource
 from cosmos_eval.embedding.cache import EMBEDDING, Report, ShardStore, fingerprint, limit_bytes
@@ -492,8 +492,7 @@ def hash_image_files(images: Sequence[ImageSource], options: RunOptions) -> list
     The processes of a distributed run share the images. Raise UsageError for a video, whose frames
     are hashed instead.
     """
-    if any(isinstance(image, Video) for image in images):
-        raise UsageError("videos are measured as a whole: leave out --until and scores of pairs")
+    require_no_videos(images)
     hash_files = partial(_hash_with_threads, options)
     return options.distributed.map_sharded(hash_files, images, unit=_IMAGES_PER_PROCESS)
 

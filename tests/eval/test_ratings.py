@@ -132,18 +132,9 @@ def test_negative_cosines_score_0(root: Path, colour_encoder, monkeypatch):
 
 def test_by_the_commands(root: Path, command):
     (root / "own.yaml").write_text("kind: ratings\nimages: images\nannotations: list.csv\n")
-    models = [word for name in ("scenes-cosmos", "scenes-clip") for word in ("--model", name)]
-    ended = command("run", "--dataset", "own.yaml", *models, "--output", "out")
+    ended = command("run", "--dataset", "own.yaml", "--model", "scenes-clip", "--output", "out")
     assert (ended.status, "tau-c" in ended.out) == (0, True), ended.err
-    results = sorted(str(path) for path in (root / "out").glob("*.json"))
     assert command("verify", "out").status == 0
-    compared = command("compare", *results)
-    assert (compared.status, "kendall_tau_c" in compared.out) == (0, True)
-    baseline = ("--baseline", "baseline.json")
-    assert command("check", "out", *baseline, "--update", "--reason", "first").status == 0
-    assert command("check", "out", *baseline).status == 0
-    board = command("leaderboard", "out")
-    assert (board.status, "tau-c" in board.out) == (0, True)
 
 
 def flickr8k(root: Path, save_colour, name: str, lines: str) -> RatingsProtocol:

@@ -20,6 +20,7 @@ from cosmos_eval.models import load_encoder
 from cosmos_eval.models.specs import parse_model_spec
 from cosmos_eval.protocols.classification import VIDEOS
 from cosmos_eval.protocols.retrieval import RETRIEVAL
+from cosmos_eval.runner.overlap import images_of
 from cosmos_eval.tasks import classification as classes
 from cosmos_eval.tasks import retrieval as captions
 from cosmos_eval.types import ClassificationProtocol, RetrievalProtocol, RunOptions, UsageError
@@ -143,8 +144,10 @@ def test_videos_cannot_stop_early(tmp_path: Path, colour_encoder, save_colour):
     measurement = captions.TASK.in_order(
         colour_encoder, protocol, opened(protocol, tmp_path), options, lambda progress: None
     )
-    with pytest.raises(UsageError, match="leave out --until"):
+    with pytest.raises(UsageError, match="without --until"):
         list(measurement.image_sha256s)
+    with pytest.raises(UsageError, match="overlap need images"):
+        images_of(opened(protocol, tmp_path))
 
 
 def write_msrvtt(root: Path) -> None:
