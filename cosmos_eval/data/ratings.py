@@ -22,6 +22,8 @@ from cosmos_eval.data.readers import (
 from cosmos_eval.data.sources import ImageFile, ImageSource, open_image_place
 from cosmos_eval.types import FoundSamples, RatingsProtocol, RunOptions
 
+MOST_CELLS = 1 << 23
+"""The largest table of scores by ratings, whose cells are counted in memory."""
 _TOKENS = "Flickr8k.token.txt"
 # The lists of Composite, whose rows have an image's address in this column, then the captions and
 # then their ratings: evaluation code of several papers reads them so, and takes three captions.
@@ -150,8 +152,11 @@ def _read_ratings(path: Path, protocol: RatingsProtocol) -> list[_Rating]:
     """Return the ratings in a file or folder. Raise UsageError for a broken or empty one."""
     with report_faults_at(f"{path}: "):
         ratings = list(_LAYOUTS[protocol.layout](path))
-        if len({rating.rating for rating in ratings}) < 2:
+        n_kinds = len({rating.rating for rating in ratings})
+        if n_kinds < 2:
             raise FileError("must hold ratings that differ")
+        if n_kinds * len(ratings) > MOST_CELLS:
+            raise FileError(f"holds {n_kinds} different ratings, too many: round them")
     return ratings
 
 

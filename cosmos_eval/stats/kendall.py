@@ -1,18 +1,35 @@
-"""Kendall's rank correlations tau-b and tau-c of scores with ratings, resampled by image.
+"""Kendall's rank correlations tau-b and tau-c of scores with ratings, with a jackknife over images.
 
 Kendall 1938, "A new measure of rank correlation"; Stuart 1953, "The estimation and comparison of
 strengths of association in contingency tables" (tau-c). The formulas, with their ties, are those of
-`scipy.stats.kendalltau`. Shapes: N ratings, C images, K ratings of the image with most of them, S
-distinct scores, L distinct ratings, R resamples.
+`scipy.stats.kendalltau`. Tau is a function of numbers of pairs of samples. Without an image, the
+numbers lack the pairs with a sample of this image, which are counted once for all images.
+
+Shapes: N ratings, C images, S distinct scores, L distinct ratings.
 """
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cosmos_eval.stats.estimates import FunctionOfWeights, Ints, Values
+from cosmos_eval.stats.estimates import FunctionOfSums, Ints, Values
 
 
-def tau_b(scores: Values, ratings: Values, images: Ints) -> FunctionOfWeights:
+class Pairs(NamedTuple):
+    """Numbers that decide tau: of all samples, or for each image what it adds to them, (C,)."""
+
+    # Pairs in the same order by scores and ratings, minus pairs in the opposite order.
+    same_less_opposite: Any
+    # Twice the number of pairs with different scores, and with different ratings.
+    untied_scores: Any
+    untied_ratings: Any
+    # The number of samples.
+    samples: Any
+
+
+def tau_b(scores: Values, ratings: Values, images: Ints) -> FunctionOfSums:
     """Return the estimate of tau-b: (P - Q) / sqrt((pairs - ties of x) * (pairs - ties of y)).
 
     P pairs of samples are in the same order by scores and ratings, and Q in the opposite one.
@@ -22,88 +39,134 @@ def tau_b(scores: Values, ratings: Values, images: Ints) -> FunctionOfWeights:
         ratings: (N,), the judgements of people.
         images: (N,) numbers. Ratings of the same image depend on each other.
     """
-    return FunctionOfWeights(_by_image(scores, ratings, images), _WeightedTauB)
+
+    def divide(pairs: Pairs) -> Values:
+        """Divide P - Q by the geometric mean of the numbers of pairs without ties."""
+        untied = np.sqrt(np.maximum(pairs.untied_scores * pairs.untied_ratings, 0.0))
+        return _divide(2 * pairs.same_less_opposite, untied)
+
+    return _jackknifed(scores, ratings, images, divide)
 
 
-def tau_c(scores: Values, ratings: Values, images: Ints) -> FunctionOfWeights:
+def tau_c(scores: Values, ratings: Values, images: Ints) -> FunctionOfSums:
     """Return the estimate of tau-c: 2 (P - Q) / (N^2 (m - 1) / m) with m = min(S, L).
 
     The arguments are those of `tau_b`.
     """
-    return FunctionOfWeights(_by_image(scores, ratings, images), _WeightedTauC)
+    n_kinds = min(len(np.unique(scores)), len(np.unique(ratings)))
+
+    def divide(pairs: Pairs) -> Values:
+        """Divide P - Q by the greatest value that tables of this size can have."""
+        greatest = pairs.samples**2 * (n_kinds - 1) / n_kinds
+        return _divide(2 * pairs.same_less_opposite, greatest)
+
+    return _jackknifed(scores, ratings, images, divide)
 
 
-def _by_image(scores: Values, ratings: Values, images: Ints) -> Values:
-    """Return the scores and ratings of each image, (C, K, 2), with NaN where it has no more.
+def _divide(numerator: Any, denominator: Any) -> Values:
+    """Return numerator / denominator by element, which is NaN if the denominator is 0."""
+    is_positive = np.asarray(denominator) > 0
+    return np.where(is_positive, numerator / np.where(is_positive, denominator, 1.0), np.nan)
 
-    For example, the images [0, 0, 1] give C = 2 images and K = 2 ratings, one of which is NaN.
+
+def _jackknifed(
+    scores: Values, ratings: Values, images: Ints, divide: Callable[[Pairs], Values]
+) -> FunctionOfSums:
+    """Return an estimate whose value and values without each image are exact.
+
+    The terms of an image are the pairs that go with it. A pair of two images goes with both, so
+    that the terms add up to more than all pairs. The function subtracts the excess.
+
+    Args:
+        scores: (N,).
+        ratings: (N,).
+        images: (N,) numbers.
+        divide: Returns tau for numbers of pairs.
     """
     _, image_index = np.unique(images, return_inverse=True)
-    order = np.argsort(image_index, kind="stable")
-    sorted_images = image_index[order]
-    place_in_image = np.arange(len(order)) - np.searchsorted(sorted_images, sorted_images)
-    shape = (int(image_index.max()) + 1, int(place_in_image.max()) + 1, 2)
-    by_image = np.full(shape, np.nan)
-    by_image[sorted_images, place_in_image, 0] = scores[order]
-    by_image[sorted_images, place_in_image, 1] = ratings[order]
-    return by_image
+    _, score_index = np.unique(scores, return_inverse=True)
+    _, rating_index = np.unique(ratings, return_inverse=True)
+    table = _count(score_index, rating_index)
+    order_of_sample = _order_of_cells(table)[score_index, rating_index]  # (N,)
+    by_score, by_rating = table.sum(axis=1), table.sum(axis=0)
+
+    # Pairs of each image: those of its samples with all, less those inside it, counted twice.
+    samples = np.bincount(image_index)
+    order = np.bincount(image_index, order_of_sample) - _order_inside(
+        image_index, score_index, rating_index
+    )
+    terms = Pairs(
+        same_less_opposite=order,
+        untied_scores=_untied_with_image(image_index, score_index, by_score),
+        untied_ratings=_untied_with_image(image_index, rating_index, by_rating),
+        samples=samples.astype(float),
+    )
+    n_samples = float(len(scores))
+    totals = Pairs(
+        same_less_opposite=order_of_sample.sum() / 2,
+        untied_scores=n_samples**2 - (by_score**2).sum(),
+        untied_ratings=n_samples**2 - (by_rating**2).sum(),
+        samples=n_samples,
+    )
+    excess = Pairs(*(term.sum() - total for term, total in zip(terms, totals, strict=True)))
+
+    def function(sums: Pairs) -> Values:
+        """Return tau for sums of terms."""
+        pairs = Pairs(*(total - extra for total, extra in zip(sums, excess, strict=True)))
+        return divide(pairs)
+
+    return FunctionOfSums(terms, function, jackknife=True)
 
 
-class _WeightedTau:
-    """A function of how often each image is drawn. Copies of a sample count as tied pairs."""
-
-    def __init__(self, samples: NDArray[np.float64]) -> None:
-        """Number the distinct scores and ratings of `samples` (C, K, 2), which `_by_image` made."""
-        image_index, place = np.nonzero(~np.isnan(samples[:, :, 0]))
-        self.image_of_rating = image_index
-        scores, ratings = samples[image_index, place].T
-        distinct_scores, score_index = np.unique(scores, return_inverse=True)
-        distinct_ratings, rating_index = np.unique(ratings, return_inverse=True)
-        self.table_shape = (len(distinct_scores), len(distinct_ratings))
-        self.cell_of_rating = score_index * len(distinct_ratings) + rating_index
-
-    def __call__(self, weights: Values) -> Values:
-        """Return tau (R,) for weights (R, C), NaN if all scores or all ratings are equal."""
-        return np.array([self._tau_of(row) for row in weights])
-
-    def _tau_of(self, weights: Values) -> float:
-        """Return tau of one resample, whose weights are (C,)."""
-        n_cells = self.table_shape[0] * self.table_shape[1]
-        counts = np.bincount(self.cell_of_rating, weights[self.image_of_rating], n_cells)
-        table = counts.reshape(self.table_shape)  # (S, L), how many samples have both
-
-        # For each score, how many samples have a lower score, by their rating.
-        lower_scores = np.cumsum(table, axis=0) - table
-        lower_in_both = np.cumsum(lower_scores, axis=1) - lower_scores
-        lower_rated_above = lower_scores.sum(axis=1, keepdims=True) - lower_in_both - lower_scores
-        same_less_opposite = float((table * (lower_in_both - lower_rated_above)).sum())
-        return self.divide(same_less_opposite, table.sum(axis=1), table.sum(axis=0))
-
-    def divide(self, same_less_opposite: float, by_score: Values, by_rating: Values) -> float:
-        """Return tau from P - Q, and the number of samples of each score (S,) and rating (L,)."""
-        raise NotImplementedError
+def _count(score_index: Ints, rating_index: Ints) -> Values:
+    """Return how many samples have each score and rating, (S, L)."""
+    n_ratings = int(rating_index.max()) + 1
+    n_cells = (int(score_index.max()) + 1) * n_ratings
+    counts = np.bincount(score_index * n_ratings + rating_index, minlength=n_cells)
+    return counts.reshape(-1, n_ratings).astype(float)
 
 
-class _WeightedTauB(_WeightedTau):
-    """Tau-b of resamples."""
+def _order_of_cells(table: Values) -> Values:
+    """Return, for each score and rating (S, L), the samples in the same order less the others.
 
-    def divide(self, same_less_opposite: float, by_score: Values, by_rating: Values) -> float:
-        """Divide P - Q by the geometric mean of the pairs without ties."""
-        n_samples = by_score.sum()
-        n_pairs = n_samples * (n_samples - 1)
-        untied = [n_pairs - (counts * (counts - 1)).sum() for counts in (by_score, by_rating)]
-        if min(untied) <= 0:
-            return float("nan")
-        return float(2 * same_less_opposite / np.sqrt(untied[0] * untied[1]))
+    A sample is in the same order as another one if its score and its rating are both higher or both
+    lower, and in the opposite order if one is higher and the other lower.
+    """
+    lower_score = np.cumsum(table, axis=0) - table
+    higher_score = table.sum(axis=0) - lower_score - table
+    difference = lower_score - higher_score  # with each rating
+    lower_rating = np.cumsum(difference, axis=1) - difference
+    higher_rating = difference.sum(axis=1, keepdims=True) - lower_rating - difference
+    return lower_rating - higher_rating
 
 
-class _WeightedTauC(_WeightedTau):
-    """Tau-c of resamples."""
+def _order_inside(image_index: Ints, score_index: Ints, rating_index: Ints) -> Values:
+    """Return P - Q of the pairs inside each image, (C,)."""
+    sorting = np.argsort(image_index, kind="stable")
+    ends = np.cumsum(np.bincount(image_index))[:-1]
+    sums = []
+    for samples in np.split(sorting, ends):
+        scores = np.unique(score_index[samples], return_inverse=True)[1]
+        ratings = np.unique(rating_index[samples], return_inverse=True)[1]
+        table = _count(scores, ratings)
+        sums.append((table * _order_of_cells(table)).sum() / 2)
+    return np.array(sums)
 
-    def divide(self, same_less_opposite: float, by_score: Values, by_rating: Values) -> float:
-        """Divide P - Q by the greatest value that tables of this size can have."""
-        n_samples = by_score.sum()
-        n_kinds = min(np.count_nonzero(by_score), np.count_nonzero(by_rating))
-        if n_kinds < 2:
-            return float("nan")
-        return float(2 * same_less_opposite / (n_samples**2 * (n_kinds - 1) / n_kinds))
+
+def _untied_with_image(image_index: Ints, value_index: Ints, counts: NDArray[np.float64]) -> Values:
+    """Return twice the number of pairs with different values and a sample of each image, (C,).
+
+    Args:
+        image_index: (N,), the image of each sample.
+        value_index: (N,), its value, as the index of `counts`.
+        counts: The number of samples with each value.
+    """
+    n_samples = len(image_index)
+    n_values = len(counts)
+    image_and_value, n_equal = np.unique(image_index * n_values + value_index, return_counts=True)
+    image, value = np.divmod(image_and_value, n_values)
+    n_of_image = np.bincount(image_index)
+    # Ordered pairs with a sample of the image first, and those with both samples in the image.
+    first = np.bincount(image, n_equal * (n_samples - counts[value]))
+    inside = n_of_image**2 - np.bincount(image, n_equal**2)
+    return 2 * first - inside

@@ -16,10 +16,10 @@ import numpy as np
 from cosmos_eval import types
 from cosmos_eval.data import ratings as ratings_data
 from cosmos_eval.data.folders import Survey, all_exist, fingerprint
-from cosmos_eval.data.ratings import RatedData
-from cosmos_eval.stats.estimates import FunctionOfWeights
+from cosmos_eval.data.ratings import MOST_CELLS, RatedData
+from cosmos_eval.stats.estimates import FunctionOfSums
 from cosmos_eval.stats.kendall import tau_b, tau_c
-from cosmos_eval.tasks.arrays import MOST_CELLS, SampleArray
+from cosmos_eval.tasks.arrays import SampleArray
 from cosmos_eval.tasks.metric import Derived, Metric
 from cosmos_eval.tasks.task import ScoredSamples, Task
 
@@ -41,14 +41,14 @@ ARRAYS = (
 _WEIGHT = 2.5  # `w` of get_clip_score in clipscore.py
 
 
-def _kendall_tau_b(samples: Derived) -> FunctionOfWeights | None:
+def _kendall_tau_b(samples: Derived) -> FunctionOfSums | None:
     """Return Kendall's tau-b, or None if the protocol asks for tau-c."""
     if samples[VARIANT][0] != "b":
         return None
     return tau_b(samples[SCORE], samples[RATING], samples[IMAGE])
 
 
-def _kendall_tau_c(samples: Derived) -> FunctionOfWeights | None:
+def _kendall_tau_c(samples: Derived) -> FunctionOfSums | None:
     """Return Kendall's tau-c, or None if the protocol asks for tau-b."""
     if samples[VARIANT][0] != "c":
         return None
@@ -107,10 +107,10 @@ class Ratings(Task):
         """Raise ValueError for an unknown variant of Kendall's tau, and for too many ratings."""
         if samples[VARIANT][0] not in ("b", "c"):
             raise ValueError(f"`{VARIANT}` must be b or c")
-        # Resampling takes a table of all images and the ratings of the image with most of them.
-        _, n_ratings = np.unique(samples[IMAGE], return_counts=True)
-        if len(n_ratings) * max(n_ratings, default=0) > MOST_CELLS:
-            raise ValueError(f"an image in `{IMAGE}` has too many ratings")
+        if not np.isfinite(samples[RATING]).all():
+            raise ValueError(f"`{RATING}` holds a value that is not finite")
+        if len(np.unique(samples[RATING])) * len(samples[RATING]) > MOST_CELLS:
+            raise ValueError(f"`{RATING}` holds too many different values")
 
     def survey(
         self,

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.io
+import scipy.stats
 from scipy.stats import kendalltau
 
 from cosmos_eval.data import ratings as data
@@ -17,6 +18,7 @@ from cosmos_eval.data import selection
 from cosmos_eval.protocols.ratings import RATINGS
 from cosmos_eval.protocols.selection import SELECTION
 from cosmos_eval.stats.intervals import intervals
+from cosmos_eval.stats.jackknife import sums_without_each
 from cosmos_eval.stats.kendall import tau_b, tau_c
 from cosmos_eval.tasks import ratings
 from cosmos_eval.types import RatingsProtocol, RunOptions, UsageError
@@ -41,16 +43,27 @@ def test_tau_is_scipys(variant: str, seed: int):
 
 
 @pytest.mark.parametrize("variant", TAUS)
-def test_tau_of_a_resample_is_that_of_its_samples(variant: str):
+def test_values_without_each_image_are_scipys(variant: str):
     scores, ratings, images = made_up(7)
     estimate = TAUS[variant](scores, ratings, images)
-    names, image_index = np.unique(images, return_inverse=True)
-    weights = np.random.default_rng(1).multinomial(len(names), np.ones(len(names)) / len(names), 4)
-    values = estimate.prepare(estimate.samples)(weights.astype(float))
-    for row, value in zip(weights, values, strict=True):
-        copies = np.repeat(np.arange(len(scores)), row[image_index])
-        expected = kendalltau(scores[copies], ratings[copies], variant=variant).statistic
-        assert value == pytest.approx(expected, abs=1e-12)
+    expected = []
+    for image in np.unique(images):
+        kept = images != image
+        expected.append(kendalltau(scores[kept], ratings[kept], variant=variant).statistic)
+    np.testing.assert_allclose(sums_without_each(estimate), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("variant", TAUS)
+def test_interval_is_students_of_the_jackknife(variant: str):
+    scores, ratings, images = made_up(8)
+    estimate = TAUS[variant](scores, ratings, images)
+    values = sums_without_each(estimate)
+    n = len(values)
+    error = np.sqrt((n - 1) / n * ((values - values.mean()) ** 2).sum())
+    width = scipy.stats.t.ppf(0.975, n - 1) * error
+    interval = intervals({"tau": estimate}, bounds={"tau": (-2, 2)})["tau"]
+    assert interval.method == "jackknife t"
+    assert interval.high - interval.low == pytest.approx(2 * width)
 
 
 def test_tau_by_hand():
