@@ -15,6 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cosmos_eval.stats.estimates import FunctionOfSums, Ints, Values
+from cosmos_eval.types import Interval
+
+JACKKNIFE = "jackknife t"
+"""The method of the interval in results, as of `stats.intervals`."""
 
 
 class Pairs(NamedTuple):
@@ -115,7 +119,32 @@ def _jackknifed(
         pairs = Pairs(*(total - extra for total, extra in zip(sums, excess, strict=True)))
         return divide(pairs)
 
-    return FunctionOfSums(terms, function, jackknife=True)
+    def interval(terms: Pairs, level: float) -> Interval:
+        """Return the jackknife interval over images."""
+        without_each = function(Pairs(*(term.sum() - term for term in terms)))
+        return _jackknife_interval(float(divide(totals)), without_each, level)
+
+    return FunctionOfSums(terms, function, jackknife=True, interval=interval)
+
+
+def _jackknife_interval(value: float, without_each: Values, level: float) -> Interval:
+    """Return value -+ t x standard error, within [-1, 1], as `stats.intervals.jackknife`.
+
+    With fewer than two images, the interval is [-1, 1].
+
+    Args:
+        value: Tau of all samples.
+        without_each: (C,), tau without each image in turn, NaN if it is not defined.
+        level: The probability that the interval contains the true value.
+    """
+    from scipy.special import stdtrit  # loading it takes long, and few commands need it
+
+    defined_values = without_each[~np.isnan(without_each)]
+    n = len(defined_values)
+    if n < 2:
+        return Interval(-1.0, 1.0, JACKKNIFE, level)
+    half_width = float(stdtrit(n - 1, (1 + level) / 2) * np.sqrt((n - 1) * defined_values.var()))
+    return Interval(max(-1.0, value - half_width), min(1.0, value + half_width), JACKKNIFE, level)
 
 
 def _count(score_index: Ints, rating_index: Ints) -> Values:

@@ -60,14 +60,20 @@ def test_interval_is_students_of_the_jackknife(variant: str):
     values = sums_without_each(estimate)
     n = len(values)
     error = np.sqrt((n - 1) / n * ((values - values.mean()) ** 2).sum())
-    width = scipy.stats.t.ppf(0.975, n - 1) * error
-    interval = intervals({"tau": estimate}, bounds={"tau": (-2, 2)})["tau"]
+    half_width = scipy.stats.t.ppf(0.975, n - 1) * error
+    interval = intervals({"tau": estimate}, bounds={"tau": (-1, 1)})["tau"]
     assert interval.method == "jackknife t"
-    assert interval.high - interval.low == pytest.approx(2 * width)
+    assert interval.low == pytest.approx(estimate.value - half_width)
+    assert interval.high == pytest.approx(estimate.value + half_width)
+
+
+def test_an_interval_may_lie_below_0():
+    scores, ratings, images = made_up(9)
+    interval = intervals({"tau": tau_b(-scores, ratings, images)}, bounds={"tau": (-1, 1)})["tau"]
+    assert -1 < interval.low < interval.high < 0
 
 
 def test_tau_by_hand():
-    # Pairs: 12 and 13 in the same order, 23 in the opposite one, 34 tied in ratings, 14 and 24 ...
     scores, ratings = np.array([1.0, 2, 3, 4]), np.array([1.0, 3, 2, 2])
     # Same order: 12, 13, 14. Opposite: 23, 24. Tied: 34. So P - Q = 1, of 6 pairs.
     images = np.arange(4)
