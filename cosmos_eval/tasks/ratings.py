@@ -60,8 +60,8 @@ class Ratings(Task):
 
     protocol = types.RatingsProtocol
     metrics = (
-        Metric("kendall_tau_b", _kendall_tau_b, unit="number", label="tau-b", primary=True),
-        Metric("kendall_tau_c", _kendall_tau_c, unit="number", label="tau-c", primary=True),
+        Metric("kendall_tau_b", _kendall_tau_b, unit="difference", label="tau-b", primary=True),
+        Metric("kendall_tau_c", _kendall_tau_c, unit="difference", label="tau-c", primary=True),
     )
     truth = (RATING, IMAGE)
     per_sample = RATING
