@@ -116,8 +116,12 @@ def measured_captions(image: CaptionedImage, protocol: RetrievalProtocol) -> tup
         - `("A dog. It sleeps.",)` if `sentences` is None: captions are not split,
         - `("A dog", "It sleeps")` if it is "each": every sentence is a caption,
         - `("A dog. It sleeps",)` if it is "joined": the sentences are joined again with ". ".
+
+        With `paragraph`, the captions "A dog" and "It sleeps" become `("A dog It sleeps",)`.
     """
     captions = image.captions[: protocol.captions_per_image]
+    if protocol.paragraph:
+        return (" ".join(captions),)
     if protocol.sentences is None:
         return captions
 
@@ -157,6 +161,7 @@ def _read_json(path: Path, protocol: RetrievalProtocol) -> list[CaptionedImage]:
     - COCO: `{"images": [...], "annotations": [...]}`.
     - Karpathy's splits: `{"images": [{"filename", "split", "sentences"}, ...]}`.
     - A list of records: `[{"image", "caption"}, ...]`, also as `{"annotations": [...]}`.
+    - ActivityNet's `{NAME: {"sentences": [...]}}`.
 
     Raise FileError for any other format.
     """
@@ -175,6 +180,10 @@ def _read_json(path: Path, protocol: RetrievalProtocol) -> list[CaptionedImage]:
         # FLAIR's files hold the list of records in `annotations`.
         if "images" not in content:
             content = content.get("annotations", content)
+
+    # ActivityNet: every video by its name.
+    if isinstance(content, dict) and "images" not in content and protocol.paragraph:
+        return _parse_paragraphs(content, path)
 
     # A list of records.
     if isinstance(content, list):
@@ -333,6 +342,77 @@ def _read_dense_captions(content: dict[str, Any], path: Path) -> list[CaptionedI
             caption = f"{entry.short_caption}\n{entry.extra_caption}"
             images.append(CaptionedImage(entry.image, _check_captions(caption, str(file))))
     return images
+
+
+class _Paragraph(pydantic.BaseModel, strict=True):
+    """The fields that are read of a video of ActivityNet."""
+
+    sentences: list[str]
+
+
+def _parse_paragraphs(content: dict[str, Any], path: Path) -> list[CaptionedImage]:
+    """Return the videos of ActivityNet's captions, with the sentences of each.
+
+    Args:
+        content: The content of `val_1.json`: `{"v_a": {"sentences": [...], "duration": 82.7}}`.
+        path: The path of the file, for error messages.
+    """
+    images = []
+    for name, entry in content.items():
+        location = f"{path}: {name}"
+        with report_faults_at(f"{location}: "):
+            sentences = parse(_Paragraph, entry).sentences
+        images.append(CaptionedImage(name, _check_captions(sentences, location)))
+    return images
+
+
+def _read_pickle(path: Path, protocol: RetrievalProtocol) -> list[CaptionedImage]:
+    """Read the captions of MSVD: `{NAME: [[WORD, ...], ...]}`, which are words joined by spaces.
+
+    Only numbers, texts, lists and dictionaries are unpickled, so that the file cannot run code.
+
+    Args:
+        path: The path of `raw-captions.pkl`.
+        protocol: Not used. All functions that read lists have it.
+
+    Raises:
+        FileError: If the file holds anything else.
+    """
+    content = readers.read_plain_pickle(path)
+    if not isinstance(content, dict):
+        raise FileError("must hold a dictionary of captions by name")
+    images = []
+    for name, captions in content.items():
+        texts = []
+        for words in captions if isinstance(captions, list | tuple) else [captions]:
+            are_words = isinstance(words, list | tuple) and all(isinstance(w, str) for w in words)
+            texts.append(" ".join(words) if are_words else words)
+        images.append(CaptionedImage(str(name), _check_captions(texts, f"{path}: {name}")))
+    return images
+
+
+def choose_by_names(images: Sequence[CaptionedImage], path: Path) -> list[CaptionedImage]:
+    """Return the images that a file names, in its order.
+
+    Args:
+        images: All images with captions.
+        path: The file, with a name per line.
+
+    Raises:
+        UsageError: If the file cannot be read, is empty, or names an image twice or one without
+            captions.
+    """
+    with report_faults_at(f"{path}: "):
+        names = [line for _, line in readers.lines(readers.read_text(path))]
+        if not names:
+            raise FileError("lists no names")
+        if repeated := readers.first_repeated(names):
+            raise FileError(f"lists {repeated[0]} twice")
+        image_by_name = {image.name: image for image in images}
+        for name in names:
+            if name not in image_by_name:
+                raise FileError(f"lists {name}, which has no captions")
+    return [image_by_name[name] for name in names]
 
 
 class _CocoImage(pydantic.BaseModel, strict=True):
@@ -646,6 +726,7 @@ _READERS: Mapping[str, Callable[[Path, RetrievalProtocol], list[CaptionedImage]]
     ".csv": _read_records,
     ".tsv": _read_records,
     ".txt": _read_text_list,
+    ".pkl": _read_pickle,
 }
 
 

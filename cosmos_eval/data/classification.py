@@ -33,11 +33,13 @@ from cosmos_eval.data.class_names import (
 )
 from cosmos_eval.data.class_tables import read_class_table
 from cosmos_eval.data.coop_splits import read_coop_split
+from cosmos_eval.data.frames import open_video_folder
 from cosmos_eval.data.prepare import can_prepare
 from cosmos_eval.data.readers import FileError, read_records, report_faults_at, shortened
 from cosmos_eval.data.sources import ImageFile
 from cosmos_eval.data.torchvision_sets import download_torchvision, read_torchvision, split_name
 from cosmos_eval.data.translations import translate_classes
+from cosmos_eval.data.video_lists import read_videos
 from cosmos_eval.protocols.classification import CLASS_LISTS
 from cosmos_eval.types import (
     ClassificationProtocol,
@@ -318,6 +320,9 @@ def _read_data(protocol: ClassificationProtocol, options: RunOptions) -> tuple[P
         return folder, _read_multilabel_list(protocol, options, folder)
     if protocol.split_file is not None:
         data = read_coop_split(folder, protocol, options)
+    elif protocol.video_list:
+        list_path = folders.data_path(protocol, options, protocol.video_list, "videos")
+        data = read_videos(list_path, open_video_folder(folder, protocol.frames))
     elif protocol.layout == "webdataset":
         data = read_webdataset(folder, protocol)
     elif protocol.layout == "objectnet":
@@ -547,16 +552,17 @@ def _require_same_classes(
 def _find_missing_files(protocol: ClassificationProtocol, data: ClassData) -> dict[int, Path]:
     """Return the paths of missing image files, by the indices of the images in the data.
 
-    Images can only be missing if a list names them: one of torchvision's or CoOp's, a table, or a
+    Images can only be missing if a list names them: torchvision's, CoOp's, of videos, a table, or a
     user's list of images with several labels. Other images were found by looking into folders or
     archives.
     """
     is_user_list = isinstance(protocol, MultilabelProtocol) and protocol.layout != "webdataset"
-    lists = (protocol.torchvision, protocol.table, protocol.split_file)
-    if lists == (None, None, None) and not is_user_list:
+    lists = (protocol.torchvision, protocol.table, protocol.split_file, protocol.video_list)
+    if not any(lists) and not is_user_list:
         return {}
     missing_file_by_index = {}
     for index, image in enumerate(data.images):
+        # The source of a missing video is the path of its folder, which is no file either.
         if isinstance(image, ImageFile) and not image.path.is_file():
             missing_file_by_index[index] = image.path
     return missing_file_by_index

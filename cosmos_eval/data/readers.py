@@ -4,12 +4,13 @@ import ast
 import csv
 import io
 import os
+import pickle
 import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import pydantic
 import yaml
@@ -147,6 +148,29 @@ def read_json(path: Path) -> Any:
     Raise FileError if the file cannot be read or is not JSON.
     """
     return parse_json(read_bytes(path))
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Reads pickles of numbers, texts and containers, and refuses everything else."""
+
+    def find_class(self, module_name: str, global_name: str) -> NoReturn:
+        """Raise FileError: a pickle that names a class or a function could run code."""
+        raise FileError(f"names {module_name}.{global_name}: only plain values are read")
+
+
+def read_plain_pickle(path: Path) -> Any:
+    """Return the value in a pickle of numbers, texts, lists and dictionaries.
+
+    Raise FileError if the file cannot be read, is not a pickle, or holds any other object, which
+    could run code.
+    """
+    content = read_bytes(path)
+    try:
+        return _PlainUnpickler(io.BytesIO(content)).load()
+    except FileError:
+        raise
+    except Exception as error:  # pickle documents no complete list of what broken files raise
+        raise FileError(f"is not a pickle: {error}") from error
 
 
 def read_records(path: Path) -> Iterator[tuple[str, Any]]:

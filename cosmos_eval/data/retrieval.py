@@ -11,13 +11,17 @@ from numpy.typing import NDArray
 from cosmos_eval.data import folders
 from cosmos_eval.data.captions import (
     CaptionedImage,
+    choose_by_names,
     measured_captions,
     read_archives,
     read_captions,
 )
+from cosmos_eval.data.frames import VideoFolder, open_video_folder
 from cosmos_eval.data.sources import (
     ImageFile,
+    ImageFolder,
     ImageSource,
+    ImageZip,
     open_image_place,
 )
 from cosmos_eval.types import FoundSamples, RetrievalProtocol, RunOptions, UsageError
@@ -177,6 +181,8 @@ def _check_protocol(protocol: RetrievalProtocol) -> None:
     has_archives = bool(protocol.archives)
     if has_annotations == has_archives:
         raise UsageError(f"{protocol.dataset}: give `annotations` or `archives`, one of them")
+    if protocol.frames is not None and (has_archives or protocol.frames < 1):
+        raise UsageError(f"{protocol.dataset}: `frames` must be 1 or more, of folders of frames")
     if protocol.captions_per_image == 0:
         raise UsageError(f"{protocol.dataset}: `captions_per_image` must be 1 or more, or null")
     if protocol.pairs not in ("all", None) and int(protocol.pairs) < 1:
@@ -211,7 +217,11 @@ def _list_files(protocol: RetrievalProtocol, options: RunOptions) -> _ListedImag
     """
     root = folders.root_of(protocol, options, protocol.annotations)
     list_path = folders.data_path(protocol, options, protocol.annotations, "captions")
-    captioned_images = read_captions(list_path, protocol)[: options.limit]
+    captioned_images = read_captions(list_path, protocol)
+    if protocol.name_list is not None:
+        names_path = folders.data_path(protocol, options, protocol.name_list, "names")
+        captioned_images = choose_by_names(captioned_images, names_path)
+    captioned_images = captioned_images[: options.limit]
     image_folder, sources = _locate_images(root, protocol, captioned_images)
 
     are_all_missing = all(source is None for source in sources)
@@ -253,6 +263,7 @@ def _locate_images(
         UsageError: If none of the folders or zip files exists.
     """
     relative_paths = folders.as_tuple(protocol.images)
+    n_frames = protocol.frames
     existing_paths = []
     for relative_path in relative_paths:
         path = root / relative_path
@@ -262,22 +273,22 @@ def _locate_images(
     if not existing_paths:
         raise folders.missing_path_error(protocol, root, relative_paths, "images")
     if protocol.parts or protocol.spread_images:
-        return existing_paths[0], _find_images(captioned_images, existing_paths)
+        return existing_paths[0], _find_images(captioned_images, existing_paths, n_frames)
 
     # Find the path that lacks the fewest images.
     best_path = existing_paths[0]
-    best_sources = _find_images(captioned_images, [best_path])
+    best_sources = _find_images(captioned_images, [best_path], n_frames)
     for path in existing_paths[1:]:
         if best_sources.count(None) == 0:
             break
-        sources = _find_images(captioned_images, [path])
+        sources = _find_images(captioned_images, [path], n_frames)
         if sources.count(None) < best_sources.count(None):
             best_path, best_sources = path, sources
     return best_path, best_sources
 
 
 def _find_images(
-    captioned_images: Sequence[CaptionedImage], paths: Sequence[Path]
+    captioned_images: Sequence[CaptionedImage], paths: Sequence[Path], n_frames: int | None
 ) -> list[ImageSource | None]:
     """Return the source of every image in the first folder or zip file that has it.
 
@@ -287,11 +298,16 @@ def _find_images(
     Args:
         captioned_images: The images to find.
         paths: The paths of the folders and zip files.
+        n_frames: How many frames of each video are encoded; None: samples are images.
     """
-    image_places = [open_image_place(path) for path in paths]
+    image_places: list[ImageFolder | ImageZip | VideoFolder]
+    if n_frames is None:
+        image_places = [open_image_place(path) for path in paths]
+    else:
+        image_places = [open_video_folder(path, n_frames) for path in paths]
     sources: list[ImageSource | None] = []
     for image in captioned_images:
-        source = None
+        source: ImageSource | None = None
         for image_place in image_places:
             source = image_place.find(image.name)
             if source is None and image.path:
@@ -319,7 +335,8 @@ def _missing_images_fault(
     n_missing = len(listed_images.missing_files)
     n_listed = len(listed_images.captioned_images)
     first_missing = listed_images.missing_files[0]
-    fault = f"{n_missing} of {n_listed} images missing, first: {first_missing}"
+    noun = "images" if protocol.frames is None else "videos (folders of frames)"
+    fault = f"{n_missing} of {n_listed} {noun} missing, first: {first_missing}"
 
     similar_file = folders.describe_similar_file(first_missing)
     if similar_file:

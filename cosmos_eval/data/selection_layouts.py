@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 from cosmos_eval.data.asked_objects import AskedObject, read_asked_object, states_objects
 from cosmos_eval.data.coco_objects import read_questions
+from cosmos_eval.data.pascal50s import read_pairs
 from cosmos_eval.data.readers import parse_list, read_records, report_faults_at
 from cosmos_eval.types import SelectionProtocol, UsageError
 
@@ -512,6 +513,13 @@ def _read_questions_of_cvqa(protocol: SelectionProtocol, path: Path, prefix: str
         )
 
 
+def _read_pascal50s(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
+    """Yield the pairs of Pascal-50S, whose subsets are the kinds of pairs such as `HC`."""
+    for number, pair in enumerate(read_pairs(path)):
+        location = f"{path}, pair {number}"
+        yield Item((Picture(pair.image),), pair.captions, pair.category, location)
+
+
 def _read_mmvp(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
     """Yield the pairs of MMVP-VLM: two images and two statements, from two rows of the table.
 
@@ -579,4 +587,5 @@ _LAYOUTS: Mapping[str, Callable[[SelectionProtocol, Path], Iterator[Item]]] = {
     "coco-objects": _read_coco_objects,
     "cvqa": _read_cvqa,
     "cvqa-english": _read_cvqa_english,
+    "pascal-50s": _read_pascal50s,
 }

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from cosmos_eval.data.frames import Video, require_no_videos
 from cosmos_eval.data.prefetch import prefetch
 from cosmos_eval.data.sources import ImageContent, ImageSource
 from cosmos_eval.embedding.cache import EMBEDDING, Report, ShardStore, fingerprint, limit_bytes
@@ -341,7 +342,7 @@ def embed_images(
     Args:
         encoder: The model.
         images: N images. Either none or all of them are an `EmbeddedImage`, which has a feature
-            already and is not encoded again.
+            already and is not encoded again. The feature of a video is the mean of its frames'.
         options: The options of the run, such as the batch size.
         progress: Called with the number of features that are ready, and with warnings.
         max_missing: The largest number of images that may have to be encoded because their
@@ -356,6 +357,8 @@ def embed_images(
     """
     if not images:
         raise UsageError("no images to embed: the data set is empty")
+    if any(isinstance(image, Video) for image in images):
+        return _embed_videos(encoder, images, options, progress, max_missing)
     embedded_images = [image for image in images if isinstance(image, EmbeddedImage)]
     if embedded_images:
         features = np.stack([image.feature for image in embedded_images])
@@ -377,6 +380,36 @@ def embed_images(
                 raise UsageError(f"{warning}: check its image tower and its weights")
             progress(Progress("images", len(images), len(images), warning))
     return Embeddings(features, image_sha256s=file_sha256s)
+
+
+def _embed_videos(
+    encoder: Encoder,
+    images: Sequence[ImageSource],
+    options: RunOptions,
+    progress: OnProgress,
+    max_missing: int | None,
+) -> Embeddings:
+    """Return the features of videos: the normalised means of the features of their frames.
+
+    Every distinct frame is encoded and cached once, as any image. The SHA-256 of a video is that of
+    the SHA-256s of its frames. The arguments are those of `embed_images`.
+    """
+    frames: list[ImageSource] = []
+    first_frames = []
+    for image in images:
+        first_frames.append(len(frames))
+        frames.extend(image.frames if isinstance(image, Video) else (image,))
+    embeddings = embed_images(encoder, frames, options, progress, max_missing)
+
+    sums = np.add.reduceat(embeddings.features, first_frames, axis=0)  # (N, D)
+    features = sums / np.linalg.norm(sums, axis=1, keepdims=True)
+    require_finite(features, encoder.info, lambda row: images[row].name)
+    video_sha256s = []
+    for start, stop in zip(first_frames, [*first_frames[1:], len(frames)], strict=True):
+        video_sha256s.append(
+            hashlib.sha256(b"".join(embeddings.image_sha256s[start:stop])).digest()
+        )
+    return Embeddings(features, image_sha256s=video_sha256s)
 
 
 def embed_in_order(
@@ -456,8 +489,10 @@ def _pixels_differ(encoder: Encoder, images: Sequence[ImageSource]) -> bool:
 def hash_image_files(images: Sequence[ImageSource], options: RunOptions) -> list[bytes]:
     """Return the SHA-256 of each image's file, in the order of the images.
 
-    The processes of a distributed run share the images.
+    The processes of a distributed run share the images. Raise UsageError for a video, whose frames
+    are hashed instead.
     """
+    require_no_videos(images)
     hash_files = partial(_hash_with_threads, options)
     return options.distributed.map_sharded(hash_files, images, unit=_IMAGES_PER_PROCESS)
 

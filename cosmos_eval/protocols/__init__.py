@@ -12,6 +12,7 @@ from cosmos_eval.protocols.classification import (
     CLASSIFICATION_BY_PROTOCOL,
     PROBES,
     ROBUSTNESS,
+    VIDEOS,
 )
 from cosmos_eval.protocols.coop import COOP, COOP_BY_PROTOCOL
 from cosmos_eval.protocols.dense_probes import (
@@ -20,6 +21,7 @@ from cosmos_eval.protocols.dense_probes import (
     scenes_probes,
 )
 from cosmos_eval.protocols.languages import language_protocols, language_sets
+from cosmos_eval.protocols.ratings import RATINGS
 from cosmos_eval.protocols.retrieval import RETRIEVAL, RETRIEVAL_BY_PROTOCOL
 from cosmos_eval.protocols.segmentation import SEGMENTATION
 from cosmos_eval.protocols.selection import SELECTION
@@ -50,8 +52,10 @@ def known_protocols() -> Mapping[str, Protocol]:
     protocols.update(CLASSIFICATION)
     protocols.update(ROBUSTNESS)
     protocols.update(SHIFTS)
+    protocols.update(VIDEOS)
     protocols.update(SEGMENTATION)
     protocols.update(SELECTION)
+    protocols.update(RATINGS)
     return protocols
 
 
@@ -201,6 +205,8 @@ def _with_scored_pairs(protocols: Sequence[Protocol]) -> list[Protocol]:
     """
     pair_protocols: list[Protocol] = []
     for protocol in protocols:
+        if isinstance(protocol, RetrievalProtocol) and protocol.frames is not None:
+            continue  # videos are measured as a whole
         if isinstance(protocol, RetrievalProtocol):
             name = protocol_name_with_pairs(protocol.protocol_name, RERANKED)
             pair_protocols.append(replace(protocol, protocol_name=name, pairs=RERANKED))

@@ -1,6 +1,6 @@
-"""Zero-shot classification sets that classification.yaml and robustness.yaml declare.
+"""Zero-shot classification sets that classification, robustness and videos.yaml declare.
 
-Their protocols are `cosmos` and `clip-benchmark`. Imports no torch.
+Their protocols are `cosmos`, `clip-benchmark` and `video`. Imports no torch.
 """
 
 from collections.abc import Mapping
@@ -49,6 +49,10 @@ ROBUSTNESS: Mapping[str, ClassificationProtocol] = read_protocols(
     "robustness", ClassificationProtocol, protocol_name="clip-benchmark", source=_CLIP_BENCHMARK
 )
 """Sets of ImageNet's classes, which only have the protocol `clip-benchmark`."""
+VIDEOS: Mapping[str, ClassificationProtocol] = read_protocols(
+    "videos", ClassificationProtocol, protocol_name="video", source="github.com/openai/CLIP"
+)
+"""Sets of videos with one action each, which only have the protocol `video`."""
 
 
 # CLIP Benchmark has other class names and templates for some data sets.

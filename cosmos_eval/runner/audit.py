@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from cosmos_eval.data import retrieval as retrieval_data
 from cosmos_eval.data import selection as selection_data
 from cosmos_eval.data.folders import Listing, content_hash
+from cosmos_eval.data.frames import require_no_videos
 from cosmos_eval.data.sources import ImageSource
 from cosmos_eval.results.audit.document import MetricAudit, audit_metric
 from cosmos_eval.results.audit.groups import SAME_WORDS, ItemGroup
@@ -230,6 +231,7 @@ def _ignore(progress: Any) -> None:
 
 def _numbered_images(data: Any) -> dict[str, ImageSource]:
     """Return the images of a data set by their index as a text, since names may occur twice."""
+    require_no_videos(data.images)
     return {str(index): image for index, image in enumerate(data.images)}
 
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cosmos_core.data.pixels import open_image, to_rgb
+from cosmos_eval.data.frames import require_no_videos
 from cosmos_eval.data.prefetch import prefetch
 from cosmos_eval.data.sources import ImageFile, ImageSource, shard_images
 from cosmos_eval.embedding.embed import embed_images
@@ -129,9 +130,10 @@ def images_of(data: Any) -> dict[str, ImageSource]:
             `names`, or it has `samples` with an `image` each.
 
     Raises:
-        UsageError: If the data set does not list images.
+        UsageError: If the data set does not list images, or lists videos.
     """
     if hasattr(data, "images"):
+        require_no_videos(data.images)
         names = getattr(data, "names", None) or [str(source.name) for source in data.images]
         return dict(zip(names, data.images, strict=True))
     if hasattr(data, "samples"):

@@ -26,6 +26,7 @@ _MODULES: Mapping[str, str] = {
     "select": "cosmos_eval.tasks.selection",
     "loc": "cosmos_eval.tasks.localisation",
     "assoc": "cosmos_eval.tasks.association",
+    "ratings": "cosmos_eval.tasks.ratings",
     "probe": "cosmos_eval.tasks.probe",
     "ood": "cosmos_eval.tasks.ood",
     "seg-probe": "cosmos_eval.tasks.dense_probe.segmentation",

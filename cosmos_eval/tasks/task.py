@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     # At run time they would import torch or NumPy, which takes long.
     from cosmos_eval.data.association import AssociationData
     from cosmos_eval.data.folders import Survey
+    from cosmos_eval.data.ratings import RatedData
     from cosmos_eval.data.retrieval import RetrievalData
     from cosmos_eval.data.selection import SelectionData
     from cosmos_eval.embedding.embed import Embeddings, Features, ImageEmbedder
@@ -271,10 +272,12 @@ class Task(ABC):
     def decode(self, source: Any) -> Any:
         """Read and decode an image, to find out whether its file is damaged.
 
-        `cosmos-eval data doctor` calls it for every image. `source` is an `ImageSource`. Raises
-        UsageError for a damaged file.
+        `cosmos-eval data doctor` calls it for every image. `source` is an `ImageSource`. All frames
+        of a video are decoded, and the last one is returned. Raises UsageError for a damaged file.
         """
-        return source.decode(source.read())
+        for image in getattr(source, "frames", (source,)):
+            decoded_image = image.decode(image.read())
+        return decoded_image
 
     def is_there(self, protocol: Any, root: Path) -> bool:
         """Return whether the folder `root` holds the files of a data set."""
@@ -541,7 +544,7 @@ class Task(ABC):
     def measure_captions(
         self,
         encoder: Encoder,
-        data: RetrievalData | SelectionData | AssociationData,
+        data: RetrievalData | SelectionData | AssociationData | RatedData,
         options: RunOptions,
         progress: OnProgress,
         score: Callable[[Features, Embeddings], ScoredSamples],

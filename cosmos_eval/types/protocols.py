@@ -29,7 +29,7 @@ Sentences = Literal["each", "joined"] | None
 # fmt: off
 SelectionLayout = Literal[
     "items", "pairs", "sugarcrepe", "mmvp", "aro", "svo", "valse", "whatsup", "coco-spatial",
-    "gqa-spatial", "negbench", "eqben", "coco-objects", "cvqa", "cvqa-english",
+    "gqa-spatial", "negbench", "eqben", "coco-objects", "cvqa", "cvqa-english", "pascal-50s",
 ]
 # fmt: on
 """The form of the annotations of a caption selection set (docs/caption-selection.md)."""
@@ -131,6 +131,13 @@ class CaptionFiles(Protocol):
     caption_key: str | None = None
     # A suffix such as `.jpg` that the list leaves out of the names of images.
     image_suffix: str = ""
+    # The file that lists the names of the images that are measured, one per line; None: all images.
+    # Of several alternatives, the first that exists is read.
+    name_list: tuple[str, ...] | str | None = field(default=None, metadata=_FIXED)
+    # Whether all captions of an image are joined by spaces, as the paragraph of a video.
+    paragraph: bool = field(default=False, metadata=_FIXED)
+    # How many frames of each video are encoded, if samples are folders of frames and not images.
+    frames: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,6 +218,11 @@ class ClassFiles(Protocol):
     metadata: tuple[str, ...] = ()
     # The number of images of the complete data set, if it is known.
     n_images: int | None = field(default=None, metadata=_FIXED)
+    # The list of test videos, if samples are folders of frames: a file or folder in the form of
+    # UCF101, HMDB51 or Kinetics. Of several alternatives, the first that exists is read.
+    video_list: tuple[str, ...] = field(default=(), metadata=_FIXED)
+    # How many frames of each video are encoded.
+    frames: int = field(default=8, metadata=_FIXED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -368,6 +380,27 @@ class AssociationProtocol(Protocol):
     # The suffix that the file leaves out of the names of images.
     image_suffix: str = ".jpg"
     # The number of items of the complete data set, if it is known.
+    n_items: int | None = field(default=None, metadata=_FIXED)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RatingsProtocol(Protocol):
+    """How it is measured whether CLIPScore agrees with people who rated captions of images."""
+
+    task: ClassVar[str] = "ratings"
+
+    # The folders or zip files of the images. An image may be in any of them.
+    images: tuple[str, ...] | str
+    # The file of the ratings, or a folder of files. Of several alternatives, the first that exists
+    # is read.
+    annotations: tuple[str, ...] | str
+    # The form of the file. Records have an `image`, a `caption` and a `rating`.
+    layout: Literal["records", "flickr8k-expert", "flickr8k-cf", "composite"] = "records"
+    # The prompt that a caption is put into, with `{}` for the caption.
+    template: str = "A photo depicts {}"
+    # The variant of Kendall's tau.
+    tau: Literal["b", "c"] = "c"
+    # The number of ratings of the complete data set, if it is known.
     n_items: int | None = field(default=None, metadata=_FIXED)
 
 

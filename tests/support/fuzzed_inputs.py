@@ -204,7 +204,7 @@ KINDS: dict[str, Kind] = {
             _results,
             (
                 *("retrieval", "cls", "multilabel", "faces", "seg", "select", "loc", "assoc"),
-                *("probe", "ood"),
+                *("probe", "ood", "ratings"),
             ),
         ),
         *fuzzed_samples.KINDS,

@@ -170,6 +170,12 @@ def _assoc(s: Samples) -> bool:
     return _is_share(s["jaccard"]) and min(s["candidates"].tolist()) >= 1
 
 
+def _ratings(s: Samples) -> bool:
+    scores = s["clip_score"]
+    is_score = scores.min() >= -0.005 and scores.max() <= 2.505
+    return bool(is_score) and s["image"].min() >= 0 and s["variant"][0] in ("b", "c")
+
+
 def _probe(s: Samples) -> bool:
     classes = range(len(s["classes"]))
     indices = all(_is_within(s[name], classes) for name in ("labels", "linear", "neighbours"))
@@ -196,6 +202,7 @@ POSSIBLE: Mapping[str, Callable[[Samples], bool]] = {
     "select": _select,
     "loc": _loc,
     "assoc": _assoc,
+    "ratings": _ratings,
     "probe": _probe,
     "ood": _ood,
     "seg-probe": _seg,

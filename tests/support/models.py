@@ -149,6 +149,17 @@ def ood_samples(skill: float, rng: np.random.Generator) -> Samples:
     return {"inside": inside, "mcm": mcm, "max_logit": max_logit}
 
 
+def ratings_samples(skill: float, rng: np.random.Generator) -> Samples:
+    rating = np.random.default_rng(0).integers(1, 5, IMAGES).astype(float)
+    noise = rng.uniform(0, 1, IMAGES)
+    return {
+        "clip_score": skill * rating / 4 + (1 - skill) * noise,
+        "rating": rating,
+        "image": np.arange(IMAGES) // 2,
+        "variant": np.array(["c"]),
+    }
+
+
 def probe_samples(skill: float, rng: np.random.Generator) -> Samples:
     linear, neighbours = (
         np.where(_right(skill - less, rng), LABELS, (LABELS + 1) % CLASSES) for less in (0, 0.1)
@@ -178,6 +189,7 @@ SAMPLES = {
         "seg": seg_samples,
         "loc": loc_samples,
         "assoc": assoc_samples,
+        "ratings": ratings_samples,
         "multilabel": multilabel_samples,
         "faces": faces_samples,
         "probe": probe_samples,

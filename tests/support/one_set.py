@@ -27,6 +27,7 @@ _YAML = {
     "loc": f"{_MAPS}classes: [background, blue]\n",
     "assoc": "images: photos\nannotations: cues.jsonl\nimage_suffix: .png\n",
     "ood": "inside: photos\noutside: train\ntemplates: ['a {}']\n",
+    "ratings": "images: photos\nannotations: ratings.csv\n",
     "probe": "train: train\ntest: photos\nshots: [1]\ndraws: 1\nc_values: [0.1, 1.0]\n",
     "seg-probe": "images: photos\nmasks: masks\ntrain_images: train\ntrain_masks: masks\n"
     "image_suffix: .png\nclasses: [green, blue]\nshort_side: 32\nwindow: null\n",
@@ -56,6 +57,8 @@ def write_set(root: Path) -> None:
     cues = [{"cue": "green", "candidates": PHOTOS, "associations": ["green/0", "green/1"]}]
     cues.append({"cue": "red", "candidates": PHOTOS, "associations": ["red/0", "red/1"]})
     (root / "cues.jsonl").write_text("".join(f"{json.dumps(cue)}\n" for cue in cues))
+    rated = [(file, "green", str(number)) for number, file in enumerate(files)]
+    _write_table(root / "ratings.csv", ("image", "caption", "rating"), rated)
     for task, text in _YAML.items():
         (root / f"{task}.yaml").write_text(f"kind: {task}\n{text}")
     write_faces(root, "lime")

@@ -89,6 +89,12 @@ SAMPLES: dict[str, Samples] = {
         "candidates": np.array([5, 6, 10]),
         "cluster": np.array([0, 1, 2]),
     },
+    "ratings": {
+        "clip_score": np.array([0.5, 1, 1.5, 1.25, 0.75]),
+        "rating": np.array([1.0, 2, 4, 3, 3]),
+        "image": np.array([0, 0, 1, 2, 3]),
+        "variant": np.array(["c"]),
+    },
     # Two draws of one and of four images per class.
     "probe": {
         "labels": np.array([0, 0, 1, 2]),

@@ -15,6 +15,7 @@ import numpy as np
 
 from cosmos_eval import types
 from cosmos_eval.data.class_names import class_names, templates_of
+from cosmos_eval.data.frames import require_no_videos
 from cosmos_eval.data.sources import ImageSource
 from cosmos_eval.embedding.embed import embed_images, embed_texts
 from cosmos_eval.models.encoder import Encoder
@@ -211,11 +212,13 @@ def _measure_classification(
     `make_subject` explains the arguments.
 
     Raises:
-        UsageError: If the metric is top-5 accuracy and there are fewer than five classes.
+        UsageError: If the metric is top-5 accuracy and there are fewer than five classes, and for
+            videos.
     """
     names = class_names(protocol, data)
     templates = resolve_templates(templates_of(protocol, data))
     class_embeddings = prompt_embeddings(encoder, names, templates, options, progress)
+    require_no_videos(data.images)
     image_features = embed_images(encoder, data.images, options, progress).features
     samples = classification.TASK.make_samples(protocol, data, image_features, class_embeddings)
     n_classes, n_whole = len(names), len(data.images)
@@ -261,13 +264,14 @@ def _measure_retrieval(
     The captions of a chosen image are run again, too. `make_subject` explains the arguments.
 
     Raises:
-        UsageError: If the protocol scores pairs of images and captions.
+        UsageError: If the protocol scores pairs of images and captions, and for videos.
     """
     if protocol.pairs is not None:
         raise types.UsageError(
             f"{protocol.protocol_name} scores pairs, which cannot be diagnosed: choose a protocol "
             "without them"
         )
+    require_no_videos(data.images)
     image_features = embed_images(encoder, data.images, options, progress).features
     captions = embed_texts(encoder, data.captions, options, progress, "captions")
     ranks = retrieval_ranks(image_features, captions.features, data.image_of_text)

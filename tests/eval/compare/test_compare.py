@@ -24,7 +24,7 @@ from cosmos_eval.types import UsageError
 
 TASKS = (
     *("cls", "retrieval", "multilabel", "faces", "seg", "select", "loc", "assoc", "probe"),
-    *("ood", "seg-probe", "depth-probe"),
+    *("ood", "seg-probe", "depth-probe", "ratings"),
 )
 OTHER = {"model": {"spec": "scenes-clip"}}
 SAME = {"hashes": {"sample_list": "1" * 64}}
@@ -251,6 +251,7 @@ def test_two_folders_with_holm_over_all_headlines(command, tmp_path):
         ("scenes-multilabel", "mAP"),
         ("scenes-ood", "auroc"),
         ("scenes-probe", "linear_acc1"),
+        ("scenes-ratings", "kendall_tau_c"),
         ("scenes-retrieval", "image_to_text_R@1"),
         ("scenes-retrieval", "text_to_image_R@1"),
         ("scenes-seg", "mIoU"),

@@ -85,6 +85,7 @@ def folder(tmp_path: Path) -> Path:
     write(tmp_path / "items.csv", "image,caption,negative\n0.jpg,a,b\n2.jpg,c,d\n")
     cue = {"cue": "west", "candidates": ["0", "1", "2"], "associations": ["0"]}
     write(tmp_path / "cues.jsonl", json.dumps(cue))
+    write(tmp_path / "ratings.csv", "image,caption,rating\n0.jpg,a,1\n2.jpg,b,2\n")
     names = [f"{of}:{n}" for of in QUESTIONS for n in range(20)]
     templates = "".join(f"{of}:a photo of {{c}}\n" for of in QUESTIONS)
     for name, image in (("whole", images[0]), ("cut", images[0][:200])):
@@ -106,6 +107,7 @@ KINDS = {
     "tars": "kind: retrieval\narchives: tars/whole/test/*.tar",
     "select": "kind: select\nlayout: items\nimages: images\nannotations: items.csv",
     "assoc": "kind: assoc\nimages: images\nannotations: cues.jsonl",
+    "ratings": "kind: ratings\nimages: images\nannotations: ratings.csv",
     "seg": "kind: seg\nimages: images\nmasks: masks\nclasses: [sky, cat, dog]",
     "loc": "kind: loc\nimages: images\nmasks: masks\nclasses: [background, cat, dog]",
     "ood": "kind: ood\ninside: photos\noutside: train",
@@ -114,7 +116,16 @@ KINDS = {
     "train_masks: masks\nclasses: [sky, cat, dog]",
     "depth-probe": "kind: depth-probe\ntrain: pictures.txt\ntest: images.txt",
 }
-IMAGES = {"select": 2, "assoc": 3, "probe": 16, "ood": 12, "wds": 1, "faces": 1, "tars": 1}
+IMAGES = {
+    "select": 2,
+    "assoc": 3,
+    "ratings": 2,
+    "probe": 16,
+    "ood": 12,
+    "wds": 1,
+    "faces": 1,
+    "tars": 1,
+}
 CLASSES = {
     "cls": 2,
     "wds": 80,

@@ -152,7 +152,7 @@ def samples_of(task: str, case: str) -> Samples:
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", [name for name in TASKS if name != "ratings"])
 def test_every_interval_has_a_width(name: str, case: str) -> None:
     """Fractions have an interval; ranks and ratios, which have no upper end, may have none. A
     median may be known exactly: more than half of all ranks are the same."""

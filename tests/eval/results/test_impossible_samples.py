@@ -62,6 +62,8 @@ IMPOSSIBLE = [
     ("loc", "class", 0, HUGE, "holds 10000000000, and its values are 0 to 2"),
     ("loc", "thing_pixels", 0, 90, "holds more than `labelled_pixels` of its image"),
     ("assoc", "jaccard", 0, 1.25, "holds 1.25, and its values are 0 to 1"),
+    ("ratings", "clip_score", 0, 2.75, "holds 2.75, and its values are 0 to 2.5"),
+    ("ratings", "variant", 0, "a", "must be b or c"),
     ("assoc", "candidates", 0, 0, "holds 0, and its values are 1 or more"),
     ("ood", "mcm", 0, 1.25, "holds 1.25, and its values are 0 to 1"),
     ("ood", "max_logit", 0, -2, "holds -2.0, and its values are -1 to 1"),

@@ -447,6 +447,7 @@ def test_every_method_has_a_name_for_papers():
         "select",
         "loc",
         "assoc",
+        "ratings",
         "probe",
         "ood",
     ):

@@ -67,6 +67,14 @@ EXPECTED = {
             "rank": [1, 3, 3, 2, 2, 4, 4, 1],
         },
     ),
+    "ratings": (
+        [],
+        {
+            "clip_score": [0.5, 1, 1.5, 1.25, 0.75],
+            "rating": [1, 2, 4, 3, 3],
+            "image": [0, 0, 1, 2, 3],
+        },
+    ),
     "seg-probe": (
         ["a", "b"],
         {"image": ["a", "b"], "pixel_accuracy": [5 / 7, 1], "mIoU": [5 / 7 / 2, 1]},

@@ -45,6 +45,7 @@ OPENCLIP = f"{_OPENCLIP}/openclip_results.csv"
 OPENCLIP_RETRIEVAL = f"{_OPENCLIP}/openclip_retrieval_results.csv"
 
 I2T, T2I = "image_to_text_R@1", "text_to_image_R@1"
+CLIPSCORE = "https://paperswithcode.com/paper/clipscore-a-reference-free-evaluation-metric"
 WIDE = "openclip_datacomp.csv"  # a line per model, a column per set
 LANGUAGES = "openclip_multilingual.csv"  # a line per model, a column per language and metric
 BABEL = "babel_imagenet.csv"  # the same
@@ -238,6 +239,15 @@ EXPECTED = {
     },
     "openclip.csv": OPENCLIP_CELLS,
     "chinese_clip.csv": _table(CHINESE_COLUMNS, CHINESE_TABLE),
+    # CLIP-S in the list of that page.
+    "clipscore.csv": _table(
+        (
+            ("ratings", "flickr8k-expert", "clipscore", "kendall_tau_c", CLIPSCORE),
+            ("ratings", "flickr8k-cf", "clipscore", "kendall_tau_b", CLIPSCORE),
+        ),
+        "openclip:ViT-B-32/openai 51.2 34.4",
+        "second-hand",
+    ),
     "lotlip.csv": _table(LOTLIP_COLUMNS, LOTLIP_TABLE),
     "sclip.csv": _table(
         _mious("sclip", SCLIP, EIGHT),
@@ -352,7 +362,7 @@ def test_the_leaderboard_shows_exactly_these():
         for cell, (number, source, url) in table.items()
     }
     assert found == expected
-    assert len(found) == 50 + 6 + 72 + 8 + 8 + 5 + 24 + 27 + 10 + 16
+    assert len(found) == 50 + 6 + 72 + 8 + 8 + 5 + 24 + 27 + 10 + 16 + 2
 
     # What the quoted tables say of the released checkpoints is what the authors' README says.
     for quoted, released in (

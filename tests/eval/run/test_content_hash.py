@@ -112,6 +112,7 @@ def test_it_is_the_hash_of_files_in_the_order_of_the_list(encoder, root):
         "retrieval": sha256_of_all(images),
         "select": sha256_of_all(images),
         "assoc": sha256_of_all(images),
+        "ratings": sha256_of_all(images),
         "cls": sha256_of_all(images, labels),
         "multilabel": sha256_of_all(images, [[label == n for n in range(3)] for label in labels]),
         "seg": sha256_of_all(both),
