@@ -53,17 +53,22 @@ class ClassData(NamedTuple):
     group_names: tuple[str, ...] = ()
     # (N,) the index of each image's group; None without groups.
     group_of_image: NDArray[np.int64] | None = None
+    # If the images are boxes of other images: (N,) the number of each box's image, from 0 in the
+    # order of their first boxes, and (N,) the fraction of the image that the box covers.
+    image_of_box: NDArray[np.int64] | None = None
+    area_of_box: NDArray[np.float64] | None = None
 
     def select(self, indices: Sequence[int]) -> ClassData:
         """Return the data with only the images at these indices. The classes stay the same."""
-        group_of_image = self.group_of_image
-        if group_of_image is not None:
-            group_of_image = group_of_image[indices]
+        arrays: dict[str, Any] = {}
+        for field in ("group_of_image", "image_of_box", "area_of_box"):
+            array = getattr(self, field)
+            arrays[field] = None if array is None else array[indices]
         return self._replace(
             names=tuple(self.names[i] for i in indices),
             images=tuple(self.images[i] for i in indices),
             labels=self.labels[indices],
-            group_of_image=group_of_image,
+            **arrays,
         )
 
     def with_groups(self, groups: Sequence[str]) -> ClassData:

@@ -154,6 +154,8 @@ def protocols_of_dataset(dataset: str) -> Mapping[str, Protocol]:
     if dataset == "scenes-loc":
         for protocol_name in segmentation.MAPS:
             protocols.append(scenes.scenes_localisation(protocol_name))
+    if dataset == "scenes-boxes":
+        protocols.append(scenes.scenes_boxes(str(protocols[0].root), "crops"))
     protocols.extend(_with_scored_pairs(protocols))
     return {protocol.protocol_name: protocol for protocol in protocols}
 

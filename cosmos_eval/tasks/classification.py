@@ -205,9 +205,13 @@ class ClassTask(Task):
             progress: Called with the progress.
         """
         from cosmos_eval.embedding.embed import ImageEmbedder
+        from cosmos_eval.embedding.regions import hash_constants, region_embedder
 
-        embedder = ImageEmbedder(encoder, options, progress)
+        image_embedder = ImageEmbedder(encoder, options, progress)
         for protocol, labelled_images in zip(protocols, data, strict=True):
+            embedder = image_embedder
+            if isinstance(protocol, types.RegionFeatures):
+                embedder = region_embedder(image_embedder, protocol)
             started = perf_counter()
             class_embeddings = self.embed_classes(
                 encoder, protocol, labelled_images, options, progress
@@ -218,6 +222,11 @@ class ClassTask(Task):
             samples = self.make_samples(
                 protocol, labelled_images, images.features, class_embeddings
             )
+            hashes = _hash_data_and_prompts(
+                labelled_images, self.prompts(protocol, labelled_images)
+            )
+            if isinstance(protocol, types.RegionFeatures):
+                hashes.update(hash_constants(protocol, options))
             notes = self.tie_notes(images.features, class_embeddings)
             if protocol.remark:
                 notes.append(f"{protocol.dataset}: {protocol.remark}")
@@ -226,14 +235,13 @@ class ClassTask(Task):
                 options,
                 names=labelled_images.names,
                 content=content_hash(images.image_sha256s, labelled_images.labels),
-                hashes=_hash_data_and_prompts(
-                    labelled_images, self.prompts(protocol, labelled_images)
-                ),
+                hashes=hashes,
                 seconds={
                     "prompts": prompts_done - started,
                     "images": perf_counter() - prompts_done,
                 },
                 notes=notes,
+                unit=self.sample_noun,
             )
 
 
