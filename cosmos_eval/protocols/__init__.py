@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cosmos_eval.protocols import scenes, scenes2, segmentation
+from cosmos_eval.protocols.boxes import BOXES, BOXES_BY_PROTOCOL
 from cosmos_eval.protocols.classification import (
     CLASSIFICATION,
     CLASSIFICATION_BY_PROTOCOL,
@@ -13,7 +14,7 @@ from cosmos_eval.protocols.classification import (
 )
 from cosmos_eval.protocols.retrieval import RETRIEVAL, RETRIEVAL_BY_PROTOCOL
 from cosmos_eval.protocols.segmentation import SEGMENTATION
-from cosmos_eval.protocols.selection import SELECTION
+from cosmos_eval.protocols.selection import SELECTION, SELECTION_BY_PROTOCOL
 from cosmos_eval.protocols.sets import read_set, set_names
 from cosmos_eval.protocols.webdatasets import WEBDATASETS
 from cosmos_eval.types import (
@@ -40,6 +41,7 @@ def known_protocols() -> Mapping[str, Protocol]:
     protocols.update(ROBUSTNESS)
     protocols.update(SEGMENTATION)
     protocols.update(SELECTION)
+    protocols.update(BOXES)
     return protocols
 
 
@@ -148,6 +150,8 @@ def protocols_of_dataset(dataset: str) -> Mapping[str, Protocol]:
         *RETRIEVAL_BY_PROTOCOL.values(),
         *segmentation.SEGMENTATION_BY_PROTOCOL.values(),
         *segmentation.LOCALISATION_BY_PROTOCOL.values(),
+        *SELECTION_BY_PROTOCOL.values(),
+        *BOXES_BY_PROTOCOL.values(),
     ):
         if dataset in protocol_by_dataset:
             protocols.append(protocol_by_dataset[dataset])
@@ -164,13 +168,16 @@ def _with_scored_pairs(protocols: Sequence[Protocol]) -> list[Protocol]:
     """Return further protocols in which a model scores pairs of an image and a text together.
 
     A retrieval protocol has two of them: the best 100 candidates of each query are scored, or all.
-    A caption selection protocol has the second one, and other protocols have none.
+    A caption selection protocol has the second one, unless it pools features of boxes. Other
+    protocols have none.
 
     Example:
         The retrieval protocol `cosmos` gives `cosmos-pairs100` and `cosmos-pairs`.
     """
     pair_protocols: list[Protocol] = []
     for protocol in protocols:
+        if isinstance(protocol, SelectionProtocol) and protocol.regions == "pooled":
+            continue
         if isinstance(protocol, RetrievalProtocol):
             name = protocol_name_with_pairs(protocol.protocol_name, RERANKED)
             pair_protocols.append(replace(protocol, protocol_name=name, pairs=RERANKED))

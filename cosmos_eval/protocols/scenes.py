@@ -293,7 +293,7 @@ def _list_boxes(scenes: Sequence[Any], images: Sequence[Any]) -> dict[str, Any]:
         scenes: The records of the scenes.
         images: The records of their images, in the same order.
     """
-    annotations = []
+    annotations: list[dict[str, Any]] = []
     for scene, image in zip(scenes, images, strict=True):
         for thing in scene["things"]:
             left, top, right, bottom = thing["box"]

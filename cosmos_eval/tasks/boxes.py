@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +14,9 @@ from cosmos_eval import types
 from cosmos_eval.data import boxes as box_data
 from cosmos_eval.data.class_names import ClassData
 from cosmos_eval.data.folders import Survey, all_exist
+from cosmos_eval.models.encoder import Encoder
 from cosmos_eval.stats.choices import TOP
-from cosmos_eval.stats.estimates import Features, GroupMean, Mean, means_of_groups
+from cosmos_eval.stats.estimates import Features, GroupMean, Ints, Mean, means_of_groups
 from cosmos_eval.tasks import classification
 from cosmos_eval.tasks.arrays import SampleArray
 from cosmos_eval.tasks.classification import (
@@ -30,7 +31,11 @@ from cosmos_eval.tasks.classification import (
     displayed_names,
 )
 from cosmos_eval.tasks.metric import Derived, Metric
-from cosmos_eval.tasks.task import NAME, Task
+from cosmos_eval.tasks.ordered import EmbeddedMeasurement, require_crops
+from cosmos_eval.tasks.task import NAME
+
+if TYPE_CHECKING:
+    from cosmos_eval.embedding.embed import ImageEmbedder
 
 # Stored arrays of N boxes and C classes, beside those of classification.
 IMAGE = "image"  # (N,) the number of the box's image, from 0 in the order of their first boxes
@@ -137,7 +142,6 @@ class Boxes(classification.ClassTask):
     checked = "boxes, classes, and that every image is there"
     arrays = ARRAYS
     resamples = True
-    in_order = Task.in_order  # an image has several boxes, which are pooled together
 
     def open_data(self, protocol: Any, options: types.RunOptions) -> ClassData:
         """List the boxes of a data set and their labels.
@@ -166,6 +170,35 @@ class Boxes(classification.ClassTask):
         """Return the form of attention of pooled features, or None for crops."""
         attention: types.Attention | None = protocol.pooled_attention
         return attention
+
+    def hashes(self, protocol: Any, data: ClassData, options: types.RunOptions) -> dict[str, str]:
+        """Return the hashes of the boxes, of the prompts, and of how features are made."""
+        from cosmos_eval.embedding.regions import hash_constants
+
+        hashes = super().hashes(protocol, data, options)
+        hashes.update(hash_constants(protocol, options))
+        return hashes
+
+    def embedder(self, protocol: Any, image_embedder: ImageEmbedder) -> ImageEmbedder:
+        """Return the embedder of boxes: of crops, or of pooled features."""
+        from cosmos_eval.embedding.regions import region_embedder
+
+        return region_embedder(image_embedder, protocol)
+
+    def in_order(
+        self,
+        encoder: Encoder,
+        protocol: Any,
+        data: ClassData,
+        options: types.RunOptions,
+        progress: types.OnProgress,
+    ) -> EmbeddedMeasurement:
+        """Return a measurement that takes crops in any order.
+
+        Raises UsageError for a protocol that pools features.
+        """
+        require_crops(protocol)
+        return super().in_order(encoder, protocol, data, options, progress)
 
     def make_samples(
         self,
@@ -206,6 +239,10 @@ class Boxes(classification.ClassTask):
         return means_of_groups(
             displayed_names(samples), samples[LABELS], {"recall": is_correct}, "boxes"
         )
+
+    def class_sizes(self, samples: types.Samples) -> Ints:
+        """Return the number of boxes of each of C classes, (C,)."""
+        return np.bincount(samples[LABELS], minlength=len(samples[CLASSES]))
 
     def columns(self, samples: types.Samples) -> Mapping[str, Any]:
         """Return a table with one row per box: the columns of classification, and the area."""
