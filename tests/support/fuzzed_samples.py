@@ -176,6 +176,10 @@ def _probe(s: Samples) -> bool:
     return indices and _is_within(s["fewshot_correct"], range(2)) and min(s["shots"].tolist()) > 0
 
 
+def _boxes(s: Samples) -> bool:
+    return _cls(s) and _is_share(s["area"]) and _is_share(s["bounds"])
+
+
 POSSIBLE: Mapping[str, Callable[[Samples], bool]] = {
     "retrieval": _retrieval,
     "cls": _cls,
@@ -186,6 +190,7 @@ POSSIBLE: Mapping[str, Callable[[Samples], bool]] = {
     "loc": _loc,
     "assoc": _assoc,
     "probe": _probe,
+    "boxes": _boxes,
 }
 
 

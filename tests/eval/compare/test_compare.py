@@ -22,7 +22,18 @@ from cosmos_eval.results.text import p_value_text
 from cosmos_eval.stats.paired import PairedDifference
 from cosmos_eval.types import UsageError
 
-TASKS = ("cls", "retrieval", "multilabel", "faces", "seg", "select", "loc", "assoc", "probe")
+TASKS = (
+    "cls",
+    "retrieval",
+    "multilabel",
+    "faces",
+    "seg",
+    "select",
+    "loc",
+    "assoc",
+    "probe",
+    "boxes",
+)
 OTHER = {"model": {"spec": "scenes-clip"}}
 SAME = {"hashes": {"sample_list": "1" * 64}}
 
@@ -238,6 +249,7 @@ def test_two_folders_with_holm_over_all_headlines(command, tmp_path):
     headlines = [test for test in found["tests"] if test["p_value_holm"] is not None]
     assert sorted((test["dataset"], test["metric"]) for test in headlines) == [
         ("scenes-assoc", "jaccard"),
+        ("scenes-boxes", "mean_per_class_recall"),
         ("scenes-cls", "acc1"),
         *(("scenes-faces", f"acc_{name}") for name in ("age", "gender", "race")),
         ("scenes-loc", "AUC"),

@@ -77,6 +77,14 @@ def folder(tmp_path: Path) -> Path:
     write(tmp_path / "labels.csv", "image,labels\n0.jpg,cat|dog\n1.jpg,cat\n2.jpg,\n3.jpg,dog\n")
     write(tmp_path / "commas.csv", 'image,labels\n0.jpg,"cat, dog"\n1.jpg,cat\n2.jpg,dog\n')
     write(tmp_path / "items.csv", "image,caption,negative\n0.jpg,a,b\n2.jpg,c,d\n")
+    boxes = {
+        "images": [{"id": i, "file_name": f"{i}.jpg", "width": 16, "height": 12} for i in range(4)],
+        "annotations": [
+            {"image_id": i, "category_id": i % 2, "bbox": [1, 2, 8, 6]} for i in range(4)
+        ],
+        "categories": [{"id": 0, "name": "cat"}, {"id": 1, "name": "dog"}],
+    }
+    write(tmp_path / "boxes.json", json.dumps(boxes))
     cue = {"cue": "west", "candidates": ["0", "1", "2"], "associations": ["0"]}
     write(tmp_path / "cues.jsonl", json.dumps(cue))
     names = [f"{of}:{n}" for of in QUESTIONS for n in range(20)]
@@ -102,10 +110,20 @@ KINDS = {
     "assoc": "kind: assoc\nimages: images\nannotations: cues.jsonl",
     "seg": "kind: seg\nimages: images\nmasks: masks\nclasses: [sky, cat, dog]",
     "loc": "kind: loc\nimages: images\nmasks: masks\nclasses: [background, cat, dog]",
+    "boxes": "kind: boxes\nimages: images\nannotations: boxes.json",
     "probe": "kind: probe\ntrain: train\ntest: test\nshots: [1, 2]",
 }
 IMAGES = {"select": 2, "assoc": 3, "probe": 16, "wds": 1, "faces": 1, "tars": 1}
-CLASSES = {"cls": 2, "wds": 80, "multilabel": 2, "faces": 80, "seg": 3, "loc": 3, "probe": 2}
+CLASSES = {
+    "cls": 2,
+    "wds": 80,
+    "multilabel": 2,
+    "faces": 80,
+    "seg": 3,
+    "loc": 3,
+    "probe": 2,
+    "boxes": 2,
+}
 
 
 def described(folder: Path, text: str) -> str:

@@ -63,6 +63,9 @@ IMPOSSIBLE = [
     ("loc", "thing_pixels", 0, 90, "holds more than `labelled_pixels` of its image"),
     ("assoc", "jaccard", 0, 1.25, "holds 1.25, and its values are 0 to 1"),
     ("assoc", "candidates", 0, 0, "holds 0, and its values are 1 or more"),
+    ("boxes", "area", 0, 1.5, "holds 1.5, and its values are 0 to 1"),
+    ("boxes", "labels", 0, 3, "holds 3, and its values are 0 to 2"),
+    ("boxes", "top5", (0, 0), -1, "has no first prediction"),
     ("probe", "linear", 0, HUGE, "holds 10000000000, and its values are 0 to 2"),
     ("probe", "shots", 0, 4, "holds a number twice"),
 ]
