@@ -5,7 +5,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from PIL import Image, ImageOps
+from PIL import Image
 
 from cosmos_eval.data.sources import CroppedImage, ImageSource
 from cosmos_eval.types import RegionFeatures
@@ -60,9 +60,11 @@ class SquareCrop:
         _, _, crop_content = content.partition(b"\n")
         image = self.crop.decode(crop_content)
         side = max(image.size)
-        if self.squares == "padded":
-            return ImageOps.pad(image, (side, side), Image.Resampling.BICUBIC)
-        return image.resize((side, side), Image.Resampling.BICUBIC)
+        if self.squares == "stretched":
+            return image.resize((side, side), Image.Resampling.BICUBIC)
+        square = Image.new("RGB", (side, side))
+        square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+        return square
 
 
 def make_region(image: ImageSource, box: Box, protocol: RegionFeatures) -> ImageSource:
