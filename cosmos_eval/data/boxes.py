@@ -5,7 +5,7 @@ COCO (Lin et al. 2014, arXiv 1405.0312) lists annotations with an image each, it
 2019, arXiv 1908.03195) names images by their addresses: `.../val2017/000000000139.jpg`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Annotated, NamedTuple
 
@@ -189,17 +189,21 @@ def read_boxes(path: Path, folder_name: str, least_area: float = 0.0) -> BoxList
         if segment.category_id not in label_by_id:
             raise FileError(f"has no category of id {segment.category_id}")
         file_name = _file_name(image, folder_name)
-        box = _visible_box(segment.bbox, image)
-        width, height = segment.bbox[2:]
-        if file_name is not None and box is not None and width * height >= least_area:
+        box = _visible_box(segment.bbox, image, least_area)
+        if file_name is not None and box is not None:
             label = label_by_id[segment.category_id]
             boxes.append(LabelledBox(file_name, box, (image.height, image.width), label))
     if not boxes:
         raise FileError(f"has no boxes of images in a folder {folder_name}")
-    kinds = None
-    if all(category.isthing is not None for category in categories):
-        kinds = [KINDS[0] if category.isthing else KINDS[1] for category in categories]
-    return BoxList(boxes, [category.name for category in categories], kinds)
+    names = [category.name for category in categories]
+    return BoxList(boxes, names, _kinds_of_classes(categories))
+
+
+def _kinds_of_classes(categories: Sequence[_Category]) -> list[str] | None:
+    """Return the entry of KINDS of each class, or None if the file does not state it."""
+    if any(category.isthing is None for category in categories):
+        return None
+    return [KINDS[0] if category.isthing else KINDS[1] for category in categories]
 
 
 def _file_name(image: _Image, folder_name: str) -> str | None:
@@ -215,12 +219,14 @@ def _file_name(image: _Image, folder_name: str) -> str | None:
     return address.name if address.parent.name == folder_name else None
 
 
-def _visible_box(bbox: list[float], image: _Image) -> Box | None:
-    """Return a box (left, top, width, height) by its edges, or None if no part of it is visible.
+def _visible_box(bbox: list[float], image: _Image, least_area: float) -> Box | None:
+    """Return a box (left, top, width, height) by its edges, cut off at the edges of the image.
 
-    It is cut off at the edges of the image.
+    Return None if its area is below `least_area`, in pixels, or if no part of it is visible.
     """
     left, top, width, height = bbox
+    if width * height < least_area:
+        return None
     right, bottom = min(left + width, image.width), min(top + height, image.height)
     left, top = max(left, 0.0), max(top, 0.0)
     return (left, top, right, bottom) if right > left and bottom > top else None
