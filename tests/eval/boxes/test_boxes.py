@@ -372,3 +372,29 @@ def test_items_of_refcoco(tmp_path):
     write(path, {**record, "ann_id": 99})
     with pytest.raises(UsageError, match="no entry of `anns` has the id 99"):
         open_selection(SELECTION["refcoco"], RunOptions(data_root=str(tmp_path)))
+
+
+@pytest.mark.parametrize("regions", ["pooled", "crops"])
+def test_fg_ovd_is_a_choice_by_the_features_of_boxes(encoder, tmp_path, regions):
+    """An item is right if its first caption has the highest cosine with the box."""
+    (tmp_path / "fgovd").mkdir()
+    made_set(tmp_path)
+    captions = ["a red apple", "a blue boat", "a green tree"]
+    lines = []
+    for order in (captions, captions[1:] + captions[:1], captions[2:] + captions[:2]):
+        fields = {"img_path": "2.png", "pos_expression": order[:1], "neg_expression": order[1:]}
+        lines.append(json.dumps({**FG_OVD, **fields}))
+    (tmp_path / "fgovd" / "h.jsonl").write_text("\n".join(lines))
+    protocol = replace(
+        SELECTION["fg-ovd"],
+        **{"subset_items": {}, "n_items": None, "root": str(tmp_path), "images": "."},
+        **{"regions": regions, "side": 64, "attention": "vanilla"},
+    )
+    data = open_selection(protocol, RunOptions())
+    found = task_named("select").measure_one(encoder, protocol, data=data)
+    embedder = region_embedder(ImageEmbedder(encoder, RunOptions(), no_progress), protocol)
+    feature = embedder.embed(data.images).features[0]
+    texts = encoder.encode_text(encoder.tokenize(captions)).numpy()
+    best = int(np.argmax(texts @ feature))
+    assert found.samples["correct"].tolist() == [number == best for number in range(3)]
+    assert "constants" in found.hashes
