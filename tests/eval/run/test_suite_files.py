@@ -105,8 +105,9 @@ def test_smaller_suites_of_the_field():
     for name in ("retrieval", "long-text"):
         assert {m.metrics for m in read_score(name).members} == {RECALLS}
     compositional = {m.dataset for m in read_score("compositionality").members}
-    # coco-suppression asks about the size of objects, not about how captions are composed.
-    assert compositional == {*SELECTION} - {"coco-suppression"}
+    # The others ask about the size of objects, or about boxes, not about how captions are composed.
+    boxes = {"fg-ovd", "refcoco", "refcoco+", "refcocog"}
+    assert compositional == {*SELECTION} - {"coco-suppression"} - boxes
     assert measured("segmentation-8") == {"cosmos": list(SEGMENTATION)}
 
 
