@@ -58,6 +58,10 @@ class ClassData(NamedTuple):
     # (N,) a number for each image that versions of the same image share, such as the severities of
     # a corruption; None if no image has several versions.
     origins: NDArray[np.int64] | None = None
+    # If the images are boxes of other images: (N,) the number of each box's image, from 0 in the
+    # order of their first boxes, and (N,) the fraction of the image that the box covers.
+    image_of_box: NDArray[np.int64] | None = None
+    area_of_box: NDArray[np.float64] | None = None
 
     def select(self, indices: Sequence[int]) -> ClassData:
         """Return the data with only the images at these indices. The classes stay the same."""
@@ -68,6 +72,8 @@ class ClassData(NamedTuple):
             group_of_image=_take(self.group_of_image, indices),
             written_classes=_take(self.written_classes, indices),
             origins=_take(self.origins, indices),
+            image_of_box=_take(self.image_of_box, indices),
+            area_of_box=_take(self.area_of_box, indices),
         )
 
     def with_groups(self, groups: Sequence[str]) -> ClassData:

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cosmos_eval.data import asked_objects, folders
+from cosmos_eval.data.regions import make_region
 from cosmos_eval.data.selection_layouts import Chosen, Item, Picture, read_items
-from cosmos_eval.data.sources import CroppedImage, ImageFile, ImageSource, PixelFile
+from cosmos_eval.data.sources import ImageFile, ImageSource, PixelFile
 from cosmos_eval.types import FoundSamples, RunOptions, SelectionProtocol, UsageError
 
 
@@ -330,7 +331,7 @@ def _make_data(
     is_large_enough = subset_sizes >= protocol.smallest
     return SelectionData(
         pictures=tuple(pictures),
-        images=tuple(_make_source(image_folder, picture) for picture in pictures),
+        images=tuple(_make_source(protocol, image_folder, picture) for picture in pictures),
         captions=tuple(protocol.template.replace("{}", caption) for caption in captions),
         images_of_item=images_of_item,
         captions_of_item=captions_of_item,
@@ -363,13 +364,13 @@ def _number_values(
     return list(index_by_value), indices_of_items
 
 
-def _make_source(image_folder: Path, picture: Picture) -> ImageSource:
+def _make_source(protocol: SelectionProtocol, image_folder: Path, picture: Picture) -> ImageSource:
     """Return the image source of a picture: a file of the image folder, or a box of the file."""
     path = image_folder / picture.file
     whole_image = PixelFile(path) if path.suffix == ".npy" else ImageFile(path)
     if picture.box is None:
         return whole_image
-    return CroppedImage(whole_image, picture.box)
+    return make_region(whole_image, picture.box, protocol)
 
 
 def _number_groups(

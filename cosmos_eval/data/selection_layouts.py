@@ -5,6 +5,7 @@ Imports no torch.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from math import isfinite
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple
 
@@ -24,7 +25,7 @@ class Picture(NamedTuple):
     # The path below the folder of images.
     file: str
     # (left, top, right, bottom) in pixels; None: the whole image.
-    box: tuple[int, int, int, int] | None = None
+    box: tuple[float, float, float, float] | None = None
 
 
 class Item(NamedTuple):
@@ -112,6 +113,34 @@ class _Record(NamedTuple):
             with suppress(ValueError):
                 return int(value)
         raise UsageError(f"{self.location}: `{name}` must be a whole number, not {value!r}")
+
+    def box(self, name: str) -> tuple[float, float, float, float]:
+        """Return a box (left, top, width, height) in pixels by its edges.
+
+        Raise UsageError unless the field lists four numbers, and if the box has no area.
+
+        Example:
+            The field `[10, 20, 5, 5]` gives (10.0, 20.0, 15.0, 25.0).
+        """
+        values = self._field(name)
+        are_numbers = isinstance(values, list) and all(
+            isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+            for value in values
+        )
+        if not are_numbers or len(values) != 4 or min(values[2:]) <= 0:
+            raise UsageError(
+                f"{self.location}: `{name}` must be left, top, width and height in pixels, not "
+                f"{values!r}"
+            )
+        left, top, width, height = map(float, values)
+        return left, top, left + width, top + height
+
+    def records(self, name: str) -> list["_Record"]:
+        """Return the records that a field lists. Raise UsageError if it lists anything else."""
+        values = self._field(name)
+        if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
+            raise UsageError(f"{self.location}: `{name}` must list records, not {values!r}")
+        return [_Record(value, f"{self.location}, `{name}`") for value in values]
 
     def texts(self, prefix: str, *, excluded_prefix: str | None = None) -> tuple[str, ...]:
         """Return the texts of all fields whose names begin with a prefix.
@@ -570,6 +599,86 @@ def _read_aro(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
         yield Item((picture,), captions, "_".join(subset_names), record.location)
 
 
+_FG_OVD_SUBSETS = {
+    "1_attributes": "hard",
+    "2_attributes": "medium",
+    "3_attributes": "easy",
+    "shuffle_negatives": "trivial",
+}
+
+
+def _read_fg_ovd(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
+    """Yield the items of FG-OVD: a box of an image with a correct and up to ten wrong captions.
+
+    The files of a folder are `.jsonl`. Their fields are `img_path`, the box `bbox` (left, top,
+    width, height), `pos_expression` and `neg_expression`, and `test_type`, the subset. Captions
+    are in small letters, as FG-CLIP encodes them.
+    """
+    files = sorted(path.glob("*.jsonl"))
+    if not files:
+        raise UsageError(f"{path} must be a folder with a .jsonl file per subset")
+    for file in files:
+        for record in _read_records(file):
+            test_type = record.text("test_type")
+            if test_type not in _FG_OVD_SUBSETS:
+                raise UsageError(
+                    f"{record.location}: `test_type` {test_type!r} is none of "
+                    f"{', '.join(_FG_OVD_SUBSETS)}"
+                )
+            captions = (*record.texts("pos_expression"), *record.texts("neg_expression"))
+            yield Item(
+                pictures=(Picture(record.text("img_path"), record.box("bbox")),),
+                captions=tuple(caption.lower() for caption in captions),
+                subset=_FG_OVD_SUBSETS[test_type],
+                location=record.location,
+            )
+
+
+def _read_refcoco(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
+    """Yield the items of RefCOCO, RefCOCO+ or RefCOCOg: an expression with boxes of an image.
+
+    A file for each split, such as `refcoco_testA.jsonl` for the data set `refcoco`, has a record
+    for each object: the `file_name` of the image, its boxes `anns`, the `ann_id` of the object's
+    box, and `sentences`, the expressions. The subset is the split. Expressions are in small
+    letters. An object that is alone in its image leaves no choice, and is left out.
+    """
+    prefix = f"{protocol.dataset}_"
+    files = sorted(path.glob(f"{prefix}*.jsonl"))
+    if not files:
+        raise UsageError(f"{path} must be a folder with a file {prefix}SPLIT.jsonl per split")
+    for file in files:
+        for record in _read_records(file):
+            pictures = _read_candidates(record)
+            if len(pictures) == 1:
+                continue
+            for sentence in record.records("sentences"):
+                yield Item(
+                    pictures=pictures,
+                    captions=(sentence.text("raw").lower(),),
+                    subset=file.stem.removeprefix(prefix),
+                    location=record.location,
+                )
+
+
+def _read_candidates(record: _Record) -> tuple[Picture, ...]:
+    """Return the distinct boxes of a record of RefCOCO, the box of its object first.
+
+    Names of images end with the number of the object, which is dropped: `..._581857_16.jpg` is the
+    file `..._581857.jpg`. Raise UsageError if no box has the id of the object.
+    """
+    name = PurePosixPath(record.text("file_name"))
+    if name.stem.count("_") > 2:  # COCO_train2014_000000581857_16
+        name = name.with_stem(name.stem.rpartition("_")[0])
+    object_id = record.number("ann_id")
+    boxes = {}
+    for annotation in record.records("anns"):
+        boxes[annotation.number("id")] = annotation.box("bbox")
+    if object_id not in boxes:
+        raise UsageError(f"{record.location}: no entry of `anns` has the id {object_id}")
+    ordered_boxes = dict.fromkeys([boxes[object_id], *boxes.values()])
+    return tuple(Picture(name.name, box) for box in ordered_boxes)
+
+
 # The readers of files by the name of the layout in a protocol.
 _LAYOUTS: Mapping[str, Callable[[SelectionProtocol, Path], Iterator[Item]]] = {
     "items": _read_items,
@@ -588,4 +697,6 @@ _LAYOUTS: Mapping[str, Callable[[SelectionProtocol, Path], Iterator[Item]]] = {
     "cvqa": _read_cvqa,
     "cvqa-english": _read_cvqa_english,
     "pascal-50s": _read_pascal50s,
+    "fg-ovd": _read_fg_ovd,
+    "refcoco": _read_refcoco,
 }

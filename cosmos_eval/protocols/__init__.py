@@ -7,6 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from cosmos_eval.protocols import scenes, scenes2, segmentation
+from cosmos_eval.protocols.boxes import BOXES, BOXES_BY_PROTOCOL
 from cosmos_eval.protocols.classification import (
     CLASSIFICATION,
     CLASSIFICATION_BY_PROTOCOL,
@@ -24,7 +25,7 @@ from cosmos_eval.protocols.languages import language_protocols, language_sets
 from cosmos_eval.protocols.ratings import RATINGS
 from cosmos_eval.protocols.retrieval import RETRIEVAL, RETRIEVAL_BY_PROTOCOL
 from cosmos_eval.protocols.segmentation import SEGMENTATION
-from cosmos_eval.protocols.selection import SELECTION
+from cosmos_eval.protocols.selection import SELECTION, SELECTION_BY_PROTOCOL
 from cosmos_eval.protocols.sets import read_set, set_names
 from cosmos_eval.protocols.shifts import IMAGENET_C, SHIFTS, attacked_dataset, make_typographic
 from cosmos_eval.protocols.webdatasets import WEBDATASETS
@@ -56,6 +57,7 @@ def known_protocols() -> Mapping[str, Protocol]:
     protocols.update(SEGMENTATION)
     protocols.update(SELECTION)
     protocols.update(RATINGS)
+    protocols.update(BOXES)
     return protocols
 
 
@@ -182,6 +184,8 @@ def protocols_of_dataset(dataset: str) -> Mapping[str, Protocol]:
         *segmentation.SEGMENTATION_BY_PROTOCOL.values(),
         *segmentation.LOCALISATION_BY_PROTOCOL.values(),
         *DENSE_PROBES_BY_PROTOCOL.values(),
+        *SELECTION_BY_PROTOCOL.values(),
+        *BOXES_BY_PROTOCOL.values(),
     ):
         if dataset in protocol_by_dataset:
             protocols.append(protocol_by_dataset[dataset])
@@ -190,6 +194,8 @@ def protocols_of_dataset(dataset: str) -> Mapping[str, Protocol]:
             protocols.append(scenes.scenes_localisation(protocol_name))
     if dataset == SCENES_PROBE:
         protocols.extend(scenes_probes().values())
+    if dataset == "scenes-boxes":
+        protocols.append(scenes.scenes_boxes(str(protocols[0].root), "crops"))
     protocols.extend(_with_scored_pairs(protocols))
     return {protocol.protocol_name: protocol for protocol in protocols}
 
@@ -198,7 +204,8 @@ def _with_scored_pairs(protocols: Sequence[Protocol]) -> list[Protocol]:
     """Return further protocols in which a model scores pairs of an image and a text together.
 
     A retrieval protocol has two of them: the best 100 candidates of each query are scored, or all.
-    A caption selection protocol has the second one, and other protocols have none.
+    A caption selection protocol has the second one, unless it pools features of boxes. Other
+    protocols have none.
 
     Example:
         The retrieval protocol `cosmos` gives `cosmos-pairs100` and `cosmos-pairs`.
@@ -207,6 +214,8 @@ def _with_scored_pairs(protocols: Sequence[Protocol]) -> list[Protocol]:
     for protocol in protocols:
         if isinstance(protocol, RetrievalProtocol) and protocol.frames is not None:
             continue  # videos are measured as a whole
+        if isinstance(protocol, SelectionProtocol) and protocol.regions == "pooled":
+            continue
         if isinstance(protocol, RetrievalProtocol):
             name = protocol_name_with_pairs(protocol.protocol_name, RERANKED)
             pair_protocols.append(replace(protocol, protocol_name=name, pairs=RERANKED))

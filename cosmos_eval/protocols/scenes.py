@@ -8,7 +8,7 @@ that ignore the dominant thing.
 import hashlib
 import importlib.util
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
@@ -26,7 +26,7 @@ PROBE = "scenes-probe"
 """The data set on which probes are trained and measured."""
 TRAINING = "scenes-seg-train"
 """The training scenes on which settings of scenes-seg are chosen: never a test set."""
-ON_REQUEST = ("scenes-loc", PROBE)
+ON_REQUEST = ("scenes-loc", PROBE, "scenes-boxes")
 """Data sets that are only measured if their task is named."""
 
 PROTOCOL_NAME = "scenes"
@@ -55,6 +55,8 @@ _COCO_IMAGES = "coco/images/test"
 _SMALL_FOLDER = "folder/small"
 _PROBE, _TRAINING = "probe", "training"
 _SMALL_CAPTIONS = f"{_COCO}/captions_test_small.json"
+_BOXES = f"{_COCO}/instances_test.json"
+_SIDE = 128  # of an image, in pixels
 
 
 def scenes_protocols() -> Mapping[str, types.Protocol]:
@@ -116,8 +118,33 @@ def _protocols_below(root: str) -> Mapping[str, types.Protocol]:
         scenes_segmentation(TRAINING, f"{root}/{_TRAINING}", "voc/SegmentationClass", "train"),
         scenes_localisation(LOCALISATION),
         probe,
+        scenes_boxes(root, "pooled"),
     )
     return {protocol.dataset: protocol for protocol in protocols}
+
+
+def scenes_boxes(root: str, regions: types.Regions) -> types.BoxesProtocol:
+    """Return the protocol that classifies the boxes of the things in the test scenes.
+
+    Args:
+        root: The folder of the scenes.
+        regions: How the features of boxes are made. The protocol is called `scenes` if they are
+            pooled, and `scenes-crops` if boxes are cut out.
+    """
+    return types.BoxesProtocol(
+        dataset="scenes-boxes",
+        protocol_name=PROTOCOL_NAME if regions == "pooled" else f"{PROTOCOL_NAME}-crops",
+        root=root,
+        images=_COCO_IMAGES,
+        annotations=_BOXES,
+        templates=("a {}",),
+        regions=regions,
+        side=_SIDE,
+        squares="padded" if regions == "crops" else None,
+        enlargement=1.5,
+        small=_SMALL,
+        large=_LARGE,
+    )
 
 
 def scenes_localisation(protocol_name: str) -> types.LocalisationProtocol:
@@ -255,6 +282,31 @@ def _render_test_scenes(folder: Path) -> None:
         annotation["caption"] = ". ".join(sentences)
         _write_crop(small_things[0], scene["id"], folder)
     (folder / _SMALL_CAPTIONS).write_text(json.dumps(coco), encoding="utf-8")
+    boxes = _list_boxes(scenes, coco["images"])
+    (folder / _BOXES).write_text(json.dumps(boxes), encoding="utf-8")
+
+
+def _list_boxes(scenes: Sequence[Any], images: Sequence[Any]) -> dict[str, Any]:
+    """Return the boxes of the things of all scenes in the form of COCO's instances.
+
+    Args:
+        scenes: The records of the scenes.
+        images: The records of their images, in the same order.
+    """
+    annotations: list[dict[str, Any]] = []
+    for scene, image in zip(scenes, images, strict=True):
+        for thing in scene["things"]:
+            left, top, right, bottom = thing["box"]
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image["id"],
+                    "category_id": THINGS.index(thing["kind"]) + 1,
+                    "bbox": [left, top, right - left, bottom - top],
+                }
+            )
+    categories = [{"id": index, "name": name} for index, name in enumerate(THINGS, start=1)]
+    return {"images": images, "annotations": annotations, "categories": categories}
 
 
 def _write_crop(thing: Mapping[str, Any], scene_id: str, folder: Path) -> None:

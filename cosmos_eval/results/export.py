@@ -131,7 +131,7 @@ def load_samples(result: str | Path) -> pd.DataFrame:
     set, which results of older versions lack, and by task
 
     - cls: `label`, `prediction`, `score` (the probability of the prediction), `rank` of the label
-      (missing below the fifth), `group`
+      (missing below the fifth), `group`; boxes: also `area`
     - retrieval: `query` (image or caption), `caption` (its number within the image), `rank` of the
       image's best caption, or of the caption's image. Predictions and scores are missing, since
       results store neither similarities nor the first of the ranking.

@@ -31,6 +31,7 @@ _MODULES: Mapping[str, str] = {
     "ood": "cosmos_eval.tasks.ood",
     "seg-probe": "cosmos_eval.tasks.dense_probe.segmentation",
     "depth-probe": "cosmos_eval.tasks.dense_probe.depth",
+    "boxes": "cosmos_eval.tasks.boxes",
 }
 TASKS = tuple(_MODULES)
 """The names of the tasks of this package, in the order of tables."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,9 @@ from cosmos_eval.tasks.metric import Derived, Metric
 from cosmos_eval.tasks.ordered import EmbeddedMeasurement
 from cosmos_eval.tasks.task import LEAST_NOTED_FRACTION, NAME, Task
 from cosmos_eval.types.protocols import SEVERITIES
+
+if TYPE_CHECKING:
+    from cosmos_eval.embedding.embed import ImageEmbedder
 
 # Stored arrays of N images, C classes and G groups.
 LABELS = "labels"  # (N,) class numbers
@@ -171,6 +174,14 @@ class ClassTask(Task):
         """
         return []
 
+    def hashes(self, protocol: Any, data: ClassData, options: types.RunOptions) -> dict[str, str]:
+        """Return the hashes that a result records, by name: of the data, and of the prompts."""
+        return _hash_data_and_prompts(data, self.prompts(protocol, data))
+
+    def embedder(self, protocol: Any, image_embedder: ImageEmbedder) -> ImageEmbedder:
+        """Return the embedder of a protocol's images: by default, the one of whole images."""
+        return image_embedder
+
     def embed_classes(
         self,
         encoder: Encoder,
@@ -227,8 +238,9 @@ class ClassTask(Task):
         """
         from cosmos_eval.embedding.embed import ImageEmbedder
 
-        embedder = ImageEmbedder(encoder, options, progress)
+        image_embedder = ImageEmbedder(encoder, options, progress)
         for protocol, labelled_images in zip(protocols, data, strict=True):
+            embedder = self.embedder(protocol, image_embedder)
             started = perf_counter()
             class_embeddings = self.embed_classes(
                 encoder, protocol, labelled_images, options, progress
@@ -247,14 +259,13 @@ class ClassTask(Task):
                 options,
                 names=labelled_images.names,
                 content=content_hash(images.image_sha256s, labelled_images.labels),
-                hashes=_hash_data_and_prompts(
-                    labelled_images, self.prompts(protocol, labelled_images)
-                ),
+                hashes=self.hashes(protocol, labelled_images, options),
                 seconds={
                     "prompts": prompts_done - started,
                     "images": perf_counter() - prompts_done,
                 },
                 notes=notes,
+                unit=self.sample_noun,
             )
 
 
@@ -265,7 +276,7 @@ class _OrderedClasses(EmbeddedMeasurement):
 
     def hashes_of_names(self) -> Mapping[str, str]:
         """Return the hashes of the names of images and classes, and of the templates."""
-        return _hash_data_and_prompts(self.data, self.task.prompts(self.protocol, self.data))
+        return self.task.hashes(self.protocol, self.data, self.options)
 
     def images_of(self, sample: int) -> Sequence[int]:
         """Return the index of the image, which is the sample itself."""

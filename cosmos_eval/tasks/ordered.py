@@ -12,7 +12,15 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from cosmos_eval.data.folders import content_hash
-from cosmos_eval.types import Measurement, OnProgress, Protocol, RunOptions, Samples
+from cosmos_eval.types import (
+    Measurement,
+    OnProgress,
+    Protocol,
+    RegionFeatures,
+    RunOptions,
+    Samples,
+    UsageError,
+)
 
 if TYPE_CHECKING:
     from cosmos_eval.embedding.embed import EmbeddedImage, Embeddings, FeaturesByKey
@@ -175,4 +183,13 @@ def require_no_pairs(protocol: Any) -> None:
         raise UsageError(
             f"{protocol.dataset}: protocol {protocol.protocol_name} scores pairs of images and "
             "captions, and cannot stop when the answer is known: leave --until out"
+        )
+
+
+def require_crops(protocol: RegionFeatures) -> None:
+    """Raise UsageError if a protocol pools features of boxes, which needs all boxes of an image."""
+    if protocol.regions == "pooled":
+        raise UsageError(
+            f"{protocol.dataset}: pooled features of boxes are computed image by image: choose a "
+            "protocol with crops, or leave --until out"
         )

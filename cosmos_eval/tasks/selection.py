@@ -29,7 +29,7 @@ from cosmos_eval.stats.estimates import (
 from cosmos_eval.tasks import suppression
 from cosmos_eval.tasks.arrays import SampleArray
 from cosmos_eval.tasks.metric import Derived, Metric
-from cosmos_eval.tasks.ordered import EmbeddedMeasurement, require_no_pairs
+from cosmos_eval.tasks.ordered import EmbeddedMeasurement, require_crops, require_no_pairs
 from cosmos_eval.tasks.task import LEAST_NOTED_FRACTION, NAME, ScoredSamples, Task
 
 if TYPE_CHECKING:
@@ -242,6 +242,7 @@ class Selection(Task):
             progress: Called with the progress.
         """
         from cosmos_eval.embedding.embed import ImageEmbedder
+        from cosmos_eval.embedding.regions import region_embedder
 
         embedder = ImageEmbedder(encoder, options, progress)
         for protocol, items in zip(protocols, data, strict=True):
@@ -252,8 +253,8 @@ class Selection(Task):
                 options,
                 progress,
                 score_items,
-                embedder=embedder,
-                hashes={"sample_list": _hash_sample_list(items)},
+                embedder=region_embedder(embedder, protocol),
+                hashes=_hashes(protocol, items, options),
                 names=[items.pictures[images[0]].file for images in items.images_of_item],
                 settings=describe_pair_scores(encoder, protocol.pairs),
                 notes=_notes(items),
@@ -270,9 +271,10 @@ class Selection(Task):
     ) -> EmbeddedMeasurement:
         """Return a measurement that takes the items in any order.
 
-        Raises UsageError for a protocol that scores pairs.
+        Raises UsageError for a protocol that scores pairs, or pools features of boxes.
         """
         require_no_pairs(protocol)
+        require_crops(protocol)
         return _OrderedItems(self, encoder, protocol, data, options, progress)
 
     def derive(self, samples: types.Samples) -> Derived:
@@ -357,13 +359,17 @@ class Selection(Task):
         """Return the number of items of the complete data set, or None if it is unknown."""
         return protocol.n_items
 
+    def attention(self, protocol: types.SelectionProtocol) -> types.Attention | None:
+        """Return the form of attention of pooled features of boxes, or None for other features."""
+        return protocol.pooled_attention
+
 
 class _OrderedItems(EmbeddedMeasurement):
     """Measures items in any order. The captions of an item are embedded after its images."""
 
     def hashes_of_names(self) -> Mapping[str, str]:
-        """Return the hash of the images' names, the captions and the items."""
-        return {"sample_list": _hash_sample_list(self.data)}
+        """Return the hashes of the images' names, the captions, the items and the protocol."""
+        return _hashes(self.protocol, self.data, self.options)
 
     def images_of(self, sample: int) -> Sequence[int]:
         """Return the indices of the images of an item."""
@@ -707,6 +713,17 @@ def _cluster_items(data: SelectionData) -> NDArray[np.int64]:
     edges = coo_array((is_edge, (edge_items, edge_nodes)), shape=(n_nodes, n_nodes))
     _, component_of_node = connected_components(edges, directed=False)
     return component_of_node[:n_items].astype(np.int64)
+
+
+def _hashes(
+    protocol: types.SelectionProtocol, data: SelectionData, options: types.RunOptions
+) -> dict[str, str]:
+    """Return the hashes that a result records: the items, and how features of boxes are made."""
+    from cosmos_eval.embedding.regions import hash_constants
+
+    hashes = {"sample_list": _hash_sample_list(data)}
+    hashes.update(hash_constants(protocol, options))
+    return hashes
 
 
 def _hash_sample_list(data: SelectionData) -> str:

@@ -30,6 +30,7 @@ Sentences = Literal["each", "joined"] | None
 SelectionLayout = Literal[
     "items", "pairs", "sugarcrepe", "mmvp", "aro", "svo", "valse", "whatsup", "coco-spatial",
     "gqa-spatial", "negbench", "eqben", "coco-objects", "cvqa", "cvqa-english", "pascal-50s",
+    "fg-ovd", "refcoco",
 ]
 # fmt: on
 """The form of the annotations of a caption selection set (docs/caption-selection.md)."""
@@ -44,6 +45,12 @@ Corruption = Literal[
 SEVERITIES = (1, 2, 3, 4, 5)
 """The severities of each corruption."""
 Rgb = tuple[float, float, float]
+Regions = Literal["crops", "pooled"]
+"""How the feature of a box of an image is made.
+
+`crops`: the box is cut out and encoded as an image. `pooled`: the features of the patches of the
+whole image are averaged over the box, by RoIAlign.
+"""
 
 TASKS_BY_WORD: Mapping[str, str] = {
     "classification": "cls",
@@ -318,6 +325,76 @@ class FacesProtocol(ClassificationProtocol):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RegionFeatures(Protocol):
+    """How the features of boxes of images are made. Whole images are encoded as usual."""
+
+    regions: Regions = "crops"
+    # The side in pixels of the square that the whole image is padded to, for pooled features.
+    side: int = 1024
+    # The form of attention in the last block, for pooled features. `maskclip` is the form of
+    # CLIPSelf, arXiv 2310.01403 (eva_vit_model.py of github.com/wusize/CLIPSelf, encode_dense).
+    attention: Attention = "maskclip"
+    # How crops become squares, of which the model's transform cuts nothing off: black pixels are
+    # added on both sides, or the crop is resized. None: crops keep their shape.
+    squares: Literal["padded", "stretched"] | None = None
+
+    @property
+    def region_constants(self) -> dict[str, Any]:
+        """The constants by which features of boxes are made, unless boxes are simply cut out."""
+        if self.regions == "pooled":
+            return {"regions": self.regions, "side": self.side}
+        return {"squares": self.squares} if self.squares else {}
+
+    @property
+    def pooled_attention(self) -> Attention | None:
+        """The form of attention in the last block if features are pooled; None for crops."""
+        return self.attention if self.regions == "pooled" else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoxesProtocol(ClassificationProtocol, RegionFeatures):
+    """How zero-shot classification of the annotated boxes of images is measured."""
+
+    task: ClassVar[str] = "boxes"
+
+    # The folder of the images. Of several alternatives, the first that exists is read.
+    images: tuple[str, ...] | str
+    # The file of the boxes, in the form of COCO's instances, of its panoptic segments, or of LVIS.
+    # Of several alternatives, the first that exists is read.
+    annotations: tuple[str, ...] | str
+    # Boxes with a smaller area in pixels are left out.
+    least_area: float = 0.0
+    # How many times as long the sides of the crops of objects are as the sides of their boxes.
+    enlargement: float = 1.0
+    # A box is small if it covers less than the first fraction of the image, and large if it covers
+    # at least the second one: 32 x 32 and 96 x 96 pixels in images of 640 x 480, as for COCO.
+    small: float = 32**2 / (640 * 480)
+    large: float = 96**2 / (640 * 480)
+    # The number of boxes of the complete data set, if it is known.
+    n_boxes: int | None = field(default=None, metadata=_FIXED)
+
+    folder: str = field(default="", metadata=_FIXED)
+    layout: Literal["folders", "webdataset", "objectnet"] = field(
+        default="folders", metadata=_FIXED
+    )
+    class_list: str | None = field(default=None, metadata=_FIXED)
+    group_file: str | None = field(default=None, metadata=_FIXED)
+    group_keys: tuple[str, ...] | str = field(default="group", metadata=_FIXED)
+    image_key: str = field(default="image", metadata=_FIXED)
+    metadata: tuple[str, ...] = field(default=(), metadata=_FIXED)
+    metrics: tuple[Literal["f1_macro", "worst_group_acc5"], ...] = field(
+        default=(), metadata=_FIXED
+    )
+
+    @property
+    def region_constants(self) -> dict[str, Any]:
+        """The constants by which features of boxes are made."""
+        constants = super().region_constants
+        constants["enlargement"] = self.enlargement
+        return constants
+
+
+@dataclass(frozen=True, kw_only=True)
 class SelectionFiles(Protocol):
     """Where the items of a caption selection set are, and how many there are."""
 
@@ -336,7 +413,7 @@ class SelectionFiles(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SelectionProtocol(SelectionFiles):
+class SelectionProtocol(SelectionFiles, RegionFeatures):
     """How it is measured whether a model chooses the correct caption or the correct image.
 
     An item has one of three forms: an image with captions, one or more of which are correct; a

@@ -204,7 +204,7 @@ KINDS: dict[str, Kind] = {
             _results,
             (
                 *("retrieval", "cls", "multilabel", "faces", "seg", "select", "loc", "assoc"),
-                *("probe", "ood", "ratings"),
+                *("probe", "ood", "ratings", "boxes"),
             ),
         ),
         *fuzzed_samples.KINDS,

@@ -193,6 +193,10 @@ def _depth_probe(s: Samples) -> bool:
     return shares and all(bool((s[name][known] >= 0).all()) for name in ("rmse", "abs_rel"))
 
 
+def _boxes(s: Samples) -> bool:
+    return _cls(s) and _is_share(s["area"]) and _is_share(s["bounds"])
+
+
 POSSIBLE: Mapping[str, Callable[[Samples], bool]] = {
     "retrieval": _retrieval,
     "cls": _cls,
@@ -207,6 +211,7 @@ POSSIBLE: Mapping[str, Callable[[Samples], bool]] = {
     "ood": _ood,
     "seg-probe": _seg,
     "depth-probe": _depth_probe,
+    "boxes": _boxes,
 }
 
 

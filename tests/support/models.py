@@ -183,6 +183,20 @@ def depth_probe_samples(skill: float, rng: np.random.Generator) -> Samples:
     return {"name": names, "pixels": pixels, "rmse": error, "abs_rel": error / 3, **deltas}
 
 
+def boxes_samples(skill: float, rng: np.random.Generator) -> Samples:
+    """Two boxes of an image after each other; every fourth box is small."""
+    samples = dict(cls_samples(skill, rng))
+    n_missing = 5 - samples["top5"].shape[1]
+    samples["top5"] = np.pad(samples["top5"], ((0, 0), (0, n_missing)), constant_values=-1)
+    n_boxes = len(samples["labels"])
+    return {
+        **{name: samples[name] for name in ("labels", "top5", "confidence", "classes")},
+        "image": np.arange(n_boxes) // 2,
+        "area": np.where(np.arange(n_boxes) % 4 == 0, 0.001, 0.3),
+        "bounds": np.array([0.01, 0.1]),
+    }
+
+
 SAMPLES = {
     **{"cls": cls_samples, "retrieval": retrieval_samples, "select": select_samples},
     **{
@@ -196,6 +210,7 @@ SAMPLES = {
         "ood": ood_samples,
         "seg-probe": seg_samples,
         "depth-probe": depth_probe_samples,
+        "boxes": boxes_samples,
     },
 }
 _DENSE = ("seg", "loc", "seg-probe", "depth-probe")

@@ -28,6 +28,8 @@ _YAML = {
     "assoc": "images: photos\nannotations: cues.jsonl\nimage_suffix: .png\n",
     "ood": "inside: photos\noutside: train\ntemplates: ['a {}']\n",
     "ratings": "images: photos\nannotations: ratings.csv\n",
+    "boxes": "images: photos\nannotations: boxes.json\ntemplates: ['a {}']\nregions: pooled\n"
+    "side: 32\n",
     "probe": "train: train\ntest: photos\nshots: [1]\ndraws: 1\nc_values: [0.1, 1.0]\n",
     "seg-probe": "images: photos\nmasks: masks\ntrain_images: train\ntrain_masks: masks\n"
     "image_suffix: .png\nclasses: [green, blue]\nshort_side: 32\nwindow: null\n",
@@ -59,9 +61,28 @@ def write_set(root: Path) -> None:
     (root / "cues.jsonl").write_text("".join(f"{json.dumps(cue)}\n" for cue in cues))
     rated = [(file, "green", str(number)) for number, file in enumerate(files)]
     _write_table(root / "ratings.csv", ("image", "caption", "rating"), rated)
+    (root / "boxes.json").write_text(json.dumps(_list_boxes(files)))
     for task, text in _YAML.items():
         (root / f"{task}.yaml").write_text(f"kind: {task}\n{text}")
     write_faces(root, "lime")
+
+
+def _list_boxes(files: list[str]) -> dict[str, object]:
+    """Return a box of each image in the form of COCO's instances."""
+    images = [
+        {"id": n, "file_name": name, "width": 32, "height": 32} for n, name in enumerate(files)
+    ]
+    colours = list(COLOURS)
+    boxes = [
+        {
+            "image_id": number,
+            "category_id": colours.index(name.partition("/")[0]),
+            "bbox": [2.5, 4, 20, 16],
+        }
+        for number, name in enumerate(files)
+    ]
+    categories = [{"id": n, "name": colour} for n, colour in enumerate(colours)]
+    return {"images": images, "annotations": boxes, "categories": categories}
 
 
 def write_photo(path: Path, colour: tuple[int, int, int]) -> None:

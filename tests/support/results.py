@@ -84,6 +84,20 @@ SAMPLES: dict[str, Samples] = {
         "mcm": np.array([0.75, 0.5, 0.625, 0.25], np.float32),
         "max_logit": np.array([0.5, 0.375, 0.25, 0.125], np.float32),
     },
+    # The first two boxes are of one image.
+    "boxes": {
+        "labels": np.array([0, 0, 1, 2]),
+        "top5": np.array(
+            [[0, 1, 2, -1, -1], [1, 0, 2, -1, -1], [1, 2, 0, -1, -1], [0, 1, 2, -1, -1]]
+        ),
+        "confidence": np.array([0.5, 0.75, 0.625, 0.875]),
+        "classes": np.array(["pear", "apple", "fig"]),
+        "image": np.array([0, 0, 1, 2]),
+        "area": np.array([0.25, 0.001, 0.01, 0.5]),
+        "bounds": np.array([0.005, 0.05]),
+        "group": np.array([1, 1, 0, 1]),
+        "groups": np.array(["stuff", "thing"]),
+    },
     "assoc": {
         "jaccard": np.array([1, 0.5, 0.25]),
         "candidates": np.array([5, 6, 10]),

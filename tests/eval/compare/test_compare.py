@@ -24,7 +24,7 @@ from cosmos_eval.types import UsageError
 
 TASKS = (
     *("cls", "retrieval", "multilabel", "faces", "seg", "select", "loc", "assoc", "probe"),
-    *("ood", "seg-probe", "depth-probe", "ratings"),
+    *("ood", "seg-probe", "depth-probe", "ratings", "boxes"),
 )
 OTHER = {"model": {"spec": "scenes-clip"}}
 SAME = {"hashes": {"sample_list": "1" * 64}}
@@ -243,6 +243,7 @@ def test_two_folders_with_holm_over_all_headlines(command, tmp_path):
     headlines = [test for test in found["tests"] if test["p_value_holm"] is not None]
     assert sorted((test["dataset"], test["metric"]) for test in headlines) == [
         ("scenes-assoc", "jaccard"),
+        ("scenes-boxes", "mean_per_class_recall"),
         ("scenes-cls", "acc1"),
         ("scenes-depth-probe", "rmse"),
         *(("scenes-faces", f"acc_{name}") for name in ("age", "gender", "race")),

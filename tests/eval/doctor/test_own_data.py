@@ -83,6 +83,14 @@ def folder(tmp_path: Path) -> Path:
     write(tmp_path / "labels.csv", "image,labels\n0.jpg,cat|dog\n1.jpg,cat\n2.jpg,\n3.jpg,dog\n")
     write(tmp_path / "commas.csv", 'image,labels\n0.jpg,"cat, dog"\n1.jpg,cat\n2.jpg,dog\n')
     write(tmp_path / "items.csv", "image,caption,negative\n0.jpg,a,b\n2.jpg,c,d\n")
+    boxes = {
+        "images": [{"id": i, "file_name": f"{i}.jpg", "width": 16, "height": 12} for i in range(4)],
+        "annotations": [
+            {"image_id": i, "category_id": i % 2, "bbox": [1, 2, 8, 6]} for i in range(4)
+        ],
+        "categories": [{"id": 0, "name": "cat"}, {"id": 1, "name": "dog"}],
+    }
+    write(tmp_path / "boxes.json", json.dumps(boxes))
     cue = {"cue": "west", "candidates": ["0", "1", "2"], "associations": ["0"]}
     write(tmp_path / "cues.jsonl", json.dumps(cue))
     write(tmp_path / "ratings.csv", "image,caption,rating\n0.jpg,a,1\n2.jpg,b,2\n")
@@ -111,6 +119,7 @@ KINDS = {
     "seg": "kind: seg\nimages: images\nmasks: masks\nclasses: [sky, cat, dog]",
     "loc": "kind: loc\nimages: images\nmasks: masks\nclasses: [background, cat, dog]",
     "ood": "kind: ood\ninside: photos\noutside: train",
+    "boxes": "kind: boxes\nimages: images\nannotations: boxes.json",
     "probe": "kind: probe\ntrain: train\ntest: test\nshots: [1, 2]",
     "seg-probe": "kind: seg-probe\nimages: images\nmasks: masks\ntrain_images: pictures\n"
     "train_masks: masks\nclasses: [sky, cat, dog]",
@@ -135,6 +144,7 @@ CLASSES = {
     "loc": 3,
     "probe": 2,
     "ood": 2,
+    "boxes": 2,
 }
 IMAGES |= {"seg-probe": 8, "depth-probe": 8}
 CLASSES |= {"seg-probe": 3}

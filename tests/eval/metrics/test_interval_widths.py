@@ -132,10 +132,21 @@ def depth_probe(n: int, labels: np.ndarray, score: float) -> Samples:
     }
 
 
+def boxes(n: int, labels: np.ndarray, score: float) -> Samples:
+    samples = {name: cls(n, labels, score)[name] for name in ("labels", "confidence", "classes")}
+    return {
+        **samples,
+        "top5": np.pad(cls(n, labels, score)["top5"], ((0, 0), (0, 2)), constant_values=-1),
+        "image": np.arange(n) // 2,
+        "area": np.full(n, 0.5),
+        "bounds": np.array([0.01, 0.1]),
+    }
+
+
 SAMPLES: dict[str, Callable[[int, np.ndarray, float], Samples]] = {
     **{"cls": cls, "multilabel": multilabel, "faces": faces, "retrieval": retrieval},
     **{"select": select, "assoc": assoc, "seg": seg, "loc": loc, "probe": probe, "ood": ood},
-    **{"seg-probe": seg, "depth-probe": depth_probe},
+    **{"seg-probe": seg, "depth-probe": depth_probe, "boxes": boxes},
 }
 CASES = {
     **{f"all {name}": (12, 3, score) for name, score in (("right", 1), ("wrong", 0))},

@@ -40,6 +40,7 @@ def test_the_tasks_that_can_stop():
     whole = ("loc", "probe", "ood", "seg-probe", "depth-probe")
     stopping = {name for name, task in known_tasks().items() if task.can_stop}
     assert stopping >= {"cls", "faces", "multilabel", "seg", "retrieval", "select", "assoc"}
+    assert "boxes" in stopping
     assert stopping.isdisjoint(whole)
     for name in whole:
         with pytest.raises(ValueError, match=f"task {name} needs all samples at once"):

@@ -83,6 +83,17 @@ EXPECTED = {
         ["a", "b", "c"],
         {"image": ["a", "b", "c"], "pixels": [10, 20, 0], "rmse": [0.5, 0.25, np.nan]},
     ),
+    "boxes": (
+        ["a [0.0]", "a [1.0]", "b [0.0]", "c [0.0]"],
+        {
+            "image": ["a [0.0]", "a [1.0]", "b [0.0]", "c [0.0]"],
+            "label": ["pear", "pear", "apple", "fig"],
+            "prediction": ["pear", "apple", "apple", "pear"],
+            "rank": [1, 2, 1, 3],
+            "area": [0.25, 0.001, 0.01, 0.5],
+            "group": ["thing", "thing", "stuff", "thing"],
+        },
+    ),
     "assoc": ([], {"jaccard": [1, 0.5, 0.25], "candidates": [5, 6, 10]}),
     "ood": (
         ["a", "b", "c", "d"],

@@ -105,8 +105,17 @@ def test_smaller_suites_of_the_field():
     for name in ("retrieval", "long-text"):
         assert {m.metrics for m in read_score(name).members} == {RECALLS}
     compositional = {m.dataset for m in read_score("compositionality").members}
-    # These ask about the size of objects, and about cultures, not about how captions are composed.
-    assert compositional == {*SELECTION} - {"coco-suppression", "cvqa", "cvqa-english"}
+    # The others ask about the size of objects, cultures, boxes, or what people prefer.
+    others = {
+        "coco-suppression",
+        "cvqa",
+        "cvqa-english",
+        "fg-ovd",
+        "refcoco",
+        "refcoco+",
+        "refcocog",
+    }
+    assert compositional == {*SELECTION} - others
     assert measured("segmentation-8") == {"cosmos": list(SEGMENTATION)}
 
 

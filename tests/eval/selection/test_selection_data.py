@@ -272,6 +272,7 @@ def test_known_sets():
     # docs/caption-selection.md names those whose number of items no source states.
     unknown = {"svo-probes", "negbench-coco", "negbench-voc2007", "eqben-subset"}
     unknown |= {"coco-spatial", "gqa-spatial", "colorswap", "coco-suppression"}
+    unknown |= {"refcoco", "refcoco+", "refcocog"}
     for protocol in SELECTION.values():
         assert isinstance(protocol, SelectionProtocol)
         assert (protocol.n_items is None) == (protocol.dataset in unknown)
