@@ -114,6 +114,7 @@ def test_smaller_suites_of_the_field():
         "refcoco",
         "refcoco+",
         "refcocog",
+        "pascal-50s",
     }
     assert compositional == {*SELECTION} - others
     assert measured("segmentation-8") == {"cosmos": list(SEGMENTATION)}
