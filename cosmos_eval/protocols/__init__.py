@@ -11,6 +11,7 @@ from cosmos_eval.protocols.classification import (
     PROBES,
     ROBUSTNESS,
 )
+from cosmos_eval.protocols.ranking import RANKING
 from cosmos_eval.protocols.retrieval import RETRIEVAL, RETRIEVAL_BY_PROTOCOL
 from cosmos_eval.protocols.segmentation import SEGMENTATION
 from cosmos_eval.protocols.selection import SELECTION
@@ -40,6 +41,7 @@ def known_protocols() -> Mapping[str, Protocol]:
     protocols.update(ROBUSTNESS)
     protocols.update(SEGMENTATION)
     protocols.update(SELECTION)
+    protocols.update(RANKING)
     return protocols
 
 

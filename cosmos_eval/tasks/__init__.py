@@ -27,6 +27,7 @@ _MODULES: Mapping[str, str] = {
     "loc": "cosmos_eval.tasks.localisation",
     "assoc": "cosmos_eval.tasks.association",
     "probe": "cosmos_eval.tasks.probe",
+    "ranking": "cosmos_eval.tasks.ranking",
 }
 TASKS = tuple(_MODULES)
 """The names of the tasks of this package, in the order of tables."""
