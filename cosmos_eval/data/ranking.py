@@ -1,6 +1,6 @@
 """Queries whose positives are ranked in a gallery, with all images and texts. Imports no torch."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,7 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cosmos_eval.data import folders
-from cosmos_eval.data.ranking_layouts import Box, ListedSearch, ListPaths, read_searches
+from cosmos_eval.data.ranking_layouts import (
+    Box,
+    ListedQuery,
+    ListedSearch,
+    ListPaths,
+    read_searches,
+)
 from cosmos_eval.data.readers import report_faults_at
 from cosmos_eval.data.sources import CroppedImage, ImageFile, ImageSource, open_image_place
 from cosmos_eval.types import FoundSamples, RankingProtocol, RunOptions
@@ -31,6 +37,8 @@ class Query(NamedTuple):
     subset: Ints
     # Queries with the same number depend on each other.
     cluster: int
+    # The number of positives that the gallery lacks.
+    n_unranked: int
 
 
 class Search(NamedTuple):
@@ -94,14 +102,24 @@ def list_data(protocol: RankingProtocol, options: RunOptions) -> folders.Listing
         searches = read_searches(ListPaths(list_path, gallery_path), protocol)
 
     n_queries = sum(len(search.queries) for search in searches)
-    n_positives = sum(len(query.positives) for search in searches for query in search.queries)
+    n_positives = sum(query.n_positives for search in searches for query in search.queries)
     n_images = sum(len(search.gallery) for search in searches if search.captions is None)
     counts = folders.compare_counts(
         queries=(n_queries, protocol.n_queries),
         images=(n_images, protocol.n_images),
         positives=(n_positives, protocol.n_positives),
     )
-    data, missing_files = _number_searches(searches, image_folder, protocol, options.limit)
+    numbering = _Numbering()
+    numbered_searches = [numbering.search(search, options.limit) for search in searches]
+    image_keys = list(numbering.number_by_image)
+    images, missing_files = _locate_images(image_keys, image_folder, protocol)
+    data = RankingData(
+        names=tuple(name if box is None else f"{name} {list(box)}" for name, box in image_keys),
+        images=tuple(images),
+        captions=tuple(numbering.number_by_text),
+        searches=tuple(numbered_searches),
+        found_samples=folders.find_shortfall(counts),
+    )
     faults = []
     if missing_files:
         faults.append(
@@ -109,7 +127,7 @@ def list_data(protocol: RankingProtocol, options: RunOptions) -> folders.Listing
             f"{missing_files[0]}{folders.describe_similar_file(missing_files[0])}"
         )
     return folders.Listing(
-        data=data._replace(found_samples=folders.find_shortfall(counts)),
+        data=data,
         path=list_path,
         counts=counts,
         survey=folders.Survey(
@@ -130,74 +148,67 @@ def sample_list(data: RankingData) -> list[Any]:
         entries.append([search.direction, search.gallery.tolist()])
         for query in search.queries:
             fields = [query.positives, query.is_hard, query.junk, query.subset]
-            entries.append([query.image, query.text, *(field.tolist() for field in fields)])
+            numbers = [query.image, query.text, query.n_unranked]
+            entries.append([*numbers, *(field.tolist() for field in fields)])
     return entries
 
 
-def _number_searches(
-    searches: Sequence[ListedSearch],
-    image_folder: Path,
-    protocol: RankingProtocol,
-    limit: int | None,
-) -> tuple[RankingData, list[Path]]:
-    """Return the data of listed searches, and the paths of missing images.
+class _Numbering:
+    """Numbers the images and texts of all searches, each once, from 0."""
 
-    Args:
-        searches: The searches of the lists, which name images and texts.
-        image_folder: The folder or zip file of the images.
-        protocol: States the suffix of image names.
-        limit: How many of the first queries of each search are kept; None: all.
-    """
-    number_by_image: dict[tuple[str, Box | None], int] = {}
-    number_by_text: dict[str, int] = {}
-    number_by_cluster: dict[tuple[str, str], int] = {}
-    numbered_searches = []
-    for search in searches:
-        gallery = []
-        for key in search.gallery:
-            if search.captions is None:
-                gallery.append(number_by_image.setdefault((key, None), len(number_by_image)))
-            else:
-                text = search.captions[key]
-                gallery.append(number_by_text.setdefault(text, len(number_by_text)))
+    def __init__(self) -> None:
+        """Begin without any image, text or cluster."""
+        self.number_by_image: dict[tuple[str, Box | None], int] = {}
+        self.number_by_text: dict[str, int] = {}
+        self.number_by_cluster: dict[tuple[str, str], int] = {}
+
+    def image(self, name: str, box: Box | None = None) -> int:
+        """Return the number of an image, or of a box of it."""
+        return self.number_by_image.setdefault((name, box), len(self.number_by_image))
+
+    def text(self, text: str) -> int:
+        """Return the number of a text."""
+        return self.number_by_text.setdefault(text, len(self.number_by_text))
+
+    def search(self, search: ListedSearch, limit: int | None) -> Search:
+        """Return a search with numbers in place of names, and its first `limit` queries."""
+        if search.captions is None:
+            gallery = [self.image(key) for key in search.gallery]
+        else:
+            gallery = [self.text(search.captions[key]) for key in search.gallery]
         place_by_key = {key: place for place, key in enumerate(search.gallery)}
         queries = []
         for query in search.queries[:limit]:
-            image, text_number = None, None
-            if query.image is not None:
-                image_key = query.image, query.box
-                image = number_by_image.setdefault(image_key, len(number_by_image))
-            if query.text is not None:
-                text_number = number_by_text.setdefault(query.text, len(number_by_text))
-            cluster_name = query.cluster or query.image or query.text or ""
-            cluster_key = search.direction, cluster_name
-            queries.append(
-                Query(
-                    image=image,
-                    text=text_number,
-                    positives=_places(query.positives, place_by_key),
-                    is_hard=np.isin(query.positives, query.hard),
-                    junk=_places(query.junk, place_by_key),
-                    subset=_places(query.subset, place_by_key),
-                    cluster=number_by_cluster.setdefault(cluster_key, len(number_by_cluster)),
-                )
-            )
-        numbered_searches.append(
-            Search(search.direction, search.captions is not None, np.array(gallery), tuple(queries))
+            queries.append(self._query(query, search.direction, place_by_key))
+        return Search(
+            direction=search.direction,
+            has_captions=search.captions is not None,
+            gallery=np.array(gallery),
+            queries=tuple(queries),
         )
 
-    images, missing_files = _locate_images(list(number_by_image), image_folder, protocol)
-    names = [name if box is None else f"{name} {list(box)}" for name, box in number_by_image]
-    data = RankingData(
-        names=tuple(names),
-        images=tuple(images),
-        captions=tuple(number_by_text),
-        searches=tuple(numbered_searches),
-    )
-    return data, missing_files
+    def _query(self, query: ListedQuery, direction: str, place_by_key: Mapping[str, int]) -> Query:
+        """Return a query with numbers in place of names.
+
+        Args:
+            query: The query of the list.
+            direction: The direction of its search: other directions have other clusters.
+            place_by_key: The place in the gallery of each item.
+        """
+        cluster_key = direction, query.cluster or query.image or query.text or ""
+        return Query(
+            image=None if query.image is None else self.image(query.image, query.box),
+            text=None if query.text is None else self.text(query.text),
+            positives=_places(query.positives, place_by_key),
+            is_hard=np.isin(query.positives, query.hard),
+            junk=_places(query.junk, place_by_key),
+            subset=_places(query.subset, place_by_key),
+            cluster=self.number_by_cluster.setdefault(cluster_key, len(self.number_by_cluster)),
+            n_unranked=query.n_unranked,
+        )
 
 
-def _places(keys: Sequence[str], place_by_key: dict[str, int]) -> Ints:
+def _places(keys: Sequence[str], place_by_key: Mapping[str, int]) -> Ints:
     """Return the place of each item in the gallery, (n,)."""
     return np.array([place_by_key[key] for key in keys], np.int64)
 

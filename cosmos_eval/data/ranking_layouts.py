@@ -1,6 +1,6 @@
 """Queries and their positives, in the forms of those who publish them. Imports no torch."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar
 
@@ -32,6 +32,13 @@ class ListedQuery(NamedTuple):
     box: Box | None = None
     # Queries with the same name depend on each other; empty: those of the same image or text.
     cluster: str = ""
+    # The number of positives that the published gallery lacks, so that no model ranks them.
+    n_unranked: int = 0
+
+    @property
+    def n_positives(self) -> int:
+        """The number of all positives of the query."""
+        return len(self.positives) + self.n_unranked
 
 
 class ListedSearch(NamedTuple):
@@ -75,7 +82,7 @@ def _require_consistent(search: ListedSearch) -> None:
     gallery = set(search.gallery)
     for number, query in enumerate(search.queries):
         location = f"query {number}"
-        if not query.positives:
+        if not query.n_positives:
             raise FileError(f"{location} has no positives")
         removable = (*query.positives, *query.junk)
         if repeated := first_repeated(removable):
@@ -156,6 +163,17 @@ class _CocoImages(_Record):
     images: list[_CocoImage]
 
 
+class _CocoSplit(NamedTuple):
+    """The images and captions that are ranked, by COCO's numbers as texts."""
+
+    # The file of each image, and the image and the text of each caption, of the whole file.
+    file_by_image: Mapping[str, str]
+    caption_by_id: Mapping[str, _CocoCaption]
+    # The images and the captions of the gallery.
+    images: Names
+    captions: Names
+
+
 def _read_captions(paths: ListPaths, protocol: RankingProtocol) -> list[ListedSearch]:
     """Read captions of COCO, and lists of positives by COCO's numbers, as ECCV Caption has them.
 
@@ -163,38 +181,74 @@ def _read_captions(paths: ListPaths, protocol: RankingProtocol) -> list[ListedSe
     beside the file of the gallery, which lists the captions by image.
     """
     assert paths.gallery is not None
-    content = parse(_CocoCaptions, _require_keys(read_json(paths.queries)))
-    file_by_image = {str(image.id): image.file_name for image in content.images}
-    caption_by_id = {str(entry.id): entry for entry in content.annotations}
-    captions_of_gallery = _read_positives(paths.gallery)
-    image_ids = tuple(captions_of_gallery)
-    caption_ids = tuple(item for captions in captions_of_gallery.values() for item in captions)
-    for image in image_ids:
-        if image not in file_by_image:
-            raise FileError(f"lacks image {image} of {paths.gallery.name}")
-    for caption in caption_ids:
-        if caption not in caption_by_id:
-            raise FileError(f"lacks caption {caption} of {paths.gallery.name}")
-
-    folder = paths.gallery.parent
-    captions_by_image, images_by_caption = (_read_positives(folder / n) for n in protocol.positives)
-    image_queries, caption_queries = [], []
-    for image, captions in captions_by_image.items():
-        if image not in captions_of_gallery:
-            raise FileError(f"lacks image {image} of {protocol.positives[0]}")
-        image_queries.append(ListedQuery(file_by_image[image], None, captions))
-    for caption, images in images_by_caption.items():
-        if caption not in caption_by_id:
-            raise FileError(f"lacks caption {caption} of {protocol.positives[1]}")
-        entry = caption_by_id[caption]
-        files = tuple(file_by_image.get(image, image) for image in images)
-        cluster = file_by_image[str(entry.image_id)]
-        caption_queries.append(ListedQuery(None, entry.caption, files, cluster=cluster))
-    texts = {caption: caption_by_id[caption].caption for caption in caption_ids}
+    split = _read_coco_split(paths.queries, paths.gallery)
+    captions_file, images_file = (paths.gallery.parent / name for name in protocol.positives)
+    texts = {caption: split.caption_by_id[caption].caption for caption in split.captions}
+    image_files = tuple(split.file_by_image[image] for image in split.images)
+    image_queries = _image_queries(split, _read_positives(captions_file))
+    caption_queries = _caption_queries(split, _read_positives(images_file))
     return [
-        ListedSearch("image_to_text", caption_ids, image_queries, texts),
-        ListedSearch("text_to_image", tuple(map(file_by_image.get, image_ids)), caption_queries),  # type: ignore[arg-type]
+        ListedSearch("image_to_text", split.captions, image_queries, texts),
+        ListedSearch("text_to_image", image_files, caption_queries),
     ]
+
+
+def _read_coco_split(captions_path: Path, gallery_path: Path) -> _CocoSplit:
+    """Return COCO's images and captions, and those of the gallery.
+
+    Raises:
+        FileError: If the file of captions lacks an image or a caption of the gallery.
+    """
+    content = parse(_CocoCaptions, _require_keys(read_json(captions_path)))
+    captions_by_image = _read_positives(gallery_path)
+    split = _CocoSplit(
+        file_by_image={str(image.id): image.file_name for image in content.images},
+        caption_by_id={str(entry.id): entry for entry in content.annotations},
+        images=tuple(captions_by_image),
+        captions=tuple(item for captions in captions_by_image.values() for item in captions),
+    )
+    _require_numbers("image", split.images, split.file_by_image)
+    _require_numbers("caption", split.captions, split.caption_by_id)
+    return split
+
+
+def _require_numbers(noun: str, numbers: Iterable[str], entries: Mapping[str, Any]) -> None:
+    """Raise FileError for the first number of an image or a caption that COCO's file lacks."""
+    for number in numbers:
+        if number not in entries:
+            raise FileError(f"lacks {noun} {number} of the lists of positives")
+
+
+def _image_queries(split: _CocoSplit, captions_by_image: Mapping[str, Names]) -> list[ListedQuery]:
+    """Return images as queries for captions.
+
+    Two captions in ECCV Caption's lists are not among the 25,000 that it ranks. Its code counts
+    them as positives, and so does this one: no model ranks them.
+    """
+    _require_numbers("image", captions_by_image, split.file_by_image)
+    gallery = set(split.captions)
+    queries = []
+    for image, captions in captions_by_image.items():
+        ranked = tuple(caption for caption in captions if caption in gallery)
+        n_unranked = len(captions) - len(ranked)
+        query = ListedQuery(split.file_by_image[image], None, ranked, n_unranked=n_unranked)
+        queries.append(query)
+    return queries
+
+
+def _caption_queries(
+    split: _CocoSplit, images_by_caption: Mapping[str, Names]
+) -> list[ListedQuery]:
+    """Return captions as queries for images. Captions of one image depend on each other."""
+    _require_numbers("caption", images_by_caption, split.caption_by_id)
+    queries = []
+    for caption, images in images_by_caption.items():
+        _require_numbers("image", images, split.file_by_image)
+        entry = split.caption_by_id[caption]
+        files = tuple(split.file_by_image[image] for image in images)
+        image_of_caption = str(entry.image_id)
+        queries.append(ListedQuery(None, entry.caption, files, cluster=image_of_caption))
+    return queries
 
 
 def _require_keys(content: Any) -> dict[str, Any]:

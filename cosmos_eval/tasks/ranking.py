@@ -21,7 +21,8 @@ from cosmos_eval.data.folders import Survey, all_exist, content_hash
 from cosmos_eval.data.ranking import RankingData, Search
 from cosmos_eval.models.encoder import ComposingEncoder
 from cosmos_eval.stats import ranking as stats
-from cosmos_eval.stats.estimates import Ints, Mean
+from cosmos_eval.stats.estimates import Mean
+from cosmos_eval.stats.ranking import Ints
 from cosmos_eval.tasks.arrays import SampleArray
 from cosmos_eval.tasks.metric import Derived, Metric
 from cosmos_eval.tasks.task import Task
@@ -35,7 +36,7 @@ CLUSTER = "cluster"  # (Q,) queries with the same number depend on each other
 DIRECTION = "direction"  # (Q,) such as `image_to_text`; empty if there is one kind of query
 QUERY = "query"  # (P,) index of each positive's query, which rises
 RANK = "rank"  # (P,) rank of each positive in its gallery without junk, which rises in a query
-ITEM = "item"  # (P,) index of each positive in its gallery
+ITEM = "item"  # (P,) index of each positive in its gallery; -1 if the gallery lacks it
 METRICS = "metrics"  # names of the metrics that the protocol reports, without the direction
 IS_HARD = "is_hard"  # (P,) whether a positive of revisited Oxford or Paris is hard
 SUBSET_RANK = "subset_rank"  # (P,) rank of each positive in CIRR's subset
@@ -44,13 +45,14 @@ ARRAYS = (
     SampleArray(DIRECTION, "text", ("queries",)),
     SampleArray(QUERY, "whole number", ("positives",), least=0, below="queries"),
     SampleArray(RANK, "whole number", ("positives",), least=1),
-    SampleArray(ITEM, "whole number", ("positives",), least=0),
+    SampleArray(ITEM, "whole number", ("positives",), least=-1),
     SampleArray(METRICS, "text", (None,)),
     SampleArray(IS_HARD, "truth value", ("positives",), optional=True),
     SampleArray(SUBSET_RANK, "whole number", ("positives",), least=1, most=6, optional=True),
 )
 _RANKS = "ranks"  # derived: for each query, the ranks (p,) of its positives
 _SUBSET_RANKS = "subset_ranks"  # derived: the same in the subset
+_N_POSITIVES = "n_positives"  # (Q,) not stored: the number of positives of each query
 _HARD = "hard"  # derived: for each query, whether each positive is hard
 _DIRECTIONS = ("", "image_to_text", "text_to_image")
 
@@ -103,12 +105,8 @@ class QueryMetric:
         is_reported = self._name in samples[METRICS].tolist()
         if not is_reported or self._array not in samples:
             return None
-        if self._setup and _HARD not in samples:
-            return None
         values, clusters = [], []
-        for query, direction in enumerate(samples[DIRECTION].tolist()):
-            if direction != self._direction:
-                continue
+        for query in np.flatnonzero(samples[DIRECTION] == self._direction).tolist():
             ranks = samples[self._array][query]
             if self._setup:
                 ranks = ranks_of_setup(ranks, samples[_HARD][query], self._setup)
@@ -245,11 +243,11 @@ class Ranking(Task):
         """Add the ranks of each query's positives, and whether they are hard."""
         ends = np.searchsorted(samples[QUERY], np.arange(1, len(samples[CLUSTER])))
         derived: dict[str, Any] = dict(samples)
-        for name, array in ((_RANKS, RANK), (_HARD, IS_HARD), (_SUBSET_RANKS, SUBSET_RANK)):
-            if array in samples:
-                derived[name] = np.split(samples[array], ends)
-        if _HARD in derived:
-            derived[_HARD] = [is_hard.astype(np.bool_) for is_hard in derived[_HARD]]
+        derived[_RANKS] = np.split(samples[RANK], ends)
+        is_hard = samples.get(IS_HARD, np.zeros(len(samples[RANK]), np.bool_))
+        derived[_HARD] = np.split(is_hard.astype(np.bool_), ends)
+        if SUBSET_RANK in samples:
+            derived[_SUBSET_RANKS] = np.split(samples[SUBSET_RANK], ends)
         return derived
 
     def require_consistent(self, samples: types.Samples) -> None:
@@ -350,13 +348,18 @@ class _QueryFeatures:
         from cosmos_eval.embedding import composed
 
         assert self.captions is not None
-        images = [search.queries[row].image for row in rows]
-        texts = [search.queries[row].text for row in rows]
+        images, texts = [], []
+        for row in rows:
+            query = search.queries[row]
+            assert query.image is not None
+            assert query.text is not None
+            images.append(query.image)
+            texts.append(query.text)
         if isinstance(self.encoder, ComposingEncoder):
             return composed.compose(
                 self.encoder,
-                [self.data.images[image] for image in images],  # type: ignore[index]
-                [self.data.captions[text] for text in texts],  # type: ignore[index]
+                [self.data.images[image] for image in images],
+                [self.data.captions[text] for text in texts],
                 self.options,
                 self.progress,
             )
@@ -375,42 +378,59 @@ def _rank_searches(
         data: The searches.
         query_features: Gives the features of queries and galleries.
     """
-    rankings: list[stats.RankedPositives] = []
-    subset_ranks, is_hard = [], []
+    samples_of_searches = []
     for search in data.searches:
         features, gallery = query_features.of(search), query_features.gallery(search)
-        positives = [query.positives for query in search.queries]
-        junk = [query.junk for query in search.queries]
-        new_rankings = stats.rank_positives(features, gallery, positives, junk)
-        rankings += new_rankings
-        for query, ranking in zip(search.queries, new_rankings, strict=True):
-            hard_items = query.positives[query.is_hard]
-            is_hard.append(np.isin(ranking.items, hard_items))
-        if search.queries[0].subset.size:
-            outside = [np.setdiff1d(search_items(search), query.subset) for query in search.queries]
-            in_subset = stats.rank_positives(features, gallery, positives, outside)
-            subset_ranks += [ranking.ranks for ranking in in_subset]
+        samples_of_searches.append(_rank_search(search, features, gallery))
 
-    queries = [query for search in data.searches for query in search.queries]
-    directions = [search.direction for search in data.searches for _ in search.queries]
-    samples: dict[str, NDArray[Any]] = {
-        CLUSTER: np.array([query.cluster for query in queries]),
-        DIRECTION: np.array(directions),
-        QUERY: np.repeat(np.arange(len(queries)), [len(query.positives) for query in queries]),
-        RANK: np.concatenate([ranking.ranks for ranking in rankings]),
-        ITEM: np.concatenate([ranking.items for ranking in rankings]),
-        METRICS: np.array(protocol.metrics),
-    }
-    if protocol.layout == "revisited":
-        samples[IS_HARD] = np.concatenate(is_hard)
-    if subset_ranks:
-        samples[SUBSET_RANK] = np.concatenate(subset_ranks)
+    samples: dict[str, NDArray[Any]] = {METRICS: np.array(protocol.metrics)}
+    for name in samples_of_searches[0]:
+        samples[name] = np.concatenate([arrays[name] for arrays in samples_of_searches])
+    n_positives = samples.pop(_N_POSITIVES)
+    samples[QUERY] = np.repeat(np.arange(len(n_positives)), n_positives)
+    if protocol.layout != "revisited":
+        del samples[IS_HARD]
     return samples
 
 
-def search_items(search: Search) -> Ints:
-    """Return the indices (G,) of all items of a search's gallery."""
-    return np.arange(len(search.gallery))
+def _rank_search(search: Search, features: Features, gallery: Features) -> dict[str, NDArray[Any]]:
+    """Rank the positives of the queries of a search.
+
+    Positives that the gallery lacks follow all its items. Their index is -1.
+
+    Args:
+        search: The queries.
+        features: (Q, D), the features of the queries.
+        gallery: (G, D), the features of the items.
+
+    Returns:
+        The arrays by name, with the number of positives of each query in place of `query`.
+    """
+    queries = search.queries
+    positives = [query.positives for query in queries]
+    rankings = stats.rank_positives(features, gallery, positives, [query.junk for query in queries])
+    ranks, items, is_hard = [], [], []
+    for query, ranking in zip(queries, rankings, strict=True):
+        unranked = np.arange(query.n_unranked)
+        ranks += [ranking.ranks, len(gallery) + 1 + unranked]
+        items += [ranking.items, np.full(query.n_unranked, -1)]
+        hard_items = query.positives[query.is_hard]
+        is_hard += [np.isin(ranking.items, hard_items), np.zeros(query.n_unranked, np.bool_)]
+    arrays: dict[str, NDArray[Any]] = {
+        CLUSTER: np.array([query.cluster for query in queries]),
+        DIRECTION: np.array([search.direction] * len(queries)),
+        RANK: np.concatenate(ranks),
+        ITEM: np.concatenate(items),
+        IS_HARD: np.concatenate(is_hard),
+        _N_POSITIVES: np.array([len(query.positives) + query.n_unranked for query in queries]),
+    }
+    has_subsets = queries[0].subset.size > 0
+    if has_subsets:
+        all_items = np.arange(len(gallery))
+        outside = [np.setdiff1d(all_items, query.subset) for query in queries]
+        subset_rankings = stats.rank_positives(features, gallery, positives, outside)
+        arrays[SUBSET_RANK] = np.concatenate([ranking.ranks for ranking in subset_rankings])
+    return arrays
 
 
 TASK = Ranking()

@@ -202,7 +202,8 @@ KINDS: dict[str, Kind] = {
         Kind("checkpoint", _prepare_checkpoint, _mutate_checkpoint, _evaluate, _judge_checkpoint),
         *map(
             _results,
-            ("retrieval", "cls", "multilabel", "faces", "seg", "select", "loc", "assoc", "probe"),
+            ("retrieval", "cls", "multilabel", "faces", "seg", "select", "loc", "assoc", "probe")
+            + ("ranking",),
         ),
         *fuzzed_samples.KINDS,
         _tables("leaderboard", "{}/results", "--format", "md"),

@@ -170,6 +170,11 @@ def _assoc(s: Samples) -> bool:
     return _is_share(s["jaccard"]) and min(s["candidates"].tolist()) >= 1
 
 
+def _ranking(s: Samples) -> bool:
+    queries = range(len(s["cluster"]))
+    return set(s["query"].tolist()) == set(queries) and min(s["rank"].tolist()) >= 1
+
+
 def _probe(s: Samples) -> bool:
     classes = range(len(s["classes"]))
     indices = all(_is_within(s[name], classes) for name in ("labels", "linear", "neighbours"))
@@ -186,6 +191,7 @@ POSSIBLE: Mapping[str, Callable[[Samples], bool]] = {
     "loc": _loc,
     "assoc": _assoc,
     "probe": _probe,
+    "ranking": _ranking,
 }
 
 

@@ -26,6 +26,7 @@ _YAML = {
     "select": "images: photos\nannotations: items.csv\nlayout: items\n",
     "loc": f"{_MAPS}classes: [background, blue]\n",
     "assoc": "images: photos\nannotations: cues.jsonl\nimage_suffix: .png\n",
+    "ranking": "images: photos\nannotations: queries.jsonl\n",
     "probe": "train: train\ntest: photos\nshots: [1]\ndraws: 1\nc_values: [0.1, 1.0]\n",
 }
 _QUESTIONS = ("race:black", "race:red", "gender:green", "gender:red", "age:red", "age:blue")
@@ -48,6 +49,12 @@ def write_set(root: Path) -> None:
     cues = [{"cue": "green", "candidates": PHOTOS, "associations": ["green/0", "green/1"]}]
     cues.append({"cue": "red", "candidates": PHOTOS, "associations": ["red/0", "red/1"]})
     (root / "cues.jsonl").write_text("".join(f"{json.dumps(cue)}\n" for cue in cues))
+    queries: list[dict[str, object]] = [
+        {"image": files[0], "positives": files[1:2], "negatives": files[2:]},
+        {"text": "red", "positives": files[4:]},
+        {"image": files[2], "text": "blue", "positives": files[:2], "junk": files[2:3]},
+    ]
+    (root / "queries.jsonl").write_text("".join(f"{json.dumps(query)}\n" for query in queries))
     for task, text in _YAML.items():
         (root / f"{task}.yaml").write_text(f"kind: {task}\n{text}")
     write_faces(root, "lime")

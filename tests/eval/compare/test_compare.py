@@ -22,7 +22,7 @@ from cosmos_eval.results.text import p_value_text
 from cosmos_eval.stats.paired import PairedDifference
 from cosmos_eval.types import UsageError
 
-TASKS = ("cls", "retrieval", "multilabel", "faces", "seg", "select", "loc", "assoc", "probe")
+TASKS = ("cls", "retrieval", "multilabel", "faces", "seg", "select", "loc", "assoc", "probe", "ranking")
 OTHER = {"model": {"spec": "scenes-clip"}}
 SAME = {"hashes": {"sample_list": "1" * 64}}
 
@@ -111,6 +111,7 @@ def test_pairs_of_images_and_captions_are_compared_by_score():
         ("loc", "class"),
         ("loc", "thing_pixels"),
         ("probe", "shots"),
+        ("ranking", "query"),
     ],
 )
 def test_samples_of_other_images_are_refused(task, array):

@@ -79,6 +79,8 @@ def folder(tmp_path: Path) -> Path:
     write(tmp_path / "items.csv", "image,caption,negative\n0.jpg,a,b\n2.jpg,c,d\n")
     cue = {"cue": "west", "candidates": ["0", "1", "2"], "associations": ["0"]}
     write(tmp_path / "cues.jsonl", json.dumps(cue))
+    query = {"image": "0.jpg", "positives": ["1.jpg"], "negatives": ["2.jpg", "3.jpg"]}
+    write(tmp_path / "queries.jsonl", json.dumps(query))
     names = [f"{of}:{n}" for of in QUESTIONS for n in range(20)]
     templates = "".join(f"{of}:a photo of {{c}}\n" for of in QUESTIONS)
     for name, image in (("whole", images[0]), ("cut", images[0][:200])):
@@ -100,6 +102,7 @@ KINDS = {
     "tars": "kind: retrieval\narchives: tars/whole/test/*.tar",
     "select": "kind: select\nlayout: items\nimages: images\nannotations: items.csv",
     "assoc": "kind: assoc\nimages: images\nannotations: cues.jsonl",
+    "ranking": "kind: ranking\nimages: images\nannotations: queries.jsonl",
     "seg": "kind: seg\nimages: images\nmasks: masks\nclasses: [sky, cat, dog]",
     "loc": "kind: loc\nimages: images\nmasks: masks\nclasses: [background, cat, dog]",
     "probe": "kind: probe\ntrain: train\ntest: test\nshots: [1, 2]",

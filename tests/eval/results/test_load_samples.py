@@ -68,6 +68,10 @@ EXPECTED = {
         },
     ),
     "assoc": ([], {"jaccard": [1, 0.5, 0.25], "candidates": [5, 6, 10]}),
+    "ranking": (
+        [],
+        {"query": [0, 0, 0, 1], "item": [7, 2, 0, 5], "rank": [1, 3, 4, 2]},
+    ),
     "probe": (
         ["a", "b", "c", "d"],
         {
