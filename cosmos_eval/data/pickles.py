@@ -2,7 +2,6 @@
 
 import io
 import pickle
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,17 +36,19 @@ def _encode_latin1(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
-def _plain_functions() -> dict[tuple[str, str], Callable[..., Any]]:
+def _plain_functions() -> dict[tuple[str, str], Any]:
     """Return the functions that a pickle may name, by module and name."""
     reconstruct, scalar = np.zeros(1).__reduce__()[0], np.float64(0).__reduce__()[0]
-    functions: dict[tuple[str, str], Callable[..., Any]] = {
+    from_buffer = np.zeros(1).__reduce_ex__(5)[0]
+    functions: dict[tuple[str, str], Any] = {
         ("numpy", "ndarray"): np.ndarray,
         ("numpy", "dtype"): np.dtype,
         ("_codecs", "encode"): _encode_latin1,
     }
-    for module in ("numpy.core.multiarray", "numpy._core.multiarray"):  # NumPy 1 and 2
-        functions[module, "_reconstruct"] = reconstruct  # type: ignore[assignment]
-        functions[module, "scalar"] = scalar  # type: ignore[assignment]
+    for package in ("numpy.core", "numpy._core"):  # NumPy 1 and 2
+        functions[f"{package}.multiarray", "_reconstruct"] = reconstruct
+        functions[f"{package}.multiarray", "scalar"] = scalar
+        functions[f"{package}.numeric", "_frombuffer"] = from_buffer
     return functions
 
 

@@ -202,8 +202,10 @@ KINDS: dict[str, Kind] = {
         Kind("checkpoint", _prepare_checkpoint, _mutate_checkpoint, _evaluate, _judge_checkpoint),
         *map(
             _results,
-            ("retrieval", "cls", "multilabel", "faces", "seg", "select", "loc", "assoc", "probe")
-            + ("ranking",),
+            (
+                *("retrieval", "cls", "multilabel", "faces", "seg", "select", "loc", "assoc"),
+                *("probe", "ranking"),
+            ),
         ),
         *fuzzed_samples.KINDS,
         _tables("leaderboard", "{}/results", "--format", "md"),

@@ -22,7 +22,18 @@ from cosmos_eval.results.text import p_value_text
 from cosmos_eval.stats.paired import PairedDifference
 from cosmos_eval.types import UsageError
 
-TASKS = ("cls", "retrieval", "multilabel", "faces", "seg", "select", "loc", "assoc", "probe", "ranking")
+TASKS = (
+    "cls",
+    "retrieval",
+    "multilabel",
+    "faces",
+    "seg",
+    "select",
+    "loc",
+    "assoc",
+    "probe",
+    "ranking",
+)
 OTHER = {"model": {"spec": "scenes-clip"}}
 SAME = {"hashes": {"sample_list": "1" * 64}}
 

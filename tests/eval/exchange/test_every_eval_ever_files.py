@@ -35,7 +35,7 @@ RIGHT = {
 @pytest.fixture
 def exported(command, tmp_path):
     """Results of all made-up samples, as the command writes them."""
-    for task in (*RIGHT, "seg", "loc", "multilabel", "probe", "assoc", "ranking"):
+    for task in (*RIGHT, "seg", "loc", "multilabel", "probe", "assoc"):
         store_result(tmp_path / "runs", task, dataset=task, **HUB)
     store_result(tmp_path / "runs", "cls", dataset="wds/cars", protocol="datacomp", **HUB)
     ended = command("export", "runs", "--format", "every-eval-ever", "--output", "out")

@@ -129,7 +129,14 @@ def ranking(n: int, labels: np.ndarray, score: float) -> Samples:
 
 SAMPLES: dict[str, Callable[[int, np.ndarray, float], Samples]] = {
     **{"cls": cls, "multilabel": multilabel, "faces": faces, "retrieval": retrieval},
-    **{"select": select, "assoc": assoc, "seg": seg, "loc": loc, "probe": probe, "ranking": ranking},
+    **{
+        "select": select,
+        "assoc": assoc,
+        "seg": seg,
+        "loc": loc,
+        "probe": probe,
+        "ranking": ranking,
+    },
 }
 CASES = {
     **{f"all {name}": (12, 3, score) for name, score in (("right", 1), ("wrong", 0))},
