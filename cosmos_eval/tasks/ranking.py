@@ -142,8 +142,10 @@ def _metrics_of(direction: str) -> Iterator[Metric]:
         ("mAP@R", _precision_at_r, True),
         ("R-precision", stats.r_precision, False),
     ]
-    values += [(f"R@{k}", partial(_recall_at, k), k in (1, 10)) for k in (1, 5, 10, 50)]
-    values += [(f"mAP@{k}", partial(_average_precision_at, k), k == 5) for k in (5, 10, 25, 50)]
+    values += [(f"R@{k}", partial(_recall_at, k), k in (1, 10)) for k in (1, 5, 10)]
+    if not direction:  # no set with two directions reports them
+        values.append(("R@50", partial(_recall_at, 50), False))
+        values += [(f"mAP@{k}", partial(_average_precision_at, k), k == 5) for k in (5, 10, 25, 50)]
     for name, value, is_primary in values:
         metric = QueryMetric(name, direction, value)
         prefix = f"{direction}_" if direction else ""

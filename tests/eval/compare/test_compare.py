@@ -256,6 +256,8 @@ def test_two_folders_with_holm_over_all_headlines(command, tmp_path):
         ("scenes-loc", "attention_mass"),
         ("scenes-multilabel", "mAP"),
         ("scenes-probe", "linear_acc1"),
+        ("scenes-ranking", "text_to_image_R@1"),
+        ("scenes-ranking", "text_to_image_mAP@R"),
         ("scenes-retrieval", "image_to_text_R@1"),
         ("scenes-retrieval", "text_to_image_R@1"),
         ("scenes-seg", "mIoU"),
