@@ -22,7 +22,6 @@ from cosmos_eval.tasks import find_protocol, ranking
 from cosmos_eval.types import RankingProtocol, RunOptions, UsageError
 
 MODEL = f"python:{Path(__file__).parents[2] / 'examples/own_model.py'}"
-WHOLE = {"n_queries": None, "n_images": None, "n_positives": None}
 
 
 def plain_order(scores: Any, positives: set[int], junk: set[int]) -> list[int]:
@@ -101,8 +100,22 @@ def write(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content))
 
 
-def measured(encoder: Any, name: str, root: Path) -> Any:
-    protocol = replace(find_known(name), root=str(root), **WHOLE)
+def known_set(name: str, root: Path, text_weight: float = 0.5) -> RankingProtocol:
+    """A published set below a folder, with any number of queries."""
+    protocol = find_known(name)
+    assert isinstance(protocol, RankingProtocol)
+    return replace(
+        protocol,
+        root=str(root),
+        text_weight=text_weight,
+        n_queries=None,
+        n_images=None,
+        n_positives=None,
+    )
+
+
+def measured(encoder: Any, name: str, root: Path, text_weight: float = 0.5) -> Any:
+    protocol = known_set(name, root, text_weight)
     return ranking.TASK.measure_one(encoder, protocol, RunOptions())
 
 
@@ -127,9 +140,9 @@ def test_revisited_oxford_solved_by_hand(tmp_path: Path, colour_encoder: Any) ->
     precisions = {"mP@10_easy": 1, "mP@10_medium": (1 + 1 / 3) / 2, "mP@10_hard": (1 + 1 / 3) / 2}
     assert found.metrics == pytest.approx({**expected, **precisions})
     assert set(found.intervals) == set(found.metrics)
-    protocol = replace(find_known("roxford5k"), root=str(tmp_path))
+    whole = replace(known_set("roxford5k", tmp_path), n_queries=70)
     with pytest.raises(UsageError, match="has 2 of 70 queries of roxford5k"):
-        ranking.TASK.open_data(protocol, RunOptions())
+        ranking.TASK.open_data(whole, RunOptions())
 
 
 class _Command:
@@ -211,7 +224,7 @@ def write_cirr(root: Path) -> None:
     paths = {name: f"./dev/{name}.png" for name in CIRR}
     write(root / "cirr/image_splits/split.rc2.val.json", paths)
     query = {"reference": "red", "target_hard": "blue", "caption": "make it blue", "pairid": 3}
-    query["img_set"] = {"id": 1, "members": list(CIRR[:6])}  # type: ignore[assignment]
+    query["img_set"] = {"id": 1, "members": list(CIRR[:6])}
     write(root / "cirr/captions/cap.rc2.val.json", [query])
 
 
@@ -223,9 +236,8 @@ def test_cirr_solved_by_hand(tmp_path: Path, colour_encoder: Any) -> None:
     names = ("R@1", "R@5", "R@10", "R@50", "R_subset@1", "R_subset@2", "R_subset@3")
     assert found.metrics == dict(zip(names, (0, 1, 1, 1, 0, 1, 1), strict=True))
     assert found.settings == {"composition": "sum of features, text weight 0.5"}
-    by_text = replace(find_known("cirr"), root=str(tmp_path), text_weight=1.0, **WHOLE)
-    alone = ranking.TASK.measure_one(colour_encoder, by_text, RunOptions())
-    assert alone.metrics["R@1"] == 1
+    by_text = measured(colour_encoder, "cirr", tmp_path, text_weight=1.0)
+    assert by_text.metrics["R@1"] == 1
 
 
 def test_fashion_iq_joins_captions(tmp_path: Path, colour_encoder: Any) -> None:
@@ -235,7 +247,7 @@ def test_fashion_iq_joins_captions(tmp_path: Path, colour_encoder: Any) -> None:
     write(root / "image_splits/split.dress.val.json", ["red", "lime", "blue"])
     query = {"candidate": "red", "target": "lime", "captions": ["is green.", " not red? "]}
     write(root / "captions/cap.dress.val.json", [query])
-    protocol = replace(find_known("fashioniq-dress"), root=str(tmp_path), **WHOLE)
+    protocol = known_set("fashioniq-dress", tmp_path)
     data = ranking.TASK.open_data(protocol, RunOptions())
     assert data.captions == ("is green and not red",)
     # The reference image stays in the gallery, and is found first.
@@ -362,7 +374,7 @@ def test_bad_originals_are_one_line(tmp_path: Path) -> None:
         "roxford5k": "not in the form of .*revisitop: index 1 is not below 1",
     }
     for name, fault in faults.items():
-        protocol = replace(find_known(name), root=str(tmp_path), **WHOLE)
+        protocol = known_set(name, tmp_path)
         with pytest.raises(UsageError, match=fault) as raised:
             ranking.TASK.open_data(protocol, RunOptions())
         assert "\n" not in str(raised.value)
