@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from cosmos_eval._version import __version__
 
 if TYPE_CHECKING:
-    from cosmos_eval.models.encoder import DenseEncoder, Encoder, PairScorer
+    from cosmos_eval.models.encoder import ComposingEncoder, DenseEncoder, Encoder, PairScorer
     from cosmos_eval.models.user import TwoTower
     from cosmos_eval.reporting.attention import attend
     from cosmos_eval.reporting.write import report
@@ -22,13 +22,21 @@ if TYPE_CHECKING:
     from cosmos_eval.tables import check, compare, leaderboard, scaling
     from cosmos_eval.types import UsageError
 
-__all__ = ["DenseEncoder", "Encoder", "Evaluation", "PairScorer", "TwoTower", "UsageError"]
+__all__ = [
+    "ComposingEncoder",
+    "DenseEncoder",
+    "Encoder",
+    "Evaluation",
+    "PairScorer",
+    "TwoTower",
+    "UsageError",
+]
 __all__ += ["__version__"]
 __all__ += ["attend", "check", "compare", "embed", "evaluate", "leaderboard", "load_results"]
 __all__ += ["load_samples", "read_results", "report", "scaling"]
 
 _MODULES = {
-    "models.encoder": ("DenseEncoder", "Encoder", "PairScorer"),
+    "models.encoder": ("ComposingEncoder", "DenseEncoder", "Encoder", "PairScorer"),
     "models.user": ("TwoTower",),
     "reporting.attention": ("attend",),
     "reporting.write": ("report",),

@@ -164,6 +164,24 @@ class PairScorer(Encoder, Protocol):
 
 
 @runtime_checkable
+class ComposingEncoder(Encoder, Protocol):
+    """An encoder that composes an image and a text that changes it to the feature of a query.
+
+    The feature is compared with those of images. Without this method, the sum of the features of
+    image and text takes its place.
+    """
+
+    composition: str  # a description of the method in a few words
+
+    def compose(self, images: Any, texts: Sequence[str]) -> Tensor:
+        """Return the L2-normalised features (B, D) float32 of B images with one text each.
+
+        `images` are what `encode_image` is given. `texts` are not tokenized, because methods put
+        them into prompts of their own, such as `a photo of $ that is red`.
+        """
+
+
+@runtime_checkable
 class CollatingEncoder(Encoder, Protocol):
     """An encoder of images that differ in size, which makes the batches of images itself.
 

@@ -58,6 +58,8 @@ class TwoTower:
         image_parts: Maps the input of `encode_image` to one tensor or a tuple of tensors (B, ...).
         text_parts: Maps tokens (T, L) to one tensor or a tuple of tensors (T, ...).
         pair_scores: Maps the parts of B images and of T texts to scores (B, T).
+        compose: Maps the input of `encode_image` and a list of B texts, which change the images, to
+            features (B, D) of queries for images.
 
     Raises:
         UsageError: If `weights` is left out, and a function refers to no weights.
@@ -87,6 +89,7 @@ class TwoTower:
         image_parts: Callable[[Any], Any] | None = None,
         text_parts: Callable[[Tensor], Any] | None = None,
         pair_scores: Callable[[Any, Any], Tensor] | None = None,
+        compose: Callable[[Any, list[str]], Tensor] | None = None,
     ) -> None:
         """Keep the functions of a model, and hash its weights and its file for results.
 
@@ -99,7 +102,7 @@ class TwoTower:
                 if not [*referred_weights([function], set())]:
                     raise UsageError(f"{name}: {function!r} refers to no module: give weights=")
             self._weight_sources = [encode_image, encode_text, encode_patches]
-            self._weight_sources += [image_parts, text_parts, pair_scores]
+            self._weight_sources += [image_parts, text_parts, pair_scores, compose]
 
         # The code of the model is the file that calls this constructor.
         file = Path(sys._getframe(1).f_code.co_filename)
@@ -140,6 +143,9 @@ class TwoTower:
             self.image_parts = partial(self._run_parts, image_parts)
             self.text_parts = partial(self._run_parts, text_parts)
             self.pair_scores = partial(self._run_pair_scores, pair_scores)
+        if compose is not None:
+            self.composition = getattr(compose, "__name__", type(compose).__name__)
+            self.compose = partial(self._run_compose, compose)
 
     def refresh_info(self) -> None:
         """Record in `info` the hash of the weights as they are now, and their device."""
@@ -247,6 +253,23 @@ class TwoTower:
             return pair_scores(images, texts)
 
         return run_on_device(self.info, score_tensors, *image_parts, *text_parts)
+
+    def _run_compose(
+        self, compose: Callable[[Any, list[str]], Tensor], images: Any, texts: Sequence[str]
+    ) -> Tensor:
+        """Return the L2-normalised features (B, D) that the user's function composes.
+
+        Args:
+            compose: The user's function.
+            images: Pixels (B, 3, H, W), or what `collate` returns, which are moved to the device.
+            texts: The B texts, which change the images.
+        """
+
+        def compose_images(images: Any) -> Tensor:
+            """Compose images on the device. `run_on_device` moves all its arguments there."""
+            return compose(images, list(texts))
+
+        return F.normalize(run_on_device(self.info, compose_images, images), dim=-1)
 
     def _run_patches(
         self,

@@ -22,6 +22,7 @@ from cosmos_eval.protocols.dense_probes import (
     scenes_probes,
 )
 from cosmos_eval.protocols.languages import language_protocols, language_sets
+from cosmos_eval.protocols.ranking import RANKING
 from cosmos_eval.protocols.ratings import RATINGS
 from cosmos_eval.protocols.retrieval import RETRIEVAL, RETRIEVAL_BY_PROTOCOL
 from cosmos_eval.protocols.segmentation import SEGMENTATION
@@ -58,6 +59,7 @@ def known_protocols() -> Mapping[str, Protocol]:
     protocols.update(SELECTION)
     protocols.update(RATINGS)
     protocols.update(BOXES)
+    protocols.update(RANKING)
     return protocols
 
 

@@ -16,7 +16,7 @@ from braceexpand import braceexpand
 
 Kind = TypeVar("Kind")
 
-_PATH_FIELDS = ("images", "annotations")
+_PATH_FIELDS = ("images", "annotations", "gallery")
 
 
 def read_protocols(file: str, kind: Callable[..., Kind], **common: Any) -> dict[str, Kind]:

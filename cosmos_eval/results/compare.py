@@ -721,7 +721,7 @@ def differing_settings(a: StoredResult, b: StoredResult) -> Iterator[str]:
             f"{dataset}: the content of the images was not compared, since not all results record "
             "it (older versions did not)"
         )
-    for name in ("map", "pair_score", "precision", "device", "version"):
+    for name in ("map", "pair_score", "composition", "precision", "device", "version"):
         value_a, value_b = a.row.provenance.get(name), b.row.provenance.get(name)
         if value_a != value_b:
             yield f"{dataset}: {name} is {value_a} and {value_b}"

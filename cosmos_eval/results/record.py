@@ -375,6 +375,9 @@ class Provenance(TypedDict):
     pair_score: NotRequired[
         Annotated[Name, Field(description="How the model scores an image with a text.")]
     ]
+    composition: NotRequired[
+        Annotated[Name, Field(description="How an image and a text became one query.")]
+    ]
     wording: NotRequired[Annotated[dict[str, Any], _WORDING]]
     repository: NotRequired[
         Annotated[Name, Field(description="The repository of a data set on the Hugging Face hub.")]

@@ -32,6 +32,7 @@ _MODULES: Mapping[str, str] = {
     "seg-probe": "cosmos_eval.tasks.dense_probe.segmentation",
     "depth-probe": "cosmos_eval.tasks.dense_probe.depth",
     "boxes": "cosmos_eval.tasks.boxes",
+    "ranking": "cosmos_eval.tasks.ranking",
 }
 TASKS = tuple(_MODULES)
 """The names of the tasks of this package, in the order of tables."""

@@ -44,6 +44,16 @@ Corruption = Literal[
 """The corruptions of ImageNet-C, in the order of its table (arXiv 1903.12261)."""
 SEVERITIES = (1, 2, 3, 4, 5)
 """The severities of each corruption."""
+RankingLayout = Literal["queries", "captions", "revisited", "circo", "cirr", "fashion-iq"]
+"""The form of the lists of queries and their positives (docs/data.md)."""
+# fmt: off
+RankingMetric = Literal[
+    "mAP@R", "R-precision", "R@1", "R@5", "R@10", "R@50", "mAP@5", "mAP@10", "mAP@25", "mAP@50",
+    "R_subset@1", "R_subset@2", "R_subset@3", "mAP_easy", "mAP_medium", "mAP_hard",
+    "mP@10_easy", "mP@10_medium", "mP@10_hard",
+]
+# fmt: on
+"""A metric of ranked positives (docs/metrics.md)."""
 Rgb = tuple[float, float, float]
 Regions = Literal["crops", "pooled"]
 """How the feature of a box of an image is made.
@@ -479,6 +489,38 @@ class RatingsProtocol(Protocol):
     tau: Literal["b", "c"] = "c"
     # The number of ratings of the complete data set, if it is known.
     n_items: int | None = field(default=None, metadata=_FIXED)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankingProtocol(Protocol):
+    """How it is measured where all positives of a query are ranked in a gallery.
+
+    A query is an image, a text, or an image with a text that says how it should change.
+    """
+
+    task: ClassVar[str] = "ranking"
+
+    # The folder or zip file of the images. Of several alternatives, the first that exists is read.
+    images: tuple[str, ...] | str
+    # The file of the queries and their positives. For the layout `captions`, the captions.
+    annotations: tuple[str, ...] | str
+    layout: RankingLayout = "queries"
+    # The file that lists the images of the gallery, if it is not the file of the queries.
+    gallery: tuple[str, ...] | str = field(default=(), metadata=_FIXED)
+    # For the layout `captions`, the files of positives: captions of images, images of captions, and
+    # captions of all images of the gallery.
+    positives: tuple[str, ...] = field(default=(), metadata=_FIXED)
+    # A suffix such as `.jpg` that the lists leave out of the names of images.
+    image_suffix: str = ""
+    # The metrics that the benchmark reports.
+    metrics: tuple[RankingMetric, ...] = ("mAP@R", "R-precision", "R@1", "R@5", "R@10")
+    # The weight of the text in the sum of the normalised features of an image and a text, if a
+    # model has no `compose`. The image has the other part of 1.
+    text_weight: float = 0.5
+    # The numbers of the complete data set, if they are known.
+    n_queries: int | None = field(default=None, metadata=_FIXED)
+    n_images: int | None = field(default=None, metadata=_FIXED)
+    n_positives: int | None = field(default=None, metadata=_FIXED)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -204,7 +204,7 @@ KINDS: dict[str, Kind] = {
             _results,
             (
                 *("retrieval", "cls", "multilabel", "faces", "seg", "select", "loc", "assoc"),
-                *("probe", "ood", "ratings", "boxes"),
+                *("probe", "ood", "ratings", "boxes", "ranking"),
             ),
         ),
         *fuzzed_samples.KINDS,

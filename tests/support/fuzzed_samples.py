@@ -176,6 +176,11 @@ def _ratings(s: Samples) -> bool:
     return bool(is_score) and s["image"].min() >= 0 and s["variant"][0] in ("b", "c")
 
 
+def _ranking(s: Samples) -> bool:
+    queries = range(len(s["cluster"]))
+    return set(s["query"].tolist()) == set(queries) and min(s["rank"].tolist()) >= 1
+
+
 def _probe(s: Samples) -> bool:
     classes = range(len(s["classes"]))
     indices = all(_is_within(s[name], classes) for name in ("labels", "linear", "neighbours"))
@@ -212,6 +217,7 @@ POSSIBLE: Mapping[str, Callable[[Samples], bool]] = {
     "seg-probe": _seg,
     "depth-probe": _depth_probe,
     "boxes": _boxes,
+    "ranking": _ranking,
 }
 
 

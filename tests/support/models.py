@@ -160,6 +160,21 @@ def ratings_samples(skill: float, rng: np.random.Generator) -> Samples:
     }
 
 
+def ranking_samples(skill: float, rng: np.random.Generator) -> Samples:
+    """Every query has two positives, and two queries in a row depend on each other."""
+    chance = np.clip(skill - 0.2 + 0.4 * HARDNESS, 0.05, 1)
+    first = rng.geometric(chance)
+    ranks = np.stack([first, first + rng.geometric(chance)], axis=1)
+    return {
+        "cluster": np.arange(IMAGES) // 2,
+        "direction": np.full(IMAGES, "text_to_image"),
+        "query": np.repeat(np.arange(IMAGES), 2),
+        "rank": ranks.ravel(),
+        "item": np.tile([3, 4], IMAGES),
+        "metrics": np.array(["mAP@R", "R-precision", "R@1"]),
+    }
+
+
 def probe_samples(skill: float, rng: np.random.Generator) -> Samples:
     linear, neighbours = (
         np.where(_right(skill - less, rng), LABELS, (LABELS + 1) % CLASSES) for less in (0, 0.1)
@@ -211,6 +226,7 @@ SAMPLES = {
         "seg-probe": seg_samples,
         "depth-probe": depth_probe_samples,
         "boxes": boxes_samples,
+        "ranking": ranking_samples,
     },
 }
 _DENSE = ("seg", "loc", "seg-probe", "depth-probe")

@@ -30,6 +30,7 @@ _YAML = {
     "ratings": "images: photos\nannotations: ratings.csv\n",
     "boxes": "images: photos\nannotations: boxes.json\ntemplates: ['a {}']\nregions: pooled\n"
     "side: 32\n",
+    "ranking": "images: photos\nannotations: queries.jsonl\n",
     "probe": "train: train\ntest: photos\nshots: [1]\ndraws: 1\nc_values: [0.1, 1.0]\n",
     "seg-probe": "images: photos\nmasks: masks\ntrain_images: train\ntrain_masks: masks\n"
     "image_suffix: .png\nclasses: [green, blue]\nshort_side: 32\nwindow: null\n",
@@ -62,6 +63,12 @@ def write_set(root: Path) -> None:
     rated = [(file, "green", str(number)) for number, file in enumerate(files)]
     _write_table(root / "ratings.csv", ("image", "caption", "rating"), rated)
     (root / "boxes.json").write_text(json.dumps(_list_boxes(files)))
+    queries: list[dict[str, object]] = [
+        {"image": files[0], "positives": files[1:2], "negatives": files[2:]},
+        {"text": "red", "positives": files[4:]},
+        {"image": files[2], "text": "blue", "positives": files[:2], "junk": files[2:3]},
+    ]
+    (root / "queries.jsonl").write_text("".join(f"{json.dumps(query)}\n" for query in queries))
     for task, text in _YAML.items():
         (root / f"{task}.yaml").write_text(f"kind: {task}\n{text}")
     write_faces(root, "lime")

@@ -109,6 +109,16 @@ SAMPLES: dict[str, Samples] = {
         "image": np.array([0, 0, 1, 2, 3]),
         "variant": np.array(["c"]),
     },
+    # Of revisited Oxford's form: the second query has no easy positive.
+    "ranking": {
+        "cluster": np.array([0, 1]),
+        "direction": np.array(["", ""]),
+        "query": np.array([0, 0, 0, 1]),
+        "rank": np.array([1, 3, 4, 2]),
+        "item": np.array([7, 2, 0, 5]),
+        "metrics": np.array(["mAP@R", "mAP_easy", "mAP_medium", "mAP_hard"]),
+        "is_hard": np.array([False, True, False, True]),
+    },
     # Two draws of one and of four images per class.
     "probe": {
         "labels": np.array([0, 0, 1, 2]),

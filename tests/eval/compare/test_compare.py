@@ -24,7 +24,7 @@ from cosmos_eval.types import UsageError
 
 TASKS = (
     *("cls", "retrieval", "multilabel", "faces", "seg", "select", "loc", "assoc", "probe"),
-    *("ood", "seg-probe", "depth-probe", "ratings", "boxes"),
+    *("ood", "seg-probe", "depth-probe", "ratings", "boxes", "ranking"),
 )
 OTHER = {"model": {"spec": "scenes-clip"}}
 SAME = {"hashes": {"sample_list": "1" * 64}}
@@ -116,6 +116,7 @@ def test_pairs_of_images_and_captions_are_compared_by_score():
         ("probe", "shots"),
         ("seg-probe", "name"),
         ("depth-probe", "pixels"),
+        ("ranking", "query"),
     ],
 )
 def test_samples_of_other_images_are_refused(task, array):
@@ -253,6 +254,8 @@ def test_two_folders_with_holm_over_all_headlines(command, tmp_path):
         ("scenes-ood", "auroc"),
         ("scenes-probe", "linear_acc1"),
         ("scenes-ratings", "kendall_tau_c"),
+        ("scenes-ranking", "text_to_image_R@1"),
+        ("scenes-ranking", "text_to_image_mAP@R"),
         ("scenes-retrieval", "image_to_text_R@1"),
         ("scenes-retrieval", "text_to_image_R@1"),
         ("scenes-seg", "mIoU"),

@@ -94,6 +94,8 @@ def folder(tmp_path: Path) -> Path:
     cue = {"cue": "west", "candidates": ["0", "1", "2"], "associations": ["0"]}
     write(tmp_path / "cues.jsonl", json.dumps(cue))
     write(tmp_path / "ratings.csv", "image,caption,rating\n0.jpg,a,1\n2.jpg,b,2\n")
+    query = {"image": "0.jpg", "positives": ["1.jpg"], "negatives": ["2.jpg", "3.jpg"]}
+    write(tmp_path / "queries.jsonl", json.dumps(query))
     names = [f"{of}:{n}" for of in QUESTIONS for n in range(20)]
     templates = "".join(f"{of}:a photo of {{c}}\n" for of in QUESTIONS)
     for name, image in (("whole", images[0]), ("cut", images[0][:200])):
@@ -116,6 +118,7 @@ KINDS = {
     "select": "kind: select\nlayout: items\nimages: images\nannotations: items.csv",
     "assoc": "kind: assoc\nimages: images\nannotations: cues.jsonl",
     "ratings": "kind: ratings\nimages: images\nannotations: ratings.csv",
+    "ranking": "kind: ranking\nimages: images\nannotations: queries.jsonl",
     "seg": "kind: seg\nimages: images\nmasks: masks\nclasses: [sky, cat, dog]",
     "loc": "kind: loc\nimages: images\nmasks: masks\nclasses: [background, cat, dog]",
     "ood": "kind: ood\ninside: photos\noutside: train",

@@ -143,10 +143,21 @@ def boxes(n: int, labels: np.ndarray, score: float) -> Samples:
     }
 
 
+def ranking(n: int, labels: np.ndarray, score: float) -> Samples:
+    return {
+        "cluster": np.arange(n),
+        "direction": np.full(n, ""),
+        "query": np.arange(n),
+        "rank": np.full(n, 1 if score == 1 else 60),
+        "item": np.zeros(n, int),
+        "metrics": np.array(["mAP@R", "R-precision", "R@1", "mAP@5"]),
+    }
+
+
 SAMPLES: dict[str, Callable[[int, np.ndarray, float], Samples]] = {
     **{"cls": cls, "multilabel": multilabel, "faces": faces, "retrieval": retrieval},
     **{"select": select, "assoc": assoc, "seg": seg, "loc": loc, "probe": probe, "ood": ood},
-    **{"seg-probe": seg, "depth-probe": depth_probe, "boxes": boxes},
+    **{"seg-probe": seg, "depth-probe": depth_probe, "boxes": boxes, "ranking": ranking},
 }
 CASES = {
     **{f"all {name}": (12, 3, score) for name, score in (("right", 1), ("wrong", 0))},

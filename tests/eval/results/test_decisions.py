@@ -37,7 +37,7 @@ SELECTION = {
 
 
 def test_the_tasks_that_can_stop():
-    whole = ("loc", "probe", "ood", "seg-probe", "depth-probe")
+    whole = ("loc", "probe", "ood", "seg-probe", "depth-probe", "ranking")
     stopping = {name for name, task in known_tasks().items() if task.can_stop}
     assert stopping >= {"cls", "faces", "multilabel", "seg", "retrieval", "select", "assoc"}
     assert "boxes" in stopping

@@ -451,6 +451,7 @@ def test_every_method_has_a_name_for_papers():
         "probe",
         "ood",
         "boxes",
+        "ranking",
     ):
         a, b = make_result(task, 0.7, 1), make_result(task, 0.5, 2)
         assert {i["method"] for i in a[0].intervals.values()} <= set(INTERVAL_METHODS)

@@ -1,0 +1,408 @@
+"""Queries and their positives, in the forms of those who publish them. Imports no torch."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, TypeVar
+
+import pydantic
+
+from cosmos_eval.data.pickles import read_plain_pickle
+from cosmos_eval.data.readers import FileError, first_repeated, parse, read_json, read_records
+from cosmos_eval.types import RankingProtocol
+
+Box = tuple[int, int, int, int]
+Names = tuple[str, ...]
+_Model = TypeVar("_Model", bound=pydantic.BaseModel)
+
+
+class ListedQuery(NamedTuple):
+    """A query of a list: an image, a text or both, and items of the gallery by their keys."""
+
+    # The name of the image, and the box (left, top, right, bottom) that is cut out; None: the whole
+    # image.
+    image: str | None
+    text: str | None
+    positives: Names
+    # Items that are removed from the ranking of this query.
+    junk: Names = ()
+    # Positives that are hard to recognise, of revisited Oxford and Paris.
+    hard: Names = ()
+    # The items of CIRR's subset without the reference image.
+    subset: Names = ()
+    box: Box | None = None
+    # Queries with the same name depend on each other; empty: those of the same image or text.
+    cluster: str = ""
+    # The number of positives that the published gallery lacks, so that no model ranks them.
+    n_unranked: int = 0
+
+    @property
+    def n_positives(self) -> int:
+        """The number of all positives of the query."""
+        return len(self.positives) + self.n_unranked
+
+
+class ListedSearch(NamedTuple):
+    """Queries of one kind, and the gallery in which their positives are ranked."""
+
+    # The start of the names of metrics, such as `image_to_text`; empty if there is one kind.
+    direction: str
+    # The keys of all items: names of images, or numbers of captions.
+    gallery: Names
+    queries: Sequence[ListedQuery]
+    # The captions by their keys, if the gallery has captions.
+    captions: Mapping[str, str] | None = None
+
+
+class ListPaths(NamedTuple):
+    """The files of a data set's lists."""
+
+    queries: Path
+    # The file that lists the gallery; None: the file of the queries does.
+    gallery: Path | None
+
+
+def read_searches(paths: ListPaths, protocol: RankingProtocol) -> list[ListedSearch]:
+    """Return the queries of a data set, and the galleries in which they rank.
+
+    Raises:
+        FileError: If a list is damaged, or if a query does not fit its gallery.
+    """
+    searches = _READERS[protocol.layout](paths, protocol)
+    for search in searches:
+        _require_consistent(search)
+    return searches
+
+
+def _require_consistent(search: ListedSearch) -> None:
+    """Raise FileError for a query without positives, and for items that a list has wrongly."""
+    if repeated := first_repeated(search.gallery):
+        raise FileError(f"item {repeated[0]} is in the gallery twice")
+    if not search.queries:
+        raise FileError("there are no queries")
+    gallery = set(search.gallery)
+    for number, query in enumerate(search.queries):
+        location = f"query {number}"
+        if not query.n_positives:
+            raise FileError(f"{location} has no positives")
+        removable = (*query.positives, *query.junk)
+        if repeated := first_repeated(removable):
+            raise FileError(f"{location} has item {repeated[0]} twice, as positive or junk")
+        for item in (*removable, *query.subset):
+            if item not in gallery:
+                raise FileError(f"{location} has item {item}, which is not in the gallery")
+
+
+class _Record(pydantic.BaseModel):
+    """A record of a list. Keys that are not needed are ignored."""
+
+    model_config = pydantic.ConfigDict(strict=True, extra="ignore")
+
+
+Key = Annotated[str, pydantic.Field(min_length=1)]
+
+
+def _parse_records(path: Path, model: type[_Model]) -> Iterator[tuple[str, _Model]]:
+    """Yield the location of each record of a file, and the record. Raise FileError for faults."""
+    for location, record in read_records(path):
+        if not isinstance(record, dict):
+            raise FileError(f"{location}: expected keys and values, not {record!r:.40}")
+        try:
+            yield location, parse(model, record)
+        except FileError as error:
+            raise FileError(f"{location}: {error}") from error
+
+
+class _UserQuery(_Record):
+    """A query of a user's list."""
+
+    image: Key | None = None
+    text: Key | None = None
+    positives: list[Key]
+    junk: list[Key] = []
+    negatives: list[Key] = []
+
+
+def _read_queries(paths: ListPaths, protocol: RankingProtocol) -> list[ListedSearch]:
+    """Read records with `image`, `text` or both, `positives`, and optional `junk`, `negatives`.
+
+    The gallery has all images that any query names as one of the three.
+    """
+    queries = []
+    gallery: dict[str, None] = {}  # in the order of their first occurrence
+    for location, record in _parse_records(paths.queries, _UserQuery):
+        if record.image is None and record.text is None:
+            raise FileError(f"{location}: give `image`, `text` or both")
+        gallery |= dict.fromkeys([*record.positives, *record.junk, *record.negatives])
+        queries.append(
+            ListedQuery(record.image, record.text, tuple(record.positives), tuple(record.junk))
+        )
+    return [ListedSearch("", tuple(gallery), queries)]
+
+
+class _CocoImage(_Record):
+    id: int
+    file_name: Key
+
+
+class _CocoCaption(_Record):
+    id: int
+    image_id: int
+    caption: Key
+
+
+class _CocoCaptions(_Record):
+    """COCO's file of captions."""
+
+    images: list[_CocoImage]
+    annotations: list[_CocoCaption]
+
+
+class _CocoImages(_Record):
+    """COCO's file of images without annotations."""
+
+    images: list[_CocoImage]
+
+
+class _CocoSplit(NamedTuple):
+    """The images and captions that are ranked, by COCO's numbers as texts."""
+
+    # The file of each image, and the image and the text of each caption, of the whole file.
+    file_by_image: Mapping[str, str]
+    caption_by_id: Mapping[str, _CocoCaption]
+    # The images and the captions of the gallery.
+    images: Names
+    captions: Names
+
+
+def _read_captions(paths: ListPaths, protocol: RankingProtocol) -> list[ListedSearch]:
+    """Read captions of COCO, and lists of positives by COCO's numbers, as ECCV Caption has them.
+
+    `protocol.positives` names the lists of captions by image, and of images by caption. They lie
+    beside the file of the gallery, which lists the captions by image.
+    """
+    assert paths.gallery is not None
+    split = _read_coco_split(paths.queries, paths.gallery)
+    captions_file, images_file = (paths.gallery.parent / name for name in protocol.positives)
+    texts = {caption: split.caption_by_id[caption].caption for caption in split.captions}
+    image_files = tuple(split.file_by_image[image] for image in split.images)
+    image_queries = _image_queries(split, _read_positives(captions_file))
+    caption_queries = _caption_queries(split, _read_positives(images_file))
+    return [
+        ListedSearch("image_to_text", split.captions, image_queries, texts),
+        ListedSearch("text_to_image", image_files, caption_queries),
+    ]
+
+
+def _read_coco_split(captions_path: Path, gallery_path: Path) -> _CocoSplit:
+    """Return COCO's images and captions, and those of the gallery.
+
+    Raises:
+        FileError: If the file of captions lacks an image or a caption of the gallery.
+    """
+    content = parse(_CocoCaptions, _require_keys(read_json(captions_path)))
+    captions_by_image = _read_positives(gallery_path)
+    split = _CocoSplit(
+        file_by_image={str(image.id): image.file_name for image in content.images},
+        caption_by_id={str(entry.id): entry for entry in content.annotations},
+        images=tuple(captions_by_image),
+        captions=tuple(item for captions in captions_by_image.values() for item in captions),
+    )
+    _require_numbers("image", split.images, split.file_by_image)
+    _require_numbers("caption", split.captions, split.caption_by_id)
+    return split
+
+
+def _require_numbers(noun: str, numbers: Iterable[str], entries: Mapping[str, Any]) -> None:
+    """Raise FileError for the first number of an image or a caption that COCO's file lacks."""
+    for number in numbers:
+        if number not in entries:
+            raise FileError(f"lacks {noun} {number} of the lists of positives")
+
+
+def _image_queries(split: _CocoSplit, captions_by_image: Mapping[str, Names]) -> list[ListedQuery]:
+    """Return images as queries for captions.
+
+    Two captions in ECCV Caption's lists are not among the 25,000 that it ranks. Its code counts
+    them as positives, and so does this one: no model ranks them.
+    """
+    _require_numbers("image", captions_by_image, split.file_by_image)
+    gallery = set(split.captions)
+    queries = []
+    for image, captions in captions_by_image.items():
+        ranked = tuple(caption for caption in captions if caption in gallery)
+        n_unranked = len(captions) - len(ranked)
+        query = ListedQuery(split.file_by_image[image], None, ranked, n_unranked=n_unranked)
+        queries.append(query)
+    return queries
+
+
+def _caption_queries(
+    split: _CocoSplit, images_by_caption: Mapping[str, Names]
+) -> list[ListedQuery]:
+    """Return captions as queries for images. Captions of one image depend on each other."""
+    _require_numbers("caption", images_by_caption, split.caption_by_id)
+    queries = []
+    for caption, images in images_by_caption.items():
+        _require_numbers("image", images, split.file_by_image)
+        entry = split.caption_by_id[caption]
+        files = tuple(split.file_by_image[image] for image in images)
+        image_of_caption = str(entry.image_id)
+        queries.append(ListedQuery(None, entry.caption, files, cluster=image_of_caption))
+    return queries
+
+
+def _require_keys(content: Any) -> dict[str, Any]:
+    """Return the content of a JSON file. Raise FileError if it is not an object."""
+    if not isinstance(content, dict):
+        raise FileError(f"must hold keys and values, not a {type(content).__name__}")
+    return content
+
+
+def _read_positives(path: Path) -> dict[str, Names]:
+    """Return the numbers in a list of positives, such as `{"42": [38, 182]}`, as texts."""
+    try:
+        content = _require_keys(read_json(path))
+    except FileError as error:
+        raise FileError(f"beside it, {path.name} {error}") from error
+    positives = {}
+    for key, values in content.items():
+        are_numbers = isinstance(values, list) and all(type(value) is int for value in values)
+        if not are_numbers:
+            raise FileError(f"beside it, {path.name}: `{key}` must be a list of whole numbers")
+        positives[key] = tuple(map(str, values))
+    return positives
+
+
+def _read_revisited(paths: ListPaths, protocol: RankingProtocol) -> list[ListedSearch]:
+    """Read the pickle of revisited Oxford or Paris, `gnd_roxford5k.pkl`, without executing it.
+
+    Its lists of easy, hard and junk images are indices of `imlist`. Queries are cut out by `bbx`.
+    """
+    content = read_plain_pickle(paths.queries)
+    try:
+        gallery = tuple(str(name) for name in content["imlist"])
+        queries = []
+        for name, truth in zip(content["qimlist"], content["gnd"], strict=True):
+            items: dict[str, Names] = {}
+            for kind in ("easy", "hard", "junk"):
+                items[kind] = tuple(_item_at(gallery, index) for index in truth[kind])
+            left, top, right, bottom = (round(float(edge)) for edge in truth["bbx"])
+            queries.append(
+                ListedQuery(
+                    image=str(name),
+                    text=None,
+                    positives=(*items["easy"], *items["hard"]),
+                    junk=items["junk"],
+                    hard=items["hard"],
+                    box=(left, top, right, bottom),
+                )
+            )
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise FileError(
+            f"is not in the form of github.com/filipradenovic/revisitop: {reason}"
+        ) from (error)
+    return [ListedSearch("", gallery, queries)]
+
+
+def _item_at(gallery: Sequence[str], index: Any) -> str:
+    """Return the item with an index. Raise IndexError for a negative index too."""
+    if not 0 <= int(index) < len(gallery):
+        raise IndexError(f"index {index} is not below {len(gallery)}")
+    return gallery[int(index)]
+
+
+class _CircoQuery(_Record):
+    reference_img_id: int
+    relative_caption: Key
+    gt_img_ids: list[int]
+
+
+def _read_circo(paths: ListPaths, protocol: RankingProtocol) -> list[ListedSearch]:
+    """Read the annotations of CIRCO, and COCO's list of unlabeled images, the gallery."""
+    assert paths.gallery is not None
+    images = parse(_CocoImages, _require_keys(read_json(paths.gallery))).images
+    file_by_id = {image.id: image.file_name for image in images}
+    queries = []
+    for location, record in _parse_records(paths.queries, _CircoQuery):
+        if record.reference_img_id not in file_by_id:
+            raise FileError(f"{location}: image {record.reference_img_id} is not in the gallery")
+        positives = tuple(file_by_id.get(number, str(number)) for number in record.gt_img_ids)
+        reference = file_by_id[record.reference_img_id]
+        queries.append(ListedQuery(reference, record.relative_caption, positives))
+    return [ListedSearch("", tuple(file_by_id.values()), queries)]
+
+
+class _CirrSet(_Record):
+    members: list[Key]
+
+
+class _CirrQuery(_Record):
+    reference: Key
+    target_hard: Key
+    caption: Key
+    img_set: _CirrSet
+
+
+def _read_cirr(paths: ListPaths, protocol: RankingProtocol) -> list[ListedSearch]:
+    """Read the captions of CIRR, and its split, which has the path of every image by its name.
+
+    The reference image is not ranked, as the code of SEARLE (src/validate.py) removes it.
+    """
+    assert paths.gallery is not None
+    path_by_name = _require_keys(read_json(paths.gallery))
+    if not all(isinstance(path, str) for path in path_by_name.values()):
+        raise FileError(f"{paths.gallery.name} must have a path for every name")
+    queries = []
+    for location, record in _parse_records(paths.queries, _CirrQuery):
+        reference = record.reference
+        names = [reference, record.target_hard, *record.img_set.members]
+        for name in names:
+            if name not in path_by_name:
+                raise FileError(f"{location}: image {name} is not in {paths.gallery.name}")
+        if record.target_hard not in record.img_set.members:
+            raise FileError(f"{location}: the target is not a member of `img_set`")
+        subset = [path_by_name[name] for name in record.img_set.members if name != reference]
+        queries.append(
+            ListedQuery(
+                image=path_by_name[reference],
+                text=record.caption,
+                positives=(path_by_name[record.target_hard],),
+                junk=(path_by_name[reference],),
+                subset=tuple(subset),
+            )
+        )
+    return [ListedSearch("", tuple(path_by_name.values()), queries)]
+
+
+class _FashionQuery(_Record):
+    candidate: Key
+    target: Key
+    captions: list[Key]
+
+
+def _read_fashion_iq(paths: ListPaths, protocol: RankingProtocol) -> list[ListedSearch]:
+    """Read the captions of a category of FashionIQ, and its split, a list of names of images.
+
+    The captions of a query become one text: `is longer and has red stripes`, without the characters
+    at their ends that SEARLE's code (src/validate.py) removes.
+    """
+    assert paths.gallery is not None
+    gallery = read_json(paths.gallery)
+    if not (isinstance(gallery, list) and all(isinstance(name, str) for name in gallery)):
+        raise FileError(f"{paths.gallery.name} must be a list of names")
+    queries = []
+    for _, record in _parse_records(paths.queries, _FashionQuery):
+        text = " and ".join(caption.strip(".?, ") for caption in record.captions)
+        queries.append(ListedQuery(record.candidate, text, (record.target,)))
+    return [ListedSearch("", tuple(gallery), queries)]
+
+
+_READERS: Mapping[str, Callable[[ListPaths, RankingProtocol], list[ListedSearch]]] = {
+    "queries": _read_queries,
+    "captions": _read_captions,
+    "revisited": _read_revisited,
+    "circo": _read_circo,
+    "cirr": _read_cirr,
+    "fashion-iq": _read_fashion_iq,
+}
