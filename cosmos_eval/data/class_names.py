@@ -10,7 +10,7 @@ from functools import cache
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ CLIP_BENCHMARK = "clip-benchmark/"
 """The prefix of names of CLIP Benchmark's templates, such as `clip-benchmark/food101`."""
 WORDNET_ID = re.compile(r"n\d{8}")
 """The form of names of ImageNet's class folders, such as `n02012849`."""
+_Number = TypeVar("_Number", bound=np.generic)
 _MAX_LISTED = 5  # classes that an error message lists
 
 
@@ -92,7 +93,7 @@ class ClassData(NamedTuple):
         )
 
 
-def _take(values: NDArray[np.int64] | None, indices: Sequence[int]) -> NDArray[np.int64] | None:
+def _take(values: NDArray[_Number] | None, indices: Sequence[int]) -> NDArray[_Number] | None:
     """Return the values at these indices, or None if there are no values."""
     return None if values is None else values[indices]
 
