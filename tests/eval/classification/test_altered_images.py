@@ -145,7 +145,7 @@ def test_a_users_set_is_attacked_or_corrupted_by_a_key(tmp_path, save_colour):
     data = classification.TASK.open_data(find_protocol(str(path)), RunOptions())
     assert [image.word for image in data.images] == ["red", "blue"]  # of blue/1.png and red/1.png
     path.write_text("kind: cls\nfolder: images\ntypographic: true\ncorruption: fog\n")
-    with pytest.raises(UsageError, match="own: give `typographic` or `corruption`, not both"):
+    with pytest.raises(UsageError, match="own: give only one of `corruption`, `typographic`"):
         classification.TASK.open_data(find_protocol(str(path)), RunOptions())
     path.write_text("kind: cls\nfolder: images\ncorruption: mist\n")
     with pytest.raises(UsageError, match=r"`corruption`.*fog"):
