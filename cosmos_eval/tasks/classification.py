@@ -255,6 +255,7 @@ class ClassTask(Task):
                     "images": perf_counter() - prompts_done,
                 },
                 notes=notes,
+                unit="images with five severities" if protocol.has_severities else "images",
             )
 
 
