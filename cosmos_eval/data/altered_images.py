@@ -8,6 +8,7 @@ draw. Imports no torch.
 import hashlib
 import io
 import json
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -31,6 +32,7 @@ _MAX_TEXT_WIDTH = 0.9
 _TEXT_CENTRE = 0.75  # the height of the middle of the text, from the top of the square
 _OUTLINE = 1 / 12  # of the height of letters
 _LEAST_LETTERS = 6  # pixels
+_NO_CHARACTER = "\U0010fffe"  # which no font has
 
 # As ImageNet-C was made (github.com/hendrycks/robustness, ImageNet-C/create_c/make_imagenet_c.py,
 # commit 8190fe3): torchvision's Resize(256) and CenterCrop(224), then JPEG of quality 85.
@@ -101,20 +103,41 @@ def write_wrong_classes(data: ClassData, class_names: Sequence[str], dataset: st
 
     Args:
         data: N images with one label each.
-        class_names: The names of the C classes in prompts, which are written.
+        class_names: The names of the C classes in prompts, which are written without accents.
         dataset: The name of the data set, for error messages.
 
     Raises:
-        UsageError: If all classes have the same name.
+        UsageError: If all classes have the same name, or if the font lacks a letter of a name.
     """
+    words = [_without_accents(name) for name in class_names]
+    _require_letters(words, dataset)
     try:
-        written_classes = draw_wrong_classes(data.names, data.labels, class_names)
+        written_classes = draw_wrong_classes(data.names, data.labels, words)
     except ValueError as error:
         raise UsageError(f"{dataset}: no wrong class to write on images: {error}") from error
     images = []
     for image, class_index in zip(data.images, written_classes.tolist(), strict=True):
-        images.append(WrittenImage(image, class_names[class_index]))
+        images.append(WrittenImage(image, words[class_index]))
     return data._replace(images=tuple(images), written_classes=written_classes)
+
+
+def _without_accents(name: str) -> str:
+    """Return a name without accents, which the font lacks: `Curaçao` becomes `Curacao`."""
+    letters = unicodedata.normalize("NFKD", name)
+    return "".join(letter for letter in letters if not unicodedata.combining(letter))
+
+
+def _require_letters(words: Sequence[str], dataset: str) -> None:
+    """Raise UsageError for a word with a letter that the font would draw as an empty box."""
+    font = _load_font(_LEAST_LETTERS * 4)
+    empty_box = bytes(font.getmask(_NO_CHARACTER))
+    for letter in sorted(set("".join(words))):
+        if bytes(font.getmask(letter)) == empty_box:
+            word = next(word for word in words if letter in word)
+            raise UsageError(
+                f"{dataset}: the font has no letter {letter!r} to write {word!r} on images: give "
+                "`class_names` in Latin letters"
+            )
 
 
 def draw_wrong_classes(

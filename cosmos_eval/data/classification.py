@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cosmos_eval.data import folders
 from cosmos_eval.data.altered_images import corrupt_images, write_wrong_classes
@@ -62,8 +63,9 @@ def open_data(protocol: ClassificationProtocol, options: RunOptions) -> ClassDat
 
     Args:
         protocol: The data set and how it is measured.
-        options: `limit` keeps that many images, taken from the classes in turn. `allow_partial`
-            leaves out images whose files are missing.
+        options: `limit` keeps that many images, taken from the classes in turn, each of them with
+            all severities of a corruption. `allow_partial` leaves out images whose files are
+            missing.
 
     Returns:
         The data. If the protocol alters images, they are the altered ones: with a written word, or
@@ -72,14 +74,29 @@ def open_data(protocol: ClassificationProtocol, options: RunOptions) -> ClassDat
     Raises:
         UsageError: If anything else is wrong with the data set.
     """
+    _require_one_alteration(protocol)
     data = _list_data(protocol, options).checked_data(protocol, options)
-    if protocol.typographic and protocol.corruption is not None:
-        raise UsageError(f"{protocol.dataset}: give `typographic` or `corruption`, not both")
     if protocol.typographic:
         return write_wrong_classes(data, class_names(protocol, data), protocol.dataset)
     if protocol.corruption is not None:
         return corrupt_images(data, protocol.corruption)
     return data
+
+
+def _require_one_alteration(protocol: ClassificationProtocol) -> None:
+    """Raise UsageError if images would be altered twice: with severities, corrupted or written on.
+
+    No metric tells the two alterations apart.
+    """
+    alterations = []
+    if protocol.layout == "severities":
+        alterations.append("`layout: severities`")
+    if protocol.corruption is not None:
+        alterations.append("`corruption`")
+    if protocol.typographic:
+        alterations.append("`typographic`")
+    if len(alterations) > 1:
+        raise UsageError(f"{protocol.dataset}: give only one of {', '.join(alterations)}")
 
 
 def survey(
@@ -232,11 +249,7 @@ def _list_data(protocol: ClassificationProtocol, options: RunOptions) -> folders
     n_images = len(data.images)
     counts = folders.compare_counts(images=(n_images, protocol.n_images))
 
-    # A limit takes images from the classes in turn. If images have several labels, all of them
-    # count as one class, so that the first images are taken.
-    class_of_image = data.labels if data.labels.ndim == 1 else np.zeros(n_images, np.int64)
-    chosen_indices = folders.choose_in_turn(class_of_image, options.limit)
-    chosen_data = data.select(chosen_indices.tolist())
+    chosen_data = data.select(_choose_images(data, options.limit).tolist())
     missing_files = list(missing_file_by_index.values())
     return folders.Listing(
         data=chosen_data._replace(found_samples=folders.find_shortfall(counts)),
@@ -250,6 +263,20 @@ def _list_data(protocol: ClassificationProtocol, options: RunOptions) -> folders
             n_classes=len(data.classes),
         ),
     )
+
+
+def _choose_images(data: ClassData, limit: int | None) -> NDArray[np.int64]:
+    """Return the indices of the images that a limit keeps, which it takes from the classes in turn.
+
+    All versions of an image, such as the severities of a corruption, are kept together. If images
+    have several labels, all of them count as one class, so that the first images are kept.
+    """
+    if data.origins is not None:
+        _, first_versions = np.unique(data.origins, return_index=True)
+        kept_images = folders.choose_in_turn(data.labels[first_versions], limit)
+        return np.flatnonzero(np.isin(data.origins, data.origins[first_versions[kept_images]]))
+    class_of_image = data.labels if data.labels.ndim == 1 else np.zeros(len(data.images), np.int64)
+    return folders.choose_in_turn(class_of_image, limit)
 
 
 def _check_class_list(protocol: ClassificationProtocol) -> None:

@@ -235,8 +235,8 @@ def _find_typographic(dataset: str) -> ClassificationProtocol:
     """
     protocol = CLASSIFICATION_BY_PROTOCOL["clip-benchmark"].get(dataset)
     usual_protocol = protocol or named_protocols()[dataset]
-    # Subclasses have several labels for an image.
-    if type(usual_protocol) is not ClassificationProtocol:
+    # Subclasses have several labels for an image, and corrupted images are altered already.
+    if type(usual_protocol) is not ClassificationProtocol or usual_protocol.has_severities:
         raise KeyError(dataset)
     return make_typographic(usual_protocol)
 

@@ -371,8 +371,11 @@ def _short_score_text(score: Mapping[str, Any]) -> str:
     """Return the metric of a suite's mean: `acc1`, or `accuracy, ...` if members have others.
 
     Args:
-        score: The entry `score` of the suite's file. Without a metric, it is `main metrics`.
+        score: The entry `score` of the suite's file. Without a metric, it is `main metrics`, or
+            `harmonic mean`.
     """
+    if "harmonic_mean" in score:
+        return "harmonic mean"
     metric: str = score.get("metric", "main metrics")
     other_metrics = {*score.get("metrics", {}).values()} - {metric}
     return f"{metric}, ..." if other_metrics else metric

@@ -254,6 +254,9 @@ class ClassTask(Task):
             notes = self.tie_notes(images.features, class_embeddings)
             if protocol.remark:
                 notes.append(f"{protocol.dataset}: {protocol.remark}")
+            unit = self.sample_noun
+            if protocol.has_severities:
+                unit = "images with five severities"
             yield self.measurement(
                 samples,
                 options,
@@ -265,7 +268,7 @@ class ClassTask(Task):
                     "images": perf_counter() - prompts_done,
                 },
                 notes=notes,
-                unit=self.sample_noun,
+                unit=unit,
             )
 
 

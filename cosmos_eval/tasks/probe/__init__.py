@@ -155,8 +155,8 @@ class Probes(Task):
         classification.require_choice(splits["test"], options, test)
         _require_same_classes(protocol, train, test)
         if protocol.uses_coop_rules:
-            coop.require_halves(protocol, test)
             validation = _open_training(splits["val"], options) if "val" in splits else None
+            coop.require_halves(protocol, validation, test)
             return coop.draw_data(protocol, train, validation, test)
         _require_enough_shots(protocol, train)
         return ProbeData(train, test)

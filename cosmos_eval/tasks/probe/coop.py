@@ -124,13 +124,28 @@ def _keep_drawn_images(
     return CoopData(kept_train, validation, test, tuple(renumbered_draws))
 
 
-def require_halves(protocol: types.ProbeProtocol, test: ClassData) -> None:
-    """Raise UsageError if base or new classes are fewer than two."""
-    if len(test.classes) < LEAST_CLASSES:
+def require_halves(
+    protocol: types.ProbeProtocol, validation: ClassData | None, test: ClassData
+) -> None:
+    """Raise UsageError for fewer than two base or new classes, and for a split without base ones.
+
+    Args:
+        protocol: The data set.
+        validation: All validation images, or None.
+        test: The test images.
+    """
+    n_classes = len(test.classes)
+    if n_classes < LEAST_CLASSES:
         raise types.UsageError(
-            f"{protocol.dataset} has {len(test.classes)} classes: base and new classes need two "
-            "each"
+            f"{protocol.dataset} has {n_classes} classes: base and new classes need two each"
         )
+    n_base = count_base_classes(n_classes)
+    for name, split in (("val", validation), ("test", test)):
+        if split is not None and not (split.labels < n_base).any():
+            raise types.UsageError(
+                f"{protocol.dataset}: the split `{name}` needs an image of the first {n_base} "
+                "classes, the base classes"
+            )
 
 
 class Problem(NamedTuple):

@@ -137,6 +137,21 @@ def test_scenes_with_a_wrong_word(command, tmp_path):
     assert "wds/cars-typographic alters images: --stream cannot do that" in ended.err
 
 
+def test_words_have_only_letters_of_the_font(tmp_path, save_colour):
+    """Accents are left out. The font would draw other missing letters as empty boxes."""
+    for name in ("cafe", "the"):
+        save_colour(tmp_path / "images" / name / "1.png", "red")
+    path = tmp_path / "own.yaml"
+    text = "kind: cls\nfolder: images\ntypographic: true\nclass_names: {{cafe: {}, the: {}}}\n"
+    path.write_text(text.format("Café", "Thé"))
+    data = classification.TASK.open_data(find_protocol(str(path)), RunOptions())
+    assert [image.word for image in data.images] == ["The", "Cafe"]
+    path.write_text(text.format("Café", "茶"))
+    message = "own: the font has no letter '茶' to write '茶' on images: give `class_names`"
+    with pytest.raises(UsageError, match=message):
+        classification.TASK.open_data(find_protocol(str(path)), RunOptions())
+
+
 def test_a_users_set_is_attacked_or_corrupted_by_a_key(tmp_path, save_colour):
     for colour in ("red", "blue"):
         save_colour(tmp_path / "images" / colour / "1.png", colour)
@@ -145,7 +160,7 @@ def test_a_users_set_is_attacked_or_corrupted_by_a_key(tmp_path, save_colour):
     data = classification.TASK.open_data(find_protocol(str(path)), RunOptions())
     assert [image.word for image in data.images] == ["red", "blue"]  # of blue/1.png and red/1.png
     path.write_text("kind: cls\nfolder: images\ntypographic: true\ncorruption: fog\n")
-    with pytest.raises(UsageError, match="own: give `typographic` or `corruption`, not both"):
+    with pytest.raises(UsageError, match="own: give only one of `corruption`, `typographic`"):
         classification.TASK.open_data(find_protocol(str(path)), RunOptions())
     path.write_text("kind: cls\nfolder: images\ncorruption: mist\n")
     with pytest.raises(UsageError, match=r"`corruption`.*fog"):

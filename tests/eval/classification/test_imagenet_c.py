@@ -57,8 +57,25 @@ def test_severities_are_read_and_measured_by_hand(fog, colour_encoder):
     assert result.intervals["CE"].method == "cluster bootstrap"
     assert "worst_group_acc1" not in result.metrics
     assert "ece" not in result.metrics
-    few = open_data(fog, RunOptions(limit=4))
-    assert len(few.images) == len(few.origins) == 4
+
+
+def test_a_limit_keeps_all_severities_of_an_image(fog, colour_encoder):
+    """As for images that are corrupted on the fly, so that CE is of all severities."""
+    few = open_data(fog, RunOptions(limit=2))
+    expected = [f"{s}/{name}" for s in range(1, 6) for name in ("blue/1.png", "red/1.png")]
+    assert few.names == tuple(expected)
+    assert few.origins.tolist() == [0, 1] * 5
+    assert few.group_of_image.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+    result = classification.TASK.measure_one(colour_encoder, fog, RunOptions(limit=2))
+    assert "at most 2 images with five severities were measured" in result.notes
+
+
+def test_images_are_altered_once(fog):
+    for change in ({"typographic": True}, {"corruption": "fog"}):
+        with pytest.raises(UsageError, match="give only one of `layout: severities`, `"):
+            open_data(replace(fog, **change), RunOptions())
+    with pytest.raises(UsageError, match="unknown data set 'imagenet-c/fog-typographic'"):
+        find_known("imagenet-c/fog-typographic")
 
 
 def test_ce_is_the_error_over_severities_by_alexnets():

@@ -297,8 +297,8 @@ def test_aircraft_are_read_from_their_own_lists(tmp_path):
     (folder / "variants.txt").write_text("707-320\nF/A-18\nAn-12\nModel B200\n")
     names = ("Model B200", "707-320", "F/A-18", "An-12")
     for first, split in ((0, "train"), (4, "val"), (5, "test")):
-        n_lines = 1 if split == "val" else 4
-        lines = [f"{first + i:07d} {name}\n" for i, name in enumerate(names[:n_lines])]
+        names_in_list = names[1:2] if split == "val" else names
+        lines = [f"{first + i:07d} {name}\n" for i, name in enumerate(names_in_list)]
         (folder / f"images_variant_{split}.txt").write_text("".join(lines))
     protocol = COOP["coop/fgvc_aircraft"]
     splits = tuple(
@@ -309,7 +309,7 @@ def test_aircraft_are_read_from_their_own_lists(tmp_path):
     data = probe.TASK.open_data(replace(protocol, splits=splits), options)
     assert data.test.names == tuple(f"{number:07d}.jpg" for number in range(5, 9))
     assert data.test.labels.tolist() == [3, 0, 1, 2]
-    assert data.validation.labels.tolist() == [3]
+    assert data.validation.labels.tolist() == [0]
     (folder / "images_variant_val.txt").write_text("0000004 Concorde\n")
     with pytest.raises(UsageError, match=r"val.txt: line 1: Concorde is not in variants.txt$"):
         probe.TASK.open_data(replace(protocol, splits=splits), options)
@@ -422,3 +422,16 @@ def test_the_search_sees_no_test_image(photos, colour_encoder):
 
 def test_the_protocols_are_found_by_name():
     assert find_known("coop/dtd", "coop-10-seeds").draws == 10
+
+
+@pytest.mark.parametrize("split_name", ["val", "test"])
+def test_a_split_without_base_classes_is_refused(split_name, photos):
+    """An empty one as well. Constants and accuracies among base classes would have no images."""
+    path = photos / "split.json"
+    split = json.loads(path.read_text())
+    of_new_classes = [item for item in split[split_name] if item[1] >= 2]
+    for items in (of_new_classes, []):
+        path.write_text(json.dumps({**split, split_name: items}))
+        message = f"photos: the split `{split_name}` needs an image of the first 2 classes"
+        with pytest.raises(UsageError, match=message):
+            probe.TASK.open_data(find_protocol(photos / "photos.yaml"), RunOptions())
