@@ -24,8 +24,8 @@ from cosmos_eval.types import Protocol, base_protocol_name, wording_name
 Source = Literal["measured", "published", "second-hand", "unverified", "imported"]
 
 DATACOMP = "datacomp"
-CHINESE_CLIP = "chinese-clip"
-COOP = "coop"
+# Protocols whose published numbers are shown only beside results of the same data sets.
+_SHOWN_BESIDE_RESULTS = {"chinese-clip", "clipscore", "coop"}
 MEAN_RECALL = "mean_recall@1"
 """The mean of R@1 from image to text and from text to image, which DataComp publishes."""
 
@@ -359,8 +359,8 @@ def published_beside(entries: Iterable[Entry]) -> list[Entry]:
     """Return the published entries that are shown beside the entries of results.
 
     These are all entries, with two exceptions: DataComp's numbers of 112 models are left out if no
-    result has DataComp's protocol, and numbers of languages and of few shots if no result is of
-    their data set.
+    result has DataComp's protocol, and those of languages, few shots and captions rated by people
+    if no result is of their data set.
     """
     entries = list(entries)
     has_datacomp = any(entry.protocol == DATACOMP for entry in entries)
@@ -368,8 +368,8 @@ def published_beside(entries: Iterable[Entry]) -> list[Entry]:
     shown_entries = []
     for entry in read_published_entries():
         is_shown = has_datacomp or entry.protocol != DATACOMP
-        is_of_language = language_of(entry.dataset) is not None or entry.protocol == CHINESE_CLIP
-        if is_of_language or entry.protocol == COOP:
+        is_of_language = language_of(entry.dataset) is not None
+        if is_of_language or entry.protocol in _SHOWN_BESIDE_RESULTS:
             is_shown = entry.dataset in measured_datasets
         if is_shown:
             shown_entries.append(entry)

@@ -25,10 +25,13 @@ from cosmos_eval.stats.retrieval import RetrievalRanks
 from cosmos_eval.stats.segmentation import Areas, mean_accuracy, mean_iou, pixel_accuracy
 
 SCRIPT = Path(__file__).parents[3] / "benchmarks" / "coverage.py"
-sys.path.append(str(SCRIPT.parent))  # the benchmark imports a module beside it
 SPEC = importlib.util.spec_from_file_location("coverage_benchmark", SCRIPT)
 coverage = importlib.util.module_from_spec(SPEC)
+# The benchmark imports modules beside it. Its folder does not stay on the path, since numba would
+# take coverage.py there for the package of this name.
+sys.path.append(str(SCRIPT.parent))
 SPEC.loader.exec_module(coverage)
+sys.path.remove(str(SCRIPT.parent))
 
 
 def difference_of(a, b, **options: int) -> PairedDifference:

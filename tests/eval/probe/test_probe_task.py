@@ -208,7 +208,9 @@ def test_imagenets_training_folders_are_found(tmp_path):
 YAML = "kind: probe\ntrain: train\ntest: test\nshots: [1]\nc_values: [1, 100]\n"
 
 
-def test_a_second_run_encodes_nothing_and_test_labels_choose_nothing(photos, command):
+def test_a_second_run_encodes_nothing_and_test_labels_choose_nothing(photos, command, monkeypatch):
+    # Other tests encode the same colours.
+    monkeypatch.setenv("COSMOS_EVAL_CACHE", str(photos / "cache"))
     (photos / "photos.yaml").write_text(YAML)
     run = ("run", "--model", "scenes-clip", "--dataset", "photos.yaml", "--json", "--output")
     first, second = (json.loads(command(*run, name).out)[0] for name in ("one", "two"))
