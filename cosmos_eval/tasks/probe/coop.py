@@ -8,7 +8,7 @@ classifier knows them, and a cache of base classes adds the same to the logits o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -339,14 +339,6 @@ def measure_coop(
     samples = _make_samples(protocol, data.test, problem, predictions, base_predictions)
 
     sha256s = [sha256 for embeddings in labelled_embeddings for sha256 in embeddings.image_sha256s]
-    notes = []
-    if not (predictions.converged and base_predictions.converged):
-        notes.append("a fit of a probe ended before it converged")
-    if data.validation is None:
-        notes.append(
-            "no validation images: C is chosen on other training images, and alpha and beta of "
-            "the cache are the published ones"
-        )
     return CoopMeasurement(
         samples=samples,
         image_sha256s=[*sha256s, *test.image_sha256s],
@@ -356,8 +348,24 @@ def measure_coop(
             "images": images_done - prompts_done,
             "probes": perf_counter() - images_done,
         },
-        notes=notes,
+        notes=[*_notes(data, has_converged=predictions.converged and base_predictions.converged)],
     )
+
+
+def _notes(data: CoopData, *, has_converged: bool) -> Iterator[str]:
+    """Yield notes on how classifiers were fitted.
+
+    Args:
+        data: The images and the draws.
+        has_converged: True if all fits of linear probes converged.
+    """
+    if not has_converged:
+        yield "a fit of a probe ended before it converged"
+    if data.validation is None:
+        yield (
+            "no validation images: C is chosen on other training images, and alpha and beta of "
+            "the cache are the published ones"
+        )
 
 
 def _make_problem(
