@@ -30,6 +30,10 @@ NOTE = (
     "https://github.com/zhaoyang97/Paper-Notes-en/blob/a87e1184c1fb5b7ededda8957c497f37a5542f79/docs/"
     "CVPR2025/segmentation/cosmos_cross-modality_self-distillation_for_vision_language_pre-training.md"
 )
+FLAIR = (
+    "https://github.com/ExplainableML/flair/blob/0f9ce05886d1ee0aa2c628653104cce77a1fff14/README.md"
+)
+FLAIR_ISSUE = "https://github.com/ExplainableML/flair/issues/18"
 SCLIP = "https://github.com/wangf3014/SCLIP/blob/b56bd3014b9e8a3ee3450bcfc53700a67d627b7a/README.md"
 NACLIP = "https://github.com/sinahmr/NACLIP/blob/0cac3a651f753b11315ea799cfbfabf79da1bd76/README.md"
 CLEARCLIP = (
@@ -204,6 +208,19 @@ DreamLIP ViT-B/16 (Merged-30M) 62.3 44.9 89.9 73.3 58.4
 CLIP ViT-B/16 (Merged-30M) 63.2 48.2 90.5 75.9 50.0
 """
 
+# Its table has the columns text to image and image to text, of COCO and of Flickr30k.
+FLAIR_COLUMNS = tuple(
+    ("retrieval", dataset, "cosmos-pairs", metric, FLAIR)
+    for dataset in ("coco-val2017", "flickr30k-val")
+    for metric in (T2I, I2T)
+)
+FLAIR_TABLE = """
+FLAIR ViT-B/16 (CC3M-recap) 37.7 51.6 65.7 78.7
+FLAIR ViT-B/16 (CC12M-recap) 47.8 64.1 75.4 90.8
+FLAIR ViT-B/16 (YFCC15M-recap) 51.2 67.3 79.2 93.3
+FLAIR ViT-B/16 (Merged-30M) 53.3 68.0 81.1 94.7
+"""
+
 # The source states neither training set nor attention: this is none of the released names.
 UNSTATED = "COSMOS ViT-B/16 (training set and attention not stated)"
 
@@ -257,6 +274,18 @@ EXPECTED = {
     "clearclip.csv": _table(
         _mious("clearclip", CLEARCLIP, FIVE), "openclip:ViT-B-16/openai 80.9 35.9 23.9 30.0 16.7"
     ),
+    # A comment there: with plain attention, and with that of SCLIP.
+    "flair.csv": {
+        **_table(FLAIR_COLUMNS, FLAIR_TABLE),
+        **_table(
+            (
+                ("seg", "voc20", "flair", "mIoU", FLAIR_ISSUE),
+                ("seg", "voc20", "sclip", "mIoU", FLAIR_ISSUE),
+            ),
+            "FLAIR ViT-B/16 (Merged-30M) 73 41",
+            "unverified",
+        ),
+    },
     # With PAMR, as `bash test_all.sh reduced naclip 5 on` of that README.
     "naclip.csv": _table(
         _mious("naclip", NACLIP, EIGHT),
@@ -362,7 +391,7 @@ def test_the_leaderboard_shows_exactly_these():
         for cell, (number, source, url) in table.items()
     }
     assert found == expected
-    assert len(found) == 50 + 6 + 72 + 8 + 8 + 5 + 24 + 27 + 10 + 16 + 2
+    assert len(found) == 50 + 6 + 72 + 8 + 8 + 5 + 24 + 27 + 10 + 16 + 2 + 18
 
     # What the quoted tables say of the released checkpoints is what the authors' README says.
     for quoted, released in (
@@ -374,7 +403,7 @@ def test_the_leaderboard_shows_exactly_these():
                 assert value == found[(released, *where)][0]
 
 
-def test_links_of_published_numbers_name_a_commit():
+def test_links_of_published_numbers_name_a_commit_or_an_issue():
     code_hosts = {
         entry.url
         for entry in read_published_entries()
@@ -382,7 +411,7 @@ def test_links_of_published_numbers_name_a_commit():
     }
     assert len(code_hosts) >= 9
     for url in code_hosts:
-        assert re.search("/blob/[0-9a-f]{40}/", url), url
+        assert re.search("/blob/[0-9a-f]{40}/|/issues/[0-9]+$", url), url
 
 
 def test_second_hand_numbers_are_shown_and_never_ranked():

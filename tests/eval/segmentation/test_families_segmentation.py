@@ -86,14 +86,15 @@ def test_other_lists_are_those_of_sclip(protocol_name):
         assert same == (name not in own)
 
 
-def test_sclip_has_the_settings_of_cosmos():
-    for name, protocol in SEGMENTATION_BY_PROTOCOL["sclip"].items():
+@pytest.mark.parametrize(("protocol_name", "attention"), [("sclip", "csa"), ("flair", "vanilla")])
+def test_other_settings_are_those_of_cosmos(protocol_name, attention):
+    for name, protocol in SEGMENTATION_BY_PROTOCOL[protocol_name].items():
         usual = SEGMENTATION[name]
         same = ("queries", "short_side", "window", "stride", "scale", "prob_thd", "area_thd")
         assert [getattr(protocol, field) for field in same] == [
             getattr(usual, field) for field in same
         ]
-        assert protocol.attention == "csa"
+        assert protocol.attention == attention
 
 
 @pytest.mark.parametrize("name", SEGMENTATION)
@@ -128,7 +129,7 @@ def test_a_family_is_chosen_by_name(tmp_path):
     assert find_protocol("voc20").protocol_name == "cosmos"
     assert find_protocol("voc20", "naclip").attention == "naclip"
     assert list(protocols_of_dataset("coco_object")) == [
-        *("cosmos", "fixed-names", "sclip", "clearclip", "naclip"),
+        *("cosmos", "fixed-names", "sclip", "flair", "clearclip", "naclip"),
         "localisation",
         *("localisation-cross-attention", "localisation-empty-ratio", "localisation-texts-ratio"),
         *("localisation-values", "localisation-similarity"),
