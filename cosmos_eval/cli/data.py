@@ -122,7 +122,7 @@ def doctor(
 
 
 def _print_faults(diagnosis: Diagnosis) -> None:
-    """Print the faults of a data set, its note, and how to mend it.
+    """Print the faults of a data set, its note, and how to mend it unless a fault says so.
 
     A note without a folder is not printed, since the table shows it in the folder's place.
     """
@@ -130,8 +130,9 @@ def _print_faults(diagnosis: Diagnosis) -> None:
         print_line(f"{diagnosis.dataset}: {fault}")
     if diagnosis.note and diagnosis.folder:
         print_line(f"{diagnosis.dataset}: note: {diagnosis.note}")
-    if diagnosis.remedy:
-        print_line(f"{diagnosis.dataset}: to mend it: {diagnosis.remedy}")
+    remedy = diagnosis.remedy
+    if remedy and not any(remedy in fault for fault in diagnosis.faults):
+        print_line(f"{diagnosis.dataset}: to mend it: {remedy}")
 
 
 def _diagnosis_record(diagnosis: Diagnosis) -> dict[str, str | None]:

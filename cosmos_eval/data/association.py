@@ -89,10 +89,7 @@ def list_data(
     images, missing_files = _locate_images(image_place, files)
     faults = []
     if missing_files:
-        faults.append(
-            f"{len(missing_files)} of the {len(files)} images of {list_path} are not there, "
-            f"first: {missing_files[0]}{folders.describe_similar_file(missing_files[0])}"
-        )
+        faults.append(folders.missing_images_fault(protocol, list_path, missing_files, len(files)))
     counts = folders.compare_counts(items=(len(all_items), protocol.n_items))
     data = _make_data(items, index_by_image, images)
     return folders.Listing(

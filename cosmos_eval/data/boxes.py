@@ -17,7 +17,7 @@ from cosmos_eval.data.class_names import ClassData, make_data, template_faults
 from cosmos_eval.data.readers import FileError, report_faults_at
 from cosmos_eval.data.regions import Box, make_region
 from cosmos_eval.data.sources import ImageFile
-from cosmos_eval.types import BoxesProtocol, RunOptions, UsageError
+from cosmos_eval.types import BoxesProtocol, RunOptions
 
 KINDS = ("thing", "stuff")
 """The groups of boxes by the kind of their class, if the file states it."""
@@ -120,12 +120,8 @@ def list_data(protocol: BoxesProtocol, options: RunOptions) -> folders.Listing[C
 
     Raise UsageError if the boxes cannot be listed at all.
     """
-    download = f"; from: {protocol.download}" if protocol.download else ""
-    try:
-        path = folders.data_path(protocol, options, protocol.annotations, "boxes")
-        image_folder = folders.data_path(protocol, options, protocol.images, "images")
-    except UsageError as error:
-        raise UsageError(f"{error}{download}") from None
+    path = folders.data_path(protocol, options, protocol.annotations, "boxes")
+    image_folder = folders.data_path(protocol, options, protocol.images, "images")
     with report_faults_at(f"{protocol.dataset}: {path}: "):
         box_list = read_boxes(path, image_folder.name, protocol.least_area)
 
@@ -136,11 +132,8 @@ def list_data(protocol: BoxesProtocol, options: RunOptions) -> folders.Listing[C
         boxes = [box for box in box_list.boxes if box.file_name not in missing_files]
         box_list = box_list._replace(boxes=boxes)
     elif missing_files:
-        first = image_folder / min(missing_files)
-        faults.append(
-            f"{len(missing_files)} of the {len(files)} images of {path} are not there, first: "
-            f"{first}{download}{folders.describe_similar_file(first)}"
-        )
+        missing_paths = [image_folder / name for name in sorted(missing_files)]
+        faults.append(folders.missing_images_fault(protocol, path, missing_paths, len(files)))
     data = _make_data(protocol, options, image_folder, box_list)
     counts = folders.compare_counts(boxes=(len(box_list.boxes), protocol.n_boxes))
     return folders.Listing(

@@ -607,7 +607,7 @@ def _list_faults(
         missing_files: The paths of listed images that do not exist.
     """
     if missing_files:
-        page = f"; from: {protocol.download}" if protocol.download else ""
+        page = folders.download_page(protocol)
         similar = folders.describe_similar_file(missing_files[0])
         yield (
             f"{len(missing_files)} of {len(data.images)} {split_name(protocol)} images are not "

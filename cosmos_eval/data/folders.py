@@ -85,6 +85,17 @@ def remedy_of(protocol: Protocol) -> str | None:
     return f"cosmos-eval run {data_set_options} --download"
 
 
+def download_page(protocol: Protocol) -> str:
+    """Return the end of an error about missing files, which names the page that they come from.
+
+    Return an empty text if no page is known.
+
+    Example:
+        "; from: https://cocodataset.org/#download"
+    """
+    return f"; from: {protocol.download}" if protocol.download else ""
+
+
 def fetch_repository(protocol: Protocol, _: RunOptions) -> None:
     """Download the files of a data set's repository that are not in the cache yet.
 
@@ -136,6 +147,27 @@ def describe_similar_file(path: Path) -> str:
         if similar_paths:
             return f"; there is {similar_paths[0].name}"
     return ""
+
+
+def missing_images_fault(
+    protocol: Protocol, list_path: Path, missing_files: Sequence[Path], n_images: int
+) -> str:
+    """Return the fault of a data set that lacks images, with the page that they come from.
+
+    Args:
+        protocol: The data set.
+        list_path: The file that lists the images.
+        missing_files: The paths of the images that are not there, at least one.
+        n_images: The number of images in the list.
+
+    Example:
+        "3 of the 500 images of items.json are not there, first: images/1.jpg; from: https://..."
+    """
+    first_missing = missing_files[0]
+    return (
+        f"{len(missing_files)} of the {n_images} images of {list_path} are not there, "
+        f"first: {first_missing}{download_page(protocol)}{describe_similar_file(first_missing)}"
+    )
 
 
 def root_of(protocol: Protocol, options: RunOptions, contents: Paths) -> Path:
@@ -200,7 +232,10 @@ def missing_path_error(
         `1.json, 2.json in a, b`.
     """
     if len(paths) == 1:
-        return UsageError(f"{protocol.dataset}: expected {root / paths[0]}, which is not there")
+        return UsageError(
+            f"{protocol.dataset}: expected {root / paths[0]}, which is not there"
+            f"{download_page(protocol)}"
+        )
 
     # Dictionaries remove duplicates and keep the order.
     names = list(dict.fromkeys(PurePosixPath(path).name for path in paths))
@@ -211,7 +246,10 @@ def missing_path_error(
         listed_paths = f"{', '.join(names)} in {', '.join(parents)}"
     else:
         listed_paths = ", ".join(paths)
-    return UsageError(f"{protocol.dataset}: no {kind} below {root}: looked for {listed_paths}")
+    return UsageError(
+        f"{protocol.dataset}: no {kind} below {root}: looked for {listed_paths}"
+        f"{download_page(protocol)}"
+    )
 
 
 def find_root(
@@ -255,7 +293,9 @@ def find_root(
             return folder
         first_missing_paths.append(str(missing_paths[0]))
     expected = " or ".join(first_missing_paths)
-    raise UsageError(f"{protocol.dataset}: expected {expected}, which is not there")
+    raise UsageError(
+        f"{protocol.dataset}: expected {expected}, which is not there{download_page(protocol)}"
+    )
 
 
 def walk_folders(root: Path) -> Iterator[tuple[Path, list[str]]]:

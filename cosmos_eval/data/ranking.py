@@ -123,8 +123,7 @@ def list_data(protocol: RankingProtocol, options: RunOptions) -> folders.Listing
     faults = []
     if missing_files:
         faults.append(
-            f"{len(missing_files)} of {len(data.images)} images missing, first: "
-            f"{missing_files[0]}{folders.describe_similar_file(missing_files[0])}"
+            folders.missing_images_fault(protocol, list_path, missing_files, len(data.images))
         )
     return folders.Listing(
         data=data,

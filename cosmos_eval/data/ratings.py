@@ -93,10 +93,7 @@ def list_data(protocol: RatingsProtocol, options: RunOptions) -> folders.Listing
     image_folders, images, missing_files = _locate_images(protocol, options, list(index_by_image))
     faults = []
     if missing_files:
-        faults.append(
-            f"{len(missing_files)} of the {len(images)} images of {list_path} are not there, "
-            f"first: {missing_files[0]}{folders.describe_similar_file(missing_files[0])}"
-        )
+        faults.append(folders.missing_images_fault(protocol, list_path, missing_files, len(images)))
     counts = folders.compare_counts(items=(len(all_ratings), protocol.n_items))
     data = RatedData(
         names=tuple(index_by_image),

@@ -125,12 +125,8 @@ def list_data(protocol: SelectionProtocol, options: RunOptions) -> folders.Listi
 
     image_paths, missing_paths = _find_image_files(data, image_folder)
     if missing_paths and not faults:
-        first_missing = missing_paths[0]
-        page = _format_download_page(protocol)
-        similar_file = folders.describe_similar_file(first_missing)
         faults.append(
-            f"{len(missing_paths)} of the {len(image_paths)} images of {list_path} are not there, "
-            f"first: {first_missing}{page}{similar_file}"
+            folders.missing_images_fault(protocol, list_path, missing_paths, len(image_paths))
         )
 
     # A published list without a known number of items is complete.
@@ -171,11 +167,7 @@ def _read_items(protocol: SelectionProtocol, options: RunOptions) -> tuple[Path,
     """
     if protocol.template.count("{}") != 1:
         raise UsageError(f"template '{protocol.template}' must hold '{{}}' exactly once")
-    try:
-        list_path = folders.data_path(protocol, options, protocol.annotations, "items")
-    except UsageError as error:
-        raise UsageError(f"{error}{_format_download_page(protocol)}") from None
-
+    list_path = folders.data_path(protocol, options, protocol.annotations, "items")
     items = read_items(protocol, list_path)
     if not items:
         raise UsageError(f"{list_path} holds no items")
@@ -199,13 +191,7 @@ def _locate_image_folder(
     try:
         return folders.data_path(protocol, options, protocol.images, "images"), []
     except UsageError as error:
-        fault = str(error).removeprefix(f"{protocol.dataset}: ")
-        return list_path, [f"{fault}{_format_download_page(protocol)}"]
-
-
-def _format_download_page(protocol: SelectionProtocol) -> str:
-    """Return the end of an error about missing files, which names their page, or an empty text."""
-    return f"; from: {protocol.download}" if protocol.download else ""
+        return list_path, [str(error).removeprefix(f"{protocol.dataset}: ")]
 
 
 def _check_item(item: Item, first_item: Item, protocol: SelectionProtocol) -> None:

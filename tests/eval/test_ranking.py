@@ -346,7 +346,10 @@ GOOD = {"image": "red", "positives": ["red"]}
         ({"image": "red"}, "line 1: `positives` is missing"),
         ({"image": "red", "positives": []}, "query 0 has no positives"),
         ({**GOOD, "junk": ["red"]}, "query 0 has item red twice, as positive or junk"),
-        ({**GOOD, "negatives": ["white"]}, "1 of 2 images missing, first: .*images/white.png"),
+        (
+            {**GOOD, "negatives": ["white"]},
+            "1 of the 2 images of .* are not there, first: .*images/white.png",
+        ),
         ({"image": 3, "positives": ["red"]}, "line 1: `image` must be text"),
         (["red"], "line 1: expected keys and values, not"),
     ],

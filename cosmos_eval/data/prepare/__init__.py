@@ -1,6 +1,6 @@
 """Make files that downloads of data sets lack: label maps, and ImageNet's class folders."""
 
-from cosmos_eval.data.folders import find_root
+from cosmos_eval.data.folders import download_page, find_root
 from cosmos_eval.data.prepare import imagenet, label_maps
 from cosmos_eval.data.prepare.label_maps import Counts, Work, execute
 from cosmos_eval.protocols.segmentation import SEGMENTATION
@@ -55,7 +55,9 @@ def prepare(
     try:
         work = _list_work(name, data_root)
     except UsageError as error:
-        raise UsageError(f"{error}; download: {protocol.download}") from error
+        # A missing folder's error names the page already.
+        page = "" if str(error).endswith(download_page(protocol)) else download_page(protocol)
+        raise UsageError(f"{error}{page}") from error
     progress(Progress("originals", 1, 1))
 
     return execute(work, len(protocol.class_names), workers=workers, progress=progress)

@@ -142,9 +142,32 @@ def test_a_broken_label_map_and_a_broken_image_are_told(sets):
 def test_a_wrong_root_names_the_expected_paths(tmp_path):
     found = examined("voc21", tmp_path)
     usual = tmp_path / "VOCdevkit/VOC2012/JPEGImages"
-    assert found.faults == (f"expected {tmp_path}/JPEGImages or {usual}, which is not there",)
-    assert found.remedy == SEGMENTATION["voc21"].download
+    page = "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/#devkit"
+    expected = f"expected {tmp_path}/JPEGImages or {usual}, which is not there; from: {page}"
+    assert found.faults == (expected,)
+    assert found.remedy == page
     assert (found.images, found.labels) == (None, None)
+
+
+MISSING_SETS = {
+    "voc21": "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/#devkit",
+    "nyu_depth": "https://github.com/cleinc/bts#nyu-depvh-v2",
+    "circo": "https://github.com/miccunifi/CIRCO#download",
+    "cirr": "https://github.com/Cuberick-Orion/CIRR",
+    "coco-boxes": "https://cocodataset.org/#download",
+    "waterbirds": "https://nlp.stanford.edu/data/dro/",
+}
+
+
+@pytest.mark.parametrize("dataset", MISSING_SETS)
+def test_the_page_of_a_missing_set_is_printed_once(dataset, tmp_path, command):
+    printed = command("data", "doctor", dataset, "--data-root", tmp_path).out
+    assert printed.count(MISSING_SETS[dataset]) == 1
+    ended = command(
+        "run", "--dataset", dataset, "--model", "scenes-cosmos", "--data-root", tmp_path
+    )
+    assert ended.status == 2
+    assert ended.err.count(MISSING_SETS[dataset]) == 1
 
 
 @pytest.mark.parametrize(

@@ -239,4 +239,4 @@ def test_what_is_whole_of_ade20k_847_is_kept(ade_full):
 def test_a_missing_original_of_ade20k_847_is_named(ade_full):
     original = next(ade_full.rglob("*small_seg.png"))
     original.unlink()
-    assert f"{original} is missing; download: https://groups" in refusal("ade20k_847", ade_full)
+    assert f"{original} is missing; from: https://groups" in refusal("ade20k_847", ade_full)

@@ -210,7 +210,9 @@ def test_the_doctor_names_all_paths(tmp_path):
     assert found.faults == (
         f"no captions below {tmp_path}: looked for flickr30k_val.json "
         "in ., annotations, flickr30k-images, flickr30k, flickr30k/annotations, "
-        "flickr30k/flickr30k-images",
+        "flickr30k/flickr30k-images; from: "
+        "https://shannon.cs.illinois.edu/DenotationGraph/ (images), "
+        "https://storage.googleapis.com/sfr-vision-language-research/datasets/flickr30k_val.json",
     )
     assert found.remedy is not None
     assert found.remedy.endswith("/flickr30k_val.json")
