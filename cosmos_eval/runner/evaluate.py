@@ -102,61 +102,51 @@ def evaluate(
     Example:
         `evaluate("scenes-clip", "scenes-cls").metrics["acc1"]`
     """
-    is_named_model = isinstance(model, str)
     if isinstance(dataset, str) and dataset in language_sets():
         find_known(dataset)  # raises UsageError: there would be a result for each language
     if wordings is not None and output is None:
         raise types.UsageError("wordings needs output: the folder where their results are stored")
-    folder = None if output is None else path_of(output, "output")
-    data_options = types.DataOptions(
-        data_root=data_root,
-        download=download,
-        stream=stream,
-        limit=limit,
-        allow_partial=allow_partial,
-    )
     model_options = types.ModelOptions(
         attention=attention, auxiliary=auxiliary, device=device, precision=precision
     )
+    is_compared = against is not None or until is not None or margin is not None
+    if not isinstance(model, str):
+        _refuse_arguments_of_named_models(arch, weights, model_options, is_compared)
+
+    folder = None if output is None else path_of(output, "output")
     options = make_run_options(
-        data_options,
+        types.DataOptions(
+            data_root=data_root,
+            download=download,
+            stream=stream,
+            limit=limit,
+            allow_partial=allow_partial,
+        ),
         model_options,
         batch_size=batch_size,
         workers=workers,
-        use_cache=cache and is_named_model,
+        use_cache=cache and isinstance(model, str),
         output=folder,
     )
     plans.require_outputs(options, folder)
-
-    has_default_model_options = (
-        arch is None
-        and weights == types.ModelSpec.weights
-        and model_options == types.ModelOptions(attention=attention)
-    )
-    if not is_named_model and not has_default_model_options:
-        raise types.UsageError("arch, weights, auxiliary, device, precision go with a named model")
-
-    models: list[str] = []  # an encoder takes the place of the models of the plan
-    names: list[str] = []
-    if isinstance(model, str):
-        models = [model]
-        names = [] if name is None else [name]
     plan = plans.make_plan(
         datasets=[dataset],
         protocol_names=[protocol] if protocol else [],
-        models=models,
-        names=names,
+        # An encoder takes the place of the models of the plan.
+        models=[model] if isinstance(model, str) else [],
+        names=[name] if isinstance(model, str) and name is not None else [],
         arch=arch,
         weights=weights,
         wordings=wordings,
         options=options,
     )
+
     deciding_run = None
-    if against is not None or until is not None or margin is not None:
-        if not is_named_model:
-            raise types.UsageError("against, until and margin go with a named model")
-        place = None if against is None else str(against)
-        deciding_run = make_deciding_run(plan, folder, against=place, until=until, margin=margin)
+    if is_compared:
+        former_result = None if against is None else str(against)
+        deciding_run = make_deciding_run(
+            plan, folder, against=former_result, until=until, margin=margin
+        )
     with bars(shown=progress) as show_progress:
         if deciding_run is not None:
             (result,) = deciding_run.run(show_progress)
@@ -166,6 +156,28 @@ def evaluate(
             result = _measure_encoder(model, plan, name, show_progress, folder)
     assert result.row is not None  # an error would have been raised
     return result.row
+
+
+def _refuse_arguments_of_named_models(
+    arch: str | None, weights: types.Weights, model_options: types.ModelOptions, is_compared: bool
+) -> None:
+    """Raise UsageError if an argument of `evaluate` is given that an encoder cannot have.
+
+    Args:
+        arch: The OpenCLIP architecture of a checkpoint.
+        weights: The weights that are measured of a checkpoint with two sets.
+        model_options: How the model is run. Only the form of attention may be given.
+        is_compared: Whether a stored result, a margin or a moment to stop is given.
+    """
+    has_default_options = (
+        arch is None
+        and weights == types.ModelSpec.weights
+        and model_options == types.ModelOptions(attention=model_options.attention)
+    )
+    if not has_default_options:
+        raise types.UsageError("arch, weights, auxiliary, device, precision go with a named model")
+    if is_compared:
+        raise types.UsageError("against, until and margin go with a named model")
 
 
 def _measure_encoder(
