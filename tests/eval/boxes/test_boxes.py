@@ -95,13 +95,19 @@ def test_segments_of_panoptic_files_and_addresses_of_lvis(tmp_path):
         ({"annotations": [{**BOXED[0], "category_id": 9}]}, "has no category of id 9"),
         ({"annotations": [{**BOXED[0], "bbox": [1, 2, 3]}]}, "bbox"),
         ({"annotations": [{**BOXED[0], "bbox": [1, 2, 0, 3]}]}, "has no boxes"),
+        ({"annotations": [{**BOXED[0], "bbox": [20, 2, 1, 3]}]}, "has no boxes"),
+        ({"annotations": [*BOXED, {**BOXED[0], "bbox": [21, 2, 1, 3]}]}, "20x20 pixels"),
+        ({"annotations": [*BOXED, {**BOXED[0], "bbox": [1, -4, 1, 3]}]}, "not in its image, id 2"),
+        ({"annotations": [*BOXED, {**BOXED[0], "bbox": [9, 2, -1, 3]}]}, "not in its image, id 2"),
+        ({"categories": [*CATEGORIES, CATEGORIES[0]]}, "has 2 `categories` of id 7"),
+        ({"images": [*IMAGES, IMAGES[1]]}, "has 2 `images` of id 2"),
         ({"categories": CATEGORIES[:1]}, "fewer than two categories"),
         ({"images": [{"id": 1, "width": 4, "height": 4}]}, "neither `file_name` nor `coco_url`"),
     ],
 )
 def test_faulty_files(tmp_path, fields, message):
     content = changed(**fields)
-    if "images" in fields:
+    if len(content["images"]) == 1:
         content["annotations"] = BOXED[1:]
     with pytest.raises(FileError, match=message) as raised:
         read_boxes(write(tmp_path / "a.json", content), "val2017")
@@ -137,6 +143,8 @@ def test_counts_and_missing_images(tmp_path):
     protocol = made_set(tmp_path, n_boxes=4)
     with pytest.raises(UsageError, match="has 3 of 4 boxes of mine"):
         open_data(protocol, RunOptions())
+    with pytest.raises(UsageError, match=r"boxes.json has 2 classes, not the 3 of mine"):
+        open_data(replace(protocol, n_classes=3), RunOptions(limit=1))
     (tmp_path / "2.png").unlink()
     with pytest.raises(UsageError, match=r"1 of the 2 images of .*boxes.json are not there, first"):
         open_data(made_set_without(tmp_path), RunOptions())
