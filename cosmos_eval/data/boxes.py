@@ -176,7 +176,7 @@ def read_boxes(path: Path, folder_name: str, least_area: float = 0.0) -> BoxList
         least_area: Boxes with a smaller area in pixels are left out.
 
     Raises:
-        FileError: If the file has another format, if ids are not consistent, if a box is outside its
+        FileError: If the file has another format, if ids are not consistent, if a box is not in its
             image, and if no box is left.
     """
     content = readers.read_json(path)
