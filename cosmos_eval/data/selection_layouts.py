@@ -679,10 +679,14 @@ def _read_candidates(record: _Record) -> tuple[list[Picture], list[Picture]]:
     if object_id not in boxes:
         raise UsageError(f"{record.location}: no entry of `anns` has the id {object_id}")
     object_box = boxes[object_id]
-    correct_pictures, wrong_pictures = [], []
+    correct_pictures: list[Picture] = []
+    wrong_pictures: list[Picture] = []
     for box in dict.fromkeys([object_box, *boxes.values()]):
-        is_correct = intersection_over_union(box, object_box) > 0.5
-        (correct_pictures if is_correct else wrong_pictures).append(Picture(name.name, box))
+        picture = Picture(name.name, box)
+        if intersection_over_union(box, object_box) > 0.5:
+            correct_pictures.append(picture)
+        else:
+            wrong_pictures.append(picture)
     return correct_pictures, wrong_pictures
 
 
