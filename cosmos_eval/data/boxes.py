@@ -5,6 +5,7 @@ COCO (Lin et al. 2014, arXiv 1405.0312) lists annotations with an image each, it
 2019, arXiv 1908.03195) names images by their addresses: `.../val2017/000000000139.jpg`.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Annotated, NamedTuple
@@ -134,6 +135,12 @@ def list_data(protocol: BoxesProtocol, options: RunOptions) -> folders.Listing[C
     elif missing_files:
         missing_paths = [image_folder / name for name in sorted(missing_files)]
         faults.append(folders.missing_images_fault(protocol, path, missing_paths, len(files)))
+    n_classes = len(box_list.classes)
+    if protocol.n_classes is not None and protocol.n_classes != n_classes:
+        faults.append(
+            f"{path} has {n_classes} classes, not the {protocol.n_classes} of "
+            f"{protocol.dataset}{folders.download_page(protocol)}"
+        )
     data = _make_data(protocol, options, image_folder, box_list)
     counts = folders.compare_counts(boxes=(len(box_list.boxes), protocol.n_boxes))
     return folders.Listing(
@@ -145,7 +152,7 @@ def list_data(protocol: BoxesProtocol, options: RunOptions) -> folders.Listing[C
             folder=str(image_folder),
             expected=len(files),
             images=len(files) - len(missing_files),
-            n_classes=len(box_list.classes),
+            n_classes=n_classes,
         ),
     )
 
@@ -153,8 +160,8 @@ def list_data(protocol: BoxesProtocol, options: RunOptions) -> folders.Listing[C
 def read_boxes(path: Path, folder_name: str, least_area: float = 0.0) -> BoxList:
     """Return the boxes of a file.
 
-    Boxes without any pixel of their image are left out, and boxes of images that the file places in
-    another folder of COCO: LVIS's validation images are of val2017 and of train2017.
+    Boxes without an area are left out, and boxes of images that the file places in another folder
+    of COCO: LVIS's validation images are of val2017 and of train2017.
 
     Args:
         path: The JSON file.
@@ -162,12 +169,15 @@ def read_boxes(path: Path, folder_name: str, least_area: float = 0.0) -> BoxList
         least_area: Boxes with a smaller area in pixels are left out.
 
     Raises:
-        FileError: If the file has another format, if ids are not consistent, and if no box is left.
+        FileError: If the file has another format, if ids are not consistent, if a box is not in its
+            image, and if no box is left.
     """
     content = readers.read_json(path)
     if not isinstance(content, dict):
         raise FileError("must hold `images`, `annotations` and `categories`")
     box_file = readers.parse(_BoxFile, content)
+    _require_distinct_ids("images", [image.id for image in box_file.images])
+    _require_distinct_ids("categories", [category.id for category in box_file.categories])
     images = {image.id: image for image in box_file.images}
     categories = sorted(box_file.categories, key=lambda category: category.id)
     if len(categories) < 2:
@@ -190,6 +200,13 @@ def read_boxes(path: Path, folder_name: str, least_area: float = 0.0) -> BoxList
         raise FileError(f"has no boxes of images in a folder {folder_name}")
     names = [category.name for category in categories]
     return BoxList(boxes, names, _kinds_of_classes(categories))
+
+
+def _require_distinct_ids(name: str, ids: Sequence[int]) -> None:
+    """Raise FileError if two records of a list of the file, such as `images`, have the same id."""
+    for record_id, n_records in Counter(ids).items():
+        if n_records > 1:
+            raise FileError(f"has {n_records} `{name}` of id {record_id}")
 
 
 def _kinds_of_classes(categories: Sequence[_Category]) -> list[str] | None:
@@ -215,9 +232,16 @@ def _file_name(image: _Image, folder_name: str) -> str | None:
 def _visible_box(bbox: list[float], image: _Image, least_area: float) -> Box | None:
     """Return a box (left, top, width, height) by its edges, cut off at the edges of the image.
 
-    Return None if its area is below `least_area`, in pixels, or if no part of it is visible.
+    Return None if its area in the image is 0, or if its whole area is below `least_area`, in
+    pixels. Raise FileError for a box beyond an edge of the image or with a negative side.
     """
     left, top, width, height = bbox
+    is_outside = left > image.width or top > image.height or left + width < 0 or top + height < 0
+    if min(width, height) < 0 or is_outside:
+        raise FileError(
+            f"has a box {bbox} (left, top, width, height) that is not in its image, id {image.id} "
+            f"of {image.width}x{image.height} pixels"
+        )
     if width * height < least_area:
         return None
     right, bottom = min(left + width, image.width), min(top + height, image.height)

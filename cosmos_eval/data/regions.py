@@ -75,6 +75,19 @@ def make_region(image: ImageSource, box: Box, protocol: RegionFeatures) -> Image
     return crop if protocol.squares is None else SquareCrop(crop, protocol.squares)
 
 
+def intersection_over_union(first: Box, second: Box) -> float:
+    """Return the area that both boxes cover, divided by the area that either of them covers.
+
+    Example:
+        (0, 0, 4, 4) and (2, 0, 6, 4) give 8 / 24.
+    """
+    width = max(min(first[2], second[2]) - max(first[0], second[0]), 0.0)
+    height = max(min(first[3], second[3]) - max(first[1], second[1]), 0.0)
+    shared = width * height
+    areas = [(right - left) * (bottom - top) for left, top, right, bottom in (first, second)]
+    return shared / (sum(areas) - shared)
+
+
 def whole_pixels(box: Box) -> tuple[int, int, int, int]:
     """Return a box with rounded sides, as Pillow crops it; a thin box keeps a pixel.
 

@@ -29,11 +29,11 @@ class SelectionData(NamedTuple):
     images: tuple[ImageSource, ...]
     # The distinct captions, each in the protocol's template.
     captions: tuple[str, ...]
-    # For each item, the indices of its images, the correct one first.
+    # For each item, the indices of its images, the correct ones first.
     images_of_item: list[NDArray[np.int64]]
     # For each item, the indices of its captions, the correct ones first.
     captions_of_item: list[NDArray[np.int64]]
-    # (N,) how many captions of each item are correct.
+    # (N,) how many captions, or images, of each item are correct.
     n_correct_of_item: NDArray[np.int64]
     # The sorted names of the S subsets.
     subsets: tuple[str, ...]

@@ -13,6 +13,7 @@ from cosmos_eval.data.asked_objects import AskedObject, read_asked_object, state
 from cosmos_eval.data.coco_objects import read_questions
 from cosmos_eval.data.pascal50s import read_pairs
 from cosmos_eval.data.readers import parse_list, read_records, report_faults_at
+from cosmos_eval.data.regions import intersection_over_union
 from cosmos_eval.types import SelectionProtocol, UsageError
 
 Chosen = Literal["captions", "images", "both"]
@@ -32,7 +33,7 @@ class Item(NamedTuple):
     """A question of the data set, in one of three forms.
 
     - One picture with captions: the correct captions come first.
-    - One caption with pictures: the correct picture comes first.
+    - One caption with pictures: the correct pictures come first.
     - Two pictures with two captions: the first caption belongs to the first picture.
     """
 
@@ -42,7 +43,7 @@ class Item(NamedTuple):
     subset: str
     # How error messages name the item: the file and the line or record.
     location: str
-    # How many of the captions are correct.
+    # How many of the captions, or of the pictures, are correct.
     n_correct: int = 1
     # The name of the item's pair, empty if it has none. A pair is correct if all its items are.
     pair: str = ""
@@ -640,7 +641,8 @@ def _read_refcoco(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
     A file for each split, such as `refcoco_testA.jsonl` for the data set `refcoco`, has a record
     for each object: the `file_name` of the image, its boxes `anns`, the `ann_id` of the object's
     box, and `sentences`, the expressions. The subset is the split. Expressions are in small
-    letters. An object that is alone in its image leaves no choice, and is left out.
+    letters. A box is correct if its intersection over union with the object's box is above 0.5. An
+    object without a wrong box leaves no choice, and is left out.
     """
     prefix = f"{protocol.dataset}_"
     files = sorted(path.glob(f"{prefix}*.jsonl"))
@@ -648,20 +650,21 @@ def _read_refcoco(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
         raise UsageError(f"{path} must be a folder with a file {prefix}SPLIT.jsonl per split")
     for file in files:
         for record in _read_records(file):
-            pictures = _read_candidates(record)
-            if len(pictures) == 1:
+            correct_pictures, wrong_pictures = _read_candidates(record)
+            if not wrong_pictures:
                 continue
             for sentence in record.records("sentences"):
                 yield Item(
-                    pictures=pictures,
+                    pictures=(*correct_pictures, *wrong_pictures),
                     captions=(sentence.text("raw").lower(),),
                     subset=file.stem.removeprefix(prefix),
                     location=record.location,
+                    n_correct=len(correct_pictures),
                 )
 
 
-def _read_candidates(record: _Record) -> tuple[Picture, ...]:
-    """Return the distinct boxes of a record of RefCOCO, the box of its object first.
+def _read_candidates(record: _Record) -> tuple[list[Picture], list[Picture]]:
+    """Return the distinct correct and wrong boxes of a record of RefCOCO, the object's box first.
 
     Names of images end with the number of the object, which is dropped: `..._581857_16.jpg` is the
     file `..._581857.jpg`. Raise UsageError if no box has the id of the object.
@@ -675,8 +678,16 @@ def _read_candidates(record: _Record) -> tuple[Picture, ...]:
         boxes[annotation.number("id")] = annotation.box("bbox")
     if object_id not in boxes:
         raise UsageError(f"{record.location}: no entry of `anns` has the id {object_id}")
-    ordered_boxes = dict.fromkeys([boxes[object_id], *boxes.values()])
-    return tuple(Picture(name.name, box) for box in ordered_boxes)
+    object_box = boxes[object_id]
+    correct_pictures: list[Picture] = []
+    wrong_pictures: list[Picture] = []
+    for box in dict.fromkeys([object_box, *boxes.values()]):
+        picture = Picture(name.name, box)
+        if intersection_over_union(box, object_box) > 0.5:
+            correct_pictures.append(picture)
+        else:
+            wrong_pictures.append(picture)
+    return correct_pictures, wrong_pictures
 
 
 # The readers of files by the name of the layout in a protocol.

@@ -339,6 +339,7 @@ def single_hits(
     captions_of_item: Sequence[Ints],
     n_correct: Ints | int = 1,
     *,
+    is_one_enough: bool = False,
     ties_are_hits: bool = False,
 ) -> NDArray[np.bool_]:
     """Return whether each item's image scores all correct captions above all wrong ones, (N,).
@@ -353,6 +354,7 @@ def single_hits(
         image_of_item: (N,), the index of each item's image.
         captions_of_item: For each item, the indices of its captions, correct ones first.
         n_correct: The number of correct captions of each item (N,), or one number for all items.
+        is_one_enough: True if one correct caption above all wrong ones is a hit.
         ties_are_hits: True if it is also a hit that a wrong caption scores as high.
     """
     n_captions = np.array([len(captions) for captions in captions_of_item])
@@ -368,10 +370,13 @@ def single_hits(
     place_in_item = np.arange(len(scores)) - np.repeat(starts, n_captions)
     is_correct = place_in_item < np.repeat(n_correct_of_item, n_captions)
     # reduceat takes the minimum, or maximum, from each start to the next one.
-    lowest_correct = np.minimum.reduceat(np.where(is_correct, scores, np.inf), starts)
+    if is_one_enough:
+        deciding = np.maximum.reduceat(np.where(is_correct, scores, -np.inf), starts)
+    else:
+        deciding = np.minimum.reduceat(np.where(is_correct, scores, np.inf), starts)
     highest_wrong = np.maximum.reduceat(np.where(is_correct, -np.inf, scores), starts)
     is_higher = np.greater_equal if ties_are_hits else np.greater
-    return is_higher(lowest_correct, highest_wrong)
+    return is_higher(deciding, highest_wrong)
 
 
 def pair_hits(
@@ -457,7 +462,13 @@ def text_hits(features: Features, captions_of_item: Sequence[Ints], n_correct: I
     return hits
 
 
-def expected_hits(values: Values, candidates_of_item: Sequence[Ints], n_correct: Ints) -> Values:
+def expected_hits(
+    values: Values,
+    candidates_of_item: Sequence[Ints],
+    n_correct: Ints,
+    *,
+    is_one_enough: bool = False,
+) -> Values:
     """Return the probability that each item's correct candidates have the highest values, (N,).
 
     Candidates are sorted by their values, the highest first. Candidates with equal values are in
@@ -469,6 +480,8 @@ def expected_hits(values: Values, candidates_of_item: Sequence[Ints], n_correct:
         values: (T,), the value of each candidate, such as a score of a caption.
         candidates_of_item: For each item, the indices of its candidates, correct ones first.
         n_correct: (N,), the number of correct candidates of each item.
+        is_one_enough: True if one correct candidate above all wrong ones is enough. The chance
+            level is then r / n.
 
     Example:
         An item has a correct candidate of the value 3, and wrong ones of the values 3, 3 and 1. The
@@ -481,20 +494,23 @@ def expected_hits(values: Values, candidates_of_item: Sequence[Ints], n_correct:
         wrong = np.unique(candidates[n_correct_candidates:])
         correct_values = values[correct]
         wrong_values = values[wrong]
-        lowest_correct = correct_values.min()
+        deciding = correct_values.max() if is_one_enough else correct_values.min()
         highest_wrong = wrong_values.max()
 
-        is_tied = lowest_correct == highest_wrong
-        if lowest_correct > highest_wrong:
+        is_tied = deciding == highest_wrong
+        if deciding > highest_wrong:
             probability = 1.0
         elif not is_tied or np.isin(correct, wrong).any():
             probability = 0.0
         else:
-            # Some correct and wrong candidates are tied. In random order, the correct ones must
-            # come first: one of C(tied, tied correct) ways to place them.
-            n_tied_correct = (correct_values == lowest_correct).sum()
-            n_tied_wrong = (wrong_values == highest_wrong).sum()
-            probability = 1 / math.comb(n_tied_correct + n_tied_wrong, n_tied_correct)
+            # Some correct and wrong candidates are tied. In random order, a correct one must come
+            # first, or all of them: one of C(tied, tied correct) ways to place them.
+            n_tied_correct = (correct_values == deciding).sum()
+            n_tied = n_tied_correct + (wrong_values == highest_wrong).sum()
+            if is_one_enough:
+                probability = n_tied_correct / n_tied
+            else:
+                probability = 1 / math.comb(n_tied, n_tied_correct)
         probabilities.append(probability)
     return np.array(probabilities)
 

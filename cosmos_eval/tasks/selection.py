@@ -557,7 +557,7 @@ def _hits_of_single_choices(
     """Return whether each item is correct (N,), for items with a single image or caption.
 
     A single image must score higher with all of its correct captions than with any wrong one. A
-    single caption must score higher with its image than with any other image.
+    single caption must score higher with one of its correct images than with any wrong one.
 
     Args:
         data: The items.
@@ -580,7 +580,12 @@ def _hits_of_single_choices(
 
     captions = np.concatenate(data.captions_of_item)
     return choices.single_hits(
-        score_images, captions, data.images_of_item, ties_are_hits=ties_are_hits
+        score_images,
+        captions,
+        data.images_of_item,
+        data.n_correct_of_item,
+        is_one_enough=True,
+        ties_are_hits=ties_are_hits,
     )
 
 
@@ -631,7 +636,10 @@ def _compute_baselines(
     # With equal scores, `expected_hits` returns the probability that a random choice is correct.
     equal_scores = np.zeros(n_candidates)
     baselines[CHANCE] = choices.expected_hits(
-        equal_scores, candidates_of_item, data.n_correct_of_item
+        equal_scores,
+        candidates_of_item,
+        data.n_correct_of_item,
+        is_one_enough=data.chosen == "images",
     )
     return baselines
 

@@ -426,9 +426,8 @@ class SelectionFiles(Protocol):
 class SelectionProtocol(SelectionFiles, RegionFeatures):
     """How it is measured whether a model chooses the correct caption or the correct image.
 
-    An item has one of three forms: an image with captions, one or more of which are correct; a
-    caption with images, one of which is correct; or two images and two captions that belong
-    together in pairs.
+    An item has one of three forms: an image with captions, or a caption with images, one or more of
+    which are correct; or two images and two captions that belong together in pairs.
     """
 
     task: ClassVar[str] = "select"

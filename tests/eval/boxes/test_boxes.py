@@ -16,7 +16,13 @@ from support.results import SAMPLES, metrics_of
 
 from cosmos_eval.data.boxes import enlarged, open_data, read_boxes
 from cosmos_eval.data.readers import FileError
-from cosmos_eval.data.regions import PooledRegion, SquareCrop, make_region, whole_pixels
+from cosmos_eval.data.regions import (
+    PooledRegion,
+    SquareCrop,
+    intersection_over_union,
+    make_region,
+    whole_pixels,
+)
 from cosmos_eval.data.selection import open_data as open_selection
 from cosmos_eval.data.sources import CroppedImage, ImageArray, ImageFile
 from cosmos_eval.embedding.embed import ImageEmbedder
@@ -89,13 +95,19 @@ def test_segments_of_panoptic_files_and_addresses_of_lvis(tmp_path):
         ({"annotations": [{**BOXED[0], "category_id": 9}]}, "has no category of id 9"),
         ({"annotations": [{**BOXED[0], "bbox": [1, 2, 3]}]}, "bbox"),
         ({"annotations": [{**BOXED[0], "bbox": [1, 2, 0, 3]}]}, "has no boxes"),
+        ({"annotations": [{**BOXED[0], "bbox": [20, 2, 1, 3]}]}, "has no boxes"),
+        ({"annotations": [*BOXED, {**BOXED[0], "bbox": [21, 2, 1, 3]}]}, "20x20 pixels"),
+        ({"annotations": [*BOXED, {**BOXED[0], "bbox": [1, -4, 1, 3]}]}, "not in its image, id 2"),
+        ({"annotations": [*BOXED, {**BOXED[0], "bbox": [9, 2, -1, 3]}]}, "not in its image, id 2"),
+        ({"categories": [*CATEGORIES, CATEGORIES[0]]}, "has 2 `categories` of id 7"),
+        ({"images": [*IMAGES, IMAGES[1]]}, "has 2 `images` of id 2"),
         ({"categories": CATEGORIES[:1]}, "fewer than two categories"),
         ({"images": [{"id": 1, "width": 4, "height": 4}]}, "neither `file_name` nor `coco_url`"),
     ],
 )
 def test_faulty_files(tmp_path, fields, message):
     content = changed(**fields)
-    if "images" in fields:
+    if len(content["images"]) == 1:
         content["annotations"] = BOXED[1:]
     with pytest.raises(FileError, match=message) as raised:
         read_boxes(write(tmp_path / "a.json", content), "val2017")
@@ -131,6 +143,8 @@ def test_counts_and_missing_images(tmp_path):
     protocol = made_set(tmp_path, n_boxes=4)
     with pytest.raises(UsageError, match="has 3 of 4 boxes of mine"):
         open_data(protocol, RunOptions())
+    with pytest.raises(UsageError, match=r"boxes.json has 2 classes, not the 3 of mine"):
+        open_data(replace(protocol, n_classes=3), RunOptions(limit=1))
     (tmp_path / "2.png").unlink()
     with pytest.raises(UsageError, match=r"1 of the 2 images of .*boxes.json are not there, first"):
         open_data(made_set_without(tmp_path), RunOptions())
@@ -369,9 +383,59 @@ def test_items_of_refcoco(tmp_path):
     assert [[data.images[i].crop.box for i in images] for images in data.images_of_item] == [
         [(10, 2, 30, 10), (0, 0, 9, 9)]
     ] * 2
+    # The object is (10, 2, 30, 10). Of the other boxes, (10, 2, 25, 10) covers 3/4 of it, and
+    # (10, 2, 20, 10) one half, which is not above 0.5.
+    others = [{"id": 13, "bbox": [10, 2, 10, 8]}, {"id": 14, "bbox": [10, 2, 15, 8]}]
+    alone = {**record, "anns": [record["anns"][1], others[1]]}
+    write(path, {**record, "anns": record["anns"] + others})
+    path.write_text(f"{path.read_text()}\n{json.dumps(alone)}\n")
+    data = open_selection(SELECTION["refcoco"], RunOptions(data_root=str(tmp_path)))
+    assert data.n_correct_of_item.tolist() == [2, 2]
+    boxes = [data.images[image].crop.box for image in data.images_of_item[0]]
+    assert boxes == [(10, 2, 30, 10), (10, 2, 25, 10), (0, 0, 9, 9), (10, 2, 20, 10)]
     write(path, {**record, "ann_id": 99})
     with pytest.raises(UsageError, match="no entry of `anns` has the id 99"):
         open_selection(SELECTION["refcoco"], RunOptions(data_root=str(tmp_path)))
+
+
+def test_intersection_over_union_by_hand():
+    assert intersection_over_union((0, 0, 4, 4), (2, 0, 6, 4)) == pytest.approx(8 / 24)
+    assert intersection_over_union((0, 0, 4, 4), (4, 0, 6, 4)) == 0
+    assert intersection_over_union((0, 0, 4, 4), (5, 5, 6, 6)) == 0
+    assert intersection_over_union((1, 2, 3, 4), (1, 2, 3, 4)) == 1
+
+
+def test_any_box_that_overlaps_with_the_object_is_right(encoder, tmp_path):
+    """As ReCLIP counts: the box of the highest score is right, whichever of the right ones it is.
+
+    Each of three boxes of an image is once the wrong one.
+    """
+    for folder in ("refcoco", "train2014"):
+        (tmp_path / folder).mkdir()
+    pixels = np.zeros((40, 90, 3), np.uint8)
+    pixels[:, :30, 0] = pixels[:, 30:60, 1] = pixels[:, 60:, 2] = 255
+    Image.fromarray(pixels).save(tmp_path / "train2014" / "COCO_train2014_000000000005.png")
+    wholes = [[0, 0, 30, 40], [30, 0, 30, 40], [60, 0, 30, 40]]
+    lines = []
+    for wrong in range(3):
+        right = [(wrong + 1) % 3, (wrong + 2) % 3]
+        record = {
+            "file_name": "COCO_train2014_000000000005_1.png",
+            "ann_id": right[0],
+            "anns": [{"id": number, "bbox": wholes[number]} for number in (*right, wrong)],
+            "sentences": [{"raw": "a red apple"}],
+        }
+        lines.append(json.dumps(record))
+    (tmp_path / "refcoco" / "refcoco_val.jsonl").write_text("\n".join(lines))
+    data = open_selection(SELECTION["refcoco"], RunOptions(data_root=str(tmp_path)))
+    data = data._replace(n_correct_of_item=np.array([2, 2, 2]))
+    found = task_named("select").measure_one(encoder, SELECTION["refcoco"], data=data)
+    features = ImageEmbedder(encoder, RunOptions(), no_progress).embed(data.images).features
+    text = encoder.encode_text(encoder.tokenize(list(data.captions))).numpy()[0]
+    best = int(np.argmax(features @ text))
+    wrong_image = [int(images[-1]) for images in data.images_of_item]
+    assert found.samples["correct"].tolist() == [image != best for image in wrong_image]
+    np.testing.assert_allclose(found.samples["chance"], 2 / 3)
 
 
 @pytest.mark.parametrize("regions", ["pooled", "crops"])

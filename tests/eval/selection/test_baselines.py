@@ -40,6 +40,21 @@ def test_chance_of_single_items_by_all_orders(n, right):
     assert found[0] == pytest.approx(share(orders_of(n), counts))
 
 
+@pytest.mark.parametrize(("n", "right"), [(2, 1), (4, 1), (3, 2), (5, 3)])
+def test_chance_if_one_of_the_right_answers_is_enough(n, right):
+    item = [np.arange(n)]
+
+    def counts(order: np.ndarray[Any, Any]) -> bool:
+        score = lambda rows, columns: order[columns].astype(np.float32)  # noqa: E731
+        (hit,) = single_hits(score, np.array([0]), item, np.array([right]), is_one_enough=True)
+        assert hit == (order.argmax() < right)
+        return bool(hit)
+
+    found = expected_hits(np.zeros(n), item, np.array([right]), is_one_enough=True)
+    assert found[0] == pytest.approx(share(orders_of(n), counts))
+    assert found[0] == pytest.approx(right / n)
+
+
 @pytest.mark.parametrize("array", ["text_correct", "image_correct", "group_correct"])
 def test_chance_of_pairs_by_all_orders(array):
     def counts(order: np.ndarray[Any, Any]) -> bool:
