@@ -279,26 +279,30 @@ def _read_asked_objects(records: Sequence[_Record]) -> list[AskedObject]:
     return [read_asked_object(record.fields, record.location) for record in records]
 
 
-# The ends of the names of the two images and captions of a pair: image_0 and image_1 in Winoground,
-# image_1 and image_2 in ColorSwap, image0 and image1 in EqBen.
-_PAIR_SUFFIXES = (("_0", "_1"), ("_1", "_2"), ("0", "1"))
+# The names of the two images, and of their captions, in Winoground, ColorSwap, EqBen and BiVLC.
+_PAIR_FIELDS = (
+    (("image_0", "image_1"), ("caption_0", "caption_1")),
+    (("image_1", "image_2"), ("caption_1", "caption_2")),
+    (("image0", "image1"), ("caption0", "caption1")),
+    (("image", "negative_image"), ("caption", "negative_caption")),
+)
 
 
 def _read_pairs(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
     """Yield items of two images and two captions. The first caption belongs to the first image.
 
-    The fields are, for example, `image_0`, `image_1`, `caption_0` and `caption_1`. Other names end
-    with one of `_PAIR_SUFFIXES`. A subset is optional.
+    The fields have the names of one of `_PAIR_FIELDS`, such as `image_0`, `image_1`, `caption_0`
+    and `caption_1`. A subset is optional.
     """
     for record in _read_records(path):
-        # Find the ends of the names. If none fits, an error names the field `image_0`.
-        suffixes = _PAIR_SUFFIXES[0]
-        for possible_suffixes in _PAIR_SUFFIXES:
-            if f"image{possible_suffixes[0]}" in record.fields:
-                suffixes = possible_suffixes
+        # Find the names of the fields. If none fit, an error names the field `image_0`.
+        image_fields, caption_fields = _PAIR_FIELDS[0]
+        for possible_image_fields, possible_caption_fields in _PAIR_FIELDS:
+            if possible_image_fields[0] in record.fields:
+                image_fields, caption_fields = possible_image_fields, possible_caption_fields
                 break
-        images = [record.text(f"image{suffix}") for suffix in suffixes]
-        captions = tuple(record.text(f"caption{suffix}") for suffix in suffixes)
+        images = [record.text(field) for field in image_fields]
+        captions = tuple(record.text(field) for field in caption_fields)
         subset = record.optional_text(protocol.subset_key)
         yield Item(_make_pictures(protocol, images), captions, subset, record.location)
 
@@ -510,8 +514,8 @@ def _read_questions_of_cvqa(protocol: SelectionProtocol, path: Path, prefix: str
     """Yield the questions of CVQA. Each has an image and four options, one of which is correct.
 
     A caption is the question and an option: `What is this? A boat`. A record has the columns of the
-    hub's file: `ID`, which is also the name of the image, `Question`, `Options`, which is a list or
-    its text, and `Label`, the number of the correct option.
+    hub's file: `Question`, `Options`, which is a list or its text, and `Label`, the number of the
+    correct option. The image is the file `image`, or without this column the one named by `ID`.
 
     Args:
         protocol: The suffix of the images, and the key of the subset: a language and a country.
@@ -535,8 +539,12 @@ def _read_questions_of_cvqa(protocol: SelectionProtocol, path: Path, prefix: str
             )
         captions = [f"{question} {str(option).strip()}" for option in options]
         correct_caption = captions.pop(label)
+        if "image" in record.fields:
+            picture = Picture(record.text("image"))
+        else:
+            picture = Picture(record.text("ID") + protocol.image_suffix)
         yield Item(
-            pictures=_make_pictures(protocol, [record.text("ID")]),
+            pictures=(picture,),
             captions=(correct_caption, *captions),
             subset=record.optional_text(protocol.subset_key),
             location=record.location,
@@ -598,6 +606,23 @@ def _read_aro(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
         if not subset_names:
             raise UsageError(f"{record.location} has neither `relation_name` nor `attributes`")
         yield Item((picture,), captions, "_".join(subset_names), record.location)
+
+
+def _read_aro_order(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
+    """Yield the items of ARO's orders of words: an image with captions in different orders.
+
+    The fields are those of the hub's files: `images`, which is one image, `correct_caption` and
+    `hard_text_1` to `hard_text_4`, its words in other orders. An order that is drawn at random may
+    repeat the correct caption. Such orders are left out, unless all four are: MIEB and ARO choose
+    the first of the captions with the highest score, which is the correct one.
+    """
+    for record in _read_records(path):
+        correct_caption = record.text("correct_caption")
+        orders = [record.text(f"hard_text_{number}") for number in range(1, 5)]
+        wrong_captions = [order for order in orders if order != correct_caption]
+        picture = Picture(record.text("images"))
+        captions = (correct_caption, *(wrong_captions or orders))
+        yield Item((picture,), captions, "", record.location)
 
 
 _FG_OVD_SUBSETS = {
@@ -697,6 +722,7 @@ _LAYOUTS: Mapping[str, Callable[[SelectionProtocol, Path], Iterator[Item]]] = {
     "sugarcrepe": _read_sugarcrepe,
     "mmvp": _read_mmvp,
     "aro": _read_aro,
+    "aro-order": _read_aro_order,
     "svo": _read_svo,
     "valse": _read_valse,
     "whatsup": _read_whatsup,

@@ -28,9 +28,9 @@ Sentences = Literal["each", "joined"] | None
 """
 # fmt: off
 SelectionLayout = Literal[
-    "items", "pairs", "sugarcrepe", "mmvp", "aro", "svo", "valse", "whatsup", "coco-spatial",
-    "gqa-spatial", "negbench", "eqben", "coco-objects", "cvqa", "cvqa-english", "pascal-50s",
-    "fg-ovd", "refcoco",
+    "items", "pairs", "sugarcrepe", "mmvp", "aro", "aro-order", "svo", "valse", "whatsup",
+    "coco-spatial", "gqa-spatial", "negbench", "eqben", "coco-objects", "cvqa", "cvqa-english",
+    "pascal-50s", "fg-ovd", "refcoco",
 ]
 # fmt: on
 """The form of the annotations of a caption selection set (docs/caption-selection.md)."""

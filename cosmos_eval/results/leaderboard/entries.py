@@ -25,7 +25,7 @@ Source = Literal["measured", "published", "second-hand", "unverified", "imported
 
 DATACOMP = "datacomp"
 # Protocols whose published numbers are shown only beside results of the same data sets.
-_SHOWN_BESIDE_RESULTS = {"chinese-clip", "clipscore", "coop"}
+_SHOWN_BESIDE_RESULTS = {"chinese-clip", "clipscore", "coop", "mieb", "sugarcrepe", "winoground"}
 MEAN_RECALL = "mean_recall@1"
 """The mean of R@1 from image to text and from text to image, which DataComp publishes."""
 
@@ -359,8 +359,8 @@ def published_beside(entries: Iterable[Entry]) -> list[Entry]:
     """Return the published entries that are shown beside the entries of results.
 
     These are all entries, with two exceptions: DataComp's numbers of 112 models are left out if no
-    result has DataComp's protocol, and those of languages, few shots and captions rated by people
-    if no result is of their data set.
+    result has DataComp's protocol, and those of languages, few shots, caption selection and
+    captions rated by people if no result is of their data set.
     """
     entries = list(entries)
     has_datacomp = any(entry.protocol == DATACOMP for entry in entries)

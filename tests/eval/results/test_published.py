@@ -12,6 +12,7 @@ from support.rows import make_row
 
 from cosmos_eval.protocols import protocols_of_dataset
 from cosmos_eval.protocols.languages import language_of
+from cosmos_eval.protocols.selection import SELECTION
 from cosmos_eval.results.leaderboard.entries import (
     DATACOMP,
     entries_of_rows,
@@ -50,6 +51,10 @@ OPENCLIP_RETRIEVAL = f"{_OPENCLIP}/openclip_retrieval_results.csv"
 
 I2T, T2I = "image_to_text_R@1", "text_to_image_R@1"
 CLIPSCORE = "https://paperswithcode.com/paper/clipscore-a-reference-free-evaluation-metric"
+MIEB = (
+    "https://github.com/embeddings-benchmark/results/blob/f4cc6c8b365a3c779dbc708d6affe0b0355b2ddf/"
+    "results"
+)
 WIDE = "openclip_datacomp.csv"  # a line per model, a column per set
 LANGUAGES = "openclip_multilingual.csv"  # a line per model, a column per language and metric
 BABEL = "babel_imagenet.csv"  # the same
@@ -186,6 +191,52 @@ hf:OFA-Sys/chinese-clip-vit-large-patch14-336px 69.0 83.3 64.7 63.4
 hf:OFA-Sys/chinese-clip-vit-huge-patch14        71.2 81.6 69.2 63.0
 """
 
+# Folders of models in MIEB's stored results, each with its text_acc in AROCocoOrder.json,
+# AROFlickrOrder.json and SugarCrepe.json, and text_acc, image_acc and accuracy in Winoground.json.
+MIEB_COLUMNS = (
+    ("aro-coco-order", "mieb", ("accuracy",), "AROCocoOrder"),
+    ("aro-flickr30k-order", "mieb", ("accuracy",), "AROFlickrOrder"),
+    ("sugarcrepe", "sugarcrepe", ("accuracy",), "SugarCrepe"),
+    ("winoground", "winoground", ("text_score",), "Winoground"),
+    ("winoground", "winoground", ("image_score",), "Winoground"),
+    ("winoground", "winoground", ("accuracy", "group_score"), "Winoground"),
+)
+MIEB_TABLE = """
+openclip:ViT-B-16/datacomp_xl_s13b_b90k
+    laion__CLIP-ViT-B-16-DataComp.XL-s13B-b90K/d110532e8d4ff91c574ee60a342323f28468b287
+    30.16 35.92 82.17 29.75 9.00 7.50
+openclip:ViT-B-16/openai
+    openai__clip-vit-base-patch16/57c216476eefef5ab752ec549e440a49ae4ae5f3
+    48.18 56.12 76.90 24.50 10.50 7.25
+openclip:ViT-B-32/datacomp_xl_s13b_b90k
+    laion__CLIP-ViT-B-32-DataComp.XL-s13B-b90K/f0e2ffa09cbadab3db6a261ec1ec56407ce42912
+    33.17 38.10 79.87 28.25 9.75 8.00
+openclip:ViT-B-32/laion2b_s34b_b79k
+    laion__CLIP-ViT-B-32-laion2B-s34B-b79K/08f73555f1b2fb7c82058aebbd492887a94968ef
+    33.28 40.46 81.36 34.25 10.75 7.50
+openclip:ViT-B-32/openai
+    openai__clip-vit-base-patch32/3d74acf9a28c67741b2f4f2ea7635f0aaf6f0268
+    46.37 56.60 76.61 31.25 11.25 9.00
+openclip:ViT-H-14/laion2b_s32b_b79k
+    laion__CLIP-ViT-H-14-laion2B-s32B-b79K/de081ac0a0ca8dc9d1533eed1ae884bb8ae1404b
+    33.01 39.42 85.53 33.25 12.75 10.50
+openclip:ViT-L-14/datacomp_xl_s13b_b90k
+    laion__CLIP-ViT-L-14-DataComp.XL-s13B-b90K/84c9828e63dc9a9351d1fe637c346d4c1c4db341
+    28.70 34.56 83.86 29.50 11.25 7.50
+openclip:ViT-L-14/laion2b_s32b_b82k
+    laion__CLIP-ViT-L-14-laion2B-s32B-b82K/1627032197142fbe2a7cfec626f4ced3ae60d07a
+    31.07 38.70 84.22 30.75 11.50 8.75
+openclip:ViT-L-14/openai
+    openai__clip-vit-large-patch14/32bd64288804d66eefd0ccbe215aa642df71cc41
+    45.66 54.90 76.71 28.50 11.25 8.25
+openclip:ViT-bigG-14/laion2b_s39b_b160k
+    laion__CLIP-ViT-bigG-14-laion2B-39B-b160k/bc7788f151930d91b58474715fdce5524ad9a189
+    33.20 38.84 86.47 35.75 15.25 12.25
+openclip:ViT-g-14/laion2b_s34b_b88k
+    laion__CLIP-ViT-g-14-laion2B-s34B-b88K/15efd0f6ac0c40c0f9da7becca03c974d7012604
+    32.92 37.44 85.22 31.75 12.50 9.00
+"""
+
 # Table 5 of the paper (ViT-B/16, CC3M with DreamLIP's captions) as others quote it: each row adds
 # to the row above.
 COMPONENT_COLUMNS = (
@@ -239,6 +290,19 @@ def _table(columns, text, source="published"):
     return cells
 
 
+def _mieb_table():
+    """Cells of MIEB_TABLE."""
+    cells = {}
+    lines = MIEB_TABLE.split("\n")[1:-1]
+    for model, folder, numbers in zip(lines[::3], lines[1::3], lines[2::3], strict=True):
+        for column, number in zip(MIEB_COLUMNS, numbers.split(), strict=True):
+            dataset, protocol, metrics, file = column
+            url = f"{MIEB}/{folder.strip()}/{file}.json"
+            for metric in metrics:
+                cells[model, "select", dataset, protocol, metric] = (number, "published", url)
+    return cells
+
+
 OPENCLIP_CELLS = _table(OPENCLIP_COLUMNS, OPENCLIP_TABLE)
 EIGHT = ("voc21", "context60", "coco_object", "voc20", "cityscapes", "context59")
 EIGHT += ("ade20k", "coco_stuff")
@@ -266,6 +330,7 @@ EXPECTED = {
         "second-hand",
     ),
     "lotlip.csv": _table(LOTLIP_COLUMNS, LOTLIP_TABLE),
+    "mieb.csv": _mieb_table(),
     "sclip.csv": _table(
         _mious("sclip", SCLIP, EIGHT),
         "openclip:ViT-B-16/openai 59.63 31.74 33.52 81.54 32.34 34.46 16.45 22.77",
@@ -391,7 +456,7 @@ def test_the_leaderboard_shows_exactly_these():
         for cell, (number, source, url) in table.items()
     }
     assert found == expected
-    assert len(found) == 50 + 6 + 72 + 8 + 8 + 5 + 24 + 27 + 10 + 16 + 2 + 18
+    assert len(found) == 50 + 6 + 72 + 8 + 8 + 5 + 24 + 27 + 10 + 16 + 2 + 18 + 11 * 7
 
     # What the quoted tables say of the released checkpoints is what the authors' README says.
     for quoted, released in (
@@ -476,6 +541,38 @@ def test_the_table_of_38_sets_is_shown_beside_results_of_its_protocol():
 
     assert DATACOMP in families(DATACOMP)
     assert families("clip-benchmark") == families(DATACOMP) - {DATACOMP}
+
+
+def test_numbers_of_caption_selection_are_shown_beside_results_of_their_data_set():
+    def datasets(name, protocol):
+        row = make_row(task="select", dataset=name, protocol=protocol)
+        entries = published_beside(entries_of_rows([row]))
+        return {entry.dataset for entry in entries if entry.task == "select"}
+
+    assert datasets("winoground", "winoground") == {"winoground"}
+    assert datasets("aro-coco-order", "mieb") == {"aro-coco-order"}
+    assert datasets("aro-relation", "aro") == set()
+
+
+def test_numbers_of_mieb_are_shares_of_the_items():
+    """A number of 5,000 items is a multiple of 0.02 points, one of 400 items of 0.25 points."""
+    for (_, _, dataset, _, _), (number, _, _) in EXPECTED["mieb.csv"].items():
+        n_items = SELECTION[dataset].n_items
+        n_right = round(float(number) / 100 * n_items)
+        assert f"{100 * n_right / n_items:.2f}" == number
+
+
+def test_models_of_mieb_are_those_that_openclip_loads():
+    for line in lines_of("mieb.csv"):
+        hub_name = line["row"].split()[0]
+        arch, tag = line["model"].removeprefix("openclip:").split("/")
+        config = open_clip.get_pretrained_cfg(arch, tag)
+        if tag == "openai":
+            patch = f"{'base' if '-B-' in arch else 'large'}-patch{arch.rpartition('-')[2]}"
+            assert hub_name == f"openai/clip-vit-{patch}"
+        else:
+            assert config["hf_hub"] == f"{hub_name}/"
+        assert f"/{hub_name.replace('/', '__')}/" in line["url"]
 
 
 def test_numbers_can_be_measured_under_their_names():

@@ -14,6 +14,7 @@ from cosmos_eval.protocols import named_protocols
 from cosmos_eval.protocols.facts import read_table
 from cosmos_eval.protocols.segmentation import SEGMENTATION
 from cosmos_eval.protocols.selection import SELECTION
+from cosmos_eval.runner import catalog
 from cosmos_eval.runner.catalog import suites
 from cosmos_eval.runner.plan import make_plan
 from cosmos_eval.runner.suites import known_suites, read_score, read_suite
@@ -130,14 +131,23 @@ def test_suites_are_listed_with_members_rule_and_source():
     assert {*listed} == {*known_suites()}
     of_datacomp = listed["datacomp-38"]
     assert of_datacomp["members"] == "38 of 38"
-    assert listed["compositionality"]["members"] == "17 of 19"
-    assert "left out: aro-coco-order, " in listed["compositionality"]["datasets"]
+    assert listed["compositionality"]["members"] == "19 of 19"
+    assert "mieb: aro-coco-order, aro-flickr30k-order; " in listed["compositionality"]["datasets"]
     assert "mean_per_class_recall (4)" in of_datacomp["score"]
     assert of_datacomp["source"].endswith("/tasklist.yml")
     assert all(record["source"] for record in listed.values())
     assert listed["mess"]["score"] == "mean of mIoU (22)"  # four of its 25 sets count as one
     assert listed["scenes"]["score"] == "none"
     assert listed["vtab+"]["models"] == "--model"
+
+
+def test_sets_that_are_left_out_are_listed(tmp_path, monkeypatch):
+    path = tmp_path / "own.yaml"
+    path.write_text(GOOD + "left_out: {winogavil: it has no reader}\nscore: {}\n")
+    monkeypatch.setattr(catalog, "suite_names", lambda: [str(path)])
+    (record,) = suites()
+    assert record["members"] == "1 of 2"
+    assert record["datasets"] == "cosmos: voc20; left out: winogavil"
 
 
 def test_models_of_the_command_line_replace_those_of_the_file(tmp_path):

@@ -287,6 +287,34 @@ def test_colorswap_and_bivlc_are_pairs(measured):
     assert result.per_class["swap"]["accuracy"] == 1
 
 
+def ordered(image: str, caption: str, *orders: str) -> dict[str, Any]:
+    hard_texts = {f"hard_text_{number}": order for number, order in enumerate(orders, start=1)}
+    return {"images": image, "correct_caption": caption, **hard_texts}
+
+
+ORDERS = [
+    # The first order repeats the caption, and is no choice.
+    ordered("a.png", "a red car", "a red car", "a green car", "a car, red and blue", "a blue car"),
+    # The third order scores higher than the caption.
+    ordered("a.png", "red and green", "green", "green, blue", "red", "blue and red"),
+    # All orders repeat the caption.
+    ordered("b.png", "green", "green", "green", "green", "green"),
+]
+
+
+@pytest.mark.parametrize("name", ["aro-coco-order", "aro-flickr30k-order"])
+def test_orders_of_words_that_repeat_the_caption_are_left_out(measured, name):
+    files = {f"{name}/items.jsonl": ORDERS}
+    images = {f"{name}/images/a.png": "red", f"{name}/images/b.png": "green"}
+    result = measured(name, files, images, n_items=3)
+    assert result.samples["correct"].tolist() == [True, False, False]
+    assert result.samples["chance"].tolist() == [1 / 4, 1 / 5, 0]
+    assert result.samples["cluster"].tolist() == [0, 0, 1]
+    assert [note for note in result.notes if "equal to the right one" in note] == [
+        "1 items have a wrong caption equal to the right one and count as wrong"
+    ]
+
+
 def test_eqben_has_frames_as_arrays(measured, tmp_path):
     pair = {"caption0": "red", "caption1": "blue", "private_info": {}}
     records = [
@@ -361,12 +389,23 @@ def test_eqben_has_frames_as_arrays(measured, tmp_path):
             },
             r"items\.jsonl has 1 of 2933 items of bivlc",
         ),
+        (
+            "aro-coco-order",
+            {"aro-coco-order/items.jsonl": [ordered("a.png", "red", "green", "blue", "green red")]},
+            r"items\.jsonl, line 1 has no `hard_text_4`, only images, correct_caption, hard_text_1",
+        ),
+        (
+            "aro-flickr30k-order",
+            {"ARO-Flickr-Order/items.jsonl": ORDERS},
+            r"items\.jsonl has 3 of 5000 items of aro-flickr30k-order; see",
+        ),
         ("whatsup-b", {}, "no images below|no items below .*controlled_clevr_dataset"),
     ],
 )
 def test_bad_files(known_set, name, files, message):
     images = {"val2017/1.jpg": "red", "colorswap/data/images/a.png": "red"}
     images |= {"colorswap/data/images/b.png": "red", "bivlc/images/a.jpg": "red"}
+    images |= {f"ARO-Flickr-Order/images/{name}.png": "red" for name in "ab"}
     with pytest.raises(UsageError, match=message) as raised:
         open_data(known_set(name, files, images), RunOptions())
     assert "\n" not in str(raised.value)
@@ -423,26 +462,44 @@ def test_bad_records_of_own_sets(make_set, records, message):
     assert "\n" not in str(raised.value)
 
 
-def test_the_code_that_writes_bivlc(known_set, colour_encoder, save_colour, tmp_path, monkeypatch):
+# A row of the hub's Parquet files by data set. Images are `red` and `green`.
+HUB_ROWS = {
+    "bivlc": {
+        **{"image": "red", "negative_image": "green"},
+        **{"caption": "red", "negative_caption": "green", "type": "swap", "subtype": "att"},
+    },
+    "cvqa": {
+        **{"image": "red", "ID": "7_0", "Subset": "('Spanish', 'Chile')", "Label": 1},
+        **{"Question": "¿Qué color?", "Options": ["green", "red"]},
+    },
+    "aro-coco-order": ordered("red", "red car", "green car", "blue car", "car red, blue", "green"),
+    "aro-flickr30k-order": ordered("red", "red car", "red car", "blue car", "blue", "green"),
+}
+
+
+@pytest.mark.parametrize("name", HUB_ROWS)
+def test_the_code_that_writes_parquet_files(
+    known_set, colour_encoder, save_colour, tmp_path, monkeypatch, name
+):
     """The code block of docs/caption-selection.md, on a table as `datasets` stores images."""
     monkeypatch.chdir(tmp_path)
-    images = [save_colour(tmp_path / f"{c}.jpg", c).read_bytes() for c in ("red", "green")]
-    fields = dict(zip(("image", "negative_image"), ({"bytes": b} for b in images), strict=True))
-    row = {
-        **fields,
-        "caption": "red",
-        "negative_caption": "green",
-        "type": "swap",
-        "subtype": "att",
-    }
-    (tmp_path / "bivlc/data").mkdir(parents=True)
+    row = dict(HUB_ROWS[name])
+    for column in ("image", "images", "negative_image"):
+        if column in row:
+            content = save_colour(tmp_path / f"{row[column]}.jpg", row[column]).read_bytes()
+            row[column] = {"bytes": content, "path": None}
+    (tmp_path / name / "data").mkdir(parents=True)
     for part in range(2):
         table = pandas.DataFrame([row])
-        table.to_parquet(tmp_path / f"bivlc/data/test-0000{part}-of-00002.parquet")
-    page = (Path(__file__).parents[3] / "docs/caption-selection.md").read_text()
-    code = page.partition("```python\nimport json\n")[2].partition("```")[0]
-    exec("import json\n" + code, {})
-    protocol = known_set("bivlc", {}, {}, n_items=2)
-    assert (
-        selection.TASK.measure_one(colour_encoder, protocol, RunOptions()).metrics["accuracy"] == 1
-    )
+        table.to_parquet(tmp_path / name / f"data/test-0000{part}-of-00002.parquet")
+
+    page = (Path(__file__).parents[3] / "docs/caption-selection.md").read_text("utf-8")
+    code = page.partition("```python\n")[2].partition("```")[0]
+    assert code.count('Path("bivlc")') == 1
+    exec(code.replace('Path("bivlc")', f"Path({name!r})"), {})
+
+    protocol = known_set(name, {}, {}, n_items=2)
+    result = selection.TASK.measure_one(colour_encoder, protocol, RunOptions())
+    assert result.metrics["accuracy"] == 1
+    # The image of both rows is one file, so that they are in one cluster.
+    assert result.samples["cluster"].tolist() == [0, 0]
