@@ -378,22 +378,26 @@ def _read_cirr(paths: ListPaths, protocol: RankingProtocol) -> list[ListedSearch
 class _FashionQuery(_Record):
     candidate: Key
     target: Key
-    captions: list[Key]
+    captions: list[str]  # three queries of shirts and tops have an empty one
 
 
 def _read_fashion_iq(paths: ListPaths, protocol: RankingProtocol) -> list[ListedSearch]:
     """Read the captions of a category of FashionIQ, and its split, a list of names of images.
 
     The captions of a query become one text: `is longer and has red stripes`, without the characters
-    at their ends that SEARLE's code (src/validate.py) removes.
+    at their ends that SEARLE's code (src/validate.py) removes. As there, an empty caption is joined
+    too: ` and has red stripes`.
     """
     assert paths.gallery is not None
     gallery = read_json(paths.gallery)
     if not (isinstance(gallery, list) and all(isinstance(name, str) for name in gallery)):
         raise FileError(f"{paths.gallery.name} must be a list of names")
     queries = []
-    for _, record in _parse_records(paths.queries, _FashionQuery):
-        text = " and ".join(caption.strip(".?, ") for caption in record.captions)
+    for location, record in _parse_records(paths.queries, _FashionQuery):
+        captions = [caption.strip(".?, ") for caption in record.captions]
+        if not any(captions):
+            raise FileError(f"{location}: all captions are empty")
+        text = " and ".join(captions)
         queries.append(ListedQuery(record.candidate, text, (record.target,)))
     return [ListedSearch("", tuple(gallery), queries)]
 

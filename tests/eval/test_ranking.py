@@ -246,11 +246,17 @@ def test_fashion_iq_joins_captions(tmp_path: Path, colour_encoder: Any) -> None:
         save(root / f"images/{name}.jpg", name)
     write(root / "image_splits/split.dress.val.json", ["red", "lime", "blue"])
     query = {"candidate": "red", "target": "lime", "captions": ["is green.", " not red? "]}
-    write(root / "captions/cap.dress.val.json", [query])
+    # As query 1928 of cap.shirt.val.json and two of cap.toptee.val.json.
+    with_empty = {**query, "captions": ["", "is green"]}
+    write(root / "captions/cap.dress.val.json", [query, with_empty])
     protocol = known_set("fashioniq-dress", tmp_path)
     data = ranking.TASK.open_data(protocol, RunOptions())
-    assert data.captions == ("is green and not red",)
+    assert data.captions == ("is green and not red", " and is green")
+    write(root / "captions/cap.dress.val.json", [{**query, "captions": ["", ". "]}])
+    with pytest.raises(UsageError, match="record 0: all captions are empty"):
+        ranking.TASK.open_data(protocol, RunOptions())
     # The reference image stays in the gallery, and is found first.
+    write(root / "captions/cap.dress.val.json", [query])
     found = measured(colour_encoder, "fashioniq-dress", tmp_path)
     assert found.samples["rank"].tolist() == [2]
     assert set(found.metrics) == {"R@10", "R@50"}
