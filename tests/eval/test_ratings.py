@@ -248,6 +248,27 @@ def test_pascal50s(tmp_path: Path, save_colour):
     assert len(set(expected[2:])) == 2
 
 
+def test_pascal50s_of_other_files_is_refused(tmp_path: Path):
+    folder = tmp_path / "pascal50s"
+    options = RunOptions(data_root=str(tmp_path))
+    write_pascal50s(folder, [[1] * 48, [-1] * 48])
+    votes = scipy.io.loadmat(folder / "consensus_pascal.mat")["triplets"]
+    swapped = np.concatenate([votes[:, 48:], votes[:, :48]], axis=1)
+    scipy.io.savemat(folder / "consensus_pascal.mat", {"triplets": swapped})
+    with pytest.raises(UsageError, match="no vote of pair 0 is for one of its captions"):
+        selection.open_data(SELECTION["pascal-50s"], options)
+    for category in ([[1.0, np.nan]], [[1, 5]], [[1]]):
+        pairs = scipy.io.loadmat(folder / "pair_pascal.mat")["new_input"]
+        content = {"new_input": pairs, "category": category}
+        scipy.io.savemat(folder / "pair_pascal.mat", content)
+        with pytest.raises(UsageError, match="a category 1 to 4 for each pair"):
+            selection.open_data(SELECTION["pascal-50s"], options)
+    content = {"new_input": np.zeros((1, 2)), "category": [[1, 1]]}
+    scipy.io.savemat(folder / "pair_pascal.mat", content)
+    with pytest.raises(UsageError, match="must hold an image, two captions"):
+        selection.open_data(SELECTION["pascal-50s"], options)
+
+
 def test_published_counts():
     assert {name: (p.tau, p.n_items) for name, p in RATINGS.items()} == {
         "flickr8k-expert": ("c", None),
@@ -289,6 +310,9 @@ def test_bad_lists(tmp_path: Path, save_colour):
     votes = tmp_path / "pascal50s/consensus_pascal.mat"
     scipy.io.savemat(votes, {"triplets": np.zeros((1, 47))})
     with pytest.raises(UsageError, match="has 47 votes, not 48 for each of 1 pairs"):
+        selection.open_data(SELECTION["pascal-50s"], RunOptions(data_root=str(tmp_path)))
+    scipy.io.savemat(votes, {"triplets": np.zeros((1, 48))})
+    with pytest.raises(UsageError, match="vote 0 must be a reference, two captions and the winner"):
         selection.open_data(SELECTION["pascal-50s"], RunOptions(data_root=str(tmp_path)))
     votes.write_bytes(b"no matrix")
     with pytest.raises(UsageError, match="is no MATLAB file"):
