@@ -16,8 +16,9 @@ from cosmos_eval.data.class_folders import SUFFIXES
 from cosmos_eval.data.sources import ImageFile, ImageSource
 from cosmos_eval.types import UsageError
 
-# Extensions of videos; DiDeMo's names may end with the point.
-_EXTENSIONS = ("", "3gp", "avi", "flv", "m4v", "mkv", "mov", "mp4", "mpg", "mts", "webm", "wmv")
+# Extensions of videos, such as those of DiDeMo's test videos (misc/datasets/didemo/test_list.txt of
+# github.com/albanie/collaborative-experts, 7eb3b9d), whose names may also end with the point.
+_FORMATS = ("3g2", "3gp", "avi", "flv", "m4v", "mkv", "mov", "mp4", "mpg", "mts", "webm", "wmv")
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def _possible_folders(name: str) -> Iterator[str]:
     for file_name in dict.fromkeys((path.name, path.name.removeprefix("v_"))):
         yield str(path.with_name(file_name))
         stem, _, extension = file_name.rpartition(".")
-        if stem and extension.lower() in _EXTENSIONS:
+        if stem and extension.lower() in ("", *_FORMATS):
             yield str(path.with_name(stem))
 
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cosmos_eval.data.readers import FileError, read_bytes, report_faults_at
+from cosmos_eval.types import UsageError
 
 VOTES = 48
 """Votes for each pair: one by each of 48 reference captions."""
@@ -40,24 +41,40 @@ def read_pairs(folder: Path) -> Iterator[RatedPair]:
         folder: The folder of both files.
 
     Raises:
-        UsageError: If a file is missing or broken, or if their numbers of entries do not fit.
+        UsageError: If a file is missing or broken, or if their entries do not fit.
     """
     pairs = _read_judged_pairs(folder / "pair_pascal.mat")
     votes_path = folder / "consensus_pascal.mat"
-    with report_faults_at(f"{votes_path}: "):
-        votes = list(_read_mat(votes_path, ("triplets",))["triplets"].flat)
-        if len(votes) != VOTES * len(pairs):
-            raise FileError(f"has {len(votes)} votes, not {VOTES} for each of {len(pairs)} pairs")
-
+    winners = _read_winners(votes_path, len(pairs))
     generator = random.Random(_SEED)
     for number, (image, (first, second), category) in enumerate(pairs):
-        n_votes: Counter[str] = Counter()
-        for vote in votes[number * VOTES : (number + 1) * VOTES]:
-            _, caption_b, caption_c, winner = (_value(cell) for cell in vote)
-            n_votes[str(caption_b if winner == 1 else caption_c).strip()] += 1
+        n_votes = Counter(winners[number * VOTES : (number + 1) * VOTES])
+        if not n_votes[first] + n_votes[second]:
+            raise UsageError(f"{votes_path}: no vote of pair {number} is for one of its captions")
         is_first_better = n_votes[first] > n_votes[second] + generator.random() - 0.5
         captions = (first, second) if is_first_better else (second, first)
         yield RatedPair(image, captions, category)
+
+
+def _read_winners(path: Path, n_pairs: int) -> list[str]:
+    """Return the caption that each vote of `consensus_pascal.mat` is for.
+
+    Raise UsageError if the file is broken, or has another number of votes.
+    """
+    winners = []
+    with report_faults_at(f"{path}: "):
+        votes = list(_read_mat(path, ("triplets",))["triplets"].flat)
+        if len(votes) != VOTES * n_pairs:
+            raise FileError(f"has {len(votes)} votes, not {VOTES} for each of {n_pairs} pairs")
+        for number, vote in enumerate(votes):
+            try:
+                _, caption_b, caption_c, winner = (_value(cell) for cell in vote)
+            except (TypeError, ValueError):
+                raise FileError(
+                    f"vote {number} must be a reference, two captions and the winner"
+                ) from None
+            winners.append(str(caption_b if winner == 1 else caption_c).strip())
+    return winners
 
 
 def _read_judged_pairs(path: Path) -> list[RatedPair]:
@@ -67,8 +84,11 @@ def _read_judged_pairs(path: Path) -> list[RatedPair]:
     """
     with report_faults_at(f"{path}: "):
         content = _read_mat(path, ("new_input", "category"))
-        rows = [[str(_value(cell)).strip() for cell in row] for row in content["new_input"].flat]
-        categories = [_CATEGORIES.get(int(number), "") for number in content["category"].flat]
+        rows = []
+        for row in content["new_input"].flat:
+            cells = row if np.ndim(row) or isinstance(row, np.void) else ()
+            rows.append([str(_value(cell)).strip() for cell in cells])
+        categories = [_CATEGORIES.get(number, "") for number in content["category"].flat]
         are_complete = all(len(row) == 3 for row in rows) and all(categories)
         if not are_complete or len(categories) != len(rows):
             raise FileError("must hold an image, two captions and a category 1 to 4 for each pair")

@@ -7,7 +7,14 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 import pydantic
 
 from cosmos_eval.data.pickles import read_plain_pickle
-from cosmos_eval.data.readers import FileError, first_repeated, parse, read_json, read_records
+from cosmos_eval.data.readers import (
+    FileError,
+    first_repeated,
+    parse,
+    read_json,
+    read_records,
+    report_faults_at,
+)
 from cosmos_eval.types import RankingProtocol
 
 Box = tuple[int, int, int, int]
@@ -65,7 +72,8 @@ def read_searches(paths: ListPaths, protocol: RankingProtocol) -> list[ListedSea
     """Return the queries of a data set, and the galleries in which they rank.
 
     Raises:
-        FileError: If a list is damaged, or if a query does not fit its gallery.
+        FileError: If the list of queries is damaged, or if a query does not fit its gallery.
+        UsageError: If another list is damaged. The message names its file.
     """
     searches = _READERS[protocol.layout](paths, protocol)
     for search in searches:
@@ -197,9 +205,12 @@ def _read_coco_split(captions_path: Path, gallery_path: Path) -> _CocoSplit:
     """Return COCO's images and captions, and those of the gallery.
 
     Raises:
-        FileError: If the file of captions lacks an image or a caption of the gallery.
+        FileError: If the file of captions lacks an image or a caption of the gallery, or has one
+            twice.
     """
     content = parse(_CocoCaptions, _require_keys(read_json(captions_path)))
+    _require_distinct_ids("image", content.images)
+    _require_distinct_ids("caption", content.annotations)
     captions_by_image = _read_positives(gallery_path)
     split = _CocoSplit(
         file_by_image={str(image.id): image.file_name for image in content.images},
@@ -210,6 +221,12 @@ def _read_coco_split(captions_path: Path, gallery_path: Path) -> _CocoSplit:
     _require_numbers("image", split.images, split.file_by_image)
     _require_numbers("caption", split.captions, split.caption_by_id)
     return split
+
+
+def _require_distinct_ids(noun: str, entries: Iterable[_CocoImage | _CocoCaption]) -> None:
+    """Raise FileError for an id that two images or captions of COCO's file have."""
+    if repeated := first_repeated(entry.id for entry in entries):
+        raise FileError(f"has {noun} {repeated[0]} twice")
 
 
 def _require_numbers(noun: str, numbers: Iterable[str], entries: Mapping[str, Any]) -> None:
@@ -259,17 +276,17 @@ def _require_keys(content: Any) -> dict[str, Any]:
 
 
 def _read_positives(path: Path) -> dict[str, Names]:
-    """Return the numbers in a list of positives, such as `{"42": [38, 182]}`, as texts."""
-    try:
-        content = _require_keys(read_json(path))
-    except FileError as error:
-        raise FileError(f"beside it, {path.name} {error}") from error
+    """Return the numbers in a list of positives, such as `{"42": [38, 182]}`, as texts.
+
+    Raise UsageError if the list is damaged.
+    """
     positives = {}
-    for key, values in content.items():
-        are_numbers = isinstance(values, list) and all(type(value) is int for value in values)
-        if not are_numbers:
-            raise FileError(f"beside it, {path.name}: `{key}` must be a list of whole numbers")
-        positives[key] = tuple(map(str, values))
+    with report_faults_at(f"{path}: "):
+        for key, values in _require_keys(read_json(path)).items():
+            are_numbers = isinstance(values, list) and all(type(value) is int for value in values)
+            if not are_numbers:
+                raise FileError(f"`{key}` must be a list of whole numbers")
+            positives[key] = tuple(map(str, values))
     return positives
 
 
@@ -297,7 +314,7 @@ def _read_revisited(paths: ListPaths, protocol: RankingProtocol) -> list[ListedS
                     box=(left, top, right, bottom),
                 )
             )
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise FileError(
             f"is not in the form of github.com/filipradenovic/revisitop: {reason}"
@@ -321,7 +338,9 @@ class _CircoQuery(_Record):
 def _read_circo(paths: ListPaths, protocol: RankingProtocol) -> list[ListedSearch]:
     """Read the annotations of CIRCO, and COCO's list of unlabeled images, the gallery."""
     assert paths.gallery is not None
-    images = parse(_CocoImages, _require_keys(read_json(paths.gallery))).images
+    with report_faults_at(f"{paths.gallery}: "):
+        images = parse(_CocoImages, _require_keys(read_json(paths.gallery))).images
+        _require_distinct_ids("image", images)
     file_by_id = {image.id: image.file_name for image in images}
     queries = []
     for location, record in _parse_records(paths.queries, _CircoQuery):
@@ -350,9 +369,10 @@ def _read_cirr(paths: ListPaths, protocol: RankingProtocol) -> list[ListedSearch
     The reference image is not ranked, as the code of SEARLE (src/validate.py) removes it.
     """
     assert paths.gallery is not None
-    path_by_name = _require_keys(read_json(paths.gallery))
-    if not all(isinstance(path, str) for path in path_by_name.values()):
-        raise FileError(f"{paths.gallery.name} must have a path for every name")
+    with report_faults_at(f"{paths.gallery}: "):
+        path_by_name = _require_keys(read_json(paths.gallery))
+        if not all(isinstance(path, str) for path in path_by_name.values()):
+            raise FileError("must have a path for every name")
     queries = []
     for location, record in _parse_records(paths.queries, _CirrQuery):
         reference = record.reference
@@ -378,22 +398,27 @@ def _read_cirr(paths: ListPaths, protocol: RankingProtocol) -> list[ListedSearch
 class _FashionQuery(_Record):
     candidate: Key
     target: Key
-    captions: list[Key]
+    captions: list[str]  # three queries of shirts and tops have an empty one
 
 
 def _read_fashion_iq(paths: ListPaths, protocol: RankingProtocol) -> list[ListedSearch]:
     """Read the captions of a category of FashionIQ, and its split, a list of names of images.
 
     The captions of a query become one text: `is longer and has red stripes`, without the characters
-    at their ends that SEARLE's code (src/validate.py) removes.
+    at their ends that SEARLE's code (src/validate.py) removes. As there, an empty caption is joined
+    too: ` and has red stripes`.
     """
     assert paths.gallery is not None
-    gallery = read_json(paths.gallery)
-    if not (isinstance(gallery, list) and all(isinstance(name, str) for name in gallery)):
-        raise FileError(f"{paths.gallery.name} must be a list of names")
+    with report_faults_at(f"{paths.gallery}: "):
+        gallery = read_json(paths.gallery)
+        if not (isinstance(gallery, list) and all(isinstance(name, str) for name in gallery)):
+            raise FileError("must be a list of names")
     queries = []
-    for _, record in _parse_records(paths.queries, _FashionQuery):
-        text = " and ".join(caption.strip(".?, ") for caption in record.captions)
+    for location, record in _parse_records(paths.queries, _FashionQuery):
+        captions = [caption.strip(".?, ") for caption in record.captions]
+        if not any(captions):
+            raise FileError(f"{location}: all captions are empty")
+        text = " and ".join(captions)
         queries.append(ListedQuery(record.candidate, text, (record.target,)))
     return [ListedSearch("", tuple(gallery), queries)]
 

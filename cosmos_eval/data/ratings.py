@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from cosmos_eval.data import folders
 from cosmos_eval.data.readers import (
     FileError,
+    first_repeated,
     lines,
     read_records,
     read_text,
@@ -185,9 +186,15 @@ def _read_rows(path: Path, n_columns: int) -> Iterator[tuple[str, list[str]]]:
 
 
 def _read_flickr8k_captions(folder: Path) -> dict[str, str]:
-    """Return the captions of Flickr8k by their ids, such as `1.jpg#0`."""
+    """Return the captions of Flickr8k by their ids, such as `1.jpg#0`.
+
+    Raise UsageError if the file is damaged, or has an id twice.
+    """
     with report_faults_at(f"{folder / _TOKENS}: "):
-        return dict(cells for _, cells in _read_rows(folder / _TOKENS, 2))
+        rows = [cells for _, cells in _read_rows(folder / _TOKENS, 2)]
+        if repeated := first_repeated(caption_id for caption_id, _ in rows):
+            raise FileError(f"has caption {repeated[0]} twice")
+    return dict(rows)
 
 
 def _caption_of(captions: Mapping[str, str], caption_id: str, location: str) -> str:
@@ -201,15 +208,16 @@ def _read_flickr8k_expert(path: Path) -> Iterator[_Rating]:
     """Yield the ratings 1 to 4 of Flickr8k's three experts, each as a rating of its own.
 
     A caption that is one of the image's own is left out, as in flickr8k_example/download.py of
-    github.com/jmhessel/clipscore (1036465).
+    github.com/jmhessel/clipscore (1036465). As there, an image is known by its name up to the first
+    point, since one image is `2258277193_586949ec62.jpg.1` in the list of captions.
     """
     captions = _read_flickr8k_captions(path.parent)
     captions_by_image = defaultdict(set)
     for caption_id, text in captions.items():
-        captions_by_image[caption_id.partition("#")[0]].add(text)
+        captions_by_image[caption_id.partition(".")[0]].add(text)
     for location, (image, caption_id, *ratings) in _read_rows(path, 5):
         caption = _caption_of(captions, caption_id, location)
-        if caption in captions_by_image[image]:
+        if caption in captions_by_image[image.partition(".")[0]]:
             continue
         for rating in ratings:
             yield _make_rating(image, caption, rating, location)
@@ -240,12 +248,13 @@ def _read_composite(folder: Path) -> Iterator[_Rating]:
             except csv.Error as error:
                 raise FileError(f"is no table: {error}") from error
             for number, cells in enumerate(rows[1:], start=2):
-                if not any(cell.strip() for cell in cells[_COMPOSITE_COLUMN:]):
+                address = cells[_COMPOSITE_COLUMN] if len(cells) > _COMPOSITE_COLUMN else ""
+                if not address.strip():
                     continue
                 first_rating = _COMPOSITE_COLUMN + 1 + n_captions
                 if len(cells) < first_rating + n_captions:
                     raise FileError(f"row {number}: has {len(cells)} columns, too few")
-                image = PurePosixPath(cells[_COMPOSITE_COLUMN]).name
+                image = PurePosixPath(address).name
                 for place in range(_COMPOSITE_RATED):
                     caption = cells[_COMPOSITE_COLUMN + 1 + place]
                     rating = cells[first_rating + place]

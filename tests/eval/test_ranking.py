@@ -246,11 +246,17 @@ def test_fashion_iq_joins_captions(tmp_path: Path, colour_encoder: Any) -> None:
         save(root / f"images/{name}.jpg", name)
     write(root / "image_splits/split.dress.val.json", ["red", "lime", "blue"])
     query = {"candidate": "red", "target": "lime", "captions": ["is green.", " not red? "]}
-    write(root / "captions/cap.dress.val.json", [query])
+    # As query 1928 of cap.shirt.val.json and two of cap.toptee.val.json.
+    with_empty = {**query, "captions": ["", "is green"]}
+    write(root / "captions/cap.dress.val.json", [query, with_empty])
     protocol = known_set("fashioniq-dress", tmp_path)
     data = ranking.TASK.open_data(protocol, RunOptions())
-    assert data.captions == ("is green and not red",)
+    assert data.captions == ("is green and not red", " and is green")
+    write(root / "captions/cap.dress.val.json", [{**query, "captions": ["", ". "]}])
+    with pytest.raises(UsageError, match="record 0: all captions are empty"):
+        ranking.TASK.open_data(protocol, RunOptions())
     # The reference image stays in the gallery, and is found first.
+    write(root / "captions/cap.dress.val.json", [query])
     found = measured(colour_encoder, "fashioniq-dress", tmp_path)
     assert found.samples["rank"].tolist() == [2]
     assert set(found.metrics) == {"R@10", "R@50"}
@@ -381,6 +387,57 @@ def test_bad_originals_are_one_line(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=fault) as raised:
             ranking.TASK.open_data(protocol, RunOptions())
         assert "\n" not in str(raised.value)
+
+
+def fault_of(name: str, root: Path) -> str:
+    with pytest.raises(UsageError) as raised:
+        ranking.TASK.open_data(known_set(name, root), RunOptions())
+    assert "\n" not in str(raised.value)
+    return str(raised.value).removeprefix(f"{root}/")
+
+
+def test_faults_name_the_list_that_is_damaged(tmp_path: Path) -> None:
+    write_cirr(tmp_path)
+    write_captions(tmp_path)
+    write(tmp_path / "CIRCO/annotations/val.json", [])
+    lists = {
+        "circo": "CIRCO/COCO2017_unlabeled/annotations/image_info_unlabeled2017.json",
+        "cirr": "cirr/image_splits/split.rc2.val.json",
+        "fashioniq-dress": "fashion-iq/image_splits/split.dress.val.json",
+        "eccv-caption": "eccv_caption/data/eccv_caption_to_image.json",
+    }
+    write(tmp_path / "fashion-iq/captions/cap.dress.val.json", [])
+    save(tmp_path / "fashion-iq/images/red.jpg", "red")
+    save(tmp_path / "CIRCO/COCO2017_unlabeled/unlabeled2017/0.png", "red")
+    for name, file in lists.items():
+        write(tmp_path / file, 3)
+        assert fault_of(name, tmp_path).startswith(f"{file}: must ")
+    (tmp_path / lists["eccv-caption"]).unlink()
+    assert fault_of("eccv-caption", tmp_path) == f"{lists['eccv-caption']}: no such file"
+
+
+def test_ids_that_occur_twice_are_refused(tmp_path: Path) -> None:
+    write_captions(tmp_path)
+    path = tmp_path / "annotations/captions_val2014.json"
+    original = json.loads(path.read_text())
+    for key, noun, number in (("images", "image", 4), ("annotations", "caption", 16)):
+        write(path, {**original, key: [*original[key], original[key][-1]]})
+        fault = f"annotations/captions_val2014.json: has {noun} {number} twice"
+        assert fault_of("eccv-caption", tmp_path) == fault
+    images = [{"id": 0, "file_name": "0.png"}, {"id": 0, "file_name": "1.png"}]
+    root = tmp_path / "CIRCO/COCO2017_unlabeled"
+    save(root / "unlabeled2017/0.png", "red")
+    write(root / "annotations/image_info_unlabeled2017.json", {"images": images})
+    write(tmp_path / "CIRCO/annotations/val.json", [])
+    assert fault_of("circo", tmp_path).endswith("2017.json: has image 0 twice")
+
+
+def test_boxes_of_revisited_oxford_must_be_finite(tmp_path: Path) -> None:
+    save(tmp_path / "roxford5k/jpg/a.jpg", "red")
+    truth = {"bbx": [0, 0, np.inf, 1], "easy": [0], "hard": [], "junk": []}
+    content = {"imlist": ["a"], "qimlist": ["a"], "gnd": [truth]}
+    (tmp_path / "roxford5k/gnd_roxford5k.pkl").write_bytes(pickle.dumps(content))
+    assert "is not in the form of" in fault_of("roxford5k", tmp_path)
 
 
 def test_samples_that_contradict_each_other_are_refused() -> None:

@@ -182,6 +182,13 @@ def test_flickr8k_expert(tmp_path: Path, save_colour):
     assert opened_data.caption_of_rating.tolist() == [0, 0, 0, 1, 1, 1]
 
 
+def test_own_captions_are_found_by_the_image_up_to_its_first_point(tmp_path: Path, save_colour):
+    lines = "1.jpg\t1.jpg.1#0\t4\t4\t4\n1.jpg\t2.jpg#0\t1\t2\t1\n"
+    protocol = flickr8k(tmp_path, save_colour, "flickr8k-expert", lines)
+    (tmp_path / "flickr8k/Flickr8k.token.txt").write_text("1.jpg.1#0\tA dog .\n2.jpg#0\tA cat .\n")
+    assert opened(protocol, tmp_path).captions == ("A photo depicts A cat .",)
+
+
 def test_flickr8k_cf(tmp_path: Path, save_colour):
     lines = "1.jpg\t1.jpg#0\t1\t3\t0\n1.jpg\t3.jpg#0\t0.3333333\t1\t2\n"
     opened_data = opened(flickr8k(tmp_path, save_colour, "flickr8k-cf", lines), tmp_path)
@@ -199,7 +206,8 @@ def test_composite(tmp_path: Path, save_colour):
         row = ";".join(f'"{cell}"' for cell in cells)
         path = tmp_path / "composite" / f"{file}_correctness.csv"
         path.parent.mkdir(exist_ok=True)
-        path.write_text(f"{';'.join('h' * 36)}\n{row}\n{';' * 35}\n;\n")
+        means = f"{';' * (28 + n)}2.5;3.5;1.5"  # below the ratings, without an address
+        path.write_text(f"{';'.join('h' * 36)}\n{row}\n{';' * 35}\n{means}\n;\n")
     opened_data = opened(replace(RATINGS["composite"], n_items=9), tmp_path)
     assert opened_data.names == tuple(names)
     assert opened_data.ratings.tolist() == [1, 2, 3] * 3
@@ -240,9 +248,30 @@ def test_pascal50s(tmp_path: Path, save_colour):
     assert len(set(expected[2:])) == 2
 
 
+def test_pascal50s_of_other_files_is_refused(tmp_path: Path):
+    folder = tmp_path / "pascal50s"
+    options = RunOptions(data_root=str(tmp_path))
+    write_pascal50s(folder, [[1] * 48, [-1] * 48])
+    votes = scipy.io.loadmat(folder / "consensus_pascal.mat")["triplets"]
+    swapped = np.concatenate([votes[:, 48:], votes[:, :48]], axis=1)
+    scipy.io.savemat(folder / "consensus_pascal.mat", {"triplets": swapped})
+    with pytest.raises(UsageError, match="no vote of pair 0 is for one of its captions"):
+        selection.open_data(SELECTION["pascal-50s"], options)
+    for category in ([[1.0, np.nan]], [[1, 5]], [[1]]):
+        pairs = scipy.io.loadmat(folder / "pair_pascal.mat")["new_input"]
+        content = {"new_input": pairs, "category": category}
+        scipy.io.savemat(folder / "pair_pascal.mat", content)
+        with pytest.raises(UsageError, match="a category 1 to 4 for each pair"):
+            selection.open_data(SELECTION["pascal-50s"], options)
+    content = {"new_input": np.zeros((1, 2)), "category": [[1, 1]]}
+    scipy.io.savemat(folder / "pair_pascal.mat", content)
+    with pytest.raises(UsageError, match="must hold an image, two captions"):
+        selection.open_data(SELECTION["pascal-50s"], options)
+
+
 def test_published_counts():
     assert {name: (p.tau, p.n_items) for name, p in RATINGS.items()} == {
-        "flickr8k-expert": ("c", None),
+        "flickr8k-expert": ("c", 3 * 5664),
         "flickr8k-cf": ("b", None),
         "composite": ("c", 11985),
     }
@@ -274,10 +303,16 @@ def test_bad_lists(tmp_path: Path, save_colour):
     protocol = flickr8k(tmp_path, save_colour, "flickr8k-cf", "1.jpg\t1.jpg#0\n")
     with pytest.raises(UsageError, match="line 1: has 2 columns, not 5"):
         opened(protocol, tmp_path)
+    (tmp_path / "flickr8k/Flickr8k.token.txt").write_text("1.jpg#0\tA\n1.jpg#0\tB\n")
+    with pytest.raises(UsageError, match=r"Flickr8k.token.txt: has caption 1.jpg#0 twice"):
+        opened(protocol, tmp_path)
     write_pascal50s(tmp_path / "pascal50s", [[1] * 47])
     votes = tmp_path / "pascal50s/consensus_pascal.mat"
     scipy.io.savemat(votes, {"triplets": np.zeros((1, 47))})
     with pytest.raises(UsageError, match="has 47 votes, not 48 for each of 1 pairs"):
+        selection.open_data(SELECTION["pascal-50s"], RunOptions(data_root=str(tmp_path)))
+    scipy.io.savemat(votes, {"triplets": np.zeros((1, 48))})
+    with pytest.raises(UsageError, match="vote 0 must be a reference, two captions and the winner"):
         selection.open_data(SELECTION["pascal-50s"], RunOptions(data_root=str(tmp_path)))
     votes.write_bytes(b"no matrix")
     with pytest.raises(UsageError, match="is no MATLAB file"):

@@ -71,7 +71,7 @@ def test_frames_are_in_the_order_of_their_numbers(tmp_path: Path, save_colour: C
     assert Path(video.name) == tmp_path / "v"
 
 
-@pytest.mark.parametrize("name", ["v_x.mp4", "v_x", "x.", "x", "sub/x.avi"])
+@pytest.mark.parametrize("name", ["v_x.mp4", "v_x", "x.", "x", "x.3g2", "sub/x.avi"])
 def test_folders_may_lack_extension_and_prefix(name: str, tmp_path: Path, save_colour):
     save_colour(tmp_path / "x" / "1.png", "red")
     save_colour(tmp_path / "sub" / "x" / "1.png", "red")
