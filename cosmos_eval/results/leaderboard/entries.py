@@ -260,8 +260,8 @@ def read_published_entries() -> tuple[Entry, ...]:
     """Return the entries of all numbers that others published, sorted by key.
 
     They are read from the CSV files of this package. The source of an entry is `published` if it is
-    a page of the model's authors or names such a page, `second-hand` if somebody else quotes a
-    table of the paper, and `unverified` otherwise.
+    a page of those who measured the number, or names such a page, `second-hand` if somebody else
+    quotes a table of the paper, and `unverified` otherwise.
     """
     entries: list[Entry] = []
     for file in files("cosmos_eval.protocols").joinpath("published").iterdir():

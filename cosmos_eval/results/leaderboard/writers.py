@@ -156,8 +156,13 @@ def make_leaderboard(
         groups=means,
         labs=compare_labs(entries, results) if labs else None,
         options=options,
-        n_left_out=len(selected_entries) - len(entries),
+        n_left_out=_count_results(selected_entries) - _count_results(entries),
     )
+
+
+def _count_results(entries: Sequence[Entry]) -> int:
+    """Return how many entries are results, and not numbers that others published."""
+    return sum(entry.stored is not None or entry.source == "imported" for entry in entries)
 
 
 def frame_of(leaderboard: Leaderboard) -> pd.DataFrame:

@@ -230,7 +230,7 @@ def test_searches_of_lists(command):
         "kind": "OpenCLIP",
         "training data": "LAION-2B",
         "samples seen": "34B",
-        "published": "acc1 66.6 on imagenet1k; 42 data sets",
+        "published": "acc1 66.6 on imagenet1k; 46 data sets",
     }
     assert by_model["openclip:ViT-H-14-378-quickgelu/dfn5b"]["published"].startswith("acc1 84.4 on")
     assert by_model["openclip:ViT-H-14/metaclip_altogether"]["training data"] == ""

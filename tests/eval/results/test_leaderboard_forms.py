@@ -18,7 +18,11 @@ from cosmos_eval.cli.run import print_results
 from cosmos_eval.results.labels import shorten_names
 from cosmos_eval.results.leaderboard.board import make_boards
 from cosmos_eval.results.leaderboard.entries import Entry, entries_of_rows, published_beside
-from cosmos_eval.results.leaderboard.task_tables import select_entries, tables_of
+from cosmos_eval.results.leaderboard.task_tables import (
+    headline_entries,
+    select_entries,
+    tables_of,
+)
 from cosmos_eval.results.leaderboard.writers import Leaderboard, to_html, to_tex, to_texts
 from cosmos_eval.results.table import NamePatterns, TableOptions, split_patterns
 from cosmos_eval.results.text import latex_text
@@ -257,14 +261,15 @@ def test_the_best_has_a_mark_if_text_cannot_be_bold(command, tmp_path, monkeypat
 
 @pytest.mark.parametrize("width", [60, 80, 100, 120, 250])
 def test_wide_boards_become_several_tables_that_fit(width):
-    shown = lines(published_beside([]), width)
+    entries = headline_entries(published_beside([]))
+    shown = lines(entries, width)
     assert max(map(len, shown)) <= width
     text = "\n".join(shown)
     assert (", part 1 of" in text) == (width < 100)
     assert "…" not in text
     # No number is broken: each of the published ones is a word of its own.
     body = text[: text.index("Bold: the best")]
-    numbers = sum(len(entry.metrics) for entry in published_beside([]))
+    numbers = sum(len(entry.metrics) for entry in entries)
     assert len(re.findall(r"(?<!\S)\d+\.\d(?!\S)", body)) == numbers
 
 
