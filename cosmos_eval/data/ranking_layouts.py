@@ -294,6 +294,7 @@ def _read_revisited(paths: ListPaths, protocol: RankingProtocol) -> list[ListedS
     """Read the pickle of revisited Oxford or Paris, `gnd_roxford5k.pkl`, without executing it.
 
     Its lists of easy, hard and junk images are indices of `imlist`. Queries are cut out by `bbx`.
+    Several queries show the same landmark, so that they depend on each other.
     """
     content = read_plain_pickle(paths.queries)
     try:
@@ -319,7 +320,35 @@ def _read_revisited(paths: ListPaths, protocol: RankingProtocol) -> list[ListedS
         raise FileError(
             f"is not in the form of github.com/filipradenovic/revisitop: {reason}"
         ) from (error)
-    return [ListedSearch("", gallery, queries)]
+    landmarks = _number_landmarks(queries)
+    queries_of_landmarks = []
+    for query, landmark in zip(queries, landmarks, strict=True):
+        queries_of_landmarks.append(query._replace(cluster=f"landmark {landmark}"))
+    return [ListedSearch("", gallery, queries_of_landmarks)]
+
+
+def _number_landmarks(queries: Sequence[ListedQuery]) -> list[int]:
+    """Return the number of the landmark that each query shows.
+
+    Queries show the same landmark if they share a positive, or if each shares one with a third
+    query, and so on.
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    # In a graph of all queries, followed by all positives, queries are linked to their positives.
+    node_of_positive: dict[str, int] = {}
+    linked_queries, linked_positives = [], []
+    for number, query in enumerate(queries):
+        for name in query.positives:
+            node = node_of_positive.setdefault(name, len(queries) + len(node_of_positive))
+            linked_queries.append(number)
+            linked_positives.append(node)
+    n_nodes = len(queries) + len(node_of_positive)
+    links = ([True] * len(linked_queries), (linked_queries, linked_positives))
+    _, number_of_node = connected_components(coo_array(links, shape=(n_nodes, n_nodes)))
+    landmarks: list[int] = number_of_node[: len(queries)].tolist()
+    return landmarks
 
 
 def _item_at(gallery: Sequence[str], index: Any) -> str:

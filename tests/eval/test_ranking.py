@@ -145,6 +145,23 @@ def test_revisited_oxford_solved_by_hand(tmp_path: Path, colour_encoder: Any) ->
         ranking.TASK.open_data(whole, RunOptions())
 
 
+def test_queries_of_the_same_landmark_depend_on_each_other(
+    tmp_path: Path, colour_encoder: Any
+) -> None:
+    folder = tmp_path / "roxford5k"
+    for name in "abcdpqrs":
+        save(folder / f"jpg/{name}.jpg", "red")
+    # Queries p and r share no positive, but q shares one with each; s shares only junk with them.
+    lists = {"p": ([0], [1], []), "q": ([1], [2], []), "r": ([2], [], []), "s": ([3], [], [0])}
+    truths = []
+    for easy, hard, junk in lists.values():
+        truths.append({"bbx": [0, 0, 4, 6], "easy": easy, "hard": hard, "junk": junk})
+    content = {"imlist": list("abcd"), "qimlist": list(lists), "gnd": truths}
+    (folder / "gnd_roxford5k.pkl").write_bytes(pickle.dumps(content))
+    found = measured(colour_encoder, "roxford5k", tmp_path)
+    assert found.samples["cluster"].tolist() == [0, 0, 0, 1]
+
+
 class _Command:
     """A value whose pickle runs a command when it is loaded."""
 
