@@ -522,7 +522,8 @@ def _read_lines(path: Path, n_lines_with_blanks: int | None = None) -> list[str]
 
     Args:
         path: The path of the file.
-        n_lines_with_blanks: A file with exactly so many lines may have blank lines.
+        n_lines_with_blanks: The number of lines of the only file that may have blank lines; None:
+            no file may have them.
 
     Raises:
         UsageError: If the file is empty, or if it has a blank line and another number of lines.

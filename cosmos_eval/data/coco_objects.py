@@ -144,9 +144,12 @@ def _read_instances(path: Path) -> _Instances:
 
 
 def _choose_objects(image: _Image, instances: Sequence[_Instance]) -> list[_Asked]:
-    """Return the objects of an image that are asked about, the dominant one first.
+    """Return the objects of an image that questions are about, the dominant one first.
 
-    Return none if the image has no dominant object or no small kind.
+    The largest object is dominant if it covers enough of the image. A category is small if all its
+    objects together cover a share of the image in `SMALL_RANGE`. The result is empty if the image
+    has no dominant object or no small category. Categories with a crowd, whose objects are not
+    annotated one by one, are left out.
 
     Args:
         image: The image.
@@ -155,24 +158,29 @@ def _choose_objects(image: _Image, instances: Sequence[_Instance]) -> list[_Aske
     if not instances:
         return []
     n_pixels = image.width * image.height
-    area_by_kind: defaultdict[int, float] = defaultdict(float)
+    area_by_category: defaultdict[int, float] = defaultdict(float)
     for instance in instances:
-        area_by_kind[instance.category_id] += instance.area / n_pixels
-    crowded_kinds = {instance.category_id for instance in instances if instance.iscrowd}
+        area_by_category[instance.category_id] += instance.area / n_pixels
+    crowded_categories = {instance.category_id for instance in instances if instance.iscrowd}
     largest = max(instances, key=attrgetter("area"))
     dominant_area = min(1.0, largest.area / n_pixels)
-    if dominant_area < LEAST_DOMINANT or largest.category_id in crowded_kinds:
+    if dominant_area < LEAST_DOMINANT or largest.category_id in crowded_categories:
         return []
 
-    asked = [(largest.category_id, AskedObject(DOMINANT, "kind", dominant_area, dominant_area))]
-    least, most = SMALL_RANGE
-    for kind, area in sorted(area_by_kind.items()):
-        if least <= area <= most and kind not in crowded_kinds:
-            asked.append((kind, AskedObject(SMALL, "kind", area, dominant_area)))
-    if len(asked) == 1:
+    least_area, most_area = SMALL_RANGE
+    small_objects: list[tuple[int, AskedObject]] = []
+    for category, area in sorted(area_by_category.items()):
+        if least_area <= area <= most_area and category not in crowded_categories:
+            small_objects.append((category, AskedObject(SMALL, "kind", area, dominant_area)))
+    if not small_objects:
         return []
-    present_kinds = frozenset(area_by_kind)
-    return [_Asked(image, kind, asked_object, present_kinds) for kind, asked_object in asked]
+
+    dominant_object = AskedObject(DOMINANT, "kind", dominant_area, dominant_area)
+    present_categories = frozenset(area_by_category)
+    chosen_objects = []
+    for category, asked_object in [(largest.category_id, dominant_object), *small_objects]:
+        chosen_objects.append(_Asked(image, category, asked_object, present_categories))
+    return chosen_objects
 
 
 def _pair_questions(entries: Sequence[_Asked]) -> dict[tuple[int, int], int]:

@@ -382,15 +382,20 @@ class _OrderedItems(EmbeddedMeasurement):
         return _cluster_items(self.data)
 
     def score(self, samples: Ints) -> types.Samples:
-        """Return which items (n,) are correct, and their clusters."""
+        """Return which items are correct, and the number of each item's cluster.
+
+        Args:
+            samples: The indices (n,) of the items.
+        """
         from cosmos_eval.embedding.embed import embed_texts
 
         items = selection_data.select_items(self.data, samples)
         images = sorted({image for sample in samples for image in self.images_of(sample)})
+        image_features = self.embeddings(images).features
         captions = embed_texts(self.encoder, items.captions, self.options)
-        score: Score = products(self.embeddings(images).features, captions.features)
+        score_pairs: Score = products(image_features, captions.features)
         return {
-            **_hits(self.protocol, items, score),
+            **_hits(self.protocol, items, score_pairs),
             CLUSTER: self.cluster_of_item[samples],
         }
 

@@ -110,7 +110,7 @@ def fit_ridge(
     def add_up(ranks: Sequence[int]) -> list[_Sums]:
         """Return the sums over the images of each of the processes."""
         size = options.distributed.world_size
-        return [_add_up(read(range(rank, n_images, size)), held_out) for rank in ranks]
+        return [_sum_over_images(read(range(rank, n_images, size)), held_out) for rank in ranks]
 
     processes = range(options.distributed.world_size)
     sums_of_processes = options.distributed.map_sharded(add_up, processes)
@@ -165,7 +165,9 @@ def fit_by_steps(
 class _Sums(NamedTuple):
     """Sums over training images. They are None if there are no images."""
 
+    # Over the images that candidates are fitted to.
     fit: Moments | None
+    # Over the images that decide between the candidates.
     held_out: Moments | None
     # The SHA-256 of each image, by its index.
     sha256_by_index: dict[int, bytes]
@@ -176,19 +178,31 @@ class _Sums(NamedTuple):
         return [sha256 for _, sha256 in sorted(self.sha256_by_index.items())]
 
 
-def _add_up(images: Iterable[PatchSamples], held_out: set[int]) -> _Sums:
-    """Return the sums over images. `held_out` are the indices of images for the second sum."""
-    moments: list[Moments | None] = [None, None]
+def _sum_over_images(images: Iterable[PatchSamples], held_out: set[int]) -> _Sums:
+    """Return the sums over training images, separately for those that are held out.
+
+    Args:
+        images: The patches of the images.
+        held_out: The indices of the images that are held out.
+    """
+    fit_moments: Moments | None = None
+    held_out_moments: Moments | None = None
     sha256_by_index = {}
     for patches in images:
         sha256_by_index[patches.image] = patches.sha256
-        place = int(patches.image in held_out)
-        sums = moments[place]
-        if sums is None:
-            sums = Moments(patches.features.shape[1], patches.target_sums.shape[1])
-            moments[place] = sums
-        sums.add(patches.features, patches.counts, patches.target_sums, patches.squares)
-    return _Sums(moments[0], moments[1], sha256_by_index)
+        if patches.image in held_out:
+            held_out_moments = _add_patches(held_out_moments, patches)
+        else:
+            fit_moments = _add_patches(fit_moments, patches)
+    return _Sums(fit_moments, held_out_moments, sha256_by_index)
+
+
+def _add_patches(moments: Moments | None, patches: PatchSamples) -> Moments:
+    """Add the patches of an image to sums, and return the sums. None: there are no sums yet."""
+    if moments is None:
+        moments = Moments(patches.features.shape[1], patches.target_sums.shape[1])
+    moments.add(patches.features, patches.counts, patches.target_sums, patches.squares)
+    return moments
 
 
 def _join(sums_of_processes: Sequence[_Sums], n_images: int) -> _Sums:
