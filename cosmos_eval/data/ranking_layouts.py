@@ -452,6 +452,50 @@ def _read_fashion_iq(paths: ListPaths, protocol: RankingProtocol) -> list[Listed
     return [ListedSearch("", tuple(gallery), queries)]
 
 
+class _UnedImage(_Record):
+    path: Key
+    class_id: int | list[int]  # queries of landmarks may show several
+
+    @property
+    def classes(self) -> list[int]:
+        """The classes of the image."""
+        return self.class_id if isinstance(self.class_id, list) else [self.class_id]
+
+
+def _read_uned(paths: ListPaths, protocol: RankingProtocol) -> list[ListedSearch]:
+    """Read the queries and the index of a domain of UnED, which have a class for every image.
+
+    Positives are the images of the index that share a class with the query. A domain without a file
+    of the index ranks the queries among each other, each without itself.
+    """
+    queries = [record for _, record in _parse_records(paths.queries, _UnedImage)]
+    index = queries
+    if paths.gallery is not None:
+        with report_faults_at(f"{paths.gallery}: "):
+            index = [record for _, record in _parse_records(paths.gallery, _UnedImage)]
+    names_by_class: dict[int, list[str]] = {}
+    for image in index:
+        for class_id in image.classes:
+            names_by_class.setdefault(class_id, []).append(image.path)
+
+    listed_queries = []
+    for query in queries:
+        positives: dict[str, None] = {}
+        for class_id in query.classes:
+            positives.update(dict.fromkeys(names_by_class.get(class_id, [])))
+        positives.pop(query.path, None)
+        listed_queries.append(
+            ListedQuery(
+                image=query.path,
+                text=None,
+                positives=tuple(positives),
+                junk=(query.path,) if paths.gallery is None else (),
+                cluster=f"class {query.classes[0]}",
+            )
+        )
+    return [ListedSearch("", tuple(image.path for image in index), listed_queries)]
+
+
 _READERS: Mapping[str, Callable[[ListPaths, RankingProtocol], list[ListedSearch]]] = {
     "queries": _read_queries,
     "captions": _read_captions,
@@ -459,4 +503,5 @@ _READERS: Mapping[str, Callable[[ListPaths, RankingProtocol], list[ListedSearch]
     "circo": _read_circo,
     "cirr": _read_cirr,
     "fashion-iq": _read_fashion_iq,
+    "uned": _read_uned,
 }

@@ -117,6 +117,18 @@ def average_precision_at(ranks: Ints, k: int) -> float:
     return float(precisions[ranks <= k].sum() / min(k, len(ranks)))
 
 
+def modified_precision_at(ranks: Ints, k: int) -> float:
+    """Return the fraction of positives among the first min(k, R) items, for R positives.
+
+    Its mean over queries is mMP@k of UnED (arXiv 2309.01858, universal_embedding/knn_utils.py of
+    github.com/nikosips/Universal-Image-Embeddings).
+
+    For example, the ranks [1, 3] have 1/2 for every k from 2 on: one of the first 2 items.
+    """
+    n_items = min(k, len(ranks))
+    return float(np.count_nonzero(ranks <= n_items) / n_items)
+
+
 def interpolated_average_precision(ranks: Ints) -> float:
     """Return the area under precision by recall, between positives by trapezoids.
 

@@ -1,8 +1,9 @@
 """Ranks of all positives of a query: by image, by text, or by an image and a text that changes it.
 
 A query may have several positives, as in ECCV Caption (Chun et al. 2022, arXiv 2204.03359),
-revisited Oxford and Paris (Radenovic et al. 2018, arXiv 1803.11285) and CIRCO (Baldrati et al.
-2023, arXiv 2303.15247). Every metric follows from the stored ranks.
+revisited Oxford and Paris (Radenovic et al. 2018, arXiv 1803.11285), CIRCO (Baldrati et al. 2023,
+arXiv 2303.15247) and UnED (Ypsilantis et al. 2023, arXiv 2309.01858). Every metric follows from the
+stored ranks.
 """
 
 from __future__ import annotations
@@ -136,6 +137,11 @@ def _precision_at(k: int, ranks: Ints) -> float:
     return stats.precision_at(ranks, k)
 
 
+def _modified_precision_at_5(ranks: Ints) -> float:
+    """Return the modified precision at 5 of a query."""
+    return stats.modified_precision_at(ranks, 5)
+
+
 def _metrics_of(direction: str) -> Iterator[Metric]:
     """Yield the metrics of a direction, in the order of tables."""
     values: list[tuple[str, QueryValue, bool]] = [
@@ -173,6 +179,8 @@ def _metrics_of_images() -> Iterator[Metric]:
         name = f"mP@10_{setup}"
         metric = QueryMetric(name, "", partial(_precision_at, 10), setup)
         yield Metric(name, metric.estimate, label=f"mP@10 {setup}")
+    metric = QueryMetric("mMP@5", "", _modified_precision_at_5)
+    yield Metric("mMP@5", metric.estimate, primary=True, headline=True)
 
 
 class Ranking(Task):

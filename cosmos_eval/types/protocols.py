@@ -44,13 +44,13 @@ Corruption = Literal[
 """The corruptions of ImageNet-C, in the order of its table (arXiv 1903.12261)."""
 SEVERITIES = (1, 2, 3, 4, 5)
 """The severities of each corruption."""
-RankingLayout = Literal["queries", "captions", "revisited", "circo", "cirr", "fashion-iq"]
+RankingLayout = Literal["queries", "captions", "revisited", "circo", "cirr", "fashion-iq", "uned"]
 """The form of the lists of queries and their positives (docs/data.md)."""
 # fmt: off
 RankingMetric = Literal[
     "mAP@R", "R-precision", "R@1", "R@5", "R@10", "R@50", "mAP@5", "mAP@10", "mAP@25", "mAP@50",
     "R_subset@1", "R_subset@2", "R_subset@3", "mAP_easy", "mAP_medium", "mAP_hard",
-    "mP@10_easy", "mP@10_medium", "mP@10_hard",
+    "mP@10_easy", "mP@10_medium", "mP@10_hard", "mMP@5",
 ]
 # fmt: on
 """A metric of ranked positives (docs/metrics.md)."""

@@ -69,6 +69,8 @@ def test_ranks_and_figures_are_those_of_plain_formulas(seed: int) -> None:
             expected = plain_average_precision(order, right, k)
             assert stats.average_precision_at(found.ranks, k) == pytest.approx(expected)
             assert stats.recall_at(found.ranks, k) == bool(right & set(order[:k]))
+            first = order[: min(k, len(right))]
+            assert stats.modified_precision_at(found.ranks, k) == np.isin(first, [*right]).mean()
         places = -np.arange(len(order))
         expected = average_precision_score(np.isin(order, [*right]), places)
         assert stats.average_precision_at(found.ranks, 30) == pytest.approx(expected)
@@ -160,6 +162,58 @@ def test_queries_of_the_same_landmark_depend_on_each_other(
     (folder / "gnd_roxford5k.pkl").write_bytes(pickle.dumps(content))
     found = measured(colour_encoder, "roxford5k", tmp_path)
     assert found.samples["cluster"].tolist() == [0, 0, 0, 1]
+
+
+UNED_CLASSES = {"red": 1, "orange": 1, "yellow": 1, "gold": 2, "lime": 2}
+
+
+def write_uned(root: Path, domain: str, **lists: dict[str, int | list[int]]) -> None:
+    """Write lists of classes by the names of colours, and an image for each colour."""
+    for split, classes in lists.items():
+        records = []
+        for colour, class_id in classes.items():
+            save(root / f"uned/images/{domain}/{split}/{colour}.png", colour)
+            path = f"{domain}/{split}/{colour}.png"
+            records.append({"path": path, "class_id": class_id, "other": "not read"})
+        list_path = root / f"uned/info_files/{domain}/{split}.json"
+        list_path.parent.mkdir(parents=True, exist_ok=True)
+        list_path.write_text(json.dumps(records))
+
+
+def test_uned_ranks_each_query_among_the_others(tmp_path: Path, colour_encoder: Any) -> None:
+    """Solved by hand from the cosines of the colours.
+
+    Red: orange .84, gold .76, yellow .71, lime 0. Orange: gold .99, yellow .98, red .84, lime .54.
+    Yellow: gold .997, orange .98, red and lime .71. Gold: yellow .997, orange .99, red .76, lime
+    .64. Lime: yellow .71, gold .64, orange .54, red 0.
+    """
+    write_uned(tmp_path, "cars", test=UNED_CLASSES)
+    found = measured(colour_encoder, "uned/cars", tmp_path)
+    # Yellow has the same score with red, its positive, and with lime, which counts as above it.
+    assert found.samples["rank"].tolist() == [1, 3, 2, 3, 2, 4, 4, 2]
+    # Of the first two items of red, orange and yellow, one is a positive; of the first of gold and
+    # of lime, none is.
+    assert found.metrics == pytest.approx({"R@1": 1 / 5, "mMP@5": (1 / 2 + 1 / 2 + 1 / 2) / 5})
+    assert found.samples["cluster"].tolist() == [0, 0, 0, 1, 1]
+
+
+def test_uned_ranks_queries_in_an_index(tmp_path: Path, colour_encoder: Any) -> None:
+    index = {"orange": 2, "gold": 3, "yellow": 1}
+    write_uned(tmp_path, "gldv2", test={"red": [1, 3]}, index=index)
+    found = measured(colour_encoder, "uned/gldv2", tmp_path)
+    assert found.samples["rank"].tolist() == [2, 3]
+    assert found.metrics == pytest.approx({"R@1": 0, "mMP@5": 1 / 2})
+
+
+def test_a_broken_list_of_uned_is_one_line(tmp_path: Path, colour_encoder: Any) -> None:
+    write_uned(tmp_path, "met", test={"red": 1}, index={"red": 2})
+    with pytest.raises(UsageError, match=r"test\.json: query 0 has no positives$"):
+        measured(colour_encoder, "uned/met", tmp_path)
+    path = tmp_path / "uned/info_files/met/index.json"
+    path.write_text(json.dumps([{"path": "met/index/red.png", "class_id": "art"}]))
+    with pytest.raises(UsageError, match=r"index\.json: .*class_id") as raised:
+        measured(colour_encoder, "uned/met", tmp_path)
+    assert "\n" not in str(raised.value)
 
 
 class _Command:
