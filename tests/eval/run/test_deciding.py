@@ -28,6 +28,18 @@ SELECTED = ("scenes-cls", "scenes-retrieval", "scenes-seg", "scenes-select")
 CLIP, COSMOS = "scenes-clip", "scenes-cosmos"
 
 
+def make_cache_without_embeddings(folder: Path) -> str:
+    """Make a cache with the same rendered scenes, and without embeddings.
+
+    Embeddings of other tests may be of other batches, which a CPU may round otherwise.
+    """
+    folder.mkdir()
+    for entry in Path(os.environ["COSMOS_EVAL_CACHE"]).iterdir():
+        if entry.name != "embeddings":
+            (folder / entry.name).symlink_to(entry)
+    return str(folder)
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Whole results of both models on the first scenes."""
@@ -35,10 +47,12 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     arguments = ["run", "--model", CLIP, "--model", COSMOS, "--limit", str(LIMIT)]
     for name in SELECTED:
         arguments += ["--dataset", name]
-    with pytest.raises(SystemExit) as ended:
-        main([*arguments, "--output", str(folder)])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COSMOS_EVAL_CACHE", make_cache_without_embeddings(folder / "cache"))
+        with pytest.raises(SystemExit) as ended:
+            main([*arguments, "--output", str(folder / "results")])
     assert not ended.value.code
-    return folder
+    return folder / "results"
 
 
 def result_of(folder: Path, model: str, dataset: str) -> Path:
@@ -139,12 +153,7 @@ def test_a_stopped_run_is_marked_never_ranked_and_never_compared(command, whole)
 def test_a_stopped_run_goes_on_to_the_bytes_of_one_that_never_stopped(
     command, whole, monkeypatch, tmp_path
 ):
-    # No embeddings yet, and the same rendered scenes.
-    (tmp_path / "cache").mkdir()
-    for folder in Path(os.environ["COSMOS_EVAL_CACHE"]).iterdir():
-        if folder.name != "embeddings":
-            (tmp_path / "cache" / folder.name).symlink_to(folder)
-    monkeypatch.setenv("COSMOS_EVAL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("COSMOS_EVAL_CACHE", make_cache_without_embeddings(tmp_path / "cache"))
     # Means over classes wait for 500 images, and there are fewer here.
     monkeypatch.setattr(decisions, "start_for_classes", lambda sizes, n_samples: 64)
     monkeypatch.setattr(decisions, "START", 64)
