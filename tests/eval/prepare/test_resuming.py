@@ -100,7 +100,7 @@ def test_a_broken_original_stops_and_is_named(many, damage, complaint):
 
 def test_contexts_originals_are_named_where_they_are_missing(voc2010, tmp_path):
     message = refusal("context", tmp_path)
-    assert f"{voc2010 / 'trainval_merged.json'} is missing; download: https://" in message
+    assert f"{voc2010 / 'trainval_merged.json'} is missing; from: https://" in message
     (voc2010 / "trainval").mkdir()
     assert "ImageSets/Main/train.txt is missing" in refusal("context", tmp_path)
     (voc2010 / "ImageSets/Main").mkdir(parents=True)
