@@ -185,14 +185,15 @@ def _split_rows(table: Table, layout: _Layout, *, has_notes: bool) -> Iterator[T
     for row_height in row_heights:
         heights_above.append(heights_above[-1] + row_height)
     table_height = heights_above[-1]
-    page_height = _page_height(table, layout)
+    # The last row of a page may begin just above the height of the page: it needs room as well.
+    page_height = _page_height(table, layout) - max(row_heights)
     n_other_pages = max(1, ceil(table_height / page_height)) - 1
 
     # All pages are equally high, unless the notes need more. The first page is then filled, and has
     # a row in any case.
     first_height = other_height = table_height / (n_other_pages + 1)
     if heights_above[0] > first_height:
-        first_height = max(page_height - max(row_heights), heights_above[1])
+        first_height = max(page_height, heights_above[1])
         n_other_pages = max(1, ceil((table_height - first_height) / page_height))
         other_height = (table_height - first_height) / n_other_pages
 

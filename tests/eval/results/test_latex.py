@@ -25,6 +25,7 @@ from cosmos_eval.results.comparison_table import comparison_table
 from cosmos_eval.results.latex import to_latex
 from cosmos_eval.results.leaderboard.entries import entries_of, entries_of_rows, published_beside
 from cosmos_eval.results.leaderboard.suite import suite_score
+from cosmos_eval.results.leaderboard.task_tables import headline_entries
 from cosmos_eval.results.leaderboard.writers import Leaderboard, to_tex
 from cosmos_eval.results.sides import read_comparison
 from cosmos_eval.results.store import result_paths
@@ -270,7 +271,7 @@ def test_a_paper_of_two_columns_with_tables_and_a_figure_compiles_and_fits(
 ):
     results = read_checked(result_paths(RESULTS))
     measured = entries_of(results)
-    all_entries = [*measured, *published_beside(measured)]
+    all_entries = headline_entries([*measured, *published_beside(measured)])
     file = tmp_path / "two.yaml"
     file.write_text(SUITE)
     suite = suite_score(read_score(str(file)), measured)
