@@ -199,7 +199,7 @@ def test_suites_fit_one_screen_and_agree_with_the_full_list(command, monkeypatch
         assert row["tasks"] == full["tasks"]
         assert (row["models"] or "--model") == full["models"]
         assert bool(row["mean of"]) == (full["score"] != "none")
-        metrics = re.findall(r"(\w+) \(", full["score"])
+        metrics = re.findall(r"([\w@]+) \(", full["score"])
         if full["score"].startswith("harmonic mean of"):
             assert row["mean of"] == "harmonic mean"
         elif row["mean of"].endswith(", ..."):
