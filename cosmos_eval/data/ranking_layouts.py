@@ -454,7 +454,8 @@ def _read_fashion_iq(paths: ListPaths, protocol: RankingProtocol) -> list[Listed
 
 class _UnedImage(_Record):
     path: Key
-    class_id: int | list[int]  # queries of landmarks may show several
+    # Queries of landmarks may show several classes.
+    class_id: int | Annotated[list[int], pydantic.Field(min_length=1)]
 
     @property
     def classes(self) -> list[int]:

@@ -210,10 +210,11 @@ def test_a_broken_list_of_uned_is_one_line(tmp_path: Path, colour_encoder: Any) 
     with pytest.raises(UsageError, match=r"test\.json: query 0 has no positives$"):
         measured(colour_encoder, "uned/met", tmp_path)
     path = tmp_path / "uned/info_files/met/index.json"
-    path.write_text(json.dumps([{"path": "met/index/red.png", "class_id": "art"}]))
-    with pytest.raises(UsageError, match=r"index\.json: .*class_id") as raised:
-        measured(colour_encoder, "uned/met", tmp_path)
-    assert "\n" not in str(raised.value)
+    for class_id in ("art", []):
+        path.write_text(json.dumps([{"path": "met/index/red.png", "class_id": class_id}]))
+        with pytest.raises(UsageError, match=r"index\.json: .*class_id") as raised:
+            measured(colour_encoder, "uned/met", tmp_path)
+        assert "\n" not in str(raised.value)
 
 
 class _Command:
