@@ -32,6 +32,7 @@ from cosmos_core.data.scenes import TRAIN, VALIDATION, VERSION_2
 from cosmos_core.data.scenes.layouts import write_layouts
 from cosmos_core.engine.loggers import LOG
 from cosmos_core.engine.snapshot import CHECKPOINT, Snapshots
+from cosmos_core.model.checkpoint import SNAPSHOTS
 from cosmos_core.recipes import RECIPES
 from cosmos_core.recipes.scenes import TRAIN_SCENES
 from cosmos_eval import read_results
@@ -259,6 +260,7 @@ def work(output: Path, list_jobs: Callable[[], Sequence[Job]]) -> None:
                 print(jobs[0].name, flush=True)
                 train(jobs[0], output, log)
                 measure(jobs[0], output, log)
+                remove_snapshots(jobs[0], output)
 
 
 @contextmanager
@@ -323,8 +325,15 @@ def describe_validation_sets(folder: Path) -> None:
         (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
 
 
-def train(job: Job, output: Path, log: Any) -> None:
-    """Train a model, from its newest snapshot if there is one."""
+def train(job: Job, output: Path, log: Any, start: Path | None = None) -> None:
+    """Train a model, from its newest snapshot if there is one.
+
+    Args:
+        job: The training.
+        output: The folder of the trainings and scenes.
+        log: The file that the output is written to.
+        start: A snapshot of another training, which this one branches from.
+    """
     folder = output / job.name / "run"
     if is_trained(folder / CHECKPOINT, job):
         return
@@ -336,11 +345,17 @@ def train(job: Job, output: Path, log: Any) -> None:
     else:
         # A training that was killed before its first snapshot starts again.
         shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
+        folder.mkdir(parents=True)
         scenes = training_scenes(output)
         (folder / scenes.name).symlink_to(scenes.resolve())
+        if start is not None:
+            command += ["--from", os.path.relpath(start)]
     run(command, log)
-    shutil.rmtree(folder / "snapshots", ignore_errors=True)
+
+
+def remove_snapshots(job: Job, output: Path) -> None:
+    """Remove the snapshots of a training, which are not needed once it is measured."""
+    shutil.rmtree(output / job.name / "run" / SNAPSHOTS, ignore_errors=True)
 
 
 def measure(job: Job, output: Path, log: Any) -> None:
