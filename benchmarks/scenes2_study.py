@@ -60,6 +60,9 @@ METHODS: dict[str, tuple[str, ...]] = {
 # The steps with which a method has the FLOPs of COSMOS; a test counts them.
 EQUAL_COMPUTE_STEPS = {"CLIP": 9_780, "multi-view CLIP": 3_631}
 LEARNING_RATES = ("0.0005", "0.001", "0.002")
+# Tried by methods whose best learning rate is the largest one so far, so that the best one lies
+# between two worse ones.
+LARGER_LEARNING_RATES = ("0.004", "0.008")
 SEEDS = range(8)
 TUNING_SEED = 100  # differs from the seeds of the study, so that no seed of it was tuned
 TEST_SETS = (
@@ -162,13 +165,28 @@ def recipe_steps() -> int:
 
 
 def tuning_jobs() -> list[Job]:
-    """Return the trainings that choose learning rates."""
+    """Return the trainings that choose learning rates, as far as measured ones decide them."""
     steps = recipe_steps()
+    rates_by_method = {method: learning_rates_to_try(method) for method in METHODS}
     jobs = []
-    for learning_rate in LEARNING_RATES:
-        for method in METHODS:
-            jobs.append(Job(method, method, learning_rate, TUNING_SEED, steps))
+    for learning_rate in (*LEARNING_RATES, *LARGER_LEARNING_RATES):
+        for method, rates in rates_by_method.items():
+            if learning_rate in rates:
+                jobs.append(Job(method, method, learning_rate, TUNING_SEED, steps))
     return jobs
+
+
+def learning_rates_to_try(method: str) -> list[str]:
+    """Return the learning rates of a method: the usual ones, and larger ones while these are best.
+
+    Before a learning rate is measured, larger ones are not among them.
+    """
+    rates = [*LEARNING_RATES]
+    for larger_rate in LARGER_LEARNING_RATES:
+        if best_learning_rate(method, rates) != rates[-1]:
+            break
+        rates.append(larger_rate)
+    return rates
 
 
 def study_jobs(learning_rates: dict[str, str]) -> list[Job]:
@@ -200,16 +218,21 @@ def choose_learning_rates() -> dict[str, str] | None:
 
 
 def choose_learning_rate(method: str) -> str | None:
-    """Return the learning rate of a method with the best score, or None before all are measured.
+    """Return the learning rate of a method with the best score, or None before all are measured."""
+    return best_learning_rate(method, learning_rates_to_try(method))
 
-    Of equal scores, the first in the order of LEARNING_RATES is taken.
+
+def best_learning_rate(method: str, learning_rates: Sequence[str]) -> str | None:
+    """Return the one of some learning rates with the best score, or None if one is not measured.
+
+    Of equal scores, the first is taken.
     """
     scores: dict[str, float] = {}
-    for job in tuning_jobs():
-        if job.method == method:
-            if not is_measured(job):
-                return None
-            scores[job.learning_rate] = validation_score(job.results_folder)
+    for learning_rate in learning_rates:
+        job = Job(method, method, learning_rate, TUNING_SEED, recipe_steps())
+        if not is_measured(job):
+            return None
+        scores[learning_rate] = validation_score(job.results_folder)
     return max(scores, key=scores.__getitem__)
 
 

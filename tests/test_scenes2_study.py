@@ -62,7 +62,7 @@ def test_trainings_differ_in_method_rate_steps_and_seed_alone(study):
     rates = dict.fromkeys(study.METHODS, "0.001")
     jobs = study.study_jobs(rates)
     assert len(jobs) == 8 * (8 + 2)
-    assert len({job.name for job in [*jobs, *study.tuning_jobs()]}) == 80 + 24
+    assert len({job.name for job in jobs}) == 80
     assert study.TUNING_SEED not in {job.seed for job in jobs}
     configs = [override(RECIPES[study.RECIPE](), job.settings) for job in jobs]
     first = configs[0]
@@ -93,20 +93,58 @@ def test_the_family_names_every_training(study):
     assert stated == groups
 
 
-def test_the_best_learning_rate_is_chosen_once_all_are_measured(study, monkeypatch):
+@pytest.fixture
+def scores(study, monkeypatch):
+    """The score of each measured training by method and learning rate, which tests change."""
     scores = {}
-    for job in study.tuning_jobs():
-        scores[job.results_folder] = 0.5
-        if (job.method, job.learning_rate) in (("CLIP", "0.002"), ("SLIP", "0.0005")):
-            scores[job.results_folder] = 0.6
-    monkeypatch.setattr(study, "validation_score", scores.__getitem__)
-    monkeypatch.setattr(study, "is_measured", lambda job: job.name != "cosmos-lr-0.002")
+    for method in study.METHODS:
+        scores |= {(method, "0.0005"): 0.5, (method, "0.001"): 0.6, (method, "0.002"): 0.5}
+
+    def is_measured(job):
+        return job.is_tuning and (job.method, job.learning_rate) in scores
+
+    def validation_score(folder):
+        for method, learning_rate in scores:
+            job = study.Job(method, method, learning_rate, study.TUNING_SEED, 2_500)
+            if job.results_folder == folder:
+                return scores[method, learning_rate]
+        raise AssertionError(folder)
+
+    monkeypatch.setattr(study, "is_measured", is_measured)
+    monkeypatch.setattr(study, "validation_score", validation_score)
+    return scores
+
+
+def test_the_best_learning_rate_is_chosen_once_all_are_measured(study, scores):
+    scores["SLIP", "0.0005"] = 0.6  # equal to that of 0.001
+    del scores["COSMOS", "0.002"]
     assert study.choose_learning_rates() is None
     assert study.possible_jobs() == study.tuning_jobs()
-    monkeypatch.setattr(study, "is_measured", lambda job: job.is_tuning)
+    assert len({job.name for job in study.tuning_jobs()}) == 8 * 3
+    scores["COSMOS", "0.002"] = 0.5
     chosen = study.choose_learning_rates()
-    assert (chosen["CLIP"], chosen["SLIP"], chosen["COSMOS"]) == ("0.002", "0.0005", "0.0005")
+    assert chosen == dict.fromkeys(study.METHODS, "0.001") | {"SLIP": "0.0005"}
     assert study.possible_jobs() == study.study_jobs(chosen)
+
+
+def test_larger_learning_rates_are_tried_while_the_largest_is_best(study, scores):
+    scores["FLAIR", "0.002"] = scores["COSMOS", "0.002"] = 0.7
+    larger = [job.name for job in study.tuning_jobs() if not study.is_measured(job)]
+    assert larger == ["flair-lr-0.004", "cosmos-lr-0.004"]
+    assert study.choose_learning_rate("COSMOS") is None
+    scores["FLAIR", "0.004"], scores["COSMOS", "0.004"] = 0.6, 0.8
+    assert study.choose_learning_rate("FLAIR") == "0.002"
+    larger = [job.name for job in study.tuning_jobs() if not study.is_measured(job)]
+    assert larger == ["cosmos-lr-0.008"]
+    scores["COSMOS", "0.008"] = 0.9
+    assert study.choose_learning_rate("COSMOS") == "0.008"
+
+
+def test_the_stored_trainings_decide_every_learning_rate_between_two_worse_ones(study):
+    for method in study.METHODS:
+        chosen = study.choose_learning_rate(method)
+        if chosen is not None:
+            assert study.LEARNING_RATES[0] < chosen < study.LARGER_LEARNING_RATES[-1]
 
 
 def test_hours_of_methods_that_have_no_finished_training_are_not_stated_as_zero(
