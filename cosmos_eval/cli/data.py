@@ -170,7 +170,12 @@ def _range_text(ends: tuple[int, int] | None) -> str | None:
 
 @data.command(cls=options.Command)
 def prepare(
-    name: Annotated[str, Argument(help="coco_object, coco_stuff, cityscapes, context, imagenet.")],
+    name: Annotated[
+        str,
+        Argument(
+            help="coco_object, coco_stuff, cityscapes, context, context459, ade20k_847, imagenet."
+        ),
+    ],
     data_root: options.DataRoot = None,
     format: options.Format = "table",
 ) -> None:
