@@ -90,7 +90,7 @@ def main(*, all_captions: bool) -> None:
     """Print a table of the recall that each sum of cosines gives.
 
     Args:
-        all_captions: Whether all five captions of a scene are texts, or only the joined one.
+        all_captions: True if all five captions of a scene are texts, False for the joined one.
     """
     encoder = cosmos.load(parse_model_spec("scenes-cosmos"), "cpu", "fp32")
     images: list[Tensor] = []
