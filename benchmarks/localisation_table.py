@@ -3,11 +3,11 @@ benchmarks/study/maps.md.
 
 The table of scenes-loc has a row for each size of things and metric, and a column for each model
 and kind of map. Values are percent, or a ratio, with 95% intervals. `--forms` prints the table of
-scenes-seg by the form of the last block, with the paired difference. `--trainings FOLDER` prints
-that of several trainings, such as benchmarks/study/trainings: the difference is paired by training,
-and its interval covers seeds and images. All these follow from stored results. `--train N` measures
-scenes-cosmos on N scenes of the training split that follow those it was trained on: the usual kind
-of map was chosen by these.
+scenes-seg by the form of the last block, with the paired difference. `--trainings FOLDER` prints a
+table of several trainings, such as benchmarks/study/trainings. Its differences are paired by
+training, and their intervals cover seeds and images. All these tables follow from stored results.
+`--train N` measures scenes-cosmos on N scenes of the training split that follow the scenes it was
+trained on. The usual kind of map was chosen by them.
 """
 
 from __future__ import annotations
@@ -83,11 +83,11 @@ TRAINING_METRICS = {
 
 
 class ComparedForms(NamedTuple):
-    """What trainings are compared by: a form of attention, or a protocol of localisation."""
+    """Two forms of attention, or two protocols of localisation, that trainings are compared by."""
 
-    # By the features of patches as they are.
+    # It takes the features of patches as they are.
     patches: str
-    # By the values of the cross-attention.
+    # It takes the values of the cross-attention.
     values: str
 
 
@@ -238,7 +238,7 @@ def training_rows(dataset: str, results_by_form: ResultsByForm) -> Iterator[list
 
 
 def paired_cells(moments: Moments, n_seeds: int) -> list[str]:
-    """Return the cells of a metric: both means, their difference, and that of each training.
+    """Return the cells of a metric: both means, their difference, and each training's difference.
 
     Args:
         moments: The metric of each training by patches, and then of each by values, as fractions.
