@@ -175,8 +175,7 @@ def _expand(comparisons: list[Comparison], *, is_equivalence: bool) -> Iterator[
     for comparison in comparisons:
         for b in comparison.b:
             for metric in comparison.metrics:
-                sides = Side(comparison.a, metric), Side(b, metric)
-                yield PlannedTest(*sides, is_equivalence)
+                yield PlannedTest(Side(comparison.a, metric), Side(b, metric), is_equivalence)
 
 
 def read_family(path: Path) -> Family:

@@ -198,6 +198,14 @@ def first_result_time(results: SideResults) -> datetime:
     return datetime.fromisoformat(min(times))
 
 
+class TrainingMoments(NamedTuple):
+    """The values of a metric of all trainings, and their covariance over images."""
+
+    # The index of each training among the values, by its side of tests and its seed.
+    positions: dict[tuple[Side, int], int]
+    moments: groups.Moments
+
+
 class StudyTests:
     """The values of all metrics of a study, and the tests on them."""
 
@@ -213,8 +221,7 @@ class StudyTests:
             raise UsageError(f"{missing[0]}{more}: --interim prints means and counts of the others")
         self.family = family
         self.results = results
-        self._moments: dict[tuple[str, ...], tuple[dict[tuple[Side, int], int], groups.Moments]]
-        self._moments = {}
+        self._moments: dict[tuple[str, ...], TrainingMoments] = {}  # by the titles of the metrics
 
     def outcomes(self, without_seeds: Collection[int] = ()) -> list[Outcome]:
         """Return the outcomes of all tests, in the order of the family.
@@ -239,7 +246,8 @@ class StudyTests:
 
     def _outcome(self, test: PlannedTest, without_seeds: Collection[int]) -> Outcome:
         """Return the outcome of a test, without Holm's correction."""
-        positions, moments = self._moments_of(test)
+        training_moments = self._moments_of(test)
+        positions, moments = training_moments.positions, training_moments.moments
         indices = []
         for side in (test.a, test.b):
             seeds = [seed for seed in self.results[side] if seed not in without_seeds]
@@ -278,26 +286,24 @@ class StudyTests:
         results = list(self.results[side].values())
         return metric_of(results[0].row.task, metric.metric).factor
 
-    def _moments_of(self, test: PlannedTest) -> tuple[dict[tuple[Side, int], int], groups.Moments]:
+    def _moments_of(self, test: PlannedTest) -> TrainingMoments:
         """Return the values of a test's metrics of all trainings, and their covariance by images.
 
-        Returns:
-            The positions of the trainings among the values, by side and seed; and the values with
-            their covariance. Trainings of all methods are computed once per metric.
+        They are computed for all methods at once, and once for each metric.
         """
         titles = tuple(dict.fromkeys([test.a.metric, test.b.metric]))
         if titles not in self._moments:
-            keys, measurements = [], []
+            positions: dict[tuple[Side, int], int] = {}
+            measurements: list[Measurement] = []
             for side, results_by_seed in self.results.items():
                 if side.metric not in titles:
                     continue
                 for seed, result in results_by_seed.items():
-                    keys.append((side, seed))
+                    positions[side, seed] = len(measurements)
                     measurements.append(measurement_of(result.row, read_samples(result.path)))
             name = self.family.metrics[test.a.metric].metric
             moments = _estimate_moments(measurements, name, titles[0])
-            positions = {key: position for position, key in enumerate(keys)}
-            self._moments[titles] = positions, moments
+            self._moments[titles] = TrainingMoments(positions, moments)
         return self._moments[titles]
 
 

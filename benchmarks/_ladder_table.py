@@ -112,11 +112,12 @@ def read_ladder(trainings: Sequence[RungTrainings], seeds: Sequence[int]) -> Lad
             paths += result_paths(folder)
     results = results_by_side(family, read_stored(paths))
     rungs = [rung_trainings.rung for rung_trainings in trainings]
-    complete = {rung.name: sorted(complete_seeds(rung.name, results)) for rung in rungs}
+    seeds_by_rung = {rung.name: sorted(complete_seeds(rung.name, results)) for rung in rungs}
     complete_results = {}
     for side, results_by_seed in results.items():
-        complete_results[side] = {seed: results_by_seed[seed] for seed in complete[side.method]}
-    return Ladder(rungs, family, complete_results, complete, paper_figures(rungs))
+        rung_seeds = seeds_by_rung[side.method]
+        complete_results[side] = {seed: results_by_seed[seed] for seed in rung_seeds}
+    return Ladder(rungs, family, complete_results, seeds_by_rung, paper_figures(rungs))
 
 
 def _ladder_family(trainings: Sequence[RungTrainings], seeds: Sequence[int]) -> Family:
@@ -128,8 +129,9 @@ def _ladder_family(trainings: Sequence[RungTrainings], seeds: Sequence[int]) -> 
     """
     study = read_family(FAMILY)
     methods = {}
-    for rung, group, _ in trainings:
-        methods[rung.name] = Trainings(group=group or "unknown", seeds=[*seeds])
+    for rung_trainings in trainings:
+        group = rung_trainings.group or "unknown"
+        methods[rung_trainings.rung.name] = Trainings(group=group, seeds=[*seeds])
     names = [*methods]
     differences = []
     for lower, upper in pairwise(names):
@@ -287,8 +289,13 @@ def mean_text(values: Sequence[float]) -> str:
 def _flops_text(ladder: Ladder, rung: Rung) -> str:
     """Return the mean TFLOPs of the trainings of a rung; empty if they are unknown."""
     results = ladder.results[Side(rung.name, METRICS[0])].values()
-    flops = [training_of(result.row).get("flops") for result in results]
-    return f"{mean(flops) / 1e12:.0f}" if flops and None not in flops else ""
+    flops: list[float] = []
+    for result in results:
+        training_flops = training_of(result.row).get("flops")
+        if training_flops is None:
+            return ""
+        flops.append(training_flops)
+    return f"{mean(flops) / 1e12:.0f}" if flops else ""
 
 
 def steps_table(ladder: Ladder, steps: Steps) -> str:
@@ -309,12 +316,13 @@ def steps_table(ladder: Ladder, steps: Steps) -> str:
 
 
 def _step_cells(step: Step | None, side: Side, ladder: Ladder) -> list[str]:
-    """Return the cells of a step: the difference, and for R@1 the paper's and the signs."""
+    """Return the cells of a step: the difference, and for R@1 the paper's and its sign."""
     text = f"{step.difference:+.1f} [{step.low:+.1f}, {step.high:+.1f}]" if step else ""
     if side.metric not in PAPER_METRICS:
         return [text]
-    of_paper = paper_step(ladder, side)
-    return [text, f"{of_paper:+.1f}", step.sign_text(of_paper) if step else ""]
+    paper_difference = paper_step(ladder, side)
+    sign_text = step.sign_text(paper_difference) if step else ""
+    return [text, f"{paper_difference:+.1f}", sign_text]
 
 
 def notes(ladder: Ladder, seeds: Sequence[int], learning_rate_note: str) -> Iterator[str]:

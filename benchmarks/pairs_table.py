@@ -1,7 +1,7 @@
 """`python benchmarks/pairs_table.py [RESULTS]`: docs/pair-scores.md's table of the embedded scenes.
 
-A row a data set and metric, percent: by products of features, by scores of pairs, and the paired
-difference with its 95% interval; from stored results alone.
+It has a row for each data set and metric, in percent: by products of features, by scores of pairs,
+and the paired difference with its 95% interval. All follows from stored results.
 """
 
 from __future__ import annotations
@@ -14,24 +14,35 @@ from cosmos_eval.results.store import read_samples, read_stored
 from cosmos_eval.results.text import percent
 
 MODEL = "scenes-cosmos"
-SETS = ("scenes-retrieval", "scenes-retrieval-small", "scenes-select")
+DATASETS = ("scenes-retrieval", "scenes-retrieval-small", "scenes-select")
 
 
-def table(results: str) -> str:
-    """The table in Markdown."""
-    stems = (Path(results, f"{MODEL}__{name}__scenes") for name in SETS)
-    files = [[Path(f"{stem}{suffix}.json") for suffix in ("-pairs", "")] for stem in stems]
-    pairs = [(a, b) for a, b in map(read_stored, files)]
+def pairs_table(results: str) -> str:
+    """Return the table in Markdown.
+
+    Args:
+        results: The folder of the results.
+    """
+    compared_results = []
+    for dataset in DATASETS:
+        by_pairs = Path(results, f"{MODEL}__{dataset}__scenes-pairs.json")
+        by_features = Path(results, f"{MODEL}__{dataset}__scenes.json")
+        a, b = read_stored([by_pairs, by_features])
+        compared_results.append((a, b))
     lines = ["| | by features | by pairs | difference |", "| --- | --: | --: | --: |"]
-    for test in compare(pairs, read_samples).tests:
-        if test.metric_record.primary:
-            found, interval = test.difference, test.difference.interval()
-            low, high, change = (100 * value for value in (*interval[:2], found.difference))
-            title = f"{test.dataset}: {test.metric.replace('_', ' ')}"
-            both = f"{percent(found.b)} | {percent(found.a)}"
-            lines.append(f"| {title} | {both} | {change:+.1f} [{low:+.1f}, {high:+.1f}] |")
+    for test in compare(compared_results, read_samples).tests:
+        if not test.metric_record.primary:
+            continue
+        difference = test.difference
+        interval = difference.interval()
+        title = f"{test.dataset}: {test.metric.replace('_', ' ')}"
+        change = (
+            f"{100 * difference.difference:+.1f} "
+            f"[{100 * interval.low:+.1f}, {100 * interval.high:+.1f}]"
+        )
+        lines.append(f"| {title} | {percent(difference.b)} | {percent(difference.a)} | {change} |")
     return "\n".join(lines)
 
 
 if __name__ == "__main__":
-    print(table(*(sys.argv[1:] or ["results"])))
+    print(pairs_table(*(sys.argv[1:] or ["results"])))

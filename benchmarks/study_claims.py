@@ -125,7 +125,7 @@ def tables(family: Family, outcomes: Sequence[Outcome], condition: str) -> Itera
     Args:
         family: The family of the tests.
         outcomes: The outcomes of the tests.
-        condition: What the titles of the sections end with, such as " without seed 0".
+        condition: The end of the titles of the sections, such as " without seed 0".
     """
     differences = [outcome for outcome in outcomes if not outcome.test.is_equivalence]
     equivalences = [outcome for outcome in outcomes if outcome.test.is_equivalence]
@@ -138,19 +138,21 @@ def tables(family: Family, outcomes: Sequence[Outcome], condition: str) -> Itera
         yield _table(family, equivalences, f"A - B [{100 - 2 * level:g}%]", title).rstrip()
 
 
-def _table(family: Family, outcomes: Sequence[Outcome], interval_title: str, shown: str) -> str:
+def _table(
+    family: Family, outcomes: Sequence[Outcome], interval_title: str, shown_title: str
+) -> str:
     """Return a table of tests in Markdown.
 
     Args:
         family: The family of the tests.
         outcomes: The outcomes of the tests.
         interval_title: The title of the column with the difference and its interval.
-        shown: The title of the column that says what the tests show.
+        shown_title: The title of the column that says what the tests show.
     """
     header = [
         "comparison",
         "metric",
-        shown,
+        shown_title,
         "k",
         "A",
         "B",
@@ -160,24 +162,25 @@ def _table(family: Family, outcomes: Sequence[Outcome], interval_title: str, sho
         "least possible",
         "p (Holm)",
     ]
-    rows = []
-    for outcome in outcomes:
-        rows.append(
-            [
-                outcome.test.comparison,
-                outcome.test.a.metric,
-                _shown(family, outcome),
-                f"{outcome.n_a} / {outcome.n_b}",
-                f"{outcome.a:.1f}",
-                f"{outcome.b:.1f}",
-                f"{outcome.difference:+.1f} [{outcome.low:+.1f}, {outcome.high:+.1f}]",
-                p_value_text(outcome.p_model),
-                p_value_text(outcome.p_exact),
-                p_value_text(outcome.least_p_exact),
-                p_value_text(outcome.p_holm),
-            ]
-        )
+    rows = [_table_row(family, outcome) for outcome in outcomes]
     return markdown_table(header, rows, n_text_columns=3)
+
+
+def _table_row(family: Family, outcome: Outcome) -> list[str]:
+    """Return the cells of a test in the table of `_table`."""
+    return [
+        outcome.test.comparison,
+        outcome.test.a.metric,
+        _shown(family, outcome),
+        f"{outcome.n_a} / {outcome.n_b}",
+        f"{outcome.a:.1f}",
+        f"{outcome.b:.1f}",
+        f"{outcome.difference:+.1f} [{outcome.low:+.1f}, {outcome.high:+.1f}]",
+        p_value_text(outcome.p_model),
+        p_value_text(outcome.p_exact),
+        p_value_text(outcome.least_p_exact),
+        p_value_text(outcome.p_holm),
+    ]
 
 
 def _shown(family: Family, outcome: Outcome) -> str:

@@ -20,14 +20,14 @@ SPEC = importlib.util.spec_from_file_location("scenes_study", SCRIPT)
 study = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(study)
 
-SMALL = study.Study("debug", {"CLIP": 2, "COSMOS": 1}, trials=2, equal_compute=False)
+SMALL = study.Study("debug", {"CLIP": 2, "COSMOS": 1}, n_trials=2, has_equal_compute=False)
 NOTHING = study.read_runs(Path("nowhere"))
 
 
 def rows(job, values, sha="0"):
     """The rows of runs.csv of a training, with these values of its metrics."""
     pairs = zip(job.metrics, values, strict=True)
-    common = {"variant": job.row, "seed": job.config.seed, "weights_sha256": sha}
+    common = {"variant": job.title, "seed": job.config.seed, "weights_sha256": sha}
     common |= {"command": job.command, "identity": job.identity}
     common |= {"samples_seen": 100, "seconds": 50.0}
     return [{**common, "dataset": d, "metric": m, "value": value} for (d, m), value in pairs]
@@ -37,8 +37,8 @@ def frame(*groups):
     return pd.DataFrame([row for group in groups for row in group])
 
 
-def jobs_of(row, runs=NOTHING, plan=SMALL, *, trial=False):
-    return [job for job in study.plan(plan, runs) if (job.row, job.trial) == (row, trial)]
+def jobs_of(title, runs=NOTHING, plan=SMALL, *, is_trial=False):
+    return [job for job in study.plan(plan, runs) if (job.title, job.is_trial) == (title, is_trial)]
 
 
 # R@1 of both directions, acc1 and mIoU. By tasks the first has 0.3, the second 0.8 / 3; by metrics
@@ -47,7 +47,7 @@ BETTER, WORSE = (0.2, 0.4, 0.1, 0.5), (0.6, 0.6, 0.1, 0.1)
 
 
 def test_settings_are_chosen_by_the_mean_over_tasks_once_all_trials_are_there():
-    first, second = jobs_of("CLIP", trial=True)
+    first, second = jobs_of("CLIP", is_trial=True)
     assert study.score(first, frame(rows(first, BETTER))) == pytest.approx(0.3)
     assert study.score(second, frame(rows(second, WORSE))) == pytest.approx(0.8 / 3)
     assert study.choose([first, second], frame(rows(first, WORSE), rows(second, BETTER))) == 1
@@ -58,11 +58,11 @@ def test_settings_are_chosen_by_the_mean_over_tasks_once_all_trials_are_there():
 
 
 def test_full_trainings_wait_for_the_settings_of_their_method():
-    first, second = jobs_of("CLIP", trial=True)
+    first, second = jobs_of("CLIP", is_trial=True)
     runs = frame(rows(first, WORSE), rows(second, BETTER))
     plan = study.plan(SMALL, runs)
-    assert [job.row for job in plan] == [*["CLIP", "COSMOS"] * 2, "CLIP", "COSMOS", "CLIP"]
-    assert [job.ready for job in plan if not job.trial] == [True, False, True]
+    assert [job.title for job in plan] == [*["CLIP", "COSMOS"] * 2, "CLIP", "COSMOS", "CLIP"]
+    assert [job.is_ready for job in plan if not job.is_trial] == [True, False, True]
     full = jobs_of("CLIP", runs)
     assert [job.config.seed for job in full] == [0, 1]
     for job in full:
@@ -71,10 +71,10 @@ def test_full_trainings_wait_for_the_settings_of_their_method():
 
 
 def test_every_method_has_as_many_short_trainings_of_one_seed_on_as_many_samples():
-    plan = study.Study("scenes_cosmos", dict.fromkeys(study.VARIANTS, 1), 3, equal_compute=True)
+    plan = study.Study("scenes_cosmos", dict.fromkeys(study.VARIANTS, 1), 3, has_equal_compute=True)
     settings = {}
     for row in study.VARIANTS:
-        trials = jobs_of(row, plan=plan, trial=True)
+        trials = jobs_of(row, plan=plan, is_trial=True)
         assert len({job.identity for job in trials}) == 3
         for config in (job.config for job in trials):
             assert config.seed == 0
@@ -86,14 +86,14 @@ def test_every_method_has_as_many_short_trainings_of_one_seed_on_as_many_samples
 
 
 def test_bundled_models_are_seed_0_where_their_settings_are_chosen():
-    plan = study.Study("scenes_cosmos", {"CLIP": 1, "COSMOS": 1}, 2, equal_compute=True)
+    plan = study.Study("scenes_cosmos", {"CLIP": 1, "COSMOS": 1}, 2, has_equal_compute=True)
     small, large = (32, 0), (64, 1)
     for row, (_, number), name in (
         ("COSMOS", small, "scenes-cosmos"),
         ("CLIP", large, "scenes-clip"),
         ("CLIP, equal compute", large, "scenes-clip-long"),
     ):
-        trials = jobs_of(row.partition(",")[0], plan=plan, trial=True)
+        trials = jobs_of(row.partition(",")[0], plan=plan, is_trial=True)
         values = [BETTER if i == number else WORSE for i in range(2)]
         runs = frame(*(rows(job, value) for job, value in zip(trials, values, strict=True)))
         (job,) = jobs_of(row, runs, plan)
@@ -104,7 +104,7 @@ def test_bundled_models_are_seed_0_where_their_settings_are_chosen():
 
 
 def test_done_are_all_metrics_of_the_weights_that_are_there(tmp_path):
-    job = jobs_of("CLIP", trial=True)[0]
+    job = jobs_of("CLIP", is_trial=True)[0]
     checkpoint = tmp_path / job.folder / "run" / study.CHECKPOINT
     checkpoint.parent.mkdir(parents=True)
     checkpoint.write_bytes(b"weights")
@@ -155,7 +155,7 @@ def test_the_table_names_seeds_and_leaves_the_rest_empty():
 
 
 def test_maps_of_the_cross_attention_are_measured_of_cosmos_alone():
-    plan = SMALL._replace(tune=3)
+    plan = SMALL._replace(tune_budget=3)
     (job,) = jobs_of("COSMOS", plan=plan)
     assert {*study.CROSS_ATTENTION} <= {*job.metrics}
     assert not {*study.CROSS_ATTENTION} & {*jobs_of("CLIP", plan=plan)[0].metrics}
@@ -168,9 +168,9 @@ class HereWorker(study.Worker):
 
     killed = False
 
-    def start(self, module, words, log):
-        self.children.add("--resume" in words)
-        ended = CliRunner().invoke(app, ["train", *words, "--set", "save.every=1"])
+    def start(self, module, arguments, log):
+        self.children.add("--resume" in arguments)
+        ended = CliRunner().invoke(app, ["train", *arguments, "--set", "save.every=1"])
         assert ended.exit_code == 0, ended.output
         if self.killed:
             run = self.output / log.name.split("/")[-2] / "run"
@@ -188,18 +188,18 @@ def test_a_killed_study_goes_on(tmp_path, monkeypatch):
     shorter = ("optim.steps=3", "optim.batch_size=4", "data.shards=scenes:8")
     shorter += ("watch.pictures=false",)
     monkeypatch.setattr(study, "CHEAPER", (*study.CHEAPER, *shorter))
-    plan = study.Study("debug", {"CLIP": 1, "COSMOS": 1}, trials=0, equal_compute=False)
+    plan = study.Study("debug", {"CLIP": 1, "COSMOS": 1}, n_trials=0, has_equal_compute=False)
     job, _ = study.plan(plan, NOTHING)
     output, results = tmp_path / "runs", tmp_path / "results"
     checkpoint = output / job.folder / "run" / study.CHECKPOINT
-    study.render(output, job.config)
+    study.render_training_scenes(output, job.config)
 
     def work(*, killed=False):
         """Whether each training that was started resumes another."""
         worker = HereWorker(plan, output, results, hours=1, variants=["CLIP"])
         worker.killed = killed
         worker.work()
-        assert len(worker.failed) == killed
+        assert len(worker.failures) == killed
         return list(worker.children)
 
     assert work(killed=True) == [False]
@@ -223,7 +223,7 @@ def test_studies_of_one_folder_render_its_scenes_once(tmp_path, monkeypatch):
     config = override(study.RECIPES["debug"](), ["data.shards=scenes:16"])
     monkeypatch.setattr(study, "RECIPES", {"debug": lambda: config})
     monkeypatch.setattr(study.signal, "signal", lambda *_: None)  # for the main thread alone
-    plan = study.Study("debug", {"CLIP": 1}, trials=0, equal_compute=False)
+    plan = study.Study("debug", {"CLIP": 1}, n_trials=0, has_equal_compute=False)
     workers = [HereWorker(plan, tmp_path, tmp_path / "r", hours=1, variants=["CLIP"]) for _ in "ab"]
     for worker in workers:
         worker.stop.set()  # no training follows

@@ -1,4 +1,7 @@
-"""What the configs of this folder share. Images keep their size: the model resizes them itself."""
+"""The settings that all configs of this folder share.
+
+Images keep their size: the model resizes them itself.
+"""
 
 custom_imports = {"imports": ["cosmos_eval.tasks.segmentation.mmseg_model"]}
 default_scope = "mmseg"
