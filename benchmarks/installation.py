@@ -103,7 +103,7 @@ def required_packages(requirements: Iterable[Requirement]) -> set[str]:
 
     Packages that the required packages require are among them.
     """
-    packages = set()
+    packages: set[str] = set()
     visited = set()
     waiting = [(canonicalize_name(each.name), frozenset(each.extras)) for each in requirements]
     while waiting:
