@@ -1,4 +1,4 @@
-"""Published segmentation sets with made-up photographs and label maps of their usual sizes."""
+"""Writes made-up photographs and label maps in the usual sizes of published segmentation sets."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from cosmos_eval.protocols import find_known
 from cosmos_eval.tasks.segmentation import require_segmentation
 from cosmos_eval.types import SegmentationProtocol
 
-# Width and height of most of a set's images; of ade20k_847 much more than its usual 683 x 512, as
-# own images may have.
+# Width and height of most images of a set. Those of ade20k_847 are much larger than its usual
+# 683 x 512, as images of users may be.
 SIZES = {
     "voc21": (500, 375),
     "context60": (500, 375),
@@ -26,13 +26,19 @@ SIZES = {
     "coco_stuff": (640, 480),
     "ade20k_847": (2000, 1500),
 }
-_SEGMENTS = 8  # a side: label maps are mosaics of so many squares
+_SEGMENTS = 8  # rows and columns of the rectangles that a label map consists of
 
 
 def write_set(dataset: str, root: Path, count: int) -> SegmentationProtocol:
-    """Write `count` images of a set and their label maps; returns its protocol for that folder.
+    """Write `count` images of a set and their label maps; return its protocol for that folder.
 
-    One template keeps the prompts, which are encoded once a set, from taking most of the time.
+    There is only one template, so that prompts, which are encoded once per set, do not take most of
+    the time.
+
+    Args:
+        dataset: A name in SIZES.
+        root: The folder to write to.
+        count: The number of images.
     """
     size = SIZES[dataset]
     protocol = replace(
@@ -52,11 +58,10 @@ def write_set(dataset: str, root: Path, count: int) -> SegmentationProtocol:
     rng = np.random.default_rng(0)
     for folder in (protocol.images, protocol.masks):
         (root / folder).mkdir(parents=True, exist_ok=True)
-    for number, file in enumerate(jpegs(count, size)):
-        (root / "images" / f"{number:03}.jpg").write_bytes(file)
-        shape = (_SEGMENTS, _SEGMENTS)
-        values = np.dtype(f"u{protocol.label_bits // 8}")
-        mosaic = rng.integers(0, len(protocol.class_names), shape, values)
+    label_type = np.dtype(f"u{protocol.label_bits // 8}")
+    for number, content in enumerate(jpegs(count, size)):
+        (root / "images" / f"{number:03}.jpg").write_bytes(content)
+        mosaic = rng.integers(0, len(protocol.class_names), (_SEGMENTS, _SEGMENTS), label_type)
         label = cv2.resize(mosaic, size, interpolation=cv2.INTER_NEAREST)
         cv2.imwrite(str(root / "masks" / f"{number:03}.png"), label)
     return protocol

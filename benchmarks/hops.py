@@ -1,9 +1,8 @@
 """`python benchmarks/hops.py [--json] [--quick]`: functions that a command runs through.
 
-Runs each command in a process of its own, and counts the named functions of this project that it
-calls, each once, and the files that they are in. Comprehensions, generator expressions, lambdas and
-the bodies of classes are not counted. The runs measure scenes-cosmos with an empty cache of
-embeddings.
+The script runs each command in a new process, and counts the different functions of this project
+that it calls, and the files that they are in. Comprehensions, generator expressions, lambdas and
+the bodies of classes are not counted. The runs evaluate scenes-cosmos without cached embeddings.
 """
 
 from __future__ import annotations
@@ -19,7 +18,8 @@ from typing import NamedTuple
 from _report import Measurement, measurement, parser, report
 
 RESULTS = str(Path(__file__).parents[1] / "results")
-# Runs the command of its arguments, and writes the functions that it called to the first argument.
+# Runs the command in its arguments, and writes the functions that it called to the file that the
+# first argument names.
 COUNTER = """
 import inspect, json, sys, threading
 from pathlib import Path
@@ -48,14 +48,16 @@ finally:
 
 
 class Command(NamedTuple):
-    """A command, and the largest number of functions that it is to run through."""
+    """A command, and its target."""
 
+    # What follows `cosmos-eval` on the command line.
     arguments: tuple[str, ...]
+    # The largest number of functions that it should call.
     most_functions: int
 
 
 def commands(folder: str) -> dict[str, Command]:
-    """Return the commands by name; runs write to the folder."""
+    """Return the commands by name; runs write their results to the folder."""
     run = ("run", "--model", "scenes-cosmos", "--output", folder, "--device", "cpu", "--no-cache")
     return {
         "run --task retrieval": Command((*run, "--task", "retrieval"), 300),
@@ -75,14 +77,19 @@ def main() -> None:
         for name, command in commands(folder).items():
             functions = called_functions(command.arguments, Path(folder) / "called.json")
             files = {file for file, *_ in functions}
-            most = command.most_functions
-            lines.append(measurement(name, len(functions), "functions", at_most=most))
+            target = command.most_functions
+            lines.append(measurement(name, len(functions), "functions", at_most=target))
             lines.append(measurement(f"{name}: files", len(files), "files"))
     report("Functions that a command runs through", lines, arguments.json)
 
 
 def called_functions(arguments: tuple[str, ...], path: Path) -> list[tuple[str, int, str]]:
-    """Return file, line and name of every function that a command called."""
+    """Return file, line and name of every function that a command calls.
+
+    Args:
+        arguments: What follows `cosmos-eval` on the command line.
+        path: A file for the functions, which is overwritten.
+    """
     subprocess.run(
         [sys.executable, "-c", COUNTER, str(path), *arguments],
         check=True,

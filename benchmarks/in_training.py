@@ -1,9 +1,9 @@
 """`python benchmarks/in_training.py [--json] [--quick]`: an evaluation inside a training loop.
 
-With ViT-B/32 of random weights, which change between calls as in a training, on made-up photographs
-in class folders and on the captions and images of scenes: `cosmos_eval.Evaluation` from its second
-call on, against the forward passes alone on images and tokens that lie in memory. The first call,
-which reads, decodes and resizes, is printed beside it.
+The model is ViT-B/32 with random weights, which change between calls as in a training. The data are
+made-up photographs in class folders, and the captions and images of scenes. The second and later
+calls of `cosmos_eval.Evaluation` are compared with only the forward passes, on images and tokens in
+memory. The first call, which also reads, decodes and resizes, has a line too.
 """
 
 from __future__ import annotations
@@ -31,22 +31,23 @@ BATCH = 32
 
 def main() -> None:
     """Measure and print."""
-    arguments = parser(__doc__ or "")
-    arguments.add_argument("--threads", type=int, default=os.cpu_count())
-    arguments.add_argument("--images", type=int, help="of each set; 1,000, or 64 if quick")
-    arguments.add_argument("--rounds", type=int, help="3, or 1 if quick")
-    arguments.add_argument("--cpu-time", action="store_true", help="instead of wall time")
-    options = arguments.parse_args()
-    torch.set_num_threads(options.threads)
-    n_images = options.images or (64 if options.quick else 1000)
-    n_rounds = options.rounds or (1 if options.quick else 3)
-    clock = time.process_time if options.cpu_time else time.perf_counter
-    lines = [*_lines(n_images, n_rounds, clock)]
-    report(f"Evaluation in a training loop, {options.threads} CPU threads", lines, options.json)
+    argument_parser = parser(__doc__ or "")
+    argument_parser.add_argument("--threads", type=int, default=os.cpu_count())
+    argument_parser.add_argument("--images", type=int, help="of each set; 1,000, or 64 if quick")
+    argument_parser.add_argument("--rounds", type=int, help="3, or 1 if quick")
+    argument_parser.add_argument("--cpu-time", action="store_true", help="instead of wall time")
+    arguments = argument_parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    n_images = arguments.images or (64 if arguments.quick else 1000)
+    n_rounds = arguments.rounds or (1 if arguments.quick else 3)
+    clock = time.process_time if arguments.cpu_time else time.perf_counter
+    lines = list(_lines(n_images, n_rounds, clock))
+    title = f"Evaluation in a training loop, {arguments.threads} CPU threads"
+    report(title, lines, arguments.json)
 
 
 def _lines(n_images: int, n_rounds: int, clock: Callable[[], float]) -> Iterator[Measurement]:
-    """Yield the times of calls and of the forward passes alone, and their ratio."""
+    """Yield the times of calls and of only the forward passes, and their ratio."""
     torch.manual_seed(0)
     model = open_clip.create_model(ARCH).train()
     tokenizer = open_clip.get_tokenizer(ARCH)
@@ -102,7 +103,7 @@ def _inputs(
     return images, tokenizer([*prompts, *captions.captions])
 
 
-def _encode(model: torch.nn.Module, images: Tensor, texts: Tensor) -> None:
+def _encode(model: open_clip.CLIP, images: Tensor, texts: Tensor) -> None:
     """Encode all images and texts in batches, in evaluation mode."""
     model.eval()
     with torch.no_grad():

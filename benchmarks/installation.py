@@ -1,9 +1,9 @@
-"""`python benchmarks/installation.py [--json]`: what each required package weighs once installed.
+"""`python benchmarks/installation.py [--json]`: the size of each required package once installed.
 
-A package weighs its files in the running environment, which must have the extra `all`. Beside its
-own weight stands what would go if the project did not require it: the package, and the packages
-that nothing else brings. For a package of an extra, this is what the extra adds to a plain
-installation.
+The size of a package is that of its files in the running environment, which must have the extra
+`all`. The script also prints how much smaller an installation would be if the project did not
+require the package: the sizes of the package and of the packages that nothing else requires. For a
+package of an extra, this is what the package adds to a plain installation.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ TORCH = ("torch", "torchvision")
 
 
 class Weight(NamedTuple):
-    """What a required package weighs."""
+    """The size of a required package."""
 
     package: str
     # The extra that requires it, or "plain".
     extra: str
     # The size of the files of the package.
     megabytes: float
-    # The packages that would go with it, itself included.
+    # How many packages would no longer be installed without it, itself included, and their size.
     alone_packages: int
     alone_megabytes: float
-    # The modules of the project that import it.
+    # The number of modules of the project that import it.
     imported_by: int
 
 
 def main() -> None:
-    """Weigh and print."""
+    """Measure and print."""
     arguments = parser(__doc__ or "").parse_args()
     weights = sorted(weigh(), key=lambda weight: -weight.alone_megabytes)
     plain = required_packages(requirements_by_extra()[PLAIN])
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def weigh() -> list[Weight]:
-    """Return the weight of every required package, also of those that extras require."""
+    """Return the size of every required package, also of those that extras require."""
     requirements = requirements_by_extra()
     plain = required_packages(requirements[PLAIN])
     importing_modules = count_importing_modules()
@@ -71,8 +71,8 @@ def weigh() -> list[Weight]:
     for extra, extra_requirements in requirements.items():
         for requirement in extra_requirements:
             if extra == PLAIN:
-                others = [other for other in extra_requirements if other is not requirement]
-                alone = plain - required_packages(others)
+                remaining = [each for each in extra_requirements if each is not requirement]
+                alone = plain - required_packages(remaining)
             else:
                 alone = required_packages([requirement]) - plain
             name = canonicalize_name(requirement.name)
@@ -89,7 +89,7 @@ def weigh() -> list[Weight]:
 
 
 def requirements_by_extra() -> dict[str, list[Requirement]]:
-    """Return the requirements in pyproject.toml: those of all users, and those of their extras."""
+    """Return the requirements in pyproject.toml of a plain installation and of each extra."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     requirements = {PLAIN: [Requirement(text) for text in project["dependencies"]]}
     extras = project["optional-dependencies"]
@@ -99,11 +99,11 @@ def requirements_by_extra() -> dict[str, list[Requirement]]:
 
 
 def required_packages(requirements: Iterable[Requirement]) -> set[str]:
-    """Return the names of the packages that requirements bring to this environment.
+    """Return the names of the packages that are installed for requirements.
 
-    Those that the required packages require are among them.
+    Packages that the required packages require are among them.
     """
-    packages = set()
+    packages: set[str] = set()
     visited = set()
     waiting = [(canonicalize_name(each.name), frozenset(each.extras)) for each in requirements]
     while waiting:

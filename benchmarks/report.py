@@ -1,18 +1,18 @@
 """`python benchmarks/report.py [--json] [--quick]`: ten models on twelve data sets as one page.
 
-Made-up results with samples of the real sizes (50,000 images of ImageNet, COCO-Stuff's 171 classes)
-and a made-up gallery. Measured are
-- the whole command on the results, for whose pictures there are no data here, in a process of its
-  own, start-up included;
-- the whole command on `results/`, whose models compute pictures, with as many other processes as
-  cores, against the same with threads that wait actively, as PyTorch's do by default; `--quick`
-  takes the results of one data set;
+The results are made up, with samples of the real sizes (50,000 images of ImageNet, COCO-Stuff's 171
+classes), and so is the gallery of pictures. The script measures
+- the whole command on these results, without data for pictures, in a new process, whose start-up is
+  measured too;
+- the whole command on `results/`, whose models compute pictures, while as many other processes as
+  cores are busy, compared with the same if threads wait actively, as PyTorch's do by default;
+  `--quick` takes the results of one data set;
 - the page with pictures: how long it takes from results and gallery, how large it is, and when its
-  document is ready in headless Chromium, where that is installed;
-- comparing every two models on two of the sets, against the plain formulation: pair by pair, with
-  the samples of both read and a bootstrap drawn for each pair. Both must find the same.
-Seconds are wall-clock time, but for pictures and comparisons, which are time of the processor, so
-that other processes on the machine count little.
+  document is ready in headless Chromium, if that is installed;
+- the comparisons of every two models on two of the sets, against the plain form: pair by pair, with
+  the samples of both read and a bootstrap drawn for each pair. Both must give the same differences.
+Times are wall time, except those of pictures and comparisons, which are CPU time, on which other
+processes on the machine have little influence.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from pathlib import Path
 from _report import Measurement, Spread, interleave, measurement, parser, report
 from threadpoolctl import threadpool_limits
 
-from cosmos_eval.reporting.content import Content, compare_set, content_of, result_sets
+from cosmos_eval.reporting.content import compare_set, content_of, result_sets
 from cosmos_eval.reporting.gallery.records import KINDS, pictures_of
 from cosmos_eval.reporting.page import to_page
 from cosmos_eval.results.compare import all_differences
@@ -46,8 +46,8 @@ sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from support.report_pages import find_browser, open_browser
 from support.ten_by_twelve import make_gallery, write_results
 
-SECONDS, READY, MEGABYTES = 20.0, 1.0, 5.0
-COMPARED = ("flickr30k-val", "cityscapes")  # the plain formulation of all takes minutes
+SECONDS, READY, MEGABYTES = 20.0, 1.0, 5.0  # targets of the page; READY in seconds
+COMPARED = ("flickr30k-val", "cityscapes")  # the plain form takes minutes for all sets
 FASTER = 3.0
 STORED = Path(__file__).parents[1] / "results"
 SPINS = "300000"  # of a waiting thread, libgomp's default
@@ -55,107 +55,117 @@ SPINS = "300000"  # of a waiting thread, libgomp's default
 
 def main() -> None:
     """Measure and print."""
-    given = parser(__doc__ or "").parse_args()
-    rounds = 1 if given.quick else 5
+    arguments = parser(__doc__ or "").parse_args()
+    rounds = 1 if arguments.quick else 5
     with tempfile.TemporaryDirectory() as folder:
         write_results(Path(folder))
         results = [StoredResult(path, read_result(path)) for path in result_paths(Path(folder))]
         lines = [
-            *_command(folder, rounds),
-            *_pictures(Path(folder), given.quick),
-            *_page(results, Path(folder) / "page.html", rounds),
-            *_comparing(results, rounds),
+            *_command_lines(folder, rounds),
+            *_picture_lines(Path(folder), arguments.quick),
+            *_page_lines(results, Path(folder) / "page.html", rounds),
+            *_comparison_lines(results, rounds),
         ]
-    report("Report of 10 models on 12 data sets", lines, given.json)
+    report("Report of 10 models on 12 data sets", lines, arguments.json)
 
 
-def _command(folder: str, rounds: int) -> Iterator[Measurement]:
-    spread = interleave({"command": partial(_run, folder, folder)}, rounds, warmup=0)["command"]
+def _command_lines(folder: str, rounds: int) -> Iterator[Measurement]:
+    """Yield the seconds of the command on made-up results."""
+    command = partial(_run_command, folder, folder)
+    spread = interleave({"command": command}, rounds, warmup=0)["command"]
     yield measurement("the command, no data for pictures", spread, "s", at_most=SECONDS)
 
 
-def _run(work: str | Path, results: str | Path, **changes: str) -> None:
-    out = Path(work) / "command.html"
-    arguments = (sys.executable, "-m", "cosmos_eval", "report", results, "--output", out)
-    environment = {**os.environ, **changes}
-    subprocess.run(arguments, check=True, stderr=subprocess.DEVNULL, env=environment)
+def _run_command(work: str | Path, results: str | Path, **variables: str) -> None:
+    """Write a report of results into the folder `work`, with these environment variables."""
+    page = Path(work) / "command.html"
+    command = (sys.executable, "-m", "cosmos_eval", "report", results, "--output", page)
+    environment = {**os.environ, **variables}
+    subprocess.run(command, check=True, stderr=subprocess.DEVNULL, env=environment)
 
 
-def _pictures(work: Path, quick: bool) -> Iterator[Measurement]:
-    folder = STORED
+def _picture_lines(work: Path, quick: bool) -> Iterator[Measurement]:
+    """Yield the CPU time of the command with pictures, by how its threads wait."""
+    results = STORED
     if quick:
-        folder = work / "stored"
-        folder.mkdir()
+        results = work / "stored"
+        results.mkdir()
         for path in STORED.glob("*__scenes-seg-small__scenes.*"):
-            shutil.copy(path, folder)
-    passive = partial(_run, work, folder)
-    active = partial(passive, GOMP_SPINCOUNT=SPINS)
-    passive()  # embeddings are cached
-    with _busy():
-        both = {"passive": passive, "active": active}
-        seconds = interleave(both, 1 if quick else 3, warmup=0, clock=_of_children)
+            shutil.copy(path, results)
+    passive = partial(_run_command, work, results)
+    active = partial(_run_command, work, results, GOMP_SPINCOUNT=SPINS)
+    passive()  # caches the embeddings
+    functions = {"passive": passive, "active": active}
+    with _busy_cores():
+        seconds = interleave(functions, 1 if quick else 3, warmup=0, clock=_cpu_time_of_children)
     yield measurement("the command with pictures, processor", seconds["passive"], "s")
     yield measurement("the same, threads wait actively", seconds["active"], "s")
     ratio = seconds["active"].over(seconds["passive"])
     yield measurement("waiting actively / passively", ratio, "x", at_least=FASTER)
 
 
-def _of_children() -> float:
-    spent = os.times()
-    return spent.children_user + spent.children_system
+def _cpu_time_of_children() -> float:
+    """Return the CPU seconds of all child processes that have ended."""
+    times = os.times()
+    return times.children_user + times.children_system
 
 
 @contextmanager
-def _busy() -> Iterator[None]:
+def _busy_cores() -> Iterator[None]:
     """Keep every core busy with another process."""
     with ExitStack() as stack:
         for _ in range(os.cpu_count() or 1):
-            other = stack.enter_context(subprocess.Popen([sys.executable, "-c", "while True: 0"]))
-            stack.callback(other.kill)
+            process = stack.enter_context(subprocess.Popen([sys.executable, "-c", "while True: 0"]))
+            stack.callback(process.kill)
         yield
 
 
-def _page(results: Sequence[StoredResult], path: Path, rounds: int) -> Iterator[Measurement]:
+def _page_lines(results: Sequence[StoredResult], path: Path, rounds: int) -> Iterator[Measurement]:
+    """Write the page with pictures, and yield its time, its size, and when it is ready."""
     gallery = make_gallery()
     examples = [example for kind in KINDS for example in getattr(gallery, kind)]
-    shown = {picture for example in examples for picture in pictures_of(example)}
+    pictures = {picture for example in examples for picture in pictures_of(example)}
     seconds = []
     for _ in range(rounds):
         start = time.perf_counter()
-        page = to_page(_content(results), gallery)
+        content = content_of(results, read_samples, read_published_entries())
+        page = to_page(content, gallery)
         seconds.append(time.perf_counter() - start)
     path.write_bytes(page.content)
-    yield measurement(
-        f"the page, {len(shown)} pictures", Spread(tuple(seconds)), "s", at_most=SECONDS
-    )
+    name = f"the page, {len(pictures)} pictures"
+    yield measurement(name, Spread(tuple(seconds)), "s", at_most=SECONDS)
     yield measurement("size", len(page.content) / 1e6, "MB", at_most=MEGABYTES)
     if find_browser() is not None:
-        yield measurement("document ready", _ready(path, rounds + 2), "s", at_most=READY)
+        ready = _seconds_until_ready(path, rounds + 2)
+        yield measurement("document ready", ready, "s", at_most=READY)
 
 
-def _content(results: Sequence[StoredResult]) -> Content:
-    return content_of(results, read_samples, read_published_entries())
+def _seconds_until_ready(path: Path, rounds: int) -> Spread:
+    """Return the seconds until the document is ready, each time in a new window.
 
-
-def _ready(path: Path, rounds: int) -> Spread:
-    """Seconds until the document is ready, each in a new window after a first one."""
-    ready = "performance.getEntriesByType('navigation')[0].domContentLoadedEventEnd"
+    The first window is not counted.
+    """
+    expression = "performance.getEntriesByType('navigation')[0].domContentLoadedEventEnd"
     seconds = []
     with open_browser() as browser:
         for _ in range(1 + rounds):
             page = browser.new_context().new_page()
             page.goto(path.as_uri())
-            seconds.append(page.evaluate(ready) / 1000)
+            seconds.append(page.evaluate(expression) / 1000)
             page.context.close()
     return Spread(tuple(seconds[1:]))
 
 
-def _comparing(results: Sequence[StoredResult], rounds: int) -> Iterator[Measurement]:
-    chosen = [one for one in results if one.row.dataset in COMPARED]
-    if _together(chosen) != _by_pairs(chosen):
+def _comparison_lines(results: Sequence[StoredResult], rounds: int) -> Iterator[Measurement]:
+    """Yield the CPU time of all comparisons together and pair by pair."""
+    compared_results = [result for result in results if result.row.dataset in COMPARED]
+    if _compare_together(compared_results) != _compare_by_pairs(compared_results):
         raise AssertionError("comparing together does not find what comparing pair by pair does")
-    ways = {"together": partial(_together, chosen), "pair by pair": partial(_by_pairs, chosen)}
-    seconds = interleave(ways, rounds, warmup=0, clock=time.process_time)
+    functions = {
+        "together": partial(_compare_together, compared_results),
+        "pair by pair": partial(_compare_by_pairs, compared_results),
+    }
+    seconds = interleave(functions, rounds, warmup=0, clock=time.process_time)
     together, by_pairs = seconds["together"], seconds["pair by pair"]
     yield measurement("90 comparisons together", together, "s")
     yield measurement("90 comparisons pair by pair", by_pairs, "s")
@@ -163,24 +173,37 @@ def _comparing(results: Sequence[StoredResult], rounds: int) -> Iterator[Measure
 
 
 Differences = dict[tuple[str, str, str], Mapping[str, PairedDifference]]
-"""By data set and models."""
+"""The differences of metrics by data set, first model and second model."""
 
 
-def _together(results: Sequence[StoredResult]) -> Differences:
+def _compare_together(results: Sequence[StoredResult]) -> Differences:
+    """Compare every two models on each data set, as a report does."""
+    differences: Differences = {}
     with threadpool_limits(1):
-        found = [pair for one in result_sets(results, read_samples) for pair in compare_set(one)]
-    return {(one.dataset, *one.models): one.differences for one in found}
+        for result_set in result_sets(results, read_samples):
+            for comparison in compare_set(result_set):
+                model, other_model = comparison.models
+                differences[comparison.dataset, model, other_model] = comparison.differences
+    return differences
 
 
-def _by_pairs(results: Sequence[StoredResult]) -> Differences:
-    found: Differences = {}
+def _compare_by_pairs(results: Sequence[StoredResult]) -> Differences:
+    """Compare every two models on each data set, and read the samples for each comparison."""
+    differences: Differences = {}
+    results_by_label = sorted(results, key=_label)
     with threadpool_limits(1):
-        for a, b in combinations(sorted(results, key=lambda one: model_label(one.row)), 2):
-            if a.row.dataset == b.row.dataset:
-                samples = [read_samples(a.path), read_samples(b.path)]
-                (of_pair,) = all_differences(a.row.task, samples, without_slow=True).values()
-                found[a.row.dataset, model_label(a.row), model_label(b.row)] = of_pair
-    return found
+        for a, b in combinations(results_by_label, 2):
+            if a.row.dataset != b.row.dataset:
+                continue
+            samples = [read_samples(a.path), read_samples(b.path)]
+            differences_of_pair = all_differences(a.row.task, samples, without_slow=True)[0, 1]
+            differences[a.row.dataset, _label(a), _label(b)] = differences_of_pair
+    return differences
+
+
+def _label(result: StoredResult) -> str:
+    """Return what the model of a result is called."""
+    return model_label(result.row)
 
 
 if __name__ == "__main__":

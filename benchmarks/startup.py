@@ -1,7 +1,7 @@
 """`python benchmarks/startup.py [--json] [--quick]`: seconds from a command's start to its end.
 
-Every command runs in a process of its own, start-up included. Commands that need no model must not
-import a heavy package. The run is of scenes-cosmos on scenes-cls, whose embeddings are cached.
+Every command runs in a new process, whose start-up is measured too. Commands that need no model
+must not import a heavy package. `run` evaluates scenes-cosmos on scenes-cls with cached embeddings.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from _report import Measurement, interleave, measurement, parser, report
 RESULTS = str(Path(__file__).parents[1] / "results")
 PACKAGES = ("torch", "mmseg", "transformers", "open_clip", "torchvision", "pandas", "matplotlib")
 FORBIDDEN = {"torch", "mmseg"}  # for commands that need no model
-# Runs the command of its arguments and writes the imported modules to the file of the first one.
+# Runs the command in its arguments, and writes the names of the imported modules to the file that
+# the first argument names.
 SPY = """
 import pathlib, sys
 from cosmos_eval.cli.app import main
@@ -31,12 +32,15 @@ finally:
 
 
 class Command(NamedTuple):
-    """A command line, its target in seconds, whether it may import no heavy package, and its exit
-    status."""
+    """A command, and what is expected of it."""
 
-    words: tuple[str, ...]
+    # What follows `cosmos-eval` on the command line.
+    arguments: tuple[str, ...]
+    # The target in seconds.
     seconds: float
+    # Whether it must not import the packages in FORBIDDEN.
     is_light: bool = True
+    # The exit status.
     status: int = 0
 
 
@@ -59,49 +63,58 @@ COMMANDS = {
 
 def main() -> None:
     """Measure and print."""
-    given = parser(__doc__ or "").parse_args()
+    arguments = parser(__doc__ or "").parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        # The uncounted first round makes the scenes and fills the cache.
-        runs = {name: partial(_run, folder, one) for name, one in COMMANDS.items()}
-        seconds = interleave(runs, 3 if given.quick else 9)
-        imports = {name: _imported(folder, one) for name, one in COMMANDS.items()}
-    times = [
-        measurement(name, seconds[name], "s", at_most=one.seconds) for name, one in COMMANDS.items()
-    ]
-    report("Start-up", [*times, *map(_forbidden, imports, imports.values())], given.json)
+        # The first round, which is not counted, renders the scenes and fills the cache.
+        runs = {name: partial(_run, folder, command) for name, command in COMMANDS.items()}
+        seconds = interleave(runs, 3 if arguments.quick else 9)
+        imports = {name: _imported_packages(folder, command) for name, command in COMMANDS.items()}
+    lines = []
+    for name, command in COMMANDS.items():
+        lines.append(measurement(name, seconds[name], "s", at_most=command.seconds))
+    for name, packages in imports.items():
+        lines.append(_forbidden_line(name, packages))
+    report("Start-up", lines, arguments.json)
     for name, packages in imports.items():
         print(f"{name} imports: {', '.join(packages) or 'none of them'}", file=sys.stderr)
 
 
-def _forbidden(name: str, packages: list[str]) -> Measurement:
-    found = FORBIDDEN & set(packages)
+def _forbidden_line(name: str, packages: list[str]) -> Measurement:
+    """Return the line that counts the forbidden packages among those that a command imports."""
+    n_forbidden = len(FORBIDDEN & set(packages))
     limit = 0 if COMMANDS[name].is_light else None
-    return measurement(f"{name}: torch and mmseg imported", len(found), "packages", at_most=limit)
+    return measurement(f"{name}: torch and mmseg imported", n_forbidden, "packages", at_most=limit)
 
 
 def _run(folder: str, command: Command) -> None:
-    _python(folder, "-m", "cosmos_eval", *command.words, status=command.status)
+    """Run a command."""
+    _run_python(folder, "-m", "cosmos_eval", *command.arguments, status=command.status)
 
 
-def _imported(folder: str, command: Command) -> list[str]:
-    """Return which of PACKAGES a command imports."""
-    modules = Path(folder, "modules.txt")
-    _python(folder, "-c", SPY, str(modules), *command.words, status=command.status)
-    loaded = modules.read_text().split()
-    return [package for package in PACKAGES if package in loaded]
+def _imported_packages(folder: str, command: Command) -> list[str]:
+    """Run a command, and return which of PACKAGES it imports."""
+    modules_file = Path(folder, "modules.txt")
+    _run_python(folder, "-c", SPY, str(modules_file), *command.arguments, status=command.status)
+    modules = modules_file.read_text().split()
+    return [package for package in PACKAGES if package in modules]
 
 
-def _python(folder: str, *arguments: str, status: int) -> None:
-    caches = {"COSMOS_EVAL_CACHE": f"{folder}/cache", "HF_HUB_CACHE": f"{folder}/hub"}
-    done = subprocess.run(
+def _run_python(folder: str, *arguments: str, status: int) -> None:
+    """Run Python with caches in the folder; raise SystemExit if it ends with another status."""
+    environment = {
+        **os.environ,
+        "COSMOS_EVAL_CACHE": f"{folder}/cache",
+        "HF_HUB_CACHE": f"{folder}/hub",
+    }
+    ended = subprocess.run(
         [sys.executable, *arguments],
         cwd=folder,
-        env={**os.environ, **caches},
+        env=environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    if done.returncode != status:
-        raise SystemExit(f"{arguments} ended with status {done.returncode}")
+    if ended.returncode != status:
+        raise SystemExit(f"{arguments} ended with status {ended.returncode}")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,16 @@
 """`python benchmarks/streaming.py [--json] [--quick]`: `run --stream` against its slowest stage.
 
-A hub in a process of its own sends archives of made-up photographs (500x375, JPEG) at a limited
-rate. Each stage is timed alone: the hub's client fetches all archives; threads decode and transform
-all images of local archives; an encoder takes ready images. Then all of them at once, as `--stream`
-runs them. In each of three settings another stage is the slowest, and the others take 0.6 of its
-time. Encoding waits as for a GPU, and the transform waits until a thread has spent its time on the
-image, so that two processors are enough to see whether stages overlap. Rounds are interleaved and
-medians are printed, with the most archives that lay on the disk at a time. `--quick` shows that it
-runs: in two seconds the first and the last archive, which nothing overlaps, are too large a part.
+A hub in a separate process sends archives of made-up photographs (500x375, JPEG) at a limited rate.
+Each stage is timed by itself: the hub's client fetches all archives; threads decode and transform
+all images of local archives; an encoder takes images that are ready. Then all stages run together,
+as in `--stream`. In each of three settings another stage is the slowest, and the others take 0.6 of
+its time.
+
+The encoder waits instead of computing, as for a GPU, and the transform waits until it has taken the
+time of its setting, so two processors are enough to see whether stages overlap. Rounds are
+interleaved. The script prints medians, and the largest number of archives that lay on the disk at
+the same time. `--quick` only shows that it runs: nothing overlaps with the first and the last
+archive, and they take too large a share of two seconds.
 """
 
 from __future__ import annotations
@@ -18,9 +21,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from threading import Event, Thread
 from types import MappingProxyType
@@ -47,38 +49,48 @@ from cosmos_eval.types import ClassificationProtocol, EncoderInfo, RunOptions, n
 TARGET = 0.9
 OTHERS = 0.6  # of the slowest stage's time
 REPOSITORY = "made-up/photographs"
-PICTURES = 64  # different ones, which are repeated with other bytes after the end of the image
+PICTURES = 64  # different photographs; copies of them differ in bytes after the end of the image
 OPTIONS = RunOptions(device="cpu", stream=True)
 STAGES = ("download", "decode", "encode")
 
 
 class Encoder:
-    """Takes so many seconds to transform an image, and to encode one of a batch."""
+    """An encoder that takes a given time for each image.
+
+    Args:
+        transform_seconds: How long the transform of an image takes.
+        encode_seconds: How long it takes to encode an image of a batch.
+    """
 
     info = EncoderInfo("waiting", "waiting", None, "0" * 64, False, "fp32", "cpu")
     preprocessing = MappingProxyType({"size": 224})
     _transform = staticmethod(image_transform(224, is_train=False))
 
-    def __init__(self, to_transform: float, to_encode: float) -> None:
-        self._to_transform, self._to_encode = to_transform, to_encode
+    def __init__(self, transform_seconds: float, encode_seconds: float) -> None:
+        self._transform_seconds = transform_seconds
+        self._encode_seconds = encode_seconds
 
     def transform(self, image: Image.Image) -> torch.Tensor:
-        end = time.perf_counter() + self._to_transform
+        """Return the pixels (3, 224, 224) of an image, after the time of a transform."""
+        end = time.perf_counter() + self._transform_seconds
         pixels: torch.Tensor = self._transform(image)
         time.sleep(max(0.0, end - time.perf_counter()))
         return pixels
 
     def encode_image(self, images: torch.Tensor) -> torch.Tensor:
-        time.sleep(self._to_encode * len(images))
+        """Return the mean colours (B, 3) of images (B, 3, 224, 224) as features, after a wait."""
+        time.sleep(self._encode_seconds * len(images))
         return torch.nn.functional.normalize(images.mean(dim=(2, 3)), dim=1)
 
 
-class Set(NamedTuple):
-    """A set on the disk: its archives, its images, and the file with the hub's rate."""
+class LocalSet(NamedTuple):
+    """A data set on the disk, and the rate at which the hub sends it."""
 
     archives: list[Path]
+    # The images in all archives.
     images: list[ImageSource]
-    rate: Path
+    # The file in which the hub reads its rate, in bytes per second.
+    rate_file: Path
 
     @property
     def size(self) -> int:
@@ -87,38 +99,53 @@ class Set(NamedTuple):
 
 
 def main() -> None:
-    """Serve a set, and measure it in another process."""
-    arguments = parser(__doc__ or "")
-    arguments.add_argument("--folder", type=Path, help=argparse.SUPPRESS)  # for the child
-    given = arguments.parse_args()
-    if given.folder:
-        report("Streaming", measure(given.folder, given.quick), given.json)
-        return
+    """Serve a data set, and measure it in another process."""
+    argument_parser = parser(__doc__ or "")
+    # The option of the child process: the folder with the data set.
+    argument_parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    arguments = argument_parser.parse_args()
+    if arguments.folder:
+        report("Streaming", measure(arguments.folder, arguments.quick), arguments.json)
+    else:
+        sys.exit(_serve_and_measure(arguments.quick))
+
+
+def _serve_and_measure(quick: bool) -> int:
+    """Serve a data set by a hub, measure it in another process, and return its exit status."""
+    n_archives, images_per_archive = (10, 32) if quick else (20, 64)
     with tempfile.TemporaryDirectory() as folder, serving() as hub:
-        repository = f"datasets/{REPOSITORY}"
-        for name, content in make_up(*((10, 32) if given.quick else (20, 64))).items():
-            hub.files[f"{repository}/{name}"] = content
-            (Path(folder, name).parent).mkdir(exist_ok=True)
-            Path(folder, name).write_bytes(content)
-        rate, temporary = Path(folder, "rate"), Path(folder, "temporary")
+        for name, content in make_files(n_archives, images_per_archive).items():
+            hub.files[f"datasets/{REPOSITORY}/{name}"] = content
+            path = Path(folder, name)
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(content)
+        rate_file, temporary = Path(folder, "rate"), Path(folder, "temporary")
         temporary.mkdir()
-        rate.write_text("inf")
-        hub.on_request = lambda _: setattr(hub, "bytes_per_second", float(rate.read_text()))
-        places = {"HF_ENDPOINT": hub.url, "HF_HOME": f"{folder}/home", "TMPDIR": str(temporary)}
+        rate_file.write_text("inf")
+
+        def set_rate(request: str) -> None:
+            hub.bytes_per_second = float(rate_file.read_text())
+
+        hub.on_request = set_rate
+        environment = {
+            **os.environ,
+            "HF_ENDPOINT": hub.url,
+            "HF_HOME": f"{folder}/home",
+            "TMPDIR": str(temporary),
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        }
         command = [sys.executable, __file__, *sys.argv[1:], "--folder", folder]
-        ended = subprocess.run(
-            command, env={**os.environ, **places, "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-        )
-    sys.exit(ended.returncode)
+        return subprocess.run(command, env=environment).returncode
 
 
-def make_up(archives: int, images: int) -> dict[str, bytes]:
-    """The files of a set by name; no two images have the same bytes."""
+def make_files(n_archives: int, images_per_archive: int) -> dict[str, bytes]:
+    """Return the contents of the files of a data set by name; no two images have the same bytes."""
     pictures = jpegs(PICTURES)
-    files = {"classnames.txt": b"one\ntwo\n", "test/nshards.txt": b"%d\n" % archives}
-    for archive in range(archives):
+    files = {"classnames.txt": b"one\ntwo\n", "test/nshards.txt": b"%d\n" % n_archives}
+    for archive in range(n_archives):
+        first = archive * images_per_archive
         members = []
-        for i in range(archive * images, (archive + 1) * images):
+        for i in range(first, first + images_per_archive):
             members += [(f"{i}.jpg", pictures[i % PICTURES] + b"%d" % i), (f"{i}.cls", b"0")]
         files[f"test/{archive}.tar"] = tar_of(members)
     return files
@@ -127,64 +154,78 @@ def make_up(archives: int, images: int) -> dict[str, bytes]:
 def measure(folder: Path, quick: bool) -> Iterator[Measurement]:
     """Yield the lines of all settings."""
     torch.set_num_threads(1)
-    count = int((folder / "test/nshards.txt").read_text())
-    archives = [folder / f"test/{number}.tar" for number in range(count)]
+    n_archives = int((folder / "test/nshards.txt").read_text())
+    archives = [folder / f"test/{number}.tar" for number in range(n_archives)]
     images: list[ImageSource] = [sample.image() for sample in open_archives(archives)]
-    data = Set(archives, images, folder / "rate")
+    data = LocalSet(archives, images, folder / "rate")
+    slowest_seconds, rounds = (2.0, 1) if quick else (10.0, 3)
     for slowest in STAGES:
-        yield from setting(data, slowest, *((2.0, 1) if quick else (10.0, 3)))
+        yield from measure_setting(data, slowest, slowest_seconds, rounds)
 
 
-def setting(data: Set, slowest: str, most: float, rounds: int) -> Iterator[Measurement]:
-    """Yield the lines of a setting, whose slowest stage takes about so many seconds."""
-    seconds = {stage: most * (1.0 if stage == slowest else OTHERS) for stage in STAGES}
-    data.rate.write_text(str(data.size / seconds["download"]))
+def measure_setting(
+    data: LocalSet, slowest: str, slowest_seconds: float, rounds: int
+) -> Iterator[Measurement]:
+    """Yield the lines of a setting.
+
+    Args:
+        data: The data set.
+        slowest: The slowest stage.
+        slowest_seconds: About how long the slowest stage takes.
+        rounds: The number of rounds.
+    """
+    seconds = dict.fromkeys(STAGES, OTHERS * slowest_seconds)
+    seconds[slowest] = slowest_seconds
+    data.rate_file.write_text(str(data.size / seconds["download"]))
     count = len(data.images)
     encoder = Encoder(seconds["decode"] * OPTIONS.workers / count, seconds["encode"] / count)
-    peaks: list[int] = []
-    stages: Mapping[str, Callable[[], object]] = {
-        "download": partial(download, data),
-        "decode": partial(decode, encoder, data),
-        "encode": partial(encode, encoder, count),
-        "streaming": lambda: peaks.append(streamed(encoder, data)),
+    archives_on_disk: list[int] = []  # in each round
+    functions: dict[str, Callable[[], object]] = {
+        "download": lambda: download(data),
+        "decode": lambda: decode(encoder, data),
+        "encode": lambda: encode(encoder, count),
+        "streaming": lambda: archives_on_disk.append(stream_set(encoder, data)),
     }
-    spreads = interleave(stages, rounds, warmup=0)
+    spreads = interleave(functions, rounds, warmup=0)
     for name, spread in spreads.items():
         yield measurement(f"slowest {slowest}: {name}", spread, "s")
     ratio = spreads[slowest].over(spreads["streaming"])
     yield measurement(f"{slowest} to streaming", ratio, "x", at_least=TARGET)
-    yield measurement("archives on the disk", max(peaks), "", at_most=ON_DISK)
+    yield measurement("archives on the disk", max(archives_on_disk), "", at_most=ON_DISK)
 
 
-def download(data: Set) -> None:
+def download(data: LocalSet) -> None:
     """Fetch all archives by the hub's client."""
     with tempfile.TemporaryDirectory() as folder:
         for path in data.archives:
-            file = f"test/{path.name}"
             hf_hub_download(
-                REPOSITORY, file, repo_type="dataset", revision=COMMIT, cache_dir=folder
+                REPOSITORY,
+                f"test/{path.name}",
+                repo_type="dataset",
+                revision=COMMIT,
+                cache_dir=folder,
             )
 
 
-def decode(encoder: Encoder, data: Set) -> None:
-    """Decode and transform all images by as many threads as a run has."""
+def decode(encoder: Encoder, data: LocalSet) -> None:
+    """Decode and transform all images in as many threads as a run has."""
 
-    def pixels(image: ImageSource) -> torch.Tensor:
+    def load(image: ImageSource) -> torch.Tensor:
         return encoder.transform(decode_source(image))
 
-    for _ in prefetch(data.images, pixels, workers=OPTIONS.workers):
+    for _ in prefetch(data.images, load, workers=OPTIONS.workers):
         pass
 
 
 def encode(encoder: Encoder, count: int) -> None:
-    """Encode so many images that are ready."""
+    """Encode `count` images that are ready."""
     batch = [torch.zeros(3, 224, 224)] * OPTIONS.batch_size
     for start in range(0, count, len(batch)):
         encoder.encode_image(stack_on_host(batch[: count - start], "cpu"))
 
 
-def streamed(encoder: Any, data: Set) -> int:
-    """Stream the set; return how many archives lay on the disk at a time."""
+def stream_set(encoder: Any, data: LocalSet) -> int:
+    """Stream the set; return the largest number of archives on the disk at the same time."""
     protocol = ClassificationProtocol(
         dataset="photographs",
         protocol_name="made-up",
@@ -194,26 +235,26 @@ def streamed(encoder: Any, data: Set) -> int:
         layout="webdataset",
         n_images=len(data.images),
     )
-    with watched(Path(tempfile.gettempdir())) as counts:
+    with count_archives(Path(tempfile.gettempdir())) as counts:
         stream(encoder, protocol, OPTIONS, no_progress, open_data)
     return max(counts)
 
 
 @contextmanager
-def watched(folder: Path) -> Iterator[list[int]]:
-    """Count archives below a folder every 10 ms."""
-    counts, ended = [0], Event()
+def count_archives(folder: Path) -> Iterator[list[int]]:
+    """Count the archives below a folder every 10 ms, and append the number to the list."""
+    counts, stopped = [0], Event()
 
-    def watch() -> None:
-        while not ended.wait(0.01):
+    def count_until_stopped() -> None:
+        while not stopped.wait(0.01):
             counts.append(sum(1 for _ in folder.glob("*/hub-*/*/blobs/[0-9a-f]*")))
 
-    thread = Thread(target=watch)
+    thread = Thread(target=count_until_stopped)
     thread.start()
     try:
         yield counts
     finally:
-        ended.set()
+        stopped.set()
         thread.join()
 
 
