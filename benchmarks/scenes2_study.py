@@ -21,7 +21,7 @@ import signal
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -189,31 +189,31 @@ def learning_rates_to_try(method: str) -> list[str]:
     return rates
 
 
-def study_jobs(learning_rates: dict[str, str]) -> list[Job]:
+def study_jobs(learning_rates: Mapping[str, str]) -> list[Job]:
     """Return the trainings of the study, one seed of all rows after the other.
 
     Args:
-        learning_rates: The chosen learning rate of each method.
+        learning_rates: The learning rates by method. Methods without one are left out.
     """
     steps = recipe_steps()
     jobs = []
     for seed in SEEDS:
-        for method in METHODS:
-            jobs.append(Job(method, method, learning_rates[method], seed, steps))
+        for method, learning_rate in learning_rates.items():
+            jobs.append(Job(method, method, learning_rate, seed, steps))
         for method, more_steps in EQUAL_COMPUTE_STEPS.items():
-            row = f"{method}, equal compute"
-            jobs.append(Job(row, method, learning_rates[method], seed, more_steps))
+            if method in learning_rates:
+                row = f"{method}, equal compute"
+                jobs.append(Job(row, method, learning_rates[method], seed, more_steps))
     return jobs
 
 
-def choose_learning_rates() -> dict[str, str] | None:
-    """Return the chosen learning rate of each method, or None before all are measured."""
+def choose_learning_rates() -> dict[str, str]:
+    """Return the chosen learning rate of each method for which all trainings are measured."""
     chosen = {}
     for method in METHODS:
         learning_rate = choose_learning_rate(method)
-        if learning_rate is None:
-            return None
-        chosen[method] = learning_rate
+        if learning_rate is not None:
+            chosen[method] = learning_rate
     return chosen
 
 
@@ -259,9 +259,8 @@ def is_measured(job: Job) -> bool:
 
 
 def possible_jobs() -> list[Job]:
-    """Return the trainings that can be made now, in their order."""
-    learning_rates = choose_learning_rates()
-    return tuning_jobs() if learning_rates is None else study_jobs(learning_rates)
+    """Return the trainings that can be made now: tuning, and methods whose tuning is done."""
+    return [*tuning_jobs(), *study_jobs(choose_learning_rates())]
 
 
 def work(output: Path, list_jobs: Callable[[], Sequence[Job]]) -> None:
@@ -437,8 +436,8 @@ def run(command: Sequence[str], log: Any) -> None:
 
 
 def planned_jobs() -> list[Job]:
-    """Return all trainings. Before learning rates are chosen, the study has any of them."""
-    planned_rates = choose_learning_rates() or dict.fromkeys(METHODS, LEARNING_RATES[0])
+    """Return all trainings. A learning rate that is not chosen yet is taken for the smallest."""
+    planned_rates = dict.fromkeys(METHODS, LEARNING_RATES[0]) | choose_learning_rates()
     return [*tuning_jobs(), *study_jobs(planned_rates)]
 
 

@@ -118,13 +118,16 @@ def scores(study, monkeypatch):
 def test_the_best_learning_rate_is_chosen_once_all_are_measured(study, scores):
     scores["SLIP", "0.0005"] = 0.6  # equal to that of 0.001
     del scores["COSMOS", "0.002"]
-    assert study.choose_learning_rates() is None
-    assert study.possible_jobs() == study.tuning_jobs()
+    chosen = dict.fromkeys(study.METHODS, "0.001") | {"SLIP": "0.0005"}
+    del chosen["COSMOS"]
+    assert study.choose_learning_rates() == chosen
     assert len({job.name for job in study.tuning_jobs()}) == 8 * 3
+    # Methods whose learning rate is chosen are trained meanwhile, with equal compute too.
+    assert study.possible_jobs() == [*study.tuning_jobs(), *study.study_jobs(chosen)]
+    assert len(study.study_jobs(chosen)) == 8 * (7 + 2)
     scores["COSMOS", "0.002"] = 0.5
-    chosen = study.choose_learning_rates()
-    assert chosen == dict.fromkeys(study.METHODS, "0.001") | {"SLIP": "0.0005"}
-    assert study.possible_jobs() == study.study_jobs(chosen)
+    assert study.choose_learning_rates() == chosen | {"COSMOS": "0.001"}
+    assert len(study.possible_jobs()) == 8 * 3 + 8 * (8 + 2)
 
 
 def test_larger_learning_rates_are_tried_while_the_largest_is_best(study, scores):
