@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -190,7 +190,7 @@ def measure_ratios(samples: AllSamples, rounds: int) -> Iterator[Measurement]:
     miou = {"mIoU": FunctionOfSums(areas, mean_iou)}
 
     n = N_PLAIN_RESAMPLES
-    functions = {
+    functions: dict[str, Callable[[], object]] = {
         "captions": partial(intervals, recalls, resamples=n),
         "captions, plain": partial(plain_recalls, hits, image_of_text, n),
         "mIoU": partial(intervals, miou, resamples=n),

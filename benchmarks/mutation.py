@@ -117,8 +117,8 @@ def replacements(node: ast.AST) -> Iterator[Replacement]:
         case ast.BinOp(op=op) | ast.AugAssign(op=op) | ast.BoolOp(op=op) if type(op) in OPERATORS:
             yield Replacement("operator", node, "op", OPERATORS[type(op)]())
         case ast.Compare(ops=operators):
-            for index, op in enumerate(operators):
-                yield Replacement("comparison", operators, index, OPERATORS[type(op)]())
+            for index, operator in enumerate(operators):
+                yield Replacement("comparison", operators, index, OPERATORS[type(operator)]())
         case ast.UnaryOp(op=op, operand=operand):
             yield Replacement("sign", node, "operand", ast.UnaryOp(op, operand))
         case ast.Constant(value=bool(value)):
