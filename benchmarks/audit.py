@@ -18,6 +18,7 @@ import csv
 import io
 import json
 from collections.abc import Iterator, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
 from zipfile import ZipFile
@@ -34,10 +35,10 @@ from cosmos_eval.results.text import markdown_table, p_value_text
 from cosmos_eval.runner.audit import find_copies
 from cosmos_eval.runner.overlap import EvaluationImages
 from cosmos_eval.stats.items import bag_of_words_chance
-from cosmos_eval.stats.label_errors import LabelErrors, agreement, estimate_label_errors
+from cosmos_eval.stats.label_errors import agreement, estimate_label_errors
 from cosmos_eval.stats.paired import holm, mcnemar
 from cosmos_eval.tasks import classification, find_protocol
-from cosmos_eval.types import RunOptions
+from cosmos_eval.types import RunOptions, no_progress
 
 HERE = Path(__file__).parent
 TRAININGS = HERE / "study" / "trainings"
@@ -54,9 +55,20 @@ class Answers(NamedTuple):
     """The answers of K models to N images with right labels."""
 
     models: list[str]
-    # (K, N) and (N,) class numbers.
+    # (K, N) the class number that each model answers.
     answers: Ints
+    # (N,) the right class numbers.
     labels: Ints
+
+    @property
+    def n_classes(self) -> int:
+        """The number of classes."""
+        return int(self.labels.max()) + 1
+
+    def select(self, indices: Sequence[int]) -> Answers:
+        """Return the answers of some of the models."""
+        models = [self.models[index] for index in indices]
+        return Answers(models, self.answers[list(indices)], self.labels)
 
 
 def read_answers(dataset: str) -> Answers:
@@ -80,10 +92,10 @@ def choose_models(models: Sequence[str]) -> dict[str, list[int]]:
     by_method: dict[str, list[int]] = {}
     for index, model in enumerate(models):
         by_method.setdefault(model, []).append(index)
-    one_each = [indices[0] for indices in by_method.values()]
+    first_trainings = [indices[0] for indices in by_method.values()]
     return {
-        "3 methods": one_each[:3],
-        "5 methods": one_each[:5],
+        "3 methods": first_trainings[:3],
+        "5 methods": first_trainings[:5],
         "5 seeds of COSMOS": by_method["cosmos"],
         f"all {len(models)}": list(range(len(models))),
     }
@@ -112,77 +124,124 @@ def plant_by_confusion(answers: Answers, rate: float, rng: np.random.Generator) 
     return planted
 
 
-def label_tables(draws: int) -> Iterator[str]:
+class DrawResult(NamedTuple):
+    """The audit of one draw of wrong labels."""
+
+    # The estimated share of wrong labels.
+    rate: float
+    # Whether the interval of this share contains the true one.
+    is_held: bool
+    # The number of suspect labels.
+    n_suspect: int
+    # The number of suspect labels that are wrong.
+    n_true: int
+    # The estimate of this number: the sum of the probabilities that suspect labels are wrong.
+    n_claimed: float
+    # The number of wrong labels.
+    n_planted: int
+    # The number of pairs of models that are decided otherwise than by the right labels.
+    changed_with_faults: int
+    # The same number if the images with suspect labels are left out.
+    changed_without_suspects: int
+
+
+def label_tables(n_draws: int) -> Iterator[str]:
     """Yield a table of planted wrong labels for each way of planting."""
     answers = read_answers("scenes-cls")
-    n_classes = int(answers.labels.max()) + 1
     for title, is_even in (("all classes alike", True), ("where models err", False)):
         rows = []
-        for name, chosen in choose_models(answers.models).items():
-            group = Answers(
-                [answers.models[index] for index in chosen], answers.answers[chosen], answers.labels
-            )
+        for name, indices in choose_models(answers.models).items():
             for rate in RATES:
                 if rate > 0 or is_even:
-                    rng = np.random.default_rng(0)
-                    rows.append(_label_row(name, group, n_classes, rate, draws, is_even, rng))
+                    rows.append(_label_row(name, answers.select(indices), rate, n_draws, is_even))
         yield f"### Wrong labels planted, {title}\n\n" + markdown_table(
             rows[0], (row.values() for row in rows), n_text_columns=1
         )
 
 
-def _label_row(
-    name: str,
-    group: Answers,
-    n_classes: int,
-    rate: float,
-    draws: int,
-    is_even: bool,
-    rng: np.random.Generator,
-) -> Row:
-    """Return a row of means over draws of wrong labels."""
-    shares, covered, suspects, claimed, true, planted_counts = [], [], [], [], [], []
-    lost_with, lost_without = [], []
-    n_draws, n_refused = draws if rate else 1, 0
-    decided = _decisions(group.answers == group.labels)
+def _label_row(name: str, group: Answers, rate: float, n_draws: int, is_even: bool) -> Row:
+    """Return a row of means over draws of wrong labels; without wrong labels, there is one draw."""
+    rng = np.random.default_rng(0)
+    decisions = _decisions(group.answers == group.labels)
+    n_draws = n_draws if rate else 1
+    results = []
     for _ in range(n_draws):
         if is_even:
-            labels = plant_evenly(group.labels, rate, rng)
+            planted_labels = plant_evenly(group.labels, rate, rng)
         else:
-            labels = plant_by_confusion(group, rate, rng)
-        agreed = agreement(group.answers, labels)
-        errors = estimate_label_errors(agreed, labels, n_classes, len(group.models))
-        if not errors.is_fitting:
-            n_refused += 1
-            continue
-        is_planted = labels != group.labels
-        shares.append(errors.rate)
-        covered.append(errors.low <= is_planted.mean() <= errors.high)
-        suspects.append(errors.is_suspect.sum())
-        claimed.append(errors.probability[errors.is_suspect].sum())
-        true.append((errors.is_suspect & is_planted).sum())
-        planted_counts.append(is_planted.sum())
-        hits = group.answers == labels
-        lost_with.append(_n_changed(decided, _decisions(hits)))
-        lost_without.append(_n_changed(decided, _decisions(hits[:, ~errors.is_suspect])))
+            planted_labels = plant_by_confusion(group, rate, rng)
+        result = audit_draw(group, planted_labels, decisions)
+        if result is not None:
+            results.append(result)
+    n_refused = n_draws - len(results)
     row = {
         "models": name,
         "planted": f"{100 * rate:.0f}%",
         "refused": f"{100 * n_refused / n_draws:.0f}",
     }
-    n_suspects = np.sum(suspects)
-    row |= {
-        "estimated": f"{100 * np.mean(shares):.1f}" if shares else "-",
-        "interval holds": f"{100 * np.mean(covered):.0f}" if shares else "-",
-        "suspect": f"{np.mean(suspects):.1f}" if shares else "-",
-        "precision": f"{100 * np.sum(true) / n_suspects:.0f}" if n_suspects else "-",
-        "precision claimed": f"{100 * np.sum(claimed) / n_suspects:.0f}" if n_suspects else "-",
-        "recall": f"{100 * np.sum(true) / np.sum(planted_counts):.0f}" if rate and shares else "-",
-        "decided": str(sum(better != 0 for better in decided)),
-        "other with faults": f"{np.mean(lost_with):.1f}" if shares else "-",
-        "other without suspects": f"{np.mean(lost_without):.1f}" if shares else "-",
-    }
+    row |= _suspect_cells(results)
+    row["decided"] = str(sum(decision != 0 for decision in decisions))
+    row |= _ranking_cells(results)
     return row
+
+
+def audit_draw(group: Answers, planted_labels: Ints, decisions: Sequence[int]) -> DrawResult | None:
+    """Audit labels, some of which are wrong; return None if no mixture fits the answers.
+
+    Args:
+        group: The answers of the models, and the right labels.
+        planted_labels: (N,) the labels that are audited.
+        decisions: The decisions about pairs of models by the right labels, see `_decisions`.
+    """
+    agreed = agreement(group.answers, planted_labels)
+    errors = estimate_label_errors(agreed, planted_labels, group.n_classes, len(group.models))
+    if not errors.is_fitting:
+        return None
+    is_planted = planted_labels != group.labels
+    hits = group.answers == planted_labels
+    return DrawResult(
+        rate=errors.rate,
+        is_held=bool(errors.low <= is_planted.mean() <= errors.high),
+        n_suspect=int(errors.is_suspect.sum()),
+        n_true=int((errors.is_suspect & is_planted).sum()),
+        n_claimed=float(errors.probability[errors.is_suspect].sum()),
+        n_planted=int(is_planted.sum()),
+        changed_with_faults=_n_changed(decisions, _decisions(hits)),
+        changed_without_suspects=_n_changed(decisions, _decisions(hits[:, ~errors.is_suspect])),
+    )
+
+
+def _suspect_cells(results: Sequence[DrawResult]) -> Row:
+    """Return how good the estimated shares and suspect labels are; "-" for unknown numbers."""
+    n_suspect = sum(result.n_suspect for result in results)
+    n_true = sum(result.n_true for result in results)
+    n_planted = sum(result.n_planted for result in results)
+    n_claimed = np.sum([result.n_claimed for result in results])
+    cells = dict.fromkeys(
+        ("estimated", "interval holds", "suspect", "precision", "precision claimed", "recall"), "-"
+    )
+    if results:
+        cells["estimated"] = f"{100 * np.mean([result.rate for result in results]):.1f}"
+        cells["interval holds"] = f"{100 * np.mean([result.is_held for result in results]):.0f}"
+        cells["suspect"] = f"{n_suspect / len(results):.1f}"
+    if n_suspect:
+        cells["precision"] = f"{100 * n_true / n_suspect:.0f}"
+        cells["precision claimed"] = f"{100 * n_claimed / n_suspect:.0f}"
+    if n_planted:
+        cells["recall"] = f"{100 * n_true / n_planted:.0f}"
+    return cells
+
+
+def _ranking_cells(results: Sequence[DrawResult]) -> Row:
+    """Return how many pairs of models are decided otherwise, on average; "-" without results."""
+    if not results:
+        return {"other with faults": "-", "other without suspects": "-"}
+    with_faults = np.mean([result.changed_with_faults for result in results])
+    without_suspects = np.mean([result.changed_without_suspects for result in results])
+    return {
+        "other with faults": f"{with_faults:.1f}",
+        "other without suspects": f"{without_suspects:.1f}",
+    }
 
 
 def _decisions(hits: NDArray[np.bool_]) -> list[int]:
@@ -224,30 +283,24 @@ def copy_table(quick: bool) -> str:
     images = []
     for source in sources[: 100 if quick else None]:
         images.append(source.decode(source.read()).convert("RGB"))
-    changes = {
-        "JPEG of quality 30": _compressed,
-        "half the size": lambda image: image.resize((image.width // 2, image.height // 2)),
-        "mirrored": ImageOps.mirror,
-        "10% cut off": lambda image: ImageOps.crop(image, round(0.05 * image.width)),
-    }
     rows = []
     rng = np.random.default_rng(0)
     for rate in RATES[1:]:
-        n_copies = max(1, round(rate * len(images)))
-        originals = rng.permutation(len(images))[: n_copies * len(changes)]
-        pictures = [*images]
-        truth = set()
-        for place, original in enumerate(originals[: n_copies * len(changes)].tolist()):
-            change = list(changes.values())[place % len(changes)]
-            truth.add((original, len(pictures)))
-            pictures.append(change(images[original]))
-        pairs = _copies_of(pictures)
+        n_copies = max(1, round(rate * len(images)))  # of each kind
+        originals = rng.permutation(len(images))[: n_copies * len(CHANGES)]
+        copies = []
+        true_pairs = set()
+        for number, original in enumerate(originals.tolist()):
+            change = CHANGES[number % len(CHANGES)]
+            true_pairs.add((original, len(images) + number))
+            copies.append(change(images[original]))
+        found_pairs = _copies_of([*images, *copies])
         rows.append(
             {
                 "copies": f"{100 * rate:.0f}% of each kind",
-                "planted": str(len(truth)),
-                "found": str(len(truth & pairs)),
-                "other pairs": str(len(pairs - truth)),
+                "planted": str(len(true_pairs)),
+                "found": str(len(true_pairs & found_pairs)),
+                "other pairs": str(len(found_pairs - true_pairs)),
             }
         )
     return "### Copies planted in scenes\n\n" + markdown_table(
@@ -255,17 +308,31 @@ def copy_table(quick: bool) -> str:
     )
 
 
-def _compressed(image: Image.Image) -> Image.Image:
-    """Return an image after a strong compression."""
+def compress(image: Image.Image) -> Image.Image:
+    """Return an image after a strong compression, as a JPEG of quality 30."""
     file = io.BytesIO()
     image.save(file, "JPEG", quality=30)
     return Image.open(file).convert("RGB")
 
 
+def halve(image: Image.Image) -> Image.Image:
+    """Return an image of half the width and height."""
+    return image.resize((image.width // 2, image.height // 2))
+
+
+def crop(image: Image.Image) -> Image.Image:
+    """Return an image without 5% of its width on all sides."""
+    return ImageOps.crop(image, round(0.05 * image.width))
+
+
+CHANGES = (compress, halve, ImageOps.mirror, crop)
+"""How copies are changed, in turn."""
+
+
 def _copies_of(pictures: Sequence[Image.Image]) -> set[tuple[int, int]]:
     """Return all pairs of images that are copies of each other, the lower index first."""
     sources = {str(index): Picture(str(index), image) for index, image in enumerate(pictures)}
-    images = EvaluationImages.read(sources, RunOptions(workers=0), lambda progress: None)
+    images = EvaluationImages.read(sources, RunOptions(workers=0), no_progress)
     return _pairs_of(find_copies(images, len(sources)))
 
 
@@ -274,9 +341,9 @@ def _pairs_of(copy_of: Ints) -> set[tuple[int, int]]:
     items_by_number: dict[int, list[int]] = {}
     for item, number in enumerate(copy_of.tolist()):
         items_by_number.setdefault(number, []).append(item)
-    pairs = set()
+    pairs: set[tuple[int, int]] = set()
     for items in items_by_number.values():
-        pairs |= {(a, b) for place, b in enumerate(items) for a in items[:place]}
+        pairs.update(combinations(items, 2))
     return pairs
 
 
@@ -294,22 +361,23 @@ def read_cifar(folder: Path) -> Cifar:
     """Read the order and labels of the test images."""
     with open(folder / "order.csv", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["split"] == "test"]
-    files = [row["file"] for row in sorted(rows, key=lambda row: int(row["index"]))]
-    _, labels = np.unique([name.split("/")[1] for name in files], return_inverse=True)
+    rows.sort(key=lambda row: int(row["index"]))
+    files = [row["file"] for row in rows]
+    class_names = [name.split("/")[1] for name in files]
+    _, labels = np.unique(class_names, return_inverse=True)
     return Cifar(folder, files, labels.astype(np.int64))
 
 
 def cifar_duplicates(cifar: Cifar) -> str:
     """Compare the copies found within the test images with ciFAIR's list."""
+    listed: dict[str, set[tuple[int, int]]] = {"1": set(), "2": set()}  # by judgment
     with open(cifar.folder / "duplicates_within_test.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    listed: dict[str, set[tuple[int, int]]] = {"1": set(), "2": set()}
-    for row in rows:
-        pair = tuple(sorted((int(row["TestID"]), int(row["TrainID"]))))
-        listed.setdefault(row["Judgment"], set()).add(pair)  # type: ignore[arg-type]
+        for row in csv.DictReader(file):
+            a, b = sorted((int(row["TestID"]), int(row["TrainID"])))
+            listed.setdefault(row["Judgment"], set()).add((a, b))
     with ZipFile(cifar.folder / "test.zip") as archive:
         sources = {str(i): ZippedImage(archive, name) for i, name in enumerate(cifar.files)}
-        images = EvaluationImages.read(sources, RunOptions(workers=1), lambda progress: None)
+        images = EvaluationImages.read(sources, RunOptions(workers=1), no_progress)
     pairs = _pairs_of(find_copies(images, len(cifar.files)))
     n_other_label = sum(cifar.labels[a] != cifar.labels[b] for a, b in pairs)
     near, similar = listed["1"], listed["2"]
@@ -321,76 +389,92 @@ def cifar_duplicates(cifar: Cifar) -> str:
     )
 
 
-def cifar_labels(cifar: Cifar) -> str:
-    """Compare suspect labels of CIFAR-10's test images with the labels that people rejected."""
-    # The first network: cross-validated probabilities of Northcutt et al. Its classes are in
-    # alphabetical order, as those of the folders are.
-    published = np.load(cifar.folder / "predicted_probabilities_test.npy").argmax(axis=1)
-    networks = np.load(NETWORKS)["top1"][:, np.argsort(np.argsort(cifar.files))]
-    answers = np.concatenate([published[None], networks]).astype(np.int64)
+class Reviews(NamedTuple):
+    """The judgments of people about the labels of N images."""
+
+    # The number of labels that they were asked about.
+    n_asked: int
+    # (N,) whether they were asked about the label.
+    is_asked: NDArray[np.bool_]
+    # (N,) whether they rejected the label: fewer than three chose it.
+    is_rejected: NDArray[np.bool_]
+
+
+def read_reviews(cifar: Cifar) -> Reviews:
+    """Read which labels people were asked about, and which of them they rejected."""
     with open(cifar.folder / "label_errors_mturk.json") as file:
-        asked = json.load(file)
+        items = json.load(file)
     is_asked = np.zeros(len(cifar.labels), bool)
     is_rejected = np.zeros(len(cifar.labels), bool)
-    for item in asked:
+    for item in items:
         is_asked[item["id"]] = True
         is_rejected[item["id"]] = item["mturk"]["given"] < 3
+    return Reviews(len(items), is_asked, is_rejected)
+
+
+def read_cifar_answers(cifar: Cifar) -> Ints:
+    """Read the answers (4, 10000) of four networks, in the order of the test images.
+
+    The first network has the cross-validated probabilities of Northcutt et al. Its classes are in
+    alphabetical order, as the classes of the folders are.
+    """
+    probabilities = np.load(cifar.folder / "predicted_probabilities_test.npy")
+    published = probabilities.argmax(axis=1)
+    # The other networks have their answers in the order of the sorted file names.
+    positions = np.argsort(np.argsort(cifar.files))
+    networks = np.load(NETWORKS)["top1"][:, positions]
+    return np.concatenate([published[None], networks]).astype(np.int64)
+
+
+def cifar_labels(cifar: Cifar) -> str:
+    """Compare suspect labels of CIFAR-10's test images with the labels that people rejected."""
+    answers = read_cifar_answers(cifar)
+    reviews = read_reviews(cifar)
     rows = []
-    for name, chosen in (
+    for name, selected in (
         ("all 4", slice(None)),
         ("published, 2 small ones", slice(0, 3)),
         ("3 small ones", slice(1, None)),
     ):
-        group = answers[chosen]
+        group = answers[selected]
         agreed = agreement(group, cifar.labels)
         errors = estimate_label_errors(agreed, cifar.labels, 10, len(group))
-        is_shared = agreed.votes > len(group) // 2
-        is_unanimous = agreed.votes == len(group)
-        for answer, chosen_items in (("most", is_shared), ("all", is_unanimous)):
-            row = _cifar_row(errors, answer, len(group), chosen_items, is_asked, is_rejected)
-            rows.append({"networks": name, **row})
+        for answer, least_votes in (("most", len(group) // 2 + 1), ("all", len(group))):
+            row = {"networks": name, "fit, p": p_value_text(errors.fit), "answer alike": answer}
+            expected = errors.expected_by_votes[least_votes:].sum()
+            by_chance = f"{expected:.0f}" if errors.is_fitting else "-"
+            rows.append(row | _review_cells(agreed.votes >= least_votes, by_chance, reviews))
     accuracies = ", ".join(f"{100 * np.mean(row == cifar.labels):.1f}" for row in answers)
     table = markdown_table(rows[0], (row.values() for row in rows), n_text_columns=1)
     return (
         f"### Label errors of CIFAR-10's test images\n\nAccuracies: {accuracies}%. People were "
-        f"asked about {len(asked)} labels and rejected {is_rejected.sum()}.\n\n{table}"
+        f"asked about {reviews.n_asked} labels and rejected {reviews.is_rejected.sum()}."
+        f"\n\n{table}"
     )
 
 
-def _cifar_row(
-    errors: LabelErrors,
-    answer: str,
-    n_models: int,
-    chosen: NDArray[np.bool_],
-    is_asked: NDArray[np.bool_],
-    is_rejected: NDArray[np.bool_],
-) -> Row:
-    """Return how items on which networks agree compare with the labels that people rejected.
+def _review_cells(is_suspect: NDArray[np.bool_], by_chance: str, reviews: Reviews) -> Row:
+    """Return how suspect labels compare with the labels that people rejected.
 
     Args:
-        errors: The estimate of wrong labels.
-        answer: The share of networks that agree, "most" or "all".
-        n_models: The number of networks.
-        chosen: (N,) whether so many networks share an answer against the label.
-        is_asked: (N,) whether people were asked.
-        is_rejected: (N,) whether they rejected the label.
+        is_suspect: (N,) whether enough networks share an answer against the label.
+        by_chance: How many such labels are expected by chance, as text.
+        reviews: The judgments of people about the labels.
     """
-    least_votes = n_models if answer == "all" else n_models // 2 + 1
-    expected = errors.expected_by_votes[least_votes:].sum()
+    n_suspect = is_suspect.sum()
+    n_rejected = (is_suspect & reviews.is_rejected).sum()
     return {
-        "fit, p": p_value_text(errors.fit),
-        "answer alike": answer,
-        "items": str(chosen.sum()),
-        "by chance": f"{expected:.0f}" if errors.is_fitting else "-",
-        "asked about": str((chosen & is_asked).sum()),
-        "rejected": str((chosen & is_rejected).sum()),
-        "precision": f"{100 * (chosen & is_rejected).sum() / max(1, chosen.sum()):.1f}%",
-        "recall": f"{100 * (chosen & is_rejected).sum() / is_rejected.sum():.0f}%",
+        "items": str(n_suspect),
+        "by chance": by_chance,
+        "asked about": str((is_suspect & reviews.is_asked).sum()),
+        "rejected": str(n_rejected),
+        "precision": f"{100 * n_rejected / max(1, n_suspect):.1f}%",
+        "recall": f"{100 * n_rejected / reviews.is_rejected.sum():.0f}%",
     }
 
 
 def text_table(title: str, items: Sequence[Item]) -> str:
-    """Return the checks of captions alone, by subset."""
+    """Return the checks of captions without images, by subset."""
     items_by_subset: dict[str, list[Item]] = {}
     for item in items:
         items_by_subset.setdefault(item.subset, []).append(item)
@@ -402,17 +486,17 @@ def text_table(title: str, items: Sequence[Item]) -> str:
 
 
 def _text_row(subset: str, items: Sequence[Item]) -> Row:
-    """Return how many items have right and wrong captions with the same words, and lengths."""
+    """Return how the captions of items differ in words and lengths, and how many are copies."""
     chances = np.array([bag_of_words_chance(item.captions, item.n_correct) for item in items])
-    shorter, longer, repeated = [], [], 0
+    is_shorter, is_longer, n_repeated = [], [], 0
     for item in items:
-        n_words = [len(caption.split()) for caption in item.captions]
-        right, wrong = n_words[: item.n_correct], n_words[item.n_correct :]
-        shorter.append(max(right) < min(wrong))
-        longer.append(min(right) > max(wrong))
-        repeated += bool(
-            set(item.captions[: item.n_correct]) & set(item.captions[item.n_correct :])
-        )
+        right, wrong = item.captions[: item.n_correct], item.captions[item.n_correct :]
+        right_lengths = [len(caption.split()) for caption in right]
+        wrong_lengths = [len(caption.split()) for caption in wrong]
+        is_shorter.append(max(right_lengths) < min(wrong_lengths))
+        is_longer.append(min(right_lengths) > max(wrong_lengths))
+        if set(right) & set(wrong):
+            n_repeated += 1
     n_copies = len(items) - len({(item.pictures, frozenset(item.captions)) for item in items})
     return {
         "subset": subset,
@@ -421,9 +505,9 @@ def _text_row(subset: str, items: Sequence[Item]) -> Row:
         "share": f"{100 * np.mean(chances < 1):.1f}%",
         "ceiling, ties random": f"{100 * chances.mean():.2f}",
         "ceiling, ties wrong": f"{100 * np.mean(chances == 1):.2f}",
-        "right shorter": f"{100 * np.mean(shorter):.1f}%",
-        "right longer": f"{100 * np.mean(longer):.1f}%",
-        "right equals wrong": str(repeated),
+        "right shorter": f"{100 * np.mean(is_shorter):.1f}%",
+        "right longer": f"{100 * np.mean(is_longer):.1f}%",
+        "right equals wrong": str(n_repeated),
         "copies": str(n_copies),
     }
 
@@ -452,22 +536,22 @@ def original_tables(folders: Sequence[Path]) -> Iterator[str]:
 def _find_folder(folders: Sequence[Path], name: str) -> Path | None:
     """Return the folder of a name in one of the folders, or in their `originals`."""
     for folder in folders:
-        for place in (folder / name, folder / "originals" / name):
-            if place.is_dir():
-                return place
+        for path in (folder / name, folder / "originals" / name):
+            if path.is_dir():
+                return path
     return None
 
 
 def main() -> None:
     """Print all tables."""
-    arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--quick", action="store_true", help="end within 60 seconds")
-    arguments.add_argument("--data", type=Path, action="append", default=[], metavar="FOLDER")
-    options = arguments.parse_args()
-    for table in label_tables(QUICK_DRAWS if options.quick else DRAWS):
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="end within 60 seconds")
+    parser.add_argument("--data", type=Path, action="append", default=[], metavar="FOLDER")
+    arguments = parser.parse_args()
+    for table in label_tables(QUICK_DRAWS if arguments.quick else DRAWS):
         print(table, end="\n\n", flush=True)
-    print(copy_table(options.quick), end="\n\n", flush=True)
-    for table in original_tables(options.data):
+    print(copy_table(arguments.quick), end="\n\n", flush=True)
+    for table in original_tables(arguments.data):
         print(table, end="\n\n", flush=True)
 
 

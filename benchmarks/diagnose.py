@@ -2,8 +2,8 @@
 
 Every fault of the catalogue, and every pair of faults that the command considers, is injected into
 the evaluation of a whole data set. The diagnosis sees only the number, rounded to one decimal, and
-runs a random part of the images. Faults that move the number by no more than rounding and precision
-are left out: they are `hidden`. Scrambled labels are scrambled by other seeds.
+runs some of the images, at random. Faults that move the number by no more than rounding and
+precision are left out: they are `hidden`. Scrambled labels are scrambled by other seeds.
 
 Models are the bundled ones, the same converted to `hf:` and `openclip:` folders, and random ones.
 `wide` is a drawn set of 800 scenes as JPEG files that are not square, of which a fifth has an
@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import open_clip
@@ -44,10 +44,12 @@ from cosmos_eval.runner.diagnosis.diagnose import (
     Hypothesis,
     Trials,
     agrees,
+    are_both_chance,
     is_any_explained,
     predict_all,
     weigh,
 )
+from cosmos_eval.runner.diagnosis.faults import Fault
 from cosmos_eval.runner.diagnosis.images import IMAGE_FAULTS, ImageFault, Transform
 from cosmos_eval.runner.diagnosis.known import Known, parse_known
 from cosmos_eval.runner.diagnosis.labels import LABEL_FAULTS, ScrambleFault
@@ -71,39 +73,69 @@ TINY = {
     "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8},
     "text_cfg": {"context_length": 20, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 2},
 }
-KNOWN = ("number", "file")
+KNOWN_KINDS = ("number", "file")  # values of Injection.known
 PRIORS = {
-    **{"single": stats.SINGLE, "pair": stats.PAIR},
-    **{"redrawn": stats.OTHER_SAMPLES, "outside": stats.ELSE},
+    "single": stats.SINGLE,
+    "pair": stats.PAIR,
+    "redrawn": stats.OTHER_SAMPLES,
+    "outside": stats.ELSE,
 }
 OTHER_SEEDS = (99,)  # of scrambled labels
+
+
+class Case(NamedTuple):
+    """A model that is diagnosed on a data set."""
+
+    # The specification of the model, as on the command line.
+    model: str
+    # The name of the data set, or the path of its YAML file.
+    dataset: str
+    metric: str
 
 
 @dataclass(frozen=True)
 class Number:
     """A number of the whole set, made by faults or otherwise."""
 
+    # `single`, `pair`, `outside`, `redrawn` or `precision`.
     kind: str
+    # The names of the injected faults.
     faults: tuple[str, ...]
     value: float
     # (N,) the outcomes of all images; None if they are not known.
     outcomes: Values | None = None
+
+    @classmethod
+    def of_outcomes(cls, kind: str, faults: tuple[str, ...], outcomes: Values) -> Number:
+        """Return the number that is the mean of outcomes (N,)."""
+        return cls(kind, faults, float(outcomes.mean()), outcomes)
 
 
 @dataclass(frozen=True)
 class Injection:
     """A number with known faults, and what the diagnosis said."""
 
+    # The names of the model, the data set and the metric.
     subject: str
+    # How many images the diagnosis ran.
     n_samples: int
-    known: str  # `number`, or `file` with the hits of all images
-    kind: str  # `single`, `pair`, `outside`, `redrawn`, `precision`
+    # `number`, or `file` with the hits of all images.
+    known: str
+    # `single`, `pair`, `outside`, `redrawn` or `precision`.
+    kind: str
+    # The names of the injected faults.
     faults: tuple[str, ...]
+    # `agrees` if the fault is hidden, `chance`, `fault` if one is named, or `none`.
     verdict: str
+    # The faults of the most probable explanation.
     first: tuple[str, ...] = ()
+    # The faults of each explanation that is tied with the first, which is one of them.
     tied: tuple[tuple[str, ...], ...] = ()
+    # The probability of the first explanation.
     probability: float = 0.0
+    # The predicted interval of the number with the injected faults.
     predicted: tuple[float, float] | None = None
+    # The number that was injected.
     value: float = 0.0
 
 
@@ -128,48 +160,52 @@ class OutsideFault(ImageFault):
 OUTSIDE = tuple(
     OutsideFault(name=name, wrong="", check="")
     for name in (
-        *("grey", "blurred", "turned by 90 degrees", "upside down", "inverted"),
+        "grey",
+        "blurred",
+        "turned by 90 degrees",
+        "upside down",
+        "inverted",
         "four levels per channel",
     )
 )
 
 
 def main() -> None:
-    """Inject, diagnose, and print."""
-    arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--quick", action="store_true", help="one model on one set")
-    arguments.add_argument(
+    """Inject faults, diagnose, and print how often the diagnosis is right."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="one model on one set")
+    parser.add_argument(
         "--json", action="store_true", help="print the injections, a list per model and set"
     )
-    arguments.add_argument("--model", default="", help="only models with this in their name")
-    chosen = arguments.parse_args()
+    parser.add_argument("--model", default="", help="only models with this in their name")
+    arguments = parser.parse_args()
     injections: list[Injection] = []
     with tempfile.TemporaryDirectory() as folder:
-        for model, dataset, metric in subjects(Path(folder), chosen.quick):
-            if chosen.model not in label(model):
+        for case in cases(Path(folder), arguments.quick):
+            if arguments.model not in label(case.model):
                 continue
-            new_injections = [*study(model, dataset, metric)]
+            new_injections = list(inject_all(case))
             injections += new_injections
-            if chosen.json:
+            if arguments.json:
                 print(json.dumps([vars(injection) for injection in new_injections]), flush=True)
-    if not chosen.json:
+    if not arguments.json:
         print("\n\n".join(tables(injections)))
 
 
-def subjects(folder: Path, quick: bool) -> Iterator[tuple[str, str, str]]:
-    """Yield models, data sets and metrics."""
-    yield "scenes-cosmos", "scenes-cls", "acc1"
+def cases(folder: Path, quick: bool) -> Iterator[Case]:
+    """Yield the cases; models and data sets are written to the folder."""
+    yield Case("scenes-cosmos", "scenes-cls", "acc1")
     if quick:
         return
-    yield "scenes-cosmos", "scenes-retrieval", "image_to_text_R@1"
-    yield "scenes-clip-long", "scenes-retrieval-five", "text_to_image_R@1"
+    yield Case("scenes-cosmos", "scenes-retrieval", "image_to_text_R@1")
+    yield Case("scenes-clip-long", "scenes-retrieval-five", "text_to_image_R@1")
     wide = write_wide(folder / "wide")
     hf, openclip = folder / "hf", folder / "openclip"
     convert(parse_model_spec("scenes-clip-long"), hf)
     convert(parse_model_spec(f"hf:{hf}"), openclip)
-    yield "scenes-cosmos", wide, "acc1"
-    yield f"hf:{hf}", wide, "acc1"
-    yield f"openclip:{openclip}", wide, "mean_per_class_recall"
+    yield Case("scenes-cosmos", wide, "acc1")
+    yield Case(f"hf:{hf}", wide, "acc1")
+    yield Case(f"openclip:{openclip}", wide, "mean_per_class_recall")
 
     # Random weights are at chance, where nothing can be seen.
     photographs = write_photographs(folder / "photographs")
@@ -180,8 +216,8 @@ def subjects(folder: Path, quick: bool) -> Iterator[tuple[str, str, str]]:
     transformers.CLIPModel(config).save_pretrained(random_hf)
     (folder / f"{TINY_NAME}.json").write_text(json.dumps(TINY))
     open_clip.add_model_config(folder / f"{TINY_NAME}.json")
-    yield f"hf:{random_hf}", photographs, "acc1"
-    yield f"openclip:{TINY_NAME}/random", photographs, "acc1"
+    yield Case(f"hf:{random_hf}", photographs, "acc1")
+    yield Case(f"openclip:{TINY_NAME}/random", photographs, "acc1")
 
 
 def write_wide(folder: Path) -> str:
@@ -217,7 +253,7 @@ def write_photographs(folder: Path) -> str:
 
 
 def save_wide(picture: PIL.Image.Image, path: Path, rng: np.random.Generator) -> None:
-    """Save a picture without a part of one side; one in five is turned, with its EXIF tag."""
+    """Save a picture after cropping one side; one in five is turned, with its EXIF tag."""
     cut = int(rng.integers(8, 36))
     low = int(rng.integers(0, cut))
     width, height = picture.size
@@ -232,71 +268,60 @@ def save_wide(picture: PIL.Image.Image, path: Path, rng: np.random.Generator) ->
     picture.save(path, quality=92, exif=exif)
 
 
-def study(model: str, dataset: str, metric: str) -> Iterator[Injection]:
+def inject_all(case: Case) -> Iterator[Injection]:
     """Yield every injection into a model on a data set."""
-    subject_name = f"{label(model)} on {label(dataset)}, {metric}"
-    encoder: Any = load_encoder(parse_model_spec(model))
+    subject_name = f"{label(case.model)} on {label(case.dataset)}, {case.metric}"
+    encoder: Any = load_encoder(parse_model_spec(case.model))
     encoder = getattr(encoder, "built", encoder)
-    protocol = find_protocol(dataset)
+    protocol = find_protocol(case.dataset)
     data = open_dataset(protocol, OPTIONS).data
     n_whole = len(data.images)
 
-    whole = make_subject(encoder, protocol, data, metric, n_whole, OPTIONS, no_progress)
-    numbers = [*injected_numbers(whole), *redrawn_numbers(whole)]
+    whole_set = make_subject(encoder, protocol, data, case.metric, n_whole, OPTIONS, no_progress)
+    numbers = [*injected_numbers(whole_set), *redrawn_numbers(whole_set)]
     for n_samples in N_SAMPLES:
-        part = make_subject(encoder, protocol, data, metric, n_samples, OPTIONS, no_progress)
-        right = part.outcomes(part.image_features, part.text_features, part.truth)
-        rounded = part.outcomes(*encode_in_other_precision(part, OPTIONS), part.truth)
-        noise = stats.precision_noise(right.values, rounded.values, n_whole)
-        passes = encode_with_faults(
-            part, IMAGE_FAULTS, TEXT_FAULTS, MODULE_FAULTS, OPTIONS, no_progress
+        subject = make_subject(
+            encoder, protocol, data, case.metric, n_samples, OPTIONS, no_progress
         )
-        hypotheses = predict_all(Trials(part, passes, right), noise)
-        diagnosis = PreparedDiagnosis(subject_name, part, hypotheses, noise)
+        diagnosis = prepare_diagnosis(subject_name, subject)
         for number in numbers:
-            known = parse_known(f"{100 * number.value:.1f}")
-            yield diagnosis.judge(number, known)
-            if number.outcomes is not None and metric != "mean_per_class_recall":
+            yield diagnosis.judge(number, parse_known(f"{100 * number.value:.1f}"))
+            if number.outcomes is not None and case.metric != "mean_per_class_recall":
                 yield diagnosis.judge(number, Known(number.value, 0.0, number.outcomes))
 
 
 def injected_numbers(whole: Subject) -> list[Number]:
     """Return the number of the whole set for every injection."""
     right = whole.outcomes(whole.image_features, whole.text_features, whole.truth)
-    scrambled = [
+    label_faults = [
         replace(fault, seeds=OTHER_SEEDS) if isinstance(fault, ScrambleFault) else fault
         for fault in LABEL_FAULTS
     ]
     passes = encode_with_faults(
         whole, [*IMAGE_FAULTS, *OUTSIDE], TEXT_FAULTS, MODULE_FAULTS, OPTIONS, no_progress
     )
-    trials = Trials(whole, passes, right, scrambled)
+    trials = Trials(whole, passes, right, label_faults)
     numbers = []
     for fault, outcomes in trials.singles.items():
-        numbers.append(
-            Number("single", (fault.name,), float(outcomes.values.mean()), outcomes.values)
-        )
+        numbers.append(Number.of_outcomes("single", (fault.name,), outcomes.values))
     for pair, outcomes in trials.pairs():
-        names = tuple(fault.name for fault in pair)
-        numbers.append(Number("pair", names, float(outcomes.values.mean()), outcomes.values))
+        numbers.append(Number.of_outcomes("pair", fault_names(pair), outcomes.values))
     for outside in OUTSIDE:
         if outside in passes.images:
             outcomes = trials.outcomes([outside])
-            numbers.append(
-                Number("outside", (outside.name,), float(outcomes.values.mean()), outcomes.values)
-            )
+            numbers.append(Number.of_outcomes("outside", (outside.name,), outcomes.values))
     rounded = whole.outcomes(*encode_in_other_precision(whole, OPTIONS), whole.truth)
-    numbers.append(Number("precision", ("bf16",), float(rounded.values.mean()), rounded.values))
+    numbers.append(Number.of_outcomes("precision", ("bf16",), rounded.values))
     numbers.append(Number("precision", ("none",), whole.value, right.values))
     return numbers
 
 
 def redrawn_numbers(whole: Subject) -> list[Number]:
     """Return numbers of as many other images of the same kind, drawn from outcomes."""
-    right = whole.right_values
+    outcomes = whole.right_values
     rng = np.random.default_rng(OTHER_SEEDS)
     # Two draws, since the images at hand are a draw as well.
-    draws = [rng.choice(right, (N_REDRAWN, len(right))).mean(axis=1) for _ in range(2)]
+    draws = [rng.choice(outcomes, (N_REDRAWN, len(outcomes))).mean(axis=1) for _ in range(2)]
     values = np.clip(whole.value + draws[0] - draws[1], 0, 1)
     return [Number("redrawn", ("other images",), float(value)) for value in values]
 
@@ -306,37 +331,31 @@ class PreparedDiagnosis:
     """The diagnosis of a subject, whose faults were run already."""
 
     name: str
-    part: Subject
+    subject: Subject
     hypotheses: Sequence[Hypothesis]
+    # The standard deviation of the number due to precision.
     noise: float
 
     def judge(self, number: Number, known: Known) -> Injection:
-        """Return what the diagnosis says of a known number."""
+        """Return the diagnosis of a number, of which the command would know `known`."""
         injection = Injection(
             subject=self.name,
-            n_samples=len(self.part.images),
+            n_samples=len(self.subject.images),
             known="number" if known.hits is None else "file",
             kind=number.kind,
             faults=number.faults,
             verdict="",
+            predicted=self.predicted_interval(number.faults),
             value=number.value,
         )
-        names = [tuple(fault.name for fault in hypothesis.faults) for hypothesis in self.hypotheses]
-        if number.faults in names:
-            prediction = self.hypotheses[names.index(number.faults)].prediction
-            injection = replace(injection, predicted=prediction.interval)
-        part, slip = self.part, SLIP + self.noise**2 * self.part.n_whole
-        if agrees(part, known, self.noise, slip):
+        slip = SLIP + self.noise**2 * self.subject.n_whole
+        if agrees(self.subject, known, self.noise, slip):
             return replace(injection, verdict="agrees")
-        is_chance = stats.is_chance(part.value, part.chance, part.n_whole)
-        if is_chance and stats.is_chance(known.value, part.chance, part.n_whole, known.half_width):
+        if are_both_chance(self.subject, known):
             return replace(injection, verdict="chance")
-        explanations, something_else = weigh(self.hypotheses, known, part, slip)
+        explanations, something_else = weigh(self.hypotheses, known, self.subject, slip)
         n_tied = stats.count_tied([explanation.probability for explanation in explanations])
-        tied = tuple(
-            tuple(fault.name for fault in explanation.faults)
-            for explanation in explanations[:n_tied]
-        )
+        tied = tuple(fault_names(explanation.faults) for explanation in explanations[:n_tied])
         return replace(
             injection,
             verdict="fault" if is_any_explained(explanations, something_else) else "none",
@@ -344,6 +363,30 @@ class PreparedDiagnosis:
             tied=tied,
             probability=explanations[0].probability,
         )
+
+    def predicted_interval(self, faults: tuple[str, ...]) -> tuple[float, float] | None:
+        """Return the predicted interval of the number with faults, None if they are unknown."""
+        for hypothesis in self.hypotheses:
+            if fault_names(hypothesis.faults) == faults:
+                return hypothesis.prediction.interval
+        return None
+
+
+def prepare_diagnosis(name: str, subject: Subject) -> PreparedDiagnosis:
+    """Run all faults of the catalogue on the images of a subject."""
+    right = subject.outcomes(subject.image_features, subject.text_features, subject.truth)
+    rounded = subject.outcomes(*encode_in_other_precision(subject, OPTIONS), subject.truth)
+    noise = stats.precision_noise(right.values, rounded.values, subject.n_whole)
+    passes = encode_with_faults(
+        subject, IMAGE_FAULTS, TEXT_FAULTS, MODULE_FAULTS, OPTIONS, no_progress
+    )
+    hypotheses = predict_all(Trials(subject, passes, right), noise)
+    return PreparedDiagnosis(name, subject, hypotheses, noise)
+
+
+def fault_names(faults: Sequence[Fault]) -> tuple[str, ...]:
+    """Return the names of faults."""
+    return tuple(fault.name for fault in faults)
 
 
 def label(name: str) -> str:
@@ -379,8 +422,8 @@ def is_first(injection: Injection) -> bool:
 
 def is_tied(injection: Injection) -> bool:
     """Return whether the injected faults are first or tied with the first."""
-    is_among = any(set(names) == set(injection.faults) for names in injection.tied)
-    return injection.verdict == "fault" and is_among
+    is_among_tied = any(set(names) == set(injection.faults) for names in injection.tied)
+    return injection.verdict == "fault" and is_among_tied
 
 
 def is_covered(injection: Injection) -> bool:
@@ -390,7 +433,7 @@ def is_covered(injection: Injection) -> bool:
     return bool(low - 1e-9 <= injection.value <= high + 1e-9)
 
 
-def visible_ones(injections: Sequence[Injection]) -> list[Injection]:
+def visible_injections(injections: Sequence[Injection]) -> list[Injection]:
     """Return the injections that are neither hidden nor at chance."""
     return [injection for injection in injections if injection.verdict in ("fault", "none")]
 
@@ -405,16 +448,16 @@ def select(injections: Sequence[Injection], **values: Any) -> list[Injection]:
 
 
 def all_rates(injections: Sequence[Injection]) -> list[dict[str, str]]:
-    """Return a row per kind of injection, of what is known, and number of images."""
+    """Return a row per kind of injection, kind of known number, and number of images."""
     rows = []
-    for kind, known, n_samples in product(("single", "pair"), KNOWN, N_SAMPLES):
-        group = select(injections, kind=kind, known=known, n_samples=n_samples)
-        visible = visible_ones(group)
+    for kind, known_kind, n_samples in product(("single", "pair"), KNOWN_KINDS, N_SAMPLES):
+        group = select(injections, kind=kind, known=known_kind, n_samples=n_samples)
+        visible = visible_injections(group)
         predicted = [injection for injection in group if injection.predicted is not None]
         rows.append(
             {
                 "injected": "one fault" if kind == "single" else "a pair",
-                "known": known,
+                "known": known_kind,
                 "images": str(n_samples),
                 "injections": str(len(group)),
                 "hidden": share([injection.verdict == "agrees" for injection in group]),
@@ -437,22 +480,22 @@ def rates_by_subject(injections: Sequence[Injection]) -> list[dict[str, str]]:
         row["faults"] = str(len(singles))
         row["at chance"] = share([injection.verdict == "chance" for injection in singles])
         row["hidden"] = share([injection.verdict == "agrees" for injection in singles])
-        for kind, known in product(("single", "pair"), KNOWN):
-            visible = visible_ones(select(of_subject, kind=kind, known=known))
+        for kind, known_kind in product(("single", "pair"), KNOWN_KINDS):
+            visible = visible_injections(select(of_subject, kind=kind, known=known_kind))
             first = share([is_first(injection) for injection in visible])
             tied = share([is_tied(injection) for injection in visible])
-            row[f"{kind}, {known}: first / or tied"] = f"{first} / {tied}"
+            row[f"{kind}, {known_kind}: first / or tied"] = f"{first} / {tied}"
         rows.append(row)
     return rows
 
 
 def confusions(injections: Sequence[Injection]) -> list[dict[str, str]]:
-    """Return a row per fault: how often it is named, and what is named instead."""
+    """Return a row per fault: how often it is named, and the faults that are named instead."""
     singles = select(injections, kind="single", known="number", n_samples=N_SAMPLES[0])
     rows = []
     for faults in dict.fromkeys(injection.faults for injection in singles):
         group = select(singles, faults=faults)
-        visible = visible_ones(group)
+        visible = visible_injections(group)
         instead = Counter(
             " + ".join(injection.first) if injection.verdict == "fault" else "none"
             for injection in visible
@@ -474,9 +517,9 @@ def confusions(injections: Sequence[Injection]) -> list[dict[str, str]]:
 def other_numbers(injections: Sequence[Injection]) -> list[dict[str, str]]:
     """Return a row per kind of number that no fault of the catalogue made."""
     rows = []
-    cases = product(("precision", "redrawn", "outside"), KNOWN, N_SAMPLES)
-    for kind, known, n_samples in cases:
-        group = select(injections, kind=kind, known=known, n_samples=n_samples)
+    kinds = ("precision", "redrawn", "outside")
+    for kind, known_kind, n_samples in product(kinds, KNOWN_KINDS, N_SAMPLES):
+        group = select(injections, kind=kind, known=known_kind, n_samples=n_samples)
         if not group:
             continue
         explained = select(group, verdict="fault")
@@ -487,7 +530,7 @@ def other_numbers(injections: Sequence[Injection]) -> list[dict[str, str]]:
         rows.append(
             {
                 "number": kind,
-                "known": known,
+                "known": known_kind,
                 "images": str(n_samples),
                 "numbers": str(len(group)),
                 "agrees": share([injection.verdict == "agrees" for injection in group]),
@@ -503,38 +546,38 @@ def other_numbers(injections: Sequence[Injection]) -> list[dict[str, str]]:
 def calibration(injections: Sequence[Injection]) -> list[dict[str, str]]:
     """Return a row per range of the first explanation's probability.
 
-    A number is weighed by the prior probability of its kind, shared among all numbers of a subject
-    that are of this kind.
+    All numbers of a kind about one subject share the prior probability of the kind. The share of a
+    number is its weight.
     """
     in_prior = [injection for injection in injections if injection.kind in PRIORS]
     n_by_group = Counter(map(group_of, in_prior))
     rows = []
     for low, high in ((0, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 0.9), (0.9, 1.01)):
         row = {"probability of the first": f"{100 * low:.0f} to {min(100 * high, 100):.0f}"}
-        for known in KNOWN:
+        for known_kind in KNOWN_KINDS:
             group = [
                 injection
-                for injection in select(in_prior, known=known, verdict="fault")
+                for injection in select(in_prior, known=known_kind, verdict="fault")
                 if low <= injection.probability < high
             ]
             weights = [
                 PRIORS[injection.kind] / n_by_group[group_of(injection)] for injection in group
             ]
-            if group:
-                probability = np.average(
-                    [injection.probability for injection in group], weights=weights
-                )
-                right = np.average([is_first(injection) for injection in group], weights=weights)
-                row[f"{known}: mean"] = f"{100 * probability:.0f}"
-                row[f"{known}: right"] = f"{100 * right:.0f}"
-            else:
-                row[f"{known}: mean"] = row[f"{known}: right"] = "-"
+            probabilities = [injection.probability for injection in group]
+            is_right = [is_first(injection) for injection in group]
+            row[f"{known_kind}: mean"] = weighted_percent(probabilities, weights)
+            row[f"{known_kind}: right"] = weighted_percent(is_right, weights)
         rows.append(row)
     return rows
 
 
+def weighted_percent(shares: Sequence[float], weights: Sequence[float]) -> str:
+    """Return the weighted mean of shares in percent, "-" without any."""
+    return f"{100 * np.average(shares, weights=weights):.0f}" if shares else "-"
+
+
 def group_of(injection: Injection) -> tuple[str, int, str, str]:
-    """Return what the numbers have in common that share a prior probability."""
+    """Return the key of the group of numbers that share a prior probability."""
     return injection.subject, injection.n_samples, injection.known, injection.kind
 
 

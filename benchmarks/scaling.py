@@ -1,8 +1,9 @@
 """`python benchmarks/scaling.py [SECTION ...] [--quick] [--json]`: do laws of scale hold?
 
-Simulated ladders of trainings whose law is known: how often 95% intervals hold the truth, how often
-a crossing is claimed that is none, and how far curves that are no power law may be extrapolated.
-`--ladder DIR` instead prints the laws of stored results, with the largest budget held out.
+Ladders of trainings are simulated, so that their law is known. How often do 95% intervals hold the
+truth? How often is a crossing shown if two methods do not cross? How far may curves be extrapolated
+that do not follow a power law? `--ladder DIR` instead prints the laws of stored results, with the
+largest budget held out.
 """
 
 from __future__ import annotations
@@ -38,18 +39,21 @@ SMALLEST = 10_000.0  # the smallest budget; each further budget is twice as larg
 RESAMPLES = 500
 AGREEMENT = 0.5  # the correlation of the difficulty of an image for two trainings
 STUDIES, QUICK_STUDIES = 100, 8  # of each law
-FACTORS = (2, 4, 8, 16)
+FACTORS = (2, 4, 8, 16)  # of extrapolation: budgets divided by the largest fitted one
 
 
 class Truth(NamedTuple):
-    """A law of scale: E, the error above E at the smallest budget, and alpha."""
+    """A law of scale: floor + drop * (budget / SMALLEST) ** -exponent."""
 
+    # E, the error that no budget goes below.
     floor: float
+    # The error above E at the smallest budget.
     drop: float
+    # alpha.
     exponent: float
 
     def errors_at(self, budgets: Values) -> Values:
-        """Return the errors at budgets."""
+        """Return the errors at budgets, of the same shape."""
         errors: Values = self.floor + self.drop * (budgets / SMALLEST) ** -self.exponent
         return errors
 
@@ -60,10 +64,11 @@ LAWS = (Truth(0.05, 0.6, 0.5), Truth(0.02, 0.4, 0.8), Truth(0.2, 0.5, 0.35), Tru
 class Design(NamedTuple):
     """How trainings are drawn."""
 
+    # The number of trainings at each budget, of different seeds.
     k: int = 3
     # The standard deviation by seeds, in units of sqrt(e (1 - e)).
     seed_sd: float = 0.06
-    # Whether it is the same at all errors instead, 0.35 * `seed_sd`.
+    # Whether the standard deviation is 0.35 * `seed_sd` at all errors instead.
     is_constant: bool = False
     # The correlation of the errors of one seed at two budgets, as in cooldowns of one run.
     correlation: float = 0.0
@@ -106,7 +111,7 @@ def fit(
     """Fit laws to drawn trainings.
 
     Args:
-        wrong: Which images the trainings of each method get wrong, (B, k, n).
+        wrong: (B, k, n) for each method, True for images that a training gets wrong.
         design: How they were drawn.
         held_out: How many of the largest budgets are held out.
         seed: The seed of the bootstrap.
@@ -227,8 +232,8 @@ def crossing(quick: bool) -> Iterator[Row]:
         "meet at the largest budget": (slow, Truth(0.0, 0.8, 0.5)),
         "parallel, 10% apart": (slow, Truth(0.15, 0.6, 0.5)),
     }
+    design = Design()
     for number, (label, (a, b)) in enumerate(pairs.items()):
-        design = Design()
         shares = Shares()
         random = np.random.default_rng([7, number])
         budgets = np.geomspace(design.budgets[0], design.budgets[-1], 10_001)
@@ -253,51 +258,55 @@ def crossing(quick: bool) -> Iterator[Row]:
         }
 
 
+LARGEST = float(Design().budgets[-1])
+"""The largest budget that is fitted in the section `extrapolation`."""
+
+
+def power_law(budgets: Values) -> Values:
+    """Return errors that follow a law."""
+    return Truth(0.05, 0.6, 0.5).errors_at(budgets)
+
+
+def logistic(budgets: Values) -> Values:
+    """Return errors whose log odds fall by 0.6 if the budget doubles."""
+    errors: Values = expit(1.0 - 0.6 * np.log2(budgets / SMALLEST))
+    return errors
+
+
+def slow_logistic(budgets: Values) -> Values:
+    """Return errors whose log odds fall by 0.5 if the budget doubles, and which start higher."""
+    errors: Values = expit(1.5 - 0.5 * np.log2(budgets / SMALLEST))
+    return errors
+
+
+def broken_power_law(budgets: Values) -> Values:
+    """Return errors of an exponent that falls from 0.6 to 0.3 at the largest fitted budget."""
+    errors = 0.7 * (budgets / SMALLEST) ** -0.6
+    bend = (1 + (budgets / LARGEST) ** 2) ** (0.3 / 2)
+    bent: Values = errors * bend
+    return bent
+
+
+CURVES: dict[str, Callable[[Values], Values]] = {
+    "law, E = 0.05, alpha = 0.5": power_law,
+    "straight line in log odds, 73 to 20%": logistic,
+    "straight line in log odds, 82 to 38%": slow_logistic,
+    "exponent falls from 0.6 to 0.3": broken_power_law,
+}
+"""The true curves of the section `extrapolation`: functions from budgets to errors."""
+
+
 def extrapolation(quick: bool) -> Iterator[Row]:
     """Yield how often the mean error beyond five fitted budgets is inside the interval."""
-    largest = float(Design().budgets[-1])
-
-    def power_law(budgets: Values) -> Values:
-        return Truth(0.05, 0.6, 0.5).errors_at(budgets)
-
-    def logistic(budgets: Values) -> Values:
-        values: Values = expit(1.0 - 0.6 * np.log2(budgets / SMALLEST))
-        return values
-
-    def slow_logistic(budgets: Values) -> Values:
-        values: Values = expit(1.5 - 0.5 * np.log2(budgets / SMALLEST))
-        return values
-
-    def broken(budgets: Values) -> Values:
-        """A power law whose exponent falls from 0.6 to 0.3 at the largest fitted budget."""
-        errors = 0.7 * (budgets / SMALLEST) ** -0.6
-        bend = (1 + (budgets / largest) ** 2) ** (0.3 / 2)
-        values: Values = errors * bend
-        return values
-
-    curves = {
-        "law, E = 0.05, alpha = 0.5": power_law,
-        "straight line in log odds, 73 to 20%": logistic,
-        "straight line in log odds, 82 to 38%": slow_logistic,
-        "exponent falls from 0.6 to 0.3": broken,
-    }
-    for number, (label, curve) in enumerate(curves.items()):
-        design = Design()
+    design = Design()
+    for number, (label, curve) in enumerate(CURVES.items()):
         shares = Shares()
         random = np.random.default_rng([9, number])
         for study in range(QUICK_STUDIES if quick else STUDIES):
             (fitted,) = fit(draw_wrong([curve(design.budgets)], design, random), design, seed=study)
             shares.add("misfit", (fitted.misfit_p or 1) < MISFIT)
             for factor in FACTORS:
-                budget = factor * largest
-                interval = fitted.mean_interval(budget)
-                reason = refusal_of_prediction(fitted, min(budget, 4 * largest), interval)
-                if not reason:
-                    error = float(curve(np.array([budget]))[0])
-                    shares.add(f"holds {factor}", interval.low <= error <= interval.high)
-                    shares.add(f"width {factor}", (interval.high - interval.low) / error)
-                    bounded = fitted._replace(faster=None).mean_interval(budget)
-                    shares.add(f"bounded {factor}", bounded.low <= error <= bounded.high)
+                _add_prediction(shares, fitted, curve, factor)
         row = {"true curve": label, "misfit": shares.percent("misfit")}
         for factor in FACTORS:
             row[f"{factor} x"] = shares.percent(f"holds {factor}")
@@ -307,22 +316,40 @@ def extrapolation(quick: bool) -> Iterator[Row]:
         yield row
 
 
+def _add_prediction(
+    shares: Shares, fitted: FittedLadder, curve: Callable[[Values], Values], factor: int
+) -> None:
+    """Add whether the interval at `factor` times the largest budget holds the error of a curve.
+
+    Nothing is added if the prediction is refused. The limit of 4 times the largest budget does not
+    count as a reason.
+    """
+    budget = factor * LARGEST
+    interval = fitted.mean_interval(budget)
+    if refusal_of_prediction(fitted, min(budget, 4 * LARGEST), interval):
+        return
+    error = float(curve(np.array([budget]))[0])
+    shares.add(f"holds {factor}", interval.low <= error <= interval.high)
+    shares.add(f"width {factor}", (interval.high - interval.low) / error)
+    bounded = fitted._replace(faster=None).mean_interval(budget)
+    shares.add(f"bounded {factor}", bounded.low <= error <= bounded.high)
+
+
 def print_ladder(folder: Path) -> None:
     """Print the laws of stored results, with the largest budget of each method held out."""
     from cosmos_eval import scaling
 
     report = scaling(folder, hold_out="largest")
     rows: list[dict[str, Any]] = report.frame.to_dict("records")
-    print("\n".join(report.headlines))
-    columns = ("dataset", "metric", "method", "budget", "trainings", "error", "law", "low", "high")
-    print()
     cells = []
     for row in rows:
-        texts = [str(row[name]) for name in columns[:3]]
-        texts += [f"{row['budget']:,.0f}", str(row["trainings"])]
-        texts += [f"{100 * row[name]:.2f}" for name in columns[5:]]
-        cells.append(texts)
-    print(markdown_table(columns, cells, n_text_columns=3))
+        row_cells = [row["dataset"], row["metric"], row["method"]]
+        row_cells += [f"{row['budget']:,.0f}", str(row["trainings"])]
+        row_cells += [f"{100 * row[name]:.2f}" for name in ("error", "law", "low", "high")]
+        cells.append(row_cells)
+    titles = ("dataset", "metric", "method", "budget", "trainings", "error", "law", "low", "high")
+    print("\n".join(report.headlines), end="\n\n")
+    print(markdown_table(titles, cells, n_text_columns=3))
 
 
 SECTIONS: dict[str, Callable[[bool], Iterator[Row]]] = {
@@ -339,17 +366,17 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="few studies")
     parser.add_argument("--json", action="store_true", help="one JSON document")
     parser.add_argument("--ladder", type=Path, help="a folder of results of trainings")
-    options = parser.parse_args()
-    if options.ladder is not None:
-        print_ladder(options.ladder)
+    arguments = parser.parse_args()
+    if arguments.ladder is not None:
+        print_ladder(arguments.ladder)
         return
-    names = options.section or list(SECTIONS)
-    if options.json:
-        json.dump({name: list(SECTIONS[name](options.quick)) for name in names}, sys.stdout)
+    names = arguments.section or list(SECTIONS)
+    if arguments.json:
+        json.dump({name: list(SECTIONS[name](arguments.quick)) for name in names}, sys.stdout)
         return
     for name in names:
         rows = []
-        for row in SECTIONS[name](options.quick):
+        for row in SECTIONS[name](arguments.quick):
             print(row, file=sys.stderr, flush=True)
             rows.append(row)
         cells = (row.values() for row in rows)

@@ -1,8 +1,8 @@
 """`python benchmarks/sequential.py [SECTION ...] [--quick] [--json]`: does stopping early hold?
 
-Replays of comparisons of two models that stop when the answer is known. The truth is known, too:
-how often they are wrong, and how many images they need. One Markdown table per section; all
-sections without a name. `--quick` has fewer replays and ends within 60 seconds.
+Comparisons of two models that stop when the answer is known are replayed. The truth is known, too:
+how often are they wrong, and how many images do they need? There is one Markdown table per section.
+Without a section, all are printed. `--quick` has fewer replays and ends within 60 seconds.
 
 Shapes: R replays, L looks, V distinct differences, K data sets.
 """
@@ -48,22 +48,22 @@ _CHUNK = 100  # replays that are computed at once
 
 
 def main() -> None:
-    """Replay and print."""
-    arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("section", nargs="*", help=f"any of: {', '.join(SECTIONS)}")
-    arguments.add_argument("--json", action="store_true", help="print a JSON object")
-    arguments.add_argument("--quick", action="store_true", help="end within 60 seconds")
-    options = arguments.parse_args()
-    unknown = [name for name in options.section if name not in SECTIONS]
+    """Replay the sections that the command line names, and print their tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("section", nargs="*", help=f"any of: {', '.join(SECTIONS)}")
+    parser.add_argument("--json", action="store_true", help="print a JSON object")
+    parser.add_argument("--quick", action="store_true", help="end within 60 seconds")
+    arguments = parser.parse_args()
+    unknown = [name for name in arguments.section if name not in SECTIONS]
     if unknown:
-        arguments.error(f"no section {', '.join(unknown)}: name any of {', '.join(SECTIONS)}")
-    names = options.section or list(SECTIONS)
-    if options.json:
-        tables = {name: list(SECTIONS[name](options.quick)) for name in names}
+        parser.error(f"no section {', '.join(unknown)}: name any of {', '.join(SECTIONS)}")
+    names = arguments.section or list(SECTIONS)
+    if arguments.json:
+        tables = {name: list(SECTIONS[name](arguments.quick)) for name in names}
         print(json.dumps(tables, indent=2))
         return
     for name in names:
-        rows = list(SECTIONS[name](options.quick))
+        rows = list(SECTIONS[name](arguments.quick))
         cells = (row.values() for row in rows)
         print(f"{name}\n\n{markdown_table(rows[0], cells, n_text_columns=1)}", flush=True)
 
@@ -74,9 +74,9 @@ def percent(share: float) -> str:
 
 
 class Answers(NamedTuple):
-    """The answers of R replays: at which look, and which."""
+    """The answers of R replays."""
 
-    # (R,): the index of the look, and the number of looks if there is no answer.
+    # (R,): the index of the look that gave the answer, and the number of looks without an answer.
     look: NDArray[np.int64]
     # (R,): "A better", "B better", "same" or "undecided".
     decision: NDArray[np.str_]
@@ -100,7 +100,15 @@ def log_e_values(counts: Values, values: Values, mean: float, low: float) -> Val
 def answers_of_counts(
     counts: Values, values: Values, low: float, high: float, margin: float | None = None
 ) -> Answers:
-    """Return the answers of `decide` from the counts (R, L, V) of values (V,) after each look."""
+    """Return the answers of `decide` from the counts of differences after each look.
+
+    Args:
+        counts: (R, L, V), how often each difference occurred up to the look.
+        values: (V,), the differences that occur.
+        low: The lower bound of the differences.
+        high: The upper bound of the differences.
+        margin: The margin of "same"; None if this answer is not sought.
+    """
     n_looks = counts.shape[1]
     above = first_look(log_e_values(counts, values, 0.0, low), ALPHA / 2)
     below = first_look(log_e_values(counts, -values, 0.0, -high), ALPHA / 2)
@@ -161,23 +169,27 @@ def mcnemar_rejects(only_a: Values, only_b: Values) -> NDArray[np.bool_]:
 
 
 def errors(quick: bool) -> Iterator[Row]:
-    """Wrong answers of equal models with a look every 32 images, and of the fixed-n test."""
+    """Yield how often answers about equal models are wrong, with a look every 32 images.
+
+    Beside the sequence is McNemar's test, at every look and at the last one. The models of the last
+    row are one point apart, so that "same" is wrong for a margin of one point.
+    """
     replays, n_looks = (200, 200) if quick else (2000, 1563)
     for discordance in (0.02, 0.1, 0.3):
-        rejects = []
+        rejects_by_chunk = []
         for begin in range(0, replays, _CHUNK):
             rng = np.random.default_rng(begin)
             size = (_CHUNK, n_looks)
             counts = rng.multinomial(32, shares_of_signs(0, discordance), size).cumsum(1)
-            rejects.append(mcnemar_rejects(counts[..., 2], counts[..., 0]))
-        fixed = np.concatenate(rejects)
-        equal, _ = replay(shares_of_signs(0, discordance), SIGNS, 32, n_looks, replays)
+            rejects_by_chunk.append(mcnemar_rejects(counts[..., 2], counts[..., 0]))
+        rejects = np.concatenate(rejects_by_chunk)  # (R, L)
+        answers, _ = replay(shares_of_signs(0, discordance), SIGNS, 32, n_looks, replays)
         yield {
             "models": f"equal, differ on {percent(discordance)}% of the images",
             "looks": str(n_looks),
-            "wrong, sequence": percent(1 - equal.share("undecided")),
-            "wrong, McNemar at every look": percent(fixed.any(1).mean()),
-            "wrong, McNemar once": percent(fixed[:, -1].mean()),
+            "wrong, sequence": percent(1 - answers.share("undecided")),
+            "wrong, McNemar at every look": percent(rejects.any(1).mean()),
+            "wrong, McNemar once": percent(rejects[:, -1].mean()),
         }
     margin = 0.01
     shares = shares_of_signs(margin, 0.1)
@@ -192,24 +204,25 @@ def errors(quick: bool) -> Iterator[Row]:
 
 
 def decisions(quick: bool) -> Iterator[Row]:
-    """Images until the answer, by true difference and number of images."""
+    """Yield the number of images until the answer, by true difference and number of images."""
     replays = 100 if quick else 2000
     for n, shard in ((500, 25), (5000, 50), (50_000, 250)):
         for points in (1, 2, 5, 10):
             discordance = max(0.1, 0.015 * points)
             shares = shares_of_signs(points / 100, discordance)
             answers, totals = replay(shares, SIGNS, shard, n // shard, replays)
-            power = mcnemar_rejects(totals[:, 2], totals[:, 0]) & (totals[:, 2] > totals[:, 0])
-            yield decision_row(f"{points}", n, shard, answers, "A better", percent(power.mean()))
+            only_b, only_a = totals[:, 0], totals[:, 2]
+            is_found = mcnemar_rejects(only_a, only_b) & (only_a > only_b)
+            power = percent(is_found.mean())
+            yield decision_row(f"{points}", n, shard, answers, "A better", power)
         for margin in (1, 2, 5):
             shares = shares_of_signs(0, 0.1)
             answers, totals = replay(shares, SIGNS, shard, n // shard, replays, margin / 100)
-            power = equivalent(totals, margin / 100)
-            label = f"0, margin {margin}"
-            yield decision_row(label, n, shard, answers, "same", percent(power.mean()))
+            power = percent(is_equivalent(totals, margin / 100).mean())
+            yield decision_row(f"0, margin {margin}", n, shard, answers, "same", power)
 
 
-def equivalent(totals: Values, margin: float) -> NDArray[np.bool_]:
+def is_equivalent(totals: Values, margin: float) -> NDArray[np.bool_]:
     """Return whether the 95% interval of the difference is within the margin, by totals (R, 3)."""
     n = totals.sum(1)
     mean = (totals[:, 2] - totals[:, 0]) / n
@@ -218,7 +231,16 @@ def equivalent(totals: Values, margin: float) -> NDArray[np.bool_]:
 
 
 def decision_row(label: str, n: int, shard: int, answers: Answers, truth: str, power: str) -> Row:
-    """Return how often the answer was right and wrong, and after which share of n images."""
+    """Return how often the answer was right and wrong, and after which share of n images.
+
+    Args:
+        label: The true difference.
+        n: The number of images of the set.
+        shard: The number of images between two looks.
+        answers: The answers of the replays.
+        truth: The right answer.
+        power: How often the test of all images gives the right answer, in percent.
+    """
     wrong = (answers.decision != truth) & (answers.decision != "undecided")
     median = float(np.median((answers.look + 1) * shard)) / n
     return {
@@ -244,12 +266,14 @@ def stored_pairs() -> Iterator[StoredPair]:
     models = ("scenes-cosmos", "scenes-clip", "scenes-clip-long")
     pairs = (("scenes-cosmos", "scenes-clip"), ("scenes-cosmos", "scenes-clip-long"), models[1:])
     for a, b in pairs:
-        for dataset, metric, score in SCORES:
-            scores_a, scores_b = score(samples(a, dataset)), score(samples(b, dataset))
-            yield StoredPair(f"{a} - {b}, {dataset} {metric}", scores_a - scores_b)
+        for score in SCORES:
+            scores_a = score.of_images(read_arrays(a, score.dataset))
+            scores_b = score.of_images(read_arrays(b, score.dataset))
+            label = f"{a} - {b}, {score.dataset} {score.metric}"
+            yield StoredPair(label, scores_a - scores_b)
 
 
-def samples(model: str, dataset: str) -> dict[str, NDArray]:
+def read_arrays(model: str, dataset: str) -> dict[str, NDArray]:
     """Return the stored arrays of a model on a data set under its main protocol."""
     protocol = "localisation" if dataset.startswith("scenes-loc") else "scenes"
     (path,) = RESULTS.glob(f"{model}__{dataset}__{protocol}.*.npz")
@@ -278,41 +302,54 @@ def mean_masses(arrays: dict[str, NDArray]) -> Values:
     return np.bincount(arrays["image"], arrays["mass"]) / np.bincount(arrays["image"])
 
 
-SCORES: tuple[tuple[str, str, Callable[[dict[str, NDArray]], Values]], ...] = (
-    ("scenes-cls", "acc1", hits_of_classes),
-    ("scenes-retrieval-small", "R@1", hits_of_captions),
-    ("scenes-select", "accuracy by image", mean_choices),
-    ("scenes-loc", "mass by image", mean_masses),
+class Score(NamedTuple):
+    """A score of each image of a data set."""
+
+    dataset: str
+    # The name of the score in tables.
+    metric: str
+    # The function from a result's arrays to the scores (N,).
+    of_images: Callable[[dict[str, NDArray]], Values]
+
+
+SCORES = (
+    Score("scenes-cls", "acc1", hits_of_classes),
+    Score("scenes-retrieval-small", "R@1", hits_of_captions),
+    Score("scenes-select", "accuracy by image", mean_choices),
+    Score("scenes-loc", "mass by image", mean_masses),
 )
 
 
 def stored(quick: bool) -> Iterator[Row]:
-    """Stored pairs, 5,000 images drawn with replacement, as they are and centred to 0."""
+    """Yield replays of stored pairs of models, whose 5,000 images are drawn with replacement.
+
+    The differences are taken as they are, and again after centring them to a mean of 0.
+    """
     replays = 100 if quick else 2000
     shard, n_looks = 50, 100
     for pair in stored_pairs():
         values, counts = np.unique(pair.values, return_counts=True)
         shares = counts / counts.sum()
         truth = float(values @ shares)
+        right, wrong = ("A better", "B better") if truth > 0 else ("B better", "A better")
         answers, totals = replay(shares, values, shard, n_looks, replays)
-        moved = values - truth
         bounds = (-1 - truth, 1 - truth)
-        centred, _ = replay(shares, moved, shard, n_looks, replays, bounds=bounds)
-        right = "A better" if truth > 0 else "B better"
+        centred, _ = replay(shares, values - truth, shard, n_looks, replays, bounds=bounds)
         median = float(np.median((answers.look + 1) * shard))
+        power = z_rejects(totals, values, np.sign(truth)).mean()
         yield {
             "pair": pair.label,
             "difference": f"{100 * truth:+.1f}",
             "right": percent(answers.share(right)),
-            "wrong": percent(answers.share("B better" if truth > 0 else "A better")),
+            "wrong": percent(answers.share(wrong)),
             "median images": "-" if median > shard * n_looks else f"{median:,.0f}",
-            "fixed-n test: right": percent(z_rejects(totals, values, np.sign(truth)).mean()),
+            "fixed-n test: right": percent(power),
             "centred to 0: wrong": percent(1 - centred.share("undecided")),
         }
 
 
 def z_rejects(totals: Values, values: Values, sign: float) -> NDArray[np.bool_]:
-    """Return whether the 95% interval of a mean by counts (R, V) has 0 below sign * the mean."""
+    """Return whether the 95% interval of a mean, times a sign, is above 0, by counts (R, V)."""
     n = totals.sum(1)
     mean = totals @ values / n
     error = np.sqrt((totals @ values**2 / n - mean**2) / n)
@@ -320,7 +357,7 @@ def z_rejects(totals: Values, values: Values, sign: float) -> NDArray[np.bool_]:
 
 
 def sets(quick: bool) -> Iterator[Row]:
-    """Any wrong answer of several data sets: corrected and not."""
+    """Yield how often any answer about several data sets is wrong, corrected and not."""
     replays = 100 if quick else 2000
     for label, points, is_one_set in (
         ("5 sets, all differences 0", (0, 0, 0, 0, 0), False),
@@ -328,24 +365,24 @@ def sets(quick: bool) -> Iterator[Row]:
         ("5 times the same set, difference 0", (0, 0, 0, 0, 0), True),
         ("20 sets, all differences 0", (0,) * 20, False),
     ):
-        corrected, uncorrected, found, single = [], [], [], []
+        is_equal = np.array(points) == 0
+        any_wrong_corrected, any_wrong_single, found_corrected, found_single = [], [], [], []
         for seed in range(replays):
             log_e = final_log_e_values(seed, np.array(points) / 100, is_one_set)
-            sequences = {str(k): Evidence(*both) for k, both in enumerate(log_e)}
+            sequences = {str(k): Evidence(*above_below) for k, above_below in enumerate(log_e)}
             answers = correct_over_sets(sequences, ALPHA)
-            chosen = np.array([answers[str(k)].decision for k in range(len(points))])
-            alone = np.array([decide(sequence, ALPHA) for sequence in sequences.values()])
-            is_equal = np.array(points) == 0
-            corrected.append(is_wrong(chosen, is_equal))
-            uncorrected.append(is_wrong(alone, is_equal))
-            found.append((chosen[~is_equal] == "A better").mean() if any(points) else np.nan)
-            single.append((alone[~is_equal] == "A better").mean() if any(points) else np.nan)
+            corrected = np.array([answers[name].decision for name in sequences])
+            single = np.array([decide(sequence, ALPHA) for sequence in sequences.values()])
+            any_wrong_corrected.append(is_wrong(corrected, is_equal))
+            any_wrong_single.append(is_wrong(single, is_equal))
+            found_corrected.extend(corrected[~is_equal] == "A better")
+            found_single.extend(single[~is_equal] == "A better")
         yield {
             "sets of 5,000 images": label,
-            "any wrong, corrected": percent(float(np.mean(corrected))),
-            "any wrong, not corrected": percent(float(np.mean(uncorrected))),
-            "found, corrected": percent(float(np.mean(found))) if any(points) else "",
-            "found, not corrected": percent(float(np.mean(single))) if any(points) else "",
+            "any wrong, corrected": percent(float(np.mean(any_wrong_corrected))),
+            "any wrong, not corrected": percent(float(np.mean(any_wrong_single))),
+            "found, corrected": percent(float(np.mean(found_corrected))) if any(points) else "",
+            "found, not corrected": percent(float(np.mean(found_single))) if any(points) else "",
         }
 
 
@@ -387,7 +424,7 @@ def is_wrong(decisions: NDArray[np.str_], is_equal: NDArray[np.bool_]) -> bool:
 
 
 def controls(quick: bool) -> Iterator[Row]:
-    """Images until the answer with and without control variates."""
+    """Yield the number of images until the answer with and without control variates."""
     replays = 10 if quick else 200
     for label, ability, n_controls, n in (
         ("1.6, the baseline", 0.06, 1, 20_000),
@@ -396,55 +433,83 @@ def controls(quick: bool) -> Iterator[Row]:
         ("4.0, the baseline and 2 models", 0.15, 3, 200_000),
         ("0, the baseline and 2 models", 0.0, 3, 20_000),
     ):
-        runs = [_controlled(seed, ability, n_controls, n) for seed in range(replays)]
-        ratios, plain, exact, own_set = (np.array(column) for column in zip(*runs, strict=True))
+        runs = [replay_with_controls(seed, ability, n_controls, n) for seed in range(replays)]
+        plain = np.array([run.plain for run in runs])
+        exact_means = np.array([run.exact_means for run in runs])
+        own_means = np.array([run.own_means for run in runs])
         yield {
             "difference, controls": label,
             "images": f"{n:,}",
-            "variance ratio": f"{np.mean(ratios):.2f}",
+            "variance ratio": f"{np.mean([run.variance_ratio for run in runs]):.2f}",
             "median images: no controls": _median_images(plain),
-            "means known": _median_images(exact),
-            "means of these images": _median_images(own_set),
+            "means known": _median_images(exact_means),
+            "means of these images": _median_images(own_means),
             "decided: no controls": percent(np.isfinite(plain).mean()),
-            "decided: means known": percent(np.isfinite(exact).mean()),
-            "decided: means of these images": percent(np.isfinite(own_set).mean()),
+            "decided: means known": percent(np.isfinite(exact_means).mean()),
+            "decided: means of these images": percent(np.isfinite(own_means).mean()),
         }
 
 
 def _median_images(images: Values) -> str:
+    """Return the median of numbers of images; "-" if it is infinite."""
     median = float(np.median(images))
     return f"{median:,.0f}" if np.isfinite(median) else "-"
 
 
-def _controlled(
-    seed: int, ability: float, n_controls: int, n: int, shard: int = 100
-) -> tuple[float, float, float, float]:
-    """Return the variance ratio, and the images until the answer of three kinds of comparisons.
+class ControlledReplay(NamedTuple):
+    """Three kinds of comparisons of the same two models.
 
-    They are without controls, with controls of exactly known means, and with means by these images.
-    An image has a difficulty that all models share, with a correlation of 0.9. The baseline and the
-    new model share more, 0.95.
+    All but the first field are numbers of images until the answer, infinity without an answer.
+    """
+
+    # The variance with controls divided by the variance without.
+    variance_ratio: float
+    # Without controls.
+    plain: float
+    # With controls whose means are known exactly.
+    exact_means: float
+    # With controls whose means are computed from these images.
+    own_means: float
+
+
+def replay_with_controls(
+    seed: int, ability: float, n_controls: int, n: int, shard: int = 100
+) -> ControlledReplay:
+    """Replay comparisons of a new model with a baseline, with and without control variates.
+
+    Each image has a difficulty for all models, with which their outcomes correlate by 0.9. The
+    outcomes of the baseline and the new model correlate with it by 0.95.
+
+    Args:
+        seed: The seed of the random numbers.
+        ability: By how much the latent mean of the new model is above the one of the baseline.
+        n_controls: The number of controls: the baseline, and other stored models.
+        n: The number of images.
+        shard: The number of images between two looks.
     """
     rng = np.random.default_rng(seed)
     difficulty = rng.normal(size=n)
-
-    def hits(mean: float, correlation: float) -> Values:
-        noise = rng.normal(size=n)
-        skill = mean + correlation * difficulty + np.sqrt(1 - correlation**2) * noise
-        return (skill > 0).astype(np.float64)
-
+    # The latent mean of each stored model, and its correlation with the difficulty.
     skills = ((0.5, 0.95), (0.3, 0.9), (0.6, 0.9))[:n_controls]
-    stored_hits = np.column_stack([hits(*skill) for skill in skills])
-    changes = hits(0.5 + ability, 0.95) - stored_hits[:, 0]
+    controls = np.column_stack([draw_hits(rng, difficulty, *skill) for skill in skills])
+    changes = draw_hits(rng, difficulty, 0.5 + ability, 0.95) - controls[:, 0]
     true_means = np.array([ndtr(mean) for mean, _ in skills])
     exact = Adjustment(ControlMeans(true_means, np.zeros(n_controls)))
-    own_set = Adjustment(control_means(stored_hits, ALPHA / 10))
-    images = (
-        _images_until_answer(changes, stored_hits, None, ALPHA, shard),
-        _images_until_answer(changes, stored_hits, exact, ALPHA, shard),
-        _images_until_answer(changes, stored_hits, own_set, 0.9 * ALPHA, shard),
-    )
-    return exact.variance_ratio(), *images
+    estimated = Adjustment(control_means(controls, ALPHA / 10))
+    plain = _images_until_answer(changes, controls, None, ALPHA, shard)
+    exact_means = _images_until_answer(changes, controls, exact, ALPHA, shard)
+    own_means = _images_until_answer(changes, controls, estimated, 0.9 * ALPHA, shard)
+    # The ratio is known after the images were adjusted.
+    return ControlledReplay(exact.variance_ratio(), plain, exact_means, own_means)
+
+
+def draw_hits(
+    rng: np.random.Generator, difficulty: Values, mean: float, correlation: float
+) -> Values:
+    """Return whether a model gets images right, (N,), from their difficulty (N,)."""
+    noise = rng.normal(size=len(difficulty))
+    skill = mean + correlation * difficulty + np.sqrt(1 - correlation**2) * noise
+    return (skill > 0).astype(np.float64)
 
 
 def _images_until_answer(
@@ -469,7 +534,7 @@ class Looks(NamedTuple):
 
     # (L,): the number of samples.
     n: Values
-    # (R, L): difference / standard error, 0 where there is none.
+    # (R, L): difference / standard error; 0 if it is not computed.
     z: Values
 
 
@@ -564,7 +629,9 @@ def effects_of_classes(n_classes: int, gap: float) -> Values:
 
 
 def z_of_recall(seed: int, looks: Values, n_classes: int, rarest: float) -> Values:
-    """Return z of the difference of mean recalls per class after each look, as `by_class` does.
+    """Return z of the difference of mean recalls per class after each look, (L,).
+
+    It is computed as in `by_class`.
 
     B is 50 points better in the rarest class, and A is a little better in all others, so that their
     means are equal. Models differ on 10% of the images of a class, or as much as they have to.
@@ -579,10 +646,10 @@ def z_of_recall(seed: int, looks: Values, n_classes: int, rarest: float) -> Valu
     only_a = uniform < ((discordance + effects) / 2)[classes]
     only_b = uniform > 1 - ((discordance - effects) / 2)[classes]
     is_of_class = classes[:, None] == np.arange(n_classes)
-    sizes, gained, lost = (
-        (is_of_class * column[:, None]).cumsum(0)[looks - 1]  # (L, C)
-        for column in (np.ones(looks[-1]), only_a, only_b)
-    )
+    # (L, C): images of each class up to a look, and those that only A and only B gets right.
+    sizes = is_of_class.astype(np.float64).cumsum(0)[looks - 1]
+    gained = (is_of_class * only_a[:, None]).cumsum(0)[looks - 1]
+    lost = (is_of_class * only_b[:, None]).cumsum(0)[looks - 1]
     n_seen = (sizes > 0).sum(1)
     weights = np.divide(1, n_seen[:, None] * sizes, out=np.zeros(sizes.shape), where=sizes > 0)
     net = gained - lost
@@ -615,12 +682,17 @@ def z_of_miou(seed: int, looks: Values, n_classes: int, rarest: float) -> Values
     z = np.zeros(len(looks))
     for index in (*range(19), *range(19, len(looks), 10)):
         n = int(looks[index])
-        a, b = (FunctionOfSums(Areas(*(term[:n] for term in m)), mean_iou) for m in models)
+        a, b = (FunctionOfSums(first_areas(areas, n), mean_iou) for areas in models)
         changes = sums_without_each(a) - sums_without_each(b)
         changes = changes[~np.isnan(changes)]
         error = np.sqrt((len(changes) - 1) * changes.var())
         z[index] = (a.value - b.value) / error if error > 0 else 0.0
     return z
+
+
+def first_areas(areas: Areas, n: int) -> Areas:
+    """Return the areas of the first n images."""
+    return Areas(*(pixels[:n] for pixels in areas))
 
 
 def z_of_map(seed: int, looks: Values, rarest: float) -> Values:
@@ -633,12 +705,13 @@ def z_of_map(seed: int, looks: Values, rarest: float) -> Values:
     rng = np.random.default_rng(seed)
     shares = np.array([0.2, 0.2, 0.2, 0.2, rarest])
     labels = rng.random((4000, 5)) < shares
-    common = brentq(lambda shift: mean_gap(shift, rarest), 1, 5)
+    common = brentq(mean_gap, 1, 5, args=(rarest,))
     noise = rng.normal(size=(4000, 5))
     scores = []
     for shifts in ((common, common, common, common, 0.5), (1.5, 1.5, 1.5, 1.5, 2.5)):
-        own_noise = rng.normal(size=noise.shape)
-        scores.append(labels * np.array(shifts) + np.sqrt(0.7) * noise + np.sqrt(0.3) * own_noise)
+        model_noise = rng.normal(size=noise.shape)
+        model_scores = labels * np.array(shifts) + np.sqrt(0.7) * noise
+        scores.append(model_scores + np.sqrt(0.3) * model_noise)
     z = np.zeros(len(looks))
     for n in (*range(100, 1000, 100), *range(1000, 4001, 500)):
         models = [{"mAP": mean_average_precision(model[:n], labels[:n])} for model in scores]
@@ -663,13 +736,14 @@ def population_precision(shift: float, share: float) -> float:
 
 
 def order(quick: bool) -> Iterator[Row]:
-    """Equal models on images in random order and sorted by class: 10 classes of 500 images.
+    """Yield how often answers about equal models are wrong, by the order of the images.
 
-    A is 4 points better in the first five classes, and 4 points worse in the others.
+    There are 10 classes of 500 images, in random order or sorted by class. A is 4 points better in
+    the first five classes, and 4 points worse in the others.
     """
     replays = 40 if quick else 400
     for label in ("random order", "sorted by class"):
-        answers = []
+        is_decided = []
         for seed in range(replays):
             rng = np.random.default_rng(seed)
             better = rng.choice(SIGNS, 2500, p=shares_of_signs(0.04, 0.1))
@@ -679,32 +753,21 @@ def order(quick: bool) -> Iterator[Row]:
                 rng.shuffle(signs)
             shards = signs.reshape(100, 50)
             counts = np.stack([(shards == sign).sum(1) for sign in SIGNS], axis=1).cumsum(0)
-            answers.append(answers_of_counts(counts[None].astype(float), SIGNS, -1, 1))
-        wrong = np.mean([a.decision[0] != "undecided" for a in answers])
-        yield {"images": label, "wrong": percent(float(wrong))}
+            answers = answers_of_counts(counts[None].astype(float), SIGNS, -1, 1)
+            is_decided.append(answers.decision[0] != "undecided")
+        yield {"images": label, "wrong": percent(float(np.mean(is_decided)))}
 
 
 def seconds(quick: bool) -> Iterator[Row]:
-    """CPU time of one look, and its share of the time of encoding 32 images by ViT-B/32."""
+    """Yield the CPU time of one look, also as a share of encoding 32 images by ViT-B/32."""
     encoding = _seconds_of_encoding()
     rng = np.random.default_rng(0)
     signs = rng.choice(SIGNS, 50_000, p=shares_of_signs(0, 0.1))
     reals = np.clip(rng.normal(0, 0.2, 50_000), -1, 1)
-    counts = {"5,000": 5000} if quick else {"5,000": 5000, "50,000": 50_000}
-    for label, n in counts.items():
+    for n in (5000,) if quick else (5000, 50_000):
         for kind, values in (("signs", signs), ("real values", reals)):
-            yield _seconds_row(f"{kind}, {label} images", _bounded_look(values[:n]), encoding)
-    areas = [
-        Areas(*(rng.exponential(1000, (5000, 150)) for _ in range(2)), rng.random((5000, 150)))
-        for _ in range(2)
-    ]
-    models = [{"mIoU": FunctionOfSums(a, mean_iou, jackknife=True)} for a in areas]
-    begin = time.process_time()
-    sequence = AsymptoticSequence()
-    sequence.update(differences(models)(0, 1)["mIoU"])
-    decide(sequence, ALPHA, 0.01)
-    look = time.process_time() - begin
-    yield _seconds_row("mIoU of 150 classes, 5,000 images", look, encoding)
+            yield _seconds_row(f"{kind}, {n:,} images", _bounded_look(values[:n]), encoding)
+    yield _seconds_row("mIoU of 150 classes, 5,000 images", _miou_look(rng), encoding)
 
 
 def _bounded_look(values: Values) -> float:
@@ -719,6 +782,20 @@ def _bounded_look(values: Values) -> float:
         decide(sequence, ALPHA, 0.01)
         sequence.interval(ALPHA)
     return (time.process_time() - begin) / 20
+
+
+def _miou_look(rng: np.random.Generator) -> float:
+    """Return the CPU seconds of an update and an answer about mIoU."""
+    shape = (5000, 150)
+    models = []
+    for _ in range(2):
+        areas = Areas(rng.exponential(1000, shape), rng.exponential(1000, shape), rng.random(shape))
+        models.append({"mIoU": FunctionOfSums(areas, mean_iou, jackknife=True)})
+    begin = time.process_time()
+    sequence = AsymptoticSequence()
+    sequence.update(differences(models)(0, 1)["mIoU"])
+    decide(sequence, ALPHA, 0.01)
+    return time.process_time() - begin
 
 
 def _seconds_of_encoding() -> float:
@@ -738,6 +815,7 @@ def _seconds_of_encoding() -> float:
 
 
 def _seconds_row(label: str, look: float, encoding: float) -> Row:
+    """Return the seconds of a look, and their share of the seconds of encoding 32 images."""
     return {
         "look": label,
         "CPU milliseconds": f"{1000 * look:.2f}",
@@ -755,6 +833,10 @@ SECTIONS: dict[str, Callable[[bool], Iterator[Row]]] = {
     "order": order,
     "seconds": seconds,
 }
+"""The functions that replay, by the name of the section.
+
+Each yields the rows of a table, from few replays if its argument `quick` is true.
+"""
 
 
 if __name__ == "__main__":

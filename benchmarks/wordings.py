@@ -1,10 +1,11 @@
 """`python benchmarks/wordings.py`: coverage of intervals over images, wordings and seeds.
 
-Every row simulates studies whose truth is known. A training (of S seeds) is right about an image
-(of 500) with a wording (of W) if the sum of a level, effects of the image, the wording and the
-seed, of two interactions and of a rest exceeds 0; all effects are normal. The truth is an integral
-over the normal distributions. The table has in percent how often 95% intervals contain it, and the
-mean of each variance component divided by its truth.
+Every row simulates studies whose truth is known. A study has S trainings of different seeds, 500
+images and W wordings. A training is right about an image with a wording if a latent sum exceeds 0.
+The sum has a level, effects of the image, the wording and the seed, two interactions and a
+residual. All effects are normal. The truth is an integral over the normal distributions. The table
+has in percent how often 95% intervals contain it, and the mean of each variance component divided
+by its truth.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +23,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtr
 
 from cosmos_eval.stats.wordings import WordedValues, components, mean_over_wordings
+from cosmos_eval.types import Interval
 
 Values = NDArray[np.float64]
 
@@ -30,12 +33,15 @@ WORDINGS = (3, 5, 10, 20)
 SEEDS = (1, 3, 5)
 RATIOS = {"none": 0.0, "some": 0.1, "dominating": 0.5}  # standard deviation of wordings
 _STUDIES, _QUICK_STUDIES = 1000, 40
-_BROKEN_SHARE, _BROKEN_SHIFT = 0.05, -2.5  # of a population in which few wordings break a model
+# In a population in which few wordings break a model: their share, and their effect.
+_BROKEN_SHARE, _BROKEN_SHIFT = 0.05, -2.5
+# An integral over a standard normal distribution is the weighted sum of the values at the nodes.
 _NODES, _WEIGHTS = hermegauss(80)
 _WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
 
 
 Row = dict[str, object]
+"""The cells of a table by the title of their column."""
 
 
 class Effects(NamedTuple):
@@ -46,7 +52,7 @@ class Effects(NamedTuple):
     seed: float
     image_wording: float = 0.5
     image_seed: float = 0.5
-    rest: float = 0.5
+    residual: float = 0.5
 
     def variance_without(self, *names: str) -> float:
         """Return the sum of the variances of all effects but the named ones."""
@@ -81,10 +87,10 @@ def simulate(
     n_images, n_wordings = len(images), len(wordings)
     latent = level + images + wordings[:, None]  # (W, C)
     latent = latent + effects.image_wording * rng.standard_normal((n_wordings, n_images))
-    by_seed = effects.seed * rng.standard_normal((n_seeds, 1, 1))
-    by_seed = by_seed + effects.image_seed * rng.standard_normal((n_seeds, 1, n_images))
-    rest = effects.rest * rng.standard_normal((n_seeds, n_wordings, n_images))
-    hits = (latent + by_seed + rest > 0).astype(np.float64)
+    seeds = effects.seed * rng.standard_normal((n_seeds, 1, 1))
+    seeds = seeds + effects.image_seed * rng.standard_normal((n_seeds, 1, n_images))
+    residuals = effects.residual * rng.standard_normal((n_seeds, n_wordings, n_images))
+    hits = (latent + seeds + residuals > 0).astype(np.float64)  # (S, W, C)
     # The jackknife of a mean: (x - mean) / (n - 1), scaled by the square root of (n - 1) / n.
     values = hits.mean(axis=2)
     deviations = -(hits - values[..., None]) / math.sqrt(n_images * (n_images - 1))
@@ -116,7 +122,8 @@ def simulate_pair(
     wordings_a = effects.wording * rng.standard_normal(n_wordings)
     wordings_b = (wordings_a + effects.wording * rng.standard_normal(n_wordings)) / math.sqrt(2)
     a = simulate(rng, effects, (images_a, wordings_a), n_seeds)
-    return a, simulate(rng, effects, (images_b, wordings_b), n_seeds)
+    b = simulate(rng, effects, (images_b, wordings_b), n_seeds)
+    return a, b
 
 
 def coverage_row(name: str, n_wordings: int, n_seeds: int, n_studies: int) -> Row:
@@ -127,34 +134,56 @@ def coverage_row(name: str, n_wordings: int, n_seeds: int, n_studies: int) -> Ro
     truth = float(ndtr(LEVEL / math.sqrt(effects.variance_without())))
     true_variances = true_components(effects, n_seeds)
 
-    n_held = dict.fromkeys(("interval", "images only", "difference", *true_variances), 0)
-    sums = dict.fromkeys(true_variances, 0.0)
+    totals = Totals(Counter(), dict.fromkeys(true_variances, 0.0))
     for _ in range(n_studies):
         a, b = simulate_pair(rng, effects, n_wordings, n_seeds)
-        mean = mean_over_wordings(a)
-        half = 1.96 * math.sqrt(mean.images_only.variance)
-        n_held["interval"] += contains(mean.interval(), truth)
-        n_held["images only"] += abs(mean.mean - truth) <= half
-        n_held["difference"] += contains(mean_over_wordings(a, b).interval(), 0.0)
-        for factor, component in components(a)._asdict().items():
-            if component is not None:
-                n_held[factor] += component.low <= true_variances[factor] <= component.high
-                sums[factor] += component.variance
+        add_study(totals, a, b, truth, true_variances)
 
     row: Row = {"wording effect": name, "W": n_wordings, "S": n_seeds}
     for column in ("interval", "difference", "images only"):
-        row[column] = f"{100 * n_held[column] / n_studies:.1f}"
+        row[column] = f"{100 * totals.n_held[column] / n_studies:.1f}"
     for factor, variance in true_variances.items():
         is_estimated = factor != "seeds" or n_seeds > 1
-        row[factor] = f"{100 * n_held[factor] / n_studies:.1f}" if is_estimated else ""
-        has_ratio = is_estimated and variance > 1e-12
-        row[f"{factor} / truth"] = f"{sums[factor] / n_studies / variance:.2f}" if has_ratio else ""
+        row[factor] = f"{100 * totals.n_held[factor] / n_studies:.1f}" if is_estimated else ""
+        row[f"{factor} / truth"] = ""
+        if is_estimated and variance > 1e-12:
+            mean_variance = totals.variances[factor] / n_studies
+            row[f"{factor} / truth"] = f"{mean_variance / variance:.2f}"
     return row
 
 
-def contains(interval: tuple[float, float, str, float], truth: float) -> bool:
+class Totals(NamedTuple):
+    """Sums over the studies of one cell."""
+
+    # How many intervals contain the truth, by column of the table.
+    n_held: Counter[str]
+    # The sums of the estimated variance components, by factor.
+    variances: dict[str, float]
+
+
+def add_study(
+    totals: Totals,
+    a: WordedValues,
+    b: WordedValues,
+    truth: float,
+    true_variances: Mapping[str, float],
+) -> None:
+    """Add a study of two equally good models, with this true value and true variances by factor."""
+    mean = mean_over_wordings(a)
+    half = 1.96 * math.sqrt(mean.images_only.variance)
+    totals.n_held["interval"] += contains(mean.interval(), truth)
+    totals.n_held["images only"] += abs(mean.mean - truth) <= half
+    totals.n_held["difference"] += contains(mean_over_wordings(a, b).interval(), 0.0)
+    for factor, component in components(a)._asdict().items():
+        if component is not None:
+            is_held = component.low <= true_variances[factor] <= component.high
+            totals.n_held[factor] += is_held
+            totals.variances[factor] += component.variance
+
+
+def contains(interval: Interval, truth: float) -> bool:
     """Return whether an interval contains the truth."""
-    return interval[0] <= truth <= interval[1]
+    return interval.low <= truth <= interval.high
 
 
 def broken_row(n_wordings: int, n_studies: int) -> Row:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import open_clip
 
@@ -64,7 +64,7 @@ def means_of(model: str, comparison: WordingComparison) -> Iterator[Mapping[str,
 
 
 def difference_row(test: WordingTest) -> Mapping[str, str]:
-    """Return what two models differ by: with the published wording, and over wordings."""
+    """Return the difference of two models with the published wording, and over wordings."""
     assert test.published is not None
     published = test.metric_record.factor * test.published.shown
     return {
@@ -85,39 +85,65 @@ def print_table(title: str, rows: list[Mapping[str, str]]) -> None:
     print(flush=True)
 
 
+class Folders(NamedTuple):
+    """The folders of the results."""
+
+    # With ten automatic wordings.
+    ten: Path
+    # With the 80 templates of CLIP one by one.
+    single: Path
+    # With the published sets of templates.
+    sets: Path
+
+
+def measure(folders: Folders) -> None:
+    """Measure the bundled models with all wordings."""
+    for model in MODELS:
+        for dataset in DATASETS:
+            cosmos_eval.evaluate(model, dataset, wordings=_WORDINGS, output=folders.ten)
+        cosmos_eval.evaluate(
+            model, "scenes-cls", wordings=single_templates(), output=folders.single
+        )
+        cosmos_eval.evaluate(model, "scenes-cls", wordings=published_sets(), output=folders.sets)
+
+
+def print_means_and_differences(title: str, folder: Path) -> None:
+    """Print the means of all models over the wordings of a folder, and how the first two differ."""
+    rows: list[Mapping[str, str]] = []
+    for model in MODELS:
+        rows += means_of(model, cosmos_eval.compare(folder, models=[model], over="wording"))
+    rows.sort(key=lambda row: (DATASETS.index(row["data set"]), row["metric"]))
+    print_table(title, rows)
+    comparison = cosmos_eval.compare(folder, models=MODELS[:2], over="wording")
+    differences = [difference_row(test) for test in comparison.tests]
+    print_table(f"{title}: {MODELS[0]} (A) and {MODELS[1]} (B)", differences)
+
+
+def print_published_sets(folder: Path) -> None:
+    """Print acc1 of all models with each published set of templates."""
+    cells_by_wording = {}
+    for result in cosmos_eval.read_results(folder):
+        name = wording_name(result.protocol) or "published wording"
+        cells_by_wording[result.model["spec"], name] = f"{100 * result.metrics['acc1']:.1f}"
+    rows: list[Mapping[str, str]] = []
+    for model in MODELS:
+        row = {"model": model}
+        for name in ("published wording", *published_sets()):
+            row[name] = cells_by_wording[model, name]
+        rows.append(row)
+    print_table("Published sets of templates: acc1 on scenes-cls", rows)
+
+
 def main() -> None:
     """Measure the bundled models with all wordings, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", default="runs/wordings", help="folder of the results")
     output = Path(parser.parse_args().output)
-    ten, single, sets = output / "ten", output / "single", output / "sets"
-    for model in MODELS:
-        for dataset in DATASETS:
-            cosmos_eval.evaluate(model, dataset, wordings=_WORDINGS, output=ten)
-        cosmos_eval.evaluate(model, "scenes-cls", wordings=single_templates(), output=single)
-        cosmos_eval.evaluate(model, "scenes-cls", wordings=published_sets(), output=sets)
-
-    for title, folder in (("Ten automatic wordings", ten), ("80 templates one by one", single)):
-        rows: list[Mapping[str, str]] = []
-        for model in MODELS:
-            rows += means_of(model, cosmos_eval.compare(folder, models=[model], over="wording"))
-        rows.sort(key=lambda row: (DATASETS.index(row["data set"]), row["metric"]))
-        print_table(title, rows)
-        comparison = cosmos_eval.compare(folder, models=MODELS[:2], over="wording")
-        differences = [difference_row(test) for test in comparison.tests]
-        print_table(f"{title}: {MODELS[0]} (A) and {MODELS[1]} (B)", differences)
-
-    values = {}
-    for result in cosmos_eval.read_results(sets):
-        name = wording_name(result.protocol) or "published wording"
-        values[result.model["spec"], name] = f"{100 * result.metrics['acc1']:.1f}"
-    rows = []
-    for model in MODELS:
-        cells = {"model": model}
-        for name in ("published wording", *published_sets()):
-            cells[name] = values[model, name]
-        rows.append(cells)
-    print_table("Published sets of templates: acc1 on scenes-cls", rows)
+    folders = Folders(output / "ten", output / "single", output / "sets")
+    measure(folders)
+    print_means_and_differences("Ten automatic wordings", folders.ten)
+    print_means_and_differences("80 templates one by one", folders.single)
+    print_published_sets(folders.sets)
 
 
 if __name__ == "__main__":

@@ -37,12 +37,12 @@ def test_all_divisions_of_six_trainings():
     assert len(found) == comb(6, 2)
     assert all(len(a) == 2 and a | b == set(range(6)) for a, b in found)
     assert len({frozenset(a) for a, _ in found}) == len(found)
-    assert len(list(permutations.divisions(20, 10))) == permutations.MOST
+    assert len(list(permutations.divisions(20, 10))) == permutations.MAX_DIVISIONS
 
 
 def test_shares_are_those_of_welchs_test_where_images_do_not_vary():
     values = np.array([0.1, 0.5, 0.52, 0.55, 0.9, 0.51])
-    row = permutations._shares(Moments(values, np.zeros((6, 6)), 100), 3)
+    row = permutations.cells_of_divisions(Moments(values, np.zeros((6, 6)), 100), 3)
     sides = [(values[[*some]], np.delete(values, some)) for some in combinations(range(6), 3)]
     expected = np.mean([ttest_ind(a, b, equal_var=False).pvalue <= 0.05 for a, b in sides])
     assert row == {"k": "3 / 3", "divisions": "20", "p <= 0.05 (%)": f"{100 * expected:.1f}"}

@@ -231,7 +231,7 @@ def test_the_jackknife_of_a_difference_is_a_plain_loop() -> None:
 def test_rare_classes_do_not_tell_equal_models_apart() -> None:
     """Two equally good models on 30 images; the rarest of 20 classes is in one of these: 5% of
     500 studies and two errors."""
-    label_maps = coverage.Sets("", 30, 20, 0.5, 1 / 30)
+    label_maps = coverage.LabelMaps("", 30, 20, 0.5, 1 / 30)
     studies = []
     for seed in range(500):
         models = coverage.draw_models(np.random.default_rng(seed), label_maps, 2)
