@@ -29,23 +29,24 @@ NAMES = ("missile", "crane", "missile", "sea lion")
 NOISE = np.random.default_rng(0).integers(0, 256, (40, 56, 3), np.uint8)
 
 
-def drawn_plainly(image: str, label: int) -> int:
-    """A second implementation of the draw, with hexadecimal digits and lists."""
-    others = [index for index, name in enumerate(NAMES) if name != NAMES[label]]
-    return others[int(hashlib.sha256(image.encode()).hexdigest()[:16], 16) % len(others)]
+def draw_plainly(image: str, label: int) -> int:
+    """Draw a wrong class by a second implementation, with hexadecimal digits and lists."""
+    wrong_classes = [index for index, name in enumerate(NAMES) if name != NAMES[label]]
+    number = int(hashlib.sha256(image.encode()).hexdigest()[:16], 16)
+    return wrong_classes[number % len(wrong_classes)]
 
 
-def test_wrong_classes_are_drawn_by_the_name_of_the_image_alone():
+def test_wrong_classes_are_drawn_only_by_the_name_of_the_image():
     images = [f"n01/{number}.jpg" for number in range(200)]
     labels = np.arange(200) % 4
-    drawn = draw_wrong_classes(images, labels, NAMES)
-    assert drawn.tolist() == [drawn_plainly(*pair) for pair in zip(images, labels, strict=True)]
-    some = draw_wrong_classes(images[50:60], labels[50:60], NAMES)
-    assert some.tolist() == drawn[50:60].tolist()
-    # Every wrong class is drawn about as often, and never the other missile.
-    cranes = drawn[labels == 1]
-    assert set(cranes) == {0, 2, 3}
-    assert not set(drawn[labels == 0]) & {0, 2}
+    wrong_classes = draw_wrong_classes(images, labels, NAMES)
+    expected = [draw_plainly(image, label) for image, label in zip(images, labels, strict=True)]
+    assert wrong_classes.tolist() == expected
+    of_ten_images = draw_wrong_classes(images[50:60], labels[50:60], NAMES)
+    assert of_ten_images.tolist() == wrong_classes[50:60].tolist()
+    # Every wrong class is drawn, but never the other missile.
+    assert set(wrong_classes[labels == 1]) == {0, 2, 3}
+    assert not set(wrong_classes[labels == 0]) & {0, 2}
     with pytest.raises(ValueError, match="all classes are called 'a'"):
         draw_wrong_classes(["1"], np.array([0]), ["a", "a"])
 
@@ -54,7 +55,7 @@ def test_wrong_classes_are_drawn_by_the_name_of_the_image_alone():
 def test_a_word_is_white_and_black_in_the_lower_half_of_the_central_square(width, height):
     grey = Image.new("RGB", (width, height), (128, 128, 128))
     side = min(width, height)
-    left, top = (width - side) // 2, (height - side) // 2
+    left_edge, top = (width - side) // 2, (height - side) // 2
     for word in ("cat", "a very long name of a class that must become smaller"):
         written = np.asarray(write_word(grey, word))
         rows, columns = np.nonzero((written != 128).any(axis=2))
@@ -64,7 +65,7 @@ def test_a_word_is_white_and_black_in_the_lower_half_of_the_central_square(width
         assert rows.min() >= top + side / 2
         assert rows.max() <= top + side
         if side > 64:
-            assert left <= columns.min() < columns.max() <= left + side
+            assert left_edge <= columns.min() < columns.max() <= left_edge + side
         if word == "cat":
             assert written.min() == 0
             assert written.max() >= 250
@@ -126,15 +127,15 @@ def test_scenes_with_a_wrong_word(command, tmp_path):
         assert image.image == source
         assert image.word in set(names) - {names[label]}
     arguments = ["run", "--dataset", "scenes-cls-typographic", "--model", "scenes-clip"]
-    ended = command(*arguments, "--limit", 20, "--output", "runs")
-    assert ended.status == 0
-    assert "attack success" in ended.out
+    completed = command(*arguments, "--limit", 20, "--output", "runs")
+    assert completed.status == 0
+    assert "attack success" in completed.out
     assert "1 verified" in command("verify", "runs").out
-    ended = command(
+    completed = command(
         "run", "--dataset", "wds/cars-typographic", "--model", "scenes-clip", "--stream"
     )
-    assert ended.status == 2
-    assert "wds/cars-typographic alters images: --stream cannot do that" in ended.err
+    assert completed.status == 2
+    assert "wds/cars-typographic alters images: --stream cannot do that" in completed.err
 
 
 def test_words_have_only_letters_of_the_font(tmp_path, save_colour):
@@ -172,23 +173,23 @@ def test_corruptions_are_those_of_the_paper_and_follow_from_the_seed():
     unit = NOISE / 255
     # make_imagenet_c.py: contrast keeps 0.4, 0.3, 0.2, 0.1 or 0.05 of the distance from the mean.
     mean = unit.mean(axis=(0, 1), keepdims=True)
-    for severity, kept in enumerate((0.4, 0.3, 0.2, 0.1, 0.05), start=1):
-        expected = np.clip((unit - mean) * kept + mean, 0, 1) * 255
+    for severity, contrast in enumerate((0.4, 0.3, 0.2, 0.1, 0.05), start=1):
+        expected = np.clip((unit - mean) * contrast + mean, 0, 1) * 255
         assert np.array_equal(corrupt_pixels(NOISE, "contrast", severity, 0), np.uint8(expected))
     # Gaussian noise of severity 3 has a standard deviation of 0.18.
     noise = np.random.RandomState(5).normal(size=unit.shape, scale=0.18)
     expected = np.uint8(np.clip(unit + noise, 0, 1) * 255)
     np.random.seed(7)
-    before = np.random.get_state()[1].copy()
+    state_before = np.random.get_state()[1].copy()
     assert np.array_equal(corrupt_pixels(NOISE, "gaussian_noise", 3, 5), expected)
-    assert np.array_equal(np.random.get_state()[1], before)
+    assert np.array_equal(np.random.get_state()[1], state_before)
     for corruption in ("impulse_noise", "glass_blur", "fog", "frost", "elastic_transform"):
-        first, again, other = (corrupt_pixels(NOISE, corruption, 2, seed) for seed in (1, 1, 2))
-        assert np.array_equal(first, again)
-        assert not np.array_equal(first, other)
+        pixels = corrupt_pixels(NOISE, corruption, 2, 1)
+        assert np.array_equal(pixels, corrupt_pixels(NOISE, corruption, 2, 1))
+        assert not np.array_equal(pixels, corrupt_pixels(NOISE, corruption, 2, 2))
 
 
-def test_threads_corrupt_an_image_as_one_does():
+def test_threads_corrupt_an_image_as_one_thread_does():
     pytest.importorskip("imagecorruptions")
     sources = [
         CorruptedImage(ImageArray(f"{n}.png", NOISE + np.uint8(n)), "shot_noise", severity)

@@ -86,7 +86,7 @@ def test_celeba_joins_the_tables_of_attributes_and_splits(tmp_path, save_colour)
         ("6,002.Sparrow/f.jpg,0,1", "6,002.Sparrow/f.jpg,0,2", "has 5 images, more than the 4"),
     ],
 )
-def test_bad_tables(old, new, message, waterbirds):
+def test_bad_tables_are_refused(old, new, message, waterbirds):
     with pytest.raises(UsageError, match=message) as raised:
         open_data(waterbirds(BIRDS.replace(old, new)), RunOptions())
     assert "\n" not in str(raised.value)

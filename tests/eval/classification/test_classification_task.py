@@ -108,7 +108,7 @@ def test_names_without_a_mapping(root, colour_encoder):
     )
 
 
-def test_bad_folders(root, save_colour):
+def test_bad_folders_are_refused(root, save_colour):
 
     def check(message: str, protocol: ClassificationProtocol = PROTOCOL) -> None:
         with pytest.raises(UsageError, match=message) as raised:
@@ -172,31 +172,32 @@ def test_a_folder_that_cannot_be_read_is_refused(root, monkeypatch):
         measured_names(root)
 
 
-def test_missing_root():
+def test_a_missing_data_root_is_named():
     with pytest.raises(UsageError, match="--data-root DIR, the folder that holds test"):
         classification.TASK.open_data(PROTOCOL, RunOptions())
 
 
-def test_imagenet_folders(tmp_path, save_colour):
+def test_imagenet_is_read_by_its_1000_class_folders(tmp_path, save_colour):
     imagenet = CLASSIFICATION["imagenet1k"]
     joined = "\n".join(WORDNET_IDS)
     assert hashlib.sha256(joined.encode()).hexdigest() == CLASS_LISTS["imagenet1k"].classes_sha256
     names = class_names(imagenet, make_data(WORDNET_IDS, []))
-    named = dict(zip(WORDNET_IDS, names, strict=True))
-    assert (named["n02099712"], named["n04254777"]) == ("Labrador Retriever", "sock")
+    name_of_id = dict(zip(WORDNET_IDS, names, strict=True))
+    assert name_of_id["n02099712"] == "Labrador Retriever"
+    assert name_of_id["n04254777"] == "sock"
     assert names == tuple(open_clip.IMAGENET_CLASSNAMES)
-    one = save_colour(tmp_path / "one.png", "red")
+    picture = save_colour(tmp_path / "one.png", "red")
     for wordnet_id in WORDNET_IDS:
         (tmp_path / "val" / wordnet_id).mkdir(parents=True)
-        (tmp_path / "val" / wordnet_id / "1.png").hardlink_to(one)
+        (tmp_path / "val" / wordnet_id / "1.png").hardlink_to(picture)
     options = RunOptions(data_root=str(tmp_path), limit=1000)
     classification.TASK.open_data(imagenet, options)
     (tmp_path / "val" / WORDNET_IDS[7]).rename(tmp_path / "val" / "n99999999")
-    with pytest.raises(
-        UsageError,
-        match=rf"has 1000 class folders, which are not the 1000 WordNet ids of imagenet1k; "
-        rf"missing: {WORDNET_IDS[7]}; not of this set: n99999999",
-    ):
+    message = (
+        rf"has 1000 class folders, which are not the 1000 WordNet ids of imagenet1k; "
+        rf"missing: {WORDNET_IDS[7]}; not of this set: n99999999"
+    )
+    with pytest.raises(UsageError, match=message):
         classification.TASK.open_data(imagenet, options)
 
 
@@ -216,9 +217,10 @@ def test_mistakes_and_figures_per_class_have_the_names_of_the_protocol(
         save_colour(tmp_path / f"photos/{name}.png", colour)
     path = tmp_path / "photos.yaml"
     path.write_text("kind: cls\nfolder: photos\nclass_names: {n1: red, n2: blue}\n")
-    row = cosmos_eval.evaluate(colour_encoder, str(path), output=tmp_path / "out")
-    assert row.confusion_pairs == [{"true": "red", "predicted": "blue", "images": 1}]
-    assert {name: one["images"] for name, one in row.per_class.items()} == {"red": 2, "blue": 1}
+    result = cosmos_eval.evaluate(colour_encoder, str(path), output=tmp_path / "out")
+    assert result.confusion_pairs == [{"true": "red", "predicted": "blue", "images": 1}]
+    image_counts = {name: figures["images"] for name, figures in result.per_class.items()}
+    assert image_counts == {"red": 2, "blue": 1}
     table = cosmos_eval.load_samples(next((tmp_path / "out").glob("*.json")))
     assert table[["label", "prediction"]].to_numpy().tolist() == [
         ["red", "red"],

@@ -20,16 +20,17 @@ from cosmos_eval.types import ClassificationProtocol, Measurement, RunOptions, U
 
 MODEL = f"python:{Path(__file__).parents[3] / 'examples/own_model.py'}"
 NAMES = ["red", "green", "blue"]
-SETS = {  # the number of classes, and what the .npy of an image of group G holds
-    "wds/wilds/fmow": (62, lambda group: [group, 14, 40, 0]),
-    "wds/fairness/geode": (40, lambda group: [group, 7]),
-    "wds/fairness/dollar_street": (58, lambda group: [group, 1230.5, 2]),
+# The number of classes of a set, and the numbers in the .npy of an image after its group.
+SETS = {
+    "wds/wilds/fmow": (62, [14, 40, 0]),
+    "wds/fairness/geode": (40, [7]),
+    "wds/fairness/dollar_street": (58, [1230.5, 2]),
 }
 
 
 @pytest.fixture
 def measured(hub: Hub, colour_encoder: Any) -> Any:
-    """Measure a named set of these archives."""
+    """Return a function that uploads archives as a named set and measures it."""
 
     def measure(name: str, classes: int, *shards: bytes) -> Measurement:
         protocol = find_known(name, "datacomp")
@@ -45,43 +46,44 @@ def measured(hub: Hub, colour_encoder: Any) -> Any:
 
 @pytest.mark.parametrize("name", SETS)
 def test_the_worst_group_solved_by_hand(name: str, measured: Any) -> None:
-    """To a red image the best class is red, then all that name no colour, then green and blue."""
-    classes, numbers = SETS[name]
+    """For a red image, class red is best, then all that name no colour, then green and blue."""
+    classes, further_numbers = SETS[name]
     samples = [  # image, class, group; group 2 has no image
         *[("red", 0, 0), ("red", 0, 0), ("red", 3, 0), ("lime", 0, 0)],
         *[("red", 0, 1), ("red", 4, 1)],
         *[("red", 0, 3), ("blue", 2, 3), ("blue", 2, 3)],
     ]
-    files = [
-        (colour, {"cls": str(label), "npy": npy(numbers(group), float)})
-        for colour, label, group in samples
-    ]
-    found = measured(name, classes, shard_of(*files[:4]), shard_of(*files[4:]))
+    files = []
+    for colour, label, group in samples:
+        numbers = npy([group, *further_numbers], float)
+        files.append((colour, {"cls": str(label), "npy": numbers}))
+    result = measured(name, classes, shard_of(*files[:4]), shard_of(*files[4:]))
     key = "income_ds" if "dollar" in name else "region"
     expected = {f"acc1_{key} 0": 1 / 2, f"acc1_{key} 1": 1 / 2, f"acc1_{key} 3": 1}
-    assert {n: value for n, value in found.metrics.items() if n.startswith("acc1_")} == expected
-    assert found.metrics["worst_group_acc1"] == 1 / 2
-    # Of group 0 one class is not among the best five; in group 1 all are.
-    assert found.metrics.get("worst_group_acc5") == (3 / 4 if "dollar" in name else None)
-    main = find_known(name, "datacomp").main_metric
-    assert main in found.metrics
-    assert main in found.intervals
+    group_metrics = {n: value for n, value in result.metrics.items() if n.startswith("acc1_")}
+    assert group_metrics == expected
+    assert result.metrics["worst_group_acc1"] == 1 / 2
+    # In group 0 the class of one of four images is not among the best five; in group 1 all are.
+    assert result.metrics.get("worst_group_acc5") == (3 / 4 if "dollar" in name else None)
+    main_metric = find_known(name, "datacomp").main_metric
+    assert main_metric in result.metrics
+    assert main_metric in result.intervals
 
 
 @pytest.mark.parametrize(
-    ("name", "classes", "beside"),
+    ("name", "classes", "files_beside"),
     [
         ("wds/wilds/fmow", 62, {"cls": "0", "npy": npy([1, 14, 40, 0])}),
         ("wds/voc2007_multilabel", 3, {"npy": npy([1, 0, 1], np.float32)}),
     ],
 )
-def test_what_lies_beside_images_is_also_streamed(name, classes, beside, hub, command):
-    files = [shard_of(("red", beside), (f"#00{i}0ff", beside)) for i in range(4)]
-    put(hub, f"datasets/{find_known(name).repository}", padded(NAMES, classes), *files)
+def test_files_beside_images_are_also_streamed(name, classes, files_beside, hub, command):
+    shards = [shard_of(("red", files_beside), (f"#00{i}0ff", files_beside)) for i in range(4)]
+    put(hub, f"datasets/{find_known(name).repository}", padded(NAMES, classes), *shards)
     run = ("run", "--dataset", name, "--model", MODEL, "--partial", "--json")
-    ended = command(*run, "--stream", "--no-cache")
-    assert ended.status == 0, ended.err
-    (streamed,) = json.loads(ended.out)
+    completed = command(*run, "--stream", "--no-cache")
+    assert completed.status == 0, completed.err
+    (streamed,) = json.loads(completed.out)
     (fetched,) = json.loads(command(*run, "--download", "--output", "fetched").out)
     assert streamed["metrics"] == fetched["metrics"]
     assert streamed["provenance"]["hashes"] == fetched["provenance"]["hashes"]
@@ -104,7 +106,7 @@ GOOD = npy([1, 14, 40, 0])
         ({"cls": "0", "npy": b"3"}, "s0000001.npy is not a NumPy array"),
     ],
 )
-def test_metadata_that_are_missing_or_of_another_form(files, message, measured):
+def test_metadata_that_are_missing_or_of_another_form_are_refused(files, message, measured):
     good = ("red", {"cls": "0", "npy": GOOD})
     with pytest.raises(UsageError, match=message) as raised:
         measured("wds/wilds/fmow", 62, shard_of(good, ("red", files)))
@@ -113,11 +115,12 @@ def test_metadata_that_are_missing_or_of_another_form(files, message, measured):
 
 def test_macro_f1_of_iwildcam_solved_by_hand(measured: Any) -> None:
     samples = [("red", 0), ("red", 0), ("lime", 0), ("red", 1), ("lime", 1), ("blue", 1)]
-    found = measured("wds/wilds/iwildcam", 182, shard(*((c, str(label)) for c, label in samples)))
-    # Class 0: two right, one of another class, one not found; class 1: one right, one, two. Blue is
-    # predicted and is no image's class.
-    assert found.metrics["f1_macro"] == pytest.approx((4 / 6 + 2 / 5) / 2)
-    assert found.intervals["f1_macro"].method == "jackknife or likelihood"
+    archive = shard(*((colour, str(label)) for colour, label in samples))
+    result = measured("wds/wilds/iwildcam", 182, archive)
+    # F1 = 2 TP / (2 TP + FP + FN). Class 0: TP 2, FP 1, FN 1; class 1: TP 1, FP 1, FN 2. Blue is
+    # predicted, but no image has this class.
+    assert result.metrics["f1_macro"] == pytest.approx((4 / 6 + 2 / 5) / 2)
+    assert result.intervals["f1_macro"].method == "jackknife or likelihood"
 
 
 def test_macro_f1_is_scikit_learns_also_of_resamples() -> None:
@@ -129,18 +132,17 @@ def test_macro_f1_is_scikit_learns_also_of_resamples() -> None:
     predicted = np.where(rng.random(300) < 0.5, labels, rng.integers(0, 30, 300))
 
     def expected(rows: Any) -> float:
-        known = np.unique(labels[rows])
-        return f1_score(labels[rows], predicted[rows], average="macro", labels=known)
+        classes = np.unique(labels[rows])
+        return f1_score(labels[rows], predicted[rows], average="macro", labels=classes)
 
-    found = macro_f1(labels, predicted)
-    assert found.value == pytest.approx(expected(np.arange(300)))
-    drawn = rng.integers(300, size=(200, 300))
-    weights = np.stack([np.bincount(rows, minlength=300) for rows in drawn]).astype(float)
-    values = [expected(rows) for rows in drawn]
-    np.testing.assert_allclose(found.prepare(found.samples)(weights), values)
-    assert intervals({"f1": found}, methods={"f1": "bootstrap"})["f1"][:2] == pytest.approx(
-        np.quantile(values, [0.025, 0.975]), abs=0.02
-    )
+    estimate = macro_f1(labels, predicted)
+    assert estimate.value == pytest.approx(expected(np.arange(300)))
+    resamples = rng.integers(300, size=(200, 300))
+    weights = np.stack([np.bincount(rows, minlength=300) for rows in resamples]).astype(float)
+    values = [expected(rows) for rows in resamples]
+    np.testing.assert_allclose(estimate.prepare(estimate.samples)(weights), values)
+    interval = intervals({"f1": estimate}, methods={"f1": "bootstrap"})["f1"]
+    assert interval[:2] == pytest.approx(np.quantile(values, [0.025, 0.975]), abs=0.02)
 
 
 def test_results_that_do_not_name_a_metric_have_none() -> None:

@@ -29,7 +29,7 @@ CSV = "image,class,group\n" + "".join(
 def protocol_of(
     tmp_path: Path, save_colour: Callable[..., Path]
 ) -> Callable[..., ClassificationProtocol]:
-    """Write images, a file of groups and a YAML file, and read the latter."""
+    """Return a function that writes a file of groups and a protocol of it, and reads the latter."""
     for name, (colour, _) in IMAGES.items():
         save_colour(tmp_path / "images" / name, colour)
 
@@ -37,14 +37,14 @@ def protocol_of(
         (tmp_path / file).write_text(groups)
         text = f"kind: cls\nfolder: images\ntemplates: ['{{}}']\ngroup_file: {file}\n{keys}"
         (tmp_path / "birds.yaml").write_text(text)
-        found = find_protocol(str(tmp_path / "birds.yaml"))
-        assert isinstance(found, ClassificationProtocol)
-        return found
+        protocol = find_protocol(str(tmp_path / "birds.yaml"))
+        assert isinstance(protocol, ClassificationProtocol)
+        return protocol
 
     return make
 
 
-def test_solved_by_hand(protocol_of, colour_encoder, command, tmp_path):
+def test_metrics_of_groups_solved_by_hand(protocol_of, colour_encoder, command, tmp_path):
     result = classification.TASK.measure_one(colour_encoder, protocol_of(), RunOptions())
     # land: red/1 and blue/1 of three; water: blue/2 of two.
     expected = {"acc1_land": 2 / 3, "acc1_water": 1 / 2, "worst_group_acc1": 1 / 2}
@@ -55,9 +55,8 @@ def test_solved_by_hand(protocol_of, colour_encoder, command, tmp_path):
     assert result.samples["groups"].tolist() == ["land", "water"]
     store_result(tmp_path / "runs", "cls", result.samples)
     assert "1 verified" in command("verify", str(tmp_path / "runs")).out
-    assert (
-        "worst-group acc1" in command("leaderboard", str(tmp_path / "runs"), "--format", "md").out
-    )
+    leaderboard = command("leaderboard", str(tmp_path / "runs"), "--format", "md").out
+    assert "worst-group acc1" in leaderboard
 
 
 def test_groups_by_several_keys(protocol_of, colour_encoder):
@@ -70,8 +69,10 @@ def test_groups_by_several_keys(protocol_of, colour_encoder):
     )
     metrics = classification.TASK.measure_one(colour_encoder, protocol, RunOptions()).metrics
     assert {name: value for name, value in metrics.items() if name.startswith("acc1_")} == {
-        **{"acc1_blue, 0": 1, "acc1_blue, 1": 1},
-        **{"acc1_red, 0": 0.5, "acc1_red, 1": 0},
+        "acc1_blue, 0": 1,
+        "acc1_blue, 1": 1,
+        "acc1_red, 0": 0.5,
+        "acc1_red, 1": 0,
     }
     assert metrics["worst_group_acc1"] == 0
     # The first image of each class: groups without an image have no accuracy and are no worst.
@@ -101,7 +102,7 @@ def test_results_of_other_groups_are_not_compared(protocol_of, colour_encoder):
         ("", "gives image .* no group"),
     ],
 )
-def test_bad_groups(groups, message, protocol_of):
+def test_bad_groups_are_refused(groups, message, protocol_of):
     with pytest.raises(UsageError, match=f"^birds: .*{message}") as raised:
         classification.TASK.open_data(protocol_of(groups), RunOptions())
     assert "\n" not in str(raised.value)
@@ -110,6 +111,8 @@ def test_bad_groups(groups, message, protocol_of):
 def test_a_file_of_groups_that_is_not_there_is_status_2(protocol_of, command, tmp_path):
     protocol_of()
     (tmp_path / "groups.csv").unlink()
-    ended = command("run", "--dataset", str(tmp_path / "birds.yaml"), "--model", "scenes-clip")
-    assert ended.status == 2
-    assert f"`group_file`: {tmp_path / 'groups.csv'}: no such file" in ended.err.replace("\n", " ")
+    completed = command("run", "--dataset", str(tmp_path / "birds.yaml"), "--model", "scenes-clip")
+    assert completed.status == 2
+    assert f"`group_file`: {tmp_path / 'groups.csv'}: no such file" in completed.err.replace(
+        "\n", " "
+    )

@@ -38,17 +38,17 @@ def test_openai_templates_are_openclips():
         assert template.replace("{}", "tench") == original("tench")
 
 
-def test_chunks_do_not_matter(tiny_encoder, monkeypatch):
+def test_class_features_do_not_depend_on_the_size_of_shards(tiny_encoder, monkeypatch):
     names, templates = ["cat", "dog", "hot dog", "{x}", "ship"], ("{}", "a photo of a {}.")
-    whole = prompt_embeddings(tiny_encoder, names, templates, RunOptions())
+    features = prompt_embeddings(tiny_encoder, names, templates, RunOptions())
     monkeypatch.setattr(prompts, "PROMPTS_PER_SHARD", 4)
-    parts = prompt_embeddings(tiny_encoder, names, templates, RunOptions())
-    np.testing.assert_allclose(parts, whole, atol=1e-6)
-    np.testing.assert_allclose(np.linalg.norm(whole, axis=1), 1, atol=1e-6)
+    features_of_shards = prompt_embeddings(tiny_encoder, names, templates, RunOptions())
+    np.testing.assert_allclose(features_of_shards, features, atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(features, axis=1), 1, atol=1e-6)
     # The mean of two normalised embeddings, written out.
     pair = tiny_encoder.encode_text(tiny_encoder.tokenize(["dog", "a photo of a dog."])).numpy()
     expected = pair.sum(axis=0) / np.linalg.norm(pair.sum(axis=0))
-    np.testing.assert_allclose(whole[1], expected, atol=1e-6)
+    np.testing.assert_allclose(features[1], expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -60,11 +60,11 @@ def test_chunks_do_not_matter(tiny_encoder, monkeypatch):
         (("{} and {}",), "exactly once"),
     ],
 )
-def test_bad_templates(templates, message):
+def test_bad_templates_are_refused(templates, message):
     with pytest.raises(UsageError, match=message):
         resolve_templates(templates)
 
 
-def test_no_names(tiny_encoder):
+def test_no_class_names_are_refused(tiny_encoder):
     with pytest.raises(UsageError, match="no class names"):
         prompt_embeddings(tiny_encoder, [], ("{}",), RunOptions())

@@ -61,15 +61,15 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
 
 
 def fetched(hub: Hub) -> list[str]:
-    """Names of the archives that were requested, in order."""
+    """Return the names of the archives that were requested, in order."""
     names = [request.rpartition("/")[2] for request in hub.requests if request.startswith("GET")]
     return [name for name in names if name.endswith(".tar")]
 
 
-def measured(ended: Any) -> dict[str, Any]:
-    """The result of a run, without what differs from run to run."""
-    assert ended.status == 0, ended
-    (row,) = json.loads(ended.out)
+def measured(completed: Any) -> dict[str, Any]:
+    """Return the result of a run without the fields that differ between runs."""
+    assert completed.status == 0, completed
+    (row,) = json.loads(completed.out)
     for name in (
         "utc",
         "seconds",
@@ -83,7 +83,7 @@ def measured(ended: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("kind", ["cls", "retrieval"])
-def test_the_result_is_that_of_the_downloaded_set_and_few_archives_lie_on_the_disk(
+def test_the_result_equals_that_of_the_downloaded_set_and_few_archives_lie_on_the_disk(
     kind: str, stl10: Hub, command: Any, temporary: Path, tiny_archs: dict[str, str]
 ) -> None:
     words = ("red", "green", "blue")  # which the model knows
@@ -95,23 +95,24 @@ def test_the_result_is_that_of_the_downloaded_set_and_few_archives_lie_on_the_di
     run = (*RUN[:2], "wds/flickr8k", *RUN[3:], "--batch-size", "7", "--no-cache")
     if kind == "cls":  # by a model whose last bits depend on the images of a batch
         run = (*run[:2], "wds/stl10", "--model", f"openclip:{tiny_archs['tiny']}/random", *run[5:])
-    on_disk = []
+    archives_on_disk = []
 
-    def count(request: str) -> None:
+    def count_archives(request: str) -> None:
         if request.startswith("GET") and request.endswith(".tar"):
-            on_disk.append(len([*temporary.glob("*/hub-*/*/blobs/*")]))
+            archives_on_disk.append(len([*temporary.glob("*/hub-*/*/blobs/*")]))
 
-    stl10.on_request = count
+    stl10.on_request = count_archives
     streamed = measured(command(*run, "--stream", "--output", "streamed"))
-    assert len(on_disk) == 10
-    assert max(on_disk) <= ON_DISK
+    assert len(archives_on_disk) == 10
+    assert max(archives_on_disk) <= ON_DISK
     assert not [*Path(huggingface_hub.constants.HF_HUB_CACHE).rglob("*.tar")]
     assert streamed == measured(command(*run, "--download", "--output", "downloaded"))
     assert streamed["n_samples"] == 90
     assert streamed["provenance"]["revision"] == COMMIT
     assert streamed["provenance"]["hashes"]["content"]
-    (one,), (other,) = (Path(folder).glob("*.npz") for folder in ("streamed", "downloaded"))
-    assert one.read_bytes() == other.read_bytes()
+    (streamed_samples,) = Path("streamed").glob("*.npz")
+    (downloaded_samples,) = Path("downloaded").glob("*.npz")
+    assert streamed_samples.read_bytes() == downloaded_samples.read_bytes()
 
 
 def test_a_stopped_run_encodes_no_image_again_and_fetches_no_archive_that_it_has_encoded(
@@ -129,17 +130,12 @@ def test_a_stopped_run_encodes_no_image_again_and_fetches_no_archive_that_it_has
     stl10.requests.clear()
     assert measured(command(*run)) == first
     assert fetched(stl10) == []
-    assert "archive" in {one["identity"]["role"] for one in cached(command)}
-
-
-def cached(command: Any) -> list[dict[str, Any]]:
-    """What is in the cache."""
-    found: list[dict[str, Any]] = json.loads(command("cache", "info", "--json").out)["spaces"]
-    return found
+    cache_spaces = json.loads(command("cache", "info", "--json").out)["spaces"]
+    assert "archive" in {space["identity"]["role"] for space in cache_spaces}
 
 
 @pytest.mark.parametrize(
-    ("file", "content", "parts"),
+    ("file", "content", "expected"),
     [
         ("test/8.tar", b"no tar" * 200, ("wds_stl10/test/8.tar: not an uncompressed tar",)),
         ("test/8.tar", shard(("red", "3")), ("test/8.tar:s0000000.cls holds '3'", "not a class")),
@@ -150,8 +146,8 @@ def cached(command: Any) -> list[dict[str, Any]]:
         ("test/nshards.txt", b"many", ("nshards.txt must hold the number of archives",)),
     ],
 )
-def test_what_is_wrong_in_a_repository_is_one_line(
-    file: str, content: bytes | Trouble | None, parts: tuple[str, ...], stl10: Hub, command: Any
+def test_a_fault_of_a_repository_is_named_in_one_line(
+    file: str, content: bytes | Trouble | None, expected: tuple[str, ...], stl10: Hub, command: Any
 ) -> None:
     name = f"{STL10}/{file}"
     if content is None:
@@ -160,7 +156,7 @@ def test_what_is_wrong_in_a_repository_is_one_line(
         stl10.files[name] = content
     else:
         stl10.trouble[name] = content
-    refused(command(*RUN, "--stream"), *parts)
+    refused(command(*RUN, "--stream"), *expected)
     assert not [*Path("runs/eval").glob("*")]
     if file == "classnames.txt":  # noticed with the first archive
         assert len(fetched(stl10)) <= ON_DISK
@@ -171,11 +167,11 @@ def test_the_number_of_images_is_checked_before_a_result_is_written(hub: Hub, co
     repository = "datasets/djghosh/wds_vtab-pets_test"
     put(hub, repository, classes, shard(("red", "0")), shard(("lime", "1"), ("blue", "2")))
     run = ("run", "--dataset", "wds/vtab/pets", "--protocol", "datacomp", "--model", MODEL)
-    ended = command(*run, "--stream")
-    refused(ended, "djghosh/wds_vtab-pets_test has 3 of 3669 images of wds/vtab/pets", "--partial")
+    message = "djghosh/wds_vtab-pets_test has 3 of 3669 images of wds/vtab/pets"
+    refused(command(*run, "--stream"), message, "--partial")
     assert not [*Path("runs/eval").glob("*")]
-    row = measured(command(*run, "--stream", "--partial", "--json"))
-    assert row["provenance"]["partial"] == "3 of 3669 images"
+    result = measured(command(*run, "--stream", "--partial", "--json"))
+    assert result["provenance"]["partial"] == "3 of 3669 images"
 
 
 def test_with_download_the_archives_are_kept(stl10: Hub, command: Any) -> None:
@@ -188,14 +184,15 @@ def test_with_download_the_archives_are_kept(stl10: Hub, command: Any) -> None:
 
 
 def test_python_streams_as_the_command_does(stl10: Hub, command: Any) -> None:
-    row = cosmos_eval.evaluate(MODEL, "wds/stl10", stream=True, output="python")
+    result = cosmos_eval.evaluate(MODEL, "wds/stl10", stream=True, output="python")
     assert not [*Path(huggingface_hub.constants.HF_HUB_CACHE).rglob("*.tar")]
-    assert row.metrics == measured(command(*RUN, "--stream"))["metrics"]
-    (one,), (other,) = (Path(folder).glob("*.npz") for folder in ("python", "runs/eval"))
-    assert one.read_bytes() == other.read_bytes()
+    assert result.metrics == measured(command(*RUN, "--stream"))["metrics"]
+    (python_samples,) = Path("python").glob("*.npz")
+    (command_samples,) = Path("runs/eval").glob("*.npz")
+    assert python_samples.read_bytes() == command_samples.read_bytes()
 
 
-def test_what_cannot_be_streamed_is_one_line(stl10: Hub, command: Any) -> None:
+def test_runs_that_cannot_be_streamed_are_refused_in_one_line(stl10: Hub, command: Any) -> None:
     refused(command(*RUN, "--stream", "--limit", "3"), "--stream reads whole sets", "no --limit")
     refused(command("run", "--model", MODEL, "--stream"), "--stream is for archives of the hub")
     pairs = ("run", "--dataset", "wds/flickr8k", "--protocol", "clip-benchmark-pairs")

@@ -27,7 +27,7 @@ def sample(number: int, colour: str, suffix: str, form: str) -> list[tuple[str, 
 
 @pytest.fixture
 def protocol(tmp_path: Path) -> ClassificationProtocol:
-    """Two archives: red, then green and red that is called blue; the last is wrong."""
+    """Write two archives: a red image, then a green one and a red one with the label blue."""
     folder = tmp_path / "wds_colours"
     (folder / "test").mkdir(parents=True)
     (folder / "classnames.txt").write_text("red_one\ngreen\nblue\n")
@@ -35,12 +35,12 @@ def protocol(tmp_path: Path) -> ClassificationProtocol:
     templates.write_text("a {c} photo.\nthe {c} one.\n")
     (folder / "test/nshards.txt").write_text("2\n")
     (folder / "test/0.tar").write_bytes(tar_of(sample(0, "red", "webp", "WEBP")))
-    others = [*sample(1, "lime", "jpg", "JPEG"), *sample(2, "red", "png", "PNG")]
-    (folder / "test/1.tar").write_bytes(tar_of(others))
+    members = [*sample(1, "lime", "jpg", "JPEG"), *sample(2, "red", "png", "PNG")]
+    (folder / "test/1.tar").write_bytes(tar_of(members))
     (tmp_path / "colours.yaml").write_text("{kind: cls, layout: webdataset, folder: wds_colours}")
-    found = find_protocol(str(tmp_path / "colours.yaml"))
-    assert isinstance(found, ClassificationProtocol)
-    return found
+    protocol = find_protocol(str(tmp_path / "colours.yaml"))
+    assert isinstance(protocol, ClassificationProtocol)
+    return protocol
 
 
 def test_samples_are_clip_benchmarks(protocol):
@@ -48,13 +48,13 @@ def test_samples_are_clip_benchmarks(protocol):
 
     data = open_data(protocol, RunOptions())
     with warnings.catch_warnings():
-        # It says nothing of shuffling, and leaves the archives to the garbage collector.
+        # CLIP Benchmark does not say whether to shuffle, and does not close the archives.
         warnings.simplefilter("ignore")
         folder = f"{protocol.root}/wds_colours"
-        theirs = build_wds_dataset("colours", transform=np.asarray, data_dir=folder)
-        expected = list(theirs)
+        dataset = build_wds_dataset("colours", transform=np.asarray, data_dir=folder)
+        expected = list(dataset)
         gc.collect()
-    assert class_names(protocol, data) == ("red_one", "green", "blue") == tuple(theirs.classes)
+    assert class_names(protocol, data) == ("red_one", "green", "blue") == tuple(dataset.classes)
     assert templates_of(protocol, data) == ("a {} photo.", "the {} one.")
     assert data.labels.tolist() == [label for _, label in expected]
     for image, (pixels, _) in zip(data.images, expected, strict=True):
@@ -62,7 +62,7 @@ def test_samples_are_clip_benchmarks(protocol):
     assert data.names == ("test/0.tar:s0000000", "test/1.tar:s0000001", "test/1.tar:s0000002")
 
 
-def test_it_is_measured(protocol, colour_encoder):
+def test_an_archive_is_measured(protocol, colour_encoder):
     result = classification.TASK.measure_one(colour_encoder, protocol, RunOptions())
     assert result.metrics["acc1"] == pytest.approx(2 / 3)
     assert result.per_class["blue"] == {"recall": 0.0, "images": 1}
@@ -70,16 +70,14 @@ def test_it_is_measured(protocol, colour_encoder):
 
 
 def test_prompts_of_the_yaml_file_come_first(protocol):
-    own = replace(
-        protocol,
-        class_names={"red_one": "red", "green": "green", "blue": "blue"},
-        templates=("{}",),
-    )
-    data = open_data(own, RunOptions())
-    assert class_names(own, data) == ("red", "green", "blue")
-    assert templates_of(own, data) == ("{}",)
+    names = {"red_one": "red", "green": "green", "blue": "blue"}
+    protocol = replace(protocol, class_names=names, templates=("{}",))
+    data = open_data(protocol, RunOptions())
+    assert class_names(protocol, data) == ("red", "green", "blue")
+    assert templates_of(protocol, data) == ("{}",)
+    wrong_names = {"red_one": "a", "greene": "b"}
     with pytest.raises(UsageError, match=r"class green of .* has no name .* nearest: greene"):
-        open_data(replace(own, class_names={"red_one": "a", "greene": "b"}), RunOptions())
+        open_data(replace(protocol, class_names=wrong_names), RunOptions())
 
 
 def test_names_of_several_classes_are_told_apart_in_reports_only(protocol):
@@ -102,7 +100,7 @@ def test_names_of_several_classes_are_told_apart_in_reports_only(protocol):
         ("test/nshards.txt", "3", r"2\.tar is not there"),
     ],
 )
-def test_what_is_wrong_is_named(protocol, name, content, message):
+def test_a_fault_of_an_archive_is_named(protocol, name, content, message):
     path = Path(str(protocol.root)) / "wds_colours" / name
     path.unlink()
     if content is not None:
@@ -114,11 +112,11 @@ def test_what_is_wrong_is_named(protocol, name, content, message):
 
 def test_imagenetv2s_folders_are_sorted_as_numbers(tmp_path, save_colour):
     protocol = CLASSIFICATION["imagenetv2"]
-    one = save_colour(tmp_path / "one.jpeg", "red")
+    picture = save_colour(tmp_path / "one.jpeg", "red")
     folder = tmp_path / "imagenetv2-matched-frequency-format-val"
     for number in range(1000):
         (folder / str(number)).mkdir(parents=True)
-        (folder / str(number) / "a.jpeg").hardlink_to(one)
+        (folder / str(number) / "a.jpeg").hardlink_to(picture)
     options = RunOptions(data_root=str(tmp_path), limit=1000)
     data = open_data(protocol, options)
     assert data.classes == tuple(str(number) for number in range(1000))

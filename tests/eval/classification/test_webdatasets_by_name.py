@@ -57,19 +57,17 @@ def test_a_set_is_fetched_once_measured_and_then_read_from_the_cache(
     assert stl10.requests == []
 
 
-def test_datacomps_set_is_of_its_size_and_shows_its_metric(
+def test_datacomps_set_has_its_size_and_shows_its_metric(
     hub: Hub, command: Callable[..., Any]
 ) -> None:
     put(hub, PETS, padded(["red", "green", "blue"], 37), *COLOURS)
-    run = (
-        *("run", "--dataset", "wds/vtab/pets", "--protocol", "datacomp", "--model", MODEL),
-        "--download",
-    )
+    run = ("run", "--dataset", "wds/vtab/pets", "--protocol", "datacomp", "--model", MODEL)
+    run += ("--download",)
     refused(command(*run), "has 4 of 3669 images of wds/vtab/pets", "--partial")
-    ended = command(*run, "--partial")
-    assert ended.status == 0, ended
-    assert ended.out.index("mean_per_class_recall") < ended.out.index("acc1")
-    assert "66.7" in ended.out
+    completed = command(*run, "--partial")
+    assert completed.status == 0, completed
+    assert completed.out.index("mean_per_class_recall") < completed.out.index("acc1")
+    assert "66.7" in completed.out
     put(hub, PETS, "red\ngreen\nblue\n", *COLOURS)
     (Path(huggingface_hub.constants.HF_HUB_CACHE)).rename("old")
     refused(command(*run, "--partial"), "has 3 classes, not the 37")
@@ -90,7 +88,7 @@ def test_a_retrieval_set(hub: Hub, command: Callable[..., Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "content", "parts"),
+    ("file", "content", "expected"),
     [
         ("test/1.tar", COLOURS[1][:700], ("1.tar", "cut off")),
         ("test/1.tar", b"no tar" * 200, ("1.tar",)),
@@ -100,22 +98,21 @@ def test_a_retrieval_set(hub: Hub, command: Callable[..., Any]) -> None:
         ("test/nshards.txt", b"many", ("nshards.txt must hold the number of archives",)),
     ],
 )
-def test_what_is_wrong_in_a_repository_is_one_line(
-    file: str, content: bytes | None, parts: tuple[str, ...], stl10: Hub, command: Any
+def test_a_fault_of_a_repository_is_named_in_one_line(
+    file: str, content: bytes | None, expected: tuple[str, ...], stl10: Hub, command: Any
 ) -> None:
     stl10.files.pop(f"{STL10}/{file}")
     if content is not None:
         stl10.files[f"{STL10}/{file}"] = content
-    refused(command(*RUN, "--download"), *parts)
+    refused(command(*RUN, "--download"), *expected)
 
 
-def test_names_revisions_and_no_network_are_one_line(
+def test_a_revision_is_recorded_and_faults_are_one_line(
     stl10: Hub, command: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stl10.tags.append("v1")
-    at = (*RUN[:2], "wds/stl10@v1", *RUN[3:])
-    (row,) = json.loads(command(*at, "--download").out)
-    assert (row["dataset"], row["provenance"]["revision"]) == ("wds/stl10@v1", COMMIT)
+    (result,) = json.loads(command(*RUN[:2], "wds/stl10@v1", *RUN[3:], "--download").out)
+    assert (result["dataset"], result["provenance"]["revision"]) == ("wds/stl10@v1", COMMIT)
     refused(command(*RUN[:2], "wds/stl1", *RUN[3:]), "unknown data set", "wds/stl10")
     refused(command(*RUN[:2], "food101@v1", *RUN[3:]), "unknown data set 'food101@v1'")
     refused(command(*RUN[:2], "wds/stl10@", *RUN[3:]), "unknown data set 'wds/stl10@'")
@@ -146,25 +143,25 @@ def test_an_interrupted_download_goes_on_and_a_damaged_file_is_named(
 
 def test_the_doctor_and_a_dry_run_make_no_request(stl10: Hub, command: Any) -> None:
     doctor = ("data", "doctor", "wds/stl10", "--json")
-    absent = command(*doctor, "wds/flickr8k")
-    assert absent.status == 1
-    for found in json.loads(absent.out):
-        named = f"--dataset {found['dataset']} --protocol clip-benchmark"
-        assert found["remedy"] == f"cosmos-eval run {named} --download"
+    completed = command(*doctor, "wds/flickr8k")
+    assert completed.status == 1
+    for report in json.loads(completed.out):
+        options = f"--dataset {report['dataset']} --protocol clip-benchmark"
+        assert report["remedy"] == f"cosmos-eval run {options} --download"
     (plan,) = json.loads(command(*RUN, "--dry-run").out)
     assert (plan["data"], plan["data_state"]) == (STL10[9:], "not in the hub's cache")
     assert stl10.requests == []
     assert command(*RUN, "--download").status == 0
     stl10.requests.clear()
-    (found,) = json.loads(command(*doctor).out)
-    assert (found["whole"], found["images"]) == (True, 4)
+    (report,) = json.loads(command(*doctor).out)
+    assert (report["whole"], report["images"]) == (True, 4)
     (plan,) = json.loads(command(*RUN, "--dry-run").out)
     assert plan["data_state"] == "there"
     assert stl10.requests == []
 
 
-def test_a_class_without_a_name_is_one_where_the_number_of_classes_is_known(hub: Hub) -> None:
-    """CLEVR's distances, of which CLIP Benchmark's list of names has a blank one."""
+def test_a_class_may_have_no_name_if_the_number_of_classes_is_known(hub: Hub) -> None:
+    """CLIP Benchmark's list of names of CLEVR's distances has a blank line."""
     folder = Path(huggingface_hub.constants.HF_HUB_CACHE) / "set"
     (folder / "test").mkdir(parents=True)
     (folder / "classnames.txt").write_text("red\n\ngreen\n")
@@ -187,14 +184,15 @@ def test_a_class_without_a_name_is_one_where_the_number_of_classes_is_known(hub:
 
 
 def test_the_known_sets_are_those_of_the_table() -> None:
-    """Names and repositories as CLIP Benchmark's and DataComp's own lists have them."""
+    """Its names and repositories are those of the lists of CLIP Benchmark and DataComp."""
     table = files("cosmos_eval.protocols.facts").joinpath("webdatasets.csv").read_text("utf-8")
-    listed = [*csv.DictReader(table.splitlines())]
-    families = [row["protocol_name"] for row in listed]
-    assert (families.count("clip-benchmark"), families.count("datacomp")) == (41, 40)
-    known = webdatasets()
-    assert {f"wds/{row['name']}" for row in listed} == known.keys()
-    assert isinstance(known["wds/mscoco_captions"], RetrievalProtocol)
+    rows = [*csv.DictReader(table.splitlines())]
+    protocol_names = [row["protocol_name"] for row in rows]
+    assert protocol_names.count("clip-benchmark") == 41
+    assert protocol_names.count("datacomp") == 40
+    protocols = webdatasets()
+    assert {f"wds/{row['name']}" for row in rows} == protocols.keys()
+    assert isinstance(protocols["wds/mscoco_captions"], RetrievalProtocol)
     assert [*protocols_of_dataset("wds/vtab/dtd")] == ["clip-benchmark", "datacomp"]
     assert [*protocols_of_dataset("wds/food101")] == ["datacomp"]
     assert find_known("wds/imagenet-a", "datacomp").repository == "djghosh/wds_imagenet-a_test"

@@ -1,12 +1,13 @@
-"""Cached embeddings: found by content alone, missed by any change, dropped when damaged."""
+"""Cached embeddings are found by content only, missed after any change, dropped when damaged."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,8 @@ TEXTS = [f"thing {number} is {'very ' * (number % 7)}small" for number in range(
 IMAGES = 11
 
 
-class Counting:
-    """An encoder of sums, which counts what it encodes; everything of its identity can be set."""
+class CountingEncoder:
+    """An encoder of sums that counts its inputs; every part of its identity can be set."""
 
     trims_text = False
 
@@ -58,13 +59,13 @@ class Counting:
 
 
 @pytest.fixture
-def encoder() -> Counting:
-    return Counting()
+def encoder() -> CountingEncoder:
+    return CountingEncoder()
 
 
 @pytest.fixture
 def options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunOptions:
-    """Small batches, and shards of four images and five texts."""
+    """Return options of small batches; set shards of four images and five texts."""
     monkeypatch.setattr(embed, "IMAGES_PER_SHARD", 4)
     monkeypatch.setattr(embed, "TEXTS_PER_SHARD", 5)
     return RunOptions(cache=str(tmp_path / "cache"), batch_size=2)
@@ -83,26 +84,37 @@ def shards(options: RunOptions) -> list[Path]:
     return sorted(Path(str(options.cache)).glob("*/*.safetensors"))
 
 
-def newly_encoded(encoder: Counting, act: Callable[[], object]) -> int:
-    before = encoder.encoded
-    act()
-    return encoder.encoded - before
+@contextmanager
+def assert_encodes(encoder: CountingEncoder, count: int) -> Iterator[None]:
+    """Check how many images and texts the encoder encodes inside a block."""
+    encoded_before = encoder.encoded
+    yield
+    assert encoder.encoded - encoded_before == count
+
+
+def embed_two_classes(encoder: CountingEncoder, options: RunOptions) -> np.ndarray:
+    """Return the features of two classes, which are four prompts."""
+    return prompt_embeddings(encoder, ["cat", "dog"], ("a {}", "the {}"), options)
 
 
 def test_a_second_run_encodes_nothing(encoder, options, images):
-    acts: dict[Callable[[], np.ndarray], int] = {
-        lambda: embed_images(encoder, images, options).features: IMAGES,
-        lambda: embed_texts(encoder, TEXTS, options).features: 20,
-        lambda: prompt_embeddings(encoder, ["cat", "dog"], ("a {}", "the {}"), options): 4,
-    }
-    for act, count in acts.items():
-        alone = act()
-        assert encoder.encoded == count
-        again = act()
-        assert encoder.encoded == count
-        assert again.dtype == np.float32
-        np.testing.assert_array_equal(again, alone)
-        encoder.encoded = 0
+    with assert_encodes(encoder, IMAGES):
+        image_features = embed_images(encoder, images, options).features
+    with assert_encodes(encoder, 20):
+        text_features = embed_texts(encoder, TEXTS, options).features
+    with assert_encodes(encoder, 4):
+        class_features = embed_two_classes(encoder, options)
+    with assert_encodes(encoder, 0):
+        cached_image_features = embed_images(encoder, images, options).features
+        cached_text_features = embed_texts(encoder, TEXTS, options).features
+        cached_class_features = embed_two_classes(encoder, options)
+    for cached_features, features in (
+        (cached_image_features, image_features),
+        (cached_text_features, text_features),
+        (cached_class_features, class_features),
+    ):
+        assert cached_features.dtype == np.float32
+        np.testing.assert_array_equal(cached_features, features)
 
 
 def test_no_more_is_encoded_than_the_caller_waits_for(encoder, options, images):
@@ -112,43 +124,48 @@ def test_no_more_is_encoded_than_the_caller_waits_for(encoder, options, images):
         embed_texts(encoder, TEXTS, options, max_missing=0)
     assert encoder.encoded == 0
     embed_images(encoder, images[:8], options)
-    whole = embed_images(encoder, images, options, max_missing=3).features
+    features = embed_images(encoder, images, options, max_missing=3).features
     assert encoder.encoded == IMAGES
-    np.testing.assert_array_equal(
-        embed_images(encoder, images, options, max_missing=0).features, whole
-    )
+    cached_features = embed_images(encoder, images, options, max_missing=0).features
+    np.testing.assert_array_equal(cached_features, features)
 
 
 def test_nothing_is_cached_without_a_folder_or_without_room(encoder, options, images, monkeypatch):
-    nowhere = replace(options, cache=None)
+    without_folder = replace(options, cache=None)
     monkeypatch.setenv(cache.LIMIT_VARIABLE, "0")
-    for some in (nowhere, nowhere, options, options):
-        assert newly_encoded(encoder, lambda kept=some: embed_images(encoder, images, kept)) == 11
+    for uncached_options in (without_folder, without_folder, options, options):
+        with assert_encodes(encoder, IMAGES):
+            embed_images(encoder, images, uncached_options)
     assert shards(options) == []
 
 
 def test_content_counts_and_names_do_not(encoder, options, images, tmp_path):
-    first = embed_images(encoder, images, options).features
-    names = (tmp_path / f"moved-{number}.png" for number in range(IMAGES))
-    moved = [ImageFile(image.path.rename(next(names))) for image in reversed(images)]
-    twice = [*moved, *moved[:3]]
-    assert newly_encoded(encoder, lambda: embed_images(encoder, twice, options)) == 0
-    again = embed_images(encoder, twice, options).features
-    np.testing.assert_array_equal(again, np.concatenate([first[::-1], first[::-1][:3]]))
-    Image.new("RGB", (3, 3)).save(moved[4].path)
-    assert newly_encoded(encoder, lambda: embed_images(encoder, twice, options)) == 1
+    features = embed_images(encoder, images, options).features
+    renamed_images = []
+    for number, image in enumerate(reversed(images)):
+        renamed_path = image.path.rename(tmp_path / f"moved-{number}.png")
+        renamed_images.append(ImageFile(renamed_path))
+    repeated_images = [*renamed_images, *renamed_images[:3]]
+    with assert_encodes(encoder, 0):
+        embed_images(encoder, repeated_images, options)
+    repeated_features = embed_images(encoder, repeated_images, options).features
+    expected = np.concatenate([features[::-1], features[::-1][:3]])
+    np.testing.assert_array_equal(repeated_features, expected)
+    Image.new("RGB", (3, 3)).save(renamed_images[4].path)
+    with assert_encodes(encoder, 1):
+        embed_images(encoder, repeated_images, options)
 
 
 def test_equal_images_are_encoded_once(encoder, options, images, tmp_path):
     copy = tmp_path / "copy.png"
     copy.write_bytes(images[2].path.read_bytes())
-    some = [*images, ImageFile(copy), images[5]]
-    nowhere = replace(options, cache=None)
-    assert newly_encoded(encoder, lambda: embed_images(encoder, some, nowhere)) == IMAGES
+    repeated_images = [*images, ImageFile(copy), images[5]]
+    with assert_encodes(encoder, IMAGES):
+        embed_images(encoder, repeated_images, replace(options, cache=None))
 
 
 @pytest.mark.parametrize(
-    ("change", "of_images", "of_texts"),
+    ("change", "misses_images", "misses_texts"),
     [
         ({"weights_sha256": "1" * 64}, True, True),
         ({"weights": "student"}, True, True),
@@ -160,35 +177,38 @@ def test_equal_images_are_encoded_once(encoder, options, images, tmp_path):
         ({"tokenizer": {"context_length": 5}}, False, True),
     ],
 )
-def test_a_change_misses_what_it_decides(change, of_images, of_texts, encoder, options, images):
-    acts = {
-        lambda: embed_images(encoder, images, options): IMAGES * of_images,
-        lambda: embed_texts(encoder, TEXTS, options): 20 * of_texts,
-        lambda: prompt_embeddings(encoder, TEXTS[:3], ("{}",), options): 3 * of_texts,
-    }
-    for act in acts:
-        act()
+def test_a_change_misses_the_embeddings_that_it_decides(
+    change, misses_images, misses_texts, encoder, options, images
+):
+    embed_images(encoder, images, options)
+    embed_texts(encoder, TEXTS, options)
+    prompt_embeddings(encoder, TEXTS[:3], ("{}",), options)
     for name, value in change.items():
         if hasattr(encoder, name):
             setattr(encoder, name, value)
         else:
             encoder.info = encoder.info._replace(**{name: value})
-    for act, count in acts.items():
-        assert newly_encoded(encoder, act) == count
+    with assert_encodes(encoder, IMAGES if misses_images else 0):
+        embed_images(encoder, images, options)
+    with assert_encodes(encoder, 20 if misses_texts else 0):
+        embed_texts(encoder, TEXTS, options)
+    with assert_encodes(encoder, 3 if misses_texts else 0):
+        prompt_embeddings(encoder, TEXTS[:3], ("{}",), options)
 
 
 def test_roles_templates_and_code_are_parts_of_the_identity(encoder, options, monkeypatch):
-    # A prompt of the bare name is the same text as a caption, and yet another embedding.
-    assert newly_encoded(encoder, lambda: embed_texts(encoder, TEXTS, options)) == 20
+    with assert_encodes(encoder, 20):
+        embed_texts(encoder, TEXTS, options)
+    # A prompt of the bare name is the same text as a caption, but another embedding.
     for templates, count in ((("{}",), 20), (("a {}",), 20), (("a {}", "{}"), 40), (("{}",), 0)):
-        found = newly_encoded(
-            encoder, lambda kept=templates: prompt_embeddings(encoder, TEXTS, kept, options)
-        )
-        assert found == count
+        with assert_encodes(encoder, count):
+            prompt_embeddings(encoder, TEXTS, templates, options)
     monkeypatch.setattr(embed, "fingerprint", lambda *_: "other code")
-    assert newly_encoded(encoder, lambda: embed_texts(encoder, TEXTS, options)) == 20
+    with assert_encodes(encoder, 20):
+        embed_texts(encoder, TEXTS, options)
 
 
+# Functions that damage the bytes of a file.
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "cut": lambda content: content[:-3],
     "empty": lambda content: b"",
@@ -200,50 +220,55 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_shard_is_dropped_and_computed_again(damage, encoder, options, images):
-    whole = embed_images(encoder, images, options).features
-    bad = shards(options)[1]
-    bad.write_bytes(DAMAGES[damage](bad.read_bytes()))
+    features = embed_images(encoder, images, options).features
+    damaged_shard = shards(options)[1]
+    damaged_shard.write_bytes(DAMAGES[damage](damaged_shard.read_bytes()))
     steps: list[Progress] = []
-    lost = newly_encoded(encoder, lambda: embed_images(encoder, images, options, steps.append))
-    assert lost in (3, 4)  # eleven images are shards of four, four and three
+    embed_images(encoder, images, options, steps.append)
+    computed_again = encoder.encoded - IMAGES
+    assert computed_again in (3, 4)  # eleven images are shards of four, four and three
     assert [step.note for step in steps if step.note] == [
-        f"warning: {bad} was damaged and is computed again",
-        f"{IMAGES - lost} of {IMAGES} images were embedded already",
+        f"warning: {damaged_shard} was damaged and is computed again",
+        f"{IMAGES - computed_again} of {IMAGES} images were embedded already",
     ]
-    assert newly_encoded(encoder, lambda: embed_images(encoder, images, options)) == 0
-    np.testing.assert_array_equal(embed_images(encoder, images, options).features, whole)
+    with assert_encodes(encoder, 0):
+        embed_images(encoder, images, options)
+    np.testing.assert_array_equal(embed_images(encoder, images, options).features, features)
 
 
-def test_a_damaged_key_finds_nothing_false(encoder, options, images):
-    whole = embed_images(encoder, images, options).features
-    for bad in shards(options):
-        content = bytearray(bad.read_bytes())
-        content[-1 - content[::-1].index(0)] ^= 255
-        bad.write_bytes(content)
-    np.testing.assert_array_equal(embed_images(encoder, images, options).features, whole)
+def test_a_damaged_key_finds_no_wrong_embedding(encoder, options, images):
+    features = embed_images(encoder, images, options).features
+    for shard in shards(options):
+        content = bytearray(shard.read_bytes())
+        last_zero = len(content) - 1 - content[::-1].index(0)
+        content[last_zero] ^= 255
+        shard.write_bytes(content)
+    np.testing.assert_array_equal(embed_images(encoder, images, options).features, features)
 
 
-def test_the_least_recently_used_goes_first(encoder, options, images, monkeypatch):
-    parts = [images[0:4], images[4:8]]
-    for part in parts:
-        embed_images(encoder, part, options)
+def test_the_least_recently_used_shard_is_removed_first(encoder, options, images, monkeypatch):
+    first_images, second_images, third_images = images[:4], images[4:8], images[8:]
+    embed_images(encoder, first_images, options)
+    embed_images(encoder, second_images, options)
     for age, path in enumerate(shards(options)):
         os.utime(path, (age, age))
-    embed_images(encoder, parts[0], options)  # used now
+    embed_images(encoder, first_images, options)  # used now
     size = sum(path.stat().st_size for path in shards(options))
     monkeypatch.setenv(cache.LIMIT_VARIABLE, str((size + 50) / 1e9))
-    embed_images(encoder, images[8:], options)
-    assert newly_encoded(encoder, lambda: embed_images(encoder, parts[0], options)) == 0
+    embed_images(encoder, third_images, options)
+    with assert_encodes(encoder, 0):
+        embed_images(encoder, first_images, options)
     assert sum(path.stat().st_size for path in shards(options)) <= size + 50
-    assert newly_encoded(encoder, lambda: embed_images(encoder, parts[1], options)) == 4
+    with assert_encodes(encoder, 4):
+        embed_images(encoder, second_images, options)
 
 
 def add_shard(root: Path, identity: dict[str, Any], key: int, limit: int | None = None) -> Path:
     """Store a shard of one key; return its file."""
     store = cache.ShardStore(root, identity, limit)
-    before = set(root.rglob("*.safetensors"))
+    files_before = set(root.rglob("*.safetensors"))
     store.add([bytes([key] * 32)], {"values": np.full(1, key, np.float32)})
-    (path,) = set(root.rglob("*.safetensors")) - before
+    (path,) = set(root.rglob("*.safetensors")) - files_before
     return path
 
 
@@ -257,7 +282,7 @@ def test_shards_that_just_fit_stay(tmp_path):
     assert [path.exists() for path in (first, second, third)] == [False, True, True]
 
 
-def test_an_identity_has_no_order_and_is_removed_alone(tmp_path):
+def test_an_identity_has_no_order_and_is_removed_without_others(tmp_path):
     first = add_shard(tmp_path, {"a": 1, "b": 2}, 1)
     second = add_shard(tmp_path, {"b": 2, "a": 1}, 2)
     other = add_shard(tmp_path, {"a": 1}, 3)
@@ -289,8 +314,8 @@ def test_spaces_are_listed_by_their_last_use(content, tmp_path):
     os.utime(damaged, (2, 2))
     (tmp_path / "empty").mkdir()
     size = old.stat().st_size
-    found = [(space.identity, space.embeddings, space.used) for space in cache.spaces(tmp_path)]
-    assert found == [
+    spaces = cache.spaces(tmp_path)
+    assert [(space.identity, space.embeddings, space.used) for space in spaces] == [
         (identities[2], 1, 25.0),
         (identities[1], 2, 15.0),
         (identities[0], 1, 5.0),
@@ -300,45 +325,51 @@ def test_spaces_are_listed_by_their_last_use(content, tmp_path):
     assert cache.spaces(tmp_path, model="a", of="none") == []
 
 
-@pytest.mark.parametrize("wish", ["much", "-1", "nan", "inf"])
-def test_a_limit_that_is_no_number(wish, encoder, options, images, monkeypatch):
-    monkeypatch.setenv(cache.LIMIT_VARIABLE, wish)
-    with pytest.raises(UsageError, match=f"{cache.LIMIT_VARIABLE} must be a number .*{wish}"):
+@pytest.mark.parametrize("limit", ["much", "-1", "nan", "inf"])
+def test_a_limit_that_is_not_a_number_is_refused(limit, encoder, options, images, monkeypatch):
+    monkeypatch.setenv(cache.LIMIT_VARIABLE, limit)
+    with pytest.raises(UsageError, match=f"{cache.LIMIT_VARIABLE} must be a number .*{limit}"):
         embed_images(encoder, images, options)
 
 
-def test_a_folder_that_cannot_be_written(encoder, options, images, tmp_path):
+def test_a_folder_that_cannot_be_written_is_an_error(encoder, options, images, tmp_path):
     (tmp_path / "cache").write_text("a file")
     with pytest.raises(UsageError, match=r"cannot write to .*--no-cache"):
         embed_images(encoder, images, options)
 
 
-def test_an_image_that_changes_while_it_is_read(encoder, options, images, monkeypatch):
+def test_an_image_that_changes_while_it_is_read_is_not_cached(
+    encoder, options, images, monkeypatch
+):
     read = ImageFile.read
-    reads: list[str] = []
+    names_read: list[str] = []
 
-    def changing(image: ImageFile) -> bytes:
-        reads.append(image.name)
-        return read(image) + (b"\0" if reads.count(image.name) > 1 else b"")
+    def read_changed_at_the_second_time(image: ImageFile) -> bytes:
+        names_read.append(image.name)
+        return read(image) + (b"\0" if names_read.count(image.name) > 1 else b"")
 
-    monkeypatch.setattr(ImageFile, "read", changing)
+    monkeypatch.setattr(ImageFile, "read", read_changed_at_the_second_time)
     with pytest.raises(UsageError, match=r"0\.png has changed while it was read"):
         embed_images(encoder, images, options)
     assert shards(options) == []
 
 
-def test_runs_at_the_same_time(options, images):
-    expected = embed_images(Counting(), images, replace(options, cache=None)).features
+def test_runs_at_the_same_time_share_a_cache(options, images):
+    """Runs with an even number have the images in reverse; every fourth clears the cache."""
+    expected = embed_images(CountingEncoder(), images, replace(options, cache=None)).features
 
     def run(number: int) -> np.ndarray:
         if number % 4 == 3:
             cache.clear(Path(str(options.cache)))
-        return embed_images(Counting(), images[:: 1 if number % 2 else -1], options).features
+        order = 1 if number % 2 else -1
+        return embed_images(CountingEncoder(), images[::order], options).features
 
     with ThreadPoolExecutor(8) as pool:
-        for number, found in enumerate(pool.map(run, range(40))):
-            np.testing.assert_array_equal(found, expected[:: 1 if number % 2 else -1])
-    assert all(load_file(path)["keys"].shape[1] == 32 for path in shards(options))
+        for number, features in enumerate(pool.map(run, range(40))):
+            order = 1 if number % 2 else -1
+            np.testing.assert_array_equal(features, expected[::order])
+    for path in shards(options):
+        assert load_file(path)["keys"].shape[1] == 32
 
 
 def test_info_and_clear(encoder, options, images, monkeypatch, tmp_path, command):
@@ -349,10 +380,10 @@ def test_info_and_clear(encoder, options, images, monkeypatch, tmp_path, command
 
     monkeypatch.setenv("COSMOS_EVAL_CACHE", str(tmp_path / "own"))
     assert "0.0 MB of 20 GB" in output("info")
-    kept = replace(options, cache=str(cache.embeddings_folder()))
-    embed_images(encoder, images, kept)
-    embed_texts(encoder, TEXTS, kept)
-    size = sum(path.stat().st_size for path in shards(kept))
+    default_options = replace(options, cache=str(cache.embeddings_folder()))
+    embed_images(encoder, images, default_options)
+    embed_texts(encoder, TEXTS, default_options)
+    size = sum(path.stat().st_size for path in shards(default_options))
     document = json.loads(output("info", "--json"))
     assert document["bytes"] == size
     assert document["limit_bytes"] == 20_000_000_000
@@ -365,7 +396,7 @@ def test_info_and_clear(encoder, options, images, monkeypatch, tmp_path, command
 
 
 def test_a_change_of_any_listed_source_is_another_identity(tmp_path, monkeypatch):
-    """Of a package with a module, a package below it with two, and a module beside them."""
+    """The listed sources are a module and a package; another module beside them is not listed."""
     names = ("__init__", "lone", "part/__init__", "part/a", "part/b", "other")
     files = {name: tmp_path / "copied" / f"{name}.py" for name in names}
     files["part/a"].parent.mkdir(parents=True)
@@ -376,22 +407,22 @@ def test_a_change_of_any_listed_source_is_another_identity(tmp_path, monkeypatch
     def fingerprint() -> str:
         return cache.fingerprint.__wrapped__("copied.lone", "copied.part")
 
-    found = [fingerprint()]
+    fingerprints = [fingerprint()]
     for name in ("lone", "part/__init__", "part/a", "part/b"):
         files[name].write_text("NAME = 'changed'\n")
-        found.append(fingerprint())
+        fingerprints.append(fingerprint())
     (files["part/a"].parent / "new.py").write_text("NAME = 'new'\n")
-    found.append(fingerprint())
-    assert len(set(found)) == len(found)
+    fingerprints.append(fingerprint())
+    assert len(set(fingerprints)) == len(fingerprints)
     files["other"].write_text("NAME = 'changed'\n")
-    assert fingerprint() == found[-1]
+    assert fingerprint() == fingerprints[-1]
     assert "copied" not in sys.modules
     monkeypatch.setattr("importlib.metadata.version", lambda name: f"another {name}")
-    assert fingerprint() != found[-1]
+    assert fingerprint() != fingerprints[-1]
 
 
-# What modules that decide an embedding import and what cannot change one: records, files and
-# threads, names that are inputs themselves, pictures of scenes (inputs as well), training.
+# Modules that those which decide an embedding import, but that cannot change one: records, files
+# and threads, names that are inputs themselves, pictures of scenes (inputs as well), training.
 NOT_DECIDING = (
     "cosmos_eval.data.hub",  # fetches files
     # Find the frames of videos, each of which is an embedding of its own.
@@ -408,15 +439,13 @@ def test_all_code_that_decides_an_embedding_is_part_of_its_identity():
     graph = grimp.build_graph("cosmos_core", "cosmos_eval")
     deciding = ["cosmos_eval.embedding.embed", "cosmos_eval.tasks.prompts"]
     deciding += graph.find_children("cosmos_eval.models")
-    used = set().union(deciding, *map(graph.find_upstream_modules, deciding))
-    listed = (*cache.EMBEDDING, *NOT_DECIDING)
-    forgotten = [
-        module
-        for module in used - {"cosmos_core", "cosmos_eval"}
-        if not any(f"{module}.".startswith(f"{one}.") for one in listed)
-    ]
-    assert forgotten == []
+    imported = set().union(deciding, *map(graph.find_upstream_modules, deciding))
+    listed_prefixes = tuple(f"{module}." for module in (*cache.EMBEDDING, *NOT_DECIDING))
+    forgotten_modules = []
+    for module in imported - {"cosmos_core", "cosmos_eval"}:
+        if not f"{module}.".startswith(listed_prefixes):
+            forgotten_modules.append(module)
+    assert forgotten_modules == []
     assert set(cache.EMBEDDING) <= {*graph.modules}
-    assert embed.embedding_identity(Counting(), "image")["code"] == cache.fingerprint(
-        *cache.EMBEDDING
-    )
+    identity = embed.embedding_identity(CountingEncoder(), "image")
+    assert identity["code"] == cache.fingerprint(*cache.EMBEDDING)

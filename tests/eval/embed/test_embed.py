@@ -1,4 +1,4 @@
-"""Embedding: the order of the input, equal texts once, trimming exact, bad files named."""
+"""Embedding keeps the order, runs equal texts once, trims exactly and names bad files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ from cosmos_eval.embedding.embed import (
 )
 from cosmos_eval.types import Progress, RunOptions, UsageError
 
-SUFFIX = {"CMYK": "jpg"}
 WORDS = ["a", "small", "red", "boat", "on", "the", "water", "near", "two", "green", "trees", "and"]
 
 
@@ -44,51 +43,55 @@ def test_trimmed_texts_equal_full_length(tiny_encoder, monkeypatch):
         return encode(tokens)
 
     monkeypatch.setattr(tiny_encoder, "encode_text", recording)
-    found = embed_texts(tiny_encoder, texts, RunOptions(batch_size=4))
+    embedded = embed_texts(tiny_encoder, texts, RunOptions(batch_size=4))
     assert len(lengths) == len(set(texts))
     assert lengths == sorted(lengths)
     assert lengths[0] < lengths[-1] == 20
-    full = torch.cat([encode(tiny_encoder.tokenize([text])) for text in texts])
-    np.testing.assert_allclose(found.features, full.numpy(), rtol=0, atol=1e-6)
+    full_length_features = torch.cat([encode(tiny_encoder.tokenize([text])) for text in texts])
+    np.testing.assert_allclose(embedded.features, full_length_features.numpy(), rtol=0, atol=1e-6)
     # 18 words fit the context of 20; every word here is one token.
-    assert found.cut.tolist() == [len(text.split()) > 18 for text in texts]
-    assert found.cut.any()
+    assert embedded.cut.tolist() == [len(text.split()) > 18 for text in texts]
+    assert embedded.cut.any()
 
 
 def test_texts_of_an_encoder_that_does_not_trim(colour_encoder):
     steps: list[Progress] = []
-    texts, half = ["red", "blue", "red", "red green"], 0.5**0.5
-    found = embed_texts(colour_encoder, texts, RunOptions(batch_size=2), steps.append)
-    expected = [[1, 0, 0], [0, 0, 1], [1, 0, 0], [half, half, 0]]
-    np.testing.assert_allclose(found.features, expected, atol=1e-6)
-    assert found.cut.tolist() == [False] * 4
+    texts, diagonal = ["red", "blue", "red", "red green"], 0.5**0.5
+    embedded = embed_texts(colour_encoder, texts, RunOptions(batch_size=2), steps.append)
+    expected = [[1, 0, 0], [0, 0, 1], [1, 0, 0], [diagonal, diagonal, 0]]
+    np.testing.assert_allclose(embedded.features, expected, atol=1e-6)
+    assert embedded.cut.tolist() == [False] * 4
     assert steps == [Progress("texts", 3, 3)]
 
 
 @pytest.mark.parametrize("workers", [0, 3])
-def test_images_in_order(workers, colour_encoder, save_colour, tmp_path):
-    colours = ["red", "blue", "green", "blue", "red"]
-    modes = ["RGB", "RGBA", "RGB", "CMYK", "P"]
-    images = [
-        ImageFile(save_colour(tmp_path / f"{i}.{SUFFIX.get(mode, 'png')}", colour, mode))
-        for i, (colour, mode) in enumerate(zip(colours, modes, strict=True))
-    ]
+def test_images_are_embedded_in_order(workers, colour_encoder, save_colour, tmp_path):
+    images = []
+    for name, colour, mode in (
+        ("0.png", "red", "RGB"),
+        ("1.png", "blue", "RGBA"),
+        ("2.png", "green", "RGB"),
+        ("3.jpg", "blue", "CMYK"),
+        ("4.png", "red", "P"),
+    ):
+        images.append(ImageFile(save_colour(tmp_path / name, colour, mode)))
     steps: list[Progress] = []
     options = RunOptions(batch_size=2, workers=workers)
-    found = embed_images(colour_encoder, images, options, steps.append)
-    assert found.features.argmax(axis=1).tolist() == [0, 2, 1, 2, 0]
-    assert found.features.dtype == np.float32
+    embedded = embed_images(colour_encoder, images, options, steps.append)
+    assert embedded.features.argmax(axis=1).tolist() == [0, 2, 1, 2, 0]
+    assert embedded.features.dtype == np.float32
     assert steps == [Progress("images", 5, 5)]
 
 
 def test_batches_that_a_thread_fills_for_a_gpu_are_the_same(tiny_encoder, monkeypatch):
-    """Also the last of a shard and the last of all, which are smaller."""
+    """The last batch of a shard and the last of all are smaller than the others."""
     noise = np.random.default_rng(0).integers(0, 256, (71, 8, 8, 3), np.uint8)
     images = [ImageArray(str(number), pixels) for number, pixels in enumerate(noise)]
     options = RunOptions(batch_size=9, workers=3)
-    filled_here = embed_images(tiny_encoder, images, options).features
+    features = embed_images(tiny_encoder, images, options).features
     monkeypatch.setattr(embed, "is_gpu", lambda device: True)
-    np.testing.assert_array_equal(embed_images(tiny_encoder, images, options).features, filled_here)
+    features_by_thread = embed_images(tiny_encoder, images, options).features
+    np.testing.assert_array_equal(features_by_thread, features)
 
 
 def test_greyscale_is_read_as_rgb(save_colour, tmp_path):
@@ -117,11 +120,11 @@ def test_nothing_to_embed(colour_encoder):
 
 
 def test_prefetch_keeps_the_order_and_its_window():
-    taken: list[int] = []
+    taken_items: list[int] = []
 
     def items() -> Iterator[int]:
         for item in range(40):
-            taken.append(item)
+            taken_items.append(item)
             yield item
 
     def work(item: int) -> int:
@@ -131,7 +134,8 @@ def test_prefetch_keeps_the_order_and_its_window():
     results = prefetch(items(), work, workers=4, window=6)
     for number, result in enumerate(results):
         assert result == number * number
-        assert len(taken) == min(40, number + 1 + 6)  # those that are in flight or ready
+        in_flight_or_ready = 6
+        assert len(taken_items) == min(40, number + 1 + in_flight_or_ready)
 
 
 def test_prefetch_raises_at_the_items_turn():
@@ -141,18 +145,18 @@ def test_prefetch_raises_at_the_items_turn():
         next(results)
 
 
-def test_prefetch_can_be_given_up_by_one_of_its_own_threads():
-    """As when the garbage collector runs there."""
+def test_prefetch_can_be_closed_by_one_of_its_own_threads():
+    """The garbage collector may run there."""
     suspended, ended = threading.Event(), threading.Event()
-    problems: list[BaseException] = []
+    errors: list[BaseException] = []
 
     def work(item: int) -> int:
         if item == 1:
             suspended.wait()
             try:
                 results.close()
-            except BaseException as problem:
-                problems.append(problem)
+            except BaseException as error:
+                errors.append(error)
             ended.set()
         return item
 
@@ -160,15 +164,17 @@ def test_prefetch_can_be_given_up_by_one_of_its_own_threads():
     assert next(results) == 0
     suspended.set()
     assert ended.wait(10)
-    assert problems == []
+    assert errors == []
     assert list(results) == []
 
 
 def test_images_that_are_not_cached_are_encoded_in_full_batches(
     tiny_encoder, tmp_path, monkeypatch
 ):
-    """After a part in random order, the others make batches as large as in a run of their own. So
-    all features have the bits of a run that never stopped."""
+    """After some images in random order, the others make batches of full size.
+
+    So all features have the bits of a run that never stopped.
+    """
     monkeypatch.setattr(embed, "IMAGES_PER_SHARD", 4)
     rng = np.random.default_rng(0)
     images = []

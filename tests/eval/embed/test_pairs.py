@@ -1,7 +1,8 @@
-"""Scores of pairs: as of one pair alone, cached, resumed, by several processes, refused."""
+"""Scores of pairs: each as if scored by itself, cached, resumed, by several processes, refused."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,7 @@ N_IMAGES, N_TEXTS = 7, 11
 
 @pytest.fixture
 def scorer(colour_encoder):
-    """Scores the distance of the mean colour to the number of letters of a text; counts calls."""
+    """Return a model that scores a mean colour by the letters of a text, and counts its inputs."""
 
     class Scorer(type(colour_encoder)):
         pair_score = "distance"
@@ -53,7 +54,7 @@ def scorer(colour_encoder):
 
 @pytest.fixture
 def images(tmp_path: Path) -> list[ImageFile]:
-    """Seven images; the last is the second once more, in another file."""
+    """Write seven images; the last is a copy of the second in another file."""
     rng = np.random.default_rng(0)
     for i in range(N_IMAGES):
         pixels = np.full((4, 6, 3), rng.integers(0, 9, 3), np.uint8)
@@ -62,111 +63,129 @@ def images(tmp_path: Path) -> list[ImageFile]:
     return [ImageFile(tmp_path / f"{i}.png") for i in range(N_IMAGES)]
 
 
-TEXTS = ["x" * (1 + n) for n in range(N_TEXTS - 1)] + ["xxx"]  # the third once more
-WANTED = [np.array(some, int) for some in ([3, 0], [], [6], [1, 2], [0, 1, 2, 3, 4, 5, 6])]
-WANTED += [np.arange(N_IMAGES)] * 5 + [np.array([1, 4])]
+TEXTS = ["x" * (1 + n) for n in range(N_TEXTS - 1)] + ["xxx"]  # the last is equal to the third
+# For each text, the indices of the images that it is scored with.
+CANDIDATES = [np.array([3, 0]), np.array([], int), np.array([6]), np.array([1, 2])]
+CANDIDATES += [np.arange(N_IMAGES)] * 6 + [np.array([1, 4])]
 
 
-def expected(image: ImageFile, text: str) -> float:
+def score_by_itself(image: ImageFile, text: str) -> float:
     pixels = np.asarray(image.decode(image.read()), float)
     return pixels.max() - abs(pixels.mean(axis=(0, 1)).sum() - len(text))
 
 
-def check(found: PairScores, images: Sequence[ImageFile]) -> None:
-    for text, some in (one for one in enumerate(WANTED) if len(one[1])):
-        scores = found(some, np.full_like(some, text))
-        alone = [expected(images[i], TEXTS[text]) for i in some]
-        np.testing.assert_allclose(scores, alone, atol=1e-4)
+def assert_scores_of_all_candidates(pair_scores: PairScores, images: Sequence[ImageFile]) -> None:
+    for text_index, image_indices in enumerate(CANDIDATES):
+        if len(image_indices) == 0:
+            continue
+        scores = pair_scores(image_indices, np.full_like(image_indices, text_index))
+        expected = [score_by_itself(images[i], TEXTS[text_index]) for i in image_indices]
+        np.testing.assert_allclose(scores, expected, atol=1e-4)
 
 
 @pytest.mark.parametrize(("block", "shard", "at_once"), [(2048, 64, 512), (3, 2, 2), (1, 1, 1)])
-def test_equal_to_every_pair_alone(scorer, images, block, shard, at_once, monkeypatch):
+def test_every_pair_is_scored_as_if_by_itself(scorer, images, block, shard, at_once, monkeypatch):
     assert isinstance(scorer, PairScorer)
     monkeypatch.setattr(pairs, "IMAGES_PER_BLOCK", block)
     monkeypatch.setattr(pairs, "TEXTS_PER_SHARD", shard)
     monkeypatch.setattr(pairs, "_IMAGES_AT_ONCE", at_once)
     steps: list[Progress] = []
     options = RunOptions(batch_size=2)
-    found = score_pairs(scorer, images, TEXTS, WANTED, options, steps.append)
-    check(found, images)
-    total = len({(TEXTS[t], 1 if i == 6 else i) for t, some in enumerate(WANTED) for i in some})
-    scored = [step.done for step in steps if step.phase == "pairs"]
-    assert scored == sorted(scored)
-    assert scored[-1] == total
-    loaded = [step for step in steps if step.phase == "images for pairs"]
-    assert sum(step.done == step.total for step in loaded) == -(-6 // block)
-    # Two texts and two images are equal: a pair of theirs is scored once.
-    assert scorer.pairs == total
+    pair_scores = score_pairs(scorer, images, TEXTS, CANDIDATES, options, steps.append)
+    assert_scores_of_all_candidates(pair_scores, images)
+    # Two texts and two images (1 and 6) are equal: a pair of these is scored once.
+    different_pairs = set()
+    for text, image_indices in zip(TEXTS, CANDIDATES, strict=True):
+        for image_index in image_indices:
+            different_pairs.add((text, 1 if image_index == 6 else image_index))
+    pairs_done = [step.done for step in steps if step.phase == "pairs"]
+    assert pairs_done == sorted(pairs_done)
+    assert pairs_done[-1] == len(different_pairs)
+    image_steps = [step for step in steps if step.phase == "images for pairs"]
+    assert sum(step.done == step.total for step in image_steps) == math.ceil(6 / block)
+    assert scorer.pairs == len(different_pairs)
     assert scorer.images == 6
-    assert found(np.array([1]), np.array([2])) == found(np.array([6]), np.array([10]))
+    score = pair_scores(np.array([1]), np.array([2]))
+    assert score == pair_scores(np.array([6]), np.array([10]))
 
 
 def test_cached_scores_need_no_model(scorer, images, tmp_path, monkeypatch):
     monkeypatch.setattr(pairs, "TEXTS_PER_SHARD", 4)
     options = RunOptions(cache=str(tmp_path / "cache"))
-    score_pairs(scorer, images, TEXTS, WANTED, options)
-    before = scorer.pairs
-    check(score_pairs(scorer, images, TEXTS, WANTED, options, max_missing=0), images)
-    assert scorer.pairs == before
+    score_pairs(scorer, images, TEXTS, CANDIDATES, options)
+    pairs_before = scorer.pairs
+    cached_scores = score_pairs(scorer, images, TEXTS, CANDIDATES, options, max_missing=0)
+    assert_scores_of_all_candidates(cached_scores, images)
+    assert scorer.pairs == pairs_before
     with pytest.raises(TooManyError, match=r"of \d+ pairs are not cached"):
-        score_pairs(scorer, images, ["new", *TEXTS[1:]], WANTED, options, max_missing=5)
+        score_pairs(scorer, images, ["new", *TEXTS[1:]], CANDIDATES, options, max_missing=5)
     scorer.pair_score = "another"
     with pytest.raises(TooManyError):
-        score_pairs(scorer, images, TEXTS, WANTED, options, max_missing=0)
+        score_pairs(scorer, images, TEXTS, CANDIDATES, options, max_missing=0)
 
 
-def test_a_killed_run_goes_on_where_it_ended(scorer, images, tmp_path, monkeypatch):
+def test_a_stopped_run_goes_on_where_it_ended(scorer, images, tmp_path, monkeypatch):
     monkeypatch.setattr(pairs, "TEXTS_PER_SHARD", 2)
     options = RunOptions(cache=str(tmp_path / "cache"))
-    score = scorer.pair_scores
+    original_pair_scores = scorer.pair_scores
 
-    def ended(images, texts) -> torch.Tensor:
+    def stop_after_20_pairs(images, texts) -> torch.Tensor:
         if scorer.pairs > 20:
             raise KeyboardInterrupt
-        return score(images, texts)
+        return original_pair_scores(images, texts)
 
-    scorer.pair_scores = ended
+    scorer.pair_scores = stop_after_20_pairs
     with pytest.raises(KeyboardInterrupt):
-        score_pairs(scorer, images, TEXTS, WANTED, options)
-    first, scorer.pair_scores = scorer.pairs, score
-    check(score_pairs(scorer, images, TEXTS, WANTED, options), images)
-    alone = type(scorer)()
-    score_pairs(alone, images, TEXTS, WANTED, RunOptions())
-    assert alone.pairs <= scorer.pairs < first + alone.pairs
+        score_pairs(scorer, images, TEXTS, CANDIDATES, options)
+    pairs_of_stopped_run = scorer.pairs
+    scorer.pair_scores = original_pair_scores
+    resumed_scores = score_pairs(scorer, images, TEXTS, CANDIDATES, options)
+    assert_scores_of_all_candidates(resumed_scores, images)
+    uninterrupted = type(scorer)()
+    score_pairs(uninterrupted, images, TEXTS, CANDIDATES, RunOptions())
+    assert uninterrupted.pairs <= scorer.pairs < pairs_of_stopped_run + uninterrupted.pairs
 
 
 @pytest.mark.parametrize("size", [2, 3])
 def test_several_processes_score_the_same(scorer, images, size, monkeypatch):
     monkeypatch.setattr(pairs, "TEXTS_PER_SHARD", 2)
     monkeypatch.setattr(pairs, "IMAGES_PER_BLOCK", 4)
-    alone = score_pairs(scorer, images, TEXTS, WANTED, RunOptions())
+    expected = score_pairs(scorer, images, TEXTS, CANDIDATES, RunOptions())
 
-    def act(distributed) -> PairScores:
-        own = replace(RunOptions(), distributed=distributed)
-        return score_pairs(type(scorer)(), images, TEXTS, WANTED, own)
+    def score_in_a_process(distributed) -> PairScores:
+        options = replace(RunOptions(), distributed=distributed)
+        return score_pairs(type(scorer)(), images, TEXTS, CANDIDATES, options)
 
-    for found in together(size, act):
-        np.testing.assert_array_equal(found.scores.toarray(), alone.scores.toarray())
+    for pair_scores in together(size, score_in_a_process):
+        np.testing.assert_array_equal(pair_scores.scores.toarray(), expected.scores.toarray())
 
 
-def test_scores_that_are_not_finite_or_of_another_shape(scorer, images):
-    score = scorer.pair_scores
-    scorer.pair_scores = lambda i, t: torch.where(t[0] == 4, torch.nan, score(i, t))
+def test_scores_that_are_not_finite_or_of_another_shape_are_refused(scorer, images):
+    original_pair_scores = scorer.pair_scores
+
+    def nan_for_four_letters(images, texts) -> torch.Tensor:
+        (length,) = texts
+        return torch.where(length == 4, torch.nan, original_pair_scores(images, texts))
+
+    def without_texts(images, texts) -> torch.Tensor:
+        return original_pair_scores(images, texts)[:, 0]
+
+    scorer.pair_scores = nan_for_four_letters
     with pytest.raises(UsageError, match=r"not finite .* for 'xxxx' with .*1\.png"):
-        score_pairs(scorer, images, TEXTS, WANTED, RunOptions())
-    scorer.pair_scores = lambda i, t: score(i, t)[:, 0]
+        score_pairs(scorer, images, TEXTS, CANDIDATES, RunOptions())
+    scorer.pair_scores = without_texts
     with pytest.raises(UsageError, match=r"`pair_scores` returns \(2,\) for 2 images and one text"):
-        score_pairs(scorer, images, TEXTS, WANTED, RunOptions())
+        score_pairs(scorer, images, TEXTS, CANDIDATES, RunOptions())
 
 
 def test_an_image_that_changes_meanwhile_is_refused(scorer, images, monkeypatch):
-    keys = pairs.embed.hash_image_files
+    hash_image_files = pairs.embed.hash_image_files
 
-    def changing(*given):
-        found = keys(*given)
+    def change_an_image_after_hashing(*arguments):
+        hashes = hash_image_files(*arguments)
         Image.new("RGB", (4, 6)).save(images[2].path)
-        return found
+        return hashes
 
-    monkeypatch.setattr(pairs.embed, "hash_image_files", changing)
+    monkeypatch.setattr(pairs.embed, "hash_image_files", change_an_image_after_hashing)
     with pytest.raises(UsageError, match=r"2\.png has changed"):
-        score_pairs(scorer, images, TEXTS, WANTED, RunOptions())
+        score_pairs(scorer, images, TEXTS, CANDIDATES, RunOptions())

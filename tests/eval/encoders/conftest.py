@@ -13,7 +13,10 @@ WORDS = ("a", "dog", "cat", "two", "dogs", "on", "sofa", "red", "blue", "photo",
 
 
 def save_siglip_tokenizer(folder: Path, words: tuple[str, ...] = WORDS) -> Path:
-    """As SigLIP's: pieces of words, no start, an end of text that is also the padding (1)."""
+    """Save a tokenizer like SigLIP's.
+
+    It has pieces of words, no start, and an end of text that is also the padding (1).
+    """
     pieces = [("<unk>", 0.0), ("</s>", 0.0), *((f"▁{word}", -1.0) for word in words)]
     tokenizer = Tokenizer(models.Unigram(pieces, unk_id=0))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
@@ -24,7 +27,7 @@ def save_siglip_tokenizer(folder: Path, words: tuple[str, ...] = WORDS) -> Path:
 
 
 def save_bert_tokenizer(folder: Path) -> Path:
-    """As BERT's: whole words between [CLS] and [SEP], padded with 0."""
+    """Save a tokenizer like BERT's: whole words between [CLS] and [SEP], padded with 0."""
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS]
     ids = {word: i for i, word in enumerate(vocabulary)}
     tokenizer = Tokenizer(models.WordPiece(ids, unk_token="[UNK]"))

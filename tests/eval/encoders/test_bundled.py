@@ -41,8 +41,8 @@ def test_a_deferred_model_is_the_model(name, weights):
 
 def test_a_run_with_everything_cached_imports_no_torch():
     row = cosmos_eval.evaluate("scenes-cosmos", "scenes-cls", device="cpu", limit=8)
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == str(row.metrics)
+    assert completed.returncode == 0, completed.stderr
+    assert completed.stdout.strip() == str(row.metrics)

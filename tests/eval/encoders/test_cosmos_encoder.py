@@ -33,7 +33,7 @@ def transformed(encoder: ClipEncoder, crops: np.ndarray) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("weights", ["teacher", "student"])
-def test_recorded_features(weights: Weights, records: dict[str, np.ndarray]) -> None:
+def test_features_equal_the_recorded_ones(weights: Weights, records: dict[str, np.ndarray]) -> None:
     encoder = load(PUBLISHED, CONFIG, weights)
     images = transformed(encoder, records["global_crops"].reshape(-1, 224, 224, 3))
     features = encoder.encode_image(images).numpy()
@@ -45,7 +45,7 @@ def test_recorded_features(weights: Weights, records: dict[str, np.ndarray]) -> 
     np.testing.assert_allclose(texts, records[f"{weights}_text_features"][:6], atol=1e-5)
 
 
-def test_identity() -> None:
+def test_info_identifies_the_weights() -> None:
     info = load(PUBLISHED, CONFIG).info
     assert info.weights == "teacher"
     assert info.weights_sha256 == hashlib.sha256(CHECKPOINT.read_bytes()).hexdigest()
@@ -71,7 +71,7 @@ def test_a_file_that_states_its_architecture(tmp_path: Path) -> None:
     assert (encoder.image_mean, encoder.image_std) == ((0.5,) * 3, (0.25,) * 3)
 
 
-def test_what_a_file_does_not_hold(tmp_path: Path) -> None:
+def test_a_name_or_architecture_that_a_file_lacks_is_refused(tmp_path: Path) -> None:
     """A vocabulary with a tokenizer, weights of the student, and the architecture."""
     path = tmp_path / "own.safetensors"
     assert "vocabulary of 1234 tokens" in refusal(scenes_checkpoint(path, 1234))
@@ -81,12 +81,12 @@ def test_what_a_file_does_not_hold(tmp_path: Path) -> None:
 
 def test_a_model_can_be_loaded_as_its_result_describes_it(tmp_path: Path) -> None:
     """Results hold an architecture without a name as JSON."""
-    described = load(PUBLISHED, CONFIG).info.architecture
-    assert load(PUBLISHED, described).info.architecture == described
-    own = scenes_checkpoint(tmp_path / "own.safetensors", scenes_tokenizer(24).vocab_size)
-    stated = load(own).info.architecture
-    assert load(own, stated).info.architecture == stated
-    assert "states another architecture" in refusal(own, described)
+    architecture = load(PUBLISHED, CONFIG).info.architecture
+    assert load(PUBLISHED, architecture).info.architecture == architecture
+    scenes_spec = scenes_checkpoint(tmp_path / "own.safetensors", scenes_tokenizer(24).vocab_size)
+    scenes_architecture = load(scenes_spec).info.architecture
+    assert load(scenes_spec, scenes_architecture).info.architecture == scenes_architecture
+    assert "states another architecture" in refusal(scenes_spec, architecture)
     assert "Expecting" in refusal(PUBLISHED, "{oops")
 
 

@@ -35,55 +35,55 @@ def models(siglip_tokenizer: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     text = {**LAYERS, "vocab_size": len(tokenizer), "bos_token_id": 0, "eos_token_id": 1}
     vision = {**LAYERS, "image_size": 32, "patch_size": 8}
     torch.manual_seed(0)
-    images = t.SiglipImageProcessor(size={"height": 32, "width": 32})
-    for part in (
-        t.SiglipModel(t.SiglipConfig(text_config=text, vision_config=vision)),
-        images,
-        tokenizer,
-    ):
-        part.save_pretrained(folder)
-    named = {name: f"openclip:cosmos-eval-dense-{name}/random" for name in TOWERS}
-    return {**named, "hf": f"hf:{folder}"}
+    model = t.SiglipModel(t.SiglipConfig(text_config=text, vision_config=vision))
+    model.save_pretrained(folder)
+    t.SiglipImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    specs = {name: f"openclip:cosmos-eval-dense-{name}/random" for name in TOWERS}
+    return {**specs, "hf": f"hf:{folder}"}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["map", "pe", "hf"])
-def test_results_and_maps(
+def test_dense_tasks_and_heatmaps_by_the_commands(
     name: str, models: dict[str, str], command: Callable[..., Any], tmp_path: Path
 ) -> None:
     model = models[name]
     run = ("run", "--model", model, "--dataset", "scenes-seg", "--dataset", "scenes-loc")
     run += ("--limit", 2, "--output", "out")
     for options in ((), ("--attention", "naclip"), ("--precision", "bf16")):
-        ended = command(*run, *options)
-        assert ended.status == 0, ended.err
+        completed = command(*run, *options)
+        assert completed.status == 0, completed.err
     assert command("verify", "out").status == 0
-    stated = [json.loads(path.read_text()) for path in (tmp_path / "out").glob("*.json")]
-    forms = {(row["task"], row["provenance"]["attention"]): row["metrics"] for row in stated}
-    assert {*forms} == {(task, form) for task in ("seg", "loc") for form in ("csa", "naclip")}
-    assert forms["seg", "csa"] != forms["seg", "naclip"]
-    assert {"timm", "transformers"} <= {*stated[0]["provenance"]["packages"]}
+    results = [json.loads(path.read_text()) for path in (tmp_path / "out").glob("*.json")]
+    metrics = {}
+    for result in results:
+        metrics[result["task"], result["provenance"]["attention"]] = result["metrics"]
+    assert {*metrics} == {(task, form) for task in ("seg", "loc") for form in ("csa", "naclip")}
+    assert metrics["seg", "csa"] != metrics["seg", "naclip"]
+    assert {"timm", "transformers"} <= {*results[0]["provenance"]["packages"]}
 
     noise(60, 90).save("photo.png")
-    drawn = command("attend", "photo.png", "--text", "a dog", "--model", model, "--json")
-    assert drawn.status == 0, drawn.err
-    (shown,) = json.loads(drawn.out)[0]["looks"]
-    assert (shown["kind"], shown["attention"]) == ("text-to-patch similarity", "csa")
-    patches = {"map": (10, 15), "pe": (24, 36), "hf": (4, 6)}[name]  # of 60 x 90 px in proportion
-    assert torch.tensor(shown["heads"][0]["map"]).shape == patches
+    completed = command("attend", "photo.png", "--text", "a dog", "--model", model, "--json")
+    assert completed.status == 0, completed.err
+    (heatmaps,) = json.loads(completed.out)[0]["looks"]
+    assert (heatmaps["kind"], heatmaps["attention"]) == ("text-to-patch similarity", "csa")
+    # Rows and columns of patches, in the proportions of 60 x 90 px.
+    grid = {"map": (10, 15), "pe": (24, 36), "hf": (4, 6)}[name]
+    assert torch.tensor(heatmaps["heads"][0]["map"]).shape == grid
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["vanilla", "naclip"])
-def test_the_same_model_through_transformers(
+def test_the_same_model_through_transformers_has_the_same_metrics(
     form: str, command: Callable[..., Any], tmp_path: Path
 ) -> None:
-    """Two towers written apart agree on the label maps of a trained model, but for rounding."""
+    """Independent code of two towers agrees on the maps of a trained model, except for rounding."""
     assert command("convert", "scenes-clip", "--output", "hf").status == 0
     run = ("run", "--model", "scenes-clip", "--model", "hf:hf", "--limit", 8, "--output", "out")
     sets = ("--dataset", "scenes-seg", "--dataset", "scenes-loc")
     assert command(*run, *sets, "--attention", form).status == 0
-    found = [json.loads(path.read_text()) for path in sorted((tmp_path / "out").glob("*.json"))]
+    results = [json.loads(path.read_text()) for path in sorted((tmp_path / "out").glob("*.json"))]
     for task in ("seg", "loc"):
-        hugging, own = (row["metrics"] for row in found if row["task"] == task)
-        assert hugging == pytest.approx(own, rel=0, abs=1e-3)
+        hf_metrics, metrics = (result["metrics"] for result in results if result["task"] == task)
+        assert hf_metrics == pytest.approx(metrics, rel=0, abs=1e-3)

@@ -1,4 +1,4 @@
-"""Weights from the Hugging Face hub: its client as it is, against a hub on this machine."""
+"""Weights are fetched by the Hugging Face hub's own client, from a hub on this machine."""
 
 from __future__ import annotations
 
@@ -48,8 +48,7 @@ def test_every_released_name_asks_for_its_file(hub: Hub) -> None:
     assert len(hub.files) == 10
 
 
-def test_what_was_fetched_is_audited(hub: Hub) -> None:
-    """The file of another architecture than the name promises."""
+def test_a_fetched_file_of_another_architecture_is_refused(hub: Hub) -> None:
     hub.files[FILE] = CONTENT
     message = refusal("cosmos:vitb16_cc3m")
     assert message.startswith("'cosmos:vitb16_cc3m': ")
@@ -57,10 +56,10 @@ def test_what_was_fetched_is_audited(hub: Hub) -> None:
 
 
 @pytest.mark.parametrize("trouble", ["cut", "short"])
-def test_a_broken_download(trouble: Any, hub: Hub) -> None:
+def test_a_broken_download_leaves_no_file(trouble: Any, hub: Hub) -> None:
     hub.files[FILE], hub.trouble[FILE] = CONTENT, trouble
     assert "cannot fetch cosmos_vitb16_cc3m.pt" in refusal("cosmos:vitb16_cc3m")
-    # Without a hub there is still no file that would pass for one.
+    # If the hub is away, the broken file is not taken for the whole one.
     hub.trouble[FILE] = 503
     assert "cannot fetch cosmos_vitb16_cc3m.pt" in refusal("cosmos:vitb16_cc3m")
     del hub.trouble[FILE]
@@ -78,15 +77,15 @@ def test_a_broken_download(trouble: Any, hub: Hub) -> None:
         (None, "no such repository, or a private one: correct its name, or set HF_TOKEN"),
     ],
 )
-def test_a_hub_that_refuses(status: Any, reason: str, hub: Hub) -> None:
+def test_a_hubs_refusal_is_explained(status: Any, reason: str, hub: Hub) -> None:
     if status is not None:
         hub.trouble[FILE] = status
-    found = refusal("cosmos:vitb16_cc3m")
-    assert reason in found
-    assert found.endswith("use cosmos:PATH --arch ViT-B-16")
+    message = refusal("cosmos:vitb16_cc3m")
+    assert reason in message
+    assert message.endswith("use cosmos:PATH --arch ViT-B-16")
 
 
-def test_offline(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_only_cached_files_load(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     hub.files[FILE] = CONTENT
     message = refusal("cosmos:vitb16_cc3m")
@@ -95,16 +94,16 @@ def test_offline(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     assert hub.requests == []
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     fetch("vitb16_cc3m")
-    asked = len(hub.requests)
+    request_count = len(hub.requests)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     assert fetch("vitb16_cc3m").read_bytes() == CONTENT
-    assert len(hub.requests) == asked
+    assert len(hub.requests) == request_count
     assert "offline mode is enabled" in refusal("openclip:ViT-B-32/laion2b_s34b_b79k")
 
 
-def test_inside_a_block_that_is_offline(hub, monkeypatch, tmp_path) -> None:
-    """Neither the hub nor a plain download is requested; files fetched before are found."""
-    plain = urllib.request.urlopen
+def test_nothing_is_requested_inside_an_offline_block(hub, monkeypatch, tmp_path) -> None:
+    """Neither the hub nor a plain download is requested, but files fetched before are found."""
+    original_urlopen = urllib.request.urlopen
     monkeypatch.setenv("HOME", str(tmp_path))  # OpenCLIP keeps plain downloads below it
     hub.files[FILE] = CONTENT
     tag = _pcfg(url=f"{hub.url}/weights.pt")
@@ -121,15 +120,15 @@ def test_inside_a_block_that_is_offline(hub, monkeypatch, tmp_path) -> None:
         assert was_not_fetched(raised.value), spec
     assert hub.requests == []
     fetch("vitb16_cc3m")
-    asked = len(hub.requests)
+    request_count = len(hub.requests)
     with offline():
         assert fetch("vitb16_cc3m").read_bytes() == CONTENT
-    assert len(hub.requests) == asked
+    assert len(hub.requests) == request_count
     with pytest.raises(UsageError) as raised:
-        load("cosmos:vitb16_yfcc15m")  # outside it is asked for
-    assert hub.requests[asked:] == ["HEAD sankim2/cosmos/cosmos_vitb16_yfcc15m.pt"]
+        load("cosmos:vitb16_yfcc15m")  # outside the block it is requested
+    assert hub.requests[request_count:] == ["HEAD sankim2/cosmos/cosmos_vitb16_yfcc15m.pt"]
     assert not was_not_fetched(raised.value)
-    assert urllib.request.urlopen is plain
+    assert urllib.request.urlopen is original_urlopen
 
 
 def test_openclips_tags_come_from_the_same_hub(hub: Hub) -> None:
@@ -147,7 +146,7 @@ def state(tiny_archs: dict[str, str]) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("trouble", ["cut", "short", 404])
-def test_a_tag_whose_download_breaks_at_first(trouble, hub, tiny_archs, state, monkeypatch) -> None:
+def test_a_tag_loads_after_a_broken_download(trouble, hub, tiny_archs, state, monkeypatch) -> None:
     arch, file = tiny_archs["tiny"], "made/tiny/open_clip_model.safetensors"
     tag = _pcfg(hf_hub="made/tiny/")
     monkeypatch.setitem(open_clip.pretrained._PRETRAINED, arch, {"made": tag})
@@ -161,15 +160,15 @@ def test_a_tag_whose_download_breaks_at_first(trouble, hub, tiny_archs, state, m
 
 
 def test_a_repository_that_describes_itself(hub, state, tiny_archs, siglip_tokenizer) -> None:
-    """With a tokenizer of its own in another repository, as SigLIP's."""
+    """Its tokenizer is in another repository, like SigLIP's."""
     config = open_clip.get_model_config(tiny_archs["tiny"])
     config["text_cfg"] |= {"hf_tokenizer_name": "made/words"}
     description = {
         "model_cfg": config,
         "preprocess_cfg": {key: _slpcfg()[key] for key in ("mean", "std", "resize_mode")},
     }
-    for name in siglip_tokenizer.iterdir():
-        hub.files[f"made/words/{name.name}"] = name.read_bytes()
+    for path in siglip_tokenizer.iterdir():
+        hub.files[f"made/words/{path.name}"] = path.read_bytes()
     hub.files["made/whole/open_clip_model.safetensors"] = safetensors.torch.save(state)
     hub.files["made/whole/open_clip_config.json"] = json.dumps(description).encode()
     encoder = load("openclip:hf-hub:made/whole")
@@ -183,7 +182,7 @@ def test_a_repository_that_describes_itself(hub, state, tiny_archs, siglip_token
 
 @pytest.fixture
 def repository(hub: Hub, siglip_tokenizer: Path, tmp_path: Path) -> Path:
-    """A tiny SigLIP of transformers as made/two, tagged v1; the folder is what the hub holds."""
+    """Upload a tiny SigLIP of transformers as made/two, tagged v1; return a folder of its files."""
     size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
     size |= {"num_attention_heads": 2}
     text = {**size, "vocab_size": 14, "bos_token_id": 0, "eos_token_id": 1}
@@ -201,7 +200,9 @@ def repository(hub: Hub, siglip_tokenizer: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_repository_of_transformers(hub: Hub, repository: Path, monkeypatch: Any) -> None:
+def test_a_repository_of_transformers_loads_like_its_folder(
+    hub: Hub, repository: Path, monkeypatch: Any
+) -> None:
     """Its commit is recorded; it is fetched once, without pickles, with the card of its model."""
     hub.files["made/two/README.md"] = b"---\ndatasets: laion/laion2B-en\n---\nA model."
     local, tokens = load(f"hf:{repository}"), torch.tensor([[2, 3] + [1] * 62])
@@ -214,21 +215,22 @@ def test_a_repository_of_transformers(hub: Hub, repository: Path, monkeypatch: A
         assert training == {"training_data": "laion/laion2B-en", "samples_seen": None}
         assert encoder.info.weights_sha256 == local.info.weights_sha256
         assert torch.equal(encoder.encode_text(tokens), local.encode_text(tokens))
-        # Embeddings are the same ones in the cache, whatever the name.
+        # Embeddings in the cache belong to all of these names.
         assert encoder.preprocessing == local.preprocessing
         assert encoder.tokenizer == local.tokenizer
-    fetched = sorted(name for name in hub.requests if name.startswith("GET"))
-    wanted = {
-        f"GET {name}" for name in hub.files if not name.endswith((".bin", "onnx/config.json"))
-    }
-    assert fetched == sorted(wanted)
+    downloads = sorted(request for request in hub.requests if request.startswith("GET"))
+    needless = (".bin", "onnx/config.json")
+    expected = [f"GET {name}" for name in hub.files if not name.endswith(needless)]
+    assert downloads == sorted(expected)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    asked = len(hub.requests)
+    request_count = len(hub.requests)
     assert load("hf:made/two@v1").info.revision == COMMIT
-    assert len(hub.requests) == asked
+    assert len(hub.requests) == request_count
 
 
-def test_a_repository_of_transformers_after_its_download_broke(hub: Hub, repository: Path) -> None:
+def test_a_repository_of_transformers_loads_after_a_broken_download(
+    hub: Hub, repository: Path
+) -> None:
     with offline(), pytest.raises(UsageError) as raised:
         load("hf:made/two")
     assert was_not_fetched(raised.value)
@@ -238,87 +240,99 @@ def test_a_repository_of_transformers_after_its_download_broke(hub: Hub, reposit
     assert load("hf:made/two").info.revision == COMMIT
 
 
-WEIGHTS, PARTS = "made/two/model.safetensors", "made/two/model-0000{}-of-00002.safetensors"
-SAVED = "fetch its files again, or update transformers"
-CODE = "{} asks to run code (auto_map): refused; use python:FILE.py"
-TOWERS = "{} has not an image and a text tower; take e.g. CLIP"
+WEIGHTS = "made/two/model.safetensors"
+SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
+CODE_FIELDS = {
+    "config.json": "model_type",
+    "preprocessor_config.json": "image_processor_type",
+    "processor_config.json": "processor_class",
+    "tokenizer_config.json": "tokenizer_class",
+}
+"""Files that can ask to run code, with the field that names the class."""
 
 
 def edit(hub: Hub, name: str, **changes: Any) -> None:
+    """Change entries of a JSON file of the repository."""
     content = json.loads(hub.files.get(f"made/two/{name}", b"{}"))
     hub.files[f"made/two/{name}"] = json.dumps({**content, **changes}).encode()
 
 
-def part(hub: Hub) -> None:
-    """Leave the first of two parts, and an index that names both."""
+def spoil(hub: Hub, fault: str) -> None:
+    """Spoil the repository by a fault of FAULTS."""
+    if fault in ("gated", "cut", "short"):
+        hub.trouble[WEIGHTS] = fault
+    elif fault == "busy":
+        hub.trouble[WEIGHTS] = 503
+    elif fault == "pickles":
+        del hub.files[WEIGHTS]
+    elif fault == "damaged":
+        hub.files[WEIGHTS] = hub.files[WEIGHTS][:-100]
+    elif fault == "part":
+        leave_the_first_shard(hub)
+    elif fault == "text":
+        edit(hub, "config.json", model_type="bert")
+    elif fault == "vision":
+        edit(hub, "config.json", model_type="siglip_vision_model")
+    elif fault == "no processor":
+        del hub.files["made/two/preprocessor_config.json"]
+    elif fault == "no tokenizer":
+        del hub.files["made/two/tokenizer.json"]
+        del hub.files["made/two/spiece.model"]
+    elif fault == "vocabulary":
+        add_a_word(hub)
+    elif fault == "layout":
+        rename_config_to_openclips(hub)
+    elif fault == "nested":
+        edit(hub, "processor_config.json", image_processor={"auto_map": {}})
+    else:
+        edit(hub, fault, auto_map={"Auto": "own.Own"}, **{CODE_FIELDS[fault]: "Own"})
+
+
+def leave_the_first_shard(hub: Hub) -> None:
+    """Leave the first of two files of weights, and an index that names both."""
     state = safetensors.torch.load(hub.files.pop(WEIGHTS))
-    hub.files[PARTS.format(1)] = safetensors.torch.save({"logit_scale": state["logit_scale"]})
-    map_of = {name: Path(PARTS.format(1 if name == "logit_scale" else 2)).name for name in state}
-    edit(hub, "model.safetensors.index.json", metadata={}, weight_map=map_of)
+    first_state = {"logit_scale": state["logit_scale"]}
+    hub.files[f"made/two/{SHARDS[0]}"] = safetensors.torch.save(first_state)
+    weight_map = dict.fromkeys(state, SHARDS[1]) | dict.fromkeys(first_state, SHARDS[0])
+    edit(hub, "model.safetensors.index.json", metadata={}, weight_map=weight_map)
 
 
-def more_words(hub: Hub) -> None:
+def add_a_word(hub: Hub) -> None:
     tokenizer = json.loads(hub.files["made/two/tokenizer.json"])
     tokenizer["model"]["vocab"].append(["more", -1.0])
     hub.files["made/two/tokenizer.json"] = json.dumps(tokenizer).encode()
 
 
-def openclip_layout(hub: Hub) -> None:
+def rename_config_to_openclips(hub: Hub) -> None:
     hub.files["made/two/open_clip_config.json"] = hub.files.pop("made/two/config.json")
 
 
-def cut_weights(hub: Hub) -> None:
-    hub.files[WEIGHTS] = hub.files[WEIGHTS][:-100]
-
-
-REFUSED: dict[str, tuple[Callable[[Hub], object], str]] = {
-    "gated": (lambda h: h.trouble.update({WEIGHTS: "gated"}), "accept the terms on its page"),
-    "busy": (lambda h: h.trouble.update({WEIGHTS: 503}), "status 503: try again later"),
-    "cut": (lambda h: h.trouble.update({WEIGHTS: "cut"}), "check it and HF_ENDPOINT, then try"),
-    "short": (lambda h: h.trouble.update({WEIGHTS: "short"}), SAVED),
-    "pickles": (
-        lambda h: h.files.pop(WEIGHTS),
-        "no model.safetensors (pickles are never opened): name a revision with them",
-    ),
-    "damaged": (cut_weights, f"incomplete metadata, file not fully covered; {SAVED}"),
-    "part": (part, f"model-00002-of-00002.safetensors; {SAVED}"),
-    "text": (lambda h: edit(h, "config.json", model_type="bert"), TOWERS.format("BertConfig")),
-    "vision": (
-        lambda h: edit(h, "config.json", model_type="siglip_vision_model"),
-        TOWERS.format("SiglipVisionConfig"),
-    ),
-    "no processor": (
-        lambda h: h.files.pop("made/two/preprocessor_config.json"),
-        "no image processor (preprocessor_config.json); save it with save_pretrained",
-    ),
-    "no tokenizer": (
-        lambda h: [h.files.pop(f"made/two/{name}") for name in ("tokenizer.json", "spiece.model")],
-        "no tokenizer (tokenizer.json); save it with save_pretrained",
-    ),
-    "vocabulary": (more_words, "ids that its text tower lacks; use that of its training"),
-    "layout": (openclip_layout, "no config.json: use openclip:hf-hub:made/two"),
-    **{
-        file: (
-            partial(edit, name=file, auto_map={"Auto": "own.Own"}, **{key: "Own"}),
-            CODE.format(file),
-        )
-        for file, key in {
-            "config.json": "model_type",
-            "preprocessor_config.json": "image_processor_type",
-            "processor_config.json": "processor_class",
-            "tokenizer_config.json": "tokenizer_class",
-        }.items()
-    },
-    "nested": (
-        lambda h: edit(h, "processor_config.json", image_processor={"auto_map": {}}),
-        CODE.format("processor_config.json"),
-    ),
+FETCH_AGAIN = "fetch its files again, or update transformers"
+CODE_IS_REFUSED = "asks to run code (auto_map): refused; use python:FILE.py"
+NOT_TWO_TOWERS = "has not an image and a text tower; take e.g. CLIP"
+# Faults of a repository, with words of the message.
+FAULTS = {
+    "gated": "accept the terms on its page",
+    "busy": "status 503: try again later",
+    "cut": "check it and HF_ENDPOINT, then try",
+    "short": FETCH_AGAIN,
+    "pickles": "no model.safetensors (pickles are never opened): name a revision with them",
+    "damaged": f"incomplete metadata, file not fully covered; {FETCH_AGAIN}",
+    "part": f"model-00002-of-00002.safetensors; {FETCH_AGAIN}",
+    "text": f"BertConfig {NOT_TWO_TOWERS}",
+    "vision": f"SiglipVisionConfig {NOT_TWO_TOWERS}",
+    "no processor": "no image processor (preprocessor_config.json); save it with save_pretrained",
+    "no tokenizer": "no tokenizer (tokenizer.json); save it with save_pretrained",
+    "vocabulary": "ids that its text tower lacks; use that of its training",
+    "layout": "no config.json: use openclip:hf-hub:made/two",
+    **{file: f"{file} {CODE_IS_REFUSED}" for file in CODE_FIELDS},
+    "nested": f"processor_config.json {CODE_IS_REFUSED}",
 }
 
 
 @pytest.fixture
 def run(command: Any, tmp_path: Path, save_colour: Any) -> Callable[[str], Any]:
-    """Measure a model on two pictures."""
+    """Return a function that measures a model on two pictures."""
     for colour in ("red", "blue"):
         save_colour(tmp_path / "pets" / colour / "0.png", colour)
     (tmp_path / "pets.yaml").write_text("kind: cls\nfolder: pets\n")
@@ -327,22 +341,22 @@ def run(command: Any, tmp_path: Path, save_colour: Any) -> Callable[[str], Any]:
 
 @pytest.fixture
 def refused(run: Callable[[str], Any], capsys: Any) -> Callable[[str], str]:
-    """The one line that the command says of a model."""
+    """Return a function that returns the one line by which the command refuses a model."""
 
-    def get(model: str) -> str:
+    def refusal_line(model: str) -> str:
         capsys.readouterr()
-        ended = run(model)
-        assert ended.status == 2
-        (line,) = ended.err.splitlines()
+        completed = run(model)
+        assert completed.status == 2
+        (line,) = completed.err.splitlines()
         return line
 
-    return get
+    return refusal_line
 
 
-@pytest.mark.parametrize("fault", REFUSED)
+@pytest.mark.parametrize("fault", FAULTS)
 def test_repositories_that_the_command_refuses(fault, hub, repository, refused) -> None:
-    change, message = REFUSED[fault]
-    change(hub)
+    spoil(hub, fault)
+    message = FAULTS[fault]
     hub.files["made/two/own.py"] = b"raise SystemExit('run')"
     line = refused("hf:made/two")
     assert line.startswith("cosmos-eval: 'hf:made/two' cannot be loaded: ")
@@ -350,22 +364,24 @@ def test_repositories_that_the_command_refuses(fault, hub, repository, refused) 
     assert not any(name.endswith((".bin", ".py")) for name in hub.requests)
 
 
-def test_code_beside_what_transformers_has_is_not_run(hub, repository, tmp_path) -> None:
+def test_code_beside_a_model_of_transformers_is_not_run(hub, repository, tmp_path) -> None:
     for name, content in hub.files.items():
         (tmp_path / Path(name).name).write_bytes(content)
     for file in ("config.json", "preprocessor_config.json", "tokenizer_config.json"):
         edit(hub, file, auto_map={"Auto": "own.Own"})
     hub.files["made/two/own.py"] = b"raise SystemExit('run')"
-    expected, found = load(f"hf:{tmp_path}"), load("hf:made/two")
+    without_code, with_code = load(f"hf:{tmp_path}"), load("hf:made/two")
     assert b"auto_map" in hub.files["made/two/config.json"]
     assert not any(name.endswith(".py") for name in hub.requests)
-    tokens = expected.tokenize(["a dog", "two red dogs"])
-    assert torch.equal(found.tokenize(["a dog", "two red dogs"]), tokens)
-    assert torch.equal(found.encode_text(tokens), expected.encode_text(tokens))
+    tokens = without_code.tokenize(["a dog", "two red dogs"])
+    assert torch.equal(with_code.tokenize(["a dog", "two red dogs"]), tokens)
+    assert torch.equal(with_code.encode_text(tokens), without_code.encode_text(tokens))
 
 
 @pytest.mark.parametrize("name", ["hf:made/two", "openclip:hf-hub:made/two", "cosmos:vitb16_cc3m"])
-def test_what_the_command_says_of_a_hub(name, hub, repository, refused, monkeypatch) -> None:
+def test_the_command_says_why_a_hub_gives_no_file(
+    name, hub, repository, refused, monkeypatch
+) -> None:
     hub.files |= {FILE: CONTENT, "made/two/open_clip_config.json": bytes(8192)}
     constants = huggingface_hub.constants
     with file_size_limit(4096):
@@ -389,25 +405,26 @@ def test_what_the_command_says_of_a_hub(name, hub, repository, refused, monkeypa
 def test_revisions_that_are_refused(hub, repository, refused) -> None:
     line = refused("hf:made/two@v2")
     assert line.endswith(f"{hub.url} has no such revision of it: name a branch, tag or commit")
-    openclip_layout(hub)
+    rename_config_to_openclips(hub)
     assert refused("hf:made/two@v1").endswith("no config.json: use openclip:hf-hub:made/two")
 
 
-def test_what_a_user_sets(hub: Hub, tmp_path: Path) -> None:
-    """HF_ENDPOINT, HF_HOME and HF_HUB_OFFLINE, which the client reads when it is imported: here
-    by a block that is offline, before anything else imports it."""
+def test_a_users_environment_variables_are_obeyed(hub: Hub, tmp_path: Path) -> None:
+    """The client reads HF_ENDPOINT, HF_HOME and HF_HUB_OFFLINE when it is imported.
+
+    Here a block that is offline imports it, before anything else does.
+    """
     hub.files[FILE] = CONTENT
     program = (
         "from cosmos_eval.models.hub import fetch, offline\n"
         "with offline(): pass\n"
         "print(fetch('vitb16_cc3m'))"
     )
-    surroundings = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home")}
-    for more in ({}, {"HF_HUB_OFFLINE": "1"}):
-        own = {**surroundings, **more}
-        path = Path(
-            subprocess.check_output([sys.executable, "-c", program], env=own, text=True)[:-1]
-        )
+    online = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home")}
+    for environment in (online, online | {"HF_HUB_OFFLINE": "1"}):
+        run_program = [sys.executable, "-c", program]
+        output = subprocess.check_output(run_program, env=environment, text=True)
+        path = Path(output.removesuffix("\n"))
         assert path.is_relative_to(tmp_path / "home")
         assert path.read_bytes() == CONTENT
     assert hub.requests == [f"HEAD {FILE}", f"GET {FILE}"]

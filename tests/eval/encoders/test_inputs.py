@@ -1,4 +1,4 @@
-"""What decides an encoder's inputs: the same in every process, different when anything differs."""
+"""Descriptions of an encoder's inputs: equal in every process, different for other inputs."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import pytest
@@ -32,26 +33,27 @@ def other_merges(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_other_simple_tokenizers(other_merges):
+def described(tokenizer: Any) -> str:
+    return json.dumps(describe_tokenizer(tokenizer), sort_keys=True)
+
+
+def test_every_option_of_a_simple_tokenizer_changes_its_description(other_merges):
     make = partial(SimpleTokenizer, bpe_path=str(MERGES_FILE), context_length=20)
-    descriptions = [
-        describe_tokenizer(tokenizer)
-        for tokenizer in (
-            make(),
-            make(context_length=77),
-            make(bpe_path=str(other_merges)),
-            make(additional_special_tokens=["<mask>"]),
-            make(clean="canonicalize"),
-            make(reduction_mask="simple"),
-            make(reduction_mask="random"),
-            make(reduction_mask="shuffle"),
-        )
+    tokenizers = [
+        make(),
+        make(context_length=77),
+        make(bpe_path=str(other_merges)),
+        make(additional_special_tokens=["<mask>"]),
+        make(clean="canonicalize"),
+        make(reduction_mask="simple"),
+        make(reduction_mask="random"),
+        make(reduction_mask="shuffle"),
     ]
-    assert describe_tokenizer(make()) == descriptions[0]
-    assert len({json.dumps(one, sort_keys=True) for one in descriptions}) == len(descriptions)
+    assert describe_tokenizer(make()) == describe_tokenizer(tokenizers[0])
+    assert len({described(tokenizer) for tokenizer in tokenizers}) == len(tokenizers)
 
 
-def test_other_hugging_face_tokenizers(
+def test_every_option_of_a_hugging_face_tokenizer_changes_its_description(
     siglip_tokenizer, bert_tokenizer, save_siglip_tokenizer, tmp_path
 ):
     other_words = save_siglip_tokenizer(tmp_path / "words", ("a", "photo"))
@@ -74,35 +76,34 @@ def test_other_hugging_face_tokenizers(
         HFTokenizer(other_rules, context_length=8),
         HFTokenizer(bert_tokenizer, context_length=8),
     ]
-    if open_clip.__version__ < "4":  # later, OpenCLIP pads on the right whatever is asked for
+    if open_clip.__version__ < "4":  # later versions ignore the option and pad on the right
         tokenizers.append(make(padding_side="left"))
-    descriptions = [json.dumps(describe_tokenizer(one), sort_keys=True) for one in tokenizers]
-    assert len(set(descriptions)) == len(descriptions)
+    assert len({described(tokenizer) for tokenizer in tokenizers}) == len(tokenizers)
     copy = HFTokenizer(same, context_length=8)
     assert describe_tokenizer(copy) == describe_tokenizer(tokenizers[0])
     copy(["a dog"])  # sets how the tokenizer pads and cuts
     assert describe_tokenizer(copy) == describe_tokenizer(tokenizers[0])
 
 
-def test_a_tokenizer_that_is_not_fast(siglip_tokenizer, tmp_path):
-    """Characters, as transformers' own Python has them; only its files can be described."""
+def test_a_tokenizer_that_is_not_fast_is_described_by_its_files(siglip_tokenizer, tmp_path):
+    """Characters, tokenized by the Python code of transformers."""
     tokenizer = HFTokenizer(siglip_tokenizer, context_length=8)
-    found = []
+    descriptions = []
     for words in (["<unk>", "<pad>", "a"], ["<unk>", "<pad>", "b"]):
         folder = tmp_path / words[-1]
         folder.mkdir()
         (folder / "vocab.txt").write_text("\n".join(words))
         tokenizer.tokenizer = transformers.EsmTokenizer(str(folder / "vocab.txt"))
-        found.append(describe_tokenizer(tokenizer))
-    assert found[0]["rules_sha256"] != found[1]["rules_sha256"]
+        descriptions.append(describe_tokenizer(tokenizer))
+    assert descriptions[0]["rules_sha256"] != descriptions[1]["rules_sha256"]
 
 
-def test_siglips_own_tokenizer_class(siglip_tokenizer):
+def test_siglips_tokenizer_class_is_described(siglip_tokenizer):
     tokenizer = SigLipTokenizer.__new__(SigLipTokenizer)  # its constructor downloads
     tokenizer.tokenizer = HFTokenizer(siglip_tokenizer).tokenizer
     tokenizer.context_length = 64
-    found = describe_tokenizer(tokenizer)
-    assert (found["class"], found["context_length"]) == ("SigLipTokenizer", 64)
+    description = describe_tokenizer(tokenizer)
+    assert (description["class"], description["context_length"]) == ("SigLipTokenizer", 64)
 
 
 PROGRAM = """
@@ -115,14 +116,14 @@ print(json.dumps([dict(encoder.preprocessing), dict(encoder.tokenizer)]))
 
 
 def test_another_process_describes_the_same():
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", PROGRAM, BUNDLED[0]], capture_output=True, text=True, check=True
     )
     encoder = load(BUNDLED[0])
-    assert json.loads(done.stdout) == [dict(encoder.preprocessing), dict(encoder.tokenizer)]
+    assert json.loads(completed.stdout) == [dict(encoder.preprocessing), dict(encoder.tokenizer)]
 
 
-def test_models_of_both_loaders(tiny_encoder, tmp_path):
+def test_models_of_both_loaders_are_described_alike(tiny_encoder, tmp_path):
     assert tiny_encoder.preprocessing == {
         "size": [32, 32],
         "mode": "RGB",
@@ -133,9 +134,9 @@ def test_models_of_both_loaders(tiny_encoder, tmp_path):
         "fill_color": 0,
     }
     assert tiny_encoder.tokenizer["context_length"] == 20
-    own = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}
-    save_cosmos(tmp_path / "own.safetensors", preprocess=own)
+    mean_and_std = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}
+    save_cosmos(tmp_path / "own.safetensors", preprocess=mean_and_std)
     encoder = load(f"cosmos:{tmp_path / 'own.safetensors'}")
     assert encoder.tokenizer == tiny_encoder.tokenizer
-    assert encoder.preprocessing == {**tiny_encoder.preprocessing, **own}
+    assert encoder.preprocessing == {**tiny_encoder.preprocessing, **mean_and_std}
     assert encoder.image_mean == (0.5,) * 3

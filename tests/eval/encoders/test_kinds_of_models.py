@@ -79,27 +79,27 @@ KINDS = ("siglip", "clipa", "worldwide", "coca", "roberta", "eva")
 def tags(
     siglip_tokenizer: Path, bert_tokenizer: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Kind]:
-    """The kinds as architectures of OpenCLIP with random weights under the tag `made`."""
+    """Add the kinds to OpenCLIP as architectures with random weights, under the tag `made`."""
     folder = tmp_path_factory.mktemp("kinds")
     roberta = folder / "roberta"
     sizes = ("vocab_size", "hidden_size", "intermediate_size", "max_position_embeddings")
     layers = {"num_hidden_layers": 1, "num_attention_heads": 2, "pad_token_id": 0}
     transformers.RobertaConfig(**dict.fromkeys(sizes, 16), **layers).save_pretrained(roberta)
-    found = kinds(siglip_tokenizer, bert_tokenizer, roberta)
-    for name, (config, _) in found.items():
+    kind_of_name = kinds(siglip_tokenizer, bert_tokenizer, roberta)
+    for name, (config, _) in kind_of_name.items():
         (folder / f"cosmos-eval-{name}.json").write_text(json.dumps({"embed_dim": 16, **config}))
     open_clip.add_model_config(folder)
     torch.manual_seed(0)
-    for name, (_, preprocessing) in found.items():
+    for name, (_, preprocessing) in kind_of_name.items():
         model = open_clip.create_model(f"cosmos-eval-{name}", pretrained_text=False)
         state = model.state_dict()
-        if name == "coca":  # OpenCLIP leaves what the memory held; features do not use it
+        if name == "coca":  # OpenCLIP does not initialise this tensor, and features do not use it
             state["text_decoder.text_projection"].zero_()
         torch.save(state, folder / f"{name}.pt")
         tag = {**preprocessing, "file": str(folder / f"{name}.pt")}
         open_clip.pretrained._PRETRAINED[f"cosmos-eval-{name}"] = {"made": tag}
-    yield found
-    for name in found:
+    yield kind_of_name
+    for name in kind_of_name:
         del open_clip.pretrained._PRETRAINED[f"cosmos-eval-{name}"]
 
 
@@ -132,7 +132,7 @@ def test_as_openclip_runs_it(name: str, tags: dict[str, Kind]) -> None:
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_in_reduced_precision(name: str, tags: dict[str, Kind]) -> None:
+def test_features_in_reduced_precision_are_near(name: str, tags: dict[str, Kind]) -> None:
     exact, half = load(name), load(name, "bf16")
     tokens = exact.tokenize(TEXTS)
     images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -154,7 +154,7 @@ def test_custom_text_towers_are_trimmed_exactly(tags: dict[str, Kind]) -> None:
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_which_texts_are_cut(name: str, tags: dict[str, Kind]) -> None:
+def test_texts_that_are_cut_are_counted(name: str, tags: dict[str, Kind]) -> None:
     """SigLIP has no start, and its end of text is also the padding; CLIPA's becomes padding."""
     encoder, fits = load(name), 7 if name == "siglip" else 6
     texts = [" ".join(["dog"] * n) for n in (0, 1, fits, fits + 1, fits + 2, 30)]
@@ -165,17 +165,19 @@ def test_which_texts_are_cut(name: str, tags: dict[str, Kind]) -> None:
     assert changed.tolist() == [False, False, False, True, True, True]
 
 
-def test_other_modes_of_tokenizers(siglip_tokenizer: Path, bert_tokenizer: Path) -> None:
+def test_tokens_of_other_tokenizers_are_counted(
+    siglip_tokenizer: Path, bert_tokenizer: Path
+) -> None:
     texts = ["dog", "dog dog dog"]
     clips = HFTokenizer(bert_tokenizer, context_length=8, tokenizer_mode="clips")
     for tokens, needed in zip(clips(texts), count_tokens(clips, texts), strict=True):
         assert needed == int((tokens != 0).sum())  # padding is 0, and nothing is cut
-    own = SigLipTokenizer.__new__(SigLipTokenizer)  # its constructor downloads
-    own.tokenizer = HFTokenizer(siglip_tokenizer).tokenizer
-    assert count_tokens(own, ["Dog!", "a dog"]) == [2, 3]
+    siglip = SigLipTokenizer.__new__(SigLipTokenizer)  # its constructor downloads
+    siglip.tokenizer = HFTokenizer(siglip_tokenizer).tokenizer
+    assert count_tokens(siglip, ["Dog!", "a dog"]) == [2, 3]
 
 
-def test_an_exclamation_mark_is_no_padding() -> None:
-    """Its id is 0, as the padding's is."""
+def test_an_exclamation_mark_is_not_padding() -> None:
+    """Both have the id 0."""
     tokenizer = SimpleTokenizer(context_length=4)
     assert count_tokens(tokenizer, ["a b", "a ! !"]) == [4, 5]

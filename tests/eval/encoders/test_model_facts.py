@@ -1,4 +1,4 @@
-"""What a model costs: operations counted by hand, OpenCLIP's published profile, trainings."""
+"""The costs of a model: operations counted by hand, OpenCLIP's published profile, trainings."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import itertools
 import json
 import logging
 import re
+from collections.abc import Sequence
 from functools import partial
 from importlib.resources import files
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from support.encoders import TINY, load, save_cosmos
 from torch import Tensor, nn
 
@@ -75,11 +77,11 @@ def test_a_small_clip_counted_by_hand(kind, precision, tiny_archs):
     assert torch.backends.mha.get_fastpath_enabled()
 
 
-def test_cross_attention_counts_among_all_parameters_alone(tmp_path):
+def test_cross_attention_counts_only_among_all_parameters(tmp_path):
     save_cosmos(tmp_path / "last.safetensors")
     facts = model_facts(load(f"cosmos:{tmp_path / 'last.safetensors'}"))
-    own = cosmos_core.create_model(TINY)
-    assert facts == {**BY_HAND, "parameters": sum(p.numel() for p in own.parameters())}
+    model = cosmos_core.create_model(TINY)
+    assert facts == {**BY_HAND, "parameters": sum(p.numel() for p in model.parameters())}
 
 
 def test_a_resnet_has_no_patches(tiny_archs):
@@ -88,8 +90,8 @@ def test_a_resnet_has_no_patches(tiny_archs):
     assert facts["image_gflops"] > 0
 
 
-class Pooled(nn.Module):
-    """Attends by queries that are parameters, with the kernel that PyTorch chooses."""
+class PoolingTower(nn.Module):
+    """An image tower whose queries are parameters, with the kernel that PyTorch chooses."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -104,19 +106,25 @@ class Pooled(nn.Module):
         return mixed.flatten(1)
 
 
-def two_tower(size: int | None, **more: Any) -> TwoTower:
-    side = (4, 4) if size else None
-    tower, words = Pooled(), nn.EmbeddingBag(9, 40)
-    given: dict[str, Any] = {
-        "encode_image": tower.forward,
-        "encode_text": words.forward,
-        "transform": lambda image: torch.ones(3, *(side or image.size)),
-        "tokenize": lambda texts: torch.tensor([[len(text) % 9, 1] for text in texts]),
+def two_tower(size: int | None, **changes: Any) -> TwoTower:
+    """Make a model of images of 4 x 4 px, or of any size if `size` is None."""
+
+    def transform(image: Image.Image) -> Tensor:
+        return torch.ones(3, *((4, 4) if size else image.size))
+
+    def tokenize(texts: Sequence[str]) -> Tensor:
+        return torch.tensor([[len(text) % 9, 1] for text in texts])
+
+    functions: dict[str, Any] = {
+        "encode_image": PoolingTower().forward,
+        "encode_text": nn.EmbeddingBag(9, 40).forward,
+        "transform": transform,
+        "tokenize": tokenize,
     }
-    return TwoTower(name="own", **{**given, **more})
+    return TwoTower(name="own", **(functions | changes))
 
 
-def test_functions_of_a_user():
+def test_facts_of_a_users_functions_counted_by_hand():
     facts = model_facts(two_tower(4))
     attention = 4 * 8 * 8 + 2 * 5 * 16 * 8  # a projection; scores and mixing over 16 tokens
     assert facts == {
@@ -132,7 +140,7 @@ def test_functions_of_a_user():
     }
 
 
-def test_overlapping_windows_are_no_patches():
+def test_overlapping_windows_are_not_patches():
     class Stem(nn.Module):
         def __init__(self, stride: int) -> None:
             super().__init__()
@@ -146,12 +154,12 @@ def test_overlapping_windows_are_no_patches():
     assert [model_facts(tower)["patch_size"] for tower in towers] == [None, 2]
 
 
-def test_what_is_unknown_is_none(colour_encoder):
+def test_unknown_facts_are_none(colour_encoder):
     assert set(model_facts(colour_encoder).values()) == {None}
     assert model_facts(two_tower(None))["image_size"] is None
 
 
-def test_a_function_that_fails_ends_no_run():
+def test_a_run_goes_on_if_facts_cannot_be_counted():
     def refuse(texts: list[str]) -> Tensor:
         raise ValueError("too long")
 
@@ -186,13 +194,19 @@ def table(name: str) -> list[dict[str, str]]:
 
 def test_the_profile_is_openclips_file():
     text = files("cosmos_eval.protocols.facts").joinpath("openclip_profile.csv").read_text("utf-8")
-    own = "".join(f"{line.rpartition(',')[0]}\n" for line in text.splitlines())
-    assert hashlib.sha256(own.encode()).hexdigest() == PROFILE
-    assert {len(row["source"].split("/")[6]) for row in table("openclip_profile.csv")} == {40}
+    without_sources = "".join(f"{line.rpartition(',')[0]}\n" for line in text.splitlines())
+    assert hashlib.sha256(without_sources.encode()).hexdigest() == PROFILE
+    for row in table("openclip_profile.csv"):
+        commit = row["source"].split("/")[6]
+        assert len(commit) == 40
     assert profile_of("ViT-L-14-336-quickgelu") == {
-        **{"parameters": 427_940_000, "image_parameters": 304_290_000},
-        **{"text_parameters": 123_650_000, "image_gflops": 381.92, "text_gflops": 13.3},
-        **{"image_size": [336, 336], "embedding_size": 768},
+        "parameters": 427_940_000,
+        "image_parameters": 304_290_000,
+        "text_parameters": 123_650_000,
+        "image_gflops": 381.92,
+        "text_gflops": 13.3,
+        "image_size": [336, 336],
+        "embedding_size": 768,
     }
     assert profile_of("of-nobody") == {}
 
@@ -202,7 +216,8 @@ def test_trainings_are_those_of_their_sources():
         samples = TRAINING_SETS[name.partition("_")[2]].samples * EPOCHS
         assert training_of(f"cosmos:{name}")["samples_seen"] == samples
     assert training_of("openclip:ViT-B-32-quickgelu/openai") == {
-        **{"training_data": "WIT", "samples_seen": 400_000_000 * 32}
+        "training_data": "WIT",
+        "samples_seen": 400_000_000 * 32,
     }
     assert training_of("openclip:ViT-L-14/laion400m_e31") == {"training_data": "LAION-400M"}
     for other in ("cosmos:runs/vitb16_cc3m", "openclip:ViT-B-32/mine/openai", "hf:a/b"):
@@ -210,10 +225,11 @@ def test_trainings_are_those_of_their_sources():
     for row in table("training.csv"):
         assert row["source"].startswith("https://")
         # The names of most weights state, roughly, the samples that their training saw.
-        stated = re.search(r"_s(\d+)([mb])_", row["model"])
-        if stated and row["samples_seen"]:
-            seen = int(stated[1]) * {"m": 10**6, "b": 10**9}[stated[2]]
-            assert int(row["samples_seen"]) == pytest.approx(seen, rel=0.3)
+        match = re.search(r"_s(\d+)([mb])_", row["model"])
+        if match and row["samples_seen"]:
+            number, unit = match.groups()
+            samples_in_name = int(number) * {"m": 10**6, "b": 10**9}[unit]
+            assert int(row["samples_seen"]) == pytest.approx(samples_in_name, rel=0.3)
 
 
 def test_a_checkpoint_and_a_model_card_state_the_training(tmp_path, caplog, monkeypatch):
@@ -271,27 +287,27 @@ def test_a_counted_model_is_not_built_again(tmp_path):
     ],
 )
 def test_only_images_that_were_encoded_count(steps, rate, monkeypatch):
-    """A step per second."""
+    """The clock makes one step per second."""
     monkeypatch.setattr(run_facts, "perf_counter", partial(next, itertools.count(10.0)))
-    seen: list[Progress] = []
-    counter = ImageCounter(seen.append)
-    given = [Progress("images", done, 70, note) for done, note in steps]
-    for step in [*given, Progress("captions", 500, 500)]:
+    forwarded_steps: list[Progress] = []
+    counter = ImageCounter(forwarded_steps.append)
+    image_steps = [Progress("images", done, 70, note) for done, note in steps]
+    for step in [*image_steps, Progress("captions", 500, 500)]:
         counter(step)
-    assert seen[:-1] == given
+    assert forwarded_steps[:-1] == image_steps
     seconds = {"images": 4.0, "total": 9.0}
     assert counter.images_per_second(seconds, SINGLE_PROCESS) == rate
     counter.restart()
     assert counter.images_per_second(seconds, SINGLE_PROCESS) is None
 
 
-def test_an_error_ends_nothing_and_is_noted():
-    class Fails(nn.Linear):
+def test_an_error_in_counting_is_noted():
+    class FailingTower(nn.Linear):
         def forward(self, images: Tensor) -> Tensor:
             raise RuntimeError("out of\nmemory")
 
     notes: list[str] = []
-    facts = model_facts(two_tower(4, encode_image=Fails(1, 1).forward), notes.append)
+    facts = model_facts(two_tower(4, encode_image=FailingTower(1, 1).forward), notes.append)
     assert facts["image_gflops"] is None
     assert facts["image_size"] == [4, 4]
     assert notes == ["GFLOPs per image of own cannot be counted: out of memory"]

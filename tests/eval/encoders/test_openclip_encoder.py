@@ -84,7 +84,7 @@ def test_towers_that_look_at_the_padding_are_not_trimmed(kind, tiny_archs):
     assert encoder.encode_text(encoder.tokenize(TEXTS)).shape == (4, 16)
 
 
-def test_overlong_texts(tiny_encoder):
+def test_overlong_texts_are_counted(tiny_encoder):
     # A context of 20 holds 18 words between start and end of text.
     texts = ["dog " * 17, "dog " * 18, "dog " * 19, "dog"]
     assert tiny_encoder.overlong(texts).tolist() == [False, False, True, False]
@@ -99,11 +99,13 @@ def test_a_resnet_has_no_patches(tiny_archs, images):
 
 
 def test_bfloat16_is_near_and_returned_as_float32(tiny_archs, tiny_encoder, images):
-    half = load(f"openclip:{tiny_archs['tiny']}/random", precision="bf16")
-    assert half.info.precision == "bf16"
-    for name, given in (("encode_image", images), ("encode_text", half.tokenize(TEXTS))):
-        features = getattr(half, name)(given)
-        exact = getattr(tiny_encoder, name)(given)
+    bf16_encoder = load(f"openclip:{tiny_archs['tiny']}/random", precision="bf16")
+    assert bf16_encoder.info.precision == "bf16"
+    tokens = bf16_encoder.tokenize(TEXTS)
+    for features, exact in (
+        (bf16_encoder.encode_image(images), tiny_encoder.encode_image(images)),
+        (bf16_encoder.encode_text(tokens), tiny_encoder.encode_text(tokens)),
+    ):
         assert features.dtype == torch.float32
         assert not torch.equal(features, exact)
         torch.testing.assert_close(features, exact, rtol=0, atol=0.05)
@@ -152,24 +154,24 @@ def test_amp_is_the_type_that_pytorch_takes_on_a_device(device, expected, monkey
 
 @pytest.fixture
 def tags(tiny_archs: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """An architecture with published weights, of which `quick` asks for QuickGELU."""
+    """Return an architecture with two tags of weights; the tag `quick` asks for QuickGELU."""
     arch = tiny_archs["tiny"]
     file = tmp_path / "published.pt"
     torch.save(open_clip.create_model(arch).state_dict(), file)
-    made = {"quick": _pcfg(file=str(file), quick_gelu=True), "plain": _pcfg(file=str(file))}
-    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, arch, made)
+    tags = {"quick": _pcfg(file=str(file), quick_gelu=True), "plain": _pcfg(file=str(file))}
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, arch, tags)
     return arch
 
 
 def test_a_tag_brings_its_own_activation(tags, images):
-    found = []
+    features_of_tags = []
     for tag, quick_gelu in (("quick", True), ("plain", False)):
         model = open_clip.create_model(tags, tag, force_quick_gelu=quick_gelu).eval()
         features = load(f"openclip:{tags}/{tag}").encode_image(images)
         with torch.no_grad():
             torch.testing.assert_close(features, model.encode_image(images, normalize=True))
-        found.append(features)
-    assert not torch.allclose(*found, atol=1e-4)
+        features_of_tags.append(features)
+    assert not torch.allclose(*features_of_tags, atol=1e-4)
 
 
 def test_published_weights_are_hashed_by_content(tags):
@@ -187,11 +189,11 @@ def test_published_weights_are_hashed_by_content(tags):
         ("openclip:ViT-B-32/no/such.pt", "neither a file nor"),
     ],
 )
-def test_unknown_names(spec, message):
+def test_unknown_names_are_refused(spec, message):
     assert re.search(message, refusal(spec))
 
 
-def test_unusable_files(tiny_archs, tmp_path):
+def test_unusable_files_are_refused(tiny_archs, tmp_path):
     arch = tiny_archs["tiny"]
     state = open_clip.create_model(arch).state_dict()
     del state["ln_final.weight"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from typing import Any
@@ -59,12 +60,12 @@ def test_every_form_of_attention_gives_patches(name, load_small):
     patch = encoder.patch_size
     assert patch in (14, 16, 18, 32)
     images = torch.randn(2, 3, 2 * patch, 3 * patch, generator=torch.Generator().manual_seed(0))
-    patches = [encoder.encode_patches(images, form) for form in FORMS]
-    for one in patches:
-        assert one.shape == (2, 2, 3, 16)
-        torch.testing.assert_close(one.norm(dim=-1), torch.ones(2, 2, 3))
-    for i, one in enumerate(patches):
-        assert not any(torch.allclose(one, other, atol=1e-6) for other in patches[:i])
+    patches_of_forms = [encoder.encode_patches(images, form) for form in FORMS]
+    for patches in patches_of_forms:
+        assert patches.shape == (2, 2, 3, 16)
+        torch.testing.assert_close(patches.norm(dim=-1), torch.ones(2, 2, 3))
+    for patches, other_patches in itertools.combinations(patches_of_forms, 2):
+        assert not torch.allclose(other_patches, patches, atol=1e-6)
 
 
 def test_towers_without_patches_in_the_joint_space_are_refused(load_small):
@@ -101,7 +102,7 @@ def test_features_are_the_same(arch, tiny_archs):
     torch.testing.assert_close(ours.encode_text(tokens), plain.encode_text(tokens))
 
 
-def test_in_bf16_every_projection_is_of_one_piece(tiny_archs):
+def test_in_bf16_every_projection_gets_its_input_in_one_piece(tiny_archs):
     images = torch.randn(3, 3, 32, 32)
     spec = f"openclip:{tiny_archs['tiny']}/random"
     exact, half = load(spec), load(spec, precision="bf16")

@@ -1,4 +1,4 @@
-"""Models of a user's own: a Python file's `load`, an object, and what is wrong with either."""
+"""A user's own models: a Python file's `load` or an object, and faults of either."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ model = TwoTower(
 
 
 @pytest.fixture
-def own(tmp_path: Path):
-    """Write a file of a model; returns how it is typed."""
+def write_model(tmp_path: Path):
+    """Return a function that writes the file of a model and returns the model's spec."""
 
     def write(text: str = MODEL, shift: str = "0") -> str:
         (tmp_path / "mine.py").write_text(text.replace("SHIFT", shift))
@@ -67,15 +67,15 @@ def own(tmp_path: Path):
 
 @pytest.fixture
 def photos(tmp_path: Path, save_colour) -> str:
-    """A red and a blue picture, each of its own class."""
+    """Write a data set of a red and a blue picture, each the only one of its class."""
     for colour in ("red", "blue"):
         save_colour(tmp_path / "photos" / colour / "1.png", colour)
     (tmp_path / "photos.yaml").write_text("kind: cls\nfolder: photos\n")
     return str(tmp_path / "photos.yaml")
 
 
-def test_the_record_says_which_file_it_was(own, tmp_path, photos):
-    text = own()
+def test_the_record_says_which_file_it_was(write_model, tmp_path, photos):
+    text = write_model()
     info = load(text).info
     digest = hashlib.sha256((tmp_path / "mine.py").read_bytes()).hexdigest()
     assert info == EncoderInfo(text, "means", None, "0" * 64, False, "fp32", "cpu", digest)
@@ -87,12 +87,14 @@ def test_the_record_says_which_file_it_was(own, tmp_path, photos):
     assert record["provenance"]["precision"] == "fp32"
 
 
-def test_versions_of_a_file_never_share_embeddings(own, tmp_path, photos):
+def test_versions_of_a_file_never_share_embeddings(write_model, tmp_path, photos):
     folder = tmp_path / "kept"
 
     def measure(shift: str) -> list[str]:
         plan = make_plan(
-            datasets=[photos], models=[own(shift=shift)], options=RunOptions(cache=str(folder))
+            datasets=[photos],
+            models=[write_model(shift=shift)],
+            options=RunOptions(cache=str(folder)),
         )
         notes: list[str] = []
         for _ in run_all(plan, lambda _, step: notes.append(step.note)):
@@ -109,18 +111,16 @@ def test_versions_of_a_file_never_share_embeddings(own, tmp_path, photos):
     ]
 
 
-def test_a_changed_file_is_measured_again(own, tmp_path, photos):
-    plan = make_plan(datasets=[photos], models=[own()])
+def test_a_changed_file_is_measured_again(write_model, tmp_path, photos):
+    plan = make_plan(datasets=[photos], models=[write_model()])
     for result in run_all(plan, output=tmp_path / "out"):
         path = result.path
     (existing,) = existing_results(plan, tmp_path / "out").values()
     assert existing.row is not None
-    own(shift="1")
+    write_model(shift="1")
     (existing,) = existing_results(plan, tmp_path / "out").values()
-    assert (
-        str(existing.error)
-        == f"{path} was measured with other code than {tmp_path / 'mine.py'} has now"
-    )
+    expected = f"{path} was measured with other code than {tmp_path / 'mine.py'} has now"
+    assert str(existing.error) == expected
 
 
 def test_in_a_suite_a_file_is_relative_to_the_suite(tmp_path):
@@ -147,20 +147,21 @@ def load(device, precision, *, weights, shift=0):""",
 )
 
 
-def test_arguments_of_the_function(own, tmp_path, photos):
+def test_arguments_of_the_function_are_part_of_the_model(write_model, tmp_path, photos):
     file = tmp_path / "a.bin"
     file.write_bytes(b"1")
-    texts = [f"{own(ARGUMENTS)}?weights={file}&shift={shift}" for shift in (0, 1)]
+    texts = [f"{write_model(ARGUMENTS)}?weights={file}&shift={shift}" for shift in (0, 1)]
     options = RunOptions(cache=str(tmp_path / "kept"))
     plan = make_plan(datasets=[photos], models=texts, options=options)
     results = list(run_all(plan, output=tmp_path / "out"))
     assert len({result.path for result in results}) == len({model_sha256(r.row) for r in results})
     assert results[1].row.model["spec"] == texts[1]
     assert len(spaces(tmp_path / "kept")) == 6  # images, texts and facts of each
-    assert all(one.error is None for one in existing_results(plan, tmp_path / "out").values())
+    for existing in existing_results(plan, tmp_path / "out").values():
+        assert existing.error is None
     file.write_bytes(b"2")
-    for one in existing_results(plan, tmp_path / "out").values():
-        assert "was measured with other code than" in str(one.error)
+    for existing in existing_results(plan, tmp_path / "out").values():
+        assert "was measured with other code than" in str(existing.error)
 
 
 def test_values_of_arguments():
@@ -168,7 +169,13 @@ def test_values_of_arguments():
     spec = parse_model_spec(f"python:{__file__}?{values}")
     assert spec.name == __file__
     assert spec.arguments == {
-        **{"a": 1, "b": -2500.0, "c": True, "d": None, "e": "x&y=z+1", "f": "2", "g": "[1]"},
+        "a": 1,
+        "b": -2500.0,
+        "c": True,
+        "d": None,
+        "e": "x&y=z+1",
+        "f": "2",
+        "g": "[1]",
         "h": "",
     }
 
@@ -182,12 +189,12 @@ def test_values_of_arguments():
         ("?width=2", r"load\('cpu', 'fp32', width=2\) failed: TypeError: .* argument 'width'"),
     ],
 )
-def test_wrong_arguments(own, text, message):
-    assert re.search(message, refusal(own() + text))
+def test_wrong_arguments_are_refused(write_model, text, message):
+    assert re.search(message, refusal(write_model() + text))
 
 
-def test_a_model_takes_no_arguments(own):
-    assert "no function `load` to take arguments" in refusal(own("model = 3") + "?width=2")
+def test_a_model_takes_no_arguments(write_model):
+    assert "no function `load` to take arguments" in refusal(write_model("model = 3") + "?width=2")
 
 
 @pytest.mark.parametrize(
@@ -220,17 +227,17 @@ def test_a_model_takes_no_arguments(own):
         (MODEL.replace("tokenizer = {}", "tokenizer = {'of': torch}"), "TypeError: Object of type"),
     ],
 )
-def test_what_is_no_model(own, text, message):
-    found = refusal(own(text))
-    assert re.search(message, found)
-    assert "mine.py" in found
+def test_a_file_without_a_valid_model_is_refused(write_model, text, message):
+    line = refusal(write_model(text))
+    assert re.search(message, line)
+    assert "mine.py" in line
 
 
 def test_an_object_is_measured_as_it_is(colour_encoder, tmp_path, photos):
-    row = cosmos_eval.evaluate(colour_encoder, photos)
-    assert row.metrics["acc1"] == 1.0
-    assert row.model["spec"] == "colours"
-    assert "code_sha256" not in row.model
+    result = cosmos_eval.evaluate(colour_encoder, photos)
+    assert result.metrics["acc1"] == 1.0
+    assert result.model["spec"] == "colours"
+    assert "code_sha256" not in result.model
     with pytest.raises(UsageError, match="arch, weights, auxiliary, device, precision go"):
         cosmos_eval.evaluate(colour_encoder, photos, precision="bf16")
     with pytest.raises(UsageError, match=r"dict is not a cosmos_eval\.Encoder"):
@@ -247,25 +254,30 @@ def test_an_object_without_patches_does_not_segment(colour_encoder, tmp_path, sa
         cosmos_eval.evaluate(colour_encoder, str(tmp_path / "seg.yaml"))
 
 
-def test_a_name_is_in_the_record_the_file_and_the_table(command, own, tmp_path, photos):
+def test_a_name_is_in_the_record_the_file_and_the_table(command, write_model, tmp_path, photos):
     (tmp_path / "other.py").write_text(MODEL.replace("SHIFT", "1"))
     for path in ("mine.py", "other.py"):
-        own()
-        done = command("run", "--model", f"python:{tmp_path / path}", "--name", "our model",
-                       "--dataset", photos, "--output", "out", "--json", "--no-cache")  # fmt: skip
-        (record,) = json.loads(done.out)
+        write_model()
+        run = ("run", "--model", f"python:{tmp_path / path}", "--name", "our model")
+        options = ("--dataset", photos, "--output", "out", "--json", "--no-cache")
+        completed = command(*run, *options)
+        (record,) = json.loads(completed.out)
         assert record["model"]["name"] == "our model"
-        assert "wrote out/our-model__photos__user.json" in done.err
-    assert "of another model of this name, is kept as out/our-model__photos__user__" in done.err
-    done = command("leaderboard", "out", "--format", "json")
-    assert {one["model"].partition(" (")[0] for one in json.loads(done.out)} == {"our model"}
-    assert "2 models are called our model: their code differ" in done.err
+        assert "wrote out/our-model__photos__user.json" in completed.err
+    kept = "of another model of this name, is kept as out/our-model__photos__user__"
+    assert kept in completed.err
+    leaderboard = command("leaderboard", "out", "--format", "json")
+    rows = json.loads(leaderboard.out)
+    assert {row["model"].partition(" (")[0] for row in rows} == {"our model"}
+    assert "2 models are called our model: their code differ" in leaderboard.err
 
 
 @pytest.mark.parametrize("second_name", ["colours", "other colours"])
 def test_a_run_compares_models_of_one_name_by_their_samples(command, tmp_path, photos, second_name):
-    """The first model calls both pictures red, the second one is right. One picture in which they
-    differ proves nothing: their samples tie, as they do under two names."""
+    """The first model calls both pictures red; the second one is right.
+
+    One picture in which they differ proves nothing: their samples tie, also under two names.
+    """
     (tmp_path / "first.py").write_text(COLOURS.format(name="colours", blue=[1, 0, -2]))
     (tmp_path / "second.py").write_text(COLOURS.format(name=second_name, blue=[0, 0, 1]))
     models = ("--model", "python:first.py", "--model", "python:second.py")
@@ -289,46 +301,46 @@ def test_a_run_compares_models_of_one_name_by_their_samples(command, tmp_path, p
         ),
     ],
 )
-def test_wrong_names(command, words, message):
-    done = command("run", *words)
-    assert (done.status, done.out) == (2, "")
-    assert re.search(message, done.err)
+def test_wrong_names_are_refused(command, words, message):
+    completed = command("run", *words)
+    assert (completed.status, completed.out) == (2, "")
+    assert re.search(message, completed.err)
 
 
 def test_a_name_may_have_brackets(command, photos):
-    """Words of settings follow in brackets of their own."""
+    """Settings follow in other brackets."""
     models = ["--model", "scenes-clip", "--name", "ours (B/16)"]
-    for more in ([], ["--precision", "bf16"]):
-        done = command("run", *models, "--dataset", photos, "--output", "out", *more)
-        assert done.status == 0
-        assert "ours (B/16)" in done.out
-    done = command("leaderboard", "out", "--models", "ours (B/16)*", "--format", "json")
-    assert {entry["model"] for entry in json.loads(done.out)} == {
+    for options in ([], ["--precision", "bf16"]):
+        completed = command("run", *models, "--dataset", photos, "--output", "out", *options)
+        assert completed.status == 0
+        assert "ours (B/16)" in completed.out
+    completed = command("leaderboard", "out", "--models", "ours (B/16)*", "--format", "json")
+    assert {entry["model"] for entry in json.loads(completed.out)} == {
         "ours (B/16)",
         "ours (B/16) (bf16)",
     }
-    done = command(
+    completed = command(
         "compare", "out", "--model", "ours (B/16)", "--model", "ours (B/16) (bf16)", "--json"
     )
-    assert done.status == 0
-    assert json.loads(done.out)["b"] == "ours (B/16) (bf16)"
+    assert completed.status == 0
+    assert json.loads(completed.out)["b"] == "ours (B/16) (bf16)"
 
 
 def test_two_towers_are_called_as_their_file_says(command, tmp_path, photos):
     """The name is in tables, file names and `--models`. The path is provenance."""
     (tmp_path / "mine.py").write_text(TOWERS)
     arguments = ["run", "--model", "python:mine.py", "--dataset", photos, "--output", "out"]
-    done = command(*arguments)
-    assert "wrote out/towers__photos__user.json" in done.err
-    assert "towers" in done.out
-    assert "mine.py" not in done.out
+    completed = command(*arguments)
+    assert "wrote out/towers__photos__user.json" in completed.err
+    assert "towers" in completed.out
+    assert "mine.py" not in completed.out
     record = read_record(tmp_path / "out" / "towers__photos__user.json")
     assert (record["model"]["name"], record["model"]["spec"]) == ("towers", "python:mine.py")
-    done = command("leaderboard", "out", "--models", "tow*", "--format", "json")
-    assert [entry["model"] for entry in json.loads(done.out)] == ["towers"]
+    completed = command("leaderboard", "out", "--models", "tow*", "--format", "json")
+    assert [entry["model"] for entry in json.loads(completed.out)] == ["towers"]
 
-    done = command(*arguments, "--name", "another name")
-    assert "wrote out/another-name__photos__user.json" in done.err
+    completed = command(*arguments, "--name", "another name")
+    assert "wrote out/another-name__photos__user.json" in completed.err
 
 
 def test_a_result_under_the_name_of_a_file_is_not_measured_again(tmp_path, photos):
@@ -354,8 +366,8 @@ def test_a_result_under_the_name_of_a_file_is_not_measured_again(tmp_path, photo
 
 
 @pytest.mark.parametrize("name", [" a", "a\\nb"])
-def test_a_name_in_a_file_that_tables_cannot_show(own, name):
-    message = refusal(own(TOWERS.replace('"towers"', f'"{name}"')))
+def test_a_name_in_a_file_that_tables_cannot_show_is_refused(write_model, name):
+    message = refusal(write_model(TOWERS.replace('"towers"', f'"{name}"')))
     assert "mine.py: `model`: name" in message
     assert "use 1 to 100 printable characters" in message
 
@@ -366,6 +378,6 @@ def test_a_worker_loads_a_model_again_for_another_precision(photos, tmp_path):
     worker, plan = Worker(), make_plan(datasets=[photos], models=[f"python:{file}"])
     (job,) = jobs_of(plan, open_datasets(plan))
     for precision in ("fp32", "bf16", "fp32"):
-        own = job._replace(options=replace(job.options, precision=precision))
-        (result,) = worker.run(own)
+        options = replace(job.options, precision=precision)
+        (result,) = worker.run(job._replace(options=options))
         assert result.row.provenance["precision"] == precision

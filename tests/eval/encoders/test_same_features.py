@@ -37,34 +37,39 @@ def with_noise(tokens: Tensor) -> Tensor:
 
 
 def bias_only(images: Tensor) -> Tensor:
-    """The output of a tower that ignores its input."""
+    """Return the output of a tower that ignores its input."""
     return image_tower.bias.repeat(len(images), 1)
 
 
 def at_the_start(tokens: Tensor) -> Tensor:
-    """The feature at the first token, if the end of text never occurs and attention is causal."""
+    """Return the feature at the first token, which is equal for all texts.
+
+    A causal text tower does so if the end of text never occurs.
+    """
     return text_tower.weight[:, 0].repeat(len(tokens), 1)
 
 
-def make(**changed: Any) -> TwoTower:
+def with_random_flip(image: Image.Image) -> Tensor:
+    return pixels_of(RandomHorizontalFlip()(image))
+
+
+def with_random_crop(image: Image.Image) -> Tensor:
+    return pixels_of(RandomResizedCrop(32)(image))
+
+
+def make(**changes: Any) -> TwoTower:
     functions = {"encode_image": encode_image, "encode_text": encode_text}
     functions |= {"transform": pixels_of, "tokenize": tokens_of}
-    return TwoTower(**{**functions, **changed}, name="mine")
+    return TwoTower(**(functions | changes), name="mine")
 
 
 @pytest.mark.parametrize(
-    ("changed", "message"),
+    ("wrong_function", "message"),
     [
         ({"encode_image": with_dropout}, "`encode_image` returns other features for the same"),
         ({"encode_text": with_noise}, "`encode_text` returns other features for the same input"),
-        (
-            {"transform": lambda image: pixels_of(RandomHorizontalFlip()(image))},
-            "`transform` returns other pixels for the same image",
-        ),
-        (
-            {"transform": lambda image: pixels_of(RandomResizedCrop(32)(image))},
-            "`transform` returns other pixels for the same image",
-        ),
+        ({"transform": with_random_flip}, "`transform` returns other pixels for the same image"),
+        ({"transform": with_random_crop}, "`transform` returns other pixels for the same image"),
         (
             {"encode_image": bias_only},
             "mine returns the same feature for all 20 images, which differ",
@@ -72,14 +77,14 @@ def make(**changed: Any) -> TwoTower:
         ({"encode_text": at_the_start}, "mine returns the same feature for 10 different prompts"),
     ],
 )
-def test_models_that_are_refused(changed, message):
+def test_random_and_constant_functions_are_refused(wrong_function, message):
     with pytest.raises(UsageError, match=message) as raised:
-        cosmos_eval.evaluate(make(**changed), "scenes-cls", limit=20)
+        cosmos_eval.evaluate(make(**wrong_function), "scenes-cls", limit=20)
     assert "\n" not in str(raised.value)
 
 
 def test_streamed_and_cached_features_are_compared_too(colour_encoder, save_colour, tmp_path):
-    """As they are found in the cache: nothing is encoded."""
+    """Nothing is encoded here: the images already have their features."""
     from cosmos_eval.embedding.embed import EmbeddedImage, embed_images
     from cosmos_eval.types import RunOptions
 
@@ -111,10 +116,11 @@ def test_inputs_that_are_the_same_may_have_the_same_feature(tmp_path: Path):
         np.testing.assert_array_equal(features, np.repeat(features[:1], len(inputs), axis=0))
 
 
-def test_texts_that_a_vocabulary_does_not_know(capsys: pytest.CaptureFixture[str]):
-    model = make(tokenize=lambda texts: torch.ones(len(texts), 9, dtype=torch.long))
+def test_texts_that_a_vocabulary_does_not_know_are_reported(capsys: pytest.CaptureFixture[str]):
+    def tokenize_unknown_words(texts: list[str]) -> Tensor:
+        return torch.ones(len(texts), 9, dtype=torch.long)
+
+    model = make(tokenize=tokenize_unknown_words)
     assert cosmos_eval.embed(model, ["un chien", "un chat"], progress=True).shape == (2, 16)
-    assert (
-        "mine has the same tokens for 2 different texts: it knows no word"
-        in capsys.readouterr().err
-    )
+    warning = "mine has the same tokens for 2 different texts: it knows no word"
+    assert warning in capsys.readouterr().err

@@ -18,18 +18,18 @@ VIT_B_32 = (
 )
 
 
-def test_every_form(tmp_path: Path) -> None:
+def test_every_form_of_a_spec_is_parsed(tmp_path: Path) -> None:
     file = tmp_path / "trained.pt"
     file.touch()
     student = {"arch": "ViT-B-32", "weights": "student"}
-    for text, given, kind, name, more in (
+    for text, options, kind, name, fields in (
         ("scenes-cosmos", {}, "bundled", "scenes-cosmos", {}),
         ("cosmos:vitb32_cc12m", {"weights": "student"}, "cosmos", "vitb32_cc12m", student),
         (f"cosmos:{file}", {"arch": "ViT-B-16"}, "cosmos", str(file), {"arch": "ViT-B-16"}),
         ("openclip:ViT-B-32/openai", {}, "openclip", "openai", {"arch": "ViT-B-32"}),
     ):
-        expected = ModelSpec(text=text, kind=kind, name=name, **more)
-        assert parse_model_spec(text, **given) == expected
+        expected = ModelSpec(text=text, kind=kind, name=name, **fields)
+        assert parse_model_spec(text, **options) == expected
     assert parse_model_spec(f"openclip:RN50/{file}").name == str(file)
 
 
@@ -69,7 +69,7 @@ def test_names_that_are_known() -> None:
         ("timm:vit", "unknown model 'timm:vit'"),
     ],
 )
-def test_bad_names(text: str, message: str) -> None:
+def test_bad_names_are_refused(text: str, message: str) -> None:
     with pytest.raises(UsageError, match=message) as raised:
         parse_model_spec(text)
     assert "\n" not in str(raised.value)

@@ -1,7 +1,8 @@
 """Patch embeddings of every kind of tower, against the library's own forward and plain formulas.
 
-What a library does to the tokens after its last block is found by a hook: it puts other tokens
-there, all equal to one patch, and the tower's own head makes the feature that is expected."""
+A hook replaces the tokens after a tower's last block by copies of one patch. The feature that the
+tower's head then gives is the expected embedding of this patch.
+"""
 
 from __future__ import annotations
 
@@ -45,80 +46,91 @@ TEXT = {"hidden_size": WIDTH, "num_hidden_layers": 1, "num_attention_heads": 2, 
 TEXT |= {"intermediate_size": 32}
 
 
-def timm_tower(kind: type[nn.Module], projected: bool, options: dict[str, Any]) -> Any:
-    """OpenCLIP's adapter around a small trunk; PE's projection is the trunk's own head."""
+def timm_tower(trunk_class: type[nn.Module], *, projected: bool = True, **options: Any) -> Any:
+    """Return OpenCLIP's adapter around a small trunk of timm.
+
+    A tower that is not `projected`, such as PE's, projects by the head of its trunk.
+    """
     visual = TimmModel("test_vit", EMBED, pool="token", proj="linear")
-    trunk: Any = kind(**{**SIZE, **options}, num_classes=0 if projected else EMBED)
+    trunk: Any = trunk_class(**(SIZE | options), num_classes=0 if projected else EMBED)
     visual.trunk = trunk
     visual.head = nn.Linear(WIDTH, EMBED, bias=False) if projected else nn.Identity()
     return visual
 
 
-def vit(projected: bool = True, **options: Any) -> Callable[..., Any]:
-    return lambda **more: timm_tower(VisionTransformer, projected, {**options, **more})
-
-
-def eva(projected: bool = True, **options: Any) -> Callable[..., Any]:
-    return lambda **more: timm_tower(Eva, projected, {**options, **more})
-
-
 def hybrid(**options: Any) -> Any:
-    """Its patches are made by convolutions, as MobileCLIP-B's."""
+    """Return a tower whose patches are made by convolutions, like MobileCLIP-B's."""
     embed = partial(HybridEmbed, backbone=ConvStem(**STEM, act_layer=nn.GELU), proj=False)
     options |= {"embed_layer": embed, "patch_size": 1, "no_embed_class": True}
-    return timm_tower(VisionTransformer, True, options)
+    return timm_tower(VisionTransformer, **options)
 
 
-def hugging(
-    name: str, text: dict[str, Any] = TEXT, vision: dict[str, Any] = HF
-) -> Callable[..., Any]:
-    def make() -> Any:
-        shared = {} if name in ("Siglip", "Tipsv2") else {"projection_dim": EMBED}
-        config = getattr(t, f"{name}Config")(text_config=text, vision_config=vision, **shared)
-        return getattr(t, f"{name}Model")(config)
-
-    return make
+def hf_model(name: str, text: dict[str, Any] = TEXT, vision: dict[str, Any] = HF) -> Any:
+    """Return a model of transformers, such as CLIPModel for the name CLIP."""
+    options = {} if name in ("Siglip", "Tipsv2") else {"projection_dim": EMBED}
+    config = getattr(t, f"{name}Config")(text_config=text, vision_config=vision, **options)
+    return getattr(t, f"{name}Model")(config)
 
 
 class Kind(NamedTuple):
-    """How to make a tower, how many tokens come before its patches, and in which sizes it is run:
-    OpenCLIP's own resizing of positions is tested elsewhere."""
+    """A kind of tower: the function that makes it, with its options, and how to run it."""
 
-    make: Callable[..., Any]
-    prefix: int
-    sizes: tuple[tuple[int, int], ...] = SIZES
+    function: Callable[..., Any]
+    options: dict[str, Any]
+    prefix: int  # tokens before those of the patches
+    sizes: tuple[tuple[int, int], ...] = SIZES  # heights and widths of images
+
+    def make(self, **more_options: Any) -> Any:
+        return self.function(**(self.options | more_options))
+
+
+def openclip(**options: Any) -> Kind:
+    """Return a kind of OpenCLIP's tower, whose own resizing of positions is tested elsewhere."""
+    return Kind(OpenClip, {**OPENCLIP, **options}, prefix=1, sizes=SIZES[:1])
+
+
+def vit(prefix: int, **options: Any) -> Kind:
+    return Kind(timm_tower, {"trunk_class": VisionTransformer, **options}, prefix)
+
+
+def eva(prefix: int, **options: Any) -> Kind:
+    return Kind(timm_tower, {"trunk_class": Eva, **options}, prefix)
+
+
+def hf(prefix: int, name: str, **configs: Any) -> Kind:
+    return Kind(hf_model, {"name": name, **configs}, prefix)
 
 
 OPENCLIP = {"image_size": SIDE, "patch_size": PATCH, "width": WIDTH, "layers": 2, "heads": HEADS}
 OPENCLIP |= {"mlp_ratio": 2.0, "output_dim": EMBED}
 COCA = {"attentional_pool": True, "attn_pooler_queries": 5, "attn_pooler_heads": 2}
 KINDS = {
-    "clip": Kind(lambda: OpenClip(**OPENCLIP), 1, SIZES[:1]),
-    "coca": Kind(lambda: OpenClip(**OPENCLIP, **COCA), 1, SIZES[:1]),
-    "coca average": Kind(lambda: OpenClip(**OPENCLIP, **COCA, pool_type="avg"), 1, SIZES[:1]),
-    "siglip": Kind(vit(class_token=False, global_pool="map"), 0),
-    "mobileclip-l": Kind(vit(pre_norm=True, qk_norm=True), 1),
-    "mobileclip-b": Kind(hybrid, 1),
-    "registers": Kind(vit(reg_tokens=3, no_embed_class=True, init_values=0.5), 4),
-    "gap": Kind(vit(class_token=False, global_pool="avg", scale_attn_norm=True), 0),
-    "registers average": Kind(vit(reg_tokens=2, global_pool="avg", fc_norm=False), 3),
-    "registers map": Kind(vit(reg_tokens=2, global_pool="map", scale_mlp_norm=True), 3),
-    "eva01": Kind(eva(init_values=0.5, global_pool="token"), 1),
-    "eva02": Kind(eva(**EVA02), 1),
-    "pe": Kind(eva(projected=False, **PE), 1),
-    "pe bigG": Kind(eva(projected=False, class_token=False, **PE), 0),
-    "rope mixed": Kind(eva(**{**PE, "rope_type": "mixed", "num_reg_tokens": 2}), 3),
-    "hf clip": Kind(hugging("CLIP"), 1),
-    "hf metaclip 2": Kind(hugging("MetaClip2"), 1),
-    "hf altclip": Kind(hugging("AltCLIP", {**TEXT, "project_dim": WIDTH}), 1),
-    "hf chinese": Kind(hugging("ChineseCLIP"), 1),
-    "hf siglip": Kind(hugging("Siglip"), 0),
-    "hf tipsv2": Kind(hugging("Tipsv2", vision={**LAYERS, "num_register_tokens": 2}), 3),
+    "clip": openclip(),
+    "coca": openclip(**COCA),
+    "coca average": openclip(**COCA, pool_type="avg"),
+    "siglip": vit(prefix=0, class_token=False, global_pool="map"),
+    "mobileclip-l": vit(prefix=1, pre_norm=True, qk_norm=True),
+    "mobileclip-b": Kind(hybrid, {}, prefix=1),
+    "registers": vit(prefix=4, reg_tokens=3, no_embed_class=True, init_values=0.5),
+    "gap": vit(prefix=0, class_token=False, global_pool="avg", scale_attn_norm=True),
+    "registers average": vit(prefix=3, reg_tokens=2, global_pool="avg", fc_norm=False),
+    "registers map": vit(prefix=3, reg_tokens=2, global_pool="map", scale_mlp_norm=True),
+    "eva01": eva(prefix=1, init_values=0.5, global_pool="token"),
+    "eva02": eva(prefix=1, **EVA02),
+    "pe": eva(prefix=1, projected=False, **PE),
+    "pe bigG": eva(prefix=0, projected=False, class_token=False, **PE),
+    "rope mixed": eva(prefix=3, **PE, rope_type="mixed", num_reg_tokens=2),
+    "hf clip": hf(1, "CLIP"),
+    "hf metaclip 2": hf(1, "MetaClip2"),
+    "hf altclip": hf(1, "AltCLIP", text={**TEXT, "project_dim": WIDTH}),
+    "hf chinese": hf(1, "ChineseCLIP"),
+    "hf siglip": hf(0, "Siglip"),
+    "hf tipsv2": hf(3, "Tipsv2", vision={**LAYERS, "num_register_tokens": 2}),
 }
 
 
 def randomised(model: Any) -> Any:
-    """Every parameter away from its neutral start, in float64 and evaluation mode."""
+    """Move every parameter from its neutral start; return the model in float64 for evaluation."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -126,21 +138,21 @@ def randomised(model: Any) -> Any:
     return model.double().eval()
 
 
-def twin(kind: Kind, model: Any) -> Any:
-    """The same tower of timm, made for images of any size; other towers are as they are."""
+def for_any_size(kind: Kind, model: Any) -> Any:
+    """Return the same tower, if it is timm's made again for images of any size."""
     if not isinstance(model, TimmModel):
         return model
-    other = kind.make(dynamic_img_size=True).double().eval()
-    other.load_state_dict(model.state_dict())
-    return other
+    model_for_any_size = kind.make(dynamic_img_size=True).double().eval()
+    model_for_any_size.load_state_dict(model.state_dict())
+    return model_for_any_size
 
 
 def feature(model: Any, images: Tensor) -> Tensor:
-    """The library's own image feature."""
+    """Return the image feature by the library's own forward."""
     if not hasattr(model, "get_image_features"):
         return model(images)
-    sized = {} if isinstance(model, t.Tipsv2Model) else {"interpolate_pos_encoding": True}
-    return model.get_image_features(pixel_values=images, **sized).pooler_output
+    options = {} if isinstance(model, t.Tipsv2Model) else {"interpolate_pos_encoding": True}
+    return model.get_image_features(pixel_values=images, **options).pooler_output
 
 
 def last_block(model: Any) -> Any:
@@ -153,20 +165,22 @@ def last_block(model: Any) -> Any:
 
 
 @contextmanager
-def after_last_block(model: Any, tokens: Tensor) -> Iterator[None]:
+def replaced_output_of_last_block(model: Any, tokens: Tensor) -> Iterator[None]:
     handle = last_block(model).register_forward_hook(lambda *_: tokens)
     yield
     handle.remove()
 
 
-def seen_by_last_block(model: Any, images: Tensor) -> list[Tensor]:
-    """Its input and output."""
-    seen: list[Tensor] = []
-    hook = last_block(model).register_forward_hook
-    handle = hook(lambda _, args, output: seen.extend([args[0], output]))
+def input_and_output_of_last_block(model: Any, images: Tensor) -> list[Tensor]:
+    tensors: list[Tensor] = []
+
+    def remember(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        tensors.extend([args[0], output])
+
+    handle = last_block(model).register_forward_hook(remember)
     feature(model, images)
     handle.remove()
-    return seen
+    return tensors
 
 
 def rotated(x: Tensor, rope: Tensor | None, prefix: int, head: int) -> Tensor:
@@ -174,13 +188,13 @@ def rotated(x: Tensor, rope: Tensor | None, prefix: int, head: int) -> Tensor:
     if rope is None:
         return x
     sin, cos = (rope[head] if rope.ndim == 3 else rope).chunk(2, -1)
-    turned = torch.view_as_complex(x[:, prefix:].unflatten(-1, (-1, 2)).contiguous())
-    turned = turned * torch.complex(cos[:, ::2], sin[:, ::2])
-    return torch.cat([x[:, :prefix], torch.view_as_real(turned).flatten(-2)], 1)
+    channel_pairs = torch.view_as_complex(x[:, prefix:].unflatten(-1, (-1, 2)).contiguous())
+    channel_pairs = channel_pairs * torch.complex(cos[:, ::2], sin[:, ::2])
+    return torch.cat([x[:, :prefix], torch.view_as_real(channel_pairs).flatten(-2)], 1)
 
 
 def projections(attn: Any, x: Tensor) -> list[Tensor]:
-    """Queries, keys and values (B, N, C), whatever the library calls them."""
+    """Return queries, keys and values (B, N, C) by the names of any of the libraries."""
     if hasattr(attn, "in_proj_weight"):
         weight, bias = attn.in_proj_weight, attn.in_proj_bias
     elif getattr(attn, "qkv", None) is not None:
@@ -192,37 +206,41 @@ def projections(attn: Any, x: Tensor) -> list[Tensor]:
     return [*(x @ weight.T + (0 if bias is None else bias)).split(WIDTH, -1)]
 
 
-def named(module: Any, *names: str) -> Any:
-    """The first of these members that a library's module has."""
-    found = [getattr(module, name) for name in names if getattr(module, name, None) is not None]
-    return found[0] if found else nn.Identity()
+def member(module: Any, *names: str) -> Any:
+    """Return the first member of these names that a module has; without any, an identity."""
+    for name in names:
+        if getattr(module, name, None) is not None:
+            return getattr(module, name)
+    return nn.Identity()
 
 
 def plain_block(model: Any, x: Tensor, form: str, grid: tuple[int, int], prefix: int) -> Tensor:
-    """The last block (B, N, C) -> (B, N, C), head by head."""
+    """Run the last block, (B, N, C) -> (B, N, C), head by head."""
     block = last_block(model)
-    attn = named(block, "attn", "self_attn", "attention")
-    q, k, v = projections(attn, named(block, "ln_1", "norm1", "layer_norm1")(x))
+    attn = member(block, "attn", "self_attn", "attention")
+    q, k, v = projections(attn, member(block, "ln_1", "norm1", "layer_norm1")(x))
     rope = getattr(getattr(model, "trunk", None), "rope", None)
     if rope is not None:
         rope = rope.get_embed(shape=grid).double()
         rope = rope[-1] if rope.ndim == 4 else rope
-    mixed = []
+    head_outputs = []
     for head, columns in enumerate(torch.arange(WIDTH).split(WIDTH // HEADS)):
-        own_q = rotated(named(attn, "q_norm")(q[..., columns]), rope, prefix, head)
-        own_k = rotated(named(attn, "k_norm")(k[..., columns]), rope, prefix, head)
-        weights = weights_of(form, own_q, own_k, grid, prefix)
-        mixed.append(torch.einsum("bnm,bmd->bnd", weights, v[..., columns]))
-    out = named(attn, "out_proj", "proj", "o_proj")(named(attn, "norm")(torch.cat(mixed, -1)))
+        head_q = rotated(member(attn, "q_norm")(q[..., columns]), rope, prefix, head)
+        head_k = rotated(member(attn, "k_norm")(k[..., columns]), rope, prefix, head)
+        weights = weights_of(form, head_q, head_k, grid, prefix)
+        head_outputs.append(torch.einsum("bnm,bmd->bnd", weights, v[..., columns]))
+    out = member(attn, "norm")(torch.cat(head_outputs, -1))
+    out = member(attn, "out_proj", "proj", "o_proj")(out)
     out = scaled(block, 1, out)
     if form in ("clearclip", "naclip"):
         return out
     x = x + out
-    return x + scaled(block, 2, block.mlp(named(block, "ln_2", "norm2", "layer_norm2")(x)))
+    return x + scaled(block, 2, block.mlp(member(block, "ln_2", "norm2", "layer_norm2")(x)))
 
 
 def scaled(block: Any, branch: int, x: Tensor) -> Tensor:
-    scale = named(block, f"gamma_{branch}", f"ls{branch}", f"layer_scale{branch}")
+    """Scale the output of attention (branch 1) or of the MLP (2), if the block does so."""
+    scale = member(block, f"gamma_{branch}", f"ls{branch}", f"layer_scale{branch}")
     return scale * x if isinstance(scale, Tensor) else scale(x)
 
 
@@ -231,55 +249,65 @@ def scaled(block: Any, branch: int, x: Tensor) -> Tensor:
     ("name", "form"),
     [
         *(("registers", form) for form in FORMS),
-        # The formula of the library, own weights, and no residual connection.
+        # One form with the library's weights, one with others, one without residual connection.
         *((name, form) for name in KINDS if name != "registers" for form in SOME_FORMS),
     ],
 )
 def test_patches_are_features_of_equal_tokens(name: str, form: Attention) -> None:
     kind = KINDS[name]
     model = randomised(kind.make())
-    reference = twin(kind, model)
-    before = feature(model, torch.ones(1, 3, SIDE, SIDE).double())
+    reference = for_any_size(kind, model)
+    feature_before = feature(model, torch.ones(1, 3, SIDE, SIDE).double())
     for size in kind.sizes:
         images = torch.randn(2, 3, *size, dtype=torch.float64)
         grid = (size[0] // PATCH, size[1] // PATCH)
-        whole = images[..., : grid[0] * PATCH, : grid[1] * PATCH]
-        tokens, output = seen_by_last_block(reference, whole)
-        if form == "vanilla":
-            own = plain_block(reference, tokens, form, grid, kind.prefix)
-            torch.testing.assert_close(own, output, rtol=0, atol=1e-5)  # the formula itself
-        else:
-            output = plain_block(reference, tokens, form, grid, kind.prefix)
-        each = output[:, kind.prefix :].flatten(0, 1)[:, None].expand(-1, output.shape[1], -1)
-        with after_last_block(reference, each):
-            expected = F.normalize(feature(reference, whole), dim=-1).unflatten(0, (2, *grid))
+        # Pixels beyond the last whole patch are left out.
+        cropped = images[..., : grid[0] * PATCH, : grid[1] * PATCH]
+        tokens, library_output = input_and_output_of_last_block(reference, cropped)
+        output = plain_block(reference, tokens, form, grid, kind.prefix)
+        if form == "vanilla":  # the library's own formula
+            torch.testing.assert_close(output, library_output, rtol=0, atol=1e-5)
+            output = library_output
+        patch_tokens = output[:, kind.prefix :].flatten(0, 1)
+        copies = patch_tokens[:, None].expand(-1, output.shape[1], -1)
+        with replaced_output_of_last_block(reference, copies):
+            expected = F.normalize(feature(reference, cropped), dim=-1).unflatten(0, (2, *grid))
         patches = encode_patches(model, images, form)
         assert patches.dtype == torch.float32
         torch.testing.assert_close(patches.double(), expected, rtol=0, atol=2e-6)
-    after = feature(model, torch.ones(1, 3, SIDE, SIDE).double())
-    assert torch.equal(before, after)  # resized for the call only
+    feature_after = feature(model, torch.ones(1, 3, SIDE, SIDE).double())
+    assert torch.equal(feature_before, feature_after)  # positions were resized for the call only
+
+
+def patches_of_some_forms(model: Any, images: Tensor) -> list[Tensor]:
+    return [encode_patches(model, images, form) for form in SOME_FORMS]
 
 
 @pytest.mark.parametrize("name", KINDS)
 def test_blocks_before_the_last_run_once_for_all_forms(name: str) -> None:
-    model, embedded = randomised(KINDS[name].make()), []
-    for convolution in (one for one in model.modules() if isinstance(one, nn.Conv2d)):
-        convolution.register_forward_hook(lambda _, given, __: embedded.append(given[0]))
+    model = randomised(KINDS[name].make())
+    convolution_inputs: list[Tensor] = []
+
+    def remember(_: nn.Module, args: tuple[Tensor, ...], __: Tensor) -> None:
+        convolution_inputs.append(args[0])
+
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(remember)
     images = torch.randn(2, 3, SIDE, SIDE, dtype=torch.float64)
-    expected = [[encode_patches(model, x, form) for form in SOME_FORMS] for x in (images, -images)]
-    separate = len(embedded)
-    embedded.clear()
+    expected = [patches_of_some_forms(model, x) for x in (images, -images)]
+    convolutions_without_sharing = len(convolution_inputs)
+    convolution_inputs.clear()
     with shared_blocks():
-        shared = [
-            [encode_patches(model, x, form) for form in SOME_FORMS] for x in (images, -images)
-        ]
-    assert separate == len(SOME_FORMS) * len(embedded) > 0
+        shared = [patches_of_some_forms(model, x) for x in (images, -images)]
+    assert convolutions_without_sharing == len(SOME_FORMS) * len(convolution_inputs) > 0
     torch.testing.assert_close(shared, expected, rtol=0, atol=0)
-    other = randomised(randomised(KINDS[name].make()))
+    # Another model is not given the blocks of the first.
+    other_model = randomised(randomised(KINDS[name].make()))
     with shared_blocks():
         encode_patches(model, images, "csa")
-        found = encode_patches(other, images, "csa")
-    assert torch.equal(found, encode_patches(other, images, "csa"))
+        patches = encode_patches(other_model, images, "csa")
+    assert torch.equal(patches, encode_patches(other_model, images, "csa"))
 
 
 @torch.no_grad()
@@ -287,33 +315,30 @@ def test_blocks_before_the_last_run_once_for_all_forms(name: str) -> None:
 def test_the_mean_over_patches_is_the_feature_of_average_pooling(name: str) -> None:
     model = randomised(KINDS[name].make(fc_norm=False))
     images = torch.randn(2, 3, SIDE, SIDE, dtype=torch.float64)
-    _, tokens = seen_by_last_block(model, images)
+    _, tokens = input_and_output_of_last_block(model, images)
     patches = image_tower(model).pool(tokens[:, KINDS[name].prefix :])
     torch.testing.assert_close(patches.mean(1), feature(model, images), rtol=0, atol=1e-6)
 
 
-def of_blocks(**options: Any) -> Any:
-    return timm_tower(VisionTransformer, True, options)
-
-
-def without_fused_attention() -> Any:
-    visual = of_blocks()
+def vit_without_fused_attention() -> Any:
+    visual = timm_tower(VisionTransformer)
     visual.trunk.blocks[-1].attn.fused_attn = False
     return visual
 
 
-def eager() -> Any:
-    model = hugging("CLIP")()
+def clip_with_eager_attention() -> Any:
+    model = hf_model("CLIP")
     model.set_attn_implementation("eager")
     return model
 
 
+# Names of blocks, with kinds of towers that have them.
 OTHER_BLOCKS = {
-    "ResPostBlock": lambda: of_blocks(block_fn=ResPostBlock),
-    "EvaBlockPostNorm": lambda: timm_tower(Eva, True, {"use_post_norm": True}),
-    "Block": lambda: of_blocks(attn_layer=DiffAttention),
-    "Block ": without_fused_attention,
-    "CLIPEncoderLayer": eager,
+    "ResPostBlock": vit(prefix=1, block_fn=ResPostBlock),
+    "EvaBlockPostNorm": eva(prefix=1, use_post_norm=True),
+    "Block": vit(prefix=1, attn_layer=DiffAttention),
+    "Block ": Kind(vit_without_fused_attention, {}, prefix=1),
+    "CLIPEncoderLayer": Kind(clip_with_eager_attention, {}, prefix=1),
 }
 
 
@@ -321,10 +346,12 @@ OTHER_BLOCKS = {
 @pytest.mark.parametrize("block", OTHER_BLOCKS)
 def test_blocks_without_other_forms_of_attention(block: str) -> None:
     """They have no softmax(qk') that could be replaced, or add their branches in another way."""
-    model = randomised(OTHER_BLOCKS[block]())
+    model = randomised(OTHER_BLOCKS[block].make())
     images = torch.randn(1, 3, SIDE, SIDE, dtype=torch.float64)
-    _, output = seen_by_last_block(model, images)
-    with after_last_block(model, output[0, 1:, None].expand(-1, 17, -1)):
+    _, output = input_and_output_of_last_block(model, images)
+    patch_tokens = output[0, 1:]
+    copies = patch_tokens[:, None].expand(-1, 17, -1)  # 4 x 4 patches and a class token
+    with replaced_output_of_last_block(model, copies):
         expected = F.normalize(feature(model, images), dim=-1).unflatten(0, (1, 4, 4))
     patches = encode_patches(model, images, "vanilla").double()
     torch.testing.assert_close(patches, expected, rtol=0, atol=2e-6)
@@ -335,41 +362,44 @@ def test_blocks_without_other_forms_of_attention(block: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["siglip", "eva02", "hf clip"])
-def test_another_encoder_guides_no_attention_but_pytorchs(name: str) -> None:
+def test_proxy_attention_is_refused_for_blocks_that_are_not_pytorchs(name: str) -> None:
+    def guide_features(_: Tensor) -> Tensor:
+        return torch.ones(1, 8, 8, 3)
+
     model, images = KINDS[name].make(), torch.zeros(1, 3, SIDE, SIDE)
     with pytest.raises(UsageError, match=r"not defined for this model's last \w*(Block|Layer):"):
-        encode_patches(model, images, "proxy", lambda _: torch.ones(1, 8, 8, 3))
+        encode_patches(model, images, "proxy", guide_features)
 
 
-def align() -> Any:
-    config = t.AlignConfig(
-        text_config=TEXT, vision_config={"width_coefficient": 0.1, "depth_coefficient": 0.1}
-    )
-    return t.AlignModel(config)
-
-
-REFUSED = {
-    "timm's ResNet": lambda: TimmModel("test_resnet", EMBED),
-    "timm's ConvNeXt": lambda: TimmModel("test_convnext", EMBED),
-    "timm's VisionTransformerRelPos": lambda: timm_tower(VisionTransformerRelPos, True, {}),
-    "AlignModel": align,
-    "a ViT with patches that are not square": lambda: of_blocks(patch_size=(8, 4)),
+# What a message calls a tower, with a function that makes it, and its options.
+WITHOUT_PATCHES: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
+    "timm's ResNet": (TimmModel, {"model_name": "test_resnet", "embed_dim": EMBED}),
+    "timm's ConvNeXt": (TimmModel, {"model_name": "test_convnext", "embed_dim": EMBED}),
+    "timm's VisionTransformerRelPos": (timm_tower, {"trunk_class": VisionTransformerRelPos}),
+    "AlignModel": (
+        hf_model,
+        {"name": "Align", "vision": {"width_coefficient": 0.1, "depth_coefficient": 0.1}},
+    ),
+    "a ViT with patches that are not square": (
+        timm_tower,
+        {"trunk_class": VisionTransformer, "patch_size": (8, 4)},
+    ),
 }
 
 
-@pytest.mark.parametrize("kind", REFUSED)
-def test_towers_without_patches(kind: str) -> None:
-    model = REFUSED[kind]()
+@pytest.mark.parametrize("tower", WITHOUT_PATCHES)
+def test_towers_without_patches_are_refused(tower: str) -> None:
+    function, options = WITHOUT_PATCHES[tower]
+    model = function(**options)
     assert find_patch_size(model) == 0
-    with pytest.raises(
-        UsageError, match=f"image tower, {kind}, has no .* choose a COSMOS"
-    ) as error:
+    message = f"image tower, {tower}, has no .* choose a COSMOS"
+    with pytest.raises(UsageError, match=message) as error:
         encode_patches(model, torch.zeros(1, 3, SIDE, SIDE), "vanilla")
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["siglip", "eva02", "hf clip"])
-def test_an_image_under_one_patch(name: str) -> None:
+def test_an_image_smaller_than_one_patch_is_refused(name: str) -> None:
     model = KINDS[name].make()
     assert find_patch_size(model) == PATCH
     assert encode_patches(model, torch.zeros(1, 3, PATCH, PATCH), "csa").shape[:3] == (1, 1, 1)

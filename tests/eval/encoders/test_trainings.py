@@ -74,14 +74,14 @@ def test_another_training_is_refused(tmp_path, change, message):
 
 def test_a_file_states_the_training_of_foreign_weights(folder):
     entry = json.dumps(STATED)
-    own, other = stated(
+    foreign, trained_here = stated(
         folder,
         f"cosmos:foreign.safetensors: {entry}\ncosmos:own.safetensors: {{group: %s}}"
         % training_record(parse_model_spec(f"cosmos:{folder}/own.safetensors"))["group"],
         ("foreign", "own"),
     )
-    assert own == {**STATED, "recipe_sha256": None}
-    assert (other["seed"], other["samples"]) == (4, 64)
+    assert foreign == {**STATED, "recipe_sha256": None}
+    assert (trained_here["seed"], trained_here["samples"]) == (4, 64)
 
 
 @pytest.mark.parametrize(

@@ -105,8 +105,8 @@ prepare(sys.argv[1], sys.argv[2], workers=3, progress=die)
 
 def kill_preparing(name: str, root: Path) -> None:
     """Prepare a set in a process that is killed after five files."""
-    done = subprocess.run([sys.executable, "-c", _KILLED, name, str(root)], check=False)
-    assert done.returncode == -signal.SIGKILL
+    completed = subprocess.run([sys.executable, "-c", _KILLED, name, str(root)], check=False)
+    assert completed.returncode == -signal.SIGKILL
 
 
 def refusal(name: str, root: Path) -> str:

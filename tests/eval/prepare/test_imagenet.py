@@ -30,48 +30,52 @@ CLASS_OF = dict(zip(NAMES, SHUFFLED, strict=True))
 
 
 def flat(folder: Path, *, with_class: bool = False) -> Path:
-    """Images named as in ILSVRC2012_img_val.tar, or as in val_images.tar.gz on Hugging Face."""
+    """Write images named as in ILSVRC2012_img_val.tar, or as in val_images.tar.gz of the hub."""
     folder.mkdir(parents=True)
     for name in NAMES:
-        (folder / (named(name) if with_class else name)).write_text(name)
+        (folder / (name_with_class(name) if with_class else name)).write_text(name)
     return folder
 
 
-def named(name: str) -> str:
+def name_with_class(name: str) -> str:
     return f"{name.removesuffix('.JPEG')}_{CLASS_OF[name]}.JPEG"
 
 
 def write_devkit(folder: Path) -> None:
-    """Leaves in another order than their ids, and groups of them, as in the kit's meta.mat."""
+    """Write the development kit. Its meta.mat has leaves, in another order, and groups of them."""
     folder.mkdir(parents=True, exist_ok=True)
-    ids = {wordnet_id: number for number, wordnet_id in enumerate(reversed(IDS), start=1)}
+    numbers = {wordnet_id: number for number, wordnet_id in enumerate(reversed(IDS), start=1)}
     fields = [("ILSVRC2012_ID", object), ("WNID", object), ("words", object), ("gloss", object)]
     synsets = np.zeros((1002, 1), dtype=[*fields, ("num_children", object)])
     groups = [(1001, "n00001740", "entity", "", 2), (1002, "n00001930", "thing", "", 5)]
-    leaves = [(number, wordnet_id, "word", "", 0) for wordnet_id, number in ids.items()]
+    leaves = [(number, wordnet_id, "word", "", 0) for wordnet_id, number in numbers.items()]
     synsets[:, 0] = [*leaves, *groups]
     savemat(folder / "meta.mat", {"synsets": synsets})
-    truth = "".join(f"{ids[wordnet_id]}\n" for wordnet_id in SHUFFLED)
+    truth = "".join(f"{numbers[wordnet_id]}\n" for wordnet_id in SHUFFLED)
     (folder / "ILSVRC2012_validation_ground_truth.txt").write_text(truth)
 
 
 def write_kaggle(folder: Path) -> None:
     lines = ["ImageId,PredictionString"]
-    for name, own in reversed(CLASS_OF.items()):
-        lines.append(f"{name.removesuffix('.JPEG')},{own} 85 1 499 272 {own} 1 2 3 4 ")
+    for name, wordnet_id in reversed(CLASS_OF.items()):
+        boxes = f"{wordnet_id} 85 1 499 272 {wordnet_id} 1 2 3 4 "
+        lines.append(f"{name.removesuffix('.JPEG')},{boxes}")
     (folder / "LOC_val_solution.csv").write_text("\n".join(lines) + "\n")
 
 
 def write_lines(folder: Path) -> None:
     (folder / "LICENSE.txt").write_text("Not a mapping.\n")
-    (folder / "val.txt").write_text("".join(f"{name} {own}\n" for name, own in CLASS_OF.items()))
+    lines = [f"{name} {wordnet_id}\n" for name, wordnet_id in CLASS_OF.items()]
+    (folder / "val.txt").write_text("".join(lines))
 
 
-def organised(folder: Path) -> dict[str, str]:
-    """Class folder of every image, which still holds what it did."""
-    found = {path.name: path.parent.name for path in folder.glob("*/*.JPEG")}
-    assert all((folder / own / name).read_text() == name for name, own in found.items())
-    return found
+def class_folders(folder: Path) -> dict[str, str]:
+    """Return the class folder of every image; check that the images' contents are unchanged."""
+    folder_of_image = {}
+    for path in folder.glob("*/*.JPEG"):
+        assert path.read_text() == path.name
+        folder_of_image[path.name] = path.parent.name
+    return folder_of_image
 
 
 def opened(root: Path, limit: int) -> ClassData:
@@ -94,7 +98,7 @@ def test_every_layout_and_mapping(
     folder = flat(root / place)
     write(root / mapping)
     assert prepare("imagenet", str(root)) == Counts(made=1000, kept=0)
-    assert organised(folder) == CLASS_OF
+    assert class_folders(folder) == CLASS_OF
     assert not list(folder.glob("*.JPEG"))
     assert prepare("imagenet", str(root)) == Counts(made=0, kept=1000)
     assert opened(root, 1000).classes == tuple(IDS)
@@ -109,10 +113,10 @@ def root(tmp_path: Path) -> Path:
 
 def test_a_killed_call_loses_nothing_and_is_repeated(root):
     kill_preparing("imagenet", root)
-    assert len(organised(root / "val")) == 5
+    assert len(class_folders(root / "val")) == 5
     assert len(list((root / "val").glob("*.JPEG"))) == 995
     assert prepare("imagenet", str(root)) == Counts(made=995, kept=5)
-    assert organised(root / "val") == CLASS_OF
+    assert class_folders(root / "val") == CLASS_OF
 
 
 def refused(root: Path) -> str:
@@ -138,6 +142,18 @@ def pipe_as_list(root: Path) -> None:
     os.mkfifo(root / "val.txt")
 
 
+def remove_mapping(root: Path) -> None:
+    (root / "val.txt").unlink()
+
+
+def add_unknown_image(root: Path) -> None:
+    (root / "val/ILSVRC2012_val_00050000.JPEG").touch()
+
+
+def write_wrong_kaggle_list(root: Path) -> None:
+    (root / "LOC_val_solution.csv").write_text("a,b\n1,2\n")
+
+
 def add_line(line: str) -> Callable[[Path], None]:
     def change(root: Path) -> None:
         with (root / "val.txt").open("a") as file:
@@ -147,10 +163,10 @@ def add_line(line: str) -> Callable[[Path], None]:
 
 
 def devkit_with(name: str, content: str | None) -> Callable[[Path], None]:
-    """The development kit alone, of which one file has another content or is missing."""
+    """Return a function that leaves only a development kit with a changed or missing file."""
 
     def change(root: Path) -> None:
-        (root / "val.txt").unlink()
+        remove_mapping(root)
         write_devkit(root / "data")
         (root / "data" / name).unlink()
         if content is not None:
@@ -162,22 +178,19 @@ def devkit_with(name: str, content: str | None) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda root: (root / "val.txt").unlink(), f"put {TRUTH}"),
+        (remove_mapping, f"put {TRUTH}"),
         (pipe_as_list, f"put {TRUTH}"),
         (devkit_with("meta.mat", None), f"found .*data/{TRUTH}, but no meta.mat beside it"),
         (devkit_with(TRUTH, None), f"found .*data/meta.mat, but no {TRUTH} beside it"),
         (add_line("nonsense"), "val.txt, line 1001 is not `NAME.JPEG"),
         (add_line("ILSVRC2012_val_00000001.JPEG n00001740"), "1000 classes,"),
-        (lambda root: (root / "val/ILSVRC2012_val_00050000.JPEG").touch(), "no class for 1 images"),
+        (add_unknown_image, "no class for 1 images"),
         (devkit_with("meta.mat", "x"), "cannot read .*meta.mat"),
         (devkit_with(TRUTH, "1\n2000\n"), "holds a value that is not an id of .*meta.mat: 2000"),
-        (
-            lambda root: (root / "LOC_val_solution.csv").write_text("a,b\n1,2\n"),
-            "LOC_val_solution.csv is not Kaggle's list",
-        ),
+        (write_wrong_kaggle_list, "LOC_val_solution.csv is not Kaggle's list"),
     ],
 )
-def test_what_is_wrong_is_named_before_anything_is_moved(root, change, message):
+def test_a_fault_is_named_before_anything_is_moved(root, change, message):
     change(root)
     assert re.search(message, refused(root))
 
@@ -185,7 +198,7 @@ def test_what_is_wrong_is_named_before_anything_is_moved(root, change, message):
 def test_names_with_the_class_need_no_mapping(tmp_path):
     folder = flat(tmp_path / "imagenet/data/val_images", with_class=True)
     assert prepare("imagenet", str(tmp_path)) == Counts(made=1000, kept=0)
-    assert organised(folder) == CLASS_OF
+    assert class_folders(folder) == CLASS_OF
     assert prepare("imagenet", str(tmp_path)) == Counts(made=0, kept=1000)
 
 
@@ -193,69 +206,69 @@ def test_names_with_the_class_need_no_mapping(tmp_path):
 def test_names_with_the_class_are_read_in_place_as_the_class_folders_are(tmp_path, below):
     flat(tmp_path / below, with_class=True)
     in_place = opened(tmp_path, 1000)
-    assert [image.read().decode() for image in in_place.images] == [
-        name for _, name in sorted(zip(SHUFFLED, NAMES, strict=True))
-    ]
+    names_by_class = [name for _, name in sorted(zip(SHUFFLED, NAMES, strict=True))]
+    assert [image.read().decode() for image in in_place.images] == names_by_class
     assert opened(tmp_path / below, 1000).names == in_place.names
     prepare("imagenet", str(tmp_path))
-    sorted_out = opened(tmp_path, 1000)
-    assert in_place.classes == sorted_out.classes == tuple(IDS)
-    assert in_place.names == sorted_out.names
-    assert in_place.labels.tolist() == sorted_out.labels.tolist()
+    in_class_folders = opened(tmp_path, 1000)
+    assert in_place.classes == in_class_folders.classes == tuple(IDS)
+    assert in_place.names == in_class_folders.names
+    assert in_place.labels.tolist() == in_class_folders.labels.tolist()
 
 
 def test_names_with_the_class_beside_others_are_refused(tmp_path):
     folder = flat(tmp_path / "val_images", with_class=True)
     write_lines(tmp_path)
-    first, second = (folder / named(NAMES[n]) for n in (0, 1))
+    first, second = (folder / name_with_class(name) for name in NAMES[:2])
     (folder / SHUFFLED[0]).mkdir()
     first.rename(folder / SHUFFLED[0] / NAMES[0])
     with pytest.raises(UsageError, match="holds 999 images outside class folders"):
         opened(tmp_path, 3)
     second.rename(folder / NAMES[1])
     assert prepare("imagenet", str(tmp_path)) == Counts(made=999, kept=1)
-    assert organised(folder) == CLASS_OF
+    assert class_folders(folder) == CLASS_OF
 
 
 def test_an_image_under_both_names_is_refused(tmp_path):
     folder = flat(tmp_path / "val_images", with_class=True)
     (folder / NAMES[0]).write_text("another")
     write_lines(tmp_path)
-    with_class = folder / named(NAMES[0])
+    with_class = folder / name_with_class(NAMES[0])
     assert f"both {with_class} and {folder / NAMES[0]} are there" in refused(tmp_path)
 
 
 def test_too_few_classes_in_names_are_refused(tmp_path):
     folder = flat(tmp_path / "val_images", with_class=True)
-    (folder / named(NAMES[5])).unlink()
+    (folder / name_with_class(NAMES[5])).unlink()
     with pytest.raises(UsageError, match="has 999 classes in the names of its images, which"):
         opened(tmp_path, 3)
 
 
-def test_run_and_doctor_say_how(root, command):
+def test_run_and_doctor_say_how_to_prepare_imagenet(root, command):
     remedy = f"cosmos-eval data prepare imagenet --data-root {root}"
-    ended = command("run", "--dataset", "imagenet1k", "--data-root", root)
-    assert ended.status == 2
-    assert f"{root}/val holds 1000 images outside class folders" in ended.err
-    assert f"`{remedy}`" in ended.err
-    ended = command("data", "doctor", "imagenet1k", "--data-root", root, "--json")
-    assert (ended.status, json.loads(ended.out)[0]["remedy"]) == (1, remedy)
-    ended = command("data", "prepare", "imagenet", "--data-root", root, "--json")
-    assert ended.status == 0
-    assert json.loads(ended.out) == [{"prepared": "imagenet", "made": 1000, "kept": 0}]
+    completed = command("run", "--dataset", "imagenet1k", "--data-root", root)
+    assert completed.status == 2
+    assert f"{root}/val holds 1000 images outside class folders" in completed.err
+    assert f"`{remedy}`" in completed.err
+    completed = command("data", "doctor", "imagenet1k", "--data-root", root, "--json")
+    assert completed.status == 1
+    assert json.loads(completed.out)[0]["remedy"] == remedy
+    completed = command("data", "prepare", "imagenet", "--data-root", root, "--json")
+    assert completed.status == 0
+    assert json.loads(completed.out) == [{"prepared": "imagenet", "made": 1000, "kept": 0}]
 
 
-def test_names_with_the_class_are_not_to_be_prepared_where_images_are_missing(tmp_path, command):
+def test_the_doctor_does_not_ask_to_prepare_a_set_whose_images_are_missing(tmp_path, command):
     flat(tmp_path / "val_images", with_class=True)
-    ended = command("data", "doctor", "imagenet1k", "--data-root", tmp_path, "--json")
-    assert ended.status == 1
-    (found,) = json.loads(ended.out)
-    assert found["faults"][0].startswith(f"{tmp_path}/val_images has 1000 of 50000 images")
-    assert found["remedy"] == CLASSIFICATION["imagenet1k"].download
+    completed = command("data", "doctor", "imagenet1k", "--data-root", tmp_path, "--json")
+    assert completed.status == 1
+    (diagnosis,) = json.loads(completed.out)
+    assert diagnosis["faults"][0].startswith(f"{tmp_path}/val_images has 1000 of 50000 images")
+    assert diagnosis["remedy"] == CLASSIFICATION["imagenet1k"].download
 
 
 def test_the_doctor_says_how_sets_are_downloaded(tmp_path, command):
-    ended = command("data", "doctor", "dtd", "stanford_cars", "--data-root", tmp_path, "--json")
-    dtd, cars = json.loads(ended.out)
+    completed = command("data", "doctor", "dtd", "stanford_cars", "--data-root", tmp_path, "--json")
+    dtd, cars = json.loads(completed.out)
     assert dtd["remedy"] == f"cosmos-eval run --dataset dtd --data-root {tmp_path} --download"
     assert cars["remedy"] == CLASSIFICATION["stanford_cars"].download

@@ -223,7 +223,7 @@ def test_ade20k_847_from_the_full_release(ade_full):
         assert image.size == (768, 512)
 
 
-def test_what_is_whole_of_ade20k_847_is_kept(ade_full):
+def test_broken_maps_of_ade20k_847_are_made_again_and_others_kept(ade_full):
     prepare("ade20k_847", str(ade_full))
     root = ade_full / "ADE20K_2021_17_01"
     image, mask = (

@@ -4,6 +4,7 @@ in sentences. Texts are made up, keys and paths are the public ones."""
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -46,18 +47,18 @@ def docci() -> Files:
 
 
 def dci(*names: str) -> Files:
-    """README.md of facebookresearch/DCI: a file per image, and lists of their names."""
+    """Return a file per image and lists of their names, as README.md of facebookresearch/DCI."""
     records = [
         {"image": f"sa_{i}.jpg", "short_caption": short, "extra_caption": extra, "mask_data": {}}
         for i, (short, extra) in enumerate([("A red wall.", "It is high."), ("Grass", "")])
     ]
-    files = {f"annotations/{i}-data.json": json.dumps(one) for i, one in enumerate(records)}
+    files = {f"annotations/{i}-data.json": json.dumps(record) for i, record in enumerate(records)}
     splits = {"train": ["1-data.json"], "valid": [], "test": ["0-data.json"]}
     return {"splits.json": json.dumps(splits), **files}
 
 
 def iiw() -> Files:
-    """Two lists have names without a suffix, one of them under another key."""
+    """Return three lists; two have names without a suffix, one of them under another key."""
     return {
         "DOCCI_Test/data.jsonl": lines({"DOCCI": "x", "IIW": TEXTS[0], "image": "test_00731"}),
         "IIW-400/data.jsonl": lines({"IIW": "A bee", "IIW-P5B": "x", "image/key": "aar_test_1"}),
@@ -159,15 +160,15 @@ DCI_OF_IIW = {
 
 
 def small(protocol: RetrievalProtocol, n: int) -> RetrievalProtocol:
-    """A known set, as if it had n images."""
-    first = protocol.first and n
-    n_captions = protocol.n_captions and n
+    """Return the protocol of a known set as if it had n images."""
+    first = n if protocol.first else protocol.first
+    n_captions = n if protocol.n_captions else protocol.n_captions
     return replace(protocol, n_images=n, n_captions=n_captions, first=first)
 
 
 @pytest.fixture
 def write(tmp_path: Path, save_colour: Callable[..., Path]):
-    """Write files and images below a data root; return the images' paths."""
+    """Return a function that writes files and images below a data root; it returns their paths."""
 
     def write_all(files: Files, images: list[str]) -> list[Path]:
         for name, text in files.items():
@@ -186,21 +187,23 @@ def read(tmp_path: Path):
     return open_known
 
 
-def images_of(dataset: str, images: list[str]) -> list[str]:
+def with_other_images(dataset: str, images: list[str]) -> list[str]:
+    """Add images that are not in the set, but lie in its folders."""
     beside = [str(Path(images[0]).with_name(name)) for name in OTHERS[dataset]]
-    return images + beside + [DCI_OF_IIW[i] for i in images if i in DCI_OF_IIW]
+    return images + beside + [DCI_OF_IIW[image] for image in images if image in DCI_OF_IIW]
 
 
-def test_sizes():
-    long = {name: p for name, p in RETRIEVAL.items() if p.protocol_name == "long"}
-    assert {name: (p.n_images, p.n_captions) for name, p in long.items()} == SIZES
-    assert {p.captions_per_image for p in long.values() if p.n_captions} == {None}
-    assert (long["sharegpt4v-1k"].first, long["sharegpt4v-10k"].first) == (1000, 10_000)
+def test_numbers_of_images_and_captions():
+    protocols = {name: p for name, p in RETRIEVAL.items() if p.protocol_name == "long"}
+    assert {name: (p.n_images, p.n_captions) for name, p in protocols.items()} == SIZES
+    assert {p.captions_per_image for p in protocols.values() if p.n_captions} == {None}
+    assert protocols["sharegpt4v-1k"].first == 1000
+    assert protocols["sharegpt4v-10k"].first == 10_000
 
 
 @pytest.mark.parametrize(("dataset", "files", "images", "captions"), LAYOUTS)
 def test_a_layout_is_found(dataset, files, images, captions, write, read):
-    paths = write(files, images_of(dataset, images))
+    paths = write(files, with_other_images(dataset, images))
     data = read(small(RETRIEVAL[dataset], len(captions)))
     assert sorted(image.name for image in data.images) == sorted(map(str, paths))
     assert data.captions == captions
@@ -208,46 +211,48 @@ def test_a_layout_is_found(dataset, files, images, captions, write, read):
 
 
 def test_images_of_both_layouts_have_the_same_names(write, read):
-    found = []
     for dataset, files, images, captions in LAYOUTS[-2:]:
-        write(files, images_of(dataset, images))
-        found.append(read(small(RETRIEVAL[dataset], len(captions))).names)
-    assert found == [("sa_0.jpg", "sa_1.jpg")] * 2
+        write(files, with_other_images(dataset, images))
+        data = read(small(RETRIEVAL[dataset], len(captions)))
+        assert data.names == ("sa_0.jpg", "sa_1.jpg")
 
 
 @pytest.mark.parametrize(("dataset", "files", "images", "captions"), LAYOUTS)
-def test_another_number_and_a_missing_image(dataset, files, images, captions, write, read):
-    *_, last = write(files, images_of(dataset, images))
+def test_another_number_and_a_missing_image_are_refused(
+    dataset, files, images, captions, write, read
+):
+    *_, last_image = write(files, with_other_images(dataset, images))
     n = len(captions)
     with pytest.raises(UsageError, match=rf"has {n} of {n + 1} images of {dataset}"):
         read(replace(small(RETRIEVAL[dataset], n + 1), first=RETRIEVAL[dataset].first and n))
     if not RETRIEVAL[dataset].first:
         with pytest.raises(UsageError, match=rf"has {n} images, more than the {n - 1} of"):
             read(small(RETRIEVAL[dataset], n - 1))
-    last.unlink()
+    last_image.unlink()
     if n > 1:
-        with pytest.raises(UsageError, match=rf"1 of {n} images missing, first: .*{last.name}"):
+        message = rf"1 of {n} images missing, first: .*{last_image.name}"
+        with pytest.raises(UsageError, match=message):
             read(small(RETRIEVAL[dataset], n))
-        part = read(small(RETRIEVAL[dataset], n), allow_partial=True)
-        assert str(part.found_samples) == f"{n - 1} of {n} images"
-        assert last.name not in part.names
+        partial_data = read(small(RETRIEVAL[dataset], n), allow_partial=True)
+        assert str(partial_data.found_samples) == f"{n - 1} of {n} images"
+        assert last_image.name not in partial_data.names
 
 
-# The sentences of TEXTS by the rule of DreamLIP, LoTLIP and FLAIR, which also splits numbers.
+# The sentences of TEXTS by the rule of DreamLIP, LoTLIP and FLAIR, which also cuts "2.5" in two.
 SENTENCES = ("A red wall", "It is 2", "5 m high", "Nothing else", "Grass")
 JOINED = ("A red wall. It is 2. 5 m high. Nothing else", "Grass")
 
 
-@pytest.mark.parametrize("at", [0, 8])
+@pytest.mark.parametrize("layout_index", [0, 8])
 @pytest.mark.parametrize(("kind", "captions"), [("sentences", SENTENCES), ("joined", JOINED)])
-def test_captions_in_sentences(at, kind, captions, write, read):
-    dataset, files, images, _ = LAYOUTS[at]
-    write(files, images_of(dataset, images))
+def test_captions_are_cut_into_sentences(layout_index, kind, captions, write, read):
+    dataset, files, images, _ = LAYOUTS[layout_index]
+    write(files, with_other_images(dataset, images))
     protocol = protocols_of_dataset(dataset)[f"long-{kind}"]
     data = read(small(protocol, 2))
     assert data.captions == captions
-    last = len(captions) - 1
-    assert data.image_of_text.tolist() == [0] * last + [1]
+    # All captions but the last are of the first image.
+    assert data.image_of_text.tolist() == [0] * (len(captions) - 1) + [1]
 
 
 def test_every_family_has_scores_of_pairs():
@@ -257,28 +262,26 @@ def test_every_family_has_scores_of_pairs():
 
 
 @pytest.mark.parametrize(
-    ("file", "change", "message"),
+    ("dataset", "pattern", "replacement", "message"),
     [
-        ("docci", lambda t: t.replace("Grass", " "), "jsonlines, line 3: a caption is blank"),
-        (
-            "docci",
-            lambda t: t.replace('"test"', '"dev"'),
-            r"no images of split 'test', .*dev \(2\)",
-        ),
-        ("docci", lambda t: t.replace('"split"', '"part"'), "line 1: no `split`"),
-        ("docci", lambda t: t.replace("test_00001.jpg", "test_00000.jpg"), "has 1 of 2 images"),
-        ("docci", lambda t: t.replace("\n", "\r\n"), ""),
-        ("docci", lambda t: f"\ufeff{t}", ""),
-        ("dci", lambda t: t.replace("0-data", "2-data"), "2-data.json: no such file"),
-        ("dci", lambda t: t.replace("0-data", "1-data"), "image sa_1.jpg is listed twice"),
-        ("sharegpt4v-1k", lambda t: t.replace('"value"', '"text"'), "a question and a reply"),
-        ("sharegpt4v-1k", lambda t: t.replace("Grass", ""), "record 1: a caption is blank"),
+        ("docci", "Grass", " ", "jsonlines, line 3: a caption is blank"),
+        ("docci", '"test"', '"dev"', r"no images of split 'test', .*dev \(2\)"),
+        ("docci", '"split"', '"part"', "line 1: no `split`"),
+        ("docci", "test_00001.jpg", "test_00000.jpg", "has 1 of 2 images"),
+        ("docci", "\n", "\r\n", ""),  # lines as Windows ends them are no fault
+        ("docci", r"\A", "\ufeff", ""),  # nor is a byte-order mark
+        ("dci", "0-data", "2-data", "2-data.json: no such file"),
+        ("dci", "0-data", "1-data", "image sa_1.jpg is listed twice"),
+        ("sharegpt4v-1k", '"value"', '"text"', "a question and a reply"),
+        ("sharegpt4v-1k", "Grass", "", "record 1: a caption is blank"),
     ],
 )
-def test_what_is_wrong_with_a_list(file, change, message, write, read):
-    dataset, files, images, captions = next(layout for layout in LAYOUTS if layout[0] == file)
+def test_a_fault_of_a_list_is_named(dataset, pattern, replacement, message, write, read):
+    _, files, images, captions = next(layout for layout in LAYOUTS if layout[0] == dataset)
     name = next(iter(files))
-    write({**files, name: change(files[name])}, images_of(dataset, images))
+    changed_text = re.sub(pattern, replacement, files[name])
+    assert changed_text != files[name]
+    write({**files, name: changed_text}, with_other_images(dataset, images))
     if not message:
         assert read(small(RETRIEVAL[dataset], 2)).captions == captions
         return
@@ -287,7 +290,7 @@ def test_what_is_wrong_with_a_list(file, change, message, write, read):
     assert "\n" not in str(raised.value)
 
 
-def test_what_is_wrong_with_a_folder_of_texts(tmp_path, write, read):
+def test_a_fault_of_a_folder_of_texts_is_named(tmp_path, write, read):
     write({"a/1.txt": " \n", "b/1.txt": "red", "c/1.md": "red"}, ["1.jpg"])
     protocol = RetrievalProtocol(dataset="own", protocol_name="user", image_suffix=".jpg")
     for folder, message in (("a", "a/1.txt: an image without captions"), ("c", "lists no images")):

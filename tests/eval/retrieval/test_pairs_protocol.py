@@ -26,18 +26,21 @@ CAPTIONS = {  # in the order of COCO's image ids
 
 
 @pytest.fixture
-def knowing(colour_encoder):
-    """Knows by mistake, and that the colour named first counts, as embeddings do not."""
+def pair_scorer(colour_encoder):
+    """Return a model whose scores of pairs understand captions better than its embeddings.
 
-    class Knowing(type(colour_encoder)):
+    It knows that "green or blue" means green and that "green, by mistake" means red.
+    """
+
+    class ColourPairScorer(type(colour_encoder)):
         pair_score = "the colour that is meant"
 
         def tokenize(self, texts):
-            named = super().tokenize(texts)
-            meant = named.argmax(dim=1)
-            meant[["or" in text for text in texts]] = 1
-            meant[["mistake" in text for text in texts]] = 0
-            return torch.cat([named, meant[:, None]], dim=1)
+            named_colours = super().tokenize(texts)
+            meant_colour = named_colours.argmax(dim=1)
+            meant_colour[["or" in text for text in texts]] = 1
+            meant_colour[["mistake" in text for text in texts]] = 0
+            return torch.cat([named_colours, meant_colour[:, None]], dim=1)
 
         def encode_text(self, tokens):
             return super().encode_text(tokens[:, :3])
@@ -51,41 +54,44 @@ def knowing(colour_encoder):
         def pair_scores(self, images, texts):
             return (images[0][:, None] == texts[0]).float()
 
-    return Knowing()
+    return ColourPairScorer()
 
 
 @pytest.fixture
 def captions(save_colour, tmp_path: Path) -> RetrievalProtocol:
-    listed = []
+    records = []
     for colour, texts in CAPTIONS.items():
         save_colour(tmp_path / f"{colour}.png", colour)
-        listed.append({"image": f"{colour}.png", "caption": texts})
-    (tmp_path / "captions.json").write_text(json.dumps(listed))
+        records.append({"image": f"{colour}.png", "caption": texts})
+    (tmp_path / "captions.json").write_text(json.dumps(records))
     return RetrievalProtocol(
         dataset="colours", protocol_name="test", root=str(tmp_path), annotations="captions.json"
     )
 
 
 @pytest.mark.parametrize(
-    ("pairs", "of_texts", "of_images"),
+    ("pairs", "text_to_image_ranks", "image_to_text_ranks"),
     [
         (None, [2, 1, 1, 1, 3], [2, 1, 1]),
         ("all", [1, 1, 1, 1, 1], [1, 1, 1]),
-        # Of one candidate the first stage decides: green for "green, by mistake", not red.
+        # The embeddings choose one candidate: for "green, by mistake" the green image, not red.
         (1, [1, 1, 1, 1, 3], [1, 1, 1]),
         (2, [1, 1, 1, 1, 3], [1, 1, 1]),
         (3, [1, 1, 1, 1, 1], [1, 1, 1]),
     ],
 )
-def test_retrieval_solved_by_hand(knowing, captions, pairs, of_texts, of_images):
-    found = retrieval.TASK.measure_one(knowing, replace(captions, pairs=pairs), RunOptions())
-    assert found.samples["text_to_image_rank"].tolist() == of_texts
-    assert found.samples["image_to_text_rank"].tolist() == of_images
-    scored = {} if pairs is None else {"pairs": pairs, "pair_score": "the colour that is meant"}
-    assert found.settings == scored
+def test_retrieval_solved_by_hand(
+    pair_scorer, captions, pairs, text_to_image_ranks, image_to_text_ranks
+):
+    protocol = replace(captions, pairs=pairs)
+    result = retrieval.TASK.measure_one(pair_scorer, protocol, RunOptions())
+    assert result.samples["text_to_image_rank"].tolist() == text_to_image_ranks
+    assert result.samples["image_to_text_rank"].tolist() == image_to_text_ranks
+    settings = {} if pairs is None else {"pairs": pairs, "pair_score": "the colour that is meant"}
+    assert result.settings == settings
 
 
-def test_selection_solved_by_hand(knowing, save_colour, tmp_path):
+def test_selection_solved_by_hand(pair_scorer, save_colour, tmp_path):
     for colour in ("red", "green", "blue"):
         save_colour(tmp_path / f"{colour}.png", colour)
     items = [
@@ -94,19 +100,19 @@ def test_selection_solved_by_hand(knowing, save_colour, tmp_path):
         {"image": "red.png", "caption": "green, by mistake", "negatives": ["green", "blue"]},
     ]
     (tmp_path / "items.json").write_text(json.dumps(items))
-    given = {"dataset": "mine", "protocol_name": "test", "root": str(tmp_path), "images": "."}
-    by_pairs = [
-        selection.TASK.measure_one(
-            knowing,
-            SelectionProtocol(**given, annotations="items.json", layout="items", pairs=pairs),
-            RunOptions(),
-        )
-        .samples["correct"]
-        .tolist()
-        for pairs in (None, "all")
-    ]
+    protocol = SelectionProtocol(
+        dataset="mine",
+        protocol_name="test",
+        root=str(tmp_path),
+        images=".",
+        annotations="items.json",
+        layout="items",
+    )
+    by_embeddings = selection.TASK.measure_one(pair_scorer, protocol, RunOptions())
+    assert by_embeddings.samples["correct"].tolist() == [False, True, False]
     # The second item is a tie of pairs: both captions mean red.
-    assert by_pairs == [[False, True, False], [True, False, True]]
+    by_pairs = selection.TASK.measure_one(pair_scorer, replace(protocol, pairs="all"), RunOptions())
+    assert by_pairs.samples["correct"].tolist() == [True, False, True]
 
 
 def test_models_with_cross_attention_score_pairs(captions):
@@ -144,48 +150,55 @@ def test_protocols_of_own_sets(line, protocol_name, tmp_path):
 def test_wrong_numbers_of_pairs(line, tmp_path, command):
     (path,) = write_scenes(tmp_path / "scenes", 3, "found")
     Path(path).write_text(f"{Path(path).read_text()}{line}\n")
-    ended = command("run", "--dataset", path, "--model", "scenes-cosmos")
-    assert ended.status == 2
-    (text,) = ended.err.splitlines()
+    completed = command("run", "--dataset", path, "--model", "scenes-cosmos")
+    assert completed.status == 2
+    (text,) = completed.err.splitlines()
     assert "`pairs`" in text or "`pairs" in text
 
 
-def test_by_the_commands(tmp_path, command):
-    """Both protocols side by side, never in one ranking; compared sample by sample on request."""
-    of = ["--model", "scenes-cosmos", "--dataset", "scenes-retrieval", "--dataset", "scenes-select"]
-    protocols = ["--protocol", "scenes", "--protocol", "scenes-pairs"]
-    ended = command("run", *of, *protocols, "--limit", "24", "--output", "results", "--no-cache")
-    assert ended.status == 0, ended.err
-    stem = "scenes-cosmos__scenes-retrieval__scenes"
-    plain, paired = sorted(Path("results").glob(f"{stem}*.json"), key=lambda p: len(p.name))
-    assert json.loads(paired.read_text())["provenance"]["pairs"] == "all"
+def test_both_protocols_by_the_commands(tmp_path, command):
+    """They are never in one ranking, but are compared sample by sample on request."""
+    run = ["run", "--model", "scenes-cosmos", "--protocol", "scenes", "--protocol", "scenes-pairs"]
+    datasets = ["--dataset", "scenes-retrieval", "--dataset", "scenes-select"]
+    completed = command(*run, *datasets, "--limit", "24", "--output", "results", "--no-cache")
+    assert completed.status == 0, completed.err
+    by_embeddings, by_pairs = sorted(
+        Path("results").glob("scenes-cosmos__scenes-retrieval__scenes*.json"),
+        key=lambda path: len(path.name),
+    )
+    assert json.loads(by_pairs.read_text())["provenance"]["pairs"] == "all"
     assert command("verify", "results").status == 0
-    boards = json.loads(command("leaderboard", "results", "--format", "json").out)
-    assert sorted({row["protocol"] for row in boards}) == ["scenes", "scenes-pairs"]
-    printed = command("leaderboard", "results").out
-    assert printed.index("(scenes)") < printed.index("(scenes-pairs)")
-    compared = command("compare", plain, paired, "--json")
-    assert compared.status == 0, compared.err
-    tests = json.loads(compared.out)["tests"]
+    rows = json.loads(command("leaderboard", "results", "--format", "json").out)
+    assert sorted({row["protocol"] for row in rows}) == ["scenes", "scenes-pairs"]
+    leaderboard = command("leaderboard", "results").out
+    assert leaderboard.index("(scenes)") < leaderboard.index("(scenes-pairs)")
+    comparison = command("compare", by_embeddings, by_pairs, "--json")
+    assert comparison.status == 0, comparison.err
+    tests = json.loads(comparison.out)["tests"]
     assert {test["protocol"] for test in tests} == {"scenes and scenes-pairs"}
     assert {test["samples"] for test in tests} == {24}
-    other = next(Path("results").glob("*select__scenes*pairs*.json"))
-    assert command("compare", plain, other).status == 2
+    selection_result = next(Path("results").glob("*select__scenes*pairs*.json"))
+    assert command("compare", by_embeddings, selection_result).status == 2
 
 
-def test_the_scores_of_a_bundled_model_are_those_of_its_matrix(tmp_path):
-    """All pairs at once against the embedding's route: ranks by a plain sort."""
+def plain_rank(scores: np.ndarray, is_right: np.ndarray) -> int:
+    """Return 1 + the number of wrong candidates that score at least as high as the best right."""
+    return 1 + int((scores[~is_right] >= scores[is_right].max()).sum())
+
+
+def test_ranks_of_a_bundled_model_are_those_of_all_scores_at_once(tmp_path):
+    """The scores of all pairs are computed as one matrix, whose ranks are counted plainly."""
     protocol = find_known("scenes-retrieval-five", "scenes-pairs")
     options = RunOptions(limit=15, batch_size=4, cache=str(tmp_path))
     encoder = load_encoder(parse_model_spec("scenes-cosmos"))
-    found = retrieval.TASK.measure_one(encoder, protocol, options)
+    result = retrieval.TASK.measure_one(encoder, protocol, options)
     data = retrieval.TASK.open_data(protocol, options)
-    pixels = torch.stack([encoder.transform(one.decode(one.read())) for one in data.images])
-    parts = encoder.image_parts(pixels), encoder.text_parts(encoder.tokenize(data.captions))
-    scores = encoder.pair_scores(*parts).numpy()
-    own = data.image_of_text == np.arange(15)[:, None]
-    best = np.where(own, scores, -1).max(axis=1)
-    by_image = 1 + np.array([(s[~o] >= b).sum() for s, o, b in zip(scores, own, best, strict=True)])
-    assert found.samples["image_to_text_rank"].tolist() == by_image.tolist()
-    by_text = 1 + ((scores >= scores.T[own.T]) & ~own).sum(axis=0)
-    assert found.samples["text_to_image_rank"].tolist() == by_text.tolist()
+    pixels = torch.stack([encoder.transform(image.decode(image.read())) for image in data.images])
+    image_parts = encoder.image_parts(pixels)
+    text_parts = encoder.text_parts(encoder.tokenize(data.captions))
+    scores = encoder.pair_scores(image_parts, text_parts).numpy()  # images x captions
+    is_right = data.image_of_text == np.arange(15)[:, None]
+    image_to_text_ranks = [plain_rank(*rows) for rows in zip(scores, is_right, strict=True)]
+    assert result.samples["image_to_text_rank"].tolist() == image_to_text_ranks
+    text_to_image_ranks = [plain_rank(*rows) for rows in zip(scores.T, is_right.T, strict=True)]
+    assert result.samples["text_to_image_rank"].tolist() == text_to_image_ranks

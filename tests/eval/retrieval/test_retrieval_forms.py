@@ -25,7 +25,7 @@ CAPTIONS = {
     "blue.jpg": ("the blue one",),
     "red.jpg": ('red, like "a rose"', "green, by mistake", "red"),
 }
-ROWS = [(name, caption) for name, some in CAPTIONS.items() for caption in some]
+ROWS = [(name, caption) for name, captions in CAPTIONS.items() for caption in captions]
 # Rows of an image need not stand together.
 MIXED_ROWS = [ROWS[i] for i in (0, 2, 3, 1, 4, 5)]
 
@@ -39,35 +39,43 @@ def as_lines(records: list[Any]) -> bytes:
 
 
 def as_table(separator: str, *header: str) -> bytes:
-    """With quotes as the csv module and pandas write them, and a byte-order mark as Excel does."""
-    quoted = [(name, '"' + caption.replace('"', '""') + '"') for name, caption in MIXED_ROWS]
-    lines = [separator.join(cells) for cells in (header, *quoted)]
+    """Return a table of MIXED_ROWS.
+
+    Its quotes are those of the csv module and pandas, its byte-order mark that of Excel.
+    """
+    quoted_rows = [(name, '"' + caption.replace('"', '""') + '"') for name, caption in MIXED_ROWS]
+    lines = [separator.join(cells) for cells in (header, *quoted_rows)]
     return "\ufeff".encode() + "\r\n".join(lines).encode()
 
 
 def coco(captions: Mapping[str, tuple[str, ...]] = CAPTIONS) -> dict[str, Any]:
-    numbers = {name: 10 * i for i, name in enumerate(captions)}
-    rows = [(numbers[name], caption) for name in captions for caption in captions[name]]
-    return {
-        "images": [{"id": i, "file_name": name} for name, i in reversed(numbers.items())],
-        "annotations": [
-            {"id": n, "image_id": i, "caption": caption} for n, (i, caption) in enumerate(rows)
-        ],
-    }
+    """Return the content of a file of COCO's captions, whose images are in reverse order."""
+    image_ids = {name: 10 * i for i, name in enumerate(captions)}
+    annotations = []
+    for name, captions_of_image in captions.items():
+        for caption in captions_of_image:
+            note = {"id": len(annotations), "image_id": image_ids[name], "caption": caption}
+            annotations.append(note)
+    images = [{"id": image_id, "file_name": name} for name, image_id in image_ids.items()]
+    return {"images": images[::-1], "annotations": annotations}
 
 
 def karpathy(split: str = "test", folder: str | None = None) -> dict[str, Any]:
-    def image(name: str, some: tuple[str, ...], split: str) -> dict[str, Any]:
-        place = {} if folder is None else {"filepath": folder}
-        sentences = [{"raw": caption, "tokens": []} for caption in some]
-        return {**place, "filename": name, "split": split, "sentences": sentences}
+    """Return the content of a file of Karpathy's, with two images of other splits."""
 
-    others = [image("other.jpg", ("a",), "train"), image("another.jpg", ("a",), "val")]
-    return {"images": others + [image(name, some, split) for name, some in CAPTIONS.items()]}
+    def image(name: str, captions: tuple[str, ...], split: str) -> dict[str, Any]:
+        filepath = {} if folder is None else {"filepath": folder}
+        sentences = [{"raw": caption, "tokens": []} for caption in captions]
+        return {**filepath, "filename": name, "split": split, "sentences": sentences}
+
+    images = [image("other.jpg", ("a",), "train"), image("another.jpg", ("a",), "val")]
+    images += [image(name, captions, split) for name, captions in CAPTIONS.items()]
+    return {"images": images}
 
 
-def grouped(caption: str = "caption") -> list[Any]:
-    return [{"image": name, caption: list(some)} for name, some in CAPTIONS.items()]
+def grouped(caption_key: str = "caption") -> list[Any]:
+    """Return a record per image with a list of its captions."""
+    return [{"image": name, caption_key: list(captions)} for name, captions in CAPTIONS.items()]
 
 
 SINGLE = [{"image": name, "caption": caption} for name, caption in MIXED_ROWS]
@@ -100,7 +108,7 @@ def root(tmp_path: Path, save_colour: Callable[..., Path]) -> Path:
 
 @pytest.fixture
 def read(root: Path):
-    """Open a file with this content by a protocol with these changes."""
+    """Return a function that writes a file and opens it by a protocol with changes."""
 
     def open_file(name: str, content: bytes, **changes: Any):
         (root / name).write_bytes(content)
@@ -132,7 +140,7 @@ def test_every_form_gives_the_same_images_and_captions(name, root, read):
         (('"red, green', "red"), ('"red, green', "red")),
     ],
 )
-def test_quotes_of_csv_are_no_part_of_captions(lines, captions, read):
+def test_quotes_of_csv_are_not_part_of_captions(lines, captions, read):
     content = "image,caption\n" + "".join(f"red.jpg,{line}\n" for line in lines)
     assert read("a.txt", content.encode()).captions == captions
 
@@ -194,14 +202,15 @@ def test_other_counts_than_the_protocol_has_are_refused(root, read):
 
 
 def with_item(content: Any, *path: Any, value: Any) -> bytes:
-    """The content with an item replaced, or removed where the value is None."""
-    part = content
-    for key in path[:-1]:
-        part = part[key]
+    """Replace the item at a path of keys, or remove it if the value is None; return as JSON."""
+    *parent_keys, last_key = path
+    parent = content
+    for key in parent_keys:
+        parent = parent[key]
     if value is None:
-        del part[path[-1]]
+        del parent[last_key]
     else:
-        part[path[-1]] = value
+        parent[last_key] = value
     return as_json(content)
 
 
@@ -259,7 +268,7 @@ def bad_image(number: int, *path: Any, value: Any) -> bytes:
         ("a.npz", b"", r"no known form of captions: \.json, \.jsonl, .*`archives`"),
     ],
 )
-def test_what_is_wrong_is_named(name, content, message, read):
+def test_a_fault_of_a_file_is_named(name, content, message, read):
     with pytest.raises(UsageError, match=message) as raised:
         read(name, content)
     assert "\n" not in str(raised.value)
@@ -274,10 +283,14 @@ def write_tar(path: Path, members: Members) -> None:
 
 
 def sample(name: str, extension: str = "txt") -> Members:
-    some, colour = CAPTIONS[name], Path(name).stem
-    captions = "\n".join(some).encode() if extension == "txt" else as_json({"caption": some})
+    """Return the members of an archive for one image: the image and a file of its captions."""
+    captions, colour = CAPTIONS[name], Path(name).stem
+    if extension == "txt":
+        caption_file = "\n".join(captions).encode()
+    else:
+        caption_file = as_json({"caption": captions})
     image = encoded(Image.new("RGB", (8, 6), colour), "PNG")
-    return {f"{colour}.png": image, f"{colour}.{extension}": captions}
+    return {f"{colour}.png": image, f"{colour}.{extension}": caption_file}
 
 
 def opened(root: Path, archives: Any, **changes: Any):
@@ -286,7 +299,7 @@ def opened(root: Path, archives: Any, **changes: Any):
 
 
 def clip_benchmark(root: Path, split: str = "test") -> Path:
-    """Written as clip_benchmark/webdataset_builder.py does."""
+    """Write archives as clip_benchmark/webdataset_builder.py does; return their folder."""
     names = list(CAPTIONS)
     write_tar(root / f"wds/{split}/0.tar", {**sample(names[0]), **sample(names[1])})
     write_tar(root / f"wds/{split}/1.tar", sample(names[2]))
@@ -318,7 +331,7 @@ def test_a_split_of_clip_benchmarks_archives(tmp_path):
 
 @pytest.mark.parametrize("extension", ["txt", "json"])
 @pytest.mark.parametrize("archives", ["*.tar", ("a.tar", "b.tar"), ("a.tar", "[b-z].tar")])
-def test_any_archives(extension, archives, tmp_path):
+def test_archives_of_the_users_own_are_read(extension, archives, tmp_path):
     names = list(CAPTIONS)
     write_tar(tmp_path / "a.tar", sample(names[0], extension))
     write_tar(tmp_path / "b.tar", {**sample(names[1], extension), **sample(names[2], extension)})
@@ -347,7 +360,7 @@ RED = sample("red.jpg")
         ({"red.png": b"", "red.json": b'{"text": "a"}'}, "no `caption` .* only text"),
     ],
 )
-def test_what_is_wrong_with_archives(members, message, tmp_path):
+def test_a_fault_of_an_archive_is_named(members, message, tmp_path):
     write_tar(tmp_path / "a.tar", members)
     with pytest.raises(UsageError, match=message):
         opened(tmp_path, "a.tar")
@@ -361,13 +374,13 @@ def test_what_is_wrong_with_archives(members, message, tmp_path):
         (lambda folder: (folder / "test/1.tar").unlink(), r"1\.tar is not there"),
     ],
 )
-def test_what_is_wrong_with_clip_benchmarks_archives(change, message, tmp_path):
+def test_a_fault_of_clip_benchmarks_folder_is_named(change, message, tmp_path):
     change(clip_benchmark(tmp_path))
     with pytest.raises(UsageError, match=message):
         opened(tmp_path, "wds")
 
 
-def test_fields_that_exclude_each_other(tmp_path, read):
+def test_fields_that_exclude_each_other_are_refused(tmp_path, read):
     for changes in ({}, {"archives": "a", "annotations": "b"}):
         with pytest.raises(UsageError, match="`annotations` or `archives`, one of them"):
             open_data(replace(PROTOCOL, **changes), RunOptions(data_root=str(tmp_path)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from cosmos_eval.protocols.retrieval import RETRIEVAL
 from cosmos_eval.runner.doctor import Diagnosis, examine
 from cosmos_eval.types import RetrievalProtocol, RunOptions, UsageError, no_progress
 
-FAMILY_AND_SIZES = {
+PROTOCOL_AND_SIZES = {
     "coco-val2017": ("cosmos", 5000, 25014),
     "coco-karpathy": ("karpathy", 5000, 25010),
     "flickr30k-karpathy": ("karpathy", 1000, 5000),
@@ -31,29 +32,30 @@ COCO_NAME, FLICKR = "COCO_val2014_000000391895.jpg", "1007129816.jpg"
 COCO_2017_NAME = "000000000139.jpg"
 
 
-def of_coco(name: str) -> str:
+def coco_content(name: str) -> str:
     notes = [{"id": i, "image_id": 7, "caption": text} for i, text in enumerate(CAPTIONS)]
     return json.dumps({"images": [{"id": 7, "file_name": name}], "annotations": notes})
 
 
-def of_karpathy(**image: Any) -> str:
+def karpathy_content(**image: Any) -> str:
     sentences = [{"raw": text} for text in CAPTIONS]
-    other = {"filename": "other.jpg", "split": "train", "sentences": sentences}
-    return json.dumps({"images": [other, {"split": "test", "sentences": sentences, **image}]})
+    training_image = {"filename": "other.jpg", "split": "train", "sentences": sentences}
+    test_image = {"split": "test", "sentences": sentences, **image}
+    return json.dumps({"images": [training_image, test_image]})
 
 
-def of_blip(name: str) -> str:
+def blip_content(name: str) -> str:
     return json.dumps([{"image": name, "caption": CAPTIONS}])
 
 
 FLICKR_LIST = "image,caption\n" + "".join(f"{FLICKR},{text}\n" for text in CAPTIONS)
-FLICKR_KARPATHY = of_karpathy(filename=FLICKR)
-FLICKR_BLIP = of_blip(f"flickr30k-images/{FLICKR}")
-COCO_2014, COCO_2017 = of_coco(COCO_NAME), of_coco(COCO_2017_NAME)
-COCO_KARPATHY = of_karpathy(filepath="val2014", filename=COCO_NAME)
-COCO_BLIP = of_blip(f"val2014/{COCO_NAME}")
+FLICKR_KARPATHY = karpathy_content(filename=FLICKR)
+FLICKR_BLIP = blip_content(f"flickr30k-images/{FLICKR}")
+COCO_2014, COCO_2017 = coco_content(COCO_NAME), coco_content(COCO_2017_NAME)
+COCO_KARPATHY = karpathy_content(filepath="val2014", filename=COCO_NAME)
+COCO_BLIP = blip_content(f"val2014/{COCO_NAME}")
 
-# Of every data set: annotation files, what they hold, and an image.
+# For every data set: annotation files, their contents, and an image.
 LAYOUTS_OF = {
     "coco-val2017": [
         ("annotations/captions_val2017.json", COCO_2017, f"images/val2017/{COCO_2017_NAME}"),
@@ -132,13 +134,12 @@ def examined(protocol: RetrievalProtocol, root: Path) -> Diagnosis:
     return examine(protocol, RunOptions(data_root=str(root)), no_progress)
 
 
-def test_families_and_sizes():
-    families = ("long", "clip4clip")  # tested in test_long_captions.py and test_videos.py
-    short = [p for p in RETRIEVAL.values() if p.protocol_name not in families]
-    assert {
-        p.dataset: (p.protocol_name, p.n_images, p.n_captions) for p in short
-    } == FAMILY_AND_SIZES
-    assert {p.captions_per_image for p in short} == {None}
+def test_protocols_and_sizes_of_all_sets():
+    tested_elsewhere = ("long", "clip4clip")  # in test_long_captions.py and test_videos.py
+    protocols = [p for p in RETRIEVAL.values() if p.protocol_name not in tested_elsewhere]
+    sizes = {p.dataset: (p.protocol_name, p.n_images, p.n_captions) for p in protocols}
+    assert sizes == PROTOCOL_AND_SIZES
+    assert {p.captions_per_image for p in protocols} == {None}
 
 
 @pytest.mark.parametrize(("dataset", "annotations", "content", "image"), LAYOUTS)
@@ -151,18 +152,16 @@ def test_a_documented_layout_is_found(dataset, annotations, content, image, tmp_
 
 
 def test_an_excerpt_of_the_published_coco_captions(tmp_path):
-    """Captions in the order of the file, images in that of their ids, none beyond five dropped."""
+    """Captions keep the order of the file, images that of their ids; a sixth caption is kept."""
     paths = write_coco_excerpt(tmp_path)
     content = json.loads((tmp_path / "annotations/captions_val2017.json").read_text())
     data = open_data(coco_excerpt(), RunOptions(data_root=str(tmp_path)))
     assert [source.name for source in data.images] == list(map(str, paths))
     ids = sorted(image["id"] for image in content["images"])
-    assert [data.names[ids.index(i)] for i in (7816, 545958)] == [
-        "000000007816.jpg",
-        "000000545958.jpg",
-    ]
-    captions = sorted(content["annotations"], key=lambda note: note["image_id"])  # stable
-    assert data.captions == tuple(note["caption"] for note in captions)
+    assert data.names[ids.index(7816)] == "000000007816.jpg"
+    assert data.names[ids.index(545958)] == "000000545958.jpg"
+    annotations = sorted(content["annotations"], key=itemgetter("image_id"))  # a stable sort
+    assert data.captions == tuple(annotation["caption"] for annotation in annotations)
     assert data.image_of_text.tolist() == [0] * 5 + [1] * 5 + [2] * 6 + [3] * 6
 
 
@@ -175,27 +174,27 @@ def test_the_first_folder_of_images_may_be_another_sets(tmp_path, place, save_co
 @pytest.mark.parametrize(("dataset", "annotations", "content", "image"), LAYOUTS[::3])
 def test_the_doctor_counts_what_it_finds(dataset, annotations, content, image, tmp_path, place):
     path = place(annotations, content, image)
-    found = examined(small(dataset), tmp_path)
-    assert (found.whole, found.faults, found.remedy) == (True, (), None)
-    assert (found.images, found.expected) == (1, 1)
-    assert (found.captions, found.expected_captions) == (2, 2)
-    assert found.folder == str(path.parent)
+    diagnosis = examined(small(dataset), tmp_path)
+    assert (diagnosis.whole, diagnosis.faults, diagnosis.remedy) == (True, (), None)
+    assert (diagnosis.images, diagnosis.expected) == (1, 1)
+    assert (diagnosis.captions, diagnosis.expected_captions) == (2, 2)
+    assert diagnosis.folder == str(path.parent)
 
 
 def test_the_doctor_tells_other_counts_and_missing_images(tmp_path, place):
     path = place("flickr30k_val.json", FLICKR_BLIP, f"flickr30k-images/{FLICKR}")
     path.unlink()
     protocol = RETRIEVAL["flickr30k-val"]
-    found = examined(protocol, tmp_path)
-    assert not found.whole
-    assert (found.images, found.expected) == (0, 1014)
-    assert (found.captions, found.expected_captions) == (2, 5070)
-    missing, images, captions = found.faults
+    diagnosis = examined(protocol, tmp_path)
+    assert not diagnosis.whole
+    assert (diagnosis.images, diagnosis.expected) == (0, 1014)
+    assert (diagnosis.captions, diagnosis.expected_captions) == (2, 5070)
+    missing, images, captions = diagnosis.faults
     assert images == f"{tmp_path}/flickr30k_val.json has 1 of 1014 images of flickr30k-val"
     assert captions == f"{tmp_path}/flickr30k_val.json has 2 of 5070 captions of flickr30k-val"
     assert missing.startswith(f"1 of 1 images missing, first: {path}; images are looked for in ")
     assert "flickr30k/Images" in missing
-    assert found.remedy == protocol.download
+    assert diagnosis.remedy == protocol.download
     with pytest.raises(UsageError) as error:
         read("flickr30k-val", tmp_path)
     assert str(error.value).startswith("flickr30k-val: 1 of 1 images missing, first: ")
@@ -206,18 +205,18 @@ def test_the_doctor_tells_other_counts_and_missing_images(tmp_path, place):
 
 
 def test_the_doctor_names_all_paths(tmp_path):
-    found = examined(small("flickr30k-val"), tmp_path)
-    assert found.faults == (
+    diagnosis = examined(small("flickr30k-val"), tmp_path)
+    assert diagnosis.faults == (
         f"no captions below {tmp_path}: looked for flickr30k_val.json "
         "in ., annotations, flickr30k-images, flickr30k, flickr30k/annotations, "
         "flickr30k/flickr30k-images; from: "
         "https://shannon.cs.illinois.edu/DenotationGraph/ (images), "
         "https://storage.googleapis.com/sfr-vision-language-research/datasets/flickr30k_val.json",
     )
-    assert found.remedy is not None
-    assert found.remedy.endswith("/flickr30k_val.json")
+    assert diagnosis.remedy is not None
+    assert diagnosis.remedy.endswith("/flickr30k_val.json")
 
 
-def test_medians_are_floored_in_the_parity_family_alone() -> None:
+def test_medians_are_floored_only_by_the_cosmos_protocol() -> None:
     assert {p.protocol_name for p in RETRIEVAL.values() if p.floor_median} == {"cosmos"}
     assert all(p.floor_median for p in RETRIEVAL.values() if p.protocol_name == "cosmos")

@@ -55,7 +55,7 @@ def root(tmp_path: Path, save_colour: Callable[..., Path]) -> Path:
     return tmp_path
 
 
-def test_solved_by_hand(root, colour_encoder, capsys):
+def test_retrieval_solved_by_hand(root, colour_encoder, capsys):
     options = RunOptions(data_root=str(root), batch_size=2)
     result = retrieval.TASK.measure_one(colour_encoder, PROTOCOL, options)
     # By id: green (3), blue (11), red (20), each with its captions in the order of the file.
@@ -156,18 +156,17 @@ def test_run_and_doctor_say_why_recall_is_low(tmp_path, save_colour, command):
         save_colour(tmp_path / "images" / f"{number}.png", "red" if number < 47 else "blue")
         rows.append(f"{number}.png,{'red' if number < 47 else 'blue'}")
     (tmp_path / "captions.csv").write_text("\n".join(rows))
-    (tmp_path / "mine.yaml").write_text(
-        "kind: retrieval\nimages: images\nannotations: captions.csv\n"
-    )
+    protocol_yaml = "kind: retrieval\nimages: images\nannotations: captions.csv\n"
+    (tmp_path / "mine.yaml").write_text(protocol_yaml)
     note = "47 of 48 captions are captions of several images: they tie, which lowers R@1"
-    examined = command("data", "doctor", "mine.yaml")
-    assert examined.status == 0
-    assert f"mine: note: {note}\n" in examined.out
+    doctor = command("data", "doctor", "mine.yaml")
+    assert doctor.status == 0
+    assert f"mine: note: {note}\n" in doctor.out
     (diagnosis,) = json.loads(command("data", "doctor", "mine.yaml", "--format", "json").out)
     assert (diagnosis["note"], diagnosis["whole"]) == (note, True)
     model = f"python:{Path(__file__).parents[3] / 'examples' / 'own_model.py'}"
-    measured = command("run", "--dataset", "mine.yaml", "--model", model)
-    assert measured.err.endswith(
+    completed = command("run", "--dataset", "mine.yaml", "--model", model)
+    assert completed.err.endswith(
         f"note: {note}\n"
         "note: 47 of 48 images miss R@1 only because a wrong caption has the features of the right "
         "one\n"
@@ -176,9 +175,17 @@ def test_run_and_doctor_say_why_recall_is_low(tmp_path, save_colour, command):
     )
 
 
-def changed(part: str, change: Callable[[list[dict[str, Any]]], object]) -> dict[str, Any]:
+def with_images(change: Callable[[list[dict[str, Any]]], object]) -> dict[str, Any]:
+    """Return the annotations with a change of the list of images."""
     content = annotations()
-    change(content[part])
+    change(content["images"])
+    return content
+
+
+def with_captions(change: Callable[[list[dict[str, Any]]], object]) -> dict[str, Any]:
+    """Return the annotations with a change of the list of captions."""
+    content = annotations()
+    change(content["annotations"])
     return content
 
 
@@ -186,31 +193,31 @@ def changed(part: str, change: Callable[[list[dict[str, Any]]], object]) -> dict
     ("content", "message"),
     [
         ({"images": annotations()["images"]}, "3 images without captions, first: image id 3"),
-        (changed("images", lambda some: some.clear()), "lists no images"),
-        (changed("images", lambda some: some.pop(0)), "captions of 1 images .* first: id 20"),
-        (changed("annotations", lambda some: some.pop(0)), "1 images without captions"),
-        (changed("annotations", lambda some: some[1].pop("image_id")), "image_id` is missing"),
+        (with_images(lambda images: images.clear()), "lists no images"),
+        (with_images(lambda images: images.pop(0)), "captions of 1 images .* first: id 20"),
+        (with_captions(lambda captions: captions.pop(0)), "1 images without captions"),
+        (with_captions(lambda captions: captions[1].pop("image_id")), "image_id` is missing"),
         (
-            changed("annotations", lambda some: some[1].pop("caption")),
+            with_captions(lambda captions: captions[1].pop("caption")),
             r"`annotations\[1\]\.caption` is missing",
         ),
-        (changed("images", lambda some: some[0].update(file_name="no.png")), "first: .*no.png"),
-        (changed("images", lambda some: some[0].pop("file_name")), "file_name` is missing"),
-        (changed("images", lambda some: some.append(some[0])), "has image id 20 twice"),
+        (with_images(lambda images: images[0].update(file_name="no.png")), "first: .*no.png"),
+        (with_images(lambda images: images[0].pop("file_name")), "file_name` is missing"),
+        (with_images(lambda images: images.append(images[0])), "has image id 20 twice"),
         (
-            changed("images", lambda some: some[0].update(file_name="blue.png")),
+            with_images(lambda images: images[0].update(file_name="blue.png")),
             r"image blue\.png is listed twice",
         ),
     ],
 )
-def test_bad_annotations(content, message, root):
+def test_faults_of_annotations_are_named(content, message, root):
     write(root, content)
     with pytest.raises(UsageError, match=message) as raised:
         retrieval.TASK.open_data(PROTOCOL, RunOptions(data_root=str(root)))
     assert "\n" not in str(raised.value)
 
 
-def test_missing_data(root):
+def test_missing_data_are_named(root):
     with pytest.raises(UsageError, match=r"--data-root DIR, the folder that holds captions.json"):
         retrieval.TASK.open_data(PROTOCOL, RunOptions())
     (root / "captions.json").unlink()

@@ -197,9 +197,9 @@ def test_lower_suppression_is_better_everywhere(command, tmp_path):
     update = ["--update", "--reason", "first", "--all-metrics", "--strict"]
     (tmp_path / "old" / read_name(tmp_path / "old", "scenes-clip")).unlink()
     assert command("check", "old", *baseline, *update).status == 0
-    ended = command("check", "new", *baseline, "--json")
-    assert ended.status == 1
-    decided = {row["metric"]: row["decision"] for row in json.loads(ended.out)["findings"]}
+    completed = command("check", "new", *baseline, "--json")
+    assert completed.status == 1
+    decided = {row["metric"]: row["decision"] for row in json.loads(completed.out)["findings"]}
     assert decided["suppression"] == "regression"
     assert command("check", "old", *baseline).status == 0
 
@@ -212,33 +212,33 @@ def read_name(folder: Path, spec: str) -> str:
 
 
 def test_rendered_scenes_of_ones_own(command, tmp_path):
-    """The embedded scenes as a set of one's own: every thing of a scene against absent kinds."""
+    """A user's set of rendered scenes asks for every object of a scene against absent kinds."""
     write_layouts(tmp_path / "set", split=TEST, count=24, layouts=("coco", "records"))
     scenes = json.loads((tmp_path / "set/annotations.json").read_text())["scenes"]
     records = []
     for scene in scenes:
-        kinds = [thing["kind"] for thing in scene["things"]]
-        dominant_area = max(thing["area"] for thing in scene["things"])
-        for thing in scene["things"]:
-            records.append(
-                {
-                    "filename": f"{scene['id']}.jpg",
-                    "caption": f"a {thing['kind']}",
-                    "negative_caption": [f"a {kind}" for kind in THINGS if kind not in kinds],
-                    "area": thing["area"],
-                    "dominant_area": dominant_area,
-                    "word": "kind",
-                }
-            )
+        scene_objects = scene["things"]
+        kinds = [scene_object["kind"] for scene_object in scene_objects]
+        dominant_area = max(scene_object["area"] for scene_object in scene_objects)
+        for scene_object in scene_objects:
+            record = {
+                "filename": f"{scene['id']}.jpg",
+                "caption": f"a {scene_object['kind']}",
+                "negative_caption": [f"a {kind}" for kind in THINGS if kind not in kinds],
+                "area": scene_object["area"],
+                "dominant_area": dominant_area,
+                "word": "kind",
+            }
+            records.append(record)
     (tmp_path / "set/choices").mkdir()
     (tmp_path / "set/choices/kinds.json").write_text(json.dumps(records))
     lines = ["kind: select", "images: coco/images/test", "annotations: choices"]
     (tmp_path / "set/scenes.yaml").write_text("\n".join([*lines, "layout: sugarcrepe"]))
-    ended = command(
+    completed = command(
         "run", "--dataset", "set/scenes.yaml", "--model", "scenes-clip", "--output", "out"
     )
-    assert ended.status == 0
-    assert "suppression" in ended.out
+    assert completed.status == 0
+    assert "suppression" in completed.out
     row = read_result(next((tmp_path / "out").glob("*.json")))
     low, high = (row.intervals["suppression"][end] for end in ("low", "high"))
     assert low < row.metrics["suppression"] < high

@@ -22,85 +22,97 @@ from cosmos_eval.types import Measurement, RunOptions
 Orders = Sequence[tuple[int, ...]]
 
 
-def share(orders: Orders, counts: Callable[[np.ndarray[Any, Any]], bool]) -> float:
-    return float(np.mean([counts(np.array(order)) for order in orders]))
-
-
-def orders_of(n: int) -> Orders:
-    return list(permutations(range(n)))
+def share_of_orders(n: int, is_right: Callable[[np.ndarray[Any, Any]], bool]) -> float:
+    """Return the share of all orders of n scores in which an item is right."""
+    return float(np.mean([is_right(np.array(order)) for order in permutations(range(n))]))
 
 
 @pytest.mark.parametrize(("n", "right"), [(2, 1), (4, 1), (3, 2), (5, 2), (5, 3)])
 def test_chance_of_single_items_by_all_orders(n, right):
-    def counts(order: np.ndarray[Any, Any]) -> bool:
-        score = lambda rows, columns: order[columns].astype(np.float32)  # noqa: E731
-        return bool(single_hits(score, np.array([0]), [np.arange(n)], np.array([right]))[0])
+    """The first `right` of n answers are the right ones."""
+    items, n_right = [np.arange(n)], np.array([right])
 
-    found = expected_hits(np.zeros(n), [np.arange(n)], np.array([right]))
-    assert found[0] == pytest.approx(share(orders_of(n), counts))
+    def is_right(order: np.ndarray[Any, Any]) -> bool:
+        def score(rows: Any, columns: Any) -> np.ndarray[Any, Any]:
+            return order[columns].astype(np.float32)
+
+        return bool(single_hits(score, np.array([0]), items, n_right)[0])
+
+    chance = expected_hits(np.zeros(n), items, n_right)
+    assert chance[0] == pytest.approx(share_of_orders(n, is_right))
 
 
 @pytest.mark.parametrize(("n", "right"), [(2, 1), (4, 1), (3, 2), (5, 3)])
 def test_chance_if_one_of_the_right_answers_is_enough(n, right):
-    item = [np.arange(n)]
+    items, n_right = [np.arange(n)], np.array([right])
 
-    def counts(order: np.ndarray[Any, Any]) -> bool:
-        score = lambda rows, columns: order[columns].astype(np.float32)  # noqa: E731
-        (hit,) = single_hits(score, np.array([0]), item, np.array([right]), is_one_enough=True)
+    def is_right(order: np.ndarray[Any, Any]) -> bool:
+        def score(rows: Any, columns: Any) -> np.ndarray[Any, Any]:
+            return order[columns].astype(np.float32)
+
+        (hit,) = single_hits(score, np.array([0]), items, n_right, is_one_enough=True)
         assert hit == (order.argmax() < right)
         return bool(hit)
 
-    found = expected_hits(np.zeros(n), item, np.array([right]), is_one_enough=True)
-    assert found[0] == pytest.approx(share(orders_of(n), counts))
-    assert found[0] == pytest.approx(right / n)
+    chance = expected_hits(np.zeros(n), items, n_right, is_one_enough=True)
+    assert chance[0] == pytest.approx(share_of_orders(n, is_right))
+    assert chance[0] == pytest.approx(right / n)
 
 
 @pytest.mark.parametrize("array", ["text_correct", "image_correct", "group_correct"])
 def test_chance_of_pairs_by_all_orders(array):
-    def counts(order: np.ndarray[Any, Any]) -> bool:
-        score = lambda rows, columns: order[2 * rows + columns].astype(np.float32)  # noqa: E731
+    """The four scores are those of two images and two captions."""
+
+    def is_right(order: np.ndarray[Any, Any]) -> bool:
+        def score(rows: Any, columns: Any) -> np.ndarray[Any, Any]:
+            return order[2 * rows + columns].astype(np.float32)
+
         hits = pair_hits(score, np.array([[0, 1]]), np.array([[0, 1]]))
         samples = {"text_correct": hits.text, "image_correct": hits.image}
         return bool(selection.TASK.derive({**samples})[array][0])
 
     hits = np.array([True])
     samples = {"text_correct": hits, "image_correct": hits, "chance": np.array([1 / 6])}
-    derived = selection.TASK.derive(samples)[f"{array}_chance"]
-    assert derived[0] == pytest.approx(share(orders_of(4), counts))
+    chance = selection.TASK.derive(samples)[f"{array}_chance"]
+    assert chance[0] == pytest.approx(share_of_orders(4, is_right))
 
 
 @pytest.mark.parametrize(("n", "right"), [(3, 2), (4, 2), (4, 3)])
 def test_chance_of_text_to_text_by_all_orders(make_set, colour_encoder, n, right):
-    """Of all pairs of captions those with a right one score; the right ones' must be highest."""
+    """Pairs of captions with a right one are scored; pairs of two right ones must be highest."""
     pairs = [pair for pair in combinations(range(n), 2) if pair[0] < right]
-    alike = np.array([pair[1] < right for pair in pairs])
+    both_are_right = np.array([pair[1] < right for pair in pairs])
     texts = [f"text {i}" for i in range(n)]
     record = {"image": "a.png", "caption": texts[0], "positive": texts[1:right]}
     protocol = make_set(IMAGES, [{**record, "negative": texts[right:]}])
-    found = selection.TASK.measure_one(colour_encoder, protocol, RunOptions()).metrics
-    expected = share(orders_of(len(pairs)), lambda o: bool(o[alike].min() > o[~alike].max()))
-    assert found["text_to_text_chance"] == pytest.approx(expected)
+    metrics = selection.TASK.measure_one(colour_encoder, protocol, RunOptions()).metrics
+
+    def is_right(order: np.ndarray[Any, Any]) -> bool:
+        return bool(order[both_are_right].min() > order[~both_are_right].max())
+
+    expected = share_of_orders(len(pairs), is_right)
+    assert metrics["text_to_text_chance"] == pytest.approx(expected)
 
 
-def test_equal_values_are_in_random_order_and_things_twice_count_once():
+def test_equal_values_are_in_random_order_and_repeated_answers_count_once():
     values = np.array([0.0, 1.0, 1.0, 2.0])
     items = [[3, 0, 1], [1, 2, 0], [0, 3], [1, 2, 2], [1, 1, 2], [1, 1], [1, 2, 0]]
-    right = np.array([1, 1, 1, 1, 2, 1, 2])
-    found = expected_hits(values, [np.array(some) for some in items], right)
-    assert found.tolist() == [1, 0.5, 0, 0.5, 0.5, 0, 1]
+    n_right = np.array([1, 1, 1, 1, 2, 1, 2])
+    hits = expected_hits(values, [np.array(answers) for answers in items], n_right)
+    assert hits.tolist() == [1, 0.5, 0, 0.5, 0.5, 0, 1]
 
 
-def item(image: str, caption: str, *wrong: str, **more: Any) -> dict[str, Any]:
-    return {"image": image, "caption": caption, "negatives": list(wrong), **more}
+def item(image: str, caption: str, *negatives: str, **fields: Any) -> dict[str, Any]:
+    return {"image": image, "caption": caption, "negatives": list(negatives), **fields}
 
 
 IMAGES = {"a.png": "red", "b.png": "red", "c.png": "green"}
 ITEMS = [
-    # The mean of the images is two parts of red and one of green.
-    item("a.png", "a red thing", "green", subset="one"),  # blind right; the longer one
+    # Captions are chosen blind by the mean of the images: two parts of red and one of green.
+    item("a.png", "a red thing", "green", subset="one"),  # blind right; the right one is longer
     item("c.png", "green", "a red thing", "two blue things", subset="two"),  # blind wrong
-    item("a.png", "red thing", "blue thing", subset="two"),  # as long
-    item("b.png", "the red", "red", subset="two"),  # which score the same
+    item("a.png", "red thing", "blue thing", subset="two"),  # blind right; both have two words
+    item("b.png", "the red", "red", subset="two"),  # both captions score the same
 ]
 
 
@@ -126,42 +138,47 @@ def test_baselines_solved_by_hand(result):
 
 def test_metrics_are_those_of_stored_samples(result):
     assert metrics_of("select", result.samples) == result.metrics
-    # As results of older versions are, which lack them.
-    older = {n: a for n, a in result.samples.items() if n not in ("blind", "shorter", "chance")}
-    assert set(metrics_of("select", older)) == {"accuracy", "mean_subset_accuracy"}
+    assert set(metrics_of("select", older_samples(result.samples))) == COMPARED
 
 
 COMPARED = {"accuracy", "mean_subset_accuracy"}
 
 
+def older_samples(samples: dict[str, Any]) -> dict[str, Any]:
+    """Return samples as results of older versions have them, which lack the baselines."""
+    return {n: a for n, a in samples.items() if n not in ("blind", "shorter", "chance")}
+
+
 @pytest.fixture
 def stored(result, tmp_path) -> Path:
-    """The results of two models and, as older versions have it, of a third."""
-    right = {**result.samples, "correct": np.ones(4, bool)}
-    older = {n: a for n, a in right.items() if n not in ("blind", "shorter", "chance")}
-    for name, samples in (("one", result.samples), ("two", right), ("old", older)):
-        named = {"model": {"spec": name}, "provenance": {"hashes": {"sample_list": "0" * 64}}}
-        store_result(tmp_path / "runs/eval", "select", samples, **named)
+    """Store the results of two models and, as older versions have it, of a third."""
+    all_correct = {**result.samples, "correct": np.ones(4, bool)}
+    samples_of_models = {
+        "one": result.samples,
+        "two": all_correct,
+        "old": older_samples(all_correct),
+    }
+    for name, samples in samples_of_models.items():
+        fields = {"model": {"spec": name}, "provenance": {"hashes": {"sample_list": "0" * 64}}}
+        store_result(tmp_path / "runs/eval", "select", samples, **fields)
     return tmp_path / "runs/eval"
 
 
 def test_references_are_shown_and_not_ranked(command, stored):
     assert command("verify").status == 0
-    table = command("leaderboard", "--format", "md").out.splitlines()
-    cells = {line.split(" | ")[0][2:]: line.split(" | ") for line in table if line[:1] == "|"}
+    lines = command("leaderboard", "--format", "md").out.splitlines()
+    rows = [line.split(" | ") for line in lines if line.startswith("|")]
+    cells = {row[0].removeprefix("| "): row for row in rows}
     titles = [title.removeprefix("scenes-cls ").rstrip(" |") for title in cells["model"]]
     assert titles[1:4] == ["accuracy", "chance", "no image"]
     assert cells["one"][2:4] == ["45.8", "50.0"]
     assert not cells["old"][2].strip()
     entries = json.loads(command("leaderboard", "--format", "json").out)
-    assert {name for e in entries for name in e["standings"]} == {
-        "accuracy",
-        "mean_subset_accuracy",
-    }
+    assert {name for entry in entries for name in entry["standings"]} == COMPARED
 
 
 def test_references_are_not_compared(command, stored):
-    """Also not with a result that lacks them."""
+    """The second result has them; the third one lacks them."""
     for other in ("two", "old"):
         arguments = ("compare", stored, stored, "--model", "one", "--model", other, "--json")
         status, out, err = command(*arguments)
@@ -182,10 +199,8 @@ def test_pairs_have_a_chance_and_no_blind_choice(make_set, colour_encoder):
     assert metrics["text_score_chance"] == metrics["image_score_chance"] == 1 / 4
     assert "blind_accuracy" not in metrics
     protocol = make_set(IMAGES, pairs, "i.json", layout="pairs", pair_accuracy="image")
-    assert (
-        selection.TASK.measure_one(colour_encoder, protocol, RunOptions()).metrics["chance"]
-        == 1 / 4
-    )
+    metrics = selection.TASK.measure_one(colour_encoder, protocol, RunOptions()).metrics
+    assert metrics["chance"] == 1 / 4
 
 
 def test_a_pair_of_one_image_cannot_be_solved(make_set, colour_encoder):
@@ -201,26 +216,24 @@ def test_images_are_chosen_blind_by_the_mean_of_captions(make_set, colour_encode
         {"caption": "green", "image": "c.png", "negative_image": ["a.png"]},
         {"caption": "red it is", "image": "b.png", "negative_image": "c.png"},
     ]
-    found = selection.TASK.measure_one(colour_encoder, make_set(IMAGES, records), RunOptions())
-    assert found.samples["correct"].all()
-    assert found.samples["blind"].tolist() == [True, False, True]
-    assert found.metrics["chance"] == 0.5
-    assert "shorter_accuracy" not in found.metrics
+    result = selection.TASK.measure_one(colour_encoder, make_set(IMAGES, records), RunOptions())
+    assert result.samples["correct"].all()
+    assert result.samples["blind"].tolist() == [True, False, True]
+    assert result.metrics["chance"] == 0.5
+    assert "shorter_accuracy" not in result.metrics
 
 
-def test_one_image_alone_leaves_nothing_to_choose_blind_by(make_set, colour_encoder):
-    found = selection.TASK.measure_one(colour_encoder, make_set(IMAGES, ITEMS[:1]), RunOptions())
-    assert "blind_accuracy" not in found.metrics
-    assert found.metrics["chance"] == 0.5
+def test_one_image_leaves_no_mean_to_choose_blind_by(make_set, colour_encoder):
+    result = selection.TASK.measure_one(colour_encoder, make_set(IMAGES, ITEMS[:1]), RunOptions())
+    assert "blind_accuracy" not in result.metrics
+    assert result.metrics["chance"] == 0.5
 
 
 def test_pairs_and_sets_multiply_chances(make_set, colour_encoder):
-    items = [
-        {**one, "pair_id": pair} for one, pair in zip(ITEMS, ("p", "p", "q", "q"), strict=True)
-    ]
-    metrics = selection.TASK.measure_one(
-        colour_encoder, make_set(IMAGES, items), RunOptions()
-    ).metrics
+    pair_ids = ("p", "p", "q", "q")
+    items = [{**i, "pair_id": pair_id} for i, pair_id in zip(ITEMS, pair_ids, strict=True)]
+    protocol = make_set(IMAGES, items)
+    metrics = selection.TASK.measure_one(colour_encoder, protocol, RunOptions()).metrics
     assert metrics["accuracy_of_pairs"] == 0.5
     assert metrics["accuracy_of_pairs_chance"] == pytest.approx((0.5 / 3 + 0.25) / 2)
     assert metrics["accuracy_of_pairs_blind"] == 0
@@ -229,12 +242,10 @@ def test_pairs_and_sets_multiply_chances(make_set, colour_encoder):
 def test_text_to_text_by_hand(make_set, colour_encoder):
     texts = np.array([[1, 0], [0.8, 0.6], [0.6, 0.8], [0, 1]], np.float32)
     items = [[0, 1, 3], [0, 1, 2], [0, 3, 1]]  # 0.8 > 0.6; 0.8 < 0.96; 0 < 0.6
-    assert text_hits(texts, [np.array(some) for some in items], np.array([2, 2, 2])) == [
-        *(True, False, False)
-    ]
+    hits = text_hits(texts, [np.array(captions) for captions in items], np.array([2, 2, 2]))
+    assert hits == [True, False, False]
     records = [{"image": "a.png", "caption": "red", "positive": "red one", "negative": "blue"}]
-    metrics = selection.TASK.measure_one(
-        colour_encoder, make_set(IMAGES, records), RunOptions()
-    ).metrics
+    protocol = make_set(IMAGES, records)
+    metrics = selection.TASK.measure_one(colour_encoder, protocol, RunOptions()).metrics
     assert metrics["text_to_text"] == 1
     assert metrics["text_to_text_chance"] == metrics["chance"] == pytest.approx(1 / 3)

@@ -52,23 +52,18 @@ def questions(tmp_path: Path, content: Any) -> list[Question]:
     return read_questions(path)
 
 
-def test_two_images_by_hand(tmp_path):
-    found = questions(
-        tmp_path,
-        instances(
-            [
-                [("cup", 1), ("cat", 30), ("cup", 2)],
-                [("dog", 20), ("ball", 5), ("person crowd", 10), ("bird", 0.9)],
-            ]
-        ),
-    )
-    assert [(q.file_name, q.kind, q.absent_kind) for q in found] == [
+def test_questions_of_two_images_solved_by_hand(tmp_path):
+    first_image = [("cup", 1), ("cat", 30), ("cup", 2)]
+    second_image = [("dog", 20), ("ball", 5), ("person crowd", 10), ("bird", 0.9)]
+    asked = questions(tmp_path, instances([first_image, second_image]))
+    assert [(q.file_name, q.kind, q.absent_kind) for q in asked] == [
         ("0.jpg", "cat", "dog"),
         ("0.jpg", "cup", "ball"),
         ("1.jpg", "dog", "cat"),
         ("1.jpg", "ball", "cup"),
     ]
-    assert [tuple(q.asked) for q in found] == [
+    # Role, kind of word, and the fractions of the image of the object and of the largest one.
+    assert [tuple(q.asked) for q in asked] == [
         ("dominant", "kind", pytest.approx(0.3), pytest.approx(0.3)),
         ("small", "kind", pytest.approx(0.03), pytest.approx(0.3)),
         ("dominant", "kind", pytest.approx(0.2), pytest.approx(0.2)),
@@ -83,19 +78,19 @@ def test_two_images_by_hand(tmp_path):
         [("dog", 30)],  # no small one
         [("dog", 30), ("ball", 3), ("ball", 3)],  # together too large
         [("dog", 30), ("ball", 3), ("ball crowd", 1)],  # a kind with a crowd
-        [("dog", 30), ("ball", 3), ("dog crowd", 1)],  # the same
+        [("dog", 30), ("ball", 3), ("dog crowd", 1)],  # the dominant kind with a crowd
         [("dog", 30), ("ball", 3), ("person crowd", 40)],  # the largest one is a crowd
         [("dog", 30), ("ball", 3), ("cat", 6), ("cup", 0.1)],  # cat and cup are not absent
         [],
     ],
 )
 def test_images_that_give_no_question(tmp_path, objects):
-    """The other image finds no partner, and is left out as well."""
+    """The other image then has no partner, and is left out as well."""
     assert questions(tmp_path, instances([[("cat", 30), ("cup", 2)], objects])) == []
 
 
-def drawn(seed: int, n_images: int = 200) -> list[Objects]:
-    """Images with a large object and some small ones; people are in most of them."""
+def random_images(seed: int, n_images: int = 200) -> list[Objects]:
+    """Draw images with a large object and some small ones; people are in most of them."""
     rng = np.random.default_rng(seed)
     images = []
     for _ in range(n_images):
@@ -109,30 +104,30 @@ def drawn(seed: int, n_images: int = 200) -> list[Objects]:
 
 
 def test_a_model_that_does_not_see_the_image_is_right_in_half(tmp_path):
-    """For any order of preference of the kinds, in both roles; so suppression is 0."""
-    images = drawn(5)
-    found = questions(tmp_path, instances(images))
-    assert len(found) > 200
-    for question in found:
+    """It is so for any order of preference of the kinds, in both roles; so suppression is 0."""
+    images = random_images(5)
+    asked = questions(tmp_path, instances(images))
+    assert len(asked) > 200
+    for question in asked:
         present = {kind for kind, _ in images[int(question.file_name.removesuffix(".jpg"))]}
         assert question.kind in present
         assert question.absent_kind not in present
     rng = np.random.default_rng(6)
     for role in ("dominant", "small"):
-        pairs = [(q.kind, q.absent_kind) for q in found if q.asked.role == role]
+        pairs = [(q.kind, q.absent_kind) for q in asked if q.asked.role == role]
         assert Counter(pairs) == Counter((absent, kind) for kind, absent in pairs)
         for _ in range(20):
             preferred = [*rng.permutation(KINDS)]
-            right = [preferred.index(a) < preferred.index(b) for a, b in pairs]
-            assert np.mean(right) == 0.5
+            is_right = [preferred.index(kind) < preferred.index(absent) for kind, absent in pairs]
+            assert np.mean(is_right) == 0.5
 
 
 def test_the_order_of_annotations_changes_nothing(tmp_path):
-    content = instances(drawn(7, 60))
-    found = questions(tmp_path, content)
+    content = instances(random_images(7, 60))
+    asked = questions(tmp_path, content)
     content["annotations"].reverse()
     content["images"].reverse()
-    assert sorted(questions(tmp_path, content)) == sorted(found)
+    assert sorted(questions(tmp_path, content)) == sorted(asked)
 
 
 @pytest.mark.parametrize(
@@ -161,10 +156,10 @@ def test_the_known_set_is_found_and_measured(known_set, colour_encoder, command,
     measured = selection.TASK.measure_one(colour_encoder, protocol, RunOptions())
     assert measured.samples["object"].tolist() == ["dominant", "small"] * 2
     assert {"accuracy_dominant", "accuracy_small", "suppression"} <= set(measured.metrics)
-    ended = command("data", "doctor", "coco-suppression", "--data-root", tmp_path)
-    assert ended.status == 0
-    assert "4 of 4" in ended.out
+    completed = command("data", "doctor", "coco-suppression", "--data-root", tmp_path)
+    assert completed.status == 0
+    assert "4 of 4" in completed.out
     (tmp_path / "annotations/instances_val2017.json").write_text('{"images": 3}')
-    ended = command("data", "doctor", "coco-suppression", "--data-root", tmp_path)
-    assert ended.status != 0
-    assert "instances_val2017.json: `" in ended.out + ended.err
+    completed = command("data", "doctor", "coco-suppression", "--data-root", tmp_path)
+    assert completed.status != 0
+    assert "instances_val2017.json: `" in completed.out + completed.err

@@ -39,8 +39,9 @@ def measured(known_set, colour_encoder) -> Callable[..., Measurement]:
 
 
 def accuracies(result: Measurement) -> dict[str, tuple[float, int]]:
-    """Accuracy and number of items by subset."""
-    return {name: (one["accuracy"], one["items"]) for name, one in result.per_class.items()}
+    """Return the accuracy and the number of items of each subset."""
+    subsets = result.per_class.items()
+    return {name: (figures["accuracy"], figures["items"]) for name, figures in subsets}
 
 
 def triple(number: int, name: str, right: str, also: str, wrong: str) -> dict[str, Any]:
@@ -92,16 +93,15 @@ def test_svo_probes_choose_an_image_by_a_sentence(measured):
     assert "shorter_accuracy" not in result.metrics  # which is of captions
 
 
-def test_a_part_of_a_set_of_unknown_size_is_one(known_set):
+def test_missing_images_of_a_set_of_unknown_size_are_noticed(known_set):
     files = {"svo_probes/svo_probes.csv": SVO}
-    protocol = known_set(
-        "svo-probes", files, {k: v for k, v in SVO_IMAGES.items() if "12" not in k}
-    )
+    images = {name: colour for name, colour in SVO_IMAGES.items() if "12" not in name}
+    protocol = known_set("svo-probes", files, images)
     with pytest.raises(UsageError, match=r"1 of the 3 images of .*svo_probes\.csv are not there"):
         open_data(protocol, RunOptions())
-    part = open_data(protocol, RunOptions(allow_partial=True)).found_samples
-    assert part is not None
-    assert (part.n_found, part.n_expected) == (2, 3)
+    found_samples = open_data(protocol, RunOptions(allow_partial=True)).found_samples
+    assert found_samples is not None
+    assert (found_samples.n_found, found_samples.n_expected) == (2, 3)
 
 
 def foil(image: str, caption: str, wrong: str, votes: int) -> dict[str, Any]:
@@ -203,12 +203,14 @@ def test_whatsup_has_pairs_and_sets(measured):
 
 
 def test_incomplete_groups_do_not_count(measured):
-    files, few = WHATSUP_FILES, RunOptions(limit=5)
-    result = measured("whatsup-a", files, WHATSUP_IMAGES, options=few, n_items=8)
+    def result_of(limit: int) -> Measurement:
+        options = RunOptions(limit=limit)
+        return measured("whatsup-a", WHATSUP_FILES, WHATSUP_IMAGES, options=options, n_items=8)
+
+    result = result_of(limit=5)
     assert result.samples["pair"].tolist() == [0, 0, 1, 1, -1]
     assert result.metrics["accuracy_of_pairs"] == result.metrics["accuracy_of_sets"] == 1
-    one = measured("whatsup-a", files, WHATSUP_IMAGES, options=RunOptions(limit=1), n_items=8)
-    assert "accuracy_of_pairs" not in one.metrics
+    assert "accuracy_of_pairs" not in result_of(limit=1).metrics
 
 
 SPATIAL = {
@@ -402,7 +404,7 @@ def test_eqben_has_frames_as_arrays(measured, tmp_path):
         ("whatsup-b", {}, "no images below|no items below .*controlled_clevr_dataset"),
     ],
 )
-def test_bad_files(known_set, name, files, message):
+def test_bad_files_are_refused(known_set, name, files, message):
     images = {"val2017/1.jpg": "red", "colorswap/data/images/a.png": "red"}
     images |= {"colorswap/data/images/b.png": "red", "bivlc/images/a.jpg": "red"}
     images |= {f"ARO-Flickr-Order/images/{name}.png": "red" for name in "ab"}
@@ -411,7 +413,7 @@ def test_bad_files(known_set, name, files, message):
     assert "\n" not in str(raised.value)
 
 
-def test_own_sets_can_have_all_of_it(make_set, colour_encoder):
+def test_own_sets_can_have_several_positives_and_pairs(make_set, colour_encoder):
     images = {"a.png": "red", "b.png": "green", "c.png": "blue"}
     records = [
         {"image": "a.png", "caption": "red", "positive": "it is red", "negative": ["green"]},
@@ -478,10 +480,10 @@ HUB_ROWS = {
 
 
 @pytest.mark.parametrize("name", HUB_ROWS)
-def test_the_code_that_writes_parquet_files(
+def test_the_documented_code_writes_images_of_parquet_files(
     known_set, colour_encoder, save_colour, tmp_path, monkeypatch, name
 ):
-    """The code block of docs/caption-selection.md, on a table as `datasets` stores images."""
+    """Run the code block of docs/caption-selection.md on tables as `datasets` stores images."""
     monkeypatch.chdir(tmp_path)
     row = dict(HUB_ROWS[name])
     for column in ("image", "images", "negative_image"):
@@ -489,9 +491,9 @@ def test_the_code_that_writes_parquet_files(
             content = save_colour(tmp_path / f"{row[column]}.jpg", row[column]).read_bytes()
             row[column] = {"bytes": content, "path": None}
     (tmp_path / name / "data").mkdir(parents=True)
-    for part in range(2):
+    for shard in range(2):
         table = pandas.DataFrame([row])
-        table.to_parquet(tmp_path / name / f"data/test-0000{part}-of-00002.parquet")
+        table.to_parquet(tmp_path / name / f"data/test-0000{shard}-of-00002.parquet")
 
     page = (Path(__file__).parents[3] / "docs/caption-selection.md").read_text("utf-8")
     code = page.partition("```python\n")[2].partition("```")[0]

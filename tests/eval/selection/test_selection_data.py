@@ -128,17 +128,17 @@ def test_a_line_of_json_may_hold_other_line_separators(make_set):
     assert opened(make_set(IMAGES, content, "i.jsonl")).captions[0] == "red\u2028or so"
 
 
-def test_winoground(make_set):
+def test_the_layout_of_winoground(make_set):
     record = {"id": 0, "image_0": "a", "image_1": "b", "tag": "Adjective", "num_main_preds": 1}
     record |= {"caption_0": "old kisses young", "caption_1": "young kisses old"}
-    known = SELECTION["winoground"]
+    winoground = SELECTION["winoground"]
     protocol = make_set(
         IMAGES,
         [{**record, "collapsed_tag": "Object"}],
         "examples.jsonl",
-        layout=known.layout,
-        image_suffix=known.image_suffix,
-        subset_key=known.subset_key,
+        layout=winoground.layout,
+        image_suffix=winoground.image_suffix,
+        subset_key=winoground.subset_key,
     )
     assert described(opened(protocol)) == [
         (["a.png", "b.png"], ["old kisses young", "young kisses old"], "Object")
@@ -208,7 +208,7 @@ def changed(**fields: Any) -> list[dict[str, Any]]:
         ([3], "record 0 must hold names and values, not 3"),
     ],
 )
-def test_bad_items(make_set, content, message):
+def test_bad_items_are_refused(make_set, content, message):
     assert_refused(make_set(IMAGES, content), message)
 
 
@@ -227,13 +227,13 @@ def test_bad_items(make_set, content, message):
         ([QUESTIONS[0], QUESTIONS[1], ["2", "Color", "red"]], "'red' is the right caption and a"),
     ],
 )
-def test_bad_questions(make_set, content, message):
+def test_bad_questions_are_refused(make_set, content, message):
     assert_refused(make_set(PATTERNS, content, "Questions.csv", layout="mmvp"), message)
 
 
-def test_other_faults(make_set):
-    twice = [{"image_0": "a.png", "image_1": "a.png", "caption_0": "x", "caption_1": "y"}]
-    assert_refused(make_set(IMAGES, twice, "p.json", layout="pairs"), "both images are a.png")
+def test_other_faults_are_refused(make_set):
+    pairs = [{"image_0": "a.png", "image_1": "a.png", "caption_0": "x", "caption_1": "y"}]
+    assert_refused(make_set(IMAGES, pairs, "p.json", layout="pairs"), "both images are a.png")
     assert_refused(make_set(IMAGES, [{**ARO, **BOX}], "b.json", layout="aro"), "has neither")
     assert_refused(make_set(IMAGES, "", "items.txt"), r"must be a \.json, \.jsonl, \.csv or")
     assert_refused(
@@ -246,25 +246,26 @@ def test_other_faults(make_set):
         selection.TASK.open_data(SELECTION["sugarcrepe"], RunOptions())  # type: ignore[arg-type]
 
 
-def test_counts_are_part_of_a_published_set(make_set):
+def test_a_published_set_has_its_counts_and_subsets(make_set):
     records = {
         name: {"0": {"filename": "a.png", "caption": "x", "negative_caption": "y"}}
         for name in ("one.json", "two.json")
     }
-    of = {"one": 1, "two": 2}
-    short = make_set(IMAGES, records, "s", layout="sugarcrepe", n_items=3, subset_items=of)
-    assert_refused(short, r"mine: .*s has 1 of 2 items of two of mine; see")
-    assert len(opened(short, limit=2).subset_of_item) == 2
-    other = make_set(
-        IMAGES, records, "o", layout="sugarcrepe", n_items=2, subset_items={"one": 1, "too": 1}
+    sizes = {"one": 1, "two": 2}
+    incomplete = make_set(IMAGES, records, "s", layout="sugarcrepe", n_items=3, subset_items=sizes)
+    assert_refused(incomplete, r"mine: .*s has 1 of 2 items of two of mine; see")
+    assert len(opened(incomplete, limit=2).subset_of_item) == 2
+    other_sizes = {"one": 1, "too": 1}
+    other_subset = make_set(
+        IMAGES, records, "o", layout="sugarcrepe", n_items=2, subset_items=other_sizes
     )
-    assert_refused(other, "has no subset 'too'; the data set has: one, too")
+    assert_refused(other_subset, "has no subset 'too'; the data set has: one, too")
     with pytest.raises(UsageError, match="no subset 'too'"):
-        opened(other, limit=1)
+        opened(other_subset, limit=1)
     assert_refused(make_set(IMAGES, ITEMS, n_items=3), "has 2 of 3 items of mine")
 
 
-def test_known_sets():
+def test_numbers_of_items_are_known_if_a_source_states_them():
     relation = SELECTION["aro-relation"]
     assert len(relation.left_out) == len(set(relation.left_out))
     assert {"adjusting", "close to", "standing next to", "around"} <= set(relation.left_out)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,15 +11,15 @@ import torch
 from PIL import Image
 
 from cosmos_eval.tasks import selection
-from cosmos_eval.types import Measurement, RunOptions, SelectionProtocol
+from cosmos_eval.types import Measurement, Progress, RunOptions, SelectionProtocol
 
 Make = Callable[..., SelectionProtocol]
 
 IMAGES = {"a.png": "red", "b.png": "green", "c.png": "blue"}
 
 
-def item(image: str, caption: str, *wrong: str, **more: Any) -> dict[str, Any]:
-    return {"image": image, "caption": caption, "negatives": list(wrong), **more}
+def item(image: str, caption: str, *negatives: str, **fields: Any) -> dict[str, Any]:
+    return {"image": image, "caption": caption, "negatives": list(negatives), **fields}
 
 
 ITEMS = [
@@ -50,7 +50,7 @@ def test_single_images_solved_by_hand(make_set, colour_encoder):
     }
     assert result.per_class["one"]["accuracy"] == 1
     assert result.per_class["two"]["accuracy"] == pytest.approx(1 / 3)
-    assert [one["items"] for one in result.per_class.values()] == [1, 3]
+    assert [subset["items"] for subset in result.per_class.values()] == [1, 3]
     assert result.n_samples == 4
     assert result.notes == (
         "1 of 4 items are wrong only because a wrong answer has the score of the right one",
@@ -63,9 +63,12 @@ def test_single_images_solved_by_hand(make_set, colour_encoder):
         assert interval.low <= result.metrics[name] <= interval.high
 
 
-def pair(images: str, *captions: str, **more: str) -> dict[str, str]:
-    named = {f"image_{side}": f"{name}.png" for side, name in enumerate(images)}
-    return {**named, **{f"caption_{side}": text for side, text in enumerate(captions)}, **more}
+def pair(names: Sequence[str], *captions: str, **fields: str) -> dict[str, str]:
+    """Return a record of two images, which have names without a suffix, and two captions."""
+    record = dict(fields)
+    for side, (name, caption) in enumerate(zip(names, captions, strict=True)):
+        record |= {f"image_{side}": f"{name}.png", f"caption_{side}": caption}
+    return record
 
 
 def test_pairs_solved_by_hand(make_set, colour_encoder):
@@ -80,8 +83,12 @@ def test_pairs_solved_by_hand(make_set, colour_encoder):
     result = selection.TASK.measure_one(colour_encoder, protocol, RunOptions())
     assert result.samples["text_correct"].tolist() == [True, True, False]
     assert result.samples["image_correct"].tolist() == [True, False, False]
-    thirds = {"text_score": 2, "image_score": 1, "group_score": 1, "accuracy": 1}
-    assert figures(result) == {name: pytest.approx(n / 3) for name, n in thirds.items()}
+    assert figures(result) == {
+        "text_score": pytest.approx(2 / 3),
+        "image_score": pytest.approx(1 / 3),
+        "group_score": pytest.approx(1 / 3),
+        "accuracy": pytest.approx(1 / 3),
+    }
     # The second item is wrong by a tie, and the third one by a higher score.
     assert result.notes == (
         "1 of 3 items are wrong only because a wrong answer has the score of the right one",
@@ -91,7 +98,7 @@ def test_pairs_solved_by_hand(make_set, colour_encoder):
 
 
 @pytest.mark.parametrize(("rule", "expected"), [("group", False), ("image", True)])
-def test_a_pair_may_count_by_its_images_alone(make_set, colour_encoder, tmp_path, rule, expected):
+def test_a_pair_may_count_only_by_its_images(make_set, colour_encoder, tmp_path, rule, expected):
     protocol = make_set(
         {"a.png": "red"},
         # The red image scores the same with both; each caption prefers its image.
@@ -106,24 +113,19 @@ def test_a_pair_may_count_by_its_images_alone(make_set, colour_encoder, tmp_path
     assert result.metrics["accuracy"] == expected
 
 
-def test_items_that_share_images_by_way_of_others_are_one_cluster(make_set, colour_encoder):
+def test_items_that_share_images_through_others_are_one_cluster(make_set, colour_encoder):
     images = {f"{name}.png": "red" for name in "abcdef"}
-    pairs = [pair(two, "red", "blue") for two in ("ab", "cd", "ef", "bc")]
-    result = selection.TASK.measure_one(
-        colour_encoder, make_set(images, pairs, layout="pairs"), RunOptions()
-    )
+    pairs = [pair(names, "red", "blue") for names in ("ab", "cd", "ef", "bc")]
+    protocol = make_set(images, pairs, layout="pairs")
+    result = selection.TASK.measure_one(colour_encoder, protocol, RunOptions())
     assert result.samples["cluster"].tolist() == [0, 0, 1, 0]
 
 
 def test_every_image_and_caption_is_encoded_once(make_set, colour_encoder):
-    seen: dict[str, int] = {}
-    selection.TASK.measure_one(
-        colour_encoder,
-        make_set(IMAGES, ITEMS),
-        RunOptions(),
-        lambda step: seen.update({step.phase: step.total}),
-    )
-    assert seen == {"images": 3, "captions": 6}
+    steps: list[Progress] = []
+    protocol = make_set(IMAGES, ITEMS)
+    selection.TASK.measure_one(colour_encoder, protocol, RunOptions(), steps.append)
+    assert {step.phase: step.total for step in steps} == {"images": 3, "captions": 6}
 
 
 def test_limit_takes_subsets_in_turn(make_set, colour_encoder):
@@ -131,9 +133,9 @@ def test_limit_takes_subsets_in_turn(make_set, colour_encoder):
     result = selection.TASK.measure_one(colour_encoder, protocol, RunOptions(limit=2))
     assert result.samples["subset"].tolist() == [1, 0]
     assert result.notes[0] == "at most 2 items were measured"
-    alone = selection.TASK.measure_one(colour_encoder, protocol, RunOptions(limit=1))
-    assert set(alone.per_class["two"].values()) == {None, 0}
-    assert set(figures(alone)) == {"accuracy"}
+    of_one_item = selection.TASK.measure_one(colour_encoder, protocol, RunOptions(limit=1))
+    assert set(of_one_item.per_class["two"].values()) == {None, 0}
+    assert set(figures(of_one_item)) == {"accuracy"}
 
 
 def test_subsets_left_out_of_the_mean(make_set, colour_encoder):
@@ -151,24 +153,21 @@ def test_subsets_left_out_of_the_mean(make_set, colour_encoder):
 
 
 def test_the_sample_list_is_hashed(make_set, colour_encoder):
-    def hashes(items: list[dict[str, Any]], file: str, **fields: Any) -> str:
+    def sample_hash(items: list[dict[str, Any]], file: str, **fields: Any) -> str:
         protocol = make_set(IMAGES, items, file, **fields)
-        return selection.TASK.measure_one(colour_encoder, protocol, RunOptions()).hashes[
-            "sample_list"
-        ]
+        result = selection.TASK.measure_one(colour_encoder, protocol, RunOptions())
+        return result.hashes["sample_list"]
 
-    first = hashes(ITEMS, "a.json")
-    assert first == hashes(ITEMS, "b.json")
-    other = [{**ITEMS[0], "caption": "red."}, *ITEMS[1:]]
-    moved = [{**ITEMS[0], "subset": "two"}, *ITEMS[1:]]
-    assert first not in (
-        hashes(other, "c.json"),
-        hashes(moved, "d.json"),
-        hashes(ITEMS, "e.json", template="a photo of {}"),
-    )
+    expected = sample_hash(ITEMS, "a.json")
+    assert sample_hash(ITEMS, "b.json") == expected
+    with_other_caption = [{**ITEMS[0], "caption": "red."}, *ITEMS[1:]]
+    assert sample_hash(with_other_caption, "c.json") != expected
+    with_other_subset = [{**ITEMS[0], "subset": "two"}, *ITEMS[1:]]
+    assert sample_hash(with_other_subset, "d.json") != expected
+    assert sample_hash(ITEMS, "e.json", template="a photo of {}") != expected
 
 
-def test_what_a_published_set_leaves_unsolvable_is_noted(make_set, colour_encoder):
+def test_unsolvable_items_of_a_published_set_are_noted(make_set, colour_encoder):
     items = [item("a.png", "red", "red"), item("b.png", "green", "blue")]
     result = selection.TASK.measure_one(
         colour_encoder, make_set(IMAGES, items, n_items=2), RunOptions()
@@ -180,39 +179,35 @@ def test_what_a_published_set_leaves_unsolvable_is_noted(make_set, colour_encode
     )
 
 
-@pytest.mark.parametrize(("per_item", "captions"), [(1, 2), (1, 4), (2, 2)])
-def test_equals_clip_benchmark(make_set, colour_encoder, tmp_path, per_item, captions):
+@pytest.mark.parametrize(("n_images", "n_captions"), [(1, 2), (1, 4), (2, 2)])
+def test_metrics_are_clip_benchmarks(make_set, colour_encoder, tmp_path, n_images, n_captions):
+    """Each of 60 items has one or two random images and some captions."""
     from clip_benchmark.metrics.image_caption_selection import evaluate
 
-    rng = np.random.default_rng(captions)
-    # Colours that captions can name; two that name the same would tie, which they count as right.
-    known = ["red", "green", "blue", "red, green", "red, blue", "green, blue", "nothing"]
-    texts = [list(rng.permutation(known)[:captions]) for _ in range(60)]
+    rng = np.random.default_rng(n_captions)
+    # Equal captions would tie, which CLIP Benchmark counts as right.
+    texts = ["red", "green", "blue", "red, green", "red, blue", "green, blue", "nothing"]
+    captions_of_items = [rng.permutation(texts)[:n_captions].tolist() for _ in range(60)]
     items, loader = [], []
     folder = tmp_path / "images"
     folder.mkdir()
-    for n, some in enumerate(texts):
-        names = [f"{n}_{side}.png" for side in range(per_item)]
-        for name in names:
-            Image.new("RGB", (4, 4), tuple(rng.integers(0, 256, 3).tolist())).save(folder / name)
-        if per_item == 1:
-            items.append(item(names[0], *map(str, some)))
+    for number, captions in enumerate(captions_of_items):
+        names = [f"{number}_{side}" for side in range(n_images)]
+        paths = [folder / f"{name}.png" for name in names]
+        for path in paths:
+            Image.new("RGB", (4, 4), tuple(rng.integers(0, 256, 3).tolist())).save(path)
+        if n_images == 1:
+            items.append(item(paths[0].name, *captions))
         else:
-            items.append(
-                {
-                    f"{kind}_{i}": str(v)
-                    for kind, two in (("image", names), ("caption", some))
-                    for i, v in enumerate(two)
-                }
-            )
-        images = torch.stack([colour_encoder.transform(Image.open(folder / f)) for f in names])
-        loader.append((images[None] if per_item == 2 else images, [some]))
-    protocol = make_set({}, items, layout="items" if per_item == 1 else "pairs")
-    ours = selection.TASK.measure_one(colour_encoder, protocol, RunOptions()).metrics
-    theirs = evaluate(colour_encoder, loader, colour_encoder.tokenize, "cpu", amp=False)
-    assert 0 < theirs["acc"] < 1
-    assert ours["accuracy"] == pytest.approx(theirs["acc"])
-    if per_item == 2:
-        assert ours["text_score"] == pytest.approx(theirs["text_acc"])
-        assert ours["image_score"] == pytest.approx(theirs["image_acc"])
-        assert ours["group_score"] == pytest.approx(theirs["acc"])
+            items.append(pair(names, *captions))
+        images = torch.stack([colour_encoder.transform(Image.open(path)) for path in paths])
+        loader.append((images[None] if n_images == 2 else images, [captions]))
+    protocol = make_set({}, items, layout="items" if n_images == 1 else "pairs")
+    metrics = selection.TASK.measure_one(colour_encoder, protocol, RunOptions()).metrics
+    expected = evaluate(colour_encoder, loader, colour_encoder.tokenize, "cpu", amp=False)
+    assert 0 < expected["acc"] < 1
+    assert metrics["accuracy"] == pytest.approx(expected["acc"])
+    if n_images == 2:
+        assert metrics["text_score"] == pytest.approx(expected["text_acc"])
+        assert metrics["image_score"] == pytest.approx(expected["image_acc"])
+        assert metrics["group_score"] == pytest.approx(expected["acc"])
