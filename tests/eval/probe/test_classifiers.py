@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from support.probes import CLASSES, make_up, theirs
+from support.probes import CLASSES, fit_sklearn, make_features
 
 from cosmos_eval.tasks.probe import classifiers
 from cosmos_eval.tasks.probe.classifiers import Labelled, choose, fit, nearest_classes, predict
@@ -18,10 +18,10 @@ def small_blocks(monkeypatch):
 
 @pytest.mark.parametrize("c", [1e-2, 100.0, 1e4])
 def test_a_fit_is_scikit_learns(small_blocks, c):
-    features, labels = make_up(600)
-    queries, _ = make_up(2000, seed=1)
+    features, labels = make_features(600)
+    queries, _ = make_features(2000, seed=1)
     linear = fit(Labelled(features, labels, np.arange(600)), CLASSES, c)
-    known = theirs(features, labels, c)
+    known = fit_sklearn(features, labels, c)
     assert linear.converged
     assert (predict(linear, queries) == known.predict(queries.astype(np.float64))).mean() >= 0.999
     if c <= 100:
@@ -33,7 +33,7 @@ def test_a_fit_is_scikit_learns(small_blocks, c):
 
 
 def test_a_memory_map_and_some_rows_give_the_same_fit(small_blocks, tmp_path):
-    features, labels = make_up(300)
+    features, labels = make_features(300)
     rows = np.arange(0, 300, 2)
     stored = np.memmap(tmp_path / "features", np.float32, "w+", shape=features.shape)
     stored[:] = features
@@ -44,17 +44,19 @@ def test_a_memory_map_and_some_rows_give_the_same_fit(small_blocks, tmp_path):
 
 def test_a_fit_that_is_stopped_says_so(monkeypatch):
     monkeypatch.setattr(classifiers, "ITERATIONS", 2)
-    features, labels = make_up(100)
+    features, labels = make_features(100)
     assert not fit(Labelled(features, labels, np.arange(100)), CLASSES, 1e4).converged
 
 
 def test_the_candidate_is_the_one_that_scikit_learn_scores_best_on_held_out_rows():
-    features, labels = make_up(260, spread=2.5)
+    features, labels = make_features(260, spread=2.5)
     train, held_out = np.arange(200), np.arange(200, 260)
     candidates = [1e3, 1e-2, 1.0, 10.0, 1e5]
     chosen = choose(Labelled(features, labels, train), held_out, CLASSES, candidates, "cpu")
     scores = {
-        c: theirs(features[train], labels[train], c).score(features[held_out], labels[held_out])
+        c: fit_sklearn(features[train], labels[train], c).score(
+            features[held_out], labels[held_out]
+        )
         for c in sorted(candidates)
     }
     assert len(set(scores.values())) > 2
@@ -72,8 +74,8 @@ def voted(train, labels, query, k, temperature):
 
 @pytest.mark.parametrize(("k", "temperature"), [(1, 0.07), (20, 0.07), (20, 0.005), (150, 1.0)])
 def test_neighbours_are_those_of_a_plain_loop(small_blocks, k, temperature):
-    features, labels = make_up(200, spread=2.0)
-    queries, _ = make_up(90, seed=1, spread=2.0)
+    features, labels = make_features(200, spread=2.0)
+    queries, _ = make_features(90, seed=1, spread=2.0)
     rows = np.arange(10, 190)
     found = nearest_classes(Labelled(features, labels, rows), queries, CLASSES, k, temperature)
     assert found.tolist() == [

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from support.coop import COLOURS, base_items, draw_items, write_split
 from support.one_set import write_photo
-from support.probes import theirs
+from support.probes import fit_sklearn
 
 from cosmos_eval.data.class_names import class_names, read_prompt_names
 from cosmos_eval.embedding.embed import embed_images
@@ -143,7 +143,7 @@ def test_linear_probes_are_scikit_learns_on_the_draws(photos, colour_encoder):
                 drawn, tested = choose(train), choose(split["test"])
                 labels = np.array([label for _, label, _ in drawn])
                 c = found.settings["coop"][f"linear_probe{kind}_C"][str(shots)][column]
-                expected = theirs(embedded(drawn), labels, c).predict(embedded(tested))
+                expected = fit_sklearn(embedded(drawn), labels, c).predict(embedded(tested))
                 truth = [label for _, label, _ in tested]
                 correct = found.samples[f"linear_probe{kind}_correct"][row, :, column]
                 assert (correct == (expected == truth)).mean() >= 0.9
