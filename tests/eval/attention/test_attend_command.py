@@ -120,14 +120,14 @@ def test_html_stays_text(command, photo: Path) -> None:
     page = Page(Path("a.html").read_text("utf-8"))
     assert len(page.all("script")) == 1
     assert not page.all("b", "link", "select")  # the mean of all heads alone
-    assert [one.text for one in page.all("h2")] == [INJECTION]
+    assert [heading.text for heading in page.all("h2")] == [INJECTION]
     for image in page.all("img"):
         assert image.attributes["alt"]
         assert image.attributes["src"].startswith("data:image/jpeg;base64,")
     words = [mark.attributes for mark in page.all("mark") if "title" in mark.attributes]
     assert all(re.fullmatch(r"\d+\.\d% of the weight", word["title"]) for word in words)
     assert {word["class"] for word in words} <= {"low", "middle", "high"}
-    text = " ".join(one.text for one in page.elements)
+    text = " ".join(element.text for element in page.elements)
     assert "text-to-patch similarity (this model has no cross-attention)" in text
     assert re.search(r"padding got \d+\.\d% of the weight", text)
 

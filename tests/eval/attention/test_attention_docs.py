@@ -14,13 +14,17 @@ from cosmos_eval.reporting.attention import FORMATS
 DOCS = Path(__file__).parents[3] / "docs"
 PAGE = DOCS / "attention.md"
 COMMANDS = [
-    one for one in typed() if one.page == PAGE.name and one.line.startswith("cosmos-eval attend")
+    command
+    for command in typed()
+    if command.page == PAGE.name and command.line.startswith("cosmos-eval attend")
 ]
 
 
 def test_the_picture_is_what_its_command_draws(command, tmp_path: Path) -> None:
     (tmp_path / "docs").symlink_to(DOCS)
-    (arguments,) = [one.arguments for one in COMMANDS if "--csv" in one.words]
+    (arguments,) = [
+        typed_command.arguments for typed_command in COMMANDS if "--csv" in typed_command.words
+    ]
     out = arguments.index("--output") + 1
     drawn_before, arguments[out] = tmp_path / arguments[out], "now.png"
     assert command(*arguments).status == 0

@@ -169,8 +169,8 @@ def test_values_of_several_texts_are_compared_with_each_other(photo: Path) -> No
     together = [row.looks[0].views[0].map for row in rows]
     alone = [cosmos_eval.attend(photo, text).views[0].map for text in texts]
     mean = np.mean(alone, axis=0)
-    for one, other in zip(together, alone, strict=True):
-        np.testing.assert_allclose(one, other - mean, atol=1e-6)
+    for compared_map, plain_map in zip(together, alone, strict=True):
+        np.testing.assert_allclose(compared_map, plain_map - mean, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["empty-ratio", "texts-ratio"])

@@ -119,11 +119,11 @@ def test_text_that_no_file_could_hold() -> None:
 
 def caption(**changes: object) -> CaptionShares:
     words = (("A", 0.1, 0.0, False), ("dog", 0.2, 0.5, True), (",", 0.3, 1.0, False))
-    made = CaptionShares(
+    shares = CaptionShares(
         words=tuple(WordShare(*word) for word in words), unread="", last_word_in_part=False,
         start=0.05, end=0.15, padding=0.2, tokens=5, context=8,
     )  # fmt: skip
-    return made._replace(**changes)
+    return shares._replace(**changes)
 
 
 def row_of(shown: CaptionShares | None, text: str = "A dog,") -> Row:
@@ -161,7 +161,7 @@ def test_words_on_their_colours() -> None:
 def test_texts_are_drawn_as_they_are(text: str) -> None:
     """Also such as Matplotlib would take for mathematics, or could not read as such."""
     svg = to_svg([row_of(None, text)])
-    assert text in [one.text for one in ET.fromstring(svg).iter(f"{SVG}text")]
+    assert text in [element.text for element in ET.fromstring(svg).iter(f"{SVG}text")]
 
 
 def test_a_picture_is_the_same_every_time() -> None:
@@ -197,7 +197,7 @@ def test_what_is_not_read_is_stated(unread: str, in_part: bool, expected: str) -
     shown = caption(unread=unread, last_word_in_part=in_part, tokens=11)
     line = padding_line(shown)
     assert line.endswith(f"not drawn. The text has 11 tokens and is cut to 8: {expected}")
-    texts = [one.text for one in ET.fromstring(to_svg([row_of(shown)])).iter(f"{SVG}text")]
+    texts = [element.text for element in ET.fromstring(to_svg([row_of(shown)])).iter(f"{SVG}text")]
     start = texts.index("A")
     assert texts[start + 3 : start + 3 + len(unread.split())] == unread.split()
 

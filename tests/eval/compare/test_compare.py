@@ -26,48 +26,54 @@ TASKS = (
     *("cls", "retrieval", "multilabel", "faces", "seg", "select", "loc", "assoc", "probe"),
     *("ood", "seg-probe", "depth-probe", "ratings", "boxes", "ranking"),
 )
-OTHER = {"model": {"spec": "scenes-clip"}}
-SAME = {"hashes": {"sample_list": "1" * 64}}
+OTHER_MODEL = {"model": {"spec": "scenes-clip"}}
+SAME_SAMPLES = {"hashes": {"sample_list": "1" * 64}}
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_every_metric_is_compared(task):
-    a, b = make_result(task, 0.7, 1), make_result(task, 0.5, 2)
-    found = paired_differences(*a, *b)
-    assert set(found) == set(a[0].metrics) - {"captions_cut"}
-    for name, difference in found.items():
-        expected = a[0].metrics[name] - b[0].metrics[name]
+    a_row, a_samples = make_result(task, 0.7, 1)
+    b_row, b_samples = make_result(task, 0.5, 2)
+    a_minus_b = paired_differences(a_row, a_samples, b_row, b_samples)
+    assert set(a_minus_b) == set(a_row.metrics) - {"captions_cut"}
+    for name, difference in a_minus_b.items():
+        expected = a_row.metrics[name] - b_row.metrics[name]
         assert difference.difference == pytest.approx(expected)
         interval = difference.interval()
         assert interval.low <= expected <= interval.high
-    for name, difference in paired_differences(*b, *a).items():
-        assert difference.difference == pytest.approx(-found[name].difference)
-        assert difference.error == pytest.approx(found[name].error, rel=0.05)
+    b_minus_a = paired_differences(b_row, b_samples, a_row, a_samples)
+    for name, difference in b_minus_a.items():
+        assert difference.difference == pytest.approx(-a_minus_b[name].difference)
+        assert difference.error == pytest.approx(a_minus_b[name].error, rel=0.05)
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_many_results_are_compared_as_two_are(task):
     results = [make_result(task, skill, seed) for seed, skill in enumerate((0.4, 0.5, 0.8))]
-    found = all_differences(task, [samples for _, samples in results])
-    assert list(found) == [(0, 1), (0, 2), (1, 2)]
-    for (a, b), differences in found.items():
+    samples_of_results = [samples for _, samples in results]
+    by_pair = all_differences(task, samples_of_results)
+    assert list(by_pair) == [(0, 1), (0, 2), (1, 2)]
+    for (a, b), differences in by_pair.items():
         assert differences == paired_differences(*results[a], *results[b])
-    quick = all_differences(task, [samples for _, samples in results], without_slow=True)
-    slow = {name for name in found[0, 1] if "median" in name}
-    assert set(found[0, 1]) - set(quick[0, 1]) == slow
-    assert all(quick[place] == {n: found[place][n] for n in quick[place]} for place in found)
+    quick_by_pair = all_differences(task, samples_of_results, without_slow=True)
+    slow_metrics = {name for name in by_pair[0, 1] if "median" in name}
+    assert set(by_pair[0, 1]) - set(quick_by_pair[0, 1]) == slow_metrics
+    for pair, differences in by_pair.items():
+        quick_differences = quick_by_pair[pair]
+        assert quick_differences == {name: differences[name] for name in quick_differences}
 
 
 @pytest.mark.parametrize(
-    ("metric", "size", "shown"),
+    ("metric", "detectable", "cell"),
     [("acc1", 0.2, "20.00"), ("acc1", 4.2, "> 100"), ("image_to_text_mean_rank", 4.2, "4.20")],
 )
-def test_nothing_larger_than_what_models_can_differ_by_is_detectable(metric, size, shown):
+def test_a_detectable_difference_above_100_points_is_not_spelt_out(metric, detectable, cell):
+    """Fractions cannot differ by more than 100 points; ranks can."""
     task = "cls" if metric == "acc1" else "retrieval"
-    both = make_result(task, 0.7, 1), make_result(task, 0.5, 2)
-    difference = paired_differences(*both[0], *both[1])[metric]
-    cells = to_cells(MetricTest("d", "p", task, metric, difference, detectable=size))
-    assert cells["detectable"] == shown
+    a, b = make_result(task, 0.7, 1), make_result(task, 0.5, 2)
+    difference = paired_differences(*a, *b)[metric]
+    metric_test = MetricTest("d", "p", task, metric, difference, detectable=detectable)
+    assert to_cells(metric_test)["detectable"] == cell
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -77,30 +83,35 @@ def test_a_result_and_itself_do_not_differ(task):
         assert (difference.difference, difference.p_value) == (0, 1)
 
 
-def test_items_that_share_an_image_are_no_independent_samples():
-    both = []
-    for number, skill in enumerate((0.6, 0.7)):
-        samples = select_samples(skill, np.random.default_rng(number), shared=4)
-        both += make_result("select", samples=samples)
-    found = paired_differences(*both)["accuracy"]
-    assert (found.method, found.units) == ("paired cluster bootstrap", 30)
-    alone = [make_result("select", s, n) for n, s in enumerate((0.6, 0.7))]
-    found = paired_differences(*alone[0], *alone[1])["accuracy"]
-    assert (found.method, found.units) == ("exact McNemar", 120)
+def test_items_that_share_an_image_are_not_independent_samples():
+    """120 items of 30 images are 30 clusters; of 120 images, they are independent."""
+
+    def make_result_of_shared_images(skill: float, seed: int):
+        samples = select_samples(skill, np.random.default_rng(seed), shared=4)
+        return make_result("select", samples=samples)
+
+    a, b = make_result_of_shared_images(0.6, 0), make_result_of_shared_images(0.7, 1)
+    difference = paired_differences(*a, *b)["accuracy"]
+    assert (difference.method, difference.units) == ("paired cluster bootstrap", 30)
+    a, b = make_result("select", 0.6, 0), make_result("select", 0.7, 1)
+    difference = paired_differences(*a, *b)["accuracy"]
+    assert (difference.method, difference.units) == ("exact McNemar", 120)
 
 
 def test_pairs_of_images_and_captions_are_compared_by_score():
     rng = np.random.default_rng(3)
-    both = []
+    results = []
     for _ in range(2):
-        text, image = rng.random((2, 120)) < 0.7
-        samples = {**select_samples(0.5, rng), "correct": text & image}
-        samples |= {"text_correct": text, "image_correct": image}
-        both += make_result("select", samples=samples)
-    found = paired_differences(*both)
+        text_correct, image_correct = rng.random((2, 120)) < 0.7
+        samples = select_samples(0.5, rng)
+        samples["correct"] = text_correct & image_correct
+        samples["text_correct"] = text_correct
+        samples["image_correct"] = image_correct
+        results.append(make_result("select", samples=samples))
+    differences = paired_differences(*results[0], *results[1])
     scores = {"accuracy", "text_score", "image_score", "group_score", "mean_subset_accuracy"}
-    assert set(found) == scores
-    assert found["group_score"] == found["accuracy"]
+    assert set(differences) == scores
+    assert differences["group_score"] == differences["accuracy"]
 
 
 @pytest.mark.parametrize(
@@ -135,9 +146,9 @@ def test_other_label_maps_are_refused():
 
 def test_samples_that_lack_an_array_are_named():
     row, samples = make_result("seg")
-    partial = {name: some for name, some in samples.items() if name != "members"}
+    without_members = {name: array for name, array in samples.items() if name != "members"}
     with pytest.raises(UsageError, match="lack 'members' are not of this task"):
-        paired_differences(row, samples, row, partial)
+        paired_differences(row, samples, row, without_members)
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -148,26 +159,25 @@ def test_metrics_must_be_those_of_the_samples(task):
         edited = dataclasses.replace(row, metrics={**row.metrics, name: value})
         with pytest.raises(UsageError, match=f"{name} is .*, but its samples give"):
             paired_differences(row, samples, edited, samples)
-    odd = dataclasses.replace(row, metrics={"odd": 0.5})
+    with_unknown_metric = dataclasses.replace(row, metrics={"odd": 0.5})
     with pytest.raises(UsageError, match="do not give odd"):
-        paired_differences(odd, samples, row, samples)
+        paired_differences(with_unknown_metric, samples, row, samples)
 
 
 def test_two_files(command, tmp_path):
     a = store(tmp_path / "a", skill=0.9)
-    b = store(tmp_path / "b", skill=0.5, seed=2, **OTHER)
+    b = store(tmp_path / "b", skill=0.5, seed=2, **OTHER_MODEL)
     ended = command("compare", a, b)
     assert ended.status == 0
     verdict = "A better in 1, B in 0 of 1 test (Holm)"
     assert ended.out.splitlines()[:3] == [verdict, "A: scenes-cosmos", "B: scenes-clip"]
     assert "exact McNemar, n = 120" in ended.out
     assert ended.err == "note: other metrics not shown: 3 (--all-metrics shows them)\n"
-    found = json.loads(command("compare", a, b, "--json").out)
-    first = found["tests"][0]
-    assert (first["metric"], first["better"]) == ("acc1", "A")
-    assert first["difference"] == pytest.approx(first["a"] - first["b"])
-    assert first["p_value_holm"] == first["p_value"] < 0.001
-    assert {t["metric"]: t["p_value_holm"] for t in found["tests"][1:]} == {
+    headline, *other_tests = json.loads(command("compare", a, b, "--json").out)["tests"]
+    assert (headline["metric"], headline["better"]) == ("acc1", "A")
+    assert headline["difference"] == pytest.approx(headline["a"] - headline["b"])
+    assert headline["p_value_holm"] == headline["p_value"] < 0.001
+    assert {test["metric"]: test["p_value_holm"] for test in other_tests} == {
         "acc5": None, "mean_per_class_recall": None, "ece": None,
     }  # fmt: skip
     assert json.loads(command("compare", b, a, "--json").out)["tests"][0]["better"] == "B"
@@ -176,7 +186,7 @@ def test_two_files(command, tmp_path):
 def test_headline_metrics_are_shown_first(command, tmp_path):
     for task in ("cls", "retrieval"):
         store(tmp_path / "a", task, 0.9)
-        store(tmp_path / "b", task, 0.1, seed=2, **OTHER)
+        store(tmp_path / "b", task, 0.1, seed=2, **OTHER_MODEL)
     headlines = {"acc1", "image_to_text_R@1", "text_to_image_R@1"}
     shown = command("compare", "a", "b")
     assert shown.out.startswith("A better in 3, B in 0 of 3 tests (Holm)\n")
@@ -221,27 +231,28 @@ def test_verdicts():
 
 
 def test_a_metric_that_only_one_result_has_is_left_out(command, tmp_path):
-    new, other = make_result("cls", 0.9, 1), make_result("cls", 0.5, 2)
-    older = {name: array for name, array in other[1].items() if name != "confidence"}
-    a = store_result(tmp_path / "a", "cls", new[1], provenance=SAME)
-    b = store_result(tmp_path / "b", "cls", older, provenance=SAME, **OTHER)
+    a_row, a_samples = make_result("cls", 0.9, 1)
+    b_row, b_samples = make_result("cls", 0.5, 2)
+    b_samples = {name: array for name, array in b_samples.items() if name != "confidence"}
+    a = store_result(tmp_path / "a", "cls", a_samples, provenance=SAME_SAMPLES)
+    b = store_result(tmp_path / "b", "cls", b_samples, provenance=SAME_SAMPLES, **OTHER_MODEL)
     ended = command("compare", a, b)
     assert (ended.status, ended.out.count("ece")) == (0, 0)
     assert "not compared, since only one of both has it: ece" in ended.err
-    wrong = dataclasses.replace(new[0], metrics={**new[0].metrics, "ece": 0.5})
+    edited_row = dataclasses.replace(a_row, metrics={**a_row.metrics, "ece": 0.5})
     with pytest.raises(UsageError, match=r"ece is 0\.5, but its samples give"):
-        paired_differences(wrong, new[1], other[0], older)
+        paired_differences(edited_row, a_samples, b_row, b_samples)
 
 
 def test_two_folders_with_holm_over_all_headlines(command, tmp_path):
     for task in TASKS:
         store(tmp_path / "a", task, 0.65)
-        store(tmp_path / "b", task, 0.6, seed=2, **OTHER)
+        store(tmp_path / "b", task, 0.6, seed=2, **OTHER_MODEL)
     store(tmp_path / "a", dataset="only-here")
     ended = command("compare", "a", "b", "--json")
-    found = json.loads(ended.out)
-    assert found["notes"] == ["not compared: only A has only-here (scenes)"]
-    headlines = [test for test in found["tests"] if test["p_value_holm"] is not None]
+    comparison = json.loads(ended.out)
+    assert comparison["notes"] == ["not compared: only A has only-here (scenes)"]
+    headlines = [test for test in comparison["tests"] if test["p_value_holm"] is not None]
     assert sorted((test["dataset"], test["metric"]) for test in headlines) == [
         ("scenes-assoc", "jaccard"),
         ("scenes-boxes", "mean_per_class_recall"),
@@ -262,13 +273,14 @@ def test_two_folders_with_holm_over_all_headlines(command, tmp_path):
         ("scenes-seg-probe", "mIoU"),
         ("scenes-select", "accuracy"),
     ]
-    least = min(headlines, key=lambda test: test["p_value"])
-    assert least["p_value_holm"] == pytest.approx(min(1, len(headlines) * least["p_value"]))
+    smallest = min(headlines, key=lambda test: test["p_value"])
+    expected = min(1, len(headlines) * smallest["p_value"])
+    assert smallest["p_value_holm"] == pytest.approx(expected)
 
 
 def test_one_folder_with_two_models(command, tmp_path):
     store(tmp_path / "all")
-    store(tmp_path / "all", skill=0.5, **OTHER)
+    store(tmp_path / "all", skill=0.5, **OTHER_MODEL)
     store(tmp_path / "all", provenance={"precision": "bf16"})
     ended = command("compare", "all", "all")
     assert ended.status == 2
@@ -286,15 +298,16 @@ def test_one_folder_with_two_models(command, tmp_path):
     ]
 
 
-def test_differences_of_ranks_count_the_other_way(command, tmp_path):
+def test_the_model_of_lower_ranks_is_better(command, tmp_path):
     a = store(tmp_path / "a", "retrieval", 0.9)
     b = store(tmp_path / "b", "retrieval", 0.4, seed=2)
-    tests = {t["metric"]: t for t in json.loads(command("compare", a, b, "--json").out)["tests"]}
+    comparison = json.loads(command("compare", a, b, "--json").out)
+    tests = {test["metric"]: test for test in comparison["tests"]}
     assert tests["image_to_text_mean_rank"]["difference"] < 0
     assert tests["image_to_text_R@1"]["better"] == "A"
 
 
-SEG_LIMITED = {"samples": seg_samples(0.6, np.random.default_rng(1), images=20)}
+FEWER_LABEL_MAPS = {"samples": seg_samples(0.6, np.random.default_rng(1), images=20)}
 
 
 @pytest.mark.parametrize(
@@ -307,12 +320,15 @@ SEG_LIMITED = {"samples": seg_samples(0.6, np.random.default_rng(1), images=20)}
         ("cls", {"provenance": {"limit": 120}}, "limit is none and 120"),
         ("cls", {"n_samples": 7}, "n_samples is 120 and 7"),
         ("seg", {"provenance": {"attention": "vanilla"}}, "attention is csa and vanilla"),
-        ("seg", SEG_LIMITED, "n_samples is 30 and 20"),
+        ("seg", FEWER_LABEL_MAPS, "n_samples is 30 and 20"),
         ("cls", {"task": "seg"}, "task is cls and seg"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_compared(command, tmp_path, task, changes, message):
-    a, b = store(tmp_path / "a", task), store(tmp_path / "b", **{"task": task, **changes})
+def test_results_that_differ_in_more_than_the_model_are_refused(
+    command, tmp_path, task, changes, message
+):
+    a = store(tmp_path / "a", task)
+    b = store(tmp_path / "b", **{"task": task, **changes})
     ended = command("compare", a, b)
     assert ended.status == 2
     assert ended.out == ""
@@ -320,9 +336,11 @@ def test_what_cannot_be_compared(command, tmp_path, task, changes, message):
     assert f"cannot be compared: {message}" in ended.err or f"; {message}" in ended.err
 
 
-def test_results_that_do_not_say_their_samples(command, tmp_path):
-    unknown = {"provenance": {"hashes": {}}}
-    ended = command("compare", store(tmp_path / "a", **unknown), store(tmp_path / "b", **unknown))
+def test_results_without_a_hash_of_their_samples_are_refused(command, tmp_path):
+    without_hashes = {"provenance": {"hashes": {}}}
+    a = store(tmp_path / "a", **without_hashes)
+    b = store(tmp_path / "b", **without_hashes)
+    ended = command("compare", a, b)
     assert ended.status == 2
     assert "hashes.sample_list is not recorded" in ended.err
 
@@ -350,7 +368,7 @@ def test_usage_errors(command, tmp_path, arguments, message):
     assert re.search(message, ended.err, re.MULTILINE)
 
 
-def test_sets_that_no_two_results_share(command, tmp_path):
+def test_folders_without_a_common_data_set_are_refused(command, tmp_path):
     for folder, names in (("a", ("p", "q")), ("b", ("r", "s"))):
         for name in names:
             store(tmp_path / folder, dataset=name)
@@ -359,7 +377,7 @@ def test_sets_that_no_two_results_share(command, tmp_path):
     assert "A has p (scenes), q (scenes), B r (scenes), s (scenes)" in ended.err
 
 
-def test_edited_samples(command, tmp_path):
+def test_edited_samples_are_refused(command, tmp_path):
     a, b = store(tmp_path / "a"), store(tmp_path / "b")
     (samples,) = (tmp_path / "b").glob("*.npz")
     samples.write_bytes(samples.read_bytes() + b" ")

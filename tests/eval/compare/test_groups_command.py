@@ -40,23 +40,23 @@ def test_two_methods(command, tmp_path, task):
     assert (ended.status, ended.err.count("\n")) == (0, 1)
     assert "note: other metrics not shown: " in ended.err
     assert ended.out.splitlines()[1] == "A: clip (3 trainings, seeds 0-2)"
-    found = json.loads(command("compare", "all", *BOTH, "--json").out)
-    first = found["tests"][0]
+    comparison = json.loads(command("compare", "all", *BOTH, "--json").out)
+    first = comparison["tests"][0]
     assert (first["k"], first["of_methods"], first["better"]) == ([3, 3], True, "B")
-    own = [make_result(task, 0.5 + 0.01 * n, n)[0].metrics for n in range(3)]
-    assert first["a"] == pytest.approx(sum(one[first["metric"]] for one in own) / 3)
+    rows = [make_result(task, 0.5 + 0.01 * seed, seed)[0] for seed in range(3)]
+    assert first["a"] == pytest.approx(sum(row.metrics[first["metric"]] for row in rows) / 3)
     assert first["interval"]["low"] < first["difference"] < first["interval"]["high"]
     named = command("compare", "all", "--group", "clip-1", "--group", "slip-2", "--json")
-    assert json.loads(named.out) == found
+    assert json.loads(named.out) == comparison
 
 
 def test_one_training_each_is_the_comparison_of_two_models(command, tmp_path):
     put_all(tmp_path / "all", (1, 1))
     ended = command("compare", "all", *BOTH, "--json")
-    found = json.loads(ended.out)
-    assert [note[:1] for note in found["notes"]] == ["A", "B"]
-    assert "not between methods" in found["notes"][0]
-    first = found["tests"][0]
+    comparison = json.loads(ended.out)
+    assert [note[:1] for note in comparison["notes"]] == ["A", "B"]
+    assert "not between methods" in comparison["notes"][0]
+    first = comparison["tests"][0]
     assert (first["seed_sd"], first["of_methods"], first["better"]) == ([None, None], False, None)
     samples = [make_result("cls", skill, 0)[1] for skill in (0.5, 0.8)]
     plain = all_differences("cls", samples)[0, 1][first["metric"]]
@@ -109,10 +109,10 @@ def test_groups_fit_into_80_columns(command, tmp_path, monkeypatch):
 
 def test_a_plan_needs_fewer_trainings_for_more(command, tmp_path):
     put_all(tmp_path / "all")
-    found = json.loads(
+    comparison = json.loads(
         command("compare", "all", *BOTH, "--plan", "--difference", "5", "--json").out
     )
-    rows = found["plan"]
+    rows = comparison["plan"]
     assert [row["images"] for row in rows] == ["these", "4 x as many", "unlimited"]
     ranges = [[*map(int, row["k for 5"].split(" to "))] for row in rows]
     assert all(2 <= least < most for least, most in ranges)

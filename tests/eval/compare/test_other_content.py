@@ -121,8 +121,8 @@ def test_results_without_the_hash_are_compared_with_a_note(
     for folder, skill in (("first", 0.6), ("second", 0.7)):
         hashes = NO_CONTENT if lacking in (folder, "both") else {"content": A}
         store(tmp_path / "r" / folder, skill=skill, hashes=hashes, provenance={"revision": "one"})
-    found = json.loads(command("compare", "r/first", "r/second", "--json").out)
-    assert any(NOT_COMPARED in note for note in found["notes"])
+    comparison = json.loads(command("compare", "r/first", "r/second", "--json").out)
+    assert any(NOT_COMPARED in note for note in comparison["notes"])
     write_baseline(command, "r/first")
     ended = command("check", "r/second", "--baseline", "base.json")
     assert ended.status in (0, 1)
@@ -138,8 +138,8 @@ def test_results_without_the_hash_are_compared_with_a_note(
 def test_with_the_hash_in_both_nothing_is_noted(command: Any, tmp_path: Path) -> None:
     store(tmp_path / "r/a", hashes={"content": A})
     store(tmp_path / "r/b", skill=0.7, hashes={"content": A}, model={"spec": "cosmos:other.pt"})
-    found = json.loads(command("compare", "r/a", "r/b", "--json").out)
-    assert not any("content" in note for note in found["notes"])
+    comparison = json.loads(command("compare", "r/a", "r/b", "--json").out)
+    assert not any("content" in note for note in comparison["notes"])
     assert "content" not in command("leaderboard", "r", "--format", "md").out
     write_baseline(command, "r/a")
     assert "content" not in command("check", "r/a", "--baseline", "base.json").err

@@ -22,13 +22,13 @@ Run = Callable[..., Any]
 
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """100 scenes, for classification and for retrieval."""
+    """Describe 100 scenes, as a set for classification and as one for retrieval."""
     return write_scenes(tmp_path_factory.mktemp("sets") / "scenes", 100, "named", "found")
 
 
 @pytest.fixture(scope="module")
 def bgr(sets: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The result of scenes-cosmos with the tensors' channels reversed."""
+    """Store the result of scenes-cosmos with the colour channels of images reversed."""
     encoder = load("scenes-cosmos").built
     right_transform = encoder.transform
     mean = torch.tensor(encoder.image_mean)[:, None, None]
@@ -45,7 +45,8 @@ def bgr(sets: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def diagnosed(command: Run, *arguments: object) -> dict[str, Any]:
+def diagnose(command: Run, *arguments: object) -> dict[str, Any]:
+    """Return the report of a diagnosis, read from JSON."""
     ended = command("diagnose", *arguments, "--json")
     assert ended.status == 0, ended.err
     return json.loads(ended.out)
@@ -53,23 +54,23 @@ def diagnosed(command: Run, *arguments: object) -> dict[str, Any]:
 
 def test_a_fault_is_named_by_its_number(command: Run, sets: list[str], bgr: Path) -> None:
     value = json.loads(bgr.read_text())["metrics"]["acc1"]
-    found = diagnosed(
-        command, "scenes-cosmos", sets[0], "--known", f"{100 * value:.1f}", "--samples", 100
-    )
-    assert found["verdict"] == "fault"
-    names = [explanation["faults"] for explanation in found["explanations"][: found["n_tied"]]]
-    assert ["BGR"] in names
-    (of_bgr,) = (one for one in found["explanations"] if one["faults"] == ["BGR"])
-    assert of_bgr["low"] <= value <= of_bgr["high"]
-    assert of_bgr["fits"]
-    right = cosmos_eval.evaluate("scenes-cosmos", sets[0]).metrics["acc1"]
-    assert found["measured"]["value"] == right
-    total = sum(one["probability"] for one in found["explanations"]) + found["something_else"]
-    assert total == pytest.approx(1)
-    # Every fault is in one of three places.
-    assert "squash" in found["without_effect"]
-    assert found["not_applicable"]["bicubic"] == "the model is evaluated so"
-    assert found["not_applicable"]["first caption only"] == "the data set has no captions"
+    known = f"{100 * value:.1f}"
+    report = diagnose(command, "scenes-cosmos", sets[0], "--known", known, "--samples", 100)
+    assert report["verdict"] == "fault"
+    explanations = report["explanations"]
+    most_likely = [explanation["faults"] for explanation in explanations[: report["n_tied"]]]
+    assert ["BGR"] in most_likely
+    (bgr_only,) = (e for e in explanations if e["faults"] == ["BGR"])
+    assert bgr_only["low"] <= value <= bgr_only["high"]
+    assert bgr_only["fits"]
+    right_value = cosmos_eval.evaluate("scenes-cosmos", sets[0]).metrics["acc1"]
+    assert report["measured"]["value"] == right_value
+    total = sum(explanation["probability"] for explanation in explanations)
+    assert total + report["something_else"] == pytest.approx(1)
+    # Every fault is an explanation, without effect or not applicable.
+    assert "squash" in report["without_effect"]
+    assert report["not_applicable"]["bicubic"] == "the model is evaluated so"
+    assert report["not_applicable"]["first caption only"] == "the data set has no captions"
 
 
 def test_a_fault_is_named_by_its_samples(command: Run, sets: list[str], bgr: Path) -> None:
@@ -86,59 +87,56 @@ def test_a_fault_is_named_by_its_samples(command: Run, sets: list[str], bgr: Pat
 
 def test_a_number_that_agrees_runs_no_fault(command: Run, sets: list[str]) -> None:
     value = cosmos_eval.evaluate("scenes-cosmos", sets[0]).metrics["acc1"]
-    found = diagnosed(
-        command, "scenes-cosmos", sets[0], "--known", f"{100 * value:.0f}", "--samples", 50
-    )
-    assert (found["verdict"], found["explanations"], found["n_image_passes"]) == ("agrees", [], 0)
+    known = f"{100 * value:.0f}"
+    report = diagnose(command, "scenes-cosmos", sets[0], "--known", known, "--samples", 50)
+    assert (report["verdict"], report["explanations"]) == ("agrees", [])
+    assert report["n_image_passes"] == 0
 
 
 def test_a_result_that_agrees_runs_no_fault(command: Run, sets: list[str], tmp_path: Path) -> None:
-    """Hits in the whole gallery are compared, not those that are foreseen from few images."""
+    """Hits in the whole gallery are compared, not those that are predicted from few images."""
     cosmos_eval.evaluate("scenes-clip-long", sets[1], output=tmp_path)
     (path,) = tmp_path.glob("*.json")
-    found = diagnosed(command, "scenes-clip-long", sets[1], "--known", path, "--samples", 30)
-    assert (found["verdict"], found["n_image_passes"]) == ("agrees", 0)
+    report = diagnose(command, "scenes-clip-long", sets[1], "--known", path, "--samples", 30)
+    assert (report["verdict"], report["n_image_passes"]) == ("agrees", 0)
 
 
-def test_retrieval_has_the_number_of_a_run(command: Run, sets: list[str]) -> None:
+def test_the_measured_recall_is_that_of_a_run(command: Run, sets: list[str]) -> None:
     metrics = cosmos_eval.evaluate("scenes-cosmos", sets[1]).metrics
     known = f"{100 * metrics['image_to_text_R@1']:.2f}"
-    found = diagnosed(command, "scenes-cosmos", sets[1], "--known", known, "--samples", 40)
-    assert (found["verdict"], found["measured"]["value"]) == (
-        "agrees",
-        metrics["image_to_text_R@1"],
-    )
+    report = diagnose(command, "scenes-cosmos", sets[1], "--known", known, "--samples", 40)
+    assert report["verdict"] == "agrees"
+    assert report["measured"]["value"] == metrics["image_to_text_R@1"]
 
     metric = "text_to_image_R@5"
     options = ("--known", "0.9", "--metric", metric, "--samples", 100)
-    found = diagnosed(command, "scenes-cosmos", sets[1], *options)
-    assert found["measured"]["value"] == metrics[metric]
-    (shifted,) = (one for one in found["explanations"] if one["faults"] == ["labels + 1"])
-    assert shifted["value"] < 0.3
+    report = diagnose(command, "scenes-cosmos", sets[1], *options)
+    assert report["measured"]["value"] == metrics[metric]
+    (shifted_labels,) = (e for e in report["explanations"] if e["faults"] == ["labels + 1"])
+    assert shifted_labels["value"] < 0.3
 
 
 def test_random_weights_are_not_diagnosed(
     command: Run, sets: list[str], tiny_archs: dict[str, str]
 ) -> None:
-    described = sets[0]
     model = f"openclip:{tiny_archs['tiny']}/random"
-    value = cosmos_eval.evaluate(model, described).metrics["acc1"]
+    value = cosmos_eval.evaluate(model, sets[0]).metrics["acc1"]
     known = "15.0" if value < 0.12 else "8.0"
-    ended = command("diagnose", model, described, "--known", known, "--samples", 40)
+    ended = command("diagnose", model, sets[0], "--known", known, "--samples", 40)
     assert ended.status == 0, ended.err
-    first, second, *_ = ended.out.splitlines()
-    assert first.startswith("cannot tell: acc1 is ")
-    assert first.endswith("and guessing gives 10.00")
-    assert second == "no fault is visible in a model that guesses: check its weights first"
+    verdict, advice, *_ = ended.out.splitlines()
+    assert verdict.startswith("cannot tell: acc1 is ")
+    assert verdict.endswith("and guessing gives 10.00")
+    assert advice == "no fault is visible in a model that guesses: check its weights first"
 
 
 def test_a_number_that_no_fault_gives(command: Run, sets: list[str]) -> None:
     """scenes-clip knows few objects: no fault makes it right."""
     ended = command("diagnose", "scenes-clip", sets[0], "--known", "99.0", "--samples", 40)
     assert ended.status == 0, ended.err
-    first = ended.out.splitlines()[0]
-    assert first.startswith("none of the catalogue explains it: acc1 is ")
-    assert first.endswith(" here, 99.0 is known")
+    verdict = ended.out.splitlines()[0]
+    assert verdict.startswith("none of the catalogue explains it: acc1 is ")
+    assert verdict.endswith(" here, 99.0 is known")
 
 
 @pytest.mark.parametrize(
@@ -174,8 +172,8 @@ def test_wrong_usage_is_one_line(command: Run, arguments: tuple[str, ...], messa
 def test_results_of_other_images_are_refused(
     command: Run, sets: list[str], bgr: Path, tmp_path: Path
 ) -> None:
-    (described,) = write_scenes(tmp_path / "few", 20, "named")
-    ended = command("diagnose", "scenes-clip", described, "--known", bgr)
+    (smaller_set,) = write_scenes(tmp_path / "few", 20, "named")
+    ended = command("diagnose", "scenes-clip", smaller_set, "--known", bgr)
     assert ended.status == 2
     assert "is about other images than the data set" in ended.err
     other_task = command("diagnose", "scenes-clip", sets[1], "--known", bgr)

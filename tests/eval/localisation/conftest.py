@@ -60,10 +60,10 @@ def labelled(write_set, labels) -> None:
 def labels() -> dict[str, np.ndarray]:
     """Seven label maps of several sizes with some pixels that are ignored."""
     rng = np.random.default_rng(1)
-    found = {}
+    label_maps = {}
     for number in range(7):
         size = (40 + 9 * number, 96 - 7 * number)
         label = rng.integers(0, 4, size)
         label[rng.random(size) < 0.1] = 255
-        found[f"i{number}"] = label
-    return found
+        label_maps[f"i{number}"] = label
+    return label_maps

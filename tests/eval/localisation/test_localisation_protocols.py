@@ -23,18 +23,15 @@ PARITY = Path(__file__).parents[2] / "parity"
 @pytest.mark.parametrize("protocol_name", segmentation.MAPS)
 @pytest.mark.parametrize("dataset", segmentation.SEGMENTATION)
 def test_every_segmentation_set_is_one_of_localisation(dataset, protocol_name):
-    found = find_protocol(dataset, protocol_name)
-    assert isinstance(found, LocalisationProtocol)
-    assert (found.task, found.protocol_name, found.map) == (
-        "loc",
-        protocol_name,
-        segmentation.MAPS[protocol_name],
-    )
-    segmented = segmentation.SEGMENTATION_BY_PROTOCOL["fixed-names"][dataset]
+    protocol = find_protocol(dataset, protocol_name)
+    assert isinstance(protocol, LocalisationProtocol)
+    assert (protocol.task, protocol.protocol_name) == ("loc", protocol_name)
+    assert protocol.map == segmentation.MAPS[protocol_name]
+    of_segmentation = segmentation.SEGMENTATION_BY_PROTOCOL["fixed-names"][dataset]
     for field in fields(LabelMapProtocol):
         if field.name not in ("protocol_name", "source"):
-            assert getattr(found, field.name) == getattr(segmented, field.name)
-    check_constants(found)
+            assert getattr(protocol, field.name) == getattr(of_segmentation, field.name)
+    check_constants(protocol)
     assert find_protocol(dataset).task == "seg"
 
 
@@ -43,7 +40,8 @@ def test_the_usual_bounds_are_cocos():
     assert (round(voc.small, 5), round(voc.large, 5)) == (0.00333, 0.03)
 
 
-def test_bounds_of_scenes_part_small_things_dominant_ones_and_stuff():
+def test_bounds_of_scenes_separate_small_things_dominant_things_and_stuff():
+    """Things are the first 10 classes. The largest thing of an image is the dominant one."""
     protocols = protocols_of_dataset("scenes-loc")
     assert list(protocols) == list(segmentation.MAPS)
     protocol = protocols["localisation"]
@@ -52,10 +50,12 @@ def test_bounds_of_scenes_part_small_things_dominant_ones_and_stuff():
     prepare(protocol)
     small, dominant, stuff = [], [], []
     for sample in open_data(protocol, RunOptions(limit=60)).samples:
-        counts = np.bincount(read_label(sample, protocol).ravel(), minlength=18) / 128**2
-        things, under = np.sort(counts[:10][counts[:10] > 0]), counts[10:][counts[10:] > 0]
-        small, dominant = [*small, *things[:-1]], [*dominant, things[-1]]
-        stuff += list(under)
+        areas = np.bincount(read_label(sample, protocol).ravel(), minlength=18) / 128**2
+        thing_areas, stuff_areas = areas[:10], areas[10:]
+        *small_things, dominant_thing = np.sort(thing_areas[thing_areas > 0])
+        small += small_things
+        dominant.append(dominant_thing)
+        stuff += list(stuff_areas[stuff_areas > 0])
     assert protocol.small < min(dominant)
     assert np.mean(np.array(small) < protocol.small) > 0.95  # the others are two small ones
     assert np.mean(np.array(dominant) < protocol.large) > 0.9
@@ -71,20 +71,22 @@ def test_protocols_that_all_models_have_are_in_the_suite_of_scenes():
     assert len({TASK.image_pass(p, RunOptions(), None) for p in listed}) == 2
 
 
-OWN = "kind: loc\nimages: images\nmasks: masks\nclasses: [sky, {name: car, queries: [car, van]}]\n"
+USER_FILE = (
+    "kind: loc\nimages: images\nmasks: masks\nclasses: [sky, {name: car, queries: [car, van]}]\n"
+)
 
 
-def own(tmp_path: Path, text: str) -> LocalisationProtocol:
+def read_user_file(tmp_path: Path, text: str) -> LocalisationProtocol:
     path = tmp_path / "mine.yaml"
     path.write_text(text)
-    found = find_protocol(str(path))
-    assert isinstance(found, LocalisationProtocol)
-    return found
+    protocol = find_protocol(str(path))
+    assert isinstance(protocol, LocalisationProtocol)
+    return protocol
 
 
-def test_a_users_file(tmp_path):
-    found = own(tmp_path, OWN)
-    assert found == LocalisationProtocol(
+def test_a_users_file_is_read(tmp_path):
+    protocol = read_user_file(tmp_path, USER_FILE)
+    assert protocol == LocalisationProtocol(
         dataset="mine",
         protocol_name="user",
         root=str(tmp_path),
@@ -94,40 +96,41 @@ def test_a_users_file(tmp_path):
         class_names=("sky", "car"),
         queries=(("sky",), ("car", "van")),
     )
-    found = own(
+    protocol = read_user_file(
         tmp_path,
-        f"{OWN}map: text-to-patch similarity\nsmall: 0.1\nlarge: 0.4\nscale: 100\n"
+        f"{USER_FILE}map: text-to-patch similarity\nsmall: 0.1\nlarge: 0.4\nscale: 100\n"
         "attention: vanilla\nsplit: val.txt\ntemplates: ['{}']\nignore_index: 9\n"
         "image_suffix: .png\nmask_suffix: _ids.png\nreduce_zero_label: true\n",
     )
-    assert (found.map, found.small, found.large) == ("text-to-patch similarity", 0.1, 0.4)
-    assert (found.scale, found.attention, found.split) == (100, "vanilla", "val.txt")
+    assert protocol.map == "text-to-patch similarity"
+    assert (protocol.small, protocol.large, protocol.scale) == (0.1, 0.4, 100)
+    assert (protocol.attention, protocol.split) == ("vanilla", "val.txt")
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (f"{OWN}window: 224", "unknown key `window`; nearest known: "),
+        (f"{USER_FILE}window: 224", "unknown key `window`; nearest known: "),
         (
-            f"{OWN}map: attention",
+            f"{USER_FILE}map: attention",
             "`map` must be 'cross-attention', 'log ratio to the empty text', .*, n",
         ),
-        (f"{OWN}small: tiny", "`small` must be a finite number .*, not 'tiny'"),
+        (f"{USER_FILE}small: tiny", "`small` must be a finite number .*, not 'tiny'"),
         ("kind: loc\nimages: i\nmasks: m", "`classes` must list the class names"),
         ("kind: loc\nimages: i\nclasses: [a, b]", "`masks` is missing"),
     ],
 )
 def test_faults_of_a_users_file(tmp_path, text, message):
     with pytest.raises(UsageError, match=rf"mine\.yaml: {message}"):
-        own(tmp_path, text)
+        read_user_file(tmp_path, text)
 
 
 @pytest.mark.parametrize("missing", ["images", "masks"])
-def test_what_is_not_there_is_named(tmp_path, missing, command):
+def test_a_missing_folder_is_named(tmp_path, missing, command):
     for folder in ("images", "masks"):
         (tmp_path / folder).mkdir()
         Image.new("L", (8, 8)).save(tmp_path / folder / "a.png")
-    own(tmp_path, f"{OWN}image_suffix: .png\n")
+    read_user_file(tmp_path, f"{USER_FILE}image_suffix: .png\n")
     (tmp_path / missing / "a.png").unlink()
     (tmp_path / missing).rmdir()
     ended = command("run", "--dataset", "mine.yaml", "--model", "scenes-clip")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -16,13 +16,20 @@ from cosmos_eval.tasks.localisation.evaluate import _are_objects
 from cosmos_eval.types import LocalisationProtocol, UsageError
 
 
-def samples_of(
-    images: list[list[tuple[int, int, float]]], are_objects: list[bool]
-) -> dict[str, Any]:
-    """Stored samples of images, each a list of a class, its pixels, and its hit."""
-    pairs = [(n, *pair) for n, image in enumerate(images) for pair in image]
-    image, classes, pixels, hits = map(np.array, zip(*pairs, strict=True))
-    even = np.full(len(pairs), 0.5, np.float32)
+class Thing(NamedTuple):
+    """A class in an image."""
+
+    class_index: int
+    n_pixels: int
+    # The share of the highest points of the map that lie on the thing.
+    hit: float
+
+
+def samples_of(images: list[list[Thing]], are_objects: list[bool]) -> dict[str, Any]:
+    """Return the stored samples of images, each a list of things."""
+    things = [thing for image in images for thing in image]
+    image_indices = np.repeat(np.arange(len(images)), [len(image) for image in images])
+    even_scores = np.full(len(things), 0.5, np.float32)
     return {
         "name": np.array([f"{n}" for n in range(len(images))]),
         "classes": np.array([f"class {n}" for n in range(len(are_objects))]),
@@ -30,26 +37,29 @@ def samples_of(
         "bounds": np.array([0.06, 0.2]),
         "image_pixels": np.full(len(images), 1000, np.int32),
         "labelled_pixels": np.full(len(images), 1000, np.int32),
-        "image": image.astype(np.int32),
-        "class": classes.astype(np.int16),
-        "thing_pixels": pixels.astype(np.int32),
-        "mass": even,
-        "hit": hits.astype(np.float32),
-        "auc": even,
-        "other_names": even,
+        "image": image_indices.astype(np.int32),
+        "class": np.array([thing.class_index for thing in things], np.int16),
+        "thing_pixels": np.array([thing.n_pixels for thing in things], np.int32),
+        "mass": even_scores,
+        "hit": np.array([thing.hit for thing in things], np.float32),
+        "auc": even_scores,
+        "other_names": even_scores,
     }
 
 
 IMAGES = [
-    [(0, 500, 0), (1, 20, 0.5), (2, 300, 1)],  # class 0 is stuff; class 2 is dominant
-    [(1, 100, 0), (3, 100, 1)],  # equally large: the first is dominant
-    [(0, 600, 1), (2, 300, 1)],  # a single object does not count
-    [(3, 50, 0), (2, 60, 1), (1, 40, 0)],
+    # Class 0 is stuff. Class 2 is the largest object, the dominant one.
+    [Thing(0, 500, 0), Thing(1, 20, 0.5), Thing(2, 300, 1)],
+    # Of equally large objects, the first is dominant.
+    [Thing(1, 100, 0), Thing(3, 100, 1)],
+    # A single object does not count.
+    [Thing(0, 600, 1), Thing(2, 300, 1)],
+    [Thing(3, 50, 0), Thing(2, 60, 1), Thing(1, 40, 0)],
 ]
 ARE_OBJECTS = [False, True, True, True]
 
 
-def test_by_hand() -> None:
+def test_suppression_by_hand() -> None:
     samples = samples_of(IMAGES, ARE_OBJECTS)
     TASK.require_valid(samples, {})
     metrics = metrics_of("loc", samples)
@@ -62,27 +72,32 @@ def test_by_hand() -> None:
     assert interval.method == "wilson, difference"
 
 
-def test_equals_plain_loops() -> None:
+def test_suppression_equals_plain_loops() -> None:
     rng = np.random.default_rng(0)
     images = []
     for _ in range(60):
         classes = rng.permutation(6)[: rng.integers(1, 6)]
         images.append(
-            [(int(c), int(rng.integers(1, 9)), float(rng.random() < 0.5)) for c in classes]
+            [
+                Thing(int(class_index), int(rng.integers(1, 9)), float(rng.random() < 0.5))
+                for class_index in classes
+            ]
         )
     are_objects = [True, False, True, True, False, True]
-    dominant, others = [], []
+    dominant_hits, other_hits = [], []
     for image in images:
-        objects = [pair for pair in image if are_objects[pair[0]]]
+        objects = [thing for thing in image if are_objects[thing.class_index]]
         if len(objects) > 1:
-            objects.sort(key=lambda pair: -pair[1])  # a stable sort
-            dominant.append(objects[0][2])
-            others += [pair[2] for pair in objects[1:]]
+            # The sort is stable: of equally large objects, the first stays first.
+            objects.sort(key=lambda thing: -thing.n_pixels)
+            dominant_hits.append(objects[0].hit)
+            other_hits += [thing.hit for thing in objects[1:]]
     metrics = metrics_of("loc", samples_of(images, are_objects))
-    assert metrics["suppression"] == pytest.approx(np.mean(dominant) - np.mean(others))
+    expected = np.mean(dominant_hits) - np.mean(other_hits)
+    assert metrics["suppression"] == pytest.approx(expected)
 
 
-def test_older_results_have_none_and_are_still_compared() -> None:
+def test_older_results_have_no_suppression_and_are_still_compared() -> None:
     samples = samples_of(IMAGES, ARE_OBJECTS)
     older = {name: array for name, array in samples.items() if name != "objects"}
     assert "suppression" not in metrics_of("loc", older)
@@ -103,9 +118,9 @@ def test_which_classes_are_objects() -> None:
     )
     assert _are_objects(protocol).tolist() == [False, True, True]
     check_constants(protocol)
-    things = LocalisationProtocol(
+    with_named_things = LocalisationProtocol(
         **fields, class_names=names, queries=protocol.queries, things=("cat", "dog")
     )
-    assert _are_objects(things).tolist() == [False, True, False]
+    assert _are_objects(with_named_things).tolist() == [False, True, False]
     with pytest.raises(UsageError, match="things names no class 'dog'"):
-        check_constants(things)
+        check_constants(with_named_things)

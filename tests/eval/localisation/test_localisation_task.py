@@ -23,30 +23,26 @@ OPTIONS = RunOptions(workers=0)
 SMALL_SIZES = {"high": (25, 18), "square": (16, 16), "wide": (12, 29)}  # in the order of the names
 
 
-def measured(encoder, protocol, options=OPTIONS) -> Measurement:
+def measure(encoder, protocol, options=OPTIONS) -> Measurement:
     check(protocol, options)
-    measurement = TASK.measure_one(encoder, protocol, options)
-    return measurement
+    return TASK.measure_one(encoder, protocol, options)
 
 
 def plain_maps(encoder, image, protocol, kind) -> np.ndarray:
-    """The map of every class, name by name and template by template."""
+    """Return the map of every class, (classes, h, w), computed name by name."""
     pixels = whole_image(encoder, image)[None]
-
-    def weights(query):
-        return encoder.patch_attention(pixels, query[None])[0, :, 0]
-
-    found = {}
+    map_of_name = {}
     for name in [name for names in protocol.queries for name in names]:
-        tokens = encoder.tokenize([one.replace("{}", name) for one in protocol.templates])
-        found[name] = plain_map(encoder, pixels, tokens, kind, weights, protocol.attention)
+        prompts = [template.replace("{}", name) for template in protocol.templates]
+        tokens = encoder.tokenize(prompts)
+        map_of_name[name] = plain_map(encoder, pixels, tokens, kind, protocol.attention)
     if kind in ("log ratio to the mean over texts", "values of cross-attention"):
-        mean = torch.stack([*found.values()]).mean(dim=0)
+        mean = torch.stack([*map_of_name.values()]).mean(dim=0)
         sign = -1 if "ratio" in kind else 1
-        found = {name: sign * (one - mean) for name, one in found.items()}
+        map_of_name = {name: sign * (values - mean) for name, values in map_of_name.items()}
     maps = []
     for names in protocol.queries:
-        mean = torch.stack([found[name] for name in names]).mean(dim=0).double()
+        mean = torch.stack([map_of_name[name] for name in names]).mean(dim=0).double()
         if kind != "cross-attention":
             scale = 1 if "ratio" in kind else protocol.scale
             mean = (scale * mean).exp() / (scale * mean).exp().sum()
@@ -54,19 +50,31 @@ def plain_maps(encoder, image, protocol, kind) -> np.ndarray:
     return np.stack(maps)
 
 
-def plain_map(encoder, pixels, tokens, kind, weights, form) -> torch.Tensor:
-    """The map (h, w) of the templates of one name, not compared with other names yet."""
+def plain_map(encoder, pixels, tokens, kind, form) -> torch.Tensor:
+    """Return the map (h, w) of one name, not compared with other names yet.
+
+    Args:
+        pixels: The image (1, 3, H, W).
+        tokens: The tokens of the name in each template.
+        kind: The kind of the map, a value of `MAPS`.
+        form: The form of attention for the similarity of texts and patches.
+    """
+
+    def cross_attention(query: torch.Tensor) -> torch.Tensor:
+        """Return the weights (heads, h, w) of a text query."""
+        return encoder.patch_attention(pixels, query[None])[0, :, 0]
+
     if kind in ("values of cross-attention", "text-to-patch similarity"):
         feature = encoder.encode_text(tokens).mean(dim=0)
         form = "crossmodal" if kind == "values of cross-attention" else form
         return encoder.encode_patches(pixels, form)[0] @ (feature / feature.norm())
-    own = weights(encoder.text_queries(tokens).mean(dim=0))
+    weights = cross_attention(encoder.text_queries(tokens).mean(dim=0))
     if kind == "cross-attention":
-        return own.mean(dim=0)
+        return weights.mean(dim=0)
     if kind == "log ratio to the mean over texts":
-        return own.log().mean(dim=0)
-    (empty,) = encoder.text_queries(encoder.tokenize([""]))
-    return (weights(empty).log() - own.log()).mean(dim=0)
+        return weights.log().mean(dim=0)
+    (empty_query,) = encoder.text_queries(encoder.tokenize([""]))
+    return (cross_attention(empty_query).log() - weights.log()).mean(dim=0)
 
 
 @pytest.mark.parametrize("kind", MAPS.values())
@@ -77,53 +85,56 @@ def test_scores_equal_a_plain_implementation(kind, cosmos, protocol, write_set, 
         label[rng.random(label.shape) < 0.1] = 255
     write_set(**labels)
     protocol = replace(protocol, map=kind)
-    found = measured(cosmos, protocol)
-    assert found.settings["map"] == kind
-    samples, row = found.samples, 0
+    measurement = measure(cosmos, protocol)
+    assert measurement.settings["map"] == kind
+    samples, row = measurement.samples, 0
     for number, (name, label) in enumerate(labels.items()):
         maps = plain_maps(cosmos, Image.open(tmp_path / f"data/images/{name}.png"), protocol, kind)
-        # Pixels so small that every patch is whole pixels.
-        fine = label.repeat(maps.shape[1], 0).repeat(maps.shape[2], 1)
-        weights = [one.repeat(label.shape[0], 0).repeat(label.shape[1], 1) for one in maps]
+        # Enlarge label and maps to pixels so small that every patch is a number of pixels.
+        fine_label = label.repeat(maps.shape[1], 0).repeat(maps.shape[2], 1)
+        fine_maps = maps.repeat(label.shape[0], 1).repeat(label.shape[1], 2)
+        is_labelled = fine_label != 255
         assert samples["labelled_pixels"][number] == (label != 255).sum()
         assert samples["image_pixels"][number] == label.size
-        for klass in (1, 2, 3):  # the background is no thing
-            assert (samples["image"][row], samples["class"][row]) == (number, klass)
-            assert samples["thing_pixels"][row] == (label == klass).sum()
-            thing, labelled = fine == klass, fine != 255
-            distributed = weights[klass][thing].sum() / weights[klass][labelled].sum()
-            assert samples["mass"][row] == pytest.approx(distributed, rel=1e-5)
-            others = [
-                weights[k][thing].sum() / weights[k][labelled].sum() for k in {1, 2, 3} - {klass}
-            ]
-            assert samples["other_names"][row] == pytest.approx(np.mean(others), rel=1e-5)
-            beats = mannwhitneyu(weights[klass][thing], weights[klass][labelled & ~thing]).statistic
-            pairs = thing.sum() * (labelled & ~thing).sum()
-            assert samples["auc"][row] == pytest.approx(beats / pairs, abs=1e-4)
+        for class_index in (1, 2, 3):  # class 0, the background, is not a thing
+            assert (samples["image"][row], samples["class"][row]) == (number, class_index)
+            assert samples["thing_pixels"][row] == (label == class_index).sum()
+            is_thing = fine_label == class_index
+            masses = [values[is_thing].sum() / values[is_labelled].sum() for values in fine_maps]
+            assert samples["mass"][row] == pytest.approx(masses[class_index], rel=1e-5)
+            masses_of_other_names = [masses[other] for other in {1, 2, 3} - {class_index}]
+            expected = np.mean(masses_of_other_names)
+            assert samples["other_names"][row] == pytest.approx(expected, rel=1e-5)
+            inside = fine_maps[class_index][is_thing]
+            outside = fine_maps[class_index][is_labelled & ~is_thing]
+            auc = mannwhitneyu(inside, outside).statistic / (len(inside) * len(outside))
+            assert samples["auc"][row] == pytest.approx(auc, abs=1e-4)
             row += 1
     assert row == len(samples["image"])
-    assert found.n_samples == 3
-    again = TASK.figures(samples, 0)
-    assert (again.metrics, again.intervals) == (found.metrics, found.intervals)
+    assert measurement.n_samples == 3
+    figures = TASK.figures(samples, 0)
+    assert figures.metrics == measurement.metrics
+    assert figures.intervals == measurement.intervals
     for name in ("attention_mass", "AUC", "pointing_game", "mass_over_area_medium"):
-        interval = found.intervals[name]
-        assert interval.low <= found.metrics[name] <= interval.high
+        interval = measurement.intervals[name]
+        assert interval.low <= measurement.metrics[name] <= interval.high
 
 
-def test_maps_are_those_that_heatmaps_gives(cosmos, protocol, write_set, tmp_path):
+def test_maps_are_those_of_heatmaps(cosmos, protocol, write_set, tmp_path):
+    """A cat fills the left half of the only image: the first 7 of 14 columns of patches."""
     label = np.zeros((224, 224), int)
     label[:, :112] = 1
     write_set(one=label)
-    plain = replace(protocol, queries=(("sky",), ("cat",), ("dog",), ("grass",)), templates=("{}",))
-    plain = replace(plain, map="cross-attention")
-    found = measured(cosmos, plain)
+    names = (("sky",), ("cat",), ("dog",), ("grass",))
+    of_names = replace(protocol, queries=names, templates=("{}",), map="cross-attention")
+    measurement = measure(cosmos, of_names)
     image = whole_image(cosmos, Image.open(tmp_path / "data/images/one.png"))[None]
     weights = heatmaps(cosmos, image, ["cat"], kind="cross-attention")[0, 0].mean(dim=0)
-    assert found.samples["mass"].tolist() == pytest.approx([float(weights[:, :7].sum())])
-    assert np.isnan(found.samples["other_names"]).all()
-    assert "mass_over_other_names" not in found.metrics
-    assert found.per_class["cat"]["area"] == 0.5
-    assert found.per_class["dog"] == {
+    assert measurement.samples["mass"].tolist() == pytest.approx([float(weights[:, :7].sum())])
+    assert np.isnan(measurement.samples["other_names"]).all()
+    assert "mass_over_other_names" not in measurement.metrics
+    assert measurement.per_class["cat"]["area"] == 0.5
+    assert measurement.per_class["dog"] == {
         **dict.fromkeys(("attention_mass", "area", "pointing_game", "AUC")),
         "images": 0,
     }
@@ -135,84 +146,89 @@ def test_sizes_are_shares_of_the_image(tiny_encoder, protocol, write_set):
     label[10:20, :20] = 2  # 0.125 and 0.25
     label[20:30, :30] = 3
     write_set(one=label)
-    metrics = measured(tiny_encoder, protocol).metrics
+    metrics = measure(tiny_encoder, protocol).metrics
     assert metrics["area_small"] == pytest.approx(1 / 3)
     assert not {name for name in metrics if name.endswith(("_medium", "_large"))}
-    metrics = measured(tiny_encoder, replace(protocol, small=0.15, large=0.1875)).metrics
+    metrics = measure(tiny_encoder, replace(protocol, small=0.15, large=0.1875)).metrics
     assert metrics["area_large"] == pytest.approx(0.375)
     assert metrics["area_small"] == pytest.approx(0.25)
 
 
-def test_an_image_of_one_class_is_left_out_and_told(tiny_encoder, protocol, write_set):
-    both, alone = np.ones((20, 20), int), np.ones((20, 20), int)
-    both[:10] = 0
-    alone[:10] = 255
-    nothing = np.zeros((20, 20), int)
-    write_set(a=alone, b=both, c=nothing)
-    found = measured(tiny_encoder, protocol)
-    assert found.samples["image"].tolist() == [1]
-    assert found.n_samples == 3
-    assert found.notes == (
+def test_an_image_of_one_class_is_left_out_with_a_note(tiny_encoder, protocol, write_set):
+    thing_and_background, thing_only = np.ones((20, 20), int), np.ones((20, 20), int)
+    thing_and_background[:10] = 0
+    thing_only[:10] = 255
+    background_only = np.zeros((20, 20), int)
+    write_set(a=thing_only, b=thing_and_background, c=background_only)
+    measurement = measure(tiny_encoder, protocol)
+    assert measurement.samples["image"].tolist() == [1]
+    assert measurement.n_samples == 3
+    assert measurement.notes == (
         "pets: left out are 1 of 3 images in which one class fills all labelled pixels",
     )
     with pytest.raises(UsageError, match="pets: no image has a thing beside something else"):
-        measured(tiny_encoder, protocol, replace(OPTIONS, limit=1))
+        measure(tiny_encoder, protocol, replace(OPTIONS, limit=1))
 
 
-def test_an_image_that_is_turned_is_seen_as_its_label_map(cosmos, protocol, write_set, tmp_path):
+def test_an_image_with_a_rotation_in_exif_is_turned_like_its_label_map(
+    cosmos, protocol, write_set, tmp_path
+):
     label = np.zeros((32, 64), int)
     label[:, :32] = 1
     write_set(one=label)
-    plain = measured(cosmos, protocol)
+    upright = measure(cosmos, protocol)
     path = tmp_path / "data/images/one.png"
     image = Image.open(path)
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be shown turned by 90 degrees clockwise
+    exif[0x0112] = 6  # viewers turn it by 90 degrees clockwise
     image.transpose(Image.Transpose.ROTATE_90).save(path, exif=exif)
-    np.testing.assert_array_equal(measured(cosmos, protocol).samples["mass"], plain.samples["mass"])
+    rotated = measure(cosmos, protocol)
+    np.testing.assert_array_equal(rotated.samples["mass"], upright.samples["mass"])
 
 
 def test_each_model_has_its_own_kind_of_map(cosmos, tiny_encoder, protocol, labelled):
-    assert measured(cosmos, protocol).settings["map"] == "values of cross-attention"
-    assert measured(tiny_encoder, protocol).settings["map"] == "text-to-patch similarity"
-    alike = replace(protocol, map="text-to-patch similarity")
-    of_cosmos, of_clip = measured(cosmos, alike), measured(tiny_encoder, alike)
+    assert measure(cosmos, protocol).settings["map"] == "values of cross-attention"
+    assert measure(tiny_encoder, protocol).settings["map"] == "text-to-patch similarity"
+    similarity = replace(protocol, map="text-to-patch similarity")
+    of_cosmos, of_clip = measure(cosmos, similarity), measure(tiny_encoder, similarity)
     assert of_cosmos.settings["map"] == of_clip.settings["map"] == "text-to-patch similarity"
-    assert of_cosmos.hashes == of_clip.hashes != measured(cosmos, protocol).hashes
+    assert of_cosmos.hashes == of_clip.hashes != measure(cosmos, protocol).hashes
     np.testing.assert_array_equal(
-        measured(tiny_encoder, protocol).samples["mass"], of_clip.samples["mass"]
+        measure(tiny_encoder, protocol).samples["mass"], of_clip.samples["mass"]
     )
 
 
 def test_ranks_of_similarity_do_not_depend_on_the_scale(tiny_encoder, protocol, labelled):
-    some, other = (measured(tiny_encoder, replace(protocol, scale=scale)) for scale in (40, 300))
+    flat = measure(tiny_encoder, replace(protocol, scale=40))
+    peaked = measure(tiny_encoder, replace(protocol, scale=300))
     for name in ("auc", "hit"):
-        np.testing.assert_array_equal(some.samples[name], other.samples[name])
-    assert some.metrics["attention_mass"] != other.metrics["attention_mass"]
+        np.testing.assert_array_equal(flat.samples[name], peaked.samples[name])
+    assert flat.metrics["attention_mass"] != peaked.metrics["attention_mass"]
 
 
-def test_the_form_of_attention_counts_for_similarity_alone(
+def test_the_form_of_attention_changes_only_maps_of_similarity(
     cosmos, tiny_encoder, protocol, labelled
 ):
     vanilla = replace(OPTIONS, attention="vanilla")
     for encoder, differs in ((cosmos, False), (tiny_encoder, True)):
-        usual, other = measured(encoder, protocol), measured(encoder, protocol, vanilla)
-        assert (usual.metrics != other.metrics) is differs
-        assert usual.hashes["constants"] != other.hashes["constants"]
+        by_default = measure(encoder, protocol)
+        by_vanilla = measure(encoder, protocol, vanilla)
+        assert (by_default.metrics != by_vanilla.metrics) is differs
+        assert by_default.hashes["constants"] != by_vanilla.hashes["constants"]
 
 
-def test_what_a_model_lacks_is_told_in_a_line(tiny_encoder, tiny_archs, protocol, labelled):
+def test_maps_that_a_model_cannot_make_are_refused(tiny_encoder, tiny_archs, protocol, labelled):
     for kind in set(MAPS.values()) - {"text-to-patch similarity"}:
         with pytest.raises(UsageError, match=r"random has no cross-attention: choose a COSMOS"):
-            measured(tiny_encoder, replace(protocol, map=kind))
+            measure(tiny_encoder, replace(protocol, map=kind))
     resnet = load_encoder(parse_model_spec(f"openclip:{tiny_archs['tiny-resnet']}/random"))
     for kind in (None, "text-to-patch similarity"):
         with pytest.raises(UsageError, match="no patch"):
-            measured(resnet, replace(protocol, map=kind))
+            measure(resnet, replace(protocol, map=kind))
 
 
 @pytest.mark.parametrize("bounds", [{"small": 0.3}, {"small": 0.0}, {"large": 1.0}])
-def test_bounds_that_contradict_each_other(protocol, labelled, bounds):
+def test_bounds_of_sizes_that_contradict_each_other_are_refused(protocol, labelled, bounds):
     with pytest.raises(UsageError, match="pets: small and large must be shares of the image"):
         check(replace(protocol, **bounds), OPTIONS)
 
@@ -225,39 +241,42 @@ def test_a_label_map_of_another_size_is_named(protocol, labelled, tmp_path):
 
 def test_processes_and_batches_change_nothing(cosmos, protocol, labelled, monkeypatch):
     monkeypatch.setattr("cosmos_eval.tasks.label_maps.IMAGES_PER_SHARD", 2)
-    alone = measured(cosmos, protocol)
+    by_one_process = measure(cosmos, protocol)
 
-    def act(distributed):
-        return measured(cosmos, protocol, replace(OPTIONS, distributed=distributed, workers=1))
+    def measure_in_group(distributed) -> Measurement:
+        return measure(cosmos, protocol, replace(OPTIONS, distributed=distributed, workers=1))
 
-    for shared in together(3, act):
-        for name, values in alone.samples.items():
-            np.testing.assert_array_equal(shared.samples[name], values)
-    single = measured(cosmos, protocol, replace(OPTIONS, batch_size=1))
+    for by_three_processes in together(3, measure_in_group):
+        for name, values in by_one_process.samples.items():
+            np.testing.assert_array_equal(by_three_processes.samples[name], values)
+    image_by_image = measure(cosmos, protocol, replace(OPTIONS, batch_size=1))
     for name in ("mass", "auc", "other_names"):
-        np.testing.assert_allclose(single.samples[name], alone.samples[name], atol=1e-5)
+        expected = by_one_process.samples[name]
+        np.testing.assert_allclose(image_by_image.samples[name], expected, atol=1e-5)
 
 
-def test_a_killed_run_goes_on_at_its_shard(cosmos, protocol, labelled, monkeypatch, tmp_path):
+def test_a_killed_run_resumes_at_its_shard(cosmos, protocol, labelled, monkeypatch, tmp_path):
     monkeypatch.setattr("cosmos_eval.tasks.label_maps.IMAGES_PER_SHARD", 2)
     options = replace(OPTIONS, unfinished=str(tmp_path / ".partial"))
 
-    def ending(step):
+    def interrupt_after_five_images(step):
         if (step.phase, step.done) == ("images", 5):
             raise KeyboardInterrupt
 
+    def keep_note(step):
+        notes.append(step.note)
+
     data = TASK.open_data(protocol, options)
     with pytest.raises(KeyboardInterrupt):
-        next(TASK.measure(cosmos, [protocol], [data], options, ending))
+        next(TASK.measure(cosmos, [protocol], [data], options, interrupt_after_five_images))
     assert len(sorted((tmp_path / ".partial").rglob("*.safetensors"))) == 2
-    notes = []
+    notes: list[str | None] = []
     data = TASK.open_data(protocol, options)
-    running = TASK.measure(
-        cosmos, [protocol], [data], options, lambda step: notes.append(step.note)
-    )
-    resumed = next(running)
+    measurements = TASK.measure(cosmos, [protocol], [data], options, keep_note)
+    resumed = next(measurements)
     assert [note for note in notes if note] == ["resumed: 4 of 7 images were measured already"]
-    for name, values in measured(cosmos, protocol).samples.items():
+    for name, values in measure(cosmos, protocol).samples.items():
         np.testing.assert_array_equal(resumed.samples[name], values)
-    assert next(running, None) is None  # the result is stored by now
+    # Asking for the next measurement says that the first one is stored.
+    assert next(measurements, None) is None
     assert list(Path(options.unfinished).iterdir()) == []

@@ -28,11 +28,10 @@ def flipped(number: int, *places: int) -> int:
 
 def test_the_hash_is_the_sign_of_low_coefficients_about_their_median() -> None:
     pictures = np.random.default_rng(0).integers(0, 256, (5, 32, 32), dtype=np.uint8)
-    for picture, found in zip(pictures, perceptual_hashes(pictures).tolist(), strict=True):
-        low = dctn(picture.astype(float), norm="ortho")[:8, :8].ravel()
-        above = low > np.median(low)
-        expected = np.packbits(above).view(np.uint64)[0]
-        assert found == expected
+    for picture, picture_hash in zip(pictures, perceptual_hashes(pictures).tolist(), strict=True):
+        low_coefficients = dctn(picture.astype(float), norm="ortho")[:8, :8].ravel()
+        is_above = low_coefficients > np.median(low_coefficients)
+        assert picture_hash == np.packbits(is_above).view(np.uint64)[0]
     # Only the mean of a constant picture is above the rest.
     grey = np.full((1, 32, 32), 90, np.uint8)
     assert bits(int(perceptual_hashes(grey)[0])) == 1
@@ -50,21 +49,21 @@ def test_near_hashes_equal_a_comparison_of_all(block: int, monkeypatch: pytest.M
         queries[query] = flipped(int(items[query]), *map(int, places))
     queries[1] = flipped(int(items[3]), *range(16, 24))
     queries[3] = flipped(int(items[3]), 0, 1, 16, 17, 32, 33, 48, 49)  # two bits in every run
-    found = HashIndex(items).near(queries)
-    expected = [
-        (q, i, bits(int(a) ^ int(b)))
-        for q, a in enumerate(queries)
-        for i, b in enumerate(items)
-        if bits(int(a) ^ int(b)) <= RADIUS
-    ]
-    assert [*zip(*(part.tolist() for part in found), strict=True)] == expected
+    near = HashIndex(items).near(queries)
+    expected = []
+    for query, query_hash in enumerate(queries):
+        for item, item_hash in enumerate(items):
+            distance = bits(int(query_hash) ^ int(item_hash))
+            if distance <= RADIUS:
+                expected.append((query, item, distance))
+    assert [*zip(*(column.tolist() for column in near), strict=True)] == expected
     assert {(1, 3, 8), (1, 7, 8), (3, 3, 8), (3, 7, 8)} <= {*expected}
     assert max(distance for *_, distance in expected) == RADIUS
 
 
-def test_no_hash_is_near() -> None:
-    none = HashIndex(np.array([0], np.uint64)).near(np.array([2**64 - 1], np.uint64))
-    assert [len(part) for part in none] == [0, 0, 0]
+def test_no_hash_is_near_if_all_bits_differ() -> None:
+    near = HashIndex(np.array([0], np.uint64)).near(np.array([2**64 - 1], np.uint64))
+    assert [len(column) for column in near] == [0, 0, 0]
 
 
 def test_bits_and_correlations() -> None:

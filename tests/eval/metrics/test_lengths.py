@@ -17,12 +17,17 @@ from cosmos_eval.tasks import retrieval
 FIGURES = ("image_to_text_R@1", "text_to_image_R@1")
 
 
-def bins_of(lengths: dict[int, int], **given):
-    """Bins of so many captions of each length, one per image, shuffled."""
-    words = np.repeat([*lengths], [*lengths.values()])
+def bins_of(captions_of_length: dict[int, int]):
+    """Return the bins of shuffled captions, one per image.
+
+    Captions of an even number of words are hits, and captions of more than 60 words are cut.
+
+    Args:
+        captions_of_length: The number of captions of each number of words.
+    """
+    words = np.repeat([*captions_of_length], [*captions_of_length.values()])
     words = np.random.default_rng(0).permutation(words)
-    hits = given.get("hits", words % 2 == 0)
-    return length_bins(words, given.get("cut", words > 60), hits, np.arange(len(words)))
+    return length_bins(words, words > 60, words % 2 == 0, np.arange(len(words)))
 
 
 @pytest.mark.parametrize(
@@ -41,47 +46,52 @@ def bins_of(lengths: dict[int, int], **given):
         ({}, {}),
     ],
 )
-def test_bins(lengths, expected):
-    assert {one.name: one.captions for one in bins_of(lengths)} == expected
+def test_lengths_and_sizes_of_bins(lengths, expected):
+    assert {length_bin.name: length_bin.captions for length_bin in bins_of(lengths)} == expected
 
 
 def test_figures_of_bins():
-    """Of 5 and 6 words the even length is right, of 61 words all are cut, of 62 too."""
+    """40 of 100 captions of 5 or 6 words are hits, and 25 of 100 of 61 or 62, which are cut."""
     first, second = bins_of({5: 60, 6: 40, 61: 75, 62: 25})
     assert (first.recall.value, first.cut) == (0.4, 0)
     assert (second.recall.value, second.cut) == (0.25, 1)
 
 
 def test_intervals_count_images_and_not_their_captions():
-    """Copies of a caption, all right or all wrong, add nothing to what its image says."""
-    few, many = (
-        length_bins(
+    """Four copies of each caption are all right or all wrong, and do not narrow the intervals."""
+
+    def intervals_of_copies(copies: int):
+        bins = length_bins(
             np.repeat([5, 9], 100 * copies),
             np.zeros(200 * copies, bool),
             np.repeat(np.arange(200) % 2 == 0, copies),
             np.repeat(np.arange(200), copies),
         )
-        for copies in (1, 4)
-    )
-    single, copied = (intervals({b.name: b.recall for b in bins}) for bins in (few, many))
-    for name, interval in single.items():
+        return intervals({length_bin.name: length_bin.recall for length_bin in bins})
+
+    of_four_copies = intervals_of_copies(4)
+    for name, interval in intervals_of_copies(1).items():
         assert interval[:2] == pytest.approx(wilson(50, 100)[:2])
-        assert copied[name][:2] == pytest.approx(interval[:2])
+        assert of_four_copies[name][:2] == pytest.approx(interval[:2])
 
 
-def test_intervals_near_100_percent_hold_the_recall():
-    """200 studies of 120 images with two captions of 5 words and two of 9, which are missed
-    together: the recall is 99%. A percentile bootstrap holds it in 87% and is often a point."""
+def test_intervals_near_100_percent_cover_the_recall():
+    """200 studies of 120 images with two captions of 5 words and two of 9.
+
+    The captions of an image are missed together, and the recall is 99%. A percentile bootstrap
+    covers it in 87% of the studies and is often a point.
+    """
     words, image_of_text = np.tile([5, 5, 9, 9], 120), np.repeat(np.arange(120), 4)
-    held, points = [], []
+    covered, points = [], []
     for seed in range(200):
         rng = np.random.default_rng(seed)
         hits = rng.random(480) < rng.beta(2.31, 0.0233, 120)[image_of_text]
         bins = length_bins(words, np.zeros(480, bool), hits, image_of_text)
-        for interval in intervals({b.name: b.recall for b in bins}, resamples=400).values():
-            held.append(interval.low <= 0.99 <= interval.high)
+        estimates = {length_bin.name: length_bin.recall for length_bin in bins}
+        for interval in intervals(estimates, resamples=400).values():
+            covered.append(interval.low <= 0.99 <= interval.high)
             points.append(interval.low == interval.high)
-    assert 0.93 <= np.mean(held) <= 0.98
+    assert 0.93 <= np.mean(covered) <= 0.98
     assert not any(points)
 
 
@@ -98,27 +108,28 @@ def samples_of(n: int, cut: float):
     }
 
 
-def test_what_a_result_stores():
+def test_a_result_has_the_share_cut_and_figures_of_bins():
     samples = samples_of(400, cut=0.25)
-    found = retrieval.TASK.figures(samples, seed=0)
-    assert found.metrics["captions_cut"] == samples["cut"].mean() == pytest.approx(0.25, abs=0.01)
-    assert len(found.per_class) == 3
-    for name, figures in found.per_class.items():
+    figures = retrieval.TASK.figures(samples, seed=0)
+    assert figures.metrics["captions_cut"] == samples["cut"].mean()
+    assert samples["cut"].mean() == pytest.approx(0.25, abs=0.01)
+    assert len(figures.per_class) == 3
+    for name, figures_of_bin in figures.per_class.items():
         low, high = map(int, name.removesuffix(" words").split("-"))
-        own = (samples["words"] >= low) & (samples["words"] <= high)
-        assert figures == {
-            "text_to_image_R@1": (samples["text_to_image_rank"][own] == 1).mean(),
-            "captions_cut": samples["cut"][own].mean(),
-            "captions": own.sum(),
+        in_bin = (samples["words"] >= low) & (samples["words"] <= high)
+        assert figures_of_bin == {
+            "text_to_image_R@1": (samples["text_to_image_rank"][in_bin] == 1).mean(),
+            "captions_cut": samples["cut"][in_bin].mean(),
+            "captions": in_bin.sum(),
         }
 
 
 def test_results_of_older_versions_have_no_lengths():
     samples = retrieval_samples(0.5, np.random.default_rng(0))
     older = {name: array for name, array in samples.items() if name not in ("words", "cut")}
-    found = retrieval.TASK.figures(older, seed=0)
-    assert found.per_class == {}
-    assert "captions_cut" not in found.metrics
+    figures = retrieval.TASK.figures(older, seed=0)
+    assert figures.per_class == {}
+    assert "captions_cut" not in figures.metrics
 
 
 def entries_with(**cut: float):

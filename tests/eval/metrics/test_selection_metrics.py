@@ -19,7 +19,7 @@ def test_single_images_solved_by_hand() -> None:
     hits = single_hits(
         products(EYE, captions),
         np.array([0, 0, 1, 2, 2]),
-        [np.array(some) for some in ([0, 1], [0, 2], [1, 0, 2], [2, 0], [1, 0, 2])],
+        [np.array(candidates) for candidates in ([0, 1], [0, 2], [1, 0, 2], [2, 0], [1, 0, 2])],
     )
     # The second item is a tie, and so is the last, with one of its two wrong captions.
     assert hits.tolist() == [True, False, True, True, False]
@@ -54,33 +54,33 @@ def test_a_constant_model_is_always_wrong(width: int) -> None:
 
 
 @pytest.mark.parametrize("block_bytes", [1, 4 * 4 * 9, 64 << 20])
-def test_equals_loops_with_many_ties(block_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hits_equal_loops_with_many_ties(block_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choices, "_BLOCK_BYTES", block_bytes)
     rng = np.random.default_rng(3)
     # Small whole numbers: every product is exact, and many are equal.
     images = rng.integers(-2, 3, (11, 4)).astype(np.float32)
     captions = rng.integers(-2, 3, (17, 4)).astype(np.float32)
-    s = images @ captions.T
+    scores = images @ captions.T
     image = rng.integers(0, 11, 60)
-    several = [rng.permutation(17)[: rng.integers(2, 6)] for _ in range(60)]
-    expected = [
-        all(s[i, some[0]] > s[i, wrong] for wrong in some[1:])
-        for i, some in zip(image, several, strict=True)
-    ]
-    assert single_hits(products(images, captions), image, several).tolist() == expected
+    candidates = [rng.permutation(17)[: rng.integers(2, 6)] for _ in range(60)]
+    expected = []
+    for i, (right, *wrong) in zip(image, candidates, strict=True):
+        expected.append(all(scores[i, right] > scores[i, caption] for caption in wrong))
+    assert single_hits(products(images, captions), image, candidates).tolist() == expected
     two_images = np.array([rng.permutation(11)[:2] for _ in range(60)])
     two_captions = np.array([rng.permutation(17)[:2] for _ in range(60)])
     hits = pair_hits(products(images, captions), two_images, two_captions)
     for n, ((i, j), (a, b)) in enumerate(zip(two_images, two_captions, strict=True)):
-        assert hits.text[n] == (s[i, a] > s[i, b] and s[j, b] > s[j, a])
-        assert hits.image[n] == (s[i, a] > s[j, a] and s[j, b] > s[i, b])
+        assert hits.text[n] == (scores[i, a] > scores[i, b] and scores[j, b] > scores[j, a])
+        assert hits.image[n] == (scores[i, a] > scores[j, a] and scores[j, b] > scores[i, b])
 
 
 def test_metrics_and_subsets_by_hand() -> None:
     correct = np.array([True, True, False, True, False, False])
     subset = np.array([0, 0, 0, 2, 3, 3])
-    found = means_of_groups(["a", "b", "c", "d"], subset, {"accuracy": correct}, "items")
-    assert [some["accuracy"] for some in found.values()] == [pytest.approx(2 / 3), None, 1, 0]
+    by_subset = means_of_groups(["a", "b", "c", "d"], subset, {"accuracy": correct}, "items")
+    accuracies = [means["accuracy"] for means in by_subset.values()]
+    assert accuracies == [pytest.approx(2 / 3), None, 1, 0]
     averaged = np.array([True, True, True, False])
     samples = {
         "correct": correct,
@@ -131,9 +131,9 @@ def test_features_that_are_not_finite() -> None:
 )
 def test_pairs_solved_by_hand(captions: list[list[int]], text: bool, image: bool) -> None:
     """Rows are captions, columns their scores with two images; a tie is a miss."""
-    one = np.array([[0, 1]])
+    first_and_second = np.array([[0, 1]])
     score = products(np.eye(2, dtype=np.float32), np.array(captions, np.float32))
-    hits = pair_hits(score, one, one)
+    hits = pair_hits(score, first_and_second, first_and_second)
     assert (hits.text.tolist(), hits.image.tolist()) == ([text], [image])
 
 

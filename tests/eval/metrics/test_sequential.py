@@ -25,7 +25,7 @@ ALPHA = 0.05
 
 
 def sequence_of(*looks: list[float], low: float = -1, high: float = 1) -> BoundedSequence:
-    """A sequence of which all looks count for a difference of 0."""
+    """Return a sequence that was asked about a mean of 0 before its first look."""
     sequence = BoundedSequence(low, high)
     sequence.log_e_above(0)
     sequence.log_e_below(0)
@@ -35,7 +35,7 @@ def sequence_of(*looks: list[float], low: float = -1, high: float = 1) -> Bounde
 
 
 def capital(values: list[float], mean: float, low: float) -> float:
-    """The mean capital of all bets against "the mean is at most `mean`", one bet at a time."""
+    """Return the mean capital of all bets against "the mean is at most `mean`", bet by bet."""
     capitals = []
     for bet in BETS:
         product = 1.0
@@ -87,8 +87,8 @@ def test_capital_by_hand_with_other_bounds():
     sequence.update(np.array([2.0]))
     # A bet of s on (2 - 0.5) / (0.5 - 0), and on (0.5 - 2) / (2 - 0.5) for the other side.
     assert sequence.log_e_above(0.5) == pytest.approx(math.log(1 + 3 * sum(BETS) / 24))
-    both = (1 + 3 * sum(BETS) / 24 + 1 - sum(BETS) / 24) / 2
-    assert sequence.log_e_value(0.5) == pytest.approx(math.log(both))
+    mean_of_sides = (1 + 3 * sum(BETS) / 24 + 1 - sum(BETS) / 24) / 2
+    assert sequence.log_e_value(0.5) == pytest.approx(math.log(mean_of_sides))
 
 
 @pytest.mark.parametrize("values", [[-1.0, 0.0, 1.0], [-0.4, 0.1, 0.25, 0.3, 1.0]])
@@ -100,17 +100,21 @@ def test_capital_is_that_of_a_plain_loop(values):
     for mean in means:
         sequence.log_e_above(mean)
         sequence.log_e_below(mean)
-    greatest = {mean: [1.0, 1.0] for mean in means}
-    so_far: list[float] = []
+    # The highest capitals at any look; all begin with 1.
+    highest_above = dict.fromkeys(means, 1.0)
+    highest_below = dict.fromkeys(means, 1.0)
+    samples: list[float] = []
     for look in looks:
         sequence.update(np.array(look))
-        so_far += look
+        samples += look
         for mean in means:
-            both = [capital(so_far, mean, -1), capital([-v for v in so_far], -mean, -1)]
-            greatest[mean] = [max(pair) for pair in zip(both, greatest[mean], strict=True)]
-            assert sequence.log_e_value(mean) == pytest.approx(math.log(sum(both) / 2))
-            assert sequence.log_e_above(mean) == pytest.approx(math.log(greatest[mean][0]))
-            assert sequence.log_e_below(mean) == pytest.approx(math.log(greatest[mean][1]))
+            above = capital(samples, mean, -1)
+            below = capital([-value for value in samples], -mean, -1)
+            highest_above[mean] = max(above, highest_above[mean])
+            highest_below[mean] = max(below, highest_below[mean])
+            assert sequence.log_e_value(mean) == pytest.approx(math.log((above + below) / 2))
+            assert sequence.log_e_above(mean) == pytest.approx(math.log(highest_above[mean]))
+            assert sequence.log_e_below(mean) == pytest.approx(math.log(highest_below[mean]))
     assert sequence.n_samples == 63
 
 
@@ -357,9 +361,12 @@ def test_one_set_is_not_corrected():
 
 
 def test_any_wrong_answer_of_four_sets_that_stop_at_their_own_time():
-    """Three equal pairs, and one with a difference. Two standard errors of 300 replays: 2.5."""
+    """On sets a, b and c the models are equal, on set d there is a difference.
+
+    At most 7.5% of 300 replays have a wrong answer: 5% and two standard errors.
+    """
     rng = np.random.default_rng(5)
-    wrong = found = 0
+    wrong_answers = right_answers = 0
     for _ in range(300):
         sequences = {name: sequence_of() for name in "abcd"}
         for _ in range(12):
@@ -369,10 +376,10 @@ def test_any_wrong_answer_of_four_sets_that_stop_at_their_own_time():
                     shares = [0.15, 0.5, 0.35] if name == "d" else [0.25, 0.5, 0.25]
                     sequence.update(rng.choice([-1, 0, 1], 25, p=shares))
         answers = correct_over_sets(sequences)
-        wrong += any(answers[name].decision != "undecided" for name in "abc")
-        found += answers["d"].decision == "A better"
-    assert wrong / 300 <= 0.075
-    assert found / 300 > 0.5
+        wrong_answers += any(answers[name].decision != "undecided" for name in "abc")
+        right_answers += answers["d"].decision == "A better"
+    assert wrong_answers / 300 <= 0.075
+    assert right_answers / 300 > 0.5
 
 
 # Asymptotic sequences

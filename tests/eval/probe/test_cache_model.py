@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from support.coop import tip_logits
-from support.probes import make_up
+from support.probes import make_features
 
 from cosmos_eval.tasks.probe import cache
 from cosmos_eval.tasks.probe.cache import CacheModel, Constants, zero_shot_classes
 
-KEYS, KEY_LABELS = make_up(28, spread=2.0)
-IMAGES, LABELS = make_up(90, seed=1, spread=2.0)
-CLASSES = make_up(7, seed=2, spread=2.0)[0]
+KEYS, KEY_LABELS = make_features(28, spread=2.0)
+IMAGES, LABELS = make_features(90, seed=1, spread=2.0)
+CLASSES = make_features(7, seed=2, spread=2.0)[0]
 MODEL = CacheModel(CLASSES, KEYS, KEY_LABELS, "cpu")
 
 

@@ -99,18 +99,18 @@ def test_only_drawn_images_are_kept_and_rows_name_them(has_validation):
     validation = data_of(VALIDATION) if has_validation else None
     data = coop.draw_data(protocol, data_of(TRAIN), validation, data_of(VALIDATION))
     held_out_from = data.validation if has_validation else data.train
-    kept = set()
+    drawn_names = set()
     for shots, draws in zip(protocol.shots, data.draws, strict=True):
         for seed, drawn in zip((1, 2), draws, strict=True):
             train, held_out = draw_items(TRAIN, VALIDATION, shots, seed)
             names = [data.train.names[row] for row in drawn.training_rows]
             assert names == [path for path, _, _ in train]
             other_names = [held_out_from.names[row] for row in drawn.held_out_rows]
-            kept |= {*names, *([] if has_validation else other_names)}
+            drawn_names |= {*names, *([] if has_validation else other_names)}
             if has_validation:
                 assert other_names == [path for path, _, _ in held_out]
-    assert {*data.train.names} == kept
-    assert len(kept) < len(TRAIN)
+    assert {*data.train.names} == drawn_names
+    assert len(drawn_names) < len(TRAIN)
 
 
 def test_base_classes_are_divided_after_the_draw():

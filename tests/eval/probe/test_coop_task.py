@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from support.coop import COLOURS, base_items, draw_items, write_split
 from support.one_set import write_photo
-from support.probes import theirs
+from support.probes import fit_sklearn
 
 from cosmos_eval.data.class_names import class_names, read_prompt_names
 from cosmos_eval.embedding.embed import embed_images
@@ -98,9 +98,9 @@ def test_figures_of_made_up_photos(photos, colour_encoder):
     write_photo(photos / "photos/test_0/0.png", COLOURS[1])  # red, among base classes
     write_photo(photos / "photos/test_2/0.png", (200, 200, 200))  # blue, among new classes
     protocol = find_protocol(photos / "photos.yaml")
-    found = probe.TASK.measure_one(colour_encoder, protocol, RunOptions(workers=0))
-    metrics = found.metrics
-    assert found.n_samples == 16
+    measurement = probe.TASK.measure_one(colour_encoder, protocol, RunOptions(workers=0))
+    metrics = measurement.metrics
+    assert measurement.n_samples == 16
     assert metrics["zero_shot_acc1"] == 14 / 16
     assert metrics["zero_shot_base_acc1"] == metrics["zero_shot_new_acc1"] == 7 / 8
     assert metrics["zero_shot_harmonic_mean"] == pytest.approx(7 / 8)
@@ -108,9 +108,9 @@ def test_figures_of_made_up_photos(photos, colour_encoder):
         assert metrics[f"{kind}_4_acc1"] == 14 / 16
         assert metrics[f"{kind}_4_base_acc1"] == 7 / 8
     assert metrics["cache_1_harmonic_mean"] == pytest.approx(7 / 8)
-    ours = {"linear_probe", "cache", "zero_shot"}
-    assert {name for name in metrics if not name.startswith((*ours,))} == set()
-    record = found.settings["coop"]
+    prefixes = ("linear_probe", "cache", "zero_shot")
+    assert {name for name in metrics if not name.startswith(prefixes)} == set()
+    record = measurement.settings["coop"]
     assert record["draw_seeds"] == [1, 2, 3]
     assert record["validation_images"] == 12
     assert [*record["cache_beta"]] == ["1", "4"]
@@ -126,7 +126,7 @@ def test_linear_probes_are_scikit_learns_on_the_draws(photos, colour_encoder):
         write_photo(photos / "photos" / path, tuple(noisy.tolist()))
     protocol = find_protocol(photos / "photos.yaml")
     options = RunOptions(workers=0)
-    found = probe.TASK.measure_one(colour_encoder, protocol, options)
+    measurement = probe.TASK.measure_one(colour_encoder, protocol, options)
 
     def embedded(items):
         images = [photos_by_name[path] for path, _, _ in items]
@@ -142,12 +142,12 @@ def test_linear_probes_are_scikit_learns_on_the_draws(photos, colour_encoder):
             for kind, choose in (("", list), ("_base", base_items)):
                 drawn, tested = choose(train), choose(split["test"])
                 labels = np.array([label for _, label, _ in drawn])
-                c = found.settings["coop"][f"linear_probe{kind}_C"][str(shots)][column]
-                expected = theirs(embedded(drawn), labels, c).predict(embedded(tested))
+                c = measurement.settings["coop"][f"linear_probe{kind}_C"][str(shots)][column]
+                expected = fit_sklearn(embedded(drawn), labels, c).predict(embedded(tested))
                 truth = [label for _, label, _ in tested]
-                correct = found.samples[f"linear_probe{kind}_correct"][row, :, column]
+                correct = measurement.samples[f"linear_probe{kind}_correct"][row, :, column]
                 assert (correct == (expected == truth)).mean() >= 0.9
-    assert 0.3 < found.metrics["linear_probe_4_acc1"] < 1
+    assert 0.3 < measurement.metrics["linear_probe_4_acc1"] < 1
 
 
 def make_samples() -> dict[str, np.ndarray]:
@@ -329,12 +329,12 @@ def test_imagenet_has_no_validation_images(tmp_path, save_colour, colour_encoder
     )
     small = replace(protocol, splits=splits, shots=(1,), c_values=(1.0,))
     options = RunOptions(data_root=str(tmp_path), workers=0)
-    found = probe.TASK.measure_one(colour_encoder, small, options)
-    record = found.settings["coop"]
+    measurement = probe.TASK.measure_one(colour_encoder, small, options)
+    record = measurement.settings["coop"]
     assert record["cache_alpha"] == {"1": [1.17] * 3}
     assert record["cache_beta"] == {"1": [1.0] * 3}
     assert record["validation_images"] == 0
-    assert any(note.startswith("no validation images") for note in found.notes)
+    assert any(note.startswith("no validation images") for note in measurement.notes)
     # The names of CoOp's classnames.txt are those of this list.
     assert protocol.splits[1].class_list == "imagenet1k"
     assert len(read_prompt_names("imagenet1k")) == 1000
@@ -405,19 +405,21 @@ def test_a_harmonic_mean_and_a_metric_are_refused(tmp_path):
 
 def test_the_search_sees_no_test_image(photos, colour_encoder):
     """Other test labels change what is measured, and no constant that is chosen."""
-    first, second = [], []
-    for found in (first, second):
+    measurements = []
+    for _ in range(2):
         protocol = find_protocol(photos / "photos.yaml")
         assert isinstance(protocol, ProbeProtocol)
-        found.append(probe.TASK.measure_one(colour_encoder, protocol, RunOptions(workers=0)))
+        options = RunOptions(workers=0)
+        measurements.append(probe.TASK.measure_one(colour_encoder, protocol, options))
         split = json.loads((photos / "split.json").read_text())
         names = {label: name for _, label, name in split["train"]}
         moved = [(path, (label + 1) % 4) for path, label, _ in split["test"]]
         split["test"] = [(path, label, names[label]) for path, label in moved]
         assert Counter(label for _, label, _ in split["test"]) == dict.fromkeys(range(4), 4)
         (photos / "split.json").write_text(json.dumps(split))
-    assert first[0].settings["coop"] == second[0].settings["coop"]
-    assert first[0].metrics["cache_4_acc1"] != second[0].metrics["cache_4_acc1"]
+    first, second = measurements
+    assert first.settings["coop"] == second.settings["coop"]
+    assert first.metrics["cache_4_acc1"] != second.metrics["cache_4_acc1"]
 
 
 def test_the_protocols_are_found_by_name():

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from support.class_sets import write_class_set
 from support.models import make_result
-from support.probes import make_up, theirs
+from support.probes import fit_sklearn, make_features
 
 from cosmos_core.data.scenes import SPLIT_SEEDS, TRAIN
 from cosmos_core.data.scenes.scene import render_scene
@@ -40,22 +40,23 @@ LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(5), 30))
 
 
 def make_probe(test: np.ndarray, seed: int = 3) -> fits.Probe:
-    train, labels = make_up(280, spread=2.0)
+    train, labels = make_features(280, spread=2.0)
     return fits.Probe(PROTOCOL, train, labels, test, seed, "cpu")
 
 
 @pytest.mark.parametrize(("shots", "held_out"), [(1, 1), (2, 2), (4, 4), (16, 4)])
 def test_draws_are_balanced_disjoint_and_reproducible(shots, held_out):
-    rows, others = fits.few_shots(LABELS, shots, seed=5)
+    rows, held_out_rows = fits.few_shots(LABELS, shots, seed=5)
     assert np.bincount(LABELS[rows]).tolist() == [shots] * 5
-    assert np.bincount(LABELS[others]).tolist() == [held_out] * 5
-    assert len({*rows, *others}) == 5 * (shots + held_out)
+    assert np.bincount(LABELS[held_out_rows]).tolist() == [held_out] * 5
+    assert len({*rows, *held_out_rows}) == 5 * (shots + held_out)
     assert np.array_equal(rows, fits.few_shots(LABELS, shots, seed=5)[0])
     assert not np.array_equal(rows, fits.few_shots(LABELS, shots, seed=6)[0])
     assert {*rows} <= {*fits.few_shots(LABELS, shots + 1, seed=5)[0]}
 
 
-def test_a_part_of_every_class_is_held_out():
+def test_a_fifth_of_every_class_is_held_out():
+    """20% of 50, 2 and 10 images: 10, at least 1, and 2."""
     labels = np.array([0] * 50 + [1] * 2 + [2] * 10)
     rows, held_out = fits.split(labels, 0.2, seed=0)
     assert np.bincount(labels[held_out]).tolist() == [10, 1, 2]
@@ -64,63 +65,69 @@ def test_a_part_of_every_class_is_held_out():
 
 
 def test_the_linear_probe_is_scikit_learns_on_all_training_images():
-    queries, _ = make_up(1000, seed=1, spread=2.0)
-    of = make_probe(queries)
-    predicted, c, n_held_out = of.fit_linear()
-    rows, held_out = fits.split(of.train_labels, PROTOCOL.validation, seed=3)
-    scores = {
-        one: theirs(of.train_features[rows], of.train_labels[rows], one).score(
-            of.train_features[held_out], of.train_labels[held_out]
-        )
-        for one in PROTOCOL.c_values
-    }
+    queries, _ = make_features(1000, seed=1, spread=2.0)
+    probe_fit = make_probe(queries)
+    features, labels = probe_fit.train_features, probe_fit.train_labels
+    predicted, c, n_held_out = probe_fit.fit_linear()
+    rows, held_out = fits.split(labels, PROTOCOL.validation, seed=3)
+    scores = {}
+    for c_value in PROTOCOL.c_values:
+        classifier = fit_sklearn(features[rows], labels[rows], c_value)
+        scores[c_value] = classifier.score(features[held_out], labels[held_out])
     assert (c, n_held_out) == (max(scores, key=scores.__getitem__), len(held_out))
-    known = theirs(of.train_features, of.train_labels, c).predict(queries.astype(np.float64))
-    assert (predicted == known).mean() >= 0.999
+    expected = fit_sklearn(features, labels, c).predict(queries.astype(np.float64))
+    assert (predicted == expected).mean() >= 0.999
 
 
 def test_few_shots_are_scikit_learns_on_the_draws():
-    queries, _ = make_up(500, seed=1, spread=2.0)
-    of = make_probe(queries)
-    predicted, chosen = of.fit_few_shots()
-    assert predicted.shape == (2, 2, 500)
-    assert of.draw_seeds == [3, 4]
-    for shots, classes, values in zip(PROTOCOL.shots, predicted, chosen, strict=True):
-        for seed, found, c in zip(of.draw_seeds, classes, values, strict=True):
-            rows, _ = fits.few_shots(of.train_labels, shots, seed)
-            expected = theirs(of.train_features[rows], of.train_labels[rows], c)
-            known = expected.predict(queries.astype(np.float64))
-            assert (found == known).mean() >= 0.998
+    queries, _ = make_features(500, seed=1, spread=2.0)
+    probe_fit = make_probe(queries)
+    features, labels = probe_fit.train_features, probe_fit.train_labels
+    predicted, chosen_c = probe_fit.fit_few_shots()
+    assert predicted.shape == (2, 2, 500)  # shots, draws, test images
+    assert probe_fit.draw_seeds == [3, 4]
+    for shots, predicted_of_shots, c_of_shots in zip(
+        PROTOCOL.shots, predicted, chosen_c, strict=True
+    ):
+        for seed, classes, c in zip(
+            probe_fit.draw_seeds, predicted_of_shots, c_of_shots, strict=True
+        ):
+            rows, _ = fits.few_shots(labels, shots, seed)
+            classifier = fit_sklearn(features[rows], labels[rows], c)
+            expected = classifier.predict(queries.astype(np.float64))
+            assert (classes == expected).mean() >= 0.998
 
 
 def test_the_mean_of_draws_has_an_interval_over_images_and_draws():
     rng = np.random.default_rng(0)
-    skill = np.array([0.5, 0.7, 0.9])  # of three draws, on 400 images
-    hits = rng.random((400, 3)) < skill
-    images_alone = Mean(hits.ravel(), np.repeat(np.arange(400), 3))
-    found = intervals({"both": CrossedMean(hits), "images": images_alone})
-    low, high, method, _ = found["both"]
+    accuracy_of_draws = np.array([0.5, 0.7, 0.9])
+    hits = rng.random((400, 3)) < accuracy_of_draws
+    over_both = CrossedMean(hits)
+    over_images = Mean(hits.ravel(), np.repeat(np.arange(400), 3))
+    by_name = intervals({"both": over_both, "images": over_images})
+    low, high, method, _ = by_name["both"]
     assert method == "wilson, t over draws"
     assert 0 < low < hits.mean() < high < 1
-    # Three draws are a small sample: more than 4.3 of 1.96 times the bootstrap's two thirds.
-    assert found["images"].high - found["images"].low < 0.2 * (high - low)
+    # Three draws are few: Student's quantile is 4.3 instead of 1.96.
+    assert by_name["images"].high - by_name["images"].low < 0.2 * (high - low)
 
 
 def test_two_models_are_compared_on_the_same_images_and_draws():
     rng = np.random.default_rng(0)
-    hard = rng.random((200, 3))
-    a, b = hard < 0.6, hard < 0.5  # which differ by a tenth, whatever is drawn
-    test = differences([{"m": CrossedMean(a)}, {"m": CrossedMean(b)}])(0, 1)["m"]
-    assert test.difference == pytest.approx(a.mean() - b.mean())
-    assert test.units == 200
-    assert test.p_value < 0.001
-    same = differences([{"m": CrossedMean(a)}, {"m": CrossedMean(a)}])(0, 1)["m"]
-    assert (same.difference, same.p_value) == (0, 1)
+    difficulty = rng.random((200, 3))
+    a_hits, b_hits = difficulty < 0.6, difficulty < 0.5  # a tenth more, on all images and draws
+    a, b = {"acc1": CrossedMean(a_hits)}, {"acc1": CrossedMean(b_hits)}
+    difference = differences([a, b])(0, 1)["acc1"]
+    assert difference.difference == pytest.approx(a_hits.mean() - b_hits.mean())
+    assert difference.units == 200
+    assert difference.p_value < 0.001
+    no_difference = differences([a, a])(0, 1)["acc1"]
+    assert (no_difference.difference, no_difference.p_value) == (0, 1)
 
 
 @pytest.fixture
 def photos(tmp_path: Path, save_colour) -> Path:
-    """Two classes of three training and two test images."""
+    """Write two classes of three training and two test images."""
     for split, count in (("train", 3), ("test", 2)):
         for name, colour in (("apples", "red"), ("leaves", "green")):
             for number in range(count):
@@ -141,7 +148,7 @@ def photos(tmp_path: Path, save_colour) -> Path:
         ({"train": "trained"}, "photos: expected .*trained, which is not there"),
     ],
 )
-def test_what_cannot_be_measured_is_refused(photos, changes, message):
+def test_constants_and_data_that_do_not_fit_are_refused(photos, changes, message):
     protocol = replace(PROTOCOL, **{"root": str(photos), "shots": (1,), **changes})
     with pytest.raises(UsageError, match=message) as raised:
         probe.TASK.open_data(protocol, RunOptions())
@@ -160,41 +167,47 @@ def test_classes_of_one_folder_only_are_refused(photos, save_colour):
 
 def test_a_limit_is_of_test_images_and_images_of_both_are_noted(photos, colour_encoder):
     protocol = replace(PROTOCOL, root=str(photos), shots=(1,))
-    found = probe.TASK.measure_one(colour_encoder, protocol, RunOptions(limit=2, workers=0))
-    assert found.n_samples == 2
-    assert found.settings["probe"]["training_images"] == 6
-    assert {*found.metrics} == {*METRICS}
-    assert {*found.metrics.values()} == {1}
-    assert any("test images have the features of training images" in note for note in found.notes)
+    options = RunOptions(limit=2, workers=0)
+    measurement = probe.TASK.measure_one(colour_encoder, protocol, options)
+    assert measurement.n_samples == 2
+    assert measurement.settings["probe"]["training_images"] == 6
+    assert {*measurement.metrics} == {*METRICS}
+    assert {*measurement.metrics.values()} == {1}
+    expected_note = "test images have the features of training images"
+    assert any(expected_note in note for note in measurement.notes)
 
 
-def of_any_size(name: str, n_images: int | None = None) -> ProbeProtocol:
+def small_protocol(name: str, n_images: int | None = None) -> ProbeProtocol:
+    """Return a known protocol for two classes, of `n_images` training and three test images."""
     protocol = find_known(name)
     assert isinstance(protocol, ProbeProtocol)
     train, test = protocol.splits
-    few = replace(train, n_classes=2, n_images=n_images), replace(test, n_classes=2, n_images=3)
-    return replace(protocol, splits=few, shots=(1,))
+    small_train = replace(train, n_classes=2, n_images=n_images)
+    small_test = replace(test, n_classes=2, n_images=3)
+    return replace(protocol, splits=(small_train, small_test), shots=(1,))
 
 
-def test_a_known_set_is_measured_whole(tmp_path, monkeypatch, colour_encoder):
+def test_a_known_set_needs_all_training_images(tmp_path, monkeypatch, colour_encoder):
     write_class_set("food101", tmp_path, monkeypatch)
     annotations = tmp_path / "food-101/meta/train.json"
-    more = {"waffles": ["waffles/1", "waffles/1"], "apple_pie": ["apple_pie/2", "apple_pie/4"]}
-    annotations.write_text(json.dumps(more))
+    images = {"waffles": ["waffles/1", "waffles/1"], "apple_pie": ["apple_pie/2", "apple_pie/4"]}
+    annotations.write_text(json.dumps(images))
     options = RunOptions(data_root=str(tmp_path), workers=0)
-    found = probe.TASK.measure_one(colour_encoder, of_any_size("food101-probe"), options)
-    assert (found.n_samples, found.settings["probe"]["training_images"]) == (3, 4)
+    protocol = small_protocol("food101-probe")
+    measurement = probe.TASK.measure_one(colour_encoder, protocol, options)
+    assert measurement.n_samples == 3
+    assert measurement.settings["probe"]["training_images"] == 4
     with pytest.raises(UsageError, match=r"has 4 of 75750 .*; a probe needs all training images$"):
-        probe.TASK.open_data(of_any_size("food101-probe", 75_750), options)
+        probe.TASK.open_data(small_protocol("food101-probe", 75_750), options)
     (tmp_path / "food-101/images/waffles/7.jpg").unlink()
     partial = replace(options, allow_partial=True)
-    data = probe.TASK.open_data(of_any_size("food101-probe"), partial)
+    data = probe.TASK.open_data(small_protocol("food101-probe"), partial)
     assert str(data.found_samples) == "2 of 3 images"
     (tmp_path / "food-101/images/apple_pie/2.jpg").unlink()
     with pytest.raises(
         UsageError, match=r"1 of 4 training images are not there, the first: .*apple_pie/2"
     ):
-        probe.TASK.open_data(of_any_size("food101-probe"), partial)
+        probe.TASK.open_data(small_protocol("food101-probe"), partial)
 
 
 def test_imagenets_training_folders_are_found(tmp_path):
@@ -234,7 +247,7 @@ def test_bad_input_is_status_2(photos, command):
     assert "8 shots need 12" in ended.err
 
 
-def test_training_scenes_of_probes_are_none_that_models_were_trained_on(tmp_path, monkeypatch):
+def test_no_model_was_trained_on_the_training_scenes_of_probes(tmp_path, monkeypatch):
     monkeypatch.setenv("COSMOS_EVAL_CACHE", str(tmp_path))
     monkeypatch.setattr(scenes, "TEST_IMAGES", 10)
     monkeypatch.setattr(scenes, "PROBE_IMAGES", 20)
@@ -249,15 +262,15 @@ def test_training_scenes_of_probes_are_none_that_models_were_trained_on(tmp_path
         assert np.abs(pixels - scene.image).mean() < 6
 
 
-def test_means_of_draws_are_part_of_a_suites_resamples():
+def test_means_of_draws_are_resampled_in_suites():
     hits = np.random.default_rng(0).random((50, 3)) < 0.6
-    plain = Proportion(hits[:, 0])
-    drawn, n = suites.resample({"draws": CrossedMean(hits), "plain": plain}, seed=1)
+    first_draw = Proportion(hits[:, 0])
+    estimates = {"all draws": CrossedMean(hits), "first draw": first_draw}
+    resampled, n = suites.resample(estimates, seed=1)
     assert n == 50
-    assert np.std(drawn["plain"]) == pytest.approx(
-        np.sqrt(plain.value * (1 - plain.value) / 50), 0.1
-    )
-    assert drawn["draws"].mean() == pytest.approx(hits.mean(), abs=0.01)
+    standard_error = np.sqrt(first_draw.value * (1 - first_draw.value) / 50)
+    assert np.std(resampled["first draw"]) == pytest.approx(standard_error, 0.1)
+    assert resampled["all draws"].mean() == pytest.approx(hits.mean(), abs=0.01)
     assert without(CrossedMean(hits), np.arange(50) < 10).value == hits[:10].mean()
 
 

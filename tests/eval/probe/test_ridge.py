@@ -1,7 +1,7 @@
 """Ridge regression from streamed sums, against a hand-solved case and scikit-learn."""
 
 import tracemalloc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -13,8 +13,11 @@ from cosmos_eval.tasks.dense_probe.fits import PatchSamples, fit_ridge, strength
 from cosmos_eval.types import DepthProbeProtocol, RunOptions
 
 
-def made_up(n: int = 400, n_features: int = 24, n_targets: int = 3, seed: int = 0):
-    """Features with a mean, correlations and a constant, as patches have, and their targets."""
+def make_samples(n: int = 400, n_features: int = 24, n_targets: int = 3, seed: int = 0):
+    """Return features (n, n_features) and one-hot targets (n, n_targets).
+
+    The features have a mean, correlations and a constant, like those of patches.
+    """
     rng = np.random.default_rng(seed)
     mixing = rng.normal(size=(n_features, n_features))
     x = rng.normal(size=(n, n_features)) @ mixing + 5
@@ -36,58 +39,53 @@ def moments_of(x, y, counts=None):
 def test_a_case_solved_by_hand():
     # x is 0 or 2: standardised -1 or 1, covariance with y = 2x is 2, and the mean of y is 2.
     moments = moments_of(np.array([[0.0], [2.0]]), np.array([[0.0], [4.0]]))
-    for strength, found in zip((1e-9, 1.0, 3.0), fit(moments, (1e-9, 1.0, 3.0)), strict=True):
+    strengths = (1e-9, 1.0, 3.0)
+    for strength, linear_map in zip(strengths, fit(moments, strengths), strict=True):
         weight = 2 / (1 + strength)
-        np.testing.assert_allclose(found.weights, [[weight]], rtol=1e-12)
-        np.testing.assert_allclose(found.bias, [2 - weight], atol=1e-12)
+        np.testing.assert_allclose(linear_map.weights, [[weight]], rtol=1e-12)
+        np.testing.assert_allclose(linear_map.bias, [2 - weight], atol=1e-12)
     # Predictions are 1 and 3 for a strength of 1: both are wrong by 1.
     assert mean_squared_error(fit(moments, [1.0])[0], moments) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("strength", [1e-6, 1e-3, 1.0, 100.0])
 def test_predictions_are_scikit_learns(strength):
-    x, y = made_up()
+    x, y = make_samples()
     x[:, 7] = 0  # scikit-learn does not centre its features as exactly as it would have to
     counts = np.random.default_rng(1).integers(0, 5, len(x)).astype(float)
-    (found,) = fit(moments_of(x, y, counts), [strength])
+    (linear_map,) = fit(moments_of(x, y, counts), [strength])
 
     rows = np.repeat(np.arange(len(x)), counts.astype(int))
     scaler = StandardScaler().fit(x[rows].astype(np.float64))
     ridge = Ridge(alpha=strength * len(rows), solver="svd")
     ridge.fit(scaler.transform(x[rows].astype(np.float64)), y[rows])
     expected = ridge.predict(scaler.transform(x.astype(np.float64)))
-    np.testing.assert_allclose(x @ found.weights.T + found.bias, expected, atol=1e-6)
+    predicted = x @ linear_map.weights.T + linear_map.bias
+    np.testing.assert_allclose(predicted, expected, atol=1e-6)
 
 
 def test_the_error_from_sums_is_that_of_the_samples():
-    x, y = made_up(seed=3)
-    linear_map = LinearMap(*(np.random.default_rng(2).normal(size=s) for s in ((3, 24), (3,))))
+    x, y = make_samples(seed=3)
+    weights = np.random.default_rng(2).normal(size=(3, 24))
+    bias = np.random.default_rng(2).normal(size=3)
+    linear_map = LinearMap(weights, bias)
     errors = x.astype(np.float64) @ linear_map.weights.T + linear_map.bias - y
     expected = (errors**2).sum(1).mean()
     assert mean_squared_error(linear_map, moments_of(x, y)) == pytest.approx(expected, rel=1e-9)
 
 
-def test_sums_of_two_parts_are_the_sums_of_all():
-    x, y = made_up()
+def test_sums_of_two_halves_of_the_samples_add_up():
+    x, y = make_samples()
     total = moments_of(x[:150], y[:150]) + moments_of(x[150:], y[150:])
     for name, values in vars(moments_of(x, y)).items():
         np.testing.assert_allclose(getattr(total, name), values, rtol=1e-9)
 
 
 def test_a_constant_feature_has_no_weight():
-    x, y = made_up()
-    (found,) = fit(moments_of(x * 0 + 0.1, y), [1e-6])
-    assert not found.weights.any()
-    np.testing.assert_allclose(found.bias, y.mean(0))
-
-
-def peak_of(act: Callable[[], object]) -> int:
-    """The most bytes that are allocated at a time."""
-    tracemalloc.start()
-    act()
-    memory = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    return memory
+    x, y = make_samples()
+    (linear_map,) = fit(moments_of(x * 0 + 0.1, y), [1e-6])
+    assert not linear_map.weights.any()
+    np.testing.assert_allclose(linear_map.bias, y.mean(0))
 
 
 def test_memory_does_not_grow_with_the_number_of_images():
@@ -98,14 +96,19 @@ def test_memory_does_not_grow_with_the_number_of_images():
             x = np.random.default_rng(index).normal(size=(200, 256)).astype(np.float32)
             yield PatchSamples(index, bytes(32), x, np.ones(200), x[:, :3], 300.0)
 
-    def peak(n_images: int) -> int:
-        return peak_of(lambda: fit_ridge(protocol, n_images, RunOptions(), read))
+    def peak_bytes(n_images: int) -> int:
+        """Fit to images, and return the most bytes that are allocated at a time."""
+        tracemalloc.start()
+        fit_ridge(protocol, n_images, RunOptions(), read)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return peak
 
-    peak(5)  # imports and caches
-    few, many = peak(20), peak(400)
-    features = 400 * 200 * 256 * 4
-    assert many < 1.05 * few
-    assert many < features / 5
+    peak_bytes(5)  # imports and caches
+    few_images, many_images = peak_bytes(20), peak_bytes(400)
+    bytes_of_all_features = 400 * 200 * 256 * 4
+    assert many_images < 1.05 * few_images
+    assert many_images < bytes_of_all_features / 5
 
 
 @pytest.mark.parametrize(

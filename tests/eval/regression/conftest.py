@@ -11,12 +11,12 @@ from support.models import make_result, store
 from cosmos_eval.results.gate.baseline import replace_baseline
 from cosmos_eval.results.verify import VerifiedResult
 
-# What others need is drawn anew by every check, which takes most of its time.
+# Checks of other tasks resample their metrics, which takes most of a check's time.
 TASKS: Sequence[str] = ("cls", "seg")
 
 
 @pytest.fixture(scope="session")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bench")
     results = [VerifiedResult(store(folder / "new", task), *make_result(task)) for task in TASKS]
     replace_baseline(folder / "base" / "line.json", results, [], reason="the first one")
@@ -24,6 +24,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def bench(made: Path, tmp_path: Path) -> Bench:
-    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+def bench(original: Path, tmp_path: Path) -> Bench:
+    shutil.copytree(original, tmp_path, dirs_exist_ok=True)
     return Bench(tmp_path / "base" / "line.json", tmp_path / "new")

@@ -40,14 +40,18 @@ def test_only_baseline_samples_the_replaced_baseline_are_removed(command, tmp_pa
     store(tmp_path / "two", "cls", 0.7)
     command("check", "one", "--baseline", "base.json", *WHY)
     (first,) = (tmp_path / "base").iterdir()
-    others = ["x.npz", "scenes-cosmos__scenes-cls__scenes.01234567.npz", "y.01234567.baseline.npz"]
-    for name in others:
+    other_files = [
+        "x.npz",
+        "scenes-cosmos__scenes-cls__scenes.01234567.npz",
+        "y.01234567.baseline.npz",
+    ]
+    for name in other_files:
         (tmp_path / "base" / name).write_bytes(b"somebody else's")
     command("check", "two", "--baseline", "base.json", *WHY)
     assert not first.exists()
-    assert set(files_of(tmp_path / "base")) > set(others)
+    assert set(files_of(tmp_path / "base")) > set(other_files)
     command("check", "two", "--baseline", "base.json", *WHY, "--metrics-only")
-    assert set(files_of(tmp_path / "base")) == set(others)
+    assert set(files_of(tmp_path / "base")) == set(other_files)
 
 
 @pytest.mark.parametrize("name", ["base", "base.v2", "base.txt", ".json"])

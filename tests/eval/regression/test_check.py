@@ -26,15 +26,18 @@ from cosmos_eval.results.verify import VerifiedResult
 from cosmos_eval.stats.paired import PairedDifference, matched_shares
 from cosmos_eval.types import UsageError
 
-WHY = ["--update", "--reason", "a test"]
+UPDATE_OPTIONS = ["--update", "--reason", "a test"]
 
 
 @pytest.fixture
 def update(command, tmp_path):
     """Make the results of a folder the baseline `base.json`."""
-    return lambda folder, *more: command(
-        "check", tmp_path / folder, "--baseline", tmp_path / "base.json", *WHY, *more
-    )
+
+    def update_baseline(folder, *options):
+        paths = [tmp_path / folder, "--baseline", tmp_path / "base.json"]
+        return command("check", *paths, *UPDATE_OPTIONS, *options)
+
+    return update_baseline
 
 
 def test_equal_models_raise_an_alarm_as_rarely_as_stated():
@@ -49,15 +52,20 @@ def test_worse_models_are_found():
 
 
 def test_a_loss_of_the_size_stated_is_found_with_the_power_stated(tmp_path):
-    """Of a baseline that is acc1 alone; discordant samples as many as the size was stated for."""
+    """In about 80% of 1000 simulated checks of one metric at a level of 5% / 3.
+
+    There are as many discordant samples as the detectable loss was computed for.
+    """
     rng = np.random.default_rng(1)
     n, discordant, alpha = 1000, 0.1, 0.05 / 3
-    size = matched_shares(0, 50, 50, n).detectable(alpha)
-    only_new = (discordant - size) / 2
-    shares = [only_new, only_new + size, 1 - discordant]
-    drawn = rng.multinomial(n, shares, 1000)
-    found = [matched_shares(0, b, c, n).p_below(0) <= alpha / 2 for b, c, _ in drawn]
-    assert 0.75 <= np.mean(found) <= 0.87
+    loss = matched_shares(0, 50, 50, n).detectable(alpha)
+    share_only_new = (discordant - loss) / 2
+    shares = [share_only_new, share_only_new + loss, 1 - discordant]
+    detected = [
+        matched_shares(0, only_new, only_old, n).p_below(0) <= alpha / 2
+        for only_new, only_old, _ in rng.multinomial(n, shares, 1000)
+    ]
+    assert 0.75 <= np.mean(detected) <= 0.87
 
 
 def test_holm_counts_metrics_that_could_not_be_compared(tmp_path):
@@ -66,10 +74,11 @@ def test_holm_counts_metrics_that_could_not_be_compared(tmp_path):
     replace_baseline(path, results, [], reason="x")
     worse = VerifiedResult(path, *make_result("cls", 0.35, 2))
     report = check_results([worse], path)
-    acc1 = next(f for f in report.findings if f.metric == "acc1")
-    # Of acc1, R@1 in both directions and mIoU.
+    adjusted = [finding for finding in report.findings if finding.adjusted is not None]
+    (acc1,) = adjusted
+    assert acc1.metric == "acc1"
+    # Four metrics are counted: acc1, R@1 in both directions, and mIoU.
     assert acc1.adjusted == pytest.approx(4 * acc1.change.p_below(0))
-    assert {f.metric for f in report.findings if f.adjusted is not None} == {"acc1"}
     assert len(report.findings) == 4
     assert len(report.problems) == 2
 
@@ -152,8 +161,9 @@ def test_the_tolerance_of_a_rank_is_a_share_of_it(command, update, tmp_path):
     old = store(tmp_path / "old", "retrieval", 0.6)
     store(tmp_path / "new", "retrieval", 0.4, 2)
     update("old", "--tolerance", 0.1, "--all-metrics")
-    found = json.loads(command("check", "new", "--baseline", "base.json", "--json").out)
-    (rank,) = (f for f in found["findings"] if f["metric"] == "image_to_text_mean_rank")
+    report = json.loads(command("check", "new", "--baseline", "base.json", "--json").out)
+    findings = {finding["metric"]: finding for finding in report["findings"]}
+    rank = findings["image_to_text_mean_rank"]
     before = json.loads(old.read_text())["metrics"]["image_to_text_mean_rank"]
     assert rank["baseline"] == before
     assert rank["decision"] == "regression"
@@ -161,21 +171,27 @@ def test_the_tolerance_of_a_rank_is_a_share_of_it(command, update, tmp_path):
 
 
 def test_the_tolerance_is_relative_for_ranks_and_absolute_for_fractions():
-    lost = PairedDifference(12.0, 10.0, 2.0, 0.01, math.inf, 0.0, 100, "a test")
-    rank = Finding(Key("m", "s", "p"), "retrieval", "image_to_text_mean_rank", lost)
-    fraction = rank._replace(metric="image_to_text_R@1")
-    fraction = fraction._replace(change=lost._replace(a=0.3, b=0.5, center=-0.2))
-    for found, loss in ((rank, 3), (fraction, 0.3)):
-        (within,) = decide_findings([found], 0.3, 1)
-        assert within.adjusted > 1 - 1e-6
-        assert within.detectable == pytest.approx(loss, abs=0.05)
-        assert next(decide_findings([found], 0.1, 1)).adjusted < 1e-6
+    """A mean rank rises from 10 to 12, and a recall falls from 0.5 to 0.3.
+
+    Both are within a tolerance of 0.3, which is 3 ranks or 30 points, and not within one of 0.1.
+    """
+    rank_change = PairedDifference(12.0, 10.0, 2.0, 0.01, math.inf, 0.0, 100, "a test")
+    recall_change = rank_change._replace(a=0.3, b=0.5, center=-0.2)
+    key = Key("m", "s", "p")
+    rank = Finding(key, "retrieval", "image_to_text_mean_rank", rank_change)
+    recall = Finding(key, "retrieval", "image_to_text_R@1", recall_change)
+    for finding, tolerated in ((rank, 3), (recall, 0.3)):
+        (within_tolerance,) = decide_findings([finding], 0.3, 1)
+        assert within_tolerance.adjusted > 1 - 1e-6
+        assert within_tolerance.detectable == pytest.approx(tolerated, abs=0.05)
+        assert next(decide_findings([finding], 0.1, 1)).adjusted < 1e-6
 
 
 def test_what_a_check_could_find_is_corrected_for_all_metrics():
     change = matched_shares(200, 20, 20, 400)
-    (found,) = decide_findings([Finding(Key("m", "s", "p"), "cls", "acc1", change)], 0.01, 4)
-    assert found.detectable == change.detectable(alpha=0.05 / 4) + 0.01
+    finding = Finding(Key("m", "s", "p"), "cls", "acc1", change)
+    (decided,) = decide_findings([finding], 0.01, 4)
+    assert decided.detectable == change.detectable(alpha=0.05 / 4) + 0.01
 
 
 def test_one_problem_and_several():
@@ -186,17 +202,19 @@ def test_one_problem_and_several():
 
 def test_without_samples_the_error_is_that_of_both_intervals(tmp_path):
     path = tmp_path / "base.json"
-    rows = [make_result("cls", skill, seed) for seed, skill in enumerate((0.6, 0.7))]
-    replace_baseline(path, [VerifiedResult(path, *rows[0])], [], reason="x", keep_samples=False)
-    found = {
-        f.metric: f.change for f in check_results([VerifiedResult(path, *rows[1])], path).findings
-    }
-    assert len(found) == 4
-    for name, change in found.items():
-        ends = [row.intervals[name] for row, _ in rows]
-        errors = [(end["high"] - end["low"]) / (2 * 1.959964) for end in ends]
+    old_row, old_samples = make_result("cls", 0.6, 0)
+    new_row, new_samples = make_result("cls", 0.7, 1)
+    old_result = VerifiedResult(path, old_row, old_samples)
+    replace_baseline(path, [old_result], [], reason="x", keep_samples=False)
+    report = check_results([VerifiedResult(path, new_row, new_samples)], path)
+    assert len(report.findings) == 4
+    for finding in report.findings:
+        name, change = finding.metric, finding.change
+        intervals = [row.intervals[name] for row in (old_row, new_row)]
+        # A 95% interval is 2 x 1.96 standard errors wide.
+        errors = [(ends["high"] - ends["low"]) / (2 * 1.959964) for ends in intervals]
         assert change.error == pytest.approx(math.hypot(*errors), rel=1e-6)
-        assert (change.a, change.b) == (rows[1][0].metrics[name], rows[0][0].metrics[name])
+        assert (change.a, change.b) == (new_row.metrics[name], old_row.metrics[name])
 
 
 def test_a_metric_that_the_baseline_lacks_is_a_note(command, bench):
@@ -282,10 +300,10 @@ def test_an_update_replaces_the_whole_baseline_and_says_so(update, tmp_path):
         (["--update", "--reason", " "], "--update needs --reason"),
         (["--tolerance", "0.1"], "go with --update"),
         (["--metrics-only"], "go with --update"),
-        ([*WHY, "--tolerance", "-1"], "--tolerance"),
-        ([*WHY, "--tolerance", "0.51"], "--tolerance"),
-        ([*WHY, "--tolerance", "nan"], "tolerance"),
-        ([*WHY, "--strict"], "edited code"),
+        ([*UPDATE_OPTIONS, "--tolerance", "-1"], "--tolerance"),
+        ([*UPDATE_OPTIONS, "--tolerance", "0.51"], "--tolerance"),
+        ([*UPDATE_OPTIONS, "--tolerance", "nan"], "tolerance"),
+        ([*UPDATE_OPTIONS, "--strict"], "edited code"),
     ],
 )
 def test_updates_that_are_refused(command, tmp_path, arguments, message):
@@ -431,10 +449,13 @@ def test_reports_are_also_written_where_nothing_can_be_compared(command, tmp_pat
     assert "cannot decide" in (tmp_path / "summary.md").read_text()
 
 
-def test_what_nobody_foresaw_is_no_regression_either(command, update, tmp_path, monkeypatch):
+def test_an_unexpected_error_is_not_called_a_regression(command, update, tmp_path, monkeypatch):
+    def fail(*arguments, **options):
+        raise ZeroDivisionError("division by zero")
+
     store(tmp_path / "new")
     update("new")
-    monkeypatch.setattr("cosmos_eval.results.gate.check.check_results", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("cosmos_eval.results.gate.check.check_results", fail)
     ended = command("check", "new", "--baseline", "base.json")
     assert ended.status == 2
     assert ended.err == "cosmos-eval: cannot decide: ZeroDivisionError: division by zero\n"

@@ -2,14 +2,12 @@
 
 import json
 import os
-from functools import partial
 
 import pytest
-from support.bench import Scenarios, require_failure, scenario
+from support.bench import Scenarios, require_failure
 from support.models import seal
 
-SCENARIOS: Scenarios = {}
-scenario = partial(scenario, SCENARIOS)
+SCENARIOS = Scenarios()
 
 
 @pytest.mark.parametrize(
@@ -23,9 +21,9 @@ scenario = partial(scenario, SCENARIOS)
     ],
     ids=range(5),
 )
-def test_files_that_are_no_baseline(command, bench, content, message):
+def test_a_file_that_is_not_a_baseline_never_passes(command, bench, content, message):
     bench.baseline.write_bytes(content)
-    require_failure(command, bench, (lambda _: None, 2, message))
+    require_failure(command(*bench.command()), 2, message)
 
 
 @pytest.mark.parametrize(
@@ -40,8 +38,9 @@ def test_files_that_are_no_baseline(command, bench, content, message):
         ({"tolerance": 1.0}, r"\$.tolerance"),
     ],
 )
-def test_an_edited_baseline(command, bench, fields, message):
-    require_failure(command, bench, (lambda b: b.edit(b.baseline, **fields), 2, message))
+def test_an_edited_baseline_never_passes(command, bench, fields, message):
+    bench.edit(bench.baseline, **fields)
+    require_failure(command(*bench.command()), 2, message)
 
 
 @pytest.mark.parametrize(
@@ -52,37 +51,38 @@ def test_an_edited_baseline(command, bench, fields, message):
         ({"metrics": {"acc1": 1e308 * 10}}, "results.*metrics"),
     ],
 )
-def test_an_edited_entry_under_a_hash_of_its_own(command, bench, fields, message):
+def test_an_edited_entry_with_a_new_hash_never_passes(command, bench, fields, message):
     bench.edit_baseline(0, **fields)
+    # JSON has no word for infinity, but 1e999 is read as one.
     bench.baseline.write_text(bench.baseline.read_text().replace("Infinity", "1e999"))
-    require_failure(command, bench, (lambda _: None, 2, message))
+    require_failure(command(*bench.command()), 2, message)
 
 
-@scenario("missing baseline", 2, "no baseline .*line.json: write it with --update")
+@SCENARIOS.add("missing baseline", 2, "no baseline .*line.json: write it with --update")
 def _(bench):
     bench.baseline.unlink()
 
 
-@scenario("baseline is a folder", 2, "cannot be read as a baseline")
+@SCENARIOS.add("baseline is a folder", 2, "cannot be read as a baseline")
 def _(bench):
     bench.baseline.unlink()
     bench.baseline.mkdir()
 
 
-@scenario("baseline has one result twice", 2, "two results of scenes-cosmos on scenes-cls")
+@SCENARIOS.add("baseline has one result twice", 2, "two results of scenes-cosmos on scenes-cls")
 def _(bench):
     results = json.loads(bench.baseline.read_text())["results"]
     bench.edit(bench.baseline, results=[*results, results[0]])
     seal(bench.baseline)
 
 
-@scenario("a tolerance beyond what --update allows", 2, r"\$.tolerance: .*, not 0.51")
+@SCENARIOS.add("a tolerance beyond what --update allows", 2, r"\$.tolerance: .*, not 0.51")
 def _(bench):
     bench.edit(bench.baseline, tolerance=0.51)
     seal(bench.baseline)
 
 
-@scenario("an edited metric of the baseline", 2, "line.json was edited")
+@SCENARIOS.add("an edited metric of the baseline", 2, "line.json was edited")
 def _(bench):
     text = bench.baseline.read_text()
     value = json.loads(text)["results"][0]["metrics"]["acc1"]
@@ -90,77 +90,81 @@ def _(bench):
     bench.baseline.write_text(text.replace(f'"acc1": {value}', '"acc1": 0.1'))
 
 
-@scenario("a baseline whose samples were taken out", 2, "line.json was edited")
+@SCENARIOS.add("a baseline whose samples were taken out", 2, "line.json was edited")
 def _(bench):
     results = json.loads(bench.baseline.read_text())["results"]
     bench.edit(bench.baseline, results=[{**entry, "samples": None} for entry in results])
 
 
-@scenario("a baseline without its hash", 2, "line.json was edited")
+@SCENARIOS.add("a baseline without its hash", 2, "line.json was edited")
 def _(bench):
     document = json.loads(bench.baseline.read_text())
     del document["baseline_sha256"]
     bench.baseline.write_text(json.dumps(document))
 
 
-@scenario("the same without its hash", 2, "it says version 1, but has what version 2 brought")
+@SCENARIOS.add(
+    "a baseline of version 1 by its label only",
+    2,
+    "it says version 1, but has what version 2 brought",
+)
 def _(bench):
     document = json.loads(bench.baseline.read_text())
     del document["baseline_sha256"]
     bench.baseline.write_text(json.dumps({**document, "schema_version": 1}))
 
 
-@scenario("no samples in version 1", 2, "a result without samples, in a baseline of version 1")
+@SCENARIOS.add("no samples in version 1", 2, "a result without samples, in a baseline of version 1")
 def _(bench):
     bench.relabel()
     results = json.loads(bench.baseline.read_text())["results"]
     bench.edit(bench.baseline, results=[{**results[0], "samples": None}, *results[1:]])
 
 
-@scenario("an edited metric in version 1", 2, "acc1 is 0.1, but its samples give")
+@SCENARIOS.add("an edited metric in version 1", 2, "acc1 is 0.1, but its samples give")
 def _(bench):
     bench.relabel()
     results = json.loads(bench.baseline.read_text())["results"]
     bench.edit(bench.baseline, results=[{**results[0], "metrics": {"acc1": 0.1}}, *results[1:]])
 
 
-@scenario("a pipe as the baseline", 2, "is a pipe or a device, not a file")
+@SCENARIOS.add("a pipe as the baseline", 2, "is a pipe or a device, not a file")
 def _(bench):
     bench.baseline.unlink()
     os.mkfifo(bench.baseline)
 
 
-@scenario("a pipe as the baseline's samples", 2, "is a pipe or a device, not a file")
+@SCENARIOS.add("a pipe as the baseline's samples", 2, "is a pipe or a device, not a file")
 def _(bench):
     (path,) = bench.baseline.with_suffix("").glob("*cls*")
     path.unlink()
     os.mkfifo(path)
 
 
-@scenario("NaN in the baseline", 2, "NaN is no number")
+@SCENARIOS.add("NaN in the baseline", 2, "NaN is no number")
 def _(bench):
     text = bench.baseline.read_text().replace('"tolerance": 0.0', '"tolerance": NaN')
     bench.baseline.write_text(text)
 
 
-@scenario("baseline has a metric that the result lacks", 2, "samples do not give acc9")
+@SCENARIOS.add("baseline has a metric that the result lacks", 2, "samples do not give acc9")
 def _(bench):
     metrics = json.loads(bench.baseline.read_text())["results"][0]["metrics"]
     bench.edit_baseline(0, metrics={**metrics, "acc9": 0.5})
 
 
-@scenario("baseline's samples are missing", 2, "the baseline's samples .*no such file")
+@SCENARIOS.add("baseline's samples are missing", 2, "the baseline's samples .*no such file")
 def _(bench):
     for path in bench.baseline.with_suffix("").glob("*cls*"):
         path.unlink()
 
 
-@scenario("baseline's samples were edited", 2, "not what the baseline was written with")
+@SCENARIOS.add("baseline's samples were edited", 2, "not what the baseline was written with")
 def _(bench):
     for path in bench.baseline.with_suffix("").glob("*cls*"):
         path.write_bytes(path.read_bytes() + b"\0")
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_it_never_passes(command, bench, name):
-    require_failure(command, bench, SCENARIOS[name])
+def test_the_scenario_never_passes(command, bench, name):
+    SCENARIOS[name].check(command, bench)

@@ -17,7 +17,7 @@ BOTH = ("--model", "clip", "--model", "slip", "--over", "wording")
 
 
 def put(folder, model, task="cls", skills=SKILLS, more=0.0, seed=None, **changes):
-    """Store the results of a model with its own wording and others, each of another skill."""
+    """Store the results of a model with its own and other wordings, each of another skill."""
     training = {
         "group": model, "seed": seed, "recipe_sha256": None, "data_sha256": None,
         "samples": None, "flops": None,
@@ -29,11 +29,11 @@ def put(folder, model, task="cls", skills=SKILLS, more=0.0, seed=None, **changes
         hashes = {"templates": f"{number:064x}", **changes.get("hashes", {})}
         if task in ("retrieval", "select"):
             hashes["sample_list"] = f"{number:064x}"
-        others = {key: value for key, value in changes.items() if key != "hashes"}
+        other_changes = {key: value for key, value in changes.items() if key != "hashes"}
         draw = number + 10 * (seed or 0)
         store(
             folder, task, skill + more, draw,
-            model=record, protocol=protocol, hashes=hashes, **others,
+            model=record, protocol=protocol, hashes=hashes, **other_changes,
         )  # fmt: skip
 
 

@@ -45,8 +45,8 @@ def mean_squares(table):
     sw = by[2,] - grand - seed[:, None] - wording
     sc = by[1,] - grand - seed[:, None] - image
     wc = by[0,] - grand - wording[:, None] - image
-    rest = table - grand - seed[:, None, None] - wording[:, None] - image
-    rest = rest - sw[:, :, None] - sc[:, None] - wc
+    residuals = table - grand - seed[:, None, None] - wording[:, None] - image
+    residuals = residuals - sw[:, :, None] - sc[:, None] - wc
     squares = {
         "s": (w * c * (seed**2).sum(), s - 1),
         "w": (s * c * (wording**2).sum(), w - 1),
@@ -54,7 +54,7 @@ def mean_squares(table):
         "sw": (c * (sw**2).sum(), (s - 1) * (w - 1)),
         "sc": (w * (sc**2).sum(), (s - 1) * (c - 1)),
         "wc": (s * (wc**2).sum(), (w - 1) * (c - 1)),
-        "swc": ((rest**2).sum(), (s - 1) * (w - 1) * (c - 1)),
+        "swc": ((residuals**2).sum(), (s - 1) * (w - 1) * (c - 1)),
     }
     return {name: total / dof for name, (total, dof) in squares.items() if dof}
 
@@ -63,13 +63,13 @@ def test_components_by_mean_squares():
     """For means over images, the components are those of a crossed table."""
     hits = random_hits(4, 5, 60)
     squares = mean_squares(hits.astype(float))
-    found = components(values_of(hits))
+    variances = components(values_of(hits))
     wording = (squares["w"] - squares["sw"] - squares["wc"] + squares["swc"]) / (4 * 60)
     seeds = (squares["s"] - squares["sw"] - squares["sc"] + squares["swc"]) / (5 * 60)
     images = (squares["c"] - squares["sc"] - squares["wc"] + squares["swc"]) / (4 * 5)
-    assert found.wording.variance == pytest.approx(wording)
-    assert found.seeds.variance == pytest.approx(seeds)
-    assert found.images.variance == pytest.approx(images / 60)
+    assert variances.wording.variance == pytest.approx(wording)
+    assert variances.seeds.variance == pytest.approx(seeds)
+    assert variances.images.variance == pytest.approx(images / 60)
 
 
 def test_components_of_one_training_by_mean_squares():
@@ -77,18 +77,21 @@ def test_components_of_one_training_by_mean_squares():
     table = hits[0].astype(float)
     grand = table.mean()
     by_wording, by_image = table.mean(axis=1) - grand, table.mean(axis=0) - grand
-    rest = ((table - grand - by_wording[:, None] - by_image) ** 2).sum() / (5 * 49)
-    wording = (50 * (by_wording**2).sum() / 5 - rest) / 50
-    images = (6 * (by_image**2).sum() / 49 - rest) / 6
-    found = components(values_of(hits))
-    assert found.wording.variance == pytest.approx(wording)
-    assert found.images.variance == pytest.approx(images / 50)
-    assert found.seeds is None
+    residuals = table - grand - by_wording[:, None] - by_image
+    residual_square = (residuals**2).sum() / (5 * 49)
+    wording = (50 * (by_wording**2).sum() / 5 - residual_square) / 50
+    images = (6 * (by_image**2).sum() / 49 - residual_square) / 6
+    variances = components(values_of(hits))
+    assert variances.wording.variance == pytest.approx(wording)
+    assert variances.images.variance == pytest.approx(images / 50)
+    assert variances.seeds is None
 
 
 def test_interval_by_hand():
-    """Wordings of 1, 2 and 6 whose images move them by 1, all together: the variance of the mean is
-    7 / 3 by wordings (variance 7) and 1 by images."""
+    """Three wordings have the values 1, 2 and 6, and images move all of them together.
+
+    The variance of the mean is 7 / 3 by wordings, whose variance is 7, and 1 by images.
+    """
     deviations = np.zeros((1, 3, 2))
     deviations[0, :, 0], deviations[0, :, 1] = math.sqrt(0.5), -math.sqrt(0.5)
     mean = mean_over_wordings(WordedValues(np.array([[1.0, 2, 6]]), deviations))
@@ -135,7 +138,7 @@ def test_seeds_widen_the_interval():
 
 
 def test_means_over_classes_and_unions():
-    """Metrics that are no means over images: the jackknife, computed again without each image."""
+    """Metrics that are not means over images use the jackknife: values without each image."""
     rng = np.random.default_rng(0)
     counts = rng.integers(1, 9, (3, 12, 4, 3))  # wordings, images, classes, areas
     labelled = counts[..., 0] + counts[0, :, :, 1]
@@ -143,14 +146,14 @@ def test_means_over_classes_and_unions():
     for wording in range(3):
         areas = Areas(counts[wording, :, :, 0], labelled[wording], labelled[wording] + 1)
         estimates.append(FunctionOfSums(areas, mean_iou, jackknife=True))
-    found = worded_values([estimates])
+    deviations = worded_values([estimates]).deviations
     for wording, estimate in enumerate(estimates):
-        without = []
+        without_each = []
         for image in range(12):
-            kept = [np.delete(term, image, axis=0).sum(0) for term in estimate.terms]
-            without.append(float(mean_iou(Areas(*kept))))
-        variance = 11 / 12 * ((np.array(without) - np.mean(without)) ** 2).sum()
-        assert np.square(found.deviations[0, wording]).sum() == pytest.approx(variance)
+            sums = [np.delete(term, image, axis=0).sum(0) for term in estimate.terms]
+            without_each.append(float(mean_iou(Areas(*sums))))
+        variance = 11 / 12 * ((np.array(without_each) - np.mean(without_each)) ** 2).sum()
+        assert np.square(deviations[0, wording]).sum() == pytest.approx(variance)
     hits, groups = rng.random(12) > 0.3, np.arange(12) % 3
     assert worded_values([[GroupMean(hits, groups)] * 3]) is not None
 

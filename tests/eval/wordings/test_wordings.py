@@ -78,11 +78,11 @@ def elements(sentence: str) -> Counter[str]:
     sentence = re.sub(r"(on )?the left (side|part)", "left side", sentence)
     names = [*THINGS, *PALETTE, *STUFF, *sorted(PLACE_PHRASES.values(), key=len, reverse=True)]
     names += ["left of", "right of", "above the", "below the", "left side", "right side"]
-    found: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for name in names:
         sentence, n_found = re.subn(rf"\b{name}\b", "_", sentence)
-        found[name] += n_found
-    return +found
+        counts[name] += n_found
+    return +counts
 
 
 def test_paraphrases_say_the_same():
@@ -257,8 +257,8 @@ def test_run_and_compare(command, tmp_path):
     ended = command("compare", "r", *sides, "--over", "wording")
     assert ended.status == 0
     assert re.match(r"A better over wordings in \d, B in \d of 2 metrics\n", ended.out)
-    one = command("compare", "r", *sides, "--over", "wording", "--metrics", "acc1")
-    first = one.out.splitlines()[0]
+    of_one_metric = command("compare", "r", *sides, "--over", "wording", "--metrics", "acc1")
+    first = of_one_metric.out.splitlines()[0]
     assert re.fullmatch(
         r"A better in \d of 3 wordings(, equal in \d)?; mean difference [+-]?[\d.]+ "
         r"\[[+-]?[\d.]+, [+-]?[\d.]+\] incl. wording",
@@ -311,9 +311,9 @@ def test_wordings_are_one_job(dataset):
     datasets = open_datasets(plan)
     (job,) = jobs_of(plan, datasets)
     assert len(job.datasets) == 4
-    published, *others = datasets
+    published, *other_wordings = datasets
     images = "samples" if dataset == "scenes-seg" else "images"
-    for other in others:
+    for other in other_wordings:
         assert getattr(other.data, images) is getattr(published.data, images)
 
 
