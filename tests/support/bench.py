@@ -55,8 +55,8 @@ class Bench(NamedTuple):
 
 
 Scenarios = dict[str, tuple[Callable[[Bench], Sequence[object] | None], int, str]]
-"""Name -> what is done to a bench that passes (returns a command line if it is not the usual one),
-the exit status, and a pattern of the output."""
+"""For each name: a function that changes a bench that passes (it returns a command line if it is
+not the usual one), the expected exit status, and a pattern of the expected output."""
 
 
 def scenario(scenarios: Scenarios, name: str, status: int, message: str) -> Callable:

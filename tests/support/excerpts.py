@@ -48,6 +48,7 @@ def coco_excerpt() -> RetrievalProtocol:
 
 
 def caltech101_images() -> dict[str, int]:
-    """The folders of Caltech 101, sorted by name, and how many images each has."""
-    found: dict[str, int] = json.loads((EXCERPTS / "caltech101_images_per_class.json").read_text())
-    return found
+    """Return the number of images in each folder of Caltech 101, sorted by name."""
+    path = EXCERPTS / "caltech101_images_per_class.json"
+    n_images_by_folder: dict[str, int] = json.loads(path.read_text())
+    return n_images_by_folder

@@ -29,7 +29,7 @@ HARDNESS = _TRUTH.random(IMAGES)
 
 
 def _right(skill: float, rng: np.random.Generator, n: int = IMAGES) -> NDArray[np.bool_]:
-    """Whether a model of this skill in [0, 1] gets each of n images right."""
+    """Return whether a model of this skill in [0, 1] gets each of n images right, (n,)."""
     return rng.random(n) < skill - 0.2 + 0.4 * HARDNESS[:n]
 
 
@@ -250,8 +250,10 @@ def make_result(
     samples: Samples | None = None,
     **changes: Any,
 ) -> tuple[ResultRow, Samples]:
-    """A result and its samples; `changes` are make_row's, `hashes` those of the provenance, of
-    which an empty one is left out."""
+    """Return a result and its samples.
+
+    `changes` are arguments of `make_row`, and `hashes` of its provenance, without empty ones.
+    """
     if samples is None:
         samples, figures = deepcopy(_drawn(task, skill, seed, metric_names(task)))
     else:
