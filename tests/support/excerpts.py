@@ -16,8 +16,13 @@ from cosmos_eval.types import RetrievalProtocol, SelectionProtocol
 EXCERPTS = Path(__file__).parents[1] / "excerpts"
 
 SUBSETS = {
-    **{"add_att": 2, "add_obj": 5, "replace_att": 1, "replace_obj": 1},
-    **{"replace_rel": 1, "swap_att": 3, "swap_obj": 3},
+    "add_att": 2,
+    "add_obj": 5,
+    "replace_att": 1,
+    "replace_obj": 1,
+    "replace_rel": 1,
+    "swap_att": 3,
+    "swap_obj": 3,
 }
 """How many items of SugarCrepe's subsets the excerpt has."""
 

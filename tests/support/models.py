@@ -213,21 +213,21 @@ def boxes_samples(skill: float, rng: np.random.Generator) -> Samples:
 
 
 SAMPLES = {
-    **{"cls": cls_samples, "retrieval": retrieval_samples, "select": select_samples},
-    **{
-        "seg": seg_samples,
-        "loc": loc_samples,
-        "assoc": assoc_samples,
-        "ratings": ratings_samples,
-        "multilabel": multilabel_samples,
-        "faces": faces_samples,
-        "probe": probe_samples,
-        "ood": ood_samples,
-        "seg-probe": seg_samples,
-        "depth-probe": depth_probe_samples,
-        "boxes": boxes_samples,
-        "ranking": ranking_samples,
-    },
+    "cls": cls_samples,
+    "retrieval": retrieval_samples,
+    "select": select_samples,
+    "seg": seg_samples,
+    "loc": loc_samples,
+    "assoc": assoc_samples,
+    "ratings": ratings_samples,
+    "multilabel": multilabel_samples,
+    "faces": faces_samples,
+    "probe": probe_samples,
+    "ood": ood_samples,
+    "seg-probe": seg_samples,
+    "depth-probe": depth_probe_samples,
+    "boxes": boxes_samples,
+    "ranking": ranking_samples,
 }
 _DENSE = ("seg", "loc", "seg-probe", "depth-probe")
 _MAP = {"map": "text-to-patch similarity", "protocol_map": "text-to-patch similarity"}

@@ -23,9 +23,14 @@ from cosmos_eval.runner.doctor import Diagnosis, examine
 from cosmos_eval.types import Protocol, RunOptions, no_progress
 
 LABELS = {
-    **{"voc21": (0, 20), "voc20": (15, 20), "context60": (0, 59), "context59": (1, 59)},
-    **{"coco_object": (0, 80), "coco_stuff": (0, 170), "cityscapes": (0, 18)},
-    **{"ade20k": (1, 150)},
+    "voc21": (0, 20),
+    "voc20": (15, 20),
+    "context60": (0, 59),
+    "context59": (1, 59),
+    "coco_object": (0, 80),
+    "coco_stuff": (0, 170),
+    "cityscapes": (0, 18),
+    "ade20k": (1, 150),
 }
 
 
@@ -69,8 +74,14 @@ def test_a_complete_set_has_no_faults(dataset, complete_sets):
 
 def test_published_sets_are_compared_with_their_published_sizes():
     assert {name: SEGMENTATION[name].n_images for name in PRESENT} == {
-        **{"voc21": 1449, "voc20": 1449, "context60": 5104, "context59": 5104},
-        **{"coco_object": 5000, "coco_stuff": 5000, "cityscapes": 500, "ade20k": 2000},
+        "voc21": 1449,
+        "voc20": 1449,
+        "context60": 5104,
+        "context59": 5104,
+        "coco_object": 5000,
+        "coco_stuff": 5000,
+        "cityscapes": 500,
+        "ade20k": 2000,
     }
 
 

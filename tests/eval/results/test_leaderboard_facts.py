@@ -26,9 +26,16 @@ from cosmos_eval.results.leaderboard.writers import (
 
 ODD = "<b>|$x"
 FACTS: dict[str, Any] = {
-    **{"parameters": 151_277_313, "image_parameters": 87_849_216, "text_parameters": None},
-    **{"image_gflops": 8.81762304, "text_gflops": None, "image_size": [224, 160], "patch_size": 32},
-    **{"embedding_size": 512, "context_length": 77, "training_data": ODD},
+    "parameters": 151_277_313,
+    "image_parameters": 87_849_216,
+    "text_parameters": None,
+    "image_gflops": 8.81762304,
+    "text_gflops": None,
+    "image_size": [224, 160],
+    "patch_size": 32,
+    "embedding_size": 512,
+    "context_length": 77,
+    "training_data": ODD,
     "samples_seen": 860_770_272,
 }
 SHOWN = (ODD, "861M", "151.3", "8.82", "", "224x160", "32", "512", "40.00")

@@ -146,8 +146,13 @@ def test_faces_by_the_names_of_the_answers(tmp_path):
     samples = {**SAMPLES["faces"], "classes": np.array(classes), "name": np.array([*"wxyz"])}
     table = cosmos_eval.load_samples(store_result(tmp_path, "faces", samples))
     assert table.iloc[1].to_dict() == {
-        **{"image": "x", "race": "b", "race_prediction": "a"},
-        **{"gender": "f", "gender_prediction": "f", "age": "2", "age_prediction": "1"},
+        "image": "x",
+        "race": "b",
+        "race_prediction": "a",
+        "gender": "f",
+        "gender_prediction": "f",
+        "age": "2",
+        "age_prediction": "1",
         "toxic_prediction": "14",
     }
 

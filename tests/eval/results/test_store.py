@@ -373,7 +373,10 @@ def test_hidden_files_of_killed_runs_are_no_results(tmp_path):
 FACTS = {
     **dict.fromkeys(["parameters", "image_parameters", "text_parameters"], 9),
     **dict.fromkeys(["image_gflops", "text_gflops", "patch_size", "embedding_size"]),
-    **{"image_size": [32, 48], "context_length": 77, "training_data": "a", "samples_seen": None},
+    "image_size": [32, 48],
+    "context_length": 77,
+    "training_data": "a",
+    "samples_seen": None,
 }
 
 

@@ -174,7 +174,10 @@ def test_mess_is_the_mean_of_22_sets_and_has_a_suite_for_each_domain():
     paxray_sets = ("lungs", "bones", "mediastinum", "diaphragm")
     assert quarters == {f"mess/paxray-{name}" for name in paxray_sets}
     weight_of_domain = {
-        **{"general": 6, "earth-monitoring": 5, "medical-sciences": 4, "engineering": 4},
+        "general": 6,
+        "earth-monitoring": 5,
+        "medical-sciences": 4,
+        "engineering": 4,
         "agriculture-biology": 3,
     }
     members_of_domains = []

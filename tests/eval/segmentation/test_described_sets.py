@@ -18,18 +18,37 @@ from cosmos_eval.types import RunOptions, UsageError, no_progress
 # Classes with the background, and images: register_*.py and prepare_all_datasets.py of MESS, and of
 # FoodSeg103 the number of images in its release.
 MESS = {
-    **{"bdd100k": (19, 1000), "dark-zurich": (20, 50), "mhp-v1": (19, 980)},
-    **{"foodseg103": (104, 2135), "atlantis": (56, 1295), "dram": (12, 718)},
-    **{"isaid": (16, 4055), "isprs-potsdam": (6, 504), "worldfloods": (3, 160)},
-    **{"floodnet": (10, 5571), "uavid": (8, 840), "kvasir-instrument": (2, 118)},
-    **{"chase-db1": (2, 20), "cryonuseg": (2, 30), "paxray-lungs": (2, 180)},
-    **{"paxray-bones": (2, 180), "paxray-mediastinum": (2, 180), "paxray-diaphragm": (2, 180)},
-    **{"corrosion-cs": (4, 44), "deepcrack": (2, 237), "pst900": (5, 288)},
-    **{"zerowaste-f": (5, 929), "suim": (8, 110), "cub-200": (201, 5794), "cwfid": (3, 21)},
+    "bdd100k": (19, 1000),
+    "dark-zurich": (20, 50),
+    "mhp-v1": (19, 980),
+    "foodseg103": (104, 2135),
+    "atlantis": (56, 1295),
+    "dram": (12, 718),
+    "isaid": (16, 4055),
+    "isprs-potsdam": (6, 504),
+    "worldfloods": (3, 160),
+    "floodnet": (10, 5571),
+    "uavid": (8, 840),
+    "kvasir-instrument": (2, 118),
+    "chase-db1": (2, 20),
+    "cryonuseg": (2, 30),
+    "paxray-lungs": (2, 180),
+    "paxray-bones": (2, 180),
+    "paxray-mediastinum": (2, 180),
+    "paxray-diaphragm": (2, 180),
+    "corrosion-cs": (4, 44),
+    "deepcrack": (2, 237),
+    "pst900": (5, 288),
+    "zerowaste-f": (5, 929),
+    "suim": (8, 110),
+    "cub-200": (201, 5794),
+    "cwfid": (3, 21),
 }
 OTHERS = {
-    **{"ade20k_847": (847, 2000), "context459": (459, 5104)},
-    **{"voc20_2007": (20, 210), "voc21_2007": (21, 210)},
+    "ade20k_847": (847, 2000),
+    "context459": (459, 5104),
+    "voc20_2007": (20, 210),
+    "voc21_2007": (21, 210),
 }
 
 
