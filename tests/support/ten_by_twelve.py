@@ -161,8 +161,11 @@ _SAMPLES = {
 
 def _row(model: str, dataset: str, size: SetSize, samples: Samples) -> ResultRow:
     metrics, task = metrics_of(size.task, samples), task_named(size.task)
-    functions = {name: getattr(task, name) for name in ("per_class", "confusion_pairs")}
-    more = {name: function(samples) for name, function in functions.items() if function}
+    figures = {"per_class": {}}
+    for name in ("per_class", "confusion_pairs"):
+        compute = getattr(task, name)
+        if compute:
+            figures[name] = compute(samples)
     intervals = {
         name: wilson(round(value * size.images), size.images)._asdict()
         for name, value in metrics.items()
@@ -172,8 +175,13 @@ def _row(model: str, dataset: str, size: SetSize, samples: Samples) -> ResultRow
     return make_row(
         {"hashes": {"sample_list": f"{len(dataset)}" * 64}, "commit": "1" * 40, **attention},
         {"spec": model},
-        **{"task": size.task, "dataset": dataset, "protocol": PROTOCOL, "metrics": metrics},
-        **{"intervals": intervals, "n_samples": size.images, "per_class": {}, **more},
+        task=size.task,
+        dataset=dataset,
+        protocol=PROTOCOL,
+        metrics=metrics,
+        intervals=intervals,
+        n_samples=size.images,
+        **figures,
     )
 
 
