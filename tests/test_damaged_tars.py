@@ -6,8 +6,6 @@ import csv
 import io
 import json
 import tarfile
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -36,8 +34,9 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """A tar that trains, prepares, and is a retrieval and a classification set."""
+def tar_bytes(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """Return the bytes of a tar that every reader accepts: for training and for `data prepare`, and
+    as a retrieval set and a classification set."""
     path = tmp_path_factory.mktemp("whole") / "0.tar"
     with webdataset.TarWriter(str(path)) as writer:
         for number in range(SAMPLES):
@@ -75,9 +74,9 @@ def by_archives(path: Path) -> int:
 def by_doctor(path: Path, text: str) -> int:
     yaml = path.parent / "set.yaml"
     yaml.write_text(text)
-    found = examine(find_protocol(str(yaml)), RunOptions(), no_progress)
-    if not found.whole:
-        (fault,) = found.faults
+    findings = examine(find_protocol(str(yaml)), RunOptions(), no_progress)
+    if not findings.whole:
+        (fault,) = findings.faults
         raise ValueError(fault)
     return SAMPLES
 
@@ -90,10 +89,19 @@ def by_doctor_of_classification(path: Path) -> int:
     return by_doctor(path, "{kind: cls, layout: webdataset, folder: .}")
 
 
-READERS = [
-    *(by_index, by_stream, by_prepare, by_archives),
-    *(partial(by_doctor, text="{kind: retrieval, archives: '*.tar'}"), by_doctor_of_classification),
-]
+def by_doctor_of_retrieval(path: Path) -> int:
+    return by_doctor(path, "{kind: retrieval, archives: '*.tar'}")
+
+
+# Each reads a tar and returns its number of samples, or raises an error.
+READERS = (
+    by_index,
+    by_stream,
+    by_prepare,
+    by_archives,
+    by_doctor_of_retrieval,
+    by_doctor_of_classification,
+)
 
 
 def member(data: bytes, name: str) -> tarfile.TarInfo:
@@ -101,58 +109,111 @@ def member(data: bytes, name: str) -> tarfile.TarInfo:
         return tar.getmember(name)
 
 
-def header(data: bytes) -> int:
-    """Where the header of a file in the middle begins."""
+def header_offset(data: bytes) -> int:
+    """Return where the header of a file in the middle of the tar begins."""
     return member(data, "0004.webp").offset_data - BLOCK
 
 
-DAMAGE: dict[str, Callable[[bytes], bytes]] = {
-    "cut in a header": lambda data: data[: header(data) + 100],
-    "cut before a header": lambda data: data[: header(data)],
-    "cut before an extended header": lambda data: data[: header(data) - 2 * BLOCK],
-    "cut in a content": lambda data: data[: header(data) + BLOCK + 700],
-    "cut before the end of the archive": lambda data: data.rstrip(b"\0") + b"\0" * 100,
-    "zeros over an extended header": lambda data: (
-        data[: header(data) - 2 * BLOCK] + bytes(BLOCK) + data[header(data) - BLOCK :]
-    ),
-    "zeros over a page": lambda data: (
-        data[: header(data)] + bytes(4096) + data[header(data) + 4096 :]
-    ),
-    "zeros to the end": lambda data: data[: header(data)] + bytes(3 << 20),
-    "a wrong size": lambda data: with_size(data, header(data), 700),
-    "a wrong size in the same block": lambda data: with_size(
-        data, header(data), member(data, "0004.webp").size - 3
-    ),
-    "two tars joined": lambda data: data + data,
-    "bytes behind the end": lambda data: data + b"more",
-}
+def extended_header_offset(data: bytes) -> int:
+    """Return where the extended header of the same file begins, which precedes its header."""
+    return header_offset(data) - 2 * BLOCK
+
+
+def with_zeros(data: bytes, start: int, count: int) -> bytes:
+    return data[:start] + bytes(count) + data[start + count :]
+
+
+def cut_in_header(data: bytes) -> bytes:
+    return data[: header_offset(data) + 100]
+
+
+def cut_before_header(data: bytes) -> bytes:
+    return data[: header_offset(data)]
+
+
+def cut_before_extended_header(data: bytes) -> bytes:
+    return data[: extended_header_offset(data)]
+
+
+def cut_in_content(data: bytes) -> bytes:
+    return data[: header_offset(data) + BLOCK + 700]
+
+
+def cut_before_end_of_archive(data: bytes) -> bytes:
+    return data.rstrip(b"\0") + b"\0" * 100
+
+
+def zeros_over_extended_header(data: bytes) -> bytes:
+    return with_zeros(data, extended_header_offset(data), BLOCK)
+
+
+def zeros_over_a_page(data: bytes) -> bytes:
+    return with_zeros(data, header_offset(data), 4096)
+
+
+def zeros_to_the_end(data: bytes) -> bytes:
+    return data[: header_offset(data)] + bytes(3 << 20)
+
+
+def wrong_size(data: bytes) -> bytes:
+    return with_size(data, header_offset(data), 700)
+
+
+def wrong_size_in_the_same_block(data: bytes) -> bytes:
+    return with_size(data, header_offset(data), member(data, "0004.webp").size - 3)
+
+
+def two_tars_joined(data: bytes) -> bytes:
+    return data + data
+
+
+def bytes_behind_the_end(data: bytes) -> bytes:
+    return data + b"more"
+
+
+DAMAGES = (
+    cut_in_header,
+    cut_before_header,
+    cut_before_extended_header,
+    cut_in_content,
+    cut_before_end_of_archive,
+    zeros_over_extended_header,
+    zeros_over_a_page,
+    zeros_to_the_end,
+    wrong_size,
+    wrong_size_in_the_same_block,
+    two_tars_joined,
+    bytes_behind_the_end,
+)
 
 
 @pytest.mark.parametrize("read", READERS)
-@pytest.mark.parametrize("damage", DAMAGE)
-def test_damage_is_an_error_of_one_line(whole, tmp_path, read, damage):
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_is_an_error_of_one_line(tar_bytes, tmp_path, read, damage):
     path = tmp_path / "images" / "0.tar"
     path.parent.mkdir()
-    path.write_bytes(DAMAGE[damage](whole))
-    says = r"0\.tar: .*(damaged|cut off|after its end|only zeros)"
-    with pytest.raises((ValueError, UsageError), match=says) as error:
+    path.write_bytes(damage(tar_bytes))
+    message = r"0\.tar: .*(damaged|cut off|after its end|only zeros)"
+    with pytest.raises((ValueError, UsageError), match=message) as error:
         read(path)
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("read", READERS)
-def test_a_whole_tar_is_read(whole, tmp_path, read):
+def test_an_undamaged_tar_is_read(tar_bytes, tmp_path, read):
     path = tmp_path / "images" / "0.tar"
     path.parent.mkdir()
-    path.write_bytes(whole)
+    path.write_bytes(tar_bytes)
     assert read(path) == SAMPLES
 
 
-def test_a_file_that_reaches_into_the_next_sample_is_an_error_when_it_is_read(whole, tmp_path):
+def test_a_file_that_reaches_into_the_next_sample_is_an_error_when_it_is_read(tar_bytes, tmp_path):
     path = tmp_path / "images" / "0.tar"
     path.parent.mkdir()
-    after = member(whole, "0006.cls").offset_data - 3 * BLOCK  # before its extended header
-    path.write_bytes(with_size(whole, header(whole), after - header(whole) - BLOCK))
+    header = header_offset(tar_bytes)
+    # The content of 0004.webp ends where the extended header of 0006.cls begins.
+    end = member(tar_bytes, "0006.cls").offset_data - 3 * BLOCK
+    path.write_bytes(with_size(tar_bytes, header, end - header - BLOCK))
     assert by_index(path) == SAMPLES - 1
     for read in (by_stream, by_prepare):
         with pytest.raises(ValueError, match=r"0\.tar: .*a file reaches into the next one"):
@@ -163,23 +224,23 @@ def test_a_file_that_reaches_into_the_next_sample_is_an_error_when_it_is_read(wh
         open_archives([path])[4].image().read()
 
 
-def cut_at_a_member(whole: bytes, samples: int, zeros: int) -> bytes:
+def cut_at_a_member(data: bytes, n_samples: int, zeros: int) -> bytes:
     """Return the first samples of a tar, and zeros in place of what follows."""
-    with tarfile.open(fileobj=io.BytesIO(whole)) as tar:
-        start = tar.getmembers()[4 * samples].offset
-    return whole[:start] + bytes(zeros)
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        end = tar.getmembers()[4 * n_samples].offset  # a sample has four files
+    return data[:end] + bytes(zeros)
 
 
 @pytest.mark.parametrize(
-    ("zeros", "noted"), [(2 * BLOCK, False), (RECORD, False), (RECORD + 2 * BLOCK, True)]
+    ("zeros", "is_noted"), [(2 * BLOCK, False), (RECORD, False), (RECORD + 2 * BLOCK, True)]
 )
-def test_more_zeros_than_tar_writes_are_noted(whole, zeros, noted, tmp_path):
-    """The tar cannot be told from a whole one of fewer samples."""
+def test_more_zeros_than_tar_writes_are_noted(tar_bytes, zeros, is_noted, tmp_path):
+    """Apart from its zeros, the tar looks like a complete one of fewer samples."""
     (tmp_path / "model.py").write_text(MODEL)
     (tmp_path / "tars/test").mkdir(parents=True)
     (tmp_path / "tars/test/nshards.txt").write_text("1")
     (tmp_path / "tars/classnames.txt").write_text("red\ngreen")
-    (tmp_path / "tars/test/0.tar").write_bytes(cut_at_a_member(whole, 6, zeros))
+    (tmp_path / "tars/test/0.tar").write_bytes(cut_at_a_member(tar_bytes, 6, zeros))
     (tmp_path / "set.yaml").write_text("kind: cls\nlayout: webdataset\nfolder: tars\n")
     doctor = run_command(["data", "doctor", str(tmp_path / "set.yaml")], tmp_path, seconds=0)
     assert doctor.status == 0, doctor
@@ -188,4 +249,4 @@ def test_more_zeros_than_tar_writes_are_noted(whole, zeros, noted, tmp_path):
     notes = " ".join(run.results[0]["provenance"]["notes"])
     message = f"0.tar ends with {zeros:,} bytes of zeros after 0005.webp, more than tar writes"
     for text in (doctor.out, run.err, notes):
-        assert (message in " ".join(text.split())) is noted
+        assert (message in " ".join(text.split())) is is_noted

@@ -93,12 +93,12 @@ class Study:
 
 @pytest.fixture(scope="module")
 def trainings(tmp_path_factory):
-    """A folder with five trainings of each method."""
-    trained = Study(tmp_path_factory.mktemp("study"), None)
+    """Return a folder with five trainings of each method."""
+    study = Study(tmp_path_factory.mktemp("study"), None)
     for group in SKILLS:
         for seed in SEEDS:
-            trained.train(group, seed)
-    return trained.folder / "trainings"
+            study.train(group, seed)
+    return study.folder / "trainings"
 
 
 @pytest.fixture
@@ -116,13 +116,13 @@ def run(study, monkeypatch, capsys):
 
 
 def enumerated_p(a, b, alternative="two-sided"):
-    """The p-value by a plain loop over all divisions of the values."""
+    """Return the p-value by a plain loop over all divisions of the values into two groups."""
     values, n = np.array([*a, *b]), len(a)
     observed = np.mean(a) - np.mean(b)
     differences = []
     for indices in combinations(range(len(values)), n):
-        others = np.delete(values, indices)
-        differences.append(values[list(indices)].mean() - others.mean())
+        first_group, second_group = values[list(indices)], np.delete(values, indices)
+        differences.append(first_group.mean() - second_group.mean())
     greater = np.mean(np.array(differences) >= observed - 1e-12)
     less = np.mean(np.array(differences) <= observed + 1e-12)
     p_values = {"greater": greater, "less": less, "two-sided": min(1, 2 * min(greater, less))}
@@ -287,39 +287,57 @@ def edit(study):
     path.write_text(path.read_text().replace('"acc1": 0.', '"acc1": 0.1'))
 
 
+def add_training_of_another_recipe(study):
+    study.train("same", 0, recipe="89abcdef")
+
+
+def state_a_word_for_a_time(study):
+    study.family["stated"] = "yesterday"
+
+
+def state_a_time_without_its_zone(study):
+    study.family["stated"] = "2026-01-01T00:00"
+
+
+def add_unknown_key(study):
+    study.family["level"] = 0.1
+
+
+def repeat_a_test(study):
+    study.family["tests"]["differences"][0]["b"].append("CLIP")
+
+
+def add_unknown_metric(study):
+    study.family["tests"]["differences"][0]["metrics"].append("mIoU")
+
+
+def add_failure_of_unknown_seed(study):
+    study.family["failed"] = [{"method": "CLIP", "seed": 9, "reason": "x"}]
+
+
+def repeat_a_seed(study):
+    study.family["methods"]["CLIP"]["seeds"] = [0, 0, 1]
+
+
+def compare_metrics_of_different_samples(study):
+    test = {"method": "OURS", "a": "acc1", "b": "acc5"}
+    study.family["tests"]["metric_differences"] = [test]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda study: study.train("same", 0, recipe="89abcdef"), "SAME has trainings of several"),
+        (add_training_of_another_recipe, "SAME has trainings of several"),
         (copy_with_other_data, "saw different training data"),
         (edit, "edited"),
-        (lambda study: study.family.update(stated="yesterday"), "`stated` must be a time"),
-        (lambda study: study.family.update(stated="2026-01-01T00:00"), "`stated` must be a time"),
-        (lambda study: study.family.update(level=0.1), "unknown key `level`"),
-        (
-            lambda study: study.family["tests"]["differences"][0]["b"].append("CLIP"),
-            "OURS minus CLIP, acc1, is stated twice",
-        ),
-        (
-            lambda study: study.family["tests"]["differences"][0]["metrics"].append("mIoU"),
-            "unknown metric 'mIoU'",
-        ),
-        (
-            lambda study: study.family.update(
-                failed=[{"method": "CLIP", "seed": 9, "reason": "x"}]
-            ),
-            "CLIP has no seed 9",
-        ),
-        (
-            lambda study: study.family["methods"]["CLIP"].update(seeds=[0, 0, 1]),
-            "`methods.CLIP.seeds` repeats a seed",
-        ),
-        (
-            lambda study: study.family["tests"].update(
-                metric_differences=[{"method": "OURS", "a": "acc1", "b": "acc5"}]
-            ),
-            "the metrics belong to different samples",
-        ),
+        (state_a_word_for_a_time, "`stated` must be a time"),
+        (state_a_time_without_its_zone, "`stated` must be a time"),
+        (add_unknown_key, "unknown key `level`"),
+        (repeat_a_test, "OURS minus CLIP, acc1, is stated twice"),
+        (add_unknown_metric, "unknown metric 'mIoU'"),
+        (add_failure_of_unknown_seed, "CLIP has no seed 9"),
+        (repeat_a_seed, "`methods.CLIP.seeds` repeats a seed"),
+        (compare_metrics_of_different_samples, "the metrics belong to different samples"),
     ],
 )
 def test_faults_are_one_line(run, study, change, message):

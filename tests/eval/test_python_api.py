@@ -47,10 +47,10 @@ assert not {"torch", "numpy"} & {*sys.modules}
 
 def test_embed_images_and_texts(colour_encoder, save_colour, tmp_path):
     path = save_colour(tmp_path / "red.png", "red")
-    odd = save_colour(tmp_path / "blue.png", "blue").rename(tmp_path / "blue")
+    without_suffix = save_colour(tmp_path / "blue.png", "blue").rename(tmp_path / "blue")
     picture = Image.new("RGBA", (8, 6), (0, 255, 0, 255))
     images = cosmos_eval.embed(
-        colour_encoder, (one for one in (path, str(path), picture, str(odd)))
+        colour_encoder, iter([path, str(path), picture, str(without_suffix)])
     )
     assert images.dtype == np.float32
     np.testing.assert_array_equal(images, [RED, RED, GREEN, BLUE])
@@ -72,7 +72,7 @@ def test_embed_images_and_texts(colour_encoder, save_colour, tmp_path):
         ([Image.new("F", (2, 2))], "input 0 cannot be read as an image: its white is not defined"),
     ],
 )
-def test_what_cannot_be_embedded(colour_encoder, inputs, message):
+def test_inputs_that_cannot_be_embedded_are_usage_errors(colour_encoder, inputs, message):
     with pytest.raises(UsageError, match=message):
         cosmos_eval.embed(colour_encoder, inputs)
 
@@ -82,10 +82,12 @@ def test_embed_checks_models_and_warns_of_cut_texts(colour_encoder, monkeypatch)
         cosmos_eval.embed(colour_encoder, "red", precision="bf16")
     with pytest.raises(UsageError, match=r"dict is not a cosmos_eval.Encoder"):
         cosmos_eval.embed({}, "red")
-    overlong = type(colour_encoder).overlong
-    monkeypatch.setattr(
-        colour_encoder, "overlong", lambda texts: overlong(colour_encoder, texts) + 1
-    )
+    overlong = colour_encoder.overlong
+
+    def overlong_by_one_more(texts):
+        return overlong(texts) + 1
+
+    monkeypatch.setattr(colour_encoder, "overlong", overlong_by_one_more)
     monkeypatch.setattr(colour_encoder, "trims_text", False)
     with pytest.warns(UserWarning, match="2 of 2 texts did not fit the model's context"):
         cosmos_eval.embed(colour_encoder, ["red", "green"])
@@ -95,20 +97,20 @@ def test_features_of_a_named_model_are_cached(save_colour, tmp_path, monkeypatch
     monkeypatch.setenv("COSMOS_EVAL_CACHE", str(tmp_path / "cache"))
     paths = [save_colour(tmp_path / f"{colour}.png", colour) for colour in ("red", "blue")]
 
-    def cached() -> int:
+    def n_cached() -> int:
         return sum(space.embeddings for space in spaces(embeddings_folder()))
 
-    found = [cosmos_eval.embed(OWN_MODEL, paths, cache=False)]
-    assert cached() == 0
+    expected = cosmos_eval.embed(OWN_MODEL, paths, cache=False)
+    assert n_cached() == 0
     for _ in range(2):
-        found.append(cosmos_eval.embed(OWN_MODEL, paths[::-1])[::-1])
-        assert cached() == 2
-    assert found[0].tolist() == found[1].tolist() == found[2].tolist()
+        features = cosmos_eval.embed(OWN_MODEL, paths[::-1])[::-1]
+        assert n_cached() == 2
+        assert features.tolist() == expected.tolist()
 
 
 @pytest.fixture
 def apples(save_colour, tmp_path, monkeypatch) -> dict[str, str]:
-    """A mapping that describes four apples, one of which is in the folder of another colour."""
+    """Return a mapping that describes four apples, one of them in the folder of another colour."""
     for folder, name, colour in (
         ("red", "a", "red"),
         ("red", "b", "red"),
@@ -353,30 +355,30 @@ def test_faults_of_users_are_usage_errors(options, message):
 
 
 @pytest.mark.parametrize(
-    ("call", "name"),
+    ("function", "arguments", "options", "named"),
     [
-        (lambda: cosmos_eval.load_results(7), "a place of results"),
-        (lambda: cosmos_eval.load_results([RESULTS]), "a place of results"),
-        (lambda: cosmos_eval.load_samples(7), "result"),
-        (lambda: cosmos_eval.read_results(None), "directory"),
-        (lambda: cosmos_eval.compare(7, models=["scenes-clip", "scenes-cosmos"]), "a"),
-        (lambda: cosmos_eval.compare(RESULTS, 7), "b"),
-        (lambda: cosmos_eval.leaderboard(RESULTS, 7), "a place of results"),
-        (lambda: cosmos_eval.leaderboard(RESULTS, suite=7), "suite"),
-        (lambda: cosmos_eval.check(7, "baseline.json"), "results"),
-        (lambda: cosmos_eval.check([RESULTS, 7], "baseline.json"), "a place of results"),
-        (lambda: cosmos_eval.check(RESULTS, 7), "baseline"),
-        (lambda: cosmos_eval.evaluate("scenes-clip", "scenes-cls", output=7), "output"),
-        (lambda: cosmos_eval.evaluate("scenes-clip", "voc20", data_root=7), "data_root"),
-        (lambda: cosmos_eval.report(7), "results"),
-        (lambda: cosmos_eval.Evaluation(["scenes-cls"], output=7), "output"),
-        (lambda: cosmos_eval.report(RESULTS, 7), "output"),
-        (lambda: cosmos_eval.attend(7, "a ball"), "image"),
+        (cosmos_eval.load_results, [7], {}, "a place of results"),
+        (cosmos_eval.load_results, [[RESULTS]], {}, "a place of results"),
+        (cosmos_eval.load_samples, [7], {}, "result"),
+        (cosmos_eval.read_results, [None], {}, "directory"),
+        (cosmos_eval.compare, [7], {"models": ["scenes-clip", "scenes-cosmos"]}, "a"),
+        (cosmos_eval.compare, [RESULTS, 7], {}, "b"),
+        (cosmos_eval.leaderboard, [RESULTS, 7], {}, "a place of results"),
+        (cosmos_eval.leaderboard, [RESULTS], {"suite": 7}, "suite"),
+        (cosmos_eval.check, [7, "baseline.json"], {}, "results"),
+        (cosmos_eval.check, [[RESULTS, 7], "baseline.json"], {}, "a place of results"),
+        (cosmos_eval.check, [RESULTS, 7], {}, "baseline"),
+        (cosmos_eval.evaluate, ["scenes-clip", "scenes-cls"], {"output": 7}, "output"),
+        (cosmos_eval.evaluate, ["scenes-clip", "voc20"], {"data_root": 7}, "data_root"),
+        (cosmos_eval.report, [7], {}, "results"),
+        (cosmos_eval.Evaluation, [["scenes-cls"]], {"output": 7}, "output"),
+        (cosmos_eval.report, [RESULTS, 7], {}, "output"),
+        (cosmos_eval.attend, [7, "a ball"], {}, "image"),
     ],
 )
-def test_values_that_are_not_paths_are_usage_errors(call, name):
-    with pytest.raises(UsageError, match=f"^{name} must be a path, as a str .*, not [a-zA-Z]+$"):
-        call()
+def test_values_that_are_not_paths_are_usage_errors(function, arguments, options, named):
+    with pytest.raises(UsageError, match=f"^{named} must be a path, as a str .*, not [a-zA-Z]+$"):
+        function(*arguments, **options)
 
 
 def test_missing_checkpoints_and_modules_are_usage_errors_everywhere(save_colour, tmp_path):

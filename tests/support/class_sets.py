@@ -9,6 +9,7 @@ import hashlib
 import json
 import pickle
 from collections.abc import Callable
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -29,14 +30,14 @@ CLASSES = {
     "dtd": ["banded", "polka-dotted"],
     "oxford_pets": ["Abyssinian", "American Bulldog", "Persian", "Yorkshire Terrier"],
 }
-"""What torchvision calls the classes of the sets that are written here."""
+"""The names that torchvision has for the classes of the sets that are written here."""
 
 WORDNET_IDS = sorted(files("timm").joinpath("data/_info/imagenet_synsets.txt").read_text().split())
-"""Of ImageNet's 1,000 classes, as timm lists them."""
+"""The WordNet IDs of ImageNet's 1,000 classes, as timm lists them."""
 
 
 def write_class_set(name: str, root: Path, patch: pytest.MonkeyPatch) -> None:
-    """Write a set below `root`; checksums that torchvision compares become those of its files."""
+    """Write a set below `root`, and let torchvision expect the checksums of its files."""
     _WRITERS[name](root, patch)
 
 
@@ -56,12 +57,13 @@ def _md5(path: Path) -> str:
 
 
 def _food101(root: Path, _: pytest.MonkeyPatch) -> None:
-    listed = {"waffles": ["waffles/7", "waffles/3"], "apple_pie": ["apple_pie/9"]}
-    _text(root / "food-101/meta/test.json", json.dumps(listed))
-    trained = {"waffles": ["waffles/1"], "apple_pie": ["apple_pie/2", "apple_pie/4"]}
-    _text(root / "food-101/meta/train.json", json.dumps(trained))
-    names = [name for some in (listed, trained) for own in some.values() for name in own]
-    _pictures(*(root / f"food-101/images/{name}.jpg" for name in names))
+    test_names = {"waffles": ["waffles/7", "waffles/3"], "apple_pie": ["apple_pie/9"]}
+    _text(root / "food-101/meta/test.json", json.dumps(test_names))
+    train_names = {"waffles": ["waffles/1"], "apple_pie": ["apple_pie/2", "apple_pie/4"]}
+    _text(root / "food-101/meta/train.json", json.dumps(train_names))
+    for names_by_class in (test_names, train_names):
+        for names in names_by_class.values():
+            _pictures(*(root / f"food-101/images/{name}.jpg" for name in names))
 
 
 def _cifar(cls: Any, labels_key: str, root: Path, patch: pytest.MonkeyPatch) -> None:
@@ -124,13 +126,17 @@ def _dtd(root: Path, _: pytest.MonkeyPatch) -> None:
 
 def _oxford_pets(root: Path, _: pytest.MonkeyPatch) -> None:
     folder = root / "oxford-iiit-pet"
-    breeds = ("yorkshire_terrier_9 4 2 1", "Abyssinian_201 1 1 1", "Abyssinian_202 1 1 1")
-    others = ("american_bulldog_7 2 2 1", "Persian_1 3 1 1")
-    _text(folder / "annotations/test.txt", *breeds, *others)
-    trained = ("Abyssinian_1 1 1 1", "american_bulldog_1 2 2 1", "Persian_2 3 1 1")
-    trained = (*trained, "yorkshire_terrier_1 4 2 1")
-    _text(folder / "annotations/trainval.txt", *trained)
-    names = [line.split()[0] for line in (*breeds, *others, *trained)]
+    test_lines = (
+        *("yorkshire_terrier_9 4 2 1", "Abyssinian_201 1 1 1", "Abyssinian_202 1 1 1"),
+        *("american_bulldog_7 2 2 1", "Persian_1 3 1 1"),
+    )
+    _text(folder / "annotations/test.txt", *test_lines)
+    train_lines = (
+        *("Abyssinian_1 1 1 1", "american_bulldog_1 2 2 1", "Persian_2 3 1 1"),
+        "yorkshire_terrier_1 4 2 1",
+    )
+    _text(folder / "annotations/trainval.txt", *train_lines)
+    names = [line.split()[0] for line in (*test_lines, *train_lines)]
     _pictures(*(folder / f"images/{name}.jpg" for name in names))
 
 
@@ -157,8 +163,8 @@ def _caltech101(root: Path, _: pytest.MonkeyPatch) -> None:
 
 _WRITERS: dict[str, Callable[[Path, pytest.MonkeyPatch], None]] = {
     "food101": _food101,
-    "cifar10": lambda root, patch: _cifar(datasets.CIFAR10, "labels", root, patch),
-    "cifar100": lambda root, patch: _cifar(datasets.CIFAR100, "fine_labels", root, patch),
+    "cifar10": partial(_cifar, datasets.CIFAR10, "labels"),
+    "cifar100": partial(_cifar, datasets.CIFAR100, "fine_labels"),
     "sun397": _sun397,
     "stanford_cars": _stanford_cars,
     "fgvc_aircraft": _fgvc_aircraft,

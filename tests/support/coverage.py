@@ -1,7 +1,7 @@
-"""How often 95% intervals hold what they are of, in studies that are simulated.
+"""How often 95% intervals contain the true value, in simulated studies.
 
-A study draws its images from one population, whose value is known, and makes an interval of it.
-Studies lie side by side, one a column, and share the resamples of a block.
+A study draws its images from one population, whose true value is known, and computes an interval.
+Each study is a column of the arrays. All studies of a block share their resamples.
 """
 
 from __future__ import annotations
@@ -23,52 +23,57 @@ CLASSES = 10
 
 
 def wilson_coverage(n: int, share: float, *, studies: int) -> float:
-    """Of Wilson's interval of `n` images, each of which is right with probability `share`."""
+    """Return the coverage of Wilson's interval for `n` images.
+
+    Each image is right with probability `share`.
+    """
     right = np.random.default_rng(n).binomial(n, share, studies)
     holds = {count: _holds(wilson(count, n), share) for count in set(right.tolist())}
     return float(np.mean([holds[count] for count in right.tolist()]))
 
 
 def cluster_coverage(images: int, *, blocks: int, by_image: bool = True) -> float:
-    """Of the interval of recall, whose clusters are images or else single captions.
+    """Return the coverage of the interval of recall, clustered by images or by single captions.
 
-    Images have five captions and a difficulty p of their own, from the Beta(1, 1.5) distribution:
-    each caption of the image is found with probability p. The recall of all images is 0.4.
+    Each image has five captions and a probability p from the Beta(1, 1.5) distribution, with which
+    each of its captions is retrieved. The expected recall is 0.4.
     """
     held = []
     for block in range(blocks):
         rng = np.random.default_rng(block)
         p = rng.beta(1, 1.5, (images, 1, BLOCK))
-        found = (rng.random((images, CAPTIONS, BLOCK)) < p).reshape(-1, BLOCK)
-        captions = np.arange(len(found))
+        is_retrieved = (rng.random((images, CAPTIONS, BLOCK)) < p).reshape(-1, BLOCK)
+        captions = np.arange(len(is_retrieved))
         clusters = captions // CAPTIONS if by_image else captions
-        estimates = {str(n): Mean(column, clusters) for n, column in enumerate(found.T)}
-        made = intervals(estimates, seed=block, resamples=RESAMPLES)
-        held += [_holds(interval, 0.4) for interval in made.values()]
+        estimates = {str(n): Mean(column, clusters) for n, column in enumerate(is_retrieved.T)}
+        interval_by_study = intervals(estimates, seed=block, resamples=RESAMPLES)
+        held += [_holds(interval, 0.4) for interval in interval_by_study.values()]
     return float(np.mean(held))
 
 
 def miou_coverage(images: int, presence: float, *, blocks: int) -> float:
-    """Of the jackknife of mIoU over ten classes, each in a share `presence` of the images.
+    """Return the coverage of the jackknife of mIoU over ten classes.
 
-    Where a class is, its pixels are exponentially distributed about 1,000; an image has a quality
-    from Beta(4, 2), by which pixels of all its classes are found, of the first class half as often
-    as of the last; a class is seen where it is not in 0.3 of the images, in about 300 pixels.
+    Each class is in a fraction `presence` of the images. Its number of pixels there is
+    exponentially distributed with mean 1,000. An image has a quality from Beta(4, 2), which is the
+    probability that pixels of its classes are found; it is halved for the first class, and rises
+    to the whole quality for the last. In 0.3 of the images, a class is predicted wrongly on about
+    300 pixels.
     """
-    many = _areas(np.random.default_rng(0), 20_000, 20, presence)
-    true = float(mean_iou(Areas(*(part.sum((0, 1)) for part in many))))
+    areas_of_many_images = _areas(np.random.default_rng(0), 20_000, 20, presence)
+    true = float(mean_iou(Areas(*(area.sum((0, 1)) for area in areas_of_many_images))))
     # A study is a group of classes, so that one call makes the intervals of all.
     groups = [np.arange(n * CLASSES, (n + 1) * CLASSES) for n in range(BLOCK)]
     held = []
     for block in range(1, blocks + 1):
         drawn = _areas(np.random.default_rng(block), images, BLOCK, presence)
-        flat = Areas(*(part.reshape(images, -1) for part in drawn))
+        flat = Areas(*(area.reshape(images, -1) for area in drawn))
         estimates = {
             str(n): FunctionOfSums(flat, partial(mean_iou, members=members), jackknife=True)
             for n, members in enumerate(groups)
         }
-        made = intervals(estimates, seed=block, resamples=RESAMPLES)
-        held += [_holds(interval, true) for interval in made.values()]
+        interval_by_study = intervals(estimates, seed=block, resamples=RESAMPLES)
+        held += [_holds(interval, true) for interval in interval_by_study.values()]
     return float(np.mean(held))
 
 

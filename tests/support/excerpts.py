@@ -16,8 +16,13 @@ from cosmos_eval.types import RetrievalProtocol, SelectionProtocol
 EXCERPTS = Path(__file__).parents[1] / "excerpts"
 
 SUBSETS = {
-    **{"add_att": 2, "add_obj": 5, "replace_att": 1, "replace_obj": 1},
-    **{"replace_rel": 1, "swap_att": 3, "swap_obj": 3},
+    "add_att": 2,
+    "add_obj": 5,
+    "replace_att": 1,
+    "replace_obj": 1,
+    "replace_rel": 1,
+    "swap_att": 3,
+    "swap_obj": 3,
 }
 """How many items of SugarCrepe's subsets the excerpt has."""
 
@@ -48,6 +53,7 @@ def coco_excerpt() -> RetrievalProtocol:
 
 
 def caltech101_images() -> dict[str, int]:
-    """The folders of Caltech 101, sorted by name, and how many images each has."""
-    found: dict[str, int] = json.loads((EXCERPTS / "caltech101_images_per_class.json").read_text())
-    return found
+    """Return the number of images in each folder of Caltech 101, sorted by name."""
+    path = EXCERPTS / "caltech101_images_per_class.json"
+    n_images_by_folder: dict[str, int] = json.loads(path.read_text())
+    return n_images_by_folder

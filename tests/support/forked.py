@@ -1,6 +1,8 @@
-"""`cosmos-train` and torchrun in a process forked from one that has loaded the libraries. It has
-its own signals, output and exit status, as a program has, and starts in no time. That the programs
-start from nothing as well is tested where a run is killed and by examples/train.sbatch."""
+"""`cosmos-train` and torchrun in a process forked from one that has loaded the libraries.
+
+The process has its own signals, output and exit status, as a program has, and starts at once. The
+tests that kill a run, and the test of examples/train.sbatch, start the programs themselves.
+"""
 
 import importlib
 import multiprocessing

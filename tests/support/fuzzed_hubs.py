@@ -112,23 +112,23 @@ def _mutate_hub(rng: Random, folder: Path) -> str:
     repository = folder / "hub" / REPOSITORY
     path = rng.choice(sorted(repository.rglob("*.*")))
     if form == "damaged":
-        done = damage(rng, folder / ARCHIVE)
+        change = damage(rng, folder / ARCHIVE)
     elif form == "missing":
         path.unlink()
-        done = f"{path.name} is missing"
+        change = f"{path.name} is missing"
     elif form == "trouble":
         kind = rng.choice(TROUBLES)
         trouble["files"] = {str(path.relative_to(folder / "hub")): kind}
-        done = f"{path.name}: {kind}"
+        change = f"{path.name}: {kind}"
     else:
         trouble["silent from"] = rng.randrange(1, 9)
-        done = f"silent from request {trouble['silent from']} on"
+        change = f"silent from request {trouble['silent from']} on"
     (folder / "hub/trouble.json").write_text(json.dumps(trouble))
-    return f"{done} {trouble['options']}"
+    return f"{change} {trouble['options']}"
 
 
 def _judge_hub(copy: Path, _: Path, outcome: Outcome, __: Outcome) -> Iterator[str]:
-    """Whatever happened on the way, the number must be that of the files of the hub."""
+    """Check that the number follows from the files of the hub, even after failed requests."""
     yield from judge_archive(copy / ARCHIVE, outcome)
 
 

@@ -62,7 +62,7 @@ GREY = "none more than another"
 
 
 def picture(number: int, colour: str, form: str = "PNG") -> bytes:
-    """A small image of about one colour; every sixth number has another one than it says."""
+    """Return a small image of about one colour. Number 4 is red, whatever its label says."""
     colour = "red" if number == 4 else colour
     rng = np.random.default_rng(number)
     pixels = np.clip(rng.normal(COLOURS[colour], 8, (6, 8, 3)), 0, 255).astype(np.uint8)
@@ -72,7 +72,7 @@ def picture(number: int, colour: str, form: str = "PNG") -> bytes:
 
 
 def seen(content: bytes) -> str | None:
-    """The colour that the model must see, by Pillow alone; None where Pillow cannot decode."""
+    """Return the colour that the model must see, by Pillow; None if Pillow cannot decode it."""
     try:
         with Image.open(io.BytesIO(content)) as image:
             mean = np.asarray(image.convert("RGB"), np.float64).reshape(-1, 3).mean(axis=0)
@@ -83,7 +83,7 @@ def seen(content: bytes) -> str | None:
 
 
 def measure(dataset: str, folder: Path, model: str = "python:{}/model.py") -> list[str]:
-    """The command that measures the data set of a YAML file."""
+    """Return the arguments that measure the data set of a YAML file."""
     return [
         *("run", "--dataset", str(folder / dataset), "--model", model.format(folder)),
         *("--output", str(folder / "out"), "--device", "cpu", "--no-cache", "--workers", "0"),
@@ -115,7 +115,7 @@ def _mutate_shape(rng: Random, folder: Path) -> str:
 
 
 def _judge_shapes(copy: Path, pristine: Path, outcome: Outcome, other: Outcome) -> Iterator[str]:
-    """An image that passes is none of those that would be resized to gigabytes."""
+    """No image may pass that is so thin that a resize would take gigabytes."""
     for path in (copy / "photos").glob("*/*.*"):
         with Image.open(path) as image:
             shorter, longer = sorted(image.size)
@@ -137,16 +137,17 @@ def _judge_colours(labels: list[tuple[str, bytes]], outcome: Outcome) -> Iterato
     if unread := sum(colour is None for _, colour in colours):
         yield f"Pillow cannot decode {unread} of the images"
         return
-    right = sum(label == colour for label, colour in colours)
-    most = right + sum(colour == GREY for _, colour in colours)
-    found = result["metrics"]["acc1"] * len(colours)
-    if result["n_samples"] != len(colours) or not right - 1e-9 <= found <= most + 1e-9:
-        found = f"{found} of {result['n_samples']}"
-        yield f"{found} images are right, by the oracle {right} to {most} of {len(colours)}"
+    # The model may take a grey image for any colour, so the number of right images has bounds.
+    least = sum(label == colour for label, colour in colours)
+    most = least + sum(colour == GREY for _, colour in colours)
+    n_right = result["metrics"]["acc1"] * len(colours)
+    if result["n_samples"] != len(colours) or not least - 1e-9 <= n_right <= most + 1e-9:
+        measured = f"{n_right} of {result['n_samples']}"
+        yield f"{measured} images are right, by the oracle {least} to {most} of {len(colours)}"
 
 
-# What GNU tar reports of owners, times and permissions, and its last line after any report.
-_NO_MATTER = re.compile(r"(mode|uid|gid|time)_t|time stamp|contiguous files|Exiting with failure")
+# Reports of GNU tar on owners, times and permissions, and its last line after any report.
+_HARMLESS = re.compile(r"(mode|uid|gid|time)_t|time stamp|contiguous files|Exiting with failure")
 
 
 def _prepare_tars(folder: Path) -> None:
@@ -164,6 +165,11 @@ def _prepare_tars(folder: Path) -> None:
                 tar.addfile(info, io.BytesIO(content))
 
 
+# Offset and size of fields of a header of tar (POSIX ustar): name, mode, size of the file,
+# checksum, type, and name of the link.
+_HEADER_FIELDS = ((0, 100), (100, 8), (124, 12), (148, 8), (156, 1), (157, 100))
+
+
 def _mutate_tar(rng: Random, folder: Path) -> str:
     path = folder / "wds/test/0.tar"
     if rng.random() < 0.05:
@@ -174,15 +180,15 @@ def _mutate_tar(rng: Random, folder: Path) -> str:
     with tarfile.open(path) as tar:
         starts = [info.offset for info in tar]
     start = rng.choice(starts)
-    where, size = rng.choice(((0, 100), (100, 8), (124, 12), (148, 8), (156, 1), (157, 100)))
+    offset, size = rng.choice(_HEADER_FIELDS)
     field = rng.choice((b"", b"7" * size, b"\xff" * size, rng.randbytes(size), b"00000000144"))
-    content[start + where : start + where + size] = field[:size].ljust(size, b"\0")
+    content[start + offset : start + offset + size] = field[:size].ljust(size, b"\0")
     header = content[start : start + 512]
-    if rng.random() < 0.7:  # an adversary mends the checksum
+    if rng.random() < 0.7:  # an adversary corrects the checksum
         header[148:156] = b" " * 8
         content[start + 148 : start + 156] = f"{sum(header):06o}\0 ".encode()
     path.write_bytes(content)
-    return f"0.tar: field {where} of the header at {start} is {bytes(field)[:12]!r}"
+    return f"0.tar: field {offset} of the header at {start} is {bytes(field)[:12]!r}"
 
 
 def _judge_tar(copy: Path, _: Path, outcome: Outcome, __: Outcome) -> Iterator[str]:
@@ -190,14 +196,14 @@ def _judge_tar(copy: Path, _: Path, outcome: Outcome, __: Outcome) -> Iterator[s
 
 
 def judge_archive(archive: Path, outcome: Outcome) -> Iterator[str]:
-    """Compare with what GNU tar finds in the archive, which must be whole."""
+    """Compare with the files that GNU tar extracts from the archive, which must be complete."""
     if any(archive.read_bytes()[-1024:]):
         yield "it does not end as archives do, with two blocks of zeros"
         return
     with tempfile.TemporaryDirectory() as folder:
         command = ["tar", "--ignore-zeros", "-xf", str(archive), "-C", folder]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        faults = [line for line in done.stderr.splitlines() if not _NO_MATTER.search(line)]
+        completed = subprocess.run(command, capture_output=True, text=True, check=False)
+        faults = [line for line in completed.stderr.splitlines() if not _HARMLESS.search(line)]
         if faults:
             yield f"GNU tar refuses it: {faults[0][:100]!r}"
             return

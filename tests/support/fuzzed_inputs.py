@@ -24,10 +24,23 @@ def _prepare_checkpoint(folder: Path) -> None:
     from cosmos_core.model.checkpoint import save_checkpoint
 
     prepare_images(folder)
-    size = {"layers": 1, "width": 16}
-    text = {"context_length": 16, "vocab_size": scenes_tokenizer().vocab_size, "heads": 2, **size}
-    image = {"image_size": 32, "patch_size": 16, "head_width": 8, **size}
-    architecture = {"embed_dim": 16, "vision_cfg": image, "text_cfg": text}
+    architecture = {
+        "embed_dim": 16,
+        "vision_cfg": {
+            "image_size": 32,
+            "patch_size": 16,
+            "head_width": 8,
+            "layers": 1,
+            "width": 16,
+        },
+        "text_cfg": {
+            "context_length": 16,
+            "vocab_size": scenes_tokenizer().vocab_size,
+            "heads": 2,
+            "layers": 1,
+            "width": 16,
+        },
+    }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         models = {name: create_model(architecture) for name in ("student", "teacher")}
@@ -45,67 +58,77 @@ def _mutate_checkpoint(rng: Random, folder: Path) -> str:
     metadata = header["__metadata__"]
     if chance < 0.6:
         architecture = json.loads(metadata["architecture"])
-        done = alter(rng, architecture)
+        change = alter(rng, architecture)
         metadata["architecture"] = json.dumps(architecture)
     elif chance < 0.8:
-        done = alter(rng, metadata)
+        change = alter(rng, metadata)
     elif chance < 0.9:
-        done = alter(rng, header)
+        change = alter(rng, header)
     else:
         start, stop = header["teacher.visual.proj"]["data_offsets"]
-        odd = np.array(rng.choice((np.nan, np.inf, -np.inf)), np.float32).tobytes()
-        place = rng.randrange(start, stop, 4)
-        data, done = data[:place] + odd + data[place + 4 :], "a weight that is not finite"
+        weight = np.array(rng.choice((np.nan, np.inf, -np.inf)), np.float32).tobytes()
+        offset = rng.randrange(start, stop, 4)
+        data = data[:offset] + weight + data[offset + 4 :]
+        change = "a weight that is not finite"
     text = json.dumps(header).encode()
     path.write_bytes(len(text).to_bytes(8, "little") + text + data)
-    return f"model.safetensors: {done}"
+    return f"model.safetensors: {change}"
 
 
 def _judge_checkpoint(
     copy: Path, pristine: Path, outcome: Outcome, reference: Outcome
 ) -> Iterator[str]:
-    """Compare with the tensors of the file, read without safetensors."""
+    """Compare the loaded weights with the tensors of the file, which are read without safetensors.
+
+    If no weight of the teacher was changed, the numbers must be those of the untouched checkpoint.
+    """
     import cosmos_core
 
-    ours = _tensors(copy / "model.safetensors")
-    if any(not np.isfinite(ours[name]).all() for name in ours if name.startswith("teacher.")):
+    tensors = _teacher_tensors(copy / "model.safetensors")
+    if any(not np.isfinite(values).all() for values in tensors.values()):
         yield "there are weights that are not finite"
     loaded = cosmos_core.load_model(copy / "model.safetensors").state_dict()
     different = [
         name
         for name, values in loaded.items()
-        if not np.array_equal(values.numpy(), ours.get(f"teacher.{name}", np.empty(0)))
+        if not np.array_equal(values.numpy(), tensors.get(name, np.empty(0)))
     ]
-    extra = [n for n in ours if n.startswith("teacher.") and n[8:] not in loaded]
-    if different or extra:
-        yield f"not the weights of the file: {(different + extra)[:3]}"
-    theirs = _tensors(pristine / "model.safetensors")
-    same = all(np.array_equal(ours[n], theirs[n]) for n in theirs if n in ours and "teacher" in n)
-    if same and _stated(copy) == _stated(pristine):
+    not_loaded = [name for name in tensors if name not in loaded]
+    if different or not_loaded:
+        yield f"not the weights of the file: {(different + not_loaded)[:3]}"
+    pristine_tensors = _teacher_tensors(pristine / "model.safetensors")
+    same_weights = all(
+        np.array_equal(tensors[name], values)
+        for name, values in pristine_tensors.items()
+        if name in tensors
+    )
+    if same_weights and _metadata(copy) == _metadata(pristine):
         yield from same_numbers(copy, pristine, outcome, reference)
 
 
 def _split(path: Path) -> tuple[Any, bytes]:
-    """The header and the data of a safetensors file."""
+    """Return the header and the data of a safetensors file."""
     content = path.read_bytes()
     length = int.from_bytes(content[:8], "little")
     return json.loads(content[8 : 8 + length]), content[8 + length :]
 
 
-def _stated(folder: Path) -> Any:
+def _metadata(folder: Path) -> Any:
+    """Return the metadata of the checkpoint, except the record of its training."""
     header, _ = _split(folder / "model.safetensors")
     return {**header["__metadata__"], "training": None}
 
 
-def _tensors(path: Path) -> Mapping[str, np.ndarray]:
+def _teacher_tensors(path: Path) -> Mapping[str, np.ndarray]:
+    """Return the floating-point tensors of the teacher by the names that a model has for them."""
     header, data = _split(path)
-    kinds = {"F32": "<f4", "F16": "<f2", "F64": "<f8"}
-    found = {}
+    dtypes = {"F32": "<f4", "F16": "<f2", "F64": "<f8"}
+    tensors = {}
     for name, entry in header.items():
-        if name != "__metadata__" and entry["dtype"] in kinds:
-            values = np.frombuffer(data[slice(*entry["data_offsets"])], kinds[entry["dtype"]])
-            found[name] = values.reshape(entry["shape"])
-    return found
+        if name.startswith("teacher.") and entry["dtype"] in dtypes:
+            values = np.frombuffer(data[slice(*entry["data_offsets"])], dtypes[entry["dtype"]])
+            tensors[name.removeprefix("teacher.")] = values.reshape(entry["shape"])
+    return tensors
 
 
 def _prepare_results(tasks: tuple[str, ...], folder: Path) -> None:
@@ -117,61 +140,77 @@ def _prepare_results(tasks: tuple[str, ...], folder: Path) -> None:
 
 def _prepare_baseline(folder: Path) -> None:
     _prepare_results(("cls", "retrieval"), folder)
-    made = run_command([*_check(folder), "--update", "--reason", "fuzzing"], folder)
-    if made.status:
-        raise AssertionError(made)
+    outcome = run_command([*_check(folder), "--update", "--reason", "fuzzing"], folder)
+    if outcome.status:
+        raise AssertionError(outcome)
 
 
 def _check(folder: Path) -> list[str]:
     return ["check", str(folder / "results"), "--baseline", str(folder / "baseline.json")]
 
 
-def _mutate_record(below: str, rng: Random, folder: Path) -> str:
-    path = rng.choice(sorted(p for p in folder.rglob("*") if p.is_file() and below in str(p)))
+def _mutate_record(path_part: str, rng: Random, folder: Path) -> str:
+    """Change one of the files whose paths contain `path_part`."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path_part in str(path)]
+    path = rng.choice(sorted(files))
     chance = rng.random()
     if chance < 0.25 or (path.suffix != ".json" and chance < 0.9):
         return damage(rng, path)
     if chance < 0.3 or path.suffix != ".json":
         return misplace(rng, path)
     text = path.read_text()
-    if chance < 0.4:  # as anybody's editor may write it
-        form = rng.choice(({"indent": 4}, {"separators": (",", ":")}, {"sort_keys": False}))
-        path.write_text(json.dumps(json.loads(text), **form))
-        return f"{path.name}: written anew with {form}"
     content = json.loads(text)
-    done = alter(rng, content)
+    if chance < 0.4:  # the same content, as another editor would write it
+        layout = rng.choice(({"indent": 4}, {"separators": (",", ":")}, {"sort_keys": False}))
+        path.write_text(json.dumps(content, **layout))
+        return f"{path.name}: written again with {layout}"
+    change = alter(rng, content)
     path.write_text(json.dumps(content))
-    return f"{path.name}: {done}"
+    return f"{path.name}: {change}"
 
 
-def _judge_records(copy: Path, pristine: Path, _: Outcome, __: Outcome) -> Iterator[str]:
-    """Nothing that was changed may pass; another spelling of the same JSON may."""
-    ours, theirs = _contents(copy), _contents(pristine)
-    changed = [name for name in theirs if ours.get(name) != theirs[name]]
-    if changed or ours.keys() != theirs.keys():
-        yield f"it passes, though {changed or ours.keys() ^ theirs.keys()} was changed"
+def _judge_records(
+    copy: Path, pristine: Path, outcome: Outcome, reference: Outcome
+) -> Iterator[str]:
+    """Another layout of the same JSON may pass, but no file with another content."""
+    contents, pristine_contents = _contents(copy), _contents(pristine)
+    changed = [name for name, text in pristine_contents.items() if contents.get(name) != text]
+    added_or_removed = contents.keys() ^ pristine_contents.keys()
+    if changed or added_or_removed:
+        yield f"it passes, though {changed or added_or_removed} was changed"
 
 
-def _judge_tables(copy: Path, pristine: Path, outcome: Outcome, _: Outcome) -> Iterator[str]:
-    """What was changed may be shown, but not without a word."""
-    shown = outcome.out + outcome.err
-    ours, theirs = _contents(copy), _contents(pristine)
-    for name in ours.keys() & theirs.keys():
-        if name.endswith(".json") and ours[name] != theirs[name] and "edited" not in shown:
+def _judge_tables(
+    copy: Path, pristine: Path, outcome: Outcome, reference: Outcome
+) -> Iterator[str]:
+    """A changed result may be shown, but only with a note that it was edited."""
+    output = outcome.out + outcome.err
+    contents, pristine_contents = _contents(copy), _contents(pristine)
+    for name in contents.keys() & pristine_contents.keys():
+        is_changed = contents[name] != pristine_contents[name]
+        if name.endswith(".json") and is_changed and "edited" not in output:
             yield f"nothing says that {name} was edited"
 
 
 def _contents(folder: Path) -> dict[str, str]:
-    found = {}
-    for path in (p for p in folder.rglob("*") if p.is_file() and "out" not in p.parts):
+    """Return the content of every file, in one layout for JSON, by its path; output is left out."""
+    contents = {}
+    for path in folder.rglob("*"):
+        if not path.is_file() or "out" in path.parts:
+            continue
         content = path.read_bytes()
-        # JSON is spelled out, since 1 == 1.0 == True.
-        text = json.dumps(json.loads(content), sort_keys=True) if path.suffix == ".json" else None
-        found[str(path.relative_to(folder))] = text or content.hex()
-    return found
+        if path.suffix == ".json":
+            # Compared as text, since 1 == 1.0 == True in Python.
+            text = json.dumps(json.loads(content), sort_keys=True)
+        else:
+            text = content.hex()
+        contents[str(path.relative_to(folder))] = text
+    return contents
 
 
 def _tables(*command: str) -> Kind:
+    """Return the kind of input of a command that shows tables of results."""
+
     def arguments(folder: Path) -> list[str]:
         return [word.format(folder) for word in command]
 
@@ -179,18 +218,27 @@ def _tables(*command: str) -> Kind:
     return Kind(command[0], prepare, partial(_mutate_record, ".json"), arguments, _judge_tables)
 
 
+def _verify(folder: Path) -> list[str]:
+    return ["verify", str(folder / "results")]
+
+
 def _results(task: str) -> Kind:
+    """Return the kind of input of `verify` for a result of a task."""
     return Kind(
         f"result {task}",
         partial(_prepare_results, (task,)),
         partial(_mutate_record, "results"),
-        lambda folder: ["verify", str(folder / "results")],
+        _verify,
         _judge_records,
         reports=True,
         verdicts=(1,),
     )
 
 
+_TASKS_OF_RESULTS = (
+    *("retrieval", "cls", "multilabel", "faces", "seg", "select", "loc", "assoc"),
+    *("probe", "ood", "ratings", "boxes", "ranking"),
+)
 _evaluate = partial(measure, "set.yaml", model="cosmos:{}/model.safetensors")
 _mutate_baseline = partial(_mutate_record, "baseline")
 KINDS: dict[str, Kind] = {
@@ -200,13 +248,7 @@ KINDS: dict[str, Kind] = {
         *fuzzed_sets.KINDS,
         *fuzzed_hubs.KINDS,
         Kind("checkpoint", _prepare_checkpoint, _mutate_checkpoint, _evaluate, _judge_checkpoint),
-        *map(
-            _results,
-            (
-                *("retrieval", "cls", "multilabel", "faces", "seg", "select", "loc", "assoc"),
-                *("probe", "ood", "ratings", "boxes", "ranking"),
-            ),
-        ),
+        *(_results(task) for task in _TASKS_OF_RESULTS),
         *fuzzed_samples.KINDS,
         _tables("leaderboard", "{}/results", "--format", "md"),
         _tables("export", "{}/results", "--output", "{}/out/table.csv"),

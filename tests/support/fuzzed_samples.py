@@ -1,7 +1,7 @@
-"""Samples of all tasks in which an array is changed, with hashes and figures that follow from them.
+"""Samples of all tasks with a changed array, and results whose hashes and figures follow from them.
 
-`verify` may pass them only if every value is one that a measurement can give. That is decided here
-by sets of Python's numbers, not by what the tasks declare.
+`verify` may pass them only if a measurement can give every value. This module decides that by sets
+of Python's numbers, not by what the tasks declare.
 """
 
 from __future__ import annotations
@@ -29,78 +29,117 @@ _ODD_FLOATS = (*_ODD_NUMBERS, float("nan"), float("inf"), float("-inf"))
 _TYPES = ("int8", "uint64", "float64", "float16", "bool", "complex64", "U3", "S3", "M8[s]")
 
 
-def _one_value(rng: Random, array: Any) -> Any:
+def _change_one_value(rng: Random, array: Any) -> Any:
     if array.dtype.kind == "U":
         changed = array.astype("U9")
         changed.flat[rng.randrange(array.size)] = rng.choice(("", "x", "\0", "=1+1"))
         return changed
     number = rng.choice(_ODD_FLOATS)
     changed = array.copy()
-    if array.dtype.kind == "f" or number != number or rng.random() < 0.3:
+    if array.dtype.kind == "f" or np.isnan(number) or rng.random() < 0.3:
         changed = array.astype(np.float64)
     elif not isinstance(number, int):
         number = 0
     with np.errstate(all="ignore"):
         try:
             changed.flat[rng.randrange(array.size)] = number
-        except OverflowError:  # 10**10 is no int8
+        except OverflowError:  # 10**10, for example, is too large for int8
             return changed.astype(np.float64) + number
     return changed
 
 
-def _other_type(rng: Random, array: Any) -> Any:
+def _change_type(rng: Random, array: Any) -> Any:
     try:
         return array.astype(rng.choice(_TYPES))
     except ValueError:
         return array.astype("U5")
 
 
+def _shorten(rng: Random, array: Any) -> Any:
+    return array[: rng.randrange(len(array))]
+
+
+def _lengthen(rng: Random, array: Any) -> Any:
+    return np.concatenate([array, array[: rng.randrange(1, len(array) + 1)]])
+
+
+def _make_very_long(rng: Random, array: Any) -> Any:
+    return np.zeros((5_000_000, *array.shape[1:]), "int8")
+
+
+def _add_axis(rng: Random, array: Any) -> Any:
+    return array[None]
+
+
+def _flatten(rng: Random, array: Any) -> Any:
+    return array.ravel()
+
+
+def _replace_by_a_number(rng: Random, array: Any) -> Any:
+    return np.array(rng.choice((0, 3)))
+
+
+def _reverse(rng: Random, array: Any) -> Any:
+    return array[::-1]
+
+
 CHANGES: Mapping[str, Callable[[Random, Any], Any]] = {
-    "one value": _one_value,
-    "one value again": _one_value,
-    "another type": _other_type,
-    "shorter": lambda rng, array: array[: rng.randrange(len(array))],
-    "longer": lambda rng, array: np.concatenate([array, array[: rng.randrange(1, len(array) + 1)]]),
-    "very long": lambda rng, array: np.zeros((5_000_000, *array.shape[1:]), "int8"),
-    "an axis more": lambda rng, array: array[None],
-    "flat": lambda rng, array: array.ravel(),
-    "one number": lambda rng, array: np.array(rng.choice((0, 3))),
-    "in another order": lambda rng, array: array[::-1],
+    "one value": _change_one_value,
+    "one value again": _change_one_value,  # as likely as two other changes
+    "another type": _change_type,
+    "shorter": _shorten,
+    "longer": _lengthen,
+    "very long": _make_very_long,
+    "an axis more": _add_axis,
+    "flat": _flatten,
+    "one number": _replace_by_a_number,
+    "in another order": _reverse,
 }
 
 
-def change_array(rng: Random, folder: Path) -> str:
-    """Change or remove one array of the result in a folder, and forge what follows from it."""
+def _read_samples(folder: Path) -> tuple[Path, Samples]:
+    """Return the path of the one result in a folder, and its samples."""
     (path,) = (folder / "results").glob("*.json")
-    with np.load(path.with_name(read_result(path).samples)) as archive:
-        samples = {name: archive[name] for name in archive}
+    with np.load(path.with_name(json.loads(path.read_text())["samples"])) as archive:
+        return path, {name: archive[name] for name in archive}
+
+
+def change_array(rng: Random, folder: Path) -> str:
+    """Change or remove one array of the result in a folder, and forge hashes and figures to match.
+
+    If no figures follow from the changed array, the stored ones are kept.
+    """
+    path, samples = _read_samples(folder)
     name = rng.choice(sorted(samples))
-    how = rng.choice([*CHANGES, "removed", "that of another array"])
-    if how == "removed":
+    change = rng.choice([*CHANGES, "removed", "that of another array"])
+    if change == "removed":
         del samples[name]
-    elif how == "that of another array":
+    elif change == "that of another array":
         samples[name] = samples[rng.choice(sorted(samples))]
     else:
-        samples[name] = CHANGES[how](rng, samples[name])
+        samples[name] = CHANGES[change](rng, samples[name])
     try:
         if max(array.size for array in samples.values()) > 100_000 or _has_large_index(samples):
-            raise ValueError("figures of it are not to be computed here")
+            raise ValueError("figures of such samples take too much time or memory")
         with np.errstate(all="ignore"):
             forge_samples(path, samples)
             read_result(path)
-    except Exception:  # no figures follow: they stay as they were
+    except Exception:
         (path,) = (folder / "results").glob("*.json")
         _restore(path, folder)
         forge(path, packed(samples))
-    return f"`{name}`: {how}"
+    return f"`{name}`: {change}"
 
 
 def _has_large_index(samples: Samples) -> bool:
-    whole = [a for a in samples.values() if a.dtype.kind in "iu" and a.size]
-    return any(int(array.max()) > 1_000_000 for array in whole)
+    for array in samples.values():
+        if array.dtype.kind in "iu" and array.size and int(array.max()) > 1_000_000:
+            return True
+    return False
 
 
 def _restore(path: Path, folder: Path) -> None:
+    """Write the undamaged files of the result again."""
     for file in (folder.with_name("pristine") / "results").iterdir():
         path.with_name(file.name).write_bytes(file.read_bytes())
 
@@ -109,122 +148,149 @@ def _is_within(array: Any, values: range) -> bool:
     return set(array.ravel().tolist()) <= set(values)
 
 
-def _is_share(array: Any, least: float = 0.0) -> bool:
-    return all(least - 0.01 <= value <= 1.01 for value in array.ravel().tolist())
+def _is_fraction(array: Any, low: float = 0.0) -> bool:
+    """Return whether all values are in [low, 1], with 0.01 at both ends for rounding errors."""
+    return all(low - 0.01 <= value <= 1.01 for value in array.ravel().tolist())
 
 
-def _retrieval(s: Samples) -> bool:
-    images, texts = len(s["image_to_text_rank"]), len(s["text_to_image_rank"])
-    ranks = _is_within(s["image_to_text_rank"], range(1, texts + 1))
-    ranks &= _is_within(s["text_to_image_rank"], range(1, images + 1))
-    owners = set(s["image_of_text"].tolist()) == set(range(images))
-    return ranks and owners and len(s["image_of_text"]) == texts
-
-
-def _cls(s: Samples) -> bool:
-    n, classes = len(s["labels"]), len(s["classes"])
-    indices = _is_within(s["labels"], range(classes)) and s["top5"].ndim == 2
-    indices &= _is_within(s["top5"], range(-1, classes)) and len(s["top5"]) == n
-    return indices and ("confidence" not in s or _is_share(s["confidence"]))
-
-
-def _multilabel(s: Samples) -> bool:
-    shape = s["scores"].shape
+def _is_possible_retrieval(samples: Samples) -> bool:
+    n_images, n_texts = len(samples["image_to_text_rank"]), len(samples["text_to_image_rank"])
     return (
-        s["labels"].shape == shape
-        and shape[1] == len(s["classes"])
-        and _is_within(s["labels"], range(2))
-        and _is_share(s["scores"], -1.0)
+        _is_within(samples["image_to_text_rank"], range(1, n_texts + 1))
+        and _is_within(samples["text_to_image_rank"], range(1, n_images + 1))
+        and set(samples["image_of_text"].tolist()) == set(range(n_images))
+        and len(samples["image_of_text"]) == n_texts
     )
 
 
-def _faces(s: Samples) -> bool:
-    questions = [name.partition(":")[0] for name in s["classes"].tolist()]
-    counts = {name: range(questions.count(name)) for name in ("race", "gender", "age", "toxic")}
-    of_labels = counts["age"], counts["gender"], counts["race"], range(2)
-    pairs = [*zip(s["labels"].T, of_labels, strict=True)]
-    pairs += zip(s["predicted"].T, counts.values(), strict=True)
-    return all(_is_within(column, values) for column, values in pairs)
+def _is_possible_classification(samples: Samples) -> bool:
+    n_classes = len(samples["classes"])
+    return (
+        _is_within(samples["labels"], range(n_classes))
+        and samples["top5"].ndim == 2
+        and _is_within(samples["top5"], range(-1, n_classes))
+        and len(samples["top5"]) == len(samples["labels"])
+        and ("confidence" not in samples or _is_fraction(samples["confidence"]))
+    )
 
 
-def _seg(s: Samples) -> bool:
-    images, classes = len(s["name"]), len(s["classes"])
-    lengths = {len(s[name]) for name in ("image", "pair", "pixels")}
-    indices = _is_within(s["image"], range(images)) and _is_within(s["pair"], range(classes**2))
-    whole = all(isinstance(n, int) and n >= 0 for n in s["pixels"].tolist())
-    return indices and whole and len(lengths) == 1
+def _is_possible_multilabel(samples: Samples) -> bool:
+    shape = samples["scores"].shape
+    return (
+        samples["labels"].shape == shape
+        and shape[1] == len(samples["classes"])
+        and _is_within(samples["labels"], range(2))
+        and _is_fraction(samples["scores"], -1.0)
+    )
 
 
-def _select(s: Samples) -> bool:
-    return _is_within(s["subset"], range(len(s["subsets"]))) and _is_within(s["correct"], range(2))
+def _is_possible_faces(samples: Samples) -> bool:
+    """The columns of labels are age, gender, race and whether a face is not white; the columns of
+    predictions are race, gender, age and toxic."""
+    questions = [name.partition(":")[0] for name in samples["classes"].tolist()]
+    answers = {name: range(questions.count(name)) for name in ("race", "gender", "age", "toxic")}
+    values_of_labels = answers["age"], answers["gender"], answers["race"], range(2)
+    columns = [*zip(samples["labels"].T, values_of_labels, strict=True)]
+    columns += zip(samples["predicted"].T, answers.values(), strict=True)
+    return all(_is_within(column, values) for column, values in columns)
 
 
-def _loc(s: Samples) -> bool:
-    shares = all(_is_share(s[name]) for name in ("mass", "hit", "auc", "bounds"))
-    others = _is_share(s["other_names"][~np.isnan(s["other_names"])])
-    indices = _is_within(s["image"], range(len(s["name"])))
-    return shares and others and indices and _is_within(s["class"], range(len(s["classes"])))
+def _is_possible_segmentation(samples: Samples) -> bool:
+    lengths = {len(samples[name]) for name in ("image", "pair", "pixels")}
+    pixels = samples["pixels"].tolist()
+    return (
+        _is_within(samples["image"], range(len(samples["name"])))
+        and _is_within(samples["pair"], range(len(samples["classes"]) ** 2))
+        and all(isinstance(count, int) and count >= 0 for count in pixels)
+        and len(lengths) == 1
+    )
 
 
-def _assoc(s: Samples) -> bool:
-    return _is_share(s["jaccard"]) and min(s["candidates"].tolist()) >= 1
+def _is_possible_selection(samples: Samples) -> bool:
+    subsets = range(len(samples["subsets"]))
+    return _is_within(samples["subset"], subsets) and _is_within(samples["correct"], range(2))
 
 
-def _ratings(s: Samples) -> bool:
-    scores = s["clip_score"]
-    is_score = scores.min() >= -0.005 and scores.max() <= 2.505
-    return bool(is_score) and s["image"].min() >= 0 and s["variant"][0] in ("b", "c")
+def _is_possible_localisation(samples: Samples) -> bool:
+    other_names = samples["other_names"]
+    return (
+        all(_is_fraction(samples[name]) for name in ("mass", "hit", "auc", "bounds"))
+        and _is_fraction(other_names[~np.isnan(other_names)])
+        and _is_within(samples["image"], range(len(samples["name"])))
+        and _is_within(samples["class"], range(len(samples["classes"])))
+    )
 
 
-def _ranking(s: Samples) -> bool:
-    queries = range(len(s["cluster"]))
-    return set(s["query"].tolist()) == set(queries) and min(s["rank"].tolist()) >= 1
+def _is_possible_association(samples: Samples) -> bool:
+    return _is_fraction(samples["jaccard"]) and min(samples["candidates"].tolist()) >= 1
 
 
-def _probe(s: Samples) -> bool:
-    classes = range(len(s["classes"]))
-    indices = all(_is_within(s[name], classes) for name in ("labels", "linear", "neighbours"))
-    return indices and _is_within(s["fewshot_correct"], range(2)) and min(s["shots"].tolist()) > 0
+def _are_possible_ratings(samples: Samples) -> bool:
+    """CLIPScore is 2.5 times the cosine and at least 0; 0.005 at both ends is for rounding."""
+    scores = samples["clip_score"]
+    is_clip_score = scores.min() >= -0.005 and scores.max() <= 2.505
+    is_index = samples["image"].min() >= 0
+    return bool(is_clip_score) and is_index and samples["variant"][0] in ("b", "c")
 
 
-def _ood(s: Samples) -> bool:
-    is_cosine = bool((np.abs(s["max_logit"]) <= 1).all())
-    return _is_within(s["inside"], range(2)) and _is_share(s["mcm"]) and is_cosine
+def _is_possible_ranking(samples: Samples) -> bool:
+    queries = set(range(len(samples["cluster"])))
+    return set(samples["query"].tolist()) == queries and min(samples["rank"].tolist()) >= 1
 
 
-def _depth_probe(s: Samples) -> bool:
-    known = s["pixels"] > 0
-    shares = all(_is_share(s[f"delta{n}"][known]) for n in (1, 2, 3))
-    return shares and all(bool((s[name][known] >= 0).all()) for name in ("rmse", "abs_rel"))
+def _is_possible_probe(samples: Samples) -> bool:
+    classes = range(len(samples["classes"]))
+    return (
+        all(_is_within(samples[name], classes) for name in ("labels", "linear", "neighbours"))
+        and _is_within(samples["fewshot_correct"], range(2))
+        and min(samples["shots"].tolist()) > 0
+    )
 
 
-def _boxes(s: Samples) -> bool:
-    return _cls(s) and _is_share(s["area"]) and _is_share(s["bounds"])
+def _is_possible_ood(samples: Samples) -> bool:
+    is_cosine = bool((np.abs(samples["max_logit"]) <= 1).all())
+    return _is_within(samples["inside"], range(2)) and _is_fraction(samples["mcm"]) and is_cosine
+
+
+def _is_possible_depth_probe(samples: Samples) -> bool:
+    has_depth = samples["pixels"] > 0
+    deltas = [samples[f"delta{number}"][has_depth] for number in (1, 2, 3)]
+    errors = [samples[name][has_depth] for name in ("rmse", "abs_rel")]
+    return all(map(_is_fraction, deltas)) and all(bool((error >= 0).all()) for error in errors)
+
+
+def _are_possible_boxes(samples: Samples) -> bool:
+    return (
+        _is_possible_classification(samples)
+        and _is_fraction(samples["area"])
+        and _is_fraction(samples["bounds"])
+    )
 
 
 POSSIBLE: Mapping[str, Callable[[Samples], bool]] = {
-    "retrieval": _retrieval,
-    "cls": _cls,
-    "multilabel": _multilabel,
-    "faces": _faces,
-    "seg": _seg,
-    "select": _select,
-    "loc": _loc,
-    "assoc": _assoc,
-    "ratings": _ratings,
-    "probe": _probe,
-    "ood": _ood,
-    "seg-probe": _seg,
-    "depth-probe": _depth_probe,
-    "boxes": _boxes,
-    "ranking": _ranking,
+    "retrieval": _is_possible_retrieval,
+    "cls": _is_possible_classification,
+    "multilabel": _is_possible_multilabel,
+    "faces": _is_possible_faces,
+    "seg": _is_possible_segmentation,
+    "select": _is_possible_selection,
+    "loc": _is_possible_localisation,
+    "assoc": _is_possible_association,
+    "ratings": _are_possible_ratings,
+    "probe": _is_possible_probe,
+    "ood": _is_possible_ood,
+    "seg-probe": _is_possible_segmentation,
+    "depth-probe": _is_possible_depth_probe,
+    "boxes": _are_possible_boxes,
+    "ranking": _is_possible_ranking,
 }
+"""Whether a measurement of a task can give such samples."""
 
 
-def _judge(task: str, copy: Path, _: Path, __: Outcome, ___: Outcome) -> Iterator[str]:
-    (path,) = (copy / "results").glob("*.json")
-    with np.load(path.with_name(json.loads(path.read_text())["samples"])) as archive:
-        samples = {name: archive[name] for name in archive}
+def _judge(
+    task: str, copy: Path, pristine: Path, outcome: Outcome, reference: Outcome
+) -> Iterator[str]:
+    _, samples = _read_samples(copy)
     if not POSSIBLE[task](samples):
         yield "samples that no measurement gives pass"
 
@@ -233,12 +299,16 @@ def _store(task: str, folder: Path) -> None:
     store(folder / "results", task)
 
 
+def _verify(folder: Path) -> list[str]:
+    return ["verify", str(folder / "results")]
+
+
 KINDS = tuple(
     Kind(
         f"samples {task}",
         partial(_store, task),
         change_array,
-        lambda folder: ["verify", str(folder / "results")],
+        _verify,
         partial(_judge, task),
         reports=True,
         verdicts=(1,),

@@ -1,4 +1,4 @@
-"""Data sets of a user's own to be fuzzed: YAML files and lists in every form that is read."""
+"""Data sets to be fuzzed: YAML files of users, and lists in every form that is read."""
 
 from __future__ import annotations
 
@@ -25,15 +25,23 @@ SETS = {
     "names": {"kind": "cls", "folder": "photos", "class_names": {c: f"very {c}" for c in COLOURS}},
     "list": {"kind": "retrieval", "images": "photos", "annotations": "captions.json"},
     "rows": {
-        **{"kind": "retrieval", "images": ["photos"], "annotations": ["captions.csv"]},
-        **{"image_key": "image", "caption_key": "caption", "captions_per_image": 1},
+        "kind": "retrieval",
+        "images": ["photos"],
+        "annotations": ["captions.csv"],
+        "image_key": "image",
+        "caption_key": "caption",
+        "captions_per_image": 1,
     },
     "lines": {"kind": "retrieval", "images": "photos", "annotations": "captions.jsonl"},
     "karpathy": {"kind": "retrieval", "images": "photos", "annotations": "karpathy.json"},
     "coco": {"kind": "retrieval", "images": "photos", "annotations": "coco.json"},
     "items": {
-        **{"kind": "select", "images": "photos", "annotations": "items.json", "layout": "items"},
-        **{"subset_key": "kind", "template": "a photo of {}"},
+        "kind": "select",
+        "images": "photos",
+        "annotations": "items.json",
+        "layout": "items",
+        "subset_key": "kind",
+        "template": "a photo of {}",
     },
     "aro": {"kind": "select", "images": "photos", "annotations": "aro.json", "layout": "aro"},
 }
@@ -93,10 +101,10 @@ def _mutate_yaml(name: str, rng: Random, folder: Path) -> str:
         path.write_text("\n".join(lines))
         return f"{name}.yaml: {lines!r:.120}"
     content = json.loads(json.dumps(SETS[name]))
-    done = alter(rng, content)
-    # JSON is YAML; what safe_dump would refuse or mend is written as it is.
+    change = alter(rng, content)
+    # Written as JSON, which is YAML, too: safe_dump would refuse or correct some odd values.
     path.write_text(json.dumps(content))
-    return f"{name}.yaml: {done}"
+    return f"{name}.yaml: {change}"
 
 
 def _judge_yaml(
@@ -124,13 +132,13 @@ def _mutate_list(name: str, rng: Random, folder: Path) -> str:
         return misplace(rng, path)
     if path.suffix == ".jsonl":
         rows = [json.loads(line) for line in path.read_text().splitlines()]
-        done = alter(rng, rows)
+        change = alter(rng, rows)
         path.write_text("\n".join(map(json.dumps, rows)))
     else:
         content = json.loads(path.read_text())
-        done = alter(rng, content)
+        change = alter(rng, content)
         path.write_text(json.dumps(content))
-    return f"{path.name}: {done}"
+    return f"{path.name}: {change}"
 
 
 def _judge_list(
@@ -158,27 +166,36 @@ def _parsed(path: Path) -> Any:
 def _sets(
     prefix: str, names: Iterator[str] | tuple[str, ...], mutate: Any, judge: Any
 ) -> Iterator[Kind]:
+    """Yield a kind of input for each of several data sets."""
     for name in names:
-        change, command = partial(mutate, name), partial(measure, f"{name}.yaml")
-        yield Kind(f"{prefix} {name}", _prepare_sets, change, command, partial(judge, name))
+        yield Kind(
+            f"{prefix} {name}",
+            _prepare_sets,
+            partial(mutate, name),
+            partial(measure, f"{name}.yaml"),
+            partial(judge, name),
+        )
 
 
-def same_numbers(_: Path, __: Path, outcome: Outcome, reference: Outcome) -> Iterator[str]:
-    """What differs in a result that must be that of the untouched input."""
-    for ours, theirs in zip(outcome.results, reference.results, strict=True):
-        for part in ("metrics", "n_samples", "per_class", "intervals"):
-            if ours[part] != theirs[part]:
-                yield f"another number: {part} {ours[part]}, not {theirs[part]}"
+def same_numbers(copy: Path, pristine: Path, outcome: Outcome, reference: Outcome) -> Iterator[str]:
+    """Yield what differs in results that must be those of the untouched input."""
+    for result, expected in zip(outcome.results, reference.results, strict=True):
+        for field in ("metrics", "n_samples", "per_class", "intervals"):
+            if result[field] != expected[field]:
+                yield f"another number: {field} {result[field]}, not {expected[field]}"
 
 
-def _plausible(outcome: Outcome, samples: int) -> Iterator[str]:
-    """Of an input that means something else, but may be read: one whole result in its bounds."""
+def _plausible(outcome: Outcome, max_samples: int) -> Iterator[str]:
+    """Yield what cannot be right in the result of an input that is valid, but was changed.
+
+    There must be one result, of at most `max_samples` samples.
+    """
     if len(outcome.results) != 1:
         yield f"{len(outcome.results)} results"
         return
     (result,) = outcome.results
-    if not 0 < result["n_samples"] <= samples:
-        yield f"n_samples {result['n_samples']} of {samples}"
+    if not 0 < result["n_samples"] <= max_samples:
+        yield f"n_samples {result['n_samples']} of {max_samples}"
 
 
 KINDS = (

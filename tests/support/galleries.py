@@ -59,7 +59,8 @@ def bytes_of(examples: Iterable[Example]) -> int:
 
 
 def all_of_class_0(names: Sequence[str], protocol: Any) -> dict[str, NDArray[Any]]:
-    """Samples of images of which ten pixels each are of class 0 and predicted as such."""
+    """Return samples of segmented images, each with ten pixels that have class 0 and were predicted
+    as class 0."""
     n_images, n_classes = len(names), len(protocol.class_names)
     return {
         "name": np.array(names),

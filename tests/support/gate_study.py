@@ -26,27 +26,34 @@ TASKS = ("cls", "retrieval", "select", "seg")  # those that benchmarks/coverage.
 
 
 def mixed(task: str, old: Samples, new: Samples, same: np.ndarray) -> Samples:
-    """The new model's outcomes, but the old one's on the images (N,) that are `same`."""
+    """Return the outcomes of the new model, but those of the old one on the `same` images (N,)."""
     match task:
         case "cls":
             return {**new, "top5": np.where(same[:, None], old["top5"], new["top5"])}
         case "select":
             return {**new, "correct": np.where(same, old["correct"], new["correct"])}
         case "retrieval":
-            of_text = same[new["image_of_text"]]
-            names = {"image_to_text_rank": same, "text_to_image_rank": of_text}
-            return {**new, **{k: np.where(some, old[k], new[k]) for k, some in names.items()}}
+            same_texts = same[new["image_of_text"]]
+            image_ranks = np.where(same, old["image_to_text_rank"], new["image_to_text_rank"])
+            text_ranks = np.where(same_texts, old["text_to_image_rank"], new["text_to_image_rank"])
+            return {**new, "image_to_text_rank": image_ranks, "text_to_image_rank": text_ranks}
         case "seg":
-            kept, others = same[old["image"]], ~same[new["image"]]
-            fields = ("image", "pair", "pixels")
-            parts = {k: np.concatenate([old[k][kept], new[k][others]]) for k in fields}
-            order = np.argsort(parts["image"], kind="stable")
-            return {**new, **{name: part[order] for name, part in parts.items()}}
+            # Rows of counts, of which each belongs to an image.
+            old_rows, new_rows = same[old["image"]], ~same[new["image"]]
+            samples = {
+                name: np.concatenate([old[name][old_rows], new[name][new_rows]])
+                for name in ("image", "pair", "pixels")
+            }
+            order = np.argsort(samples["image"], kind="stable")
+            return {**new, **{name: array[order] for name, array in samples.items()}}
 
 
 def result_of(task: str, samples: Samples) -> ResultRow:
-    """Return a result with the metrics of samples. Its intervals are those of other samples: the
-    gate compares samples, and to draw intervals for each study would take most of the time."""
+    """Return a result with the metrics of samples.
+
+    Its intervals belong to other samples: the gate compares samples only, and intervals for each
+    study would take most of the time.
+    """
     row, _ = make_result(task)
     values = metrics_of(task, samples)
     return replace(row, metrics={name: values[name] for name in row.metrics})
@@ -77,9 +84,9 @@ def main(n: int) -> None:
         assert not any(report.problems for report in reports)
         print(f"equal models, {same:.0%} of images alike: {100 * alarms / n:.1f}% alarms of {n}")
     for same, loss in ((0.5, 0.02), (0.0, 0.02), (0.0, 0.05), (0.0, 0.1), (0.0, 0.2)):
-        found = sum(bool(report.regressions) for report in studies(n, same, loss))
-        lost = f"{100 * loss:g} points worse on the images that are not alike"
-        print(f"{lost}, {same:.0%} alike: {100 * found / n:.1f}% found")
+        n_found = sum(bool(report.regressions) for report in studies(n, same, loss))
+        description = f"{100 * loss:g} points worse on the images that are not alike"
+        print(f"{description}, {same:.0%} alike: {100 * n_found / n:.1f}% found")
 
 
 if __name__ == "__main__":

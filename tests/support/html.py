@@ -42,14 +42,19 @@ class Page(HTMLParser):
             self._open[-1].text += data
 
     def all(self, *tags: str) -> list[Element]:
-        """The elements of some tags."""
-        return [one for one in self.elements if one.tag in tags]
+        """Return the elements with one of some tags."""
+        return [element for element in self.elements if element.tag in tags]
 
     @property
     def names(self) -> set[str]:
         """The names of all attributes."""
-        return {name for one in self.elements for name in one.attributes}
+        return {name for element in self.elements for name in element.attributes}
 
     def values(self, *names: str) -> list[str | None]:
-        """The values of some attributes."""
-        return [v for one in self.elements for n, v in one.attributes.items() if n in names]
+        """Return the values of some attributes."""
+        return [
+            value
+            for element in self.elements
+            for name, value in element.attributes.items()
+            if name in names
+        ]

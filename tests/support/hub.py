@@ -46,8 +46,8 @@ class Hub:
 
 
 Delay = Literal["silent", "slow headers", "slow body", "endless"]
-"""What a server does that never refuses: it accepts a request and sends nothing; it sends headers,
-or what follows them, a byte at a time; or it sends a body without an end."""
+"""What a stalling server does instead of refusing a request: it sends nothing; it sends the headers
+or the body a byte at a time; or it sends a body without an end."""
 
 
 @contextmanager
@@ -105,11 +105,17 @@ def serving() -> Iterator[Hub]:
 
 
 def _listed(name: str, content: bytes) -> dict[str, object]:
-    """What a hub says of a file, and of a large one where it is stored."""
-    lfs = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 130}
-    found = {"type": "file", "path": name, "size": len(content)}
-    found["oid"] = hashlib.sha1(content).hexdigest()
-    return {**found, "lfs": lfs} if name.endswith(".tar") else found
+    """Return what a hub lists for a file. For a large one, this includes how it is stored."""
+    entry: dict[str, object] = {
+        "type": "file",
+        "path": name,
+        "size": len(content),
+        "oid": hashlib.sha1(content).hexdigest(),
+    }
+    if name.endswith(".tar"):
+        sha256 = hashlib.sha256(content).hexdigest()
+        entry["lfs"] = {"oid": sha256, "size": len(content), "pointerSize": 130}
+    return entry
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -141,7 +147,7 @@ class _Handler(BaseHTTPRequestHandler):
             r"/api/(?:models|(datasets))/([^/]+/[^/]+)/(revision|tree)/([^/?]+)/?([^?]*)(\?.*)?",
             self.path,
         )
-        kind, repository, what, revision, folder = asked.groups()[:5] if asked else [""] * 5
+        kind, repository, question, revision, folder = asked.groups()[:5] if asked else [""] * 5
         start = f"{kind}/{repository}/" if kind else f"{repository}/"
         files = {k.removeprefix(start): v for k, v in hub.files.items() if k.startswith(start)}
         if not asked:  # what a hub may lack
@@ -153,7 +159,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             listed = [_listed(name, files[name]) for name in files if name.startswith(folder)]
             info = {"id": repository, "sha": hub.commit}
-            self._send(json.dumps(listed if what == "tree" else info).encode(), None)
+            self._send(json.dumps(listed if question == "tree" else info).encode(), None)
 
     def do_HEAD(self) -> None:
         self.do_GET()

@@ -1,8 +1,8 @@
 """`python -m support.killing DATA.yaml FOLDER TRIALS SEED`: a measurement killed again and again.
 
 Every trial measures with an empty cache in a forked process, kills it with SIGKILL at a random
-moment, measures once more and prints a JSON line with what a test compares. This process has loaded
-the libraries and the model, so that a trial costs what it measures.
+moment, measures again and prints a JSON line with the values that a test compares. This process has
+loaded the libraries and the model, so a trial takes little more time than its measurement.
 """
 
 import json
@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from cosmos_eval import models as encoders
@@ -31,26 +31,27 @@ def main() -> None:
     data, folder, trials, seed = sys.argv[1:]
     embed.IMAGES_PER_SHARD, embed.TEXTS_PER_SHARD = SHARD["image"], SHARD["text"]
     encoders.load_encoder = cache(encoders.load_encoder)
-    list(run_all(_plan(data, None)))  # loads everything that is loaded late
+    list(run_all(_plan(data, None)))  # imports the modules that a run imports late
     root = Path(folder)
-    whole = _forked(lambda: _measure(data, root / "whole"))
-    seconds = _wait(whole, root / "whole")
-    moments = random.Random(int(seed))
+    uninterrupted = root / "whole"
+    process = _forked(partial(_measure, data, uninterrupted))
+    seconds = _wait(process, uninterrupted)
+    rng = random.Random(int(seed))
     for number in range(int(trials)):
-        place = root / str(number)
-        killed = _forked(lambda place=place: _measure(data, place))  # type: ignore[misc]
-        while not (place / "started").exists():
+        trial = root / str(number)
+        process = _forked(partial(_measure, data, trial))
+        while not (trial / "started").exists():
             time.sleep(0.001)
-        time.sleep(moments.uniform(0, seconds))
-        os.kill(killed, signal.SIGKILL)
-        os.waitpid(killed, 0)
-        before = _encoded(place)
-        results = [path.name for path in (place / "results").glob("*.json")]
-        _wait(_forked(lambda place=place: _measure(data, place)), place)  # type: ignore[misc]
-        line = {"in_all": _encoded(place), "finished": results, "files": _files(place)}
-        print(json.dumps({"killed_after": before, **line}), flush=True)
-        shutil.rmtree(place)
-    print(json.dumps({"in_all": _encoded(root / "whole"), "files": _files(root / "whole")}))
+        time.sleep(rng.uniform(0, seconds))
+        os.kill(process, signal.SIGKILL)
+        os.waitpid(process, 0)
+        line: dict[str, object] = {"killed_after": _encoded(trial)}
+        line["finished"] = [path.name for path in (trial / "results").glob("*.json")]
+        _wait(_forked(partial(_measure, data, trial)), trial)
+        line["in_all"], line["files"] = _encoded(trial), _files(trial)
+        print(json.dumps(line), flush=True)
+        shutil.rmtree(trial)
+    print(json.dumps({"in_all": _encoded(uninterrupted), "files": _files(uninterrupted)}))
 
 
 def _files(place: Path) -> list[str]:
@@ -78,24 +79,24 @@ def _wait(child: int, place: Path) -> float:
     return time.time() - (place / "started").stat().st_mtime
 
 
-def _measure(data: str, place: Path) -> None:
-    """What `cosmos-eval run` does, noting every input that a model encodes."""
-    place.mkdir(parents=True, exist_ok=True)
-    _note_encoded(place)
+def _measure(data: str, folder: Path) -> None:
+    """Measure as `cosmos-eval run` does, and note every input that a model encodes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _note_encoded(folder)
 
-    def watch(what: str, step: Progress) -> None:
+    def note_start(measurement: str, step: Progress) -> None:
         if step.phase == "load" and step.done:
-            (place / "started").touch()
+            (folder / "started").touch()
 
-    list(run_all(_plan(data, place / "cache"), watch, place / "results"))
+    list(run_all(_plan(data, folder / "cache"), note_start, folder / "results"))
 
 
-def _plan(data: str, kept: Path | None) -> Plan:
+def _plan(data: str, cache: Path | None) -> Plan:
     return make_plan(
         datasets=[data],
         models=[f"cosmos:{PARITY / 'checkpoint.pt'}"],
         arch=str(PARITY / "model_config.json"),
-        options=RunOptions(device="cpu", cache=kept and str(kept), batch_size=2, workers=1),
+        options=RunOptions(device="cpu", cache=cache and str(cache), batch_size=2, workers=1),
     )
 
 

@@ -1,4 +1,4 @@
-"""What the processes of one measurement do, for the length of a test."""
+"""Workers for tests of measurements by several processes."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ HARDNESS = _TRUTH.random(IMAGES)
 
 
 def _right(skill: float, rng: np.random.Generator, n: int = IMAGES) -> NDArray[np.bool_]:
-    """Whether a model of this skill in [0, 1] gets each of n images right."""
+    """Return whether a model of this skill in [0, 1] gets each of n images right, (n,)."""
     return rng.random(n) < skill - 0.2 + 0.4 * HARDNESS[:n]
 
 
@@ -213,21 +213,21 @@ def boxes_samples(skill: float, rng: np.random.Generator) -> Samples:
 
 
 SAMPLES = {
-    **{"cls": cls_samples, "retrieval": retrieval_samples, "select": select_samples},
-    **{
-        "seg": seg_samples,
-        "loc": loc_samples,
-        "assoc": assoc_samples,
-        "ratings": ratings_samples,
-        "multilabel": multilabel_samples,
-        "faces": faces_samples,
-        "probe": probe_samples,
-        "ood": ood_samples,
-        "seg-probe": seg_samples,
-        "depth-probe": depth_probe_samples,
-        "boxes": boxes_samples,
-        "ranking": ranking_samples,
-    },
+    "cls": cls_samples,
+    "retrieval": retrieval_samples,
+    "select": select_samples,
+    "seg": seg_samples,
+    "loc": loc_samples,
+    "assoc": assoc_samples,
+    "ratings": ratings_samples,
+    "multilabel": multilabel_samples,
+    "faces": faces_samples,
+    "probe": probe_samples,
+    "ood": ood_samples,
+    "seg-probe": seg_samples,
+    "depth-probe": depth_probe_samples,
+    "boxes": boxes_samples,
+    "ranking": ranking_samples,
 }
 _DENSE = ("seg", "loc", "seg-probe", "depth-probe")
 _MAP = {"map": "text-to-patch similarity", "protocol_map": "text-to-patch similarity"}
@@ -250,8 +250,10 @@ def make_result(
     samples: Samples | None = None,
     **changes: Any,
 ) -> tuple[ResultRow, Samples]:
-    """A result and its samples; `changes` are make_row's, `hashes` those of the provenance, of
-    which an empty one is left out."""
+    """Return a result and its samples.
+
+    `changes` are arguments of `make_row`, and `hashes` of its provenance, without empty ones.
+    """
     if samples is None:
         samples, figures = deepcopy(_drawn(task, skill, seed, metric_names(task)))
     else:

@@ -1,8 +1,7 @@
-"""What README.md and the pages of docs/ tell people to type."""
+"""The commands that README.md and the pages of docs/ tell people to type."""
 
 from __future__ import annotations
 
-import itertools
 import re
 import shlex
 from pathlib import Path
@@ -14,15 +13,18 @@ PAGES = (README, *sorted((ROOT / "docs").glob("*.md")))
 
 
 class Typed(NamedTuple):
-    """A command on a page; its words come after variables that are set for it."""
+    """A command on a page, which may set environment variables before its words."""
 
     page: str
     line: str
 
     @property
     def words(self) -> list[str]:
-        """Program and arguments."""
-        return [*itertools.dropwhile(lambda word: re.match("[A-Z_]+=", word), self.line.split())]
+        """The program and its arguments."""
+        words = self.line.split()
+        while words and re.match("[A-Z_]+=", words[0]):
+            del words[0]
+        return words
 
     @property
     def arguments(self) -> list[str]:
@@ -46,6 +48,6 @@ def typed() -> list[Typed]:
 
 
 def links(page: Path) -> list[str]:
-    """Where a page's links and pictures lead, but for other sites and what is commented out."""
+    """Return the targets of a page's links and pictures, without other sites and comments."""
     shown = re.sub(r"<!--.*?-->", "", page.read_text("utf-8"), flags=re.S)
     return re.findall(r"\]\((?!https?:)([^)\s]+)\)", re.sub(r"`[^`]*`", "", shown))

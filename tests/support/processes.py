@@ -30,10 +30,10 @@ context.set_forkserver_preload(
 def run_processes(
     worker: Callable[..., Any], size: int, *args: Any, join: bool = True
 ) -> list[Any]:
-    """What `worker(world, *args)` returns in each of `size` processes on the CPU, by rank.
+    """Return the values of `worker(world, *args)` in each of `size` processes on the CPU, by rank.
 
-    `worker` is a function at the top of a module in tests/support, and what it takes and returns
-    can be pickled. Without `join` the processes have not met and get no world: the worker joins
+    `worker` is a function at the top of a module in tests/support. Its arguments and its value can
+    be pickled. Without `join`, the processes have not joined and get no world; the worker joins
     them. An error of a worker is raised here, with its trace.
     """
     results: Any = context.Queue()

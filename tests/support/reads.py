@@ -29,14 +29,15 @@ class Reads(TorchFunctionMode):
     ) -> Any:
         name = func.__name__
         index = args[1] if name in ("__getitem__", "__setitem__") else ()
-        some = index if isinstance(index, tuple) else (index,)
-        masked = any(isinstance(one, Tensor) and one.dtype == torch.bool for one in some)
-        self.found.update([name] * (name in READS or masked))
+        indices = index if isinstance(index, tuple) else (index,)
+        has_mask = any(isinstance(i, Tensor) and i.dtype == torch.bool for i in indices)
+        if name in READS or has_mask:
+            self.found[name] += 1
         return func(*args, **(kwargs or {}))
 
 
 class DeviceReads(Reads):
-    """Counts reads of given tensors, which stand for those on a GPU, and of all made of them."""
+    """Counts reads of tensors that stand for those on a GPU, and of all computed from them."""
 
     def __init__(self, tensors: Iterable[Tensor]) -> None:
         super().__init__()
@@ -48,6 +49,7 @@ class DeviceReads(Reads):
         if not any(id(leaf) in self._tensors for leaf in tree_leaves((args, kwargs))):
             return func(*args, **(kwargs or {}))
         output = super().__torch_function__(func, types, args, kwargs)
-        made = (leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor))
-        self._tensors |= {id(tensor): tensor for tensor in made}
+        for leaf in tree_leaves(output):
+            if isinstance(leaf, Tensor):
+                self._tensors[id(leaf)] = leaf
         return output

@@ -68,17 +68,22 @@ class MadeUpResults:
         self._samples: dict[Path, Samples] = {}
 
     def add(self, row: ResultRow, samples: Samples) -> None:
-        """Another result."""
+        """Add a result."""
         path = Path(f"result-{len(self.results)}.json")
         self.results.append(StoredResult(path, row))
         self._samples[path] = samples
 
+    def rows_by_model(self, task: str) -> dict[str, ResultRow]:
+        """Return the results of a task by the models' names."""
+        rows = [stored.row for stored in self.results if stored.row.task == task]
+        return {row.model["spec"]: row for row in rows}
+
     def read(self, path: Path) -> Samples:
-        """The samples of a result."""
+        """Return the samples of a result."""
         return self._samples[path]
 
     def content(self, others: Sequence[Entry] = (), suite: Suite | None = None) -> Content:
-        """What a page says of them."""
+        """Return the content of a report on the results and on other entries."""
         return content_of(self.results, self.read, others, suite=suite)
 
 
@@ -118,9 +123,9 @@ RED, GREEN, BLUE = ((255, 0, 0), (0, 160, 0), (0, 0, 255))
 
 
 def gallery_of(models: Sequence[str], text: str = "a red square", dataset: str = "set") -> Gallery:
-    """An example of every kind; `text` stands wherever an example has one."""
+    """Return an example of every kind, with `text` in every place for text."""
     image = plain_picture(RED)._replace(file=f"{text}.png")
-    where: dict[str, Any] = {"dataset": dataset, "protocol": "scenes"}
+    measured_on: dict[str, Any] = {"dataset": dataset, "protocol": "scenes"}
     maps = {
         model: plain_picture((*colour, 255))
         for model, colour in zip(models, (GREEN, BLUE, RED), strict=False)
@@ -128,27 +133,27 @@ def gallery_of(models: Sequence[str], text: str = "a red square", dataset: str =
     return Gallery(
         retrieval=[
             RetrievalExample(
-                model=models[0], **where, direction="image_to_text", rank=2, query=image,
+                model=models[0], **measured_on, direction="image_to_text", rank=2, query=image,
                 expected=text, retrieved=["a blue disc", text], right=[False, True],
             ),
             RetrievalExample(
-                model=models[0], **where, direction="text_to_image", rank=1, query=text,
+                model=models[0], **measured_on, direction="text_to_image", rank=1, query=text,
                 expected=image, retrieved=[image, plain_picture(BLUE)], right=[True, False],
             ),
         ],
         samples=[
             SampleExample(
-                **where, image=image, text=text, group=text, size=0.05,
+                **measured_on, image=image, text=text, group=text, size=0.05,
                 outcomes={m: Outcome(text if n else "disc", bool(n)) for n, m in enumerate(models)},
             ),
             SampleExample(
-                **where, image=plain_picture(GREEN), text=f"{text} on grass", words=9,
+                **measured_on, image=plain_picture(GREEN), text=f"{text} on grass", words=9,
                 outcomes={m: Outcome(f"rank {n}", n == 1) for n, m in enumerate(models)},
             ),
         ],
         segmentation=[
             SegmentationExample(
-                **where, name=text, image=image, truth=plain_picture((*BLUE, 128)),
+                **measured_on, name=text, image=image, truth=plain_picture((*BLUE, 128)),
                 predictions=maps, legend={text: "#0000ff"},
             )
         ],
@@ -169,9 +174,19 @@ def find_browser() -> str | None:
     return next(filter(None, map(shutil.which, names)), None)
 
 
+def describe_violations(violations: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:
+    """Return the rule that each violation found by axe breaks, and the HTML that breaks it."""
+    return [
+        (violation["id"], [node["html"] for node in violation["nodes"]]) for violation in violations
+    ]
+
+
 @contextmanager
 def open_browser() -> Iterator[Browser]:
-    """Headless Chromium; the test is skipped, or fails where one must be there, without it."""
+    """Open headless Chromium.
+
+    Without it, the test is skipped, or fails if an environment variable says that it must be there.
+    """
     program = find_browser()
     if program is None:
         if os.environ.get(_REQUIRED):

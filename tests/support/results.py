@@ -145,9 +145,10 @@ SAMPLES["seg-probe"] = SAMPLES["seg"]
 
 
 def metrics_of(task: str, samples: Samples) -> dict[str, float]:
-    """Metrics of samples, without intervals."""
-    known = task_named(task)
-    return {name: one.value for name, one in known.estimates(known.derive(samples)).items()}
+    """Return the metrics of samples, without intervals."""
+    task_object = task_named(task)
+    estimates = task_object.estimates(task_object.derive(samples))
+    return {name: estimate.value for name, estimate in estimates.items()}
 
 
 def retrieval_metrics(ranks: RetrievalRanks, image_of_text: ArrayLike = ()) -> dict[str, float]:

@@ -58,14 +58,14 @@ def one_cannot_read(world: World, output: Path, shards: str) -> tuple[int, bool]
     """Train three steps, and the last again from a snapshot that only the first process can read.
     Returns the step of the resumed run at its start, and whether its weights are the same."""
     config, setting = short_config(), setting_of(world, output)
-    whole = Trainer(config, setting)
-    whole.run(shards)
+    uninterrupted = Trainer(config, setting)
+    uninterrupted.run(shards)
     world.main_process_only((output / "snapshots" / "step-00000003.pt").unlink)
     with patch.object(zipfile, "ZipFile", _zip_file(world.rank)):
         resumed = Trainer(config, setting, resume=True)
     start = resumed._steps_done
     resumed.run(shards)
-    pairs = zip(_parameters(resumed), _parameters(whole), strict=True)
+    pairs = zip(_parameters(resumed), _parameters(uninterrupted), strict=True)
     return start, all(torch.equal(*pair) for pair in pairs)
 
 
@@ -84,7 +84,7 @@ def _parameters(trainer: Trainer) -> list[Tensor]:
 
 
 def one_has_other_weights(world: World) -> str:
-    """What is raised where the last process draws its weights from another seed."""
+    """Return the error that is raised if the processes draw their weights from different seeds."""
     torch.manual_seed(world.rank)
     try:
         require_agreement(world, 3, torch.nn.Linear(2, 2))
@@ -110,26 +110,30 @@ def stay_before_the_checkpoint(arguments: list[str]) -> None:
 
 
 def divided_state(value: float) -> dict[str, Any]:
-    """A state whose tensors a folder holds in files of their own."""
-    student, teacher = (
-        {"weight": torch.full((100, 100), own), "scale": torch.tensor(own)}
-        for own in (value + 0.25, value + 0.5)
-    )
+    """Return a state whose large tensors a sharded snapshot stores in files of their own."""
     moments = {0: {"step": torch.tensor(float(value)), "exp_avg": torch.zeros(100, 100)}}
-    optimizer = {"state": moments, "param_groups": [{"lr": 0.5}]}
-    return {"student": student, "teacher": teacher, "optimizer": optimizer, "random": [7]}
+    return {
+        "student": _weights_of(value + 0.25),
+        "teacher": _weights_of(value + 0.5),
+        "optimizer": {"state": moments, "param_groups": [{"lr": 0.5}]},
+        "random": [7],
+    }
+
+
+def _weights_of(value: float) -> dict[str, torch.Tensor]:
+    return {"weight": torch.full((100, 100), value), "scale": torch.tensor(value)}
 
 
 def stay_in_a_snapshot(output: Path, ready: Any) -> None:
     """Write a sharded snapshot of one process, and wait before it is complete, to be killed."""
 
-    def wait(folder: Path, rest: Any) -> None:
+    def wait_for_a_signal(folder: Path, state: Any) -> None:
         ready.put(folder.name)
         signal.pause()
 
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     snapshots, world = snapshot.Snapshots(output, keep=3), World().in_background()
-    with patch.object(snapshot, "_write_state_file", wait):
+    with patch.object(snapshot, "_write_state_file", wait_for_a_signal):
         snapshots.save_sharded(3, divided_state(3), {}, world)
 
 
@@ -182,7 +186,7 @@ def dropped_patches(world: World) -> Tensor:
 
 
 def late() -> str:
-    """What the first process raises if the other comes later than the timeout."""
+    """Return the error of the first process if the other one comes later than the timeout."""
     try:
         with join_world("cpu", timeout=1.0) as world:
             if world.rank:
@@ -195,11 +199,14 @@ def late() -> str:
 
 
 def reported(world: World) -> list[str]:
-    """What the first process logs when it has waited for nearly as long as a limit."""
+    """Return what the first process logs when it has waited for nearly as long as a limit."""
     messages: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
-    logging.getLogger(Presence.__module__).addHandler(handler)
+
+    class Collector(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            messages.append(record.getMessage())
+
+    logging.getLogger(Presence.__module__).addHandler(Collector())
     with Presence(world, 1.0, reports=True) as presence:
         if world.rank == 0:
             presence.enter()

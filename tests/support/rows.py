@@ -41,13 +41,16 @@ MODEL = {
 def make_row(
     provenance: dict[str, Any] | None = None, model: dict[str, Any] | None = None, **fields: Any
 ) -> ResultRow:
-    given = model or {}
-    spec = given.get("spec", MODEL["spec"])
-    # Another specification is another model, unless its hash says otherwise.
-    own = {"weights_sha256": hashlib.sha256(spec.encode(errors="replace")).hexdigest()}
+    """Return a result of a classification, some of whose fields are replaced."""
+    changes = model or {}
+    spec = changes.get("spec", MODEL["spec"])
+    model_record = dict(MODEL)
+    if spec != MODEL["spec"]:
+        # Another specification is another model, unless the changes state its hash.
+        model_record["weights_sha256"] = hashlib.sha256(spec.encode(errors="replace")).hexdigest()
     row = ResultRow(
         schema_version=SCHEMA_VERSION,
-        model={**MODEL, **({} if spec == MODEL["spec"] else own), **given},
+        model={**model_record, **changes},
         task="cls",
         dataset="scenes-cls",
         protocol="scenes",

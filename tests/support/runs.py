@@ -39,7 +39,7 @@ def start_ranks(output, *arguments, size=2):
 
 
 def shard_settings(shards):
-    """The options by which a tiny run reads shards of captions that are no scenes'."""
+    """Return the options by which a tiny run reads shards, whose captions are not of scenes."""
     architecture = json.loads(json.dumps(RECIPES["scenes_cosmos"]().architecture))
     architecture["text_cfg"]["vocab_size"] = 49408  # of the tokenizer of shards
     settings = (f"data.shards={shards}", f"architecture={json.dumps(architecture)}")

@@ -23,10 +23,10 @@ def measure(
 
 def write_halves(root: Path, shade: int) -> None:
     """Write two images of two halves, their label maps, and the YAML file of the set."""
-    left = np.arange(32)[None, :, None].repeat(32, 0) < 16
+    is_left = np.arange(32)[None, :, None].repeat(32, 0) < 16
     for number, name in enumerate(("one", "two")):
-        image = np.where(left, (shade + number, 50, 45), (70, 130, shade + number))
-        for folder, pixels in (("images", image), ("masks", ~left[..., 0])):
+        image = np.where(is_left, (shade + number, 50, 45), (70, 130, shade + number))
+        for folder, pixels in (("images", image), ("masks", ~is_left[..., 0])):
             (root / folder).mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels.astype(np.uint8)).save(root / folder / f"{name}.png")
     (root / "halves.yaml").write_text(

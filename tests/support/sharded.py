@@ -30,9 +30,12 @@ def steps(
     output: str = "",
     first: int = 0,
 ) -> tuple[list[dict[str, float]], State, float]:
-    """What `count` steps report, the whole state after them, and the share of the weights that this
-    process holds. They start from the snapshot of step `first` in `output`, if it is not 0, and of
-    several processes they end in one."""
+    """Train for `count` steps.
+
+    Return the reports of the steps, the gathered state after them, and the fraction of the weights
+    that this process holds. The steps start from the snapshot of step `first` in `output` if it is
+    not 0. Sharded processes write a snapshot to `output` at the end, if it is given.
+    """
     os.environ["LOCAL_WORLD_SIZE"] = "2"
     with double_precision():  # else AdamW enlarges the rounding of gradients that are zero
         method = METHODS[name]
@@ -93,5 +96,5 @@ def _state(training: Training) -> dict[str, Any]:
 
 def _held(training: Training) -> float:
     parameters = list(training.model.parameters())
-    own = [p.to_local() if isinstance(p, DTensor) else p for p in parameters]
-    return sum(p.numel() for p in own) / sum(p.numel() for p in parameters)
+    local = [p.to_local() if isinstance(p, DTensor) else p for p in parameters]
+    return sum(p.numel() for p in local) / sum(p.numel() for p in parameters)

@@ -97,10 +97,10 @@ def train_config(shards, *, steps=6, batch_size=8, seed=3, **data):
     )
 
 
-def assert_same_batches(some, others):
-    assert len(some) == len(others) > 0
-    for one, other in zip(some, others, strict=True):
-        assert one.problems == other.problems
-        for a, b in zip(one.views, other.views, strict=True):
-            assert a.dtype == b.dtype
-            assert torch.equal(a, b)
+def assert_same_batches(batches, expected_batches):
+    assert len(batches) == len(expected_batches) > 0
+    for batch, expected in zip(batches, expected_batches, strict=True):
+        assert batch.problems == expected.problems
+        for view, expected_view in zip(batch.views, expected.views, strict=True):
+            assert view.dtype == expected_view.dtype
+            assert torch.equal(view, expected_view)

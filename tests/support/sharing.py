@@ -3,25 +3,29 @@
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from cosmos_core.utils.distributed import Distributed
 
 
 def together(size: int, act: Callable[[Distributed], Any]) -> list[Any]:
-    """What `act` gives in each of `size` threads; exceptions as values."""
+    """Call `act` in each of `size` threads as if they were processes, and return what it returned.
+
+    An exception takes the place of a returned value.
+    """
     barrier, slots = threading.Barrier(size, timeout=60), [None] * size
 
     def gather(rank: int, item: Any) -> list[Any]:
         slots[rank] = item
         barrier.wait()
-        found = list(slots)
-        barrier.wait()  # none writes its next item before all have read this one
-        return found
+        items = list(slots)
+        barrier.wait()  # no thread writes its next item before all have read these
+        return items
 
-    def one(rank: int) -> Any:
-        return act(Distributed(rank, size, lambda item: gather(rank, item)))
+    def act_as(rank: int) -> Any:
+        return act(Distributed(rank, size, partial(gather, rank)))
 
     with ThreadPoolExecutor(size) as pool:
-        futures = [pool.submit(one, rank) for rank in range(size)]
+        futures = [pool.submit(act_as, rank) for rank in range(size)]
         return [future.exception() or future.result() for future in futures]

@@ -1,7 +1,7 @@
 """Made-up results of ten models on twelve data sets of real sizes, with samples and pictures.
 
-Metrics and figures a class are those of the samples. Intervals are Wilson's whatever the metric:
-the true ones would take minutes, and nothing that is tested with these depends on them.
+Metrics, and figures of classes, follow from the samples. All intervals are Wilson's, also of
+metrics that have another method: the right ones would take minutes, and no test depends on them.
 """
 
 from __future__ import annotations
@@ -79,10 +79,12 @@ def write_results(folder: Path, images: float = 1.0) -> None:
 
 
 class Truth(NamedTuple):
-    """What is true of a set whatever the model: labels (N,) and how hard an image is (N,)."""
+    """The facts of a data set that hold for all models."""
 
     size: SetSize
+    # The classes of the images, (N,).
     labels: NDArray[np.int64]
+    # How hard each image is, from 0 to 1, (N,).
     hardness: NDArray[np.float64]
 
 
@@ -158,9 +160,12 @@ _SAMPLES = {
 
 
 def _row(model: str, dataset: str, size: SetSize, samples: Samples) -> ResultRow:
-    metrics, known = metrics_of(size.task, samples), task_named(size.task)
-    functions = {name: getattr(known, name) for name in ("per_class", "confusion_pairs")}
-    more = {name: function(samples) for name, function in functions.items() if function}
+    metrics, task = metrics_of(size.task, samples), task_named(size.task)
+    figures = {"per_class": {}}
+    for name in ("per_class", "confusion_pairs"):
+        compute = getattr(task, name)
+        if compute:
+            figures[name] = compute(samples)
     intervals = {
         name: wilson(round(value * size.images), size.images)._asdict()
         for name, value in metrics.items()
@@ -170,8 +175,13 @@ def _row(model: str, dataset: str, size: SetSize, samples: Samples) -> ResultRow
     return make_row(
         {"hashes": {"sample_list": f"{len(dataset)}" * 64}, "commit": "1" * 40, **attention},
         {"spec": model},
-        **{"task": size.task, "dataset": dataset, "protocol": PROTOCOL, "metrics": metrics},
-        **{"intervals": intervals, "n_samples": size.images, "per_class": {}, **more},
+        task=size.task,
+        dataset=dataset,
+        protocol=PROTOCOL,
+        metrics=metrics,
+        intervals=intervals,
+        n_samples=size.images,
+        **figures,
     )
 
 
@@ -201,7 +211,7 @@ def make_picture(rng: np.random.Generator, size: int = 160, cells: int = 9) -> P
 
 
 def make_map(rng: np.random.Generator, size: int = 160, colours: int = 5) -> Picture:
-    """A label map of some blobs, transparent where there is no class."""
+    """Return a label map of some blobs, in which class 0 is transparent."""
     palette = np.array([(*LEGEND_RGB[n % len(LEGEND_RGB)], 255) for n in range(colours)], np.uint8)
     palette[0, 3] = 0
     shape = (size, size * 3 // 4)
@@ -219,7 +229,7 @@ def encoded(image: Image.Image, **options: Any) -> Picture:
 
 LEGEND_RGB = ((0, 0, 0), (214, 39, 40), (31, 119, 180), (44, 160, 44), (255, 187, 40))
 _LEGEND = {
-    f"class number {number}": "#" + "".join(f"{part:02x}" for part in rgb)
+    f"class number {number}": "#" + "".join(f"{value:02x}" for value in rgb)
     for number, rgb in enumerate(LEGEND_RGB)
     if number
 }

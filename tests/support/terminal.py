@@ -1,7 +1,7 @@
 """`python terminal.py SHELL HOME LINE...`: type lines into an interactive shell, on a terminal.
 
-A line that ends with a tab is not run. What the shell completes it to is printed instead, one per
-line. The shell runs in the folder HOME, whose files it reads as those of its user.
+A line that ends with a tab is not run. Instead, the completions of the shell are printed, one per
+line. The shell runs in the folder HOME, and takes it for the home folder of its user.
 """
 
 from __future__ import annotations

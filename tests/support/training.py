@@ -104,7 +104,7 @@ def gradients(model: nn.Module) -> dict[str, Tensor]:
 
 @contextmanager
 def double_precision():
-    """Tensors and weights made inside are of float64."""
+    """Make float64 the type of tensors and weights that are created in this context."""
     torch.set_default_dtype(torch.float64)
     try:
         yield
@@ -113,7 +113,7 @@ def double_precision():
 
 
 class Recorder(TorchDispatchMode):
-    """Counts what is done inside: collectives by name, and the elements of all tensors made."""
+    """Counts the collectives by name, and the elements of all tensors that are created."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -53,9 +53,10 @@ def padded(names: Sequence[str], classes: int) -> str:
     return "\n".join([*names, *(f"other {i}" for i in range(classes - len(names)))]) + "\n"
 
 
-def refused(ended: Any, *parts: str) -> None:
-    """One line that says what is wrong, and status 2."""
+def refused(ended: Any, *phrases: str) -> None:
+    """Check that a command ended with status 2 and one line of error, which has some phrases."""
     assert ended.status == 2, ended
     bars = "Fetching ", "Downloading ", "Download complete"  # of the hub's client
-    (line,) = [one for one in ended.err.splitlines() if one and not one.startswith(bars)]
-    assert all(part in line for part in parts), line
+    lines = [line for line in ended.err.splitlines() if line and not line.startswith(bars)]
+    (line,) = lines
+    assert all(phrase in line for phrase in phrases), line

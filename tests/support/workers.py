@@ -1,4 +1,4 @@
-"""What processes that train together do in tests; each returns what the test compares."""
+"""Workers for tests of processes that train together. Each returns the values to compare."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ class Case(NamedTuple):
 
     method: str
     gradient: str = "true"
+    # The number of chunks of a batch that gradients are accumulated over.
     parts: int = 1
     checkpointing: bool = False
 
@@ -49,15 +50,19 @@ class Stepped(NamedTuple):
 
 
 def one_step(world: World, case: Case) -> Stepped:
-    """The first step on this process's share of the tiny batch."""
-    method, gradient, parts, checkpointing = METHODS[case.method], *case[1:]
+    """Return the outcome of the first step on this process's share of the tiny batch."""
+    method = METHODS[case.method]
     with double_precision():
-        options = {"gradient": gradient, "accumulate": parts, "checkpointing": checkpointing}
-        config = tiny_config(method, **options)
+        config = tiny_config(
+            method,
+            gradient=case.gradient,
+            accumulate=case.parts,
+            checkpointing=case.checkpointing,
+        )
         training, views = make_training(config, world), share(tiny_views(method), world)
-        gather = make_gather(world, gradient)
+        gather = make_gather(world, case.gradient)
         with Recorder() as recorder:
-            report = train_step(training, views, gather, momentum=0.9, n_chunks=parts)
+            report = train_step(training, views, gather, momentum=0.9, n_chunks=case.parts)
         states = (dict(model.state_dict()) for model in (training.model, training.teacher))
         return Stepped(report, gradients(training.model), *states, recorder.collectives)
 
@@ -74,29 +79,36 @@ def chunked_steps(world: World, cases: list[Case]) -> dict[Case, Stepped]:
 
 
 def narrow_gather(world: World) -> tuple[Tensor, Tensor]:
-    """Features of all processes, and the gradient of this one's, of their sum over processes."""
-    own = torch.linspace(0, 1, 24).reshape(2, 3, 4).add(world.rank).requires_grad_()
-    (gathered,) = make_gather(world, "true", narrow=True)([own])
+    """Return the features of all processes, and the gradient of the features of this process.
+
+    The differentiated value is twice the sum of all features, summed over processes.
+    """
+    features = torch.linspace(0, 1, 24).reshape(2, 3, 4).add(world.rank).requires_grad_()
+    (gathered,) = make_gather(world, "true", narrow=True)([features])
     gathered.everywhere.float().mul(2).sum().backward()
-    return gathered.everywhere, own.grad
+    return gathered.everywhere, features.grad
 
 
 def three_steps(world: World, methods: list[Method]) -> list[list[float]]:
-    """The loss of each of three steps, by method: idle parameters would stop the second."""
-    found = []
+    """Return the losses of three steps of each method. Parameters without a gradient would stop the
+    second step."""
+    losses = []
     for method in methods:
         training = make_training(tiny_config(method), world)
         views = share(tiny_views(method), world)
         gather = make_gather(world, "true")
         reports = [train_step(training, views, gather, momentum=0.9) for _ in range(3)]
-        found.append([sum(report.terms.values()) for report in reports])
-    return found
+        losses.append([sum(report.terms.values()) for report in reports])
+    return losses
 
 
 def published_gradients(world: World, names: list[str]) -> dict[str, dict[str, Tensor]]:
-    """Transcribed from how the released models were trained: features gathered without gradient,
-    this process's put in their place, the whole loss in every process, gradients averaged."""
-    found = {}
+    """Return the gradients of methods, computed as the released models were trained.
+
+    Features are gathered without gradients, and those of this process are put in their place. Every
+    process computes the whole loss, and gradients are averaged.
+    """
+    gradients_by_method = {}
     for name in names:
         method = METHODS[name]
         with double_precision():
@@ -108,8 +120,8 @@ def published_gradients(world: World, names: list[str]) -> dict[str, dict[str, T
         for parameter in training.model.parameters():
             dist.all_reduce(parameter.grad)
             parameter.grad /= world.world_size
-        found[name] = gradients(training.model)
-    return found
+        gradients_by_method[name] = gradients(training.model)
+    return gradients_by_method
 
 
 def loss_elements(world: World, samples: int) -> tuple[int, int]:
@@ -145,32 +157,34 @@ def _published_loss(world: World, student, teacher) -> Tensor:
         for v in range(2)
         for t in range(len(text))
     )
-    for own in (everyone(student.image_crossmodal), everyone(student.text_crossmodal)):
+    for crossmodal in (everyone(student.image_crossmodal), everyone(student.text_crossmodal)):
         for target in (everyone(teacher.image), everyone(teacher.text)):
-            for v in range(len(own)):
+            for v in range(len(crossmodal)):
                 for u in range(2):
-                    loss = pair(own[v], target[u], student.distill_logit_scale)
-                    total = total + loss / len(own) / 2 / 4
+                    loss = pair(crossmodal[v], target[u], student.distill_logit_scale)
+                    total = total + loss / len(crossmodal) / 2 / 4
     return total
 
 
 def siglip_gradients(world: World, samples: int) -> tuple[list[Tensor], list[Tensor]]:
-    """Loss and gradients of SigLIP in this process with `samples`: ours and OpenCLIP's."""
-    found = []
-    for ours in (True, False):
+    """Return the loss and gradients of SigLIP in this process, which has some samples: by this
+    package, and by OpenCLIP."""
+
+    def loss_and_gradients(by_openclip: bool) -> list[Tensor]:
         torch.manual_seed(world.rank)
         draws = (torch.randn(1, samples, 5, dtype=torch.float64) for _ in range(2))
         image, text = (nn.functional.normalize(d, dim=-1).requires_grad_() for d in draws)
         scale, bias = (torch.tensor(v, dtype=torch.float64).requires_grad_() for v in (9.0, -3.0))
-        if ours:
+        if by_openclip:
+            openclip_loss = SigLipLoss(rank=world.rank, world_size=world.world_size)
+            loss = openclip_loss(image[0], text[0], scale, bias)
+        else:
             (texts,) = make_gather(world, "true")([text])
             loss = sigmoid_loss(image[0], texts, scale, bias)
-        else:
-            plain = SigLipLoss(rank=world.rank, world_size=world.world_size)
-            loss = plain(image[0], text[0], scale, bias)
         loss.backward()
-        found.append([loss.detach(), *(one.grad for one in (image, text, scale, bias))])
-    return found[0], found[1]
+        return [loss.detach(), image.grad, text.grad, scale.grad, bias.grad]
+
+    return loss_and_gradients(by_openclip=False), loss_and_gradients(by_openclip=True)
 
 
 def meet(world: World) -> list[tuple[int, str]]:
@@ -197,7 +211,7 @@ def one_bad_process_is_skipped(world: World, bad: int) -> tuple[int, ...]:
 
 
 def one_bad_process(world: World, bad: int) -> str:
-    """What a step of SILC raises where one process has an infinite local image."""
+    """Return the error of a step of SILC if one process has an infinite local image."""
     method = METHODS["silc"]
     training = make_training(tiny_config(method), world)
     views = share(tiny_views(method), world)

@@ -7,6 +7,7 @@ import io
 import json
 import shutil
 from collections.abc import Callable
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -79,9 +80,9 @@ def test_planted_labels_are_listed_for_a_maintainer(planted, command, tmp_path):
     rows = list(csv.DictReader(io.StringIO((tmp_path / "items.csv").read_text())))
     suspects = [row for row in rows if row["group"] == "suspect labels"]
     assert len(suspects) == labels["suspect"]
-    found = {int(row["sample"]) for row in suspects}
-    assert len(found & set(wrong.tolist())) >= 11
-    assert len(found - set(wrong.tolist())) <= 3
+    suspect_items = {int(row["sample"]) for row in suspects}
+    assert len(suspect_items & set(wrong.tolist())) >= 11
+    assert len(suspect_items - set(wrong.tolist())) <= 3
     scores = [float(row["score"]) for row in suspects]
     assert scores == sorted(scores, reverse=True)
     assert min(scores) > 0.5
@@ -94,8 +95,8 @@ def test_planted_labels_are_listed_for_a_maintainer(planted, command, tmp_path):
     answers = [read_samples(path)["top5"][:, 0] for path in sorted(folder.glob("*.json"))]
     truth = read_samples(min(folder.glob("*.json")))["labels"]
     n_shared = 0
-    for item, given in enumerate(np.transpose(answers)):
-        wrong_answers = given[given != truth[item]]
+    for item, answers_to_item in enumerate(np.transpose(answers)):
+        wrong_answers = answers_to_item[answers_to_item != truth[item]]
         n_shared += len(wrong_answers) > 0 and np.bincount(wrong_answers).max() >= 4
     assert by_name["same wrong answer"]["items"] == n_shared
     assert 0 < by_name["same wrong answer"]["by_chance"] < n_shared
@@ -110,7 +111,7 @@ def test_planted_labels_are_listed_for_a_maintainer(planted, command, tmp_path):
     assert by_name["all models right"]["items"] == (counts == MODELS).sum()
 
     # The ranking without all suspects, by hand.
-    keep = ~np.isin(np.arange(500), list(found))
+    keep = ~np.isin(np.arange(500), list(suspect_items))
     without = by_name["suspect labels"]["ranking_without"]
     assert without["items"] == keep.sum()
     values = sorted(model["value"] for model in without["models"])
@@ -177,8 +178,8 @@ def test_models_of_very_different_strength_are_not_judged(planted, command):
     assert shared["ranking_without"] is None
 
 
-def test_a_model_that_knows_the_wrong_labels(tmp_path, command):
-    """A fifth model agrees with 80 of 600 labels that are wrong, and is else a little worse."""
+def test_a_ranking_does_not_survive_without_labels_that_one_model_knows(tmp_path, command):
+    """A fifth model agrees with 80 wrong labels of 600, and is a little worse on the others."""
     rng = np.random.default_rng(0)
     truth = rng.integers(0, 4, 600)
     labels = truth.copy()
@@ -196,15 +197,15 @@ def test_a_model_that_knows_the_wrong_labels(tmp_path, command):
     # The answers fit no mixture, so that nothing is claimed about labels.
     (document,) = json.loads(command("audit", "runs", "--json").out)
     assert document["wrong_labels"] is None
-    best = max(document["ranking"]["models"], key=lambda model: model["value"])
+    best = max(document["ranking"]["models"], key=itemgetter("value"))
     assert (best["model"], best["first_rank"], best["last_rank"]) == ("model-4", 1, 1)
 
-    # If the wrong labels are known otherwise, the ranking does not survive without them.
+    # If the wrong labels are known from elsewhere, the ranking does not survive without them.
     (metric,), _ = read_metrics(read_checked(sorted((tmp_path / "runs").glob("*.json"))))
     is_wrong = np.arange(600) < 80
-    known = ItemGroup("wrong labels", is_wrong, is_wrong.astype(float))
-    audit = audit_metric(metric, [known])
-    change = audit.change(known)
+    wrong_labels = ItemGroup("wrong labels", is_wrong, is_wrong.astype(float))
+    audit = audit_metric(metric, [wrong_labels])
+    change = audit.change(wrong_labels)
     assert (change.lost, change.reversed, change.survives) == (4, 0, False)
     expected = 'ranking changes without "wrong labels" (4 of 4 differences lost)'
     assert expected in audit.verdict
@@ -263,8 +264,10 @@ def test_copies_with_equal_and_other_labels(measured, command):
         "apple/white-2.png": "like apple/white-1.png",
         "ball/same.png": "like ball/03.png",
     }
-    others = {item["name"]: item["detail"] for item in groups["copies, other label"]["examples"]}
-    assert others == {
+    copies_with_other_label = {
+        item["name"]: item["detail"] for item in groups["copies, other label"]["examples"]
+    }
+    assert copies_with_other_label == {
         "apple/other.png": "like ball/01.png",
         "ball/01.png": "like apple/other.png",
     }
@@ -296,49 +299,52 @@ def test_copies_with_equal_and_other_labels(measured, command):
     assert command("audit", runs, "--no-data").status == 0
 
 
+def sorted_words(text: str) -> list[str]:
+    letters = [c if c.isalnum() or c == "'" else " " for c in text.lower()]
+    return sorted("".join(letters).split())
+
+
 def test_captions_are_judged_without_their_images(tmp_path, command):
-    """The items of SugarCrepe's excerpt: six of sixteen have the same words."""
+    """Of the items of SugarCrepe's excerpt, six of sixteen have two captions of the same words."""
     shutil.copytree(EXCERPTS / "sugar-crepe", tmp_path / "data" / "sugar-crepe")
-    subsets = sorted((tmp_path / "data" / "sugar-crepe" / "data").glob("*.json"))
-    records = []
-    for number, path in enumerate(subsets):
-        for record in json.loads(path.read_text()).values():
-            records.append((number, record))
-    same = 0
-    for _, record in records:
-        words = [
-            sorted("".join(c if c.isalnum() or c == "'" else " " for c in text.lower()).split())
-            for text in (record["caption"], record["negative_caption"])
-        ]
-        same += words[0] == words[1]
-    assert same > 0
+    files = sorted((tmp_path / "data" / "sugar-crepe" / "data").glob("*.json"))
+    items, subsets = [], []
+    for number, path in enumerate(files):
+        items_of_subset = list(json.loads(path.read_text()).values())
+        items += items_of_subset
+        subsets += [number] * len(items_of_subset)
+    n_same_words = sum(
+        sorted_words(item["caption"]) == sorted_words(item["negative_caption"]) for item in items
+    )
+    assert n_same_words > 0
     rng = np.random.default_rng(0)
     for model in ("a", "b"):
         samples = {
-            "correct": rng.random(len(records)) < 0.7,
-            "subset": np.array([number for number, _ in records]),
-            "subsets": np.array([path.stem for path in subsets]),
-            "averaged": np.ones(len(subsets), bool),
-            "cluster": np.arange(len(records)),
-            "chance": np.full(len(records), 0.5),
-            "name": np.array([record["filename"] for _, record in records]),
+            "correct": rng.random(len(items)) < 0.7,
+            "subset": np.array(subsets),
+            "subsets": np.array([path.stem for path in files]),
+            "averaged": np.ones(len(files), bool),
+            "cluster": np.arange(len(items)),
+            "chance": np.full(len(items), 0.5),
+            "name": np.array([item["filename"] for item in items]),
         }
-        hashes = {"sample_list": "a" * 64}
         store_result(
             tmp_path / "runs",
             "select",
             samples,
             dataset="sugarcrepe",
             protocol="sugarcrepe",
-            n_samples=len(records),
+            n_samples=len(items),
             model={"spec": model},
-            provenance={"hashes": hashes},
+            provenance={"hashes": {"sample_list": "a" * 64}},
         )
     ended = command("audit", "runs", "--data-root", "data", "--json")
     (document,) = json.loads(ended.out)
     group = next(group for group in document["groups"] if group["name"] == "same words")
-    assert group["items"] == same
-    assert document["baselines"]["bag of words"] == pytest.approx(1 - same / len(records) / 2)
+    assert group["items"] == n_same_words
+    # By chance, a bag of words solves half of these items. It solves all other ones.
+    expected = 1 - n_same_words / len(items) / 2
+    assert document["baselines"]["bag of words"] == pytest.approx(expected)
     assert " | " in group["examples"][0]["detail"]
     assert "copies: the images are not there" in " ".join(document["unknown"])
 

@@ -107,10 +107,10 @@ def test_the_first_wrong_item_is_the_one_with_the_highest_score():
     right = rng.integers(0, 20, 50)
     scores = queries @ items.T
     ranks = (scores >= scores[np.arange(50), right][:, None]).sum(axis=1)
-    found = first_wrong_items(queries, items, ranks)
+    first_wrong = first_wrong_items(queries, items, ranks)
     expected = np.where(scores.argmax(axis=1) == right, -1, scores.argmax(axis=1))
-    assert found.tolist() == expected.tolist()
-    assert -1 in found
+    assert first_wrong.tolist() == expected.tolist()
+    assert -1 in first_wrong
     assert first_wrong_items(queries, items, np.ones(50, int)).tolist() == [-1] * 50
 
 

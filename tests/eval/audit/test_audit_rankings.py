@@ -71,9 +71,9 @@ def test_a_pair_that_fewer_items_cannot_decide_is_not_lost():
         assert change.survives == (lost == 0)
 
     # Of two pairs, each needs 0.05 / 2: 2.24 standard errors in place of 1.96.
-    both = ((0, 1, 0.25, 0.1, 0.012), (0, 2, 0.25, 0.1, 0.012))
+    pairs = ((0, 1, 0.25, 0.1, 0.012), (0, 2, 0.25, 0.1, 0.012))
     change = compare_rankings(
-        ranking(100, *both), ranking(80, (0, 1, 0.145, 0.2, 0.2), (0, 2, 0.25, 0.2, 0.2))
+        ranking(100, *pairs), ranking(80, (0, 1, 0.145, 0.2, 0.2), (0, 2, 0.25, 0.2, 0.2))
     )
     assert (change.lost, change.too_few) == (0, 2)
 

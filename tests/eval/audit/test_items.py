@@ -72,9 +72,9 @@ def test_copies_are_numbered_repeated_and_contradicted():
 
 def test_discrimination_is_a_difference_of_accuracies_on_other_items():
     hits = np.array([[1, 1, 1, 0], [1, 1, 0, 0], [1, 0, 1, 0]], bool)
-    found = discrimination(hits)
-    assert math.isnan(found[0])
-    assert math.isnan(found[3])
+    values = discrimination(hits)
+    assert math.isnan(values[0])
+    assert math.isnan(values[3])
     # Item 1: models 0 and 1 solve it, with 2/3 and 1/3 of the others; model 2 has 2/3.
-    assert found[1] == pytest.approx((2 / 3 + 1 / 3) / 2 - 2 / 3)
-    assert found[2] == pytest.approx((2 / 3 + 1 / 3) / 2 - 2 / 3)
+    assert values[1] == pytest.approx((2 / 3 + 1 / 3) / 2 - 2 / 3)
+    assert values[2] == pytest.approx((2 / 3 + 1 / 3) / 2 - 2 / 3)

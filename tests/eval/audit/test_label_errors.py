@@ -95,20 +95,20 @@ def test_models_that_err_alike_give_no_wrong_labels():
 
 
 def test_the_mixture_is_fitted_by_maximum_likelihood():
-    """A plain form: the likelihood of the counts on a finer grid, by SciPy's beta-binomial."""
+    """The plain form is the likelihood of the counts on a finer grid, by SciPy's beta-binomial."""
     answers, labels, _ = simulate(0.05)
     agreed = agreement(answers, labels)
     errors = estimate_label_errors(agreed, labels, CLASSES, MODELS)
     counts = np.bincount(agreed.votes, minlength=MODELS + 1)
-    most = [max(Counter(given).values()) for given in answers.T.tolist()]
-    wrong = np.bincount(most, minlength=MODELS + 1) / ITEMS
-    m = np.arange(MODELS + 1)
+    most_votes = [max(Counter(answers_to_item).values()) for answers_to_item in answers.T.tolist()]
+    wrong = np.bincount(most_votes, minlength=MODELS + 1) / ITEMS
+    votes = np.arange(MODELS + 1)
     best_by_rate = {}
     for rate in np.arange(0.02, 0.09, 0.004):
         best = -np.inf
         for mean in np.linspace(0.07, 0.17, 25):
             for size in np.geomspace(1, 8, 25):
-                right = betabinom.pmf(m, MODELS, mean * size, (1 - mean) * size)
+                right = betabinom.pmf(votes, MODELS, mean * size, (1 - mean) * size)
                 best = max(best, counts @ np.log((1 - rate) * right + rate * wrong))
         best_by_rate[rate] = best
     most_likely = max(best_by_rate, key=best_by_rate.__getitem__)
@@ -116,10 +116,11 @@ def test_the_mixture_is_fitted_by_maximum_likelihood():
     shared = errors.expected_by_votes[3:].sum() + errors.rate * ITEMS
     assert shared == pytest.approx(counts[3:].sum(), rel=0.2)
     assert errors.expected_by_votes.sum() == pytest.approx((1 - errors.rate) * ITEMS)
-    least = best_by_rate[most_likely] - 1.92
-    likely = [rate for rate, value in best_by_rate.items() if value > least]
-    assert errors.low == pytest.approx(min(likely), abs=0.006)
-    assert errors.high == pytest.approx(max(likely), abs=0.006)
+    # Half of the 95% quantile of chi-squared with one degree of freedom: a likelihood interval.
+    threshold = best_by_rate[most_likely] - 1.92
+    likely_rates = [rate for rate, value in best_by_rate.items() if value > threshold]
+    assert errors.low == pytest.approx(min(likely_rates), abs=0.006)
+    assert errors.high == pytest.approx(max(likely_rates), abs=0.006)
 
 
 def test_the_fit_is_pearsons_test_of_joined_cells():

@@ -56,6 +56,10 @@ def test_what_the_others_differ_from_is_measured(run):
     assert len(list(Path("out").iterdir())) == 2
 
 
+def first_30_characters(value: str) -> str:
+    return value[:30]
+
+
 @pytest.mark.parametrize(
     ("yaml", "message"),
     [
@@ -70,7 +74,7 @@ def test_what_the_others_differ_from_is_measured(run):
         ("kind: retrieval\narchives: photos/red/*.pipe\n", "pipe or a device"),
         ("kind: cls\nfolder: odd\n", "its name is not UTF-8"),
     ],
-    ids=lambda value: value[:30],
+    ids=first_30_characters,
 )
 def test_data_sets(run, yaml, message):
     Path("many/test").mkdir(parents=True)

@@ -142,7 +142,7 @@ def test_h_is_short_for_help(command, words):
     assert command(*words, "-h") == command(*words, "--help")
 
 
-def test_version(command):
+def test_the_version_is_printed(command):
     assert command("--version") == (0, f"cosmos-eval {cosmos_eval.__version__}\n", "")
 
 
@@ -198,16 +198,16 @@ def test_a_dry_run_shows_every_measurement_and_writes_nothing(command, tmp_path)
     code, out, err = command("run", "--dry-run", "--json", *arguments)
     plan = json.loads(out)
     assert (code, err) == (0, "")
-    wanted = {(m, d) for m in ("scenes-cosmos", "scenes-clip") for d in ("voc20", "scenes-cls")}
-    assert wanted <= {(item["model"], item["dataset"]) for item in plan}
+    expected = {(m, d) for m in ("scenes-cosmos", "scenes-clip") for d in ("voc20", "scenes-cls")}
+    assert expected <= {(item["model"], item["dataset"]) for item in plan}
     assert {item["data"] for item in plan if item["dataset"] == "voc20"} == {str(tmp_path)}
     assert list(tmp_path.iterdir()) == []
 
 
-def test_lists(command):
+def test_lists_have_models_data_sets_and_protocols_as_json(command):
     models, datasets, protocols = (
-        json.loads(command("list", what, "--json").out)
-        for what in ("models", "datasets", "protocols")
+        json.loads(command("list", kind, "--json").out)
+        for kind in ("models", "datasets", "protocols")
     )
     names = {item["model"] for item in models}
     assert {"scenes-cosmos", "scenes-clip", "cosmos:vitb16_merged30m"} <= names

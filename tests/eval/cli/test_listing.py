@@ -38,7 +38,11 @@ def listed(command, *arguments):
     return {row["dataset"]: row for row in rows}
 
 
-@pytest.mark.parametrize("row", read_table("datasets.csv"), ids=lambda row: row["datasets"][:40])
+def begin_of_patterns(row) -> str:
+    return row["datasets"][:40]
+
+
+@pytest.mark.parametrize("row", read_table("datasets.csv"), ids=begin_of_patterns)
 def test_a_row_of_facts_names_known_data_sets_and_its_source(row):
     for pattern in row["datasets"].split():
         assert [name for name in KNOWN if fnmatch(name, pattern)], pattern
@@ -83,7 +87,11 @@ def test_the_first_row_that_states_a_fact_counts(monkeypatch):
             ("b/two", "places", "8", "", "", "https://unused.org/x"),
         )
     ]
-    monkeypatch.setattr(facts_module, "read_table", lambda name: table)
+
+    def read_this_table(name):
+        return table
+
+    monkeypatch.setattr(facts_module, "read_table", read_this_table)
     assert facts_of_datasets(["a", "b/one", "b/two", "c"]) == {
         "a": {"topic": "food"},
         "b/one": {"topic": "food", "licence": "MIT", "sources": "https://first.org/x"},
@@ -109,17 +117,18 @@ def test_the_table_has_every_data_set_below_its_topic(command, monkeypatch):
     assert lines[0].startswith(f"{len(KNOWN)} data sets by topic and task")
     assert max(map(len, lines)) <= 80
     headings = {f"{row['topic']}, {row['task']}" for row in rows.values()}
-    printed = dict.fromkeys(line for line in lines if line in headings)
-    assert [*printed] == sorted(printed, key=lambda text: text.rpartition(", ")[0])
-    assert {*printed} == headings
-    heading, below = "", {}
+    printed_headings = list(dict.fromkeys(line for line in lines if line in headings))
+    topics = [heading.rpartition(", ")[0] for heading in printed_headings]
+    assert topics == sorted(topics)
+    assert {*printed_headings} == headings
+    heading, names_by_heading = "", {}
     for line in lines:
         heading = line if line in headings else heading
         if heading and line.startswith("  ") and line.strip():
-            below.setdefault(heading, []).append(line.split()[0])
+            names_by_heading.setdefault(heading, []).append(line.split()[0])
     for name, row in rows.items():
         # Long names are broken at a slash.
-        names = below[f"{row['topic']}, {row['task']}"]
+        names = names_by_heading[f"{row['topic']}, {row['task']}"]
         assert name in names or name.rpartition("/")[2] in names
     (food,) = (line for line in lines if line.startswith("  food101 "))
     assert food.split() == ["food101", "5.0", "lists"]
@@ -155,8 +164,8 @@ def test_data_sets_of_a_task(command):
 
 
 def test_search_in_names_topics_licences_and_protocols(command):
-    found = listed(command, "--search", "flower", "--task", "cls")
-    assert found.keys() == {"flowers102", "wds/vtab/flowers"}
+    flowers = listed(command, "--search", "flower", "--task", "cls")
+    assert flowers.keys() == {"flowers102", "wds/vtab/flowers"}
     assert "wds/vtab/pcam" in listed(command, "--search", "Medicine")
     assert "mess/cryonuseg" in listed(command, "--search", "by-nc-sa")
     assert listed(command, "--search", "open-vocabulary").keys() == {

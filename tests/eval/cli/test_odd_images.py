@@ -1,5 +1,5 @@
-"""Images that are no photographs: very thin ones, other formats under the name of a .png, palettes
-with transparency, and very large ones."""
+"""Images unlike photographs: very thin and very large ones, other formats under the name of a .png,
+and palettes with transparency."""
 
 from __future__ import annotations
 

@@ -28,14 +28,14 @@ def test_options_of_tables_reach_a_comparison(command):
     chosen = json.loads(
         command("compare", RESULTS, *models, "--metrics", "mIoU,acc1", "--json").out
     )
-    kept = [test for test in every["tests"] if test["metric"] in ("mIoU", "acc1")]
-    assert chosen["tests"] == kept  # with Holm's p-values of all
-    how = ("--decimals", "3", "--no-intervals", "--sort", "A - B", "--metrics", "acc1,acc5,mIoU")
-    shown = command("compare", RESULTS, *models, *how).out
-    found = [float(one) for one in re.findall(r"(?<= )[+-]\d+\.\d{3}(?= )", shown)]
+    expected_tests = [test for test in every["tests"] if test["metric"] in ("mIoU", "acc1")]
+    assert chosen["tests"] == expected_tests  # with Holm's p-values among all tests
+    options = ("--decimals", "3", "--no-intervals", "--sort", "A - B")
+    shown = command("compare", RESULTS, *models, *options, "--metrics", "acc1,acc5,mIoU").out
+    differences = [float(number) for number in re.findall(r"(?<= )[+-]\d+\.\d{3}(?= )", shown)]
     tests = [test for test in every["tests"] if test["metric"] in ("acc1", "acc5", "mIoU")]
     expected = sorted(100 * test["difference"] for test in tests)
-    assert found == pytest.approx(expected, abs=0.0006)
+    assert differences == pytest.approx(expected, abs=0.0006)
     assert "[" not in shown.partition("─")[2]
 
 

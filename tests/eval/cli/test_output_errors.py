@@ -1,4 +1,4 @@
-"""Standard output that cannot be written: status 2 or that of a closed pipe, never 1."""
+"""If standard output cannot be written, the status is 2, or that of a closed pipe, but never 1."""
 
 from __future__ import annotations
 
@@ -104,8 +104,8 @@ def test_reports_are_written_all_the_same(regressed, monkeypatch, tmp_path):
 
 def test_one_report_is_written_where_another_cannot_be(regressed, command, tmp_path, monkeypatch):
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
-    for broken, whole in (("--junit", "--summary"), ("--summary", "--junit")):
-        ended = command("check", "new", *BASE, broken, "old", whole, "report.txt")
+    for broken, writable in (("--junit", "--summary"), ("--summary", "--junit")):
+        ended = command("check", "new", *BASE, broken, "old", writable, "report.txt")
         assert ended.status == 2
         assert "cannot write the report: " in ended.err
         assert "::error " in ended.err

@@ -42,8 +42,10 @@ def command(data: Path, output: Path, *names: str) -> list[str]:
 @pytest.mark.parametrize("size", [2, 3])
 def test_any_number_of_processes_gives_the_same_files(size, data, alone, tmp_path):
     metrics, files, hashes = alone
-    found = run_processes(measure_together, size, *arguments(data, tmp_path), join=False)
-    assert found == [metrics] * size
+    metrics_of_processes = run_processes(
+        measure_together, size, *arguments(data, tmp_path), join=False
+    )
+    assert metrics_of_processes == [metrics] * size
     # The name of a per-sample file holds the hash of its content.
     assert sorted(path.name for path in tmp_path.iterdir()) == files
     assert hashes_in(tmp_path) == hashes

@@ -123,17 +123,25 @@ def test_the_whole_is_weighed_by_sizes():
 
 def test_a_later_phase_ends_the_stages_before():
     steps: list[tuple[str, Progress]] = []
+
+    def note_step(name: str, step: Progress) -> None:
+        steps.append((name, step))
+
     stages = [Stage("compare", 1), Stage("open", 1), Stage("compute", 2), Stage("draw", 1)]
-    overall = OverallProgress(lambda *step: steps.append(step), "report", stages)
+    overall = OverallProgress(note_step, "report", stages)
     overall.show("report", Progress("compare", 1, 2))
     overall.show("report", Progress("open", 0, 3))
     overall.show("report", Progress("draw", 4, 8))  # nothing to compute
     assert overall_of(steps) == [0, 0.1, 0.2, 0.9]
 
 
-def test_a_single_stage_is_the_whole():
+def test_a_single_stage_has_no_overall_progress():
     steps: list[tuple[str, Progress]] = []
-    overall = OverallProgress(lambda *step: steps.append(step), "all", [Stage("images", 5)])
+
+    def note_step(name: str, step: Progress) -> None:
+        steps.append((name, step))
+
+    overall = OverallProgress(note_step, "all", [Stage("images", 5)])
     overall.show("a", Progress("images", 1, 5))
     overall.end_stage()
     assert steps == [("a", Progress("images", 1, 5))]

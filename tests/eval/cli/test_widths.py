@@ -20,7 +20,7 @@ CHECKED = [
     for name in ("cls", "retrieval", "seg", "select")
 ]
 COMMANDS = (
-    *(("list", what) for what in ("models", "datasets", "suites")),
+    *(("list", "models"), ("list", "datasets"), ("list", "suites")),
     ("list", "models", "--search", "laion2b"),
     ("leaderboard", RESULTS, "--published", "--facts", "--ranks", "--decimals", "2"),
     ("leaderboard", RESULTS, "--transpose", "--no-intervals"),
@@ -37,9 +37,13 @@ NAMES = {name for task in known_tasks().values() for name in task.by_name}
 
 
 def words(text: str) -> set[str]:
-    """Numbers, intervals and names of metrics; nothing of notes."""
-    found = {word.strip(",;") for word in text.split()}
-    return {word for word in found if NUMBER.fullmatch(word) or word in NAMES}
+    """Return the numbers, intervals and names of metrics in a text, not the words of notes."""
+    stripped_words = {word.strip(",;") for word in text.split()}
+    return {word for word in stripped_words if NUMBER.fullmatch(word) or word in NAMES}
+
+
+def first_two_words(arguments) -> str:
+    return " ".join(arguments[:2])
 
 
 def require_whole(command, arguments, monkeypatch):
@@ -56,15 +60,18 @@ def require_whole(command, arguments, monkeypatch):
     assert expected - words(text) == set()
 
 
-@pytest.mark.parametrize("arguments", COMMANDS, ids=lambda words: " ".join(words[:2]))
+@pytest.mark.parametrize("arguments", COMMANDS, ids=first_two_words)
 def test_no_number_and_no_metric_is_cut(arguments, command, monkeypatch):
     require_whole(command, arguments, monkeypatch)
 
 
 @pytest.fixture
-def own(tmp_path: Path) -> dict[str, str]:
-    """Two models of colours, of which the second takes some red for pink, in a deep folder, a
-    classification set of twelve images of which one is of that red, and two segmentation sets."""
+def colour_models(tmp_path: Path) -> dict[str, str]:
+    """Write two models of colours in a deep folder, and data sets; return the models by name.
+
+    The second model takes one shade of red for pink. One of the twelve images of the classification
+    set has this shade. There are two segmentation sets, a test set and a training set.
+    """
     folder = tmp_path / "models" / ("a-folder-with-a-rather-long-name/" * 3)
     folder.mkdir(parents=True)
     source = (ROOT / "examples" / "own_model.py").read_text("utf-8")
@@ -86,30 +93,34 @@ def own(tmp_path: Path) -> dict[str, str]:
     return {name: f"python:{folder / name}.py" for name in ("first", "second")}
 
 
-def measured(own: dict[str, str]) -> list[str]:
+def run_arguments(colour_models: dict[str, str]) -> list[str]:
     sets = ("--dataset", "photos.yaml", "--dataset", "test/halves.yaml")
-    return ["run", *models_of(own), *sets]
+    return ["run", *models_of(colour_models), *sets]
 
 
-def models_of(own: dict[str, str]) -> list[str]:
+def models_of(colour_models: dict[str, str]) -> list[str]:
     """The options that name both models, whose files give them one name."""
-    models = ["--model", own["first"], "--model", own["second"]]
-    names = [f"a-model-with-a-rather-long-name-that-is-the-{name}-of-both" for name in own]
+    models = ["--model", colour_models["first"], "--model", colour_models["second"]]
+    names = [
+        f"a-model-with-a-rather-long-name-that-is-the-{name}-of-both" for name in colour_models
+    ]
     return [*models, "--name", names[0], "--name", names[1]]
 
 
 @pytest.mark.slow
-def test_commands_that_measure_cut_nothing_either(command, own, monkeypatch):
-    require_whole(command, measured(own), monkeypatch)
+def test_commands_that_measure_cut_nothing_either(command, colour_models, monkeypatch):
+    require_whole(command, run_arguments(colour_models), monkeypatch)
     search = ["--dataset", "test/halves.yaml", "--split", "training/halves.yaml", "--budget", "2"]
     search += ["--space", "space.yaml", "--output", "tuned"]
-    require_whole(command, ["tune", *models_of(own), *search], monkeypatch)
+    require_whole(command, ["tune", *models_of(colour_models), *search], monkeypatch)
     picture, shard = "test/images/one.png", "a-shard-of-many-training-images-with-a-long-name.tar"
     with tarfile.open(shard, "w") as tar:
         tar.add(picture, "a-key-of-a-training-image-with-a-long-name.png")
     require_whole(command, ["overlap", shard, "--dataset", "test/halves.yaml"], monkeypatch)
     classes = ["--dataset", "test/halves.yaml", "--classes", "red,blue"]
-    require_whole(command, ["segment", picture, "--model", own["first"], *classes], monkeypatch)
+    require_whole(
+        command, ["segment", picture, "--model", colour_models["first"], *classes], monkeypatch
+    )
     require_whole(command, ["attend", picture, "--text", "red", "--text", "blue"], monkeypatch)
     monkeypatch.setenv("COLUMNS", "80")
     ended = command("convert", "scenes-clip", "--output", "converted")
@@ -117,9 +128,9 @@ def test_commands_that_measure_cut_nothing_either(command, own, monkeypatch):
 
 
 @pytest.mark.slow
-def test_run_prints_the_table_of_the_leaderboard(command, own):
+def test_run_prints_the_table_of_the_leaderboard(command, colour_models):
     """The second model has 11 of 12 right, which proves nothing: it is tied with the first."""
-    printed = command(*measured(own))
+    printed = command(*run_arguments(colour_models))
     assert printed.status == 0, printed.err
     assert re.search("91.7[^\\n]*†", printed.out), printed.out
     assert command("leaderboard", "runs/eval").out == printed.out

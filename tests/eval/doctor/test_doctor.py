@@ -1,4 +1,4 @@
-"""What the doctor says of whole sets and of each thing that can be wrong with one."""
+"""The report of `data doctor` on complete data sets, and on every fault that one can have."""
 
 from __future__ import annotations
 
@@ -23,23 +23,28 @@ from cosmos_eval.runner.doctor import Diagnosis, examine
 from cosmos_eval.types import Protocol, RunOptions, no_progress
 
 LABELS = {
-    **{"voc21": (0, 20), "voc20": (15, 20), "context60": (0, 59), "context59": (1, 59)},
-    **{"coco_object": (0, 80), "coco_stuff": (0, 170), "cityscapes": (0, 18)},
-    **{"ade20k": (1, 150)},
+    "voc21": (0, 20),
+    "voc20": (15, 20),
+    "context60": (0, 59),
+    "context59": (1, 59),
+    "coco_object": (0, 80),
+    "coco_stuff": (0, 170),
+    "cityscapes": (0, 18),
+    "ade20k": (1, 150),
 }
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def complete_sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("whole")
     write_sets(root)
     return root
 
 
 @pytest.fixture
-def sets(whole: Path, tmp_path: Path) -> Path:
-    """A copy that may be damaged."""
-    shutil.copytree(whole, tmp_path / "sets")
+def sets(complete_sets: Path, tmp_path: Path) -> Path:
+    """Return a copy of the sets, which a test may damage."""
+    shutil.copytree(complete_sets, tmp_path / "sets")
     return tmp_path / "sets"
 
 
@@ -48,7 +53,7 @@ def diagnosed(protocol: Protocol, root: Path) -> Diagnosis:
 
 
 def examined(dataset: str, root: Path, n_images: int = 3) -> Diagnosis:
-    """The diagnosis of a published set, as if it had no more images than are made up here."""
+    """Return the diagnosis of a published set, as if it had only the made-up images."""
     return diagnosed(dataclasses.replace(SEGMENTATION[dataset], n_images=n_images), root)
 
 
@@ -58,19 +63,25 @@ def path_of(dataset: str, root: Path, part: str, number: int) -> Path:
 
 
 @pytest.mark.parametrize("dataset", PRESENT)
-def test_a_whole_set(dataset, whole):
-    found = examined(dataset, whole)
-    assert (found.whole, found.faults, found.remedy) == (True, (), None)
-    assert (found.expected, found.images, found.label_maps) == (3, 3, 3)
-    assert found.labels == LABELS[dataset]
-    assert found.folder is not None
-    assert path_of(dataset, whole, "images", 0).is_relative_to(found.folder)
+def test_a_complete_set_has_no_faults(dataset, complete_sets):
+    diagnosis = examined(dataset, complete_sets)
+    assert (diagnosis.whole, diagnosis.faults, diagnosis.remedy) == (True, (), None)
+    assert (diagnosis.expected, diagnosis.images, diagnosis.label_maps) == (3, 3, 3)
+    assert diagnosis.labels == LABELS[dataset]
+    assert diagnosis.folder is not None
+    assert path_of(dataset, complete_sets, "images", 0).is_relative_to(diagnosis.folder)
 
 
 def test_published_sets_are_compared_with_their_published_sizes():
     assert {name: SEGMENTATION[name].n_images for name in PRESENT} == {
-        **{"voc21": 1449, "voc20": 1449, "context60": 5104, "context59": 5104},
-        **{"coco_object": 5000, "coco_stuff": 5000, "cityscapes": 500, "ade20k": 2000},
+        "voc21": 1449,
+        "voc20": 1449,
+        "context60": 5104,
+        "context59": 5104,
+        "coco_object": 5000,
+        "coco_stuff": 5000,
+        "cityscapes": 500,
+        "ade20k": 2000,
     }
 
 
@@ -79,22 +90,22 @@ def test_a_missing_file_is_named_an_image_by_the_list_or_by_its_label_map(datase
     image, mask = (path_of(dataset, sets, part, 1) for part in ("images", "masks"))
     content = mask.read_bytes()
     mask.unlink()
-    found = examined(dataset, sets)
-    assert found.faults == (f"1 of 3 label maps missing, first: {mask}",)
-    assert (found.images, found.label_maps) == (3, 2)
+    diagnosis = examined(dataset, sets)
+    assert diagnosis.faults == (f"1 of 3 label maps missing, first: {mask}",)
+    assert (diagnosis.images, diagnosis.label_maps) == (3, 2)
     mask.write_bytes(content)
     image.unlink()
-    found = examined(dataset, sets)
-    assert found.faults == (f"1 of 3 images missing, first: {image}",)
-    assert (found.images, found.remedy) == (2, SEGMENTATION[dataset].download)
+    diagnosis = examined(dataset, sets)
+    assert diagnosis.faults == (f"1 of 3 images missing, first: {image}",)
+    assert (diagnosis.images, diagnosis.remedy) == (2, SEGMENTATION[dataset].download)
 
 
-def test_images_that_nothing_names_are_counted(whole):
-    assert examined("ade20k", whole, n_images=5).faults == (
-        f"2 of 5 images missing from {whole}/ade/ADEChallengeData2016/images/validation",
+def test_images_that_nothing_names_are_counted(complete_sets):
+    assert examined("ade20k", complete_sets, n_images=5).faults == (
+        f"2 of 5 images missing from {complete_sets}/ade/ADEChallengeData2016/images/validation",
     )
-    assert examined("ade20k", whole, n_images=2).faults == (
-        f"3 images, 2 expected, in {whole}/ade/ADEChallengeData2016/images/validation",
+    assert examined("ade20k", complete_sets, n_images=2).faults == (
+        f"3 images, 2 expected, in {complete_sets}/ade/ADEChallengeData2016/images/validation",
     )
 
 
@@ -116,10 +127,10 @@ def test_label_maps_of_another_suffix_are_told(sets):
 def test_a_label_out_of_range_is_told(dataset, value, sets):
     path = path_of(dataset, sets, "masks", 2)
     save_map(path, np.full((64, 64), value))
-    found = examined(dataset, sets)
-    (fault,) = found.faults
+    diagnosis = examined(dataset, sets)
+    (fault,) = diagnosis.faults
     assert f"{path} holds class {value}" in fault
-    assert found.labels == (LABELS[dataset][0], value)
+    assert diagnosis.labels == (LABELS[dataset][0], value)
 
 
 def test_sizes_that_differ_are_told_once_with_their_number(sets):
@@ -140,13 +151,13 @@ def test_a_broken_label_map_and_a_broken_image_are_told(sets):
 
 
 def test_a_wrong_root_names_the_expected_paths(tmp_path):
-    found = examined("voc21", tmp_path)
+    diagnosis = examined("voc21", tmp_path)
     usual = tmp_path / "VOCdevkit/VOC2012/JPEGImages"
     page = "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/#devkit"
     expected = f"expected {tmp_path}/JPEGImages or {usual}, which is not there; from: {page}"
-    assert found.faults == (expected,)
-    assert found.remedy == page
-    assert (found.images, found.labels) == (None, None)
+    assert diagnosis.faults == (expected,)
+    assert diagnosis.remedy == page
+    assert (diagnosis.images, diagnosis.labels) == (None, None)
 
 
 MISSING_SETS = {
@@ -200,8 +211,8 @@ def test_ade20k_847_is_prepared_where_its_release_is_there(tmp_path):
 
 
 @pytest.fixture
-def own(tmp_path: Path) -> Path:
-    """A user's own set of one image, described by a YAML file."""
+def user_set(tmp_path: Path) -> Path:
+    """Write a user's own set of one image, described by a YAML file."""
     Image.new("RGB", (6, 4)).save(save_map(tmp_path / "images/one.png", np.zeros((4, 6))))
     save_map(tmp_path / "masks/one.png", np.array([[0, 1, 1, 0, 0, 255]] * 4))
     path = tmp_path / "mine.yaml"
@@ -211,8 +222,8 @@ def own(tmp_path: Path) -> Path:
     return path
 
 
-def test_status_0_for_a_whole_set_else_1_and_the_fault(own, command):
-    ended = command("data", "doctor", own)
+def test_status_0_for_a_whole_set_else_1_and_the_fault(user_set, command):
+    ended = command("data", "doctor", user_set)
     assert (ended.status, ended.err) == (0, "")
     (row,) = [line.split() for line in ended.out.splitlines() if "mine" in line]
     assert row[:14] == [
@@ -221,13 +232,13 @@ def test_status_0_for_a_whole_set_else_1_and_the_fault(own, command):
         "yes",
         *["1", "of", "1", "1", "of", "1", "1", "of", "1", "2", "0-1"],
     ]
-    mask = own.parent / "masks/one.png"
+    mask = user_set.parent / "masks/one.png"
     mask.unlink()
-    ended = command("data", "doctor", own)
+    ended = command("data", "doctor", user_set)
     assert (ended.status, ended.err) == (1, "")
     assert f"mine: 1 of 1 label maps missing, first: {mask}" in ended.out
-    own.write_text(own.read_text().replace("kind: seg", "kind: seg, stride: 500"))
-    ended = command("data", "doctor", own)
+    user_set.write_text(user_set.read_text().replace("kind: seg", "kind: seg, stride: 500"))
+    ended = command("data", "doctor", user_set)
     assert ended.status == 1
     assert "mine: stride must not exceed window" in ended.out
 
@@ -249,9 +260,9 @@ def test_status_2_for_wrong_usage(arguments, message, command):
     assert re.search(message, ended.err)
 
 
-def test_without_a_name_all_known_sets_are_summed_up(whole, command, tmp_path, monkeypatch):
+def test_without_a_name_all_known_sets_are_summed_up(complete_sets, command, tmp_path, monkeypatch):
     monkeypatch.setenv("COSMOS_EVAL_CACHE", str(tmp_path / "empty"))
-    ended = command("data", "doctor", "--data-root", whole, "--json")
+    ended = command("data", "doctor", "--data-root", complete_sets, "--json")
     rows = {row["dataset"]: row for row in json.loads(ended.out)}
     assert ended.status == 1
     assert rows.keys() == known_protocols().keys()
@@ -282,48 +293,58 @@ def test_other_tasks_are_checked_as_before_a_run(tmp_path, command):
 
 def test_items_and_images_of_a_selection_set_are_counted_and_missing_ones_named(tmp_path):
     coco = write_coco_excerpt(tmp_path)
-    found = diagnosed(sugarcrepe_excerpt(), tmp_path)
-    assert (found.whole, found.faults, found.remedy) == (True, (), None)
-    assert (found.items, found.expected_items, found.images, found.expected) == (16, 16, 4, 4)
-    assert found.folder == str(tmp_path / "val2017")
+    diagnosis = diagnosed(sugarcrepe_excerpt(), tmp_path)
+    assert (diagnosis.whole, diagnosis.faults, diagnosis.remedy) == (True, (), None)
+    assert (diagnosis.items, diagnosis.expected_items, diagnosis.images, diagnosis.expected) == (
+        16,
+        16,
+        4,
+        4,
+    )
+    assert diagnosis.folder == str(tmp_path / "val2017")
     coco[0].unlink()
-    found = diagnosed(sugarcrepe_excerpt(), tmp_path)
-    assert (found.images, found.expected, found.items) == (3, 4, 16)
-    (fault,) = found.faults
+    diagnosis = diagnosed(sugarcrepe_excerpt(), tmp_path)
+    assert (diagnosis.images, diagnosis.expected, diagnosis.items) == (3, 4, 16)
+    (fault,) = diagnosis.faults
     assert fault.startswith(f"1 of the 4 images of {tmp_path}/sugar-crepe/data are not there, ")
     assert f"first: {coco[0]}; from: https://cocodataset.org/#download (images: COCO val" in fault
     shutil.rmtree(coco[0].parent)
-    found = diagnosed(sugarcrepe_excerpt(), tmp_path)
-    assert (found.images, found.expected, found.items) == (0, 4, 16)
-    (fault,) = found.faults
+    diagnosis = diagnosed(sugarcrepe_excerpt(), tmp_path)
+    assert (diagnosis.images, diagnosis.expected, diagnosis.items) == (0, 4, 16)
+    (fault,) = diagnosis.faults
     assert f"no images below {tmp_path}: looked for val2017 in images, ., coco/images, " in fault
-    for text in (fault, found.remedy or ""):
+    for text in (fault, diagnosis.remedy or ""):
         assert "https://cocodataset.org/#download (images: COCO val2017)" in text
         assert "https://github.com/RAIVNLab/sugar-crepe" in text
 
 
 def test_a_selection_set_with_other_numbers_of_items(tmp_path):
     write_coco_excerpt(tmp_path)
-    found = diagnosed(known_protocols()["sugarcrepe"], tmp_path)
-    assert (found.items, found.expected_items, found.images, found.expected) == (16, 7511, 4, 4)
-    assert len(found.faults) == 7
+    diagnosis = diagnosed(known_protocols()["sugarcrepe"], tmp_path)
+    assert (diagnosis.items, diagnosis.expected_items, diagnosis.images, diagnosis.expected) == (
+        16,
+        7511,
+        4,
+        4,
+    )
+    assert len(diagnosis.faults) == 7
     path = tmp_path / "sugar-crepe/data"
-    assert found.faults[-1] == f"{path} has 3 of 245 items of swap_obj of sugarcrepe"
+    assert diagnosis.faults[-1] == f"{path} has 3 of 245 items of swap_obj of sugarcrepe"
 
 
 def test_test_images_of_classification_sets_are_counted(tmp_path, monkeypatch):
     write_class_set("dtd", tmp_path, monkeypatch)
     dtd = CLASSIFICATION["dtd"]
-    found = diagnosed(dataclasses.replace(dtd, n_classes=2, n_images=2), tmp_path)
-    assert (found.whole, found.images, found.expected) == (True, 2, 2)
-    assert found.folder == str(tmp_path / "dtd/dtd")
+    diagnosis = diagnosed(dataclasses.replace(dtd, n_classes=2, n_images=2), tmp_path)
+    assert (diagnosis.whole, diagnosis.images, diagnosis.expected) == (True, 2, 2)
+    assert diagnosis.folder == str(tmp_path / "dtd/dtd")
     missing = tmp_path / "dtd/dtd/images/banded/banded_0011.jpg"
     missing.unlink()
-    found = diagnosed(dtd, tmp_path)
-    assert (found.whole, found.images, found.expected) == (False, 1, 1880)
-    first, classes, second = found.faults
+    diagnosis = diagnosed(dtd, tmp_path)
+    assert (diagnosis.whole, diagnosis.images, diagnosis.expected) == (False, 1, 1880)
+    first, classes, second = diagnosis.faults
     assert classes.startswith(f"{tmp_path}/dtd/dtd has 2 classes, not the 47; ")
     assert first.startswith(f"1 of 2 test images are not there, the first: {missing}; from: ")
     assert second.startswith(f"{tmp_path}/dtd/dtd has 2 of 1880 images of dtd")
     # torchvision fetches nothing where the folders are there.
-    assert found.remedy == dtd.download
+    assert diagnosis.remedy == dtd.download

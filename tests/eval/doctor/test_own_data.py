@@ -52,37 +52,67 @@ def array(*numbers: int) -> bytes:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Four images, a cut one in `cut` and in `tars/cut`, and what each kind needs beside them."""
+    """Write the files of every kind of data set.
+
+    The third image in `cut`, and the image of the tar in `tars/cut`, are cut off.
+    """
     images = [picture() for _ in range(4)]
+    write_images(tmp_path, images)
+    write_captions(tmp_path)
+    write_labels_and_queries(tmp_path)
+    write_boxes(tmp_path)
+    write_webdataset(tmp_path / "tars/whole", images[0])
+    write_webdataset(tmp_path / "tars/cut", images[0][:200])
+    return tmp_path
+
+
+def write_images(root: Path, images: list[bytes]) -> None:
+    """Write folders of images and of classes, label maps and depth maps, and lists of pairs."""
+    (root / "masks").mkdir()
+    (root / "depth").mkdir()
     for i, image in enumerate(images):
-        write(tmp_path / f"images/{i}.jpg", image)
-        write(tmp_path / f"cut/{i}.jpg", image[:-60] if i == 2 else image)
-        write(tmp_path / f"photos/{'cat' if i < 2 else 'dog'}/{i}.jpg", image)
-        write(tmp_path / f"one/cat/{i}.jpg", image)
+        write(root / f"images/{i}.jpg", image)
+        write(root / f"cut/{i}.jpg", image[:-60] if i == 2 else image)
+        write(root / f"photos/{'cat' if i < 2 else 'dog'}/{i}.jpg", image)
+        write(root / f"one/cat/{i}.jpg", image)
+        write(root / f"pictures/{i}.jpg", image)
+        write(root / f"colours/{i}.png", picture("PNG"))
         label = Image.fromarray(RNG.integers(0, 3, (12, 16), dtype=np.uint8))
         label.putpixel((0, 0), 2)
-        (tmp_path / "masks").mkdir(exist_ok=True)
-        label.save(tmp_path / f"masks/{i}.png")
-        (tmp_path / "depth").mkdir(exist_ok=True)
-        Image.fromarray(np.full((12, 16), 1000, np.uint16)).save(tmp_path / f"depth/{i}.png")
-        write(tmp_path / f"pictures/{i}.jpg", image)
-        write(tmp_path / f"colours/{i}.png", picture("PNG"))
+        label.save(root / f"masks/{i}.png")
+        Image.fromarray(np.full((12, 16), 1000, np.uint16)).save(root / f"depth/{i}.png")
         for split in ("train", "test"):
-            for of in ("cat", "dog"):
-                write(tmp_path / f"{split}/{of}/{i}.jpg", picture())
+            for class_name in ("cat", "dog"):
+                write(root / f"{split}/{class_name}/{i}.jpg", picture())
     for name in ("images", "pictures", "cut"):
         pairs = "".join(f"{name}/{i}.jpg depth/{i}.png\n" for i in range(4))
-        write(tmp_path / f"{name}.txt", pairs)
+        write(root / f"{name}.txt", pairs)
+
+
+def write_captions(root: Path) -> None:
+    """Write lists of captions: a right one, others with odd columns, separators and names of
+    files, and one of another split."""
     rows = "".join(f"{i}.jpg,picture {i}\n" for i in range(4))
-    write(tmp_path / "captions.csv", f"image,caption\n{rows}")
-    write(tmp_path / "columns.csv", f"file,text\n{rows}")
-    write(tmp_path / "semicolons.csv", f"image,caption\n{rows}".replace(",", ";"))
-    write(tmp_path / "bare.csv", f"image,caption\n{rows}".replace(".jpg", ""))
+    write(root / "captions.csv", f"image,caption\n{rows}")
+    write(root / "columns.csv", f"file,text\n{rows}")
+    write(root / "semicolons.csv", f"image,caption\n{rows}".replace(",", ";"))
+    write(root / "bare.csv", f"image,caption\n{rows}".replace(".jpg", ""))
     karpathy = {"filename": "0.jpg", "split": "val", "sentences": [{"raw": "a"}]}
-    write(tmp_path / "karpathy.json", json.dumps({"images": [karpathy]}))
-    write(tmp_path / "labels.csv", "image,labels\n0.jpg,cat|dog\n1.jpg,cat\n2.jpg,\n3.jpg,dog\n")
-    write(tmp_path / "commas.csv", 'image,labels\n0.jpg,"cat, dog"\n1.jpg,cat\n2.jpg,dog\n')
-    write(tmp_path / "items.csv", "image,caption,negative\n0.jpg,a,b\n2.jpg,c,d\n")
+    write(root / "karpathy.json", json.dumps({"images": [karpathy]}))
+
+
+def write_labels_and_queries(root: Path) -> None:
+    write(root / "labels.csv", "image,labels\n0.jpg,cat|dog\n1.jpg,cat\n2.jpg,\n3.jpg,dog\n")
+    write(root / "commas.csv", 'image,labels\n0.jpg,"cat, dog"\n1.jpg,cat\n2.jpg,dog\n')
+    write(root / "items.csv", "image,caption,negative\n0.jpg,a,b\n2.jpg,c,d\n")
+    cue = {"cue": "west", "candidates": ["0", "1", "2"], "associations": ["0"]}
+    write(root / "cues.jsonl", json.dumps(cue))
+    write(root / "ratings.csv", "image,caption,rating\n0.jpg,a,1\n2.jpg,b,2\n")
+    query = {"image": "0.jpg", "positives": ["1.jpg"], "negatives": ["2.jpg", "3.jpg"]}
+    write(root / "queries.jsonl", json.dumps(query))
+
+
+def write_boxes(root: Path) -> None:
     boxes = {
         "images": [{"id": i, "file_name": f"{i}.jpg", "width": 16, "height": 12} for i in range(4)],
         "annotations": [
@@ -90,22 +120,18 @@ def folder(tmp_path: Path) -> Path:
         ],
         "categories": [{"id": 0, "name": "cat"}, {"id": 1, "name": "dog"}],
     }
-    write(tmp_path / "boxes.json", json.dumps(boxes))
-    cue = {"cue": "west", "candidates": ["0", "1", "2"], "associations": ["0"]}
-    write(tmp_path / "cues.jsonl", json.dumps(cue))
-    write(tmp_path / "ratings.csv", "image,caption,rating\n0.jpg,a,1\n2.jpg,b,2\n")
-    query = {"image": "0.jpg", "positives": ["1.jpg"], "negatives": ["2.jpg", "3.jpg"]}
-    write(tmp_path / "queries.jsonl", json.dumps(query))
-    names = [f"{of}:{n}" for of in QUESTIONS for n in range(20)]
-    templates = "".join(f"{of}:a photo of {{c}}\n" for of in QUESTIONS)
-    for name, image in (("whole", images[0]), ("cut", images[0][:200])):
-        where = tmp_path / "tars" / name
-        files = {"0.jpg": image, "0.cls": "1", "0.npy": array(0, 1, 1, 0), "0.txt": "a cat"}
-        write_tar(where / "test" / "0.tar", files)
-        write(where / "test" / "nshards.txt", "1")
-        write(where / "classnames.txt", "\n".join(names))
-        write(where / "zeroshot_classification_templates.txt", templates)
-    return tmp_path
+    write(root / "boxes.json", json.dumps(boxes))
+
+
+def write_webdataset(root: Path, image: bytes) -> None:
+    """Write a tar of one image, with the answers to all questions about faces."""
+    files = {"0.jpg": image, "0.cls": "1", "0.npy": array(0, 1, 1, 0), "0.txt": "a cat"}
+    write_tar(root / "test" / "0.tar", files)
+    write(root / "test" / "nshards.txt", "1")
+    names = [f"{question}:{n}" for question in QUESTIONS for n in range(20)]
+    write(root / "classnames.txt", "\n".join(names))
+    templates = "".join(f"{question}:a photo of {{c}}\n" for question in QUESTIONS)
+    write(root / "zeroshot_classification_templates.txt", templates)
 
 
 KINDS = {
@@ -164,21 +190,21 @@ def examined(folder: Path, text: str) -> Diagnosis:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_is_counted(kind, folder):
-    found = examined(folder, KINDS[kind])
-    assert (found.whole, found.faults) == (True, ())
-    assert found.images == found.expected == found.decoded == IMAGES.get(kind, 4)
-    assert found.n_classes == CLASSES.get(kind)
+    diagnosis = examined(folder, KINDS[kind])
+    assert (diagnosis.whole, diagnosis.faults) == (True, ())
+    assert diagnosis.images == diagnosis.expected == diagnosis.decoded == IMAGES.get(kind, 4)
+    assert diagnosis.n_classes == CLASSES.get(kind)
     of_user = {text.split("\n")[0].removeprefix("kind: ") for text in KINDS.values()}
     assert of_user == set(TASKS)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("cls", "probe", "ood")])
-def test_images_that_cannot_be_decoded(kind, folder):
+def test_images_that_cannot_be_decoded_are_named(kind, folder):
     text = KINDS[kind].replace("/whole", "/cut").replace(": images", ": cut")
-    found = examined(folder, text)
-    (fault,) = found.faults
+    diagnosis = examined(folder, text)
+    (fault,) = diagnosis.faults
     assert fault.startswith("cannot decode image ")
-    assert found.decoded == found.images - 1
+    assert diagnosis.decoded == diagnosis.images - 1
     protocol = find_protocol(described(folder, text))
     options = RunOptions()
     assert examine(protocol, options, no_progress, decode=False).decoded is None
@@ -234,16 +260,15 @@ def test_several_images_are_named_by_the_first(folder, capsys):
     ],
 )
 def test_what_a_run_refuses_is_reported(text, fault, folder):
+    # "{kind}..." stands for the text of a kind and more lines, "{kind:old=new}" for a replacement.
     kind, _, change = text.partition("}")[0].removeprefix("{").partition(":")
-    if kind in KINDS:
-        text = (
-            KINDS[kind].replace(*change.split("="))
-            if change
-            else KINDS[kind] + text[len(kind) + 2 :]
-        )
+    if kind in KINDS and change:
+        text = KINDS[kind].replace(*change.split("="))
+    elif kind in KINDS:
+        text = KINDS[kind] + text[len(kind) + 2 :]
     expected = fault.replace("{folder}", str(folder))
-    found = examined(folder, text)
-    assert expected in found.faults[0]
+    diagnosis = examined(folder, text)
+    assert expected in diagnosis.faults[0]
     with pytest.raises(UsageError) as refused:
         open_datasets(make_plan(datasets=[str(folder / "own.yaml")], models=["scenes-clip"]))
     assert expected in str(refused.value)

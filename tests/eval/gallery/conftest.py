@@ -1,4 +1,4 @@
-"""Bundled models and those of random weights, loaded once."""
+"""Bundled models and models with random weights, each loaded once."""
 
 from __future__ import annotations
 

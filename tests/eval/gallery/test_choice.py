@@ -1,4 +1,4 @@
-"""Which samples are shown, solved by hand."""
+"""The choice of samples that are shown, solved by hand."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_places_are_spread(n: int, most: int, places: list[int]) -> None:
     assert spread_indices(n, most) == places
 
 
-def test_queries_of_all_sorts() -> None:
+def test_queries_are_failures_and_successes_of_all_ranks() -> None:
     """Worst, a success, the nearest miss, one between, a second success."""
     samples = {
         "image_to_text_rank": np.array([1, 9, 2, 1, 41, 3]),
@@ -76,7 +76,7 @@ OWNER = np.array([0, 2, 1, 2])
 
 
 @pytest.mark.parametrize(
-    ("query", "found"),
+    ("query", "ranked"),
     [
         # The green image scores 0, .8, .6, 1: its own is the third text.
         (Query("image_to_text", 1, 3), RankedItems(2, (3, 1, 2))),
@@ -92,8 +92,8 @@ OWNER = np.array([0, 2, 1, 2])
         (Query("text_to_image", 3, 2), None),
     ],
 )
-def test_what_was_found_solved_by_hand(query: Query, found: RankedItems | None) -> None:
-    assert rank_items(query, IMAGES, TEXTS, OWNER) == found
+def test_ranked_items_by_hand(query: Query, ranked: RankedItems | None) -> None:
+    assert rank_items(query, IMAGES, TEXTS, OWNER) == ranked
 
 
 def test_a_rank_far_down_may_be_a_little_off() -> None:
@@ -101,12 +101,12 @@ def test_a_rank_far_down_may_be_a_little_off() -> None:
     text = np.linspace(1, 0, 200, dtype=np.float32)[None]
     owner = np.array([99])  # the hundredth best
     for rank, agrees in {100: True, 104: True, 96: True, 110: False, 90: False, 1: False}.items():
-        found = rank_items(Query("text_to_image", 0, rank), images, text, owner)
-        assert (found is not None) == agrees
+        ranked = rank_items(Query("text_to_image", 0, rank), images, text, owner)
+        assert (ranked is not None) == agrees
 
 
 def test_samples_differ_in_which_models_are_right() -> None:
-    """Two models differ on 2 and 5; of the others both have some right and none right."""
+    """Two models differ on samples 2 and 5. Of the others, both have some right or both wrong."""
     right = np.array([[1, 1, 1, 0, 0, 0, 1, 1], [1, 1, 0, 0, 0, 1, 1, 1]], bool)
     kind = np.array([0, 0, 0, 0, 1, 1, 1, 2])
     chosen = choose_samples(right, kind)
@@ -114,15 +114,15 @@ def test_samples_differ_in_which_models_are_right() -> None:
     assert set(chosen[:2]) == {2, 5}
     first_alike, second_alike = chosen[2:4]
     assert right[0, first_alike] != right[0, second_alike]
-    # Where both are right, each kind comes once before one comes again.
-    both = [index for index in chosen if right[:, index].all()]
-    assert sorted(kind[both[:3]]) == [0, 1, 2]
+    # Of the samples that both have right, each kind comes once before one comes again.
+    right_for_both = [index for index in chosen if right[:, index].all()]
+    assert sorted(kind[right_for_both[:3]]) == [0, 1, 2]
     assert choose_samples(right, kind, most=3) == chosen[:3]
     assert choose_samples(np.zeros((2, 0), bool), np.zeros(0, int)) == []
 
 
 def test_classes_of_images_by_their_size_and_iou() -> None:
-    """Of the first image 60 pixels are a (48 right) and 40 b (12 are taken for it from a)."""
+    """Of the first image, 60 pixels are a and 40 are b. Of those of a, 12 are taken for b."""
     confusions = [np.array([[48, 12], [0, 40]]), np.array([[0, 0], [9, 0]])]
     samples = {
         "name": np.array(["one", "two"]),
@@ -131,8 +131,8 @@ def test_classes_of_images_by_their_size_and_iou() -> None:
     }
     protocol = replace(find_protocol("scenes-seg"), class_names=("a", "b"))
     judged = LabelMapJudgement(protocol, None, [samples])
-    found = [{**judged.description(n), "answer": judged.answer(0, n)} for n in range(3)]
-    assert found == [
+    described = [{**judged.description(n), "answer": judged.answer(0, n)} for n in range(3)]
+    assert described == [
         {"text": "a", "group": "a", "size": 0.6, "answer": "IoU 80%"},  # 48 / 60
         {"text": "b", "group": "b", "size": 0.4, "answer": "IoU 77%"},  # 40 / 52
         {"text": "b", "group": "b", "size": 1.0, "answer": "IoU 0%, a"},

@@ -1,4 +1,4 @@
-"""Label maps: drawn in the right colours, saved and predicted alike, never another model's."""
+"""Label maps of a gallery: their colours, and that saved ones are the ones that were measured."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ def write_pets(folder: Path) -> Path:
         for kind, content in (("images", image), ("masks", label)):
             (folder / kind).mkdir(exist_ok=True)
             Image.fromarray(content).save(folder / kind / f"{name}.png")
-    described = folder / "pets.yaml"
-    described.write_text(
+    description = folder / "pets.yaml"
+    description.write_text(
         "kind: seg\nimages: images\nmasks: masks\nimage_suffix: .png\n"
         f"classes: [{', '.join(CLASSES)}]\n"
         "short_side: 48\nwindow: 32\nstride: 16\ntemplates: ['a {}']\n"
     )
-    return described
+    return description
 
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory, tiny_archs: dict[str, str]) -> Path:
-    """The pets, the result of the model on them, and its saved label maps."""
+    """Return a folder of the pets, the result of the model on them, and its saved label maps."""
     folder = tmp_path_factory.mktemp("pets")
     model = f"openclip:{tiny_archs['tiny']}/random"
     saved = str(folder / "saved")
@@ -57,8 +57,8 @@ def measured(tmp_path_factory: pytest.TempPathFactory, tiny_archs: dict[str, str
 
 
 @pytest.fixture(scope="module")
-def live(measured: Path) -> Gallery:
-    """The gallery of that result, without the saved label maps."""
+def predicted_gallery(measured: Path) -> Gallery:
+    """Return the gallery for which the model predicts again, without the saved label maps."""
     return gallery(result_paths(measured / "results"), measured / "pets.yaml")
 
 
@@ -69,7 +69,7 @@ def pets(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def paths(pets: Path, measured: Path, tmp_path: Path) -> list[Path]:
-    """Copies of the result and of the label maps, in the test's folder."""
+    """Copy the result and the label maps to the test's folder; return the paths of the results."""
     for name in ("results", "saved"):
         shutil.copytree(measured / name, tmp_path / name)
     return result_paths(tmp_path / "results")
@@ -80,20 +80,23 @@ def read(path: Path) -> np.ndarray:
 
 
 def classes_of(example: SegmentationExample, picture) -> np.ndarray:
-    """Class numbers (H, W) of a drawn map by the legend, 255 where it is transparent."""
-    drawn = pixels(picture).astype(int)
-    found = np.full(drawn.shape[:2], 255)
+    """Return the classes (H, W) of a drawn map by its legend, 255 where it is transparent."""
+    rgba = pixels(picture).astype(int)
+    is_opaque = rgba[..., 3] == 255
+    classes = np.full(rgba.shape[:2], 255)
     for name, colour in example.legend.items():
-        rgb = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
-        found[(drawn[..., :3] == rgb).all(-1) & (drawn[..., 3] == 255)] = CLASSES.index(name)
-    return found
+        rgb = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]  # of "#rrggbb"
+        has_colour = (rgba[..., :3] == rgb).all(-1)
+        classes[has_colour & is_opaque] = CLASSES.index(name)
+    return classes
 
 
-def test_drawn_maps_are_those_on_the_disk(live, measured, model) -> None:
-    """Truth as the set has it, predictions as `--save-predictions` does; none is resized here."""
-    assert live.notes == ()
-    assert len(live.segmentation) == 3
-    for example in live.segmentation:
+def test_drawn_maps_are_those_on_the_disk(predicted_gallery, measured, model) -> None:
+    """The truth is that of the set, predictions are those of `--save-predictions`. These images
+    are so small that no map is resized."""
+    assert predicted_gallery.notes == ()
+    assert len(predicted_gallery.segmentation) == 3
+    for example in predicted_gallery.segmentation:
         assert (example.dataset, example.protocol) == ("pets", "user")
         truth = read(measured / "masks" / f"{example.name}.png")
         np.testing.assert_array_equal(classes_of(example, example.truth), truth)
@@ -108,145 +111,176 @@ def test_drawn_maps_are_those_on_the_disk(live, measured, model) -> None:
         assert np.abs(pixels(example.image, "RGB") - image).mean() < 8
 
 
-def test_saved_maps_are_used_and_equal(pets, model, checkpoint, tmp_path) -> None:
-    """Also without the model; and two forms of attention need no torch to be distinguished."""
+def test_saved_maps_are_shown_without_the_model(pets, model, checkpoint, tmp_path) -> None:
     spec, saved = model.replace("random", str(checkpoint)), tmp_path / "saved"
     paths = measure(tmp_path / "results", spec, pets, save_predictions=str(saved))
-    live = gallery(paths, pets)
+    by_model = gallery(paths, pets)
     checkpoint.unlink()
-    without = gallery(paths, pets)
-    assert [dict(example.predictions) for example in without.segmentation] == [{}, {}, {}]
-    (note,) = without.notes
+    by_neither = gallery(paths, pets)
+    assert [dict(example.predictions) for example in by_neither.segmentation] == [{}, {}, {}]
+    (note,) = by_neither.notes
     assert note.startswith(f"{spec}: no label maps on pets (user), no attention maps on pets: ")
     assert note.endswith(
         "; `cosmos-eval run --save-predictions DIR` keeps label maps for --predictions DIR"
     )
-    found = gallery(paths, pets, predictions=saved)
-    assert found.segmentation == live.segmentation
-    assert all("label maps" not in note for note in found.notes)
+    by_saved_maps = gallery(paths, pets, predictions=saved)
+    assert by_saved_maps.segmentation == by_model.segmentation
+    assert all("label maps" not in note for note in by_saved_maps.notes)
 
 
-def test_every_form_of_attention_has_its_own_saved_maps(live, paths, pets, model, tmp_path) -> None:
+def test_every_form_of_attention_has_its_own_saved_maps(
+    predicted_gallery, paths, pets, model, tmp_path
+) -> None:
     saved = tmp_path / "saved"
-    others = measure(
-        tmp_path / "others", model, pets, save_predictions=str(saved), attention="maskclip"
+    maskclip_paths = measure(
+        tmp_path / "maskclip", model, pets, save_predictions=str(saved), attention="maskclip"
     )
-    (of_model,) = saved.iterdir()
-    assert {one.name for one in of_model.iterdir()} == {"pets__user", "pets__user__maskclip"}
-    for results, expected in ((paths, live), (others, gallery(others, pets))):
-        found = gallery(results, pets, predictions=saved)
-        assert (found.segmentation, found.notes) == (expected.segmentation, ())
+    (folder_of_model,) = saved.iterdir()
+    folders = {folder.name for folder in folder_of_model.iterdir()}
+    assert folders == {"pets__user", "pets__user__maskclip"}
+    maskclip_gallery = gallery(maskclip_paths, pets)
+    for results, expected in ((paths, predicted_gallery), (maskclip_paths, maskclip_gallery)):
+        examples = gallery(results, pets, predictions=saved)
+        assert examples.segmentation == expected.segmentation
+        assert examples.notes == ()
+
+
+def cut_the_end(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:40])
+
+
+def save_in_colour(path: Path) -> None:
+    Image.new("RGB", (60, 48)).save(path)
+
+
+def save_smaller(path: Path) -> None:
+    Image.new("P", (6, 4)).save(path)
+
+
+def save_an_unknown_class(path: Path) -> None:
+    Image.new("P", (60, 48), 9).save(path)
 
 
 @pytest.mark.parametrize(
-    ("spoil", "message"),
+    ("damage", "message"),
     [
-        (lambda path: path.write_bytes(path.read_bytes()[:40]), "cannot read the saved label map"),
-        (
-            lambda path: Image.new("RGB", (60, 48)).save(path),
-            "is not a saved label map: its mode",
-        ),
-        (lambda path: Image.new("P", (6, 4)).save(path), "not the label maps that"),
-        (lambda path: Image.new("P", (60, 48), 9).save(path), "not the label maps that"),
+        (cut_the_end, "cannot read the saved label map"),
+        (save_in_colour, "is not a saved label map: its mode"),
+        (save_smaller, "not the label maps that"),
+        (save_an_unknown_class, "not the label maps that"),
     ],
 )
-def test_spoilt_saved_maps(
-    spoil: Callable[[Path], None], message: str, live, paths, pets, tmp_path
+def test_damaged_saved_maps_are_noted_and_predicted_again(
+    damage: Callable[[Path], None], message: str, predicted_gallery, paths, pets, tmp_path
 ) -> None:
     for path in (tmp_path / "saved").rglob("*.png"):
-        spoil(path)
-    found = gallery(paths, pets, predictions=tmp_path / "saved")
-    assert found.segmentation == live.segmentation
-    assert found.notes
-    assert all(message in note for note in found.notes)
+        damage(path)
+    examples = gallery(paths, pets, predictions=tmp_path / "saved")
+    assert examples.segmentation == predicted_gallery.segmentation
+    assert examples.notes
+    assert all(message in note for note in examples.notes)
 
 
-def test_every_result_in_its_own_form_of_attention(pets, model, tmp_path) -> None:
-    results = tmp_path / "results"
+def test_every_result_is_shown_with_its_form_of_attention(pets, model, tmp_path) -> None:
+    results, saved = tmp_path / "results", tmp_path / "saved"
     measure(results, model, pets)
-    paths = measure(results, model, pets, attention="vanilla", save_predictions=str(tmp_path / "v"))
-    found = gallery(paths, pets)
-    assert found.notes == ()
+    paths = measure(results, model, pets, attention="vanilla", save_predictions=str(saved))
+    examples = gallery(paths, pets)
+    assert examples.notes == ()
     labels = [f"{model} (random weights)", f"{model} (random weights, vanilla)"]
-    differ = 0
-    for example in found.segmentation:
+    n_different = 0
+    for example in examples.segmentation:
         assert list(example.predictions) == labels
-        own, vanilla = example.predictions.values()
-        differ += own != vanilla
-        (folder,) = (tmp_path / "v").iterdir()
+        default, vanilla = example.predictions.values()
+        n_different += default != vanilla
+        (folder,) = saved.iterdir()
         predicted = read(folder / "pets__user__vanilla" / f"{example.name}.png")
         np.testing.assert_array_equal(classes_of(example, vanilla), predicted)
-    assert differ
-    (maps,) = {tuple(example.maps) for example in found.attention}
-    assert maps == (labels[0],)  # one model, however its segmentation was measured
+    assert n_different
+    # The attention map is that of the model, however its segmentation was measured.
+    (models_with_maps,) = {tuple(example.maps) for example in examples.attention}
+    assert models_with_maps == (labels[0],)
 
 
-def test_other_label_maps_than_were_measured(paths, pets, model, tmp_path) -> None:
-    """The names are the same, so only the counts tell."""
+def test_predictions_that_do_not_give_the_measured_counts_are_not_shown(
+    paths, pets, model, tmp_path
+) -> None:
+    """The label maps of the set were replaced. The names are the same, so only the counts tell."""
     for path in (tmp_path / "masks").iterdir():
         truth = read(path)
-        Image.fromarray(np.where(truth == 255, 255, (truth + 1) % 3).astype(np.uint8)).save(path)
-    found = gallery(paths, pets)
-    assert [dict(example.predictions) for example in found.segmentation] == [{}, {}, {}]
-    assert found.notes == (
+        next_class = np.where(truth == 255, 255, (truth + 1) % len(CLASSES))
+        Image.fromarray(next_class.astype(np.uint8)).save(path)
+    examples = gallery(paths, pets)
+    assert [dict(example.predictions) for example in examples.segmentation] == [{}, {}, {}]
+    assert examples.notes == (
         f"pets (user): label maps of {model} (random weights) are not shown, as they come out "
         "otherwise than measured",
     )
 
 
-def test_images_that_were_not_measured(paths, pets, tmp_path) -> None:
+def test_a_set_with_unmeasured_images_is_not_shown(paths, pets, tmp_path) -> None:
     for folder in ("images", "masks"):
         shutil.copy(tmp_path / folder / "one.png", tmp_path / folder / "another.png")
-    found = gallery(paths, pets)
-    assert found.segmentation == ()
-    assert found.notes[0].startswith("pets (user): no pictures of ")
+    examples = gallery(paths, pets)
+    assert examples.segmentation == ()
+    assert examples.notes[0].startswith("pets (user): no pictures of ")
 
 
-def test_damaged_images_and_label_maps(live, paths, pets, tmp_path) -> None:
-    """One image is lost in one way, another in the other, and the last is shown."""
-    names = [example.name for example in live.segmentation]
-    (tmp_path / "masks" / f"{names[0]}.png").write_bytes(b"no image")
-    (tmp_path / "images" / f"{names[1]}.png").write_bytes(b"no image")
-    found = gallery(paths, pets)
-    assert [example.name for example in found.segmentation] == [names[2]]
-    assert any(f"masks/{names[0]}.png" in note for note in found.notes)
-    assert any(f"images/{names[1]}.png" in note for note in found.notes)
+def test_damaged_images_and_label_maps_are_noted(predicted_gallery, paths, pets, tmp_path) -> None:
+    without_mask, without_image, undamaged = (
+        example.name for example in predicted_gallery.segmentation
+    )
+    (tmp_path / "masks" / f"{without_mask}.png").write_bytes(b"no image")
+    (tmp_path / "images" / f"{without_image}.png").write_bytes(b"no image")
+    examples = gallery(paths, pets)
+    assert [example.name for example in examples.segmentation] == [undamaged]
+    assert any(f"masks/{without_mask}.png" in note for note in examples.notes)
+    assert any(f"images/{without_image}.png" in note for note in examples.notes)
 
 
-def test_prompts_of_classes_where_there_are_no_captions(live, measured) -> None:
-    assert len(live.attention) == 3
-    for example in live.attention:
+def test_attention_without_captions_is_that_of_the_smallest_class(
+    predicted_gallery, measured
+) -> None:
+    """A class counts if it has at least a hundredth of the pixels, here 28.8."""
+    assert len(predicted_gallery.attention) == 3
+    for example in predicted_gallery.attention:
         truth = read(measured / "masks" / f"{example.name}.png")
-        counts = np.bincount(truth.ravel(), minlength=256)[:3]
-        smallest = min((count, number) for number, count in enumerate(counts) if count > 28)[1]
-        assert example.caption == f"a photo of a {CLASSES[smallest]}."
+        counts = np.bincount(truth.ravel(), minlength=256)[: len(CLASSES)]
+        _, smallest_class = min((count, i) for i, count in enumerate(counts) if count > 28)
+        assert example.caption == f"a photo of a {CLASSES[smallest_class]}."
 
 
-def test_colours_of_voc(tmp_path) -> None:
-    """The set's own colours on its own label maps, without a model or its predictions."""
+def test_voc_is_drawn_in_its_published_colours(tmp_path) -> None:
+    """Its label maps are drawn without a model or its predictions."""
     root = PARITY / "voc"
     protocol = find_protocol("voc21")
     data = open_data(protocol, RunOptions(data_root=str(root), allow_partial=True))
     samples = all_of_class_0([sample.name for sample in data.samples], protocol)
-    made = {"dataset": "voc21", "protocol": "cosmos", "samples": samples}
-    path = store(tmp_path, "seg", **made, model={"spec": "cosmos:gone.pt"})
-    found = gallery([path], data_root=str(root))
-    assert len(found.segmentation) == 3
-    shown = set()
-    for example in found.segmentation:
+    path = store(
+        tmp_path,
+        "seg",
+        dataset="voc21",
+        protocol="cosmos",
+        samples=samples,
+        model={"spec": "cosmos:gone.pt"},
+    )
+    examples = gallery([path], data_root=str(root))
+    assert len(examples.segmentation) == 3
+    checked_classes = set()
+    for example in examples.segmentation:
         truth = read(root / "SegmentationClass" / f"{example.name}.png")
-        drawn = pixels(example.truth)
-        assert max(drawn.shape[:2]) <= 320
-        # The middle of every drawn pixel.
+        picture = pixels(example.truth)
+        assert max(picture.shape[:2]) <= 320
+        # The label in the middle of every pixel of the smaller picture.
         rows, columns = (
-            ((np.arange(small) + 0.5) * large / small).astype(int)
-            for small, large in zip(drawn.shape[:2], truth.shape, strict=True)
+            ((np.arange(drawn_length) + 0.5) * length / drawn_length).astype(int)
+            for drawn_length, length in zip(picture.shape[:2], truth.shape, strict=True)
         )
-        values = truth[np.ix_(rows, columns)]
-        for value in np.unique(values):
-            (seen,) = {tuple(colour) for colour in drawn[values == value].tolist()}
-            assert seen[3] == (0 if value == 255 else 255)
-            if value in VOC:
-                assert seen[:3] == VOC[value]
-                shown.add(value)
-    assert shown
+        labels = truth[np.ix_(rows, columns)]
+        for label in np.unique(labels):
+            (rgba,) = {tuple(colour) for colour in picture[labels == label].tolist()}
+            assert rgba[3] == (0 if label == 255 else 255)
+            if label in VOC:
+                assert rgba[:3] == VOC[label]
+                checked_classes.add(label)
+    assert checked_classes

@@ -1,4 +1,4 @@
-"""Queries of retrieval by scores of pairs: what is shown is what was ranked."""
+"""Retrieval examples of models that score pairs of an image and a text."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ def file(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     return path
 
 
-def test_queries_by_pairs(file, tmp_path, monkeypatch):
+def test_ranks_of_a_model_that_scores_pairs_agree_with_the_stored_ones(file, tmp_path, monkeypatch):
     (path,) = measure(tmp_path / "results", "scenes-cosmos", file, cache=str(tmp_path / "cache"))
     monkeypatch.setattr(queries, "_MOST_PAIRS", 0)  # all of them are cached
-    found = gallery([path], file, cache=str(tmp_path / "cache"))
-    assert found.notes == ()
+    examples = gallery([path], file, cache=str(tmp_path / "cache"))
+    assert examples.notes == ()
     samples = samples_of(path, read_files(path))
-    shown = {one.direction: [] for one in found.retrieval}
-    for one in found.retrieval:
-        shown[one.direction].append(one.rank)
-        assert one.retrieved
-        assert (one.rank <= len(one.retrieved)) == any(one.right)
-        if one.rank <= len(one.retrieved):
-            assert one.right.index(True) == one.rank - 1
-    for direction, ranks in shown.items():
+    ranks_by_direction: dict[str, list[int]] = {}
+    for example in examples.retrieval:
+        ranks_by_direction.setdefault(example.direction, []).append(example.rank)
+        assert example.retrieved
+        assert (example.rank <= len(example.retrieved)) == any(example.right)
+        if example.rank <= len(example.retrieved):
+            assert example.right.index(True) == example.rank - 1
+    for direction, ranks in ranks_by_direction.items():
         assert set(ranks) <= set(samples[f"{direction}_rank"].tolist())
         assert max(ranks) == np.max(samples[f"{direction}_rank"])
     (note,) = gallery([path], file).notes

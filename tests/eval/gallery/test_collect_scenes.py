@@ -32,33 +32,40 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def progress() -> list[tuple[str, Progress]]:
-    """What was reported while `found` was collected."""
+    """Return the steps that are reported while the gallery is collected."""
     return []
 
 
 @pytest.fixture(scope="module")
-def found(paths: list[Path], progress: list[tuple[str, Progress]]) -> Gallery:
-    return of(paths, show_progress=lambda what, step: progress.append((what, step)))
+def scenes_gallery(paths: list[Path], progress: list[tuple[str, Progress]]) -> Gallery:
+    def note_step(name: str, step: Progress) -> None:
+        progress.append((name, step))
+
+    return collect_cached(paths, show_progress=note_step)
 
 
-def of(paths: list[Path], **options) -> Gallery:
+def collect_cached(paths: list[Path], **options) -> Gallery:
+    """Collect a gallery by the cached embeddings of the measurement."""
     cached = RunOptions(device="cpu", workers=2, cache=str(embeddings_folder()))
     return collect(paths, cached, **options)
 
 
-def test_every_kind_is_there_of_both_models(found: Gallery) -> None:
-    assert found.notes == ()
-    assert sorted({example.model for example in found.retrieval}) == LABELS
-    assert {tuple(sorted(example.outcomes)) for example in found.samples} == {tuple(LABELS)}
-    assert {e.dataset for e in found.samples} == {"scenes-cls", "scenes-retrieval", "scenes-seg"}
-    assert [sorted(example.predictions) for example in found.segmentation] == [LABELS] * 3
-    assert [sorted(example.maps) for example in found.attention] == [
+def test_both_models_have_every_kind_of_example(scenes_gallery: Gallery) -> None:
+    assert scenes_gallery.notes == ()
+    assert sorted({example.model for example in scenes_gallery.retrieval}) == LABELS
+    samples = scenes_gallery.samples
+    assert {tuple(sorted(example.outcomes)) for example in samples} == {tuple(LABELS)}
+    datasets = {example.dataset for example in samples}
+    assert datasets == {"scenes-cls", "scenes-retrieval", "scenes-seg"}
+    segmentation = scenes_gallery.segmentation
+    assert [sorted(example.predictions) for example in segmentation] == [LABELS] * 3
+    assert [sorted(example.maps) for example in scenes_gallery.attention] == [
         ["scenes-clip", "scenes-cosmos"]
     ] * 3
 
 
-def test_cosmos_looks_at_words_as_well(found: Gallery) -> None:
-    for example in found.attention:
+def test_cosmos_has_weights_of_words(scenes_gallery: Gallery) -> None:
+    for example in scenes_gallery.attention:
         assert example.kinds["scenes-cosmos"] == "values of cross-attention"
         assert example.kinds["scenes-clip"] == "text-to-patch similarity"
         (words,) = example.words.values()
@@ -69,8 +76,8 @@ def test_cosmos_looks_at_words_as_well(found: Gallery) -> None:
         assert (min(weights), max(weights)) == (0, 1)
 
 
-def test_the_best_patch_is_where_the_map_is_brightest(found: Gallery) -> None:
-    """The map of the text that it shows, not of another image or model."""
+def test_the_best_patch_is_where_the_map_is_brightest(scenes_gallery: Gallery) -> None:
+    """This shows that the map is not of another image, text or model."""
     import torch
 
     from cosmos_eval.models import load_encoder
@@ -78,62 +85,64 @@ def test_the_best_patch_is_where_the_map_is_brightest(found: Gallery) -> None:
 
     encoder = load_encoder(parse_model_spec("scenes-cosmos"))
     root = Path(str(find_protocol("scenes-retrieval-small").root))
-    for example in found.attention:
+    for example in scenes_gallery.attention:
         image = Image.open(root / "coco/images/test" / example.name)
         batch = encoder.transform(image.convert("RGB"))[None]
         (text,) = encoder.encode_text(encoder.tokenize([example.caption]))
         attention = encoder.encode_patches(batch, "crossmodal")[0] @ text
         row, column = divmod(int(attention.argmax()), attention.shape[1])
-        drawn = pixels(example.maps["scenes-cosmos"])[..., 3].astype(int)
-        y, x = np.unravel_index(drawn.argmax(), drawn.shape)
-        patch = drawn.shape[0] / attention.shape[0]
-        assert abs(y / patch - row - 0.5) <= 1
-        assert abs(x / patch - column - 0.5) <= 1
+        opacity = pixels(example.maps["scenes-cosmos"])[..., 3].astype(int)
+        y, x = np.unravel_index(opacity.argmax(), opacity.shape)
+        patch_size = opacity.shape[0] / attention.shape[0]
+        assert abs(y / patch_size - row - 0.5) <= 1
+        assert abs(x / patch_size - column - 0.5) <= 1
         assert isinstance(attention, torch.Tensor)
 
 
-def test_true_things_are_where_the_scene_has_them(found: Gallery) -> None:
+def test_true_classes_are_drawn_where_the_label_map_has_them(scenes_gallery: Gallery) -> None:
     root = Path(str(find_protocol("scenes-seg").root))
     protocol = find_protocol("scenes-seg")
-    for example in found.segmentation:
+    for example in scenes_gallery.segmentation:
         label = np.asarray(Image.open(root / "voc/SegmentationClass" / f"{example.name}.png"))
-        drawn = pixels(example.truth)
-        assert drawn.shape[:2] == label.shape
+        picture = pixels(example.truth)
+        assert picture.shape[:2] == label.shape
         for number in np.unique(label):
-            seen = {tuple(colour) for colour in drawn[label == number].tolist()}
+            colours = {tuple(rgba) for rgba in picture[label == number].tolist()}
             if number == 255:
-                assert {colour[3] for colour in seen} == {0}
+                assert {alpha for *_, alpha in colours} == {0}
             else:
                 name = protocol.class_names[number]
-                (colour,) = seen
-                assert "#{:02x}{:02x}{:02x}".format(*colour) == example.legend[name]
-    assert len(set(found.segmentation[0].legend.values())) == len(found.segmentation[0].legend)
+                (rgba,) = colours
+                assert "#{:02x}{:02x}{:02x}".format(*rgba) == example.legend[name]
+    legend = scenes_gallery.segmentation[0].legend
+    assert len(set(legend.values())) == len(legend)
 
 
-def test_with_less_room(found: Gallery, paths: list[Path]) -> None:
-    examples = examples_of(found)
-    budget = bytes_of(examples) * 2 // 3
-    less = of(paths, budget=budget)
-    kept = examples_of(less)
-    assert 0 < len(kept) < len(examples)
-    assert bytes_of(kept) <= budget
-    assert sorted({example.model for example in less.retrieval}) == LABELS
-    assert len(less.notes) == 1
-    assert "examples of a kind: no more fit into" in less.notes[0]
+def test_a_smaller_budget_keeps_fewer_examples(scenes_gallery: Gallery, paths: list[Path]) -> None:
+    all_examples = examples_of(scenes_gallery)
+    budget = bytes_of(all_examples) * 2 // 3
+    smaller_gallery = collect_cached(paths, budget=budget)
+    examples = examples_of(smaller_gallery)
+    assert 0 < len(examples) < len(all_examples)
+    assert bytes_of(examples) <= budget
+    assert sorted({example.model for example in smaller_gallery.retrieval}) == LABELS
+    (note,) = smaller_gallery.notes
+    assert "examples of a kind: no more fit into" in note
 
 
-@pytest.mark.usefixtures("found")
-def test_progress_is_told(progress: list[tuple[str, Progress]]) -> None:
-    assert {"scenes-clip", "scenes-cosmos", "pictures"} <= {what for what, _ in progress}
+@pytest.mark.usefixtures("scenes_gallery")
+def test_progress_names_models_and_phases(progress: list[tuple[str, Progress]]) -> None:
+    assert {"scenes-clip", "scenes-cosmos", "pictures"} <= {name for name, _ in progress}
     assert {"load", "data sets", "pictures"} <= {step.phase for _, step in progress}
     assert show_no_progress("pictures", progress[0][1]) is None
 
 
 def test_the_students_weights_show_the_student(tmp_path) -> None:
     paths = measure(tmp_path, "scenes-cosmos", "scenes-seg", weights="student", limit=3)
-    found = gallery(paths)
-    assert found.notes == ()
-    assert [list(e.predictions) for e in found.segmentation] == [
+    examples = gallery(paths)
+    assert examples.notes == ()
+    assert [list(example.predictions) for example in examples.segmentation] == [
         ["scenes-cosmos (student, first 3 only)"]
     ] * 3
-    assert [list(e.maps) for e in found.attention] == [["scenes-cosmos (student)"]] * 3
+    models_with_maps = [list(example.maps) for example in examples.attention]
+    assert models_with_maps == [["scenes-cosmos (student)"]] * 3

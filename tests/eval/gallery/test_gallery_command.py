@@ -29,7 +29,8 @@ def results(colours: Path, model: str, tmp_path: Path) -> Path:
 
 def pictures(page: Path) -> set[bytes]:
     text = page.read_text("utf-8")
-    return {base64.b64decode(one) for one in re.findall(r"data:image/webp;base64,([\w+/=]+)", text)}
+    encoded_pictures = re.findall(r"data:image/webp;base64,([\w+/=]+)", text)
+    return {base64.b64decode(encoded) for encoded in encoded_pictures}
 
 
 def test_a_page_with_and_without_examples(command, results: Path, colours: Path) -> None:
@@ -45,7 +46,7 @@ def test_a_page_with_and_without_examples(command, results: Path, colours: Path)
     assert pictures(page) == set()
 
 
-def test_what_is_missing_is_told(command, results: Path) -> None:
+def test_missing_pictures_are_noted(command, results: Path) -> None:
     page = Path("page.html")
     ended = command("report", results, "--output", page)
     assert ended.status == 0

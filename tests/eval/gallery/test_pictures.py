@@ -1,4 +1,4 @@
-"""Pictures decode to what they should."""
+"""Pictures of a gallery, decoded again."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import pytest
 from support.report_pages import open_browser
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, ConsoleMessage, Error, Page, Request
 
 
 @pytest.fixture(scope="session")
@@ -22,15 +22,26 @@ def browser() -> Iterator[Browser]:
 
 @contextmanager
 def watched_pages(browser: Browser) -> Iterator[Callable[..., Page]]:
-    """Open files; at the end no page may have requested anything else, nor complained."""
+    """Yield a function that opens a file, and check all pages at the end: none may have requested
+    anything else, or written to the console."""
     opened: list[tuple[Path, Page, set[str]]] = []
     complaints: list[str] = []
 
     def open_file(path: Path, **context: Any) -> Page:
         page, requests = browser.new_context(**context).new_page(), set[str]()
-        page.on("request", lambda request: requests.add(request.url))
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
+
+        def note_request(request: Request) -> None:
+            requests.add(request.url)
+
+        def note_message(message: ConsoleMessage) -> None:
+            complaints.append(message.text)
+
+        def note_error(error: Error) -> None:
+            complaints.append(str(error))
+
+        page.on("request", note_request)
+        page.on("console", note_message)
+        page.on("pageerror", note_error)
         opened.append((path, page, requests))
         page.goto(path.as_uri())
         return page
@@ -50,6 +61,6 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
 
 @pytest.fixture(scope="module")
 def open_shared_page(browser: Browser) -> Iterator[Callable[..., Page]]:
-    """Opens pages for tests that change nothing on them."""
+    """Return a function that opens a page for several tests, which change nothing on it."""
     with watched_pages(browser) as open_file:
         yield open_file

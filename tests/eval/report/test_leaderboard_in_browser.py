@@ -1,9 +1,10 @@
-"""The page of the leaderboard in a browser: its tables sort and are copied as those of a report."""
+"""The page of the leaderboard in a browser. Its tables are sorted and copied as in a report."""
 
 from __future__ import annotations
 
 import pytest
 from playwright.sync_api import expect
+from support.report_pages import describe_violations
 from support.rows import make_row
 
 from cosmos_eval.results.leaderboard.entries import entries_of_rows
@@ -63,6 +64,5 @@ def test_axe_finds_no_violation(open_page, file, scheme, width):
     from axe_playwright_python.sync_playwright import Axe
 
     page = open_page(file, color_scheme=scheme, viewport={"width": width, "height": 800})
-    found = Axe().run(page).response["violations"]
-    assert [(one["id"], [node["html"] for node in one["nodes"]]) for one in found] == []
+    assert describe_violations(Axe().run(page).response["violations"]) == []
     assert page.evaluate("document.documentElement.scrollWidth") <= width

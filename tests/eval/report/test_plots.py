@@ -175,7 +175,9 @@ def test_files_are_equal_each_time_and_as_wide_as_a_column(tmp_path, command, su
         (("curves", "nowhere", "--output", "f.pdf"), "name the folder of a training"),
     ],
 )
-def test_what_cannot_be_drawn_is_refused_in_a_line(tmp_path, command, arguments, message):
+def test_requests_that_cannot_be_drawn_are_refused_in_one_line(
+    tmp_path, command, arguments, message
+):
     printed = command("plot", *arguments)
     assert printed.status == 2
     assert message in printed.err

@@ -1,4 +1,4 @@
-"""What readers who do not see the page, or use no mouse, depend on."""
+"""Accessibility of the page for readers who do not see it, or use no mouse."""
 
 from __future__ import annotations
 
@@ -7,7 +7,13 @@ import itertools
 import pytest
 from playwright.sync_api import expect
 from support.colours import contrast
-from support.report_pages import OPEN_ALL, PUBLISHED, gallery_of, made_up_results
+from support.report_pages import (
+    OPEN_ALL,
+    PUBLISHED,
+    describe_violations,
+    gallery_of,
+    made_up_results,
+)
 
 from cosmos_eval.reporting.page import to_page
 
@@ -65,15 +71,15 @@ def names(page, selector):
         "dialog",
     ],
 )
-def test_everything_that_is_used_has_a_name(shared_page, selector):
-    found = names(shared_page, selector)
-    assert found
-    assert "" not in found
+def test_every_control_and_region_has_a_name(shared_page, selector):
+    accessible_names = names(shared_page, selector)
+    assert accessible_names
+    assert "" not in accessible_names
 
 
-def test_regions_are_told_apart(shared_page):
-    found = names(shared_page, "section[aria-labelledby], [role=region]:not(dialog *)")
-    assert len(set(found)) == len(found)
+def test_regions_have_different_names(shared_page):
+    region_names = names(shared_page, "section[aria-labelledby], [role=region]:not(dialog *)")
+    assert len(set(region_names)) == len(region_names)
 
 
 def levels(page, within):
@@ -83,10 +89,11 @@ def levels(page, within):
 
 def test_headings_are_in_order(shared_page):
     page = shared_page
-    outside = levels(page, "body > :not(dialog)")
-    assert outside[0] == 1
-    assert outside.count(1) == 1
-    assert all(next_one - one <= 1 for one, next_one in itertools.pairwise(outside))
+    page_levels = levels(page, "body > :not(dialog)")
+    assert page_levels[0] == 1
+    assert page_levels.count(1) == 1
+    for level, next_level in itertools.pairwise(page_levels):
+        assert next_level - level <= 1
     page.locator("a.number").first.click()
     assert set(levels(page, "dialog")) == {2, 3}
     page.keyboard.press("Escape")
@@ -123,7 +130,7 @@ def test_landmarks_language_and_the_way_past_the_contents(open_page, file):
     assert page.locator("main").evaluate("one => one === document.activeElement")
 
 
-def test_what_changes_is_told(shared_page):
+def test_changes_are_announced(shared_page):
     page = shared_page
     statuses = page.get_by_role("status")
     assert statuses.count() == 4
@@ -151,16 +158,17 @@ def test_texts_stand_out_from_the_page(shared_page, scheme):
     ("scheme", "width"), [("light", 1440), ("dark", 360), ("light", 768), ("dark", 1440)]
 )
 def test_axe_finds_no_violation(open_page, file, scheme, width):
-    """With everything opened, charts drawn, and the dialogs of a number and of pictures shown."""
+    """Check a page with everything opened and charts drawn, and the dialogs of a number and of
+    pictures."""
     from axe_playwright_python.sync_playwright import Axe
 
     page = open_page(file, color_scheme=scheme, viewport={"width": width, "height": 800})
     page.evaluate(OPEN_ALL)
     page.locator("[role=graphics-document] svg").first.wait_for()
-    found = []
+    violations = []
     for opener in ("a.number", "figure.sample .enlarge", "figure.segmentation > .enlarge"):
         page.locator(opener).first.click()
-        found += Axe().run(page).response["violations"]
+        violations += Axe().run(page).response["violations"]
         page.keyboard.press("Escape")
-    found += Axe().run(page).response["violations"]
-    assert [(one["id"], [node["html"] for node in one["nodes"]]) for one in found] == []
+    violations += Axe().run(page).response["violations"]
+    assert describe_violations(violations) == []

@@ -1,4 +1,4 @@
-"""What readers choose on a page: columns, samples, files, and the address that keeps it."""
+"""Choices of readers on a page: columns, samples and files, and the address that keeps them."""
 
 from __future__ import annotations
 
@@ -70,11 +70,12 @@ def test_a_csv_file_has_what_is_shown(shared_page, made_up):
     head, *rows = downloaded(page, "Results by protocol scenes")
     page.get_by_role("button", name="Show all", exact=True).click()
     assert head == ["Model", *(f"scenes-cls acc1{end}" for end in ("", " low", " high"))]
-    results = {one.row.model["spec"]: one.row for one in made_up.results if one.row.task == "cls"}
-    expected = [
-        [100 * part for part in (row.metrics["acc1"], *map(row.intervals["acc1"].get, ENDS))]
-        for row in (results[model] for model in reversed(MODELS))
-    ]
+    results = made_up.rows_by_model("cls")
+    expected = []
+    for model in reversed(MODELS):
+        interval = results[model].intervals["acc1"]
+        fractions = [results[model].metrics["acc1"], *(interval[end] for end in ENDS)]
+        expected.append([100 * fraction for fraction in fractions])
     # What a spreadsheet would take for a formula is text.
     assert [row[0] for row in rows] == ["gamma", "'=beta", "alpha"]
     for row, numbers in zip(rows, expected, strict=True):

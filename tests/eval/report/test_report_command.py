@@ -32,28 +32,34 @@ def test_the_usual_folder_becomes_a_page(command, results, tmp_path):
 
 
 def test_published_numbers_can_be_left_out(command, tmp_path):
-    where = {"dataset": "imagenet1k", "protocol": "cosmos"}
-    store(tmp_path / "r", "cls", model={"spec": "cosmos:vitb16_cc3m"}, **where)
-    for option, there in (("--published", True), ("--no-published", False)):
+    store(
+        tmp_path / "r",
+        "cls",
+        model={"spec": "cosmos:vitb16_cc3m"},
+        dataset="imagenet1k",
+        protocol="cosmos",
+    )
+    for option, has_published_rows in (("--published", True), ("--no-published", False)):
         assert command("report", "r", "--output", "p.html", "--no-pictures", option).status == 0
         text = (tmp_path / "p.html").read_text("utf-8")
-        assert (
-            "vs published" in text
-        )  # the difference is stated as by `leaderboard`, in either case
-        assert ('data-source="published"' in text) == there
+        # In both cases, the difference from the published number is stated as by `leaderboard`.
+        assert "vs published" in text
+        assert ('data-source="published"' in text) == has_published_rows
 
 
-def test_what_cannot_be_compared_is_told_on_the_page_and_beside_it(command, results, tmp_path):
+def test_a_result_that_cannot_be_compared_is_noted_on_the_page_and_by_the_command(
+    command, results, tmp_path
+):
     (samples,) = results.glob("a__scenes-cls__scenes.*.npz")
     samples.write_bytes(b"edited")
     done = command("report", "--output", "page.html", "--no-pictures")
     assert done.status == 0
     first, note, reason = done.err.splitlines()
     assert first.startswith("wrote page.html")
-    told = "in leaderboards alone: runs/eval/a__scenes-cls__scenes.json (edited samples)"
-    assert note == f"note: not shown: {told}"
+    fault = "in leaderboards alone: runs/eval/a__scenes-cls__scenes.json (edited samples)"
+    assert note == f"note: not shown: {fault}"
     assert "the samples are not those that were stored with the record" in reason
-    assert told in (tmp_path / "page.html").read_text("utf-8")
+    assert fault in (tmp_path / "page.html").read_text("utf-8")
 
 
 def page_data(text):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from playwright.sync_api import expect
-from support.report_pages import OPEN_ALL, made_up_results, plain_picture
+from support.report_pages import OPEN_ALL, describe_violations, made_up_results, plain_picture
 
 from cosmos_eval.reporting.gallery.records import Gallery, Outcome, SampleExample
 from cosmos_eval.reporting.page import to_page
@@ -182,5 +182,5 @@ def test_axe_finds_no_violation_in_counts_and_their_samples(open_page, file, sch
     violations = list(Axe().run(page).response["violations"])
     page.locator("#mistakes td").get_by_role("button").first.click()
     violations += Axe().run(page).response["violations"]
-    assert [(one["id"], [node["html"] for node in one["nodes"]]) for one in violations] == []
+    assert describe_violations(violations) == []
     assert page.evaluate("document.documentElement.scrollWidth") <= width

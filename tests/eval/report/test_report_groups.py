@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
+
 import pytest
 from support.html import Page
 from support.models import make_result
@@ -30,27 +32,28 @@ def made_up_groups(sizes: dict[str, int], tasks: tuple[str, ...] = ("cls", "seg"
     return made_up
 
 
-def test_comparisons_and_means_are_those_of_compare():
+def test_comparisons_have_the_tests_of_compare():
     made_up = made_up_groups({"clip": 3, "slips": 2, "cosmos": 1})
     view = summarize_groups(made_up.results, made_up.read)
-    assert [one[:2] for one in view.comparisons] == [
+    assert [(comparison.a, comparison.b) for comparison in view.comparisons] == [
         ("clip", "cosmos"),
         ("clip", "slips"),
         ("cosmos", "slips"),
     ]
-    for one in view.comparisons:
-        both = (select_group_results(made_up.results, group) for group in one[:2])
-        expected = compare(*both, made_up.read)
-        shown = {(test.dataset, test.metric) for test in one.tests}
+    for comparison in view.comparisons:
+        results_a = select_group_results(made_up.results, comparison.a)
+        results_b = select_group_results(made_up.results, comparison.b)
+        expected = compare(results_a, results_b, made_up.read)
+        shown = {(test.dataset, test.metric) for test in comparison.tests}
         assert {metric for _, metric in shown} == {"acc1", "mIoU", "mIoU_things"}
-        of = [t for t in expected.tests if (t.dataset, t.metric) in shown]
-        assert one.tests == tuple(sorted(of, key=lambda test: test.dataset))
-        assert one.trainings == expected.trainings
-    (first,) = (m for m in view.means if (m.group, m.metric) == ("slips", "acc1"))
+        expected_tests = [test for test in expected.tests if (test.dataset, test.metric) in shown]
+        assert comparison.tests == tuple(sorted(expected_tests, key=attrgetter("dataset")))
+        assert comparison.trainings == expected.trainings
+    (slips_mean,) = [mean for mean in view.means if (mean.group, mean.metric) == ("slips", "acc1")]
     accuracies = [make_result("cls", 0.7, 500 + seed)[0].metrics["acc1"] for seed in range(2)]
-    assert (first.seeds, list(first.values)) == ((0, 1), accuracies)
-    assert first.estimate.a == pytest.approx(sum(accuracies) / 2)
-    assert any("cosmos has one training" in one for one in view.remarks)
+    assert (slips_mean.seeds, list(slips_mean.values)) == ((0, 1), accuracies)
+    assert slips_mean.estimate.a == pytest.approx(sum(accuracies) / 2)
+    assert any("cosmos has one training" in remark for remark in view.remarks)
 
 
 def test_lines_are_on_common_scales():
@@ -96,10 +99,10 @@ def test_single_trainings_have_no_section():
 
 
 @pytest.mark.parametrize("odd", [ODD[0], ODD[-1]])
-def test_the_section_of_a_page(odd):
+def test_the_section_of_groups_shows_odd_names_as_text(odd):
     made_up = made_up_groups({odd: 2, f"{odd} too": 2}, ("cls", "retrieval"))
     page = to_page(made_up.content()).content.decode()
-    texts = [one.text for one in Page(page).elements]
+    texts = [element.text for element in Page(page).elements]
     assert any("Groups of trainings" in text for text in texts)
     assert "2" in {text.strip() for text in texts}  # trainings
     assert "<b>bold</b>" not in page

@@ -31,13 +31,14 @@ def made_up():
 
 @pytest.fixture(scope="module")
 def file(made_up, tmp_path_factory):
-    """Three models on four data sets, two published numbers, an example of every kind."""
-    others = [
+    """Write a page of three models on four data sets, two published numbers, and an example of
+    every kind."""
+    published_entries = [
         PUBLISHED._replace(model="beta"),
         PUBLISHED._replace(model="delta", dataset="scenes-seg", task="seg", metrics={"mIoU": 0.4}),
     ]
     path = tmp_path_factory.mktemp("page") / "report.html"
-    path.write_bytes(to_page(made_up.content(others), gallery_of(MODELS)).content)
+    path.write_bytes(to_page(made_up.content(published_entries), gallery_of(MODELS)).content)
     return path
 
 
@@ -61,11 +62,6 @@ def filtered_page(shared_page):
     yield shared_page
     shared_page.get_by_role("button", name="Show all", exact=True).click()
     expect(shared_page.locator(ROWS)).to_have_count(5)
-
-
-def rows_of(made_up, task):
-    """The results of a task by model."""
-    return {one.row.model["spec"]: one.row for one in made_up.results if one.row.task == task}
 
 
 def texts(page, selector):
@@ -95,18 +91,19 @@ def test_it_opens_and_draws_everything_without_a_complaint(shared_page):
 def test_sorting_by_mouse_and_by_keyboard(shared_page, made_up):
     """At the end the rows are in the order that they began with."""
     page = shared_page
-    acc1 = {model: row.metrics["acc1"] for model, row in rows_of(made_up, "cls").items()}
+    acc1 = {model: row.metrics["acc1"] for model, row in made_up.rows_by_model("cls").items()}
     column = title(page, "scenes-cls")
     column.click()
     best_first = visible_models(page)
     # Of the two rows of beta one is published, at 90%; delta has no number and comes last.
-    expected = sorted([*acc1.items(), ("beta", 0.9)], key=lambda item: -item[1])
-    assert best_first == [*(model for model, _ in expected), "delta"]
+    numbers_and_models = [*((number, model) for model, number in acc1.items()), (0.9, "beta")]
+    expected = [model for _, model in sorted(numbers_and_models, reverse=True)]
+    assert best_first == [*expected, "delta"]
     header = column.locator("xpath=..")
     assert header.get_attribute("aria-sort") == "descending"
     column.focus()
     page.keyboard.press("Enter")
-    assert visible_models(page) == [*(model for model, _ in reversed(expected)), "delta"]
+    assert visible_models(page) == [*reversed(expected), "delta"]
     assert header.get_attribute("aria-sort") == "ascending"
     title(page, "Model").focus()
     page.keyboard.press("Space")
@@ -116,10 +113,10 @@ def test_sorting_by_mouse_and_by_keyboard(shared_page, made_up):
 
 def test_filters_by_model_source_task_and_data_set(filtered_page):
     page = filtered_page
-    found = page.locator("#filters-found")
+    summary = page.locator("#filters-found")
     page.get_by_label("Model", exact=True).fill("ALPH")
     assert visible_models(page) == ["alpha"]
-    assert found.inner_text() == "1 of 5 rows, 8 columns"
+    assert summary.inner_text() == "1 of 5 rows, 8 columns"
     page.get_by_role("button", name="Show all", exact=True).click()
     expect(page.locator(ROWS)).to_have_count(5)
     page.locator("#filters [name=source]").select_option("published")
@@ -132,7 +129,7 @@ def test_filters_by_model_source_task_and_data_set(filtered_page):
     expect(page.locator(ROWS)).to_have_count(5)
     page.locator("#filters [name=dataset]").select_option("scenes-cls")
     assert visible_models(page) == ["alpha", "beta", "beta", "gamma"]
-    assert found.inner_text() == "4 of 5 rows, 1 columns"
+    assert summary.inner_text() == "4 of 5 rows, 1 columns"
     page.get_by_label("Model", exact=True).fill("nobody")
     assert page.locator(".board:visible").count() == 0
 
@@ -165,7 +162,7 @@ def test_provenance_opens_and_closes_by_keyboard(shared_page, made_up):
     assert dialog.is_visible()
     heading = dialog.get_by_role("heading", level=2).inner_text()
     assert heading == "alpha on scenes-retrieval, protocol scenes"
-    row = rows_of(made_up, "retrieval")["alpha"]
+    row = made_up.rows_by_model("retrieval")["alpha"]
     body, digest = dialog.inner_text(), row.provenance["hashes"]["sample_list"]
     for reported in (digest, "1" * 40, "cosmos-eval run", "result-1.json"):
         assert reported in body
@@ -186,13 +183,14 @@ def test_provenance_of_a_published_number_is_its_address(shared_page):
 
 
 def clip_of(page, name):
-    """From where to where a layer is shown, in percent from the left; None where it is not."""
+    """Return from where to where a layer is visible, in percent from the left; None if it is not
+    visible at all."""
     layer = page.locator(f"figure.segmentation [data-layer='{name}']")
     if not layer.is_visible():
         return None
-    clip = layer.evaluate("one => getComputedStyle(one).clipPath")
+    clip = layer.evaluate("layer => getComputedStyle(layer).clipPath")
     sides = re.fullmatch(r"inset\((.*)\)", clip)[1].split()
-    # Top, right, bottom, left, without the last ones where they are as the opposite ones.
+    # Top, right, bottom and left. CSS leaves out the last ones if they equal the opposite sides.
     right = sides[min(1, len(sides) - 1)]
     left = sides[3] if len(sides) == 4 else right
     return float(left.rstrip("px%")), 100 - float(right.rstrip("px%"))
@@ -251,7 +249,7 @@ def test_two_models_are_compared(page, made_up):
     assert chosen == ["gamma", "beta"]  # which won most tests
     page.get_by_label("B", exact=True).first.select_option("alpha")
     rows = compared(page)
-    acc1 = {model: 100 * row.metrics["acc1"] for model, row in rows_of(made_up, "cls").items()}
+    acc1 = {model: 100 * row.metrics["acc1"] for model, row in made_up.rows_by_model("cls").items()}
     a, b, difference, better = rows["scenes-cls", "acc1"]
     assert (a, b) == pytest.approx((acc1["gamma"], acc1["alpha"]), abs=0.051)
     assert difference == pytest.approx(acc1["gamma"] - acc1["alpha"], abs=0.011)
@@ -313,12 +311,12 @@ def test_a_cell_of_the_matrix_chooses_its_models(shared_page):
 def test_classes_of_two_models(shared_page, made_up):
     page = shared_page
     page.get_by_label("Data set and figure").select_option(label="scenes-seg (scenes): IoU")
-    own = rows_of(made_up, "seg")
+    results = made_up.rows_by_model("seg")
     rows = texts(page, "#class-pair tbody tr")
     assert {row.split()[0] for row in rows} == set("abcd")
     for row in rows:
         name, a, b, difference = row.split()[:4]
-        expected = [100 * own[model].per_class[name]["IoU"] for model in ("gamma", "beta")]
+        expected = [100 * results[model].per_class[name]["IoU"] for model in ("gamma", "beta")]
         assert (float(a), float(b)) == pytest.approx(expected, abs=0.051)
         assert number(difference) == pytest.approx(expected[0] - expected[1], abs=0.051)
 

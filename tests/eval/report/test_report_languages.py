@@ -46,10 +46,10 @@ def published(model: str, recall: float):
     )
 
 
-def test_the_heat_map_and_its_table(made_up, open_page, tmp_path: Path):
-    others = [published("low", 0.1), published("high", 0.9)]
+def test_the_heat_map_and_its_table_have_the_mean_recalls(made_up, open_page, tmp_path: Path):
+    published_entries = [published("low", 0.1), published("high", 0.9)]
     path = tmp_path / "report.html"
-    path.write_bytes(to_page(made_up.content(others)).content)
+    path.write_bytes(to_page(made_up.content(published_entries)).content)
     page = open_page(path)
     page.evaluate(OPEN_ALL)
     section = page.locator("#languages")

@@ -1,4 +1,4 @@
-"""Recall by the length of captions on the page: its numbers, its chart, and what has none."""
+"""Recall by the length of captions on the page: its numbers and its chart."""
 
 from __future__ import annotations
 
@@ -27,31 +27,42 @@ def made_up() -> MadeUpResults:
     return made_up
 
 
-def test_cells_are_the_figures_of_the_samples(made_up):
+def test_cells_are_the_recalls_of_the_samples_with_intervals(made_up):
     (table,) = made_up.content().lengths
     assert (table.protocol, table.models) == ("scenes", ("alpha", "beta"))
     assert [row[:2] for row in table.rows] == [("8 words", 120), ("90 words", 120)]
-    stored = {one.row.model["spec"]: one for one in made_up.results if one.row.task == "retrieval"}
-    for place, model in enumerate(table.models):
-        one = stored[model]
-        bins = retrieval.TASK.lengths(made_up.read(one.path))
-        ends = intervals({b.name: b.recall for b in bins}, seed=one.row.provenance["seed"])
+    results = {
+        stored.row.model["spec"]: stored
+        for stored in made_up.results
+        if stored.row.task == "retrieval"
+    }
+    for column, model in enumerate(table.models):
+        path, row = results[model].path, results[model].row
+        length_bins = retrieval.TASK.lengths(made_up.read(path))
+        estimates = {length_bin.name: length_bin.recall for length_bin in length_bins}
+        interval_of_bin = intervals(estimates, seed=row.provenance["seed"])
         for name, _, cells in table.rows:
-            own = one.row.per_class[name]
-            numbers = own["text_to_image_R@1"], *ends[name][:2], own["captions_cut"]
-            assert np.allclose([float(text) / 100 for text in cells[place]], numbers, atol=5e-4)
+            figures = row.per_class[name]
+            expected = [
+                figures["text_to_image_R@1"],
+                interval_of_bin[name].low,
+                interval_of_bin[name].high,
+                figures["captions_cut"],
+            ]
+            numbers = [float(text) / 100 for text in cells[column]]
+            assert np.allclose(numbers, expected, atol=5e-4)
     assert [cells[0][-1] for *_, cells in table.rows] == ["0.0", "75.0"]
 
 
-def test_lengths_are_no_classes(made_up):
+def test_lengths_are_not_shown_as_classes(made_up):
     content = made_up.content()
     assert {table.figure for table in class_tables(content.results)} == {"recall"}
 
 
 def test_models_of_other_captions_have_a_table_of_their_own(made_up):
     more = MadeUpResults()
-    for one in made_up.results:
-        more.add(one.row, made_up.read(one.path))
+    for stored in made_up.results:
+        more.add(stored.row, made_up.read(stored.path))
     _, samples = make_result("retrieval", 0.5, 9)
     words = np.where(samples["words"] > 50, 70, 8)
     more.add(*make_result("retrieval", samples={**samples, "words": words}, model={"spec": "x"}))
@@ -60,9 +71,9 @@ def test_models_of_other_captions_have_a_table_of_their_own(made_up):
 
 def test_samples_of_another_task_are_noted(made_up):
     broken = MadeUpResults()
-    one = next(one for one in made_up.results if one.row.task == "retrieval")
-    samples = made_up.read(one.path)
-    broken.add(one.row, {**samples, "cut": samples["cut"][:5]})
+    stored = next(stored for stored in made_up.results if stored.row.task == "retrieval")
+    samples = made_up.read(stored.path)
+    broken.add(stored.row, {**samples, "cut": samples["cut"][:5]})
     content = broken.content()
     assert content.lengths == ()
     assert any("no lengths of captions are shown" in note for note in content.notes)
@@ -74,7 +85,9 @@ def test_a_page_without_lengths_has_no_section(made_up):
     assert 'id="lengths"' in to_page(made_up.content()).content.decode()
 
 
-def test_the_chart(made_up, open_page, tmp_path):
+def test_the_chart_has_an_interval_and_two_points_per_model_and_length(
+    made_up, open_page, tmp_path
+):
     path = tmp_path / "report.html"
     path.write_bytes(to_page(made_up.content()).content)
     page = open_page(path)
@@ -86,5 +99,5 @@ def test_the_chart(made_up, open_page, tmp_path):
     # An interval and two points, of which one is filled, per model and length.
     assert chart.locator("svg .mark-rule.role-mark.layer_1_marks line").count() == 4
     filled = chart.locator("svg .layer_3_marks path")
-    opacity = [float(one.get_attribute("opacity")) for one in filled.all()]
+    opacity = [float(mark.get_attribute("opacity")) for mark in filled.all()]
     assert sorted(opacity) == pytest.approx([0.25, 0.25, 1, 1])

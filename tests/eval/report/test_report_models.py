@@ -33,35 +33,41 @@ def result(model: str, gflops: float | None, acc1: float, **more: Any) -> Result
 
 
 def tables(*rows: ResultRow) -> dict[str, dict[str, list[tuple[str, bool] | None]]]:
-    """What every protocol's table shows of a model: numbers, and whether they are on the front."""
-    return {
-        board.name: {
-            board.rows[index].model: [
-                (shown.value, place in on_front) if shown.value else None
-                for place, shown in enumerate(board.rows[index].cells)
+    """Return the cells of every model in the table of every protocol.
+
+    A cell is a number and whether it is on the front of its column, or None if it is empty.
+    """
+    tables_by_name = {}
+    for board in make_boards(entries_of_rows(rows)):
+        cells_by_model = {}
+        for index, _, columns_on_front in cost_rows(board):
+            row = board.rows[index]
+            cells_by_model[row.model] = [
+                (cell.value, column in columns_on_front) if cell.value else None
+                for column, cell in enumerate(row.cells)
             ]
-            for index, _, on_front in found
-        }
-        for board in make_boards(entries_of_rows(rows))
-        if (found := cost_rows(board))
-    }
+        if cells_by_model:
+            tables_by_name[board.name] = cells_by_model
+    return tables_by_name
 
 
-def test_the_front_of_every_column():
-    ratio = {"task": "retrieval", "dataset": "scenes-retrieval"}
-    more = make_row(
+def test_models_that_no_cheaper_one_beats_are_on_the_front_of_a_column():
+    retrieval_of_small = make_row(
         model={"spec": "small", "facts": result("small", 1.0, 0).model["facts"]},
-        **{**ratio, "metrics": {"image_to_text_R@1": 0.5}, "intervals": {}},
+        task="retrieval",
+        dataset="scenes-retrieval",
+        metrics={"image_to_text_R@1": 0.5},
+        intervals={},
     )
-    found = tables(
+    shown = tables(
         result("small", 1.0, 0.5),
         result("large", 4.0, 0.75),
         result("worse", 4.0, 0.6),
         result("dear", 8.0, 0.75),
         result("unknown", None, 0.9),
-        more,
+        retrieval_of_small,
     )
-    assert found == {
+    assert shown == {
         "scenes": {
             "small": [("50.0", True), ("50.0", True)],
             "large": [None, ("75.0", True)],
@@ -71,21 +77,21 @@ def test_the_front_of_every_column():
     }
 
 
-def test_families_are_apart_and_what_is_not_ranked_is_on_no_front():
-    found = tables(
+def test_each_protocol_has_its_front_and_unranked_results_are_not_on_it():
+    shown = tables(
         result("a", 1.0, 0.5),
         result("a", 1.0, 0.9, provenance={"limit": 10}),
         result("b", 2.0, 0.4, dataset="imagenet1k", protocol="cosmos"),
         result("c", 3.0, 0.3),
     )
-    assert found == {
+    assert shown == {
         "cosmos": {"b": [("40.0", True)]},
         "scenes": {"a": [("50.0", True)], "c": [("30.0", False)]},
         "scenes, other settings": {"a (first 10 only)": [("90.0", False)]},
     }
 
 
-def test_models_of_which_nothing_is_known_have_no_section():
+def test_models_without_known_costs_have_no_section():
     text = to_page(made_up_results(["a"], ["cls"]).content()).content.decode()
     Page(text)
     assert 'id="models"' not in text

@@ -1,4 +1,4 @@
-"""Which model is better: means, differences and ranks, by hand and by a second computation."""
+"""The overview of a page: means, differences and ranks, by hand and by a second computation."""
 
 from __future__ import annotations
 
@@ -45,12 +45,14 @@ def test_models_are_ranked_by_their_mean(overview):
 
 
 def test_differences_are_paired(overview):
-    """Of 40 of 120 images: its standard error is that of a proportion; equal models differ by 0."""
-    found, low, high = overview.difference("d", "b")
-    error = 100 * np.sqrt(1 / 3 * 2 / 3 / 119)
-    assert found == pytest.approx(100 / 3)
-    assert (high - low) / 2 == pytest.approx(1.98 * error, rel=0.05)
-    assert overview.difference("b", "d") == pytest.approx((-found, -high, -low))
+    """Models d and b differ on 40 of 120 images, with the standard error of a proportion. Equal
+    models differ by 0."""
+    difference, low, high = overview.difference("d", "b")
+    standard_error = 100 * np.sqrt(1 / 3 * 2 / 3 / 119)
+    assert difference == pytest.approx(100 / 3)
+    # 1.98 is the 97.5% quantile of Student's t with 119 degrees of freedom.
+    assert (high - low) / 2 == pytest.approx(1.98 * standard_error, rel=0.05)
+    assert overview.difference("b", "d") == pytest.approx((-difference, -high, -low))
     assert overview.difference("b", "c") == (0, 0, 0)
     assert overview.difference("b", "e") is None
 
@@ -62,14 +64,21 @@ def test_models_that_are_not_told_apart_from_the_first():
     assert made_up.content().overview.equals == ["a"]
 
 
-def test_a_mean_over_tasks():
+def test_a_mean_over_tasks_counts_both_directions_of_retrieval_once():
     made_up = made_up_results(["a", "b"])
     overview = made_up.content().overview
-    by_task = {one.row.task: one.row.metrics for one in made_up.results if one.model == "b"}
-    both = [by_task["retrieval"][f"{way}_R@1"] for way in ("image_to_text", "text_to_image")]
-    others = (by_task["cls"]["acc1"], by_task["seg"]["mIoU"], by_task["select"]["accuracy"])
+    metrics = {
+        stored.row.task: stored.row.metrics for stored in made_up.results if stored.model == "b"
+    }
+    recalls = metrics["retrieval"]["image_to_text_R@1"], metrics["retrieval"]["text_to_image_R@1"]
+    members = [
+        np.mean(recalls),
+        metrics["cls"]["acc1"],
+        metrics["seg"]["mIoU"],
+        metrics["select"]["accuracy"],
+    ]
     assert overview.rows[0].model == "b"
-    assert overview.rows[0].mean.value == pytest.approx(np.mean([np.mean(both), *others]))
+    assert overview.rows[0].mean.value == pytest.approx(np.mean(members))
 
 
 def entries(**sets):
@@ -101,11 +110,7 @@ def test_one_model_is_not_ranked_and_a_suite_ranks_by_its_members():
     member = SuiteMember("seg", "scenes-seg", "scenes", ("mIoU",))
     content = made_up.content(suite=Suite("mine", (), (), (), (member,), {}, ""))
     assert content.overview.scope == "suite mine"
-    (expected,) = (
-        one.row.metrics["mIoU"]
-        for one in made_up.results
-        if (one.row.task, one.model) == ("seg", "b")
-    )
+    expected = made_up.rows_by_model("seg")["b"].metrics["mIoU"]
     assert content.overview.rows[0].mean.value == expected
 
 

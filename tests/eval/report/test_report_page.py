@@ -60,13 +60,13 @@ def test_nothing_is_loaded_and_only_known_texts_run(text):
     assert "url(" not in text.replace("#x27;", "")
     assert "@import" not in text
     (policy,) = [
-        one.attributes["content"] for one in page.all("meta") if one.attributes.get("http-equiv")
+        meta.attributes["content"] for meta in page.all("meta") if meta.attributes.get("http-equiv")
     ]
     assert policy.startswith("default-src 'none'; img-src data:; style-src 'sha256-")
     assert "unsafe" not in policy
     style, _, packed, script = page.all("style", "script")
-    kinds = [one.attributes.get("type") for one in page.all("style", "script")]
-    assert kinds == [None, "application/json", "application/gzip", None]
+    types = [element.attributes.get("type") for element in page.all("style", "script")]
+    assert types == [None, "application/json", "application/gzip", None]
     unpacked = gzip.decompress(base64.b64decode(packed.text)).decode()
     assert unpacked == program().text
     for used in (style.text, script.text, unpacked):
@@ -90,12 +90,13 @@ def test_texts_from_data_stay_texts(odd):
     Page(text)
     body = re.sub(r"<(script|style).*?</\1>", "", text, flags=re.S)
     body = body.replace("<wbr>", "")
-    assert not [part for part in ("<script>window", "<img src=x", "<b>bold") if part in body]
+    for markup in ("<script>window", "<img src=x", "<b>bold"):
+        assert markup not in body
     shown = html.unescape(re.sub(r"<[^>]*>", "", body))
     assert shown.count(odd) > 10
 
 
-def test_an_address_that_is_no_web_address_is_no_link():
+def test_an_address_that_is_not_a_web_address_is_not_a_link():
     published = PUBLISHED._replace(url="javascript:alert(1)")
     page = to_page(made_up_results(["a"], ["cls"]).content([published]))
     assert "javascript:alert(1)" in page.content.decode()
@@ -132,7 +133,7 @@ def examples(count: int, model: str = "a") -> Gallery:
     return Gallery(segmentation=shown)
 
 
-def test_examples_that_do_not_fit_are_told(monkeypatch):
+def test_examples_that_do_not_fit_are_noted(monkeypatch):
     content = made_up_results(["a"], ["cls"]).content()
     plain = len(to_page(content).content)
     monkeypatch.setattr(page_module, "LIMIT", plain + 100_000)
@@ -157,7 +158,7 @@ def test_examples_are_kept_from_every_section_in_turn():
     assert (many.rounds, len(many.limited(2).samples)) == (3, 12)
 
 
-def test_tables_that_are_too_large_alone_are_told(monkeypatch):
+def test_tables_larger_than_the_limit_leave_no_room_for_pictures(monkeypatch):
     monkeypatch.setattr(page_module, "LIMIT", 1000)
     page = to_page(made_up_results(["a"], ["cls"]).content(), examples(1))
     assert page.notes[-1].startswith("no pictures: the tables alone take 0.")

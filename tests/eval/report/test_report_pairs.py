@@ -1,4 +1,4 @@
-"""Every two models: as `cosmos-eval compare` has them, and what stands in the way."""
+"""Comparisons of every two models: the tests of `cosmos-eval compare`, and what prevents them."""
 
 from __future__ import annotations
 
@@ -16,28 +16,36 @@ from cosmos_eval.results.compare import compare, pair_results
 from cosmos_eval.types import UsageError
 
 
-def pairs_of(made_up: MadeUpResults):
-    sets = result_sets(made_up.results, made_up.read)
-    return pair_models([found for one in sets for found in compare_set(one)])
+def pairs_by_models(made_up: MadeUpResults):
+    """Return the comparison of every two models, by the names of both."""
+    comparisons = []
+    for result_set in result_sets(made_up.results, made_up.read):
+        comparisons += compare_set(result_set)
+    return {pair.models: pair for pair in pair_models(comparisons)}
 
 
-def test_pairs_are_those_of_compare():
+def results_of_model(made_up: MadeUpResults, model: str):
+    return [stored for stored in made_up.results if stored.row.model["spec"] == model]
+
+
+def test_pairs_have_the_tests_of_compare():
     made_up = made_up_results(["a", "b", "c"])
-    found = {one.models: one for one in pairs_of(made_up)}
-    assert list(found) == [("a", "b"), ("a", "c"), ("b", "c")]
-    for (first, second), one in found.items():
-        own, others = (
-            [stored for stored in made_up.results if stored.row.model["spec"] == model]
-            for model in (first, second)
+    pairs = pairs_by_models(made_up)
+    assert list(pairs) == [("a", "b"), ("a", "c"), ("b", "c")]
+    for (first, second), pair in pairs.items():
+        paired_results, *_ = pair_results(
+            results_of_model(made_up, first), results_of_model(made_up, second)
         )
-        expected = compare(pair_results(own, others)[0], made_up.read).tests
-        reported = {(test.dataset, test.metric): test for test in expected}
-        assert {(t.dataset, t.metric): t for t in one.tests} == {
-            key: reported[key] for key in ((t.dataset, t.metric) for t in one.tests)
+        expected = {
+            (test.dataset, test.metric): test
+            for test in compare(paired_results, made_up.read).tests
         }
-        headlines = {key for key, test in reported.items() if test.adjusted is not None}
-        assert headlines <= {(t.dataset, t.metric) for t in one.tests}
-        assert not one.obstacles
+        tests = {(test.dataset, test.metric): test for test in pair.tests}
+        assert tests == {key: expected[key] for key in tests}
+        # Only primary metrics have an adjusted p-value.
+        primary_metrics = {key for key, test in expected.items() if test.adjusted is not None}
+        assert primary_metrics <= tests.keys()
+        assert not pair.obstacles
 
 
 @pytest.mark.parametrize(
@@ -47,93 +55,107 @@ def test_pairs_are_those_of_compare():
         ({"provenance": {"limit": 50}}, "limit is none and 50"),
     ],
 )
-def test_what_differs_is_told(changes, reason):
+def test_the_setting_that_differs_is_an_obstacle(changes, reason):
     made_up = MadeUpResults()
     made_up.add(*make_result("cls", model={"spec": "a"}))
     made_up.add(*make_result("cls", model={"spec": "b"}, **changes))
-    (one,) = pairs_of(made_up)
-    assert one.tests == ()
-    assert one.obstacles == (f"scenes-cls (scenes): {reason}",)
+    (pair,) = pairs_by_models(made_up).values()
+    assert pair.tests == ()
+    assert pair.obstacles == (f"scenes-cls (scenes): {reason}",)
 
 
-def test_results_of_one_setting_are_compared_whatever_a_third_one_is():
+def test_comparable_results_are_compared_beside_one_of_another_setting():
     made_up = made_up_results(["a", "c"], ["seg"])
     made_up.add(*make_result("seg", model={"spec": "b"}, hashes={"queries": "1" * 64}))
-    reported = {one.models: (len(one.tests), len(one.obstacles)) for one in pairs_of(made_up)}
-    assert reported == {("a", "b"): (0, 1), ("a", "c"): (2, 0), ("b", "c"): (0, 1)}
+    counts = {
+        models: (len(pair.tests), len(pair.obstacles))
+        for models, pair in pairs_by_models(made_up).items()
+    }
+    assert counts == {("a", "b"): (0, 1), ("a", "c"): (2, 0), ("b", "c"): (0, 1)}
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_other_labels_under_the_same_hashes_are_told(task):
+def test_other_labels_under_the_same_hashes_are_an_obstacle(task):
     made_up = made_up_results(["a", "b"], [task])
     row, samples = make_result(task, model={"spec": "c"})
-    name = {"cls": "labels", "retrieval": "image_of_text", "seg": "name", "select": "cluster"}[task]
-    made_up.add(row, {**samples, name: samples[name][::-1]})
-    for one in pairs_of(made_up):
-        if "c" in one.models:
-            assert f"`{name}` of the samples differs" in one.obstacles[0]
+    array_name = {
+        "cls": "labels",
+        "retrieval": "image_of_text",
+        "seg": "name",
+        "select": "cluster",
+    }[task]
+    made_up.add(row, {**samples, array_name: samples[array_name][::-1]})
+    for models, pair in pairs_by_models(made_up).items():
+        if "c" in models:
+            assert f"`{array_name}` of the samples differs" in pair.obstacles[0]
         else:
-            assert one.tests
+            assert pair.tests
 
 
-def test_a_metric_that_is_not_of_its_samples_is_told():
+def test_a_metric_that_contradicts_its_samples_is_an_obstacle():
     made_up = made_up_results(["a", "b"], ["retrieval"])
     row, samples = make_result("retrieval", model={"spec": "c"})
     metrics = {**row.metrics, "text_to_image_R@1": 0.99}
     made_up.add(dataclasses.replace(row, metrics=metrics), samples)
-    reported = {one.models: one for one in pairs_of(made_up)}
-    assert reported["a", "b"].tests
-    assert "c: text_to_image_R@1 is 0.99, but its samples give" in reported["a", "c"].obstacles[0]
+    pairs = pairs_by_models(made_up)
+    assert pairs["a", "b"].tests
+    assert "c: text_to_image_R@1 is 0.99, but its samples give" in pairs["a", "c"].obstacles[0]
 
 
-def test_samples_that_cannot_be_read_or_are_foreign_are_told():
+def test_samples_that_are_incomplete_or_missing_are_an_obstacle():
     made_up = made_up_results(["a", "b"], ["cls"])
     row, samples = make_result("cls", model={"spec": "c"})
     made_up.add(row, {"labels": samples["labels"]})
-    reported = {one.models: one for one in pairs_of(made_up)}
-    assert reported["a", "b"].tests
+    pairs = pairs_by_models(made_up)
+    assert pairs["a", "b"].tests
     for models in (("a", "c"), ("b", "c")):
-        assert "samples that lack 'top5' are not of this task" in reported[models].obstacles[0]
+        assert "samples that lack 'top5' are not of this task" in pairs[models].obstacles[0]
     # A model without a comparison has no row in the table of all models.
     page = to_page(made_up.content()).content.decode()
     table = page.partition('<table class="wins"')[2].partition("</table>")[0]
     assert table.count('<th scope="row">') == 2
 
-    def unreadable(path):
+    def read_missing_samples(path):
         raise UsageError(f"{path}: missing")
 
-    (one,) = result_sets(made_up.results[:1], unreadable)
-    assert (one.results, one.notes) == ((), ("not compared with others: result-0.json: missing",))
+    (result_set,) = result_sets(made_up.results[:1], read_missing_samples)
+    assert result_set.results == ()
+    assert result_set.notes == ("not compared with others: result-0.json: missing",)
 
 
-def test_a_task_that_is_not_installed_is_told():
+def test_a_task_that_is_not_installed_is_an_obstacle():
     made_up = MadeUpResults()
     for model in "ab":
         row, samples = make_result("cls", model={"spec": model})
         made_up.add(dataclasses.replace(row, task="caption"), samples)
-    (one,) = pairs_of(made_up)
-    assert "unknown task 'caption'" in one.obstacles[0]
+    (pair,) = pairs_by_models(made_up).values()
+    assert "unknown task 'caption'" in pair.obstacles[0]
     assert made_up.content().boards
 
 
 def test_wins_by_hand():
-    """Of 120 images, `a` and `b` get the same right, `c` all: two tests are won, none is tied."""
+    """Models `a` and `b` are right on the same 60 of 120 images, and `c` on all of them."""
     made_up = MadeUpResults()
-    half, whole = np.arange(120) % 2 == 0, np.ones(120, bool)
-    for model, right in (("a", half), ("b", half), ("c", whole)):
-        truth = np.zeros(120, int)
-        top = np.where(right, 0, 1)[:, None]
-        samples = {"labels": truth, "top5": top, "classes": np.array(["x", "y"])}
+    right_on_half, right_on_all = np.arange(120) % 2 == 0, np.ones(120, bool)
+    for model, is_right in (("a", right_on_half), ("b", right_on_half), ("c", right_on_all)):
+        labels = np.zeros(120, int)
+        predictions = np.where(is_right, 0, 1)[:, None]
+        samples = {"labels": labels, "top5": predictions, "classes": np.array(["x", "y"])}
         made_up.add(*make_result("cls", samples=samples, model={"spec": model}))
-    found = {one.models: one for one in pairs_of(made_up)}
-    won = {models: (*map(one.wins, models), one.decisive) for models, one in found.items()}
-    assert won == {("a", "b"): (0, 0, 1), ("a", "c"): (0, 1, 1), ("b", "c"): (0, 1, 1)}
-    (test,) = found["a", "c"].tests
+    pairs = pairs_by_models(made_up)
+    # The wins of the first model, those of the second, and the number of tests that decide.
+    wins = {
+        (first, second): (pair.wins(first), pair.wins(second), pair.decisive)
+        for (first, second), pair in pairs.items()
+    }
+    assert wins == {("a", "b"): (0, 0, 1), ("a", "c"): (0, 1, 1), ("b", "c"): (0, 1, 1)}
+    (test,) = pairs["a", "c"].tests
     assert test.difference.changed == (0, 60)
 
 
 def test_queries_that_only_one_model_has_right_by_hand():
-    """Of two images with three captions each, A ranks more first: 1 : 0 images, 3 : 1 captions."""
+    """Of two images with three captions each, only A ranks one image and three captions first, and
+    only B ranks one caption first."""
     made_up = MadeUpResults()
     for model, image_ranks, text_ranks in (
         ("a", [1, 2], [1, 1, 1, 2, 1, 2]),

@@ -24,11 +24,13 @@ FIRST_MODELS = ("gamma", "beta & 5%")  # which won most tests
 
 
 def is_right(made_up, model):
-    """Whether a model has each image of the classification set right, (N,)."""
-    (result,) = (
-        one for one in made_up.results if (one.row.task, one.row.model["spec"]) == ("cls", model)
-    )
-    samples = made_up.read(result.path)
+    """Return whether a model has each image of the classification set right, (N,)."""
+    (path,) = [
+        stored.path
+        for stored in made_up.results
+        if (stored.row.task, stored.row.model["spec"]) == ("cls", model)
+    ]
+    samples = made_up.read(path)
     return samples["top5"][:, 0] == samples["labels"]
 
 
@@ -245,7 +247,7 @@ def test_a_table_is_copied_as_latex(opened_page, made_up):
     page.locator("#filters [name=source]").select_option("measured")
     page.locator(".leaderboard thead button", has_text="scenes-cls").click()  # the best first
     text = copied(page, "Copy LaTeX: Results by protocol scenes")
-    rows = {one.row.model["spec"]: one.row for one in made_up.results if one.row.task == "cls"}
+    rows = made_up.rows_by_model("cls")
     lines = []
     for model, name in (("gamma", "gamma"), ("beta & 5%", r"beta \& 5\%"), ("al_pha", r"al\_pha")):
         interval = rows[model].intervals["acc1"]
@@ -317,10 +319,11 @@ def test_two_metrics_of_all_models(opened_page, made_up):
     expect(chart.locator(".plot svg")).to_contain_text("scenes-seg: mIoU")
     labels = points(chart)
     assert len(labels) == len(MODELS)
-    rows = {(one.row.task, one.row.model["spec"]): one.row.metrics for one in made_up.results}
+    classifications, segmentations = made_up.rows_by_model("cls"), made_up.rows_by_model("seg")
     for model in MODELS:
         (label,) = (label for label in labels if f"{model}, measured" in label)
-        across, up = rows["cls", model]["acc1"], rows["seg", model]["mIoU"]
+        across = classifications[model].metrics["acc1"]
+        up = segmentations[model].metrics["mIoU"]
         assert re.search(rf"{100 * across:.1f} .* across, {100 * up:.1f} ", label)
 
 

@@ -93,7 +93,7 @@ def test_figures_a_class_side_by_side():
     assert acc.rows[1] == ("cow", None, (None, 25.0))
 
 
-def test_counts_of_classes_are_no_shares():
+def test_counts_of_classes_are_not_shown_as_shares():
     per_class = {"pear": {"recall": 1.0, "images": 3}, "fig": {"recall": None, "images": 0}}
     (table,) = class_tables(stored(make_row(per_class=per_class)))
     assert (table.figure, table.counted) == ("recall", "images")
@@ -113,23 +113,27 @@ def test_mistakes_by_hand(task, unit, rows):
     made_up = MadeUpResults()
     for model in "ab":
         made_up.add(*make_result(task, samples=SAMPLES[task], model={"spec": model}))
-    (one,) = result_sets(made_up.results, made_up.read)
-    found = mistakes_of(one)
-    assert (found.unit, found.models, found.rows) == (unit, ("a", "b"), rows)
+    (result_set,) = result_sets(made_up.results, made_up.read)
+    mistakes = mistakes_of(result_set)
+    assert (mistakes.unit, mistakes.models, mistakes.rows) == (unit, ("a", "b"), rows)
 
 
-def test_the_most_frequent_mistakes_of_any_model_by_their_share():
-    """Nine mistakes of `a`, once to nine times, of which the eight most frequent are shown."""
+def test_the_most_frequent_mistakes_of_any_model_are_shown_first():
+    """Model `a` makes nine mistakes, once to nine times. The eight most frequent are shown."""
     labels = np.repeat(np.arange(10), 10)
     made_up = MadeUpResults()
-    for model, most in (("a", 9), ("b", 0)):
-        top = labels.copy()
-        for number in range(1, most + 1):
-            top[10 * number : 11 * number] = 0
-        samples = {"labels": labels, "top5": top[:, None], "classes": np.array(list("abcdefghij"))}
+    for model, n_mistakes in (("a", 9), ("b", 0)):
+        predictions = labels.copy()
+        for number in range(1, n_mistakes + 1):
+            predictions[10 * number : 11 * number] = 0
+        samples = {
+            "labels": labels,
+            "top5": predictions[:, None],
+            "classes": np.array(list("abcdefghij")),
+        }
         made_up.add(*make_result("cls", samples=samples, model={"spec": model}))
-    (one,) = result_sets(made_up.results, made_up.read)
-    rows = mistakes_of(one).rows
+    (result_set,) = result_sets(made_up.results, made_up.read)
+    rows = mistakes_of(result_set).rows
     assert list(rows) == [
         (name, "a", (number / 10, 0.0))
         for name, number in zip("jihgfedc", range(9, 1, -1), strict=True)
@@ -138,7 +142,8 @@ def test_the_most_frequent_mistakes_of_any_model_by_their_share():
 
 def test_tasks_without_mistakes_have_none():
     made_up = made_up_results(["a"], ["retrieval", "select"])
-    assert [mistakes_of(one) for one in result_sets(made_up.results, made_up.read)] == [None, None]
+    sets = result_sets(made_up.results, made_up.read)
+    assert [mistakes_of(result_set) for result_set in sets] == [None, None]
 
 
 def test_provenance_holds_what_the_result_says():
@@ -184,10 +189,10 @@ def test_the_summary_counts():
 
 def test_published_numbers_stand_beside_what_was_measured_only():
     made_up = made_up_results(["a", "b"], ["cls"])
-    elsewhere = PUBLISHED._replace(dataset="other")
-    entries = made_up.content([PUBLISHED, elsewhere]).entries
-    found = [(entry.model, entry.source) for entry in entries]
-    assert found == [("a", "measured"), ("b", "measured"), ("b", "published")]
+    on_unmeasured_dataset = PUBLISHED._replace(dataset="other")
+    entries = made_up.content([PUBLISHED, on_unmeasured_dataset]).entries
+    models_and_sources = [(entry.model, entry.source) for entry in entries]
+    assert models_and_sources == [("a", "measured"), ("b", "measured"), ("b", "published")]
 
 
 def test_data_of_the_page():
@@ -205,7 +210,7 @@ def test_data_of_the_page():
         }
     ]
     ((pair,), (table,)) = reported["pairs"], reported["classes"]
-    rows = {one.row.model["spec"]: one.row for one in made_up.results}
+    rows = made_up.rows_by_model("cls")
     (test,) = pair["tests"]
     assert (test["metric"], pair["a"], pair["b"], pair["obstacles"]) == (0, 0, 1, [])
     for model in "ab":

@@ -35,23 +35,23 @@ def write_run(folder, losses):
 @pytest.fixture
 def content(tmp_path):
     made_up = MadeUpResults()
-    one = write_run(tmp_path / "one", [3.0, 2.0])
-    two = write_run(tmp_path / "two", [4.0, float("nan"), 1.23456])
-    for spec in (one, two, "scenes-clip"):
+    first_run = write_run(tmp_path / "one", [3.0, 2.0])
+    second_run = write_run(tmp_path / "two", [4.0, float("nan"), 1.23456])
+    for spec in (first_run, second_run, "scenes-clip"):
         made_up.add(*make_result("cls", model={"spec": spec}))
     return made_up.content()
 
 
-def test_the_lines_of_all_logs(content, tmp_path):
-    found = {(curve.model[7:], curve.panel): curve for curve in content.curves}
-    one, two = (f"{tmp_path / name}/checkpoint.safetensors" for name in ("one", "two"))
-    loss = found[one, "loss before the step"]
+def test_curves_are_read_from_all_logs(content, tmp_path):
+    curves = {(curve.model[7:], curve.panel): curve for curve in content.curves}
+    first, second = (f"{tmp_path / name}/checkpoint.safetensors" for name in ("one", "two"))
+    loss = curves[first, "loss before the step"]
     assert (loss.line, loss.unit, loss.steps, loss.values) == ("clip", "nats", (0, 10), (3.0, 2.0))
-    assert found[two, "loss before the step"].values == (4.0, 1.235)
-    assert found[two, "peak memory"].values == (2, 3, 4)
-    assert (two, "learning rate") not in found  # it never changes
-    assert found[one, "scenes-cls"].line == "acc1 (student)"
-    assert {name for name, _ in found} == {one, two}
+    assert curves[second, "loss before the step"].values == (4.0, 1.235)
+    assert curves[second, "peak memory"].values == (2, 3, 4)
+    assert (second, "learning rate") not in curves  # it never changes
+    assert curves[first, "scenes-cls"].line == "acc1 (student)"
+    assert {checkpoint for checkpoint, _ in curves} == {first, second}
 
 
 def test_the_section_of_a_page(content, open_page, tmp_path):

@@ -28,7 +28,7 @@ def verify_new(tmp_path: Path, monkeypatch, capsys):
     return run
 
 
-def test_another_model_on_the_same_terms(verify_new) -> None:
+def test_a_result_of_another_model_with_the_accepted_settings_is_verified(verify_new) -> None:
     store(Path("accepted/lab-a"))
     status, lines = verify_new()
     assert (status, lines[-1]) == (0, "1 results: 1 verified")
@@ -63,7 +63,7 @@ FILE = "accepted/scenes-cosmos__scenes-cls__scenes.json"
         ),
     ],
 )
-def test_other_terms(verify_new, changes, line) -> None:
+def test_a_result_with_other_settings_differs(verify_new, changes, line) -> None:
     hub = {"repository": "a/b", "revision": "1" * 40}
     uses_hub = "repository" in changes.get("provenance", {})
     store(Path("accepted"), provenance=hub if uses_hub else {})
@@ -83,7 +83,7 @@ def test_a_result_is_like_any_of_several_accepted_ones(verify_new) -> None:
     assert (status, len(lines)) == (1, 2)
 
 
-def test_a_field_that_only_the_new_result_records(verify_new) -> None:
+def test_a_field_that_only_the_new_result_records_may_differ(verify_new) -> None:
     store(Path("accepted"), hashes={"content": ""})
     assert verify_new()[0] == 0
 
@@ -101,7 +101,7 @@ def test_new_results_do_not_accept_themselves(command, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("difference", [{"dataset": "b"}, {"protocol": "b"}])
-def test_a_data_set_without_an_accepted_result(verify_new, difference) -> None:
+def test_a_result_without_an_accepted_one_is_not_looked_at(verify_new, difference) -> None:
     store(Path("accepted"), **difference)
     status, lines = verify_new()
     assert status == 2
@@ -111,7 +111,7 @@ def test_a_data_set_without_an_accepted_result(verify_new, difference) -> None:
     ]
 
 
-def test_accepted_results_that_were_edited(verify_new) -> None:
+def test_an_edited_accepted_result_is_an_error(verify_new) -> None:
     path = store(Path("accepted"))
     record = json.loads(path.read_text())
     record["provenance"]["precision"] = "bf16"
@@ -121,13 +121,13 @@ def test_accepted_results_that_were_edited(verify_new) -> None:
     assert lines == [f"cosmos-eval: {path}: this accepted result was edited: restore it"]
 
 
-def test_no_accepted_results(verify_new) -> None:
+def test_an_empty_folder_of_accepted_results_is_an_error(verify_new) -> None:
     status, lines = verify_new()
     assert status == 2
     assert lines == ["cosmos-eval: no results (*.json) in accepted: run `cosmos-eval run` first"]
 
 
-def test_json(verify_new) -> None:
+def test_json_has_the_outcome_and_the_differences(verify_new) -> None:
     store(Path("accepted"))
     status, lines = verify_new("--json", provenance={"precision": "bf16"})
     (document,) = json.loads("\n".join(lines))

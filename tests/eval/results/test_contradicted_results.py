@@ -70,15 +70,19 @@ CHANGES = {
 
 
 # One for each mark.
-@pytest.fixture(params=[replace_by_junk, forge_metric, edit_record], ids=lambda f: f.__name__)
+def name_of(change) -> str:
+    return change.__name__
+
+
+@pytest.fixture(params=[replace_by_junk, forge_metric, edit_record], ids=name_of)
 def changed(request, folder) -> tuple[Path, str, str]:
-    """A folder in which a result was changed, its mark, and the reason."""
+    """Return a folder in which a result was changed, the mark of that result, and the reason."""
     request.param(folder)
     assert verify(folder / f"{STEM}.json").outcome == "differs"
     return folder, *CHANGES[request.param]
 
 
-@pytest.mark.parametrize("changed", CHANGES, indirect=True, ids=lambda f: f.__name__)
+@pytest.mark.parametrize("changed", CHANGES, indirect=True, ids=name_of)
 def test_a_leaderboard_marks_them(changed, command):
     folder, mark, reason = changed
     done = command("leaderboard", folder, "--format", "json")
@@ -99,8 +103,8 @@ def test_a_table_of_results_marks_them(changed, command, tmp_path):
         table = cosmos_eval.load_results(folder)
     with pytest.warns(UserWarning, match=reason):
         cosmos_eval.read_results(folder)
-    found = table.groupby("model")["unchanged"].unique()
-    assert {name: list(values) for name, values in found.items()} == {
+    unchanged = table.groupby("model")["unchanged"].unique()
+    assert {name: list(values) for name, values in unchanged.items()} == {
         "scenes-clip": [False],
         "scenes-cosmos": [True],
     }
@@ -118,18 +122,24 @@ def test_a_report_shows_them_in_its_leaderboards_only(changed, command, tmp_path
 
 
 def test_they_reproduce_nothing(command, tmp_path):
-    where = {"dataset": "imagenet1k", "protocol": "cosmos"}
-    path = store(tmp_path / "r", "cls", 0.4, model={"spec": "cosmos:vitb16_cc3m"}, **where)
+    path = store(
+        tmp_path / "r",
+        "cls",
+        0.4,
+        model={"spec": "cosmos:vitb16_cc3m"},
+        dataset="imagenet1k",
+        protocol="cosmos",
+    )
     record = json.loads(path.read_text())
     record["metrics"]["acc1"] = 0.371  # as published
     seal(path, record)
     done = command("reproduce", tmp_path / "r", "--format", "json")
-    (found,) = (
-        record
-        for record in json.loads(done.out)
-        if (record["model"], record["metric"]) == ("cosmos:vitb16_cc3m", "acc1")
-    )
-    assert (found["status"], found["measured"]) == ("unverified", None)
+    (reproduction,) = [
+        reproduction
+        for reproduction in json.loads(done.out)
+        if (reproduction["model"], reproduction["metric"]) == ("cosmos:vitb16_cc3m", "acc1")
+    ]
+    assert (reproduction["status"], reproduction["measured"]) == ("unverified", None)
     assert "the samples give other metrics" in done.err
 
 
@@ -152,9 +162,10 @@ def test_an_overlap_does_not_show_them(changed):
 def test_a_run_measures_them_again(changed):
     folder, *_ = changed
     plan = make_plan(datasets=["scenes-cls"], models=["scenes-clip"])
-    (found,) = existing_results(plan, folder).values()
-    assert found.row is None
-    assert re.search(r"was edited after it was written|is not what was stored", str(found.error))
+    (existing,) = existing_results(plan, folder).values()
+    assert existing.row is None
+    message = r"was edited after it was written|is not what was stored"
+    assert re.search(message, str(existing.error))
 
 
 def test_results_without_samples_are_shown(folder, command):
@@ -169,9 +180,9 @@ def test_large_samples_are_hashed_and_a_note_says_so(folder, command, monkeypatc
     sizes = sorted(path.stat().st_size for path in folder.glob("*.npz"))
     monkeypatch.setattr(checked, "RECOMPUTED_BYTES", sum(sizes[:2]) + 2 * 65_536)
     results = read_checked(result_paths(folder))
-    assert sorted(one.recomputed for one in results) == [False, True, True]
+    assert sorted(result.recomputed for result in results) == [False, True, True]
     note = "the metrics of 1 of 3 results, whose samples are large, were not recomputed"
     assert note in command("leaderboard", folder, "--format", "csv").err
     replace_by_junk(folder)
-    marks = {one.fault for one in read_checked(result_paths(folder))}
+    marks = {result.fault for result in read_checked(result_paths(folder))}
     assert marks == {"", "edited samples"}

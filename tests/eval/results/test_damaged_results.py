@@ -26,51 +26,60 @@ from cosmos_eval.types import UsageError
 
 @pytest.fixture(autouse=True)
 def _no_blocking() -> Iterator[None]:
-    """Fail instead of waiting for ever, as a pipe without a writer would."""
+    """Fail after 20 seconds, instead of waiting for ever for a pipe without a writer."""
 
     def stop(*_: object) -> None:
-        pytest.fail("blocked for 20 s")  # no Exception, which reading catches
+        pytest.fail("blocked for 20 s")  # not an Exception, which reading would catch
 
-    before = signal.signal(signal.SIGALRM, stop)
+    former_handler = signal.signal(signal.SIGALRM, stop)
     signal.alarm(20)
     yield
     signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
+    signal.signal(signal.SIGALRM, former_handler)
 
 
-def npz(*, save: Callable[..., None] = np.savez, **arrays: Any) -> bytes:
+def npz(**arrays: Any) -> bytes:
     content = io.BytesIO()
-    save(content, **arrays)
+    np.savez(content, **arrays)
     return content.getvalue()
 
 
 def npy(array: np.ndarray) -> bytes:
-    return npz(save=np.save, arr=array)
-
-
-def zipped(members: dict[str, bytes], method: int = zipfile.ZIP_STORED) -> bytes:
     content = io.BytesIO()
-    with zipfile.ZipFile(content, "w", method) as archive:
+    np.save(content, array)
+    return content.getvalue()
+
+
+def zipped(members: dict[str, bytes]) -> bytes:
+    """Return an uncompressed zip file of the named members."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_STORED) as archive:
         for name, data in members.items():
             archive.writestr(name, data)
     return content.getvalue()
 
 
+# The signature of an entry of a zip file's directory, which repeats flags and sizes of a member.
+DIRECTORY_ENTRY = b"PK\x01\x02"
+
+
 def encrypted() -> bytes:
-    """A zip file whose flags say that its member is encrypted."""
+    """Return a zip file whose flags say that its member is encrypted."""
     content = bytearray(zipped({"labels.npy": npy(np.arange(3))}))
-    content[6] |= 1
-    content[content.index(b"PK\x01\x02") + 8] |= 1
+    content[6] |= 1  # the flags in the header of the member
+    content[content.index(DIRECTORY_ENTRY) + 8] |= 1  # the flags in the directory
     return bytes(content)
 
 
 def bomb() -> bytes:
-    """A small zip file that says it has 4 GiB twice unpacked."""
+    """Return a small zip file that claims two members of 4 GiB unpacked."""
     data = npy(np.arange(3))
     content = zipped({"labels.npy": data, "top5.npy": data})
-    start = content.index(b"PK\x01\x02")  # of the directory, where the size is written again
+    start = content.index(DIRECTORY_ENTRY)
     size = len(data).to_bytes(4, "little")
-    directory = content[start:].replace(size + size, size + (0xFFFFFFFE).to_bytes(4, "little"))
+    claimed_size = (0xFFFFFFFE).to_bytes(4, "little")
+    # The compressed size of a member is followed by the unpacked one.
+    directory = content[start:].replace(size + size, size + claimed_size)
     return content[:start] + directory
 
 
@@ -103,7 +112,7 @@ ARCHIVES: dict[str, bytes] = {
 
 @pytest.mark.parametrize("name", ARCHIVES)
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-def test_samples_that_are_none(tmp_path: Path, name: str) -> None:
+def test_damaged_or_impossible_samples_are_not_verified(tmp_path: Path, name: str) -> None:
     path = store_result(tmp_path, "cls")
     forge(path, ARCHIVES[name])
     verdict = verify(path)
@@ -111,63 +120,71 @@ def test_samples_that_are_none(tmp_path: Path, name: str) -> None:
     assert "\n" not in "".join([*verdict.differences, verdict.obstacle])
 
 
-def a_socket(path: Path) -> None:
+def make_socket(path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         directory = os.open(path.parent, os.O_RDONLY)
-        listener.bind(f"/proc/self/fd/{directory}/{path.name}")  # names of sockets are short
+        # The name of a socket may have about 100 characters, which paths of tests exceed.
+        listener.bind(f"/proc/self/fd/{directory}/{path.name}")
         os.close(directory)
 
 
-def a_sparse_file(path: Path) -> None:
+def make_sparse_file(path: Path) -> None:
+    """Make a file of 1 TiB that takes no space on the disk."""
     with path.open("wb") as file:
         file.truncate(1 << 40)
 
 
-FILES: dict[str, Callable[[Path], object]] = {
-    "a_pipe": os.mkfifo,
-    "a_socket": a_socket,
-    "a_sparse_file": a_sparse_file,
-    "deep": lambda path: path.write_text("[" * 100_000),
-    "deep_within_limits": lambda path: path.write_text(
-        '{"schema_version": 2, "per_class": ' + "[" * 500 + "]" * 500 + "}"
-    ),
-    "binary": lambda path: path.write_bytes(b"\x00\x05\x16\x07\xff\xfe"),
-    "dangling": lambda path: path.symlink_to("nowhere"),
-    "loop": lambda path: path.symlink_to(path.name),
-    "long_number": lambda path: path.write_text('{"schema_version": 1' + "0" * 6000 + "}"),
-    "surrogate_key": lambda path: path.write_text('{"schema_version": 2, "\\ud800": 1}'),
-    "surrogate": lambda path: path.write_text('{"schema_version": "\\ud800"}'),
+# The begin of a file that macOS writes beside others, and no UTF-8.
+BINARY = b"\x00\x05\x16\x07\xff\xfe"
+CONTENTS: dict[str, bytes] = {
+    "deep": b"[" * 100_000,
+    "deep_within_limits": b'{"schema_version": 2, "per_class": ' + b"[" * 500 + b"]" * 500 + b"}",
+    "binary": BINARY,
+    "long_number": b'{"schema_version": 1' + b"0" * 6000 + b"}",
+    "surrogate_key": rb'{"schema_version": 2, "\ud800": 1}',
+    "surrogate": rb'{"schema_version": "\ud800"}',
 }
+SPECIAL_FILES = ("a_pipe", "a_socket", "a_sparse_file", "dangling", "loop")
+BAD_FILES = (*CONTENTS, *SPECIAL_FILES)
+
+
+def write_bad_files(folder: Path) -> None:
+    for name, content in CONTENTS.items():
+        (folder / f"{name}.json").write_bytes(content)
+    os.mkfifo(folder / "a_pipe.json")
+    make_socket(folder / "a_socket.json")
+    make_sparse_file(folder / "a_sparse_file.json")
+    (folder / "dangling.json").symlink_to("nowhere")
+    (folder / "loop.json").symlink_to("loop.json")
 
 
 @pytest.fixture
 def damaged(tmp_path: Path) -> Path:
-    """A folder of one whole result, bad files, a folder called like a result, hidden ones."""
+    """Return a folder of one undamaged result, the bad files, a folder that is called like a
+    result, and a hidden file."""
     folder = tmp_path / "results"
     store_result(folder, "cls", provenance={"hashes": {"sample_list": "c" * 64}})
-    for name, make in FILES.items():
-        make(folder / f"{name}.json")
+    write_bad_files(folder)
     (folder / "folder.json").mkdir()
-    (folder / "._hidden.json").write_bytes(b"\x00\x05\x16\x07\xff\xfe")
+    (folder / "._hidden.json").write_bytes(BINARY)
     return folder
 
 
 def test_each_file_has_a_verdict(damaged: Path) -> None:
     verdicts = {Path(verdict.path).stem: verdict for verdict in verify_all([damaged])}
     assert verdicts.pop("scenes-cosmos__scenes-cls__scenes").outcome == "verified"
-    assert {name: verdict.outcome for name, verdict in verdicts.items()} == dict.fromkeys(
-        FILES, "not looked at"
-    )
+    outcomes = {name: verdict.outcome for name, verdict in verdicts.items()}
+    assert outcomes == dict.fromkeys(BAD_FILES, "not looked at")
 
 
-def test_samples_of_another_are_found_among_damaged_files(damaged: Path) -> None:
+def test_edited_samples_are_noticed_among_damaged_files(damaged: Path) -> None:
     path = damaged / "scenes-cosmos__scenes-cls__scenes.json"
     path.with_name(read_result(path).samples).write_bytes(b"edited")
     (line,) = verify(path).differences
     assert line.startswith("edited samples: ")
 
 
-def test_the_samples_are_a_pipe(tmp_path: Path) -> None:
+def test_a_pipe_in_place_of_the_samples_is_not_read(tmp_path: Path) -> None:
     path = store_result(tmp_path, "cls")
     samples = tmp_path / read_result(path).samples
     samples.unlink()
@@ -175,7 +192,7 @@ def test_the_samples_are_a_pipe(tmp_path: Path) -> None:
     assert verify(path).obstacle.endswith("is a pipe or a device, not a file")
 
 
-def test_the_command_prints_them_all(command: Callable, damaged: Path) -> None:
+def test_the_command_prints_a_line_for_every_file(command: Callable, damaged: Path) -> None:
     (damaged / "surrogate_\udcff.json").write_text('{"schema_version": 2, "task": "\\ud800"}')
     missing = damaged.parent / "empty"
     missing.mkdir()
@@ -183,9 +200,10 @@ def test_the_command_prints_them_all(command: Callable, damaged: Path) -> None:
     assert ended.status == 2
     assert f"{damaged / 'scenes-cosmos__scenes-cls__scenes.json'}: verified, " in ended.out
     assert ended.out.count("no results (*.json) in") == 2
-    total = len(FILES) + 5
+    # The undamaged result, the file with a surrogate in its name, and the other three arguments.
+    total = len(BAD_FILES) + 5
     assert ended.out.splitlines()[-1] == f"{total} results: {total - 1} not looked at, 1 verified"
-    assert len(json.loads(command("verify", damaged, "--json").out)) == len(FILES) + 2
+    assert len(json.loads(command("verify", damaged, "--json").out)) == len(BAD_FILES) + 2
 
 
 def test_a_check_says_what_is_wrong_in_every_report(
@@ -198,16 +216,18 @@ def test_a_check_says_what_is_wrong_in_every_report(
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
     ended = command("check", damaged, *base, "--junit", "junit.xml", "--summary", "summary.md")
     assert ended.status == 2
-    assert ended.err.count("::error ") == len(FILES) + 1
-    assert ET.parse(tmp_path / "junit.xml").getroot().get("errors") == str(len(FILES) + 1)
-    assert (tmp_path / "summary.md").read_text().count("cannot decide**") == len(FILES) + 1
-    found = json.loads(command("check", damaged, *base, "--json").out)
-    assert (len(found["problems"]), len(found["findings"])) == (len(FILES) + 1, 4)
+    n_bad_files = len(BAD_FILES) + 1
+    assert ended.err.count("::error ") == n_bad_files
+    assert ET.parse(tmp_path / "junit.xml").getroot().get("errors") == str(n_bad_files)
+    assert (tmp_path / "summary.md").read_text().count("cannot decide**") == n_bad_files
+    check = json.loads(command("check", damaged, *base, "--json").out)
+    assert len(check["problems"]) == n_bad_files
+    assert len(check["findings"]) == 4
 
 
 @contextmanager
 def as_nobody() -> Iterator[None]:
-    """Without the rights of root, who may read everything."""
+    """Give up the rights of root, who may read everything."""
     root = os.geteuid() == 0
     if root:
         os.seteuid(65534)
@@ -220,7 +240,7 @@ def as_nobody() -> Iterator[None]:
 
 @pytest.fixture
 def unreadable() -> Iterator[Path]:
-    """Two results, one of them in a folder that nobody may read."""
+    """Return a folder of two results, one of them in a folder that nobody may read."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o755)
@@ -257,21 +277,21 @@ def test_a_folder_that_cannot_be_read_is_an_error(unreadable: Path) -> None:
     ],
     ids=lambda arguments: arguments[0],
 )
-def test_no_command_leaves_a_folder_out(
+def test_no_command_leaves_out_a_folder_that_cannot_be_read(
     command: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
 ) -> None:
-    scan = os.scandir
+    scandir = os.scandir
 
-    def refuse(place: Any) -> Any:
-        # pytest removes folders by their descriptors.
-        if not isinstance(place, int) and os.fspath(place).endswith("locked"):
-            raise PermissionError(13, "Permission denied", place)
-        return scan(place)
+    def refuse_locked_folder(folder: Any) -> Any:
+        # pytest removes folders by their descriptors, which are integers.
+        if not isinstance(folder, int) and os.fspath(folder).endswith("locked"):
+            raise PermissionError(13, "Permission denied", folder)
+        return scandir(folder)
 
     good = store_result(tmp_path / "results", "cls")
     store_result(tmp_path / "results" / "locked", "cls", dataset="other")
     command("check", good, "--baseline", "base.json", "--update", "--reason", "why")
-    monkeypatch.setattr(os, "scandir", refuse)
+    monkeypatch.setattr(os, "scandir", refuse_locked_folder)
     name, *options = (word.format(good=good) for word in arguments)
     ended = command(name, "results", *options)
     assert ended.status == 2

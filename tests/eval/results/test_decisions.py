@@ -37,12 +37,12 @@ SELECTION = {
 
 
 def test_the_tasks_that_can_stop():
-    whole = ("loc", "probe", "ood", "seg-probe", "depth-probe", "ranking")
+    need_all_samples = ("loc", "probe", "ood", "seg-probe", "depth-probe", "ranking")
     stopping = {name for name, task in known_tasks().items() if task.can_stop}
     assert stopping >= {"cls", "faces", "multilabel", "seg", "retrieval", "select", "assoc"}
     assert "boxes" in stopping
-    assert stopping.isdisjoint(whole)
-    for name in whole:
+    assert stopping.isdisjoint(need_all_samples)
+    for name in need_all_samples:
         with pytest.raises(ValueError, match=f"task {name} needs all samples at once"):
             units_of(task_named(name), SAMPLES[name])
 
@@ -188,9 +188,9 @@ def test_ranks_of_some_images_are_those_of_all():
     image_of_text = np.concatenate([np.arange(40), rng.integers(0, 40, 50)])
     ranks = retrieval_ranks(images, texts, image_of_text).image_to_text
     chosen = rng.permutation(40)[:17]
-    some = ranks_of_images(images[chosen], texts, image_of_text, chosen)
-    np.testing.assert_array_equal(some, ranks[chosen])
-    assert len(set(some.tolist())) > 5
+    ranks_of_chosen = ranks_of_images(images[chosen], texts, image_of_text, chosen)
+    np.testing.assert_array_equal(ranks_of_chosen, ranks[chosen])
+    assert len(set(ranks_of_chosen.tolist())) > 5
 
 
 def test_selected_items_keep_their_images_and_captions():

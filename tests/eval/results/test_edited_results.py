@@ -64,9 +64,9 @@ def test_an_edited_figure_is_marked_in_the_terminal(command, folder):
 def test_an_edited_figure_is_unverified_in_csv_and_json(command, folder):
     done = command("leaderboard", folder, "--format", "csv")
     lines = [line for line in csv.DictReader(io.StringIO(done.out)) if line["metric"] == "acc1"]
-    found = {line["model"]: (line["source"], line["best"], line["rank_low"]) for line in lines}
-    assert found["scenes-clip (edited record)"] == ("unverified", "", "")
-    assert found["scenes-cosmos"] == ("measured", "", "")
+    fields = {line["model"]: (line["source"], line["best"], line["rank_low"]) for line in lines}
+    assert fields["scenes-clip (edited record)"] == ("unverified", "", "")
+    assert fields["scenes-cosmos"] == ("measured", "", "")
     assert NOTE in done.err
     done = command("leaderboard", folder, "--format", "json")
     sources = {record["model"]: record["source"] for record in json.loads(done.out)}
@@ -110,27 +110,35 @@ def test_a_comparison_of_folders_names_what_an_edit_leaves_out(command, folder):
 
 
 def test_an_edited_result_reproduces_nothing(command, tmp_path):
-    where = {"dataset": "imagenet1k", "protocol": "cosmos"}
-    path = store(tmp_path / "r", "cls", 0.4, model={"spec": "cosmos:vitb16_cc3m"}, **where)
+    path = store(
+        tmp_path / "r",
+        "cls",
+        0.4,
+        model={"spec": "cosmos:vitb16_cc3m"},
+        dataset="imagenet1k",
+        protocol="cosmos",
+    )
 
-    def record():
-        done = command("reproduce", tmp_path / "r", "--format", "json")
-        return done.err, next(
+    def reproduction_of_accuracy(output):
+        return next(
             record
-            for record in json.loads(done.out)
+            for record in json.loads(output)
             if (record["model"], record["metric"]) == ("cosmos:vitb16_cc3m", "acc1")
         )
 
-    assert record()[1]["status"] in ("near", "differs")
+    done = command("reproduce", tmp_path / "r", "--format", "json")
+    assert reproduction_of_accuracy(done.out)["status"] in ("near", "differs")
     edit(path, re.compile(r'"acc1": 0\.\d+'), '"acc1": 0.371')
-    err, found = record()
-    assert (found["status"], found["measured"]) == ("unverified", None)
-    assert f"edited after it was written: {path.name}" in err
+    done = command("reproduce", tmp_path / "r", "--format", "json")
+    reproduction = reproduction_of_accuracy(done.out)
+    assert (reproduction["status"], reproduction["measured"]) == ("unverified", None)
+    assert f"edited after it was written: {path.name}" in done.err
 
 
 def test_results_of_version_1_hold_no_hash_and_are_ranked():
     folder = Path(__file__).parent / "version_1"
-    assert {one.unchanged for one in read_stored(sorted(folder.glob("*.json")))} == {None}
+    results = read_stored(sorted(folder.glob("*.json")))
+    assert {result.unchanged for result in results} == {None}
 
 
 def unchanged(path: Path) -> bool | None:
@@ -161,17 +169,18 @@ def test_the_same_record_is_unchanged_in_whatever_form(odd):
 
 
 def test_edits_of_the_text_are_found(odd):
-    """Signs are left out, doubled, or followed by a space; what JSON reads alike is no edit."""
+    """Characters are left out, doubled, or followed by a space. A change that JSON reads as the
+    same record is not an edit."""
     text = odd.read_text()
     record = json.loads(text)
-    found = 0
-    for sign in re.finditer(r'[ \\:"](?=.*\\)|(?<=0\.)\d', text):
-        for new in ("", sign[0] * 2, f"{sign[0]} "):
-            odd.write_text(text[: sign.start()] + new + text[sign.end() :])
+    n_edits = 0
+    for match in re.finditer(r'[ \\:"](?=.*\\)|(?<=0\.)\d', text):
+        for replacement in ("", match[0] * 2, f"{match[0]} "):
+            odd.write_text(text[: match.start()] + replacement + text[match.end() :])
             try:
-                same = json.loads(odd.read_text()) == record
-                assert unchanged(odd) is same, text[sign.start() - 20 : sign.end() + 20]
+                is_same = json.loads(odd.read_text()) == record
+                assert unchanged(odd) is is_same, text[match.start() - 20 : match.end() + 20]
             except (ValueError, UsageError):
                 continue
-            found += not same
-    assert found > 40
+            n_edits += not is_same
+    assert n_edits > 40

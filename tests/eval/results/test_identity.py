@@ -1,4 +1,5 @@
-"""A model is its weights, code and arguments, whatever its path: rows, files and the gate."""
+"""A model is identified by its weights, code and arguments, not by its path: in rows, in files and
+by the gate."""
 
 import json
 import re
@@ -46,10 +47,10 @@ def test_two_paths_to_one_file_are_one_model(command, tmp_path):
         {"random": True, "weights_sha256": None},
     ],
 )
-def test_what_makes_another_model(tmp_path, changes):
+def test_each_of_these_changes_makes_another_model(tmp_path, changes):
     put(tmp_path, "cosmos:a.pt")
     put(tmp_path, "cosmos:b.pt", **changes)
-    assert len({one.label for one in read_stored(result_paths(tmp_path))}) == 2
+    assert len({result.label for result in read_stored(result_paths(tmp_path))}) == 2
 
 
 def test_files_of_one_model_are_linked_by_what_was_loaded(command, tmp_path):
@@ -111,17 +112,17 @@ def test_a_given_name_comes_first(command, tmp_path):
     put(tmp_path / "r", "cosmos:a.pt")
     put(tmp_path / "r", "cosmos:/long/path/to/a.pt", "seg", name="the baseline")
     assert {model for model, _ in rows_of(command, "r")} == {"the baseline"}
-    found = json.loads(command("compare", "r", "r", "--model", "cosmos:a.pt", "--json").out)
-    assert found["a"] == "the baseline"
-    assert {test["dataset"] for test in found["tests"]} == {"scenes-cls", "scenes-seg"}
+    comparison = json.loads(command("compare", "r", "r", "--model", "cosmos:a.pt", "--json").out)
+    assert comparison["a"] == "the baseline"
+    assert {test["dataset"] for test in comparison["tests"]} == {"scenes-cls", "scenes-seg"}
 
 
 def test_comparing_a_model_with_itself_is_said(command, tmp_path):
     put(tmp_path / "a", "cosmos:a.pt")
     put(tmp_path / "b", "cosmos:b.pt")
-    found = json.loads(command("compare", "a", "b", "--json").out)
-    assert (found["a"], found["b"]) == ("cosmos:a.pt", "cosmos:b.pt")
-    assert found["notes"][0] == f"A and B are one model, of weights {'a' * 12}"
+    comparison = json.loads(command("compare", "a", "b", "--json").out)
+    assert (comparison["a"], comparison["b"]) == ("cosmos:a.pt", "cosmos:b.pt")
+    assert comparison["notes"][0] == f"A and B are one model, of weights {'a' * 12}"
 
 
 def test_a_model_of_the_same_name_moves_the_former_result_aside(command, tmp_path):
@@ -169,7 +170,10 @@ def test_columns_of_a_table(tmp_path):
 
 @pytest.fixture
 def update(command):
-    return lambda *paths: command("check", *paths, "--baseline", "b.json", "--update", "--reason=x")
+    def update_baseline(*paths):
+        return command("check", *paths, "--baseline", "b.json", "--update", "--reason=x")
+
+    return update_baseline
 
 
 def check(command, *paths):

@@ -1,4 +1,4 @@
-"""Samples that no measurement gives: refused by the reader, whatever hashes are recorded."""
+"""Samples that no measurement can give are refused by the reader, even if all hashes are right."""
 
 import io
 import zipfile

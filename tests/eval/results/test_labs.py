@@ -139,9 +139,14 @@ def test_what_is_not_the_same_measurement(command, tmp_path):
 
 
 def test_published_numbers_stay_beside_the_row_of_a_lab(command, tmp_path):
-    where = {"dataset": "imagenet1k", "protocol": "cosmos", "model": {"spec": "cosmos:vitb16_cc3m"}}
     for lab, n_right in (("a", 190), ("b", 195)):
-        store(tmp_path / "board" / lab, samples=samples_with(n_right), **where)
+        store(
+            tmp_path / "board" / lab,
+            samples=samples_with(n_right),
+            dataset="imagenet1k",
+            protocol="cosmos",
+            model={"spec": "cosmos:vitb16_cc3m"},
+        )
     document = json.loads(command("leaderboard", "board", "--labs", "--json").out)
     published = [record["published"]["acc1"] for record in document["results"]]
     assert len(published) == 2

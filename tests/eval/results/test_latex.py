@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from decimal import ROUND_HALF_UP, Decimal
 from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 import pytest
@@ -306,13 +307,13 @@ def test_a_comparison_has_the_primary_metrics_of_its_json(command):
     tests = json.loads(command("compare", RESULTS, *MODELS, "--json").out)["tests"]
     primary = [test for test in tests if test["p_value_holm"] is not None]
     expected = []
-    for (dataset, protocol), group in groupby(primary, lambda t: (t["dataset"], t["protocol"])):
+    for (dataset, protocol), group in groupby(primary, itemgetter("dataset", "protocol")):
         expected.append((f"{dataset} ({protocol})",))
         for test in group:
             low, high = test["interval"]["low"], test["interval"]["high"]
             cells = [half_up(test[side]) for side in "ab"]
-            reach = max(high - test["difference"], test["difference"] - low)
-            expected.append((*cells, f"+{half_up(test['difference'])}", 100 * reach))
+            half_width = max(high - test["difference"], test["difference"] - low)
+            expected.append((*cells, f"+{half_up(test['difference'])}", 100 * half_width))
 
     ended = command("compare", RESULTS, *MODELS, "--format", "tex", "--columns", "1")
     assert not ended.out.startswith("A:")
@@ -326,9 +327,9 @@ def test_a_comparison_has_the_primary_metrics_of_its_json(command):
         number, interval = change.split(r"\,")
         rows.append((*plain, number, float(re.search(r"[\d.]+", interval.split("pm")[1])[0])))
     assert len(rows) == len(expected) == 22
-    for row, wanted in zip(rows, expected, strict=True):
-        assert row[:3] == wanted[:3]
-        assert len(row) == 1 or row[3] == pytest.approx(wanted[3], abs=0.1)
+    for row, expected_row in zip(rows, expected, strict=True):
+        assert row[:3] == expected_row[:3]
+        assert len(row) == 1 or row[3] == pytest.approx(expected_row[3], abs=0.1)
 
 
 def only(comparison, *metrics):
@@ -339,20 +340,21 @@ def only(comparison, *metrics):
 def test_the_better_side_is_bold_and_p_values_are_corrected(comparison):
     """The numbers of docs/comparing.md."""
     accuracies = only(comparison, "acc1")
-    tables = [comparison_table(accuracies, TableOptions(paper_columns=c)) for c in (1, 2)]
-    one, two = (to_latex(table) for table in tables)
+    narrow_table = to_latex(comparison_table(accuracies, TableOptions(paper_columns=1)))
+    wide_table = to_latex(comparison_table(accuracies, TableOptions(paper_columns=2)))
     small = r"\textless{}$10^{-6}$"
-    assert rows_of(one)[1::2] == [
+    assert rows_of(narrow_table)[1::2] == [
         ["acc1", r"\textbf{94.2}", "79.8", r"+14.4\,{\scriptsize $\pm$3.7}", small],
         ["acc1", "89.6", "86.8", r"+2.8\,{\scriptsize $\pm$3.1}", "0.28"],
     ]
-    assert [row[-3:] for row in rows_of(two)[1::2]] == [
+    assert [row[-3:] for row in rows_of(wide_table)[1::2]] == [
         [small, small, "6.9"],
         ["0.092", "0.28", "5.8"],
     ]
-    assert r"\caption[{scenes-cosmos (A) and scenes-clip-long (B) (\%), protocol scenes}]" in one
-    assert "Detectable" not in one
-    assert "Detectable: the true difference" in two
+    caption = r"\caption[{scenes-cosmos (A) and scenes-clip-long (B) (\%), protocol scenes}]"
+    assert caption in narrow_table
+    assert "Detectable" not in narrow_table
+    assert "Detectable: the true difference" in wide_table
 
 
 def test_metrics_that_are_not_primary_have_a_p_value_without_correction(comparison):
@@ -423,11 +425,9 @@ def test_sizes_are_stated_once_if_they_are_equal():
 def test_methods_of_many_metrics_are_not_listed():
     many = [(f"m{number}", "bootstrap") for number in range(7)]
     assert methods_sentence("Intervals", many) == "Intervals: bootstrap for all metrics."
-    both = [many[0], ("acc1", "Wilson"), *many[1:]]
-    assert (
-        methods_sentence("Tests", both)
-        == "Tests: Wilson for acc1; bootstrap for the other metrics."
-    )
+    two_methods = [many[0], ("acc1", "Wilson"), *many[1:]]
+    sentence = "Tests: Wilson for acc1; bootstrap for the other metrics."
+    assert methods_sentence("Tests", two_methods) == sentence
     few = [*many[:2], ("acc1", "Wilson"), many[2]]
     assert methods_sentence("Tests", few) == "Tests: bootstrap for m0, m1 and m2; Wilson for acc1."
 

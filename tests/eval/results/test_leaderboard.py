@@ -180,9 +180,10 @@ def test_two_results_for_one_cell():
 
 def test_a_variant_is_not_held_against_the_published_number():
     def entry(**provenance):
-        model, where = {"spec": "cosmos:vitb16_cc3m"}, {"dataset": "imagenet1k"}
-        (found,) = entries_of_rows([make_row(provenance, model, protocol="cosmos", **where)])
-        return found
+        model = {"spec": "cosmos:vitb16_cc3m"}
+        row = make_row(provenance, model, dataset="imagenet1k", protocol="cosmos")
+        (entry,) = entries_of_rows([row])
+        return entry
 
     assert entry().published == {"acc1": 0.371}
     assert entry(precision="amp").published == {"acc1": 0.371}  # as it was measured
@@ -192,14 +193,18 @@ def test_a_variant_is_not_held_against_the_published_number():
 
 
 def test_published_rows_stand_apart_with_their_sources():
-    here = Entry("cosmos:vitb16_cc3m", "cls", "imagenet1k", "cosmos", {"acc1": 0.4}, {}, "measured")
-    there = here._replace(metrics={"acc1": 0.371}, source="published", url="https://example.org")
-    (board,) = make_boards([here, there])
+    measured = Entry(
+        "cosmos:vitb16_cc3m", "cls", "imagenet1k", "cosmos", {"acc1": 0.4}, {}, "measured"
+    )
+    published = measured._replace(
+        metrics={"acc1": 0.371}, source="published", url="https://example.org"
+    )
+    (board,) = make_boards([measured, published])
     assert [row[:3] for row in board.rows] == [
         ("cosmos:vitb16_cc3m", "measured", ""),
         ("cosmos:vitb16_cc3m", "published", "https://example.org"),
     ]
-    text = to_markdown(Leaderboard([here, there]))
+    text = to_markdown(Leaderboard([measured, published]))
     assert "| cosmos:vitb16_cc3m | [published](<https://example.org>) | 37.1 |" in text
 
 

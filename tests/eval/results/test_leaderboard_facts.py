@@ -1,4 +1,4 @@
-"""What models are, beside their numbers, in every form of a leaderboard."""
+"""Facts of models, such as their size, in every form of a leaderboard."""
 
 from __future__ import annotations
 
@@ -26,9 +26,16 @@ from cosmos_eval.results.leaderboard.writers import (
 
 ODD = "<b>|$x"
 FACTS: dict[str, Any] = {
-    **{"parameters": 151_277_313, "image_parameters": 87_849_216, "text_parameters": None},
-    **{"image_gflops": 8.81762304, "text_gflops": None, "image_size": [224, 160], "patch_size": 32},
-    **{"embedding_size": 512, "context_length": 77, "training_data": ODD},
+    "parameters": 151_277_313,
+    "image_parameters": 87_849_216,
+    "text_parameters": None,
+    "image_gflops": 8.81762304,
+    "text_gflops": None,
+    "image_size": [224, 160],
+    "patch_size": 32,
+    "embedding_size": 512,
+    "context_length": 77,
+    "training_data": ODD,
     "samples_seen": 860_770_272,
 }
 SHOWN = (ODD, "861M", "151.3", "8.82", "", "224x160", "32", "512", "40.00")
@@ -38,32 +45,37 @@ OF_PROFILE = ("DataComp-1B", "12.8B", "151.3", "8.82", "5.96", "224", "", "512",
 
 @pytest.fixture
 def entries() -> list[Entry]:
-    """A model with facts in two of three results, one without any, and the published ones."""
-    own = {"model": {"spec": "mine", "facts": FACTS}}
+    """Return entries of a model with facts in two of three results, of a model without facts, and
+    of published models."""
+    model = {"spec": "mine", "facts": FACTS}
     rows = [
-        make_row(**own, provenance={"images_per_second": 30.0}),
-        make_row(**own, dataset="other", provenance={"images_per_second": 50.0}),
+        make_row(model=model, provenance={"images_per_second": 30.0}),
+        make_row(model=model, dataset="other", provenance={"images_per_second": 50.0}),
         make_row(model={"spec": "mine"}, dataset="older"),
         make_row(model={"spec": "yours"}),
     ]
     return [*entries_of_rows(rows), *published_beside([])]
 
 
-def test_a_row_per_model(entries):
+def test_the_table_of_models_has_a_row_per_model_with_facts(entries):
     table = model_table(entries)
     titles = tuple(head.title for head in table.heads)
     rows = [tuple(cell.text for cell in row) for row in table.rows]
     assert titles[: table.n_text_columns] == ("model", "source", "training data")
-    without = "yours", "COSMOS", "LoTLIP", "CLIP ", "DreamLIP", "FLAIR"
-    known = {(e.model, e.source) for e in entries if not e.model.startswith(without)}
-    assert [row[:2] for row in rows] == sorted(known)
+    without_facts = ("yours", "COSMOS", "LoTLIP", "CLIP ", "DreamLIP", "FLAIR")
+    models_with_facts = {
+        (entry.model, entry.source)
+        for entry in entries
+        if not entry.model.startswith(without_facts)
+    }
+    assert [row[:2] for row in rows] == sorted(models_with_facts)
     by_model = {row[0]: row[2:] for row in rows}
     assert by_model["mine"] == SHOWN
     assert by_model[B32] == OF_PROFILE
     # The architecture is OpenCLIP's, but the model has a module more.
     assert by_model["cosmos:vitb32_cc3m"][1:5] == ("90.3M", "", "8.82", "5.96")
-    of_own = model_table([e for e in entries if e.source == "measured"])
-    assert [head.title for head in of_own.heads[:2]] == ["model", "training data"]
+    measured_table = model_table([entry for entry in entries if entry.source == "measured"])
+    assert [head.title for head in measured_table.heads[:2]] == ["model", "training data"]
     assert len(table.notes) == 3
 
 
@@ -83,13 +95,15 @@ def test_samples_seen_have_three_digits(count, text):
     assert model_table(entries).rows[0][2].text == text
 
 
-def test_every_form(entries):
+def test_every_form_shows_the_facts(entries):
     line = " | ".join(["mine", "measured", r"&lt;b&gt;\|\$x", *SHOWN[1:]])
     assert line in WRITERS["md"](Leaderboard(entries, facts=True))
     paper = WRITERS["tex"](Leaderboard(entries, facts=True))
     assert r"\textless{}\allowbreak{}b\textgreater{}\textbar{}\$\allowbreak{}x" in paper
-    assert all(f" & {one}" in paper for one in SHOWN[1:] if one)
-    cells = [one.text for one in Page(to_html(Leaderboard(entries, facts=True))).all("th", "td")]
+    for cell in SHOWN[1:]:
+        assert not cell or f" & {cell}" in paper
+    page = Page(to_html(Leaderboard(entries, facts=True)))
+    cells = [element.text for element in page.all("th", "td")]
     start = len(cells) - cells[::-1].index("mine") - 1
     assert cells[start : start + 11] == ["mine", "measured", *SHOWN]
     lines = csv.DictReader(io.StringIO(to_csv(Leaderboard(entries, facts=True))))
@@ -97,10 +111,12 @@ def test_every_form(entries):
     assert (line["image_gflops"], line["image_size"]) == ("8.81762304", "224x160")
     assert (line["text_gflops"], line["images_per_second"]) == ("", "50.0")
     records = json.loads(to_json(Leaderboard(entries, facts=True)))
-    record = next(r for r in records if (r["model"], r["dataset"]) == ("mine", "other"))
-    known = {name: fact for name, fact in FACTS.items() if fact is not None}
-    assert record["facts"] == {**known, "images_per_second": 50.0}
-    (yours,) = (r for r in records if r["model"] == "yours")
+    record = next(
+        record for record in records if (record["model"], record["dataset"]) == ("mine", "other")
+    )
+    stated_facts = {name: fact for name, fact in FACTS.items() if fact is not None}
+    assert record["facts"] == {**stated_facts, "images_per_second": 50.0}
+    (yours,) = [record for record in records if record["model"] == "yours"]
     assert yours["facts"] == {}
 
 
@@ -130,12 +146,14 @@ def test_only_on_demand(form, entries, command, tmp_path):
 def test_no_comparison_depends_on_facts(command, tmp_path):
     for name, skill in (("a", 0.4), ("b", 0.8)):
         store(tmp_path / "plain" / name, skill=skill)
-        known = {"facts": {**FACTS, "parameters": ord(name)}}
-        fast = {"images_per_second": float(ord(name))}
-        store(tmp_path / "known" / name, skill=skill, model=known, provenance=fast)
-    plain, known = (
-        command("compare", f"{kind}/a", f"{kind}/b", "--json") for kind in ("plain", "known")
-    )
-    assert plain.out == known.out
-    assert (plain.status, known.status) == (0, 0)
+        store(
+            tmp_path / "known" / name,
+            skill=skill,
+            model={"facts": {**FACTS, "parameters": ord(name)}},
+            provenance={"images_per_second": float(ord(name))},
+        )
+    without_facts = command("compare", "plain/a", "plain/b", "--json")
+    with_facts = command("compare", "known/a", "known/b", "--json")
+    assert without_facts.out == with_facts.out
+    assert (without_facts.status, with_facts.status) == (0, 0)
     assert command("verify", "known").status == 0

@@ -170,7 +170,8 @@ def test_html_is_one_page_that_needs_nothing_else(entries):
 
 
 def test_names_are_text_in_html(entries):
-    texts = [one.text.strip() for one in Page(to_html(Leaderboard(entries))).elements]
+    elements = Page(to_html(Leaderboard(entries))).elements
+    texts = [element.text.strip() for element in elements]
     assert {ODD, "[100%]_set (scenes)"} <= set(texts)
 
 
@@ -196,12 +197,17 @@ def lines(entries, width, options=PLAIN):
 
 
 def test_the_terminal_shows_number_interval_rank_and_difference():
-    where = {"dataset": "imagenet1k", "protocol": "cosmos"}
-    rows = [
-        make_row(model={"spec": "cosmos:vitb16_cc3m"}, **where),
-        make_row(model={"spec": "[red]x[/red]"}, **where, metrics={"acc1": 0.26}),
-    ]
-    assert lines(entries_of_rows(rows), 80, TableOptions(ranks=True))[:6] == [
+    released = make_row(
+        model={"spec": "cosmos:vitb16_cc3m"}, dataset="imagenet1k", protocol="cosmos"
+    )
+    better = make_row(
+        model={"spec": "[red]x[/red]"},
+        dataset="imagenet1k",
+        protocol="cosmos",
+        metrics={"acc1": 0.26},
+    )
+    entries = entries_of_rows([released, better])
+    assert lines(entries, 80, TableOptions(ranks=True))[:6] == [
         "Classification (%), protocol cosmos",
         "                              imagenet1k",
         "model                                         acc1",
@@ -308,15 +314,20 @@ def test_a_board_of_one_cell():
     assert "m      50.0" in lines([entry], 14)
 
 
-def titles(found, options):
-    return [table.title for table in tables_of(make_boards(found), options)]
+def titles(entries, options):
+    return [table.title for table in tables_of(make_boards(entries), options)]
 
 
 def test_other_settings_have_tables_of_their_own():
-    """A limit, a student, another attention; another precision is compared with all."""
-    others = [{"limit": 2}, {"attention": "naclip"}, {"precision": "amp"}]
-    rows = [make_row(), *(make_row(provenance) for provenance in others)]
-    rows.append(make_row(model={"weights": "student"}))
+    """These are a limit, a student and another form of attention. Results of another precision
+    stay in the table of the usual ones."""
+    rows = [
+        make_row(),
+        make_row({"limit": 2}),
+        make_row({"attention": "naclip"}),
+        make_row({"precision": "amp"}),
+        make_row(model={"weights": "student"}),
+    ]
     plain, aside = tables_of(make_boards(entries_of_rows(rows)), TableOptions())
     assert [row[0].text for row in plain.rows] == ["scenes-cosmos", "scenes-cosmos (amp)"]
     assert aside.title == "Classification (%), other settings, protocol scenes"
@@ -393,11 +404,13 @@ def test_run_leaves_out_variants_that_nobody_named(capsys):
     assert "not shown" not in shown.err
 
 
-def test_what_is_selected_is_shown_in_its_order():
-    rows = [make_row(model={"spec": name}, dataset=d) for name in ("a", "b", "c") for d in "xyz"]
-    found = entries_of_rows(rows)
+def test_selected_models_and_sets_are_shown_in_the_order_of_the_selection():
+    rows = [
+        make_row(model={"spec": model}, dataset=dataset) for model in "abc" for dataset in "xyz"
+    ]
+    entries = entries_of_rows(rows)
     options = TableOptions(NamePatterns(models=("c", "a*"), datasets=("z", "x"), metrics=("acc5",)))
-    (table,) = tables_of(make_boards(select_entries(found, options.patterns)), options)
+    (table,) = tables_of(make_boards(select_entries(entries, options.patterns)), options)
     assert [row[0].text for row in table.rows] == ["c", "a"]
     assert [(head.group, head.title) for head in table.heads[1:]] == [("z", "acc5"), ("x", "acc5")]
     assert {cell.text for row in table.rows for cell in row[1:]} == {"75.0"}
@@ -422,7 +435,7 @@ def test_what_is_selected_is_shown_in_its_order():
         ),
     ],
 )
-def test_what_nothing_has_is_refused(patterns, message):
+def test_a_pattern_that_nothing_matches_is_refused(patterns, message):
     with pytest.raises(UsageError, match=re.escape(message)):
         select_entries(entries_of_rows(small()), patterns)
 
@@ -434,11 +447,11 @@ def test_rows_are_sorted_by_a_metric_or_by_all():
         rows.append(make_row(model={"spec": name}, metrics={"acc1": first}))
         if second is not None:
             rows.append(make_row(model={"spec": name}, dataset="z", metrics={"acc1": second}))
-    found = entries_of_rows(rows)
+    entries = entries_of_rows(rows)
 
     def order(sort, dataset="*"):
         options = TableOptions(NamePatterns(datasets=(dataset,)), sort=sort)
-        (table,) = tables_of(make_boards(select_entries(found, options.patterns)), options)
+        (table,) = tables_of(make_boards(select_entries(entries, options.patterns)), options)
         return "".join(row[0].text for row in table.rows)
 
     assert order("") == order("model") == "abcd"

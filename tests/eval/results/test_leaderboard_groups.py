@@ -52,22 +52,23 @@ def test_a_group_is_one_row_with_its_seeds(tmp_path):
     1/4 x 8/7 / 8 = 1/28, half of which is 1/56 on average, and do not vary together."""
     paths = [store(tmp_path, "a", ALL, seed=0), store(tmp_path, "b", HALF, seed=1)]
     paths.append(store(tmp_path, "c", HALF, seed=0, group=None))
-    alone, both = sorted(means(*paths), key=lambda mean: len(mean.seeds))
-    assert (both.group, both.seeds, both.estimate.a) == ("clip", (0, 1), 0.75)
-    assert both.seed_sd == pytest.approx((1 / 8 - 1 / 56) ** 0.5)
-    low, high = both.estimate.interval()[:2]
+    (single,) = [mean for mean in means(*paths) if len(mean.seeds) == 1]
+    (group,) = [mean for mean in means(*paths) if len(mean.seeds) == 2]
+    assert (group.group, group.seeds, group.estimate.a) == ("clip", (0, 1), 0.75)
+    assert group.seed_sd == pytest.approx((1 / 8 - 1 / 56) ** 0.5)
+    low, high = group.estimate.interval()[:2]
     # By Student's t of 1 degree of freedom, 12.706, from a table.
     assert high - low == pytest.approx(2 * 12.706 * (1 / 8 / 2) ** 0.5, rel=1e-4)
-    shown = Leaderboard(entries_of(read_stored(paths)), groups=[alone, both])
-    text = to_markdown(shown)
+    leaderboard = Leaderboard(entries_of(read_stored(paths)), groups=[single, group])
+    text = to_markdown(leaderboard)
     assert "| clip | acc1 | 2 | 75.0 | 32.73 | 9.45 |" in text
-    assert [*alone.cells(TableOptions(decimals=2, intervals=False)).values()] == [
+    assert [*single.cells(TableOptions(decimals=2, intervals=False)).values()] == [
         *("cosmos:c.pt", "scenes-cls", "scenes", "acc1"),
         *("1", "50.00", "-", "18.90", ""),
     ]
-    record = json.loads(to_json(shown))["groups"][1]
+    record = json.loads(to_json(leaderboard))["groups"][1]
     assert (record["group"], record["trainings"], record["mean"]) == ("clip", 2, 0.75)
-    low, high = alone.estimate.interval()[:2]
+    low, high = single.estimate.interval()[:2]
     # By Student's t of 7 degrees of freedom, 2.3646, from a table.
     assert high - low == pytest.approx(2 * 2.3646 * (1 / 28) ** 0.5, rel=1e-4)
 
@@ -93,7 +94,7 @@ def test_every_form_has_the_groups(tmp_path):
     assert float(line["seed_sd"]) == pytest.approx((1 / 8 - 1 / 56) ** 0.5)
     assert float(line["image_error"]) == pytest.approx((1 / 28) ** 0.5 / 2)
     assert (float(line["low"]), float(line["high"])) == (0, 1)  # t of about one degree of freedom
-    texts = [one.text.strip() for one in Page(forms["html"]).elements]
+    texts = [element.text.strip() for element in Page(forms["html"]).elements]
     assert {"Groups of trainings (%)", "2", "32.73", "9.45"} <= set(texts)
     assert "\nclip & acc1 & 2 & 75.0 & 32.73" in forms["tex"]
     plain = Leaderboard(entries)

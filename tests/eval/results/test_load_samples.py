@@ -121,12 +121,13 @@ EXPECTED = {
 
 
 @pytest.mark.parametrize("task", EXPECTED)
-def test_tables(task, tmp_path):
+def test_every_task_has_a_table_of_its_samples(task, tmp_path):
     names, columns = EXPECTED[task]
     samples = {**SAMPLES[task], **({"name": np.array(names)} if names else {})}
     table = cosmos_eval.load_samples(store_result(tmp_path, task, samples))
-    wanted = pd.DataFrame(columns).astype({n: "Int64" for n in ("caption", "rank") if n in columns})
-    pd.testing.assert_frame_equal(table[list(columns)], wanted, check_dtype=False)
+    nullable = {name: "Int64" for name in ("caption", "rank") if name in columns}
+    expected = pd.DataFrame(columns).astype(nullable)
+    pd.testing.assert_frame_equal(table[list(columns)], expected, check_dtype=False)
 
 
 def test_labels_below_the_fifth_prediction_have_no_rank(tmp_path):
@@ -145,8 +146,13 @@ def test_faces_by_the_names_of_the_answers(tmp_path):
     samples = {**SAMPLES["faces"], "classes": np.array(classes), "name": np.array([*"wxyz"])}
     table = cosmos_eval.load_samples(store_result(tmp_path, "faces", samples))
     assert table.iloc[1].to_dict() == {
-        **{"image": "x", "race": "b", "race_prediction": "a"},
-        **{"gender": "f", "gender_prediction": "f", "age": "2", "age_prediction": "1"},
+        "image": "x",
+        "race": "b",
+        "race_prediction": "a",
+        "gender": "f",
+        "gender_prediction": "f",
+        "age": "2",
+        "age_prediction": "1",
         "toxic_prediction": "14",
     }
 
@@ -161,7 +167,7 @@ def test_measured_results_name_their_images(task, tmp_path):
     assert len(table) >= 4
 
 
-def test_what_is_no_result(tmp_path):
+def test_values_that_are_not_results_are_refused(tmp_path):
     path = store_result(tmp_path, "cls")
     with pytest.raises(UsageError, match="is a folder, not a file"):
         cosmos_eval.load_samples(tmp_path)

@@ -371,12 +371,12 @@ EXPECTED = {
 
 
 def shipped(name):
-    """Cells of a file as they are written, digits included."""
+    """Return the cells of a file as they are written, with all digits of the numbers."""
     text = files("cosmos_eval.protocols").joinpath("published", name).read_text("utf-8")
     lines = list(csv.DictReader(io.StringIO(text)))
-    where = ("model", "task", "dataset", "protocol", "metric")
+    keys = ("model", "task", "dataset", "protocol", "metric")
     cells = {
-        tuple(line[key] for key in where): (line["percent"], line["source"], line["url"])
+        tuple(line[key] for key in keys): (line["percent"], line["source"], line["url"])
         for line in lines
     }
     assert len(cells) == len(lines), "a cell stands twice"
@@ -443,8 +443,8 @@ def test_no_file_is_unchecked():
     assert {file.name for file in folder.iterdir()} == {*EXPECTED, WIDE, LANGUAGES, BABEL}
 
 
-def test_the_leaderboard_shows_exactly_these():
-    found = {
+def test_the_leaderboard_shows_exactly_the_numbers_of_the_tables():
+    shown = {
         (*entry[:4], metric): (value, entry.source, entry.url)
         for entry in read_published_entries()
         if entry.protocol != DATACOMP and language_of(entry.dataset) is None
@@ -455,17 +455,17 @@ def test_the_leaderboard_shows_exactly_these():
         for table in EXPECTED.values()
         for cell, (number, source, url) in table.items()
     }
-    assert found == expected
-    assert len(found) == 50 + 6 + 72 + 8 + 8 + 5 + 24 + 27 + 10 + 16 + 2 + 18 + 11 * 7
+    assert shown == expected
+    assert len(shown) == 50 + 6 + 72 + 8 + 8 + 5 + 24 + 27 + 10 + 16 + 2 + 18 + 11 * 7
 
     # What the quoted tables say of the released checkpoints is what the authors' README says.
     for quoted, released in (
         ("CLIP ViT-B/16 + cross-attention = COSMOS (CC3M-recap)", "cosmos:vitb16_cc3m"),
         ("COSMOS ViT-B/16 (Merged-30M)", "cosmos:vitb16_merged30m"),
     ):
-        for (model, *where), (value, _, _) in found.items():
+        for (model, *other_keys), (value, _, _) in shown.items():
             if model == quoted:
-                assert value == found[(released, *where)][0]
+                assert value == shown[(released, *other_keys)][0]
 
 
 def test_links_of_published_numbers_name_a_commit_or_an_issue():
@@ -505,8 +505,8 @@ def test_a_sample_of_cells_of_the_table_of_38_sets():
     assert {(row, name): by_row[row][name] for row, name in SAMPLE} == SAMPLE
     cells = (line.split(maxsplit=2)[:2] for line in ROW.strip().splitlines())
     expected = {f"wds/{key}": cell for key, cell in cells}
-    found = by_row["ViT-B-16 openai"]
-    assert {name: found[name] for name in found if name.startswith("wds/")} == expected
+    row = by_row["ViT-B-16 openai"]
+    assert {name: row[name] for name in row if name.startswith("wds/")} == expected
     assert len(by_row) == len({line["model"] for line in lines_of(WIDE)}) == 112
 
 

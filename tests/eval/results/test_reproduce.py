@@ -19,39 +19,47 @@ from cosmos_eval.runner.suites import read_suite
 
 
 def row(model, value, low, high, **provenance):
-    """ImageNet's accuracy of a checkpoint; the README has 37.1 for vitb16_cc3m."""
-    ends = {"acc1": {"low": low, "high": high, "method": "wilson", "level": 0.95}}
-    where = {"dataset": "imagenet1k", "protocol": "cosmos"}
-    return make_row(provenance, {"spec": model}, metrics={"acc1": value}, intervals=ends, **where)
+    """Return a result of ImageNet's accuracy. The README has 37.1 for vitb16_cc3m."""
+    return make_row(
+        provenance,
+        {"spec": model},
+        dataset="imagenet1k",
+        protocol="cosmos",
+        metrics={"acc1": value},
+        intervals={"acc1": {"low": low, "high": high, "method": "wilson", "level": 0.95}},
+    )
 
 
 def records(rows):
     return json.loads(to_json(find_reproductions(entries_of_rows(rows))))
 
 
-def of(found, model, metric="acc1"):
-    (record,) = [r for r in found if (r["model"], r["metric"]) == (model, metric)]
+def record_of(all_records, model, metric="acc1"):
+    """Return the one record of a metric of a model."""
+    (record,) = [
+        record for record in all_records if (record["model"], record["metric"]) == (model, metric)
+    ]
     return record
 
 
 def test_ten_checkpoints_with_five_metrics_in_the_order_of_their_names():
-    found = records([])
-    assert len(found) == 50
-    assert [record["model"] for record in found[::5]] == [
+    unmeasured = records([])
+    assert len(unmeasured) == 50
+    assert [record["model"] for record in unmeasured[::5]] == [
         f"cosmos:vitb{patch}_{data}"
         for patch in (16, 32)
         for data in ("cc3m", "cc12m", "yfcc15m", "merged30m", "pixelprose")
     ]
-    assert [(record["dataset"], record["metric"]) for record in found[:5]] == [
+    assert [(record["dataset"], record["metric"]) for record in unmeasured[:5]] == [
         ("coco-val2017", "image_to_text_R@1"),
         ("coco-val2017", "text_to_image_R@1"),
         ("flickr30k-val", "image_to_text_R@1"),
         ("flickr30k-val", "text_to_image_R@1"),
         ("imagenet1k", "acc1"),
     ]
-    assert {record["protocol"] for record in found} == {"cosmos"}
-    assert {record["status"] for record in found} == {"unverified"}
-    assert all(record["measured"] is None for record in found)
+    assert {record["protocol"] for record in unmeasured} == {"cosmos"}
+    assert {record["status"] for record in unmeasured} == {"unverified"}
+    assert all(record["measured"] is None for record in unmeasured)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +76,7 @@ def test_ten_checkpoints_with_five_metrics_in_the_order_of_their_names():
     ],
 )
 def test_a_measured_number(value, low, high, difference, status):
-    record = of(records([row("cosmos:vitb16_cc3m", value, low, high)]), "cosmos:vitb16_cc3m")
+    record = record_of(records([row("cosmos:vitb16_cc3m", value, low, high)]), "cosmos:vitb16_cc3m")
     assert record["published"] == 0.371
     assert (record["measured"], record["difference"]) == (value, difference)
     assert record["status"] == status
@@ -76,13 +84,13 @@ def test_a_measured_number(value, low, high, difference, status):
 
 
 def test_other_models_variants_and_parts_verify_nothing():
-    others = [
+    rows = [
         row("cosmos:vitb16_cc3m", 0.37, 0.36, 0.38, limit=100),
         row("cosmos:vitb16_cc3m", 0.37, 0.36, 0.38, precision="bf16"),
         row("openclip:ViT-B-16/openai", 0.68, 0.67, 0.69),
         make_row(model={"spec": "cosmos:vitb16_cc3m"}, dataset="imagenet1k", protocol="other"),
     ]
-    assert {record["status"] for record in records(others)} == {"unverified"}
+    assert {record["status"] for record in records(rows)} == {"unverified"}
 
 
 def test_the_published_precision_is_taken_first():
@@ -93,25 +101,25 @@ def test_the_published_precision_is_taken_first():
         row("cosmos:vitb16_cc12m", 0.51, 0.50, 0.52),
         row("cosmos:vitb16_yfcc15m", 0.51, 0.50, 0.52, precision="amp", limit=9),
     ]
-    found = records(rows)
-    assert {record["published_precision"] for record in found} == {"amp float16"}
+    all_records = records(rows)
+    assert {record["published_precision"] for record in all_records} == {"amp float16"}
+    measured = [record for record in all_records if record["measured"] is not None]
     assert {
-        record["model"]: (record["measured"], record["measured_precision"])
-        for record in found
-        if record["measured"] is not None
+        record["model"]: (record["measured"], record["measured_precision"]) for record in measured
     } == {
         "cosmos:vitb16_cc3m": (0.37, "amp float16"),
         "cosmos:vitb16_cc12m": (0.51, "fp32"),
         "cosmos:vitb32_cc3m": (0.33, "amp bfloat16"),  # on a CPU
     }
-    assert {r["measured_precision"] for r in found if r["measured"] is None} == {None}
+    unmeasured = [record for record in all_records if record["measured"] is None]
+    assert {record["measured_precision"] for record in unmeasured} == {None}
 
 
 def test_another_precision_than_the_published_one_is_named():
     def shown(*rows):
         numbers = find_reproductions(entries_of_rows(rows))
         texts = (printed(numbers, 200), to_markdown(numbers))
-        return [" ".join(some.split()) for some in texts]
+        return [" ".join(text.split()) for text in texts]
 
     single = row("cosmos:vitb16_cc3m", 0.38, 0.375, 0.385)
     processor = row("cosmos:vitb32_cc3m", 0.33, 0.32, 0.34, precision="amp")
@@ -147,18 +155,22 @@ def test_markdown():
 
 def test_a_file_with_the_hash_of_a_released_checkpoint_counts_wherever_it_lies():
     digest = "ac58b2b29481669ebbfdaa9cfdf85a4f61959e69cdab29be9c8099f900567c81"
-    ends = {"acc1": {"low": 0.464, "high": 0.47, "method": "wilson", "level": 0.95}}
-    named = {"metrics": {"acc1": 0.467}, "intervals": ends}
-    named |= {"dataset": "imagenet1k", "protocol": "cosmos"}
 
-    def statuses(**model):
-        model = {"spec": "cosmos:/weights/best.pt", **model}
-        found = records([make_row({}, model, **named)])
-        return [record["model"] for record in found if record["status"] == "reproduced"]
+    def reproduced_models(**model_facts):
+        measured_row = make_row(
+            {},
+            {"spec": "cosmos:/weights/best.pt", **model_facts},
+            dataset="imagenet1k",
+            protocol="cosmos",
+            metrics={"acc1": 0.467},
+            intervals={"acc1": {"low": 0.464, "high": 0.47, "method": "wilson", "level": 0.95}},
+        )
+        all_records = records([measured_row])
+        return [record["model"] for record in all_records if record["status"] == "reproduced"]
 
-    assert statuses(weights_sha256=digest) == ["cosmos:vitb32_cc12m"]
-    assert statuses(weights_sha256=digest, weights="student") == []
-    assert statuses(weights_sha256="1" * 64) == []
+    assert reproduced_models(weights_sha256=digest) == ["cosmos:vitb32_cc12m"]
+    assert reproduced_models(weights_sha256=digest, weights="student") == []
+    assert reproduced_models(weights_sha256="1" * 64) == []
 
 
 def test_the_suite_makes_the_rows_that_are_listed():
@@ -194,7 +206,7 @@ def ended(*arguments):
     return end.value.code
 
 
-def test_the_command(tmp_path, monkeypatch, capsys):
+def test_the_command_prints_a_table_or_json(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert ended() == 0
     shown = capsys.readouterr().out
@@ -202,7 +214,8 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     assert "50 published numbers: 0 reproduced" in " ".join(shown.split())
     write_result(tmp_path, row("cosmos:vitb16_cc3m", 0.38, 0.375, 0.385), {})
     assert ended(".", "--format", "json") == 0
-    assert of(json.loads(capsys.readouterr().out), "cosmos:vitb16_cc3m")["status"] == "differs"
+    printed_records = json.loads(capsys.readouterr().out)
+    assert record_of(printed_records, "cosmos:vitb16_cc3m")["status"] == "differs"
     assert ended(".") == 0
     assert "+0.9 !" in capsys.readouterr().out
     assert ended("nowhere") == 2

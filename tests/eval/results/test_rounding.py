@@ -38,7 +38,7 @@ def test_halves_are_rounded_up(value, decimals, factor, expected):
     assert str(rounded(value, decimals, factor)) == expected
 
 
-def test_it_is_exact_arithmetic_on_the_written_digits():
+def test_rounding_is_exact_arithmetic_on_the_written_digits():
     rng = np.random.default_rng(0)
     values = [*rng.random(2000).tolist(), *(rng.integers(0, 20001, 2000) / 20000).tolist()]
     for value in values:

@@ -152,7 +152,7 @@ def test_one_training_per_budget_has_intervals_over_images(
         (("--metrics", "acc9"), "no metric is called 'acc9'"),
     ],
 )
-def test_what_is_refused(
+def test_bad_results_are_refused(
     command: Callable[..., Any], ladder: Path, arguments: tuple[str, ...], message: str
 ) -> None:
     ended = command("scaling", ladder, *arguments)

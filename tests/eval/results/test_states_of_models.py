@@ -44,12 +44,12 @@ NAMES = [f"{SPEC} (weights {state * 8})" for state in "ab"]
 )
 def test_a_name_gets_the_hash_of_what_differs(changes, notes):
     rows = [make_row(), make_row(model=changes, dataset="other")]
-    found = label_results(StoredResult(Path(), row) for row in rows)
-    assert tuple(note for one in found for note in one.notes) == notes
-    assert len(result_warnings(found)) == (1 if notes else 0)
-    # Another order, and the same again, change nothing.
-    assert label_results(found) == found
-    assert label_results(reversed(found)) == found[::-1]
+    labelled = label_results(StoredResult(Path(), row) for row in rows)
+    assert tuple(note for result in labelled for note in result.notes) == notes
+    assert len(result_warnings(labelled)) == (1 if notes else 0)
+    # Labelling again changes nothing, and the order does not matter.
+    assert label_results(labelled) == labelled
+    assert label_results(reversed(labelled)) == labelled[::-1]
 
 
 def test_an_edited_record_changes_no_other_name():
@@ -57,9 +57,10 @@ def test_an_edited_record_changes_no_other_name():
     edited = StoredResult(
         Path("b.json"), make_row(model={"weights_sha256": "1" * 64}), unchanged=False
     )
-    found = label_results([good, edited])
-    assert [one.model for one in found] == ["scenes-cosmos", "scenes-cosmos (edited record)"]
-    (line,) = result_warnings(found)
+    labelled = label_results([good, edited])
+    models = [result.model for result in labelled]
+    assert models == ["scenes-cosmos", "scenes-cosmos (edited record)"]
+    (line,) = result_warnings(labelled)
     assert line.endswith(": b.json")
 
 

@@ -53,8 +53,8 @@ def test_a_result_comes_back_as_it_was(tmp_path):
     assert row.metrics == {"acc1": 0.25, "acc5": 0.75}
     assert row.per_class == {"apple": {"recall": 0.5}, "boat": {"recall": None}}
     with np.load(path.parent / row.samples, allow_pickle=False) as stored:
-        found = {name: stored[name].tolist() for name in stored}
-    assert found == {"label": [0, 1, 1], "logits": [[0.5, 0.25]]}
+        samples = {name: stored[name].tolist() for name in stored}
+    assert samples == {"label": [0, 1, 1], "logits": [[0.5, 0.25]]}
     assert sorted(p.suffix for p in path.parent.iterdir()) == [".json", ".npz"]
 
 
@@ -122,14 +122,14 @@ def test_floats_are_exact_and_numpy_scalars_plain(tmp_path):
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, np.float32("nan")])
-def test_a_metric_that_is_no_number_is_refused(tmp_path, value):
+def test_a_metric_that_is_not_a_number_is_refused(tmp_path, value):
     with pytest.raises(UsageError, match=r"scenes-cosmos on scenes-cls: acc1 is (nan|inf)"):
         write_result(tmp_path, make_row(metrics={"acc1": value}), SAMPLES)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
-    ("changes", "where"),
+    ("changes", "field"),
     [
         ({"metrics": {"acc1": 71.0}}, "acc1"),
         ({"task": "retrieval", "metrics": {"image_to_text_mean_rank": 0.5}}, "rank"),
@@ -142,8 +142,8 @@ def test_a_metric_that_is_no_number_is_refused(tmp_path, value):
         ({"provenance": {"precision": "fp8"}}, "precision"),
     ],
 )
-def test_what_departs_from_the_schema_is_refused(tmp_path, changes, where):
-    with pytest.raises(UsageError, match=rf"\$\.[^:]*{where}.*: "):
+def test_a_record_that_departs_from_the_schema_is_refused(tmp_path, changes, field):
+    with pytest.raises(UsageError, match=rf"\$\.[^:]*{field}.*: "):
         write_result(tmp_path, make_row(**changes), SAMPLES)
     assert list(tmp_path.iterdir()) == []
 
@@ -154,14 +154,14 @@ def test_random_weights_need_no_hash(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"schema_version": 1}', '{"metrics": NaN}'])
-def test_a_file_that_is_no_result_is_named(tmp_path, text):
+def test_a_file_that_is_not_a_result_is_named(tmp_path, text):
     write_result(tmp_path, make_row(), SAMPLES)
     (tmp_path / "odd.json").write_text(text)
     with pytest.raises(UsageError, match=r"odd\.json: "):
         read_results(tmp_path)
 
 
-def test_no_results(tmp_path):
+def test_a_folder_without_results_is_an_error(tmp_path):
     with pytest.raises(UsageError, match=r"no results .* in .*nowhere: run"):
         read_results(tmp_path / "nowhere")
 
@@ -336,8 +336,10 @@ def test_a_killed_run_leaves_the_former_result(tmp_path, monkeypatch, step):
 
 def test_file_names_are_safe_and_tell_results_apart():
     assert file_stem(make_row()) == "scenes-cosmos__scenes-cls__scenes"
-    own = make_row(provenance={"attention": "naclip", "protocol_attention": "naclip"})
-    assert file_stem(own) == file_stem(make_row())
+    with_its_usual_attention = make_row(
+        provenance={"attention": "naclip", "protocol_attention": "naclip"}
+    )
+    assert file_stem(with_its_usual_attention) == file_stem(make_row())
     odd = [
         make_row(model={"spec": "cosmos:../../etc/x y.pt"}),
         make_row(model={"spec": "cosmos:..-..-etc-x-y.pt"}),
@@ -371,7 +373,10 @@ def test_hidden_files_of_killed_runs_are_no_results(tmp_path):
 FACTS = {
     **dict.fromkeys(["parameters", "image_parameters", "text_parameters"], 9),
     **dict.fromkeys(["image_gflops", "text_gflops", "patch_size", "embedding_size"]),
-    **{"image_size": [32, 48], "context_length": 77, "training_data": "a", "samples_seen": None},
+    "image_size": [32, 48],
+    "context_length": 77,
+    "training_data": "a",
+    "samples_seen": None,
 }
 
 

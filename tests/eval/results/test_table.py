@@ -32,11 +32,12 @@ def test_one_table_of_a_folder_and_those_in_it(folder, monkeypatch):
     assert table["file"].tolist()[0].endswith("runs/eval/scenes-cosmos__scenes-cls__scenes.json")
     monkeypatch.chdir(folder.parents[1])
     assert len(load_results()) == 4
-    parts = [load_results(folder / "student"), load_results(table["file"][0])]
-    assert len(load_results(folder / "student", table["file"][0])) == sum(map(len, parts)) == 4
+    of_folder, of_file = load_results(folder / "student"), load_results(table["file"][0])
+    assert len(of_folder) + len(of_file) == 4
+    assert len(load_results(folder / "student", table["file"][0])) == 4
 
 
-def test_nothing_to_load(tmp_path, monkeypatch):
+def test_loading_from_an_empty_place_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match=r"no results \(\*.json\) in runs/eval: run "):
         load_results()
@@ -62,7 +63,7 @@ def test_export_keeps_every_float(folder, suffix, capsys):
     assert out.read_bytes() == content
 
 
-def test_what_cannot_be_exported(folder, monkeypatch):
+def test_bad_exports_are_refused(folder, monkeypatch):
     table = load_results(folder)
     with pytest.raises(
         UsageError, match=r"cannot export to '.xlsx' files: end --output in .csv or"

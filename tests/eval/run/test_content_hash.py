@@ -69,7 +69,7 @@ def sha256_of_all(sha256s: Sequence[bytes], labels: Sequence[Any] | None = None)
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_another_image_under_its_name_changes_this_hash_alone(task, encoder, root):
+def test_a_replaced_image_changes_only_the_content_hash(task, encoder, root):
     protocol, options = protocol_of(task, root), options_for(root)
     before = hashes_of(encoder, protocol, options)
     assert before["content"] == hashes_of(encoder, protocol, options)["content"]
@@ -79,7 +79,7 @@ def test_another_image_under_its_name_changes_this_hash_alone(task, encoder, roo
 
 
 @pytest.mark.parametrize("task", ["probe", "seg-probe", "depth-probe"])
-def test_training_images_of_a_probe_belong_to_it(task, encoder, root):
+def test_training_images_of_a_probe_change_the_content_hash(task, encoder, root):
     protocol, options = protocol_of(task, root), options_for(root)
     before = hashes_of(encoder, protocol, options)
     write_photo(root / "train/green/0.png", (1, 2, 3))
@@ -88,7 +88,7 @@ def test_training_images_of_a_probe_belong_to_it(task, encoder, root):
 
 
 @pytest.mark.parametrize("task", WITH_LABEL_MAPS)
-def test_another_label_map_changes_it(task, encoder, root):
+def test_another_label_map_changes_the_content_hash(task, encoder, root):
     protocol, options = protocol_of(task, root), options_for(root)
     before = hashes_of(encoder, protocol, options)
     write_label_map(root / "masks/green/0.png", split_at=20)
@@ -96,17 +96,18 @@ def test_another_label_map_changes_it(task, encoder, root):
     assert {name for name in before if before[name] != after[name]} == {"content"}
 
 
-def test_it_is_the_hash_of_files_in_the_order_of_the_list(encoder, root):
-    images = [sha256((root / f"photos/{photo}.png").read_bytes()) for photo in PHOTOS]
-    masks = [sha256((root / f"masks/{photo}.png").read_bytes()) for photo in PHOTOS]
-    both = [sha256(image + mask) for image, mask in zip(images, masks, strict=True)]
-    training = [sha256((root / f"train/{photo}.png").read_bytes()) for photo in PHOTOS]
-    depth = [sha256((root / f"depth/{photo}.png").read_bytes()) for photo in PHOTOS]
-    with_depth = [sha256(image + map_) for image, map_ in zip(images, depth, strict=True)]
-    trained_on = {
-        name: [sha256(image + map_) for image, map_ in zip(training, maps, strict=True)]
-        for name, maps in (("masks", masks), ("depth", depth))
-    }
+def hashes_of_files(folder):
+    return [sha256((folder / f"{photo}.png").read_bytes()) for photo in PHOTOS]
+
+
+def hashes_of_pairs(image_hashes, map_hashes):
+    return [sha256(image + map_) for image, map_ in zip(image_hashes, map_hashes, strict=True)]
+
+
+def test_the_content_hash_is_that_of_files_in_the_order_of_the_list(encoder, root):
+    images, training = hashes_of_files(root / "photos"), hashes_of_files(root / "train")
+    masks, depth = hashes_of_files(root / "masks"), hashes_of_files(root / "depth")
+    images_and_masks = hashes_of_pairs(images, masks)
     labels = [0, 0, 1, 1, 2, 2]
     expected = {
         "retrieval": sha256_of_all(images),
@@ -115,34 +116,37 @@ def test_it_is_the_hash_of_files_in_the_order_of_the_list(encoder, root):
         "ratings": sha256_of_all(images),
         "cls": sha256_of_all(images, labels),
         "multilabel": sha256_of_all(images, [[label == n for n in range(3)] for label in labels]),
-        "seg": sha256_of_all(both),
-        "loc": sha256_of_all(both),
+        "seg": sha256_of_all(images_and_masks),
+        "loc": sha256_of_all(images_and_masks),
         "ood": sha256_of_all(images + training, [True] * 6 + [False] * 6),
         "probe": sha256_of_all(training + images, labels + labels),
-        "seg-probe": sha256_of_all([*trained_on["masks"], *both]),
-        "depth-probe": sha256_of_all([*trained_on["depth"], *with_depth]),
+        "seg-probe": sha256_of_all([*hashes_of_pairs(training, masks), *images_and_masks]),
+        "depth-probe": sha256_of_all(
+            [*hashes_of_pairs(training, depth), *hashes_of_pairs(images, depth)]
+        ),
     }
     options = options_for(root)
-    found = {
+    content_hashes = {
         task: hashes_of(encoder, protocol_of(task, root), options)["content"] for task in expected
     }
-    assert found == expected
+    assert content_hashes == expected
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_it_is_the_same_for_any_number_of_processes(task, encoder, root, monkeypatch):
+def test_the_content_hash_is_the_same_for_any_number_of_processes(task, encoder, root, monkeypatch):
     monkeypatch.setattr("cosmos_eval.tasks.label_maps.IMAGES_PER_SHARD", 1)
     protocol = protocol_of(task, root)
-    alone = hashes_of(encoder, protocol, options_for(root))
-    shared = together(
-        4, lambda rank: hashes_of(encoder, protocol, options_for(root, distributed=rank))
-    )
-    assert "content" in alone
-    assert shared == [alone] * 4
+
+    def hashes_as_one_of_several(distributed):
+        return hashes_of(encoder, protocol, options_for(root, distributed=distributed))
+
+    expected = hashes_of(encoder, protocol, options_for(root))
+    assert "content" in expected
+    assert together(4, hashes_as_one_of_several) == [expected] * 4
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_it_is_the_same_with_and_without_the_cache(task, encoder, root, tmp_path):
+def test_the_content_hash_is_the_same_with_and_without_the_cache(task, encoder, root, tmp_path):
     protocol, cached = protocol_of(task, root), options_for(root, cache=str(tmp_path / "cache"))
     without = hashes_of(encoder, protocol, options_for(root))
     assert "content" in without
@@ -151,25 +155,28 @@ def test_it_is_the_same_with_and_without_the_cache(task, encoder, root, tmp_path
 
 
 @pytest.mark.parametrize("task", WITH_LABEL_MAPS)
-def test_a_resumed_run_has_it_of_all_images(task, encoder, root, tmp_path, monkeypatch):
+def test_a_resumed_run_has_the_content_hash_of_all_images(
+    task, encoder, root, tmp_path, monkeypatch
+):
     monkeypatch.setattr("cosmos_eval.tasks.label_maps.IMAGES_PER_SHARD", 2)
     protocol, options = protocol_of(task, root), options_for(root, unfinished=str(tmp_path / "u"))
-    whole = hashes_of(encoder, protocol, options_for(root))
+    expected = hashes_of(encoder, protocol, options_for(root))
 
-    def end_at_the_fifth_image(step):
+    def interrupt_at_the_fifth_image(step):
         if (step.phase, step.done) == ("images", 5):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        hashes_of(encoder, protocol, options, end_at_the_fifth_image)
-    done = []
-    resumed = hashes_of(encoder, protocol, options, lambda step: done.append(step.note))
-    assert "resumed: 4 of 6 images were measured already" in done
-    assert "content" in whole
-    assert resumed == whole
+        hashes_of(encoder, protocol, options, interrupt_at_the_fifth_image)
+    steps = []
+    resumed = hashes_of(encoder, protocol, options, steps.append)
+    notes = [step.note for step in steps]
+    assert "resumed: 4 of 6 images were measured already" in notes
+    assert "content" in expected
+    assert resumed == expected
 
 
-def test_a_part_of_a_set_has_its_own(encoder, root):
+def test_a_part_of_a_set_has_another_content_hash(encoder, root):
     first = sha256((root / "photos/blue/0.png").read_bytes())
     limited = hashes_of(encoder, protocol_of("retrieval", root), options_for(root, limit=1))
     assert limited["content"] == sha256_of_all([first])

@@ -41,8 +41,8 @@ def make_cache_without_embeddings(folder: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Whole results of both models on the first scenes."""
+def full_results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return complete results of both models on the first scenes."""
     folder = tmp_path_factory.mktemp("whole")
     arguments = ["run", "--model", CLIP, "--model", COSMOS, "--limit", str(LIMIT)]
     for name in SELECTED:
@@ -56,13 +56,13 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def result_of(folder: Path, model: str, dataset: str) -> Path:
-    """The one result of a model on a data set, stopped or not."""
+    """Return the path of the one result of a model on a data set, stopped or not."""
     (path,) = folder.glob(f"{model}__{dataset}__scenes__*.json")
     return path
 
 
 def hits_of(folder: Path, model: str, dataset: str) -> np.ndarray:
-    """The hits (N, items of a unit) of whole results, by plain formulas."""
+    """Return the hits (N, items of a unit) of complete results, by plain formulas."""
     samples = read_samples(result_of(folder, model, dataset))
     if dataset == "scenes-cls":
         return (samples["top5"][:, 0] == samples["labels"])[:, None]
@@ -72,25 +72,25 @@ def hits_of(folder: Path, model: str, dataset: str) -> np.ndarray:
     return np.array([samples["correct"][unit == number] for number in range(unit.max() + 1)])
 
 
-def run(command: Callable, whole: Path, *arguments: object, against: object = CLIP):
-    """Measure COSMOS until it is decided, into the folder `out`."""
-    shutil.copytree(whole, "out", dirs_exist_ok=True)
+def run(command: Callable, full_results: Path, *arguments: object, against: object = CLIP):
+    """Measure COSMOS until it is decided, into the folder `out` beside the results of CLIP."""
+    shutil.copytree(full_results, "out", dirs_exist_ok=True)
     for path in Path("out").glob(f"{COSMOS}__*"):
         path.unlink()
     options = ("--limit", LIMIT, "--output", "out", "--until", "decided")
     return command("run", "--model", COSMOS, *options, "--against", against, *arguments)
 
 
-def test_it_stops_at_the_look_at_which_a_plain_loop_over_whole_results_would(command, whole):
-    ended = run(command, whole, *(word for name in SETS for word in ("--dataset", name)))
+def test_a_run_stops_at_the_same_look_as_a_plain_loop_over_complete_results(command, full_results):
+    ended = run(command, full_results, *(word for name in SETS for word in ("--dataset", name)))
     assert ended.status == 0, ended.err
 
-    # The same by whole results: NumPy's permutation, and one sequence for each data set.
+    # The same by complete results: NumPy's permutation, and one sequence for each data set.
     sequences = {name: BoundedSequence(-1, 1) for name in SETS}
     lines = ended.out.splitlines()
     assert lines[-4] == f"A: {COSMOS}, B: {CLIP} (first {LIMIT} only) of out"
     for name, line in zip(SETS, lines[-3:], strict=True):
-        new, old = (hits_of(whole, model, name) for model in (COSMOS, CLIP))
+        new, old = (hits_of(full_results, model, name) for model in (COSMOS, CLIP))
         order = np.random.default_rng(0).permutation(len(new))
         for start in range(0, len(new), 32):
             end = min(start + 32, len(new))
@@ -113,19 +113,19 @@ def test_it_stops_at_the_look_at_which_a_plain_loop_over_whole_results_would(com
     assert lines[-3].startswith("scenes-cls: A better, +71.9 [22.2, 93.8], after 32 of 80")
 
 
-def test_a_stopped_run_is_marked_never_ranked_and_never_compared(command, whole):
-    assert run(command, whole, "--dataset", "scenes-cls").status == 0
+def test_a_stopped_run_is_marked_and_is_neither_ranked_nor_compared(command, full_results):
+    assert run(command, full_results, "--dataset", "scenes-cls").status == 0
     stopped = result_of(Path("out"), COSMOS, "scenes-cls")
     assert command("verify", stopped).status == 0
-    board = json.loads(command("leaderboard", "out", "--all", "--json").out)
-    (entry,) = [row for row in board if row["model"].startswith(COSMOS)]
-    assert "stopped after 32 of 80" in entry["model"] or "stopped" in json.dumps(entry)
-    assert entry["metrics"] == {"acc1": pytest.approx(entry["metrics"]["acc1"])}
+    leaderboard = json.loads(command("leaderboard", "out", "--all", "--json").out)
+    (entry,) = [row for row in leaderboard if row["model"].startswith(COSMOS)]
+    assert "stopped after 32 of 80" in entry["model"]
+    assert entry["metrics"] == {"acc1": pytest.approx(read_result(stopped).metrics["acc1"])}
     table = command("leaderboard", "out", "--all").out
     assert "(first 80 only, stopped after 32 of 80)" in table
     assert "Not ranked: results of a part of the samples only." in table
 
-    clip = result_of(whole, CLIP, "scenes-cls")
+    clip = result_of(full_results, CLIP, "scenes-cls")
     ended = command("compare", stopped, clip)
     assert ended.status == 2
     assert "stopped before the last sample" in ended.err
@@ -134,7 +134,7 @@ def test_a_stopped_run_is_marked_never_ranked_and_never_compared(command, whole)
         shutil.copy(path, "stopped")
     ended = command("compare", "stopped", clip)
     assert (ended.status, "only results of runs that stopped early" in ended.err) == (2, True)
-    ended = command("compare", "out", whole, "--model", CLIP)
+    ended = command("compare", "out", full_results, "--model", CLIP)
     assert (ended.status, "left out: 1" in ended.err) == (0, True)
     ended = command("export", "stopped", "--format", "clip-benchmark", "--output", "other")
     assert (ended.status, Path("other").exists()) == (2, False)
@@ -146,41 +146,44 @@ def test_a_stopped_run_is_marked_never_ranked_and_never_compared(command, whole)
     ended = command("check", stopped, *update)
     assert (ended.status, Path("line.json").exists()) == (2, False)
     assert "run it again without --until" in ended.err
-    ended = run(command, whole, "--dataset", "scenes-cls", against=stopped)
+    ended = run(command, full_results, "--dataset", "scenes-cls", against=stopped)
     assert ended.status == 2
 
 
-def test_a_stopped_run_goes_on_to_the_bytes_of_one_that_never_stopped(
-    command, whole, monkeypatch, tmp_path
+def test_a_resumed_run_gives_the_bytes_of_one_that_never_stopped(
+    command, full_results, monkeypatch, tmp_path
 ):
     monkeypatch.setenv("COSMOS_EVAL_CACHE", make_cache_without_embeddings(tmp_path / "cache"))
+
+    def start_at_64_images(sizes, n_samples):
+        return 64
+
     # Means over classes wait for 500 images, and there are fewer here.
-    monkeypatch.setattr(decisions, "start_for_classes", lambda sizes, n_samples: 64)
+    monkeypatch.setattr(decisions, "start_for_classes", start_at_64_images)
     monkeypatch.setattr(decisions, "START", 64)
-    words = ("--dataset", "scenes-cls", "--dataset", "scenes-seg")
-    assert run(command, whole, *words).status == 0
-    stopped = {name: read_result(result_of(Path("out"), COSMOS, name)) for name in words[1::2]}
-    assert {row.n_samples for row in stopped.values()} <= {32, 64, 96}
+    datasets = ("scenes-cls", "scenes-seg")
+    words = [word for name in datasets for word in ("--dataset", name)]
+    assert run(command, full_results, *words).status == 0
+    stopped_results = [read_result(result_of(Path("out"), COSMOS, name)) for name in datasets]
+    assert {result.n_samples for result in stopped_results} <= {32, 64, 96}
     assert command("verify", *Path("out").glob(f"{COSMOS}__*.json")).status == 0
 
     ended = command("run", "--model", COSMOS, "--limit", LIMIT, "--output", "out", *words)
     assert ended.status == 0, ended.err
     assert f"32 of {LIMIT} images were embedded already" in ended.err
     assert "resumed: 64 of 80 images were measured already" in ended.err
-    for name in words[1::2]:
-        theirs = result_of(whole, COSMOS, name)
-        ours = Path("out", theirs.name)
-        rows = [read_result(path) for path in (ours, theirs)]
-        archives = [
-            p.with_name(r.samples).read_bytes() for p, r in zip((ours, theirs), rows, strict=True)
-        ]
-        assert archives[0] == archives[1]
+    for name in datasets:
+        expected_path = result_of(full_results, COSMOS, name)
+        path = Path("out", expected_path.name)
+        result, expected = read_result(path), read_result(expected_path)
+        samples = path.with_name(result.samples).read_bytes()
+        assert samples == expected_path.with_name(expected.samples).read_bytes()
         for field in ("metrics", "intervals", "per_class", "n_samples"):
-            assert getattr(rows[0], field) == getattr(rows[1], field)
-        assert rows[0].provenance["hashes"] == rows[1].provenance["hashes"]
+            assert getattr(result, field) == getattr(expected, field)
+        assert result.provenance["hashes"] == expected.provenance["hashes"]
 
 
-def test_an_answer_at_the_last_sample_is_of_a_whole_run(command, whole):
+def test_a_run_decided_at_the_last_sample_is_complete(command, full_results):
     words = ("run", "--dataset", "scenes-cls", "--limit", 32, "--output", "out")
     assert command(*words, "--model", CLIP).status == 0
     ended = command(*words, "--model", COSMOS, "--until", "decided", "--against", CLIP)
@@ -192,22 +195,22 @@ def test_an_answer_at_the_last_sample_is_of_a_whole_run(command, whole):
     assert "acc1" in row.intervals
 
 
-def test_equal_models_are_undecided_or_the_same(command, whole):
-    baseline = result_of(whole, COSMOS, "scenes-cls")
-    ended = run(command, whole, "--dataset", "scenes-cls", against=baseline)
+def test_equal_models_are_undecided_or_the_same(command, full_results):
+    baseline = result_of(full_results, COSMOS, "scenes-cls")
+    ended = run(command, full_results, "--dataset", "scenes-cls", against=baseline)
     last = ended.out.splitlines()[-1]
     assert last.startswith("scenes-cls: undecided, +0.0 [-")
     assert last.endswith("after 80 of 80 images (100%)")
     # The result is the one of a usual run. Its batches are others, which a CPU may round otherwise.
-    ours = result_of(Path("out"), COSMOS, "scenes-cls")
-    assert ours.name == baseline.name
-    assert read_result(ours).metrics == read_result(baseline).metrics
-    samples, expected = read_samples(ours), read_samples(baseline)
+    path = result_of(Path("out"), COSMOS, "scenes-cls")
+    assert path.name == baseline.name
+    assert read_result(path).metrics == read_result(baseline).metrics
+    samples, expected = read_samples(path), read_samples(baseline)
     assert samples.keys() == expected.keys()
     np.testing.assert_allclose(samples.pop("confidence"), expected.pop("confidence"), rtol=1e-4)
     for name in samples:
         np.testing.assert_array_equal(samples[name], expected[name], err_msg=name)
-    ended = run(command, whole, "--dataset", "scenes-cls", "--margin", 15, against=baseline)
+    ended = run(command, full_results, "--dataset", "scenes-cls", "--margin", 15, against=baseline)
     assert ended.out.splitlines()[-1].startswith("scenes-cls: same, +0.0 [-")
     assert read_result(result_of(Path("out"), COSMOS, "scenes-cls")).n_samples < LIMIT
 
@@ -230,8 +233,8 @@ def test_equal_models_are_undecided_or_the_same(command, whole):
         (("--until", "decided", "--against", CLIP, "--limit", "9"), "limit is 9 and 80"),
     ],
 )
-def test_what_does_not_go_together_is_one_line(command, whole, words, message):
-    Path("whole").symlink_to(whole)
+def test_contradictory_options_are_refused_in_one_line(command, full_results, words, message):
+    Path("whole").symlink_to(full_results)
     words = [*words, *(() if "--dataset" in words else ("--dataset", "scenes-cls"))]
     words += () if "--limit" in words else ("--limit", LIMIT)
     ended = command("run", "--model", COSMOS, "--output", "whole", *words)
@@ -240,9 +243,9 @@ def test_what_does_not_go_together_is_one_line(command, whole, words, message):
     assert "Traceback" not in ended.err
 
 
-def test_other_images_under_the_same_names_are_refused(command, whole, tmp_path):
+def test_other_images_under_the_same_names_are_refused(command, full_results, tmp_path):
     baseline = tmp_path / "other"
-    shutil.copytree(whole, baseline)
+    shutil.copytree(full_results, baseline)
     path = result_of(baseline, CLIP, "scenes-cls")
     record = json.loads(path.read_text())
     record["provenance"]["hashes"]["content"] = 64 * "0"
@@ -250,7 +253,7 @@ def test_other_images_under_the_same_names_are_refused(command, whole, tmp_path)
     words = ("--dataset", "scenes-retrieval", "--dataset", "scenes-cls")
     for result in baseline.glob(f"{COSMOS}__*"):
         result.unlink()
-    ended = run(command, whole, *words, against=baseline)
+    ended = run(command, full_results, *words, against=baseline)
     assert ended.status == 2
     assert not list(Path("out").glob(f"{COSMOS}__*"))  # nothing was measured
     assert "hashes.content (images, label maps and labels" in ended.err
@@ -266,7 +269,7 @@ def test_tasks_that_need_all_samples_are_named(command, tmp_path):
 
 @pytest.mark.parametrize("task", [name for name, task in known_tasks().items() if task.can_stop])
 def test_a_run_that_never_stops_is_a_usual_run(task, tiny_archs, tmp_path):
-    """Of every task: the hashes that are checked before, and all that is stored in the end."""
+    """The hashes that are checked before the measurement, and all that is stored in the end."""
     write_set(tmp_path)
     model = f"openclip:{tiny_archs['tiny']}/random"
     options = RunOptions(cache=str(tmp_path / "cache"), unfinished=str(tmp_path / "unfinished"))
@@ -274,23 +277,25 @@ def test_a_run_that_never_stops_is_a_usual_run(task, tiny_archs, tmp_path):
     if task == "boxes":
         protocol = replace(protocol, regions="crops")  # pooled features are computed image by image
     plan = make_plan(datasets=[protocol], models=[model], options=options)
-    usual, early = tmp_path / "usual", tmp_path / "early"
-    (one,) = run_all(plan, output=usual)
-    run = make_deciding_run(plan, early, against=str(usual), until="decided", margin=0.5)
-    (other,) = run.run()
+    usual_folder, deciding_folder = tmp_path / "usual", tmp_path / "early"
+    (usual,) = run_all(plan, output=usual_folder)
+    run = make_deciding_run(
+        plan, deciding_folder, against=str(usual_folder), until="decided", margin=0.5
+    )
+    (finished,) = run.run()
     (answer,) = run.answers
     assert (answer.decision, answer.n_samples) == ("undecided", answer.n_all_samples)
-    assert other.path.name == one.path.name
+    assert finished.path.name == usual.path.name
     for field in ("metrics", "intervals", "per_class", "confusion_pairs", "n_samples", "samples"):
-        assert getattr(other.row, field) == getattr(one.row, field)
-    assert other.row.provenance["hashes"] == one.row.provenance["hashes"]
-    assert other.row.provenance["notes"] == one.row.provenance["notes"]
+        assert getattr(finished.row, field) == getattr(usual.row, field)
+    assert finished.row.provenance["hashes"] == usual.row.provenance["hashes"]
+    assert finished.row.provenance["notes"] == usual.row.provenance["notes"]
     assert not list((tmp_path / "unfinished").rglob("*.safetensors"))
 
 
 @pytest.fixture
-def stopped(command, whole) -> Path:
-    assert run(command, whole, "--dataset", "scenes-cls").status == 0
+def stopped(command, full_results) -> Path:
+    assert run(command, full_results, "--dataset", "scenes-cls").status == 0
     return result_of(Path("out"), COSMOS, "scenes-cls")
 
 
@@ -367,10 +372,10 @@ def test_verify_finds_samples_of_a_later_look(command, stopped):
 
 
 @pytest.fixture
-def line(command, whole) -> Path:
-    """A baseline of COSMOS on all four data sets, under the name `model`."""
+def baseline_file(command, full_results) -> Path:
+    """Make a baseline of COSMOS on all four data sets, under the name `model`."""
     Path("model").mkdir()
-    rename(whole, COSMOS, Path("model"))
+    rename(full_results, COSMOS, Path("model"))
     words = ("--baseline", "line.json", "--update", "--reason", "first")
     assert command("check", "model", *words).status == 0
     return Path("line.json")
@@ -387,42 +392,42 @@ def rename(source: Path, model: str, folder: Path, dataset: str = "*") -> None:
         seal(folder / path.name.replace(model, "model"), record)
 
 
-def test_check_judges_stopped_runs_and_whole_ones(command, whole, line):
-    # Worse: CLIP, stopped and whole.
+def test_check_judges_stopped_and_complete_runs(command, full_results, baseline_file):
+    # CLIP is worse. First its run stops early.
     words = [word for name in SETS for word in ("--dataset", name)]
     options = ("--limit", LIMIT, "--name", "model", "--output", "new")
     decided = ("--until", "decided", "--against", "model")
     assert command("run", "--model", CLIP, *words, *options, *decided).status == 0
     assert len(list(Path("new").glob("*stopped*.json"))) == 1
-    ended = command("check", "new", "--baseline", line)
+    ended = command("check", "new", "--baseline", baseline_file)
     assert "the run stopped before the last sample" in ended.err
-    rename(whole, CLIP, Path("new"), "scenes-seg")
-    ended = command("check", "new", "--baseline", line, "--sequential", "--json")
+    rename(full_results, CLIP, Path("new"), "scenes-seg")
+    ended = command("check", "new", "--baseline", baseline_file, "--sequential", "--json")
     assert ended.status == 1
     report = json.loads(ended.out)
     findings = {finding["dataset"]: finding for finding in report["findings"]}
     assert findings["scenes-cls"]["decision"] == "regression"
     assert findings["scenes-cls"]["interval"]["high"] < 0
     # mIoU needs 500 images, and there are 80: that is a problem, not a number.
-    (problem,) = [p for p in report["problems"] if "scenes-seg" in p["where"]]
+    (problem,) = [problem for problem in report["problems"] if "scenes-seg" in problem["where"]]
     assert "begins at 500 images, and there are 80" in problem["message"]
     assert set(findings) == {"scenes-cls", "scenes-retrieval", "scenes-select"}
 
-    # The whole result of the same model takes the place of the one that stopped.
-    rename(whole, CLIP, Path("new"))
-    ended = command("check", "new", "--baseline", line, "--sequential")
+    # The complete result of the same model takes the place of the one that stopped.
+    rename(full_results, CLIP, Path("new"))
+    ended = command("check", "new", "--baseline", baseline_file, "--sequential")
     assert ended.status == 1
     assert "since new/model__scenes-cls__scenes__first-80-only.json is whole" in ended.err
     assert "acc1 of 80 of 80 images, baseline better was known after 32" in ended.err
 
 
-def test_a_stopped_run_beside_a_whole_result_is_left_out(command, whole, line):
+def test_a_stopped_run_beside_a_complete_result_is_left_out(command, full_results, baseline_file):
     shutil.copytree("model", "new")
     words = ("--limit", LIMIT, "--name", "model", "--output", "new", "--dataset", "scenes-cls")
     decided = ("--until", "decided", "--against", "model", "--margin", 20)
     assert command("run", "--model", COSMOS, *words, *decided).status == 0
     assert len(list(Path("new").glob("*stopped*.json"))) == 1
-    ended = command("check", "new", "--baseline", line)
+    ended = command("check", "new", "--baseline", baseline_file)
     assert ended.status == 0, ended.err
     assert "is whole" in ended.err
     words = ("--baseline", "other.json", "--update", "--reason", "again")
@@ -430,30 +435,30 @@ def test_a_stopped_run_beside_a_whole_result_is_left_out(command, whole, line):
     assert len(json.loads(Path("other.json").read_text())["results"]) == len(SELECTED)
 
 
-def test_check_without_a_regression(command, whole, line):
+def test_check_without_a_regression(command, full_results, baseline_file):
     for path in Path("model").glob("*seg*"):
         path.unlink()
     words = ("--baseline", "line.json", "--update", "--reason", "without mIoU")
     assert command("check", "model", *words).status == 0
-    ended = command("check", "model", "--baseline", line, "--sequential")
+    ended = command("check", "model", "--baseline", baseline_file, "--sequential")
     assert ended.status == 0, ended.err
     assert ended.out.startswith("no regression shown, of 3 metrics")
     assert "undecided" in ended.err
 
-    # Without samples, nothing is decided; a baseline is of whole results.
+    # Without samples, nothing is decided. A baseline needs complete results.
     assert command("check", "model", *words, "--metrics-only").status == 0
-    ended = command("check", "model", "--baseline", line, "--sequential")
+    ended = command("check", "model", "--baseline", baseline_file, "--sequential")
     assert ended.status == 2
     assert "--sequential needs samples, which --metrics-only left out" in ended.err
     assert command("check", "model", *words, "--sequential").status == 2
 
 
-def test_python_has_the_same_options(whole, tmp_path):
+def test_python_has_the_same_options(full_results, tmp_path):
     import cosmos_eval
 
     options = {"limit": LIMIT, "until": "decided"}
     row = cosmos_eval.evaluate(
-        COSMOS, "scenes-cls", against=result_of(whole, CLIP, "scenes-cls"), **options
+        COSMOS, "scenes-cls", against=result_of(full_results, CLIP, "scenes-cls"), **options
     )
     assert row.provenance["stopped"]["answer"] == "A better"
     assert row.n_samples == 32

@@ -23,21 +23,22 @@ def test_fifty_kills_at_random_moments(tmp_path: Path) -> None:
     with open(data, "a") as file:
         file.write("captions_per_image: 2\n")
     command = [sys.executable, "-m", "support.killing", data, str(tmp_path / "trials")]
-    done = subprocess.run(
+    completed = subprocess.run(
         [*command, str(TRIALS), "0"], cwd=TESTS, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stderr
-    *trials, whole = [json.loads(line) for line in done.stdout.splitlines()]
+    assert completed.returncode == 0, completed.stderr
+    *trials, uninterrupted = [json.loads(line) for line in completed.stdout.splitlines()]
     assert len(trials) == TRIALS
-    assert whole["in_all"] == {"image": SCENES, "text": 2 * SCENES}
+    assert uninterrupted["in_all"] == {"image": SCENES, "text": 2 * SCENES}
     for trial in trials:
         # The name of the per-sample file holds the hash of its content.
-        assert trial["files"] == whole["files"]
-        for role, shard in SHARD.items():
-            redone = trial["in_all"][role] - whole["in_all"][role]
-            assert 0 <= redone <= shard
+        assert trial["files"] == uninterrupted["files"]
+        for role, shard_size in SHARD.items():
+            n_encoded_twice = trial["in_all"][role] - uninterrupted["in_all"][role]
+            assert 0 <= n_encoded_twice <= shard_size
         if trial["finished"]:
-            assert trial["killed_after"] == whole["in_all"]
+            assert trial["killed_after"] == uninterrupted["in_all"]
     # The moments were spread over the whole measurement.
-    reached = [sum(trial["killed_after"].values()) for trial in trials]
-    assert min(reached) < SCENES < 2 * SCENES < max(reached)
+    n_encoded_when_killed = [sum(trial["killed_after"].values()) for trial in trials]
+    assert min(n_encoded_when_killed) < SCENES
+    assert max(n_encoded_when_killed) > 2 * SCENES

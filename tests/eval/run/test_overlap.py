@@ -22,12 +22,30 @@ from cosmos_eval.runner.overlap import find_overlap
 from cosmos_eval.types import RunOptions
 
 SCENES = 12
+
+
+def unchanged(image: Image.Image) -> Image.Image:
+    return image
+
+
+def half_size(image: Image.Image) -> Image.Image:
+    return image.resize((64, 64))
+
+
+def darker(image: Image.Image) -> Image.Image:
+    return image.point([value * 3 // 4 for value in range(256)] * 3)
+
+
+def middle(image: Image.Image) -> Image.Image:
+    return image.crop((6, 6, 122, 122))
+
+
 COPIES: Mapping[str, Callable[[Image.Image], Image.Image]] = {
-    "same": lambda image: image,
-    "half": lambda image: image.resize((64, 64)),
+    "same": unchanged,
+    "half": half_size,
     "mirrored": ImageOps.mirror,
-    "darker": lambda image: image.point(lambda value: value * 3 // 4),
-    "middle": lambda image: image.crop((6, 6, 122, 122)),
+    "darker": darker,
+    "middle": middle,
 }
 
 
@@ -80,27 +98,28 @@ def shards(photos: Path, training_scenes: list[bytes], tmp_path: Path) -> list[P
     return paths
 
 
-def test_planted_copies(command, shards, photos, tmp_path) -> None:
-    given = [f"{tmp_path}/{{000..002}}.tar", "--dataset", tmp_path / "photos.yaml"]
-    ended = command("overlap", *given, "--json")
+def test_planted_copies_are_found(command, shards, photos, tmp_path) -> None:
+    arguments = [f"{tmp_path}/{{000..002}}.tar", "--dataset", tmp_path / "photos.yaml"]
+    ended = command("overlap", *arguments, "--json")
     assert ended.status == 0, ended.err
-    found = json.loads(ended.out)
-    copies = {(m["key"], m["image"]): m["copy"] for m in found["matches"]}
+    overlap = json.loads(ended.out)
+    copies = {(match["key"], match["image"]): match["copy"] for match in overlap["matches"]}
     expected = {(name, f"scene/{number:02}.png") for number, name in enumerate(COPIES)}
     assert {*copies} == expected
-    assert {m["shard"] for m in found["matches"]} == {str(shards[1])}
+    assert {match["shard"] for match in overlap["matches"]} == {str(shards[1])}
     assert copies["mirrored", "scene/02.png"] == "whole, mirrored"
     assert copies["middle", "scene/04.png"] == "middle 90%"
-    assert (found["images"], found["training_images"], found["unreadable"]) == (SCENES, 96, 1)
-    assert found["found"] == sorted(image for _, image in expected)
-    printed = command("overlap", *given)
+    assert (overlap["images"], overlap["training_images"]) == (SCENES, 96)
+    assert overlap["unreadable"] == 1
+    assert overlap["found"] == sorted(image for _, image in expected)
+    printed = command("overlap", *arguments)
     line = "5 of 12 images of photos have a near-duplicate among 96 training images"
     assert line in printed.out
     assert "note: 1 training images cannot be decoded" in printed.err
 
 
 def test_the_same_file_is_found_among_few_images(command, tmp_path) -> None:
-    """Three files, of which one shows nothing, and one is a copy of another."""
+    """There are three files, of which one shows nothing, and one is a copy of another."""
     folder = tmp_path / "photos" / "scene"
     folder.mkdir(parents=True)
     (scene,) = split_scenes("test", 1)
@@ -111,48 +130,51 @@ def test_the_same_file_is_found_among_few_images(command, tmp_path) -> None:
     write_tar(tmp_path / "seen.tar", {"1.jpg": white, "2.jpg": picture})
     ended = command("overlap", tmp_path / "seen.tar", "--dataset", "photos.yaml", "--json")
     assert ended.status == 0, ended.err
-    found = json.loads(ended.out)
-    assert {(match["key"], match["image"], match["copy"]) for match in found["matches"]} == {
+    overlap = json.loads(ended.out)
+    assert {(match["key"], match["image"], match["copy"]) for match in overlap["matches"]} == {
         ("1", "scene/b.jpg", "the same file"),
         ("2", "scene/a.jpg", "the same file"),
         ("2", "scene/c.jpg", "the same file"),
     }
-    assert len(found["matches"]) == 3
-    assert found["flat"] == 1
+    assert len(overlap["matches"]) == 3
+    assert overlap["flat"] == 1
     for image in ("a", "c"):
         (folder / f"{image}.jpg").unlink()
     ended = command("overlap", tmp_path / "seen.tar", "--dataset", "photos.yaml", "--json")
     assert [match["image"] for match in json.loads(ended.out)["matches"]] == ["scene/b.jpg"]
 
 
-def test_metrics_without_the_images_found(command, shards, photos, tmp_path) -> None:
-    """By the stored labels and predictions of the other seven images."""
+def test_metrics_without_the_copied_images(command, shards, photos, tmp_path) -> None:
+    """They follow from the stored labels and predictions of the other seven images."""
     for number in range(SCENES):  # four classes that no model knows
         target = photos.parent / "abcd"[number % 4]
         target.mkdir(exist_ok=True)
         (image,) = photos.parent.glob(f"*/{number:02}.png")
         image.rename(target / image.name)
     photos.rmdir()
-    given = ["--dataset", tmp_path / "photos.yaml"]
-    ended = command("run", *given, "--model", "scenes-clip", "--output", tmp_path / "out")
+    dataset = ["--dataset", tmp_path / "photos.yaml"]
+    ended = command("run", *dataset, "--model", "scenes-clip", "--output", tmp_path / "out")
     assert ended.status == 0, ended.err
-    files = f"{tmp_path}/*.tar", *given, "--results", tmp_path / "out"
-    shown = json.loads(command("overlap", *files, "--json").out)
-    names = sorted(f"{'abcd'[n % 4]}/{n:02}.png" for n in range(SCENES))
-    assert shown["found"] == sorted(f"{'abcd'[n % 4]}/{n:02}.png" for n in range(5))
+    tars, results = f"{tmp_path}/*.tar", ["--results", tmp_path / "out"]
+    overlap = json.loads(command("overlap", tars, *dataset, *results, "--json").out)
+    names = [f"{'abcd'[n % 4]}/{n:02}.png" for n in range(SCENES)]
+    assert overlap["found"] == sorted(names[:5])
     (path,) = (tmp_path / "out").glob("*.npz")
     with np.load(path) as samples:
         hits = samples["labels"] == samples["top5"][:, 0]
-    rest = [hit for name, hit in zip(names, hits, strict=True) if name not in shown["found"]]
-    (acc1,) = (one for one in shown["metrics"] if one["metric"] == "acc1")
-    assert (acc1["all"], acc1["without"]) == (hits.mean(), np.mean(rest))
+    hits_without_copies = [
+        hit for name, hit in zip(sorted(names), hits, strict=True) if name not in overlap["found"]
+    ]
+    (acc1,) = [metric for metric in overlap["metrics"] if metric["metric"] == "acc1"]
+    assert (acc1["all"], acc1["without"]) == (hits.mean(), np.mean(hits_without_copies))
     assert acc1["low"] <= acc1["without"] <= acc1["high"]
-    printed = command("overlap", *files)
+    printed = command("overlap", tars, *dataset, *results)
     assert "without [95%]" in printed.out
     assert "find about half of the near-duplicates" in printed.err
-    assert "find about half of the near-duplicates" in shown["note"]
-    other = command("overlap", files[0], "--dataset", "scenes-cls", "--results", tmp_path / "out")
-    assert (other.status, "no complete result of scenes-cls" in other.err) == (2, True)
+    assert "find about half of the near-duplicates" in overlap["note"]
+    ended = command("overlap", tars, "--dataset", "scenes-cls", *results)
+    assert ended.status == 2
+    assert "no complete result of scenes-cls" in ended.err
 
 
 def test_rows_without_meaning_are_left_out(command, training_scenes, tmp_path) -> None:
@@ -175,28 +197,28 @@ def test_rows_without_meaning_are_left_out(command, training_scenes, tmp_path) -
     assert "note: no metric changes, since no image was found; perceptual hashes" in ended.err
 
 
-def test_by_the_embeddings_of_a_model(command, shards, photos, tmp_path) -> None:
-    """A copy upside down has another hash; the cosines are those of the model's own features."""
+def test_copies_are_found_by_the_embeddings_of_a_model(command, shards, photos, tmp_path) -> None:
+    """A copy upside down has another hash. The cosines are those of the model's features."""
     with Image.open(photos / "07.png") as image:
         turned = image.convert("RGB").rotate(180)
     copy = encoded(turned, 90)
     write_tar(tmp_path / "turned.tar", {"turned.jpg": copy, "broken.png": b""})
-    given = ["overlap", "turned.tar", "--dataset", "photos.yaml", "--json"]
-    assert json.loads(command(*given).out)["matches"] == []
+    find_overlap_with_tar = ["overlap", "turned.tar", "--dataset", "photos.yaml", "--json"]
+    assert json.loads(command(*find_overlap_with_tar).out)["matches"] == []
     encoder = load_encoder(parse_model_spec("scenes-clip"))
     sources = [ImageFile(path) for path in sorted(photos.parent.glob("*/*.png"))]
-    pixels = [encoder.transform(one.decode(one.read())) for one in sources]
+    pixels = [encoder.transform(source.decode(source.read())) for source in sources]
     pixels.append(encoder.transform(Image.open(io.BytesIO(copy)).convert("RGB")))
     features = encoder.encode_image(torch.stack(pixels))
     cosines = (features[:-1] @ features[-1]).numpy()
-    least = float(np.sort(cosines)[-2:].mean())  # so that one image is above
-    ended = command(*given, "--model", "scenes-clip", "--cosine", least)
+    threshold = float(np.sort(cosines)[-2:].mean())  # only one image is above it
+    ended = command(*find_overlap_with_tar, "--model", "scenes-clip", "--cosine", threshold)
     assert ended.status == 0, ended.err
     (match,) = json.loads(ended.out)["matches"]
     assert match["image"] == f"scene/{int(cosines.argmax()):02}.png"
     assert (match["key"], match["copy"], match["distance"]) == ("turned", "embedding", None)
     assert match["cosine"] == pytest.approx(cosines.max(), abs=1e-4)
-    assert command(*given, "--model", "scenes-clap").status == 2
+    assert command(*find_overlap_with_tar, "--model", "scenes-clap").status == 2
 
 
 def test_several_processes_find_the_same(shards, photos) -> None:
@@ -215,8 +237,8 @@ def test_images_that_show_nothing_are_counted(shards, photos, tmp_path) -> None:
     images = {path.name: ImageFile(path) for path in sorted(photos.iterdir())}
     plain = {f"{n}.jpg": encoded(Image.new("RGB", (50, 50), "grey")) for n in range(3)}
     write_tar(tmp_path / "plain.tar", plain)
-    found = find_overlap(images, [tmp_path / "plain.tar"], RunOptions())
-    assert (found.flat, found.training_images, found.matches) == (1, 3, ())
+    overlap = find_overlap(images, [tmp_path / "plain.tar"], RunOptions())
+    assert (overlap.flat, overlap.training_images, overlap.matches) == (1, 3, ())
 
 
 @pytest.mark.parametrize(
@@ -236,12 +258,16 @@ def test_bad_input(command, shards, tmp_path, shards_named, message) -> None:
     assert message in ended.err
 
 
-def test_correlation_rejects_what_only_the_hash_takes_for_a_copy(monkeypatch, photos) -> None:
+def test_correlation_rejects_images_that_only_have_the_same_hash(monkeypatch, photos) -> None:
     from cosmos_eval.runner import overlap
 
     images = {path.name: ImageFile(path) for path in sorted(photos.iterdir())[:3]}
-    same = np.zeros(1, np.uint64)
-    monkeypatch.setattr(overlap, "perceptual_hashes", lambda pictures: same.repeat(len(pictures)))
+
+    def equal_hashes(pictures):
+        return np.zeros(len(pictures), np.uint64)
+
+    monkeypatch.setattr(overlap, "perceptual_hashes", equal_hashes)
     shard = photos.parent / "one.tar"
     write_tar(shard, {"a.png": (photos / "00.png").read_bytes()})
-    assert [m.image for m in find_overlap(images, [shard], RunOptions()).matches] == ["00.png"]
+    matches = find_overlap(images, [shard], RunOptions()).matches
+    assert [match.image for match in matches] == ["00.png"]

@@ -58,72 +58,100 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def mine(kind: type[Any], root: Path, **fields: Any) -> Any:
+def make_protocol(kind: type[Any], root: Path, **fields: Any) -> Any:
     return kind(dataset="mine", protocol_name="test", root=str(root), **fields)
 
 
-def of_label_maps(kind: type[Any], root: Path, known: int) -> Protocol:
-    names = {"class_names": ("a", "b"), "queries": (("a",), ("b",))}
-    files = {"images": "images", "masks": "masks", "image_suffix": ".png"}
-    return mine(kind, root, **files, **names, n_images=known)
+def label_map_protocol(kind: type[Any], root: Path, n_samples: int) -> Protocol:
+    return make_protocol(
+        kind,
+        root,
+        images="images",
+        masks="masks",
+        image_suffix=".png",
+        class_names=("a", "b"),
+        queries=(("a",), ("b",)),
+        n_images=n_samples,
+    )
 
 
-def of_retrieval(root: Path, known: int) -> Protocol:
-    files = {"images": "images", "annotations": "captions.json"}
-    return mine(RetrievalProtocol, root, **files, n_images=known, n_captions=2 * known)
+def segmentation_protocol(root: Path, n_samples: int) -> Protocol:
+    return label_map_protocol(SegmentationProtocol, root, n_samples)
 
 
-def of_classes(root: Path, known: int) -> Protocol:
-    return mine(ClassificationProtocol, root, folder="classes", n_images=known)
+def localisation_protocol(root: Path, n_samples: int) -> Protocol:
+    return label_map_protocol(LocalisationProtocol, root, n_samples)
 
 
-def of_selection(root: Path, known: int) -> Protocol:
-    files = {"images": "images", "annotations": "items.json", "layout": "items"}
-    subsets = {"a": 2, "b": known - 2}
-    return mine(SelectionProtocol, root, **files, n_items=known, subset_items=subsets)
+def retrieval_protocol(root: Path, n_samples: int) -> Protocol:
+    return make_protocol(
+        RetrievalProtocol,
+        root,
+        images="images",
+        annotations="captions.json",
+        n_images=n_samples,
+        n_captions=2 * n_samples,
+    )
 
 
-KINDS: dict[str, Callable[[Path, int], Protocol]] = {
-    "retrieval": of_retrieval,
-    "cls": of_classes,
-    "select": of_selection,
-    "seg": lambda root, known: of_label_maps(SegmentationProtocol, root, known),
-    "loc": lambda root, known: of_label_maps(LocalisationProtocol, root, known),
+def classification_protocol(root: Path, n_samples: int) -> Protocol:
+    return make_protocol(ClassificationProtocol, root, folder="classes", n_images=n_samples)
+
+
+def selection_protocol(root: Path, n_samples: int) -> Protocol:
+    return make_protocol(
+        SelectionProtocol,
+        root,
+        images="images",
+        annotations="items.json",
+        layout="items",
+        n_items=n_samples,
+        subset_items={"a": 2, "b": n_samples - 2},
+    )
+
+
+# Each function returns a protocol on the folder, whose complete data set has a number of samples.
+PROTOCOLS: dict[str, Callable[[Path, int], Protocol]] = {
+    "retrieval": retrieval_protocol,
+    "cls": classification_protocol,
+    "select": selection_protocol,
+    "seg": segmentation_protocol,
+    "loc": localisation_protocol,
 }
 
 
-def check(protocol: Protocol, **options: Any) -> None:
-    task, given = task_for(protocol), RunOptions(workers=0, **options)
-    task.check(protocol, given, task.open_data(protocol, given))
+def check(protocol: Protocol, **fields: Any) -> None:
+    task, options = task_for(protocol), RunOptions(workers=0, **fields)
+    task.check(protocol, options, task.open_data(protocol, options))
 
 
-@pytest.mark.parametrize("task", KINDS)
+@pytest.mark.parametrize("task", PROTOCOLS)
 def test_one_sample_too_few_or_too_many_is_refused(task, root):
-    check(KINDS[task](root, N))
+    check(PROTOCOLS[task](root, N))
     with pytest.raises(UsageError, match=r"^mine: .* has \d of \d .*data doctor mine.*--partial"):
-        check(KINDS[task](root, N + 1))
+        check(PROTOCOLS[task](root, N + 1))
     with pytest.raises(UsageError, match=r"^mine: .* has \d \w+.*, more than the \d of mine; see"):
-        check(KINDS[task](root, N - 1))
-    for known in (N - 1, N + 1):
-        check(KINDS[task](root, known), limit=2)
+        check(PROTOCOLS[task](root, N - 1))
+    for n_samples in (N - 1, N + 1):
+        check(PROTOCOLS[task](root, n_samples), limit=2)
 
 
-@pytest.mark.parametrize("task", KINDS)
-def test_a_part_is_accepted_where_that_is_allowed(task, root):
+@pytest.mark.parametrize("task", PROTOCOLS)
+def test_an_incomplete_set_is_accepted_if_options_allow_it(task, root):
     unit = "items" if task == "select" else "images"
-    less = KINDS[task](root, N + 1)
-    check(less, allow_partial=True)
-    assert found_samples_of(less, ALLOWED) == FoundSamples(N, N + 1, unit)
-    assert found_samples_of(less, RunOptions()) is None
-    assert found_samples_of(KINDS[task](root, N), ALLOWED) is None
+    protocol = PROTOCOLS[task](root, N + 1)
+    check(protocol, allow_partial=True)
+    assert found_samples_of(protocol, ALLOWED) == FoundSamples(N, N + 1, unit)
+    assert found_samples_of(protocol, RunOptions()) is None
+    assert found_samples_of(PROTOCOLS[task](root, N), ALLOWED) is None
     with pytest.raises(UsageError, match=r"more than the [13] of mine; .*`, or measure the first"):
-        check(KINDS[task](root, N - 1), allow_partial=True)
+        check(PROTOCOLS[task](root, N - 1), allow_partial=True)
 
 
-@pytest.mark.parametrize("task", sorted(KINDS.keys() - {"cls"}))
-def test_samples_whose_files_are_missing_are_left_out_of_a_part(task, root):
+@pytest.mark.parametrize("task", sorted(PROTOCOLS.keys() - {"cls"}))
+def test_samples_whose_files_are_missing_are_left_out_if_options_allow_it(task, root):
     (root / "images" / "2.png").unlink()
-    protocol = KINDS[task](root, N)
+    protocol = PROTOCOLS[task](root, N)
     with pytest.raises(UsageError):
         check(protocol)
     check(protocol, allow_partial=True)
@@ -132,23 +160,23 @@ def test_samples_whose_files_are_missing_are_left_out_of_a_part(task, root):
 
 
 @pytest.mark.parametrize(
-    ("task", "own"),
+    ("task", "unknown_numbers"),
     [
         ("retrieval", {"n_images": None, "n_captions": None}),
         ("select", {"n_items": None, "subset_items": {}}),
     ],
 )
-def test_missing_files_of_the_users_own_sets_stay_an_error(task, own, root):
-    """Their number is not known, so that a result could not be marked."""
+def test_missing_files_of_the_users_own_sets_stay_an_error(task, unknown_numbers, root):
+    """The complete number of their samples is not known, so a result could not be marked."""
     (root / "images" / "2.png").unlink()
-    known: Any = KINDS[task](root, N)
+    protocol: Any = PROTOCOLS[task](root, N)
     with pytest.raises(UsageError, match=r"2\.png"):
-        check(replace(known, **own), allow_partial=True)
+        check(replace(protocol, **unknown_numbers), allow_partial=True)
 
 
 def test_label_maps_that_are_missing_are_left_out_as_well(root):
     (root / "masks" / "1.png").unlink()
-    protocol = KINDS["seg"](root, N)
+    protocol = PROTOCOLS["seg"](root, N)
     with pytest.raises(UsageError, match=r"cannot read label map .*masks/1\.png"):
         check(protocol)
     assert found_samples_of(protocol, ALLOWED) == FoundSamples(3, 4, "images")
@@ -221,32 +249,36 @@ def test_a_partial_result_is_marked_wherever_it_is_shown(command, cityscapes, ti
     assert MARK in (tmp_path / "page.html").read_text()
 
 
-def test_a_whole_set_is_not_marked(cityscapes, tiny_archs, monkeypatch):
-    whole = replace(SEGMENTATION["cityscapes"], n_images=3, templates=("a {}",))
-    monkeypatch.setitem(SEGMENTATION_BY_PROTOCOL["cosmos"], "cityscapes", whole)
+def test_a_result_of_a_complete_set_is_not_marked(cityscapes, tiny_archs, monkeypatch):
+    three_images = replace(SEGMENTATION["cityscapes"], n_images=3, templates=("a {}",))
+    monkeypatch.setitem(SEGMENTATION_BY_PROTOCOL["cosmos"], "cityscapes", three_images)
     options = {"data_root": str(cityscapes), "allow_partial": True, "cache": False}
     model = f"openclip:{tiny_archs['tiny']}/random"
     row = cosmos_eval.evaluate(model, "cityscapes", device="cpu", **options)
     assert "partial" not in row.provenance
 
 
-def test_a_partial_result_is_compared_only_with_one_of_the_same_part():
-    """The samples are taken to be the same, so that only the mark differs."""
-    hashes = {"sample_list": "a" * 64}
-    complete = make_row(provenance={"hashes": hashes})
-    part = make_row(provenance={"partial": "4 of 9 images", "hashes": hashes})
-    assert describe_mismatches(setting_of_result(part), setting_of_result(part)) == []
-    (found,) = describe_mismatches(setting_of_result(complete), setting_of_result(part))
-    assert str(found) == "partial is missing and 4 of 9 images"
-    other = make_row(provenance={"partial": "4 of 8 images", "hashes": hashes})
-    (found,) = describe_mismatches(setting_of_result(other), setting_of_result(part))
-    assert found.startswith("partial is ")
+def setting_of_partial_result(partial: str | None):
+    """Return the setting of a result. All have the same samples, so that only the mark differs."""
+    provenance: dict[str, Any] = {"hashes": {"sample_list": "a" * 64}}
+    if partial:
+        provenance["partial"] = partial
+    return setting_of_result(make_row(provenance=provenance))
+
+
+def test_a_partial_result_is_compared_only_with_an_equally_partial_one():
+    setting = setting_of_partial_result("4 of 9 images")
+    assert describe_mismatches(setting, setting) == []
+    (mismatch,) = describe_mismatches(setting_of_partial_result(None), setting)
+    assert str(mismatch) == "partial is missing and 4 of 9 images"
+    (mismatch,) = describe_mismatches(setting_of_partial_result("4 of 8 images"), setting)
+    assert mismatch.startswith("partial is ")
 
 
 def test_a_partial_result_is_shown_and_not_ranked():
-    part = make_row(provenance={"partial": "4 of 9 images"})
-    assert model_label(part).endswith("(partial (4 of 9 images))")
-    assert file_stem(part).endswith("__partial-4-of-9-images")
-    (entry,) = entries_of_rows([part])
+    partial_result = make_row(provenance={"partial": "4 of 9 images"})
+    assert model_label(partial_result).endswith("(partial (4 of 9 images))")
+    assert file_stem(partial_result).endswith("__partial-4-of-9-images")
+    (entry,) = entries_of_rows([partial_result])
     assert entry.partial
     assert not entries_of_rows([make_row()])[0].partial

@@ -52,7 +52,7 @@ def test_a_suite_before_and_after_it_ran(command, own_suite, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("provenance", "model", "how"),
+    ("provenance", "model", "plan_changes"),
     [
         ({}, {}, {}),
         ({"precision": "bf16"}, {}, {"options": RunOptions(precision="bf16")}),
@@ -60,50 +60,56 @@ def test_a_suite_before_and_after_it_ran(command, own_suite, tmp_path):
         ({}, {"weights": "student"}, {"weights": "student"}),
     ],
 )
-def test_results_are_found_by_the_names_they_are_stored_under(provenance, model, how, tmp_path):
+def test_results_are_found_by_the_names_they_are_stored_under(
+    provenance, model, plan_changes, tmp_path
+):
     (file,) = local_weights(parse_model_spec("scenes-cosmos"))
-    own = {**model, "weights_sha256": file_sha256(file)}
-    path = store_result(tmp_path, "cls", provenance=provenance, model=own)
-    plan = make_plan(datasets=["scenes-cls"], models=["scenes-cosmos"], **how)
-    found = existing_results(plan, tmp_path)[SCENES]
-    assert found.path == path
-    assert found.row is not None
+    model_record = {**model, "weights_sha256": file_sha256(file)}
+    path = store_result(tmp_path, "cls", provenance=provenance, model=model_record)
+    plan = make_plan(datasets=["scenes-cls"], models=["scenes-cosmos"], **plan_changes)
+    existing = existing_results(plan, tmp_path)[SCENES]
+    assert existing.path == path
+    assert existing.row is not None
 
 
 def test_the_form_of_attention_is_part_of_the_name(tmp_path):
-    known = {"dataset": "voc20", "protocol": "cosmos"}
     spec = "openclip:ViT-B-16/openai"
     for used, requested in (("csa", None), ("csa", "csa"), ("naclip", "naclip")):
-        attention = {"attention": used, "protocol_attention": "csa"}
-        model = {"spec": spec, "weights": None}
-        path = store_result(tmp_path / used, "seg", provenance=attention, model=model, **known)
+        path = store_result(
+            tmp_path / used,
+            "seg",
+            dataset="voc20",
+            protocol="cosmos",
+            provenance={"attention": used, "protocol_attention": "csa"},
+            model={"spec": spec, "weights": None},
+        )
         options = RunOptions(attention=requested)
         plan = make_plan(datasets=["voc20"], models=[spec], options=options)
-        (found,) = existing_results(plan, tmp_path / used).values()
-        assert (found.path, found.error) == (path, None)
+        (existing,) = existing_results(plan, tmp_path / used).values()
+        assert (existing.path, existing.error) == (path, None)
 
 
-def test_a_result_of_weights_that_the_file_no_longer_holds_is_none(tmp_path):
+def test_a_result_of_replaced_weights_is_an_error(tmp_path):
     store_result(tmp_path, "cls")
     plan = make_plan(datasets=["scenes-cls"], models=["scenes-cosmos"])
-    found = existing_results(plan, tmp_path)[SCENES]
-    assert found.row is None
-    assert "was measured with other weights than" in str(found.error)
+    existing = existing_results(plan, tmp_path)[SCENES]
+    assert existing.row is None
+    assert "was measured with other weights than" in str(existing.error)
 
 
-def test_cached_embeddings_are_counted_by_the_weights_they_are_of(tmp_path):
+def test_cached_embeddings_are_counted_for_the_weights_that_made_them(tmp_path):
     plan = make_plan(
         datasets=["scenes-cls"],
         models=["scenes-clip", "scenes-cosmos", "openclip:ViT-B-16/openai"],
         options=RunOptions(cache=str(tmp_path)),
     )
     encoder = load_encoder(parse_model_spec("scenes-clip"))
-    own = embedding_identity(encoder, "image", preprocessing={})
+    identity = embedding_identity(encoder, "image", preprocessing={})
     keys = [bytes([n]) * 32 for n in range(5)]
-    ShardStore(tmp_path, own).add(keys, {"features": np.zeros((5, 2), np.float32)})
+    ShardStore(tmp_path, identity).add(keys, {"features": np.zeros((5, 2), np.float32)})
     for change in ({"code": "other"}, {"precision": "bf16"}, {"weights": "student"}):
-        ShardStore(tmp_path, {**own, **change}).add(keys[:1], {"features": np.zeros((1, 2))})
-    # What is known of the model is no embedding.
+        ShardStore(tmp_path, {**identity, **change}).add(keys[:1], {"features": np.zeros((1, 2))})
+    # The cached facts of the model are not counted as an embedding.
     facts_of(encoder, parse_model_spec("scenes-clip"), plan.options, pytest.fail)
     counts = [item.embeddings_kept for item in preview(plan, {}, tmp_path)]
     assert counts == [{"image": 5}, {}, None]
@@ -134,10 +140,10 @@ def test_an_estimate_names_its_basis(tmp_path):
 
 
 def test_every_known_data_set_can_be_previewed_without_a_data_root():
-    known = list(known_protocols())
-    plan = make_plan(datasets=known, models=["scenes-clip"])
+    datasets = list(known_protocols())
+    plan = make_plan(datasets=datasets, models=["scenes-clip"])
     states = {item.dataset: item.data_state for item in preview(plan, {}, Path("nowhere"))}
-    assert list(states) == known
+    assert list(states) == datasets
     assert states["voc20"] == "no --data-root"
     assert states["scenes-cls"] in ("there", "made by the run")
 
@@ -156,13 +162,13 @@ def test_code_is_fingerprinted_without_importing_it():
         ("flickr30k-val", ("flickr30k_val.json", "1007129816.jpg")),
     ],
 )
-def test_a_data_root_that_is_the_sets_own_folder(tmp_path, dataset, files):
+def test_the_data_root_may_be_the_folder_of_the_set(tmp_path, dataset, files):
     options = RunOptions(data_root=str(tmp_path))
 
     def state() -> str:
         plan = make_plan(datasets=[dataset], models=["scenes-clip"], options=options)
-        (found,) = preview(plan, {}, Path("nowhere"))
-        return found.data_state
+        (item,) = preview(plan, {}, Path("nowhere"))
+        return item.data_state
 
     assert state() == "not found"
     for name in files:

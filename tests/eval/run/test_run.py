@@ -66,20 +66,20 @@ def test_a_result_says_what_was_measured_and_how(photos, loads, tmp_path):
 def test_images_per_second_are_those_of_images_that_were_encoded(photos, loads, tmp_path):
     options = RunOptions(cache=str(tmp_path / "cache"))
     plan = make_plan(datasets=[str(photos)], models=["scenes-clip"], options=options)
-    found = []
+    n_encoded = []
     for colours in ((), ("green", "red"), ()):
         for colour in colours:
             Image.new("RGB", (9, 9), colour).save(photos.parent / "photos" / colour / "new.png")
         (result,) = run_all(plan)
         rate, seconds = result.row.provenance["images_per_second"], result.row.provenance["seconds"]
         # Seconds are stored to the nearest thousandth.
-        found.append(None if rate is None else rate * seconds["images"])
-    assert found == [pytest.approx(4, rel=0.5), pytest.approx(2, rel=0.5), None]
+        n_encoded.append(None if rate is None else rate * seconds["images"])
+    assert n_encoded == [pytest.approx(4, rel=0.5), pytest.approx(2, rel=0.5), None]
     # Two protocols of one data set are one job; the second finds what the first has encoded.
     Image.new("RGB", (9, 9), "blue").save(photos.parent / "photos" / "blue" / "new.png")
     (dataset,) = open_datasets(plan)
-    protocol_name = dataset._replace(protocol=replace(dataset.protocol, protocol_name="other"))
-    (job,) = jobs_of(plan, [dataset, protocol_name])
+    other_protocol = replace(dataset.protocol, protocol_name="other")
+    (job,) = jobs_of(plan, [dataset, dataset._replace(protocol=other_protocol)])
     first, second = (result.row.provenance["images_per_second"] for result in Worker().run(job))
     assert first > 0
     assert second is None
@@ -104,13 +104,16 @@ def test_all_data_are_checked_before_the_first_model_is_loaded(photos, loads):
 
 
 def test_progress_of_every_phase_reaches_its_end(photos, loads):
-    seen: dict[tuple[str, str], Progress] = {}
+    last_steps: dict[tuple[str, str], Progress] = {}
+
+    def note_step(name: str, step: Progress) -> None:
+        last_steps[name, step.phase] = step
+
     plan = make_plan(datasets=[str(photos)], models=["scenes-clip"])
-    for _ in run_all(plan, lambda what, step: seen.update({(what, step.phase): step})):
-        pass
-    assert ("data", "check") in seen
-    assert ("scenes-clip on photos", "images") in seen
-    assert all(step.done == step.total for step in seen.values())
+    list(run_all(plan, note_step))
+    assert ("data", "check") in last_steps
+    assert ("scenes-clip on photos", "images") in last_steps
+    assert all(step.done == step.total for step in last_steps.values())
 
 
 def test_evaluate_returns_the_row(photos, loads):
@@ -127,16 +130,16 @@ def test_every_task_has_metrics_data_sets_and_an_embedded_one():
         assert task.truth
     of_hub = {"multilabel", "faces", "assoc"}
     of_files = {"ood", "depth-probe", "ratings", "ranking"}  # no set is embedded or on the hub
-    known = {protocol.task for protocol in known_protocols().values()} - of_files
-    assert known == set(TASKS) - of_hub - of_files
+    with_protocol = {protocol.task for protocol in known_protocols().values()} - of_files
+    assert with_protocol == set(TASKS) - of_hub - of_files
     of_webdatasets = {protocol.task for protocol in webdatasets().values()}
-    assert known | of_webdatasets == set(TASKS) - of_files
-    measured = {protocol.task for protocol in make_plan().protocols}
-    assert measured == known - {"loc", "probe", "seg-probe", "boxes"}
+    assert with_protocol | of_webdatasets == set(TASKS) - of_files
+    measured_by_default = {protocol.task for protocol in make_plan().protocols}
+    assert measured_by_default == with_protocol - {"loc", "probe", "seg-probe", "boxes"}
     for name in of_hub | of_files:
         with pytest.raises(UsageError, match=f"task {name} has no embedded data set"):
             make_plan(task=name)
-    for name in known - {"ranking"}:
+    for name in with_protocol - {"ranking"}:
         (embedded,) = make_plan(task=name).protocols
         assert embedded.task == name
 

@@ -1,4 +1,4 @@
-"""Suite files: those of the package name what the papers measured; a fault is one line."""
+"""Suite files: the ones of the package name the data sets of the papers; a fault is one line."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ misc/winogavil wilds/iwildcam wilds/camelyon17 wilds/fmow fairness/dollar_street
 
 
 def measured(name: str) -> dict[str, list[str]]:
-    """Data sets by family."""
-    found: dict[str, list[str]] = {}
+    """Return the data sets of a suite by their protocol."""
+    datasets: dict[str, list[str]] = {}
     for protocol in read_suite(name).protocols:
-        found.setdefault(protocol.protocol_name, []).append(protocol.dataset)
-    return found
+        datasets.setdefault(protocol.protocol_name, []).append(protocol.dataset)
+    return datasets
 
 
 def test_the_suites_of_the_package():
@@ -106,8 +106,8 @@ def test_smaller_suites_of_the_field():
     for name in ("retrieval", "long-text"):
         assert {m.metrics for m in read_score(name).members} == {RECALLS}
     compositional = {m.dataset for m in read_score("compositionality").members}
-    # The others ask about the size of objects, cultures, boxes, or what people prefer.
-    others = {
+    # These sets ask about the size of objects, cultures, boxes, or what people prefer.
+    not_compositional = {
         "coco-suppression",
         "cvqa",
         "cvqa-english",
@@ -117,7 +117,7 @@ def test_smaller_suites_of_the_field():
         "refcocog",
         "pascal-50s",
     }
-    assert compositional == {*SELECTION} - others
+    assert compositional == {*SELECTION} - not_compositional
     assert measured("segmentation-8") == {"cosmos": list(SEGMENTATION)}
 
 
@@ -144,13 +144,17 @@ def test_suites_are_listed_with_members_rule_and_source():
 def test_sets_that_are_left_out_are_listed(tmp_path, monkeypatch):
     path = tmp_path / "own.yaml"
     path.write_text(GOOD + "left_out: {winogavil: it has no reader}\nscore: {}\n")
-    monkeypatch.setattr(catalog, "suite_names", lambda: [str(path)])
+
+    def only_this_suite():
+        return [str(path)]
+
+    monkeypatch.setattr(catalog, "suite_names", only_this_suite)
     (record,) = suites()
     assert record["members"] == "1 of 2"
     assert record["datasets"] == "cosmos: voc20; left out: winogavil"
 
 
-def test_models_of_the_command_line_replace_those_of_the_file(tmp_path):
+def test_models_of_the_command_line_replace_the_models_of_the_file(tmp_path):
     path = tmp_path / "own.yaml"
     path.write_text(GOOD.replace("scenes-cosmos", "cosmos:lost.pt"))
     plan = make_plan(suite=str(path), models=["scenes-clip"])
@@ -162,20 +166,26 @@ def test_models_of_the_command_line_replace_those_of_the_file(tmp_path):
         make_plan(suite=str(path), task="seg", models=["scenes-clip"])
 
 
-def test_mess_is_the_mean_of_22_sets_and_of_those_of_each_domain():
+def test_mess_is_the_mean_of_22_sets_and_has_a_suite_for_each_domain():
     """mess/evaluation/mess_evaluation.py: PAXRay's four sets are replaced by their mean."""
     members = read_score("mess").members
     assert (len(members), sum(member.weight for member in members)) == (25, 22)
     quarters = {member.dataset for member in members if member.weight == 0.25}
-    parts = ("lungs", "bones", "mediastinum", "diaphragm")
-    assert quarters == {f"mess/paxray-{part}" for part in parts}
-    sizes = {
-        **{"general": 6, "earth-monitoring": 5, "medical-sciences": 4, "engineering": 4},
+    paxray_sets = ("lungs", "bones", "mediastinum", "diaphragm")
+    assert quarters == {f"mess/paxray-{name}" for name in paxray_sets}
+    weight_of_domain = {
+        "general": 6,
+        "earth-monitoring": 5,
+        "medical-sciences": 4,
+        "engineering": 4,
         "agriculture-biology": 3,
     }
-    of_domains = [read_score(f"mess-{domain}").members for domain in sizes]
-    assert [sum(m.weight for m in some) for some in of_domains] == list(sizes.values())
-    assert [member for some in of_domains for member in some] == list(members)
+    members_of_domains = []
+    for domain, weight in weight_of_domain.items():
+        members_of_domain = read_score(f"mess-{domain}").members
+        assert sum(member.weight for member in members_of_domain) == weight
+        members_of_domains += members_of_domain
+    assert members_of_domains == list(members)
     assert {member.metrics for member in members} == {("mIoU",)}
 
 
@@ -184,8 +194,8 @@ def test_a_score_is_of_primary_metrics_by_default(tmp_path):
     sets = "{cosmos: [voc20, dtd], karpathy: [coco-karpathy], datacomp: [wds/vtab/pets]}"
     more = "score: {protocols: [karpathy, cosmos, datacomp], metrics: {dtd: acc5}}\n"
     path.write_text(f"models: [cosmos:lost.pt]\ndatasets: {sets}\n{more}")
-    found = [member.metrics for member in read_score(str(path)).members]
-    assert found == [("mIoU",), ("acc5",), RECALLS, ("mean_per_class_recall",)]
+    metrics = [member.metrics for member in read_score(str(path)).members]
+    assert metrics == [("mIoU",), ("acc5",), RECALLS, ("mean_per_class_recall",)]
 
 
 def test_the_older_key_of_protocols_is_read(tmp_path):
@@ -217,16 +227,17 @@ def test_files_are_relative_to_the_suite(tmp_path: Path):
         "models: [cosmos:mine.pt, 'openclip:hub', openclip:ViT-B-32/weights.bin, "
         "openclip:ViT-B-32/openai]\ndatasets: {user: [own.yaml], cosmos: [voc20]}\n"
     )
-    read = read_suite(str(suite))
-    own, known = read.protocols
-    assert read.models == (
+    content = read_suite(str(suite))
+    user_protocol, published_protocol = content.protocols
+    assert content.models == (
         f"cosmos:{folder}/mine.pt",
         f"openclip:{folder}/hub",
         f"openclip:ViT-B-32/{folder}/weights.bin",
         "openclip:ViT-B-32/openai",
     )
-    assert (own.dataset, own.root) == ("own", str(folder))
-    assert (known.dataset, known.protocol_name) == ("voc20", "cosmos")
+    assert (user_protocol.dataset, user_protocol.root) == ("own", str(folder))
+    assert published_protocol.dataset == "voc20"
+    assert published_protocol.protocol_name == "cosmos"
 
 
 @pytest.mark.parametrize(
@@ -272,7 +283,7 @@ def test_files_are_relative_to_the_suite(tmp_path: Path):
         ),
     ],
 )
-def test_what_is_wrong_in_a_file(text, message, tmp_path):
+def test_faults_of_a_suite_file_are_one_line(text, message, tmp_path):
     path = tmp_path / "own.yaml"
     path.write_text(text)
     with pytest.raises(UsageError, match=rf"own\.yaml: .*{message}") as raised:

@@ -1,4 +1,4 @@
-"""Where data are looked for and what is refused before inference."""
+"""Where segmentation data are looked for, and which data are refused before inference."""
 
 import shutil
 from dataclasses import replace
@@ -27,16 +27,18 @@ def test_the_root_or_its_usual_folder_holds_the_set(dataset, recorded, tmp_path)
         options = RunOptions(data_root=str(root), allow_partial=True)
         check(protocol, options)
         data = open_data(protocol, options)
-        assert all(s.image.is_file() and s.mask.is_file() for s in data.samples)
+        for sample in data.samples:
+            assert sample.image.is_file()
+            assert sample.mask.is_file()
         assert len(data.palette) == len(protocol.class_names)
 
 
 def test_voc_samples_follow_the_list_and_its_first_ones_are_the_limit():
-    names = [s.name for s in open_data(SEGMENTATION["voc21"], VOC).samples]
-    listed = (PARITY / "voc/ImageSets/Segmentation/val.txt").read_text().split()
-    assert names == listed
-    some = open_data(SEGMENTATION["voc21"], replace(VOC, limit=2, allow_partial=False))
-    assert [s.name for s in some.samples] == listed[:2]
+    data = open_data(SEGMENTATION["voc21"], VOC)
+    listed_names = (PARITY / "voc/ImageSets/Segmentation/val.txt").read_text().split()
+    assert [sample.name for sample in data.samples] == listed_names
+    limited = open_data(SEGMENTATION["voc21"], replace(VOC, limit=2, allow_partial=False))
+    assert [sample.name for sample in limited.samples] == listed_names[:2]
 
 
 def test_reduced_labels_start_at_the_first_class():
@@ -71,9 +73,10 @@ def pets(tmp_path, write_set):
 
 
 def test_a_plain_pair_of_folders_is_read_below_subfolders(pets, protocol):
-    own_root = replace(protocol, root=str(pets))
-    check(own_root, RunOptions(data_root="elsewhere"))
-    assert [s.name for s in open_data(own_root, RunOptions()).samples] == ["one", "sub/two"]
+    protocol_with_root = replace(protocol, root=str(pets))
+    check(protocol_with_root, RunOptions(data_root="elsewhere"))
+    samples = open_data(protocol_with_root, RunOptions()).samples
+    assert [sample.name for sample in samples] == ["one", "sub/two"]
 
 
 def test_a_link_to_a_parent_folder_is_refused_where_folders_are_walked(pets, protocol):
@@ -86,10 +89,11 @@ def test_a_split_file_names_the_samples(pets, protocol):
     (pets / "list.txt").write_text("sub/two\n")
     options = RunOptions(data_root=str(pets))
     samples = open_data(replace(protocol, split="list.txt"), options).samples
-    assert [s.name for s in samples] == ["sub/two"]
+    assert [sample.name for sample in samples] == ["sub/two"]
 
 
 def refusal(protocol, root) -> str:
+    """Return the line by which the check of a data set refuses it."""
     with pytest.raises(UsageError) as error:
         check(protocol, RunOptions(data_root=str(root), allow_partial=True))
     assert "\n" not in str(error.value)
@@ -110,12 +114,10 @@ def test_an_undeclared_class_is_named_as_the_file_has_it(tmp_path):
         assert "2012_000003.png holds class 21" in refusal(SEGMENTATION[dataset], tmp_path / "voc")
 
 
-def save_mask(root, format, **options):
-    Image.new("L", (30, 20), 1).save(root / "masks/one.png", format, **options)
-
-
-def cut(path, count):
-    path.write_bytes(path.read_bytes()[:-count])
+def save_mask(root, format, mode="L", size=(30, 20), **options):
+    """Replace the first label map by one of class 1 everywhere, in another format, mode or size."""
+    colour = (1, 1, 1) if mode == "RGB" else 1
+    Image.new(mode, size, colour).save(root / "masks/one.png", format, **options)
 
 
 @pytest.mark.parametrize(("format", "options"), [("BMP", {}), ("TIFF", {"compression": "lzma"})])
@@ -124,24 +126,65 @@ def test_label_maps_of_other_lossless_formats_are_read(pets, protocol, format, o
     check(protocol, RunOptions(data_root=str(pets)))
 
 
+def remove_mask(root):
+    (root / "masks/one.png").unlink()
+
+
+def replace_mask_by_text(root):
+    (root / "masks/one.png").write_bytes(b"x")
+
+
+def replace_image_by_text(root):
+    (root / "images/one.png").write_bytes(b"x")
+
+
+def cut_mask(root):
+    path = root / "masks/one.png"
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+def make_mask_higher(root):
+    save_mask(root, "PNG", size=(30, 21))
+
+
+def save_mask_of_16_bits(root):
+    save_mask(root, "PNG", mode="I;16")
+
+
+def save_mask_in_colour(root):
+    save_mask(root, "PNG", mode="RGB")
+
+
+def save_mask_as_jpeg(root):
+    save_mask(root, "JPEG")
+
+
+def save_mask_as_jpeg_2000(root):
+    save_mask(root, "JPEG2000")
+
+
+def save_mask_as_tiff_of_jpeg(root):
+    save_mask(root, "TIFF", compression="jpeg")
+
+
 @pytest.mark.parametrize(
-    ("damage", "named"),
+    ("damage", "message"),
     [
-        (lambda root: (root / "masks/one.png").unlink(), "masks/one.png"),
-        (lambda root: (root / "masks/one.png").write_bytes(b"x"), "masks/one.png"),
-        (lambda root: (root / "images/one.png").write_bytes(b"x"), "images/one.png"),
-        (lambda root: Image.new("L", (30, 21)).save(root / "masks/one.png"), "30x21"),
-        (lambda root: Image.new("I;16", (30, 20)).save(root / "masks/one.png"), "8-bit"),
-        (lambda root: Image.new("RGB", (30, 20)).save(root / "masks/one.png"), "8-bit"),
-        (lambda root: cut(root / "masks/one.png", 200), "masks/one.png"),
-        (lambda root: save_mask(root, "JPEG"), "one.png is a JPEG file, whose compression"),
-        (lambda root: save_mask(root, "JPEG2000"), "one.png is a JPEG2000 file"),
-        (lambda root: save_mask(root, "TIFF", compression="jpeg"), "one.png is a TIFF file"),
+        (remove_mask, "masks/one.png"),
+        (replace_mask_by_text, "masks/one.png"),
+        (replace_image_by_text, "images/one.png"),
+        (make_mask_higher, "30x21"),
+        (save_mask_of_16_bits, "8-bit"),
+        (save_mask_in_colour, "8-bit"),
+        (cut_mask, "masks/one.png"),
+        (save_mask_as_jpeg, "one.png is a JPEG file, whose compression"),
+        (save_mask_as_jpeg_2000, "one.png is a JPEG2000 file"),
+        (save_mask_as_tiff_of_jpeg, "one.png is a TIFF file"),
     ],
 )
-def test_damaged_files_are_named(pets, protocol, damage, named):
+def test_damaged_files_are_named(pets, protocol, damage, message):
     damage(pets)
-    assert named in refusal(protocol, pets)
+    assert message in refusal(protocol, pets)
 
 
 def test_turned_photographs_are_compared_as_displayed(pets, protocol):
@@ -159,20 +202,21 @@ def test_turned_photographs_are_compared_as_displayed(pets, protocol):
         ({"mmseg_type": "ADE20KDataset"}, "4 classes declared, ADE20KDataset has 150"),
     ],
 )
-def test_what_no_data_are_of_is_refused(changes, message, pets, protocol):
+def test_a_protocol_that_contradicts_the_data_is_refused(changes, message, pets, protocol):
     assert message in refusal(replace(protocol, **changes), pets)
 
 
 @pytest.mark.parametrize(
     ("name", "reduces"), [("ade20k", "true"), ("cityscapes", "false"), ("voc21", "false")]
 )
-def test_a_zero_label_setting_that_is_not_the_sets_is_refused(name, reduces, tmp_path):
+def test_reduce_zero_label_must_be_as_the_data_set_has_it(name, reduces, tmp_path):
     """The other way round, label maps would be read shifted by one class."""
-    usual = replace(SEGMENTATION[name], prob_thd=0.0, area_thd=None)
-    for part in (usual.images, usual.masks, usual.split or usual.images):
-        (tmp_path / part).mkdir(parents=True, exist_ok=True)
-    wrong = replace(usual, reduce_zero_label=not usual.reduce_zero_label)
-    assert f"reduce_zero_label must be {reduces}" in refusal(wrong, tmp_path)
+    right_protocol = replace(SEGMENTATION[name], prob_thd=0.0, area_thd=None)
+    split = right_protocol.split or right_protocol.images
+    for folder in (right_protocol.images, right_protocol.masks, split):
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+    wrong_protocol = replace(right_protocol, reduce_zero_label=not right_protocol.reduce_zero_label)
+    assert f"reduce_zero_label must be {reduces}" in refusal(wrong_protocol, tmp_path)
 
 
 @pytest.mark.parametrize(

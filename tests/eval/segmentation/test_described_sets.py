@@ -18,32 +18,50 @@ from cosmos_eval.types import RunOptions, UsageError, no_progress
 # Classes with the background, and images: register_*.py and prepare_all_datasets.py of MESS, and of
 # FoodSeg103 the number of images in its release.
 MESS = {
-    **{"bdd100k": (19, 1000), "dark-zurich": (20, 50), "mhp-v1": (19, 980)},
-    **{"foodseg103": (104, 2135), "atlantis": (56, 1295), "dram": (12, 718)},
-    **{"isaid": (16, 4055), "isprs-potsdam": (6, 504), "worldfloods": (3, 160)},
-    **{"floodnet": (10, 5571), "uavid": (8, 840), "kvasir-instrument": (2, 118)},
-    **{"chase-db1": (2, 20), "cryonuseg": (2, 30), "paxray-lungs": (2, 180)},
-    **{"paxray-bones": (2, 180), "paxray-mediastinum": (2, 180), "paxray-diaphragm": (2, 180)},
-    **{"corrosion-cs": (4, 44), "deepcrack": (2, 237), "pst900": (5, 288)},
-    **{"zerowaste-f": (5, 929), "suim": (8, 110), "cub-200": (201, 5794), "cwfid": (3, 21)},
+    "bdd100k": (19, 1000),
+    "dark-zurich": (20, 50),
+    "mhp-v1": (19, 980),
+    "foodseg103": (104, 2135),
+    "atlantis": (56, 1295),
+    "dram": (12, 718),
+    "isaid": (16, 4055),
+    "isprs-potsdam": (6, 504),
+    "worldfloods": (3, 160),
+    "floodnet": (10, 5571),
+    "uavid": (8, 840),
+    "kvasir-instrument": (2, 118),
+    "chase-db1": (2, 20),
+    "cryonuseg": (2, 30),
+    "paxray-lungs": (2, 180),
+    "paxray-bones": (2, 180),
+    "paxray-mediastinum": (2, 180),
+    "paxray-diaphragm": (2, 180),
+    "corrosion-cs": (4, 44),
+    "deepcrack": (2, 237),
+    "pst900": (5, 288),
+    "zerowaste-f": (5, 929),
+    "suim": (8, 110),
+    "cub-200": (201, 5794),
+    "cwfid": (3, 21),
 }
 OTHERS = {
-    **{"ade20k_847": (847, 2000), "context459": (459, 5104)},
-    **{"voc20_2007": (20, 210), "voc21_2007": (21, 210)},
+    "ade20k_847": (847, 2000),
+    "context459": (459, 5104),
+    "voc20_2007": (20, 210),
+    "voc21_2007": (21, 210),
 }
 
 
 def test_classes_and_images():
-    found = {name: (len(p.class_names), p.n_images) for name, p in map(pair, set_names())}
-    assert found == {**{f"mess/{name}": size for name, size in MESS.items()}, **OTHERS}
-
-
-def pair(name):
-    return name, read_set(name)
+    sizes = {}
+    for name in set_names():
+        protocol = read_set(name)
+        sizes[name] = (len(protocol.class_names), protocol.n_images)
+    assert sizes == {**{f"mess/{name}": size for name, size in MESS.items()}, **OTHERS}
 
 
 @pytest.mark.parametrize("name", set_names())
-def test_a_description(name):
+def test_a_description_is_free_of_contradictions_and_has_the_usual_prompts(name):
     protocol = read_set(name)
     check_constants(protocol)
     assert shared_prompts(protocol) == ()
@@ -98,11 +116,13 @@ def test_pascal_contexts_59_classes_are_among_all():
 
 
 def test_voc_2007_has_the_constants_of_voc_2012():
-    own = ("dataset", "protocol_name", "source", "download", "n_images", "usual_folder", "split")
+    fields_of_a_year = (
+        *("dataset", "protocol_name", "source", "download", "n_images", "usual_folder", "split"),
+    )
     for name in ("voc20", "voc21"):
-        usual = SEGMENTATION[name]
-        changed = {field: getattr(usual, field) for field in own}
-        assert replace(read_set(f"{name}_2007"), **changed) == usual
+        voc_2012 = SEGMENTATION[name]
+        changes = {field: getattr(voc_2012, field) for field in fields_of_a_year}
+        assert replace(read_set(f"{name}_2007"), **changes) == voc_2012
 
 
 # Files below the data root as the scripts write them, an image without a label map first.
@@ -148,12 +168,14 @@ def test_files_are_found_where_the_scripts_write_them(name, tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
     for path in images:
         Image.new("RGB", (4, 2)).save(path)
-    first, last = int(protocol.reduce_zero_label), len(protocol.class_names) - 1
-    values = [[first, first + last, protocol.ignore_index, first]] * 2
+    # The first value of a class in the file; with a zero label that stands for no class, it is 1.
+    first = int(protocol.reduce_zero_label)
+    last = first + len(protocol.class_names) - 1
+    values = [[first, last, protocol.ignore_index, first]] * 2
     Image.fromarray(np.array(values, f"u{protocol.label_bits // 8}")).save(mask)
     split = tmp_path / "VOCdevkit/VOC2007/ImageSets/Segmentation/test.txt"
     split.parent.mkdir(parents=True)
     split.write_text("000068\n")
-    found = examine(protocol, RunOptions(data_root=str(tmp_path)), no_progress)
-    assert (found.faults, found.expected, found.images) == ((), 1, 1)
-    assert found.labels == (first, first + last)
+    findings = examine(protocol, RunOptions(data_root=str(tmp_path)), no_progress)
+    assert (findings.faults, findings.expected, findings.images) == ((), 1, 1)
+    assert findings.labels == (first, last)

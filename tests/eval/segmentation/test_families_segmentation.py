@@ -79,20 +79,22 @@ def test_clearclip_names_coco_objects_with_spaces():
 
 
 @pytest.mark.parametrize("protocol_name", ["clearclip", "naclip"])
-def test_other_lists_are_those_of_sclip(protocol_name):
-    own = {"clearclip": ("voc21", "voc20", "coco_object"), "naclip": ()}[protocol_name]
+def test_prompts_equal_those_of_sclip_on_other_sets(protocol_name):
+    sets_with_other_prompts = {"clearclip": ("voc21", "voc20", "coco_object"), "naclip": ()}[
+        protocol_name
+    ]
     for name, protocol in SEGMENTATION_BY_PROTOCOL[protocol_name].items():
-        same = protocol.queries == SEGMENTATION_BY_PROTOCOL["sclip"][name].queries
-        assert same == (name not in own)
+        has_prompts_of_sclip = protocol.queries == SEGMENTATION_BY_PROTOCOL["sclip"][name].queries
+        assert has_prompts_of_sclip == (name not in sets_with_other_prompts)
 
 
 @pytest.mark.parametrize(("protocol_name", "attention"), [("sclip", "csa"), ("flair", "vanilla")])
-def test_other_settings_are_those_of_cosmos(protocol_name, attention):
+def test_other_constants_equal_those_of_the_cosmos_protocol(protocol_name, attention):
     for name, protocol in SEGMENTATION_BY_PROTOCOL[protocol_name].items():
-        usual = SEGMENTATION[name]
-        same = ("queries", "short_side", "window", "stride", "scale", "prob_thd", "area_thd")
-        assert [getattr(protocol, field) for field in same] == [
-            getattr(usual, field) for field in same
+        cosmos_protocol = SEGMENTATION[name]
+        fields = ("queries", "short_side", "window", "stride", "scale", "prob_thd", "area_thd")
+        assert [getattr(protocol, field) for field in fields] == [
+            getattr(cosmos_protocol, field) for field in fields
         ]
         assert protocol.attention == attention
 

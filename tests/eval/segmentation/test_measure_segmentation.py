@@ -37,7 +37,8 @@ def test_metrics_are_those_of_the_saved_predictions(encoder, protocol, options, 
     assert {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()} == {
         f"{name}.png" for name in SIZES
     }
-    intersection, union, right, labelled = np.zeros(4), np.zeros(4), 0, 0
+    intersection, union = np.zeros(4), np.zeros(4)
+    n_right = n_labelled = 0
     for name in SIZES:
         with Image.open(folder / f"{name}.png") as image:
             assert image.mode == "P"
@@ -45,15 +46,15 @@ def test_metrics_are_those_of_the_saved_predictions(encoder, protocol, options, 
         with Image.open(tmp_path / "data/masks" / f"{name}.png") as image:
             label = np.asarray(image)
         valid = label != 255
-        right += (predicted == label)[valid].sum()
-        labelled += valid.sum()
-        for c in range(4):
-            both = (predicted == c) & (label == c) & valid
-            either = ((predicted == c) | (label == c)) & valid
-            intersection[c] += both.sum()
-            union[c] += either.sum()
+        n_right += (predicted == label)[valid].sum()
+        n_labelled += valid.sum()
+        for class_index in range(4):
+            is_predicted = (predicted == class_index) & valid
+            is_labelled = (label == class_index) & valid
+            intersection[class_index] += (is_predicted & is_labelled).sum()
+            union[class_index] += (is_predicted | is_labelled).sum()
     iou = intersection / union
-    assert measurement.metrics["aAcc"] == pytest.approx(right / labelled)
+    assert measurement.metrics["aAcc"] == pytest.approx(n_right / n_labelled)
     assert measurement.metrics["mIoU"] == pytest.approx(iou.mean())
     assert measurement.metrics["mIoU_animals"] == pytest.approx(iou[1:3].mean())
     assert measurement.per_class["dog"]["IoU"] == pytest.approx(iou[2])
@@ -64,8 +65,8 @@ def test_figures_come_back_from_stored_samples(encoder, protocol, options, tmp_p
     np.savez(tmp_path / "samples.npz", allow_pickle=False, **measurement.samples)
     with np.load(tmp_path / "samples.npz") as stored:
         assert set(stored) == {*{"name", "classes", "groups", "members"}, *SparseConfusion._fields}
-        again = TASK.figures(stored, options.seed)
-    assert {name: getattr(measurement, name) for name in vars(again)} == vars(again)
+        figures = TASK.figures(stored, options.seed)
+    assert {name: getattr(measurement, name) for name in vars(figures)} == vars(figures)
     for name, value in measurement.metrics.items():
         assert measurement.intervals[name].low <= value <= measurement.intervals[name].high
     assert measurement.n_samples == 3
@@ -152,11 +153,17 @@ def test_constants_that_are_not_stated_are_the_models(encoder, protocol):
 
 
 def test_the_published_and_the_scenes_protocols_state_their_own():
-    protocols = [p for p in known_protocols().values() if isinstance(p, SegmentationProtocol)]
-    own = [p for p in protocols if p.protocol_name in ("cosmos", "scenes")]
-    assert len(own) == 13
+    protocols = [
+        protocol
+        for protocol in known_protocols().values()
+        if isinstance(protocol, SegmentationProtocol)
+    ]
+    published_protocols = [
+        protocol for protocol in protocols if protocol.protocol_name in ("cosmos", "scenes")
+    ]
+    assert len(published_protocols) == 13
     published = ((122.771, 116.746, 104.094), (68.501, 66.632, 70.323))
-    assert {(protocol.mean, protocol.std) for protocol in own} == {published}
+    assert {(protocol.mean, protocol.std) for protocol in published_protocols} == {published}
 
 
 def test_hashes_hold_the_values_that_were_used(encoder, protocol, options):

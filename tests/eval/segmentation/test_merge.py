@@ -61,13 +61,20 @@ def axes_of(resized, protocol):
 
 
 def plain_from_tokens(tokens, axes, size, protocol):
-    """The plain formulation, fed with the windows' token logits in their order."""
+    """Return the logits of the plain form, which gets the token logits of one window after another.
+
+    The plain form passes the pixels of each window to a model; here, they are ignored.
+    """
     heights, widths = (axis.tokens for axis in axes)
     windows = (
         window for row in tokens.split(heights, dim=1) for window in row.split(widths, dim=2)
     )
+
+    def next_window_logits(window_pixels):
+        return next(windows)
+
     pixels = torch.zeros(3, axes[0].length, axes[1].length)
-    return plain_logits(pixels, size, protocol, lambda _: next(windows))
+    return plain_logits(pixels, size, protocol, next_window_logits)
 
 
 SIZES = [

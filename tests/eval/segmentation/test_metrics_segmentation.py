@@ -24,12 +24,17 @@ def test_confusion_of_many_classes_does_not_overflow():
     assert stats.confusion(labels, labels, 251, 255)[250, 250] == 4
 
 
+def sum_of_areas(areas: stats.Areas) -> stats.Areas:
+    """Return areas that are summed over images."""
+    return stats.Areas(*(area.sum(0) for area in areas))
+
+
 def test_scores_by_hand():
     # Class 0: label 4, predicted 3, both 2. Class 1: label 2, predicted 3, both 1.
     # Class 2: neither. Class 3: predicted 1, never labelled; its label pixels are 0.
     counts = np.array([[2, 2, 0, 0], [0, 1, 0, 1], [0, 0, 0, 0], [0, 0, 0, 0]])
     areas = stats.areas_of_images(stats.pack([counts]), 1, 4)
-    total = stats.Areas(*(part.sum(0) for part in areas))
+    total = sum_of_areas(areas)
     scores = stats.class_scores(total)
     np.testing.assert_allclose(scores.iou, [2 / 4, 1 / 4, np.nan, 0])
     np.testing.assert_allclose(scores.accuracy, [2 / 4, 1 / 2, np.nan, np.nan])
@@ -41,6 +46,7 @@ def test_scores_by_hand():
 
 
 def random_images(n_images: int, n_classes: int, size: int = 900):
+    """Yield the label map and the prediction of each image, of `size` pixels."""
     rng = np.random.default_rng(0)
     for _ in range(n_images):
         # Few classes an image, so that some are absent from resamples.
@@ -56,25 +62,28 @@ def test_metrics_equal_mmsegmentations():
     from mmseg.evaluation.metrics.iou_metric import IoUMetric
 
     images = list(random_images(6, 12))
-    parts = [
-        IoUMetric.intersect_and_union(torch.from_numpy(p), torch.from_numpy(t), 12, 255)
-        for t, p in images
+    mmseg_areas = [
+        IoUMetric.intersect_and_union(
+            torch.from_numpy(prediction), torch.from_numpy(label), 12, 255
+        )
+        for label, prediction in images
     ]
-    theirs = IoUMetric.total_area_to_metrics(*(sum(areas) for areas in zip(*parts, strict=True)))
-    confusions = [stats.confusion(t, p, 12, 255) for t, p in images]
-    total = stats.Areas(
-        *(part.sum(0) for part in stats.areas_of_images(stats.pack(confusions), 6, 12))
-    )
+    mmseg_totals = [sum(areas) for areas in zip(*mmseg_areas, strict=True)]
+    expected = IoUMetric.total_area_to_metrics(*mmseg_totals)
+    confusions = [stats.confusion(label, prediction, 12, 255) for label, prediction in images]
+    total = sum_of_areas(stats.areas_of_images(stats.pack(confusions), 6, 12))
     scores = stats.class_scores(total)
-    np.testing.assert_allclose(scores.iou, theirs["IoU"], rtol=1e-6)
-    np.testing.assert_allclose(scores.accuracy, theirs["Acc"], rtol=1e-6)
-    assert stats.mean_iou(total) == pytest.approx(np.nanmean(theirs["IoU"]), rel=1e-6)
-    assert stats.mean_accuracy(total) == pytest.approx(np.nanmean(theirs["Acc"]), rel=1e-6)
-    assert stats.pixel_accuracy(total) == pytest.approx(float(theirs["aAcc"]), rel=1e-6)
+    np.testing.assert_allclose(scores.iou, expected["IoU"], rtol=1e-6)
+    np.testing.assert_allclose(scores.accuracy, expected["Acc"], rtol=1e-6)
+    assert stats.mean_iou(total) == pytest.approx(np.nanmean(expected["IoU"]), rel=1e-6)
+    assert stats.mean_accuracy(total) == pytest.approx(np.nanmean(expected["Acc"]), rel=1e-6)
+    assert stats.pixel_accuracy(total) == pytest.approx(float(expected["aAcc"]), rel=1e-6)
 
 
 def test_packing_keeps_every_count():
-    confusions = [stats.confusion(t, p, 5, 255) for t, p in random_images(4, 5)]
+    confusions = [
+        stats.confusion(label, prediction, 5, 255) for label, prediction in random_images(4, 5)
+    ]
     sparse = stats.pack([*confusions, np.zeros((5, 5), np.int64)])
     rebuilt = np.zeros((5, 25), np.int64)
     rebuilt[sparse.image, sparse.pair] = sparse.pixels
@@ -87,22 +96,32 @@ def bootstrap(areas: stats.Areas, groups, **options) -> dict[str, Interval]:
     functions = {"mIoU": stats.mean_iou, "mAcc": stats.mean_accuracy, "aAcc": stats.pixel_accuracy}
     for name, members in groups.items():
         functions[f"mIoU_{name}"] = partial(stats.mean_iou, members=members)
-    estimates = {name: FunctionOfSums(areas, one) for name, one in functions.items()}
+    estimates = {name: FunctionOfSums(areas, function) for name, function in functions.items()}
     return intervals_of(estimates, **options)
 
 
-def test_bootstrap_is_that_of_resampled_images():
-    """The same quantiles as drawing images one by one, up to the noise of another generator."""
-    confusions = np.stack([stats.confusion(t, p, 6, 255) for t, p in random_images(25, 6)])
+def iou_of_classes(confusion: np.ndarray) -> np.ndarray:
+    intersection = confusion.diagonal()
+    return intersection / (confusion.sum(0) + confusion.sum(1) - intersection)
+
+
+def test_bootstrap_quantiles_equal_those_of_plain_resampling():
+    """The quantiles agree with drawing images one by one, up to the noise of another generator."""
+    confusions = np.stack(
+        [stats.confusion(label, prediction, 6, 255) for label, prediction in random_images(25, 6)]
+    )
     areas = stats.areas_of_images(stats.pack(confusions), 25, 6)
     intervals = bootstrap(areas, {"pair": np.array([0, 1])}, seed=0)
     rng = np.random.default_rng(1)
-    drawn = [confusions[rng.integers(25, size=25)].sum(0) for _ in range(4000)]
+    resamples = [confusions[rng.integers(25, size=25)].sum(0) for _ in range(4000)]
     with np.errstate(invalid="ignore"):
-        iou = [d.diagonal() / (d.sum(0) + d.sum(1) - d.diagonal()) for d in drawn]
-    plain = {"mIoU": np.nanmean(iou, axis=1), "mIoU_pair": np.nanmean(np.array(iou)[:, :2], axis=1)}
-    plain["aAcc"] = np.array([d.trace() / d.sum() for d in drawn])
-    for name, values in plain.items():
+        ious = np.array([iou_of_classes(confusion) for confusion in resamples])
+    metrics_of_resamples = {
+        "mIoU": np.nanmean(ious, axis=1),
+        "mIoU_pair": np.nanmean(ious[:, :2], axis=1),
+        "aAcc": np.array([confusion.trace() / confusion.sum() for confusion in resamples]),
+    }
+    for name, values in metrics_of_resamples.items():
         low, high = np.quantile(values, [0.025, 0.975])
         tolerance = 0.1 * (high - low)
         assert intervals[name].low == pytest.approx(low, abs=tolerance)
@@ -118,12 +137,11 @@ def test_bootstrap_is_seeded_and_one_image_tells_nothing():
     value = (3 / 4 + 4 / 5) / 2
     assert intervals["mIoU"].low == pytest.approx(0.025 * value)
     assert intervals["mIoU"].high == pytest.approx(0.025 * value + 0.975)
-    many = stats.areas_of_images(
-        stats.pack([counts, np.eye(2, dtype=np.int64), 3 * counts.T]), 3, 2
-    )
-    few = {seed: bootstrap(many, {}, seed=seed, resamples=20) for seed in (1, 2)}
-    assert few[1] == bootstrap(many, {}, seed=1, resamples=20)
-    assert few[1] != few[2]
+    confusions = [counts, np.eye(2, dtype=np.int64), 3 * counts.T]
+    areas = stats.areas_of_images(stats.pack(confusions), 3, 2)
+    by_seed = {seed: bootstrap(areas, {}, seed=seed, resamples=20) for seed in (1, 2)}
+    assert by_seed[1] == bootstrap(areas, {}, seed=1, resamples=20)
+    assert by_seed[1] != by_seed[2]
 
 
 def test_a_group_that_never_occurs_has_no_interval():

@@ -95,10 +95,10 @@ def metrics_of(output: str) -> dict[str, float]:
 
 @pytest.mark.slow
 def test_a_config_by_name_gives_our_label_maps(own_set, tmp_path):
-    done = run_mmengine(
+    completed = run_mmengine(
         "by_name.py", tmp_path, [f"model.arch={ARCH}"], MODEL=MODEL, DATASET=str(own_set)
     )
-    assert done.returncode == 0, done.stderr
+    assert completed.returncode == 0, completed.stderr
     plan = make_plan(
         datasets=[str(own_set)],
         models=[MODEL],
@@ -106,15 +106,15 @@ def test_a_config_by_name_gives_our_label_maps(own_set, tmp_path):
         options=RunOptions(device="cpu", save_predictions=str(tmp_path / "ours"), batch_size=7),
     )
     (finished,) = run_all(plan)
-    for name, percent in metrics_of(done.stdout).items():
+    for name, percent in metrics_of(completed.stdout).items():
         assert 100 * finished.row.metrics[name] == pytest.approx(percent, abs=0.0051)
-    ours = sorted((tmp_path / "ours").rglob("*.png"))
-    assert len(ours) == 3
+    our_paths = sorted((tmp_path / "ours").rglob("*.png"))
+    assert len(our_paths) == 3
     different = 0
-    for path in ours:
-        with Image.open(path) as one, Image.open(tmp_path / "maps" / path.name) as other:
-            assert len(np.unique(one)) > 1
-            different += int((np.asarray(one) != np.asarray(other)).sum())
+    for path in our_paths:
+        with Image.open(path) as our_map, Image.open(tmp_path / "maps" / path.name) as mmseg_map:
+            assert len(np.unique(our_map)) > 1
+            different += int((np.asarray(our_map) != np.asarray(mmseg_map)).sum())
     assert different == 0
 
 

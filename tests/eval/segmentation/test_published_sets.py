@@ -38,7 +38,7 @@ def wide_encoder() -> ClipEncoder:
 
 
 def photograph(path: Path, size: tuple[int, int]) -> Path:
-    """Coarse random colours with fine noise on them."""
+    """Write an image of coarse random colours with fine noise on them."""
     rng = np.random.default_rng(size)
     coarse = rng.integers(0, 256, (6, 6, 3), np.uint8)
     image = cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_CUBIC).astype(np.int64)
@@ -50,7 +50,8 @@ def photograph(path: Path, size: tuple[int, int]) -> Path:
 def segmenter_of(
     dataset: str, encoder: ClipEncoder, path: Path, protocol_name: str = "cosmos"
 ) -> inference.Segmenter:
-    """Queries about the image's own patches, close to each other: thresholds decide."""
+    """Return a segmenter whose queries are close to the mean patch of an image, and so to each
+    other: the thresholds of the protocol decide about many of its pixels."""
     protocol = SEGMENTATION_BY_PROTOCOL[protocol_name][dataset]
     rng = np.random.default_rng(1)
     pixels = inference.normalised(decode(path), protocol)[None, :, :224, :224]
@@ -64,8 +65,8 @@ def segmenter_of(
 def our_logits(image: inference.LoadedImage, segmenter: inference.Segmenter) -> torch.Tensor:
     windows = inference._place_windows([image], segmenter)
     (patches,) = inference._encode_patches([windows], segmenter, [segmenter.attention])
-    own = patches[segmenter.attention]
-    tokens = inference._arrange_windows(own @ torch.from_numpy(segmenter.queries).T, windows)
+    patch_logits = patches[segmenter.attention] @ torch.from_numpy(segmenter.queries).T
+    tokens = inference._arrange_windows(patch_logits, windows)
     height, width = image.label.shape
     logits = torch.full((len(tokens), height, width), torch.nan)
     placements = placement(windows.rows, height), placement(windows.columns, width)
@@ -82,17 +83,17 @@ def load(path: Path, segmenter: inference.Segmenter) -> inference.LoadedImage:
 
 
 def assert_plain_logits(path: Path, segmenter: inference.Segmenter) -> torch.Tensor:
-    """Logits of one image against the plain ones, which are returned."""
+    """Compare the logits of one image with those of the plain form, and return the latter."""
     expected = plain_query_logits(path, segmenter)
-    found = our_logits(load(path, segmenter), segmenter)
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    logits = our_logits(load(path, segmenter), segmenter)
+    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)
     return expected
 
 
 def assert_plain_classes(
     path: Path, segmenter: inference.Segmenter, logits: torch.Tensor
 ) -> NDArray[np.uint8]:
-    """The label map of one image against that of the plain logits, which is returned."""
+    """Compare the label map of one image with that of the plain logits, and return the latter."""
     (prediction,) = inference.predict(segmenter, [load(path, segmenter)])
     classes = plain_classes(logits, segmenter.protocol)
     assert prediction.shape == classes.shape
@@ -101,12 +102,12 @@ def assert_plain_classes(
 
 
 def assert_plain(path: Path, segmenter: inference.Segmenter) -> None:
-    """Logits and label map of one image against the plain ones."""
+    """Compare logits and label map of one image with those of the plain form."""
     assert_plain_classes(path, segmenter, assert_plain_logits(path, segmenter))
 
 
 @pytest.mark.parametrize("dataset", SEGMENTATION)
-def test_logits_and_label_maps_are_the_plain_ones(dataset, wide_encoder, tmp_path):
+def test_logits_and_label_maps_equal_the_plain_form(dataset, wide_encoder, tmp_path):
     path = photograph(tmp_path / "a.png", (50, 67))
     segmenter = segmenter_of(dataset, wide_encoder, path)
     logits = assert_plain_logits(path, segmenter)
@@ -114,11 +115,11 @@ def test_logits_and_label_maps_are_the_plain_ones(dataset, wide_encoder, tmp_pat
     assert len(np.unique(classes)) > 3
 
     def differs_with(**changes: object) -> NDArray[np.bool_]:
-        """Which pixels are of another class by other thresholds."""
+        """Return which pixels have another class with other thresholds."""
         changed = segmenter._replace(protocol=replace(segmenter.protocol, **changes))
         return assert_plain_classes(path, changed, logits) != classes
 
-    if segmenter.protocol.prob_thd > 0:  # it decides something, and not everything
+    if segmenter.protocol.prob_thd > 0:  # the threshold decides about some pixels, not about all
         assert 0.01 < differs_with(prob_thd=0.0).mean() < 0.99
     if segmenter.protocol.area_thd is not None:
         assert differs_with(area_thd=None).any()
@@ -171,9 +172,10 @@ def test_a_long_side_of_448_pixels(size, wide_encoder, tmp_path):
 def test_a_whole_image_under_one_patch_is_refused(wide_encoder, tmp_path):
     path = photograph(tmp_path / "a.png", (1, 300))  # 7 x 2048 px after the resize
     segmenter = segmenter_of("voc20", wide_encoder, photograph(tmp_path / "b.png", (9, 9)))
-    whole = segmenter._replace(protocol=SEGMENTATION_BY_PROTOCOL["naclip"]["voc20"])
+    # NACLIP encodes a whole image at once.
+    segmenter = segmenter._replace(protocol=SEGMENTATION_BY_PROTOCOL["naclip"]["voc20"])
     with pytest.raises(UsageError, match=r"is 2048x7 px after the resize, but a patch .* 16"):
-        list(inference.predict(whole, [load(path, whole)]))
+        list(inference.predict(segmenter, [load(path, segmenter)]))
 
 
 def test_the_stride_of_a_whole_image_does_not_change_its_hash():
@@ -197,8 +199,10 @@ def test_any_batch_size_and_any_workers(encoder, protocol, write_set, tmp_path):
     total = sum(classes.size for classes in expected.values())
     for batch_size, workers in ((1, 0), (7, 1), (64, 3)):
         folder = tmp_path / f"out-{batch_size}"
-        how = {"batch_size": batch_size, "workers": workers, "save_predictions": str(folder)}
-        measure(encoder, protocol, replace(options, **how))
+        run_options = replace(
+            options, batch_size=batch_size, workers=workers, save_predictions=str(folder)
+        )
+        measure(encoder, protocol, run_options)
         different = 0
         for name, classes in expected.items():
             with Image.open(folder / "pets__user" / name) as picture:

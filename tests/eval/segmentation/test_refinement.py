@@ -1,4 +1,4 @@
-"""PAMR against a loop over pixels, and what it promises."""
+"""PAMR against a loop over pixels, and its properties."""
 
 import math
 from dataclasses import replace

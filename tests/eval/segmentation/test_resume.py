@@ -1,4 +1,4 @@
-"""Finished shards of an unfinished measurement are used again where they are the same's."""
+"""Finished shards of an unfinished measurement are used again by the same measurement."""
 
 import json
 import os
@@ -36,92 +36,111 @@ def options(tmp_path, write_set, monkeypatch) -> RunOptions:
 
 
 def start(encoder, protocol, options, notes=None):
-    """Measure up to the result, which is then not stored: everything is kept."""
+    """Measure up to the result, but do not go on to where shards are deleted, so all are kept.
+
+    Return the measurement, the generator that would delete them, and the numbers of images that
+    were reported as done. Notes of the progress are added to `notes`.
+    """
     steps = []
     data = TASK.open_data(protocol, options)
-    running = TASK.measure(encoder, [protocol], [data], options, steps.append)
-    measurement = next(running)
+    measurements = TASK.measure(encoder, [protocol], [data], options, steps.append)
+    measurement = next(measurements)
     if notes is not None:
         notes.extend(step.note for step in steps if step.note)
-    return measurement, running, [step.done for step in steps if step.phase == "images"]
+    return measurement, measurements, [step.done for step in steps if step.phase == "images"]
 
 
 def interrupt(encoder, protocol, options, *, image):
-    """A run that ends at an image, the first being 1."""
+    """Measure, and interrupt it at an image, the first being 1."""
 
-    def ending(step):
+    def interrupt_at_image(step):
         if (step.phase, step.done) == ("images", image):
             raise KeyboardInterrupt
 
     data = TASK.open_data(protocol, options)
     with pytest.raises(KeyboardInterrupt):
-        next(TASK.measure(encoder, [protocol], [data], options, ending))
+        next(TASK.measure(encoder, [protocol], [data], options, interrupt_at_image))
 
 
 def kept_shards(options):
     return sorted(Path(options.unfinished).rglob("*.safetensors"))
 
 
-def assert_same(one, other):
-    for name in one.samples:
-        np.testing.assert_array_equal(one.samples[name], other.samples[name])
-    assert one.metrics == other.metrics
+def assert_same(measurement, expected):
+    for name in measurement.samples:
+        np.testing.assert_array_equal(measurement.samples[name], expected.samples[name])
+    assert measurement.metrics == expected.metrics
 
 
 def test_an_interrupted_run_goes_on_at_its_shard(encoder, protocol, options):
-    whole, _, _ = start(encoder, protocol, replace(options, unfinished=None))
+    uninterrupted, _, _ = start(encoder, protocol, replace(options, unfinished=None))
     interrupt(encoder, protocol, options, image=6)
     assert len(kept_shards(options)) == 2
     notes: list[str] = []
-    resumed, running, done = start(encoder, protocol, options, notes)
+    resumed, measurements, done = start(encoder, protocol, options, notes)
     assert notes == ["resumed: 4 of 7 images were measured already"]
     assert done == [4, 5, 6, 7]
-    assert_same(resumed, whole)
+    assert_same(resumed, uninterrupted)
     assert len(kept_shards(options)) == 4
-    assert next(running, None) is None  # the result is stored by now
+    assert next(measurements, None) is None  # the result is stored by now
     assert list(Path(options.unfinished).iterdir()) == []
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[:-30], lambda data: b"", lambda data: b"PK"])
-def test_a_damaged_shard_is_measured_again_and_told(encoder, protocol, options, damage):
-    whole, _, _ = start(encoder, protocol, options)
-    bad = kept_shards(options)[1]
-    bad.write_bytes(damage(bad.read_bytes()))
+def cut_the_end(content):
+    return content[:-30]
+
+
+def remove_everything(content):
+    return b""
+
+
+def replace_by_the_begin_of_a_zip_file(content):
+    return b"PK"
+
+
+@pytest.mark.parametrize(
+    "damage", [cut_the_end, remove_everything, replace_by_the_begin_of_a_zip_file]
+)
+def test_a_damaged_shard_is_measured_again_with_a_warning(encoder, protocol, options, damage):
+    undamaged, _, _ = start(encoder, protocol, options)
+    shard = kept_shards(options)[1]
+    shard.write_bytes(damage(shard.read_bytes()))
     notes: list[str] = []
     resumed, _, done = start(encoder, protocol, options, notes)
     assert notes == [
-        f"warning: {bad} was damaged and is computed again",
+        f"warning: {shard} was damaged and is computed again",
         f"resumed: {done[1]} of 7 images were measured already",
     ]
     assert done[1] in (5, 6)  # the last of four shards has one image
-    assert_same(resumed, whole)
+    assert_same(resumed, undamaged)
 
 
 def test_a_flipped_bit_in_a_shard_is_noticed(encoder, protocol, options):
     start(encoder, protocol, options)
-    bad = kept_shards(options)[0]
-    position = bad.read_bytes().index(load_file(bad)["pixels"].tobytes())
-    content = bytearray(bad.read_bytes())
+    shard = kept_shards(options)[0]
+    position = shard.read_bytes().index(load_file(shard)["pixels"].tobytes())
+    content = bytearray(shard.read_bytes())
     content[position] ^= 1
-    bad.write_bytes(content)
+    shard.write_bytes(content)
     notes: list[str] = []
     start(encoder, protocol, options, notes)
     assert "was damaged" in notes[0]
 
 
 def test_only_the_same_measurement_goes_on(encoder, protocol, options, monkeypatch, tmp_path):
-    def resumes(of=protocol, by=options):
+    def resumes(new_protocol=protocol, new_options=options):
         notes: list[str] = []
-        start(encoder, of, by, notes)
+        start(encoder, new_protocol, new_options, notes)
         return bool(notes)
 
     start(encoder, protocol, options)
     assert resumes()
-    assert resumes(by=replace(options, batch_size=3, workers=2))
-    assert not resumes(of=replace(protocol, scale=41.0))
-    assert not resumes(of=replace(protocol, queries=(*protocol.queries[:-1], ("lawn",))))
-    assert not resumes(by=replace(options, attention="vanilla"))
-    assert not resumes(by=replace(options, limit=5))
+    assert resumes(new_options=replace(options, batch_size=3, workers=2))
+    other_queries = (*protocol.queries[:-1], ("lawn",))
+    assert not resumes(new_protocol=replace(protocol, scale=41.0))
+    assert not resumes(new_protocol=replace(protocol, queries=other_queries))
+    assert not resumes(new_options=replace(options, attention="vanilla"))
+    assert not resumes(new_options=replace(options, limit=5))
     for changed in (
         {"weights_sha256": "1" * 64},
         {"architecture": "other"},
@@ -136,25 +155,27 @@ def test_only_the_same_measurement_goes_on(encoder, protocol, options, monkeypat
     assert not resumes()
 
 
-def test_label_maps_that_are_wanted_must_be_there_as_saved(encoder, protocol, options, tmp_path):
+def test_shards_whose_saved_label_maps_changed_are_measured_again(
+    encoder, protocol, options, tmp_path
+):
     notes: list[str] = []
     start(encoder, protocol, options)
     saving = replace(options, save_predictions=str(tmp_path / "out"))
     start(encoder, protocol, saving, notes)
     assert notes == []  # the former run saved none
-    pictures = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*.png")}
-    assert len(pictures) == 7
+    label_maps = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*.png")}
+    assert len(label_maps) == 7
     folder = tmp_path / "out" / f"{protocol.dataset}__{protocol.protocol_name}"
     (folder / "0.png").unlink()
     (folder / "6.png").write_bytes(b"another run's")
     start(encoder, protocol, saving, notes)
     assert notes == ["resumed: 4 of 7 images were measured already"]
-    assert {path: path.read_bytes() for path in pictures} == pictures
+    assert {path: path.read_bytes() for path in label_maps} == label_maps
 
 
 @pytest.fixture
 def pets(tmp_path, write_set) -> list[str]:
-    """Arguments of a command that measures 128 images in four shards."""
+    """Return the arguments of a command that measures 128 images in four shards."""
     write_set(tmp_path / "data", {f"{i:03}": (64 + i % 7, 96) for i in range(128)})
     (tmp_path / "data/pets.yaml").write_text(
         "kind: seg\nimages: images\nmasks: masks\nimage_suffix: .png\ntemplates: ['{}']\n"
@@ -166,7 +187,7 @@ def pets(tmp_path, write_set) -> list[str]:
 
 @pytest.mark.slow
 def test_a_killed_command_goes_on(pets, tmp_path, command):
-    out, whole = tmp_path / "out", tmp_path / "whole"
+    out, uninterrupted_out = tmp_path / "out", tmp_path / "whole"
     process = subprocess.Popen(
         [sys.executable, "-m", "cosmos_eval", *pets, "--output", str(out)],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -186,8 +207,8 @@ def test_a_killed_command_goes_on(pets, tmp_path, command):
     (resumed,) = re.findall(r"resumed: (\d+) of 128 images were measured already", ended.err)
     assert 32 <= int(resumed) < 128
     assert int(resumed) % 32 == 0
-    assert "resumed" not in command(*pets, "--output", whole).err
-    rows = [read_results(folder)[0] for folder in (out, whole)]
-    assert rows[0].metrics == rows[1].metrics
-    assert json.dumps(rows[0].per_class) == json.dumps(rows[1].per_class)
+    assert "resumed" not in command(*pets, "--output", uninterrupted_out).err
+    result, uninterrupted = read_results(out)[0], read_results(uninterrupted_out)[0]
+    assert result.metrics == uninterrupted.metrics
+    assert json.dumps(result.per_class) == json.dumps(uninterrupted.per_class)
     assert list((out / ".partial").iterdir()) == []

@@ -47,7 +47,10 @@ COLOURS = """
 
 @pytest.fixture
 def halves(tmp_path) -> dict[str, Path]:
-    """A test set, a training set, the model of the examples and a space, by name."""
+    """Write a test set, a training set, a model and a space; return the options of `tune` for them.
+
+    The model is the one of the examples, which describes an image by the shares of 11 colours.
+    """
     write_halves(tmp_path / "test", 210)
     write_halves(tmp_path / "training", 200)
     (tmp_path / "space.yaml").write_text(f"prompts: {COLOURS}\nattention: [csa]")
@@ -63,8 +66,16 @@ def halves(tmp_path) -> dict[str, Path]:
 
 
 def words(options, **changed):
-    named = {**options, **{f"--{name}": value for name, value in changed.items()}}
-    return [word for pair in named.items() for word in pair]
+    """Return options as words of a command line, some of them changed or added."""
+    for name, value in changed.items():
+        options = {**options, f"--{name}": value}
+    return [word for option_and_value in options.items() for word in option_and_value]
+
+
+def write_another_model() -> str:
+    """Write a copy of the model that differs in a comment only; return its specification."""
+    Path("others.py").write_text(Path("colours.py").read_text() + "# Another model\n")
+    return "python:others.py"
 
 
 @pytest.fixture
@@ -94,97 +105,119 @@ def test_the_best_setting_is_chosen_and_every_score_is_written(tuned, halves, co
     ]
 
 
-HUGE = 123456789  # stands for a number that no float can hold
+HUGE = 123456789  # a placeholder for 1e999, a number that no float can hold
 
 
-def swap_the_scores(trials: dict) -> None:
-    """Let the worst setting look best."""
-    best, *_, worst = trials["trials"]
+def swap_best_and_worst_score(record: dict) -> None:
+    best, *_, worst = record["trials"]
     best["mIoU"], worst["mIoU"] = worst["mIoU"], best["mIoU"]
 
 
+def set_a_score_to_nan(record: dict) -> None:
+    record["trials"][1]["mIoU"] = float("nan")
+
+
+def set_a_score_to_an_overflow(record: dict) -> None:
+    record["trials"][2]["mIoU"] = HUGE
+
+
+def reverse_the_trials(record: dict) -> None:
+    record["trials"].reverse()
+
+
+def remove_the_trials(record: dict) -> None:
+    del record["trials"]
+
+
+def remove_the_hash(record: dict) -> None:
+    """Write the file as earlier versions did, without a hash."""
+    del record["sha256"]
+
+
+def replace_the_hash_by_a_number(record: dict) -> None:
+    record["sha256"] = 1
+
+
 EDITS = (
-    swap_the_scores,
-    lambda trials: trials["trials"][1].update(mIoU=float("nan")),
-    lambda trials: trials["trials"][2].update(mIoU=HUGE),
-    lambda trials: trials["trials"].reverse(),
-    lambda trials: trials.pop("trials"),
-    lambda trials: trials.pop("sha256"),  # as earlier versions wrote it
-    lambda trials: trials.update(sha256=1),
+    swap_best_and_worst_score,
+    set_a_score_to_nan,
+    set_a_score_to_an_overflow,
+    reverse_the_trials,
+    remove_the_trials,
+    remove_the_hash,
+    replace_the_hash_by_a_number,
 )
 
 
-def test_edited_trials_decide_nothing(tuned, halves, command):
+def test_edited_trials_are_refused_and_choose_no_settings(tuned, halves, command):
     (path,) = tuned.parent.glob("*.trials.json")
-    written, before = path.read_text(), tuned.read_bytes()
+    trials_as_written, settings_as_written = path.read_text(), tuned.read_bytes()
     for edit in EDITS:
-        trials = json.loads(written)
-        edit(trials)
-        path.write_text(json.dumps(trials).replace(str(HUGE), "1e999"))
+        record = json.loads(trials_as_written)
+        edit(record)
+        path.write_text(json.dumps(record).replace(str(HUGE), "1e999"))
         ended = command("tune", *words(halves))
         assert ended.status == 2
         (line,) = ended.err.splitlines()
         assert f"{path} was edited after it was written" in line or "not JSON" in line
-        assert tuned.read_bytes() == before
+        assert tuned.read_bytes() == settings_as_written
     path.unlink()
     assert command("tune", *words(halves)).status == 0
-    assert tuned.read_bytes() == before
+    assert tuned.read_bytes() == settings_as_written
     # The same content in another layout was not edited.
     path.write_text(json.dumps(json.loads(path.read_text()), sort_keys=True))
     assert command("tune", *words(halves)).status == 0
 
 
-def test_a_tuned_result_is_of_a_family_of_its_own(tuned, halves, command):
-    given = ["--dataset", halves["--dataset"]]
+def test_a_tuned_result_has_a_protocol_of_its_own(tuned, halves, command):
+    run_halves = ["run", "--dataset", halves["--dataset"]]
     chosen = yaml.safe_load(tuned.read_text())
-    ended = command("run", *given, "--tuned", tuned, "--json")
+    ended = command(*run_halves, "--tuned", tuned, "--json")
     (result,) = json.loads(ended.out)
     assert result["metrics"]["mIoU"] == 1
     assert result["provenance"]["tuned"] == chosen
     assert (chosen["search"]["budget"], chosen["search"]["images"], chosen["score"]) == (3, 2, 1)
     assert result["protocol"].startswith("tuned-")
     assert command("verify").status == 0
-    planned = command("run", *given, "--tuned", tuned, "--dry-run", "--json")
-    assert json.loads(planned.out)[0]["protocol"] == result["protocol"]
+    dry_run = command(*run_halves, "--tuned", tuned, "--dry-run", "--json")
+    assert json.loads(dry_run.out)[0]["protocol"] == result["protocol"]
     # A report predicts by the chosen settings: others would not give the measured label maps.
     gallery = collect(
         result_paths(Path("runs/eval")), RunOptions(), datasets=[str(halves["--dataset"])]
     )
-    assert {one.protocol for one in gallery.segmentation} == {result["protocol"]}
-    assert [list(one.predictions) for one in gallery.segmentation] == [["shares of 11 colours"]] * 2
+    assert {example.protocol for example in gallery.segmentation} == {result["protocol"]}
+    models_by_example = [list(example.predictions) for example in gallery.segmentation]
+    assert models_by_example == [["shares of 11 colours"]] * 2
     assert not [note for note in gallery.notes if "label maps" in note]
-    command("run", *given, "--model", halves["--model"])
-    board = command("leaderboard", "--format", "json")
-    protocols = {row["protocol"] for row in json.loads(board.out)}
+    command(*run_halves, "--model", halves["--model"])
+    leaderboard = command("leaderboard", "--format", "json")
+    protocols = {row["protocol"] for row in json.loads(leaderboard.out)}
     assert protocols == {"user", result["protocol"]}
 
 
-def test_only_equal_searches_are_compared(tuned, halves, command):
-    def run(settings, output):
-        ended = command("run", *given, "--tuned", settings, "--output", output, "--json")
+def test_only_results_of_equal_searches_are_compared(tuned, halves, command):
+    def run_and_return_protocol(settings, output):
+        run_halves = ["run", "--dataset", halves["--dataset"]]
+        ended = command(*run_halves, "--tuned", settings, "--output", output, "--json")
         return json.loads(ended.out)[0]["protocol"]
 
-    given = ["--dataset", halves["--dataset"]]
-    other_model = Path("colours.py").read_text() + "# Another model\n"
-    Path("others.py").write_text(other_model)
-    other = words(halves, model="python:others.py", output="others")
-    Path("space.yaml").write_text(f"prompts: {COLOURS}\nattention: [csa]")
-    assert command("tune", *other).status == 0
-    (path,) = Path("others").glob("*.yaml")
-    record = yaml.safe_load(path.read_text())
-    assert run(tuned, "a") == run(path, "b")
+    other_model = write_another_model()
+    assert command("tune", *words(halves, model=other_model, output="others")).status == 0
+    (other_tuned,) = Path("others").glob("*.yaml")
+    record = yaml.safe_load(other_tuned.read_text())
+    assert run_and_return_protocol(tuned, "a") == run_and_return_protocol(other_tuned, "b")
     assert command("compare", "a", "b").status == 0
     # The same search with other values for another model is comparable, too.
     del record["sha256"]
     record["settings"]["prompts"] = {"left": ["red"], "right": ["red"]}
-    path.write_bytes(tuning.settings_file(record))
-    run(path, "b")
+    other_tuned.write_bytes(tuning.settings_file(record))
+    protocol = run_and_return_protocol(other_tuned, "b")
     ended = command("compare", "a", "b")
     assert ended.status == 0
     assert ended.err == "note: other metrics not shown: 2 (--all-metrics shows them)\n"
     assert command("tune", *words(halves, budget=2, output="less")).status == 0
-    (less,) = Path("less").glob("*.yaml")
-    assert run(less, "c") != run(path, "b")
+    (tuned_with_less_budget,) = Path("less").glob("*.yaml")
+    assert run_and_return_protocol(tuned_with_less_budget, "c") != protocol
     ended = command("compare", "a", "c")
     assert ended.status == 2
     assert "protocol is tuned-" in ended.err
@@ -192,42 +225,40 @@ def test_only_equal_searches_are_compared(tuned, halves, command):
 
 def test_settings_of_another_model_are_refused_unless_stated(tuned, halves, command):
     shutil.copy("colours.py", "others.py")
-    given = ["run", "--dataset", halves["--dataset"], "--tuned", tuned, "--json"]
-    given += ["--model", "python:others.py"]
-    ended = command(*given)
+    run_tuned = ["run", "--dataset", halves["--dataset"], "--tuned", tuned, "--json"]
+    run_other_model = [*run_tuned, "--model", "python:others.py"]
+    ended = command(*run_other_model)
     assert ended.status == 2
     assert "chosen for python:colours.py, not python:others.py: add --transfer" in ended.err
-    foreign = json.loads(command(*given, "--transfer").out)[0]["protocol"]
-    own = json.loads(command(*given[:-2]).out)[0]["protocol"]
-    assert foreign != own
+    protocol_of_other_model = json.loads(command(*run_other_model, "--transfer").out)[0]["protocol"]
+    protocol_of_tuned_model = json.loads(command(*run_tuned).out)[0]["protocol"]
+    assert protocol_of_other_model != protocol_of_tuned_model
     Path("colours.py").write_text(Path("colours.py").read_text() + "# changed\n")
-    ended = command(*given[:-2])
+    ended = command(*run_tuned)
     assert ended.status == 2
     assert "chosen for another state of python:colours.py" in ended.err
 
 
 def test_models_of_one_name_are_refused_before_any_is_scored(halves, command):
     """Files of models can state a name. Here, both state the name that the example has."""
-    Path("others.py").write_text(Path("colours.py").read_text() + "# Another model\n")
-    both = [*words(halves), "--model", "python:others.py"]
-    ended = command("tune", *both)
+    both_models = [*words(halves), "--model", write_another_model()]
+    ended = command("tune", *both_models)
     assert ended.status == 2
     assert ended.err == (
         "cosmos-eval: python:colours.py and python:others.py are both called shares of 11 "
         "colours: give each model a name with --name, or tune each into another --output\n"
     )
     assert not Path("tuned").exists()
-    assert command("tune", *both, "--name", "a", "--name", "b").status == 0
+    assert command("tune", *both_models, "--name", "a", "--name", "b").status == 0
     files = ["a.trials.json", "a.yaml", "b.trials.json", "b.yaml", "trials.png"]
     assert sorted(path.name for path in Path("tuned").iterdir()) == files
 
 
 def test_files_of_another_model_are_not_replaced(tuned, halves, command):
     """The first model of the command has no scores yet, and gets none."""
-    Path("others.py").write_text(Path("colours.py").read_text() + "# Another model\n")
     files = sorted(tuned.parent.iterdir())
     names = ("--name", "first", "--name", "shares of 11 colours")
-    ended = command("tune", *words(halves), "--model", "python:others.py", *names)
+    ended = command("tune", *words(halves), "--model", write_another_model(), *names)
     assert ended.status == 2
     assert ended.err.endswith(
         "tuned/shares-of-11-colours.trials.json belongs to another search, model or version: "
@@ -236,7 +267,7 @@ def test_files_of_another_model_are_not_replaced(tuned, halves, command):
     assert sorted(tuned.parent.iterdir()) == files
 
 
-def test_other_files_are_no_settings(tuned, halves, command):
+def test_edited_and_foreign_files_are_refused_as_settings(tuned, halves, command):
     for content, fault in (
         (tuned.read_text().replace("csa", "naclip"), "was edited"),
         ("window: 3", "is not a settings file"),
@@ -253,7 +284,8 @@ def test_images_of_the_test_set_are_refused(halves, command):
         ended = command("tune", *words(halves, split=split))
         assert ended.status == 2
         assert "is a test set" in ended.err or "is in the test set of halves" in ended.err
-    shutil.copy("test/images/one.png", "training/images/three.png")  # under another name
+    # A test image is recognised under another name, too.
+    shutil.copy("test/images/one.png", "training/images/three.png")
     shutil.copy("test/masks/one.png", "training/masks/three.png")
     ended = command("tune", *words(halves))
     assert ended.status == 2
@@ -296,12 +328,15 @@ def test_bad_options_are_one_line(halves, command, changed, fault):
     assert fault in ended.err
 
 
-def test_settings_without_a_difference_are_one(protocol):
-    found, faults = tuning.settings_of(protocol, SETTINGS)
-    # Without a threshold the scale changes nothing; all 64 are free of contradictions.
-    assert (len(found), faults) == (2 * 2 * 2 * (1 + 2) * 2, 0)
-    things = replace(protocol, class_names=("wall", *protocol.class_names[1:]))
-    assert len(tuning.settings_of(things, SETTINGS)[0]) == 2 * 2 * 2 * 2
+def test_settings_that_predict_the_same_are_tried_once(protocol):
+    settings, n_contradictions = tuning.settings_of(protocol, SETTINGS)
+    # Of the threshold and the scale, three of four pairs differ: the scale matters only with a
+    # threshold. The other four factors have two values each.
+    assert (len(settings), n_contradictions) == (2 * 2 * 2 * (1 + 2) * 2, 0)
+    # Without a background class, neither of them matters.
+    without_background = replace(protocol, class_names=("wall", *protocol.class_names[1:]))
+    settings, _ = tuning.settings_of(without_background, SETTINGS)
+    assert len(settings) == 2 * 2 * 2 * 2
 
 
 def test_prompts_of_a_group_name_its_classes(protocol):
@@ -312,7 +347,7 @@ def test_prompts_of_a_group_name_its_classes(protocol):
 
 @pytest.fixture
 def search(protocol, write_set, tmp_path, monkeypatch):
-    """All of SETTINGS on seven images, in shards of three."""
+    """Return the search of all SETTINGS on seven training images, which are in shards of three."""
     monkeypatch.setattr(label_maps, "IMAGES_PER_SHARD", 3)
     write_set(tmp_path / "test", {"t": (30, 41)})
     write_set(tmp_path / "training", {f"{i}": (20 + 7 * i, 60 - 5 * i) for i in range(7)})
@@ -322,23 +357,32 @@ def search(protocol, write_set, tmp_path, monkeypatch):
         {"name": name, "queries": [*queries]}
         for name, queries in zip(protocol.class_names, protocol.queries, strict=True)
     ]
-    content = {"kind": "seg", "images": "images", "masks": "masks", "classes": classes, **constants}
-    content["groups"] = {"animals": ["cat", "dog"]}
-    paths = [tmp_path / name / "pets.yaml" for name in ("test", "training")]
-    for path in paths:
-        path.write_text(yaml.safe_dump(content))
-    return make_search(*map(str, paths), SETTINGS, 48, 0, RunOptions(batch_size=8))
+    description = {
+        "kind": "seg",
+        "images": "images",
+        "masks": "masks",
+        "classes": classes,
+        "groups": {"animals": ["cat", "dog"]},
+        **constants,
+    }
+    test_set, training_set = (tmp_path / name / "pets.yaml" for name in ("test", "training"))
+    for path in (test_set, training_set):
+        path.write_text(yaml.safe_dump(description))
+    # The budget of 48 is the whole space (test_settings_that_predict_the_same_are_tried_once).
+    return make_search(str(test_set), str(training_set), SETTINGS, 48, 0, RunOptions(batch_size=8))
 
 
 def test_a_trial_scores_what_a_run_measures(search, encoder):
     options = RunOptions(batch_size=8)
-    protocols = [tuning.with_setting(search.protocol, one) for one in search.settings]
-    protocols = [one for one in protocols if one.window == 32][::5]
-    assert {one.attention for one in protocols} == {"csa", "naclip"}
+    protocols = [tuning.with_setting(search.protocol, setting) for setting in search.settings]
+    # Every fifth setting of the smaller window: few enough to measure each of them by a run.
+    protocols = [protocol for protocol in protocols if protocol.window == 32][::5]
+    assert {protocol.attention for protocol in protocols} == {"csa", "naclip"}
     *_, counts = tuning.Scorer(encoder, search.data, options).count_images(protocols)
     scores = counts.mean_ious()
     assert len(set(scores)) == len(scores) == 5
-    assert scores == [measure(encoder, one, options).metrics["mIoU"] for one in protocols]
+    measurements = [measure(encoder, protocol, options) for protocol in protocols]
+    assert scores == [measurement.metrics["mIoU"] for measurement in measurements]
 
 
 def test_counts_go_on_at_any_image(protocol, encoder, encoded, write_set, monkeypatch, tmp_path):
@@ -349,27 +393,55 @@ def test_counts_go_on_at_any_image(protocol, encoder, encoded, write_set, monkey
     protocol = replace(protocol, window=None, short_side=32)
     protocols = [protocol, replace(protocol, prob_thd=0.3)]
     scorer = tuning.Scorer(encoder, TASK.open_data(protocol, options), options)
-    whole = list(scorer.count_images(protocols))
-    assert [counts.n_images for counts in whole] == [1, 2, 3, 4, 5, 6, 7]
+    counts_by_image = list(scorer.count_images(protocols))
+    assert [counts.n_images for counts in counts_by_image] == [1, 2, 3, 4, 5, 6, 7]
     assert encoded[-5:] == [2, 1, 2, 1, 1]  # after a trial of the attention
     # The batches that are encoded after 1, 2, ... 7 images were counted.
     expected_batches = ([2, 1, 2, 1, 1], [1, 2, 1, 1], [2, 1, 1], [2, 1, 1], [1, 1], [1], [])
-    for counts, batches in zip(whole, expected_batches, strict=True):
+    for start, batches in zip(counts_by_image, expected_batches, strict=True):
         encoded.clear()
-        later = list(scorer.count_images(protocols, counts))
+        resumed_counts = list(scorer.count_images(protocols, start))
         assert encoded == batches
-        assert [one.n_images for one in later] == list(range(counts.n_images + 1, 8))
-        for one, expected in zip(later, whole[counts.n_images :], strict=True):
-            np.testing.assert_array_equal(one.areas, expected.areas)
+        n_images = [counts.n_images for counts in resumed_counts]
+        assert n_images == list(range(start.n_images + 1, 8))
+        later_counts = counts_by_image[start.n_images :]
+        for counts, expected in zip(resumed_counts, later_counts, strict=True):
+            np.testing.assert_array_equal(counts.areas, expected.areas)
 
 
-def test_an_interrupted_search_goes_on(search, encoder, encoded, monkeypatch, tmp_path):
-    monkeypatch.setattr(encoders, "load_encoder", lambda spec, **_: encoder)
+@pytest.fixture
+def tiny_models(encoder, monkeypatch) -> None:
+    """Let `tune` load the tiny encoder for any model, and write its partial file at every image."""
+
+    def load_tiny_encoder(spec, **options):
+        return encoder
+
+    monkeypatch.setattr(encoders, "load_encoder", load_tiny_encoder)
     monkeypatch.setattr(trials, "_SECONDS_BETWEEN_WRITES", 0.0)
+
+
+class Interrupt:
+    """Progress of a search that is interrupted as soon as so many images of all passes are done."""
+
+    def __init__(self, n_images: int) -> None:
+        self.n_images = n_images
+        self.steps = []
+
+    def __call__(self, step) -> None:
+        self.steps.append(step)
+        if (step.phase, step.done) == ("images of all passes", self.n_images):
+            raise KeyboardInterrupt
+
+
+def notes_of(steps) -> list[str]:
+    return [step.note for step in steps if step.note]
+
+
+def test_an_interrupted_search_goes_on(search, tiny_models, encoded, tmp_path):
     search = replace(search, settings=search.settings[::4])
-    run = (search, parse_model_spec("scenes-clip"), RunOptions(batch_size=8))
+    model_and_options = (parse_model_spec("scenes-clip"), RunOptions(batch_size=8))
     steps = []
-    whole = tune(*run, tmp_path / "whole", steps.append)
+    uninterrupted = tune(search, *model_and_options, tmp_path / "whole", steps.append)
     n_windows = sum(encoded)
     done = [step.done for step in steps if step.phase == "images of all passes"]
     n_images = steps[-2].total
@@ -377,57 +449,71 @@ def test_an_interrupted_search_goes_on(search, encoder, encoded, monkeypatch, tm
     assert (n_images % 7, set(done)) == (0, set(range(n_images + 1)))
     assert {step.total for step in steps if step.phase == "images of this pass"} == {7}
 
-    def interrupt(step):
-        if (step.phase, step.done) == ("images of all passes", 12):
-            raise KeyboardInterrupt
-
     encoded.clear()
     with pytest.raises(KeyboardInterrupt):
-        tune(*run, tmp_path / "half", interrupt)
+        tune(search, *model_and_options, tmp_path / "half", Interrupt(12))
     assert 0 < sum(encoded) < n_windows
     (path,) = (tmp_path / "half").iterdir()
     stored = json.loads(path.read_text())
-    assert stored["images"] == 4  # the fifth image of the second pass was not written any more
+    # Of the 12 images, 7 are of the first pass. The fifth of the second was not written any more.
+    assert stored["images"] == 4
     n_scored = len(search.settings) - stored["scores"].count(None)
     assert n_scored > 0
 
     steps.clear()
-    again = tune(*run, tmp_path / "half", steps.append)
-    assert [step.note for step in steps if step.note] == [
+    resumed = tune(search, *model_and_options, tmp_path / "half", steps.append)
+    assert notes_of(steps) == [
         f"resumed: {n_scored} of {len(search.settings)} settings were scored already, and 4 of 7 "
         "images for the next ones"
     ]
     assert steps[0].done == 11
-    assert again.scores == whole.scores
+    assert resumed.scores == uninterrupted.scores
     assert sorted(files_of(tmp_path / "half")) == ["scenes-clip.trials.json", "scenes-clip.yaml"]
     assert files_of(tmp_path / "half") == files_of(tmp_path / "whole")
     encoded.clear()
-    tune(*run, tmp_path / "half", no_progress)
+    tune(search, *model_and_options, tmp_path / "half", no_progress)
     assert not encoded
-    other = replace(search, record={**search.record, "seed": 1})
+    other_search = replace(search, record={**search.record, "seed": 1})
     with pytest.raises(UsageError, match="belongs to another search, model or version"):
-        tune(other, *run[1:], tmp_path / "half", no_progress)
+        tune(other_search, *model_and_options, tmp_path / "half", no_progress)
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
+    """Return the content of every file of a folder by its name, hidden files left out."""
     return {path.name: path.read_bytes() for path in folder.glob("[!.]*")}
 
 
-def start_and_stop(search, run, folder, image=4):
-    """Search until an image of the first pass is counted, and return the file that is there."""
-
-    def interrupt(step):
-        if (step.phase, step.done) == ("images of all passes", image):
-            raise KeyboardInterrupt
-
+def interrupt_at_fourth_image(search, model_and_options, folder):
+    """Search until the fourth image of the first pass is done, and return the partial file."""
     with pytest.raises(KeyboardInterrupt):
-        tune(search, *run, folder, interrupt)
+        tune(search, *model_and_options, folder, Interrupt(4))
     (path,) = folder.glob("*.partial.json")
     return path
 
 
-def of_another_search(content: str) -> str:
-    """The same file as another search would write it, with its own hash."""
+def cut_the_end(content: str) -> str:
+    return content[:-30]
+
+
+def remove_everything(content: str) -> str:
+    return ""
+
+
+def change_the_number_of_images(content: str) -> str:
+    return content.replace('"images": 3', '"images": 2')
+
+
+def change_the_search(content: str) -> str:
+    """Name another search, and keep the hash of the file."""
+    return json.dumps({**json.loads(content), "search": "0" * 64})
+
+
+def replace_by_a_list(content: str) -> str:
+    return "[1]"
+
+
+def change_search_and_hash(content: str) -> str:
+    """Write the file as another search would, with the hash of its content."""
     stored = json.loads(content) | {"search": "0" * 64}
     del stored["sha256"]
     text = json.dumps(stored, sort_keys=True, separators=(",", ":"))
@@ -437,88 +523,86 @@ def of_another_search(content: str) -> str:
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda content: content[:-30],
-        lambda content: "",
-        lambda content: content.replace('"images": 3', '"images": 2'),
-        lambda content: json.dumps({**json.loads(content), "search": "0" * 64}),
-        lambda content: "[1]",
-        of_another_search,
+        cut_the_end,
+        remove_everything,
+        change_the_number_of_images,
+        change_the_search,
+        replace_by_a_list,
+        change_search_and_hash,
     ],
 )
-def test_a_damaged_or_edited_partial_search_is_ignored(
-    search, encoder, monkeypatch, tmp_path, damage
-):
-    monkeypatch.setattr(encoders, "load_encoder", lambda spec, **_: encoder)
-    monkeypatch.setattr(trials, "_SECONDS_BETWEEN_WRITES", 0.0)
+def test_a_damaged_or_edited_partial_search_is_ignored(search, tiny_models, tmp_path, damage):
     search = replace(search, settings=search.settings[::16])
-    run = (parse_model_spec("scenes-clip"), RunOptions(batch_size=8))
-    tune(search, *run, tmp_path / "whole", no_progress)
-    path = start_and_stop(search, run, tmp_path / "half")
+    model_and_options = (parse_model_spec("scenes-clip"), RunOptions(batch_size=8))
+    tune(search, *model_and_options, tmp_path / "whole", no_progress)
+    path = interrupt_at_fourth_image(search, model_and_options, tmp_path / "half")
     assert '"images": 3' in path.read_text()
     path.write_text(damage(path.read_text()))
     steps = []
-    tune(search, *run, tmp_path / "half", steps.append)
-    assert [step.note for step in steps if step.note] == [
-        f"{path} is damaged or was edited, and is ignored"
-    ]
+    tune(search, *model_and_options, tmp_path / "half", steps.append)
+    assert notes_of(steps) == [f"{path} is damaged or was edited, and is ignored"]
     assert files_of(tmp_path / "half") == files_of(tmp_path / "whole")
 
 
-def test_a_partial_search_of_another_kind_is_ignored(search, encoder, monkeypatch, tmp_path):
+def test_a_partial_file_of_another_search_or_model_is_ignored(
+    search, tiny_models, encoder, monkeypatch, tmp_path
+):
     """Another seed, space, split, protocol or model leaves the file of the first search alone."""
-    monkeypatch.setattr(encoders, "load_encoder", lambda spec, **_: encoder)
-    monkeypatch.setattr(trials, "_SECONDS_BETWEEN_WRITES", 0.0)
     search = replace(search, settings=search.settings[::16])
-    run = (parse_model_spec("scenes-clip"), RunOptions(batch_size=8))
-    first = start_and_stop(search, run, tmp_path)
-    content = first.read_bytes()
-    others = [
-        replace(search, record={**search.record, name: "other"})
+    model_and_options = (parse_model_spec("scenes-clip"), RunOptions(batch_size=8))
+    first_path = interrupt_at_fourth_image(search, model_and_options, tmp_path)
+    content = first_path.read_bytes()
+    encoder_info = encoder.info
+    searches_and_infos = [
+        (replace(search, record={**search.record, name: "other"}), encoder_info)
         for name in ("seed", "space_sha256", "split_sha256", "protocol_sha256", "budget")
     ]
-    infos = [encoder.info] * len(others)
-    others.append(search)
-    infos.append(encoder.info._replace(weights_sha256="1" * 64))
-    for other, info in zip(others, infos, strict=True):
+    other_weights = encoder_info._replace(weights_sha256="1" * 64)
+    searches_and_infos.append((search, other_weights))
+    for other_search, info in searches_and_infos:
         monkeypatch.setattr(encoder, "info", info)
-        steps = []
-
-        def interrupt(step, steps=steps):
-            steps.append(step)
-            if (step.phase, step.done) == ("images of all passes", 2):
-                raise KeyboardInterrupt
-
+        progress = Interrupt(2)
         with pytest.raises(KeyboardInterrupt):
-            tune(other, *run, tmp_path, interrupt)
-        notes = [step.note for step in steps if step.note]
-        assert f"{first} belongs to another search, model or version and is ignored" in notes
+            tune(other_search, *model_and_options, tmp_path, progress)
+        notes = notes_of(progress.steps)
+        assert f"{first_path} belongs to another search, model or version and is ignored" in notes
         assert not any("resumed" in note for note in notes)
-        assert first.read_bytes() == content
+        assert first_path.read_bytes() == content
         for path in tmp_path.glob("*.partial.json"):
-            if path != first:
+            if path != first_path:
                 path.unlink()
     # A model whose name begins like this one's has files of its own.
-    monkeypatch.setattr(encoder, "info", infos[0])
-    shutil.copy(first, tmp_path / "scenes-clip.x.0123456789ab.partial.json")
+    monkeypatch.setattr(encoder, "info", encoder_info)
+    shutil.copy(first_path, tmp_path / "scenes-clip.x.0123456789ab.partial.json")
     steps = []
-    tune(search, *run, tmp_path, steps.append)
-    (note,) = [step.note for step in steps if step.note]
+    tune(search, *model_and_options, tmp_path, steps.append)
+    (note,) = notes_of(steps)
     assert "resumed: 0 of 3 settings were scored already, and 3 of 7 images" in note
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_a_stopped_command_goes_on(halves, command, number):
-    """The settings have two passes over the images, and the second one is stopped."""
+def write_training_images(count: int) -> None:
+    """Add copies of the first image, each with the label map of the second, to the training set."""
+    for number in range(count):
+        shutil.copy("training/images/one.png", f"training/images/{number}.png")
+        shutil.copy("training/masks/two.png", f"training/masks/{number}.png")
+
+
+def slow_the_model_down(seconds: float) -> None:
+    """Let the model sleep before it encodes a batch."""
     content = Path("colours.py").read_text()
-    begin = "    return F.avg_pool2d"
-    assert begin in content
-    slow = content.replace(begin, f"    __import__('time').sleep(1.2)\n{begin}")
-    Path("colours.py").write_text(slow)
+    encoding = "    return F.avg_pool2d"
+    assert encoding in content
+    slow_encoding = f"    __import__('time').sleep({seconds})\n{encoding}"
+    Path("colours.py").write_text(content.replace(encoding, slow_encoding))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGINT])
+def test_a_stopped_command_goes_on(halves, command, signal_number):
+    """The settings have two passes over the images, and the second one is stopped."""
+    slow_the_model_down(1.2)
     Path("space.yaml").write_text(f"prompts: {COLOURS}\nwindow: [16, 24]\nstride: [8]")
-    for name in range(10):  # 12 images in all, of which a batch has 3 or 8
-        for folder, source in (("images", "one"), ("masks", "two")):
-            shutil.copy(f"training/{folder}/{source}.png", f"training/{folder}/{name}.png")
+    write_training_images(10)  # 12 images in all, of which a batch has 3 or 8
     arguments = [str(word) for word in words(halves, budget=100)]
     ended = command("tune", *words(halves, budget=100, output="whole"))
     assert ended.status == 0, ended.err
@@ -535,9 +619,9 @@ def test_a_stopped_command_goes_on(halves, command, number):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    process.send_signal(number)
+    process.send_signal(signal_number)
     _, err = process.communicate()
-    if number == signal.SIGINT:
+    if signal_number == signal.SIGINT:
         assert process.returncode == 130
         assert err.splitlines()[-1] == "cosmos-eval: interrupted; the same command resumes"
     (path,) = Path("tuned").glob("[!.]*")
@@ -546,11 +630,11 @@ def test_a_stopped_command_goes_on(halves, command, number):
     ended = command("tune", *arguments)
     assert ended.status == 0, ended.err
     assert re.search(r"resumed: [1-9]\d* of \d+ settings were scored already, and [1-9]", ended.err)
-    resumed, whole = files_of(Path("tuned")), files_of(Path("whole"))
-    assert sorted(resumed) == sorted(whole)
-    for name in resumed:
+    resumed_files, uninterrupted_files = files_of(Path("tuned")), files_of(Path("whole"))
+    assert sorted(resumed_files) == sorted(uninterrupted_files)
+    for name in resumed_files:
         if not name.endswith(".png"):
-            assert resumed[name] == whole[name]
+            assert resumed_files[name] == uninterrupted_files[name]
 
 
 def take_interrupts():
@@ -559,7 +643,7 @@ def take_interrupts():
 
 
 def has_begun_a_later_pass(folder: Path) -> bool:
-    """Whether settings are scored, and images are counted for the next ones."""
+    """Return whether settings are scored, and images are counted for the next ones."""
     for path in folder.glob("*.partial.json"):
         stored = json.loads(path.read_text())
         return stored["images"] > 0 and any(score is not None for score in stored["scores"])
