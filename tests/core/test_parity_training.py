@@ -1,4 +1,4 @@
-"""Agreement with what the published implementation recorded on small random weights."""
+"""Agreement with recorded values of the published implementation, on small random weights."""
 
 import json
 import math
@@ -24,19 +24,26 @@ def loss(student, teacher, views):
 
 
 def statistics(tensor):
-    """Norm, sum, and a sum weighted by sin(0.7 i + 0.3), as the records keep them."""
+    """Return the norm, the sum, and the sum weighted by sin(0.7 i + 0.3), as they are recorded."""
     flat = tensor.detach().double().flatten()
     weights = torch.sin(0.7 * torch.arange(len(flat), dtype=torch.float64) + 0.3)
     return [flat.norm().item(), flat.sum().item(), (flat * weights).sum().item()]
 
 
-def worst_difference(statistics_of, recorded_statistics):
-    """The largest difference of any statistic, as a share of the recorded norm."""
-    return {
-        name: max(abs(a - b) for a, b in zip(statistics_of[name], kept, strict=True))
-        / max(kept[0], 1e-12)
-        for name, kept in recorded_statistics.items()
-    }
+def largest_differences(statistics_by_name, recorded_by_name):
+    """Return the largest difference of a statistic by name, as a fraction of the recorded norm."""
+    differences = {}
+    for name, recorded_statistics in recorded_by_name.items():
+        recorded_norm = max(recorded_statistics[0], 1e-12)
+        pairs = zip(statistics_by_name[name], recorded_statistics, strict=True)
+        differences[name] = max(abs(value - recorded) for value, recorded in pairs) / recorded_norm
+    return differences
+
+
+def assert_close_features(features, recorded_features, name):
+    """Check features (views, samples, width) against recorded ones (views x samples, width)."""
+    expected = torch.from_numpy(recorded_features)
+    assert (features.flatten(0, 1) - expected).abs().max() < 1e-5, name
 
 
 def test_student_features_of_all_views(recorded, recorded_views):
@@ -44,8 +51,8 @@ def test_student_features_of_all_views(recorded, recorded_views):
     with torch.no_grad():
         features = student.encode_views(recorded_views)
     for name in ("image", "text", "image_crossmodal", "text_crossmodal"):
-        ours, kept = getattr(features, name), recorded[f"student_{name}_features"]
-        assert (ours.flatten(0, 1) - torch.from_numpy(kept)).abs().max() < 1e-5, name
+        recorded_features = recorded[f"student_{name}_features"]
+        assert_close_features(getattr(features, name), recorded_features, name)
 
 
 def test_teacher_features_of_global_views(recorded, recorded_views):
@@ -53,9 +60,9 @@ def test_teacher_features_of_global_views(recorded, recorded_views):
     assert features.image_crossmodal is None
     assert features.text_crossmodal is None
     for name in ("image", "text"):
-        ours, kept = getattr(features, name), recorded[f"teacher_{name}_features"]
-        assert not ours.requires_grad
-        assert (ours.flatten(0, 1) - torch.from_numpy(kept)).abs().max() < 1e-5, name
+        assert not getattr(features, name).requires_grad
+        recorded_features = recorded[f"teacher_{name}_features"]
+        assert_close_features(getattr(features, name), recorded_features, name)
 
 
 def test_losses_and_gradients(recorded_views):
@@ -65,15 +72,19 @@ def test_losses_and_gradients(recorded_views):
     assert terms.distill.item() == pytest.approx(RECORDS["losses"]["distill_loss"], rel=1e-6)
     assert terms.total.item() == pytest.approx(RECORDS["total"], rel=1e-6)
     terms.total.backward()
-    gradients = {n: statistics(p.grad) for n, p in student.named_parameters() if p.grad is not None}
-    without = [n for n, p in student.named_parameters() if p.grad is None]
-    assert sorted(without) == sorted(RECORDS["no_gradient"])
+    gradients, names_without_gradient = {}, []
+    for name, parameter in student.named_parameters():
+        if parameter.grad is None:
+            names_without_gradient.append(name)
+        else:
+            gradients[name] = statistics(parameter.grad)
+    assert sorted(names_without_gradient) == sorted(RECORDS["no_gradient"])
     assert gradients.keys() == RECORDS["gradients"].keys()
-    worst = worst_difference(gradients, RECORDS["gradients"])
-    assert max(worst.values()) < 1e-4, max(worst, key=worst.get)
+    for name, difference in largest_differences(gradients, RECORDS["gradients"]).items():
+        assert difference < 1e-4, name
 
 
-def test_three_steps_with_teacher(recorded_views):
+def test_losses_and_weights_of_three_steps_with_a_teacher(recorded_views):
     student, teacher = load("student").train(), load("teacher").requires_grad_(False)
     settings = RECORDS["optimizer"]
     optimizer = torch.optim.AdamW(
@@ -82,36 +93,38 @@ def test_three_steps_with_teacher(recorded_views):
         betas=(settings["beta1"], settings["beta2"]),
         eps=settings["eps"],
     )
-    for kept in RECORDS["loss_per_step"]:
+    for recorded_losses in RECORDS["loss_per_step"]:
         optimizer.zero_grad()
         terms = loss(student, teacher, recorded_views)
-        assert terms.clip.item() == pytest.approx(kept["clip_loss"], rel=1e-5)
-        assert terms.distill.item() == pytest.approx(kept["distill_loss"], rel=1e-5)
+        assert terms.clip.item() == pytest.approx(recorded_losses["clip_loss"], rel=1e-5)
+        assert terms.distill.item() == pytest.approx(recorded_losses["distill_loss"], rel=1e-5)
         terms.total.backward()
         cosmos_core.update_teacher(teacher, student, settings["momentum"])
         optimizer.step()
         for model in (student, teacher):
             cosmos_core.clamp_logit_scales(model)
-    for name, model in (("student", student), ("teacher", teacher)):
-        kept = RECORDS[f"{name}_after_3_steps"]
-        ours = {name: statistics(p) for name, p in model.named_parameters()}
-        assert ours.keys() == kept.keys()
-        for name, difference in worst_difference(ours, kept).items():
-            assert difference < (2e-3 if "in_proj_bias" in name else 1e-4), name
+    for model_name, model in (("student", student), ("teacher", teacher)):
+        recorded = RECORDS[f"{model_name}_after_3_steps"]
+        weights = {name: statistics(weight) for name, weight in model.named_parameters()}
+        assert weights.keys() == recorded.keys()
+        for name, difference in largest_differences(weights, recorded).items():
+            tolerance = 2e-3 if "in_proj_bias" in name else 1e-4
+            assert difference < tolerance, name
 
 
-def test_no_weight_decay_list():
+def test_parameters_without_weight_decay_are_the_recorded_ones():
     student = load("student")
     names = {id(parameter): name for name, parameter in student.named_parameters()}
-    exempt, decayed = cosmos_core.param_groups(student, 0.5)
-    assert exempt["weight_decay"] == 0
+    not_decayed, decayed = cosmos_core.param_groups(student, 0.5)
+    assert not_decayed["weight_decay"] == 0
     assert decayed["weight_decay"] == 0.5
-    spared = sorted(names.pop(id(p)) for p in exempt["params"])
-    assert spared == sorted(RECORDS["no_weight_decay"])
-    assert {id(p) for p in decayed["params"]} == names.keys()
+    not_decayed_names = [names[id(parameter)] for parameter in not_decayed["params"]]
+    assert sorted(not_decayed_names) == sorted(RECORDS["no_weight_decay"])
+    decayed_names = {names[id(parameter)] for parameter in decayed["params"]}
+    assert decayed_names == set(names.values()) - set(not_decayed_names)
 
 
-def test_clamping_bounds():
+def test_logit_scales_are_clamped_from_0_to_the_logarithm_of_100():
     model = load("student")
     for value, clamped in ((-1.0, 0.0), (9.0, math.log(100)), (2.0, 2.0)):
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Where samples lie in tars: the scan against the bytes, and the cache of it."""
+"""The index of samples in tars: the scan of a tar, and the cache of its result."""
 
 import io
 import json
@@ -19,11 +19,17 @@ from cosmos_core.data.shards import ShardError
 from cosmos_core.data.tar import BLOCK
 
 
-def contents(index):
-    return {index.shard_and_key(number)[1]: index.read(number) for number in range(len(index))}
+def samples_by_key(index):
+    """Return the key of each sample -> its bytes."""
+    samples = {}
+    for number in range(len(index)):
+        _shard, key = index.shard_and_key(number)
+        samples[key] = index.read(number)
+    return samples
 
 
-def entries(shard, kind="shards"):
+def cached_files(shard, kind="shards"):
+    """Return the files of the cache beside a shard, of single shards or of whole data sets."""
     return sorted((Path(shard).parent / BESIDE / kind).iterdir())
 
 
@@ -43,12 +49,26 @@ def test_every_sample_is_read_as_it_was_written(tmp_path):
 def test_a_shard_may_be_named_twice(tmp_path):
     shard = str(write_shards(tmp_path, [3]) / "0.tar")
     index = index_shards([shard, shard])
-    assert [index.read(number) for number in range(3)] == [index.read(n) for n in range(3, 6)]
+    samples = [index.read(number) for number in range(6)]
+    assert samples[:3] == samples[3:]
+
+
+def group_by_webdataset(shard):
+    """Return the samples of a tar that have a record, by key, as webdataset groups its files."""
+    source = [{"url": "a.tar", "stream": io.BytesIO(shard.read_bytes())}]
+    files = webdataset.tariterators.tar_file_expander(source)
+    samples = {}
+    for group in webdataset.tariterators.group_by_keys(files):
+        if "json" in group:
+            suffix = next(suffix for suffix in ("jpg", "jpeg", "webp") if suffix in group)
+            samples[group["__key__"]] = RawSample(group[suffix], group["json"])
+    return samples
 
 
 @pytest.mark.parametrize("format", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT])
 def test_files_are_grouped_as_webdataset_does(tmp_path, format):
-    long = "a-folder/" + "x" * 120 if format != tarfile.USTAR_FORMAT else "a-folder/x"
+    # A name of over 100 letters, which the USTAR format cannot have.
+    long_key = "a-folder/" + "x" * 120 if format != tarfile.USTAR_FORMAT else "a-folder/x"
     files = [
         ("./s.1/000.JPG", b"image 0"),
         ("./s.1/000.json", b"{}"),
@@ -58,35 +78,28 @@ def test_files_are_grouped_as_webdataset_does(tmp_path, format):
         ("001.seg.png", b"not its image"),
         ("001.webp", b"image 1"),
         ("001.json", b"[]"),
-        (f"{long}.jpeg", b"image 2"),
-        (f"{long}.json", b"7"),
+        (f"{long_key}.jpeg", b"image 2"),
+        (f"{long_key}.json", b"7"),
     ]
     shard = tmp_path / "a.tar"
     shard.write_bytes(tar_of(files, format))
-    ours = contents(index_shards([str(shard)]))
-    source = [{"url": "a.tar", "stream": io.BytesIO(shard.read_bytes())}]
-    expanded = webdataset.tariterators.tar_file_expander(source)
-    theirs = {
-        found["__key__"]: RawSample(
-            next(found[s] for s in ("jpg", "jpeg", "webp") if s in found), found["json"]
-        )
-        for found in webdataset.tariterators.group_by_keys(expanded)
-        if "json" in found
-    }
-    assert len(theirs) == 3
-    assert list(ours.values()) == list(theirs.values())
-    # A name that is too long for its header is cut in messages.
-    assert list(ours) == [key[:100] for key in theirs]
+    samples = samples_by_key(index_shards([str(shard)]))
+    expected = group_by_webdataset(shard)
+    assert len(expected) == 3
+    assert list(samples.values()) == list(expected.values())
+    # Keys, which are for messages, have the first 100 letters, which fit into a tar's header.
+    assert list(samples) == [key[:100] for key in expected]
 
 
-def test_files_of_a_sample_need_not_be_neighbours_and_those_it_lacks_are_none(tmp_path):
+def test_files_of_a_sample_need_not_be_neighbours_and_missing_ones_are_none(tmp_path):
     files = [("0.jpg", b"a"), ("1.jpg", b"b"), ("1.json", b"B"), ("0.json", b"A")]
     files += [("2.jpg", b"a"), ("3.json", b"{}"), ("4.txt", b"neither")]
     (tmp_path / "a.tar").write_bytes(tar_of(files))
-    ours = contents(index_shards([str(tmp_path / "a.tar")]))
-    assert ours == {
-        **{"0": RawSample(b"a", b"A"), "1": RawSample(b"b", b"B")},
-        **{"2": RawSample(b"a", None), "3": RawSample(None, b"{}")},
+    assert samples_by_key(index_shards([str(tmp_path / "a.tar")])) == {
+        "0": RawSample(b"a", b"A"),
+        "1": RawSample(b"b", b"B"),
+        "2": RawSample(b"a", None),
+        "3": RawSample(None, b"{}"),
     }
 
 
@@ -112,19 +125,20 @@ def test_damaged_tars_are_refused_in_every_run(tmp_path, workers):
     for _ in range(2):
         with pytest.raises(ShardError, match=r"/1.tar: cut off .* \(1 other shards fail"):
             index_shards([str(shard) for shard in shards], workers=workers)
-    assert len(entries(shards[0])) == 1
+    assert len(cached_files(shards[0])) == 1  # of the tar that is not damaged
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_tars_that_cannot_be_read_are_named(tmp_path, workers):
-    good = str(write_shards(tmp_path, [1]) / "0.tar")
+    good_shard = str(write_shards(tmp_path, [1]) / "0.tar")
     (tmp_path / "no.tar").write_bytes(b"x" * 2000)
     with tarfile.open(tmp_path / "gz.tar", "w:gz") as tar:
-        tar.add(good, "0.jpg")
+        tar.add(good_shard, "0.jpg")
     for name in ("no", "gz"):
-        with pytest.raises(ShardError, match=f"{name}.tar: not an uncompressed tar") as e:
-            index_shards([good, str(tmp_path / f"{name}.tar")], workers=workers)
-        assert "\n" not in str(e.value)
+        message = f"{name}.tar: not an uncompressed tar"
+        with pytest.raises(ShardError, match=message) as error:
+            index_shards([good_shard, str(tmp_path / f"{name}.tar")], workers=workers)
+        assert "\n" not in str(error.value)
     empty = write_shard(tmp_path / "empty.tar", [])
     with pytest.raises(ShardError, match=r"no sample in 1 shards, of which the first is .*empty"):
         index_shards([str(empty)], workers=workers)
@@ -140,97 +154,111 @@ def test_a_tar_that_vanished_is_a_bad_sample(tmp_path):
     assert index.shard_and_key(0) == (str(shard), "sample 0")
 
 
-def test_an_index_is_scanned_once_and_again_after_a_change(tmp_path):
+def flip_bit(content, position):
+    """Return a file's content with another last bit in the byte at a position."""
+    return content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :]
+
+
+def is_mapped(file):
+    """Tell whether this process has a file in its memory."""
+    return str(file) in Path("/proc/self/maps").read_text()
+
+
+def test_a_tar_is_scanned_once_and_again_after_a_change(tmp_path):
     shard = write_shards(tmp_path, [3]) / "0.tar"
     assert cached_rows(str(shard)) is None
     index_shards([str(shard)])
     assert np.array_equal(cached_rows(str(shard)), scan_tar(str(shard)))
-    (entry,) = entries(shard)
-    written = entry.stat().st_mtime_ns
+    (cached_file,) = cached_files(shard)
+    time_written = cached_file.stat().st_mtime_ns
     index_shards([str(shard)])
-    assert entries(shard) == [entry]
-    assert entry.stat().st_mtime_ns == written
+    assert cached_files(shard) == [cached_file]
+    assert cached_file.stat().st_mtime_ns == time_written
+    # A tar with other samples, and a tar with another time of modification.
     write_shards(tmp_path, [5])
     assert len(index_shards([str(shard)])) == 5
-    before = shard.stat()
-    os.utime(shard, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    status = shard.stat()
+    os.utime(shard, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
     assert cached_rows(str(shard)) is None
     index_shards([str(shard)])
-    assert len(entries(shard)) == 1
+    assert len(cached_files(shard)) == 1
 
 
 def test_a_damaged_index_is_made_again_and_a_changed_byte_never_changes_rows(tmp_path, monkeypatch):
     shard = str(write_shards(tmp_path, [3]) / "0.tar")
     index_shards([shard])
-    (entry,) = entries(shard)
-    whole, rows = entry.read_bytes(), cached_rows(shard)
-    whole_set = tmp_path / BESIDE / "data-sets"
-    shutil.rmtree(whole_set)
-    whole_set.touch()  # nothing is written there
+    (cached_file,) = cached_files(shard)
+    content, rows = cached_file.read_bytes(), cached_rows(shard)
+    # A file where the folder of whole data sets would be: only single shards are cached.
+    folder_of_data_sets = tmp_path / BESIDE / "data-sets"
+    shutil.rmtree(folder_of_data_sets)
+    folder_of_data_sets.touch()
     monkeypatch.setattr("platformdirs.user_cache_dir", lambda *_, **__: "/dev/null")
-    for damaged in (whole[:-1], whole[:-16], b"", b"no end of line"):
-        entry.write_bytes(damaged)
+    for damaged_content in (content[:-1], content[:-16], b"", b"no end of line"):
+        cached_file.write_bytes(damaged_content)
         assert len(index_shards([shard])) == 3
-        assert entry.read_bytes() == whole
-        assert entries(shard) == [entry]
-    for place in range(len(whole)):
-        entry.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
-        found = cached_rows(shard)
-        assert found is None or np.array_equal(found, rows)
+        assert cached_file.read_bytes() == content
+        assert cached_files(shard) == [cached_file]
+    for position in range(len(content)):
+        cached_file.write_bytes(flip_bit(content, position))
+        rows_read = cached_rows(shard)
+        assert rows_read is None or np.array_equal(rows_read, rows)
 
 
-def test_without_a_place_for_the_cache_tars_are_scanned_each_time(tmp_path, cache, caplog):
+def test_an_index_that_cannot_be_stored_beside_tars_is_in_the_cache_of_the_user_or_nowhere(
+    tmp_path, cache, caplog
+):
     shard = str(write_shards(tmp_path, [3]) / "0.tar")
-    (tmp_path / BESIDE).touch()  # as where the folder cannot be written
+    (tmp_path / BESIDE).touch()  # a file, so that the folder cannot be made
     index = index_shards([shard])
     assert len(index) == 3
-    (_, rows) = sorted((cache / "cosmos-train" / "data-sets").iterdir())
-    assert str(rows) in Path("/proc/self/maps").read_text()
+    (_head, rows_file) = sorted((cache / "cosmos-train" / "data-sets").iterdir())
+    assert is_mapped(rows_file)
     shutil.rmtree(cache / "cosmos-train")
-    (cache / "cosmos-train").write_text("in the way")
+    (cache / "cosmos-train").write_text("a file in place of the folder")
     assert len(index_shards([shard])) == 3
     assert "an index cannot be stored" in caplog.text
 
 
-def test_an_index_beside_tars_holds_where_their_folder_is_mounted_elsewhere(tmp_path, monkeypatch):
-    shards = [str(write_shards(tmp_path / "here", [2, 3]) / f"{name}.tar") for name in range(2)]
-    alone = contents(index_shards(shards))
-    (tmp_path / "here").rename(tmp_path / "there")
-    monkeypatch.delattr("cosmos_core.data.index.scan_tar")
-    moved = [shard.replace("/here/", "/there/") for shard in shards]
-    assert contents(index_shards(moved)) == alone
+def test_an_index_beside_tars_is_valid_if_their_folder_is_mounted_elsewhere(tmp_path, monkeypatch):
+    folder = write_shards(tmp_path / "here", [2, 3])
+    samples = samples_by_key(index_shards([str(folder / "0.tar"), str(folder / "1.tar")]))
+    new_folder = folder.rename(tmp_path / "there")
+    monkeypatch.delattr("cosmos_core.data.index.scan_tar")  # nothing may be scanned again
+    moved_shards = [str(new_folder / "0.tar"), str(new_folder / "1.tar")]
+    assert samples_by_key(index_shards(moved_shards)) == samples
 
 
-def test_workers_and_several_processes_find_the_same(tmp_path):
+def test_workers_and_several_processes_make_the_same_index(tmp_path):
     folder = write_shards(tmp_path / "tars", [2, 3, 1, 4])
     shards = [str(folder / f"{name}.tar") for name in range(4)]
-    alone = index_shards(shards)
+    expected = samples_by_key(index_shards(shards))
     for rank, world_size, workers in [(0, 1, 1), (1, 2, 0), (2, 3, 1)]:
         shutil.rmtree(folder / BESIDE)
         index = index_shards(shards, workers=workers, rank=rank, world_size=world_size)
-        assert contents(index) == contents(alone)
+        assert samples_by_key(index) == expected
 
 
 def test_processes_map_one_file_with_the_rows_of_all_shards(tmp_path):
     folder = write_shards(tmp_path, [2, 3])
     shards = [str(folder / f"{name}.tar") for name in range(2)]
-    alone = contents(index_shards(shards))
-    (head, rows) = entries(shards[0], "data-sets")
+    expected = samples_by_key(index_shards(shards))
+    (head_file, rows_file) = cached_files(shards[0], "data-sets")
     shutil.rmtree(folder / BESIDE / "shards")  # which are no longer needed
     index = index_shards(shards)
-    assert contents(index) == alone
-    assert str(rows) in Path("/proc/self/maps").read_text()
+    assert samples_by_key(index) == expected
+    assert is_mapped(rows_file)
     assert not (folder / BESIDE / "shards").exists()
-    whole = rows.read_bytes()
-    for file, damaged in (
-        (rows, bytes([whole[0] ^ 1]) + whole[1:]),
-        (rows, whole[:-16]),
-        (rows, b""),
-        (head, b"no archive"),
+    content = rows_file.read_bytes()
+    for file, damaged_content in (
+        (rows_file, flip_bit(content, 0)),
+        (rows_file, content[:-16]),
+        (rows_file, b""),
+        (head_file, b"no archive"),
     ):
-        file.write_bytes(damaged)
-        assert contents(index_shards(shards)) == alone
-        assert rows.read_bytes() == whole
+        file.write_bytes(damaged_content)
+        assert samples_by_key(index_shards(shards)) == expected
+        assert rows_file.read_bytes() == content
 
 
 def test_an_index_is_small_and_handed_to_other_processes_as_shared_memory():

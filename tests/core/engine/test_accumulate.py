@@ -1,4 +1,4 @@
-"""A batch in parts: the loss and gradient of the whole, with the activations of one part."""
+"""A batch in chunks: the loss and gradient of the whole, with the activations of one chunk."""
 
 from functools import partial
 from typing import NamedTuple
@@ -29,61 +29,74 @@ class Record(NamedTuple):
     """Features of a made-up method."""
 
     rows: Tensor
+    # A field without a value, such as that of features which a method does not use.
     nothing: None
     scale: Tensor
 
 
-def stepped(name, *, parts, precision="fp32"):
+def train_one_step(name, *, n_chunks, precision="fp32"):
+    """Return the report of a step of a method, and the training after it."""
     method = EVERY_METHOD[name]
-    config = tiny_config(method, accumulate=parts, precision=precision)
+    config = tiny_config(method, accumulate=n_chunks, precision=precision)
     training = make_training(config, SINGLE_PROCESS)
-    report = step(training, tiny_views(method), n_chunks=parts, precision=precision)
+    report = step(training, tiny_views(method), n_chunks=n_chunks, precision=precision)
     return report, training
 
 
-def difference(ours, expected):
-    """Of two gradients of the whole model, as a share of the expected one's norm."""
-    assert ours.keys() == expected.keys()
-    flat, other = (torch.cat([g[key].flatten() for key in expected]) for g in (ours, expected))
-    return ((flat - other).norm() / other.norm()).item()
+def relative_difference(model, expected_model):
+    """Return the norm of the difference of two models' gradients, relative to the expected one."""
+    model_gradients, expected_gradients = gradients(model), gradients(expected_model)
+    assert model_gradients.keys() == expected_gradients.keys()
+    gradient = torch.cat([model_gradients[key].flatten() for key in expected_gradients])
+    expected_gradient = torch.cat([value.flatten() for value in expected_gradients.values()])
+    return ((gradient - expected_gradient).norm() / expected_gradient.norm()).item()
 
 
-@pytest.mark.parametrize(("name", "parts"), [*((name, 4) for name in EVERY_METHOD), ("cosmos", 2)])
-def test_parts_give_the_gradient_of_the_whole(name, parts):
+def assert_close_weights(model, expected_model):
+    weights = model.state_dict()
+    for key, value in expected_model.state_dict().items():
+        assert torch.allclose(weights[key], value, atol=1e-9), key
+
+
+@pytest.mark.parametrize(
+    ("name", "n_chunks"), [*((name, 4) for name in EVERY_METHOD), ("cosmos", 2)]
+)
+def test_chunks_give_the_gradient_of_the_whole_batch(name, n_chunks):
     with double_precision():
-        whole, expected = stepped(name, parts=1)
-        report, training = stepped(name, parts=parts)
-    assert difference(gradients(training.model), gradients(expected.model)) < 1e-12
-    assert report.terms == pytest.approx(whole.terms, abs=1e-12)
-    for model in ("model", "teacher"):
-        for key, value in getattr(expected, model).state_dict().items():
-            assert torch.allclose(getattr(training, model).state_dict()[key], value, atol=1e-9), key
+        expected_report, expected = train_one_step(name, n_chunks=1)
+        report, training = train_one_step(name, n_chunks=n_chunks)
+    assert relative_difference(training.model, expected.model) < 1e-12
+    assert report.terms == pytest.approx(expected_report.terms, abs=1e-12)
+    assert_close_weights(training.model, expected.model)
+    assert_close_weights(training.teacher, expected.teacher)
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-6), ("bf16", 0.03)])
-def test_precision_of_parts(precision, tolerance):
-    _, expected = stepped("cosmos", parts=1, precision=precision)
-    _, training = stepped("cosmos", parts=4, precision=precision)
-    assert difference(gradients(training.model), gradients(expected.model)) < tolerance
+def test_gradients_of_chunks_are_as_precise_as_the_number_format(precision, tolerance):
+    _, expected = train_one_step("cosmos", n_chunks=1, precision=precision)
+    _, training = train_one_step("cosmos", n_chunks=4, precision=precision)
+    assert relative_difference(training.model, expected.model) < tolerance
 
 
-def test_the_activations_of_one_part_are_held_at_a_time():
+def test_the_activations_of_one_chunk_are_held_at_a_time():
     method = METHODS["cosmos"]
     training = make_training(tiny_config(method), SINGLE_PROCESS)
+
+    def size_kept(views):
+        return kept_for_backward(training.model, partial(training.student_encoder, views))
+
     views = tiny_views(method)
-    sizes = [
-        kept_for_backward(training.model, partial(training.student_encoder, piece))
-        for piece in (views, *split_views(views, 4))
-    ]
-    assert max(sizes[1:]) < 0.3 * sizes[0]
+    sizes_of_chunks = [size_kept(chunk) for chunk in split_views(views, 4)]
+    assert max(sizes_of_chunks) < 0.3 * size_kept(views)
 
 
 def test_samples_are_split_in_order():
     views = tiny_views(METHODS["cosmos"], 6)
-    pieces = split_views(views, 3)
-    assert [piece.texts.shape[1] for piece in pieces] == [2, 2, 2]
-    joined = Views(*(torch.cat(parts, dim=1) for parts in zip(*pieces, strict=True)))
-    assert all(torch.equal(a, b) for a, b in zip(joined, views, strict=True))
+    chunks = split_views(views, 3)
+    assert [chunk.texts.shape[1] for chunk in chunks] == [2, 2, 2]
+    for field in Views._fields:
+        joined = torch.cat([getattr(chunk, field) for chunk in chunks], dim=1)
+        assert torch.equal(joined, getattr(views, field)), field
 
 
 def test_samples_that_do_not_divide_are_refused():
@@ -92,19 +105,20 @@ def test_samples_that_do_not_divide_are_refused():
 
 
 def test_the_gradient_is_carried_through_features_by_hand():
-    """rows = w x, scale = w; the loss is scale * sum(rows^2): its derivative is 3 w^2 sum(x^2)."""
+    # rows = w x and scale = w. The loss is scale * sum(rows^2) = w^3 sum(x^2), and its derivative
+    # is 3 w^2 sum(x^2).
     weight = torch.tensor(2.0, requires_grad=True)
-    inputs = torch.arange(1.0, 5.0).reshape(1, 4, 1).split(2, dim=1)
+    chunks = torch.arange(1.0, 5.0).reshape(1, 4, 1).split(2, dim=1)
 
-    def encode(part):
-        return Record(weight * part, None, weight * 1)
+    def encode(chunk):
+        return Record(weight * chunk, None, weight * 1)
 
     with torch.no_grad():
-        leaves = [as_leaves(encode(part)) for part in inputs]
+        leaves = [as_leaves(encode(chunk)) for chunk in chunks]
     joined = join_features(leaves)
     assert joined.nothing is None
     (joined.scale * joined.rows.square().sum()).backward()
-    for part, own in zip(inputs, leaves, strict=True):
-        carry_back(encode(part), own)
+    for chunk, leaves_of_chunk in zip(chunks, leaves, strict=True):
+        carry_back(encode(chunk), leaves_of_chunk)
     assert weight.grad.item() == pytest.approx(3 * 2**2 * (1 + 4 + 9 + 16))
     assert join_features([None, None]) is None

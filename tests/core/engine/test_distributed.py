@@ -1,4 +1,6 @@
-"""Processes that train together, on the CPU: the gradient of one process, and few collectives."""
+"""Processes that train together on the CPU: the gradient of one process, with few collectives."""
+
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from cosmos_core.losses import gather_locally
 
 pytestmark = pytest.mark.slow  # starts processes of its own
 
+# Parameters that scale the logits: their published gradients are not divided by the processes.
 SCALES = {"logit_scale", "distill_logit_scale"}
 CASES = [
     *(workers.Case(name) for name in METHODS),
@@ -19,140 +22,181 @@ CASES = [
 ]
 
 
-@pytest.fixture(scope="module", params=[(2, 1), (2, 2), (4, 2)], ids=["2", "2 in parts", "4"])
-def size_and_parts(request):
-    """Number of processes, and of parts of their batches."""
+class Processes(NamedTuple):
+    """How many processes train together, and in how many chunks each takes its batch."""
+
+    count: int
+    chunks: int
+
+
+@pytest.fixture(
+    scope="module",
+    params=[Processes(2, 1), Processes(2, 2), Processes(4, 2)],
+    ids=["2", "2 in chunks", "4"],
+)
+def processes(request):
     return request.param
 
 
 @pytest.fixture(scope="module")
-def size(size_and_parts):
-    return size_and_parts[0]
+def steps_by_case(processes):
+    """The first step of every case: a list with the step of each process."""
+    cases = [case._replace(parts=processes.chunks) for case in CASES]
+    steps_by_rank = run_processes(workers.many_first_steps, processes.count, cases)
+    return {case: [steps[case] for steps in steps_by_rank] for case in cases}
 
 
 @pytest.fixture(scope="module")
-def parts(size_and_parts):
-    return size_and_parts[1]
+def transcribed_gradients(processes):
+    """The gradients of the transcription of the published training, by method."""
+    return run_processes(workers.published_gradients, processes.count, ["clip", "cosmos"])[0]
 
 
 @pytest.fixture(scope="module")
-def stepped(size, parts):
-    """The first step of every case in every process."""
-    cases = [case._replace(parts=parts) for case in CASES]
-    by_rank = run_processes(workers.many_first_steps, size, cases)
-    return {case: [rank[case] for rank in by_rank] for case in cases}
-
-
-@pytest.fixture(scope="module")
-def transcribed(size):
-    """The gradients of the transcription of the published training."""
-    return run_processes(workers.published_gradients, size, ["clip", "cosmos"])[0]
-
-
-@pytest.fixture(scope="module")
-def alone():
+def single_process_steps():
     """The first step of every method on the whole batch in one process."""
     return {name: workers.one_step(SINGLE_PROCESS, workers.Case(name)) for name in METHODS}
 
 
-def worst(ours, expected, factor=1.0):
-    """The largest difference of any gradient, as a share of that gradient's largest value."""
-    assert ours.keys() == expected.keys()
+def largest_difference(gradients, expected, factor=1.0):
+    """Return the largest difference of any gradient from the expected one times the factor.
+
+    It is a fraction of that gradient's largest value.
+    """
+    assert gradients.keys() == expected.keys()
     return max(
-        (ours[name] - factor * value).abs().max() / max(value.abs().max(), 1e-3)
+        (gradients[name] - factor * value).abs().max() / max(value.abs().max(), 1e-3)
         for name, value in expected.items()
     )
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_the_gradient_is_that_of_one_process_on_the_whole_batch(stepped, alone, name, parts):
-    for own in stepped[workers.Case(name, parts=parts)]:
-        frozen = ("visual.",) if name == "lit" else ()
-        keys = alone[name].student
-        names = {key for key in keys if not key.endswith("center") and not key.startswith(frozen)}
-        assert own.gradients.keys() == names
-        assert worst(own.gradients, alone[name].gradients) < 1e-10
-        for term, value in alone[name].report.terms.items():
-            assert own.report.terms[term] == pytest.approx(value, abs=1e-12)
-        assert own.report.gradient_norm == pytest.approx(alone[name].report.gradient_norm)
+def test_the_gradient_is_that_of_one_process_on_the_whole_batch(
+    steps_by_case, single_process_steps, name, processes
+):
+    expected = single_process_steps[name]
+    frozen_prefixes = ("visual.",) if name == "lit" else ()
+    trained_names = {
+        key
+        for key in expected.student
+        if not key.endswith("center") and not key.startswith(frozen_prefixes)
+    }
+    for step in steps_by_case[workers.Case(name, parts=processes.chunks)]:
+        assert step.gradients.keys() == trained_names
+        assert largest_difference(step.gradients, expected.gradients) < 1e-10
+        for term, value in expected.report.terms.items():
+            assert step.report.terms[term] == pytest.approx(value, abs=1e-12)
+        assert step.report.gradient_norm == pytest.approx(expected.report.gradient_norm)
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_weights_and_teacher_are_the_same_in_every_process(stepped, alone, name, parts):
-    first, *others = stepped[workers.Case(name, parts=parts)]
-    for other in others:
-        for model in ("student", "teacher"):
-            pairs = zip(getattr(first, model).values(), getattr(other, model).values(), strict=True)
-            assert all(torch.equal(a, b) for a, b in pairs)
+def test_weights_and_teacher_are_the_same_in_every_process(
+    steps_by_case, single_process_steps, name, processes
+):
+    first_step, *other_steps = steps_by_case[workers.Case(name, parts=processes.chunks)]
+    for step in other_steps:
+        assert_equal_values(step.student, first_step.student)
+        assert_equal_values(step.teacher, first_step.teacher)
     for model in ("student", "teacher"):
-        for key, value in getattr(alone[name], model).items():
-            assert (getattr(first, model)[key] - value).abs().max() < 1e-9, key
+        for key, value in getattr(single_process_steps[name], model).items():
+            assert (getattr(first_step, model)[key] - value).abs().max() < 1e-9, key
+
+
+def assert_equal_values(tensors, others):
+    """Check that two dictionaries have the same tensors in the same order."""
+    for tensor, other in zip(tensors.values(), others.values(), strict=True):
+        assert torch.equal(tensor, other)
 
 
 @pytest.mark.parametrize("name", ["clip", "cosmos"])
-def test_published_gradients_are_the_transcriptions(stepped, transcribed, name, parts):
-    for own in stepped[workers.Case(name, "published", parts)]:
-        assert worst(own.gradients, transcribed[name]) < 1e-10
+def test_published_gradients_are_the_transcriptions(
+    steps_by_case, transcribed_gradients, name, processes
+):
+    for step in steps_by_case[workers.Case(name, "published", processes.chunks)]:
+        assert largest_difference(step.gradients, transcribed_gradients[name]) < 1e-10
 
 
 @pytest.mark.parametrize("name", ["clip", "cosmos"])
-def test_published_gradients_are_divided_but_for_the_scales(size, parts, stepped, alone, name):
-    true, own = alone[name].gradients, stepped[workers.Case(name, "published", parts)][0].gradients
-    encoders = true.keys() - SCALES
-    assert worst({k: own[k] for k in encoders}, {k: true[k] for k in encoders}, 1 / size) < 1e-10
-    scales = true.keys() & SCALES
+def test_published_gradients_are_divided_by_the_processes_except_those_of_scales(
+    processes, steps_by_case, single_process_steps, name
+):
+    true_gradients = single_process_steps[name].gradients
+    step = steps_by_case[workers.Case(name, "published", processes.chunks)][0]
+
+    def largest_difference_of(names, factor):
+        gradients = {name: step.gradients[name] for name in names}
+        expected = {name: true_gradients[name] for name in names}
+        return largest_difference(gradients, expected, factor)
+
+    assert largest_difference_of(true_gradients.keys() - SCALES, 1 / processes.count) < 1e-10
+    scales = true_gradients.keys() & SCALES
     assert len(scales) == (2 if name == "cosmos" else 1)
-    assert worst({k: own[k] for k in scales}, {k: true[k] for k in scales}) < 1e-10
+    assert largest_difference_of(scales, 1.0) < 1e-10
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(map(str, case)))
-def test_a_step_has_at_most_two_forward_collectives_and_one_backward(stepped, parts, case):
-    """Of the loss. Apart from it a step has two all-reduces: the gradient's, in one bucket for so
-    small a model, also of a batch in parts; and that of the loss figures."""
-    gathers = 2 if case.method == "cosmos" else 1
-    reduces = 1 if case.method == "silc" else 0  # the mean of the teacher's logits
-    for own in stepped[case._replace(parts=parts)]:
-        forward = {"allgather_base": gathers, "allreduce": reduces + 2}
-        assert own.collectives == {**forward, "reduce_scatter_base": 1}
+def id_of_case(case):
+    return "-".join(map(str, case))
 
 
-def test_recomputed_activations_give_the_same_gradient(stepped, parts):
-    cases = (workers.Case("cosmos", parts=parts, checkpointing=on) for on in (False, True))
-    for plain, recomputed in zip(*(stepped[case] for case in cases), strict=True):
-        pairs = zip(plain.gradients.values(), recomputed.gradients.values(), strict=True)
-        assert all(torch.equal(a, b) for a, b in pairs)
+@pytest.mark.parametrize("case", CASES, ids=id_of_case)
+def test_a_step_has_at_most_two_forward_collectives_and_one_backward(
+    steps_by_case, processes, case
+):
+    """The loss has these collectives.
+
+    Apart from it, a step has two all-reduces: one of the gradients, which are a single bucket in so
+    small a model and also if the batch is in chunks, and one of the values of the loss terms.
+    """
+    loss_gathers = 2 if case.method == "cosmos" else 1
+    loss_reduces = 1 if case.method == "silc" else 0  # the mean of the teacher's logits
+    for step in steps_by_case[case._replace(parts=processes.chunks)]:
+        assert step.collectives == {
+            "allgather_base": loss_gathers,
+            "allreduce": loss_reduces + 2,
+            "reduce_scatter_base": 1,
+        }
+
+
+def test_recomputed_activations_give_the_same_gradient(steps_by_case, processes):
+    plain_case = workers.Case("cosmos", parts=processes.chunks, checkpointing=False)
+    plain_steps = steps_by_case[plain_case]
+    recomputed_steps = steps_by_case[plain_case._replace(checkpointing=True)]
+    for plain_step, recomputed_step in zip(plain_steps, recomputed_steps, strict=True):
+        assert_equal_values(recomputed_step.gradients, plain_step.gradients)
 
 
 def test_loss_memory_grows_with_the_samples_of_all_processes_not_their_square():
-    """With 16 samples per process, four processes hold twice as many samples as two."""
-    (two, plain_two), *_ = run_processes(workers.loss_elements, 2, 16)
-    (four, plain_four), *_ = run_processes(workers.loss_elements, 4, 16)
-    assert four < 2 * two
-    assert plain_four > 2.5 * plain_two  # the whole loss in every process: what must not happen
+    # With 16 samples per process, four processes have twice as many samples as two.
+    (with_two, plain_with_two), *_ = run_processes(workers.loss_elements, 2, 16)
+    (with_four, plain_with_four), *_ = run_processes(workers.loss_elements, 4, 16)
+    assert with_four < 2 * with_two
+    # The transcription computes the whole loss in every process, which is to be avoided.
+    assert plain_with_four > 2.5 * plain_with_two
 
 
 @pytest.mark.parametrize("gradient", ["true", "published"])
-def test_a_loss_in_chunks_has_the_same_gradient_and_exchanges_none_of_features(
-    size, parts, stepped, gradient
+def test_a_loss_in_chunks_has_the_same_gradient_and_does_not_exchange_gradients_of_features(
+    processes, steps_by_case, gradient
 ):
-    case = workers.Case("cosmos", gradient, parts)
-    for chunked in run_processes(workers.chunked_steps, size, [case]):
-        (whole, *_), own = stepped[case], chunked[case]
-        assert worst(own.gradients, whole.gradients) < 1e-10
-        assert own.report.terms == pytest.approx(whole.report.terms, abs=1e-12)
-        assert "reduce_scatter_base" not in own.collectives
+    case = workers.Case("cosmos", gradient, processes.chunks)
+    expected = steps_by_case[case][0]
+    for steps in run_processes(workers.chunked_steps, processes.count, [case]):
+        chunked_step = steps[case]
+        assert largest_difference(chunked_step.gradients, expected.gradients) < 1e-10
+        assert chunked_step.report.terms == pytest.approx(expected.report.terms, abs=1e-12)
+        assert "reduce_scatter_base" not in chunked_step.collectives
 
 
 @pytest.mark.parametrize("size", [2, 4])
 def test_features_can_be_exchanged_in_bfloat16(size):
-    drawn = [torch.linspace(0, 1, 24).reshape(2, 3, 4) + rank for rank in range(size)]
-    for everywhere, gradient in run_processes(workers.narrow_gather, size):
-        assert torch.equal(everywhere, torch.cat(drawn, dim=1).bfloat16())
+    features = [torch.linspace(0, 1, 24).reshape(2, 3, 4) + rank for rank in range(size)]
+    for gathered, gradient in run_processes(workers.narrow_gather, size):
+        assert torch.equal(gathered, torch.cat(features, dim=1).bfloat16())
         assert torch.equal(gradient, torch.full((2, 3, 4), 2.0 * size))
 
 
-def test_methods_leave_no_parameter_idle():
-    """A parameter without gradient would stop DDP in the second step."""
+def test_methods_have_no_parameter_without_a_gradient():
+    # Such a parameter would stop DDP in the second step.
     methods = [*METHODS.values(), *ABLATIONS.values()]
     for losses in run_processes(workers.three_steps, 2, methods)[0]:
         assert losses[2] < losses[0]

@@ -1,9 +1,10 @@
-"""The lock of an output folder: who holds it, and what a dead holder leaves."""
+"""The lock of an output folder: which run holds it, and when another run takes it over."""
 
 import json
 import os
 import platform
 import time
+from typing import NamedTuple
 
 import pytest
 from support.processes import context
@@ -25,8 +26,18 @@ def holder(tmp_path):
 
 
 def take(output):
+    """Take the lock of a folder for a moment, and return what its file says."""
     with lock.locked(output):
         return json.loads((output / lock.LOCK).read_text())
+
+
+def disable_system_lock(monkeypatch):
+    """Let the lock of the file system never refuse, as if the holder were on another machine."""
+
+    def take_without_refusal(handle):
+        return None
+
+    monkeypatch.setattr(lock, "_take_system_lock", take_without_refusal)
 
 
 def test_a_second_run_is_refused_with_the_holders_host_and_process(tmp_path, holder):
@@ -55,41 +66,42 @@ def test_without_a_lock_of_the_file_system_a_living_process_is_recognised(
 
 @pytest.mark.parametrize("process", [10**30, None, "12"])
 def test_an_entry_that_names_no_possible_process_is_taken_over(tmp_path, monkeypatch, process):
-    monkeypatch.setattr(lock, "_take_system_lock", lambda handle: None)
+    disable_system_lock(monkeypatch)
     entry = {"host": platform.node(), "process": process, "since": "then", "run": "none"}
     (tmp_path / lock.LOCK).write_text(json.dumps(entry))
     assert take(tmp_path)["process"] == os.getpid()
 
 
 @pytest.fixture
-def elsewhere(tmp_path, monkeypatch):
-    """A living process that holds the lock of the folder `run` as if on another machine, on a file
-    system whose locks do not reach this one."""
+def remote_holder(tmp_path, monkeypatch):
+    """A living process that holds the lock of the folder `run` as if on another machine.
+
+    The locks of the file system do not reach this machine.
+    """
     ready = context.Queue()
     process = context.Process(target=hold_elsewhere, args=(tmp_path / "run", ready))
     process.start()
     ready.get(timeout=60)
-    monkeypatch.setattr(lock, "_take_system_lock", lambda handle: None)
+    disable_system_lock(monkeypatch)
     yield process
     process.kill()
     process.join()
 
 
-def test_a_lock_that_another_machine_renews_is_refused(tmp_path, elsewhere):
-    with pytest.raises(ValueError, match=f"in use by a run: process {elsewhere.pid} on node7"):
+def test_a_lock_that_another_machine_renews_is_refused(tmp_path, remote_holder):
+    with pytest.raises(ValueError, match=f"in use by a run: process {remote_holder.pid} on node7"):
         take(tmp_path / "run")
 
 
 def test_a_lock_that_another_machine_no_longer_renews_is_taken_over(
-    tmp_path, elsewhere, monkeypatch, caplog
+    tmp_path, remote_holder, monkeypatch, caplog
 ):
-    elsewhere.kill()
-    elsewhere.join()
+    remote_holder.kill()
+    remote_holder.join()
     monkeypatch.setattr(lock, "HEARTBEAT", 0.1)
     monkeypatch.setattr(lock, "EXPIRY", 0.1)
     assert take(tmp_path / "run")["host"] == platform.node()
-    named = f"took over the lock of process {elsewhere.pid} on node7"
-    assert named in caplog.text
+    assert f"took over the lock of process {remote_holder.pid} on node7" in caplog.text
 
 
 def test_a_run_whose_lock_was_taken_says_so_and_leaves_it(tmp_path, monkeypatch, caplog):
@@ -102,44 +114,71 @@ def test_a_run_whose_lock_was_taken_says_so_and_leaves_it(tmp_path, monkeypatch,
     assert path.read_text() == '{"host": "node7"}'
 
 
-ENDED, RUNNING = ("", 0), ("RUNNING\n", 0)
-REQUEUED, FORGOTTEN = ("PENDING\n", 0), ("slurm_load_jobs error: Invalid job id specified\n", 1)
+class Answer(NamedTuple):
+    """What `squeue` answers when it is asked for the state of a job."""
+
+    text: str  # on standard output, or on standard error if the status is not 0
+    status: int
 
 
-def job_lock(path, **values):
-    """The lock of a process that renewed it just now, in job 7 on another machine."""
-    entry = {"host": "node7", "process": 12, "since": "then", "run": "none", "cluster": "here"}
-    path.write_text(json.dumps({**entry, "job": "7", "restarts": "0", "heartbeat": 15, **values}))
+ENDED, RUNNING, REQUEUED = Answer("", 0), Answer("RUNNING\n", 0), Answer("PENDING\n", 0)
+FORGOTTEN = Answer("slurm_load_jobs error: Invalid job id specified\n", 1)
+FAILED = Answer("", 1)
+
+
+def write_job_lock(path, **values):
+    """Write the lock of a process that renewed it just now, in job 7 on another machine."""
+    entry = {
+        "host": "node7",
+        "process": 12,
+        "since": "then",
+        "run": "none",
+        "cluster": "here",
+        "job": "7",
+        "restarts": "0",
+        "heartbeat": 15,
+    }
+    path.write_text(json.dumps({**entry, **values}))
 
 
 @pytest.fixture
 def slurm(tmp_path, monkeypatch):
-    """Put a `squeue` that knows one state of job 7 alone first on the path."""
+    """A function that sets the answer of `squeue`, which is only asked for the state of job 7.
 
-    def set_state(text, status):
+    This process is part of job 8.
+    """
+
+    def set_answer(answer):
         script = tmp_path / "bin" / "squeue"
         script.parent.mkdir(exist_ok=True)
-        stream = "&2" if status else "&1"
-        asked = '[[ "$*" == "--noheader --format=%T --jobs=7" ]] || exit 9'
-        script.write_text(f"#!/bin/bash\n{asked}\nprintf %s '{text}' >{stream}\nexit {status}\n")
+        stream = "&2" if answer.status else "&1"
+        lines = [
+            "#!/bin/bash",
+            '[[ "$*" == "--noheader --format=%T --jobs=7" ]] || exit 9',
+            f"printf %s '{answer.text}' >{stream}",
+            f"exit {answer.status}",
+        ]
+        script.write_text("\n".join(lines) + "\n")
         script.chmod(0o755)
 
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     monkeypatch.setenv("SLURM_CLUSTER_NAME", "here")
     monkeypatch.setenv("SLURM_JOB_ID", "8")
-    return set_state
+    return set_answer
 
 
 def refuse_to_wait(*_):
     pytest.fail("SLURM knows that the job has ended")
 
 
-@pytest.mark.parametrize("state", [ENDED, REQUEUED, FORGOTTEN])
+@pytest.mark.parametrize(
+    "answer", [ENDED, REQUEUED, FORGOTTEN], ids=["ended", "requeued", "forgotten"]
+)
 def test_the_lock_of_a_job_that_has_ended_is_taken_over_at_once(
-    tmp_path, slurm, monkeypatch, state
+    tmp_path, slurm, monkeypatch, answer
 ):
-    slurm(*state)
-    job_lock(tmp_path / lock.LOCK)
+    slurm(answer)
+    write_job_lock(tmp_path / lock.LOCK)
     monkeypatch.setattr(lock, "_wait_for_renewal", refuse_to_wait)
     assert take(tmp_path)["job"] == "8"
 
@@ -147,26 +186,31 @@ def test_the_lock_of_a_job_that_has_ended_is_taken_over_at_once(
 def test_a_job_that_was_requeued_takes_over_its_own_lock_at_once(tmp_path, slurm, monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
-    slurm(*RUNNING)
-    job_lock(tmp_path / lock.LOCK)
+    slurm(RUNNING)
+    write_job_lock(tmp_path / lock.LOCK)
     monkeypatch.setattr(lock, "_wait_for_renewal", refuse_to_wait)
     assert take(tmp_path)["restarts"] == "1"
 
 
 @pytest.mark.parametrize(
-    ("state", "values"), [(RUNNING, {}), (ENDED, {"cluster": "there"}), (("", 1), {})]
+    ("answer", "cluster"),
+    [(RUNNING, "here"), (ENDED, "there"), (FAILED, "here")],
+    ids=["running", "of another cluster", "squeue fails"],
 )
-def test_a_lock_is_watched_where_slurm_does_not_know_that_its_job_has_ended(
-    tmp_path, slurm, monkeypatch, state, values
+def test_a_lock_is_watched_if_slurm_does_not_know_that_its_job_has_ended(
+    tmp_path, slurm, monkeypatch, answer, cluster
 ):
-    slurm(*state)
-    job_lock(tmp_path / lock.LOCK, **values)
-    monkeypatch.setattr(lock, "_wait_for_renewal", lambda *_: True)
+    def is_renewed(*_):
+        return True
+
+    slurm(answer)
+    write_job_lock(tmp_path / lock.LOCK, cluster=cluster)
+    monkeypatch.setattr(lock, "_wait_for_renewal", is_renewed)
     with pytest.raises(ValueError, match="in use by a run: process 12 on node7"):
         take(tmp_path)
 
 
-def test_the_lock_of_another_machine_without_renewals_is_for_a_user_to_judge(tmp_path):
+def test_a_user_must_remove_the_lock_of_another_machine_that_has_no_renewals(tmp_path):
     path = tmp_path / lock.LOCK
     path.write_text(json.dumps({"host": "node7", "process": 12, "since": "then"}))
     with pytest.raises(ValueError, match="process 12 on node7, since then") as caught:
@@ -192,7 +236,7 @@ def test_a_lock_file_without_a_holder_is_taken_over(tmp_path, content):
     assert take(tmp_path)["process"] == os.getpid()
 
 
-def test_nothing_is_left_of_a_run_that_ends_also_by_an_error(tmp_path):
+def test_a_lock_is_removed_if_the_run_ends_with_an_error(tmp_path):
     with pytest.raises(RuntimeError, match="of the run"), lock.locked(tmp_path / "run"):
         raise RuntimeError("of the run")
     assert list((tmp_path / "run").iterdir()) == []

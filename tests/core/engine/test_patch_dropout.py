@@ -1,6 +1,7 @@
-"""Patch dropout (FLIP): which patches the student, the teacher and a batch in parts see."""
+"""Patch dropout (FLIP): which patches the student, the teacher and a batch in chunks see."""
 
 from dataclasses import replace
+from typing import NamedTuple
 
 import open_clip
 import pytest
@@ -37,103 +38,127 @@ def training_with_dropout(name, fraction=0.5, **compute):
     return make_training(config_with_dropout(name, fraction, **compute), SINGLE_PROCESS)
 
 
+class DropoutCall(NamedTuple):
+    """A call of the module that drops patches."""
+
+    tokens: torch.Tensor  # (N, 1 + number of patches, width)
+    kept_tokens: torch.Tensor  # (N, 1 + number of patches that are kept, width)
+
+
+def record_dropout(model):
+    """Return a list to which the calls of a model's patch dropout are appended."""
+    calls = []
+
+    def append_call(module, inputs, output):
+        calls.append(DropoutCall(inputs[0].detach(), output.detach()))
+
+    model.visual.patch_dropout.register_forward_hook(append_call)
+    return calls
+
+
 @pytest.mark.parametrize(("fraction", "n_tokens"), [(0.5, 9), (0.75, 5), (0.99, 2)])
 def test_the_student_computes_openclips_patch_dropout(fraction, n_tokens):
-    """Of 4 x 4 patches; the class token is never dropped, and one patch stays."""
+    # An image has 4 x 4 patches. The class token is never dropped, and at least one patch stays.
     training = training_with_dropout("clip", fraction)
     vision = {**ARCHITECTURE["vision_cfg"], "patch_dropout": fraction}
-    plain = open_clip.CLIP(**{**ARCHITECTURE, "vision_cfg": vision})
-    plain.load_state_dict(training.model.state_dict())
-    lengths = []
-    training.model.visual.patch_dropout.register_forward_hook(
-        lambda module, inputs, output: lengths.append(output.shape[1])
-    )
+    openclip_model = open_clip.CLIP(**{**ARCHITECTURE, "vision_cfg": vision})
+    openclip_model.load_state_dict(training.model.state_dict())
+    calls = record_dropout(training.model)
     images = tiny_views(METHODS["clip"]).global_images[0]
     with torch.no_grad():
         torch.manual_seed(3)
         features = training.model.encode_image(images)
         torch.manual_seed(3)
-        assert torch.allclose(features, plain.encode_image(images), atol=1e-6)
-        assert not torch.allclose(features, plain.eval().encode_image(images), atol=1e-3)
-    assert lengths == [n_tokens]
+        assert torch.allclose(features, openclip_model.encode_image(images), atol=1e-6)
+        all_patches = openclip_model.eval().encode_image(images)
+        assert not torch.allclose(features, all_patches, atol=1e-3)
+    assert [call.kept_tokens.shape[1] for call in calls] == [n_tokens]
 
 
 def test_the_teacher_sees_all_patches():
     method, views = METHODS["cosmos"], tiny_views(METHODS["cosmos"])
-    plain = make_training(tiny_config(method), SINGLE_PROCESS)
-    dropping = training_with_dropout("cosmos")
-    expected = method.teacher_features(plain.teacher, views)
-    assert torch.equal(method.teacher_features(dropping.teacher, views).image, expected.image)
-    student = method.student_features(dropping.model, views)
+    without_dropout = make_training(tiny_config(method), SINGLE_PROCESS)
+    with_dropout = training_with_dropout("cosmos")
+    expected = method.teacher_features(without_dropout.teacher, views)
+    teacher = method.teacher_features(with_dropout.teacher, views)
+    assert torch.equal(teacher.image, expected.image)
+    student = method.student_features(with_dropout.model, views)
     assert not torch.allclose(student.image[:2], expected.image, atol=1e-3)
 
 
 def test_flops_are_those_of_the_patches_that_are_left():
-    """PyTorch's own count of a step, as in test_identity.py; no random number is drawn."""
+    """They agree with PyTorch's count of a step, as in test_identity.py."""
     config, views = config_with_dropout("cosmos", precision="bf16"), tiny_views(METHODS["cosmos"])
-    before = torch.get_rng_state()
+    random_state = torch.get_rng_state()
     flops = sample_flops(config, views)
-    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(torch.get_rng_state(), random_state)
     assert flops < 0.9 * sample_flops(replace(config, model=ModelConfig()), views)
     training = make_training(config, SINGLE_PROCESS)
     with FlopCounterMode(display=False) as counter:
         step(training, views, precision="bf16")
+    # Two global views of 16 patches and three local ones of 4; a patch of 3 x 8 x 8 pixels has 16
+    # channels.
     gradient_of_pixels = 2 * (2 * 16 + 3 * 4) * (3 * 8 * 8) * 16
     assert flops - gradient_of_pixels == pytest.approx(counter.get_total_flops() / 8, rel=0.04)
 
 
 class RepeatedPatches(torch.nn.Module):
-    """Keeps the patches that were kept of the same images before."""
+    """Keep the patches that recorded calls kept of the same images."""
 
-    def __init__(self, records):
+    def __init__(self, calls):
         super().__init__()
-        self.records = records  # pairs of all tokens (1 + N, width) and those that were kept
+        self.calls = calls
 
     def forward(self, x):
-        kept = []
-        for tokens in x:
-            same_size = [pair for pair in self.records if pair[0].shape == tokens.shape]
-            ((_, kept_before),) = [p for p in same_size if torch.allclose(p[0], tokens)]
-            is_kept = (tokens[:, None] - kept_before).abs().amax(-1) < 1e-9
-            kept.append(tokens[is_kept.float().argmax(0)])
-        return torch.stack(kept)
+        return torch.stack([self.kept_tokens_of(tokens) for tokens in x])
+
+    def kept_tokens_of(self, tokens):
+        """Return the tokens of one image (1 + number of patches, width) that were kept."""
+        matches = []
+        for call in self.calls:
+            if call.tokens.shape[1:] != tokens.shape:
+                continue
+            for recorded_tokens, recorded_kept_tokens in zip(*call, strict=True):
+                if torch.allclose(recorded_tokens, tokens):
+                    matches.append(recorded_kept_tokens)
+        (kept_before,) = matches
+        is_kept = (tokens[:, None] - kept_before).abs().amax(-1) < 1e-9
+        return tokens[is_kept.float().argmax(0)]
 
 
 @pytest.mark.parametrize("name", ["clip", "cosmos", "flair"])
-def test_a_batch_in_parts_has_the_gradient_of_the_whole_with_the_same_patches(name):
-    """Both times that a part is encoded, and in the whole batch."""
-    calls = []
+def test_a_batch_in_chunks_has_the_gradient_of_the_whole_with_the_same_patches(name):
     with double_precision():
         views = tiny_views(METHODS[name])
         training = training_with_dropout(name, accumulate=4)
-        training.model.visual.patch_dropout.register_forward_hook(
-            lambda module, inputs, output: calls.append((inputs[0].detach(), output.detach()))
-        )
+        calls = record_dropout(training.model)
         report = step(training, views, n_chunks=4)
-        first, second = calls[: len(calls) // 2], calls[len(calls) // 2 :]
-        for (_, ours), (_, theirs) in zip(first, second, strict=True):
-            assert torch.equal(ours, theirs)
+        # Every chunk is encoded twice, and the same patches are kept both times.
+        first_calls, second_calls = calls[: len(calls) // 2], calls[len(calls) // 2 :]
+        for first_call, second_call in zip(first_calls, second_calls, strict=True):
+            assert torch.equal(first_call.kept_tokens, second_call.kept_tokens)
 
         whole = make_training(tiny_config(METHODS[name]), SINGLE_PROCESS)
-        records = [pair for batch in first for pair in zip(*batch, strict=True)]
-        whole.model.visual.patch_dropout = RepeatedPatches(records)
+        whole.model.visual.patch_dropout = RepeatedPatches(first_calls)
         expected = step(whole, views)
     assert report.terms == pytest.approx(expected.terms, abs=1e-12)
-    ours, theirs = gradients(training.model), gradients(whole.model)
-    assert ours.keys() == theirs.keys()
-    for key, value in theirs.items():
-        assert torch.allclose(ours[key], value, rtol=1e-9, atol=1e-12), key
+    chunk_gradients, whole_gradients = gradients(training.model), gradients(whole.model)
+    assert chunk_gradients.keys() == whole_gradients.keys()
+    for key, value in whole_gradients.items():
+        assert torch.allclose(chunk_gradients[key], value, rtol=1e-9, atol=1e-12), key
 
 
-def test_later_draws_do_not_depend_on_the_number_of_parts():
-    """The second time that parts are encoded ends at the same state of the generator."""
-    views, states = tiny_views(METHODS["clip"]), []
-    for n_chunks in (1, 4):
+def test_later_random_numbers_do_not_depend_on_the_number_of_chunks():
+    # Encoding chunks for the second time must not change the state of the random generator.
+    views = tiny_views(METHODS["clip"])
+
+    def random_state_after_step(n_chunks):
         training = training_with_dropout("clip", accumulate=n_chunks)
         torch.manual_seed(5)
         step(training, views, n_chunks=n_chunks)
-        states.append(torch.get_rng_state())
-    assert torch.equal(*states)
+        return torch.get_rng_state()
+
+    assert torch.equal(random_state_after_step(1), random_state_after_step(4))
 
 
 def test_a_resumed_run_drops_the_same_patches(setting, scene_shards):
@@ -145,18 +170,19 @@ def test_a_resumed_run_drops_the_same_patches(setting, scene_shards):
     config = override(RECIPES["scenes_cosmos"](), settings)
     Trainer(config, setting).run(scene_shards)
     path = setting.output / "checkpoint.safetensors"
-    whole = read_checkpoint(path).weights["student"]
+    expected = read_checkpoint(path).weights["student"]
     (setting.output / "snapshots" / "step-00000004.pt").unlink()
     torch.manual_seed(0)
     Trainer(config, setting, resume=True).run(scene_shards)
     resumed = read_checkpoint(path).weights["student"]
-    assert all(torch.equal(resumed[key], value) for key, value in whole.items())
+    assert all(torch.equal(resumed[key], value) for key, value in expected.items())
+    # A model that is loaded sees all patches, so that its features are not random.
     images = torch.randn(2, 3, 64, 64)
-    model = load_model(path)  # sees all patches
+    model = load_model(path)
     assert torch.equal(model.encode_image(images), model.encode_image(images))
 
 
-def test_a_fraction_of_patches_is_below_one():
+def test_the_fraction_of_dropped_patches_is_less_than_one():
     config = RECIPES["scenes_clip"]()
     check_config(override(config, ["model.patch_dropout=0.5"]), world_size=1)
     with pytest.raises(ValueError, match=r"^--set model.patch_dropout: .* less than 1, not 1; for"):

@@ -1,4 +1,4 @@
-"""Snapshot files: what stays, what is passed over, what is refused."""
+"""Snapshots: which ones are kept, which damaged ones are skipped, and which ones are refused."""
 
 import gc
 import os
@@ -19,40 +19,44 @@ from cosmos_core.model.checkpoint import CheckpointError, read_checkpoint
 from cosmos_core.model.sharded import read_weights
 
 
-def names(folder):
-    return sorted(path.name for path in (folder / "snapshots").iterdir())
+def names(output):
+    """Return the names of the files in the folder of snapshots of a run."""
+    return sorted(path.name for path in (output / "snapshots").iterdir())
 
 
 def state(value):
+    """Return a state to be saved, whose weights all have this value."""
     return {"weights": torch.full((100, 100), float(value)), "nested": {"steps": [1, (2, 3)]}}
 
 
-def test_the_newest_comes_back_as_it_was(tmp_path, caplog):
+def test_the_newest_snapshot_is_read_as_it_was_saved(tmp_path, caplog):
     snapshots = snapshot.Snapshots(tmp_path, keep=2)
     snapshots.save(1, state(1))
     snapshots.save(2, state(2))
-    found = snapshots.newest()
-    assert (found["step"], caplog.messages) == (2, [])
-    assert torch.equal(found["weights"], state(2)["weights"])
-    assert found["nested"] == {"steps": [1, (2, 3)]}
+    newest = snapshots.newest()
+    assert (newest["step"], caplog.messages) == (2, [])
+    assert torch.equal(newest["weights"], state(2)["weights"])
+    assert newest["nested"] == {"steps": [1, (2, 3)]}
 
 
 def test_a_copy_takes_the_memory_of_the_former_one():
-    first = snapshot.HostCopy({"a": torch.ones(3), "b": torch.ones(2), "step": 1})
-    places = {key: first.state()[key].data_ptr() for key in "ab"}
+    first_copy = snapshot.HostCopy({"a": torch.ones(3), "b": torch.ones(2), "step": 1})
+    first_addresses = {key: first_copy.state()[key].data_ptr() for key in ("a", "b")}
     state = {"a": torch.arange(3.0), "b": torch.ones(4), "step": 2}
-    copied = snapshot.HostCopy(state, first).state()
-    assert copied["a"].data_ptr() == places["a"]
-    assert copied["b"].data_ptr() not in (places["b"], state["b"].data_ptr())
+    copied = snapshot.HostCopy(state, first_copy).state()
+    assert copied["a"].data_ptr() == first_addresses["a"]
+    # `b` has another size now.
+    assert copied["b"].data_ptr() not in (first_addresses["b"], state["b"].data_ptr())
     assert copied["step"] == 2
-    assert all(torch.equal(copied[key], state[key]) for key in "ab")
+    assert all(torch.equal(copied[key], state[key]) for key in ("a", "b"))
     state["a"].zero_()
     assert copied["a"].tolist() == [0, 1, 2]
-    more = snapshot.HostCopy({**state, "c": torch.ones(1)}, first).state()
-    assert more["a"].data_ptr() != places["a"]
+    # No memory is taken from a copy with other keys.
+    copy_with_c = snapshot.HostCopy({**state, "c": torch.ones(1)}, first_copy).state()
+    assert copy_with_c["a"].data_ptr() != first_addresses["a"]
 
 
-def test_the_last_few_and_the_best_stay(tmp_path):
+def test_the_last_few_and_the_best_snapshots_are_kept(tmp_path):
     snapshots = snapshot.Snapshots(tmp_path, keep=2)
     for step in (1, 2, 3):
         snapshots.save(step, state(step))
@@ -67,17 +71,28 @@ def test_the_last_few_and_the_best_stay(tmp_path):
     assert names(tmp_path) == ["best.json", "step-00000004.pt", "step-00000005.pt"]
 
 
-def cut(share):
-    return lambda content: content[: int(share * len(content))]
+# Ways to damage the bytes of a file.
 
 
-def flip(content):
+def empty(content):
+    return b""
+
+
+def keep_90_percent(content):
+    return content[: int(0.9 * len(content))]
+
+
+def keep_99_percent(content):
+    return content[: int(0.99 * len(content))]
+
+
+def overwrite_middle(content):
     middle = len(content) // 2
     return content[:middle] + b"\xff" * 8 + content[middle + 8 :]
 
 
-@pytest.mark.parametrize("damage", [cut(0.0), cut(0.99), flip])
-def test_a_damaged_snapshot_is_passed_over_with_a_warning(tmp_path, damage, caplog):
+@pytest.mark.parametrize("damage", [empty, keep_99_percent, overwrite_middle])
+def test_a_damaged_snapshot_is_skipped_with_a_warning(tmp_path, damage, caplog):
     snapshots = snapshot.Snapshots(tmp_path, keep=3)
     snapshots.save(1, state(1))
     newest = snapshots.save(2, state(2))
@@ -110,26 +125,30 @@ def test_a_failed_write_leaves_nothing(tmp_path):
     assert names(tmp_path) == ["step-00000001.pt"]
 
 
-def test_random_generators_go_on_where_they_were(tmp_path):
+def draw_random_numbers():
+    return random.random(), np.random.standard_normal(), torch.rand(3).tolist()
+
+
+def test_random_generators_continue_where_they_were(tmp_path):
     snapshots = snapshot.Snapshots(tmp_path, keep=1)
-    random.random(), np.random.standard_normal(), torch.rand(3)
+    draw_random_numbers()
     snapshots.save(1, {"random": [snapshot.random_state()]})
-    first = (random.random(), np.random.standard_normal(), torch.rand(3).tolist())
+    numbers = draw_random_numbers()
     snapshot.restore_random_state(snapshots.newest()["random"][0])
-    assert (random.random(), np.random.standard_normal(), torch.rand(3).tolist()) == first
+    assert draw_random_numbers() == numbers
 
 
-@pytest.mark.parametrize("part", [snapshot.REQUIRED_KEYS[0], snapshot.REQUIRED_KEYS[-1]])
-def test_a_snapshot_without_a_part_is_damaged(tmp_path, part, caplog):
+@pytest.mark.parametrize("key", [snapshot.REQUIRED_KEYS[0], snapshot.REQUIRED_KEYS[-1]])
+def test_a_snapshot_without_a_required_key_is_damaged(tmp_path, key, caplog):
     snapshots = snapshot.Snapshots(tmp_path, keep=2)
-    whole = dict.fromkeys(snapshot.REQUIRED_KEYS, 0)
-    snapshots.save(1, whole)
-    newest = snapshots.save(2, whole)
+    complete_state = dict.fromkeys(snapshot.REQUIRED_KEYS, 0)
+    snapshots.save(1, complete_state)
+    newest = snapshots.save(2, complete_state)
     state = torch.load(newest, weights_only=True)
-    del state[part]
+    del state[key]
     torch.save(state, newest)
     assert snapshots.newest(snapshot.REQUIRED_KEYS)["step"] == 1
-    assert caplog.messages == [f"{newest}: damaged, passed over (lacks {part})"]
+    assert caplog.messages == [f"{newest}: damaged, passed over (lacks {key})"]
 
 
 def test_a_snapshot_with_more_steps_than_the_run_is_refused(tmp_path):
@@ -141,7 +160,7 @@ def test_a_snapshot_with_more_steps_than_the_run_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"step": 1, "value": null}', "[" * 9999])
-def test_a_damaged_note_of_the_best_is_named(tmp_path, content):
+def test_a_damaged_note_of_the_best_snapshot_is_refused(tmp_path, content):
     snapshots = snapshot.Snapshots(tmp_path, keep=2)
     snapshots.save(1, state(1))
     (tmp_path / "snapshots" / "best.json").write_text(content)
@@ -150,7 +169,7 @@ def test_a_damaged_note_of_the_best_is_named(tmp_path, content):
 
 
 @pytest.mark.parametrize("name", ["checkpoint.safetensors", "log.jsonl"])
-def test_a_new_run_does_not_replace_what_is_left_of_another(tmp_path, name):
+def test_a_new_run_does_not_replace_files_of_another(tmp_path, name):
     snapshots, config = snapshot.Snapshots(tmp_path, keep=1), tiny_config(METHODS["clip"])
     (tmp_path / "notes.txt").write_text("mine")
     (tmp_path / name).touch()
@@ -162,7 +181,7 @@ def test_a_new_run_does_not_replace_what_is_left_of_another(tmp_path, name):
         snapshot.find_state(snapshots, tmp_path, config, resume=True)
 
 
-def test_a_full_disk_leaves_the_snapshots_before(tmp_path, caplog):
+def test_a_full_disk_leaves_the_former_snapshots(tmp_path, caplog):
     snapshots = snapshot.Snapshots(tmp_path, keep=1)
     snapshots.save(1, state(1))
     with file_size_limit(10_000), pytest.raises(OSError, match="File too large") as caught:
@@ -175,11 +194,12 @@ def test_a_full_disk_leaves_the_snapshots_before(tmp_path, caplog):
 
 @pytest.fixture
 def background():
-    """The threads of a training with one process."""
+    """The background threads of a training with one process."""
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     yield SINGLE_PROCESS.in_background()
     dist.destroy_process_group()
-    gc.collect()  # a process that is forked later would wait for ever when it frees the group
+    # Free the group now: a process that is forked later and frees it would wait for ever.
+    gc.collect()
 
 
 @pytest.fixture
@@ -191,20 +211,20 @@ def sharded(tmp_path, background):
     return snapshots
 
 
-def test_a_sharded_snapshot_comes_back_as_it_was(sharded, tmp_path, caplog):
+def test_a_sharded_snapshot_is_read_as_it_was_saved(sharded, tmp_path, caplog):
     assert names(tmp_path) == ["step-00000001", "step-00000002"]
-    found = sharded.newest(["student", "optimizer", "random"])
-    assert (found["step"], found["random"], caplog.messages) == (2, [7], [])
-    assert found["optimizer"] == {"param_groups": [{"lr": 0.5}]}
-    weights, model = read_weights(sharded.path(2))
-    assert model == {"method": "clip"}
+    newest = sharded.newest(["student", "optimizer", "random"])
+    assert (newest["step"], newest["random"], caplog.messages) == (2, [7], [])
+    assert newest["optimizer"] == {"param_groups": [{"lr": 0.5}]}
+    weights, description = read_weights(sharded.path(2))
+    assert description == {"method": "clip"}
     expected = resuming.divided_state(2)
-    keys = [f"{name}.{key}" for name in ("student", "teacher") for key in ("scale", "weight")]
+    keys = ["student.scale", "student.weight", "teacher.scale", "teacher.weight"]
     assert sorted(weights) == keys
     for key in keys:
-        name, _, part = key.partition(".")
-        assert weights[key].shape == expected[name][part].shape
-        assert torch.equal(weights[key], expected[name][part])
+        model, parameter = key.split(".")
+        assert weights[key].shape == expected[model][parameter].shape
+        assert torch.equal(weights[key], expected[model][parameter])
     sharded.save(2, {})
     assert names(tmp_path) == ["step-00000001", "step-00000002.pt"]
 
@@ -216,13 +236,13 @@ SHARD = "shard-00001-model-00001-of-00001.safetensors"
     ("name", "damage", "reason"),
     [
         (SHARD, None, "No such file or directory: "),
-        (SHARD, flip, f"{SHARD} is not as it was written"),
-        (SHARD, cut(0.9), f"{SHARD} is not as it was written"),
+        (SHARD, overwrite_middle, f"{SHARD} is not as it was written"),
+        (SHARD, keep_90_percent, f"{SHARD} is not as it was written"),
         ("state.pt", None, "No such file"),
-        ("state.pt", cut(0.9), "not a zip file"),
+        ("state.pt", keep_90_percent, "not a zip file"),
     ],
 )
-def test_a_sharded_snapshot_without_a_part_is_passed_over(
+def test_a_sharded_snapshot_with_a_missing_or_damaged_file_is_skipped(
     sharded, tmp_path, name, damage, reason, caplog
 ):
     path = sharded.path(2) / name
@@ -241,7 +261,7 @@ def test_a_sharded_snapshot_without_a_part_is_passed_over(
     assert "\n" not in str(caught.value)
 
 
-def test_a_full_disk_leaves_the_sharded_snapshots_before(sharded, tmp_path, background):
+def test_a_full_disk_leaves_the_former_sharded_snapshots(sharded, tmp_path, background):
     state = resuming.divided_state(3)
     with file_size_limit(10_000), pytest.raises(OSError, match="File too large") as caught:
         sharded.save_sharded(3, state, {}, background)

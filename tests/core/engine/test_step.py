@@ -1,4 +1,4 @@
-"""One step: its order, its clamping, and what it refuses."""
+"""A training step: the order of its updates, the limits of scales, and losses that are refused."""
 
 import math
 
@@ -20,46 +20,56 @@ def start():
 
 def test_normalise_by_hand():
     images = torch.tensor([0, 255], dtype=torch.uint8).reshape(1, 1, 1, 1, 2).expand(1, 1, 3, 1, 2)
-    raw = Views(images, images[:0], torch.zeros(1, 1, 1))
-    done = normalise(raw, torch.tensor([0.5, 0.5, 0.5]), torch.tensor([0.25, 0.5, 1.0]))
-    assert done.global_images[0, 0, :, 0].tolist() == [[-2, 2], [-1, 1], [-0.5, 0.5]]
+    views = Views(images, images[:0], torch.zeros(1, 1, 1))
+    mean, std = torch.tensor([0.5, 0.5, 0.5]), torch.tensor([0.25, 0.5, 1.0])
+    normalised = normalise(views, mean, std)
+    assert normalised.global_images[0, 0, :, 0].tolist() == [[-2, 2], [-1, 1], [-0.5, 0.5]]
 
 
-def test_teacher_moves_towards_the_student_before_the_optimizer():
+def test_the_teacher_moves_towards_the_student_before_the_optimizer_step():
     training = start()
     student, teacher = training.model, training.teacher
     with torch.no_grad():
         student.visual.proj.add_(1.0)
-    own, averaged = student.visual.proj.detach().clone(), teacher.visual.proj.clone()
+    student_before = student.visual.proj.detach().clone()
+    teacher_before = teacher.visual.proj.clone()
     step(training, tiny_views(METHOD), momentum=0.5)
-    assert torch.allclose(teacher.visual.proj, (own + averaged) / 2)  # own as before the step
-    assert not torch.equal(student.visual.proj, own)
+    assert torch.allclose(teacher.visual.proj, (student_before + teacher_before) / 2)
+    assert not torch.equal(student.visual.proj, student_before)
 
 
 @pytest.mark.parametrize("name", ["clip", "siglip", "slip", "flair"])
 def test_the_teacher_of_a_method_without_one_is_an_exponential_moving_average(name):
-    """As of arXiv 1703.01780, in closed form: m^k w_0 + (1 - m) sum m^(k - 1 - i) w_i over the
-    student's weights w_i before step i. It costs no forward pass."""
-    method, momentum, weights = METHODS[name], 0.75, []
+    """The average of arXiv 1703.01780 in closed form, which costs no forward pass.
+
+    After k steps with momentum m it is m^k w_0 + (1 - m) sum m^(k - 1 - i) w_i, with the student's
+    weights w_i before step i.
+    """
+    method, momentum = METHODS[name], 0.75
     training = make_training(tiny_config(method, lr=0.01), SINGLE_PROCESS)
-    calls = []
-    training.teacher.register_forward_pre_hook(lambda *_: calls.append(1))
-    training.teacher.visual.conv1.register_forward_pre_hook(lambda *_: calls.append(1))
-    training.teacher.token_embedding.register_forward_pre_hook(lambda *_: calls.append(1))
+    teacher = training.teacher
+
+    def refuse_call(module, inputs):
+        pytest.fail("the teacher is called")
+
+    for module in (teacher, teacher.visual.conv1, teacher.token_embedding):
+        module.register_forward_pre_hook(refuse_call)
+    student_weights = []  # before each step
     for number in range(4):
-        weights.append({k: v.clone() for k, v in training.model.state_dict().items()})
+        weights = training.model.state_dict()
+        student_weights.append({key: value.clone() for key, value in weights.items()})
         step(training, tiny_views(method, seed=number), momentum=momentum)
-    teacher = training.teacher.state_dict()
-    for key, start in weights[0].items():
-        expected = momentum**4 * start
+    teacher_weights = teacher.state_dict()
+    for key, first_value in student_weights[0].items():
+        expected = momentum**4 * first_value
         for number in range(4):
-            expected += (1 - momentum) * momentum ** (3 - number) * weights[number][key]
-        assert torch.allclose(teacher[key], expected, rtol=1e-5, atol=1e-6), key
-    assert not torch.allclose(teacher["visual.proj"], weights[0]["visual.proj"], atol=1e-3)
-    assert calls == []
+            expected += (1 - momentum) * momentum ** (3 - number) * student_weights[number][key]
+        assert torch.allclose(teacher_weights[key], expected, rtol=1e-5, atol=1e-6), key
+    projection, first_projection = teacher_weights["visual.proj"], student_weights[0]["visual.proj"]
+    assert not torch.allclose(projection, first_projection, atol=1e-3)
 
 
-def test_scales_are_clamped():
+def test_logit_scales_are_clamped():
     training = start()
     with torch.no_grad():
         for model in (training.model, training.teacher):
@@ -71,11 +81,11 @@ def test_scales_are_clamped():
         assert model.distill_logit_scale.item() == 0
 
 
-@pytest.mark.parametrize("parts", [1, 2])
-def test_a_loss_that_is_not_finite_is_named(parts):
-    training, broken = start(), tiny_views(METHOD)
-    broken.global_images[0, 0] = float("nan")
-    report = step(training, broken, n_chunks=parts)
+@pytest.mark.parametrize("n_chunks", [1, 2])
+def test_a_loss_that_is_not_finite_is_named(n_chunks):
+    training, views = start(), tiny_views(METHOD)
+    views.global_images[0, 0] = float("nan")
+    report = step(training, views, n_chunks=n_chunks)
     with pytest.raises(FloatingPointError, match="the clip loss is nan"):
         report.check()
 

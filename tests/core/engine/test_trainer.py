@@ -1,7 +1,8 @@
-"""The training loop in this process."""
+"""The training loop in this process: resuming, changed data, and when snapshots are written."""
 
 import dataclasses
 import errno
+import itertools
 import math
 import os
 import shutil
@@ -26,14 +27,15 @@ SHORT = ("optim.batch_size=4", "data.workers=0", "watch.pictures=false", SMALL_M
 
 
 def test_a_run_stopped_before_its_first_step_can_go_on(setting, scene_shards):
-    def interrupted(texts):
-        """As if the signal came while the first batch was made."""
+    def tokenize_interrupted(texts):
+        """Tokenize the first batch while the process is asked to end."""
         os.kill(os.getpid(), signal.SIGTERM)
         return setting.tokenizer(texts)
 
     settings = ["optim.steps=1", *SHORT]
     config = override(RECIPES["scenes_cosmos"](), settings)
-    assert Trainer(config, setting._replace(tokenizer=interrupted)).run(scene_shards) == 0
+    interrupted_setting = setting._replace(tokenizer=tokenize_interrupted)
+    assert Trainer(config, interrupted_setting).run(scene_shards) == 0
     assert Snapshots(setting.output, keep=1).steps() == [0]
     assert (setting.output / "checkpoint.safetensors").exists()
     assert Trainer(config, setting, resume=True).run(scene_shards) == 1
@@ -41,7 +43,10 @@ def test_a_run_stopped_before_its_first_step_can_go_on(setting, scene_shards):
 
 @pytest.fixture(scope="module")
 def begun_run(setting_of_session, tmp_path_factory):
-    """A run of one of two steps in the folder `run`, on two tars of four scenes in `here`."""
+    """A folder with a run that did one of two steps, and the configuration of the run.
+
+    In the folder, `run` is the output of the run, and `here` has its data: two tars of four scenes.
+    """
     folder = tmp_path_factory.mktemp("begun")
     (folder / "here").mkdir()
     for number in (0, 4):
@@ -51,9 +56,10 @@ def begun_run(setting_of_session, tmp_path_factory):
         tar.rename(folder / "here" / f"{number}.tar")
     settings = ["optim.steps=2", *SHORT, f"data.shards={folder}/here/*.tar"]
     config = override(RECIPES["scenes_clip"](), settings)
-    short = dataclasses.replace(config, optim=dataclasses.replace(config.optim, steps=1))
+    one_step_config = dataclasses.replace(config, optim=dataclasses.replace(config.optim, steps=1))
     setting = setting_of_session._replace(output=folder / "run")
-    Trainer(short, setting).run(short.data.shards)
+    Trainer(one_step_config, setting).run(one_step_config.data.shards)
+    # The snapshot is changed so that it is of a run of two steps.
     path = setting.output / "snapshots" / "step-00000001.pt"
     state = torch.load(path, weights_only=True)
     torch.save({**state, "config": plain_config(config)}, path)
@@ -62,7 +68,10 @@ def begun_run(setting_of_session, tmp_path_factory):
 
 @pytest.fixture
 def local_run(begun_run, tmp_path):
-    """Copies of the begun run and its data in the test's folder, and its configuration."""
+    """The configuration of the begun run, which is copied to the test's folder with its data.
+
+    The data are in the folder `there`.
+    """
     folder, config = begun_run
     shutil.copytree(folder / "run", tmp_path / "run")
     shutil.copytree(folder / "here", tmp_path / "there")
@@ -70,8 +79,8 @@ def local_run(begun_run, tmp_path):
 
 
 def resume(config, setting, shards):
-    moved = override(config, [f"data.shards={shards}"])
-    return Trainer(moved, setting, resume=True).run(shards)
+    config = override(config, [f"data.shards={shards}"])
+    return Trainer(config, setting, resume=True).run(shards)
 
 
 def test_a_run_goes_on_with_the_same_data_in_another_folder(local_run, setting, tmp_path):
@@ -105,7 +114,7 @@ def pad(folder):
         (pad, r"shard 2 was 4\.tar of \d+ bytes with 4 samples .* and is 4\.tar of"),
     ],
 )
-def test_changed_data_stop_a_resumed_run_and_are_named(
+def test_a_resumed_run_refuses_changed_data_and_names_the_shard(
     local_run, setting, tmp_path, change, message
 ):
     change(tmp_path / "there")
@@ -114,85 +123,100 @@ def test_changed_data_stop_a_resumed_run_and_are_named(
         resume(local_run, setting, f"{tmp_path}/there/*.tar")
 
 
-class Scores:
-    """An evaluator that returns given values of a metric."""
+class MadeUpEvaluator:
+    """An evaluator that returns one accuracy of the teacher after the other."""
 
-    def __init__(self, *values):
-        self.values = iter(values)
+    def __init__(self, accuracies):
+        self.accuracies = iter(accuracies)
 
     def measure(self, checkpoint, weights, datasets, **_):
-        return {"set": {"acc1": next(self.values) if weights == "teacher" else 0.0}}
+        return {"set": {"acc1": next(self.accuracies) if weights == "teacher" else 0.0}}
 
 
-def test_the_best_snapshot_is_found_after_a_first_value_that_is_no_number(setting, scene_shards):
-    settings = ["optim.steps=4", *SHORT]
-    best = ["save.best=set/teacher/acc1", "watch.evaluate_every=1", "watch.datasets=set"]
-    config = override(RECIPES["scenes_clip"](), [*settings, *best, "save.keep=1"])
-    nan = float("nan")
-    Trainer(config, setting._replace(evaluator=Scores(nan, 0.5, 0.75, 0.5))).run(scene_shards)
+def test_the_best_snapshot_is_kept_also_if_the_first_value_is_nan(setting, scene_shards):
+    settings = [
+        *("optim.steps=4", *SHORT),
+        *("save.best=set/teacher/acc1", "watch.evaluate_every=1", "watch.datasets=set"),
+        "save.keep=1",
+    ]
+    config = override(RECIPES["scenes_clip"](), settings)
+    evaluator = MadeUpEvaluator([float("nan"), 0.5, 0.75, 0.5])
+    Trainer(config, setting._replace(evaluator=evaluator)).run(scene_shards)
     snapshots = Snapshots(setting.output, keep=1)
     assert snapshots.best() == Best(3, 0.75)
     assert snapshots.steps() == [3, 4]
 
 
-def short_run(setting, *settings, steps=6):
+def make_trainer(setting, *settings, steps=6):
+    """Return the trainer of a run of a few steps."""
     settings = [f"optim.steps={steps}", *SHORT, "compute.precision=fp32", *settings]
     return Trainer(override(RECIPES["scenes_cosmos"](), settings), setting)
 
 
-@pytest.mark.parametrize("bad", [2, 3])
-def test_an_update_that_is_not_finite_reaches_no_snapshot(setting, scene_shards, bad):
+@pytest.mark.parametrize("bad_step", [2, 3])
+def test_an_update_that_is_not_finite_reaches_no_snapshot(setting, scene_shards, bad_step):
     """It is noticed when the next step has been started, or before a snapshot is written."""
-    trainer = short_run(setting, "save.every=2")
-    gradients = iter(range(99))
-    weight = trainer._training.model.visual.proj
-    weight.register_hook(lambda gradient: gradient * (math.inf if next(gradients) == bad else 1))
-    with pytest.raises(FloatingPointError, match=f"^step {bad}: the gradient's norm is "):
+    trainer = make_trainer(setting, "save.every=2")
+    steps = itertools.count()
+
+    def change_gradient(gradient):
+        return gradient * (math.inf if next(steps) == bad_step else 1)
+
+    trainer._training.model.visual.proj.register_hook(change_gradient)
+    with pytest.raises(FloatingPointError, match=f"^step {bad_step}: the gradient's norm is "):
         trainer.run(scene_shards)
     assert Snapshots(setting.output, keep=9).steps() == [2]
 
 
 def test_a_step_reads_at_most_two_values_from_the_device(setting, scene_shards, tmp_path):
-    found = {}
-    for steps in (2, 6):
-        trainer = short_run(setting._replace(output=tmp_path / str(steps)), steps=steps)
-        training = trainer._training
-        on_device = [*training.model.state_dict().values(), *training.teacher.state_dict().values()]
+    def count_reads(steps):
+        trainer = make_trainer(setting._replace(output=tmp_path / str(steps)), steps=steps)
+        model, teacher = trainer._training.model, trainer._training.teacher
+        on_device = [*model.state_dict().values(), *teacher.state_dict().values()]
         with DeviceReads([*on_device, trainer._mean, trainer._std]) as reads:
             trainer.run(scene_shards)
-        found[steps] = reads.found
-    more = found[6] - found[2]
-    assert 0 < more.total() <= 2 * 4, more
+        return reads.found
+
+    reads_of_two_steps = count_reads(steps=2)
+    reads_of_four_steps = count_reads(steps=6) - reads_of_two_steps
+    assert 0 < reads_of_four_steps.total() <= 2 * 4, reads_of_four_steps
 
 
 def test_the_pace_of_the_last_step_is_like_that_of_the_others(setting, scene_shards):
-    short_run(setting, "watch.log_every=1").run(scene_shards)
+    make_trainer(setting, "watch.log_every=1").run(scene_shards)
     paces = [record["timing"]["samples_per_second"] for record in log(setting.output)]
     assert len(paces) == 6
     assert paces[-1] < 20 * max(paces[1:-1])
 
 
-def test_a_snapshot_holds_its_step_however_late_it_is_written(
+def tensors_of_second_snapshot(output):
+    path = output / "snapshots" / "step-00000002.pt"
+    leaves = tree_leaves(torch.load(path, weights_only=True))
+    return [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+
+
+def test_a_snapshot_that_is_written_late_has_the_weights_of_its_step(
     setting, scene_shards, tmp_path, monkeypatch
 ):
-    saved, trainers = Snapshots.save, []
+    settings = ("save.every=2", "save.keep=9")
+    trainer = make_trainer(setting._replace(output=tmp_path / "in time"), *settings)
+    trainer.run(scene_shards)
+    expected_tensors = tensors_of_second_snapshot(tmp_path / "in time")
 
-    def save_late(snapshots, step, state):
-        while late and step == 2 and trainers[-1]._steps_done < 4:  # two steps later
+    save = Snapshots.save
+    trainer = make_trainer(setting._replace(output=tmp_path / "late"), *settings)
+
+    def save_two_steps_later(snapshots, step, state):
+        while step == 2 and trainer._steps_done < 4:
             time.sleep(0.001)
-        return saved(snapshots, step, state)
+        return save(snapshots, step, state)
 
-    monkeypatch.setattr(Snapshots, "save", save_late)
-    found = []
-    for late in (False, True):
-        output = tmp_path / str(late)
-        trainers.append(short_run(setting._replace(output=output), "save.every=2", "save.keep=9"))
-        trainers[-1].run(scene_shards)
-        path = output / "snapshots" / "step-00000002.pt"
-        found.append(tree_leaves(torch.load(path, weights_only=True)))
-    pairs = [pair for pair in zip(*found, strict=True) if isinstance(pair[0], torch.Tensor)]
-    assert len(pairs) > 100
-    assert all(torch.equal(*pair) for pair in pairs)
+    monkeypatch.setattr(Snapshots, "save", save_two_steps_later)
+    trainer.run(scene_shards)
+    tensors = tensors_of_second_snapshot(tmp_path / "late")
+    assert len(tensors) == len(expected_tensors) > 100
+    for tensor, expected_tensor in zip(tensors, expected_tensors, strict=True):
+        assert torch.equal(tensor, expected_tensor)
 
 
 def test_a_snapshot_that_cannot_be_written_ends_the_run(setting, scene_shards, monkeypatch):
@@ -200,7 +224,7 @@ def test_a_snapshot_that_cannot_be_written_ends_the_run(setting, scene_shards, m
         raise OSError(errno.ENOSPC, "No space left on device", "step.pt")
 
     monkeypatch.setattr(Snapshots, "save", fail)
-    trainer = short_run(setting, "save.every=2", steps=50)
+    trainer = make_trainer(setting, "save.every=2", steps=50)
     with pytest.raises(OSError, match="No space left"):
         trainer.run(scene_shards)
     assert trainer._steps_done < 50

@@ -1,4 +1,4 @@
-"""Contrastive losses against loops over OpenCLIP's own and cases solved by hand."""
+"""Contrastive losses against loops over OpenCLIP's loss, and cases solved by hand."""
 
 import math
 
@@ -30,54 +30,68 @@ def random_features(views, texts, *, crossmodal=True, seed=0):
     )
 
 
-def mean_of_pairs(first, second, scale):
-    """OpenCLIP's loss, averaged over all pairs of views."""
-    losses = [ClipLoss()(own, other, scale).item() for own in first for other in second]
+def mean_of_pairs(views, other_views, scale):
+    """Return OpenCLIP's loss, averaged over all pairs of views."""
+    losses = []
+    for view in views:
+        for other_view in other_views:
+            losses.append(ClipLoss()(view, other_view, scale).item())
     return sum(losses) / len(losses)
 
 
-def distillation(own_views, teacher, scale):
-    """The mean over own views x teacher modalities, each the mean over pairs of views."""
-    targets = (teacher.image, teacher.text)
-    groups = [mean_of_pairs(own, target, scale) for own in own_views for target in targets]
-    return sum(groups) / len(groups)
+def mean_distillation(student, teacher):
+    """Return the distillation loss of COSMOS.
+
+    It is the mean over the student's cross-modal features of images and texts, and the teacher's
+    features of images and texts, of the mean over all pairs of their views.
+    """
+    losses = []
+    for views in (student.image_crossmodal, student.text_crossmodal):
+        for target_views in (teacher.image, teacher.text):
+            losses.append(mean_of_pairs(views, target_views, student.distill_logit_scale))
+    return sum(losses) / len(losses)
 
 
-def test_two_samples_by_hand():
-    """Identity against itself at scale ln 3: every row and column is softmax([ln 3, 0])."""
+def test_the_loss_of_two_samples_by_hand():
+    # The features of both samples are orthogonal and the scale is ln 3, so that every row and
+    # column of the logits is [ln 3, 0], with a softmax of [3/4, 1/4].
     identity = torch.eye(2)[None]
     loss = contrastive_loss(identity, identity, torch.tensor(math.log(3)))
     assert loss.item() == pytest.approx(-math.log(3 / 4))
 
 
-def test_shares_of_two_processes_by_hand():
-    """Three samples, of which this process has the last: its row and its column of the logits."""
+def cross_entropy(logits, target):
+    """Return the cross-entropy of a list of logits, of which `target` is the index of the label."""
+    return math.log(sum(math.exp(logit) for logit in logits)) - logits[target]
+
+
+def test_the_loss_of_one_of_two_processes_by_hand():
+    # This process has the last of three samples: its row and its column of the logits.
     images = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]]])
     texts = torch.tensor([[[0.0, 1.0], [1.0, 0.0], [0.8, 0.6]]])
-    own = (Gathered(everywhere[:, 2:], everywhere, 2) for everywhere in (images, texts))
-    loss = contrastive_loss(*own, torch.tensor(2.0))
+    gathered_images = Gathered(images[:, 2:], images, 2)
+    gathered_texts = Gathered(texts[:, 2:], texts, 2)
+    loss = contrastive_loss(gathered_images, gathered_texts, torch.tensor(2.0))
     row = [2 * 0.8, 2 * 0.6, 2 * 0.96]  # the image with every text
     column = [2 * 0.8, 2 * 0.6, 2 * 0.96]  # the text with every image
-    expected = sum(
-        math.log(sum(math.exp(logit) for logit in logits)) - logits[2] for logits in (row, column)
-    )
-    assert loss.item() == pytest.approx(expected / 2)
+    expected = (cross_entropy(row, 2) + cross_entropy(column, 2)) / 2
+    assert loss.item() == pytest.approx(expected)
 
 
-def test_half_gathered_features_are_refused():
+def test_features_of_which_one_side_is_gathered_are_refused():
     features = torch.eye(2)[None]
     with pytest.raises(TypeError, match="gather both sides"):
         contrastive_loss(features, gather_locally([features])[0], torch.tensor(1.0))
 
 
-def test_narrow_features_give_logits_of_full_precision():
-    """Cosines of 1 and 1 - 2^-8 at scale 100: bfloat16 would round the second logit."""
-    features = torch.tensor([[1.0, 0.0], [1.0, 0.0]], dtype=torch.bfloat16)[None]
-    other = torch.tensor([[1.0, 0.0], [1 - 2**-8, 0.0]], dtype=torch.bfloat16)[None]
-    loss = contrastive_loss(features, other, torch.tensor(100.0))
+def test_features_in_bfloat16_give_logits_in_float32():
+    # The cosines are 1 and 1 - 2^-8. At a scale of 100, bfloat16 would round the second logit.
+    images = torch.tensor([[1.0, 0.0], [1.0, 0.0]], dtype=torch.bfloat16)[None]
+    texts = torch.tensor([[1.0, 0.0], [1 - 2**-8, 0.0]], dtype=torch.bfloat16)[None]
+    loss = contrastive_loss(images, texts, torch.tensor(100.0))
     logits = 100 * torch.tensor([[1, 1 - 2**-8], [1, 1 - 2**-8]])
-    target = torch.arange(2)
-    expected = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+    labels = torch.arange(2)
+    expected = (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
 
@@ -85,8 +99,7 @@ def test_narrow_features_give_logits_of_full_precision():
 def test_cosmos_loss_equals_loops_over_openclips():
     student, teacher = random_features(8, 8), random_features(2, 2, crossmodal=False, seed=1)
     clip = mean_of_pairs(student.image[:2], student.text, student.logit_scale)
-    own = (student.image_crossmodal, student.text_crossmodal)
-    distill = distillation(own, teacher, student.distill_logit_scale)
+    distill = mean_distillation(student, teacher)
     terms = cosmos_loss(student, teacher)
     assert terms.clip.item() == pytest.approx(clip, rel=1e-12)
     assert terms.distill.item() == pytest.approx(distill, rel=1e-12)
@@ -105,10 +118,9 @@ def test_clip_loss_is_openclips_on_the_first_views():
 
 def test_cosmos_without_local_texts_has_two_captions():
     student, teacher = random_features(8, 2), random_features(2, 2, crossmodal=False, seed=1)
-    own = (student.image_crossmodal, student.text_crossmodal)
     terms = CosmosMethod(local_texts=False).loss(student, teacher, gather_locally)
     clip = mean_of_pairs(student.image[:2], student.text, student.logit_scale)
-    distill = distillation(own, teacher, student.distill_logit_scale)
+    distill = mean_distillation(student, teacher)
     assert terms.clip.item() == pytest.approx(clip, rel=1e-12)
     assert terms.distill.item() == pytest.approx(distill, rel=1e-12)
 
@@ -140,22 +152,26 @@ def test_distillation_refuses_features_without_cross_attention(loss):
         loss(student, random_features(2, 2))
 
 
+def terms_and_gradients(student, teacher):
+    """Return the terms of the COSMOS loss, and the gradients of three times their sum."""
+    leaves = Features(*(field.clone().requires_grad_() for field in student))
+    terms = cosmos_loss(leaves, teacher)
+    (3 * terms.total).backward()
+    return [*terms.values(), *(leaf.grad for leaf in leaves)]
+
+
 def test_a_loss_in_chunks_equals_the_whole_one_and_its_gradient(monkeypatch):
     student, teacher = random_features(8, 8), random_features(2, 2, crossmodal=False, seed=1)
-    found = []
-    for limits in ({}, {"WHOLE": 0, "CHUNK": 200}):  # 200: two of four columns at once, or one
-        for name, value in limits.items():
-            monkeypatch.setattr(losses, name, value)
-        leaves = Features(*(field.clone().requires_grad_() for field in student))
-        terms = cosmos_loss(leaves, teacher)
-        (3 * terms.total).backward()
-        found.append([*terms.values(), *(leaf.grad for leaf in leaves)])
-    for whole, chunked in zip(*found, strict=True):
-        assert torch.allclose(whole, chunked, rtol=1e-12, atol=1e-14)
+    expected = terms_and_gradients(student, teacher)
+    monkeypatch.setattr(losses, "WHOLE", 0)
+    monkeypatch.setattr(losses, "CHUNK", 200)  # one or two of the four columns at a time
+    chunked = terms_and_gradients(student, teacher)
+    for tensor, expected_tensor in zip(chunked, expected, strict=True):
+        assert torch.allclose(expected_tensor, tensor, rtol=1e-12, atol=1e-14)
 
 
 def test_a_large_loss_needs_features_that_were_gathered(monkeypatch):
     monkeypatch.setattr(losses, "WHOLE", 0)
-    own = Gathered(torch.eye(2)[None], torch.eye(2)[None], 0)
+    features = Gathered(torch.eye(2)[None], torch.eye(2)[None], 0)
     with pytest.raises(TypeError, match="features that a Gather returned"):
-        contrastive_loss(own, own, torch.tensor(1.0))
+        contrastive_loss(features, features, torch.tensor(1.0))

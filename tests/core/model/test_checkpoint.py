@@ -1,4 +1,4 @@
-"""Checkpoint files: both layouts, and what is refused."""
+"""Checkpoint files: those of the published training, those of this package, and refused ones."""
 
 import json
 import re
@@ -23,72 +23,89 @@ TINY = {
 
 @pytest.fixture
 def save(tmp_path):
-    """Write a teacher in our layout; return the path."""
+    """A function that writes a teacher as cosmos-train does, and returns the path."""
 
-    def saved(kind="cosmos", method="cosmos", architecture=TINY, training=None):
-        path = tmp_path / "ours.safetensors"
+    def save_teacher(kind="cosmos", method="cosmos", architecture=TINY, training=None):
+        path = tmp_path / "teacher.safetensors"
         models = {"teacher": cosmos_core.create_model(TINY, kind)}
         save_checkpoint(path, models, method, architecture, training)
         return path
 
-    return saved
+    return save_teacher
 
 
 @pytest.fixture
 def published():
+    """The content of a checkpoint of the published training code."""
     return torch.load(PARITY / "checkpoint.pt", weights_only=True)
 
 
-def test_published_keys_are_ours_exactly(published):
+def test_a_model_has_exactly_the_published_keys(published):
     model = cosmos_core.create_model(CONFIG)
     assert {"module." + key for key in model.state_dict()} == published["student"].keys()
 
 
-def test_teacher_and_student_differ_and_are_chosen(published):
-    kept = {name: published[name]["module.visual.proj"].float() for name in ("teacher", "student")}
-    for weights in kept:
+def test_either_the_teacher_or_the_student_is_loaded(published):
+    projections = {}
+    for weights in ("teacher", "student"):
+        projections[weights] = published[weights]["module.visual.proj"].float()
         model = cosmos_core.load_model(PARITY / "checkpoint.pt", CONFIG, weights)
-        assert torch.equal(model.visual.proj.detach(), kept[weights])
+        assert torch.equal(model.visual.proj.detach(), projections[weights])
         assert not model.training
-    assert not torch.equal(*kept.values())
+    assert not torch.equal(projections["teacher"], projections["student"])
+
+
+def remove_projection(weights):
+    del weights["module.visual.proj"]
+
+
+def add_parameter(weights):
+    weights["module.extra"] = torch.zeros(1)
+
+
+def reshape_projection(weights):
+    weights["module.visual.proj"] = torch.zeros(3, 4)
+
+
+def remove_first_layer_norms(weights):
+    for key in list(weights):
+        if "resblocks.0.ln" in key:
+            del weights[key]
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: s.pop("module.visual.proj"), "1 missing keys, first: visual.proj"),
-        (lambda s: s.update({"module.extra": torch.zeros(1)}), "1 unexpected keys, first: extra"),
+        (remove_projection, "1 missing keys, first: visual.proj"),
+        (add_parameter, "1 unexpected keys, first: extra"),
         (
-            lambda s: s.update({"module.visual.proj": torch.zeros(3, 4)}),
+            reshape_projection,
             r"wrongly shaped keys, first: visual.proj \(3, 4\), not \(48, 32\)",
         ),
-        (
-            lambda s: [s.pop(key) for key in list(s) if "resblocks.0.ln" in key],
-            r"8 missing keys, first: [^,]+, [^,]+, [^,]+$",
-        ),
+        (remove_first_layer_norms, r"8 missing keys, first: [^,]+, [^,]+, [^,]+$"),
     ],
 )
-def test_unfit_weights_stop_with_the_keys_named(published, tmp_path, change, message):
+def test_weights_that_do_not_fit_are_refused_with_their_keys(published, tmp_path, change, message):
     change(published["teacher"])
     torch.save(published, tmp_path / "bad.pt")
     with pytest.raises(cosmos_core.CheckpointError, match=message):
         cosmos_core.load_model(tmp_path / "bad.pt", CONFIG)
 
 
-class Evil:
-    """Runs code when unpickled: what `weights_only` must refuse."""
+class CodeWhenUnpickled:
+    """An object that runs code when it is unpickled, which `weights_only` must refuse."""
 
     def __reduce__(self):
         return (exec, ("raise SystemExit('ran')",))
 
 
 def test_pickled_code_is_not_run(tmp_path):
-    torch.save({"teacher": Evil()}, tmp_path / "evil.pt")
+    torch.save({"teacher": CodeWhenUnpickled()}, tmp_path / "evil.pt")
     with pytest.raises(cosmos_core.CheckpointError, match=r"evil.pt: not a checkpoint of tensors"):
         cosmos_core.load_model(tmp_path / "evil.pt", CONFIG)
 
 
-def test_files_that_are_no_checkpoints(tmp_path):
+def test_files_that_are_not_checkpoints_are_refused(tmp_path):
     (tmp_path / "text.pt").write_text("hello")
     (tmp_path / "cut.safetensors").write_bytes(b"\x10\x00\x00")
     torch.save({"state_dict": {}}, tmp_path / "other.pt")
@@ -107,16 +124,19 @@ def test_files_that_are_no_checkpoints(tmp_path):
 
 
 @pytest.mark.parametrize("method", ["cosmos", "clip"])
-def test_our_layout_keeps_models_and_architecture(tmp_path, method):
-    student, teacher = (cosmos_core.create_model(TINY, method) for _ in range(2))
-    path = tmp_path / "ours.safetensors"
-    save_checkpoint(path, {"student": student, "teacher": teacher}, method, TINY, {"seed": 0})
-    for weights, model in (("student", student), ("teacher", teacher)):
+def test_saved_models_are_loaded_with_their_architecture(tmp_path, method):
+    models = {
+        "student": cosmos_core.create_model(TINY, method),
+        "teacher": cosmos_core.create_model(TINY, method),
+    }
+    path = tmp_path / "run.safetensors"
+    save_checkpoint(path, models, method, TINY, {"seed": 0})
+    for weights, model in models.items():
         loaded = cosmos_core.load_model(path, weights=weights)
         assert type(loaded) is type(model)
         for key, value in model.state_dict().items():
             assert torch.equal(loaded.state_dict()[key], value)
-    assert [file.name for file in tmp_path.iterdir()] == ["ours.safetensors"]
+    assert [file.name for file in tmp_path.iterdir()] == ["run.safetensors"]
 
 
 def test_a_checkpoint_of_one_model_says_so(save):
@@ -125,12 +145,12 @@ def test_a_checkpoint_of_one_model_says_so(save):
 
 
 def rewrite_metadata(path, **changes):
-    """Replace entries of a safetensors file's metadata; None takes one out."""
+    """Replace entries of a safetensors file's metadata; None removes an entry."""
     with safetensors.safe_open(path, framework="pt") as file:
-        metadata = {**file.metadata(), **changes}
-    tensors = safetensors.torch.load_file(path)
-    kept = {key: value for key, value in metadata.items() if value is not None}
-    safetensors.torch.save_file(tensors, path, kept)
+        metadata = file.metadata()
+    metadata.update(changes)
+    metadata = {key: value for key, value in metadata.items() if value is not None}
+    safetensors.torch.save_file(safetensors.torch.load_file(path), path, metadata)
 
 
 @pytest.mark.parametrize(
@@ -138,8 +158,8 @@ def rewrite_metadata(path, **changes):
 )
 def test_the_kind_of_model_and_the_method_are_distinguished(save, kind, method):
     path = save(kind, method)
-    read = cosmos_core.read_checkpoint(path)
-    assert (read.model_kind, read.method) == (kind, method)
+    checkpoint = cosmos_core.read_checkpoint(path)
+    assert (checkpoint.model_kind, checkpoint.method) == (kind, method)
     assert isinstance(cosmos_core.load_model(path), cosmos_core.Cosmos) == (kind == "cosmos")
 
 
@@ -150,7 +170,7 @@ def test_older_files_name_the_kind_as_the_method(save, kind):
     assert cosmos_core.read_checkpoint(path).model_kind == kind
 
 
-def test_a_training_that_is_not_known_stays_so(save):
+def test_a_checkpoint_may_have_no_training_settings(save):
     assert cosmos_core.read_checkpoint(save()).training is None
 
 
@@ -169,7 +189,7 @@ def test_a_training_that_is_not_known_stays_so(save):
         ({"architecture": "9" * 6000}, "Exceeds the limit"),
     ],
 )
-def test_damaged_metadata(save, changes, message):
+def test_damaged_metadata_are_refused(save, changes, message):
     path = save()
     rewrite_metadata(path, **changes)
     with pytest.raises(cosmos_core.CheckpointError, match=re.escape(message)) as caught:
@@ -177,12 +197,12 @@ def test_damaged_metadata(save, changes, message):
     assert str(caught.value).startswith(f"{path}: its metadata are damaged")
 
 
-def test_published_file_needs_an_architecture():
+def test_a_published_checkpoint_needs_an_architecture():
     with pytest.raises(cosmos_core.CheckpointError, match="does not state its architecture"):
         cosmos_core.load_model(PARITY / "checkpoint.pt")
 
 
-def test_unknown_architectures(tmp_path):
+def test_architectures_that_cannot_be_built_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"unknown architecture 'ViT-B16'; nearest: .*ViT-B-16"):
         cosmos_core.create_model("ViT-B16")
     with pytest.raises(ValueError, match=r"needs text_cfg, vision_cfg"):
@@ -201,10 +221,10 @@ def test_unknown_architectures(tmp_path):
 
 
 def test_published_architecture_has_21_tensors_more_than_openclip():
-    ours = cosmos_core.create_model(TINY).state_dict().keys()
-    plain = cosmos_core.create_model(TINY, "clip").state_dict().keys()
-    assert len(ours - plain) == 21
-    assert not plain - ours
+    cosmos_keys = cosmos_core.create_model(TINY).state_dict().keys()
+    clip_keys = cosmos_core.create_model(TINY, "clip").state_dict().keys()
+    assert len(cosmos_keys - clip_keys) == 21
+    assert not clip_keys - cosmos_keys
 
 
 @pytest.mark.parametrize(
@@ -225,22 +245,22 @@ def test_published_architecture_has_21_tensors_more_than_openclip():
     ],
     ids=str,
 )
-def test_a_file_may_state_any_architecture(save, change, message):
+def test_a_file_with_a_false_architecture_is_refused_in_one_line(save, change, message):
     path = save(architecture={**TINY, **change})
     with pytest.raises(ValueError, match=message) as raised:
         cosmos_core.load_model(path)
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("kind", [torch.int8, torch.complex64], ids=str)
-def test_weights_are_floating_point(tmp_path, published, kind):
-    """PyTorch would copy them into a model as if 127 were a weight."""
-    name = "module.visual.proj"
-    published["teacher"][name] = published["teacher"][name].to(kind)
+@pytest.mark.parametrize("dtype", [torch.int8, torch.complex64], ids=str)
+def test_weights_that_are_not_floating_point_are_refused(tmp_path, published, dtype):
+    # PyTorch would copy an integer such as 127 into a model as if it were a weight.
+    key = "module.visual.proj"
+    published["teacher"][key] = published["teacher"][key].to(dtype)
     torch.save(published, tmp_path / "a.pt")
-    with pytest.raises(cosmos_core.CheckpointError, match=rf"visual\.proj \({kind}\)"):
+    with pytest.raises(cosmos_core.CheckpointError, match=rf"visual\.proj \({dtype}\)"):
         cosmos_core.load_model(tmp_path / "a.pt", CONFIG)
-    published["teacher"][name] = "text"
+    published["teacher"][key] = "text"
     torch.save(published, tmp_path / "a.pt")
     with pytest.raises(cosmos_core.CheckpointError, match=r"visual\.proj \(str\)"):
         cosmos_core.load_model(tmp_path / "a.pt", CONFIG)

@@ -1,4 +1,4 @@
-"""Image and caption views."""
+"""Views of images and captions: shapes, and the probabilities and ranges of random changes."""
 
 from dataclasses import replace
 
@@ -12,9 +12,11 @@ from cosmos_core.config import ImageViewConfig, TextViewConfig
 from cosmos_core.types import ViewCounts
 from cosmos_core.views import MultiCrop, ViewKind, caption_views, jitter, random_view
 
+# Crops that nothing else changes.
 PLAIN = ImageViewConfig(
     flip_p=0, jitter_p=0, grayscale_p=0, blur_p=(0, 0, 0), solarize_p=0, global_size=64
 )
+# A view of the whole image, which nothing changes.
 WHOLE = ViewKind(size=64, scale=(1.0, 1.0), blur_p=0.0, solarize_p=0.0)
 
 ONE_VIEW = ViewCounts(global_images=1, local_images=False, global_texts=1, local_texts=False)
@@ -28,20 +30,22 @@ def noise_image(width=90, height=70):
     return PIL.Image.fromarray(noise(width, height))
 
 
-def test_shapes_types_and_determinism():
-    crops = MultiCrop(ImageViewConfig())
-    views, again, other = (crops(noise_image(), np.random.default_rng(s)) for s in (5, 5, 6))
+def test_shapes_and_types_are_fixed_and_pixels_follow_from_the_seed():
+    multi_crop = MultiCrop(ImageViewConfig())
+    views = multi_crop(noise_image(), np.random.default_rng(5))
+    views_of_same_seed = multi_crop(noise_image(), np.random.default_rng(5))
+    views_of_other_seed = multi_crop(noise_image(), np.random.default_rng(6))
     assert views.global_images.shape == (2, 3, 224, 224)
     assert views.local_images.shape == (6, 3, 96, 96)
     assert views.global_images.dtype == views.local_images.dtype == torch.uint8
     assert views.global_images.is_contiguous()
     assert views.local_images.is_contiguous()
-    assert torch.equal(views.global_images, again.global_images)
-    assert torch.equal(views.local_images, again.local_images)
-    assert not torch.equal(views.local_images, other.local_images)
-    views = MultiCrop(ImageViewConfig(), ONE_VIEW)(noise_image(), np.random.default_rng(0))
-    assert views.global_images.shape[0] == 1
-    assert views.local_images.shape == (0, 3, 96, 96)
+    assert torch.equal(views.global_images, views_of_same_seed.global_images)
+    assert torch.equal(views.local_images, views_of_same_seed.local_images)
+    assert not torch.equal(views.local_images, views_of_other_seed.local_images)
+    single_view = MultiCrop(ImageViewConfig(), ONE_VIEW)(noise_image(), np.random.default_rng(0))
+    assert single_view.global_images.shape[0] == 1
+    assert single_view.local_images.shape == (0, 3, 96, 96)
 
 
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (1, 300), (300, 1), (20, 15)])
@@ -49,11 +53,12 @@ def test_images_smaller_than_a_view_are_enlarged(width, height):
     image = PIL.Image.new("RGB", (width, height), (200, 100, 50))
     config = replace(PLAIN, locals=2, local_size=32)
     views = MultiCrop(config)(image, np.random.default_rng(0))
-    for group in views:
-        assert (group == torch.tensor([200, 100, 50]).view(1, 3, 1, 1)).all()
+    colour = torch.tensor([200, 100, 50]).view(1, 3, 1, 1)
+    assert (views.global_images == colour).all()
+    assert (views.local_images == colour).all()
 
 
-def test_whole_image_view_is_pillows_resize_with_colours_first():
+def test_a_view_of_the_whole_image_is_pillows_resize_with_colours_first():
     image = noise_image(80, 80)
     config = replace(PLAIN, global_scale=(1.0, 1.0))
     views = MultiCrop(config, ONE_VIEW)(image, np.random.default_rng(3))
@@ -61,31 +66,42 @@ def test_whole_image_view_is_pillows_resize_with_colours_first():
     assert np.abs(views.global_images[0].permute(1, 2, 0).numpy() - expected).max() <= 1
 
 
-# The change alone, with probability p, and what it makes of pixels (None: whatever differs).
-CHANGES = {
-    "flip": (lambda p: (replace(PLAIN, flip_p=p), WHOLE), lambda x: x[:, ::-1]),
-    "jitter": (lambda p: (replace(PLAIN, jitter_p=p), WHOLE), None),
-    "grey": (lambda p: (replace(PLAIN, grayscale_p=p), WHOLE), None),
-    "blur": (lambda p: (PLAIN, WHOLE._replace(blur_p=p)), None),
-    "solarize": (lambda p: (PLAIN, WHOLE._replace(solarize_p=p)), lambda x: np.minimum(x, ~x)),
-}
+def settings_of_change(name, probability):
+    """Return a config and a kind of view with which only this change happens."""
+    config, kind = PLAIN, WHOLE
+    match name:
+        case "flip":
+            config = replace(PLAIN, flip_p=probability)
+        case "jitter":
+            config = replace(PLAIN, jitter_p=probability)
+        case "grey":
+            config = replace(PLAIN, grayscale_p=probability)
+        case "blur":
+            kind = WHOLE._replace(blur_p=probability)
+        case "solarize":
+            kind = WHOLE._replace(solarize_p=probability)
+    return config, kind
 
 
-@pytest.mark.parametrize("p", [0.2, 0.8])
-@pytest.mark.parametrize("name", CHANGES)
-def test_each_change_happens_with_its_probability(name, p):
-    arranged, expected = CHANGES[name]
-    config, kind = arranged(p)
-    image, draws, rng = noise(64, 64), 500, np.random.default_rng(0)
-    views = [random_view(image, kind, config, rng) for _ in range(draws)]
-    changed = [view for view in views if not np.array_equal(view, image)]
-    assert abs(len(changed) - p * draws) < 4 * np.sqrt(p * (1 - p) * draws)
-    if expected is not None:
-        assert all(np.array_equal(view, expected(image)) for view in changed)
+@pytest.mark.parametrize("probability", [0.2, 0.8])
+@pytest.mark.parametrize("name", ["flip", "jitter", "grey", "blur", "solarize"])
+def test_each_change_happens_with_its_probability(name, probability):
+    config, kind = settings_of_change(name, probability)
+    image, n_draws, rng = noise(64, 64), 500, np.random.default_rng(0)
+    views = [random_view(image, kind, config, rng) for _ in range(n_draws)]
+    changed_views = [view for view in views if not np.array_equal(view, image)]
+    # Four standard deviations of a binomial distribution.
+    tolerance = 4 * np.sqrt(probability * (1 - probability) * n_draws)
+    assert abs(len(changed_views) - probability * n_draws) < tolerance
+    # Flipped and solarized pixels are known. For the other changes, it is enough that they differ.
+    expected_views = {"flip": image[:, ::-1], "solarize": np.minimum(image, 255 - image)}
+    if name in expected_views:
+        assert all(np.array_equal(view, expected_views[name]) for view in changed_views)
 
 
 def test_views_have_the_probabilities_and_sizes_of_their_kind():
-    """Blur always on the first global, never on the second; solarized the second alone."""
+    # The first global view and the local views are always blurred, the second global view never.
+    # Only the second global view is solarized.
     config = replace(PLAIN, global_scale=(1.0, 1.0), local_scale=(1.0, 1.0), local_size=32)
     config = replace(config, blur_p=(1.0, 0.0, 1.0), solarize_p=1.0, locals=2)
     image = noise_image(64, 64)
@@ -99,66 +115,87 @@ def test_views_have_the_probabilities_and_sizes_of_their_kind():
     assert blurred.local_images.float().std() < sharp.local_images.float().std() - 5
 
 
-def test_the_view_for_captions_is_a_crop_and_nothing_else_before_the_globals():
+def test_the_view_for_captions_is_an_unchanged_crop_before_the_global_views():
     config = ImageViewConfig(global_size=64, blur_p=(1.0, 1.0, 1.0), caption_scale=(1.0, 1.0))
     config = replace(config, jitter_p=1.0, grayscale_p=1.0, flip_p=1.0)
     views = MultiCrop(config)(noise_image(64, 64), np.random.default_rng(0))
-    caption, *strong = views.global_images
-    assert torch.equal(caption, torch.from_numpy(noise(64, 64)).permute(2, 0, 1))
-    without = MultiCrop(replace(config, caption_scale=()))
-    assert len(strong) == len(without(noise_image(64, 64), np.random.default_rng(0))[0]) == 2
-    assert all((view == view[0]).all() for view in strong)  # grey
+    caption_view, *global_views = views.global_images
+    assert torch.equal(caption_view, torch.from_numpy(noise(64, 64)).permute(2, 0, 1))
+    without_caption_view = MultiCrop(replace(config, caption_scale=()))
+    other_views = without_caption_view(noise_image(64, 64), np.random.default_rng(0))
+    assert len(global_views) == len(other_views.global_images) == 2
+    # Grey: each channel equals the first.
+    assert all((view == view[0]).all() for view in global_views)
 
 
-def jittered(colour, strengths):
-    """The first pixel of a plain image, jittered with 400 seeds."""
-    view = np.full((4, 4, 3), colour, np.uint8)
-    return np.array(
-        [jitter(view, strengths, np.random.default_rng(seed))[0, 0] for seed in range(400)], float
-    )
+def jitter_with_400_seeds(image, strengths):
+    """Return the jittered images, as floats (400, height, width, 3).
+
+    Strengths are those of brightness, contrast, saturation and hue.
+    """
+    rngs = [np.random.default_rng(seed) for seed in range(400)]
+    return np.array([jitter(image, strengths, rng) for rng in rngs], float)
+
+
+def plain_image(colour):
+    return np.full((4, 4, 3), colour, np.uint8)
+
+
+def is_uniform(values, low, high):
+    """Tell whether a Kolmogorov-Smirnov test accepts a uniform distribution from low to high."""
+    return ks_1samp(values, uniform(low, high - low).cdf).pvalue > 0.01
 
 
 def test_each_jitter_is_uniform_within_its_strength():
-    factors = jittered((200, 200, 200), (0.2, 0, 0, 0))[:, 0] / 200  # brightness
-    assert ks_1samp(factors, uniform(0.8, 0.4).cdf).pvalue > 0.01
-    red, green, _ = jittered((150, 100, 100), (0, 0, 0.4, 0)).T  # saturation
-    assert ks_1samp((red - green) / 50, uniform(0.6, 0.8).cdf).pvalue > 0.01
-    red, green, blue = jittered((255, 0, 0), (0, 0, 0, 0.1)).T  # hue
+    images = jitter_with_400_seeds(plain_image((200, 200, 200)), (0.2, 0, 0, 0))
+    brightness_factors = images[:, 0, 0, 0] / 200
+    assert is_uniform(brightness_factors, 0.8, 1.2)
+
+    images = jitter_with_400_seeds(plain_image((150, 100, 100)), (0, 0, 0.4, 0))
+    red, green, _ = images[:, 0, 0].T
+    saturation_factors = (red - green) / (150 - 100)
+    assert is_uniform(saturation_factors, 0.6, 1.4)
+
+    # The hue of pure red is shifted, as a fraction of the circle. A sixth of it is yellow, with as
+    # much green as red, or magenta, with as much blue as red.
+    red, green, blue = jitter_with_400_seeds(plain_image((255, 0, 0)), (0, 0, 0, 0.1))[:, 0, 0].T
     assert (red == 255).all()
-    assert ks_1samp((green - blue) / 255 / 6, uniform(-0.1, 0.2).cdf).pvalue > 0.01
-    # Contrast needs two colours.
-    view = np.full((4, 4, 3), 100, np.uint8)
-    view[:, 2:] = 200
-    rngs = [np.random.default_rng(seed) for seed in range(400)]
-    views = [jitter(view, (0, 0.4, 0, 0), rng).astype(float) for rng in rngs]
-    factors = [(one[0, 3, 0] - one[0, 0, 0]) / 100 for one in views]
-    assert ks_1samp(factors, uniform(0.6, 0.8).cdf).pvalue > 0.01
+    hue_shifts = (green - blue) / 255 / 6
+    assert is_uniform(hue_shifts, -0.1, 0.1)
+
+    two_greys = plain_image((100, 100, 100))
+    two_greys[:, 2:] = 200
+    images = jitter_with_400_seeds(two_greys, (0, 0.4, 0, 0))
+    contrast_factors = (images[:, 0, 3, 0] - images[:, 0, 0, 0]) / (200 - 100)
+    assert is_uniform(contrast_factors, 0.6, 1.4)
 
 
 SENTENCES = ["one", "two", "three", "four", "five", "six", "seven"]
 
 
-def test_caption_views_join_and_choose_without_replacement():
+def test_caption_views_are_joined_or_single_sentences_without_replacement():
     counts = []
     for seed in range(300):
         views = caption_views(SENTENCES, TextViewConfig(), np.random.default_rng(seed))
         assert len(views) == 8
-        for joined in views[:2]:
-            parts = joined.split(". ")
-            assert len(set(parts)) == len(parts)
-            assert set(parts) <= set(SENTENCES)
-            counts.append(len(parts))
-        assert len(set(views[2:])) == 6
-        assert set(views[2:]) <= set(SENTENCES)
+        global_views, local_views = views[:2], views[2:]
+        for global_view in global_views:
+            sentences = global_view.split(". ")
+            assert len(set(sentences)) == len(sentences)
+            assert set(sentences) <= set(SENTENCES)
+            counts.append(len(sentences))
+        assert len(set(local_views)) == 6
+        assert set(local_views) <= set(SENTENCES)
     assert set(counts) == {1, 2, 3, 4, 5}
-    assert 80 < counts.count(3) < 160  # 120 expected of 600
+    assert 80 < counts.count(3) < 160  # a fifth of the 600 global views is 120
 
 
-def test_short_lists_repeat_only_as_needed():
+def test_few_sentences_are_repeated_only_as_often_as_needed():
     views = caption_views(["a", "b"], TextViewConfig(), np.random.default_rng(0))
-    assert sorted(views[2:]) == ["a", "a", "a", "b", "b", "b"]
-    assert all(len(joined.split(". ")) <= 2 for joined in views[:2])
-    single = caption_views(["a"], TextViewConfig(), np.random.default_rng(0), ONE_VIEW)
-    assert single == ["a"]
+    global_views, local_views = views[:2], views[2:]
+    assert sorted(local_views) == ["a", "a", "a", "b", "b", "b"]
+    assert all(len(view.split(". ")) <= 2 for view in global_views)
+    single_view = caption_views(["a"], TextViewConfig(), np.random.default_rng(0), ONE_VIEW)
+    assert single_view == ["a"]
     with pytest.raises(ValueError, match="without captions"):
         caption_views([], TextViewConfig(), np.random.default_rng(0))
