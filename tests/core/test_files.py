@@ -1,4 +1,4 @@
-"""Files that are whole or absent; temporary files of killed processes, and of living ones."""
+"""Atomic writing of files and folders, and temporary files of killed and of living processes."""
 
 import errno
 import os
@@ -28,28 +28,31 @@ def forget_folders():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["replacing", "appearing"])
-def test_what_a_killed_process_left_goes_and_what_a_living_one_writes_stays(tmp_path, kind):
+def test_temporary_files_of_killed_processes_are_removed_and_those_of_living_ones_stay(
+    tmp_path, kind
+):
+    # Files of users, whose names are similar to those of temporary files.
     for name in (".notes.tmp", "a.part", ".0123abcd.tmp", f".{'0' * 8}-{'0' * 31}.tmp"):
         (tmp_path / name).touch()
-    foreign = names(tmp_path)
-    living = Writing(tmp_path, kind)
+    names_of_users = names(tmp_path)
+    living_process = Writing(tmp_path, kind)
     try:
-        (writing,) = set(names(tmp_path)) - set(foreign)
+        (temporary_name,) = set(names(tmp_path)) - set(names_of_users)
         Writing(tmp_path, kind).kill()
-        assert len(names(tmp_path)) == len(foreign) + 2
+        assert len(names(tmp_path)) == len(names_of_users) + 2
         forget_folders()
         files.write_atomically(tmp_path / "result", b"new")
-        assert names(tmp_path) == sorted([*foreign, writing, "result"])
+        assert names(tmp_path) == sorted([*names_of_users, temporary_name, "result"])
     finally:
-        living.kill()
+        living_process.kill()
     forget_folders()
     files.write_atomically(tmp_path / "result", b"newer")
-    assert names(tmp_path) == sorted([*foreign, "result"])
+    assert names(tmp_path) == sorted([*names_of_users, "result"])
     assert (tmp_path / "result").read_bytes() == b"newer"
 
 
-def test_a_file_of_another_machine_stays_for_a_day(tmp_path):
-    """Locks of some network file systems hold on one machine alone."""
+def test_a_temporary_file_of_another_machine_stays_for_a_day(tmp_path):
+    # Locks of some network file systems are only seen on one machine.
     path = tmp_path / f".{'0' * 8}-{'a' * 32}.tmp"
     path.touch()
     files.write_atomically(tmp_path / "result", b"")
@@ -61,8 +64,8 @@ def test_a_file_of_another_machine_stays_for_a_day(tmp_path):
     assert names(tmp_path) == ["result"]
 
 
-def test_writers_and_cleaners_at_once_lose_nothing(tmp_path):
-    """Every write here looks through the folder, as the first write of a process does."""
+def test_concurrent_writers_lose_nothing_by_removing_temporary_files(tmp_path):
+    # Every write here looks through the folder, as the first write of a process does.
     failures = []
 
     def write(number):
@@ -83,13 +86,15 @@ def test_writers_and_cleaners_at_once_lose_nothing(tmp_path):
     assert {path.read_bytes() for path in tmp_path.iterdir()} == {b"39"}
 
 
-@pytest.mark.parametrize(
-    "write",
-    [
-        lambda file: file.write(bytes(9000)),
-        lambda file: torch.save(torch.zeros(10_000), file),  # with an error of its own
-    ],
-)
+def write_9000_bytes(file):
+    file.write(bytes(9000))
+
+
+def save_tensor(file):
+    torch.save(torch.zeros(10_000), file)  # which raises another error than `write`
+
+
+@pytest.mark.parametrize("write", [write_9000_bytes, save_tensor])
 def test_a_full_disk_keeps_the_former_file_and_names_it(tmp_path, write):
     path = tmp_path / "state"
     path.write_bytes(b"former")
@@ -110,10 +115,10 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
         write_then_fail(folder)
     assert names(tmp_path) == []
     with files.appearing(tmp_path / "new") as folder:
-        (folder / "whole").touch()
+        (folder / "file").touch()
         assert not (tmp_path / "new").exists()
     assert names(tmp_path) == ["new"]
-    assert names(tmp_path / "new") == ["whole"]
+    assert names(tmp_path / "new") == ["file"]
 
 
 def test_a_check_of_a_folder_leaves_nothing(tmp_path):
@@ -122,7 +127,7 @@ def test_a_check_of_a_folder_leaves_nothing(tmp_path):
     assert names(tmp_path) == []
 
 
-def test_what_cannot_be_written_is_named(tmp_path):
+def test_paths_that_cannot_be_written_are_refused_by_name(tmp_path):
     (tmp_path / "file").touch()
     os.mkfifo(tmp_path / "pipe")
     below = tmp_path / "file" / "a" / "b"
@@ -142,7 +147,7 @@ def test_what_cannot_be_written_is_named(tmp_path):
     assert names(tmp_path) == ["file", "pipe"]
 
 
-def test_a_pipe_is_written_and_stays_one(tmp_path):
+def test_a_pipe_is_written_and_stays_a_pipe(tmp_path):
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
@@ -152,15 +157,15 @@ def test_a_pipe_is_written_and_stays_one(tmp_path):
     assert pipe.is_fifo()
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
-def test_full_and_read_only_file_systems_are_named(tmp_path, monkeypatch, number):
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_full_and_read_only_file_systems_are_refused_by_name(tmp_path, monkeypatch, code):
     def refuse(handle):
-        raise OSError(number, os.strerror(number))
+        raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(os, "fsync", refuse)
-    with pytest.raises(ValueError, match=f"cannot write to {tmp_path}: {os.strerror(number)}"):
+    with pytest.raises(ValueError, match=f"cannot write to {tmp_path}: {os.strerror(code)}"):
         files.require_writable(tmp_path)
-    with pytest.raises(OSError, match=os.strerror(number)) as caught:
+    with pytest.raises(OSError, match=os.strerror(code)) as caught:
         files.write_atomically(tmp_path / "result", b"")
     assert caught.value.filename == str(tmp_path / "result")
     assert names(tmp_path) == []

@@ -1,4 +1,4 @@
-"""The plain transcription of a step, which the benchmark holds ours against, is the same step."""
+"""The plain step of the benchmarks equals the recorded published step and this package's step."""
 
 import importlib.util
 import json
@@ -26,23 +26,27 @@ def plain_module():
     return module
 
 
+def load(name):
+    """Return the student or the teacher of the recorded training."""
+    return cosmos_core.load_model(PARITY / "checkpoint.pt", PARITY / "model_config.json", name)
+
+
 @pytest.fixture
-def plain():
+def plain_step():
+    """The plain step with its models, which are those of the recorded training."""
     config = json.loads((PARITY / "model_config.json").read_text())
-    options = {name: SETTINGS[name] for name in ("lr", "weight_decay")}
-    step = plain_module().PlainStep(config, **options)
-    for name, model in (("student", step.student), ("teacher", step.teacher)):
-        loaded = cosmos_core.load_model(PARITY / "checkpoint.pt", config, name)
-        model.load_state_dict(loaded.state_dict())
+    step = plain_module().PlainStep(
+        config, lr=SETTINGS["lr"], weight_decay=SETTINGS["weight_decay"]
+    )
+    step.student.load_state_dict(load("student").state_dict())
+    step.teacher.load_state_dict(load("teacher").state_dict())
     return step
 
 
 @pytest.fixture
-def ours():
-    student, teacher = (
-        cosmos_core.load_model(PARITY / "checkpoint.pt", PARITY / "model_config.json", name)
-        for name in ("student", "teacher")
-    )
+def training():
+    """This package's training of the same models."""
+    student, teacher = load("student"), load("teacher")
     method, scaler = METHODS["cosmos"](), torch.amp.GradScaler("cpu", enabled=False)
     optimizer = torch.optim.AdamW(
         cosmos_core.param_groups(student, SETTINGS["weight_decay"]),
@@ -51,30 +55,39 @@ def ours():
         eps=SETTINGS["eps"],
     )
     teacher.requires_grad_(False)
-    averaged = TeacherEncoder(method, teacher)
-    own = StudentEncoder(method, student)
-    return Training(method, student, own, teacher, averaged, optimizer, scaler, method.loss)
+    student_encoder = StudentEncoder(method, student)
+    teacher_encoder = TeacherEncoder(method, teacher)
+    return Training(
+        method,
+        student,
+        student_encoder,
+        teacher,
+        teacher_encoder,
+        optimizer,
+        scaler,
+        method.loss,
+    )
 
 
-def test_it_meets_the_records_of_the_published_implementation(plain, recorded_views):
-    for kept in RECORDS["loss_per_step"]:
-        clip, distill = plain.step(*recorded_views, SETTINGS["momentum"])
-        assert clip == pytest.approx(kept["clip_loss"], rel=1e-5)
-        assert distill == pytest.approx(kept["distill_loss"], rel=1e-5)
+def test_losses_are_those_of_the_published_implementation(plain_step, recorded_views):
+    for recorded_losses in RECORDS["loss_per_step"]:
+        clip, distill = plain_step.step(*recorded_views, SETTINGS["momentum"])
+        assert clip == pytest.approx(recorded_losses["clip_loss"], rel=1e-5)
+        assert distill == pytest.approx(recorded_losses["distill_loss"], rel=1e-5)
 
 
-def test_its_gradients_and_weights_are_ours(plain, ours, recorded_views):
-    clip, distill = plain.step(*recorded_views, SETTINGS["momentum"])
-    report = train_step(ours, recorded_views, gather_locally, momentum=SETTINGS["momentum"])
+def test_gradients_and_weights_are_those_of_this_package(plain_step, training, recorded_views):
+    clip, distill = plain_step.step(*recorded_views, SETTINGS["momentum"])
+    report = train_step(training, recorded_views, gather_locally, momentum=SETTINGS["momentum"])
     assert report.terms["clip"] == pytest.approx(clip, rel=1e-6)
     assert report.terms["distill"] == pytest.approx(distill, rel=1e-6)
-    mine = dict(ours.model.named_parameters())
-    for name, parameter in plain.student.named_parameters():
+    student = dict(training.model.named_parameters())
+    for name, parameter in plain_step.student.named_parameters():
         if parameter.grad is None:
-            assert mine[name].grad is None, name
+            assert student[name].grad is None, name
             continue
-        difference = (mine[name].grad - parameter.grad).norm()
+        difference = (student[name].grad - parameter.grad).norm()
         assert difference <= 1e-5 * max(parameter.grad.norm(), 1e-3), name
-    teacher = dict(ours.teacher.named_parameters())
-    for name, parameter in plain.teacher.named_parameters():
+    teacher = dict(training.teacher.named_parameters())
+    for name, parameter in plain_step.teacher.named_parameters():
         torch.testing.assert_close(teacher[name], parameter, rtol=1e-6, atol=1e-7)

@@ -90,26 +90,27 @@ def test_drawings_vary_by_their_seeds_only(kind):
     drawings = [paint(kind, "blue", seed) for seed in range(N_VARIANTS)]
     np.testing.assert_array_equal(paint(kind, "blue", 0), drawings[0])
     for first, second in combinations(drawings, 2):
-        thing = (first[..., 3] > 0) | (second[..., 3] > 0)
+        is_covered = (first[..., 3] > 0) | (second[..., 3] > 0)
         differs = np.any(first != second, axis=2)
-        assert differs[thing].mean() > 0.04
+        assert differs[is_covered].mean() > 0.04
 
 
 def test_outlines_of_thirty_kinds_differ_at_16_pixels():
     outlines = outlines_by_kind()
     assert len(outlines) == 30
+    # The mean intersection over union of all pairs of drawings of two kinds.
     overlaps = {}
-    for first, second in combinations(outlines, 2):
-        one_kind, other_kind = outlines[first][:, None], outlines[second][None]
-        intersection = (one_kind & other_kind).sum((2, 3))
-        overlaps[first, second] = np.mean(intersection / (one_kind | other_kind).sum((2, 3)))
-    alike = sorted(overlaps.items(), key=lambda pair: -pair[1])[:5]
-    assert alike[0][1] < 0.9, alike
+    for kind, other_kind in combinations(outlines, 2):
+        drawings, other_drawings = outlines[kind][:, None], outlines[other_kind][None]
+        intersections = (drawings & other_drawings).sum((2, 3))
+        unions = (drawings | other_drawings).sum((2, 3))
+        overlaps[kind, other_kind] = np.mean(intersections / unions)
+    most_similar = sorted(overlaps, key=overlaps.get, reverse=True)[:5]
+    assert overlaps[most_similar[0]] < 0.9, most_similar
 
 
 def test_sprites_of_more_kinds_have_the_sizes_of_the_first_ten():
-    first = draw_sprites("apple", "red", 0)
     sprites = paint_sprites(MORE_PAINTERS["key"], PALETTE["red"], np.random.default_rng(0))
-    assert {size: image.shape for size, image in sprites.items()} == {
-        size: image.shape for size, image in first.items()
-    }
+    shapes = {size: image.shape for size, image in sprites.items()}
+    sprites_of_first_kind = draw_sprites("apple", "red", 0)
+    assert shapes == {size: image.shape for size, image in sprites_of_first_kind.items()}

@@ -49,25 +49,27 @@ def long_run(setting_of_session, scene_shards, tmp_path_factory):
 
 
 @pytest.mark.parametrize(("steps", "n_cooldown_steps", "start"), [(7, 3, 4), (7, 3, 2), (10, 4, 5)])
-def test_a_branch_equals_a_run_of_its_own(
+def test_a_branch_equals_a_run_from_its_first_step(
     setting, scene_shards, long_run, tmp_path, steps, n_cooldown_steps, start
 ):
     settings = cooldown(steps, n_cooldown_steps)
-    whole, branch = tmp_path / "whole", tmp_path / "branch"
-    train(setting, scene_shards, whole, *settings)
+    single_run, branch = tmp_path / "single", tmp_path / "branch"
+    train(setting, scene_shards, single_run, *settings)
     train(setting, scene_shards, branch, *settings, start=snapshot(long_run, start))
-    expected, found = last_state(whole), last_state(branch)
-    assert found["step"] == expected["step"] == steps
-    assert found["config"] == expected["config"]
+    state, expected = last_state(branch), last_state(single_run)
+    assert state["step"] == expected["step"] == steps
+    assert state["config"] == expected["config"]
     for name in ("student", "teacher", "optimizer", "random"):
-        pairs = zip(tree_leaves(found[name]), tree_leaves(expected[name]), strict=True)
-        for value, expected_value in pairs:
-            same = value.equal if isinstance(value, torch.Tensor) else value.__eq__
-            assert same(expected_value), name
-    assert reproducible(branch) == reproducible(whole)[start:]
+        values, expected_values = tree_leaves(state[name]), tree_leaves(expected[name])
+        for value, expected_value in zip(values, expected_values, strict=True):
+            if isinstance(value, torch.Tensor):
+                assert value.equal(expected_value), name
+            else:
+                assert value == expected_value, name
+    assert reproducible(branch) == reproducible(single_run)[start:]
 
 
-def test_a_branch_is_branched_and_resumed(setting, scene_shards, long_run, tmp_path):
+def test_a_branch_can_be_branched_and_resumed(setting, scene_shards, long_run, tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
     train(setting, scene_shards, first, *cooldown(7, 2), start=snapshot(long_run, 3))
     settings = (*cooldown(6, 2), "save.every=1")
@@ -94,7 +96,7 @@ STEP_4 = r"the learning rate of step 4 was 0\.001 and would be 0\.000292893; bra
         (cooldown(7, 2), 9, "step-00000009.pt: no such snapshot; --from takes a snapshot in"),
     ],
 )
-def test_what_would_not_equal_a_run_of_its_own_is_refused(
+def test_a_branch_that_would_not_equal_a_run_from_its_first_step_is_refused(
     setting, long_run, tmp_path, settings, start, message
 ):
     config = override(RECIPES["scenes_cosmos"](), [*SETTINGS, *settings])
@@ -112,7 +114,7 @@ def test_a_momentum_that_depends_on_the_number_of_steps_is_refused(setting, scen
         Trainer(config, setting, start=snapshot(output, 3))
 
 
-def test_files_that_are_no_snapshots_are_refused(setting, long_run, tmp_path):
+def test_files_that_are_not_snapshots_are_refused(setting, long_run, tmp_path):
     content = snapshot(long_run, 3).read_bytes()
     config = override(RECIPES["scenes_cosmos"](), [*SETTINGS, *cooldown(7, 2)])
     damaged, foreign = tmp_path / "damaged.pt", tmp_path / "foreign.pt"

@@ -1,4 +1,4 @@
-"""What a run shows and writes down, with real files, terminals and processes."""
+"""What a run prints and logs, with real files, terminals and processes."""
 
 import dataclasses
 import json
@@ -32,15 +32,15 @@ def config(log_every=1):
     return watch_config(steps=6, log_every=log_every)
 
 
-def watched(output, steps, *, log_every=1, first_step=0, world=SINGLE_PROCESS):
-    """The first `steps` steps of a run of six, from `first_step` on."""
+def watch_steps(output, steps, *, log_every=1, first_step=0, world=SINGLE_PROCESS):
+    """Show the first `steps` steps of a run of six, from `first_step` on."""
     with Watch(config(log_every=log_every), output, world, first_step=first_step) as watch:
         for step in range(first_step, steps):
             watch.show_step(step, {**TERMS, "clip": 2.5 - step / 8})
 
 
 def read_scalars(output):
-    """Steps and values by tag, as TensorBoard shows them."""
+    """Return the tags of TensorBoard -> the steps and values."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(output / "tensorboard"))
@@ -49,8 +49,8 @@ def read_scalars(output):
     return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in tags}
 
 
-def test_every_so_many_steps_and_the_last_are_logged(tmp_path):
-    watched(tmp_path, 6, log_every=2)
+def test_every_second_step_and_the_last_one_are_logged(tmp_path):
+    watch_steps(tmp_path, 6, log_every=2)
     log = read_log(tmp_path)
     assert [record["step"] for record in log] == [0, 2, 4, 5]
     assert [record["clip"] for record in log] == [2.5, 2.25, 2.0, 1.875]
@@ -78,20 +78,33 @@ def test_pace_and_wait_are_those_since_the_last_line(tmp_path):
     assert 0.3 / seconds - 0.01 <= second["data_wait"] <= 1 - 0.1 / seconds + 0.01
 
 
-@pytest.mark.parametrize(("peak", "mfu"), [(0.5, 1 / 250), (0, None)])
-def test_the_mfu_is_the_flops_of_the_images_over_those_of_the_peak(tmp_path, capsys, peak, mfu):
-    options = dataclasses.replace(config().watch, peak_tflops=peak)
-    chosen = dataclasses.replace(config(), watch=options)
-    with Watch(chosen, tmp_path, SINGLE_PROCESS, first_step=0) as watch:
-        watch.flops = 2e9  # of an image
+def log_timing_with_peak(output, peak_tflops):
+    """Return the logged timing of a step in which an image takes 2 GFLOPs."""
+    options = dataclasses.replace(config().watch, peak_tflops=peak_tflops)
+    config_with_peak = dataclasses.replace(config(), watch=options)
+    with Watch(config_with_peak, output, SINGLE_PROCESS, first_step=0) as watch:
+        watch.flops = 2e9
         watch.show_step(0, TERMS)
-    timing = read_log(tmp_path)[0]["timing"]
-    found = timing.get("mfu")
-    assert found == (mfu and pytest.approx(mfu * timing["samples_per_second"]))
-    assert ("MFU" in capsys.readouterr().err) == (mfu is not None)
+    return read_log(output)[0]["timing"]
 
 
-def test_the_time_of_an_evaluation_counts_in_no_pace(tmp_path):
+# With a peak of 0.5 TFLOPS, one image of 2 GFLOPs per second is a 250th of it.
+@pytest.mark.parametrize(("peak", "mfu_of_one_image"), [(0.5, 1 / 250), (0, None)])
+def test_the_mfu_is_the_flops_of_the_images_over_the_flops_of_the_peak(
+    tmp_path, capsys, peak, mfu_of_one_image
+):
+    timing = log_timing_with_peak(tmp_path, peak)
+    is_printed = "MFU" in capsys.readouterr().err
+    if mfu_of_one_image is None:
+        assert timing.get("mfu") is None
+        assert not is_printed
+    else:
+        expected = mfu_of_one_image * timing["samples_per_second"]
+        assert timing["mfu"] == pytest.approx(expected)
+        assert is_printed
+
+
+def test_the_time_of_an_evaluation_does_not_count_in_the_pace(tmp_path):
     with Watch(config(log_every=3), tmp_path, SINGLE_PROCESS, first_step=0) as watch:
         for step in (0, 1):
             watch.show_step(step, TERMS)
@@ -101,7 +114,7 @@ def test_the_time_of_an_evaluation_counts_in_no_pace(tmp_path):
     assert read_log(tmp_path)[-1]["timing"]["samples_per_second"] > 4 * BATCH
 
 
-def test_a_pause_counts_in_no_pace(tmp_path):
+def test_a_pause_does_not_count_in_the_pace(tmp_path):
     with Watch(config(), tmp_path, SINGLE_PROCESS, first_step=0) as watch:
         with watch.paused():
             time.sleep(0.5)
@@ -109,13 +122,14 @@ def test_a_pause_counts_in_no_pace(tmp_path):
     assert read_log(tmp_path)[0]["timing"]["samples_per_second"] > 2 * BATCH
 
 
-def test_a_log_is_read_up_to_a_line_that_was_cut(tmp_path):
-    watched(tmp_path, 3)
+def test_lines_of_a_log_that_are_damaged_are_skipped(tmp_path):
+    watch_steps(tmp_path, 3)
     path = tmp_path / "log.jsonl"
-    whole = read_log(tmp_path)
+    records = read_log(tmp_path)
     with path.open("a") as file:
+        # The last line has no end: it may have been cut.
         file.write('[1]\n{"step": "x"}\n{"clip": 1}\nnoise\n{"step": 3, "clip": 2.0}')
-    assert read_records(path) == whole
+    assert read_records(path) == records
     assert read_records(tmp_path / "none.jsonl") == []
 
 
@@ -126,45 +140,44 @@ def test_evaluations_are_logged_beside_the_steps(tmp_path, capsys):
         watch.show_evaluation(0, metrics)
     assert read_log(tmp_path)[1] == {"step": 0, "evaluation": metrics}
     lines = capsys.readouterr().err.splitlines()
-    teacher, student = (
+    assert lines[-2:] == [
         "step 0: cats/teacher: acc1 0.5, acc5 0.75",
         "step 0: cats/student: acc1 0.25",
-    )
-    assert lines[-2:] == [teacher, student]
+    ]
     assert read_scalars(tmp_path)["evaluation/cats/teacher/acc5"] == [(0, 0.75)]
 
 
 def test_a_resumed_run_has_every_step_once(tmp_path):
-    watched(tmp_path, 5)
+    watch_steps(tmp_path, 5)
     path = tmp_path / "log.jsonl"
-    before = path.read_text().splitlines()
-    path.write_text("\n".join([*before, '{"step": 2, "cli']))  # cut by a kill
-    watched(tmp_path, 6, first_step=3)
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines, '{"step": 2, "cli']))  # as if the process was killed
+    watch_steps(tmp_path, 6, first_step=3)
     assert [record["step"] for record in read_log(tmp_path)] == [0, 1, 2, 3, 4, 5]
-    assert path.read_text().splitlines()[:3] == before[:3]
+    assert path.read_text().splitlines()[:3] == lines[:3]
     assert [step for step, _ in read_scalars(tmp_path)["train/clip"]] == [0, 1, 2, 3, 4, 5]
 
 
 def test_a_run_from_the_start_has_a_log_of_its_own(tmp_path):
-    watched(tmp_path, 6)
-    watched(tmp_path, 2)
+    watch_steps(tmp_path, 6)
+    watch_steps(tmp_path, 2)
     assert [record["step"] for record in read_log(tmp_path)] == [0, 1]
     assert [step for step, _ in read_scalars(tmp_path)["train/clip"]] == [0, 1]
 
 
 def test_tensorboard_has_the_scalars_of_the_log(tmp_path):
-    watched(tmp_path, 6, log_every=2)
+    watch_steps(tmp_path, 6, log_every=2)
     log, scalars = read_log(tmp_path), read_scalars(tmp_path)
     for name in TERMS:
-        found = scalars[f"train/{name}"]
-        assert found == [(record["step"], record[name]) for record in log]
-    found = scalars["timing/data_wait"]
-    assert found == [(record["step"], record["timing"]["data_wait"]) for record in log]
+        expected = [(record["step"], record[name]) for record in log]
+        assert scalars[f"train/{name}"] == expected
+    expected = [(record["step"], record["timing"]["data_wait"]) for record in log]
+    assert scalars["timing/data_wait"] == expected
 
 
 def test_without_tensorboard_a_line_says_how_to_get_it(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "tensorboard", None)  # as if not installed
-    watched(tmp_path, 6)
+    watch_steps(tmp_path, 6)
     assert not (tmp_path / "tensorboard").exists()
     assert len(read_log(tmp_path)) == 6
     first = capsys.readouterr().err.splitlines()[0]
@@ -185,8 +198,8 @@ def test_a_number_that_is_not_finite_is_null(tmp_path):
     assert json.loads(text, parse_constant=pytest.fail)["gradient_norm"] is None
 
 
-def test_plain_lines_outside_a_terminal(tmp_path, capsys):
-    watched(tmp_path, 6)
+def test_outside_a_terminal_plain_lines_are_printed(tmp_path, capsys):
+    watch_steps(tmp_path, 6)
     captured = capsys.readouterr()
     assert captured.out == ""
     first, last = captured.err.splitlines()
@@ -196,7 +209,7 @@ def test_plain_lines_outside_a_terminal(tmp_path, capsys):
 
 
 def test_other_processes_write_and_show_nothing(tmp_path, capsys):
-    watched(tmp_path, 6, world=SECOND)
+    watch_steps(tmp_path, 6, world=SECOND)
     with Watch(config(), tmp_path, SECOND, first_step=0) as watch:
         watch.say("unheard")
         watch.show_evaluation(0, {"cats/teacher/acc1": 0.5})
@@ -204,7 +217,7 @@ def test_other_processes_write_and_show_nothing(tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
-IN_A_TERMINAL = """
+PROGRAM = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
@@ -218,22 +231,22 @@ with Watch(config, Path(sys.argv[1]), World(), first_step=0) as watch:
 
 
 @pytest.mark.slow
-def test_a_bar_in_a_terminal(tmp_path):
-    ours, theirs = pty.openpty()
+def test_in_a_terminal_a_progress_bar_is_shown(tmp_path):
+    terminal, terminal_of_program = pty.openpty()
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
-    words = [sys.executable, "-c", IN_A_TERMINAL, str(tmp_path), str(TESTS)]
-    process = subprocess.Popen(words, stderr=theirs, env=environment)
-    os.close(theirs)
-    shown = read_all(ours)
-    assert process.wait(timeout=60) == 0, shown
-    assert "━" in shown
-    assert "6/6" in shown
-    assert "images/s" in shown
-    assert "a line [of] its own\r\n" in shown
+    command = [sys.executable, "-c", PROGRAM, str(tmp_path), str(TESTS)]
+    process = subprocess.Popen(command, stderr=terminal_of_program, env=environment)
+    os.close(terminal_of_program)
+    text = read_until_end(terminal)
+    assert process.wait(timeout=60) == 0, text
+    assert "━" in text
+    assert "6/6" in text
+    assert "images/s" in text
+    assert "a line [of] its own\r\n" in text
 
 
-def read_all(descriptor):
-    """All that a program writes to its terminal until it ends."""
+def read_until_end(descriptor):
+    """Return all that a program writes to its terminal until it ends."""
     content = b""
     while True:
         try:
@@ -254,19 +267,19 @@ def test_the_slowest_loader_and_the_bad_samples_of_all_processes_are_logged(tmp_
     assert timing["slowest_rank"] == 1
     assert timing["data_wait_of_rank"] == {"0": pytest.approx(0, abs=0.1), "1": timing["data_wait"]}
     assert record["bad_samples"] == 3
-    printed = (tmp_path / "printed-0.txt").read_text(encoding="utf-8")
-    assert re.search(r"data wait \d+% \(slowest: rank 1, \d\d+%\)  ", printed)
+    printed_text = (tmp_path / "printed-0.txt").read_text(encoding="utf-8")
+    assert re.search(r"data wait \d+% \(slowest: rank 1, \d\d+%\)  ", printed_text)
     assert (tmp_path / "printed-1.txt").read_bytes() == b""
 
 
-def test_a_full_disk_ends_the_log_in_one_error_that_names_it(tmp_path, capfd):
-    """TensorBoard writes in a thread, whose traceback would be printed besides."""
-    before = threading.excepthook
+def test_a_full_disk_is_one_error_with_the_name_of_the_file(tmp_path, capfd):
+    # TensorBoard writes in a thread, whose traceback must not be printed in addition.
+    former_hook = threading.excepthook
     board = TensorBoard(config(), tmp_path, 0)
     log = RunLog(tmp_path, 0, [board])
     log.write(0, {"lr": 1.0})
 
-    def fill():
+    def log_until_the_disk_is_full():
         for step in range(1, 400):
             log.write(step, {"lr": 1.0})
             if step % 50 == 0:
@@ -274,10 +287,10 @@ def test_a_full_disk_ends_the_log_in_one_error_that_names_it(tmp_path, capfd):
 
     with file_size_limit(4000):
         with pytest.raises(OSError, match="File too large") as caught:
-            fill()
+            log_until_the_disk_is_full()
         assert str(caught.value.filename).startswith(str(tmp_path))
         with pytest.raises(OSError, match="File too large") as caught:
             log.close()
         assert str(caught.value.filename).startswith(str(tmp_path))
     assert capfd.readouterr().err == ""
-    assert threading.excepthook is before
+    assert threading.excepthook is former_hook

@@ -17,35 +17,44 @@ def draw(views, samples=5, width=6, seed=0):
     return F.normalize(drawn, dim=-1)
 
 
-def loops(projections):
-    total, (_, samples, _) = 0.0, projections.shape
+def simclr_by_loops(projections):
+    """Return SimCLR's loss of projections (2 views, samples, width), with a temperature of 0.1."""
+    total, n_samples = 0.0, projections.shape[1]
     for view in (0, 1):
-        for b in range(samples):
-            own, other = projections[view], projections[1 - view]
-            others = [*other, *(own[i] for i in range(samples) if i != b)]
-            logits = torch.stack([projections[view][b] @ vector / 0.1 for vector in others])
-            total += F.cross_entropy(logits[None], torch.tensor([b])).item() / (2 * samples)
+        for sample in range(n_samples):
+            anchor = projections[view, sample]
+            # All other projections: those of the other view first, of which one is the same sample.
+            candidates = list(projections[1 - view])
+            for other_sample in range(n_samples):
+                if other_sample != sample:
+                    candidates.append(projections[view, other_sample])
+            logits = torch.stack([anchor @ candidate / 0.1 for candidate in candidates])
+            label = torch.tensor([sample])
+            total += F.cross_entropy(logits[None], label).item() / (2 * n_samples)
     return total
 
 
 def test_simclr_equals_the_loops():
     projections = draw(2)
     loss = simclr_loss(*gather_locally([projections]))
-    assert loss.item() == pytest.approx(loops(projections), rel=1e-12)
+    assert loss.item() == pytest.approx(simclr_by_loops(projections), rel=1e-12)
 
 
 def test_simclr_of_two_samples_by_hand():
-    """Both views alike, samples at right angles: a logit of 10 against two of 0."""
+    # Both views of a sample are equal, and the samples are orthogonal: a logit of 10 for the other
+    # view of the sample, and two logits of 0.
     projections = torch.eye(2).expand(2, 2, 2)
     loss = simclr_loss(*gather_locally([projections]))
     assert loss.item() == pytest.approx(math.log1p(2 * math.exp(-10)), abs=1e-7)
 
 
-def test_the_mean_of_shares_is_the_loss_of_the_batch():
+def test_the_mean_of_processes_is_the_loss_of_the_batch():
     projections = draw(2, samples=6)
-    own = (Gathered(projections[:, start : start + 2], projections, start) for start in (0, 2, 4))
-    shares = [simclr_loss(gathered).item() for gathered in own]
-    assert sum(shares) / 3 == pytest.approx(loops(projections), rel=1e-12)
+    losses = []
+    for start in (0, 2, 4):  # three processes with two samples each
+        gathered = Gathered(projections[:, start : start + 2], projections, start)
+        losses.append(simclr_loss(gathered).item())
+    assert sum(losses) / 3 == pytest.approx(simclr_by_loops(projections), rel=1e-12)
 
 
 def test_slip_is_clip_of_both_views_and_simclr():
@@ -54,5 +63,5 @@ def test_slip_is_clip_of_both_views_and_simclr():
     clip = sum(ClipLoss()(view, text[0], scale).item() for view in image) / 2
     terms = slip_loss(image, text, scale, projections)
     assert terms.clip.item() == pytest.approx(clip, rel=1e-12)
-    assert terms.simclr.item() == pytest.approx(loops(projections), rel=1e-12)
-    assert terms.total.item() == pytest.approx(clip + loops(projections), rel=1e-12)
+    assert terms.simclr.item() == pytest.approx(simclr_by_loops(projections), rel=1e-12)
+    assert terms.total.item() == pytest.approx(clip + simclr_by_loops(projections), rel=1e-12)

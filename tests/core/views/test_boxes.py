@@ -1,4 +1,4 @@
-"""Random boxes against torchvision's, cuts against Pillow's."""
+"""Random boxes against torchvision's, and views that are cut by a box against Pillow's."""
 
 import numpy as np
 import PIL.Image
@@ -9,30 +9,42 @@ from torchvision.transforms import RandomResizedCrop
 
 from cosmos_core.views import Box, cut, random_box
 
-DRAWS = 2000
+N_BOXES = 2000
+# The area of global and local views, as fractions of the image.
 GLOBAL, LOCAL = (0.4, 1.0), (0.05, 0.4)
 
 
-def traits(boxes, width, height):
-    """What is compared of many boxes: fractions of the area, aspects, and positions from 0 to 1."""
-    left, top, w, h = np.array(boxes, float).T
-    across, down = left / np.maximum(width - w, 1), top / np.maximum(height - h, 1)
-    return {"area": w * h / (width * height), "aspect": w / h, "across": across, "down": down}
+def describe(boxes, width, height):
+    """Return the values of boxes that are compared, by name.
+
+    These are the fractions of the area of the image, the aspect ratios, and the positions from 0
+    (at the left or at the top) to 1.
+    """
+    left, top, right, bottom = np.array(boxes, float).T
+    box_width, box_height = right - left, bottom - top
+    return {
+        "area": box_width * box_height / (width * height),
+        "aspect ratio": box_width / box_height,
+        "position from left": left / np.maximum(width - box_width, 1),
+        "position from top": top / np.maximum(height - box_height, 1),
+    }
 
 
-def drawn(width, height, scale, rng):
-    for _ in range(DRAWS):
-        left, top, right, bottom = random_box(width, height, scale, rng)
-        yield left, top, right - left, bottom - top
+def draw_boxes(width, height, scale):
+    rng = np.random.default_rng(0)
+    return [random_box(width, height, scale, rng) for _ in range(N_BOXES)]
 
 
-def drawn_by_torchvision(width, height, scale, seed):
-    image = torch.empty(3, height, width)
+def draw_boxes_by_torchvision(width, height, scale):
+    image, boxes = torch.empty(3, height, width), []
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        for _ in range(DRAWS):
-            top, left, h, w = RandomResizedCrop.get_params(image, scale, (3 / 4, 4 / 3))
-            yield left, top, w, h
+        torch.manual_seed(0)
+        for _ in range(N_BOXES):
+            top, left, box_height, box_width = RandomResizedCrop.get_params(
+                image, scale, (3 / 4, 4 / 3)
+            )
+            boxes.append(Box(left, top, left + box_width, top + box_height))
+    return boxes
 
 
 @pytest.mark.parametrize(
@@ -40,14 +52,17 @@ def drawn_by_torchvision(width, height, scale, seed):
     [(500, 375, GLOBAL), (500, 375, LOCAL), (300, 80, GLOBAL), (20, 200, LOCAL)],
 )
 def test_boxes_have_torchvisions_distribution(width, height, scale):
-    """Kolmogorov-Smirnov tests; elongated images often end at the centred box."""
-    ours = traits(list(drawn(width, height, scale, np.random.default_rng(0))), width, height)
-    theirs = traits(list(drawn_by_torchvision(width, height, scale, 0)), width, height)
-    for name, mine in ours.items():
-        assert ks_2samp(mine, theirs[name]).pvalue > 0.01, name
+    """Distributions are compared by Kolmogorov-Smirnov tests.
+
+    In elongated images, many boxes are the centred one, which is taken after too many attempts.
+    """
+    values = describe(draw_boxes(width, height, scale), width, height)
+    expected_values = describe(draw_boxes_by_torchvision(width, height, scale), width, height)
+    for name in values:
+        assert ks_2samp(values[name], expected_values[name]).pvalue > 0.01, name
 
 
-def test_boxes_lie_inside_the_image_those_of_an_impossible_shape_in_the_centre():
+def test_boxes_are_inside_the_image_and_centred_if_no_box_has_the_requested_shape():
     assert random_box(300, 10, (0.9, 1.0), np.random.default_rng(0)) == (143, 0, 156, 10)
     rng = np.random.default_rng(0)
     for width, height in ((1, 1), (1, 50), (50, 1), (2, 3), (7, 5)):
