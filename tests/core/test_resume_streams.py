@@ -35,12 +35,12 @@ def kill(output, words, step):
 
 
 def test_a_killed_run_goes_on_bitwise(tmp_path, words):
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    finish(start(whole, *words))
+    uninterrupted, killed = tmp_path / "uninterrupted", tmp_path / "killed"
+    finish(start(uninterrupted, *words))
     kill(killed, words, random.randrange(1, STEPS - 1))
     printed = finish(start(killed, *words, "--resume"))
     assert "the streams go on at" not in printed
-    assert_same_run(killed, whole)
+    assert_same_run(killed, uninterrupted)
 
 
 def test_other_workers_go_on_at_a_pass_and_a_line_says_so(tmp_path, words):

@@ -98,12 +98,12 @@ def test_added_parameters_are_stored_loaded_and_exported(setting, scene_shards, 
 
 def test_the_content_of_the_file_decides_the_group(tmp_path):
     file, copy = tmp_path / "own.py", tmp_path / "copy.py"
-    for one in (file, copy):
-        one.write_text(OWN)
-    first = group(chosen(file))
-    assert first == group(chosen(copy))
+    for path in (file, copy):
+        path.write_text(OWN)
+    group_of_file = group(chosen(file))
+    assert group_of_file == group(chosen(copy))
     copy.write_text(f"{OWN}\n")
-    assert first != group(chosen(copy))
+    assert group_of_file != group(chosen(copy))
     assert group(chosen(file, "method=clip")) == group(override(RECIPES["scenes_clip"](), SHORT))
 
 

@@ -62,15 +62,17 @@ def names(url):
 
 def test_copies_are_the_snapshots_and_the_log_without_those_that_are_removed(output, url):
     Remote(url, output).update()
-    whole = {
-        n: [f"step-0000000{n}/{f}" for f in ("complete.json", f"step-0000000{n}.pt")]
-        for n in (2, 4, 6)
-    }
-    assert names(url) == ["log.jsonl", *whole[2], *whole[4]]
+    assert names(url) == ["log.jsonl", *names_of_snapshot(2), *names_of_snapshot(4)]
     Snapshots(output, 3).note_best(Best(2, 0.5))
     save(output, 6, keep=1)
     Remote(url, output).update()
-    assert names(url) == ["log.jsonl", "snapshots/best.json", *whole[2], *whole[6]]
+    expected = ["log.jsonl", "snapshots/best.json", *names_of_snapshot(2), *names_of_snapshot(6)]
+    assert names(url) == expected
+
+
+def names_of_snapshot(step):
+    folder = f"step-{step:08d}"
+    return [f"{folder}/complete.json", f"{folder}/{folder}.pt"]
 
 
 def test_an_empty_folder_gets_the_newest_complete_copy(output, url, tmp_path, caplog):

@@ -33,30 +33,34 @@ def chosen(*settings):
 @pytest.mark.parametrize("stream", [False, True], ids=["tars", "streams"])
 def test_batches_differ_only_in_the_size_of_the_first_global_views(scene_shards, setting, stream):
     shards = f"pipe:cat {scene_shards}" if stream else scene_shards
-    sizes = []
-    for settings, first_step in ((FIRST, 0), ((), 0), (FIRST, 1)):
+
+    def load_views(*settings, first_step=0):
+        """Return the views of the batches up to the fourth one."""
         config = chosen(*settings)
         config = replace(config, data=replace(config.data, shards=shards))
         batches = make_loader(config, setting.tokenizer, first_step=first_step)
-        views = [batch.views for batch in itertools.islice(batches, 4 - first_step)]
-        sizes.append([batch.global_images.shape[-1] for batch in views])
-        if first_step == 0 and settings:
-            ours = views
-        elif not settings:
-            plain = views
-    assert sizes == [[32, 32, 64, 64], [64, 64, 64, 64], [32, 64, 64]]
-    for small, whole in zip(ours, plain, strict=True):
-        assert torch.equal(small.local_images, whole.local_images)
-        assert torch.equal(small.texts, whole.texts)
-    assert torch.equal(ours[2].global_images, plain[2].global_images)
-    # The same crops: those of half the side are their means of 2 x 2 pixels, but for the filter.
-    halved = torch.nn.functional.avg_pool2d(plain[0].global_images.flatten(0, 1).float(), 2)
-    difference = halved - ours[0].global_images.flatten(0, 1)
+        return [batch.views for batch in itertools.islice(batches, 4 - first_step)]
+
+    def sizes(views):
+        return [views_of_batch.global_images.shape[-1] for views_of_batch in views]
+
+    two_sizes, one_size = load_views(*FIRST), load_views()
+    assert sizes(two_sizes) == [32, 32, 64, 64]
+    assert sizes(one_size) == [64, 64, 64, 64]
+    assert sizes(load_views(*FIRST, first_step=1)) == [32, 64, 64]
+    for views, expected_views in zip(two_sizes, one_size, strict=True):
+        assert torch.equal(views.local_images, expected_views.local_images)
+        assert torch.equal(views.texts, expected_views.texts)
+    assert torch.equal(two_sizes[2].global_images, one_size[2].global_images)
+    # Small views are of the same crops: they are about the means of 2 x 2 pixels of large ones.
+    large_images = one_size[0].global_images.flatten(0, 1).float()
+    halved_images = torch.nn.functional.avg_pool2d(large_images, 2)
+    difference = halved_images - two_sizes[0].global_images.flatten(0, 1)
     assert difference.abs().mean() < 5
 
 
 @pytest.fixture(scope="module")
-def whole(setting_of_session, scene_shards, tmp_path_factory):
+def run_of_two_sizes(setting_of_session, scene_shards, tmp_path_factory):
     """A run of two sizes, and its trainer."""
     setting = setting_of_session._replace(output=tmp_path_factory.mktemp("sizes") / "run")
     trainer = Trainer(chosen(*FIRST), setting)
@@ -65,8 +69,10 @@ def whole(setting_of_session, scene_shards, tmp_path_factory):
 
 
 @pytest.mark.parametrize("left", [1, 2])
-def test_a_run_resumes_before_and_at_the_change_of_size(whole, scene_shards, tmp_path, left):
-    setting, _ = whole
+def test_a_run_resumes_before_and_at_the_change_of_size(
+    run_of_two_sizes, scene_shards, tmp_path, left
+):
+    setting, _ = run_of_two_sizes
     expected = read_checkpoint(setting.output / "checkpoint.safetensors")
     output = tmp_path / "run"
     (output / "snapshots").mkdir(parents=True)
@@ -79,8 +85,8 @@ def test_a_run_resumes_before_and_at_the_change_of_size(whole, scene_shards, tmp
     assert resumed.training["flops"] == expected.training["flops"]
 
 
-def test_flops_are_those_of_each_size(whole):
-    setting, trainer = whole
+def test_flops_are_those_of_each_size(run_of_two_sizes):
+    setting, trainer = run_of_two_sizes
     small, final = trainer._sample_flops[0], trainer._sample_flops[2]
     assert small < 0.8 * final
     training = read_checkpoint(setting.output / "checkpoint.safetensors").training
@@ -88,8 +94,8 @@ def test_flops_are_those_of_each_size(whole):
     assert [phase_start(step, trainer._config) for step in range(4)] == [0, 0, 2, 2]
 
 
-def test_an_exported_model_takes_images_of_the_final_size(whole, tmp_path):
-    setting, trainer = whole
+def test_an_exported_model_takes_images_of_the_final_size(run_of_two_sizes, tmp_path):
+    setting, trainer = run_of_two_sizes
     export(setting.output, tmp_path / "hub")
     model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{tmp_path / 'hub'}")
     assert model.visual.image_size == (64, 64)
@@ -134,8 +140,8 @@ def test_sizes_that_cannot_be_trained_are_one_line(settings, message):
     check_config(chosen(*FIRST), world_size=1)
 
 
-def test_flops_of_an_older_snapshot_are_those_of_all_steps(whole, tmp_path):
-    setting, _ = whole
+def test_flops_of_an_older_snapshot_are_those_of_all_steps(run_of_two_sizes, tmp_path):
+    setting, _ = run_of_two_sizes
     output = tmp_path / "run"
     (output / "snapshots").mkdir(parents=True)
     name = "snapshots/step-00000002.pt"

@@ -40,13 +40,14 @@ def copied():
     ("size", "parallel", "cases"), [(2, "fsdp", CASES), (4, "hsdp", CASES[:1])]
 )
 def test_six_steps_are_those_of_copied_weights(copied, size, parallel, cases):
-    for found in run_processes(sharded.runs, size, [(parallel, *case) for case in cases]):
-        for case, (reports, state, held) in zip(cases, found, strict=True):
+    for runs in run_processes(sharded.runs, size, [(parallel, *case) for case in cases]):
+        for case, (reports, state, fraction_held) in zip(cases, runs, strict=True):
             expected_reports, expected, _ = copied[case]
-            for ours, theirs in zip(reports, expected_reports, strict=True):
-                assert ours == pytest.approx(theirs, rel=2e-6)
+            for report, expected_report in zip(reports, expected_reports, strict=True):
+                assert report == pytest.approx(expected_report, rel=2e-6)
             assert_near(state, expected)
-            assert 0.4 < held < 0.6  # of two processes, or of the two of a machine
+            # Weights are shared by two processes, or by the two processes of a machine.
+            assert 0.4 < fraction_held < 0.6
 
 
 @pytest.mark.slow

@@ -45,9 +45,9 @@ def test_a_frozen_tower_stays_and_the_source_decides_the_group(setting, scene_sh
     path = setting.output / "checkpoint.safetensors"
     trained = read_checkpoint(path)
     for state in trained.weights.values():
-        kept = {key for key in start if torch.equal(state[key], start[key].float())}
-        assert {key for key in start if key.startswith("visual.")} <= kept
-        assert not {"token_embedding.weight", "text_projection"} & kept
+        unchanged_keys = {key for key in start if torch.equal(state[key], start[key].float())}
+        assert {key for key in start if key.startswith("visual.")} <= unchanged_keys
+        assert not {"token_embedding.weight", "text_projection"} & unchanged_keys
     assert trained.training["init_sha256"] == audit["sha256"]
     copied = tmp_path / "copy.safetensors"
     source.rename(copied)

@@ -50,11 +50,14 @@ def openclip(folder):
 
 
 def assert_same_features(model, folder, size, context_length, vocabulary):
-    """Ours and OpenCLIP's of random images and of captions that end at several places, in float64:
-    ours come by another order of sums."""
-    plain, _, _ = openclip(folder)
-    assert type(plain) is open_clip.CLIP
-    plain.eval().double()
+    """Check that OpenCLIP's model of an exported folder has the features of this package's model.
+
+    Images are random, and captions end at several positions. Features are in float64, as the models
+    sum in different orders.
+    """
+    openclip_model, _, _ = openclip(folder)
+    assert type(openclip_model) is open_clip.CLIP
+    openclip_model.eval().double()
     model.double()
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(3, 3, size, size, dtype=torch.float64, generator=generator)
@@ -62,10 +65,11 @@ def assert_same_features(model, folder, size, context_length, vocabulary):
     for row, end in enumerate((2, context_length // 2, context_length - 1)):
         texts[row, end], texts[row, end + 1 :] = vocabulary - 1, 0
     with torch.no_grad():
-        for name, inputs in (("encode_image", images), ("encode_text", texts)):
-            theirs, ours = (getattr(one, name)(inputs) for one in (plain, model))
-            torch.testing.assert_close(theirs, ours, rtol=0, atol=1e-6)
-    assert torch.equal(plain.logit_scale, model.logit_scale)
+        expected = openclip_model.encode_image(images)
+        torch.testing.assert_close(model.encode_image(images), expected, rtol=0, atol=1e-6)
+        expected = openclip_model.encode_text(texts)
+        torch.testing.assert_close(model.encode_text(texts), expected, rtol=0, atol=1e-6)
+    assert torch.equal(openclip_model.logit_scale, model.logit_scale)
 
 
 @pytest.mark.parametrize("weights", ["teacher", "student"])

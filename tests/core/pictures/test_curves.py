@@ -1,4 +1,4 @@
-"""The curves of a log: what Matplotlib was given is what was logged."""
+"""The curves of a log: Matplotlib's lines have the logged values."""
 
 import io
 
@@ -26,33 +26,35 @@ def record(step, **figures):
     }
 
 
-def drawn(records):
-    """The axes of a page by their titles."""
+def draw_axes(records):
+    """Return the title of each panel of a page -> its axes."""
     with plain_style():
         page = curves.lay_out(curves.panels(records, TERMS), TITLE)
     return {axes.get_title(): axes for axes in page.axes}
 
 
-def lines(axes):
-    """What is drawn on axes, by the legend's names."""
-    handles, names = axes.get_legend().legend_handles, axes.get_legend().get_texts()
-    pairs = zip(handles, names, strict=True)
-    colours = {handle.get_color(): name.get_text() for handle, name in pairs}
-    return {colours[line.get_color()]: line.get_xydata().tolist() for line in axes.lines}
+def points_by_name(axes):
+    """Return the names in the legend -> the points of the line with this colour."""
+    legend = axes.get_legend()
+    names = {}
+    for handle, text in zip(legend.legend_handles, legend.get_texts(), strict=True):
+        names[handle.get_color()] = text.get_text()
+    return {names[line.get_color()]: line.get_xydata().tolist() for line in axes.lines}
 
 
 @pytest.mark.parametrize("steps", [1, 24])
-def test_lines_are_the_logged_figures(steps):
-    axes = drawn([record(step) for step in range(steps)])
-    assert lines(axes["loss before the step"]) == {
+def test_lines_have_the_logged_values(steps):
+    axes = draw_axes([record(step) for step in range(steps)])
+    assert points_by_name(axes["loss before the step"]) == {
         "total": [[step, 6.5 - step / 8] for step in range(steps)],
         "clip": [[step, 3.5 - step / 8] for step in range(steps)],
         "distill": [[step, 3.0] for step in range(steps)],
     }
     (rate,) = axes["learning rate"].lines
     assert rate.get_xydata().tolist() == [[step, 1e-3 / (step + 1)] for step in range(steps)]
-    scales = {name: points[0] for name, points in lines(axes["logit scales"]).items()}
-    assert scales == {"logit_scale": [0, 14.25], "distill_logit_scale": [0, 10.0]}
+    scales = points_by_name(axes["logit scales"])
+    first_points = {name: points[0] for name, points in scales.items()}
+    assert first_points == {"logit_scale": [0, 14.25], "distill_logit_scale": [0, 10.0]}
     for title, value, unit in (
         ("teacher's momentum", 0.99, ""),
         ("norm of the gradient", 1.0, ""),
@@ -63,7 +65,7 @@ def test_lines_are_the_logged_figures(steps):
         (line,) = axes[title].lines
         assert line.get_ydata()[0] == pytest.approx(value)
         assert axes[title].get_ylabel() == unit
-    assert all(one.get_xlabel() == "step" for one in axes.values())
+    assert all(panel_axes.get_xlabel() == "step" for panel_axes in axes.values())
     assert axes["loss before the step"].get_ylabel() == "nats"
     assert len(axes) == 8  # no bad samples: no panel
 
@@ -75,31 +77,35 @@ def test_the_only_term_is_drawn_without_a_total():
     assert [series.name for series in loss.series] == ["total", "spread", "clip"]
 
 
-def test_values_that_never_change_have_no_panel_once_there_are_several():
+def titles_of_panels(records):
+    return [panel.title for panel in curves.panels(records, TERMS)]
+
+
+def test_values_that_are_equal_in_several_steps_have_no_panel():
     same = {"momentum": 0.99, "timing": {"memory_bytes": 2e9, "samples_per_second": 10.0}}
-    titles = [panel.title for panel in curves.panels([record(n, **same) for n in (0, 1)], TERMS)]
+    titles = titles_of_panels([record(step, **same) for step in (0, 1)])
     assert titles[:3] == ["loss before the step", "learning rate", "logit scales"]
     assert titles[3:] == ["norm of the gradient"]
-    (first, *_) = curves.panels([record(n, total=1, clip=1, distill=0) for n in (0, 1)], TERMS)
-    assert first.title == "loss before the step"
-    assert "teacher's momentum" in [one.title for one in curves.panels([record(0)], TERMS)]
+    # The loss always has a panel, and in a single step all values have one.
+    titles = titles_of_panels([record(step, total=1, clip=1, distill=0) for step in (0, 1)])
+    assert titles[0] == "loss before the step"
+    assert "teacher's momentum" in titles_of_panels([record(0)])
 
 
-def test_bad_samples_are_shown_where_there_are_some():
-    titles = [panel.title for panel in curves.panels([record(0), record(1, bad_samples=2)], TERMS)]
+def test_bad_samples_have_a_panel_if_there_are_some():
+    titles = titles_of_panels([record(0), record(1, bad_samples=2)])
     assert "samples that could not be read" in titles
 
 
-def test_what_is_not_finite_is_a_gap():
-    records = [record(step) for step in range(3)]
-    records[1] = record(1, gradient_norm=None)
-    (line,) = drawn(records)["norm of the gradient"].lines
+def test_a_value_that_is_not_finite_is_a_gap():
+    records = [record(0), record(1, gradient_norm=None), record(2)]
+    (line,) = draw_axes(records)["norm of the gradient"].lines
     assert np.isnan(line.get_ydata()).tolist() == [False, True, False]
     assert curves.draw_curves([record(0, gradient_norm=None)], TITLE, TERMS)
 
 
-def test_evaluations_have_a_panel_a_data_set():
-    def measured(step, shift):
+def test_evaluations_have_a_panel_per_data_set():
+    def evaluation_record(step, shift):
         return {
             "step": step,
             "evaluation": {
@@ -112,9 +118,10 @@ def test_evaluations_have_a_panel_a_data_set():
             },
         }
 
-    records = [record(0), record(1), measured(1, 0.0), record(2), record(3), measured(3, 0.25)]
-    axes = drawn(records)
-    birds, ranks = (axes[f"birds{more}"] for more in ("", ", not fractions"))
+    records = [record(0), record(1), evaluation_record(1, 0.0)]
+    records += [record(2), record(3), evaluation_record(3, 0.25)]
+    axes = draw_axes(records)
+    birds, ranks = axes["birds"], axes["birds, not fractions"]
     teacher, student = (line.get_xydata().tolist() for line in birds.lines)
     assert (teacher, student) == ([[1, 0.5], [3, 0.75]], [[1, 0.125], [3, 0.125]])
     assert [line.get_linestyle() for line in birds.lines] == ["-", "--"]
@@ -128,13 +135,14 @@ def test_evaluations_have_a_panel_a_data_set():
 
 def test_a_long_noisy_line_has_its_mean_over_it():
     noise = np.random.default_rng(0).normal(3, 0.5, 4 * curves.MIN_POINTS_FOR_MEAN)
-    axes = drawn([record(step, clip=value) for step, value in enumerate(noise)])
+    axes = draw_axes([record(step, clip=value) for step, value in enumerate(noise)])
     loss = axes["loss before the step"]
-    raw, mean = (line for line in loss.lines if line.get_color() == "C1")
-    assert raw.get_ydata().tolist() == noise.tolist()
-    assert raw.get_alpha() < 0.5
-    expected = [noise[max(0, place - 4) : place + 5].mean() for place in range(len(noise))]
-    assert mean.get_ydata() == pytest.approx(expected)  # over 9 lines, 8 being a fiftieth of them
+    raw_line, mean_line = (line for line in loss.lines if line.get_color() == "C1")
+    assert raw_line.get_ydata().tolist() == noise.tolist()
+    assert raw_line.get_alpha() < 0.5
+    # Means are over 9 values, as a fiftieth of all values is 8.
+    expected = [noise[max(0, step - 4) : step + 5].mean() for step in range(len(noise))]
+    assert mean_line.get_ydata() == pytest.approx(expected)
     heading = loss.figure.texts[0].get_text()
     assert heading.endswith("thick: means over 9 lines of the log, pale: every line")
     assert len(axes["learning rate"].lines) == 1
@@ -143,10 +151,10 @@ def test_a_long_noisy_line_has_its_mean_over_it():
 def test_a_wide_range_has_a_logarithmic_axis_and_a_narrow_one_has_not():
     for norms, scale in (((1.0, 100.0), "log"), ((5.0, 6.0), "linear"), ((0.0, 1.0), "linear")):
         records = [record(step, gradient_norm=norm) for step, norm in enumerate(norms)]
-        assert drawn(records)["norm of the gradient"].get_yscale() == scale
+        assert draw_axes(records)["norm of the gradient"].get_yscale() == scale
 
 
-def test_the_running_mean_leaves_out_what_is_not_finite():
+def test_the_running_mean_leaves_out_values_that_are_not_finite():
     values = np.array([1.0, np.nan, 4.0, np.nan, np.nan, np.nan, 7.0])
     expected = [1.0, 2.5, 4.0, 4.0, np.nan, 7.0, 7.0]
     assert curves.running_mean(values, 3) == pytest.approx(expected, nan_ok=True)
@@ -157,16 +165,17 @@ def test_a_thinned_line_keeps_every_peak(count):
     values = np.random.default_rng(0).normal(size=count)
     values[count // 3], values[count // 2], values[7] = 50.0, -50.0, np.nan
     steps = np.arange(count, dtype=float) * 10
-    found = curves.thinned(curves.Series("clip", steps, values), curves.MAX_POINTS)
-    assert 0.6 * curves.MAX_POINTS <= len(found.values) <= curves.MAX_POINTS
-    places = (found.steps / 10).astype(int)
-    assert (np.diff(places) > 0).all()
-    assert found.values == pytest.approx(values[places], nan_ok=True)
-    assert {count // 3, count // 2} <= set(places)
-    near = 2 * count / curves.MAX_POINTS + 1
-    for place in np.linspace(10, count - 1, 300).astype(int):
-        around = found.values[abs(places - place) < near]
-        assert np.nanmin(around) <= values[place] <= np.nanmax(around)
+    thinned = curves.thinned(curves.Series("clip", steps, values), curves.MAX_POINTS)
+    assert 0.6 * curves.MAX_POINTS <= len(thinned.values) <= curves.MAX_POINTS
+    indices = (thinned.steps / 10).astype(int)  # of the values that are kept
+    assert (np.diff(indices) > 0).all()
+    assert thinned.values == pytest.approx(values[indices], nan_ok=True)
+    assert {count // 3, count // 2} <= set(indices)
+    # Each value is between the smallest and the largest of the kept values around it.
+    radius = 2 * count / curves.MAX_POINTS + 1
+    for index in np.linspace(10, count - 1, 300).astype(int):
+        values_around = thinned.values[abs(indices - index) < radius]
+        assert np.nanmin(values_around) <= values[index] <= np.nanmax(values_around)
 
 
 def test_a_short_line_is_not_thinned():

@@ -63,9 +63,9 @@ def test_values_are_replaced_and_nothing_else(config):
 )
 def test_texts_become_values_of_the_type_of_their_field(config, assignment, value):
     group, name = assignment.partition("=")[0].split(".")
-    found = getattr(getattr(override(config, [assignment]), group), name)
-    assert found == value
-    assert type(found) is type(value)
+    field_value = getattr(getattr(override(config, [assignment]), group), name)
+    assert field_value == value
+    assert type(field_value) is type(value)
 
 
 @pytest.mark.parametrize(
@@ -203,8 +203,10 @@ def test_a_method_brings_the_views_and_the_momentum_of_its_paper(method, momentu
     assert {name: getattr(changed.image, name) for name in image} == image
     assert (changed.optim.momentum, changed.optim.momentum_ramp) == (momentum, False)
     assert changed.optim.lr == cosmos.optim.lr
-    own = override(cosmos, ["image.flip_p=0.25", "optim.momentum=0.5", f"method={method}"])
-    assert (own.image.flip_p, own.optim.momentum) == (0.25, 0.5)
+    # Values that a user sets stay.
+    settings = ["image.flip_p=0.25", "optim.momentum=0.5", f"method={method}"]
+    with_settings = override(cosmos, settings)
+    assert (with_settings.image.flip_p, with_settings.optim.momentum) == (0.25, 0.5)
     assert override(cosmos, [f"method={method}", "method=cosmos"]) == cosmos
 
 
