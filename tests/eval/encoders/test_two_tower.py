@@ -89,7 +89,8 @@ def test_the_example_measures_what_the_bundled_model_does():
     assert example.info.weights_sha256 is not None
     example_result = cosmos_eval.evaluate(f"python:{EXAMPLE}", "scenes-cls", limit=20)
     bundled_result = cosmos_eval.evaluate("scenes-clip", "scenes-cls", limit=20)
-    assert example_result.metrics == bundled_result.metrics
+    # A CPU may round other batches otherwise.
+    assert example_result.metrics == pytest.approx(bundled_result.metrics, rel=1e-4)
     assert len(example_result.model["code_sha256"]) == 64
 
 

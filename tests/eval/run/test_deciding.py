@@ -72,6 +72,27 @@ def hits_of(folder: Path, model: str, dataset: str) -> np.ndarray:
     return np.array([samples["correct"][unit == number] for number in range(unit.max() + 1)])
 
 
+def require_same_result(path: Path, expected_path: Path) -> None:
+    """Check that results are equal up to rounding: a CPU may round other batches otherwise."""
+    result, expected = read_result(path), read_result(expected_path)
+    assert (result.n_samples, result.per_class) == (expected.n_samples, expected.per_class)
+    assert result.metrics == pytest.approx(expected.metrics, rel=1e-4)
+    assert result.intervals.keys() == expected.intervals.keys()
+    for name, interval in expected.intervals.items():
+        ends = {"low": interval["low"], "high": interval["high"]}
+        result_interval = dict(result.intervals[name])
+        result_ends = {end: result_interval.pop(end) for end in ends}
+        assert result_ends == pytest.approx(ends, rel=1e-3)
+        assert result_interval == {"method": interval["method"], "level": interval["level"]}
+    samples, expected_samples = read_samples(path), read_samples(expected_path)
+    assert samples.keys() == expected_samples.keys()
+    for name, expected_array in expected_samples.items():
+        if expected_array.dtype.kind == "f":
+            np.testing.assert_allclose(samples[name], expected_array, rtol=1e-4, err_msg=name)
+        else:
+            np.testing.assert_array_equal(samples[name], expected_array, err_msg=name)
+
+
 def run(command: Callable, full_results: Path, *arguments: object, against: object = CLIP):
     """Measure COSMOS until it is decided, into the folder `out` beside the results of CLIP."""
     shutil.copytree(full_results, "out", dirs_exist_ok=True)
@@ -150,7 +171,7 @@ def test_a_stopped_run_is_marked_and_is_neither_ranked_nor_compared(command, ful
     assert ended.status == 2
 
 
-def test_a_resumed_run_gives_the_bytes_of_one_that_never_stopped(
+def test_a_resumed_run_gives_the_result_of_one_that_never_stopped(
     command, full_results, monkeypatch, tmp_path
 ):
     monkeypatch.setenv("COSMOS_EVAL_CACHE", make_cache_without_embeddings(tmp_path / "cache"))
@@ -175,11 +196,8 @@ def test_a_resumed_run_gives_the_bytes_of_one_that_never_stopped(
     for name in datasets:
         expected_path = result_of(full_results, COSMOS, name)
         path = Path("out", expected_path.name)
+        require_same_result(path, expected_path)
         result, expected = read_result(path), read_result(expected_path)
-        samples = path.with_name(result.samples).read_bytes()
-        assert samples == expected_path.with_name(expected.samples).read_bytes()
-        for field in ("metrics", "intervals", "per_class", "n_samples"):
-            assert getattr(result, field) == getattr(expected, field)
         assert result.provenance["hashes"] == expected.provenance["hashes"]
 
 
@@ -201,15 +219,10 @@ def test_equal_models_are_undecided_or_the_same(command, full_results):
     last = ended.out.splitlines()[-1]
     assert last.startswith("scenes-cls: undecided, +0.0 [-")
     assert last.endswith("after 80 of 80 images (100%)")
-    # The result is the one of a usual run. Its batches are others, which a CPU may round otherwise.
-    path = result_of(Path("out"), COSMOS, "scenes-cls")
-    assert path.name == baseline.name
-    assert read_result(path).metrics == read_result(baseline).metrics
-    samples, expected = read_samples(path), read_samples(baseline)
-    assert samples.keys() == expected.keys()
-    np.testing.assert_allclose(samples.pop("confidence"), expected.pop("confidence"), rtol=1e-4)
-    for name in samples:
-        np.testing.assert_array_equal(samples[name], expected[name], err_msg=name)
+    # The result is the one of a usual run.
+    ours = result_of(Path("out"), COSMOS, "scenes-cls")
+    assert ours.name == baseline.name
+    require_same_result(ours, baseline)
     ended = run(command, full_results, "--dataset", "scenes-cls", "--margin", 15, against=baseline)
     assert ended.out.splitlines()[-1].startswith("scenes-cls: same, +0.0 [-")
     assert read_result(result_of(Path("out"), COSMOS, "scenes-cls")).n_samples < LIMIT
