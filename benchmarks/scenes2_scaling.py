@@ -11,7 +11,6 @@ goes on. Several of them may run side by side with one OUTPUT, the folder of the
 
 from __future__ import annotations
 
-import argparse
 import signal
 import sys
 from pathlib import Path
@@ -140,13 +139,7 @@ def train_ladder(jobs: list[BudgetJob], output: Path, log: Any) -> None:
 
 def main() -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("output", type=Path, help="folder of the trainings and scenes")
-    parser.add_argument(
-        "--list", action="store_true", help="only list what is done, and hours left"
-    )
+    parser = study.make_parser(__doc__)
     arguments = parser.parse_args()
     if not all_jobs():
         parser.exit(2, "scenes2_scaling: learning rates are not chosen; see scenes2_study.py\n")

@@ -485,16 +485,21 @@ def _seconds_per_step(jobs: Sequence[Job], output: Path) -> dict[str, float]:
     return {method: statistics.median(values) for method, values in seconds.items()}
 
 
-def main() -> None:
-    """Run the command line."""
+def make_parser(description: str | None) -> argparse.ArgumentParser:
+    """Return the parser of a command that trains into a folder, or lists its trainings."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+        description=description, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("output", type=Path, help="folder of the trainings and scenes")
     parser.add_argument(
         "--list", action="store_true", help="only list what is done, and hours left"
     )
-    arguments = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Run the command line."""
+    arguments = make_parser(__doc__).parse_args()
     if arguments.list:
         print("\n".join(listing(planned_jobs(), arguments.output)))
         return
