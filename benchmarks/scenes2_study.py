@@ -35,6 +35,7 @@ from cosmos_core.engine.snapshot import CHECKPOINT, Snapshots
 from cosmos_core.model.checkpoint import SNAPSHOTS
 from cosmos_core.recipes import RECIPES
 from cosmos_core.recipes.scenes import TRAIN_SCENES
+from cosmos_core.utils.files import appearing, remove, write_atomically
 from cosmos_eval import read_results
 
 ROOT = Path(__file__).parents[1]
@@ -329,7 +330,10 @@ def training_scenes(output: Path) -> Path:
 
 
 def describe_validation_sets(folder: Path) -> None:
-    """Write a description of each validation set, in JSON, which is YAML too."""
+    """Write a description of each validation set, in JSON, which is YAML too.
+
+    Files that are there already stay as they are, since other processes may read them.
+    """
     images = f"coco/images/{VALIDATION}"
     captions = f"coco/annotations/captions_{VALIDATION}_joined.json"
     descriptions = {
@@ -343,8 +347,10 @@ def describe_validation_sets(folder: Path) -> None:
         },
     }
     for name, description in descriptions.items():
-        text = json.dumps({"name": name} | description, indent=1)
-        (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
+        content = json.dumps({"name": name} | description, indent=1).encode()
+        path = folder / f"{name}.yaml"
+        if not path.exists() or path.read_bytes() != content:
+            write_atomically(path, content)
 
 
 def train(job: Job, output: Path, log: Any, start: Path | None = None) -> None:
@@ -381,28 +387,41 @@ def remove_snapshots(job: Job, output: Path) -> None:
 
 
 def measure(job: Job, output: Path, log: Any) -> None:
-    """Measure a trained model. Its results appear at once, or not at all."""
-    new_folder = output / job.name / "results"
-    shutil.rmtree(new_folder, ignore_errors=True)
+    """Measure a trained model."""
+    new_results = output / job.name / "results"
+    remove(new_results)
     checkpoint = output / job.name / "run" / CHECKPOINT
     # Results hold the command: a relative path says nothing of this machine.
     model = ["--model", f"cosmos:{os.path.relpath(checkpoint)}"]
-    run_command = ["-m", "cosmos_eval", "run", "--output", os.path.relpath(new_folder)]
-    run_command += ["--workers", "0", *model, "--name", f"{job.row}, seed {job.seed}"]
-    if job.is_tuning:
-        datasets = [str(output / VALIDATION / f"{name}.yaml") for name in VALIDATION_SETS]
-    else:
-        datasets = [*job.datasets]
-    command = [*run_command]
-    for dataset in datasets:
-        command += ["--dataset", os.path.relpath(dataset) if job.is_tuning else dataset]
-    run(command, log)
+    command = ["-m", "cosmos_eval", "run", "--output", os.path.relpath(new_results)]
+    command += ["--workers", "0", *model, "--name", f"{job.row}, seed {job.seed}"]
+    run([*command, *dataset_options(job, output)], log)
     if job.has_segmentation:
         settings = choose_segmentation_settings(model, output / job.name / "settings", log)
-        run([*run_command, "--tuned", os.path.relpath(settings)], log)
-    job.results_folder.parent.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(job.results_folder, ignore_errors=True)
-    shutil.move(new_folder, job.results_folder)
+        run([*command, "--tuned", os.path.relpath(settings)], log)
+    publish(new_results, job.results_folder)
+
+
+def dataset_options(job: Job, output: Path) -> list[str]:
+    """Return the options of `cosmos-eval run` that name the sets of a training."""
+    options = []
+    for name in job.datasets:
+        description = output / VALIDATION / f"{name}.yaml"
+        options += ["--dataset", os.path.relpath(description) if job.is_tuning else name]
+    return options
+
+
+def publish(new_results: Path, results_folder: Path) -> None:
+    """Move results to their folder, where they appear at once, or not at all.
+
+    Args:
+        new_results: The folder of the results, perhaps on another file system.
+        results_folder: Their new folder, which is replaced if it exists.
+    """
+    with appearing(results_folder) as temporary_folder:
+        shutil.copytree(new_results, temporary_folder, dirs_exist_ok=True)
+        remove(results_folder)
+    remove(new_results)
 
 
 def choose_segmentation_settings(model: Sequence[str], folder: Path, log: Any) -> Path:
