@@ -130,7 +130,8 @@ class Tests(BaseModel):
     differences: Annotated[list[Comparison], _NotEmpty]
     metric_differences: list[MetricComparison] = []
     equivalences: list[Comparison] = []
-    margin: Margin
+    # Needed if there are equivalences.
+    margin: Margin | None = None
 
 
 class Family(BaseModel):
@@ -163,6 +164,11 @@ class Family(BaseModel):
             b = Side(comparison.method, comparison.b)
             tests.append(PlannedTest(a, b, is_equivalence=False))
         return [*tests, *_expand(self.tests.equivalences, is_equivalence=True)]
+
+    def require_margin(self) -> Margin:
+        """Return the margin of equivalence, which a family with equivalences has."""
+        assert self.tests.margin is not None
+        return self.tests.margin
 
     def seeds_of(self, method: str) -> list[int]:
         """Return the seeds of a method's trainings that did not fail, in increasing order."""
@@ -224,6 +230,8 @@ def _require_known(name: str, known_names: Mapping[str, object], kind: str) -> N
 
 def _check_tests(family: Family) -> None:
     """Raise FileError for repeated tests and seeds, and for metrics that cannot be compared."""
+    if family.tests.equivalences and family.tests.margin is None:
+        raise FileError("`tests.equivalences` need `tests.margin`")
     tests = family.planned_tests()
     for test in tests:
         if tests.count(test) > 1:

@@ -258,8 +258,8 @@ class StudyTests:
         values_a, values_b = (moments.values[side_indices] for side_indices in indices)
 
         factor = self.factor(test.a)
-        margin = self.family.tests.margin.points / factor
         if test.is_equivalence:
+            margin = self.family.require_margin().points / factor
             p_model = p_equivalent(difference, margin)
             p_exact = exact_p_equivalent(values_a, values_b, margin)
             interval = difference.interval(1 - 2 * self.family.tests.level)

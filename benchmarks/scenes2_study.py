@@ -79,6 +79,7 @@ TEST_SETS = (
     "scenes2-select",
     "scenes2-select-control",
     "scenes2-select-seen",
+    "scenes2-beside",
     "scenes2-siblings",
     "scenes2-retrieval",
     "scenes2-cls",

@@ -133,7 +133,8 @@ def tables(family: Family, outcomes: Sequence[Outcome], condition: str) -> Itera
     yield f"\n## Differences{condition}\n"
     yield _table(family, differences, f"A - B [{100 - level:g}%]", "shown").rstrip()
     if equivalences:
-        title = f"within {family.tests.margin.points:g} {family.tests.margin.unit}"
+        margin = family.require_margin()
+        title = f"within {margin.points:g} {margin.unit}"
         yield f"\n## Equivalences{condition}\n"
         yield _table(family, equivalences, f"A - B [{100 - 2 * level:g}%]", title).rstrip()
 
@@ -238,9 +239,10 @@ def notes(study: StudyTests, path: Path, stored: Sequence[StoredResult]) -> Iter
     )
     yield from _notes_on_power(study)
     if family.tests.equivalences:
+        margin = family.require_margin()
         yield (
-            f"Equivalence: two one-sided tests with a margin of {family.tests.margin.points:g} "
-            f"{family.tests.margin.unit}. {family.tests.margin.reason}"
+            f"Equivalence: two one-sided tests with a margin of {margin.points:g} {margin.unit}. "
+            f"{margin.reason}"
         )
     for failure in family.failed:
         yield f"Failed: {failure.method}, seed {failure.seed}: {failure.reason}"

@@ -324,9 +324,14 @@ def compare_metrics_of_different_samples(study):
     study.family["tests"]["metric_differences"] = [test]
 
 
+def forget_the_margin(study):
+    del study.family["tests"]["margin"]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (forget_the_margin, "`tests.equivalences` need `tests.margin`"),
         (add_training_of_another_recipe, "SAME has trainings of several"),
         (copy_with_other_data, "saw different training data"),
         (edit, "edited"),
@@ -363,6 +368,22 @@ def test_the_second_study_states_75_tests_that_can_pass(modules):
     text = SECOND_STUDY.read_text("utf-8")
     assert "75 in all" in text
     assert "0.012 after the correction" in text
+
+
+def test_the_second_family_tests_seeds_that_were_not_seen(modules):
+    family = modules[0].read_family(SECOND_STUDY.with_name("family_beside.yaml"))
+    first_family = modules[0].read_family(SECOND_STUDY)
+    tests = family.planned_tests()
+    assert len(tests) == 11
+    assert not any(test.is_equivalence for test in tests)
+    assert {test.a.metric for test in tests} == {"loss beside a dominant thing"}
+    groups = {method: trainings.group for method, trainings in family.methods.items()}
+    assert groups == {method: trainings.group for method, trainings in first_family.methods.items()}
+    assert all(family.seeds_of(method) == [*range(1, 8)] for method in family.methods)
+    least = max(modules[0].least_p_value(test, 7, 7) for test in tests)
+    assert least == 2 / 3432
+    text = SECOND_STUDY.with_name("family_beside.yaml").read_text("utf-8")
+    assert f"{len(tests) * least:.4f} after the correction" in text
 
 
 def test_a_family_that_is_missing_is_one_line(modules, tmp_path):

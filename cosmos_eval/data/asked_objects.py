@@ -1,8 +1,9 @@
 """The objects that the items of a caption selection set ask about (docs/caption-selection.md).
 
-An item may state that it asks about the dominant `object` of its image or about a small one, by
-which `word` (kind, colour, place), which `area` of the image that object covers, and which the
-largest one. Imports no torch.
+An item may state which `object` of its image it asks about, by which `word` (kind, colour, place),
+which `area` of the image that object covers, and which the largest one. The object is the dominant
+one, a small one beside it, or a control: a small one without a dominant one beside it. Imports no
+torch.
 """
 
 import math
@@ -14,8 +15,8 @@ from numpy.typing import NDArray
 
 from cosmos_eval.types import UsageError
 
-DOMINANT, SMALL = "dominant", "small"
-ROLES = (DOMINANT, SMALL)
+DOMINANT, SMALL, CONTROL = "dominant", "small", "control"
+ROLES = (DOMINANT, SMALL, CONTROL)
 OBJECT, WORD, AREA, DOMINANT_AREA = "object", "word", "area", "dominant_area"
 FIELDS = (OBJECT, WORD, AREA, DOMINANT_AREA)
 
@@ -23,7 +24,7 @@ FIELDS = (OBJECT, WORD, AREA, DOMINANT_AREA)
 class AskedObject(NamedTuple):
     """The object of an image that an item asks about."""
 
-    # DOMINANT or SMALL; empty if the item does not say.
+    # One of ROLES; empty if the item does not say.
     role: str = ""
     # The kind of word that is asked for, such as `colour`; empty if the item does not say.
     word: str = ""
@@ -74,7 +75,8 @@ def read_asked_object(record: Mapping[str, Any], location: str) -> AskedObject:
         has_areas = not math.isnan(area) and not math.isnan(dominant_area)
         role = (DOMINANT if area == dominant_area else SMALL) if has_areas else ""
     elif role not in ROLES:
-        raise UsageError(f"{location}: `{OBJECT}` must be {' or '.join(ROLES)}, not {role!r}")
+        roles = f"{DOMINANT}, {SMALL} or {CONTROL}"
+        raise UsageError(f"{location}: `{OBJECT}` must be {roles}, not {role!r}")
     return AskedObject(role, word, area, dominant_area)
 
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import pydantic
 
 from cosmos_eval.data import readers
-from cosmos_eval.data.asked_objects import DOMINANT, ROLES, SMALL, AskedObject
+from cosmos_eval.data.asked_objects import DOMINANT, SMALL, AskedObject
 from cosmos_eval.data.readers import FileError
 
 LEAST_DOMINANT = 0.2
@@ -110,7 +110,7 @@ def read_questions(path: Path) -> list[Question]:
         asked_objects += _choose_objects(image, instances_by_image[image.id])
 
     absent_kinds: dict[tuple[int, int], int] = {}
-    for role in ROLES:
+    for role in (DOMINANT, SMALL):
         of_role = [entry for entry in asked_objects if entry.asked.role == role]
         absent_kinds.update(_pair_questions(of_role))
 

@@ -2,16 +2,18 @@
 
 Test scenes have drawings and textures that no training scene has. `scenes2-select` asks about the
 dominant thing and about small things. `scenes2-select-control` asks the same about the same scenes,
-whose dominant thing is rendered as small as the others. `scenes2-select-seen` asks about new scenes
-with the drawings and textures of the training scenes. All are made in the user's cache folder.
+whose dominant thing is rendered as small as the others. `scenes2-beside` asks about the same small
+thing in both. `scenes2-select-seen` asks about new scenes with the drawings and textures of the
+training scenes. All are made in the user's cache folder.
 """
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-from cosmos_core.utils.files import cache_folder
+from cosmos_core.utils.files import cache_folder, write_atomically
 from cosmos_eval import types
 from cosmos_eval.protocols.scenes import (
     PROTOCOL_NAME,
@@ -23,6 +25,8 @@ from cosmos_eval.protocols.scenes import (
 
 TRAINING = "scenes2-seg-train"
 """Scenes on which settings of scenes2-seg are chosen: never a test set."""
+BESIDE = "scenes2-beside"
+"""The data set about small things, beside a large thing and without one."""
 
 # How many scenes are measured: ten for each kind and colour of the dominant thing.
 TEST_IMAGES = 1200
@@ -43,6 +47,9 @@ THINGS = (
 # The folders of the scenes.
 _TEST, _CONTROL, _SEEN = "test", "control", "test-seen"
 _SEGMENTED, _TRAINING = "segmented", "validation"
+# The items of BESIDE, in a file beside these folders. They are about what a thing is, not where.
+_BESIDE_ITEMS = "beside.json"
+_BESIDE_WORDS = ("kind", "colour")
 # The layouts that are written to each of them.
 _LAYOUTS = {
     _TEST: ("coco", "folder", "records", "questions", "siblings"),
@@ -96,6 +103,14 @@ def _protocols_below(folder: str) -> Mapping[str, types.Protocol]:
             images="coco/images/test-seen",
         ),
         replace(selection, dataset="scenes2-siblings", annotations="siblings"),
+        replace(
+            selection,
+            dataset=BESIDE,
+            root=folder,
+            images=".",
+            annotations=_BESIDE_ITEMS,
+            layout="items",
+        ),
         scenes_segmentation(TRAINING, f"{folder}/{_TRAINING}", maps, _TRAINING, THINGS),
     )
     return {protocol.dataset: protocol for protocol in protocols}
@@ -107,11 +122,24 @@ def prepare_scenes2(protocol: types.Protocol) -> None:
     The folder gets its name when it is complete. A run that is killed, or that renders at the same
     time, therefore does no harm. Raise UsageError if the folder cannot be written.
     """
+    assert protocol.root is not None
+    root = Path(protocol.root)
+    if protocol.dataset != BESIDE:
+        _render(root)
+        return
+    _render(root / _TEST)
+    _render(root / _CONTROL)
+    path = root / _BESIDE_ITEMS
+    if not path.is_file():
+        with report_write_errors(root):
+            write_atomically(path, json.dumps([*_items_beside(root)]).encode())
+
+
+def _render(root: Path) -> None:
+    """Render the scenes of a folder, such as `test`, unless they are there."""
     from cosmos_core.data.scenes import VERSION_2
     from cosmos_core.data.scenes.layouts import write_layouts
 
-    assert protocol.root is not None
-    root = Path(protocol.root)
     if root.is_dir():
         return
     counts = {_SEGMENTED: SEGMENTED_IMAGES, _TRAINING: TRAINING_IMAGES}
@@ -124,6 +152,36 @@ def prepare_scenes2(protocol: types.Protocol) -> None:
             version=VERSION_2,
             is_control=root.name == _CONTROL,
         )
+
+
+def _items_beside(root: Path) -> Iterator[dict[str, object]]:
+    """Yield the questions about small things of the test scenes, and the same of the controls.
+
+    Both questions about a thing and a word are a pair. In a control, the things beside a small
+    thing are small, too.
+
+    Args:
+        root: The folder of the rendered scenes.
+    """
+    for word in _BESIDE_WORDS:
+        # The roles of `cosmos_eval.data.asked_objects`.
+        for folder, role in ((_TEST, "small"), (_CONTROL, "control")):
+            questions = json.loads(
+                (root / folder / "questions" / f"{word}.json").read_text("utf-8")
+            )
+            for question in questions.values():
+                if question["object"] != "small":
+                    continue
+                yield {
+                    "image": f"{folder}/coco/images/test/{question['filename']}",
+                    "caption": question["caption"],
+                    "negative": question["negative_caption"],
+                    "pair_id": f"{question['filename']} {word}",
+                    "object": role,
+                    "word": word,
+                    "area": question["area"],
+                    "dominant_area": question["dominant_area"],
+                }
 
 
 def _scenes_folder() -> Path:

@@ -1,13 +1,18 @@
-"""Suppression: how much better a model is at dominant objects than at small ones.
+"""Suppression: how much worse a model is at small objects than at dominant ones, or beside them.
 
 COSMOS (Kim et al. 2024, arXiv 2412.01814) holds that the global loss of CLIP lets the dominant
-object of an image suppress all others. A question about an object is a hit or a miss. Suppression
-is the share of hits of questions about dominant objects, less the share of those about small ones.
+object of an image suppress all others. A question about an object is a hit or a miss. Two groups of
+questions, A and B, are compared by the difference of their shares of hits:
 
-Its interval joins Wilson's intervals of both shares: MOVER, the method of variance estimates
-recovery (Zou and Donner 2008, "Construction of confidence limits about effect measures", Statistics
-in Medicine 27; Newcombe 1998, "Improved confidence intervals for the difference between binomial
-proportions based on paired data", Statistics in Medicine 17). It holds if a share is near 0 or 1.
+- suppression: A asks about dominant objects, and B about small ones
+- loss beside a dominant object: B asks about small objects beside a dominant one, and A asks the
+  same about the same objects without one
+
+The interval of a difference joins Wilson's intervals of both shares: MOVER, the method of variance
+estimates recovery (Zou and Donner 2008, "Construction of confidence limits about effect measures",
+Statistics in Medicine 27; Newcombe 1998, "Improved confidence intervals for the difference between
+binomial proportions based on paired data", Statistics in Medicine 17). It holds if a share is near
+0 or 1.
 Shapes: N items, C clusters of items that depend on each other, such as the items of one image; R
 resamples.
 """
@@ -34,102 +39,101 @@ _STEPS = 25  # of Newton's method
 _CONVERGED = 1e-6  # the largest last step of Newton's method
 
 
-class RoleHits(NamedTuple):
-    """The numbers of items, and of hits, by role: in each cluster (C,), or sums (...,) of them.
+class GroupHits(NamedTuple):
+    """The numbers of items, and of hits, of groups A and B: in each cluster (C,), or sums (...,).
 
     Hits may be fractions.
     """
 
-    dominant_hits: Values
-    dominant_items: Values
-    small_hits: Values
-    small_items: Values
+    a_hits: Values
+    a_items: Values
+    b_hits: Values
+    b_items: Values
 
 
-def count_role_hits(
+def count_group_hits(
     hits: NDArray[np.number] | NDArray[np.bool_],
-    is_dominant: NDArray[np.bool_],
-    is_small: NDArray[np.bool_],
+    is_in_a: NDArray[np.bool_],
+    is_in_b: NDArray[np.bool_],
     clusters: Ints,
-) -> RoleHits:
-    """Return the numbers of items and of hits of each role in each cluster.
+) -> GroupHits:
+    """Return the numbers of items and of hits of each group in each cluster.
 
     Args:
         hits: (N,), whether each item is a hit, or which share of it is.
-        is_dominant: (N,), whether each item asks about a dominant object.
-        is_small: (N,), whether each item asks about a small object. Items of neither role do not
-            count.
+        is_in_a: (N,), whether each item belongs to group A, such as items about dominant objects.
+        is_in_b: (N,), whether each item belongs to group B. Items of neither group do not count.
         clusters: (N,) numbers. Items with the same number depend on each other.
 
     Example:
-        The hits [1, 0, 1], of a dominant and two small objects in the clusters [4, 4, 7], give
-        dominant_hits [1, 0], dominant_items [1, 0], small_hits [0, 1] and small_items [1, 1].
+        The hits [1, 0, 1], of the groups A, B and B, in the clusters [4, 4, 7], give a_hits [1, 0],
+        a_items [1, 0], b_hits [0, 1] and b_items [1, 1].
     """
     _, cluster_index = np.unique(clusters, return_inverse=True)
     counts: list[Values] = []
-    for has_role in (is_dominant, is_small):
-        for values in (has_role * hits, has_role):
+    for is_in_group in (is_in_a, is_in_b):
+        for values in (is_in_group * hits, is_in_group):
             counts.append(np.bincount(cluster_index, weights=values).astype(np.float64))
-    return RoleHits(*counts)
+    return GroupHits(*counts)
 
 
-def dominant_share(sums: RoleHits) -> Values:
-    """Return the share of hits of dominant objects, (...,); NaN without items."""
-    return ratio(sums.dominant_hits, sums.dominant_items)
+def share_of_a(sums: GroupHits) -> Values:
+    """Return the share of hits in group A, (...,); NaN without items."""
+    return ratio(sums.a_hits, sums.a_items)
 
 
-def small_share(sums: RoleHits) -> Values:
-    """Return the share of hits of small objects, (...,); NaN without items."""
-    return ratio(sums.small_hits, sums.small_items)
+def share_of_b(sums: GroupHits) -> Values:
+    """Return the share of hits in group B, (...,); NaN without items."""
+    return ratio(sums.b_hits, sums.b_items)
 
 
-def difference_of_shares(sums: RoleHits) -> Values:
-    """Return the share of hits of dominant objects, less the share of small objects, (...,).
+def difference_of_shares(sums: GroupHits) -> Values:
+    """Return the share of hits in group A, less the share in group B, (...,).
 
-    It is NaN without items of a role.
+    It is NaN without items of a group.
     """
-    return dominant_share(sums) - small_share(sums)
+    return share_of_a(sums) - share_of_b(sums)
 
 
-def suppression(hits: RoleHits) -> FunctionOfSums | None:
-    """Return the estimate of the suppression, or None if a role has no items.
+def share_difference(hits: GroupHits) -> FunctionOfSums | None:
+    """Return the estimate of the difference of shares, or None if a group has no items.
 
     `hits` (C,) are the numbers of items and of hits in each cluster.
     """
-    if not (hits.dominant_items.any() and hits.small_items.any()):
+    if not (hits.a_items.any() and hits.b_items.any()):
         return None
-    return FunctionOfSums(hits, difference_of_shares, interval=suppression_interval)
+    return FunctionOfSums(hits, difference_of_shares, interval=difference_interval)
 
 
-def suppression_interval(hits: RoleHits, level: float) -> Interval:
-    """Return the interval of the suppression d = p - q by MOVER.
+def difference_interval(hits: GroupHits, level: float) -> Interval:
+    """Return the interval of the difference of shares d = p - q by MOVER.
 
     With Wilson's intervals from p_low to p_high and from q_low to q_high, and the correlation r of
     the two shares, it goes from
         d - sqrt((p - p_low)^2 - 2 r (p - p_low) (q_high - q) + (q_high - q)^2)  to
         d + sqrt((p_high - p)^2 - 2 r (p_high - p) (q - q_low) + (q - q_low)^2).
-    Items of one cluster may depend on each other, within a role and between the roles: Wilson's
+    Items of one cluster may depend on each other, within a group and between both: Wilson's
     intervals are for effective numbers of items, and r follows from how far the hits of a cluster
     are above p or q times its items.
 
     Args:
-        hits: (C,), the numbers of items and of hits in each cluster. Both roles have items.
+        hits: (C,), the numbers of items and of hits in each cluster. Both groups have items.
         level: The probability that the interval contains the true value.
     """
     from cosmos_eval.stats.intervals import wilson_of_clusters  # which imports SciPy
 
-    dominant = wilson_of_clusters(hits.dominant_hits, hits.dominant_items, level)
-    small = wilson_of_clusters(hits.small_hits, hits.small_items, level)
-    p = float(hits.dominant_hits.sum() / hits.dominant_items.sum())
-    q = float(hits.small_hits.sum() / hits.small_items.sum())
+    interval_of_p = wilson_of_clusters(hits.a_hits, hits.a_items, level)
+    interval_of_q = wilson_of_clusters(hits.b_hits, hits.b_items, level)
+    p = float(hits.a_hits.sum() / hits.a_items.sum())
+    q = float(hits.b_hits.sum() / hits.b_items.sum())
     # How far the hits of each cluster are above their expected number.
-    dominant_deviations = hits.dominant_hits - p * hits.dominant_items
-    small_deviations = hits.small_hits - q * hits.small_items
-    norm = math.sqrt((dominant_deviations**2).sum() * (small_deviations**2).sum())
-    r = float(dominant_deviations @ small_deviations) / norm if norm > 0 else 0.0
+    a_deviations = hits.a_hits - p * hits.a_items
+    b_deviations = hits.b_hits - q * hits.b_items
+    norm = math.sqrt((a_deviations**2).sum() * (b_deviations**2).sum())
+    r = float(a_deviations @ b_deviations) / norm if norm > 0 else 0.0
 
-    p_below, p_above = p - dominant.low, dominant.high - p
-    q_below, q_above = q - small.low, small.high - q
+    p_below, p_above = p - interval_of_p.low, interval_of_p.high - p
+    q_below, q_above = q - interval_of_q.low, interval_of_q.high - q
     # Rounding may make a sum of squares slightly negative.
     below = math.sqrt(max(0.0, p_below**2 - 2 * r * p_below * q_above + q_above**2))
     above = math.sqrt(max(0.0, p_above**2 - 2 * r * p_above * q_below + q_below**2))

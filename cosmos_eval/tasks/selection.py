@@ -295,7 +295,7 @@ class Selection(Task):
     def require_consistent(self, samples: types.Samples) -> None:
         """Raise ValueError for arrays that contradict each other.
 
-        The text scores and the image scores are stored together, and objects are dominant or small.
+        The text scores and the image scores are stored together, and objects have a known role.
         """
         if (TEXT in samples) != (IMAGE in samples):
             raise ValueError(f"`{TEXT}` and `{IMAGE}` are stored together")

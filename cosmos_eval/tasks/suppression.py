@@ -1,4 +1,7 @@
-"""Metrics of caption selection by the object that an item asks about: dominant or small.
+"""Metrics of caption selection by the object that an item asks about.
+
+The object is the dominant one of its image, a small one beside it, or a control: a small one
+without a dominant one beside it.
 
 Importing this module imports no torch.
 """
@@ -14,6 +17,7 @@ from numpy.typing import NDArray
 
 from cosmos_eval.data.asked_objects import (
     AREA,
+    CONTROL,
     DOMINANT,
     DOMINANT_AREA,
     OBJECT,
@@ -28,7 +32,7 @@ from cosmos_eval.stats.estimates import (
     Proportion,
     mean_of_items,
 )
-from cosmos_eval.stats.suppression import count_role_hits, odds_ratio_by_area, suppression
+from cosmos_eval.stats.suppression import count_group_hits, odds_ratio_by_area, share_difference
 from cosmos_eval.tasks.arrays import SampleArray
 from cosmos_eval.tasks.metric import Derived, Metric
 from cosmos_eval.types import Samples
@@ -48,9 +52,9 @@ THIRDS = ("low", "middle", "high")
 
 @dataclass(frozen=True)
 class _RoleAccuracy:
-    """Computes the accuracy of the items about dominant objects, or of those about small ones."""
+    """Computes the accuracy of the items about the objects of a role."""
 
-    # DOMINANT or SMALL.
+    # One of ROLES.
     role: str
     # The names of the arrays (N,) that say whether an item is correct, and which cluster it has.
     correct_array: str
@@ -69,27 +73,29 @@ class _RoleAccuracy:
 
 
 @dataclass(frozen=True)
-class _Suppression:
-    """Computes the accuracy at dominant objects, less the accuracy at small ones."""
+class _Difference:
+    """Computes the accuracy at the objects of a role, less the accuracy at small ones."""
 
+    # DOMINANT or CONTROL.
+    role: str
     # The names of the arrays (N,) that say whether an item is correct, and which cluster it has.
     correct_array: str
     cluster_array: str
 
     def __call__(self, samples: Derived, word: str = "") -> FunctionOfSums | None:
-        """Return the suppression of the items that ask for a word; empty: of all items.
+        """Return the difference for the items that ask for a word; empty: for all items.
 
         Return None if a role has no such items, and if the samples lack an array.
         """
         if OBJECT not in samples or self.correct_array not in samples:
             return None
-        hits = count_role_hits(
+        hits = count_group_hits(
             samples[self.correct_array],
-            _has_role(samples, DOMINANT, word),
+            _has_role(samples, self.role, word),
             _has_role(samples, SMALL, word),
             samples[self.cluster_array],
         )
-        return suppression(hits)
+        return share_difference(hits)
 
 
 @dataclass(frozen=True)
@@ -181,13 +187,30 @@ def headline_metrics(correct: str, blind: str, cluster: str) -> Iterator[Metric]
     )
     yield Metric(
         "suppression",
-        _Suppression(correct, cluster),
+        _Difference(DOMINANT, correct, cluster),
         unit="difference",
         higher_is_better=False,
         headline=True,
     )
     yield Metric(
-        "suppression_blind", _Suppression(blind, cluster), unit="difference", reference=True
+        "suppression_blind",
+        _Difference(DOMINANT, blind, cluster),
+        unit="difference",
+        reference=True,
+    )
+    yield Metric(
+        "loss_beside_dominant",
+        _Difference(CONTROL, correct, cluster),
+        unit="difference",
+        label="loss beside dominant",
+        higher_is_better=False,
+        headline=True,
+    )
+    yield Metric(
+        "loss_beside_dominant_blind",
+        _Difference(CONTROL, blind, cluster),
+        unit="difference",
+        reference=True,
     )
 
 
@@ -199,27 +222,31 @@ def detail_metrics(correct: str, cluster: str) -> Iterator[Metric]:
         cluster: The name of the array (N,) of the numbers of clusters.
     """
     accuracy_dominant = _RoleAccuracy(DOMINANT, correct, cluster)
+    accuracy_small = _RoleAccuracy(SMALL, correct, cluster)
+    accuracy_control = _RoleAccuracy(CONTROL, correct, cluster)
     yield Metric("accuracy_dominant", accuracy_dominant)
+    yield Metric("accuracy_control", accuracy_control)
     for third, third_name in enumerate(THIRDS):
         accuracy_in_third = _AccuracyInThird(third, correct, cluster)
         yield Metric(f"accuracy_small_by_dominant_area_{third_name}", accuracy_in_third)
     yield Metric("odds_small_by_dominant_area", _OddsRatio(correct, cluster), unit="ratio")
     yield Metric("accuracy_dominant_*", accuracy_dominant, members=words_of)
-    accuracy_small = _RoleAccuracy(SMALL, correct, cluster)
     yield Metric("accuracy_small_*", accuracy_small, members=words_of)
-    yield Metric(
-        "suppression_*",
-        _Suppression(correct, cluster),
-        unit="difference",
-        higher_is_better=False,
-        members=words_of,
-    )
+    yield Metric("accuracy_control_*", accuracy_control, members=words_of)
+    for name, role in (("suppression_*", DOMINANT), ("loss_beside_dominant_*", CONTROL)):
+        yield Metric(
+            name,
+            _Difference(role, correct, cluster),
+            unit="difference",
+            higher_is_better=False,
+            members=words_of,
+        )
 
 
 def require_roles(samples: Samples) -> None:
-    """Raise ValueError for stored objects that are neither dominant nor small, nor unknown."""
+    """Raise ValueError for stored objects whose role is not one of ROLES, and not unknown."""
     if OBJECT in samples and not np.isin(samples[OBJECT], ["", *ROLES]).all():
-        raise ValueError(f"`{OBJECT}` holds a text that is neither {' nor '.join(ROLES)}")
+        raise ValueError(f"`{OBJECT}` holds a text that is not {DOMINANT}, {SMALL} or {CONTROL}")
     for name in (WORD, AREA, DOMINANT_AREA):
         if name in samples and OBJECT not in samples:
             raise ValueError(f"`{name}` is stored without `{OBJECT}`")

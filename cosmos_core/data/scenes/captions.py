@@ -54,7 +54,7 @@ class Thing(NamedTuple):
 
     kind: str
     colour: str
-    size: str  # LARGE for the dominant thing, else SMALL
+    size: str  # LARGE for a dominant thing, else SMALL; in a control, all things are SMALL
     place: str  # a key of PLACE_PHRASES
     box: Box  # x0, y0, x1, y1 of the visible pixels; x1 and y1 are exclusive
     area: float  # visible pixels as a fraction of the image

@@ -126,13 +126,7 @@ def _draw_pattern(canvas: Canvas, colour: Colour, rng: Rng) -> None:
 
 
 def _paint_balloon(canvas: Canvas, colour: Colour, rng: Rng) -> None:
-    """Draw a balloon with a knot, a wavy string and, usually, a pattern.
-
-    Args:
-        canvas: The canvas, in coordinates from -1 to 1, with y downwards.
-        colour: The main colour of the balloon.
-        rng: The random generator, which varies the drawing.
-    """
+    """Draw a balloon with a knot, a wavy string and, usually, a pattern."""
     rx, ry = rng.uniform(0.56, 0.68), rng.uniform(0.62, 0.68)
     centre_y = -0.96 + ry
     knot_y = centre_y + ry
@@ -155,13 +149,7 @@ def _paint_balloon(canvas: Canvas, colour: Colour, rng: Rng) -> None:
 
 
 def _paint_bell(canvas: Canvas, colour: Colour, rng: Rng) -> None:
-    """Draw a bell with a loop, a clapper and engraved rings.
-
-    Args:
-        canvas: The canvas, in coordinates from -1 to 1, with y downwards.
-        colour: The main colour of the bell.
-        rng: The random generator, which varies the drawing.
-    """
+    """Draw a bell with a loop, a clapper and engraved rings."""
     shoulder_x = rng.uniform(0.34, 0.46)
     waist_x = shoulder_x + rng.uniform(0.04, 0.12)
     loop = _arc(0, -0.76, 0.15, 0.15, 0, 360)
@@ -191,13 +179,7 @@ def _paint_bell(canvas: Canvas, colour: Colour, rng: Rng) -> None:
 
 
 def _paint_butterfly(canvas: Canvas, colour: Colour, rng: Rng) -> None:
-    """Draw a butterfly from above: two pairs of spotted wings, a body and feelers.
-
-    Args:
-        canvas: The canvas, in coordinates from -1 to 1, with y downwards.
-        colour: The main colour of the butterfly.
-        rng: The random generator, which varies the drawing.
-    """
+    """Draw a butterfly from above: two pairs of spotted wings, a body and feelers."""
     upper_y, lower_y = rng.uniform(-0.96, -0.78), rng.uniform(0.72, 0.92)
     upper_wing = [
         (0.04, 0.04),
@@ -228,13 +210,7 @@ def _paint_butterfly(canvas: Canvas, colour: Colour, rng: Rng) -> None:
 
 
 def _paint_cactus(canvas: Canvas, colour: Colour, rng: Rng) -> None:
-    """Draw a cactus with two arms, ribs and spines in a clay pot.
-
-    Args:
-        canvas: The canvas, in coordinates from -1 to 1, with y downwards.
-        colour: The main colour of the cactus.
-        rng: The random generator, which varies the drawing.
-    """
+    """Draw a cactus with two arms, ribs and spines in a clay pot."""
     right_y, left_y = rng.uniform(-0.06, 0.12, 2)  # of the arms' joints
     right_top, left_top = rng.uniform(-0.62, -0.36, 2)
     trunk = [(0, 0.7), (0, -0.72)]
@@ -260,13 +236,7 @@ def _paint_cactus(canvas: Canvas, colour: Colour, rng: Rng) -> None:
 
 
 def _paint_cat(canvas: Canvas, colour: Colour, rng: Rng) -> None:
-    """Draw a cat that sits and looks at the viewer, with a raised tail and stripes.
-
-    Args:
-        canvas: The canvas, in coordinates from -1 to 1, with y downwards.
-        colour: The main colour of the cat.
-        rng: The random generator, which varies the drawing.
-    """
+    """Draw a cat that sits and looks at the viewer, with a raised tail and stripes."""
     tail_x = rng.uniform(0.76, 0.86)
     tail = _rounded([(0.2, 0.8), (tail_x, 0.84), (tail_x, 0.2), (0.62, -0.1)])[4:26]
     _draw_tubes(canvas, [tail], shade(colour, 0.82), 25)
@@ -300,13 +270,7 @@ def _paint_cat(canvas: Canvas, colour: Colour, rng: Rng) -> None:
 
 
 def _paint_chair(canvas: Canvas, colour: Colour, rng: Rng) -> None:
-    """Draw a wooden chair from its side: a high back with slats, a seat and four legs.
-
-    Args:
-        canvas: The canvas, in coordinates from -1 to 1, with y downwards.
-        colour: The main colour of the chair.
-        rng: The random generator, which varies the drawing.
-    """
+    """Draw a wooden chair from its side: a high back with slats, a seat and four legs."""
     depth = np.array([rng.uniform(0.36, 0.48), -0.2])  # from the near side to the far side
     back_y = rng.uniform(-0.78, -0.68)
     seat_y = rng.uniform(0.12, 0.24)
@@ -336,13 +300,7 @@ def _paint_chair(canvas: Canvas, colour: Colour, rng: Rng) -> None:
 
 
 def _paint_cherry(canvas: Canvas, colour: Colour, rng: Rng) -> None:
-    """Draw a pair of cherries, whose long stems meet at a leaf.
-
-    Args:
-        canvas: The canvas, in coordinates from -1 to 1, with y downwards.
-        colour: The main colour of the cherries.
-        rng: The random generator, which varies the drawing.
-    """
+    """Draw a pair of cherries, whose long stems meet at a leaf."""
     left_radius, right_radius = rng.uniform(0.38, 0.46, 2)
     left_y, right_y = rng.uniform(0.3, 0.52, 2)
     joint_x = rng.uniform(-0.05, 0.15)
@@ -363,13 +321,7 @@ def _paint_cherry(canvas: Canvas, colour: Colour, rng: Rng) -> None:
 
 
 def _paint_clock(canvas: Canvas, colour: Colour, rng: Rng) -> None:
-    """Draw an alarm clock with two bells, two feet, and hands at any time.
-
-    Args:
-        canvas: The canvas, in coordinates from -1 to 1, with y downwards.
-        colour: The main colour of the clock.
-        rng: The random generator, which varies the drawing.
-    """
+    """Draw an alarm clock with two bells, two feet, and hands at any time."""
     radius = rng.uniform(0.68, 0.76)
     dial_radius = radius * rng.uniform(0.54, 0.62)
     centre_y = 0.9 - radius
@@ -398,13 +350,7 @@ def _paint_clock(canvas: Canvas, colour: Colour, rng: Rng) -> None:
 
 
 def _paint_cup(canvas: Canvas, colour: Colour, rng: Rng) -> None:
-    """Draw a mug of coffee with a handle at its right, and steam.
-
-    Args:
-        canvas: The canvas, in coordinates from -1 to 1, with y downwards.
-        colour: The main colour of the cup.
-        rng: The random generator, which varies the drawing.
-    """
+    """Draw a mug of coffee with a handle at its right, and steam."""
     half_foot = rng.uniform(0.42, 0.56)
     top_y = rng.uniform(-0.44, -0.34)
     middle_x = -0.2
@@ -434,13 +380,7 @@ def _paint_cup(canvas: Canvas, colour: Colour, rng: Rng) -> None:
 
 
 def _paint_duck(canvas: Canvas, colour: Colour, rng: Rng) -> None:
-    """Draw a duck that swims to the left, with a round head, a wing and a raised tail.
-
-    Args:
-        canvas: The canvas, in coordinates from -1 to 1, with y downwards.
-        colour: The main colour of the duck.
-        rng: The random generator, which varies the drawing.
-    """
+    """Draw a duck that swims to the left, with a round head, a wing and a raised tail."""
     head_x, head_y = rng.uniform(-0.38, -0.28), rng.uniform(-0.54, -0.46)
     head_radius = rng.uniform(0.35, 0.4)
     tail_y = rng.uniform(-0.36, -0.16)
@@ -494,13 +434,7 @@ def _draw_wing(canvas: Canvas, colour: Colour, rng: Rng) -> None:
 
 
 def _paint_guitar(canvas: Canvas, colour: Colour, rng: Rng) -> None:
-    """Draw a guitar that leans to the right: a body with a waist, a neck and a head.
-
-    Args:
-        canvas: The canvas, in coordinates from -1 to 1, with y downwards.
-        colour: The main colour of the guitar.
-        rng: The random generator, which varies the drawing.
-    """
+    """Draw a guitar that leans to the right: a body with a waist, a neck and a head."""
     lean = rng.uniform(38, 50)
     lower_x, waist_x, upper_x = (
         rng.uniform(0.46, 0.54),
@@ -536,13 +470,7 @@ def _paint_guitar(canvas: Canvas, colour: Colour, rng: Rng) -> None:
 
 
 def _paint_key(canvas: Canvas, colour: Colour, rng: Rng) -> None:
-    """Draw a key that points to the lower right: a ring, a shaft and a bit with teeth.
-
-    Args:
-        canvas: The canvas, in coordinates from -1 to 1, with y downwards.
-        colour: The main colour of the key.
-        rng: The random generator, which varies the drawing.
-    """
+    """Draw a key that points to the lower right: a ring, a shaft and a bit with teeth."""
     turn = rng.uniform(-50, -40)
     width = int(rng.integers(24, 29))
     n_lobes = int(rng.choice([1, 3]))
@@ -570,13 +498,7 @@ def _paint_key(canvas: Canvas, colour: Colour, rng: Rng) -> None:
 
 
 def _paint_kite(canvas: Canvas, colour: Colour, rng: Rng) -> None:
-    """Draw a kite: a diamond of four panels with a cross, and a tail with bows.
-
-    Args:
-        canvas: The canvas, in coordinates from -1 to 1, with y downwards.
-        colour: The main colour of the kite.
-        rng: The random generator, which varies the drawing.
-    """
+    """Draw a kite: a diamond of four panels with a cross, and a tail with bows."""
     lean = rng.uniform(16, 30)
     half_width, cross_y = rng.uniform(0.54, 0.68), rng.uniform(-0.5, -0.3)
     top, bottom = (0.0, -1.0), (0.0, rng.uniform(0.5, 0.66))
@@ -608,13 +530,7 @@ def _paint_kite(canvas: Canvas, colour: Colour, rng: Rng) -> None:
 
 
 def _paint_lamp(canvas: Canvas, colour: Colour, rng: Rng) -> None:
-    """Draw a table lamp: a wide shade, a rod, a round base and a chain.
-
-    Args:
-        canvas: The canvas, in coordinates from -1 to 1, with y downwards.
-        colour: The main colour of the lamp.
-        rng: The random generator, which varies the drawing.
-    """
+    """Draw a table lamp: a wide shade, a rod, a round base and a chain."""
     half_top, half_bottom = rng.uniform(0.3, 0.46), rng.uniform(0.76, 0.92)
     shade_y = rng.uniform(0.0, 0.14)  # of the lower edge of the lamp's shade
     rod = [(0, shade_y), (0, 0.6)]
@@ -644,13 +560,7 @@ def _paint_lamp(canvas: Canvas, colour: Colour, rng: Rng) -> None:
 
 
 def _paint_leaf(canvas: Canvas, colour: Colour, rng: Rng) -> None:
-    """Draw a leaf with a toothed edge that points to the upper left, with veins and a stem.
-
-    Args:
-        canvas: The canvas, in coordinates from -1 to 1, with y downwards.
-        colour: The main colour of the leaf.
-        rng: The random generator, which varies the drawing.
-    """
+    """Draw a leaf with a toothed edge that points to the upper left, with veins and a stem."""
     turn = rng.uniform(-52, -38)
     half_width = rng.uniform(0.42, 0.66)
     n_teeth = int(rng.integers(5, 9))
@@ -679,13 +589,7 @@ def _paint_leaf(canvas: Canvas, colour: Colour, rng: Rng) -> None:
 
 
 def _paint_pear(canvas: Canvas, colour: Colour, rng: Rng) -> None:
-    """Draw a pear with a narrow top, a wide bottom, a stem and a small leaf.
-
-    Args:
-        canvas: The canvas, in coordinates from -1 to 1, with y downwards.
-        colour: The main colour of the pear.
-        rng: The random generator, which varies the drawing.
-    """
+    """Draw a pear with a narrow top, a wide bottom, a stem and a small leaf."""
     neck_x, belly_x = rng.uniform(0.2, 0.28), rng.uniform(0.72, 0.84)
     lean = rng.uniform(-8, 8)
     stem = [(0, -0.5), (0.02, -0.74), (0.1, -0.95)]
@@ -713,13 +617,7 @@ def _paint_pear(canvas: Canvas, colour: Colour, rng: Rng) -> None:
 
 
 def _paint_rocket(canvas: Canvas, colour: Colour, rng: Rng) -> None:
-    """Draw a rocket that flies upwards: a pointed body, fins, a porthole and a flame.
-
-    Args:
-        canvas: The canvas, in coordinates from -1 to 1, with y downwards.
-        colour: The main colour of the rocket.
-        rng: The random generator, which varies the drawing.
-    """
+    """Draw a rocket that flies upwards: a pointed body, fins, a porthole and a flame."""
     half_width = rng.uniform(0.36, 0.44)
     fin_x, fin_y = rng.uniform(0.74, 0.9), rng.uniform(-0.04, 0.14)
     flame_x, flame_y = rng.uniform(0.2, 0.3), rng.uniform(0.86, 0.97)
@@ -754,13 +652,7 @@ def _paint_rocket(canvas: Canvas, colour: Colour, rng: Rng) -> None:
 
 
 def _paint_snail(canvas: Canvas, colour: Colour, rng: Rng) -> None:
-    """Draw a snail that creeps to the right, with a spiral shell and two eyes on stalks.
-
-    Args:
-        canvas: The canvas, in coordinates from -1 to 1, with y downwards.
-        colour: The main colour of the snail.
-        rng: The random generator, which varies the drawing.
-    """
+    """Draw a snail that creeps to the right, with a spiral shell and two eyes on stalks."""
     skin: Colour = (206, 178, 134)
     neck_x = rng.uniform(0.66, 0.78)
     eye_y = rng.uniform(-0.46, -0.28)
@@ -795,13 +687,7 @@ def _paint_snail(canvas: Canvas, colour: Colour, rng: Rng) -> None:
 
 
 def _paint_train(canvas: Canvas, colour: Colour, rng: Rng) -> None:
-    """Draw a steam engine that drives to the left: a chimney, a boiler, a cab and wheels.
-
-    Args:
-        canvas: The canvas, in coordinates from -1 to 1, with y downwards.
-        colour: The main colour of the train.
-        rng: The random generator, which varies the drawing.
-    """
+    """Draw a steam engine that drives to the left: a chimney, a boiler, a cab and wheels."""
     cab_x, cab_y = rng.uniform(0.2, 0.32), rng.uniform(-0.74, -0.62)
     boiler_y = rng.uniform(-0.22, -0.1)
     for size in np.linspace(0.1, 0.16, int(rng.integers(1, 4))):
@@ -834,13 +720,7 @@ def _paint_train(canvas: Canvas, colour: Colour, rng: Rng) -> None:
 
 
 def _paint_umbrella(canvas: Canvas, colour: Colour, rng: Rng) -> None:
-    """Draw an open umbrella: a canopy of panels, a tip, and a handle with a hook.
-
-    Args:
-        canvas: The canvas, in coordinates from -1 to 1, with y downwards.
-        colour: The main colour of the umbrella.
-        rng: The random generator, which varies the drawing.
-    """
+    """Draw an open umbrella: a canopy of panels, a tip, and a handle with a hook."""
     n_panels = int(rng.integers(4, 8))
     height = rng.uniform(0.7, 0.86)
     rim_y, scallop_height = rng.uniform(0.0, 0.12), rng.uniform(0.08, 0.18)

@@ -58,11 +58,16 @@ def ask_questions(
     questions = []
     for target, role in ((things[0], DOMINANT), (small_thing, SMALL_OBJECT)):
         for word in WORDS:
-            claimed_thing = _with_false_word(rng, target, word, things, version)
-            if claimed_thing is None:
+            # Drawn for every word, so that a scene and its control have the same false words even
+            # if only one of their dominant things is in the center.
+            draw = rng.random()
+            false_words = _false_words(target, word, things, version)
+            if not false_words:
                 continue
+            false_word = false_words[int(draw * len(false_words))]
+            claimed_thing = target._replace(**{word: false_word})
             named_things = [things[0], small_thing]
-            claimed_things = [claimed_thing if t is target else t for t in named_things]
+            claimed_things = [claimed_thing if thing is target else thing for thing in named_things]
             if not dominant_is_first:
                 named_things.reverse()
                 claimed_things.reverse()
@@ -78,37 +83,31 @@ def ask_questions(
     return questions
 
 
-def _with_false_word(
-    rng: np.random.Generator, thing: Thing, word: str, things: Sequence[Thing], version: Version
-) -> Thing | None:
-    """Return a thing with one false word, which is drawn from several words that are clearly false.
+def _false_words(
+    thing: Thing, word: str, things: Sequence[Thing], version: Version
+) -> Sequence[str]:
+    """Return the words that are clearly false for a thing.
 
-    Over many scenes, a false word is as frequent as it is as a correct word, so that captions alone
-    do not give the answer away.
+    Over many scenes, each of them is as frequent as it is as a correct word, and kinds have only
+    their own colours, so that captions alone do not give the answer away.
 
     Args:
-        rng: The random generator.
         thing: The thing as it is.
-        word: "kind": a kind that no thing of the scene has. "colour": another colour of the kind.
-            "place": a mirror image of its place, to the other side, to the top or the bottom, or
-            both.
+        word: "kind": the kinds that have this colour, and that no thing of the scene has.
+            "colour": the other colours of the kind. "place": the mirror images of its place, to the
+            other side, to the top or the bottom, or both; none for the center.
         things: All things of the scene.
         version: The version of the scenes, which has the kinds and their colours.
-
-    Returns:
-        The thing, or None for the place of a thing in the center.
     """
     if word == "kind":
         kinds_in_scene = {thing_of_scene.kind for thing_of_scene in things}
-        kinds = [kind for kind in version.things if kind not in kinds_in_scene]
-        return thing._replace(kind=kinds[int(rng.integers(len(kinds)))])
+        kinds_of_colour = [
+            kind for kind, colours in version.colours.items() if thing.colour in colours
+        ]
+        return [kind for kind in kinds_of_colour if kind not in kinds_in_scene]
     if word == "colour":
-        colours = [colour for colour in version.colours[thing.kind] if colour != thing.colour]
-        return thing._replace(colour=colours[int(rng.integers(len(colours)))])
-    places = _mirrored_places(thing.place)
-    if not places:
-        return None
-    return thing._replace(place=places[int(rng.integers(len(places)))])
+        return [colour for colour in version.colours[thing.kind] if colour != thing.colour]
+    return _mirrored_places(thing.place)
 
 
 def _mirrored_places(place: str) -> list[str]:

@@ -296,37 +296,54 @@ def _paint_things(
     painted_things: list[_PlannedThing] = []
     boxes: list[Box] = []
     for planned_thing in planned_things:
+        is_dominant = planned_thing.size == LARGE
         look = _draw_look(rng, rendering.split)
         patch = _render_thing(planned_thing, look, rendering.version)
         height, width = patch.shape[:2]
-        if planned_thing.size == LARGE and rendering.version is VERSION_2:
+        if is_dominant and rendering.version is VERSION_2:
             x, y = _draw_position_in_a_ninth(rng, height, width)
         else:
             x, y, covered_fraction = _find_free_position(rng, height, width, boxes)
-            has_two_small_things = len(painted_things) > 2
-            if covered_fraction > _MAX_OVERLAP and has_two_small_things:
+            n_small_painted = len(painted_things) - 1
+            if covered_fraction > _MAX_OVERLAP and n_small_painted >= 2:
                 continue
         boxes.append((x, y, x + width, y + height))
-        if planned_thing.size == LARGE and rendering.is_control:
-            planned_thing = planned_thing._replace(size=SMALL)
-            patch = _render_thing(planned_thing, look, rendering.version)
+
+        painted_thing = planned_thing
+        if is_dominant and rendering.is_control:
+            # Shrink it in the middle of its box.
+            painted_thing = planned_thing._replace(size=SMALL)
+            patch = _render_thing(painted_thing, look, rendering.version)
             x += (width - patch.shape[1]) // 2
             y += (height - patch.shape[0]) // 2
-            height, width = patch.shape[:2]
-        painted_things.append(planned_thing)
-
-        # Blend the thing with the pixels below it. Its colours are multiplied by alpha already, so
-        # that the result is thing + (1 - alpha) * background, rounded.
-        rows, columns = slice(y, y + height), slice(x, x + width)
-        pixels = image[rows, columns]
-        colours, alpha = patch[..., :3], patch[..., 3:]
-        background = (pixels.astype(np.uint16) * (255 - alpha.astype(np.uint16)) + 127) // 255
-        pixels[:] = np.minimum(colours + background, 255)
-
-        # Note the pixels that belong to the thing.
-        is_thing = alpha[..., 0] >= _OPAQUE
-        thing_map[rows, columns][is_thing] = len(painted_things)
+        painted_things.append(painted_thing)
+        is_thing = _blend(patch, image, x, y)
+        height, width = is_thing.shape
+        thing_map[y : y + height, x : x + width][is_thing] = len(painted_things)
     return painted_things
+
+
+def _blend(patch: Image, image: Image, x: int, y: int) -> npt.NDArray[np.bool_]:
+    """Paint a thing onto an image, in place.
+
+    Args:
+        patch: The thing (height, width, 4). Its colours are multiplied by alpha, the last channel.
+        image: The image (SIDE, SIDE, 3).
+        x: The column of the image at which the patch begins.
+        y: The row of the image at which the patch begins.
+
+    Returns:
+        Whether each pixel of the patch (height, width) belongs to the thing, and not to its light
+        and its shadow.
+    """
+    height, width = patch.shape[:2]
+    pixels = image[y : y + height, x : x + width]
+    colours, alpha = patch[..., :3], patch[..., 3:]
+    # Round (1 - alpha) * background.
+    background = (pixels.astype(np.uint16) * (255 - alpha.astype(np.uint16)) + 127) // 255
+    pixels[:] = np.minimum(colours + background, 255)
+    is_thing: npt.NDArray[np.bool_] = alpha[..., 0] >= _OPAQUE
+    return is_thing
 
 
 class _Look(NamedTuple):

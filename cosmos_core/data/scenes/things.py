@@ -146,22 +146,17 @@ class Canvas:
         cv2.copyTo(rgba_before, outside_mask, self.rgba)
 
 
-# A function that draws one thing of its kind on a canvas, in a colour, varied by a generator.
+# A function that draws one thing of its kind on a canvas, in a main colour. The random generator
+# varies the drawing.
 Painter = Callable[[Canvas, Colour, Rng], None]
 
-# The painters draw one kind of thing each on a canvas, whose coordinates are from -1 to 1 with y
-# downwards. They share the names `x` and `y` for the place of a repeated detail, and `side` for the
-# left (-1) or the right (1) one of two. Numbers are chosen by eye.
+# The painters draw on a canvas with coordinates from -1 to 1, and y downwards. They share the names
+# `x` and `y` for the place of a repeated detail, and `side` for the left (-1) or the right (1) one
+# of two. Numbers are chosen by eye.
 
 
 def _paint_apple(canvas: Canvas, colour: Colour, rng: Rng) -> None:
-    """Draw a speckled apple with a stem and a leaf. Its body is a circle with a dip at the top.
-
-    Args:
-        canvas: The canvas, in coordinates from -1 to 1, with y downwards.
-        colour: The main colour of the apple.
-        rng: The random generator, which varies the drawing.
-    """
+    """Draw a speckled apple with a stem and a leaf. Its body is a circle with a dip at the top."""
     # The body, as 60 points whose distance from the middle is shorter around the top.
     turns = np.linspace(0, 2 * np.pi, 60, endpoint=False)
     dip_depth = rng.uniform(0.28, 0.4)
@@ -191,13 +186,7 @@ def _paint_apple(canvas: Canvas, colour: Colour, rng: Rng) -> None:
 
 
 def _paint_ball(canvas: Canvas, colour: Colour, rng: Rng) -> None:
-    """Draw a white beach ball with coloured wedges, which meet at a pole near its middle.
-
-    Args:
-        canvas: The canvas, in coordinates from -1 to 1, with y downwards.
-        colour: The main colour of the ball.
-        rng: The random generator, which varies the drawing.
-    """
+    """Draw a white beach ball with coloured wedges, which meet at a pole near its middle."""
     pole = rng.uniform(-0.3, 0.3, 2)
     n_wedges = int(rng.choice([3, 4]))
     first_turn = rng.uniform(0, 2 * np.pi)
@@ -214,13 +203,7 @@ def _paint_ball(canvas: Canvas, colour: Colour, rng: Rng) -> None:
 
 
 def _paint_boat(canvas: Canvas, colour: Colour, rng: Rng) -> None:
-    """Draw a sailing boat: a coloured hull and flag, and two striped sails.
-
-    Args:
-        canvas: The canvas, in coordinates from -1 to 1, with y downwards.
-        colour: The main colour of the boat.
-        rng: The random generator, which varies the drawing.
-    """
+    """Draw a sailing boat: a coloured hull and flag, and two striped sails."""
     mast_x = rng.uniform(-0.12, 0.08)
     sail_colour = PALETTE["white"] if colour != PALETTE["white"] else CREAM
     mast = box(mast_x - 0.035, -0.9, mast_x + 0.035, 0.4)
@@ -251,13 +234,7 @@ def _paint_boat(canvas: Canvas, colour: Colour, rng: Rng) -> None:
 
 
 def _paint_car(canvas: Canvas, colour: Colour, rng: Rng) -> None:
-    """Draw a car that drives to the right, with two windows and two wheels.
-
-    Args:
-        canvas: The canvas, in coordinates from -1 to 1, with y downwards.
-        colour: The main colour of the car.
-        rng: The random generator, which varies the drawing.
-    """
+    """Draw a car that drives to the right, with two windows and two wheels."""
     roof_back, roof_y = rng.uniform(-0.62, -0.42), rng.uniform(-0.56, -0.46)
     roof_front = rng.uniform(0.22, 0.36)
     cabin = [
@@ -307,13 +284,7 @@ def _paint_car(canvas: Canvas, colour: Colour, rng: Rng) -> None:
 
 
 def _paint_fish(canvas: Canvas, colour: Colour, rng: Rng) -> None:
-    """Draw a fish that swims to the right, with scales and, sometimes, two white stripes.
-
-    Args:
-        canvas: The canvas, in coordinates from -1 to 1, with y downwards.
-        colour: The main colour of the fish.
-        rng: The random generator, which varies the drawing.
-    """
+    """Draw a fish that swims to the right, with scales and, sometimes, two white stripes."""
     fin_colour = shade(colour, 0.72)
     height = rng.uniform(0.42, 0.54)  # from the middle of the body to its upper end
     tail_fin = [(-0.48, 0), (-0.96, -0.44), (-0.84, 0), (-0.96, 0.44)]
@@ -365,13 +336,7 @@ def _draw_right_half(
 
 
 def _paint_house(canvas: Canvas, colour: Colour, rng: Rng) -> None:
-    """Draw a house: coloured walls, a roof with a chimney, a door and two windows.
-
-    Args:
-        canvas: The canvas, in coordinates from -1 to 1, with y downwards.
-        colour: The main colour of the house.
-        rng: The random generator, which varies the drawing.
-    """
+    """Draw a house: coloured walls, a roof with a chimney, a door and two windows."""
     roof_colours: tuple[Colour, ...] = ((122, 52, 40), (78, 82, 96), (96, 60, 36))
     roof_colour = roof_colours[int(rng.integers(3))]
     eaves_y = rng.uniform(-0.2, -0.08)
@@ -413,13 +378,7 @@ def _square(x: float, y: float, half_side: float) -> Shape:
 
 
 def _paint_ladybird(canvas: Canvas, colour: Colour, rng: Rng) -> None:
-    """Draw a ladybird from above: legs, feelers, head, and coloured wings with spots.
-
-    Args:
-        canvas: The canvas, in coordinates from -1 to 1, with y downwards.
-        colour: The main colour of the ladybird.
-        rng: The random generator, which varies the drawing.
-    """
+    """Draw a ladybird from above: legs, feelers, head, and coloured wings with spots."""
     for y in (-0.22, 0.12, 0.46):
         foot_x = rng.uniform(0.86, 0.96)
         for side in (-1, 1):
@@ -451,13 +410,7 @@ def _paint_ladybird(canvas: Canvas, colour: Colour, rng: Rng) -> None:
 
 
 def _paint_mushroom(canvas: Canvas, colour: Colour, rng: Rng) -> None:
-    """Draw a mushroom: a stem with a ring, gills, and a coloured cap with white spots.
-
-    Args:
-        canvas: The canvas, in coordinates from -1 to 1, with y downwards.
-        colour: The main colour of the mushroom.
-        rng: The random generator, which varies the drawing.
-    """
+    """Draw a mushroom: a stem with a ring, gills, and a coloured cap with white spots."""
     stem_x = rng.uniform(0.17, 0.25)  # of the stem's right edge at its top
     stem = [(-stem_x, -0.1), (stem_x, -0.1), (stem_x + 0.12, 0.84), (-stem_x - 0.12, 0.84)]
     with canvas.inside(stem, CREAM):
@@ -499,13 +452,7 @@ def _paint_mushroom(canvas: Canvas, colour: Colour, rng: Rng) -> None:
 
 
 def _paint_sunflower(canvas: Canvas, colour: Colour, rng: Rng) -> None:
-    """Draw a sunflower: a stem with two leaves, coloured petals, and a disc of seeds.
-
-    Args:
-        canvas: The canvas, in coordinates from -1 to 1, with y downwards.
-        colour: The main colour of the sunflower.
-        rng: The random generator, which varies the drawing.
-    """
+    """Draw a sunflower: a stem with two leaves, coloured petals, and a disc of seeds."""
     sway = rng.uniform(-0.12, 0.12)
     stem = [(0, -0.3), (sway, 0.4), (0, 0.95)]
     canvas.line(stem, LEAF, 19)
@@ -534,13 +481,7 @@ def _paint_sunflower(canvas: Canvas, colour: Colour, rng: Rng) -> None:
 
 
 def _paint_tree(canvas: Canvas, colour: Colour, rng: Rng) -> None:
-    """Draw a tree: a trunk, and a coloured crown of several ovals with specks of leaves.
-
-    Args:
-        canvas: The canvas, in coordinates from -1 to 1, with y downwards.
-        colour: The main colour of the tree.
-        rng: The random generator, which varies the drawing.
-    """
+    """Draw a tree: a trunk, and a coloured crown of several ovals with specks of leaves."""
     foot_x = rng.uniform(0.2, 0.28)
     trunk = [(-0.12, 0), (0.12, 0), (0.14, 0.7), (foot_x, 0.92), (-foot_x, 0.92), (-0.14, 0.7)]
     with canvas.inside(trunk, BARK):

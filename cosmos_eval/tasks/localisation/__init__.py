@@ -19,7 +19,7 @@ from cosmos_eval.data.label_maps import LabelMaps
 from cosmos_eval.models.encoder import Encoder
 from cosmos_eval.stats import localisation as stats
 from cosmos_eval.stats.estimates import FunctionOfSums, GroupMean, Values, means_of_groups
-from cosmos_eval.stats.suppression import RoleHits, dominant_share, small_share, suppression
+from cosmos_eval.stats.suppression import GroupHits, share_difference, share_of_a, share_of_b
 from cosmos_eval.tasks.arrays import SampleArray
 from cosmos_eval.tasks.metric import Derived, Metric, Unit
 from cosmos_eval.tasks.task import NAME, Task
@@ -64,7 +64,7 @@ ARRAYS = (
     SampleArray(OTHER_NAMES, "number", ("pairs",), least=0, most=1, may_be_nan=True),
 )
 SUMS = "sums"  # derived: stats.localisation.Sums of every image
-ROLES = "roles"  # derived: stats.suppression.RoleHits of every image
+ROLES = "roles"  # derived: stats.suppression.GroupHits of every image
 
 
 def _areas_of_things(samples: Samples) -> NDArray[np.float64]:
@@ -119,8 +119,8 @@ def _metrics() -> Iterator[Metric]:
             yield Metric(f"{name}_{size_name}", estimate, unit_by_name[name])
     yield Metric("pointing_game_by_class", _pointing_game_by_class, later=True)
     for name, share_of_hits in (
-        ("pointing_game_dominant", dominant_share),
-        ("pointing_game_others", small_share),
+        ("pointing_game_dominant", share_of_a),
+        ("pointing_game_others", share_of_b),
     ):
         yield Metric(name, _RoleEstimate(share_of_hits))
     yield Metric("suppression", _suppression, unit="difference", higher_is_better=False)
@@ -131,7 +131,7 @@ class _RoleEstimate:
     """Computes the hit rate of dominant objects, or of the other objects of the same images."""
 
     # Computes the rate (...,) from sums (...,) over images.
-    share_of_hits: Callable[[RoleHits], Values]
+    share_of_hits: Callable[[GroupHits], Values]
 
     def __call__(self, samples: Derived) -> FunctionOfSums | None:
         """Return the estimate, or None for samples that do not say which classes are objects."""
@@ -146,11 +146,11 @@ def _suppression(samples: Derived) -> FunctionOfSums | None:
     Return None for samples that do not say which classes are objects, and without images of several
     objects.
     """
-    return suppression(samples[ROLES]) if ROLES in samples else None
+    return share_difference(samples[ROLES]) if ROLES in samples else None
 
 
-def _count_hits_by_role(samples: Samples) -> RoleHits:
-    """Return the hits of the dominant object, and of the other objects, of each image.
+def _count_hits_by_role(samples: Samples) -> GroupHits:
+    """Return the hits of the dominant object (A) and of the other objects (B) of each image.
 
     The dominant object is the one with the most pixels, and the first of several of them. Objects
     that are alone in their image do not count.
@@ -169,7 +169,7 @@ def _count_hits_by_role(samples: Samples) -> RoleHits:
         for values in (has_role * samples[HIT].astype(np.float64), has_role):
             sums = np.bincount(images, weights=values, minlength=n_images)
             hits.append(sums.astype(np.float64))
-    return RoleHits(*hits)
+    return GroupHits(*hits)
 
 
 def _pointing_game_by_class(samples: Derived) -> GroupMean | None:

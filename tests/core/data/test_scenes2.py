@@ -191,12 +191,33 @@ def check_question(scene, question):
     assert changed_fields == [question.word]
     if question.word == "kind":
         assert false_statement.kind not in things_by_kind
+        # A colour that the kind never has would give the false caption away.
+        assert true_statement.colour in VERSION_2.colours[false_statement.kind]
     if question.word == "colour":
         assert false_statement.colour in VERSION_2.colours[true_statement.kind]
 
     assert (question.object == DOMINANT) == (true_statement.kind == dominant.kind)
     assert question.area == things_by_kind[true_statement.kind].area
     assert question.dominant_area == dominant.area
+
+
+def test_a_scene_and_its_control_ask_for_the_same_words_of_the_small_thing(scenes, controls):
+    for index, (scene, control) in enumerate(zip(scenes[:60], controls, strict=True)):
+        # Only one of the dominant things is in the center, of which no place is asked.
+        things = [scene.things[0]._replace(place="center"), *scene.things[1:]]
+        control_things = [control.things[0]._replace(place="left"), *control.things[1:]]
+        assert words_of_small_thing(things, index) == words_of_small_thing(control_things, index)
+
+
+def words_of_small_thing(things, seed):
+    """Return the true and the false word of each question about the small thing but for places."""
+    words_by_name = {}
+    for question in ask_questions(np.random.default_rng(seed), things, VERSION_2):
+        if question.object == "small" and question.word != "place":
+            statements = find_changed_statement(question)
+            words_by_name[question.word] = [getattr(text, question.word) for text in statements]
+    assert set(words_by_name) == {"kind", "colour"}
+    return words_by_name
 
 
 def test_a_false_place_is_at_least_8_pixels_from_the_thing(scenes):

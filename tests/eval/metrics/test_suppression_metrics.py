@@ -13,11 +13,11 @@ from cosmos_eval.stats.estimates import FunctionOfSums
 from cosmos_eval.stats.intervals import intervals, wilson
 from cosmos_eval.stats.paired import differences
 from cosmos_eval.stats.suppression import (
-    RoleHits,
-    count_role_hits,
+    GroupHits,
+    count_group_hits,
+    difference_interval,
     odds_ratio_by_area,
-    suppression,
-    suppression_interval,
+    share_difference,
 )
 
 
@@ -25,12 +25,12 @@ def test_counts_and_value_by_hand() -> None:
     hits = np.array([True, False, True, True, False])
     dominant = np.array([True, False, False, True, False])
     small = np.array([False, True, True, False, False])  # the last item has no role
-    counts = count_role_hits(hits, dominant, small, np.array([4, 4, 7, 7, 7]))
+    counts = count_group_hits(hits, dominant, small, np.array([4, 4, 7, 7, 7]))
     assert [array.tolist() for array in counts] == [[1, 1], [1, 1], [0, 1], [1, 1]]
-    estimate = suppression(counts)
+    estimate = share_difference(counts)
     assert estimate is not None
     assert estimate.value == 1 - 1 / 2
-    assert suppression(count_role_hits(hits, dominant, ~hits & hits, np.arange(5))) is None
+    assert share_difference(count_group_hits(hits, dominant, ~hits & hits, np.arange(5))) is None
 
 
 def test_interval_of_independent_items_by_newcombes_formula() -> None:
@@ -38,8 +38,8 @@ def test_interval_of_independent_items_by_newcombes_formula() -> None:
     # method 10), whose interval is 0.0524 to 0.3339.
     hits = np.array([True] * 56 + [False] * 14 + [True] * 48 + [False] * 32)
     dominant = np.arange(150) < 70
-    counts = count_role_hits(hits, dominant, ~dominant, np.arange(150))
-    interval = suppression_interval(counts, 0.95)
+    counts = count_group_hits(hits, dominant, ~dominant, np.arange(150))
+    interval = difference_interval(counts, 0.95)
     assert (interval.low, interval.high) == pytest.approx((0.0524, 0.3339), abs=5e-5)
 
 
@@ -47,7 +47,7 @@ def test_items_of_one_image_that_agree_narrow_the_interval() -> None:
     # In each image, the dominant and the small item are both right or both wrong.
     right = np.array([1.0] * 12 + [0.0] * 8)
     ones = np.ones(20)
-    interval = suppression_interval(RoleHits(right, ones, right, ones), 0.95)
+    interval = difference_interval(GroupHits(right, ones, right, ones), 0.95)
     share = wilson(12, 20)
     # With a correlation of 1, the sides of both intervals subtract.
     side = abs((0.6 - share.low) - (share.high - 0.6))
@@ -56,7 +56,7 @@ def test_items_of_one_image_that_agree_narrow_the_interval() -> None:
 
 def test_interval_has_a_width_if_everything_is_right() -> None:
     ones = np.ones(50)
-    found = intervals({"suppression": suppression(RoleHits(ones, ones, ones, ones))})
+    found = intervals({"suppression": share_difference(GroupHits(ones, ones, ones, ones))})
     reach = math.hypot(0, 1 - wilson(50, 50).low)
     interval = found["suppression"]
     assert (interval.low, interval.high) == pytest.approx((-reach, reach))
@@ -64,7 +64,7 @@ def test_interval_has_a_width_if_everything_is_right() -> None:
 
 def draw_counts(
     rng: np.random.Generator, n_images: int, p: float, q: float, shared: float
-) -> RoleHits:
+) -> GroupHits:
     """One dominant and one to three small items per image, with correlated hits."""
     common, noise = rng.normal(size=(n_images, 1)), rng.normal(size=(n_images, 4))
     quantiles = ndtr(math.sqrt(shared) * common + math.sqrt(1 - shared) * noise)
@@ -72,7 +72,7 @@ def draw_counts(
     is_item = np.arange(4) <= rng.integers(1, 4, (n_images, 1))
     is_dominant = np.broadcast_to(np.arange(4) == 0, is_item.shape)
     image = np.broadcast_to(np.arange(n_images)[:, None], is_item.shape)
-    return count_role_hits(
+    return count_group_hits(
         hits[is_item], is_dominant[is_item], ~is_dominant[is_item], image[is_item]
     )
 
@@ -85,7 +85,7 @@ def test_intervals_cover_the_truth(n_images: int, p: float, q: float, shared: fl
     rng = np.random.default_rng(1)
     covered = []
     for _ in range(400):
-        interval = suppression_interval(draw_counts(rng, n_images, p, q, shared), 0.95)
+        interval = difference_interval(draw_counts(rng, n_images, p, q, shared), 0.95)
         covered.append(interval.low <= p - q <= interval.high)
     assert 0.925 <= np.mean(covered) <= 0.98
 
@@ -96,14 +96,14 @@ def test_equal_models_seldom_differ_and_different_ones_do() -> None:
     p_values = []
     for _ in range(80):
         models = [
-            {"suppression": suppression(draw_counts(rng, 60, 0.8, 0.5, 0.4))} for _ in range(2)
+            {"suppression": share_difference(draw_counts(rng, 60, 0.8, 0.5, 0.4))} for _ in range(2)
         ]
         difference = differences(models, resamples=200)(0, 1)["suppression"]
         assert difference.units == 60
         p_values.append(difference.p_value)
     assert np.mean(np.array(p_values) < 0.05) <= 0.12
-    better = {"suppression": suppression(draw_counts(rng, 300, 0.8, 0.7, 0.4))}
-    worse = {"suppression": suppression(draw_counts(rng, 300, 0.8, 0.4, 0.4))}
+    better = {"suppression": share_difference(draw_counts(rng, 300, 0.8, 0.7, 0.4))}
+    worse = {"suppression": share_difference(draw_counts(rng, 300, 0.8, 0.4, 0.4))}
     found = differences([worse, better])(0, 1)["suppression"]
     assert found.difference > 0.15
     assert found.p_value < 1e-3
@@ -147,6 +147,6 @@ def test_odds_ratio_has_no_value_if_areas_separate_hits() -> None:
 
 def test_a_function_of_sums_has_one_row_per_image() -> None:
     counts = draw_counts(np.random.default_rng(4), 30, 0.8, 0.5, 0.4)
-    estimate = suppression(counts)
+    estimate = share_difference(counts)
     assert isinstance(estimate, FunctionOfSums)
     assert all(len(term) == 30 for term in estimate.terms)

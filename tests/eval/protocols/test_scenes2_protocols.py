@@ -9,7 +9,9 @@ from PIL import Image
 from cosmos_core.data.scenes import STUFF, TEST, VALIDATION, VERSION_2
 from cosmos_core.data.scenes.scene import split_scenes
 from cosmos_eval import protocols
+from cosmos_eval.data.asked_objects import CONTROL, SMALL
 from cosmos_eval.data.selection import open_data
+from cosmos_eval.data.selection_layouts import read_items
 from cosmos_eval.protocols import find_known, scenes, scenes2
 from cosmos_eval.types import RunOptions
 
@@ -59,6 +61,37 @@ def test_questions_are_about_the_images_of_their_split(dataset, split, is_contro
         with Image.open(Path(protocol.root, str(protocol.images), picture.file)) as image:
             difference = np.asarray(image, int) - scene.image
         assert np.abs(difference).mean() < 4  # JPEG
+
+
+@pytest.mark.usefixtures("few_scenes")
+def test_items_ask_about_each_small_thing_beside_a_large_thing_and_without_one():
+    protocol = find_known(scenes2.BESIDE)
+    protocols.prepare(protocol)
+    items = read_items(protocol, Path(protocol.root, protocol.annotations))
+    assert len(items) == SCENES * 2 * 2  # scenes, words, and both images of a scene
+    items_by_pair = {}
+    for item in items:
+        items_by_pair.setdefault(item.pair, {})[item.asked.role] = item
+    assert len(items_by_pair) == SCENES * 2
+    for pair in items_by_pair.values():
+        small, control = pair[SMALL], pair[CONTROL]
+        file_names = []
+        for item, folder, size in ((small, "test", "large"), (control, "control", "small")):
+            (picture,) = item.pictures
+            assert picture.file.startswith(f"{folder}/")
+            assert Path(protocol.root, picture.file).is_file()
+            file_names.append(Path(picture.file).name)
+            # One of the two sentences is about the dominant thing of the scene, which the control
+            # names with its size there.
+            assert sorted(sentence.split()[1] for sentence in item.captions[0].split(". ")) == (
+                sorted([size, "small"])
+            )
+        assert file_names[0] == file_names[1]
+        assert small.asked.word == control.asked.word
+        assert small.asked.area < small.asked.dominant_area
+        assert control.asked.dominant_area < small.asked.dominant_area
+    data = open_data(protocol, RunOptions())
+    assert len(data.images_of_item) == len(items)
 
 
 @pytest.mark.usefixtures("few_scenes")

@@ -65,6 +65,32 @@ def test_measured_by_hand(make_set, colour_encoder):
     assert result.samples["cluster"].tolist() == [0, 0, 0, 1, 2]
 
 
+def test_loss_beside_a_dominant_object_by_hand(make_set, colour_encoder):
+    """Two of four small objects are recognised beside a dominant one, and three without one."""
+    items = []
+    for role, wrong_words in (("small", ["kind", "place"]), ("control", ["place"])):
+        for number, word in enumerate(["kind", "kind", "place", "place"]):
+            # A wrong caption that names the same colours scores the same, and the item is wrong.
+            is_wrong = word in wrong_words and number in (0, 2)
+            negative = "red as well" if is_wrong else "green"
+            item = {**RED, "negative": negative, "object": role, "word": word}
+            items.append({**item, "image": f"{role}.png", "pair_id": number})
+    images = {"small.png": "red", "control.png": "red"}
+    result = selection.TASK.measure_one(colour_encoder, make_set(images, items), RunOptions())
+    metrics = result.metrics
+    assert (metrics["accuracy_small"], metrics["accuracy_control"]) == (2 / 4, 3 / 4)
+    assert metrics["loss_beside_dominant"] == 1 / 4
+    assert metrics["loss_beside_dominant_kind"] == 1 / 2
+    assert metrics["loss_beside_dominant_place"] == 0
+    assert metrics["accuracy_control_place"] == 1 / 2
+    assert metrics["accuracy_of_pairs"] == 2 / 4
+    assert "suppression" not in metrics
+    assert "loss_beside_dominant_blind" in metrics
+    assert result.intervals["loss_beside_dominant"].method == "wilson, difference"
+    metric = metric_of("select", "loss_beside_dominant")
+    assert (metric.unit, metric.higher_is_better, metric.primary) == ("difference", False, False)
+
+
 def test_thirds_of_the_dominant_area(make_set, colour_encoder):
     records = []
     for area in (0.5, 0.1, 0.3, 0.2, 0.6, 0.4, 0.7):
@@ -104,7 +130,7 @@ def test_fields_of_these_names_may_hold_something_else(make_set):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"object": "smal"}, "record 1: `object` must be dominant or small, not 'smal'"),
+        ({"object": "smal"}, "record 1: `object` must be dominant, small or control, not 'smal'"),
         ({"area": 3}, "`area` must be a fraction of the image, from 0 to 1, not 3"),
         ({"dominant_area": "nan"}, "`dominant_area` must be a fraction of the image"),
         ({"area": True}, "`area` must be a fraction of the image"),
