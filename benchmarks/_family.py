@@ -30,7 +30,7 @@ class Trainings(BaseModel):
     seeds: _Seeds
 
 
-class StudyMetric(BaseModel):
+class Metric(BaseModel):
     """A metric, and the results that have it."""
 
     model_config = CONFIG
@@ -41,6 +41,11 @@ class StudyMetric(BaseModel):
     metric: Text
     # Settings that differ from the protocol, as labels name them, such as `crossmodal`.
     variants: list[Text] = []
+
+
+class StudyMetric(Metric):
+    """A metric that tests compare."""
+
     # How the paper expects the first method to differ from the second one.
     expected: Literal["higher", "lower"]
 

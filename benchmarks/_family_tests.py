@@ -14,12 +14,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
 import numpy as np
-from _family import Family, PlannedTest, Side, StudyMetric, least_p_value, seeds_text
+from _family import Family, Metric, PlannedTest, Side, least_p_value, seeds_text
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import permutation_test
 
@@ -85,11 +85,44 @@ def results_by_side(family: Family, stored: Sequence[StoredResult]) -> SideResul
             twice, for results that were edited or measured by different settings, and for trainings
             on different data.
     """
-    groups_of_methods = {title: _group_name(family, title, stored) for title in family.methods}
     sides = dict.fromkeys(side for test in family.planned_tests() for side in (test.a, test.b))
+    return _select_results(family, [*sides], family.metrics, stored)
+
+
+def results_in_metrics(
+    family: Family, metrics: Mapping[str, Metric], stored: Sequence[StoredResult]
+) -> SideResults:
+    """Return the results of each method of a family in metrics that it need not test.
+
+    They are selected as by `results_by_side`, which says what raises UsageError.
+
+    Args:
+        family: The family.
+        metrics: The metrics by their titles, which the sides have.
+        stored: All stored results.
+    """
+    sides = [Side(method, title) for method in family.methods for title in metrics]
+    return _select_results(family, sides, metrics, stored)
+
+
+def _select_results(
+    family: Family,
+    sides: Sequence[Side],
+    metrics: Mapping[str, Metric],
+    stored: Sequence[StoredResult],
+) -> SideResults:
+    """Return the results of each side, see `results_by_side`.
+
+    Args:
+        family: The family, which has the methods of the sides.
+        sides: The methods and metrics.
+        metrics: The metrics of the sides by their titles.
+        stored: All stored results.
+    """
+    groups_of_methods = {title: _group_name(family, title, stored) for title in family.methods}
     results: SideResults = {}
     for side in sides:
-        metric = family.metrics[side.metric]
+        metric = metrics[side.metric]
         seeds = family.seeds_of(side.method)
         results_of_side = []
         for result in stored:
@@ -100,7 +133,7 @@ def results_by_side(family: Family, stored: Sequence[StoredResult]) -> SideResul
         groups.require_distinct(results_of_side)
         results_by_seed = {training_of(result.row)["seed"]: result for result in results_of_side}
         results[side] = dict(sorted(results_by_seed.items()))
-    for metric_title in family.metrics:
+    for metric_title in metrics:
         _require_same_settings(metric_title, results)
     _require_same_training_data(results)
     return results
@@ -120,7 +153,7 @@ def _group_name(family: Family, method: str, stored: Sequence[StoredResult]) -> 
     return names_of_method[0] if names_of_method else None
 
 
-def _has_metric(result: StoredResult, metric: StudyMetric) -> bool:
+def _has_metric(result: StoredResult, metric: Metric) -> bool:
     """Return whether a result is measured on the data set and by the settings of a metric."""
     row = result.row
     protocol = re.sub("-[0-9a-f]{12}$", "", row.protocol)  # without the hash of a search
@@ -154,6 +187,20 @@ def _require_same_training_data(results: SideResults) -> None:
     if len(first_method_by_data) > 1:
         methods = " and ".join(first_method_by_data.values())
         raise UsageError(f"trainings of {methods} saw different training data")
+
+
+def metric_values(results: Mapping[int, StoredResult], metric: Metric) -> list[float]:
+    """Return a metric of each training, in percent or in the metric's unit.
+
+    Args:
+        results: The results in this metric by the seeds of the trainings.
+        metric: The metric.
+    """
+    values = []
+    for result in results.values():
+        factor = metric_of(result.row.task, metric.metric).factor
+        values.append(factor * result.row.metrics[metric.metric])
+    return values
 
 
 def missing_results(family: Family, results: SideResults) -> list[str]:

@@ -13,7 +13,7 @@ from statistics import mean, stdev
 from typing import NamedTuple
 
 from _family import Comparison, Family, Side, Trainings, read_family
-from _family_tests import Outcome, SideResults, StudyTests, results_by_side
+from _family_tests import Outcome, SideResults, StudyTests, metric_values, results_by_side
 from scipy.stats import t as student_t
 from study_claims import complete_seeds, wrap
 
@@ -21,7 +21,6 @@ from cosmos_eval.results.identity import training_of
 from cosmos_eval.results.leaderboard.entries import read_published_entries
 from cosmos_eval.results.store import read_stored, result_paths
 from cosmos_eval.results.text import markdown_table
-from cosmos_eval.tasks import metric_of
 
 FAMILY = Path(__file__).parent / "scenes2" / "family.yaml"
 # The metrics of the ladder by their titles in the study's family; the paper has the first two.
@@ -254,20 +253,13 @@ def rungs_table(ladder: Ladder) -> str:
         seeds_text = ", ".join(str(seed) for seed in ladder.seeds[rung.name])
         cells = [f"{prefix}{rung.name}", seeds_text]
         for title in METRICS:
-            cells.append(mean_text(metric_values(ladder, Side(rung.name, title))))
+            results_of_side = ladder.results[Side(rung.name, title)]
+            metric = ladder.family.metrics[title]
+            cells.append(mean_text(metric_values(results_of_side, metric)))
         cells.append(_flops_text(ladder, rung))
         cells += [f"{ladder.paper[Side(rung.name, title)]:.1f}" for title in PAPER_METRICS]
         rows.append(cells)
     return markdown_table(header, rows, n_text_columns=2)
-
-
-def metric_values(ladder: Ladder, side: Side) -> list[float]:
-    """Return a metric of each complete training of a rung, in percent or points."""
-    name = ladder.family.metrics[side.metric].metric
-    values = []
-    for result in ladder.results[side].values():
-        values.append(metric_of(result.row.task, name).factor * result.row.metrics[name])
-    return values
 
 
 def mean_text(values: Sequence[float]) -> str:

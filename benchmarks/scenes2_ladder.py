@@ -12,8 +12,8 @@ command goes on. Without OUTPUT it only prints the ladder of the trainings that 
 
 from __future__ import annotations
 
-import argparse
-import signal
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +24,6 @@ from cosmos_eval.types import UsageError
 
 RESULTS = study.ROOT / "benchmarks" / "scenes2" / "ladder"
 SEEDS = (0, 1, 2)
-DATASETS = ("scenes2-select", "scenes2-siblings", "scenes2-retrieval", "scenes2-cls")
 FINISHED_METHOD = "COSMOS"
 
 
@@ -109,7 +108,7 @@ RUNGS = (
 _RUNG_BY_ROW = {rung_recipe.row: rung_recipe for rung_recipe in RUNGS}
 
 
-class RungJob(study.Job):
+class RungJob(study.ExploratoryJob):
     """One training of a rung that the study does not have."""
 
     __slots__ = ()
@@ -120,96 +119,93 @@ class RungJob(study.Job):
         return _RUNG_BY_ROW[self.row].settings
 
     @property
-    def datasets(self) -> tuple[str, ...]:
-        """The sets that the training is measured on."""
-        return DATASETS
-
-    @property
-    def has_segmentation(self) -> bool:
-        """False: scenes2-seg is not measured."""
-        return False
-
-    @property
-    def results_folder(self) -> Path:
-        """The folder of the results."""
-        return RESULTS / self.name
+    def results_root(self) -> Path:
+        """The folder of the results of all rungs."""
+        return RESULTS
 
 
-def jobs_of(rung_recipe: RungRecipe) -> list[study.Job]:
-    """Return the trainings of a rung: the study's, or the ladder's own.
+def jobs_by_rung(learning_rates: Mapping[str, str]) -> dict[str, list[study.Job]]:
+    """Return the trainings of each rung, by its name, from the lowest rung up.
 
-    The list is empty before the study has chosen the learning rates that decide this.
+    Args:
+        learning_rates: The learning rates that the study has chosen, by method. Rungs that depend
+            on a missing one are left out.
     """
-    learning_rate = study.choose_learning_rate(FINISHED_METHOD)
-    if learning_rate is None:
-        return []
+    jobs = {}
+    for rung_recipe in RUNGS:
+        methods = {FINISHED_METHOD, rung_recipe.study_method or FINISHED_METHOD}
+        if methods <= learning_rates.keys():
+            jobs[rung_recipe.rung.name] = jobs_of(rung_recipe, learning_rates)
+    return jobs
+
+
+def jobs_of(rung_recipe: RungRecipe, learning_rates: Mapping[str, str]) -> list[study.Job]:
+    """Return the trainings of a rung: the study's if it has them with COSMOS's learning rate.
+
+    Args:
+        rung_recipe: The rung.
+        learning_rates: The learning rates of COSMOS and of the study's method, by method.
+    """
     steps = study.recipe_steps()
-    if rung_recipe.study_method:
-        study_rate = study.choose_learning_rate(rung_recipe.study_method)
-        if study_rate is None:
-            return []
-        if study_rate == learning_rate:
-            method = rung_recipe.study_method
-            return [study.Job(method, method, study_rate, seed, steps) for seed in SEEDS]
-    return [RungJob(rung_recipe.row, rung_recipe.row, learning_rate, seed, steps) for seed in SEEDS]
+    learning_rate = learning_rates[FINISHED_METHOD]
+    method, row = rung_recipe.study_method, rung_recipe.row
+    if method and learning_rates[method] == learning_rate:
+        return [study.Job(method, method, learning_rate, seed, steps) for seed in SEEDS]
+    return [RungJob(row, row, learning_rate, seed, steps) for seed in SEEDS]
 
 
-def rung_jobs() -> list[study.Job]:
+def rung_jobs() -> list[RungJob]:
     """Return the trainings that the study does not have, one seed of all rungs after the other."""
     jobs = []
-    for rung_recipe in RUNGS:
-        jobs += [job for job in jobs_of(rung_recipe) if isinstance(job, RungJob)]
+    for jobs_of_rung in jobs_by_rung(study.choose_learning_rates()).values():
+        jobs += [job for job in jobs_of_rung if isinstance(job, RungJob)]
     return sorted(jobs, key=lambda job: job.seed)
 
 
-def rung_trainings(rung_recipe: RungRecipe) -> RungTrainings:
-    """Return where the results of a rung are."""
-    jobs = jobs_of(rung_recipe)
-    group = jobs[0].group if jobs else ""
-    folders = [job.results_folder for job in jobs if study.is_measured(job)]
-    return RungTrainings(rung_recipe.rung, group, folders)
+def work(output: Path) -> list[str]:
+    """Train and measure all rungs. Return the names of the trainings that failed."""
+    return study.work(output, rung_jobs)
 
 
-def learning_rate_note() -> str:
+def rung_trainings(learning_rates: Mapping[str, str]) -> list[RungTrainings]:
+    """Return where the results of each rung are.
+
+    Args:
+        learning_rates: The learning rates that the study has chosen, by method.
+    """
+    jobs = jobs_by_rung(learning_rates)
+    trainings = []
+    for rung_recipe in RUNGS:
+        jobs_of_rung = jobs.get(rung_recipe.rung.name, [])
+        group = jobs_of_rung[0].group if jobs_of_rung else ""
+        folders = [job.results_folder for job in jobs_of_rung if study.is_measured(job)]
+        trainings.append(RungTrainings(rung_recipe.rung, group, folders))
+    return trainings
+
+
+def learning_rate_note(learning_rates: Mapping[str, str]) -> str:
     """Return what is known of the learning rate, as a note on the ladder."""
-    learning_rate = study.choose_learning_rate(FINISHED_METHOD)
-    if learning_rate is None:
-        return (
-            "The learning rate is not chosen yet: `benchmarks/scenes2_study.py OUTPUT` does it, "
-            "among its first trainings."
-        )
+    if FINISHED_METHOD not in learning_rates:
+        return study.NO_LEARNING_RATE
     return (
-        f"All rungs have the learning rate {learning_rate}, which tuning chose for COSMOS; it was "
-        "not tuned for the other rungs."
+        f"All rungs have the learning rate {learning_rates[FINISHED_METHOD]}, which tuning chose "
+        "for COSMOS; it was not tuned for the other rungs."
     )
 
 
 def main() -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("output", type=Path, nargs="?", help="folder of the trainings and scenes")
-    parser.add_argument(
-        "--list", action="store_true", help="only list what is done, and hours left"
-    )
-    arguments = parser.parse_args()
-    if arguments.list and arguments.output is None:
-        parser.error("--list needs OUTPUT")
+    arguments = study.run_command_line(__doc__, rung_jobs, work, needs_output=False)
+    learning_rates = study.choose_learning_rates()
+    note = learning_rate_note(learning_rates)
     if arguments.list:
-        print("\n".join(study.listing(rung_jobs(), arguments.output)))
-        print(learning_rate_note())
+        print(note)
         return
-    if arguments.output is not None:
-        if not rung_jobs():
-            parser.exit(2, f"scenes2_ladder: {learning_rate_note()}\n")
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        study.work(arguments.output.resolve(), rung_jobs)
     try:
-        trainings = [rung_trainings(rung_recipe) for rung_recipe in RUNGS]
-        print("\n".join(report(trainings, SEEDS, learning_rate_note())))
+        print("\n".join(report(rung_trainings(learning_rates), SEEDS, note)))
     except UsageError as error:
-        parser.exit(2, f"scenes2_ladder: {error}\n")
+        print(f"scenes2_ladder: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -11,10 +11,9 @@ goes on. Several of them may run side by side with one OUTPUT, the folder of the
 
 from __future__ import annotations
 
-import signal
-import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
 import scenes2_study as study
 
@@ -26,11 +25,10 @@ SEEDS = (0, 1, 2)
 # In steps, each twice the one before. A budget of the study is among them.
 BUDGETS = (625, 1_250, 2_500, 5_000, 10_000)
 COOLDOWN = 5  # the last 1/5 of the steps, as in arXiv 2405.18392
-DATASETS = ("scenes2-select", "scenes2-siblings", "scenes2-retrieval", "scenes2-cls")
 SAVE_EVERY = 500  # steps; all budgets branch at a multiple
 
 
-class BudgetJob(study.Job):
+class BudgetJob(study.ExploratoryJob):
     """One training of a budget."""
 
     __slots__ = ()
@@ -46,16 +44,6 @@ class BudgetJob(study.Job):
         return self.steps // COOLDOWN
 
     @property
-    def datasets(self) -> tuple[str, ...]:
-        """The sets that the training is measured on."""
-        return DATASETS
-
-    @property
-    def has_segmentation(self) -> bool:
-        """False: scenes2-seg is not measured."""
-        return False
-
-    @property
     def settings(self) -> list[str]:
         """The settings of `cosmos-train scenes_tiny`."""
         return [
@@ -68,19 +56,32 @@ class BudgetJob(study.Job):
         ]
 
     @property
-    def results_folder(self) -> Path:
-        """The folder of the results."""
-        return RESULTS / self.name
+    def n_computed_steps(self) -> int:
+        """The steps that the training computes: the cooldown, and all of the largest budget."""
+        return self.steps if self.steps == BUDGETS[-1] else self.cooldown_steps
+
+    @property
+    def results_root(self) -> Path:
+        """The folder of the results of all budgets."""
+        return RESULTS
 
 
-def ladder_jobs(method: str, seed: int) -> list[BudgetJob]:
-    """Return the trainings of a method with a seed, the largest budget first.
+def ladders() -> list[list[BudgetJob]]:
+    """Return the trainings of each ladder, which is all budgets of a method and seed.
 
-    The list is empty before the study has chosen the learning rate of the method.
+    One seed of both methods comes after the other. Methods without a learning rate are left out.
     """
-    learning_rate = study.choose_learning_rate(method)
-    if learning_rate is None:
-        return []
+    learning_rates = study.choose_learning_rates()
+    ladders = []
+    for seed in SEEDS:
+        for method in METHODS:
+            if method in learning_rates:
+                ladders.append(ladder_jobs(method, seed, learning_rates[method]))
+    return ladders
+
+
+def ladder_jobs(method: str, seed: int, learning_rate: str) -> list[BudgetJob]:
+    """Return the trainings of a method with a seed, the largest budget first."""
     jobs = []
     for steps in reversed(BUDGETS):
         jobs.append(BudgetJob(f"{method}, {steps} steps", method, learning_rate, seed, steps))
@@ -88,69 +89,64 @@ def ladder_jobs(method: str, seed: int) -> list[BudgetJob]:
 
 
 def all_jobs() -> list[BudgetJob]:
-    """Return all trainings, one seed of both methods after the other."""
-    jobs = []
-    for seed in SEEDS:
-        for method in METHODS:
-            jobs += ladder_jobs(method, seed)
-    return jobs
+    """Return the trainings of all ladders."""
+    return [job for jobs in ladders() for job in jobs]
 
 
-def work(output: Path) -> None:
+def work(output: Path) -> list[str]:
     """Train and measure all ladders, except those that another process works on.
 
     Args:
         output: The folder of the trainings and scenes.
+
+    Returns:
+        The names of the trainings that failed in this process.
     """
     study.prepare_scenes(output)
-    for seed in SEEDS:
-        for method in METHODS:
-            jobs = ladder_jobs(method, seed)
-            if all(study.is_measured(job) for job in jobs):
-                continue
-            with study.lock_of(output / jobs[0].name) as log:
-                if log is not None:
-                    train_ladder(jobs, output, log)
+    failed_names: list[str] = []
+    for jobs in ladders():
+        if all(study.is_measured(job) for job in jobs):
+            continue
+        log = study.lock_log(output / jobs[0].name)
+        if log is None:
+            continue
+        with log:
+            failed_names += train_ladder(jobs, output, log)
+    return failed_names
 
 
-def train_ladder(jobs: list[BudgetJob], output: Path, log: Any) -> None:
+def train_ladder(jobs: Sequence[BudgetJob], output: Path, log: BinaryIO) -> list[str]:
     """Train and measure the budgets of one method and seed.
 
     Args:
         jobs: The trainings. All others branch from the first one.
         output: The folder of the trainings and scenes.
         log: The file that the output is written to.
+
+    Returns:
+        The names of the trainings that failed. The snapshots that they branch from are kept.
     """
-    largest = jobs[0]
-    print(largest.name, flush=True)
-    study.train(largest, output, log)
+    largest, *branches = jobs
+    if not study.train_and_measure(largest, output, log):
+        return [largest.name]
     snapshots = Snapshots(output / largest.name / "run", keep=0)
-    for job in jobs:
+    failed_names = []
+    for job in branches:
         if study.is_measured(job):
             continue
-        if job is not largest:
-            start = snapshots.path(job.steps - job.cooldown_steps)
-            study.train(job, output, log, start)
-        study.measure(job, output, log)
-        if job is not largest:
+        start = snapshots.path(job.steps - job.cooldown_steps)
+        if study.train_and_measure(job, output, log, start):
             study.remove_snapshots(job, output)
-    study.remove_snapshots(largest, output)
+        else:
+            failed_names.append(job.name)
+    if not failed_names:
+        study.remove_snapshots(largest, output)
+    return failed_names
 
 
 def main() -> None:
     """Run the command line."""
-    parser = study.make_parser(__doc__)
-    arguments = parser.parse_args()
-    if not all_jobs():
-        parser.exit(2, "scenes2_scaling: learning rates are not chosen; see scenes2_study.py\n")
-    if arguments.list:
-        print("\n".join(study.listing(all_jobs(), arguments.output)))
-        return
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        work(arguments.output.resolve())
-    except KeyboardInterrupt:
-        sys.exit("stopped; the same command goes on from the last snapshot")
+    study.run_command_line(__doc__, all_jobs, work)
 
 
 if __name__ == "__main__":

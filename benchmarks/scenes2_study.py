@@ -8,6 +8,11 @@ benchmarks/scenes2/trainings.
 
 The command can be stopped at any moment, and the same command goes on. Several of them may run side
 by side with one OUTPUT: each takes the next training that no other one works on.
+
+A training that fails is reported in a line, and the next one starts. At its end the command names
+all that failed, and exits with status 1. The same command tries them again, except those that
+family.yaml lists under `failed`, and diverged trainings of the choice of learning rates: these have
+the file `diverged.txt` among their results, and count as the worst.
 """
 
 from __future__ import annotations
@@ -22,10 +27,11 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import BinaryIO, NamedTuple
+
+from _family import read_family
 
 from cosmos_core import read_checkpoint
 from cosmos_core.data.scenes import TRAIN, VALIDATION, VERSION_2
@@ -35,11 +41,15 @@ from cosmos_core.engine.snapshot import CHECKPOINT, Snapshots
 from cosmos_core.model.checkpoint import SNAPSHOTS
 from cosmos_core.recipes import RECIPES
 from cosmos_core.recipes.scenes import TRAIN_SCENES
+from cosmos_core.utils.files import appearing, remove, write_atomically
 from cosmos_eval import read_results
 
 ROOT = Path(__file__).parents[1]
+FAMILY = ROOT / "benchmarks" / "scenes2" / "family.yaml"
 RESULTS = ROOT / "benchmarks" / "scenes2" / "trainings"
 TUNING_RESULTS = ROOT / "benchmarks" / "scenes2" / "tuning"
+# The file among the results of a diverged tuning training. It says which loss is not finite.
+DIVERGED = "diverged.txt"
 RECIPE = "scenes_tiny"
 
 # The settings of `cosmos-train scenes_tiny` that make each method.
@@ -74,6 +84,8 @@ TEST_SETS = (
     "scenes2-retrieval",
     "scenes2-cls",
 )
+# Of the ladder and of scaling, which the family calls exploratory.
+EXPLORATORY_TEST_SETS = ("scenes2-select", "scenes2-siblings", "scenes2-retrieval", "scenes2-cls")
 # Settings of segmentation are chosen for each training, among as many of this space.
 SPACE = ROOT / "benchmarks" / "study" / "space.yaml"
 SEGMENTATION_TRIALS = 40
@@ -88,6 +100,18 @@ ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": str(2**32),
     "MALLOC_TRIM_THRESHOLD_": str(2**33),
 }
+
+
+STOPPED = "stopped; the same command goes on from the last snapshot"
+# The ends of a command that a signal stopped: by it (negative), or in the command's own way.
+STOPPED_STATUSES = (-signal.SIGTERM, -signal.SIGINT, 128 + signal.SIGINT)
+# What `cosmos-train` prints only if a loss or gradient is not finite
+# (cosmos_core/engine/trainer.py). Other failures, such as a full disk, mark no learning rate.
+DIVERGENCE = "no snapshot has this step"
+NO_LEARNING_RATE = (
+    "The learning rate is not chosen yet: `benchmarks/scenes2_study.py OUTPUT` does it, among its "
+    "first trainings."
+)
 
 
 class Job(NamedTuple):
@@ -154,9 +178,59 @@ class Job(NamedTuple):
         ]
 
     @property
+    def n_computed_steps(self) -> int:
+        """The steps that the training computes, without those of a training it branches from."""
+        return self.steps
+
+    @property
+    def results_root(self) -> Path:
+        """The folder of the results of all trainings of this kind."""
+        return TUNING_RESULTS if self.is_tuning else RESULTS
+
+    @property
     def results_folder(self) -> Path:
-        """The folder of the results."""
-        return (TUNING_RESULTS if self.is_tuning else RESULTS) / self.name
+        """The folder of the results of this training."""
+        return self.results_root / self.name
+
+
+class ExploratoryJob(Job):
+    """One training of the ladder or of scaling, which is measured on fewer sets."""
+
+    __slots__ = ()
+
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        """The sets that the training is measured on."""
+        return EXPLORATORY_TEST_SETS
+
+    @property
+    def has_segmentation(self) -> bool:
+        """False: scenes2-seg is not measured."""
+        return False
+
+
+class LearningRates(NamedTuple):
+    """The learning rates of a method."""
+
+    # The rates to try, in increasing order.
+    to_try: list[str]
+    # The best one. None before all are tried, and if all trainings diverged.
+    chosen: str | None
+
+
+class CommandError(Exception):
+    """A command of a training ended with an error."""
+
+    def __init__(self, message: str, divergence: str) -> None:
+        """Describe the error.
+
+        Args:
+            message: The command, its status and the log file.
+            divergence: The line of the log that says which loss of the training is not finite;
+                empty for other errors.
+        """
+        super().__init__(message)
+        self.divergence = divergence
 
 
 @cache
@@ -168,7 +242,7 @@ def recipe_steps() -> int:
 def tuning_jobs() -> list[Job]:
     """Return the trainings that choose learning rates, as far as measured ones decide them."""
     steps = recipe_steps()
-    rates_by_method = {method: learning_rates_to_try(method) for method in METHODS}
+    rates_by_method = {method: find_learning_rates(method).to_try for method in METHODS}
     jobs = []
     for learning_rate in (*LEARNING_RATES, *LARGER_LEARNING_RATES):
         for method, rates in rates_by_method.items():
@@ -177,17 +251,28 @@ def tuning_jobs() -> list[Job]:
     return jobs
 
 
-def learning_rates_to_try(method: str) -> list[str]:
-    """Return the learning rates of a method: the usual ones, and larger ones while these are best.
+def find_learning_rates(method: str) -> LearningRates:
+    """Return the learning rates of a method to try, and the one with the best score.
 
-    Before a learning rate is measured, larger ones are not among them.
+    A larger rate is tried if the largest one so far is the best. Of equal scores, the smallest rate
+    is chosen.
     """
     rates = [*LEARNING_RATES]
-    for larger_rate in LARGER_LEARNING_RATES:
-        if best_learning_rate(method, rates) != rates[-1]:
-            break
-        rates.append(larger_rate)
-    return rates
+    larger_rates = [*LARGER_LEARNING_RATES]
+    while True:
+        jobs = [Job(method, method, rate, TUNING_SEED, recipe_steps()) for rate in rates]
+        if not all(is_done(job) for job in jobs):
+            return LearningRates(rates, None)
+        scores = {}
+        for job in jobs:
+            if not has_diverged(job):
+                scores[job.learning_rate] = validation_score(job.results_folder)
+        if not scores:
+            return LearningRates(rates, None)
+        best_rate = max(scores, key=scores.__getitem__)
+        if best_rate != rates[-1] or not larger_rates:
+            return LearningRates(rates, best_rate)
+        rates.append(larger_rates.pop(0))
 
 
 def study_jobs(learning_rates: Mapping[str, str]) -> list[Job]:
@@ -209,32 +294,13 @@ def study_jobs(learning_rates: Mapping[str, str]) -> list[Job]:
 
 
 def choose_learning_rates() -> dict[str, str]:
-    """Return the chosen learning rate of each method for which all trainings are measured."""
-    chosen = {}
+    """Return the chosen learning rate of each method for which all trainings are tried."""
+    chosen_rates = {}
     for method in METHODS:
-        learning_rate = choose_learning_rate(method)
+        learning_rate = find_learning_rates(method).chosen
         if learning_rate is not None:
-            chosen[method] = learning_rate
-    return chosen
-
-
-def choose_learning_rate(method: str) -> str | None:
-    """Return the learning rate of a method with the best score, or None before all are measured."""
-    return best_learning_rate(method, learning_rates_to_try(method))
-
-
-def best_learning_rate(method: str, learning_rates: Sequence[str]) -> str | None:
-    """Return the one of some learning rates with the best score, or None if one is not measured.
-
-    Of equal scores, the first is taken.
-    """
-    scores: dict[str, float] = {}
-    for learning_rate in learning_rates:
-        job = Job(method, method, learning_rate, TUNING_SEED, recipe_steps())
-        if not is_measured(job):
-            return None
-        scores[learning_rate] = validation_score(job.results_folder)
-    return max(scores, key=scores.__getitem__)
+            chosen_rates[method] = learning_rate
+    return chosen_rates
 
 
 def validation_score(folder: Path) -> float:
@@ -259,44 +325,107 @@ def is_measured(job: Job) -> bool:
     return len([*job.results_folder.glob("*.json")]) == n_results
 
 
+def has_diverged(job: Job) -> bool:
+    """Return whether a tuning training is marked as diverged."""
+    return (job.results_folder / DIVERGED).exists()
+
+
+def is_done(job: Job) -> bool:
+    """Return whether there is nothing left to do for a training."""
+    return is_measured(job) or has_diverged(job)
+
+
 def possible_jobs() -> list[Job]:
     """Return the trainings that can be made now: tuning, and methods whose tuning is done."""
-    return [*tuning_jobs(), *study_jobs(choose_learning_rates())]
+    return [*tuning_jobs(), *without_failed(study_jobs(choose_learning_rates()))]
 
 
-def work(output: Path, list_jobs: Callable[[], Sequence[Job]]) -> None:
-    """Train and measure, until every training is measured or another process works on it.
+def planned_jobs() -> list[Job]:
+    """Return all trainings. A learning rate that is not chosen yet is taken for the smallest."""
+    planned_rates = dict.fromkeys(METHODS, LEARNING_RATES[0]) | choose_learning_rates()
+    return [*tuning_jobs(), *without_failed(study_jobs(planned_rates))]
+
+
+def without_failed(jobs: Sequence[Job]) -> list[Job]:
+    """Return trainings of the study without those that the family lists as failed."""
+    family = read_family(FAMILY)
+    return [job for job in jobs if job.seed in family.seeds_of(job.row)]
+
+
+def work(output: Path, list_jobs: Callable[[], Sequence[Job]] = possible_jobs) -> list[str]:
+    """Train and measure, until every possible training is done or another process works on it.
+
+    The process does not wait for others. If they work on all trainings that are possible now, it
+    ends, although the last training of a choice of learning rates will make others possible. Then
+    the same command goes on with these.
 
     Args:
         output: The folder of the trainings and scenes.
         list_jobs: Returns the trainings that can be made now, in their order.
+
+    Returns:
+        The names of the trainings that failed in this process.
     """
     prepare_scenes(output)
-    tried: set[Job] = set()
+    tried_jobs: set[Job] = set()
+    failed_names: list[str] = []
     while True:
-        jobs = [job for job in list_jobs() if job not in tried and not is_measured(job)]
+        jobs = [job for job in list_jobs() if job not in tried_jobs and not is_done(job)]
         if not jobs:
-            return
-        tried.add(jobs[0])
-        with lock_of(output / jobs[0].name) as log:
-            if log is not None and not is_measured(jobs[0]):
-                print(jobs[0].name, flush=True)
-                train(jobs[0], output, log)
-                measure(jobs[0], output, log)
-                remove_snapshots(jobs[0], output)
+            return failed_names
+        job = jobs[0]
+        tried_jobs.add(job)
+        log = lock_log(output / job.name)
+        if log is None:
+            continue
+        with log:
+            # Another process may have finished it since the jobs were listed.
+            if is_done(job):
+                continue
+            if train_and_measure(job, output, log):
+                remove_snapshots(job, output)
+            else:
+                failed_names.append(job.name)
 
 
-@contextmanager
-def lock_of(folder: Path) -> Iterator[Any]:
-    """Lock the log file of a training's folder, and yield it; yield None if it is locked."""
+def lock_log(folder: Path) -> BinaryIO | None:
+    """Open and lock the log file of a training; return None if another process has locked it.
+
+    The lock is held until the file is closed, also by the commands that write to it.
+
+    Args:
+        folder: The folder of the training.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "log.txt").open("ab") as log:
-        try:
-            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield None
-            return
-        yield log
+    log = (folder / "log.txt").open("ab")
+    try:
+        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        log.close()
+        return None
+    return log
+
+
+def train_and_measure(job: Job, output: Path, log: BinaryIO, start: Path | None = None) -> bool:
+    """Train a model and measure it. Print a line and return False if one of them fails.
+
+    Args:
+        job: The training.
+        output: The folder of the trainings and scenes.
+        log: The file that the output is written to.
+        start: A snapshot of another training, which this one branches from.
+    """
+    print(job.name, flush=True)
+    try:
+        train(job, output, log, start)
+        if not is_measured(job):
+            measure(job, output, log)
+    except CommandError as error:
+        print(f"{job.name} failed: {error}", flush=True)
+        if job.is_tuning and error.divergence:
+            write_atomically(job.results_folder / DIVERGED, error.divergence.encode())
+        return False
+    return True
 
 
 def prepare_scenes(output: Path) -> None:
@@ -330,7 +459,10 @@ def training_scenes(output: Path) -> Path:
 
 
 def describe_validation_sets(folder: Path) -> None:
-    """Write a description of each validation set, in JSON, which is YAML too."""
+    """Write a description of each validation set, in JSON, which is YAML too.
+
+    Files that are there already stay as they are, since other processes may read them.
+    """
     images = f"coco/images/{VALIDATION}"
     captions = f"coco/annotations/captions_{VALIDATION}_joined.json"
     descriptions = {
@@ -344,12 +476,16 @@ def describe_validation_sets(folder: Path) -> None:
         },
     }
     for name, description in descriptions.items():
-        text = json.dumps({"name": name} | description, indent=1)
-        (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
+        content = json.dumps({"name": name} | description, indent=1).encode()
+        path = folder / f"{name}.yaml"
+        if not path.exists() or path.read_bytes() != content:
+            write_atomically(path, content)
 
 
-def train(job: Job, output: Path, log: Any, start: Path | None = None) -> None:
+def train(job: Job, output: Path, log: BinaryIO, start: Path | None = None) -> None:
     """Train a model, from its newest snapshot if there is one.
+
+    Raises CommandError if the training fails, and SystemExit if it was stopped.
 
     Args:
         job: The training.
@@ -374,6 +510,9 @@ def train(job: Job, output: Path, log: Any, start: Path | None = None) -> None:
         if start is not None:
             command += ["--from", os.path.relpath(start)]
     run(command, log)
+    # A training that a signal stops writes a snapshot and a checkpoint, and ends with status 0.
+    if not is_trained(folder / CHECKPOINT, job):
+        raise SystemExit(f"{job.name}: {STOPPED}")
 
 
 def remove_snapshots(job: Job, output: Path) -> None:
@@ -381,32 +520,48 @@ def remove_snapshots(job: Job, output: Path) -> None:
     shutil.rmtree(output / job.name / "run" / SNAPSHOTS, ignore_errors=True)
 
 
-def measure(job: Job, output: Path, log: Any) -> None:
-    """Measure a trained model. Its results appear at once, or not at all."""
-    new_folder = output / job.name / "results"
-    shutil.rmtree(new_folder, ignore_errors=True)
+def measure(job: Job, output: Path, log: BinaryIO) -> None:
+    """Measure a trained model.
+
+    Raises CommandError if this fails, and SystemExit if it was stopped.
+    """
+    new_results = output / job.name / "results"
+    remove(new_results)
     checkpoint = output / job.name / "run" / CHECKPOINT
     # Results hold the command: a relative path says nothing of this machine.
     model = ["--model", f"cosmos:{os.path.relpath(checkpoint)}"]
-    run_command = ["-m", "cosmos_eval", "run", "--output", os.path.relpath(new_folder)]
-    run_command += ["--workers", "0", *model, "--name", f"{job.row}, seed {job.seed}"]
-    if job.is_tuning:
-        datasets = [str(output / VALIDATION / f"{name}.yaml") for name in VALIDATION_SETS]
-    else:
-        datasets = [*job.datasets]
-    command = [*run_command]
-    for dataset in datasets:
-        command += ["--dataset", os.path.relpath(dataset) if job.is_tuning else dataset]
-    run(command, log)
+    command = ["-m", "cosmos_eval", "run", "--output", os.path.relpath(new_results)]
+    command += ["--workers", "0", *model, "--name", f"{job.row}, seed {job.seed}"]
+    run([*command, *dataset_options(job, output)], log)
     if job.has_segmentation:
         settings = choose_segmentation_settings(model, output / job.name / "settings", log)
-        run([*run_command, "--tuned", os.path.relpath(settings)], log)
-    job.results_folder.parent.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(job.results_folder, ignore_errors=True)
-    shutil.move(new_folder, job.results_folder)
+        run([*command, "--tuned", os.path.relpath(settings)], log)
+    publish(new_results, job.results_folder)
 
 
-def choose_segmentation_settings(model: Sequence[str], folder: Path, log: Any) -> Path:
+def dataset_options(job: Job, output: Path) -> list[str]:
+    """Return the options of `cosmos-eval run` that name the sets of a training."""
+    options = []
+    for name in job.datasets:
+        description = output / VALIDATION / f"{name}.yaml"
+        options += ["--dataset", os.path.relpath(description) if job.is_tuning else name]
+    return options
+
+
+def publish(new_results: Path, results_folder: Path) -> None:
+    """Move results to their folder, where they appear at once, or not at all.
+
+    Args:
+        new_results: The folder of the results, perhaps on another file system.
+        results_folder: Their new folder, which is replaced if it exists.
+    """
+    with appearing(results_folder) as temporary_folder:
+        shutil.copytree(new_results, temporary_folder, dirs_exist_ok=True)
+        remove(results_folder)
+    remove(new_results)
+
+
+def choose_segmentation_settings(model: Sequence[str], folder: Path, log: BinaryIO) -> Path:
     """Return the file of the settings of scenes2-seg that are best for a model on other scenes.
 
     Args:
@@ -422,8 +577,13 @@ def choose_segmentation_settings(model: Sequence[str], folder: Path, log: Any) -
     return settings
 
 
-def run(command: Sequence[str], log: Any) -> None:
-    """Run a Python command with the log as its outputs. Raise SystemExit if it fails."""
+def run(command: Sequence[str], log: BinaryIO) -> None:
+    """Run a Python command with the log as its outputs.
+
+    Raises CommandError if it fails, and SystemExit if a signal stopped it.
+    """
+    log_path = Path(log.name)
+    n_bytes_before = log_path.stat().st_size
     environment = os.environ | ENVIRONMENT
     child = subprocess.Popen([sys.executable, *command], env=environment, stdout=log, stderr=log)
     try:
@@ -432,14 +592,14 @@ def run(command: Sequence[str], log: Any) -> None:
         child.terminate()  # it writes a snapshot
         child.wait()
         raise
+    name = " ".join(command[1:3])
+    if status in STOPPED_STATUSES:
+        raise SystemExit(f"{name}: {STOPPED}")
     if status:
-        raise SystemExit(f"{' '.join(command[:2])} ended with status {status}; see {log.name}")
-
-
-def planned_jobs() -> list[Job]:
-    """Return all trainings. A learning rate that is not chosen yet is taken for the smallest."""
-    planned_rates = dict.fromkeys(METHODS, LEARNING_RATES[0]) | choose_learning_rates()
-    return [*tuning_jobs(), *study_jobs(planned_rates)]
+        output = log_path.read_bytes()[n_bytes_before:].decode(errors="replace")
+        divergences = [line for line in output.splitlines() if DIVERGENCE in line]
+        message = f"{name} ended with status {status}; see {log_path}"
+        raise CommandError(message, "".join(divergences))
 
 
 def listing(jobs: Sequence[Job], output: Path) -> Iterator[str]:
@@ -453,13 +613,19 @@ def listing(jobs: Sequence[Job], output: Path) -> Iterator[str]:
     hours = 0.0
     methods_of_unknown_pace = set()
     for job in jobs:
-        n_steps_done = job.steps if is_measured(job) else _steps_done(job, output)
-        n_steps_left = job.steps - n_steps_done
+        n_steps_left = 0
+        if is_measured(job):
+            state = "measured"
+        elif has_diverged(job):
+            state = "diverged"
+        else:
+            n_steps_done = _n_steps_done(job, output)
+            n_steps_left = job.n_computed_steps - n_steps_done
+            state = f"{n_steps_done}/{job.n_computed_steps} steps"
         if job.method in seconds_per_step:
             hours += n_steps_left * seconds_per_step[job.method] / 3600
         elif n_steps_left > 0:
             methods_of_unknown_pace.add(job.method)
-        state = "measured" if is_measured(job) else f"{n_steps_done}/{job.steps} steps"
         yield f"{job.name:45} {state}"
     yield f"{hours:.1f} hours left in one process, by the pace of trainings so far"
     if methods_of_unknown_pace:
@@ -467,11 +633,14 @@ def listing(jobs: Sequence[Job], output: Path) -> Iterator[str]:
         yield f"without the trainings of methods of which none has finished: {names}"
 
 
-def _steps_done(job: Job, output: Path) -> int:
-    """Return the number of steps of a training in its log."""
+def _n_steps_done(job: Job, output: Path) -> int:
+    """Return the number of steps that a training has computed, by its log."""
     path = output / job.name / "run" / LOG
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return int(json.loads(lines[-1])["step"]) + 1 if lines else 0
+    if not lines:
+        return 0
+    first_step = job.steps - job.n_computed_steps
+    return int(json.loads(lines[-1])["step"]) + 1 - first_step
 
 
 def _seconds_per_step(jobs: Sequence[Job], output: Path) -> dict[str, float]:
@@ -486,29 +655,62 @@ def _seconds_per_step(jobs: Sequence[Job], output: Path) -> dict[str, float]:
     return {method: statistics.median(values) for method, values in seconds.items()}
 
 
-def make_parser(description: str | None) -> argparse.ArgumentParser:
-    """Return the parser of a command that trains into a folder, or lists its trainings."""
+def run_command_line(
+    description: str | None,
+    list_jobs: Callable[[], Sequence[Job]],
+    train_all: Callable[[Path], Sequence[str]],
+    *,
+    needs_output: bool = True,
+) -> argparse.Namespace:
+    """Read the command line, and either list trainings, or train and measure them.
+
+    The process ends with a line if learning rates are missing, if it is stopped (SIGINT, SIGTERM),
+    and if trainings failed.
+
+    Args:
+        description: The help text of the command.
+        list_jobs: Returns all trainings of the command; none before their learning rates are
+            chosen.
+        train_all: Trains and measures into a folder, and returns the names of failed trainings.
+        needs_output: False if the command may be called without a folder. Then nothing is trained.
+
+    Returns:
+        The arguments of the command, `output` and `list`.
+    """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("output", type=Path, help="folder of the trainings and scenes")
+    n_outputs = None if needs_output else "?"
+    parser.add_argument(
+        "output", type=Path, nargs=n_outputs, help="folder of the trainings and scenes"
+    )
     parser.add_argument(
         "--list", action="store_true", help="only list what is done, and hours left"
     )
-    return parser
+    arguments = parser.parse_args()
+    if arguments.output is None:
+        if arguments.list:
+            parser.error("--list needs OUTPUT")
+        return arguments
+    jobs = list_jobs()
+    if not jobs:
+        parser.exit(2, f"{parser.prog}: {NO_LEARNING_RATE}\n")
+    if arguments.list:
+        print("\n".join(listing(jobs, arguments.output)))
+        return arguments
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        failed_names = train_all(arguments.output.resolve())
+    except KeyboardInterrupt:
+        sys.exit(STOPPED)
+    if failed_names:
+        sys.exit(f"failed: {', '.join(failed_names)}")
+    return arguments
 
 
 def main() -> None:
     """Run the command line."""
-    arguments = make_parser(__doc__).parse_args()
-    if arguments.list:
-        print("\n".join(listing(planned_jobs(), arguments.output)))
-        return
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        work(arguments.output.resolve(), possible_jobs)
-    except KeyboardInterrupt:
-        sys.exit("stopped; the same command goes on from the last snapshot")
+    run_command_line(__doc__, planned_jobs, work)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -23,6 +23,7 @@ from _family_tests import (
     StudyTests,
     extra_seeds,
     first_result_time,
+    metric_values,
     results_by_side,
 )
 
@@ -31,7 +32,6 @@ from cosmos_eval.results.identity import training_of
 from cosmos_eval.results.labels import StoredResult
 from cosmos_eval.results.store import read_stored, result_paths
 from cosmos_eval.results.text import markdown_table, p_value_text
-from cosmos_eval.tasks import metric_of
 from cosmos_eval.types import UsageError
 
 FAMILY = Path(__file__).parent / "study" / "family.yaml"
@@ -272,9 +272,7 @@ def interim_report(family: Family, results: SideResults) -> Iterator[str]:
 
     Cells have the mean and the standard deviation over trainings, and their number in brackets.
     """
-    n_planned = sum(len(family.seeds_of(method)) for method in family.methods)
-    complete = {method: complete_seeds(method, results) for method in family.methods}
-    n_complete = sum(len(seeds) for seeds in complete.values())
+    n_complete, n_planned = count_trainings(family, results)
     yield f"# INTERIM: {family.title}"
     yield ""
     yield f"{n_complete} of {n_planned} trainings are complete. Nothing is tested before all are."
@@ -282,11 +280,20 @@ def interim_report(family: Family, results: SideResults) -> Iterator[str]:
     titles = list(dict.fromkeys(side.metric for side in results))
     rows = []
     for method in family.methods:
-        cells = [method, f"{len(complete[method])} / {len(family.seeds_of(method))}"]
+        n_complete_of_method = len(complete_seeds(method, results))
+        cells = [method, f"{n_complete_of_method} / {len(family.seeds_of(method))}"]
         for title in titles:
-            cells.append(_interim_cell(family, title, results.get(Side(method, title), {})))
+            results_of_side = results.get(Side(method, title), {})
+            cells.append(mean_cell(metric_values(results_of_side, family.metrics[title])))
         rows.append(cells)
     yield markdown_table(["method", "complete", *titles], rows, n_text_columns=1)
+
+
+def count_trainings(family: Family, results: SideResults) -> tuple[int, int]:
+    """Return the numbers of complete trainings and of planned ones that did not fail."""
+    n_complete = sum(len(complete_seeds(method, results)) for method in family.methods)
+    n_planned = sum(len(family.seeds_of(method)) for method in family.methods)
+    return n_complete, n_planned
 
 
 def complete_seeds(method: str, results: SideResults) -> set[int]:
@@ -295,14 +302,15 @@ def complete_seeds(method: str, results: SideResults) -> set[int]:
     return set.intersection(*seeds_by_metric) if seeds_by_metric else set()
 
 
-def _interim_cell(family: Family, title: str, results: Mapping[int, StoredResult]) -> str:
-    """Return the mean of a metric over trainings, such as "44.3 ± 4.9 (5)"; empty without any."""
-    if not results:
+def mean_cell(values: Sequence[float]) -> str:
+    """Return the mean of trainings, their standard deviation and number; empty without trainings.
+
+    Example:
+        [40.0, 50.0, 60.0] -> "50.0 ± 10.0 (3)"
+        [40.0] -> "40.0 (1)"
+    """
+    if not values:
         return ""
-    name = family.metrics[title].metric
-    rows = [result.row for result in results.values()]
-    factor = metric_of(rows[0].task, name).factor
-    values = [factor * row.metrics[name] for row in rows]
     spread = f" ± {stdev(values):.1f}" if len(values) > 1 else ""
     return f"{mean(values):.1f}{spread} ({len(values)})"
 

@@ -160,13 +160,13 @@ def test_only_the_lower_rungs_see_raw_captions_alone(configs):
 def test_rungs_are_the_studys_if_the_learning_rate_is_the_same(ladder, modules, monkeypatch):
     study = modules[2]
     rates = {"COSMOS": "0.001", "COSMOS without cross-attention": "0.001"}
-    monkeypatch.setattr(study, "choose_learning_rate", rates.get)
+    monkeypatch.setattr(study, "choose_learning_rates", lambda: rates)
     lower, fifth, last = ladder.RUNGS[0], ladder.RUNGS[4], ladder.RUNGS[5]
-    names = [job.name for job in ladder.jobs_of(lower)]
+    names = [job.name for job in ladder.jobs_of(lower, rates)]
     assert names == ["ladder-clip-seed-0", "ladder-clip-seed-1", "ladder-clip-seed-2"]
     study_jobs = study.study_jobs(dict.fromkeys(study.METHODS, "0.001"))
     for rung in (fifth, last):
-        for job in ladder.jobs_of(rung):
+        for job in ladder.jobs_of(rung, rates):
             assert job in study_jobs
             assert job.settings[: len(rung.settings)] == [*rung.settings]
     jobs = ladder.rung_jobs()
@@ -174,23 +174,34 @@ def test_rungs_are_the_studys_if_the_learning_rate_is_the_same(ladder, modules, 
     assert {job.learning_rate for job in jobs} == {"0.001"}
     # Otherwise the ladder trains the rung with COSMOS's learning rate.
     rates["COSMOS without cross-attention"] = "0.002"
-    jobs = ladder.jobs_of(fifth)
+    jobs = ladder.jobs_of(fifth, rates)
     assert {type(job) for job in jobs} == {ladder.RungJob}
     assert {job.learning_rate for job in jobs} == {"0.001"}
     assert "method.cross_attention=false" in jobs[0].settings
     assert len(ladder.rung_jobs()) == 15
+    assert [*ladder.jobs_by_rung(rates)] == [entry.rung.name for entry in ladder.RUNGS]
     del rates["COSMOS without cross-attention"]  # not tuned yet
-    assert ladder.jobs_of(fifth) == []
+    assert fifth.rung.name not in ladder.jobs_by_rung(rates)
+    assert len(ladder.rung_jobs()) == 12
+    *_, (_, fifth_group, fifth_folders), _ = ladder.rung_trainings(rates)
+    assert (fifth_group, fifth_folders) == ("", [])
     del rates["COSMOS"]
     assert ladder.rung_jobs() == []
 
 
-def test_settings_of_all_rungs_fit_the_recipe(ladder, monkeypatch, modules):
+def test_rungs_are_measured_without_segmentation_into_the_ladders_folder(ladder):
+    rates = {"COSMOS": "0.001", "COSMOS without cross-attention": "0.001"}
+    job = ladder.jobs_of(ladder.RUNGS[0], rates)[0]
+    sets = ("scenes2-select", "scenes2-siblings", "scenes2-retrieval", "scenes2-cls")
+    assert (job.datasets, job.has_segmentation) == (sets, False)
+    assert job.results_folder == BENCHMARKS / "scenes2" / "ladder" / "ladder-clip-seed-0"
+
+
+def test_settings_of_all_rungs_fit_the_recipe(ladder):
     rates = {"COSMOS": "0.002", "COSMOS without cross-attention": "0.001"}
-    monkeypatch.setattr(modules[2], "choose_learning_rate", rates.get)
     names = set()
     for rung in ladder.RUNGS:
-        job = ladder.jobs_of(rung)[1]
+        job = ladder.jobs_of(rung, rates)[1]
         config = override(RECIPES["scenes_tiny"](), job.settings)
         assert (config.seed, config.optim.lr, config.optim.steps) == (1, 0.002, job.steps)
         assert config.recipe == job.group
@@ -399,5 +410,7 @@ def test_the_command_without_trainings(ladder, modules, monkeypatch, capsys, tmp
     with pytest.raises(SystemExit) as ended:
         ladder.main()
     assert ended.value.code == 2
-    assert capsys.readouterr().err.startswith("scenes2_ladder: The learning rate is not chosen yet")
+    error = capsys.readouterr().err
+    assert error.startswith("scenes2_ladder.py: The learning rate is not chosen yet")
+    assert error.count("\n") == 1
     assert not (tmp_path / "output").exists()

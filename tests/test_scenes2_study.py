@@ -134,20 +134,58 @@ def test_larger_learning_rates_are_tried_while_the_largest_is_best(study, scores
     scores["FLAIR", "0.002"] = scores["COSMOS", "0.002"] = 0.7
     larger = [job.name for job in study.tuning_jobs() if not study.is_measured(job)]
     assert larger == ["flair-lr-0.004", "cosmos-lr-0.004"]
-    assert study.choose_learning_rate("COSMOS") is None
+    assert study.find_learning_rates("COSMOS").chosen is None
     scores["FLAIR", "0.004"], scores["COSMOS", "0.004"] = 0.6, 0.8
-    assert study.choose_learning_rate("FLAIR") == "0.002"
+    assert study.find_learning_rates("FLAIR").chosen == "0.002"
     larger = [job.name for job in study.tuning_jobs() if not study.is_measured(job)]
     assert larger == ["cosmos-lr-0.008"]
     scores["COSMOS", "0.008"] = 0.9
-    assert study.choose_learning_rate("COSMOS") == "0.008"
+    assert study.find_learning_rates("COSMOS").chosen == "0.008"
+
+
+def test_a_diverged_training_is_the_worst_of_its_method(study, scores, monkeypatch, tmp_path):
+    monkeypatch.setattr(study, "TUNING_RESULTS", tmp_path)
+
+    def diverge(learning_rate):
+        scores.pop(("COSMOS", learning_rate), None)
+        (tmp_path / f"cosmos-lr-{learning_rate}").mkdir()
+        (tmp_path / f"cosmos-lr-{learning_rate}" / "diverged.txt").touch()
+
+    scores["COSMOS", "0.002"] = 0.7
+    diverge("0.004")
+    rates = ["0.0005", "0.001", "0.002", "0.004"]
+    assert study.find_learning_rates("COSMOS") == (rates, "0.002")
+    diverge("0.002")
+    assert study.find_learning_rates("COSMOS") == (rates[:3], "0.001")
+    diverge("0.001")
+    assert study.find_learning_rates("COSMOS").chosen == "0.0005"
+    diverge("0.0005")
+    assert study.find_learning_rates("COSMOS").chosen is None
+    assert "cosmos-lr-0.0005                              diverged" in [
+        *study.listing(study.tuning_jobs(), tmp_path)
+    ]
+
+
+def test_trainings_that_the_family_lists_as_failed_are_left_out(
+    study, scores, monkeypatch, tmp_path
+):
+    family = yaml.safe_load(study.FAMILY.read_text())
+    row = "CLIP, equal compute"
+    family["failed"] = [
+        {"method": "COSMOS", "seed": 3, "reason": "weights are not finite"},
+        {"method": row, "seed": 0, "reason": "weights are not finite"},
+    ]
+    planned_names = {job.name for job in study.planned_jobs()}
+    monkeypatch.setattr(study, "FAMILY", tmp_path / "family.yaml")
+    study.FAMILY.write_text(yaml.safe_dump(family))
+    failed_names = {"cosmos-seed-3", "clip-equal-compute-seed-0"}
+    assert {job.name for job in study.planned_jobs()} == planned_names - failed_names
+    assert {job.name for job in study.possible_jobs()} == planned_names - failed_names
 
 
 def test_the_stored_trainings_decide_every_learning_rate_between_two_worse_ones(study):
-    for method in study.METHODS:
-        chosen = study.choose_learning_rate(method)
-        if chosen is not None:
-            assert study.LEARNING_RATES[0] < chosen < study.LARGER_LEARNING_RATES[-1]
+    for chosen in study.choose_learning_rates().values():
+        assert study.LEARNING_RATES[0] < chosen < study.LARGER_LEARNING_RATES[-1]
 
 
 def test_hours_of_methods_that_have_no_finished_training_are_not_stated_as_zero(
