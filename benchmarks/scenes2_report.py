@@ -34,8 +34,9 @@ FOLDER = Path(__file__).parent / "scenes2"
 MAIN, CONTROL, SEEN = "scenes2-select", "scenes2-select-control", "scenes2-select-seen"
 WORDS = ("kind", "colour", "place")
 ROLES = ("dominant", "small")
-# How each role is drawn: its colour, and how far its points lie below the name of the method.
-STYLES = {"dominant": ("#0072B2", -0.12), "small": ("#D55E00", 0.12)}
+LOSS_TITLE = "loss beside a dominant thing"
+# How points are drawn: their colour, and how far they lie below the name of the method.
+STYLES = {"dominant": ("#0072B2", -0.12), "small": ("#D55E00", 0.12), LOSS_TITLE: ("black", 0.0)}
 Columns = Mapping[str, Metric]
 """The metrics of a table by the titles of its columns."""
 
@@ -45,17 +46,25 @@ def scenes_metric(dataset: str, name: str) -> Metric:
     return Metric(dataset=dataset, protocol="scenes", metric=name)
 
 
+LOSS = scenes_metric("scenes2-beside", "loss_beside_dominant")
 OVERVIEW: Columns = {
     "dominant": scenes_metric(MAIN, "accuracy_dominant"),
     "small": scenes_metric(MAIN, "accuracy_small"),
     "suppression": scenes_metric(MAIN, "suppression"),
     "suppression, control": scenes_metric(CONTROL, "suppression"),
-    "loss beside a dominant thing": scenes_metric("scenes2-beside", "loss_beside_dominant"),
+    LOSS_TITLE: LOSS,
     "siblings": scenes_metric("scenes2-siblings", "accuracy"),
     "R@1 image to text": scenes_metric("scenes2-retrieval", "image_to_text_R@1"),
     "R@1 text to image": scenes_metric("scenes2-retrieval", "text_to_image_R@1"),
     "acc1": scenes_metric("scenes2-cls", "acc1"),
     "mIoU, tuned": Metric(dataset="scenes2-seg", protocol="tuned", metric="mIoU"),
+}
+BESIDE: Columns = {
+    "beside a large thing": scenes_metric("scenes2-beside", "accuracy_small"),
+    "beside small things": scenes_metric("scenes2-beside", "accuracy_control"),
+    "loss": LOSS,
+    "loss, kind": scenes_metric("scenes2-beside", "loss_beside_dominant_kind"),
+    "loss, colour": scenes_metric("scenes2-beside", "loss_beside_dominant_colour"),
 }
 DRAWINGS: Columns = {
     "dominant": scenes_metric(MAIN, "accuracy_dominant"),
@@ -100,6 +109,8 @@ def report(family: Family, stored: Sequence[StoredResult]) -> Iterator[str]:
         yield f"Interim: {n_complete} of {n_planned} trainings are complete.\n"
     yield "Mean ± standard deviation over seeds (their number), in percent. No test is made here.\n"
     yield table(family, stored, OVERVIEW)
+    yield "## Small things beside a large one, and beside small ones\n"
+    yield table(family, stored, BESIDE)
     yield "## By word\n"
     yield table(family, stored, columns_by_word(MAIN))
     yield "## By word, dominant thing as small as the others\n"
@@ -149,25 +160,32 @@ def draw(family: Family, stored: Sequence[StoredResult]) -> bytes:
 
 
 def make_figure(family: Family, stored: Sequence[StoredResult]) -> Figure:
-    """Draw the accuracies on dominant and small things of each method.
+    """Draw the accuracies on dominant and small things of each method, and what small things lose.
 
-    The left panel has the scenes, and the right one the control, in which the dominant thing is as
-    small as the others. Bars are 95% intervals over seeds.
+    The first panel has the scenes, and the second one the control, in which the dominant thing is
+    as small as the others. The third has the loss of small things beside a large one. Bars are 95%
+    intervals over seeds.
     """
-    titles = {
-        MAIN: "dominant thing large",
-        CONTROL: "the same scenes, dominant thing as small as the others",
-    }
+    titles = {MAIN: "dominant thing large", CONTROL: "dominant thing as small as others"}
     results = {}
     for dataset in titles:
         results[dataset] = results_in_metrics(family, columns_by_role(dataset), stored)
-    methods = measured_methods(family, [*results.values()])
-    page = new_page(760, 90 + 26 * len(methods))
+    losses = {LOSS_TITLE: LOSS}
+    loss_results = results_in_metrics(family, losses, stored)
+    methods = measured_methods(family, [*results.values(), loss_results])
+    page = new_page(900, 90 + 26 * len(methods))
     page.set_layout_engine("constrained")
-    panels = page.subplots(1, 2, sharex=True, sharey=True)
-    for panel, (dataset, title) in zip(panels, titles.items(), strict=True):
+    panels = page.subplots(1, 3, sharey=True)
+    panels[1].sharex(panels[0])
+    for panel, (dataset, title) in zip(panels[:2], titles.items(), strict=True):
         draw_panel(panel, methods, results[dataset], columns_by_role(dataset))
+        panel.axvline(50, color="0.8", linewidth=0.8)
+        panel.set_xlabel("right of two captions, percent")
         panel.set_title(title, fontsize=8)
+    draw_panel(panels[2], methods, loss_results, losses)
+    panels[2].axvline(0, color="0.8", linewidth=0.8)
+    panels[2].set_xlabel("points")
+    panels[2].set_title("small things: loss beside a large one", fontsize=8)
     panels[0].set_yticks(range(len(methods)), methods)
     panels[0].set_ylim(len(methods) - 0.5, -0.5)  # the first method at the top
     handles, labels = panels[0].get_legend_handles_labels()
@@ -181,26 +199,24 @@ def columns_by_role(dataset: str) -> Columns:
 
 
 def draw_panel(panel: Axes, methods: Sequence[str], results: SideResults, columns: Columns) -> None:
-    """Draw two points with intervals for each method: dominant things, and small things.
+    """Draw a point with its interval for each method and metric.
 
     Args:
         panel: The axes.
         methods: The methods, from the top.
-        results: The results of each method and role.
-        columns: The metrics by role.
+        results: The results of each method and metric.
+        columns: The metrics by a key of STYLES.
     """
-    panel.axvline(50, color="0.8", linewidth=0.8)
-    panel.set_xlabel("right of two captions, percent")
-    for role, metric in columns.items():
-        colour, offset = STYLES[role]
+    for title, metric in columns.items():
+        colour, offset = STYLES[title]
         heights, means, half_widths = [], [], []
         for height, method in enumerate(methods):
-            values = metric_values(results[Side(method, role)], metric)
+            values = metric_values(results[Side(method, title)], metric)
             if values:
                 heights.append(height + offset)
                 means.append(mean(values))
                 half_widths.append(interval_half_width(values))
-        label = f"about the {role} thing"
+        label = f"about the {title} thing"
         panel.errorbar(means, heights, xerr=half_widths, fmt="o", color=colour, label=label, ms=4)
 
 

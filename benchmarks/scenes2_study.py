@@ -85,7 +85,13 @@ TEST_SETS = (
     "scenes2-cls",
 )
 # Of the ladder and of scaling, which the family calls exploratory.
-EXPLORATORY_TEST_SETS = ("scenes2-select", "scenes2-siblings", "scenes2-retrieval", "scenes2-cls")
+EXPLORATORY_TEST_SETS = (
+    "scenes2-select",
+    "scenes2-beside",
+    "scenes2-siblings",
+    "scenes2-retrieval",
+    "scenes2-cls",
+)
 # Settings of segmentation are chosen for each training, among as many of this space.
 SPACE = ROOT / "benchmarks" / "study" / "space.yaml"
 SEGMENTATION_TRIALS = 40

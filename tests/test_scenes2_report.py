@@ -10,8 +10,8 @@ import yaml
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from support.models import store
 
+from cosmos_eval.data.asked_objects import CONTROL, DOMINANT, OBJECT, SMALL, WORD
 from cosmos_eval.results.store import read_stored, result_paths
-from cosmos_eval.tasks.suppression import DOMINANT, OBJECT, SMALL, WORD
 from cosmos_eval.types import UsageError
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -53,19 +53,19 @@ def modules():
             sys.modules.pop(name, None)
 
 
-def choices(n_dominant, n_small):
-    """Ten items about a dominant thing and ten about small ones, of which so many are right.
+def choices(n_first, n_small, first_role=DOMINANT):
+    """Ten items about things of another role and ten about small ones, of which so many are right.
 
     The first five items of each role are about kinds, and the others about colours.
     """
-    right = [n < n_dominant for n in range(10)] + [n < n_small for n in range(10)]
+    right = [n < n_first for n in range(10)] + [n < n_small for n in range(10)]
     return {
         "correct": np.array(right),
         "subset": np.arange(20) % 2,
         "subsets": np.array(["one", "two"]),
         "averaged": np.ones(2, bool),
         "cluster": np.arange(20),
-        OBJECT: np.array([DOMINANT] * 10 + [SMALL] * 10),
+        OBJECT: np.array([first_role] * 10 + [SMALL] * 10),
         WORD: np.array((["kind"] * 5 + ["colour"] * 5) * 2),
     }
 
@@ -89,6 +89,7 @@ def trainings(tmp_path):
     train(folder, "scenes2-cosmos", 0, choices(9, 8))
     for seed in (0, 1):
         train(folder, "scenes2-clip-0123abcd", seed, choices(6, 6), "scenes2-select-control")
+    train(folder, "scenes2-clip-0123abcd", 0, choices(8, 5, CONTROL), "scenes2-beside")
     return folder
 
 
@@ -172,8 +173,10 @@ def test_the_command_prints_all_tables_and_writes_the_figure(
     monkeypatch.setattr("sys.argv", arguments)
     modules[0].main()
     out = capsys.readouterr().out
-    assert out.count("| method |") == 4
+    assert out.count("| method |") == 5
     assert "| CLIP | 85.0 ± 7.1 (2) | " in out
+    # The second five items of a role are about colours: three of them are right, and none.
+    assert "| CLIP | 50.0 (1) | 80.0 (1) | 30.0 (1) | 0.0 (1) | 60.0 (1) |" in out
     assert path.read_bytes().startswith(b"\x89PNG")
 
 
@@ -181,7 +184,7 @@ def test_points_of_the_figure_are_means_and_the_legend_lies_below_the_panels(mod
     page = modules[0].make_figure(*read())
     canvas = FigureCanvasAgg(page)
     canvas.draw()
-    left, right = page.axes
+    left, right, losses = page.axes
     assert left.get_xlim() == right.get_xlim()
     dominant, small = [container.lines[0].get_xydata() for container in left.containers]
     assert dominant[:, 0] == pytest.approx([90, 85])  # COSMOS, CLIP
@@ -190,6 +193,8 @@ def test_points_of_the_figure_are_means_and_the_legend_lies_below_the_panels(mod
         pytest.approx([60]),
         pytest.approx([60]),
     ]
+    assert losses.containers[0].lines[0].get_xydata()[:, 0] == pytest.approx([30])
+    assert losses.get_xlim() != left.get_xlim()
     (legend,) = page.legends
     assert [text.get_text() for text in legend.get_texts()] == [
         "about the dominant thing",
