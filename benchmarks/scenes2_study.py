@@ -183,6 +183,14 @@ class Job(NamedTuple):
             "watch.pictures=false",
         ]
 
+    def scenes_folder(self, output: Path) -> Path:
+        """Return the folder of the scenes that the training sees.
+
+        Args:
+            output: The folder of the trainings and scenes.
+        """
+        return training_scenes(output)
+
     @property
     def n_computed_steps(self) -> int:
         """The steps that the training computes, without those of a training it branches from."""
@@ -439,14 +447,7 @@ def prepare_scenes(output: Path) -> None:
     output.mkdir(parents=True, exist_ok=True)
     with (output / "scenes.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not training_scenes(output).exists():
-            write_layouts(
-                training_scenes(output),
-                split=TRAIN,
-                count=TRAIN_SCENES,
-                layouts=["shards"],
-                version=VERSION_2,
-            )
+        write_training_scenes(training_scenes(output))
         folder = output / VALIDATION
         if not folder.exists():
             write_layouts(
@@ -457,6 +458,24 @@ def prepare_scenes(output: Path) -> None:
                 version=VERSION_2,
             )
         describe_validation_sets(folder)
+
+
+def write_training_scenes(folder: Path, *, is_control: bool = False) -> None:
+    """Write the training scenes to a folder, unless it exists.
+
+    Args:
+        folder: The folder.
+        is_control: True for scenes whose dominant thing is as small as the others.
+    """
+    if not folder.exists():
+        write_layouts(
+            folder,
+            split=TRAIN,
+            count=TRAIN_SCENES,
+            layouts=["shards"],
+            version=VERSION_2,
+            is_control=is_control,
+        )
 
 
 def training_scenes(output: Path) -> Path:
@@ -511,8 +530,8 @@ def train(job: Job, output: Path, log: BinaryIO, start: Path | None = None) -> N
         # A training that was killed before its first snapshot starts again.
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        scenes = training_scenes(output)
-        (folder / scenes.name).symlink_to(scenes.resolve())
+        scenes = job.scenes_folder(output)
+        (folder / training_scenes(output).name).symlink_to(scenes.resolve())
         if start is not None:
             command += ["--from", os.path.relpath(start)]
     run(command, log)

@@ -1,0 +1,139 @@
+"""`python benchmarks/scenes2_control.py [OUTPUT] [--list]`: what large things cost small ones.
+
+The study trains on scenes with a large, dominant thing. Here, the same methods are trained on the
+same scenes with this thing as small as the others; captions, views and settings are the study's. If
+a dominant thing keeps a method from learning small ones, this training knows small things better.
+The test scenes have no large thing, so that only the training differs.
+
+With OUTPUT, the folder of the study's trainings and scenes or another one, the models are trained
+and measured into benchmarks/scenes2/control. The command can be stopped at any moment, and the same
+command goes on. Without OUTPUT it prints the table of the trainings that are measured.
+"""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from statistics import mean
+
+import scenes2_study as study
+from _family import Metric
+from scipy.stats import ttest_ind
+from study_claims import mean_cell
+
+from cosmos_eval import read_results
+from cosmos_eval.results.text import markdown_table
+
+RESULTS = study.ROOT / "benchmarks" / "scenes2" / "control"
+METHODS = ("CLIP", "multi-view CLIP", "COSMOS")
+SEEDS = (0, 1, 2)
+_BESIDE = {"dataset": "scenes2-beside", "protocol": "scenes"}
+METRICS = {
+    "small things": Metric(**_BESIDE, metric="accuracy_control"),
+    "kinds of small things": Metric(**_BESIDE, metric="accuracy_control_kind"),
+    "colours of small things": Metric(**_BESIDE, metric="accuracy_control_colour"),
+}
+
+
+class ControlJob(study.ExploratoryJob):
+    """One training on scenes without a large thing."""
+
+    __slots__ = ()
+
+    def scenes_folder(self, output: Path) -> Path:
+        """Return the folder of the scenes without a large thing."""
+        scenes = study.training_scenes(output)
+        return scenes.with_name(f"{scenes.name}-control")
+
+    @property
+    def results_root(self) -> Path:
+        """The folder of the results of all trainings without a large thing."""
+        return RESULTS
+
+
+def control_jobs() -> list[ControlJob]:
+    """Return the trainings on scenes without a large thing, one seed after the other.
+
+    Methods whose learning rate is not chosen yet are left out.
+    """
+    learning_rates = study.choose_learning_rates()
+    jobs = []
+    for seed in SEEDS:
+        for method in METHODS:
+            if method in learning_rates:
+                row = f"{method}, control"
+                learning_rate = learning_rates[method]
+                jobs.append(ControlJob(row, method, learning_rate, seed, study.recipe_steps()))
+    return jobs
+
+
+def work(output: Path) -> list[str]:
+    """Train and measure all models. Return the names of the trainings that failed."""
+    output.mkdir(parents=True, exist_ok=True)
+    for job in control_jobs()[:1]:
+        with (output / "scenes.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            study.write_training_scenes(job.scenes_folder(output), is_control=True)
+    return study.work(output, control_jobs)
+
+
+def table(jobs: Sequence[study.Job]) -> Iterator[str]:
+    """Yield the lines of a table of the trainings with and without a large thing, in Markdown.
+
+    Args:
+        jobs: The trainings without a large thing. The study has one with a large thing for each.
+    """
+    yield "# Small things, by trainings with and without a large thing in each scene\n"
+    yield (
+        "Percent of two captions, mean ± standard deviation over seeds (their number). Scenes of "
+        "the test have no large thing. The interval is Welch's over seeds.\n"
+    )
+    rows = []
+    for method in METHODS:
+        jobs_of_method = [job for job in jobs if job.method == method]
+        for title, metric in METRICS.items():
+            without_large = values_of([job.results_folder for job in jobs_of_method], metric)
+            study_jobs = [
+                study.Job(job.method, job.method, job.learning_rate, job.seed, job.steps)
+                for job in jobs_of_method
+            ]
+            with_large = values_of([job.results_folder for job in study_jobs], metric)
+            difference = difference_cell(without_large, with_large)
+            cells = [mean_cell(with_large), mean_cell(without_large), difference]
+            rows.append([method, title, *cells])
+    header = ["method", "metric", "large thing", "no large thing", "difference [95%]"]
+    yield markdown_table(header, rows, n_text_columns=2)
+
+
+def values_of(folders: Sequence[Path], metric: Metric) -> list[float]:
+    """Return a metric of trainings in percent, without those that are not measured."""
+    values = []
+    for folder in folders:
+        rows = read_results(folder) if folder.is_dir() else []
+        values += [
+            100 * row.metrics[metric.metric] for row in rows if row.dataset == metric.dataset
+        ]
+    return values
+
+
+def difference_cell(a: Sequence[float], b: Sequence[float]) -> str:
+    """Return the difference of two means with Welch's interval; without it for single values."""
+    if not a or not b:
+        return ""
+    difference = f"{mean(a) - mean(b):+.1f}"
+    if min(len(a), len(b)) < 2:
+        return difference
+    interval = ttest_ind(a, b, equal_var=False).confidence_interval()
+    return f"{difference} [{interval.low:+.1f}, {interval.high:+.1f}]"
+
+
+def main() -> None:
+    """Run the command line."""
+    arguments = study.run_command_line(__doc__, control_jobs, work, needs_output=False)
+    if not arguments.list:
+        print("\n".join(table(control_jobs())))
+
+
+if __name__ == "__main__":
+    main()
