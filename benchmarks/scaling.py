@@ -331,7 +331,7 @@ def _add_prediction(
     error = float(curve(np.array([budget]))[0])
     shares.add(f"holds {factor}", interval.low <= error <= interval.high)
     shares.add(f"width {factor}", (interval.high - interval.low) / error)
-    bounded = fitted._replace(faster=None).mean_interval(budget)
+    bounded = fitted._replace(steeper=None).mean_interval(budget)
     shares.add(f"bounded {factor}", bounded.low <= error <= bounded.high)
 
 

@@ -60,7 +60,7 @@ SHOWN = 0.975
 """The share of replicates that must fall, cross or lie below for this to count as shown."""
 RESAMPLES = 2000
 
-_LEANING = 0.25  # the p-value of a negative E below which predictions allow for it
+_NEGATIVE_FLOOR_LEVEL = 0.25  # predictions allow for E < 0 if the p-value of E >= 0 is below it
 _LEAST_EXPONENT, _GREATEST_EXPONENT = 0.01, 4.0
 _EXPONENTS = np.geomspace(_LEAST_EXPONENT, _GREATEST_EXPONENT, 60)
 _ZOOM_POINTS = 9  # exponents of each refinement, which divides their distance by 4
@@ -172,14 +172,14 @@ class FittedLadder(NamedTuple):
     # correction: any deviation (F), and errors that fall faster than any law with E >= 0, as near a
     # steep step (t, one-sided). None without trainings of several seeds.
     misfit_p: float | None
-    # Replicates of the best law with E < 0 if the errors seem to fall faster than any law with
-    # E >= 0, by chance or because they follow no law. They widen predictions.
-    faster: Replicates | None
+    # Replicates of the best fit with E < 0, if the errors seem to fall faster than any law with
+    # E >= 0, by chance or because they follow no law. They widen predictions. None otherwise.
+    steeper: Replicates | None
 
     @property
     def _predicting(self) -> list[Replicates]:
         """The replicates that predictions are based on."""
-        return [*self.replicates, *([] if self.faster is None else [self.faster])]
+        return [*self.replicates, *([] if self.steeper is None else [self.steeper])]
 
     @property
     def method(self) -> str:
@@ -382,59 +382,118 @@ def require_enough_budgets(budgets: Values) -> None:
 
 
 def _fit_ladder(
-    ladder: Ladder, covariance: Values, image_changes: Values, random: np.random.Generator
+    ladder: Ladder, image_covariance: Values, image_changes: Values, random: np.random.Generator
 ) -> FittedLadder:
     """Fit a law to a method and to its replicates.
 
     Args:
         ladder: The method, with S trainings.
-        covariance: (S, S), the covariance of their errors by the draw of the images.
+        image_covariance: (S, S), the covariance of their errors by the draw of the images.
         image_changes: (R, S), the changes of their errors in each replicate's draw of the images.
         random: The generator of the draws of seeds.
     """
     law = _fit_means(ladder)
     spread = _measure_spread(ladder, law)
-    averages = _averaging_matrix(ladder)
-    rest_variances = _rest_variances(ladder, covariance)
-    shapes = ladder.variance_shape(law.error_at(ladder.budgets))
-    seed_variances = np.maximum(0, spread.factor * shapes - rest_variances)
-    variance_of_means = averages.T @ covariance @ averages  # by images
-    variance_of_means += np.diag(seed_variances / ladder.counts + _TINY)
-
-    deviation = _deviation(ladder, law, variance_of_means)
-    truths = [law]
-    floorless_law = _fit_means(ladder, floor="zero")
-    added_deviation = _deviation(ladder, floorless_law, variance_of_means) - deviation
-    quantile = stdtrit(spread.dof, (1 + LEVEL) / 2) if spread.dof else ndtri((1 + LEVEL) / 2)
-    if law.floor > 0 and added_deviation < quantile**2:
-        truths.append(floorless_law)
-
+    interaction_variance = _image_interaction_variance(ladder, image_covariance)
+    covariance_of_means = _covariance_of_means(
+        ladder, law, spread, image_covariance, interaction_variance
+    )
     replicates = []
-    for truth in truths:
-        replicates.append(_simulate(ladder, truth, spread, rest_variances, image_changes, random))
-    free_law = _fit_means(ladder, floor="free")
-    free_deviation = _deviation(ladder, free_law, variance_of_means)
-    faster, faster_p = None, 1.0
-    if free_law.floor < 0:
-        distance = math.sqrt(max(0.0, deviation - free_deviation))
-        faster_p = float(stdtr(spread.dof, -distance) if spread.dof else ndtr(-distance))
-    if faster_p < _LEANING:
-        faster = _simulate(
-            ladder, free_law, spread, rest_variances, image_changes, random, floor="free"
+    for truth in _plausible_laws(ladder, law, spread, covariance_of_means):
+        replicates.append(
+            _simulate(ladder, truth, spread, interaction_variance, image_changes, random)
         )
-    misfit_p = None
-    if spread.dof > 0:
-        free_dof = len(ladder.fitted_budgets) - 3
-        any_p = float(fdtrc(free_dof, spread.dof, deviation / free_dof))
-        misfit_p = min(1.0, 2 * any_p, 2 * faster_p)
-    return FittedLadder(ladder, law, spread, tuple(replicates), misfit_p, faster)
+    free_law = _fit_means(ladder, floor="free")
+    negative_floor_p = _negative_floor_p(ladder, law, free_law, spread, covariance_of_means)
+    steeper = None
+    if negative_floor_p < _NEGATIVE_FLOOR_LEVEL:
+        steeper = _simulate(
+            ladder, free_law, spread, interaction_variance, image_changes, random, floor="free"
+        )
+    misfit_p = _misfit_p(ladder, law, spread, covariance_of_means, negative_floor_p)
+    return FittedLadder(ladder, law, spread, tuple(replicates), misfit_p, steeper)
+
+
+def _covariance_of_means(
+    ladder: Ladder,
+    law: Law,
+    spread: SeedSpread,
+    image_covariance: Values,
+    interaction_variance: Values,
+) -> Values:
+    """Return the covariance (B, B) of the mean errors of budgets over seeds and images.
+
+    Args:
+        ladder: The method, with S trainings.
+        law: Its law, by which the variance between seeds depends on the budget.
+        spread: How much trainings of one budget differ.
+        image_covariance: (S, S), the covariance of their errors by the draw of the images.
+        interaction_variance: (B,), see `_image_interaction_variance`.
+    """
+    shapes = ladder.variance_shape(law.error_at(ladder.budgets))
+    seed_variances = np.maximum(0, spread.factor * shapes - interaction_variance)
+    averages = _averaging_matrix(ladder)
+    covariance_of_means: Values = averages.T @ image_covariance @ averages
+    covariance_of_means += np.diag(seed_variances / ladder.counts + _TINY)
+    return covariance_of_means
+
+
+def _plausible_laws(
+    ladder: Ladder, law: Law, spread: SeedSpread, covariance_of_means: Values
+) -> list[Law]:
+    """Return the fitted law and, if E = 0 does not fit significantly worse, the best such law."""
+    if law.floor == 0:
+        return [law]
+    floorless_law = _fit_means(ladder, floor="zero")
+    deviation = _deviation(ladder, law, covariance_of_means)
+    floorless_deviation = _deviation(ladder, floorless_law, covariance_of_means)
+    quantile = stdtrit(spread.dof, (1 + LEVEL) / 2) if spread.dof else ndtri((1 + LEVEL) / 2)
+    if floorless_deviation - deviation < quantile**2:
+        return [law, floorless_law]
+    return [law]
+
+
+def _negative_floor_p(
+    ladder: Ladder, law: Law, free_law: Law, spread: SeedSpread, covariance_of_means: Values
+) -> float:
+    """Return the one-sided p-value of E >= 0. It is small if errors fall faster than such laws.
+
+    Args:
+        ladder: The method.
+        law: The best law with E >= 0.
+        free_law: The best fit whose E may be negative. If it is not, the p-value is 1.
+        spread: How much trainings of one budget differ.
+        covariance_of_means: (B, B), see `_covariance_of_means`.
+    """
+    if free_law.floor >= 0:
+        return 1.0
+    deviation = _deviation(ladder, law, covariance_of_means)
+    free_deviation = _deviation(ladder, free_law, covariance_of_means)
+    distance = math.sqrt(max(0.0, deviation - free_deviation))
+    return float(stdtr(spread.dof, -distance) if spread.dof else ndtr(-distance))
+
+
+def _misfit_p(
+    ladder: Ladder,
+    law: Law,
+    spread: SeedSpread,
+    covariance_of_means: Values,
+    negative_floor_p: float,
+) -> float | None:
+    """Return the p-value of the mean errors if they follow a law, see `FittedLadder.misfit_p`."""
+    if spread.dof == 0:
+        return None
+    free_dof = len(ladder.fitted_budgets) - 3
+    deviation = _deviation(ladder, law, covariance_of_means)
+    any_p = float(fdtrc(free_dof, spread.dof, deviation / free_dof))
+    return min(1.0, 2 * any_p, 2 * negative_floor_p)
 
 
 def _simulate(
     ladder: Ladder,
     truth: Law,
     spread: SeedSpread,
-    rest_variances: Values,
+    interaction_variance: Values,
     image_changes: Values,
     random: np.random.Generator,
     floor: Floor = "bounded",
@@ -445,7 +504,7 @@ def _simulate(
         ladder: The method.
         truth: The law that the replicates follow.
         spread: How much trainings of one budget differ.
-        rest_variances: (B,), see `_rest_variances`. They are in `image_changes`, too.
+        interaction_variance: (B,), see `_image_interaction_variance`.
         image_changes: (R, S), the changes of the errors by the draw of the images.
         random: The generator of the draws of seeds.
         floor: The laws that are fitted, see `fit_law`.
@@ -457,7 +516,10 @@ def _simulate(
     if spread.dof > 0:
         # The estimated variance is distributed like the true one * chi-squared / dof.
         factors = spread.factor * spread.dof / random.chisquare(spread.dof, n_replicates)
-    variances = factors[:, None] * ladder.variance_shape(true_errors) - rest_variances  # (R, B)
+    variances = factors[:, None] * ladder.variance_shape(true_errors)  # (R, B)
+    # The variance between seeds contains the noise of single images. `image_changes` has it
+    # already, so it is subtracted.
+    variances = variances - interaction_variance
     deviations = np.sqrt(np.maximum(0, variances))
     draws = _draw_seeds(ladder, spread.correlation, n_replicates, random)  # (R, S)
     changes = image_changes + deviations[:, _budget_indices(ladder)] * draws
@@ -541,33 +603,34 @@ def _averaging_matrix(ladder: Ladder) -> Values:
     return one_hot / ladder.counts
 
 
-def _rest_variances(ladder: Ladder, covariance: Values) -> Values:
+def _image_interaction_variance(ladder: Ladder, image_covariance: Values) -> Values:
     """Return for each budget how much the draw of the images moves one training only, (B,).
 
-    See `Trainings.rest_variance` in stats.groups. It is 0 for a budget with one training.
+    It is the variance of the interaction of training and image, `Trainings.rest_variance` in
+    stats.groups. It is 0 for a budget with one training.
     """
     variances = np.zeros(len(ladder.budgets))
     budget_indices = _budget_indices(ladder)
     for index, k in enumerate(ladder.counts):
         if k > 1:
             is_inside = budget_indices == index
-            block = covariance[np.ix_(is_inside, is_inside)]
+            block = image_covariance[np.ix_(is_inside, is_inside)]
             mean_covariance = (block.sum() - np.trace(block)) / (k * (k - 1))
             variances[index] = max(0.0, np.trace(block) / k - mean_covariance)
     return variances
 
 
-def _deviation(ladder: Ladder, law: Law, variance_of_means: Values) -> float:
+def _deviation(ladder: Ladder, law: Law, covariance_of_means: Values) -> float:
     """Return the squared distance r' V^-1 r of the mean errors from a law, in standard errors.
 
     Args:
         ladder: The method.
         law: The law.
-        variance_of_means: (B, B), the covariance V of the mean errors over seeds and images.
+        covariance_of_means: (B, B), the covariance V of the mean errors over seeds and images.
     """
     is_fitted = np.flatnonzero(ladder.is_fitted)
     residuals = (ladder.means - law.error_at(ladder.budgets))[is_fitted]
-    covariance = variance_of_means[np.ix_(is_fitted, is_fitted)]
+    covariance = covariance_of_means[np.ix_(is_fitted, is_fitted)]
     return float(residuals @ np.linalg.solve(covariance, residuals))
 
 

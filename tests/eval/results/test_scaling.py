@@ -175,7 +175,7 @@ def test_errors_that_fall_faster_than_a_law() -> None:
         assert line[5] < fitted.law.error_at(budget)
     assert n_refused >= 4
     assert n_inside >= 7
-    assert fit_one(make_ladder(power_law(0.3, 0.4, 0.8))).faster is None
+    assert fit_one(make_ladder(power_law(0.3, 0.4, 0.8))).steeper is None
 
 
 def test_a_crossing_by_hand() -> None:
