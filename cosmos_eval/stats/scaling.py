@@ -66,6 +66,7 @@ _EXPONENTS = np.geomspace(_LEAST_EXPONENT, _GREATEST_EXPONENT, 60)
 _ZOOM_POINTS = 9  # exponents of each refinement, which divides their distance by 4
 _ZOOMS, _REPLICATE_ZOOMS = 10, 3  # refinements of the law, and of replicates
 _CROSSING_POINTS = 129  # budgets at which two laws are compared
+_BEFORE_RANGE, _AFTER_RANGE = -math.inf, math.inf  # places of crossings that are not in the range
 _TINY = 1e-12
 
 
@@ -688,18 +689,18 @@ def find_crossing(a: FittedLadder, b: FittedLadder) -> Crossing:
     if low_budget >= high_budget:
         raise ValueError("the budgets of the two methods do not overlap")
     budgets = np.geomspace(low_budget, high_budget, _CROSSING_POINTS)
-    fitted = (a.law.error_at(budgets) - b.law.error_at(budgets))[None]
-    is_a_lower = bool(fitted[0, -1] < 0)
+    differences = (a.law.error_at(budgets) - b.law.error_at(budgets))[None]
+    is_a_lower = bool(differences[0, -1] < 0)
     sign = 1.0 if is_a_lower else -1.0  # the fitted difference * sign ends below 0
-    (fitted_place,), _ = _crossing_places(sign * fitted)
+    (fitted_place,) = _crossing_places(sign * differences)
 
     shares_crossing, shares_below, ends = [], [], []
     for replicates_a, replicates_b in product(a.replicates, b.replicates):
         errors_a = replicates_a.laws.error_at(budgets[:, None]).T
         errors_b = replicates_b.laws.error_at(budgets[:, None]).T
-        places, is_below = _crossing_places(sign * (errors_a - errors_b))
+        places = _crossing_places(sign * (errors_a - errors_b))
         shares_crossing.append(float(np.isfinite(places).mean()))
-        shares_below.append(float(is_below.mean()))
+        shares_below.append(float((places == _BEFORE_RANGE).mean()))
         ends.append(np.quantile(places, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], method="nearest"))
     low_place = min(float(low) for low, _ in ends)
     high_place = max(float(high) for _, high in ends)
@@ -717,41 +718,38 @@ def find_crossing(a: FittedLadder, b: FittedLadder) -> Crossing:
 
 
 def _budget_at(place: float, low_budget: float, high_budget: float) -> float | None:
-    """Return the budget at a place of a range, from 0 to 1; None outside of it.
+    """Return the budget at a place from 0 to 1 of a range; None for a place outside of it.
 
     Example: the place 0.5 of the range from 100 to 400 is 200.
     """
-    if not math.isfinite(place):
+    if place in (_BEFORE_RANGE, _AFTER_RANGE):
         return None
     return float(low_budget * (high_budget / low_budget) ** place)
 
 
-def _crossing_places(differences: Values) -> tuple[Values, Any]:
-    """Return where differences fall below 0 for good, and which are below 0 everywhere.
+def _crossing_places(differences: Values) -> Values:
+    """Return where differences fall below 0 for good.
 
     Args:
         differences: (R, P), at P places that divide the range evenly.
 
     Returns:
-        The places (R,) from 0 to 1, and a mask (R,). A place is -inf if the difference is below 0
-        everywhere, and inf if it does not end below 0.
+        The places (R,) from 0 to 1. A place is `_BEFORE_RANGE` if the difference is below 0
+        everywhere, and `_AFTER_RANGE` if it is not below 0 at the end.
 
     Example:
         The differences [3, 1, -1] cross at the place 0.75.
     """
     n_steps = differences.shape[1] - 1
-    is_negative = differences < 0
-    ends_negative = is_negative[:, -1]
-    is_below = is_negative.all(axis=1)
-    # The last place with a difference of 0 or more.
-    last = n_steps - np.argmin(is_negative[:, ::-1], axis=1)
-    before = np.minimum(last, n_steps - 1)
-    rows = np.arange(len(differences))
-    value, next_value = differences[rows, before], differences[rows, before + 1]
-    steps = np.divide(value, value - next_value, out=np.zeros(len(rows)), where=value != next_value)
-    places = (before + steps) / n_steps
-    places = np.where(is_below, -math.inf, np.where(ends_negative, places, math.inf))
-    return places, is_below
+    # The last point at which the difference is not below 0; -1 if there is none.
+    last_points = np.where(differences >= 0, np.arange(n_steps + 1), -1).max(axis=1)
+    places = np.where(last_points == -1, _BEFORE_RANGE, _AFTER_RANGE)
+    crosses = (last_points >= 0) & (last_points < n_steps)
+    rows, points = np.flatnonzero(crosses), last_points[crosses]
+    values, next_values = differences[rows, points], differences[rows, points + 1]
+    # Between both points, the difference is taken to be a straight line.
+    places[crosses] = (points + values / (values - next_values)) / n_steps
+    return places
 
 
 def refusal_of_prediction(fitted: FittedLadder, budget: float, interval: Interval) -> str:
