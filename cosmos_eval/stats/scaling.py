@@ -126,6 +126,13 @@ class Ladder(NamedTuple):
         budgets: Values = self.budgets[self.is_fitted]
         return budgets
 
+    @property
+    def has_same_seeds(self) -> bool:
+        """True if all fitted budgets have trainings of the same seeds, as cooldowns of runs do."""
+        fitted_indices = np.flatnonzero(self.is_fitted)
+        first_seeds = set(self.seeds[fitted_indices[0]].tolist())
+        return all(set(self.seeds[index].tolist()) == first_seeds for index in fitted_indices)
+
     def variance_shape(self, errors: Any) -> Any:
         """Return the variance between seeds at these errors, up to a common factor."""
         if self.are_fractions:
@@ -424,6 +431,12 @@ def _covariance_of_means(
 ) -> Values:
     """Return the covariance (B, B) of the mean errors of budgets over seeds and images.
 
+    Seeds give the mean error of budget i a variance of v_i / k_i, for the variance v_i of one
+    training and k_i trainings. If all fitted budgets have the same seeds, each of these adds a
+    covariance of correlation * sqrt(v_i v_j) / (k_i k_j) for the budgets i and j. Otherwise seeds
+    count as independent: differences between budgets then seem more uncertain than they are. With
+    unequal seeds, 1 - correlation is known too poorly, and true laws would be rejected too often.
+
     Args:
         ladder: The method, with S trainings.
         law: Its law, by which the variance between seeds depends on the budget.
@@ -433,10 +446,15 @@ def _covariance_of_means(
     """
     shapes = ladder.variance_shape(law.error_at(ladder.budgets))
     seed_variances = np.maximum(0, spread.factor * shapes - interaction_variance)
+    seed_deviations = np.sqrt(seed_variances)[_budget_indices(ladder)]  # (S,)
+    seeds = np.concatenate(ladder.seeds)
+    correlation = spread.correlation if ladder.has_same_seeds else 0.0
+    correlations = np.where(seeds[:, None] == seeds, correlation, 0.0)
+    np.fill_diagonal(correlations, 1.0)
+    seed_covariance = correlations * np.outer(seed_deviations, seed_deviations)
     averages = _averaging_matrix(ladder)
-    covariance_of_means: Values = averages.T @ image_covariance @ averages
-    covariance_of_means += np.diag(seed_variances / ladder.counts + _TINY)
-    return covariance_of_means
+    covariance_of_means: Values = averages.T @ (image_covariance + seed_covariance) @ averages
+    return covariance_of_means + _TINY * np.eye(len(ladder.counts))
 
 
 def _plausible_laws(
