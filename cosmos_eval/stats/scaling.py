@@ -151,6 +151,10 @@ class SeedSpread(NamedTuple):
     correlation: float
     # The degrees of freedom of `factor`; 0 if no budget has two trainings.
     dof: float
+    # The degrees of freedom of the variance of differences between budgets, by which laws are
+    # tested. With the same seeds at all budgets, this is factor * (1 - correlation), the mean
+    # square of the interaction of seed and budget. 0 if no budget has two trainings.
+    test_dof: float
 
 
 class Replicates(NamedTuple):
@@ -466,7 +470,9 @@ def _plausible_laws(
     floorless_law = _fit_means(ladder, floor="zero")
     deviation = _deviation(ladder, law, covariance_of_means)
     floorless_deviation = _deviation(ladder, floorless_law, covariance_of_means)
-    quantile = stdtrit(spread.dof, (1 + LEVEL) / 2) if spread.dof else ndtri((1 + LEVEL) / 2)
+    quantile = (
+        stdtrit(spread.test_dof, (1 + LEVEL) / 2) if spread.test_dof else ndtri((1 + LEVEL) / 2)
+    )
     if floorless_deviation - deviation < quantile**2:
         return [law, floorless_law]
     return [law]
@@ -489,7 +495,7 @@ def _negative_floor_p(
     deviation = _deviation(ladder, law, covariance_of_means)
     free_deviation = _deviation(ladder, free_law, covariance_of_means)
     distance = math.sqrt(max(0.0, deviation - free_deviation))
-    return float(stdtr(spread.dof, -distance) if spread.dof else ndtr(-distance))
+    return float(stdtr(spread.test_dof, -distance) if spread.test_dof else ndtr(-distance))
 
 
 def _misfit_p(
@@ -500,11 +506,11 @@ def _misfit_p(
     negative_floor_p: float,
 ) -> float | None:
     """Return the p-value of the mean errors if they follow a law, see `FittedLadder.misfit_p`."""
-    if spread.dof == 0:
+    if spread.test_dof == 0:
         return None
     free_dof = len(ladder.fitted_budgets) - 3
     deviation = _deviation(ladder, law, covariance_of_means)
-    any_p = float(fdtrc(free_dof, spread.dof, deviation / free_dof))
+    any_p = float(fdtrc(free_dof, spread.test_dof, deviation / free_dof))
     return min(1.0, 2 * any_p, 2 * negative_floor_p)
 
 
@@ -594,7 +600,7 @@ def _measure_spread(ladder: Ladder, law: Law) -> SeedSpread:
         for seed, deviation in zip(ladder.seeds[index].tolist(), unbiased, strict=True):
             deviations_by_seed.setdefault(seed, []).append(float(deviation))
     if not dofs:
-        return SeedSpread(factor=0.0, correlation=0.0, dof=0.0)
+        return SeedSpread(factor=0.0, correlation=0.0, dof=0.0, test_dof=0.0)
 
     factor = sum_squares / sum(dofs)
     products = []
@@ -603,12 +609,10 @@ def _measure_spread(ladder: Ladder, law: Law) -> SeedSpread:
     correlation = 0.0
     if products and factor > 0:
         correlation = min(1.0, max(0.0, float(np.mean(products)) / factor))
-    return SeedSpread(
-        factor=factor,
-        correlation=correlation,
-        # Correlated variances are worth fewer independent ones.
-        dof=sum(dofs) / (1 + (len(dofs) - 1) * correlation**2),
-    )
+    # Correlated variances are worth fewer independent ones.
+    dof = sum(dofs) / (1 + (len(dofs) - 1) * correlation**2)
+    test_dof = float(sum(dofs[1:])) if ladder.has_same_seeds else dof
+    return SeedSpread(factor, correlation, dof, test_dof)
 
 
 def _budget_indices(ladder: Ladder) -> Ints:

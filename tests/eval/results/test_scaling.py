@@ -124,6 +124,7 @@ def test_the_variance_of_seeds_by_hand() -> None:
     assert spread.factor == pytest.approx(0.08)
     # The seeds have the same sign everywhere: four budgets count as one.
     assert (spread.correlation, spread.dof) == pytest.approx((1, 1))
+    assert spread.test_dof == 3  # (seeds - 1) * (budgets - 1)
     opposite = change * np.array([[1], [-1], [1], [-1]])
     spread = fit_one(make_ladder(errors, opposite)).spread
     assert (spread.correlation, spread.dof) == (0, 4)
@@ -132,7 +133,7 @@ def test_the_variance_of_seeds_by_hand() -> None:
     assert fit_one(make_ladder(errors, change)).spread.factor == pytest.approx(0.2)
     different_seeds = tuple(np.array([2 * index, 2 * index + 1]) for index in range(4))
     spread = fit_one(make_ladder(errors, change, seeds=different_seeds)).spread
-    assert spread.correlation == 0
+    assert (spread.correlation, spread.dof, spread.test_dof) == (0, 4, 4)
 
 
 def test_intervals_hold_the_truth() -> None:
@@ -191,7 +192,7 @@ def test_the_misfit_counts_that_cooldowns_share_a_run() -> None:
     ladder = bent_cooldowns()
     image_variance = 0.01**2 * np.eye(15) + 0.005**2
     fitted = fit_one(ladder, image_variance)
-    factor, correlation, dof = fitted.spread
+    factor, correlation = fitted.spread.factor, fitted.spread.correlation
     assert correlation > 0.8
     errors = fitted.law.error_at(BUDGETS)
     # The noise of single images, 0.01^2, is in the variance between seeds, too.
@@ -208,7 +209,8 @@ def test_the_misfit_counts_that_cooldowns_share_a_run() -> None:
                         covariance[i, j] += correlation * math.sqrt(variances[i] * variances[j]) / 9
     residuals = ladder.means - errors
     deviation = residuals @ np.linalg.inv(covariance) @ residuals
-    assert fitted.misfit_p == pytest.approx(2 * f_distribution.sf(deviation / 2, 2, dof), rel=1e-4)
+    # Two degrees of freedom of the misfit, and (3 seeds - 1) * (5 budgets - 1) of the variance.
+    assert fitted.misfit_p == pytest.approx(2 * f_distribution.sf(deviation / 2, 2, 8), rel=1e-4)
 
 
 def test_deviations_of_cooldowns_are_shown() -> None:
