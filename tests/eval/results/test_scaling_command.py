@@ -184,15 +184,17 @@ def test_metrics_without_a_law_are_refused(
     command: Callable[..., Any], tmp_path: Path, task: str, metric: str, reason: str
 ) -> None:
     n_pairs = 60
-    objects = {
-        "object": np.tile(["dominant", "small"], n_pairs),
-        "dominant_area": np.linspace(0.1, 0.9, 2 * n_pairs),
+    changes: dict[str, dict[str, Any]] = {
+        "select": {
+            "object": np.tile(["dominant", "small"], n_pairs),
+            "dominant_area": np.linspace(0.1, 0.9, 2 * n_pairs),
+        },
+        "depth-probe": {"rmse": np.zeros(2 * n_pairs)},
     }
     for samples in SAMPLES[:4]:
         for seed in range(2):
             random = np.random.default_rng(samples + seed)
-            measured = ARRAYS[task](0.6, random)
-            measured |= objects if task == "select" else {"rmse": np.zeros(2 * n_pairs)}
+            measured = {**ARRAYS[task](0.6, random), **changes[task]}
             model = model_of("cosmos-00000000", samples, seed)
             store(tmp_path / "r", task, samples=measured, model=model)
     ended = command("scaling", "r", "--metrics", metric)
@@ -211,7 +213,7 @@ def test_results_without_a_primary_metric_are_refused(
     command: Callable[..., Any], tmp_path: Path
 ) -> None:
     for samples in SAMPLES[:4]:
-        measured = ARRAYS["ranking"](0.6, np.random.default_rng(samples))
+        measured = dict(ARRAYS["ranking"](0.6, np.random.default_rng(samples)))
         measured["metrics"] = np.array(["R-precision"])
         model = model_of("cosmos-00000000", samples, 0)
         store(tmp_path / "r", "ranking", samples=measured, model=model)
