@@ -287,19 +287,19 @@ def broken_power_law(budgets: Values) -> Values:
     return bent
 
 
-CURVES: dict[str, Callable[[Values], Values]] = {
-    "law, E = 0.05, alpha = 0.5": power_law,
-    "straight line in log odds, 73 to 20%": logistic,
-    "straight line in log odds, 82 to 38%": slow_logistic,
-    "exponent falls from 0.6 to 0.3": broken_power_law,
+CURVES: dict[str, tuple[Callable[[Values], Values], Design]] = {
+    "law, E = 0.05, alpha = 0.5": (power_law, Design()),
+    "straight line in log odds, 73 to 20%": (logistic, Design()),
+    "straight line in log odds, 82 to 38%": (slow_logistic, Design()),
+    "exponent falls from 0.6 to 0.3": (broken_power_law, Design()),
+    "82 to 38%, cooldowns of one run (correlation 0.7)": (slow_logistic, Design(correlation=0.7)),
 }
-"""The true curves of the section `extrapolation`: functions from budgets to errors."""
+"""The section `extrapolation`: true curves, functions from budgets to errors, and designs."""
 
 
 def extrapolation(quick: bool) -> Iterator[Row]:
     """Yield how often the mean error beyond five fitted budgets is inside the interval."""
-    design = Design()
-    for number, (label, curve) in enumerate(CURVES.items()):
+    for number, (label, (curve, design)) in enumerate(CURVES.items()):
         shares = Shares()
         random = np.random.default_rng([9, number])
         for study in range(QUICK_STUDIES if quick else STUDIES):
@@ -331,7 +331,7 @@ def _add_prediction(
     error = float(curve(np.array([budget]))[0])
     shares.add(f"holds {factor}", interval.low <= error <= interval.high)
     shares.add(f"width {factor}", (interval.high - interval.low) / error)
-    bounded = fitted._replace(faster=None).mean_interval(budget)
+    bounded = fitted._replace(steeper=None).mean_interval(budget)
     shares.add(f"bounded {factor}", bounded.low <= error <= bounded.high)
 
 

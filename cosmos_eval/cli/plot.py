@@ -193,8 +193,8 @@ def scaling(
     GFLOPs of an image come with the Pareto front, budgets with laws of scale as in `scaling`.
     """
     from cosmos_eval.cli.results import read_results
+    from cosmos_eval.reporting.plots.cost import draw_costs
     from cosmos_eval.reporting.plots.laws import draw_laws
-    from cosmos_eval.reporting.plots.scaling import draw_scaling
     from cosmos_eval.results.scaling import (
         fit_scaling,
         has_ladder,
@@ -213,7 +213,7 @@ def scaling(
         if group or hold_out:
             raise UsageError("--group and --hold-out need --x samples or --x flops")
         entries, n_left_out = _read_entries(directory, patterns)
-        _write(lambda: draw_scaling(entries, columns), output)
+        _write(lambda: draw_costs(entries, columns), output)
         print_left_out(n_left_out, _WAY_TO_SHOW)
         return
     scaling_options = make_options(

@@ -37,6 +37,7 @@ from cosmos_eval.results.table import (
 )
 from cosmos_eval.stats.scaling import (
     LEAST_BUDGETS,
+    Crossing,
     FittedLadder,
     Ladder,
     find_crossing,
@@ -51,6 +52,7 @@ LARGEST: Literal["largest"] = "largest"
 _HASH = re.compile(r"-[0-9a-f]{8}(?: at step \d+)?$")
 _MOST_NAMES = 8  # that a message lists
 _MOST_FAULTS = 3  # that a message lists
+_FITTED_KINDS = "laws are of fractions, and of other metrics above 0 if lower is better"
 _SAME_BUDGET = 1e-2  # the relative difference of budgets that count as equal
 
 DatasetKey = tuple[str, str]
@@ -140,9 +142,10 @@ def fit_scaling(
             except _TooFewError as error:
                 faults.append(f"{key[0]}: {error}")
         if results_by_method:
-            laws += _laws_of_set(key, results_by_method, read_samples, options, notes)
+            laws += _laws_of_set(key, results_by_method, read_samples, options, notes, faults)
     if not laws:
-        raise UsageError("; ".join(list(dict.fromkeys(faults))[:_MOST_FAULTS]))
+        reasons = list(dict.fromkeys([*faults, *notes]))
+        raise UsageError("; ".join(reasons[:_MOST_FAULTS]))
     _require_prediction(laws, options)
     return Scaling(tuple(laws), tuple(dict.fromkeys([*notes, *faults])))
 
@@ -351,6 +354,7 @@ def _laws_of_set(
     read_samples: ReadSamples,
     options: ScalingOptions,
     notes: list[str],
+    faults: list[str],
 ) -> list[MetricLaws]:
     """Return the laws of all methods on the metrics of one data set.
 
@@ -360,6 +364,7 @@ def _laws_of_set(
         read_samples: A function that returns the per-sample arrays of a result file.
         options: The choices of the user.
         notes: The list to which notes are added.
+        faults: The list to which the reasons are added why a metric has no law.
     """
     results: list[StoredResult] = []
     for results_by_budget in results_by_method.values():
@@ -367,25 +372,26 @@ def _laws_of_set(
             results += budget_results
     task = results[0].row.task
     metric_names = _metrics_of(results, options.metrics)
+    if not metric_names:
+        faults.append(f"{key[0]}: no primary metric: choose others with --metrics")
     moments_by_metric = groups.estimate_moments_of_results(results, read_samples, metric_names)
     all_laws = []
     for metric_name in metric_names:
         moments = moments_by_metric.get(metric_name)
         metric = metric_of(task, metric_name)
-        if moments is None or (metric.higher_is_better and metric.unit != "fraction"):
-            notes.append(f"{key[0]}: no law of {metric_name}, whose error is not known")
+        if moments is None:
+            faults.append(f"{key[0]}: no law of {metric_name}, whose variance is not known")
+            continue
+        reason = _reason_against_law(metric, moments)
+        if reason:
+            faults.append(f"{key[0]}: no law of {metric_name}, {reason}: {_FITTED_KINDS}")
             continue
         ladders = _make_ladders(results_by_method, moments, metric, options)
         fitted_ladders = fit_ladders(ladders, moments.covariance)
         methods = []
         for name, fitted in zip(results_by_method, fitted_ladders, strict=True):
             methods.append(MethodLaw(name, fitted, tuple(_predictions(fitted, options))))
-        crossings = {}
-        for a, b in combinations(range(len(methods)), 2):
-            try:
-                crossings[a, b] = find_crossing(fitted_ladders[a], fitted_ladders[b])
-            except ValueError as error:
-                notes.append(f"{methods[a].name} and {methods[b].name}: {error}")
+        crossings = _find_crossings(methods, notes)
         all_laws.append(
             MetricLaws(*key, task, metric_name, options.unit, tuple(methods), crossings)
         )
@@ -399,6 +405,36 @@ def _metrics_of(results: Sequence[StoredResult], patterns: Sequence[str]) -> lis
     if patterns:
         return list(select_metrics(names, patterns, str))
     return [name for name in names if metric_of(row.task, name).primary]
+
+
+def _find_crossings(
+    methods: Sequence[MethodLaw], notes: list[str]
+) -> dict[tuple[int, int], Crossing]:
+    """Return the crossing of every two methods by their indices; add notes on other pairs."""
+    crossings = {}
+    for a, b in combinations(range(len(methods)), 2):
+        try:
+            crossings[a, b] = find_crossing(methods[a].fitted, methods[b].fitted)
+        except ValueError as error:
+            notes.append(f"{methods[a].name} and {methods[b].name}: {error}")
+    return crossings
+
+
+def _reason_against_law(metric: Metric, moments: Moments) -> str:
+    """Return why no law can be fitted to the values of a metric; empty if one can.
+
+    The variance between seeds is taken to be proportional to e (1 - e) for errors e that are
+    fractions, and to e^2 for other errors, which must therefore be above 0.
+    """
+    if metric.unit == "fraction":
+        return ""
+    if metric.higher_is_better:
+        return "which rises as models get better, and is not a fraction"
+    if metric.unit == "difference":
+        return "a difference, which may be 0 or negative"
+    if (moments.values <= 0).any():
+        return f"which is {moments.values.min():.3g} for a training"
+    return ""
 
 
 def _make_ladders(

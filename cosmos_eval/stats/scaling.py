@@ -60,12 +60,13 @@ SHOWN = 0.975
 """The share of replicates that must fall, cross or lie below for this to count as shown."""
 RESAMPLES = 2000
 
-_LEANING = 0.25  # the p-value of a negative E below which predictions allow for it
+_NEGATIVE_FLOOR_LEVEL = 0.25  # predictions allow for E < 0 if the p-value of E >= 0 is below it
 _LEAST_EXPONENT, _GREATEST_EXPONENT = 0.01, 4.0
 _EXPONENTS = np.geomspace(_LEAST_EXPONENT, _GREATEST_EXPONENT, 60)
 _ZOOM_POINTS = 9  # exponents of each refinement, which divides their distance by 4
 _ZOOMS, _REPLICATE_ZOOMS = 10, 3  # refinements of the law, and of replicates
 _CROSSING_POINTS = 129  # budgets at which two laws are compared
+_BEFORE_RANGE, _AFTER_RANGE = -math.inf, math.inf  # places of crossings that are not in the range
 _TINY = 1e-12
 
 
@@ -125,6 +126,13 @@ class Ladder(NamedTuple):
         budgets: Values = self.budgets[self.is_fitted]
         return budgets
 
+    @property
+    def has_same_seeds(self) -> bool:
+        """True if all fitted budgets have trainings of the same seeds, as cooldowns of runs do."""
+        fitted_indices = np.flatnonzero(self.is_fitted)
+        first_seeds = set(self.seeds[fitted_indices[0]].tolist())
+        return all(set(self.seeds[index].tolist()) == first_seeds for index in fitted_indices)
+
     def variance_shape(self, errors: Any) -> Any:
         """Return the variance between seeds at these errors, up to a common factor."""
         if self.are_fractions:
@@ -143,6 +151,10 @@ class SeedSpread(NamedTuple):
     correlation: float
     # The degrees of freedom of `factor`; 0 if no budget has two trainings.
     dof: float
+    # The degrees of freedom of the variance of differences between budgets, by which laws are
+    # tested. With the same seeds at all budgets, this is factor * (1 - correlation), the mean
+    # square of the interaction of seed and budget. 0 if no budget has two trainings.
+    test_dof: float
 
 
 class Replicates(NamedTuple):
@@ -172,14 +184,14 @@ class FittedLadder(NamedTuple):
     # correction: any deviation (F), and errors that fall faster than any law with E >= 0, as near a
     # steep step (t, one-sided). None without trainings of several seeds.
     misfit_p: float | None
-    # Replicates of the best law with E < 0 if the errors seem to fall faster than any law with
-    # E >= 0, by chance or because they follow no law. They widen predictions.
-    faster: Replicates | None
+    # Replicates of the best fit with E < 0, if the errors seem to fall faster than any law with
+    # E >= 0, by chance or because they follow no law. They widen predictions. None otherwise.
+    steeper: Replicates | None
 
     @property
     def _predicting(self) -> list[Replicates]:
         """The replicates that predictions are based on."""
-        return [*self.replicates, *([] if self.faster is None else [self.faster])]
+        return [*self.replicates, *([] if self.steeper is None else [self.steeper])]
 
     @property
     def method(self) -> str:
@@ -382,59 +394,131 @@ def require_enough_budgets(budgets: Values) -> None:
 
 
 def _fit_ladder(
-    ladder: Ladder, covariance: Values, image_changes: Values, random: np.random.Generator
+    ladder: Ladder, image_covariance: Values, image_changes: Values, random: np.random.Generator
 ) -> FittedLadder:
     """Fit a law to a method and to its replicates.
 
     Args:
         ladder: The method, with S trainings.
-        covariance: (S, S), the covariance of their errors by the draw of the images.
+        image_covariance: (S, S), the covariance of their errors by the draw of the images.
         image_changes: (R, S), the changes of their errors in each replicate's draw of the images.
         random: The generator of the draws of seeds.
     """
     law = _fit_means(ladder)
     spread = _measure_spread(ladder, law)
-    averages = _averaging_matrix(ladder)
-    rest_variances = _rest_variances(ladder, covariance)
-    shapes = ladder.variance_shape(law.error_at(ladder.budgets))
-    seed_variances = np.maximum(0, spread.factor * shapes - rest_variances)
-    variance_of_means = averages.T @ covariance @ averages  # by images
-    variance_of_means += np.diag(seed_variances / ladder.counts + _TINY)
-
-    deviation = _deviation(ladder, law, variance_of_means)
-    truths = [law]
-    floorless_law = _fit_means(ladder, floor="zero")
-    added_deviation = _deviation(ladder, floorless_law, variance_of_means) - deviation
-    quantile = stdtrit(spread.dof, (1 + LEVEL) / 2) if spread.dof else ndtri((1 + LEVEL) / 2)
-    if law.floor > 0 and added_deviation < quantile**2:
-        truths.append(floorless_law)
-
+    interaction_variance = _image_interaction_variance(ladder, image_covariance)
+    covariance_of_means = _covariance_of_means(
+        ladder, law, spread, image_covariance, interaction_variance
+    )
     replicates = []
-    for truth in truths:
-        replicates.append(_simulate(ladder, truth, spread, rest_variances, image_changes, random))
-    free_law = _fit_means(ladder, floor="free")
-    free_deviation = _deviation(ladder, free_law, variance_of_means)
-    faster, faster_p = None, 1.0
-    if free_law.floor < 0:
-        distance = math.sqrt(max(0.0, deviation - free_deviation))
-        faster_p = float(stdtr(spread.dof, -distance) if spread.dof else ndtr(-distance))
-    if faster_p < _LEANING:
-        faster = _simulate(
-            ladder, free_law, spread, rest_variances, image_changes, random, floor="free"
+    for truth in _plausible_laws(ladder, law, spread, covariance_of_means):
+        replicates.append(
+            _simulate(ladder, truth, spread, interaction_variance, image_changes, random)
         )
-    misfit_p = None
-    if spread.dof > 0:
-        free_dof = len(ladder.fitted_budgets) - 3
-        any_p = float(fdtrc(free_dof, spread.dof, deviation / free_dof))
-        misfit_p = min(1.0, 2 * any_p, 2 * faster_p)
-    return FittedLadder(ladder, law, spread, tuple(replicates), misfit_p, faster)
+    free_law = _fit_means(ladder, floor="free")
+    negative_floor_p = _negative_floor_p(ladder, law, free_law, spread, covariance_of_means)
+    steeper = None
+    if negative_floor_p < _NEGATIVE_FLOOR_LEVEL:
+        steeper = _simulate(
+            ladder, free_law, spread, interaction_variance, image_changes, random, floor="free"
+        )
+    misfit_p = _misfit_p(ladder, law, spread, covariance_of_means, negative_floor_p)
+    return FittedLadder(ladder, law, spread, tuple(replicates), misfit_p, steeper)
+
+
+def _covariance_of_means(
+    ladder: Ladder,
+    law: Law,
+    spread: SeedSpread,
+    image_covariance: Values,
+    interaction_variance: Values,
+) -> Values:
+    """Return the covariance (B, B) of the mean errors of budgets over seeds and images.
+
+    Seeds give the mean error of budget i a variance of v_i / k_i, for the variance v_i of one
+    training and k_i trainings. If all fitted budgets have the same seeds, each of these adds a
+    covariance of correlation * sqrt(v_i v_j) / (k_i k_j) for the budgets i and j. Otherwise seeds
+    count as independent: differences between budgets then seem more uncertain than they are. With
+    unequal seeds, 1 - correlation is known too poorly, and true laws would be rejected too often.
+
+    Args:
+        ladder: The method, with S trainings.
+        law: Its law, by which the variance between seeds depends on the budget.
+        spread: How much trainings of one budget differ.
+        image_covariance: (S, S), the covariance of their errors by the draw of the images.
+        interaction_variance: (B,), see `_image_interaction_variance`.
+    """
+    shapes = ladder.variance_shape(law.error_at(ladder.budgets))
+    seed_variances = np.maximum(0, spread.factor * shapes - interaction_variance)
+    seed_deviations = np.sqrt(seed_variances)[_budget_indices(ladder)]  # (S,)
+    seeds = np.concatenate(ladder.seeds)
+    correlation = spread.correlation if ladder.has_same_seeds else 0.0
+    correlations = np.where(seeds[:, None] == seeds, correlation, 0.0)
+    np.fill_diagonal(correlations, 1.0)
+    seed_covariance = correlations * np.outer(seed_deviations, seed_deviations)
+    averages = _averaging_matrix(ladder)
+    covariance_of_means: Values = averages.T @ (image_covariance + seed_covariance) @ averages
+    return covariance_of_means + _TINY * np.eye(len(ladder.counts))
+
+
+def _plausible_laws(
+    ladder: Ladder, law: Law, spread: SeedSpread, covariance_of_means: Values
+) -> list[Law]:
+    """Return the fitted law and, if E = 0 does not fit significantly worse, the best such law."""
+    if law.floor == 0:
+        return [law]
+    floorless_law = _fit_means(ladder, floor="zero")
+    deviation = _deviation(ladder, law, covariance_of_means)
+    floorless_deviation = _deviation(ladder, floorless_law, covariance_of_means)
+    quantile = (
+        stdtrit(spread.test_dof, (1 + LEVEL) / 2) if spread.test_dof else ndtri((1 + LEVEL) / 2)
+    )
+    if floorless_deviation - deviation < quantile**2:
+        return [law, floorless_law]
+    return [law]
+
+
+def _negative_floor_p(
+    ladder: Ladder, law: Law, free_law: Law, spread: SeedSpread, covariance_of_means: Values
+) -> float:
+    """Return the one-sided p-value of E >= 0. It is small if errors fall faster than such laws.
+
+    Args:
+        ladder: The method.
+        law: The best law with E >= 0.
+        free_law: The best fit whose E may be negative. If it is not, the p-value is 1.
+        spread: How much trainings of one budget differ.
+        covariance_of_means: (B, B), see `_covariance_of_means`.
+    """
+    if free_law.floor >= 0:
+        return 1.0
+    deviation = _deviation(ladder, law, covariance_of_means)
+    free_deviation = _deviation(ladder, free_law, covariance_of_means)
+    distance = math.sqrt(max(0.0, deviation - free_deviation))
+    return float(stdtr(spread.test_dof, -distance) if spread.test_dof else ndtr(-distance))
+
+
+def _misfit_p(
+    ladder: Ladder,
+    law: Law,
+    spread: SeedSpread,
+    covariance_of_means: Values,
+    negative_floor_p: float,
+) -> float | None:
+    """Return the p-value of the mean errors if they follow a law, see `FittedLadder.misfit_p`."""
+    if spread.test_dof == 0:
+        return None
+    free_dof = len(ladder.fitted_budgets) - 3
+    deviation = _deviation(ladder, law, covariance_of_means)
+    any_p = float(fdtrc(free_dof, spread.test_dof, deviation / free_dof))
+    return min(1.0, 2 * any_p, 2 * negative_floor_p)
 
 
 def _simulate(
     ladder: Ladder,
     truth: Law,
     spread: SeedSpread,
-    rest_variances: Values,
+    interaction_variance: Values,
     image_changes: Values,
     random: np.random.Generator,
     floor: Floor = "bounded",
@@ -445,7 +529,7 @@ def _simulate(
         ladder: The method.
         truth: The law that the replicates follow.
         spread: How much trainings of one budget differ.
-        rest_variances: (B,), see `_rest_variances`. They are in `image_changes`, too.
+        interaction_variance: (B,), see `_image_interaction_variance`.
         image_changes: (R, S), the changes of the errors by the draw of the images.
         random: The generator of the draws of seeds.
         floor: The laws that are fitted, see `fit_law`.
@@ -457,7 +541,10 @@ def _simulate(
     if spread.dof > 0:
         # The estimated variance is distributed like the true one * chi-squared / dof.
         factors = spread.factor * spread.dof / random.chisquare(spread.dof, n_replicates)
-    variances = factors[:, None] * ladder.variance_shape(true_errors) - rest_variances  # (R, B)
+    variances = factors[:, None] * ladder.variance_shape(true_errors)  # (R, B)
+    # The variance between seeds contains the noise of single images. `image_changes` has it
+    # already, so it is subtracted.
+    variances = variances - interaction_variance
     deviations = np.sqrt(np.maximum(0, variances))
     draws = _draw_seeds(ladder, spread.correlation, n_replicates, random)  # (R, S)
     changes = image_changes + deviations[:, _budget_indices(ladder)] * draws
@@ -513,7 +600,7 @@ def _measure_spread(ladder: Ladder, law: Law) -> SeedSpread:
         for seed, deviation in zip(ladder.seeds[index].tolist(), unbiased, strict=True):
             deviations_by_seed.setdefault(seed, []).append(float(deviation))
     if not dofs:
-        return SeedSpread(factor=0.0, correlation=0.0, dof=0.0)
+        return SeedSpread(factor=0.0, correlation=0.0, dof=0.0, test_dof=0.0)
 
     factor = sum_squares / sum(dofs)
     products = []
@@ -522,12 +609,10 @@ def _measure_spread(ladder: Ladder, law: Law) -> SeedSpread:
     correlation = 0.0
     if products and factor > 0:
         correlation = min(1.0, max(0.0, float(np.mean(products)) / factor))
-    return SeedSpread(
-        factor=factor,
-        correlation=correlation,
-        # Correlated variances are worth fewer independent ones.
-        dof=sum(dofs) / (1 + (len(dofs) - 1) * correlation**2),
-    )
+    # Correlated variances are worth fewer independent ones.
+    dof = sum(dofs) / (1 + (len(dofs) - 1) * correlation**2)
+    test_dof = float(sum(dofs[1:])) if ladder.has_same_seeds else dof
+    return SeedSpread(factor, correlation, dof, test_dof)
 
 
 def _budget_indices(ladder: Ladder) -> Ints:
@@ -541,33 +626,34 @@ def _averaging_matrix(ladder: Ladder) -> Values:
     return one_hot / ladder.counts
 
 
-def _rest_variances(ladder: Ladder, covariance: Values) -> Values:
+def _image_interaction_variance(ladder: Ladder, image_covariance: Values) -> Values:
     """Return for each budget how much the draw of the images moves one training only, (B,).
 
-    See `Trainings.rest_variance` in stats.groups. It is 0 for a budget with one training.
+    It is the variance of the interaction of training and image, `Trainings.rest_variance` in
+    stats.groups. It is 0 for a budget with one training.
     """
     variances = np.zeros(len(ladder.budgets))
     budget_indices = _budget_indices(ladder)
     for index, k in enumerate(ladder.counts):
         if k > 1:
             is_inside = budget_indices == index
-            block = covariance[np.ix_(is_inside, is_inside)]
+            block = image_covariance[np.ix_(is_inside, is_inside)]
             mean_covariance = (block.sum() - np.trace(block)) / (k * (k - 1))
             variances[index] = max(0.0, np.trace(block) / k - mean_covariance)
     return variances
 
 
-def _deviation(ladder: Ladder, law: Law, variance_of_means: Values) -> float:
+def _deviation(ladder: Ladder, law: Law, covariance_of_means: Values) -> float:
     """Return the squared distance r' V^-1 r of the mean errors from a law, in standard errors.
 
     Args:
         ladder: The method.
         law: The law.
-        variance_of_means: (B, B), the covariance V of the mean errors over seeds and images.
+        covariance_of_means: (B, B), the covariance V of the mean errors over seeds and images.
     """
     is_fitted = np.flatnonzero(ladder.is_fitted)
     residuals = (ladder.means - law.error_at(ladder.budgets))[is_fitted]
-    covariance = variance_of_means[np.ix_(is_fitted, is_fitted)]
+    covariance = covariance_of_means[np.ix_(is_fitted, is_fitted)]
     return float(residuals @ np.linalg.solve(covariance, residuals))
 
 
@@ -625,18 +711,18 @@ def find_crossing(a: FittedLadder, b: FittedLadder) -> Crossing:
     if low_budget >= high_budget:
         raise ValueError("the budgets of the two methods do not overlap")
     budgets = np.geomspace(low_budget, high_budget, _CROSSING_POINTS)
-    fitted = (a.law.error_at(budgets) - b.law.error_at(budgets))[None]
-    is_a_lower = bool(fitted[0, -1] < 0)
+    differences = (a.law.error_at(budgets) - b.law.error_at(budgets))[None]
+    is_a_lower = bool(differences[0, -1] < 0)
     sign = 1.0 if is_a_lower else -1.0  # the fitted difference * sign ends below 0
-    (fitted_place,), _ = _crossing_places(sign * fitted)
+    (fitted_place,) = _crossing_places(sign * differences)
 
     shares_crossing, shares_below, ends = [], [], []
     for replicates_a, replicates_b in product(a.replicates, b.replicates):
         errors_a = replicates_a.laws.error_at(budgets[:, None]).T
         errors_b = replicates_b.laws.error_at(budgets[:, None]).T
-        places, is_below = _crossing_places(sign * (errors_a - errors_b))
+        places = _crossing_places(sign * (errors_a - errors_b))
         shares_crossing.append(float(np.isfinite(places).mean()))
-        shares_below.append(float(is_below.mean()))
+        shares_below.append(float((places == _BEFORE_RANGE).mean()))
         ends.append(np.quantile(places, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], method="nearest"))
     low_place = min(float(low) for low, _ in ends)
     high_place = max(float(high) for _, high in ends)
@@ -654,41 +740,38 @@ def find_crossing(a: FittedLadder, b: FittedLadder) -> Crossing:
 
 
 def _budget_at(place: float, low_budget: float, high_budget: float) -> float | None:
-    """Return the budget at a place of a range, from 0 to 1; None outside of it.
+    """Return the budget at a place from 0 to 1 of a range; None for a place outside of it.
 
     Example: the place 0.5 of the range from 100 to 400 is 200.
     """
-    if not math.isfinite(place):
+    if place in (_BEFORE_RANGE, _AFTER_RANGE):
         return None
     return float(low_budget * (high_budget / low_budget) ** place)
 
 
-def _crossing_places(differences: Values) -> tuple[Values, Any]:
-    """Return where differences fall below 0 for good, and which are below 0 everywhere.
+def _crossing_places(differences: Values) -> Values:
+    """Return where differences fall below 0 for good.
 
     Args:
         differences: (R, P), at P places that divide the range evenly.
 
     Returns:
-        The places (R,) from 0 to 1, and a mask (R,). A place is -inf if the difference is below 0
-        everywhere, and inf if it does not end below 0.
+        The places (R,) from 0 to 1. A place is `_BEFORE_RANGE` if the difference is below 0
+        everywhere, and `_AFTER_RANGE` if it is not below 0 at the end.
 
     Example:
         The differences [3, 1, -1] cross at the place 0.75.
     """
     n_steps = differences.shape[1] - 1
-    is_negative = differences < 0
-    ends_negative = is_negative[:, -1]
-    is_below = is_negative.all(axis=1)
-    # The last place with a difference of 0 or more.
-    last = n_steps - np.argmin(is_negative[:, ::-1], axis=1)
-    before = np.minimum(last, n_steps - 1)
-    rows = np.arange(len(differences))
-    value, next_value = differences[rows, before], differences[rows, before + 1]
-    steps = np.divide(value, value - next_value, out=np.zeros(len(rows)), where=value != next_value)
-    places = (before + steps) / n_steps
-    places = np.where(is_below, -math.inf, np.where(ends_negative, places, math.inf))
-    return places, is_below
+    # The last point at which the difference is not below 0; -1 if there is none.
+    last_points = np.where(differences >= 0, np.arange(n_steps + 1), -1).max(axis=1)
+    places = np.where(last_points == -1, _BEFORE_RANGE, _AFTER_RANGE)
+    crosses = (last_points >= 0) & (last_points < n_steps)
+    rows, points = np.flatnonzero(crosses), last_points[crosses]
+    values, next_values = differences[rows, points], differences[rows, points + 1]
+    # Between both points, the difference is taken to be a straight line.
+    places[crosses] = (points + values / (values - next_values)) / n_steps
+    return places
 
 
 def refusal_of_prediction(fitted: FittedLadder, budget: float, interval: Interval) -> str:

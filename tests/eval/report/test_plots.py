@@ -11,9 +11,9 @@ from matplotlib.colors import to_hex
 from PIL import Image
 
 from cosmos_eval.reporting.plots.comparison import draw_comparison
+from cosmos_eval.reporting.plots.cost import draw_costs
 from cosmos_eval.reporting.plots.curves import draw_curves
 from cosmos_eval.reporting.plots.leaderboard import draw_leaderboard
-from cosmos_eval.reporting.plots.scaling import draw_scaling
 from cosmos_eval.results.checked import read_checked
 from cosmos_eval.results.leaderboard.entries import entries_of
 from cosmos_eval.results.sides import read_comparison
@@ -83,7 +83,7 @@ def test_points_are_the_paired_differences_in_the_colour_of_the_better_side():
 
 
 def test_points_of_costs_and_the_front():
-    figure = draw_scaling(entries("scenes-cls"), columns=1)
+    figure = draw_costs(entries("scenes-cls"), columns=1)
     (axes,) = figure.axes
     points = [
         (line.get_xdata()[0], line.get_ydata()[0], to_hex(line.get_color()))

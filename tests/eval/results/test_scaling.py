@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy.optimize import least_squares, nnls
+from scipy.stats import f as f_distribution
 
 from cosmos_eval.stats.estimates import Values
 from cosmos_eval.stats.scaling import (
@@ -123,6 +124,7 @@ def test_the_variance_of_seeds_by_hand() -> None:
     assert spread.factor == pytest.approx(0.08)
     # The seeds have the same sign everywhere: four budgets count as one.
     assert (spread.correlation, spread.dof) == pytest.approx((1, 1))
+    assert spread.test_dof == 3  # (seeds - 1) * (budgets - 1)
     opposite = change * np.array([[1], [-1], [1], [-1]])
     spread = fit_one(make_ladder(errors, opposite)).spread
     assert (spread.correlation, spread.dof) == (0, 4)
@@ -131,7 +133,7 @@ def test_the_variance_of_seeds_by_hand() -> None:
     assert fit_one(make_ladder(errors, change)).spread.factor == pytest.approx(0.2)
     different_seeds = tuple(np.array([2 * index, 2 * index + 1]) for index in range(4))
     spread = fit_one(make_ladder(errors, change, seeds=different_seeds)).spread
-    assert spread.correlation == 0
+    assert (spread.correlation, spread.dof, spread.test_dof) == (0, 4, 4)
 
 
 def test_intervals_hold_the_truth() -> None:
@@ -175,7 +177,71 @@ def test_errors_that_fall_faster_than_a_law() -> None:
         assert line[5] < fitted.law.error_at(budget)
     assert n_refused >= 4
     assert n_inside >= 7
-    assert fit_one(make_ladder(power_law(0.3, 0.4, 0.8))).faster is None
+    assert fit_one(make_ladder(power_law(0.3, 0.4, 0.8))).steeper is None
+
+
+def bent_cooldowns() -> Ladder:
+    """Cooldowns of three runs, whose errors lie 0.02 above and below a law in turn."""
+    change = 0.05 * np.array([[-1, 0, 1]]) + 0.004 * np.random.default_rng(0).normal(size=(5, 3))
+    errors = power_law(0.3, 0.4, 0.8) + 0.02 * np.array([1, -1, 1, -1, 1])
+    return make_ladder(errors, change)
+
+
+def test_the_misfit_counts_that_cooldowns_share_a_run() -> None:
+    """The p-value is twice that of an F test with the covariance of means by plain sums."""
+    ladder = bent_cooldowns()
+    image_variance = 0.01**2 * np.eye(15) + 0.005**2
+    fitted = fit_one(ladder, image_variance)
+    factor, correlation = fitted.spread.factor, fitted.spread.correlation
+    assert correlation > 0.8
+    errors = fitted.law.error_at(BUDGETS)
+    # The noise of single images, 0.01^2, is in the variance between seeds, too.
+    variances = factor * errors * (1 - errors) - 0.01**2
+    covariance = np.zeros((5, 5))
+    for i in range(5):
+        for j in range(5):
+            for seed_i in range(3):
+                for seed_j in range(3):
+                    covariance[i, j] += 0.005**2 / 9
+                    if seed_i == seed_j and i == j:
+                        covariance[i, j] += (variances[i] + 0.01**2) / 9
+                    elif seed_i == seed_j:
+                        covariance[i, j] += correlation * math.sqrt(variances[i] * variances[j]) / 9
+    residuals = ladder.means - errors
+    deviation = residuals @ np.linalg.inv(covariance) @ residuals
+    # Two degrees of freedom of the misfit, and (3 seeds - 1) * (5 budgets - 1) of the variance.
+    assert fitted.misfit_p == pytest.approx(2 * f_distribution.sf(deviation / 2, 2, 8), rel=1e-4)
+
+
+def test_deviations_of_cooldowns_are_shown() -> None:
+    """A run moves all its cooldowns alike, so that it cannot explain a bend; other seeds can."""
+    ladder = bent_cooldowns()
+    misfit_p = fit_one(ladder).misfit_p
+    assert misfit_p is not None
+    assert misfit_p < 0.05
+    different_seeds = tuple(np.arange(3 * index, 3 * index + 3) for index in range(5))
+    misfit_p = fit_one(ladder._replace(seeds=different_seeds)).misfit_p
+    assert misfit_p is not None
+    assert misfit_p > 0.5
+
+
+def test_a_missing_cooldown_does_not_reject_true_laws() -> None:
+    """If budgets differ in their seeds, their correlation does not count."""
+    random = np.random.default_rng(1)
+    truth = power_law(0.05, 0.6, 0.5)
+    sd = 0.06 * np.sqrt(truth * (1 - truth))[:, None]
+    n_rejected = 0
+    for study in range(100):
+        runs, cooldowns = random.standard_normal((1, 3)), random.standard_normal((5, 3))
+        ladder = make_ladder(truth, sd * (math.sqrt(0.95) * runs + math.sqrt(0.05) * cooldowns))
+        errors = (*ladder.errors[:4], ladder.errors[4][:2])
+        seeds = (*ladder.seeds[:4], ladder.seeds[4][:2])
+        misfit_p = fit_one(
+            ladder._replace(errors=errors, seeds=seeds), resamples=2, seed=study
+        ).misfit_p
+        assert misfit_p is not None
+        n_rejected += misfit_p < 0.05
+    assert n_rejected <= 10
 
 
 def test_a_crossing_by_hand() -> None:

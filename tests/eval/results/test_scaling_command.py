@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.models import SAMPLES as ARRAYS
 from support.models import store
 
 import cosmos_eval
@@ -26,22 +27,29 @@ METHODS = {"clip": (0.05, 0.75, 0.45), "cosmos": (0.03, 0.92, 0.95)}
 
 def put(folder: Path, group: str, samples: int, seed: int, error: float, **changes: Any) -> Path:
     """Store the result of a training."""
-    number = abs(hash_of(group, samples, seed))
+    model = model_of(group, samples, seed, changes.pop("recipe_sha256", None))
+    model |= changes.pop("model", {})
+    number = hash_of(group, samples, seed) % 1000
+    return store(folder, "cls", 1 - error, number, model=model, **changes)
+
+
+def model_of(
+    group: str, samples: int, seed: int, recipe_sha256: str | None = None
+) -> dict[str, Any]:
+    """The fields of a training's model."""
     training = {
         "group": group,
         "seed": seed,
-        "recipe_sha256": changes.pop("recipe_sha256", None),
+        "recipe_sha256": recipe_sha256,
         "data_sha256": None,
         "samples": samples,
         "flops": samples * 1e8 * (1 + 0.01 * seed),
     }
-    model = {
+    return {
         "spec": f"{group}-{samples}-{seed}",
-        "weights_sha256": f"{number:064x}",
+        "weights_sha256": f"{hash_of(group, samples, seed):064x}",
         "training": training,
-        **changes.pop("model", {}),
     }
-    return store(folder, "cls", 1 - error, number % 1000, model=model, **changes)
 
 
 def hash_of(group: str, samples: int, seed: int) -> int:
@@ -158,6 +166,62 @@ def test_bad_results_are_refused(
     ended = command("scaling", ladder, *arguments)
     assert (ended.status, ended.out, ended.err.count("\n")) == (2, "", 1)
     assert message in ended.err
+
+
+@pytest.mark.parametrize(
+    ("task", "metric", "reason"),
+    [
+        ("select", "suppression", "a difference, which may be 0 or negative"),
+        (
+            "select",
+            "odds_small_by_dominant_area",
+            "which rises as models get better, and is not a fraction",
+        ),
+        ("depth-probe", "rmse", "which is 0 for a training"),
+    ],
+)
+def test_metrics_without_a_law_are_refused(
+    command: Callable[..., Any], tmp_path: Path, task: str, metric: str, reason: str
+) -> None:
+    n_pairs = 60
+    changes: dict[str, dict[str, Any]] = {
+        "select": {
+            "object": np.tile(["dominant", "small"], n_pairs),
+            "dominant_area": np.linspace(0.1, 0.9, 2 * n_pairs),
+        },
+        "depth-probe": {"rmse": np.zeros(2 * n_pairs)},
+    }
+    for samples in SAMPLES[:4]:
+        for seed in range(2):
+            random = np.random.default_rng(samples + seed)
+            measured = {**ARRAYS[task](0.6, random), **changes[task]}
+            model = model_of("cosmos-00000000", samples, seed)
+            store(tmp_path / "r", task, samples=measured, model=model)
+    ended = command("scaling", "r", "--metrics", metric)
+    assert (ended.status, ended.out) == (2, "")
+    assert ended.err == (
+        f"cosmos-eval: scenes-{task}: no law of {metric}, {reason}: laws are of fractions, and of "
+        "other metrics above 0 if lower is better\n"
+    )
+    if task == "select":
+        ended = command("scaling", "r", "--metrics", f"accuracy,{metric}")
+        assert ended.status == 0
+        assert f"note: scenes-select: no law of {metric}, {reason}" in ended.err
+
+
+def test_results_without_a_primary_metric_are_refused(
+    command: Callable[..., Any], tmp_path: Path
+) -> None:
+    for samples in SAMPLES[:4]:
+        measured = dict(ARRAYS["ranking"](0.6, np.random.default_rng(samples)))
+        measured["metrics"] = np.array(["R-precision"])
+        model = model_of("cosmos-00000000", samples, 0)
+        store(tmp_path / "r", "ranking", samples=measured, model=model)
+    ended = command("scaling", "r")
+    assert (ended.status, ended.out) == (2, "")
+    assert ended.err == (
+        "cosmos-eval: scenes-ranking: no primary metric: choose others with --metrics\n"
+    )
 
 
 def test_mixtures_are_refused(command: Callable[..., Any], tmp_path: Path) -> None:

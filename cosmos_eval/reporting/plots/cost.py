@@ -31,7 +31,7 @@ _LABEL_GAP = 0.06  # between names above each other, as a fraction of the height
 _NEAR_RATIO = 2.0  # models whose GFLOPs differ by a smaller ratio have names above each other
 
 
-def draw_scaling(entries: Sequence[Entry], columns: int) -> Figure:
+def draw_costs(entries: Sequence[Entry], columns: int) -> Figure:
     """Draw primary metrics against GFLOPs per image, one panel per data set and metric.
 
     A line joins the models on the Pareto front: no other model is both cheaper and better.
