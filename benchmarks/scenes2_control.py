@@ -3,7 +3,7 @@
 The study trains on scenes with a large, dominant thing. Here, the same methods are trained on the
 same scenes with this thing as small as the others; captions, views and settings are the study's. If
 a dominant thing keeps a method from learning small ones, this training knows small things better.
-The test scenes have no large thing, so that only the training differs.
+Test scenes have no large thing, except those of siblings, in which only small things decide.
 
 With OUTPUT, the folder of the study's trainings and scenes or another one, the models are trained
 and measured into benchmarks/scenes2/control. The command can be stopped at any moment, and the same
@@ -33,6 +33,7 @@ METRICS = {
     "small things": Metric(**_BESIDE, metric="accuracy_control"),
     "kinds of small things": Metric(**_BESIDE, metric="accuracy_control_kind"),
     "colours of small things": Metric(**_BESIDE, metric="accuracy_control_colour"),
+    "siblings": Metric(dataset="scenes2-siblings", protocol="scenes", metric="accuracy"),
 }
 
 
@@ -86,8 +87,9 @@ def table(jobs: Sequence[study.Job]) -> Iterator[str]:
     """
     yield "# Small things, by trainings with and without a large thing in each scene\n"
     yield (
-        "Percent of two captions, mean ± standard deviation over seeds (their number). Scenes of "
-        "the test have no large thing. The interval is Welch's over seeds.\n"
+        "Percent of right choices among two captions (siblings: ten), mean ± standard deviation "
+        "over seeds (their number). Test scenes have no large thing, except those of siblings. The "
+        "interval is Welch's over seeds.\n"
     )
     rows = []
     for method in METHODS:
