@@ -5,7 +5,7 @@ which every kind of thing is at most once in a scene.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -64,8 +64,8 @@ def ask_questions(
             false_words = _false_words(target, word, things, version)
             if not false_words:
                 continue
-            false_word = false_words[int(draw * len(false_words))]
-            claimed_thing = target._replace(**{word: false_word})
+            change: dict[str, Any] = {word: false_words[int(draw * len(false_words))]}
+            claimed_thing = target._replace(**change)
             named_things = [things[0], small_thing]
             claimed_things = [claimed_thing if thing is target else thing for thing in named_things]
             if not dominant_is_first:
