@@ -180,13 +180,13 @@ class StreamBatches(IterableDataset[samples.Item]):
         """Return the random generator of a worker's shuffle buffer in a pass."""
         return random.Random(f"{self._seed} {pass_number} {self._schedule.rank} {lane}")
 
-    def view_seed(self, pass_number: int, turn: int, key: str) -> tuple[int, ...]:
+    def view_seed(self, pass_number: int, shard_index: int, key: str) -> tuple[int, ...]:
         """Return the seed of the random views of a sample.
 
         Args:
             pass_number: The number of the pass over the data.
-            turn: The number of the sample's shard in the pass. It counts only with weights, since a
-                shard can then be drawn twice in a pass.
+            shard_index: The index of the sample's shard among the shards of the pass. It counts
+                only with weights, since a shard can then be drawn twice in a pass.
             key: The key of the sample, such as "000123".
         """
         digest = hashlib.blake2b(key.encode(errors="surrogateescape"), digest_size=8).digest()
@@ -194,7 +194,7 @@ class StreamBatches(IterableDataset[samples.Item]):
         if self._shards.weights is None:
             return (self._seed, pass_number, key_hash)
         # With weights a shard can be drawn twice in a pass. Its views should then differ.
-        return (self._seed, pass_number, key_hash, turn)
+        return (self._seed, pass_number, key_hash, shard_index)
 
 
 Entry = StreamSample | samples.Problem
