@@ -208,7 +208,8 @@ def check(
         results: Result files and folders.
         baseline: The file that `cosmos-eval check --update` wrote.
         strict: True if results of edited code, or of an unknown commit, are problems too.
-        sequential: True if results are judged look by look, so that runs may have stopped early.
+        sequential: True if results are judged after each look at the data, so that runs may have
+            stopped early.
 
     Returns:
         The outcome. Its `status` is 0 if no regression is shown, 1 if one is, and 2 if `problems`

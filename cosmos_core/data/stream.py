@@ -180,13 +180,13 @@ class StreamBatches(IterableDataset[samples.Item]):
         """Return the random generator of a worker's shuffle buffer in a pass."""
         return random.Random(f"{self._seed} {pass_number} {self._schedule.rank} {lane}")
 
-    def view_seed(self, pass_number: int, turn: int, key: str) -> tuple[int, ...]:
+    def view_seed(self, pass_number: int, shard_index: int, key: str) -> tuple[int, ...]:
         """Return the seed of the random views of a sample.
 
         Args:
             pass_number: The number of the pass over the data.
-            turn: The number of the sample's shard in the pass. It counts only with weights, since a
-                shard can then be drawn twice in a pass.
+            shard_index: The index of the sample's shard among the shards of the pass. It counts
+                only with weights, since a shard can then be drawn twice in a pass.
             key: The key of the sample, such as "000123".
         """
         digest = hashlib.blake2b(key.encode(errors="surrogateescape"), digest_size=8).digest()
@@ -194,7 +194,7 @@ class StreamBatches(IterableDataset[samples.Item]):
         if self._shards.weights is None:
             return (self._seed, pass_number, key_hash)
         # With weights a shard can be drawn twice in a pass. Its views should then differ.
-        return (self._seed, pass_number, key_hash, turn)
+        return (self._seed, pass_number, key_hash, shard_index)
 
 
 Entry = StreamSample | samples.Problem
@@ -204,14 +204,7 @@ SeededEntry = tuple[Entry, tuple[int, ...]]
 
 
 class LaneReader:
-    """Reads the samples of one worker (a lane) through its shuffle buffer.
-
-    It starts at a position. The terms used here are:
-
-    - entry: a sample, or the problem of a shard.
-    - place: the number of an entry in a pass, counted over all shards of the pass.
-    - turn: the number of a shard in a pass.
-    """
+    """Reads and decodes the samples of one worker (a lane), pass after pass, from a position on."""
 
     def __init__(self, streams: StreamBatches, lane: int, start: samples.StreamPosition) -> None:
         """Create the reader of a worker.
@@ -224,24 +217,13 @@ class LaneReader:
         self._streams = streams
         self._lane = lane
         self._start = start
-        # The fields of the current position; see StreamPosition.
-        self._pass_number = start.pass_number
-        self._n_taken = 0
-        self._n_good = 0
-        self._finished_shard_sizes: list[int] = []
-        self._n_read_of_open_shard = 0
-        # The shard in which a resumed pass goes on.
-        self._open_shard: Generator[Entry, None, None] | None = None
+        # The pass that is being read, and the number of its samples that could be decoded so far.
+        self._current_pass = _ShuffledPass(streams, lane, start)
+        self._n_good = start.n_good
 
     def position(self) -> samples.StreamPosition:
         """Return the position after the sample that was yielded last."""
-        return samples.StreamPosition(
-            pass_number=self._pass_number,
-            n_taken=self._n_taken,
-            n_good=self._n_good,
-            finished_shard_sizes=tuple(self._finished_shard_sizes),
-            n_read_of_open_shard=self._n_read_of_open_shard,
-        )
+        return self._current_pass.position()._replace(n_good=self._n_good)
 
     def good_samples(
         self, problems: list[samples.Problem]
@@ -259,9 +241,9 @@ class LaneReader:
         start = self._start
         last_problem: samples.Problem | None = None
         while True:
+            self._current_pass = _ShuffledPass(self._streams, self._lane, start)
             self._n_good = start.n_good
-            for entry, seed in self._shuffled_entries(start):
-                self._n_taken += 1
+            for entry, seed in self._current_pass.entries():
                 decoded = entry if isinstance(entry, samples.Problem) else entry.decode(view_maker)
                 if isinstance(decoded, samples.Problem):
                     problems.append(decoded)
@@ -274,127 +256,151 @@ class LaneReader:
                 raise samples.UnreadableDataError(
                     f"no good sample in the shards of a worker{detail}"
                 )
-            self._pass_number += 1
-            start = samples.StreamPosition(self._pass_number)
+            start = samples.StreamPosition(start.pass_number + 1)
 
-    def _shuffled_entries(self, start: samples.StreamPosition) -> Iterator[SeededEntry]:
-        """Yield the entries of a pass in the order of the shuffle buffer, from a position on.
 
-        An entry is a sample, or the problem of a shard that cannot be read. Its place is its number
-        in the pass: 0, 1, 2 and so on.
+class _ShuffledPass:
+    """Reads the entries of one pass of a worker through a shuffle buffer, from a position on.
 
-        The order depends only on the seed and on the number of entries, not on their content. So
-        the shuffle buffer is filled with the places of the entries before the position, without
-        reading these. The places that leave the buffer before the position are dropped. Only the
-        entries whose places are still in the buffer then are read again.
+    An entry is a sample, or the problem of a shard that cannot be read further. Entries are
+    numbered from 0 in the order of reading, over all shards of the pass.
+
+    The shuffle buffer holds only the numbers of entries. The entries themselves are kept in
+    `_entry_by_number` until their numbers leave the buffer. The order in which numbers leave it
+    depends only on the seed and on how many have entered. So a resumed pass shuffles the numbers of
+    the entries before the position without reading these entries. Then it reads only the entries
+    again whose numbers are still in the buffer.
+
+    Example:
+        At the position, the entries 0 to 4 were read, and the entries 1 and 3 had left the buffer.
+        To resume, the numbers 0 to 4 enter the buffer, and 1 and 3 leave it. The entries 0, 2 and 4
+        are read again. From then on, the entries 5, 6 and so on are read, and enter the buffer.
+    """
+
+    def __init__(self, streams: StreamBatches, lane: int, start: samples.StreamPosition) -> None:
+        """Prepare to read. Nothing is read before `entries` is iterated.
 
         Args:
+            streams: The batches of the process, which know the shards of each pass.
+            lane: The number of the worker.
             start: The position from which on entries are yielded.
         """
-        rng = self._streams.buffer_rng(self._lane, self._pass_number)
-        shuffle = webdataset.shuffle(SHUFFLE_BUFFER, initial=SHUFFLE_BUFFER, rng=rng)
-        shuffled_items = shuffle(self._places_and_entries(start))
-
-        # Drop the places that have left the buffer before the position.
-        is_in_buffer = np.ones(start.n_entries_read, bool)
-        for place in itertools.islice(shuffled_items, start.n_taken):
-            is_in_buffer[place] = False
+        self._streams = streams
+        self._lane = lane
+        self._start = start
+        self._shards = streams.shards_of_pass(lane, start.pass_number)
+        # The entries whose numbers are in the shuffle buffer.
+        self._entry_by_number: dict[int, SeededEntry] = {}
+        # The shard in which the start lies, after its entries before the start were read again.
+        self._reopened_shard: Generator[Entry, None, None] | None = None
+        # The fields of the current position; see StreamPosition.
         self._n_taken = start.n_taken
-
-        # Read the entries of the places that are in the buffer, and yield them in their place.
-        buffered_places = set(np.flatnonzero(is_in_buffer).tolist())
-        entry_by_place = self._read_again(start, buffered_places)
-        for item in shuffled_items:
-            if isinstance(item, int):  # a place
-                yield entry_by_place.pop(item)
-            else:
-                yield item
-
-    def _places_and_entries(self, start: samples.StreamPosition) -> Iterator[int | SeededEntry]:
-        """Yield the places of the entries before a position, then the entries after it.
-
-        This is the input of the shuffle buffer. An entry is a sample or the problem of a shard, and
-        its place is its number in the pass. The position of this reader moves with the entries.
-
-        Args:
-            start: The position. If 5 entries were read before it, the places 0 to 4 are yielded.
-        """
         self._finished_shard_sizes = list(start.finished_shard_sizes)
         self._n_read_of_open_shard = start.n_read_of_open_shard
-        yield from range(start.n_entries_read)
 
-        # Read the shards of the pass that were not read to their ends. A turn is the number of a
-        # shard in the pass.
-        shards = self._streams.shards_of_pass(self._lane, self._pass_number)
-        first_turn = len(start.finished_shard_sizes)
-        for turn in range(first_turn, len(shards)):
-            # `_read_again` has opened the first of these shards if it was read in part.
-            entries = self._open_shard or read_stream(shards[turn])
-            self._open_shard = None
+    def position(self) -> samples.StreamPosition:
+        """Return the position after the entry that was yielded last, without `n_good`."""
+        return samples.StreamPosition(
+            pass_number=self._start.pass_number,
+            n_taken=self._n_taken,
+            finished_shard_sizes=tuple(self._finished_shard_sizes),
+            n_read_of_open_shard=self._n_read_of_open_shard,
+        )
+
+    def entries(self) -> Iterator[SeededEntry]:
+        """Yield the entries in the order in which their numbers leave the shuffle buffer."""
+        rng = self._streams.buffer_rng(self._lane, self._start.pass_number)
+        shuffle = webdataset.shuffle(SHUFFLE_BUFFER, initial=SHUFFLE_BUFFER, rng=rng)
+        shuffled_numbers = shuffle(self._numbers_of_entries())
+
+        # Shuffle the numbers of the entries before the start again, up to the start.
+        is_in_buffer = np.ones(self._start.n_entries_read, bool)
+        for number in itertools.islice(shuffled_numbers, self._start.n_taken):
+            is_in_buffer[number] = False
+        self._read_again(set(np.flatnonzero(is_in_buffer).tolist()))
+
+        for number in shuffled_numbers:
+            self._n_taken += 1
+            yield self._entry_by_number.pop(number)
+
+    def _numbers_of_entries(self) -> Iterator[int]:
+        """Yield the numbers of all entries of the pass, which is the input of the shuffle buffer.
+
+        An entry before the start is not read. An entry after it is read when its number is yielded,
+        and put into `_entry_by_number`.
+        """
+        n_before_start = self._start.n_entries_read
+        yield from range(n_before_start)
+        for number, entry in enumerate(self._entries_after_start(), start=n_before_start):
+            self._entry_by_number[number] = entry
+            yield number
+
+    def _entries_after_start(self) -> Iterator[SeededEntry]:
+        """Read and yield the entries after the start in the order of the shards."""
+        first_shard_index = len(self._start.finished_shard_sizes)
+        for shard_index in range(first_shard_index, len(self._shards)):
+            # The first of these shards was opened by `_read_again` if the start lies inside it.
+            entries = self._reopened_shard or read_stream(self._shards[shard_index])
+            self._reopened_shard = None
             for entry in entries:
                 self._n_read_of_open_shard += 1
-                yield self._with_seed(entry, turn)
+                yield self._with_seed(entry, shard_index)
             self._finished_shard_sizes.append(self._n_read_of_open_shard)
             self._n_read_of_open_shard = 0
 
-    def _read_again(
-        self, start: samples.StreamPosition, places: set[int]
-    ) -> dict[int, SeededEntry]:
-        """Read the entries at some places before a position again.
+    def _read_again(self, numbers: set[int]) -> None:
+        """Read entries before the start again, and put them into `_entry_by_number`.
 
         A shard that was read to its end is opened only if it has such an entry, and is read up to
-        the last such entry. The shard in which the position lies is left open in
-        `self._open_shard`: `_places_and_entries` goes on reading it.
+        the last such entry. The shard in which the start lies is read up to the start, and left
+        open for `_entries_after_start`.
 
         Args:
-            start: The position. It states the number of entries of each shard before it.
-            places: The numbers of the entries in the pass, counted over all its shards.
-
-        Returns:
-            The entries, which are samples or problems of shards, with the seeds of their views, by
-            place.
+            numbers: The numbers of the entries.
 
         Example:
-            For shards of 3, 4 and 5 entries and the places {1, 8}, two entries of the first shard
+            For shards of 3, 4 and 5 entries and the numbers {1, 8}, two entries of the first shard
             and two of the third one are read.
         """
-        shards = self._streams.shards_of_pass(self._lane, self._pass_number)
-        entry_by_place: dict[int, SeededEntry] = {}
-
-        # Read from the shards before the position. `turn` is the number of a shard in the pass, and
-        # `first_place` is the place of its first entry.
-        first_place = 0
-        for turn, n_entries in enumerate(start.finished_shard_sizes):
-            shard_places = places.intersection(range(first_place, first_place + n_entries))
-            if shard_places:
-                stream = read_stream(shards[turn])
-                n_to_read = max(shard_places) - first_place + 1
-                entries = _first_entries(stream, shards[turn], n_to_read)
-                for place, entry in enumerate(entries, start=first_place):
-                    if place in shard_places:
-                        entry_by_place[place] = self._with_seed(entry, turn)
+        finished_shard_sizes = self._start.finished_shard_sizes
+        first_number = 0  # of the entries of the shard
+        for shard_index, n_entries in enumerate(finished_shard_sizes):
+            numbers_in_shard = numbers.intersection(range(first_number, first_number + n_entries))
+            if numbers_in_shard:
+                n_to_read = max(numbers_in_shard) - first_number + 1
+                stream = self._reopen_shard(shard_index, first_number, n_to_read, numbers)
                 stream.close()
-            first_place += n_entries
+            first_number += n_entries
 
-        # Read from the shard in which the position lies, up to the position.
-        if start.n_read_of_open_shard > 0:
-            turn = len(start.finished_shard_sizes)
-            stream = read_stream(shards[turn])
-            entries = _first_entries(stream, shards[turn], start.n_read_of_open_shard)
-            for place, entry in enumerate(entries, start=first_place):
-                if place in places:
-                    entry_by_place[place] = self._with_seed(entry, turn)
-            self._open_shard = stream
-        return entry_by_place
+        n_to_read = self._start.n_read_of_open_shard
+        if n_to_read > 0:
+            shard_index = len(finished_shard_sizes)
+            stream = self._reopen_shard(shard_index, first_number, n_to_read, numbers)
+            self._reopened_shard = stream
 
-    def _with_seed(self, entry: Entry, turn: int) -> SeededEntry:
-        """Return an entry and the seed of its views.
+    def _reopen_shard(
+        self, shard_index: int, first_number: int, n_to_read: int, numbers: set[int]
+    ) -> Generator[Entry, None, None]:
+        """Read the first entries of a shard again, and return the rest of the shard.
 
         Args:
-            entry: A sample, or the problem of a shard.
-            turn: The number of its shard in the pass.
+            shard_index: The index of the shard in the pass.
+            first_number: The number of the first entry of the shard.
+            n_to_read: How many entries are read.
+            numbers: The numbers of the entries to put into `_entry_by_number`. The others are
+                dropped.
         """
-        return entry, self._streams.view_seed(self._pass_number, turn, entry.key)
+        shard = self._shards[shard_index]
+        stream = read_stream(shard)
+        first_entries = _first_entries(stream, shard, n_to_read)
+        for number, entry in enumerate(first_entries, start=first_number):
+            if number in numbers:
+                self._entry_by_number[number] = self._with_seed(entry, shard_index)
+        return stream
+
+    def _with_seed(self, entry: Entry, shard_index: int) -> SeededEntry:
+        """Return an entry, which is in a certain shard of the pass, and the seed of its views."""
+        return entry, self._streams.view_seed(self._start.pass_number, shard_index, entry.key)
 
 
 def _first_entries(stream: Iterator[Entry], shard: str, count: int) -> Iterator[Entry]:

@@ -149,7 +149,8 @@ def _examine(
         paths: Result files, or folders of them.
         baseline: The file of the baseline.
         strict: True if results of edited code or of an unknown commit are refused.
-        sequential: True if results are judged look by look, so that runs may have stopped early.
+        sequential: True if results are judged after each look at the data, so that runs may have
+            stopped early.
     """
     from cosmos_eval.results.gate.baseline import Problem
     from cosmos_eval.results.gate.check import Report, check_results, read_results

@@ -344,22 +344,33 @@ def _read_sugarcrepe(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
         )
 
 
+# An item of VALSE is valid if so many of its three annotators chose the caption and not the foil
+# (README.md of VALSE).
+_VALSE_LEAST_VOTES = 2
+
+
 def _read_valse(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
     """Yield the valid items of VALSE: an image with a correct and a wrong caption.
 
-    The fields are `image_file`, `caption` and `foil`. An item is valid if two or more of its three
-    annotators chose the caption and not the foil (README.md of VALSE): `mturk` counts their votes.
+    The wrong caption is called the foil. Three annotators of an item chose the caption, the foil or
+    neither, and `mturk` counts their votes. Items with fewer than two votes for the caption are not
+    valid, and are skipped.
+
+    Example:
+        `{"image_file": "a.jpg", "caption": "A red ball", "foil": "A green ball", "mturk":
+        {"caption": 2, "foil": 1, "other": 0}}` is a valid item.
     """
     for subset, record in _read_subset_files(path):
         votes = record.fields.get("mturk")
         if not isinstance(votes, dict):
             raise UsageError(f"{record.location} has no votes `mturk`")
         vote_record = _Record(votes, f"{record.location}, `mturk`")
-        n_votes_for_caption = vote_record.number("caption")
-        if n_votes_for_caption < 2:
+        is_valid = vote_record.number("caption") >= _VALSE_LEAST_VOTES
+        if not is_valid:
             continue
+        picture = Picture(record.text("image_file"))
         captions = (record.text("caption"), record.text("foil"))
-        yield Item((Picture(record.text("image_file")),), captions, subset, record.location)
+        yield Item((picture,), captions, subset, record.location)
 
 
 _SVO_SUBSET_BY_FLAG = {"subj_neg": "subject", "verb_neg": "verb", "obj_neg": "object"}

@@ -3,8 +3,9 @@
 A PairScorer first encodes each image and each text into intermediate tensors, its parts, such as
 the tokens of patches and words. Then it scores a pair by the parts of its image and its text.
 
-Texts are scored in shards, with one block of images at a time, whose parts are in memory. Each
-shard is scored by one process, and a run that is resumed scores at most one shard again. So neither
+The images are divided into blocks, so that the parts of one block fit into memory. A shard has some
+texts, and the images of one block that these texts are scored with. It is scored by one process,
+and cached under one key, so that a run that is resumed scores at most one shard again. So neither
 the number of processes nor an interruption changes a score.
 """
 
@@ -26,6 +27,7 @@ from cosmos_eval.stats.estimates import Ints
 from cosmos_eval.types import OnProgress, Progress, RunOptions, UsageError, no_progress
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from cosmos_eval.models.encoder import Parts
@@ -254,11 +256,27 @@ def _shards_of_pairs(images_by_text: Sequence[Ints], n_images: int) -> Iterator[
                 yield _Shard(block, texts, images_in_block)
 
 
+def _rows_in_block(shard: _Shard, device: torch.device) -> Sequence[Tensor]:
+    """Return for each text of a shard the rows of its images in the parts of the shard's block.
+
+    The rows are moved to a device all at once, which is faster than text by text.
+
+    Example:
+        In the block of the images 2048 to 4095, the images [2050, 2060] have the rows [2, 12].
+    """
+    import torch
+
+    rows = np.concatenate(shard.images) - shard.block.start
+    n_images_by_text = [len(image_indices) for image_indices in shard.images]
+    return torch.from_numpy(rows).to(device).split(n_images_by_text)
+
+
 class _ShardScorer:
     """Scores the shards of one process.
 
     The model encodes an image, or a text, into a tuple of tensors, its parts. It scores a pair by
-    the parts of its image and its text. The parts of one block of images are kept in memory.
+    the parts of its image and its text. The parts of the last block of images are kept in memory,
+    since the next shard is mostly in the same block.
     """
 
     def __init__(
@@ -290,9 +308,9 @@ class _ShardScorer:
         self.progress = progress
         self.n_pairs = n_pairs
         self.max_missing = max_missing
-        # The block of images whose parts are in memory, and these parts.
-        self.block = range(0)
-        self.block_parts: Parts = ()
+        # The block of images that was encoded last, and its parts, see `_parts_of_block`.
+        self.encoded_block = range(0)
+        self.encoded_parts: Parts = ()
 
     def score(self, shards: Sequence[_Shard]) -> list[list[Scores]]:
         """Read the scores of shards from the cache, or compute and cache them.
@@ -371,43 +389,58 @@ class _ShardScorer:
     def _score_shard(self, shard: _Shard) -> Scores:
         """Compute the scores (n,) of a shard's n pairs: all pairs of its first text come first.
 
-        The parts of an image, or a text, are the tensors that the model encodes it into. The parts
-        of all images of the shard's block are kept in memory for the next shard.
-
         Raises UsageError for scores that are not finite.
+
+        Example:
+            If text 64 has the images [2, 6] and text 65 the image [3], the scores are those of the
+            pairs (text 64, image 2), (64, 6) and (65, 3).
         """
         import torch
 
-        # Encode the images of the block, unless they are in memory, and the texts of the shard.
-        if shard.block != self.block:
-            self.block_parts = self._encode_block(shard.block)
-            self.block = shard.block
+        parts_of_block = self._parts_of_block(shard.block)
         tokens = self.encoder.tokenize([self.texts.items[text] for text in shard.texts])
         parts_of_texts = self.encoder.text_parts(tokens)
+        rows_by_text = _rows_in_block(shard, parts_of_block[0].device)
 
-        # Find the images of each text in `block_parts`, which has a row per image of the block.
-        device = self.block_parts[0].device
-        rows = np.concatenate(shard.images) - shard.block.start
-        n_images_by_text = [len(image_indices) for image_indices in shard.images]
-        rows_by_text = torch.from_numpy(rows).to(device).split(n_images_by_text)
-
-        # Score each text with its images, a chunk of images at a time.
-        chunks_of_scores = []
-        for row_of_text, image_rows in enumerate(rows_by_text):
-            # Slices keep the first axis: the parts of one text are tensors (1, ...).
-            text_slice = slice(row_of_text, row_of_text + 1)
+        chunks_of_scores: list[Tensor] = []
+        for text_position, image_rows in enumerate(rows_by_text):
+            # A slice keeps the first axis: the parts of one text are tensors (1, ...).
+            text_slice = slice(text_position, text_position + 1)
             parts_of_text = tuple(tensor[text_slice] for tensor in parts_of_texts)
-            for chunk_of_rows in image_rows.split(_IMAGES_AT_ONCE):
-                if len(chunk_of_rows):
-                    parts_of_images = tuple(tensor[chunk_of_rows] for tensor in self.block_parts)
-                    scores = self._score_images(parts_of_images, parts_of_text)
-                    chunks_of_scores.append(scores)
+            chunks_of_scores += self._score_text(parts_of_text, parts_of_block, image_rows)
         shard_scores = torch.cat(chunks_of_scores).float().cpu()
 
         require_finite(
             shard_scores[:, None], self.encoder.info, lambda index: self._pair_name(shard, index)
         )
         return shard_scores.numpy()
+
+    def _parts_of_block(self, block: range) -> Parts:
+        """Return the parts of a block of images. They are encoded unless the last block was equal.
+
+        `block` holds the indices of the images.
+        """
+        if block != self.encoded_block:
+            self.encoded_parts = self._encode_block(block)
+            self.encoded_block = block
+        return self.encoded_parts
+
+    def _score_text(
+        self, parts_of_text: Parts, parts_of_block: Parts, image_rows: Tensor
+    ) -> list[Tensor]:
+        """Return the scores of a text with k images of a block, in chunks of some images.
+
+        Args:
+            parts_of_text: The parts of the text, tensors (1, ...).
+            parts_of_block: The parts of all images of the block, tensors with a row per image.
+            image_rows: (k,), the rows of the images in `parts_of_block`.
+        """
+        chunks_of_scores = []
+        for start in range(0, len(image_rows), _IMAGES_AT_ONCE):
+            chunk_of_rows = image_rows[start : start + _IMAGES_AT_ONCE]
+            parts_of_images = tuple(tensor[chunk_of_rows] for tensor in parts_of_block)
+            chunks_of_scores.append(self._score_images(parts_of_images, parts_of_text))
+        return chunks_of_scores
 
     def _encode_block(self, block: range) -> Parts:
         """Encode the n images of a block, and return their parts: a tuple of tensors (n, ...).

@@ -202,7 +202,7 @@ def _values(estimate: Estimate) -> Values:
 
 
 def cut_into_shards(units: Units, seed: int = SEED) -> list[Shard]:
-    """Put the units of a data set into random order, and return the samples between the looks.
+    """Put the units of a data set into random order, and return the samples between two looks each.
 
     Example:
         The samples 0 and 2 are unit 0, and sample 1 is unit 1. If the random order of the units is
@@ -237,13 +237,19 @@ class PairedLooks(ABC):
         self.difference = math.nan
 
     @abstractmethod
-    def add(self, a: Samples, b: Samples, units: Ints) -> bool:
-        """Add the samples of a shard, and return whether the difference was judged after it.
+    def add(self, samples_a: Samples, samples_b: Samples, unit_of_sample: Ints) -> bool:
+        """Add a shard of n samples, and take a look at the difference if it is time for one.
 
         Args:
-            a: The arrays of model A.
-            b: The arrays of the baseline, for the same samples.
-            units: (n,), the unit of each sample. The samples of a unit follow each other.
+            samples_a: The arrays of model A for the samples.
+            samples_b: The arrays of the baseline for the same samples.
+            unit_of_sample: (n,), the number of each sample's unit. The samples of a unit follow
+                each other.
+
+        Returns:
+            True if there was a look that gave an interval. `difference` and `look` then include the
+            samples of the shard, and the caller may decide whether to stop. False if the samples
+            were only kept for a later look.
 
         Raises:
             ValueError: If A and the baseline were not measured on the same samples.
@@ -292,33 +298,39 @@ class BoundedLooks(PairedLooks):
         self._sum_of_values = 0.0
         self._n_units = 0
 
-    def add(self, a: Samples, b: Samples, units: Ints) -> bool:
-        """Add the values of a shard's units, and return True: there is a look after each shard."""
-        self.n_samples += len(units)
-        values_a = _values(deciding_estimate(self.task, a))
-        values_b = _values(deciding_estimate(self.task, b))
-        sums = np.add.reduceat(values_a - values_b, _first_samples(units))
-        values = sums / self._mean_size
-        if (np.abs(values) > self._bound + _ROUNDING).any():
+    def add(self, samples_a: Samples, samples_b: Samples, unit_of_sample: Ints) -> bool:
+        """Add the values of a shard's units, and return True: there is a look after each shard.
+
+        The arguments are those of `PairedLooks.add`.
+        """
+        self.n_samples += len(unit_of_sample)
+        values_a = _values(deciding_estimate(self.task, samples_a))
+        values_b = _values(deciding_estimate(self.task, samples_b))
+        differences = values_a - values_b
+        sums_of_units = np.add.reduceat(differences, _first_samples(unit_of_sample))
+        values_of_units = sums_of_units / self._mean_size
+        if (np.abs(values_of_units) > self._bound + _ROUNDING).any():
             raise ValueError("a unit has more samples than the largest one")
-        values = np.clip(values, -self._bound, self._bound)
-        self.sequence.update(values)
-        self._sum_of_values += float(values.sum())
-        self._n_units += len(values)
+        values_of_units = np.clip(values_of_units, -self._bound, self._bound)
+
+        self.sequence.update(values_of_units)
+        self._sum_of_values += float(values_of_units.sum())
+        self._n_units += len(values_of_units)
         self.difference = self._sum_of_values / self._n_units
         return True
 
 
-def _first_samples(units: Ints) -> Ints:
+def _first_samples(unit_of_sample: Ints) -> Ints:
     """Return the index of the first sample of each unit.
 
     Args:
-        units: (n,), the unit of each sample. The samples of a unit follow each other.
+        unit_of_sample: (n,), the number of each sample's unit. The samples of a unit follow each
+            other.
 
     Example:
         The units [5, 5, 2, 7, 7] give [0, 2, 3].
     """
-    is_first_of_unit = np.append(True, units[1:] != units[:-1])
+    is_first_of_unit = np.append(True, unit_of_sample[1:] != unit_of_sample[:-1])
     return np.flatnonzero(is_first_of_unit)
 
 
@@ -339,35 +351,44 @@ class AsymptoticLooks(PairedLooks):
         """
         super().__init__(task, n_all_samples)
         self.sequence: AsymptoticSequence = AsymptoticSequence(start)
-        # The arrays of both models so far, in one or several pieces.
-        self._a: list[Samples] = []
-        self._b: list[Samples] = []
+        # The shards of both models so far. A look joins them into one.
+        self._shards_a: list[Samples] = []
+        self._shards_b: list[Samples] = []
         self._n_samples_at_last_look = 0
 
-    def add(self, a: Samples, b: Samples, units: Ints) -> bool:
-        """Add the samples of a shard, and judge the difference if it is time for a look.
+    def add(self, samples_a: Samples, samples_b: Samples, unit_of_sample: Ints) -> bool:
+        """Add the samples of a shard, and take a look at the difference if it is time for one.
 
-        Return whether there was a look, and it gave an interval.
+        The arguments and the returned value are those of `PairedLooks.add`.
         """
-        self.n_samples += len(units)
-        self._a.append(a)
-        self._b.append(b)
-        has_grown = self.n_samples >= _GROWTH * self._n_samples_at_last_look
-        if self.n_samples < self.sequence.start or not (has_grown or self.is_complete):
+        self.n_samples += len(unit_of_sample)
+        self._shards_a.append(samples_a)
+        self._shards_b.append(samples_b)
+        if not self._is_time_for_look():
             return False
+
         self._n_samples_at_last_look = self.n_samples
-        self._a = [self.task.join(self._a)]
-        self._b = [self.task.join(self._b)]
+        all_samples_a = self.task.join(self._shards_a)
+        all_samples_b = self.task.join(self._shards_b)
+        self._shards_a = [all_samples_a]
+        self._shards_b = [all_samples_b]
         metric = self.task.deciding_metric
         assert metric is not None  # `units_of` requires it
-        compare = self.task.differences([*self._a, *self._b], only=[metric.name])
+        compare = self.task.differences([all_samples_a, all_samples_b], only=[metric.name])
         paired = compare(0, 1).get(metric.name)
         if paired is None:
             return False
         self.sequence.update(paired)
         self.difference = paired.difference
         # A sequence ignores a difference without an error, such as the one of equal models.
-        return math.isfinite(self.sequence.interval(ALPHA)[0])
+        low, _ = self.sequence.interval(ALPHA)
+        return math.isfinite(low)
+
+    def _is_time_for_look(self) -> bool:
+        """Return whether there are enough new samples for a look, or all samples."""
+        has_begun = self.n_samples >= self.sequence.start
+        has_grown = self.n_samples >= _GROWTH * self._n_samples_at_last_look
+        return has_begun and (has_grown or self.is_complete)
 
 
 def begin_looks(task: Task, units: Units) -> PairedLooks:
@@ -405,7 +426,7 @@ def go_through(
 def stored_shards(
     task: Task, units: Units, a: Samples, b: Samples, seed: int = SEED
 ) -> Iterator[Shards]:
-    """Yield the samples of two whole results in random order, look by look.
+    """Yield the samples of two whole results in random order, in the shards between two looks.
 
     Args:
         task: The task of both results.
@@ -446,7 +467,7 @@ def split_stopped_samples(samples: Samples) -> tuple[Samples, Samples, Ints]:
 
 
 def shards_of_stopped(task: Task, n_units: int, seed: int, samples: Samples) -> Iterator[Shards]:
-    """Yield the samples of a run that stopped, look by look, from its stored arrays.
+    """Yield the stored samples of a run that stopped, in the shards between two looks.
 
     Args:
         task: The task of the result.

@@ -13,7 +13,7 @@ becomes a `\phantom`, which is as wide as the one of other cells in the column.
 import re
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import groupby, pairwise
+from itertools import accumulate, groupby, pairwise
 from math import ceil
 from typing import NamedTuple
 
@@ -36,6 +36,9 @@ WIDTHS = {1: 3.25, 2: 6.875}
 _PAGE_HEIGHT = 550.0  # in points: \textheight of article at 10 pt
 _HEIGHT_OF_RULES = 60.0  # of the rules of a table, a line of its caption, and the space around
 _CAPTION_EM, _CAPTION_LINE = 10.0, 12.0  # points, of \normalsize
+# What the captions of all pages but the first have in place of notes, see `_format_float`. The
+# numbers of the page and the table are not known yet: two digits are as many as they usually have.
+_LONGEST_REFERENCE = ", part 10 of 10. Signs as in Table 10."
 _LEAST_TEXT_SHARE = 0.3  # of the width: what values must leave for all columns of texts
 _BREAKING_LOSS = 1.2  # a text broken into lines needs about a fifth more room
 _NAME_LENGTH = 9  # characters of a line of a name above columns that is broken
@@ -175,40 +178,74 @@ def _split_rows(table: Table, layout: _Layout, *, has_notes: bool) -> Iterator[T
         table: The table.
         layout: The width of the table, and the size of its text.
         has_notes: True if the caption of the first page has the notes, so that it has fewer rows.
+
+    Example:
+        A table without notes has 100 rows of one line each, and 3 pages. The pages end 33.3, 66.7
+        and 100 lines below its top. They have the rows 0 to 33, 34 to 66 and 67 to 99: a page
+        begins with the first row that begins at the end of the former page or below.
     """
-    notes = table.notes if has_notes else [", part 10 of 10. Signs as in Table 10."]
-    caption = " ".join([table.title, *notes])
-    n_more_lines = ceil(_text_width(caption, _CAPTION_EM) / layout.width) - 1
-    # The height above each row: the notes and all rows above. The last value is the whole height.
-    heights_above = [n_more_lines * _CAPTION_LINE]
     row_heights = _row_heights(table, layout)
-    for row_height in row_heights:
-        heights_above.append(heights_above[-1] + row_height)
-    table_height = heights_above[-1]
-    # The last row of a page may begin just above the height of the page: it needs room as well.
+    notes_height = _notes_height(table, layout, has_notes=has_notes)
+    # The height above each row: of the notes and of all rows above. The last value is the height of
+    # the whole table.
+    heights_above = list(accumulate(row_heights, initial=notes_height))
+    # The last row of a page begins above the end of the page, and may reach below it. So the end
+    # leaves room for the highest row.
     page_height = _page_height(table, layout) - max(row_heights)
-    n_other_pages = max(1, ceil(table_height / page_height)) - 1
 
-    # All pages are equally high, unless the notes need more. The first page is then filled, and has
-    # a row in any case.
-    first_height = other_height = table_height / (n_other_pages + 1)
-    if heights_above[0] > first_height:
-        first_height = max(page_height, heights_above[1])
-        n_other_pages = max(1, ceil((table_height - first_height) / page_height))
-        other_height = (table_height - first_height) / n_other_pages
-
-    # A page begins with the first row that has the height of the former pages above it, and the
-    # second page at least with the second row. For 100 lines without notes on 3 pages, these are
-    # the rows with at least 0, 33.3 and 66.7 lines above them.
     first_rows = [0]
-    for page in range(n_other_pages + 1):
-        first_row = bisect_left(heights_above, first_height + page * other_height)
-        first_rows.append(max(first_row, 1))
+    for page_end in _page_ends(heights_above, page_height):
+        first_row_of_next_page = bisect_left(heights_above, page_end)
+        # The first page has a row in any case.
+        first_rows.append(max(first_row_of_next_page, 1))
     for first_row, end_row in pairwise(first_rows):
         if end_row > first_row:
             yield table._replace(
                 rows=table.rows[first_row:end_row], sections=table.sections[first_row:end_row]
             )
+
+
+def _notes_height(table: Table, layout: _Layout, *, has_notes: bool) -> float:
+    """Return the height in points of the caption of the first page, without its first line.
+
+    Args:
+        table: The table.
+        layout: The width of the caption.
+        has_notes: True if the caption has the notes. If not, it refers to another table for them.
+    """
+    notes = table.notes if has_notes else [_LONGEST_REFERENCE]
+    caption = " ".join([table.title, *notes])
+    n_lines = ceil(_text_width(caption, _CAPTION_EM) / layout.width)
+    return (n_lines - 1) * _CAPTION_LINE
+
+
+def _page_ends(heights_above: Sequence[float], page_height: float) -> list[float]:
+    """Return how far below the top of the notes each page of a table ends, in points.
+
+    All pages are equally high, with as few pages as possible. But if the notes alone are higher
+    than such a page, the first page is filled, and has a row in any case. The other pages share the
+    remaining height equally.
+
+    Args:
+        heights_above: The height above each row, which begins with the height of the notes above
+            row 0 and ends with the height of the whole table.
+        page_height: The greatest height of a page.
+
+    Example:
+        A table of 100 points on pages of 40 points needs 3 pages, which end at 33.3, 66.7 and 100
+        points. If 35 of the 100 points are notes, the pages end at 40, 70 and 100 points.
+    """
+    notes_height, table_height = heights_above[0], heights_above[-1]
+    n_pages = max(1, ceil(table_height / page_height))
+    first_height = other_height = table_height / n_pages
+    if notes_height > first_height:
+        height_with_one_row = heights_above[1]
+        first_height = max(page_height, height_with_one_row)
+        remaining_height = table_height - first_height
+        n_other_pages = max(1, ceil(remaining_height / page_height))
+        n_pages = 1 + n_other_pages
+        other_height = remaining_height / n_other_pages
+    return [first_height + page * other_height for page in range(n_pages)]
 
 
 def _page_height(table: Table, layout: _Layout) -> float:

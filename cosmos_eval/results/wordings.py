@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cosmos_core.utils.text import first_of
 from cosmos_eval.results import compare as comparisons
-from cosmos_eval.results.compare import measurement_of, require_metric_of_samples
+from cosmos_eval.results.compare import require_metric_of_samples
 from cosmos_eval.results.groups import require_distinct, training_key
 from cosmos_eval.results.identity import training_of
 from cosmos_eval.results.labels import StoredResult
@@ -372,7 +372,7 @@ def _tests_of_set(
             results += [side[name][training] for name in names]
     _require_comparable_wordings(results, len(names))
     try:
-        estimates_by_metric = _estimates_of(results, read_samples, metric_names)
+        estimates_by_metric = _estimates_by_metric(results, read_samples, metric_names)
         tests = []
         for metric, estimates in estimates_by_metric.items():
             test = _test_of_metric(key, metric, estimates, sides, names)
@@ -425,12 +425,16 @@ def _setting_without_texts(row: ResultRow) -> dict[str, Any]:
     return setting
 
 
-def _estimates_of(
+def _estimates_by_metric(
     results: Sequence[StoredResult],
     read_samples: ReadSamples,
     metric_names: Collection[str] | None,
 ) -> dict[str, list[Estimate]]:
-    """Return for each metric that all results have its estimates, in the order of the results.
+    """Return the estimate of every result for each metric, by the name of the metric.
+
+    An estimate is the value of a metric with what its interval needs, computed from the per-sample
+    arrays of a result. A metric that one of the results does not state is skipped. But a metric
+    that a result states has to follow from its samples.
 
     Args:
         results: The results on one data set.
@@ -440,23 +444,41 @@ def _estimates_of(
     Raises:
         ValueError: If the results have samples of different images or labels, or if the value of a
             metric does not follow from the samples.
+
+    Example:
+        Two results give `{"acc1": [estimate of the first result, estimate of the second result]}`.
     """
     task = task_named(results[0].row.task)
-    measurements = [measurement_of(result.row, read_samples(result.path)) for result in results]
+    samples_of_results = [read_samples(result.path) for result in results]
     if metric_names is None:
         metric_names = [name for name in results[0].row.metrics if task.metric(name).primary]
-    samples_of_results = [measurement.samples for measurement in measurements]
-    estimates_of_results = task.compared_estimates(samples_of_results, metric_names)
+    # For each result, its estimates by the name of the metric.
+    computed_by_result = task.compared_estimates(samples_of_results, metric_names)
+
     estimates_by_metric = {}
-    for name in estimates_of_results[0]:
-        if not all(name in measurement.metrics for measurement in measurements):
-            continue
-        for measurement, estimates in zip(measurements, estimates_of_results, strict=True):
-            estimate = estimates.get(name)
-            value = None if estimate is None else estimate.value
-            require_metric_of_samples(name, measurement.metrics[name], value)
-        estimates_by_metric[name] = [estimates[name] for estimates in estimates_of_results]
+    for name in computed_by_result[0]:
+        is_stated_by_all = all(name in result.row.metrics for result in results)
+        if is_stated_by_all:
+            estimates = []
+            for result, computed in zip(results, computed_by_result, strict=True):
+                estimates.append(_checked_estimate(name, result, computed))
+            estimates_by_metric[name] = estimates
     return estimates_by_metric
+
+
+def _checked_estimate(
+    name: str, result: StoredResult, computed: Mapping[str, Estimate]
+) -> Estimate:
+    """Return the estimate of a metric. Raise ValueError if its result states another value.
+
+    Args:
+        name: The name of the metric.
+        result: The result, which states the metric.
+        computed: The estimates that were computed from the samples of the result, by metric.
+    """
+    computed_value = computed[name].value if name in computed else None
+    require_metric_of_samples(name, result.row.metrics[name], computed_value)
+    return computed[name]
 
 
 def _test_of_metric(

@@ -321,7 +321,7 @@ class _Comparison:
         # The error probability of this data set. The run sets it before the first look.
         self.alpha = decisions.ALPHA
         self.looks: list[Look] = []
-        # The samples of the model and of the baseline so far, look by look.
+        # The samples of the model and of the baseline so far, one shard before each look.
         self._measured_shards: list[Shards] = []
 
     def prepare(
@@ -428,7 +428,7 @@ class _Comparison:
         )
 
     def _measure_shards(self, ordered: OrderedMeasurement) -> Iterator[Shards]:
-        """Measure and yield the samples look by look, together with the baseline's samples.
+        """Measure the samples, and yield those between two looks with the baseline's samples.
 
         All of them are kept for `_stopped_measurement`.
         """

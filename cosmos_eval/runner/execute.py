@@ -110,46 +110,61 @@ def execute(
 ) -> Iterator[list[plans.Result]]:
     """Measure and store the pairs of a plan, and yield lists of results in the order of the jobs.
 
-    The folders to write are checked first, then all data. A list holds the results that one job has
-    measured, or the results that failed for one reason.
+    The folders to write are checked first, and then all data sets are opened. Only then are models
+    measured. A list holds the results that one job has measured, or the results that failed for one
+    reason: their `error` says why.
+
+    Nothing runs before the first list is asked for. If the caller closes this generator before its
+    end, the jobs that have not ended are cancelled.
+
+    If a data set cannot be opened, or a job fails:
+    - With `keep_going`, the failed results are yielded, and all other pairs are measured.
+    - Otherwise, the run ends. If exactly one data set cannot be opened, its error is raised, and if
+      no data set can be opened, a UsageError. If several cannot, but others can, their failed
+      results are yielded so that the caller can list them, and then a UsageError is raised. The
+      error of the first job that fails is raised when the job ends.
 
     Args:
         plan: The models and data sets.
         output: The folder of the results.
         engine: Runs the jobs: in this process, on a Ray cluster, or by SLURM.
         skip: Pairs of a model and a data set that are not measured.
-        keep_going: True if failures are yielded as results with an error. If not, the first error
-            is raised. But if some of several data sets cannot be opened, all their failures are
-            yielded before UsageError is raised.
+        keep_going: True if the run goes on after failures.
         show_progress: Shows how far the run is.
+
+    Raises:
+        UsageError: If a folder cannot be written, if the folder of a data set does not exist, or if
+            the run ends as described above.
+        Exception: Without `keep_going`, the error of a data set or a job.
     """
     protocols = _protocols_to_measure(plan, skip)
     if not protocols:
         return
-
     require_outputs = partial(plans.require_outputs, plan.options, output)
     plan.options.distributed.main_process_first(require_outputs)
+
     plan_to_measure = replace(plan, protocols=protocols)
     datasets = plans.open_datasets(plan_to_measure, show_progress, raising=False)
-
+    readable_datasets = [dataset for dataset in datasets if dataset.error is None]
     errors = [dataset.error for dataset in datasets if dataset.error is not None]
-    if errors and not keep_going:
+    must_end = len(errors) > 0 and not keep_going
+    if must_end:
         _raise_single_reason(errors, len(datasets))
     for dataset in datasets:
         if dataset.error is not None:
             yield _failures_of_dataset(plan, dataset, skip)
-    if errors and not keep_going:
+    if must_end:
         raise types.UsageError(
             f"{len(errors)} of {len(datasets)} data sets cannot be measured on; nothing was "
             "measured (--keep-going measures on the others)"
         )
 
-    readable_datasets = [dataset for dataset in datasets if dataset.error is None]
     jobs = plans.jobs_of(plan, readable_datasets, skip, output)
-    if jobs:
-        # Closing the outcomes cancels the jobs that have not ended if this generator ends early.
-        with closing(engine(jobs, show_progress)) as outcomes:
-            yield from _in_order_of_jobs(outcomes, len(jobs), raising=not keep_going)
+    if not jobs:
+        return
+    # `closing` cancels the jobs that have not ended, also if this generator is closed or raises.
+    with closing(engine(jobs, show_progress)) as outcomes:
+        yield from _in_order_of_jobs(outcomes, len(jobs), keep_going=keep_going)
 
 
 def _protocols_to_measure(plan: plans.Plan, skip: Container[plans.Pair]) -> list[types.Protocol]:
@@ -206,7 +221,7 @@ def _failures_of_dataset(
 
 
 def _in_order_of_jobs(
-    outcomes: Outcomes, n_jobs: int, *, raising: bool
+    outcomes: Outcomes, n_jobs: int, *, keep_going: bool
 ) -> Iterator[list[plans.Result]]:
     """Yield the measured results of each job, then its failed results, in the order of the jobs.
 
@@ -215,7 +230,8 @@ def _in_order_of_jobs(
     Args:
         outcomes: The index and the results of each job, in the order in which the jobs end.
         n_jobs: How many jobs there are.
-        raising: True if the first error is raised when its job ends.
+        keep_going: True if failed results are yielded. If not, the error of the first job that
+            fails is raised when the job ends, even if earlier jobs have not ended.
 
     Example:
         If job 1 ends before job 0, its results are kept until the results of job 0 are yielded.
@@ -223,7 +239,7 @@ def _in_order_of_jobs(
     results_by_job: dict[int, list[plans.Result]] = {}  # of ended jobs, not yielded yet
     next_index = 0  # of the first job whose results are not yielded yet
     for n_ended, (index, results) in enumerate(outcomes, start=1):
-        if raising:
+        if not keep_going:
             for result in results:
                 if result.error is not None:
                     _raise_end_of_run(result.error, n_jobs - n_ended)

@@ -56,7 +56,7 @@ RECALL_NOTE = (
 )
 """The caution that belongs to metrics without the images found."""
 
-_FLAT = 4.0  # a picture whose grey levels (0-255) have a smaller standard deviation shows nothing
+_LEAST_CONTRAST = 4.0  # standard deviation of grey levels (0-255); below, a picture shows nothing
 _IMAGES_AT_ONCE = 4096  # training images that are compared together
 _ENCODED_AT_ONCE = 256  # the same, if a model encodes them: their pixels need memory
 
@@ -71,9 +71,10 @@ class _Crop(NamedTuple):
     y: float
 
 
+_WHOLE = "whole"
 # The crops of an evaluation image that are compared with training images.
 _CROPS = {
-    "whole": _Crop(1.0, 0.0, 0.0),
+    _WHOLE: _Crop(1.0, 0.0, 0.0),
     "middle 95%": _Crop(0.95, 0.5, 0.5),
     "middle 90%": _Crop(0.9, 0.5, 0.5),
     "middle 80%": _Crop(0.8, 0.5, 0.5),
@@ -257,7 +258,8 @@ class EvaluationImages:
     """The images of a data set, as they are compared with training images.
 
     An image is present as 16 copies: 8 crops, and their mirror images. All sequences over copies
-    have one order: copy by copy, image by image. An image that shows nothing has no copies.
+    have the same order: all copies of the first image, then all copies of the second, and so on. An
+    image that shows nothing has no copies.
     """
 
     # The hashes of all copies, to be searched.
@@ -277,32 +279,42 @@ class EvaluationImages:
     def read(
         cls, images: Mapping[str, ImageSource], options: RunOptions, progress: OnProgress
     ) -> EvaluationImages:
-        """Read and hash the images of a data set.
+        """Read the images of a data set, and hash the 16 copies of each.
+
+        An image that shows nothing, such as a plain white one, would match all other such images.
+        It is counted in `flat`, and its copies are left out.
 
         Args:
             images: The images by name.
             options: Their `workers` is the number of threads that read images.
             progress: Is called after each image.
+
+        Example:
+            Of the images `a.jpg` and `b.jpg`, the second one is plain white. The result has the 16
+            copies of `a.jpg`: `image_names` is 16 times `a.jpg`, `copy_names` is `whole`, `whole,
+            mirrored`, `middle 95%` and so on, and `flat` is 1.
         """
-        pictures = [np.empty((0, SIDE, SIDE), np.uint8)]
+        pictures: list[Pictures] = []
         image_names: list[str] = []
         copy_names: list[str] = []
         names_by_digest: dict[bytes, list[str]] = defaultdict(list)
         n_flat = 0
-        digests_and_copies = prefetch(images.values(), _read_copies, workers=options.workers)
-        for n_done, (name, (digest, copies)) in enumerate(
-            zip(images, digests_and_copies, strict=True), start=1
+        copied_images = prefetch(images.values(), _read_copies, workers=options.workers)
+        for n_done, (image_name, copied_image) in enumerate(
+            zip(images, copied_images, strict=True), start=1
         ):
             progress(Progress("images", n_done, len(images)))
-            names_by_digest[digest].append(name)
-            if copies["whole"].std() < _FLAT:
+            names_by_digest[copied_image.digest].append(image_name)
+            if copied_image.is_flat:
                 n_flat += 1
                 continue
-            pictures.append(np.stack(list(copies.values())))
-            copy_names.extend(copies.keys())
-            image_names.extend([name] * len(copies))
+            for copy_name, picture in copied_image.picture_by_copy.items():
+                pictures.append(picture)
+                image_names.append(image_name)
+                copy_names.append(copy_name)
 
-        all_pictures = np.concatenate(pictures)
+        # The shape is stated for the case that there are no pictures.
+        all_pictures = np.array(pictures, np.uint8).reshape(-1, SIDE, SIDE)
         hashes = HashIndex(perceptual_hashes(all_pictures))
         return cls(hashes, all_pictures, image_names, copy_names, n_flat, names_by_digest)
 
@@ -358,23 +370,35 @@ class EvaluationImages:
         return [match for _, match in best.values()]
 
 
-def _read_copies(source: ImageSource) -> tuple[bytes, dict[str, Pictures]]:
-    """Return the SHA-256 of an image's file, and a small grey picture of every copy by its name.
+class _CopiedImage(NamedTuple):
+    """An image of the data set with its 16 copies."""
 
-    The names are `whole`, `whole, mirrored`, `middle 95%`, and so on.
-    """
+    # The SHA-256 of the image's file.
+    digest: bytes
+    # The small grey picture of each copy, by the name of the copy: `whole`, `whole, mirrored`,
+    # `middle 95%`, and so on.
+    picture_by_copy: dict[str, Pictures]
+
+    @property
+    def is_flat(self) -> bool:
+        """True if the image shows nothing to compare."""
+        return bool(self.picture_by_copy[_WHOLE].std() < _LEAST_CONTRAST)
+
+
+def _read_copies(source: ImageSource) -> _CopiedImage:
+    """Read an image, and make its copies: every crop of `_CROPS`, and the crop's mirror image."""
     content = source.read()
     image = source.decode(content)
-    copies: dict[str, Pictures] = {}
-    for name, crop in _CROPS.items():
+    picture_by_copy: dict[str, Pictures] = {}
+    for crop_name, crop in _CROPS.items():
         width = round(crop.fraction * image.width)
         height = round(crop.fraction * image.height)
         left = round((image.width - width) * crop.x)
         top = round((image.height - height) * crop.y)
         picture = small(image.crop((left, top, left + width, top + height)))
-        copies[name] = picture
-        copies[f"{name}, mirrored"] = picture[:, ::-1]
-    return hashlib.sha256(content).digest(), copies
+        picture_by_copy[crop_name] = picture
+        picture_by_copy[f"{crop_name}, mirrored"] = picture[:, ::-1]
+    return _CopiedImage(hashlib.sha256(content).digest(), picture_by_copy)
 
 
 def small(image: Image.Image) -> Pictures:

@@ -116,34 +116,58 @@ class _FprAtRecall(_Levels):
 def auroc_interval(samples: Features, level: float) -> Interval:
     """Return Wilson's interval of AUROC, with the number of samples that DeLong's variance gives.
 
-    An image's placement is the share of images of the other kind on the right side of it (ties: one
-    half). With the variances of the placements of n inliers and m outliers, DeLong et al. 1988
-    (Biometrics 44) have
-        variance = var(inliers) / n + var(outliers) / m,
-    and the effective number of samples is AUROC * (1 - AUROC) / variance, but at most n + m. It is
-    the smaller one of n and m if all pairs are in the right order, or all in the wrong one.
+    The placement of an inlier is the share of outliers that score lower, and the placement of an
+    outlier is the share of inliers that score higher; ties count one half. AUROC is the mean
+    placement of the inliers. With n inliers and m outliers, DeLong et al. 1988 (Biometrics 44) have
+        variance of AUROC = variance of inlier placements / n + variance of outlier placements / m.
+    A share of N independent samples has the variance AUROC * (1 - AUROC) / N. So AUROC is as exact
+    as a share of
+        effective number of samples = AUROC * (1 - AUROC) / variance of AUROC.
+    It is n + m at most. If all pairs are in the right order, or all in the wrong one, the variance
+    is 0, and the smaller one of n and m is used.
 
     Args:
         samples: (N, 2), the score of each image, and 1 for an inlier or 0 for an outlier.
         level: The probability that the interval contains the population's value.
+
+    Example:
+        The inliers score 0.9 and 0.6, and the outliers 0.7 and 0.5. The placements are 1 and 1/2 of
+        the inliers, 1/2 and 1 of the outliers, and AUROC is 3/4.
     """
     scores, labels = samples.T
-    inlier_scores, outlier_scores = np.sort(scores[labels > 0]), np.sort(scores[labels == 0])
-    placements = []
-    for these_scores, other_scores in (
-        (inlier_scores, outlier_scores),
-        (-outlier_scores[::-1], -inlier_scores[::-1]),
-    ):
-        below = np.searchsorted(other_scores, these_scores, "left")
-        at_most = np.searchsorted(other_scores, these_scores, "right")
-        placements.append((below + at_most) / 2 / len(other_scores))
-    share = float(placements[0].mean())
+    inlier_scores, outlier_scores = scores[labels > 0], scores[labels == 0]
+    inlier_placements = _placements(inlier_scores, outlier_scores)
+    # With the signs, the inliers that score higher than an outlier are lower.
+    outlier_placements = _placements(-outlier_scores, -inlier_scores)
+    area = float(inlier_placements.mean())
+    variance = _variance_of_mean(inlier_placements) + _variance_of_mean(outlier_placements)
+
     n_inliers, n_outliers = len(inlier_scores), len(outlier_scores)
-    variance = 0.0
-    for values in placements:
-        if len(values) > 1:
-            variance += float(values.var(ddof=1)) / len(values)
-    effective_n = float(min(n_inliers, n_outliers))
-    if 0 < share < 1 and variance:
-        effective_n = min(share * (1 - share) / variance, n_inliers + n_outliers)
-    return share_interval(share, effective_n, "wilson, effective n", level)
+    if 0 < area < 1 and variance:
+        effective_n = min(area * (1 - area) / variance, n_inliers + n_outliers)
+    else:
+        effective_n = float(min(n_inliers, n_outliers))
+    return share_interval(area, effective_n, "wilson, effective n", level)
+
+
+def _placements(scores: Features, other_scores: Features) -> Values:
+    """Return for each score, from the lowest to the highest, the share of other scores below it.
+
+    Ties count one half.
+
+    Example:
+        Of the other scores 0.6 and 0.9, none is below the score 0.5, and one is below 0.7. The
+        scores [0.7, 0.5] therefore give [0, 1/2].
+    """
+    sorted_scores, sorted_others = np.sort(scores), np.sort(other_scores)
+    n_below = np.searchsorted(sorted_others, sorted_scores, "left")
+    n_at_most = np.searchsorted(sorted_others, sorted_scores, "right")
+    placements: Values = (n_below + n_at_most) / 2 / len(other_scores)
+    return placements
+
+
+def _variance_of_mean(values: Values) -> float:
+    """Return the variance of the mean of independent values. It counts as 0 for a single value."""
+    if len(values) < 2:
+        return 0.0
+    return float(values.var(ddof=1)) / len(values)

@@ -1,14 +1,16 @@
 """Comparisons of two methods, each trained several times. Errors cover both seeds and images.
 
 Model: value of a training on an image = method + seed (of the method) + image + method x image +
-rest. All terms but the method are random. So a training's value over all images varies by its seed
-and by the draw of the images. The images move all trainings in a similar way, as far as trainings
-agree on images: this is the `image_covariance` of the trainings' values.
+rest. All terms but the method are random. The rest is what an image does to a single training: for
+example, one training is right on an image on which other trainings of the method are wrong. So a
+training's value over all images varies by its seed and by the draw of the images. The images move
+all trainings in a similar way, as far as trainings agree on images: this is the `image_covariance`
+of the trainings' values.
 
 The variance of the difference of two means of k trainings each is the sum of
 - images: c' covariance c, with c = 1/k for each training of A and -1/k for each training of B;
 - seeds, for each method: the variance between the values of its trainings, less the variance that
-  the rest adds to it, over k.
+  the rest adds to it (`rest_variance`), over k.
 By chance, the values of few trainings may lie closer together than images move them even if seeds
 have no effect. An error is therefore never below the error by images only: of the test with seeds
 and the test by images only, the wider interval and the larger p-value count.
@@ -53,8 +55,8 @@ class Trainings(NamedTuple):
     k: float
     # The variance between the values of the trainings.
     variance_between: float
-    # The variance by images of the rest: how much the draw of the images moves the value of one
-    # training, but not the values of the other trainings.
+    # The variance by which the draw of the images moves the value of one training, but not the
+    # values of the other trainings. It is by the rest in the model above.
     rest_variance: float
     # The degrees of freedom of `variance_between` for pooled trainings. None stands for k - 1.
     pooled_dof: int | None = None
@@ -66,7 +68,7 @@ class Trainings(NamedTuple):
 
     @property
     def seed_variance(self) -> float | None:
-        """The variance by seeds: the variance between trainings less the variance of the rest.
+        """The variance by seeds: the variance between trainings less `rest_variance`.
 
         It is at least 0. It is None for a single training.
         """
@@ -240,8 +242,9 @@ class GroupDifference(NamedTuple):
     def _possible_variances(self, expected_variances: list[float], k: int | None) -> list[Any]:
         """Return the variances between trainings that a study with k trainings may estimate.
 
-        An estimated variance is distributed like its expected value * chi-squared / dof, with
-        dof = k - 1 degrees of freedom. Its possible values are 50 equally probable quantiles.
+        The variance between k trainings, estimated again and again, is distributed like
+            expected variance * chi-squared / dof, with dof = k - 1 degrees of freedom.
+        This distribution is replaced by 50 equally probable values: its quantiles.
 
         Args:
             expected_variances: The expected variance between trainings, for each of the repeated
@@ -249,19 +252,31 @@ class GroupDifference(NamedTuple):
             k: The number of trainings of each method, by default as many as there are now.
 
         Returns:
-            For two methods, all combinations of their quantiles: one array (50, 50) for each
-            method, which varies along one axis. If trainings are paired or pooled, one array (50,).
+            The possible variances of each of the repeated trainings. Position i of all arrays is
+            one possible study. If trainings are paired or pooled, or if only one method has several
+            trainings, there is one array (50,). For two methods, whose variances are independent,
+            there are two arrays (2500,) with all pairs of a variance of A and a variance of B.
+
+        Example:
+            With the two quantiles 1 and 2 for A, and 10 and 20 for B, the arrays would be
+            [1, 2, 1, 2] and [10, 10, 20, 20].
         """
-        relative_quantiles = []
-        for trainings in self._repeated_trainings:
+        possible_variances = []
+        for trainings, expected_variance in zip(
+            self._repeated_trainings, expected_variances, strict=True
+        ):
             dof = k - 1 if k else trainings.dof
             # gammaincinv(dof / 2, p) is half the quantile p of chi-squared.
-            relative_quantiles.append(2 * gammaincinv(dof / 2, _QUANTILES) / dof)
-        grids = np.meshgrid(*relative_quantiles)
-        possible_variances = []
-        for expected_variance, grid in zip(expected_variances, grids, strict=True):
-            possible_variances.append(expected_variance * grid)
-        return possible_variances
+            relative_quantiles = 2 * gammaincinv(dof / 2, _QUANTILES) / dof
+            possible_variances.append(expected_variance * relative_quantiles)
+
+        if len(possible_variances) < 2:
+            return possible_variances
+        variances_of_a, variances_of_b = possible_variances
+        return [
+            np.tile(variances_of_a, len(variances_of_b)),
+            np.repeat(variances_of_b, len(variances_of_a)),
+        ]
 
     @property
     def _repeated_trainings(self) -> list[Trainings]:
@@ -397,27 +412,34 @@ def group_difference(
 
 
 def _measure_spread(values: Values, covariance: Values) -> Trainings:
-    """Return how much the values of k trainings vary.
+    """Return how much the values of k trainings of a method vary, and how much of it is by images.
 
-    The variance of the rest is how much the draw of the images moves the value of one training, but
-    not the values of the others. It is the mean of the diagonal of the covariance minus the mean of
-    all other elements, and at least 0. A single training has no variances: they are 0.
+    Trainings differ by their seeds, and because an image may help one training only. The covariance
+    tells how much is by images. If other images are drawn,
+    - the variance of one training's value is an element of its diagonal;
+    - the variance that two trainings share is an element off the diagonal.
+    So the variance that a training does not share, `rest_variance`, is the mean of the diagonal
+    minus the mean of all other elements. It is at least 0. For a single training, both variances
+    are 0, since they cannot be estimated.
 
     Args:
-        values: (k,), the value of a metric for each training.
+        values: (k,), the value of a metric for each training, or the difference of each pair.
         covariance: (k, k), the covariance of the values by the draw of the images.
 
     Example:
-        The values [1, 3] with the covariance [[5, 2], [2, 5]] have a variance of 2 between
-        trainings, and a variance of 5 - 2 = 3 of the rest.
+        The values [1, 3] have a variance of 2 between trainings. With the covariance [[5, 2],
+        [2, 5]], the draw of the images gives each value a variance of 5, of which the trainings
+        share 2. `rest_variance` is 5 - 2 = 3.
     """
     k = len(values)
     if k == 1:
         return Trainings(k=1, variance_between=0.0, rest_variance=0.0)
     variance_between = float(values.var(ddof=1))
-    mean_covariance = (covariance.sum() - np.trace(covariance)) / (k * (k - 1))
-    rest_variance = float(np.trace(covariance) / k - mean_covariance)
-    return Trainings(k, variance_between, max(0.0, rest_variance))
+    sum_of_variances = np.trace(covariance)
+    mean_variance = sum_of_variances / k
+    mean_covariance = (covariance.sum() - sum_of_variances) / (k * (k - 1))
+    rest_variance = max(0.0, float(mean_variance - mean_covariance))
+    return Trainings(k, variance_between, rest_variance)
 
 
 def _pool(a: Trainings, b: Trainings) -> Trainings:

@@ -36,10 +36,12 @@ FEWEST_ITEMS = 100
 # The interval has all shares whose log-likelihood is less than this below the greatest one: half of
 # the 95% quantile of chi-squared with one degree of freedom.
 _DROP = 1.92
-_RATES = np.concatenate([[0.0], np.geomspace(2e-4, 0.5, 120)])  # shares of wrong labels
+# The shares of wrong labels that are tried.
+_WRONG_SHARES = np.concatenate([[0.0], np.geomspace(2e-4, 0.5, 120)])
 _ERROR_RATES = np.geomspace(1e-3, 0.8, 40)  # mean share of models with the shared wrong answer
 _CONCENTRATIONS = np.geomspace(0.02, 100, 40)  # small: models err alike
-_GRID_STEPS = (1.25, 1.12, 1.06, 1.03, 1.01)  # the reach of each finer grid, as a factor
+# How far each finer grid reaches around the best point of the grid before, as a factor.
+_GRID_REACHES = (1.25, 1.12, 1.06, 1.03, 1.01)
 _TINY = 1e-300
 _LEAST_FIT = 0.01  # a smaller p-value of the fit says that the mixture is wrong
 _LEAST_EXPECTED = 5  # the expected number of items in a cell of the test of the fit
@@ -145,21 +147,23 @@ def estimate_label_errors(
     n_items_by_votes = np.bincount(agreed.votes, minlength=n_models + 1)
     # T(m): how many models give the most frequent answer to an item, which may be the label.
     n_models_with_top_answer = np.maximum(agreed.right, agreed.votes)
-    if_wrong = np.bincount(n_models_with_top_answer, minlength=n_models + 1) / len(labels)
-    grid = _Grid.around(n_models, _ERROR_RATES, _CONCENTRATIONS)
-    fits = [_fit_at_rate(n_items_by_votes, if_wrong, rate, grid) for rate in _RATES.tolist()]
+    votes_if_wrong = np.bincount(n_models_with_top_answer, minlength=n_models + 1) / len(labels)
+    grid = _Grid.of_all_pairs(n_models, _ERROR_RATES, _CONCENTRATIONS)
+    fits = []
+    for wrong_share in _WRONG_SHARES.tolist():
+        fits.append(_fit_right_labels(n_items_by_votes, votes_if_wrong, wrong_share, grid))
 
     best_fit = max(fits, key=lambda fit: fit.log_likelihood)
     likely_fits = [fit for fit in fits if fit.log_likelihood > best_fit.log_likelihood - _DROP]
     weights = _confusion_weights(agreed, labels, n_classes, n_models)
     return LabelErrors(
-        rate=best_fit.rate,
-        low=likely_fits[0].rate,
-        high=likely_fits[-1].rate,
+        rate=best_fit.wrong_share,
+        low=likely_fits[0].wrong_share,
+        high=likely_fits[-1].wrong_share,
         probability=best_fit.probabilities(agreed.votes, weights),
         probability_low=likely_fits[0].probabilities(agreed.votes, weights),
         probability_high=likely_fits[-1].probabilities(agreed.votes, weights),
-        expected_by_votes=len(labels) * (1 - best_fit.rate) * best_fit.if_right,
+        expected_by_votes=len(labels) * (1 - best_fit.wrong_share) * best_fit.votes_if_right,
         fit=fit_p_value(n_items_by_votes, len(labels) * best_fit.mixture),
     )
 
@@ -195,16 +199,16 @@ class _Fit(NamedTuple):
 
     log_likelihood: float
     # The share of wrong labels.
-    rate: float
+    wrong_share: float
     # (K + 1,) the distribution of the number of agreeing models if the label is right.
-    if_right: Values
+    votes_if_right: Values
     # (K + 1,) the same if the label is wrong.
-    if_wrong: Values
+    votes_if_wrong: Values
 
     @property
     def mixture(self) -> Values:
         """(K + 1,) the distribution of the number of agreeing models over all items."""
-        return (1 - self.rate) * self.if_right + self.rate * self.if_wrong
+        return _mixtures(self.votes_if_right, self.votes_if_wrong, self.wrong_share)
 
     def probabilities(self, votes: Ints, weights: Values) -> Values:
         """Return the probability (N,) that each label is wrong. It is 0 if all models give it.
@@ -213,14 +217,25 @@ class _Fit(NamedTuple):
             votes: (N,), the number of models that share a wrong answer.
             weights: (N,), from `_confusion_weights`.
         """
-        likelihood_if_wrong = self.rate * self.if_wrong[votes]
-        likelihood_if_right = (1 - self.rate) * self.if_right[votes] * weights
+        likelihood_if_wrong = self.wrong_share * self.votes_if_wrong[votes]
+        likelihood_if_right = (1 - self.wrong_share) * self.votes_if_right[votes] * weights
         total = likelihood_if_wrong + likelihood_if_right + _TINY
         return np.where(votes > 0, likelihood_if_wrong / total, 0.0)
 
 
+def _mixtures(votes_if_right: Values, votes_if_wrong: Values, wrong_share: float) -> Values:
+    """Return the distribution of the number of agreeing models over right and wrong labels.
+
+    Args:
+        votes_if_right: (..., K + 1), one or several distributions for right labels.
+        votes_if_wrong: (K + 1,), the distribution for wrong labels.
+        wrong_share: The share of wrong labels.
+    """
+    return (1 - wrong_share) * votes_if_right + wrong_share * votes_if_wrong
+
+
 class _Grid(NamedTuple):
-    """Beta-binomial distributions on a grid of their parameters."""
+    """Beta-binomial distributions on a grid of G points. A point is a pair of parameters."""
 
     # (G,), the mean share of successes, and the concentration. The smaller the concentration is,
     # the more often all trials of an item end alike.
@@ -230,36 +245,74 @@ class _Grid(NamedTuple):
     distributions: Values
 
     @classmethod
-    def around(cls, n: int, means: Values, concentrations: Values) -> _Grid:
+    def of_all_pairs(cls, n: int, means: Values, concentrations: Values) -> _Grid:
         """Return the distributions of n trials for each mean with each concentration."""
         mean_table, concentration_table = np.meshgrid(means, concentrations, indexing="ij")
         grid_means, grid_concentrations = mean_table.ravel(), concentration_table.ravel()
         distributions = _beta_binomials(n, grid_means, grid_concentrations)
         return cls(grid_means, grid_concentrations, distributions)
 
+    def refined(self, point: int, reach: float) -> _Grid:
+        """Return a grid of 5 x 5 points around a point. Means are at most 0.99.
 
-def _fit_at_rate(n_items_by_votes: Ints, if_wrong: Values, rate: float, grid: _Grid) -> _Fit:
-    """Fit the beta-binomial distribution of right labels by maximum likelihood.
+        For example, a reach of 1.21 multiplies both parameters of the point by 1/1.21, 1/1.1, 1,
+        1.1 and 1.21.
 
-    The likelihood is searched on a grid of both parameters, then on finer grids around the best
-    ones.
+        Args:
+            point: The index of the point.
+            reach: The largest factor between a parameter of the new grid and of the point.
+        """
+        factors = reach ** np.linspace(-1, 1, 5)
+        means = np.minimum(self.means[point] * factors, 0.99)
+        concentrations = self.concentrations[point] * factors
+        n_trials = self.distributions.shape[1] - 1
+        return _Grid.of_all_pairs(n_trials, means, concentrations)
+
+
+def _fit_right_labels(
+    n_items_by_votes: Ints, votes_if_wrong: Values, wrong_share: float, grid: _Grid
+) -> _Fit:
+    """Return the mixture that fits best for a given share of wrong labels, by maximum likelihood.
+
+    The number of agreeing models follows the mixture
+
+        (1 - wrong_share) * votes_if_right + wrong_share * votes_if_wrong
+
+    in which only the two parameters of the beta-binomial distribution `votes_if_right` are unknown.
+    The most likely point of a coarse grid of both parameters is found first. Then finer and finer
+    grids around the most likely point so far are searched.
 
     Args:
         n_items_by_votes: (K + 1,), the number of items with k agreeing models, for k from 0 to K.
-        if_wrong: (K + 1,), the distribution of the number of agreeing models for wrong labels.
-        rate: The share of wrong labels.
-        grid: The first grid.
+        votes_if_wrong: (K + 1,), the distribution of the number of agreeing models for wrong
+            labels.
+        wrong_share: The share of wrong labels.
+        grid: The coarse grid.
     """
-    n_models = len(n_items_by_votes) - 1
-    for step in (*_GRID_STEPS, 1.0):
-        mixtures = (1 - rate) * grid.distributions + rate * if_wrong
-        log_likelihoods = np.log(mixtures + _TINY) @ n_items_by_votes
-        best = int(log_likelihoods.argmax())
-        fit = _Fit(float(log_likelihoods[best]), rate, grid.distributions[best], if_wrong)
-        factors = step ** np.linspace(-1, 1, 5)
-        means = np.minimum(grid.means[best] * factors, 0.99)
-        grid = _Grid.around(n_models, means, grid.concentrations[best] * factors)
-    return fit
+    log_likelihoods = _log_likelihoods(grid, n_items_by_votes, votes_if_wrong, wrong_share)
+    best_point = int(log_likelihoods.argmax())
+    for reach in _GRID_REACHES:
+        grid = grid.refined(best_point, reach)
+        log_likelihoods = _log_likelihoods(grid, n_items_by_votes, votes_if_wrong, wrong_share)
+        best_point = int(log_likelihoods.argmax())
+    return _Fit(
+        log_likelihood=float(log_likelihoods[best_point]),
+        wrong_share=wrong_share,
+        votes_if_right=grid.distributions[best_point],
+        votes_if_wrong=votes_if_wrong,
+    )
+
+
+def _log_likelihoods(
+    grid: _Grid, n_items_by_votes: Ints, votes_if_wrong: Values, wrong_share: float
+) -> Values:
+    """Return the log-likelihood of the observed votes for each point of a grid, (G,).
+
+    `n_items_by_votes`, `votes_if_wrong` and `wrong_share` are those of `_fit_right_labels`.
+    """
+    mixtures = _mixtures(grid.distributions, votes_if_wrong, wrong_share)
+    log_likelihoods: Values = np.log(mixtures + _TINY) @ n_items_by_votes
+    return log_likelihoods
 
 
 def _beta_binomials(n: int, means: Values, concentrations: Values) -> Values:

@@ -1,9 +1,10 @@
 """Check results of runs that stopped, and whole results, by confidence sequences.
 
 A run that stopped when its answer was known has no interval for a fixed number of samples. Its
-samples are compared with the samples of the baseline look by look, in the random order in which
-they were measured. The samples of a whole result are read in this order, too. Only one metric of
-each data set is judged, the one that decides when a run stops.
+samples are compared with the samples of the baseline in the random order in which they were
+measured: after each look at the data (`results.decisions`). The samples of a whole result are read
+in this order, too. Only one metric of each data set is judged, the one that decides when a run
+stops.
 
 The null hypothesis is that the difference, new minus baseline, is -tolerance or more. A metric has
 regressed if its sequence rejects this hypothesis. The one-sided tests at 2.5% are corrected by
@@ -128,7 +129,7 @@ def _without_stop(result: VerifiedResult) -> VerifiedResult:
 def _judge(
     case: Case, result: VerifiedResult, path: Path, tolerance: float, n_sets: int
 ) -> _Judged:
-    """Compare a result with the baseline's entry, look by look.
+    """Compare a result with the baseline's entry, after each look at the samples.
 
     Args:
         case: The entry of the baseline.
@@ -190,7 +191,7 @@ def _judge(
 
 
 def _shards(task: Task, result: VerifiedResult, entry_samples: Samples) -> Iterator[Shards]:
-    """Yield the samples of a result and of the baseline, look by look.
+    """Yield the samples of a result and of the baseline, in the shards between two looks.
 
     Args:
         task: The task of the data set.

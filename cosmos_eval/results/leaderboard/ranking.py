@@ -79,24 +79,27 @@ class _Column:
         entries: The entries. All of them have the metric.
         higher_is_better: True for metrics such as accuracies, false for metrics such as mean ranks.
         best: The entry with the best number. If entries are equally good, it is the first by key.
-        widening: The factor that widens the 95% intervals of the entries until all K of them hold
-            at once with 95%. It is z(1 - 0.025 / K) / z(1 - 0.025), in which z is the quantile of
-            the normal distribution: 1.14 for K = 2, and 1.43 for K = 10.
+        widening: The factor that widens the intervals of the entries so that all of them hold at
+            once, see `_simultaneous_widening`.
     """
 
     def __init__(self, metric: str, entries: Sequence[Entry]) -> None:
-        """Find the best of the entries, and the widening of their intervals."""
+        """Find the best of the entries, and the widening of their intervals.
+
+        Args:
+            metric: The name of the metric.
+            entries: At least one entry. All of them have the metric.
+        """
         self.metric = metric
         self.entries = entries
         self.higher_is_better = metric_of(entries[0].task, metric).higher_is_better
 
+        # With the sign, the best entry is the lowest one for all metrics.
         sign = -1 if self.higher_is_better else 1
         self.best = min(entries, key=lambda entry: (sign * entry.metrics[metric], entry.key))
 
         n_intervals = sum(metric in entry.intervals for entry in entries)
-        quantile = NormalDist().inv_cdf
-        simultaneous_level = _LEVEL / max(1, n_intervals)
-        self.widening = quantile(1 - simultaneous_level / 2) / quantile(1 - _LEVEL / 2)
+        self.widening = _simultaneous_widening(n_intervals)
 
     def overlaps_best(self, other: Entry) -> bool:
         """Return whether the widened intervals of the best entry and another entry overlap.
@@ -153,6 +156,34 @@ class _Column:
             last_rank = len(intervals) - n_worse
             ranks[key] = (first_rank, last_rank)
         return ranks
+
+
+def _simultaneous_widening(n_intervals: int) -> float:
+    """Return the factor that widens K 95% intervals so that, with 95%, all of them hold at once.
+
+    Each 95% interval misses the true value with a probability of 0.05. The probability that any of
+    K intervals misses its value is therefore greater: up to K times 0.05. Bonferroni's correction
+    divides the 0.05 among the intervals: if each misses with a probability of 0.05 / K, the
+    probability that any of them misses is at most 0.05.
+
+    The errors are taken as normal. An interval that misses with the probability p, half of it on
+    each side, reaches z(1 - p / 2) standard errors to both sides, in which z is the quantile of the
+    normal distribution. The factor is the ratio of the wide and the usual reach:
+
+        z(1 - 0.05 / K / 2) / z(1 - 0.05 / 2)
+
+    Args:
+        n_intervals: The number K of intervals. Without intervals, the factor is 1.
+
+    Example:
+        One interval reaches 1.96 standard errors. Two that hold at once reach 2.24 each, so that
+        the factor is 1.14. It is 1.43 for ten intervals.
+    """
+    quantile = NormalDist().inv_cdf
+    probability_of_miss = _LEVEL / max(1, n_intervals)
+    usual_reach = quantile(1 - _LEVEL / 2)
+    wide_reach = quantile(1 - probability_of_miss / 2)
+    return wide_reach / usual_reach
 
 
 def close_pairs(entries: Iterable[Entry]) -> list[Pair]:

@@ -172,19 +172,38 @@ class Segmentation(Task):
         return OrderedLabelMaps(encoder, protocol, data, options, progress)
 
     def take(self, samples: types.Samples, indices: Ints) -> types.Samples:
-        """Return the arrays of some images (n,), in their order, with their counts of pixels."""
-        n_images = len(samples[NAME])
-        places = np.full(n_images, -1)
-        places[indices] = np.arange(len(indices))
-        place_of_count = places[samples["image"]]
-        is_taken = place_of_count >= 0
-        order = np.argsort(place_of_count[is_taken], kind="stable")
+        """Return the arrays of some images, which are numbered again in the order of `indices`.
+
+        The confusion counts of all images are in three arrays with an entry for each count that is
+        not zero (`stats.SparseConfusion`): `image` is the index of the count's image, `pair` its
+        true and predicted class, and `pixels` the count. The counts of the taken images are
+        returned, sorted by image.
+
+        Args:
+            samples: The stored arrays of N images.
+            indices: (n,), the indices of the images to take.
+
+        Example:
+            Of the images a, b and c with the counts `image` = [0, 1, 2, 2], the images [2, 0] are
+            taken. They are c and a. The two counts of c and the count of a are returned, with
+            `image` = [0, 0, 1].
+        """
+        # (N,), the new index of each image, -1 if it is not taken. In the example: [1, -1, 0].
+        new_index_of_image = np.full(len(samples[NAME]), -1)
+        new_index_of_image[indices] = np.arange(len(indices))
+
+        # The new index of each count's image, [1, -1, 0, 0], and the indices of the counts of the
+        # taken images, first [0, 2, 3], and then sorted by image, [2, 3, 0].
+        new_image_of_count = new_index_of_image[samples["image"]]
+        taken_counts = np.flatnonzero(new_image_of_count >= 0)
+        order = np.argsort(new_image_of_count[taken_counts], kind="stable")
+        taken_counts = taken_counts[order]
         return {
             **samples,
             NAME: samples[NAME][indices],
-            "image": place_of_count[is_taken][order].astype(samples["image"].dtype),
-            "pair": samples["pair"][is_taken][order],
-            "pixels": samples["pixels"][is_taken][order],
+            "image": new_image_of_count[taken_counts].astype(samples["image"].dtype),
+            "pair": samples["pair"][taken_counts],
+            "pixels": samples["pixels"][taken_counts],
         }
 
     def join(self, shards: Sequence[types.Samples]) -> types.Samples:
