@@ -157,7 +157,11 @@ def test_a_training_that_a_signal_stops_is_not_measured_and_keeps_its_snapshots(
 
 @pytest.mark.parametrize("signal_name", ["SIGTERM", "SIGINT"])
 def test_a_command_that_a_signal_stops_has_not_failed(study, tmp_path, signal_name):
-    program = f"import os, signal; os.kill(os.getpid(), signal.{signal_name})"
+    # A shell starts commands in the background with SIGINT ignored.
+    program = (
+        f"import os, signal; signal.signal(signal.{signal_name}, signal.SIG_DFL); "
+        f"os.kill(os.getpid(), signal.{signal_name})"
+    )
     with (tmp_path / "log.txt").open("ab") as log, pytest.raises(SystemExit, match="stopped; "):
         study.run(["-c", program], log)
 
