@@ -185,33 +185,21 @@ def headline_metrics(correct: str, blind: str, cluster: str) -> Iterator[Metric]
     yield Metric(
         "accuracy_small", _RoleAccuracy(SMALL, correct, cluster), label="small", headline=True
     )
-    yield Metric(
-        "suppression",
-        _Difference(DOMINANT, correct, cluster),
-        unit="difference",
-        higher_is_better=False,
-        headline=True,
-    )
-    yield Metric(
-        "suppression_blind",
-        _Difference(DOMINANT, blind, cluster),
-        unit="difference",
-        reference=True,
-    )
-    yield Metric(
-        "loss_beside_dominant",
-        _Difference(CONTROL, correct, cluster),
-        unit="difference",
-        label="loss beside dominant",
-        higher_is_better=False,
-        headline=True,
-    )
-    yield Metric(
-        "loss_beside_dominant_blind",
-        _Difference(CONTROL, blind, cluster),
-        unit="difference",
-        reference=True,
-    )
+    for name, role, label in (
+        ("suppression", DOMINANT, ""),
+        ("loss_beside_dominant", CONTROL, "loss beside dominant"),
+    ):
+        yield Metric(
+            name,
+            _Difference(role, correct, cluster),
+            unit="difference",
+            label=label,
+            higher_is_better=False,
+            headline=True,
+        )
+        yield Metric(
+            f"{name}_blind", _Difference(role, blind, cluster), unit="difference", reference=True
+        )
 
 
 def detail_metrics(correct: str, cluster: str) -> Iterator[Metric]:
