@@ -84,7 +84,7 @@ TEST_SETS = (
     "scenes2-retrieval",
     "scenes2-cls",
 )
-# Of the ladder and of scaling, which the family calls exploratory.
+# The sets for trainings of the ladder, of scaling and of the control, which are exploratory.
 EXPLORATORY_TEST_SETS = (
     "scenes2-select",
     "scenes2-beside",
@@ -208,7 +208,7 @@ class Job(NamedTuple):
 
 
 class ExploratoryJob(Job):
-    """One training of the ladder or of scaling, which is measured on fewer sets."""
+    """One training of the ladder, of scaling or of the control, which is measured on fewer sets."""
 
     __slots__ = ()
 

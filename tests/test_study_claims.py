@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from scipy.stats import t as student_t
 from scipy.stats import ttest_ind
 from support.models import store
 
@@ -368,6 +369,17 @@ def test_the_second_study_states_75_tests_that_can_pass(modules):
     text = SECOND_STUDY.read_text("utf-8")
     assert "75 in all" in text
     assert "0.012 after the correction" in text
+
+
+def test_the_stated_spread_of_seeds_is_the_largest_that_shows_equivalence():
+    # Two methods of equal means, and eight trainings each.
+    text = " ".join(SECOND_STUDY.with_name("README.md").read_text("utf-8").split())
+    largest_spreads = []
+    for n_tests in (75, 12):
+        quantile = student_t.ppf(1 - 0.05 / n_tests, 14)
+        largest_spreads.append(1 / (quantile * np.sqrt(2 / 8)))
+    first, second = largest_spreads
+    assert f"by {first:.2f} points or less (standard deviation), or {second:.2f} if" in text
 
 
 def test_the_second_family_tests_seeds_that_were_not_seen(modules):
