@@ -36,7 +36,7 @@ WIDTHS = {1: 3.25, 2: 6.875}
 _PAGE_HEIGHT = 550.0  # in points: \textheight of article at 10 pt
 _HEIGHT_OF_RULES = 60.0  # of the rules of a table, a line of its caption, and the space around
 _CAPTION_EM, _CAPTION_LINE = 10.0, 12.0  # points, of \normalsize
-# What the captions of all pages but the first have in place of notes, see `_format_float`. The
+# The text that replaces the notes in the captions of later pages, see `_format_float`. The
 # numbers of the page and the table are not known yet: two digits are as many as they usually have.
 _LONGEST_REFERENCE = ", part 10 of 10. Signs as in Table 10."
 _LEAST_TEXT_SHARE = 0.3  # of the width: what values must leave for all columns of texts
