@@ -17,15 +17,23 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import mean
 
-import scenes2_study as study
+import _scenes2_worker as worker
 from _family import Metric
+from _scenes2_jobs import (
+    ROOT,
+    ExploratoryJob,
+    Job,
+    choose_learning_rates,
+    recipe_steps,
+    training_scenes,
+)
 from scipy.stats import ttest_ind
 from study_claims import mean_cell
 
 from cosmos_eval import read_results
 from cosmos_eval.results.text import markdown_table
 
-RESULTS = study.ROOT / "benchmarks" / "scenes2" / "control"
+RESULTS = ROOT / "benchmarks" / "scenes2" / "control"
 METHODS = ("CLIP", "multi-view CLIP", "COSMOS")
 SEEDS = (0, 1, 2)
 _BESIDE = {"dataset": "scenes2-beside", "protocol": "scenes"}
@@ -37,14 +45,14 @@ METRICS = {
 }
 
 
-class ControlJob(study.ExploratoryJob):
+class ControlJob(ExploratoryJob):
     """One training on scenes without a large thing."""
 
     __slots__ = ()
 
     def scenes_folder(self, output: Path) -> Path:
         """Return the folder of the scenes without a large thing."""
-        scenes = study.training_scenes(output)
+        scenes = training_scenes(output)
         return scenes.with_name(f"{scenes.name}-control")
 
     @property
@@ -58,14 +66,14 @@ def control_jobs() -> list[ControlJob]:
 
     Methods whose learning rate is not chosen yet are left out.
     """
-    learning_rates = study.choose_learning_rates()
+    learning_rates = choose_learning_rates()
     jobs = []
     for seed in SEEDS:
         for method in METHODS:
             if method in learning_rates:
                 row = f"{method}, control"
                 learning_rate = learning_rates[method]
-                jobs.append(ControlJob(row, method, learning_rate, seed, study.recipe_steps()))
+                jobs.append(ControlJob(row, method, learning_rate, seed, recipe_steps()))
     return jobs
 
 
@@ -75,11 +83,11 @@ def work(output: Path) -> list[str]:
     for job in control_jobs()[:1]:
         with (output / "scenes.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            study.write_training_scenes(job.scenes_folder(output), is_control=True)
-    return study.work(output, control_jobs)
+            worker.write_training_scenes(job.scenes_folder(output), is_control=True)
+    return worker.work(output, control_jobs)
 
 
-def table(jobs: Sequence[study.Job]) -> Iterator[str]:
+def table(jobs: Sequence[Job]) -> Iterator[str]:
     """Yield the lines of a table of the trainings with and without a large thing, in Markdown.
 
     Args:
@@ -97,7 +105,7 @@ def table(jobs: Sequence[study.Job]) -> Iterator[str]:
         for title, metric in METRICS.items():
             without_large = values_of([job.results_folder for job in jobs_of_method], metric)
             study_jobs = [
-                study.Job(job.method, job.method, job.learning_rate, job.seed, job.steps)
+                Job(job.method, job.method, job.learning_rate, job.seed, job.steps)
                 for job in jobs_of_method
             ]
             with_large = values_of([job.results_folder for job in study_jobs], metric)
@@ -132,7 +140,7 @@ def difference_cell(a: Sequence[float], b: Sequence[float]) -> str:
 
 def main() -> None:
     """Run the command line."""
-    arguments = study.run_command_line(__doc__, control_jobs, work, needs_output=False)
+    arguments = worker.run_command_line(__doc__, control_jobs, work, needs_output=False)
     if not arguments.list:
         print("\n".join(table(control_jobs())))
 

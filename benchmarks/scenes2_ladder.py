@@ -17,12 +17,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-import scenes2_study as study
+import _scenes2_worker as worker
 from _ladder_table import Rung, RungTrainings, report
+from _scenes2_jobs import (
+    ROOT,
+    ExploratoryJob,
+    Job,
+    choose_learning_rates,
+    is_measured,
+    recipe_steps,
+)
 
 from cosmos_eval.types import UsageError
 
-RESULTS = study.ROOT / "benchmarks" / "scenes2" / "ladder"
+RESULTS = ROOT / "benchmarks" / "scenes2" / "ladder"
 SEEDS = (0, 1, 2)
 FINISHED_METHOD = "COSMOS"
 
@@ -108,7 +116,7 @@ RUNGS = (
 _RUNG_BY_ROW = {rung_recipe.row: rung_recipe for rung_recipe in RUNGS}
 
 
-class RungJob(study.ExploratoryJob):
+class RungJob(ExploratoryJob):
     """One training of a rung that the study does not have."""
 
     __slots__ = ()
@@ -124,7 +132,7 @@ class RungJob(study.ExploratoryJob):
         return RESULTS
 
 
-def jobs_by_rung(learning_rates: Mapping[str, str]) -> dict[str, list[study.Job]]:
+def jobs_by_rung(learning_rates: Mapping[str, str]) -> dict[str, list[Job]]:
     """Return the trainings of each rung, by its name, from the lowest rung up.
 
     Args:
@@ -139,32 +147,32 @@ def jobs_by_rung(learning_rates: Mapping[str, str]) -> dict[str, list[study.Job]
     return jobs
 
 
-def jobs_of(rung_recipe: RungRecipe, learning_rates: Mapping[str, str]) -> list[study.Job]:
+def jobs_of(rung_recipe: RungRecipe, learning_rates: Mapping[str, str]) -> list[Job]:
     """Return the trainings of a rung: the study's if it has them with COSMOS's learning rate.
 
     Args:
         rung_recipe: The rung.
         learning_rates: The learning rates of COSMOS and of the study's method, by method.
     """
-    steps = study.recipe_steps()
+    steps = recipe_steps()
     learning_rate = learning_rates[FINISHED_METHOD]
     method, row = rung_recipe.study_method, rung_recipe.row
     if method and learning_rates[method] == learning_rate:
-        return [study.Job(method, method, learning_rate, seed, steps) for seed in SEEDS]
+        return [Job(method, method, learning_rate, seed, steps) for seed in SEEDS]
     return [RungJob(row, row, learning_rate, seed, steps) for seed in SEEDS]
 
 
 def rung_jobs() -> list[RungJob]:
     """Return the trainings that the study does not have, one seed of all rungs after the other."""
     jobs = []
-    for jobs_of_rung in jobs_by_rung(study.choose_learning_rates()).values():
+    for jobs_of_rung in jobs_by_rung(choose_learning_rates()).values():
         jobs += [job for job in jobs_of_rung if isinstance(job, RungJob)]
     return sorted(jobs, key=lambda job: job.seed)
 
 
 def work(output: Path) -> list[str]:
     """Train and measure all rungs. Return the names of the trainings that failed."""
-    return study.work(output, rung_jobs)
+    return worker.work(output, rung_jobs)
 
 
 def rung_trainings(learning_rates: Mapping[str, str]) -> list[RungTrainings]:
@@ -178,7 +186,7 @@ def rung_trainings(learning_rates: Mapping[str, str]) -> list[RungTrainings]:
     for rung_recipe in RUNGS:
         jobs_of_rung = jobs.get(rung_recipe.rung.name, [])
         group = jobs_of_rung[0].group if jobs_of_rung else ""
-        folders = [job.results_folder for job in jobs_of_rung if study.is_measured(job)]
+        folders = [job.results_folder for job in jobs_of_rung if is_measured(job)]
         trainings.append(RungTrainings(rung_recipe.rung, group, folders))
     return trainings
 
@@ -186,7 +194,7 @@ def rung_trainings(learning_rates: Mapping[str, str]) -> list[RungTrainings]:
 def learning_rate_note(learning_rates: Mapping[str, str]) -> str:
     """Return what is known of the learning rate, as a note on the ladder."""
     if FINISHED_METHOD not in learning_rates:
-        return study.NO_LEARNING_RATE
+        return worker.NO_LEARNING_RATE
     return (
         f"All rungs have the learning rate {learning_rates[FINISHED_METHOD]}, which tuning chose "
         "for COSMOS; it was not tuned for the other rungs."
@@ -195,8 +203,8 @@ def learning_rate_note(learning_rates: Mapping[str, str]) -> str:
 
 def main() -> None:
     """Run the command line."""
-    arguments = study.run_command_line(__doc__, rung_jobs, work, needs_output=False)
-    learning_rates = study.choose_learning_rates()
+    arguments = worker.run_command_line(__doc__, rung_jobs, work, needs_output=False)
+    learning_rates = choose_learning_rates()
     note = learning_rate_note(learning_rates)
     if arguments.list:
         print(note)

@@ -15,11 +15,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-import scenes2_study as study
+import _scenes2_worker as worker
+from _scenes2_jobs import ROOT, ExploratoryJob, choose_learning_rates, is_measured
 
 from cosmos_core.engine.snapshot import Snapshots
 
-RESULTS = study.ROOT / "benchmarks" / "scenes2" / "scaling"
+RESULTS = ROOT / "benchmarks" / "scenes2" / "scaling"
 METHODS = ("CLIP", "COSMOS")
 SEEDS = (0, 1, 2)
 # In steps, each twice the one before. A budget of the study is among them.
@@ -28,7 +29,7 @@ COOLDOWN = 5  # the last 1/5 of the steps, as in arXiv 2405.18392
 SAVE_EVERY = 500  # steps; all budgets branch at a multiple
 
 
-class BudgetJob(study.ExploratoryJob):
+class BudgetJob(ExploratoryJob):
     """One training of a budget."""
 
     __slots__ = ()
@@ -71,7 +72,7 @@ def ladders() -> list[list[BudgetJob]]:
 
     One seed of both methods comes after the other. Methods without a learning rate are left out.
     """
-    learning_rates = study.choose_learning_rates()
+    learning_rates = choose_learning_rates()
     ladders = []
     for seed in SEEDS:
         for method in METHODS:
@@ -102,12 +103,12 @@ def work(output: Path) -> list[str]:
     Returns:
         The names of the trainings that failed in this process.
     """
-    study.prepare_scenes(output)
+    worker.prepare_scenes(output)
     failed_names: list[str] = []
     for jobs in ladders():
-        if all(study.is_measured(job) for job in jobs):
+        if all(is_measured(job) for job in jobs):
             continue
-        log = study.lock_log(output / jobs[0].name)
+        log = worker.lock_log(output / jobs[0].name)
         if log is None:
             continue
         with log:
@@ -127,26 +128,26 @@ def train_ladder(jobs: Sequence[BudgetJob], output: Path, log: BinaryIO) -> list
         The names of the trainings that failed. The snapshots that they branch from are kept.
     """
     largest, *branches = jobs
-    if not study.train_and_measure(largest, output, log):
+    if not worker.train_and_measure(largest, output, log):
         return [largest.name]
     snapshots = Snapshots(output / largest.name / "run", keep=0)
     failed_names = []
     for job in branches:
-        if study.is_measured(job):
+        if is_measured(job):
             continue
         start = snapshots.path(job.steps - job.cooldown_steps)
-        if study.train_and_measure(job, output, log, start):
-            study.remove_snapshots(job, output)
+        if worker.train_and_measure(job, output, log, start):
+            worker.remove_snapshots(job, output)
         else:
             failed_names.append(job.name)
     if not failed_names:
-        study.remove_snapshots(largest, output)
+        worker.remove_snapshots(largest, output)
     return failed_names
 
 
 def main() -> None:
     """Run the command line."""
-    study.run_command_line(__doc__, all_jobs, work)
+    worker.run_command_line(__doc__, all_jobs, work)
 
 
 if __name__ == "__main__":

@@ -20,11 +20,13 @@ def control(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(BENCHMARKS)
     module = importlib.import_module("scenes2_control")
     rates = {"CLIP": "0.002", "COSMOS": "0.001"}
-    monkeypatch.setattr(module.study, "choose_learning_rates", lambda: rates)
+    monkeypatch.setattr(module, "choose_learning_rates", lambda: rates)
     monkeypatch.setattr(module, "RESULTS", tmp_path / "control")
-    monkeypatch.setattr(module.study, "RESULTS", tmp_path / "trainings")
+    jobs = importlib.import_module("_scenes2_jobs")
+    monkeypatch.setattr(jobs, "RESULTS", tmp_path / "trainings")
     yield module
-    for name in ("scenes2_control", "scenes2_study", "study_claims", "_family", "_family_tests"):
+    names = ("scenes2_control", "_scenes2_jobs", "_scenes2_worker", "study_claims")
+    for name in (*names, "_family", "_family_tests"):
         sys.modules.pop(name)
 
 
@@ -34,8 +36,8 @@ def test_trainings_differ_from_the_studys_in_their_scenes_only(control, tmp_path
         (method, seed) for seed in range(3) for method in ("CLIP", "COSMOS")
     ]
     assert {job.results_folder.parent for job in jobs} == {tmp_path / "control"}
-    monkeypatch.setattr(control.study, "run", lambda command, log: None)
-    study_job = control.study.Job("CLIP", "CLIP", "0.002", 0, jobs[0].steps)
+    monkeypatch.setattr(control.worker, "run", lambda command, log: None)
+    study_job = control.Job("CLIP", "CLIP", "0.002", 0, jobs[0].steps)
     assert [text for text in jobs[0].settings if not text.startswith("recipe=")] == [
         text for text in study_job.settings if not text.startswith("recipe=")
     ]
@@ -44,7 +46,7 @@ def test_trainings_differ_from_the_studys_in_their_scenes_only(control, tmp_path
         scenes = job.scenes_folder(tmp_path)
         scenes.mkdir()
         with pytest.raises(SystemExit, match="stopped"):  # nothing is trained here
-            control.study.train(job, tmp_path, None)
+            control.worker.train(job, tmp_path, None)
         link = tmp_path / job.name / "run" / f"{VERSION_2.name}-20000"
         targets[job.row] = link.resolve().name
     assert targets == {"CLIP": "scenes2-20000", "CLIP, control": "scenes2-20000-control"}

@@ -38,11 +38,11 @@ IMAGE_RUNGS = (2, 3)
 
 @pytest.fixture(scope="module")
 def modules():
-    """The command, its tables and the study."""
+    """The command, its tables and the trainings of the study."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(BENCHMARKS)
-        names = ("scenes2_ladder", "_ladder_table", "scenes2_study", "study_claims")
-        names += ("_family", "_family_tests")
+        names = ("scenes2_ladder", "_ladder_table", "_scenes2_jobs", "_scenes2_worker")
+        names += ("study_claims", "_family", "_family_tests")
         yield tuple(importlib.import_module(name) for name in names[:3])
         for name in names:
             sys.modules.pop(name, None)
@@ -160,7 +160,7 @@ def test_only_the_lower_rungs_see_raw_captions_alone(configs):
 def test_rungs_are_the_studys_if_the_learning_rate_is_the_same(ladder, modules, monkeypatch):
     study = modules[2]
     rates = {"COSMOS": "0.001", "COSMOS without cross-attention": "0.001"}
-    monkeypatch.setattr(study, "choose_learning_rates", lambda: rates)
+    monkeypatch.setattr(ladder, "choose_learning_rates", lambda: rates)
     lower, fifth, last = ladder.RUNGS[0], ladder.RUNGS[4], ladder.RUNGS[5]
     names = [job.name for job in ladder.jobs_of(lower, rates)]
     assert names == ["ladder-clip-seed-0", "ladder-clip-seed-1", "ladder-clip-seed-2"]

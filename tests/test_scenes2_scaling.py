@@ -21,9 +21,9 @@ def scaling(monkeypatch):
     monkeypatch.syspath_prepend(BENCHMARKS)
     module = importlib.import_module("scenes2_scaling")
     rates = {"CLIP": "0.002", "COSMOS": "0.001"}
-    monkeypatch.setattr(module.study, "choose_learning_rates", lambda: rates)
+    monkeypatch.setattr(module, "choose_learning_rates", lambda: rates)
     yield module
-    for name in ("scenes2_scaling", "scenes2_study"):
+    for name in ("scenes2_scaling", "_scenes2_jobs", "_scenes2_worker", "_family"):
         sys.modules.pop(name)
 
 
@@ -53,26 +53,28 @@ def test_trainings_have_names_of_their_own_and_a_group_per_method(scaling, monke
     assert groups == {("CLIP", "scenes2-scaling-clip"), ("COSMOS", "scenes2-scaling-cosmos")}
     assert {job.learning_rate for job in jobs if job.method == "COSMOS"} == {"0.001"}
     assert {job.results_folder.parent for job in jobs} == {BENCHMARKS / "scenes2" / "scaling"}
-    assert {job.datasets for job in jobs} == {scaling.study.EXPLORATORY_TEST_SETS}
+    assert {job.datasets for job in jobs} == {
+        ("scenes2-select", "scenes2-beside", "scenes2-siblings", "scenes2-retrieval", "scenes2-cls")
+    }
     assert not any(job.has_segmentation for job in jobs)
-    monkeypatch.setattr(scaling.study, "choose_learning_rates", lambda: {"CLIP": "0.002"})
+    monkeypatch.setattr(scaling, "choose_learning_rates", lambda: {"CLIP": "0.002"})
     assert {job.method for job in scaling.all_jobs()} == {"CLIP"}
     assert [job.seed for job in scaling.all_jobs()] == [0] * 5 + [1] * 5 + [2] * 5
 
 
 def test_hours_left_count_only_the_steps_that_are_computed(scaling, tmp_path, monkeypatch):
-    monkeypatch.setattr(scaling.study, "is_measured", lambda job: False)  # whatever is stored
-    monkeypatch.setattr(scaling.study, "_seconds_per_step", lambda jobs, output: {"CLIP": 3.6})
+    monkeypatch.setattr(scaling.worker, "is_measured", lambda job: False)  # whatever is stored
+    monkeypatch.setattr(scaling.worker, "_seconds_per_step", lambda jobs, output: {"CLIP": 3.6})
     jobs = scaling.ladder_jobs("CLIP", 0, "0.002")
     # 10,000 steps, and the cooldowns of the other budgets: 1,000 + 500 + 250 + 125.
-    *lines, hours = scaling.study.listing(jobs, tmp_path)
+    *lines, hours = scaling.worker.listing(jobs, tmp_path)
     assert [line.split()[1] for line in lines] == ["0/10000", "0/1000", "0/500", "0/250", "0/125"]
     assert hours.startswith("11.9 hours left")  # 11,875 steps of 3.6 seconds
     # The budget of 5,000 steps branches after 4,000, and has computed 300 steps.
     log = tmp_path / "clip-5000-steps-seed-0" / "run" / LOG
     log.parent.mkdir(parents=True)
     log.write_text('{"step": 4298}\n{"step": 4299}\n')
-    _, second, *_, hours = scaling.study.listing(jobs, tmp_path)
+    _, second, *_, hours = scaling.worker.listing(jobs, tmp_path)
     assert second.split()[1] == "300/1000"
     assert hours.startswith("11.6 hours left")
 
@@ -80,7 +82,7 @@ def test_hours_left_count_only_the_steps_that_are_computed(scaling, tmp_path, mo
 def test_snapshots_of_the_largest_budget_stay_until_all_branches_succeed(
     scaling, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(scaling.study, "is_measured", lambda job: False)
+    monkeypatch.setattr(scaling, "is_measured", lambda job: False)
     jobs = scaling.ladder_jobs("CLIP", 0, "0.002")
     snapshots = tmp_path / jobs[0].name / "run" / "snapshots"
     starts = {}
@@ -89,7 +91,7 @@ def test_snapshots_of_the_largest_budget_stay_until_all_branches_succeed(
         starts[job.steps] = start
         return job.steps not in failing_steps
 
-    monkeypatch.setattr(scaling.study, "train_and_measure", train_and_measure)
+    monkeypatch.setattr(scaling.worker, "train_and_measure", train_and_measure)
     for failing_steps, failed_names in (
         ({1_250}, ["clip-1250-steps-seed-0"]),
         ({10_000}, ["clip-10000-steps-seed-0"]),

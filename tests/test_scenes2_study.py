@@ -1,6 +1,7 @@
 """The study of scenes of version 2: its trainings are comparable, and its family names them."""
 
 import dataclasses
+import importlib
 import statistics
 import sys
 from pathlib import Path
@@ -22,13 +23,18 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
 @pytest.fixture(scope="module")
-def study():
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        import scenes2_study
-    finally:
-        sys.path.remove(str(BENCHMARKS))
-    return scenes2_study
+def worker():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(BENCHMARKS)
+        yield importlib.import_module("_scenes2_worker")
+        for name in ("scenes2_study", "_scenes2_worker", "_scenes2_jobs", "_family"):
+            sys.modules.pop(name, None)
+
+
+@pytest.fixture(scope="module")
+def study(worker):
+    """The module of the trainings of the study."""
+    return sys.modules["_scenes2_jobs"]
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +149,9 @@ def test_larger_learning_rates_are_tried_while_the_largest_is_best(study, scores
     assert study.find_learning_rates("COSMOS").chosen == "0.008"
 
 
-def test_a_diverged_training_is_the_worst_of_its_method(study, scores, monkeypatch, tmp_path):
+def test_a_diverged_training_is_the_worst_of_its_method(
+    worker, study, scores, monkeypatch, tmp_path
+):
     monkeypatch.setattr(study, "TUNING_RESULTS", tmp_path)
 
     def diverge(learning_rate):
@@ -162,7 +170,7 @@ def test_a_diverged_training_is_the_worst_of_its_method(study, scores, monkeypat
     diverge("0.0005")
     assert study.find_learning_rates("COSMOS").chosen is None
     assert "cosmos-lr-0.0005                              diverged" in [
-        *study.listing(study.tuning_jobs(), tmp_path)
+        *worker.listing(study.tuning_jobs(), tmp_path)
     ]
 
 
@@ -189,9 +197,20 @@ def test_the_stored_trainings_decide_every_learning_rate_between_two_worse_ones(
 
 
 def test_hours_of_methods_that_have_no_finished_training_are_not_stated_as_zero(
-    study, tmp_path, monkeypatch
+    worker, study, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(study, "is_measured", lambda job: False)  # whatever is stored
-    *_, hours, unknown = study.listing(study.tuning_jobs(), tmp_path)
+    monkeypatch.setattr(worker, "is_measured", lambda job: False)  # whatever is stored
+    *_, hours, unknown = worker.listing(study.tuning_jobs(), tmp_path)
     assert hours.startswith("0.0 hours left")
     assert unknown.endswith(": " + ", ".join(sorted(study.METHODS)))
+
+
+def test_the_command_lists_every_training(study, tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    command = importlib.import_module("scenes2_study")
+    monkeypatch.setattr("sys.argv", ["scenes2_study.py", str(tmp_path), "--list"])
+    command.main()
+    names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    for row in (*study.METHODS, "clip-equal-compute", "multi-view-clip-equal-compute"):
+        name = row.lower().replace(" ", "-")
+        assert {f"{name}-seed-{seed}" for seed in range(8)} <= {*names}

@@ -1,4 +1,4 @@
-"""benchmarks/scenes2_study.py: real trainings of a tiny model that end, fail, diverge and stop."""
+"""The worker of scenes2_study.py: trainings of a tiny model that end, fail, diverge and stop."""
 
 import importlib
 import json
@@ -49,12 +49,18 @@ SECONDS_TO_START = 300  # of a process on a busy machine
 
 
 @pytest.fixture(scope="module")
-def study():
+def worker():
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(BENCHMARKS)
-        yield importlib.import_module("scenes2_study")
-        for name in ("scenes2_study", "_family"):
+        yield importlib.import_module("_scenes2_worker")
+        for name in ("_scenes2_worker", "_scenes2_jobs", "_family"):
             sys.modules.pop(name, None)
+
+
+@pytest.fixture(scope="module")
+def study(worker):
+    """The module of the trainings of the study."""
+    return sys.modules["_scenes2_jobs"]
 
 
 @pytest.fixture(scope="module")
@@ -98,12 +104,12 @@ def sigterm_handler():
 
 
 @pytest.mark.slow
-def test_the_worker_goes_on_after_failed_trainings(study, output, capsys):
+def test_the_worker_goes_on_after_failed_trainings(worker, study, output, capsys):
     faulty = tiny_job(study, "0.0005", settings=["optim.unknown=1"])
     good = tiny_job(study, "0.001")
     diverging = tiny_job(study, "0.002", settings=["optim.lr=1e30", "optim.warmup_steps=0"])
     jobs = [faulty, diverging, good]
-    assert study.work(output, lambda: jobs) == ["clip-lr-0.0005", "clip-lr-0.002"]
+    assert worker.work(output, lambda: jobs) == ["clip-lr-0.0005", "clip-lr-0.002"]
     out = capsys.readouterr().out.splitlines()
     assert out == [
         "clip-lr-0.0005",
@@ -125,7 +131,7 @@ def test_the_worker_goes_on_after_failed_trainings(study, output, capsys):
     assert sorted(path.name for path in (output / good.name).iterdir()) == ["log.txt", "run"]
     assert not (output / good.name / "run" / SNAPSHOTS).exists()
     # Another worker has only the faulty one to do.
-    assert study.work(output, lambda: jobs) == ["clip-lr-0.0005"]
+    assert worker.work(output, lambda: jobs) == ["clip-lr-0.0005"]
 
 
 def stop_training(folder):
@@ -140,13 +146,15 @@ def stop_training(folder):
 
 
 @pytest.mark.slow
-def test_a_training_that_a_signal_stops_is_not_measured_and_keeps_its_snapshots(study, output):
+def test_a_training_that_a_signal_stops_is_not_measured_and_keeps_its_snapshots(
+    worker, study, output
+):
     job = tiny_job(study, steps=100_000, settings=["save.every=100000"])
     folder = output / job.name / "run"
     thread = threading.Thread(target=stop_training, args=(folder,))
     thread.start()
     with pytest.raises(SystemExit) as ended:
-        study.work(output, lambda: [job])
+        worker.work(output, lambda: [job])
     thread.join()
     message = "clip-lr-0.001: stopped; the same command goes on from the last snapshot"
     assert ended.value.code == message
@@ -156,18 +164,18 @@ def test_a_training_that_a_signal_stops_is_not_measured_and_keeps_its_snapshots(
 
 
 @pytest.mark.parametrize("signal_name", ["SIGTERM", "SIGINT"])
-def test_a_command_that_a_signal_stops_has_not_failed(study, tmp_path, signal_name):
+def test_a_command_that_a_signal_stops_has_not_failed(worker, tmp_path, signal_name):
     # A shell starts commands in the background with SIGINT ignored.
     program = (
         f"import os, signal; signal.signal(signal.{signal_name}, signal.SIG_DFL); "
         f"os.kill(os.getpid(), signal.{signal_name})"
     )
     with (tmp_path / "log.txt").open("ab") as log, pytest.raises(SystemExit, match="stopped; "):
-        study.run(["-c", program], log)
+        worker.run(["-c", program], log)
 
 
 def test_a_worker_that_is_stopped_stops_its_command_and_ends_with_a_line(
-    study, tmp_path, monkeypatch, capsys, sigterm_handler
+    worker, study, tmp_path, monkeypatch, capsys, sigterm_handler
 ):
     job = tiny_job(study)
     log_path = tmp_path / job.name / "log.txt"
@@ -179,15 +187,15 @@ def test_a_worker_that_is_stopped_stops_its_command_and_ends_with_a_line(
         os.kill(os.getpid(), signal.SIGTERM)
 
     def train_all(output):
-        with study.lock_log(output / job.name) as log:
-            assert study.lock_log(output / job.name) is None
+        with worker.lock_log(output / job.name) as log:
+            assert worker.lock_log(output / job.name) is None
             thread.start()
-            study.run(["-c", program], log)
+            worker.run(["-c", program], log)
 
     thread = threading.Thread(target=stop_worker)
     monkeypatch.setattr("sys.argv", ["scenes2_study.py", str(tmp_path)])
     with pytest.raises(SystemExit) as ended:
-        study.run_command_line("", lambda: [job], train_all)
+        worker.run_command_line("", lambda: [job], train_all)
     thread.join()
     assert ended.value.code == "stopped; the same command goes on from the last snapshot"
     with pytest.raises(ProcessLookupError):
@@ -195,27 +203,27 @@ def test_a_worker_that_is_stopped_stops_its_command_and_ends_with_a_line(
 
 
 def test_a_command_line_names_failed_trainings_at_its_end(
-    study, tmp_path, monkeypatch, sigterm_handler
+    worker, study, tmp_path, monkeypatch, sigterm_handler
 ):
     monkeypatch.setattr("sys.argv", ["scenes2_study.py", str(tmp_path)])
     with pytest.raises(SystemExit) as ended:
-        study.run_command_line("", lambda: [tiny_job(study)], lambda output: ["a", "b"])
+        worker.run_command_line("", lambda: [tiny_job(study)], lambda output: ["a", "b"])
     assert ended.value.code == "failed: a, b"
 
 
-def test_results_appear_at_once_or_not_at_all(study, tmp_path):
+def test_results_appear_at_once_or_not_at_all(worker, tmp_path):
     new_results, results_folder = tmp_path / "new", tmp_path / "results" / "clip"
     new_results.mkdir()
     (new_results / "a.json").write_text("1")
     (new_results / "a.npz").symlink_to("missing")  # which cannot be copied
     with pytest.raises(shutil.Error):
-        study.publish(new_results, results_folder)
+        worker.publish(new_results, results_folder)
     assert not [*results_folder.parent.iterdir()]
     (new_results / "a.npz").unlink()
     (new_results / "a.npz").write_text("2")
     results_folder.mkdir()
     (results_folder / "old.json").touch()
-    study.publish(new_results, results_folder)
+    worker.publish(new_results, results_folder)
     assert {path.name: path.read_text() for path in results_folder.iterdir()} == {
         "a.json": "1",
         "a.npz": "2",
@@ -224,15 +232,15 @@ def test_results_appear_at_once_or_not_at_all(study, tmp_path):
     assert not new_results.exists()
 
 
-def test_descriptions_of_validation_sets_are_written_only_if_they_differ(study, tmp_path):
-    study.describe_validation_sets(tmp_path)
+def test_descriptions_of_validation_sets_are_written_only_if_they_differ(worker, tmp_path):
+    worker.describe_validation_sets(tmp_path)
     paths = sorted(tmp_path.iterdir())
     assert [path.name for path in paths] == ["cls.yaml", "retrieval.yaml", "select.yaml"]
     contents = [path.read_text() for path in paths]
     files = [path.stat().st_ino for path in paths]
     times = [path.stat().st_mtime_ns for path in paths]
     paths[1].write_text(contents[1][:10])
-    study.describe_validation_sets(tmp_path)
+    worker.describe_validation_sets(tmp_path)
     assert [path.read_text() for path in paths] == contents
     for number in (0, 2):
         status = paths[number].stat()
