@@ -58,6 +58,17 @@ def language_of(dataset: str) -> Language | None:
     return Language(str(protocol.language_set), str(protocol.language))
 
 
+def languages_overlap(language_set: str) -> bool:
+    """Return whether each language of a set has images of its own choice, which others share.
+
+    Example:
+        True for `babel-imagenet`: a language has the images of the classes that it names. False for
+        `xtd10`, whose languages have the same images.
+    """
+    protocols = language_sets()[language_set].values()
+    return len({getattr(protocol, "n_images", None) for protocol in protocols}) > 1
+
+
 def with_all_languages(names: Iterable[Any]) -> list[Any]:
     """Return names of data sets, with the name of a language set replaced by its data sets.
 

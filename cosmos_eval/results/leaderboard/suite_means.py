@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from cosmos_eval.protocols.languages import language_of
+from cosmos_eval.protocols.languages import language_of, languages_overlap
 from cosmos_eval.results.compare import (
     SAMPLE_LISTS,
     require_comparable,
@@ -21,6 +22,7 @@ from cosmos_eval.stats import suites
 from cosmos_eval.stats.estimates import Estimate, Ints, Values
 from cosmos_eval.stats.groups import GroupDifference
 from cosmos_eval.tasks import Metric, task_named
+from cosmos_eval.tasks.task import NAME
 from cosmos_eval.types import Interval, SuiteMember, UsageError
 
 ModelResults = Mapping[SuiteMember, StoredResult]
@@ -297,55 +299,112 @@ def _resample_all(
             member_result = _MemberResult(model, member, stored)
             results_by_sample_list.setdefault(sample_list_key(stored), []).append(member_result)
 
-    # Resample each group.
+    # Lists of samples that overlap are resampled together.
+    lists_by_images: dict[str, list[list[_MemberResult]]] = {}
+    for sample_list_text, member_results in results_by_sample_list.items():
+        images_text = _overlapping_images_key(member_results[0].stored) or sample_list_text
+        lists_by_images.setdefault(images_text, []).append(member_results)
+
     resampled_values: dict[str, dict[SuiteMember, Values]] = {model: {} for model in results}
     cluster_counts = []
-    for sample_list_text, member_results in results_by_sample_list.items():
-        group_values, n_clusters = _resample_together(member_results, sample_list_text, read)
+    for images_text, sample_lists in lists_by_images.items():
+        values_of_lists, n_clusters = _resample_together(sample_lists, images_text, read)
         cluster_counts.append(n_clusters)
-        for member_result, values in zip(member_results, group_values, strict=True):
-            resampled_values[member_result.model][member_result.member] = values
+        for member_results, list_values in zip(sample_lists, values_of_lists, strict=True):
+            for member_result, values in zip(member_results, list_values, strict=True):
+                resampled_values[member_result.model][member_result.member] = values
     return resampled_values, min(cluster_counts)
 
 
 def _resample_together(
-    member_results: Sequence[_MemberResult], sample_list_text: str, read: ReadSamples
-) -> tuple[list[Values], int]:
-    """Resample results that have the same list of samples.
+    sample_lists: Sequence[Sequence[_MemberResult]], images_text: str, read: ReadSamples
+) -> tuple[list[list[Values]], int]:
+    """Resample results that have the same list of samples, or lists that overlap.
 
     Args:
-        member_results: The results of several models, or of several members, on the same samples.
-        sample_list_text: The text from `sample_list_key` that they share. It seeds the random
-            draws.
+        sample_lists: For each list of samples, the results of several models, or of several
+            members, on it.
+        images_text: A text that no other samples have. It seeds the random draws.
         read: A function that returns the per-sample arrays of a result file.
 
     Returns:
-        The values (M, R) of the member's M metrics in R resampled test sets, for every result, and
-        the number of clusters that were drawn.
+        The values (M, R) of the member's M metrics in R resampled test sets, for every result of
+        every list, and the least number of clusters that were drawn.
 
     Raises:
         UsageError: If the samples cannot be resampled.
     """
-    # All metrics of all results are resampled at once, under names such as "0 recall@1", in which
-    # 0 is the index of the result.
+    text_hash = hashlib.sha256(images_text.encode()).hexdigest()
+    seed = int(text_hash[:16], 16)
+    estimates = [_estimates_of_list(member_results, read) for member_results in sample_lists]
+    try:
+        if len(sample_lists) == 1:
+            metrics_of_list, n_clusters = suites.resample(estimates[0], seed=seed)
+            metrics_of_lists = [metrics_of_list]
+        else:
+            names = [_image_names(member_results, read) for member_results in sample_lists]
+            metrics_of_lists, n_clusters = suites.resample_overlapping(estimates, names, seed=seed)
+    except ValueError as error:
+        raise UsageError(f"{sample_lists[0][0].stored.path}: {error}") from error
+    values = []
+    for member_results, metrics_of_list in zip(sample_lists, metrics_of_lists, strict=True):
+        values.append(_values_of_results(member_results, metrics_of_list))
+    return values, n_clusters
+
+
+def _estimates_of_list(
+    member_results: Sequence[_MemberResult], read: ReadSamples
+) -> dict[str, Estimate]:
+    """Return the estimates of all metrics of results on the same samples.
+
+    Their names are such as "0 recall@1", in which 0 is the index of the result.
+    """
     estimates: dict[str, Estimate] = {}
     for index, (_, member, stored) in enumerate(member_results):
         for name, estimate in _member_estimates(member, stored, read).items():
             estimates[f"{index} {name}"] = estimate
+    return estimates
 
-    text_hash = hashlib.sha256(sample_list_text.encode()).hexdigest()
-    seed = int(text_hash[:16], 16)
-    try:
-        resampled_metrics, n_clusters = suites.resample(estimates, seed=seed)
-    except ValueError as error:
-        raise UsageError(f"{member_results[0].stored.path}: {error}") from error
 
+def _values_of_results(
+    member_results: Sequence[_MemberResult], resampled_metrics: Mapping[str, Values]
+) -> list[Values]:
+    """Return the values (M, R) of each result from those by the names of `_estimates_of_list`."""
     values = []
     for index, member_result in enumerate(member_results):
         metric_names = member_result.member.metrics
         metric_values = [resampled_metrics[f"{index} {name}"] for name in metric_names]  # of (R,)
         values.append(np.stack(metric_values))
-    return values, n_clusters
+    return values
+
+
+def _image_names(member_results: Sequence[_MemberResult], read: ReadSamples) -> NDArray[np.str_]:
+    """Return the names (N,) of the images that results on the same samples have.
+
+    Raises:
+        UsageError: If the result does not record them.
+    """
+    path = member_results[0].stored.path
+    samples = read(path)
+    if NAME not in samples:
+        raise UsageError(f"{path} has no names of images, which its interval needs: run it again")
+    names: NDArray[np.str_] = samples[NAME]
+    return names
+
+
+def _overlapping_images_key(stored: StoredResult) -> str | None:
+    """Return a text that is equal for results in languages that share some of their images.
+
+    It ends with the notes that tell versions of a data set apart, because other images may have the
+    same names. Return None for other results.
+
+    Example:
+        "babel-imagenet" for the results of `babel-imagenet-de` and `babel-imagenet-fr`.
+    """
+    language = language_of(stored.row.dataset)
+    if language is None or not languages_overlap(language.language_set):
+        return None
+    return ", ".join([language.language_set, *stored.data_notes])
 
 
 def sample_list_key(stored: StoredResult) -> str:

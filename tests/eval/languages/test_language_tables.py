@@ -12,6 +12,7 @@ import pytest
 from support.results import store_result
 from support.rows import make_row
 
+from cosmos_eval.data.folders import fingerprint
 from cosmos_eval.protocols.languages import language_of, language_sets
 from cosmos_eval.results.checked import read_checked
 from cosmos_eval.results.leaderboard.entries import (
@@ -26,6 +27,7 @@ from cosmos_eval.results.store import read_samples
 from cosmos_eval.results.table import USUAL
 from cosmos_eval.runner.suites import read_score
 from cosmos_eval.stats.retrieval import RetrievalRanks
+from cosmos_eval.types import UsageError
 
 TABLE = "openclip_multilingual.csv"
 COMMIT = "48633c714de0b1b9179b1a03e8777c345ea0d5bb"
@@ -220,3 +222,81 @@ def test_languages_of_the_same_images_depend_on_each_other(tmp_path):
     assert record["models"][0]["languages"] == {
         "xtd10-de": pytest.approx(record["models"][0]["mean"]["value"])
     }
+
+
+def write_babel_result(
+    folder: Path, model: str, language: str, images: range, content: str
+) -> None:
+    """Store a result in a language of images whose numbers decide whether the answer is right."""
+    numbers = np.array(images)
+    names = [f"{number:04}.jpg" for number in images]
+    store_result(
+        folder,
+        "cls",
+        {
+            "labels": numbers % 2,
+            "top5": np.stack([(numbers % 2 + numbers // 2) % 2] * 2, axis=1),
+            "classes": np.array(["cat", "dog"]),
+            "name": np.array(names),
+        },
+        dataset=f"babel-imagenet-{language}",
+        protocol="clip-benchmark",
+        n_samples=len(images),
+        model={"spec": f"openclip:ViT-B-32/{model}"},
+        provenance={"hashes": {"sample_list": fingerprint(names), "content": content * 64}},
+    )
+
+
+def babel_half_width(folder: Path, languages: str) -> float:
+    """The half width of the interval of the first model's mean over languages."""
+    path = folder / f"{languages.replace(' ', '-')}.yaml"
+    datasets = ", ".join(f"babel-imagenet-{language}" for language in languages.split())
+    path.write_text(f"datasets: {{clip-benchmark: [{datasets}]}}\nscore: {{}}\n")
+    entries = entries_of(read_checked(sorted(folder.glob("*.json"))))
+    interval = suite_score(read_score(str(path)), entries).rows[0].mean.interval
+    return (interval.high - interval.low) / 2
+
+
+def test_languages_that_share_a_part_of_their_images_depend_on_them(tmp_path):
+    """German has the images 0 to 399, French 100 to 499, Italian 500 to 899, with equal answers."""
+    write_babel_result(tmp_path, "a", "de", range(400), "1")
+    write_babel_result(tmp_path, "a", "fr", range(100, 500), "2")
+    write_babel_result(tmp_path, "a", "it", range(500, 900), "3")
+    # Half of the answers are right. Each image of one language counts 1 / 800, of both 2 / 800.
+    overlapping = np.sqrt(0.25 * (200 / 800**2 + 300 * 4 / 800**2))
+    disjoint = np.sqrt(0.25 / 800)
+    quantile = 1.966  # of Student's distribution with 399 degrees of freedom
+    assert babel_half_width(tmp_path, "de fr") == pytest.approx(quantile * overlapping, rel=0.07)
+    assert babel_half_width(tmp_path, "de it") == pytest.approx(quantile * disjoint, rel=0.07)
+
+
+def test_languages_measured_on_other_images_of_the_same_names_are_not_paired(tmp_path):
+    for model, contents in (("a", "12"), ("b", "32")):
+        for language, content in zip(("de", "fr"), contents, strict=True):
+            write_babel_result(tmp_path, model, language, range(400), content)
+    path = tmp_path / "suite.yaml"
+    path.write_text("datasets: {clip-benchmark: [babel-imagenet-de]}\nscore: {}\n")
+    entries = entries_of(read_checked(sorted(tmp_path.glob("*.json"))))
+    score = suite_score(read_score(str(path)), entries)
+    # Equal answers of paired models would have no difference, and p = 1 without any doubt.
+    a, b = (row.mean.resampled_values for row in score.rows)
+    assert np.abs(a - b).max() > 0.05
+    assert any(note.startswith("Not paired") for note in score.notes)
+
+
+def test_results_without_names_of_images_are_refused_where_languages_overlap(tmp_path):
+    write_babel_result(tmp_path, "a", "de", range(400), "1")
+    write_babel_result(tmp_path, "a", "fr", range(100, 500), "2")
+
+    def read_without_names(path):
+        samples = dict(read_samples(path))
+        samples.pop("name")
+        return samples
+
+    path = tmp_path / "suite.yaml"
+    path.write_text(
+        "datasets: {clip-benchmark: [babel-imagenet-de, babel-imagenet-fr]}\nscore: {}\n"
+    )
+    entries = entries_of(read_checked(sorted(tmp_path.glob("*.json"))))
+    with pytest.raises(UsageError, match=r"babel-imagenet-de.* has no names of images"):
+        suite_score(read_score(str(path)), entries, read_without_names)

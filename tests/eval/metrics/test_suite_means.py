@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import bootstrap
 
 from cosmos_eval.stats.estimates import GroupMean, Mean, Proportion
-from cosmos_eval.stats.suites import interval_of, resample, standings
+from cosmos_eval.stats.suites import interval_of, resample, resample_overlapping, standings
 
 
 def test_the_interval_of_a_mean_of_two_sets_is_scipys() -> None:
@@ -162,3 +162,58 @@ def test_intervals_of_means_cover_the_truth_as_often_as_they_say() -> None:
         low, high = interval_of(values[study], resampled_mean, 80)[:2]
         covered += low <= true_mean <= high
     assert 0.93 <= covered / studies <= 0.97
+
+
+def test_overlapping_lists_get_the_draws_of_their_common_samples() -> None:
+    """Each value is that of a plain loop over the samples that the generator draws."""
+    rng = np.random.default_rng(5)
+    lists = [np.array(list("dabc")), np.array(list("fbcdeg"))]  # together: a to g
+    hits = [rng.random(len(names)) < 0.5 for names in lists]
+    groups = np.array([0, 1, 1, 0, 0, 1])
+    estimates = [
+        {"share": Proportion(hits[0])},
+        {"share": Proportion(hits[1]), "groups": GroupMean(hits[1], groups)},
+    ]
+    resampled, size = resample_overlapping(estimates, lists, seed=7, resamples=50)
+    assert size == 4
+    for index, drawn_samples in enumerate(np.random.default_rng(7).integers(7, size=(50, 7))):
+        drawn_names = np.array(list("abcdefg"))[drawn_samples]
+        for names, list_hits, values in zip(lists, hits, resampled, strict=True):
+            hit_of_name = dict(zip(names, list_hits, strict=True))
+            drawn_hits = [hit_of_name[name] for name in drawn_names if name in hit_of_name]
+            expected = np.mean(drawn_hits) if drawn_hits else np.nan
+            assert values["share"][index] == pytest.approx(expected, nan_ok=True)
+        hits_of_groups: dict[int, list[bool]] = {}
+        for name in drawn_names:
+            if name in lists[1]:
+                sample = [*lists[1]].index(name)
+                hits_of_groups.setdefault(int(groups[sample]), []).append(bool(hits[1][sample]))
+        group_shares = [np.mean(group_hits) for group_hits in hits_of_groups.values()]
+        expected = np.mean(group_shares) if group_shares else np.nan
+        assert resampled[1]["groups"][index] == pytest.approx(expected, nan_ok=True)
+
+
+def test_the_mean_of_overlapping_lists_has_the_error_of_its_formula() -> None:
+    """Two lists of 400 samples, 300 of them in both, where the hits are the same."""
+    rng = np.random.default_rng(6)
+    names = np.array([f"{n:03}" for n in range(500)])
+    hits = rng.random(500) < 0.4
+    lists = [names[:400], names[100:]]
+    estimates = [{"share": Proportion(hits[:400])}, {"share": Proportion(hits[100:])}]
+    resampled, _ = resample_overlapping(estimates, lists, seed=1)
+    mean = (resampled[0]["share"] + resampled[1]["share"]) / 2
+    # Each sample of one list counts 1 / 800, and of both lists 2 / 800.
+    expected = np.sqrt(hits.var() * (200 / 800**2 + 300 * 4 / 800**2))
+    assert mean.std() == pytest.approx(expected, rel=0.07)
+
+
+def test_lists_that_repeat_a_sample_or_have_dependent_ones_are_refused() -> None:
+    names = np.array(["a", "b", "b"])
+    hits = np.array([True, False, True])
+    for list_names, estimate in (
+        (names, Proportion(hits)),
+        (names[:1], Proportion(hits[:1])),
+        (np.array(["a", "b", "c"]), Mean(hits, np.array([0, 1, 1]))),
+    ):
+        with pytest.raises(ValueError, match=r"two images or more|depend on each other"):
+            resample_overlapping([{"share": estimate}], [list_names], seed=0)
