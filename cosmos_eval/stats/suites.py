@@ -9,13 +9,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cosmos_eval.stats import intervals
-from cosmos_eval.stats.estimates import Estimate, GroupMean, Ints, Mean, Proportion, Values
+from cosmos_eval.stats.estimates import (
+    Estimate,
+    FunctionOfSums,
+    GroupMean,
+    Ints,
+    Mean,
+    Proportion,
+    Values,
+)
 from cosmos_eval.stats.paired import PairedDifference, difference_of_draws
 from cosmos_eval.types import Interval
 
@@ -95,7 +104,7 @@ def resample(
 
 def resample_overlapping(
     estimates: Sequence[Mapping[str, Estimate]],
-    sample_names: Sequence[NDArray[np.str_]],
+    sample_names: Sequence[Sequence[str]],
     *,
     seed: int,
     resamples: int = intervals.RESAMPLES,
@@ -124,52 +133,111 @@ def resample_overlapping(
         The lists [a, b] and [b, c] have the samples a, b and c. If these are drawn 1, 2 and 0
         times, an accuracy of the second list is that of the sample b.
     """
-    all_names, index_of_sample = np.unique(np.concatenate(sample_names), return_inverse=True)
-    lengths = [len(names) for names in sample_names]
-    indices_of_lists = np.split(index_of_sample, np.cumsum(lengths)[:-1])
-    statistics = []
-    for list_estimates, indices in zip(estimates, indices_of_lists, strict=True):
-        if len(indices) < 2 or len(np.unique(indices)) < len(indices):
+    # Number all samples in the order in which the lists have them.
+    index_of_name: dict[str, int] = {}
+    indices_of_lists = []
+    for names in sample_names:
+        list_indices = [index_of_name.setdefault(name, len(index_of_name)) for name in names]
+        if len(names) < 2 or len({*list_indices}) < len(names):
             raise ValueError("two images or more, each once, are needed to tell models apart")
-        statistic = _independent_statistic(list_estimates, len(indices))
-        statistics.append(_StatisticOfSome(statistic, indices))
-    each_once = np.ones(len(all_names), int)
-    values = intervals.resample(statistics, each_once, seed=seed, resamples=resamples)
-    return values, min(lengths)
+        indices_of_lists.append(np.array(list_indices))
+
+    # Proportions of all lists are one matrix product. Choosing the samples of each list is slow.
+    shares = _shares_of_lists(estimates, indices_of_lists, len(index_of_name))
+    statistics: list[intervals.Statistic] = [intervals.statistic_of(shares)]
+    for list_estimates, indices in zip(estimates, indices_of_lists, strict=True):
+        statistics.append(_StatisticOfList(list_estimates, indices))
+    each_once = np.ones(len(index_of_name), int)
+    with np.errstate(invalid="ignore"):  # a value is NaN if no sample of the list is drawn
+        resampled_shares, *resampled_lists = intervals.resample(
+            statistics, each_once, seed=seed, resamples=resamples
+        )
+    for number, list_estimates in enumerate(estimates):
+        for name, estimate in list_estimates.items():
+            if isinstance(estimate, Proportion):
+                resampled_lists[number][name] = resampled_shares[f"{number} {name}"]
+    return resampled_lists, min(len(names) for names in sample_names)
 
 
-def _independent_statistic(
-    estimates: Mapping[str, Estimate], n_samples: int
-) -> intervals.Statistic:
-    """Return the function that computes estimates from the weights (R, N) of N samples.
+class _Sums(NamedTuple):
+    """What the proportions of L lists of samples are computed from."""
 
-    Raises:
-        ValueError: An estimate does not have N independent samples.
+    # (C, P): whether each of all C samples is in the list of each of P proportions, and a hit.
+    hits: NDArray[np.bool_]
+    # (C, L): whether each sample is in each list.
+    members: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class _Share:
+    """The function that computes a proportion from the sums of the terms of `_Sums`."""
+
+    proportion: int
+    number: int  # of the list
+
+    def __call__(self, sums: _Sums) -> Values:
+        """Return the drawn hits divided by the drawn samples of the list."""
+        share: Values = sums.hits[..., self.proportion] / sums.members[..., self.number]
+        return share
+
+
+def _shares_of_lists(
+    estimates: Sequence[Mapping[str, Estimate]], indices_of_lists: Sequence[Ints], n_samples: int
+) -> dict[str, Estimate]:
+    """Return the proportions of all lists as functions of the same sums over all samples.
+
+    Args:
+        estimates: For each list, estimates by name. Those of other classes are left out.
+        indices_of_lists: For each list, the indices of its samples among all samples.
+        n_samples: The number of all samples.
+
+    Returns:
+        The estimates by the number of the list and the name, such as "0 accuracy".
     """
-    shared_arrays: dict[bytes, Ints] = {}
-    clustered_estimates = {
-        name: _with_clusters(estimate, shared_arrays) for name, estimate in estimates.items()
-    }
-    if intervals.group_by_drawn_sizes(clustered_estimates).keys() != {(n_samples,)}:
-        raise ValueError("samples that depend on each other are not resampled over several lists")
-    return intervals.statistic_of(clustered_estimates, {})
+    columns: list[NDArray[np.bool_]] = []
+    functions: dict[str, _Share] = {}
+    members = np.zeros((n_samples, len(estimates)), bool)
+    for number, (list_estimates, indices) in enumerate(
+        zip(estimates, indices_of_lists, strict=True)
+    ):
+        members[indices, number] = True
+        for name, estimate in list_estimates.items():
+            if isinstance(estimate, Proportion):
+                functions[f"{number} {name}"] = _Share(len(columns), number)
+                column = np.zeros(n_samples, bool)
+                column[indices] = estimate.hits
+                columns.append(column)
+    if not columns:
+        return {}
+    sums = _Sums(np.stack(columns, axis=1), members)
+    return {name: FunctionOfSums(sums, function) for name, function in functions.items()}
 
 
-class _StatisticOfSome:
-    """A function that computes values from the weights of some of the drawn samples."""
+class _StatisticOfList:
+    """A function that computes the estimates of a list but its proportions."""
 
-    def __init__(self, statistic: intervals.Statistic, indices: Ints) -> None:
-        """Keep the function of the weights (R, N) and the indices (N,) of its samples."""
-        self._statistic = statistic
+    def __init__(self, estimates: Mapping[str, Estimate], indices: Ints) -> None:
+        """Keep the estimates of N samples, and the indices (N,) of these among all samples.
+
+        Raises:
+            ValueError: An estimate does not have N independent samples.
+        """
         self._indices = indices
+        shared_arrays: dict[bytes, Ints] = {}
+        clustered_estimates: dict[str, Estimate] = {}
+        for name, estimate in estimates.items():
+            if not isinstance(estimate, Proportion):
+                clustered_estimates[name] = _with_clusters(estimate, shared_arrays)
+        if intervals.group_by_drawn_sizes(clustered_estimates).keys() - {(len(indices),)}:
+            raise ValueError("dependent samples are not resampled over several lists")
+        self._has_estimates = bool(clustered_estimates)
+        self._statistic = intervals.statistic_of(clustered_estimates, {})
 
     def __call__(self, weights: Values) -> Mapping[str, Values]:
-        """Return the values (R,) by name, from the weights (R, C) of all C samples.
-
-        A value is NaN if none of the samples is drawn.
-        """
-        with np.errstate(invalid="ignore"):
-            return self._statistic(weights[:, self._indices])
+        """Return the values (R,) by name, from the weights (R, C) of all C samples."""
+        if not self._has_estimates:
+            return {}
+        return self._statistic(weights[:, self._indices])
 
 
 class _EstimatesByKinds(NamedTuple):

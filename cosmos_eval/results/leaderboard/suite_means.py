@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cosmos_eval.protocols.languages import language_of, languages_overlap
 from cosmos_eval.results.compare import (
@@ -378,8 +377,8 @@ def _values_of_results(
     return values
 
 
-def _image_names(member_results: Sequence[_MemberResult], read: ReadSamples) -> NDArray[np.str_]:
-    """Return the names (N,) of the images that results on the same samples have.
+def _image_names(member_results: Sequence[_MemberResult], read: ReadSamples) -> list[str]:
+    """Return the names of the N images that results on the same samples have.
 
     Raises:
         UsageError: If the result does not record them.
@@ -388,7 +387,7 @@ def _image_names(member_results: Sequence[_MemberResult], read: ReadSamples) -> 
     samples = read(path)
     if NAME not in samples:
         raise UsageError(f"{path} has no names of images, which its interval needs: run it again")
-    names: NDArray[np.str_] = samples[NAME]
+    names: list[str] = samples[NAME].tolist()
     return names
 
 
