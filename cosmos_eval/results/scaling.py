@@ -32,7 +32,6 @@ from cosmos_eval.results.table import (
     NamePatterns,
     pattern_index,
     require_known,
-    select_metrics,
     split_patterns,
 )
 from cosmos_eval.stats.scaling import (
@@ -127,6 +126,7 @@ def fit_scaling(
             supported, for edited results, and for different data or settings.
     """
     usable_results, notes = _usable_results(results)
+    usable_results = _results_with_metrics(usable_results, options.metrics)
     methods = _methods_of(usable_results, options.methods)
     laws: list[MetricLaws] = []
     faults: list[str] = []
@@ -178,6 +178,23 @@ def _usable_results(results: Sequence[StoredResult]) -> tuple[list[StoredResult]
             "seed and samples in a file, `cosmos-eval run --trainings FILE`"
         )
     return usable_results, notes
+
+
+def _results_with_metrics(
+    results: Sequence[StoredResult], patterns: Sequence[str]
+) -> list[StoredResult]:
+    """Return the results that have a metric which a pattern matches; all without patterns.
+
+    Raises:
+        UsageError: For a pattern that no metric of any result matches.
+    """
+    all_names = [name for result in results for name in _ranked_metrics(result)]
+    require_known("metric", patterns, all_names)
+    chosen_results = []
+    for result in results:
+        if not patterns or pattern_index(_ranked_metrics(result), patterns) >= 0:
+            chosen_results.append(result)
+    return chosen_results
 
 
 def has_ladder(results: Sequence[StoredResult]) -> bool:
@@ -400,11 +417,16 @@ def _laws_of_set(
 
 def _metrics_of(results: Sequence[StoredResult], patterns: Sequence[str]) -> list[str]:
     """Return the names of the metrics that match a pattern, or of the primary ones."""
-    row = results[0].row
-    names = [name for name in row.metrics if metric_of(row.task, name).is_ranked]
+    names = _ranked_metrics(results[0])
     if patterns:
-        return list(select_metrics(names, patterns, str))
-    return [name for name in names if metric_of(row.task, name).primary]
+        return [name for name in names if pattern_index([name], patterns) >= 0]
+    return [name for name in names if metric_of(results[0].row.task, name).primary]
+
+
+def _ranked_metrics(result: StoredResult) -> list[str]:
+    """Return the names of the metrics of a result that say which model is better."""
+    row = result.row
+    return [name for name in row.metrics if metric_of(row.task, name).is_ranked]
 
 
 def _find_crossings(

@@ -257,6 +257,27 @@ def test_methods_on_other_data_sets_are_noted(command: Callable[..., Any], tmp_p
         assert "clip" not in ended.out
 
 
+def test_data_sets_without_the_metric_are_left_out(
+    command: Callable[..., Any], tmp_path: Path
+) -> None:
+    put_ladder(tmp_path / "r", "cosmos", seeds=2)
+    model = model_of("cosmos-00000000", SAMPLES[0], 0)
+    store(
+        tmp_path / "r",
+        "select",
+        samples=ARRAYS["select"](0.6, np.random.default_rng(0)),
+        model=model,
+    )
+    ended = command("scaling", "r", "--metrics", "acc1")
+    assert ended.status == 0, ended.err
+    assert "scenes-cls, error of acc1: cosmos" in ended.out
+    assert "scenes-select" not in ended.out + ended.err
+    ended = command("scaling", "r", "--metrics", "accuracy")
+    assert ended.err.startswith("cosmos-eval: scenes-select: no law of cosmos: 1 budget")
+    assert ended.err.count("\n") == 1
+    assert "scenes-cls" not in ended.err
+
+
 def test_the_study_has_too_few_budgets(command: Callable[..., Any]) -> None:
     results = sorted(STUDY.glob("clip-*/*__scenes-cls__scenes.json"))
     assert len(results) == 8
