@@ -300,7 +300,6 @@ def _distance(first: Any, second: Any) -> float:
 
 
 _READ_RESIZE = "compare size, resize mode and filter of the two transforms"
-NO_IMAGE_FAULT = ImageFault(name="", wrong="", check="")
 IMAGE_FAULTS: tuple[ImageFault, ...] = (
     ResizeFault(
         name="squash",

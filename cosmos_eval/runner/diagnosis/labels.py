@@ -112,7 +112,6 @@ class FirstCaptionFault(LabelFault):
         return truth._replace(kept_captions=kept_captions)
 
 
-NO_LABEL_FAULT = LabelFault(name="", wrong="", check="")
 LABEL_FAULTS: tuple[LabelFault, ...] = (
     ShiftFault(
         name="labels + 1",

@@ -263,7 +263,6 @@ def _require_padding(layout: TokenLayout) -> int:
     return layout.padding
 
 
-NO_TEXT_FAULT = TextFault(name="", wrong="", check="")
 TEXT_FAULTS: tuple[TextFault, ...] = (
     PromptFault(
         name="names without template",

@@ -96,8 +96,8 @@ class CacheModel:
         """
         betas, alphas = candidates(greatest_beta, BETAS), candidates(greatest_alpha, ALPHAS)
         n_correct = np.zeros((BETAS, ALPHAS), np.int64)
-        for start in range(0, len(features), BLOCK):
-            rows = slice(start, start + BLOCK)
+        for start in range(0, len(features), SEARCH_BLOCK):
+            rows = slice(start, start + SEARCH_BLOCK)
             for row, counts in enumerate(
                 self._count_correct(features[rows], labels[rows], betas, alphas)
             ):
