@@ -1,11 +1,14 @@
 """Other wordings: how they are declared, what they change, and that images are encoded once."""
 
+import io
 import json
 import pickle
 import re
 from collections import Counter
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from open_clip import image_transform
@@ -16,6 +19,7 @@ from cosmos_core.data.scenes import PALETTE, STUFF, THINGS
 from cosmos_core.data.scenes.captions import PLACE_PHRASES, STYLES
 from cosmos_core.data.scenes.vocabulary import scenes_tokenizer
 from cosmos_core.data.scenes.vocabulary import words as vocabulary
+from cosmos_eval.cli.app import main
 from cosmos_eval.data.readers import FileError
 from cosmos_eval.data.wordings import parse_wordings, reworded_caption, with_wordings
 from cosmos_eval.protocols import scene_wordings
@@ -222,83 +226,108 @@ def test_wordings_need_a_folder():
         cosmos_eval.evaluate("scenes-clip", "scenes-cls", wordings=3)
 
 
-def test_run_and_compare(command, tmp_path):
-    data = ("--dataset", "scenes-cls", "--dataset", "scenes-select", "--limit", IMAGES)
-    Path("own.yaml").write_text("lower: {case: lower}\n")
-    ended = command("run", *MODELS, *data, "--wordings", 3, "--output", "r")
+CLASSES = ("--dataset", "scenes-cls", "--limit", str(IMAGES))
+CAPTIONS = ("--dataset", "scenes-select", "--limit", str(IMAGES))
+SIDES = ("--model", "scenes-cosmos", "--model", "scenes-clip-long")
+OVER_WORDINGS = ("--over", "wording")
+
+
+class WordedRun(NamedTuple):
+    """A run of two models on two data sets with three other wordings of each."""
+
+    folder: Path
+    output: str
+
+
+@pytest.fixture(scope="module")
+def worded_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("results") / "r"
+    arguments = ["run", *MODELS, *CLASSES, *CAPTIONS[:2], "--wordings", "3"]
+    output = io.StringIO()
+    with redirect_stdout(output), pytest.raises(SystemExit) as ended:
+        main([*arguments, "--output", str(folder)])
+    assert not ended.value.code
+    return WordedRun(folder, output.getvalue())
+
+
+def test_a_run_shows_means_over_wordings(command, worded_run):
+    assert "Over wordings, with intervals that include wording" in worded_run.output
+    assert "wording-" not in worded_run.output  # the tables show the published wording
+    assert command("verify", worded_run.folder).status == 0
+    name = "scenes-cosmos__scenes-cls__scenes-wording-template-1__first-24-only.json"
+    result = json.loads((worded_run.folder / name).read_text())
+    expected = {"name": "template-1", "templates": ["there is a large {}"]}
+    assert result["provenance"]["wording"] == expected
+
+
+def test_the_published_wording_is_measured_as_without_others(command, worded_run):
+    ended = command("run", *MODELS, *CLASSES, *CAPTIONS[:2], "--output", "usual")
     assert ended.status == 0
-    assert "Over wordings, with intervals that include wording" in ended.out
-    assert "wording-" not in ended.out  # the tables show the published wording
-    assert command("verify", "r").status == 0
-    again = command("run", *MODELS, *data, "--output", "usual")
-    assert again.status == 0
-    for path in Path("usual").glob("*.json"):
-        usual, worded = (
-            json.loads(Path(folder, path.name).read_text()) for folder in ("usual", "r")
-        )
+    paths = [*Path("usual").glob("*.json")]
+    assert len(paths) == 4
+    for path in paths:
+        usual = json.loads(path.read_text())
+        worded = json.loads((worded_run.folder / path.name).read_text())
         assert usual["metrics"] == worded["metrics"]
         assert usual["intervals"] == worded["intervals"]
         assert "wording" not in worded["provenance"]
-    path = Path("r/scenes-cosmos__scenes-cls__scenes-wording-template-1__first-24-only.json")
-    assert json.loads(path.read_text())["provenance"]["wording"] == {
-        "name": "template-1", "templates": ["there is a large {}"],
-    }  # fmt: skip
+    ended = command("compare", "usual", *SIDES[:2], *OVER_WORDINGS)
+    assert ended.status == 2
+    assert "A has no results with other wordings" in ended.err
 
-    # The usual comparison and leaderboard leave other wordings out.
-    sides = ("--model", "scenes-cosmos", "--model", "scenes-clip-long")
-    usual = command("compare", "r", *sides, "--json")
-    assert {test["protocol"] for test in json.loads(usual.out)["tests"]} == {"scenes"}
-    assert "left out: 12 results with other wordings: " in json.loads(usual.out)["notes"][0]
-    assert "wording" not in command("leaderboard", "r").out
-    audited = command("audit", "r")
+
+def test_other_commands_leave_other_wordings_out(command, worded_run):
+    compared = json.loads(command("compare", worded_run.folder, *SIDES, "--json").out)
+    assert {test["protocol"] for test in compared["tests"]} == {"scenes"}
+    assert "left out: 12 results with other wordings: " in compared["notes"][0]
+    assert "wording" not in command("leaderboard", worded_run.folder).out
+    audited = command("audit", worded_run.folder)
     assert "wording" not in audited.out
     assert "not audited: results with other wordings: 12" in audited.err
 
-    ended = command("compare", "r", *sides, "--over", "wording")
+
+def test_models_are_compared_over_wordings(command, worded_run):
+    arguments = ("compare", worded_run.folder, *SIDES, *OVER_WORDINGS)
+    ended = command(*arguments)
     assert ended.status == 0
     assert re.match(r"A better over wordings in \d, B in \d of 2 metrics\n", ended.out)
-    of_one_metric = command("compare", "r", *sides, "--over", "wording", "--metrics", "acc1")
-    first = of_one_metric.out.splitlines()[0]
+    headline = command(*arguments, "--metrics", "acc1").out.splitlines()[0]
     assert re.fullmatch(
         r"A better in \d of 3 wordings(, equal in \d)?; mean difference [+-]?[\d.]+ "
         r"\[[+-]?[\d.]+, [+-]?[\d.]+\] incl. wording",
-        first,
+        headline,
     )
-    assert len(first) <= 90
-    document = json.loads(
-        command("compare", "r", *sides, "--over", "wording", "--metrics", "acc1", "--json").out
-    )
-    (test,) = document["tests"]
+    assert len(headline) <= 90
+    (test,) = json.loads(command(*arguments, "--metrics", "acc1", "--json").out)["tests"]
     means = [row["a"] - row["b"] for row in test["wordings"]]
     assert test["mean"] == pytest.approx(sum(means) / 3)
     assert means[0] == min(means)
     assert means[1] == max(means)
     assert test["interval"]["low"] < test["mean"] < test["interval"]["high"]
 
-    alone = command("compare", "r", "--model", "scenes-cosmos", "--over", "wording")
-    assert alone.out.startswith("means over wordings of 2 metrics; intervals include wording\n")
-    frame = cosmos_eval.compare("r", models=["scenes-cosmos"], over="wording").frame
-    assert sorted(set(frame.wording)) == [
-        "paraphrase-1", "paraphrase-2", "paraphrase-3", "published",
-        "template-1", "template-2", "template-3",
-    ]  # fmt: skip
 
-    # A single wording gives no interval, and unchanged texts are none.
-    few = command(
-        "run", *MODELS, *data[:2], "--limit", IMAGES, "--wordings", "own.yaml", "--output", "few"
-    )
-    assert few.status == 0
-    assert "1 wording cannot show how much wording matters" in few.err
-    refused = command("compare", "few", "--model", "scenes-cosmos", "--over", "wording")
+def test_a_single_model_has_means_over_wordings(command, worded_run):
+    ended = command("compare", worded_run.folder, *SIDES[:2], *OVER_WORDINGS)
+    assert ended.out.startswith("means over wordings of 2 metrics; intervals include wording\n")
+    frame = cosmos_eval.compare(worded_run.folder, models=["scenes-cosmos"], over="wording").frame
+    paraphrases = [f"paraphrase-{number}" for number in (1, 2, 3)]
+    templates = [f"template-{number}" for number in (1, 2, 3)]
+    assert sorted(set(frame.wording)) == [*paraphrases, "published", *templates]
+
+
+def test_too_few_wordings_give_no_interval(command):
+    Path("own.yaml").write_text("lower: {case: lower}\n")
+    options = ("--wordings", "own.yaml", "--output", "few")
+    ended = command("run", *MODELS, *CLASSES, *options)
+    assert ended.status == 0
+    assert "1 wording cannot show how much wording matters" in ended.err
+    refused = command("compare", "few", *SIDES[:2], *OVER_WORDINGS)
     assert (refused.status, refused.err.count("\n")) == (2, 1)
     assert "an interval needs 3 or more" in refused.err
-    same = command("run", *MODELS, *data[2:], "--wordings", "own.yaml", "--output", "few")
-    assert (same.status, "leaves all captions of scenes-select as they are" in same.err) == (
-        2,
-        True,
-    )
-    none = command("compare", "usual", "--model", "scenes-cosmos", "--over", "wording")
-    assert (none.status, "A has no results with other wordings" in none.err) == (2, True)
+    # The captions of scenes are in lower case.
+    refused = command("run", *MODELS, *CAPTIONS, *options)
+    assert refused.status == 2
+    assert "leaves all captions of scenes-select as they are" in refused.err
 
 
 @pytest.mark.parametrize(
