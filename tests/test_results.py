@@ -84,6 +84,11 @@ def test_the_tests_of_the_study_follow_from_its_results(script_output):
     assert script_output("study_claims.py") == claims_page
 
 
+def test_the_order_of_methods_follows_from_the_results(script_output):
+    page = (ROOT / "benchmarks/scenes2/order.md").read_text("utf-8")
+    assert script_output("scenes2_order.py") == page
+
+
 def test_the_page_on_the_study_claims_what_its_tests_show():
     page = " ".join((ROOT / "docs/study.md").read_text("utf-8").split())
     study = page.partition("Claims rest on one family")[2].partition("The package includes")[0]
