@@ -1,7 +1,7 @@
 """`python benchmarks/scenes2_order.py`: whether two recipes rank training methods alike.
 
 The first study of scenes trains by `scenes_cosmos` (benchmarks/study/runs.csv). The study of
-suppression trains by `scenes_tiny`, which costs a fifth, on scenes of version 2
+suppression trains by `scenes_tiny`, with about a third of the FLOPs, on scenes of version 2
 (benchmarks/scenes2/trainings). The cheap recipe can stand for the other one if both rank the
 methods alike: means over seeds 0 to 2, of each metric that both studies have.
 """
