@@ -99,11 +99,15 @@ def values_of_scenes2() -> dict[str, MethodValues]:
     results = results_in_metrics(family, metrics, stored)
     values: dict[str, MethodValues] = {}
     for title, metric in metrics.items():
-        values[title] = {}
+        method_values = {}
         for method in family.methods:
-            results_by_seed = results[Side(method, title)]
-            chosen = {seed: results_by_seed[seed] for seed in SEEDS if seed in results_by_seed}
-            values[title] = {**values[title], method: metric_values(chosen, metric)}
+            results_by_seed = {
+                seed: result
+                for seed, result in results[Side(method, title)].items()
+                if seed in SEEDS
+            }
+            method_values[method] = metric_values(results_by_seed, metric)
+        values[title] = method_values
     return values
 
 

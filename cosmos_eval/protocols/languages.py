@@ -59,7 +59,7 @@ def language_of(dataset: str) -> Language | None:
 
 
 def languages_overlap(language_set: str) -> bool:
-    """Return whether each language of a set has images of its own choice, which others share.
+    """Return whether the languages of a set have different images, some of them in common.
 
     Example:
         True for `babel-imagenet`: a language has the images of the classes that it names. False for

@@ -138,8 +138,10 @@ def resample_overlapping(
     indices_of_lists = []
     for names in sample_names:
         list_indices = [index_of_name.setdefault(name, len(index_of_name)) for name in names]
-        if len(names) < 2 or len({*list_indices}) < len(names):
-            raise ValueError("two images or more, each once, are needed to tell models apart")
+        if len(names) < 2:
+            raise ValueError("two images or more are needed to tell models apart")
+        if len({*list_indices}) < len(names):
+            raise ValueError("several images have the same name")
         indices_of_lists.append(np.array(list_indices))
 
     # Proportions of all lists are one matrix product. Choosing the samples of each list is slow.
@@ -160,7 +162,7 @@ def resample_overlapping(
 
 
 class _Sums(NamedTuple):
-    """What the proportions of L lists of samples are computed from."""
+    """The terms whose sums give P proportions of L lists of samples."""
 
     # (C, P): whether each of all C samples is in the list of each of P proportions, and a hit.
     hits: NDArray[np.bool_]
@@ -172,12 +174,13 @@ class _Sums(NamedTuple):
 class _Share:
     """The function that computes a proportion from the sums of the terms of `_Sums`."""
 
-    proportion: int
-    number: int  # of the list
+    # The columns of the proportion and of its list in the terms.
+    proportion_index: int
+    list_index: int
 
     def __call__(self, sums: _Sums) -> Values:
         """Return the drawn hits divided by the drawn samples of the list."""
-        share: Values = sums.hits[..., self.proportion] / sums.members[..., self.number]
+        share: Values = sums.hits[..., self.proportion_index] / sums.members[..., self.list_index]
         return share
 
 
@@ -214,7 +217,7 @@ def _shares_of_lists(
 
 
 class _StatisticOfList:
-    """A function that computes the estimates of a list but its proportions."""
+    """A function that computes the estimates of a list that are not proportions."""
 
     def __init__(self, estimates: Mapping[str, Estimate], indices: Ints) -> None:
         """Keep the estimates of N samples, and the indices (N,) of these among all samples.
@@ -235,7 +238,7 @@ class _StatisticOfList:
 
     def __call__(self, weights: Values) -> Mapping[str, Values]:
         """Return the values (R,) by name, from the weights (R, C) of all C samples."""
-        if not self._has_estimates:
+        if not self._has_estimates:  # choosing the weights would take long for nothing
             return {}
         return self._statistic(weights[:, self._indices])
 
