@@ -15,7 +15,7 @@ from importlib import import_module
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TextIO
 
-from cosmos_core.utils.distributed import end_process, is_main_process
+from cosmos_core.utils.distributed import LostProcessError, end_process, is_main_process
 from cosmos_core.utils.text import one_line
 
 if TYPE_CHECKING:
@@ -121,8 +121,8 @@ def run_command(
 def _common_ending(error: BaseException) -> Ending | None:
     """Return the message and the exit status for an error that all programs handle alike.
 
-    These errors are interrupts, errors of usage, and output that cannot be written. Return None for
-    any other error.
+    These errors are interrupts, errors of usage, output that cannot be written, and the end of
+    another process. Return None for any other error.
     """
     import typer
 
@@ -143,6 +143,8 @@ def _common_ending(error: BaseException) -> Ending | None:
         return Ending("interrupted; files written so far are complete", 130, everywhere=True)
     if isinstance(error, usage_error):
         return Ending(f"{error.format_message()} (see --help)", 2, everywhere=True)
+    if isinstance(error, LostProcessError):
+        return Ending(str(error), 1)
     if isinstance(error, OutputError) and isinstance(error.__cause__, BrokenPipeError):
         return Ending("", 128 + signal.SIGPIPE)
     if isinstance(error, OutputError):

@@ -12,6 +12,11 @@ from typing import Any, NoReturn, TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+
+class LostProcessError(Exception):
+    """The connection to another process is lost, because that process has ended."""
+
+
 # A process waits as long as another one has work to do. If one dies, torchrun ends the others.
 _TIMEOUT = timedelta(days=7)
 
@@ -229,9 +234,21 @@ def gather_objects(item: Any, group: Any = None) -> list[Any]:
     Args:
         item: The object of this process. It must be possible to pickle it.
         group: A process group of `torch.distributed`. None is the group of all processes.
+
+    Raises:
+        LostProcessError: Another process has ended.
     """
     import torch.distributed as dist
 
     items: list[Any] = [None] * dist.get_world_size(group)
-    dist.all_gather_object(items, item, group=group)
+    try:
+        dist.all_gather_object(items, item, group=group)
+    except RuntimeError as error:
+        # Gloo has no type of its own for this error. Its messages are "Connection closed by peer"
+        # and "Connection reset by peer".
+        if "by peer" not in str(error):
+            raise
+        raise LostProcessError(
+            "another process of this run has ended: its own messages, or those of torchrun, say why"
+        ) from error
     return items
