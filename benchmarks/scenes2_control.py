@@ -3,6 +3,7 @@
 The study trains on scenes with a large, dominant thing. Here, the same methods are trained on the
 same scenes with this thing as small as the others; captions, views and settings are the study's. If
 a dominant thing keeps a method from learning small ones, this training knows small things better.
+Since captions are the study's, they still name this thing first, and some of them call it large.
 Test scenes have no large thing, except those of siblings, in which only small things decide.
 
 With OUTPUT, the folder of the study's trainings and scenes or another one, the models are trained

@@ -156,6 +156,15 @@ def test_permutation_p_values_by_a_plain_loop(modules, n_a, n_b):
         assert modules[1].exact_p_equivalent(a, b, 2) == pytest.approx(expected)
 
 
+def test_ties_of_fractions_count_as_those_of_the_whole_numbers(modules):
+    """Divisions of numbers of right answers tie; those of the same numbers over 1,200 must, too."""
+    right_of_a = np.array([1025, 1025, 1023, 1027, 1024, 1027, 1027, 1021])
+    right_of_b = np.array([1018, 1018, 1020, 1020, 1020, 1018, 1021, 1023])
+    expected = enumerated_p(right_of_a, right_of_b)
+    assert expected == pytest.approx(10 / 12870)
+    assert modules[1].exact_p_value(right_of_a / 1200, right_of_b / 1200) == expected
+
+
 def test_equivalence_is_two_welch_tests_if_images_do_not_vary(modules):
     values = np.array([0.50, 0.52, 0.51, 0.55, 0.53, 0.50, 0.54, 0.49])
     moments = Moments(values, np.zeros((8, 8)), 10**6)

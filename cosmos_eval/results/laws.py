@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from cosmos_eval.results.table import frame_of_records
@@ -74,8 +75,9 @@ class MetricLaws(NamedTuple):
     metric: str
     unit: Unit
     methods: tuple[MethodLaw, ...]
-    # The crossing of every two methods, by the indices of both.
-    crossings: Mapping[tuple[int, int], Crossing]
+    # The crossing of every two methods, by the indices of both. It is None if one of them does not
+    # follow its law, and pairs without a common range of budgets are left out.
+    crossings: Mapping[tuple[int, int], Crossing | None]
 
     @property
     def metric_record(self) -> Metric:
@@ -129,7 +131,11 @@ def headlines_of(laws: MetricLaws) -> Iterator[str]:
         place = f"{laws.dataset}, {laws.metric}"
     for (index_a, index_b), crossing in laws.crossings.items():
         methods = (laws.methods[index_a], laws.methods[index_b])
-        yield f"{place}: {_crossing_text(crossing, methods, laws.unit)}"
+        if crossing is None:
+            misfit = next(method.name for method in methods if method.misfits)
+            yield f"{place}: {misfit} does not follow the law, so no crossing is computed"
+        else:
+            yield f"{place}: {_crossing_text(crossing, methods, laws.unit)}"
     if len(laws.methods) == 1:
         yield f"{place}: {_law_text(laws, laws.methods[0])}"
     for method in laws.methods:
@@ -148,9 +154,6 @@ def _crossing_text(crossing: Crossing, methods: Sequence[MethodLaw], unit: Unit)
     lower = methods[_SIDES.index(crossing.lower_at_end)].name
     higher = methods[1 - _SIDES.index(crossing.lower_at_end)].name
     span = f"from {budget_text(crossing.low_budget)} to {budget_text(crossing.high_budget)} {unit}"
-    for method in methods:
-        if method.misfits:
-            return f"{method.name} does not follow the law, so no crossing is computed"
     if crossing.crosses and crossing.budget is not None:
         low = budget_text(crossing.low or crossing.low_budget)
         high = budget_text(crossing.high or crossing.high_budget)
@@ -205,30 +208,43 @@ def budget_rows(laws: MetricLaws) -> Iterator[dict[str, Any]]:
     - `predicted_low`, `predicted_high`: the interval for the mean of `predicted_trainings`
       trainings on the same images. These three are None for fitted budgets.
     - `refusal`: the reason why a budget is not predicted; there are then no numbers of the law
+
+    A new training that is predicted has its own row, also at a budget that has trainings.
     """
     for method in laws.methods:
         ladder = method.fitted.ladder
-        index_of_budget = {float(budget): index for index, budget in enumerate(ladder.budgets)}
-        predictions = {prediction.budget: prediction for prediction in method.predictions}
-        for budget in sorted({*index_of_budget, *predictions}):
-            index = index_of_budget.get(budget)
-            row: dict[str, Any] = {
-                "dataset": laws.dataset,
-                "protocol": laws.protocol,
-                "metric": laws.metric,
-                "method": method.name,
-                "unit": laws.unit,
-                "budget": budget,
-                "trainings": 0,
-                "fitted": False,
-                "error": None,
+        held_out_predictions = {}
+        rows = []
+        columns: dict[str, Any]
+        for prediction in method.predictions:
+            if prediction.measured is None:
+                columns = {"trainings": 0, "fitted": False, "error": None}
+                columns |= _law_columns(method, prediction.budget, prediction)
+                rows.append(_names_of_row(laws, method, prediction.budget) | columns)
+            else:
+                held_out_predictions[prediction.budget] = prediction
+        for index, number in enumerate(ladder.budgets):
+            budget = float(number)
+            columns = {
+                "trainings": len(ladder.errors[index]),
+                "fitted": bool(ladder.is_fitted[index]),
+                "error": float(ladder.means[index]),
             }
-            if index is not None:
-                row["trainings"] = len(ladder.errors[index])
-                row["fitted"] = bool(ladder.is_fitted[index])
-                row["error"] = float(ladder.means[index])
-            row.update(_law_columns(method, budget, predictions.get(budget)))
-            yield row
+            columns |= _law_columns(method, budget, held_out_predictions.get(budget))
+            rows.append(_names_of_row(laws, method, budget) | columns)
+        yield from sorted(rows, key=itemgetter("budget"))
+
+
+def _names_of_row(laws: MetricLaws, method: MethodLaw, budget: float) -> dict[str, Any]:
+    """Return the columns of `budget_rows` that say which budget of which method a row is about."""
+    return {
+        "dataset": laws.dataset,
+        "protocol": laws.protocol,
+        "metric": laws.metric,
+        "method": method.name,
+        "unit": laws.unit,
+        "budget": budget,
+    }
 
 
 def _law_columns(method: MethodLaw, budget: float, prediction: Prediction | None) -> dict[str, Any]:
@@ -329,12 +345,12 @@ def to_document(laws: MetricLaws) -> dict[str, Any]:
         )
     crossings = []
     for (a, b), crossing in laws.crossings.items():
-        names: dict[str, Any] = {
-            "a": laws.methods[a].name,
-            "b": laws.methods[b].name,
-            "shown": crossing.crosses,
-        }
-        crossings.append(names | crossing._asdict())
+        record: dict[str, Any] = {"a": laws.methods[a].name, "b": laws.methods[b].name}
+        if crossing is None:
+            record |= {"shown": False, **dict.fromkeys(Crossing._fields)}
+        else:
+            record |= {"shown": crossing.crosses, **crossing._asdict()}
+        crossings.append(record)
     return {
         "dataset": laws.dataset,
         "protocol": laws.protocol,

@@ -100,7 +100,9 @@ def make_options(
         except ValueError:
             budget = math.nan
     for number in (budget, predict):
-        if isinstance(number, float) and not 0 < number < math.inf:
+        if number is None or number == LARGEST:
+            continue
+        if not 0 < number < math.inf:
             raise UsageError("a budget is a positive number such as 640000 or 6.4e5, or `largest`")
     return ScalingOptions(
         unit=unit,
@@ -279,7 +281,8 @@ def _results_by_budget(
 ) -> dict[float, list[StoredResult]]:
     """Return the results of a method on one data set by budget, the smallest first.
 
-    Within a budget they are in the order of seeds.
+    Within a budget they are in the order of seeds. Budgets in FLOPs may be those of larger and
+    larger models, so results of different architectures have different budgets.
 
     Args:
         name: The name of the method.
@@ -292,15 +295,20 @@ def _results_by_budget(
         UsageError: If trainings of one budget follow different recipes, a training occurs twice,
             or trainings have different architectures.
     """
-    by_samples: dict[int, list[StoredResult]] = {}
+    results_by_size: dict[tuple[str, int], list[StoredResult]] = {}
     for result in sorted(results, key=training_key):
-        by_samples.setdefault(training_of(result.row)["samples"], []).append(result)
-    for samples, budget_results in sorted(by_samples.items()):
-        _require_one_recipe(f"{name} with {samples:,} samples", budget_results)
-    scale = 1.0
-    if options.unit == "flops":
-        scale = _flops_per_sample(name, results)
-    budgets = {samples * scale: by_samples[samples] for samples in sorted(by_samples)}
+        architecture = result.row.model["architecture"] if options.unit == "flops" else ""
+        size = (architecture, training_of(result.row)["samples"])
+        results_by_size.setdefault(size, []).append(result)
+    results_by_budget: dict[float, list[StoredResult]] = {}
+    for (_, samples), budget_results in sorted(results_by_size.items()):
+        label = f"{name} with {samples:,} samples"
+        _require_one_recipe(label, budget_results)
+        budget = float(samples)
+        if options.unit == "flops":
+            budget = samples * _flops_per_sample(label, budget_results)
+        results_by_budget.setdefault(budget, []).extend(budget_results)
+    budgets = dict(sorted(results_by_budget.items()))
     is_fitted = _fitted_mask(list(budgets), options)
     try:
         require_enough_budgets(np.array(list(budgets))[is_fitted])
@@ -339,11 +347,12 @@ def _require_one_architecture(name: str, results: Sequence[StoredResult], unit: 
         )
 
 
-def _flops_per_sample(name: str, results: Sequence[StoredResult]) -> float:
-    """Return the mean FLOPs per sample of the trainings that state them.
+def _flops_per_sample(label: str, results: Sequence[StoredResult]) -> float:
+    """Return the mean FLOPs per sample of the trainings of one budget that state them.
 
     The count of single trainings differs by the lengths of the captions in the batch that PyTorch
-    counted, so that trainings of one budget would have different budgets.
+    counted, so that trainings of one budget would have different budgets. `label` names the
+    trainings in the message of the UsageError that is raised if none of them states its FLOPs.
     """
     ratios = []
     for result in results:
@@ -351,7 +360,7 @@ def _flops_per_sample(name: str, results: Sequence[StoredResult]) -> float:
         if training.get("flops"):
             ratios.append(training["flops"] / training["samples"])
     if not ratios:
-        raise UsageError(f"no training of {name} states its FLOPs: use --x samples")
+        raise UsageError(f"no training of {label} states its FLOPs: use --x samples")
     return float(np.mean(ratios))
 
 
@@ -396,6 +405,13 @@ def _laws_of_set(
     for metric_name in metric_names:
         moments = moments_by_metric.get(metric_name)
         metric = metric_of(task, metric_name)
+        n_without = sum(metric_name not in result.row.metrics for result in results)
+        if n_without:
+            faults.append(
+                f"{key[0]}: no law of {metric_name}, which {n_without} of {len(results)} results "
+                "do not have"
+            )
+            continue
         if moments is None:
             faults.append(f"{key[0]}: no law of {metric_name}, whose variance is not known")
             continue
@@ -431,10 +447,16 @@ def _ranked_metrics(result: StoredResult) -> list[str]:
 
 def _find_crossings(
     methods: Sequence[MethodLaw], notes: list[str]
-) -> dict[tuple[int, int], Crossing]:
-    """Return the crossing of every two methods by their indices; add notes on other pairs."""
-    crossings = {}
+) -> dict[tuple[int, int], Crossing | None]:
+    """Return the crossing of every two methods by their indices, see `MetricLaws.crossings`.
+
+    A note is added for methods without a common range of budgets.
+    """
+    crossings: dict[tuple[int, int], Crossing | None] = {}
     for a, b in combinations(range(len(methods)), 2):
+        if methods[a].misfits or methods[b].misfits:
+            crossings[a, b] = None
+            continue
         try:
             crossings[a, b] = find_crossing(methods[a].fitted, methods[b].fitted)
         except ValueError as error:

@@ -103,14 +103,18 @@ class ErrorVariance(NamedTuple):
         It is a quantile times the standard error, sqrt(seeds + common). The quantile is the mean of
         the t quantiles of seeds and of images, weighted by their variances (Cochran and Cox):
             (seeds * t_seeds + common * t_images) / (seeds + common).
-        The half width is at least the half width by images only, t_images * sqrt(images_only). For
-        example, an interval of the level 0.95 is the difference -+ half_width(0.025).
+        The half width is at least the half width by images only, t_images * sqrt(images_only), and
+        by seeds only, t_seeds * sqrt(seeds). Without the latter, it would fall as `common` rises
+        from 0, if t_seeds is more than twice t_images. For example, an interval of the level 0.95
+        is the difference -+ half_width(0.025).
         """
         image_quantile = -stdtrit(self.images_dof, tail)
         seed_quantile = -stdtrit(self.seeds_dof, tail)
         total = self.seeds + self.common
         weighted = (self.seeds * seed_quantile + self.common * image_quantile) / np.sqrt(total)
-        return np.maximum(weighted, image_quantile * math.sqrt(self.images_only))
+        by_images = image_quantile * math.sqrt(self.images_only)
+        by_seeds = seed_quantile * np.sqrt(self.seeds)
+        return np.maximum(weighted, np.maximum(by_images, by_seeds))
 
     def tail(self, distance: float) -> float:
         """Return the probability that the error exceeds a distance on one side.

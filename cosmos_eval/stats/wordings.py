@@ -104,20 +104,34 @@ class WordedMean(NamedTuple):
     def interval(self, level: float = LEVEL) -> Interval:
         """Return the confidence interval of the mean over images, wordings and seeds.
 
-        The half-width is the standard error times the mean t quantile of the terms, weighted by
-        their variances v:
-
-            sqrt(sum(v)) * sum(v * t quantile) / sum(v) = sum(v * t quantile) / sqrt(sum(v))
-
-        It is never smaller than the half-width for images only.
+        The half-width is that of all terms, but never smaller than the half-width for images only.
         """
-        tail = (1 - level) / 2
-        half_width = -stdtrit(self.images_only.dof, tail) * math.sqrt(self.images_only.variance)
-        total = sum(term.variance for term in self.terms)
-        if total > 0:
-            weighted_sum = sum(term.variance * -stdtrit(term.dof, tail) for term in self.terms)
-            half_width = max(half_width, weighted_sum / math.sqrt(total))
+        half_width = max(_half_width([self.images_only], level), _half_width(self.terms, level))
         return Interval(self.mean - half_width, self.mean + half_width, METHOD, level)
+
+
+def _half_width(terms: Sequence[VarianceTerm], level: float) -> float:
+    """Return half the width of the interval of a value whose variance is a sum of terms.
+
+    It is the standard error times the mean t quantile of the terms, weighted by their variances v:
+
+        sqrt(sum(v)) * sum(v * t quantile) / sum(v) = sum(v * t quantile) / sqrt(sum(v))
+
+    It is at least the half-width by each term alone. Otherwise it would fall as the variance of
+    one term rises from 0, if the quantile of another term is more than twice as large.
+    """
+    total = sum(term.variance for term in terms)
+    if total <= 0:
+        return 0.0
+    tail = (1 - level) / 2
+    quantiles = [-float(stdtrit(term.dof, tail)) for term in terms]
+    weighted_sum = sum(
+        term.variance * quantile for term, quantile in zip(terms, quantiles, strict=True)
+    )
+    half_widths_alone = (
+        math.sqrt(term.variance) * quantile for term, quantile in zip(terms, quantiles, strict=True)
+    )
+    return max(weighted_sum / math.sqrt(total), *half_widths_alone)
 
 
 def worded_values(estimates: Sequence[Sequence[Estimate]]) -> WordedValues | None:
@@ -321,10 +335,7 @@ def _image_component(deviations: Values, level: float) -> Component:
                 variances.append(float(_image_products(remaining_deviations).sum()))
             terms.append(VarianceTerm((k - 1) ** 2 / k * float(np.var(variances, ddof=1)), k - 1))
 
-    total = sum(term.variance for term in terms)
-    tail = (1 - level) / 2
-    weighted_sum = sum(term.variance * -float(stdtrit(term.dof, tail)) for term in terms)
-    half_width = weighted_sum / math.sqrt(total) if total > 0 else 0.0
+    half_width = _half_width(terms, level)
     if variance <= 0:
         return Component(variance, 0.0, max(0.0, variance + half_width))
     factor = math.exp(min(half_width / variance, _MOST_LOGARITHM))

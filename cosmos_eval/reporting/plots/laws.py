@@ -50,7 +50,7 @@ def draw_laws(all_laws: Sequence[MetricLaws], columns: int) -> Figure:
         for index, method in enumerate(laws.methods):
             _draw_method(axes, laws, method, LINE_COLOURS[index % len(LINE_COLOURS)])
         for crossing in laws.crossings.values():
-            if crossing.crosses:
+            if crossing is not None and crossing.crosses:
                 low = crossing.low or crossing.low_budget
                 high = crossing.high or crossing.high_budget
                 axes.axvspan(low, high, color="black", alpha=0.08, linewidth=0)

@@ -78,6 +78,19 @@ def test_seeds_and_images_have_their_own_quantiles() -> None:
     assert shifted.flipped().p_below(0) == pytest.approx(0.025)
 
 
+def test_variance_by_images_never_makes_a_difference_surer() -> None:
+    """With three trainings each, t quantiles of seeds are much larger than those of images."""
+    p_values = []
+    for image_variance in (0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2):
+        covariance = np.kron(np.diag([image_variance, 0.0]), np.ones((3, 3)))
+        difference = group_difference(A[:3] + 0.1, B, covariance, 500)
+        p_values.append(difference.p_value)
+    welch = ttest_ind(A[:3] + 0.1, B, equal_var=False).pvalue
+    assert p_values[0] == pytest.approx(welch)
+    assert (np.diff(p_values) > -1e-12).all()
+    assert p_values[-1] > 2 * welch
+
+
 def test_trainings_that_are_equal_by_chance_vary_as_their_images_do() -> None:
     """Each of ten trainings gets 40 of 80 images right, which are drawn at random."""
     rng = np.random.default_rng(0)

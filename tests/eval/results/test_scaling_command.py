@@ -15,7 +15,7 @@ from support.models import store
 
 import cosmos_eval
 from cosmos_eval.reporting.plots.laws import draw_laws
-from cosmos_eval.results.laws import budget_text
+from cosmos_eval.results.laws import budget_text, to_document
 from cosmos_eval.results.scaling import make_options, method_name
 from cosmos_eval.types import UsageError
 
@@ -224,6 +224,62 @@ def test_results_without_a_primary_metric_are_refused(
     )
 
 
+def test_larger_models_have_budgets_of_their_own(tmp_path: Path) -> None:
+    """Larger models at the same samples, and at more samples, each with its own FLOPs."""
+    flops_of_model = {"S": 1e6, "M": 1e7, "L": 1e8, "XL": 1e9}
+    expected_budgets, expected_errors = [], []
+    for index, (architecture, flops_per_sample) in enumerate(flops_of_model.items()):
+        samples = 40_000 if index < 2 else 80_000
+        expected_budgets.append(samples * flops_per_sample)
+        accuracies = []
+        for seed in (0, 1):
+            model = model_of(f"m-{index:08x}", samples, seed)
+            model["architecture"] = architecture
+            model["training"]["flops"] = samples * flops_per_sample
+            model["spec"] += architecture
+            model["weights_sha256"] = f"{10 * index + seed:064x}"
+            accuracy = 0.4 + 0.1 * index + 0.01 * seed
+            path = store(tmp_path, "cls", accuracy, 10 * index + seed, model=model)
+            accuracies.append(json.loads(path.read_text())["metrics"]["acc1"])
+        expected_errors.append(1 - np.mean(accuracies))
+    frame = cosmos_eval.scaling(tmp_path, x="flops").frame
+    assert frame["budget"].tolist() == pytest.approx(expected_budgets)
+    assert frame["trainings"].tolist() == [2] * 4
+    assert frame["error"].tolist() == pytest.approx(expected_errors)
+
+
+def test_a_method_off_its_law_has_no_crossing(ladder: Path, tmp_path: Path) -> None:
+    """An accuracy that stays near chance and then rises does not follow a law."""
+    errors = (0.85, 0.84, 0.83, 0.30, 0.05)
+    for index, (samples, error) in enumerate(zip(SAMPLES, errors, strict=True)):
+        for seed in range(3):
+            put(tmp_path, f"steep-{index:08x}", samples, seed, error + 0.002 * seed)
+    report = cosmos_eval.scaling(ladder, tmp_path, groups=["clip", "steep"])
+    headline = (
+        "scenes-cls, error of acc1: steep does not follow the law, so no crossing is computed"
+    )
+    assert report.headlines == [headline]
+    (laws,) = report.laws
+    (crossing,) = to_document(laws)["crossings"]
+    names = {"a": "clip", "b": "steep", "shown": False}
+    assert crossing == dict.fromkeys(crossing) | names
+    (axes,) = draw_laws(report.laws, columns=1).axes
+    assert not axes.patches  # no band of a crossing
+
+
+def test_a_new_training_at_the_held_out_budget_has_its_own_row(ladder: Path) -> None:
+    options: dict[str, Any] = {"groups": "clip", "hold_out": "largest"}
+    alone = cosmos_eval.scaling(ladder, **options).frame
+    both = cosmos_eval.scaling(ladder, **options, predict=SAMPLES[-1]).frame
+    assert both["predicted_trainings"].tolist()[-2:] == [1, 3]
+    of_three, of_one = (both[both["predicted_trainings"] == k].iloc[0] for k in (3, 1))
+    expected = alone.iloc[-1]
+    for name in ("error", "predicted_low", "predicted_high"):
+        assert of_three[name] == expected[name]
+    assert np.isnan(of_one["error"])
+    assert of_one["predicted_low"] < of_three["predicted_low"]
+
+
 def test_mixtures_are_refused(command: Callable[..., Any], tmp_path: Path) -> None:
     def refusal_with(name: str, *training: Any, **changes: Any) -> str:
         put_ladder(tmp_path / name, "cosmos", seeds=2, budgets=SAMPLES[:4])
@@ -299,6 +355,9 @@ def test_names_and_numbers() -> None:
     for wrong in ("0", "-1", "inf", "nan", "x"):
         with pytest.raises(UsageError, match="a budget is a positive number"):
             make_options(hold_out=wrong)
+    for wrong_number in (0, -1, float("inf")):
+        with pytest.raises(UsageError, match="a budget is a positive number"):
+            make_options(predict=wrong_number)
 
 
 def test_the_benchmark_prints_a_ladder(ladder: Path, capsys: pytest.CaptureFixture[str]) -> None:

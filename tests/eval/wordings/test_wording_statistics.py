@@ -16,6 +16,8 @@ from cosmos_eval.stats.estimates import (
 )
 from cosmos_eval.stats.segmentation import Areas, mean_iou
 from cosmos_eval.stats.wordings import (
+    VarianceTerm,
+    WordedMean,
     WordedValues,
     components,
     mean_over_wordings,
@@ -100,6 +102,19 @@ def test_interval_by_hand():
     weighted = (7 / 3 * t.ppf(0.975, 2) + t.ppf(0.975, 1)) / math.sqrt(7 / 3 + 1)
     by_images = t.ppf(0.975, 1)
     assert mean.interval().high - 3 == pytest.approx(max(weighted, by_images))
+
+
+def test_variance_by_images_never_makes_an_interval_narrower():
+    """The t quantile of three wordings is more than twice that of images."""
+    widths = []
+    for by_images in (0.0, 0.01, 0.1, 1.0, 10.0):
+        images = VarianceTerm(by_images, 500)
+        mean = WordedMean(0.0, (VarianceTerm(1.0, 2), images), images)
+        widths.append(mean.interval().high)
+    assert widths[0] == pytest.approx(t.ppf(0.975, 2))
+    assert widths == sorted(widths)
+    largest = (t.ppf(0.975, 2) + 10 * t.ppf(0.975, 500)) / math.sqrt(11)
+    assert widths[-1] == pytest.approx(largest)
 
 
 def test_equal_wordings_leave_the_interval_by_images():
