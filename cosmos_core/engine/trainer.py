@@ -397,6 +397,11 @@ class Trainer:
             SnapshotError: If the snapshot was trained on other data.
         """
         config = replace(self._config, data=replace(self._config.data, shards=shards))
+        if self._data_fingerprint is not None and parse_shards(config.data).streams:
+            raise snapshot.SnapshotError(
+                "the snapshot was trained on local tars, and streams cannot be compared with them: "
+                "name the same tars by --set data.shards=, or start again in another folder"
+            )
         data = self._world.synchronized(lambda: self._open_data_of_process(config, stop))
 
         # Compare the data of all processes with each other, and then with the snapshot's data.

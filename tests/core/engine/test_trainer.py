@@ -123,6 +123,28 @@ def test_a_resumed_run_refuses_changed_data_and_names_the_shard(
         resume(local_run, setting, f"{tmp_path}/there/*.tar")
 
 
+def test_a_run_on_local_tars_does_not_go_on_with_a_stream(local_run, setting, tmp_path):
+    stream = f"pipe:cat {tmp_path}/there/{{0,4}}.tar"
+    message = "^the snapshot was trained on local tars, and streams cannot be compared with them"
+    with pytest.raises(SnapshotError, match=message):
+        resume(local_run, setting, stream)
+    # Also if another run starts from the snapshot.
+    start = setting.output / "snapshots" / "step-00000001.pt"
+    config = override(local_run, [f"data.shards={stream}"])
+    branch = Trainer(config, setting._replace(output=tmp_path / "branch"), start=start)
+    with pytest.raises(SnapshotError, match=message):
+        branch.run(stream)
+
+
+def test_a_run_on_a_stream_goes_on_with_the_same_stream(begun_run, setting):
+    folder, config = begun_run
+    stream = f"pipe:cat {folder}/here/{{0,4}}.tar"
+    config = override(config, [f"data.shards={stream}", "save.every=1"])
+    assert Trainer(config, setting).run(stream) == 2
+    (setting.output / "snapshots" / "step-00000002.pt").unlink()
+    assert resume(config, setting, stream) == 2
+
+
 class MadeUpEvaluator:
     """An evaluator that returns one accuracy of the teacher after the other."""
 
