@@ -20,6 +20,8 @@ from cosmos_core.utils.recipe import asks_for_scenes
 
 WEIGHT_BYTES = 4  # float32
 TOKEN_BYTES = 8  # int64
+# The methods whose losses gather all features of the student from all processes.
+GATHERING_METHODS = ("clip", "cosmos", "lit", "slip")
 
 
 def check_config(config: TrainConfig, *, world_size: int) -> None:
@@ -47,6 +49,7 @@ def check_config(config: TrainConfig, *, world_size: int) -> None:
             f"{accumulate} parts each; give a multiple of {n_chunks}"
         )
     _check_schedule(config.optim)
+    _check_gradient(config)
     check_optimizer(config.optim, config.parallel)
     _check_pretrained(config)
     _check_model(config, world_size)
@@ -80,6 +83,22 @@ def _check_schedule(optim: OptimConfig) -> None:
         raise ValueError(
             f"optim.steps={optim.steps} are fewer than the {optim.warmup_steps} steps of warm-up "
             f"and the {optim.cooldown_steps} of cooldown"
+        )
+
+
+def _check_gradient(config: TrainConfig) -> None:
+    """Check that the gradient of all features can be divided as in the published training.
+
+    Only gathered features have the divided gradient. With other features, such as the images of
+    SigLIP, some weights would have the true gradient and others the divided one.
+
+    Raises:
+        ValueError: If the loss of the method may use features that it does not gather.
+    """
+    if config.optim.gradient == "published" and config.method.name not in GATHERING_METHODS:
+        raise ValueError(
+            "optim.gradient=published needs a method that gathers all features "
+            f"({', '.join(GATHERING_METHODS)}), not {config.method.name}; leave it out"
         )
 
 
@@ -215,9 +234,16 @@ def _check_freezing(config: TrainConfig, model: MultiViewCLIP) -> None:
         model: The model, which may be on the meta device.
 
     Raises:
-        ValueError: If no tower is frozen, or if nothing or everything of it would be.
+        ValueError: If no tower is frozen, if nothing or everything of it would be, or if both
+            towers are.
     """
     options, n_steps = config.model, config.optim.steps
+    is_lit = config.method.name == "lit"
+    if is_lit and options.freeze == "text" and not options.unlocked_groups:
+        raise ValueError(
+            "LiT trains only the text tower, and model.freeze=text freezes it; leave model.freeze "
+            "out"
+        )
     if not options.unlocked_groups and not options.freeze_steps:
         return
     if not options.freeze:
@@ -225,7 +251,7 @@ def _check_freezing(config: TrainConfig, model: MultiViewCLIP) -> None:
             "model.unlocked_groups and model.freeze_steps need a frozen tower: name it by "
             "model.freeze"
         )
-    if config.method.name == "lit" and options.freeze == "image":
+    if is_lit and options.freeze == "image":
         raise ValueError(
             "LiT never trains its image tower; take --set method=clip to freeze it in part or at "
             "first"

@@ -50,6 +50,9 @@ def test_every_recipe_is_accepted_once_it_has_shards(recipe, world_size, tars):
         ["image.locals=0"],
         [*WSD, "optim.steps=11", "optim.warmup_steps=2"],
         ["optim.optimizer=timm:lion"],
+        *([f"method={method}", "optim.gradient=published"] for method in ("clip", "slip")),
+        ["optim.gradient=published"],
+        ["method=lit", "model.init=scenes-clip", "optim.gradient=published"],
     ],
     ids=" ".join,
 )
@@ -100,6 +103,14 @@ def test_published_recipes_ask_for_their_shards(name):
         (
             ["optim.optimizer=timm:lion", "parallel=fsdp"],
             "optim.optimizer=timm:lion needs whole weights, and parallel=fsdp shards them",
+        ),
+        *(
+            (
+                [f"method={name}", "optim.gradient=published"],
+                "optim.gradient=published needs a method that gathers all features (clip, cosmos, "
+                f"lit, slip), not {name}; leave it out",
+            )
+            for name in ("siglip", "flair", "silc")
         ),
         (["optim.cooldown_steps=9"], "optim.cooldown_steps needs the schedule wsd"),
         (["optim.schedule=wsd"], "optim.schedule=wsd needs the length of its decay: set optim.c"),
