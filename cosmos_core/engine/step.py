@@ -362,6 +362,7 @@ def _backward_from_loss(
     Raises:
         ValueError: If the loss does not return the terms that the method names.
     """
+    training.skipped_steps.remember(training.teacher.buffers())
     terms = training.loss(student_features, teacher_features, gather)
     term_names = training.method.terms
     if set(terms) != set(term_names):
