@@ -93,6 +93,8 @@ class Training:
     skipped_steps: SkippedSteps = field(default_factory=SkippedSteps)
     # Parameters that the optimizer has, but that are frozen for the first steps.
     frozen: list[nn.Parameter] = field(default_factory=list)
+    # Whether the features of a batch in chunks were checked, as the first step does.
+    has_checked_chunks: bool = False
 
 
 class StepReport:
@@ -300,6 +302,9 @@ def _backward_in_chunks(
 
     Returns:
         The loss terms of the whole batch.
+
+    Raises:
+        ValueError: In the first step, if features of samples do not have the shape (V, B, D).
     """
     # Compute the features of the batch, and the gradient of the loss with respect to them. It is
     # stored in the `grad` of the student's features.
@@ -310,6 +315,10 @@ def _backward_in_chunks(
             random_states.append(torch.get_rng_state())
             student_chunks.append(as_leaves(training.student_encoder(chunk)))
             teacher_chunks.append(training.teacher_encoder(chunk))
+    if not training.has_checked_chunks:
+        require_rows_per_sample(student_chunks)
+        require_rows_per_sample(teacher_chunks)
+        training.has_checked_chunks = True
     student_features = join_features(student_chunks)
     teacher_features = join_features(teacher_chunks)
     terms = _backward_from_loss(training, student_features, teacher_features, gather)
@@ -419,6 +428,33 @@ def join_features(feature_chunks: Sequence[Any]) -> Any:
             joined_values.append(chunk_values[-1])
     features_class = type(feature_chunks[0])
     return features_class(*joined_values)
+
+
+def require_rows_per_sample(feature_chunks: Sequence[Any]) -> None:
+    """Check that features which differ between chunks of a batch have a row per sample.
+
+    Otherwise `join_features` would take those of the last chunk for the whole batch. A GPU must
+    compute the features first.
+
+    Args:
+        feature_chunks: The features of each chunk, as `join_features` takes them.
+
+    Raises:
+        ValueError: If a tensor that differs is not (V, B, D). The error names its field.
+    """
+    if feature_chunks[0] is None:
+        return
+    field_names = type(feature_chunks[0])._fields
+    for name, chunk_values in zip(field_names, zip(*feature_chunks, strict=True), strict=True):
+        first = chunk_values[0]
+        if first is None or first.ndim == 3:
+            continue
+        if not all(torch.equal(value, first) for value in chunk_values):
+            raise ValueError(
+                f"the feature {name} of the method has the shape {tuple(first.shape)} in each part "
+                "of a batch, and differs: return rows of samples as (V, B, D), or set "
+                "compute.accumulate=1"
+            )
 
 
 def as_leaves(features: Any) -> Any:
