@@ -27,6 +27,9 @@ from cosmos_core.model.pretrained import Audit
 from cosmos_core.types import Gather, LossTerms, Method, Views
 
 Loss = Callable[[Any, Any, Gather], LossTerms]
+# With a smaller scale of float16's gradient scaler, a gradient that is not finite ends the training
+# (fairseq/optim/dynamic_loss_scaler.py: min_loss_scale).
+MIN_SCALE = 1e-4
 # The terms of a loss by name: 0-d tensors, means over all processes.
 Terms = dict[str, Tensor]
 
@@ -176,6 +179,29 @@ class StepReport:
         if not self._uses_gradient_scaler and not math.isfinite(norm):
             raise FloatingPointError(f"the gradient's norm is {norm}")
         return values
+
+
+def require_scale(scaler: torch.amp.GradScaler, gradient_norm: float) -> None:
+    """Check that a smaller scale can still make the gradient of a step finite.
+
+    A GPU is waited for only if the gradient is not finite.
+
+    Args:
+        scaler: The gradient scaler, which halves its scale after such a step.
+        gradient_norm: The norm of the gradient of the step.
+
+    Raises:
+        FloatingPointError: If the gradient is not finite, and the scale is below MIN_SCALE. Every
+            process raises it.
+    """
+    if not scaler.is_enabled() or math.isfinite(gradient_norm):
+        return
+    scale = scaler.get_scale()
+    if scale < MIN_SCALE:
+        raise FloatingPointError(
+            f"the gradient's norm is {gradient_norm}, although the gradient scaler has lowered its "
+            f"scale to {scale:.2g}; start again with compute.precision=bf16 or a lower optim.lr"
+        )
 
 
 def normalise(views: Views, mean: Tensor, std: Tensor) -> Views:

@@ -36,7 +36,7 @@ from cosmos_core.engine.evaluate import Evaluator, evaluate
 from cosmos_core.engine.flops import sample_flops
 from cosmos_core.engine.remote import Remote
 from cosmos_core.engine.sharding import is_sharded, load_state, require_finite
-from cosmos_core.engine.step import StepReport, normalise, train_step
+from cosmos_core.engine.step import StepReport, normalise, require_scale, train_step
 from cosmos_core.engine.stop import StopRequest, StopWaiting
 from cosmos_core.engine.trace import Trace
 from cosmos_core.engine.watch import RunPictures, Watch
@@ -534,6 +534,7 @@ class Trainer:
         self._unfinished_step = None
         try:
             values = report.check()
+            require_scale(self._training.scaler, values["gradient_norm"])
         except FloatingPointError as error:
             if not report.is_skipped:
                 message = f"step {step}: {error}; no snapshot has this step"

@@ -190,6 +190,16 @@ def test_an_update_that_is_not_finite_reaches_no_snapshot(setting, scene_shards,
     assert Snapshots(setting.output, keep=9).steps() == [2]
 
 
+def test_a_gradient_that_no_scale_makes_finite_ends_a_run_in_float16(setting, scene_shards):
+    """The scale is halved from 2^16: after 30 steps it is 2^-14 = 6.1e-5, below 1e-4."""
+    settings = ["optim.steps=40", *SHORT, "compute.precision=fp16", "save.every=20"]
+    trainer = Trainer(override(RECIPES["scenes_clip"](), settings), setting)
+    trainer._training.model.visual.proj.register_hook(lambda gradient: gradient * math.nan)
+    message = r"^step 29: the gradient's norm is nan, .* scale to 6\.1e-05; start again with "
+    with pytest.raises(FloatingPointError, match=message):
+        trainer.run(scene_shards)
+
+
 def test_a_step_reads_at_most_two_values_from_the_device(setting, scene_shards, tmp_path):
     def count_reads(steps):
         trainer = make_trainer(setting._replace(output=tmp_path / str(steps)), steps=steps)
