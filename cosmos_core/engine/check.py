@@ -129,11 +129,16 @@ def _check_data(data: DataConfig) -> None:
             scenes, such as "scenes:1000" of version 1, or "scenes2:1000" of version 2.
 
     Raises:
-        ValueError: If no data are named, if they do not exist, or if the number of scenes is not a
-            number from 1 to 999,999,999.
+        ValueError: If no data are named, if they do not exist, if the number of scenes is not a
+            number from 1 to 999,999,999, or if two options decide the order.
     """
     if not data.shards:
         raise ValueError("no training data: name its shards, --set data.shards='FOLDER/*.tar'")
+    if data.keyed_order and data.weights:
+        raise ValueError(
+            "data.keyed_order permutes an epoch, and data.weights draws with replacement; leave "
+            "one of them out"
+        )
     if not asks_for_scenes(data.shards):
         # This raises ValueError if a shard does not exist.
         parse_shards(data)
@@ -296,7 +301,7 @@ def _check_images(config: TrainConfig, model: MultiViewCLIP) -> None:
                 f"image.{name}={size} is not a multiple of the architecture's patches of "
                 f"{patch_height}x{patch_width}"
             )
-    if config.method.name in ("cosmos", "silc") and image.caption_scale:
+    if config.method.name in ("cosmos", "flair", "siglip", "silc") and image.caption_scale:
         raise ValueError("image.caption_scale adds a view, for SLIP; leave it empty")
     if config.method.name == "silc" and not image.locals:
         raise ValueError("image.locals is 0, and SILC needs local views; set it to 1 or more")

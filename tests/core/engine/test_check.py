@@ -52,6 +52,7 @@ def test_every_recipe_is_accepted_once_it_has_shards(recipe, world_size, tars):
         ["optim.optimizer=timm:lion"],
         *([f"method={method}", "optim.gradient=published"] for method in ("clip", "slip")),
         ["optim.gradient=published"],
+        ["method=slip", "image.caption_scale=0.5,1"],
         ["method=lit", "model.init=scenes-clip", "optim.gradient=published"],
     ],
     ids=" ".join,
@@ -77,6 +78,10 @@ def test_published_recipes_ask_for_their_shards(name):
         (["data.shards="], "no training data"),
         (["data.shards=scenes:0"], "data.shards=scenes:0: scenes:N takes a number of scenes"),
         (["data.weights=1"], "data.weights weighs several sets, and the scenes are one"),
+        (
+            ["data.weights=1", "data.keyed_order=true"],
+            "data.keyed_order permutes an epoch, and data.weights draws with replacement; leave",
+        ),
         (["data.shards=/nowhere/a.tar"], "no such shard: /nowhere/a.tar"),
         (["compute.accumulate=3"], "optim.batch_size=32 cannot be dealt to 1 processes in 3 parts"),
         (["image.global_size=224"], "image.global_size is 224, but the architecture takes images"),
@@ -90,6 +95,13 @@ def test_published_recipes_ask_for_their_shards(name):
         ([ODD % "depth"], "a model of this architecture cannot be built: "),
         (["save.best=scenes-cls/teacher/acc1"], "save.best needs evaluations"),
         (["method=silc", "image.locals=0"], "image.locals is 0, and SILC needs local views"),
+        *(
+            (
+                [f"method={name}", "image.caption_scale=0.5,1"],
+                "image.caption_scale adds a view, for SLIP; leave it empty",
+            )
+            for name in ("cosmos", "flair", "siglip", "silc")
+        ),
         (["optim.optimizer=lamb"], "optim.optimizer=lamb: takes adamw, muon or timm:NAME"),
         (
             ["optim.optimizer=timm:liom"],
