@@ -41,6 +41,7 @@ Positive = Annotated[int, Field(gt=0, le=LARGEST)]
 Count = Annotated[int, Field(ge=0, le=LARGEST)]
 NonNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+BelowOne = Annotated[float, Field(ge=0, lt=1)]
 PositiveFraction = Annotated[float, Field(gt=0, le=1)]
 Strengths = tuple[NonNegative, NonNegative, NonNegative, NonNegative]
 # The keys of captions in a sample's JSON record: DreamLIP's, then PixelProse's.
@@ -120,7 +121,7 @@ class ModelConfig:
     freeze_steps: Count = 0
     # The fraction of patches that the student does not see, drawn for each view of an image (FLIP,
     # arXiv 2212.00794). The teacher and evaluations see all patches.
-    patch_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    patch_dropout: BelowOne = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -135,7 +136,7 @@ class OptimConfig:
     # weights; or an optimizer of timm, such as "timm:lion".
     optimizer: str = "adamw"
     lr: PositiveFloat = 5e-4
-    betas: tuple[Fraction, Fraction] = (0.9, 0.98)
+    betas: tuple[BelowOne, BelowOne] = (0.9, 0.98)
     eps: PositiveFloat = 1e-8
     weight_decay: NonNegative = 0.5
     # How the learning rate falls to zero after a linear warm-up: along a half cosine over all steps

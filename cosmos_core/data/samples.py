@@ -172,13 +172,17 @@ def caption_sentences(record: Mapping[str, Any], keys: Collection[str] = ()) -> 
 
     Args:
         record: The content of the sample's JSON file.
-        keys: The keys of the captions to use. If there are none, all captions are used.
+        keys: The keys of the captions to use. If there are none, DreamLIP's captions are used, and
+            PixelProse's if there are none of DreamLIP.
 
     Raises:
         BadSampleError: If the sample has no such captions, or if a caption is not text.
     """
     used_keys = keys or (*DREAMLIP_KEYS, *PIXELPROSE_KEYS)
     captions = {key: record[key] for key in used_keys if key in record}
+    dreamlip_captions = {key: captions[key] for key in DREAMLIP_KEYS if key in captions}
+    if dreamlip_captions and not keys:
+        captions = dreamlip_captions
     if not captions:
         missing = " or ".join(keys) or "caption key"
         record_keys = ", ".join(sorted(record)) or "none"
@@ -191,7 +195,7 @@ def caption_sentences(record: Mapping[str, Any], keys: Collection[str] = ()) -> 
 
 
 def _split_captions(captions: Mapping[str, Any]) -> list[str]:
-    """Return the sentences of captions, DreamLIP's if there are any, and otherwise PixelProse's.
+    """Return the sentences of captions, first DreamLIP's and then PixelProse's.
 
     Args:
         captions: The captions by their keys in the record, at least one.
@@ -200,14 +204,14 @@ def _split_captions(captions: Mapping[str, Any]) -> list[str]:
         BadSampleError: If a caption is not text.
     """
     sentences = []
-    if any(key in captions for key in DREAMLIP_KEYS):
-        for key in DREAMLIP_KEYS:
-            if key in captions:
-                sentences += _split_dreamlip_caption(key, captions[key])
-    else:
-        original_key, long_key = PIXELPROSE_KEYS
-        sentences.append(_require_text(original_key, captions.get(original_key, "")))
-        sentences += split_sentences(_require_text(long_key, captions.get(long_key, "")))
+    for key in DREAMLIP_KEYS:
+        if key in captions:
+            sentences += _split_dreamlip_caption(key, captions[key])
+    original_key, long_key = PIXELPROSE_KEYS
+    if original_key in captions:
+        sentences.append(_require_text(original_key, captions[original_key]))
+    if long_key in captions:
+        sentences += split_sentences(_require_text(long_key, captions[long_key]))
     return sentences
 
 

@@ -412,13 +412,22 @@ def _first_entries(stream: Iterator[Entry], shard: str, count: int) -> Iterator[
         count: The number of entries to yield.
 
     Raises:
-        UnreadableDataError: If the shard has fewer entries.
+        UnreadableDataError: If the shard has fewer entries. If the last one is a problem, such as
+            the one of a connection that failed, the error states it.
     """
     n_entries = 0
+    problem: samples.Problem | None = None
     for entry in itertools.islice(stream, count):
         n_entries += 1
+        if isinstance(entry, samples.Problem):
+            problem = entry
         yield entry
     if n_entries < count:
+        if problem is not None:
+            raise samples.UnreadableDataError(
+                f"{problem.detail} ({problem.kind}), and the snapshot has read {count} samples or "
+                "more of it; go on by --resume when it can be read"
+            )
         raise samples.UnreadableDataError(
             f"{shard} has {n_entries} samples, and had {count} or more when the snapshot was "
             "written"

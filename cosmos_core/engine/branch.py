@@ -80,12 +80,14 @@ def _require_same_schedule(path: Path, state: Mapping[str, Any], optim: OptimCon
     )
     if state["step"] > optim.steps:
         raise SnapshotError(f"{path}: has more steps than the run, {optim.steps}")
-    for name, schedule in (("learning rate", learning_rate), ("momentum", teacher_momentum)):
+    for name, schedule, advice in (
+        ("learning rate", learning_rate, "optim.schedule=constant or wsd before either cooldown"),
+        ("momentum", teacher_momentum, "optim.momentum_ramp=false, or keep optim.steps"),
+    ):
         for step in range(state["step"]):
             stored_value, value = schedule(step, stored_optim), schedule(step, optim)
             if stored_value != value:
                 raise SnapshotError(
-                    f"{path} cannot be branched: the {name} of step {step} was {stored_value:.6g} "
-                    f"and would be {value:.6g}; branch a run of optim.schedule=constant or wsd "
-                    "before either cooldown"
+                    f"{path} cannot be branched: the {name} of step {step} was {stored_value!r} "
+                    f"and would be {value!r}; branch a run of {advice}"
                 )

@@ -17,7 +17,15 @@ from cosmos_core.engine.optimizers import make_optimizer
 from cosmos_core.engine.skipping import SkippedSteps
 from cosmos_core.engine.step import Loss, StudentEncoder, TeacherEncoder, Training
 from cosmos_core.model.cosmos import create_teacher
-from cosmos_core.model.pretrained import Audit, freeze, initialise, layers_above, tower_of
+from cosmos_core.model.pretrained import (
+    Audit,
+    freeze,
+    initialise,
+    layers_above,
+    locked_keys,
+    tower_of,
+)
+from cosmos_core.utils.text import first_of
 
 # Parameters whose names contain one of these have no weight decay.
 NO_DECAY_NAMES = ("bn", "ln", "bias", "logit_scale")
@@ -113,6 +121,9 @@ def _create_model(config: TrainConfig, *, pretrained: bool) -> tuple[nn.Module, 
 
     Returns:
         The model, and a record of the weights that were loaded, or None if none were.
+
+    Raises:
+        ValueError: If the weights do not fit the model, or do not cover what is frozen.
     """
     model = create_student(config)
     audit = None
@@ -120,9 +131,34 @@ def _create_model(config: TrainConfig, *, pretrained: bool) -> tuple[nn.Module, 
         audit = initialise(
             model, config.architecture, config.model.init, partial=config.model.partial
         )
+        _require_loaded_towers(model, audit, config.model)
     if not config.model.freeze_steps:
         freeze(model, config.model.freeze, config.model.unlocked_groups)
     return model, audit
+
+
+def _require_loaded_towers(model: nn.Module, audit: Audit, options: ModelConfig) -> None:
+    """Check that no parameter of a tower is random and frozen, to the end or at first.
+
+    Args:
+        model: The student's model. Its method may have frozen a tower, as LiT does.
+        audit: The record of the weights that were loaded.
+        options: The options that name another tower to freeze.
+
+    Raises:
+        ValueError: If there is one. The error names the first ones.
+    """
+    parameters = dict(model.named_parameters())
+    frozen = set(locked_keys(parameters, options.freeze, options.unlocked_groups))
+    for key, parameter in parameters.items():
+        if tower_of(key) is not None and not parameter.requires_grad:
+            frozen.add(key)
+    random_keys = [key for key in audit.new if key in frozen]
+    if random_keys:
+        raise ValueError(
+            f"model.init={options.init}: the frozen tower would stay random, without "
+            f"{first_of(random_keys)}; name weights that have them, or train this tower"
+        )
 
 
 def _freeze_at_first(model: nn.Module, options: ModelConfig) -> list[nn.Parameter]:

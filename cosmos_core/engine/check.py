@@ -20,6 +20,8 @@ from cosmos_core.utils.recipe import asks_for_scenes
 
 WEIGHT_BYTES = 4  # float32
 TOKEN_BYTES = 8  # int64
+# The methods whose losses gather all features of the student from all processes.
+GATHERING_METHODS = ("clip", "cosmos", "lit", "slip")
 
 
 def check_config(config: TrainConfig, *, world_size: int) -> None:
@@ -47,6 +49,7 @@ def check_config(config: TrainConfig, *, world_size: int) -> None:
             f"{accumulate} parts each; give a multiple of {n_chunks}"
         )
     _check_schedule(config.optim)
+    _check_gradient(config)
     check_optimizer(config.optim, config.parallel)
     _check_pretrained(config)
     _check_model(config, world_size)
@@ -83,6 +86,22 @@ def _check_schedule(optim: OptimConfig) -> None:
         )
 
 
+def _check_gradient(config: TrainConfig) -> None:
+    """Check that the gradient of all features can be divided as in the published training.
+
+    Only gathered features have the divided gradient. With other features, such as the images of
+    SigLIP, some weights would have the true gradient and others the divided one.
+
+    Raises:
+        ValueError: If the loss of the method may use features that it does not gather.
+    """
+    if config.optim.gradient == "published" and config.method.name not in GATHERING_METHODS:
+        raise ValueError(
+            "optim.gradient=published needs a method that gathers all features "
+            f"({', '.join(GATHERING_METHODS)}), not {config.method.name}; leave it out"
+        )
+
+
 def _check_pretrained(config: TrainConfig) -> None:
     """Check that `model.init` names pretrained weights if an option needs them.
 
@@ -110,11 +129,16 @@ def _check_data(data: DataConfig) -> None:
             scenes, such as "scenes:1000" of version 1, or "scenes2:1000" of version 2.
 
     Raises:
-        ValueError: If no data are named, if they do not exist, or if the number of scenes is not a
-            number from 1 to 999,999,999.
+        ValueError: If no data are named, if they do not exist, if the number of scenes is not a
+            number from 1 to 999,999,999, or if two options decide the order.
     """
     if not data.shards:
         raise ValueError("no training data: name its shards, --set data.shards='FOLDER/*.tar'")
+    if data.keyed_order and data.weights:
+        raise ValueError(
+            "data.keyed_order permutes an epoch, and data.weights draws with replacement; leave "
+            "one of them out"
+        )
     if not asks_for_scenes(data.shards):
         # This raises ValueError if a shard does not exist.
         parse_shards(data)
@@ -215,9 +239,16 @@ def _check_freezing(config: TrainConfig, model: MultiViewCLIP) -> None:
         model: The model, which may be on the meta device.
 
     Raises:
-        ValueError: If no tower is frozen, or if nothing or everything of it would be.
+        ValueError: If no tower is frozen, if nothing or everything of it would be, or if both
+            towers are.
     """
     options, n_steps = config.model, config.optim.steps
+    is_lit = config.method.name == "lit"
+    if is_lit and options.freeze == "text" and not options.unlocked_groups:
+        raise ValueError(
+            "LiT trains only the text tower, and model.freeze=text freezes it; leave model.freeze "
+            "out"
+        )
     if not options.unlocked_groups and not options.freeze_steps:
         return
     if not options.freeze:
@@ -225,7 +256,7 @@ def _check_freezing(config: TrainConfig, model: MultiViewCLIP) -> None:
             "model.unlocked_groups and model.freeze_steps need a frozen tower: name it by "
             "model.freeze"
         )
-    if config.method.name == "lit" and options.freeze == "image":
+    if is_lit and options.freeze == "image":
         raise ValueError(
             "LiT never trains its image tower; take --set method=clip to freeze it in part or at "
             "first"
@@ -270,7 +301,7 @@ def _check_images(config: TrainConfig, model: MultiViewCLIP) -> None:
                 f"image.{name}={size} is not a multiple of the architecture's patches of "
                 f"{patch_height}x{patch_width}"
             )
-    if config.method.name in ("cosmos", "silc") and image.caption_scale:
+    if config.method.name in ("cosmos", "flair", "siglip", "silc") and image.caption_scale:
         raise ValueError("image.caption_scale adds a view, for SLIP; leave it empty")
     if config.method.name == "silc" and not image.locals:
         raise ValueError("image.locals is 0, and SILC needs local views; set it to 1 or more")

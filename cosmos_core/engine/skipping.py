@@ -20,9 +20,23 @@ class SkippedSteps:
         """
         self.limit = limit
         self.count = 0
+        # Buffers and their values before the loss of this step.
+        self._remembered: list[tuple[Tensor, Tensor]] = []
+
+    def remember(self, buffers: Iterable[Tensor]) -> None:
+        """Copy buffers that a loss may change, if steps may still be skipped.
+
+        For example, SILC's loss moves a centre of the teacher.
+
+        Args:
+            buffers: The buffers, which get these values back if the step is skipped.
+        """
+        self._remembered = []
+        if self.count < self.limit:
+            self._remembered = [(buffer, buffer.clone()) for buffer in buffers]
 
     def should_skip(self, values: Iterable[Tensor]) -> bool:
-        """Return whether a step is skipped, and count it if it is.
+        """Return whether a step is skipped. If it is, count it and restore the buffers.
 
         If steps may still be skipped, the process waits until the device has computed the values.
 
@@ -38,5 +52,7 @@ class SkippedSteps:
         is_finite = torch.stack([value.detach().float() for value in values]).isfinite().all()
         if is_finite:
             return False
+        for buffer, value in self._remembered:
+            buffer.copy_(value)
         self.count += 1
         return True

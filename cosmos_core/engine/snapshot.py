@@ -47,7 +47,9 @@ from cosmos_core.utils.recipe import FREE, RAISABLE, SHARDS, asks_for_scenes, re
 
 # The file in the folder of snapshots that records the best evaluation.
 BEST = "best.json"
-RESUME_ADVICE = "remove it, and --resume goes on from the one before"
+RESUME_ADVICE = (
+    "remove it, and its copy if save.remote has one, and --resume goes on from the one before"
+)
 # The version of the format of snapshots.
 FORMAT = 1
 # The name of a file or folder in the folder of snapshots.

@@ -27,6 +27,9 @@ from cosmos_core.model.pretrained import Audit
 from cosmos_core.types import Gather, LossTerms, Method, Views
 
 Loss = Callable[[Any, Any, Gather], LossTerms]
+# With a smaller scale of float16's gradient scaler, a gradient that is not finite ends the training
+# (fairseq/optim/dynamic_loss_scaler.py: min_loss_scale).
+MIN_SCALE = 1e-4
 # The terms of a loss by name: 0-d tensors, means over all processes.
 Terms = dict[str, Tensor]
 
@@ -93,6 +96,8 @@ class Training:
     skipped_steps: SkippedSteps = field(default_factory=SkippedSteps)
     # Parameters that the optimizer has, but that are frozen for the first steps.
     frozen: list[nn.Parameter] = field(default_factory=list)
+    # Whether the features of a batch in chunks were checked, as the first step does.
+    has_checked_chunks: bool = False
 
 
 class StepReport:
@@ -174,6 +179,29 @@ class StepReport:
         if not self._uses_gradient_scaler and not math.isfinite(norm):
             raise FloatingPointError(f"the gradient's norm is {norm}")
         return values
+
+
+def require_scale(scaler: torch.amp.GradScaler, gradient_norm: float) -> None:
+    """Check that a smaller scale can still make the gradient of a step finite.
+
+    A GPU is waited for only if the gradient is not finite.
+
+    Args:
+        scaler: The gradient scaler, which halves its scale after such a step.
+        gradient_norm: The norm of the gradient of the step.
+
+    Raises:
+        FloatingPointError: If the gradient is not finite, and the scale is below MIN_SCALE. Every
+            process raises it.
+    """
+    if not scaler.is_enabled() or math.isfinite(gradient_norm):
+        return
+    scale = scaler.get_scale()
+    if scale < MIN_SCALE:
+        raise FloatingPointError(
+            f"the gradient's norm is {gradient_norm}, although the gradient scaler has lowered its "
+            f"scale to {scale:.2g}; start again with compute.precision=bf16 or a lower optim.lr"
+        )
 
 
 def normalise(views: Views, mean: Tensor, std: Tensor) -> Views:
@@ -300,6 +328,9 @@ def _backward_in_chunks(
 
     Returns:
         The loss terms of the whole batch.
+
+    Raises:
+        ValueError: In the first step, if features of samples do not have the shape (V, B, D).
     """
     # Compute the features of the batch, and the gradient of the loss with respect to them. It is
     # stored in the `grad` of the student's features.
@@ -310,6 +341,10 @@ def _backward_in_chunks(
             random_states.append(torch.get_rng_state())
             student_chunks.append(as_leaves(training.student_encoder(chunk)))
             teacher_chunks.append(training.teacher_encoder(chunk))
+    if not training.has_checked_chunks:
+        require_rows_per_sample(student_chunks)
+        require_rows_per_sample(teacher_chunks)
+        training.has_checked_chunks = True
     student_features = join_features(student_chunks)
     teacher_features = join_features(teacher_chunks)
     terms = _backward_from_loss(training, student_features, teacher_features, gather)
@@ -362,6 +397,7 @@ def _backward_from_loss(
     Raises:
         ValueError: If the loss does not return the terms that the method names.
     """
+    training.skipped_steps.remember(training.teacher.buffers())
     terms = training.loss(student_features, teacher_features, gather)
     term_names = training.method.terms
     if set(terms) != set(term_names):
@@ -418,6 +454,33 @@ def join_features(feature_chunks: Sequence[Any]) -> Any:
             joined_values.append(chunk_values[-1])
     features_class = type(feature_chunks[0])
     return features_class(*joined_values)
+
+
+def require_rows_per_sample(feature_chunks: Sequence[Any]) -> None:
+    """Check that features which differ between chunks of a batch have a row per sample.
+
+    Otherwise `join_features` would take those of the last chunk for the whole batch. A GPU must
+    compute the features first.
+
+    Args:
+        feature_chunks: The features of each chunk, as `join_features` takes them.
+
+    Raises:
+        ValueError: If a tensor that differs is not (V, B, D). The error names its field.
+    """
+    if feature_chunks[0] is None:
+        return
+    field_names = type(feature_chunks[0])._fields
+    for name, chunk_values in zip(field_names, zip(*feature_chunks, strict=True), strict=True):
+        first = chunk_values[0]
+        if first is None or first.ndim == 3:
+            continue
+        if not all(torch.equal(value, first) for value in chunk_values):
+            raise ValueError(
+                f"the feature {name} of the method has the shape {tuple(first.shape)} in each part "
+                "of a batch, and differs: return rows of samples as (V, B, D), or set "
+                "compute.accumulate=1"
+            )
 
 
 def as_leaves(features: Any) -> Any:

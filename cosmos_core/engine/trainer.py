@@ -36,7 +36,7 @@ from cosmos_core.engine.evaluate import Evaluator, evaluate
 from cosmos_core.engine.flops import sample_flops
 from cosmos_core.engine.remote import Remote
 from cosmos_core.engine.sharding import is_sharded, load_state, require_finite
-from cosmos_core.engine.step import StepReport, normalise, train_step
+from cosmos_core.engine.step import StepReport, normalise, require_scale, train_step
 from cosmos_core.engine.stop import StopRequest, StopWaiting
 from cosmos_core.engine.trace import Trace
 from cosmos_core.engine.watch import RunPictures, Watch
@@ -397,6 +397,11 @@ class Trainer:
             SnapshotError: If the snapshot was trained on other data.
         """
         config = replace(self._config, data=replace(self._config.data, shards=shards))
+        if self._data_fingerprint is not None and parse_shards(config.data).streams:
+            raise snapshot.SnapshotError(
+                "the snapshot was trained on local tars, and streams cannot be compared with them: "
+                "name the same tars by --set data.shards=, or start again in another folder"
+            )
         data = self._world.synchronized(lambda: self._open_data_of_process(config, stop))
 
         # Compare the data of all processes with each other, and then with the snapshot's data.
@@ -529,6 +534,7 @@ class Trainer:
         self._unfinished_step = None
         try:
             values = report.check()
+            require_scale(self._training.scaler, values["gradient_norm"])
         except FloatingPointError as error:
             if not report.is_skipped:
                 message = f"step {step}: {error}; no snapshot has this step"

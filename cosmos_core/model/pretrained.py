@@ -133,14 +133,27 @@ def freeze(model: nn.Module, tower: str, unlocked_groups: int = 0) -> list[nn.Pa
         The parameters that were trained before.
     """
     parameters = dict(model.named_parameters())
-    n_layers_above = layers_above(parameters)
     frozen = []
-    for key, parameter in parameters.items():
-        is_locked = tower_of(key) == tower and n_layers_above[key] >= unlocked_groups
-        if is_locked and parameter.requires_grad:
-            parameter.requires_grad_(False)
-            frozen.append(parameter)
+    for key in locked_keys(parameters, tower, unlocked_groups):
+        if parameters[key].requires_grad:
+            parameters[key].requires_grad_(False)
+            frozen.append(parameters[key])
     return frozen
+
+
+def locked_keys(keys: Iterable[str], tower: str, unlocked_groups: int) -> list[str]:
+    """Return those keys of a model's parameters that `freeze` excludes from training.
+
+    Args:
+        keys: The keys of all parameters of the model.
+        tower: "image", "text", or "" for no tower.
+        unlocked_groups: The number of the last groups of the tower that are still trained.
+    """
+    locked = []
+    for key, n_layers_above in layers_above(keys).items():
+        if tower_of(key) == tower and n_layers_above >= unlocked_groups:
+            locked.append(key)
+    return locked
 
 
 def layers_above(keys: Iterable[str]) -> dict[str, int]:

@@ -395,7 +395,7 @@ def _validation_message(error: ValidationError, old_value: Any) -> str:
     """Return an error message for a value that pydantic has refused, in one line.
 
     It is pydantic's first message and the value. For an option with named choices, the most similar
-    choice is added. For other options, the old value is added as an example.
+    choice is added. For other options, the old value is added as an example, unless it is empty.
 
     Args:
         error: The error of pydantic.
@@ -409,6 +409,8 @@ def _validation_message(error: ValidationError, old_value: Any) -> str:
     if first_error["type"] == "literal_error":
         choices = re.findall(r"'([^']*)'", message)
         return f"{message}, not {value!r}{_nearest_choice(value, choices)}"
+    if old_value == ():
+        return f"{message}, not {value!s:.60}"
     if isinstance(old_value, tuple):
         example = ", ".join(str(element) for element in old_value)
     else:

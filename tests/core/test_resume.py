@@ -138,7 +138,7 @@ def spoil_moments(state):
     [
         (put("student", {}), "cannot be resumed from (weights or optimizer: ValueError: "),
         (put("random", [{}]), "cannot be resumed from (random: "),
-        (put("step", "x"), f"its step is 'x' and not {STEPS}; remove it, and --resume goes on "),
+        (put("step", "x"), f"its step is 'x' and not {STEPS}; remove it, and its copy if sav"),
         (put("step", -1), f"its step is -1 and not {STEPS}"),
         (put("step", 10**9), f"its step is 1000000000 and not {STEPS}"),
         (put("step", float(STEPS)), f"its step is 6.0 and not {STEPS}"),

@@ -52,12 +52,18 @@ def test_what_is_no_caption_is_a_kind_of_bad_sample(record, kind, detail):
 
 DREAMLIP = {"raw_caption": ["a"], "shortSV_captions": ["b"], "longSV_captions": "c. d", "n": 1}
 PIXELPROSE = {"original_caption": "e. f", "caption": "g. h"}
+BOTH = {**PIXELPROSE, **DREAMLIP}
 
 
 @pytest.mark.parametrize(
     ("record", "keys", "sentences"),
     [
         (DREAMLIP, ["raw_caption"], ["a"]),
+        # A record with captions of both data sets.
+        (BOTH, ["raw_caption", "caption"], ["a", "g", "h"]),
+        (BOTH, ["caption"], ["g", "h"]),
+        (BOTH, ["original_caption", "shortSV_captions"], ["b", "e. f"]),
+        (BOTH, [], ["a", "b", "c", "d"]),
         (DREAMLIP, ["longSV_captions", "raw_caption", "longIB_captions"], ["a", "c", "d"]),
         (PIXELPROSE, ["original_caption"], ["e. f"]),
         (PIXELPROSE, ["caption", "raw_caption"], ["g", "h"]),

@@ -135,6 +135,20 @@ def test_a_shard_that_lost_samples_is_named(tmp_path):
     assert "0.tar has 1 samples, and had" in str(error) or "1.tar has 1 samples" in str(error)
 
 
+def test_a_shard_that_cannot_be_read_for_a_moment_is_named_with_the_reason(tmp_path):
+    write_shards(tmp_path, [6])
+    (tmp_path / "up").touch()
+    shards = f"pipe:test -e {tmp_path}/up && cat {tmp_path}/0.tar"
+    config = train_config(shards, steps=3, batch_size=2)
+    position = next(iter(stream_batches(config))).position
+    (tmp_path / "up").unlink()
+    (error,) = stream_batches(config, 1, {0: position})
+    assert isinstance(error, UnreadableDataError)
+    reason = "0.tar: after 0 samples: the command ended with status 1 (unreadable), and the snap"
+    assert reason in str(error)
+    assert "go on by --resume when it can be read" in str(error)
+
+
 def test_the_same_processes_and_workers_resume_at_the_sample_and_others_at_a_pass(caplog):
     first, second = StreamPosition(1, 5, 5, (3, 2), 1), StreamPosition(2, 1, 1, (), 2)
     stored = pack_positions([{0: first, 1: second}, {1: first}], lanes=2)

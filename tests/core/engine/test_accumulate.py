@@ -21,6 +21,8 @@ from torch import Tensor
 from cosmos_core import Views
 from cosmos_core.engine.build import make_training
 from cosmos_core.engine.step import as_leaves, carry_back, join_features, split_views
+from cosmos_core.losses import clip_loss
+from cosmos_core.methods.clip import ClipMethod, clip_features
 
 EVERY_METHOD = {**METHODS, "without distillation": ABLATIONS["without distillation"]}
 
@@ -88,6 +90,38 @@ def test_the_activations_of_one_chunk_are_held_at_a_time():
     views = tiny_views(method)
     sizes_of_chunks = [size_kept(chunk) for chunk in split_views(views, 4)]
     assert max(sizes_of_chunks) < 0.3 * size_kept(views)
+
+
+class FlatFeatures(NamedTuple):
+    """Features of one view without the dimension of views."""
+
+    image: Tensor
+    text: Tensor
+    logit_scale: Tensor
+
+
+class FlatMethod(ClipMethod):
+    """CLIP whose features are (B, D)."""
+
+    def student_features(self, student, views):
+        features = clip_features(student, views)
+        return FlatFeatures(features.image[0], features.text[0], features.logit_scale)
+
+    def loss(self, student, teacher, gather):
+        return clip_loss(student.image[None], student.text[None], student.logit_scale, gather)
+
+
+def test_features_without_a_dimension_of_views_are_refused_in_the_first_step_of_chunks():
+    method = FlatMethod()
+    views = tiny_views(method)
+    training = make_training(tiny_config(method, accumulate=2), SINGLE_PROCESS)
+    with pytest.raises(ValueError, match=r"the feature image of the method .*\(4, 16\)") as raised:
+        step(training, views, n_chunks=2)
+    assert "\n" not in str(raised.value)
+    # The whole batch needs no chunks, and is trained as by CLIP.
+    report = step(make_training(tiny_config(method), SINGLE_PROCESS), views)
+    expected_report, _ = train_one_step("clip", n_chunks=1)
+    assert report.terms == expected_report.terms
 
 
 def test_samples_are_split_in_order():

@@ -1,11 +1,17 @@
 """Runs that start from a snapshot of another run, to end after another number of steps."""
 
+import math
+import re
+from dataclasses import asdict, replace
+
 import pytest
 import torch
 from support.runs import reproducible
 from support.training import SMALL_MODEL
 from torch.utils._pytree import tree_leaves
 
+from cosmos_core.config import OptimConfig
+from cosmos_core.engine.branch import _require_same_schedule
 from cosmos_core.engine.snapshot import SnapshotError
 from cosmos_core.engine.trainer import Trainer
 from cosmos_core.recipes import RECIPES
@@ -81,7 +87,7 @@ def test_a_branch_can_be_branched_and_resumed(setting, scene_shards, long_run, t
     assert last_state(second)["student"]["visual.proj"].equal(newest["student"]["visual.proj"])
 
 
-STEP_4 = r"the learning rate of step 4 was 0\.001 and would be 0\.000292893; branch a run of "
+STEP_4 = r"the learning rate of step 4 was 0\.001 and would be 0\.00029289\d+; branch a run of "
 
 
 @pytest.mark.parametrize(
@@ -110,8 +116,24 @@ def test_a_momentum_that_depends_on_the_number_of_steps_is_refused(setting, scen
     output, ramp = tmp_path / "long", "optim.momentum_ramp=true"
     train(setting, scene_shards, output, *LONG, ramp)
     config = override(RECIPES["scenes_cosmos"](), [*SETTINGS, *cooldown(7, 2), ramp])
-    with pytest.raises(SnapshotError, match="branched: the momentum of step 1 was "):
+    with pytest.raises(SnapshotError, match="branched: the momentum of step 1 was ") as raised:
         Trainer(config, setting, start=snapshot(output, 3))
+    assert str(raised.value).endswith(
+        "; branch a run of optim.momentum_ramp=false, or keep optim.steps"
+    )
+
+
+def test_values_of_schedules_that_hardly_differ_are_told_apart(tmp_path):
+    """By hand: from 0.999, the ramp of n steps adds 0.00025 (pi / n)^2 in step 1."""
+    optim = OptimConfig(
+        steps=10_000, batch_size=4, warmup_steps=1, schedule="constant", momentum_ramp=True
+    )
+    state = {"config": {"optim": asdict(optim)}, "step": 2}
+    with pytest.raises(SnapshotError) as raised:
+        _require_same_schedule(tmp_path, state, replace(optim, steps=5_000))
+    was, would_be = re.findall(r"(?:was|be) (0\.\d+)", str(raised.value))
+    assert float(was) - 0.999 == pytest.approx(0.00025 * (math.pi / 10_000) ** 2, rel=1e-3)
+    assert float(would_be) - 0.999 == pytest.approx(0.00025 * (math.pi / 5_000) ** 2, rel=1e-3)
 
 
 def test_files_that_are_not_snapshots_are_refused(setting, long_run, tmp_path):

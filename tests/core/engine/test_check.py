@@ -50,6 +50,10 @@ def test_every_recipe_is_accepted_once_it_has_shards(recipe, world_size, tars):
         ["image.locals=0"],
         [*WSD, "optim.steps=11", "optim.warmup_steps=2"],
         ["optim.optimizer=timm:lion"],
+        *([f"method={method}", "optim.gradient=published"] for method in ("clip", "slip")),
+        ["optim.gradient=published"],
+        ["method=slip", "image.caption_scale=0.5,1"],
+        ["method=lit", "model.init=scenes-clip", "optim.gradient=published"],
     ],
     ids=" ".join,
 )
@@ -74,6 +78,10 @@ def test_published_recipes_ask_for_their_shards(name):
         (["data.shards="], "no training data"),
         (["data.shards=scenes:0"], "data.shards=scenes:0: scenes:N takes a number of scenes"),
         (["data.weights=1"], "data.weights weighs several sets, and the scenes are one"),
+        (
+            ["data.weights=1", "data.keyed_order=true"],
+            "data.keyed_order permutes an epoch, and data.weights draws with replacement; leave",
+        ),
         (["data.shards=/nowhere/a.tar"], "no such shard: /nowhere/a.tar"),
         (["compute.accumulate=3"], "optim.batch_size=32 cannot be dealt to 1 processes in 3 parts"),
         (["image.global_size=224"], "image.global_size is 224, but the architecture takes images"),
@@ -87,6 +95,13 @@ def test_published_recipes_ask_for_their_shards(name):
         ([ODD % "depth"], "a model of this architecture cannot be built: "),
         (["save.best=scenes-cls/teacher/acc1"], "save.best needs evaluations"),
         (["method=silc", "image.locals=0"], "image.locals is 0, and SILC needs local views"),
+        *(
+            (
+                [f"method={name}", "image.caption_scale=0.5,1"],
+                "image.caption_scale adds a view, for SLIP; leave it empty",
+            )
+            for name in ("cosmos", "flair", "siglip", "silc")
+        ),
         (["optim.optimizer=lamb"], "optim.optimizer=lamb: takes adamw, muon or timm:NAME"),
         (
             ["optim.optimizer=timm:liom"],
@@ -100,6 +115,14 @@ def test_published_recipes_ask_for_their_shards(name):
         (
             ["optim.optimizer=timm:lion", "parallel=fsdp"],
             "optim.optimizer=timm:lion needs whole weights, and parallel=fsdp shards them",
+        ),
+        *(
+            (
+                [f"method={name}", "optim.gradient=published"],
+                "optim.gradient=published needs a method that gathers all features (clip, cosmos, "
+                f"lit, slip), not {name}; leave it out",
+            )
+            for name in ("siglip", "flair", "silc")
         ),
         (["optim.cooldown_steps=9"], "optim.cooldown_steps needs the schedule wsd"),
         (["optim.schedule=wsd"], "optim.schedule=wsd needs the length of its decay: set optim.c"),

@@ -8,6 +8,7 @@ from support import workers
 from support.processes import run_processes
 from support.training import ABLATIONS, METHODS, SINGLE_PROCESS
 
+from cosmos_core.engine.check import GATHERING_METHODS
 from cosmos_core.engine.distributed import join_world, make_gather
 from cosmos_core.losses import gather_locally
 
@@ -17,7 +18,7 @@ pytestmark = pytest.mark.slow  # starts processes of its own
 SCALES = {"logit_scale", "distill_logit_scale"}
 CASES = [
     *(workers.Case(name) for name in METHODS),
-    *(workers.Case(name, "published") for name in ("clip", "cosmos")),
+    *(workers.Case(name, "published") for name in GATHERING_METHODS),
     workers.Case("cosmos", checkpointing=True),
 ]
 
@@ -116,7 +117,7 @@ def test_published_gradients_are_the_transcriptions(
         assert largest_difference(step.gradients, transcribed_gradients[name]) < 1e-10
 
 
-@pytest.mark.parametrize("name", ["clip", "cosmos"])
+@pytest.mark.parametrize("name", GATHERING_METHODS)
 def test_published_gradients_are_divided_by_the_processes_except_those_of_scales(
     processes, steps_by_case, single_process_steps, name
 ):

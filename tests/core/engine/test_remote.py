@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -191,6 +192,27 @@ def test_a_run_goes_on_bitwise_on_an_empty_machine(setting, scene_shards, url, t
     assert logs[0] == logs[1]
     assert Remote(url, other).steps() == [2, 4]
     assert json.loads(files.cat_file(f"{root}/log.jsonl").splitlines()[-1])["step"] == 3
+
+
+def test_the_advice_on_a_snapshot_that_does_not_fit_names_its_copy(setting, scene_shards, tmp_path):
+    """Otherwise --resume would fetch the same snapshot again."""
+    url = f"file://{tmp_path}/copies"
+    run(setting, scene_shards, url, 4)
+    path = setting.output / "snapshots" / "step-00000004.pt"
+    state = torch.load(path, weights_only=True)
+    state["teacher"]["visual.proj"][0, 0] = float("nan")
+    torch.save(state, path)
+    Remote(url, setting.output)._copy(4)
+    message = (
+        r"step-00000004\.pt: .*; remove it, and its copy if save\.remote has one, and --resume"
+    )
+    with pytest.raises(SnapshotError, match=message):
+        run(setting, scene_shards, url, 4, resume=True)
+    # The user follows the advice.
+    path.unlink()
+    shutil.rmtree(tmp_path / "copies" / "step-00000004")
+    Remote(url, setting.output).prepare(resume=True)
+    assert run(setting, scene_shards, url, 4, resume=True) == 4
 
 
 def test_a_finished_run_that_is_fetched_has_its_checkpoint(setting, scene_shards, url, tmp_path):

@@ -131,6 +131,52 @@ def test_unlocked_groups_are_openclips(tower, n_groups):
     assert {names_of(model)[id(parameter)] for parameter in frozen} == ours
 
 
+@pytest.fixture(scope="module")
+def partial_weights(tmp_path_factory):
+    """Files of tiny weights: of the text tower, and of all but the projection of images."""
+    folder = tmp_path_factory.mktemp("weights")
+    state = METHODS["clip"].create_student(ARCHITECTURE).state_dict()
+    text_state = {key: value for key, value in state.items() if not key.startswith("visual.")}
+    torch.save(text_state, folder / "text.pt")
+    del state["visual.proj"]
+    torch.save(state, folder / "without-proj.pt")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("method", "file", "frozen", "random_key"),
+    [
+        ("lit", "text.pt", {}, "visual.class_embedding"),
+        ("clip", "text.pt", {"freeze": "image"}, "visual.class_embedding"),
+        ("clip", "text.pt", {"freeze": "image", "freeze_steps": 2}, "visual.class_embedding"),
+        ("clip", "text.pt", {"freeze": "image", "unlocked_groups": 1}, "visual.class_embedding"),
+        ("clip", "without-proj.pt", {"freeze": "image"}, "visual.proj"),
+    ],
+)
+def test_a_frozen_tower_is_not_random(partial_weights, method, file, frozen, random_key):
+    options = ModelConfig(init=str(partial_weights / file), partial=True, **frozen)
+    config = replace(tiny_config(METHODS[method]), model=options)
+    message = f"{file}: the frozen tower would stay random, without {random_key}"
+    with pytest.raises(ValueError, match=message) as raised:
+        make_training(config, SINGLE_PROCESS)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("file", "frozen"),
+    [
+        ("text.pt", {"freeze": "text"}),
+        ("without-proj.pt", {"freeze": "image", "unlocked_groups": 1}),
+        ("without-proj.pt", {"freeze": "text", "freeze_steps": 2}),
+    ],
+)
+def test_what_is_trained_may_be_random(partial_weights, file, frozen):
+    options = ModelConfig(init=str(partial_weights / file), partial=True, **frozen)
+    for name in ("clip", "cosmos"):  # COSMOS has modules besides the towers
+        training = make_training(replace(tiny_config(METHODS[name]), model=options), SINGLE_PROCESS)
+        assert "visual.proj" in training.audit.new
+
+
 def plain_frozen_steps(frozen):
     """Four steps of COSMOS with a loop over parameters, the gradients of some thrown away."""
     method = METHODS["cosmos"]
@@ -262,6 +308,10 @@ def test_flops_of_a_run_are_the_sum_over_its_phases(setting, scene_shards):
         (
             ["method=lit", "model.freeze=image", "model.unlocked_groups=1"],
             "LiT never trains its image tower; take --set method=clip to freeze it in part or at",
+        ),
+        (
+            ["method=lit", "model.freeze=text"],
+            "LiT trains only the text tower, and model.freeze=text freezes it; leave model.freeze",
         ),
     ],
 )

@@ -123,6 +123,28 @@ def test_a_resumed_run_refuses_changed_data_and_names_the_shard(
         resume(local_run, setting, f"{tmp_path}/there/*.tar")
 
 
+def test_a_run_on_local_tars_does_not_go_on_with_a_stream(local_run, setting, tmp_path):
+    stream = f"pipe:cat {tmp_path}/there/{{0,4}}.tar"
+    message = "^the snapshot was trained on local tars, and streams cannot be compared with them"
+    with pytest.raises(SnapshotError, match=message):
+        resume(local_run, setting, stream)
+    # Also if another run starts from the snapshot.
+    start = setting.output / "snapshots" / "step-00000001.pt"
+    config = override(local_run, [f"data.shards={stream}"])
+    branch = Trainer(config, setting._replace(output=tmp_path / "branch"), start=start)
+    with pytest.raises(SnapshotError, match=message):
+        branch.run(stream)
+
+
+def test_a_run_on_a_stream_goes_on_with_the_same_stream(begun_run, setting):
+    folder, config = begun_run
+    stream = f"pipe:cat {folder}/here/{{0,4}}.tar"
+    config = override(config, [f"data.shards={stream}", "save.every=1"])
+    assert Trainer(config, setting).run(stream) == 2
+    (setting.output / "snapshots" / "step-00000002.pt").unlink()
+    assert resume(config, setting, stream) == 2
+
+
 class MadeUpEvaluator:
     """An evaluator that returns one accuracy of the teacher after the other."""
 
@@ -166,6 +188,16 @@ def test_an_update_that_is_not_finite_reaches_no_snapshot(setting, scene_shards,
     with pytest.raises(FloatingPointError, match=f"^step {bad_step}: the gradient's norm is "):
         trainer.run(scene_shards)
     assert Snapshots(setting.output, keep=9).steps() == [2]
+
+
+def test_a_gradient_that_no_scale_makes_finite_ends_a_run_in_float16(setting, scene_shards):
+    """The scale is halved from 2^16: after 30 steps it is 2^-14 = 6.1e-5, below 1e-4."""
+    settings = ["optim.steps=40", *SHORT, "compute.precision=fp16", "save.every=20"]
+    trainer = Trainer(override(RECIPES["scenes_clip"](), settings), setting)
+    trainer._training.model.visual.proj.register_hook(lambda gradient: gradient * math.nan)
+    message = r"^step 29: the gradient's norm is nan, .* scale to 6\.1e-05; start again with "
+    with pytest.raises(FloatingPointError, match=message):
+        trainer.run(scene_shards)
 
 
 def test_a_step_reads_at_most_two_values_from_the_device(setting, scene_shards, tmp_path):
