@@ -1,16 +1,16 @@
 """The results that a collection has accepted: new results must be measured on the same terms.
 
-The terms are the setting that comparisons need, see `compare.setting_of_result`, and the precision.
-A new result must also record the hash of its data, and the revision, if the accepted results do.
+The terms are the setting that comparisons need, see `settings`, and the precision. A new result
+must also record the hash of its data, and the revision, if the accepted results do.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from cosmos_eval.results.compare import DATA_FIELDS, describe_mismatches, setting_of_result
 from cosmos_eval.results.labels import StoredResult
 from cosmos_eval.results.record import ResultRow
+from cosmos_eval.results.settings import DATA_FIELDS, describe_mismatches, setting_of_result
 from cosmos_eval.results.store import list_results, read_stored, result_paths
 from cosmos_eval.types import UsageError
 

@@ -1,7 +1,7 @@
 """Labels of models and data sets in tables: one label per model, and one model per label."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from operator import attrgetter
@@ -13,14 +13,17 @@ from cosmos_eval.results.identity import (
     ModelIdentity,
     component_hashes,
     data_identity,
+    is_stopped,
     labelled,
     model_identity,
 )
 from cosmos_eval.results.record import ResultRow
+from cosmos_eval.results.settings import NUMBER_OF_SAMPLES, column_fields
 from cosmos_eval.types import UsageError, wording_name
 
 _MOST_FILES = 5  # files of edited results that a warning names
 _HASH_LENGTH = 8  # characters of a hash in a label
+_WHOLE_FIELDS = ("repository", "attention", NUMBER_OF_SAMPLES)  # not hashes, which are cut
 _LONGEST_NAME = 40  # characters of a name that is not shortened
 
 EDITED_RECORD, EDITED_SAMPLES, EDITED_METRICS = "edited record", "edited samples", "edited metrics"
@@ -214,10 +217,35 @@ def count_models(results: Iterable[StoredResult]) -> int:
 
 
 def _add_data_notes(results: list[StoredResult]) -> list[StoredResult]:
-    """Return results with `data_notes`, which tell versions of a data set apart.
+    """Return results with `data_notes`, which tell apart results that must not be compared.
 
-    A note is the name of a field of `data_identity` and its value, such as "revision 1a2b3c4d". A
-    field has a note only if it has several values among the results of the same data set.
+    A note is the name of a field and its value, such as "revision 1a2b3c4d". The fields are those
+    that identify the data, see `data_identity`, and then the other fields of the setting in which
+    results on the same data differ, see `column_fields`, such as the templates.
+    """
+    noted_results = _note_fields(results, [data_identity(result.row) for result in results])
+    fields, following_fields = [], []
+    for result in results:
+        all_fields = column_fields(result.row)
+        # These follow from other fields, so a note on them is rarely needed.
+        names = [name for name in ("queries", NUMBER_OF_SAMPLES) if name in all_fields]
+        following_fields.append({name: all_fields.pop(name) for name in names})
+        fields.append(all_fields)
+    noted_results = _note_fields(noted_results, fields)
+    return _note_fields(noted_results, following_fields)
+
+
+def _note_fields(
+    results: Sequence[StoredResult], fields: Sequence[Mapping[str, str]]
+) -> list[StoredResult]:
+    """Return results with further `data_notes`.
+
+    A field has a note only if it has several values among the results of the same data set and
+    protocol that have the same notes so far.
+
+    Args:
+        results: The results.
+        fields: The fields of each result, by name. A value that is not recorded is empty.
     """
     # The samples that each result is meant to have. Results with equal keys have equal samples,
     # unless the files of their data sets differ.
@@ -226,12 +254,14 @@ def _add_data_notes(results: list[StoredResult]) -> list[StoredResult]:
         row = result.row
         limit = row.provenance["limit"]
         partial = row.provenance.get("partial")
-        sample_keys.append((row.task, row.dataset, row.protocol, limit, partial))
+        n_stopped = row.n_samples if is_stopped(row) else None
+        key = (row.task, row.dataset, row.protocol, limit, partial, n_stopped, result.data_notes)
+        sample_keys.append(key)
 
     # Collect the values of each field by samples and field. Edited results do not count.
     values_by_field: dict[tuple[object, ...], set[str]] = {}
-    for result, sample_key in zip(results, sample_keys, strict=True):
-        for field, value in data_identity(result.row).items():
+    for result, sample_key, result_fields in zip(results, sample_keys, fields, strict=True):
+        for field, value in result_fields.items():
             field_values = values_by_field.setdefault((sample_key, field), set())
             is_recorded = value != ""
             if is_recorded and not result.is_edited:
@@ -239,12 +269,12 @@ def _add_data_notes(results: list[StoredResult]) -> list[StoredResult]:
 
     # Add the fields that have several values to the notes.
     noted_results = []
-    for result, sample_key in zip(results, sample_keys, strict=True):
-        notes = []
-        for field, value in data_identity(result.row).items():
+    for result, sample_key, result_fields in zip(results, sample_keys, fields, strict=True):
+        notes = list(result.data_notes)
+        for field, value in result_fields.items():
             has_several_values = len(values_by_field[sample_key, field]) > 1
             if has_several_values:
-                short_value = value if field == "repository" else value[:_HASH_LENGTH]
+                short_value = value if field in _WHOLE_FIELDS else value[:_HASH_LENGTH]
                 notes.append(f"{field} {short_value or 'not recorded'}")
         noted_results.append(replace(result, data_notes=tuple(notes)))
     return noted_results
@@ -485,14 +515,16 @@ def distinct_results(results: Iterable[StoredResult]) -> list[StoredResult]:
 def result_warnings(results: Iterable[StoredResult]) -> list[str]:
     """Return the warnings that readers of results should see, one line each.
 
-    They are about names that several models share, models that have several names, edited results,
-    and results whose metrics were not recomputed from their samples.
+    They are about names that several models share, models that have several names, results on one
+    data set with other settings, edited results, and results whose metrics were not recomputed from
+    their samples.
 
     Args:
         results: The results, which `label_results` labelled.
     """
     results = list(results)
     warnings = [*_shared_name_warnings(results), *_several_names_warnings(results)]
+    warnings += _several_columns_warnings(results)
 
     # Name the files of edited results, in one line for each way of editing.
     for fault, reason in _REASONS_BY_FAULT.items():
@@ -555,6 +587,24 @@ def _several_names_warnings(results: list[StoredResult]) -> list[str]:
     lines = []
     for names, line_end in sorted(line_ends.items()):
         lines.append(f"one model has the names {', '.join(names)}{line_end}")
+    return lines
+
+
+def _several_columns_warnings(results: Iterable[StoredResult]) -> list[str]:
+    """Return one line for each data set and protocol whose results have several columns.
+
+    Example: "not compared, since data or settings differ: pets (templates 1a2b3c4d), pets
+    (templates 5e6f7a8b)".
+    """
+    labels_by_set: dict[tuple[str, str, str], set[str]] = {}
+    for result in results:
+        set_key = (result.row.task, result.row.dataset, result.row.protocol)
+        labels_by_set.setdefault(set_key, set()).add(result.dataset)
+    lines = []
+    for _, labels in sorted(labels_by_set.items()):
+        if len(labels) > 1:
+            datasets = first_of(sorted(labels), _MOST_FILES)
+            lines.append(f"not compared, since data or settings differ: {datasets}")
     return lines
 
 

@@ -22,7 +22,6 @@ from cosmos_core.utils.environment import user_name, utc_now
 from cosmos_eval._version import __version__
 from cosmos_eval.data import readers
 from cosmos_eval.results import record
-from cosmos_eval.results.compare import setting_of_result
 from cosmos_eval.results.filenames import file_stem, safe_name
 from cosmos_eval.results.groups import require_distinct
 from cosmos_eval.results.identity import (
@@ -33,6 +32,7 @@ from cosmos_eval.results.identity import (
     training_of,
 )
 from cosmos_eval.results.labels import StoredResult, label_results
+from cosmos_eval.results.settings import setting_of_result
 from cosmos_eval.results.verify import VerifiedResult
 from cosmos_eval.tasks import known_tasks, metric_of
 from cosmos_eval.types import Samples, UsageError

@@ -23,14 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 from scipy.special import ndtri
 
-from cosmos_eval.results.compare import (
-    Measurement,
-    differences_of,
-    has_content,
-    measurement_of,
-    require_same_settings,
-    setting_of_result,
-)
+from cosmos_eval.results.compare import Measurement, differences_of, measurement_of
 from cosmos_eval.results.gate.baseline import (
     Baseline,
     Entry,
@@ -46,6 +39,7 @@ from cosmos_eval.results.gate.baseline import (
 from cosmos_eval.results.groups import estimate_moments, require_distinct
 from cosmos_eval.results.identity import group_label
 from cosmos_eval.results.record import ResultRow
+from cosmos_eval.results.settings import has_content, require_same_settings, setting_of_result
 from cosmos_eval.results.store import list_results
 from cosmos_eval.results.table import frame_of_records, table_of_records, to_html
 from cosmos_eval.results.verify import VerifiedResult, read_verified

@@ -18,7 +18,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from cosmos_eval.results.compare import make_setting, require_same_settings
 from cosmos_eval.results.decisions import (
     ASYMPTOTIC,
     SequentialDifference,
@@ -48,6 +47,7 @@ from cosmos_eval.results.gate.check import (
     match_results,
 )
 from cosmos_eval.results.identity import STOPPED, is_stopped
+from cosmos_eval.results.settings import make_setting, require_same_settings
 from cosmos_eval.results.verify import VerifiedResult
 from cosmos_eval.stats.sequential import Decision, decide
 from cosmos_eval.tasks import Task, task_named

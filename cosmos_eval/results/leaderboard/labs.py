@@ -4,11 +4,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
-from cosmos_eval.results.compare import describe_mismatches, setting_of_result
 from cosmos_eval.results.identity import is_stopped
 from cosmos_eval.results.labels import StoredResult
 from cosmos_eval.results.leaderboard.entries import Entry, headlines_of
 from cosmos_eval.results.leaderboard.reproduce import TOLERANCE
+from cosmos_eval.results.settings import describe_mismatches, setting_of_result
 from cosmos_eval.results.store import read_samples
 from cosmos_eval.results.table import USUAL, Table, TableOptions, table_of_records
 from cosmos_eval.results.text import exact_difference, metric_text
