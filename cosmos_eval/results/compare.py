@@ -16,6 +16,7 @@ from cosmos_core.utils.text import first_of
 from cosmos_eval.results.labels import StoredResult, distinct_results, label_results
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.settings import (
+    differing_conditions,
     has_content,
     require_same_settings,
     setting_of_result,
@@ -510,7 +511,9 @@ def compare(
     tests: list[MetricTest] = []
     notes: list[str] = []
     for a, b in pairs:
-        tests += _tests_of_pair(a, b, read_samples)
+        tests_of_pair = _tests_of_pair(a, b, read_samples)
+        tests += tests_of_pair
+        notes += _untested_notes(a, b, {test.metric for test in tests_of_pair})
         notes += differing_settings(a, b)
 
     # Say which models were compared, by any of their results.
@@ -581,11 +584,30 @@ def _tests_of_pair(
     return sorted(tests, key=lambda test: not test.metric_record.primary)
 
 
+def _untested_notes(
+    a: StoredResult, b: StoredResult, tested_metrics: Collection[str]
+) -> Iterator[str]:
+    """Yield a note on metrics that both results have, but that could not be compared.
+
+    Such a metric has no value without one of the images, so the error of its difference is unknown.
+    """
+    names = []
+    for name in a.row.metrics:
+        is_of_both = name in b.row.metrics and not metric_of(a.row.task, name).reference
+        if is_of_both and name not in tested_metrics:
+            names.append(name)
+    if names:
+        yield (
+            f"{a.row.dataset}: not compared, since one image decides whether there is a value of "
+            f"{', '.join(names)}"
+        )
+
+
 def differing_settings(a: StoredResult, b: StoredResult) -> Iterator[str]:
     """Yield notes on what differs between two results though they can be compared.
 
     These are metrics of only one result, the protocol's way of scoring, missing hashes of the
-    images, and provenance such as the precision and the device.
+    images, and provenance such as the precision and the device, see `differing_conditions`.
 
     Args:
         a: The result of model A.
@@ -607,10 +629,8 @@ def differing_settings(a: StoredResult, b: StoredResult) -> Iterator[str]:
             f"{dataset}: the content of the images was not compared, since not all results record "
             "it (older versions did not)"
         )
-    for name in ("map", "pair_score", "composition", "precision", "device", "version"):
-        value_a, value_b = a.row.provenance.get(name), b.row.provenance.get(name)
-        if value_a != value_b:
-            yield f"{dataset}: {name} is {value_a} and {value_b}"
+    for difference in differing_conditions(a.row.provenance, b.row.provenance):
+        yield f"{dataset}: {difference}"
 
 
 def to_records(comparison: Comparison) -> dict[str, Any]:
@@ -729,28 +749,29 @@ def to_cells(test: MetricTest, options: TableOptions = USUAL) -> dict[str, str |
     cells["p"] = p_value_text(difference.p_value)
     cells["p (Holm)"] = None if test.adjusted is None else p_value_text(test.adjusted)
     cells["better"] = test.better
-    cells["detectable"] = detectable_text(test, options)
+    cells["detectable"] = detectable_text(test.detectable, test.metric_record, options)
     cells.update(error_component_cells(difference, factor, options))
     return cells
 
 
-def detectable_text(test: MetricTest, options: TableOptions) -> str | None:
+def detectable_text(detectable: float | None, metric: Metric, options: TableOptions) -> str | None:
     """Return the detectable difference of a test as text, or None if there is none.
 
     If it is greater than any difference that the metric can have, the text is "> 100".
 
     Args:
-        test: The test of a metric.
+        detectable: The difference, in the unit of the metric.
+        metric: The definition of the metric.
         options: How many decimals numbers have.
     """
-    if test.detectable is None:
+    if detectable is None:
         return None
-    least, most = test.metric_record.bounds
-    factor = test.metric_record.factor  # 100 for fractions, else 1
+    least, most = metric.bounds
+    factor = metric.factor  # 100 for fractions, else 1
     largest_difference = most - least
-    if test.detectable > largest_difference:
+    if detectable > largest_difference:
         return f"> {factor * largest_difference:g}"
-    return options.format_number(test.detectable, factor)
+    return options.format_number(detectable, factor)
 
 
 def error_component_cells(

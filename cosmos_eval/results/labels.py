@@ -18,12 +18,13 @@ from cosmos_eval.results.identity import (
     model_identity,
 )
 from cosmos_eval.results.record import ResultRow
-from cosmos_eval.results.settings import NUMBER_OF_SAMPLES, column_fields
+from cosmos_eval.results.settings import NUMBER_OF_SAMPLES, TEXT_WEIGHT, column_fields
 from cosmos_eval.types import UsageError, wording_name
 
 _MOST_FILES = 5  # files of edited results that a warning names
 _HASH_LENGTH = 8  # characters of a hash in a label
-_WHOLE_FIELDS = ("repository", "attention", NUMBER_OF_SAMPLES)  # not hashes, which are cut
+# Fields whose values are shown as they are. Others are hashes, which are cut.
+_WHOLE_FIELDS = ("repository", "attention", TEXT_WEIGHT, NUMBER_OF_SAMPLES)
 _LONGEST_NAME = 40  # characters of a name that is not shortened
 
 EDITED_RECORD, EDITED_SAMPLES, EDITED_METRICS = "edited record", "edited samples", "edited metrics"
@@ -62,6 +63,8 @@ class StoredResult:
     shared_sha256: str = ""
     # Words that tell several versions of one data set apart, set by `label_results`.
     data_notes: tuple[str, ...] = ()
+    # Words that tell results on the same data with other settings apart, also set there.
+    setting_notes: tuple[str, ...] = ()
     # The new path of a result of another model with the same name, which `store_result` renamed to
     # make room for this result. None if there was no such result.
     displaced_path: Path | None = None
@@ -155,6 +158,11 @@ class StoredResult:
     @property
     def dataset(self) -> str:
         """The label of the data set's column in tables, such as "coco (revision 1a2b3c4d)"."""
+        return labelled(self.row.dataset, [*self.data_notes, *self.setting_notes])
+
+    @property
+    def data_version(self) -> str:
+        """The data set and its version, without other settings than those of the protocol."""
         return labelled(self.row.dataset, self.data_notes)
 
     @property
@@ -170,12 +178,15 @@ def label_results(results: Iterable[StoredResult]) -> list[StoredResult]:
       the results under these names differ.
     - Several models with one name: their labels get the hashes in which the models differ, such as
       "clip (weights 1a2b3c4d)" and "clip (weights 5e6f7a8b)".
-    - Several versions of one data set: the labels of their columns get what differs, such as
-      "coco (revision 1a2b3c4d)".
+    - Several versions of one data set, or other settings on it: the labels of their columns get
+      what differs, such as "coco (revision 1a2b3c4d)" or "coco (templates 1a2b3c4d)".
     - One model of which labs have different results: its labels get the lab, such as "clip
       (lab-a)".
     """
-    labelled_results = _add_data_notes(list(results))
+    labelled_results = _add_data_notes(
+        [replace(result, data_notes=(), setting_notes=()) for result in results]
+    )
+    labelled_results = _add_setting_notes(labelled_results)
     labelled_results = _add_shared_hashes(labelled_results)
     labelled_results = _add_names(labelled_results)
     labelled_results = _add_model_notes(labelled_results)
@@ -217,13 +228,22 @@ def count_models(results: Iterable[StoredResult]) -> int:
 
 
 def _add_data_notes(results: list[StoredResult]) -> list[StoredResult]:
-    """Return results with `data_notes`, which tell apart results that must not be compared.
+    """Return results with `data_notes`, which tell versions of a data set apart.
 
-    A note is the name of a field and its value, such as "revision 1a2b3c4d". The fields are those
-    that identify the data, see `data_identity`, and then the other fields of the setting in which
-    results on the same data differ, see `column_fields`, such as the templates.
+    A note is the name of a field of `data_identity` and its value, such as "revision 1a2b3c4d".
     """
-    noted_results = _note_fields(results, [data_identity(result.row) for result in results])
+    notes = _differing_fields(results, [data_identity(result.row) for result in results])
+    return [
+        replace(result, data_notes=result_notes)
+        for result, result_notes in zip(results, notes, strict=True)
+    ]
+
+
+def _add_setting_notes(results: list[StoredResult]) -> list[StoredResult]:
+    """Return results with `setting_notes`, which tell other settings on the same data apart.
+
+    A note is the name of a field of `column_fields` and its value, such as "templates 1a2b3c4d".
+    """
     fields, following_fields = [], []
     for result in results:
         all_fields = column_fields(result.row)
@@ -231,21 +251,29 @@ def _add_data_notes(results: list[StoredResult]) -> list[StoredResult]:
         names = [name for name in ("queries", NUMBER_OF_SAMPLES) if name in all_fields]
         following_fields.append({name: all_fields.pop(name) for name in names})
         fields.append(all_fields)
-    noted_results = _note_fields(noted_results, fields)
-    return _note_fields(noted_results, following_fields)
+    noted_results = results
+    for fields_of_results in (fields, following_fields):
+        notes = _differing_fields(noted_results, fields_of_results)
+        noted_results = [
+            replace(result, setting_notes=(*result.setting_notes, *result_notes))
+            for result, result_notes in zip(noted_results, notes, strict=True)
+        ]
+    return noted_results
 
 
-def _note_fields(
+def _differing_fields(
     results: Sequence[StoredResult], fields: Sequence[Mapping[str, str]]
-) -> list[StoredResult]:
-    """Return results with further `data_notes`.
+) -> list[tuple[str, ...]]:
+    """Return notes on the fields that differ among the results of each column.
 
-    A field has a note only if it has several values among the results of the same data set and
-    protocol that have the same notes so far.
+    A column has the results of one data set and protocol that have the same notes so far.
 
     Args:
         results: The results.
         fields: The fields of each result, by name. A value that is not recorded is empty.
+
+    Returns:
+        The notes of each result, such as ("revision 1a2b3c4d",).
     """
     # The samples that each result is meant to have. Results with equal keys have equal samples,
     # unless the files of their data sets differ.
@@ -255,8 +283,7 @@ def _note_fields(
         limit = row.provenance["limit"]
         partial = row.provenance.get("partial")
         n_stopped = row.n_samples if is_stopped(row) else None
-        key = (row.task, row.dataset, row.protocol, limit, partial, n_stopped, result.data_notes)
-        sample_keys.append(key)
+        sample_keys.append((row.task, result.dataset, row.protocol, limit, partial, n_stopped))
 
     # Collect the values of each field by samples and field. Edited results do not count.
     values_by_field: dict[tuple[object, ...], set[str]] = {}
@@ -267,17 +294,17 @@ def _note_fields(
             if is_recorded and not result.is_edited:
                 field_values.add(value)
 
-    # Add the fields that have several values to the notes.
-    noted_results = []
-    for result, sample_key, result_fields in zip(results, sample_keys, fields, strict=True):
-        notes = list(result.data_notes)
+    # Note the fields that have several values.
+    notes_of_results = []
+    for sample_key, result_fields in zip(sample_keys, fields, strict=True):
+        notes = []
         for field, value in result_fields.items():
             has_several_values = len(values_by_field[sample_key, field]) > 1
             if has_several_values:
                 short_value = value if field in _WHOLE_FIELDS else value[:_HASH_LENGTH]
                 notes.append(f"{field} {short_value or 'not recorded'}")
-        noted_results.append(replace(result, data_notes=tuple(notes)))
-    return noted_results
+        notes_of_results.append(tuple(notes))
+    return notes_of_results
 
 
 def _add_shared_hashes(results: list[StoredResult]) -> list[StoredResult]:

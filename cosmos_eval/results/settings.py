@@ -4,12 +4,13 @@ Numbers of two models are comparable only if the settings of their results agree
 torch nor SciPy.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import combinations
 from typing import Any
 
 from cosmos_eval.results.identity import CONTENT, STOPPED, has_other_attention
 from cosmos_eval.results.record import ResultRow
+from cosmos_eval.types import SUM_OF_FEATURES
 
 _TUNED_FIELDS = ("attention", "hashes.constants", "hashes.queries", "hashes.templates")
 """Fields of a setting that are left out if a search chose their values for each model."""
@@ -18,9 +19,11 @@ SAMPLE_LISTS = ("hashes.sample_list", "hashes.samples")
 _CONTENT = f"hashes.{CONTENT}"
 DATA_FIELDS = ("repository", "revision", _CONTENT)
 """Fields of a setting that are compared only if both have them: not every result records them."""
-NUMBER_OF_SAMPLES = "number of samples"
+TEXT_WEIGHT, NUMBER_OF_SAMPLES = "text weight", "number of samples"
 FIELDS_OF_SAMPLES = ("sample list", "samples", NUMBER_OF_SAMPLES)
 """Fields of `column_fields` about the samples that were measured, not about how."""
+CONDITIONS = ("map", "pair_score", "composition", "precision", "device", "version", "dirty")
+"""Fields of the provenance that may differ between comparable results, with a note."""
 _PROVENANCE_FIELDS = ("attention", "limit", "partial", STOPPED, "repository", "revision")
 _EXPLANATIONS = {_CONTENT: " (images, label maps and labels that were measured)"}
 _HASH_LENGTH = 12  # characters of a hash that is shown
@@ -84,8 +87,34 @@ def column_fields(row: ResultRow) -> dict[str, str]:
     for name in names:
         if name not in DATA_FIELDS and setting.get(name) is not None:
             fields[name.removeprefix("hashes.").replace("_", " ")] = str(setting[name])
+    text_weight = text_weight_of(row.provenance)
+    if text_weight is not None:
+        fields[TEXT_WEIGHT] = text_weight
     fields[NUMBER_OF_SAMPLES] = str(row.n_samples)
     return fields
+
+
+def text_weight_of(provenance: Mapping[str, Any]) -> str | None:
+    """Return the weight of texts in queries of an image and a text, by the protocol, as text.
+
+    None if there are no such queries, or if the model has its own way to compose them.
+    """
+    composition = str(provenance.get("composition", ""))
+    if not composition.startswith(SUM_OF_FEATURES):
+        return None
+    return composition.removeprefix(SUM_OF_FEATURES)
+
+
+def differing_conditions(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[str]:
+    """Yield one line for each of `CONDITIONS` in which the provenances of two results differ.
+
+    Example:
+        "precision is fp32 and bf16"
+    """
+    for name in CONDITIONS:
+        value_a, value_b = a.get(name), b.get(name)
+        if value_a != value_b:
+            yield f"{name} is {value_a} and {value_b}"
 
 
 def describe_mismatches(setting_a: Mapping[str, Any], setting_b: Mapping[str, Any]) -> list[str]:

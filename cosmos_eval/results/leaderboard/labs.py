@@ -106,7 +106,8 @@ def compare_labs(entries: Iterable[Entry], results: Iterable[StoredResult]) -> l
 def _measurement_key(result: StoredResult) -> tuple[object, ...]:
     """Return what results share that measure the same weights in the same way on the same data."""
     row = result.row
-    return result.identity.sha256, tuple(result.row_words), row.task, result.dataset, row.protocol
+    data_set = (row.task, result.data_version, row.protocol)
+    return result.identity.sha256, tuple(result.row_words), *data_set
 
 
 def _numbers_of_labs(entry: Entry, results: Sequence[StoredResult]) -> Iterator[LabNumber]:
