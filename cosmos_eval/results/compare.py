@@ -422,8 +422,8 @@ def require_one_data_version(results: Iterable[StoredResult]) -> None:
         is_second_version = first is not result
         if is_second_version:
             raise UsageError(
-                f"{first.path} and {result.path} are results of {result.model} on other data: "
-                f"{first.dataset} and {result.dataset}: keep one of the files"
+                f"{first.path} and {result.path} are results of {result.model} on other data, or "
+                f"with other settings: {first.dataset} and {result.dataset}: keep one of the files"
             )
 
 
