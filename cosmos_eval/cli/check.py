@@ -120,6 +120,7 @@ def _update_baseline(
     from cosmos_eval.results.gate.baseline import replace_baseline
     from cosmos_eval.results.gate.check import read_results
 
+    _require_outside(baseline, paths)
     results, problems = read_results(paths)
     changes, notes = replace_baseline(
         baseline,
@@ -134,6 +135,22 @@ def _update_baseline(
     print_records(changes, as_json=as_json)
     print_written(baseline)
     print_notes(notes)
+
+
+def _require_outside(baseline: Path, places: Sequence[Path]) -> None:
+    """Raise UsageError if a baseline would lie in a folder of results, and be read as one of them.
+
+    Args:
+        baseline: The file that is to be written.
+        places: Result files, and folders of them.
+    """
+    for place in places:
+        folder = place if place.is_dir() else place.parent
+        if baseline.resolve().is_relative_to(folder.resolve()):
+            raise UsageError(
+                f"{baseline} would lie in the folder of results {folder}, and be read as a "
+                "result: name a --baseline outside of it"
+            )
 
 
 def _examine(

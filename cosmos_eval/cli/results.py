@@ -659,6 +659,7 @@ def export(
     `cosmos-eval list formats` prints the names of data sets and metrics in other tools.
     """
     from cosmos_eval.results import export as tables
+    from cosmos_eval.results.compare import require_one_data_version
     from cosmos_eval.results.exchange.formats import FORMATS
     from cosmos_eval.results.identity import is_stopped
     from cosmos_eval.results.labels import distinct_results
@@ -671,7 +672,20 @@ def export(
             raise UsageError(f"{directory} has only results of runs that stopped early")
         if n_stopped:
             print_notes([f"results not written: {n_stopped}, of runs that stopped early"])
-        written_files = FORMATS[format].write(distinct_results(whole_results), output)
+        # A file of another tool has no place to say that a result was edited.
+        unedited_results = [result for result in whole_results if not result.is_edited]
+        n_edited = len(whole_results) - len(unedited_results)
+        if not unedited_results:
+            raise UsageError(
+                f"nothing to write: all results in {directory} were edited (`cosmos-eval verify` "
+                "shows more): measure again"
+            )
+        if n_edited:
+            print_notes([f"results not written: {n_edited}, edited after they were measured"])
+        written_results = distinct_results(unedited_results)
+        for label in dict.fromkeys(result.label for result in written_results):
+            require_one_data_version(r for r in written_results if r.label == label)
+        written_files = FORMATS[format].write(written_results, output)
         if len(written_files.paths) == 1:
             print_written(written_files.paths[0])
         else:

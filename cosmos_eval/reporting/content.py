@@ -23,6 +23,7 @@ from cosmos_eval.results.leaderboard.labs import LabNumber, compare_labs
 from cosmos_eval.results.leaderboard.languages import LanguageTable, language_tables
 from cosmos_eval.results.leaderboard.ranking import Ties, close_pairs, p_value_of
 from cosmos_eval.results.record import ResultRow
+from cosmos_eval.results.settings import describe_mismatches, setting_of_result
 from cosmos_eval.results.store import ReadSamples
 from cosmos_eval.results.text import percent
 from cosmos_eval.stats.intervals import clustered_wilson
@@ -428,9 +429,7 @@ def _obstacle_to_comparison(task_name: str, a: SampledResult, b: SampledResult) 
         a: The first result, with its stored arrays.
         b: The second result, on the same data set by the same protocol.
     """
-    mismatches = compare.describe_mismatches(
-        compare.setting_of_result(a.row), compare.setting_of_result(b.row)
-    )
+    mismatches = describe_mismatches(setting_of_result(a.row), setting_of_result(b.row))
     if mismatches:
         return "; ".join(mismatches)
     try:

@@ -7,18 +7,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cosmos_eval.results import groups
-from cosmos_eval.results.compare import (
-    Comparison,
-    MetricTest,
-    adjust_p_values,
-    describe_mismatches,
-    setting_of_result,
-    to_cells,
-)
+from cosmos_eval.results.compare import Comparison, MetricTest, adjust_p_values, to_cells
 from cosmos_eval.results.groups import Moments, ReadSamples
 from cosmos_eval.results.identity import training_of
 from cosmos_eval.results.labels import StoredResult
 from cosmos_eval.results.leaderboard.groups import GroupMean, group_table
+from cosmos_eval.results.settings import describe_mismatches, setting_of_result
 from cosmos_eval.stats.estimates import Ints
 from cosmos_eval.tasks import task_named
 from cosmos_eval.types import CosmosEvalError, UsageError

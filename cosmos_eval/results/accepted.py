@@ -1,16 +1,22 @@
 """The results that a collection has accepted: new results must be measured on the same terms.
 
-The terms are the setting that comparisons need, see `compare.setting_of_result`, and the precision.
-A new result must also record the hash of its data, and the revision, if the accepted results do.
+The terms are the setting that comparisons need, see `settings`, and the precision. A new result
+must also record the hash of its data, and the revision, if the accepted results do.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from cosmos_eval.results.compare import DATA_FIELDS, describe_mismatches, setting_of_result
 from cosmos_eval.results.labels import StoredResult
 from cosmos_eval.results.record import ResultRow
+from cosmos_eval.results.settings import (
+    DATA_FIELDS,
+    TEXT_WEIGHT,
+    describe_mismatches,
+    setting_of_result,
+    text_weight_of,
+)
 from cosmos_eval.results.store import list_results, read_stored, result_paths
 from cosmos_eval.types import UsageError
 
@@ -79,6 +85,9 @@ def _departures(row: ResultRow, accepted_row: ResultRow) -> Iterator[str]:
     accepted_terms = _terms_of(accepted_row)
     for mismatch in describe_mismatches(terms, accepted_terms):
         yield f"{mismatch} there"
+    weights = text_weight_of(row.provenance), text_weight_of(accepted_row.provenance)
+    if None not in weights and weights[0] != weights[1]:
+        yield f"{TEXT_WEIGHT} is {weights[0]} and {weights[1]} there"
     for name in DATA_FIELDS:
         if name in accepted_terms and name not in terms:
             yield f"{name} is not recorded: measure again with this version of cosmos-eval"

@@ -13,9 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cosmos_core.utils.text import first_of
-from cosmos_eval.results.identity import CONTENT
 from cosmos_eval.results.labels import StoredResult, distinct_results, label_results
 from cosmos_eval.results.record import ResultRow
+from cosmos_eval.results.settings import (
+    differing_conditions,
+    has_content,
+    require_same_settings,
+    setting_of_result,
+)
 from cosmos_eval.results.table import (
     USUAL,
     TableOptions,
@@ -34,18 +39,8 @@ from cosmos_eval.types import Samples, UsageError, base_protocol_name, nearest
 if TYPE_CHECKING:
     import pandas as pd
 
-_TUNED_FIELDS = ("attention", "hashes.constants", "hashes.queries", "hashes.templates")
-"""Fields of a setting that are left out if a search chose their values for each model."""
-SAMPLE_LISTS = ("hashes.sample_list", "hashes.samples")
-"""Fields that may hold the hash of the list of samples. A setting has one of them."""
-_CONTENT = f"hashes.{CONTENT}"
-DATA_FIELDS = ("repository", "revision", _CONTENT)
-"""Fields of a setting that are compared only if both have them: not every result records them."""
-_STOPPED = "stopped"
-_PROVENANCE_FIELDS = ("attention", "limit", "partial", _STOPPED, "repository", "revision")
-_EXPLANATIONS = {_CONTENT: " (images, label maps and labels that were measured)"}
-_HASH_LENGTH = 12  # characters of a hash that is shown
 _MOST_KEYS = 20  # data sets that a message names
+_HASH_LENGTH = 12  # characters of a hash that is shown
 _ROUNDING = 1e-9  # sums in another order differ in their last bits
 
 
@@ -67,114 +62,6 @@ class Measurement(NamedTuple):
 def measurement_of(row: ResultRow, samples: Samples) -> Measurement:
     """Return what comparisons need of a result and its per-sample arrays."""
     return Measurement(setting_of_result(row), row.metrics, samples)
-
-
-def setting_of_result(row: ResultRow) -> dict[str, Any]:
-    """Return the setting of a result: all fields except the model that decide what it measures.
-
-    Results can be compared if their settings agree.
-
-    Example:
-        {"task": "cls", "dataset": "imagenet1k", "protocol": "clip", "limit": None,
-        "n_samples": 50000, "hashes.sample_list": "1a2b...", "hashes.templates": "3c4d..."}
-    """
-    return make_setting(row.task, row.dataset, row.protocol, row.n_samples, row.provenance)
-
-
-def make_setting(
-    task: str, dataset: str, protocol: str, n_samples: int, provenance: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Return the setting of a result, see `setting_of_result`, from the fields that it needs.
-
-    Args:
-        task: The name of the task.
-        dataset: The name of the data set.
-        protocol: The name of the protocol.
-        n_samples: The number of samples.
-        provenance: The provenance, or those fields of it that are known before a measurement.
-    """
-    setting: dict[str, Any] = {"task": task, "dataset": dataset, "protocol": protocol}
-    for name in _PROVENANCE_FIELDS:
-        if name in provenance:
-            setting[name] = provenance[name]
-    setting["n_samples"] = n_samples
-    for name, sha256 in sorted(provenance["hashes"].items()):
-        setting[f"hashes.{name}"] = sha256
-
-    # Fields that a search chose for each model may differ between comparable results.
-    is_tuned = "tuned" in provenance
-    if is_tuned:
-        for name in _TUNED_FIELDS:
-            setting.pop(name, None)
-    return setting
-
-
-def describe_mismatches(setting_a: Mapping[str, Any], setting_b: Mapping[str, Any]) -> list[str]:
-    """Return one line for each field in which two settings differ, such as "limit is 100 and none".
-
-    A field that only one setting has is a difference, except for the repository, the revision and
-    the hash of the content, which older results do not record. Settings without a hash of the list
-    of samples never agree, since it is unknown whether they have the same samples. The setting of a
-    run that stopped before the last sample agrees with no other one.
-
-    Args:
-        setting_a: The setting of a result A, from `setting_of_result`.
-        setting_b: The setting of a result B.
-    """
-    if _STOPPED in setting_a or _STOPPED in setting_b:
-        return ["a run stopped before the last sample, which only `check --sequential` judges"]
-    mismatches = []
-    all_names = dict.fromkeys([*setting_a, *setting_b])
-    for name in all_names:
-        is_in_both = name in setting_a and name in setting_b
-        if is_in_both and setting_a[name] == setting_b[name]:
-            continue
-        if not is_in_both and name in DATA_FIELDS:
-            continue
-        explanation = _EXPLANATIONS.get(name, "")
-        value_a = _field_text(setting_a, name)
-        value_b = _field_text(setting_b, name)
-        mismatches.append(f"{name}{explanation} is {value_a} and {value_b}")
-
-    has_sample_list = any(setting_a.get(name) for name in SAMPLE_LISTS)
-    if not has_sample_list:
-        mismatches.append("hashes.sample_list is not recorded, so that the samples may differ")
-    return mismatches
-
-
-def require_same_settings(settings: Iterable[Mapping[str, Any]]) -> None:
-    """Raise ValueError if any two of several settings differ, and name the fields.
-
-    All pairs are compared. It is not enough to compare with the first setting: a field that it does
-    not record may still differ between two others.
-
-    Args:
-        settings: The settings of results, from `setting_of_result`.
-    """
-    for setting_a, setting_b in combinations(settings, 2):
-        mismatches = describe_mismatches(setting_a, setting_b)
-        if mismatches:
-            raise ValueError("; ".join(mismatches))
-
-
-def has_content(setting: Mapping[str, Any]) -> bool:
-    """Return whether a setting has the hash of the images and labels themselves."""
-    return bool(setting.get(_CONTENT))
-
-
-def _field_text(setting: Mapping[str, Any], name: str) -> str:
-    """Return the value of a field of a setting as text, in which hashes are cut short.
-
-    A field that the setting does not have is "missing", and the value None is "none".
-    """
-    value = setting.get(name, "missing")
-    if value is None:
-        return "none"
-    text = str(value)
-    is_hash = name.startswith("hashes.") or name == "revision"
-    if is_hash:
-        return text[:_HASH_LENGTH]
-    return text
 
 
 def paired_differences(
@@ -535,8 +422,8 @@ def require_one_data_version(results: Iterable[StoredResult]) -> None:
         is_second_version = first is not result
         if is_second_version:
             raise UsageError(
-                f"{first.path} and {result.path} are results of {result.model} on other data: "
-                f"{first.dataset} and {result.dataset}: keep one of the files"
+                f"{first.path} and {result.path} are results of {result.model} on other data, or "
+                f"with other settings: {first.dataset} and {result.dataset}: keep one of the files"
             )
 
 
@@ -624,7 +511,9 @@ def compare(
     tests: list[MetricTest] = []
     notes: list[str] = []
     for a, b in pairs:
-        tests += _tests_of_pair(a, b, read_samples)
+        tests_of_pair = _tests_of_pair(a, b, read_samples)
+        tests += tests_of_pair
+        notes += _untested_notes(a, b, {test.metric for test in tests_of_pair})
         notes += differing_settings(a, b)
 
     # Say which models were compared, by any of their results.
@@ -695,11 +584,30 @@ def _tests_of_pair(
     return sorted(tests, key=lambda test: not test.metric_record.primary)
 
 
+def _untested_notes(
+    a: StoredResult, b: StoredResult, tested_metrics: Collection[str]
+) -> Iterator[str]:
+    """Yield a note on metrics that both results have, but that could not be compared.
+
+    Such a metric has no value without one of the images, so the error of its difference is unknown.
+    """
+    names = []
+    for name in a.row.metrics:
+        is_of_both = name in b.row.metrics and not metric_of(a.row.task, name).reference
+        if is_of_both and name not in tested_metrics:
+            names.append(name)
+    if names:
+        yield (
+            f"{a.row.dataset}: not compared, since one image decides whether there is a value of "
+            f"{', '.join(names)}"
+        )
+
+
 def differing_settings(a: StoredResult, b: StoredResult) -> Iterator[str]:
     """Yield notes on what differs between two results though they can be compared.
 
     These are metrics of only one result, the protocol's way of scoring, missing hashes of the
-    images, and provenance such as the precision and the device.
+    images, and provenance such as the precision and the device, see `differing_conditions`.
 
     Args:
         a: The result of model A.
@@ -721,10 +629,8 @@ def differing_settings(a: StoredResult, b: StoredResult) -> Iterator[str]:
             f"{dataset}: the content of the images was not compared, since not all results record "
             "it (older versions did not)"
         )
-    for name in ("map", "pair_score", "composition", "precision", "device", "version"):
-        value_a, value_b = a.row.provenance.get(name), b.row.provenance.get(name)
-        if value_a != value_b:
-            yield f"{dataset}: {name} is {value_a} and {value_b}"
+    for difference in differing_conditions(a.row.provenance, b.row.provenance):
+        yield f"{dataset}: {difference}"
 
 
 def to_records(comparison: Comparison) -> dict[str, Any]:
@@ -843,28 +749,29 @@ def to_cells(test: MetricTest, options: TableOptions = USUAL) -> dict[str, str |
     cells["p"] = p_value_text(difference.p_value)
     cells["p (Holm)"] = None if test.adjusted is None else p_value_text(test.adjusted)
     cells["better"] = test.better
-    cells["detectable"] = detectable_text(test, options)
+    cells["detectable"] = detectable_text(test.detectable, test.metric_record, options)
     cells.update(error_component_cells(difference, factor, options))
     return cells
 
 
-def detectable_text(test: MetricTest, options: TableOptions) -> str | None:
+def detectable_text(detectable: float | None, metric: Metric, options: TableOptions) -> str | None:
     """Return the detectable difference of a test as text, or None if there is none.
 
     If it is greater than any difference that the metric can have, the text is "> 100".
 
     Args:
-        test: The test of a metric.
+        detectable: The difference, in the unit of the metric.
+        metric: The definition of the metric.
         options: How many decimals numbers have.
     """
-    if test.detectable is None:
+    if detectable is None:
         return None
-    least, most = test.metric_record.bounds
-    factor = test.metric_record.factor  # 100 for fractions, else 1
+    least, most = metric.bounds
+    factor = metric.factor  # 100 for fractions, else 1
     largest_difference = most - least
-    if test.detectable > largest_difference:
+    if detectable > largest_difference:
         return f"> {factor * largest_difference:g}"
-    return options.format_number(test.detectable, factor)
+    return options.format_number(detectable, factor)
 
 
 def error_component_cells(

@@ -142,13 +142,10 @@ def overrides_of(settings: Mapping[str, Any], *, student: bool) -> tuple[str, ..
     words = ["student"] if student else []
 
     # The form of attention in the last block of the image tower, which segmentation may change.
-    attention = settings["attention"]
-    protocol_attention = settings.get("protocol_attention", "csa")
-    auxiliary = auxiliary_of(settings)
-    if attention and auxiliary:
-        words.append(f"{attention}: {auxiliary}")
-    elif attention and attention != protocol_attention:
-        words.append(attention)
+    if has_other_attention(settings):
+        auxiliary = auxiliary_of(settings)
+        attention = settings["attention"]
+        words.append(f"{attention}: {auxiliary}" if auxiliary else attention)
 
     if settings["precision"] != "fp32":
         words.append(settings["precision"])
@@ -160,6 +157,18 @@ def overrides_of(settings: Mapping[str, Any], *, student: bool) -> tuple[str, ..
         n_samples = settings[STOPPED]["looks"][-1][0]
         words.append(f"stopped after {n_samples} of {settings['stopped']['samples']}")
     return tuple(words)
+
+
+def has_other_attention(settings: Mapping[str, Any]) -> bool:
+    """Return whether the last block of the image tower had another attention than the protocol's.
+
+    `settings` is the provenance of a result, or the same fields of a planned result.
+    """
+    attention = settings["attention"]
+    if not attention:
+        return False
+    protocol_attention = settings.get("protocol_attention", "csa")
+    return auxiliary_of(settings) is not None or attention != protocol_attention
 
 
 def auxiliary_of(settings: Mapping[str, Any]) -> str | None:

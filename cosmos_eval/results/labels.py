@@ -1,7 +1,7 @@
 """Labels of models and data sets in tables: one label per model, and one model per label."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from operator import attrgetter
@@ -13,14 +13,18 @@ from cosmos_eval.results.identity import (
     ModelIdentity,
     component_hashes,
     data_identity,
+    is_stopped,
     labelled,
     model_identity,
 )
 from cosmos_eval.results.record import ResultRow
+from cosmos_eval.results.settings import NUMBER_OF_SAMPLES, TEXT_WEIGHT, column_fields
 from cosmos_eval.types import UsageError, wording_name
 
 _MOST_FILES = 5  # files of edited results that a warning names
 _HASH_LENGTH = 8  # characters of a hash in a label
+# Fields whose values are shown as they are. Others are hashes, which are cut.
+_WHOLE_FIELDS = ("repository", "attention", TEXT_WEIGHT, NUMBER_OF_SAMPLES)
 _LONGEST_NAME = 40  # characters of a name that is not shortened
 
 EDITED_RECORD, EDITED_SAMPLES, EDITED_METRICS = "edited record", "edited samples", "edited metrics"
@@ -59,6 +63,8 @@ class StoredResult:
     shared_sha256: str = ""
     # Words that tell several versions of one data set apart, set by `label_results`.
     data_notes: tuple[str, ...] = ()
+    # Words that tell results on the same data with other settings apart, also set there.
+    setting_notes: tuple[str, ...] = ()
     # The new path of a result of another model with the same name, which `store_result` renamed to
     # make room for this result. None if there was no such result.
     displaced_path: Path | None = None
@@ -152,6 +158,11 @@ class StoredResult:
     @property
     def dataset(self) -> str:
         """The label of the data set's column in tables, such as "coco (revision 1a2b3c4d)"."""
+        return labelled(self.row.dataset, [*self.data_notes, *self.setting_notes])
+
+    @property
+    def data_version(self) -> str:
+        """The data set and its version, without other settings than those of the protocol."""
         return labelled(self.row.dataset, self.data_notes)
 
     @property
@@ -167,12 +178,15 @@ def label_results(results: Iterable[StoredResult]) -> list[StoredResult]:
       the results under these names differ.
     - Several models with one name: their labels get the hashes in which the models differ, such as
       "clip (weights 1a2b3c4d)" and "clip (weights 5e6f7a8b)".
-    - Several versions of one data set: the labels of their columns get what differs, such as
-      "coco (revision 1a2b3c4d)".
+    - Several versions of one data set, or other settings on it: the labels of their columns get
+      what differs, such as "coco (revision 1a2b3c4d)" or "coco (templates 1a2b3c4d)".
     - One model of which labs have different results: its labels get the lab, such as "clip
       (lab-a)".
     """
-    labelled_results = _add_data_notes(list(results))
+    labelled_results = _add_data_notes(
+        [replace(result, data_notes=(), setting_notes=()) for result in results]
+    )
+    labelled_results = _add_setting_notes(labelled_results)
     labelled_results = _add_shared_hashes(labelled_results)
     labelled_results = _add_names(labelled_results)
     labelled_results = _add_model_notes(labelled_results)
@@ -216,8 +230,50 @@ def count_models(results: Iterable[StoredResult]) -> int:
 def _add_data_notes(results: list[StoredResult]) -> list[StoredResult]:
     """Return results with `data_notes`, which tell versions of a data set apart.
 
-    A note is the name of a field of `data_identity` and its value, such as "revision 1a2b3c4d". A
-    field has a note only if it has several values among the results of the same data set.
+    A note is the name of a field of `data_identity` and its value, such as "revision 1a2b3c4d".
+    """
+    notes = _differing_fields(results, [data_identity(result.row) for result in results])
+    return [
+        replace(result, data_notes=result_notes)
+        for result, result_notes in zip(results, notes, strict=True)
+    ]
+
+
+def _add_setting_notes(results: list[StoredResult]) -> list[StoredResult]:
+    """Return results with `setting_notes`, which tell other settings on the same data apart.
+
+    A note is the name of a field of `column_fields` and its value, such as "templates 1a2b3c4d".
+    """
+    fields, following_fields = [], []
+    for result in results:
+        all_fields = column_fields(result.row)
+        # These follow from other fields, so a note on them is rarely needed.
+        names = [name for name in ("queries", NUMBER_OF_SAMPLES) if name in all_fields]
+        following_fields.append({name: all_fields.pop(name) for name in names})
+        fields.append(all_fields)
+    noted_results = results
+    for fields_of_results in (fields, following_fields):
+        notes = _differing_fields(noted_results, fields_of_results)
+        noted_results = [
+            replace(result, setting_notes=(*result.setting_notes, *result_notes))
+            for result, result_notes in zip(noted_results, notes, strict=True)
+        ]
+    return noted_results
+
+
+def _differing_fields(
+    results: Sequence[StoredResult], fields: Sequence[Mapping[str, str]]
+) -> list[tuple[str, ...]]:
+    """Return notes on the fields that differ among the results of each column.
+
+    A column has the results of one data set and protocol that have the same notes so far.
+
+    Args:
+        results: The results.
+        fields: The fields of each result, by name. A value that is not recorded is empty.
+
+    Returns:
+        The notes of each result, such as ("revision 1a2b3c4d",).
     """
     # The samples that each result is meant to have. Results with equal keys have equal samples,
     # unless the files of their data sets differ.
@@ -226,28 +282,29 @@ def _add_data_notes(results: list[StoredResult]) -> list[StoredResult]:
         row = result.row
         limit = row.provenance["limit"]
         partial = row.provenance.get("partial")
-        sample_keys.append((row.task, row.dataset, row.protocol, limit, partial))
+        n_stopped = row.n_samples if is_stopped(row) else None
+        sample_keys.append((row.task, result.dataset, row.protocol, limit, partial, n_stopped))
 
     # Collect the values of each field by samples and field. Edited results do not count.
     values_by_field: dict[tuple[object, ...], set[str]] = {}
-    for result, sample_key in zip(results, sample_keys, strict=True):
-        for field, value in data_identity(result.row).items():
+    for result, sample_key, result_fields in zip(results, sample_keys, fields, strict=True):
+        for field, value in result_fields.items():
             field_values = values_by_field.setdefault((sample_key, field), set())
             is_recorded = value != ""
             if is_recorded and not result.is_edited:
                 field_values.add(value)
 
-    # Add the fields that have several values to the notes.
-    noted_results = []
-    for result, sample_key in zip(results, sample_keys, strict=True):
+    # Note the fields that have several values.
+    notes_of_results = []
+    for sample_key, result_fields in zip(sample_keys, fields, strict=True):
         notes = []
-        for field, value in data_identity(result.row).items():
+        for field, value in result_fields.items():
             has_several_values = len(values_by_field[sample_key, field]) > 1
             if has_several_values:
-                short_value = value if field == "repository" else value[:_HASH_LENGTH]
+                short_value = value if field in _WHOLE_FIELDS else value[:_HASH_LENGTH]
                 notes.append(f"{field} {short_value or 'not recorded'}")
-        noted_results.append(replace(result, data_notes=tuple(notes)))
-    return noted_results
+        notes_of_results.append(tuple(notes))
+    return notes_of_results
 
 
 def _add_shared_hashes(results: list[StoredResult]) -> list[StoredResult]:
@@ -485,14 +542,16 @@ def distinct_results(results: Iterable[StoredResult]) -> list[StoredResult]:
 def result_warnings(results: Iterable[StoredResult]) -> list[str]:
     """Return the warnings that readers of results should see, one line each.
 
-    They are about names that several models share, models that have several names, edited results,
-    and results whose metrics were not recomputed from their samples.
+    They are about names that several models share, models that have several names, results on one
+    data set with other settings, edited results, and results whose metrics were not recomputed from
+    their samples.
 
     Args:
         results: The results, which `label_results` labelled.
     """
     results = list(results)
     warnings = [*_shared_name_warnings(results), *_several_names_warnings(results)]
+    warnings += _several_columns_warnings(results)
 
     # Name the files of edited results, in one line for each way of editing.
     for fault, reason in _REASONS_BY_FAULT.items():
@@ -555,6 +614,24 @@ def _several_names_warnings(results: list[StoredResult]) -> list[str]:
     lines = []
     for names, line_end in sorted(line_ends.items()):
         lines.append(f"one model has the names {', '.join(names)}{line_end}")
+    return lines
+
+
+def _several_columns_warnings(results: Iterable[StoredResult]) -> list[str]:
+    """Return one line for each data set and protocol whose results have several columns.
+
+    Example: "not compared, since data or settings differ: pets (templates 1a2b3c4d), pets
+    (templates 5e6f7a8b)".
+    """
+    labels_by_set: dict[tuple[str, str, str], set[str]] = {}
+    for result in results:
+        set_key = (result.row.task, result.row.dataset, result.row.protocol)
+        labels_by_set.setdefault(set_key, set()).add(result.dataset)
+    lines = []
+    for _, labels in sorted(labels_by_set.items()):
+        if len(labels) > 1:
+            datasets = first_of(sorted(labels), _MOST_FILES)
+            lines.append(f"not compared, since data or settings differ: {datasets}")
     return lines
 
 

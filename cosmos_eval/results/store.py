@@ -318,6 +318,11 @@ def _to_row(content: bytes, path: Path) -> ResultRow:
     except UsageError:
         record = _parse(content, path)
         version = record["schema_version"]
+        if "baseline_sha256" in record:
+            raise UsageError(
+                f"{path} is a baseline of `check`, not a result: move it out of the folder of "
+                "results, with the folder of its name"
+            ) from None
         if version > SCHEMA_VERSION:
             raise UsageError(
                 f"{path} is a result of version {version}, and this cosmos-eval knows versions up "
@@ -488,8 +493,8 @@ def list_results(
     """Return the files of results in a folder and its subfolders, and messages on faults.
 
     Hidden files are left out, since killed runs may leave them, and so are hidden folders, except
-    for those in which the Hugging Face hub keeps results. Symbolic links to folders are not
-    followed, since results would then be listed twice.
+    for those in which the Hugging Face hub keeps results. Symbolic links to folders are followed,
+    unless the results in them are listed anyway.
 
     Args:
         place: A folder, or a file, which is returned without a check.
@@ -504,11 +509,11 @@ def list_results(
 
     paths: list[Path] = []
     errors: list[OSError] = []
-    for folder, subfolders, file_names in os.walk(place, onerror=errors.append):
+    root = Path(os.path.realpath(place))
+    visited = {root}
+    for folder, subfolders, file_names in os.walk(place, onerror=errors.append, followlinks=True):
         # os.walk visits only the subfolders that stay in this list.
-        subfolders[:] = sorted(
-            name for name in subfolders if not name.startswith(".") or name == HUB_FOLDER
-        )
+        subfolders[:] = _unvisited_subfolders(folder, subfolders, root, visited)
         for name in file_names:
             if name.endswith(tuple(suffixes)) and not name.startswith("."):
                 paths.append(Path(folder, name))
@@ -521,6 +526,30 @@ def list_results(
     if not paths and not faults:
         faults = [no_results_in(place)]
     return sorted(paths), faults
+
+
+def _unvisited_subfolders(
+    folder: str, names: Sequence[str], root: Path, visited: set[Path]
+) -> list[str]:
+    """Return the sorted names of the subfolders that are searched for results, each folder once.
+
+    Args:
+        folder: The folder that has the subfolders.
+        names: The names of the subfolders.
+        root: The folder in which the search began, without symbolic links.
+        visited: The folders that were searched so far, to which the subfolders are added.
+    """
+    chosen_names = []
+    for name in sorted(names):
+        if name.startswith(".") and name != HUB_FOLDER:
+            continue
+        path = Path(folder, name)
+        target = Path(os.path.realpath(path))
+        is_link_inside = path.is_symlink() and target.is_relative_to(root)
+        if target not in visited and not is_link_inside:
+            visited.add(target)
+            chosen_names.append(name)
+    return chosen_names
 
 
 def result_paths(place: Path, suffixes: Sequence[str] = (RESULT_SUFFIX,)) -> list[Path]:

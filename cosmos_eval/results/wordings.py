@@ -20,6 +20,7 @@ from cosmos_eval.results.groups import require_distinct, training_key
 from cosmos_eval.results.identity import training_of
 from cosmos_eval.results.labels import StoredResult
 from cosmos_eval.results.record import ResultRow
+from cosmos_eval.results.settings import describe_mismatches, setting_of_result
 from cosmos_eval.results.table import USUAL, TableOptions, frame_of_records, select_metrics
 from cosmos_eval.stats.estimates import Estimate
 from cosmos_eval.stats.wordings import (
@@ -403,7 +404,7 @@ def _require_comparable_wordings(results: Sequence[StoredResult], n_wordings: in
         comparisons.require_comparable(*results_with_wording)
     settings = [_setting_without_texts(result.row) for result in results]
     for result, setting in zip(results[1:], settings[1:], strict=True):
-        mismatches = comparisons.describe_mismatches(settings[0], setting)
+        mismatches = describe_mismatches(settings[0], setting)
         if mismatches:
             raise UsageError(
                 f"{results[0].path} and {result.path} differ in more than their wording: "
@@ -417,7 +418,7 @@ def _setting_without_texts(row: ResultRow) -> dict[str, Any]:
     For tasks with captions, the hash of the list of samples includes the captions. It is replaced
     by the hash of the images.
     """
-    setting = comparisons.setting_of_result(row)
+    setting = setting_of_result(row)
     for name in _TEXT_FIELDS:
         setting.pop(name, None)
     if row.task in _CAPTION_TASKS:

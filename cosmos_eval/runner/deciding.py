@@ -15,10 +15,10 @@ from typing import NamedTuple
 
 from cosmos_eval import types
 from cosmos_eval.results import decisions
-from cosmos_eval.results.compare import describe_mismatches, make_setting, setting_of_result
 from cosmos_eval.results.decisions import Look, Shards
 from cosmos_eval.results.identity import STOPPED, is_stopped, require_whole
 from cosmos_eval.results.labels import StoredResult
+from cosmos_eval.results.settings import describe_mismatches, make_setting, setting_of_result
 from cosmos_eval.results.store import read_stored, result_paths
 from cosmos_eval.results.text import decided_line, difference_and_interval
 from cosmos_eval.results.verify import VerifiedResult, read_verified

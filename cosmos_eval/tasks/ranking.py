@@ -328,7 +328,7 @@ class _QueryFeatures:
             return {}
         if isinstance(self.encoder, ComposingEncoder):
             return {"composition": self.encoder.composition}
-        return {"composition": f"sum of features, text weight {self.protocol.text_weight:g}"}
+        return {"composition": f"{types.SUM_OF_FEATURES}{self.protocol.text_weight:g}"}
 
     def gallery(self, search: Search) -> Features:
         """Return the features (G, D) of the items of a gallery."""

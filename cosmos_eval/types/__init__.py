@@ -32,6 +32,7 @@ from cosmos_eval.types.options import (
     no_progress,
 )
 from cosmos_eval.types.protocols import (
+    SUM_OF_FEATURES,
     TASKS_BY_WORD,
     AssociationProtocol,
     BoxesProtocol,
@@ -76,6 +77,7 @@ from cosmos_eval.types.wordings import (
 
 __all__ = [
     "MAPS",
+    "SUM_OF_FEATURES",
     "TASKS_BY_WORD",
     "AssociationProtocol",
     "Attention",

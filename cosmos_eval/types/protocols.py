@@ -490,6 +490,10 @@ class RatingsProtocol(Protocol):
     n_items: int | None = field(default=None, metadata=_FIXED)
 
 
+SUM_OF_FEATURES = "sum of features, text weight "
+"""How the record of a composition begins that adds features by `text_weight`."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class RankingProtocol(Protocol):
     """How it is measured where all positives of a query are ranked in a gallery.

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cosmos_eval.results.compare import require_same_settings, setting_of_result
 from cosmos_eval.results.identity import is_stopped
 from cosmos_eval.results.labels import StoredResult, distinct_results
 from cosmos_eval.results.record import ResultRow
+from cosmos_eval.results.settings import require_same_settings, setting_of_result
 from cosmos_eval.results.store import read_samples
 from cosmos_eval.stats.estimates import Mean, Proportion
 from cosmos_eval.tasks import Metric, Task, task_named

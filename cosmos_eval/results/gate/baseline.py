@@ -22,7 +22,6 @@ from cosmos_core.utils.environment import user_name, utc_now
 from cosmos_eval._version import __version__
 from cosmos_eval.data import readers
 from cosmos_eval.results import record
-from cosmos_eval.results.compare import setting_of_result
 from cosmos_eval.results.filenames import file_stem, safe_name
 from cosmos_eval.results.groups import require_distinct
 from cosmos_eval.results.identity import (
@@ -33,9 +32,10 @@ from cosmos_eval.results.identity import (
     training_of,
 )
 from cosmos_eval.results.labels import StoredResult, label_results
+from cosmos_eval.results.settings import CONDITIONS, setting_of_result
 from cosmos_eval.results.verify import VerifiedResult
 from cosmos_eval.tasks import known_tasks, metric_of
-from cosmos_eval.types import Samples, UsageError
+from cosmos_eval.types import Precision, Samples, UsageError, Weights
 
 SCHEMA_VERSION = 2
 
@@ -117,6 +117,20 @@ class SamplesRecord(TypedDict):
 
 
 @with_config(record.STRICT)
+class ConditionsRecord(TypedDict):
+    """How an entry was measured: with the weights of which model, and `settings.CONDITIONS`."""
+
+    weights: Weights | None
+    precision: Precision
+    device: record.Name
+    version: record.Name
+    dirty: bool | None
+    map: NotRequired[record.Name]
+    pair_score: NotRequired[record.Name]
+    composition: NotRequired[record.Name]
+
+
+@with_config(record.STRICT)
 class TrainingRecord(TypedDict):
     """The group of a training, with what differs from the defaults, and the seed."""
 
@@ -134,6 +148,7 @@ class Written(TypedDict):
     version: str
 
 
+_CONDITIONS = Field(description="Absent in older baselines.")
 _TRAINING = Field(description="Absent if unknown. Several trainings of a group are gated together.")
 
 
@@ -160,6 +175,10 @@ class Entry:
     ] = None
     loaded_model_sha256: Annotated[
         record.Sha256 | None, Field(description="The same for a model read from any files.")
+    ] = None
+    conditions: Annotated[
+        Mapping[str, Any] | None,
+        record.validated_as(Annotated[ConditionsRecord | None, _CONDITIONS]),
     ] = None
 
     @property
@@ -547,6 +566,11 @@ def _make_entry(row: record.ResultRow, archive: bytes | None) -> Entry:
     if group:
         training = {"group": group, "seed": training_of(row).get("seed")}
 
+    conditions: dict[str, Any] = {"weights": row.model["weights"]}
+    for name in CONDITIONS:
+        if name in row.provenance:
+            conditions[name] = row.provenance[name]
+
     identity = model_identity(row)
     return Entry(
         model=identity.label,
@@ -560,6 +584,7 @@ def _make_entry(row: record.ResultRow, archive: bytes | None) -> Entry:
         model_sha256=identity.sha256,
         training=training,
         loaded_model_sha256=identity.loaded_sha256,
+        conditions=conditions,
     )
 
 

@@ -23,14 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 from scipy.special import ndtri
 
-from cosmos_eval.results.compare import (
-    Measurement,
-    differences_of,
-    has_content,
-    measurement_of,
-    require_same_settings,
-    setting_of_result,
-)
+from cosmos_eval.results.compare import Measurement, differences_of, measurement_of
 from cosmos_eval.results.gate.baseline import (
     Baseline,
     Entry,
@@ -46,6 +39,12 @@ from cosmos_eval.results.gate.baseline import (
 from cosmos_eval.results.groups import estimate_moments, require_distinct
 from cosmos_eval.results.identity import group_label
 from cosmos_eval.results.record import ResultRow
+from cosmos_eval.results.settings import (
+    differing_conditions,
+    has_content,
+    require_same_settings,
+    setting_of_result,
+)
 from cosmos_eval.results.store import list_results
 from cosmos_eval.results.table import frame_of_records, table_of_records, to_html
 from cosmos_eval.results.verify import VerifiedResult, read_verified
@@ -62,6 +61,7 @@ if TYPE_CHECKING:
 # The brackets at the end of a label, which may hold further brackets.
 _LAST_BRACKETS = re.compile(r" \((?:[^()]|\([^()]*\))*\)$")
 _HASH_LENGTH = 8  # characters of a hash that is shown
+_UNDECIDED = "one image decides whether there is a value of"
 _LEAST_TRAININGS = 4  # in total: the variance between seeds then has two degrees of freedom
 ALPHA = 0.025
 """The probability of a false alarm on any gated metric of a whole check, by one-sided tests."""
@@ -115,11 +115,32 @@ class Case(NamedTuple):
         return names
 
     def require_same_settings(self) -> None:
-        """Raise ValueError if any two results were measured with different settings."""
+        """Raise ValueError if any two results were measured with different settings.
+
+        The precision and the kind of weights count too. Results are matched by labels, which state
+        both, but the name of a model may look as if it did.
+        """
         try:
             require_same_settings(self.settings)
         except ValueError as error:
             raise ValueError(f"measured otherwise than the baseline: {error}") from error
+        for entry in self.entries:
+            for result in self.results:
+                require_same_label_settings(entry, result.row)
+
+
+def require_same_label_settings(entry: Entry, row: ResultRow) -> None:
+    """Raise ValueError if a result has another precision or kind of weights than the baseline's.
+
+    An entry of an older version, which records neither, has those of its label.
+    """
+    conditions = {"weights": row.model["weights"], "precision": row.provenance["precision"]}
+    for name, value in conditions.items():
+        if entry.conditions is not None and entry.conditions[name] != value:
+            raise ValueError(
+                f"measured otherwise than the baseline: {name} is {entry.conditions[name]} and "
+                f"{value}"
+            )
 
 
 class Finding(NamedTuple):
@@ -299,10 +320,10 @@ def check_results(
     findings: list[Finding] = []
     for case in all_cases:
         try:
-            if case.is_group:
-                findings += _group_findings(case, path)
-            else:
-                findings += _pair_findings(case, path)
+            find = _group_findings if case.is_group else _pair_findings
+            case_findings, case_problems = find(case, path)
+            findings += case_findings
+            all_problems += case_problems
         except (ValueError, UsageError) as error:
             all_problems.append(Problem(str(case.key), str(error)))
 
@@ -318,6 +339,7 @@ def check_results(
     notes += _model_notes(cases.results, baseline)
     notes += _training_notes(cases.pairs)
     notes += _content_notes(all_cases)
+    notes += condition_notes(all_cases)
     if baseline.schema_version == 1:
         notes.append(f"{path} has version 1 and no hash of itself: write it with --update")
     decided_findings = _decide_gated(findings, cases, baseline)
@@ -478,8 +500,8 @@ def _key_without_name(key: Key) -> tuple[str, str, str]:
     return setting_words, key.dataset, key.protocol
 
 
-def _group_findings(case: Case, path: Path) -> list[Finding]:
-    """Return one finding for each metric of a group of trainings.
+def _group_findings(case: Case, path: Path) -> tuple[list[Finding], list[Problem]]:
+    """Return one finding, or one problem, for each metric of a group of trainings.
 
     A finding holds the change of the metric: the mean of the new trainings minus the mean of the
     baseline's trainings, with its error.
@@ -489,21 +511,17 @@ def _group_findings(case: Case, path: Path) -> list[Finding]:
         path: The JSON file of the baseline.
 
     Raises:
-        ValueError: If a single image decides whether a metric has a value, and as `group_changes`
-            does.
+        ValueError: As `group_changes` does.
         UsageError: As `group_changes` does.
     """
     findings = []
-    undecided_metrics = []
+    problems = []
     for name, change in group_changes(case, path).items():
         if change is None:
-            undecided_metrics.append(name)
+            problems.append(Problem(str(case.key), f"{_UNDECIDED} {name}"))
         else:
             findings.append(Finding(case.key, case.task, name, change))
-    if undecided_metrics:
-        names = ", ".join(undecided_metrics)
-        raise ValueError(f"one image decides whether there is a value of {names}")
-    return findings
+    return findings, problems
 
 
 def group_changes(case: Case, path: Path) -> dict[str, GroupDifference | None]:
@@ -550,8 +568,8 @@ def group_changes(case: Case, path: Path) -> dict[str, GroupDifference | None]:
     return changes
 
 
-def _pair_findings(case: Case, path: Path) -> list[Finding]:
-    """Return one finding for each metric that a new result and the baseline's result have.
+def _pair_findings(case: Case, path: Path) -> tuple[list[Finding], list[Problem]]:
+    """Return one finding, or one problem, for each metric that both results have.
 
     A finding holds the change of the metric: the new value minus the value of the baseline, with
     its error. If the baseline has no samples, the error follows from both intervals, otherwise from
@@ -582,7 +600,14 @@ def _pair_findings(case: Case, path: Path) -> list[Finding]:
         new_measurement = measurement_of(result.row, result.samples)
         baseline_measurement = Measurement(entry.setting, entry.metrics, entry_samples)
         changes = differences_of(new_measurement, baseline_measurement)
-    return [Finding(entry.key, case.task, name, changes[name]) for name in metric_names]
+    findings = []
+    problems = []
+    for name in metric_names:
+        if name in changes:
+            findings.append(Finding(entry.key, case.task, name, changes[name]))
+        else:
+            problems.append(Problem(str(case.key), f"{_UNDECIDED} {name}"))
+    return findings, problems
 
 
 def _independent_change(row: ResultRow, entry: Entry, metric: str) -> PairedDifference:
@@ -751,3 +776,25 @@ def _content_notes(cases: Iterable[Case]) -> list[str]:
         "the content of the images was not compared, since the baseline or a result does not "
         f"record it (older versions did not): {', '.join(keys)}"
     ]
+
+
+def condition_notes(cases: Iterable[Case]) -> list[str]:
+    """Return one note for each condition in which results differ from the baseline.
+
+    See `settings.CONDITIONS`. Baselines of older versions record none of them.
+
+    Example:
+        "device is cpu and cuda (baseline and new): clip on coco (karpathy)"
+    """
+    keys_by_difference: dict[str, list[str]] = {}
+    for case in cases:
+        for entry in case.entries:
+            for result in case.results:
+                if entry.conditions is None:
+                    continue
+                for difference in differing_conditions(entry.conditions, result.row.provenance):
+                    keys_by_difference.setdefault(difference, []).append(str(case.key))
+    notes = []
+    for difference, keys in keys_by_difference.items():
+        notes.append(f"{difference} (baseline and new): {', '.join(dict.fromkeys(keys))}")
+    return notes

@@ -5,7 +5,11 @@ from typing import Any
 from xml.etree import ElementTree as ET
 
 from cosmos_eval.results import text
-from cosmos_eval.results.compare import error_component_cells, error_components
+from cosmos_eval.results.compare import (
+    detectable_text,
+    error_component_cells,
+    error_components,
+)
 from cosmos_eval.results.gate.check import ALPHA, Finding, Report
 from cosmos_eval.results.table import USUAL, TableOptions
 
@@ -39,9 +43,7 @@ def to_cells(finding: Finding, options: TableOptions = USUAL) -> dict[str, str]:
     cells["p (Holm)"] = ""
     if finding.adjusted is not None:
         cells["p (Holm)"] = text.p_value_text(finding.adjusted)
-    cells["detectable"] = ""
-    if finding.detectable is not None:
-        cells["detectable"] = options.format_number(finding.detectable, factor)
+    cells["detectable"] = detectable_text(finding.detectable, finding.metric_record, options) or ""
     cells.update(error_component_cells(change, factor, options))
     cells["decision"] = finding.status
     return cells

@@ -18,7 +18,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from cosmos_eval.results.compare import make_setting, require_same_settings
 from cosmos_eval.results.decisions import (
     ASYMPTOTIC,
     SequentialDifference,
@@ -44,10 +43,13 @@ from cosmos_eval.results.gate.check import (
     Case,
     Finding,
     Report,
+    condition_notes,
     decide_findings,
     match_results,
+    require_same_label_settings,
 )
 from cosmos_eval.results.identity import STOPPED, is_stopped
+from cosmos_eval.results.settings import make_setting, require_same_settings
 from cosmos_eval.results.verify import VerifiedResult
 from cosmos_eval.stats.sequential import Decision, decide
 from cosmos_eval.tasks import Task, task_named
@@ -115,6 +117,7 @@ def check_sequentially(
         findings.append(judged.finding)
         notes.append(judged.note)
 
+    notes += condition_notes(cases.pairs)
     # Data sets of the baseline without a finding count as tests that show nothing.
     decided_findings = tuple(decide_findings(findings, baseline.tolerance, n_sets))
     return Report(path, decided_findings, tuple(all_problems), tuple(notes), baseline.tolerance)
@@ -230,3 +233,4 @@ def _require_same_settings(result: VerifiedResult, entry: Entry) -> None:
         require_same_settings([entry.setting, setting])
     except ValueError as error:
         raise ValueError(f"measured otherwise than the baseline: {error}") from error
+    require_same_label_settings(entry, row)

@@ -118,7 +118,8 @@ def group_means(entries: Iterable[Entry]) -> list[GroupMean]:
     for entry in entries:
         if entry.stored is not None and entry.is_ranked:
             group = group_label(entry.stored.row) or entry.model
-            key = (entry.protocol, entry.dataset, group)
+            # Trainings with other settings belong here too, and are refused below.
+            key = (entry.protocol, entry.stored.data_version, group)
             entries_by_group.setdefault(key, []).append(entry)
 
     means: list[GroupMean] = []

@@ -4,11 +4,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
-from cosmos_eval.results.compare import describe_mismatches, setting_of_result
 from cosmos_eval.results.identity import is_stopped
 from cosmos_eval.results.labels import StoredResult
 from cosmos_eval.results.leaderboard.entries import Entry, headlines_of
 from cosmos_eval.results.leaderboard.reproduce import TOLERANCE
+from cosmos_eval.results.settings import describe_mismatches, setting_of_result
 from cosmos_eval.results.store import read_samples
 from cosmos_eval.results.table import USUAL, Table, TableOptions, table_of_records
 from cosmos_eval.results.text import exact_difference, metric_text
@@ -106,7 +106,8 @@ def compare_labs(entries: Iterable[Entry], results: Iterable[StoredResult]) -> l
 def _measurement_key(result: StoredResult) -> tuple[object, ...]:
     """Return what results share that measure the same weights in the same way on the same data."""
     row = result.row
-    return result.identity.sha256, tuple(result.row_words), row.task, result.dataset, row.protocol
+    data_set = (row.task, result.data_version, row.protocol)
+    return result.identity.sha256, tuple(result.row_words), *data_set
 
 
 def _numbers_of_labs(entry: Entry, results: Sequence[StoredResult]) -> Iterator[LabNumber]:

@@ -458,11 +458,8 @@ def _paired_p_values(
             samples.
     """
     # Imported here, since SciPy takes long.
-    from cosmos_eval.results.compare import (
-        paired_differences,
-        require_same_settings,
-        setting_of_result,
-    )
+    from cosmos_eval.results.compare import paired_differences
+    from cosmos_eval.results.settings import require_same_settings, setting_of_result
 
     try:
         require_same_settings([setting_of_result(best.row), setting_of_result(other.row)])

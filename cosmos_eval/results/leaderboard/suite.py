@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cosmos_core.utils.text import first_of
 from cosmos_eval.protocols.languages import language_of
 from cosmos_eval.results.labels import StoredResult
 from cosmos_eval.results.leaderboard.entries import (
@@ -27,6 +28,7 @@ from cosmos_eval.results.leaderboard.suite_means import (
     sample_list_key,
 )
 from cosmos_eval.results.leaderboard.task_tables import select_entries
+from cosmos_eval.results.settings import FIELDS_OF_SAMPLES, column_fields
 from cosmos_eval.results.store import ReadSamples, read_samples
 from cosmos_eval.results.table import (
     BY_NAME,
@@ -46,6 +48,7 @@ from cosmos_eval.tasks import Metric, metric_of
 from cosmos_eval.types import Suite, SuiteMember, UsageError
 
 _ABSENT = "-"
+_MOST_FILES = 4  # that a message names
 _N_LOWEST = 3  # languages with the lowest numbers that a table shows
 
 _GROUP_NOTES = (
@@ -284,11 +287,12 @@ def suite_score(
 
     Raises:
         UsageError: If no model has a number of any member, for samples that are missing or do not
-            give the metrics of their result, for a training that occurs twice, and if the trainings
-            of a group were measured with different settings.
+            give the metrics of their result, for a training that occurs twice, and if results of a
+            member, or trainings of a group, were measured with different settings.
     """
     members = suite.members
     results = _results_by_model(members, entries)
+    _require_same_settings(suite, results)
     metric = metric_of(members[0].task, members[0].metrics[0])
     published_rows = _published_rows(suite, entries, metric)
     if not results and not published_rows:
@@ -400,6 +404,34 @@ def _results_by_model(
             if has_all_metrics:
                 results.setdefault(model, {})[member] = entry.stored
     return results
+
+
+def _require_same_settings(suite: Suite, results: Mapping[str, ModelResults]) -> None:
+    """Raise UsageError if results of a member differ in a setting, such as the templates.
+
+    Results on other samples are allowed, and not paired. So are fields that a result lacks.
+
+    Args:
+        suite: The suite.
+        results: The results that count, by model and member.
+    """
+    for member in suite.members:
+        stored_results = [
+            by_member[member] for by_member in results.values() if member in by_member
+        ]
+        values_by_field: dict[str, set[str]] = {}
+        for stored in stored_results:
+            for field, value in column_fields(stored.row).items():
+                if field not in FIELDS_OF_SAMPLES:
+                    values_by_field.setdefault(field, set()).add(value)
+        differing = [field for field, values in values_by_field.items() if len(values) > 1]
+        if differing:
+            paths = first_of([str(stored.path) for stored in stored_results], _MOST_FILES)
+            raise UsageError(
+                f"suite {suite.name}: {member.dataset} ({member.protocol}) was measured with other "
+                f"{', '.join(differing)}: choose results with the same by --models, or measure "
+                f"again: {paths}"
+            )
 
 
 def entry_of(member: SuiteMember, entries: Iterable[Entry]) -> Entry | None:

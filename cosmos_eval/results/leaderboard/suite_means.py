@@ -7,15 +7,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cosmos_eval.protocols.languages import language_of, languages_overlap
-from cosmos_eval.results.compare import (
-    SAMPLE_LISTS,
-    require_comparable,
-    require_metric_of_samples,
-    setting_of_result,
-)
+from cosmos_eval.results.compare import require_comparable, require_metric_of_samples
 from cosmos_eval.results.groups import Moments, require_distinct
 from cosmos_eval.results.identity import group_label
 from cosmos_eval.results.labels import StoredResult
+from cosmos_eval.results.settings import SAMPLE_LISTS, setting_of_result
 from cosmos_eval.results.store import ReadSamples
 from cosmos_eval.stats import suites
 from cosmos_eval.stats.estimates import Estimate, Ints, Values

@@ -77,7 +77,6 @@ def test_pairs_without_samples_fall_back_or_are_refused(board):
 @pytest.mark.parametrize(
     ("provenance", "label", "message"),
     [
-        ({"hashes": {"sample_list": "2" * 64}}, 0, "hashes.sample_list is 1+ and 2+"),
         ({"hashes": {}}, 0, "hashes.sample_list is 1+ and missing"),
         (SAME_LIST, 1, "`labels` of the samples differs"),
     ],
@@ -90,6 +89,21 @@ def test_samples_of_other_images_are_not_compared(board, provenance, label, mess
     assert reported(board, "auto")[0] == {"apart": APART}
     with pytest.raises(UsageError, match=message):
         reported(board, "paired")
+
+
+def test_a_result_on_another_list_of_samples_is_in_another_column(board):
+    row = make_row(
+        {"hashes": {"sample_list": "2" * 64}},
+        {"spec": "near"},
+        metrics={"acc1": 0.585},
+        intervals=CLOSE,
+        n_samples=N,
+    )
+    labels = np.zeros(N, np.int64)
+    write_result(board, row, {"labels": labels, "top5": labels[:, None], "classes": CLASSES})
+    ties, text = reported(board, "paired")
+    assert ties == {"apart": APART}
+    assert "(sample list 22222222)" in text
 
 
 def test_many_close_pairs_are_left_to_intervals_unless_asked_for(board, monkeypatch):

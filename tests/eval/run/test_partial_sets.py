@@ -16,10 +16,10 @@ from support.sets import LAYOUTS, save_map, write_images, write_masks
 
 import cosmos_eval
 from cosmos_eval.protocols.segmentation import SEGMENTATION, SEGMENTATION_BY_PROTOCOL
-from cosmos_eval.results.compare import describe_mismatches, setting_of_result
 from cosmos_eval.results.filenames import file_stem
 from cosmos_eval.results.identity import model_label
 from cosmos_eval.results.leaderboard.entries import entries_of_rows
+from cosmos_eval.results.settings import describe_mismatches, setting_of_result
 from cosmos_eval.results.store import read_result
 from cosmos_eval.runner.execute import found_samples_of
 from cosmos_eval.tasks import task_for
