@@ -19,7 +19,12 @@ from cosmos_eval.results.checked import contradiction_of_metrics
 from cosmos_eval.results.filenames import make_file_stem
 from cosmos_eval.results.identity import model_identity, overrides_of
 from cosmos_eval.results.record import ResultRow
-from cosmos_eval.results.store import read_files, record_is_unchanged, samples_of
+from cosmos_eval.results.store import (
+    read_files,
+    record_is_unchanged,
+    require_free_name,
+    samples_of,
+)
 from cosmos_eval.runner import plan as plans
 from cosmos_eval.runner.overall import OverallProgress, Stage
 from cosmos_eval.runner.provenance import settings_of
@@ -133,15 +138,14 @@ def execute(
         show_progress: Shows how far the run is.
 
     Raises:
-        UsageError: If a folder cannot be written, if the folder of a data set does not exist, or if
-            the run ends as described above.
+        UsageError: If a folder cannot be written, if a file holds a result of other names, if the
+            folder of a data set does not exist, or if the run ends as described above.
         Exception: Without `keep_going`, the error of a data set or a job.
     """
     protocols = _protocols_to_measure(plan, skip)
     if not protocols:
         return
-    require_outputs = partial(plans.require_outputs, plan.options, output)
-    plan.options.distributed.main_process_first(require_outputs)
+    plan.options.distributed.main_process_first(partial(_require_outputs, plan, output))
 
     plan_to_measure = replace(plan, protocols=protocols)
     datasets = plans.open_datasets(plan_to_measure, show_progress, raising=False)
@@ -165,6 +169,12 @@ def execute(
     # `closing` cancels the jobs that have not ended, also if this generator is closed or raises.
     with closing(engine(jobs, show_progress)) as outcomes:
         yield from _in_order_of_jobs(outcomes, len(jobs), keep_going=keep_going)
+
+
+def _require_outputs(plan: plans.Plan, output: Path) -> None:
+    """Raise UsageError if a result of a plan could not be stored in a folder."""
+    plans.require_outputs(plan.options, output)
+    list(_existing_files(plan, output))  # raises UsageError for files of other results
 
 
 def _protocols_to_measure(plan: plans.Plan, skip: Container[plans.Pair]) -> list[types.Protocol]:
@@ -285,15 +295,13 @@ def existing_results(plan: plans.Plan, output: Path) -> dict[plans.Pair, plans.R
     """Return the results of a plan that are already in the folder `output`.
 
     A result with an error has to be measured again, for the reason that the error states.
+
+    Raises:
+        UsageError: If a file holds a result of other names, see `require_free_name`.
     """
     results = {}
-    for spec, protocol in product(plan.specs, plan.protocols):
+    for spec, protocol, path in _existing_files(plan, output):
         pair = plans.pair_of(spec, protocol)
-        settings = settings_of(protocol, plan.options, found_samples_of(protocol, plan.options))
-        is_student = spec.kind in specs.TWO_SETS and spec.weights == "student"
-        path = _find_result(spec, pair, overrides_of(settings, student=is_student), output)
-        if path is None:
-            continue
         try:
             row = _read_valid(spec, path, plan.options.auxiliary)
         except types.UsageError as error:
@@ -301,6 +309,22 @@ def existing_results(plan: plans.Plan, output: Path) -> dict[plans.Pair, plans.R
         else:
             results[pair] = plans.Result(pair, row, path=path)
     return results
+
+
+def _existing_files(
+    plan: plans.Plan, output: Path
+) -> Iterator[tuple[types.ModelSpec, types.Protocol, Path]]:
+    """Yield each model and data set of a plan that has a result in a folder, and the result's file.
+
+    Raises UsageError if a file holds a result of other names, see `require_free_name`.
+    """
+    for spec, protocol in product(plan.specs, plan.protocols):
+        settings = settings_of(protocol, plan.options, found_samples_of(protocol, plan.options))
+        is_student = spec.kind in specs.TWO_SETS and spec.weights == "student"
+        variants = overrides_of(settings, student=is_student)
+        path = _find_result(spec, plans.pair_of(spec, protocol), variants, output)
+        if path is not None:
+            yield spec, protocol, path
 
 
 def _find_result(
@@ -317,9 +341,13 @@ def _find_result(
         pair: The names of the model, the data set and the protocol.
         variants: Words for the settings that differ from the defaults.
         output: The folder of the results.
+
+    Raises:
+        UsageError: If the file holds a result of other names, see `require_free_name`.
     """
     path = output / f"{make_file_stem(*pair, variants)}.json"
     if path.exists():
+        require_free_name(path, str(pair))
         return path
     if spec.kind != "python" or spec.label is not None:
         return None

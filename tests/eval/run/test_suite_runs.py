@@ -159,6 +159,27 @@ def test_a_model_that_cannot_be_loaded_is_tried_once(command, own_suite, tmp_pat
     assert done.err.splitlines()[-1] == "measured 4, there already 0, failed 2"
 
 
+def test_a_result_of_another_name_stops_the_run_before_anything_is_loaded(
+    command, own_suite, tmp_path, loaded
+):
+    """`my set` and `my-set` are the same in file names."""
+    model = own_suite.read_text().split("[")[1].split(",")[0]
+    cold = own_suite.parent / "cold.yaml"
+    arguments = [*RUN[:-1], f"--dataset={cold}", "--model", model]
+    text = cold.read_text()
+    cold.write_text(f"name: my set\n{text}")
+    assert command(*arguments).status == 0
+    before = results(tmp_path)
+    loaded.clear()
+    cold.write_text(f"name: my-set\n{text}")
+    for options in ((), ("--dry-run",)):
+        done = command(*arguments, *options)
+        assert (done.status, loaded, results(tmp_path)) == (2, [], before)
+        (line,) = done.err.splitlines()
+        assert "holds the result of " in line
+        assert " on my set (user), whose file name is that of " in line
+
+
 def test_keep_going_serves_runs_without_a_suite(command, own_suite, tmp_path):
     (own_suite.parent / "cold/blue/a.png").write_bytes(b"no image")
     named = [f"--dataset={own_suite.parent / name}.yaml" for name in ("cold", "warm")]
