@@ -258,6 +258,7 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> HfEncoder:
                 device=device,
                 revision=commit,
                 loaded_sha256=_loaded_sha256(model, config),
+                preprocessing_sha256=_preprocessing_sha256(processor),
             )
 
             # Check that the encoder can encode an example.
@@ -296,6 +297,18 @@ def _lasting_config(config: Any) -> Any:
             key: _lasting_config(value) for key, value in config.items() if key not in _FILE_KEYS
         }
     return config
+
+
+def _preprocessing_sha256(processor: Any) -> str | None:
+    """Return the SHA-256 of an image processor's settings; None for the defaults of its class.
+
+    The settings are those that the class has, such as `size`, `image_mean` and `resample`.
+    """
+    default_settings = type(processor)().to_dict()
+    processor_settings = processor.to_dict()
+    settings = {name: processor_settings.get(name) for name in default_settings}
+    sha256 = json_sha256(settings)
+    return None if sha256 == json_sha256(default_settings) else sha256
 
 
 def _describe_processor(processor: Any, sha256_by_file: dict[str, str]) -> dict[str, str]:

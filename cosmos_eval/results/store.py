@@ -46,10 +46,20 @@ _FIELDS_OF_VERSION_2 = {
         "stopped",
         "map",
         "protocol_map",
+        "protocol_sha256",
         "record_sha256",
         "images_per_second",
     },
-    "model": {"name", "code_sha256", "revision", "loaded_sha256", "facts", "training"},
+    "model": {
+        "name",
+        "code_sha256",
+        "revision",
+        "loaded_sha256",
+        "preprocessing_sha256",
+        "description_sha256",
+        "facts",
+        "training",
+    },
 }
 _ARRAYS_OF_VERSION_2 = frozenset({"classes", "groups", "members", "subsets"})
 
@@ -177,7 +187,7 @@ def _write_files(stored: StoredResult, archive: bytes, content: bytes) -> Path |
 
 
 def _cell_text(row: ResultRow) -> str:
-    """Return the model's name, the data set and the protocol of a result: "clip on coco (karpathy)"."""
+    """Return the names of a result's model, data set and protocol: "clip on coco (karpathy)"."""
     return f"{model_identity(row).name} on {row.dataset} ({row.protocol})"
 
 

@@ -27,7 +27,7 @@ from cosmos_eval.results.store import (
 )
 from cosmos_eval.runner import plan as plans
 from cosmos_eval.runner.overall import OverallProgress, Stage
-from cosmos_eval.runner.provenance import settings_of
+from cosmos_eval.runner.provenance import protocol_sha256, settings_of
 from cosmos_eval.runner.run import Worker
 from cosmos_eval.tasks import task_for
 
@@ -303,7 +303,7 @@ def existing_results(plan: plans.Plan, output: Path) -> dict[plans.Pair, plans.R
     for spec, protocol, path in _existing_files(plan, output):
         pair = plans.pair_of(spec, protocol)
         try:
-            row = _read_valid(spec, path, plan.options.auxiliary)
+            row = _read_valid(spec, protocol, path, plan.options.auxiliary)
         except types.UsageError as error:
             results[pair] = plans.Result(pair, path=path, error=error)
         else:
@@ -362,17 +362,20 @@ def _find_result(
     return None
 
 
-def _read_valid(spec: types.ModelSpec, path: Path, auxiliary: str | None) -> ResultRow:
+def _read_valid(
+    spec: types.ModelSpec, protocol: types.Protocol, path: Path, auxiliary: str | None
+) -> ResultRow:
     """Read a result, and check that measuring again would give the same one.
 
     Args:
         spec: The model that would be measured.
+        protocol: How the data set would be measured.
         path: The file of the result.
         auxiliary: The specification of the model's auxiliary encoder, if it has one.
 
     Raises:
-        UsageError: If the result was edited, or if its samples, or weights or code of its models,
-            have changed.
+        UsageError: If the result was edited, or if its samples, the settings of its protocol, or
+            weights or code of its models, have changed.
     """
     stored = read_files(path)
     samples_of(path, stored)  # raises UsageError if the samples have changed
@@ -380,6 +383,12 @@ def _read_valid(spec: types.ModelSpec, path: Path, auxiliary: str | None) -> Res
     if is_edited or contradiction_of_metrics(path):
         raise types.UsageError(f"{path} was edited after it was written")
     _require_same_model(spec, stored.row.model, path)
+    stored_protocol_hash = stored.row.provenance.get("protocol_sha256")  # older results have none
+    if stored_protocol_hash not in (None, protocol_sha256(protocol)):
+        raise types.UsageError(
+            f"{path} was measured with other settings than {protocol.dataset} has now, such as "
+            "templates"
+        )
     if auxiliary is not None:
         auxiliary_spec = specs.parse_auxiliary(auxiliary)
         _require_same_model(auxiliary_spec, stored.row.provenance["auxiliary"], path)
@@ -404,6 +413,13 @@ def _require_same_model(spec: types.ModelSpec, record: Mapping[str, Any], path: 
         raise types.UsageError(f"{path} was measured with other weights than {spec.name} has now")
     if code_hash is not None and code_hash != record.get("code_sha256"):
         raise types.UsageError(f"{path} was measured with other code than {spec.name} has now")
+    description_hash = specs.description_sha256(spec)
+    stored_description_hash = record.get("description_sha256")  # older results have none
+    is_described = description_hash is not None and stored_description_hash is not None
+    if is_described and description_hash != stored_description_hash:
+        raise types.UsageError(
+            f"{path} was measured with other configuration files than {spec.name} has now"
+        )
     has_local_files = weights_hash is not None or code_hash is not None
     if not has_local_files and record["spec"] != spec.text:
         raise types.UsageError(f"{path} is a result of {record['spec']}, not {spec.text}")

@@ -14,6 +14,7 @@ from cosmos_eval import types
 from cosmos_eval.data.sources import archive_notes
 from cosmos_eval.data.wordings import reworded_data
 from cosmos_eval.models.encoder import Encoder
+from cosmos_eval.models.specs import description_sha256
 from cosmos_eval.models.training import training_record
 from cosmos_eval.results.filenames import predictions_name
 from cosmos_eval.results.record import ResultRow
@@ -136,6 +137,11 @@ class LoadedModel:
             record["revision"] = info.revision
         if info.loaded_sha256:
             record["loaded_sha256"] = info.loaded_sha256
+        if info.preprocessing_sha256:
+            record["preprocessing_sha256"] = info.preprocessing_sha256
+        description_hash = description_sha256(self.spec)
+        if description_hash:
+            record["description_sha256"] = description_hash
         # What identifies the training, such as its seed. Random weights have none.
         training = {} if info.random else training_record(self.spec)
         if training:

@@ -92,6 +92,23 @@ def test_other_precision_or_limit_is_another_result(command, own_suite, tmp_path
     assert sum("__amp" in name for name in results(tmp_path)) == 4
 
 
+def test_other_settings_of_a_data_set_are_measured_again(command, own_suite, tmp_path):
+    command(*RUN, str(own_suite))
+    before = results(tmp_path)
+    cold = own_suite.parent / "cold.yaml"
+    cold.write_text(cold.read_text().replace("a {}", "the {}") + "source: here\n")
+    warm = own_suite.parent / "warm.yaml"
+    warm.write_text(warm.read_text() + "source: there\n")  # decides no number
+    done = command(*RUN, str(own_suite))
+    assert done.err.count(" was measured with other settings than cold has now") == 2
+    assert done.err.splitlines()[-1] == "measured 2, there already 2, failed 0"
+    after = results(tmp_path)
+    assert {name for name in before if after[name] != before[name]} == {
+        name for name in before if "__cold__" in name
+    }
+    assert command(*RUN, str(own_suite)).err.count("there already: ") == 4
+
+
 def test_all_missing_data_are_reported_before_anything_is_loaded(command, own_suite, loaded):
     shutil.copytree(own_suite.parent / "warm", own_suite.parent / "hot")
     hot = (own_suite.parent / "warm.yaml").read_text().replace("warm", "hot")
