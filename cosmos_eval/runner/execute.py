@@ -168,7 +168,7 @@ def execute(
         return
     # `closing` cancels the jobs that have not ended, also if this generator is closed or raises.
     with closing(engine(jobs, show_progress)) as outcomes:
-        yield from _in_order_of_jobs(outcomes, len(jobs), keep_going=keep_going)
+        yield from _in_order_of_jobs(outcomes, jobs, keep_going=keep_going)
 
 
 def _require_outputs(plan: plans.Plan, output: Path) -> None:
@@ -231,7 +231,7 @@ def _failures_of_dataset(
 
 
 def _in_order_of_jobs(
-    outcomes: Outcomes, n_jobs: int, *, keep_going: bool
+    outcomes: Outcomes, jobs: Sequence[plans.Job], *, keep_going: bool
 ) -> Iterator[list[plans.Result]]:
     """Yield the measured results of each job, then its failed results, in the order of the jobs.
 
@@ -239,7 +239,7 @@ def _in_order_of_jobs(
 
     Args:
         outcomes: The index and the results of each job, in the order in which the jobs end.
-        n_jobs: How many jobs there are.
+        jobs: All jobs.
         keep_going: True if failed results are yielded. If not, the error of the first job that
             fails is raised when the job ends, even if earlier jobs have not ended.
 
@@ -248,11 +248,20 @@ def _in_order_of_jobs(
     """
     results_by_job: dict[int, list[plans.Result]] = {}  # of ended jobs, not yielded yet
     next_index = 0  # of the first job whose results are not yielded yet
-    for n_ended, (index, results) in enumerate(outcomes, start=1):
+    unfinished_jobs = dict(enumerate(jobs))
+    for index, results in outcomes:
+        ended_job = unfinished_jobs.pop(index)
         if not keep_going:
             for result in results:
-                if result.error is not None:
-                    _raise_end_of_run(result.error, n_jobs - n_ended)
+                if result.error is None:
+                    continue
+                # Without its model, no other job of this model can be measured either.
+                measurable_jobs = [
+                    job
+                    for job in unfinished_jobs.values()
+                    if not result.is_load_error or job.spec != ended_job.spec
+                ]
+                _raise_end_of_run(result.error, len(measurable_jobs))
         results_by_job[index] = results
         while next_index in results_by_job:
             job_results = results_by_job.pop(next_index)
@@ -265,16 +274,16 @@ def _in_order_of_jobs(
             next_index += 1
 
 
-def _raise_end_of_run(error: Exception, n_unfinished: int) -> NoReturn:
+def _raise_end_of_run(error: Exception, n_measurable: int) -> NoReturn:
     """Raise the error of a job that ends a run.
 
-    If other jobs have not ended, a UsageError also says how to measure them.
+    If other jobs can still be measured, a UsageError also says how.
 
     Args:
         error: The error of the job.
-        n_unfinished: How many other jobs have not ended.
+        n_measurable: How many other jobs have not ended and can be measured.
     """
-    if type(error) is types.UsageError and n_unfinished > 0:
+    if type(error) is types.UsageError and n_measurable > 0:
         raise types.UsageError(f"{error} (--keep-going measures the other results)") from error
     raise error
 

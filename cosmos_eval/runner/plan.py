@@ -71,6 +71,8 @@ class Result(NamedTuple):
     samples: types.Samples | None = None
     path: Path | None = None
     error: Exception | None = None
+    # Whether the error is that the model cannot be loaded, so that no result of it can be measured.
+    is_load_error: bool = False
     # The file to which the former result of this pair was moved, if it was of another model with
     # the same name.
     former_result: Path | None = None
@@ -106,12 +108,14 @@ class Job(NamedTuple):
     # The folder that paths are relative to, which all processes must have.
     folder: str
 
-    def failed(self, error: Exception, n_done: int = 0) -> list[Result]:
+    def failed(
+        self, error: Exception, n_done: int = 0, *, is_load_error: bool = False
+    ) -> list[Result]:
         """Return a result with this error for each data set except the first `n_done` ones."""
         results = []
         for dataset in self.datasets[n_done:]:
             pair = pair_of(self.spec, dataset.protocol)
-            results.append(Result(pair, error=error))
+            results.append(Result(pair, error=error, is_load_error=is_load_error))
         return results
 
 

@@ -74,7 +74,8 @@ class Worker:
             for result in self.measure(job):
                 results.append(result)
         except Exception as error:
-            results += job.failed(error, n_done=len(results))
+            is_load_error = error is self._load_error
+            results += job.failed(error, n_done=len(results), is_load_error=is_load_error)
         return results
 
     def measure(self, job: plans.Job) -> Iterator[plans.Result]:

@@ -197,6 +197,14 @@ def test_a_result_of_another_name_stops_the_run_before_anything_is_loaded(
         assert " on my set (user), whose file name is that of " in line
 
 
+def test_keep_going_is_no_advice_if_the_only_model_cannot_be_loaded(command, own_suite):
+    broken = own_suite.parent / "broken.pt"
+    broken.write_bytes(b"no checkpoint")
+    done = command(*RUN, str(own_suite), "--model", f"cosmos:{broken}")
+    assert (done.status, done.out) == (2, "")
+    assert "--keep-going" not in done.err
+
+
 def test_keep_going_serves_runs_without_a_suite(command, own_suite, tmp_path):
     (own_suite.parent / "cold/blue/a.png").write_bytes(b"no image")
     named = [f"--dataset={own_suite.parent / name}.yaml" for name in ("cold", "warm")]
