@@ -298,7 +298,15 @@ def store(
         row: The record of the measurement.
         samples: The arrays that its metrics follow from.
         job: The job that the measurement belongs to.
+
+    Raises:
+        UsageError: If no metric is defined for the samples, and if the result cannot be stored.
     """
+    if not row.metrics:
+        raise types.UsageError(
+            f"{job.spec.called} on {row.dataset}: no metric is defined, such as a correlation of "
+            "scores that are all equal: measure more samples, or another model"
+        )
     pair = plans.pair_of(job.spec, protocol)
     if job.output is None:
         return plans.Result(pair, row, samples)
