@@ -78,7 +78,9 @@ class Command(TyperCommand):
         For example `note: --out is now called --output`. The message for a wrong choice gets the
         nearest possible one. Raises UsageError for an empty argument.
         """
-        _refuse_empty_arguments(args)
+        is_completed_by_a_shell = ctx.resilient_parsing
+        if not is_completed_by_a_shell:
+            _refuse_empty_arguments(args)
         options_of_command = {name for parameter in self.params for name in parameter.opts}
         arguments_without_values = {argument.partition("=")[0] for argument in args}
         for option_name, spelling in _HIDDEN_SPELLINGS.items():

@@ -1,5 +1,6 @@
 """Models with two towers, run by transformers (5): hf:FOLDER and hf:ORG/NAME[@REVISION]."""
 
+import json
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -304,11 +305,14 @@ def _preprocessing_sha256(processor: Any) -> str | None:
 
     The settings are those that the class has, such as `size`, `image_mean` and `resample`.
     """
-    default_settings = type(processor)().to_dict()
-    processor_settings = processor.to_dict()
-    settings = {name: processor_settings.get(name) for name in default_settings}
-    sha256 = json_sha256(settings)
-    return None if sha256 == json_sha256(default_settings) else sha256
+    settings = _lasting_config(json.loads(processor.to_json_string()))
+    try:
+        default_processor = type(processor)()
+    except TypeError:  # the class needs arguments, so that nothing is usual
+        return json_sha256(settings)
+    default_settings = _lasting_config(json.loads(default_processor.to_json_string()))
+    settings = {name: settings.get(name) for name in default_settings}
+    return None if settings == default_settings else json_sha256(settings)
 
 
 def _describe_processor(processor: Any, sha256_by_file: dict[str, str]) -> dict[str, str]:
