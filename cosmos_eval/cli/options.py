@@ -76,8 +76,11 @@ class Command(TyperCommand):
         """Parse the arguments of the command, and print the new name of every former option.
 
         For example `note: --out is now called --output`. The message for a wrong choice gets the
-        nearest possible one.
+        nearest possible one. Raises UsageError for an empty argument.
         """
+        is_completed_by_a_shell = ctx.resilient_parsing
+        if not is_completed_by_a_shell:
+            _refuse_empty_arguments(args)
         options_of_command = {name for parameter in self.params for name in parameter.opts}
         arguments_without_values = {argument.partition("=")[0] for argument in args}
         for option_name, spelling in _HIDDEN_SPELLINGS.items():
@@ -90,6 +93,25 @@ class Command(TyperCommand):
         except BadParameter as error:
             error.message = suggest_choice(error.message)
             raise
+
+
+def _refuse_empty_arguments(arguments: list[str]) -> None:
+    """Raise UsageError for an empty argument, such as a variable of a shell that is not set.
+
+    Python would read an empty path as the current folder.
+    """
+    former_argument = ""
+    for argument in arguments:
+        option_name, equals_sign, value = argument.partition("=")
+        is_empty_value = option_name.startswith("--") and equals_sign != "" and value == ""
+        if argument == "" or is_empty_value:
+            named_option = option_name if is_empty_value else former_argument
+            place = f" of {named_option}" if named_option.startswith("-") else ""
+            raise types.UsageError(
+                f"the value{place} is empty (a variable that is not set?): write . for the current "
+                "folder"
+            )
+        former_argument = argument
 
 
 def suggest_choice(message: str) -> str:

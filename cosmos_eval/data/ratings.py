@@ -21,7 +21,7 @@ from cosmos_eval.data.readers import (
     shortened,
 )
 from cosmos_eval.data.sources import ImageFile, ImageSource, open_image_place
-from cosmos_eval.types import FoundSamples, RatingsProtocol, RunOptions
+from cosmos_eval.types import FoundSamples, RatingsProtocol, RunOptions, UsageError
 
 MOST_CELLS = 1 << 23
 """The largest table of scores by ratings, whose cells are counted in memory."""
@@ -68,9 +68,16 @@ def open_data(protocol: RatingsProtocol, options: RunOptions) -> RatedData:
             the complete data set has.
 
     Raises:
-        UsageError: If anything else is wrong with the data set.
+        UsageError: If all ratings are equal, and if anything else is wrong with the data set.
     """
-    return list_data(protocol, options).checked_data(protocol, options)
+    data = list_data(protocol, options).checked_data(protocol, options)
+    are_equal = (data.ratings == data.ratings[0]).all()
+    if are_equal:
+        raise UsageError(
+            f"{protocol.dataset}: all {len(data.ratings)} ratings are equal, so that Kendall's tau "
+            "is undefined: measure more of them with a larger --limit, or without it"
+        )
+    return data
 
 
 def list_data(protocol: RatingsProtocol, options: RunOptions) -> folders.Listing[RatedData]:

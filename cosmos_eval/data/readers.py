@@ -82,12 +82,15 @@ def path_of(value: Any, name: str) -> Path:
         name: Its name in messages, such as `output`.
 
     Raises:
-        UsageError: If the value is neither a text nor an object such as a `pathlib.Path`.
+        UsageError: If the value is neither a text nor an object such as a `pathlib.Path`, and if it
+            is an empty text, which Python would read as the current folder.
     """
     if not isinstance(value, str | os.PathLike):
         raise UsageError(
             f"{name} must be a path, as a str or a pathlib.Path, not {type(value).__name__}"
         )
+    if value == "":
+        raise UsageError(f"{name} is empty: write . for the current folder")
     return Path(value)
 
 

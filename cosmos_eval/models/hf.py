@@ -1,5 +1,6 @@
 """Models with two towers, run by transformers (5): hf:FOLDER and hf:ORG/NAME[@REVISION]."""
 
+import json
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -258,6 +259,7 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> HfEncoder:
                 device=device,
                 revision=commit,
                 loaded_sha256=_loaded_sha256(model, config),
+                preprocessing_sha256=_preprocessing_sha256(processor),
             )
 
             # Check that the encoder can encode an example.
@@ -296,6 +298,21 @@ def _lasting_config(config: Any) -> Any:
             key: _lasting_config(value) for key, value in config.items() if key not in _FILE_KEYS
         }
     return config
+
+
+def _preprocessing_sha256(processor: Any) -> str | None:
+    """Return the SHA-256 of an image processor's settings; None for the defaults of its class.
+
+    The settings are those that the class has, such as `size`, `image_mean` and `resample`.
+    """
+    settings = _lasting_config(json.loads(processor.to_json_string()))
+    try:
+        default_processor = type(processor)()
+    except TypeError:  # the class needs arguments, so that nothing is usual
+        return json_sha256(settings)
+    default_settings = _lasting_config(json.loads(default_processor.to_json_string()))
+    settings = {name: settings.get(name) for name in default_settings}
+    return None if settings == default_settings else json_sha256(settings)
 
 
 def _describe_processor(processor: Any, sha256_by_file: dict[str, str]) -> dict[str, str]:

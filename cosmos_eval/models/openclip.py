@@ -5,6 +5,7 @@ openclip:FOLDER and openclip:hf-hub:NAME."""
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ from open_clip.pretrained import download_pretrained_from_hf
 from open_clip.transform import PreprocessCfg
 from torch import Tensor, nn
 
-from cosmos_core.utils.files import file_sha256
+from cosmos_core.utils.files import file_sha256, json_sha256
 from cosmos_core.utils.hub import limit_waiting
 from cosmos_eval.data.hub import describe_error, quiet
 from cosmos_eval.models import audit
@@ -79,6 +80,8 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> ClipEncoder:
         file = source.weights_file
         weights_sha256 = file_sha256(file) if file else tensors_hash
         loaded_sha256 = audit.loaded_sha256(tensors_hash, _effective_config(source))
+    preprocessing = make_preprocessing(model.visual.preprocess_cfg)
+    is_usual = preprocessing == PreprocessCfg(size=preprocessing.size)  # OpenCLIP's defaults
     info = EncoderInfo(
         spec=spec.text,
         architecture=source.architecture,
@@ -88,8 +91,8 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> ClipEncoder:
         precision=precision,
         device=device,
         loaded_sha256=loaded_sha256,
+        preprocessing_sha256=None if is_usual else json_sha256(asdict(preprocessing)),
     )
-    preprocessing = make_preprocessing(model.visual.preprocess_cfg)
     encoder_class = NaflexClipEncoder if has_naflex_tower(model) else ClipEncoder
     encoder = encoder_class(model, preprocessing, tokenizer, info)
     if source.weights_file:

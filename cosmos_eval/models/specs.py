@@ -5,7 +5,7 @@ Names are checked without loading a model: torch is not imported here.
 
 import importlib.resources
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -37,6 +37,17 @@ DESCRIBED = (
     "open_clip_pytorch_model.safetensors",
     "open_clip_pytorch_model.bin",
 )
+# The files beside the weights that describe a model, by its kind.
+_DESCRIPTIONS: Mapping[str, Sequence[str]] = {
+    "openclip": (DESCRIPTION,),
+    "hf": (
+        "config.json",
+        "preprocessor_config.json",
+        "processor_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ),
+}
 
 _FORMS = (
     "cosmos:NAME|PATH, openclip:ARCH/TAG|PATH, openclip:FOLDER, openclip:hf-hub:ORG/NAME, "
@@ -396,6 +407,23 @@ def weights_sha256(files: Sequence[Path]) -> str:
     if len(digests) == 1:
         return digests[0]
     return json_sha256(digests)
+
+
+def description_sha256(spec: ModelSpec) -> str | None:
+    """Return the SHA-256 of the files beside a model's weights that describe it.
+
+    They state the configuration, the preprocessing and the tokenizer, and may change though the
+    weights stay. None for models without such files, and for models that are not on this machine.
+    """
+    weights_files = local_weights(spec)
+    if not weights_files or spec.kind not in _DESCRIPTIONS:
+        return None
+    sha256_by_file = {}
+    for file_name in _DESCRIPTIONS[spec.kind]:
+        path = weights_files[0].with_name(file_name)
+        if path.is_file():
+            sha256_by_file[file_name] = file_sha256(path)
+    return json_sha256(sha256_by_file)
 
 
 def code_sha256(spec: ModelSpec, content: bytes | None = None) -> str | None:

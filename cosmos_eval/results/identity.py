@@ -86,6 +86,7 @@ def component_hashes(row: ResultRow) -> dict[str, str]:
         - "code": the user's Python file that defines the model
         - "architecture": the name of the architecture
         - "auxiliary": the record of the auxiliary encoder, which guides the attention
+        - "preprocessing": the preprocessing of images, if it is not the usual one
         A component that the model does not have is "none".
     """
     model = row.model
@@ -96,6 +97,7 @@ def component_hashes(row: ResultRow) -> dict[str, str]:
         "code": model.get("code_sha256") or "none",
         "architecture": hashlib.sha256(architecture_bytes).hexdigest(),
         "auxiliary": json_sha256(auxiliary_record) if auxiliary_record else "none",
+        "preprocessing": model.get("preprocessing_sha256") or "none",
     }
 
 
@@ -103,10 +105,13 @@ def model_sha256(row: ResultRow) -> str:
     """Return the hash that all results of one model share, under any path or name.
 
     It covers the components of the model, and whether the weights are a student's or a teacher's.
-    Random weights have no hash, so the specification of the model is hashed in their place.
+    Random weights have no hash, so the specification of the model is hashed in their place. Usual
+    preprocessing does not count, so that models have the hash that older versions gave them.
     """
     model = row.model
     hashes = component_hashes(row)
+    if hashes["preprocessing"] == "none":
+        del hashes["preprocessing"]
     student_or_teacher = model["weights"]
     # `False` stands for weights that are not random, which have a hash.
     spec_of_random_weights = model["spec"] if model["random"] else False
@@ -123,7 +128,10 @@ def _loaded_model_sha256(row: ResultRow) -> str | None:
     if loaded_sha256 is None:
         return None
     hashes = component_hashes(row)
-    return json_sha256([loaded_sha256, hashes["code"], hashes["auxiliary"]])
+    components = [loaded_sha256, hashes["code"], hashes["auxiliary"]]
+    if hashes["preprocessing"] != "none":
+        components.append(hashes["preprocessing"])
+    return json_sha256(components)
 
 
 def overrides_of(settings: Mapping[str, Any], *, student: bool) -> tuple[str, ...]:

@@ -95,6 +95,10 @@ _CODE = Field(description="SHA-256 of the user's Python file with its arguments.
 _REVISION = Field(description="The commit of a repository that hf: names.")
 _STEP = Field(description="The step of the training in which the model was measured.", ge=0)
 _LOADED = Field(description="Hash of the tensors and configuration, in any files.")
+_PREPROCESSING = Field(
+    description="Hash of the preprocessing of images, unless it is usual for the kind of model."
+)
+_DESCRIPTION = Field(description="Hash of the files beside the weights that describe the model.")
 _HASH_UNLESS_RANDOM: Any = {
     "if": {"properties": {"random": {"const": False}}},
     "then": {"properties": {"weights_sha256": {"type": "string"}}},
@@ -163,6 +167,8 @@ class ModelRecord(TypedDict):
     code_sha256: NotRequired[Annotated[Sha256, _CODE]]
     revision: NotRequired[Annotated[Name, _REVISION]]
     loaded_sha256: NotRequired[Annotated[Sha256, _LOADED]]
+    preprocessing_sha256: NotRequired[Annotated[Sha256, _PREPROCESSING]]
+    description_sha256: NotRequired[Annotated[Sha256, _DESCRIPTION]]
     facts: NotRequired[FactsRecord]
     training: NotRequired[TrainingRecord]
     step: NotRequired[Annotated[int, _STEP]]
@@ -309,6 +315,7 @@ _TUNED = Field(
     description="The content of the file of settings that `cosmos-eval tune` chose for a model."
 )
 _MEMORY = Field(description="The largest resident memory of the process up to this result.")
+_PROTOCOL = Field(description="Hash of the settings of the protocol that are not its defaults.")
 _HASHES = Field(
     description="SHA-256 of everything that defines the number: names, templates, samples, content."
 )
@@ -395,6 +402,7 @@ class Provenance(TypedDict):
     ]
     images_per_second: NotRequired[Annotated[_Rate | None, _RATE]]
     peak_memory_bytes: Annotated[int | None, _MEMORY]
+    protocol_sha256: NotRequired[Annotated[Sha256, _PROTOCOL]]
     hashes: Annotated[dict[str, str], _HASHES]
     notes: Annotated[list[str], _NOTES]
     samples_sha256: Sha256

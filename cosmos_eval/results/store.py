@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from cosmos_core.utils import files
 from cosmos_eval.data.readers import FileError, MissingFileError, read_bytes
 from cosmos_eval.results.filenames import file_stem, renamed_result_path, samples_name
-from cosmos_eval.results.identity import model_label
+from cosmos_eval.results.identity import model_identity, model_label
 from cosmos_eval.results.labels import StoredResult, label_results
 from cosmos_eval.results.record import SCHEMA_VERSION, ResultRow, validate
 from cosmos_eval.tasks import known_tasks, metric_of, task_named
@@ -46,10 +46,20 @@ _FIELDS_OF_VERSION_2 = {
         "stopped",
         "map",
         "protocol_map",
+        "protocol_sha256",
         "record_sha256",
         "images_per_second",
     },
-    "model": {"name", "code_sha256", "revision", "loaded_sha256", "facts", "training"},
+    "model": {
+        "name",
+        "code_sha256",
+        "revision",
+        "loaded_sha256",
+        "preprocessing_sha256",
+        "description_sha256",
+        "facts",
+        "training",
+    },
 }
 _ARRAYS_OF_VERSION_2 = frozenset({"classes", "groups", "members", "subsets"})
 
@@ -58,7 +68,8 @@ def store_result(directory: Path, row: ResultRow, samples: Samples) -> StoredRes
     """Write a result and its samples to a folder. Return the result as the JSON file holds it.
 
     A former result of the same model is replaced. A result of another model with the same name is
-    renamed, and the returned result has its new path as `displaced_path`. The samples are written
+    renamed, and the returned result has its new path as `displaced_path`. A result of another name
+    or data set, whose file name is the same, is never replaced. The samples are written
     first and have their hash in their name, so that a JSON file always names its own samples, even
     if the process is killed in between.
 
@@ -68,8 +79,8 @@ def store_result(directory: Path, row: ResultRow, samples: Samples) -> StoredRes
         samples: The per-sample arrays that the metrics follow from, by name.
 
     Raises:
-        UsageError: For metrics that are not finite, for values that the schema does not allow, and
-            if the files cannot be written.
+        UsageError: For metrics that are not finite, for values that the schema does not allow, if
+            the file holds a result of another name or data set, and if the files cannot be written.
     """
     for name, value in row.metrics.items():
         if not math.isfinite(value):
@@ -147,6 +158,7 @@ def _write_files(stored: StoredResult, archive: bytes, content: bytes) -> Path |
     with files.folder_lock(path.parent) as is_locked:
         # Find out whose result is in the file.
         former_samples = _referenced_samples(path)
+        require_free_name(path, _cell_text(stored.row))
         with suppress(UsageError):  # there is no result in the file yet
             former_row = read_result(path)
             renamed_path_of_former_model = renamed_result_path(path, former_row)
@@ -162,7 +174,8 @@ def _write_files(stored: StoredResult, archive: bytes, content: bytes) -> Path |
 
         # Clean up. The new result is complete already, so errors do not matter.
         with suppress(OSError):
-            renamed_path_of_this_model.unlink(missing_ok=True)
+            if _holds_same_cell(renamed_path_of_this_model, stored.row):
+                renamed_path_of_this_model.unlink()
             if is_locked:
                 unused_samples = former_samples - _referenced_samples(path)
                 # Remove only files that `samples_name` named.
@@ -171,6 +184,37 @@ def _write_files(stored: StoredResult, archive: bytes, content: bytes) -> Path |
                     if re.fullmatch(samples_pattern, name):
                         path.with_name(name).unlink(missing_ok=True)
     return displaced_path
+
+
+def _cell_text(row: ResultRow) -> str:
+    """Return the names of a result's model, data set and protocol: "clip on coco (karpathy)"."""
+    return f"{model_identity(row).name} on {row.dataset} ({row.protocol})"
+
+
+def _holds_same_cell(path: Path, row: ResultRow) -> bool:
+    """Return whether a file holds a result of the names of a model, data set and protocol."""
+    try:
+        return _cell_text(read_result(path)) == _cell_text(row)
+    except UsageError:  # there is no result
+        return False
+
+
+def require_free_name(path: Path, cell: str) -> None:
+    """Raise UsageError if a file holds a result of other names, which are the same in file names.
+
+    Args:
+        path: The JSON file of a result that is to be measured.
+        cell: Its names of the model, the data set and the protocol: "clip on coco (karpathy)".
+    """
+    try:
+        former_cell = _cell_text(read_result(path))
+    except UsageError:  # there is no result
+        return
+    if former_cell != cell:
+        raise UsageError(
+            f"{path} holds the result of {former_cell}, whose file name is that of {cell}: give "
+            "one of them another name, or choose another --output"
+        )
 
 
 def current_path(path: Path, row: ResultRow) -> Path:

@@ -19,10 +19,15 @@ from cosmos_eval.results.checked import contradiction_of_metrics
 from cosmos_eval.results.filenames import make_file_stem
 from cosmos_eval.results.identity import model_identity, overrides_of
 from cosmos_eval.results.record import ResultRow
-from cosmos_eval.results.store import read_files, record_is_unchanged, samples_of
+from cosmos_eval.results.store import (
+    read_files,
+    record_is_unchanged,
+    require_free_name,
+    samples_of,
+)
 from cosmos_eval.runner import plan as plans
 from cosmos_eval.runner.overall import OverallProgress, Stage
-from cosmos_eval.runner.provenance import settings_of
+from cosmos_eval.runner.provenance import protocol_sha256, settings_of
 from cosmos_eval.runner.run import Worker
 from cosmos_eval.tasks import task_for
 
@@ -133,15 +138,14 @@ def execute(
         show_progress: Shows how far the run is.
 
     Raises:
-        UsageError: If a folder cannot be written, if the folder of a data set does not exist, or if
-            the run ends as described above.
+        UsageError: If a folder cannot be written, if a file holds a result of other names, if the
+            folder of a data set does not exist, or if the run ends as described above.
         Exception: Without `keep_going`, the error of a data set or a job.
     """
     protocols = _protocols_to_measure(plan, skip)
     if not protocols:
         return
-    require_outputs = partial(plans.require_outputs, plan.options, output)
-    plan.options.distributed.main_process_first(require_outputs)
+    plan.options.distributed.main_process_first(partial(_require_outputs, plan, output))
 
     plan_to_measure = replace(plan, protocols=protocols)
     datasets = plans.open_datasets(plan_to_measure, show_progress, raising=False)
@@ -164,7 +168,13 @@ def execute(
         return
     # `closing` cancels the jobs that have not ended, also if this generator is closed or raises.
     with closing(engine(jobs, show_progress)) as outcomes:
-        yield from _in_order_of_jobs(outcomes, len(jobs), keep_going=keep_going)
+        yield from _in_order_of_jobs(outcomes, jobs, keep_going=keep_going)
+
+
+def _require_outputs(plan: plans.Plan, output: Path) -> None:
+    """Raise UsageError if a result of a plan could not be stored in a folder."""
+    plans.require_outputs(plan.options, output)
+    list(_existing_files(plan, output))  # raises UsageError for files of other results
 
 
 def _protocols_to_measure(plan: plans.Plan, skip: Container[plans.Pair]) -> list[types.Protocol]:
@@ -221,7 +231,7 @@ def _failures_of_dataset(
 
 
 def _in_order_of_jobs(
-    outcomes: Outcomes, n_jobs: int, *, keep_going: bool
+    outcomes: Outcomes, jobs: Sequence[plans.Job], *, keep_going: bool
 ) -> Iterator[list[plans.Result]]:
     """Yield the measured results of each job, then its failed results, in the order of the jobs.
 
@@ -229,7 +239,7 @@ def _in_order_of_jobs(
 
     Args:
         outcomes: The index and the results of each job, in the order in which the jobs end.
-        n_jobs: How many jobs there are.
+        jobs: All jobs.
         keep_going: True if failed results are yielded. If not, the error of the first job that
             fails is raised when the job ends, even if earlier jobs have not ended.
 
@@ -238,11 +248,20 @@ def _in_order_of_jobs(
     """
     results_by_job: dict[int, list[plans.Result]] = {}  # of ended jobs, not yielded yet
     next_index = 0  # of the first job whose results are not yielded yet
-    for n_ended, (index, results) in enumerate(outcomes, start=1):
+    unfinished_jobs = dict(enumerate(jobs))
+    for index, results in outcomes:
+        ended_job = unfinished_jobs.pop(index)
         if not keep_going:
             for result in results:
-                if result.error is not None:
-                    _raise_end_of_run(result.error, n_jobs - n_ended)
+                if result.error is None:
+                    continue
+                # Without its model, no other job of this model can be measured either.
+                measurable_jobs = [
+                    job
+                    for job in unfinished_jobs.values()
+                    if not result.is_load_error or job.spec != ended_job.spec
+                ]
+                _raise_end_of_run(result.error, len(measurable_jobs))
         results_by_job[index] = results
         while next_index in results_by_job:
             job_results = results_by_job.pop(next_index)
@@ -255,16 +274,16 @@ def _in_order_of_jobs(
             next_index += 1
 
 
-def _raise_end_of_run(error: Exception, n_unfinished: int) -> NoReturn:
+def _raise_end_of_run(error: Exception, n_measurable: int) -> NoReturn:
     """Raise the error of a job that ends a run.
 
-    If other jobs have not ended, a UsageError also says how to measure them.
+    If other jobs can still be measured, a UsageError also says how.
 
     Args:
         error: The error of the job.
-        n_unfinished: How many other jobs have not ended.
+        n_measurable: How many other jobs have not ended and can be measured.
     """
-    if type(error) is types.UsageError and n_unfinished > 0:
+    if type(error) is types.UsageError and n_measurable > 0:
         raise types.UsageError(f"{error} (--keep-going measures the other results)") from error
     raise error
 
@@ -285,22 +304,36 @@ def existing_results(plan: plans.Plan, output: Path) -> dict[plans.Pair, plans.R
     """Return the results of a plan that are already in the folder `output`.
 
     A result with an error has to be measured again, for the reason that the error states.
+
+    Raises:
+        UsageError: If a file holds a result of other names, see `require_free_name`.
     """
     results = {}
-    for spec, protocol in product(plan.specs, plan.protocols):
+    for spec, protocol, path in _existing_files(plan, output):
         pair = plans.pair_of(spec, protocol)
-        settings = settings_of(protocol, plan.options, found_samples_of(protocol, plan.options))
-        is_student = spec.kind in specs.TWO_SETS and spec.weights == "student"
-        path = _find_result(spec, pair, overrides_of(settings, student=is_student), output)
-        if path is None:
-            continue
         try:
-            row = _read_valid(spec, path, plan.options.auxiliary)
+            row = _read_valid(spec, protocol, path, plan.options.auxiliary)
         except types.UsageError as error:
             results[pair] = plans.Result(pair, path=path, error=error)
         else:
             results[pair] = plans.Result(pair, row, path=path)
     return results
+
+
+def _existing_files(
+    plan: plans.Plan, output: Path
+) -> Iterator[tuple[types.ModelSpec, types.Protocol, Path]]:
+    """Yield each model and data set of a plan that has a result in a folder, and the result's file.
+
+    Raises UsageError if a file holds a result of other names, see `require_free_name`.
+    """
+    for spec, protocol in product(plan.specs, plan.protocols):
+        settings = settings_of(protocol, plan.options, found_samples_of(protocol, plan.options))
+        is_student = spec.kind in specs.TWO_SETS and spec.weights == "student"
+        variants = overrides_of(settings, student=is_student)
+        path = _find_result(spec, plans.pair_of(spec, protocol), variants, output)
+        if path is not None:
+            yield spec, protocol, path
 
 
 def _find_result(
@@ -317,9 +350,13 @@ def _find_result(
         pair: The names of the model, the data set and the protocol.
         variants: Words for the settings that differ from the defaults.
         output: The folder of the results.
+
+    Raises:
+        UsageError: If the file holds a result of other names, see `require_free_name`.
     """
     path = output / f"{make_file_stem(*pair, variants)}.json"
     if path.exists():
+        require_free_name(path, str(pair))
         return path
     if spec.kind != "python" or spec.label is not None:
         return None
@@ -334,17 +371,20 @@ def _find_result(
     return None
 
 
-def _read_valid(spec: types.ModelSpec, path: Path, auxiliary: str | None) -> ResultRow:
+def _read_valid(
+    spec: types.ModelSpec, protocol: types.Protocol, path: Path, auxiliary: str | None
+) -> ResultRow:
     """Read a result, and check that measuring again would give the same one.
 
     Args:
         spec: The model that would be measured.
+        protocol: How the data set would be measured.
         path: The file of the result.
         auxiliary: The specification of the model's auxiliary encoder, if it has one.
 
     Raises:
-        UsageError: If the result was edited, or if its samples, or weights or code of its models,
-            have changed.
+        UsageError: If the result was edited, or if its samples, the settings of its protocol, or
+            weights or code of its models, have changed.
     """
     stored = read_files(path)
     samples_of(path, stored)  # raises UsageError if the samples have changed
@@ -352,6 +392,12 @@ def _read_valid(spec: types.ModelSpec, path: Path, auxiliary: str | None) -> Res
     if is_edited or contradiction_of_metrics(path):
         raise types.UsageError(f"{path} was edited after it was written")
     _require_same_model(spec, stored.row.model, path)
+    stored_protocol_hash = stored.row.provenance.get("protocol_sha256")  # older results have none
+    if stored_protocol_hash not in (None, protocol_sha256(protocol)):
+        raise types.UsageError(
+            f"{path} was measured with other settings than {protocol.dataset} has now, such as "
+            "templates"
+        )
     if auxiliary is not None:
         auxiliary_spec = specs.parse_auxiliary(auxiliary)
         _require_same_model(auxiliary_spec, stored.row.provenance["auxiliary"], path)
@@ -376,6 +422,13 @@ def _require_same_model(spec: types.ModelSpec, record: Mapping[str, Any], path: 
         raise types.UsageError(f"{path} was measured with other weights than {spec.name} has now")
     if code_hash is not None and code_hash != record.get("code_sha256"):
         raise types.UsageError(f"{path} was measured with other code than {spec.name} has now")
+    description_hash = specs.description_sha256(spec)
+    stored_description_hash = record.get("description_sha256")  # older results have none
+    is_described = description_hash is not None and stored_description_hash is not None
+    if is_described and description_hash != stored_description_hash:
+        raise types.UsageError(
+            f"{path} was measured with other configuration files than {spec.name} has now"
+        )
     has_local_files = weights_hash is not None or code_hash is not None
     if not has_local_files and record["spec"] != spec.text:
         raise types.UsageError(f"{path} is a result of {record['spec']}, not {spec.text}")

@@ -18,6 +18,7 @@ from cosmos_eval.models.specs import BUNDLED, parse_auxiliary, parse_model_spec,
 from cosmos_eval.models.training import state_trainings
 from cosmos_eval.protocols import embedded_protocols, prepare
 from cosmos_eval.protocols.languages import with_all_languages
+from cosmos_eval.results.filenames import make_file_stem
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.runner.suites import read_suite, refuse_repeated
 from cosmos_eval.tasks import find_protocol, known_tasks, task_for, task_named
@@ -37,6 +38,9 @@ class Pair(NamedTuple):
     model: str
     dataset: str
     protocol: str
+
+    def __str__(self) -> str:
+        return f"{self.model} on {self.dataset} ({self.protocol})"
 
 
 def pair_of(spec: types.ModelSpec, protocol: types.Protocol) -> Pair:
@@ -67,6 +71,8 @@ class Result(NamedTuple):
     samples: types.Samples | None = None
     path: Path | None = None
     error: Exception | None = None
+    # Whether the error is that the model cannot be loaded, so that no result of it can be measured.
+    is_load_error: bool = False
     # The file to which the former result of this pair was moved, if it was of another model with
     # the same name.
     former_result: Path | None = None
@@ -102,12 +108,14 @@ class Job(NamedTuple):
     # The folder that paths are relative to, which all processes must have.
     folder: str
 
-    def failed(self, error: Exception, n_done: int = 0) -> list[Result]:
+    def failed(
+        self, error: Exception, n_done: int = 0, *, is_load_error: bool = False
+    ) -> list[Result]:
         """Return a result with this error for each data set except the first `n_done` ones."""
         results = []
         for dataset in self.datasets[n_done:]:
             pair = pair_of(self.spec, dataset.protocol)
-            results.append(Result(pair, error=error))
+            results.append(Result(pair, error=error, is_load_error=is_load_error))
         return results
 
 
@@ -184,7 +192,24 @@ def make_plan(
         protocols = with_wordings(protocols, wordings)
     specs = model_specs(models or BUNDLED, names, arch, weights, trainings)
     _require_fitting_options(protocols, options)
-    return Plan(specs=specs, protocols=protocols, options=options)
+    plan = Plan(specs=specs, protocols=protocols, options=options)
+    _require_distinct_files(plan.pairs)
+    return plan
+
+
+def _require_distinct_files(pairs: Sequence[Pair]) -> None:
+    """Raise UsageError if the results of two pairs would have one file.
+
+    File names have other characters in place of some: `my set` and `my-set` are the same there.
+    """
+    pair_by_stem: dict[str, Pair] = {}
+    for pair in pairs:
+        other_pair = pair_by_stem.setdefault(make_file_stem(*pair, ()), pair)
+        if other_pair != pair:
+            raise types.UsageError(
+                f"{other_pair} and {pair} would have the same result file: give the data set or "
+                "the model another name"
+            )
 
 
 def _require_fitting_options(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, fields, is_dataclass, replace
 from functools import cache
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from cosmos_core.utils import environment
@@ -17,6 +19,9 @@ from cosmos_eval.tasks import packages_of, task_for
 
 if TYPE_CHECKING:
     from cosmos_eval.runner.run import LoadedModel
+
+# The fields of a protocol that say where a data set is and where it comes from.
+_PLACES = ("source", "root", "download", "repository", "revision", "main_metric")
 
 
 @cache
@@ -99,6 +104,30 @@ def settings_of(
     return settings
 
 
+def protocol_sha256(protocol: types.Protocol) -> str:
+    """Return the SHA-256 of the settings of a protocol that differ from their defaults.
+
+    They are its templates, class names, constants and names of files. The place of the data set and
+    its sources do not count. A setting that a later version adds does not change the hash of
+    protocols that leave it at its default.
+    """
+    settings = {}
+    for field in fields(protocol):
+        default = field.default_factory() if callable(field.default_factory) else field.default
+        value = getattr(protocol, field.name)
+        if field.name not in _PLACES and value != default:
+            settings[field.name] = value
+    text = json.dumps(settings, sort_keys=True, default=_plain_setting)
+    return sha256(text.encode(errors="replace")).hexdigest()
+
+
+def _plain_setting(value: Any) -> Any:
+    """Return a setting that JSON does not know in a form that it knows."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    return dict(value) if isinstance(value, Mapping) else str(value)
+
+
 def _make_provenance(
     encoder: Encoder,
     job: plans.Job,
@@ -137,6 +166,7 @@ def _make_provenance(
     record["batch_size"] = options.batch_size
     record["seconds"] = {phase: round(time, 3) for phase, time in seconds_by_phase.items()}
     record["peak_memory_bytes"] = environment.peak_memory_bytes()
+    record["protocol_sha256"] = protocol_sha256(protocol)
     record["hashes"] = dict(measurement.hashes)
     record["notes"] = notes
     return record

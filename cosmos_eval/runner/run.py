@@ -14,6 +14,7 @@ from cosmos_eval import types
 from cosmos_eval.data.sources import archive_notes
 from cosmos_eval.data.wordings import reworded_data
 from cosmos_eval.models.encoder import Encoder
+from cosmos_eval.models.specs import description_sha256
 from cosmos_eval.models.training import training_record
 from cosmos_eval.results.filenames import predictions_name
 from cosmos_eval.results.record import ResultRow
@@ -73,7 +74,8 @@ class Worker:
             for result in self.measure(job):
                 results.append(result)
         except Exception as error:
-            results += job.failed(error, n_done=len(results))
+            is_load_error = error is self._load_error
+            results += job.failed(error, n_done=len(results), is_load_error=is_load_error)
         return results
 
     def measure(self, job: plans.Job) -> Iterator[plans.Result]:
@@ -136,6 +138,11 @@ class LoadedModel:
             record["revision"] = info.revision
         if info.loaded_sha256:
             record["loaded_sha256"] = info.loaded_sha256
+        if info.preprocessing_sha256:
+            record["preprocessing_sha256"] = info.preprocessing_sha256
+        description_hash = description_sha256(self.spec)
+        if description_hash:
+            record["description_sha256"] = description_hash
         # What identifies the training, such as its seed. Random weights have none.
         training = {} if info.random else training_record(self.spec)
         if training:
@@ -291,7 +298,15 @@ def store(
         row: The record of the measurement.
         samples: The arrays that its metrics follow from.
         job: The job that the measurement belongs to.
+
+    Raises:
+        UsageError: If no metric is defined for the samples, and if the result cannot be stored.
     """
+    if not row.metrics:
+        raise types.UsageError(
+            f"{job.spec.called} on {row.dataset}: no metric is defined, such as a correlation of "
+            "scores that are all equal: measure more samples, or another model"
+        )
     pair = plans.pair_of(job.spec, protocol)
     if job.output is None:
         return plans.Result(pair, row, samples)

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from cosmos_eval import types
 from cosmos_eval.data import boxes as box_data
 from cosmos_eval.data.class_names import ClassData
-from cosmos_eval.data.folders import Survey, all_exist
+from cosmos_eval.data.folders import Survey, all_exist, fingerprint
+from cosmos_eval.data.user_yaml import PROTOCOL_NAME as USER_PROTOCOL
 from cosmos_eval.models.encoder import Encoder
 from cosmos_eval.stats.choices import TOP
 from cosmos_eval.stats.estimates import Features, GroupMean, Ints, Mean, means_of_groups
@@ -138,7 +139,7 @@ class Boxes(classification.ClassTask):
 
     protocol = types.BoxesProtocol
     metrics = tuple(_metrics())
-    truth = (LABELS, IMAGE, AREA)
+    truth = (LABELS, IMAGE, AREA, BOUNDS)
     checked = "boxes, classes, and that every image is there"
     arrays = ARRAYS
     resamples = True
@@ -172,11 +173,19 @@ class Boxes(classification.ClassTask):
         return attention
 
     def hashes(self, protocol: Any, data: ClassData, options: types.RunOptions) -> dict[str, str]:
-        """Return the hashes of the boxes, of the prompts, and of how features are made."""
+        """Return the hashes of the boxes, of the prompts, and of how features are made.
+
+        The bounds of sizes are hashed if a user's file states others than the defaults, so that
+        other results keep their hashes. Those of known data sets belong to their protocols.
+        """
         from cosmos_eval.embedding.regions import hash_constants
 
         hashes = super().hashes(protocol, data, options)
         hashes.update(hash_constants(protocol, options))
+        bounds = (protocol.small, protocol.large)
+        has_unusual_bounds = bounds != (types.BoxesProtocol.small, types.BoxesProtocol.large)
+        if has_unusual_bounds and protocol.protocol_name.startswith(USER_PROTOCOL):
+            hashes["small_and_large"] = fingerprint(bounds)
         return hashes
 
     def embedder(self, protocol: Any, image_embedder: ImageEmbedder) -> ImageEmbedder:

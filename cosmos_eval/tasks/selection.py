@@ -731,11 +731,18 @@ def _cluster_items(data: SelectionData) -> NDArray[np.int64]:
 def _hashes(
     protocol: types.SelectionProtocol, data: SelectionData, options: types.RunOptions
 ) -> dict[str, str]:
-    """Return the hashes that a result records: the items, and how features of boxes are made."""
+    """Return the hashes that a result records: the items, and how features of boxes are made.
+
+    The rule for pairs is hashed if a user's file states another one than the default, so that other
+    results keep their hashes. The rule of a published data set belongs to its protocol.
+    """
     from cosmos_eval.embedding.regions import hash_constants
 
     hashes = {"sample_list": _hash_sample_list(data)}
     hashes.update(hash_constants(protocol, options))
+    has_unusual_rule = data.chosen == "both" and protocol.pair_accuracy != "group"
+    if has_unusual_rule and not protocol.is_published:
+        hashes["pair_accuracy"] = fingerprint([protocol.pair_accuracy])
     return hashes
 
 

@@ -90,6 +90,9 @@ class EncoderInfo(NamedTuple):
     # The SHA-256 of the tensors and the configuration that were loaded, whatever files hold them.
     # None if it is unknown.
     loaded_sha256: str | None = None
+    # The SHA-256 of the preprocessing of images, if a file beside the weights may state it and it
+    # is not the usual one; None for the usual one.
+    preprocessing_sha256: str | None = None
 
 
 class CaptionWord(NamedTuple):

@@ -12,11 +12,15 @@ import pytest
 import scipy.io
 import scipy.stats
 from scipy.stats import kendalltau
+from support.rows import make_row
 
 from cosmos_eval.data import ratings as data
 from cosmos_eval.data import selection
+from cosmos_eval.models.specs import parse_model_spec
 from cosmos_eval.protocols.ratings import RATINGS
 from cosmos_eval.protocols.selection import SELECTION
+from cosmos_eval.runner.plan import Job
+from cosmos_eval.runner.run import store
 from cosmos_eval.stats.intervals import intervals
 from cosmos_eval.stats.jackknife import sums_without_each
 from cosmos_eval.stats.kendall import tau_b, tau_c
@@ -154,6 +158,29 @@ def test_by_the_commands(root: Path, command):
     ended = command("run", "--dataset", "own.yaml", "--model", "scenes-clip", "--output", "out")
     assert (ended.status, "tau-c" in ended.out) == (0, True), ended.err
     assert command("verify", "out").status == 0
+
+
+def test_equal_ratings_are_one_clear_line(root: Path, command):
+    lines = (root / "list.csv").read_text() + "green.png,green,4\n"
+    (root / "list.csv").write_text(lines.replace(",3\n", ",4\n"))
+    (root / "own.yaml").write_text("kind: ratings\nimages: images\nannotations: list.csv\n")
+    words = ("run", "--dataset", "own.yaml", "--model", "scenes-clip", "--output", "out")
+    ended = command(*words, "--limit", "2")
+    assert (ended.status, ended.out) == (2, "")
+    assert ended.err.splitlines() == [
+        "cosmos-eval: own: all 2 ratings are equal, so that Kendall's tau is undefined: measure "
+        "more of them with a larger --limit, or without it"
+    ]
+
+
+def test_a_result_without_a_metric_is_one_clear_line(tmp_path: Path):
+    """Kendall's tau is undefined if all scores are equal."""
+    spec = parse_model_spec("scenes-clip")
+    job = Job(spec, (), RunOptions(), output=tmp_path, command="", folder="")
+    with pytest.raises(UsageError, match="scenes-clip on colours: no metric is") as error:
+        store(PROTOCOL, make_row(dataset="colours", metrics={}), {}, job)
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())
 
 
 def flickr8k(root: Path, save_colour, name: str, lines: str) -> RatingsProtocol:

@@ -31,6 +31,7 @@ from cosmos_eval.models import load_encoder
 from cosmos_eval.models.specs import parse_model_spec
 from cosmos_eval.protocols.boxes import BOXES
 from cosmos_eval.protocols.selection import SELECTION
+from cosmos_eval.results.compare import all_differences
 from cosmos_eval.tasks import find_protocol, task_named
 from cosmos_eval.types import BoxesProtocol, RunOptions, UsageError, no_progress
 
@@ -262,6 +263,26 @@ def test_an_image_is_encoded_once_for_its_boxes_and_then_cached(encoder, tmp_pat
         factor = 64 / max(picture.size) / encoder.patch_size
         expected = plain_roi_align(patches, tuple(value * factor for value in region.box))
         np.testing.assert_allclose(feature, expected, atol=2e-5)
+
+
+def test_results_with_other_bounds_of_sizes_cannot_be_compared(tmp_path, command):
+    made_set(tmp_path)
+    yaml = "kind: boxes\nimages: .\nannotations: boxes.json\ntemplates: ['a {}']\nregions: crops\n"
+    for name, bounds in (("A", ""), ("B", "small: 0.5\nlarge: 0.9\n")):
+        (tmp_path / "own.yaml").write_text(f"{yaml}{bounds}")
+        words = ("--model", "scenes-clip", "--name", name, "--output", name)
+        assert command("run", "--dataset", tmp_path / "own.yaml", *words).status == 0
+    ended = command("compare", "A", "B", "--all-metrics")
+    assert (ended.status, ended.out) == (2, "")
+    (line,) = ended.err.splitlines()
+    assert "cannot be compared: hashes.small_and_large is missing and " in line
+
+
+def test_samples_with_other_bounds_of_sizes_differ():
+    """Results of earlier versions have no hash of the bounds."""
+    other = {**SAMPLES["boxes"], "bounds": np.array([0.1, 0.2])}
+    with pytest.raises(ValueError, match="`bounds` of the samples differs"):
+        all_differences("boxes", [SAMPLES["boxes"], other])
 
 
 def test_metrics_by_hand():

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import cosmos_eval
+
 RESULTS = Path(__file__).parents[3] / "results"
 
 
@@ -37,6 +39,41 @@ def test_options_of_tables_reach_a_comparison(command):
     expected = sorted(100 * test["difference"] for test in tests)
     assert differences == pytest.approx(expected, abs=0.0006)
     assert "[" not in shown.partition("─")[2]
+
+
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        (("check", "", "--baseline", "b.json"), ""),
+        (("check", ".", "--baseline", ""), " of --baseline"),
+        (("check", ".", "--baseline="), " of --baseline"),
+        (("verify", ""), ""),
+        (("compare", ".", ""), ""),
+        (("leaderboard", ""), ""),
+        (("export", ""), ""),
+        (("report", "", "--output", "a.html"), ""),
+        (("plot", "compare", ""), ""),
+        (("run", "--output", ""), " of --output"),
+        (("run", "--data-root="), " of --data-root"),
+        (("data", "doctor", "--data-root", ""), " of --data-root"),
+    ],
+)
+def test_an_empty_path_is_not_the_current_folder(words, option, command):
+    ended = command(*words)
+    assert (ended.status, ended.out) == (2, "")
+    (line,) = ended.err.splitlines()
+    assert f"the value{option} is empty (a variable that is not set?)" in line
+
+
+def test_an_empty_path_is_refused_in_python():
+    for call in (
+        lambda: cosmos_eval.check("", baseline="b.json"),
+        lambda: cosmos_eval.check(".", baseline=""),
+        lambda: cosmos_eval.evaluate("scenes-clip", "scenes-cls", output=""),
+        lambda: cosmos_eval.evaluate("scenes-clip", "voc20", data_root=""),
+    ):
+        with pytest.raises(cosmos_eval.UsageError, match=r" is empty: write \. for the current"):
+            call()
 
 
 @pytest.mark.parametrize(

@@ -179,3 +179,49 @@ def test_files_folders_and_tags_openclip_specs_are_one_row(
     assert checked.status == 0, checked.err
     assert command("check", file_of[quick_spec], *gate).status == 2
     assert "A and B are one model" in command("compare", tag, folder).err
+
+
+def change_mean(folder: Path, kind: str) -> None:
+    """Write another mean of images into the file that describes a model, beside its weights."""
+    is_openclip = kind == "openclip"
+    path = folder / ("open_clip_config.json" if is_openclip else "preprocessor_config.json")
+    content = json.loads(path.read_text("utf-8"))
+    if is_openclip:
+        content["preprocess_cfg"]["mean"] = [0.9, 0.1, 0.5]
+    else:
+        content["image_mean"] = [0.9, 0.1, 0.5]
+    path.write_text(json.dumps(content), "utf-8")
+
+
+@pytest.mark.parametrize("kind", ["openclip", "hf"])
+def test_other_preprocessing_is_another_model_and_measured_again(
+    kind: str, openclip_specs: Any, hf_specs: Any, command: Any, tmp_path: Path
+) -> None:
+    suite = tmp_path / "suite.yaml"
+    suite.write_text("datasets: {scenes: [scenes-cls]}\n")
+    spec = {"openclip": openclip_specs, "hf": hf_specs}[kind]["folder"]
+    run = ["run", "--suite", suite, "--limit", "12", "--no-cache", "--output", "r"]
+    run += ["--model", spec, "--name", "mine"]
+    assert "measured 1, there already 0" in command(*run).err
+    (first,) = Path("r").glob("*.json")
+    before = first.read_bytes()
+    assert "measured 0, there already 1" in command(*run).err
+
+    change_mean(Path(spec.partition(":")[2]), kind)
+    completed = command(*run)
+    assert "was measured with other configuration files than" in completed.err
+    assert "measured 1, there already 0" in completed.err
+    (former,) = Path("r").glob("*__*__*__*__????????.json")  # also with the words of --limit
+    assert former.read_bytes() == before
+    first_label, second_label = labels(command)
+    assert first_label != second_label
+    assert "(first 12 only, preprocessing " in first_label
+    compared = command("compare", former, first)
+    assert compared.status == 0, compared.err
+    assert "one model" not in compared.err
+    assert command("verify", "r").status == 0
+
+
+def test_usual_preprocessing_is_not_recorded(openclip_specs: Any) -> None:
+    """So results keep the hash of the model that they had before it was recorded."""
+    assert load(openclip_specs["folder"]).info.preprocessing_sha256 is None

@@ -67,6 +67,23 @@ def test_the_first_failure_ends_all_at_once(plan, tmp_path):
     assert engine.closed
 
 
+@pytest.mark.parametrize(("failed_model", "hint"), [(0, True), (1, False)])
+def test_a_model_that_cannot_be_loaded_is_skipped_only_if_another_one_is_left(
+    plan, tmp_path, failed_model, hint
+):
+    """The plan has two models, and three jobs of each."""
+
+    def fail_to_load(jobs, show_progress):
+        for index in range(3 * failed_model):
+            yield index, done(jobs[index])
+        index = 3 * failed_model
+        yield index, jobs[index].failed(UsageError("no weights"), is_load_error=True)
+
+    with pytest.raises(UsageError) as ended:
+        list(execute(plan, tmp_path, fail_to_load))
+    assert ("--keep-going" in str(ended.value)) == hint
+
+
 def test_a_failure_of_the_last_job_does_not_mention_other_results(plan, tmp_path):
     def fail_last(jobs, show_progress):
         yield from ((n, done(job)) for n, job in enumerate(jobs[:-1]))

@@ -72,6 +72,24 @@ def test_samples_come_back_and_others_do_not_pass_for_them(tmp_path):
         read_samples(path)
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({"dataset": "my set"}, {"dataset": "my-set"}),
+        ({"model": {"name": "big model"}}, {"model": {"name": "big-model"}}),
+    ],
+)
+def test_a_result_of_another_name_is_not_replaced(tmp_path, first, second):
+    """Both names are the same in file names."""
+    path = write_result(tmp_path, make_row(task="cook", **first), SAMPLES)
+    content = path.read_bytes()
+    with pytest.raises(UsageError, match=r"holds the result of .* another --output") as raised:
+        write_result(tmp_path, make_row(task="cook", **second), SAMPLES)
+    assert "\n" not in str(raised.value)
+    assert path.read_bytes() == content
+    assert len(list(tmp_path.glob("*.json"))) == len(list(tmp_path.glob("*.npz"))) == 1
+
+
 # Hashed by hand: sha256sum of {"a":1,"provenance":{"limit":null},"schema_version":2}
 HASH = "2f1971722d32ae7ef4e254c80fbad80b23af6dd985d956a3796200c3e2f1fde4"
 

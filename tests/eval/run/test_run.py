@@ -173,6 +173,10 @@ def test_a_task_may_be_a_full_word(word, dataset):
         ({"datasets": ["scenes-seg"], "task": "cls"}, "scenes-seg is a data set of task seg"),
         ({"datasets": ["scenes-seg", "scenes-seg"]}, "scenes-seg .* given twice"),
         ({"models": ["scenes-clip", "scenes-clip"]}, "scenes-clip is given twice"),
+        (
+            {"models": ["scenes-clip", "scenes-cosmos"], "names": ["big model", "big-model"]},
+            r"big model on scenes-retrieval \(scenes\) and big-model on .*: give .* another name",
+        ),
         ({"models": ["scenes-klip"]}, "unknown model 'scenes-klip'; .*scenes-clip"),
     ],
 )

@@ -92,6 +92,23 @@ def test_other_precision_or_limit_is_another_result(command, own_suite, tmp_path
     assert sum("__amp" in name for name in results(tmp_path)) == 4
 
 
+def test_other_settings_of_a_data_set_are_measured_again(command, own_suite, tmp_path):
+    command(*RUN, str(own_suite))
+    before = results(tmp_path)
+    cold = own_suite.parent / "cold.yaml"
+    cold.write_text(cold.read_text().replace("a {}", "the {}") + "source: here\n")
+    warm = own_suite.parent / "warm.yaml"
+    warm.write_text(warm.read_text() + "source: there\n")  # decides no number
+    done = command(*RUN, str(own_suite))
+    assert done.err.count(" was measured with other settings than cold has now") == 2
+    assert done.err.splitlines()[-1] == "measured 2, there already 2, failed 0"
+    after = results(tmp_path)
+    assert {name for name in before if after[name] != before[name]} == {
+        name for name in before if "__cold__" in name
+    }
+    assert command(*RUN, str(own_suite)).err.count("there already: ") == 4
+
+
 def test_all_missing_data_are_reported_before_anything_is_loaded(command, own_suite, loaded):
     shutil.copytree(own_suite.parent / "warm", own_suite.parent / "hot")
     hot = (own_suite.parent / "warm.yaml").read_text().replace("warm", "hot")
@@ -157,6 +174,35 @@ def test_a_model_that_cannot_be_loaded_is_tried_once(command, own_suite, tmp_pat
     assert len(loaded) == 4
     assert done.err.count(f"failed: cosmos:{broken} on ") == 2
     assert done.err.splitlines()[-1] == "measured 4, there already 0, failed 2"
+
+
+def test_a_result_of_another_name_stops_the_run_before_anything_is_loaded(
+    command, own_suite, tmp_path, loaded
+):
+    """`my set` and `my-set` are the same in file names."""
+    model = own_suite.read_text().split("[")[1].split(",")[0]
+    cold = own_suite.parent / "cold.yaml"
+    arguments = [*RUN[:-1], f"--dataset={cold}", "--model", model]
+    text = cold.read_text()
+    cold.write_text(f"name: my set\n{text}")
+    assert command(*arguments).status == 0
+    before = results(tmp_path)
+    loaded.clear()
+    cold.write_text(f"name: my-set\n{text}")
+    for options in ((), ("--dry-run",)):
+        done = command(*arguments, *options)
+        assert (done.status, loaded, results(tmp_path)) == (2, [], before)
+        (line,) = done.err.splitlines()
+        assert "holds the result of " in line
+        assert " on my set (user), whose file name is that of " in line
+
+
+def test_keep_going_is_no_advice_if_the_only_model_cannot_be_loaded(command, own_suite):
+    broken = own_suite.parent / "broken.pt"
+    broken.write_bytes(b"no checkpoint")
+    done = command(*RUN, str(own_suite), "--model", f"cosmos:{broken}")
+    assert (done.status, done.out) == (2, "")
+    assert "--keep-going" not in done.err
 
 
 def test_keep_going_serves_runs_without_a_suite(command, own_suite, tmp_path):

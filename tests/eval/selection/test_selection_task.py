@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from cosmos_eval.results.compare import describe_mismatches, make_setting
 from cosmos_eval.tasks import selection
 from cosmos_eval.types import Measurement, Progress, RunOptions, SelectionProtocol
 
@@ -111,6 +112,21 @@ def test_a_pair_may_count_only_by_its_images(make_set, colour_encoder, tmp_path,
     assert result.metrics["text_score"] == 0
     assert result.metrics["image_score"] == 1
     assert result.metrics["accuracy"] == expected
+
+
+def test_results_of_different_rules_for_pairs_cannot_be_compared(make_set, colour_encoder):
+    images = {"a.png": "red", "b.png": "blue"}
+    settings = []
+    for rule in ("group", "image"):
+        protocol = make_set(images, [pair("ab", "red", "blue")], layout="pairs", pair_accuracy=rule)
+        result = selection.TASK.measure_one(colour_encoder, protocol, RunOptions())
+        settings.append(make_setting("select", "pairs", "user", 1, {"hashes": result.hashes}))
+    (mismatch,) = describe_mismatches(*settings)
+    assert mismatch.startswith("hashes.pair_accuracy is missing and ")
+    # Results by the default rule keep the hashes that they had before.
+    assert settings[0].keys() == {"task", "dataset", "protocol", "n_samples", "hashes.content"} | {
+        "hashes.sample_list"
+    }
 
 
 def test_items_that_share_images_through_others_are_one_cluster(make_set, colour_encoder):
