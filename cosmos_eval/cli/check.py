@@ -141,14 +141,18 @@ def _require_outside(baseline: Path, places: Sequence[Path]) -> None:
     """Raise UsageError if a baseline would lie in a folder of results, and be read as one of them.
 
     Args:
-        baseline: The file that is to be written.
+        baseline: The file that is to be written. Hidden files and folders are never read.
         places: Result files, and folders of them.
     """
+    path = baseline.resolve()
     for place in places:
-        folder = place if place.is_dir() else place.parent
-        if baseline.resolve().is_relative_to(folder.resolve()):
+        folder = place.resolve()
+        if not folder.is_dir() or not path.is_relative_to(folder):
+            continue
+        is_hidden = any(name.startswith(".") for name in path.relative_to(folder).parts)
+        if not is_hidden:
             raise UsageError(
-                f"{baseline} would lie in the folder of results {folder}, and be read as a "
+                f"{baseline} would lie in the folder of results {place}, and be read as a "
                 "result: name a --baseline outside of it"
             )
 

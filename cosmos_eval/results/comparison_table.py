@@ -88,6 +88,7 @@ def _test_cells(test: MetricTest, options: TableOptions) -> dict[str, Cell]:
         decimals = 1
     difference = test.difference
     interval = difference.interval()._asdict() if options.intervals else None
+    detectable = detectable_text(test.detectable, metric, options._replace(decimals=decimals))
     change = round_metric(metric, difference.difference, decimals)
     return {
         "metric": Cell(_metric_title(test)),
@@ -98,7 +99,7 @@ def _test_cells(test: MetricTest, options: TableOptions) -> dict[str, Cell]:
         ),
         "p": Cell(p_value_text(difference.p_value)),
         "p (Holm)": Cell("" if test.adjusted is None else p_value_text(test.adjusted)),
-        "detectable": Cell(detectable_text(test, options._replace(decimals=decimals)) or ""),
+        "detectable": Cell(detectable or ""),
     }
 
 

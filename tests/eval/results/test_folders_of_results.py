@@ -38,18 +38,30 @@ def test_a_linked_folder_of_results_is_in_the_leaderboard(command: Any, tmp_path
 
 
 @pytest.mark.parametrize("baseline", ["r/base.json", "r/new/base.json"])
-@pytest.mark.parametrize("as_file", [False, True])
 def test_no_baseline_is_written_into_a_folder_of_results(
-    baseline: str, as_file: bool, command: Any, tmp_path: Path
+    baseline: str, command: Any, tmp_path: Path
 ) -> None:
-    path = store(tmp_path / "r")
-    place = path if as_file else "r"
-    ended = command("check", place, "--baseline", baseline, "--update", "--reason", "first")
+    store(tmp_path / "r")
+    ended = command("check", "r", "--baseline", baseline, "--update", "--reason", "first")
     assert ended.status == 2
     assert f"{baseline} would lie in the folder of results" in ended.err
     assert "name a --baseline outside of it" in ended.err
     assert not Path(baseline).exists()
     assert command("leaderboard", "r").status == 0
+
+
+@pytest.mark.parametrize("place", ["r", "r/*.json"])
+def test_a_baseline_may_lie_where_no_results_are_read(
+    place: str, command: Any, tmp_path: Path
+) -> None:
+    """Hidden folders are not searched, and single files are not a folder."""
+    store(tmp_path / "r")
+    places = [str(path) for path in Path().glob(place)]
+    baseline = "r/.gate/base.json" if place == "r" else "r/base.json"
+    Path(baseline).parent.mkdir(exist_ok=True)
+    done = command("check", *places, "--baseline", baseline, "--update", "--reason", "first")
+    assert done.status == 0, done.err
+    assert command("check", *places, "--baseline", baseline).status == 0
 
 
 def test_a_baseline_among_results_is_called_one(command: Any, tmp_path: Path) -> None:
