@@ -18,13 +18,13 @@ from cosmos_eval.results.identity import (
     model_identity,
 )
 from cosmos_eval.results.record import ResultRow
-from cosmos_eval.results.settings import NUMBER_OF_SAMPLES, TEXT_WEIGHT, column_fields
+from cosmos_eval.results.settings import TEXT_WEIGHT, column_fields
 from cosmos_eval.types import UsageError, wording_name
 
 _MOST_FILES = 5  # files of edited results that a warning names
 _HASH_LENGTH = 8  # characters of a hash in a label
 # Fields whose values are shown as they are. Others are hashes, which are cut.
-_WHOLE_FIELDS = ("repository", "attention", TEXT_WEIGHT, NUMBER_OF_SAMPLES)
+_WHOLE_FIELDS = ("repository", "attention", TEXT_WEIGHT)
 _LONGEST_NAME = 40  # characters of a name that is not shortened
 
 EDITED_RECORD, EDITED_SAMPLES, EDITED_METRICS = "edited record", "edited samples", "edited metrics"
@@ -247,9 +247,9 @@ def _add_setting_notes(results: list[StoredResult]) -> list[StoredResult]:
     fields, following_fields = [], []
     for result in results:
         all_fields = column_fields(result.row)
-        # These follow from other fields, so a note on them is rarely needed.
-        names = [name for name in ("queries", NUMBER_OF_SAMPLES) if name in all_fields]
-        following_fields.append({name: all_fields.pop(name) for name in names})
+        # Queries follow from templates and class names, so a note on them is rarely needed.
+        queries = all_fields.pop("queries", None)
+        following_fields.append({} if queries is None else {"queries": queries})
         fields.append(all_fields)
     noted_results = results
     for fields_of_results in (fields, following_fields):

@@ -19,8 +19,8 @@ SAMPLE_LISTS = ("hashes.sample_list", "hashes.samples")
 _CONTENT = f"hashes.{CONTENT}"
 DATA_FIELDS = ("repository", "revision", _CONTENT)
 """Fields of a setting that are compared only if both have them: not every result records them."""
-TEXT_WEIGHT, NUMBER_OF_SAMPLES = "text weight", "number of samples"
-FIELDS_OF_SAMPLES = ("sample list", "samples", NUMBER_OF_SAMPLES)
+TEXT_WEIGHT = "text weight"
+FIELDS_OF_SAMPLES = ("sample list", "samples")
 """Fields of `column_fields` about the samples that were measured, not about how."""
 CONDITIONS = ("map", "pair_score", "composition", "precision", "device", "version", "dirty")
 """Fields of the provenance that may differ between comparable results, with a note."""
@@ -72,12 +72,13 @@ def make_setting(
 def column_fields(row: ResultRow) -> dict[str, str]:
     """Return the fields of a setting in which results of one column of a table must agree, as text.
 
-    These are all fields but the data set and its version, see `data_identity`, and what was
-    measured in part, which is never ranked. A field that is not recorded is left out. So is what
-    follows from another form of attention than the protocol's, which the label of the model names.
+    These are all fields but the data set and its version, see `data_identity`, the number of
+    samples, which follows from their list, and what was measured in part, which is never ranked.
+    A field that is not recorded is left out. So is what follows from another form of attention than
+    the protocol's, which the label of the model names.
 
     Example:
-        {"templates": "1a2b...", "sample list": "3c4d...", "number of samples": "50000"}
+        {"templates": "1a2b...", "sample list": "3c4d..."}
     """
     setting = setting_of_result(row)
     names = ["attention", *sorted(name for name in setting if name.startswith("hashes."))]
@@ -90,7 +91,6 @@ def column_fields(row: ResultRow) -> dict[str, str]:
     text_weight = text_weight_of(row.provenance)
     if text_weight is not None:
         fields[TEXT_WEIGHT] = text_weight
-    fields[NUMBER_OF_SAMPLES] = str(row.n_samples)
     return fields
 
 
