@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from importlib.metadata import version
 from typing import Any, NoReturn, TypeVar
@@ -15,6 +15,10 @@ Result = TypeVar("Result")
 
 class LostProcessError(Exception):
     """The connection to another process is lost, because that process has ended."""
+
+
+class OtherProcessError(Exception):
+    """Another process has failed, with the error that the message states."""
 
 
 # A process waits as long as another one has work to do. If one dies, torchrun ends the others.
@@ -126,6 +130,61 @@ class Distributed:
 
 def _do_nothing() -> None:
     """Do nothing, in a process that waits for another one."""
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """What a process that has failed sends to the others in place of an item."""
+
+    message: str
+
+
+class SharedErrors:
+    """Raises an error of one process in the others too, at the next items that they exchange.
+
+    Otherwise the others would wait for items that never come, or take later items for them. Errors
+    in the forward pass of a sharded model, in which PyTorch exchanges weights, are not shared.
+
+    Example:
+        shared_errors = SharedErrors(distributed)
+        with shared_errors.block():
+            work_together(shared_errors.distributed)
+    """
+
+    def __init__(self, distributed: Distributed) -> None:
+        self._gather = distributed.gather
+        self._cannot_exchange = False
+        # The same processes. All items that they exchange in a block must go through this record.
+        self.distributed = replace(distributed, gather=self.gather)
+
+    def gather(self, item: Any) -> list[Any]:
+        """Return the items of all processes by rank, as `Distributed.gather` does.
+
+        Raises:
+            OtherProcessError: If another process has failed.
+        """
+        try:
+            items = self._gather(item)
+        except Exception:
+            self._cannot_exchange = True
+            raise
+        for rank, other_item in enumerate(items):
+            if isinstance(other_item, _Failure):
+                raise OtherProcessError(f"process {rank} failed: {other_item.message}")
+        return items
+
+    @contextmanager
+    def block(self) -> Iterator[None]:
+        """Share the errors of a block that all processes run, and wait for all at its end."""
+        try:
+            yield
+            self.gather("has ended the block")
+        except Exception as error:
+            if not isinstance(error, OtherProcessError) and not self._cannot_exchange:
+                # The others get this in place of the item that they wait for. If they have failed
+                # with the same error, they send theirs now.
+                self._gather(_Failure(f"{type(error).__name__}: {error}"))
+            raise
 
 
 SINGLE_PROCESS = Distributed()  # a process that is not one of several

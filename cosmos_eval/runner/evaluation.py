@@ -7,14 +7,19 @@ import operator
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from cosmos_core.utils.distributed import SINGLE_PROCESS, Distributed, gather_objects
+from cosmos_core.utils.distributed import (
+    SINGLE_PROCESS,
+    Distributed,
+    SharedErrors,
+    gather_objects,
+)
 from cosmos_eval import types
 from cosmos_eval.data.readers import path_of
 from cosmos_eval.models.specs import require_label
@@ -179,12 +184,21 @@ class Evaluation:
         with self._warn_of_errors(f"evaluation at step {step} failed"):
             if is_sharded(model) and not all_processes:
                 raise types.UsageError("a sharded model needs all processes: all_processes=True")
-            distributed = _find_processes(process_group, all_processes=all_processes)
-            with self._live_encoder(model, tokenizer, transform, distributed) as encoder:
-                for job in self._make_jobs(encoder, step, distributed):
+            processes = _find_processes(process_group, all_processes=all_processes)
+            shared_errors = SharedErrors(processes)
+            distributed = shared_errors.distributed
+            with ExitStack() as stack:
+                with shared_errors.block():
+                    live_encoder = self._live_encoder(model, tokenizer, transform, distributed)
+                    encoder = stack.enter_context(live_encoder)
+                    jobs = self._make_jobs(encoder, step, distributed)
+                for job in jobs:
                     dataset_names = " + ".join(data.protocol.dataset for data in job.datasets)
                     with self._warn_of_errors(f"{dataset_names} failed at step {step}"):
-                        for row in _measure_job(encoder, job, step):
+                        with shared_errors.block():
+                            rows = list(_measure_job(encoder, job, step))
+                        # All processes have these rows, or none has them.
+                        for row in rows:
                             for metric, value in row.metrics.items():
                                 metrics[f"{row.dataset}/{metric}"] = value
             self._note_best(metrics, step)
@@ -334,7 +348,7 @@ class Evaluation:
                     "make it once, before the loop"
                 )
                 # The warning names the line that called this object.
-                warnings.warn(fault, stacklevel=5)
+                warnings.warn(fault, stacklevel=6)
                 return
 
     def _make_jobs(

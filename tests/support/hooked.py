@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import open_clip
+import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.distributed import fsdp
 from torch.distributed.device_mesh import init_device_mesh
@@ -15,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from cosmos_core.engine.distributed import World
 from cosmos_eval import Evaluation, UsageError
+from cosmos_eval.runner import evaluation as runner_evaluation
 
 BATCH = 8  # so that the first of two processes has four batches of 40 images, and the second one
 
@@ -89,6 +92,54 @@ def fail_alone(
         evaluation(model, tokenizer=failing_tokenizer, step=0)
     metrics = evaluation(model, tokenizer=tokenizer, step=1)
     return [str(warning.message) for warning in caught], metrics
+
+
+def fail_in_second_process(
+    world: World, configs: str, arch: str, datasets: list[str], place: str
+) -> tuple[list[str], dict[str, float], float, dict[str, float]]:
+    """Measure while the second process fails in the middle of the first data set.
+
+    Args:
+        world: The processes.
+        configs: The folder of the configurations of models.
+        arch: The name of the architecture.
+        datasets: Two data sets.
+        place: Where it fails: in the tokenizer ("texts"), or when the metrics are known
+            ("metrics").
+
+    Returns:
+        The warnings and the metrics of this measurement, the sum of 1 over all processes, which
+        fails if they are out of step, and the metrics of another measurement.
+    """
+    open_clip.add_model_config(Path(configs))
+    model = wrap(tiny_model(arch), "ddp")
+    tokenizer = open_clip.get_tokenizer(arch)
+    n_measurements = 0
+
+    def failing_tokenizer(texts: list[str]) -> torch.Tensor:
+        is_of_data_set = len(texts) > 9  # the check of the model has fewer
+        if place == "texts" and world.rank == 1 and is_of_data_set:
+            raise ValueError("no vocabulary")
+        return tokenizer(texts)
+
+    def failing_measure(*arguments: Any) -> Any:
+        nonlocal n_measurements
+        n_measurements += 1
+        yield from measure(*arguments)
+        if world.rank == 1 and n_measurements == 1:
+            raise MemoryError("no memory for metrics")
+
+    evaluation = Evaluation(datasets)
+    measure = runner_evaluation.measure
+    with warnings.catch_warnings(record=True) as caught, pytest.MonkeyPatch.context() as patch:
+        warnings.simplefilter("always")
+        if place == "metrics":
+            patch.setattr(runner_evaluation, "measure", failing_measure)
+        metrics = evaluation(model, tokenizer=failing_tokenizer, step=0)
+    total = torch.ones(1)
+    dist.all_reduce(total)
+    later_metrics = evaluation(model, tokenizer=tokenizer, step=1)
+    return [str(w.message) for w in caught], metrics, total.item(), later_metrics
 
 
 def measure_alone(world: World, configs: str, arch: str, dataset: str) -> dict[str, float]:

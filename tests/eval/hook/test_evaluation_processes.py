@@ -7,7 +7,14 @@ import json
 import open_clip
 import pytest
 import torch
-from support.hooked import fail_alone, measure_alone, measure_together, refuse_alone, tiny_model
+from support.hooked import (
+    fail_alone,
+    fail_in_second_process,
+    measure_alone,
+    measure_together,
+    refuse_alone,
+    tiny_model,
+)
 from support.processes import run_processes
 from support.scene_files import write_scenes
 
@@ -96,3 +103,27 @@ def test_an_error_in_one_process_ends_the_call_of_all(configs, data_sets, expect
         assert "ValueError: no vocabulary" in message
         assert metrics == pytest.approx({name: expected[name] for name in metrics}, abs=1e-6)
         assert metrics
+
+
+@pytest.mark.parametrize(
+    ("place", "error"),
+    [("texts", "ValueError: no vocabulary"), ("metrics", "MemoryError: no memory for metrics")],
+)
+def test_an_error_within_a_measurement_leaves_the_processes_in_step(
+    place, error, configs, data_sets, expected
+):
+    arguments = (configs, ARCH, data_sets[:2], place)
+    outcomes = run_processes(fail_in_second_process, 2, *arguments)
+    for rank, (messages, metrics, total, later_metrics) in enumerate(outcomes):
+        (message,) = messages
+        assert "failed at step 0" in message
+        prefix = "OtherProcessError: process 1 failed: " if rank == 0 else ""
+        assert f"{prefix}{error}" in message
+        assert metrics == pytest.approx({name: expected[name] for name in metrics}, abs=1e-6)
+        assert total == 2
+        measured = {name: expected[name] for name in later_metrics}
+        assert later_metrics == pytest.approx(measured, abs=1e-6)
+    first, second = outcomes
+    assert first[1] == second[1]
+    assert first[3] == second[3]
+    assert len(first[1]) < len(first[3])
