@@ -12,7 +12,8 @@ class EvaluationCallback(Callback):
     `ModelCheckpoint(monitor="imagenet1k/acc1", mode="max")` can keep the best step.
 
     Args:
-        evaluation: The data sets, and the steps at which they are measured.
+        evaluation: The data sets, and the steps at which they are measured. Those of several
+            callbacks need different names (`Evaluation(..., name="often")`).
         tokenizer: Maps a list of texts to tokens.
         transform: Maps an RGB image to pixels. It may be None for a model of OpenCLIP.
     """
@@ -21,6 +22,11 @@ class EvaluationCallback(Callback):
         self.evaluation = evaluation
         self.inputs = {"tokenizer": tokenizer, "transform": transform}
         self.last_step = 0
+
+    @property
+    def state_key(self) -> str:
+        """Return a key that differs between callbacks whose evaluations have different names."""
+        return f"{type(self).__name__}({self.evaluation.name})"
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any

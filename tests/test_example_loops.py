@@ -188,7 +188,7 @@ def test_lightning(tmp_path, arch, classes, example):
     assert evaluation.best_value is not None
     (path,) = (tmp_path / "best").glob("*.ckpt")
     # The checkpoint is written in the step of the best value, after it was measured.
-    state = torch.load(path, weights_only=True)["callbacks"]["EvaluationCallback"]
+    state = torch.load(path, weights_only=True)["callbacks"]["EvaluationCallback(model)"]
     assert state == evaluation.state_dict()
     resumed = Evaluation([classes], every=2, best="named/acc1", on_error="raise")
     trainer = pl.Trainer(
@@ -203,6 +203,20 @@ def test_lightning(tmp_path, arch, classes, example):
     pairs = torch.utils.data.DataLoader(pairs, batch_size=2)
     trainer.fit(Module(), pairs, ckpt_path=path, weights_only=True)
     assert resumed.best_step == evaluation.best_step
+
+
+@pytest.mark.filterwarnings("ignore")  # Lightning's own
+def test_lightning_takes_several_evaluations(classes, example):
+    from lightning import pytorch as pl
+    from loop_lightning import EvaluationCallback
+
+    callbacks = []
+    for name in ("often", "seldom"):
+        evaluation = Evaluation([classes], name=name)
+        callbacks.append(EvaluationCallback(evaluation, tokenizer=None))
+    trainer = pl.Trainer(callbacks=callbacks, accelerator="cpu", logger=False)
+    keys = [callback.state_key for callback in trainer.callbacks if callback in callbacks]
+    assert keys == ["EvaluationCallback(often)", "EvaluationCallback(seldom)"]
 
 
 def test_the_docs_show_the_whole_patch():

@@ -244,6 +244,7 @@ def join_severities(versions: Sequence[ClassData]) -> ClassData:
         images=tuple(image for version in versions for image in version.images),
         labels=np.concatenate([version.labels for version in versions]),
         origins=np.tile(np.arange(n_images), len(versions)),
+        skipped_files=tuple(name for version in versions for name in version.skipped_files),
     )
     return joined.with_groups(
         [f"severity {severity}" for severity in SEVERITIES for _ in range(n_images)]

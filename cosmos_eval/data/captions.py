@@ -246,7 +246,38 @@ def _parse_records(
 
     if n_records_by_split and not images:
         raise _missing_split_error(protocol.split, n_records_by_split)
+    _refuse_lists_as_captions(images, path, protocol)
     return _merge_by_name(images)
+
+
+def _refuse_lists_as_captions(
+    images: Sequence[CaptionedImage], path: Path, protocol: RetrievalProtocol
+) -> None:
+    """Raise UsageError if every caption is a list of captions that is written as text.
+
+    Args:
+        images: The captioned images of a file, at least one.
+        path: The path of the file, for the error message.
+        protocol: Says whether such lists are expected (`listed_captions`).
+    """
+    captions = [caption for image in images for caption in image.captions]
+    if protocol.listed_captions or not captions or not all(map(_is_written_list, captions)):
+        return
+    raise UsageError(
+        f"{path}: every caption is a list written as text, the first: {captions[0][:60]!r}; add "
+        "`listed_captions: true` to the YAML file"
+    )
+
+
+def _is_written_list(text: str) -> bool:
+    """Return whether a text is a list of texts in JSON's or Python's syntax: `["a", "b"]`."""
+    if not text.lstrip().startswith("["):
+        return False
+    try:
+        content = readers.parse_list(text.strip())
+    except FileError:
+        return False
+    return isinstance(content, list) and all(isinstance(entry, str) for entry in content)
 
 
 def _read_captions_of_record(
@@ -764,6 +795,8 @@ def read_archives(
         name = f"{os.path.relpath(sample.archive, root)}:{sample.key}"
         captions = _read_captions_of_sample(sample, extension, protocol)
         captioned_images.append(CaptionedImage(name, captions))
+    if extension == "json":
+        _refuse_lists_as_captions(captioned_images, first_sample.archive, protocol)
     if repeated := readers.first_repeated(image.name for image in captioned_images):
         raise UsageError(f"sample {repeated[0]} is listed twice")
     return captioned_images, [sample.image() for sample in samples]
@@ -791,7 +824,7 @@ def _read_captions_of_sample(
         record = readers.parse_json(content)
     if not isinstance(record, dict):
         raise UsageError(f"{location}: must be a record with captions")
-    return _check_captions(_read_caption_value(record, protocol, location), location)
+    return _read_captions_of_record(record, protocol, location)
 
 
 def _find_archives(root: Path, protocol: RetrievalProtocol) -> list[Path]:

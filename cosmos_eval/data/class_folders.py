@@ -7,6 +7,7 @@ Imports no torch.
 import hashlib
 import re
 import shlex
+from collections import Counter
 from collections.abc import Sequence
 from operator import attrgetter
 from pathlib import Path
@@ -42,8 +43,14 @@ from cosmos_eval.types import (
 )
 from cosmos_eval.types.protocols import SEVERITIES
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-"""IMG_EXTENSIONS of torchvision/datasets/folder.py, which a test compares."""
+# IMG_EXTENSIONS of torchvision/datasets/folder.py, then Pillow's other suffixes of the formats that
+# are decoded (cosmos_core/data/pixels.py). A test compares both.
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"),
+    *(".gif", ".jfif", ".jpe", ".mpo", ".apng", ".pbm", ".pnm"),
+    *(".jp2", ".j2k", ".jpc", ".jpf", ".jpx", ".j2c"),
+)
+"""Suffixes of image files in lower case."""
 
 # Names of ImageNet's 50,000 validation images without folders: in ILSVRC2012_img_val.tar, or with
 # the class at the end, in val_images.tar.gz of huggingface.co/datasets/ILSVRC/imagenet-1k.
@@ -254,6 +261,7 @@ def _read_class_folders(folder: Path, classes: Sequence[str]) -> ClassData:
         UsageError: If a class has no images.
     """
     # Find the images of each class.
+    skipped_files = []
     paths_by_class: dict[str, list[str]] = {name: [] for name in classes}
     for subfolder, file_names in sorted(walk_folders(folder), key=lambda entry: str(entry[0])):
         relative_folder = subfolder.relative_to(folder)
@@ -265,6 +273,8 @@ def _read_class_folders(folder: Path, classes: Sequence[str]) -> ClassData:
             if file_name.lower().endswith(SUFFIXES):
                 path = (relative_folder / file_name).as_posix()
                 paths_by_class[class_name].append(path)
+            elif not file_name.startswith("."):
+                skipped_files.append(file_name)
 
     # Label each image with the index of its class.
     samples = []
@@ -273,7 +283,28 @@ def _read_class_folders(folder: Path, classes: Sequence[str]) -> ClassData:
             raise UsageError(f"class folder {folder / name} has no images ({', '.join(SUFFIXES)})")
         for path in paths_by_class[name]:
             samples.append((path, sources.ImageFile(folder / path), class_index))
-    return make_data(classes, samples)
+    return make_data(classes, samples)._replace(skipped_files=tuple(skipped_files))
+
+
+def describe_skipped_files(data: ClassData) -> str:
+    """Return a note on files that are not read because of their suffix; empty if there are none.
+
+    Example:
+        "3 files in class folders are left out for the suffix, which no readable image format has:
+        .avif (2), .txt (1)"
+    """
+    if not data.skipped_files:
+        return ""
+    n_files_by_suffix = Counter(
+        Path(name).suffix.lower() or "no suffix" for name in data.skipped_files
+    )
+    counts = [f"{suffix} ({count})" for suffix, count in n_files_by_suffix.most_common(5)]
+    n_files = len(data.skipped_files)
+    noun, verb = ("file", "is") if n_files == 1 else ("files", "are")
+    return (
+        f"{n_files} {noun} in class folders {verb} left out for the suffix, which no readable "
+        f"image format has: {', '.join(counts)}"
+    )
 
 
 def _read_flat(

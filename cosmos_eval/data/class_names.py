@@ -63,6 +63,8 @@ class ClassData(NamedTuple):
     # order of their first boxes, and (N,) the fraction of the image that the box covers.
     image_of_box: NDArray[np.int64] | None = None
     area_of_box: NDArray[np.float64] | None = None
+    # Names of files in class folders that are not read, since their suffix is not one of an image.
+    skipped_files: tuple[str, ...] = ()
 
     def select(self, indices: Sequence[int]) -> ClassData:
         """Return the data with only the images at these indices. The classes stay the same."""

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from cosmos_eval.data import folders
 from cosmos_eval.data.altered_images import corrupt_images, write_wrong_classes
 from cosmos_eval.data.class_folders import (
+    describe_skipped_files,
     find_folder,
     is_subset_of_list,
     read_folders,
@@ -261,6 +262,7 @@ def _list_data(protocol: ClassificationProtocol, options: RunOptions) -> folders
             expected=protocol.n_images or n_images,
             images=n_images - len(missing_files),
             n_classes=len(data.classes),
+            note=describe_skipped_files(data),
         ),
     )
 

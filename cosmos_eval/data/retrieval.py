@@ -152,6 +152,10 @@ def list_data(protocol: RetrievalProtocol, options: RunOptions) -> folders.Listi
         captions.extend(image_captions)
         image_of_text.extend([image_index] * len(image_captions))
 
+    # A known set is counted as it is listed, and a user's own one as it is measured.
+    if protocol.n_captions is None:
+        n_captions = len(captions)
+
     data = RetrievalData(
         names=tuple(image.name for image in listed_images.captioned_images),
         images=tuple(listed_images.sources),

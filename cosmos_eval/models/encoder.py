@@ -239,9 +239,15 @@ def run_on_device(info: EncoderInfo, function: Callable[..., Tensor], *inputs: A
         info: States the device and the precision of the model.
         function: A function of the model that returns one tensor.
         *inputs: Tensors, or batches of a CollatingEncoder, which are moved to the device first.
+
+    Raises:
+        TypeError: If the function returns anything else.
+        UsageError: If its weights are float64.
     """
-    (output,) = run_parts_on_device(info, function, *inputs)
-    return output
+    outputs = run_parts_on_device(info, function, *inputs)
+    if len(outputs) != 1:
+        raise TypeError(f"a function returns a tuple of {len(outputs)} tensors, not one tensor")
+    return outputs[0]
 
 
 def run_parts_on_device(info: EncoderInfo, function: Callable[..., Any], *inputs: Any) -> Parts:
@@ -256,6 +262,7 @@ def run_parts_on_device(info: EncoderInfo, function: Callable[..., Any], *inputs
 
     Raises:
         TypeError: If the function returns anything else.
+        UsageError: If its weights are float64, or its inputs but not its weights.
     """
     import torch
 
@@ -271,7 +278,15 @@ def run_parts_on_device(info: EncoderInfo, function: Callable[..., Any], *inputs
     # Not inference mode: a tensor that a model in training keeps from now on could not be trained.
     with torch.no_grad(), autocast:
         inputs_on_device = [_move_inputs(value, info.device) for value in inputs]
-        output = function(*inputs_on_device)
+        try:
+            output = function(*inputs_on_device)
+        except RuntimeError as error:
+            if "double" not in str(error).lower():
+                raise
+            raise UsageError(
+                f"{info.spec}: weights and images must be float32, and one of them is float64: "
+                "call .float() on the model, or on what `transform` returns"
+            ) from error
 
     outputs = output if isinstance(output, tuple) else (output,)
     for tensor in outputs:
@@ -525,7 +540,7 @@ def require_encoder(model: Any, model_name: str) -> None:
         if missing_members:
             raise UsageError(
                 f"{model_name} is not a cosmos_eval.Encoder: it has no "
-                f"{', '.join(missing_members)}; wrap it in a subclass of cosmos_eval.TwoTower, as "
+                f"{', '.join(missing_members)}; make a cosmos_eval.TwoTower of its functions, as "
                 "examples/two_tower.py does"
             )
 
@@ -715,7 +730,13 @@ def _find_shape_fault(output: Any, n_rows: int, n_dimensions: int) -> str | None
 
     expected_shape = f"{n_rows} rows in {n_dimensions} dimensions"
     if not isinstance(output, Tensor):
-        return f"{type(output).__name__}, not a tensor of {expected_shape}"
+        advice = ""
+        if isinstance(output, list) and output and isinstance(output[0], list):
+            advice = (
+                "; give a tokenizer of transformers as functools.partial(tokenizer, "
+                'padding="max_length", truncation=True, return_tensors="pt")'
+            )
+        return f"{type(output).__name__}, not a tensor of {expected_shape}{advice}"
     if output.ndim != n_dimensions or len(output) != n_rows:
         return f"{tuple(output.shape)}, not {expected_shape}"
     return None

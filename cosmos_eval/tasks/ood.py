@@ -203,6 +203,7 @@ class OutOfDistribution(Task):
             expected=_add(surveys[0].expected, surveys[1].expected),
             images=_add(surveys[0].images, surveys[1].images),
             n_classes=surveys[0].n_classes,
+            note="; ".join(survey.note for survey in surveys if survey.note),
         )
 
     def is_there(self, protocol: types.OodProtocol, root: Path) -> bool:

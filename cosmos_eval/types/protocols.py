@@ -133,8 +133,8 @@ class CaptionFiles(Protocol):
     archives: tuple[str, ...] | str = ()
     # Whether folders in the names of images are dropped: `a/1.jpg` becomes `1.jpg`.
     bare_names: bool = field(default=False, metadata=_FIXED)
-    # Whether a cell of a table holds a list of captions, as JSON or Python writes it.
-    listed_captions: bool = field(default=False, metadata=_FIXED)
+    # Whether a caption of a record is a list of captions, written as text by JSON or Python.
+    listed_captions: bool = False
     # The names of files below the folder `annotations`, if the list is spread over several files.
     # The images may then be in all of the folders `images`.
     parts: tuple[str, ...] = field(default=(), metadata=_FIXED)

@@ -12,15 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import open_clip
+import PIL.Image
 import pytest
 from support.class_sets import WORDNET_IDS
 from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 import cosmos_eval
+from cosmos_core.data.pixels import FORMATS
 from cosmos_eval.data.class_folders import SUFFIXES
 from cosmos_eval.data.class_names import class_names, make_data
 from cosmos_eval.data.classification import open_data
+from cosmos_eval.data.sources import decode_source
 from cosmos_eval.protocols.classification import CLASS_LISTS, CLASSIFICATION
 from cosmos_eval.tasks import classification
 from cosmos_eval.types import ClassificationProtocol, RunOptions, UsageError
@@ -92,7 +95,30 @@ def test_images_and_classes_are_torchvisions(root):
     expected = ImageFolder(root / "test")
     assert list(data.classes) == expected.classes
     assert [(p.name, n) for p, n in zip(data.images, data.labels, strict=True)] == expected.samples
-    assert SUFFIXES == IMG_EXTENSIONS
+
+
+def test_suffixes_are_those_of_torchvision_and_of_the_formats_that_are_decoded():
+    assert SUFFIXES[: len(IMG_EXTENSIONS)] == IMG_EXTENSIONS
+    PIL.Image.init()
+    decoded_suffixes = {
+        suffix
+        for suffix, image_format in PIL.Image.registered_extensions().items()
+        if image_format in (*FORMATS, "MPO")
+    }
+    assert set(SUFFIXES) == decoded_suffixes - {".pfm"}  # floats, which are refused
+    assert len(SUFFIXES) == len(set(SUFFIXES))
+
+
+@pytest.mark.parametrize(
+    ("suffix", "image_format"),
+    [("gif", "GIF"), ("jp2", "JPEG2000"), ("mpo", "MPO"), ("JFIF", "JPEG"), ("pbm", "PPM")],
+)
+def test_every_format_that_is_decoded_is_listed(suffix, image_format, root):
+    path = root / "test" / "c_two" / f"2.{suffix}"
+    PIL.Image.new("RGB", (8, 6), "green").save(path, image_format)
+    data = open_data(PROTOCOL, RunOptions(data_root=str(root)))
+    assert f"c_two/2.{suffix}" in data.names
+    assert decode_source(data.images[data.names.index(f"c_two/2.{suffix}")]).size == (8, 6)
 
 
 def test_names_without_a_mapping(root, colour_encoder):

@@ -210,6 +210,28 @@ def test_images_that_cannot_be_decoded_are_named(kind, folder):
     assert examine(protocol, options, no_progress, decode=False).decoded is None
 
 
+@pytest.mark.parametrize("kind", ["cls", "ood"])
+def test_files_that_are_left_out_for_their_suffix_are_counted(kind, folder):
+    assert not examined(folder, KINDS[kind]).note
+    for name in ("cat/a.avif", "dog/b.AVIF", "dog/README", "dog/.DS_Store"):
+        write(folder / "photos" / name, "")
+    diagnosis = examined(folder, KINDS[kind])
+    assert diagnosis.whole
+    assert diagnosis.note == (
+        "3 files in class folders are left out for the suffix, which no readable image format "
+        "has: .avif (2), no suffix (1)"
+    )
+
+
+def test_captions_that_are_measured_are_counted(folder):
+    rows = "".join(f"{i}.jpg,picture {i}\n{i}.jpg,another {i}\n" for i in range(4))
+    write(folder / "captions.csv", f"image,caption\n{rows}")
+    diagnosis = examined(folder, KINDS["retrieval"])
+    assert (diagnosis.captions, diagnosis.expected_captions) == (8, 8)
+    diagnosis = examined(folder, KINDS["retrieval"] + "\ncaptions_per_image: 1")
+    assert (diagnosis.captions, diagnosis.expected_captions) == (4, 4)
+
+
 def test_several_images_are_named_by_the_first(folder, capsys):
     for i in (0, 1):
         write(folder / f"photos/cat/{i}.jpg", "<html>not found</html>")

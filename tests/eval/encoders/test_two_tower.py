@@ -44,6 +44,7 @@ class Holder:
         return self.model.encode_image(images)
 
 
+DOUBLE = nn.Linear(3, 5).double()
 module_towers = Towers()
 """Towers to which functions of this file refer by a global name."""
 
@@ -199,18 +200,29 @@ def test_patch_features_are_normalized_and_their_number_is_checked():
         ({"encode_image": lambda x: module_towers(x)}, "cannot encode .* NotImplementedError"),
         ({"encode_image": lambda x: x}, r"`encode_image` returns \(2, 3, 8, 8\) for 2 inputs"),
         ({"encode_image": lambda x: [x]}, "a function returns list, not a tensor"),
+        ({"encode_image": lambda x: (x, x)}, "a function returns a tuple of 2 tensors, not one"),
+        ({"encode_image": lambda x: DOUBLE(x.mean((2, 3)))}, r"call \.float\(\) on the model, or"),
         ({"encode_text": lambda x: x[:1, :5].float()}, r"`encode_text` returns \(1, 5\)"),
         ({"encode_text": lambda x: x.float()}, r"features of other dimensions: \[5, 9\]"),
         ({"encode_text": lambda x: x[:, :5] / 0}, r"features that are not finite"),
         ({"encode_text": lambda x: x[:, :5] * 0}, r"length 0, not 1"),
         ({"transform": lambda image: torch.zeros(8, 8)}, r"mine: `transform` returns \(8, 8\)"),
-        ({"tokenize": lambda texts: texts}, r"mine: `tokenize` returns list"),
+        ({"tokenize": lambda texts: texts}, r"mine: `tokenize` returns list, .* dimensions$"),
+        ({"tokenize": lambda texts: {"input_ids": 1}}, r"mine: `tokenize` returns dict"),
+        ({"tokenize": lambda texts: [[1], [2]]}, r"returns list, .*\.partial\(tokenizer, padding="),
     ],
 )
 def test_wrong_functions_are_refused_in_one_line(wrong_options, message):
     with pytest.raises(UsageError, match=message) as raised:
         require_encoder(make(**{"weights": module_towers, **wrong_options}), "mine")
     assert "\n" not in str(raised.value)
+
+
+def test_another_object_is_told_to_become_two_towers():
+    with pytest.raises(
+        UsageError, match=r"it has no .*; make a cosmos_eval\.TwoTower of its funct"
+    ):
+        require_encoder(module_towers, "mine")
 
 
 def test_another_version_of_the_weights_is_another_identity(tmp_path):

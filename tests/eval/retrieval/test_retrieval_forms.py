@@ -164,6 +164,38 @@ def test_columns_and_keys_can_be_named(read):
     assert read("a.json", content, caption_key="long").captions == ("red", "a red one")
 
 
+@pytest.mark.parametrize(
+    "cells", [('["red", "a red one"]', '["green"]'), ("['red', 'a red one']", "['green']")]
+)
+def test_lists_in_cells_must_be_announced(cells, root, read):
+    rows = [
+        f'{name}\t"{cell.replace(chr(34), chr(34) * 2)}"\n'
+        for name, cell in zip(("red.jpg", "green.jpg"), cells, strict=True)
+    ]
+    table = "image\tcaption\n" + "".join(rows)
+    with pytest.raises(UsageError, match=r"a\.tsv: every caption is .* `listed_captions: true`"):
+        read("a.tsv", table.encode())
+
+    (root / "a.yaml").write_text(
+        "{kind: retrieval, images: images, annotations: a.tsv, listed_captions: true}"
+    )
+    data = opened_file(root / "a.yaml")
+    assert data.captions == ("red", "a red one", "green")
+    assert data.image_of_text.tolist() == [0, 0, 1]
+
+    # A caption in brackets is not a list, nor is a column in which only some cells are lists.
+    mixed_table = "image\tcaption\nred.jpg\t[red]\ngreen.jpg\t['green']\n"
+    assert read("a.tsv", mixed_table.encode()).captions == ("[red]", "['green']")
+
+
+def test_lists_in_records_of_archives_must_be_announced(tmp_path):
+    record = as_json({"caption": '["red", "a red one"]'})
+    write_tar(tmp_path / "a.tar", {"red.png": sample("red.jpg")["red.png"], "red.json": record})
+    with pytest.raises(UsageError, match=r"a\.tar: every caption is a list"):
+        opened(tmp_path, "a.tar")
+    assert opened(tmp_path, "a.tar", listed_captions=True).captions == ("red", "a red one")
+
+
 def test_the_split_is_chosen(read):
     assert len(read("a.json", as_json(karpathy("restval")), split="restval").names) == 3
 
