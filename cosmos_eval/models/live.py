@@ -30,7 +30,7 @@ from cosmos_eval.models.encoder import (
     require_encoder,
     tensors_sha256,
 )
-from cosmos_eval.models.user import TwoTower, referred_weights
+from cosmos_eval.models.user import TwoTower, referred_weights, state_dicts
 from cosmos_eval.types import EncoderInfo, Precision, UsageError
 
 _PRECISION_BY_DTYPE: dict[torch.dtype, Precision] = {
@@ -61,10 +61,15 @@ def evaluation_mode(encoder: Any) -> Iterator[None]:
 
 
 def find_modules(model: Any) -> list[nn.Module]:
-    """Return the modules that a model consists of: itself, or those that an encoder refers to."""
-    if isinstance(model, nn.Module):
+    """Return the modules that a model consists of.
+
+    These are itself, and those that it has in containers. For an encoder, they are the modules that
+    it refers to.
+    """
+    if is_sharded(model):
         return [model]
-    weights = referred_weights([getattr(model, "__dict__", {})], set())
+    values = [model] if isinstance(model, nn.Module) else [getattr(model, "__dict__", {})]
+    weights = referred_weights(values)
     return [module for module in weights if isinstance(module, nn.Module)]
 
 
@@ -141,10 +146,10 @@ def hash_weights(model: nn.Module, distributed: Distributed) -> str:
         # The first process gets all weights, and the others none.
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
         state = get_model_state_dict(model, options=options)
+        states = [{name: value for name, value in state.items() if isinstance(value, Tensor)}]
     else:
-        state = unwrap(model).state_dict()
-    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
-    weights_sha256 = tensors_sha256(tensors) if distributed.rank == 0 else ""
+        states = state_dicts(referred_weights([unwrap(model)]))
+    weights_sha256 = tensors_sha256(*states) if distributed.rank == 0 else ""
     return distributed.gather(weights_sha256)[0]
 
 

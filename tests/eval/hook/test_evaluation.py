@@ -271,6 +271,22 @@ def test_two_towers(classes, towers):
         call(evaluation, encoder)
 
 
+def test_modules_in_containers_of_a_module(classes, towers, tmp_path):
+    head = nn.Sequential(nn.Linear(16, 16), nn.Dropout(0.5))
+    towers.heads = {"text": head}
+    encode_text = towers.encode_text
+    towers.encode_text = lambda tokens: towers.heads["text"](encode_text(tokens))
+    evaluation = Evaluation([classes], output=tmp_path, on_error="raise")
+    first = call(evaluation, towers, step=1)
+    assert call(evaluation, towers, step=1) == first  # without dropout
+    assert head.training
+    assert head[1].training
+    train(head)
+    assert call(evaluation, towers, step=2) != first
+    first_result, second_result = cosmos_eval.read_results(tmp_path)
+    assert first_result.model["weights_sha256"] != second_result.model["weights_sha256"]
+
+
 def test_an_encoder_that_does_not_hash_its_weights_again(classes, tiny_archs):
     encoder = load_encoder(parse_model_spec(f"openclip:{tiny_archs['tiny']}/random"))
     evaluation = Evaluation([classes], on_error="raise")
