@@ -394,7 +394,7 @@ class _ShardedTowers:
 class LiveEncoder:
     """An encoder of a model in training, which is measured again and again.
 
-    It remembers the tokens of all texts, and the features of texts until the weights change. It has
+    It remembers the tokens of all texts, and the features of texts within one measurement. It has
     the further methods of the encoder, such as `encode_patches`.
 
     The layers of a model that is sharded by FSDP gather their weights from all processes in every
@@ -437,15 +437,12 @@ class LiveEncoder:
         """Share the work with these processes from now on."""
         self._distributed = distributed
 
-    def set_weights(self, weights_sha256: str | None, *, is_current: bool) -> None:
-        """Record the hash of the weights, and forget the features of other weights.
+    def begin(self, weights_sha256: str | None) -> None:
+        """Begin a measurement: record the hash of the weights, and forget all features of texts.
 
-        Args:
-            weights_sha256: The hash of the weights.
-            is_current: False if the weights may have changed since they were hashed.
+        They may have changed though the weights have not, such as by adapters that are turned off.
         """
-        if not is_current or self.info.weights_sha256 != weights_sha256:
-            self._text_features.clear()
+        self._text_features.clear()
         self.info = self.info._replace(weights_sha256=weights_sha256)
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:

@@ -313,9 +313,7 @@ class Evaluation:
                 encoder = live.LiveEncoder(made_encoder, sharded=live.is_sharded(model))
                 self._encoders = [*self._encoders, _KeptEncoder(objects, encoder)][-_MOST_ENCODERS:]
             encoder.join(distributed)
-            # Other encoders hash their weights when they are made, if ever.
-            is_current = isinstance(model, nn.Module | TwoTower)
-            encoder.set_weights(weights_sha256, is_current=is_current)
+            encoder.begin(weights_sha256)
             yield encoder
 
     def _find_encoder(self, objects: tuple[Any, Any, Any]) -> LiveEncoder | None:

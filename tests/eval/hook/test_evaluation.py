@@ -211,7 +211,7 @@ def test_an_error_does_not_end_the_training(classes, towers):
     assert call(evaluation, towers, step=4)
 
 
-def test_prompts_are_encoded_once_per_weights(data_sets, classes, towers, tmp_path):
+def test_prompts_are_encoded_once_per_call(data_sets, classes, towers, tmp_path):
     (same_classes,) = write_scenes(tmp_path / "scenes", SCENES // 2, "named")
     renamed = tmp_path / "scenes" / "again-named.yaml"
     Path(same_classes).rename(renamed)
@@ -221,10 +221,19 @@ def test_prompts_are_encoded_once_per_weights(data_sets, classes, towers, tmp_pa
     n_example_texts = towers.n_texts - n_classes
     assert 0 < n_example_texts < n_classes  # that check the model before its first measurement
     call(evaluation, towers)
-    assert towers.n_texts == n_example_texts + n_classes
-    train(towers)
-    call(evaluation, towers)
     assert towers.n_texts == n_example_texts + 2 * n_classes
+
+
+def test_features_of_texts_follow_an_adapter_that_is_turned_off(classes, towers):
+    encode_text = towers.encode_text
+    towers.sign = -1
+    towers.encode_text = lambda tokens: towers.sign * encode_text(tokens)
+    evaluation = Evaluation([classes], on_error="raise")
+    first = call(evaluation, towers)
+    towers.sign = 1  # no weight changes
+    second = call(evaluation, towers)
+    assert second != first
+    assert second == call(Evaluation([classes], on_error="raise"), towers)
 
 
 def test_the_best_step(classes, towers, openclip, tokenizer):
