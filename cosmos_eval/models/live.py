@@ -176,8 +176,8 @@ def make_encoder(
         transform: Maps an RGB image to pixels (3, H, W). For a model of transformers, its image
             processor. None for an Encoder, and for a model of OpenCLIP, which states its own.
         name: The name of the model in tables and messages.
-        precision: The precision it is run in; None: float32, unless its weights are bfloat16 or
-            float16.
+        precision: The precision it is run in; None: float32, unless some of its weights are
+            bfloat16 or float16.
         weights_sha256: The hash of the weights. It is not used for an Encoder, which has its own.
 
     Raises:
@@ -194,8 +194,8 @@ def make_encoder(
         return model
 
     module = unwrap(model)
-    first_parameter = next(module.parameters(), None)
-    if first_parameter is None:
+    parameters = [*module.parameters()]
+    if not parameters:
         raise UsageError(
             f"{name}: {type(module).__name__} has no parameters: give the model that is trained"
         )
@@ -205,8 +205,8 @@ def make_encoder(
         weights=None,
         weights_sha256=weights_sha256,
         random=False,
-        precision=precision or _PRECISION_BY_DTYPE.get(first_parameter.dtype, "fp32"),
-        device=str(first_parameter.device),
+        precision=precision or _find_precision(parameters),
+        device=str(parameters[0].device),
         name=name,
     )
     towers = _ShardedTowers(model) if is_sharded(model) else module
@@ -220,8 +220,26 @@ def make_encoder(
             f"{name}: {type(module).__name__} has neither `encode_image` and `encode_text` nor "
             "`get_image_features` and `get_text_features`: wrap it in a cosmos_eval.TwoTower"
         )
-    require_encoder(encoder, name)
+    try:
+        require_encoder(encoder, name)
+    except UsageError as error:
+        weights_precision = _find_precision(parameters)
+        if weights_precision == "fp32" or info.precision != "fp32":
+            raise
+        advice = f'some weights are {weights_precision}: give precision="{weights_precision}"'
+        raise UsageError(f"{error}; {advice}") from error
     return encoder
+
+
+def _find_precision(parameters: Sequence[Tensor]) -> Precision:
+    """Return the precision of weights: that of the first ones that are not float32, or else fp32.
+
+    OpenCLIP's training with `--precision bf16` keeps some parameters in float32.
+    """
+    for parameter in parameters:
+        if parameter.dtype in _PRECISION_BY_DTYPE:
+            return _PRECISION_BY_DTYPE[parameter.dtype]
+    return "fp32"
 
 
 def _make_two_tower_encoder(

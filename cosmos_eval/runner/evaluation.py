@@ -50,8 +50,8 @@ class Evaluation:
         output: The folder that results are stored in; None: they are not stored.
         data_root: The folder of downloaded data sets. Webdatasets are read from the hub's cache.
         limit: How many samples of each data set are measured, from the first one on; None: all.
-        precision: `fp32`, `bf16`, `fp16` or `amp`; None: float32, unless the weights of the model
-            are bfloat16 or float16. A `TwoTower` has a precision of its own.
+        precision: `fp32`, `bf16`, `fp16` or `amp`; None: float32, unless weights of the model are
+            bfloat16 or float16. A `TwoTower` has a precision of its own.
         batch_size: How many images each process encodes at once.
         workers: How many threads prepare images.
         memory_gb: How many gigabytes of images each process keeps. Images beyond it are read again

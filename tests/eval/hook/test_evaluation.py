@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 import cosmos_eval
 from cosmos_eval import Evaluation, TwoTower, UsageError
-from cosmos_eval.models import load_encoder
+from cosmos_eval.embedding.prepared import PreparedInputs
+from cosmos_eval.models import dense, live, load_encoder
 from cosmos_eval.models.specs import parse_model_spec
 from cosmos_eval.tasks import find_protocol
 
@@ -330,6 +331,30 @@ def test_half_precision_weights(classes, openclip, tokenizer, tmp_path):
     evaluation(openclip().bfloat16(), tokenizer=tokenizer, step=1)
     (row,) = cosmos_eval.read_results(tmp_path)
     assert row.provenance["precision"] == "bf16"
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_weights_of_mixed_types(precision, openclip, tokenizer):
+    model = openclip().eval()
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    open_clip.model.convert_weights_to_lp(model, dtype)
+    assert next(model.parameters()).dtype == torch.float32
+    arguments = (model, tokenizer, None, "mine")
+    encoder = live.make_encoder(*arguments, None, "0" * 64)
+    assert encoder.info.precision == precision
+    with pytest.raises(UsageError, match=f'give precision="{precision}"'):
+        live.make_encoder(*arguments, "fp32", "0" * 64)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # of PyTorch's own modules
+def test_a_compiled_image_tower_has_patches(openclip, tokenizer):
+    model = openclip().eval()
+    images = torch.rand(2, 3, 32, 32)
+    expected = dense.encode_patches(model.visual, images, "vanilla")
+    model.visual = torch.compile(model.visual, backend="eager")
+    torch.testing.assert_close(dense.encode_patches(model.visual, images, "vanilla"), expected)
+    encoder = live.make_encoder(model, tokenizer, None, "mine", None, "0" * 64)
+    torch.testing.assert_close(encoder.encode_patches(images, "vanilla"), expected)
 
 
 @pytest.mark.parametrize(
