@@ -302,7 +302,7 @@ class UserGuide(Guide):
             UsageError: For every error in the file.
         """
         encoder, code_sha256, origin = user.load_user_model(spec, device, "fp32")
-        weights = [*user.referred_weights([encoder.encode_patches], set())]
+        weights = [*user.referred_weights([encoder.encode_patches])]
         modules = [weight for weight in weights if isinstance(weight, nn.Module)]
         for module in modules:
             module.eval().requires_grad_(False).to(device)

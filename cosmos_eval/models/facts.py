@@ -123,7 +123,7 @@ def _find_parameters(model: Any) -> tuple[list[nn.Module], list[nn.Parameter]]:
 
     A parameter that several modules share occurs once.
     """
-    weights = referred_weights([vars(model)], set())
+    weights = referred_weights([vars(model)])
     modules = [weight for weight in weights if isinstance(weight, nn.Module)]
 
     parameter_by_id = {}

@@ -30,7 +30,7 @@ from cosmos_eval.models.encoder import (
     require_encoder,
     tensors_sha256,
 )
-from cosmos_eval.models.user import TwoTower, referred_weights
+from cosmos_eval.models.user import TwoTower, referred_weights, state_dicts
 from cosmos_eval.types import EncoderInfo, Precision, UsageError
 
 _PRECISION_BY_DTYPE: dict[torch.dtype, Precision] = {
@@ -61,10 +61,15 @@ def evaluation_mode(encoder: Any) -> Iterator[None]:
 
 
 def find_modules(model: Any) -> list[nn.Module]:
-    """Return the modules that a model consists of: itself, or those that an encoder refers to."""
-    if isinstance(model, nn.Module):
+    """Return the modules that a model consists of.
+
+    These are itself, and those that it has in containers. For an encoder, they are the modules that
+    it refers to.
+    """
+    if is_sharded(model):
         return [model]
-    weights = referred_weights([getattr(model, "__dict__", {})], set())
+    values = [model] if isinstance(model, nn.Module) else [getattr(model, "__dict__", {})]
+    weights = referred_weights(values)
     return [module for module in weights if isinstance(module, nn.Module)]
 
 
@@ -141,10 +146,10 @@ def hash_weights(model: nn.Module, distributed: Distributed) -> str:
         # The first process gets all weights, and the others none.
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
         state = get_model_state_dict(model, options=options)
+        states = [{name: value for name, value in state.items() if isinstance(value, Tensor)}]
     else:
-        state = unwrap(model).state_dict()
-    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
-    weights_sha256 = tensors_sha256(tensors) if distributed.rank == 0 else ""
+        states = state_dicts(referred_weights([unwrap(model)]))
+    weights_sha256 = tensors_sha256(*states) if distributed.rank == 0 else ""
     return distributed.gather(weights_sha256)[0]
 
 
@@ -171,8 +176,8 @@ def make_encoder(
         transform: Maps an RGB image to pixels (3, H, W). For a model of transformers, its image
             processor. None for an Encoder, and for a model of OpenCLIP, which states its own.
         name: The name of the model in tables and messages.
-        precision: The precision it is run in; None: float32, unless its weights are bfloat16 or
-            float16.
+        precision: The precision it is run in; None: float32, unless some of its weights are
+            bfloat16 or float16.
         weights_sha256: The hash of the weights. It is not used for an Encoder, which has its own.
 
     Raises:
@@ -189,8 +194,8 @@ def make_encoder(
         return model
 
     module = unwrap(model)
-    first_parameter = next(module.parameters(), None)
-    if first_parameter is None:
+    parameters = [*module.parameters()]
+    if not parameters:
         raise UsageError(
             f"{name}: {type(module).__name__} has no parameters: give the model that is trained"
         )
@@ -200,8 +205,8 @@ def make_encoder(
         weights=None,
         weights_sha256=weights_sha256,
         random=False,
-        precision=precision or _PRECISION_BY_DTYPE.get(first_parameter.dtype, "fp32"),
-        device=str(first_parameter.device),
+        precision=precision or _find_precision(parameters),
+        device=str(parameters[0].device),
         name=name,
     )
     towers = _ShardedTowers(model) if is_sharded(model) else module
@@ -215,8 +220,26 @@ def make_encoder(
             f"{name}: {type(module).__name__} has neither `encode_image` and `encode_text` nor "
             "`get_image_features` and `get_text_features`: wrap it in a cosmos_eval.TwoTower"
         )
-    require_encoder(encoder, name)
+    try:
+        require_encoder(encoder, name)
+    except UsageError as error:
+        weights_precision = _find_precision(parameters)
+        if weights_precision == "fp32" or info.precision != "fp32":
+            raise
+        advice = f'some weights are {weights_precision}: give precision="{weights_precision}"'
+        raise UsageError(f"{error}; {advice}") from error
     return encoder
+
+
+def _find_precision(parameters: Sequence[Tensor]) -> Precision:
+    """Return the precision of weights: that of the first ones that are not float32, or else fp32.
+
+    OpenCLIP's training with `--precision bf16` keeps some parameters in float32.
+    """
+    for parameter in parameters:
+        if parameter.dtype in _PRECISION_BY_DTYPE:
+            return _PRECISION_BY_DTYPE[parameter.dtype]
+    return "fp32"
 
 
 def _make_two_tower_encoder(
@@ -389,7 +412,7 @@ class _ShardedTowers:
 class LiveEncoder:
     """An encoder of a model in training, which is measured again and again.
 
-    It remembers the tokens of all texts, and the features of texts until the weights change. It has
+    It remembers the tokens of all texts, and the features of texts within one measurement. It has
     the further methods of the encoder, such as `encode_patches`.
 
     The layers of a model that is sharded by FSDP gather their weights from all processes in every
@@ -432,15 +455,12 @@ class LiveEncoder:
         """Share the work with these processes from now on."""
         self._distributed = distributed
 
-    def set_weights(self, weights_sha256: str | None, *, is_current: bool) -> None:
-        """Record the hash of the weights, and forget the features of other weights.
+    def begin(self, weights_sha256: str | None) -> None:
+        """Begin a measurement: record the hash of the weights, and forget all features of texts.
 
-        Args:
-            weights_sha256: The hash of the weights.
-            is_current: False if the weights may have changed since they were hashed.
+        They may have changed though the weights have not, such as by adapters that are turned off.
         """
-        if not is_current or self.info.weights_sha256 != weights_sha256:
-            self._text_features.clear()
+        self._text_features.clear()
         self.info = self.info._replace(weights_sha256=weights_sha256)
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:

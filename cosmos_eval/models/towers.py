@@ -82,6 +82,7 @@ def image_tower(model: nn.Module) -> Tower:
     Raises:
         UsageError: If the tower has no patch tokens, or if its class is not known here.
     """
+    model = getattr(model, "_orig_mod", model)  # the module inside torch.compile
     if isinstance(model, transformer.VisionTransformer):
         return OpenClipTower(model)
     if isinstance(model, TimmModel):

@@ -3,6 +3,7 @@
 import inspect
 import re
 import sys
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -14,6 +15,9 @@ import PIL.Image
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.amp import GradScaler
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader, Dataset
 
 from cosmos_core.utils.files import file_sha256
 from cosmos_eval.data.readers import read_bytes, report_faults_at
@@ -27,6 +31,11 @@ from cosmos_eval.models.encoder import (
 )
 from cosmos_eval.models.specs import code_sha256, require_label
 from cosmos_eval.types import Attention, EncoderInfo, ModelSpec, Precision, Rgb, UsageError
+
+# The attributes of every module: its parameters, buffers, submodules and hooks.
+_MODULE_ATTRIBUTES = frozenset(vars(nn.Module()))
+# Objects of a training loop. They have tensors that are not weights.
+_WITHOUT_WEIGHTS = (Optimizer, GradScaler, DataLoader, Dataset)
 
 
 class TwoTower:
@@ -99,7 +108,7 @@ class TwoTower:
         self._weight_sources: list[Any] = [weights]
         if weights is None:
             for function in (encode_image, encode_text):
-                if not [*referred_weights([function], set())]:
+                if not [*referred_weights([function])]:
                     raise UsageError(f"{name}: {function!r} refers to no module: give weights=")
             self._weight_sources = [encode_image, encode_text, encode_patches]
             self._weight_sources += [image_parts, text_parts, pair_scores, compose]
@@ -149,7 +158,7 @@ class TwoTower:
 
     def refresh_info(self) -> None:
         """Record in `info` the hash of the weights as they are now, and their device."""
-        states = state_dicts(referred_weights(self._weight_sources, set()))
+        states = state_dicts(referred_weights(self._weight_sources))
         tensors = [tensor for state in states for tensor in state.values()]
         device = str(tensors[0].device) if tensors else "cpu"
         self.info = self.info._replace(weights_sha256=tensors_sha256(*states), device=device)
@@ -160,7 +169,7 @@ class TwoTower:
         The model runs in `precision` from now on. `info` records the device and the precision.
         """
         self.info = self.info._replace(device=device, precision=precision)
-        for module in referred_weights(self._weight_sources, set()):
+        for module in referred_weights(self._weight_sources):
             if isinstance(module, nn.Module):
                 module.eval().to(device)
 
@@ -316,33 +325,106 @@ def require_patch_grid(model_name: str, images: Tensor, features: Tensor, patch_
         )
 
 
-def referred_weights(values: Sequence[Any], seen_ids: set[int]) -> Iterator[nn.Module | Tensor]:
+def referred_weights(values: Sequence[Any]) -> Iterator[nn.Module | Tensor]:
     """Yield the modules and tensors that values are, hold or refer to, each of them once.
+
+    The weights that containers and objects inside objects and modules hold come last, unless a
+    module before them has them already.
 
     Args:
         values: Any Python objects, such as functions and dictionaries.
-        seen_ids: The ids of all values that were looked at already, which are skipped. More ids are
-            added to the set in place. Callers pass an empty set.
 
     Example:
-        [model.encode_image] refers to the module `model`, and so does [{"a": model}].
+        [model.encode_image] refers to the module `model`, and so does [{"a": model}]. If `model`
+        has the attribute `heads = {"image": head}`, the module `head` comes after it.
     """
-    for value in values:
-        if id(value) in seen_ids:
-            continue
-        seen_ids.add(id(value))
-        if isinstance(value, nn.Module | Tensor):
-            yield value
-        else:
-            yield from referred_weights(_referred_values(value), seen_ids)
+    search = _WeightSearch()
+    yield from search.find(values)
+    yield from search.find_nested()
 
 
 def state_dicts(weights: Iterable[nn.Module | Tensor]) -> list[dict[str, Tensor]]:
-    """Return the state dict of each module, and {"": tensor} for each tensor."""
+    """Return the tensors of each module's state dict, and {"": tensor} for each tensor."""
     states = []
     for weight in weights:
-        states.append(weight.state_dict() if isinstance(weight, nn.Module) else {"": weight})
+        state = weight.state_dict() if isinstance(weight, nn.Module) else {"": weight}
+        states.append({name: value for name, value in state.items() if isinstance(value, Tensor)})
     return states
+
+
+class _WeightSearch:
+    """A search for modules and tensors in Python objects, which looks at each object once."""
+
+    def __init__(self) -> None:
+        """Begin a search that has looked at nothing yet."""
+        # The objects are kept, so that no id is given to another object.
+        self._seen: dict[int, Any] = {}
+        # Attributes that `find_nested` looks at, and whether a module has them.
+        self._nested: deque[tuple[Any, bool]] = deque()
+        # The ids of all submodules, parameters and buffers of modules.
+        self._held_ids: set[int] = set()
+
+    def find(self, values: Sequence[Any]) -> Iterator[nn.Module | Tensor]:
+        """Yield the modules and tensors that values are or refer to by `_referred_values`."""
+        for value in values:
+            if id(value) in self._seen:
+                continue
+            self._seen[id(value)] = value
+            if isinstance(value, nn.Module | Tensor):
+                self._hold(value)
+                yield value
+                continue
+            self._nested.extend((attribute, False) for attribute in _attributes(value))
+            yield from self.find(_referred_values(value))
+
+    def find_nested(self) -> Iterator[nn.Module | Tensor]:
+        """Yield the weights in containers and objects that the objects of `find` have.
+
+        Modules keep tensors that are not weights, such as masks. So in their containers, only
+        modules and parameters count.
+        """
+        while self._nested:
+            value, is_of_module = self._nested.popleft()
+            if id(value) in self._seen or id(value) in self._held_ids:
+                continue
+            self._seen[id(value)] = value
+            if isinstance(value, nn.Module):
+                tensor_ids = {id(tensor) for tensor in _tensors(value)}
+                if not tensor_ids or not tensor_ids <= self._held_ids:
+                    self._hold(value)
+                    yield value
+            elif isinstance(value, Tensor):
+                if isinstance(value, nn.Parameter) or not is_of_module:
+                    yield value
+            elif not isinstance(value, _WITHOUT_WEIGHTS):
+                is_container = isinstance(value, Mapping | list | tuple | partial)
+                refers = is_container or inspect.ismethod(value)
+                held_values = _referred_values(value) if refers else _attributes(value)
+                self._nested.extend((held_value, is_of_module) for held_value in held_values)
+
+    def _hold(self, weight: nn.Module | Tensor) -> None:
+        """Note all that a module consists of, and the attributes that its state dict lacks."""
+        self._held_ids.add(id(weight))
+        if not isinstance(weight, nn.Module):
+            return
+        self._held_ids.update(id(tensor) for tensor in _tensors(weight))
+        for submodule in weight.modules():
+            self._held_ids.add(id(submodule))
+            for name, attribute in vars(submodule).items():
+                if name not in _MODULE_ATTRIBUTES:
+                    self._nested.append((attribute, True))
+
+
+def _tensors(module: nn.Module) -> list[Tensor]:
+    """Return the parameters and buffers of a module."""
+    return [*module.parameters(), *module.buffers()]
+
+
+def _attributes(value: Any) -> list[Any]:
+    """Return the attributes of an object, and none of classes, functions and Python modules."""
+    if isinstance(value, type | ModuleType) or inspect.isroutine(value):
+        return []
+    return [*getattr(value, "__dict__", {}).values()]
 
 
 def _referred_values(value: Any) -> list[Any]:

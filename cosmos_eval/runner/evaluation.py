@@ -55,8 +55,8 @@ class Evaluation:
         output: The folder that results are stored in; None: they are not stored.
         data_root: The folder of downloaded data sets. Webdatasets are read from the hub's cache.
         limit: How many samples of each data set are measured, from the first one on; None: all.
-        precision: `fp32`, `bf16`, `fp16` or `amp`; None: float32, unless the weights of the model
-            are bfloat16 or float16. A `TwoTower` has a precision of its own.
+        precision: `fp32`, `bf16`, `fp16` or `amp`; None: float32, unless weights of the model are
+            bfloat16 or float16. A `TwoTower` has a precision of its own.
         batch_size: How many images each process encodes at once.
         workers: How many threads prepare images.
         memory_gb: How many gigabytes of images each process keeps. Images beyond it are read again
@@ -327,9 +327,7 @@ class Evaluation:
                 encoder = live.LiveEncoder(made_encoder, sharded=live.is_sharded(model))
                 self._encoders = [*self._encoders, _KeptEncoder(objects, encoder)][-_MOST_ENCODERS:]
             encoder.join(distributed)
-            # Other encoders hash their weights when they are made, if ever.
-            is_current = isinstance(model, nn.Module | TwoTower)
-            encoder.set_weights(weights_sha256, is_current=is_current)
+            encoder.begin(weights_sha256)
             yield encoder
 
     def _find_encoder(self, objects: tuple[Any, Any, Any]) -> LiveEncoder | None:

@@ -17,6 +17,7 @@ import cosmos_eval
 from cosmos_core.data.scenes.vocabulary import scenes_tokenizer
 from cosmos_eval import TwoTower, UsageError
 from cosmos_eval.models.encoder import DenseEncoder, Encoder, PairScorer, require_encoder
+from cosmos_eval.models.user import referred_weights
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "two_tower.py"
 
@@ -134,6 +135,53 @@ def test_weights_are_found_where_functions_refer_to_them():
     stated = make(encode_image=len, encode_text=len, weights=module_towers)
     assert by_global_name.info.weights_sha256 == stated.info.weights_sha256
     assert make(weights=module_towers.state_dict()).info.weights_sha256 is not None
+
+
+class Head:
+    """A plain object that holds a module, and the object that holds itself."""
+
+    def __init__(self, owner: Any) -> None:
+        self.owner, self.linear = owner, nn.Linear(5, 5)
+
+
+class TowersWithHeads(Towers):
+    """A module that holds a head in a plain container, where PyTorch does not register it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = {"image": nn.Linear(5, 5)}
+        self.masks = [torch.zeros(3)]  # not weights
+
+
+@pytest.mark.parametrize("place", ["dict", "list", "object", "tensor", "module"])
+def test_weights_inside_containers_are_found_after_the_others(place):
+    holder = Holder()
+    holder.model = towers = TowersWithHeads() if place == "module" else Towers()
+    holder.aliases = [towers, towers.text, [*towers.parameters()]]
+    holder.optimizers = {"adam": torch.optim.Adam(towers.parameters())}
+    if place == "module":
+        head = towers.heads["image"]
+    elif place == "object":
+        holder.children = (Head(holder),)
+        head = holder.children[0].linear
+    elif place == "tensor":
+        head = torch.ones(5)
+        holder.scales = {"image": head}
+    else:
+        head = nn.Linear(5, 5)
+        holder.heads = {"image": head} if place == "dict" else [[head]]
+    assert [*referred_weights([holder.encode])] == [towers, head]
+
+
+def test_aliases_of_weights_do_not_change_their_hash():
+    towers, holder = Towers(), Holder()
+    expected = make(encode_image=len, encode_text=len, weights=towers).info.weights_sha256
+    holder.model, holder.aliases = towers, {"text": towers.text, "all": [*towers.parameters()]}
+    model = make(encode_image=holder.encode, encode_text=holder.encode)
+    assert model.info.weights_sha256 == expected
+    holder.aliases["head"] = nn.Linear(2, 2)
+    model.refresh_info()
+    assert model.info.weights_sha256 != expected
 
 
 def pad_to_the_longest(texts: list[str]) -> Tensor:

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 import cosmos_eval
 from cosmos_eval import Evaluation, TwoTower, UsageError
-from cosmos_eval.models import load_encoder
+from cosmos_eval.embedding.prepared import PreparedInputs
+from cosmos_eval.models import dense, live, load_encoder
 from cosmos_eval.models.specs import parse_model_spec
 from cosmos_eval.tasks import find_protocol
 
@@ -211,7 +212,7 @@ def test_an_error_does_not_end_the_training(classes, towers):
     assert call(evaluation, towers, step=4)
 
 
-def test_prompts_are_encoded_once_per_weights(data_sets, classes, towers, tmp_path):
+def test_prompts_are_encoded_once_per_call(data_sets, classes, towers, tmp_path):
     (same_classes,) = write_scenes(tmp_path / "scenes", SCENES // 2, "named")
     renamed = tmp_path / "scenes" / "again-named.yaml"
     Path(same_classes).rename(renamed)
@@ -221,10 +222,19 @@ def test_prompts_are_encoded_once_per_weights(data_sets, classes, towers, tmp_pa
     n_example_texts = towers.n_texts - n_classes
     assert 0 < n_example_texts < n_classes  # that check the model before its first measurement
     call(evaluation, towers)
-    assert towers.n_texts == n_example_texts + n_classes
-    train(towers)
-    call(evaluation, towers)
     assert towers.n_texts == n_example_texts + 2 * n_classes
+
+
+def test_features_of_texts_follow_an_adapter_that_is_turned_off(classes, towers):
+    encode_text = towers.encode_text
+    towers.sign = -1
+    towers.encode_text = lambda tokens: towers.sign * encode_text(tokens)
+    evaluation = Evaluation([classes], on_error="raise")
+    first = call(evaluation, towers)
+    towers.sign = 1  # no weight changes
+    second = call(evaluation, towers)
+    assert second != first
+    assert second == call(Evaluation([classes], on_error="raise"), towers)
 
 
 def test_the_best_step(classes, towers, openclip, tokenizer):
@@ -271,6 +281,22 @@ def test_two_towers(classes, towers):
         call(evaluation, encoder)
 
 
+def test_modules_in_containers_of_a_module(classes, towers, tmp_path):
+    head = nn.Sequential(nn.Linear(16, 16), nn.Dropout(0.5))
+    towers.heads = {"text": head}
+    encode_text = towers.encode_text
+    towers.encode_text = lambda tokens: towers.heads["text"](encode_text(tokens))
+    evaluation = Evaluation([classes], output=tmp_path, on_error="raise")
+    first = call(evaluation, towers, step=1)
+    assert call(evaluation, towers, step=1) == first  # without dropout
+    assert head.training
+    assert head[1].training
+    train(head)
+    assert call(evaluation, towers, step=2) != first
+    first_result, second_result = cosmos_eval.read_results(tmp_path)
+    assert first_result.model["weights_sha256"] != second_result.model["weights_sha256"]
+
+
 def test_an_encoder_that_does_not_hash_its_weights_again(classes, tiny_archs):
     encoder = load_encoder(parse_model_spec(f"openclip:{tiny_archs['tiny']}/random"))
     evaluation = Evaluation([classes], on_error="raise")
@@ -305,6 +331,30 @@ def test_half_precision_weights(classes, openclip, tokenizer, tmp_path):
     evaluation(openclip().bfloat16(), tokenizer=tokenizer, step=1)
     (row,) = cosmos_eval.read_results(tmp_path)
     assert row.provenance["precision"] == "bf16"
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_weights_of_mixed_types(precision, openclip, tokenizer):
+    model = openclip().eval()
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    open_clip.model.convert_weights_to_lp(model, dtype)
+    assert next(model.parameters()).dtype == torch.float32
+    arguments = (model, tokenizer, None, "mine")
+    encoder = live.make_encoder(*arguments, None, "0" * 64)
+    assert encoder.info.precision == precision
+    with pytest.raises(UsageError, match=f'give precision="{precision}"'):
+        live.make_encoder(*arguments, "fp32", "0" * 64)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # of PyTorch's own modules
+def test_a_compiled_image_tower_has_patches(openclip, tokenizer):
+    model = openclip().eval()
+    images = torch.rand(2, 3, 32, 32)
+    expected = dense.encode_patches(model.visual, images, "vanilla")
+    model.visual = torch.compile(model.visual, backend="eager")
+    torch.testing.assert_close(dense.encode_patches(model.visual, images, "vanilla"), expected)
+    encoder = live.make_encoder(model, tokenizer, None, "mine", None, "0" * 64)
+    torch.testing.assert_close(encoder.encode_patches(images, "vanilla"), expected)
 
 
 @pytest.mark.parametrize(
