@@ -734,7 +734,11 @@ def _model_notes(results: Mapping[Key, VerifiedResult], baseline: Baseline) -> l
             note = f"{entry.model}: weights {weights}, as in the baseline"
         else:
             note = f"{entry.model}: weights {weights}, in the baseline {baseline_weights}"
-        label = result.stored.identity.label
+        identity = result.stored.identity
+        has_other_hash = not entry.model_hashes & identity.hashes
+        if weights == baseline_weights and entry.model_hashes and has_other_hash:
+            note += ", but with another architecture, preprocessing or code"
+        label = identity.label
         if label != entry.model:
             note += f", called {label} in the results"
         notes.append(note)

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 import cosmos_eval
 from cosmos_eval import Evaluation, TwoTower, UsageError
-from cosmos_eval.embedding.prepared import PreparedInputs
 from cosmos_eval.models import dense, live, load_encoder
 from cosmos_eval.models.specs import parse_model_spec
 from cosmos_eval.tasks import find_protocol

@@ -159,3 +159,13 @@ def test_no_loss_of_a_share_is_above_100_points() -> None:
         finding = Finding(Key("a", "b", "c"), "cls", "acc1", change, 0.5, detectable)
         assert to_cells(finding)["detectable"] == text
         assert detectable_text(detectable, metric, USUAL) == text
+
+
+def test_a_check_notes_another_preprocessing(command: Any, tmp_path: Path) -> None:
+    store(tmp_path / "old")
+    store(tmp_path / "new", model={"preprocessing_sha256": "a" * 64})
+    write_baseline(command, "old")
+    note = "weights 00000000, as in the baseline"
+    assert f"{note}\n" in command("check", "old", *BASELINE).err
+    changed = command("check", "new", *BASELINE).err.replace("\n ", "")
+    assert f"{note}, but with another architecture, preprocessing or code" in changed
