@@ -215,7 +215,11 @@ def test_lightning_takes_several_evaluations(classes, example):
         evaluation = Evaluation([classes], name=name)
         callbacks.append(EvaluationCallback(evaluation, tokenizer=None))
     trainer = pl.Trainer(callbacks=callbacks, accelerator="cpu", logger=False)
-    keys = [callback.state_key for callback in trainer.callbacks if callback in callbacks]
+    keys = [
+        callback.state_key
+        for callback in trainer.callbacks
+        if isinstance(callback, EvaluationCallback)
+    ]
     assert keys == ["EvaluationCallback(often)", "EvaluationCallback(seldom)"]
 
 

@@ -32,7 +32,9 @@ _UNMASKED = ("siglip", "siglip2")  # models that were trained with padding that 
 _EXAMPLE_TEXTS = ("a", "a photo of two dogs on a red sofa", "a dog and a cat " * 500)
 # Keys of a configuration that say where it was saved and by which version, and the saved type.
 _FILE_KEYS = {"_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype"}
-_FEATURE_TOLERANCE = 1e-5  # rounding may change the value of a feature by this much
+# Rounding may change the value of a feature by this much, in float32. In half precision it may by
+# the distance from 1 to the next number: 0.0078 in bfloat16, 0.00098 in float16.
+_FEATURE_TOLERANCE = 1e-5
 
 
 class HfEncoder(TwoTower):
@@ -138,7 +140,8 @@ class HfEncoder(TwoTower):
     def _texts_are_independent(self) -> bool:
         """Return whether example texts have the same features one by one and in one batch.
 
-        They are encoded in float32, in which the features may only differ by rounding.
+        They are encoded without autocast, so that features may only differ by the rounding of the
+        type of the weights.
         """
         original_info = self.info
         self.info = original_info._replace(precision="fp32")
@@ -149,7 +152,8 @@ class HfEncoder(TwoTower):
         finally:
             self.info = original_info
         largest_difference = float((batch_features - single_features).abs().max())
-        return largest_difference <= _FEATURE_TOLERANCE
+        rounding = torch.finfo(self._model.dtype).eps
+        return largest_difference <= max(_FEATURE_TOLERANCE, rounding)
 
     def _transform_image(self, image: PIL.Image.Image) -> Any:
         """Return the pixels (3, H, W) float32 of an RGB image."""

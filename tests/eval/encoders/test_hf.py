@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -21,6 +22,7 @@ import transformers as t
 from support.dense import FORMS
 from support.encoders import load, noise, refusal
 from support.scene_files import write_scenes
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.testing import assert_close
 from torch.utils.flop_counter import FlopCounterMode
@@ -29,6 +31,7 @@ import cosmos_eval
 from cosmos_eval.models.dense import encode_patches
 from cosmos_eval.models.encoder import DenseEncoder
 from cosmos_eval.models.facts import model_facts
+from cosmos_eval.models.live import make_encoder
 from cosmos_eval.models.maps import require_patches, whole_image
 from cosmos_eval.models.specs import parse_model_spec, with_complete_paths
 from cosmos_eval.types import UsageError
@@ -333,6 +336,26 @@ def test_a_text_has_the_same_feature_in_a_batch_of_one_and_of_many(
     encoder = loaded(kind)
     features = [encoder.encode_text(encoder.tokenize([text])) for text in texts]
     assert_close(torch.cat(features), F.normalize(expected, dim=-1), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_padding_is_cut_off_in_half_precision(
+    dtype: torch.dtype, kinds: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rounding of half precision is not taken for a dependence on the padding."""
+    (model, processor, tokenizer, _), _ = kinds("clip")
+    half_model = copy.deepcopy(model).to(dtype)
+    encoder = make_encoder(half_model, tokenizer, processor, "half", None, "0" * 64)
+    lengths = []
+    get_text_features = half_model.get_text_features
+
+    def record_length(input_ids: Tensor, **options: Any) -> Any:
+        lengths.append(input_ids.shape[1])
+        return get_text_features(input_ids, **options)
+
+    monkeypatch.setattr(half_model, "get_text_features", record_length)
+    encoder.encode_text(encoder.tokenize(["a"]))
+    assert lengths == [3]  # the beginning, the text and the end
 
 
 def test_a_model_whose_texts_depend_on_each_other_is_refused(
