@@ -89,6 +89,14 @@ class PreparedInputs:
             self._keep(key, kept)
         return pixels
 
+    def drop(self, transform: Transform) -> None:
+        """Forget all pixels that a transform made. Keys of its values end with the transform."""
+        with self._lock:
+            for key in [*self._values]:
+                if isinstance(key, tuple) and key[-1] == transform:
+                    self.size -= _count_bytes(self._values.pop(key))
+            self._levels_by_transform.pop(transform, None)
+
     def _levels(self, transform: Transform) -> NDArray[np.float32] | None:
         """Return the levels (3, 256) of a transform, see `find_levels`."""
         with self._lock:

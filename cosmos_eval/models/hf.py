@@ -66,7 +66,8 @@ class HfEncoder(TwoTower):
         super().__init__(
             name=info.spec,
             weights=self._model,
-            transform=self._transform_image,
+            # Not a bound method: pixels that are kept in memory must not keep the model.
+            transform=partial(self._transform_image, self._processor),
             tokenize=partial(
                 self._tokenizer,
                 truncation=True,
@@ -155,9 +156,10 @@ class HfEncoder(TwoTower):
         rounding = torch.finfo(self._model.dtype).eps
         return largest_difference <= max(_FEATURE_TOLERANCE, rounding)
 
-    def _transform_image(self, image: PIL.Image.Image) -> Any:
-        """Return the pixels (3, H, W) float32 of an RGB image."""
-        inputs = self._processor(images=image, return_tensors="pt")
+    @staticmethod
+    def _transform_image(processor: Any, image: PIL.Image.Image) -> Any:
+        """Return the pixels (3, H, W) float32 of an RGB image, by an image processor."""
+        inputs = processor(images=image, return_tensors="pt")
         return inputs["pixel_values"][0].float()
 
     def _encode_pixels(self, images: Any) -> Any:
@@ -209,13 +211,14 @@ class NaflexEncoder(HfEncoder):
     The processor pads the patches of an image to the largest number N that the model takes.
     """
 
-    def _transform_image(self, image: PIL.Image.Image) -> dict[str, Tensor]:
+    @staticmethod
+    def _transform_image(processor: Any, image: PIL.Image.Image) -> dict[str, Tensor]:
         """Return the processor's output for an RGB image, as tensors that begin with (1, ...).
 
         They are the patches (1, N, P * P * 3), which of them belong to the image (1, N), and the
         height and the width of the image in patches (1, 2).
         """
-        return dict(self._processor(images=image, return_tensors="pt"))
+        return dict(processor(images=image, return_tensors="pt"))
 
     def collate(self, images: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         """Return the tensors of B images, which begin with (B, ...)."""

@@ -6,9 +6,11 @@ DistributedDataParallel and FSDP. `LiveEncoder` remembers tokens from one measur
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -304,8 +306,10 @@ def _make_openclip_encoder(
             encoder.preprocessing = {"transform": repr(transform)}
         return encoder
 
+    description: dict[str, Any] = {"transform": repr(transform)}
     if transform is None:
         transform = image_transform_v2(preprocessing, is_train=False)
+        description = json.loads(json.dumps(asdict(preprocessing)))
     patch_size = 0 if is_sharded_model else dense.find_patch_size(module.visual)
     two_tower = TwoTower(
         name=info.spec,
@@ -320,7 +324,23 @@ def _make_openclip_encoder(
         image_std=preprocessing.std,
     )
     two_tower.info = info
+    two_tower.preprocessing = description
     return two_tower
+
+
+def input_key(encoder: Encoder, transform: Any) -> Hashable | None:
+    """Return what decides the pixels of an encoder, or None if only its own transform does.
+
+    Args:
+        encoder: The encoder that `make_encoder` made of a module.
+        transform: The transform that it was given; None: the one that a model of OpenCLIP states.
+    """
+    if transform is not None:
+        key = transform if isinstance(transform, Hashable) else id(transform)
+        return type(encoder).__name__, key
+    if isinstance(encoder, CollatingEncoder):
+        return None  # its preprocessing does not describe the size of patches
+    return json.dumps(encoder.preprocessing, sort_keys=True)
 
 
 def _hashable(transform: Any) -> Any:

@@ -6,7 +6,7 @@ import inspect
 import operator
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -325,7 +325,9 @@ class Evaluation:
                 made_encoder = distributed.synchronized(make_encoder)
                 self._warn_of_another_transform(model, transform)
                 encoder = live.LiveEncoder(made_encoder, sharded=live.is_sharded(model))
-                self._encoders = [*self._encoders, _KeptEncoder(objects, encoder)][-_MOST_ENCODERS:]
+                is_module = isinstance(model, nn.Module)
+                input_key = live.input_key(made_encoder, transform) if is_module else None
+                self._keep(_KeptEncoder(objects, encoder, input_key))
             encoder.join(distributed)
             encoder.begin(weights_sha256)
             yield encoder
@@ -336,6 +338,21 @@ class Evaluation:
             if all(_is_same(a, b) for a, b in zip(kept.objects, objects, strict=True)):
                 return kept.encoder
         return None
+
+    def _keep(self, new: _KeptEncoder) -> None:
+        """Keep an encoder, and forget the oldest one if there are too many.
+
+        An encoder takes the transform of another one that makes the same pixels, so that those in
+        memory are found. The pixels that no encoder uses any more are dropped.
+        """
+        for kept in self._encoders:
+            if new.input_key is not None and kept.input_key == new.input_key:
+                new.encoder.transform = kept.encoder.transform
+        self._encoders.append(new)
+        if len(self._encoders) > _MOST_ENCODERS:
+            oldest_transform = self._encoders.pop(0).encoder.transform
+            if all(kept.encoder.transform != oldest_transform for kept in self._encoders):
+                self._memory.drop(oldest_transform)
 
     def _warn_of_another_transform(self, model: Any, transform: Any) -> None:
         """Warn if an earlier call had the same model and another transform."""
@@ -383,6 +400,8 @@ class _KeptEncoder(NamedTuple):
     # The model, the tokenizer and the transform.
     objects: tuple[Any, Any, Any]
     encoder: LiveEncoder
+    # Encoders with equal keys make the same pixels. None: only this encoder makes its pixels.
+    input_key: Hashable | None
 
 
 def _require(is_met: bool, fault: str) -> None:

@@ -6,6 +6,7 @@ import random
 import shutil
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 import cosmos_eval
 from cosmos_eval import Evaluation, TwoTower, UsageError
+from cosmos_eval.embedding.prepared import PreparedInputs
 from cosmos_eval.models import dense, live, load_encoder
 from cosmos_eval.models.specs import parse_model_spec
 from cosmos_eval.tasks import find_protocol
@@ -96,6 +98,37 @@ def test_later_calls_read_no_file(tmp_path, openclip, tokenizer):
         (tmp_path / folder.name).rename(folder)
     again = Evaluation(datasets, on_error="raise")(model, tokenizer=tokenizer, step=3)
     assert trained == again
+
+
+def test_new_tokenizers_and_copies_of_a_model_share_pixels(
+    data_sets, openclip, tokenizer, monkeypatch
+):
+    n_images = []
+    load = PreparedInputs.pixels
+
+    def count(memory: Any, sha256: bytes, transform: Any, read: Callable[[], Any]) -> Any:
+        return load(memory, sha256, transform, lambda: n_images.append(1) or read())
+
+    monkeypatch.setattr(PreparedInputs, "pixels", count)
+    evaluation = Evaluation([data_sets[KINDS.index("named")]], on_error="raise")
+    model = openclip()
+    for step in range(4):  # a new tokenizer, and then a copy of the model as well
+        model = model if step < 2 else openclip()
+        metrics = evaluation(model, tokenizer=lambda texts: tokenizer(texts), step=step)
+        assert metrics
+    assert len(n_images) == SCENES
+
+
+def test_pixels_of_discarded_encoders_are_dropped(classes, towers):
+    evaluation = Evaluation([classes])
+    sizes = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of another transform in each call
+        for step in range(4):
+            transform = partial(pixels_of)
+            evaluation(towers, tokenizer=tokens_of, transform=transform, step=step)
+            sizes.append(evaluation._memory.size)
+    assert sizes[0] < sizes[1] == sizes[2] == sizes[3]
 
 
 def test_without_memory_images_are_read_again(tmp_path, openclip, tokenizer):
