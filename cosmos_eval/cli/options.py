@@ -98,13 +98,14 @@ class Command(TyperCommand):
 def _refuse_empty_arguments(arguments: list[str]) -> None:
     """Raise UsageError for an empty argument, such as a variable of a shell that is not set.
 
-    Python would read an empty path as the current folder.
+    Python would read an empty path as the current folder. `--text` has a message of its own.
     """
     former_argument = ""
     for argument in arguments:
         option_name, equals_sign, value = argument.partition("=")
         is_empty_value = option_name.startswith("--") and equals_sign != "" and value == ""
-        if argument == "" or is_empty_value:
+        is_text = "--text" in (option_name, former_argument)
+        if (argument == "" or is_empty_value) and not is_text:
             named_option = option_name if is_empty_value else former_argument
             place = f" of {named_option}" if named_option.startswith("-") else ""
             raise types.UsageError(

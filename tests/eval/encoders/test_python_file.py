@@ -208,7 +208,10 @@ def test_a_model_takes_no_arguments(write_model):
         ("def load(d, p): raise OSError('no weights')", r"fp32'\) failed: OSError: no weights"),
         ("def load(d, p): raise KeyError", r"fp32'\) failed: KeyError \(--debug"),
         ("def load(d, p): return 3", r"Encoder: it has no info, preprocessing, tokenizer,"),
-        (MODEL.replace("def overlong", "def toolong"), r"Encoder: it has no overlong; wrap it in"),
+        (
+            MODEL.replace("def overlong", "def toolong"),
+            r"it has no overlong; make a cosmos",
+        ),
         (MODEL.replace('"0" * 64', "None"), r"`info.weights_sha256` is missing, and"),
         (MODEL.replace('"0" * 64, False', "None, True"), r"gives no `weights_sha256`: hash"),
         (MODEL.replace('"0" * 64', '"me"'), r"must be the 64 hexadecimal digits"),

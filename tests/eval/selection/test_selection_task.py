@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cosmos_eval.results.compare import describe_mismatches, make_setting
+from cosmos_eval.results.settings import describe_mismatches, make_setting
 from cosmos_eval.tasks import selection
 from cosmos_eval.types import Measurement, Progress, RunOptions, SelectionProtocol
 
