@@ -659,32 +659,11 @@ def export(
     `cosmos-eval list formats` prints the names of data sets and metrics in other tools.
     """
     from cosmos_eval.results import export as tables
-    from cosmos_eval.results.compare import require_one_data_version
     from cosmos_eval.results.exchange.formats import FORMATS
-    from cosmos_eval.results.identity import is_stopped
-    from cosmos_eval.results.labels import distinct_results
 
     if format is not None and format in FORMATS:
         results = read_results(directory)
-        whole_results = [result for result in results if not is_stopped(result.row)]
-        n_stopped = len(results) - len(whole_results)
-        if not whole_results:
-            raise UsageError(f"{directory} has only results of runs that stopped early")
-        if n_stopped:
-            print_notes([f"results not written: {n_stopped}, of runs that stopped early"])
-        # A file of another tool has no place to say that a result was edited.
-        unedited_results = [result for result in whole_results if not result.is_edited]
-        n_edited = len(whole_results) - len(unedited_results)
-        if not unedited_results:
-            raise UsageError(
-                f"nothing to write: all results in {directory} were edited (`cosmos-eval verify` "
-                "shows more): measure again"
-            )
-        if n_edited:
-            print_notes([f"results not written: {n_edited}, edited after they were measured"])
-        written_results = distinct_results(unedited_results)
-        for label in dict.fromkeys(result.label for result in written_results):
-            require_one_data_version(r for r in written_results if r.label == label)
+        written_results = _results_for_other_tools(results, directory)
         written_files = FORMATS[format].write(written_results, output)
         if len(written_files.paths) == 1:
             print_written(written_files.paths[0])
@@ -701,3 +680,45 @@ def export(
         note = f"{n_escaped} texts would be formulas or several lines in CSV, and are escaped"
         print_notes([note])
     _print_warnings(results)
+
+
+def _results_for_other_tools(
+    results: Sequence[StoredResult], directory: Path
+) -> list[StoredResult]:
+    """Return the results that a file of another tool can hold, and print how many are left out.
+
+    Such a file has no place to say that a run stopped early, or that a result was edited.
+
+    Args:
+        results: All results of the folder.
+        directory: The folder, for messages.
+
+    Raises:
+        UsageError: If no result is left, and if a model has results on one data set that differ in
+            their data or settings.
+    """
+    from cosmos_eval.results.compare import require_one_data_version
+    from cosmos_eval.results.identity import is_stopped
+    from cosmos_eval.results.labels import distinct_results
+
+    whole_results = [result for result in results if not is_stopped(result.row)]
+    n_stopped = len(results) - len(whole_results)
+    if not whole_results:
+        raise UsageError(f"{directory} has only results of runs that stopped early")
+    if n_stopped:
+        print_notes([f"results not written: {n_stopped}, of runs that stopped early"])
+
+    unedited_results = [result for result in whole_results if not result.is_edited]
+    n_edited = len(whole_results) - len(unedited_results)
+    if not unedited_results:
+        raise UsageError(
+            f"nothing to write: all results in {directory} were edited (`cosmos-eval verify` "
+            "shows more): measure again"
+        )
+    if n_edited:
+        print_notes([f"results not written: {n_edited}, edited after they were measured"])
+
+    chosen_results = distinct_results(unedited_results)
+    for label in dict.fromkeys(result.label for result in chosen_results):
+        require_one_data_version(result for result in chosen_results if result.label == label)
+    return chosen_results

@@ -234,7 +234,7 @@ def make_encoder(
 
 
 def _find_precision(parameters: Sequence[Tensor]) -> Precision:
-    """Return the precision of weights: that of the first ones that are not float32, or else fp32.
+    """Return the precision of the first weights that are bfloat16 or float16, or else fp32.
 
     OpenCLIP's training with `--precision bf16` keeps some parameters in float32.
     """

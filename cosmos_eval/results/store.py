@@ -69,9 +69,9 @@ def store_result(directory: Path, row: ResultRow, samples: Samples) -> StoredRes
 
     A former result of the same model is replaced. A result of another model with the same name is
     renamed, and the returned result has its new path as `displaced_path`. A result of another name
-    or data set, whose file name is the same, is never replaced. The samples are written
-    first and have their hash in their name, so that a JSON file always names its own samples, even
-    if the process is killed in between.
+    or data set, whose file name is the same, is never replaced. The samples are written first and
+    have their hash in their name, so that a JSON file always names its own samples, even if the
+    process is killed in between.
 
     Args:
         directory: The folder, which is created if it is missing.
