@@ -64,7 +64,7 @@ def printed(capsys, command):
 
 def test_a_page_shows_what_the_leaderboard_prints(capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
-    page = (ROOT / "docs/limits.md").read_text("utf-8")
+    page = (ROOT / "results/README.md").read_text("utf-8")
     (command,) = re.findall(r"(?m)`cosmos-eval (leaderboard results --format md .*)`:$", page)
     table = printed(capsys, command)
     assert f"<!-- scenes table -->\n\n{table}\n<!-- end of scenes table -->" in page
