@@ -29,14 +29,16 @@ def find_method_class(namespace: Mapping[str, Any], source: str) -> Callable[[],
         ValueError: If the module does not define exactly one class with a method `loss`, or if this
             class lacks one of MEMBERS.
     """
-    # Imported classes are left out: they state another module.
     classes: list[Any] = []
     for value in namespace.values():
-        is_method = inspect.isclass(value) and hasattr(value, "loss")
-        if is_method and value.__module__ == namespace["__name__"]:
+        has_loss = inspect.isclass(value) and hasattr(value, "loss")
+        # A class that the module imports has the name of another module.
+        if has_loss and value.__module__ == namespace["__name__"]:
             classes.append(value)
     if len(classes) != 1:
-        raise ValueError(f"{source} defines {len(classes)} classes with a `loss`: it takes one")
+        raise ValueError(
+            f"{source} defines {len(classes)} classes with a method `loss`: define exactly one"
+        )
 
     method_class = classes[0]
     missing_members = [name for name in MEMBERS if not hasattr(method_class, name)]

@@ -554,16 +554,28 @@ def _worst_and_best_first(rows: Sequence[WordingRow], metric: Metric) -> tuple[W
 
 
 def _published_row(sides: Sequence[ResultsByWording], metric: str) -> WordingRow | None:
-    """Return the row of the protocol's own wording, or None if a side lacks it."""
-    means = []
-    for side in sides:
-        values = [result.row.metrics.get(metric) for result in side.get("", ())]
-        known_values = [value for value in values if value is not None]
-        if not known_values or len(known_values) < len(values):
+    """Return the row of the protocol's own wording, with the mean over each side's trainings.
+
+    It is None if a side has no result with this wording, or a result without a value.
+
+    Args:
+        sides: The results of A, and of B if two models are compared, by the name of the wording.
+            The protocol's own wording has the name "".
+        metric: The name of the metric.
+    """
+    means: list[float] = []
+    for results_by_wording in sides:
+        values = []
+        for result in results_by_wording.get("", ()):
+            value = result.row.metrics.get(metric)
+            if value is None:
+                return None
+            values.append(value)
+        if not values:
             return None
-        means.append(sum(known_values) / len(known_values))
-    b = means[1] if len(means) == 2 else None
-    return WordingRow("published", "the protocol's own", means[0], b)
+        means.append(sum(values) / len(values))
+    mean_of_b = means[1] if len(means) == 2 else None
+    return WordingRow("published", "the protocol's own", means[0], mean_of_b)
 
 
 def wording_text(row: ResultRow) -> str:

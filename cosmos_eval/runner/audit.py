@@ -249,15 +249,21 @@ def _require_measured_names(metric: AuditedMetric, data: Any) -> None:
 
 
 def _require_measured_content(row: ResultRow, data: Any, images: EvaluationImages) -> None:
-    """Raise UsageError if a result recorded a hash of the images, and these have another one."""
+    """Raise UsageError if the images or labels are not those that a result recorded by a hash.
+
+    Args:
+        row: The result. Results of older versions have no hash, and are not checked.
+        data: The opened data set. Only classification sets have `labels`.
+        images: The digests of its images, which `_numbered_images` named "0", "1" and so on.
+    """
     recorded_content = row.provenance["hashes"].get(CONTENT)
     if recorded_content is None:
         return
-    digest_by_name = {}
-    for digest, names in images.names_by_digest.items():
-        for name in names:
-            digest_by_name[name] = digest
-    digests = [digest_by_name[str(index)] for index in range(len(data.images))]
+    digest_of_image = {}
+    for digest, image_names in images.names_by_digest.items():
+        for image_name in image_names:
+            digest_of_image[image_name] = digest
+    digests = [digest_of_image[str(index)] for index in range(len(data.images))]
     if content_hash(digests, getattr(data, "labels", None)) != recorded_content:
         raise _other_data_error(row, "its images or labels are other ones")
 

@@ -34,9 +34,10 @@ class Pairs(NamedTuple):
 
 
 def tau_b(scores: Values, ratings: Values, images: Ints) -> FunctionOfSums:
-    """Return the estimate of tau-b: (P - Q) / sqrt((pairs - ties of x) * (pairs - ties of y)).
+    """Return the estimate of tau-b = (P - Q) / sqrt(U_scores * U_ratings).
 
-    P pairs of samples are in the same order by scores and ratings, and Q in the opposite one.
+    P pairs of samples are in the same order by scores and by ratings, and Q pairs in the opposite
+    order. U_scores pairs have different scores, and U_ratings pairs have different ratings.
 
     Args:
         scores: (N,), such as CLIPScores.
@@ -44,27 +45,27 @@ def tau_b(scores: Values, ratings: Values, images: Ints) -> FunctionOfSums:
         images: (N,) numbers. Ratings of the same image depend on each other.
     """
 
-    def divide(pairs: Pairs) -> Values:
-        """Divide P - Q by the geometric mean of the numbers of pairs without ties."""
+    def tau_of_pairs(pairs: Pairs) -> Values:
+        """Return tau-b. P - Q is doubled, because `Pairs` has twice U_scores and U_ratings."""
         untied = np.sqrt(np.maximum(pairs.untied_scores * pairs.untied_ratings, 0.0))
         return _divide(2 * pairs.same_less_opposite, untied)
 
-    return _jackknifed(scores, ratings, images, divide)
+    return _jackknifed(scores, ratings, images, tau_of_pairs)
 
 
 def tau_c(scores: Values, ratings: Values, images: Ints) -> FunctionOfSums:
-    """Return the estimate of tau-c: 2 (P - Q) / (N^2 (m - 1) / m) with m = min(S, L).
+    """Return the estimate of tau-c = 2 (P - Q) / (N^2 (m - 1) / m) with m = min(S, L).
 
     The arguments are those of `tau_b`.
     """
-    n_kinds = min(len(np.unique(scores)), len(np.unique(ratings)))
+    m = min(len(np.unique(scores)), len(np.unique(ratings)))
 
-    def divide(pairs: Pairs) -> Values:
-        """Divide P - Q by the greatest value that tables of this size can have."""
-        greatest = pairs.samples**2 * (n_kinds - 1) / n_kinds
+    def tau_of_pairs(pairs: Pairs) -> Values:
+        """Return tau-c: 2 (P - Q) by the greatest value that it has in tables of this size."""
+        greatest = pairs.samples**2 * (m - 1) / m
         return _divide(2 * pairs.same_less_opposite, greatest)
 
-    return _jackknifed(scores, ratings, images, divide)
+    return _jackknifed(scores, ratings, images, tau_of_pairs)
 
 
 def _divide(numerator: Any, denominator: Any) -> Values:
@@ -74,7 +75,7 @@ def _divide(numerator: Any, denominator: Any) -> Values:
 
 
 def _jackknifed(
-    scores: Values, ratings: Values, images: Ints, divide: Callable[[Pairs], Values]
+    scores: Values, ratings: Values, images: Ints, tau_of_pairs: Callable[[Pairs], Values]
 ) -> FunctionOfSums:
     """Return an estimate whose value and values without each image are exact.
 
@@ -85,7 +86,7 @@ def _jackknifed(
         scores: (N,).
         ratings: (N,).
         images: (N,) numbers.
-        divide: Returns tau for numbers of pairs.
+        tau_of_pairs: Returns tau for numbers of pairs.
     """
     _, image_index = np.unique(images, return_inverse=True)
     _, score_index = np.unique(scores, return_inverse=True)
@@ -117,12 +118,12 @@ def _jackknifed(
     def function(sums: Pairs) -> Values:
         """Return tau for sums of terms."""
         pairs = Pairs(*(total - extra for total, extra in zip(sums, excess, strict=True)))
-        return divide(pairs)
+        return tau_of_pairs(pairs)
 
     def interval(terms: Pairs, level: float) -> Interval:
         """Return the jackknife interval over images."""
         without_each = function(Pairs(*(term.sum() - term for term in terms)))
-        return _jackknife_interval(float(divide(totals)), without_each, level)
+        return _jackknife_interval(float(tau_of_pairs(totals)), without_each, level)
 
     return FunctionOfSums(terms, function, jackknife=True, interval=interval)
 

@@ -555,12 +555,11 @@ class Classification(ClassTask):
 
     def require_consistent(self, samples: types.Samples) -> None:
         """Raise ValueError for images without a prediction, and for groups without names."""
-        n_columns = samples[TOP5].shape[1]
-        has_valid_shape = 1 <= n_columns <= TOP
-        if not has_valid_shape or (samples[TOP5][:, 0] < 0).any():
-            raise ValueError(
-                f"`{TOP5}` has no first prediction, or more than {TOP} predictions, of an image"
-            )
+        n_predictions = samples[TOP5].shape[1]
+        if not 1 <= n_predictions <= TOP:
+            raise ValueError(f"`{TOP5}` has {n_predictions} columns, not 1 to {TOP}")
+        if (samples[TOP5][:, 0] < 0).any():
+            raise ValueError(f"`{TOP5}` has an image without a first prediction")
         if (GROUP in samples) != (GROUPS in samples):
             raise ValueError(f"`{GROUP}` and `{GROUPS}` are stored together")
         if ALEXNET_ERROR in samples and ORIGIN not in samples:

@@ -141,18 +141,21 @@ def _model_of_folder(path: Path) -> str:
 def _read_entry(entry: Mapping[str, Any], model: str) -> _Value:
     """Return the value of an entry of a YAML file.
 
-    The notes of an entry that cosmos-eval wrote name task, data set and protocol. Another entry
-    belongs to the data set here that is in the repository, or else to the repository itself.
+    If cosmos-eval wrote the entry, its notes state task, data set and protocol. For another entry,
+    the data set is the one that this package reads from the same repository of the hub. If there
+    is none, the repository's name is used as the data set's name, and "huggingface" as the task.
     """
-    repository, metric = entry["dataset"]["id"], entry["dataset"]["task_id"]
-    stated = _NOTES_PATTERN.fullmatch(str(entry.get("notes")))
-    if stated:
-        task, dataset, protocol = stated.groups()
-        return _Value(_Cell(model, task, dataset, protocol, True), metric, entry["value"])
-    dataset = dataset_of_repository(repository)
-    task = find_known(dataset).task if dataset else NAME
-    cell = _Cell(model, task, dataset or repository, NAME, False)
-    return _Value(cell, metric, entry["value"])
+    repository = entry["dataset"]["id"]
+    notes = _NOTES_PATTERN.fullmatch(str(entry.get("notes")))
+    if notes:
+        task, dataset, protocol = notes.groups()
+        cell = _Cell(model, task, dataset, protocol, written_here=True)
+    else:
+        known_dataset = dataset_of_repository(repository)
+        task = find_known(known_dataset).task if known_dataset else NAME
+        dataset = known_dataset or repository
+        cell = _Cell(model, task, dataset, protocol=NAME, written_here=False)
+    return _Value(cell, metric=entry["dataset"]["task_id"], value=entry["value"])
 
 
 def _read_card(path: Path) -> ImportedFile | None:

@@ -30,7 +30,7 @@ def draw_shots(train_labels: Ints, validation_labels: Ints | None, shots: int, s
     """Draw training images and held-out images of each class.
 
     A class with fewer images than `shots` gives all of them. Without validation images, as for
-    ImageNet, the held-out images are other training images. CoOp holds test images out there.
+    ImageNet, the held-out images are other training images (CoOp takes test images there).
 
     Args:
         train_labels: The class (F,) of each training image, in the order of the published list.
@@ -56,14 +56,16 @@ def draw_shots(train_labels: Ints, validation_labels: Ints | None, shots: int, s
 
 
 def _sample_each_class(
-    rows: Iterable[int], labels: Ints, number: int, generator: random.Random
+    rows: Iterable[int], labels: Ints, shots: int, generator: random.Random
 ) -> list[int]:
-    """Return a number of rows of each class, the classes in the order of their first row.
+    """Draw images of each class, and return their rows in the published list.
+
+    The classes are in the order of their first row.
 
     Args:
-        rows: The rows to choose from.
-        labels: The class of each row of the list, also of rows that may not be chosen.
-        number: The number of rows of each class; all rows of a class that has fewer.
+        rows: The rows to draw from.
+        labels: The class (F,) of every image of the published list.
+        shots: The number of images of each class. A class with fewer images gives all of them.
         generator: The random numbers.
     """
     rows_by_class: dict[int, list[int]] = {}
@@ -71,8 +73,10 @@ def _sample_each_class(
         rows_by_class.setdefault(int(labels[row]), []).append(row)
     sampled_rows: list[int] = []
     for class_rows in rows_by_class.values():
-        has_enough = len(class_rows) >= number
-        sampled_rows += generator.sample(class_rows, number) if has_enough else class_rows
+        if len(class_rows) >= shots:
+            sampled_rows += generator.sample(class_rows, shots)
+        else:
+            sampled_rows += class_rows
     return sampled_rows
 
 

@@ -110,8 +110,8 @@ def test_the_content_of_the_file_decides_the_group(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("x = 1", "own.py defines 0 classes with a `loss`: it takes one"),
-        (OWN + OWN.replace("Own", "Other"), "defines 2 classes with a `loss`"),
+        ("x = 1", "own.py defines 0 classes with a method `loss`: define exactly one"),
+        (OWN + OWN.replace("Own", "Other"), "defines 2 classes with a method `loss`"),
         (
             "class Own:\n    name, loss = 'own', 1",
             "method Own lacks counts, terms, create_student,",
