@@ -240,7 +240,7 @@ def unpack_arrays(content: bytes, largest: int = _MAX_UNPACKED_BYTES) -> dict[st
     """
     from numpy.lib import format as npy
 
-    arrays = {}
+    arrays: dict[str, NDArray[Any]] = {}
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             # Check all sizes before an array is allocated.

@@ -25,9 +25,8 @@ from cosmos_eval.reporting.content import SampledResult
 from cosmos_eval.reporting.gallery.pictures import Candidate
 from cosmos_eval.reporting.gallery.records import SampleExample
 from cosmos_eval.reporting.gallery.samples import Judgement, SampleDrawing, choose_samples
-from cosmos_eval.results.checked import read_checked
 from cosmos_eval.results.identity import auxiliary_of, is_stopped
-from cosmos_eval.results.labels import StoredResult, assign_labs, distinct_results
+from cosmos_eval.results.labels import StoredResult, distinct_results, label_results
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.store import read_files, samples_of
 from cosmos_eval.runner.plan import ShowProgress
@@ -107,14 +106,13 @@ class ResultGroup(NamedTuple):
 
 
 def group_results(
-    paths: Sequence[Path], user_files: Sequence[str], folder_of_labs: Path | None = None
+    results: Iterable[StoredResult], user_files: Sequence[str]
 ) -> tuple[list[ResultGroup], list[str]]:
-    """Read results without their samples, and group them by data set and protocol.
+    """Group results by data set and protocol, without their samples.
 
     Args:
-        paths: The files of the results.
+        results: The results, as `read_checked` returns them.
         user_files: YAML files that describe users' data sets.
-        folder_of_labs: The folder with a folder per lab, if labels of models name labs.
 
     Returns:
         The groups, sorted by task and name, and notes on results that cannot have pictures.
@@ -122,9 +120,7 @@ def group_results(
     Raises:
         UsageError: A YAML file describes a data set without a result.
     """
-    stored_results = read_checked(paths)
-    if folder_of_labs is not None:
-        stored_results = assign_labs(stored_results, folder_of_labs)
+    stored_results = label_results(results)
     user_protocols = _read_user_protocols(user_files, (stored.row for stored in stored_results))
 
     # Results without samples have no pictures. The samples of the others are unpacked once their
