@@ -238,11 +238,12 @@ def unpack_arrays(content: bytes, largest: int = _MAX_UNPACKED_BYTES) -> dict[st
         ValueError: If the content is not a valid .npz file, or if its arrays would take more than
             `largest` bytes.
     """
-    import numpy as np
+    from numpy.lib import format as npy
 
+    arrays: dict[str, NDArray[Any]] = {}
     try:
-        # Check the sizes before anything is unpacked.
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            # Check all sizes before an array is allocated.
             members = archive.infolist()
             size = sum(member.file_size for member in members)
             if size > largest:
@@ -250,13 +251,13 @@ def unpack_arrays(content: bytes, largest: int = _MAX_UNPACKED_BYTES) -> dict[st
             for member in members:
                 _require_size_of_header(archive, member)
 
-        with np.load(io.BytesIO(content), allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file}
+            # numpy.load would read the list of members and each header once more.
+            for member in members:
+                with archive.open(member) as file:
+                    name = member.filename.removesuffix(".npy")
+                    arrays[name] = npy.read_array(file, allow_pickle=False)
     except Exception as error:  # damaged files raise about ten kinds from zipfile, zlib and NumPy
         raise ValueError(f"{type(error).__name__}: {error}") from error
-    for name, array in arrays.items():
-        if not isinstance(array, np.ndarray):
-            raise ValueError(f"{name} is not an array")
     return arrays
 
 

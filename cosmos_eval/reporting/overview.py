@@ -4,7 +4,6 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import rankdata
 
 from cosmos_eval.results.labels import count_models
 from cosmos_eval.results.leaderboard.entries import Entry
@@ -257,8 +256,12 @@ def _rank_models(
         entry_on_member = entry_of(member, entries_of_model)
         assert entry_on_member is not None  # the models have all data sets
         means.append(np.mean([entry_on_member.metrics[name] for name in member.metrics]))
-    # `rankdata` gives rank 1 to the lowest number.
+    # The lowest number has rank 1.
     if metric_of(member.task, member.metrics[0]).higher_is_better:
         means = [-mean for mean in means]
     # Rounding makes numbers equal that differ only by the order of their sums.
-    return rankdata(np.round(means, 12)).tolist()
+    values = np.round(means, 12)
+    n_lower = (values < values[:, None]).sum(axis=1)
+    n_equal = (values == values[:, None]).sum(axis=1)  # with the number itself
+    ranks: list[float] = (n_lower + (n_equal + 1) / 2).tolist()
+    return ranks

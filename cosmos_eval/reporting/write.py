@@ -137,11 +137,10 @@ def write_report(
     gallery = Gallery()
     if pictures:
         gallery = collect(
-            [result.path for result in results],
+            results,
             replace(options, cache=str(embeddings_folder())),
             datasets=datasets,
             predictions=predictions,
-            folder_of_labs=directory if labs else None,
             budget=room_for_pictures(content),
             show_progress=overall.show,
         )

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 from cosmos_core.utils.text import first_of
 from cosmos_eval.results.identity import (
@@ -184,13 +185,29 @@ def label_results(results: Iterable[StoredResult]) -> list[StoredResult]:
       (lab-a)".
     """
     labelled_results = _add_data_notes(
-        [replace(result, data_notes=(), setting_notes=()) for result in results]
+        [_relabel(result, data_notes=(), setting_notes=()) for result in results]
     )
     labelled_results = _add_setting_notes(labelled_results)
     labelled_results = _add_shared_hashes(labelled_results)
     labelled_results = _add_names(labelled_results)
     labelled_results = _add_model_notes(labelled_results)
     return _add_labs(labelled_results)
+
+
+def _relabel(result: StoredResult, **labels: Any) -> StoredResult:
+    """Return a result with other labels, or the result itself if it has these labels already.
+
+    The result keeps its identity, whose hashes would be computed again for every label.
+
+    Args:
+        result: The result.
+        labels: The values of fields that `identity` does not depend on, by name.
+    """
+    if all(getattr(result, name) == label for name, label in labels.items()):
+        return result
+    relabelled_result = replace(result, **labels)
+    vars(relabelled_result)["identity"] = result.identity  # as cached_property keeps it
+    return relabelled_result
 
 
 def assign_labs(results: Iterable[StoredResult], directory: Path) -> list[StoredResult]:
@@ -234,7 +251,7 @@ def _add_data_notes(results: list[StoredResult]) -> list[StoredResult]:
     """
     notes = _differing_fields(results, [data_identity(result.row) for result in results])
     return [
-        replace(result, data_notes=result_notes)
+        _relabel(result, data_notes=result_notes)
         for result, result_notes in zip(results, notes, strict=True)
     ]
 
@@ -255,7 +272,7 @@ def _add_setting_notes(results: list[StoredResult]) -> list[StoredResult]:
     for fields_of_results in (fields, following_fields):
         notes = _differing_fields(noted_results, fields_of_results)
         noted_results = [
-            replace(result, setting_notes=(*result.setting_notes, *result_notes))
+            _relabel(result, setting_notes=(*result.setting_notes, *result_notes))
             for result, result_notes in zip(noted_results, notes, strict=True)
         ]
     return noted_results
@@ -321,11 +338,12 @@ def _add_shared_hashes(results: list[StoredResult]) -> list[StoredResult]:
         for sha256 in hashes:
             shared_by_hash.setdefault(sha256, shared_sha256)
         # Several hashes that were shared so far become one.
-        for sha256, former_sha256 in shared_by_hash.items():
-            if former_sha256 in linked:
-                shared_by_hash[sha256] = shared_sha256
+        if len(set(linked)) > 1:
+            for sha256, former_sha256 in shared_by_hash.items():
+                if former_sha256 in linked:
+                    shared_by_hash[sha256] = shared_sha256
     return [
-        replace(result, shared_sha256=shared_by_hash[result.identity.sha256]) for result in results
+        _relabel(result, shared_sha256=shared_by_hash[result.identity.sha256]) for result in results
     ]
 
 
@@ -346,7 +364,7 @@ def _add_names(results: list[StoredResult]) -> list[StoredResult]:
         result_names: tuple[str, ...] = ()
         if not result.is_edited:
             result_names = names_by_model.get(result.model_sha256, ())
-        named_results.append(replace(result, names=result_names))
+        named_results.append(_relabel(result, names=result_names))
     return named_results
 
 
@@ -367,7 +385,7 @@ def _add_model_notes(results: list[StoredResult]) -> list[StoredResult]:
             hashes = hashes_by_model[result.model_sha256]
             for component in components_by_label[result.model_without_notes]:
                 notes.append(f"{component} {hashes[component][:_HASH_LENGTH]}")
-        noted_results.append(replace(result, notes=tuple(notes)))
+        noted_results.append(_relabel(result, notes=tuple(notes)))
     return noted_results
 
 
@@ -458,7 +476,7 @@ def _add_labs(results: list[StoredResult]) -> list[StoredResult]:
     results_with_labs = []
     for result in results:
         differs = result.is_edited or result.identity.sha256 in differing_models
-        results_with_labs.append(replace(result, names_lab=differs and result.lab != ""))
+        results_with_labs.append(_relabel(result, names_lab=differs and result.lab != ""))
     return results_with_labs
 
 

@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 from cosmos_eval.models.specs import BUNDLED, RELEASED
 from cosmos_eval.protocols import (
     described_sets,
-    find_known,
     named_protocols,
     protocols_of_dataset,
     suite_names,
@@ -356,7 +355,7 @@ def _suite_row(
         for dataset_name in dataset_names:
             protocol = usual_protocols.get(dataset_name)
             if protocol is None or protocol.protocol_name != protocol_name:
-                protocol = find_known(dataset_name, protocol_name)
+                protocol = protocols_of_dataset(dataset_name)[protocol_name]
             tasks_of_suite[protocol.task] = None
     return {
         "suite": name,

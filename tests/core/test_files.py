@@ -1,10 +1,14 @@
-"""Atomic writing of files and folders, and temporary files of killed and of living processes."""
+"""Atomic writing of files and folders, temporary files of killed and living processes, and packed
+arrays."""
 
 import errno
+import io
 import os
 import threading
 import time
+import zipfile
 
+import numpy as np
 import pytest
 import torch
 from support.writing import Writing, file_size_limit
@@ -169,3 +173,64 @@ def test_full_and_read_only_file_systems_are_refused_by_name(tmp_path, monkeypat
         files.write_atomically(tmp_path / "result", b"")
     assert caught.value.filename == str(tmp_path / "result")
     assert names(tmp_path) == []
+
+
+def packed_examples():
+    """Arrays of every kind that samples have, and the content of their .npz file."""
+    arrays = {
+        "labels": np.arange(5),
+        "names": np.array(["a", "dog on grass", ""]),
+        "top5": np.asfortranarray(np.arange(12, dtype=np.int32).reshape(3, 4)),
+        "scores": np.array([0.1, -0.0, np.inf], np.float32),
+        "empty": np.zeros((0, 7), bool),
+        "level": np.array(2.5),
+    }
+    return arrays, files.pack_arrays(arrays)
+
+
+def have_equal_arrays(arrays, others):
+    return arrays.keys() == others.keys() and all(
+        array.dtype == others[name].dtype
+        and array.shape == others[name].shape
+        and array.tobytes() == others[name].tobytes()
+        for name, array in arrays.items()
+    )
+
+
+def test_unpacked_arrays_are_those_that_numpy_loads():
+    arrays, content = packed_examples()
+    unpacked = files.unpack_arrays(content)
+    with np.load(io.BytesIO(content)) as loaded:
+        assert have_equal_arrays(dict(loaded), unpacked)
+    assert have_equal_arrays(arrays, unpacked)
+    assert unpacked["top5"].flags.f_contiguous
+
+
+def test_no_damaged_byte_changes_an_array():
+    arrays, content = packed_examples()
+    n_refused = 0
+    for position in range(0, len(content), 3):
+        damaged = bytearray(content)
+        damaged[position] ^= 0x10
+        try:
+            unpacked = files.unpack_arrays(bytes(damaged))
+        except ValueError:
+            n_refused += 1
+        else:
+            # The byte held something else than arrays, such as the time of writing. A damaged list
+            # of members may lack arrays.
+            remaining_arrays = {name: arrays[name] for name in unpacked}
+            assert have_equal_arrays(remaining_arrays, unpacked), position
+    assert n_refused > len(content) / 6
+
+
+def test_arrays_of_objects_and_other_files_are_refused():
+    content = io.BytesIO()
+    np.savez_compressed(content, objects=np.array([{}], object))
+    with pytest.raises(ValueError, match="allow_pickle"):
+        files.unpack_arrays(content.getvalue())
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        archive.writestr("notes.txt", "no array")
+    with pytest.raises(ValueError, match="magic"):
+        files.unpack_arrays(content.getvalue())

@@ -13,6 +13,7 @@ from PIL import Image
 
 from cosmos_eval.reporting.gallery import collect
 from cosmos_eval.reporting.gallery.records import KINDS, Example, Gallery, Picture, pictures_of
+from cosmos_eval.results.checked import read_checked
 from cosmos_eval.results.store import result_paths
 from cosmos_eval.runner.plan import make_plan
 from cosmos_eval.runner.run import run_all
@@ -45,7 +46,9 @@ def gallery(
 ) -> Gallery:
     """The gallery of results, of which `datasets` describe users' data; `options` are the run's."""
     run = RunOptions(device="cpu", workers=0, **options)
-    return collect(paths, run, datasets=list(map(str, datasets)), predictions=predictions)
+    return collect(
+        read_checked(paths), run, datasets=list(map(str, datasets)), predictions=predictions
+    )
 
 
 def examples_of(gallery: Gallery) -> list[Example]:

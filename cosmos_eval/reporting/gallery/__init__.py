@@ -1,6 +1,6 @@
 """Collect examples with pictures that illustrate results. Imports no torch."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from cosmos_eval.reporting.gallery.source import (
     group_results,
     run_requests,
 )
+from cosmos_eval.results.labels import StoredResult
 from cosmos_eval.runner.overall import Stage
 from cosmos_eval.runner.plan import ShowProgress, show_no_progress
 from cosmos_eval.tasks import find_protocol
@@ -42,35 +43,33 @@ _SMALL_SCENES = "scenes-retrieval-small"
 
 
 def collect(
-    results: Sequence[Path],
+    results: Iterable[StoredResult],
     options: RunOptions,
     *,
     datasets: Sequence[str] = (),
     predictions: Path | None = None,
-    folder_of_labs: Path | None = None,
     budget: int = BUDGET,
     show_progress: ShowProgress = show_no_progress,
 ) -> Gallery:
-    """Return examples with pictures that illustrate the results in files.
+    """Return examples with pictures that illustrate results.
 
     Outputs of models are computed by the models on this machine that have the measured weights.
     Their embeddings are cached in `options.cache`. Nothing is downloaded. The notes of the gallery
     name what cannot be shown. Equal input gives equal bytes.
 
     Args:
-        results: Files of results.
+        results: The results, as `read_checked` returns them.
         options: How data are opened and models are run.
         datasets: YAML files that describe users' data sets.
         predictions: A folder of `--save-predictions` with label maps, which then need no model.
-        folder_of_labs: The folder with a folder per lab, if labels of models name labs.
         budget: The most bytes of all pictures.
         show_progress: Called with the progress.
 
     Raises:
-        UsageError: for files that are not results, and YAML files of data sets without a result.
+        UsageError: For a YAML file that describes a data set without a result.
     """
     # Open the data of all results, and choose what to show of them.
-    groups, notes = group_results(results, datasets, folder_of_labs)
+    groups, notes = group_results(results, datasets)
     result_sources: list[ResultSource] = []
     for n_done, group in enumerate(groups):
         show_progress("pictures", Progress("data sets", n_done, len(groups)))

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from PIL import Image
 
 from cosmos_core.utils.distributed import own_device
+from cosmos_eval.data.readers import FileError
 from cosmos_eval.data.user_yaml import PROTOCOL_NAME as USER
 from cosmos_eval.models.specs import parse_model_spec
 from cosmos_eval.protocols import prepare
@@ -24,9 +25,8 @@ from cosmos_eval.reporting.content import SampledResult
 from cosmos_eval.reporting.gallery.pictures import Candidate
 from cosmos_eval.reporting.gallery.records import SampleExample
 from cosmos_eval.reporting.gallery.samples import Judgement, SampleDrawing, choose_samples
-from cosmos_eval.results.checked import read_checked
 from cosmos_eval.results.identity import auxiliary_of, is_stopped
-from cosmos_eval.results.labels import StoredResult, assign_labs, distinct_results
+from cosmos_eval.results.labels import StoredResult, distinct_results, label_results
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.store import read_files, samples_of
 from cosmos_eval.runner.plan import ShowProgress
@@ -92,7 +92,7 @@ class ResultGroup(NamedTuple):
     # If constants were tuned for each model, the protocol that they change.
     protocol: Protocol
     # Sorted by model.
-    results: tuple[SampledResult, ...]
+    results: tuple[StoredResult, ...]
 
     @property
     def protocol_name(self) -> str:
@@ -106,14 +106,13 @@ class ResultGroup(NamedTuple):
 
 
 def group_results(
-    paths: Sequence[Path], user_files: Sequence[str], folder_of_labs: Path | None = None
+    results: Iterable[StoredResult], user_files: Sequence[str]
 ) -> tuple[list[ResultGroup], list[str]]:
-    """Read results and their samples, and group them by data set and protocol.
+    """Group results by data set and protocol, without their samples.
 
     Args:
-        paths: The files of the results.
+        results: The results, as `read_checked` returns them.
         user_files: YAML files that describe users' data sets.
-        folder_of_labs: The folder with a folder per lab, if labels of models name labs.
 
     Returns:
         The groups, sorted by task and name, and notes on results that cannot have pictures.
@@ -121,24 +120,23 @@ def group_results(
     Raises:
         UsageError: A YAML file describes a data set without a result.
     """
-    stored_results = read_checked(paths)
-    if folder_of_labs is not None:
-        stored_results = assign_labs(stored_results, folder_of_labs)
+    stored_results = label_results(results)
     user_protocols = _read_user_protocols(user_files, (stored.row for stored in stored_results))
 
-    # Read the samples of each result: the stored arrays that its metrics are computed from.
-    results_by_set: dict[_SetName, list[SampledResult]] = {}
+    # Results without samples have no pictures. The samples of the others are unpacked once their
+    # data are opened, since that takes long, and data of few results are on most machines.
+    results_by_set: dict[_SetName, list[StoredResult]] = {}
     notes = []
     for stored in _usable_results(stored_results):
-        try:
-            files = read_files(stored.path)
-            samples = samples_of(stored.path, files)
-        except UsageError as error:
-            notes.append(f"{stored.model} on {stored.row.dataset}: no pictures: {error}")
+        samples_file = read_files(stored.path).archive
+        if isinstance(samples_file, FileError):
+            notes.append(
+                f"{stored.model} on {stored.row.dataset}: no pictures: {stored.path}: its samples "
+                f"{stored.row.samples} cannot be read: {samples_file}"
+            )
             continue
-        result = SampledResult(replace(stored, row=files.row), samples)
-        set_name = _SetName(files.row.task, files.row.dataset, files.row.protocol)
-        results_by_set.setdefault(set_name, []).append(result)
+        set_name = _SetName(stored.row.task, stored.row.dataset, stored.row.protocol)
+        results_by_set.setdefault(set_name, []).append(stored)
 
     # Find the protocol of each group.
     groups = []
@@ -328,10 +326,10 @@ class ResultSource(Source):
         """
 
     def open_results(self, *, whole: bool = False) -> list[OpenedResult]:
-        """Return the results of the group with the data that they were measured on.
+        """Return the results of the group with their samples and the data they were measured on.
 
-        Results that were measured on other data, or whose data cannot be opened, are left out. A
-        note names them.
+        Results that were measured on other data, or whose data or samples cannot be read, are left
+        out. A note names them.
 
         Args:
             whole: True if all results get the whole data set. By default, a result with a `--limit`
@@ -352,10 +350,15 @@ class ResultSource(Source):
         # Leave out results that were measured on other data.
         opened_results = []
         models_on_other_data = []
-        for result, limit in zip(self.group.results, limits, strict=True):
+        for stored, limit in zip(self.group.results, limits, strict=True):
             if limit not in data_by_limit:
                 continue
             data = data_by_limit[limit]
+            try:
+                result = _read_sampled(stored)
+            except UsageError as error:
+                self.notes.append(f"{stored.model} on {stored.row.dataset}: no pictures: {error}")
+                continue
             if self.was_measured_on(result, data):
                 opened_results.append(OpenedResult(result, data))
             else:
@@ -400,7 +403,14 @@ class ResultSource(Source):
         return candidates
 
 
-def label_of(result: SampledResult) -> str:
+def _read_sampled(stored: StoredResult) -> SampledResult:
+    """Return a result with its samples. Raises UsageError if they cannot be read."""
+    files = read_files(stored.path)
+    samples = samples_of(stored.path, files)
+    return SampledResult(replace(stored, row=files.row), samples)
+
+
+def label_of(result: StoredResult) -> str:
     """Return the label of a result's model, as if it was measured without options.
 
     The label does not name a limit, such as "first 10 only", or a form of attention, because
@@ -411,7 +421,7 @@ def label_of(result: SampledResult) -> str:
     provenance["limit"] = None
     provenance["attention"] = None
     row = replace(result.row, provenance=provenance)
-    return replace(result.stored, row=row).model
+    return replace(result, row=row).model
 
 
 def spread_indices(n: int, most: int = IMAGES_WITH_TEXTS) -> list[int]:

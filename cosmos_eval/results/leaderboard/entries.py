@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any, Literal, NamedTuple, cast
 from cosmos_eval.protocols.languages import language_of, language_protocols
 from cosmos_eval.protocols.webdatasets import WEBDATASETS, main_metric
 from cosmos_eval.results.exchange.record import ImportedResult
-from cosmos_eval.results.identity import is_partial
+from cosmos_eval.results.identity import is_partial, labelled
 from cosmos_eval.results.labels import StoredResult, distinct_results, label_results
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.text import difference_text
@@ -139,7 +138,8 @@ class Entry(NamedTuple):
         """
         if self.stored is None:
             return self.model
-        return replace(self.stored, names=(self.stored.identity.spec,), names_lab=False).label
+        words = [*self.stored.row_words, *self.stored.notes]
+        return labelled(self.stored.identity.spec, words)
 
     def delta(self, metric: str, decimals: int | None = None) -> str:
         """Return a metric minus its published value in percentage points, such as "+0.4".

@@ -12,6 +12,7 @@ from support.galleries import bytes_of, examples_of, gallery, measure, pixels
 from cosmos_eval.embedding.cache import embeddings_folder
 from cosmos_eval.reporting.gallery import collect
 from cosmos_eval.reporting.gallery.records import Gallery
+from cosmos_eval.results.checked import read_checked
 from cosmos_eval.results.store import result_paths
 from cosmos_eval.runner.plan import show_no_progress
 from cosmos_eval.tasks import find_protocol
@@ -47,7 +48,7 @@ def scenes_gallery(paths: list[Path], progress: list[tuple[str, Progress]]) -> G
 def collect_cached(paths: list[Path], **options) -> Gallery:
     """Collect a gallery by the cached embeddings of the measurement."""
     cached = RunOptions(device="cpu", workers=2, cache=str(embeddings_folder()))
-    return collect(paths, cached, **options)
+    return collect(read_checked(paths), cached, **options)
 
 
 def test_both_models_have_every_kind_of_example(scenes_gallery: Gallery) -> None:

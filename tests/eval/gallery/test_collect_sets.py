@@ -21,10 +21,13 @@ from support.rows import write_result
 
 from cosmos_eval.models import load_encoder
 from cosmos_eval.models.specs import RELEASED, parse_model_spec
+from cosmos_eval.reporting.gallery import collect, source
 from cosmos_eval.reporting.gallery.records import Gallery, SampleExample
+from cosmos_eval.results import store as store_module
+from cosmos_eval.results.checked import read_checked
 from cosmos_eval.results.store import read_result, read_samples
 from cosmos_eval.tasks import find_protocol
-from cosmos_eval.types import UsageError
+from cosmos_eval.types import RunOptions, UsageError
 
 COLOURS = ("red", "green", "blue")
 CAPTIONS = {
@@ -373,6 +376,32 @@ def test_a_description_without_a_result_is_refused(measured_once):
         gallery([measured_once.retrieval_result], measured_once.retrieval, measured_once.classes)
 
 
+def test_samples_are_unpacked_only_if_their_data_are_there(
+    measured_once, tmp_path, monkeypatch
+) -> None:
+    paths = [store(tmp_path, "cls", dataset="food101", protocol="clip-benchmark")]
+    paths += [measured_once.classes_result, measured_once.retrieval_result]
+    results = read_checked(paths)
+    unpacked_paths = []
+
+    def samples_of(path, stored):
+        unpacked_paths.append(path)
+        return store_module.samples_of(path, stored)
+
+    monkeypatch.setattr(source, "samples_of", samples_of)
+    datasets = [str(measured_once.classes)]
+    options = RunOptions(device="cpu", workers=0)
+    assert collect(results, options, datasets=datasets).samples
+    assert unpacked_paths == [measured_once.classes_result]
+
+
+def test_a_result_without_samples_has_no_pictures(measured_once, tmp_path) -> None:
+    path = shutil.copy(measured_once.classes_result, tmp_path)
+    (note,) = gallery([Path(path)], measured_once.classes).notes
+    assert f": no pictures: {path}: its samples " in note
+    assert note.endswith("cannot be read: no such file")
+
+
 def test_known_sets_without_a_data_root_are_noted(tmp_path) -> None:
     paths = [
         store(tmp_path, "retrieval", dataset="flickr30k-karpathy", protocol="karpathy"),
@@ -404,8 +433,10 @@ def test_torch_is_not_imported_unless_a_model_is_loaded(measured_once) -> None:
     path, classes = measured_once.classes_result, measured_once.classes
     code = (
         "import sys; from pathlib import Path; from cosmos_eval.reporting.gallery import collect\n"
+        "from cosmos_eval.results.checked import read_checked\n"
         "from cosmos_eval.types import RunOptions\n"
-        "examples = collect([Path(sys.argv[1])], RunOptions(), datasets=[sys.argv[2]])\n"
+        "results = read_checked([Path(sys.argv[1])])\n"
+        "examples = collect(results, RunOptions(), datasets=[sys.argv[2]])\n"
         "assert examples.samples, examples.notes\n"
         "assert 'torch' not in sys.modules"
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -154,3 +156,16 @@ def test_the_ranking_says_which_data_sets_it_leaves_out():
     content = made_up.content()
     assert content.overview.exclusions == ("more (scenes): measured for 1 of 2 models",)
     assert "Why 1 data set is not in the mean" in to_page(content).content.decode()
+
+
+def test_a_report_does_not_import_scipy_stats():
+    """It takes longer to import than the rest of SciPy, and no number of a report needs it."""
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys, cosmos_eval.reporting.write; print(*sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    modules = done.stdout.split()
+    assert "cosmos_eval.reporting.overview" in modules
+    assert "scipy.stats" not in modules

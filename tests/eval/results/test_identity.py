@@ -10,8 +10,10 @@ from support.models import store
 from support.rows import MODEL, make_row
 
 import cosmos_eval
-from cosmos_eval.results.identity import model_sha256
+from cosmos_eval.results import labels
+from cosmos_eval.results.identity import model_identity, model_sha256
 from cosmos_eval.results.labels import StoredResult, label_results
+from cosmos_eval.results.leaderboard.entries import entries_of
 from cosmos_eval.results.store import read_result, read_samples, read_stored, result_paths
 
 SHA = "a" * 64
@@ -36,6 +38,27 @@ def test_two_paths_to_one_file_are_one_model(command, tmp_path):
     shown = " ".join(command("leaderboard", "r", "--format", "md").out.split())
     assert "names cosmos:last.pt, cosmos:runs/a/last.pt, and is called cosmos:last.pt." in shown
     assert "2 models are called cosmos:last.pt: their weights differ" in shown
+
+
+def test_the_identity_of_a_result_is_computed_once(monkeypatch):
+    """Computing its hashes again for every label takes most of the time of labels."""
+    rows = []
+
+    def identity_of(row):
+        rows.append(row)
+        return model_identity(row)
+
+    monkeypatch.setattr(labels, "model_identity", identity_of)
+    specs = ("cosmos:runs/a/last.pt", "cosmos:last.pt", "cosmos:other.pt")
+    results = []
+    for spec, sha256 in zip(specs, (SHA, SHA, "b" * 64), strict=True):
+        for dataset in ("pets", "food101"):
+            row = make_row(model={"spec": spec, "weights_sha256": sha256}, dataset=dataset)
+            results.append(StoredResult(Path(f"{len(results)}.json"), row))
+    labelled_results = label_results(label_results(results))
+    assert {result.label for result in labelled_results} == {specs[1], specs[2]}
+    assert [entry.spec_label for entry in entries_of(labelled_results[:2])] == [specs[0]] * 2
+    assert len(rows) == len(results)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from support.segmenting import measure, write_halves
 from cosmos_eval import models as encoders
 from cosmos_eval.models.specs import parse_model_spec
 from cosmos_eval.reporting.gallery import collect
+from cosmos_eval.results.checked import read_checked
 from cosmos_eval.results.store import result_paths
 from cosmos_eval.runner import trials
 from cosmos_eval.runner.tune import make_search, tune
@@ -182,9 +183,8 @@ def test_a_tuned_result_has_a_protocol_of_its_own(tuned, halves, command):
     dry_run = command(*run_halves, "--tuned", tuned, "--dry-run", "--json")
     assert json.loads(dry_run.out)[0]["protocol"] == result["protocol"]
     # A report predicts by the chosen settings: others would not give the measured label maps.
-    gallery = collect(
-        result_paths(Path("runs/eval")), RunOptions(), datasets=[str(halves["--dataset"])]
-    )
+    results = read_checked(result_paths(Path("runs/eval")))
+    gallery = collect(results, RunOptions(), datasets=[str(halves["--dataset"])])
     assert {example.protocol for example in gallery.segmentation} == {result["protocol"]}
     models_by_example = [list(example.predictions) for example in gallery.segmentation]
     assert models_by_example == [["shares of 11 colours"]] * 2
