@@ -318,11 +318,16 @@ class Evaluation:
             objects = (model, tokenizer, transform)
             encoder = self._find_encoder(objects)
             if encoder is None:
-                make_encoder = partial(
-                    live.make_encoder, *objects, self.name, self._precision, weights_sha256
-                )
                 # An error in one process is raised in all of them, so that none waits for ever.
-                made_encoder = distributed.synchronized(make_encoder)
+                made_encoder = distributed.synchronized(
+                    live.make_encoder,
+                    model,
+                    tokenizer,
+                    transform,
+                    self.name,
+                    self._precision,
+                    weights_sha256,
+                )
                 self._warn_of_another_transform(model, transform)
                 encoder = live.LiveEncoder(made_encoder, sharded=live.is_sharded(model))
                 is_module = isinstance(model, nn.Module)

@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Callable, Container, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
-from functools import cache, partial
+from functools import cache
 from importlib import import_module
 from itertools import product
 from pathlib import Path
@@ -145,7 +145,7 @@ def execute(
     protocols = _protocols_to_measure(plan, skip)
     if not protocols:
         return
-    plan.options.distributed.main_process_first(partial(_require_outputs, plan, output))
+    plan.options.distributed.main_process_first(_require_outputs, plan, output)
 
     plan_to_measure = replace(plan, protocols=protocols)
     datasets = plans.open_datasets(plan_to_measure, show_progress, raising=False)

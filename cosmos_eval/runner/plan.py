@@ -6,7 +6,6 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Container, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -429,22 +428,22 @@ def open_dataset(
     processes = options.distributed
     is_streamed = options.streams(protocol)
 
-    processes.main_process_first(lambda: prepare(protocol))
+    processes.main_process_first(prepare, protocol)
     if options.download and not is_streamed:
-        processes.main_process_first(lambda: task.fetch(protocol, options))
+        processes.main_process_first(task.fetch, protocol, options)
     if protocol.repository is not None:
         from cosmos_eval.data import hub  # which imports the hub's client
 
         # Results record the commit of the repository that was measured.
         find_folder = hub.fetch_texts if is_streamed else hub.dataset_folder
-        protocol = processes.synchronized(partial(hub.pin_revision, protocol, find_folder))
+        protocol = processes.synchronized(hub.pin_revision, protocol, find_folder)
     if is_streamed:
         return Dataset(protocol)
 
-    data = processes.synchronized(partial(task.open_data, protocol, options))
-    data = processes.synchronized(partial(reworded_data, protocol, data))
+    data = processes.synchronized(task.open_data, protocol, options)
+    data = processes.synchronized(reworded_data, protocol, data)
     if check:
-        processes.synchronized(partial(task.check, protocol, options, data))
+        processes.synchronized(task.check, protocol, options, data)
     return Dataset(protocol, data)
 
 
@@ -458,9 +457,8 @@ def _reword(published: Dataset, protocol: types.Protocol, options: types.RunOpti
     """
     processes = options.distributed
     protocol = replace(protocol, revision=published.protocol.revision)
-    data = processes.synchronized(partial(reworded_data, protocol, published.data))
-    check = task_for(protocol).check
-    processes.synchronized(partial(check, protocol, options, data))
+    data = processes.synchronized(reworded_data, protocol, published.data)
+    processes.synchronized(task_for(protocol).check, protocol, options, data)
     return Dataset(protocol, data)
 
 

@@ -106,7 +106,7 @@ def measure_protocol(
     """
     started = perf_counter()
     attention = options.attention or protocol.attention
-    dense_encoder = options.distributed.synchronized(lambda: require_patches(encoder, attention))
+    dense_encoder = options.distributed.synchronized(require_patches, encoder, attention)
     model = DepthModel(dense_encoder, protocol, attention, options)
     probe = _fit(model, data.train, progress)
     fitted = perf_counter()
