@@ -161,7 +161,7 @@ def _do_nothing() -> None:
 
 @dataclass(frozen=True)
 class _Failure:
-    """What a process that has failed sends to the others in place of an item."""
+    """The message of a failed process, which the others receive in place of an item."""
 
     message: str
 

@@ -160,8 +160,9 @@ def list_data(protocol: BoxesProtocol, options: RunOptions) -> folders.Listing[C
 def read_boxes(path: Path, folder_name: str, least_area: float = 0.0) -> BoxList:
     """Return the boxes of a file.
 
-    Boxes without an area are left out, and boxes of images that the file places in another folder
-    of COCO: LVIS's validation images are of val2017 and of train2017.
+    Two kinds of boxes are left out: boxes without an area, and boxes of images that the file places
+    in another folder of COCO. LVIS's validation images, for example, are in val2017 and in
+    train2017.
 
     Args:
         path: The JSON file.

@@ -815,7 +815,7 @@ def join_error_components(
     results only loses its empty cells of these components.
 
     Args:
-        cells: The row, with the columns `test` and those of `error_component_cells`.
+        cells: The row, with the column `test` and the columns of `error_component_cells`.
         difference: The difference that the row is about.
 
     Example:

@@ -222,9 +222,9 @@ def _notes_height(table: Table, layout: _Layout, *, has_notes: bool) -> float:
 def _page_ends(heights_above: Sequence[float], page_height: float) -> list[float]:
     """Return how far below the top of the notes each page of a table ends, in points.
 
-    All pages are equally high, with as few pages as possible. But if the notes alone are higher
-    than such a page, the first page is filled, and has a row in any case. The other pages share the
-    remaining height equally.
+    All pages are equally high, with as few pages as possible. But if the notes themselves are
+    higher than such a page, the first page is filled, and has a row in any case. The other pages
+    share the remaining height equally.
 
     Args:
         heights_above: The height above each row, which begins with the height of the notes above

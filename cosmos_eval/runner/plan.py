@@ -166,34 +166,51 @@ def make_plan(
             raise types.UsageError("--tuned is for --task seg, without --suite and --protocol")
         if wordings is not None:
             raise types.UsageError("--tuned chose its values for one wording: leave --wordings out")
+
         from cosmos_eval.runner.tune import tuned_plan
 
         specs = model_specs(models, names, arch, weights, trainings)
         return tuned_plan(tuned, datasets, specs, options, transfer=transfer)
 
-    protocols: Sequence[types.Protocol]
     if suite is None:
         protocols = _choose_protocols(task, datasets, protocol_names)
-    elif task != "all" or datasets or protocol_names:
-        raise types.UsageError(
-            "--suite names data sets: leave --task, --dataset and --protocol out"
-        )
     else:
-        contents = read_suite(suite, with_models=not models)
-        protocols = contents.protocols
-        if not models:
-            models, names = contents.models, names or contents.names
-        if not models:
-            raise types.UsageError(f"suite {suite} names no models: name one with --model SPEC")
+        if task != "all" or datasets or protocol_names:
+            raise types.UsageError(
+                "--suite names data sets: leave --task, --dataset and --protocol out"
+            )
+        protocols, models, names = _choose_from_suite(suite, models, names)
     if wordings is not None:
         if options.stream:
             raise types.UsageError("--wordings needs images again: download instead of --stream")
         protocols = with_wordings(protocols, wordings)
+
     specs = model_specs(models or BUNDLED, names, arch, weights, trainings)
     _require_fitting_options(protocols, options)
     plan = Plan(specs=specs, protocols=protocols, options=options)
     _require_distinct_files(plan.pairs)
     return plan
+
+
+def _choose_from_suite(
+    suite: str, models: Sequence[str], names: Sequence[str | None]
+) -> tuple[Sequence[types.Protocol], Sequence[str], Sequence[str | None]]:
+    """Return the protocols of a suite, the models that it is measured with, and their names.
+
+    Args:
+        suite: The name or YAML file of the suite.
+        models: The models in place of the suite's own. Empty: the suite's.
+        names: The names of the models in place of the suite's. Empty: the suite's.
+
+    Raises:
+        UsageError: If there are no models, and as `read_suite` does.
+    """
+    contents = read_suite(suite, with_models=not models)
+    if models:
+        return contents.protocols, models, names
+    if not contents.models:
+        raise types.UsageError(f"suite {suite} names no models: name one with --model SPEC")
+    return contents.protocols, contents.models, names or contents.names
 
 
 def _require_distinct_files(pairs: Sequence[Pair]) -> None:

@@ -300,7 +300,7 @@ class Ranking(Task):
 
 
 class _QueryFeatures:
-    """Makes the features of queries from those of images and texts."""
+    """Makes the features of queries from the features of images and texts."""
 
     def __init__(
         self,

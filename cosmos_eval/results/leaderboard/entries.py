@@ -185,7 +185,7 @@ def headlines_of(entry: Entry) -> Mapping[str, str]:
 
 
 def entries_of_rows(rows: Iterable[ResultRow]) -> list[Entry]:
-    """Return the entries of results that are not stored in files, such as those of tests.
+    """Return the entries of results that are not stored in files, such as results of tests.
 
     Raises UsageError if two results of one model on one data set differ.
     """
