@@ -108,8 +108,9 @@ def evaluate(
     )
     is_compared = against is not None or until is not None or margin is not None
     models: list[str] = []
+    names: list[str | None] = []
     if isinstance(model, str):
-        models = [model]
+        models, names = [model], [name]
     else:
         # An encoder takes the place of the models of the plan.
         _refuse_arguments_of_named_models(arch, weights, model_options, is_compared)
@@ -134,7 +135,7 @@ def evaluate(
         datasets=[dataset],
         protocol_names=[protocol] if protocol else [],
         models=models,
-        names=[name for _ in models],
+        names=names,
         arch=arch,
         weights=weights,
         wordings=wordings,

@@ -437,7 +437,7 @@ def _is_same(a: Any, b: Any) -> bool:
 
 
 def _find_processes(process_group: Any, *, all_processes: bool) -> Distributed:
-    """Return the processes that share the images: those of a group, or only this one.
+    """Return the processes that share the images: the processes of a group, or only this one.
 
     Args:
         process_group: A group of `torch.distributed`; None: the group of all processes.
