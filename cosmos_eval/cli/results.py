@@ -172,7 +172,7 @@ def leaderboard(
 def _read_places(
     places: Sequence[Path], format: str, *, labs: bool
 ) -> tuple[Sequence[StoredResult], ResultFiles]:
-    """Read results of cosmos-eval in files and folders, and find those of other tools.
+    """Read results of cosmos-eval in files and folders, and find results of other tools.
 
     Args:
         places: The files and folders.

@@ -362,7 +362,7 @@ def _make_transformers_encoder(
 
     Args:
         towers: The model, or a stand-in for a sharded one.
-        tokenizer: Its tokenizer, or a processor with one. None: that of `processor`.
+        tokenizer: Its tokenizer, or a processor with one. None: the one of `processor`.
         processor: Its image processor, or a processor that has one.
         info: The description of the model.
 
