@@ -6,7 +6,6 @@ import os
 import shlex
 import sys
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -125,10 +124,12 @@ def train(
         # torchrun has started the processes again after a failure.
         resume = "auto"
     with join_world(config.compute.device, config.compute.timeout) as world, ExitStack() as stack:
-        lock_output = partial(_lock_output, stack, config.save.remote, output, resume)
         try:
             # The main process locks the folder, and tells all processes whether the run resumes.
-            resumes_snapshot = world.gather(world.main_process_only(lock_output))[0]
+            resumes_snapshot = world.main_process_only(
+                _lock_output, stack, config.save.remote, output, resume
+            )
+            resumes_snapshot = world.gather(resumes_snapshot)[0]
             n_steps = run(
                 config, output, command, world, resume=bool(resumes_snapshot), start=start
             )
@@ -312,7 +313,7 @@ def run(
     version_name, _, n_scenes = config.data.shards.partition(":")
     scenes_folder = output / f"{version_name}-{n_scenes}"
     version = VERSIONS[version_name]
-    world.main_process_only(partial(_write_scenes, scenes_folder, int(n_scenes), version))
+    world.main_process_only(_write_scenes, scenes_folder, int(n_scenes), version)
     return trainer.run(str(scenes_folder / "shards" / "*.tar"))
 
 

@@ -84,7 +84,7 @@ def measure(
         plan = make_plan(
             datasets=datasets, models=[f"cosmos:{checkpoint}"], weights=weights, options=options
         )
-        opened = distributed.synchronized(lambda: _open(tuple(datasets), data_root))
+        opened = distributed.synchronized(_open, tuple(datasets), data_root)
         for result in run_all(plan, datasets=opened):
             if result.row is not None:
                 metrics_of_datasets[result.row.dataset] = dict(result.row.metrics)

@@ -57,8 +57,8 @@ class StreamBatches(IterableDataset[samples.Item]):
     """The batches that a process reads from streams. Each is made by one of its workers.
 
     A worker of this data set is also called a lane. With 4 lanes, lane 0 makes the batches of steps
-    0, 4, 8 and so on, and lane 1 those of steps 1, 5, 9. PyTorch takes batches from the workers in
-    turn, which puts the steps in order.
+    0, 4, 8 and so on, and lane 1 the batches of steps 1, 5, 9. PyTorch takes batches from the
+    workers in turn, which puts the steps in order.
 
     A resumed run continues at the `positions` of its lanes, by the number of the lane. A lane
     without a position reads all earlier samples again. Raises ShardError if a worker would have no

@@ -114,7 +114,7 @@ def check_datasets(evaluator: Evaluator, watch: WatchConfig, world: World, best:
         ValueError: If a data set cannot be used, or if `best` is not a metric of the evaluations.
             All processes raise it.
     """
-    world.main_process_only(lambda: _check_datasets(evaluator, watch, best))
+    world.main_process_only(_check_datasets, evaluator, watch, best)
 
 
 def _check_datasets(evaluator: Evaluator, watch: WatchConfig, best: str) -> None:

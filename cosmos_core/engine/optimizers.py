@@ -88,7 +88,7 @@ def make_optimizer(
 def _split_groups(
     groups: list[dict[str, Any]], model: nn.Module
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Split parameter groups into those of Muon and those of AdamW.
+    """Split parameter groups into groups of Muon and groups of AdamW.
 
     Args:
         groups: The parameter groups, whose other values, such as "weight_decay", stay.
@@ -102,10 +102,10 @@ def _split_groups(
     muon_groups, adamw_groups = [], []
     for group in groups:
         matrices = [weight for weight in group["params"] if id(weight) in matrix_ids]
-        others = [weight for weight in group["params"] if id(weight) not in matrix_ids]
+        other_weights = [weight for weight in group["params"] if id(weight) not in matrix_ids]
         if matrices:
             muon_groups.append(dict(group, params=matrices))
-        adamw_groups.append(dict(group, params=others))
+        adamw_groups.append(dict(group, params=other_weights))
     return muon_groups, adamw_groups
 
 

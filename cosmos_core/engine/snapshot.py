@@ -237,7 +237,7 @@ class Snapshots:
             other_values["files"] = write_shards(temporary_folder, tensors, world, world.group)
             other_values["model"] = dict(model)
             # The values that are not shards are the same in all processes.
-            world.main_process_only(lambda: _write_state_file(temporary_folder, other_values))
+            world.main_process_only(_write_state_file, temporary_folder, other_values)
         # The folder now has its final name.
         if world.rank == 0:
             _synchronise(self._folder)

@@ -459,8 +459,8 @@ def join_features(feature_chunks: Sequence[Any]) -> Any:
 def require_rows_per_sample(feature_chunks: Sequence[Any]) -> None:
     """Check that features which differ between chunks of a batch have a row per sample.
 
-    Otherwise `join_features` would take those of the last chunk for the whole batch. A GPU must
-    compute the features first.
+    Otherwise `join_features` would take the features of the last chunk for the whole batch. A GPU
+    must compute the features first.
 
     Args:
         feature_chunks: The features of each chunk, as `join_features` takes them.

@@ -316,7 +316,7 @@ class Trainer:
             SnapshotError: If a value cannot be used. The error names the snapshot.
         """
         with snapshot.restoring(state, "weights or optimizer"):
-            self._world.synchronized(lambda: self._load_weights(state))
+            self._world.synchronized(self._load_weights, state)
         with snapshot.restoring(state, "scaler"):
             self._training.scaler.load_state_dict(state["scaler"])
         with snapshot.restoring(state, "problems"):
@@ -402,10 +402,10 @@ class Trainer:
                 "the snapshot was trained on local tars, and streams cannot be compared with them: "
                 "name the same tars by --set data.shards=, or start again in another folder"
             )
-        data = self._world.synchronized(lambda: self._open_data_of_process(config, stop))
+        data = self._world.synchronized(self._open_data_of_process, config, stop)
 
         # Compare the data of all processes with each other, and then with the snapshot's data.
-        fingerprint = self._world.synchronized(lambda: _data_fingerprint(data, config))
+        fingerprint = self._world.synchronized(_data_fingerprint, data, config)
         snapshot.require_same_data_everywhere(self._world, fingerprint)
         if data.sample_index is not None and fingerprint is not None:
             if self._data_fingerprint is not None:

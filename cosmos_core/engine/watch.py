@@ -101,12 +101,9 @@ class Watch:
 
     def __enter__(self) -> Watch:
         """Open the log, and start the progress bar in a terminal."""
-
-        def open_run_log() -> RunLog:
-            """Open the log from the first step on."""
-            return open_log(self.config, self.output, self.first_step)
-
-        self._log = self.world.main_process_only(open_run_log)
+        self._log = self.world.main_process_only(
+            open_log, self.config, self.output, self.first_step
+        )
         # If standard error is a file, the bar would leave an empty line in it.
         if self._log is not None and self._console.is_terminal:
             self._stack.enter_context(self._bar)

@@ -135,15 +135,8 @@ class MultiViewCLIP(open_clip.CLIP):
         uses_varlen = supports_varlen(visual.transformer, x)
         packing = pack(lengths, longest, x, causal=False, uses_varlen=uses_varlen)
 
-        # Choose the batches, from the first one on, for which the last block computes all tokens.
-        # For the images of other batches it computes only the class token.
-        reads_class_token = visual.attn_pool is None and visual.pool_type == "tok"
-        if not reads_class_token:
-            complete_batches = embedded_batches
-        elif keep > 0:
-            complete_batches = embedded_batches[:1]
-        else:
-            complete_batches = []
+        # The last block computes all tokens of some images, and only the class token of the others.
+        complete_batches = embedded_batches[: self._count_complete(len(embedded_batches), keep)]
         n_complete_images = sum(len(batch) for batch in complete_batches)
         tokens_per_batch = [batch.shape[0] * batch.shape[1] for batch in complete_batches]
 
@@ -173,6 +166,18 @@ class MultiViewCLIP(open_clip.CLIP):
         pooled = torch.cat([pooled_tokens for pooled_tokens, _ in pooled_batches])
         _, first_patch_tokens = pooled_batches[0]
         return FeaturesAndTokens(pooled @ visual.proj, first_patch_tokens[:keep])
+
+    def _count_complete(self, n_batches: int, keep: int) -> int:
+        """Return for how many batches, from the first one on, the last block computes all tokens.
+
+        Args:
+            n_batches: The number of all batches.
+            keep: The number of images of the first batch whose patch tokens are needed.
+        """
+        reads_class_token = self.visual.attn_pool is None and self.visual.pool_type == "tok"
+        if not reads_class_token:
+            return n_batches
+        return 1 if keep > 0 else 0
 
     def _embed_patches(self, images: Tensor) -> Tensor:
         """Return the input tokens (M, 1 + N, width) of the ViT for images (M, 3, H, W).

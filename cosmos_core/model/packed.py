@@ -465,7 +465,7 @@ def attend_by_length(
 ) -> Tensor:
     """Call `_attend_by_length` as an operator that compiled code can call.
 
-    The arguments and the result are those of `_attend_by_length`. The backward pass computes the
+    The arguments and the result are as in `_attend_by_length`. The backward pass computes the
     attention weights again, instead of storing them.
     """
     return _attend_by_length(q, k, v, lengths, query_positions, causal)

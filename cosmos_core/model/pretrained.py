@@ -494,7 +494,7 @@ def _read_openclip(name: str) -> Pretrained:
     tag_config = open_clip.get_pretrained_cfg(architecture, tag)
     if not tag_config and not Path(tag).is_file():
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(architecture))
-        raise ValueError(f"{tag!r} is no file and no weights of {architecture}: {tags}")
+        raise ValueError(f"{tag!r} is neither a file nor weights of {architecture}: {tags}")
     # Some weights need another activation than the architecture of this name has.
     config["quick_gelu"] = bool(config.get("quick_gelu") or tag_config.get("quick_gelu"))
     model = open_clip.create_model(

@@ -105,8 +105,8 @@ def _with_shortened_warmup(config: TrainConfig, recipe: TrainConfig) -> TrainCon
 def _with_method_views(config: TrainConfig, recipe: TrainConfig) -> TrainConfig:
     """Return a configuration with the image views and the momentum of its method.
 
-    The sizes of images stay those of the recipe. If the method is the one of the recipe, its image
-    views and its optimizer are restored.
+    The sizes of images stay as the recipe states them. If the method is the one of the recipe, its
+    image views and its optimizer are restored.
 
     Args:
         config: The configuration, whose method the user has assigned.

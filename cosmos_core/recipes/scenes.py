@@ -115,9 +115,9 @@ def scenes_small() -> config.TrainConfig:
 def scenes_tiny() -> config.TrainConfig:
     """Return a recipe on scenes of version 2, at a third of the cost of `scenes_cosmos` per sample.
 
-    The model has as many blocks as that of `scenes_small`, but a width of 96, and attention heads
-    of width 16, with which models learn faster. Captions have 40 tokens. There are two local views
-    of images and of captions. Its method is COSMOS, which can be replaced by another one
+    The model has as many blocks as the model of `scenes_small`, but a width of 96, and attention
+    heads of width 16, with which models learn faster. Captions have 40 tokens. There are two local
+    views of images and of captions. Its method is COSMOS, which can be replaced by another one
     (`method=clip`).
     """
     recipe = scenes_small()

@@ -126,14 +126,6 @@ def _common_ending(error: BaseException) -> Ending | None:
     """
     import typer
 
-    # Some versions of Typer bring their own copy of Click. So the class of usage errors is looked
-    # up by its name among the ancestors of a class of Typer.
-    usage_error: Any = None
-    for ancestor in typer.BadParameter.__mro__:
-        if ancestor.__name__ == "ClickException":
-            usage_error = ancestor
-            break
-
     if isinstance(error, typer.Abort) and isinstance(error.__cause__, EOFError):
         # A file has ended too early. Typer aborts as if the input at a prompt had ended.
         return Ending(f"EOFError: {error.__cause__} (--debug shows where)", 1)
@@ -141,7 +133,7 @@ def _common_ending(error: BaseException) -> Ending | None:
         return Ending("interrupted; the same command resumes", 130, everywhere=True)
     if isinstance(error, typer.Abort) or _is_interrupt(error):
         return Ending("interrupted; files written so far are complete", 130, everywhere=True)
-    if isinstance(error, usage_error):
+    if isinstance(error, _click_exception()):
         return Ending(f"{error.format_message()} (see --help)", 2, everywhere=True)
     if isinstance(error, LostProcessError):
         return Ending(str(error), 1)
@@ -150,6 +142,17 @@ def _common_ending(error: BaseException) -> Ending | None:
     if isinstance(error, OutputError):
         return Ending(f"cannot write the output: {error}", 2)
     return None
+
+
+def _click_exception() -> Any:
+    """Return Click's class of usage errors.
+
+    Some versions of Typer bring their own copy of Click. So the class is looked up by its name
+    among the ancestors of a class of Typer.
+    """
+    import typer
+
+    return next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 
 
 def _is_interrupt(error: BaseException) -> bool:

@@ -7,10 +7,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from importlib.metadata import version
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, ParamSpec, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Arguments = ParamSpec("Arguments")
 
 
 class LostProcessError(Exception):
@@ -87,45 +88,71 @@ class Distributed:
         results_by_rank = [iter(results) for results in outcome_by_rank]
         return [next(results_by_rank[rank]) for rank in rank_by_item]
 
-    def synchronized(self, act: Callable[[], Result]) -> Result:
+    def synchronized(
+        self,
+        function: Callable[Arguments, Result],
+        *args: Arguments.args,
+        **kwargs: Arguments.kwargs,
+    ) -> Result:
         """Call a function in every process, and wait until it has ended in all of them.
 
         An error in one process is raised in all processes.
 
         Args:
-            act: The function to call. It must not communicate with other processes.
+            function: The function to call. It must not communicate with other processes.
+            *args: The arguments of the function.
+            **kwargs: Its keyword arguments.
 
         Returns:
-            The result of `act` in this process.
+            The result of the function in this process.
+
+        Example:
+            `distributed.synchronized(file_sha256, path)`
         """
         error = None
         try:
-            result = act()
+            result = function(*args, **kwargs)
         except Exception as raised_error:
             error = raised_error
-        # If `act` has failed here or in another process, raise the error.
+        # If the function has failed here or in another process, raise the error.
         for process_error in self.gather(error):
             if isinstance(process_error, Exception):
                 raise process_error
         return result
 
-    def main_process_only(self, act: Callable[[], Result]) -> Result | None:
+    def main_process_only(
+        self,
+        function: Callable[Arguments, Result],
+        *args: Arguments.args,
+        **kwargs: Arguments.kwargs,
+    ) -> Result | None:
         """Call a function in the first process, while the others wait.
 
-        An error is raised in all processes.
+        An error is raised in all processes. The arguments are as in `synchronized`.
 
         Returns:
-            The result of `act` in the first process, and None in the others.
+            The result of the function in the first process, and None in the others.
         """
-        return self.synchronized(act if self.rank == 0 else _do_nothing)
+        if self.rank == 0:
+            return self.synchronized(function, *args, **kwargs)
+        return self.synchronized(_do_nothing)
 
-    def main_process_first(self, act: Callable[[], None]) -> None:
+    def main_process_first(
+        self,
+        function: Callable[Arguments, None],
+        *args: Arguments.args,
+        **kwargs: Arguments.kwargs,
+    ) -> None:
         """Call a function in the first process, and when it has ended, in all others.
 
-        So the others find the files that the first process has written, such as a download.
+        So the others find the files that the first process has written, such as a download. The
+        arguments are as in `synchronized`.
         """
-        self.main_process_only(act)
-        self.synchronized(act if self.rank > 0 else _do_nothing)
+        self.main_process_only(function, *args, **kwargs)
+        if self.rank > 0:
+            self.synchronized(function, *args, **kwargs)
+        else:
+            self.synchronized(_do_nothing)
 
 
 def _do_nothing() -> None:
@@ -134,7 +161,7 @@ def _do_nothing() -> None:
 
 @dataclass(frozen=True)
 class _Failure:
-    """What a process that has failed sends to the others in place of an item."""
+    """The message of a failed process, which the others receive in place of an item."""
 
     message: str
 

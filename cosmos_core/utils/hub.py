@@ -105,7 +105,7 @@ class _LimitedNetwork:
     ) -> _LimitedStream:
         """Open a connection to a host with limits for its answers.
 
-        The arguments are those of the HTTP library's own backend. `timeout` is in seconds.
+        The arguments are as in the HTTP library's own backend. `timeout` is in seconds.
         """
         limited_timeout = _limited_timeout(timeout)
         stream = self._backend.connect_tcp(host, port, timeout=limited_timeout, **options)

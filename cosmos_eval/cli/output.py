@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,27 +68,32 @@ def print_records(
         print_json(records)
         return
     table = sorted_by(table_of_records(records, section=section, n_text_columns=texts), sort)
-    print_tables(lambda width: to_terminal(table, width, can_turn=False))
+    print_tables(to_terminal(table, table_width(), can_turn=False))
 
 
 def print_details(records: Sequence[Mapping[str, Any]]) -> None:
     """Print records that have the same keys, with every value on a line behind its key."""
     table = table_of_records(records)
-    print_tables(lambda width: [draw_as_list(table, width)])
+    print_tables([draw_as_list(table, table_width())])
 
 
-def print_tables(texts_of: Callable[[int], Iterable[Text]], out: Path | None = None) -> None:
+def table_width(out: Path | None = None) -> int:
+    """Return the width in characters of tables in a file, or on standard output if it is None."""
+    return console().width if out is None else _FILE_WIDTH
+
+
+def print_tables(texts: Iterable[Text], out: Path | None = None) -> None:
     """Print tables with blank lines between them, or write them to a file.
 
     Args:
-        texts_of: Returns the tables as texts, for a width in characters.
+        texts: The tables, not wider than `table_width(out)`.
         out: The file to write; None: standard output.
     """
     if out is not None:
-        write_text("\n\n".join(text.plain for text in texts_of(_FILE_WIDTH)) + "\n", out)
+        write_text("\n\n".join(text.plain for text in texts) + "\n", out)
         return
     terminal = console()
-    for number, text in enumerate(texts_of(terminal.width)):
+    for number, text in enumerate(texts):
         if number > 0:
             terminal.print()
         terminal.print(text, no_wrap=True, overflow="ignore", crop=False)

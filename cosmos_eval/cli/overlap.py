@@ -129,10 +129,8 @@ def _load_encoder(spec: ModelSpec, run_options: RunOptions) -> Encoder:
     """Load a model on this process's device, in all processes."""
     from cosmos_eval.models import load_encoder
 
-    def load() -> Encoder:
-        return load_encoder(spec, device=own_device(run_options.device))
-
-    return run_options.distributed.synchronized(load)
+    device = own_device(run_options.device)
+    return run_options.distributed.synchronized(load_encoder, spec, device=device)
 
 
 def _metric_records(metrics: Sequence[dict[str, Any]], task: str) -> list[dict[str, Any]]:

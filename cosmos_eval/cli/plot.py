@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, ParamSpec
 
 import typer
 from typer import Argument
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
     from cosmos_eval.results.leaderboard.entries import Entry
 
+Arguments = ParamSpec("Arguments")
+
 plot = typer.Typer(
     cls=options.CommandGroup,
     help="Draw figures for papers: results, differences, suites, costs, training curves.",
@@ -48,13 +50,28 @@ _Datasets = Annotated[Texts, option("NAME,...", "Only these data sets.", CONTENT
 _Protocols = Annotated[Texts, option("NAME,...", "Only these protocols.", CONTENT)]
 
 
-def _write(draw: Callable[[], Figure], output: Path) -> None:
-    """Draw a figure and write it to a file, with the fonts and lines of a paper."""
+def _write(
+    output: Path,
+    draw: Callable[Arguments, Figure],
+    *args: Arguments.args,
+    **kwargs: Arguments.kwargs,
+) -> None:
+    """Call a function that draws a figure, and write the figure with the fonts of a paper.
+
+    Args:
+        output: The file to write.
+        draw: The function, which returns the figure.
+        *args: The arguments of the function.
+        **kwargs: Its keyword arguments.
+
+    Raises:
+        UsageError: If the name of the file does not end with a format of figures.
+    """
     from cosmos_eval.reporting.plots.style import paper_style, require_figure_name, write_figure
 
     require_figure_name(output)
     with paper_style():
-        write_figure(draw(), output)
+        write_figure(draw(*args, **kwargs), output)
     print_written(output)
 
 
@@ -105,7 +122,7 @@ def leaderboard(
         models=models, datasets=datasets, protocols=protocols, metrics=metrics
     )
     entries, n_left_out = _read_entries(directory, patterns, with_published=with_published)
-    _write(lambda: draw_leaderboard(entries, columns), output)
+    _write(output, draw_leaderboard, entries, columns)
     print_left_out(n_left_out, _WAY_TO_SHOW)
 
 
@@ -134,7 +151,7 @@ def compare(
     comparison = read_comparison(
         a, b, models=model or (), trainings=group or (), same_seeds=same_seeds
     )
-    _write(lambda: draw_comparison(comparison, columns, all_metrics=all_metrics), output)
+    _write(output, draw_comparison, comparison, columns, all_metrics=all_metrics)
 
 
 @plot.command(cls=Command)
@@ -164,7 +181,7 @@ def suite(
         by_group=groups,
         model_patterns=split_patterns(models),
     )
-    _write(lambda: draw_suite(score, columns), output)
+    _write(output, draw_suite, score, columns)
 
 
 @plot.command(cls=Command)
@@ -213,7 +230,7 @@ def scaling(
         if group or hold_out:
             raise UsageError("--group and --hold-out need --x samples or --x flops")
         entries, n_left_out = _read_entries(directory, patterns)
-        _write(lambda: draw_costs(entries, columns), output)
+        _write(output, draw_costs, entries, columns)
         print_left_out(n_left_out, _WAY_TO_SHOW)
         return
     scaling_options = make_options(
@@ -221,7 +238,7 @@ def scaling(
     )
     chosen_results = select_results(results, patterns)
     report = fit_scaling(chosen_results, read_samples, scaling_options)
-    _write(lambda: draw_laws(report.laws, columns), output)
+    _write(output, draw_laws, report.laws, columns)
     print_notes(report.notes)
 
 
@@ -241,4 +258,4 @@ def curves(
         raise UsageError("name the folders of one or more trainings")
     from cosmos_eval.reporting.plots.curves import draw_curves
 
-    _write(lambda: draw_curves(runs, columns, all_panels=all_panels), output)
+    _write(output, draw_curves, runs, columns, all_panels=all_panels)

@@ -6,7 +6,6 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -35,6 +34,7 @@ from cosmos_eval.cli.output import (
     print_tables,
     print_written,
     shows_styles,
+    table_width,
     write_text,
 )
 from cosmos_eval.results import RESULTS
@@ -172,7 +172,7 @@ def leaderboard(
 def _read_places(
     places: Sequence[Path], format: str, *, labs: bool
 ) -> tuple[Sequence[StoredResult], ResultFiles]:
-    """Read results of cosmos-eval in files and folders, and find those of other tools.
+    """Read results of cosmos-eval in files and folders, and find results of other tools.
 
     Args:
         places: The files and folders.
@@ -234,7 +234,7 @@ def _write_board(
 
     if format == "table":
         marks_best = not shows_styles(output)
-        print_tables(partial(to_texts, board, marks_best=marks_best), output)
+        print_tables(to_texts(board, table_width(output), marks_best=marks_best), output)
     else:
         write_text(WRITERS[format](board), output)
     has_no_room_for_warnings = format in ("csv", "json")  # others have them below their tables
@@ -282,7 +282,7 @@ def reproduce(
     numbers = list(chosen_numbers)
 
     if format == "table":
-        print_tables(partial(reproduction.to_texts, numbers, options=table_options))
+        print_tables(reproduction.to_texts(numbers, table_width(), table_options))
     elif format == "md":
         write_text(reproduction.to_markdown(numbers, table_options))
     else:
@@ -374,25 +374,23 @@ def compare(
     The first line says how many headline metrics show A, or B, to be better. With --over wording,
     it says in how many wordings A is better; one --model then shows how much wording moves it.
     """
-    from cosmos_eval.results.compare import headlines_of, to_records, with_metrics
+    from cosmos_eval.results.compare import only_headlines, to_records, with_metrics
     from cosmos_eval.results.groups import plan_trainings
     from cosmos_eval.results.sides import read_comparison, read_over_wordings
 
     _require_tex(format, columns, caption)
+    models, trainings = model or (), group or ()
     if over is not None:
         if format == "tex" or plan or same_seeds or sort:
             raise UsageError("--over wording takes no --format tex, --plan, --same-seeds or --sort")
         table_options = make_table_options(metrics, decimals, intervals, sort)
         patterns = ["*"] if all_metrics else table_options.patterns.metrics
-        wordings = read_over_wordings(
-            a, b, models=model or (), trainings=group or (), metrics=patterns
-        )
+        wordings = read_over_wordings(a, b, models=models, trainings=trainings, metrics=patterns)
         _print_over_wordings(wordings, table_options, as_json=format == "json")
         return
+
     _require_comparison_options(format, group, plan=plan, same_seeds=same_seeds, sort=sort)
-    comparison = read_comparison(
-        a, b, models=model or (), trainings=group or (), same_seeds=same_seeds
-    )
+    comparison = read_comparison(a, b, models=models, trainings=trainings, same_seeds=same_seeds)
     table_options = make_table_options(metrics, decimals, intervals, sort)
     selected_comparison = with_metrics(comparison, table_options.patterns.metrics)
     planned = plan_trainings(selected_comparison, difference, power) if plan else None
@@ -405,19 +403,18 @@ def compare(
 
     shown_comparison = selected_comparison
     if not all_metrics and not table_options.patterns.metrics:
-        shown_comparison = comparison._replace(
-            tests=comparison.headline_tests, untested=tuple(headlines_of(comparison.untested))
-        )
+        shown_comparison = only_headlines(comparison)
     if format == "tex":
         shown_options = table_options._replace(paper_columns=columns, caption=caption)
         write_text(_comparison_to_tex(shown_comparison, shown_options))
-    else:
-        _print_comparison(comparison.verdict, shown_comparison, planned, table_options)
+        print_notes(comparison.notes)
+        return
+
+    _print_comparison(comparison.verdict, shown_comparison, planned, table_options)
     print_notes(comparison.notes)
-    if format == "table":
-        _print_direction(shown_comparison)
+    _print_direction(shown_comparison)
     n_hidden = _count_rows(selected_comparison) - _count_rows(shown_comparison)
-    if format == "table" and planned is None and n_hidden > 0:
+    if planned is None and n_hidden > 0:
         print_notes([f"other metrics not shown: {n_hidden} (--all-metrics shows them)"])
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -30,6 +29,7 @@ from cosmos_eval.cli.output import (
     print_records,
     print_tables,
     shows_styles,
+    table_width,
 )
 from cosmos_eval.results import RESULTS
 from cosmos_eval.types import (
@@ -154,7 +154,7 @@ def run(
             overlays=overlays,
             distributed=distributed,
         )
-        make_plan_of_options = partial(
+        plan = distributed.synchronized(
             make_plan,
             suite=suite,
             task=task,
@@ -170,7 +170,6 @@ def run(
             wordings=wordings,
             options=run_options,
         )
-        plan = distributed.synchronized(make_plan_of_options)
         if until is not None or against is not None or margin is not None:
             from cosmos_eval.runner.deciding import make_deciding_run, require_deciding_options
 
@@ -196,8 +195,7 @@ def run(
         if dry_run:
             _print_dry_run(plan, existing, output, as_json=as_json)
             return
-        # Without a cache, the same command would measure most tasks from the beginning.
-        with nullcontext() if no_cache else interrupts_are_resumable():
+        with _context_of_interrupts(no_cache=no_cache):
             results = _execute(plan, output, existing, executor, keep_going=keep_going)
 
     if is_main_process():
@@ -220,6 +218,14 @@ def _require_no_option_beside_until(is_given_by_option: Mapping[str, bool]) -> N
             raise UsageError(f"--until decided does not go together with {option_name}")
 
 
+def _context_of_interrupts(*, no_cache: bool) -> AbstractContextManager[None]:
+    """Return the context in which an interrupt says that the same command resumes the run.
+
+    Without a cache it is an empty context: the command would measure most tasks from the beginning.
+    """
+    return nullcontext() if no_cache else interrupts_are_resumable()
+
+
 def _run_until_decided(run: DecidingRun, *, as_json: bool, no_cache: bool) -> None:
     """Measure until the answers are known, and print the results, and the answers last.
 
@@ -231,7 +237,7 @@ def _run_until_decided(run: DecidingRun, *, as_json: bool, no_cache: bool) -> No
     from cosmos_eval.cli.progress import Progress
 
     results = []
-    with nullcontext() if no_cache else interrupts_are_resumable(), Progress() as progress:
+    with _context_of_interrupts(no_cache=no_cache), Progress() as progress:
         for result in run.run(progress.step):
             _report([result], progress)
             results.append(result)
@@ -358,7 +364,7 @@ def print_results(
         suite=None if suite is None else _scored_suite(suite, labelled_results),
         variants=names_protocols,
     )
-    print_tables(partial(to_texts, leaderboard, marks_best=not shows_styles()))
+    print_tables(to_texts(leaderboard, table_width(), marks_best=not shows_styles()))
     _print_mistakes(labelled_results)
     print_notes(dict.fromkeys(note for row in rows for note in row.provenance["notes"]))
     print_left_out(leaderboard.n_left_out, f"cosmos-eval leaderboard {output} --all")

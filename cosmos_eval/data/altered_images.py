@@ -143,7 +143,7 @@ def _require_letters(words: Sequence[str], dataset: str) -> None:
 def draw_wrong_classes(
     image_names: Sequence[str], labels: NDArray[Any], class_names: Sequence[str]
 ) -> NDArray[np.int64]:
-    """Draw a wrong class for every image, which depends on the name of the image alone.
+    """Draw a wrong class for every image, which depends only on the name of the image.
 
     All classes whose name differs from the name of the right one are equally probable. ImageNet,
     for example, has two classes that are called `missile`.
@@ -177,8 +177,8 @@ def draw_wrong_classes(
 class CorruptedImage:
     """Another image with a corruption of ImageNet-C in one of the severities 1 to 5.
 
-    The random numbers of a corruption depend on the content of the image, the corruption and the
-    severity alone.
+    The random numbers of a corruption depend only on the content of the image, the corruption and
+    the severity.
     """
 
     image: ImageSource

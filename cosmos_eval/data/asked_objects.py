@@ -45,15 +45,16 @@ def states_objects(records: Sequence[Mapping[str, Any]]) -> bool:
 def read_asked_object(record: Mapping[str, Any], location: str) -> AskedObject:
     """Return the object that a record asks about.
 
-    Without `object`, the object is dominant if its area is that of the largest object, and else
-    small.
+    Without `object`, the object is dominant if its area is equal to the area of the largest object,
+    and else small.
 
     Args:
         record: The fields of the record. Missing and empty ones are unknown.
         location: The file and the line or number of the record, for error messages.
 
     Raises:
-        UsageError: If a field has a wrong value, or if an area is above that of the largest object.
+        UsageError: If a field has a wrong value, or if an area is above the area of the largest
+            object.
 
     Example:
         `{"word": "kind", "area": 0.03, "dominant_area": 0.2}` gives `AskedObject("small", "kind",

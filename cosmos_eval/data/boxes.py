@@ -6,7 +6,7 @@ COCO (Lin et al. 2014, arXiv 1405.0312) lists annotations with an image each, it
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Annotated, NamedTuple
 
@@ -160,8 +160,9 @@ def list_data(protocol: BoxesProtocol, options: RunOptions) -> folders.Listing[C
 def read_boxes(path: Path, folder_name: str, least_area: float = 0.0) -> BoxList:
     """Return the boxes of a file.
 
-    Boxes without an area are left out, and boxes of images that the file places in another folder
-    of COCO: LVIS's validation images are of val2017 and of train2017.
+    Two kinds of boxes are left out: boxes without an area, and boxes of images that the file places
+    in another folder of COCO. LVIS's validation images, for example, are in val2017 and in
+    train2017.
 
     Args:
         path: The JSON file.
@@ -178,12 +179,32 @@ def read_boxes(path: Path, folder_name: str, least_area: float = 0.0) -> BoxList
     box_file = readers.parse(_BoxFile, content)
     _require_distinct_ids("images", [image.id for image in box_file.images])
     _require_distinct_ids("categories", [category.id for category in box_file.categories])
-    images = {image.id: image for image in box_file.images}
     categories = sorted(box_file.categories, key=lambda category: category.id)
     if len(categories) < 2:
         raise FileError("has fewer than two categories: a choice needs two or more")
     label_by_id = {category.id: label for label, category in enumerate(categories)}
+    boxes = _label_boxes(box_file, label_by_id, folder_name, least_area)
+    if not boxes:
+        raise FileError(f"has no boxes of images in a folder {folder_name}")
+    names = [category.name for category in categories]
+    return BoxList(boxes, names, _kinds_of_classes(categories))
 
+
+def _label_boxes(
+    box_file: _BoxFile, label_by_id: Mapping[int, int], folder_name: str, least_area: float
+) -> list[LabelledBox]:
+    """Return the boxes of a file with the labels of their classes.
+
+    Args:
+        box_file: The content of the file.
+        label_by_id: The labels of the categories by their ids.
+        folder_name: The name of the folder of the images. Boxes of other images are left out.
+        least_area: Boxes with a smaller area in pixels are left out.
+
+    Raises:
+        FileError: If ids are not consistent, or if a box is not in its image.
+    """
+    images = {image.id: image for image in box_file.images}
     boxes = []
     for image_id, segment in box_file.segments():
         image = images.get(image_id)
@@ -196,10 +217,7 @@ def read_boxes(path: Path, folder_name: str, least_area: float = 0.0) -> BoxList
         if file_name is not None and box is not None:
             label = label_by_id[segment.category_id]
             boxes.append(LabelledBox(file_name, box, (image.height, image.width), label))
-    if not boxes:
-        raise FileError(f"has no boxes of images in a folder {folder_name}")
-    names = [category.name for category in categories]
-    return BoxList(boxes, names, _kinds_of_classes(categories))
+    return boxes
 
 
 def _require_distinct_ids(name: str, ids: Sequence[int]) -> None:

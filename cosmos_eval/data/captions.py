@@ -154,7 +154,7 @@ def _read_texts(folder: Path, protocol: RetrievalProtocol) -> list[CaptionedImag
 
 
 def _read_json(path: Path, protocol: RetrievalProtocol) -> list[CaptionedImage]:
-    """Read captioned images from a JSON file in one of five formats.
+    """Read captioned images from a JSON file in one of six formats.
 
     - CLIP Benchmark's list of one language: `{"image_paths": [...], "annotations": [...]}`.
     - Densely Captioned Images: `{"train": [...], "valid": [...], "test": [...]}`.
@@ -171,33 +171,33 @@ def _read_json(path: Path, protocol: RetrievalProtocol) -> list[CaptionedImage]:
         raise FileError(f"{error}; one record per line is .jsonl") from error
 
     if isinstance(content, dict):
-        # Densely Captioned Images.
         if content.keys() == {"train", "valid", "test"}:
             return _read_dense_captions(content, path)
-        # CLIP Benchmark's files of one language.
         if "image_paths" in content:
             return _pair_lines(content["image_paths"], content.get("annotations"), path)
         # FLAIR's files hold the list of records in `annotations`.
         if "images" not in content:
             content = content.get("annotations", content)
 
-    # ActivityNet: every video by its name.
-    if isinstance(content, dict) and "images" not in content and protocol.paragraph:
-        return _parse_paragraphs(content, path)
-
-    # A list of records.
     if isinstance(content, list):
         records = []
         for index, record in enumerate(content):
             records.append((f"record {index}", record))
         return _parse_records(records, path, protocol)
+    if isinstance(content, dict) and isinstance(content.get("images"), list):
+        return _parse_listed_images(content, path, protocol)
+    if isinstance(content, dict) and "images" not in content and protocol.paragraph:
+        return _parse_paragraphs(content, path)
+    raise FileError(
+        "has none of the known forms: COCO's {images, annotations}, Karpathy's {images: "
+        "[{filename, split, sentences}]}, or a list of {image, caption}"
+    )
 
-    # Karpathy's splits, or COCO.
-    if not isinstance(content, dict) or not isinstance(content.get("images"), list):
-        raise FileError(
-            "has none of the known forms: COCO's {images, annotations}, Karpathy's {images: "
-            "[{filename, split, sentences}]}, or a list of {image, caption}"
-        )
+
+def _parse_listed_images(
+    content: dict[str, Any], path: Path, protocol: RetrievalProtocol
+) -> list[CaptionedImage]:
+    """Return the captioned images of Karpathy's splits, or of COCO, which both list `images`."""
     if not content["images"]:
         return []
     first_image = content["images"][0]
@@ -580,7 +580,7 @@ def _parse_karpathy(content: dict[str, Any], path: Path, split: str) -> list[Cap
 def _read_text_list(path: Path, protocol: RetrievalProtocol) -> list[CaptionedImage]:
     """Read a list of captions with one caption on each line, in one of three forms.
 
-    - The caption alone. The name of its image is on the same line of another file, the protocol's
+    - Only the caption. The name of its image is on the same line of another file, the protocol's
       `image_list`.
     - `1000092795#zhm#0<TAB>caption` or `1000092795.jpg#0<TAB>caption`, without a header, as in
       Flickr30k-CN and in Flickr30k's own list. The suffix of the image may be left out.

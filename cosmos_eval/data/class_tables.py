@@ -29,7 +29,7 @@ def read_class_table(
 
     Raises:
         UsageError: If a table cannot be read, lacks a value, lists an image twice or a label that
-            is no class, or has no test images.
+            is not a class, or has no test images.
     """
     path = folder / table.file
     with report_faults_at(f"{protocol.dataset}: {path}: "):
@@ -46,7 +46,8 @@ def read_class_table(
         for name, row in rows.items():
             label = str(row[table.label_key])
             if label not in index_by_label:
-                raise FileError(f"image {name} has the label {shortened(label)}, which is no class")
+                short_label = shortened(label)
+                raise FileError(f"image {name} has the label {short_label}, which is not a class")
             if str(split_rows[name].get(table.split_key)) != table.split:
                 continue
             samples.append((name, ImageFile(folder / table.images / name), index_by_label[label]))

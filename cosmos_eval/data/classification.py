@@ -113,7 +113,7 @@ def survey(
         protocol: The data set and how it is measured.
         options: The options of the command, such as --data-root.
         progress: Not used, because only paths are listed. All functions that survey data have it.
-        has_prompts: Whether prompts must tell the classes of the images apart.
+        has_prompts: True if prompts must tell the classes of the images apart.
     """
     try:
         listing = _list_data(protocol, options)
@@ -342,24 +342,12 @@ def _read_data(protocol: ClassificationProtocol, options: RunOptions) -> tuple[P
     except UsageError as error:
         raise UsageError(f"{error}{_download_advice(protocol)}") from error
 
-    # Read the layout of all other data sets.
+    # Read the layout of all other data sets. Tables and lists of several labels name the classes.
     if protocol.table is not None:
         return folder, read_class_table(protocol, protocol.table, folder)
     if isinstance(protocol, MultilabelProtocol) and protocol.layout != "webdataset":
         return folder, _read_multilabel_list(protocol, options, folder)
-    if protocol.split_file is not None:
-        data = read_coop_split(folder, protocol, options)
-    elif protocol.video_list:
-        list_path = folders.data_path(protocol, options, protocol.video_list, "videos")
-        data = read_videos(list_path, open_video_folder(folder, protocol.frames))
-    elif protocol.layout == "webdataset":
-        data = read_webdataset(folder, protocol)
-    elif protocol.layout == "objectnet":
-        data = read_objectnet(folder)
-    elif protocol.layout == "severities":
-        data = read_severities(folder, protocol, options)
-    else:
-        data = read_folders(folder, protocol, options)
+    data = _read_layout(folder, protocol, options)
     if protocol.names_in_order:
         data = data._replace(prompts=protocol.names_in_order)
     if protocol.class_names:
@@ -367,6 +355,31 @@ def _read_data(protocol: ClassificationProtocol, options: RunOptions) -> tuple[P
     if protocol.translation is not None:
         data = translate_classes(data, protocol.translation)
     return folder, data
+
+
+def _read_layout(folder: Path, protocol: ClassificationProtocol, options: RunOptions) -> ClassData:
+    """Return the classes and images in a folder, one class for each image.
+
+    Args:
+        folder: The folder.
+        protocol: Names the layout, or a file that lists the images.
+        options: The options of the command, such as --data-root.
+
+    Raises:
+        UsageError: If the folder has another layout.
+    """
+    if protocol.split_file is not None:
+        return read_coop_split(folder, protocol, options)
+    if protocol.video_list:
+        list_path = folders.data_path(protocol, options, protocol.video_list, "videos")
+        return read_videos(list_path, open_video_folder(folder, protocol.frames))
+    if protocol.layout == "webdataset":
+        return read_webdataset(folder, protocol)
+    if protocol.layout == "objectnet":
+        return read_objectnet(folder)
+    if protocol.layout == "severities":
+        return read_severities(folder, protocol, options)
+    return read_folders(folder, protocol, options)
 
 
 def _download_advice(protocol: ClassificationProtocol) -> str:

@@ -96,7 +96,7 @@ def choose_frames(n_frames: int, n_chosen: int) -> list[int]:
         n_chosen: The number of frames to choose, at least 1.
 
     Example:
-        Of 10 frames, 4 are [0, 3, 6, 9], and 1 is [5].
+        From 10 frames, 4 are [0, 3, 6, 9], and 1 is [5].
     """
     if n_chosen == 1:
         return [n_frames // 2]

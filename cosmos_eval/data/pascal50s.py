@@ -1,6 +1,6 @@
 """Pascal-50S: pairs of captions, of which people chose the better one. Imports no torch.
 
-Vedantam et al. 2015, arXiv 1411.5726. The files and the rule for ties are those of the code in
+Vedantam et al. 2015, arXiv 1411.5726. The files and the rule for ties follow the code in
 https://github.com/jmhessel/clipscore/issues/4.
 """
 
@@ -106,7 +106,7 @@ def _read_mat(path: Path, names: tuple[str, ...]) -> dict[str, Any]:
     try:
         arrays: dict[str, Any] = loadmat(io.BytesIO(content))
     except Exception as error:  # SciPy does not document what broken files raise
-        raise FileError(f"is no MATLAB file: {error}") from error
+        raise FileError(f"is not a MATLAB file: {error}") from error
     for name in names:
         if name not in arrays:
             raise FileError(f"has no `{name}`")

@@ -53,7 +53,7 @@ def _plain_functions() -> dict[tuple[str, str], Any]:
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Reads a pickle, and refuses all names but those of `_plain_functions`."""
+    """Reads a pickle, and refuses all names except the keys of `_plain_functions`."""
 
     def find_class(self, module: str, name: str) -> Any:
         """Return the function of a name. Raise FileError if it is not allowed."""

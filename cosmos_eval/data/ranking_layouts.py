@@ -202,7 +202,7 @@ def _read_captions(paths: ListPaths, protocol: RankingProtocol) -> list[ListedSe
 
 
 def _read_coco_split(captions_path: Path, gallery_path: Path) -> _CocoSplit:
-    """Return COCO's images and captions, and those of the gallery.
+    """Return COCO's images and captions, and the images and captions of the gallery.
 
     Raises:
         FileError: If the file of captions lacks an image or a caption of the gallery, or has one

@@ -132,7 +132,7 @@ def _locate_images(
 ) -> tuple[list[Path], list[ImageSource], list[Path]]:
     """Return the folders that exist, the source of every image, and the paths of missing images.
 
-    An image is looked for in all folders, because Composite has those of three data sets. Raise
+    An image is looked for in all folders, because Composite has images of three data sets. Raise
     UsageError if none of the folders exists.
     """
     relative_paths = folders.as_tuple(protocol.images)

@@ -622,7 +622,7 @@ def _read_aro(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
 def _read_aro_order(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
     """Yield the items of ARO's orders of words: an image with captions in different orders.
 
-    The fields are those of the hub's files: `images`, which is one image, `correct_caption` and
+    The fields are named as in the hub's files: `images`, which is one image, `correct_caption` and
     `hard_text_1` to `hard_text_4`, its words in other orders. An order that is drawn at random may
     repeat the correct caption. Such orders are left out, unless all four are: MIEB and ARO choose
     the first of the captions with the highest score, which is the correct one.

@@ -368,18 +368,30 @@ def embed_images(
         inputs = ImageInputs(encoder, images, file_sha256s, options)
         features = embed(inputs, options, progress, max_missing)
 
-    # Check that different images have different features.
     n_distinct = len(set(file_sha256s))
     if n_distinct >= 2 and are_all_equal(features):
         # The pixels of embedded images are not at hand: different files count as different images.
         images_differ = len(embedded_images) > 0 or _pixels_differ(encoder, images)
         if images_differ:
-            spec = encoder.info.spec
-            warning = f"{spec} returns the same feature for all {n_distinct} images, which differ"
-            if n_distinct >= _LEAST_IMAGES_FOR_ERROR:
-                raise UsageError(f"{warning}: check its image tower and its weights")
+            warning = _warn_of_equal_features(encoder.info.spec, n_distinct)
             progress(Progress("images", len(images), len(images), warning))
     return Embeddings(features, image_sha256s=file_sha256s)
+
+
+def _warn_of_equal_features(model_name: str, n_images: int) -> str:
+    """Return a warning that a model returns the same feature for different images.
+
+    Args:
+        model_name: The name of the model.
+        n_images: The number of different images.
+
+    Raises:
+        UsageError: If there are so many images that the model must be broken.
+    """
+    warning = f"{model_name} returns the same feature for all {n_images} images, which differ"
+    if n_images >= _LEAST_IMAGES_FOR_ERROR:
+        raise UsageError(f"{warning}: check its image tower and its weights")
+    return warning
 
 
 def _embed_videos(
@@ -391,8 +403,8 @@ def _embed_videos(
 ) -> Embeddings:
     """Return the features of videos: the normalised means of the features of their frames.
 
-    Every distinct frame is encoded and cached once, as any image. The SHA-256 of a video is that of
-    the SHA-256s of its frames. The arguments are those of `embed_images`.
+    Every distinct frame is encoded and cached once, as any image. The SHA-256 of a video is the
+    hash of the SHA-256s of its frames. The arguments are as in `embed_images`.
     """
     frames: list[ImageSource] = []
     first_frames = []

@@ -392,7 +392,7 @@ class _ShardScorer:
         Raises UsageError for scores that are not finite.
 
         Example:
-            If text 64 has the images [2, 6] and text 65 the image [3], the scores are those of the
+            If text 64 has the images [2, 6] and text 65 the image [3], the scores belong to the
             pairs (text 64, image 2), (64, 6) and (65, 3).
         """
         import torch

@@ -77,16 +77,16 @@ class PreparedInputs:
         key = (sha256, transform)
         levels = self._levels(transform)
         if key in self._values:
-            kept = self._values[key]
-            return kept if levels is None else torch.from_numpy(from_levels(kept, levels))
+            value = self._values[key]
+            return value if levels is None else torch.from_numpy(from_levels(value, levels))
         pixels = load()
         if levels is not None:
-            kept = to_levels(pixels.numpy(), levels)
+            value = to_levels(pixels.numpy(), levels)
         else:
             # A transform may return the same tensor, with other values, for the next image.
-            kept = pixels.clone() if isinstance(pixels, torch.Tensor) else pixels
-        if kept is not None:  # else this image is not made of the levels
-            self._keep(key, kept)
+            value = pixels.clone() if isinstance(pixels, torch.Tensor) else pixels
+        if value is not None:  # else this image is not made of the levels
+            self._keep(key, value)
         return pixels
 
     def drop(self, transform: Transform) -> None:

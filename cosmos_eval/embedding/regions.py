@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -117,8 +116,8 @@ class RegionEmbedder(ImageEmbedder):
 
         super().__init__(encoder, options, progress)
         attention = options.attention or protocol.attention
-        find_dense_encoder = partial(require_patches, encoder, attention)
-        dense_encoder = options.distributed.synchronized(find_dense_encoder)
+        # An error in one process is raised in all of them.
+        dense_encoder = options.distributed.synchronized(require_patches, encoder, attention)
         self._pooling = _Pooling(dense_encoder, protocol.side, attention, options)
 
     def embed(self, images: Sequence[ImageSource]) -> Embeddings:

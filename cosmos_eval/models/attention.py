@@ -234,8 +234,8 @@ class _SelfAttention(nn.MultiheadAttention):
     ) -> tuple[Tensor, Tensor | None]:
         """Return the output (B, N, C) of attention, and None or the weights of attention.
 
-        `options` are those of `nn.MultiheadAttention`. `attn_mask` (N, N) among them is added to
-        the logits. Inputs that `self_attention` does not know are left to the base class.
+        `options` are as in `nn.MultiheadAttention`. `attn_mask` (N, N) among them is added to the
+        logits. Inputs that `self_attention` does not know are left to the base class.
         """
         mask = options.pop("attn_mask", None)
         supported_options = {"need_weights": False, "is_causal": False}

@@ -167,8 +167,8 @@ class PairScorer(Encoder, Protocol):
 class ComposingEncoder(Encoder, Protocol):
     """An encoder that composes an image and a text that changes it to the feature of a query.
 
-    The feature is compared with those of images. Without this method, the sum of the features of
-    image and text takes its place.
+    The feature is compared with the features of images. Without this method, the sum of the
+    features of image and text takes its place.
     """
 
     composition: str  # a description of the method in a few words
@@ -603,7 +603,7 @@ def _check_with_example(model: Encoder, model_name: str) -> None:
         if not are_equal_inputs(model.transform(picture), pixels):
             raise UsageError(
                 f"{model_name}: `transform` returns other pixels for the same image: it must not "
-                "be random; use the transform of the evaluation, not that of the training"
+                "be random; use the transform of the evaluation, not of the training"
             )
 
     images = batch_images(model, [pixels, pixels])

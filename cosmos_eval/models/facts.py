@@ -4,7 +4,6 @@ import math
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import open_clip
@@ -52,9 +51,8 @@ def model_facts(encoder: Encoder, note: Callable[[str], object] | None = None) -
     encode_image, encode_text = encoder.encode_image, encoder.encode_text
     if isinstance(getattr(model, "model", None), open_clip.CLIP):
         # Operations are counted as OpenCLIP itself runs the model, without the savings made here.
-        encode_image = partial(_encode_image_by_openclip, model, encoder.info)
-        openclip_encode_text = partial(open_clip.CLIP.encode_text, model.model)
-        encode_text = partial(run_on_device, encoder.info, openclip_encode_text)
+        openclip_encoder = _OpenClipEncoder(model, encoder.info)
+        encode_image, encode_text = openclip_encoder.encode_image, openclip_encoder.encode_text
     with _countable_operations(parameters):
         images = _attempt(f"the image size of {spec}", note, _example_images, encoder)
         tokens = _attempt(f"the context length of {spec}", note, _example_tokens, encoder)
@@ -133,23 +131,42 @@ def _find_parameters(model: Any) -> tuple[list[nn.Module], list[nn.Parameter]]:
     return modules, list(parameter_by_id.values())
 
 
-def _encode_image_by_openclip(clip_encoder: Any, info: EncoderInfo, images: Tensor) -> Tensor:
-    """Return image features (B, D), computed by OpenCLIP's class CLIP even if a model overrides it.
+class _OpenClipEncoder:
+    """Runs a model by the methods of OpenCLIP's class CLIP, even if the model overrides them.
 
-    COSMOS's model derives from OpenCLIP's CLIP, and overrides `encode_image` to save operations.
-
-    Args:
-        clip_encoder: The ClipEncoder around the model. If it has a guide (another encoder, which
-            attention `proxy` needs), then the guide also runs, because its cost counts as well.
-        info: States the device and the precision of the model.
-        images: Pixels (B, 3, H, W).
+    COSMOS's model derives from OpenCLIP's CLIP, and overrides `encode_image` and `encode_text` to
+    save operations.
     """
-    if clip_encoder.guide is not None:
-        mean, std = clip_encoder.image_mean, clip_encoder.image_std
-        run_guide = partial(clip_encoder.guide, mean=mean, std=std)
-        run_on_device(clip_encoder.info, run_guide, images)
-    encode = partial(open_clip.CLIP.encode_image, clip_encoder.model)
-    return run_on_device(info, encode, images)
+
+    def __init__(self, clip_encoder: Any, info: EncoderInfo) -> None:
+        """Keep a ClipEncoder, and the device and the precision that its model runs in.
+
+        If the encoder has a guide (another encoder, which attention `proxy` needs), the guide runs
+        before each batch of images, because its cost counts as well.
+        """
+        self._clip_encoder = clip_encoder
+        self._info = info
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """Return the features (B, D) of images (B, 3, H, W)."""
+        if self._clip_encoder.guide is not None:
+            run_on_device(self._clip_encoder.info, self._run_guide, images)
+        return run_on_device(self._info, self._run_image_tower, images)
+
+    def encode_text(self, tokens: Tensor) -> Tensor:
+        """Return the features (B, D) of tokens (B, L)."""
+        return run_on_device(self._info, self._run_text_tower, tokens)
+
+    def _run_guide(self, images: Tensor) -> Tensor:
+        encoder = self._clip_encoder
+        output: Tensor = encoder.guide(images, mean=encoder.image_mean, std=encoder.image_std)
+        return output
+
+    def _run_image_tower(self, images: Tensor) -> Tensor:
+        return open_clip.CLIP.encode_image(self._clip_encoder.model, images)
+
+    def _run_text_tower(self, tokens: Tensor) -> Tensor:
+        return open_clip.CLIP.encode_text(self._clip_encoder.model, tokens)
 
 
 def _example_images(encoder: Encoder) -> Any:

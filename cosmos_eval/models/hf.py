@@ -373,7 +373,8 @@ def _find_context_length(model: nn.Module, tokenizer: Any) -> int:
         token_embedding = embedding_by_name.get("word_embedding")
     if token_embedding is not None:
         fits = max(tokenizer.get_vocab().values()) < token_embedding.num_embeddings
-        require(fits, "its tokenizer has ids that its text tower lacks; use that of its training")
+        fault = "its tokenizer has ids that its text tower lacks; use the tokenizer of its training"
+        require(fits, fault)
 
     # Take the smaller limit.
     length = tokenizer.model_max_length

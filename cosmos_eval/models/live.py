@@ -187,11 +187,7 @@ def make_encoder(
             transform is missing or does not fit, and if the encoder cannot encode an example.
     """
     if isinstance(model, Encoder):
-        if tokenizer is not None or transform is not None:
-            raise UsageError(f"{name} is an Encoder: leave tokenizer= and transform= out")
-        if precision not in (None, model.info.precision):
-            fault = f"{name} is an Encoder of precision {model.info.precision}"
-            raise UsageError(f"{fault}: leave precision= out")
+        _refuse_arguments_of_modules(model, name, tokenizer, transform, precision)
         require_encoder(model, name)
         return model
 
@@ -231,6 +227,17 @@ def make_encoder(
         advice = f'some weights are {weights_precision}: give precision="{weights_precision}"'
         raise UsageError(f"{error}; {advice}") from error
     return encoder
+
+
+def _refuse_arguments_of_modules(
+    encoder: Encoder, name: str, tokenizer: Any, transform: Any, precision: Precision | None
+) -> None:
+    """Raise UsageError for arguments of `make_encoder` that an Encoder already has itself."""
+    if tokenizer is not None or transform is not None:
+        raise UsageError(f"{name} is an Encoder: leave tokenizer= and transform= out")
+    if precision not in (None, encoder.info.precision):
+        fault = f"{name} is an Encoder of precision {encoder.info.precision}"
+        raise UsageError(f"{fault}: leave precision= out")
 
 
 def _find_precision(parameters: Sequence[Tensor]) -> Precision:
@@ -355,7 +362,7 @@ def _make_transformers_encoder(
 
     Args:
         towers: The model, or a stand-in for a sharded one.
-        tokenizer: Its tokenizer, or a processor with one. None: that of `processor`.
+        tokenizer: Its tokenizer, or a processor with one. None: the one of `processor`.
         processor: Its image processor, or a processor that has one.
         info: The description of the model.
 

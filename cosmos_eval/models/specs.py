@@ -273,7 +273,7 @@ def require_label(label: str, origin: str = "name") -> None:
     has_valid_form = re.fullmatch(r"\S.{,99}", label) is not None
     if not has_valid_form or not label.isprintable():
         raise UsageError(
-            f"{origin} {label!r}: use 1 to 100 printable characters, the first of which is no space"
+            f"{origin} {label!r}: use 1 to 100 printable characters, and no space as the first one"
         )
 
 

@@ -144,17 +144,22 @@ class TwoTower:
             self.patch_size = patch_size
             self.image_mean = image_mean
             self.image_std = image_std
-            self.encode_patches = partial(self._run_patches, encode_patches)
+            self._encode_patches = encode_patches
+            self.encode_patches = self._run_patches
         if pair_scores is not None:
             if image_parts is None or text_parts is None:
                 raise UsageError(f"{name}: pair_scores= needs image_parts= and text_parts=")
             self.pair_score = getattr(pair_scores, "__name__", type(pair_scores).__name__)
-            self.image_parts = partial(self._run_parts, image_parts)
-            self.text_parts = partial(self._run_parts, text_parts)
-            self.pair_scores = partial(self._run_pair_scores, pair_scores)
+            self._image_parts = image_parts
+            self.image_parts = self._run_image_parts
+            self._text_parts = text_parts
+            self.text_parts = self._run_text_parts
+            self._pair_scores = pair_scores
+            self.pair_scores = self._run_pair_scores
         if compose is not None:
             self.composition = getattr(compose, "__name__", type(compose).__name__)
-            self.compose = partial(self._run_compose, compose)
+            self._compose = compose
+            self.compose = self._run_compose
 
     def refresh_info(self) -> None:
         """Record in `info` the hash of the weights as they are now, and their device."""
@@ -233,63 +238,57 @@ class TwoTower:
         features = run_on_device(self.info, self._encode_text, tokens)
         return F.normalize(features, dim=-1)
 
-    def _run_parts(self, encode_parts: Callable[[Any], Any], inputs: Any) -> Parts:
-        """Return the tensors that the user's `image_parts` or `text_parts` makes of inputs."""
-        return run_parts_on_device(self.info, encode_parts, inputs)
+    def _run_image_parts(self, images: Any) -> Parts:
+        """Return the tensors (B, ...) that the user's function makes of images or of a batch."""
+        return run_parts_on_device(self.info, self._image_parts, images)
 
-    def _run_pair_scores(
-        self, pair_scores: Callable[[Any, Any], Tensor], image_parts: Parts, text_parts: Parts
-    ) -> Tensor:
+    def _run_text_parts(self, tokens: Tensor) -> Parts:
+        """Return the tensors (T, ...) that the user's function makes of tokens (T, L)."""
+        return run_parts_on_device(self.info, self._text_parts, tokens)
+
+    def _run_pair_scores(self, image_parts: Parts, text_parts: Parts) -> Tensor:
         """Return the scores (B, T) of B images and T texts.
 
+        The user's function is given a tensor if images have a single one, and a tuple if they have
+        several. The same holds for texts.
+
         Args:
-            pair_scores: The user's function. It is given a tensor if images have a single one, and
-                a tuple if they have several. The same holds for texts.
             image_parts: The tensors (B, ...) that the user's `image_parts` made of the images.
             text_parts: The tensors (T, ...) that the user's `text_parts` made of the texts.
         """
 
         def score_tensors(*tensors: Tensor) -> Tensor:
-            """Call the user's function with all tensors of images, followed by those of texts.
+            """Call the user's function with the tensors of images and the tensors of texts.
 
-            `run_on_device` passes tensors as separate arguments.
+            `run_on_device` passes all of them as separate arguments.
             """
             n_image_parts = len(image_parts)
             tensors_of_images = tensors[:n_image_parts]
             tensors_of_texts = tensors[n_image_parts:]
             images = tensors_of_images[0] if n_image_parts == 1 else tensors_of_images
             texts = tensors_of_texts[0] if len(text_parts) == 1 else tensors_of_texts
-            return pair_scores(images, texts)
+            return self._pair_scores(images, texts)
 
         return run_on_device(self.info, score_tensors, *image_parts, *text_parts)
 
-    def _run_compose(
-        self, compose: Callable[[Any, list[str]], Tensor], images: Any, texts: Sequence[str]
-    ) -> Tensor:
+    def _run_compose(self, images: Any, texts: Sequence[str]) -> Tensor:
         """Return the L2-normalised features (B, D) that the user's function composes.
 
         Args:
-            compose: The user's function.
             images: Pixels (B, 3, H, W), or what `collate` returns, which are moved to the device.
             texts: The B texts, which change the images.
         """
 
         def compose_images(images: Any) -> Tensor:
             """Compose images on the device. `run_on_device` moves all its arguments there."""
-            return compose(images, list(texts))
+            return self._compose(images, list(texts))
 
         return F.normalize(run_on_device(self.info, compose_images, images), dim=-1)
 
-    def _run_patches(
-        self,
-        encode_patches: Callable[[Tensor, Attention], Tensor],
-        images: Tensor,
-        attention: Attention,
-    ) -> Tensor:
+    def _run_patches(self, images: Tensor, attention: Attention) -> Tensor:
         """Return the L2-normalised features of patches, (B, H // patch, W // patch, D).
 
         Args:
-            encode_patches: The user's function.
             images: Pixels (B, 3, H, W).
             attention: The form of attention, which is passed to the user's function.
 
@@ -299,7 +298,7 @@ class TwoTower:
 
         def encode_images(images: Tensor) -> Tensor:
             """Encode images on the device. `run_on_device` passes no argument but tensors."""
-            return encode_patches(images, attention)
+            return self._encode_patches(images, attention)
 
         patches = run_on_device(self.info, encode_images, images)
         require_patch_grid(self.info.spec, images, patches, self.patch_size)
@@ -389,18 +388,20 @@ class _WeightSearch:
                 continue
             self._seen[id(value)] = value
             if isinstance(value, nn.Module):
-                tensor_ids = {id(tensor) for tensor in _tensors(value)}
-                if not tensor_ids or not tensor_ids <= self._held_ids:
+                if not self._holds_all_tensors(value):
                     self._hold(value)
                     yield value
             elif isinstance(value, Tensor):
                 if isinstance(value, nn.Parameter) or not is_of_module:
                     yield value
             elif not isinstance(value, _WITHOUT_WEIGHTS):
-                is_container = isinstance(value, Mapping | list | tuple | partial)
-                refers = is_container or inspect.ismethod(value)
-                held_values = _referred_values(value) if refers else _attributes(value)
+                held_values = _nested_values(value)
                 self._nested.extend((held_value, is_of_module) for held_value in held_values)
+
+    def _holds_all_tensors(self, module: nn.Module) -> bool:
+        """Return whether a module has tensors, all of which belong to modules found before."""
+        tensor_ids = {id(tensor) for tensor in _tensors(module)}
+        return len(tensor_ids) > 0 and tensor_ids <= self._held_ids
 
     def _hold(self, weight: nn.Module | Tensor) -> None:
         """Note all that a module consists of, and the attributes that its state dict lacks."""
@@ -418,6 +419,14 @@ class _WeightSearch:
 def _tensors(module: nn.Module) -> list[Tensor]:
     """Return the parameters and buffers of a module."""
     return [*module.parameters(), *module.buffers()]
+
+
+def _nested_values(value: Any) -> list[Any]:
+    """Return the values that a container or a method refers to, or the attributes of an object."""
+    is_container = isinstance(value, Mapping | list | tuple | partial)
+    if is_container or inspect.ismethod(value):
+        return _referred_values(value)
+    return _attributes(value)
 
 
 def _attributes(value: Any) -> list[Any]:
@@ -492,7 +501,7 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> Encoder:
             )
         if info.weights is not None:
             raise UsageError(
-                f"{origin}: `weights` is of COSMOS checkpoints with two sets: give None"
+                f"{origin}: `weights` is for COSMOS checkpoints with two sets: give None"
             )
         if info.weights_sha256 is None:
             raise UsageError(

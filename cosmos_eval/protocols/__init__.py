@@ -230,8 +230,8 @@ def _with_scored_pairs(protocols: Sequence[Protocol]) -> list[Protocol]:
 def _find_typographic(dataset: str) -> ClassificationProtocol:
     """Return the protocol of a typographic attack on the images of a classification set.
 
-    Class names are those of the protocol `clip-benchmark`, without errors, if the set has it.
-    Raise KeyError for other data sets.
+    Class names are as in the protocol `clip-benchmark`, without errors, if the set has it. Raise
+    KeyError for other data sets.
     """
     protocol = CLASSIFICATION_BY_PROTOCOL["clip-benchmark"].get(dataset)
     usual_protocol = protocol or named_protocols()[dataset]

@@ -87,7 +87,7 @@ def _protocols_of_set(name: str, entry: Mapping[str, Any]) -> Iterator[Protocol]
 
     Args:
         name: The name of the set, such as `xm3600`.
-        entry: What languages.yaml declares about it: `task`, `languages` as words or with their
+        entry: The entry of languages.yaml about it: `task`, `languages` as words or with their
             codes in files, `fields` of the protocols, `names` of the data sets, and for subsets of
             ImageNet `n_classes` by language.
     """

@@ -102,7 +102,7 @@ def _fill(pattern: str, fields: Mapping[str, str], adjective: str) -> str:
 def _kinds() -> tuple[_Kind, ...]:
     """Return all kinds of sentences, from the patterns of the captioners.
 
-    Two patterns are of the same kind if they have the same name, such as "ground", and the same
+    Two patterns belong to the same kind if they have the same name, such as "ground", and the same
     fields.
     """
     from cosmos_core.data.scenes.captions import RAW_PATTERNS, STYLES

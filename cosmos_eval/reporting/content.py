@@ -218,11 +218,7 @@ def content_of(
 
     # The entries of leaderboards: measured here, and published ones of the same data sets.
     measured_entries = entries_of(results)
-    measured_sets = {(entry.protocol, entry.dataset_name) for entry in measured_entries}
-    entries = list(measured_entries)
-    for entry in published_entries:
-        if (entry.protocol, entry.dataset) in measured_sets:
-            entries.append(entry)
+    entries = [*measured_entries, *_published_beside(measured_entries, published_entries)]
 
     # Compare the models on each data set. Threads of NumPy gain little on matrices this small, and
     # wait for each other if other processes keep the cores busy.
@@ -233,12 +229,7 @@ def content_of(
             progress(Progress("data sets compared", n_done, n_sets))
             contents.add(result_set)
         groups = summarize_groups(unedited_results, read_samples)
-    notes = [*contents.notes, *groups.notes]
-    for result in results:
-        if result.is_edited:
-            notes.append(f"in leaderboards alone: {result.path} ({result.fault})")
-        elif is_stopped(result.row):
-            notes.append(f"in leaderboards alone: {result.path} (the run stopped early)")
+    notes = [*contents.notes, *groups.notes, *_notes_on_excluded(results)]
 
     # Rank the models over all data sets.
     sampled_entries = []
@@ -265,6 +256,25 @@ def content_of(
         groups=groups,
         labs=tuple(compare_labs(measured_entries, labelled_results)),
     )
+
+
+def _published_beside(
+    measured_entries: Sequence[Entry], published_entries: Iterable[Entry]
+) -> Iterator[Entry]:
+    """Yield the published numbers on data sets that were measured here by the same protocol."""
+    measured_sets = {(entry.protocol, entry.dataset_name) for entry in measured_entries}
+    for entry in published_entries:
+        if (entry.protocol, entry.dataset) in measured_sets:
+            yield entry
+
+
+def _notes_on_excluded(results: Iterable[StoredResult]) -> Iterator[str]:
+    """Yield a note on each result that appears in leaderboards only, with the reason."""
+    for result in results:
+        if result.is_edited:
+            yield f"only in leaderboards: {result.path} ({result.fault})"
+        elif is_stopped(result.row):
+            yield f"only in leaderboards: {result.path} (the run stopped early)"
 
 
 class _DataSetContents:

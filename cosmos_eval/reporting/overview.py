@@ -106,23 +106,14 @@ def overview_of(
     if suite is not None:
         scope = f"suite {suite.name}"
     else:
-        # Choose the protocol with the most data sets to rank models by. A member of a suite is a
-        # data set with some of its metrics.
-        best_protocol = ""
-        best_members: tuple[SuiteMember, ...] = ()
-        for protocol in sorted({entry.protocol for entry in ranked_entries}):
-            members = choose_members(ranked_entries, protocol)
-            is_first_protocol = best_protocol == ""
-            if is_first_protocol or len(members) > len(best_members):
-                best_protocol = protocol
-                best_members = members
-        scope = f"protocol {best_protocol}"
+        protocol, members = _choose_protocol(ranked_entries)
+        scope = f"protocol {protocol}"
         suite = Suite(
             name="",
             models=(),
             names=(),
             protocols=(),
-            members=best_members,
+            members=members,
             left_out={},
             source="",
         )
@@ -140,6 +131,23 @@ def overview_of(
         average_ranks=dict(zip(models, average_ranks, strict=True)),
         exclusions=explain_exclusions(suite, ranked_entries),
     )
+
+
+def _choose_protocol(entries: Sequence[Entry]) -> tuple[str, tuple[SuiteMember, ...]]:
+    """Return the protocol with the most data sets to rank models by, and these data sets.
+
+    A member of a suite is a data set with some of its metrics. Without entries, the name of the
+    protocol is empty.
+    """
+    best_protocol = ""
+    best_members: tuple[SuiteMember, ...] = ()
+    for protocol in sorted({entry.protocol for entry in entries}):
+        members = choose_members(entries, protocol)
+        is_first_protocol = best_protocol == ""
+        if is_first_protocol or len(members) > len(best_members):
+            best_protocol = protocol
+            best_members = members
+    return best_protocol, best_members
 
 
 def explain_exclusions(suite: Suite, entries: Sequence[Entry]) -> tuple[str, ...]:
@@ -166,7 +174,7 @@ def explain_exclusions(suite: Suite, entries: Sequence[Entry]) -> tuple[str, ...
         if suite.name:
             reason = f"not in suite {suite.name}"
         elif protocol not in mean_protocols:
-            reason = "another protocol than that of the mean"
+            reason = "another protocol than the mean"
         elif not _main_fractions(entries_of_set[0]):
             reason = "its main metrics are not shares of which more is better"
         else:

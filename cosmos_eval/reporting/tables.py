@@ -273,9 +273,11 @@ def summary_of(results: Sequence[StoredResult]) -> dict[str, str]:
     records = [result.row.provenance for result in results]
     n_models = count_models(results)
     n_variants = len({result.model for result in results})
-    n_edited = sum(bool(record["dirty"]) for record in records)
-    n_random = sum(bool(result.row.model["random"]) for result in results)
-    n_partial = sum(is_partial(result.row) for result in results)
+    n_edited = n_random = n_partial = 0
+    for result in results:
+        n_edited += bool(result.row.provenance["dirty"])
+        n_random += bool(result.row.model["random"])
+        n_partial += is_partial(result.row)
     text_by_title = {
         "Results": str(len(results)),
         "Models": str(n_models),
@@ -287,9 +289,9 @@ def summary_of(results: Sequence[StoredResult]) -> dict[str, str]:
         "Commits": _list_distinct(str(record["commit"] or "unknown")[:12] for record in records),
         "On": _list_distinct(record["device"] for record in records),
         "Precision": _list_distinct(record["precision"] for record in records),
-        "Of edited code": _format_count(n_edited),
-        "Of random weights": _format_count(n_random),
-        "Of a part of the samples only": _format_count(n_partial),
+        "With edited code": _format_count(n_edited),
+        "With random weights": _format_count(n_random),
+        "On some of the samples": _format_count(n_partial),
     }
     return {title: text for title, text in text_by_title.items() if text not in ("", "0")}
 

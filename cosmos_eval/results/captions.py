@@ -47,7 +47,7 @@ TEST_METHODS: Mapping[str, str] = MappingProxyType(
         paired.INDEPENDENT: "independent intervals",
         groups.METHOD: "Student's t over seeds and images, degrees of freedom of Satterthwaite, "
         "quantiles of Cochran and Cox",
-        groups.IMAGES_ONLY: "Student's t over images alone",
+        groups.IMAGES_ONLY: "Student's t over images only",
     }
 )
 """The names of the paired tests in papers, by their names in comparisons."""

@@ -366,6 +366,12 @@ def with_metrics(comparison: Comparison, patterns: Sequence[str]) -> Comparison:
     return comparison._replace(tests=tests)
 
 
+def only_headlines(comparison: Comparison) -> Comparison:
+    """Return a comparison with only its headline metrics; with all metrics if it has none."""
+    untested_headlines = tuple(headlines_of(comparison.untested))
+    return comparison._replace(tests=comparison.headline_tests, untested=untested_headlines)
+
+
 def select_model_results(
     results: Sequence[StoredResult], model: str | None, place: str
 ) -> list[StoredResult]:
@@ -809,7 +815,7 @@ def join_error_components(
     results only loses its empty cells of these components.
 
     Args:
-        cells: The row, with the columns `test` and those of `error_component_cells`.
+        cells: The row, with the column `test` and the columns of `error_component_cells`.
         difference: The difference that the row is about.
 
     Example:

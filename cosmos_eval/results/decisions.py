@@ -301,7 +301,7 @@ class BoundedLooks(PairedLooks):
     def add(self, samples_a: Samples, samples_b: Samples, unit_of_sample: Ints) -> bool:
         """Add the values of a shard's units, and return True: there is a look after each shard.
 
-        The arguments are those of `PairedLooks.add`.
+        The arguments are as in `PairedLooks.add`.
         """
         self.n_samples += len(unit_of_sample)
         values_a = _values(deciding_estimate(self.task, samples_a))
@@ -359,7 +359,7 @@ class AsymptoticLooks(PairedLooks):
     def add(self, samples_a: Samples, samples_b: Samples, unit_of_sample: Ints) -> bool:
         """Add the samples of a shard, and take a look at the difference if it is time for one.
 
-        The arguments and the returned value are those of `PairedLooks.add`.
+        The arguments and the returned value are as in `PairedLooks.add`.
         """
         self.n_samples += len(unit_of_sample)
         self._shards_a.append(samples_a)

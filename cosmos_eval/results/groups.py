@@ -361,7 +361,7 @@ def metric_tests(
     *,
     by_seed: bool = False,
 ) -> list[MetricTest]:
-    """Return the tests of the trainings of group A against those of group B on one data set.
+    """Return the tests of group A of trainings against group B on one data set.
 
     Args:
         key: The data set and the protocol.

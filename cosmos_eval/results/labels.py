@@ -163,7 +163,7 @@ class StoredResult:
 
     @property
     def data_version(self) -> str:
-        """The data set and its version, without other settings than those of the protocol."""
+        """The data set and its version, without settings that differ from the protocol."""
         return labelled(self.row.dataset, self.data_notes)
 
     @property
@@ -437,7 +437,7 @@ def _differing_components(results: Iterable[StoredResult]) -> dict[str, list[str
 def _component_hashes_by_model(results: Iterable[StoredResult]) -> dict[str, dict[str, str]]:
     """Return the `component_hashes` of each model, by its `model_sha256`.
 
-    If several files hold a model, they are those of its first result.
+    If several files hold a model, they follow from its first result.
     """
     hashes_by_model = {}
     for model_sha256, model_results in _group_unedited(results, "model_sha256").items():

@@ -222,9 +222,9 @@ def _notes_height(table: Table, layout: _Layout, *, has_notes: bool) -> float:
 def _page_ends(heights_above: Sequence[float], page_height: float) -> list[float]:
     """Return how far below the top of the notes each page of a table ends, in points.
 
-    All pages are equally high, with as few pages as possible. But if the notes alone are higher
-    than such a page, the first page is filled, and has a row in any case. The other pages share the
-    remaining height equally.
+    All pages are equally high, with as few pages as possible. But if the notes themselves are
+    higher than such a page, the first page is filled, and has a row in any case. The other pages
+    share the remaining height equally.
 
     Args:
         heights_above: The height above each row, which begins with the height of the notes above
@@ -386,7 +386,7 @@ def _column_width(table: Table, column: int, layout: _Layout) -> float:
     elif table.rows:
         values = _column_values(table, column, layout)
         number_width = max(value.number.width for value in values)
-        widths.append(number_width + sum(part.width for part in _widest_parts(values)))
+        widths.append(number_width + sum(suffix.width for suffix in _widest_suffixes(values)))
     return max(widths)
 
 
@@ -687,8 +687,8 @@ class _Value(NamedTuple):
     """A number as LaTeX, and what stands behind it."""
 
     number: _Part
-    # The mark of a tie, the interval, and further words. A part that is missing is empty.
-    parts: tuple[_Part, _Part, _Part]
+    # The mark of a tie, the interval, and further words. One that is missing is empty.
+    suffixes: tuple[_Part, _Part, _Part]
 
 
 def _column_values(table: Table, column: int, layout: _Layout) -> list[_Value]:
@@ -704,8 +704,8 @@ def _column_values(table: Table, column: int, layout: _Layout) -> list[_Value]:
             words = " ".join(cell.details)
             width = _text_width(f" {words}", _SCRIPT_EM)
             details = _Part(rf" {{\scriptsize {latex_text(words)}}}", width)
-        parts = (mark, _format_interval(ends), details)
-        values.append(_Value(_format_number(cell, layout), parts))
+        suffixes = (mark, _format_interval(ends), details)
+        values.append(_Value(_format_number(cell, layout), suffixes))
     return values
 
 
@@ -783,28 +783,28 @@ def _format_interval(ends: tuple[str, ...]) -> _Part:
     return _Part(rf"\,{{\scriptsize {text}}}", width)
 
 
-def _widest_parts(values: Sequence[_Value]) -> list[_Part]:
+def _widest_suffixes(values: Sequence[_Value]) -> list[_Part]:
     """Return the widest mark, the widest interval and the widest words behind them of a column."""
-    parts_by_place = zip(*(value.parts for value in values), strict=True)
-    return [max(parts, key=lambda part: part.width) for parts in parts_by_place]
+    suffixes_by_place = zip(*(value.suffixes for value in values), strict=True)
+    return [max(suffixes, key=lambda suffix: suffix.width) for suffixes in suffixes_by_place]
 
 
 def _align_values(values: Sequence[_Value]) -> list[str]:
-    r"""Return the cells of a column of numbers as LaTeX, so that their parts line up.
+    r"""Return the cells of a column of numbers as LaTeX, so that their suffixes line up.
 
-    The column is set right. Each part has the width of the widest one of its place: a missing part
+    The column is set right. Each suffix has the width of the widest one of its place: a missing one
     becomes a `\phantom`, and a narrow one is laid over a `\phantom`.
     """
-    widest_parts = _widest_parts(values) if values else []
+    widest_suffixes = _widest_suffixes(values) if values else []
     cells = []
     for value in values:
         text = value.number.latex
-        for part, widest in zip(value.parts, widest_parts, strict=True):
-            if part.width == widest.width:
-                text += part.latex
-            elif part.latex == "":
+        for suffix, widest in zip(value.suffixes, widest_suffixes, strict=True):
+            if suffix.width == widest.width:
+                text += suffix.latex
+            elif suffix.latex == "":
                 text += rf"\phantom{{{widest.latex}}}"
             else:
-                text += rf"\rlap{{{part.latex}}}\phantom{{{widest.latex}}}"
+                text += rf"\rlap{{{suffix.latex}}}\phantom{{{widest.latex}}}"
         cells.append(text)
     return cells

@@ -281,8 +281,8 @@ def _results_by_budget(
 ) -> dict[float, list[StoredResult]]:
     """Return the results of a method on one data set by budget, the smallest first.
 
-    Within a budget they are in the order of seeds. Budgets in FLOPs may be those of larger and
-    larger models, so results of different architectures have different budgets.
+    Within a budget they are in the order of seeds. Budgets in FLOPs may belong to larger and larger
+    models, so results of different architectures have different budgets.
 
     Args:
         name: The name of the method.
@@ -337,7 +337,7 @@ def _require_one_recipe(label: str, results: Sequence[StoredResult]) -> None:
 def _require_one_architecture(name: str, results: Sequence[StoredResult], unit: Unit) -> None:
     """Raise UsageError if trainings of a method differ in their architecture.
 
-    Budgets in FLOPs may be those of larger and larger models.
+    Budgets in FLOPs may belong to larger and larger models.
     """
     architectures = {result.row.model["architecture"] for result in results}
     if unit == "samples" and len(architectures) > 1:

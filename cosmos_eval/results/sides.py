@@ -58,11 +58,7 @@ def read_comparison(
         )
     else:
         comparison = _compare_models(side_a, side_b, models)
-    warnings = [*side_a.notes, *side_b.notes]
-    warnings += result_warnings(side_a.results)
-    if side_b is not side_a:
-        warnings += result_warnings(side_b.results)
-    return comparison._replace(notes=(*dict.fromkeys(warnings), *comparison.notes))
+    return comparison._replace(notes=(*_warnings_of(side_a, side_b), *comparison.notes))
 
 
 def read_over_wordings(
@@ -104,11 +100,8 @@ def read_over_wordings(
             places.append((side_b, names[-1]))
         for side, model in places:
             sides.append(compare.select_model_results(side.results, model, str(side.path)))
-    warnings = [*side_a.notes, *side_b.notes, *result_warnings(side_a.results)]
-    if side_b is not side_a:
-        warnings += result_warnings(side_b.results)
     comparison = wordings.compare_over_wordings(sides, read_samples, metrics)
-    return comparison._replace(notes=(*dict.fromkeys(warnings), *comparison.notes))
+    return comparison._replace(notes=(*_warnings_of(side_a, side_b), *comparison.notes))
 
 
 def _require_two_sides(b: Path | None, models: Sequence[str], trainings: Sequence[str]) -> None:
@@ -155,6 +148,15 @@ def _read_side(path: Path) -> _Side:
     if n_stopped:
         notes.append(f"{path}: results of runs that stopped early are left out: {n_stopped}")
     return _Side(path, whole_results, files.imported, notes)
+
+
+def _warnings_of(side_a: _Side, side_b: _Side) -> list[str]:
+    """Return what was not read of two sides, and warnings about their results, each line once."""
+    warnings = [*side_a.notes, *side_b.notes]
+    warnings += result_warnings(side_a.results)
+    if side_b is not side_a:
+        warnings += result_warnings(side_b.results)
+    return list(dict.fromkeys(warnings))
 
 
 def _with_published_wordings(side: _Side) -> _Side:

@@ -212,8 +212,8 @@ def require_free_name(path: Path, cell: str) -> None:
         return
     if former_cell != cell:
         raise UsageError(
-            f"{path} holds the result of {former_cell}, whose file name is that of {cell}: give "
-            "one of them another name, or choose another --output"
+            f"{path} holds the result of {former_cell}, which has the same file name as {cell}: "
+            "give one of them another name, or choose another --output"
         )
 
 

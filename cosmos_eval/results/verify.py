@@ -17,7 +17,7 @@ import numpy as np
 
 from cosmos_eval.data.readers import FileError, MissingFileError
 from cosmos_eval.results.accepted import departures_from_accepted
-from cosmos_eval.results.decisions import recompute
+from cosmos_eval.results.decisions import Recomputed, recompute
 from cosmos_eval.results.filenames import file_stem, renamed_result_path, samples_name
 from cosmos_eval.results.identity import STOPPED, is_stopped
 from cosmos_eval.results.labels import StoredResult
@@ -185,7 +185,7 @@ def _verify_files(path: Path, stored: ResultFiles) -> VerifiedResult | Verdict:
 
 
 def _verify_stopped(path: Path, stored: ResultFiles, samples: Samples) -> VerifiedResult | Verdict:
-    """Compare the metric, the looks and the answer of a run that stopped with those of its samples.
+    """Compare the metric, the looks and the answer of a run that stopped with its samples.
 
     Args:
         path: The JSON file of the result.
@@ -201,38 +201,41 @@ def _verify_stopped(path: Path, stored: ResultFiles, samples: Samples) -> Verifi
     except (KeyError, ValueError, IndexError, TypeError) as error:
         difference = f"impossible samples: {row.samples} gives no decision: {error!r}"
         return Verdict(str(path), (difference,))
-    record = row.provenance[STOPPED]
     differences = list(_differing_figures("metric", row.metrics, recomputed.metrics))
     if row.intervals or row.per_class or row.confusion_pairs:
         differences.append("edited figures: a run that stopped has a metric and no other figures")
-    if record["metric"] not in recomputed.metrics:
-        differences.append(f"edited metric of the decision: {record['metric']}")
-    if record["answer"] != recomputed.answer:
-        differences.append(
-            f"edited answer: {record['answer']}, its samples give {recomputed.answer}"
-        )
-    if not math.isclose(record["difference"], recomputed.difference, abs_tol=1e-12):
-        differences.append(
-            f"edited difference: {record['difference']}, its samples give {recomputed.difference}"
-        )
-    stored_looks = np.array(record["looks"], np.float64)
-    looks = np.array(recomputed.looks, np.float64)
-    has_same_looks = stored_looks.shape == looks.shape and np.allclose(
-        stored_looks, looks, rtol=0, atol=1e-9
-    )
-    if not has_same_looks:
-        differences.append(f"edited looks: not the {len(looks)} intervals that its samples give")
-    elif row.n_samples != recomputed.looks[-1].n_samples:
-        differences.append(
-            f"edited n_samples: {row.n_samples}, its samples are {recomputed.looks[-1].n_samples}"
-        )
+    differences += _differences_of_decision(row, recomputed)
     if not differences and record_is_unchanged(stored.record) is False:
         differences.append(
             "edited record: its figures follow from its samples, but something else was changed"
         )
     if differences:
         return Verdict(str(path), tuple(differences))
-    return VerifiedResult(path, row, samples, len(recomputed.metrics) + len(looks))
+    n_figures = len(recomputed.metrics) + len(recomputed.looks)
+    return VerifiedResult(path, row, samples, n_figures)
+
+
+def _differences_of_decision(row: ResultRow, recomputed: Recomputed) -> Iterator[str]:
+    """Yield a line for each part of a recorded decision that its samples contradict."""
+    record = row.provenance[STOPPED]
+    if record["metric"] not in recomputed.metrics:
+        yield f"edited metric of the decision: {record['metric']}"
+    if record["answer"] != recomputed.answer:
+        yield f"edited answer: {record['answer']}, its samples give {recomputed.answer}"
+    if not math.isclose(record["difference"], recomputed.difference, abs_tol=1e-12):
+        yield f"edited difference: {record['difference']}, its samples give {recomputed.difference}"
+
+    stored_looks = np.array(record["looks"], np.float64)
+    looks = np.array(recomputed.looks, np.float64)
+    has_same_looks = stored_looks.shape == looks.shape and np.allclose(
+        stored_looks, looks, rtol=0, atol=1e-9
+    )
+    if not has_same_looks:
+        yield f"edited looks: not the {len(looks)} intervals that its samples give"
+    elif row.n_samples != recomputed.looks[-1].n_samples:
+        yield (
+            f"edited n_samples: {row.n_samples}, its samples are {recomputed.looks[-1].n_samples}"
+        )
 
 
 def _without_later_figures(figures: Figures, row: ResultRow) -> Figures:
@@ -253,7 +256,7 @@ def _without_later_figures(figures: Figures, row: ResultRow) -> Figures:
 def _signs_of_swap(path: Path, row: ResultRow, archive: bytes | FileError) -> Iterator[str]:
     """Yield a line for each sign that a file of a result was swapped or edited.
 
-    The file names must be those of the result, and the samples must have the recorded hash.
+    The file names must fit the result, and the samples must have the recorded hash.
 
     Args:
         path: The JSON file of the result.

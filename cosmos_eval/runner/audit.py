@@ -280,8 +280,8 @@ def find_copies(images: EvaluationImages, n_images: int) -> NDArray[np.int64]:
     """Return a number for each image (I,). Images that are copies of each other have the same one.
 
     Images are copies if their files are the same, or if `cosmos-eval overlap` would report them.
-    Copies of copies count as copies: the numbers are those of the connected components of a graph
-    in which each edge joins two copies.
+    Copies of copies count as copies: all items of a connected component have the same number, in a
+    graph in which each edge joins two copies.
 
     Args:
         images: The images, whose names are their indices as texts.

@@ -69,8 +69,8 @@ def list_records(
 
     Args:
         list_name: The argument of `cosmos-eval list`, such as `models`.
-        text: Only records with this text are returned, see `search`; None for all records. Of
-            models, all of OpenCLIP are searched too.
+        text: Only records with this text are returned, see `search`; None for all records. In the
+            list of models, all models of OpenCLIP are searched too.
         task: Only data sets of this task are returned; None for all tasks, and for other lists.
 
     Raises:

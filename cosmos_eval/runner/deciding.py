@@ -149,8 +149,8 @@ def _results_called(name: str, folder: Path) -> list[StoredResult]:
     if not labels:
         all_labels = sorted({result.model for result in results})
         raise types.UsageError(
-            f"--against {name} is no file or folder, and {folder} has no result of such a model; "
-            f"nearest: {types.nearest(name, all_labels)}"
+            f"--against {name} is not a file or folder, and {folder} has no result of such a model"
+            f"; nearest: {types.nearest(name, all_labels)}"
         )
     if len(labels) > 1:
         raise types.UsageError(f"--against {name}: choose one of {', '.join(labels)}")

@@ -102,15 +102,17 @@ def evaluate(
     Example:
         `evaluate("scenes-clip", "scenes-cls").metrics["acc1"]`
     """
-    if isinstance(dataset, str) and dataset in language_sets():
-        find_known(dataset)  # raises UsageError: there would be a result for each language
-    if wordings is not None and output is None:
-        raise types.UsageError("wordings needs output: the folder where their results are stored")
+    _require_single_result(dataset, wordings, output)
     model_options = types.ModelOptions(
         attention=attention, auxiliary=auxiliary, device=device, precision=precision
     )
     is_compared = against is not None or until is not None or margin is not None
-    if not isinstance(model, str):
+    models: list[str] = []
+    names: list[str | None] = []
+    if isinstance(model, str):
+        models, names = [model], [name]
+    else:
+        # An encoder takes the place of the models of the plan.
         _refuse_arguments_of_named_models(arch, weights, model_options, is_compared)
 
     folder = None if output is None else path_of(output, "output")
@@ -132,9 +134,8 @@ def evaluate(
     plan = plans.make_plan(
         datasets=[dataset],
         protocol_names=[protocol] if protocol else [],
-        # An encoder takes the place of the models of the plan.
-        models=[model] if isinstance(model, str) else [],
-        names=[name] if isinstance(model, str) and name is not None else [],
+        models=models,
+        names=names,
         arch=arch,
         weights=weights,
         wordings=wordings,
@@ -158,6 +159,24 @@ def evaluate(
     return result.row
 
 
+def _require_single_result(
+    dataset: str | os.PathLike[str] | Mapping[str, Any] | types.Protocol,
+    wordings: Declared | None,
+    output: str | Path | None,
+) -> None:
+    """Raise UsageError if there would be several results, and not all can be returned or stored.
+
+    Args:
+        dataset: The data set. The name of a data set in several languages is refused.
+        wordings: With which other wordings the data set is measured too. They need an `output`.
+        output: The folder that results are stored in.
+    """
+    if isinstance(dataset, str) and dataset in language_sets():
+        find_known(dataset)  # raises UsageError: there would be a result for each language
+    if wordings is not None and output is None:
+        raise types.UsageError("wordings needs output: the folder where their results are stored")
+
+
 def _refuse_arguments_of_named_models(
     arch: str | None, weights: types.Weights, model_options: types.ModelOptions, is_compared: bool
 ) -> None:
@@ -167,7 +186,7 @@ def _refuse_arguments_of_named_models(
         arch: The OpenCLIP architecture of a checkpoint.
         weights: The weights that are measured of a checkpoint with two sets.
         model_options: How the model is run. Only the form of attention may be given.
-        is_compared: Whether a stored result, a margin or a moment to stop is given.
+        is_compared: True if a stored result, a margin or a moment to stop is given.
     """
     has_default_options = (
         arch is None

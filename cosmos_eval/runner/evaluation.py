@@ -318,11 +318,16 @@ class Evaluation:
             objects = (model, tokenizer, transform)
             encoder = self._find_encoder(objects)
             if encoder is None:
-                make_encoder = partial(
-                    live.make_encoder, *objects, self.name, self._precision, weights_sha256
-                )
                 # An error in one process is raised in all of them, so that none waits for ever.
-                made_encoder = distributed.synchronized(make_encoder)
+                made_encoder = distributed.synchronized(
+                    live.make_encoder,
+                    model,
+                    tokenizer,
+                    transform,
+                    self.name,
+                    self._precision,
+                    weights_sha256,
+                )
                 self._warn_of_another_transform(model, transform)
                 encoder = live.LiveEncoder(made_encoder, sharded=live.is_sharded(model))
                 is_module = isinstance(model, nn.Module)
@@ -334,9 +339,9 @@ class Evaluation:
 
     def _find_encoder(self, objects: tuple[Any, Any, Any]) -> LiveEncoder | None:
         """Return the encoder of an earlier call with the same objects, or None."""
-        for kept in self._encoders:
-            if all(_is_same(a, b) for a, b in zip(kept.objects, objects, strict=True)):
-                return kept.encoder
+        for earlier in self._encoders:
+            if all(_is_same(a, b) for a, b in zip(earlier.objects, objects, strict=True)):
+                return earlier.encoder
         return None
 
     def _keep(self, new: _KeptEncoder) -> None:
@@ -345,19 +350,21 @@ class Evaluation:
         An encoder takes the transform of another one that makes the same pixels, so that those in
         memory are found. The pixels that no encoder uses any more are dropped.
         """
-        for kept in self._encoders:
-            if new.input_key is not None and kept.input_key == new.input_key:
-                new.encoder.transform = kept.encoder.transform
+        for earlier in self._encoders:
+            if new.input_key is not None and earlier.input_key == new.input_key:
+                new.encoder.transform = earlier.encoder.transform
         self._encoders.append(new)
         if len(self._encoders) > _MOST_ENCODERS:
             oldest_transform = self._encoders.pop(0).encoder.transform
-            if all(kept.encoder.transform != oldest_transform for kept in self._encoders):
+            transforms = [remaining.encoder.transform for remaining in self._encoders]
+            if all(transform != oldest_transform for transform in transforms):
                 self._memory.drop(oldest_transform)
 
     def _warn_of_another_transform(self, model: Any, transform: Any) -> None:
         """Warn if an earlier call had the same model and another transform."""
-        for kept_model, _, kept_transform in (kept.objects for kept in self._encoders):
-            if kept_model is model and not _is_same(kept_transform, transform):
+        for earlier in self._encoders:
+            earlier_model, _, earlier_transform = earlier.objects
+            if earlier_model is model and not _is_same(earlier_transform, transform):
                 fault = (
                     "transform= is not the object of the last call, so all images are read again: "
                     "make it once, before the loop"
@@ -369,7 +376,7 @@ class Evaluation:
     def _make_jobs(
         self, encoder: LiveEncoder, step: int, distributed: Distributed
     ) -> list[plans.Job]:
-        """Return the jobs that measure an encoder, whose name is set to that of the step.
+        """Return the jobs that measure an encoder, whose name is set to the name of the step.
 
         A job has one data set, or several that are measured in one pass over their images.
         """
@@ -430,7 +437,7 @@ def _is_same(a: Any, b: Any) -> bool:
 
 
 def _find_processes(process_group: Any, *, all_processes: bool) -> Distributed:
-    """Return the processes that share the images: those of a group, or only this one.
+    """Return the processes that share the images: the processes of a group, or only this one.
 
     Args:
         process_group: A group of `torch.distributed`; None: the group of all processes.

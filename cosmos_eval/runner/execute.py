@@ -3,14 +3,14 @@
 import os
 import sys
 import traceback
-from collections.abc import Callable, Container, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
-from functools import cache, partial
+from functools import cache
 from importlib import import_module
 from itertools import product
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from cosmos_eval import types
 from cosmos_eval.data.sources import image_sources
@@ -145,7 +145,7 @@ def execute(
     protocols = _protocols_to_measure(plan, skip)
     if not protocols:
         return
-    plan.options.distributed.main_process_first(partial(_require_outputs, plan, output))
+    plan.options.distributed.main_process_first(_require_outputs, plan, output)
 
     plan_to_measure = replace(plan, protocols=protocols)
     datasets = plans.open_datasets(plan_to_measure, show_progress, raising=False)
@@ -252,16 +252,7 @@ def _in_order_of_jobs(
     for index, results in outcomes:
         ended_job = unfinished_jobs.pop(index)
         if not keep_going:
-            for result in results:
-                if result.error is None:
-                    continue
-                # Without its model, no other job of this model can be measured either.
-                measurable_jobs = [
-                    job
-                    for job in unfinished_jobs.values()
-                    if not result.is_load_error or job.spec != ended_job.spec
-                ]
-                _raise_end_of_run(result.error, len(measurable_jobs))
+            _require_no_failure(results, ended_job.spec, unfinished_jobs.values())
         results_by_job[index] = results
         while next_index in results_by_job:
             job_results = results_by_job.pop(next_index)
@@ -274,18 +265,29 @@ def _in_order_of_jobs(
             next_index += 1
 
 
-def _raise_end_of_run(error: Exception, n_measurable: int) -> NoReturn:
-    """Raise the error of a job that ends a run.
+def _require_no_failure(
+    results: Iterable[plans.Result], spec: types.ModelSpec, unfinished_jobs: Iterable[plans.Job]
+) -> None:
+    """Raise the first error among the results of a job, which ends the run.
 
     If other jobs can still be measured, a UsageError also says how.
 
     Args:
-        error: The error of the job.
-        n_measurable: How many other jobs have not ended and can be measured.
+        results: The results of the job.
+        spec: The model of the job.
+        unfinished_jobs: The other jobs that have not ended.
     """
-    if type(error) is types.UsageError and n_measurable > 0:
-        raise types.UsageError(f"{error} (--keep-going measures the other results)") from error
-    raise error
+    for result in results:
+        if result.error is None:
+            continue
+        # Without its model, no other job of this model can be measured either.
+        can_measure_more = any(
+            not result.is_load_error or job.spec != spec for job in unfinished_jobs
+        )
+        if type(result.error) is types.UsageError and can_measure_more:
+            advice = "--keep-going measures the other results"
+            raise types.UsageError(f"{result.error} ({advice})") from result.error
+        raise result.error
 
 
 def reason_of(error: Exception) -> str:

@@ -290,7 +290,7 @@ class EvaluationImages:
             progress: Is called after each image.
 
         Example:
-            Of the images `a.jpg` and `b.jpg`, the second one is plain white. The result has the 16
+            The second one of the images `a.jpg` and `b.jpg` is plain white. The result has the 16
             copies of `a.jpg`: `image_names` is 16 times `a.jpg`, `copy_names` is `whole`, `whole,
             mirrored`, `middle 95%` and so on, and `flat` is 1.
         """

@@ -6,7 +6,6 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Container, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -167,34 +166,51 @@ def make_plan(
             raise types.UsageError("--tuned is for --task seg, without --suite and --protocol")
         if wordings is not None:
             raise types.UsageError("--tuned chose its values for one wording: leave --wordings out")
+
         from cosmos_eval.runner.tune import tuned_plan
 
         specs = model_specs(models, names, arch, weights, trainings)
         return tuned_plan(tuned, datasets, specs, options, transfer=transfer)
 
-    protocols: Sequence[types.Protocol]
     if suite is None:
         protocols = _choose_protocols(task, datasets, protocol_names)
-    elif task != "all" or datasets or protocol_names:
-        raise types.UsageError(
-            "--suite names data sets: leave --task, --dataset and --protocol out"
-        )
     else:
-        contents = read_suite(suite, with_models=not models)
-        protocols = contents.protocols
-        if not models:
-            models, names = contents.models, names or contents.names
-        if not models:
-            raise types.UsageError(f"suite {suite} names no models: name one with --model SPEC")
+        if task != "all" or datasets or protocol_names:
+            raise types.UsageError(
+                "--suite names data sets: leave --task, --dataset and --protocol out"
+            )
+        protocols, models, names = _choose_from_suite(suite, models, names)
     if wordings is not None:
         if options.stream:
             raise types.UsageError("--wordings needs images again: download instead of --stream")
         protocols = with_wordings(protocols, wordings)
+
     specs = model_specs(models or BUNDLED, names, arch, weights, trainings)
     _require_fitting_options(protocols, options)
     plan = Plan(specs=specs, protocols=protocols, options=options)
     _require_distinct_files(plan.pairs)
     return plan
+
+
+def _choose_from_suite(
+    suite: str, models: Sequence[str], names: Sequence[str | None]
+) -> tuple[Sequence[types.Protocol], Sequence[str], Sequence[str | None]]:
+    """Return the protocols of a suite, the models that it is measured with, and their names.
+
+    Args:
+        suite: The name or YAML file of the suite.
+        models: The models in place of the suite's own. Empty: the suite's.
+        names: The names of the models in place of the suite's. Empty: the suite's.
+
+    Raises:
+        UsageError: If there are no models, and as `read_suite` does.
+    """
+    contents = read_suite(suite, with_models=not models)
+    if models:
+        return contents.protocols, models, names
+    if not contents.models:
+        raise types.UsageError(f"suite {suite} names no models: name one with --model SPEC")
+    return contents.protocols, contents.models, names or contents.names
 
 
 def _require_distinct_files(pairs: Sequence[Pair]) -> None:
@@ -429,22 +445,22 @@ def open_dataset(
     processes = options.distributed
     is_streamed = options.streams(protocol)
 
-    processes.main_process_first(lambda: prepare(protocol))
+    processes.main_process_first(prepare, protocol)
     if options.download and not is_streamed:
-        processes.main_process_first(lambda: task.fetch(protocol, options))
+        processes.main_process_first(task.fetch, protocol, options)
     if protocol.repository is not None:
         from cosmos_eval.data import hub  # which imports the hub's client
 
         # Results record the commit of the repository that was measured.
         find_folder = hub.fetch_texts if is_streamed else hub.dataset_folder
-        protocol = processes.synchronized(partial(hub.pin_revision, protocol, find_folder))
+        protocol = processes.synchronized(hub.pin_revision, protocol, find_folder)
     if is_streamed:
         return Dataset(protocol)
 
-    data = processes.synchronized(partial(task.open_data, protocol, options))
-    data = processes.synchronized(partial(reworded_data, protocol, data))
+    data = processes.synchronized(task.open_data, protocol, options)
+    data = processes.synchronized(reworded_data, protocol, data)
     if check:
-        processes.synchronized(partial(task.check, protocol, options, data))
+        processes.synchronized(task.check, protocol, options, data)
     return Dataset(protocol, data)
 
 
@@ -458,9 +474,8 @@ def _reword(published: Dataset, protocol: types.Protocol, options: types.RunOpti
     """
     processes = options.distributed
     protocol = replace(protocol, revision=published.protocol.revision)
-    data = processes.synchronized(partial(reworded_data, protocol, published.data))
-    check = task_for(protocol).check
-    processes.synchronized(partial(check, protocol, options, data))
+    data = processes.synchronized(reworded_data, protocol, published.data)
+    processes.synchronized(task_for(protocol).check, protocol, options, data)
     return Dataset(protocol, data)
 
 

@@ -168,16 +168,14 @@ def load_model(job: plans.Job, show_progress: plans.ShowProgress) -> LoadedModel
     options = job.options
     show_progress(title, types.Progress("load", done=0, total=1))
 
-    def load() -> Encoder:
-        return load_encoder(
-            job.spec,
-            device=own_device(options.device),
-            precision=options.precision,
-            auxiliary=options.auxiliary,
-        )
-
     started = time.perf_counter()
-    encoder = options.distributed.synchronized(load)
+    encoder = options.distributed.synchronized(
+        load_encoder,
+        job.spec,
+        device=own_device(options.device),
+        precision=options.precision,
+        auxiliary=options.auxiliary,
+    )
     load_seconds = time.perf_counter() - started
 
     show_progress(title, types.Progress("load", done=1, total=1))
@@ -311,7 +309,7 @@ def store(
     if job.output is None:
         return plans.Result(pair, row, samples)
     output = job.output
-    stored = job.options.distributed.main_process_only(lambda: store_result(output, row, samples))
+    stored = job.options.distributed.main_process_only(store_result, output, row, samples)
     if stored is None:  # this is not the main process
         return plans.Result(pair, row)
     return plans.Result(pair, stored.row, path=stored.path, former_result=stored.displaced_path)

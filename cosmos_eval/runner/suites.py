@@ -142,14 +142,7 @@ def _make_suite(content: _SuiteFile, path: Path, models: Sequence[_Model]) -> Su
     model_names = tuple(model.name for model in models)
     specs = with_labels([parse_model_spec(text) for text in model_texts], model_names)
 
-    protocols = []
-    for protocol_name, dataset_names in content.datasets.items():
-        for dataset_name in with_all_languages(dataset_names):
-            protocols.append(_find_protocol(dataset_name, protocol_name, folder))
-    refuse_repeated(
-        [f"{protocol.dataset} ({protocol.protocol_name})" for protocol in protocols], "datasets: "
-    )
-
+    protocols = _find_protocols(content.datasets, folder)
     refuse_repeated(model_texts, "models: ")
     refuse_repeated([spec.called for spec in specs], "models: ")
     datasets = {protocol.dataset for protocol in protocols}
@@ -170,6 +163,26 @@ def _make_suite(content: _SuiteFile, path: Path, models: Sequence[_Model]) -> Su
         source=content.source or "",
         is_harmonic=content.score is not None and content.score.harmonic_mean is not None,
     )
+
+
+def _find_protocols(names_by_protocol: Mapping[str, Sequence[str]], folder: Path) -> list[Protocol]:
+    """Return the protocols of the data sets of a suite.
+
+    Args:
+        names_by_protocol: The names or YAML files of data sets by the name of their protocol.
+        folder: The folder of the suite's file.
+
+    Raises:
+        UsageError: For unknown and repeated data sets.
+    """
+    protocols = []
+    for protocol_name, dataset_names in names_by_protocol.items():
+        for dataset_name in with_all_languages(dataset_names):
+            protocols.append(_find_protocol(dataset_name, protocol_name, folder))
+    refuse_repeated(
+        [f"{protocol.dataset} ({protocol.protocol_name})" for protocol in protocols], "datasets: "
+    )
+    return protocols
 
 
 def _find_protocol(name: str, protocol_name: str, folder: Path) -> Protocol:
@@ -226,13 +239,18 @@ def _make_members(score: _Score, protocols: Sequence[Protocol]) -> tuple[SuiteMe
     members = []
     for protocol in chosen_protocols:
         weight = weight_by_dataset.get(protocol.dataset, 1.0)
-        metric_names = score.harmonic_mean
-        if metric_names is None:
-            metric = score.metrics.get(protocol.dataset, score.metric)
-            metric_names = [] if metric is None else [metric]
+        metric_names = _chosen_metrics(score, protocol.dataset)
         members.append(_make_member(protocol, metric_names, weight))
     _require_one_kind_of_metric(members)
     return tuple(members)
+
+
+def _chosen_metrics(score: _Score, dataset: str) -> Sequence[str]:
+    """Return the metrics of a data set that the entry `score` names; empty if it names none."""
+    if score.harmonic_mean is not None:
+        return score.harmonic_mean
+    metric = score.metrics.get(dataset, score.metric)
+    return [] if metric is None else [metric]
 
 
 def _make_member(protocol: Protocol, metric_names: Sequence[str], weight: float) -> SuiteMember:

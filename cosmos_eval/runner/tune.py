@@ -300,7 +300,7 @@ def tune(
 def require_separate_files(
     search: Search, specs: Sequence[ModelSpec], options: RunOptions, folder: Path
 ) -> None:
-    """Check that the files of several models do not replace each other, nor those of other models.
+    """Check that the files of models replace neither each other nor files of other models.
 
     A user's Python file may name its model, so that every model is loaded, one after the other.
 

@@ -167,7 +167,7 @@ class _ErrorTest:
         """Return a number above 0 if the test rejects the error of shrunk gaps as too low.
 
         It is the probability of at most the observed error, minus (1 - significance). The gaps are
-        those of the samples, reduced by `shrinkage` times their variances.
+        the observed gaps, reduced by `shrinkage` times their variances.
         """
         gaps = self._shrink_gaps(shrinkage)
         return self._probability_at_most_observed(gaps) - (1 - self.significance)

@@ -156,7 +156,7 @@ def _placements(scores: Features, other_scores: Features) -> Values:
     Ties count one half.
 
     Example:
-        Of the other scores 0.6 and 0.9, none is below the score 0.5, and one is below 0.7. The
+        Among the other scores 0.6 and 0.9, none is below the score 0.5, and one is below 0.7. The
         scores [0.7, 0.5] therefore give [0, 1/2].
     """
     sorted_scores, sorted_others = np.sort(scores), np.sort(other_scores)

@@ -19,7 +19,7 @@ Degrees of freedom within the seeds: Satterthwaite 1946, Biometrics Bulletin 2. 
 the same size they are Welch's; otherwise, the smaller size counts for both. Quantiles of seeds and
 images together: Cochran and Cox 1957, "Experimental Designs", section 4.14, because Satterthwaite's
 degrees of freedom are too many if a large variance, known from few trainings, happens to look small
-beside a variance that is well known. The design is that of several readers and cases (Obuchowski
+beside a variance that is well known. The design is the one of several readers and cases (Obuchowski
 and Rockette 1995, Communications in Statistics 24; Hillis 2007, Statistics in Medicine 26), with
 readers nested in methods. Jackknife: Efron and Tibshirani 1993, "An Introduction to the Bootstrap",
 chapter 11. Shapes: S trainings, C clusters (images), G groups of samples.

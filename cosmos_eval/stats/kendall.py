@@ -1,7 +1,7 @@
 """Kendall's rank correlations tau-b and tau-c of scores with ratings, with a jackknife over images.
 
 Kendall 1938, "A new measure of rank correlation"; Stuart 1953, "The estimation and comparison of
-strengths of association in contingency tables" (tau-c). The formulas, with their ties, are those of
+strengths of association in contingency tables" (tau-c). The formulas, with their ties, are as in
 `scipy.stats.kendalltau`. Tau is a function of numbers of pairs of samples. Without an image, the
 numbers lack the pairs with a sample of this image, which are counted once for all images.
 
@@ -56,7 +56,7 @@ def tau_b(scores: Values, ratings: Values, images: Ints) -> FunctionOfSums:
 def tau_c(scores: Values, ratings: Values, images: Ints) -> FunctionOfSums:
     """Return the estimate of tau-c = 2 (P - Q) / (N^2 (m - 1) / m) with m = min(S, L).
 
-    The arguments are those of `tau_b`.
+    The arguments are as in `tau_b`.
     """
     m = min(len(np.unique(scores)), len(np.unique(ratings)))
 

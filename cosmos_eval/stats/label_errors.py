@@ -308,7 +308,7 @@ def _log_likelihoods(
 ) -> Values:
     """Return the log-likelihood of the observed votes for each point of a grid, (G,).
 
-    `n_items_by_votes`, `votes_if_wrong` and `wrong_share` are those of `_fit_right_labels`.
+    `n_items_by_votes`, `votes_if_wrong` and `wrong_share` are as in `_fit_right_labels`.
     """
     mixtures = _mixtures(grid.distributions, votes_if_wrong, wrong_share)
     log_likelihoods: Values = np.log(mixtures + _TINY) @ n_items_by_votes

@@ -108,7 +108,7 @@ def average_precision_at(ranks: Ints, k: int) -> float:
     """Return the sum of the precisions at the positives among the first k items, over min(k, R).
 
     With k = R, the number of positives, it is the average precision at R of ECCV Caption (arXiv
-    2204.03359, eccv_caption/_metrics.py); otherwise it is that of CIRCO (arXiv 2303.15247,
+    2204.03359, eccv_caption/_metrics.py); otherwise it is the formula of CIRCO (arXiv 2303.15247,
     src/evaluation.py).
 
     For example, the ranks [1, 3, 4] with k = 3 have the precisions 1 and 2/3: (1 + 2/3) / 3 = 5/9.

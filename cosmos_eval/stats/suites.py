@@ -131,7 +131,7 @@ def resample_overlapping(
 
     Example:
         The lists [a, b] and [b, c] have the samples a, b and c. If these are drawn 1, 2 and 0
-        times, an accuracy of the second list is that of the sample b.
+        times, an accuracy of the second list is the accuracy of the sample b.
     """
     # Number all samples in the order in which the lists have them.
     index_of_name: dict[str, int] = {}

@@ -104,7 +104,7 @@ class WordedMean(NamedTuple):
     def interval(self, level: float = LEVEL) -> Interval:
         """Return the confidence interval of the mean over images, wordings and seeds.
 
-        The half-width is that of all terms, but never smaller than the half-width for images only.
+        The half-width is computed from all terms, but is never below the one for images only.
         """
         half_width = max(_half_width([self.images_only], level), _half_width(self.terms, level))
         return Interval(self.mean - half_width, self.mean + half_width, METHOD, level)

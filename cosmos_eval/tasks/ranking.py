@@ -9,7 +9,6 @@ stored ranks.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,8 +56,9 @@ _N_POSITIVES = "n_positives"  # (Q,) not stored: the number of positives of each
 _HARD = "hard"  # derived: for each query, whether each positive is hard
 _DIRECTIONS = ("", "image_to_text", "text_to_image")
 
-QueryValue = Callable[[Ints], float]
-"""Returns the value of a metric for a query from the ranks (p,) of its positives, which rise."""
+QueryValue = Callable[[Ints], float] | Callable[[Ints, int], float]
+"""Returns the value of a metric for a query from the ranks (p,) of its positives, which rise. The
+value at a cutoff also takes the cutoff k."""
 
 
 def ranks_of_setup(ranks: Ints, is_hard: NDArray[np.bool_], setup: str) -> Ints:
@@ -84,7 +84,13 @@ class QueryMetric:
     """A metric that is the mean of a value of each query, over the queries of a direction."""
 
     def __init__(
-        self, name: str, direction: str, value: QueryValue, setup: str = "", array: str = _RANKS
+        self,
+        name: str,
+        direction: str,
+        value: QueryValue,
+        k: int | None = None,
+        setup: str = "",
+        array: str = _RANKS,
     ) -> None:
         """Keep what the metric is computed from.
 
@@ -92,12 +98,14 @@ class QueryMetric:
             name: Its name in protocols, such as `R@5`.
             direction: The direction of its queries, or an empty text.
             value: Returns the value of a query.
+            k: The cutoff of the value, such as 5; None if it has none.
             setup: The setup of revisited Oxford and Paris, if it has one.
             array: The derived array with the ranks of each query.
         """
         self._name = name
         self._direction = direction
-        self._value = value
+        self._value: Callable[..., float] = value
+        self._cutoff = () if k is None else (k,)
         self._setup = setup
         self._array = array
 
@@ -112,7 +120,7 @@ class QueryMetric:
             if self._setup:
                 ranks = ranks_of_setup(ranks, samples[_HARD][query], self._setup)
             if len(ranks):  # a query without positives in a setup is left out, as published
-                values.append(self._value(ranks))
+                values.append(self._value(ranks, *self._cutoff))
                 clusters.append(samples[CLUSTER][query])
         return Mean(np.array(values), np.array(clusters)) if values else None
 
@@ -122,64 +130,50 @@ def _precision_at_r(ranks: Ints) -> float:
     return stats.average_precision_at(ranks, len(ranks))
 
 
-def _recall_at(k: int, ranks: Ints) -> float:
-    """Return the recall at k of a query."""
-    return stats.recall_at(ranks, k)
-
-
-def _average_precision_at(k: int, ranks: Ints) -> float:
-    """Return the average precision at k of a query."""
-    return stats.average_precision_at(ranks, k)
-
-
-def _precision_at(k: int, ranks: Ints) -> float:
-    """Return the precision at k of a query."""
-    return stats.precision_at(ranks, k)
-
-
-def _modified_precision_at_5(ranks: Ints) -> float:
-    """Return the modified precision at 5 of a query."""
-    return stats.modified_precision_at(ranks, 5)
-
-
 def _metrics_of(direction: str) -> Iterator[Metric]:
     """Yield the metrics of a direction, in the order of tables."""
-    values: list[tuple[str, QueryValue, bool]] = [
-        ("mAP@R", _precision_at_r, True),
-        ("R-precision", stats.r_precision, False),
-    ]
-    values += [(f"R@{k}", partial(_recall_at, k), k in (1, 10)) for k in (1, 5, 10)]
+    yield _metric_of("mAP@R", direction, _precision_at_r, is_primary=True)
+    yield _metric_of("R-precision", direction, stats.r_precision)
+    for k in (1, 5, 10):
+        yield _metric_of(f"R@{k}", direction, stats.recall_at, k, is_primary=k in (1, 10))
     if not direction:  # no set with two directions reports them
-        values.append(("R@50", partial(_recall_at, 50), False))
-        values += [(f"mAP@{k}", partial(_average_precision_at, k), k == 5) for k in (5, 10, 25, 50)]
-    for name, value, is_primary in values:
-        metric = QueryMetric(name, direction, value)
-        prefix = f"{direction}_" if direction else ""
-        yield Metric(
-            prefix + name,
-            metric.estimate,
-            label=f"{direction.replace('_', ' ')} {name}".strip(),
-            primary=is_primary,
-            headline=True,
-        )
+        yield _metric_of("R@50", direction, stats.recall_at, 50)
+        for k in (5, 10, 25, 50):
+            yield _metric_of(
+                f"mAP@{k}", direction, stats.average_precision_at, k, is_primary=k == 5
+            )
+
+
+def _metric_of(
+    name: str, direction: str, value: QueryValue, k: int | None = None, *, is_primary: bool = False
+) -> Metric:
+    """Return a metric of a direction. The arguments are as in `QueryMetric`."""
+    prefix = f"{direction}_" if direction else ""
+    return Metric(
+        prefix + name,
+        QueryMetric(name, direction, value, k).estimate,
+        label=f"{direction.replace('_', ' ')} {name}".strip(),
+        primary=is_primary,
+        headline=True,
+    )
 
 
 def _metrics_of_images() -> Iterator[Metric]:
     """Yield the metrics that only searches for images by images have."""
     for k in (1, 2, 3):
-        metric = QueryMetric(f"R_subset@{k}", "", partial(_recall_at, k), array=_SUBSET_RANKS)
+        metric = QueryMetric(f"R_subset@{k}", "", stats.recall_at, k, array=_SUBSET_RANKS)
         yield Metric(f"R_subset@{k}", metric.estimate, primary=k == 1, headline=True)
     for setup in ("medium", "hard", "easy"):
         name = f"mAP_{setup}"
-        metric = QueryMetric(name, "", stats.interpolated_average_precision, setup)
+        metric = QueryMetric(name, "", stats.interpolated_average_precision, setup=setup)
         yield Metric(
             name, metric.estimate, label=f"mAP {setup}", primary=setup != "easy", headline=True
         )
     for setup in ("medium", "hard", "easy"):
         name = f"mP@10_{setup}"
-        metric = QueryMetric(name, "", partial(_precision_at, 10), setup)
+        metric = QueryMetric(name, "", stats.precision_at, 10, setup=setup)
         yield Metric(name, metric.estimate, label=f"mP@10 {setup}")
-    metric = QueryMetric("mMP@5", "", _modified_precision_at_5)
+    metric = QueryMetric("mMP@5", "", stats.modified_precision_at, 5)
     yield Metric("mMP@5", metric.estimate, primary=True, headline=True)
 
 
@@ -300,7 +294,7 @@ class Ranking(Task):
 
 
 class _QueryFeatures:
-    """Makes the features of queries from those of images and texts."""
+    """Makes the features of queries from the features of images and texts."""
 
     def __init__(
         self,

@@ -241,7 +241,7 @@ class Retrieval(Task):
         return _OrderedQueries(self, encoder, protocol, data, options, progress)
 
     def take(self, samples: types.Samples, indices: Ints) -> types.Samples:
-        """Return the arrays of some images, without those of captions, which need all images."""
+        """Return the arrays of some images, without arrays of captions, which need all images."""
         arrays_of_texts = {array.name for array in ARRAYS if array.axes == ("texts",)}
         arrays_of_images = {
             name: array for name, array in samples.items() if name not in arrays_of_texts

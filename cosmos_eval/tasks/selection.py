@@ -505,8 +505,8 @@ def _hits(
 ) -> dict[str, NDArray[Any]]:
     """Return which of N items are correct, as arrays (N,) to store, by name.
 
-    Items with two images and two captions have the arrays of `_hits_of_pairs`, and other items the
-    array `correct` alone.
+    Items with two images and two captions have the arrays of `_hits_of_pairs`, and other items only
+    the array `correct`.
 
     Args:
         protocol: The protocol, with the rule for items of two images and two captions.

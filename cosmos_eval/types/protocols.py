@@ -722,7 +722,7 @@ class ProbeProtocol(Protocol):
 
     @property
     def uses_coop_rules(self) -> bool:
-        """Whether few shots are drawn and measured by the rules of CoOp (arXiv 2109.01134)."""
+        """True if few shots are drawn and measured by the rules of CoOp (arXiv 2109.01134)."""
         return self.is_coop or self.split_file is not None
 
 

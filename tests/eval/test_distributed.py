@@ -62,6 +62,17 @@ def test_an_act_of_all_gives_each_its_own_and_an_error_to_all():
     assert [type(error) for error in together(3, act)] == [ValueError] * 3
 
 
+def test_each_process_passes_its_own_arguments():
+    def act(distributed: Distributed) -> tuple[int, int | None, list[str]]:
+        calls: list[str] = []
+        number = distributed.synchronized(int, str(distributed.rank), base=8)
+        main_number = distributed.main_process_only(int, "11", base=8)
+        distributed.main_process_first(calls.append, f"by {distributed.rank}")
+        return number, main_number, calls
+
+    assert together(2, act) == [(0, 9, ["by 0"]), (1, None, ["by 1"])]
+
+
 def test_the_first_process_acts_before_the_others():
     acted: list[int] = []
     together(3, lambda one: one.main_process_first(lambda: acted.append(one.rank)))

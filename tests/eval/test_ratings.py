@@ -342,5 +342,5 @@ def test_bad_lists(tmp_path: Path, save_colour):
     with pytest.raises(UsageError, match="vote 0 must be a reference, two captions and the winner"):
         selection.open_data(SELECTION["pascal-50s"], RunOptions(data_root=str(tmp_path)))
     votes.write_bytes(b"no matrix")
-    with pytest.raises(UsageError, match="is no MATLAB file"):
+    with pytest.raises(UsageError, match="is not a MATLAB file"):
         selection.open_data(SELECTION["pascal-50s"], RunOptions(data_root=str(tmp_path)))

@@ -74,7 +74,7 @@ class Split(NamedTuple):
 
 
 class Version(NamedTuple):
-    """What the scenes of one version show."""
+    """A version of scenes: the things, colours and sizes that they show."""
 
     # The prefix of names of data sets, and of `data.shards`.
     name: str

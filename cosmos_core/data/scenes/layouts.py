@@ -68,8 +68,8 @@ def write_layouts(
         start: The index of the first scene in the split.
         layouts: The names of the layouts to write, such as "coco" and "voc". None or an empty list
             means all of LAYOUTS.
-        version: The version of the scenes. The layout "choices" is of version 1, and "questions"
-            and "siblings" are of version 2.
+        version: The version of the scenes. The layout "choices" belongs to version 1, and
+            "questions" and "siblings" belong to version 2.
         is_control: True for scenes whose dominant thing is rendered as small as the others.
 
     Returns:

@@ -91,7 +91,7 @@ def render_scene(seed: int, index: int) -> Scene:
 
 
 class _Rendering(NamedTuple):
-    """What all scenes of a split have in common."""
+    """The properties that all scenes of a split have in common."""
 
     version: Version
     split: Split
@@ -145,7 +145,7 @@ def _render(rendering: _Rendering, index: int) -> Scene:
     area_by_label = (pixel_counts / SIDE**2).tolist()
     stuff = []
     for region, region_label in zip(regions, region_labels, strict=True):
-        stuff.append(Stuff(region.kind, region.where, area_by_label[region_label]))
+        stuff.append(Stuff(region.kind, region.position, area_by_label[region_label]))
     captions = describe_scene(rng, things, stuff)
     return Scene(image, label_map, label, tuple(things), tuple(stuff), captions)
 
@@ -154,7 +154,7 @@ class _Region(NamedTuple):
     """A region of stuff in a scene."""
 
     kind: str
-    where: str  # `ground`, `background`, `left`, `right` or `everywhere`
+    position: str  # `ground`, `background`, `left`, `right` or `everywhere`
 
 
 def _draw_regions(rng: Rng) -> tuple[Image, list[_Region]]:
@@ -333,8 +333,8 @@ def _blend(patch: Image, image: Image, x: int, y: int) -> npt.NDArray[np.bool_]:
         y: The row of the image at which the patch begins.
 
     Returns:
-        Whether each pixel of the patch (height, width) belongs to the thing, and not to its light
-        and its shadow.
+        A mask (height, width), which is True for each pixel of the patch that belongs to the thing,
+        and not to its light and its shadow.
     """
     height, width = patch.shape[:2]
     pixels = image[y : y + height, x : x + width]

@@ -293,8 +293,8 @@ class _PairRescoring:
 
         Args:
             query: The image or caption.
-            scores: For each item, the product of its features with those of the query. The array is
-                changed in place.
+            scores: For each item, the product of its features with the features of the query. The
+                array is changed in place.
         """
         if query.direction == "image_to_text":
             items = self._candidates.texts[query.query_index]

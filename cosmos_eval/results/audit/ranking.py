@@ -61,7 +61,7 @@ class Ranking(NamedTuple):
         shown to be worse. All ranks are right at once with 95%, since the tests are.
 
         Example:
-            Of three models, only the first is shown to be better than the third. The ranks are
+            Among three models, only the first is shown to be better than the third. The ranks are
             (1, 2), (1, 3) and (2, 3).
         """
         n_models = len(self.values)

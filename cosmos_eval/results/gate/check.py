@@ -132,7 +132,7 @@ class Case(NamedTuple):
 def require_same_label_settings(entry: Entry, row: ResultRow) -> None:
     """Raise ValueError if a result has another precision or kind of weights than the baseline's.
 
-    An entry of an older version, which records neither, has those of its label.
+    For an entry of an older version, which records neither, they follow from its label.
     """
     conditions = {"weights": row.model["weights"], "precision": row.provenance["precision"]}
     for name, value in conditions.items():
@@ -436,22 +436,9 @@ def match_groups(
     Returns:
         The groups, each with its results in the baseline and its new results, and the problems.
     """
-    # Collect the trainings of each group in the baseline and among the new results. The key of a
-    # group has its name in place of the label of a model.
-    cases: dict[Key, Case] = {}
-    for entry in baseline.results:
-        if entry.training:
-            group_key = entry.key._replace(model=entry.training["group"])
-            cases.setdefault(group_key, Case(group_key, [], [])).entries.append(entry)
-    for result in results:
-        group_key = Key(group_label(result.row) or "", result.row.dataset, result.row.protocol)
-        if group_key in cases:
-            cases[group_key].results.append(result)
-
-    # Keep the groups with several trainings in the baseline and new trainings.
     groups: list[Case] = []
     problems: list[Problem] = []
-    for case in cases.values():
+    for case in _collect_groups(baseline, results):
         baseline_weights = {entry.weights_sha256 for entry in case.entries}
         repeated_results = []
         for result in case.results:
@@ -464,6 +451,24 @@ def match_groups(
                 message = "is a training of the baseline: check it apart from others"
                 problems.append(Problem(str(result.path), message))
     return groups, problems
+
+
+def _collect_groups(baseline: Baseline, results: Iterable[VerifiedResult]) -> list[Case]:
+    """Return each group of trainings in the baseline, with the new results of the same group.
+
+    The key of a group has its name in place of the label of a model. A group may have a single
+    training, and no new results.
+    """
+    cases: dict[Key, Case] = {}
+    for entry in baseline.results:
+        if entry.training:
+            group_key = entry.key._replace(model=entry.training["group"])
+            cases.setdefault(group_key, Case(group_key, [], [])).entries.append(entry)
+    for result in results:
+        group_key = Key(group_label(result.row) or "", result.row.dataset, result.row.protocol)
+        if group_key in cases:
+            cases[group_key].results.append(result)
+    return list(cases.values())
 
 
 def _matching_key(baseline: Baseline, result: VerifiedResult) -> Key:

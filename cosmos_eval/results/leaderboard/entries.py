@@ -185,7 +185,7 @@ def headlines_of(entry: Entry) -> Mapping[str, str]:
 
 
 def entries_of_rows(rows: Iterable[ResultRow]) -> list[Entry]:
-    """Return the entries of results that are not stored in files, such as those of tests.
+    """Return the entries of results that are not stored in files, such as results of tests.
 
     Raises UsageError if two results of one model on one data set differ.
     """
@@ -358,9 +358,9 @@ def _column_of_numbers(name: str) -> _ColumnOfNumbers | None:
 def published_beside(entries: Iterable[Entry]) -> list[Entry]:
     """Return the published entries that are shown beside the entries of results.
 
-    These are all entries, with two exceptions: DataComp's numbers of 112 models are left out if no
-    result has DataComp's protocol, and those of languages, few shots, caption selection and
-    captions rated by people if no result is of their data set.
+    These are all entries, with two exceptions. DataComp's numbers of 112 models are left out if no
+    result has DataComp's protocol. Numbers on languages, few shots, caption selection and captions
+    rated by people are left out if no result has the same data set.
     """
     entries = list(entries)
     has_datacomp = any(entry.protocol == DATACOMP for entry in entries)

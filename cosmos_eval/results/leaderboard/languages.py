@@ -109,7 +109,7 @@ def without_languages(entries: Iterable[Entry], tables: Sequence[LanguageTable])
 def _make_table(
     task: str, language_set: str, protocol: str, entries: Sequence[Entry]
 ) -> LanguageTable:
-    """Return the table of the entries of one set, whose metrics are those of the first entry."""
+    """Return the table of the entries of one set, with the metrics of the first entry."""
     metric_names = _metrics_of(entries[0])
     values: dict[tuple[str, str], float] = {}
     values_by_language: dict[str, list[float]] = {}

@@ -50,6 +50,8 @@ from cosmos_eval.types import Suite, SuiteMember, UsageError
 _ABSENT = "-"
 _MOST_FILES = 4  # that a message names
 _N_LOWEST = 3  # languages with the lowest numbers that a table shows
+_EntriesByMember = dict[tuple[str, str, str], Entry]
+"""The entries of a model by task, data set and protocol."""
 
 _GROUP_NOTES = (
     "Group: the mean of all of its trainings. Its interval, ranks and p-value cover seeds "
@@ -469,8 +471,7 @@ def _published_rows(suite: Suite, entries: Iterable[Entry], metric: Metric) -> l
         entries: The results and published numbers of all models.
         metric: A metric of the suite, which says whether higher is better.
     """
-    members = suite.members
-    entries_by_row: dict[tuple[str, Source], dict[tuple[str, str, str], Entry]] = {}
+    entries_by_row: dict[tuple[str, Source], _EntriesByMember] = {}
     for entry in entries:
         if entry.source in ("published", "imported") and not entry.stored:
             key = (entry.task, entry.dataset, entry.protocol)
@@ -480,24 +481,38 @@ def _published_rows(suite: Suite, entries: Iterable[Entry], metric: Metric) -> l
     sign = -1 if metric.higher_is_better else 1
     rows_by_sort_key = {}
     for (model, source), row_entries in entries_by_row.items():
-        values, urls = [], set()
-        for member in members:
-            member_entry = row_entries.get((member.task, member.dataset, member.protocol))
-            member_values = _published_values(member, member_entry)
-            if member_entry and member_values is not None:
-                values.append(member_values)
-                urls.add(member_entry.url)
-        has_all_members = len(values) == len(members)
-        if has_all_members:
-            mean = Mean(float(mean_over(values, members, is_harmonic=suite.is_harmonic)))
-            url = ", ".join(sorted(urls))
-            numbers = {}
-            for member, member_values in zip(members, values, strict=True):
-                numbers[member] = float(np.mean(member_values))
-            languages = _sort_languages(numbers, higher_is_better=metric.higher_is_better)
-            row = Row(model, len(members), mean, source=source, url=url, languages=languages)
-            rows_by_sort_key[sign * mean.value, model, source] = row
+        row = _published_row(suite, model, source, row_entries, metric)
+        if row is not None and row.mean is not None:
+            rows_by_sort_key[sign * row.mean.value, model, source] = row
     return [rows_by_sort_key[sort_key] for sort_key in sorted(rows_by_sort_key)]
+
+
+def _published_row(
+    suite: Suite, model: str, source: Source, entries: _EntriesByMember, metric: Metric
+) -> Row | None:
+    """Return the row of a model, or None unless its entries have numbers of all members.
+
+    Args:
+        suite: The members of the suite, and whether their mean is harmonic.
+        model: The name of the model.
+        source: The source of its numbers, `published` or `imported`.
+        entries: The entries of the model.
+        metric: A metric of the suite, which says whether higher is better.
+    """
+    values, urls = [], set()
+    numbers = {}
+    for member in suite.members:
+        entry = entries.get((member.task, member.dataset, member.protocol))
+        member_values = _published_values(member, entry)
+        if entry is None or member_values is None:
+            return None
+        values.append(member_values)
+        urls.add(entry.url)
+        numbers[member] = float(np.mean(member_values))
+    mean = Mean(float(mean_over(values, suite.members, is_harmonic=suite.is_harmonic)))
+    languages = _sort_languages(numbers, higher_is_better=metric.higher_is_better)
+    url = ", ".join(sorted(urls))
+    return Row(model, len(suite.members), mean, source=source, url=url, languages=languages)
 
 
 def _numbers_of_languages(results: ModelResults) -> Mapping[str, float]:

@@ -218,7 +218,7 @@ def mean_over(
     Args:
         values: The values of the M metrics of each member, (M,) or (M, R).
         members: The members of the suite, with their weights.
-        is_harmonic: Whether the harmonic mean is returned. All members then have the same metrics.
+        is_harmonic: True if the harmonic mean is returned. All members then have the same metrics.
 
     Example:
         Two members have the accuracies [0.4, 0.8] and [0.8, 0.8] on base and on new classes. Their

@@ -127,7 +127,7 @@ def resize(
     Args:
         picture: An RGB picture of any size.
         size: The height and width.
-        mode: Which side is resized, see `ResizeMode`.
+        mode: The side that is resized, see `ResizeMode`.
         interpolation: The name of the filter.
         antialias: True to filter a picture that is made smaller, as Pillow does.
     """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +28,19 @@ DELTAS = ("delta1", "delta2", "delta3")  # (N,) shares of pixels, see `image_met
 _TRAINING = "training images"
 
 
-def _mean_of_images(samples: Derived, name: str) -> Mean | None:
-    """Return the mean over the images of a metric. Images without a pixel that counts are left out.
+class _ImageMean:
+    """A metric that is the mean over the images of a stored array."""
 
-    Return None if no image has such a pixel.
-    """
-    (images,) = np.nonzero(samples[PIXELS])
-    if not len(images):
-        return None
-    return Mean(samples[name][images], clusters=images)
+    def __init__(self, array: str) -> None:
+        """Keep the name of the array."""
+        self._array = array
+
+    def estimate(self, samples: Derived) -> Mean | None:
+        """Return the mean over the images with a pixel that counts, or None if there are none."""
+        (images,) = np.nonzero(samples[PIXELS])
+        if not len(images):
+            return None
+        return Mean(samples[self._array][images], clusters=images)
 
 
 class DepthProbe(Task):
@@ -47,7 +50,7 @@ class DepthProbe(Task):
     metrics = (
         Metric(
             RMSE,
-            partial(_mean_of_images, name=RMSE),
+            _ImageMean(RMSE).estimate,
             unit="number",
             higher_is_better=False,
             label="RMSE (m)",
@@ -56,23 +59,16 @@ class DepthProbe(Task):
         ),
         Metric(
             ABS_REL,
-            partial(_mean_of_images, name=ABS_REL),
+            _ImageMean(ABS_REL).estimate,
             unit="number",
             higher_is_better=False,
             label="abs rel",
             headline=True,
             conditional_on=_TRAINING,
         ),
-        Metric(
-            DELTAS[0],
-            partial(_mean_of_images, name=DELTAS[0]),
-            headline=True,
-            conditional_on=_TRAINING,
-        ),
-        *(
-            Metric(name, partial(_mean_of_images, name=name), conditional_on=_TRAINING)
-            for name in DELTAS[1:]
-        ),
+        Metric(DELTAS[0], _ImageMean(DELTAS[0]).estimate, headline=True, conditional_on=_TRAINING),
+        Metric(DELTAS[1], _ImageMean(DELTAS[1]).estimate, conditional_on=_TRAINING),
+        Metric(DELTAS[2], _ImageMean(DELTAS[2]).estimate, conditional_on=_TRAINING),
     )
     truth = (NAME, PIXELS)
     checked = "both lists, every file, the size of every image, every depth map"

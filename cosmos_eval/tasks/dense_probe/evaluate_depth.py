@@ -106,7 +106,7 @@ def measure_protocol(
     """
     started = perf_counter()
     attention = options.attention or protocol.attention
-    dense_encoder = options.distributed.synchronized(lambda: require_patches(encoder, attention))
+    dense_encoder = options.distributed.synchronized(require_patches, encoder, attention)
     model = DepthModel(dense_encoder, protocol, attention, options)
     probe = _fit(model, data.train, progress)
     fitted = perf_counter()
@@ -196,8 +196,8 @@ class DepthModel(NamedTuple):
     def predict(self, image: LoadedDepth, parameters: Mapping[str, NDArray[Any]]) -> Depth:
         """Return the predicted depth (H, W) of an image, within the bounds of the protocol."""
         pixels = self.normalise(image.image)
-        both = torch.stack([pixels, pixels.flip(2)])
-        features = self.encode(pad_to_patches(both, self.encoder.patch_size), image.sample.name)
+        views = torch.stack([pixels, pixels.flip(2)])  # the image and its mirror image
+        features = self.encode(pad_to_patches(views, self.encoder.patch_size), image.sample.name)
         weights = torch.from_numpy(parameters["weights"]).to(features.device)
         bias = torch.from_numpy(parameters["bias"]).to(features.device)
         outputs = (features @ weights.T + bias).permute(0, 3, 1, 2)  # (2, K, h, w)

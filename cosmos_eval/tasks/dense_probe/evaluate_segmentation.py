@@ -69,7 +69,7 @@ def measure_protocol(
     """
     started = perf_counter()
     attention = options.attention or protocol.attention
-    dense_encoder = options.distributed.synchronized(lambda: require_patches(encoder, attention))
+    dense_encoder = options.distributed.synchronized(require_patches, encoder, attention)
     fitted_protocol = inference.fit_to_model(protocol, dense_encoder)
     # A class has one logit, whatever its prompts are.
     names = tuple((name,) for name in protocol.class_names)

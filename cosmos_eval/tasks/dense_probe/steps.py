@@ -121,7 +121,7 @@ class LinearHead(nn.Module):
 
 @dataclass(frozen=True)
 class Training:
-    """What a head is trained on: the model, the views, and the loss."""
+    """Everything that the training of a head needs: the model, the views, and the loss."""
 
     encoder: DenseEncoder
     attention: Attention

@@ -86,7 +86,7 @@ class CacheModel:
     ) -> Constants:
         """Return the constants by which most of N held-out images are classified correctly.
 
-        Of equally good ones, those with the smallest beta, and then alpha, are returned.
+        Among equally good ones, the smallest beta decides, and then the smallest alpha.
 
         Args:
             features: The features (N, D) of the images.

@@ -191,7 +191,7 @@ class Problem(NamedTuple):
 
 
 class _Predictions(NamedTuple):
-    """What is predicted after S numbers of shots in D draws, and which constants were chosen."""
+    """The predictions after S numbers of shots in D draws, and the constants that were chosen."""
 
     # (S, N, D) classes
     linear: NDArray[np.integer]
@@ -375,7 +375,8 @@ def _make_problem(
 
     Args:
         data: The images and the draws.
-        features: The features of the training images, followed by those of the validation images.
+        features: The features of the training images, followed by the features of the validation
+            images.
         test_features: The features (N, D) of the test images.
         class_embeddings: The embeddings (C, D) of the classes.
     """

@@ -77,11 +77,7 @@ def _pixel_accuracy(samples: Derived) -> FunctionOfSums:
 
 
 def _mean_iou_of_class_group(samples: Derived, group_name: str) -> FunctionOfSums | None:
-    """Return the mean IoU over the classes of a group.
-
-    The group `things` has the classes that can be counted, such as cars, and `stuff` those that
-    cannot, such as sky. Return None if the protocol does not have a group of this name.
-    """
+    """Return the mean IoU over the classes of a group, or None without a group of this name."""
     group_names = samples[GROUPS].tolist()
     if group_name not in group_names:
         return None
@@ -89,6 +85,16 @@ def _mean_iou_of_class_group(samples: Derived, group_name: str) -> FunctionOfSum
     member_classes = np.flatnonzero(is_member)
     mean_iou_of_members = partial(stats.mean_iou, members=member_classes)
     return FunctionOfSums(samples[AREAS], mean_iou_of_members, jackknife=True)
+
+
+def _mean_iou_of_things(samples: Derived) -> FunctionOfSums | None:
+    """Return the mean IoU over classes that can be counted, such as cars, if they are a group."""
+    return _mean_iou_of_class_group(samples, "things")
+
+
+def _mean_iou_of_stuff(samples: Derived) -> FunctionOfSums | None:
+    """Return the mean IoU over classes that cannot be counted, such as sky, if they are a group."""
+    return _mean_iou_of_class_group(samples, "stuff")
 
 
 def _class_group_names(samples: Derived) -> list[str]:
@@ -105,18 +111,8 @@ class Segmentation(Task):
         Metric("mIoU", _mean_iou, primary=True),
         Metric("mAcc", _mean_accuracy),
         Metric("aAcc", _pixel_accuracy),
-        Metric(
-            "mIoU_things",
-            partial(_mean_iou_of_class_group, group_name="things"),
-            label="mIoU things",
-            headline=True,
-        ),
-        Metric(
-            "mIoU_stuff",
-            partial(_mean_iou_of_class_group, group_name="stuff"),
-            label="mIoU stuff",
-            headline=True,
-        ),
+        Metric("mIoU_things", _mean_iou_of_things, label="mIoU things", headline=True),
+        Metric("mIoU_stuff", _mean_iou_of_stuff, label="mIoU stuff", headline=True),
         Metric("mIoU_*", _mean_iou_of_class_group, members=_class_group_names),
     )
     truth = (NAME, CLASSES, GROUPS, MEMBERS, LABELLED)

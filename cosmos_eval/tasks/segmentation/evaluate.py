@@ -98,10 +98,11 @@ def measure_data(
     for protocol in protocols:
         _require_tuned_model(protocol, encoder.info)
     # An error in one process is raised in all of them.
-    synchronized = options.distributed.synchronized
-    dense_encoder = synchronized(lambda: require_patches(encoder, attention))
+    dense_encoder = options.distributed.synchronized(require_patches, encoder, attention)
     fitted_protocols = [inference.fit_to_model(protocol, dense_encoder) for protocol in protocols]
-    jobs = synchronized(lambda: _make_jobs(dense_encoder, fitted_protocols, data, options))
+    jobs = options.distributed.synchronized(
+        _make_jobs, dense_encoder, fitted_protocols, data, options
+    )
 
     def make_segmenters() -> list[Segmenter]:
         """Encode the prompts of each protocol, and return its segmenter."""

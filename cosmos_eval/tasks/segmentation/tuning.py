@@ -123,8 +123,8 @@ def with_setting(protocol: SegmentationProtocol, setting: Setting) -> Segmentati
                 prompts = tuple(text.replace("{}", class_name) for text in texts)
                 prompts_of_class[class_name] = prompts
         else:
-            known = nearest(name, [_TEMPLATES, *protocol.groups, *prompts_of_class])
-            raise UsageError(f"prompts: no class or group {name!r}; nearest known: {known}")
+            nearest_names = nearest(name, [_TEMPLATES, *protocol.groups, *prompts_of_class])
+            raise UsageError(f"prompts: no class or group {name!r}; nearest known: {nearest_names}")
     return replace(protocol, **fields, queries=tuple(prompts_of_class.values()))
 
 

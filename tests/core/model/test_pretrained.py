@@ -194,7 +194,7 @@ def test_with_partial_a_tower_of_another_size_starts_at_random(ours, source):
     [
         ("nowhere.pt", "nowhere.pt: no such file or bundled model; forms: openclip:ARCH/TAG, "),
         ("openclip:ViT-B-99/openai", "unknown architecture 'ViT-B-99'; nearest: "),
-        ("openclip:ViT-B-32/opena", "'opena' is no file and no weights of ViT-B-32: openai, "),
+        ("openclip:ViT-B-32/opena", "'opena' is neither a file nor weights of ViT-B-32: openai, "),
         ("hf:./nowhere/at/all", "hf:./nowhere/at/all"),
     ],
 )

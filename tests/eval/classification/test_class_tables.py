@@ -77,7 +77,7 @@ def test_celeba_joins_the_tables_of_attributes_and_splits(tmp_path, save_colour)
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("Sparrow/d.jpg,0", "Sparrow/d.jpg,7", "has the label '7', which is no class"),
+        ("Sparrow/d.jpg,0", "Sparrow/d.jpg,7", "has the label '7', which is not a class"),
         ("1,001.Alb", "1,,001.Alb", "line 2: "),
         ("place,", "ground,", "line 2: there is no `place`"),
         ("c.jpg", "a.jpg", "line 4: image 001.Albatross/a.jpg is listed twice"),

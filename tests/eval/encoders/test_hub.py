@@ -323,7 +323,7 @@ FAULTS = {
     "vision": f"SiglipVisionConfig {NOT_TWO_TOWERS}",
     "no processor": "no image processor (preprocessor_config.json); save it with save_pretrained",
     "no tokenizer": "no tokenizer (tokenizer.json); save it with save_pretrained",
-    "vocabulary": "ids that its text tower lacks; use that of its training",
+    "vocabulary": "ids that its text tower lacks; use the tokenizer of its training",
     "layout": "no config.json: use openclip:hf-hub:made/two",
     **{file: f"{file} {CODE_IS_REFUSED}" for file in CODE_FIELDS},
     "nested": f"processor_config.json {CODE_IS_REFUSED}",

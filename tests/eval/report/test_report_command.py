@@ -56,7 +56,7 @@ def test_a_result_that_cannot_be_compared_is_noted_on_the_page_and_by_the_comman
     assert done.status == 0
     first, note, reason = done.err.splitlines()
     assert first.startswith("wrote page.html")
-    fault = "in leaderboards alone: runs/eval/a__scenes-cls__scenes.json (edited samples)"
+    fault = "only in leaderboards: runs/eval/a__scenes-cls__scenes.json (edited samples)"
     assert note == f"note: not shown: {fault}"
     assert "the samples are not those that were stored with the record" in reason
     assert fault in (tmp_path / "page.html").read_text("utf-8")
@@ -76,7 +76,7 @@ def test_an_edited_result_is_in_leaderboards_alone(command, tmp_path):
     text = (tmp_path / "p.html").read_text("utf-8")
     assert note in done.err
     assert note in text
-    assert f"in leaderboards alone: r/{bad.name}" in text
+    assert f"only in leaderboards: r/{bad.name}" in text
     start = text.index('<tr data-model="scenes-clip (edited record)" data-source="unverified">')
     row = text[start : text.index("</tr>", start)]
     assert "99.0" in row

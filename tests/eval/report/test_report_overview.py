@@ -140,7 +140,7 @@ def test_the_reason_why_a_data_set_is_not_in_the_mean():
     all_entries = entries_of(stored)
     mean = Suite("", (), (), (), (SuiteMember("cls", "x", "p", ("acc1",)),), {}, "")
     assert explain_exclusions(mean, all_entries) == (
-        "x (q): another protocol than that of the mean",
+        "x (q): another protocol than the mean",
         "y (p): measured for 2 of 3 models",
         "z (p): its main metrics are not shares of which more is better",
     )

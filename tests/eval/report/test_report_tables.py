@@ -183,8 +183,8 @@ def test_the_summary_counts():
     reported = summary_of(stored(later, make_row(record, {"spec": "b", "random": True})))
     assert reported["Measured (UTC)"] == "2025-01-02 03:04 to 2026-01-02 03:04"
     assert (reported["Results"], reported["Models"], reported["Data sets"]) == ("2", "2", "1")
-    assert reported["Of edited code"] == reported["Of random weights"] == "1 results"
-    assert reported["Of a part of the samples only"] == "1 results"
+    assert reported["With edited code"] == reported["With random weights"] == "1 results"
+    assert reported["On some of the samples"] == "1 results"
 
 
 def test_published_numbers_stand_beside_what_was_measured_only():

@@ -194,7 +194,7 @@ def test_a_result_of_another_name_stops_the_run_before_anything_is_loaded(
         assert (done.status, loaded, results(tmp_path)) == (2, [], before)
         (line,) = done.err.splitlines()
         assert "holds the result of " in line
-        assert " on my set (user), whose file name is that of " in line
+        assert " on my set (user), which has the same file name as " in line
 
 
 def test_keep_going_is_no_advice_if_the_only_model_cannot_be_loaded(command, own_suite):
