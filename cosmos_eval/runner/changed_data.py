@@ -43,7 +43,7 @@ def without_changed_data(
         show_progress("data of existing results", Progress("read", n_done, len(plan.protocols)))
         try:
             hashes = _hash_data(protocol, options)
-        except UsageError as error:
+        except Exception as error:  # as a run does, which raises or reports it when it measures
             for result in results:
                 checked[result.pair] = Result(result.pair, path=result.path, error=error)
             continue
@@ -51,9 +51,9 @@ def without_changed_data(
             note = f"{protocol.dataset}: existing results stay, but their data cannot be compared"
             show_progress("data", Progress("read", n_done, len(plan.protocols), note=note))
         for result in results:
-            error = _find_difference(result, hashes, protocol)
-            if error is not None:
-                checked[result.pair] = Result(result.pair, path=result.path, error=error)
+            difference = _find_difference(result, hashes, protocol)
+            if difference is not None:
+                checked[result.pair] = Result(result.pair, path=result.path, error=difference)
     return checked
 
 
@@ -82,7 +82,8 @@ def _find_difference(
     """
     assert result.row is not None  # only failed results have none
     recorded = result.row.provenance["hashes"]
-    names = [name for name, sha256 in hashes.items() if recorded.get(name, sha256) != sha256]
+    # Older results lack some of the hashes.
+    names = [name for name, sha256 in hashes.items() if (recorded.get(name) or sha256) != sha256]
     if not names:
         return None
     words = ", ".join(name.replace("_", " ") for name in names)

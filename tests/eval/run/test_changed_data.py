@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from support.coop import write_split
 from support.encoders import load
 from support.one_set import (
     COLOURS,
@@ -119,6 +120,29 @@ def test_the_hashes_of_the_data_are_those_that_a_measurement_records(task_name, 
     assert "content" in hashes
     assert {"sample_list", "samples"} & hashes.keys()
     assert {name: recorded[name] for name in hashes} == hashes
+
+
+def write_coop(root: Path) -> str:
+    """Write images of three splits by CoOp's rules, and return the YAML file."""
+    write_split(root)
+    return "kind: probe\nsplit_file: split.json\nimages: photos\nshots: [1]\nc_values: [1, 100]\n"
+
+
+def write_videos(root: Path) -> str:
+    """Write two videos of two frames each, and return the YAML file."""
+    for name in ("red", "green"):
+        for number, colour in enumerate([COLOURS[name], COLOURS["blue"]]):
+            write_photo(root / "frames" / name / f"{number}.png", colour)
+    (root / "list.csv").write_text("image,caption\nred,red\ngreen,green\n")
+    return "kind: retrieval\nimages: frames\nannotations: list.csv\nframes: 2\n"
+
+
+@pytest.mark.parametrize("write", [write_coop, write_videos])
+def test_the_hashes_of_coop_splits_and_videos_are_those_of_a_measurement(write, tmp_path):
+    (tmp_path / "set.yaml").write_text(write(tmp_path))
+    protocol = find_protocol(str(tmp_path / "set.yaml"))
+    recorded = task_for(protocol).measure_one(load(MODEL), protocol, options_for(tmp_path)).hashes
+    assert hashes_of(protocol, tmp_path) == recorded
 
 
 @pytest.mark.parametrize("task_name", TASKS)
