@@ -143,11 +143,7 @@ class RegionEmbedder(ImageEmbedder):
         for features_of_shard in features_of_shards:
             features_by_key.update(features_of_shard)
 
-        key_by_region = {}
-        for image in images:
-            for box, key in zip(image.boxes, image.keys, strict=True):
-                key_by_region[image.image, box] = key
-        keys = [key_by_region[region.image, region.box] for region in regions]
+        keys = _keys_of(regions, images)
         features = np.stack([features_by_key[key] for key in keys])
         return Embeddings(features, image_sha256s=keys)
 
@@ -317,6 +313,20 @@ def pool(patches: Tensor, boxes: Sequence[Tensor], side: int) -> Tensor:
     scale = patches.shape[1] / side
     pooled = roi_align(channels_first, list(boxes), (1, 1), scale, -1, aligned=True)
     return normalize(pooled[:, :, 0, 0], dim=-1)
+
+
+def hash_regions(regions: Sequence[PooledRegion], options: RunOptions) -> list[bytes]:
+    """Return the SHA-256 of each box with its image. Raises UsageError for an unreadable image."""
+    return _keys_of(regions, _group_by_image(regions, options))
+
+
+def _keys_of(regions: Sequence[PooledRegion], images: Sequence[_BoxedImage]) -> list[bytes]:
+    """Return the key of each box, in the order of `regions`. `images` are their distinct images."""
+    key_by_region = {}
+    for image in images:
+        for box, key in zip(image.boxes, image.keys, strict=True):
+            key_by_region[image.image, box] = key
+    return [key_by_region[region.image, region.box] for region in regions]
 
 
 def _group_by_image(regions: Sequence[PooledRegion], options: RunOptions) -> list[_BoxedImage]:

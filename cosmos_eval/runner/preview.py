@@ -84,7 +84,7 @@ def preview(plan: Plan, existing: Mapping[Pair, Result], output: Path) -> list[P
                     protocol=pair.protocol,
                     task=protocol.task,
                     data=protocol.root or protocol.repository or options.data_root,
-                    data_state=_data_state(protocol, options),
+                    data_state=data_state(protocol, options),
                     samples=n_samples,
                     result=result_path,
                     result_fault=result_fault,
@@ -105,7 +105,7 @@ def _read_rows(folder: Path) -> list[ResultRow]:
     return rows
 
 
-def _data_state(protocol: Protocol, options: RunOptions) -> DataState:
+def data_state(protocol: Protocol, options: RunOptions) -> DataState:
     """Return the state of the folders of a data set, such as `there` or `not found`."""
     if protocol.repository is not None:
         try:

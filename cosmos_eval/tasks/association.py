@@ -18,7 +18,13 @@ import numpy as np
 from cosmos_eval import types
 from cosmos_eval.data import association as association_data
 from cosmos_eval.data.association import AssociationData
-from cosmos_eval.data.folders import Survey, all_exist, fetch_repository, fingerprint
+from cosmos_eval.data.folders import (
+    Survey,
+    all_exist,
+    content_hash,
+    fetch_repository,
+    fingerprint,
+)
 from cosmos_eval.stats.choices import jaccard_indices, products
 from cosmos_eval.stats.estimates import Ints, Mean
 from cosmos_eval.tasks.arrays import SampleArray
@@ -130,6 +136,15 @@ class Association(Task):
                 hashes={"sample_list": _hash_sample_list(associations)},
                 unit="items",
             )
+
+    def data_hashes(
+        self, protocol: types.AssociationProtocol, data: AssociationData, options: types.RunOptions
+    ) -> Mapping[str, str]:
+        """Return the hashes of the images' files, and of the items."""
+        from cosmos_eval.embedding.hashing import hash_images
+
+        content = content_hash(hash_images(data.images, options))
+        return {"sample_list": _hash_sample_list(data), "content": content}
 
     def in_order(
         self,

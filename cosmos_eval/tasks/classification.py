@@ -178,6 +178,15 @@ class ClassTask(Task):
         """Return the hashes that a result records, by name: of the data, and of the prompts."""
         return _hash_data_and_prompts(data, self.prompts(protocol, data))
 
+    def data_hashes(
+        self, protocol: Any, data: ClassData, options: types.RunOptions
+    ) -> Mapping[str, str]:
+        """Return the hashes that a result records, with that of the files and their labels."""
+        from cosmos_eval.embedding.hashing import hash_images
+
+        content = content_hash(hash_images(data.images, options), data.labels)
+        return {**self.hashes(protocol, data, options), "content": content}
+
     def embedder(self, protocol: Any, image_embedder: ImageEmbedder) -> ImageEmbedder:
         """Return the embedder of a protocol's images: by default, the one of whole images."""
         return image_embedder

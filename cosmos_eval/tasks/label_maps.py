@@ -16,6 +16,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from cosmos_eval.data import folders
 from cosmos_eval.data.label_maps import Sample
 from cosmos_eval.data.prefetch import prefetch
 from cosmos_eval.data.readers import FileError, read_bytes
@@ -100,6 +101,10 @@ class ShardedMeasurement(ABC, Generic[Item, Image]):
         Returns:
             For each store, the arrays of the shard by name.
         """
+
+    @abstractmethod
+    def samples_of(self, item: Item) -> Sequence[Sample]:
+        """Return for each store the sample of an image: its files, as the protocol reads them."""
 
     def is_valid(self, shard: range, arrays: Sequence[Arrays]) -> bool:
         """Return whether stored arrays of a shard can be used again. By default, they can.
@@ -228,11 +233,34 @@ class ShardedMeasurement(ABC, Generic[Item, Image]):
         for shard, key in zip(shards, keys, strict=True):
             arrays_of_stores = arrays_by_key[key]
             is_in_all_stores = len(arrays_of_stores) == len(self._stores)
-            if is_in_all_stores and self.is_valid(shard, arrays_of_stores):
+            if (
+                is_in_all_stores
+                and self._has_these_files(shard, arrays_of_stores)
+                and self.is_valid(shard, arrays_of_stores)
+            ):
                 arrays_of_shards.append(arrays_of_stores)
             else:
                 arrays_of_shards.append(None)
         return arrays_of_shards
+
+    def _has_these_files(self, shard: range, arrays_of_stores: Sequence[Arrays]) -> bool:
+        """Return whether the arrays of a shard were measured on the files that are there now.
+
+        Sizes and times, which decide the folder of a store, are the same for some changed files.
+
+        Args:
+            shard: The indices of the images.
+            arrays_of_stores: The stored arrays of the shard for each store, with the hashes of the
+                files.
+        """
+        samples_of_images = [self.samples_of(self._samples[index]) for index in shard]
+        for samples, arrays in zip(
+            zip(*samples_of_images, strict=True), arrays_of_stores, strict=True
+        ):
+            contents = content_array(hash_contents(samples, self._options))
+            if not np.array_equal(arrays[CONTENT], contents):
+                return False
+        return True
 
     def _measure(self, shards: Sequence[range]) -> list[Sequence[Arrays]]:
         """Measure the shards of this process one by one, and store each when it is done.
@@ -278,6 +306,27 @@ def hash_contents(samples: Sequence[Sample], options: RunOptions) -> list[bytes]
             raise UsageError(f"cannot read image {sample.image}: {error}") from error
 
     return list(prefetch(samples, hash_sample, workers=options.workers))
+
+
+def data_hashes(
+    samples: Sequence[Sample], options: RunOptions, train: Sequence[Sample] = ()
+) -> dict[str, str]:
+    """Return the hashes of images with label maps that a result records, by name.
+
+    Args:
+        samples: The images that are measured.
+        options: The options of the run: the threads that read files.
+        train: The training images of a probe; empty without one.
+
+    Raises UsageError for a file that cannot be read.
+    """
+    hashes = {
+        "samples": folders.fingerprint([sample.name for sample in samples]),
+        "content": folders.content_hash(hash_contents([*train, *samples], options)),
+    }
+    if train:
+        hashes["training"] = folders.fingerprint([sample.name for sample in train])
+    return hashes
 
 
 def _key_of_shard(shard: range) -> bytes:

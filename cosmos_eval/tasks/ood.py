@@ -131,6 +131,20 @@ class OutOfDistribution(Task):
         for protocol, split_images in zip(protocols, data, strict=True):
             yield self._measure_protocol(embedder, protocol, split_images, progress)
 
+    def data_hashes(
+        self, protocol: types.OodProtocol, data: OodData, options: types.RunOptions
+    ) -> Mapping[str, str]:
+        """Return the hashes of the images' files, of their names, and of the class names."""
+        from cosmos_eval.embedding.hashing import hash_images
+
+        images = [*data.inside.images, *data.outside.images]
+        is_inside = np.arange(len(images)) < len(data.inside.images)
+        return {
+            "sample_list": fingerprint([data.inside.names, data.outside.names]),
+            "content": content_hash(hash_images(images, options), is_inside),
+            "class_names": fingerprint(class_names(splits_of(protocol)[0], data.inside)),
+        }
+
     def _measure_protocol(
         self,
         embedder: ImageEmbedder,

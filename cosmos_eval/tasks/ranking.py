@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from cosmos_eval import types
 from cosmos_eval.data import ranking as ranking_data
-from cosmos_eval.data.folders import Survey, all_exist, content_hash
+from cosmos_eval.data.folders import Survey, all_exist, content_hash, fingerprint
 from cosmos_eval.data.ranking import RankingData, Search
 from cosmos_eval.models.encoder import ComposingEncoder
 from cosmos_eval.stats import ranking as stats
@@ -242,6 +242,15 @@ class Ranking(Task):
                 notes=notes,
                 unit="queries of each kind",
             )
+
+    def data_hashes(
+        self, protocol: types.RankingProtocol, data: RankingData, options: types.RunOptions
+    ) -> Mapping[str, str]:
+        """Return the hashes of the images' files, and of the queries."""
+        from cosmos_eval.embedding.hashing import hash_images
+
+        content = content_hash(hash_images(data.images, options))
+        return {"sample_list": fingerprint(ranking_data.sample_list(data)), "content": content}
 
     def derive(self, samples: types.Samples) -> Derived:
         """Add the ranks of each query's positives, and whether they are hard."""

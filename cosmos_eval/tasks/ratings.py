@@ -6,7 +6,7 @@ flickr8k_example/compute_metrics.py.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ import numpy as np
 
 from cosmos_eval import types
 from cosmos_eval.data import ratings as ratings_data
-from cosmos_eval.data.folders import Survey, all_exist, fingerprint
+from cosmos_eval.data.folders import Survey, all_exist, content_hash, fingerprint
 from cosmos_eval.data.ratings import MOST_CELLS, RatedData
 from cosmos_eval.stats.estimates import FunctionOfSums
 from cosmos_eval.stats.kendall import tau_b, tau_c
@@ -102,6 +102,15 @@ class Ratings(Task):
                 hashes={"sample_list": _hash_sample_list(rated_data)},
                 unit="ratings",
             )
+
+    def data_hashes(
+        self, protocol: types.RatingsProtocol, data: RatedData, options: types.RunOptions
+    ) -> Mapping[str, str]:
+        """Return the hashes of the images' files, and of the rated captions."""
+        from cosmos_eval.embedding.hashing import hash_images
+
+        content = content_hash(hash_images(data.images, options))
+        return {"sample_list": _hash_sample_list(data), "content": content}
 
     def require_consistent(self, samples: types.Samples) -> None:
         """Raise ValueError for an unknown variant of Kendall's tau, and for too many ratings."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cosmos_eval import types
 from cosmos_eval.data import retrieval as retrieval_data
-from cosmos_eval.data.folders import Survey, all_exist, as_tuple, fetch_repository
+from cosmos_eval.data.folders import Survey, all_exist, as_tuple, content_hash, fetch_repository
 from cosmos_eval.data.retrieval import RetrievalData
 from cosmos_eval.models.encoder import Encoder, describe_pair_scores, require_pair_scorer
 from cosmos_eval.stats.estimates import Ints, Mean, MeanRank, Median
@@ -222,6 +222,15 @@ class Retrieval(Task):
                 settings=describe_pair_scores(encoder, protocol.pairs),
                 notes=notes,
             )
+
+    def data_hashes(
+        self, protocol: types.RetrievalProtocol, data: RetrievalData, options: types.RunOptions
+    ) -> Mapping[str, str]:
+        """Return the hashes of the images' files, and of their names and captions."""
+        from cosmos_eval.embedding.hashing import hash_images
+
+        content = content_hash(hash_images(data.images, options))
+        return {"sample_list": retrieval_data.sample_list_hash(data), "content": content}
 
     def in_order(
         self,

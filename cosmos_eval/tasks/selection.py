@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cosmos_eval import types
 from cosmos_eval.data import selection as selection_data
-from cosmos_eval.data.folders import Survey, all_exist, fingerprint
+from cosmos_eval.data.folders import Survey, all_exist, content_hash, fingerprint
 from cosmos_eval.data.selection import SelectionData
 from cosmos_eval.models.encoder import Encoder, describe_pair_scores, require_pair_scorer
 from cosmos_eval.stats import choices
@@ -260,6 +260,15 @@ class Selection(Task):
                 notes=_notes(items),
                 unit="items",
             )
+
+    def data_hashes(
+        self, protocol: types.SelectionProtocol, data: SelectionData, options: types.RunOptions
+    ) -> Mapping[str, str]:
+        """Return the hashes of the images' files, and of the items."""
+        from cosmos_eval.embedding.hashing import hash_images
+
+        content = content_hash(hash_images(data.images, options))
+        return {**_hashes(protocol, data, options), "content": content}
 
     def in_order(
         self,

@@ -298,6 +298,21 @@ class Task(ABC):
         """
         return None
 
+    def data_hashes(self, protocol: Any, data: Any, options: RunOptions) -> Mapping[str, str]:
+        """Return the hashes of the data that a result of this protocol records, by name.
+
+        They are computed without a model. All files are read, but no image is decoded. By default,
+        there are none, so that changed data of existing results are not found.
+
+        Args:
+            protocol: A protocol of this task.
+            data: The data that `open_data` returned.
+            options: The options of the run.
+
+        Raises UsageError for a file that cannot be read.
+        """
+        return {}
+
     def in_order(
         self,
         encoder: Encoder,

@@ -109,6 +109,14 @@ class DepthProbe(Task):
             yield measurement
             store.remove()
 
+    def data_hashes(
+        self, protocol: Any, data: DepthMaps, options: types.RunOptions
+    ) -> Mapping[str, str]:
+        """Return the hashes of the training and test images with their maps, and of their names."""
+        from cosmos_eval.tasks.label_maps import data_hashes
+
+        return data_hashes(data.samples, options, data.train)
+
     def require_consistent(self, samples: types.Samples) -> None:
         """Raise ValueError if a number is missing for an image with pixels that count."""
         has_pixels = samples[PIXELS] > 0

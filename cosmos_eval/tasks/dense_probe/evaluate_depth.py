@@ -293,6 +293,10 @@ class _DepthMeasurement(ShardedMeasurement[Sample, LoadedDepth]):
         """Read an image and its depth map."""
         return load(sample, self._model.protocol)
 
+    def samples_of(self, item: Sample) -> Sequence[Sample]:
+        """Return the sample itself, for the only store."""
+        return (item,)
+
     def measure_shard(self, shard: range, images: Iterator[LoadedDepth]) -> list[Arrays]:
         """Return the metrics of the images of a shard, and the hashes of their files."""
         metrics_of_images, sha256s = [], []

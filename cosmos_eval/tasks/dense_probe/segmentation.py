@@ -61,6 +61,14 @@ class SegmentationProbe(Segmentation):
             yield measurement
             store.remove()
 
+    def data_hashes(
+        self, protocol: Any, data: LabelMaps, options: types.RunOptions
+    ) -> Mapping[str, str]:
+        """Return the hashes of the training and test images with their maps, and of their names."""
+        from cosmos_eval.tasks.label_maps import data_hashes
+
+        return data_hashes(data.samples, options, data.train)
+
     def image_pass(self, protocol: Any, options: types.RunOptions, data: LabelMaps) -> Hashable:
         """Return the data set: each protocol encodes its images itself."""
         return protocol.dataset

@@ -223,6 +223,14 @@ class Localisation(Task):
         for protocol, labelled_images in zip(protocols, data, strict=True):
             yield from measure_data(encoder, protocol, options, progress, labelled_images)
 
+    def data_hashes(
+        self, protocol: LocalisationProtocol, data: LabelMaps, options: RunOptions
+    ) -> Mapping[str, str]:
+        """Return the hashes of the images with their label maps, and of their names."""
+        from cosmos_eval.tasks.label_maps import data_hashes
+
+        return data_hashes(data.samples, options)
+
     def image_pass(
         self, protocol: LocalisationProtocol, options: RunOptions, data: LabelMaps
     ) -> Hashable:

@@ -200,6 +200,10 @@ class _Scoring(label_maps.ShardedMeasurement[Sample, "LoadedImage"]):
         key = (sample.image, sample.mask, *names, self._encoder.transform)
         return self._options.memory.get(key, load)
 
+    def samples_of(self, item: Sample) -> Sequence[Sample]:
+        """Return the sample itself, for the only store."""
+        return (item,)
+
     def measure_shard(self, shard: range, images: Iterator[LoadedImage]) -> list[Arrays]:
         """Score the maps of the things in the images of a shard.
 

@@ -59,6 +59,13 @@ class ProbeData(NamedTuple):
         return self.test.found_samples
 
 
+def _labelled_splits(data: ProbeData | coop.CoopData) -> list[ClassData]:
+    """Return the training images, the validation images if there are any, and the test images."""
+    if isinstance(data, coop.CoopData) and data.validation is not None:
+        return [data.train, data.validation, data.test]
+    return [data.train, data.test]
+
+
 def _linear_accuracy(samples: Derived) -> Proportion | None:
     """Return the accuracy of the linear probe on the test images; None under CoOp's rules."""
     if LINEAR not in samples:
@@ -195,9 +202,7 @@ class Probes(Task):
         """
         test_split = _splits_of(protocol)["test"]
         measured = coop.measure_coop(encoder, protocol, test_split, data, options, progress)
-        labelled = [data.train, data.test]
-        if data.validation is not None:
-            labelled.insert(1, data.validation)
+        labelled = _labelled_splits(data)
         return self.measurement(
             measured.samples,
             options,
@@ -273,6 +278,26 @@ class Probes(Task):
             },
             notes=_notes(probe, linear),
         )
+
+    def data_hashes(
+        self,
+        protocol: types.ProbeProtocol,
+        data: ProbeData | coop.CoopData,
+        options: types.RunOptions,
+    ) -> Mapping[str, str]:
+        """Return the hashes of the files and labels of all splits, and of the images' names."""
+        from cosmos_eval.embedding.hashing import hash_images
+
+        labelled = _labelled_splits(data)
+        sha256s = hash_images([image for split in labelled for image in split.images], options)
+        hashes = {
+            "sample_list": fingerprint([split.names for split in labelled]),
+            "content": content_hash(sha256s, np.concatenate([split.labels for split in labelled])),
+        }
+        if isinstance(data, coop.CoopData):
+            test_split = _splits_of(protocol)["test"]
+            hashes["probe"] = coop.hash_constants(protocol, test_split, data.test)
+        return hashes
 
     def require_consistent(self, samples: types.Samples) -> None:
         """Raise ValueError if two rows of few-shot probes have the same number of shots.

@@ -154,6 +154,14 @@ class Segmentation(Task):
 
         return measure_data(encoder, protocols, options, progress, data)
 
+    def data_hashes(
+        self, protocol: Any, data: LabelMaps, options: types.RunOptions
+    ) -> Mapping[str, str]:
+        """Return the hashes of the images with their label maps, and of their names."""
+        from cosmos_eval.tasks.label_maps import data_hashes
+
+        return data_hashes(data.samples, options)
+
     def in_order(
         self,
         encoder: Encoder,

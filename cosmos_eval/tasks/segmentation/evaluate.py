@@ -401,6 +401,10 @@ class _Counting(ShardedMeasurement[Sequence[Sample], list[LoadedImage]]):
         protocols = [job.protocol for job in self._jobs]
         return inference.load_together(samples, protocols, self._options.memory)
 
+    def samples_of(self, item: Sequence[Sample]) -> Sequence[Sample]:
+        """Return the samples of an image, one for each job."""
+        return item
+
     def is_valid(self, shard: range, arrays: Sequence[Arrays]) -> bool:
         """Return whether all predicted label maps of a shard are on disk as they were saved.
 

@@ -1,0 +1,92 @@
+"""Find existing results whose data have changed since they were measured. Imports no torch."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from cosmos_core.utils.distributed import SINGLE_PROCESS
+from cosmos_eval.runner.plan import (
+    Pair,
+    Plan,
+    Result,
+    ShowProgress,
+    open_dataset,
+    pair_of,
+    show_no_progress,
+)
+from cosmos_eval.runner.preview import data_state
+from cosmos_eval.tasks import task_for
+from cosmos_eval.types import Progress, Protocol, RunOptions, UsageError
+
+
+def without_changed_data(
+    existing: Mapping[Pair, Result], plan: Plan, show_progress: ShowProgress = show_no_progress
+) -> dict[Pair, Result]:
+    """Return existing results, with an error for each that was measured on other data.
+
+    All files of their data sets are read. The results on data that are not on the disk, or whose
+    task cannot hash them, stay as they are, with a note. So do hashes that a result of an older
+    version does not record.
+
+    Args:
+        existing: The results, some of which may have an error already.
+        plan: The plan that they belong to.
+        show_progress: Is called for each data set before it is read, and with notes.
+    """
+    checked = dict(existing)
+    options = replace(plan.options, distributed=SINGLE_PROCESS, download=False)
+    for n_done, protocol in enumerate(plan.protocols):
+        pairs = [pair_of(spec, protocol) for spec in plan.specs]
+        results = [existing[pair] for pair in pairs if pair in existing]
+        results = [result for result in results if result.error is None]
+        if not results:
+            continue
+        show_progress("data of existing results", Progress("read", n_done, len(plan.protocols)))
+        try:
+            hashes = _hash_data(protocol, options)
+        except Exception as error:  # as a run does, which raises or reports it when it measures
+            for result in results:
+                checked[result.pair] = Result(result.pair, path=result.path, error=error)
+            continue
+        if not hashes:
+            note = f"{protocol.dataset}: existing results stay, but their data cannot be compared"
+            show_progress("data", Progress("read", n_done, len(plan.protocols), note=note))
+        for result in results:
+            difference = _find_difference(result, hashes, protocol)
+            if difference is not None:
+                checked[result.pair] = Result(result.pair, path=result.path, error=difference)
+    return checked
+
+
+def _hash_data(protocol: Protocol, options: RunOptions) -> Mapping[str, str]:
+    """Return the hashes of a data set that results record, by name.
+
+    They are empty if the data are not on the disk, or if the task cannot hash them. Raises
+    UsageError for data that are there but cannot be read.
+    """
+    is_there = data_state(protocol, options) == "there"
+    if not is_there or options.streams(protocol):
+        return {}
+    dataset = open_dataset(protocol, options, check=False)
+    return task_for(protocol).data_hashes(dataset.protocol, dataset.data, options)
+
+
+def _find_difference(
+    result: Result, hashes: Mapping[str, str], protocol: Protocol
+) -> UsageError | None:
+    """Return an error that names the recorded hashes of a result that are others now, or None.
+
+    Args:
+        result: The result.
+        hashes: The hashes of the data as they are now.
+        protocol: The protocol of the data set.
+    """
+    assert result.row is not None  # only failed results have none
+    recorded = result.row.provenance["hashes"]
+    # Older results lack some of the hashes.
+    names = [name for name, sha256 in hashes.items() if (recorded.get(name) or sha256) != sha256]
+    if not names:
+        return None
+    words = ", ".join(name.replace("_", " ") for name in names)
+    return UsageError(
+        f"{result.path} was measured on other data than {protocol.dataset} has now ({words})"
+    )

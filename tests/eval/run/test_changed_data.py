@@ -1,0 +1,414 @@
+"""Results stay tied to the data they were measured on, in every task and form of files."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from support.coop import write_split
+from support.encoders import load
+from support.one_set import (
+    COLOURS,
+    PHOTOS,
+    protocol_of,
+    write_depth_map,
+    write_faces,
+    write_label_map,
+    write_photo,
+    write_set,
+)
+from support.rows import make_row
+from support.webdatasets import npy, shard, shard_of
+
+from cosmos_eval.results.identity import data_identity
+from cosmos_eval.results.settings import column_fields, describe_mismatches, setting_of_result
+from cosmos_eval.runner.changed_data import without_changed_data
+from cosmos_eval.runner.execute import existing_results
+from cosmos_eval.runner.plan import make_plan
+from cosmos_eval.tasks import TASKS, find_protocol, task_for
+from cosmos_eval.types import Progress, Protocol, RunOptions
+
+MODEL = f"python:{Path(__file__).parents[3] / 'examples/own_model.py'}"
+TASKS_OF_FILES = [task for task in TASKS if task != "faces"]  # whose images are in an archive
+IMAGE = "photos/green/0.png"
+LABELS_OF_FACE = {"npy": npy([0, 1, 1, 0])}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """The set of six images, all of which differ."""
+    root = tmp_path / "data"
+    write_set(root)
+    for index, photo in enumerate(PHOTOS):
+        red, green, blue = COLOURS[photo.partition("/")[0]]
+        write_photo(root / "photos" / f"{photo}.png", (red - index, green, blue))
+        write_photo(root / "train" / f"{photo}.png", (red, green, blue - 10 - index))
+    return root
+
+
+def options_for(root: Path) -> RunOptions:
+    return RunOptions(data_root=str(root), workers=0)
+
+
+def hashes_of(protocol: Protocol, root: Path) -> dict[str, str]:
+    """Return the hashes of a data set as it is now."""
+    task, options = task_for(protocol), options_for(root)
+    return dict(task.data_hashes(protocol, task.open_data(protocol, options), options))
+
+
+def changed_names(protocol: Protocol, root: Path, change: Callable[[], Any]) -> set[str]:
+    """Return the names of the hashes that a change of the files changes.
+
+    Check that comparisons name them all, and that tables have two columns.
+    """
+    before = hashes_of(protocol, root)
+    change()
+    after = hashes_of(protocol, root)
+    assert before.keys() == after.keys()
+    names = {name for name in before if before[name] != after[name]}
+
+    rows = [make_row({"hashes": hashes}) for hashes in (before, after)]
+    mismatches = describe_mismatches(*map(setting_of_result, rows))
+    assert {line.split()[0] for line in mismatches} == {f"hashes.{name}" for name in names}
+    columns = [(data_identity(row)["content"], column_fields(row)) for row in rows]
+    assert (columns[0] != columns[1]) == bool(names)
+    return names
+
+
+def change_unnoticed(path: Path, write: Callable[[], Any]) -> None:
+    """Change a file, but neither its size nor its times."""
+    before, content = path.stat(), path.read_bytes()
+    write()
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    after = path.stat()
+    assert (after.st_size, after.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    assert path.read_bytes() != content
+
+
+def change_image_unnoticed(root: Path) -> None:
+    """Write another image of the same size in bytes, with the same times."""
+    change_unnoticed(root / IMAGE, lambda: write_photo(root / IMAGE, (60, 68, 150)))
+
+
+def replace_text(path: Path, old: str, new: str) -> None:
+    """Replace the first occurrence of a text in a file."""
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+def swap(first: Path, second: Path) -> None:
+    """Exchange the names of two files."""
+    spare = first.with_suffix(".spare")
+    first.rename(spare)
+    second.rename(first)
+    spare.rename(second)
+
+
+@pytest.mark.parametrize("task_name", TASKS)
+def test_the_hashes_of_the_data_are_those_that_a_measurement_records(task_name, root):
+    protocol, options = protocol_of(task_name, root), options_for(root)
+    recorded = task_for(protocol).measure_one(load(MODEL), protocol, options).hashes
+    hashes = hashes_of(protocol, root)
+    assert "content" in hashes
+    assert {"sample_list", "samples"} & hashes.keys()
+    assert {name: recorded[name] for name in hashes} == hashes
+
+
+def write_coop(root: Path) -> str:
+    """Write images of three splits by CoOp's rules, and return the YAML file."""
+    write_split(root)
+    return "kind: probe\nsplit_file: split.json\nimages: photos\nshots: [1]\nc_values: [1, 100]\n"
+
+
+def write_videos(root: Path) -> str:
+    """Write two videos of two frames each, and return the YAML file."""
+    for name in ("red", "green"):
+        for number, colour in enumerate([COLOURS[name], COLOURS["blue"]]):
+            write_photo(root / "frames" / name / f"{number}.png", colour)
+    (root / "list.csv").write_text("image,caption\nred,red\ngreen,green\n")
+    return "kind: retrieval\nimages: frames\nannotations: list.csv\nframes: 2\n"
+
+
+@pytest.mark.parametrize("write", [write_coop, write_videos])
+def test_the_hashes_of_coop_splits_and_videos_are_those_of_a_measurement(write, tmp_path):
+    (tmp_path / "set.yaml").write_text(write(tmp_path))
+    protocol = find_protocol(str(tmp_path / "set.yaml"))
+    recorded = task_for(protocol).measure_one(load(MODEL), protocol, options_for(tmp_path)).hashes
+    assert hashes_of(protocol, tmp_path) == recorded
+
+
+@pytest.mark.parametrize("task_name", TASKS)
+def test_other_bytes_of_the_same_size_and_time_are_found(task_name, root):
+    def change() -> None:
+        if task_name == "faces":
+            change_unnoticed(root / "faces/test/0.tar", lambda: write_faces(root, "yellow"))
+        else:
+            change_image_unnoticed(root)
+
+    assert changed_names(protocol_of(task_name, root), root, change) == {"content"}
+
+
+LIST, CONTENT = {"sample_list"}, {"content"}
+ANNOTATIONS: dict[str, tuple[Callable[[Path], Any], set[str]]] = {
+    "caption": (lambda r: replace_text(r / "captions.json", "a green", "a brown"), LIST),
+    "label": (lambda r: replace_text(r / "labels.csv", "0.png,green", "0.png,red"), CONTENT),
+    "class name": (
+        lambda r: replace_text(r / "faces/classnames.txt", "race:red", "race:pink"),
+        {"class_names"},
+    ),
+    "label of a face": (
+        lambda r: write_labels_of_faces(r, [1, 1, 1, 0]),
+        CONTENT,
+    ),
+    "mask": (lambda r: write_label_map(r / "masks/green/0.png", split_at=20), CONTENT),
+    "depth": (lambda r: write_depth_map(r / "depth/green/0.png", split_at=20), CONTENT),
+    "wrong caption": (lambda r: replace_text(r / "items.csv", "white", "black"), LIST),
+    "cue": (lambda r: replace_text(r / "cues.jsonl", '"cue": "green"', '"cue": "lime"'), LIST),
+    "answer": (lambda r: replace_text(r / "cues.jsonl", '["green/0", ', '["blue/0", '), LIST),
+    "rating": (lambda r: replace_text(r / "ratings.csv", "green,3", "green,4"), LIST),
+    "box": (lambda r: replace_text(r / "boxes.json", "20, 16]", "20, 17]"), CONTENT),
+    "class": (
+        lambda r: replace_text(r / "boxes.json", '"category_id": 0', '"category_id": 1'),
+        CONTENT,
+    ),
+    "query": (lambda r: replace_text(r / "queries.jsonl", '"text": "red"', '"text": "pink"'), LIST),
+    "positive": (
+        lambda r: replace_text(
+            r / "queries.jsonl", '"positives": ["red/0', '"positives": ["blue/0'
+        ),
+        LIST,
+    ),
+    "junk": (
+        lambda r: replace_text(r / "queries.jsonl", '"junk": ["green/0', '"junk": ["green/1'),
+        LIST,
+    ),
+    "folder": (lambda r: (r / IMAGE).rename(r / "photos/red/9.png"), {"content", "sample_list"}),
+    "training label": (
+        lambda r: swap(r / "train/green/0.png", r / "train/red/0.png"),
+        CONTENT,
+    ),
+}
+
+
+def write_labels_of_faces(root: Path, labels: list[int]) -> None:
+    first, other = ("lime", {"npy": npy(labels)}), LABELS_OF_FACE
+    (root / "faces/test/0.tar").write_bytes(shard_of(first, ("red", other), ("blue", other)))
+
+
+@pytest.mark.parametrize(
+    ("task_name", "annotation"),
+    [
+        ("retrieval", "caption"),
+        ("cls", "folder"),
+        ("multilabel", "label"),
+        ("faces", "class name"),
+        ("faces", "label of a face"),
+        ("seg", "mask"),
+        ("loc", "mask"),
+        ("seg-probe", "mask"),
+        ("depth-probe", "depth"),
+        ("select", "wrong caption"),
+        ("assoc", "cue"),
+        ("assoc", "answer"),
+        ("ratings", "rating"),
+        ("boxes", "box"),
+        ("boxes", "class"),
+        ("ranking", "query"),
+        ("ranking", "positive"),
+        ("ranking", "junk"),
+        ("ood", "folder"),
+        ("probe", "folder"),
+        ("probe", "training label"),
+        ("ood", "training label"),
+    ],
+)
+def test_a_changed_annotation_is_found(task_name, annotation, root):
+    change, expected = ANNOTATIONS[annotation]
+    names = changed_names(protocol_of(task_name, root), root, lambda: change(root))
+    assert names >= expected
+
+
+@pytest.mark.parametrize("task_name", TASKS_OF_FILES)
+def test_two_images_that_swap_names_are_found(task_name, root):
+    protocol = protocol_of(task_name, root)
+
+    def change() -> None:
+        swap(root / IMAGE, root / "photos/green/1.png")  # images of one class, or of one label
+
+    assert changed_names(protocol, root, change) == {"content"}
+
+
+@pytest.mark.parametrize("task_name", TASKS_OF_FILES)
+def test_files_that_are_encoded_again_count_as_changed(task_name, root):
+    def encode_again() -> None:
+        with Image.open(root / IMAGE) as image:
+            pixels = image.copy()
+        pixels.save(root / IMAGE, compress_level=0)
+
+    assert changed_names(protocol_of(task_name, root), root, encode_again) == {"content"}
+
+
+@pytest.mark.parametrize("task_name", ["cls", "ood", "probe", "seg", "loc", "seg-probe"])
+def test_an_added_and_a_removed_image_are_found(task_name, root):
+    protocol = protocol_of(task_name, root)
+
+    def add() -> None:
+        write_photo(root / "photos/green/2.png", (5, 200, 5))
+        write_label_map(root / "masks/green/2.png", split_at=12)
+
+    def remove() -> None:
+        (root / "photos/green/1.png").unlink()
+
+    for change in (add, remove):
+        assert {"content"} < changed_names(protocol, root, change)
+
+
+@pytest.mark.parametrize("task_name", TASKS)
+def test_a_moved_and_a_linked_folder_count_as_the_same(task_name, root):
+    before = hashes_of(protocol_of(task_name, root), root)
+    moved, link = root.with_name("moved"), root.with_name("link")
+    root.rename(moved)
+    link.symlink_to(moved)
+    shutil.copytree(moved, root.with_name("copy"))
+    for place in (moved, link, root.with_name("copy")):
+        assert hashes_of(protocol_of(task_name, place), place) == before
+
+
+def write_captions(root: Path, name: str, caption: str) -> str:
+    """Write captions in one of several forms, and return the fields of the YAML file."""
+    files = [f"{photo}.png" for photo in PHOTOS]
+    captions = [caption, *("a blue one" for _ in files[1:])]
+    pairs = list(zip(files, captions, strict=True))
+    if name == "coco.json":
+        images = [{"id": index, "file_name": file} for index, file in enumerate(files)]
+        texts = [{"id": i, "image_id": i, "caption": text} for i, text in enumerate(captions)]
+        content = json.dumps({"images": images, "annotations": texts})
+    elif name == "c.jsonl":
+        content = "".join(f"{json.dumps({'image': f, 'caption': c})}\n" for f, c in pairs)
+    else:
+        separator = "\t" if name == "c.tsv" else ","
+        content = "".join(f"{separator.join(row)}\n" for row in [("image", "caption"), *pairs])
+    (root / name).write_text(content)
+    return f"images: photos\nannotations: {name}\n"
+
+
+@pytest.mark.parametrize("name", ["coco.json", "c.jsonl", "c.csv", "c.tsv"])
+def test_a_changed_caption_is_found_in_every_form_of_captions(name, root):
+    yaml = root / "forms.yaml"
+    yaml.write_text("kind: retrieval\n" + write_captions(root, name, "a red one"))
+    protocol = find_protocol(str(yaml))
+
+    def change() -> None:
+        change_unnoticed(root / name, lambda: write_captions(root, name, "a tan one"))
+
+    assert changed_names(protocol, root, change) == {"sample_list"}
+
+
+ARCHIVES = {
+    "retrieval": ("kind: retrieval\narchives: test/*.tar\n", "txt", "a red one", LIST),
+    "cls": (
+        "kind: cls\nlayout: webdataset\nfolder: .\ntemplates: ['a {}']\n",
+        "cls",
+        "1",
+        CONTENT,
+    ),
+}
+
+
+@pytest.mark.parametrize("task_name", ARCHIVES)
+@pytest.mark.parametrize("changed", ["image", "text"])
+def test_changed_samples_of_archives_are_found(task_name, changed, tmp_path):
+    yaml, extension, text, of_text = ARCHIVES[task_name]
+    other_text = {"cls": "0", "retrieval": "a tan one"}[task_name]
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test/nshards.txt").write_text("1\n")
+    (tmp_path / "classnames.txt").write_text("red\ngreen\n")
+    (tmp_path / "set.yaml").write_text(yaml)
+    archive = tmp_path / "test/0.tar"
+    archive.write_bytes(shard(("red", other_text), ("lime", text), text=extension))
+
+    def change() -> None:
+        samples = [("red", other_text), ("lime", text)]
+        samples[1] = ("blue", text) if changed == "image" else ("lime", other_text)
+        change_unnoticed(archive, lambda: archive.write_bytes(shard(*samples, text=extension)))
+
+    names = changed_names(find_protocol(str(tmp_path / "set.yaml")), tmp_path, change)
+    assert names == (CONTENT if changed == "image" else of_text)
+
+
+def test_a_suite_measures_again_what_was_measured_on_other_data(root, command, tmp_path):
+    files = ", ".join(f"{task}.yaml" for task in TASKS_OF_FILES)
+    (root / "suite.yaml").write_text(f"datasets:\n  user: [{files}]\n")
+    arguments = ("run", "--suite", root / "suite.yaml", "--model", MODEL, "--output", "out")
+    n_sets = len(TASKS_OF_FILES)
+    assert f"measured {n_sets}, there already 0" in command(*arguments).err
+    assert f"measured 0, there already {n_sets}" in command(*arguments).err
+
+    # A changed image is found in every task.
+    change_image_unnoticed(root)
+    plan = make_plan(suite=str(root / "suite.yaml"), models=[MODEL])
+    existing = existing_results(plan, tmp_path / "out")
+    assert len(existing) == n_sets
+    assert all(result.error is None for result in existing.values())
+    for pair, result in without_changed_data(existing, plan).items():
+        assert "was measured on other data" in str(result.error), pair
+        assert "(content)" in str(result.error), pair
+
+
+@pytest.fixture
+def class_suite(root: Path) -> Path:
+    (root / "suite.yaml").write_text("datasets:\n  user: [cls.yaml, retrieval.yaml]\n")
+    return root / "suite.yaml"
+
+
+def test_results_on_changed_missing_and_damaged_data(class_suite, root, command):
+    arguments = ("run", "--suite", class_suite, "--model", MODEL, "--output", "out")
+    assert command(*arguments).status == 0
+    replace_text(root / "captions.json", "a green", "a brown")
+    ended = command(*arguments)
+    assert "retrieval has now (sample list): measured again" in ended.err
+    assert "measured 1, there already 1" in ended.err
+
+    # Data that are not there say nothing about the results.
+    (root / "photos").rename(root / "elsewhere")
+    ended = command(*arguments)
+    assert ended.status == 0
+    assert "cls: existing results stay, but their data cannot be compared" in ended.err
+    assert "measured 0, there already 2" in ended.err
+
+    # Data that are there and incomplete do.
+    (root / "elsewhere").rename(root / "photos")
+    (root / IMAGE).unlink()
+    ended = command(*arguments)
+    assert ended.status == 2
+    assert "cls has now (sample list, content): measured again" in ended.err
+
+
+@pytest.mark.parametrize("task_name", ["seg", "loc", "seg-probe", "depth-probe"])
+def test_a_resumed_run_measures_again_what_has_changed(task_name, root, tmp_path, monkeypatch):
+    monkeypatch.setattr("cosmos_eval.tasks.label_maps.IMAGES_PER_SHARD", 2)
+    protocol, encoder = protocol_of(task_name, root), load(MODEL)
+    options = replace(options_for(root), unfinished=str(tmp_path / "unfinished"))
+
+    def interrupt_at_the_fifth_image(step: Progress) -> None:
+        if (step.phase, step.done) == ("images", 5):
+            raise KeyboardInterrupt
+
+    measure = task_for(protocol).measure_one
+    with pytest.raises(KeyboardInterrupt):
+        measure(encoder, protocol, options, interrupt_at_the_fifth_image)
+    change_image_unnoticed(root)
+    steps: list[Progress] = []
+    resumed = measure(encoder, protocol, options, steps.append)
+    assert "resumed: 2 of 6 images were measured already" in [step.note for step in steps]
+    expected = measure(encoder, protocol, options_for(root))
+    assert resumed.hashes == expected.hashes
+    assert resumed.metrics == expected.metrics
