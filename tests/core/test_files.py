@@ -10,6 +10,7 @@ import torch
 from support.writing import Writing, file_size_limit
 
 from cosmos_core.utils import files
+from cosmos_core.utils.errors import UsageError
 
 
 def names(folder):
@@ -169,3 +170,18 @@ def test_full_and_read_only_file_systems_are_refused_by_name(tmp_path, monkeypat
         files.write_atomically(tmp_path / "result", b"")
     assert caught.value.filename == str(tmp_path / "result")
     assert names(tmp_path) == []
+
+
+def test_no_cache_is_made_in_a_folder_that_is_called_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("COSMOS_EVAL_CACHE", "~/cache")
+    assert files.cache_folder() == tmp_path / "cache"
+
+    def fail(user_id: int) -> None:
+        raise KeyError("uid not found")
+
+    monkeypatch.setattr("pwd.getpwuid", fail)
+    for name in ("HOME", "XDG_CACHE_HOME", "COSMOS_EVAL_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(UsageError, match="set HOME, or COSMOS_EVAL_CACHE to a folder"):
+        files.cache_folder()
