@@ -6,6 +6,7 @@ import os
 import shlex
 import sys
 from contextlib import ExitStack
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -34,6 +35,7 @@ from cosmos_core.recipes import RECIPES
 from cosmos_core.recipes.overrides import option_sources, option_values, override
 from cosmos_core.utils.command import Ending, run_command
 from cosmos_core.utils.distributed import is_main_process, restarts
+from cosmos_core.utils.errors import UsageError
 from cosmos_core.utils.files import require_writable
 from cosmos_core.utils.recipe import asks_for_scenes
 from cosmos_core.utils.text import OneLineFormatter, nearest
@@ -41,12 +43,15 @@ from cosmos_core.utils.text import OneLineFormatter, nearest
 logger = logging.getLogger(__name__)
 WARMUP = "optim.warmup_steps"
 COMMANDS = ("train", "show", "prepare", "export")
+HELP_OPTIONS = ("--help", "-h")
+_CLOSE_SPELLING = 0.7  # the similarity of a misspelled command: no recipe is as similar to one
 # Exit statuses: for wrong input, such as an unknown recipe, and for a run that failed.
 _USAGE_STATUS = 2
 _FAILURE_STATUS = 1
 
 app = typer.Typer(
     add_completion=False,
+    context_settings={"help_option_names": list(HELP_OPTIONS)},
     pretty_exceptions_enable=False,
     help="Train CLIP-like models by recipes. `cosmos-train RECIPE` stands for `cosmos-train train "
     "RECIPE`.\n\n--set KEY=VALUE replaces a value of the recipe; `cosmos-train show RECIPE` prints "
@@ -220,7 +225,9 @@ def _lock_output(stack: ExitStack, url: str, output: Path, resume: Resume | None
     """
     require_writable(output)
     snapshots = Snapshots(output, keep=1)
-    missing_error = SnapshotError(f"{output}: no whole snapshot to resume from")
+    missing_error = SnapshotError(
+        f"{output}: no whole snapshot to resume from; --resume auto starts from the beginning"
+    )
     if resume == "always" and not url and not snapshots.steps():
         raise missing_error
     stack.enter_context(locked(output))
@@ -326,13 +333,16 @@ def _write_scenes(folder: Path, count: int, version: Version) -> None:
 def main() -> None:
     """Run the command line and exit.
 
-    `cosmos-train RECIPE` means `cosmos-train train RECIPE`.
+    `cosmos-train RECIPE` means `cosmos-train train RECIPE`. Options may stand before the recipe.
     """
     handler = logging.StreamHandler()
     handler.setFormatter(OneLineFormatter("cosmos-train: %(message)s"))
     logging.basicConfig(handlers=[handler], level=logging.INFO)
     arguments = sys.argv[1:] or ["--help"]
-    if not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
+    first_argument = next((word for word in arguments if word != "--debug"), "--help")
+    # Typer names the command that a misspelled one resembles.
+    resembles_command = bool(get_close_matches(first_argument, COMMANDS, cutoff=_CLOSE_SPELLING))
+    if first_argument not in HELP_OPTIONS and not resembles_command:
         arguments = ["train", *arguments]
     run_command("cosmos-train", app, arguments, _ending_of_error)
 
@@ -342,7 +352,7 @@ def _ending_of_error(error: BaseException) -> Ending | None:
 
     Return None for any other error: it is a defect of the program, and ends with a traceback.
     """
-    if isinstance(error, UnequalDataError):
+    if isinstance(error, UnequalDataError | UsageError):
         # All processes raise it, and only the first one prints it.
         return Ending(str(error), _USAGE_STATUS, everywhere=True)
     if isinstance(error, ValueError):

@@ -74,12 +74,15 @@ def prepare(
         The numbers of samples and shards, and of inputs that were left out.
 
     Raises:
-        ValueError: If the inputs do not fit, or if `output` holds shards of other inputs.
+        ValueError: If the inputs do not fit, if no image has captions, or if `output` holds shards
+            of other inputs.
     """
     if shard_size < 1:
         raise ValueError(f"a shard size of {shard_size}; at least 1 sample per shard")
     if output.resolve().is_relative_to(images.resolve()):
         raise ValueError(f"{output}: lies in the folder of the images; choose one outside")
+    if not captions.is_file():
+        raise ValueError(f"{captions}: no such file; give one of DreamLIP's CSV files")
     sources = list_sources(images)
     n_written_shards = 0
     with captions.open("rb") as file:
@@ -96,6 +99,13 @@ def prepare(
             if not path.exists():
                 _write_shard(path, shard_samples, first_number=shard_number * shard_size)
                 n_written_shards += 1
+        if join.n_samples == 0:
+            (output / MANIFEST).unlink()  # so that the folder can be used for other inputs
+            raise ValueError(
+                f"no image of {images} has captions in {captions}: URLs without captions: "
+                f"{join.n_images_without_captions}, images without a URL: "
+                f"{join.n_unreadable_images}; give the CSV file that the images were downloaded by"
+            )
         return PreparedReport(
             samples=join.n_samples,
             shards=math.ceil(join.n_samples / shard_size),

@@ -14,6 +14,7 @@ metadata are:
 """
 
 import json
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -438,7 +439,7 @@ def _read_published(path: Path) -> Checkpoint:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # bytes that are not a pickle raise errors of any kind
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = _describe_load_error(error)
         raise CheckpointError(f"{path}: not a checkpoint of tensors alone ({reason})") from error
     if not isinstance(content, Mapping):
         content = {}
@@ -456,3 +457,15 @@ def _read_published(path: Path) -> Checkpoint:
     return Checkpoint(
         weights, model_kind="cosmos", method="cosmos", architecture=None, training=None
     )
+
+
+def _describe_load_error(error: Exception) -> str:
+    """Return the reason why `torch.load` failed, in one sentence.
+
+    PyTorch hides the error of its unpickler behind an explanation of how to run the code in a file.
+    """
+    reason: BaseException = error
+    if isinstance(error, pickle.UnpicklingError) and error.__context__ is not None:
+        reason = error.__context__
+    text = str(reason).strip() or type(reason).__name__
+    return text.splitlines()[0].partition(". ")[0]

@@ -16,6 +16,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TextIO
 
 from cosmos_core.utils.distributed import LostProcessError, end_process, is_main_process
+from cosmos_core.utils.errors import UsageError
 from cosmos_core.utils.text import one_line
 
 if TYPE_CHECKING:
@@ -98,8 +99,13 @@ def run_command(
     """
     debug = "--debug" in arguments
     app_arguments = [argument for argument in arguments if argument != "--debug"]
+    # Terminals whose width is unknown may set 0, for which rich would print empty tables.
+    columns = os.environ.get("COLUMNS", "")
+    if not columns.isdecimal() or int(columns) == 0:
+        os.environ.pop("COLUMNS", None)
     with guarded_output():
         try:
+            _refuse_empty_arguments(app_arguments)
             status: int = app(app_arguments, standalone_mode=False) or 0
             if status == 130:  # some versions of Typer turn an interrupt into this status
                 raise KeyboardInterrupt
@@ -116,6 +122,26 @@ def run_command(
                 if ending.message and not another_process_prints:
                     print(f"{program}: {one_line(ending.message)}", file=sys.stderr)
     end_process(status)
+
+
+def _refuse_empty_arguments(arguments: Sequence[str]) -> None:
+    """Raise UsageError for an empty argument, such as a variable of a shell that is not set.
+
+    Python would read an empty path as the current folder. `--text` has a message of its own.
+    """
+    former_argument = ""
+    for argument in arguments:
+        option_name, equals_sign, value = argument.partition("=")
+        is_empty_value = option_name.startswith("--") and equals_sign != "" and value == ""
+        is_text = "--text" in (option_name, former_argument)
+        if (argument == "" or is_empty_value) and not is_text:
+            named_option = option_name if is_empty_value else former_argument
+            place = f" of {named_option}" if named_option.startswith("-") else ""
+            raise UsageError(
+                f"the value{place} is empty (a variable that is not set?); to name the current "
+                "folder, write ."
+            )
+        former_argument = argument
 
 
 def _common_ending(error: BaseException) -> Ending | None:

@@ -25,6 +25,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 from uuid import uuid4
 
+from cosmos_core.utils.errors import UsageError
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -179,13 +181,21 @@ def require_replaceable(path: Path) -> None:
 def cache_folder() -> Path:
     """Return the absolute path of the folder for files that can be made again.
 
-    It is the environment variable COSMOS_EVAL_CACHE or, if that is not set, the folder
-    `cosmos-eval` in the user's cache, such as `~/.cache/cosmos-eval`.
+    It is the environment variable COSMOS_EVAL_CACHE, in which `~` is the home folder, or, if that
+    is not set, the folder `cosmos-eval` in the user's cache, such as `~/.cache/cosmos-eval`.
+
+    Raises:
+        UsageError: If the folder is in the home folder, and that is unknown, as in a container
+            without HOME.
     """
     import platformdirs
 
-    folder = os.environ.get("COSMOS_EVAL_CACHE") or platformdirs.user_cache_path("cosmos-eval")
-    return Path(folder).absolute()
+    try:
+        folder = os.environ.get("COSMOS_EVAL_CACHE") or platformdirs.user_cache_dir("cosmos-eval")
+        return Path(folder).expanduser().absolute()
+    except RuntimeError as error:
+        message = "the home folder is unknown: set HOME, or COSMOS_EVAL_CACHE to a folder"
+        raise UsageError(message) from error
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from cosmos_eval.cli import options
 from cosmos_eval.cli.completion import dataset_names, model_names, protocol_names
 from cosmos_eval.cli.options import File, Text, Texts, option, output_file
 from cosmos_eval.cli.output import print_json, print_line, print_notes, print_records, print_written
-from cosmos_eval.types import MapName, ModelSpec, RunOptions
+from cosmos_eval.types import MapName, ModelSpec, RunOptions, UsageError
 
 
 def attend(
@@ -107,6 +107,8 @@ def segment(
     class_names: tuple[str, ...] = ()
     if classes is not None:
         class_names = tuple(name.strip() for name in classes.split(","))
+        if "" in class_names:
+            raise UsageError(f"--classes {classes!r} has an empty name: separate names by commas")
     run_options = RunOptions(
         attention=attention, auxiliary=auxiliary, device=device, precision=precision
     )

@@ -19,6 +19,10 @@ METHODS = "Methods, by groups of trainings"
 _LEAST_FOR_PANELS = 10  # parameters of a command, with --help, whose help has panels
 
 
+# The class of usage errors of Click, or of Typer's own copy of Click.
+_ClickUsageError: Any = BadParameter.__base__
+
+
 class _Spelling(NamedTuple):
     """Another spelling of an option, which no help lists."""
 
@@ -76,11 +80,9 @@ class Command(TyperCommand):
         """Parse the arguments of the command, and print the new name of every former option.
 
         For example `note: --out is now called --output`. The message for a wrong choice gets the
-        nearest possible one. Raises UsageError for an empty argument.
+        nearest possible one, and the message for surplus arguments how to give an option several
+        values.
         """
-        is_completed_by_a_shell = ctx.resilient_parsing
-        if not is_completed_by_a_shell:
-            _refuse_empty_arguments(args)
         options_of_command = {name for parameter in self.params for name in parameter.opts}
         arguments_without_values = {argument.partition("=")[0] for argument in args}
         for option_name, spelling in _HIDDEN_SPELLINGS.items():
@@ -89,30 +91,29 @@ class Command(TyperCommand):
             if is_known and is_used and spelling.is_former_name:
                 print(f"note: {spelling.name} is now called {option_name}", file=sys.stderr)
         try:
-            return super().parse_args(ctx, args)
+            return super().parse_args(ctx, list(args))  # the parser takes them out of its list
         except BadParameter as error:
             error.message = suggest_choice(error.message)
             raise
+        except _ClickUsageError as error:
+            if "unexpected extra argument" in error.message:
+                error.message += self._advice_to_repeat(args)
+            raise
 
+    def _advice_to_repeat(self, arguments: list[str]) -> str:
+        """Return how to give several values to the repeatable options among the arguments.
 
-def _refuse_empty_arguments(arguments: list[str]) -> None:
-    """Raise UsageError for an empty argument, such as a variable of a shell that is not set.
-
-    Python would read an empty path as the current folder. `--text` has a message of its own.
-    """
-    former_argument = ""
-    for argument in arguments:
-        option_name, equals_sign, value = argument.partition("=")
-        is_empty_value = option_name.startswith("--") and equals_sign != "" and value == ""
-        is_text = "--text" in (option_name, former_argument)
-        if (argument == "" or is_empty_value) and not is_text:
-            named_option = option_name if is_empty_value else former_argument
-            place = f" of {named_option}" if named_option.startswith("-") else ""
-            raise types.UsageError(
-                f"the value{place} is empty (a variable that is not set?): write . for the current "
-                "folder"
-            )
-        former_argument = argument
+        For example, ": repeat --dataset for each value" for `run --dataset voc20 voc21`. The text
+        is empty without such an option.
+        """
+        repeatable_options = []
+        for parameter in self.params:
+            is_used = any(name in arguments for name in parameter.opts)
+            if is_used and getattr(parameter, "multiple", False):
+                repeatable_options.append(parameter.opts[0])
+        if not repeatable_options:
+            return ""
+        return f": repeat {' or '.join(repeatable_options)} for each value"
 
 
 def suggest_choice(message: str) -> str:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from cosmos_eval.runner.overlap import Overlap
 
 _MATCHES_PRINTED = 10  # the JSON document has all matches
+_LEAST_COSINE = 0.95  # of a near-duplicate
 _WORKERS = os.cpu_count() or 1
 
 
@@ -40,8 +41,14 @@ def overlap(
         Text, option("SPEC", "Also compare embeddings of this model.", autocompletion=model_names)
     ] = None,
     cosine: Annotated[
-        float, option("X", "Least cosine of a near-duplicate by --model.", min=0, max=1)
-    ] = 0.95,
+        float | None,
+        option(
+            "X",
+            f"Least cosine of a near-duplicate by --model. Default: {_LEAST_COSINE}.",
+            min=0,
+            max=1,
+        ),
+    ] = None,
     format: options.Format = "table",
     data_root: options.DataRoot = None,
     device: options.Device = RunOptions.device,
@@ -58,6 +65,8 @@ def overlap(
     from cosmos_eval.runner.plan import open_dataset, require_data_root
     from cosmos_eval.tasks import find_protocol
 
+    if cosine is not None and model is None:
+        raise UsageError("--cosine is the least cosine of embeddings: name their --model SPEC")
     with process_group() as distributed:
         run_options = RunOptions(
             data_root=data_root,
@@ -84,7 +93,7 @@ def overlap(
                 run_options,
                 progress.steps_of(protocol.dataset),
                 encoder,
-                least_cosine=cosine,
+                least_cosine=_LEAST_COSINE if cosine is None else cosine,
             )
     if not is_main_process():
         return

@@ -353,11 +353,15 @@ def compare(
     same_seeds: Annotated[bool, flag("--same-seeds", "Pair trainings by seed.", METHODS)] = False,
     plan: Annotated[bool, flag("--plan", "Show what more trainings find.", METHODS)] = False,
     difference: Annotated[
-        float, option("POINTS", "With --plan: the true difference.", METHODS, min=0.001)
-    ] = 1.0,
+        float | None,
+        option("POINTS", "With --plan: the true difference. Default: 1.", METHODS, min=0.001),
+    ] = None,
     power: Annotated[
-        float, option("P", "With --plan: probability to find it.", METHODS, min=0.5, max=0.99)
-    ] = 0.8,
+        float | None,
+        option(
+            "P", "With --plan: probability to find it. Default: 0.8.", METHODS, min=0.5, max=0.99
+        ),
+    ] = None,
     over: Annotated[
         Literal["wording"] | None,
         option("wording", "Over other wordings (run --wordings).", CONTENT, show_default=False),
@@ -379,6 +383,8 @@ def compare(
     from cosmos_eval.results.sides import read_comparison, read_over_wordings
 
     _require_tex(format, columns, caption)
+    if not plan and (difference is not None or power is not None):
+        raise UsageError("--difference and --power go with --plan")
     models, trainings = model or (), group or ()
     if over is not None:
         if format == "tex" or plan or same_seeds or sort:
@@ -393,7 +399,9 @@ def compare(
     comparison = read_comparison(a, b, models=models, trainings=trainings, same_seeds=same_seeds)
     table_options = make_table_options(metrics, decimals, intervals, sort)
     selected_comparison = with_metrics(comparison, table_options.patterns.metrics)
-    planned = plan_trainings(selected_comparison, difference, power) if plan else None
+    planned = None
+    if plan:
+        planned = plan_trainings(selected_comparison, difference or 1.0, power or 0.8)
     if format == "json":
         document = to_records(selected_comparison)
         if planned is not None:

@@ -34,14 +34,7 @@ def load_encoder(
         UsageError: For unknown names, unusable files, a failed download, a missing device, and if
             transformers is not installed, which the model needs.
     """
-    if device != "cpu":  # the CPU is always there, and torch is not imported for it
-        import torch
-
-        try:
-            torch.empty(1, device=device)
-        except (RuntimeError, AssertionError) as error:  # AssertionError: built without CUDA
-            reason = str(error).splitlines()[0]
-            raise UsageError(f"device '{device}' cannot be used ({reason}); try cpu") from error
+    require_device(device)
 
     # Each kind of models has a module with a function `load`.
     module_name = "user" if spec.kind == "python" else spec.kind
@@ -58,3 +51,16 @@ def load_encoder(
     from cosmos_eval.models.auxiliary import add_guide
 
     return add_guide(encoder, auxiliary)
+
+
+def require_device(device: str) -> None:
+    """Raise UsageError if PyTorch cannot compute on a device, such as "cuda" without a GPU."""
+    if device == "cpu":  # the CPU is always there, and torch is not imported for it
+        return
+    import torch
+
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # AssertionError: built without CUDA
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"device '{device}' cannot be used ({reason}); try cpu") from error

@@ -80,7 +80,8 @@ def store_result(directory: Path, row: ResultRow, samples: Samples) -> StoredRes
 
     Raises:
         UsageError: For metrics that are not finite, for values that the schema does not allow, if
-            the file holds a result of another name or data set, and if the files cannot be written.
+            the file holds a result of another name or data set, or of a newer version, and if the
+            files cannot be written.
     """
     for name, value in row.metrics.items():
         if not math.isfinite(value):
@@ -202,12 +203,16 @@ def _holds_same_cell(path: Path, row: ResultRow) -> bool:
 def require_free_name(path: Path, cell: str) -> None:
     """Raise UsageError if a file holds a result of other names, which are the same in file names.
 
+    Raise NewerVersionError if it holds a result of a newer version, which is never replaced.
+
     Args:
         path: The JSON file of a result that is to be measured.
         cell: Its names of the model, the data set and the protocol: "clip on coco (karpathy)".
     """
     try:
         former_cell = _cell_text(read_result(path))
+    except NewerVersionError as error:
+        raise NewerVersionError(f"{error}, or choose another --output") from error
     except UsageError:  # there is no result
         return
     if former_cell != cell:
@@ -368,7 +373,7 @@ def _to_row(content: bytes, path: Path) -> ResultRow:
                 "results, with the folder of its name"
             ) from None
         if version > SCHEMA_VERSION:
-            raise UsageError(
+            raise NewerVersionError(
                 f"{path} is a result of version {version}, and this cosmos-eval knows versions up "
                 f"to {SCHEMA_VERSION}: install a newer cosmos-eval"
             ) from None
@@ -443,6 +448,10 @@ def _version_error(place: str, addition: str) -> UsageError:
         f"{place}: its schema_version is 1, but it has {addition}, which came with a later "
         "version: restore the file or measure again"
     )
+
+
+class NewerVersionError(UsageError):
+    """Raised for a result that a newer version of cosmos-eval wrote."""
 
 
 class ImpossibleSamplesError(UsageError):

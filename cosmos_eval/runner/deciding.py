@@ -189,6 +189,7 @@ class DecidingRun:
                 is not the one of the baseline.
         """
         plans.require_outputs(self.plan.options, self.output)
+        plans.require_usable_device(self.plan.options)
         datasets = plans.open_datasets(self.plan, show_progress)
         for spec in self.plan.specs:
             comparisons = []

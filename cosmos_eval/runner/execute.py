@@ -115,9 +115,9 @@ def execute(
 ) -> Iterator[list[plans.Result]]:
     """Measure and store the pairs of a plan, and yield lists of results in the order of the jobs.
 
-    The folders to write are checked first, and then all data sets are opened. Only then are models
-    measured. A list holds the results that one job has measured, or the results that failed for one
-    reason: their `error` says why.
+    The folders to write and the device are checked first, and then all data sets are opened. Only
+    then are models measured. A list holds the results that one job has measured, or the results
+    that failed for one reason: their `error` says why.
 
     Nothing runs before the first list is asked for. If the caller closes this generator before its
     end, the jobs that have not ended are cancelled.
@@ -139,13 +139,16 @@ def execute(
 
     Raises:
         UsageError: If a folder cannot be written, if a file holds a result of other names, if the
-            folder of a data set does not exist, or if the run ends as described above.
+            device cannot be used, if the folder of a data set does not exist, or if the run ends as
+            described above.
         Exception: Without `keep_going`, the error of a data set or a job.
     """
     protocols = _protocols_to_measure(plan, skip)
     if not protocols:
         return
     plan.options.distributed.main_process_first(_require_outputs, plan, output)
+    if engine is run_here:  # other engines compute on other machines
+        plans.require_usable_device(plan.options)
 
     plan_to_measure = replace(plan, protocols=protocols)
     datasets = plans.open_datasets(plan_to_measure, show_progress, raising=False)

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cosmos_core.utils import environment
+from cosmos_core.utils.distributed import own_device
 from cosmos_core.utils.files import require_writable
 from cosmos_eval import types
 from cosmos_eval.data.wordings import Declared, reworded_data, with_wordings
+from cosmos_eval.models import require_device
 from cosmos_eval.models.specs import BUNDLED, parse_auxiliary, parse_model_spec, with_labels
 from cosmos_eval.models.training import state_trainings
 from cosmos_eval.protocols import embedded_protocols, prepare
@@ -171,6 +173,8 @@ def make_plan(
 
         specs = model_specs(models, names, arch, weights, trainings)
         return tuned_plan(tuned, datasets, specs, options, transfer=transfer)
+    if transfer:
+        raise types.UsageError("--transfer changes nothing without --tuned FILE: name the file")
 
     if suite is None:
         protocols = _choose_protocols(task, datasets, protocol_names)
@@ -388,6 +392,12 @@ def require_outputs(options: types.RunOptions, output: Path | None) -> None:
             require_writable(Path(folder))
         except ValueError as error:
             raise types.UsageError(f"{error}; choose another folder by {option}") from error
+
+
+def require_usable_device(options: types.RunOptions) -> None:
+    """Raise UsageError in all processes if one of them cannot use the device of the options."""
+    device = own_device(options.device)
+    options.distributed.synchronized(require_device, device)
 
 
 def open_datasets(

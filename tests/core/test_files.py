@@ -14,6 +14,7 @@ import torch
 from support.writing import Writing, file_size_limit
 
 from cosmos_core.utils import files
+from cosmos_core.utils.errors import UsageError
 
 
 def names(folder):
@@ -234,3 +235,18 @@ def test_arrays_of_objects_and_other_files_are_refused():
         archive.writestr("notes.txt", "no array")
     with pytest.raises(ValueError, match="magic"):
         files.unpack_arrays(content.getvalue())
+
+
+def test_no_cache_is_made_in_a_folder_that_is_called_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("COSMOS_EVAL_CACHE", "~/cache")
+    assert files.cache_folder() == tmp_path / "cache"
+
+    def fail(user_id: int) -> None:
+        raise KeyError("uid not found")
+
+    monkeypatch.setattr("pwd.getpwuid", fail)
+    for name in ("HOME", "XDG_CACHE_HOME", "COSMOS_EVAL_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(UsageError, match="set HOME, or COSMOS_EVAL_CACHE to a folder"):
+        files.cache_folder()

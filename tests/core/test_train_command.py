@@ -13,10 +13,12 @@ from support import forked
 from support.training import SMALL_MODEL
 
 import cosmos_core
+from cosmos_core.cli import COMMANDS
 from cosmos_core.data.samples import DREAMLIP_KEYS
 from cosmos_core.model.checkpoint import read_checkpoint
 from cosmos_core.recipes import RECIPES
 from cosmos_core.recipes.overrides import override
+from cosmos_core.utils.text import nearest_names
 
 GROUPS = ("method", "data", "optim", "image", "text", "compute", "save", "watch")
 
@@ -96,6 +98,12 @@ def test_a_run_starts_from_a_snapshot_of_another(tmp_path):
     [
         (["scenes_cosmo"], "unknown recipe 'scenes_cosmo'; nearest: scenes_cosmos, "),
         (["scenes_clip", "--nonsense"], "No such option: --nonsense (see --help)"),
+        (["exprot", "a"], "No such command 'exprot'. Did you mean 'export'? (see --help)"),
+        (["shwo", "cc3m"], "No such command 'shwo'. Did you mean 'show'? (see --help)"),
+        (["--set", "optim.step=3", "scenes_clip"], "--set optim.step: no 'step'; nearest: optim."),
+        (["--debug=", "scenes_clip"], "the value of --debug is empty (a variable that is not set?"),
+        (["scenes_clip", "--set", ""], "the value of --set is empty (a variable that is not set?"),
+        (["scenes_clip", "--resume"], "no whole snapshot to resume from; --resume auto starts"),
     ],
 )
 def test_usage_errors_are_one_line(tmp_path, arguments, message):
@@ -103,6 +111,28 @@ def test_usage_errors_are_one_line(tmp_path, arguments, message):
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert message in done.stderr
+
+
+def test_an_empty_output_is_not_the_current_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = train("debug", "--output", "")
+    assert done.returncode == 2
+    assert done.stderr.startswith("cosmos-train: the value of --output is empty")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_options_before_the_recipe_are_those_of_a_training():
+    arguments = ("--output", "run", "scenes_clipp")
+    done = train("--debug", *arguments)
+    assert done.stderr.endswith(train(*arguments).stderr)
+    assert "unknown recipe 'scenes_clipp'; nearest: scenes_clip" in done.stderr
+    assert "Traceback" in done.stderr
+    for option in ("-h", "--help"):
+        assert "Usage: " in train("--debug", option).stdout
+
+
+def test_no_recipe_resembles_a_command():
+    assert all(nearest_names(recipe, COMMANDS) == [*COMMANDS] for recipe in RECIPES)
 
 
 def test_show_prints_every_value_and_where_it_comes_from():

@@ -202,8 +202,9 @@ def test_inputs_that_do_not_fit_are_refused_before_anything_is_written(tmp_path,
         with pytest.raises(ValueError, match=message) as error:
             prepare(folder, file, tmp_path / "out")
         assert "\n" not in str(error.value)
-    with pytest.raises(FileNotFoundError):
-        prepare(images, tmp_path / "no.csv", tmp_path / "out")
+    for file in (tmp_path / "no.csv", tmp_path / "empty"):
+        with pytest.raises(ValueError, match=f"{file}: no such file; give one of DreamLIP's CSV"):
+            prepare(images, file, tmp_path / "out")
     with pytest.raises(ValueError, match="at least 1 sample"):
         prepare(images, captions, tmp_path / "out", shard_size=0)
     (tmp_path / "file").touch()
@@ -214,6 +215,17 @@ def test_inputs_that_do_not_fit_are_refused_before_anything_is_written(tmp_path,
     with pytest.raises(ValueError, match=r"00001\.tar: cut off at byte \d+; fetch it again$"):
         prepare(images, captions, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_images_without_any_captions_are_an_error(tmp_path, captions):
+    images, output = as_tars(tmp_path / "images"), tmp_path / "out"
+    others = write_captions(tmp_path / "cc12m.csv", [[url(99), *captions_of(99)]])
+    message = f"no image of {images} has captions in {others}: URLs without captions: 11, images wi"
+    with pytest.raises(ValueError, match=message) as error:
+        prepare(images, others, output)
+    assert "images without a URL: 1; give the CSV file that" in str(error.value)
+    assert list(output.iterdir()) == []
+    assert prepare(images, captions, output).samples > 0
 
 
 def test_a_caption_is_a_text_or_a_lists_literal():

@@ -105,6 +105,18 @@ def test_pickled_code_is_not_run(tmp_path):
         cosmos_core.load_model(tmp_path / "evil.pt", CONFIG)
 
 
+def test_no_message_advises_to_run_code_in_a_checkpoint(tmp_path):
+    torch.save({"teacher": CodeWhenUnpickled()}, tmp_path / "evil.pt")
+    (tmp_path / "text.pt").write_text("hello")
+    for name, reason in (("evil.pt", "exec"), ("text.pt", "tensors alone")):
+        with pytest.raises(cosmos_core.CheckpointError, match=reason) as error:
+            cosmos_core.load_model(tmp_path / name, CONFIG)
+        message = str(error.value)
+        assert "weights_only" not in message
+        assert "safe_globals" not in message
+        assert len(message) < len(str(tmp_path)) + 160
+
+
 def test_files_that_are_not_checkpoints_are_refused(tmp_path):
     (tmp_path / "text.pt").write_text("hello")
     (tmp_path / "cut.safetensors").write_bytes(b"\x10\x00\x00")

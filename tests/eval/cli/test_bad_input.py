@@ -180,6 +180,16 @@ def test_names_of_models(run):
     assert_refused(run(model=f"python:{odd}"), "its name is not UTF-8")
 
 
+def test_a_device_is_refused_before_the_data_are_checked(run, command, monkeypatch):
+    def fail(*_: object, **options: object) -> None:
+        raise AssertionError("the data are checked first")
+
+    monkeypatch.setattr("cosmos_eval.runner.plan.open_datasets", fail)
+    model = ("--dataset", "good.yaml", "--model", "python:model.py", "--output", "out")
+    ended = command("run", *model, "--device", "cud")
+    assert_refused(ended, "device 'cud' cannot be used (", "; try cpu")
+
+
 def test_folders_that_are_no_model(run):
     Path("empty").mkdir()
     assert_refused(run(model="hf:empty"), "'hf:empty' cannot be loaded: no config.json")

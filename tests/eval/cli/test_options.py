@@ -98,6 +98,16 @@ def test_an_empty_path_is_refused_in_python():
         ("reproduce {} --metrics acc", "no metric is called 'acc'; nearest: acc"),
         ("compare {}", "Missing argument 'B': name it, or give --model or --group twice"),
         ("compare {} {} --plan", "--plan and --same-seeds need --group, given twice"),
+        ("compare {} {} --power 0.9", "--difference and --power go with --plan"),
+        ("compare {} {} --difference 2", "--difference and --power go with --plan"),
+        ("overlap a.tar --dataset scenes-cls --cosine 0.9", "name their --model SPEC"),
+        (
+            "run --dataset cifar10 imagenet1k --task cls",
+            "(imagenet1k): repeat --dataset for each value (see --hel",
+        ),
+        ("run cifar10 --task cls", "(cifar10) (see --help)"),
+        ("segment a.png --classes cat,,dog", "--classes 'cat,,dog' has an empty name"),
+        ("run --transfer", "--transfer changes nothing without --tuned FILE"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(words, message, command):

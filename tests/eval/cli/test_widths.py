@@ -127,6 +127,15 @@ def test_commands_that_measure_cut_nothing_either(command, colour_models, monkey
     assert (ended.status, "…" in ended.out + ended.err) == (0, False)
 
 
+def test_a_width_that_is_not_a_positive_number_is_unknown(command, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    expected = command("list", "formats").out
+    assert len(expected.splitlines()) > 1
+    for columns in ("0", "-5", "wide", ""):
+        monkeypatch.setenv("COLUMNS", columns)
+        assert command("list", "formats").out == expected
+
+
 @pytest.mark.slow
 def test_run_prints_the_table_of_the_leaderboard(command, colour_models):
     """The second model has 11 of 12 right, which proves nothing: it is tied with the first."""

@@ -90,6 +90,17 @@ def test_a_result_of_another_name_is_not_replaced(tmp_path, first, second):
     assert len(list(tmp_path.glob("*.json"))) == len(list(tmp_path.glob("*.npz"))) == 1
 
 
+def test_a_result_of_a_newer_version_is_not_replaced(tmp_path):
+    path = write_result(tmp_path, make_row(task="cook"), SAMPLES)
+    record = json.loads(path.read_text("utf-8"))
+    path.write_text(json.dumps(record | {"schema_version": 3, "seasoning": "salt"}), "utf-8")
+    content_by_path = {file: file.read_bytes() for file in tmp_path.iterdir()}
+    message = rf"{path} is a result of version 3, .*, or choose another --output$"
+    with pytest.raises(UsageError, match=message):
+        write_result(tmp_path, make_row(task="cook"), {"label": np.array([1, 1, 1])})
+    assert {file: file.read_bytes() for file in tmp_path.iterdir()} == content_by_path
+
+
 # Hashed by hand: sha256sum of {"a":1,"provenance":{"limit":null},"schema_version":2}
 HASH = "2f1971722d32ae7ef4e254c80fbad80b23af6dd985d956a3796200c3e2f1fde4"
 
