@@ -355,14 +355,14 @@ class ResultSource(Source):
                 continue
             data = data_by_limit[limit]
             try:
-                result = _read_sampled(stored)
+                sampled_result = _read_sampled(stored)
             except UsageError as error:
                 self.notes.append(f"{stored.model} on {stored.row.dataset}: no pictures: {error}")
                 continue
-            if self.was_measured_on(result, data):
-                opened_results.append(OpenedResult(result, data))
+            if self.was_measured_on(sampled_result, data):
+                opened_results.append(OpenedResult(sampled_result, data))
             else:
-                models_on_other_data.append(result.model)
+                models_on_other_data.append(stored.model)
         if models_on_other_data:
             self.notes.append(
                 f"{self.group.name}: no pictures of {listed(models_on_other_data)}: measured on "
