@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cosmos_eval.reporting.plots.style import SKY_BLUE, draw_bars, new_figure, shorten
+from cosmos_eval.reporting.plots.style import (
+    INTERVALS_NOTE,
+    SKY_BLUE,
+    draw_bars,
+    new_figure,
+    shorten_all,
+)
 from cosmos_eval.results.leaderboard.suite import SuiteScore
 from cosmos_eval.types import UsageError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_ROW_HEIGHT, _MARGIN = 0.2, 0.5  # inches
+_ROW_HEIGHT, _MARGIN = 0.2, 0.65  # inches
 _LONGEST_NAME = {1: 24, 2: 48}  # characters of a model's name
 
 
@@ -36,7 +42,7 @@ def draw_suite(score: SuiteScore, columns: int) -> Figure:
         if row.mean is None:
             continue
         name = row.model if row.source == "measured" else f"{row.model} ({row.source})"
-        labels.append(shorten(name, _LONGEST_NAME[columns]))
+        labels.append(name)
         values.append(factor * row.mean.value)
         interval = row.mean.interval
         intervals.append(interval and (factor * interval.low, factor * interval.high))
@@ -48,8 +54,9 @@ def draw_suite(score: SuiteScore, columns: int) -> Figure:
     figure = new_figure(columns, _MARGIN + _ROW_HEIGHT * len(labels))
     axes = figure.subplots()
     draw_bars(axes, values, intervals, SKY_BLUE)
-    axes.set_yticks(range(len(labels)), labels)
+    axes.set_yticks(range(len(labels)), shorten_all(labels, _LONGEST_NAME[columns]))
     axes.tick_params(axis="y", length=0)
     unit = ", %" if score.metric.in_percent else ""
     axes.set_xlabel(f"mean over {len(score.suite.members)} members of {score.suite.name}{unit}")
+    figure.supxlabel(f"{INTERVALS_NOTE}; hollow: without an interval", fontsize=6)
     return figure
