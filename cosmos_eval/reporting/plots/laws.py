@@ -68,7 +68,7 @@ def draw_laws(all_laws: Sequence[MetricLaws], columns: int) -> Figure:
         axes.set(xscale="log", xlabel=_UNITS[laws.unit], ylim=(0, None))
         _name_budgets(axes, laws)
         axes.legend(fontsize=5.5, frameon=False)
-    figure.supxlabel("bands and whiskers: 95% intervals; hollow: held out", fontsize=6)
+    figure.supxlabel("bands, whiskers, grey crossing: 95% intervals; hollow: held out", fontsize=6)
     return figure
 
 

@@ -12,13 +12,22 @@ from cosmos_eval.reporting.plots.style import (
     shorten_all,
 )
 from cosmos_eval.results.leaderboard.suite import SuiteScore
-from cosmos_eval.types import UsageError
+from cosmos_eval.types import Suite, UsageError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _ROW_HEIGHT, _MARGIN = 0.2, 0.65  # inches
 _LONGEST_NAME = {1: 24, 2: 48}  # characters of a model's name
+
+
+def _mean_name(suite: Suite) -> str:
+    """Return what a mean is of, such as "mean acc1 over 38 members of datacomp-38"."""
+    kind = "harmonic mean" if suite.is_harmonic else "mean"
+    metrics = {metric for member in suite.members for metric in member.metrics}
+    if len(metrics) == 1:
+        kind += f" {metrics.pop()}"
+    return f"{kind} over {len(suite.members)} members of {suite.name}"
 
 
 def draw_suite(score: SuiteScore, columns: int) -> Figure:
@@ -57,6 +66,6 @@ def draw_suite(score: SuiteScore, columns: int) -> Figure:
     axes.set_yticks(range(len(labels)), shorten_all(labels, _LONGEST_NAME[columns]))
     axes.tick_params(axis="y", length=0)
     unit = ", %" if score.metric.in_percent else ""
-    axes.set_xlabel(f"mean over {len(score.suite.members)} members of {score.suite.name}{unit}")
+    axes.set_xlabel(f"{_mean_name(score.suite)}{unit}")
     figure.supxlabel(f"{INTERVALS_NOTE}; hollow: without an interval", fontsize=6)
     return figure

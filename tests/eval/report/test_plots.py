@@ -17,10 +17,13 @@ from cosmos_eval.reporting.plots.cost import draw_costs
 from cosmos_eval.reporting.plots.curves import draw_curves
 from cosmos_eval.reporting.plots.leaderboard import draw_leaderboard
 from cosmos_eval.reporting.plots.style import paper_style, shorten_all
+from cosmos_eval.reporting.plots.suite import draw_suite
 from cosmos_eval.results.checked import read_checked
 from cosmos_eval.results.leaderboard.entries import Entry, entries_of, entries_of_rows
+from cosmos_eval.results.leaderboard.suite import score_models
 from cosmos_eval.results.sides import read_comparison
 from cosmos_eval.results.store import result_paths
+from cosmos_eval.runner.suites import read_score
 
 RESULTS = Path(__file__).parents[3] / "results"
 MODELS = ("scenes-clip", "scenes-clip-long", "scenes-cosmos")
@@ -227,6 +230,18 @@ def test_means_over_a_suite(tmp_path, command):
     assert command("plot", "suite", RESULTS, "--suite", suite, "--output", figure).status == 0
     ids = {element.get("id", "") for element in ElementTree.parse(figure).iter()}
     assert any(name.startswith("patch_") for name in ids)
+    score = score_models(
+        read_score(str(suite)),
+        entries_of(read_checked(result_paths(RESULTS))),
+        with_published=False,
+        by_group=False,
+        model_patterns=(),
+    )
+    (axes,) = draw_suite(score, columns=1).axes
+    assert axes.get_xlabel() == "mean acc1 over 2 members of own, %"
+    harmonic = score._replace(suite=score.suite._replace(is_harmonic=True))
+    (axes,) = draw_suite(harmonic, columns=1).axes
+    assert axes.get_xlabel() == "harmonic mean acc1 over 2 members of own, %"
 
 
 @pytest.mark.parametrize(
