@@ -12,7 +12,7 @@ from cosmos_eval.types import UsageError
 LOG = "log.jsonl"
 _MOST_POINTS = 120  # of a curve
 # Fields of a log that are not terms of the loss.
-_FIELDS_WITHOUT_LOSS = ("step", "total", "timing", "evaluation")
+_FIELDS_WITHOUT_LOSS = ("step", "samples_seen", "total", "timing", "evaluation")
 
 
 class Curve(NamedTuple):

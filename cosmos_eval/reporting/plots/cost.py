@@ -13,7 +13,14 @@ from cosmos_eval.reporting.plots.leaderboard import (
     row_label,
     task_of_column,
 )
-from cosmos_eval.reporting.plots.style import BLUE, GREY, new_figure, new_panels, shorten
+from cosmos_eval.reporting.plots.style import (
+    BLUE,
+    GREY,
+    INTERVALS_NOTE,
+    new_figure,
+    new_panels,
+    shorten_all,
+)
 from cosmos_eval.results.leaderboard.board import Board, make_boards
 from cosmos_eval.results.leaderboard.entries import Entry
 from cosmos_eval.tasks import metric_of
@@ -27,6 +34,8 @@ _PANELS_PER_ROW = {1: 1, 2: 3}
 _PANEL_HEIGHT = 2.1  # inches
 _MOST_PANELS = {1: 4, 2: 12}  # on a page
 _LONGEST_NAME = 20  # characters of a model's name
+_MOST_NAMES = 10  # in a panel; if it has more models, only those on the front are named
+_NOTE_HEIGHT = 0.15  # inches
 _LABEL_GAP = 0.06  # between names above each other, as a fraction of the height of a panel
 _NEAR_RATIO = 2.0  # models whose GFLOPs differ by a smaller ratio have names above each other
 
@@ -34,7 +43,8 @@ _NEAR_RATIO = 2.0  # models whose GFLOPs differ by a smaller ratio have names ab
 def draw_costs(entries: Sequence[Entry], columns: int) -> Figure:
     """Draw primary metrics against GFLOPs per image, one panel per data set and metric.
 
-    A line joins the models on the Pareto front: no other model is both cheaper and better.
+    A line joins the models on the Pareto front: no other model is both cheaper and better. If a
+    panel has many models, only those on the front have names.
 
     Args:
         entries: The results to show. Models whose GFLOPs are unknown are left out.
@@ -56,10 +66,11 @@ def draw_costs(entries: Sequence[Entry], columns: int) -> Figure:
             "--datasets, --metrics or --protocols"
         )
     n_rows = math.ceil(len(panels) / _PANELS_PER_ROW[columns])
-    figure = new_figure(columns, n_rows * _PANEL_HEIGHT)
+    figure = new_figure(columns, n_rows * _PANEL_HEIGHT + _NOTE_HEIGHT)
     all_axes = new_panels(figure, len(panels), n_rows)
     for axes, (board, column_index, rows_with_cost) in zip(all_axes, panels, strict=True):
         _draw_panel(axes, board, column_index, rows_with_cost)
+    figure.supxlabel(f"blue: Pareto front; {INTERVALS_NOTE}", fontsize=6)
     return figure
 
 
@@ -93,9 +104,10 @@ def _draw_panel(
         interval = entry.intervals.get(column.metric)
         if interval is not None:
             ends = [metric.factor * interval["low"], metric.factor * interval["high"]]
-            axes.plot([cost_row.gflops] * 2, ends, color=colour, linewidth=0.8)
+            axes.plot([cost_row.gflops] * 2, ends, "_-", color=colour, linewidth=0.8, markersize=4)
         axes.plot(cost_row.gflops, value, "o", color=colour, markersize=3)
-        points.append(_Point(shorten(row_label(row), _LONGEST_NAME), cost_row.gflops, value))
+        if is_on_front or len(rows_with_cost) <= _MOST_NAMES:
+            points.append(_Point(row_label(row), cost_row.gflops, value))
         if is_on_front:
             front.append((cost_row.gflops, value))
     if front:
@@ -108,11 +120,11 @@ def _draw_panel(
     axes.xaxis.set_minor_formatter("")
     axes.margins(x=0.3, y=0.1)
     low, high = axes.get_ylim()
-    for point, height in zip(
-        points, _label_heights(points, _LABEL_GAP * (high - low)), strict=True
-    ):
+    names = shorten_all([point.name for point in points], _LONGEST_NAME)
+    heights = _label_heights(points, _LABEL_GAP * (high - low))
+    for point, name, height in zip(points, names, heights, strict=True):
         axes.annotate(
-            point.name,
+            name,
             (point.gflops, height),
             xytext=(4, 0),
             textcoords="offset points",

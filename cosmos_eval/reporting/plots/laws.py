@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cosmos_eval.reporting.plots.style import LINE_COLOURS, new_figure, new_panels, shorten
+from cosmos_eval.reporting.plots.style import (
+    LINE_COLOURS,
+    LINE_MARKERS,
+    new_figure,
+    new_panels,
+    shorten_all,
+)
 from cosmos_eval.results.laws import MethodLaw, MetricLaws, budget_text
 from cosmos_eval.types import UsageError
 
@@ -19,6 +25,7 @@ if TYPE_CHECKING:
 _PANELS_PER_ROW = {1: 1, 2: 3}
 _PANEL_HEIGHT = 2.1  # inches
 _MOST_PANELS = {1: 4, 2: 12}  # on a page
+_NOTE_HEIGHT = 0.15  # inches
 _LONGEST_NAME = 24  # characters of the name of a method
 _POINTS = 65  # budgets of a curve
 _MOST_TICKS = 6
@@ -29,7 +36,8 @@ def draw_laws(all_laws: Sequence[MetricLaws], columns: int) -> Figure:
     """Draw the errors of trainings and the laws of their methods, one panel per metric.
 
     Bands are 95% intervals of the law over seeds and images. A held-out budget is hollow, with the
-    interval that predicted it. A grey band is the interval of a crossing.
+    interval that predicted it. A grey band is the interval of a crossing. If there are more methods
+    than colours, markers tell methods of the same colour apart.
 
     Args:
         all_laws: The laws of each metric.
@@ -44,11 +52,12 @@ def draw_laws(all_laws: Sequence[MetricLaws], columns: int) -> Figure:
             "--datasets, --metrics or --protocols"
         )
     n_rows = math.ceil(len(all_laws) / _PANELS_PER_ROW[columns])
-    figure = new_figure(columns, n_rows * _PANEL_HEIGHT)
+    figure = new_figure(columns, n_rows * _PANEL_HEIGHT + _NOTE_HEIGHT)
     all_axes = new_panels(figure, len(all_laws), n_rows)
     for axes, laws in zip(all_axes, all_laws, strict=True):
-        for index, method in enumerate(laws.methods):
-            _draw_method(axes, laws, method, LINE_COLOURS[index % len(LINE_COLOURS)])
+        names = shorten_all([method.name for method in laws.methods], _LONGEST_NAME)
+        for index, (method, name) in enumerate(zip(laws.methods, names, strict=True)):
+            _draw_method(axes, laws, method, name, index)
         for crossing in laws.crossings.values():
             if crossing is not None and crossing.crosses:
                 low = crossing.low or crossing.low_budget
@@ -59,6 +68,7 @@ def draw_laws(all_laws: Sequence[MetricLaws], columns: int) -> Figure:
         axes.set(xscale="log", xlabel=_UNITS[laws.unit], ylim=(0, None))
         _name_budgets(axes, laws)
         axes.legend(fontsize=5.5, frameon=False)
+    figure.supxlabel("bands, whiskers, grey crossing: 95% intervals; hollow: held out", fontsize=6)
     return figure
 
 
@@ -71,8 +81,19 @@ def _name_budgets(axes: Axes, laws: MetricLaws) -> None:
     axes.xaxis.set_minor_formatter("")
 
 
-def _draw_method(axes: Axes, laws: MetricLaws, method: MethodLaw, colour: str) -> None:
-    """Draw the trainings of a method, its law with a band, and its predictions."""
+def _draw_method(axes: Axes, laws: MetricLaws, method: MethodLaw, name: str, index: int) -> None:
+    """Draw the trainings of a method, its law with a band, and its predictions.
+
+    Args:
+        axes: The axes of the metric.
+        laws: The laws of the metric.
+        method: The method, whose law is one of them.
+        name: The name of the method in the legend.
+        index: The number of the method from 0, which chooses its colour and marker.
+    """
+    round_number, colour_index = divmod(index, len(LINE_COLOURS))
+    colour = LINE_COLOURS[colour_index]
+    marker = LINE_MARKERS[round_number % len(LINE_MARKERS)]
     fitted = method.fitted
     ladder = fitted.ladder
     supported = [item for item in method.predictions if not item.refusal]
@@ -88,14 +109,16 @@ def _draw_method(axes: Axes, laws: MetricLaws, method: MethodLaw, colour: str) -
         linewidth=0,
     )
     errors = laws.factor * fitted.law.error_at(budgets)
-    axes.plot(budgets, errors, color=colour, linewidth=1, label=shorten(method.name, _LONGEST_NAME))
+    axes.plot(budgets, errors, color=colour, linewidth=1)
+    axes.plot([], [], f"{marker}-", color=colour, linewidth=1, markersize=2.5, label=name)
     for budget, values, is_fitted in zip(
         ladder.budgets, ladder.errors, ladder.is_fitted, strict=True
     ):
         axes.plot(
             np.full(len(values), budget),
             laws.factor * values,
-            "o",
+            marker,
+            linestyle="",
             color=colour,
             markersize=2.5,
             fillstyle="full" if is_fitted else "none",

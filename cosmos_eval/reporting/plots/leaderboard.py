@@ -6,7 +6,14 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from cosmos_eval.reporting.plots.style import BLUE, draw_bars, new_figure, new_panels, shorten
+from cosmos_eval.reporting.plots.style import (
+    BLUE,
+    INTERVALS_NOTE,
+    draw_bars,
+    new_figure,
+    new_panels,
+    shorten_all,
+)
 from cosmos_eval.results.leaderboard.board import Board, Column, Row, make_boards
 from cosmos_eval.results.leaderboard.entries import Entry
 from cosmos_eval.tasks import metric_of
@@ -18,6 +25,7 @@ if TYPE_CHECKING:
 
 _PANELS_PER_ROW = {1: 2, 2: 4}
 _ROW_HEIGHT, _PANEL_MARGIN = 0.16, 0.6  # inches: of a bar, and of the titles of a panel
+_NOTE_HEIGHT = 0.15  # inches
 _LONGEST_NAME = {1: 22, 2: 28}  # characters of a model's name
 _MOST_HEIGHT = 9.0  # inches: the height of a page
 
@@ -26,7 +34,7 @@ def draw_leaderboard(entries: Sequence[Entry], columns: int) -> Figure:
     """Draw the primary metrics of results as bars with 95% intervals.
 
     There is one panel per data set, protocol and metric, and one bar per model. Bars of numbers
-    without an interval, such as published ones, are hollow.
+    without an interval, such as published ones, are hollow. A note says what whiskers are.
 
     Args:
         entries: The results and published numbers to show.
@@ -47,12 +55,13 @@ def draw_leaderboard(entries: Sequence[Entry], columns: int) -> Figure:
             "a page: choose with --datasets, --metrics, --protocols or --models"
         )
 
-    figure = new_figure(columns, height)
+    figure = new_figure(columns, height + _NOTE_HEIGHT)
     all_axes = new_panels(figure, len(panels), n_rows, share_rows=True)
     for axes, (board, column_index) in zip(all_axes, panels, strict=True):
         _draw_panel(axes, board, column_index, row_labels)
-    short_labels = [shorten(label, _LONGEST_NAME[columns]) for label in row_labels]
+    short_labels = shorten_all(row_labels, _LONGEST_NAME[columns])
     all_axes[0].set_yticks(range(len(row_labels)), short_labels)
+    figure.supxlabel(f"{INTERVALS_NOTE}; hollow: without an interval", fontsize=6)
     return figure
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,9 @@ FORMATS = (".pdf", ".svg", ".png")
 BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 PURPLE, SKY_BLUE, GREY = "#CC79A7", "#56B4E9", "#7F7F7F"
 LINE_COLOURS = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY_BLUE, GREY)
+# Lines of the same colour have different markers.
+LINE_MARKERS = ("o", "s", "^", "v", "D", "X")
+INTERVALS_NOTE = "whiskers: 95% intervals"
 
 _STYLE: dict[str, Any] = {
     "font.size": 7.0,
@@ -111,19 +114,34 @@ def draw_bars(
 ) -> None:
     """Draw horizontal bars with whiskers, the first one at the top.
 
+    Whiskers have caps, so that an interval of no width is seen. A row without a value says so,
+    since it would look like a bar of length 0.
+
     Args:
         axes: The axes, whose rows are at 0, 1, 2... from top to bottom.
-        values: The lengths of the bars.
+        values: The lengths of the bars, NaN for a row without a value.
         intervals: The ends of the whisker of each bar, or None for a bar without one.
         colour: The colour of bars with whiskers. The others are hollow.
     """
     for row, (value, interval) in enumerate(zip(values, intervals, strict=True)):
+        if math.isnan(value):
+            axes.annotate(
+                "no result", (0, row), (3, 0), "data", "offset points", va="center", fontsize=5.5
+            )
+            continue
         if interval is None:
             axes.barh(row, value, height=0.7, facecolor="white", edgecolor=GREY, linewidth=0.6)
             continue
         low, high = interval
         axes.barh(row, value, height=0.7, color=colour, linewidth=0)
-        axes.plot([low, high], [row, row], color="black", linewidth=0.8, solid_capstyle="butt")
+        axes.plot(
+            *([low, high], [row, row], "|-"),
+            color="black",
+            linewidth=0.8,
+            solid_capstyle="butt",
+            markersize=3,
+            markeredgewidth=0.8,
+        )
     axes.set_ylim(len(values) - 0.4, -0.6)
 
 
@@ -137,3 +155,14 @@ def shorten(name: str, longest: int) -> str:
     n_end = (longest - 3) // 2
     n_start = longest - 3 - n_end
     return f"{name[:n_start]}...{name[-n_end:]}"
+
+
+def shorten_all(names: Sequence[str], longest: int) -> list[str]:
+    """Return names of at most `longest` characters, or of more if two would become equal.
+
+    Example: "ViT-B-32/laion2b" and "ViT-L-14/laion2b" for 9 -> "ViT-B...on2b", "ViT-L...on2b".
+    """
+    n_names = len(set(names))
+    while len({shorten(name, longest) for name in names}) < n_names:
+        longest += 1
+    return [shorten(name, longest) for name in names]

@@ -58,6 +58,23 @@ def test_a_table_is_copied_with_the_names_above_its_titles(open_page, file):
     assert r"a\_1 & 50.0 &" in "\n".join(lines)
 
 
+def test_a_wide_table_is_printed_within_the_page_and_without_controls(open_page, tmp_path):
+    rows = [
+        make_row(model={"spec": "a/very-long-name-of_a_model_" * 3}, dataset=f"data-set-{number}")
+        for number in range(16)
+    ]
+    path = tmp_path / "leaderboard.html"
+    path.write_text(to_html(Leaderboard(entries_of_rows(rows))), "utf-8")
+    # A4 landscape has 297 mm, of which margins take 24, at 96 pixels per 25.4 mm.
+    page = open_page(path, viewport={"width": 1031, "height": 700})
+    copy_button = page.get_by_role("button", name="Copy LaTeX")
+    assert page.evaluate("document.querySelector('table').scrollWidth") > 1031
+    assert copy_button.is_visible()
+    page.emulate_media(media="print")
+    assert page.evaluate("document.querySelector('table').scrollWidth") <= 1031
+    assert not copy_button.is_visible()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1440), ("dark", 360)])
 def test_axe_finds_no_violation(open_page, file, scheme, width):

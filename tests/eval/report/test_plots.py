@@ -7,17 +7,23 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from PIL import Image
+from support.rows import make_row
 
 from cosmos_eval.reporting.plots.comparison import draw_comparison
 from cosmos_eval.reporting.plots.cost import draw_costs
 from cosmos_eval.reporting.plots.curves import draw_curves
 from cosmos_eval.reporting.plots.leaderboard import draw_leaderboard
+from cosmos_eval.reporting.plots.style import paper_style, shorten_all
+from cosmos_eval.reporting.plots.suite import draw_suite
 from cosmos_eval.results.checked import read_checked
-from cosmos_eval.results.leaderboard.entries import entries_of
+from cosmos_eval.results.leaderboard.entries import Entry, entries_of, entries_of_rows
+from cosmos_eval.results.leaderboard.suite import score_models
 from cosmos_eval.results.sides import read_comparison
 from cosmos_eval.results.store import result_paths
+from cosmos_eval.runner.suites import read_score
 
 RESULTS = Path(__file__).parents[3] / "results"
 MODELS = ("scenes-clip", "scenes-clip-long", "scenes-cosmos")
@@ -60,6 +66,48 @@ def test_a_model_has_one_row_though_tables_of_localisation_name_its_map():
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == list(MODELS)
 
 
+def made_up_entries(accuracies: dict[str, float], dataset: str = "scenes-cls") -> list[Entry]:
+    """Return results with intervals of no width."""
+    facts = json.loads((RESULTS / "scenes-clip__scenes-cls__scenes.json").read_text())["model"]
+    rows = []
+    for model, accuracy in accuracies.items():
+        rows.append(
+            make_row(
+                model={"spec": model, "facts": facts["facts"]},
+                dataset=dataset,
+                metrics={"acc1": accuracy},
+                intervals={"acc1": {"low": accuracy, "high": accuracy, "level": 0.95}},
+            )
+        )
+    return entries_of_rows(rows)
+
+
+def test_a_missing_result_differs_from_a_bar_of_zero_and_whiskers_have_caps():
+    rows = [
+        *made_up_entries({"a": 0.0, "b": 0.5}),
+        *made_up_entries({"a": 0.5}, "scenes-cls-small"),
+    ]
+    figure = draw_leaderboard(rows, columns=1)
+    panels = {axes.get_title().partition("\n")[0]: axes for axes in figure.axes}
+    assert not panels["scenes-cls"].texts
+    assert [line.get_marker() for line in panels["scenes-cls"].lines] == ["|", "|"]
+    (text,) = panels["scenes-cls-small"].texts
+    assert (text.get_text(), text.xy) == ("no result", (0, 1))
+    assert "95% intervals" in figure.get_supxlabel()
+
+
+def test_models_whose_names_differ_in_the_middle_have_different_labels():
+    names = [f"openclip:ViT-{size}/laion2b_s34b_b88k" for size in ("B-16", "B-32", "L-14")]
+    assert len(set(shorten_all(names, 22))) == 3
+    assert shorten_all(["ViT-B-32/laion2b", "ViT-L-14/laion2b"], 9) == [
+        "ViT-B...on2b",
+        "ViT-L...on2b",
+    ]
+    assert shorten_all([names[0], names[0]], 11) == ["open...b88k"] * 2
+    figure = draw_leaderboard(made_up_entries(dict.fromkeys(names, 0.5)), columns=1)
+    assert len({label.get_text() for label in figure.axes[0].get_yticklabels()}) == 3
+
+
 def test_points_are_the_paired_differences_in_the_colour_of_the_better_side():
     comparison = read_comparison(RESULTS, models=["scenes-cosmos", "scenes-clip-long"])
     figure = draw_comparison(comparison, columns=2)
@@ -71,6 +119,9 @@ def test_points_are_the_paired_differences_in_the_colour_of_the_better_side():
             row = int(line.get_ydata()[0])
             dataset = next(label for label in reversed(labels[:row]) if "(" in label)
             points[dataset, labels[row]] = (line.get_xdata()[0], to_hex(line.get_color()))
+            # Without colours, too, it is seen which differences are significant.
+            is_hollow = to_hex(line.get_markerfacecolor()) == "#ffffff"
+            assert is_hollow == (to_hex(line.get_color()) == "#7f7f7f")
     for dataset, metric, colour in [
         ("scenes-cls", "acc1", "#7f7f7f"),  # not significant after Holm's correction
         ("scenes-seg", "mIoU", "#0072b2"),
@@ -80,6 +131,15 @@ def test_points_are_the_paired_differences_in_the_colour_of_the_better_side():
         assert value == pytest.approx(100 * (a - b))
         assert drawn_colour == colour
     assert figure.get_suptitle() == "A: scenes-cosmos\nB: scenes-clip-long"
+    assert "blue: A is better; red: B is better" in figure.get_supxlabel()
+
+
+def test_differences_of_metrics_of_which_lower_is_better_say_so():
+    comparison = read_comparison(RESULTS, models=["scenes-cosmos", "scenes-clip-long"])
+    figure = draw_comparison(comparison, columns=2, all_metrics=True)
+    labels = [label.get_text() for axes in figure.axes for label in axes.get_yticklabels()]
+    assert "ECE (lower is better)" in labels
+    assert "acc1" in labels
 
 
 def test_points_of_costs_and_the_front():
@@ -102,10 +162,25 @@ def test_points_of_costs_and_the_front():
     assert heights["scenes-cosmos"] - heights["scenes-clip-long"] >= 0.059 * (high - low)
 
 
+def test_of_many_models_only_the_front_is_named():
+    accuracies = {f"model-{number}": number / 20 for number in range(11)}
+    (axes,) = draw_costs(made_up_entries(accuracies), columns=1).axes
+    assert [text.get_text() for text in axes.texts] == ["model-10"]
+    del accuracies["model-0"]
+    (axes,) = draw_costs(made_up_entries(accuracies), columns=1).axes
+    assert len(axes.texts) == 10
+
+
 def write_log(folder: Path, losses: list[float]) -> Path:
     folder.mkdir(parents=True)
     lines = [
-        {"step": 10 * index, "clip": loss, "total": loss, "lr": 0.1 / (1 + index)}
+        {
+            "step": 10 * index,
+            "samples_seen": 640 * (1 + index),
+            "clip": loss,
+            "total": loss,
+            "lr": 0.1 / (1 + index),
+        }
         for index, loss in enumerate(losses)
     ]
     lines.append({"step": 10, "evaluation": {"scenes-cls/teacher/acc1": 0.25}})
@@ -131,6 +206,23 @@ def test_curves_of_several_trainings(tmp_path):
     assert len({text.get_text() for text in figure.legends[0].texts}) == 2
 
 
+def test_curves_of_more_trainings_than_colours_can_be_told_apart(tmp_path):
+    name = "a-training-with-a-long-name-of-seed"
+    runs = [write_log(tmp_path / f"{name}-{seed}", [3.0, 2.0]) for seed in range(10)]
+    runs.append(write_log(tmp_path / "of-a-single-step", [3.0]))
+    with paper_style():
+        figure = draw_curves(runs, columns=1)
+        FigureCanvasAgg(figure).draw()
+        (legend,) = figure.legends
+        box = legend.get_window_extent()
+    lines = legend.get_lines()
+    assert len({(to_hex(line.get_color()), line.get_marker()) for line in lines}) == 11
+    assert 0 <= box.x0 < box.x1 <= figure.bbox.width
+    loss = figure.axes[0]
+    assert loss.lines[-1].get_marker() not in ("", "None")  # a point without a line is seen
+    assert all(tick == int(tick) for tick in loss.get_xticks())
+
+
 def test_means_over_a_suite(tmp_path, command):
     suite = tmp_path / "own.yaml"
     suite.write_text("datasets: {scenes: [scenes-cls, scenes-cls-small]}\nscore: {metric: acc1}\n")
@@ -138,6 +230,18 @@ def test_means_over_a_suite(tmp_path, command):
     assert command("plot", "suite", RESULTS, "--suite", suite, "--output", figure).status == 0
     ids = {element.get("id", "") for element in ElementTree.parse(figure).iter()}
     assert any(name.startswith("patch_") for name in ids)
+    score = score_models(
+        read_score(str(suite)),
+        entries_of(read_checked(result_paths(RESULTS))),
+        with_published=False,
+        by_group=False,
+        model_patterns=(),
+    )
+    (axes,) = draw_suite(score, columns=1).axes
+    assert axes.get_xlabel() == "mean acc1 over 2 members of own, %"
+    harmonic = score._replace(suite=score.suite._replace(is_harmonic=True))
+    (axes,) = draw_suite(harmonic, columns=1).axes
+    assert axes.get_xlabel() == "harmonic mean acc1 over 2 members of own, %"
 
 
 @pytest.mark.parametrize(
