@@ -107,7 +107,9 @@ def _draw_differences(axes: Axes, rows: Sequence[_Row], longest_label: int) -> N
         ends = [factor * interval.low, factor * interval.high]
         axes.plot(ends, [position] * 2, "|-", color=colour, solid_capstyle="butt", markersize=5)
         axes.plot(
-            *(factor * difference.difference, position, "o"),
+            factor * difference.difference,
+            position,
+            "o",
             color=colour,
             markerfacecolor=colour if row.test.better else "white",
             markersize=3,

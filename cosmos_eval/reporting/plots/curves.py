@@ -113,7 +113,9 @@ def _draw_panel(
         if len(curve.steps) == 1:
             marker = marker or "o"  # a single point has no line
         axes.plot(
-            *(curve.steps, curve.values, style),
+            curve.steps,
+            curve.values,
+            style,
             color=colour,
             linewidth=0.9,
             marker=marker,
