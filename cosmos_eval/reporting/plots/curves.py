@@ -92,12 +92,18 @@ def _find_log(run: Path) -> Path:
 
 
 def _names_of_runs(runs: Sequence[Path]) -> list[str]:
-    """Return the name of each training, which is its folder's name, or its path if names repeat."""
-    folders = [run if run.is_dir() else run.parent for run in runs]
-    names = [folder.resolve().name for folder in folders]
-    if len(set(names)) < len(names):
-        names = [str(folder) for folder in folders]
-    return names
+    """Return the name of each training: the end of its folder's path.
+
+    It has as many folders as the names need to differ.
+
+    Example: "out/clip/run" and "out/cosmos/run" -> "clip/run", "cosmos/run".
+    """
+    folders = [(run if run.is_dir() else run.parent).resolve() for run in runs]
+    n_folders = len(set(folders))
+    n_parts = 1
+    while len({folder.parts[-n_parts:] for folder in folders}) < n_folders:
+        n_parts += 1
+    return ["/".join(folder.parts[-n_parts:]) for folder in folders]
 
 
 def _draw_panel(

@@ -135,7 +135,9 @@ def draw_bars(
         low, high = interval
         axes.barh(row, value, height=0.7, color=colour, linewidth=0)
         axes.plot(
-            *([low, high], [row, row], "|-"),
+            [low, high],
+            [row, row],
+            "|-",
             color="black",
             linewidth=0.8,
             solid_capstyle="butt",

@@ -200,10 +200,10 @@ def test_curves_of_several_trainings(tmp_path):
     assert [text.get_text() for text in figure.legends[0].texts] == ["first", "second"]
     titles = [axes.get_title() for axes in draw_curves([first], 2, all_panels=True).axes]
     assert "learning rate" in titles
-    # Two folders of one name are told apart by their paths.
-    other = write_log(tmp_path / "other" / "first", [1.0, 1.0])
-    figure = draw_curves([first, other], columns=1)
-    assert len({text.get_text() for text in figure.legends[0].texts}) == 2
+    # Folders of one name are told apart by the folders that hold them.
+    runs = [write_log(tmp_path / method / "run", [1.0, 1.0]) for method in ("clip", "cosmos")]
+    figure = draw_curves(runs, columns=1)
+    assert [text.get_text() for text in figure.legends[0].texts] == ["clip/run", "cosmos/run"]
 
 
 def test_curves_of_more_trainings_than_colours_can_be_told_apart(tmp_path):
