@@ -232,15 +232,16 @@ def _bytes_of_sample(config: TrainConfig, context_length: int) -> int:
 
 
 def _check_freezing(config: TrainConfig, model: MultiViewCLIP) -> None:
-    """Check that a tower that is frozen in part, or only at first, is one that is frozen.
+    """Check that `model.unlocked_groups` and `model.freeze_steps` fit `model.freeze`.
 
     Args:
         config: The configuration of the training.
         model: The model, which may be on the meta device.
 
     Raises:
-        ValueError: If no tower is frozen, if nothing or everything of it would be, or if both
-            towers are.
+        ValueError: If one of the two is given without a frozen tower; if the tower would be frozen
+            for all steps, or no part of it would be; if LiT's text tower would be frozen for good,
+            or its image tower not.
     """
     options, n_steps = config.model, config.optim.steps
     is_lit = config.method.name == "lit"

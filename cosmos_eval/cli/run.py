@@ -383,7 +383,7 @@ def print_results(
 
 
 def _print_wordings(results: Sequence[Result]) -> None:
-    """Print the mean of each model over other wordings, with an interval that includes wording.
+    """Print each model's mean over wordings, whose interval includes the choice of wordings.
 
     Args:
         results: The results of a run, with files. Failed ones are left out.

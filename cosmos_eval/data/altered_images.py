@@ -38,7 +38,7 @@ _NO_CHARACTER = "\U0010fffe"  # which no font has
 # commit 8190fe3): torchvision's Resize(256) and CenterCrop(224), then JPEG of quality 85.
 _SHORT_SIDE, _CROP, _JPEG_QUALITY = 256, 224, 85
 _PACKAGE = "imagecorruptions-imaug"
-_random_numbers = Lock()
+_global_generator_lock = Lock()
 """Is held while a corruption draws from NumPy's global generator of random numbers."""
 
 
@@ -269,7 +269,7 @@ def corrupt_pixels(
 
     # Two corruptions have generators of their own.
     options = {"seed": seed} if corruption in ("impulse_noise", "glass_blur") else {}
-    with _random_numbers:
+    with _global_generator_lock:
         state = np.random.get_state()
         np.random.seed(seed)
         try:

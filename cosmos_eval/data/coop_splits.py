@@ -108,7 +108,7 @@ def _read_json_splits(path: Path, split: str) -> tuple[list[str], list[_Entry]]:
 
 
 def _class_names(entries_by_split: Mapping[str, Sequence[_Entry]]) -> list[str]:
-    """Return the names of the classes 0, 1, 2... of which all have training images.
+    """Return the names of the classes 0, 1, 2..., by label.
 
     Raise FileError for a class with two names, and for a class without training images.
     """

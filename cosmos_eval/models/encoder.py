@@ -211,7 +211,7 @@ def require_pair_scorer(encoder: Encoder) -> PairScorer:
 
 
 def describe_pair_scores(encoder: Encoder, pairs: ScoredPairs) -> dict[str, Any]:
-    """Return what a result records about scores of pairs: which pairs, and by which score.
+    """Return the entries of a result that say which pairs were scored, and by which score.
 
     Args:
         encoder: The model that scores an image and a text together.

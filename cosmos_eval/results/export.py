@@ -75,6 +75,7 @@ def read_places(places: Sequence[str | Path]) -> list[StoredResult]:
         paths += result_paths(path_of(place, "a place of results"))
     results = read_checked(paths)
     for line in [*result_warnings(results), *repeat_notes(results)]:
+        # 1 is this function, 2 the public function, and 3 the user's line that calls it.
         warnings.warn(one_line(line), stacklevel=3)
     return results
 

@@ -220,7 +220,7 @@ def budget_rows(laws: MetricLaws) -> Iterator[dict[str, Any]]:
             if prediction.measured is None:
                 columns = {"trainings": 0, "fitted": False, "error": None}
                 columns |= _law_columns(method, prediction.budget, prediction)
-                rows.append(_names_of_row(laws, method, prediction.budget) | columns)
+                rows.append(_identifying_columns(laws, method, prediction.budget) | columns)
             else:
                 held_out_predictions[prediction.budget] = prediction
         for index, number in enumerate(ladder.budgets):
@@ -231,11 +231,11 @@ def budget_rows(laws: MetricLaws) -> Iterator[dict[str, Any]]:
                 "error": float(ladder.means[index]),
             }
             columns |= _law_columns(method, budget, held_out_predictions.get(budget))
-            rows.append(_names_of_row(laws, method, budget) | columns)
+            rows.append(_identifying_columns(laws, method, budget) | columns)
         yield from sorted(rows, key=itemgetter("budget"))
 
 
-def _names_of_row(laws: MetricLaws, method: MethodLaw, budget: float) -> dict[str, Any]:
+def _identifying_columns(laws: MetricLaws, method: MethodLaw, budget: float) -> dict[str, Any]:
     """Return the columns of `budget_rows` that say which budget of which method a row is about."""
     return {
         "dataset": laws.dataset,

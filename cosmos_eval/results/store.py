@@ -225,8 +225,8 @@ def require_free_name(path: Path, cell: str) -> None:
 def current_path(path: Path, row: ResultRow) -> Path:
     """Return the JSON file that holds a result now.
 
-    It is another file than the one that the result was written to if a result of another model with
-    the same name was written to that file since, see `store_result`.
+    If a result of another model with the same name has been written to `path` since, `store_result`
+    has renamed the file of this result.
 
     Args:
         path: The JSON file that the result was written to.

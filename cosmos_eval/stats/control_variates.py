@@ -167,12 +167,14 @@ class Adjustment:
         useless controls. It is NaN if the differences are all equal, or if there are too few
         samples.
         """
-        n_fitted = len(self.means.centers) + 1
+        n_fitted = len(self.means.centers) + 1  # a coefficient per control, and the intercept
         if self.n_samples <= n_fitted:
             return math.nan
         variance, adjusted_variance = self._variances(self._fit())
-        degrees = (self.n_samples - 1) / (self.n_samples - n_fitted)
-        return adjusted_variance / variance * degrees if variance > 0 else math.nan
+        if variance == 0:
+            return math.nan
+        ratio_of_degrees_of_freedom = (self.n_samples - 1) / (self.n_samples - n_fitted)
+        return adjusted_variance / variance * ratio_of_degrees_of_freedom
 
     def _fit(self) -> Values:
         """Return the coefficients (K,) of a least-squares fit with a constant.

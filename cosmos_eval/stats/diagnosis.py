@@ -341,7 +341,8 @@ def expected_hits(
 def _chances_of_hits(n_better: Ints, n_rivals: int, n_rivals_whole: int, k: int) -> Values:
     """Return the probability that each query is a hit, (Q,), see `expected_hits`.
 
-    With the fitted beta distribution (a, b), r seen and u unseen rivals, and m better ones seen:
+    With the fitted beta distribution (a, b), r = `n_rivals` seen rivals, m = `n_better` better ones
+    among them, and u = `n_rivals_whole` - r unseen rivals:
 
         P(j unseen rivals are better)
             = C(u, j) B(j + a + m, u - j + b + r - m) / B(a + m, b + r - m)
@@ -353,6 +354,7 @@ def _chances_of_hits(n_better: Ints, n_rivals: int, n_rivals_whole: int, k: int)
     a, b = _fit_beta(counts, query_counts, n_rivals)
     # (counts, k): the probability of each number of better rivals among the unseen ones.
     n_better_unseen = np.arange(min(k, n_unseen + 1))
+    # log C(u, j), by C(u, j) = 1 / ((u + 1) B(u - j + 1, j + 1))
     log_ways = -betaln(n_unseen - n_better_unseen + 1, n_better_unseen + 1) - math.log(n_unseen + 1)
     a_of_count, b_of_count = (a + counts)[:, None], (b + n_rivals - counts)[:, None]
     log_chances = betaln(n_better_unseen + a_of_count, n_unseen - n_better_unseen + b_of_count)

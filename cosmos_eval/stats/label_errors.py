@@ -96,8 +96,14 @@ def agreement(answers: Ints, labels: Ints) -> Agreement:
     """Count for each item how many models give the label, and how many share a wrong answer.
 
     Args:
-        answers: (K, N), the answer of each model to each item, from 0, or the label.
+        answers: (K, N), the answer of each model to each item: a whole number from 0, or the item's
+            label.
         labels: (N,), the labels. If there are several right answers, -1 may stand for all of them.
+
+    Returns:
+        For each item: the number of models that give the label; the most frequent wrong answer,
+        which is the lowest of several, and -1 if all models are right; and the number of models
+        that give this answer.
 
     Example:
         The answers 2, 2, 1 and 0 of four models to an item with the label 0 give right = 1,

@@ -184,7 +184,7 @@ def _to_table(
         metrics_by_model: The metrics of each model, by data set and metric.
         columns: The columns of the table.
     """
-    average = f"Average perf. on {len(columns)} datasets"
+    average_title = f"Average perf. on {len(columns)} datasets"
     is_main = columns[0].title == _FIRST_COLUMN
     rows = []
     for model, metrics in metrics_by_model.items():
@@ -192,10 +192,9 @@ def _to_table(
         row: dict[str, str | float | None] = {}
         row["name"], row["pretrained"] = openclip_names(model)
         if is_main:
-            is_complete = None not in values
-            row[average] = (
-                fmean(value for value in values if value is not None) if is_complete else None
-            )
+            known_values = [value for value in values if value is not None]
+            is_complete = len(known_values) == len(values)
+            row[average_title] = fmean(known_values) if is_complete else None
         for column, value in zip(columns, values, strict=True):
             row[column.title] = value
         rows.append(row)
