@@ -215,7 +215,7 @@ def test_a_model_takes_no_arguments(write_model):
         (MODEL.replace('"0" * 64', "None"), r"`info.weights_sha256` is missing, and"),
         (MODEL.replace('"0" * 64, False', "None, True"), r"gives no `weights_sha256`: hash"),
         (MODEL.replace('"0" * 64', '"me"'), r"must be the 64 hexadecimal digits"),
-        (MODEL.replace('"means", None', '"means", "teacher"'), r"`weights` is of COSMOS ch"),
+        (MODEL.replace('"means", None', '"means", "teacher"'), r"`weights` is for COSMOS ch"),
         (MODEL.replace("precision, device)\n", "'bf16', device)\n"), r"model of precision bf16"),
         (MODEL.replace("EncoderInfo(", "tuple, ("), r"`info` is tuple, not"),
         (MODEL.replace("(images[:, :, 0, 0] + SHIFT + 0.5, dim=1)", "(images)"), r"\(2, D\)"),

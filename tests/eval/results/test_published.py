@@ -493,11 +493,12 @@ def test_the_six_segmentation_numbers_fit_a_mean_with_csa():
     """The page on published numbers infers their attention from these sums."""
     sums = [float(number) for number, _, _ in EXPECTED["cosmos_segmentation.csv"].values()]
     assert round(sum(sums), 1) == 218.3
+    # The mean with plain attention is too low, and that with CSA leaves 84.1 for two sets.
+    assert sum(sums) > round(8 * 20.0, 1) == 160.0
     assert round(8 * 37.8 - sum(sums), 1) == 84.1
-    assert sum(sums) > 8 * 20.0
     page = (Path(__file__).parents[3] / "docs" / "published.md").read_text("utf-8")
     assert "218.3" in page
-    assert "84.1" in page
+    assert "160.0" in page
 
 
 def test_a_sample_of_cells_of_the_table_of_38_sets():

@@ -122,7 +122,7 @@ def test_the_command_writes_one_picture(tmp_path, command):
     [
         (["photo.jpg"], "cannot read image photo.jpg"),
         (["photo.jpg", "--output", "drawn.jpg"], "pictures are PNG files"),
-        (["photo.jpg", "--classes", "apple,,sky"], "blank name"),
+        (["photo.jpg", "--classes", "apple,,sky"], "has an empty name"),
         (["photo.jpg", "--dataset", "scenes-cls"], "scenes-cls is not a segmentation data set"),
         (["photo.jpg", "--dataset", "voc22"], "unknown data set 'voc22'"),
     ],
