@@ -196,7 +196,7 @@ def run(
             _print_dry_run(plan, existing, output, as_json=as_json)
             return
         if existing:
-            checked = distributed.main_process_only(_without_changed_data, existing, plan)
+            checked = distributed.main_process_only(_mark_changed_data, existing, plan)
             existing = distributed.gather(checked)[0]
         with _context_of_interrupts(no_cache=no_cache):
             results = _execute(plan, output, existing, executor, keep_going=keep_going)
@@ -214,13 +214,13 @@ def run(
         _end_run(results, existing, suite, keep_going=keep_going)
 
 
-def _without_changed_data(existing: Existing, plan: Plan) -> Existing:
+def _mark_changed_data(existing: Existing, plan: Plan) -> Existing:
     """Return existing results, with an error for each whose data have changed since."""
     from cosmos_eval.cli.progress import Progress
-    from cosmos_eval.runner.changed_data import without_changed_data
+    from cosmos_eval.runner.changed_data import mark_changed_data
 
     with Progress() as progress:
-        return without_changed_data(existing, plan, progress.step)
+        return mark_changed_data(existing, plan, progress.step)
 
 
 def _require_no_option_beside_until(is_given_by_option: Mapping[str, bool]) -> None:

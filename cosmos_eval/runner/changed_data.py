@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from cosmos_core.utils.distributed import SINGLE_PROCESS
+from cosmos_eval.results.identity import CONTENT
 from cosmos_eval.runner.plan import (
     Pair,
     Plan,
@@ -18,14 +19,14 @@ from cosmos_eval.tasks import task_for
 from cosmos_eval.types import Progress, Protocol, RunOptions, UsageError
 
 
-def without_changed_data(
+def mark_changed_data(
     existing: Mapping[Pair, Result], plan: Plan, show_progress: ShowProgress = show_no_progress
 ) -> dict[Pair, Result]:
     """Return existing results, with an error for each that was measured on other data.
 
-    All files of their data sets are read. The results on data that are not on the disk, or whose
-    task cannot hash them, stay as they are, with a note. So do hashes that a result of an older
-    version does not record.
+    All files of their data sets are read. Results stay as they are, with a note, if their data are
+    not on the disk, if their task cannot hash data, or if they are of an older version that records
+    no hash of the files.
 
     Args:
         existing: The results, some of which may have an error already.
@@ -47,7 +48,7 @@ def without_changed_data(
             for result in results:
                 checked[result.pair] = Result(result.pair, path=result.path, error=error)
             continue
-        if not hashes:
+        if not hashes or not all(_has_content_hash(result) for result in results):
             note = f"{protocol.dataset}: existing results stay, but their data cannot be compared"
             show_progress("data", Progress("read", n_done, len(plan.protocols), note=note))
         for result in results:
@@ -70,6 +71,12 @@ def _hash_data(protocol: Protocol, options: RunOptions) -> Mapping[str, str]:
     return task_for(protocol).data_hashes(dataset.protocol, dataset.data, options)
 
 
+def _has_content_hash(result: Result) -> bool:
+    """Return whether a result records a hash of the files that were measured."""
+    assert result.row is not None  # only failed results have none
+    return bool(result.row.provenance["hashes"].get(CONTENT))
+
+
 def _find_difference(
     result: Result, hashes: Mapping[str, str], protocol: Protocol
 ) -> UsageError | None:
@@ -81,12 +88,14 @@ def _find_difference(
         protocol: The protocol of the data set.
     """
     assert result.row is not None  # only failed results have none
-    recorded = result.row.provenance["hashes"]
-    # Older results lack some of the hashes.
-    names = [name for name, sha256 in hashes.items() if (recorded.get(name) or sha256) != sha256]
-    if not names:
+    changed_names = []
+    for name, sha256 in hashes.items():
+        recorded_sha256 = result.row.provenance["hashes"].get(name)  # older results lack some
+        if recorded_sha256 and recorded_sha256 != sha256:
+            changed_names.append(name.replace("_", " "))
+    if not changed_names:
         return None
-    words = ", ".join(name.replace("_", " ") for name in names)
+    words = ", ".join(changed_names)
     return UsageError(
         f"{result.path} was measured on other data than {protocol.dataset} has now ({words})"
     )

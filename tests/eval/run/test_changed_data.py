@@ -29,7 +29,7 @@ from support.webdatasets import npy, shard, shard_of
 
 from cosmos_eval.results.identity import data_identity
 from cosmos_eval.results.settings import column_fields, describe_mismatches, setting_of_result
-from cosmos_eval.runner.changed_data import without_changed_data
+from cosmos_eval.runner.changed_data import mark_changed_data
 from cosmos_eval.runner.execute import existing_results
 from cosmos_eval.runner.plan import make_plan
 from cosmos_eval.tasks import TASKS, find_protocol, task_for
@@ -358,9 +358,30 @@ def test_a_suite_measures_again_what_was_measured_on_other_data(root, command, t
     existing = existing_results(plan, tmp_path / "out")
     assert len(existing) == n_sets
     assert all(result.error is None for result in existing.values())
-    for pair, result in without_changed_data(existing, plan).items():
+    for pair, result in mark_changed_data(existing, plan).items():
         assert "was measured on other data" in str(result.error), pair
         assert "(content)" in str(result.error), pair
+
+
+def test_results_that_record_no_hash_of_the_files_stay_with_a_note(root, command, tmp_path):
+    (root / "suite.yaml").write_text("datasets:\n  user: [cls.yaml]\n")
+    command("run", "--suite", root / "suite.yaml", "--model", MODEL, "--output", "out")
+    plan = make_plan(suite=str(root / "suite.yaml"), models=[MODEL])
+    ((pair, result),) = existing_results(plan, tmp_path / "out").items()
+    hashes = dict(result.row.provenance["hashes"])
+    del hashes["content"]
+    older_row = replace(result.row, provenance={**result.row.provenance, "hashes": hashes})
+    older_results = {pair: result._replace(row=older_row)}
+
+    def notes_on(results) -> list[str]:
+        steps: list[Progress] = []
+        marked = mark_changed_data(results, plan, lambda title, step: steps.append(step))
+        assert marked[pair].error is None
+        return [step.note for step in steps if step.note]
+
+    assert notes_on({pair: result}) == []
+    (note,) = notes_on(older_results)
+    assert note == "cls: existing results stay, but their data cannot be compared"
 
 
 @pytest.fixture
