@@ -51,6 +51,8 @@ if TYPE_CHECKING:
 
 
 _FORMATS_WITH_ALL = ("csv", "json")  # beside the score of a suite, they have all results
+# With compare --plan: the true difference in points, and the probability to find it.
+_PLANNED_DIFFERENCE, _PLANNED_POWER = 1.0, 0.8
 
 
 def read_results(path: Path) -> list[StoredResult]:
@@ -354,12 +356,21 @@ def compare(
     plan: Annotated[bool, flag("--plan", "Show what more trainings find.", METHODS)] = False,
     difference: Annotated[
         float | None,
-        option("POINTS", "With --plan: the true difference. Default: 1.", METHODS, min=0.001),
+        option(
+            "POINTS",
+            f"With --plan: the true difference. Default: {_PLANNED_DIFFERENCE:g}.",
+            METHODS,
+            min=0.001,
+        ),
     ] = None,
     power: Annotated[
         float | None,
         option(
-            "P", "With --plan: probability to find it. Default: 0.8.", METHODS, min=0.5, max=0.99
+            "P",
+            f"With --plan: probability to find it. Default: {_PLANNED_POWER}.",
+            METHODS,
+            min=0.5,
+            max=0.99,
         ),
     ] = None,
     over: Annotated[
@@ -401,7 +412,9 @@ def compare(
     selected_comparison = with_metrics(comparison, table_options.patterns.metrics)
     planned = None
     if plan:
-        planned = plan_trainings(selected_comparison, difference or 1.0, power or 0.8)
+        planned = plan_trainings(
+            selected_comparison, difference or _PLANNED_DIFFERENCE, power or _PLANNED_POWER
+        )
     if format == "json":
         document = to_records(selected_comparison)
         if planned is not None:

@@ -218,7 +218,7 @@ def content_of(
 
     # The entries of leaderboards: measured here, and published ones of the same data sets.
     measured_entries = entries_of(results)
-    entries = [*measured_entries, *_published_beside(measured_entries, published_entries)]
+    entries = [*measured_entries, *_published_on_measured_sets(measured_entries, published_entries)]
 
     # Compare the models on each data set. Threads of NumPy gain little on matrices this small, and
     # wait for each other if other processes keep the cores busy.
@@ -258,7 +258,7 @@ def content_of(
     )
 
 
-def _published_beside(
+def _published_on_measured_sets(
     measured_entries: Sequence[Entry], published_entries: Iterable[Entry]
 ) -> Iterator[Entry]:
     """Yield the published numbers on data sets that were measured here by the same protocol."""

@@ -273,11 +273,9 @@ def summary_of(results: Sequence[StoredResult]) -> dict[str, str]:
     records = [result.row.provenance for result in results]
     n_models = count_models(results)
     n_variants = len({result.model for result in results})
-    n_edited = n_random = n_partial = 0
-    for result in results:
-        n_edited += bool(result.row.provenance["dirty"])
-        n_random += bool(result.row.model["random"])
-        n_partial += is_partial(result.row)
+    n_edited = sum(bool(result.row.provenance["dirty"]) for result in results)
+    n_random = sum(bool(result.row.model["random"]) for result in results)
+    n_partial = sum(is_partial(result.row) for result in results)
     text_by_title = {
         "Results": str(len(results)),
         "Models": str(n_models),

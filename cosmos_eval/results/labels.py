@@ -437,7 +437,7 @@ def _differing_components(results: Iterable[StoredResult]) -> dict[str, list[str
 def _component_hashes_by_model(results: Iterable[StoredResult]) -> dict[str, dict[str, str]]:
     """Return the `component_hashes` of each model, by its `model_sha256`.
 
-    If several files hold a model, they follow from its first result.
+    If several files hold a model, its first result states them.
     """
     hashes_by_model = {}
     for model_sha256, model_results in _group_unedited(results, "model_sha256").items():

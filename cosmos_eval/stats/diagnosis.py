@@ -300,7 +300,7 @@ def expected_hits(
 ) -> Outcomes:
     """Return the probability that each query has its item among the first k of a larger gallery.
 
-    The rivals of a query are the wrong items. Only the samples of the subset were seen. Each rival
+    The rivals of a query are the wrong items. Only the rivals in the subset were seen. Each rival
     is better than the right item with a probability that differs from query to query. These
     probabilities have a beta distribution, which is fitted to the numbers of better rivals among
     the seen ones. Given this number, the number of better rivals among the unseen ones has a

@@ -64,10 +64,13 @@ _Things = tuple[Thing, Thing]
 
 
 class Stuff(NamedTuple):
-    """One region of stuff, such as grass, in the background of a scene."""
+    """One region of stuff, such as grass, in the background of a scene.
+
+    The names of the fields are keys of `annotations.json`.
+    """
 
     kind: str
-    position: str  # `ground`, `background`, `left`, `right` or `everywhere`
+    where: str  # `ground`, `background`, `left`, `right` or `everywhere`
     area: float  # visible pixels as a fraction of the image
 
 
@@ -308,8 +311,8 @@ def _long_caption(
         else:
             # `ground`, `background` and `everywhere` have their own patterns. The left and the
             # right side share the patterns `beside`.
-            patterns = getattr(style, element.position, style.beside)
-            sentences.append(chooser.pick(patterns).format(s=element.kind, side=element.position))
+            patterns = getattr(style, element.where, style.beside)
+            sentences.append(chooser.pick(patterns).format(s=element.kind, side=element.where))
     relation_sentence = _relation_sentence(style, things, chooser)
     if relation_sentence is not None:
         sentences.append(relation_sentence)

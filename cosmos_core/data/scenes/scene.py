@@ -145,7 +145,7 @@ def _render(rendering: _Rendering, index: int) -> Scene:
     area_by_label = (pixel_counts / SIDE**2).tolist()
     stuff = []
     for region, region_label in zip(regions, region_labels, strict=True):
-        stuff.append(Stuff(region.kind, region.position, area_by_label[region_label]))
+        stuff.append(Stuff(region.kind, region.where, area_by_label[region_label]))
     captions = describe_scene(rng, things, stuff)
     return Scene(image, label_map, label, tuple(things), tuple(stuff), captions)
 
@@ -154,7 +154,7 @@ class _Region(NamedTuple):
     """A region of stuff in a scene."""
 
     kind: str
-    position: str  # `ground`, `background`, `left`, `right` or `everywhere`
+    where: str  # `ground`, `background`, `left`, `right` or `everywhere`
 
 
 def _draw_regions(rng: Rng) -> tuple[Image, list[_Region]]:

@@ -97,6 +97,11 @@ def test_records_hold_every_small_thing(root):
     for record, scene in zip(content["scenes"], split_scenes("test", COUNT), strict=True):
         assert [t["kind"] for t in record["things"]] == [t.kind for t in scene.things]
         assert [tuple(t["box"]) for t in record["things"]] == [t.box for t in scene.things]
+        # Other people's scripts read these keys.
+        for thing in record["things"]:
+            assert list(thing) == ["kind", "colour", "size", "place", "box", "area"]
+        for stuff in record["stuff"]:
+            assert list(stuff) == ["kind", "where", "area"]
 
 
 def test_a_failed_writing_leaves_nothing(tmp_path, monkeypatch):
