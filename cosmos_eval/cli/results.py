@@ -394,8 +394,7 @@ def compare(
     from cosmos_eval.results.sides import read_comparison, read_over_wordings
 
     _require_tex(format, columns, caption)
-    if not plan and (difference is not None or power is not None):
-        raise UsageError("--difference and --power go with --plan")
+    _require_plan(plan=plan, difference=difference, power=power)
     models, trainings = model or (), group or ()
     if over is not None:
         if format == "tex" or plan or same_seeds or sort:
@@ -481,6 +480,12 @@ def _print_over_wordings(
 def _count_rows(comparison: Comparison) -> int:
     """Return the number of metrics that a comparison has, tested or not."""
     return len(comparison.tests) + len(comparison.untested)
+
+
+def _require_plan(*, plan: bool, difference: float | None, power: float | None) -> None:
+    """Raise UsageError if the difference or the power of a plan is given without a plan."""
+    if not plan and (difference is not None or power is not None):
+        raise UsageError("--difference and --power go with --plan")
 
 
 def _require_comparison_options(

@@ -33,29 +33,39 @@ def mark_changed_data(
         plan: The plan that they belong to.
         show_progress: Is called for each data set before it is read, and with notes.
     """
-    checked = dict(existing)
+    marked = dict(existing)
     options = replace(plan.options, distributed=SINGLE_PROCESS, download=False)
     for n_done, protocol in enumerate(plan.protocols):
-        pairs = [pair_of(spec, protocol) for spec in plan.specs]
-        results = [existing[pair] for pair in pairs if pair in existing]
-        results = [result for result in results if result.error is None]
+        results = _valid_results(existing, plan, protocol)
         if not results:
             continue
-        show_progress("data of existing results", Progress("read", n_done, len(plan.protocols)))
+        progress = Progress("read", n_done, len(plan.protocols))
+        show_progress("data of existing results", progress)
         try:
             hashes = _hash_data(protocol, options)
-        except Exception as error:  # as a run does, which raises or reports it when it measures
+        except Exception as error:
+            # The results are measured again, and the run then raises or reports the error.
             for result in results:
-                checked[result.pair] = Result(result.pair, path=result.path, error=error)
+                marked[result.pair] = Result(result.pair, path=result.path, error=error)
             continue
         if not hashes or not all(_has_content_hash(result) for result in results):
             note = f"{protocol.dataset}: existing results stay, but their data cannot be compared"
-            show_progress("data", Progress("read", n_done, len(plan.protocols), note=note))
+            show_progress("data", progress._replace(note=note))
         for result in results:
             difference = _find_difference(result, hashes, protocol)
             if difference is not None:
-                checked[result.pair] = Result(result.pair, path=result.path, error=difference)
-    return checked
+                marked[result.pair] = Result(result.pair, path=result.path, error=difference)
+    return marked
+
+
+def _valid_results(existing: Mapping[Pair, Result], plan: Plan, protocol: Protocol) -> list[Result]:
+    """Return the existing results of the plan's models by a protocol that have no error."""
+    results = []
+    for spec in plan.specs:
+        result = existing.get(pair_of(spec, protocol))
+        if result is not None and result.error is None:
+            results.append(result)
+    return results
 
 
 def _hash_data(protocol: Protocol, options: RunOptions) -> Mapping[str, str]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
@@ -63,18 +63,15 @@ def hashes_of(protocol: Protocol, root: Path) -> dict[str, str]:
     return dict(task.data_hashes(protocol, task.open_data(protocol, options), options))
 
 
-def changed_names(protocol: Protocol, root: Path, change: Callable[[], Any]) -> set[str]:
-    """Return the names of the hashes that a change of the files changes.
+def changed_names(before: Mapping[str, str], after: Mapping[str, str]) -> set[str]:
+    """Return the names of the hashes that differ before and after a change of the files.
 
     Check that comparisons name them all, and that tables have two columns.
     """
-    before = hashes_of(protocol, root)
-    change()
-    after = hashes_of(protocol, root)
     assert before.keys() == after.keys()
     names = {name for name in before if before[name] != after[name]}
 
-    rows = [make_row({"hashes": hashes}) for hashes in (before, after)]
+    rows = [make_row({"hashes": dict(hashes)}) for hashes in (before, after)]
     mismatches = describe_mismatches(*map(setting_of_result, rows))
     assert {line.split()[0] for line in mismatches} == {f"hashes.{name}" for name in names}
     columns = [(data_identity(row)["content"], column_fields(row)) for row in rows]
@@ -82,10 +79,11 @@ def changed_names(protocol: Protocol, root: Path, change: Callable[[], Any]) -> 
     return names
 
 
-def change_unnoticed(path: Path, write: Callable[[], Any]) -> None:
-    """Change a file, but neither its size nor its times."""
+@contextmanager
+def unnoticed_change(path: Path) -> Iterator[None]:
+    """Let a block change a file, but neither its size nor its times."""
     before, content = path.stat(), path.read_bytes()
-    write()
+    yield
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     after = path.stat()
     assert (after.st_size, after.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
@@ -94,7 +92,8 @@ def change_unnoticed(path: Path, write: Callable[[], Any]) -> None:
 
 def change_image_unnoticed(root: Path) -> None:
     """Write another image of the same size in bytes, with the same times."""
-    change_unnoticed(root / IMAGE, lambda: write_photo(root / IMAGE, (60, 68, 150)))
+    with unnoticed_change(root / IMAGE):
+        write_photo(root / IMAGE, (60, 68, 150))
 
 
 def replace_text(path: Path, old: str, new: str) -> None:
@@ -147,128 +146,112 @@ def test_the_hashes_of_coop_splits_and_videos_are_those_of_a_measurement(write, 
 
 @pytest.mark.parametrize("task_name", TASKS)
 def test_other_bytes_of_the_same_size_and_time_are_found(task_name, root):
-    def change() -> None:
-        if task_name == "faces":
-            change_unnoticed(root / "faces/test/0.tar", lambda: write_faces(root, "yellow"))
-        else:
-            change_image_unnoticed(root)
-
-    assert changed_names(protocol_of(task_name, root), root, change) == {"content"}
-
-
-LIST, CONTENT = {"sample_list"}, {"content"}
-ANNOTATIONS: dict[str, tuple[Callable[[Path], Any], set[str]]] = {
-    "caption": (lambda r: replace_text(r / "captions.json", "a green", "a brown"), LIST),
-    "label": (lambda r: replace_text(r / "labels.csv", "0.png,green", "0.png,red"), CONTENT),
-    "class name": (
-        lambda r: replace_text(r / "faces/classnames.txt", "race:red", "race:pink"),
-        {"class_names"},
-    ),
-    "label of a face": (
-        lambda r: write_labels_of_faces(r, [1, 1, 1, 0]),
-        CONTENT,
-    ),
-    "mask": (lambda r: write_label_map(r / "masks/green/0.png", split_at=20), CONTENT),
-    "depth": (lambda r: write_depth_map(r / "depth/green/0.png", split_at=20), CONTENT),
-    "wrong caption": (lambda r: replace_text(r / "items.csv", "white", "black"), LIST),
-    "cue": (lambda r: replace_text(r / "cues.jsonl", '"cue": "green"', '"cue": "lime"'), LIST),
-    "answer": (lambda r: replace_text(r / "cues.jsonl", '["green/0", ', '["blue/0", '), LIST),
-    "rating": (lambda r: replace_text(r / "ratings.csv", "green,3", "green,4"), LIST),
-    "box": (lambda r: replace_text(r / "boxes.json", "20, 16]", "20, 17]"), CONTENT),
-    "class": (
-        lambda r: replace_text(r / "boxes.json", '"category_id": 0', '"category_id": 1'),
-        CONTENT,
-    ),
-    "query": (lambda r: replace_text(r / "queries.jsonl", '"text": "red"', '"text": "pink"'), LIST),
-    "positive": (
-        lambda r: replace_text(
-            r / "queries.jsonl", '"positives": ["red/0', '"positives": ["blue/0'
-        ),
-        LIST,
-    ),
-    "junk": (
-        lambda r: replace_text(r / "queries.jsonl", '"junk": ["green/0', '"junk": ["green/1'),
-        LIST,
-    ),
-    "folder": (lambda r: (r / IMAGE).rename(r / "photos/red/9.png"), {"content", "sample_list"}),
-    "training label": (
-        lambda r: swap(r / "train/green/0.png", r / "train/red/0.png"),
-        CONTENT,
-    ),
-}
-
-
-def write_labels_of_faces(root: Path, labels: list[int]) -> None:
-    first, other = ("lime", {"npy": npy(labels)}), LABELS_OF_FACE
-    (root / "faces/test/0.tar").write_bytes(shard_of(first, ("red", other), ("blue", other)))
+    protocol = protocol_of(task_name, root)
+    before = hashes_of(protocol, root)
+    if task_name == "faces":
+        with unnoticed_change(root / "faces/test/0.tar"):
+            write_faces(root, "yellow")
+    else:
+        change_image_unnoticed(root)
+    assert changed_names(before, hashes_of(protocol, root)) == {"content"}
 
 
 @pytest.mark.parametrize(
-    ("task_name", "annotation"),
+    ("task_name", "file", "old", "new", "changed_hash"),
     [
-        ("retrieval", "caption"),
-        ("cls", "folder"),
-        ("multilabel", "label"),
-        ("faces", "class name"),
-        ("faces", "label of a face"),
-        ("seg", "mask"),
-        ("loc", "mask"),
-        ("seg-probe", "mask"),
-        ("depth-probe", "depth"),
-        ("select", "wrong caption"),
-        ("assoc", "cue"),
-        ("assoc", "answer"),
-        ("ratings", "rating"),
-        ("boxes", "box"),
-        ("boxes", "class"),
-        ("ranking", "query"),
-        ("ranking", "positive"),
-        ("ranking", "junk"),
-        ("ood", "folder"),
-        ("probe", "folder"),
-        ("probe", "training label"),
-        ("ood", "training label"),
+        ("retrieval", "captions.json", "a green", "a brown", "sample_list"),
+        ("multilabel", "labels.csv", "0.png,green", "0.png,red", "content"),
+        ("faces", "faces/classnames.txt", "race:red", "race:pink", "class_names"),
+        ("select", "items.csv", "white", "black", "sample_list"),
+        ("assoc", "cues.jsonl", '"cue": "green"', '"cue": "lime"', "sample_list"),
+        ("assoc", "cues.jsonl", '["green/0", ', '["blue/0", ', "sample_list"),
+        ("ratings", "ratings.csv", "green,3", "green,4", "sample_list"),
+        ("boxes", "boxes.json", "20, 16]", "20, 17]", "content"),
+        ("boxes", "boxes.json", '"category_id": 0', '"category_id": 1', "content"),
+        ("ranking", "queries.jsonl", '"text": "red"', '"text": "pink"', "sample_list"),
+        ("ranking", "queries.jsonl", '"positives": ["red/', '"positives": ["blue/', "sample_list"),
+        ("ranking", "queries.jsonl", '"junk": ["green/0', '"junk": ["green/1', "sample_list"),
     ],
 )
-def test_a_changed_annotation_is_found(task_name, annotation, root):
-    change, expected = ANNOTATIONS[annotation]
-    names = changed_names(protocol_of(task_name, root), root, lambda: change(root))
-    assert names >= expected
+def test_a_changed_text_of_an_annotation_is_found(task_name, file, old, new, changed_hash, root):
+    protocol = protocol_of(task_name, root)
+    before = hashes_of(protocol, root)
+    replace_text(root / file, old, new)
+    assert changed_hash in changed_names(before, hashes_of(protocol, root))
+
+
+def change_mask(root: Path) -> None:
+    write_label_map(root / "masks/green/0.png", split_at=20)
+
+
+def change_depth(root: Path) -> None:
+    write_depth_map(root / "depth/green/0.png", split_at=20)
+
+
+def change_label_of_face(root: Path) -> None:
+    green, other = ("lime", {"npy": npy([1, 1, 1, 0])}), LABELS_OF_FACE
+    (root / "faces/test/0.tar").write_bytes(shard_of(green, ("red", other), ("blue", other)))
+
+
+def change_class_folder(root: Path) -> None:
+    (root / IMAGE).rename(root / "photos/red/9.png")
+
+
+def change_training_labels(root: Path) -> None:
+    swap(root / "train/green/0.png", root / "train/red/0.png")
+
+
+@pytest.mark.parametrize(
+    ("task_name", "change", "changed_hashes"),
+    [
+        ("seg", change_mask, {"content"}),
+        ("loc", change_mask, {"content"}),
+        ("seg-probe", change_mask, {"content"}),
+        ("depth-probe", change_depth, {"content"}),
+        ("faces", change_label_of_face, {"content"}),
+        ("cls", change_class_folder, {"content", "sample_list"}),
+        ("ood", change_class_folder, {"content", "sample_list"}),
+        ("probe", change_class_folder, {"content", "sample_list"}),
+        ("probe", change_training_labels, {"content"}),
+        ("ood", change_training_labels, {"content"}),
+    ],
+)
+def test_changed_maps_and_labels_are_found(task_name, change, changed_hashes, root):
+    protocol = protocol_of(task_name, root)
+    before = hashes_of(protocol, root)
+    change(root)
+    assert changed_names(before, hashes_of(protocol, root)) >= changed_hashes
 
 
 @pytest.mark.parametrize("task_name", TASKS_OF_FILES)
 def test_two_images_that_swap_names_are_found(task_name, root):
     protocol = protocol_of(task_name, root)
-
-    def change() -> None:
-        swap(root / IMAGE, root / "photos/green/1.png")  # images of one class, or of one label
-
-    assert changed_names(protocol, root, change) == {"content"}
+    before = hashes_of(protocol, root)
+    swap(root / IMAGE, root / "photos/green/1.png")  # images of one class, or of one label
+    assert changed_names(before, hashes_of(protocol, root)) == {"content"}
 
 
 @pytest.mark.parametrize("task_name", TASKS_OF_FILES)
 def test_files_that_are_encoded_again_count_as_changed(task_name, root):
-    def encode_again() -> None:
-        with Image.open(root / IMAGE) as image:
-            pixels = image.copy()
-        pixels.save(root / IMAGE, compress_level=0)
-
-    assert changed_names(protocol_of(task_name, root), root, encode_again) == {"content"}
+    protocol = protocol_of(task_name, root)
+    before = hashes_of(protocol, root)
+    with Image.open(root / IMAGE) as image:
+        pixels = image.copy()
+    pixels.save(root / IMAGE, compress_level=0)
+    assert changed_names(before, hashes_of(protocol, root)) == {"content"}
 
 
 @pytest.mark.parametrize("task_name", ["cls", "ood", "probe", "seg", "loc", "seg-probe"])
 def test_an_added_and_a_removed_image_are_found(task_name, root):
     protocol = protocol_of(task_name, root)
+    before = hashes_of(protocol, root)
+    write_photo(root / "photos/green/2.png", (5, 200, 5))
+    write_label_map(root / "masks/green/2.png", split_at=12)
+    with_added_image = hashes_of(protocol, root)
+    assert {"content"} < changed_names(before, with_added_image)
 
-    def add() -> None:
-        write_photo(root / "photos/green/2.png", (5, 200, 5))
-        write_label_map(root / "masks/green/2.png", split_at=12)
-
-    def remove() -> None:
-        (root / "photos/green/1.png").unlink()
-
-    for change in (add, remove):
-        assert {"content"} < changed_names(protocol, root, change)
+    (root / "photos/green/1.png").unlink()
+    assert {"content"} < changed_names(with_added_image, hashes_of(protocol, root))
 
 
 @pytest.mark.parametrize("task_name", TASKS)
@@ -305,43 +288,44 @@ def test_a_changed_caption_is_found_in_every_form_of_captions(name, root):
     yaml = root / "forms.yaml"
     yaml.write_text("kind: retrieval\n" + write_captions(root, name, "a red one"))
     protocol = find_protocol(str(yaml))
-
-    def change() -> None:
-        change_unnoticed(root / name, lambda: write_captions(root, name, "a tan one"))
-
-    assert changed_names(protocol, root, change) == {"sample_list"}
-
-
-ARCHIVES = {
-    "retrieval": ("kind: retrieval\narchives: test/*.tar\n", "txt", "a red one", LIST),
-    "cls": (
-        "kind: cls\nlayout: webdataset\nfolder: .\ntemplates: ['a {}']\n",
-        "cls",
-        "1",
-        CONTENT,
-    ),
-}
+    before = hashes_of(protocol, root)
+    with unnoticed_change(root / name):
+        write_captions(root, name, "a tan one")
+    assert changed_names(before, hashes_of(protocol, root)) == {"sample_list"}
 
 
-@pytest.mark.parametrize("task_name", ARCHIVES)
-@pytest.mark.parametrize("changed", ["image", "text"])
-def test_changed_samples_of_archives_are_found(task_name, changed, tmp_path):
-    yaml, extension, text, of_text = ARCHIVES[task_name]
-    other_text = {"cls": "0", "retrieval": "a tan one"}[task_name]
+CAPTIONS_YAML = "kind: retrieval\narchives: test/*.tar\n"
+CLASSES_YAML = "kind: cls\nlayout: webdataset\nfolder: .\ntemplates: ['a {}']\n"
+
+
+@pytest.mark.parametrize(
+    ("yaml", "extension", "text", "other_text", "hash_of_texts"),
+    [
+        (CAPTIONS_YAML, "txt", "a red one", "a tan one", "sample_list"),
+        (CLASSES_YAML, "cls", "1", "0", "content"),
+    ],
+)
+def test_changed_samples_of_archives_are_found(
+    yaml, extension, text, other_text, hash_of_texts, tmp_path
+):
     (tmp_path / "test").mkdir()
     (tmp_path / "test/nshards.txt").write_text("1\n")
     (tmp_path / "classnames.txt").write_text("red\ngreen\n")
     (tmp_path / "set.yaml").write_text(yaml)
     archive = tmp_path / "test/0.tar"
-    archive.write_bytes(shard(("red", other_text), ("lime", text), text=extension))
+    first_sample = ("red", other_text)
+    archive.write_bytes(shard(first_sample, ("lime", text), text=extension))
+    protocol = find_protocol(str(tmp_path / "set.yaml"))
+    before = hashes_of(protocol, tmp_path)
 
-    def change() -> None:
-        samples = [("red", other_text), ("lime", text)]
-        samples[1] = ("blue", text) if changed == "image" else ("lime", other_text)
-        change_unnoticed(archive, lambda: archive.write_bytes(shard(*samples, text=extension)))
+    with unnoticed_change(archive):
+        archive.write_bytes(shard(first_sample, ("blue", text), text=extension))
+    with_other_image = hashes_of(protocol, tmp_path)
+    assert changed_names(before, with_other_image) == {"content"}
 
-    names = changed_names(find_protocol(str(tmp_path / "set.yaml")), tmp_path, change)
-    assert names == (CONTENT if changed == "image" else of_text)
+    with unnoticed_change(archive):
+        archive.write_bytes(shard(first_sample, ("blue", other_text), text=extension))
+    assert changed_names(with_other_image, hashes_of(protocol, tmp_path)) == {hash_of_texts}
 
 
 def test_a_suite_measures_again_what_was_measured_on_other_data(root, command, tmp_path):
@@ -373,14 +357,15 @@ def test_results_that_record_no_hash_of_the_files_stay_with_a_note(root, command
     older_row = replace(result.row, provenance={**result.row.provenance, "hashes": hashes})
     older_results = {pair: result._replace(row=older_row)}
 
-    def notes_on(results) -> list[str]:
-        steps: list[Progress] = []
-        marked = mark_changed_data(results, plan, lambda title, step: steps.append(step))
-        assert marked[pair].error is None
-        return [step.note for step in steps if step.note]
+    steps: list[Progress] = []
 
-    assert notes_on({pair: result}) == []
-    (note,) = notes_on(older_results)
+    def keep_step(title: str, step: Progress) -> None:
+        steps.append(step)
+
+    assert mark_changed_data({pair: result}, plan, keep_step)[pair].error is None
+    assert not any(step.note for step in steps)
+    assert mark_changed_data(older_results, plan, keep_step)[pair].error is None
+    (note,) = [step.note for step in steps if step.note]
     assert note == "cls: existing results stay, but their data cannot be compared"
 
 
