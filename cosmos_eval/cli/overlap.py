@@ -62,7 +62,7 @@ def overlap(
     from cosmos_eval.embedding.cache import embeddings_folder
     from cosmos_eval.models.specs import parse_model_spec
     from cosmos_eval.runner.overlap import RECALL_NOTE, find_overlap, images_of, metrics_without
-    from cosmos_eval.runner.plan import open_dataset, require_data_root
+    from cosmos_eval.runner.plan import open_dataset, require_data_root, require_usable_device
     from cosmos_eval.tasks import find_protocol
 
     if cosine is not None and model is None:
@@ -81,6 +81,8 @@ def overlap(
         spec = None if model is None else parse_model_spec(model)
         results_and_samples = [] if results is None else _read_results(results, protocol.dataset)
         require_data_root(protocol, run_options)
+        if spec is not None:
+            require_usable_device(run_options)
 
         # The checks of a measurement are left out: images are enough.
         opened = open_dataset(protocol, run_options, check=False)

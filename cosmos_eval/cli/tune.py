@@ -49,7 +49,7 @@ def tune(
     from cosmos_eval.cli.progress import Progress
     from cosmos_eval.embedding.cache import embeddings_folder
     from cosmos_eval.runner.overall import OverallProgress, Stage
-    from cosmos_eval.runner.plan import model_specs
+    from cosmos_eval.runner.plan import model_specs, require_usable_device
     from cosmos_eval.runner.tune import (
         ALL_PASSES,
         default_space,
@@ -61,6 +61,7 @@ def tune(
 
     specs = model_specs(model, name or (), arch, weights)
     run_options = RunOptions(data_root=data_root, device=device, cache=str(embeddings_folder()))
+    require_usable_device(run_options)  # before the data are read
     factor_values = read_space(space or default_space(dataset))
     search = make_search(dataset, split, factor_values, budget, seed, run_options)
     if len(specs) > 1:  # the files of a single model are checked before it is scored

@@ -24,7 +24,7 @@ from cosmos_eval.results.leaderboard.entries import read_published_entries
 from cosmos_eval.results.store import read_samples, result_paths
 from cosmos_eval.runner.bars import bars
 from cosmos_eval.runner.overall import OverallProgress, Stage
-from cosmos_eval.runner.plan import ShowProgress
+from cosmos_eval.runner.plan import ShowProgress, require_usable_device
 from cosmos_eval.runner.suites import read_score
 from cosmos_eval.types import Progress, RunOptions, UsageError
 
@@ -110,13 +110,17 @@ def write_report(
         show_progress: Shows how far the report is.
 
     Raises:
-        UsageError: For a folder without results, if the page cannot be written, and if the package
-            vl-convert is not installed, which has the program that draws charts.
+        UsageError: For a folder without results, if the page cannot be written, if the named device
+            of pictures cannot be used, and if the package vl-convert is not installed, which has
+            the program that draws charts.
     """
     # Faults of the options are reported before anything slow.
     if find_spec("vl_convert") is None:
         raise UsageError(missing_package("cosmos-eval report", "vl-convert", "report"))
     require_page_name(output)
+    # With "auto", pictures that no device can compute are left out.
+    if pictures and options.device != "auto":
+        require_usable_device(options)
     score = None if suite is None else read_score(suite)
     paths = result_paths(directory)
     results, wording_notes = without_other_wordings(read_checked(paths))

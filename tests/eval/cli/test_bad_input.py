@@ -180,13 +180,34 @@ def test_names_of_models(run):
     assert_refused(run(model=f"python:{odd}"), "its name is not UTF-8")
 
 
-def test_a_device_is_refused_before_the_data_are_checked(run, command, monkeypatch):
+@pytest.mark.parametrize(
+    ("arguments", "first_slow_step"),
+    [
+        (
+            "run --dataset good.yaml --model python:model.py --output out",
+            "cosmos_eval.runner.plan.open_datasets",
+        ),
+        (
+            "tune --dataset scenes-seg --split scenes --budget 1 --output out "
+            "--model python:model.py",
+            "cosmos_eval.runner.tune.make_search",
+        ),
+        (
+            "overlap good.yaml --dataset good.yaml --model python:model.py",
+            "cosmos_eval.runner.plan.open_dataset",
+        ),
+        ("report results --output page.html", "cosmos_eval.reporting.write.result_paths"),
+    ],
+    ids=["run", "tune", "overlap", "report"],
+)
+def test_a_device_is_refused_before_slow_steps(
+    run, command, monkeypatch, arguments, first_slow_step
+):
     def fail(*_: object, **options: object) -> None:
-        raise AssertionError("the data are checked first")
+        raise AssertionError("the data are read first")
 
-    monkeypatch.setattr("cosmos_eval.runner.plan.open_datasets", fail)
-    model = ("--dataset", "good.yaml", "--model", "python:model.py", "--output", "out")
-    ended = command("run", *model, "--device", "cud")
+    monkeypatch.setattr(first_slow_step, fail)
+    ended = command(*arguments.split(), "--device", "cud")
     assert_refused(ended, "device 'cud' cannot be used (", "; try cpu")
 
 
