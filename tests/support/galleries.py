@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from support.rows import write_result
 
 from cosmos_eval.reporting.gallery import collect
 from cosmos_eval.reporting.gallery.records import KINDS, Example, Gallery, Picture, pictures_of
 from cosmos_eval.results.checked import read_checked
-from cosmos_eval.results.store import result_paths
+from cosmos_eval.results.store import read_result, read_samples, result_paths
 from cosmos_eval.runner.plan import make_plan
 from cosmos_eval.runner.run import run_all
 from cosmos_eval.types import RunOptions
@@ -39,6 +41,18 @@ def measure(output: Path, model: str, *datasets: Path | str, **options: Any) -> 
     )
     list(run_all(plan, output=output))
     return result_paths(output)
+
+
+def without_content_hashes(paths: Sequence[Path], folder: Path) -> list[Path]:
+    """Write results as older versions did, without a hash of the measured files, into a folder."""
+    older_paths = []
+    for path in paths:
+        row = read_result(path)
+        hashes = dict(row.provenance["hashes"])
+        del hashes["content"]
+        older_row = replace(row, provenance={**row.provenance, "hashes": hashes})
+        older_paths.append(write_result(folder, older_row, read_samples(path)))
+    return older_paths
 
 
 def gallery(

@@ -34,7 +34,7 @@ class ClassificationSource(ResultSource):
         """Open the images and labels of the data set."""
         return open_data(self.protocol, options)
 
-    def was_measured_on(self, result: SampledResult, data: ClassData) -> bool:
+    def has_measured_names(self, result: SampledResult, data: ClassData) -> bool:
         """Return whether a result has the same images, labels and classes as the data."""
         recorded_hash = result.row.provenance["hashes"].get("sample_list")
         return (

@@ -115,7 +115,7 @@ class RetrievalSource(ResultSource):
         """Open the images and captions of the data set."""
         return open_data(self.protocol, options)
 
-    def was_measured_on(self, result: SampledResult, data: RetrievalData) -> bool:
+    def has_measured_names(self, result: SampledResult, data: RetrievalData) -> bool:
         """Return whether a result has the same images and captions as the data."""
         return sample_list_hash(data) == result.row.provenance["hashes"].get("sample_list")
 

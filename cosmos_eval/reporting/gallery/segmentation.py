@@ -117,13 +117,17 @@ class SegmentationSource(ResultSource):
         """Open the images and true label maps of the data set."""
         return open_data(self.protocol, options)
 
-    def was_measured_on(self, result: SampledResult, data: LabelMaps) -> bool:
+    def has_measured_names(self, result: SampledResult, data: LabelMaps) -> bool:
         """Return whether a result has the first images, and all classes, of the data."""
         measured_names = result.samples[NAME].tolist()
         first_samples = data.samples[: len(measured_names)]
         names = [sample.name for sample in first_samples]
         measured_classes = result.samples[CLASSES].tolist()
         return names == measured_names and measured_classes == list(self.protocol.class_names)
+
+    def measured_part(self, result: SampledResult, data: LabelMaps) -> LabelMaps:
+        """Return the data with the first images only, which a result was measured on."""
+        return data._replace(samples=data.samples[: len(result.samples[NAME])])
 
     def judge(self, data: Any, samples: Sequence[Samples]) -> list[Judgement]:
         """Return which models are right on which classes of which images.

@@ -25,12 +25,12 @@ from cosmos_eval.reporting.content import SampledResult
 from cosmos_eval.reporting.gallery.pictures import Candidate
 from cosmos_eval.reporting.gallery.records import SampleExample
 from cosmos_eval.reporting.gallery.samples import Judgement, SampleDrawing, choose_samples
-from cosmos_eval.results.identity import auxiliary_of, is_stopped
+from cosmos_eval.results.identity import CONTENT, auxiliary_of, is_stopped
 from cosmos_eval.results.labels import StoredResult, distinct_results, label_results
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.store import read_files, samples_of
 from cosmos_eval.runner.plan import ShowProgress
-from cosmos_eval.tasks import find_protocol
+from cosmos_eval.tasks import find_protocol, task_for
 from cosmos_eval.types import (
     OnProgress,
     Progress,
@@ -315,8 +315,12 @@ class ResultSource(Source):
         """Open the data of the group's protocol. Raises UsageError if they cannot be opened."""
 
     @abstractmethod
-    def was_measured_on(self, result: SampledResult, data: Any) -> bool:
-        """Return whether a result was measured on the opened data."""
+    def has_measured_names(self, result: SampledResult, data: Any) -> bool:
+        """Return whether a result has the names of the images, captions and classes of the data."""
+
+    def measured_part(self, result: SampledResult, data: Any) -> Any:
+        """Return the part of the opened data that a result was measured on: by default, all."""
+        return data
 
     @abstractmethod
     def judge(self, data: Any, samples: Sequence[Samples]) -> list[Judgement]:
@@ -348,6 +352,7 @@ class ResultSource(Source):
                 self._note_missing_data(error)
 
         # Leave out results that were measured on other data.
+        content = _ContentCheck(self)
         opened_results = []
         models_on_other_data = []
         for stored, limit in zip(self.group.results, limits, strict=True):
@@ -356,17 +361,20 @@ class ResultSource(Source):
             data = data_by_limit[limit]
             try:
                 sampled_result = _read_sampled(stored)
+                has_equal_data = self.has_measured_names(
+                    sampled_result, data
+                ) and content.is_measured(sampled_result, data)
             except UsageError as error:
                 self.notes.append(f"{stored.model} on {stored.row.dataset}: no pictures: {error}")
                 continue
-            if self.was_measured_on(sampled_result, data):
+            if has_equal_data:
                 opened_results.append(OpenedResult(sampled_result, data))
             else:
                 models_on_other_data.append(stored.model)
         if models_on_other_data:
             self.notes.append(
                 f"{self.group.name}: no pictures of {listed(models_on_other_data)}: measured on "
-                "other images, captions or classes than are there now"
+                "other images, labels, captions or classes than are there now"
             )
         return opened_results
 
@@ -401,6 +409,36 @@ class ResultSource(Source):
                     round_number = turn // SampleExample.per_round
                     candidates.append(Candidate(round_number, drawing.draw))
         return candidates
+
+
+class _ContentCheck:
+    """Compares the files of a data set with those that results were measured on.
+
+    Files are read once for results with the same recorded hash.
+    """
+
+    def __init__(self, source: ResultSource) -> None:
+        """Remember the source whose results are checked."""
+        self._source = source
+        # By the recorded hash of the files' contents: whether they are as they were.
+        self._is_measured: dict[str, bool] = {}
+
+    def is_measured(self, result: SampledResult, data: Any) -> bool:
+        """Return whether the files of the data are those that a result was measured on.
+
+        True for an older result that records no hash of the files. Raises UsageError for a file
+        that cannot be read.
+        """
+        recorded_sha256 = result.row.provenance["hashes"].get(CONTENT)
+        if not recorded_sha256:
+            return True
+        if recorded_sha256 not in self._is_measured:
+            source = self._source
+            hashes = task_for(source.protocol).data_hashes(
+                source.protocol, source.measured_part(result, data), source.options
+            )
+            self._is_measured[recorded_sha256] = hashes[CONTENT] == recorded_sha256
+        return self._is_measured[recorded_sha256]
 
 
 def _read_sampled(stored: StoredResult) -> SampledResult:

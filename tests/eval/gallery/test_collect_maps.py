@@ -10,7 +10,13 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
-from support.galleries import all_of_class_0, gallery, measure, pixels
+from support.galleries import (
+    all_of_class_0,
+    gallery,
+    measure,
+    pixels,
+    without_content_hashes,
+)
 from support.models import store
 
 from cosmos_eval.data.label_maps import open_data
@@ -202,15 +208,49 @@ def test_every_result_is_shown_with_its_form_of_attention(pets, model, tmp_path)
     assert models_with_maps == (labels[0],)
 
 
-def test_predictions_that_do_not_give_the_measured_counts_are_not_shown(
-    paths, pets, model, tmp_path
-) -> None:
-    """The label maps of the set were replaced. The names are the same, so only the counts tell."""
-    for path in (tmp_path / "masks").iterdir():
+def replace_label_maps(folder: Path) -> None:
+    """Give each pixel the next class."""
+    for path in folder.iterdir():
         truth = read(path)
         next_class = np.where(truth == 255, 255, (truth + 1) % len(CLASSES))
         Image.fromarray(next_class.astype(np.uint8)).save(path)
+
+
+def replace_an_image(folder: Path) -> None:
+    """Replace one of the images by a grey one."""
+    Image.new("RGB", (60, 48), "grey").save(folder / "two.png")
+
+
+@pytest.mark.parametrize(
+    ("folder", "replace_files"), [("masks", replace_label_maps), ("images", replace_an_image)]
+)
+def test_a_set_with_other_files_of_the_same_names_is_not_shown(
+    folder, replace_files, paths, pets, model, tmp_path
+) -> None:
+    replace_files(tmp_path / folder)
     examples = gallery(paths, pets)
+    assert (examples.segmentation, examples.attention) == ((), ())
+    assert examples.notes == (
+        f"pets (user): no pictures of {model} (random weights): measured on other images, labels, "
+        "captions or classes than are there now",
+    )
+
+
+def test_a_result_with_a_limit_is_shown_if_its_images_are_unchanged(pets, model, tmp_path) -> None:
+    """The names are sorted: four, one, three, two."""
+    paths = measure(tmp_path / "limited", model, pets, limit=3)
+    (tmp_path / "images" / "two.png").write_bytes(b"another image")
+    assert len(gallery(paths, pets).segmentation) == 3
+    (tmp_path / "images" / "three.png").write_bytes(b"another image")
+    assert gallery(paths, pets).segmentation == ()
+
+
+def test_predictions_that_do_not_give_the_measured_counts_are_not_shown(
+    paths, pets, model, tmp_path
+) -> None:
+    """The result has no hash of the files, so only the counts tell."""
+    replace_label_maps(tmp_path / "masks")
+    examples = gallery(without_content_hashes(paths, tmp_path / "older"), pets)
     assert [dict(example.predictions) for example in examples.segmentation] == [{}, {}, {}]
     assert examples.notes == (
         f"pets (user): label maps of {model} (random weights) are not shown, as they come out "
@@ -232,7 +272,7 @@ def test_damaged_images_and_label_maps_are_noted(predicted_gallery, paths, pets,
     )
     (tmp_path / "masks" / f"{without_mask}.png").write_bytes(b"no image")
     (tmp_path / "images" / f"{without_image}.png").write_bytes(b"no image")
-    examples = gallery(paths, pets)
+    examples = gallery(without_content_hashes(paths, tmp_path / "older"), pets)
     assert [example.name for example in examples.segmentation] == [undamaged]
     assert any(f"masks/{without_mask}.png" in note for note in examples.notes)
     assert any(f"images/{without_image}.png" in note for note in examples.notes)
@@ -263,6 +303,7 @@ def test_voc_is_drawn_in_its_published_colours(tmp_path) -> None:
         protocol="cosmos",
         samples=samples,
         model={"spec": "cosmos:gone.pt"},
+        hashes={"content": ""},
     )
     examples = gallery([path], data_root=str(root))
     assert len(examples.segmentation) == 3

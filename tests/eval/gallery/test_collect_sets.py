@@ -15,7 +15,13 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from support.galleries import all_of_class_0, gallery, measure, pixels
+from support.galleries import (
+    all_of_class_0,
+    gallery,
+    measure,
+    pixels,
+    without_content_hashes,
+)
 from support.models import make_result, store
 from support.rows import write_result
 
@@ -251,7 +257,9 @@ def test_models_with_the_same_note_share_one_line(tmp_path, monkeypatch) -> None
     root = Path(__file__).parents[2] / "parity" / "voc"
     names = (root / "ImageSets/Segmentation/val.txt").read_text().split()
     samples = all_of_class_0(names, find_protocol("voc20"))
-    row, _ = make_result("seg", samples=samples, dataset="voc20", protocol="cosmos")
+    row, _ = make_result(
+        "seg", samples=samples, dataset="voc20", protocol="cosmos", hashes={"content": ""}
+    )
     paths = []
     for number, name in enumerate(RELEASED):
         model = {**row.model, "spec": f"cosmos:{name}", "weights_sha256": f"{number:064}"}
@@ -319,7 +327,24 @@ def test_data_that_changed_since_the_measurement_are_not_shown(
     assert examples.attention == ()
     assert examples.notes == tuple(
         f"{name} (user): no pictures of {model} (random weights): measured on other images, "
-        "captions or classes than are there now"
+        "labels, captions or classes than are there now"
+        for name in ("colours", "shades")
+    )
+
+
+def test_other_images_of_the_same_names_are_not_shown(
+    retrieval, classes, model, save_colour, tmp_path
+) -> None:
+    data = (retrieval, classes)
+    paths = measure(tmp_path / "results", model, *data)
+    assert gallery(paths, *data).notes == ()
+    save_colour(tmp_path / "images" / "red.png", "green")
+    save_colour(tmp_path / "classes" / "class_red" / "0.png", "green")
+    examples = gallery(paths, *data)
+    assert (examples.retrieval, examples.samples, examples.attention) == ((), (), ())
+    assert examples.notes == tuple(
+        f"{name} (user): no pictures of {model} (random weights): measured on other images, "
+        "labels, captions or classes than are there now"
         for name in ("colours", "shades")
     )
 
@@ -327,8 +352,10 @@ def test_data_that_changed_since_the_measurement_are_not_shown(
 def test_a_missing_image_hides_the_set_and_a_broken_one_only_its_examples(
     retrieval, classes, model, tmp_path
 ) -> None:
+    """Results of older versions have no hash of the files."""
     data = (retrieval, classes)
     paths = measure(tmp_path / "results", model, *data)
+    paths = without_content_hashes(paths, tmp_path / "older")
     of_undamaged_data = gallery(paths, *data)
     (tmp_path / "images" / "red.png").unlink()
     broken_class = next(example.group for example in of_undamaged_data.samples if example.group)
