@@ -61,7 +61,13 @@ def overlap(
     from cosmos_eval.cli.progress import Progress
     from cosmos_eval.embedding.cache import embeddings_folder
     from cosmos_eval.models.specs import parse_model_spec
-    from cosmos_eval.runner.overlap import RECALL_NOTE, find_overlap, images_of, metrics_without
+    from cosmos_eval.runner.overlap import (
+        RECALL_NOTE,
+        find_overlap,
+        images_of,
+        metrics_without,
+        require_measured_data,
+    )
     from cosmos_eval.runner.plan import open_dataset, require_data_root, require_usable_device
     from cosmos_eval.tasks import find_protocol
 
@@ -87,6 +93,13 @@ def overlap(
         # The checks of a measurement are left out: images are enough.
         opened = open_dataset(protocol, run_options, check=False)
         images = images_of(opened.data)
+        distributed.main_process_only(
+            require_measured_data,
+            [row for row, _ in results_and_samples],
+            opened.protocol,
+            opened.data,
+            run_options,
+        )
         with Progress(silent=not is_main_process()) as progress:
             encoder = None if spec is None else _load_encoder(spec, run_options)
             overlap_of_dataset = find_overlap(

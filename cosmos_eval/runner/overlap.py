@@ -26,14 +26,15 @@ from cosmos_eval.data.prefetch import prefetch
 from cosmos_eval.data.sources import ImageFile, ImageSource, shard_images
 from cosmos_eval.embedding.embed import embed_images
 from cosmos_eval.models.encoder import batch_images
-from cosmos_eval.results.identity import model_label
+from cosmos_eval.results.identity import CONTENT, model_label
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.stats.estimates import without
 from cosmos_eval.stats.hashing import SIDE, HashIndex, correlations, perceptual_hashes
-from cosmos_eval.tasks import task_named
+from cosmos_eval.tasks import task_for, task_named
 from cosmos_eval.types import (
     OnProgress,
     Progress,
+    Protocol,
     RunOptions,
     Samples,
     UsageError,
@@ -142,6 +143,34 @@ def images_of(data: Any) -> dict[str, ImageSource]:
     raise UsageError(f"{type(data).__name__} lists no images: overlap cannot be found")
 
 
+def require_measured_data(
+    rows: Sequence[ResultRow], protocol: Protocol, data: Any, options: RunOptions
+) -> None:
+    """Raise UsageError for a result that was measured on other files or labels than data has.
+
+    Nothing is checked for a result that records no hash of the files, and for one of another task.
+
+    Args:
+        rows: Results on the data set.
+        protocol: The protocol that the data were opened by.
+        data: The data that the task's `open_data` returned. All their files are read.
+        options: The options of the run: the threads that read files.
+    """
+    rows_with_hash = []
+    for row in rows:
+        if row.task == protocol.task and row.provenance["hashes"].get(CONTENT):
+            rows_with_hash.append(row)
+    if not rows_with_hash:
+        return
+    content_sha256 = task_for(protocol).data_hashes(protocol, data, options).get(CONTENT)
+    for row in rows_with_hash:
+        if row.provenance["hashes"][CONTENT] != content_sha256:
+            raise UsageError(
+                f"{model_label(row)} on {row.dataset} ({row.protocol}) was measured on other "
+                "images or labels than are there now: measure it again, or leave --results out"
+            )
+
+
 def metrics_without(
     results: Sequence[tuple[ResultRow, Samples]],
     image_names: Sequence[str],
@@ -158,8 +187,8 @@ def metrics_without(
         A record for each result and metric, as `_headlines_without` returns it.
 
     Raises:
-        UsageError: If all images are duplicated, if a result is about other images, or if the
-            samples of its task are not images.
+        UsageError: If all images are duplicated, if a result has another number of samples, or if
+            the samples of its task are not images.
     """
     is_kept = ~np.isin(np.array(image_names, object), duplicated_images)
     if results and not is_kept.any():

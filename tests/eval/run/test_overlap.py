@@ -176,6 +176,12 @@ def test_metrics_without_the_copied_images(command, shards, photos, tmp_path) ->
     assert ended.status == 2
     assert "no complete result of scenes-cls" in ended.err
 
+    # Another image of the same name
+    (tmp_path / "photos" / names[5]).write_bytes((tmp_path / "photos" / names[6]).read_bytes())
+    ended = command("overlap", tars, *dataset, *results)
+    assert ended.status == 2
+    assert "was measured on other images or labels than are there now" in ended.err
+
 
 def test_rows_without_meaning_are_left_out(command, training_scenes, tmp_path) -> None:
     """The share of captions cut is no quality of the images; without a match, nothing changes."""
