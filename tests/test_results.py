@@ -70,56 +70,124 @@ def test_a_page_shows_what_the_leaderboard_prints(capsys, monkeypatch):
     assert f"<!-- scenes table -->\n\n{table}\n<!-- end of scenes table -->" in page
 
 
-def claims(section):
-    """The tests of the study in a section of their page: cells by comparison and metric."""
-    page = (ROOT / "benchmarks/study/claims.md").read_text("utf-8")
-    lines = page.partition(f"\n## {section}\n")[2].partition("\n## ")[0].splitlines()
+def claims(section, page="study/claims.md"):
+    """Return the tests in a section of a page of claims: cells by comparison and metric."""
+    text = (ROOT / "benchmarks" / page).read_text("utf-8")
+    lines = text.partition(f"\n## {section}\n")[2].partition("\n## ")[0].splitlines()
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if "|" in line]
     header, _, *tests = rows
     return {(row[0], row[1]): dict(zip(header, row, strict=True)) for row in tests}
 
 
-def test_the_tests_of_the_study_follow_from_its_results(script_output):
-    claims_page = (ROOT / "benchmarks/study/claims.md").read_text("utf-8")
-    assert script_output("study_claims.py") == claims_page
+@pytest.mark.parametrize(
+    ("command", "page"),
+    [
+        ("study_claims.py", "study/claims.md"),
+        ("study_claims.py FOLDER/scenes2/family.yaml", "scenes2/claims.md"),
+        ("study_claims.py FOLDER/scenes2/family_beside.yaml", "scenes2/claims_beside.md"),
+        ("scenes2_report.py", "scenes2/table.md"),
+        ("scenes2_order.py", "scenes2/order.md"),
+    ],
+)
+def test_the_pages_of_the_studies_follow_from_their_results(script_output, command, page):
+    folder = ROOT / "benchmarks"
+    name_of_script, *arguments = command.replace("FOLDER", str(folder)).split()
+    assert script_output(name_of_script, *arguments) == (folder / page).read_text("utf-8")
 
 
-def test_the_order_of_methods_follows_from_the_results(script_output):
-    page = (ROOT / "benchmarks/scenes2/order.md").read_text("utf-8")
-    assert script_output("scenes2_order.py") == page
+def section_of_study_page(title):
+    """Return a section of docs/study.md in one line."""
+    page = (ROOT / "docs/study.md").read_text("utf-8")
+    assert f"\n## {title}\n" in page
+    return " ".join(page.partition(f"\n## {title}\n")[2].partition("\n## ")[0].split())
 
 
-def test_the_page_on_the_study_claims_what_its_tests_show():
-    page = " ".join((ROOT / "docs/study.md").read_text("utf-8").split())
-    study = page.partition("Claims rest on one family")[2].partition("The package includes")[0]
+def differences_in(text):
+    """Return the differences with intervals in a text, such as "+4.7 [+2.6, +6.7]"."""
+    return re.findall(r"[+-][0-9.]+ \[[^]]*\]", text)
+
+
+def significant(tests, comparison):
+    """Return the metrics in which the first method of a comparison is significantly higher."""
+    metrics = set()
+    for (name, metric), cells in tests.items():
+        if name == comparison and cells["shown"] == "A higher":
+            metrics.add(metric)
+    return metrics
+
+
+RETRIEVAL = {"R@1 image to text", "R@1 text to image"}
+
+
+def test_the_page_on_the_first_study_claims_what_its_tests_show():
+    section = section_of_study_page("The first study")
     differences, equivalences = claims("Differences"), claims("Equivalences")
     without_seed_0 = claims("Differences without seed 0")
-    figures = re.findall(r"[+-][0-9.]+ \[[^]]*\]", study)
-    assert len(figures) >= 10
-    assert set(figures) <= {
-        cells[column]
-        for tests, column in ((differences, "A - B [95%]"), (without_seed_0, "A - B [95%]"))
-        for cells in tests.values()
-    }
-    assert f"{len(differences) + len(equivalences)} tests" in page
+    figures = differences_in(section)
+    assert len(figures) >= 9
+    tests = [*differences.values(), *without_seed_0.values()]
+    assert set(figures) <= {cells["A - B [95%]"] for cells in tests}
+    assert f"{len(differences) + len(equivalences)} tests" in section
 
-    def significant(tests, comparison):
-        return {
-            metric
-            for (name, metric), cells in tests.items()
-            if name == comparison and cells["shown"] == "A higher"
-        }
-
-    retrieval = {"R@1 image to text", "R@1 text to image"}
     tuned = {"mIoU, tuned", "mIoU, things, tuned"}
     for title in ("multi-view CLIP", "CLIP"):
-        shown = significant(differences, f"COSMOS minus {title}")
-        assert shown == {*retrieval, "acc1", *tuned}
+        assert significant(differences, f"COSMOS minus {title}") == {*RETRIEVAL, "acc1", *tuned}
     n_shown = sum(cells["shown"] != "no" for cells in differences.values())
     assert n_shown == 2 * 5  # none at equal compute, by fixed settings, or of the cross-attention
     assert {cells["within 1 point"] for cells in equivalences.values()} == {"no"}
     assert significant(without_seed_0, "COSMOS minus multi-view CLIP") == {"acc1"}
-    assert significant(without_seed_0, "COSMOS minus CLIP") == {*retrieval, "acc1"}
+    assert significant(without_seed_0, "COSMOS minus CLIP") == {*RETRIEVAL, "acc1"}
+
+
+def test_the_page_on_the_study_of_suppression_claims_what_its_tests_show():
+    section = section_of_study_page("Do dominant things suppress small ones?")
+    differences = claims("Differences", "scenes2/claims.md")
+    equivalences = claims("Equivalences", "scenes2/claims.md")
+    losses = claims("Differences", "scenes2/claims_beside.md")
+    figures = differences_in(section)
+    assert len(figures) >= 15
+    tests = [*differences.values(), *losses.values()]
+    assert set(figures) <= {cells["A - B [95%]"] for cells in tests}
+    assert f"{len(differences) + len(equivalences)} tests" in section
+    assert f"{len(losses)} tests" in section
+
+    gains = {*RETRIEVAL, "acc1", "mIoU, tuned", "accuracy on siblings"}
+    for title in ("CLIP", "SLIP", "SILC", "SigLIP", "FLAIR", "multi-view CLIP"):
+        assert gains <= significant(differences, f"COSMOS minus {title}")
+    larger_on_both = {"suppression", "accuracy on small things"}
+    assert larger_on_both <= significant(differences, "COSMOS minus CLIP")
+    equal_compute = {"CLIP": {"acc1", "mIoU, tuned"}, "multi-view CLIP": {"mIoU, tuned"}}
+    for title, metrics in equal_compute.items():
+        assert significant(differences, f"COSMOS minus {title}, equal compute") == metrics
+    title = "COSMOS minus COSMOS without cross-attention"
+    assert significant(differences, title) == {"mIoU, tuned"}
+    assert {cells["shown"] for cells in differences.values()} == {"A higher", "no"}
+    assert {cells["within 1 point"] for cells in equivalences.values()} == {"no"}
+    assert {cells["shown"] for cells in losses.values()} == {"no"}
+
+
+def test_ranges_of_the_study_of_suppression_are_those_of_its_table():
+    section = section_of_study_page("Do dominant things suppress small ones?")
+    tables = (ROOT / "benchmarks/scenes2/table.md").read_text("utf-8")
+    means = {}
+    for table in tables.split("\n\n"):
+        lines = [line.strip("| ").split(" | ") for line in table.splitlines() if "|" in line]
+        for column, *cells in zip(*lines, strict=True) if lines else ():
+            means.setdefault(column, [cell.split()[0] for cell in cells[1:]])
+
+    def least_and_largest(column):
+        values = sorted(means[column], key=float)
+        return values[0], values[-1]
+
+    assert (
+        "for {} to {}% of small things beside".format(*least_and_largest("beside a large thing"))
+        in section
+    )
+    assert "large thing, {} to {} points less".format(*least_and_largest("loss")) in section
+    assert "about {} to {}% of dominant".format(*least_and_largest("dominant")) in section
+    assert "but {} to {}% of small ones".format(*least_and_largest("small")) in section
+    largest = max(map(abs, map(float, means["suppression, control"])))
+    assert f"at most {largest} points of this difference" in section
 
 
 def test_other_pages_have_the_p_values_of_the_study():
