@@ -66,6 +66,11 @@ BESIDE: Columns = {
     "loss, kind": scenes_metric("scenes2-beside", "loss_beside_dominant_kind"),
     "loss, colour": scenes_metric("scenes2-beside", "loss_beside_dominant_colour"),
 }
+AREAS: Columns = {
+    "smallest third": scenes_metric(MAIN, "accuracy_small_by_dominant_area_low"),
+    "middle third": scenes_metric(MAIN, "accuracy_small_by_dominant_area_middle"),
+    "largest third": scenes_metric(MAIN, "accuracy_small_by_dominant_area_high"),
+}
 DRAWINGS: Columns = {
     "dominant": scenes_metric(MAIN, "accuracy_dominant"),
     "dominant, seen": scenes_metric(SEEN, "accuracy_dominant"),
@@ -115,6 +120,8 @@ def report(family: Family, stored: Sequence[StoredResult]) -> Iterator[str]:
     yield table(family, stored, columns_by_word(MAIN))
     yield "## By word, dominant thing as small as the others\n"
     yield table(family, stored, columns_by_word(CONTROL))
+    yield "## Small things, by the area of the dominant thing beside them\n"
+    yield table(family, stored, AREAS)
     yield "## Drawings that no training scene has, and drawings of training scenes\n"
     yield table(family, stored, DRAWINGS)
 

@@ -10,7 +10,7 @@ import yaml
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from support.models import store
 
-from cosmos_eval.data.asked_objects import CONTROL, DOMINANT, OBJECT, SMALL, WORD
+from cosmos_eval.data.asked_objects import CONTROL, DOMINANT, DOMINANT_AREA, OBJECT, SMALL, WORD
 from cosmos_eval.results.store import read_stored, result_paths
 from cosmos_eval.types import UsageError
 
@@ -56,7 +56,8 @@ def modules():
 def choices(n_first, n_small, first_role=DOMINANT):
     """Ten items about things of another role and ten about small ones, of which so many are right.
 
-    The first five items of each role are about kinds, and the others about colours.
+    The first five items of each role are about kinds, and the others about colours. The dominant
+    thing covers 11, 12, ... 20% of the image.
     """
     right = [n < n_first for n in range(10)] + [n < n_small for n in range(10)]
     return {
@@ -67,6 +68,7 @@ def choices(n_first, n_small, first_role=DOMINANT):
         "cluster": np.arange(20),
         OBJECT: np.array([first_role] * 10 + [SMALL] * 10),
         WORD: np.array((["kind"] * 5 + ["colour"] * 5) * 2),
+        DOMINANT_AREA: np.tile(np.linspace(0.11, 0.20, 10), 2),
     }
 
 
@@ -130,6 +132,14 @@ def test_means_by_hand(modules, read):
     assert by_word["CLIP"]["colour, small"] == "20.0 ± 28.3 (2)"
     assert by_word["CLIP"]["kind, small"] == "100.0 ± 0.0 (2)"
     assert by_word["CLIP"]["place, small"] == ""
+    # The thirds end at 14 and 17%: small things 1 to 4, 5 to 7, and 8 to 10, of which the first
+    # five and seven are right.
+    by_area = rows_of(report.table(*read(), report.AREAS))
+    assert by_area["CLIP"] == {
+        "smallest third": "100.0 ± 0.0 (2)",
+        "middle third": "66.7 ± 47.1 (2)",
+        "largest third": "0.0 ± 0.0 (2)",
+    }
 
 
 def test_means_are_those_of_the_claims(modules, read):
@@ -173,7 +183,7 @@ def test_the_command_prints_all_tables_and_writes_the_figure(
     monkeypatch.setattr("sys.argv", arguments)
     modules[0].main()
     out = capsys.readouterr().out
-    assert out.count("| method |") == 5
+    assert out.count("| method |") == 6
     assert "| CLIP | 85.0 ± 7.1 (2) | " in out
     # The second five items of a role are about colours: three of them are right, and none.
     assert "| CLIP | 50.0 (1) | 80.0 (1) | 30.0 (1) | 0.0 (1) | 60.0 (1) |" in out
