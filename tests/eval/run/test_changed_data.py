@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -263,6 +264,28 @@ def test_a_moved_and_a_linked_folder_count_as_the_same(task_name, root):
     shutil.copytree(moved, root.with_name("copy"))
     for place in (moved, link, root.with_name("copy")):
         assert hashes_of(protocol_of(task_name, place), place) == before
+
+
+def write_zip(root: Path) -> None:
+    """Write the photos, without compression, into photos.zip, as "green-0.png" and so on."""
+    with zipfile.ZipFile(root / "photos.zip", "w") as archive:
+        for photo in PHOTOS:
+            # The entry has a fixed date, so that equal photos give equal archives.
+            entry = zipfile.ZipInfo(f"{photo.replace('/', '-')}.png")
+            archive.writestr(entry, (root / "photos" / f"{photo}.png").read_bytes())
+
+
+def test_a_changed_image_of_a_zip_file_is_found(root):
+    write_zip(root)
+    cues = root / "cues.jsonl"
+    cues.write_text(cues.read_text().replace("/", "-"))
+    replace_text(root / "assoc.yaml", "images: photos", "images: photos.zip")
+    protocol = protocol_of("assoc", root)
+    before = hashes_of(protocol, root)
+    with unnoticed_change(root / "photos.zip"):
+        change_image_unnoticed(root)
+        write_zip(root)
+    assert changed_names(before, hashes_of(protocol, root)) == {"content"}
 
 
 def write_captions(root: Path, name: str, caption: str) -> str:
