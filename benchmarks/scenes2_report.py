@@ -173,25 +173,25 @@ def make_figure(family: Family, stored: Sequence[StoredResult]) -> Figure:
     as small as the others. The third has the loss of small things beside a large one. Bars are 95%
     intervals over seeds.
     """
-    titles = {MAIN: "dominant thing large", CONTROL: "dominant thing as small as others"}
+    titles = {MAIN: "dominant thing large", CONTROL: "dominant thing drawn small"}
     results = {}
     for dataset in titles:
         results[dataset] = results_in_metrics(family, columns_by_role(dataset), stored)
     losses = {LOSS_TITLE: LOSS}
     loss_results = results_in_metrics(family, losses, stored)
     methods = measured_methods(family, [*results.values(), loss_results])
-    page = new_page(900, 90 + 26 * len(methods))
+    page = new_page(900, 104 + 26 * len(methods))
     page.set_layout_engine("constrained")
     panels = page.subplots(1, 3, sharey=True)
     panels[1].sharex(panels[0])
     for panel, (dataset, title) in zip(panels[:2], titles.items(), strict=True):
         draw_panel(panel, methods, results[dataset], columns_by_role(dataset))
         panel.axvline(50, color="0.8", linewidth=0.8)
-        panel.set_xlabel("right of two captions, percent")
+        panel.set_xlabel("right of two captions, percent\n(grey: chance)")
         panel.set_title(title, fontsize=8)
     draw_panel(panels[2], methods, loss_results, losses)
     panels[2].axvline(0, color="0.8", linewidth=0.8)
-    panels[2].set_xlabel("points")
+    panels[2].set_xlabel("beside small things minus\nbeside a large one, points")
     panels[2].set_title("small things: loss beside a large one", fontsize=8)
     panels[0].set_yticks(range(len(methods)), methods)
     panels[0].set_ylim(len(methods) - 0.5, -0.5)  # the first method at the top

@@ -186,6 +186,7 @@ def test_ranges_of_the_study_of_suppression_are_those_of_its_table():
     assert "large thing, {} to {} points less".format(*least_and_largest("loss")) in section
     assert "about {} to {}% of dominant".format(*least_and_largest("dominant")) in section
     assert "but {} to {}% of small ones".format(*least_and_largest("small")) in section
+    assert "only {} to {}% of small kinds".format(*least_and_largest("kind, small")) in section
     largest = max(map(abs, map(float, means["suppression, control"])))
     assert f"at most {largest} points of this difference" in section
 
