@@ -86,6 +86,7 @@ def claims(section, page="study/claims.md"):
         ("study_claims.py FOLDER/scenes2/family.yaml", "scenes2/claims.md"),
         ("study_claims.py FOLDER/scenes2/family_beside.yaml", "scenes2/claims_beside.md"),
         ("scenes2_report.py", "scenes2/table.md"),
+        ("scenes2_control.py", "scenes2/control.md"),
         ("scenes2_order.py", "scenes2/order.md"),
     ],
 )
@@ -147,7 +148,10 @@ def test_the_page_on_the_study_of_suppression_claims_what_its_tests_show():
     figures = differences_in(section)
     assert len(figures) >= 15
     tests = [*differences.values(), *losses.values()]
-    assert set(figures) <= {cells["A - B [95%]"] for cells in tests}
+    control = (ROOT / "benchmarks/scenes2/control.md").read_text("utf-8")
+    figures_of_control = [figure for figure in figures if f"| {figure} |" in control]
+    assert set(figures) <= {*(cells["A - B [95%]"] for cells in tests), *figures_of_control}
+    assert len(figures_of_control) == 4
     assert f"{len(differences) + len(equivalences)} tests" in section
     assert f"{len(losses)} tests" in section
 
