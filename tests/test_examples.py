@@ -37,9 +37,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(EXAMPLES, folder, ignore=shutil.ignore_patterns("pictures"))
     runpy.run_path(str(folder / "make_pictures.py"))["main"](folder / "pictures", 40)
     stated = r'\[project\.entry-points\."cosmos_eval\.tasks"\]\n(.*) = "(.*)"\n'
-    found = re.search(stated, (folder / "own_task" / "pyproject.toml").read_text("utf-8"))
-    assert found
-    install(folder.parent / "site", "image-retrieval-task", {found[1]: found[2]})
+    match = re.search(stated, (folder / "own_task" / "pyproject.toml").read_text("utf-8"))
+    assert match
+    install(folder.parent / "site", "image-retrieval-task", {match[1]: match[2]})
     return folder
 
 
@@ -100,10 +100,10 @@ def test_pair_scorer(here, tmp_path, capsys):
             heads.append(weights @ v[image, :, own])
         pooled = pooling.attn.out_proj(torch.cat(heads))
         expected = torch.cosine_similarity(pooled, texts[text], dim=0)
-        found = model.pair_scores((patches,), (texts,))[image, text]
-        torch.testing.assert_close(found, expected)
-    given = ["--model", "python:pair_scorer.py", "--dataset", "scenes-retrieval", "--limit", "12"]
-    run("run", *given, "--protocol", "scenes-pairs100", "--output", str(tmp_path))
+        pair_score = model.pair_scores((patches,), (texts,))[image, text]
+        torch.testing.assert_close(pair_score, expected)
+    options = ["--model", "python:pair_scorer.py", "--dataset", "scenes-retrieval", "--limit", "12"]
+    run("run", *options, "--protocol", "scenes-pairs100", "--output", str(tmp_path))
     result = record(tmp_path, "*.json")
     assert result["protocol"] == "scenes-pairs100"
     assert result["provenance"]["pair_score"] == "text_conditioned"
@@ -113,7 +113,7 @@ def test_pair_scorer(here, tmp_path, capsys):
     )
     Path("spoilt.py").write_text(spoilt)
     capsys.readouterr()
-    run("run", "--model", "python:spoilt.py", *given[2:], "--protocol", "scenes-pairs", status=2)
+    run("run", "--model", "python:spoilt.py", *options[2:], "--protocol", "scenes-pairs", status=2)
     assert "`pair_scores` returns (1, 2) for 2 images and 2 texts" in capsys.readouterr().err
 
 
@@ -154,8 +154,8 @@ def test_what_own_model_sees(here):
 
 def test_own_auxiliary(here, tmp_path):
     name = "python:own_auxiliary.py"
-    given = ["run", "--task", "seg", "--limit", "2", "--output", str(tmp_path)]
-    run(*given, "--model", "scenes-clip", "--attention", "proxy", "--auxiliary", name)
+    arguments = ["run", "--task", "seg", "--limit", "2", "--output", str(tmp_path)]
+    run(*arguments, "--model", "scenes-clip", "--attention", "proxy", "--auxiliary", name)
     stated = record(tmp_path, "scenes-clip*.json")["provenance"]["auxiliary"]
     assert (stated["spec"], stated["patch_size"], stated["weights_sha256"]) == (name, 8, None)
     assert len(stated["code_sha256"]) == 64

@@ -33,10 +33,10 @@ FACTS = dict.fromkeys(["recipe_sha256", "data_sha256", "samples", "flops"])
 
 
 def test_all_divisions_of_six_trainings():
-    found = [(set(a.tolist()), set(b.tolist())) for a, b in permutations.divisions(6, 2)]
-    assert len(found) == comb(6, 2)
-    assert all(len(a) == 2 and a | b == set(range(6)) for a, b in found)
-    assert len({frozenset(a) for a, _ in found}) == len(found)
+    divisions = [(set(a.tolist()), set(b.tolist())) for a, b in permutations.divisions(6, 2)]
+    assert len(divisions) == comb(6, 2)
+    assert all(len(a) == 2 and a | b == set(range(6)) for a, b in divisions)
+    assert len({frozenset(a) for a, _ in divisions}) == len(divisions)
     assert len(list(permutations.divisions(20, 10))) == permutations.MAX_DIVISIONS
 
 
@@ -77,7 +77,7 @@ def test_the_documentation_has_the_shares_of_the_study(monkeypatch):
     for result in stored:
         training = training_of(result.row)
         seeds[training.get("group")].add(training.get("seed"))
-    fives = [one for one in stored if len(seeds[training_of(one.row).get("group")]) == 5]
+    fives = [result for result in stored if len(seeds[training_of(result.row).get("group")]) == 5]
     rows = [row for row in permutations.permutations(fives) if row["k"] == "5 / 5"]
     assert {row["divisions"] for row in rows} == {str(comb(10, 5) // 2)}
     shares = [float(row["p <= 0.05 (%)"]) for row in rows]

@@ -32,11 +32,11 @@ def of(program: str) -> list[Typed]:
 
 def started(program: str, *launched: str) -> list[Typed]:
     """Commands of a program, also those that torchrun or sbatch starts, as if typed themselves."""
-    found = of(program)
+    commands = of(program)
     for line, program_of in itertools.product(of("torchrun") + of("sbatch"), launched):
         _, named, words = line.line.partition(f" {program_of} ")
-        found += [line._replace(line=f"{program} {words}")] if named else []
-    return found
+        commands += [line._replace(line=f"{program} {words}")] if named else []
+    return commands
 
 
 def each_once(commands: list[Typed]) -> list[Typed]:
@@ -49,8 +49,8 @@ MEASURED = started("cosmos-eval", "-m cosmos_eval")
 
 
 def test_every_command_is_of_a_kind_that_is_tested_here():
-    known = {"cosmos-eval", "cosmos-train", "torchrun", "sbatch", "python", "pip", "python3"}
-    assert {command.words[0] for command in COMMANDS} == known
+    programs = {"cosmos-eval", "cosmos-train", "torchrun", "sbatch", "python", "pip", "python3"}
+    assert {command.words[0] for command in COMMANDS} == programs
     assert len(TRAINED) + len(MEASURED) == sum(
         len(of(name)) for name in ("cosmos-eval", "cosmos-train", "torchrun", "sbatch")
     )

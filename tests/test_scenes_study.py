@@ -120,9 +120,11 @@ def test_what_does_not_change_weights_does_not_make_another_training():
     command = "cosmos-train debug --set seed=3"
     same = f"{command} --set data.workers=5 --set save.every=7 --set watch.log_every=2"
     assert study.identity(command) == study.identity(same)
-    others = ("seed=4", "optim.lr=1", "data.shards=scenes:300", "compute.accumulate=2")
-    found = {study.identity(f"{command} --set {setting}") for setting in (*others, "seed=3")}
-    assert len(found) == 5
+    other_settings = ("seed=4", "optim.lr=1", "data.shards=scenes:300", "compute.accumulate=2")
+    identities = {
+        study.identity(f"{command} --set {setting}") for setting in (*other_settings, "seed=3")
+    }
+    assert len(identities) == 5
 
 
 SHORT_SLIP = "method=slip method.hidden=512 method.out=128 optim.steps=100 optim.warmup_steps=100"
@@ -214,8 +216,8 @@ def test_a_killed_study_goes_on(tmp_path, monkeypatch):
     (results / "runs.csv").unlink()
     checkpoint.unlink()
     assert work() == [False]  # as if killed before its first snapshot
-    whole = load_file(checkpoint)
-    assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
+    uninterrupted = load_file(checkpoint)
+    assert all(torch.equal(tensor, resumed[name]) for name, tensor in uninterrupted.items())
 
 
 def test_studies_of_one_folder_render_its_scenes_once(tmp_path, monkeypatch):

@@ -71,18 +71,18 @@ def measured(encoder: Any) -> Any:
 
 
 def test_winogavil_solved_by_hand(winogavil: Hub, colour_encoder: Any) -> None:
-    found = measured(colour_encoder)
+    measurement = measured(colour_encoder)
     # Red: one of two, since among equal scores a wrong image comes first; then all, and all; of six
     # right ones the four that are blue, and two wrong ones before the green; and all.
     expected = [1 / 3, 1, 1, 4 / 8, 1]
-    assert found.samples["jaccard"].tolist() == pytest.approx(expected)
-    assert found.samples["candidates"].tolist() == [5, 5, 6, 10, 12]
-    clusters = found.samples["cluster"]
+    assert measurement.samples["jaccard"].tolist() == pytest.approx(expected)
+    assert measurement.samples["candidates"].tolist() == [5, 5, 6, 10, 12]
+    clusters = measurement.samples["cluster"]
     assert clusters[0] == clusters[1]
     assert len(set(clusters.tolist())) == 4
     means = {"jaccard": 23 / 30, "jaccard_5-6": 7 / 9, "jaccard_10-12": 3 / 4}
-    assert found.metrics == pytest.approx(means)
-    assert found.intervals["jaccard"].method == "cluster bootstrap"
+    assert measurement.metrics == pytest.approx(means)
+    assert measurement.intervals["jaccard"].method == "cluster bootstrap"
     with pytest.raises(UsageError, match="has 5 of 3563 items of wds/misc/winogavil"):
         association.TASK.open_data(find_known("wds/misc/winogavil"), RunOptions())
 
@@ -192,9 +192,11 @@ def test_jaccard_indices_are_scikit_learns() -> None:
     scores = rng.permutation(600).reshape(20, 30).astype(np.float32)
     cues = rng.integers(30, size=50)
     candidates = [rng.permutation(20)[:size] for size in rng.choice([5, 6, 10, 12], 50)]
-    right = [rng.permutation(np.arange(len(some)) < 1 + len(some) // 3) for some in candidates]
+    right = [
+        rng.permutation(np.arange(len(images)) < 1 + len(images) // 3) for images in candidates
+    ]
     items = [*zip(cues, candidates, right, strict=True)]
-    found = jaccard_indices(lambda images, texts: scores[images, texts], items)
-    for cue, images, own, index in zip(cues, candidates, right, found, strict=True):
-        best = np.argsort(scores[images, cue])[-own.sum() :]
-        assert index == jaccard_score(own, np.isin(np.arange(len(images)), best))
+    indices = jaccard_indices(lambda images, texts: scores[images, texts], items)
+    for cue, images, is_right, index in zip(cues, candidates, right, indices, strict=True):
+        best = np.argsort(scores[images, cue])[-is_right.sum() :]
+        assert index == jaccard_score(is_right, np.isin(np.arange(len(images)), best))

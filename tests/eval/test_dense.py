@@ -180,12 +180,12 @@ def test_proxy_follows_its_formula(patches, block_type):
     grid = (56 // patches[0], 56 // patches[1])
     features = np.random.default_rng(0).normal(0.4, 1, (2, *grid, 6))  # cosines of both signs
     guide = torch.from_numpy(features)
-    found = encode_patches(visual, images, "proxy", lambda _: guide)
+    encoded = encode_patches(visual, images, "proxy", lambda _: guide)
     expected = F.normalize(plain_proxy(visual, images, features), dim=-1)
-    assert found.shape == (2, *grid, EMBED)
-    torch.testing.assert_close(found.double(), expected, atol=2e-6, rtol=0)
+    assert encoded.shape == (2, *grid, EMBED)
+    torch.testing.assert_close(encoded.double(), expected, atol=2e-6, rtol=0)
     alone = encode_patches(visual, images[1:], "proxy", lambda _: guide[1:])
-    torch.testing.assert_close(alone[0], found[1], atol=2e-6, rtol=0)  # the mean is an image's
+    torch.testing.assert_close(alone[0], encoded[1], atol=2e-6, rtol=0)  # the mean is an image's
 
 
 @torch.no_grad()

@@ -34,8 +34,8 @@ def test_more_processes_than_items(size):
 
 
 def test_alone_everything_is_own():
-    found = SINGLE_PROCESS.map_sharded(lambda own: [-n for n in own], [3, 1, 2], unit=2)
-    assert found == [-3, -1, -2]
+    results = SINGLE_PROCESS.map_sharded(lambda own: [-n for n in own], [3, 1, 2], unit=2)
+    assert results == [-3, -1, -2]
 
 
 def test_an_error_in_one_process_is_raised_in_all():

@@ -85,8 +85,8 @@ def test_ratios_and_values_by_torch(cosmos: ClipEncoder) -> None:
     values = F.normalize(attn(alone, alone, alone)[0].view(2, 14, 21, 32), dim=-1)
     units = F.normalize(texts[:3], dim=-1)
     maps = heatmaps(cosmos, images, TEXTS, kind="values of cross-attention")
-    (one,) = heatmaps(cosmos, images[:1], TEXTS[:1], kind="values of cross-attention")
-    torch.testing.assert_close(one[0, 0], values[0] @ units[0], atol=1e-6, rtol=0)
+    (heatmap,) = heatmaps(cosmos, images[:1], TEXTS[:1], kind="values of cross-attention")
+    torch.testing.assert_close(heatmap[0, 0], values[0] @ units[0], atol=1e-6, rtol=0)
     assert maps.shape == (2, 3, 1, 14, 21)
     for text in range(3):
         cosines = values @ units[text] - (values @ units.T).mean(-1)
@@ -176,7 +176,7 @@ def test_upsampling_against_a_plain_formula() -> None:
 
     large = upsample(maps, (17, 23))
     assert large.shape == (2, 3, 17, 23)
-    expected = np.stack([plain(one) for one in maps.flatten(0, 1)])
+    expected = np.stack([plain(map_of_pair) for map_of_pair in maps.flatten(0, 1)])
     np.testing.assert_allclose(large.flatten(0, 1), expected, atol=1e-6)
 
 

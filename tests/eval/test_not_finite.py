@@ -54,17 +54,19 @@ def error_of(encoder: ClipEncoder, dataset: str) -> str:
 )
 def test_the_image_is_named(dataset, value, breaks):
     method = "encode_patches" if dataset in DENSE else "encode_image"
-    found = error_of(breaks(method, value), dataset)
-    assert found.startswith("openclip:cosmos-eval-tiny/random returns features that are not finite")
-    assert "\n" not in found
-    assert found.endswith("check its weights")
+    message = error_of(breaks(method, value), dataset)
+    assert message.startswith(
+        "openclip:cosmos-eval-tiny/random returns features that are not finite"
+    )
+    assert "\n" not in message
+    assert message.endswith("check its weights")
 
 
 @pytest.mark.parametrize("dataset", EVERY)
 def test_the_text_is_named(dataset, breaks):
-    found = error_of(breaks("encode_text", np.inf), dataset)
-    assert "(NaN or infinity) for " in found
-    assert "prompts of '" in found or found.count("'") == 2
+    message = error_of(breaks("encode_text", np.inf), dataset)
+    assert "(NaN or infinity) for " in message
+    assert "prompts of '" in message or message.count("'") == 2
 
 
 @pytest.mark.parametrize("method", ["encode_patches", "encode_text"])

@@ -55,37 +55,48 @@ def test_ranks_and_figures_are_those_of_plain_formulas(seed: int) -> None:
     rng = np.random.default_rng(seed)
     queries = rng.integers(-2, 3, (6, 3)).astype(np.float32)
     gallery = rng.integers(-2, 3, (30, 3)).astype(np.float32)
-    parts = [np.split(rng.permutation(30)[:14], [4, 9]) for _ in queries]
-    easy, hard, junk = zip(*parts, strict=True)
+    lists_of_queries = [np.split(rng.permutation(30)[:14], [4, 9]) for _ in queries]
+    easy, hard, junk = zip(*lists_of_queries, strict=True)
     positives = [np.concatenate(pair) for pair in zip(easy, hard, strict=True)]
     rankings = stats.rank_positives(queries, gallery, positives, junk)
-    for query, found in enumerate(rankings):
+    for query, ranking_of_query in enumerate(rankings):
         scores, removed = queries[query] @ gallery.T, set(junk[query].tolist())
         right = set(positives[query].tolist())
         order = plain_order(scores, right, removed)
-        assert found.ranks.tolist() == [n for n, item in enumerate(order, 1) if item in right]
-        assert stats.r_precision(found.ranks) == np.isin(order[: len(right)], [*right]).mean()
+        assert ranking_of_query.ranks.tolist() == [
+            n for n, item in enumerate(order, 1) if item in right
+        ]
+        assert (
+            stats.r_precision(ranking_of_query.ranks)
+            == np.isin(order[: len(right)], [*right]).mean()
+        )
         for k in (1, 5, len(right), 25):
             expected = plain_average_precision(order, right, k)
-            assert stats.average_precision_at(found.ranks, k) == pytest.approx(expected)
-            assert stats.recall_at(found.ranks, k) == bool(right & set(order[:k]))
+            assert stats.average_precision_at(ranking_of_query.ranks, k) == pytest.approx(expected)
+            assert stats.recall_at(ranking_of_query.ranks, k) == bool(right & set(order[:k]))
             first = order[: min(k, len(right))]
-            assert stats.modified_precision_at(found.ranks, k) == np.isin(first, [*right]).mean()
+            assert (
+                stats.modified_precision_at(ranking_of_query.ranks, k)
+                == np.isin(first, [*right]).mean()
+            )
         places = -np.arange(len(order))
         expected = average_precision_score(np.isin(order, [*right]), places)
-        assert stats.average_precision_at(found.ranks, 30) == pytest.approx(expected)
-        is_hard = np.isin(found.items, hard[query])
+        assert stats.average_precision_at(ranking_of_query.ranks, 30) == pytest.approx(expected)
+        is_hard = np.isin(ranking_of_query.items, hard[query])
         setups = {"easy": easy, "hard": hard, "medium": positives}
         for setup, items in setups.items():
-            wanted = set(items[query].tolist())
-            left_out = removed | (right - wanted)
-            order = plain_order(scores, wanted, left_out)
-            ranks = ranking.ranks_of_setup(found.ranks, is_hard, setup)
-            expected = plain_map(order, wanted)
+            positives_of_setup = set(items[query].tolist())
+            left_out = removed | (right - positives_of_setup)
+            order = plain_order(scores, positives_of_setup, left_out)
+            ranks = ranking.ranks_of_setup(ranking_of_query.ranks, is_hard, setup)
+            expected = plain_map(order, positives_of_setup)
             assert stats.interpolated_average_precision(ranks) == pytest.approx(expected)
-            last = max(order.index(item) + 1 for item in wanted)
-            kept = min(10, last)
-            assert stats.precision_at(ranks, 10) == np.isin(order[:kept], [*wanted]).mean()
+            last = max(order.index(item) + 1 for item in positives_of_setup)
+            n_best = min(10, last)
+            assert (
+                stats.precision_at(ranks, 10)
+                == np.isin(order[:n_best], [*positives_of_setup]).mean()
+            )
 
 
 def save(path: Path, *colours: str) -> None:
@@ -133,18 +144,18 @@ def test_revisited_oxford_solved_by_hand(tmp_path: Path, colour_encoder: Any) ->
     content = {"imlist": list("abcd"), "qimlist": ["q", "q"], "gnd": truths}
     path = folder / "gnd_roxford5k.pkl"
     path.write_bytes(pickle.dumps(content, protocol=2))
-    found = measured(colour_encoder, "roxford5k", tmp_path)
+    measurement = measured(colour_encoder, "roxford5k", tmp_path)
     # Cut to its red half, the query ranks a, b, d, c: without junk [b, d, c], then [a, b, d, c].
-    assert found.samples["rank"].tolist() == [1, 2, 3]
-    assert found.samples["is_hard"].tolist() == [False, True, True]
+    assert measurement.samples["rank"].tolist() == [1, 2, 3]
+    assert measurement.samples["is_hard"].tolist() == [False, True, True]
     second = (0 + 1 / 3) / 2
     expected = {"mAP_easy": 1, "mAP_medium": (1 + second) / 2, "mAP_hard": (1 + second) / 2}
     precisions = {"mP@10_easy": 1, "mP@10_medium": (1 + 1 / 3) / 2, "mP@10_hard": (1 + 1 / 3) / 2}
-    assert found.metrics == pytest.approx({**expected, **precisions})
-    assert set(found.intervals) == set(found.metrics)
-    whole = replace(known_set("roxford5k", tmp_path), n_queries=70)
+    assert measurement.metrics == pytest.approx({**expected, **precisions})
+    assert set(measurement.intervals) == set(measurement.metrics)
+    whole_protocol = replace(known_set("roxford5k", tmp_path), n_queries=70)
     with pytest.raises(UsageError, match="has 2 of 70 queries of roxford5k"):
-        ranking.TASK.open_data(whole, RunOptions())
+        ranking.TASK.open_data(whole_protocol, RunOptions())
 
 
 def test_queries_of_the_same_landmark_depend_on_each_other(
@@ -160,8 +171,8 @@ def test_queries_of_the_same_landmark_depend_on_each_other(
         truths.append({"bbx": [0, 0, 4, 6], "easy": easy, "hard": hard, "junk": junk})
     content = {"imlist": list("abcd"), "qimlist": list(lists), "gnd": truths}
     (folder / "gnd_roxford5k.pkl").write_bytes(pickle.dumps(content))
-    found = measured(colour_encoder, "roxford5k", tmp_path)
-    assert found.samples["cluster"].tolist() == [0, 0, 0, 1]
+    measurement = measured(colour_encoder, "roxford5k", tmp_path)
+    assert measurement.samples["cluster"].tolist() == [0, 0, 0, 1]
 
 
 UNED_CLASSES = {"red": 1, "orange": 1, "yellow": 1, "gold": 2, "lime": 2}
@@ -188,21 +199,23 @@ def test_uned_ranks_each_query_among_the_others(tmp_path: Path, colour_encoder: 
     .64. Lime: yellow .71, gold .64, orange .54, red 0.
     """
     write_uned(tmp_path, "cars", test=UNED_CLASSES)
-    found = measured(colour_encoder, "uned/cars", tmp_path)
+    measurement = measured(colour_encoder, "uned/cars", tmp_path)
     # Yellow has the same score with red, its positive, and with lime, which counts as above it.
-    assert found.samples["rank"].tolist() == [1, 3, 2, 3, 2, 4, 4, 2]
+    assert measurement.samples["rank"].tolist() == [1, 3, 2, 3, 2, 4, 4, 2]
     # Of the first two items of red, orange and yellow, one is a positive; of the first of gold and
     # of lime, none is.
-    assert found.metrics == pytest.approx({"R@1": 1 / 5, "mMP@5": (1 / 2 + 1 / 2 + 1 / 2) / 5})
-    assert found.samples["cluster"].tolist() == [0, 0, 0, 1, 1]
+    assert measurement.metrics == pytest.approx(
+        {"R@1": 1 / 5, "mMP@5": (1 / 2 + 1 / 2 + 1 / 2) / 5}
+    )
+    assert measurement.samples["cluster"].tolist() == [0, 0, 0, 1, 1]
 
 
 def test_uned_ranks_queries_in_an_index(tmp_path: Path, colour_encoder: Any) -> None:
     index = {"orange": 2, "gold": 3, "yellow": 1}
     write_uned(tmp_path, "gldv2", test={"red": [1, 3]}, index=index)
-    found = measured(colour_encoder, "uned/gldv2", tmp_path)
-    assert found.samples["rank"].tolist() == [2, 3]
-    assert found.metrics == pytest.approx({"R@1": 0, "mMP@5": 1 / 2})
+    measurement = measured(colour_encoder, "uned/gldv2", tmp_path)
+    assert measurement.samples["rank"].tolist() == [2, 3]
+    assert measurement.metrics == pytest.approx({"R@1": 0, "mMP@5": 1 / 2})
 
 
 def test_a_broken_list_of_uned_is_one_line(tmp_path: Path, colour_encoder: Any) -> None:
@@ -266,8 +279,8 @@ def write_captions(root: Path) -> None:
 
 def test_eccv_caption_solved_by_hand(tmp_path: Path, colour_encoder: Any) -> None:
     write_captions(tmp_path)
-    found = measured(colour_encoder, "eccv-caption", tmp_path)
-    samples = found.samples
+    measurement = measured(colour_encoder, "eccv-caption", tmp_path)
+    samples = measurement.samples
     # Image 1 ranks both red captions and then `red and blue`; no model ranks caption 16. To `red
     # and blue`, the blue image is as similar as the red one, and counts as above it.
     assert samples["rank"].tolist() == [1, 2, 3, 7, 1, 1, 1, 2, 3]
@@ -284,7 +297,7 @@ def test_eccv_caption_solved_by_hand(tmp_path: Path, colour_encoder: Any) -> Non
         "text_to_image_R-precision": (1 + 1 + 1 / 2) / 3,
         "text_to_image_R@1": 2 / 3,
     }
-    assert found.metrics == pytest.approx(expected)
+    assert measurement.metrics == pytest.approx(expected)
 
 
 CIRR = ("red", "orange", "lime", "cyan", "blue", "purple", "yellow")
@@ -302,12 +315,14 @@ def write_cirr(root: Path) -> None:
 
 def test_cirr_solved_by_hand(tmp_path: Path, colour_encoder: Any) -> None:
     write_cirr(tmp_path)
-    found = measured(colour_encoder, "cirr", tmp_path)
+    measurement = measured(colour_encoder, "cirr", tmp_path)
     # Half red and half blue is most like purple. Blue, red and orange follow; red is removed.
-    assert found.samples["rank"].tolist() == found.samples["subset_rank"].tolist() == [2]
+    assert (
+        measurement.samples["rank"].tolist() == measurement.samples["subset_rank"].tolist() == [2]
+    )
     names = ("R@1", "R@5", "R@10", "R@50", "R_subset@1", "R_subset@2", "R_subset@3")
-    assert found.metrics == dict(zip(names, (0, 1, 1, 1, 0, 1, 1), strict=True))
-    assert found.settings == {"composition": "sum of features, text weight 0.5"}
+    assert measurement.metrics == dict(zip(names, (0, 1, 1, 1, 0, 1, 1), strict=True))
+    assert measurement.settings == {"composition": "sum of features, text weight 0.5"}
     by_text = measured(colour_encoder, "cirr", tmp_path, text_weight=1.0)
     assert by_text.metrics["R@1"] == 1
 
@@ -329,9 +344,9 @@ def test_fashion_iq_joins_captions(tmp_path: Path, colour_encoder: Any) -> None:
         ranking.TASK.open_data(protocol, RunOptions())
     # The reference image stays in the gallery, and is found first.
     write(root / "captions/cap.dress.val.json", [query])
-    found = measured(colour_encoder, "fashioniq-dress", tmp_path)
-    assert found.samples["rank"].tolist() == [2]
-    assert set(found.metrics) == {"R@10", "R@50"}
+    measurement = measured(colour_encoder, "fashioniq-dress", tmp_path)
+    assert measurement.samples["rank"].tolist() == [2]
+    assert set(measurement.metrics) == {"R@10", "R@50"}
 
 
 def test_circo_has_several_positives(tmp_path: Path, colour_encoder: Any) -> None:
@@ -344,13 +359,13 @@ def test_circo_has_several_positives(tmp_path: Path, colour_encoder: Any) -> Non
     write(listed, {"images": images})
     query = {"reference_img_id": 0, "relative_caption": "in blue", "gt_img_ids": [4, 2, 3], "id": 0}
     write(root / "annotations/val.json", [query])
-    found = measured(colour_encoder, "circo", tmp_path)
+    measurement = measured(colour_encoder, "circo", tmp_path)
     # Purple, red, blue and navy (the same colour, darker), cyan, lime.
-    ranks = found.samples["rank"].tolist()
+    ranks = measurement.samples["rank"].tolist()
     assert ranks[2] == 6
     expected = sum(n / rank for n, rank in enumerate(ranks, 1) if rank <= 5) / 3
-    assert found.metrics["mAP@5"] == pytest.approx(expected)
-    assert found.metrics["mAP@10"] == pytest.approx(expected + 3 / 6 / 3)
+    assert measurement.metrics["mAP@5"] == pytest.approx(expected)
+    assert measurement.metrics["mAP@10"] == pytest.approx(expected + 3 / 6 / 3)
 
 
 def test_sums_are_normalised_and_weighted() -> None:

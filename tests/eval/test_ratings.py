@@ -52,8 +52,8 @@ def test_values_without_each_image_are_scipys(variant: str):
     estimate = TAUS[variant](scores, ratings, images)
     expected = []
     for image in np.unique(images):
-        kept = images != image
-        expected.append(kendalltau(scores[kept], ratings[kept], variant=variant).statistic)
+        is_kept = images != image
+        expected.append(kendalltau(scores[is_kept], ratings[is_kept], variant=variant).statistic)
     np.testing.assert_allclose(sums_without_each(estimate), expected, atol=1e-12)
 
 

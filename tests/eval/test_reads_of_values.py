@@ -53,14 +53,14 @@ def reads_of(act: Callable[[], object]) -> Counter[str]:
 @pytest.fixture
 def make(tiny_encoder: ClipEncoder, cosmos: ClipEncoder) -> Callable[[str], Encoder]:
     """Return the encoder of a kind."""
-    own = TwoTower(
+    two_tower = TwoTower(
         encode_image=tiny_encoder.model.encode_image,
         encode_text=tiny_encoder.model.encode_text,
         transform=tiny_encoder.transform,
         tokenize=tiny_encoder.tokenize,
         name="mine",
     )
-    return {"openclip": tiny_encoder, "cosmos": cosmos, "two towers": own}.__getitem__
+    return {"openclip": tiny_encoder, "cosmos": cosmos, "two towers": two_tower}.__getitem__
 
 
 @pytest.mark.parametrize(
@@ -93,8 +93,8 @@ def segmenter(tiny_encoder: ClipEncoder) -> Segmenter:
         masks="masks",
         class_names=("wall", "cat", "dog"),
         queries=(("wall", "floor", "sky"), ("cat",), ("dog",)),
-        mean=tuple(255 * one for one in tiny_encoder.image_mean),
-        std=tuple(255 * one for one in tiny_encoder.image_std),
+        mean=tuple(255 * value for value in tiny_encoder.image_mean),
+        std=tuple(255 * value for value in tiny_encoder.image_std),
         **{"short_side": 40, "window": 16, "stride": 12, "prob_thd": 0.4, "area_thd": 0.2},
     )
     unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
@@ -151,14 +151,15 @@ def on_gpu() -> Iterator[Callable[[Encoder], Any]]:
 @pytest.mark.parametrize("role", ["images", "texts"])
 def test_a_gpu_is_never_waited_for_and_gives_the_same_features(role, kind, on_gpu, make):
     encoder = make(kind)
-    found, expected = (features_of(role, one, 4) for one in (on_gpu(encoder), encoder))
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-3)
+    computed, expected = (features_of(role, one, 4) for one in (on_gpu(encoder), encoder))
+    np.testing.assert_allclose(computed, expected, rtol=0, atol=1e-3)
 
 
 @needs_gpu
 @pytest.mark.parametrize("refinement", [None, "pamr"])
 def test_a_gpu_is_never_waited_for_and_gives_the_same_label_maps(refinement, on_gpu, segmenter):
     protocol = replace(segmenter.protocol, refinement=refinement)
-    own = segmenter._replace(protocol=protocol)
-    found, expected = map(label_maps, (own._replace(encoder=on_gpu(own.encoder)), own))
-    assert np.mean(np.stack(found) != np.stack(expected)) < 0.01
+    segmenter_on_cpu = segmenter._replace(protocol=protocol)
+    segmenter_on_gpu = segmenter_on_cpu._replace(encoder=on_gpu(segmenter.encoder))
+    computed, expected = label_maps(segmenter_on_gpu), label_maps(segmenter_on_cpu)
+    assert np.mean(np.stack(computed) != np.stack(expected)) < 0.01

@@ -24,10 +24,10 @@ def add(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Metric], None]:
     """Add a metric to a task."""
 
     def to(task: str, metric: Metric) -> None:
-        known = task_named(task)
-        more = copy.copy(known)
+        known_task = task_named(task)
+        more = copy.copy(known_task)
         more.__dict__.pop("by_name", None)
-        more.metrics = (*known.metrics, metric)
+        more.metrics = (*known_task.metrics, metric)
         load = tasks._load_task
         monkeypatch.setattr(tasks, "_load_task", lambda name: more if name == task else load(name))
 
@@ -72,17 +72,17 @@ def test_precision_per_class(add, command, tmp_path):
     add("cls", Metric("mean_per_class_precision", precision))
     row = read_result(store(tmp_path / "a", "cls"))
     # Class 0 is predicted once and right, class 1 three times and right once, class 2 once, right.
-    found = row.metrics["mean_per_class_precision"]
+    precision_of_row = row.metrics["mean_per_class_precision"]
     labels, predicted = SAMPLES["cls"]["labels"], SAMPLES["cls"]["top5"][:, 0]
     each = [(labels[predicted == c] == c).mean() for c in np.unique(predicted)]
-    assert found == pytest.approx(np.mean(each))
+    assert precision_of_row == pytest.approx(np.mean(each))
     top = SAMPLES["cls"]["top5"][:, [1, 0, 2]]
     store(tmp_path / "b", "cls", {**SAMPLES["cls"], "top5": top})
     reported = json.loads(
         command("compare", str(tmp_path / "a"), str(tmp_path / "b"), "--json").out
     )
     (test,) = [t for t in reported["tests"] if t["metric"] == "mean_per_class_precision"]
-    assert test["a"] == pytest.approx(found)
+    assert test["a"] == pytest.approx(precision_of_row)
     assert test["test"] == "paired cluster bootstrap"
 
 

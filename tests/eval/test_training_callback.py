@@ -51,11 +51,11 @@ def data_sets(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def expected(checkpoint: Path, data_sets: str) -> dict[str, float]:
     """The same measurements by the public function, one at a time."""
-    found = {}
+    metrics = {}
     for weights, path in itertools.product(WEIGHTS, data_sets.split(",")):
         row = cosmos_eval.evaluate(f"cosmos:{checkpoint}", path, weights=weights, device="cpu")
-        found |= {f"{row.dataset}/{weights}/{name}": row.metrics[name] for name in row.metrics}
-    return found
+        metrics |= {f"{row.dataset}/{weights}/{name}": row.metrics[name] for name in row.metrics}
+    return metrics
 
 
 def test_the_installed_evaluator_is_this_package():
@@ -72,10 +72,10 @@ def test_without_an_evaluator_a_line_says_what_to_do(monkeypatch):
 
 def test_metrics_are_those_of_cosmos_eval(checkpoint, data_sets, expected, capsys):
     watch = WatchConfig(datasets=data_sets, evaluate_every=1)
-    found = evaluate(training, checkpoint, watch, World())
-    assert found == pytest.approx(expected, abs=1e-6)  # batches of other sizes round otherwise
-    assert found["named/teacher/acc5"] != found["named/student/acc5"]
-    assert {"found", "named", "segmented"} == {name.split("/")[0] for name in found}
+    metrics = evaluate(training, checkpoint, watch, World())
+    assert metrics == pytest.approx(expected, abs=1e-6)  # batches of other sizes round otherwise
+    assert metrics["named/teacher/acc5"] != metrics["named/student/acc5"]
+    assert {"found", "named", "segmented"} == {name.split("/")[0] for name in metrics}
     assert capsys.readouterr() == ("", "")
 
 

@@ -42,8 +42,8 @@ class SixPlaces:
 
 
 def of_text(text: str) -> WordMap:
-    (found,) = wordmaps(SixPlaces(), torch.zeros(3, 3, 1, 1), [text])  # type: ignore[arg-type]
-    return found
+    (word_map,) = wordmaps(SixPlaces(), torch.zeros(3, 3, 1, 1), [text])  # type: ignore[arg-type]
+    return word_map
 
 
 @pytest.mark.parametrize(
@@ -60,14 +60,14 @@ def of_text(text: str) -> WordMap:
 def test_words_by_hand(
     text: str, words: str, cut: str, shares: list[float], end: float, padding: float
 ) -> None:
-    found = of_text(text)
-    assert [word.text for word in found.words] == words.split()
-    assert [word.text for word in found.cut] == cut.split()
-    assert found.shares.shape == (3, 2, len(shares))
-    torch.testing.assert_close(found.shares[1, 0], torch.tensor(shares))
-    torch.testing.assert_close(found.start, torch.tensor([[0.05, 0.1]] * 3))
-    torch.testing.assert_close(found.end[:, 0], torch.full((3,), end))
-    torch.testing.assert_close(found.padding[:, 0], torch.full((3,), padding))
+    word_map = of_text(text)
+    assert [word.text for word in word_map.words] == words.split()
+    assert [word.text for word in word_map.cut] == cut.split()
+    assert word_map.shares.shape == (3, 2, len(shares))
+    torch.testing.assert_close(word_map.shares[1, 0], torch.tensor(shares))
+    torch.testing.assert_close(word_map.start, torch.tensor([[0.05, 0.1]] * 3))
+    torch.testing.assert_close(word_map.end[:, 0], torch.full((3,), end))
+    torch.testing.assert_close(word_map.padding[:, 0], torch.full((3,), padding))
 
 
 @torch.no_grad()
@@ -93,6 +93,6 @@ def test_shares_are_those_of_torch() -> None:
     assert (len(long.words), len(long.cut)) == (75, 5)
     torch.testing.assert_close(long.shares, weights[1, ..., 1:76], rtol=0, atol=1e-6)
     assert not long.padding.any()
-    for found in (short, long):
-        total = found.shares.sum(-1) + found.start + found.end + found.padding
+    for word_map in (short, long):
+        total = word_map.shares.sum(-1) + word_map.start + word_map.end + word_map.padding
         torch.testing.assert_close(total, torch.ones(2, 8))

@@ -17,10 +17,10 @@ COUNT = 40
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    where = tmp_path_factory.mktemp("scenes") / "data"
+    folder_of_scenes = tmp_path_factory.mktemp("scenes") / "data"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(layouts, "SHARD_SIZE", 16)
-        return write_layouts(where, count=COUNT)
+        return write_layouts(folder_of_scenes, count=COUNT)
 
 
 def test_coco_captions_are_read_back(root, capsys):
@@ -60,11 +60,11 @@ def test_voc_label_maps_are_exact(root):
             assert image.mode == "P"
             start = [0, 0, 0, 128, 0, 0, 0, 128, 0, 128, 128, 0, 0, 0, 128, 128, 0, 128]
             assert image.getpalette()[:18] == start  # PASCAL's
-            whole = np.asarray(image)
+            pixels = np.asarray(image)
         small = np.asarray(Image.open(voc / "SegmentationClassSmall" / f"{name}.png"))
-        assert np.array_equal(whole, scene.label_map)
+        assert np.array_equal(pixels, scene.label_map)
         assert np.array_equal(small == 255, scene.label_map == scene.label)
-        assert np.array_equal(small[small != 255], whole[small != 255])
+        assert np.array_equal(small[small != 255], pixels[small != 255])
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -113,9 +113,9 @@ def test_the_same_inputs_give_the_same_bytes_in_both_formats_to_train_on(tmp_pat
     folders = [as_tars(tmp_path / "tars"), as_files(tmp_path / "files")]
     for name, images in enumerate((*folders, *folders)):
         prepare(images, captions, tmp_path / f"{name}", shard_size=4)
-    first, *others = (shards_of(tmp_path / f"{name}") for name in range(4))
+    first, *other_shards = (shards_of(tmp_path / f"{name}") for name in range(4))
     assert first.keys() == {"00000.tar", "00001.tar", "00002.tar"}
-    assert all(other == first for other in others)
+    assert all(other == first for other in other_shards)
     config = train_config(f"{tmp_path}/0/*.tar", steps=3, batch_size=3)
     batches = list(make_loader(config, tokenize))
     assert [batch.problems for batch in batches] == [(), (), ()]
@@ -219,10 +219,12 @@ def test_inputs_that_do_not_fit_are_refused_before_anything_is_written(tmp_path,
 
 def test_images_without_any_captions_are_an_error(tmp_path, captions):
     images, output = as_tars(tmp_path / "images"), tmp_path / "out"
-    others = write_captions(tmp_path / "cc12m.csv", [[url(99), *captions_of(99)]])
-    message = f"no image of {images} has captions in {others}: URLs without captions: 11, images wi"
+    other_list = write_captions(tmp_path / "cc12m.csv", [[url(99), *captions_of(99)]])
+    message = (
+        f"no image of {images} has captions in {other_list}: URLs without captions: 11, images wi"
+    )
     with pytest.raises(ValueError, match=message) as error:
-        prepare(images, others, output)
+        prepare(images, other_list, output)
     assert "images without a URL: 1; give the CSV file that" in str(error.value)
     assert list(output.iterdir()) == []
     assert prepare(images, captions, output).samples > 0

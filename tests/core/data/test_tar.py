@@ -279,18 +279,18 @@ def test_damage_is_an_error_or_costs_no_file(seed):
     assert read_at_offsets(data) == read_in_order(data) == files
     errors = []
     for damage in damage_in_all_ways(data, rng):
-        where = f"{damage.kind} at {damage.position}"
+        place = f"{damage.kind} at {damage.position}"
         for read in (read_at_offsets, read_in_order):
             try:
                 read_files = read(damage.data)
             except TarError as error:
                 errors.append(str(error))
                 continue
-            assert [name for name, _ in read_files] == [name for name, _ in files], where
+            assert [name for name, _ in read_files] == [name for name, _ in files], place
             # The decoder of an image must notice zeros within its content.
             if damage.kind != "zeros":
                 contents = [content.rstrip(b"\0") for _, content in read_files]
-                assert contents == [content for _, content in files], where
+                assert contents == [content for _, content in files], place
     assert len(errors) > 50
     assert "\n" not in "".join(errors)
 

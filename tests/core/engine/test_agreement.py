@@ -14,8 +14,8 @@ pytestmark = pytest.mark.slow  # starts processes of its own
 
 
 def test_a_snapshot_that_only_the_first_process_can_read_is_resumed_by_all(tmp_path, scene_shards):
-    found = run_processes(resuming.one_cannot_read, 2, tmp_path / "run", scene_shards)
-    assert found == [(2, True), (2, True)]
+    results = run_processes(resuming.one_cannot_read, 2, tmp_path / "run", scene_shards)
+    assert results == [(2, True), (2, True)]
 
 
 def test_other_weights_in_one_process_stop_all_before_the_first_step():
@@ -40,9 +40,9 @@ def test_a_process_that_others_wait_for_until_the_timeout_is_named():
 
 
 def test_with_nccl_it_is_named_before_the_timeout_ends_the_process():
-    (line,), others = run_processes(resuming.reported, 2)
+    (line,), other_lines = run_processes(resuming.reported, 2)
     assert line.startswith(f"rank 1 on {platform.node()} does not come to the exchange")
-    assert others == []
+    assert other_lines == []
 
 
 def test_a_stopped_process_is_named_in_a_line(tmp_path):

@@ -255,7 +255,7 @@ def test_a_run_resumes_before_and_at_the_step_that_trains_the_tower(setting, sce
     config = override(RECIPES["scenes_cosmos"](), SHORT)
     config = replace(config, model=ModelConfig(freeze="image", freeze_steps=2))
     Trainer(config, setting).run(scene_shards)
-    whole = read_checkpoint(setting.output / "checkpoint.safetensors")
+    uninterrupted = read_checkpoint(setting.output / "checkpoint.safetensors")
     snapshots = {
         n: torch.load(setting.output / f"snapshots/step-{n:08d}.pt", weights_only=True)["student"]
         for n in range(1, 5)
@@ -268,9 +268,9 @@ def test_a_run_resumes_before_and_at_the_step_that_trains_the_tower(setting, sce
         (setting.output / f"snapshots/step-{n:08d}.pt").unlink()
     Trainer(config, setting, resume=True).run(scene_shards)
     resumed = read_checkpoint(setting.output / "checkpoint.safetensors")
-    for name, state in whole.weights.items():
+    for name, state in uninterrupted.weights.items():
         assert all(torch.equal(resumed.weights[name][key], state[key]) for key in state)
-    assert resumed.training["flops"] == whole.training["flops"]
+    assert resumed.training["flops"] == uninterrupted.training["flops"]
 
 
 def test_flops_of_a_run_are_the_sum_over_its_phases(setting, scene_shards):

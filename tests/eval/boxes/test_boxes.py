@@ -60,14 +60,14 @@ def changed(**fields: Any) -> dict[str, Any]:
 
 def test_boxes_of_coco_by_hand(tmp_path):
     """Classes are in the order of their ids, and boxes end at the edges of the image."""
-    found = read_boxes(write(tmp_path / "a.json", COCO), "val2017")
-    assert (found.classes, found.kinds) == (["dog", "tree"], None)
-    assert [box[:2] for box in found.boxes] == [
+    annotated = read_boxes(write(tmp_path / "a.json", COCO), "val2017")
+    assert (annotated.classes, annotated.kinds) == (["dog", "tree"], None)
+    assert [box[:2] for box in annotated.boxes] == [
         ("2.png", (2.5, 4, 12.5, 12)),
         ("1.png", (30, 0, 40, 10)),
         ("1.png", (0, 0, 3, 2)),
     ]
-    assert [box.label for box in found.boxes] == [0, 1, 0]
+    assert [box.label for box in annotated.boxes] == [0, 1, 0]
     assert [box.label for box in read_boxes(tmp_path / "a.json", "", 64).boxes] == [0, 1]
 
 
@@ -75,8 +75,8 @@ def test_segments_of_panoptic_files_and_addresses_of_lvis(tmp_path):
     categories = [{**CATEGORIES[0], "isthing": 0}, {**CATEGORIES[1], "isthing": 1}]
     segments = [{"image_id": 1, "segments_info": BOXED[1:]}]
     panoptic = changed(annotations=segments, categories=categories)
-    found = read_boxes(write(tmp_path / "a.json", panoptic), "val2017")
-    assert ([box.label for box in found.boxes], found.kinds) == ([1, 0], ["thing", "stuff"])
+    annotated = read_boxes(write(tmp_path / "a.json", panoptic), "val2017")
+    assert ([box.label for box in annotated.boxes], annotated.kinds) == ([1, 0], ["thing", "stuff"])
 
     address = "http://images.cocodataset.org/{}2017/{}.jpg"
     images = [
@@ -211,15 +211,15 @@ def test_pooling_equals_a_loop_over_boxes():
         torch.tensor([[0.0, 0, 128, 128], [3, 7.5, 40, 60], [100, 90, 101, 91.5]]),
         torch.tensor([[16.0, 32, 32, 48]]),
     ]
-    found = pool(patches, boxes, 128).numpy()
+    pooled = pool(patches, boxes, 128).numpy()
     expected = []
     for image, boxes_of_image in zip(patches.numpy(), boxes, strict=True):
         for box in boxes_of_image.tolist():
             expected.append(plain_roi_align(image, tuple(value / 16 for value in box)))
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(pooled, expected, atol=1e-5)
     # A box that is a patch has the feature of the patch.
     patch = patches[1, 2, 1].numpy()
-    np.testing.assert_allclose(found[3], patch / np.linalg.norm(patch), atol=1e-5)
+    np.testing.assert_allclose(pooled[3], patch / np.linalg.norm(patch), atol=1e-5)
 
 
 def test_images_are_padded_at_the_right_and_at_the_bottom():
@@ -450,13 +450,13 @@ def test_any_box_that_overlaps_with_the_object_is_right(encoder, tmp_path):
     (tmp_path / "refcoco" / "refcoco_val.jsonl").write_text("\n".join(lines))
     data = open_selection(SELECTION["refcoco"], RunOptions(data_root=str(tmp_path)))
     data = data._replace(n_correct_of_item=np.array([2, 2, 2]))
-    found = task_named("select").measure_one(encoder, SELECTION["refcoco"], data=data)
+    measurement = task_named("select").measure_one(encoder, SELECTION["refcoco"], data=data)
     features = ImageEmbedder(encoder, RunOptions(), no_progress).embed(data.images).features
     text = encoder.encode_text(encoder.tokenize(list(data.captions))).numpy()[0]
     best = int(np.argmax(features @ text))
     wrong_image = [int(images[-1]) for images in data.images_of_item]
-    assert found.samples["correct"].tolist() == [image != best for image in wrong_image]
-    np.testing.assert_allclose(found.samples["chance"], 2 / 3)
+    assert measurement.samples["correct"].tolist() == [image != best for image in wrong_image]
+    np.testing.assert_allclose(measurement.samples["chance"], 2 / 3)
 
 
 @pytest.mark.parametrize("regions", ["pooled", "crops"])
@@ -476,10 +476,10 @@ def test_fg_ovd_is_a_choice_by_the_features_of_boxes(encoder, tmp_path, regions)
         **{"regions": regions, "side": 64, "attention": "vanilla"},
     )
     data = open_selection(protocol, RunOptions())
-    found = task_named("select").measure_one(encoder, protocol, data=data)
+    measurement = task_named("select").measure_one(encoder, protocol, data=data)
     embedder = region_embedder(ImageEmbedder(encoder, RunOptions(), no_progress), protocol)
     feature = embedder.embed(data.images).features[0]
     texts = encoder.encode_text(encoder.tokenize(captions)).numpy()
     best = int(np.argmax(texts @ feature))
-    assert found.samples["correct"].tolist() == [number == best for number in range(3)]
-    assert "constants" in found.hashes
+    assert measurement.samples["correct"].tolist() == [number == best for number in range(3)]
+    assert "constants" in measurement.hashes

@@ -267,8 +267,8 @@ def test_the_jackknife_of_a_difference_equals_a_plain_loop_over_images() -> None
     difference = difference_of(a, b)
     differences_without_an_image = []
     for image in range(12):
-        others = np.arange(12) != image
-        a_sums, b_sums = (Areas(*(array[others].sum(axis=0) for array in m)) for m in models)
+        other_images = np.arange(12) != image
+        a_sums, b_sums = (Areas(*(array[other_images].sum(axis=0) for array in m)) for m in models)
         differences_without_an_image.append(float(mean_iou(a_sums) - mean_iou(b_sums)))
     variance = 11**2 / 12 * np.var(differences_without_an_image, ddof=1)
     assert difference.error == pytest.approx(math.sqrt(variance))

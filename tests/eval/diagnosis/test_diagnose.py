@@ -54,8 +54,8 @@ def diagnose(command: Run, *arguments: object) -> dict[str, Any]:
 
 def test_a_fault_is_named_by_its_number(command: Run, sets: list[str], bgr: Path) -> None:
     value = json.loads(bgr.read_text())["metrics"]["acc1"]
-    known = f"{100 * value:.1f}"
-    report = diagnose(command, "scenes-cosmos", sets[0], "--known", known, "--samples", 100)
+    known_value = f"{100 * value:.1f}"
+    report = diagnose(command, "scenes-cosmos", sets[0], "--known", known_value, "--samples", 100)
     assert report["verdict"] == "fault"
     explanations = report["explanations"]
     most_likely = [explanation["faults"] for explanation in explanations[: report["n_tied"]]]
@@ -87,8 +87,8 @@ def test_a_fault_is_named_by_its_samples(command: Run, sets: list[str], bgr: Pat
 
 def test_a_number_that_agrees_runs_no_fault(command: Run, sets: list[str]) -> None:
     value = cosmos_eval.evaluate("scenes-cosmos", sets[0]).metrics["acc1"]
-    known = f"{100 * value:.0f}"
-    report = diagnose(command, "scenes-cosmos", sets[0], "--known", known, "--samples", 50)
+    known_value = f"{100 * value:.0f}"
+    report = diagnose(command, "scenes-cosmos", sets[0], "--known", known_value, "--samples", 50)
     assert (report["verdict"], report["explanations"]) == ("agrees", [])
     assert report["n_image_passes"] == 0
 
@@ -103,8 +103,8 @@ def test_a_result_that_agrees_runs_no_fault(command: Run, sets: list[str], tmp_p
 
 def test_the_measured_recall_is_that_of_a_run(command: Run, sets: list[str]) -> None:
     metrics = cosmos_eval.evaluate("scenes-cosmos", sets[1]).metrics
-    known = f"{100 * metrics['image_to_text_R@1']:.2f}"
-    report = diagnose(command, "scenes-cosmos", sets[1], "--known", known, "--samples", 40)
+    known_value = f"{100 * metrics['image_to_text_R@1']:.2f}"
+    report = diagnose(command, "scenes-cosmos", sets[1], "--known", known_value, "--samples", 40)
     assert report["verdict"] == "agrees"
     assert report["measured"]["value"] == metrics["image_to_text_R@1"]
 
@@ -121,8 +121,8 @@ def test_random_weights_are_not_diagnosed(
 ) -> None:
     model = f"openclip:{tiny_archs['tiny']}/random"
     value = cosmos_eval.evaluate(model, sets[0]).metrics["acc1"]
-    known = "15.0" if value < 0.12 else "8.0"
-    ended = command("diagnose", model, sets[0], "--known", known, "--samples", 40)
+    known_value = "15.0" if value < 0.12 else "8.0"
+    ended = command("diagnose", model, sets[0], "--known", known_value, "--samples", 40)
     assert ended.status == 0, ended.err
     verdict, advice, *_ = ended.out.splitlines()
     assert verdict.startswith("cannot tell: acc1 is ")

@@ -48,7 +48,9 @@ def test_imported_results_are_not_ranked_and_change_no_rank(command, measured):
     assert all(record["intervals"] == {} for record in imported)
     assert all("standings" not in record for record in imported)
     (record,) = [
-        one for one in imported if one["model"] == H14 and one["dataset"] == IMAGENET["dataset"]
+        result
+        for result in imported
+        if result["model"] == H14 and result["dataset"] == IMAGENET["dataset"]
     ]
     assert record["metrics"] == {"acc1": 0.8437}
     assert notes == (
@@ -112,7 +114,7 @@ def test_a_folder_may_mix_results_of_all_tools(command, measured):
 def test_both_tables_of_openclip_are_joined():
     imported = find_results([OPENCLIP]).imported
     (result,) = [
-        one for one in imported if one.model == H14 and one.dataset == "wds/misc/winogavil"
+        row for row in imported if row.model == H14 and row.dataset == "wds/misc/winogavil"
     ]
     assert result.metrics == {"jaccard_10-12": 0.5674, "jaccard": 0.6123, "jaccard_5-6": 0.6265}
 

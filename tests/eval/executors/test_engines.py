@@ -28,8 +28,10 @@ def plan(datasets, tmp_path):
 
 def done(job, count=None):
     """Results of the first protocols of a job, of all by default."""
-    protocols = [one.protocol for one in job.datasets[:count]]
-    return [Result(pair_of(job.spec, one), path=Path(one.dataset)) for one in protocols]
+    protocols = [dataset.protocol for dataset in job.datasets[:count]]
+    return [
+        Result(pair_of(job.spec, protocol), path=Path(protocol.dataset)) for protocol in protocols
+    ]
 
 
 def backwards(jobs, show_progress):

@@ -21,9 +21,11 @@ pytestmark = pytest.mark.slow  # starts processes of its own
 def test_a_killed_job_changes_nothing(run, deadly, tmp_path, monkeypatch):
     # How long submitit waits for the answer of a job that has ended, for the sake of slow disks.
     monkeypatch.setattr(submitit.Job, "_results_timeout_s", 1)
-    found = run(tmp_path / "out", partial(execute, cluster="local"), deadly, in_part=True)
-    assert found == run(tmp_path / "here", engine_of("local"), in_part=True)
-    assert len(found.order) == 2
+    measured_after_kill = run(
+        tmp_path / "out", partial(execute, cluster="local"), deadly, in_part=True
+    )
+    assert measured_after_kill == run(tmp_path / "here", engine_of("local"), in_part=True)
+    assert len(measured_after_kill.order) == 2
     assert int((tmp_path / "killed").read_text()) > 1
 
 

@@ -34,9 +34,9 @@ def test_draws_that_agree_are_worth_the_images():
 
 @pytest.mark.parametrize("hits", [np.ones((50, 3), bool), np.arange(50)[:, None] < 40])
 def test_all_hits_and_one_draw_have_wilsons_interval(hits):
-    found = interval_of(hits)
-    assert found[:2] == pytest.approx(wilson(int(hits[:, 0].sum()), 50)[:2])
-    assert found.low < found.high
+    interval = interval_of(hits)
+    assert interval[:2] == pytest.approx(wilson(int(hits[:, 0].sum()), 50)[:2])
+    assert interval.low < interval.high
 
 
 def test_a_single_image_has_an_interval():
@@ -46,13 +46,13 @@ def test_a_single_image_has_an_interval():
 
 def test_stored_intervals_keep_their_method():
     hits = np.random.default_rng(0).random((200, 3)) < np.array([0.5, 0.6, 0.7])
-    found = interval_of(hits, method="crossed bootstrap")
+    interval = interval_of(hits, method="crossed bootstrap")
     rng = np.random.default_rng(1)
     means = [
         hits[rng.integers(200, size=200)][:, rng.integers(3, size=3)].mean() for _ in range(2000)
     ]
-    assert found.method == "crossed bootstrap"
-    assert found[:2] == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.01)
+    assert interval.method == "crossed bootstrap"
+    assert interval[:2] == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.01)
 
 
 @pytest.mark.parametrize(("draw_sd", "least", "most"), [(0.03, 0.925, 0.98), (0.0, 0.96, 1.0)])

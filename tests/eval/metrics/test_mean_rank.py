@@ -69,10 +69,10 @@ def test_one_image_has_no_interval():
 
 def test_stored_intervals_keep_their_method():
     ranks = drawn_ranks(np.random.default_rng(0), 300, 1).ravel()
-    found = interval_of(ranks, method="cluster bootstrap")
+    interval = interval_of(ranks, method="cluster bootstrap")
     means = [np.random.default_rng(seed).choice(ranks, 300).mean() for seed in range(2000)]
-    assert found.method == "cluster bootstrap"
-    assert found[:2] == pytest.approx(np.quantile(means, [0.025, 0.975]), rel=0.02)
+    assert interval.method == "cluster bootstrap"
+    assert interval[:2] == pytest.approx(np.quantile(means, [0.025, 0.975]), rel=0.02)
 
 
 @pytest.mark.parametrize(("images", "captions"), [(500, 1), (200, 5)])

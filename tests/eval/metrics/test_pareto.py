@@ -42,8 +42,8 @@ def test_no_point_of_the_front_is_dominated_and_every_other_is(higher):
             for index, point in enumerate(points)
             if not any(dominates(other, point) for other in points)
         ]
-        found = pareto_front(
+        front = pareto_front(
             *([p[axis] for p in points] for axis in (0, 1)), higher_is_better=higher
         )
-        assert sorted(found) == expected
-        assert [points[i][0] for i in found] == sorted(points[i][0] for i in found)
+        assert sorted(front) == expected
+        assert [points[i][0] for i in front] == sorted(points[i][0] for i in front)

@@ -56,9 +56,11 @@ def test_items_of_one_image_that_agree_narrow_the_interval() -> None:
 
 def test_interval_has_a_width_if_everything_is_right() -> None:
     ones = np.ones(50)
-    found = intervals({"suppression": share_difference(GroupHits(ones, ones, ones, ones))})
+    intervals_by_metric = intervals(
+        {"suppression": share_difference(GroupHits(ones, ones, ones, ones))}
+    )
     reach = math.hypot(0, 1 - wilson(50, 50).low)
-    interval = found["suppression"]
+    interval = intervals_by_metric["suppression"]
     assert (interval.low, interval.high) == pytest.approx((-reach, reach))
 
 
@@ -104,9 +106,9 @@ def test_equal_models_seldom_differ_and_different_ones_do() -> None:
     assert np.mean(np.array(p_values) < 0.05) <= 0.12
     better = {"suppression": share_difference(draw_counts(rng, 300, 0.8, 0.7, 0.4))}
     worse = {"suppression": share_difference(draw_counts(rng, 300, 0.8, 0.4, 0.4))}
-    found = differences([worse, better])(0, 1)["suppression"]
-    assert found.difference > 0.15
-    assert found.p_value < 1e-3
+    large_difference = differences([worse, better])(0, 1)["suppression"]
+    assert large_difference.difference > 0.15
+    assert large_difference.p_value < 1e-3
 
 
 def test_odds_ratio_equals_a_plain_logistic_regression() -> None:
