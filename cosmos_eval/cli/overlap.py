@@ -125,11 +125,21 @@ def overlap(
         print_json(document)
     else:
         _print_overlap(overlap_of_dataset, protocol.dataset)
-        if metrics and overlap_of_dataset.matches:
-            print_records(_metric_records(metrics, protocol.task))
-            print_notes([f"without the images found: {RECALL_NOTE}"])
-        elif metrics:
-            print_notes([f"no metric changes, since no image was found; {RECALL_NOTE}"])
+        _print_metrics(metrics, protocol.task, has_matches=len(overlap_of_dataset.matches) > 0)
+
+
+def _print_metrics(metrics: Sequence[dict[str, Any]], task: str, *, has_matches: bool) -> None:
+    """Print metrics with and without the images found, as `metrics_without` returns them, if any.
+
+    If no image was found, a note says that no metric changes.
+    """
+    from cosmos_eval.runner.overlap import RECALL_NOTE
+
+    if metrics and has_matches:
+        print_records(_metric_records(metrics, task))
+        print_notes([f"without the images found: {RECALL_NOTE}"])
+    elif metrics:
+        print_notes([f"no metric changes, since no image was found; {RECALL_NOTE}"])
 
 
 def _print_overlap(overlap: Overlap, dataset: str) -> None:

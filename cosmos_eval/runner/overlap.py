@@ -148,7 +148,8 @@ def require_measured_data(
 ) -> None:
     """Raise UsageError for a result that was measured on other files or labels than data has.
 
-    Nothing is checked for a result that records no hash of the files, and for one of another task.
+    Nothing is checked for a result that records no hash of the files, for one of another task, and
+    if the task cannot hash data.
 
     Args:
         rows: Results on the data set.
@@ -163,6 +164,8 @@ def require_measured_data(
     if not rows_with_hash:
         return
     content_sha256 = task_for(protocol).data_hashes(protocol, data, options).get(CONTENT)
+    if content_sha256 is None:
+        return
     for row in rows_with_hash:
         if row.provenance["hashes"][CONTENT] != content_sha256:
             raise UsageError(

@@ -352,7 +352,7 @@ class ResultSource(Source):
                 self._note_missing_data(error)
 
         # Leave out results that were measured on other data.
-        content = _ContentCheck(self)
+        content_check = _ContentCheck(self)
         opened_results = []
         models_on_other_data = []
         for stored, limit in zip(self.group.results, limits, strict=True):
@@ -361,9 +361,9 @@ class ResultSource(Source):
             data = data_by_limit[limit]
             try:
                 sampled_result = _read_sampled(stored)
-                has_equal_data = self.has_measured_names(
-                    sampled_result, data
-                ) and content.is_measured(sampled_result, data)
+                has_equal_data = self.has_measured_names(sampled_result, data)
+                if has_equal_data:  # reading all files takes longer
+                    has_equal_data = content_check.is_measured(sampled_result, data)
             except UsageError as error:
                 self.notes.append(f"{stored.model} on {stored.row.dataset}: no pictures: {error}")
                 continue
