@@ -1,33 +1,23 @@
 """benchmarks/scenes2_control.py: what it trains on, and its table by hand."""
 
-import importlib
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
+from support.benchmark_modules import import_benchmarks
 from support.models import store
 
 from cosmos_core.data.scenes import VERSION_2
 from cosmos_eval.data.asked_objects import CONTROL, OBJECT, SMALL, WORD
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-
 
 @pytest.fixture
 def control(monkeypatch, tmp_path):
     """The command, with its own and the study's results in a folder of the test."""
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    module = importlib.import_module("scenes2_control")
     rates = {"CLIP": "0.002", "COSMOS": "0.001"}
-    monkeypatch.setattr(module, "choose_learning_rates", lambda: rates)
-    monkeypatch.setattr(module, "RESULTS", tmp_path / "control")
-    jobs = importlib.import_module("_scenes2_jobs")
-    monkeypatch.setattr(jobs, "RESULTS", tmp_path / "trainings")
-    yield module
-    names = ("scenes2_control", "_scenes2_jobs", "_scenes2_worker", "study_claims")
-    for name in (*names, "_family", "_family_tests"):
-        sys.modules.pop(name)
+    with import_benchmarks("scenes2_control", "_scenes2_jobs") as (module, jobs):
+        monkeypatch.setattr(module, "choose_learning_rates", lambda: rates)
+        monkeypatch.setattr(module, "RESULTS", tmp_path / "control")
+        monkeypatch.setattr(jobs, "RESULTS", tmp_path / "trainings")
+        yield module
 
 
 def test_trainings_differ_from_the_studys_in_their_scenes_only(control, tmp_path, monkeypatch):

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from open_clip import ClipLoss
 from scipy.stats import ttest_1samp
+from support.benchmark_modules import BENCHMARKS, import_benchmarks
 from support.models import select_samples, store
 from support.shards import jpeg, tokenize
 from support.training import ARCHITECTURE, tiny_views
@@ -30,7 +28,6 @@ from cosmos_eval.results.store import read_samples, read_stored, result_paths
 from cosmos_eval.tasks.suppression import DOMINANT, OBJECT, SMALL
 from cosmos_eval.types import UsageError
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 NUMBERS = range(6)
 RAW_RUNGS = (0, 1, 2)
 IMAGE_RUNGS = (2, 3)
@@ -39,13 +36,8 @@ IMAGE_RUNGS = (2, 3)
 @pytest.fixture(scope="module")
 def modules():
     """The command, its tables and the trainings of the study."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(BENCHMARKS)
-        names = ("scenes2_ladder", "_ladder_table", "_scenes2_jobs", "_scenes2_worker")
-        names += ("study_claims", "_family", "_family_tests")
-        yield tuple(importlib.import_module(name) for name in names[:3])
-        for name in names:
-            sys.modules.pop(name, None)
+    with import_benchmarks("scenes2_ladder", "_ladder_table", "_scenes2_jobs") as modules:
+        yield modules
 
 
 @pytest.fixture

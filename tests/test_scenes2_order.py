@@ -1,24 +1,17 @@
 """benchmarks/scenes2_order.py: agreement of two recipes, by hand, and what it reads."""
 
-import importlib
-import sys
-from pathlib import Path
-
 import pytest
+from support.benchmark_modules import import_benchmarks
 
 from cosmos_eval.types import UsageError
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 FIRST = {"A": [10.0, 11, 12], "B": [20.0, 21, 22], "C": [30.0, 31, 32]}
 
 
 @pytest.fixture(scope="module")
 def order():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(BENCHMARKS)
-        yield importlib.import_module("scenes2_order")
-        for name in ("scenes2_order", "study_claims", "_family", "_family_tests"):
-            sys.modules.pop(name, None)
+    with import_benchmarks("scenes2_order") as (module,):
+        yield module
 
 
 def test_a_reversed_pair_counts_only_if_both_recipes_show_it(order):

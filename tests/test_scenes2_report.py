@@ -1,20 +1,16 @@
 """benchmarks/scenes2_report.py: its tables and its figure, of made-up trainings."""
 
-import importlib
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import yaml
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from support.benchmark_modules import import_benchmarks
 from support.models import store
 
 from cosmos_eval.data.asked_objects import CONTROL, DOMINANT, DOMINANT_AREA, OBJECT, SMALL, WORD
 from cosmos_eval.results.store import read_stored, result_paths
 from cosmos_eval.types import UsageError
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 FAMILY = {
     "title": "A study",
     "stated": "2024-12-31T23:00:00+00:00",
@@ -45,12 +41,8 @@ FAMILY = {
 @pytest.fixture(scope="module")
 def modules():
     """The report, the files of families, and the claims."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(BENCHMARKS)
-        names = ("scenes2_report", "_family", "study_claims", "_family_tests")
-        yield tuple(importlib.import_module(name) for name in names[:3])
-        for name in names:
-            sys.modules.pop(name, None)
+    with import_benchmarks("scenes2_report", "_family", "study_claims") as modules:
+        yield modules
 
 
 def choices(n_first, n_small, first_role=DOMINANT):

@@ -1,30 +1,23 @@
 """benchmarks/scenes2_scaling.py: all budgets of a seed are one training up to their cooldowns."""
 
 import dataclasses
-import importlib
-import sys
-from pathlib import Path
 
 import pytest
+from support.benchmark_modules import BENCHMARKS, import_benchmarks
 
 from cosmos_core.engine.build import learning_rate, teacher_momentum
 from cosmos_core.engine.loggers import LOG
 from cosmos_core.recipes import RECIPES
 from cosmos_core.recipes.overrides import override
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-
 
 @pytest.fixture
 def scaling(monkeypatch):
     """The command, with learning rates that are stated here."""
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    module = importlib.import_module("scenes2_scaling")
     rates = {"CLIP": "0.002", "COSMOS": "0.001"}
-    monkeypatch.setattr(module, "choose_learning_rates", lambda: rates)
-    yield module
-    for name in ("scenes2_scaling", "_scenes2_jobs", "_scenes2_worker", "_family"):
-        sys.modules.pop(name)
+    with import_benchmarks("scenes2_scaling") as (module,):
+        monkeypatch.setattr(module, "choose_learning_rates", lambda: rates)
+        yield module
 
 
 def test_budgets_of_a_ladder_share_their_steps_before_the_cooldown(scaling):

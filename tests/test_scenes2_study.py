@@ -1,14 +1,12 @@
 """The study of scenes of version 2: its trainings are comparable, and its family names them."""
 
 import dataclasses
-import importlib
 import statistics
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from support.benchmark_modules import BENCHMARKS, import_benchmarks
 
 from cosmos_core.data.loading import make_loader
 from cosmos_core.data.scenes import TRAIN, VERSION_2
@@ -19,22 +17,27 @@ from cosmos_core.engine.step import normalise, split_views
 from cosmos_core.recipes import RECIPES
 from cosmos_core.recipes.overrides import override
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+@pytest.fixture(scope="module")
+def modules():
+    """The command, its worker and the trainings of the study."""
+    with import_benchmarks("scenes2_study", "_scenes2_worker", "_scenes2_jobs") as modules:
+        yield modules
 
 
 @pytest.fixture(scope="module")
-def worker():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(BENCHMARKS)
-        yield importlib.import_module("_scenes2_worker")
-        for name in ("scenes2_study", "_scenes2_worker", "_scenes2_jobs", "_family"):
-            sys.modules.pop(name, None)
+def command(modules):
+    return modules[0]
 
 
 @pytest.fixture(scope="module")
-def study(worker):
-    """The module of the trainings of the study."""
-    return sys.modules["_scenes2_jobs"]
+def worker(modules):
+    return modules[1]
+
+
+@pytest.fixture(scope="module")
+def study(modules):
+    return modules[2]
 
 
 @pytest.fixture(scope="module")
@@ -205,9 +208,7 @@ def test_hours_of_methods_that_have_no_finished_training_are_not_stated_as_zero(
     assert unknown.endswith(": " + ", ".join(sorted(study.METHODS)))
 
 
-def test_the_command_lists_every_training(study, tmp_path, monkeypatch, capsys):
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    command = importlib.import_module("scenes2_study")
+def test_the_command_lists_every_training(command, study, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["scenes2_study.py", str(tmp_path), "--list"])
     command.main()
     names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]

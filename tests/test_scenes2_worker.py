@@ -1,16 +1,15 @@
 """The worker of scenes2_study.py: trainings of a tiny model that end, fail, diverge and stop."""
 
-import importlib
 import json
 import os
 import shutil
 import signal
-import sys
 import threading
 import time
 from pathlib import Path
 
 import pytest
+from support.benchmark_modules import import_benchmarks
 
 from cosmos_core.data.scenes import TRAIN, VALIDATION, VERSION_2
 from cosmos_core.data.scenes.layouts import write_layouts
@@ -19,7 +18,6 @@ from cosmos_core.engine.lock import LOCK
 from cosmos_core.engine.loggers import LOG
 from cosmos_core.model.checkpoint import CHECKPOINT, SNAPSHOTS
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 TINY_MODEL = {
     "embed_dim": 16,
     "vision_cfg": {
@@ -49,18 +47,20 @@ SECONDS_TO_START = 300  # of a process on a busy machine
 
 
 @pytest.fixture(scope="module")
-def worker():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(BENCHMARKS)
-        yield importlib.import_module("_scenes2_worker")
-        for name in ("_scenes2_worker", "_scenes2_jobs", "_family"):
-            sys.modules.pop(name, None)
+def modules():
+    """The worker, and the trainings of the study."""
+    with import_benchmarks("_scenes2_worker", "_scenes2_jobs") as modules:
+        yield modules
 
 
 @pytest.fixture(scope="module")
-def study(worker):
-    """The module of the trainings of the study."""
-    return sys.modules["_scenes2_jobs"]
+def worker(modules):
+    return modules[0]
+
+
+@pytest.fixture(scope="module")
+def study(modules):
+    return modules[1]
 
 
 @pytest.fixture(scope="module")

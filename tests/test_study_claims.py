@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import shutil
-import sys
 from itertools import combinations, product
 from pathlib import Path
 
@@ -14,6 +12,7 @@ import pytest
 import yaml
 from scipy.stats import t as student_t
 from scipy.stats import ttest_ind
+from support.benchmark_modules import import_benchmarks
 from support.models import store
 
 from cosmos_eval.results.groups import Moments
@@ -55,12 +54,8 @@ FAMILY = {
 @pytest.fixture(scope="module")
 def modules():
     """The modules of the benchmark: the file of a family, its tests, and the command."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT / "benchmarks")
-        names = ("_family", "_family_tests", "study_claims")
-        yield tuple(importlib.import_module(name) for name in names)
-        for name in names:
-            sys.modules.pop(name)
+    with import_benchmarks("_family", "_family_tests", "study_claims") as modules:
+        yield modules
 
 
 class Study:
