@@ -88,6 +88,7 @@ def claims(section, page="study/claims.md"):
         ("scenes2_report.py", "scenes2/table.md"),
         ("scenes2_control.py", "scenes2/control.md"),
         ("scenes2_order.py", "scenes2/order.md"),
+        ("scenes2_ladder.py", "scenes2/ladder.md"),
     ],
 )
 def test_the_pages_of_the_studies_follow_from_their_results(script_output, command, page):
@@ -193,6 +194,33 @@ def test_ranges_of_the_study_of_suppression_are_those_of_its_table():
     assert "only {} to {}% of small kinds".format(*least_and_largest("kind, small")) in section
     largest = max(map(abs, map(float, means["suppression, control"])))
     assert f"at most {largest} points of this difference" in section
+
+
+def test_the_page_on_the_parts_of_cosmos_says_what_the_ladder_shows():
+    section = section_of_study_page("What each part of COSMOS brings")
+    page = (ROOT / "benchmarks/scenes2/ladder.md").read_text("utf-8")
+    table = page.partition("## Steps\n\n")[2].partition("\n\n")[0]
+    header, _, *rows = [line.strip("| ").split(" | ") for line in table.splitlines()]
+    steps = {name.removeprefix("+ "): cells for name, *cells in rows}
+    first = {title: header.index(title) - 1 for title in header[1:]}
+    captions = steps.pop("text augmentation")
+    titles = ("R@1 image to text", "accuracy on small things", "suppression", "acc1")
+    assert differences_in(section) == [
+        *(captions[first[title]] for title in titles),
+        steps["image self-distillation"][first["acc1"]],
+    ]
+    assert f"(paper, COCO: {captions[first['paper']]})" in section
+
+    retrieval = [
+        cells[first[title] : first[title] + 3] for cells in steps.values() for title in RETRIEVAL
+    ]
+    gain = max(float(difference.split()[0]) for difference, _, _ in retrieval)
+    papers = sorted(float(paper) for _, paper, _ in retrieval)
+    assert f"at most {gain} points (paper: {papers[0]} to {papers[-1]})" in section
+    signs = [sign for _, _, sign in retrieval]
+    assert all(sign.endswith(", not shown") for sign in signs)
+    n_same = signs.count("same, not shown")
+    assert f"{n_same} of {len(signs)} signs are the paper's" in section
 
 
 def test_other_pages_have_the_p_values_of_the_study():
