@@ -47,16 +47,29 @@ def locked(output: Path) -> Iterator[None]:
     - otherwise after EXPIRY seconds in which the file was not renewed
 
     Args:
-        output: The folder, which is created if it is missing.
+        output: The folder. It is created if it is missing, and removed again if the block has
+            written nothing, as after settings that are refused.
 
     Raises:
         ValueError: If another training uses the folder. The message names its process.
     """
-    path = output / LOCK
-    output.mkdir(parents=True, exist_ok=True)
+    existed = output.exists()
+    try:
+        with _lock_file(output / LOCK):
+            yield
+    finally:
+        if not existed:
+            with suppress(OSError):  # the training has written files
+                output.rmdir()
+
+
+@contextmanager
+def _lock_file(path: Path) -> Iterator[None]:
+    """Hold the lock of a lock file during the block, and remove the file at the end."""
     # What this process has written to the lock file, or nothing as long as it has not the lock.
     content = b""
     while not content:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with errors_of(path):
             handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:

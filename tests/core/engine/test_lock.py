@@ -237,6 +237,21 @@ def test_a_lock_file_without_a_holder_is_taken_over(tmp_path, content):
 
 
 def test_a_lock_is_removed_if_the_run_ends_with_an_error(tmp_path):
-    with pytest.raises(RuntimeError, match="of the run"), lock.locked(tmp_path / "run"):
+    def write_and_fail():
+        (tmp_path / "run" / "log.txt").touch()
         raise RuntimeError("of the run")
-    assert list((tmp_path / "run").iterdir()) == []
+
+    with pytest.raises(RuntimeError, match="of the run"), lock.locked(tmp_path / "run"):
+        write_and_fail()
+    assert list((tmp_path / "run").iterdir()) == [tmp_path / "run" / "log.txt"]
+
+
+@pytest.mark.parametrize("existed", [False, True])
+def test_a_run_that_writes_nothing_leaves_no_new_folder(tmp_path, existed):
+    output = tmp_path / "run"
+    if existed:
+        output.mkdir()
+    with lock.locked(output):
+        assert output.is_dir()
+    assert output.exists() == existed
+    assert list(output.glob("*")) == []
