@@ -212,6 +212,8 @@ def scaling(
     from cosmos_eval.cli.results import read_results
     from cosmos_eval.reporting.plots.cost import draw_costs
     from cosmos_eval.reporting.plots.laws import draw_laws
+    from cosmos_eval.results.labels import result_warnings
+    from cosmos_eval.results.laws import interval_notes
     from cosmos_eval.results.scaling import (
         fit_scaling,
         has_ladder,
@@ -223,9 +225,9 @@ def scaling(
     patterns = NamePatterns.split(
         models=models, datasets=datasets, protocols=protocols, metrics=metrics
     )
-    results = read_results(directory)
+    chosen_results = select_results(read_results(directory), patterns)
     if x is None:
-        x = "samples" if has_ladder(results) else "gflops"
+        x = "samples" if has_ladder(chosen_results) else "gflops"
     if x == "gflops":
         if group or hold_out:
             raise UsageError("--group and --hold-out need --x samples or --x flops")
@@ -236,10 +238,9 @@ def scaling(
     scaling_options = make_options(
         unit=x, methods=group or (), metrics=metrics or (), hold_out=hold_out
     )
-    chosen_results = select_results(results, patterns)
     report = fit_scaling(chosen_results, read_samples, scaling_options)
     _write(output, draw_laws, report.laws, columns)
-    print_notes(report.notes)
+    print_notes([*result_warnings(chosen_results), *report.notes, *interval_notes(report.laws)])
 
 
 @plot.command(cls=Command)

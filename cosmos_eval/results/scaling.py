@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
@@ -35,7 +36,6 @@ from cosmos_eval.results.table import (
     split_patterns,
 )
 from cosmos_eval.stats.scaling import (
-    LEAST_BUDGETS,
     Crossing,
     FittedLadder,
     Ladder,
@@ -48,7 +48,8 @@ from cosmos_eval.tasks import Metric, metric_of
 from cosmos_eval.types import UsageError
 
 LARGEST: Literal["largest"] = "largest"
-_HASH = re.compile(r"-[0-9a-f]{8}(?: at step \d+)?$")
+_AT_STEP = " at step "  # in the group of a training that had not done all of its steps
+_HASH = re.compile(rf"-[0-9a-f]{{8}}(?:{_AT_STEP}\d+)?$")
 _MOST_NAMES = 8  # that a message lists
 _MOST_FAULTS = 3  # that a message lists
 _FITTED_KINDS = "laws are of fractions, and of other metrics above 0 if lower is better"
@@ -127,57 +128,211 @@ def fit_scaling(
         UsageError: If no law can be fitted, if none of the predictions that are asked for is
             supported, for edited results, and for different data or settings.
     """
-    usable_results, notes = _usable_results(results)
+    usable_results, notes = _usable_results(results, options)
     usable_results = _results_with_metrics(usable_results, options.metrics)
     methods = _methods_of(usable_results, options.methods)
+    fitter = _LawFitter(read_samples, options, notes)
     laws: list[MetricLaws] = []
-    faults: list[str] = []
-    keys = dict.fromkeys(_key_of(result) for result in usable_results)
-    for key in keys:
+    for key in dict.fromkeys(_key_of(result) for result in usable_results):
         results_by_method = {}
         for name, method_results in methods.items():
             on_key = [result for result in method_results if _key_of(result) == key]
-            if not on_key:
-                continue
-            try:
-                results_by_method[name] = _results_by_budget(name, on_key, options, notes)
-            except _TooFewError as error:
-                faults.append(f"{key[0]}: {error}")
+            results_by_budget = fitter.split_by_budget(name, on_key) if on_key else {}
+            if results_by_budget:
+                results_by_method[name] = results_by_budget
         if results_by_method:
-            laws += _laws_of_set(key, results_by_method, read_samples, options, notes, faults)
+            laws += fitter.fit_dataset(key, results_by_method)
     if not laws:
-        reasons = list(dict.fromkeys([*faults, *notes]))
+        reasons = list(dict.fromkeys([*fitter.faults, *fitter.notes]))
         raise UsageError("; ".join(reasons[:_MOST_FAULTS]))
     _require_prediction(laws, options)
-    return Scaling(tuple(laws), tuple(dict.fromkeys([*notes, *faults])))
+    return Scaling(tuple(laws), tuple(dict.fromkeys([*fitter.notes, *fitter.faults])))
 
 
-class _TooFewError(Exception):
-    """A method has too few budgets on a data set."""
+class _LawFitter:
+    """Fits the laws of methods on data sets, and collects what there is to say about them.
+
+    Attributes:
+        notes: What the reader must know about the results, one line each.
+        faults: Why a method, data set or metric has no law, one line each.
+    """
+
+    def __init__(
+        self, read_samples: ReadSamples, options: ScalingOptions, notes: Sequence[str]
+    ) -> None:
+        """Begin with the notes about results that are left out.
+
+        Args:
+            read_samples: A function that returns the per-sample arrays of a result file.
+            options: The choices of the user.
+            notes: The first notes.
+        """
+        self._read_samples = read_samples
+        self._options = options
+        self.notes = list(notes)
+        self.faults: list[str] = []
+
+    def split_by_budget(
+        self, name: str, results: Sequence[StoredResult]
+    ) -> dict[float, list[StoredResult]]:
+        """Return the results of a method on one data set by budget, the smallest first.
+
+        Within a budget they are in the order of seeds. Budgets in FLOPs may belong to larger and
+        larger models, so results of different architectures have different budgets.
+
+        Args:
+            name: The name of the method.
+            results: Its results on the data set.
+
+        Returns:
+            The results, or {} if there are too few budgets for a law, which is a fault.
+
+        Raises:
+            UsageError: If trainings of one budget follow different recipes, a training occurs
+                twice, or trainings have different architectures.
+        """
+        unit = self._options.unit
+        results_by_size: dict[tuple[str, int], list[StoredResult]] = {}
+        for result in sorted(results, key=training_key):
+            architecture = result.row.model["architecture"] if unit == "flops" else ""
+            size = (architecture, training_of(result.row)["samples"])
+            results_by_size.setdefault(size, []).append(result)
+        results_by_budget: dict[float, list[StoredResult]] = {}
+        for (_, samples), budget_results in sorted(results_by_size.items()):
+            label = f"{name} with {samples:,} samples"
+            _require_one_recipe(label, budget_results)
+            budget = float(samples)
+            if unit == "flops":
+                budget = samples * _flops_per_sample(label, budget_results)
+            results_by_budget.setdefault(budget, []).extend(budget_results)
+        budgets = dict(sorted(results_by_budget.items()))
+
+        is_fitted = _fitted_mask(list(budgets), self._options)
+        try:
+            require_enough_budgets(np.array(list(budgets))[is_fitted])
+        except ValueError as error:
+            held_out = "" if is_fitted.all() else " (without the held-out one)"
+            dataset = results[0].row.dataset
+            self.faults.append(f"{dataset}: no law of {name}{held_out}: {error}")
+            return {}
+        _require_one_architecture(name, results, unit)
+        self._note_about_trainings(name, results, holds_out=not is_fitted.all())
+        return budgets
+
+    def _note_about_trainings(
+        self, name: str, results: Sequence[StoredResult], *, holds_out: bool
+    ) -> None:
+        """Note if trainings saw different data, or no budget of the method is held out."""
+        data = {training_of(result.row).get("data_sha256") for result in results}
+        if len(data - {None}) > 1:
+            self.notes.append(f"the trainings of {name} differ in data_sha256")
+        hold_out = self._options.hold_out
+        if hold_out is not None and not holds_out:
+            self.notes.append(
+                f"{name} has no budget of {hold_out:g} {self._options.unit}: its law is fitted to "
+                "all of its budgets"
+            )
+
+    def fit_dataset(
+        self,
+        key: DatasetKey,
+        results_by_method: Mapping[str, Mapping[float, Sequence[StoredResult]]],
+    ) -> list[MetricLaws]:
+        """Return the laws of all methods on the metrics of one data set.
+
+        Args:
+            key: The data set and the protocol.
+            results_by_method: The results of each method by budget.
+        """
+        results: list[StoredResult] = []
+        for results_by_budget in results_by_method.values():
+            for budget_results in results_by_budget.values():
+                results += budget_results
+        task = results[0].row.task
+        metric_names = _metrics_of(results, self._options.metrics)
+        if not metric_names:
+            self.faults.append(f"{key[0]}: no primary metric: choose others with --metrics")
+        moments_by_metric = groups.estimate_moments_of_results(
+            results, self._read_samples, metric_names
+        )
+        all_laws = []
+        for metric_name in metric_names:
+            moments = moments_by_metric.get(metric_name)
+            metric = metric_of(task, metric_name)
+            reason = _reason_without_law(metric_name, metric, results, moments)
+            if reason or moments is None:
+                self.faults.append(f"{key[0]}: no law of {metric_name}, {reason}")
+                continue
+            ladders = _make_ladders(results_by_method, moments, metric, self._options)
+            methods = []
+            for name, fitted in zip(
+                results_by_method, fit_ladders(ladders, moments.covariance), strict=True
+            ):
+                methods.append(MethodLaw(name, fitted, tuple(_predictions(fitted, self._options))))
+            crossings = self._find_crossings(methods)
+            all_laws.append(
+                MetricLaws(*key, task, metric_name, self._options.unit, tuple(methods), crossings)
+            )
+        return all_laws
+
+    def _find_crossings(
+        self, methods: Sequence[MethodLaw]
+    ) -> dict[tuple[int, int], Crossing | None]:
+        """Return the crossing of every two methods by their indices, see `MetricLaws.crossings`.
+
+        Methods without a common range of budgets have none, which is noted.
+        """
+        crossings: dict[tuple[int, int], Crossing | None] = {}
+        for a, b in combinations(range(len(methods)), 2):
+            if methods[a].misfits or methods[b].misfits:
+                crossings[a, b] = None
+                continue
+            try:
+                crossings[a, b] = find_crossing(methods[a].fitted, methods[b].fitted)
+            except ValueError as error:
+                self.notes.append(f"{methods[a].name} and {methods[b].name}: {error}")
+        return crossings
 
 
-def _usable_results(results: Sequence[StoredResult]) -> tuple[list[StoredResult], list[str]]:
-    """Return the results of trainings whose group and number of samples are known, and notes."""
+def _usable_results(
+    results: Sequence[StoredResult], options: ScalingOptions
+) -> tuple[list[StoredResult], list[str]]:
+    """Return the results of trainings whose group and number of samples are known, and notes.
+
+    Trainings that had not done all of their steps are left out, because their learning rate had not
+    fallen as that of a training of this budget. They count if the user names them.
+    """
+    are_unfinished_named = any(_AT_STEP in text for text in options.methods)
     published_results, notes = without_other_wordings(results)
     usable_results = []
-    n_unknown = 0
+    n_unknown, n_unfinished = 0, 0
     for result in published_results:
         training = training_of(result.row)
         if is_stopped(result.row) or not training.get("group"):
             continue
-        if training.get("samples"):
-            usable_results.append(result)
-        else:
+        if not training.get("samples"):
             n_unknown += 1
+        elif _AT_STEP in training["group"] and not are_unfinished_named:
+            n_unfinished += 1
+        else:
+            usable_results.append(result)
+    notes = list(notes)
     if n_unknown:
-        notes = [
-            *notes,
-            f"left out: {n_unknown} results do not state the samples of their training",
-        ]
+        notes.append(f"left out: {n_unknown} results do not state the samples of their training")
+    if n_unfinished:
+        notes.append(
+            f"left out: {n_unfinished} results of trainings before their last step (`--group 'NAME"
+            f"{_AT_STEP}*'` includes them)"
+        )
     if not usable_results:
         raise UsageError(
-            "no result states its training: measure checkpoints of cosmos-train, or state group, "
-            "seed and samples in a file, `cosmos-eval run --trainings FILE`"
+            "; ".join(
+                [
+                    *notes,
+                    "no result states a finished training: measure checkpoints of cosmos-train, or "
+                    "state group, seed and samples in a file, `cosmos-eval run --trainings FILE`",
+                ]
+            )
         )
     return usable_results, notes
 
@@ -200,14 +355,21 @@ def _results_with_metrics(
 
 
 def has_ladder(results: Sequence[StoredResult]) -> bool:
-    """Return whether a method has trainings at enough budgets for a law."""
-    samples_of_method: dict[str, set[int]] = {}
-    for result in results:
+    """Return whether a method has trainings at enough budgets for a law on one data set."""
+    try:
+        usable_results, _ = _usable_results(results, ScalingOptions())
+    except UsageError:
+        return False
+    samples_of_ladder: dict[tuple[DatasetKey, str], set[float]] = {}
+    for result in usable_results:
         training = training_of(result.row)
-        if training.get("group") and training.get("samples"):
-            name = method_name(training["group"])
-            samples_of_method.setdefault(name, set()).add(training["samples"])
-    return any(len(samples) >= LEAST_BUDGETS for samples in samples_of_method.values())
+        ladder = (_key_of(result), method_name(training["group"]))
+        samples_of_ladder.setdefault(ladder, set()).add(training["samples"])
+    for samples in samples_of_ladder.values():
+        with suppress(ValueError):
+            require_enough_budgets(np.array(sorted(samples)))
+            return True
+    return False
 
 
 def select_results(results: Sequence[StoredResult], patterns: NamePatterns) -> list[StoredResult]:
@@ -276,52 +438,6 @@ def _key_of(result: StoredResult) -> DatasetKey:
     return result.row.dataset, ", ".join(words)
 
 
-def _results_by_budget(
-    name: str, results: Sequence[StoredResult], options: ScalingOptions, notes: list[str]
-) -> dict[float, list[StoredResult]]:
-    """Return the results of a method on one data set by budget, the smallest first.
-
-    Within a budget they are in the order of seeds. Budgets in FLOPs may belong to larger and larger
-    models, so results of different architectures have different budgets.
-
-    Args:
-        name: The name of the method.
-        results: Its results on the data set.
-        options: The unit of budgets, and the budget that is held out.
-        notes: The list to which notes are added.
-
-    Raises:
-        _TooFewError: If there are too few budgets for a law.
-        UsageError: If trainings of one budget follow different recipes, a training occurs twice,
-            or trainings have different architectures.
-    """
-    results_by_size: dict[tuple[str, int], list[StoredResult]] = {}
-    for result in sorted(results, key=training_key):
-        architecture = result.row.model["architecture"] if options.unit == "flops" else ""
-        size = (architecture, training_of(result.row)["samples"])
-        results_by_size.setdefault(size, []).append(result)
-    results_by_budget: dict[float, list[StoredResult]] = {}
-    for (_, samples), budget_results in sorted(results_by_size.items()):
-        label = f"{name} with {samples:,} samples"
-        _require_one_recipe(label, budget_results)
-        budget = float(samples)
-        if options.unit == "flops":
-            budget = samples * _flops_per_sample(label, budget_results)
-        results_by_budget.setdefault(budget, []).extend(budget_results)
-    budgets = dict(sorted(results_by_budget.items()))
-    is_fitted = _fitted_mask(list(budgets), options)
-    try:
-        require_enough_budgets(np.array(list(budgets))[is_fitted])
-    except ValueError as error:
-        held_out = "" if is_fitted.all() else " (without the held-out one)"
-        raise _TooFewError(f"no law of {name}{held_out}: {error}") from None
-    _require_one_architecture(name, results, options.unit)
-    data = {training_of(result.row).get("data_sha256") for result in results}
-    if len(data - {None}) > 1:
-        notes.append(f"the trainings of {name} differ in data_sha256")
-    return budgets
-
-
 def _require_one_recipe(label: str, results: Sequence[StoredResult]) -> None:
     """Raise UsageError if trainings of a budget follow different recipes, or one occurs twice."""
     groups.require_distinct(results)
@@ -374,63 +490,6 @@ def _fitted_mask(budgets: Sequence[float], options: ScalingOptions) -> Any:
     return mask
 
 
-def _laws_of_set(
-    key: DatasetKey,
-    results_by_method: Mapping[str, Mapping[float, Sequence[StoredResult]]],
-    read_samples: ReadSamples,
-    options: ScalingOptions,
-    notes: list[str],
-    faults: list[str],
-) -> list[MetricLaws]:
-    """Return the laws of all methods on the metrics of one data set.
-
-    Args:
-        key: The data set and the protocol.
-        results_by_method: The results of each method by budget.
-        read_samples: A function that returns the per-sample arrays of a result file.
-        options: The choices of the user.
-        notes: The list to which notes are added.
-        faults: The list to which the reasons are added why a metric has no law.
-    """
-    results: list[StoredResult] = []
-    for results_by_budget in results_by_method.values():
-        for budget_results in results_by_budget.values():
-            results += budget_results
-    task = results[0].row.task
-    metric_names = _metrics_of(results, options.metrics)
-    if not metric_names:
-        faults.append(f"{key[0]}: no primary metric: choose others with --metrics")
-    moments_by_metric = groups.estimate_moments_of_results(results, read_samples, metric_names)
-    all_laws = []
-    for metric_name in metric_names:
-        moments = moments_by_metric.get(metric_name)
-        metric = metric_of(task, metric_name)
-        n_without = sum(metric_name not in result.row.metrics for result in results)
-        if n_without:
-            faults.append(
-                f"{key[0]}: no law of {metric_name}, which {n_without} of {len(results)} results "
-                "do not have"
-            )
-            continue
-        if moments is None:
-            faults.append(f"{key[0]}: no law of {metric_name}, whose variance is not known")
-            continue
-        reason = _reason_against_law(metric, moments)
-        if reason:
-            faults.append(f"{key[0]}: no law of {metric_name}, {reason}: {_FITTED_KINDS}")
-            continue
-        ladders = _make_ladders(results_by_method, moments, metric, options)
-        fitted_ladders = fit_ladders(ladders, moments.covariance)
-        methods = []
-        for name, fitted in zip(results_by_method, fitted_ladders, strict=True):
-            methods.append(MethodLaw(name, fitted, tuple(_predictions(fitted, options))))
-        crossings = _find_crossings(methods, notes)
-        all_laws.append(
-            MetricLaws(*key, task, metric_name, options.unit, tuple(methods), crossings)
-        )
-    return all_laws
-
-
 def _metrics_of(results: Sequence[StoredResult], patterns: Sequence[str]) -> list[str]:
     """Return the names of the metrics that match a pattern, or of the primary ones."""
     names = _ranked_metrics(results[0])
@@ -445,39 +504,27 @@ def _ranked_metrics(result: StoredResult) -> list[str]:
     return [name for name in row.metrics if metric_of(row.task, name).is_ranked]
 
 
-def _find_crossings(
-    methods: Sequence[MethodLaw], notes: list[str]
-) -> dict[tuple[int, int], Crossing | None]:
-    """Return the crossing of every two methods by their indices, see `MetricLaws.crossings`.
-
-    A note is added for methods without a common range of budgets.
-    """
-    crossings: dict[tuple[int, int], Crossing | None] = {}
-    for a, b in combinations(range(len(methods)), 2):
-        if methods[a].misfits or methods[b].misfits:
-            crossings[a, b] = None
-            continue
-        try:
-            crossings[a, b] = find_crossing(methods[a].fitted, methods[b].fitted)
-        except ValueError as error:
-            notes.append(f"{methods[a].name} and {methods[b].name}: {error}")
-    return crossings
-
-
-def _reason_against_law(metric: Metric, moments: Moments) -> str:
+def _reason_without_law(
+    metric_name: str, metric: Metric, results: Sequence[StoredResult], moments: Moments | None
+) -> str:
     """Return why no law can be fitted to the values of a metric; empty if one can.
 
     The variance between seeds is taken to be proportional to e (1 - e) for errors e that are
     fractions, and to e^2 for other errors, which must therefore be above 0.
     """
+    n_without = sum(metric_name not in result.row.metrics for result in results)
+    if n_without:
+        return f"which {n_without} of {len(results)} results do not have"
+    if moments is None:
+        return "whose variance is not known"
     if metric.unit == "fraction":
         return ""
     if metric.higher_is_better:
-        return "which rises as models get better, and is not a fraction"
+        return f"which rises as models get better, and is not a fraction: {_FITTED_KINDS}"
     if metric.unit == "difference":
-        return "a difference, which may be 0 or negative"
+        return f"a difference, which may be 0 or negative: {_FITTED_KINDS}"
     if (moments.values <= 0).any():
-        return f"which is {moments.values.min():.3g} for a training"
+        return f"which is {moments.values.min():.3g} for a training: {_FITTED_KINDS}"
     return ""
 
 
@@ -538,6 +585,9 @@ def _predictions(fitted: FittedLadder, options: ScalingOptions) -> Iterator[Pred
         )
     if options.predict is not None:
         mean = fitted.mean_interval(options.predict)
+        refusal = refusal_of_prediction(fitted, options.predict, mean)
+        if not refusal and fitted.spread.dof == 0:
+            refusal = "one training per budget, so that the variance between seeds is unknown"
         yield Prediction(
             budget=options.predict,
             error=float(fitted.law.error_at(options.predict)),
@@ -545,7 +595,7 @@ def _predictions(fitted: FittedLadder, options: ScalingOptions) -> Iterator[Pred
             measured=None,
             trainings=1,
             interval=fitted.training_interval(options.predict),
-            refusal=refusal_of_prediction(fitted, options.predict, mean),
+            refusal=refusal,
         )
 
 
@@ -555,7 +605,7 @@ def _require_prediction(all_laws: Sequence[MetricLaws], options: ScalingOptions)
     if options.hold_out is not None and all(
         method.fitted.ladder.is_fitted.all() for _, method in methods
     ):
-        budgets = [budget_text(float(b)) for b in methods[0][1].fitted.ladder.budgets]
+        budgets = [f"{budget:.6g}" for budget in methods[0][1].fitted.ladder.budgets]
         raise UsageError(
             f"no method has a budget of {options.hold_out:g} {options.unit} to hold out: "
             f"{methods[0][1].name} has {first_of(budgets, _MOST_NAMES)}"

@@ -181,15 +181,16 @@ class FittedLadder(NamedTuple):
     # Replicates of the fitted law and, if E = 0 fits as well, of the best law with E = 0.
     replicates: tuple[Replicates, ...]
     # The p-value of the mean errors if they follow a law, of two tests with Bonferroni's
-    # correction: any deviation (F), and errors that fall faster than any law with E >= 0, as near a
-    # steep step (t, one-sided). None without trainings of several seeds.
+    # correction: any deviation from laws whose E may be negative (F), and errors that fall faster
+    # than any law with E >= 0, as near a steep step (t, one-sided). None without trainings of
+    # several seeds.
     misfit_p: float | None
     # Replicates of the best fit with E < 0, if the errors seem to fall faster than any law with
     # E >= 0, by chance or because they follow no law. They widen predictions. None otherwise.
     steeper: Replicates | None
 
     @property
-    def _predicting(self) -> list[Replicates]:
+    def _predictive_replicates(self) -> list[Replicates]:
         """The replicates that predictions are based on."""
         return [*self.replicates, *([] if self.steeper is None else [self.steeper])]
 
@@ -219,7 +220,9 @@ class FittedLadder(NamedTuple):
 
     def mean_interval(self, budget: float) -> Interval:
         """Return the interval of the mean error at a budget, over other seeds and images."""
-        return self._error_interval([item.laws.error_at(budget) for item in self._predicting])
+        return self._error_interval(
+            [item.laws.error_at(budget) for item in self._predictive_replicates]
+        )
 
     def held_out_interval(self, index: int) -> Interval:
         """Return the interval that predicts the measured mean of a held-out budget.
@@ -231,7 +234,7 @@ class FittedLadder(NamedTuple):
         """
         budget = self.ladder.budgets[index]
         values = []
-        for item in self._predicting:
+        for item in self._predictive_replicates:
             errors_of_prediction = item.laws.error_at(budget) - item.means[:, index]
             values.append(item.truth.error_at(budget) + errors_of_prediction)
         return self._error_interval(values)
@@ -243,7 +246,7 @@ class FittedLadder(NamedTuple):
         """
         random = np.random.default_rng(seed)
         values = []
-        for item in self._predicting:
+        for item in self._predictive_replicates:
             true_error = item.truth.error_at(budget)
             variances = item.factors * self.ladder.variance_shape(true_error)
             changes = np.sqrt(variances) * random.standard_normal(len(variances))
@@ -422,7 +425,7 @@ def _fit_ladder(
         steeper = _simulate(
             ladder, free_law, spread, interaction_variance, image_changes, random, floor="free"
         )
-    misfit_p = _misfit_p(ladder, law, spread, covariance_of_means, negative_floor_p)
+    misfit_p = _misfit_p(ladder, free_law, spread, covariance_of_means, negative_floor_p)
     return FittedLadder(ladder, law, spread, tuple(replicates), misfit_p, steeper)
 
 
@@ -500,16 +503,28 @@ def _negative_floor_p(
 
 def _misfit_p(
     ladder: Ladder,
-    law: Law,
+    free_law: Law,
     spread: SeedSpread,
     covariance_of_means: Values,
     negative_floor_p: float,
 ) -> float | None:
-    """Return the p-value of the mean errors if they follow a law, see `FittedLadder.misfit_p`."""
+    """Return the p-value of the mean errors if they follow a law, see `FittedLadder.misfit_p`.
+
+    Deviations are measured from the best fit whose E may be negative. Those from a law with E = 0
+    would also count the distance to E < 0, which is `negative_floor_p`, and so reject true laws
+    with E = 0 too often.
+
+    Args:
+        ladder: The method.
+        free_law: The best fit whose E may be negative.
+        spread: How much trainings of one budget differ.
+        covariance_of_means: (B, B), see `_covariance_of_means`.
+        negative_floor_p: See `_negative_floor_p`.
+    """
     if spread.test_dof == 0:
         return None
     free_dof = len(ladder.fitted_budgets) - 3
-    deviation = _deviation(ladder, law, covariance_of_means)
+    deviation = _deviation(ladder, free_law, covariance_of_means)
     any_p = float(fdtrc(free_dof, spread.test_dof, deviation / free_dof))
     return min(1.0, 2 * any_p, 2 * negative_floor_p)
 
@@ -662,9 +677,11 @@ def _draw_seeds(
 ) -> Values:
     """Return standard normal draws (R, S), correlated between trainings of the same seed."""
     _, seed_index = np.unique(np.concatenate(ladder.seeds), return_inverse=True)
-    shared = random.standard_normal((resamples, int(seed_index.max()) + 1))[:, seed_index]
-    single = random.standard_normal((resamples, len(seed_index)))
-    draws: Values = math.sqrt(correlation) * shared + math.sqrt(1 - correlation) * single
+    seed_draws = random.standard_normal((resamples, int(seed_index.max()) + 1))[:, seed_index]
+    training_draws = random.standard_normal((resamples, len(seed_index)))
+    draws: Values = (
+        math.sqrt(correlation) * seed_draws + math.sqrt(1 - correlation) * training_draws
+    )
     return draws
 
 

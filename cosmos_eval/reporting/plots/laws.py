@@ -35,7 +35,8 @@ _UNITS = {"samples": "samples seen", "flops": "FLOPs of the training"}
 def draw_laws(all_laws: Sequence[MetricLaws], columns: int) -> Figure:
     """Draw the errors of trainings and the laws of their methods, one panel per metric.
 
-    Bands are 95% intervals of the law over seeds and images. A held-out budget is hollow, with the
+    Bands are 95% intervals of the law over seeds and images. Trainings that deviate from their law
+    are drawn without it. A held-out budget is hollow, with the
     interval that predicted it. A grey band is the interval of a crossing. If there are more methods
     than colours, markers tell methods of the same colour apart.
 
@@ -64,7 +65,7 @@ def draw_laws(all_laws: Sequence[MetricLaws], columns: int) -> Figure:
                 high = crossing.high or crossing.high_budget
                 axes.axvspan(low, high, color="black", alpha=0.08, linewidth=0)
         unit = " (%)" if laws.factor == 100 else ""
-        axes.set_title(f"{laws.dataset}, error of {laws.metric}{unit}")
+        axes.set_title(f"{laws.title}{unit}")
         axes.set(xscale="log", xlabel=_UNITS[laws.unit], ylim=(0, None))
         _name_budgets(axes, laws)
         axes.legend(fontsize=5.5, frameon=False)
@@ -82,7 +83,7 @@ def _name_budgets(axes: Axes, laws: MetricLaws) -> None:
 
 
 def _draw_method(axes: Axes, laws: MetricLaws, method: MethodLaw, name: str, index: int) -> None:
-    """Draw the trainings of a method, its law with a band, and its predictions.
+    """Draw the trainings of a method, its law unless they deviate from it, and its predictions.
 
     Args:
         axes: The axes of the metric.
@@ -94,23 +95,14 @@ def _draw_method(axes: Axes, laws: MetricLaws, method: MethodLaw, name: str, ind
     round_number, colour_index = divmod(index, len(LINE_COLOURS))
     colour = LINE_COLOURS[colour_index]
     marker = LINE_MARKERS[round_number % len(LINE_MARKERS)]
-    fitted = method.fitted
-    ladder = fitted.ladder
+    ladder = method.fitted.ladder
     supported = [item for item in method.predictions if not item.refusal]
-    last = max([float(ladder.fitted_budgets[-1]), *(item.budget for item in supported)])
-    budgets = np.geomspace(ladder.fitted_budgets[0], last, _POINTS)
-    intervals = [fitted.mean_interval(float(budget)) for budget in budgets]
-    axes.fill_between(
-        budgets,
-        [laws.factor * interval.low for interval in intervals],
-        [laws.factor * interval.high for interval in intervals],
-        color=colour,
-        alpha=0.2,
-        linewidth=0,
-    )
-    errors = laws.factor * fitted.law.error_at(budgets)
-    axes.plot(budgets, errors, color=colour, linewidth=1)
-    axes.plot([], [], f"{marker}-", color=colour, linewidth=1, markersize=2.5, label=name)
+    if method.misfits:
+        axes.plot([], [], marker, color=colour, markersize=2.5, label=f"{name} (no law)")
+    else:
+        last = max([float(ladder.fitted_budgets[-1]), *(item.budget for item in supported)])
+        _draw_law(axes, laws, method, last, colour)
+        axes.plot([], [], f"{marker}-", color=colour, linewidth=1, markersize=2.5, label=name)
     for budget, values, is_fitted in zip(
         ladder.budgets, ladder.errors, ladder.is_fitted, strict=True
     ):
@@ -127,3 +119,21 @@ def _draw_method(axes: Axes, laws: MetricLaws, method: MethodLaw, name: str, ind
     for prediction in supported:
         ends = [laws.factor * prediction.interval.low, laws.factor * prediction.interval.high]
         axes.plot([prediction.budget] * 2, ends, color=colour, linewidth=0.8)
+
+
+def _draw_law(
+    axes: Axes, laws: MetricLaws, method: MethodLaw, last_budget: float, colour: str
+) -> None:
+    """Draw the law of a method with its band, from its smallest budget to the last one."""
+    fitted = method.fitted
+    budgets = np.geomspace(fitted.ladder.fitted_budgets[0], last_budget, _POINTS)
+    intervals = [fitted.mean_interval(float(budget)) for budget in budgets]
+    axes.fill_between(
+        budgets,
+        [laws.factor * interval.low for interval in intervals],
+        [laws.factor * interval.high for interval in intervals],
+        color=colour,
+        alpha=0.2,
+        linewidth=0,
+    )
+    axes.plot(budgets, laws.factor * fitted.law.error_at(budgets), color=colour, linewidth=1)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy.optimize import least_squares, nnls
 from scipy.stats import f as f_distribution
+from scipy.stats import t as t_distribution
 
 from cosmos_eval.stats.estimates import Values
 from cosmos_eval.stats.scaling import (
@@ -211,6 +212,33 @@ def test_the_misfit_counts_that_cooldowns_share_a_run() -> None:
     deviation = residuals @ np.linalg.inv(covariance) @ residuals
     # Two degrees of freedom of the misfit, and (3 seeds - 1) * (5 budgets - 1) of the variance.
     assert fitted.misfit_p == pytest.approx(2 * f_distribution.sf(deviation / 2, 2, 8), rel=1e-4)
+
+
+def test_the_misfit_counts_the_distance_to_a_negative_floor_once() -> None:
+    """The F test is of the best fit whose E may be negative, and E >= 0 has a test of its own."""
+    bend = 0.05 * np.array([1, -1, 1, -1, 1])
+    noise = 0.03 * np.random.default_rng(3).standard_normal((5, 3))
+    seeds = tuple(np.arange(3) + 3 * index for index in range(5))
+    fitted = fit_one(make_ladder(np.array([0.8, 0.6, 0.42, 0.25, 0.1]) + bend, noise, seeds=seeds))
+    errors = fitted.law.error_at(BUDGETS)
+    deviations = np.sqrt(fitted.spread.factor * errors * (1 - errors) / 3)
+
+    def residuals(parameters: Values) -> Values:
+        floor, drop, exponent = parameters
+        law = floor + drop * (BUDGETS / BUDGETS[0]) ** -exponent
+        standardised: Values = (law - fitted.ladder.means) / deviations
+        return standardised
+
+    free = least_squares(residuals, (0.1, 0.7, 0.5), bounds=([-5, 0, 0.01], [1, 6, 4]))
+    assert free.x[0] < 0 == fitted.law.floor
+    bounded_squares = float(np.sum(((errors - fitted.ladder.means) / deviations) ** 2))
+    free_squares = 2 * free.cost
+    dof = fitted.spread.test_dof
+    any_p = f_distribution.sf(free_squares / 2, 2, dof)
+    negative_floor_p = t_distribution.sf(math.sqrt(bounded_squares - free_squares), dof)
+    assert fitted.misfit_p == pytest.approx(2 * min(any_p, negative_floor_p), rel=0.02)
+    # From the law with E = 0, the F test would count the distance to E < 0, too.
+    assert 2 * f_distribution.sf(bounded_squares / 2, 2, dof) < 0.9 * fitted.misfit_p
 
 
 def test_deviations_of_cooldowns_are_shown() -> None:

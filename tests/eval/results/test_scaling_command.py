@@ -146,14 +146,80 @@ def test_one_training_per_budget_has_intervals_over_images(
     (document,) = json.loads(ended.out)
     assert document["methods"][0]["interval_method"] == "parametric bootstrap over images"
     assert document["methods"][0]["misfit_p"] is None
-    assert "intervals are over images only" in ended.err
+    assert "intervals are over images only, and deviations from the law are not tested" in ended.err
+    ended = command("scaling", "r", "--predict", "1000000")
+    assert (ended.status, ended.out) == (2, "")
+    assert ended.err == (
+        "cosmos-eval: not predicted: scenes-cls acc1, cosmos at 1e6 samples: one training per "
+        "budget, so that the variance between seeds is unknown\n"
+    )
+
+
+def test_trainings_before_their_last_step_are_left_out_unless_they_are_named(
+    command: Callable[..., Any], tmp_path: Path
+) -> None:
+    put_ladder(tmp_path / "r", "cosmos", seeds=2)
+    for samples in SAMPLES[:4]:
+        for seed in range(2):
+            group = f"clip-0000000a at step {samples // 100}"
+            put(tmp_path / "r", group, samples, seed, 0.9 - samples / 1e6)
+    ended = command("scaling", "r")
+    assert (ended.status, "clip" in ended.out) == (0, False)
+    assert "left out: 8 results of trainings before their last step" in ended.err
+    (document,) = json.loads(command("scaling", "r", "--group", "clip* at step *", "--json").out)
+    assert [row["budget"] for row in document["budgets"]] == [*SAMPLES[:4]]
+    ended = command("scaling", *(tmp_path / "r").glob("*clip*.json"))
+    assert ended.status == 2
+    assert "at step *'` includes them); no result states a finished training: " in ended.err
+
+
+def test_a_budget_that_one_method_has_is_held_out_of_this_one(
+    command: Callable[..., Any], tmp_path: Path
+) -> None:
+    budgets = (58_096, 116_192, 232_384, 464_768, 929_536)
+    put_ladder(tmp_path / "r", "cosmos", seeds=2, budgets=budgets)
+    put_ladder(tmp_path / "r", "clip", seeds=2, budgets=(*SAMPLES[:3], 929_536))
+    refused = command("scaling", "r", "--hold-out", "2e5")
+    assert refused.err.endswith("clip has 40000, 80000, 160000, 929536\n")
+    ended = command("scaling", "r", "--hold-out", "2.324e5", "--json")
+    (document,) = json.loads(ended.out)
+    held_out = [row for row in document["budgets"] if not row["fitted"]]
+    assert [(row["method"], row["budget"]) for row in held_out] == [("cosmos", 232_384)]
+    note = "clip has no budget of 232400 samples: its law is fitted to all of its budgets"
+    assert note in ended.err.replace("\n", " ")
+
+
+def test_methods_without_a_common_range_have_their_own_headlines(tmp_path: Path) -> None:
+    put_ladder(tmp_path, "cosmos", seeds=2, budgets=SAMPLES[:4])
+    put_ladder(tmp_path, "clip", seeds=2, budgets=tuple(16 * samples for samples in SAMPLES[:4]))
+    report = cosmos_eval.scaling(tmp_path)
+    methods = [headline.split(": ")[1].split(" falls to ")[0] for headline in report.headlines]
+    assert methods == ["clip", "cosmos"]
+    assert report.notes == ("clip and cosmos: the budgets of the two methods do not overlap",)
+
+
+def test_the_figure_draws_budgets_only_of_what_is_chosen(
+    command: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Without a ladder among the chosen results, its axis is the GFLOPs of an image."""
+    put_ladder(tmp_path / "r", "cosmos", seeds=2)
+    other = {"spec": "openclip:ViT-B-32/openai"}
+    put(tmp_path / "r", "clip-00000000", 40_000, 0, 0.3, model=other)
+    assert command("plot", "scaling", "r", "--output", "a.svg").status == 0
+    assert "samples seen" in Path("a.svg").read_text()
+    ended = command("plot", "scaling", "r", "--models", "openclip*", "--output", "b.svg")
+    assert ended.status == 0, ended.err
+    assert "GFLOPs" in Path("b.svg").read_text()
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("--predict", "1e8"), "x the largest fitted budget, and predictions reach to 4 x"),
-        (("--hold-out", "123"), "no method has a budget of 123 samples to hold out: clip has 4e4"),
+        (
+            ("--hold-out", "123"),
+            "no method has a budget of 123 samples to hold out: clip has 40000",
+        ),
         (("--hold-out", "big"), "a budget is a positive number such as 640000"),
         (("--group", "nothing"), "no group of trainings is called 'nothing'; nearest: "),
         (("--group", "clip", "--group", "c*"), "--group clip and --group c* both have clip-0"),
@@ -266,6 +332,12 @@ def test_a_method_off_its_law_has_no_crossing(ladder: Path, tmp_path: Path) -> N
     assert crossing == dict.fromkeys(crossing) | names
     (axes,) = draw_laws(report.laws, columns=1).axes
     assert not axes.patches  # no band of a crossing
+    assert len(axes.collections) == 1  # the band of the law of clip
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels == ["clip", "steep (no law)"]
+    frame = report.frame
+    assert frame[frame["method"] == "steep"]["law"].isna().all()
+    assert not frame[frame["method"] == "clip"]["law"].isna().any()
 
 
 def test_a_new_training_at_the_held_out_budget_has_its_own_row(ladder: Path) -> None:
