@@ -223,25 +223,27 @@ def report(
 
 
 def verdict(ladder: Ladder, steps: Steps) -> Iterator[str]:
-    """Yield sentences on which steps of R@1 agree with the paper's, if no training is missing.
+    """Yield which steps of R@1 are shown, beside the paper's, if no training is missing.
 
     Example:
-        "9 of 10 steps of R@1 have the paper's sign, 7 of them with an interval that excludes 0.
-        With the opposite sign and such an interval: 0."
+        "R@1 image to text: shown with the paper's sign: text augmentation; with the opposite sign:
+        none; not shown: image augmentation, cross-attention. The largest step is text augmentation,
+        also the paper's."
     """
-    sides = [side for side in steps if side.metric in PAPER_METRICS]
-    signs = [steps[side].sign_text(paper_step(ladder, side)) for side in sides]
-    yield (
-        f"{signs.count('same') + signs.count('same, not shown')} of {len(sides)} steps of R@1 have "
-        f"the paper's sign, {signs.count('same')} of them with an interval that excludes 0. "
-        f"With the opposite sign and such an interval: {signs.count('opposite')}."
-    )
     for title in PAPER_METRICS:
-        sides_of_metric = [side for side in sides if side.metric == title]
-        largest = max(sides_of_metric, key=lambda side: steps[side].difference)
-        paper_largest = max(sides_of_metric, key=lambda side: paper_step(ladder, side))
+        sides = [side for side in steps if side.metric == title]
+        names: dict[str, list[str]] = {"same": [], "opposite": [], "not shown": []}
+        for side in sides:
+            sign = steps[side].sign_text(paper_step(ladder, side))
+            names[sign if steps[side].is_shown else "not shown"].append(side.method)
+        same, opposite, not_shown = (", ".join(rungs) or "none" for rungs in names.values())
+        largest = max(sides, key=lambda side: steps[side].difference)
+        paper_largest = max(sides, key=lambda side: paper_step(ladder, side))
         beside = "also the paper's" if largest == paper_largest else f"not {paper_largest.method}"
-        yield f"The largest step of {title} is {largest.method}, {beside}."
+        yield (
+            f"{title}: shown with the paper's sign: {same}; with the opposite sign: {opposite}; "
+            f"not shown: {not_shown}. The largest step is {largest.method}, {beside}."
+        )
 
 
 def rungs_table(ladder: Ladder) -> str:
@@ -328,11 +330,17 @@ def notes(ladder: Ladder, seeds: Sequence[int], learning_rate_note: str) -> Iter
     for rung in ladder.rungs:
         yield f"{rung.name}: {rung.definition}."
     yield (
+        "Raw captions name the dominant thing only, and captions of test scenes small things, too. "
+        "So rungs with raw captions alone cannot tell many test scenes apart, and that captions "
+        "bring most follows from the data."
+    )
+    yield (
         f"{learning_rate_note} Each rung has the seeds {', '.join(map(str, seeds))}, and as many "
         "samples. A rung with more views has more FLOPs."
     )
     yield (
-        "Rungs: mean and 95% interval over seeds (Student's t). Steps: points, with 95% intervals "
+        "Rungs: mean and 95% interval over seeds (Student's t, which may pass 0 or 100). Steps: "
+        "points, with 95% intervals "
         "over seeds and images (docs/comparing.md), not corrected for the number of steps. "
         "Suppression: accuracy on the dominant thing minus accuracy on small things. Not shown: "
         "the interval includes 0."

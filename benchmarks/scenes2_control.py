@@ -14,6 +14,7 @@ command goes on. Without OUTPUT it prints the table of the trainings that are me
 from __future__ import annotations
 
 import fcntl
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import mean
@@ -33,6 +34,7 @@ from study_claims import mean_cell
 
 from cosmos_eval import read_results
 from cosmos_eval.results.text import markdown_table
+from cosmos_eval.types import UsageError
 
 RESULTS = ROOT / "benchmarks" / "scenes2" / "control"
 METHODS = ("CLIP", "multi-view CLIP", "COSMOS")
@@ -81,10 +83,11 @@ def control_jobs() -> list[ControlJob]:
 def work(output: Path) -> list[str]:
     """Train and measure all models. Return the names of the trainings that failed."""
     output.mkdir(parents=True, exist_ok=True)
-    for job in control_jobs()[:1]:
+    jobs = control_jobs()
+    if jobs:
         with (output / "scenes.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            worker.write_training_scenes(job.scenes_folder(output), is_control=True)
+            worker.write_training_scenes(jobs[0].scenes_folder(output), is_control=True)
     return worker.work(output, control_jobs)
 
 
@@ -118,13 +121,20 @@ def table(jobs: Sequence[Job]) -> Iterator[str]:
 
 
 def values_of(folders: Sequence[Path], metric: Metric) -> list[float]:
-    """Return a metric of trainings in percent, without those that are not measured."""
+    """Return a metric of trainings in percent, without those that are not measured.
+
+    Raises:
+        UsageError: If a folder has several results with the metric.
+    """
     values = []
     for folder in folders:
-        rows = read_results(folder) if folder.is_dir() else []
-        values += [
-            100 * row.metrics[metric.metric] for row in rows if row.dataset == metric.dataset
-        ]
+        rows = []
+        for row in read_results(folder) if folder.is_dir() else []:
+            if (row.dataset, row.protocol) == (metric.dataset, metric.protocol):
+                rows.append(row)
+        if len(rows) > 1:
+            raise UsageError(f"{folder} has {len(rows)} results of {metric.dataset}: leave one")
+        values += [100 * row.metrics[metric.metric] for row in rows]
     return values
 
 
@@ -142,8 +152,13 @@ def difference_cell(a: Sequence[float], b: Sequence[float]) -> str:
 def main() -> None:
     """Run the command line."""
     arguments = worker.run_command_line(__doc__, control_jobs, work, needs_output=False)
-    if not arguments.list:
+    if arguments.list:
+        return
+    try:
         print("\n".join(table(control_jobs())))
+    except UsageError as error:
+        print(f"scenes2_control: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

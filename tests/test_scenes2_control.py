@@ -7,6 +7,7 @@ from support.models import store
 
 from cosmos_core.data.scenes import VERSION_2
 from cosmos_eval.data.asked_objects import CONTROL, OBJECT, SMALL, WORD
+from cosmos_eval.types import UsageError
 
 
 @pytest.fixture
@@ -71,3 +72,14 @@ def test_differences_of_trainings_by_hand(control, tmp_path):
     assert kinds + "| +20.0 [-40.8, +80.8] |" in lines
     assert "| CLIP | small things | 72.5 ± 10.6 (2) | 82.5 ± 3.5 (2) | +10.0 [" in lines
     assert "| COSMOS | small things |  | 60.0 (1) |  |" in lines
+
+
+def test_a_training_with_two_results_is_refused(control, tmp_path):
+    """Its seed would count twice."""
+    folder = tmp_path / "trainings" / "clip-seed-0"
+    write_result(tmp_path / "trainings", "clip-seed-0", 5, 8)
+    write_result(folder, "other", 7, 9)
+    for path in (folder / "other").iterdir():
+        path.rename(folder / path.name)
+    with pytest.raises(UsageError, match="clip-seed-0 has 2 results of scenes2-beside: leave one"):
+        list(control.table(control.control_jobs()))

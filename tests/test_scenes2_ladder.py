@@ -273,7 +273,7 @@ def test_means_and_steps_are_those_of_the_stored_metrics(trained, modules):
     table = modules[1]
     lines = [*table.report(trained.of(table), (0, 1), "A note.")]
     assert lines[0] == "# What each part of COSMOS brings on scenes\n"
-    assert " of 10 steps of R@1 have the paper's sign, " in lines[1]
+    assert lines[1].startswith("- R@1 image to text: shown with the paper's sign: ")
     rung, step = cells_of(lines, "+ text augmentation")
     assert rung[1] == "0, 1"
     assert rung[-3:] == ["4", "50.4", "37.5"]  # TFLOPs, and the paper's figures
@@ -328,7 +328,7 @@ def test_signs_of_steps(modules, difference, low, high, text):
     assert modules[1].Step(difference, low, high).sign_text(0.5) == text
 
 
-def test_the_verdict_counts_signs_and_names_the_largest_step(trained, modules):
+def test_the_verdict_says_which_steps_are_shown_and_names_the_largest(trained, modules):
     table = modules[1]
     ladder = table.read_ladder(trained.of(table), (0, 1))
     titles = table.PAPER_METRICS
@@ -342,10 +342,13 @@ def test_the_verdict_counts_signs_and_names_the_largest_step(trained, modules):
     steps[table.Side(names[2], titles[0])] = table.Step(9.0, -2.0, 20.0)
     steps[table.Side(names[4], titles[1])] = table.Step(9.0, 8.0, 10.0)
     assert [*table.verdict(ladder, steps)] == [
-        "8 of 10 steps of R@1 have the paper's sign, 7 of them with an interval that excludes 0. "
-        "With the opposite sign and such an interval: 1.",
-        "The largest step of R@1 image to text is text augmentation, also the paper's.",
-        "The largest step of R@1 text to image is cross-attention = COSMOS, not text augmentation.",
+        "R@1 image to text: shown with the paper's sign: text self-distillation, cross-attention = "
+        "COSMOS; with the opposite sign: image augmentation; not shown: image self-distillation, "
+        "text augmentation. The largest step is text augmentation, also the paper's.",
+        "R@1 text to image: shown with the paper's sign: image augmentation, image "
+        "self-distillation, text augmentation, text self-distillation, cross-attention = COSMOS; "
+        "with the opposite sign: none; not shown: none. The largest step is cross-attention = "
+        "COSMOS, not text augmentation.",
     ]
 
 
@@ -366,7 +369,7 @@ def test_missing_trainings_leave_cells_empty(trained, modules, tmp_path):
     assert step[1] == step[7] == ""
     assert cells_of(lines, "+ text augmentation")[1][1] == ""
     assert cells_of(lines, "+ text self-distillation")[1][1] != ""
-    assert "have the paper's sign" not in "\n".join(lines)
+    assert "with the paper's sign" not in "\n".join(lines)
     # Of a training that lacks a data set, nothing is shown.
     for path in few[0].folders[1].glob("*.json"):
         if "siblings" not in path.name:
