@@ -10,7 +10,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from cosmos_eval.results.table import frame_of_records
-from cosmos_eval.stats.scaling import MISFIT, Crossing, FittedLadder
+from cosmos_eval.stats.scaling import GREATEST_EXPONENT, MISFIT, Crossing, FittedLadder
 from cosmos_eval.tasks import Metric, metric_of
 from cosmos_eval.types import Interval
 
@@ -187,8 +187,15 @@ def _law_text(laws: MetricLaws, method: MethodLaw) -> str:
     floor = laws.factor * method.fitted.law.floor
     return (
         f"{method.name} falls to {floor:.2f} as {laws.unit}^-{method.fitted.law.exponent:.2f}, "
-        f"alpha on [{interval.low:.2f}, {interval.high:.2f}]"
+        f"alpha on [{alpha_text(interval.low)}, {alpha_text(interval.high)}]"
     )
+
+
+def alpha_text(exponent: float) -> str:
+    """Return an exponent with two digits, or ">4" at the end of those that are searched."""
+    if exponent > 0.999 * GREATEST_EXPONENT:
+        return f">{GREATEST_EXPONENT:g}"
+    return f"{exponent:.2f}"
 
 
 def _prediction_text(laws: MetricLaws, prediction: Prediction) -> str:
@@ -286,11 +293,12 @@ def law_records(laws: MetricLaws) -> list[dict[str, Any]]:
         law = fitted.law
         floor = fitted.parameter_interval("floor")
         exponent = fitted.parameter_interval("exponent")
+        alpha, low, high = map(alpha_text, (law.exponent, exponent.low, exponent.high))
         records.append(
             {
                 "law": method.name,
                 "E [95%]": _value_text(law.floor, floor, laws.factor, 2) if method.is_shown else "",
-                "alpha [95%]": _value_text(law.exponent, exponent, 1, 2) if method.is_shown else "",
+                "alpha [95%]": f"{alpha} [{low}, {high}]" if method.is_shown else "",
                 "A": f"{laws.factor * law.scale:.3g}" if method.is_shown else "",
                 "misfit p": "" if fitted.misfit_p is None else f"{fitted.misfit_p:.2g}",
             }

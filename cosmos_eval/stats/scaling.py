@@ -53,6 +53,9 @@ five budgets with three seeds give an interval about as wide as the error that i
 MISFIT = 0.05
 """The p-value below which trainings do not follow the law."""
 
+GREATEST_EXPONENT = 4.0
+"""The greatest alpha that is searched. It stands for all greater ones."""
+
 Floor = Literal["bounded", "zero", "free"]
 """Whether E is at least 0, is 0, or may be negative, which no law allows."""
 
@@ -61,8 +64,8 @@ SHOWN = 0.975
 RESAMPLES = 2000
 
 _NEGATIVE_FLOOR_LEVEL = 0.25  # predictions allow for E < 0 if the p-value of E >= 0 is below it
-_LEAST_EXPONENT, _GREATEST_EXPONENT = 0.01, 4.0
-_EXPONENTS = np.geomspace(_LEAST_EXPONENT, _GREATEST_EXPONENT, 60)
+_LEAST_EXPONENT = 0.01
+_EXPONENTS = np.geomspace(_LEAST_EXPONENT, GREATEST_EXPONENT, 60)
 _ZOOM_POINTS = 9  # exponents of each refinement, which divides their distance by 4
 _ZOOMS, _REPLICATE_ZOOMS = 10, 3  # refinements of the law, and of replicates
 _CROSSING_POINTS = 129  # budgets at which two laws are compared
@@ -285,26 +288,28 @@ def fit_law(budgets: Values, errors: Values, weights: Values, *, floor: Floor = 
         alpha = 1.
     """
     log_ratios = np.log(budgets / budgets[0])
-    log_exponents = np.broadcast_to(np.log(_EXPONENTS), (len(errors), len(_EXPONENTS)))
-    step = log_exponents[0, 1] - log_exponents[0, 0]
-    n_zooms = _ZOOMS if len(errors) == 1 else _REPLICATE_ZOOMS
-    for zoom in range(n_zooms + 1):
-        # (K, B) for all replicates at first, and (R, K, B) for the exponents around the best ones.
-        shared = log_exponents[0] if zoom == 0 else log_exponents
-        powers = np.exp(-np.exp(shared)[..., None] * log_ratios)
+    rows = np.arange(len(errors))
+    # The best of a grid of exponents, which is the same for all replicates: (K, B).
+    log_exponents = np.log(_EXPONENTS)
+    powers = np.exp(-np.exp(log_exponents)[:, None] * log_ratios)
+    floors, drops, gains = _solve_linear(errors, weights, powers, floor=floor)
+    best = gains.argmax(axis=1)
+    log_best = log_exponents[best]
+
+    # The best of finer and finer grids around the best exponent of each replicate: (R, K, B).
+    step = log_exponents[1] - log_exponents[0]
+    for _ in range(_ZOOMS if len(errors) == 1 else _REPLICATE_ZOOMS):
+        near_exponents = log_best[:, None] + step * np.linspace(-1, 1, _ZOOM_POINTS)
+        near_exponents = near_exponents.clip(log_exponents[0], log_exponents[-1])
+        powers = np.exp(-np.exp(near_exponents)[..., None] * log_ratios)
         floors, drops, gains = _solve_linear(errors, weights, powers, floor=floor)
-        best = gains.argmax(axis=1)[:, None]
-        centres = np.take_along_axis(log_exponents, best, axis=1)
-        if zoom < n_zooms:
-            offsets = step * np.linspace(-1, 1, _ZOOM_POINTS)
-            log_exponents = np.clip(
-                centres + offsets, math.log(_LEAST_EXPONENT), math.log(_GREATEST_EXPONENT)
-            )
-            step *= 2 / (_ZOOM_POINTS - 1)
+        best = gains.argmax(axis=1)
+        log_best = near_exponents[rows, best]
+        step *= 2 / (_ZOOM_POINTS - 1)
     return Law(
-        floor=np.take_along_axis(floors, best, axis=1)[:, 0],
-        drop=np.take_along_axis(drops, best, axis=1)[:, 0],
-        exponent=np.exp(centres[:, 0]),
+        floor=floors[rows, best],
+        drop=drops[rows, best],
+        exponent=np.exp(log_best),
         smallest=float(budgets[0]),
     )
 

@@ -15,7 +15,7 @@ from support.models import store
 
 import cosmos_eval
 from cosmos_eval.reporting.plots.laws import draw_laws
-from cosmos_eval.results.laws import budget_text, to_document
+from cosmos_eval.results.laws import alpha_text, budget_text, to_document
 from cosmos_eval.results.scaling import make_options, method_name
 from cosmos_eval.types import UsageError
 
@@ -424,6 +424,7 @@ def test_names_and_numbers() -> None:
     assert method_name("my-clip") == "my-clip"
     texts = {1_234_567.0: "1.2e6", 640_000.0: "6.4e5", 999_999.0: "1e6", 640.0: "640"}
     assert {number: budget_text(number) for number in texts} == texts
+    assert [alpha_text(exponent) for exponent in (0.455, 3.9, 4.0)] == ["0.46", "3.90", ">4"]
     assert make_options(hold_out="6.4e5").hold_out == 640_000
     for wrong in ("0", "-1", "inf", "nan", "x"):
         with pytest.raises(UsageError, match="a budget is a positive number"):
