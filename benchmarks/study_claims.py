@@ -1,4 +1,4 @@
-"""`python benchmarks/study_claims.py [FAMILY] [TRAININGS] [--interim]`: the tests of a study.
+"""`python benchmarks/study_claims.py [FAMILY] [TRAININGS]`: the tests of a study.
 
 FAMILY is the file of a family of tests, by default benchmarks/study/family.yaml. Everything is
 computed from the stored results in TRAININGS, by default the folder beside FAMILY.
@@ -6,6 +6,8 @@ computed from the stored results in TRAININGS, by default the folder beside FAMI
 comparisons must correct over the tests of all of them.
 
 Without all trainings nothing is tested. `--interim` prints the means of those that are there.
+`--without-seed N` repeats the tests without the trainings of a seed, such as one whose results were
+seen before something was changed.
 """
 
 from __future__ import annotations
@@ -44,6 +46,7 @@ def main() -> None:
     parser.add_argument("family", nargs="?", type=Path, default=FAMILY)
     parser.add_argument("trainings", nargs="?", type=Path, help="by default beside the family")
     parser.add_argument("--interim", action="store_true", help="print means and counts, no tests")
+    parser.add_argument("--without-seed", type=int, help="only the tests without this seed")
     arguments = parser.parse_args()
     try:
         family = read_family(arguments.family)
@@ -52,6 +55,8 @@ def main() -> None:
         results = results_by_side(family, stored)
         if arguments.interim:
             lines = [*interim_report(family, results)]
+        elif arguments.without_seed is not None:
+            lines = [*report_without_seed(StudyTests(family, results), arguments.without_seed)]
         else:
             study = StudyTests(family, results)
             lines = [*report(study), "\n## Trainings\n", trainings_table(study), "## Notes\n"]
@@ -79,6 +84,21 @@ def report(study: StudyTests) -> Iterator[str]:
     )
     yield from tables(family, outcomes, "")
     yield from tables(family, other_outcomes, condition)
+
+
+def report_without_seed(study: StudyTests, seed: int) -> Iterator[str]:
+    """Yield the lines of the verdict and the tables without the trainings of a seed, in Markdown.
+
+    Raises:
+        UsageError: If no training has the seed.
+    """
+    if not is_tested(seed, study.results):
+        raise UsageError(f"no training has seed {seed}")
+    outcomes = study.outcomes(without_seeds=[seed])
+    condition = f" without {seeds_text([seed])}"
+    yield f"# {study.family.title}: the tests{condition}\n"
+    yield wrap(verdict(study.family, outcomes))
+    yield from tables(study.family, outcomes, condition)
 
 
 def wrap(note: str) -> str:
@@ -230,7 +250,8 @@ def notes(study: StudyTests, path: Path, stored: Sequence[StoredResult]) -> Iter
     order = "before" if family.time < first_time else "after"
     yield (
         f"The tests were stated in `{path.name}` (SHA-256 {file_sha256(path)[:12]}) on "
-        f"{family.time:{_TIME}}, {order} the first result of {first_time:{_TIME}}."
+        f"{family.time:{_TIME}}, {order} the earliest of the stored results, of "
+        f"{first_time:{_TIME}}. Results may have been measured again."
     )
     yield (
         "k: trainings of A and B. `p, seeds and images` takes both as random (docs/comparing.md). "

@@ -85,6 +85,10 @@ def claims(section, page="study/claims.md"):
         ("study_claims.py", "study/claims.md"),
         ("study_claims.py FOLDER/scenes2/family.yaml", "scenes2/claims.md"),
         ("study_claims.py FOLDER/scenes2/family_beside.yaml", "scenes2/claims_beside.md"),
+        (
+            "study_claims.py FOLDER/scenes2/family.yaml --without-seed 0",
+            "scenes2/claims_without_seed_0.md",
+        ),
         ("scenes2_report.py", "scenes2/table.md"),
         ("scenes2_control.py", "scenes2/control.md"),
         ("scenes2_order.py", "scenes2/order.md"),
@@ -118,6 +122,7 @@ def significant(tests, comparison):
     return metrics
 
 
+WORDS = ("kind", "colour", "place")
 RETRIEVAL = {"R@1 image to text", "R@1 text to image"}
 
 
@@ -170,6 +175,18 @@ def test_the_page_on_the_study_of_suppression_claims_what_its_tests_show():
     assert {cells["within 1 point"] for cells in equivalences.values()} == {"no"}
     assert {cells["shown"] for cells in losses.values()} == {"no"}
 
+    without_seed_0 = claims("Differences without seed 0", "scenes2/claims_without_seed_0.md")
+    counts = [
+        sum(cells["shown"] == "A higher" for cells in tests.values())
+        for tests in (without_seed_0, differences)
+    ]
+    assert f"[{counts[0]} of {len(without_seed_0)} differences]" in section
+    assert f"are shown and not {counts[1]}, none on small things" in section
+    on_small_things = [
+        cells for (_, metric), cells in without_seed_0.items() if metric.endswith("small things")
+    ]
+    assert {cells["shown"] for cells in on_small_things} == {"no"}
+
 
 def test_ranges_of_the_study_of_suppression_are_those_of_its_table():
     section = section_of_study_page("Do dominant things suppress small ones?")
@@ -192,6 +209,7 @@ def test_ranges_of_the_study_of_suppression_are_those_of_its_table():
     assert "about {} to {}% of dominant".format(*least_and_largest("dominant")) in section
     assert "but {} to {}% of small ones".format(*least_and_largest("small")) in section
     assert "only {} to {}% of small kinds".format(*least_and_largest("kind, small")) in section
+    assert "lose {} to {} points of these".format(*least_and_largest("loss, kind")) in section
     largest = max(map(abs, map(float, means["suppression, control"])))
     assert f"at most {largest} points of this difference" in section
 
@@ -222,6 +240,33 @@ def test_the_page_on_the_parts_of_cosmos_says_what_the_ladder_shows():
     intervals = [cell for cells in steps.values() for cell in cells if "[" in cell]
     shown = [cell for cell in intervals if "[+" in cell or ", -" in cell]
     assert (f"Of the {len(intervals)} intervals" in section, shown) == (True, others_shown)
+
+
+def test_suppression_exceeds_its_mean_over_words_by_what_the_limits_say():
+    """Words have different numbers of questions about dominant and about small things."""
+    page = (ROOT / "benchmarks/scenes2/table.md").read_text("utf-8")
+    limits = " ".join((ROOT / "benchmarks/scenes2/README.md").read_text("utf-8").split())
+
+    def means(title):
+        table = page.partition(f"{title}\n\n")[2].partition("\n\n")[0]
+        header, _, *rows = [line.strip("| ").split(" | ") for line in table.splitlines()]
+        for row in rows:
+            yield {
+                key: float(cell.split()[0]) for key, cell in zip(header[1:], row[1:], strict=True)
+            }
+
+    largest = []
+    for column, title in (
+        ("suppression", "## By word"),
+        ("suppression, control", "## By word, dominant thing as small as the others"),
+    ):
+        excesses = []
+        for overview, by_word in zip(means("No test is made here."), means(title), strict=True):
+            words = [by_word[f"{word}, dominant"] - by_word[f"{word}, small"] for word in WORDS]
+            excesses.append(abs(overview[column] - sum(words) / len(words)))
+        largest.append(f"{max(excesses):.1f}")
+    assert f"up to {largest[0]} points larger than its mean over words" in limits
+    assert f"and up to {largest[1]} in the control" in limits
 
 
 def test_other_pages_have_the_p_values_of_the_study():

@@ -72,6 +72,12 @@ def test_differences_of_trainings_by_hand(control, tmp_path):
     assert kinds + "| +20.0 [-40.8, +80.8] |" in lines
     assert "| CLIP | small things | 72.5 ± 10.6 (2) | 82.5 ± 3.5 (2) | +10.0 [" in lines
     assert "| COSMOS | small things |  | 60.0 (1) |  |" in lines
+    assert "| COSMOS | small things beside a large one |  | 100.0 (1) |  |" in lines
+    # All are right: there is no spread to compute an interval from.
+    assert (
+        "| CLIP | small things beside a large one | 100.0 ± 0.0 (2) | 100.0 ± 0.0 (2) | +0.0 |"
+        in lines
+    )
 
 
 def test_a_training_with_two_results_is_refused(control, tmp_path):

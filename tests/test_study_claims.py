@@ -230,12 +230,12 @@ def test_a_report_has_the_verdict_the_tests_and_when_they_were_stated(run, study
     assert "| OURS minus SAME | acc1 | yes | 5 / 5 |" in out
     flat = " ".join(out.split())
     assert "correction over all 3 tests" in flat
-    assert "2024-12-31 23:00 UTC, before the first result of 2025-01-01 00:00 UTC" in flat
+    assert "23:00 UTC, before the earliest of the stored results, of 2025-01-01 00:00 UTC" in flat
     assert "3 times its least p-value is" not in flat  # 3 / 252 is below 5%
     assert "Not in the family: CLIP, seed 100." in flat
     assert "without seed" not in out
     study.family["stated"] = "2025-01-01T03:00:00+02:00"
-    assert "2025-01-01 01:00 UTC, after the first result" in " ".join(run()[1].split())
+    assert "2025-01-01 01:00 UTC, after the earliest" in " ".join(run()[1].split())
 
 
 def test_tests_are_repeated_without_seeds_of_chosen_settings(run, study):
@@ -247,6 +247,17 @@ def test_tests_are_repeated_without_seeds_of_chosen_settings(run, study):
     assert "| OURS minus CLIP | acc1 | " in section
     assert "| 4 / 4 |" in section
     assert "| 5 / 5 |" not in section
+
+
+def test_tests_can_be_repeated_without_a_seed_that_was_seen(run, study):
+    study.family["tests"]["decides"] = "seeds and images"
+    status, out, _ = run("--without-seed", "2")
+    assert (status, out.splitlines()[0]) == (0, "# A study: the tests without seed 2")
+    study.family["settings_chosen_with_seeds"] = [2]
+    section = run()[1].partition("## Differences without seed 2")[2].partition("\n## Trainings")[0]
+    assert out.partition("## Differences without seed 2")[2].strip() == section.strip()
+    assert "| 4 / 4 |" in section
+    assert run("--without-seed", "9") == (2, "", "study_claims: no training has seed 9\n")
 
 
 def test_few_trainings_cannot_pass_the_correction(run, study):

@@ -147,8 +147,8 @@ def odds_ratio_by_area(
 
     It is the odds ratio exp(0.1 * slope) of the logistic regression
         log(P(hit) / P(miss)) = intercept + slope * dominant_area.
-    Below 1, larger dominant objects suppress small ones more. It has no value if the areas separate
-    hits from misses, so that the regression has no solution.
+    Below 1, larger dominant objects suppress small ones more. It has no value if the regression has
+    no solution: if the areas separate hits from misses, or all items are hits, or all are misses.
 
     Args:
         hits: (N,), whether each item about a small object is a hit.
@@ -190,6 +190,7 @@ class _WeightedOddsRatio:
         intercept = np.zeros(len(weights))
         slope = np.zeros(len(weights))
         step_of_slope = np.full(len(weights), np.inf)
+        step_of_intercept = np.full(len(weights), np.inf)
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             for _ in range(_STEPS):
                 probability = 1 / (1 + np.exp(-(intercept[:, None] + slope[:, None] * x)))
@@ -199,8 +200,9 @@ class _WeightedOddsRatio:
                 gradient, gradient_x = residuals.sum(axis=1), residuals @ x
                 s, s_x, s_xx = variances.sum(axis=1), variances @ x, variances @ (x * x)
                 determinant = s * s_xx - s_x * s_x
-                intercept += (s_xx * gradient - s_x * gradient_x) / determinant
+                step_of_intercept = (s_xx * gradient - s_x * gradient_x) / determinant
+                intercept += step_of_intercept
                 step_of_slope = (s * gradient_x - s_x * gradient) / determinant
                 slope += step_of_slope
-            is_converged = np.abs(step_of_slope) < _CONVERGED
-            return np.where(is_converged, np.exp(slope), np.nan)
+            largest_step = np.maximum(np.abs(step_of_slope), np.abs(step_of_intercept))
+            return np.where(largest_step < _CONVERGED, np.exp(slope), np.nan)

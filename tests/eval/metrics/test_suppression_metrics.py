@@ -139,6 +139,15 @@ def test_odds_ratio_equals_a_plain_logistic_regression() -> None:
     assert estimate.prepare(estimate.samples)(weights)[0] == pytest.approx(repeated.value)
 
 
+@pytest.mark.parametrize("are_hits", [True, False])
+def test_odds_ratio_has_no_value_if_all_items_are_alike(are_hits: bool) -> None:
+    """The odds are infinite or 0 for all areas."""
+    area = np.linspace(0.1, 0.6, 300)
+    estimate = odds_ratio_by_area(np.full(300, are_hits), area, np.arange(300))
+    assert estimate is not None
+    assert math.isnan(estimate.value)
+
+
 def test_odds_ratio_has_no_value_if_areas_separate_hits() -> None:
     area = np.linspace(0.1, 0.6, 20)
     separated = odds_ratio_by_area(area < 0.3, area, np.arange(20))
