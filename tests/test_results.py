@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from cosmos_eval import __version__, read_results
+from cosmos_eval import __version__, read_results, scaling
 from cosmos_eval.cli.app import main
 from cosmos_eval.results.store import read_result, read_samples
 from cosmos_eval.results.verify import verify_all
@@ -240,6 +240,39 @@ def test_the_page_on_the_parts_of_cosmos_says_what_the_ladder_shows():
     intervals = [cell for cells in steps.values() for cell in cells if "[" in cell]
     shown = [cell for cell in intervals if "[+" in cell or ", -" in cell]
     assert (f"Of the {len(intervals)} intervals" in section, shown) == (True, others_shown)
+
+
+def test_the_page_on_laws_of_scale_shows_what_the_stored_trainings_give(capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    page = (ROOT / "docs/scaling.md").read_text("utf-8")
+    command, example = re.search(
+        r"```sh\ncosmos-eval (scaling [^\n]*)\n```\n\n```text\n(.*?)```", page, re.DOTALL
+    ).groups()
+    paths = [
+        str(path) for path in sorted(ROOT.glob("benchmarks/scenes2/scaling/*/*siblings*.json"))
+    ]
+    shell_pattern = "benchmarks/scenes2/scaling/*/*siblings*.json"
+    assert shell_pattern in command
+    output = printed(capsys, command.replace(shell_pattern, shlex.join(paths)))
+    for part in example.split("...\n"):
+        assert part in output
+    budgets = {path.split("/")[-2] for path in paths}
+    n_seeds_of_cosmos = sum(name.startswith("cosmos-625-steps") for name in budgets)
+    assert (n_seeds_of_cosmos, "so far one of COSMOS" in page) == (1, True)
+
+
+def test_the_page_on_laws_of_scale_names_the_laws_that_are_refused():
+    report = scaling(ROOT / "benchmarks/scenes2/scaling", metrics=("*R@1", "acc1"))
+    misfits = {}
+    for laws in report.laws:
+        for method in laws.methods:
+            if method.misfits:
+                misfits[laws.metric, method.name] = method.fitted.misfit_p
+    page = " ".join((ROOT / "docs/scaling.md").read_text("utf-8").split())
+    metrics = {"acc1", "image_to_text_R@1", "text_to_image_R@1"}
+    assert set(misfits) == {(metric, "scenes2-scaling-clip") for metric in metrics}
+    low, high = min(misfits.values()), max(misfits.values())
+    assert f"in three metrics (p = {low:.3f} to {high:.3f})" in page
 
 
 def test_suppression_exceeds_its_mean_over_words_by_what_the_limits_say():
