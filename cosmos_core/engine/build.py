@@ -51,7 +51,8 @@ def make_training(config: TrainConfig, world: World, *, pretrained: bool = True)
 
     Raises:
         ValueError: If no model can be built on the architecture, if the pretrained weights do not
-            fit it, or if a batch is encoded in chunks and the model has dropout.
+            fit it, if the model has running statistics, or if a batch is encoded in chunks and the
+            model has dropout.
     """
     method, compute, optim = config.method, config.compute, config.optim
     torch.manual_seed(config.seed)
@@ -60,6 +61,7 @@ def make_training(config: TrainConfig, world: World, *, pretrained: bool = True)
 
     model, audit = _create_model(config, pretrained=pretrained)
     model = model.to(world.device)
+    _refuse_running_statistics(model)
     if compute.accumulate > 1:
         _refuse_dropout(model)
 
@@ -365,6 +367,20 @@ def _wrap_in_ddp(
         gradient_as_bucket_view=True,
         **options,
     )
+
+
+def _refuse_running_statistics(model: nn.Module) -> None:
+    """Raise ValueError if a batch normalisation of the model keeps running statistics.
+
+    The teacher averages parameters only, a step that is skipped restores no buffers of the student,
+    and processes do not exchange them.
+    """
+    for name, module in model.named_modules():
+        if getattr(module, "running_mean", None) is not None:
+            raise ValueError(
+                f"{name} keeps running statistics, which the teacher does not average: take a norm "
+                "without them, such as LayerNorm"
+            )
 
 
 def _refuse_dropout(model: nn.Module) -> None:

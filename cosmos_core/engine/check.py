@@ -109,6 +109,11 @@ def _check_pretrained(config: TrainConfig) -> None:
         ValueError: If it does not name any. The message says which option needs them.
     """
     if config.model.init:
+        if config.model.partial and config.optim.momentum == 1:
+            raise ValueError(
+                "optim.momentum=1 keeps the teacher's weights that model.init does not have at "
+                "random: give less"
+            )
         return
     if config.method.name == "lit" or config.model.freeze:
         raise ValueError("a frozen tower needs pretrained weights: name some by model.init")
@@ -251,6 +256,7 @@ def _check_freezing(config: TrainConfig, model: MultiViewCLIP) -> None:
             "out"
         )
     if not options.unlocked_groups and not options.freeze_steps:
+        _refuse_factors_of_frozen_tower(config)
         return
     if not options.freeze:
         raise ValueError(
@@ -274,6 +280,16 @@ def _check_freezing(config: TrainConfig, model: MultiViewCLIP) -> None:
             f"model.unlocked_groups={options.unlocked_groups} trains all {n_groups} groups of the "
             f"{options.freeze} tower; leave model.freeze out"
         )
+
+
+def _refuse_factors_of_frozen_tower(config: TrainConfig) -> None:
+    """Raise ValueError for a learning rate or weight decay of a tower that is never trained."""
+    tower = "image" if config.method.name == "lit" else config.model.freeze
+    if not tower:
+        return
+    for name in (f"{tower}_lr", f"{tower}_weight_decay"):
+        if getattr(config.optim, name) != 1:
+            raise ValueError(f"optim.{name}: the {tower} tower is frozen to the end; leave it out")
 
 
 def _check_images(config: TrainConfig, model: MultiViewCLIP) -> None:

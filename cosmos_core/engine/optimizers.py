@@ -1,5 +1,6 @@
 """Create the optimizer of a training by its name in the option `optim.optimizer`."""
 
+import inspect
 from typing import Any
 
 import torch
@@ -71,15 +72,22 @@ def make_optimizer(
         model: The model, whose transformer blocks decide the parameters of Muon.
         optim: The name of the optimizer, which `check_optimizer` has accepted, and its constants.
             An optimizer of timm gets the betas if it has two, and otherwise timm's constants.
+
+    Raises:
+        ValueError: If Muon would have no matrix to train.
     """
     if optim.optimizer == "muon":
-        return MuonWithAdamW(*_split_groups(groups, model), optim)
+        muon_groups, adamw_groups = _split_groups(groups, model)
+        if not muon_groups:
+            raise ValueError(
+                "optim.optimizer=muon: no matrix of a transformer block is trained; take adamw"
+            )
+        return MuonWithAdamW(muon_groups, adamw_groups, optim)
     if optim.optimizer.startswith(TIMM):
-        from timm.optim import create_optimizer_v2, get_optimizer_info
+        from timm.optim import create_optimizer_v2
 
         name = optim.optimizer.removeprefix(TIMM)
-        info = get_optimizer_info(name)
-        if info.has_betas and info.num_betas == 2:
+        if _has_two_betas(name):
             return create_optimizer_v2(groups, name, lr=optim.lr, betas=optim.betas)
         return create_optimizer_v2(groups, name, lr=optim.lr)
     return torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=True)
@@ -107,6 +115,21 @@ def _split_groups(
             muon_groups.append(dict(group, params=matrices))
         adamw_groups.append(dict(group, params=other_weights))
     return muon_groups, adamw_groups
+
+
+def _has_two_betas(timm_name: str) -> bool:
+    """Return whether an optimizer of timm has two betas, as AdamW has.
+
+    The betas of Adafactor do not count: they are None by default, and with betas it keeps a first
+    moment, which it exists to avoid.
+    """
+    from timm.optim import get_optimizer_class, get_optimizer_info
+
+    info = get_optimizer_info(timm_name)
+    if not info.has_betas or info.num_betas != 2:
+        return False
+    optimizer_class = get_optimizer_class(timm_name, bind_defaults=False)
+    return inspect.signature(optimizer_class).parameters["betas"].default is not None
 
 
 def timm_names() -> list[str]:
@@ -142,6 +165,10 @@ def check_optimizer(optim: OptimConfig, parallel: str) -> None:
             )
         if optim.eps != OptimConfig.eps:
             raise ValueError(f"optim.optimizer={name} has an eps of its own; leave out optim.eps")
+        if optim.betas != OptimConfig.betas and not _has_two_betas(timm_name):
+            raise ValueError(
+                f"optim.optimizer={name} does not take two betas; leave out optim.betas"
+            )
     else:
         raise ValueError(f"optim.optimizer={name:.40}: takes adamw, muon or timm:NAME")
     if parallel != "ddp":

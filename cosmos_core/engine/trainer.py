@@ -177,6 +177,8 @@ class Trainer:
             )
             if state is None and start is not None:
                 return read_start(start, self._config)
+            if start is not None:
+                logger.info(f"{start} is not used: {self._setting.output} has snapshots")
             return state
 
         # Only the first process reads it, because other processes could choose another snapshot.

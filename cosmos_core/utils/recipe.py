@@ -30,8 +30,8 @@ FREE = (
 RAISABLE = "optim.max_skipped"
 
 # Options that may also differ between a run and a branch of it, if all steps that the branch takes
-# over have the same learning rate.
-BUDGET = ("optim.steps", "optim.schedule", "optim.cooldown_steps")
+# over have the same learning rate. The name of the recipe changes no weight.
+BUDGET = ("optim.steps", "optim.schedule", "optim.cooldown_steps", "recipe")
 
 # Other options in which trainings of one recipe may differ: names, and the rounding of weights.
 _RUN_OPTIONS = (

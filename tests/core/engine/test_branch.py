@@ -75,15 +75,22 @@ def test_a_branch_equals_a_run_from_its_first_step(
     assert reproducible(branch) == reproducible(single_run)[start:]
 
 
-def test_a_branch_can_be_branched_and_resumed(setting, scene_shards, long_run, tmp_path):
+def test_a_branch_can_be_branched_renamed_and_resumed(
+    setting, scene_shards, long_run, tmp_path, caplog
+):
     first, second = tmp_path / "first", tmp_path / "second"
     train(setting, scene_shards, first, *cooldown(7, 2), start=snapshot(long_run, 3))
-    settings = (*cooldown(6, 2), "save.every=1")
+    settings = (*cooldown(6, 2), "save.every=1", "recipe=short")
     train(setting, scene_shards, second, *settings, start=snapshot(first, 3))
     newest = last_state(second)
+    assert newest["config"]["recipe"] == "short"
     snapshot(second, 6).unlink()
     config = override(RECIPES["scenes_cosmos"](), [*SETTINGS, *settings])
-    Trainer(config, setting._replace(output=second), resume=True).run(scene_shards)
+    start = snapshot(first, 3)
+    with caplog.at_level("INFO", "cosmos_core"):
+        resumed = Trainer(config, setting._replace(output=second), resume=True, start=start)
+    resumed.run(scene_shards)
+    assert f"{start} is not used: {second} has snapshots" in caplog.text
     assert last_state(second)["student"]["visual.proj"].equal(newest["student"]["visual.proj"])
 
 

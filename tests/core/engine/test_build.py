@@ -158,6 +158,20 @@ def test_a_batch_in_chunks_with_dropped_units_is_refused():
         build.make_training(config, SINGLE_PROCESS)
 
 
+class BatchNormMethod(ClipMethod):
+    """CLIP with an additional batch normalisation."""
+
+    def create_student(self, architecture):
+        student = super().create_student(architecture)
+        student.add_module("head", torch.nn.BatchNorm1d(4))
+        return student
+
+
+def test_running_statistics_are_refused():
+    with pytest.raises(ValueError, match="head keeps running statistics, which the teacher does"):
+        build.make_training(tiny_config(BatchNormMethod()), SINGLE_PROCESS)
+
+
 def test_float32_on_a_gpu_is_rounded_as_in_the_published_training(monkeypatch):
     """OpenCLIP's main.py sets allow_tf32 and cudnn.benchmark."""
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul

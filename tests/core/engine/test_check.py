@@ -112,6 +112,13 @@ def test_published_recipes_ask_for_their_shards(name):
             ["optim.optimizer=timm:lion", "optim.eps=0.1"],
             "optim.optimizer=timm:lion has an eps of its own; leave out optim.eps",
         ),
+        *(
+            (
+                [f"optim.optimizer=timm:{name}", "optim.betas=0.5,0.6"],
+                f"optim.optimizer=timm:{name} does not take two betas; leave out optim.betas",
+            )
+            for name in ("adan", "sgdw", "adafactor")
+        ),
         (
             ["optim.optimizer=timm:lion", "parallel=fsdp"],
             "optim.optimizer=timm:lion needs whole weights, and parallel=fsdp shards them",

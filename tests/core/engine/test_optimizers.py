@@ -155,6 +155,21 @@ def test_lion_moves_by_the_published_formula():
             assert torch.allclose(new_weight, expected, atol=1e-7), name
 
 
+def test_adafactor_keeps_no_first_moment_as_in_timm():
+    training = training_with("timm:adafactor")
+    take_three_steps(training)
+    assert {group["beta1"] for group in training.optimizer.param_groups} == {None}
+    assert all("exp_avg" not in state for state in training.optimizer.state.values())
+
+
+@needs_muon
+def test_muon_without_a_matrix_to_train_is_refused():
+    model = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))
+    optim = OptimConfig(steps=9, batch_size=16, optimizer="muon", lr=1e-3)
+    with pytest.raises(ValueError, match="no matrix of a transformer block is trained; take adamw"):
+        make_optimizer(param_groups(model, 0.1), model, optim)
+
+
 @pytest.mark.parametrize(
     "optimizer", [pytest.param("muon", marks=needs_muon), "timm:lion", "timm:adafactor"]
 )

@@ -85,6 +85,10 @@ def test_lit_learns_a_text_tower_for_a_locked_image_tower(setting, scene_shards,
         (["model.freeze=text"], "a frozen tower needs pretrained weights"),
         (["optim.momentum=1"], "optim.momentum=1 keeps the teacher at its random weights: give"),
         (["model.partial=true"], "model.partial=true needs pretrained weights: name some by"),
+        (
+            ["model.init=scenes-clip", "model.partial=true", "optim.momentum=1"],
+            "optim.momentum=1 keeps the teacher's weights that model.init does not have at random",
+        ),
     ],
 )
 def test_options_of_pretrained_weights_need_some(settings, message):

@@ -313,6 +313,14 @@ def test_flops_of_a_run_are_the_sum_over_its_phases(setting, scene_shards):
             ["method=lit", "model.freeze=text"],
             "LiT trains only the text tower, and model.freeze=text freezes it; leave model.freeze",
         ),
+        (
+            ["method=lit", "optim.image_lr=0.1"],
+            "optim.image_lr: the image tower is frozen to the end; leave it out",
+        ),
+        (
+            ["model.freeze=text", "optim.text_weight_decay=0"],
+            "optim.text_weight_decay: the text tower is frozen to the end; leave it out",
+        ),
     ],
 )
 def test_towers_that_cannot_be_frozen_so_are_one_line(settings, message):
