@@ -232,11 +232,15 @@ def verdict(ladder: Ladder, steps: Steps) -> Iterator[str]:
     """
     for title in PAPER_METRICS:
         sides = [side for side in steps if side.metric == title]
-        names: dict[str, list[str]] = {"same": [], "opposite": [], "not shown": []}
+        rungs_of_sign: dict[str, list[str]] = {"same": [], "opposite": [], "not shown": []}
         for side in sides:
-            sign = steps[side].sign_text(paper_step(ladder, side))
-            names[sign if steps[side].is_shown else "not shown"].append(side.method)
-        same, opposite, not_shown = (", ".join(rungs) or "none" for rungs in names.values())
+            sign = "not shown"
+            if steps[side].is_shown:
+                sign = steps[side].sign_text(paper_step(ladder, side))
+            rungs_of_sign[sign].append(side.method)
+        same = ", ".join(rungs_of_sign["same"]) or "none"
+        opposite = ", ".join(rungs_of_sign["opposite"]) or "none"
+        not_shown = ", ".join(rungs_of_sign["not shown"]) or "none"
         largest = max(sides, key=lambda side: steps[side].difference)
         paper_largest = max(sides, key=lambda side: paper_step(ladder, side))
         beside = "also the paper's" if largest == paper_largest else f"not {paper_largest.method}"

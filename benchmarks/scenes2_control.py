@@ -18,7 +18,7 @@ import fcntl
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from statistics import mean
+from statistics import mean, stdev
 
 import _scenes2_worker as worker
 from _family import Metric
@@ -148,7 +148,9 @@ def difference_cell(a: Sequence[float], b: Sequence[float]) -> str:
     if not a or not b:
         return ""
     difference = f"{mean(a) - mean(b):+.1f}"
-    if min(len(a), len(b)) < 2 or len({*a}) == len({*b}) == 1:
+    if min(len(a), len(b)) < 2:
+        return difference
+    if stdev(a) == 0 and stdev(b) == 0:
         return difference
     interval = ttest_ind(a, b, equal_var=False).confidence_interval()
     return f"{difference} [{interval.low:+.1f}, {interval.high:+.1f}]"

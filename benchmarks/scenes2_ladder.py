@@ -195,14 +195,14 @@ def learning_rate_note(learning_rates: Mapping[str, str]) -> str:
     """Return what is known of the learning rate, as a note on the ladder."""
     if FINISHED_METHOD not in learning_rates:
         return worker.NO_LEARNING_RATE
-    chosen = learning_rates[FINISHED_METHOD]
+    learning_rate = learning_rates[FINISHED_METHOD]
     tuned_rungs = []
     for rung_recipe in RUNGS:
-        if learning_rates.get(rung_recipe.study_method) == chosen:
+        if learning_rates.get(rung_recipe.study_method) == learning_rate:
             tuned_rungs.append(rung_recipe.rung.name)
     return (
-        f"All rungs have the learning rate {chosen}, which tuning chose for {FINISHED_METHOD} "
-        f"(tuned: {', '.join(tuned_rungs)}). It was not tuned for the others, so that steps up to "
+        f"All rungs have the learning rate {learning_rate}, which tuning chose for "
+        f"{FINISHED_METHOD} (tuned: {', '.join(tuned_rungs)}). It was not tuned for the others, so that steps up to "
         "the first tuned rung may include an effect of the learning rate."
     )
 
