@@ -200,9 +200,10 @@ def learning_rate_note(learning_rates: Mapping[str, str]) -> str:
     for rung_recipe in RUNGS:
         if learning_rates.get(rung_recipe.study_method) == learning_rate:
             tuned_rungs.append(rung_recipe.rung.name)
+    tuned = ", ".join(tuned_rungs)
     return (
         f"All rungs have the learning rate {learning_rate}, which tuning chose for "
-        f"{FINISHED_METHOD} (tuned: {', '.join(tuned_rungs)}). It was not tuned for the others, so that steps up to "
+        f"{FINISHED_METHOD} (tuned: {tuned}). It was not tuned for the others, so that steps up to "
         "the first tuned rung may include an effect of the learning rate."
     )
 
