@@ -19,7 +19,7 @@ from cosmos_eval.results.labels import (
     label_results,
     result_warnings,
 )
-from cosmos_eval.results.record import ResultRow
+from cosmos_eval.results.record import ResultRow, is_same_figure
 from cosmos_eval.results.store import read_files, record_is_unchanged, result_paths, samples_of
 from cosmos_eval.results.text import one_line
 from cosmos_eval.tasks import task_named
@@ -135,12 +135,12 @@ def contradiction_of_metrics(path: Path) -> str:
             from cosmos_eval.results.decisions import recompute  # imports SciPy
 
             recomputed = recompute(row, samples)
-            is_same = recomputed.metrics == row.metrics
+            is_same = is_same_figure(row.metrics, recomputed.metrics)
             is_same &= recomputed.answer == row.provenance[STOPPED]["answer"]
             return "" if is_same else EDITED_METRICS
         estimates = task.estimates(task.derive(samples))
         metrics = task.values(estimates, interval_methods)
     except Exception:  # a task of another package may raise any error for foreign samples
         return EDITED_SAMPLES
-    is_same = metrics == row.metrics and task.count(samples) == row.n_samples
+    is_same = is_same_figure(row.metrics, metrics) and task.count(samples) == row.n_samples
     return "" if is_same else EDITED_METRICS

@@ -6,7 +6,6 @@ groups of trainings in `groups`, and new results with a baseline in `gate.check`
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cosmos_core.utils.text import first_of
 from cosmos_eval.results.labels import StoredResult, distinct_results, label_results
-from cosmos_eval.results.record import ResultRow
+from cosmos_eval.results.record import ResultRow, is_same_figure
 from cosmos_eval.results.settings import (
     differing_conditions,
     has_content,
@@ -41,7 +40,6 @@ if TYPE_CHECKING:
 
 _MOST_KEYS = 20  # data sets that a message names
 _HASH_LENGTH = 12  # characters of a hash that is shown
-_ROUNDING = 1e-9  # sums in another order differ in their last bits
 
 
 class Measurement(NamedTuple):
@@ -183,8 +181,7 @@ def require_metric_of_samples(name: str, value: float, computed: float | None) -
     """
     if computed is None:
         raise ValueError(f"the samples do not give {name}")
-    # This also refuses NaN, which is close to no number.
-    if not math.isclose(value, computed, rel_tol=_ROUNDING, abs_tol=_ROUNDING):
+    if not is_same_figure(value, computed):
         raise ValueError(f"{name} is {value}, but its samples give {computed}")
 
 

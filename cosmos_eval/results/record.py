@@ -1,6 +1,7 @@
 """The record of a result; `schema.json` in this package is `json_schema(ResultRow)`."""
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -21,6 +22,8 @@ SCHEMA_VERSION = 2
 
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 """Values of other types are not converted. Unknown fields, NaN and infinity are refused."""
+
+_ROUNDING = 1e-12  # relative for values above 1, absolute for those below
 
 _VALUE_CHARACTERS = 60  # of a refused value in a message
 
@@ -466,6 +469,26 @@ class ResultRow:
 
 
 Content = TypeVar("Content")
+
+
+def is_same_figure(stored: Any, computed: Any) -> bool:
+    """Return whether a stored figure is the one that the samples give, except for rounding.
+
+    The last digits depend on the processor: BLAS adds in the order that is best for it, and NumPy
+    has an `exp` and a `log` for each set of vector instructions.
+
+    Args:
+        stored: The stored figure, a number or a record of numbers and texts.
+        computed: The figure that was computed from the samples, possibly on another machine. NaN
+            equals nothing.
+    """
+    if isinstance(stored, Mapping) and isinstance(computed, Mapping):
+        if stored.keys() != computed.keys():
+            return False
+        return all(is_same_figure(value, computed[name]) for name, value in stored.items())
+    if isinstance(stored, float | int) and isinstance(computed, float | int):
+        return math.isclose(stored, computed, rel_tol=_ROUNDING, abs_tol=_ROUNDING)
+    return bool(stored == computed)
 
 
 @cache

@@ -1,8 +1,7 @@
 """Verify stored results: everything that is computed from the samples must be the same again.
 
 These are metrics, intervals, values by class and frequent mistakes, which a result calls figures.
-They must be the same floats. Only the ends of intervals may differ by a rounding, since BLAS adds
-resampled sums in the order that is best for the processor. Imports no torch.
+They may differ by a rounding, which depends on the processor. Imports no torch.
 """
 
 import hashlib
@@ -21,7 +20,7 @@ from cosmos_eval.results.decisions import Recomputed, recompute
 from cosmos_eval.results.filenames import file_stem, renamed_result_path, samples_name
 from cosmos_eval.results.identity import STOPPED, is_stopped
 from cosmos_eval.results.labels import StoredResult
-from cosmos_eval.results.record import SCHEMA_VERSION, ResultRow
+from cosmos_eval.results.record import SCHEMA_VERSION, ResultRow, is_same_figure
 from cosmos_eval.results.store import (
     ImpossibleSamplesError,
     ResultFiles,
@@ -32,7 +31,7 @@ from cosmos_eval.results.store import (
     samples_of,
 )
 from cosmos_eval.tasks import task_named
-from cosmos_eval.types import Figures, Interval, Samples, UsageError
+from cosmos_eval.types import Figures, Samples, UsageError
 
 _HASH_LENGTH = 8  # characters of a hash that is shown
 
@@ -325,9 +324,7 @@ def _differences(row: ResultRow, figures: Figures) -> Iterator[str]:
     numpy_note = ""
     if stored_numpy != np.__version__:
         numpy_note = f" (by NumPy {np.__version__}, stored: by {stored_numpy})"
-    intervals = {}
-    for name, interval in figures.intervals.items():
-        intervals[name] = _ignore_rounding(interval, row.intervals.get(name, {}))
+    intervals = {name: interval._asdict() for name, interval in figures.intervals.items()}
     for line in _differing_figures("interval of", row.intervals, intervals):
         yield f"{line}{numpy_note}"
 
@@ -355,27 +352,11 @@ def _differing_figures(
     for name in sorted(all_names):
         stored = stored_figures.get(name, "missing")
         recomputed = figures.get(name, "none")
-        if stored != recomputed:
+        if not is_same_figure(stored, recomputed):
             yield (
                 f"edited {kind} {name}: {_figure_text(stored)}, "
                 f"its samples give {_figure_text(recomputed)}"
             )
-
-
-def _ignore_rounding(interval: Interval, stored_interval: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an interval as a record, with the stored ends if they differ only by rounding.
-
-    Args:
-        interval: The interval that was computed from the samples.
-        stored_interval: The stored interval; empty if there is none.
-    """
-    record = interval._asdict()
-    for end in ("low", "high"):
-        if end in stored_interval:
-            computed_end, stored_end = record[end], stored_interval[end]
-            if math.isclose(computed_end, stored_end, rel_tol=1e-12, abs_tol=1e-12):
-                record[end] = stored_end
-    return record
 
 
 def _figure_text(figure: Any) -> str:
