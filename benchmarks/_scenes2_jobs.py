@@ -126,6 +126,8 @@ class Job(NamedTuple):
             f"optim.lr={self.learning_rate}",
             f"optim.steps={self.steps}",
             f"seed={self.seed}",
+            # The same on every CPU, although it is slow without AVX-512.
+            "compute.precision=bf16",
             "save.every=250",
             "data.workers=0",
             "data.cache_gb=1.5",

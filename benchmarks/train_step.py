@@ -39,7 +39,7 @@ from cosmos_core.config import ComputeConfig, DataConfig, OptimConfig, TrainConf
 from cosmos_core.data.loading import make_loader
 from cosmos_core.data.scenes import TRAIN
 from cosmos_core.data.scenes.layouts import write_layouts
-from cosmos_core.engine.build import make_training
+from cosmos_core.engine.build import choose_precision, make_training
 from cosmos_core.engine.check import make_tokenizer
 from cosmos_core.engine.distributed import World
 from cosmos_core.engine.step import normalise, train_step
@@ -312,6 +312,7 @@ def _cpu_milliseconds(recipe: str, form: Form) -> float:
         context_length = model_config(config.architecture)["text_cfg"]["context_length"]
         loader = make_loader(config, make_tokenizer(f"scenes:{SCENES}", context_length))
         views_of_steps = [batch.views for batch in itertools.islice(loader, STEPS)]
+    config = choose_precision(config, World())
     training = make_training(config, World())
     if form.channels_last:
         training.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -193,7 +193,8 @@ class ComputeConfig:
 
     # "auto" is a GPU if there is one, and else the CPU.
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
+    # "auto" is bf16 where the device has instructions for it, and else fp32.
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     # A batch is encoded in so many parts.
     accumulate: Positive = 1
     # Whether activations are computed again in backward.

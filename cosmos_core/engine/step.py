@@ -30,6 +30,8 @@ Loss = Callable[[Any, Any, Gather], LossTerms]
 # With a smaller scale of float16's gradient scaler, a gradient that is not finite ends the training
 # (fairseq/optim/dynamic_loss_scaler.py: min_loss_scale).
 MIN_SCALE = 1e-4
+# The dtype of autocast by precision; in fp32 autocast is disabled.
+_AUTOCAST_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # The terms of a loss by name: 0-d tensors, means over all processes.
 Terms = dict[str, Tensor]
 
@@ -254,7 +256,7 @@ def train_step(
     training.optimizer.zero_grad(set_to_none=True)
     autocast = torch.autocast(
         views.global_images.device.type,
-        torch.float16 if precision == "fp16" else torch.bfloat16,
+        _AUTOCAST_DTYPES[precision],
         enabled=precision != "fp32",
     )
     if n_chunks == 1:

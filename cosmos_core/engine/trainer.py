@@ -25,6 +25,7 @@ from cosmos_core.data.stream import pack_positions, resumed_positions
 from cosmos_core.engine import snapshot
 from cosmos_core.engine.branch import read_start
 from cosmos_core.engine.build import (
+    choose_precision,
     learning_rate,
     make_training,
     phase_start,
@@ -106,6 +107,7 @@ class Trainer:
             resume: True to go on from the newest snapshot.
             start: A snapshot of another training, from which a new one starts.
         """
+        config = choose_precision(config, setting.world)
         self._config = config
         self._setting = setting
         self._world = setting.world

@@ -6,7 +6,8 @@ import pytest
 import torch
 from support.training import METHODS, SINGLE_PROCESS, gradients, step, tiny_config, tiny_views
 
-from cosmos_core.engine.build import make_training
+from cosmos_core.engine.build import choose_precision, make_training
+from cosmos_core.engine.distributed import World
 from cosmos_core.losses import gather_locally
 
 
@@ -132,3 +133,34 @@ def test_gradients_are_clipped_after_the_scale_of_a_scaler_is_removed():
     report = step(training, views, precision="fp16", clip_norm=1.0)
     assert report.gradient_norm > 1
     assert norm_of_gradients(training.model) == pytest.approx(1.0, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("capability", "precision", "chosen"),
+    [
+        ("AVX512", "auto", "bf16"),
+        ("AVX2", "auto", "fp32"),
+        ("DEFAULT", "auto", "fp32"),
+        ("AVX2", "bf16", "bf16"),
+        ("AVX512", "fp32", "fp32"),
+    ],
+)
+def test_auto_is_bf16_where_the_processor_has_instructions_for_it(
+    monkeypatch, capability, precision, chosen
+):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    config = tiny_config(METHODS["cosmos"], precision=precision)
+    assert choose_precision(config, SINGLE_PROCESS).compute.precision == chosen
+
+
+def test_the_first_process_chooses_for_all(monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    second_process = World(rank=1, world_size=2, gather=lambda value: ["fp32", value])
+    config = tiny_config(METHODS["cosmos"], precision="auto")
+    assert choose_precision(config, second_process).compute.precision == "fp32"
+
+
+def test_a_step_needs_a_chosen_precision():
+    training, views = start()
+    with pytest.raises(KeyError, match="auto"):
+        step(training, views, precision="auto")

@@ -41,6 +41,16 @@ def test_a_run_stopped_before_its_first_step_can_go_on(setting, scene_shards):
     assert Trainer(config, setting, resume=True).run(scene_shards) == 1
 
 
+def test_a_run_goes_on_in_its_precision_only(setting, scene_shards, monkeypatch):
+    """A snapshot states the precision that the first processor led to, not "auto"."""
+    config = override(RECIPES["scenes_clip"](), ["optim.steps=1", *SHORT])
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    Trainer(config, setting).run(scene_shards)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    with pytest.raises(SnapshotError, match=r"compute\.precision is 'fp32' there and 'bf16' here"):
+        Trainer(config, setting, resume=True)
+
+
 @pytest.fixture(scope="module")
 def begun_run(setting_of_session, tmp_path_factory):
     """A folder with a run that did one of two steps, and the configuration of the run.
@@ -54,7 +64,8 @@ def begun_run(setting_of_session, tmp_path_factory):
         write_layouts(root, split=TRAIN, count=4, start=number, layouts=["shards"])
         (tar,) = (root / "shards").glob("*.tar")
         tar.rename(folder / "here" / f"{number}.tar")
-    settings = ["optim.steps=2", *SHORT, f"data.shards={folder}/here/*.tar"]
+    settings = ["optim.steps=2", *SHORT, "compute.precision=fp32"]
+    settings.append(f"data.shards={folder}/here/*.tar")
     config = override(RECIPES["scenes_clip"](), settings)
     one_step_config = dataclasses.replace(config, optim=dataclasses.replace(config.optim, steps=1))
     setting = setting_of_session._replace(output=folder / "run")

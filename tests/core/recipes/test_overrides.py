@@ -89,7 +89,7 @@ def test_texts_become_values_of_the_type_of_their_field(config, assignment, valu
         ("image.global_scale=0.9,wide", "a valid tuple, not [0.9,wide]; for example"),
         ('image.global_scale=[0.9, "wide"]', "a valid number, not wide; for example 0.4, 1.0"),
         ("optim.gradient=tru", "'true' or 'published', not 'tru'; nearest: true"),
-        ("compute.precision=bf61", "'fp32', 'bf16' or 'fp16', not 'bf61'; nearest: bf16"),
+        ("compute.precision=bf61", "'auto', 'fp32', 'bf16' or 'fp16', not 'bf61'; nearest: bf16"),
         ("watch.loggers=wandbb", "'tensorboard' or 'wandb', not 'wandbb'; nearest: wandb"),
         ("method=slipp", "'slipp' is none of clip, cosmos, "),
         ("method.name=slip", "no 'name'; nearest: "),
