@@ -81,6 +81,7 @@ FORMS = {
     "batch 16": Form(("optim.batch_size=16",)),
     "batch 64": Form(("optim.batch_size=64",)),
     "fp32": Form(("compute.precision=fp32",)),
+    "bf16": Form(("compute.precision=bf16",)),
     "compiled": Form(("compute.compile=true",)),
 }
 

@@ -23,7 +23,7 @@ SCHEMA_VERSION = 2
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 """Values of other types are not converted. Unknown fields, NaN and infinity are refused."""
 
-_ROUNDING = 1e-12  # relative for values above 1, absolute for those below
+_ROUNDING = 1e-9  # relative for values above 1, absolute for those below
 
 _VALUE_CHARACTERS = 60  # of a refused value in a message
 

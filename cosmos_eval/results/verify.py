@@ -5,7 +5,6 @@ They may differ by a rounding, which depends on the processor. Imports no torch.
 """
 
 import hashlib
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -221,7 +220,7 @@ def _differences_of_decision(row: ResultRow, recomputed: Recomputed) -> Iterator
         yield f"edited metric of the decision: {record['metric']}"
     if record["answer"] != recomputed.answer:
         yield f"edited answer: {record['answer']}, its samples give {recomputed.answer}"
-    if not math.isclose(record["difference"], recomputed.difference, abs_tol=1e-12):
+    if not is_same_figure(record["difference"], recomputed.difference):
         yield f"edited difference: {record['difference']}, its samples give {recomputed.difference}"
 
     stored_looks = np.array(record["looks"], np.float64)

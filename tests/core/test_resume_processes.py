@@ -32,6 +32,19 @@ def test_two_processes_stop_or_fail_and_go_on_together(tmp_path):
     assert_same_run(restarted, whole)
 
 
+def test_three_processes_go_on_to_the_same_weights(tmp_path):
+    """With three processes, sums over processes depend on their order, unlike with two."""
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    batch = ("--set", "optim.batch_size=6")
+    finish(start(whole, *batch, processes=3))
+    process = start(stopped, *batch, processes=3)
+    wait_for_step(process, stopped, 2)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    finish(start(stopped, *batch, "--resume", processes=3))
+    assert_same_run(stopped, whole)
+
+
 @pytest.mark.skipif(
     "--signals-to-handle" not in get_args_parser()._option_string_actions,
     reason="this torchrun passes no other signals on",

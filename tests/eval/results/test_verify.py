@@ -140,12 +140,12 @@ def test_only_the_rounding_of_another_processor_is_tolerated(
 ) -> None:
     path = store_result(tmp_path, "cls")
     record = json.loads(path.read_text())
-    add(record, 1e-15)
+    add(record, 1e-12)
     seal(path, record)
     assert verify(path).outcome == "verified"
     assert [result.contradiction for result in read_checked([path])] == [""]
 
-    add(record, 1e-9)
+    add(record, 1e-7)
     seal(path, record)
     (line,) = verify(path).differences
     assert line.startswith(f"edited {figure}: ")
