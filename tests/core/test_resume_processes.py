@@ -5,6 +5,7 @@ import os
 import signal
 
 import pytest
+from safetensors.torch import load_file
 from support.runs import STEPS, assert_same_run, finish, start, wait_for_step
 from torch.distributed.run import get_args_parser
 
@@ -32,17 +33,19 @@ def test_two_processes_stop_or_fail_and_go_on_together(tmp_path):
     assert_same_run(restarted, whole)
 
 
-def test_three_processes_go_on_to_the_same_weights(tmp_path):
-    """With three processes, sums over processes depend on their order, unlike with two."""
+def test_three_processes_go_on_to_nearly_the_same_weights(tmp_path):
+    """A sum over three processes depends on its order, which DDP changes after its first step."""
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    batch = ("--set", "optim.batch_size=6")
-    finish(start(whole, *batch, processes=3))
-    process = start(stopped, *batch, processes=3)
+    options = ("--set", "optim.batch_size=6", "--set", "compute.precision=fp32")
+    finish(start(whole, *options, processes=3))
+    process = start(stopped, *options, processes=3)
     wait_for_step(process, stopped, 2)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)
-    finish(start(stopped, *batch, "--resume", processes=3))
-    assert_same_run(stopped, whole)
+    finish(start(stopped, *options, "--resume", processes=3))
+    weights = load_file(stopped / "checkpoint.safetensors")
+    for name, expected in load_file(whole / "checkpoint.safetensors").items():
+        assert (weights[name] - expected).abs().max() < 1e-4, name
 
 
 @pytest.mark.skipif(
