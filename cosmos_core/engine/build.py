@@ -1,7 +1,6 @@
 """Build the student, teacher and optimizer of a run, and compute its schedules."""
 
 import inspect
-import logging
 import math
 from collections.abc import Mapping
 from dataclasses import replace
@@ -28,8 +27,6 @@ from cosmos_core.model.pretrained import (
     tower_of,
 )
 from cosmos_core.utils.text import first_of
-
-logger = logging.getLogger(__name__)
 
 # Parameters whose names contain one of these have no weight decay.
 NO_DECAY_NAMES = ("bn", "ln", "bias", "logit_scale")
@@ -136,8 +133,6 @@ def choose_precision(config: TrainConfig, world: World) -> TrainConfig:
     else:
         has_bf16 = torch.backends.cpu.get_cpu_capability() == "AVX512"
     precision: Literal["bf16", "fp32"] = world.gather("bf16" if has_bf16 else "fp32")[0]
-    if precision == "fp32" and world.rank == 0:
-        logger.info("trains in fp32: this processor has no instructions for bf16")
     return replace(config, compute=replace(config.compute, precision=precision))
 
 
