@@ -129,6 +129,7 @@ def choose_precision(config: TrainConfig, world: World) -> TrainConfig:
     if config.compute.precision != "auto":
         return config
     if world.device.type == "cuda":
+        # NVIDIA's GPUs have such instructions since Ampere, compute capability 8.0.
         has_bf16 = torch.cuda.get_device_capability(world.device) >= (8, 0)
     else:
         has_bf16 = torch.backends.cpu.get_cpu_capability() == "AVX512"
