@@ -12,8 +12,9 @@ from cosmos_core.model.cosmos import show_all_patches
 from cosmos_core.model.pretrained import freeze
 from cosmos_core.types import Views
 
-# The operations of so many samples of a batch are counted.
-SAMPLES = 8
+# The operations of so many samples of a batch are counted, a few at once to save memory.
+SAMPLES = 64
+SAMPLES_AT_ONCE = 8
 # The peak TFLOP/s of GPUs for dense products in bf16 or fp16, in tf32, and in fp32. The data sheets
 # state twice as much for sparse products. The numbers were compared with specs.md of
 # github.com/winston-zhang-orz/gpu-specs (A100, H100 PCIe, L40S, L4, A10), not with NVIDIA's own
@@ -40,44 +41,46 @@ def sample_flops(config: TrainConfig, views: Views, step: int = 0) -> float:
 
     This is 3 times the student's forward pass over all views, because the backward pass takes twice
     as many operations, plus the teacher's forward pass. If a tower is frozen, the backward pass
-    takes fewer operations, and is measured.
+    takes fewer operations, and is measured. Captions have different lengths, so the number is a
+    mean over up to SAMPLES samples.
 
     PyTorch counts 2 operations for each multiply-accumulate of matrix products, convolutions and
     attention. The loss, the optimizer and recomputed activations are not counted.
 
     Args:
         config: The configuration of the training.
-        views: The views of a batch, whose shapes decide the number of operations.
+        views: The views of a batch, whose shapes and captions decide the number of operations.
         step: The training step, counted from 0. A tower may be frozen only at first.
     """
-    # A few samples are enough, since the number per sample is the same.
-    few_views = Views(*[tensor[:, :SAMPLES] for tensor in views])
-
     # Create a model without initialising its weights, whose values do not matter.
     with torch.device("meta"):
         model = create_student(config)
     if not 0 < config.model.freeze_steps <= step:
         freeze(model, config.model.freeze, config.model.unlocked_groups)
-    model.to_empty(device=few_views.global_images.device)
+    model.to_empty(device=views.global_images.device)
     trainable = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     has_frozen_tower = not all(trainable.get(name, True) for name in INPUT_LAYERS)
+
+    n_samples = min(SAMPLES, views.texts.shape[1])
+    parts = []
+    for start in range(0, n_samples, SAMPLES_AT_ONCE):
+        parts.append(Views(*[tensor[:, start : start + SAMPLES_AT_ONCE] for tensor in views]))
 
     # Count the operations. PyTorch does not count those of fused attention, so plain products are
     # used.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        with torch.set_grad_enabled(has_frozen_tower):
-            features = config.method.student_features(model, few_views)
-        uncounted_backward_flops = 0
-        if has_frozen_tower:
-            outputs = [tensor for tensor in features if tensor is not None and tensor.requires_grad]
-            torch.autograd.backward(outputs, [torch.ones_like(tensor) for tensor in outputs])
-        else:
-            # So far only the forward pass has been counted.
-            uncounted_backward_flops = 2 * counter.get_total_flops()
+        for part in parts:
+            with torch.set_grad_enabled(has_frozen_tower):
+                features = config.method.student_features(model, part)
+            if has_frozen_tower:
+                outputs = [x for x in features if x is not None and x.requires_grad]
+                torch.autograd.backward(outputs, [torch.ones_like(output) for output in outputs])
+        # Without a frozen tower, only the forward pass has been counted so far.
+        uncounted_backward_flops = 0 if has_frozen_tower else 2 * counter.get_total_flops()
         show_all_patches(model)
-        with torch.no_grad():
-            config.method.teacher_features(model, few_views)
-    n_samples = few_views.texts.shape[1]
+        for part in parts:
+            with torch.no_grad():
+                config.method.teacher_features(model, part)
     return float(uncounted_backward_flops + counter.get_total_flops()) / n_samples
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import statistics
 from dataclasses import asdict
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from cosmos_core.engine.trainer import Trainer
 from cosmos_core.model.checkpoint import read_checkpoint
 from cosmos_core.recipes import RECIPES
 from cosmos_core.recipes.overrides import override
+from cosmos_core.types import Views
 from cosmos_core.utils.recipe import remove_added_defaults, training_identity
 
 SHORT = (
@@ -212,6 +214,18 @@ def test_metadata_of_a_wrong_type_are_unknown():
     )
     assert identity["group"].startswith("training-")
     assert {identity[name] for name in ("seed", "samples", "flops", "data_sha256")} == {None}
+
+
+@pytest.mark.parametrize("name", ["clip", "lit", "cosmos"])
+def test_counted_flops_are_a_mean_over_captions_of_all_lengths(name):
+    method = METHODS[name]
+    config, views = tiny_config(method), tiny_views(method, 20)
+    flops_by_sample = []
+    for i in range(20):
+        sample = Views(*(tensor[:, i : i + 1] for tensor in views))
+        flops_by_sample.append(sample_flops(config, sample))
+    assert statistics.stdev(flops_by_sample) > 0
+    assert sample_flops(config, views) == pytest.approx(statistics.mean(flops_by_sample))
 
 
 @pytest.mark.parametrize("method", [*METHODS.values(), ABLATIONS["without distillation"]], ids=str)
