@@ -256,12 +256,13 @@ def train(job: Job, output: Path, log: BinaryIO, start: Path | None = None) -> N
 
 
 def run_training_option() -> str:
-    """Return what stands before the name of the training's module in a Python command.
+    """Return Python's option that runs the training's module, or a script that runs it.
 
-    CPUs without AVX-512 need the products of `_bf16_products.py`, which are five times as fast.
+    The script has fast bf16 products, which PyTorch lacks on CPUs without AVX-512.
     """
-    has_bf16_products = torch.backends.cpu.get_cpu_capability() == "AVX512"
-    return "-m" if has_bf16_products else str(ROOT / "benchmarks" / "_bf16_products.py")
+    if torch.backends.cpu.get_cpu_capability() == "AVX512":
+        return "-m"
+    return str(ROOT / "benchmarks" / "_bf16_products.py")
 
 
 def remove_snapshots(job: Job, output: Path) -> None:
