@@ -13,7 +13,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -338,18 +338,15 @@ def _add_prediction(
 def print_ladder(folder: Path) -> None:
     """Print the laws of stored results, with the largest budget of each method held out."""
     from cosmos_eval import scaling
+    from cosmos_eval.results.laws import budget_records
 
     report = scaling(folder, hold_out="largest")
-    rows: list[dict[str, Any]] = report.frame.to_dict("records")
-    cells = []
-    for row in rows:
-        row_cells = [row["dataset"], row["metric"], row["method"]]
-        row_cells += [f"{row['budget']:,.0f}", str(row["trainings"])]
-        row_cells += [f"{100 * row[name]:.2f}" for name in ("error", "law", "low", "high")]
-        cells.append(row_cells)
-    titles = ("dataset", "metric", "method", "budget", "trainings", "error", "law", "low", "high")
+    rows = []
+    for laws in report.laws:
+        for record in budget_records(laws):
+            rows.append({"dataset": laws.dataset, "metric": laws.metric} | record)
     print("\n".join(report.headlines), end="\n\n")
-    print(markdown_table(titles, cells, n_text_columns=3))
+    print(markdown_table(list(rows[0]), [list(row.values()) for row in rows], n_text_columns=3))
 
 
 SECTIONS: dict[str, Callable[[bool], Iterator[Row]]] = {

@@ -227,7 +227,7 @@ def scaling(
     )
     chosen_results = select_results(read_results(directory), patterns)
     if x is None:
-        x = "samples" if has_ladder(chosen_results) else "gflops"
+        x = "samples" if group or hold_out or has_ladder(chosen_results) else "gflops"
     if x == "gflops":
         if group or hold_out:
             raise UsageError("--group and --hold-out need --x samples or --x flops")

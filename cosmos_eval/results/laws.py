@@ -71,6 +71,8 @@ class MetricLaws(NamedTuple):
 
     dataset: str
     protocol: str
+    # The data set, with the protocol if there are laws of several protocols.
+    dataset_title: str
     task: str
     metric: str
     unit: Unit
@@ -88,8 +90,8 @@ class MetricLaws(NamedTuple):
     def title(self) -> str:
         """What the laws are of, such as "scenes-cls, error of acc1"."""
         if self.metric_record.higher_is_better:
-            return f"{self.dataset}, error of {self.metric}"
-        return f"{self.dataset}, {self.metric}"
+            return f"{self.dataset_title}, error of {self.metric}"
+        return f"{self.dataset_title}, {self.metric}"
 
     @property
     def factor(self) -> int:
@@ -116,7 +118,7 @@ class Scaling(NamedTuple):
 
     @property
     def frame(self) -> pd.DataFrame:
-        """The budgets of all methods as a table, one row each; errors as fractions."""
+        """The budgets of all methods as a table, one row each, see `budget_rows`."""
         return frame_of_records(row for laws in self.laws for row in budget_rows(laws))
 
 
@@ -133,21 +135,20 @@ def budget_text(budget: float) -> str:
 
 def headlines_of(laws: MetricLaws) -> Iterator[str]:
     """Yield the outcome of a metric: crossings, laws of methods without one, and predictions."""
-    place = laws.title
     for (index_a, index_b), crossing in laws.crossings.items():
         methods = (laws.methods[index_a], laws.methods[index_b])
         if crossing is None:
             misfit = next(method.name for method in methods if method.misfits)
-            yield f"{place}: {misfit} does not follow the law, so no crossing is computed"
+            yield f"{laws.title}: {misfit} does not follow the law, so no crossing is computed"
         else:
-            yield f"{place}: {_crossing_text(crossing, methods, laws.unit)}"
+            yield f"{laws.title}: {_crossing_text(crossing, methods, laws.unit)}"
     compared_indices = {index for pair in laws.crossings for index in pair}
     for index, method in enumerate(laws.methods):
         if index not in compared_indices:
-            yield f"{place}: {_law_text(laws, method)}"
+            yield f"{laws.title}: {_law_text(laws, method)}"
     for method in laws.methods:
         for prediction in method.predictions:
-            yield f"{place}: {method.name} {_prediction_text(laws, prediction)}"
+            yield f"{laws.title}: {method.name} {_prediction_text(laws, prediction)}"
 
 
 def _crossing_text(crossing: Crossing, methods: Sequence[MethodLaw], unit: Unit) -> str:
@@ -177,7 +178,7 @@ def _crossing_text(crossing: Crossing, methods: Sequence[MethodLaw], unit: Unit)
 def _law_text(laws: MetricLaws, method: MethodLaw) -> str:
     """Return how the error of a method falls.
 
-    Example: "clip falls to 4.20 as samples^-0.52, alpha on [0.41, 0.66]".
+    Example: "clip falls to 4.20 as samples^-alpha, alpha = 0.52 [0.41, 0.66]".
     """
     if method.misfits:
         return f"{method.name} does not follow a law E + A C^-alpha"
@@ -186,8 +187,9 @@ def _law_text(laws: MetricLaws, method: MethodLaw) -> str:
     interval = method.fitted.parameter_interval("exponent")
     floor = laws.factor * method.fitted.law.floor
     return (
-        f"{method.name} falls to {floor:.2f} as {laws.unit}^-{method.fitted.law.exponent:.2f}, "
-        f"alpha on [{alpha_text(interval.low)}, {alpha_text(interval.high)}]"
+        f"{method.name} falls to {floor:.2f} as {laws.unit}^-alpha, "
+        f"alpha = {alpha_text(method.fitted.law.exponent)} "
+        f"[{alpha_text(interval.low)}, {alpha_text(interval.high)}]"
     )
 
 
@@ -218,8 +220,7 @@ def budget_rows(laws: MetricLaws) -> Iterator[dict[str, Any]]:
     """Yield a row for each budget of each method; errors are fractions, or as the metric.
 
     - `error`: the mean over the trainings; None without trainings
-    - `law`, `low`, `high`: the mean over all seeds and images by the law; None if the trainings
-      deviate from it
+    - `law`, `low`, `high`: the mean over all seeds and images by the law; None if no law is shown
     - `predicted_low`, `predicted_high`: the interval for the mean of `predicted_trainings`
       trainings on the same images. These three are None for fitted budgets.
     - `refusal`: the reason why a budget is not predicted; there are then no numbers of the law
@@ -238,8 +239,7 @@ def budget_rows(laws: MetricLaws) -> Iterator[dict[str, Any]]:
                 rows.append(_identifying_columns(laws, method, prediction.budget) | columns)
             else:
                 held_out_predictions[prediction.budget] = prediction
-        for index, number in enumerate(ladder.budgets):
-            budget = float(number)
+        for index, budget in enumerate(ladder.budgets.tolist()):
             columns = {
                 "trainings": len(ladder.errors[index]),
                 "fitted": bool(ladder.is_fitted[index]),
@@ -274,7 +274,7 @@ def _law_columns(method: MethodLaw, budget: float, prediction: Prediction | None
             return columns
         columns["predicted_low"] = prediction.interval.low
         columns["predicted_high"] = prediction.interval.high
-    if method.misfits:
+    if not method.is_shown:
         return columns
     mean = method.fitted.mean_interval(budget)
     columns["law"] = float(method.fitted.law.error_at(budget))
@@ -297,7 +297,7 @@ def law_records(laws: MetricLaws) -> list[dict[str, Any]]:
         records.append(
             {
                 "law": method.name,
-                "E [95%]": _value_text(law.floor, floor, laws.factor, 2) if method.is_shown else "",
+                "E [95%]": _value_text(law.floor, floor, laws.factor) if method.is_shown else "",
                 "alpha [95%]": f"{alpha} [{low}, {high}]" if method.is_shown else "",
                 "A": f"{laws.factor * law.scale:.3g}" if method.is_shown else "",
                 "misfit p": "" if fitted.misfit_p is None else f"{fitted.misfit_p:.2g}",
@@ -313,7 +313,7 @@ def budget_records(laws: MetricLaws) -> list[dict[str, Any]]:
         law = ""
         if row["law"] is not None:
             ends = Interval(row["low"], row["high"], "", 0.95)
-            law = _value_text(row["law"], ends, laws.factor, 2)
+            law = _value_text(row["law"], ends, laws.factor)
         predicted = ""
         if row["predicted_low"] is not None:
             low, high = laws.factor * row["predicted_low"], laws.factor * row["predicted_high"]
@@ -332,9 +332,9 @@ def budget_records(laws: MetricLaws) -> list[dict[str, Any]]:
     return records
 
 
-def _value_text(value: float, interval: Interval, factor: float, decimals: int) -> str:
+def _value_text(value: float, interval: Interval, factor: float) -> str:
     """Return a value with its interval, such as "4.20 [0.00, 9.10]"."""
-    texts = [f"{factor * number:.{decimals}f}" for number in (value, interval.low, interval.high)]
+    texts = [f"{factor * number:.2f}" for number in (value, interval.low, interval.high)]
     return f"{texts[0]} [{texts[1]}, {texts[2]}]"
 
 
@@ -402,6 +402,6 @@ def interval_notes(all_laws: Sequence[MetricLaws]) -> Iterator[str]:
         yield "intervals are over seeds and images"
     else:
         yield (
-            "where no budget has two trainings, intervals are over images only, and deviations "
-            "from the law are not tested: other seeds may give other laws"
+            "where no fitted budget has two trainings, intervals are over images only, and "
+            "deviations from the law are not tested: other seeds may give other laws"
         )

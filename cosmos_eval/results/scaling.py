@@ -1,20 +1,23 @@
 """Laws of scale of training methods, from stored results of trainings at several budgets.
 
-A method is all trainings whose recipe has the same name. The name of a training's group ends with
-the hash of its recipe, in which the number of steps counts, so that each budget is a group.
+A method is all trainings whose recipe has the same name. The group of a training by cosmos-train
+ends with the hash of its recipe, in which the number of steps counts, so that each budget is a
+group.
 """
 
 from __future__ import annotations
 
 import math
-import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from itertools import combinations
+from itertools import combinations, pairwise
+from operator import itemgetter
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cosmos_core.utils.text import first_of
 from cosmos_eval.results import groups
@@ -35,6 +38,7 @@ from cosmos_eval.results.table import (
     require_known,
     split_patterns,
 )
+from cosmos_eval.stats.estimates import Values
 from cosmos_eval.stats.scaling import (
     Crossing,
     FittedLadder,
@@ -43,13 +47,14 @@ from cosmos_eval.stats.scaling import (
     fit_ladders,
     refusal_of_prediction,
     require_enough_budgets,
+    require_several_budgets,
 )
 from cosmos_eval.tasks import Metric, metric_of
 from cosmos_eval.types import UsageError
 
 LARGEST: Literal["largest"] = "largest"
 _AT_STEP = " at step "  # in the group of a training that had not done all of its steps
-_HASH = re.compile(rf"-[0-9a-f]{{8}}(?:{_AT_STEP}\d+)?$")
+_HASH_LENGTH = 8  # of the start of `recipe_sha256` in the group of a training by cosmos-train
 _MOST_NAMES = 8  # that a message lists
 _MOST_FAULTS = 3  # that a message lists
 _FITTED_KINDS = "laws are of fractions, and of other metrics above 0 if lower is better"
@@ -132,16 +137,22 @@ def fit_scaling(
     usable_results = _results_with_metrics(usable_results, options.metrics)
     methods = _methods_of(usable_results, options.methods)
     fitter = _LawFitter(read_samples, options, notes)
+    keys = list(dict.fromkeys(_key_of(result) for result in usable_results))
+    n_protocols = Counter(dataset for dataset, _ in keys)
     laws: list[MetricLaws] = []
-    for key in dict.fromkeys(_key_of(result) for result in usable_results):
+    for key in keys:
+        dataset, protocol = key
+        title = dataset if n_protocols[dataset] == 1 else f"{dataset} ({protocol})"
         results_by_method = {}
         for name, method_results in methods.items():
-            on_key = [result for result in method_results if _key_of(result) == key]
-            results_by_budget = fitter.split_by_budget(name, on_key) if on_key else {}
+            dataset_results = [result for result in method_results if _key_of(result) == key]
+            if not dataset_results:
+                continue
+            results_by_budget = fitter.split_by_budget(title, name, dataset_results)
             if results_by_budget:
                 results_by_method[name] = results_by_budget
         if results_by_method:
-            laws += fitter.fit_dataset(key, results_by_method)
+            laws += fitter.fit_dataset(key, title, results_by_method)
     if not laws:
         reasons = list(dict.fromkeys([*fitter.faults, *fitter.notes]))
         raise UsageError("; ".join(reasons[:_MOST_FAULTS]))
@@ -173,51 +184,38 @@ class _LawFitter:
         self.faults: list[str] = []
 
     def split_by_budget(
-        self, name: str, results: Sequence[StoredResult]
+        self, title: str, name: str, results: Sequence[StoredResult]
     ) -> dict[float, list[StoredResult]]:
         """Return the results of a method on one data set by budget, the smallest first.
 
-        Within a budget they are in the order of seeds. Budgets in FLOPs may belong to larger and
-        larger models, so results of different architectures have different budgets.
+        Within a budget they are in the order of seeds.
 
         Args:
+            title: The data set, as messages call it.
             name: The name of the method.
             results: Its results on the data set.
 
         Returns:
-            The results, or {} if there are too few budgets for a law, which is a fault.
+            The results, or {} if the budgets do not support a law, which is a fault.
 
         Raises:
             UsageError: If trainings of one budget follow different recipes, a training occurs
                 twice, or trainings have different architectures.
         """
-        unit = self._options.unit
-        results_by_size: dict[tuple[str, int], list[StoredResult]] = {}
-        for result in sorted(results, key=training_key):
-            architecture = result.row.model["architecture"] if unit == "flops" else ""
-            size = (architecture, training_of(result.row)["samples"])
-            results_by_size.setdefault(size, []).append(result)
-        results_by_budget: dict[float, list[StoredResult]] = {}
-        for (_, samples), budget_results in sorted(results_by_size.items()):
-            label = f"{name} with {samples:,} samples"
-            _require_one_recipe(label, budget_results)
-            budget = float(samples)
-            if unit == "flops":
-                budget = samples * _flops_per_sample(label, budget_results)
-            results_by_budget.setdefault(budget, []).extend(budget_results)
-        budgets = dict(sorted(results_by_budget.items()))
-
-        is_fitted = _fitted_mask(list(budgets), self._options)
+        held_out_text = ""
         try:
-            require_enough_budgets(np.array(list(budgets))[is_fitted])
+            results_by_budget = _group_by_budget(name, results, self._options.unit)
+            budgets = np.array(list(results_by_budget))
+            is_fitted = _fitted_mask(budgets, self._options)
+            if not is_fitted.all():
+                held_out_text = " (without the held-out one)"
+            require_enough_budgets(budgets[is_fitted])
         except ValueError as error:
-            held_out = "" if is_fitted.all() else " (without the held-out one)"
-            dataset = results[0].row.dataset
-            self.faults.append(f"{dataset}: no law of {name}{held_out}: {error}")
+            self.faults.append(f"{title}: no law of {name}{held_out_text}: {error}")
             return {}
-        _require_one_architecture(name, results, unit)
+        _require_one_architecture(name, results, self._options.unit)
         self._note_about_trainings(name, results, holds_out=not is_fitted.all())
-        return budgets
+        return results_by_budget
 
     def _note_about_trainings(
         self, name: str, results: Sequence[StoredResult], *, holds_out: bool
@@ -236,12 +234,14 @@ class _LawFitter:
     def fit_dataset(
         self,
         key: DatasetKey,
+        title: str,
         results_by_method: Mapping[str, Mapping[float, Sequence[StoredResult]]],
     ) -> list[MetricLaws]:
         """Return the laws of all methods on the metrics of one data set.
 
         Args:
             key: The data set and the protocol.
+            title: The data set, as messages call it.
             results_by_method: The results of each method by budget.
         """
         results: list[StoredResult] = []
@@ -251,7 +251,8 @@ class _LawFitter:
         task = results[0].row.task
         metric_names = _metrics_of(results, self._options.metrics)
         if not metric_names:
-            self.faults.append(f"{key[0]}: no primary metric: choose others with --metrics")
+            self.faults.append(f"{title}: no primary metric: choose others with --metrics")
+            return []
         moments_by_metric = groups.estimate_moments_of_results(
             results, self._read_samples, metric_names
         )
@@ -261,7 +262,7 @@ class _LawFitter:
             metric = metric_of(task, metric_name)
             reason = _reason_without_law(metric_name, metric, results, moments)
             if reason or moments is None:
-                self.faults.append(f"{key[0]}: no law of {metric_name}, {reason}")
+                self.faults.append(f"{title}: no law of {metric_name}, {reason}")
                 continue
             ladders = _make_ladders(results_by_method, moments, metric, self._options)
             methods = []
@@ -269,14 +270,22 @@ class _LawFitter:
                 results_by_method, fit_ladders(ladders, moments.covariance), strict=True
             ):
                 methods.append(MethodLaw(name, fitted, tuple(_predictions(fitted, self._options))))
-            crossings = self._find_crossings(methods)
             all_laws.append(
-                MetricLaws(*key, task, metric_name, self._options.unit, tuple(methods), crossings)
+                MetricLaws(
+                    dataset=key[0],
+                    protocol=key[1],
+                    dataset_title=title,
+                    task=task,
+                    metric=metric_name,
+                    unit=self._options.unit,
+                    methods=tuple(methods),
+                    crossings=self._find_crossings(title, methods),
+                )
             )
         return all_laws
 
     def _find_crossings(
-        self, methods: Sequence[MethodLaw]
+        self, title: str, methods: Sequence[MethodLaw]
     ) -> dict[tuple[int, int], Crossing | None]:
         """Return the crossing of every two methods by their indices, see `MetricLaws.crossings`.
 
@@ -290,7 +299,7 @@ class _LawFitter:
             try:
                 crossings[a, b] = find_crossing(methods[a].fitted, methods[b].fitted)
             except ValueError as error:
-                self.notes.append(f"{methods[a].name} and {methods[b].name}: {error}")
+                self.notes.append(f"{title}: {methods[a].name} and {methods[b].name}: {error}")
         return crossings
 
 
@@ -302,28 +311,26 @@ def _usable_results(
     Trainings that had not done all of their steps are left out, because their learning rate had not
     fallen as that of a training of this budget. They count if the user names them.
     """
-    are_unfinished_named = any(_AT_STEP in text for text in options.methods)
+    patterns = [name for text in options.methods for name in split_patterns(text)]
     published_results, notes = without_other_wordings(results)
     usable_results = []
-    n_unknown, n_unfinished = 0, 0
+    n_left_out: Counter[str] = Counter()
     for result in published_results:
         training = training_of(result.row)
-        if is_stopped(result.row) or not training.get("group"):
-            continue
-        if not training.get("samples"):
-            n_unknown += 1
-        elif _AT_STEP in training["group"] and not are_unfinished_named:
-            n_unfinished += 1
+        if is_stopped(result.row):
+            n_left_out["of runs that `--until` stopped"] += 1
+        elif not training.get("group"):
+            n_left_out["without the `group` of the training"] += 1
+        elif not training.get("samples"):
+            n_left_out["without the `samples` of the training"] += 1
+        elif _AT_STEP in training["group"] and not _is_named(result, patterns):
+            reason = f"before their last step (`--group 'NAME{_AT_STEP}*'` includes them)"
+            n_left_out[f"of trainings {reason}"] += 1
         else:
             usable_results.append(result)
     notes = list(notes)
-    if n_unknown:
-        notes.append(f"left out: {n_unknown} results do not state the samples of their training")
-    if n_unfinished:
-        notes.append(
-            f"left out: {n_unfinished} results of trainings before their last step (`--group 'NAME"
-            f"{_AT_STEP}*'` includes them)"
-        )
+    for reason, count in n_left_out.items():
+        notes.append(f"left out: {count} {'result' if count == 1 else 'results'} {reason}")
     if not usable_results:
         raise UsageError(
             "; ".join(
@@ -340,31 +347,38 @@ def _usable_results(
 def _results_with_metrics(
     results: Sequence[StoredResult], patterns: Sequence[str]
 ) -> list[StoredResult]:
-    """Return the results that have a metric which a pattern matches; all without patterns.
+    """Return the results on data sets that have a metric which a pattern matches.
+
+    All results on such a data set are returned, also those that lack the metric. Without patterns
+    they are the results on all data sets.
 
     Raises:
         UsageError: For a pattern that no metric of any result matches.
     """
+    if not patterns:
+        return list(results)
     all_names = [name for result in results for name in _ranked_metrics(result)]
+    if not all_names:
+        raise UsageError("no metric of these results says which model is better")
     require_known("metric", patterns, all_names)
-    chosen_results = []
-    for result in results:
-        if not patterns or pattern_index(_ranked_metrics(result), patterns) >= 0:
-            chosen_results.append(result)
-    return chosen_results
+    chosen_keys = {
+        _key_of(result)
+        for result in results
+        if pattern_index(_ranked_metrics(result), patterns) >= 0
+    }
+    return [result for result in results if _key_of(result) in chosen_keys]
 
 
 def has_ladder(results: Sequence[StoredResult]) -> bool:
-    """Return whether a method has trainings at enough budgets for a law on one data set."""
+    """Return whether one model has trainings at enough budgets for a law on one data set."""
     try:
         usable_results, _ = _usable_results(results, ScalingOptions())
     except UsageError:
         return False
-    samples_of_ladder: dict[tuple[DatasetKey, str], set[float]] = {}
+    samples_of_ladder: dict[tuple[DatasetKey, str, str], set[float]] = {}
     for result in usable_results:
-        training = training_of(result.row)
-        ladder = (_key_of(result), method_name(training["group"]))
-        samples_of_ladder.setdefault(ladder, set()).add(training["samples"])
+        ladder = (_key_of(result), _method_name(result), result.row.model["architecture"])
+        samples_of_ladder.setdefault(ladder, set()).add(training_of(result.row)["samples"])
     for samples in samples_of_ladder.values():
         with suppress(ValueError):
             require_enough_budgets(np.array(sorted(samples)))
@@ -373,27 +387,75 @@ def has_ladder(results: Sequence[StoredResult]) -> bool:
 
 
 def select_results(results: Sequence[StoredResult], patterns: NamePatterns) -> list[StoredResult]:
-    """Return the results of the models, data sets and protocols that patterns name."""
-    chosen_results = []
-    for result in results:
-        names_and_patterns = (
-            ([result.model, result.identity.name, result.identity.spec], patterns.models),
-            ([result.row.dataset], patterns.datasets),
-            ([result.row.protocol], patterns.protocols),
-        )
-        if all(
-            not texts or pattern_index(names, texts) >= 0 for names, texts in names_and_patterns
-        ):
-            chosen_results.append(result)
+    """Return the results of the models, data sets and protocols that patterns name.
+
+    Raises:
+        UsageError: For a pattern that matches nothing.
+    """
+    chosen_results = list(results)
+    for kind, texts in (
+        ("model", patterns.models),
+        ("data set", patterns.datasets),
+        ("protocol", patterns.protocols),
+    ):
+        if texts:
+            all_names = [name for result in results for name in _names_of_kind(result, kind)]
+            require_known(kind, texts, all_names)
+            chosen_results = [
+                result
+                for result in chosen_results
+                if pattern_index(_names_of_kind(result, kind), texts) >= 0
+            ]
     return chosen_results
 
 
-def method_name(group: str) -> str:
-    """Return the name of the method of a group of trainings, which is the name of its recipe.
+def _names_of_kind(result: StoredResult, kind: str) -> list[str]:
+    """Return the names of a result's model, data set or protocol, whichever `kind` is."""
+    if kind == "model":
+        return [result.model, result.identity.name, result.identity.spec]
+    return [result.row.dataset if kind == "data set" else result.row.protocol]
 
-    Example: "scenes_clip-fdaf36bd" and "scenes_clip-1a2b3c4d at step 400" -> "scenes_clip".
+
+def method_name(group: str, recipe_sha256: str | None) -> str:
+    """Return the name of the method of a group of trainings.
+
+    It is the group without the hash of the recipe, or the group itself if it has none.
+
+    Example: For a recipe with the hash "fdaf36bd...", "scenes_clip-fdaf36bd" and
+    "scenes_clip-fdaf36bd at step 400" give "scenes_clip".
     """
-    return _HASH.sub("", group)
+    finished_group = group.partition(_AT_STEP)[0]
+    if not recipe_sha256:
+        return finished_group
+    return finished_group.removesuffix(f"-{recipe_sha256[:_HASH_LENGTH]}")
+
+
+def _method_name(result: StoredResult) -> str:
+    """Return the name of the method of a result's training."""
+    training = training_of(result.row)
+    return method_name(training["group"], training.get("recipe_sha256"))
+
+
+def _group_names(result: StoredResult) -> list[str]:
+    """Return the names by which a user may call the group of a result's training.
+
+    Example: "clip-fdaf36bd at step 400" and "clip at step 400".
+    """
+    group: str = training_of(result.row)["group"]
+    _, separator, step = group.partition(_AT_STEP)
+    return [group, _method_name(result) + separator + step]
+
+
+def _is_named(result: StoredResult, patterns: Sequence[str]) -> bool:
+    """Return whether a pattern names the group of a result's training.
+
+    A training before its last step is only named by patterns with " at step ", so that `clip*` does
+    not include it.
+    """
+    group = training_of(result.row)["group"]
+    if _AT_STEP in group:
+        patterns = [pattern for pattern in patterns if _AT_STEP in pattern]
+    return pattern_index(_group_names(result), patterns) >= 0
 
 
 def _methods_of(
@@ -411,20 +473,19 @@ def _methods_of(
     methods: dict[str, list[StoredResult]] = {}
     if not patterns:
         for result in results:
-            name = method_name(training_of(result.row)["group"])
-            methods.setdefault(name, []).append(result)
+            methods.setdefault(_method_name(result), []).append(result)
         return methods
-    all_groups = [training_of(result.row)["group"] for result in results]
-    all_names = [*all_groups, *(method_name(group) for group in all_groups)]
+    all_names = [name for result in results for name in _group_names(result)]
     owners: dict[Path, str] = {}
-    for text in patterns:
+    for text in dict.fromkeys(patterns):
         names = split_patterns(text)
         require_known("group of trainings", names, all_names)
-        for result, group in zip(results, all_groups, strict=True):
-            if pattern_index([group, method_name(group)], names) < 0:
+        for result in results:
+            if not _is_named(result, names):
                 continue
             owner = owners.setdefault(result.path, text)
             if owner != text:
+                group = training_of(result.row)["group"]
                 raise UsageError(f"--group {owner} and --group {text} both have {group}")
             methods.setdefault(text, []).append(result)
     return methods
@@ -438,9 +499,42 @@ def _key_of(result: StoredResult) -> DatasetKey:
     return result.row.dataset, ", ".join(words)
 
 
+def _group_by_budget(
+    name: str, results: Sequence[StoredResult], unit: Unit
+) -> dict[float, list[StoredResult]]:
+    """Return the results of a method by budget, the smallest first, see `split_by_budget`.
+
+    Raises:
+        ValueError: If there are fewer budgets than a law needs, and if two are almost equal, which
+            would count as two points of a law. So models of different architectures must not have
+            the same FLOPs.
+        UsageError: See `split_by_budget`.
+    """
+    results_by_size: dict[tuple[str, int], list[StoredResult]] = {}
+    for result in sorted(results, key=training_key):
+        architecture = result.row.model["architecture"] if unit == "flops" else ""
+        size = (architecture, training_of(result.row)["samples"])
+        results_by_size.setdefault(size, []).append(result)
+    # A method with too few budgets may have any trainings, such as those of a search.
+    require_several_budgets(len(results_by_size))
+    pairs: list[tuple[float, list[StoredResult]]] = []
+    for (_, samples), size_results in results_by_size.items():
+        label = f"{name} with {samples:,} samples"
+        _require_one_recipe(label, size_results)
+        flops = _flops_per_sample(label, size_results) if unit == "flops" else 1
+        pairs.append((float(samples * flops), size_results))
+    pairs.sort(key=itemgetter(0))
+    for (smaller, _), (larger, _) in pairwise(pairs):
+        if larger < smaller * (1 + _SAME_BUDGET):
+            raise ValueError(
+                f"budgets of {smaller:.6g} and {larger:.6g} {unit} are almost equal: choose one of "
+                "them with --group"
+            )
+    return dict(pairs)
+
+
 def _require_one_recipe(label: str, results: Sequence[StoredResult]) -> None:
     """Raise UsageError if trainings of a budget follow different recipes, or one occurs twice."""
-    groups.require_distinct(results)
     recipes = {training_of(result.row).get("recipe_sha256") for result in results} - {None}
     if len(recipes) > 1:
         names = sorted({training_of(result.row)["group"] for result in results})
@@ -448,6 +542,7 @@ def _require_one_recipe(label: str, results: Sequence[StoredResult]) -> None:
             f"{label} has trainings of different recipes ({first_of(names, _MOST_NAMES)}): name "
             "the groups of one recipe with --group"
         )
+    groups.require_distinct(results)
 
 
 def _require_one_architecture(name: str, results: Sequence[StoredResult], unit: Unit) -> None:
@@ -480,8 +575,8 @@ def _flops_per_sample(label: str, results: Sequence[StoredResult]) -> float:
     return float(np.mean(ratios))
 
 
-def _fitted_mask(budgets: Sequence[float], options: ScalingOptions) -> Any:
-    """Return which budgets the law is fitted to, (B,)."""
+def _fitted_mask(budgets: Values, options: ScalingOptions) -> NDArray[np.bool_]:
+    """Return which budgets (B,) the law is fitted to, (B,)."""
     mask = np.ones(len(budgets), bool)
     if options.hold_out == LARGEST:
         mask[-1] = False
@@ -491,8 +586,8 @@ def _fitted_mask(budgets: Sequence[float], options: ScalingOptions) -> Any:
 
 
 def _metrics_of(results: Sequence[StoredResult], patterns: Sequence[str]) -> list[str]:
-    """Return the names of the metrics that match a pattern, or of the primary ones."""
-    names = _ranked_metrics(results[0])
+    """Return the names of the metrics of any result that match a pattern, or of primary ones."""
+    names = list(dict.fromkeys(name for result in results for name in _ranked_metrics(result)))
     if patterns:
         return [name for name in names if pattern_index([name], patterns) >= 0]
     return [name for name in names if metric_of(results[0].row.task, name).primary]
@@ -549,16 +644,16 @@ def _make_ladders(
         errors, seeds = [], []
         for results in results_by_budget.values():
             errors.append(values[start : start + len(results)])
-            numbers = []
+            budget_seeds = []
             for index, result in enumerate(results):
                 seed = training_of(result.row).get("seed")
-                numbers.append(-1 - start - index if seed is None else seed)
-            seeds.append(np.array(numbers))
+                budget_seeds.append(-1 - start - index if seed is None else seed)
+            seeds.append(np.array(budget_seeds))
             start += len(results)
-        budgets = list(results_by_budget)
+        budgets = np.array(list(results_by_budget))
         ladders.append(
             Ladder(
-                budgets=np.array(budgets, float),
+                budgets=budgets,
                 errors=tuple(errors),
                 seeds=tuple(seeds),
                 is_fitted=_fitted_mask(budgets, options),

@@ -16,12 +16,12 @@ move all trainings at once (`image_covariance` in stats.groups).
 
 Intervals are percentiles of a parametric bootstrap. Each replicate draws the images once for all
 trainings of all methods, the variance between seeds by chi-squared, and a seed for each training,
-and is fitted as the data are. With three seeds, resampling the seeds themselves would make the
-intervals too narrow. An estimate of E cannot fall below 0, so replicates of a law with E > 0 are
-biased if the true E is 0. If E = 0 fits the data, too, it is also simulated, and the interval
-covers both. Predictions also cover a law with E < 0 if the errors seem to fall that fast, as curves
-in the shape of an S do before they flatten. Simulations of the coverage are in
-benchmarks/scaling.md.
+and is fitted with the weights of the simulated law. With three seeds, resampling the seeds
+themselves would make the intervals too narrow. An estimate of E cannot fall below 0, so replicates
+of a law with E > 0 are biased if the true E is 0. If E = 0 fits the data, too, it is also
+simulated, and the interval covers both. Predictions also cover a law with E < 0 if the errors seem
+to fall that fast, as curves in the shape of an S do before they flatten. Simulations of the
+coverage are in benchmarks/scaling.md.
 
 Shapes: B budgets, S trainings of all methods, R replicates, K exponents.
 """
@@ -387,13 +387,18 @@ def fit_ladders(
     return fitted_ladders
 
 
+def require_several_budgets(count: int) -> None:
+    """Raise ValueError if a law cannot be fitted to this number of budgets."""
+    if count < LEAST_BUDGETS:
+        noun = "budget" if count == 1 else "budgets"
+        raise ValueError(
+            f"{count} {noun}, and a law with three parameters needs {LEAST_BUDGETS} or more"
+        )
+
+
 def require_enough_budgets(budgets: Values) -> None:
     """Raise ValueError unless a law can be fitted to the budgets (B,), which rise."""
-    if len(budgets) < LEAST_BUDGETS:
-        noun = "budget" if len(budgets) == 1 else "budgets"
-        raise ValueError(
-            f"{len(budgets)} {noun}, and a law with three parameters needs {LEAST_BUDGETS} or more"
-        )
+    require_several_budgets(len(budgets))
     ratio = budgets[-1] / budgets[0]
     if ratio < LEAST_RANGE:
         raise ValueError(
@@ -696,8 +701,7 @@ class Crossing(NamedTuple):
     # The range of budgets that is searched.
     low_budget: float
     high_budget: float
-    # The budget from which on the other method has the lower error; None if the laws do not cross
-    # once in the range.
+    # The last budget of the range at which the laws cross; None if they do not cross in it.
     budget: float | None
     # The ends of the 95% interval of the budget; None where it reaches beyond the range.
     low: float | None

@@ -35,10 +35,10 @@ _UNITS = {"samples": "samples seen", "flops": "FLOPs of the training"}
 def draw_laws(all_laws: Sequence[MetricLaws], columns: int) -> Figure:
     """Draw the errors of trainings and the laws of their methods, one panel per metric.
 
-    Bands are 95% intervals of the law over seeds and images. Trainings that deviate from their law
-    are drawn without it. A held-out budget is hollow, with the
-    interval that predicted it. A grey band is the interval of a crossing. If there are more methods
-    than colours, markers tell methods of the same colour apart.
+    Bands are 95% intervals of the law over seeds and images. Trainings are drawn without a law if
+    they deviate from it, or if their error is not shown to fall. A held-out budget is hollow, with
+    the interval that predicted it. A grey band is the interval of a crossing. If there are more
+    methods than colours, markers tell methods of the same colour apart.
 
     Args:
         all_laws: The laws of each metric.
@@ -83,7 +83,7 @@ def _name_budgets(axes: Axes, laws: MetricLaws) -> None:
 
 
 def _draw_method(axes: Axes, laws: MetricLaws, method: MethodLaw, name: str, index: int) -> None:
-    """Draw the trainings of a method, its law unless they deviate from it, and its predictions.
+    """Draw the trainings of a method, its law if one is shown, and its predictions.
 
     Args:
         axes: The axes of the metric.
@@ -96,13 +96,14 @@ def _draw_method(axes: Axes, laws: MetricLaws, method: MethodLaw, name: str, ind
     colour = LINE_COLOURS[colour_index]
     marker = LINE_MARKERS[round_number % len(LINE_MARKERS)]
     ladder = method.fitted.ladder
-    supported = [item for item in method.predictions if not item.refusal]
-    if method.misfits:
-        axes.plot([], [], marker, color=colour, markersize=2.5, label=f"{name} (no law)")
-    else:
-        last = max([float(ladder.fitted_budgets[-1]), *(item.budget for item in supported)])
-        _draw_law(axes, laws, method, last, colour)
+    supported = [prediction for prediction in method.predictions if not prediction.refusal]
+    if method.is_shown:
+        predicted_budgets = [prediction.budget for prediction in supported]
+        last_budget = max([float(ladder.fitted_budgets[-1]), *predicted_budgets])
+        _draw_law(axes, laws, method, last_budget, colour)
         axes.plot([], [], f"{marker}-", color=colour, linewidth=1, markersize=2.5, label=name)
+    else:
+        axes.plot([], [], marker, color=colour, markersize=2.5, label=f"{name} (no law)")
     for budget, values, is_fitted in zip(
         ladder.budgets, ladder.errors, ladder.is_fitted, strict=True
     ):

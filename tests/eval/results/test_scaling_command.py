@@ -37,10 +37,11 @@ def model_of(
     group: str, samples: int, seed: int, recipe_sha256: str | None = None
 ) -> dict[str, Any]:
     """The fields of a training's model."""
+    hash_in_group = group.partition(" at step ")[0].rpartition("-")[2]
     training = {
         "group": group,
         "seed": seed,
-        "recipe_sha256": recipe_sha256,
+        "recipe_sha256": recipe_sha256 or f"{hash_in_group:0<64}",
         "data_sha256": None,
         "samples": samples,
         "flops": samples * 1e8 * (1 + 0.01 * seed),
@@ -166,11 +167,78 @@ def test_trainings_before_their_last_step_are_left_out_unless_they_are_named(
     ended = command("scaling", "r")
     assert (ended.status, "clip" in ended.out) == (0, False)
     assert "left out: 8 results of trainings before their last step" in ended.err
-    (document,) = json.loads(command("scaling", "r", "--group", "clip* at step *", "--json").out)
-    assert [row["budget"] for row in document["budgets"]] == [*SAMPLES[:4]]
+    for name in ("clip* at step *", "clip at step *"):
+        (document,) = json.loads(command("scaling", "r", "--group", name, "--json").out)
+        assert [row["budget"] for row in document["budgets"]] == [*SAMPLES[:4]]
     ended = command("scaling", *(tmp_path / "r").glob("*clip*.json"))
     assert ended.status == 2
     assert "at step *'` includes them); no result states a finished training: " in ended.err
+
+
+def test_naming_the_early_trainings_of_a_method_adds_none_of_another(
+    command: Callable[..., Any], tmp_path: Path
+) -> None:
+    for name in METHODS:
+        put_ladder(tmp_path / "r", name, seeds=2)
+        for samples in (20_000, 30_000, 50_000, 90_000):
+            group = f"{name}-0000000a at step {samples // 100}"
+            put(tmp_path / "r", group, samples, 0, 0.9 - samples / 1e6)
+    ended = command("scaling", "r", "--group", "clip at step *", "--group", "cosmos*", "--json")
+    (document,) = json.loads(ended.out)
+    budgets: dict[str, list[float]] = {}
+    for row in document["budgets"]:
+        budgets.setdefault(row["method"], []).append(row["budget"])
+    assert budgets == {"clip at step *": [20_000, 30_000, 50_000, 90_000], "cosmos*": [*SAMPLES]}
+    assert "left out: 4 results of trainings before their last step" in ended.err
+
+
+def test_a_method_that_is_named_twice_counts_once(ladder: Path) -> None:
+    frame = cosmos_eval.scaling(ladder, groups=["clip", "clip"]).frame
+    assert frame["trainings"].tolist() == [3] * 5
+
+
+def test_results_that_cannot_count_are_noted(command: Callable[..., Any], tmp_path: Path) -> None:
+    put_ladder(tmp_path / "r", "cosmos", seeds=2)
+    store(tmp_path / "r", "cls", model={"spec": "other", "weights_sha256": "e" * 64})
+    ended = command("scaling", "r")
+    assert ended.status == 0
+    assert "note: left out: 1 result without the `group` of the training" in ended.err
+
+
+def test_two_protocols_have_headlines_of_their_own(
+    command: Callable[..., Any], ladder: Path, tmp_path: Path
+) -> None:
+    for samples in SAMPLES:
+        for seed in range(2):
+            error = 0.05 + 0.7 * (samples / SAMPLES[0]) ** -0.5 + 0.002 * seed
+            put(tmp_path / "r", f"clip-{samples:08x}", samples, seed, error, protocol="other")
+    report = cosmos_eval.scaling(ladder, tmp_path / "r", groups="clip")
+    titles = [headline.partition(":")[0] for headline in report.headlines]
+    assert sorted(titles) == [
+        "scenes-cls (other), error of acc1",
+        "scenes-cls (scenes), error of acc1",
+    ]
+
+
+def test_a_search_at_one_budget_does_not_stop_other_methods(
+    command: Callable[..., Any], tmp_path: Path
+) -> None:
+    put_ladder(tmp_path / "r", "cosmos", seeds=2)
+    for index in range(3):
+        put(tmp_path / "r", f"clip-{index:08x}", SAMPLES[0], 0, 0.3 + 0.1 * index)
+    ended = command("scaling", "r")
+    assert ended.status == 0, ended.err
+    assert "note: scenes-cls: no law of clip: 1 budget, and a law with three" in ended.err
+
+
+def test_a_date_in_a_group_is_not_a_hash(command: Callable[..., Any], tmp_path: Path) -> None:
+    put_ladder(tmp_path / "r", "clip", seeds=2)
+    training = model_of("clip-20250101", SAMPLES[0], 9)["training"] | {"recipe_sha256": None}
+    put(tmp_path / "r", "clip-20250101", SAMPLES[0], 9, 0.3, model={"training": training})
+    ended = command("scaling", "r", "--json")
+    (document,) = json.loads(ended.out)
+    assert document["budgets"][0]["trainings"] == 2
+    assert "no law of clip-20250101: 1 budget" in ended.err
 
 
 def test_a_budget_that_one_method_has_is_held_out_of_this_one(
@@ -195,7 +263,8 @@ def test_methods_without_a_common_range_have_their_own_headlines(tmp_path: Path)
     report = cosmos_eval.scaling(tmp_path)
     methods = [headline.split(": ")[1].split(" falls to ")[0] for headline in report.headlines]
     assert methods == ["clip", "cosmos"]
-    assert report.notes == ("clip and cosmos: the budgets of the two methods do not overlap",)
+    note = "scenes-cls: clip and cosmos: the budgets of the two methods do not overlap"
+    assert report.notes == (note,)
 
 
 def test_the_figure_draws_budgets_only_of_what_is_chosen(
@@ -365,11 +434,14 @@ def test_mixtures_are_refused(command: Callable[..., Any], tmp_path: Path) -> No
     assert "(images, label maps and labels that were measured) is" in refusal_with(
         "images", *last, 7, 0.2, hashes={"content": "e" * 64}
     )
-    assert "belong to one training" in refusal_with("twice", "cosmos-ffffffff", SAMPLES[3], 1, 0.1)
-    put(tmp_path / "recipes", *last, 5, 0.2, recipe_sha256="1" * 64)
-    assert "cosmos with 320,000 samples has trainings of different recipes" in refusal_with(
-        "recipes", "cosmos-22222222", SAMPLES[3], 7, 0.2, recipe_sha256="2" * 64
+    assert "belong to one training" in refusal_with(
+        "twice", *last, 1, 0.1, model={"spec": "copy", "weights_sha256": "f" * 64}
     )
+    # Also with a seed that another recipe has.
+    for seed in (1, 7):
+        assert "cosmos with 320,000 samples has trainings of different recipes" in refusal_with(
+            f"recipes-{seed}", "cosmos-22222222", SAMPLES[3], seed, 0.2
+        )
     assert "have 2 architectures: use --x flops" in refusal_with(
         "sizes", *last, 7, 0.2, model={"architecture": "larger"}
     )
@@ -419,9 +491,11 @@ def test_the_study_has_too_few_budgets(command: Callable[..., Any]) -> None:
 
 
 def test_names_and_numbers() -> None:
-    assert method_name("scenes_clip-fdaf36bd") == "scenes_clip"
-    assert method_name("scenes_clip-fdaf36bd at step 400") == "scenes_clip"
-    assert method_name("my-clip") == "my-clip"
+    recipe_sha256 = f"{'fdaf36bd':0<64}"
+    assert method_name("scenes_clip-fdaf36bd", recipe_sha256) == "scenes_clip"
+    assert method_name("scenes_clip-fdaf36bd at step 400", recipe_sha256) == "scenes_clip"
+    assert method_name("my-clip", recipe_sha256) == "my-clip"
+    assert method_name("my-clip-20250101", None) == "my-clip-20250101"
     texts = {1_234_567.0: "1.2e6", 640_000.0: "6.4e5", 999_999.0: "1e6", 640.0: "640"}
     assert {number: budget_text(number) for number in texts} == texts
     assert [alpha_text(exponent) for exponent in (0.455, 3.9, 4.0)] == ["0.46", "3.90", ">4"]
