@@ -105,7 +105,7 @@ class TextViewConfig:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class ModelConfig:
-    """The weights that a training starts from."""
+    """The weights that a training starts from, and which of them are trained."""
 
     # The source of pretrained weights: `openclip:ARCH/TAG`, `hf:ORG/NAME` or the path of a
     # checkpoint. If it is empty, all weights are random.
@@ -159,10 +159,10 @@ class OptimConfig:
     # A factor of the learning rate for each layer of a tower, counted from the last one down.
     layer_decay: PositiveFraction = 1.0
     # Factors of the learning rate and of the weight decay of a tower and its projection.
-    image_lr: PositiveFloat = 1.0
-    text_lr: PositiveFloat = 1.0
-    image_weight_decay: NonNegative = 1.0
-    text_weight_decay: NonNegative = 1.0
+    image_lr_factor: PositiveFloat = 1.0
+    text_lr_factor: PositiveFloat = 1.0
+    image_weight_decay_factor: NonNegative = 1.0
+    text_weight_decay_factor: NonNegative = 1.0
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -91,8 +91,11 @@ def make_training(config: TrainConfig, world: World, *, pretrained: bool = True)
         model,
         optim.weight_decay,
         optim.layer_decay,
-        lr_factors={"image": optim.image_lr, "text": optim.text_lr},
-        decay_factors={"image": optim.image_weight_decay, "text": optim.text_weight_decay},
+        lr_factors={"image": optim.image_lr_factor, "text": optim.text_lr_factor},
+        decay_factors={
+            "image": optim.image_weight_decay_factor,
+            "text": optim.text_weight_decay_factor,
+        },
     )
     sharding.sort_parameters(groups, model, parameter_names)
     frozen = _freeze_at_first(model, config.model)

@@ -246,7 +246,8 @@ def _check_freezing(config: TrainConfig, model: MultiViewCLIP) -> None:
     Raises:
         ValueError: If one of the two is given without a frozen tower; if the tower would be frozen
             for all steps, or no part of it would be; if LiT's text tower would be frozen for good,
-            or its image tower not.
+            or its image tower not; if a tower that is never trained has a learning rate or weight
+            decay of its own.
     """
     options, n_steps = config.model, config.optim.steps
     is_lit = config.method.name == "lit"
@@ -255,8 +256,11 @@ def _check_freezing(config: TrainConfig, model: MultiViewCLIP) -> None:
             "LiT trains only the text tower, and model.freeze=text freezes it; leave model.freeze "
             "out"
         )
+    if is_lit:
+        _refuse_factors_of_frozen_tower(config.optim, "image")
     if not options.unlocked_groups and not options.freeze_steps:
-        _refuse_factors_of_frozen_tower(config)
+        if options.freeze:
+            _refuse_factors_of_frozen_tower(config.optim, options.freeze)
         return
     if not options.freeze:
         raise ValueError(
@@ -282,13 +286,10 @@ def _check_freezing(config: TrainConfig, model: MultiViewCLIP) -> None:
         )
 
 
-def _refuse_factors_of_frozen_tower(config: TrainConfig) -> None:
+def _refuse_factors_of_frozen_tower(optim: OptimConfig, tower: str) -> None:
     """Raise ValueError for a learning rate or weight decay of a tower that is never trained."""
-    tower = "image" if config.method.name == "lit" else config.model.freeze
-    if not tower:
-        return
-    for name in (f"{tower}_lr", f"{tower}_weight_decay"):
-        if getattr(config.optim, name) != 1:
+    for name in (f"{tower}_lr_factor", f"{tower}_weight_decay_factor"):
+        if getattr(optim, name) != 1:
             raise ValueError(f"optim.{name}: the {tower} tower is frozen to the end; leave it out")
 
 

@@ -132,6 +132,18 @@ def _has_two_betas(timm_name: str) -> bool:
     return inspect.signature(optimizer_class).parameters["betas"].default is not None
 
 
+def _has_corrected_weight_decay(timm_name: str) -> bool:
+    """Return whether an optimizer of timm decays weights by lr**2 / lr_max, such as "adamc".
+
+    `lr_max` is the learning rate of the whole training also for parameters with a factor of it, so
+    that the factor would be squared.
+    """
+    from timm.optim import get_optimizer_info
+
+    defaults = get_optimizer_info(timm_name).defaults or {}
+    return bool(defaults.get("corrected_weight_decay"))
+
+
 def timm_names() -> list[str]:
     """Return the names of the usable optimizers of timm, such as "lion"."""
     from timm.optim import list_optimizers
@@ -168,6 +180,12 @@ def check_optimizer(optim: OptimConfig, parallel: str) -> None:
         if optim.betas != OptimConfig.betas and not _has_two_betas(timm_name):
             raise ValueError(
                 f"optim.optimizer={name} does not take two betas; leave out optim.betas"
+            )
+        lr_factors = {optim.image_lr_factor, optim.text_lr_factor, optim.layer_decay}
+        if lr_factors != {1} and _has_corrected_weight_decay(timm_name):
+            raise ValueError(
+                f"optim.optimizer={name} decays all weights by one learning rate; leave out "
+                "optim.layer_decay and the factors of learning rates"
             )
     else:
         raise ValueError(f"optim.optimizer={name:.40}: takes adamw, muon or timm:NAME")

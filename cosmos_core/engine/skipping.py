@@ -20,11 +20,11 @@ class SkippedSteps:
         """
         self.limit = limit
         self.count = 0
-        # Buffers and their values before the loss of this step.
+        # Buffers and their values before this step.
         self._remembered: list[tuple[Tensor, Tensor]] = []
 
     def remember(self, buffers: Iterable[Tensor]) -> None:
-        """Copy buffers that a loss may change, if steps may still be skipped.
+        """Copy buffers that a step may change, if steps may still be skipped.
 
         For example, SILC's loss moves a centre of the teacher.
 
@@ -36,7 +36,7 @@ class SkippedSteps:
             self._remembered = [(buffer, buffer.clone()) for buffer in buffers]
 
     def should_skip(self, values: Iterable[Tensor]) -> bool:
-        """Return whether a step is skipped. If it is, count it and restore the buffers.
+        """Return whether a step is to be skipped.
 
         If steps may still be skipped, the process waits until the device has computed the values.
 
@@ -50,9 +50,10 @@ class SkippedSteps:
         if self.count >= self.limit:
             return False
         is_finite = torch.stack([value.detach().float() for value in values]).isfinite().all()
-        if is_finite:
-            return False
+        return not is_finite
+
+    def skip(self) -> None:
+        """Count a skipped step, and give the buffers the values that were copied before it."""
         for buffer, value in self._remembered:
             buffer.copy_(value)
         self.count += 1
-        return True

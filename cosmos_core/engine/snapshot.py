@@ -43,7 +43,7 @@ from cosmos_core.utils.files import (
     replacing,
     write_atomically,
 )
-from cosmos_core.utils.recipe import FREE, RAISABLE, SHARDS, asks_for_scenes, remove_added_defaults
+from cosmos_core.utils.recipe import FREE, SHARDS, asks_for_scenes, remove_added_defaults
 
 # The file in the folder of snapshots that records the best evaluation.
 BEST = "best.json"
@@ -596,12 +596,12 @@ def describe_difference(
     Args:
         state: The state in the snapshot.
         config: The configuration of the training.
-        allowed: The full names of options that may differ, besides FREE and RAISABLE.
+        allowed: The full names of options that may differ, besides FREE.
 
     Returns:
         A text such as "optim.lr is 0.1 there and 0.2 here", or None if no option differs.
     """
-    allowed_differences = (*FREE, RAISABLE, *allowed)
+    allowed_differences = (*FREE, *allowed)
     # Shards may have been moved: their fingerprint is compared when they are opened.
     if state.get("data") and not asks_for_scenes(config.data.shards):
         allowed_differences = (*allowed_differences, SHARDS)

@@ -252,6 +252,7 @@ def train_step(
     Returns:
         The values of the step. Its method `check` states whether they are finite.
     """
+    training.skipped_steps.remember(training.teacher.buffers())
     # Compute the gradient. Only the models run under autocast, not the loss and the backward pass.
     training.optimizer.zero_grad(set_to_none=True)
     autocast = torch.autocast(
@@ -273,18 +274,23 @@ def train_step(
     gradient_norm = full_tensor(nn.utils.clip_grad_norm_(training.model.parameters(), max_norm))
 
     is_skipped = _should_skip(training, terms, gradient_norm)
-    if not is_skipped:
+    if is_skipped:
+        training.skipped_steps.skip()
+    else:
         _update_models(training, momentum)
     training.scaler.update()
-
-    # Report the scales after the step, and the norm of the gradient.
-    other_values = {}
-    for name, parameter in scalars(training.model, (*SCALES, "logit_bias")).items():
-        value = full_tensor(parameter.detach()).squeeze()
-        other_values[name] = value.exp() if name in SCALES else value
-    other_values["gradient_norm"] = gradient_norm
+    other_values = {**_scales(training.model), "gradient_norm": gradient_norm}
     uses_scaler = training.scaler.is_enabled()
     return StepReport(terms, other_values, uses_gradient_scaler=uses_scaler, is_skipped=is_skipped)
+
+
+def _scales(model: nn.Module) -> dict[str, Tensor]:
+    """Return the exponentiated logit scales of a model, and its logit bias if it has one."""
+    values = {}
+    for name, parameter in scalars(model, (*SCALES, "logit_bias")).items():
+        value = full_tensor(parameter.detach()).squeeze()
+        values[name] = value.exp() if name in SCALES else value
+    return values
 
 
 def _should_skip(training: Training, terms: Terms, gradient_norm: Tensor) -> bool:
@@ -399,7 +405,6 @@ def _backward_from_loss(
     Raises:
         ValueError: If the loss does not return the terms that the method names.
     """
-    training.skipped_steps.remember(training.teacher.buffers())
     terms = training.loss(student_features, teacher_features, gather)
     term_names = training.method.terms
     if set(terms) != set(term_names):

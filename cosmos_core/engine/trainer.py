@@ -212,7 +212,7 @@ class Trainer:
 
         # The time at which the training would have started if it had never been interrupted. The
         # seconds before the last interruption are counted too.
-        start = time.monotonic() - self._seconds
+        started_at = time.monotonic() - self._seconds
         watch = Watch(config, output, world, first_step=self._steps_done)
         pictures = RunPictures(watch, self._setting.inverse)
         trace = Trace(watch)
@@ -226,11 +226,11 @@ class Trainer:
         ):
             for batch in self._batches(shards, watch, stop):
                 views = self._prepare_views(batch)
-                watch.flops = self._flops_of_step(views)
+                watch.set_flops(self._flops_of_step(views))
                 pictures.draw_first_batch(views)
                 trace.before(self._steps_done)
 
-                self._train_step(views, watch, start)
+                self._train_step(views, watch, started_at)
 
                 self._save_and_evaluate_if_due(watch)
                 is_just_saved = self._saved_steps == self._steps_done
@@ -239,20 +239,20 @@ class Trainer:
             self._end(watch)
         return self._steps_done
 
-    def _train_step(self, views: Views, watch: Watch, start: float) -> None:
+    def _train_step(self, views: Views, watch: Watch, started_at: float) -> None:
         """Start a training step, and log the step before while the device computes this one.
 
         Args:
             views: The views of the batch, on the device.
             watch: Logs the values of the step before.
-            start: The time of the start of the training, in seconds of `time.monotonic`.
+            started_at: The time of the start of the training, in seconds of `time.monotonic`.
         """
         started_step = self._start_step(views)
         # This is still the step before.
         self._finish_step(watch)
         self._unfinished_step = started_step
         self._steps_done += 1
-        self._seconds = time.monotonic() - start
+        self._seconds = time.monotonic() - started_at
         if self._world.device.type == "cpu":
             # A CPU has computed the step already.
             self._finish_step(watch)
@@ -328,10 +328,13 @@ class Trainer:
             if self._world.rank == 0:
                 self._problem_counter.load(state["problems"])
         with snapshot.restoring(state, "random"):
-            # One state for each process. If there are more processes now, they share states.
+            # One state for each process. If there are more processes now, the others keep the
+            # states of their seeds, so that their patch dropout differs.
             random_states = state["random"]
-            self._random_state = random_states[self._world.rank % len(random_states)]
-            snapshot.restore_random_state(self._random_state)
+            self._require_same_gradient(len(random_states))
+            if self._world.rank < len(random_states):
+                self._random_state = random_states[self._world.rank]
+                snapshot.restore_random_state(self._random_state)
         with snapshot.restoring(state, "seconds"):
             self._seconds = float(state["seconds"])
         # Snapshots of older versions lack these values.
@@ -352,6 +355,18 @@ class Trainer:
                     lanes=stream_workers(self._config),
                 )
         self._saved_steps = self._steps_done = state["step"]
+
+    def _require_same_gradient(self, n_processes: int) -> None:
+        """Raise ValueError if the gradient is divided by another number of processes than before.
+
+        `n_processes` is the number of processes of the training that wrote the snapshot.
+        """
+        is_published = self._config.optim.gradient == "published"
+        if is_published and n_processes != self._world.world_size:
+            raise ValueError(
+                f"optim.gradient=published is divided by the number of processes, which is "
+                f"{n_processes} there and {self._world.world_size} here"
+            )
 
     def _load_weights(self, state: Mapping[str, Any]) -> None:
         """Load the weights of the models and the state of the optimizer from a snapshot's state.
@@ -476,17 +491,17 @@ class Trainer:
 
         Only the first process knows them. Others return None.
         """
-        start = phase_start(self._steps_done, self._config)
-        if start not in self._sample_flops and self._world.rank == 0:
-            self._sample_flops[start] = sample_flops(self._config, views, self._steps_done)
-        return self._sample_flops.get(start)
+        first_step = phase_start(self._steps_done, self._config)
+        if first_step not in self._sample_flops and self._world.rank == 0:
+            self._sample_flops[first_step] = sample_flops(self._config, views, self._steps_done)
+        return self._sample_flops.get(first_step)
 
     def _total_flops(self) -> float | None:
         """Return the FLOPs of all steps so far, or None if they are unknown."""
         total = 0.0
-        for start, end in pairwise([*sorted(self._sample_flops), self._steps_done]):
-            n_samples = (end - start) * self._config.optim.batch_size
-            total += n_samples * self._sample_flops[start]
+        for first_step, next_step in pairwise([*sorted(self._sample_flops), self._steps_done]):
+            n_samples = (next_step - first_step) * self._config.optim.batch_size
+            total += n_samples * self._sample_flops[first_step]
         return total or None
 
     def _start_step(self, views: Views) -> _StartedStep:

@@ -47,8 +47,8 @@ class Watch:
 
     All processes call its methods, but only the first one prints and writes. OUTPUT/log.jsonl has a
     record for each logged step. Its entry "timing" holds the values in which equal trainings may
-    differ. If `flops` and the peak performance of the device are known, it has the model FLOPs
-    utilisation (MFU).
+    differ. If the FLOPs of a step and the peak performance of the device are known, it has the
+    model FLOPs utilisation (MFU).
     """
 
     def __init__(self, config: TrainConfig, output: Path, world: World, *, first_step: int) -> None:
@@ -64,14 +64,15 @@ class Watch:
         self.output = output
         self.world = world
         self.first_step = first_step
-        # The FLOPs of a training step per sample. The training loop sets it once it is known.
-        self.flops: float | None = None
+        # The FLOPs of a training step per sample, once they are known.
+        self._flops: float | None = None
         # The peak FLOPs per second of the device, or None if it is unknown.
         self._peak_flops = _device_peak_flops(config, world.device)
         # The log, which only the first process has.
         self._log: RunLog | None = None
         self._stack = ExitStack()
-        # The pace since the start or the last evaluation, and since the last logged step.
+        # The pace since the start, the last evaluation or the last change of FLOPs, and since the
+        # last logged step.
         self._since_start = _Meter()
         self._since_line = _Meter()
         # Text that names the process that waited longest for data, once it is known.
@@ -120,6 +121,17 @@ class Watch:
         finally:
             if self._log is not None:
                 self._log.close(failed=kind is not None)
+
+    def set_flops(self, flops: float | None) -> None:
+        """State the FLOPs of the next step per sample, or None if they are unknown.
+
+        If they change, as with the resolution, the measurement of the pace starts again.
+        """
+        is_changed = self._flops is not None and flops != self._flops
+        self._flops = flops
+        if is_changed:
+            self._since_start = _Meter()
+            self._since_line = _Meter()
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
@@ -253,8 +265,8 @@ class Watch:
             and "mfu", which is the model FLOPs utilisation from 0 to 1, if it can be computed.
         """
         pace: dict[str, Any] = dict(meter.pace(self.config.optim.batch_size))
-        if self.flops and self._peak_flops:
-            flops_per_second = pace["samples_per_second"] * self.flops
+        if self._flops and self._peak_flops:
+            flops_per_second = pace["samples_per_second"] * self._flops
             pace["mfu"] = flops_per_second / (self._peak_flops * self.world.world_size)
         return pace
 

@@ -60,7 +60,7 @@ class CosmosMethod:
             for module in student.cross_attention_modules():
                 module.requires_grad_(False)
         elif self.distill_images_only:
-            # No caption pools the tokens of an image.
+            # The loss has no term with patch tokens that a caption pools.
             student.image_token_mapping.requires_grad_(False)
             student.visual.attn_cross_pool.requires_grad_(False)
         return student

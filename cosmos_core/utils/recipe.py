@@ -16,6 +16,7 @@ IDENTITY = ("group", "seed", "recipe_sha256", "data_sha256", "samples", "flops")
 SHARDS = "data.shards"
 
 # Options that may differ between a run and its continuation: they do not change the weights.
+# `optim.max_skipped` decides whether a run ends, but not the weights of one that goes on.
 FREE = (
     "data.workers",
     "data.cache_gb",
@@ -23,11 +24,9 @@ FREE = (
     "watch",
     "compute.checkpointing",
     "compute.timeout",
+    "optim.max_skipped",
     "parallel",
 )
-
-# An option that may differ too, though it changes the weights: a run that ended goes on with more.
-RAISABLE = "optim.max_skipped"
 
 # Options that may also differ between a run and a branch of it, if all steps that the branch takes
 # over have the same learning rate. The name of the recipe changes no weight.
@@ -66,10 +65,10 @@ ADDED = {
     "optim.schedule": "cosine",
     "optim.cooldown_steps": 0,
     "optim.max_skipped": 0,
-    "optim.image_lr": 1.0,
-    "optim.text_lr": 1.0,
-    "optim.image_weight_decay": 1.0,
-    "optim.text_weight_decay": 1.0,
+    "optim.image_lr_factor": 1.0,
+    "optim.text_lr_factor": 1.0,
+    "optim.image_weight_decay_factor": 1.0,
+    "optim.text_weight_decay_factor": 1.0,
     "data.keyed_order": False,
     "data.cache_gb": 0.0,
     "compute.gather_bf16": False,

@@ -185,6 +185,21 @@ def dropped_patches(world: World) -> Tensor:
     return dropout(torch.arange(17.0).reshape(1, 17, 1)).flatten()
 
 
+def draw_after_resuming(world: World, output: Path) -> Tensor:
+    """Return what a process draws first after it has resumed."""
+    Trainer(short_config(), setting_of(world, output), resume=True)
+    return torch.rand(9)
+
+
+def refusal_of_resuming(world: World, output: Path, *settings: str) -> str:
+    """Return the error that is raised if the processes resume."""
+    try:
+        Trainer(short_config(*settings), setting_of(world, output), resume=True)
+    except snapshot.SnapshotError as error:
+        return str(error)
+    return ""
+
+
 def late() -> str:
     """Return the error of the first process if the other one comes later than the timeout."""
     try:

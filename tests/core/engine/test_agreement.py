@@ -9,6 +9,7 @@ from support import resuming
 from support.processes import run_processes
 from support.runs import finish, shard_settings, start_ranks, wait_for_step
 from support.shards import write_shards
+from support.training import SINGLE_PROCESS
 
 pytestmark = pytest.mark.slow  # starts processes of its own
 
@@ -29,6 +30,20 @@ def test_processes_drop_different_patches():
     first, second = run_processes(resuming.dropped_patches, 2)
     assert first.shape == second.shape == (9,)  # the class token and half of 16
     assert not first.equal(second)
+
+
+def test_a_process_that_is_new_in_a_resumed_run_drops_other_patches(tmp_path, scene_shards):
+    resuming.train(SINGLE_PROCESS, tmp_path, scene_shards)
+    first, second = run_processes(resuming.draw_after_resuming, 2, tmp_path)
+    assert not first.equal(second)
+
+
+def test_a_gradient_divided_by_the_processes_goes_on_with_as_many(tmp_path, scene_shards):
+    published = "optim.gradient=published"
+    resuming.train(SINGLE_PROCESS, tmp_path, scene_shards, published)
+    assert resuming.refusal_of_resuming(SINGLE_PROCESS, tmp_path, published) == ""
+    for refusal in run_processes(resuming.refusal_of_resuming, 2, tmp_path, published):
+        assert "divided by the number of processes, which is 1 there and 2 here" in refusal
 
 
 def test_a_process_that_others_wait_for_until_the_timeout_is_named():

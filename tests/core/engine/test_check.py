@@ -119,6 +119,13 @@ def test_published_recipes_ask_for_their_shards(name):
             )
             for name in ("adan", "sgdw", "adafactor")
         ),
+        *(
+            (
+                ["optim.optimizer=timm:adamc", f"optim.{name}=0.5"],
+                "optim.optimizer=timm:adamc decays all weights by one learning rate; leave out",
+            )
+            for name in ("image_lr_factor", "text_lr_factor", "layer_decay")
+        ),
         (
             ["optim.optimizer=timm:lion", "parallel=fsdp"],
             "optim.optimizer=timm:lion needs whole weights, and parallel=fsdp shards them",

@@ -96,6 +96,7 @@ def group(*settings, recipe="scenes_cosmos", **metadata):
         "compute.device=cuda",
         "compute.accumulate=2",
         "compute.compile=true",
+        "optim.max_skipped=1",
     ],
 )
 def test_settings_that_do_not_decide_the_weights_do_not_decide_the_group(setting):
@@ -117,11 +118,10 @@ def test_settings_that_do_not_decide_the_weights_do_not_decide_the_group(setting
         "optim.layer_decay=0.9",
         "optim.optimizer=muon",
         "optim.schedule=constant",
-        "optim.max_skipped=1",
-        "optim.image_lr=0.1",
-        "optim.text_lr=2",
-        "optim.image_weight_decay=0",
-        "optim.text_weight_decay=2",
+        "optim.image_lr_factor=0.1",
+        "optim.text_lr_factor=2",
+        "optim.image_weight_decay_factor=0",
+        "optim.text_weight_decay_factor=2",
         "model.patch_dropout=0.5",
         "method.teacher_views=1",
         "model.unlocked_groups=1",

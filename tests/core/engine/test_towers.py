@@ -46,8 +46,9 @@ def test_every_group_has_the_learning_rate_of_its_tower_at_every_step(setting, s
 
     The model has two blocks per tower.
     """
-    rates = ("optim.image_lr=0.1", "optim.text_lr=4", "optim.layer_decay=0.5", "optim.lr=0.008")
-    trainer = Trainer(override(RECIPES["scenes_cosmos"](), [*SHORT, *rates]), setting)
+    factors = ("optim.image_lr_factor=0.1", "optim.text_lr_factor=4", "optim.layer_decay=0.5")
+    config = override(RECIPES["scenes_cosmos"](), [*SHORT, *factors, "optim.lr=0.008"])
+    trainer = Trainer(config, setting)
     optimizer, names = trainer._training.optimizer, names_of(trainer._training.model)
     by_step = []
 
@@ -79,7 +80,12 @@ def test_every_group_has_the_learning_rate_of_its_tower_at_every_step(setting, s
 
 def test_a_step_is_adamws_with_the_rate_and_the_decay_of_each_parameter():
     config = tiny_config(METHODS["cosmos"], lr=0.01)
-    factors = {"image_lr": 0.1, "text_lr": 3, "image_weight_decay": 2, "text_weight_decay": 0}
+    factors = {
+        "image_lr_factor": 0.1,
+        "text_lr_factor": 3,
+        "image_weight_decay_factor": 2,
+        "text_weight_decay_factor": 0,
+    }
     training = make_training(
         replace(config, optim=replace(config.optim, **factors)), SINGLE_PROCESS
     )
@@ -314,12 +320,19 @@ def test_flops_of_a_run_are_the_sum_over_its_phases(setting, scene_shards):
             "LiT trains only the text tower, and model.freeze=text freezes it; leave model.freeze",
         ),
         (
-            ["method=lit", "optim.image_lr=0.1"],
-            "optim.image_lr: the image tower is frozen to the end; leave it out",
+            ["method=lit", "optim.image_lr_factor=0.1"],
+            "optim.image_lr_factor: the image tower is frozen to the end; leave it out",
         ),
         (
-            ["model.freeze=text", "optim.text_weight_decay=0"],
-            "optim.text_weight_decay: the text tower is frozen to the end; leave it out",
+            [
+                *("method=lit", "model.freeze=text", "model.unlocked_groups=1"),
+                "optim.image_weight_decay_factor=0",
+            ],
+            "optim.image_weight_decay_factor: the image tower is frozen to the end; leave it out",
+        ),
+        (
+            ["model.freeze=text", "optim.text_weight_decay_factor=0"],
+            "optim.text_weight_decay_factor: the text tower is frozen to the end; leave it out",
         ),
     ],
 )

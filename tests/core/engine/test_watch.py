@@ -83,7 +83,7 @@ def log_timing_with_peak(output, peak_tflops):
     options = dataclasses.replace(config().watch, peak_tflops=peak_tflops)
     config_with_peak = dataclasses.replace(config(), watch=options)
     with Watch(config_with_peak, output, SINGLE_PROCESS, first_step=0) as watch:
-        watch.flops = 2e9
+        watch.set_flops(2e9)
         watch.show_step(0, TERMS)
     return read_log(output)[0]["timing"]
 
@@ -102,6 +102,21 @@ def test_the_mfu_is_the_flops_of_the_images_over_the_flops_of_the_peak(
         expected = mfu_of_one_image * timing["samples_per_second"]
         assert timing["mfu"] == pytest.approx(expected)
         assert is_printed
+
+
+def test_the_pace_is_that_of_steps_with_as_many_flops(tmp_path, capsys):
+    """After the first resolution, the pace of smaller images does not count any more."""
+    with Watch(config(log_every=1), tmp_path, SINGLE_PROCESS, first_step=0) as watch:
+        watch.set_flops(1e9)
+        for step in range(5):
+            watch.show_step(step, TERMS)
+        watch.set_flops(2e9)
+        time.sleep(0.5)
+        watch.set_flops(2e9)
+        watch._next_line_at = 0.0
+        watch.show_step(5, TERMS)
+    speed = int(re.findall(r"(\d+) images/s", capsys.readouterr().err)[-1])
+    assert speed <= BATCH / 0.5
 
 
 def test_the_time_of_an_evaluation_does_not_count_in_the_pace(tmp_path):
