@@ -45,8 +45,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("family", nargs="?", type=Path, default=FAMILY)
     parser.add_argument("trainings", nargs="?", type=Path, help="by default beside the family")
-    parser.add_argument("--interim", action="store_true", help="print means and counts, no tests")
-    parser.add_argument("--without-seed", type=int, help="only the tests without this seed")
+    choice = parser.add_mutually_exclusive_group()
+    choice.add_argument("--interim", action="store_true", help="print means and counts, no tests")
+    choice.add_argument("--without-seed", type=int, help="only the tests without this seed")
     arguments = parser.parse_args()
     try:
         family = read_family(arguments.family)

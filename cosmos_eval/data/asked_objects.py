@@ -37,9 +37,13 @@ class AskedObject(NamedTuple):
 def states_objects(records: Sequence[Mapping[str, Any]]) -> bool:
     """Return whether any record of a file states the object that it asks about.
 
-    Otherwise, fields of these names hold something else, such as `"object": "dog"`.
+    Otherwise, fields of these names hold something else, such as `"object": "dog"`. A role in other
+    letters, such as "Small", counts, so that `read_asked_object` refuses it.
     """
-    return any(record.get(OBJECT) in ROLES or DOMINANT_AREA in record for record in records)
+    for record in records:
+        if DOMINANT_AREA in record or str(record.get(OBJECT)).strip().lower() in ROLES:
+            return True
+    return False
 
 
 def read_asked_object(record: Mapping[str, Any], location: str) -> AskedObject:

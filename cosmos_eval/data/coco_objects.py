@@ -87,8 +87,9 @@ def read_questions(path: Path) -> list[Question]:
 
     An image is taken if its largest annotated object covers LEAST_DOMINANT of it or more, and if
     all objects of at least one other kind together cover a fraction in SMALL_RANGE. There is a
-    question about the dominant object, and one about each such kind. A kind that has a crowd in the
-    image is present, but is not asked about.
+    question about the dominant object, and one about each such kind. A small kind that has a crowd
+    in the image is present, but is not asked about. An image with a crowd of the dominant kind is
+    left out.
 
     The absent kind is the kind of another question about the same role, see `_pair_questions`.
 
@@ -127,7 +128,8 @@ def read_questions(path: Path) -> list[Question]:
 def _read_instances(path: Path) -> _Instances:
     """Return the content of a file of COCO's instances.
 
-    Raise FileError for another format, and for annotations of unlisted images or kinds.
+    Raise FileError for another format, for annotations of unlisted images or kinds, and for an id
+    that two images or two kinds have.
     """
     content = readers.read_json(path)
     if not isinstance(content, dict):
@@ -135,6 +137,8 @@ def _read_instances(path: Path) -> _Instances:
     coco = readers.parse(_Instances, content)
     image_ids = {image.id for image in coco.images}
     kinds = {category.id for category in coco.categories}
+    if len(image_ids) < len(coco.images) or len(kinds) < len(coco.categories):
+        raise FileError("has several images or categories of one id")
     for instance in coco.annotations:
         if instance.image_id not in image_ids:
             raise FileError(f"annotates image id {instance.image_id}, which it does not list")
@@ -146,10 +150,10 @@ def _read_instances(path: Path) -> _Instances:
 def _choose_objects(image: _Image, instances: Sequence[_Instance]) -> list[_Asked]:
     """Return the objects of an image that questions are about, the dominant one first.
 
-    The largest object is dominant if it covers enough of the image. A category is small if all its
+    The largest object is dominant if it covers enough of the image. A kind is small if all its
     objects together cover a share of the image in `SMALL_RANGE`. The result is empty if the image
-    has no dominant object or no small category. Categories with a crowd, whose objects are not
-    annotated one by one, are left out.
+    has no dominant object or no small kind. Kinds with a crowd, whose objects are not annotated one
+    by one, are left out.
 
     Args:
         image: The image.
@@ -158,28 +162,28 @@ def _choose_objects(image: _Image, instances: Sequence[_Instance]) -> list[_Aske
     if not instances:
         return []
     n_pixels = image.width * image.height
-    area_by_category: defaultdict[int, float] = defaultdict(float)
+    area_by_kind: defaultdict[int, float] = defaultdict(float)
     for instance in instances:
-        area_by_category[instance.category_id] += instance.area / n_pixels
-    crowded_categories = {instance.category_id for instance in instances if instance.iscrowd}
+        area_by_kind[instance.category_id] += instance.area / n_pixels
+    crowded_kinds = {instance.category_id for instance in instances if instance.iscrowd}
     largest = max(instances, key=attrgetter("area"))
     dominant_area = min(1.0, largest.area / n_pixels)
-    if dominant_area < LEAST_DOMINANT or largest.category_id in crowded_categories:
+    if dominant_area < LEAST_DOMINANT or largest.category_id in crowded_kinds:
         return []
 
     least_area, most_area = SMALL_RANGE
     small_objects: list[tuple[int, AskedObject]] = []
-    for category, area in sorted(area_by_category.items()):
-        if least_area <= area <= most_area and category not in crowded_categories:
-            small_objects.append((category, AskedObject(SMALL, "kind", area, dominant_area)))
+    for kind, area in sorted(area_by_kind.items()):
+        if least_area <= area <= most_area and kind not in crowded_kinds:
+            small_objects.append((kind, AskedObject(SMALL, "kind", area, dominant_area)))
     if not small_objects:
         return []
 
     dominant_object = AskedObject(DOMINANT, "kind", dominant_area, dominant_area)
-    present_categories = frozenset(area_by_category)
+    present_kinds = frozenset(area_by_kind)
     chosen_objects = []
-    for category, asked_object in [(largest.category_id, dominant_object), *small_objects]:
-        chosen_objects.append(_Asked(image, category, asked_object, present_categories))
+    for kind, asked_object in [(largest.category_id, dominant_object), *small_objects]:
+        chosen_objects.append(_Asked(image, kind, asked_object, present_kinds))
     return chosen_objects
 
 

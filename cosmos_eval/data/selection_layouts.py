@@ -9,7 +9,13 @@ from math import isfinite
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple
 
-from cosmos_eval.data.asked_objects import AskedObject, read_asked_object, states_objects
+from cosmos_eval.data.asked_objects import (
+    DOMINANT,
+    SMALL,
+    AskedObject,
+    read_asked_object,
+    states_objects,
+)
 from cosmos_eval.data.coco_objects import read_questions
 from cosmos_eval.data.pascal50s import read_pairs
 from cosmos_eval.data.readers import parse_list, read_records, report_faults_at
@@ -498,9 +504,18 @@ def _read_negbench(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
 
 
 def _read_coco_objects(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
-    """Yield items built from COCO's instances: the kind of an object, and a kind that is absent."""
+    """Yield items built from COCO's instances: the kind of an object, and a kind that is absent.
+
+    Raise UsageError if no item is about a dominant object, or none about a small one.
+    """
     with report_faults_at(f"{path}: "):
         questions = read_questions(path)
+    for role in (DOMINANT, SMALL):
+        if not any(question.asked.role == role for question in questions):
+            raise UsageError(
+                f"{path}: gives no question about {role} objects: at least two images must have "
+                f"{role} objects of different kinds, each absent from the other image"
+            )
     for number, question in enumerate(questions):
         yield Item(
             pictures=(Picture(question.file_name),),

@@ -348,18 +348,19 @@ def _scenes_folder() -> Path:
 
 
 @cache
-def hash_code(*counts: int) -> str:
+def hash_code(*counts: int, more: Path | None = None) -> str:
     """Return the SHA-256 of all code that renders scenes, and of numbers of images.
 
-    `counts` are the numbers of images, which tests change. The files of cosmos_core are found
-    without importing the package, which would import torch. Raise UsageError if the package is
-    missing.
+    `counts` are the numbers of images, which tests change, and `more` is another file of code. The
+    files of cosmos_core are found without importing the package, which would import torch. Raise
+    UsageError if the package is missing.
     """
     package = importlib.util.find_spec("cosmos_core")
     folders = package.submodule_search_locations if package else None
     if not folders:
         raise types.UsageError("the package cosmos_core is missing: install cosmos-eval again")
     digest = hashlib.sha256(" ".join(map(str, counts)).encode())
-    for path in [*sorted(Path(folders[0]).glob("data/scenes/*.py")), Path(__file__)]:
+    paths = [*sorted(Path(folders[0]).glob("data/scenes/*.py")), Path(__file__)]
+    for path in [*paths, *([] if more is None else [more])]:
         digest.update(path.read_bytes())
     return digest.hexdigest()

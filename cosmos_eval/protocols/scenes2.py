@@ -190,5 +190,5 @@ def _scenes_folder() -> Path:
     It is named by a hash of everything that decides its content, so that other code renders other
     folders.
     """
-    sha256 = hash_code(TEST_IMAGES, SEGMENTED_IMAGES, TRAINING_IMAGES)
+    sha256 = hash_code(TEST_IMAGES, SEGMENTED_IMAGES, TRAINING_IMAGES, more=Path(__file__))
     return cache_folder() / f"scenes2-{sha256[:12]}"

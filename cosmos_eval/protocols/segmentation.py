@@ -165,9 +165,12 @@ def localisation_of(
     return LocalisationProtocol(**field_values)
 
 
+_THINGS = {"coco_stuff": COCO_THINGS, **_DECLARED[".things"]}
+"""The names of the classes that are objects, for each data set that also has classes of stuff."""
+
 LOCALISATION_BY_PROTOCOL: Mapping[str, Mapping[str, LocalisationProtocol]] = {
     protocol_name: {
-        name: localisation_of(protocol, protocol_name)
+        name: localisation_of(protocol, protocol_name, things=tuple(_THINGS.get(name, ())))
         for name, protocol in SEGMENTATION_BY_PROTOCOL["fixed-names"].items()
     }
     for protocol_name in MAPS

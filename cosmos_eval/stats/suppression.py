@@ -153,17 +153,18 @@ def odds_ratio_by_area(
     Args:
         hits: (N,), whether each item about a small object is a hit.
         dominant_area: (N,), the fraction of the image that its dominant object covers.
-        clusters: (N,) numbers. Items with the same number depend on each other. If their areas
-            differ, their mean counts.
+        clusters: (N,) numbers. Items with the same number depend on each other.
 
     Returns:
-        The estimate, or None if all areas are equal.
+        The estimate, or None if all areas are equal, or if items of one cluster differ in their
+        areas: clusters are drawn as a whole, and their mean areas would hide the effect.
     """
     _, cluster_index = np.unique(clusters, return_inverse=True)
     n_items = np.bincount(cluster_index)
     n_hits = np.bincount(cluster_index, weights=hits)
-    areas = np.bincount(cluster_index, weights=dominant_area) / n_items
-    if np.ptp(areas) == 0:
+    areas = np.zeros(len(n_items))
+    areas[cluster_index] = dominant_area  # the area of the last item of each cluster
+    if np.ptp(areas) == 0 or (areas[cluster_index] != dominant_area).any():
         return None
     return FunctionOfWeights(np.stack([n_items, n_hits, areas], axis=1), _WeightedOddsRatio)
 

@@ -109,15 +109,16 @@ class _AccuracyInThird:
     cluster_array: str
 
     def __call__(self, samples: Derived) -> Proportion | Mean | None:
-        """Return the accuracy, or None without items in the third."""
+        """Return the accuracy, or None if equal areas leave a third without items."""
         has_area = _has_dominant_area(samples)
         if not has_area.any():
             return None
         areas = samples[DOMINANT_AREA][has_area]
         bounds = np.quantile(areas, [1 / 3, 2 / 3])
-        is_in_third = np.searchsorted(bounds, areas, side="left") == self.third
-        if not is_in_third.any():
+        thirds = np.searchsorted(bounds, areas, side="left")
+        if len(np.unique(thirds)) < len(THIRDS):
             return None
+        is_in_third = thirds == self.third
         correct = samples[self.correct_array][has_area][is_in_third]
         return mean_of_items(correct, samples[self.cluster_array][has_area][is_in_third])
 

@@ -15,6 +15,7 @@ from cosmos_eval.protocols import is_embedded, prepare, protocols_of_dataset, se
 from cosmos_eval.runner.suites import read_suite
 from cosmos_eval.tasks import find_protocol
 from cosmos_eval.tasks.localisation import TASK
+from cosmos_eval.tasks.localisation.evaluate import _are_objects
 from cosmos_eval.types import LabelMapProtocol, LocalisationProtocol, RunOptions, UsageError
 
 PARITY = Path(__file__).parents[2] / "parity"
@@ -33,6 +34,28 @@ def test_every_segmentation_set_is_one_of_localisation(dataset, protocol_name):
             assert getattr(protocol, field.name) == getattr(of_segmentation, field.name)
     check_constants(protocol)
     assert find_protocol(dataset).task == "seg"
+
+
+@pytest.mark.parametrize(
+    ("dataset", "n_things", "objects", "stuff"),
+    [
+        ("voc21", 20, ["person", "diningtable"], ["background"]),
+        ("voc20", 20, ["person", "diningtable"], []),
+        ("context60", 20, ["person", "table"], ["background", "sky", "building"]),
+        ("context59", 20, ["person", "table"], ["sky", "building"]),
+        ("coco_object", 80, ["person", "dining table"], ["background"]),
+        ("coco_stuff", 80, ["person", "dining table"], ["sky-other", "grass"]),
+        ("cityscapes", 8, ["person", "rider"], ["road", "building", "pole"]),
+        ("ade20k", 100, ["person", "bed", "flag"], ["wall", "sky", "shower"]),
+    ],
+)
+def test_stuff_is_no_object(dataset, n_things, objects, stuff):
+    protocol = segmentation.LOCALISATION_BY_PROTOCOL["localisation"][dataset]
+    are_objects = dict(zip(protocol.class_names, _are_objects(protocol), strict=True))
+    assert sum(are_objects.values()) == n_things
+    assert all(are_objects[name] for name in objects)
+    assert not any(are_objects[name] for name in stuff)
+    check_constants(protocol)
 
 
 def test_the_usual_bounds_are_cocos():

@@ -156,6 +156,14 @@ def test_odds_ratio_has_no_value_if_areas_separate_hits() -> None:
     assert odds_ratio_by_area(area < 0.3, np.full(20, 0.2), np.arange(20)) is None
 
 
+def test_odds_ratio_is_left_out_if_areas_differ_within_clusters() -> None:
+    """Pairs of a 20% and a 60% dominant object, right in 80% and 40%, would all have 40%."""
+    hits = np.tile([True, False, True, True], 25)
+    area = np.tile([0.2, 0.6], 50)
+    assert odds_ratio_by_area(hits, area, np.arange(100) // 2) is None
+    assert odds_ratio_by_area(hits, area, np.arange(100)) is not None
+
+
 def test_a_function_of_sums_has_one_row_per_image() -> None:
     counts = draw_counts(np.random.default_rng(4), 30, 0.8, 0.5, 0.4)
     estimate = share_difference(counts)

@@ -121,6 +121,21 @@ def test_a_role_follows_from_areas(make_set):
     assert "word" not in asked
 
 
+def test_roles_in_capitals_are_refused_and_not_ignored(make_set):
+    records = [{**RED, "object": "Small"}, {**RED, "object": "Dominant "}]
+    with pytest.raises(UsageError, match="must be dominant, small or control, not 'Small'"):
+        open_data(make_set(IMAGES, records), RunOptions())
+
+
+def test_equal_areas_make_no_thirds(make_set, colour_encoder):
+    records = [
+        {**RED, "caption": f"red beside {number}", "area": 0.02, "dominant_area": area}
+        for number, area in enumerate((0.3, 0.3, 0.3, 0.5, 0.5, 0.5))
+    ]
+    result = selection.TASK.measure_one(colour_encoder, make_set(IMAGES, records), RunOptions())
+    assert not [name for name in result.metrics if name.startswith("accuracy_small_by_dominant")]
+
+
 def test_fields_of_these_names_may_hold_something_else(make_set):
     """Files from before: nothing in them states an object."""
     records = [{**RED, "object": "dog", "word": 3, "area": "the kitchen"}]
@@ -130,6 +145,7 @@ def test_fields_of_these_names_may_hold_something_else(make_set):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
+        ({"object": "Small"}, "record 1: `object` must be dominant, small or control, not 'Small'"),
         ({"object": "smal"}, "record 1: `object` must be dominant, small or control, not 'smal'"),
         ({"area": 3}, "`area` must be a fraction of the image, from 0 to 1, not 3"),
         ({"dominant_area": "nan"}, "`dominant_area` must be a fraction of the image"),

@@ -89,6 +89,14 @@ def test_images_that_give_no_question(tmp_path, objects):
     assert questions(tmp_path, instances([[("cat", 30), ("cup", 2)], objects])) == []
 
 
+@pytest.mark.parametrize("name", ["images", "categories"])
+def test_an_id_that_two_entries_have_is_refused(tmp_path, name):
+    content = instances([[("cat", 30), ("cup", 2)], [("dog", 20), ("ball", 5)]])
+    content[name].append(dict(content[name][0]))
+    with pytest.raises(FileError, match="has several images or categories of one id"):
+        questions(tmp_path, content)
+
+
 def random_images(seed: int, n_images: int = 200) -> list[Objects]:
     """Draw images with a large object and some small ones; people are in most of them."""
     rng = np.random.default_rng(seed)
@@ -159,7 +167,13 @@ def test_the_known_set_is_found_and_measured(known_set, colour_encoder, command,
     completed = command("data", "doctor", "coco-suppression", "--data-root", tmp_path)
     assert completed.status == 0
     assert "4 of 4" in completed.out
-    (tmp_path / "annotations/instances_val2017.json").write_text('{"images": 3}')
+    annotations = tmp_path / "annotations/instances_val2017.json"
+    same_dominant_kind = instances([[("cat", 30), ("cup", 2)], [("cat", 30), ("ball", 2)]])
+    annotations.write_text(json.dumps(same_dominant_kind))
+    completed = command("data", "doctor", "coco-suppression", "--data-root", tmp_path)
+    assert completed.status != 0
+    assert "gives no question about dominant objects" in completed.out + completed.err
+    annotations.write_text('{"images": 3}')
     completed = command("data", "doctor", "coco-suppression", "--data-root", tmp_path)
     assert completed.status != 0
     assert "instances_val2017.json: `" in completed.out + completed.err
