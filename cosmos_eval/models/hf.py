@@ -266,7 +266,7 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> HfEncoder:
                 device=device,
                 revision=commit,
                 loaded_sha256=_loaded_sha256(model, config),
-                preprocessing_sha256=_preprocessing_sha256(processor),
+                preprocessing_sha256=preprocessing_sha256(processor),
             )
 
             # Check that the encoder can encode an example.
@@ -307,7 +307,7 @@ def _lasting_config(config: Any) -> Any:
     return config
 
 
-def _preprocessing_sha256(processor: Any) -> str | None:
+def preprocessing_sha256(processor: Any) -> str | None:
     """Return the SHA-256 of an image processor's settings; None for the defaults of its class.
 
     The settings are those that the class has, such as `size`, `image_mean` and `resample`.

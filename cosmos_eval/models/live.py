@@ -155,6 +155,18 @@ def hash_weights(model: nn.Module, distributed: Distributed) -> str:
     return distributed.gather(weights_sha256)[0]
 
 
+def placement(model: Any) -> tuple[str, Precision, bool]:
+    """Return the device and the precision of a model's weights, and whether FSDP shards them.
+
+    An encoder is made for these, so that a model that was moved needs another encoder.
+    """
+    if isinstance(model, Encoder):
+        return model.info.device, model.info.precision, False
+    parameters = [*unwrap(model).parameters()]
+    device = str(parameters[0].device) if parameters else ""
+    return device, _find_precision(parameters), is_sharded(model)
+
+
 def make_encoder(
     model: Any,
     tokenizer: Any,
@@ -298,6 +310,8 @@ def _make_openclip_encoder(
     if not callable(tokenizer):
         raise UsageError(f"{info.spec}: give open_clip.get_tokenizer(...) as tokenizer=")
     preprocessing = openclip.make_preprocessing(module.visual.preprocess_cfg)
+    if transform is None:
+        info = info._replace(preprocessing_sha256=openclip.preprocessing_sha256(preprocessing))
     is_sharded_model = towers is not module
     if isinstance(tokenizer, clip.Tokenizer) and not is_sharded_model:
         # It runs in float32 until `info` says otherwise: for other precisions, the constructor
@@ -369,7 +383,7 @@ def _make_transformers_encoder(
     Raises:
         UsageError: If the tokenizer or the image processor is missing or does not fit the model.
     """
-    from cosmos_eval.models.hf import HfEncoder, NaflexEncoder
+    from cosmos_eval.models.hf import HfEncoder, NaflexEncoder, preprocessing_sha256
 
     if tokenizer is None:
         tokenizer = processor
@@ -379,6 +393,7 @@ def _make_transformers_encoder(
         raise UsageError(f"{info.spec}: give the tokenizer of transformers as tokenizer=")
     if not hasattr(image_processor, "preprocess"):
         raise UsageError(f"{info.spec}: give the image processor of transformers as transform=")
+    info = info._replace(preprocessing_sha256=preprocessing_sha256(image_processor))
     encoder_class = NaflexEncoder if towers.config.model_type == "siglip2" else HfEncoder
     try:
         encoder = encoder_class((towers, image_processor, tokenizer), {}, info)

@@ -81,7 +81,6 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> ClipEncoder:
         weights_sha256 = file_sha256(file) if file else tensors_hash
         loaded_sha256 = audit.loaded_sha256(tensors_hash, _effective_config(source))
     preprocessing = make_preprocessing(model.visual.preprocess_cfg)
-    is_usual = preprocessing == PreprocessCfg(size=preprocessing.size)  # OpenCLIP's defaults
     info = EncoderInfo(
         spec=spec.text,
         architecture=source.architecture,
@@ -91,13 +90,19 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> ClipEncoder:
         precision=precision,
         device=device,
         loaded_sha256=loaded_sha256,
-        preprocessing_sha256=None if is_usual else json_sha256(asdict(preprocessing)),
+        preprocessing_sha256=preprocessing_sha256(preprocessing),
     )
     encoder_class = NaflexClipEncoder if has_naflex_tower(model) else ClipEncoder
     encoder = encoder_class(model, preprocessing, tokenizer, info)
     if source.weights_file:
         encoder.notes = audit.notes_on_unused_weights(source.weights_file, stored_tensors)
     return encoder
+
+
+def preprocessing_sha256(preprocessing: PreprocessCfg) -> str | None:
+    """Return the SHA-256 of the settings of a preprocessing; None for OpenCLIP's defaults."""
+    is_usual = preprocessing == PreprocessCfg(size=preprocessing.size)
+    return None if is_usual else json_sha256(asdict(preprocessing))
 
 
 def _find_source(spec: ModelSpec) -> _Source:

@@ -20,6 +20,7 @@ from cosmos_core.utils.distributed import (
     SharedErrors,
     gather_objects,
 )
+from cosmos_core.utils.files import json_sha256
 from cosmos_eval import types
 from cosmos_eval.data.readers import path_of
 from cosmos_eval.models.specs import require_label
@@ -129,6 +130,8 @@ class Evaluation:
         self.best = best
         self.best_value: float | None = None
         self.best_step: int | None = None
+        # The hash of the data and the settings of this value.
+        self._best_data_sha256: str | None = None
         # Whether the last call found the best value so far.
         self.is_best = False
         self._higher_is_better = True
@@ -181,6 +184,7 @@ class Evaluation:
         if not self.is_due(step):
             return {}
         metrics: dict[str, float] = {}
+        sha256_by_dataset: dict[str, str] = {}
         with self._warn_of_errors(f"evaluation at step {step} failed"):
             if is_sharded(model) and not all_processes:
                 raise types.UsageError("a sharded model needs all processes: all_processes=True")
@@ -199,9 +203,10 @@ class Evaluation:
                             rows = list(_measure_job(encoder, job, step))
                         # All processes have these rows, or none has them.
                         for row in rows:
+                            sha256_by_dataset[row.dataset] = json_sha256(row.provenance["hashes"])
                             for metric, value in row.metrics.items():
                                 metrics[f"{row.dataset}/{metric}"] = value
-            self._note_best(metrics, step)
+            self._note_best(metrics, sha256_by_dataset, step)
         if self._memory.is_full and not self._has_warned_of_limit:
             self._has_warned_of_limit = True
             fault = "memory_gb is too small for all images: some are read in each call"
@@ -209,19 +214,26 @@ class Evaluation:
         return metrics
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the best value and its step, to be stored in a checkpoint."""
-        return {"best": self.best, "best_value": self.best_value, "best_step": self.best_step}
+        """Return the best value, its step and its data, to be stored in a checkpoint."""
+        return {
+            "best": self.best,
+            "best_value": self.best_value,
+            "best_step": self.best_step,
+            "best_data_sha256": self._best_data_sha256,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take the best value and its step from the state of an earlier run.
 
         Raises UsageError if that run chose its best step by another metric. If it chose none,
-        no step is the best yet.
+        no step is the best yet. If it measured other data, such as another number of images, the
+        next call warns of this and forgets its best value.
         """
         if state["best"] not in (None, self.best):
             raise types.UsageError(f"the state has the best {state['best']}, not {self.best}")
         self.best_value = state["best_value"]
         self.best_step = state["best_step"]
+        self._best_data_sha256 = state.get("best_data_sha256")  # older versions lack it
 
     def _find_metric(self, best: str) -> bool:
         """Return whether higher values of the metric `best` are better.
@@ -243,21 +255,38 @@ class Evaluation:
         nearest = types.nearest(best, metrics)
         raise types.UsageError(f"no data set has the metric {best}; nearest: {nearest}")
 
-    def _note_best(self, metrics: Mapping[str, float], step: int) -> None:
+    def _note_best(
+        self, metrics: Mapping[str, float], sha256_by_dataset: Mapping[str, str], step: int
+    ) -> None:
         """Record whether the metric `best` has its best value so far.
 
         Nothing is recorded if its data set could not be measured. Raises UsageError if the results
         of its data set lack the metric.
+
+        Args:
+            metrics: The metrics by data set, such as `{"imagenet1k/acc1": 0.71}`.
+            sha256_by_dataset: The hashes of the data and the settings of each data set.
+            step: The step of the training.
         """
         if self.best is None:
             return
+        dataset_name = self.best.rpartition("/")[0]
         if self.best not in metrics:
-            dataset_name = self.best.rpartition("/")[0]
             if any(name.rpartition("/")[0] == dataset_name for name in metrics):
                 nearest = types.nearest(self.best, metrics)
                 raise types.UsageError(f"no result has the best {self.best}; nearest: {nearest}")
             return
         value = metrics[self.best]
+        data_sha256 = sha256_by_dataset[dataset_name]
+        if self._best_data_sha256 not in (None, data_sha256):
+            fault = (
+                f"{dataset_name} has other data or settings than at the best step "
+                f"{self.best_step}, whose value is forgotten"
+            )
+            # The warning names the line that called this object.
+            warnings.warn(fault, stacklevel=3)
+            self.best_value = None
+        self._best_data_sha256 = data_sha256
         if self.best_value is None:
             self.is_best = True
         elif self._higher_is_better:
@@ -316,7 +345,8 @@ class Evaluation:
                 weights_sha256 = model.info.weights_sha256
 
             objects = (model, tokenizer, transform)
-            encoder = self._find_encoder(objects)
+            placement = live.placement(model)
+            encoder = self._find_encoder(objects, placement)
             if encoder is None:
                 # An error in one process is raised in all of them, so that none waits for ever.
                 made_encoder = distributed.synchronized(
@@ -332,15 +362,22 @@ class Evaluation:
                 encoder = live.LiveEncoder(made_encoder, sharded=live.is_sharded(model))
                 is_module = isinstance(model, nn.Module)
                 input_key = live.input_key(made_encoder, transform) if is_module else None
-                self._keep(_KeptEncoder(objects, encoder, input_key))
+                self._keep(_KeptEncoder(objects, placement, encoder, input_key))
             encoder.join(distributed)
             encoder.begin(weights_sha256)
             yield encoder
 
-    def _find_encoder(self, objects: tuple[Any, Any, Any]) -> LiveEncoder | None:
-        """Return the encoder of an earlier call with the same objects, or None."""
+    def _find_encoder(
+        self, objects: tuple[Any, Any, Any], placement: tuple[Any, ...]
+    ) -> LiveEncoder | None:
+        """Return the encoder of an earlier call with the same objects, or None.
+
+        A model that was moved to another device since then, for example, has none.
+        """
         for earlier in self._encoders:
-            if all(_is_same(a, b) for a, b in zip(earlier.objects, objects, strict=True)):
+            if earlier.placement == placement and all(
+                _is_same(a, b) for a, b in zip(earlier.objects, objects, strict=True)
+            ):
                 return earlier.encoder
         return None
 
@@ -406,6 +443,8 @@ class _KeptEncoder(NamedTuple):
 
     # The model, the tokenizer and the transform.
     objects: tuple[Any, Any, Any]
+    # Where the weights of the model are, see `live.placement`.
+    placement: tuple[Any, ...]
     encoder: LiveEncoder
     # Encoders with equal keys make the same pixels. None: only this encoder makes its pixels.
     input_key: Hashable | None

@@ -277,14 +277,31 @@ def test_the_best_step(classes, towers, openclip, tokenizer):
     evaluation.load_state_dict({"best": "named/acc1", "best_value": -0.001, "best_step": 7})
     metrics = call(evaluation, towers, step=9)
     assert evaluation.is_best
+    state = evaluation.state_dict()
     expected = {"best": "named/acc1", "best_value": metrics["named/acc1"], "best_step": 9}
-    assert evaluation.state_dict() == expected
+    assert {name: state[name] for name in expected} == expected
     call(evaluation, towers, step=10)
     assert not evaluation.is_best  # the same value is not better
     with pytest.raises(UsageError, match="the state has the best named/acc5"):
         evaluation.load_state_dict({"best": "named/acc5"})
     evaluation.load_state_dict(Evaluation([classes]).state_dict())  # of a run without a best metric
     assert (evaluation.best_value, evaluation.best_step) == (None, None)
+
+
+def test_a_best_value_on_other_data_is_forgotten(classes, towers):
+    options = {"best": "named/acc1", "on_error": "raise"}
+    before = Evaluation([classes], limit=SCENES // 2, **options)
+    call(before, towers, step=1)
+    high = {**before.state_dict(), "best_value": 2.0}
+    same = Evaluation([classes], limit=SCENES // 2, **options)
+    same.load_state_dict(high)
+    call(same, towers, step=2)
+    assert (same.is_best, same.best_step) == (False, 1)
+    other = Evaluation([classes], **options)
+    other.load_state_dict(high)
+    with pytest.warns(UserWarning, match="named has other data or settings than at the best step"):
+        call(other, towers, step=2)
+    assert (other.is_best, other.best_step) == (True, 2)
 
 
 def test_lower_ranks_are_better(data_sets, openclip, tokenizer):
@@ -363,6 +380,31 @@ def test_half_precision_weights(classes, openclip, tokenizer, tmp_path):
     evaluation(openclip().bfloat16(), tokenizer=tokenizer, step=1)
     (row,) = cosmos_eval.read_results(tmp_path)
     assert row.provenance["precision"] == "bf16"
+
+
+def test_a_model_that_changes_its_precision_is_measured_again(
+    classes, openclip, tokenizer, tmp_path
+):
+    """So is one that moves to another device: an encoder has one precision and one device."""
+    evaluation = Evaluation([classes], on_error="raise", output=tmp_path)
+    model = openclip()
+    evaluation(model, tokenizer=tokenizer, step=1)
+    metrics = evaluation(model.bfloat16(), tokenizer=tokenizer, step=2)
+    rows = cosmos_eval.read_results(tmp_path)
+    assert [row.provenance["precision"] for row in rows] == ["fp32", "bf16"]
+    alone = Evaluation([classes], on_error="raise")
+    assert metrics == alone(model, tokenizer=tokenizer, step=2)
+
+
+def test_results_state_an_unusual_preprocessing(classes, openclip, tokenizer, tmp_path):
+    evaluation = Evaluation([classes], on_error="raise", output=tmp_path)
+    for step, mean in enumerate([(0.5, 0.5, 0.5), (0.4, 0.5, 0.5)]):
+        model = openclip()
+        model.visual.preprocess_cfg["mean"] = mean
+        evaluation(model, tokenizer=tokenizer, step=step)
+    first, second = cosmos_eval.read_results(tmp_path)
+    hashes = [row.model["preprocessing_sha256"] for row in (first, second)]
+    assert hashes[0] != hashes[1]
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
