@@ -288,7 +288,10 @@ class ImageFolder:
 
 
 class ImageZip:
-    """A zip file of images, which are looked up by their file names, in any folder inside it."""
+    """A zip file of images, which are looked up by their file names, in any folder inside it.
+
+    Images that share a file name are looked up by their whole paths in the zip file.
+    """
 
     def __init__(self, path: Path) -> None:
         """Read the list of files. Raise UsageError if the zip file is damaged or missing."""
@@ -296,15 +299,25 @@ class ImageZip:
             self.archive = ZipFile(path)
         except (BadZipFile, OSError) as error:
             raise UsageError(f"cannot read {path}: {error}; fetch it again") from error
-        # For example {"1.jpg": "val2017/1.jpg"}.
-        self.member_by_file_name: dict[str, str] = {}
+        self._path = path
+        # For example {"1.jpg": ["val2017/1.jpg"], "val2017/1.jpg": ["val2017/1.jpg"]}.
+        self._members_by_name: dict[str, list[str]] = {}
         for member in self.archive.namelist():
-            self.member_by_file_name[PurePosixPath(member).name] = member
+            for name in {PurePosixPath(member).name, member}:
+                self._members_by_name.setdefault(name, []).append(member)
 
     def find(self, name: str) -> ImageSource | None:
-        """Return the image with the file name `name`, or None if the zip file has none."""
-        member = self.member_by_file_name.get(name)
-        return None if member is None else ZippedImage(self.archive, member)
+        """Return the image with the file name or the path `name`, or None if there is none.
+
+        Raise UsageError if several images have this file name.
+        """
+        members = self._members_by_name.get(name, [])
+        if len(members) > 1:
+            raise UsageError(
+                f"{self._path} has {len(members)} images named {name} ({', '.join(members[:3])}): "
+                "give their paths in the zip file"
+            )
+        return ZippedImage(self.archive, members[0]) if members else None
 
 
 def open_image_place(path: Path) -> ImageFolder | ImageZip:

@@ -340,27 +340,6 @@ def _value_text(value: float, interval: Interval, factor: float) -> str:
 
 def to_document(laws: MetricLaws) -> dict[str, Any]:
     """Return the laws of a metric as a JSON document. Errors are fractions, or as the metric."""
-    methods = []
-    for method in laws.methods:
-        fitted = method.fitted
-        parameters = {}
-        for name, field in (("E", "floor"), ("A", "scale"), ("alpha", "exponent")):
-            interval = fitted.parameter_interval(field)
-            parameters[name] = {
-                "value": float(getattr(fitted.law, field)),
-                "low": interval.low,
-                "high": interval.high,
-            }
-        methods.append(
-            {
-                "name": method.name,
-                "parameters": parameters,
-                "shown": method.is_shown,
-                "misfit_p": fitted.misfit_p,
-                "seed_correlation": fitted.spread.correlation,
-                "interval_method": fitted.method,
-            }
-        )
     crossings = []
     for (a, b), crossing in laws.crossings.items():
         record: dict[str, Any] = {"a": laws.methods[a].name, "b": laws.methods[b].name}
@@ -376,9 +355,30 @@ def to_document(laws: MetricLaws) -> dict[str, Any]:
         "metric": laws.metric,
         "unit": laws.unit,
         "headlines": list(headlines_of(laws)),
-        "methods": methods,
+        "methods": [_method_document(method) for method in laws.methods],
         "budgets": list(budget_rows(laws)),
         "crossings": crossings,
+    }
+
+
+def _method_document(method: MethodLaw) -> dict[str, Any]:
+    """Return the law of a method as a JSON document."""
+    fitted = method.fitted
+    parameters = {}
+    for name, field in (("E", "floor"), ("A", "scale"), ("alpha", "exponent")):
+        interval = fitted.parameter_interval(field)
+        parameters[name] = {
+            "value": float(getattr(fitted.law, field)),
+            "low": interval.low,
+            "high": interval.high,
+        }
+    return {
+        "name": method.name,
+        "parameters": parameters,
+        "shown": method.is_shown,
+        "misfit_p": fitted.misfit_p,
+        "seed_correlation": fitted.spread.correlation,
+        "interval_method": fitted.method,
     }
 
 

@@ -264,12 +264,7 @@ class _LawFitter:
             if reason or moments is None:
                 self.faults.append(f"{title}: no law of {metric_name}, {reason}")
                 continue
-            ladders = _make_ladders(results_by_method, moments, metric, self._options)
-            methods = []
-            for name, fitted in zip(
-                results_by_method, fit_ladders(ladders, moments.covariance), strict=True
-            ):
-                methods.append(MethodLaw(name, fitted, tuple(_predictions(fitted, self._options))))
+            methods = _fit_methods(results_by_method, moments, metric, self._options)
             all_laws.append(
                 MetricLaws(
                     dataset=key[0],
@@ -621,6 +616,22 @@ def _reason_without_law(
     if (moments.values <= 0).any():
         return f"which is {moments.values.min():.3g} for a training: {_FITTED_KINDS}"
     return ""
+
+
+def _fit_methods(
+    results_by_method: Mapping[str, Mapping[float, Sequence[StoredResult]]],
+    moments: Moments,
+    metric: Metric,
+    options: ScalingOptions,
+) -> list[MethodLaw]:
+    """Return the law of each method on a metric, with its predictions. See `_make_ladders`."""
+    ladders = _make_ladders(results_by_method, moments, metric, options)
+    methods = []
+    for name, fitted in zip(
+        results_by_method, fit_ladders(ladders, moments.covariance), strict=True
+    ):
+        methods.append(MethodLaw(name, fitted, tuple(_predictions(fitted, options))))
+    return methods
 
 
 def _make_ladders(

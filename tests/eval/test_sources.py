@@ -6,6 +6,7 @@ import gzip
 import io
 import shutil
 import struct
+import zipfile
 from pathlib import Path
 
 import cv2
@@ -269,3 +270,24 @@ def test_bad_archives(shards: list[Path], tmp_path: Path) -> None:
     shutil.rmtree(tmp_path)
     with pytest.raises(UsageError, match=r"cannot read .*0.tar:s0.png"):
         member.read()
+
+
+def test_images_of_one_name_in_a_zip_file_are_told_apart_by_their_paths(tmp_path: Path) -> None:
+    path = tmp_path / "images.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, colour in (("train/1.png", "red"), ("test/1.png", "blue"), ("test/2.png", "red")):
+            with archive.open(name, "w") as file:
+                Image.new("RGB", (4, 4), colour).save(file, "PNG")
+    images = sources.ImageZip(path)
+
+    def colour_of(name: str) -> list[int]:
+        source = images.find(name)
+        assert source is not None
+        colour: list[int] = decoded(source)[0, 0].tolist()
+        return colour
+
+    assert colour_of("test/1.png") == [0, 0, 255]
+    assert colour_of("2.png") == [255, 0, 0]
+    assert images.find("3.png") is None
+    with pytest.raises(UsageError, match=r"images named 1.png \(train/1.png, test/1.png\): give"):
+        images.find("1.png")

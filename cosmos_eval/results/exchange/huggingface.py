@@ -289,9 +289,16 @@ def _is_fraction(value: _Value) -> bool:
 
 
 def _is_percentage(value: _Value) -> bool:
-    """Return whether a value of a fraction is above 1, so that its file holds percentages."""
+    """Return whether a value of a fraction is above 1, so that its file holds percentages.
+
+    A metric that this package does not have, such as a loss, does not count.
+    """
     is_number = isinstance(value.value, int | float) and not isinstance(value.value, bool)
-    return is_number and value.value > 1 and _is_fraction(value)
+    if not is_number or value.value <= 1 or not _is_fraction(value):
+        return False
+    task = usable_task(value.cell.task)
+    metric = names.metric_here(NAME, value.cell.task, value.cell.dataset, value.metric)
+    return task is None or task.has_metric(metric or value.metric)
 
 
 def repository_of(row: ResultRow) -> str | None:

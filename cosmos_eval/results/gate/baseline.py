@@ -132,10 +132,12 @@ class ConditionsRecord(TypedDict):
 
 @with_config(record.STRICT)
 class TrainingRecord(TypedDict):
-    """The group of a training, with what differs from the defaults, and the seed."""
+    """The group of a training, with what differs from the defaults, the seed, and its length."""
 
     group: record.Name
     seed: int | None
+    # The samples that it saw. They are absent if unknown, and in older baselines.
+    samples: NotRequired[record.Count]
 
 
 @with_config(record.STRICT)
@@ -565,6 +567,8 @@ def _make_entry(row: record.ResultRow, archive: bytes | None) -> Entry:
     group = group_label(row)
     if group:
         training = {"group": group, "seed": training_of(row).get("seed")}
+        if training_of(row).get("samples"):
+            training["samples"] = training_of(row)["samples"]
 
     conditions: dict[str, Any] = {"weights": row.model["weights"]}
     for name in CONDITIONS:

@@ -37,7 +37,7 @@ from cosmos_eval.results.gate.baseline import (
     result_problems,
 )
 from cosmos_eval.results.groups import estimate_moments, require_distinct
-from cosmos_eval.results.identity import group_label
+from cosmos_eval.results.identity import group_label, training_of
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.settings import (
     differing_conditions,
@@ -338,6 +338,7 @@ def check_results(
     # Add notes on what the comparisons cannot show.
     notes += _model_notes(cases.results, baseline)
     notes += _training_notes(cases.pairs)
+    notes += _length_notes(cases.groups)
     notes += _content_notes(all_cases)
     notes += condition_notes(all_cases)
     if baseline.schema_version == 1:
@@ -766,6 +767,22 @@ def _training_notes(pairs: Iterable[Case]) -> list[str]:
         "one training in the baseline: changes are those between these two trainings, and "
         f"another seed may give others: {', '.join(keys)}"
     ]
+
+
+def _length_notes(groups: Iterable[Case]) -> list[str]:
+    """Return a list with a note on each group whose trainings saw different numbers of samples.
+
+    A checkpoint of an unfinished training would otherwise count as another seed.
+    """
+    notes = []
+    for case in groups:
+        counts = {(entry.training or {}).get("samples") for entry in case.entries}
+        counts |= {training_of(result.row).get("samples") for result in case.results}
+        stated_counts = sorted(counts - {None})
+        if len(stated_counts) > 1:
+            texts = [f"{count:,}" for count in stated_counts]
+            notes.append(f"{case.key.model}: its trainings saw {' and '.join(texts)} samples")
+    return list(dict.fromkeys(notes))
 
 
 def _content_notes(cases: Iterable[Case]) -> list[str]:

@@ -15,7 +15,7 @@ from PIL import Image
 from cosmos_eval.cli.app import main
 from cosmos_eval.runner.doctor import Diagnosis, examine
 from cosmos_eval.runner.plan import make_plan, open_datasets
-from cosmos_eval.tasks import TASKS, find_protocol
+from cosmos_eval.tasks import TASKS, find_protocol, task_for
 from cosmos_eval.types import RunOptions, UsageError, no_progress
 
 RNG = np.random.default_rng(0)
@@ -221,6 +221,13 @@ def test_files_that_are_left_out_for_their_suffix_are_counted(kind, folder):
         "3 files in class folders are left out for the suffix, which no readable image format "
         "has: .avif (2), no suffix (1)"
     )
+
+
+def test_a_measurement_notes_files_that_are_left_out(folder, colour_encoder):
+    write(folder / "photos" / "cat" / "a.avif", "")
+    protocol = find_protocol(described(folder, KINDS["cls"]))
+    (note,) = task_for(protocol).measure_one(colour_encoder, protocol, RunOptions()).notes
+    assert note.endswith("which no readable image format has: .avif (1)")
 
 
 def test_captions_that_are_measured_are_counted(folder):

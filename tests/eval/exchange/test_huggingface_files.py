@@ -105,6 +105,24 @@ model-index:
     assert find_results([path]).notes == [f"{path}: read as percentages, since a value is above 1"]
 
 
+def test_an_unknown_metric_above_1_makes_no_percentages(tmp_path):
+    card = """---
+model-index:
+- name: m
+  results:
+  - task: {type: zero-shot-image-classification}
+    dataset: {name: ImageNet-1K, type: imagenet-1k}
+    metrics:
+    - {name: Zero-shot Accuracy, type: accuracy, value: 0.683}
+    - {name: Loss, type: loss, value: 2.31}
+---
+"""
+    path = tmp_path / "README.md"
+    path.write_text(card)
+    (result,) = read("huggingface", path).results
+    assert result.metrics == {"acc1": 0.683}
+
+
 def test_a_result_is_written_as_the_hub_documents_it(tmp_path):
     folder = written(tmp_path / "repository", IMAGENET)
     (path,) = (folder / ".eval_results").iterdir()

@@ -16,9 +16,9 @@ UNKNOWN_FACTS = dict.fromkeys(["recipe_sha256", "data_sha256", "samples", "flops
 N_IMAGES = 40
 
 
-def store_training(folder, seed, n_right, group="clip", model=None, **changes):
+def store_training(folder, seed, n_right, group="clip", model=None, n_samples=None, **changes):
     """Store a classification of 40 images of one class, the first `n_right` of which are hits."""
-    training = {**UNKNOWN_FACTS, "group": group, "seed": seed}
+    training = {**UNKNOWN_FACTS, "group": group, "seed": seed, "samples": n_samples}
     spec = model or f"{group}-{folder.name}-{seed}"
     weights_sha256 = f"{sum(map(ord, spec)) + 1000 * seed:064x}"  # differs from model to model
     top5 = np.where(np.arange(N_IMAGES) < n_right, 0, 1)[:, None]
@@ -60,6 +60,17 @@ def test_a_new_seed_is_no_regression_and_a_worse_training_is(check, baseline, tm
     store_training(tmp_path / "more", 9, 29)
     store_training(tmp_path / "more", 10, 31)
     assert json.loads(check("more", "--json").out)["findings"][0]["k"] == [2, 5]
+
+
+def test_a_training_of_another_length_is_noted(check, tmp_path):
+    for seed, n_right in enumerate((30, 32, 28)):
+        store_training(tmp_path / "old", seed, n_right, n_samples=12_800_000)
+    assert check("old", "--update", "--reason", "seeds").status == 0
+    store_training(tmp_path / "whole", 3, 29, n_samples=12_800_000)
+    assert json.loads(check("whole", "--json").out)["notes"] == []
+    store_training(tmp_path / "half", 4, 20, n_samples=6_400_000)
+    (note,) = json.loads(check("half", "--json").out)["notes"]
+    assert note == "clip: its trainings saw 6,400,000 and 12,800,000 samples"
 
 
 def test_without_variation_of_images_it_is_students_test():
