@@ -778,7 +778,7 @@ def _length_notes(groups: Iterable[Case]) -> list[str]:
     for case in groups:
         counts = {(entry.training or {}).get("samples") for entry in case.entries}
         counts |= {training_of(result.row).get("samples") for result in case.results}
-        stated_counts = sorted(counts - {None})
+        stated_counts = sorted(count for count in counts if count is not None)
         if len(stated_counts) > 1:
             texts = [f"{count:,}" for count in stated_counts]
             notes.append(f"{case.key.model}: its trainings saw {' and '.join(texts)} samples")
