@@ -83,21 +83,24 @@ def test_entries_that_the_library_writes_are_read(tmp_path):
     assert find_results([folder]).imported == list(content.results)
 
 
-def test_percentages_are_fractions_here(tmp_path):
-    """A card of a CLIP on the hub has 69.8 as the accuracy on imagenet-1k."""
-    card = """---
+def write_card(path, *metrics):
+    """Write the card of a model with metrics on imagenet-1k, such as "type: accuracy, value: 1"."""
+    lines = "".join(f"    - {{{metric}}}\n" for metric in metrics)
+    path.write_text(f"""---
 model-index:
 - name: m
   results:
-  - task: {type: zero-shot-image-classification}
-    dataset: {name: ImageNet-1K, type: imagenet-1k}
+  - task: {{type: zero-shot-image-classification}}
+    dataset: {{name: ImageNet-1K, type: imagenet-1k}}
     metrics:
-    - {name: Zero-shot Accuracy, type: accuracy, value: 69.8}
-    - {name: Error, type: ece, value: 0.5}
----
-"""
+{lines}---
+""")
+
+
+def test_percentages_are_fractions_here(tmp_path):
+    """A card of a CLIP on the hub has 69.8 as the accuracy on imagenet-1k."""
     path = tmp_path / "README.md"
-    path.write_text(card)
+    write_card(path, "type: accuracy, value: 69.8", "type: ece, value: 0.5")
     content = read("huggingface", path)
     (result,) = content.results
     assert (result.dataset, result.task) == ("imagenet1k", "cls")
@@ -106,19 +109,8 @@ model-index:
 
 
 def test_an_unknown_metric_above_1_makes_no_percentages(tmp_path):
-    card = """---
-model-index:
-- name: m
-  results:
-  - task: {type: zero-shot-image-classification}
-    dataset: {name: ImageNet-1K, type: imagenet-1k}
-    metrics:
-    - {name: Zero-shot Accuracy, type: accuracy, value: 0.683}
-    - {name: Loss, type: loss, value: 2.31}
----
-"""
     path = tmp_path / "README.md"
-    path.write_text(card)
+    write_card(path, "type: accuracy, value: 0.683", "type: loss, value: 2.31")
     (result,) = read("huggingface", path).results
     assert result.metrics == {"acc1": 0.683}
 
