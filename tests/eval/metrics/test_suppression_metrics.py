@@ -157,9 +157,9 @@ def test_odds_ratio_has_no_value_if_areas_separate_hits() -> None:
 
 
 def test_odds_ratio_is_left_out_if_areas_differ_within_clusters() -> None:
-    """Pairs of a 20% and a 60% dominant object, right in 80% and 40%, would all have 40%."""
+    """The means of pairs of a small and a large dominant object would hide the effect."""
     hits = np.tile([True, False, True, True], 25)
-    area = np.tile([0.2, 0.6], 50)
+    area = np.tile([0.2, 0.6], 50) + 0.001 * (np.arange(100) // 2)
     assert odds_ratio_by_area(hits, area, np.arange(100) // 2) is None
     assert odds_ratio_by_area(hits, area, np.arange(100)) is not None
 
