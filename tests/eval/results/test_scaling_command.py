@@ -231,6 +231,14 @@ def test_a_search_at_one_budget_does_not_stop_other_methods(
     assert "note: scenes-cls: no law of clip: 1 budget, and a law with three" in ended.err
 
 
+def test_almost_equal_budgets_make_no_law(command: Callable[..., Any], tmp_path: Path) -> None:
+    """Budgets that differ by one batch are one point of a law, not two."""
+    put_ladder(tmp_path / "r", "cosmos", seeds=2, budgets=(40_000, 40_064, 160_000, 320_000))
+    ended = command("scaling", "r")
+    assert (ended.status, ended.out) == (2, "")
+    assert "no law of cosmos: budgets of 40000 and 40064 samples are almost equal" in ended.err
+
+
 def test_a_date_in_a_group_is_not_a_hash(command: Callable[..., Any], tmp_path: Path) -> None:
     put_ladder(tmp_path / "r", "clip", seeds=2)
     training = model_of("clip-20250101", SAMPLES[0], 9)["training"] | {"recipe_sha256": None}
