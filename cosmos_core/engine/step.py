@@ -253,6 +253,7 @@ def train_step(
         The values of the step. Its method `check` states whether they are finite.
     """
     training.skipped_steps.remember(training.teacher.buffers())
+
     # Compute the gradient. Only the models run under autocast, not the loss and the backward pass.
     training.optimizer.zero_grad(set_to_none=True)
     autocast = torch.autocast(

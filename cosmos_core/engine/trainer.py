@@ -319,6 +319,7 @@ class Trainer:
         Raises:
             SnapshotError: If a value cannot be used. The error names the snapshot.
         """
+        self._require_same_gradient(state)
         with snapshot.restoring(state, "weights or optimizer"):
             self._world.synchronized(self._load_weights, state)
         with snapshot.restoring(state, "scaler"):
@@ -331,7 +332,6 @@ class Trainer:
             # One state for each process. If there are more processes now, the others keep the
             # states of their seeds, so that their patch dropout differs.
             random_states = state["random"]
-            self._require_same_gradient(len(random_states))
             if self._world.rank < len(random_states):
                 self._random_state = random_states[self._world.rank]
                 snapshot.restore_random_state(self._random_state)
@@ -356,16 +356,17 @@ class Trainer:
                 )
         self._saved_steps = self._steps_done = state["step"]
 
-    def _require_same_gradient(self, n_processes: int) -> None:
-        """Raise ValueError if the gradient is divided by another number of processes than before.
+    def _require_same_gradient(self, state: Mapping[str, Any]) -> None:
+        """Raise SnapshotError if the gradient was divided by another number of processes.
 
-        `n_processes` is the number of processes of the training that wrote the snapshot.
+        Args:
+            state: The state in the snapshot, which has a random state for each process.
         """
-        is_published = self._config.optim.gradient == "published"
-        if is_published and n_processes != self._world.world_size:
-            raise ValueError(
-                f"optim.gradient=published is divided by the number of processes, which is "
-                f"{n_processes} there and {self._world.world_size} here"
+        n_processes, world_size = len(state["random"]), self._world.world_size
+        if self._config.optim.gradient == "published" and n_processes != world_size:
+            raise snapshot.SnapshotError(
+                f"{state['path']}: optim.gradient=published divides the gradient by the number of "
+                f"processes, which was {n_processes} and is {world_size}; start {n_processes}"
             )
 
     def _load_weights(self, state: Mapping[str, Any]) -> None:

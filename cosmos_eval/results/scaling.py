@@ -365,7 +365,10 @@ def _results_with_metrics(
 
 
 def has_ladder(results: Sequence[StoredResult]) -> bool:
-    """Return whether one model has trainings at enough budgets for a law on one data set."""
+    """Return whether a method has trainings at enough budgets for a law on one data set.
+
+    They must be of one architecture, since larger models at other budgets are no ladder.
+    """
     try:
         usable_results, _ = _usable_results(results, ScalingOptions())
     except UsageError:
@@ -516,8 +519,10 @@ def _group_by_budget(
     for (_, samples), size_results in results_by_size.items():
         label = f"{name} with {samples:,} samples"
         _require_one_recipe(label, size_results)
-        flops = _flops_per_sample(label, size_results) if unit == "flops" else 1
-        pairs.append((float(samples * flops), size_results))
+        budget = float(samples)
+        if unit == "flops":
+            budget = samples * _flops_per_sample(label, size_results)
+        pairs.append((budget, size_results))
     pairs.sort(key=itemgetter(0))
     for (smaller, _), (larger, _) in pairwise(pairs):
         if larger < smaller * (1 + _SAME_BUDGET):

@@ -43,7 +43,7 @@ def test_a_gradient_divided_by_the_processes_goes_on_with_as_many(tmp_path, scen
     resuming.train(SINGLE_PROCESS, tmp_path, scene_shards, published)
     assert resuming.refusal_of_resuming(SINGLE_PROCESS, tmp_path, published) == ""
     for refusal in run_processes(resuming.refusal_of_resuming, 2, tmp_path, published):
-        assert "divided by the number of processes, which is 1 there and 2 here" in refusal
+        assert "by the number of processes, which was 1 and is 2; start 1" in refusal
 
 
 def test_a_process_that_others_wait_for_until_the_timeout_is_named():
