@@ -51,6 +51,8 @@ SUFFIXES = (
     *(".jp2", ".j2k", ".jpc", ".jpf", ".jpx", ".j2c"),
 )
 """Suffixes of image files in lower case."""
+UNREADABLE_IMAGES = (".avif", ".heic", ".heif", ".jxl", ".svg", ".dng", ".tga", ".psd")
+"""Suffixes of other images, which are not read."""
 
 # Names of ImageNet's 50,000 validation images without folders: in ILSVRC2012_img_val.tar, or with
 # the class at the end, in val_images.tar.gz of huggingface.co/datasets/ILSVRC/imagenet-1k.
@@ -286,20 +288,18 @@ def _read_class_folders(folder: Path, classes: Sequence[str]) -> ClassData:
     return make_data(classes, samples)._replace(skipped_files=tuple(skipped_files))
 
 
-def describe_skipped_files(data: ClassData) -> str:
+def describe_skipped_files(file_names: Sequence[str]) -> str:
     """Return a note on files that are not read because of their suffix; empty if there are none.
 
     Example:
         "3 files in class folders are left out for the suffix, which no readable image format has:
         .avif (2), .txt (1)"
     """
-    if not data.skipped_files:
+    if not file_names:
         return ""
-    n_files_by_suffix = Counter(
-        Path(name).suffix.lower() or "no suffix" for name in data.skipped_files
-    )
+    n_files_by_suffix = Counter(Path(name).suffix.lower() or "no suffix" for name in file_names)
     counts = [f"{suffix} ({count})" for suffix, count in n_files_by_suffix.most_common(5)]
-    n_files = len(data.skipped_files)
+    n_files = len(file_names)
     noun, verb = ("file", "is") if n_files == 1 else ("files", "are")
     return (
         f"{n_files} {noun} in class folders {verb} left out for the suffix, which no readable "

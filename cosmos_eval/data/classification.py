@@ -262,7 +262,7 @@ def _list_data(protocol: ClassificationProtocol, options: RunOptions) -> folders
             expected=protocol.n_images or n_images,
             images=n_images - len(missing_files),
             n_classes=len(data.classes),
-            note=describe_skipped_files(data),
+            note=describe_skipped_files(data.skipped_files),
         ),
     )
 

@@ -14,7 +14,11 @@ from numpy.typing import NDArray
 
 from cosmos_eval import types
 from cosmos_eval.data import classification as class_data
-from cosmos_eval.data.class_folders import describe_skipped_files, find_folder
+from cosmos_eval.data.class_folders import (
+    UNREADABLE_IMAGES,
+    describe_skipped_files,
+    find_folder,
+)
 from cosmos_eval.data.class_names import class_names, displayed_class_names, templates_of
 from cosmos_eval.data.classification import ClassData
 from cosmos_eval.data.folders import Survey, content_hash, fingerprint
@@ -261,9 +265,13 @@ class ClassTask(Task):
                 protocol, labelled_images, images.features, class_embeddings
             )
             notes = self.tie_notes(images.features, class_embeddings)
-            skipped_files = describe_skipped_files(labelled_images)
-            if skipped_files:
-                notes.append(f"{protocol.dataset}: {skipped_files}")
+            skipped_images = [
+                name
+                for name in labelled_images.skipped_files
+                if name.lower().endswith(UNREADABLE_IMAGES)
+            ]
+            if skipped_images:
+                notes.append(f"{protocol.dataset}: {describe_skipped_files(skipped_images)}")
             if protocol.remark:
                 notes.append(f"{protocol.dataset}: {protocol.remark}")
             unit = self.sample_noun

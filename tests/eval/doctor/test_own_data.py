@@ -224,7 +224,8 @@ def test_files_that_are_left_out_for_their_suffix_are_counted(kind, folder):
 
 
 def test_a_measurement_notes_files_that_are_left_out(folder, colour_encoder):
-    write(folder / "photos" / "cat" / "a.avif", "")
+    for name in ("a.avif", "notes.txt"):
+        write(folder / "photos" / "cat" / name, "")
     protocol = find_protocol(described(folder, KINDS["cls"]))
     notes = task_for(protocol).measure_one(colour_encoder, protocol, RunOptions()).notes
     (note,) = [note for note in notes if "left out for the suffix" in note]
