@@ -319,7 +319,6 @@ class Trainer:
         Raises:
             SnapshotError: If a value cannot be used. The error names the snapshot.
         """
-        self._require_same_gradient(state)
         with snapshot.restoring(state, "weights or optimizer"):
             self._world.synchronized(self._load_weights, state)
         with snapshot.restoring(state, "scaler"):
@@ -335,6 +334,7 @@ class Trainer:
             if self._world.rank < len(random_states):
                 self._random_state = random_states[self._world.rank]
                 snapshot.restore_random_state(self._random_state)
+        self._require_same_gradient(state)
         with snapshot.restoring(state, "seconds"):
             self._seconds = float(state["seconds"])
         # Snapshots of older versions lack these values.
