@@ -1,5 +1,5 @@
 # Shortcuts for the commands in README.md, which says what they do.
-.PHONY: run test ci
+.PHONY: run test ci full
 
 run:
 	bash -c "$$(grep -m 1 'cosmos-eval run$$' README.md)"
@@ -9,3 +9,6 @@ test:
 
 ci:
 	.ci/run
+
+full:
+	.ci/full

@@ -4,6 +4,7 @@ cache folder that only this session has."""
 
 import gc
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Generator
@@ -15,6 +16,8 @@ os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is first imported, here a
 os.environ.pop("COLUMNS", None)
 
 _CACHE = "COSMOS_EVAL_CACHE"
+# .ci/full sets it, after it has installed all programs: there a skipped test would prove nothing.
+_REQUIRE_PROGRAMS = "COSMOS_EVAL_REQUIRE_PROGRAMS"
 
 # The files whose slow tests take longest, in this order.
 _LONGEST_FILES = (
@@ -41,6 +44,8 @@ _LONGEST_FILES = (
 
 def pytest_configure(config: pytest.Config) -> None:
     """What a former session kept must not be taken for what this one computes."""
+    # Else triton lists what it takes for leaks, after the line that counts the tests.
+    config.add_cleanup(gc.unfreeze)
     if "PYTEST_XDIST_WORKER" in os.environ:  # it has the folder of the process that started it
         return
     folder = tempfile.TemporaryDirectory(prefix="cosmos-eval-tests-")
@@ -52,6 +57,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Start with the longest files: at the end, the other processes would wait for them."""
     order = {Path(__file__).parent / name: number for number, name in enumerate(_LONGEST_FILES)}
     items.sort(key=lambda item: order.get(item.path, len(order)))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test whose program is not installed, or fail where all programs are required."""
+    for marker in item.iter_markers("program"):
+        if any(map(shutil.which, marker.args)):
+            continue
+        reason = f"needs {marker.args[0]}: {marker.kwargs['install']}"
+        if os.environ.get(_REQUIRE_PROGRAMS):
+            pytest.fail(reason)
+        pytest.skip(reason)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -153,7 +153,7 @@ def test_the_own_gate_is_run():
 @pytest.mark.slow
 def test_the_build_of_the_documentation_fails_for_links_to_nowhere_alone(tmp_path):
     pytest.importorskip("mkdocs")
-    command = re.search(r"mkdocs build (.*)", (ROOT / ".ci" / "run").read_text("utf-8"))[1]
+    command = re.search(r"mkdocs build (.*)", (ROOT / ".ci" / "full").read_text("utf-8"))[1]
     options = command.replace('"$work/site"', str(tmp_path / "site")).split()
     for name in ("docs", "cosmos_eval", "benchmarks", "examples", "results", "tests"):
         shutil.copytree(

@@ -27,7 +27,7 @@ from cosmos_eval.types import UsageError
 
 IMAGE_FILES = ("config.json", "preprocessor_config.json", "processor_config.json")
 DESCRIBED = ("*.json", "*.txt", "*.model")  # files of processors, tokenizers, configurations
-OFFLINE = {"local_files_only": True, "trust_remote_code": False}
+OFFLINE: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 
 # Files that may ask to run code, and the key of the class that transformers may have itself.
 _CLASS_KEYS = {

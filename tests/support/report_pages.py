@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pytest
 from PIL import Image
 from support.models import cls_samples, make_result
 from support.ten_by_twelve import encoded
@@ -49,6 +47,9 @@ ODD = (
 )
 """Texts that would do harm if they were taken for more than texts."""
 
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+"""The names of the programs, of which one is enough."""
+
 OPEN_ALL = "document.querySelectorAll('details').forEach(one => { one.open = true; })"
 """The script that opens every part of a page."""
 
@@ -56,8 +57,6 @@ _FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
-# .ci/run sets it: there a browser is installed, and tests without one would prove nothing.
-_REQUIRED = "COSMOS_EVAL_REQUIRE_BROWSER"
 
 
 class MadeUpResults:
@@ -170,8 +169,7 @@ def gallery_of(models: Sequence[str], text: str = "a red square", dataset: str =
 
 def find_browser() -> str | None:
     """Where Chromium is, if it is there."""
-    names = ("chromium", "chromium-browser", "google-chrome")
-    return next(filter(None, map(shutil.which, names)), None)
+    return next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
 def describe_violations(violations: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:
@@ -183,15 +181,10 @@ def describe_violations(violations: list[dict[str, Any]]) -> list[tuple[str, lis
 
 @contextmanager
 def open_browser() -> Iterator[Browser]:
-    """Open headless Chromium.
-
-    Without it, the test is skipped, or fails if an environment variable says that it must be there.
-    """
+    """Open headless Chromium. Raise FileNotFoundError if it is not installed."""
     program = find_browser()
     if program is None:
-        if os.environ.get(_REQUIRED):
-            pytest.fail("no Chromium, which has to be here")
-        pytest.skip("needs Chromium: apt install chromium")
+        raise FileNotFoundError("Chromium is not installed: apt install chromium")
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:

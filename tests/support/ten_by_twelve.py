@@ -161,7 +161,7 @@ _SAMPLES = {
 
 def _row(model: str, dataset: str, size: SetSize, samples: Samples) -> ResultRow:
     metrics, task = metrics_of(size.task, samples), task_named(size.task)
-    figures = {"per_class": {}}
+    figures: dict[str, Any] = {"per_class": {}}
     for name in ("per_class", "confusion_pairs"):
         compute = getattr(task, name)
         if compute:

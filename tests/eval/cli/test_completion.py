@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -72,10 +71,14 @@ def type_lines(shell: str, home: Path, *lines: str) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+@pytest.mark.parametrize(
+    "shell",
+    [
+        pytest.param(shell, marks=pytest.mark.program(shell, install=f"apt install {shell}"))
+        for shell in ("bash", "zsh", "fish")
+    ],
+)
 def test_a_shell_completes_names_after_the_installation(shell, home):
-    if shutil.which(shell) is None:
-        pytest.skip(f"{shell} is not installed")
     assert type_lines(shell, home, "cosmos-eval --install-completion") == []
     expected = dict(COMPLETED)
     if shell == "bash":

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from support.exchange import FILES, read
@@ -16,13 +12,6 @@ from support.results import store_result
 from cosmos_eval.results.exchange.places import find_results
 
 (RECORD,) = (FILES / "every_eval_ever").iterdir()
-# The package needs Python 3.12, and may be installed in another environment.
-VALIDATOR = shutil.which(
-    "every_eval_ever", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-)
-needs_validator = pytest.mark.skipif(
-    VALIDATOR is None, reason="needs Every Eval Ever: pip install every-eval-ever"
-)
 HUB = {"model": {"spec": "hf:org/clip", "revision": "1a2b"}}
 # Of the made-up samples of support.results: how many are right, and how many there are.
 RIGHT = {
@@ -70,10 +59,11 @@ def test_its_record_is_read():
     )
 
 
-@needs_validator
+# The package needs Python 3.12, and may be installed in another environment.
+@pytest.mark.program("every_eval_ever", install="pip install every-eval-ever")
 def test_its_validator_accepts_all_files(exported):
     ended = subprocess.run(
-        [str(VALIDATOR), "validate", "--format", "json", "data/*/*/*/*.json*"],
+        ["every_eval_ever", "validate", "--format", "json", "data/*/*/*/*.json*"],
         cwd=exported,
         capture_output=True,
         text=True,

@@ -8,10 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support.report_pages import open_browser
+from support.report_pages import BROWSERS, open_browser
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, ConsoleMessage, Error, Page, Request
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that open a page."""
+    mark = pytest.mark.program(*BROWSERS, install="apt install chromium")
+    for item in items:
+        if isinstance(item, pytest.Function) and "browser" in item.fixturenames:
+            item.add_marker(mark)
 
 
 @pytest.fixture(scope="session")

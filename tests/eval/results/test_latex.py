@@ -1,9 +1,7 @@
 """Tables for papers: what they look like in LaTeX, whether they fit, and what captions state."""
 
 import json
-import os
 import re
-import shutil
 import subprocess
 from decimal import ROUND_HALF_UP, Decimal
 from itertools import groupby
@@ -41,10 +39,7 @@ models: [scenes-cosmos]
 datasets: {scenes: [scenes-cls, scenes-cls-small]}
 score: {metric: acc1}
 """
-needs_latex = pytest.mark.skipif(
-    shutil.which("pdflatex") is None and not os.environ.get("COSMOS_EVAL_REQUIRE_LATEX"),
-    reason="needs LaTeX with booktabs",
-)
+needs_latex = pytest.mark.program("pdflatex", install="apt install texlive-latex-recommended")
 PAPER = r"""
 \documentclass[10pt,twocolumn]{article}
 \usepackage{booktabs,graphicx}

@@ -4,9 +4,7 @@ import base64
 import hashlib
 import itertools
 import json
-import os
 import re
-import shutil
 import subprocess
 
 import pytest
@@ -128,10 +126,7 @@ def test_a_table_longer_than_a_page_is_split():
     assert {second, third} <= {30, 31}
 
 
-@pytest.mark.skipif(
-    shutil.which("pdflatex") is None and not os.environ.get("COSMOS_EVAL_REQUIRE_LATEX"),
-    reason="needs LaTeX with booktabs",
-)
+@pytest.mark.program("pdflatex", install="apt install texlive-latex-recommended")
 @pytest.mark.parametrize(
     "options", [TableOptions(second=True, ranks=True), TableOptions(transpose=True)], ids=str
 )
