@@ -5,6 +5,7 @@ cache folder that only this session has."""
 import gc
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Generator
@@ -44,6 +45,8 @@ _LONGEST_FILES = (
 
 def pytest_configure(config: pytest.Config) -> None:
     """What a former session kept must not be taken for what this one computes."""
+    # A shell lets what it starts in the background ignore Ctrl-C, and all that this starts as well.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # Else triton lists what it takes for leaks, after the line that counts the tests.
     config.add_cleanup(gc.unfreeze)
     if "PYTEST_XDIST_WORKER" in os.environ:  # it has the folder of the process that started it
