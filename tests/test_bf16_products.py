@@ -101,6 +101,7 @@ def test_products_of_other_dtypes_stay(module, library):
     torch.testing.assert_close(torch.mm(a, b, out=torch.empty(7, 3, dtype=torch.double)), expected)
 
 
+@pytest.mark.slow
 def test_a_module_runs_with_its_arguments():
     command = [sys.executable, ROOT / "benchmarks" / "_bf16_products.py", "cosmos_core.train"]
     shown = subprocess.run([*command, "--help"], capture_output=True, text=True, check=True)

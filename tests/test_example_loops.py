@@ -49,6 +49,7 @@ def example(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "examples"))
 
 
+@pytest.mark.slow
 def test_openclip_train(tmp_path, arch, classes):
     """The patch applies to the installed open_clip_train, whose training then logs our metrics."""
     installed = Path(str(find_spec("open_clip_train").submodule_search_locations[0]))
@@ -89,6 +90,7 @@ def test_openclip_train(tmp_path, arch, classes):
     assert "named/acc1" in process.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # transformers' own
 def test_transformers_trainer(tmp_path, classes, example):
     import transformers
@@ -144,6 +146,7 @@ def test_transformers_trainer(tmp_path, classes, example):
     assert {name: logged[4][name] for name in final} == final
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # Lightning's own
 def test_lightning(tmp_path, arch, classes, example):
     from lightning import pytorch as pl
@@ -205,6 +208,7 @@ def test_lightning(tmp_path, arch, classes, example):
     assert resumed.best_step == evaluation.best_step
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # Lightning's own
 def test_lightning_takes_several_evaluations(classes, example):
     from lightning import pytorch as pl
