@@ -328,9 +328,12 @@ def open_image_place(path: Path) -> ImageFolder | ImageZip:
     return ImageFolder(path) if path.is_dir() else ImageZip(path)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ImageArray:
-    """An image whose pixels (H, W, 3), uint8 in RGB, are already in memory."""
+    """An image whose pixels (H, W, 3), uint8 in RGB, are already in memory.
+
+    Two of them are equal if they are the same object: whether arrays are equal has no truth value.
+    """
 
     name: str
     pixels: NDArray[np.uint8]

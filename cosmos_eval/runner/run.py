@@ -271,7 +271,7 @@ def _open_job(
     for dataset in job.datasets:
         protocol, data = dataset.protocol, dataset.data
         open_data: Callable[..., Any] = task_for(protocol).open_data
-        is_open = bool(data)
+        is_open = data is not None  # and not its truth, which is that of a length or an array
         if not is_open and options.streams(protocol):
             from cosmos_eval.embedding.stream import stream  # which imports the hub's client
 

@@ -17,12 +17,13 @@ from cosmos_eval.data.prefetch import prefetch
 from cosmos_eval.data.sources import ImageArray, ImageFile
 from cosmos_eval.embedding import embed
 from cosmos_eval.embedding.embed import (
+    ImageEmbedder,
     embed_images,
     embed_in_order,
     embed_texts,
     hash_image_files,
 )
-from cosmos_eval.types import Progress, RunOptions, UsageError
+from cosmos_eval.types import Progress, RunOptions, UsageError, no_progress
 
 WORDS = ["a", "small", "red", "boat", "on", "the", "water", "near", "two", "green", "trees", "and"]
 
@@ -209,3 +210,22 @@ def test_images_that_are_not_cached_are_encoded_in_full_batches(
     np.testing.assert_array_equal(later, without_cache)
     (cached,) = embed_in_order(encoder, images, keys, range(11), options)
     assert len(cached) == 10
+
+
+def test_a_set_of_arrays_that_is_opened_twice(colour_encoder):
+    """Images in memory are told apart by identity: comparing arrays has no truth value."""
+
+    def open_set() -> list[ImageArray]:
+        colours = ((255, 0, 0), (0, 0, 255))
+        return [
+            ImageArray(str(n), np.full((4, 4, 3), colour, np.uint8))
+            for n, colour in enumerate(colours)
+        ]
+
+    embedder = ImageEmbedder(colour_encoder, RunOptions(), no_progress)
+    images = open_set()
+    first = embedder.embed(images)
+    assert embedder.embed(list(images)) is first
+    second = embedder.embed(open_set())
+    assert second is not first
+    np.testing.assert_array_equal(second.features, first.features)

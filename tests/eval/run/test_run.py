@@ -10,6 +10,8 @@ from PIL import Image
 
 import cosmos_eval
 from cosmos_eval import models as encoders
+from cosmos_eval.data import classification as class_data
+from cosmos_eval.data.classification import ClassData
 from cosmos_eval.protocols import known_protocols, webdatasets
 from cosmos_eval.results.store import read_result
 from cosmos_eval.runner.plan import jobs_of, make_plan, open_datasets
@@ -92,6 +94,27 @@ def test_each_model_is_loaded_once_for_all_data_sets(photos, loads):
     rows = [finished.row for finished in run_all(plan)]
     assert [spec.text for spec in loads] == ["scenes-clip", "scenes-cosmos"]
     assert [row.dataset for row in rows] == ["photos", "again"] * 2
+
+
+@pytest.mark.parametrize("truth", ["of an empty set", "of an array"])
+def test_data_are_opened_once_whatever_their_truth(photos, loads, monkeypatch, truth):
+    opened: list[ClassData] = []
+    open_data = class_data.open_data
+
+    def note(protocol, options):
+        opened.append(open_data(protocol, options))
+        return opened[-1]
+
+    def truth_of_data(data):
+        if truth == "of an array":
+            raise ValueError("The truth value of an array is ambiguous")
+        return False
+
+    monkeypatch.setattr(class_data, "open_data", note)
+    monkeypatch.setattr(ClassData, "__bool__", truth_of_data, raising=False)
+    (result,) = run_all(make_plan(datasets=[str(photos)], models=["scenes-clip"]))
+    assert result.row.n_samples == 4
+    assert len(opened) == 1
 
 
 def test_all_data_are_checked_before_the_first_model_is_loaded(photos, loads):
