@@ -15,6 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import cv2
 import torch
 
 from cosmos_core.config import TrainConfig
@@ -727,6 +728,8 @@ class Trainer:
             "date": utc_now(),
             "flops": self._total_flops(),
             "init_sha256": self._pretrained_sha256,
+            # Versions decode, resize and render with other rounding.
+            "opencv": cv2.__version__,
             "processes": self._world.world_size,
             "samples_seen": samples_seen,
             "seconds": round(self._seconds, 1),

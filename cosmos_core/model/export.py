@@ -50,6 +50,7 @@ TRAINING_FACTS = {
     "Training data": "config.data.shards",
     "Precision": "config.compute.precision",
     "PyTorch": "torch",
+    "OpenCV": "opencv",
 }
 
 # The sizes of the vocabularies of the rendered scenes, and the names of their versions in

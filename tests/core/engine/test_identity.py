@@ -6,6 +6,7 @@ import statistics
 from dataclasses import asdict
 from pathlib import Path
 
+import cv2
 import pytest
 import torch
 from support.training import (
@@ -56,6 +57,7 @@ def test_two_seeds_of_a_recipe_are_one_group(setting, scene_shards):
     projection = run.weights["student"]["visual.proj"]
     assert not torch.equal(projection, run_of_same_group.weights["student"]["visual.proj"])
     assert identity["group"] == same_group["group"] == run.training["group"]
+    assert run.training["opencv"] == cv2.__version__  # with another version, scenes differ
     assert run.training["group"] != other_group["group"]
     assert identity["group"].startswith("scenes_clip-")
     assert (identity["seed"], same_group["seed"], identity["samples"]) == (0, 1, 4)
