@@ -1,22 +1,18 @@
-"""The embedded data sets: rendered scenes in standard layouts, made in the user's cache folder.
+"""The embedded data sets: scenes in standard layouts, unpacked in the user's cache folder.
 
 Every data set is also measured on small things only, since the dominant thing of a scene hides
 them: captions that name nothing else, crops around one small thing of each scene, and label maps
 that ignore the dominant thing.
 """
 
-import hashlib
-import importlib.util
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
 
-from cosmos_core.utils.files import appearing, cache_folder
+from cosmos_core.utils.files import cache_folder
 from cosmos_eval import types
+from cosmos_eval.protocols.scene_files import ARCHIVE_SHA256, render_recorded, unpack_scenes
 from cosmos_eval.protocols.segmentation import LOCALISATION, MEAN, STD, localisation_of
 
 DEFAULT = ("scenes-retrieval", "scenes-cls", "scenes-seg", "scenes-select")
@@ -30,7 +26,7 @@ ON_REQUEST = ("scenes-loc", PROBE, "scenes-boxes")
 """Data sets that are only measured if their task is named."""
 
 PROTOCOL_NAME = "scenes"
-TEST_IMAGES = 500  # how many scenes are measured
+TEST_IMAGES = 500  # how many scenes are measured: the archive has so many
 PROBE_IMAGES = 1000  # how many scenes probes are trained on
 TRAINING_IMAGES = 100  # how many scenes settings are chosen on
 
@@ -49,13 +45,13 @@ THING_TEMPLATES = ("a large {}", "a picture of a {}", "the main object is a {}")
 # and more. Two small things of the same kind are one class.
 _SMALL, _LARGE = 0.06, 0.2
 
-# Paths below the folder of the scenes.
-_COCO = "coco/annotations"
-_COCO_IMAGES = "coco/images/test"
-_SMALL_FOLDER = "folder/small"
+# Paths below the folder of the scenes; benchmarks/record_scenes.py writes them.
+COCO = "coco/annotations"
+COCO_IMAGES = "coco/images/test"
+SMALL_FOLDER = "folder/small"
 _PROBE, _TRAINING = "probe", "training"
-_SMALL_CAPTIONS = f"{_COCO}/captions_test_small.json"
-_BOXES = f"{_COCO}/instances_test.json"
+SMALL_CAPTIONS = f"{COCO}/captions_test_small.json"
+BOXES = f"{COCO}/instances_test.json"
 _SIDE = 128  # of an image, in pixels
 
 
@@ -71,8 +67,8 @@ def _protocols_below(root: str) -> Mapping[str, types.Protocol]:
         dataset="scenes-retrieval",
         protocol_name=PROTOCOL_NAME,
         root=root,
-        images=_COCO_IMAGES,
-        annotations=f"{_COCO}/captions_test_joined.json",
+        images=COCO_IMAGES,
+        annotations=f"{COCO}/captions_test_joined.json",
     )
     classification = types.ClassificationProtocol(
         dataset="scenes-cls",
@@ -86,7 +82,7 @@ def _protocols_below(root: str) -> Mapping[str, types.Protocol]:
         dataset="scenes-select",
         protocol_name=PROTOCOL_NAME,
         root=root,
-        images=_COCO_IMAGES,
+        images=COCO_IMAGES,
         annotations="choices",
         layout="sugarcrepe",
     )
@@ -105,15 +101,15 @@ def _protocols_below(root: str) -> Mapping[str, types.Protocol]:
         replace(
             classification,
             dataset="scenes-cls-small",
-            folder=_SMALL_FOLDER,
+            folder=SMALL_FOLDER,
             templates=("a {}",),
         ),
         replace(
             retrieval,
             dataset="scenes-retrieval-five",
-            annotations=f"{_COCO}/captions_test.json",
+            annotations=f"{COCO}/captions_test.json",
         ),
-        replace(retrieval, dataset="scenes-retrieval-small", annotations=_SMALL_CAPTIONS),
+        replace(retrieval, dataset="scenes-retrieval-small", annotations=SMALL_CAPTIONS),
         scenes_segmentation("scenes-seg-small", root, "voc/SegmentationClassSmall"),
         scenes_segmentation(TRAINING, f"{root}/{_TRAINING}", "voc/SegmentationClass", "train"),
         scenes_localisation(LOCALISATION),
@@ -135,8 +131,8 @@ def scenes_boxes(root: str, regions: types.Regions) -> types.BoxesProtocol:
         dataset="scenes-boxes",
         protocol_name=PROTOCOL_NAME if regions == "pooled" else f"{PROTOCOL_NAME}-crops",
         root=root,
-        images=_COCO_IMAGES,
-        annotations=_BOXES,
+        images=COCO_IMAGES,
+        annotations=BOXES,
         templates=("a {}",),
         regions=regions,
         side=_SIDE,
@@ -198,16 +194,14 @@ def scenes_segmentation(
 
 
 def prepare_scenes() -> None:
-    """Render the test scenes into the cache folder unless they are there.
+    """Unpack the test scenes into the cache folder unless they are there.
 
-    The folder gets its name when it is complete. A run that is killed, or that renders at the same
+    The folder gets its name when it is complete. A run that is killed, or that unpacks at the same
     time, therefore does no harm. Raise UsageError if the folder cannot be written.
     """
     root = _scenes_folder()
-    if root.is_dir():
-        return
-    with report_write_errors(root), appearing(root) as temporary_folder:
-        _render_test_scenes(temporary_folder)
+    if not root.is_dir():
+        unpack_scenes(root)
 
 
 def prepare_training(dataset: str) -> None:
@@ -215,7 +209,7 @@ def prepare_training(dataset: str) -> None:
 
     `dataset` is PROBE, for images on which probes are trained, or TRAINING, for images on which
     settings are chosen. Both are scenes of the training split that the bundled models were not
-    trained on. Raise UsageError if they cannot be written.
+    trained on. Raise UsageError if they cannot be written, or differ from the recorded ones.
     """
     from cosmos_core.data.scenes import TRAIN
     from cosmos_core.data.scenes.layouts import write_layouts
@@ -223,144 +217,20 @@ def prepare_training(dataset: str) -> None:
 
     # The bundled models were trained on the first TRAIN_SCENES scenes of the split.
     if dataset == PROBE:
-        root = _scenes_folder() / _PROBE
-        layout = "folder"
+        root, layouts = _scenes_folder() / _PROBE, ["folder"]
         start, count = TRAIN_SCENES, PROBE_IMAGES
     else:
-        root = _scenes_folder() / _TRAINING
-        layout = "voc"
+        root, layouts = _scenes_folder() / _TRAINING, ["voc"]
         start, count = TRAIN_SCENES + PROBE_IMAGES, TRAINING_IMAGES
     if root.is_dir():
         return
-    with report_write_errors(root):
-        write_layouts(root, split=TRAIN, count=count, start=start, layouts=[layout])
 
+    def write(folder: Path) -> None:
+        write_layouts(folder, split=TRAIN, count=count, start=start, layouts=layouts)
 
-@contextmanager
-def report_write_errors(root: Path) -> Iterator[None]:
-    """Turn an OSError in the block, which writes the folder `root`, into a UsageError.
-
-    Ignore the error if the folder exists after it.
-    """
-    try:
-        yield
-    except OSError as error:
-        if root.is_dir():
-            return  # another run was faster and has written the same files
-        raise types.UsageError(
-            f"cannot write the embedded scenes to {root.parent}: {error}; "
-            "set COSMOS_EVAL_CACHE to a folder that can be written"
-        ) from error
-
-
-def _render_test_scenes(folder: Path) -> None:
-    """Write the test scenes to an empty folder, with captions and crops of small things.
-
-    A second COCO file has captions of the small things only: `a small red ball on the left. a small
-    green car in the center`.
-    """
-    from cosmos_core.data.scenes import TEST
-    from cosmos_core.data.scenes.captions import PLACE_PHRASES
-    from cosmos_core.data.scenes.layouts import write_layouts
-
-    layouts = ("coco", "folder", "voc", "records", "choices")
-    # The folder to write must not exist yet: write a subfolder, and move its content up.
-    subfolder = write_layouts(folder / "new", split=TEST, count=TEST_IMAGES, layouts=layouts)
-    for path in subfolder.iterdir():
-        path.rename(folder / path.name)
-    subfolder.rmdir()
-
-    # Describe and crop the small things of every scene.
-    scenes = json.loads((folder / "annotations.json").read_text("utf-8"))["scenes"]
-    coco = json.loads((folder / _COCO / "captions_test_joined.json").read_text("utf-8"))
-    for annotation, scene in zip(coco["annotations"], scenes, strict=True):
-        small_things = [thing for thing in scene["things"] if thing["size"] == "small"]
-        sentences = []
-        for thing in small_things:
-            place = PLACE_PHRASES[thing["place"]]
-            sentences.append(f"a small {thing['colour']} {thing['kind']} {place}")
-        annotation["caption"] = ". ".join(sentences)
-        _write_crop(small_things[0], scene["id"], folder)
-    (folder / _SMALL_CAPTIONS).write_text(json.dumps(coco), encoding="utf-8")
-    boxes = _list_boxes(scenes, coco["images"])
-    (folder / _BOXES).write_text(json.dumps(boxes), encoding="utf-8")
-
-
-def _list_boxes(scenes: Sequence[Any], images: Sequence[Any]) -> dict[str, Any]:
-    """Return the boxes of the things of all scenes in the form of COCO's instances.
-
-    Args:
-        scenes: The records of the scenes.
-        images: The records of their images, in the same order.
-    """
-    annotations: list[dict[str, Any]] = []
-    for scene, image in zip(scenes, images, strict=True):
-        for thing in scene["things"]:
-            left, top, right, bottom = thing["box"]
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": image["id"],
-                    "category_id": THINGS.index(thing["kind"]) + 1,
-                    "bbox": [left, top, right - left, bottom - top],
-                }
-            )
-    categories = [{"id": index, "name": name} for index, name in enumerate(THINGS, start=1)]
-    return {"images": images, "annotations": annotations, "categories": categories}
-
-
-def _write_crop(thing: Mapping[str, Any], scene_id: str, folder: Path) -> None:
-    """Write a square crop around a thing of a scene to the class folder of the thing's kind.
-
-    The side of the square is 1.5 times the longer side of the thing, but at most the side of the
-    picture. The thing is in the middle, unless the square would then leave the picture.
-
-    Args:
-        thing: Its `kind`, such as `apple`, and its `box` (left, top, right, bottom) in pixels.
-        scene_id: The name of the scene's image without `.jpg`.
-        folder: The folder of the test scenes.
-    """
-    from cosmos_core.data.pixels import open_image  # here, since it imports NumPy, which is slow
-
-    left, top, right, bottom = thing["box"]
-    target = folder / _SMALL_FOLDER / thing["kind"] / f"{scene_id}.png"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with open_image(folder / _COCO_IMAGES / f"{scene_id}.jpg") as picture:
-        longer_side = max(right - left, bottom - top)
-        side = min(round(1.5 * longer_side), picture.width, picture.height)
-        # Centre the square on the thing, and then move it into the picture.
-        crop_left = (left + right - side) // 2
-        crop_left = min(max(crop_left, 0), picture.width - side)
-        crop_top = (top + bottom - side) // 2
-        crop_top = min(max(crop_top, 0), picture.height - side)
-        crop = picture.crop((crop_left, crop_top, crop_left + side, crop_top + side))
-        crop.save(target)
+    render_recorded(root, f"scenes-{root.name}", write)
 
 
 def _scenes_folder() -> Path:
-    """Return the folder of the scenes in the cache.
-
-    It is named by a hash of everything that decides its content, so that other code renders other
-    folders.
-    """
-    sha256 = hash_code(TEST_IMAGES, PROBE_IMAGES, TRAINING_IMAGES)
-    return cache_folder() / f"scenes-{sha256[:12]}"
-
-
-@cache
-def hash_code(*counts: int, more: Path | None = None) -> str:
-    """Return the SHA-256 of all code that renders scenes, and of numbers of images.
-
-    `counts` are the numbers of images, which tests change, and `more` is another file of code. The
-    files of cosmos_core are found without importing the package, which would import torch. Raise
-    UsageError if the package is missing.
-    """
-    package = importlib.util.find_spec("cosmos_core")
-    folders = package.submodule_search_locations if package else None
-    if not folders:
-        raise types.UsageError("the package cosmos_core is missing: install cosmos-eval again")
-    digest = hashlib.sha256(" ".join(map(str, counts)).encode())
-    paths = [*sorted(Path(folders[0]).glob("data/scenes/*.py")), Path(__file__)]
-    for path in [*paths, *([] if more is None else [more])]:
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+    """Return the folder of the scenes in the cache, which is named by the hash of their archive."""
+    return cache_folder() / f"scenes-{ARCHIVE_SHA256[:12]}"

@@ -4,9 +4,10 @@ Test scenes have drawings and textures that no training scene has. `scenes2-sele
 dominant thing and about small things. `scenes2-select-control` asks the same about the same scenes,
 whose dominant thing is rendered as small as the others. `scenes2-beside` asks about the same small
 thing in both. `scenes2-select-seen` asks about new scenes with the drawings and textures of the
-training scenes. All are made in the user's cache folder.
+training scenes. All are made in the user's cache folder, and compared with recorded hashes.
 """
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -15,11 +16,10 @@ from pathlib import Path
 
 from cosmos_core.utils.files import cache_folder, write_atomically
 from cosmos_eval import types
+from cosmos_eval.protocols.scene_files import list_path, render_recorded, report_write_errors
 from cosmos_eval.protocols.scenes import (
     PROTOCOL_NAME,
     THING_TEMPLATES,
-    hash_code,
-    report_write_errors,
     scenes_segmentation,
 )
 
@@ -50,14 +50,14 @@ _SEGMENTED, _TRAINING = "segmented", "validation"
 # The items of BESIDE, in a file beside these folders. They are about what a thing is, not where.
 _BESIDE_ITEMS = "beside.json"
 _BESIDE_WORDS = ("kind", "colour")
-# The layouts that are written to each of them.
-_LAYOUTS = {
+LAYOUTS = {
     _TEST: ("coco", "folder", "records", "questions", "siblings"),
     _CONTROL: ("coco", "questions"),
     _SEEN: ("coco", "questions"),
     _SEGMENTED: ("voc",),
     _TRAINING: ("voc",),
 }
+"""The layouts that are written to each of these folders."""
 
 
 def scenes2_protocols() -> Mapping[str, types.Protocol]:
@@ -137,21 +137,29 @@ def prepare_scenes2(protocol: types.Protocol) -> None:
 
 def _render(root: Path) -> None:
     """Render the scenes of a folder, such as `test`, unless they are there."""
+    if root.is_dir():
+        return
+
+    def write(folder: Path) -> None:
+        write_scenes2(folder, root.name)
+
+    render_recorded(root, f"scenes2-{root.name}", write)
+
+
+def write_scenes2(folder: Path, name: str) -> None:
+    """Write the scenes of a part, such as `test`, into a new folder."""
     from cosmos_core.data.scenes import VERSION_2
     from cosmos_core.data.scenes.layouts import write_layouts
 
-    if root.is_dir():
-        return
     counts = {_SEGMENTED: SEGMENTED_IMAGES, _TRAINING: TRAINING_IMAGES}
-    with report_write_errors(root):
-        write_layouts(
-            root,
-            split=root.name if root.name in VERSION_2.splits else _TEST,
-            count=counts.get(root.name, TEST_IMAGES),
-            layouts=_LAYOUTS[root.name],
-            version=VERSION_2,
-            is_control=root.name == _CONTROL,
-        )
+    write_layouts(
+        folder,
+        split=name if name in VERSION_2.splits else _TEST,
+        count=counts.get(name, TEST_IMAGES),
+        layouts=LAYOUTS[name],
+        version=VERSION_2,
+        is_control=name == _CONTROL,
+    )
 
 
 def _items_beside(root: Path) -> Iterator[dict[str, object]]:
@@ -185,10 +193,14 @@ def _items_beside(root: Path) -> Iterator[dict[str, object]]:
 
 
 def _scenes_folder() -> Path:
-    """Return the folder of the scenes in the cache.
+    """Return the folder of the scenes in the cache, named by a hash of the recorded hashes."""
+    return cache_folder() / f"scenes2-{_hash_lists()[:12]}"
 
-    It is named by a hash of everything that decides its content, so that other code renders other
-    folders.
-    """
-    sha256 = hash_code(TEST_IMAGES, SEGMENTED_IMAGES, TRAINING_IMAGES, more=Path(__file__))
-    return cache_folder() / f"scenes2-{sha256[:12]}"
+
+@cache
+def _hash_lists() -> str:
+    """Return the SHA-256 of the lists of recorded hashes."""
+    digest = hashlib.sha256()
+    for name in LAYOUTS:
+        digest.update(list_path(f"scenes2-{name}").read_bytes())
+    return digest.hexdigest()

@@ -11,6 +11,7 @@ import pytest
 from support.class_sets import write_class_set
 from support.models import make_result
 from support.probes import fit_sklearn, make_features
+from support.recorded import record_scenes
 
 from cosmos_core.data.scenes import SPLIT_SEEDS, TRAIN
 from cosmos_core.data.scenes.scene import render_scene
@@ -248,9 +249,9 @@ def test_bad_input_is_status_2(photos, command):
 
 
 def test_no_model_was_trained_on_the_training_scenes_of_probes(tmp_path, monkeypatch):
-    monkeypatch.setenv("COSMOS_EVAL_CACHE", str(tmp_path))
-    monkeypatch.setattr(scenes, "TEST_IMAGES", 10)
+    monkeypatch.setenv("COSMOS_EVAL_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(scenes, "PROBE_IMAGES", 20)
+    record_scenes(tmp_path / "lists", monkeypatch, "scenes-probe")
     protocol = find_known("scenes-probe")
     prepare(protocol)
     data = probe.TASK.open_data(replace(protocol, shots=(1,)), RunOptions())

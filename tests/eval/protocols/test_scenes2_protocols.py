@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from support.recorded import record_scenes
 
 from cosmos_core.data.scenes import STUFF, TEST, VALIDATION, VERSION_2
 from cosmos_core.data.scenes.scene import split_scenes
@@ -20,13 +21,14 @@ SCENES = 6
 
 @pytest.fixture
 def few_scenes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COSMOS_EVAL_CACHE", str(tmp_path))
+    monkeypatch.setenv("COSMOS_EVAL_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(scenes2, "TEST_IMAGES", SCENES)
     monkeypatch.setattr(scenes2, "SEGMENTED_IMAGES", 4)
     monkeypatch.setattr(scenes2, "TRAINING_IMAGES", 2)
     # A choice among siblings needs all 1,200 scenes.
-    layouts = dict(scenes2._LAYOUTS, test=("coco", "folder", "questions"))
-    monkeypatch.setattr(scenes2, "_LAYOUTS", layouts)
+    layouts = dict(scenes2.LAYOUTS, test=("coco", "folder", "questions"))
+    monkeypatch.setattr(scenes2, "LAYOUTS", layouts)
+    record_scenes(tmp_path / "lists", monkeypatch, *(f"scenes2-{name}" for name in layouts))
 
 
 def test_names_are_those_of_the_generator():

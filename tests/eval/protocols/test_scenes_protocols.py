@@ -1,35 +1,43 @@
-"""The embedded data sets: written once, whole, and as the protocols say."""
+"""The embedded data sets: unpacked once, whole, and as the protocols say."""
 
 import json
+import os
+import re
+import subprocess
+import sys
+import tarfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
+import PIL
 import pytest
 from PIL import Image
+from support.recorded import record_scenes
 
-from cosmos_core.data.scenes import CLASSES, SPLIT_SEEDS, STUFF, TEST, THINGS, layouts
+from cosmos_core.data.scenes import CLASSES, SPLIT_SEEDS, STUFF, TEST, THINGS
 from cosmos_core.data.scenes.scene import render_scene
 from cosmos_eval.data.selection import open_data
-from cosmos_eval.protocols import scenes
+from cosmos_eval.protocols import scene_files, scenes
 from cosmos_eval.types import RunOptions, UsageError
+
+SCENES = 10  # how many are compared with the generator, of 500
 
 
 @pytest.fixture
-def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache folder of its own and few scenes."""
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache folder of its own."""
     monkeypatch.setenv("COSMOS_EVAL_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(scenes, "TEST_IMAGES", 10)
     return tmp_path / "cache"
 
 
 @pytest.fixture(scope="module")
-def rendered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, Any]]:
-    """The protocols of ten scenes on the disk."""
+def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, Any]]:
+    """The protocols of the test scenes on the disk."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COSMOS_EVAL_CACHE", str(tmp_path_factory.mktemp("scenes")))
-        patch.setattr(scenes, "TEST_IMAGES", 10)
         scenes.prepare_scenes()
         yield scenes.scenes_protocols()
 
@@ -39,12 +47,12 @@ def test_names_are_those_of_the_generator():
     assert scenes.THINGS + scenes.STUFF == CLASSES
 
 
-def test_small_queries_name_the_small_things_and_nothing_else(rendered):
-    protocol = rendered["scenes-retrieval-small"]
+def test_small_queries_name_the_small_things_and_nothing_else(unpacked):
+    protocol = unpacked["scenes-retrieval-small"]
     coco = json.loads(Path(protocol.root, protocol.annotations).read_text())
     queries = {note["image_id"]: note["caption"] for note in coco["annotations"]}
-    assert sorted(queries) == list(range(1, 11))
-    for index in range(10):
+    assert sorted(queries) == list(range(1, 501))
+    for index in range(SCENES):
         scene = render_scene(SPLIT_SEEDS[TEST], index)
         query = queries[index + 1]
         assert THINGS[scene.label] not in query
@@ -54,9 +62,9 @@ def test_small_queries_name_the_small_things_and_nothing_else(rendered):
             assert sentence.startswith(f"a small {thing.colour} {thing.kind} ")
 
 
-def test_small_label_maps_ignore_the_dominant_thing(rendered):
-    everything, alone = rendered["scenes-seg"], rendered["scenes-seg-small"]
-    for index in range(10):
+def test_small_label_maps_ignore_the_dominant_thing(unpacked):
+    everything, alone = unpacked["scenes-seg"], unpacked["scenes-seg-small"]
+    for index in range(SCENES):
         label = render_scene(SPLIT_SEEDS[TEST], index).label
         full, small_only = (
             np.asarray(Image.open(Path(one.root, one.masks, f"{index + 1:012d}.png")))
@@ -66,18 +74,18 @@ def test_small_label_maps_ignore_the_dominant_thing(rendered):
         assert ((small_only == alone.ignore_index) == (full == label)).all()
 
 
-def test_choices_are_a_right_and_a_wrong_caption_of_every_scene(rendered):
-    data = open_data(rendered["scenes-select"], RunOptions())
+def test_choices_are_a_right_and_a_wrong_caption_of_every_scene(unpacked):
+    data = open_data(unpacked["scenes-select"], RunOptions())
     assert data.subsets == ("colour", "kind", "place", "size")
-    assert np.bincount(data.subset_of_item).tolist() == [10] * 4
-    assert len(data.images) == 10
+    assert np.bincount(data.subset_of_item).tolist() == [500] * 4
+    assert len(data.images) == 500
 
 
-def test_cut_outs_show_one_small_thing_a_scene(rendered):
-    protocol = rendered["scenes-cls-small"]
+def test_cut_outs_show_one_small_thing_a_scene(unpacked):
+    protocol = unpacked["scenes-cls-small"]
     files = sorted(Path(protocol.root, protocol.folder).rglob("*.png"), key=lambda p: p.name)
-    assert len(files) == 10
-    for index, file in enumerate(files):
+    assert len(files) == 500
+    for index, file in enumerate(files[:SCENES]):
         scene = render_scene(SPLIT_SEEDS[TEST], index)
         thing = scene.things[1]
         assert (file.stem, file.parent.name) == (f"{index + 1:012d}", thing.kind)
@@ -90,27 +98,83 @@ def test_cut_outs_show_one_small_thing_a_scene(rendered):
         assert np.abs(windows - patch).mean((-1, -2, -3)).min() < 6
 
 
-def test_scenes_are_rendered_once_and_whole(small, monkeypatch):
+def test_the_archive_holds_the_scenes_of_the_generator(unpacked):
+    """Pixels differ by JPEG's loss, and by little between versions of OpenCV."""
+    protocol = unpacked["scenes-retrieval"]
+    files = sorted(Path(protocol.root, protocol.images).iterdir())
+    assert [file.name for file in files] == [f"{n:012d}.jpg" for n in range(1, 501)]
+    for index, file in enumerate(files[:SCENES]):
+        with Image.open(file) as image:
+            difference = np.asarray(image, int) - render_scene(SPLIT_SEEDS[TEST], index).image
+        assert np.abs(difference).mean() < 4
+        for other in ("voc/JPEGImages", "folder/test"):
+            (copy,) = Path(protocol.root, other).rglob(file.name)
+            assert copy.read_bytes() == file.read_bytes()
+
+
+def test_scenes_are_unpacked_once_and_whole(cache, monkeypatch):
     def killed(*args, **kwargs):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(layouts, "write_layouts", killed)
+        patch.setattr(tarfile.TarFile, "extractall", killed)
         with pytest.raises(KeyboardInterrupt):
             scenes.prepare_scenes()
-    assert list(small.iterdir()) == []
+    assert list(cache.iterdir()) == []
     scenes.prepare_scenes()
-    (root,) = small.iterdir()
-    written = (root / "annotations.json").stat().st_mtime_ns
-    monkeypatch.setattr(layouts, "write_layouts", killed)
+    (root,) = cache.iterdir()
+    monkeypatch.setattr(tarfile.TarFile, "extractall", killed)
+    written = root.stat().st_mtime_ns
     scenes.prepare_scenes()
-    assert (root / "annotations.json").stat().st_mtime_ns == written
+    assert root.stat().st_mtime_ns == written
 
 
-def test_another_number_of_scenes_gets_another_folder(small, monkeypatch):
-    first = scenes.scenes_protocols()["scenes-cls"].root
-    monkeypatch.setattr(scenes, "TEST_IMAGES", 11)
-    assert scenes.scenes_protocols()["scenes-cls"].root != first
+def test_a_damaged_archive_is_refused(cache, tmp_path, monkeypatch):
+    content = bytearray(scene_files.ARCHIVE.read_bytes())
+    content[5000] ^= 1
+    (tmp_path / "scenes.tar.gz").write_bytes(content)
+    monkeypatch.setattr(scene_files, "ARCHIVE", tmp_path / "scenes.tar.gz")
+    with pytest.raises(UsageError, match=r"scenes\.tar\.gz is damaged: install cosmos-eval again"):
+        scenes.prepare_scenes()
+    assert not cache.exists()
+
+
+def test_no_drawing_code_is_imported(tmp_path):
+    code = (
+        "import sys; from cosmos_eval.protocols import embedded_protocols, prepare\n"
+        "for protocol in embedded_protocols(): prepare(protocol)\n"
+        "print([name for name in sys.modules if name == 'cv2' or 'data.scenes' in name])"
+    )
+    environment = {**os.environ, "COSMOS_EVAL_CACHE": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+    )
+    assert done.stdout == "[]\n", done.stderr
+    assert len(list(tmp_path.glob("scenes-*/coco/images/test/*.jpg"))) == 500
+
+
+def test_scenes_that_differ_from_the_recorded_ones_are_refused(cache, tmp_path, monkeypatch):
+    monkeypatch.setattr(scenes, "TRAINING_IMAGES", 4)
+    lists = tmp_path / "lists"
+    record_scenes(lists, monkeypatch, "scenes-training")
+    # Two images and a label map are recorded with other pixels.
+    path = lists / "scenes-training.sha256"
+    lines = path.read_text().splitlines()
+    changed = [n for n, line in enumerate(lines) if "JPEGImages" in line][:2]
+    changed += [n for n, line in enumerate(lines) if "SegmentationClass/" in line][:1]
+    for number in changed:
+        lines[number] = f"{0:064x}{lines[number][64:]}"
+    path.write_text("\n".join(lines))
+    scenes.prepare_scenes()
+    versions = f"OpenCV {cv2.__version__} and Pillow {PIL.__version__}"
+    message = (
+        rf"scenes-training: rendered with {re.escape(versions)}, 3 of 14 files differ from the "
+        r"recorded ones, such as voc/.*; install .* 'opencv-python==5\.0\.\*'"
+    )
+    with pytest.raises(UsageError, match=message):
+        scenes.prepare_training(scenes.TRAINING)
+    (root,) = cache.iterdir()
+    assert not (root / "training").exists()
 
 
 def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
