@@ -10,6 +10,7 @@ from cosmos_core.config import DataConfig, ImageViewConfig, OptimConfig, TrainCo
 from cosmos_core.data.scenes import VERSIONS
 from cosmos_core.data.scenes.vocabulary import scenes_tokenizer
 from cosmos_core.data.shards import parse_shards
+from cosmos_core.data.tar import TarError, TarReader
 from cosmos_core.engine.loggers import missing_packages
 from cosmos_core.engine.optimizers import check_optimizer
 from cosmos_core.model.build import model_config
@@ -146,7 +147,10 @@ def _check_data(data: DataConfig) -> None:
         )
     if not asks_for_scenes(data.shards):
         # This raises ValueError if a shard does not exist.
-        parse_shards(data)
+        shards = parse_shards(data)
+        if not shards.streams:
+            for first_shard, *_ in shards.sets:
+                _require_tar(first_shard)
         return
     name, _, n_scenes = data.shards.partition(":")
     is_number = n_scenes.isdecimal() and len(n_scenes) < 10
@@ -154,6 +158,19 @@ def _check_data(data: DataConfig) -> None:
         raise ValueError(f"data.shards={data.shards:.40}: {name}:N takes a number of scenes")
     if data.weights:
         raise ValueError("data.weights weighs several sets, and the scenes are one; leave it empty")
+
+
+def _require_tar(path: str) -> None:
+    """Check that a file begins as a tar does, before the training asks for its devices.
+
+    Raises:
+        ValueError: If it does not, such as a CSV file.
+    """
+    try:
+        with open(path, "rb") as file:
+            next(iter(TarReader(file)), None)
+    except TarError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _check_model(config: TrainConfig, world_size: int) -> None:

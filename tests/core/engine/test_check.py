@@ -29,7 +29,7 @@ def check(*assignments, recipe="scenes_cosmos", world_size=1):
 def tars(tmp_path):
     """Two empty tars: their contents are none of the check's business."""
     for name in ("a.tar", "b.tar"):
-        (tmp_path / name).touch()
+        (tmp_path / name).write_bytes(bytes(1024))  # the end of a tar
     return tmp_path
 
 
@@ -65,6 +65,14 @@ def test_what_is_accepted(assignments):
 def test_published_recipes_ask_for_their_shards(name):
     with pytest.raises(ValueError, match=r"^no training data: .*--set data\.shards="):
         check(recipe=name)
+
+
+def test_a_file_that_is_no_tar_is_refused_before_devices_are(tmp_path):
+    """`check_config` runs before `join_world`, which would say that there is no GPU."""
+    path = tmp_path / "val.csv"
+    path.write_text("filepath,title\na.jpg,a dog\n")
+    with pytest.raises(ValueError, match=rf"^{path}: not an uncompressed tar \(27 bytes\)"):
+        check(f"data.shards={path}", recipe="cc3m")
 
 
 @pytest.mark.parametrize(
