@@ -8,13 +8,19 @@ import shutil
 import signal
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 
 os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is first imported, here and in children
-os.environ.pop("COLUMNS", None)
+# What a user may have set, and what would change what is printed, fetched or found.
+for name in (
+    *("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE", "HF_HOME", "HF_HUB_CACHE"),
+    *("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "TZ", "LC_ALL", "LANGUAGE", "LANG"),
+):
+    os.environ.pop(name, None)
 
 _CACHE = "COSMOS_EVAL_CACHE"
 # .ci/full sets it, after it has installed all programs: there a skipped test would prove nothing.
@@ -53,6 +59,7 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     folder = tempfile.TemporaryDirectory(prefix="cosmos-eval-tests-")
     os.environ[_CACHE] = folder.name
+    os.environ["XDG_CACHE_HOME"] = folder.name  # of other libraries
     config.add_cleanup(folder.cleanup)
 
 
@@ -71,6 +78,15 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         if os.environ.get(_REQUIRE_PROGRAMS):
             pytest.fail(reason)
         pytest.skip(reason)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say in one line why tests were skipped."""
+    reports = terminalreporter.stats.get("skipped", [])
+    count_by_reason = Counter(report.longrepr[2].removeprefix("Skipped: ") for report in reports)
+    reasons = [f"{count} ({reason})" for reason, count in count_by_reason.most_common()]
+    if reasons:
+        terminalreporter.write_line(f"skipped: {', '.join(reasons)}")
 
 
 @pytest.hookimpl(wrapper=True)
